@@ -1,0 +1,1 @@
+//! The attribute `#[idempotent]`; use it through the crate `idempotent-runtime`.

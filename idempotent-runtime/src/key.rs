@@ -1,0 +1,203 @@
+//! The client's key, and the record key that it becomes inside a scope and for a caller.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use http::HeaderValue;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use sfv::{BareItem, Item, Parser};
+
+/// A well-formed key: 1 to 255 characters of ASCII, not blank.
+///
+/// The header's value is a Structured Field String (RFC 9651, section 3.3.3), as the `Idempotency-Key` draft says, or the
+/// same characters bare, as most clients send it. Both spellings name the same key.
+///
+/// # Examples
+///
+/// ```
+/// use http::HeaderValue;
+/// use idempotent_runtime::IdempotencyKey;
+///
+/// let quoted = IdempotencyKey::from_header(&HeaderValue::from_static("\"8e03978e\""))?;
+/// let bare = IdempotencyKey::from_header(&HeaderValue::from_static("8e03978e"))?;
+/// assert_eq!(quoted, bare);
+/// # Ok::<(), idempotent_runtime::InvalidKey>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct IdempotencyKey(Box<str>);
+
+impl IdempotencyKey {
+    /// The longest key, in characters.
+    pub const MAX_LENGTH: usize = 255;
+
+    /// Reads a header's value.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidKey`] says what is wrong with the value.
+    pub fn from_header(value: &HeaderValue) -> Result<Self, InvalidKey> {
+        let text = value.as_bytes().trim_ascii();
+        if text.starts_with(b"\"") {
+            return match Parser::new(text).parse::<Item>() {
+                Ok(item) => match item.bare_item {
+                    BareItem::String(string) => Self::new(string.as_str()),
+                    _ => Err(InvalidKey::BrokenQuoting),
+                },
+                Err(_) => Err(InvalidKey::BrokenQuoting),
+            };
+        }
+        let text = str::from_utf8(text).map_err(|_| InvalidKey::NotVisibleAscii)?;
+        if text.bytes().any(|byte| matches!(byte, b'"' | b',' | b';' | b'\\')) {
+            return Err(InvalidKey::BrokenQuoting);
+        }
+        if text.contains(' ') {
+            return Err(InvalidKey::NotVisibleAscii);
+        }
+        Self::new(text)
+    }
+
+    /// Takes a key that came from elsewhere than a header, as `key = expr` does.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidKey`] when it is empty, blank, over 255 characters or holds anything but printable ASCII.
+    pub fn new(text: &str) -> Result<Self, InvalidKey> {
+        if text.is_empty() {
+            return Err(InvalidKey::Empty);
+        }
+        if !text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+            return Err(InvalidKey::NotVisibleAscii);
+        }
+        if text.trim_ascii().is_empty() {
+            return Err(InvalidKey::Blank);
+        }
+        if text.len() > Self::MAX_LENGTH {
+            return Err(InvalidKey::TooLong { length: text.len() });
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The decoded key.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What is wrong with a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidKey {
+    /// There are no characters in it.
+    #[error("the key is empty")]
+    Empty,
+    /// There are only spaces in it.
+    #[error("the key is blank")]
+    Blank,
+    /// It has more than [`IdempotencyKey::MAX_LENGTH`] characters.
+    #[error("the key has {length} characters, at most {max} are allowed", max = IdempotencyKey::MAX_LENGTH)]
+    TooLong {
+        /// How many it has.
+        length: usize,
+    },
+    /// It holds something else than visible ASCII characters; a quoted key may also hold spaces.
+    #[error("the key may hold visible ASCII characters only")]
+    NotVisibleAscii,
+    /// The request has several lines of the header.
+    #[error("the header stands more than once in the request")]
+    SeveralHeaderLines,
+    /// It opens with a quote and is no Structured Field String, or is bare and holds a character of that syntax.
+    #[error("the key is neither a quoted string of RFC 9651 nor free of the characters \" , ; \\")]
+    BrokenQuoting,
+}
+
+/// What a record stands under: (scope, caller, key), in one text without ambiguity.
+///
+/// The text reads `scope/@caller/key`, or `scope//key` without a caller. Everything but unreserved visible ASCII is
+/// percent-encoded in each part, the slash included, so that no two different triples share a text.
+///
+/// # Examples
+///
+/// ```
+/// use idempotent_runtime::RecordKey;
+///
+/// let key = RecordKey::new("charges", Some("acct/7"), "8e03978e");
+/// assert_eq!(key.as_str(), "charges/@acct%2F7/8e03978e");
+/// assert_eq!(key.caller().as_deref(), Some("acct/7"));
+/// assert_eq!(RecordKey::parse(key.as_str()), Ok(key));
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RecordKey(Box<str>);
+
+const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'/');
+
+impl RecordKey {
+    /// The record key of these three parts; any text will do for each of them.
+    pub fn new(scope: &str, caller: Option<&str>, key: &str) -> Self {
+        let mut text = String::with_capacity(scope.len() + caller.map_or(0, str::len) + key.len() + 3);
+        text.extend(utf8_percent_encode(scope, ESCAPED));
+        text.push('/');
+        if let Some(caller) = caller {
+            text.push('@');
+            text.extend(utf8_percent_encode(caller, ESCAPED));
+        }
+        text.push('/');
+        text.extend(utf8_percent_encode(key, ESCAPED));
+        Self(text.into())
+    }
+
+    /// Reads the text that [`RecordKey::as_str`] gave, as a store does when it lists its entries.
+    ///
+    /// # Errors
+    ///
+    /// [`MalformedRecordKey`] when the text is no record key.
+    pub fn parse(text: &str) -> Result<Self, MalformedRecordKey> {
+        let parsed = Self(text.into());
+        let well_formed = text.split('/').count() == 3 && {
+            let [scope, caller, key] = parsed.parts();
+            (caller.is_empty() || caller.starts_with('@'))
+                && Self::new(&decode(scope), caller.strip_prefix('@').map(decode).as_deref(), &decode(key)) == parsed
+        };
+        well_formed.then_some(parsed).ok_or(MalformedRecordKey)
+    }
+
+    /// The text that stores use as their key: ASCII without spaces and control characters.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The scope.
+    pub fn scope(&self) -> Cow<'_, str> {
+        decode(self.parts()[0])
+    }
+
+    /// The caller, where the handler names one.
+    pub fn caller(&self) -> Option<Cow<'_, str>> {
+        self.parts()[1].strip_prefix('@').map(decode)
+    }
+
+    /// The client's key.
+    pub fn key(&self) -> Cow<'_, str> {
+        decode(self.parts()[2])
+    }
+
+    fn parts(&self) -> [&str; 3] {
+        let mut parts = self.0.splitn(3, '/');
+        std::array::from_fn(|_| parts.next().unwrap_or_default())
+    }
+}
+
+fn decode(part: &str) -> Cow<'_, str> {
+    percent_decode_str(part).decode_utf8_lossy()
+}
+
+/// Shows the scope alone: keys and callers do not belong in logs.
+impl fmt::Debug for RecordKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RecordKey").field("scope", &self.scope()).finish_non_exhaustive()
+    }
+}
+
+/// The text is no record key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a record key reads `scope/@caller/key` or `scope//key`, percent-encoded")]
+pub struct MalformedRecordKey;

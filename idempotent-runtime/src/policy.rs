@@ -1,0 +1,456 @@
+//! What one annotated handler asks of its idempotency: the validated, const-built form of the attribute.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+
+/// The policy of one annotated handler, built at compile time by `#[idempotent(...)]`.
+///
+/// [`policies`](crate::policies) lists those of the whole program.
+///
+/// # Examples
+///
+/// ```
+/// for policy in idempotent_runtime::policies() {
+///     println!("{} ({}:{}) keeps records for {:?}", policy.handler(), policy.file(), policy.line(), policy.ttl());
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Policy {
+    pub(crate) module: &'static str,
+    pub(crate) function: &'static str,
+    pub(crate) file: &'static str,
+    pub(crate) line: u32,
+    pub(crate) column: u32,
+    pub(crate) default_scope: bool,
+    pub(crate) scope: &'static str,
+    pub(crate) ttl: Duration,
+    pub(crate) cache: Cache,
+    pub(crate) header: &'static str,
+    pub(crate) key: KeySource,
+    pub(crate) required: bool,
+    pub(crate) invalid_key: InvalidKeyPolicy,
+    pub(crate) methods: Methods,
+    pub(crate) partitioned: bool,
+    pub(crate) fingerprint: FingerprintSource,
+    pub(crate) in_flight: InFlight,
+    pub(crate) lease: Duration,
+    pub(crate) after_crash: AfterCrash,
+    pub(crate) max_body: usize,
+    pub(crate) oversize: Oversize,
+    pub(crate) keep_headers: &'static [&'static str],
+    pub(crate) drop_headers: &'static [&'static str],
+    pub(crate) store: Option<&'static str>,
+    pub(crate) on_store_error: OnStoreError,
+}
+
+/// Which responses are recorded (`cache`, `cache_if`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cache {
+    /// Those whose status lies in one of these ranges, both ends included.
+    Statuses(&'static [(u16, u16)]),
+    /// Every one (`cache = all`).
+    All,
+    /// Those for which the function of `cache_if` answers true.
+    Predicate,
+}
+
+/// Where the key comes from (`header`, `key`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// The header of [`Policy::header`].
+    Header,
+    /// An expression over the handler's arguments.
+    Expression,
+}
+
+/// What becomes of a request with a malformed key (`invalid_key`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InvalidKeyPolicy {
+    /// It is answered with 400.
+    Reject,
+    /// It counts as a request without a key.
+    Ignore,
+}
+
+/// Which request methods are guarded (`methods`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Methods {
+    /// These, by their names.
+    Only(&'static [&'static str]),
+    /// Every one (`methods = any`).
+    Any,
+}
+
+/// What a reused key must repeat (`fingerprint`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FingerprintSource {
+    /// Method, path, query and body.
+    Request,
+    /// The hash of an expression over the handler's arguments.
+    Expression,
+    /// Nothing of the request's content.
+    None,
+}
+
+/// How a duplicate of a running request is answered (`in_flight`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InFlight {
+    /// With 409, at once.
+    Reject,
+    /// With the response of the running request, if it comes within this time.
+    Wait(Duration),
+}
+
+/// What the next request may do when the process that ran the handler died (`after_crash`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterCrash {
+    /// Run the handler again: at least once.
+    Rerun,
+    /// Nothing: at most once.
+    Refuse,
+}
+
+/// What a retry of a request gets whose response was too large to record (`oversize`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Oversize {
+    /// 409 with the original status.
+    Refuse,
+    /// The handler runs again.
+    Rerun,
+}
+
+/// What becomes of a request whose store cannot be asked (`on_store_error`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnStoreError {
+    /// It is answered with 503.
+    Reject,
+    /// The handler runs unguarded.
+    Run,
+}
+
+impl Policy {
+    /// The handler's module path and name, such as `shop::charges::create_charge`.
+    pub fn handler(&self) -> String {
+        format!("{}::{}", self.module, self.function)
+    }
+
+    /// The source file of the handler.
+    pub fn file(&self) -> &'static str {
+        self.file
+    }
+
+    /// The line of the attribute, counted from 1.
+    pub fn line(&self) -> u32 {
+        self.line
+    }
+
+    /// The column of the attribute, counted from 1.
+    pub fn column(&self) -> u32 {
+        self.column
+    }
+
+    /// The namespace of the handler's keys.
+    pub fn scope(&self) -> &'static str {
+        self.scope
+    }
+
+    /// How long a record is kept.
+    pub fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// Which responses are recorded.
+    pub fn cache(&self) -> Cache {
+        self.cache
+    }
+
+    /// The name of the header that carries the key, in lower case.
+    pub fn header(&self) -> &'static str {
+        self.header
+    }
+
+    /// Where the key comes from.
+    pub fn key(&self) -> KeySource {
+        self.key
+    }
+
+    /// Whether a request without a key is refused.
+    pub fn required(&self) -> bool {
+        self.required
+    }
+
+    /// What becomes of a malformed key.
+    pub fn invalid_key(&self) -> InvalidKeyPolicy {
+        self.invalid_key
+    }
+
+    /// Which methods are guarded.
+    pub fn methods(&self) -> Methods {
+        self.methods
+    }
+
+    /// Whether keys are partitioned by a `caller`.
+    pub fn partitioned_by_caller(&self) -> bool {
+        self.partitioned
+    }
+
+    /// What a reused key must repeat.
+    pub fn fingerprint(&self) -> FingerprintSource {
+        self.fingerprint
+    }
+
+    /// How a duplicate of a running request is answered.
+    pub fn in_flight(&self) -> InFlight {
+        self.in_flight
+    }
+
+    /// How long a dead process holds a key.
+    pub fn lease(&self) -> Duration {
+        self.lease
+    }
+
+    /// What the next request may do after a crash.
+    pub fn after_crash(&self) -> AfterCrash {
+        self.after_crash
+    }
+
+    /// The largest recorded body, in bytes.
+    pub fn max_body(&self) -> usize {
+        self.max_body
+    }
+
+    /// What a retry gets whose first response was larger than [`Policy::max_body`].
+    pub fn oversize(&self) -> Oversize {
+        self.oversize
+    }
+
+    /// Headers that are recorded although the default leaves them out.
+    pub fn keep_headers(&self) -> &'static [&'static str] {
+        self.keep_headers
+    }
+
+    /// Headers that are not recorded although the default would.
+    pub fn drop_headers(&self) -> &'static [&'static str] {
+        self.drop_headers
+    }
+
+    /// The name of the handler's store; `None` is the default store.
+    pub fn store(&self) -> Option<&'static str> {
+        self.store
+    }
+
+    /// What becomes of a request whose store cannot be asked.
+    pub fn on_store_error(&self) -> OnStoreError {
+        self.on_store_error
+    }
+
+    pub(crate) fn guards(&self, method: &Method) -> bool {
+        match self.methods {
+            Methods::Any => true,
+            Methods::Only(names) => names.contains(&method.as_str()),
+        }
+    }
+
+    /// `debug_handler` emits its function twice, so an address cannot tell handlers apart; a macro may emit several
+    /// handlers at one place, so a place alone cannot either.
+    pub(crate) fn identity(&self) -> impl Ord + Eq + use<> {
+        (self.module, self.function, self.file, self.line, self.column)
+    }
+}
+
+impl Cache {
+    /// Whether a response of this status is recorded; `None` when only the predicate can tell.
+    pub(crate) fn admits(self, status: StatusCode) -> Option<bool> {
+        match self {
+            Self::All => Some(true),
+            Self::Predicate => None,
+            Self::Statuses(ranges) => {
+                let status = status.as_u16();
+                Some(ranges.iter().any(|&(low, high)| RangeInclusive::new(low, high).contains(&status)))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}::{} at {}:{}", self.module, self.function, self.file, self.line)
+    }
+}
+
+/// The defaults of every argument, and one `const` setter for each: what the attribute's expansion calls.
+#[doc(hidden)]
+impl Policy {
+    pub const fn new(
+        module: &'static str,
+        function: &'static str,
+        default_scope: &'static str,
+        (file, line, column): (&'static str, u32, u32),
+    ) -> Self {
+        Self {
+            module,
+            function,
+            file,
+            line,
+            column,
+            default_scope: true,
+            scope: default_scope,
+            ttl: Duration::from_secs(24 * 60 * 60),
+            cache: Cache::Statuses(&[(200, 299)]),
+            header: "idempotency-key",
+            key: KeySource::Header,
+            required: false,
+            invalid_key: InvalidKeyPolicy::Reject,
+            methods: Methods::Only(&["POST", "PUT", "PATCH", "DELETE"]),
+            partitioned: false,
+            fingerprint: FingerprintSource::Request,
+            in_flight: InFlight::Reject,
+            lease: Duration::from_secs(30),
+            after_crash: AfterCrash::Rerun,
+            max_body: 4 * 1024 * 1024,
+            oversize: Oversize::Refuse,
+            keep_headers: &[],
+            drop_headers: &[],
+            store: None,
+            on_store_error: OnStoreError::Reject,
+        }
+    }
+
+    #[must_use]
+    pub const fn with_scope(mut self, scope: &'static str) -> Self {
+        self.scope = scope;
+        self.default_scope = false;
+        self
+    }
+
+    #[must_use]
+    pub const fn with_ttl_millis(mut self, millis: u64) -> Self {
+        self.ttl = Duration::from_millis(millis);
+        self
+    }
+
+    #[must_use]
+    pub const fn with_cache(mut self, cache: Cache) -> Self {
+        self.cache = cache;
+        self
+    }
+
+    #[must_use]
+    pub const fn with_header(mut self, lower_case: &'static str) -> Self {
+        self.header = lower_case;
+        self
+    }
+
+    #[must_use]
+    pub const fn with_key_expression(mut self) -> Self {
+        self.key = KeySource::Expression;
+        self
+    }
+
+    #[must_use]
+    pub const fn with_required(mut self) -> Self {
+        self.required = true;
+        self
+    }
+
+    #[must_use]
+    pub const fn with_invalid_key(mut self, policy: InvalidKeyPolicy) -> Self {
+        self.invalid_key = policy;
+        self
+    }
+
+    #[must_use]
+    pub const fn with_methods(mut self, methods: Methods) -> Self {
+        self.methods = methods;
+        self
+    }
+
+    #[must_use]
+    pub const fn with_caller(mut self) -> Self {
+        self.partitioned = true;
+        self
+    }
+
+    #[must_use]
+    pub const fn with_fingerprint(mut self, source: FingerprintSource) -> Self {
+        self.fingerprint = source;
+        self
+    }
+
+    #[must_use]
+    pub const fn with_wait_millis(mut self, millis: u64) -> Self {
+        self.in_flight = InFlight::Wait(Duration::from_millis(millis));
+        self
+    }
+
+    #[must_use]
+    pub const fn with_lease_millis(mut self, millis: u64) -> Self {
+        self.lease = Duration::from_millis(millis);
+        self
+    }
+
+    #[must_use]
+    pub const fn with_after_crash(mut self, after_crash: AfterCrash) -> Self {
+        self.after_crash = after_crash;
+        self
+    }
+
+    #[must_use]
+    pub const fn with_max_body(mut self, bytes: usize) -> Self {
+        self.max_body = bytes;
+        self
+    }
+
+    #[must_use]
+    pub const fn with_oversize(mut self, oversize: Oversize) -> Self {
+        self.oversize = oversize;
+        self
+    }
+
+    #[must_use]
+    pub const fn with_keep_headers(mut self, lower_case: &'static [&'static str]) -> Self {
+        self.keep_headers = lower_case;
+        self
+    }
+
+    #[must_use]
+    pub const fn with_drop_headers(mut self, lower_case: &'static [&'static str]) -> Self {
+        self.drop_headers = lower_case;
+        self
+    }
+
+    #[must_use]
+    pub const fn with_store(mut self, name: &'static str) -> Self {
+        self.store = Some(name);
+        self
+    }
+
+    #[must_use]
+    pub const fn with_on_store_error(mut self, policy: OnStoreError) -> Self {
+        self.on_store_error = policy;
+        self
+    }
+}
+
+/// One `inventory` entry per emitted handler.
+#[doc(hidden)]
+pub struct Registration(pub &'static Policy);
+
+inventory::collect!(Registration);
+
+/// Every annotated handler of the program, in the order of module, name and place.
+///
+/// # Examples
+///
+/// ```
+/// assert_eq!(idempotent_runtime::policies().count(), 0, "this program has no annotated handler");
+/// ```
+pub fn policies() -> impl Iterator<Item = &'static Policy> {
+    let mut policies: Vec<&'static Policy> = inventory::iter::<Registration>.into_iter().map(|entry| entry.0).collect();
+    policies.sort_by(|a, b| a.identity().cmp(&b.identity()));
+    policies.dedup_by(|a, b| a.identity() == b.identity());
+    policies.into_iter()
+}

@@ -1,0 +1,171 @@
+//! The stored response, and the text form that an operator can read.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::Fingerprint;
+
+/// A completed request: the response that its retries get.
+///
+/// It serialises to JSON that a person can read, with the body in base64:
+///
+/// ```
+/// # use std::time::SystemTime;
+/// # use bytes::Bytes;
+/// # use http::{HeaderValue, StatusCode, header};
+/// use idempotent_runtime::{Fingerprint, Record, RecordedBody};
+///
+/// let record = Record {
+///     status: StatusCode::CREATED,
+///     headers: vec![(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"))],
+///     body: RecordedBody::Whole(Bytes::from_static(b"paid")),
+///     fingerprint: Fingerprint::from_bytes([7; 32]),
+///     recorded_at: SystemTime::UNIX_EPOCH,
+/// };
+/// let text = serde_json::to_string(&record)?;
+/// assert!(text.contains(r#""status":201,"headers":[["content-type","text/plain"]],"body":"cGFpZA==""#));
+/// assert_eq!(serde_json::from_str::<Record>(&text)?, record);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The status of the response.
+    pub status: StatusCode,
+    /// The recorded headers, multi-valued ones line by line, in the order in which they were sent.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The body.
+    pub body: RecordedBody,
+    /// What the request asked for.
+    pub fingerprint: Fingerprint,
+    /// When the handler had answered, in whole milliseconds by the clock of the process that ran it.
+    pub recorded_at: SystemTime,
+}
+
+/// The body of a completed request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecordedBody {
+    /// All of its bytes.
+    Whole(Bytes),
+    /// It was too large or endless: a retry is refused with the status, since nothing can be replayed.
+    NotRecorded,
+}
+
+impl Record {
+    /// The bytes of headers and body: what the record costs beyond a store's own overhead.
+    pub fn payload_bytes(&self) -> usize {
+        let headers: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        headers + self.body_bytes().map_or(0, Bytes::len)
+    }
+
+    /// The recorded body, if it was recorded.
+    pub fn body_bytes(&self) -> Option<&Bytes> {
+        match &self.body {
+            RecordedBody::Whole(body) => Some(body),
+            RecordedBody::NotRecorded => None,
+        }
+    }
+}
+
+/// The version of the text form; a reader refuses any other.
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RecordText {
+    version: u32,
+    status: u16,
+    headers: HeadersText,
+    /// Base64; `null` where the body was not recorded.
+    body: Option<String>,
+    fingerprint: Fingerprint,
+    recorded_at: String,
+}
+
+impl Serialize for Record {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let text = RecordText {
+            version: VERSION,
+            status: self.status.as_u16(),
+            headers: HeadersText(self.headers.clone()),
+            body: self.body_bytes().map(|body| BASE64_STANDARD.encode(body)),
+            fingerprint: self.fingerprint,
+            recorded_at: humantime::format_rfc3339_millis(self.recorded_at).to_string(),
+        };
+        text.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Record {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = RecordText::deserialize(deserializer)?;
+        if text.version != VERSION {
+            return Err(de::Error::custom(format_args!(
+                "the record has version {}, this library reads version {VERSION}",
+                text.version
+            )));
+        }
+        let body = match text.body {
+            None => RecordedBody::NotRecorded,
+            Some(body) => RecordedBody::Whole(BASE64_STANDARD.decode(body).map_err(de::Error::custom)?.into()),
+        };
+        Ok(Self {
+            status: StatusCode::from_u16(text.status).map_err(de::Error::custom)?,
+            headers: text.headers.0,
+            body,
+            fingerprint: text.fingerprint,
+            recorded_at: humantime::parse_rfc3339(&text.recorded_at).map_err(de::Error::custom)?,
+        })
+    }
+}
+
+/// The header lines of a record as JSON: `[["content-type","text/plain"],["x-raw",{"base64":"/w=="}]]`.
+///
+/// A value that is not visible ASCII is written in base64, since a header's bytes need not be text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeadersText(pub Vec<(HeaderName, HeaderValue)>);
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+enum ValueText {
+    Plain(String),
+    Binary { base64: String },
+}
+
+impl Serialize for HeadersText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|(name, value)| {
+            let value = match value.to_str() {
+                Ok(plain) => ValueText::Plain(plain.to_owned()),
+                Err(_) => ValueText::Binary { base64: BASE64_STANDARD.encode(value.as_bytes()) },
+            };
+            (name.as_str(), value)
+        }))
+    }
+}
+
+impl<'de> Deserialize<'de> for HeadersText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let lines = Vec::<(String, ValueText)>::deserialize(deserializer)?;
+        let headers = lines.into_iter().map(|(name, value)| {
+            let value = match value {
+                ValueText::Plain(plain) => plain.into_bytes(),
+                ValueText::Binary { base64 } => BASE64_STANDARD.decode(base64).map_err(de::Error::custom)?,
+            };
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(de::Error::custom)?;
+            let value = HeaderValue::from_bytes(&value).map_err(de::Error::custom)?;
+            Ok((name, value))
+        });
+        headers.collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// Now, in the precision that every store keeps.
+pub(crate) fn now_in_millis() -> SystemTime {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UNIX_EPOCH + Duration::from_millis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,321 @@
+//! Where claims and records live: the trait, its words, and the stores that come with this crate.
+//!
+//! | store | for | engine |
+//! |---|---|---|
+//! | `MemoryStore` | tests, one process | in-process, bounded by bytes |
+//! | `SqliteStore` | the embedded default: survives a restart | SQLite in WAL mode, group commit |
+//!
+//! A store of your own implements [`Store`] and shows with
+//! [`testing::conformance`](crate::testing::conformance) (feature `testing`) that it keeps the contract.
+//!
+//! ```text
+//! absent ──claim──▶ claimed(token, lease, attempt) ──complete──▶ completed(record) ──ttl──▶ absent
+//!    ▲                  │            │
+//!    └────release───────┘            └─ lease ran out: the next claim with the same fingerprint takes over
+//!                                       (attempt + 1) under `AfterCrash::Rerun`, and never under `AfterCrash::Refuse`
+//! ```
+
+#[cfg(feature = "memory")]
+mod memory;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+
+use std::fmt;
+use std::future::Future;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::BoxFuture;
+use http::StatusCode;
+
+#[cfg(feature = "memory")]
+pub use self::memory::{MemoryStore, MemoryStoreBuilder};
+#[cfg(feature = "sqlite")]
+pub use self::sqlite::*;
+pub use crate::policy::AfterCrash;
+use crate::{Fingerprint, Record, RecordKey};
+
+/// Keeps claims and records.
+///
+/// Implement it with plain `async fn`; every method is atomic, and the store's own clock judges leases and expiry.
+///
+/// # Cancel safety
+///
+/// The engine may drop any of these futures at any await, as it does when the time limit of the registry is over. A
+/// dropped call may have taken effect or not, but never half.
+pub trait Store: Send + Sync + 'static {
+    /// The first caller gets the claim; every other one learns what stands there. One round trip.
+    ///
+    /// | what stands under `key` | what comes back | what changes |
+    /// |---|---|---|
+    /// | nothing, or something whose time to live is over | [`Claim::Acquired`], attempt 1 | claimed for `request` |
+    /// | a claim with `request.token` | [`Claim::Acquired`], its attempt | nothing: a retried call recognises itself |
+    /// | a claim within its lease | [`Claim::InFlight`] | nothing |
+    /// | a claim whose lease ran out, the same fingerprint, [`AfterCrash::Rerun`] | [`Claim::Acquired`], attempt + 1 | claimed for `request`; the old token is worthless |
+    /// | any other claim whose lease ran out | [`Claim::Lapsed`] | nothing |
+    /// | a record | [`Claim::Completed`] | nothing |
+    ///
+    /// A claim lives for `request.ttl` after its last sign of life (claim or renewal), so that it outlives its lease.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Full`] when there is no room for a new claim: nothing that is alive is evicted to make some.
+    fn claim(&self, key: &RecordKey, request: ClaimRequest) -> impl Future<Output = Result<Claim, StoreError>> + Send;
+
+    /// Sets the lease to `lease` from now, zero included, if `token` still holds the claim.
+    fn renew(
+        &self,
+        key: &RecordKey,
+        token: Token,
+        lease: Duration,
+    ) -> impl Future<Output = Result<Held, StoreError>> + Send;
+
+    /// Turns the claim of `token` into `record`, kept for `ttl` from now. One round trip.
+    ///
+    /// Once this returned [`Held::Yes`], a retry gets the record, even after a crash (as far as the store promises
+    /// durability). A second call with the same token is [`Held::Yes`] and changes nothing. A store that is full
+    /// still takes the record of a claim that it granted.
+    fn complete(
+        &self,
+        key: &RecordKey,
+        token: Token,
+        record: Record,
+        ttl: Duration,
+    ) -> impl Future<Output = Result<Held, StoreError>> + Send;
+
+    /// Gives the claim of `token` up: nothing stands under `key` afterwards. A record is not touched.
+    fn release(&self, key: &RecordKey, token: Token) -> impl Future<Output = Result<Held, StoreError>> + Send;
+
+    /// What stands under `key`, for operators.
+    fn get(&self, key: &RecordKey) -> impl Future<Output = Result<Option<Entry>, StoreError>> + Send;
+
+    /// Removes what stands under `key`, claim or record; false when nothing did.
+    ///
+    /// A handler that still runs cannot record any more, and the next request runs it again: for operators who know
+    /// that this is right.
+    fn purge(&self, key: &RecordKey) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// Removes one batch of what is past its time to live, and says how many; 0 when nothing is left.
+    ///
+    /// Stores do this by themselves: the method is for those who want it now.
+    fn sweep(&self) -> impl Future<Output = Result<usize, StoreError>> + Send;
+
+    /// One page of at most `limit` living entries, in an order of the store's own.
+    ///
+    /// Following [`Page::next`] to its end shows every entry that stood there all the time exactly once.
+    fn list(&self, cursor: Option<Cursor>, limit: usize) -> impl Future<Output = Result<Page, StoreError>> + Send;
+}
+
+/// What a claim asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClaimRequest {
+    /// Drawn by the claimant, so that a retried call recognises its own claim.
+    pub token: Token,
+    /// What the request asks for.
+    pub fingerprint: Fingerprint,
+    /// How long the claim is exclusive unless it is renewed.
+    pub lease: Duration,
+    /// How long the claim is remembered after its last sign of life.
+    pub ttl: Duration,
+    /// Whether a claim whose lease ran out may be taken over.
+    pub after_crash: AfterCrash,
+}
+
+/// What stood under the key when a claim came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// The claim is the caller's.
+    Acquired {
+        /// 1 for the first one, one more for each claim whose lease ran out before.
+        attempt: u32,
+    },
+    /// Somebody else holds it.
+    InFlight {
+        /// What that request asks for.
+        fingerprint: Fingerprint,
+    },
+    /// Somebody else held it and may not be followed.
+    Lapsed {
+        /// What that request asked for.
+        fingerprint: Fingerprint,
+    },
+    /// It is done.
+    Completed(Record),
+}
+
+/// Whether the token held the claim when it was used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a lost claim means that somebody else may be running"]
+pub enum Held {
+    /// It did, and the call took effect.
+    Yes,
+    /// It did not, and nothing changed.
+    No,
+}
+
+/// The fencing token of a claim: unique, so that a holder that lost its claim can be told from its successor.
+///
+/// # Examples
+///
+/// ```
+/// use idempotent_runtime::store::Token;
+///
+/// let token = Token::unique();
+/// assert_ne!(token, Token::unique());
+/// assert_eq!(token, Token::from_u128(token.as_u128()));
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Token(u128);
+
+impl Token {
+    /// A token that no other claim of any process has: 64 random bits of this process, and a counter.
+    pub fn unique() -> Self {
+        static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()));
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let count = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self(u128::from(*PROCESS) << 64 | u128::from(count))
+    }
+
+    /// The token with this number, as a store reads it back.
+    pub const fn from_u128(number: u128) -> Self {
+        Self(number)
+    }
+
+    /// The token as a number, as a store writes it.
+    pub const fn as_u128(self) -> u128 {
+        self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Token({:032x})", self.0)
+    }
+}
+
+/// Why a store could not answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// It cannot be reached, or failed.
+    #[error("the store is unavailable")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It has no room for a new claim.
+    #[error("the store is full")]
+    Full,
+    /// It did not answer within the registry's time limit; the call may have taken effect.
+    #[error("the store did not answer within {0:?}")]
+    TimedOut(Duration),
+    /// What stands under the key cannot be read. The request is refused, never run again.
+    #[error("what is stored cannot be read: {0}")]
+    Damaged(String),
+}
+
+impl StoreError {
+    /// The store failed for this reason.
+    pub fn unavailable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Unavailable(source.into())
+    }
+
+    /// What stands under the key cannot be read for this reason.
+    pub fn damaged(reason: impl fmt::Display) -> Self {
+        Self::Damaged(reason.to_string())
+    }
+}
+
+/// What stands under a key, without the body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The key.
+    pub key: RecordKey,
+    /// What the request asked for.
+    pub fingerprint: Fingerprint,
+    /// Claim or record.
+    pub state: EntryState,
+    /// How long it is still kept.
+    pub expires_in: Duration,
+}
+
+/// The state of an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EntryState {
+    /// A handler runs, or ran in a process that died.
+    Claimed {
+        /// How many times the key was claimed.
+        attempt: u32,
+        /// What is left of the lease; `None` when it ran out.
+        lease: Option<Duration>,
+    },
+    /// A handler has answered.
+    Completed {
+        /// With this status.
+        status: StatusCode,
+        /// The length of the recorded body in bytes; `None` when it was not recorded.
+        body_bytes: Option<u64>,
+        /// When.
+        recorded_at: SystemTime,
+    },
+}
+
+/// A place in a listing, in the store's own words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor(pub String);
+
+/// A part of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The entries.
+    pub entries: Vec<Entry>,
+    /// Where the next page begins; `None` after the last one.
+    pub next: Option<Cursor>,
+}
+
+/// The object-safe twin of [`Store`], so that the engine is compiled once for all of them.
+pub(crate) trait ErasedStore: Send + Sync {
+    fn claim<'a>(&'a self, key: &'a RecordKey, request: ClaimRequest) -> BoxFuture<'a, Result<Claim, StoreError>>;
+    fn renew<'a>(
+        &'a self,
+        key: &'a RecordKey,
+        token: Token,
+        lease: Duration,
+    ) -> BoxFuture<'a, Result<Held, StoreError>>;
+    fn complete<'a>(
+        &'a self,
+        key: &'a RecordKey,
+        token: Token,
+        record: Record,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<Held, StoreError>>;
+    fn release<'a>(&'a self, key: &'a RecordKey, token: Token) -> BoxFuture<'a, Result<Held, StoreError>>;
+}
+
+impl<T: Store> ErasedStore for T {
+    fn claim<'a>(&'a self, key: &'a RecordKey, request: ClaimRequest) -> BoxFuture<'a, Result<Claim, StoreError>> {
+        Box::pin(Store::claim(self, key, request))
+    }
+
+    fn renew<'a>(
+        &'a self,
+        key: &'a RecordKey,
+        token: Token,
+        lease: Duration,
+    ) -> BoxFuture<'a, Result<Held, StoreError>> {
+        Box::pin(Store::renew(self, key, token, lease))
+    }
+
+    fn complete<'a>(
+        &'a self,
+        key: &'a RecordKey,
+        token: Token,
+        record: Record,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<Held, StoreError>> {
+        Box::pin(Store::complete(self, key, token, record, ttl))
+    }
+
+    fn release<'a>(&'a self, key: &'a RecordKey, token: Token) -> BoxFuture<'a, Result<Held, StoreError>> {
+        Box::pin(Store::release(self, key, token))
+    }
+}
