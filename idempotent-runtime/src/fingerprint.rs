@@ -5,7 +5,7 @@ use std::hash::Hasher;
 use std::str::FromStr;
 
 use http::{HeaderMap, Method, Uri, header};
-use mediatype::{MediaType, names};
+use mediatype::{MediaType, ReadParams as _, names};
 use memchr::memmem;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest, Sha256};
@@ -156,7 +156,6 @@ fn multipart_boundary(headers: &HeaderMap) -> Option<String> {
     if media_type.ty != names::MULTIPART {
         return None;
     }
-    use mediatype::ReadParams as _;
     let boundary = media_type.get_param(names::BOUNDARY)?.unquoted_str().into_owned();
     (!boundary.is_empty()).then_some(boundary)
 }

@@ -256,7 +256,7 @@ impl Policy {
 
     /// `debug_handler` emits its function twice, so an address cannot tell handlers apart; a macro may emit several
     /// handlers at one place, so a place alone cannot either.
-    pub(crate) fn identity(&self) -> impl Ord + Eq + use<> {
+    pub(crate) fn identity(&self) -> impl Ord + use<> {
         (self.module, self.function, self.file, self.line, self.column)
     }
 }
@@ -298,7 +298,7 @@ impl Policy {
             column,
             default_scope: true,
             scope: default_scope,
-            ttl: Duration::from_secs(24 * 60 * 60),
+            ttl: Duration::from_hours(24),
             cache: Cache::Statuses(&[(200, 299)]),
             header: "idempotency-key",
             key: KeySource::Header,
@@ -450,7 +450,7 @@ inventory::collect!(Registration);
 /// ```
 pub fn policies() -> impl Iterator<Item = &'static Policy> {
     let mut policies: Vec<&'static Policy> = inventory::iter::<Registration>.into_iter().map(|entry| entry.0).collect();
-    policies.sort_by(|a, b| a.identity().cmp(&b.identity()));
-    policies.dedup_by(|a, b| a.identity() == b.identity());
+    policies.sort_by_key(|policy| policy.identity());
+    policies.dedup_by_key(|policy| policy.identity());
     policies.into_iter()
 }

@@ -15,6 +15,7 @@
 //!                                       (attempt + 1) under `AfterCrash::Rerun`, and never under `AfterCrash::Refuse`
 //! ```
 
+mod bounded;
 #[cfg(feature = "memory")]
 mod memory;
 #[cfg(feature = "sqlite")]
@@ -30,6 +31,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::BoxFuture;
 use http::StatusCode;
 
+pub(crate) use self::bounded::BoundedStore;
 #[cfg(feature = "memory")]
 pub use self::memory::{MemoryStore, MemoryStoreBuilder};
 #[cfg(feature = "sqlite")]

@@ -1,0 +1,62 @@
+//! The running future survives its caller: polled in place while the client waits, spawned when it is dropped
+//! unfinished.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::response::Response;
+use futures_util::future::BoxFuture;
+use tokio::runtime::Handle;
+
+use crate::idempotency::Execution;
+
+/// Drives one guarded request to its end.
+///
+/// # Cancel safety
+///
+/// Dropping it never cancels a handler that holds a claim: the rest runs as a task of its own. A request that waits for
+/// another one, or runs unguarded, ends with the drop as any other axum handler does.
+#[must_use = "futures do nothing unless polled"]
+pub struct Completion {
+    running: Option<BoxFuture<'static, Response>>,
+    execution: Arc<Execution>,
+}
+
+impl Completion {
+    pub(crate) fn new(running: BoxFuture<'static, Response>, execution: Arc<Execution>) -> Self {
+        Self { running: Some(running), execution }
+    }
+}
+
+impl Future for Completion {
+    type Output = Response;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response> {
+        // Taken out for the time of the poll: a handler that panicked must not be spawned by our drop.
+        let mut running = self.running.take().expect("a future is not polled after it was ready");
+        let poll = running.as_mut().poll(cx);
+        if poll.is_pending() {
+            self.running = Some(running);
+        }
+        poll
+    }
+}
+
+impl Drop for Completion {
+    fn drop(&mut self) {
+        let Some(running) = self.running.take() else { return };
+        if !self.execution.must_finish() {
+            return;
+        }
+        if let Ok(runtime) = Handle::try_current() {
+            tracing::debug!("the client left; the handler goes on without it");
+            runtime.spawn(running);
+        } else {
+            tracing::error!(
+                "a running handler was dropped outside of a tokio runtime; its claim lapses with its lease"
+            );
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The extractor through which a handler sees its own key and attempt.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use axum::extract::FromRequestParts;
+use http::Extensions;
+use http::request::Parts;
+use sha2::{Digest, Sha256};
+
+use crate::store::Token;
+use crate::{IdempotencyKey, RecordKey};
+
+/// What the handler may know about the key under which it runs.
+///
+/// # Examples
+///
+/// ```
+/// use idempotent_runtime::{Idempotency, idempotent};
+///
+/// #[idempotent(scope = "charges")]
+/// async fn create_charge(idempotency: Idempotency) -> String {
+///     format!("attempt {} passes {} on", idempotency.attempt(), idempotency.downstream_key("stripe"))
+/// }
+/// ```
+#[derive(Clone)]
+pub struct Idempotency(Arc<Execution>);
+
+impl Idempotency {
+    /// The client's key, decoded; `None` when this request runs unguarded because it has none.
+    pub fn key(&self) -> Option<&str> {
+        self.0.grant.get().map(|grant| grant.key.as_str())
+    }
+
+    /// How many times this key was claimed: 1, and one more for each process that died while it ran the handler.
+    pub fn attempt(&self) -> u32 {
+        self.0.grant.get().map_or(1, |grant| grant.attempt)
+    }
+
+    /// A key to pass on to `api`, another service that this handler calls: 32 hexadecimal digits, derived from scope,
+    /// caller and key.
+    ///
+    /// It is the same on every attempt, so that the other service recognises a repetition, and another one for each
+    /// `api`. A request without a key gets a fresh one, since it is an execution of its own.
+    pub fn downstream_key(&self, api: &str) -> String {
+        let mut digest = Sha256::new();
+        match self.0.grant.get() {
+            Some(grant) => digest.update(grant.record_key.as_str()),
+            None => digest.update(self.0.unkeyed.get_or_init(Token::unique).as_u128().to_le_bytes()),
+        }
+        // A record key holds no NUL, so this ends it.
+        digest.update([0]);
+        digest.update(api);
+        let digest: [u8; 32] = digest.finalize().into();
+        format!("{:032x}", digest[..16].iter().fold(0_u128, |number, &byte| number << 8 | u128::from(byte)))
+    }
+}
+
+impl fmt::Debug for Idempotency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Idempotency").field("attempt", &self.attempt()).finish_non_exhaustive()
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Idempotency {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self(Execution::of(&mut parts.extensions)))
+    }
+}
+
+/// What one request's extractor, engine and running future share.
+#[derive(Default)]
+pub(crate) struct Execution {
+    must_finish: AtomicBool,
+    grant: OnceLock<Grant>,
+    unkeyed: OnceLock<Token>,
+}
+
+struct Grant {
+    key: IdempotencyKey,
+    record_key: RecordKey,
+    attempt: u32,
+}
+
+impl Execution {
+    pub(crate) fn of(extensions: &mut Extensions) -> Arc<Self> {
+        Arc::clone(extensions.get_or_insert_default())
+    }
+
+    pub(crate) fn grant(&self, key: IdempotencyKey, record_key: RecordKey, attempt: u32) {
+        // Extensions can be cloned into a second request by a middleware; the first grant stands.
+        let _ = self.grant.set(Grant { key, record_key, attempt });
+    }
+
+    /// Whether the running future must go on when its caller drops it.
+    pub(crate) fn must_finish(&self) -> bool {
+        self.must_finish.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_must_finish(&self, must: bool) {
+        self.must_finish.store(must, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,206 @@
+//! The answers that the engine gives in the handler's place, as problem details (RFC 9457).
+
+use std::time::Duration;
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
+
+use crate::InvalidKey;
+
+/// Why a request was answered without running its handler.
+///
+/// As a response it is `application/problem+json` with `type`, `title`, `status`, `detail` and the extension member
+/// `code`. [`RegistryBuilder::render_refusals`](crate::RegistryBuilder::render_refusals) replaces it for clients that
+/// read another shape.
+///
+/// # Examples
+///
+/// ```
+/// use axum::response::IntoResponse;
+/// use idempotent_runtime::Refusal;
+///
+/// let response = Refusal::KeyReused.into_response();
+/// assert_eq!(response.status(), 422);
+/// assert_eq!(response.headers()["content-type"], "application/problem+json");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The handler requires a key and the request has none.
+    #[non_exhaustive]
+    MissingKey {
+        /// Where the handler looks for it; `None` when it computes the key from its arguments.
+        header: Option<&'static str>,
+    },
+    /// The key is malformed.
+    #[non_exhaustive]
+    InvalidKey {
+        /// What is wrong with it.
+        reason: InvalidKey,
+    },
+    /// The key was used for a different request.
+    KeyReused,
+    /// The first request with this key still runs.
+    #[non_exhaustive]
+    InFlight {
+        /// When to ask again.
+        retry_after: Duration,
+    },
+    /// The process that ran the handler died, and the handler must not run twice.
+    OutcomeUnknown,
+    /// The first request is done, but its response was too large to record.
+    #[non_exhaustive]
+    ResponseNotRecorded {
+        /// The status of that response.
+        status: StatusCode,
+    },
+    /// The store cannot be asked.
+    #[non_exhaustive]
+    StoreUnavailable {
+        /// When to ask again.
+        retry_after: Duration,
+    },
+}
+
+impl Refusal {
+    /// The status of the answer.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::MissingKey { .. } | Self::InvalidKey { .. } => StatusCode::BAD_REQUEST,
+            Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::InFlight { .. } | Self::OutcomeUnknown | Self::ResponseNotRecorded { .. } => StatusCode::CONFLICT,
+            Self::StoreUnavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The stable word for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::MissingKey { .. } => "missing_key",
+            Self::InvalidKey { .. } => "invalid_key",
+            Self::KeyReused => "key_reused",
+            Self::InFlight { .. } => "in_flight",
+            Self::OutcomeUnknown => "outcome_unknown",
+            Self::ResponseNotRecorded { .. } => "response_not_recorded",
+            Self::StoreUnavailable { .. } => "store_unavailable",
+        }
+    }
+
+    /// The stable `type` of the problem: the address of its documentation.
+    pub fn problem_type(&self) -> &'static str {
+        macro_rules! documented_at {
+            ($variant:literal) => {
+                concat!(
+                    "https://docs.rs/idempotent-runtime/latest/idempotent_runtime/enum.Refusal.html#variant.",
+                    $variant
+                )
+            };
+        }
+        match self {
+            Self::MissingKey { .. } => documented_at!("MissingKey"),
+            Self::InvalidKey { .. } => documented_at!("InvalidKey"),
+            Self::KeyReused => documented_at!("KeyReused"),
+            Self::InFlight { .. } => documented_at!("InFlight"),
+            Self::OutcomeUnknown => documented_at!("OutcomeUnknown"),
+            Self::ResponseNotRecorded { .. } => documented_at!("ResponseNotRecorded"),
+            Self::StoreUnavailable { .. } => documented_at!("StoreUnavailable"),
+        }
+    }
+
+    /// The stable summary for people.
+    pub fn title(&self) -> &'static str {
+        match self {
+            Self::MissingKey { .. } => "An idempotency key is required",
+            Self::InvalidKey { .. } => "The idempotency key is malformed",
+            Self::KeyReused => "The idempotency key was used for a different request",
+            Self::InFlight { .. } => "A request with this idempotency key is still running",
+            Self::OutcomeUnknown => "The outcome of the first request is unknown",
+            Self::ResponseNotRecorded { .. } => "The response of the first request was not recorded",
+            Self::StoreUnavailable { .. } => "Idempotency keys cannot be checked now",
+        }
+    }
+
+    /// What happened to this request and what to do; the key itself is never repeated.
+    pub fn detail(&self) -> String {
+        match self {
+            Self::MissingKey { header: Some(header) } => {
+                format!(
+                    "Send a key that is unique to this operation in the header `{header}`, and the same key on every retry."
+                )
+            }
+            Self::MissingKey { header: None } => {
+                "Send a key that is unique to this operation, and the same key on every retry.".to_owned()
+            }
+            Self::InvalidKey { reason } => {
+                format!(
+                    "{reason}. Send 1 to 255 visible ASCII characters, bare or as a quoted string.",
+                    reason = capitalised(reason)
+                )
+            }
+            Self::KeyReused => {
+                "Use a new key for a new request; a retry must repeat the first request exactly.".to_owned()
+            }
+            Self::InFlight { .. } => {
+                "Nothing was run for this request. Retry with the same key to get the response.".to_owned()
+            }
+            Self::OutcomeUnknown => {
+                "The server died while it ran this request, which may have taken effect. It is not run again."
+                    .to_owned()
+            }
+            Self::ResponseNotRecorded { status } => format!(
+                "The request has been executed and answered with status {status}. Its response was too large to be repeated.",
+                status = status.as_u16()
+            ),
+            Self::StoreUnavailable { .. } => "Nothing was run for this request. Retry with the same key.".to_owned(),
+        }
+    }
+
+    /// When to ask again, where that can help.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::InFlight { retry_after } | Self::StoreUnavailable { retry_after } => Some(*retry_after),
+            _ => None,
+        }
+    }
+}
+
+fn capitalised(reason: &InvalidKey) -> String {
+    let reason = reason.to_string();
+    let (first, rest) = reason.split_at(1);
+    first.to_uppercase() + rest
+}
+
+#[derive(Serialize)]
+struct Problem {
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: String,
+    code: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    original_status: Option<u16>,
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let problem = Problem {
+            r#type: self.problem_type(),
+            title: self.title(),
+            status: self.status().as_u16(),
+            detail: self.detail(),
+            code: self.code(),
+            original_status: match self {
+                Self::ResponseNotRecorded { status } => Some(status.as_u16()),
+                _ => None,
+            },
+        };
+        let body = serde_json::to_vec(&problem).expect("strings and numbers serialise");
+        let mut response = (self.status(), [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
+        if let Some(retry_after) = self.retry_after() {
+            let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}

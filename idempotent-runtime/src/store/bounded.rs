@@ -1,0 +1,52 @@
+//! A store of the registry: its name, and the limit on how long one call may take.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Claim, ClaimRequest, ErasedStore, Held, StoreError, Token};
+use crate::{Record, RecordKey};
+
+/// A call that hangs is cut off and counts as unreachable.
+#[derive(Clone)]
+pub(crate) struct BoundedStore {
+    name: Arc<str>,
+    store: Arc<dyn ErasedStore>,
+    limit: Duration,
+}
+
+impl BoundedStore {
+    pub(crate) fn new(name: &str, store: Arc<dyn ErasedStore>, limit: Duration) -> Self {
+        Self { name: name.into(), store, limit }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
+        self.bounded(self.store.claim(key, request)).await
+    }
+
+    pub(crate) async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
+        self.bounded(self.store.renew(key, token, lease)).await
+    }
+
+    pub(crate) async fn complete(
+        &self,
+        key: &RecordKey,
+        token: Token,
+        record: Record,
+        ttl: Duration,
+    ) -> Result<Held, StoreError> {
+        self.bounded(self.store.complete(key, token, record, ttl)).await
+    }
+
+    pub(crate) async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
+        self.bounded(self.store.release(key, token)).await
+    }
+
+    async fn bounded<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        tokio::time::timeout(self.limit, call).await.unwrap_or(Err(StoreError::TimedOut(self.limit)))
+    }
+}

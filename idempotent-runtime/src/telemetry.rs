@@ -1,0 +1,118 @@
+//! One span per guarded request, and the events that an operator must see. No key, caller or body ever appears in them.
+
+use std::error::Error;
+
+use tracing::Span;
+use tracing::field::Empty;
+
+use crate::Policy;
+use crate::store::StoreError;
+
+/// The span of a guarded request; its outcome is filled in when it is known.
+pub(crate) fn span(policy: &Policy) -> Span {
+    tracing::info_span!("idempotent", idempotency.scope = policy.scope, idempotency.outcome = Empty)
+}
+
+/// How a guarded request ended.
+#[derive(Clone, Copy)]
+pub(crate) enum Outcome {
+    /// The handler ran and its response is recorded.
+    Recorded,
+    /// The handler ran, and its policy does not record this response.
+    NotRecorded,
+    /// The handler ran and its response is too large to record.
+    TooLarge,
+    /// The handler ran and its response could not be recorded at once.
+    RecordingFailed,
+    /// The handler ran, and somebody else holds its key by now.
+    ClaimLost,
+    /// The handler panicked.
+    Panicked,
+    /// The handler runs without a claim, since the store cannot be asked.
+    Unguarded,
+    /// The recorded response was sent.
+    Replayed,
+    /// A refusal was sent, of this code.
+    Refused(&'static str),
+}
+
+impl Outcome {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Recorded => "recorded",
+            Self::NotRecorded => "not_recorded",
+            Self::TooLarge => "too_large",
+            Self::RecordingFailed => "recording_failed",
+            Self::ClaimLost => "claim_lost",
+            Self::Panicked => "panicked",
+            Self::Unguarded => "unguarded",
+            Self::Replayed => "replayed",
+            Self::Refused(code) => code,
+        }
+    }
+
+    /// Enters the outcome into the current span, which must be the request's.
+    pub(crate) fn enter(self, span: &Span) {
+        span.record("idempotency.outcome", self.as_str());
+        tracing::debug!(parent: span, outcome = self.as_str(), "a guarded request has ended");
+    }
+}
+
+/// The store could not be asked for a claim.
+pub(crate) fn claim_failed(policy: &Policy, store: &str, error: &StoreError) {
+    tracing::error!(
+        scope = policy.scope,
+        handler = %policy,
+        store,
+        error = error as &dyn Error,
+        "the store could not be asked for a claim"
+    );
+}
+
+/// What the handler has done is not written down yet.
+pub(crate) fn settling_failed(policy: &Policy, store: &str, what: &'static str, error: &StoreError) {
+    tracing::error!(
+        scope = policy.scope,
+        handler = %policy,
+        store,
+        error = error as &dyn Error,
+        "the handler ran, but its {what} failed; its claim is held and it is tried again"
+    );
+}
+
+/// What the handler has done will never be written down.
+pub(crate) fn settling_given_up(policy: &Policy, store: &str, what: &'static str) {
+    tracing::error!(
+        scope = policy.scope,
+        handler = %policy,
+        store,
+        "the handler ran, but its {what} was given up: its time to live is over"
+    );
+}
+
+/// The claim was somebody else's when the handler had ended.
+pub(crate) fn claim_lost(policy: &Policy, store: &str) {
+    tracing::error!(
+        scope = policy.scope,
+        handler = %policy,
+        store,
+        "the handler ran, but its claim was lost before its response could be recorded"
+    );
+}
+
+/// No registry, or not the store that the handler names.
+pub(crate) fn misconfigured(policy: &Policy) {
+    match policy.store {
+        None => tracing::error!(
+            scope = policy.scope,
+            handler = %policy,
+            "no registry: call `idempotent_runtime::install(store)` at start-up or add `.layer(registry.layer())`"
+        ),
+        Some(name) => tracing::error!(
+            scope = policy.scope,
+            handler = %policy,
+            store = name,
+            "no registry with this store: add it with `Registry::builder(default_store).store(name, store)`"
+        ),
+    }
+}
