@@ -114,10 +114,10 @@ impl Asking {
             let claim = match store.claim(key, request).await {
                 Ok(claim) => claim,
                 Err(error) => {
-                    return match self.may_run_unanswered(registry, store, key, request, &error) {
-                        true => Ok(Asked::Unguarded),
-                        false => Err(self.refuse(Refusal::StoreUnavailable { retry_after: RETRY_AFTER })),
-                    };
+                    if self.may_run_unanswered(registry, store, key, request, &error) {
+                        return Ok(Asked::Unguarded);
+                    }
+                    return Err(self.refuse(Refusal::StoreUnavailable { retry_after: RETRY_AFTER }));
                 }
             };
             let in_flight = match claim {
