@@ -258,3 +258,8 @@ pub async fn eventually<T: std::fmt::Debug>(mut ask: impl AsyncFnMut() -> T, sat
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
+
+/// The README's code blocks.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
