@@ -1,7 +1,92 @@
-//! The attribute `#[idempotent]`; use it through the crate `idempotent-runtime`.
-use proc_macro::TokenStream;
-/// Placeholder until the attribute lands.
+//! The attribute `#[idempotent]`; use it through the crate `idempotent-runtime`, which re-exports it.
+
+mod args;
+mod diagnostics;
+mod expand;
+mod fallback;
+mod handler;
+mod model;
+mod units;
+
+use proc_macro2::TokenStream;
+
+use self::args::Arguments;
+use self::diagnostics::Diagnostics;
+use self::handler::Handler;
+use self::model::Model;
+
+/// Makes retries of requests to one axum handler safe: the first request with a given `Idempotency-Key` runs the handler
+/// and records the response, every later one gets that response back.
+///
+/// ```
+/// use axum::http::StatusCode;
+/// use idempotent_runtime::idempotent;
+///
+/// #[idempotent(scope = "charges", ttl = "24h", cache = [201, 409])]
+/// async fn create_charge(order: String) -> (StatusCode, String) {
+///     (StatusCode::CREATED, format!("charged for {order}"))
+/// }
+/// ```
+///
+/// # Arguments
+///
+/// Every one is optional.
+///
+/// | argument | default | meaning |
+/// |---|---|---|
+/// | `scope = "charges"` | module path and name of the function | namespace of the keys |
+/// | `ttl = "24h"` | `"24h"` | how long a record is kept, at least 1s; `"90s"`, `"15m"`, `"24h"`, `"7d"`, sums such as `"1h30m"` |
+/// | `cache = [201, 409]` | `[200..=299]` | statuses that are recorded: numbers, ranges `200..=299` and `400..500`, classes `"2xx"`; `all` |
+/// | `cache_if = path` | none | `fn(&http::response::Parts) -> bool`, instead of `cache` |
+/// | `header = "x-request-id"` | `"idempotency-key"` | where the key is |
+/// | `key = expr` | the header | key from the arguments instead (`&str`, `String`, `Option` of either) |
+/// | `required` | off | a request without a key gets 400; otherwise it passes through unguarded |
+/// | `invalid_key = "ignore"` | `"reject"` | a malformed key: 400, or it counts as none |
+/// | `methods = [POST, PATCH]` | `[POST, PUT, PATCH, DELETE]` | others pass through; `any` for all |
+/// | `caller = expr` | none | partitions keys by principal (`Display`); without it another `Authorization` is refused the record |
+/// | `fingerprint = expr` | method, path, query, body | what a reused key must repeat: any `Hash` expression over the arguments, or `none` |
+/// | `in_flight = wait("5s")` | `reject` | a duplicate of a running request: 409 at once, or wait for its response and replay it |
+/// | `lease = "30s"` | `"30s"`, or `ttl` if that is shorter | how long a dead process holds a key, at least 100ms; renewed while the handler runs |
+/// | `after_crash = "refuse"` | `"rerun"` | the handler may have run: run it again (at least once), or never (at most once) |
+/// | `max_body = "4MiB"` | `"4MiB"` | largest recorded body |
+/// | `oversize = "rerun"` | `"refuse"` | after a larger or endless response a retry gets 409 with the original status, or runs again |
+/// | `keep_headers = ["set-cookie"]` | none | headers that are recorded although the default leaves them out |
+/// | `drop_headers = ["x-trace"]` | none | headers that are not recorded |
+/// | `store = "payments"` | the default store | a named store of the registry |
+/// | `on_store_error = "run"` | `"reject"` | the store cannot be asked: 503, or run unguarded |
+///
+/// `key`, `caller` and `fingerprint` are evaluated after the extractors and before the body, in this order; they see the
+/// handler's own variables and borrow them. The words `reject`, `all`, `any` and those in quotes may be written bare or
+/// quoted.
+///
+/// # What becomes of the function
+///
+/// Name, visibility, generics, documentation and attributes stay. Its last argument is wrapped in
+/// `Guarded` and it returns a `Response`; a handler without arguments gets one. A unit test calls it with `.into()` on the
+/// last argument. Other attributes, above or below, see the function as it was written.
+///
+/// # Errors
+///
+/// Whatever is wrong in the arguments or the signature is a compile error at the tokens that are wrong, all at once.
 #[proc_macro_attribute]
-pub fn idempotent(_arguments: TokenStream, item: TokenStream) -> TokenStream {
-    item
+pub fn idempotent(arguments: proc_macro::TokenStream, item: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    rewrite(&arguments.into(), &item.into()).into()
+}
+
+fn rewrite(arguments: &TokenStream, item: &TokenStream) -> TokenStream {
+    let mut diagnostics = Diagnostics::new();
+    let parsed = Arguments::parse(arguments.clone(), &mut diagnostics);
+    let model = Model::new(&parsed, &mut diagnostics);
+    let handler = Handler::parse(item.clone());
+    match &handler {
+        Ok(handler) => handler.check(&mut diagnostics),
+        Err(error) => diagnostics.combine(error.clone()),
+    }
+    match (diagnostics.into_result(), handler) {
+        (Ok(()), Ok(handler)) if handler.has_other_macros() && !parsed.is_last => {
+            expand::behind_the_others(&handler, arguments)
+        }
+        (Ok(()), Ok(handler)) => expand::expand(&handler, &model),
+        (Err(errors), _) | (Ok(()), Err(errors)) => fallback::fallback(&errors, item),
+    }
 }

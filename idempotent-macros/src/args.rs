@@ -1,0 +1,116 @@
+//! The attribute's tokens as arguments with their values: known names, each at most once.
+
+use proc_macro2::TokenStream;
+use syn::ext::IdentExt;
+use syn::parse::{ParseStream, Parser};
+use syn::{Expr, Ident, Token};
+
+use crate::diagnostics::{Diagnostics, listed, nearest};
+
+/// Stands first among the arguments that the attribute wrote itself when it put itself behind the others.
+pub(crate) const LAST: &str = "__idempotent_last";
+
+const NAMES: [&str; 20] = [
+    "scope",
+    "ttl",
+    "cache",
+    "cache_if",
+    "header",
+    "key",
+    "required",
+    "invalid_key",
+    "methods",
+    "caller",
+    "fingerprint",
+    "in_flight",
+    "lease",
+    "after_crash",
+    "max_body",
+    "oversize",
+    "keep_headers",
+    "drop_headers",
+    "store",
+    "on_store_error",
+];
+
+/// `name = value`, or the bare name.
+pub(crate) struct Argument {
+    pub(crate) name: Ident,
+    pub(crate) value: Option<Expr>,
+}
+
+/// The arguments as written.
+pub(crate) struct Arguments {
+    pub(crate) is_last: bool,
+    given: Vec<Argument>,
+}
+
+impl Arguments {
+    pub(crate) fn parse(tokens: TokenStream, diagnostics: &mut Diagnostics) -> Self {
+        let mut arguments = Self { is_last: false, given: Vec::new() };
+        let parser = |input: ParseStream<'_>| {
+            while !input.is_empty() {
+                if let Err(error) = arguments.parse_one(input, diagnostics) {
+                    diagnostics.combine(error);
+                    skip_to_comma(input)?;
+                }
+                if !input.is_empty() {
+                    input.parse::<Token![,]>()?;
+                }
+            }
+            Ok(())
+        };
+        if let Err(error) = parser.parse2(tokens) {
+            diagnostics.combine(error);
+        }
+        arguments
+    }
+
+    /// The argument of this name, which must be one of [`NAMES`].
+    pub(crate) fn get(&self, name: &str) -> Option<&Argument> {
+        debug_assert!(NAMES.contains(&name), "{name} is no argument");
+        self.given.iter().find(|argument| argument.name == name)
+    }
+
+    fn parse_one(&mut self, input: ParseStream<'_>, diagnostics: &mut Diagnostics) -> syn::Result<()> {
+        if !input.peek(Ident::peek_any) {
+            return Err(input.error(format!("expected the name of an argument; the arguments are {}", listed(&NAMES))));
+        }
+        let name = input.call(Ident::parse_any)?;
+        if name == LAST {
+            self.is_last = true;
+            return Ok(());
+        }
+        let written = name.to_string();
+        let is_known = NAMES.contains(&written.as_str());
+        if !is_known {
+            let meant = nearest(&written, &NAMES).map(|meant| format!("; write `{meant}`")).unwrap_or_default();
+            let message = format!("unknown argument `{written}`{meant}\nthe arguments are {}", listed(&NAMES));
+            diagnostics.error(&name, message);
+        } else if self.get(&written).is_some() {
+            diagnostics.error(&name, format!("`{written}` is given twice; keep one of them"));
+        }
+        let value = if input.peek(Token![=]) {
+            input.parse::<Token![=]>()?;
+            if input.is_empty() || input.peek(Token![,]) {
+                return Err(syn::Error::new(name.span(), format!("`{written}` has no value after `=`")));
+            }
+            Some(input.parse()?)
+        } else if input.is_empty() || input.peek(Token![,]) {
+            None
+        } else {
+            return Err(input.error(format!("expected `=` and a value after `{written}`")));
+        };
+        if is_known && self.get(&written).is_none() {
+            self.given.push(Argument { name, value });
+        }
+        Ok(())
+    }
+}
+
+fn skip_to_comma(input: ParseStream<'_>) -> syn::Result<()> {
+    while !input.is_empty() && !input.peek(Token![,]) {
+        input.parse::<proc_macro2::TokenTree>()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,324 @@
+//! The handler's new form.
+//!
+//! ```text
+//! // Input:
+//! async fn pay(user: User, Json(order): Json<Order>) -> R { .. }
+//! // Output:
+//! async fn pay(user: User, last: Guarded<Json<Order>>) -> Response { .. run(&POLICY, last, |gate, last| ..).await }
+//! ```
+
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
+use syn::punctuated::Punctuated;
+use syn::spanned::Spanned;
+use syn::visit_mut::{self, VisitMut};
+use syn::{FnArg, Lifetime, PatType, ReturnType, Signature, Token, Type, TypeParamBound};
+
+use crate::args::LAST;
+use crate::handler::Handler;
+use crate::model::{Cache, Fingerprint, Methods, Model};
+
+/// The function untouched, with this attribute behind all others, so that they see what the user wrote.
+pub(crate) fn behind_the_others(handler: &Handler, arguments: &TokenStream) -> TokenStream {
+    let Handler { attributes, visibility, signature, body } = handler;
+    let last = Ident::new(LAST, Span::call_site());
+    quote! {
+        #(#attributes)*
+        #[::idempotent_runtime::__private::idempotent(#last, #arguments)]
+        #visibility #signature #body
+    }
+}
+
+pub(crate) fn expand(handler: &Handler, model: &Model) -> TokenStream {
+    let Handler { attributes, visibility, signature, body } = handler;
+    let arguments: Vec<&PatType> = handler.arguments().collect();
+    let names: Vec<Ident> = (0..arguments.len().max(1)).map(|index| local(&index.to_string())).collect();
+    let (gate, passage, answer) = (local("gate"), local("passage"), local("answer"));
+    let last = names.last().expect("there is at least one");
+
+    let mut guarded = signature.clone();
+    guarded.inputs = guarded_inputs(&arguments, &names, model);
+    guarded.output = syn::parse_quote!(-> ::idempotent_runtime::__private::Response);
+
+    let policy = policy(signature, model);
+    let patterns = arguments.iter().map(|argument| &argument.pat);
+    let expressions = policy_expressions(model);
+    let gate_is_mut = (!expressions.is_empty()).then(|| quote!(mut));
+    let response = response(signature, body);
+
+    quote! {
+        #(#attributes)*
+        #visibility #guarded {
+            #policy
+            ::idempotent_runtime::__private::run(&__IDEMPOTENT_POLICY, #last, move |#gate_is_mut #gate, #last| {
+                ::idempotent_runtime::__private::Box::pin(async move {
+                    // All of them move in whole: an argument that nobody reads lives as long as the handler.
+                    let (#(#names,)*) = (#(#names,)*);
+                    #(let #patterns = #names;)*
+                    #expressions
+                    match #gate.enter().await {
+                        ::core::result::Result::Ok(#passage) => {
+                            #passage.execute(async move { #response }).await
+                        }
+                        ::core::result::Result::Err(#answer) => #answer,
+                    }
+                })
+            })
+            .await
+        }
+    }
+}
+
+/// A variable that the user's code cannot meet.
+fn local(name: &str) -> Ident {
+    format_ident!("__idempotent_{name}", span = Span::mixed_site())
+}
+
+fn guarded_inputs(arguments: &[&PatType], names: &[Ident], model: &Model) -> Punctuated<FnArg, Token![,]> {
+    let mode = match model.fingerprint {
+        Fingerprint::Request => quote!(::idempotent_runtime::__private::Buffered),
+        Fingerprint::None | Fingerprint::Expression(_) => quote!(::idempotent_runtime::__private::Streamed),
+    };
+    let Some((last, others)) = arguments.split_last() else {
+        let name = &names[0];
+        let ty = quote!(::idempotent_runtime::__private::NoArguments);
+        return syn::parse_quote!(#name: ::idempotent_runtime::__private::Guarded<#ty, #mode>);
+    };
+    let attributes = others.iter().map(|argument| &argument.attrs);
+    let types = others.iter().map(|argument| &argument.ty);
+    let (last_attributes, last_type) = (&last.attrs, &last.ty);
+    let (last_name, other_names) = names.split_last().expect("there is at least one");
+    syn::parse_quote! {
+        #(#(#attributes)* #other_names: #types,)*
+        #(#last_attributes)* #last_name: ::idempotent_runtime::__private::Guarded<#last_type, #mode>
+    }
+}
+
+fn policy(signature: &Signature, model: &Model) -> TokenStream {
+    let function = signature.ident.to_string();
+    let function = function.strip_prefix("r#").unwrap_or(&function);
+    let settings = settings(model);
+    quote! {
+        static __IDEMPOTENT_POLICY: ::idempotent_runtime::__private::Policy =
+            ::idempotent_runtime::__private::Policy::new(
+                ::core::module_path!(),
+                #function,
+                ::core::concat!(::core::module_path!(), "::", #function),
+                (::core::file!(), ::core::line!(), ::core::column!()),
+            )
+            #(#settings)*;
+        ::idempotent_runtime::__private::inventory::submit! {
+            ::idempotent_runtime::__private::Registration(&__IDEMPOTENT_POLICY)
+        }
+    }
+}
+
+/// One call for each argument that is given.
+fn settings(model: &Model) -> Vec<TokenStream> {
+    let mut settings = Vec::new();
+    let mut set = |setting: TokenStream| settings.push(setting);
+    let private = quote!(::idempotent_runtime::__private);
+    if let Some(scope) = &model.scope {
+        set(quote!(.with_scope(#scope)));
+    }
+    if let Some(millis) = model.ttl_millis {
+        set(quote!(.with_ttl_millis(#millis)));
+    }
+    match &model.cache {
+        None => {}
+        Some(Cache::All) => set(quote!(.with_cache(#private::Cache::All))),
+        Some(Cache::Statuses(ranges)) => {
+            let ranges = ranges.iter().map(|(low, high)| quote!((#low, #high)));
+            set(quote!(.with_cache(#private::Cache::Statuses(&[#(#ranges),*]))));
+        }
+    }
+    if model.cache_if.is_some() {
+        set(quote!(.with_cache(#private::Cache::Predicate)));
+    }
+    if let Some(header) = &model.header {
+        set(quote!(.with_header(#header)));
+    }
+    if model.key.is_some() {
+        set(quote!(.with_key_expression()));
+    }
+    if model.is_required {
+        set(quote!(.with_required()));
+    }
+    if model.ignores_invalid_key {
+        set(quote!(.with_invalid_key(#private::InvalidKeyPolicy::Ignore)));
+    }
+    match &model.methods {
+        None => {}
+        Some(Methods::Any) => set(quote!(.with_methods(#private::Methods::Any))),
+        Some(Methods::Only(methods)) => set(quote!(.with_methods(#private::Methods::Only(&[#(#methods),*])))),
+    }
+    if model.caller.is_some() {
+        set(quote!(.with_caller()));
+    }
+    match &model.fingerprint {
+        Fingerprint::Request => {}
+        Fingerprint::None => set(quote!(.with_fingerprint(#private::FingerprintSource::None))),
+        Fingerprint::Expression(_) => set(quote!(.with_fingerprint(#private::FingerprintSource::Expression))),
+    }
+    if let Some(millis) = model.wait_millis {
+        set(quote!(.with_wait_millis(#millis)));
+    }
+    if let Some(millis) = model.lease_millis {
+        set(quote!(.with_lease_millis(#millis)));
+    }
+    if model.refuses_after_crash {
+        set(quote!(.with_after_crash(#private::AfterCrash::Refuse)));
+    }
+    if let Some(bytes) = model.max_body {
+        set(quote!(.with_max_body(#bytes)));
+    }
+    if model.reruns_oversize {
+        set(quote!(.with_oversize(#private::Oversize::Rerun)));
+    }
+    if let [_, ..] = model.keep_headers.as_slice() {
+        let names = &model.keep_headers;
+        set(quote!(.with_keep_headers(&[#(#names),*])));
+    }
+    if let [_, ..] = model.drop_headers.as_slice() {
+        let names = &model.drop_headers;
+        set(quote!(.with_drop_headers(&[#(#names),*])));
+    }
+    if let Some(store) = &model.store {
+        set(quote!(.with_store(#store)));
+    }
+    if model.runs_on_store_error {
+        set(quote!(.with_on_store_error(#private::OnStoreError::Run)));
+    }
+    settings
+}
+
+/// What the policy asks of the handler's own variables, the key first: the others only count for a keyed request.
+fn policy_expressions(model: &Model) -> TokenStream {
+    let mut expressions = TokenStream::new();
+    let mut ask = |method: &str, expression: &syn::Expr, by_reference: bool| {
+        // Located at the expression, so that a type that does not fit is reported there.
+        let span = expression.span().resolved_at(Span::mixed_site());
+        let method = Ident::new(method, span);
+        let mut gate = local("gate");
+        gate.set_span(span);
+        let argument = if by_reference { quote_spanned!(span=> &(#expression)) } else { expression.to_token_stream() };
+        expressions.extend(quote_spanned!(span=> #gate.#method(#argument);));
+    };
+    if let Some(key) = &model.key {
+        ask("key", key, true);
+    }
+    if let Some(caller) = &model.caller {
+        ask("caller", caller, true);
+    }
+    if let Fingerprint::Expression(value) = &model.fingerprint {
+        ask("fingerprint", value, true);
+    }
+    if let Some(predicate) = &model.cache_if {
+        ask("cache_if", predicate, false);
+    }
+    expressions
+}
+
+/// The user's body as a response. A `return` of the declared type that is never taken makes inference and errors those
+/// of the function as it was written.
+fn response(signature: &Signature, body: &TokenStream) -> TokenStream {
+    let span = match &signature.output {
+        ReturnType::Default => Span::mixed_site(),
+        ReturnType::Type(_, declared) => declared.span().resolved_at(Span::mixed_site()),
+    };
+    // Located at the return type, so that one that is no response is reported there.
+    let mut value = local("value");
+    value.set_span(span);
+    let into_response = quote_spanned!(span=> ::idempotent_runtime::__private::into_response(#value));
+    let never_returned = never_returned(signature);
+    quote! {
+        #[allow(clippy::let_unit_value)]
+        let #value = async move {
+            #[allow(
+                unknown_lints,
+                unreachable_code,
+                clippy::diverging_sub_expression,
+                clippy::empty_loop,
+                clippy::items_after_statements,
+                clippy::let_unit_value,
+                clippy::let_with_type_underscore,
+                clippy::needless_return,
+                clippy::unreachable
+            )]
+            if false {
+                #never_returned
+            }
+            #body
+        }
+        .await;
+        #into_response
+    }
+}
+
+fn never_returned(signature: &Signature) -> TokenStream {
+    let never = local("return");
+    let ReturnType::Type(_, declared) = &signature.output else {
+        return quote! { let #never: () = loop {}; return #never; };
+    };
+    let mut opaque = OpaqueTypes { named: Vec::new(), can_be_named: signature.generics.params.is_empty() };
+    let mut inferred = (**declared).clone();
+    opaque.visit_type_mut(&mut inferred);
+    if !opaque.can_be_named {
+        let mut inferred = (**declared).clone();
+        InferOpaqueTypes.visit_type_mut(&mut inferred);
+        return quote! { let #never: #inferred = loop {}; return #never; };
+    }
+    if opaque.named.is_empty() {
+        return quote! { let #never: #inferred = loop {}; return #never; };
+    }
+    let (names, bounds): (Vec<_>, Vec<_>) = opaque.named.into_iter().unzip();
+    quote! {
+        fn __idempotent_declared<#(#names: #bounds),*>() -> #inferred {
+            loop {}
+        }
+        let #never = __idempotent_declared();
+        return #never;
+    }
+}
+
+/// Turns each `impl Trait` into a type parameter with its bounds: `impl Stream<Item = Result<Event, Infallible>>` says
+/// what the error of the items is, which the body may leave to be inferred.
+struct OpaqueTypes {
+    named: Vec<(Ident, Punctuated<TypeParamBound, Token![+]>)>,
+    /// A nested function sees neither the handler's generics nor its `Self`, and a parameter captures nothing.
+    can_be_named: bool,
+}
+
+impl VisitMut for OpaqueTypes {
+    fn visit_type_mut(&mut self, ty: &mut Type) {
+        // The inner ones first: they are parameters of the outer one's bounds.
+        visit_mut::visit_type_mut(self, ty);
+        if let Type::ImplTrait(opaque) = ty {
+            self.can_be_named &= opaque.bounds.iter().all(|bound| matches!(bound, TypeParamBound::Trait(_)));
+            let name = format_ident!("__IdempotentOpaque{}", self.named.len());
+            self.named.push((name.clone(), opaque.bounds.clone()));
+            *ty = syn::parse_quote!(#name);
+        }
+    }
+
+    fn visit_ident_mut(&mut self, ident: &mut Ident) {
+        self.can_be_named &= ident != "Self";
+    }
+
+    fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
+        self.can_be_named &= lifetime.ident == "static";
+    }
+}
+
+/// Writes `_` for each `impl Trait`.
+struct InferOpaqueTypes;
+
+impl VisitMut for InferOpaqueTypes {
+    fn visit_type_mut(&mut self, ty: &mut Type) {
+        if let Type::ImplTrait(_) = ty {
+            *ty = syn::parse_quote!(_);
+        } else {
+            visit_mut::visit_type_mut(self, ty);
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! When something is wrong: all of the errors, and the user's item, so that no second, misleading error follows.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+
+pub(crate) fn fallback(errors: &syn::Error, item: &TokenStream) -> TokenStream {
+    let errors = errors.to_compile_error();
+    quote! { #errors #item }
+}

@@ -1,0 +1,141 @@
+//! The function under the attribute: its signature, and its body as tokens.
+
+use proc_macro2::{TokenStream, TokenTree};
+use quote::ToTokens;
+use syn::parse::{ParseStream, Parser};
+use syn::spanned::Spanned;
+use syn::{Attribute, FnArg, Item, PatType, Safety, Signature, Visibility};
+
+use crate::diagnostics::Diagnostics;
+
+/// An `async fn`. The body stays as it was written, so that half-typed code survives in an editor.
+pub(crate) struct Handler {
+    pub(crate) attributes: Vec<Attribute>,
+    pub(crate) visibility: Visibility,
+    pub(crate) signature: Signature,
+    pub(crate) body: TokenStream,
+}
+
+/// As many extractors as axum's `Handler` is implemented for.
+const MOST_ARGUMENTS: usize = 16;
+
+impl Handler {
+    /// The function, or what is wrong with the item as a whole.
+    pub(crate) fn parse(item: TokenStream) -> syn::Result<Self> {
+        let whole = item.clone();
+        Parser::parse2(Self::parse_function, item).map_err(|error| not_a_function(whole).unwrap_or(error))
+    }
+
+    fn parse_function(input: ParseStream<'_>) -> syn::Result<Self> {
+        let attributes = input.call(Attribute::parse_outer)?;
+        let visibility = input.parse()?;
+        let signature = input.parse()?;
+        let body = match input.parse()? {
+            TokenTree::Group(group) if group.delimiter() == proc_macro2::Delimiter::Brace => group.into_token_stream(),
+            other => {
+                let message =
+                    "`#[idempotent]` needs the handler's body; a function of a trait or an `extern` block has none";
+                return Err(syn::Error::new(other.span(), message));
+            }
+        };
+        Ok(Self { attributes, visibility, signature, body })
+    }
+
+    pub(crate) fn check(&self, diagnostics: &mut Diagnostics) {
+        let signature = &self.signature;
+        if let Some(token) = &signature.constness {
+            diagnostics.error(token, "a handler cannot be `const`; remove the word");
+        }
+        if signature.asyncness.is_none() {
+            diagnostics.error(signature.fn_token, "a handler must be async; write `async fn`");
+        }
+        if let Safety::Unsafe(token) = &signature.safety {
+            diagnostics.error(token, "a handler cannot be `unsafe`; wrap the unsafe part of its body in a block");
+        }
+        if let Some(abi) = &signature.abi {
+            diagnostics.error(abi, "a handler cannot be `extern`; remove the ABI");
+        }
+        if let Some(receiver) = signature.receiver() {
+            diagnostics
+                .error(receiver, "a handler has no `self`, since axum calls it without one; take `State(…)` instead");
+        }
+        if let Some(variadic) = &signature.variadic {
+            diagnostics.error(variadic, "a handler cannot be variadic; name its arguments");
+        }
+        if let Some(surplus) = signature.inputs.iter().nth(MOST_ARGUMENTS) {
+            diagnostics.error(
+                surplus,
+                format!(
+                    "a handler has at most {MOST_ARGUMENTS} arguments; put several extractors into one tuple or struct"
+                ),
+            );
+        }
+    }
+
+    /// The arguments; [`Handler::check`] has refused a `self` among them.
+    pub(crate) fn arguments(&self) -> impl Iterator<Item = &PatType> {
+        self.signature.inputs.iter().filter_map(|argument| match argument {
+            FnArg::Typed(typed) => Some(typed),
+            FnArg::Receiver(_) => None,
+        })
+    }
+
+    /// Whether another attribute macro still stands on the function.
+    pub(crate) fn has_other_macros(&self) -> bool {
+        self.attributes.iter().any(|attribute| !is_inert(attribute))
+    }
+}
+
+impl ToTokens for Handler {
+    fn to_tokens(&self, tokens: &mut TokenStream) {
+        self.attributes.iter().for_each(|attribute| attribute.to_tokens(tokens));
+        self.visibility.to_tokens(tokens);
+        self.signature.to_tokens(tokens);
+        self.body.to_tokens(tokens);
+    }
+}
+
+/// Attributes that the compiler or a tool reads and that expand to nothing.
+const INERT: [&str; 18] = [
+    "allow",
+    "automatically_derived",
+    "cfg",
+    "cold",
+    "deny",
+    "deprecated",
+    "doc",
+    "expect",
+    "export_name",
+    "forbid",
+    "inline",
+    "link_section",
+    "must_use",
+    "no_mangle",
+    "optimize",
+    "target_feature",
+    "track_caller",
+    "warn",
+];
+
+const TOOLS: [&str; 5] = ["clippy", "diagnostic", "miri", "rust_analyzer", "rustfmt"];
+
+fn is_inert(attribute: &Attribute) -> bool {
+    let path = attribute.path();
+    let Some(first) = path.segments.first() else { return true };
+    let names: &[&str] = if path.segments.len() == 1 { &INERT } else { &TOOLS };
+    names.iter().any(|name| first.ident == name)
+}
+
+fn not_a_function(item: TokenStream) -> Option<syn::Error> {
+    let item: Item = syn::parse2(item).ok()?;
+    let (found, at) = match &item {
+        Item::Fn(_) => return None,
+        Item::Struct(item) => ("a struct", item.struct_token.span()),
+        Item::Enum(item) => ("an enum", item.enum_token.span()),
+        Item::Impl(item) => ("an impl block", item.impl_token.span()),
+        Item::Mod(item) => ("a module", item.mod_token.span()),
+        Item::Trait(item) => ("a trait", item.trait_token.span()),
+        other => ("something else", other.span()),
+    };
+    Some(syn::Error::new(at, format!("`#[idempotent]` goes on a handler, an `async fn`; this is {found}")))
+}
