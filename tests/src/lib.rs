@@ -1,5 +1,6 @@
 //! What the behaviour tests share: a server on a free loopback port, clients, handlers that count and wait.
 
+mod faulty;
 mod logs;
 
 use std::net::SocketAddr;
@@ -15,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
+pub use self::faulty::{Fault, FaultyStore};
 pub use self::logs::Logs;
 
 /// How long a test waits for what must happen before it fails.

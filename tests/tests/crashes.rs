@@ -1,0 +1,222 @@
+//! Leases, attempts, panics, and what a process that died leaves behind.
+
+use std::panic::panic_any;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::post;
+use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, EntryState, MemoryStore, Store, Token};
+use idempotent_runtime::{Fingerprint, Idempotency, RecordKey, Registry, idempotent};
+use idempotent_tests::{Runs, Server, answer, eventually};
+use tower_http::catch_panic::CatchPanicLayer;
+
+#[idempotent(scope = "reruns", fingerprint = none)]
+async fn reruns(State(runs): State<Runs>, idempotency: Idempotency) -> (StatusCode, String) {
+    runs.run().await;
+    (StatusCode::CREATED, format!("attempt {}", idempotency.attempt()))
+}
+
+#[idempotent(scope = "refuses", fingerprint = none, after_crash = "refuse")]
+async fn refuses(State(runs): State<Runs>) -> (StatusCode, String) {
+    (StatusCode::CREATED, format!("charge {}", runs.run().await))
+}
+
+#[idempotent(scope = "waits", fingerprint = none, in_flight = wait("20s"))]
+async fn waits(State(runs): State<Runs>, idempotency: Idempotency) -> (StatusCode, String) {
+    runs.run().await;
+    (StatusCode::CREATED, format!("attempt {}", idempotency.attempt()))
+}
+
+#[idempotent(scope = "short-lease", lease = "150ms")]
+async fn with_short_lease(State(runs): State<Runs>) -> (StatusCode, String) {
+    (StatusCode::CREATED, format!("charge {}", runs.run().await))
+}
+
+#[idempotent(scope = "blocks", lease = "150ms")]
+async fn blocks_its_thread(State(runs): State<Runs>, body: String) -> (StatusCode, String) {
+    let run = runs.run().await;
+    let length = Duration::from_millis(body.parse().expect("the request is a number"));
+    std::thread::sleep(length);
+    (StatusCode::CREATED, format!("charge {run}"))
+}
+
+#[idempotent(scope = "panics")]
+async fn panics(State(runs): State<Runs>) {
+    let run = runs.run().await;
+    if run == 1 {
+        panic_any(format!("run {run} panics"));
+    }
+}
+
+#[idempotent(scope = "panics-once", after_crash = "refuse")]
+async fn panics_and_must_not_rerun(State(runs): State<Runs>) {
+    runs.run().await;
+    panic!("the card was charged and then this happened");
+}
+
+#[idempotent(scope = "panics-in-its-body")]
+async fn panics_in_its_body(State(runs): State<Runs>) -> axum::body::Body {
+    let run = runs.run().await;
+    axum::body::Body::from_stream(futures_util::stream::once(async move {
+        assert!(run > 1, "the body of run {run} panics");
+        Ok::<_, std::io::Error>(format!("run {run}"))
+    }))
+}
+
+async fn serve(runs: &Runs, store: &MemoryStore) -> Server {
+    let app = Router::new()
+        .route("/reruns", post(reruns))
+        .route("/refuses", post(refuses))
+        .route("/waits", post(waits))
+        .route("/short-lease", post(with_short_lease))
+        .route("/blocks", post(blocks_its_thread))
+        .route("/panics", post(panics))
+        .route("/panics-in-its-body", post(panics_in_its_body))
+        .route("/panics-once", post(panics_and_must_not_rerun))
+        .with_state(runs.clone())
+        .layer(Registry::new(store.clone()).layer())
+        .layer(CatchPanicLayer::new());
+    Server::start(app).await
+}
+
+/// The claim of a process that died: nobody renews it.
+async fn leave_a_dead_claim(store: &MemoryStore, scope: &str, lease: Duration) -> (RecordKey, Token) {
+    // What `fingerprint = none` and no `Authorization` make: the digest of nothing.
+    let nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let request = ClaimRequest {
+        token: Token::unique(),
+        fingerprint: nothing.parse::<Fingerprint>().expect("64 digits"),
+        lease,
+        ttl: Duration::from_hours(24),
+        after_crash: AfterCrash::Rerun,
+    };
+    let key = RecordKey::new(scope, None, "k");
+    assert_eq!(store.claim(&key, request).await.expect("the store answers"), Claim::Acquired { attempt: 1 });
+    (key, request.token)
+}
+
+#[tokio::test]
+async fn after_a_crash_rerun_runs_the_handler_again_with_the_next_attempt() {
+    let (runs, store) = (Runs::free(), MemoryStore::new());
+    let server = serve(&runs, &store).await;
+    let (key, token) = leave_a_dead_claim(&store, "reruns", Duration::from_secs(30)).await;
+    assert_eq!(server.post_with_key("/reruns", "k").await.refusal(), "in_flight");
+    let _ = store.renew(&key, token, Duration::ZERO).await;
+    assert_eq!(server.post_with_key("/reruns", "k").await.text(), "attempt 2");
+    assert!(server.post_with_key("/reruns", "k").await.is_replay());
+}
+
+#[tokio::test]
+async fn after_a_crash_refuse_answers_409_until_the_entry_is_purged() {
+    let (runs, store) = (Runs::free(), MemoryStore::new());
+    let server = serve(&runs, &store).await;
+    let (key, _) = leave_a_dead_claim(&store, "refuses", Duration::ZERO).await;
+    for _ in 0..3 {
+        let answer = server.post_with_key("/refuses", "k").await;
+        assert_eq!((answer.status, answer.refusal().as_str()), (StatusCode::CONFLICT, "outcome_unknown"));
+        assert!(!answer.headers.contains_key("retry-after"), "asking again does not help");
+    }
+    assert_eq!(runs.started(), 0);
+    assert!(store.purge(&key).await.expect("the store answers"));
+    assert_eq!(server.post_with_key("/refuses", "k").await.text(), "charge 1");
+}
+
+#[tokio::test]
+async fn another_authorization_does_not_take_a_dead_claim_over() {
+    let (runs, store) = (Runs::free(), MemoryStore::new());
+    let server = serve(&runs, &store).await;
+    for (path, scope) in [("/reruns", "reruns"), ("/refuses", "refuses")] {
+        leave_a_dead_claim(&store, scope, Duration::ZERO).await;
+        let other = server.post(path).header("idempotency-key", "k").header("authorization", "Bearer mallory");
+        assert_eq!(answer(other).await.refusal(), "key_reused", "422 beats 409");
+    }
+    assert_eq!(runs.started(), 0);
+}
+
+#[tokio::test]
+async fn a_waiter_takes_over_when_the_lease_of_a_dead_process_runs_out() {
+    let (runs, store) = (Runs::free(), MemoryStore::new());
+    let server = serve(&runs, &store).await;
+    leave_a_dead_claim(&store, "waits", Duration::from_millis(300)).await;
+    assert_eq!(server.post_with_key("/waits", "k").await.text(), "attempt 2");
+}
+
+#[tokio::test]
+async fn a_lease_is_renewed_while_the_handler_runs_however_long() {
+    let (runs, store) = (Runs::held(), MemoryStore::new());
+    let server = serve(&runs, &store).await;
+    let first = tokio::spawn(answer(server.post("/short-lease").header("idempotency-key", "k")));
+    runs.until_started(1).await;
+    let begun = std::time::Instant::now();
+    eventually(
+        async || {
+            assert_eq!(server.post_with_key("/short-lease", "k").await.refusal(), "in_flight");
+            begun.elapsed()
+        },
+        |&elapsed| elapsed > Duration::from_millis(600),
+    )
+    .await;
+    runs.let_finish(1);
+    assert_eq!(first.await.expect("the request runs").text(), "charge 1");
+    assert_eq!(runs.started(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_that_blocks_its_thread_keeps_its_claim() {
+    let (runs, store) = (Runs::free(), MemoryStore::new());
+    let server = serve(&runs, &store).await;
+    let first = tokio::spawn(answer(server.post("/blocks").header("idempotency-key", "k").body("700")));
+    runs.until_started(1).await;
+    let key = RecordKey::new("blocks", None, "k");
+    let entry = eventually(
+        async || store.get(&key).await.expect("the store answers"),
+        |entry| entry.as_ref().is_some_and(|entry| matches!(entry.state, EntryState::Completed { .. })),
+    );
+    let seen = tokio::join!(entry, first);
+    assert_eq!(seen.1.expect("the request runs").text(), "charge 1");
+    assert_eq!(runs.started(), 1);
+}
+
+#[tokio::test]
+async fn a_panic_reaches_the_catch_panic_layer_and_frees_the_key() {
+    let (runs, store) = (Runs::free(), MemoryStore::new());
+    let server = serve(&runs, &store).await;
+    assert_eq!(server.post_with_key("/panics", "k").await.status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(store.is_empty(), "released");
+    assert_eq!(server.post_with_key("/panics", "k").await.status, StatusCode::OK);
+    assert_eq!(runs.started(), 2);
+}
+
+#[tokio::test]
+async fn a_panic_while_the_body_is_collected_frees_the_key() {
+    let (runs, store) = (Runs::free(), MemoryStore::new());
+    let server = serve(&runs, &store).await;
+    assert_eq!(server.post_with_key("/panics-in-its-body", "k").await.status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(server.post_with_key("/panics-in-its-body", "k").await.text(), "run 2");
+    assert!(server.post_with_key("/panics-in-its-body", "k").await.is_replay());
+}
+
+#[tokio::test]
+async fn a_panic_under_refuse_leaves_the_outcome_unknown_at_once() {
+    let (runs, store) = (Runs::free(), MemoryStore::new());
+    let server = serve(&runs, &store).await;
+    assert_eq!(server.post_with_key("/panics-once", "k").await.status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(server.post_with_key("/panics-once", "k").await.refusal(), "outcome_unknown");
+    assert_eq!(runs.started(), 1);
+}
+
+#[tokio::test]
+async fn a_panic_after_the_client_left_settles_the_claim_too() {
+    let (runs, store) = (Runs::held(), MemoryStore::new());
+    let server = serve(&runs, &store).await;
+    let request = b"POST /panics HTTP/1.1\r\nhost: localhost\r\nidempotency-key: k\r\ncontent-length: 0\r\n\r\n";
+    drop(server.connect_and_send(request).await);
+    runs.until_started(1).await;
+    runs.let_finish(2);
+    let retry =
+        eventually(async || server.post_with_key("/panics", "k").await.status, |&status| status == StatusCode::OK);
+    retry.await;
+    assert_eq!(runs.started(), 2);
+}
