@@ -81,8 +81,7 @@ fn guarded_inputs(arguments: &[&PatType], names: &[Ident], model: &Model) -> Pun
     };
     let Some((last, others)) = arguments.split_last() else {
         let name = &names[0];
-        let ty = quote!(::idempotent_runtime::__private::NoArguments);
-        return syn::parse_quote!(#name: ::idempotent_runtime::__private::Guarded<#ty, #mode>);
+        return syn::parse_quote!(#name: ::idempotent_runtime::__private::Guarded<(), #mode>);
     };
     let attributes = others.iter().map(|argument| &argument.attrs);
     let types = others.iter().map(|argument| &argument.ty);

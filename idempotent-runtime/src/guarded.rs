@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::Body;
-use axum::extract::{FromRequest, FromRequestParts, OriginalUri, Request};
+use axum::extract::{FromRequest, OriginalUri, Request};
 use axum::response::{IntoResponse, Response};
 use axum::{BoxError, RequestExt};
 use bytes::Bytes;
-use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode, Uri};
 use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, LengthLimitError};
@@ -21,7 +20,7 @@ use crate::idempotency::Execution;
 /// The last argument of an annotated handler, with what the engine needs to know of the request.
 ///
 /// The attribute writes this type into the handler's signature. A unit test that calls the handler directly passes
-/// `.into()`; such a call runs unguarded.
+/// `.into()`, `().into()` where there is none; such a call runs unguarded.
 ///
 /// # Examples
 ///
@@ -53,17 +52,6 @@ pub enum Streamed {}
 
 /// Axum's marker for the extractors that [`Guarded`] wraps, over the inner extractor's own marker.
 pub struct ViaGuarded<M>(PhantomData<M>);
-
-/// Stands for the last argument of a handler that has none.
-pub struct NoArguments;
-
-impl<S: Sync> FromRequestParts<S> for NoArguments {
-    type Rejection = std::convert::Infallible;
-
-    async fn from_request_parts(_: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-        Ok(Self)
-    }
-}
 
 /// What a request brought: all that the engine reads of it.
 pub(crate) struct Presented {
