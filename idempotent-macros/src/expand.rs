@@ -7,7 +7,7 @@
 //! async fn pay(user: User, last: Guarded<Json<Order>>) -> Response { .. run(&POLICY, last, |gate, last| ..).await }
 //! ```
 
-use proc_macro2::{Ident, Span, TokenStream};
+use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
@@ -38,35 +38,34 @@ pub(crate) fn expand(handler: &Handler, model: &Model) -> TokenStream {
 
     let mut guarded = signature.clone();
     guarded.inputs = guarded_inputs(&arguments, &names, model);
-    guarded.output = syn::parse_quote!(-> ::idempotent_runtime::__private::Response);
+    // With the user's span: a signature that ends in ours would be foreign code to `dead_code` and other lints.
+    guarded.output = syn::parse_quote_spanned!(signature.ident.span()=> -> ::idempotent_runtime::__private::Response);
 
     let policy = policy(signature, model);
     let patterns = arguments.iter().map(|argument| &argument.pat);
     let expressions = policy_expressions(model);
     let gate_is_mut = (!expressions.is_empty()).then(|| quote!(mut));
-    let response = response(signature, body);
+    let handler = handler_future(signature, body);
 
-    quote! {
-        #(#attributes)*
-        #visibility #guarded {
+    let guarded_body = quote! {
             #policy
             ::idempotent_runtime::__private::run(&__IDEMPOTENT_POLICY, #last, move |#gate_is_mut #gate, #last| {
                 ::idempotent_runtime::__private::Box::pin(async move {
                     // All of them move in whole: an argument that nobody reads lives as long as the handler.
                     let (#(#names,)*) = (#(#names,)*);
-                    #(let #patterns = #names;)*
+                    #(#[allow(clippy::no_effect_underscore_binding)] let #patterns = #names;)*
                     #expressions
                     match #gate.enter().await {
-                        ::core::result::Result::Ok(#passage) => {
-                            #passage.execute(async move { #response }).await
-                        }
+                        ::core::result::Result::Ok(#passage) => #passage.execute(#handler).await,
                         ::core::result::Result::Err(#answer) => #answer,
                     }
                 })
             })
             .await
-        }
-    }
+    };
+    let mut guarded_body = Group::new(Delimiter::Brace, guarded_body);
+    guarded_body.set_span(body.span());
+    quote! { #(#attributes)* #visibility #guarded #guarded_body }
 }
 
 /// A variable that the user's code cannot meet.
@@ -218,9 +217,9 @@ fn policy_expressions(model: &Model) -> TokenStream {
     expressions
 }
 
-/// The user's body as a response. A `return` of the declared type that is never taken makes inference and errors those
+/// The user's body as a future of a response. A `return` of the declared type that is never taken makes inference and errors those
 /// of the function as it was written.
-fn response(signature: &Signature, body: &TokenStream) -> TokenStream {
+fn handler_future(signature: &Signature, body: &TokenStream) -> TokenStream {
     let span = match &signature.output {
         ReturnType::Default => Span::mixed_site(),
         ReturnType::Type(_, declared) => declared.span().resolved_at(Span::mixed_site()),
@@ -230,7 +229,7 @@ fn response(signature: &Signature, body: &TokenStream) -> TokenStream {
     value.set_span(span);
     let into_response = quote_spanned!(span=> ::idempotent_runtime::__private::into_response(#value));
     let never_returned = never_returned(signature);
-    quote! {
+    let response = quote! {
         #[allow(clippy::let_unit_value)]
         let #value = async move {
             #[allow(
@@ -251,7 +250,9 @@ fn response(signature: &Signature, body: &TokenStream) -> TokenStream {
         }
         .await;
         #into_response
-    }
+    };
+    // Located at the body, so that a future that is not `Send` is reported there.
+    quote_spanned!(body.span().resolved_at(Span::mixed_site())=> async move { #response })
 }
 
 fn never_returned(signature: &Signature) -> TokenStream {

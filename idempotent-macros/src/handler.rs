@@ -129,7 +129,10 @@ fn is_inert(attribute: &Attribute) -> bool {
 fn not_a_function(item: TokenStream) -> Option<syn::Error> {
     let item: Item = syn::parse2(item).ok()?;
     let (found, at) = match &item {
-        Item::Fn(_) => return None,
+        // A function without a body is none of the known items.
+        Item::Fn(_) | Item::Verbatim(_) => return None,
+        Item::Const(item) => ("a constant", item.const_token.span()),
+        Item::Static(item) => ("a static", item.static_token.span()),
         Item::Struct(item) => ("a struct", item.struct_token.span()),
         Item::Enum(item) => ("an enum", item.enum_token.span()),
         Item::Impl(item) => ("an impl block", item.impl_token.span()),

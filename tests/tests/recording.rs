@@ -50,7 +50,7 @@ async fn by_predicate(State(runs): State<Runs>, body: String) -> Response {
     response
 }
 
-async fn all_headers() -> HeaderMap {
+fn all_headers() -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in [
         ("connection", "x-hop, X-Other-Hop"),
@@ -80,12 +80,12 @@ async fn all_headers() -> HeaderMap {
 
 #[idempotent(scope = "headers")]
 async fn with_headers() -> (HeaderMap, &'static str) {
-    (all_headers().await, "body")
+    (all_headers(), "body")
 }
 
 #[idempotent(scope = "kept-headers", keep_headers = ["Set-Cookie", "Retry-After"], drop_headers = ["location", "X-Many"])]
 async fn with_exceptions() -> (HeaderMap, &'static str) {
-    (all_headers().await, "body")
+    (all_headers(), "body")
 }
 
 #[idempotent(scope = "absolute")]

@@ -1,0 +1,6 @@
+use idempotent_runtime::idempotent;
+
+#[idempotent(cache = [201], cache_if = is_final)]
+async fn create_charge() {}
+
+fn main() {}

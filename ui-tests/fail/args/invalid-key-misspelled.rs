@@ -1,0 +1,6 @@
+use idempotent_runtime::idempotent;
+
+#[idempotent(invalid_key = "ignor")]
+async fn create_charge() {}
+
+fn main() {}

@@ -1,0 +1,6 @@
+use idempotent_runtime::idempotent;
+
+#[idempotent(lease = "10ms")]
+async fn create_charge() {}
+
+fn main() {}

@@ -1,0 +1,6 @@
+use idempotent_runtime::idempotent;
+
+#[idempotent(methods = [POST, PSOT])]
+async fn create_charge() {}
+
+fn main() {}

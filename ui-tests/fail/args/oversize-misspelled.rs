@@ -1,0 +1,6 @@
+use idempotent_runtime::idempotent;
+
+#[idempotent(oversize = "re-run")]
+async fn create_charge() {}
+
+fn main() {}

@@ -1,0 +1,6 @@
+use idempotent_runtime::idempotent;
+
+#[idempotent(cache = [StatusCode::CREATED])]
+async fn create_charge() {}
+
+fn main() {}

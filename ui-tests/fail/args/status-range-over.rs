@@ -1,0 +1,6 @@
+use idempotent_runtime::idempotent;
+
+#[idempotent(cache = [500..=600])]
+async fn create_charge() {}
+
+fn main() {}

@@ -1,0 +1,6 @@
+use idempotent_runtime::idempotent;
+
+#[idempotent(ttl = "-1h")]
+async fn create_charge() {}
+
+fn main() {}

@@ -1,0 +1,6 @@
+use idempotent_runtime::idempotent;
+
+#[idempotent(retries = 3)]
+async fn handler_a() {}
+
+fn main() {}

@@ -1,0 +1,6 @@
+use idempotent_runtime::idempotent;
+
+#[idempotent]
+static CHARGE: fn() = || ();
+
+fn main() {}

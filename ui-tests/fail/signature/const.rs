@@ -1,0 +1,6 @@
+use idempotent_runtime::idempotent;
+
+#[idempotent]
+const fn create_charge() {}
+
+fn main() {}

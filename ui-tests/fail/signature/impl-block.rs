@@ -1,0 +1,10 @@
+use idempotent_runtime::idempotent;
+
+struct Api;
+
+#[idempotent]
+impl Api {
+    async fn create() {}
+}
+
+fn main() {}

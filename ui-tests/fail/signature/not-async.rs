@@ -1,0 +1,6 @@
+use idempotent_runtime::idempotent;
+
+#[idempotent]
+fn create_charge() {}
+
+fn main() {}

@@ -1,0 +1,8 @@
+use idempotent_runtime::idempotent;
+
+trait Api {
+    #[idempotent]
+    async fn create();
+}
+
+fn main() {}

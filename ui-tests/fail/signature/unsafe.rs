@@ -1,0 +1,6 @@
+use idempotent_runtime::idempotent;
+
+#[idempotent]
+async unsafe fn create_charge() {}
+
+fn main() {}
