@@ -1,0 +1,60 @@
+//! What SQLite's errors mean to a caller.
+
+use std::sync::Arc;
+
+use crate::store::StoreError;
+
+/// The primary result codes of SQLite that have an answer of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    Locked,
+    ReadOnly,
+    Corrupt,
+    Full,
+    CannotOpen,
+    Other,
+}
+
+impl Cause {
+    pub(super) fn of(error: &sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        // The extended code carries the primary one in its low byte.
+        match code.and_then(|code| code.parse::<i32>().ok()).map(|code| code & 0xff) {
+            Some(5 | 6) => Self::Locked,
+            Some(8) => Self::ReadOnly,
+            Some(11 | 26) => Self::Corrupt,
+            Some(13) => Self::Full,
+            Some(14) => Self::CannotOpen,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// A damaged file may hide a record: it must not count as unreachable, or a handler might run unguarded.
+pub(super) fn store_error(error: impl Into<Arc<sqlx::Error>>) -> StoreError {
+    let error = error.into();
+    match Cause::of(&error) {
+        Cause::Corrupt => StoreError::damaged(error),
+        _ => StoreError::unavailable(error),
+    }
+}
+
+/// Why one write of a batch did not take effect.
+pub(super) enum Failure {
+    /// The store's own answer; the transaction is sound and goes on.
+    Answer(StoreError),
+    /// SQLite's; it may have rolled the transaction back.
+    Sqlite(sqlx::Error),
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Answer(error)
+    }
+}
+
+impl From<sqlx::Error> for Failure {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}

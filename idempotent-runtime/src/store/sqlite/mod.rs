@@ -1,0 +1,172 @@
+//! The embedded store: one SQLite file that survives a restart.
+//!
+//! # Why sqlx
+//!
+//! A program can link `sqlite3` only once. Applications that keep their own data in SQLite mostly use sqlx, and
+//! rusqlite beside it would fight over `links = "sqlite3"` at every update of either. And a handler whose own writes
+//! shall commit together with its record needs its transaction to be of the type that its own queries take.
+//!
+//! # How it writes
+//!
+//! One thread owns the only connection that writes. It takes the write lock (`BEGIN IMMEDIATE`), applies everything
+//! that has queued up meanwhile, commits once, and only then answers: a commit costs one `fsync` however many requests
+//! share it. The thread has a runtime of its own, so that a store works for every runtime of the process and ends with
+//! its last handle. What changes nothing (a replay, a duplicate in flight) is answered by a reader and never waits for
+//! the writer.
+//!
+//! Leases and expiry are judged inside the statements by SQLite's `unixepoch('subsec')`: the clock of the machine,
+//! which all processes that can share the file have in common.
+
+mod failure;
+mod open;
+mod readers;
+mod row;
+mod schema;
+mod writer;
+mod writes;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::failure::store_error;
+pub use self::open::{OpenError, SqliteStoreBuilder, Synchronous};
+use self::readers::Readers;
+use self::row::{Standing, Verdict, judge};
+use self::writer::Writer;
+use self::writes::{ClaimWrite, CompleteWrite, PurgeWrite, ReleaseWrite, RenewWrite, SweepWrite};
+use super::{Claim, ClaimRequest, Cursor, Entry, Held, Page, Store, StoreError, Token};
+use crate::{Record, RecordKey};
+
+/// Keeps claims and records in a SQLite file, which may be the application's own database.
+///
+/// What was answered to a client is on disk first ([`Synchronous::Full`]). Several processes of one machine may share
+/// the file; put it on a local disk, since SQLite's write-ahead log does not work over a network.
+///
+/// The tables are `idempotency_records`, readable by a person, and `idempotency_schema`. Expired rows are deleted in
+/// small batches between the writes, without anyone asking. A clone is cheap and shares everything; the connections
+/// close when the last one is dropped.
+///
+/// # Examples
+///
+/// ```
+/// # use std::time::Duration;
+/// use idempotent_runtime::store::{SqliteStore, Synchronous};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("idempotency.db");
+/// let store = SqliteStore::open(&path).await?;
+/// assert_eq!(store.synchronous(), Synchronous::Full);
+///
+/// // Or with options:
+/// let store = SqliteStore::builder(&path).max_bytes(1024 * 1024 * 1024).open().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct SqliteStore(Arc<Inner>);
+
+struct Inner {
+    options: SqliteStoreBuilder,
+    /// As SQLite reports it.
+    synchronous: Synchronous,
+    readers: Readers,
+    writer: Writer,
+}
+
+impl SqliteStore {
+    /// Opens the file with the default options, and creates it if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] names the path and what to do.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        Self::builder(path).open().await
+    }
+
+    /// A store in this file, with options to follow.
+    pub fn builder(path: impl AsRef<Path>) -> SqliteStoreBuilder {
+        SqliteStoreBuilder::new(path.as_ref())
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        self.0.options.path()
+    }
+
+    /// What the connection that writes waits for before it answers, as SQLite itself reports it.
+    pub fn synchronous(&self) -> Synchronous {
+        self.0.synchronous
+    }
+
+    async fn standing(&self, key: &RecordKey) -> Result<Option<Standing>, StoreError> {
+        let mut reader = self.0.readers.acquire().await?;
+        let row = sqlx::query(schema::STANDING).bind(key.as_str()).fetch_optional(reader.connection()).await;
+        let row = row.map_err(store_error)?;
+        reader.give_back();
+        row.as_ref().map(Standing::from_row).transpose()
+    }
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStore")
+            .field("path", &self.path())
+            .field("synchronous", &self.synchronous())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store for SqliteStore {
+    async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
+        if let Verdict::Answer(claim) = judge(self.standing(key).await?, &request) {
+            return Ok(claim);
+        }
+        let max_bytes = self.0.options.bound();
+        self.0.writer.submit(ClaimWrite { key: key.clone(), request, max_bytes }).await
+    }
+
+    async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
+        self.0.writer.submit(RenewWrite { key: key.clone(), token, lease }).await
+    }
+
+    async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
+        self.0.writer.submit(CompleteWrite::new(key.clone(), token, record, ttl)?).await
+    }
+
+    async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
+        self.0.writer.submit(ReleaseWrite { key: key.clone(), token }).await
+    }
+
+    async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
+        let mut reader = self.0.readers.acquire().await?;
+        let row = sqlx::query(schema::ENTRY).bind(key.as_str()).fetch_optional(reader.connection()).await;
+        let row = row.map_err(store_error)?;
+        reader.give_back();
+        row.as_ref().map(row::entry).transpose()
+    }
+
+    async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
+        self.0.writer.submit(PurgeWrite { key: key.clone() }).await
+    }
+
+    async fn sweep(&self) -> Result<usize, StoreError> {
+        self.0.writer.submit(SweepWrite).await
+    }
+
+    async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
+        // One more than asked for tells whether there is a next page.
+        let rows = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
+        let Cursor(after) = cursor.unwrap_or_else(|| Cursor(String::new()));
+        let mut reader = self.0.readers.acquire().await?;
+        let found = sqlx::query(schema::LIST).bind(&after).bind(rows).fetch_all(reader.connection()).await;
+        let found = found.map_err(store_error)?;
+        reader.give_back();
+        let entries = found.iter().take(limit).map(row::entry).collect::<Result<Vec<_>, _>>()?;
+        let last = entries.last().map_or(after, |entry| entry.key.as_str().to_owned());
+        Ok(Page { next: (found.len() > limit).then_some(Cursor(last)), entries })
+    }
+}

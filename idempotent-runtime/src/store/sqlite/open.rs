@@ -1,0 +1,329 @@
+//! Opening the file: options, schema, and errors that say what to do.
+
+use std::error::Error;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, Executor as _};
+use tokio::time::Instant;
+
+use super::failure::Cause;
+use super::readers::Readers;
+use super::writer::Writer;
+use super::{Inner, SqliteStore, schema};
+
+/// Collects the options of a [`SqliteStore`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `open`"]
+pub struct SqliteStoreBuilder {
+    path: PathBuf,
+    synchronous: Synchronous,
+    max_bytes: Option<u64>,
+    sweep_interval: Duration,
+    busy_timeout: Duration,
+    #[cfg(test)]
+    pub(super) max_pages: Option<u32>,
+}
+
+/// What the store waits for before it answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Synchronous {
+    /// The disk has it: what was answered survives a loss of power.
+    #[default]
+    Full,
+    /// The operating system has it: what was answered survives a crash of the process, but the last moments before a
+    /// loss of power may be gone, and with them the memory that a request was executed.
+    Normal,
+}
+
+impl SqliteStoreBuilder {
+    pub(super) fn new(path: &Path) -> Self {
+        Self {
+            // Readers open later, when the program may have changed its folder; and SQLite gives a meaning of its own
+            // to relative names such as `:memory:` and `file:…`.
+            path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+            synchronous: Synchronous::Full,
+            max_bytes: None,
+            sweep_interval: Duration::from_secs(5),
+            busy_timeout: Duration::from_secs(5),
+            #[cfg(test)]
+            max_pages: None,
+        }
+    }
+
+    /// What the store waits for before it answers; [`Synchronous::Full`] by default.
+    pub fn synchronous(mut self, synchronous: Synchronous) -> Self {
+        self.synchronous = synchronous;
+        self
+    }
+
+    /// Once the content of the file takes this much, other tables in it included, new claims are refused; no bound by
+    /// default.
+    ///
+    /// Nothing that is alive is evicted, and the record of a claim that was granted is always taken, so that the bound
+    /// can be passed by the responses of the requests in flight.
+    pub fn max_bytes(mut self, bytes: u64) -> Self {
+        self.max_bytes = Some(bytes);
+        self
+    }
+
+    /// How long expired rows may stay while nobody asks for them; 5 seconds by default.
+    pub fn sweep_every(mut self, interval: Duration) -> Self {
+        self.sweep_interval = interval.max(Duration::from_millis(1));
+        self
+    }
+
+    /// How long a write waits for another process that writes to the same file; 5 seconds by default.
+    pub fn busy_timeout(mut self, timeout: Duration) -> Self {
+        // The limit of SQLite's own type.
+        self.busy_timeout = timeout.min(Duration::from_millis(i32::MAX as u64));
+        self
+    }
+
+    /// Opens the file, and creates it if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] names the path and what to do.
+    pub async fn open(self) -> Result<SqliteStore, OpenError> {
+        let (writer, Opened { synchronous }) = Writer::start(self.clone()).await?;
+        let readers = Readers::new(self.connect_options().create_if_missing(false).pragma("query_only", "ON"));
+        Ok(SqliteStore(Arc::new(Inner { options: self, synchronous, readers, writer })))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn bound(&self) -> Option<u64> {
+        self.max_bytes
+    }
+
+    pub(super) fn sweep_interval(&self) -> Duration {
+        self.sweep_interval
+    }
+
+    /// The connection that writes, on a file that has the tables.
+    pub(super) async fn connect(&self) -> Result<(SqliteConnection, Opened), OpenError> {
+        let deadline = Instant::now() + self.busy_timeout;
+        loop {
+            match self.try_connect().await {
+                // SQLite does not wait for the lock that a change to WAL needs, as two processes that start together do.
+                Err(Obstacle::Sqlite(error)) if Cause::of(&error) == Cause::Locked && Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                Err(obstacle) => return Err(self.explain(obstacle)),
+                Ok(opened) => return Ok(opened),
+            }
+        }
+    }
+
+    async fn try_connect(&self) -> Result<(SqliteConnection, Opened), Obstacle> {
+        let mut connection = self.connect_options().create_if_missing(true).connect().await?;
+        #[cfg(test)]
+        if let Some(pages) = self.max_pages {
+            sqlx::raw_sql(sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}")))
+                .execute(&mut connection)
+                .await?;
+        }
+        let mode: String = sqlx::query_scalar("PRAGMA journal_mode = WAL").fetch_one(&mut connection).await?;
+        if mode != "wal" {
+            return Err(Obstacle::NoWal);
+        }
+        migrate(&mut connection).await?;
+        let synchronous = match sqlx::query_scalar("PRAGMA synchronous").fetch_one(&mut connection).await? {
+            2_i64 | 3 => Synchronous::Full,
+            _ => Synchronous::Normal,
+        };
+        Ok((connection, Opened { synchronous }))
+    }
+
+    fn connect_options(&self) -> SqliteConnectOptions {
+        let full = self.synchronous == Synchronous::Full;
+        SqliteConnectOptions::new()
+            .filename(&self.path)
+            .busy_timeout(self.busy_timeout)
+            .synchronous(if full { SqliteSynchronous::Full } else { SqliteSynchronous::Normal })
+            // On macOS `fsync` alone leaves the data in the disk's own cache; elsewhere this does nothing.
+            .pragma("fullfsync", if full { "ON" } else { "OFF" })
+            // One burst of large bodies shall not occupy the disk for ever.
+            .pragma("journal_size_limit", "67108864")
+            .thread_name(|id| format!("idempotent-sqlite-{id}"))
+            .disable_statement_logging()
+    }
+
+    fn explain(&self, obstacle: Obstacle) -> OpenError {
+        let path = self.path.clone();
+        let error = match obstacle {
+            Obstacle::NewerSchema(found) => {
+                return OpenError::NewerSchema { path, found, supported: schema::VERSION };
+            }
+            Obstacle::NoVersion => {
+                return OpenError::Damaged { path, source: "idempotency_schema names no version".into() };
+            }
+            Obstacle::NoWal => return OpenError::NoWriteAheadLog { path },
+            Obstacle::Sqlite(error) => error,
+        };
+        let cause = Cause::of(&error);
+        let source = error.into();
+        match cause {
+            Cause::Corrupt => OpenError::Damaged { path, source },
+            Cause::Full => OpenError::Full { path, source },
+            Cause::Locked => OpenError::Locked { path, waited: self.busy_timeout, source },
+            Cause::ReadOnly => OpenError::ReadOnly { path, source },
+            Cause::CannotOpen if path.is_dir() => OpenError::Folder { path },
+            Cause::CannotOpen => match path.parent() {
+                Some(folder) if !folder.is_dir() => OpenError::MissingFolder { folder: folder.to_owned(), path },
+                _ => match access(&path) {
+                    Some(source) => OpenError::ReadOnly { path, source: source.into() },
+                    None => OpenError::Failed { path, source },
+                },
+            },
+            Cause::Other => OpenError::Failed { path, source },
+        }
+    }
+}
+
+/// What is known once the file is open.
+pub(super) struct Opened {
+    pub(super) synchronous: Synchronous,
+}
+
+enum Obstacle {
+    Sqlite(sqlx::Error),
+    NewerSchema(i64),
+    NoVersion,
+    NoWal,
+}
+
+impl From<sqlx::Error> for Obstacle {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+/// Dropping the connection half way rolls back.
+async fn migrate(connection: &mut SqliteConnection) -> Result<(), Obstacle> {
+    connection.execute("BEGIN IMMEDIATE").await?;
+    if sqlx::query(schema::EXISTS).fetch_optional(&mut *connection).await?.is_none() {
+        connection.execute(sqlx::raw_sql(schema::CREATE)).await?;
+    } else {
+        match sqlx::query_scalar::<_, i64>(schema::STORED_VERSION).fetch_optional(&mut *connection).await? {
+            Some(schema::VERSION) => connection.execute(schema::TOUCH).await?,
+            Some(version) if version > schema::VERSION => return Err(Obstacle::NewerSchema(version)),
+            Some(_) | None => return Err(Obstacle::NoVersion),
+        };
+    }
+    connection.execute("COMMIT").await?;
+    Ok(())
+}
+
+/// Why this process may not open the file, if that is the reason.
+fn access(path: &Path) -> Option<io::Error> {
+    // Never opens a database that is there: closing it again would take away the locks of every connection that this
+    // process has on it.
+    let error = if path.exists() {
+        // Tells a missing right from, say, too many open files.
+        path.parent().and_then(|folder| fs::read_dir(folder).err()).unwrap_or(io::ErrorKind::PermissionDenied.into())
+    } else {
+        match fs::OpenOptions::new().write(true).create_new(true).open(path) {
+            Ok(_) => {
+                let _ = fs::remove_file(path);
+                return None;
+            }
+            Err(error) => error,
+        }
+    };
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem).then_some(error)
+}
+
+/// Why a [`SqliteStore`] could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// A newer version of this library has written it.
+    #[error(
+        "`{path}` has schema version {found}, this library knows {supported}: update `idempotent-runtime`, or give \
+         this program a file of its own"
+    )]
+    NewerSchema {
+        /// The file.
+        path: PathBuf,
+        /// What the file has.
+        found: i64,
+        /// The newest that this version of the library knows.
+        supported: i64,
+    },
+    /// It is no database, or a damaged one.
+    #[error(
+        "`{path}` is no SQLite database, or a damaged one: restore it from a backup; moving it away starts a store \
+         that has forgotten every recorded response"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// This process may not write it.
+    #[error(
+        "`{path}` cannot be written: let this process write to the file and to its folder, where SQLite keeps its log \
+         beside it"
+    )]
+    ReadOnly {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite or the operating system says.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// Its folder does not exist.
+    #[error("`{folder}` is not a folder: create it before `{path}` is opened")]
+    MissingFolder {
+        /// The folder.
+        folder: PathBuf,
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is a folder.
+    #[error("`{path}` is a folder: name a file in it, such as `{}`", path.join("idempotency.db").display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// There is no room for it.
+    #[error("no space is left for `{path}`: free some, or choose another disk")]
+    Full {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// Another process kept it locked.
+    #[error("`{path}` stayed locked for {waited:?}: end what holds it, such as an open transaction of another program")]
+    Locked {
+        /// The file.
+        path: PathBuf,
+        /// How long it was waited for.
+        waited: Duration,
+        /// What SQLite says.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// Its file system cannot keep a write-ahead log.
+    #[error("`{path}` lies on a file system without shared memory for SQLite's write-ahead log: choose a local disk")]
+    NoWriteAheadLog {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Anything else.
+    #[error("`{path}` cannot be opened")]
+    Failed {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite or the operating system says.
+        source: Box<dyn Error + Send + Sync>,
+    },
+}

@@ -1,0 +1,54 @@
+//! The connections that only read.
+
+use std::sync::{Mutex, PoisonError};
+
+use sqlx::ConnectOptions as _;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::failure::store_error;
+use crate::store::StoreError;
+
+/// Each has a thread of its own in sqlx, so there are few.
+const READERS: usize = 4;
+
+/// Not sqlx's own pool: that one gives connections back in a spawned task, which dies with the runtime of the caller.
+pub(super) struct Readers {
+    options: SqliteConnectOptions,
+    permits: Semaphore,
+    idle: Mutex<Vec<SqliteConnection>>,
+}
+
+impl Readers {
+    pub(super) fn new(options: SqliteConnectOptions) -> Self {
+        Self { options, permits: Semaphore::new(READERS), idle: Mutex::default() }
+    }
+
+    pub(super) async fn acquire(&self) -> Result<Reader<'_>, StoreError> {
+        let permit = self.permits.acquire().await.map_err(StoreError::unavailable)?;
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let connection = match idle {
+            Some(connection) => connection,
+            None => self.options.connect().await.map_err(store_error)?,
+        };
+        Ok(Reader { readers: self, connection, _permit: permit })
+    }
+}
+
+/// A connection on loan. One that is dropped instead of given back, because its query failed or its caller went away,
+/// is closed: it may be in the middle of something.
+pub(super) struct Reader<'a> {
+    readers: &'a Readers,
+    connection: SqliteConnection,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl Reader<'_> {
+    pub(super) fn connection(&mut self) -> &mut SqliteConnection {
+        &mut self.connection
+    }
+
+    pub(super) fn give_back(self) {
+        self.readers.idle.lock().unwrap_or_else(PoisonError::into_inner).push(self.connection);
+    }
+}

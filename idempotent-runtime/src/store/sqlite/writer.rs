@@ -1,0 +1,244 @@
+//! The thread that owns the writing connection: queued writes share a commit, and expired rows go between them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use sqlx::Connection as _;
+use sqlx::sqlite::SqliteConnection;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+use super::failure::Failure;
+use super::open::{OpenError, Opened, SqliteStoreBuilder};
+use super::schema;
+use super::writes::{Write, sweep};
+use crate::store::StoreError;
+
+/// The writes that share a commit, at most: more would keep the first of them waiting.
+const BATCH: usize = 512;
+
+/// A batch takes no more writes once it has this many bytes, so that the log does not grow without bound.
+const BATCH_BYTES: usize = 16 * 1024 * 1024;
+
+/// Callers beyond this many wait for a place in the queue.
+const QUEUE: usize = 1024;
+
+/// The way to the writer. It stops when this is dropped and everything queued is done.
+pub(super) struct Writer(mpsc::Sender<Box<dyn Job>>);
+
+impl Writer {
+    /// Opens the file on the writer's own thread, and leaves the connection there.
+    pub(super) async fn start(options: SqliteStoreBuilder) -> Result<(Self, Opened), OpenError> {
+        let (sender, queue) = mpsc::channel(QUEUE);
+        let (opened, answer) = oneshot::channel();
+        let path = options.path().to_owned();
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| OpenError::Failed { path, source };
+        let thread = std::thread::Builder::new().name("idempotent-sqlite".to_owned());
+        let spawned = thread.spawn(move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    let _ =
+                        opened.send(Err(OpenError::Failed { path: options.path().to_owned(), source: error.into() }));
+                    return;
+                }
+            };
+            runtime.block_on(async move {
+                match options.connect().await {
+                    Ok((connection, facts)) => {
+                        // Nobody waits any more: the queue is closed too, and the loop ends at once.
+                        let _ = opened.send(Ok(facts));
+                        run(connection, queue, options.sweep_interval()).await;
+                    }
+                    Err(error) => drop(opened.send(Err(error))),
+                }
+            });
+        });
+        match spawned {
+            Err(error) => Err(failed(error.into())),
+            Ok(_) => match answer.await {
+                Ok(opened) => opened.map(|facts| (Self(sender), facts)),
+                Err(stopped) => Err(failed(stopped.into())),
+            },
+        }
+    }
+
+    /// The answer comes after the commit.
+    pub(super) async fn submit<W: Write>(&self, write: W) -> Result<W::Output, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let job = Pending { write, outcome: None, reply };
+        self.0.send(Box::new(job)).await.map_err(|_| StoreError::unavailable(WriterStopped))?;
+        answer.await.map_err(|_| StoreError::unavailable(WriterStopped))?
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the thread that writes to the SQLite store has stopped")]
+struct WriterStopped;
+
+/// A write and the caller that waits for it, whatever its answer is.
+trait Job: Send {
+    /// Keeps the outcome; only what breaks the transaction is an error.
+    fn apply<'a>(&'a mut self, connection: &'a mut SqliteConnection) -> BoxFuture<'a, Result<(), sqlx::Error>>;
+    /// Tells the outcome, which is on disk now.
+    fn settle(self: Box<Self>);
+    fn refuse(self: Box<Self>, error: Arc<sqlx::Error>);
+    fn abandoned(&self) -> bool;
+    fn bytes(&self) -> usize;
+}
+
+struct Pending<W: Write> {
+    write: W,
+    outcome: Option<Result<W::Output, StoreError>>,
+    reply: oneshot::Sender<Result<W::Output, StoreError>>,
+}
+
+impl<W: Write> Job for Pending<W> {
+    fn apply<'a>(&'a mut self, connection: &'a mut SqliteConnection) -> BoxFuture<'a, Result<(), sqlx::Error>> {
+        Box::pin(async move {
+            self.outcome = Some(match self.write.apply(connection).await {
+                Ok(output) => Ok(output),
+                Err(Failure::Answer(error)) => Err(error),
+                Err(Failure::Sqlite(error)) => return Err(error),
+            });
+            Ok(())
+        })
+    }
+
+    fn settle(self: Box<Self>) {
+        if let Some(outcome) = self.outcome {
+            // A caller that has gone asks again, and finds what was done.
+            let _ = self.reply.send(outcome);
+        }
+    }
+
+    fn refuse(self: Box<Self>, error: Arc<sqlx::Error>) {
+        let _ = self.reply.send(Err(self.write.refused(error)));
+    }
+
+    fn abandoned(&self) -> bool {
+        W::ONLY_IF_AWAITED && self.reply.is_closed()
+    }
+
+    fn bytes(&self) -> usize {
+        self.write.bytes()
+    }
+}
+
+async fn run(mut connection: SqliteConnection, mut queue: mpsc::Receiver<Box<dyn Job>>, sweep_interval: Duration) {
+    let mut sweep_at = Instant::now() + sweep_interval;
+    loop {
+        match timeout_at(sweep_at, queue.recv()).await {
+            Ok(Some(first)) => batch(&mut connection, first, &mut queue).await,
+            Ok(None) => break,
+            Err(_) => {}
+        }
+        if Instant::now() >= sweep_at {
+            let more = sweep_once(&mut connection).await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "expired idempotency records could not be deleted; this is tried again");
+                false
+            });
+            sweep_at = Instant::now() + if more { Duration::ZERO } else { sweep_interval };
+        }
+    }
+    if let Err(error) = connection.close().await {
+        tracing::warn!(%error, "the SQLite store did not close cleanly; nothing is lost");
+    }
+}
+
+async fn batch(connection: &mut SqliteConnection, first: Box<dyn Job>, queue: &mut mpsc::Receiver<Box<dyn Job>>) {
+    let locked = begin(connection).await;
+    // After the lock was granted, so that what came while we waited for it shares the commit.
+    let mut bytes = first.bytes();
+    let mut jobs = vec![first];
+    while jobs.len() < BATCH && bytes < BATCH_BYTES {
+        let Ok(job) = queue.try_recv() else { break };
+        bytes += job.bytes();
+        jobs.push(job);
+    }
+    if let Err(error) = locked {
+        return refuse(jobs, error);
+    }
+    jobs.retain(|job| !job.abandoned());
+    match apply_and_commit(connection, &mut jobs).await {
+        Ok(()) => jobs.into_iter().for_each(Job::settle),
+        Err(error) if jobs.len() == 1 => refuse(jobs, error),
+        // Nothing of the batch took effect and nobody was answered: alone, one bad write harms no other.
+        Err(_) => {
+            for job in jobs {
+                alone(connection, job).await;
+            }
+        }
+    }
+}
+
+fn refuse(jobs: Vec<Box<dyn Job>>, error: sqlx::Error) {
+    let error = Arc::new(error);
+    for job in jobs {
+        job.refuse(Arc::clone(&error));
+    }
+}
+
+async fn alone(connection: &mut SqliteConnection, job: Box<dyn Job>) {
+    let mut jobs = [job];
+    let done = match begin(connection).await {
+        Ok(()) => apply_and_commit(connection, &mut jobs).await,
+        Err(error) => Err(error),
+    };
+    let [job] = jobs;
+    match done {
+        Ok(()) => job.settle(),
+        Err(error) => job.refuse(Arc::new(error)),
+    }
+}
+
+async fn apply_and_commit(connection: &mut SqliteConnection, jobs: &mut [Box<dyn Job>]) -> Result<(), sqlx::Error> {
+    let done = async {
+        for job in jobs {
+            job.apply(connection).await?;
+        }
+        execute(connection, "COMMIT").await
+    };
+    match done.await {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            rollback(connection).await;
+            Err(error)
+        }
+    }
+}
+
+/// Whether there may be more to sweep. Looks before it locks: an idle store writes nothing.
+async fn sweep_once(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    if sqlx::query(schema::ANY_EXPIRED).fetch_optional(&mut *connection).await?.is_none() {
+        return Ok(false);
+    }
+    begin(connection).await?;
+    let swept = match sweep(connection).await {
+        Ok(swept) => execute(connection, "COMMIT").await.map(|()| swept),
+        Err(error) => Err(error),
+    };
+    if swept.is_err() {
+        rollback(connection).await;
+    }
+    Ok(swept? > 0)
+}
+
+// Plain statements: sqlx's `Transaction` counts its depth, and does not learn that SQLite itself rolled back.
+async fn begin(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    let begun = execute(connection, "BEGIN IMMEDIATE").await;
+    if begun.is_err() {
+        rollback(connection).await;
+    }
+    begun
+}
+
+/// Fails when SQLite has rolled back already; anything worse shows at the next `BEGIN`.
+async fn rollback(connection: &mut SqliteConnection) {
+    let _ = execute(connection, "ROLLBACK").await;
+}
+
+async fn execute(connection: &mut SqliteConnection, sql: &'static str) -> Result<(), sqlx::Error> {
+    sqlx::query(sql).execute(connection).await.map(drop)
+}

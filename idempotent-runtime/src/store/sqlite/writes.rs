@@ -1,0 +1,202 @@
+//! What the writer does for a caller; each runs inside a transaction that holds the write lock.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::sqlite::SqliteConnection;
+
+use super::failure::{Cause, Failure, store_error};
+use super::row::{Standing, Verdict, judge, span_millis, token_text, unix_millis};
+use super::schema;
+use crate::store::{Claim, ClaimRequest, Held, StoreError, Token};
+use crate::{HeadersText, Record, RecordKey};
+
+/// One change. It may be applied again after its transaction was rolled back.
+pub(super) trait Write: Send + Sync + 'static {
+    type Output: Send;
+
+    /// Whether it is left out when nobody waits for it any more.
+    const ONLY_IF_AWAITED: bool = false;
+
+    fn apply(&self, connection: &mut SqliteConnection) -> impl Future<Output = Result<Self::Output, Failure>> + Send;
+
+    /// What its caller gets when SQLite refused it.
+    fn refused(&self, error: Arc<sqlx::Error>) -> StoreError {
+        store_error(error)
+    }
+
+    /// Roughly what it adds to the transaction.
+    fn bytes(&self) -> usize {
+        0
+    }
+}
+
+pub(super) struct ClaimWrite {
+    pub(super) key: RecordKey,
+    pub(super) request: ClaimRequest,
+    pub(super) max_bytes: Option<u64>,
+}
+
+impl Write for ClaimWrite {
+    type Output = Claim;
+
+    // Nobody would run the handler, so nobody would complete or release the claim.
+    const ONLY_IF_AWAITED: bool = true;
+
+    async fn apply(&self, connection: &mut SqliteConnection) -> Result<Claim, Failure> {
+        // Again, under the write lock: what a reader saw may have changed since.
+        let row = sqlx::query(schema::STANDING).bind(self.key.as_str()).fetch_optional(&mut *connection).await?;
+        let standing = row.as_ref().map(Standing::from_row).transpose()?;
+        let fresh = standing.is_none();
+        let attempt = match judge(standing, &self.request) {
+            Verdict::Answer(claim) => return Ok(claim),
+            Verdict::Take { attempt } => attempt,
+        };
+        if fresh && let Some(max_bytes) = self.max_bytes {
+            make_room(connection, max_bytes).await?;
+        }
+        sqlx::query(schema::CLAIM)
+            .bind(self.key.as_str())
+            .bind(self.request.fingerprint.to_string())
+            .bind(token_text(self.request.token))
+            .bind(attempt)
+            .bind(span_millis(self.request.ttl))
+            .bind(span_millis(self.request.lease))
+            .execute(connection)
+            .await?;
+        Ok(Claim::Acquired { attempt })
+    }
+
+    fn refused(&self, error: Arc<sqlx::Error>) -> StoreError {
+        match Cause::of(&error) {
+            Cause::Full => StoreError::Full,
+            _ => store_error(error),
+        }
+    }
+}
+
+/// What has expired may be room enough.
+async fn make_room(connection: &mut SqliteConnection, max_bytes: u64) -> Result<(), Failure> {
+    let max_bytes = i64::try_from(max_bytes).unwrap_or(i64::MAX);
+    for last in [false, true] {
+        let used: i64 = sqlx::query_scalar(schema::USED_BYTES).fetch_one(&mut *connection).await?;
+        if used < max_bytes {
+            return Ok(());
+        }
+        if last || sweep(connection).await? == 0 {
+            break;
+        }
+    }
+    Err(StoreError::Full.into())
+}
+
+pub(super) struct RenewWrite {
+    pub(super) key: RecordKey,
+    pub(super) token: Token,
+    pub(super) lease: Duration,
+}
+
+impl Write for RenewWrite {
+    type Output = Held;
+
+    async fn apply(&self, connection: &mut SqliteConnection) -> Result<Held, Failure> {
+        let renewed = sqlx::query(schema::RENEW)
+            .bind(self.key.as_str())
+            .bind(token_text(self.token))
+            .bind(span_millis(self.lease))
+            .execute(connection)
+            .await?;
+        Ok(held(renewed.rows_affected() > 0))
+    }
+}
+
+pub(super) struct CompleteWrite {
+    key: RecordKey,
+    token: Token,
+    record: Record,
+    headers: String,
+    ttl: Duration,
+}
+
+impl CompleteWrite {
+    pub(super) fn new(key: RecordKey, token: Token, mut record: Record, ttl: Duration) -> Result<Self, StoreError> {
+        let headers = HeadersText(std::mem::take(&mut record.headers));
+        let headers = serde_json::to_string(&headers).map_err(StoreError::unavailable)?;
+        Ok(Self { key, token, record, headers, ttl })
+    }
+}
+
+impl Write for CompleteWrite {
+    type Output = Held;
+
+    async fn apply(&self, connection: &mut SqliteConnection) -> Result<Held, Failure> {
+        let token = token_text(self.token);
+        let completed = sqlx::query(schema::COMPLETE)
+            .bind(self.key.as_str())
+            .bind(&token)
+            .bind(span_millis(self.ttl))
+            .bind(self.record.fingerprint.to_string())
+            .bind(unix_millis(self.record.recorded_at))
+            .bind(self.record.status.as_u16())
+            .bind(&self.headers)
+            .bind(self.record.body_bytes().map(AsRef::<[u8]>::as_ref))
+            .execute(&mut *connection)
+            .await?;
+        if completed.rows_affected() > 0 {
+            return Ok(Held::Yes);
+        }
+        let before = sqlx::query(schema::COMPLETED_BY).bind(self.key.as_str()).bind(&token);
+        Ok(held(before.fetch_optional(connection).await?.is_some()))
+    }
+
+    fn bytes(&self) -> usize {
+        self.headers.len() + self.record.payload_bytes()
+    }
+}
+
+pub(super) struct ReleaseWrite {
+    pub(super) key: RecordKey,
+    pub(super) token: Token,
+}
+
+impl Write for ReleaseWrite {
+    type Output = Held;
+
+    async fn apply(&self, connection: &mut SqliteConnection) -> Result<Held, Failure> {
+        let released = sqlx::query(schema::RELEASE).bind(self.key.as_str()).bind(token_text(self.token));
+        Ok(held(released.execute(connection).await?.rows_affected() > 0))
+    }
+}
+
+pub(super) struct PurgeWrite {
+    pub(super) key: RecordKey,
+}
+
+impl Write for PurgeWrite {
+    type Output = bool;
+
+    async fn apply(&self, connection: &mut SqliteConnection) -> Result<bool, Failure> {
+        let alive = sqlx::query_scalar(schema::PURGE).bind(self.key.as_str()).fetch_optional(connection).await?;
+        Ok(alive.unwrap_or(false))
+    }
+}
+
+pub(super) struct SweepWrite;
+
+impl Write for SweepWrite {
+    type Output = usize;
+
+    async fn apply(&self, connection: &mut SqliteConnection) -> Result<usize, Failure> {
+        Ok(sweep(connection).await?)
+    }
+}
+
+pub(super) async fn sweep(connection: &mut SqliteConnection) -> Result<usize, sqlx::Error> {
+    let swept = sqlx::query(schema::SWEEP).execute(connection).await?.rows_affected();
+    Ok(usize::try_from(swept).unwrap_or(usize::MAX))
+}
+
+fn held(yes: bool) -> Held {
+    if yes { Held::Yes } else { Held::No }
+}
