@@ -22,6 +22,8 @@ mod open;
 mod readers;
 mod row;
 mod schema;
+#[cfg(test)]
+mod tests;
 mod writer;
 mod writes;
 

@@ -142,7 +142,7 @@ impl SqliteStoreBuilder {
         Ok((connection, Opened { synchronous }))
     }
 
-    fn connect_options(&self) -> SqliteConnectOptions {
+    pub(super) fn connect_options(&self) -> SqliteConnectOptions {
         let full = self.synchronous == Synchronous::Full;
         SqliteConnectOptions::new()
             .filename(&self.path)
