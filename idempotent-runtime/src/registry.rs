@@ -112,9 +112,7 @@ impl Registry {
     /// Dropping the wait changes nothing.
     pub async fn drain(&self, limit: Duration) -> usize {
         let running = &self.0.running;
-        running.close();
         let _ = tokio::time::timeout(limit, running.wait()).await;
-        running.reopen();
         let left = running.len();
         if left > 0 {
             tracing::warn!(left, "guarded handlers are still running at the end of the drain");
@@ -232,6 +230,9 @@ impl RegistryBuilder {
 
     /// The registry.
     pub fn build(self) -> Registry {
+        // Only a closed tracker can be waited for; it counts on all the same.
+        let running = TaskTracker::new();
+        running.close();
         let bounded = |name: &str, store| BoundedStore::new(name, store, self.store_timeout);
         Registry(Arc::new(Inner {
             default: bounded("default", self.default),
@@ -239,7 +240,7 @@ impl RegistryBuilder {
             render: self.render,
             keeper: Arc::default(),
             settled: Settled::default(),
-            running: TaskTracker::new(),
+            running,
         }))
     }
 }

@@ -1,3 +1,68 @@
-//! To be.
+//! The commands of this repository; `cargo xtask` lists them.
 
-fn main() {}
+mod prerequisites;
+mod step;
+
+use std::process::ExitCode;
+
+use self::step::{Failure, Step};
+
+const USAGE: &str = "\
+usage: cargo xtask <command>
+
+commands:
+  test    everything that must be green: formatting, clippy, all tests of all features, ui-tests, examples, docs;
+          installs what it needs on Debian
+";
+
+/// Features of `idempotent-runtime` that must compile alone.
+const FEATURES: [&str; 5] = ["", "macros", "memory", "sqlite", "testing"];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["test"] => test(),
+        ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        [] => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+        unknown => {
+            eprint!("unknown command `{}`\n\n{USAGE}", unknown.join(" "));
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("\n{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn test() -> Result<(), Failure> {
+    prerequisites::install()?;
+    cargo("formatting", "fmt --all --check").run()?;
+    cargo("clippy", "clippy --workspace --all-targets --all-features --quiet -- -D warnings").run()?;
+    for feature in FEATURES {
+        let features = format!("check --quiet -p idempotent-runtime --no-default-features --features={feature}");
+        cargo(&format!("the runtime with the features [{feature}]"), &features)
+            .env("RUSTFLAGS", "-D warnings")
+            .run()?;
+    }
+    cargo("documentation", "doc --workspace --no-deps --all-features --quiet")
+        .env("RUSTDOCFLAGS", "-D warnings")
+        .run()?;
+    cargo("all tests, all features, ui-tests and documentation examples", "test --workspace --all-features").run()?;
+    println!("\nEverything is green.");
+    Ok(())
+}
+
+fn cargo(name: &str, arguments: &str) -> Step {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    Step::new(name, cargo, arguments.split_whitespace())
+}
