@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, Store, Token};
 use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
@@ -59,7 +59,9 @@ impl SqliteFile {
     /// When one of them fails.
     pub async fn execute(&self, sql: &str) {
         let sql = AssertSqlSafe(sql.to_owned());
-        self.connect().await.execute(sqlx::raw_sql(sql)).await.expect("the statements run");
+        let mut connection = self.connect().await;
+        connection.execute(sqlx::raw_sql(sql)).await.expect("the statements run");
+        connection.close().await.expect("the connection closes");
     }
 
     /// One number out of the file.
@@ -69,7 +71,10 @@ impl SqliteFile {
     /// When the query gives none.
     pub async fn number(&self, sql: &str) -> i64 {
         let query = sqlx::query_scalar(AssertSqlSafe(sql.to_owned()));
-        query.fetch_one(&mut self.connect().await).await.expect("the query gives a number")
+        let mut connection = self.connect().await;
+        let number = query.fetch_one(&mut connection).await.expect("the query gives a number");
+        connection.close().await.expect("the connection closes");
+        number
     }
 
     /// The commits in the write-ahead log: its frames that say how large the file is after them.

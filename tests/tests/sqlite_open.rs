@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use idempotent_runtime::store::{Claim, OpenError, SqliteStore, Store as _, Synchronous};
@@ -28,6 +29,22 @@ async fn stores_that_start_together_on_a_new_file_all_open() {
     for store in &stores {
         assert!(store.is_ok(), "{store:?}");
     }
+}
+
+/// SQLite does not wait for the lock that the change to WAL needs, so the store must.
+#[tokio::test]
+async fn a_file_that_somebody_writes_is_waited_for() {
+    let file = SqliteFile::new();
+    file.execute("CREATE TABLE charges (id INTEGER PRIMARY KEY)").await;
+    let mut writer = file.connect().await;
+    writer.execute("BEGIN IMMEDIATE").await.unwrap();
+    let mut opening = Box::pin(SqliteStore::open(file.path()));
+
+    let too_soon = tokio::time::timeout(Duration::from_millis(50), &mut opening).await;
+    assert!(too_soon.is_err(), "it waits: {too_soon:?}");
+    writer.execute("COMMIT").await.unwrap();
+
+    assert!(opening.await.is_ok());
 }
 
 #[tokio::test]
@@ -150,18 +167,25 @@ async fn what_cannot_be_written_is_said_when_it_is_opened() {
     let folder = file.path().parent().unwrap().to_owned();
     drop(SqliteStore::open(file.path()).await.unwrap());
     file.closed().await;
-    fs::set_permissions(file.path(), fs::Permissions::from_mode(0o444)).unwrap();
+    let set_mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 
-    for (folder_mode, path) in
-        [(0o777, file.path()), (0o555, file.path()), (0o555, folder.join("new.db")), (0o000, file.path())]
-    {
-        fs::set_permissions(&folder, fs::Permissions::from_mode(folder_mode)).unwrap();
+    for (folder_mode, file_mode, path) in [
+        (0o777, 0o444, file.path()),
+        (0o777, 0o000, file.path()),
+        (0o555, 0o444, file.path()),
+        (0o555, 0o666, file.path()),
+        (0o555, 0o666, folder.join("new.db")),
+        (0o000, 0o666, file.path()),
+    ] {
+        set_mode(&file.path(), file_mode);
+        set_mode(&folder, folder_mode);
         let mut unprivileged =
             SecondProcess::start_unprivileged("what_cannot_be_written_is_said_when_it_is_opened", &path);
         let told = unprivileged.told();
-        assert!(told.starts_with(&format!("true `{}` cannot be written", path.display())), "{folder_mode:o}: {told}");
+        set_mode(&folder, 0o777);
+        let expected = format!("true `{}` cannot be written", path.display());
+        assert!(told.starts_with(&expected), "folder {folder_mode:o}, file {file_mode:o}: {told}");
     }
-    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
 }
 
 fn says(error: &OpenError, parts: &[&str]) {

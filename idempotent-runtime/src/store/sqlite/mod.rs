@@ -75,7 +75,7 @@ struct Inner {
     options: SqliteStoreBuilder,
     /// As SQLite reports it.
     synchronous: Synchronous,
-    readers: Readers,
+    readers: Arc<Readers>,
     writer: Writer,
 }
 

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::failure::Failure;
 use super::open::{OpenError, Opened, SqliteStoreBuilder};
+use super::readers::Readers;
 use super::schema;
 use super::writes::{Write, sweep};
 use crate::store::StoreError;
@@ -29,7 +30,7 @@ pub(super) struct Writer(mpsc::Sender<Box<dyn Job>>);
 
 impl Writer {
     /// Opens the file on the writer's own thread, and leaves the connection there.
-    pub(super) async fn start(options: SqliteStoreBuilder) -> Result<(Self, Opened), OpenError> {
+    pub(super) async fn start(options: SqliteStoreBuilder, readers: Arc<Readers>) -> Result<(Self, Opened), OpenError> {
         let (sender, queue) = mpsc::channel(QUEUE);
         let (opened, answer) = oneshot::channel();
         let path = options.path().to_owned();
@@ -49,7 +50,12 @@ impl Writer {
                     Ok((connection, facts)) => {
                         // Nobody waits any more: the queue is closed too, and the loop ends at once.
                         let _ = opened.send(Ok(facts));
-                        run(connection, queue, options.sweep_interval()).await;
+                        let connection = run(connection, queue, options.sweep_interval()).await;
+                        // One after the other: of two that close at once, each may leave the log to the other.
+                        readers.close().await;
+                        if let Err(error) = connection.close().await {
+                            tracing::warn!(%error, "the SQLite store did not close cleanly; nothing is lost");
+                        }
                     }
                     Err(error) => drop(opened.send(Err(error))),
                 }
@@ -126,7 +132,11 @@ impl<W: Write> Job for Pending<W> {
     }
 }
 
-async fn run(mut connection: SqliteConnection, mut queue: mpsc::Receiver<Box<dyn Job>>, sweep_interval: Duration) {
+async fn run(
+    mut connection: SqliteConnection,
+    mut queue: mpsc::Receiver<Box<dyn Job>>,
+    sweep_interval: Duration,
+) -> SqliteConnection {
     let mut sweep_at = Instant::now() + sweep_interval;
     loop {
         match timeout_at(sweep_at, queue.recv()).await {
@@ -142,9 +152,7 @@ async fn run(mut connection: SqliteConnection, mut queue: mpsc::Receiver<Box<dyn
             sweep_at = Instant::now() + if more { Duration::ZERO } else { sweep_interval };
         }
     }
-    if let Err(error) = connection.close().await {
-        tracing::warn!(%error, "the SQLite store did not close cleanly; nothing is lost");
-    }
+    connection
 }
 
 async fn batch(connection: &mut SqliteConnection, first: Box<dyn Job>, queue: &mut mpsc::Receiver<Box<dyn Job>>) {
