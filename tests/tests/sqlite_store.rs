@@ -58,6 +58,29 @@ async fn rows_can_be_read_by_a_person() {
     assert_eq!((row.4.as_str(), row.5.as_str()), (r#"[["x-line","one"],["x-line",{"base64":"/yB0d28="}]]"#, "paid"));
 }
 
+/// The new claim overwrites the row: nothing of the old response may shine through.
+#[tokio::test]
+async fn a_claim_takes_over_the_row_of_an_expired_record() {
+    let file = SqliteFile::new();
+    let store = SqliteStore::builder(file.path()).sweep_every(NEVER).open().await.unwrap();
+    let key = record_key("k");
+    let old = acquire(&store, &key).await;
+    assert_eq!(store.complete(&key, old, record("old"), Duration::ZERO).await.unwrap(), Held::Yes);
+    assert_eq!(store.complete(&key, old, record("old"), NEVER).await.unwrap(), Held::No, "its time is over");
+
+    let new = acquire(&store, &key).await;
+
+    let blank = "SELECT count(*) FROM idempotency_records WHERE id = 1 AND state = 'claimed'
+                 AND coalesce(recorded_at, status, headers, body) IS NULL";
+    assert_eq!(file.number(blank).await, 1);
+    assert_eq!(store.complete(&key, old, record("old"), NEVER).await.unwrap(), Held::No);
+    assert_eq!(store.release(&key, old).await.unwrap(), Held::No);
+    assert_eq!(store.complete(&key, new, record("new"), NEVER).await.unwrap(), Held::Yes);
+    assert_eq!(store.complete(&key, new, record("again"), NEVER).await.unwrap(), Held::Yes);
+    assert_eq!(store.release(&key, new).await.unwrap(), Held::No, "a record is not released");
+    assert_eq!(store.claim(&key, claim_request()).await.unwrap(), Claim::Completed(record("new")));
+}
+
 #[tokio::test]
 async fn a_damaged_record_is_refused_and_never_run_again() {
     for damage in [
