@@ -1,0 +1,172 @@
+//! What is particular to the store in memory: its bound, and how it forgets.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, Held, MemoryStore, Store, StoreError, Token};
+use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody};
+use idempotent_tests::eventually;
+
+const TTL: Duration = Duration::from_hours(1);
+
+fn key(number: usize) -> RecordKey {
+    RecordKey::new("memory", None, &number.to_string())
+}
+
+fn request() -> ClaimRequest {
+    ClaimRequest {
+        token: Token::unique(),
+        fingerprint: Fingerprint::from_bytes([0; 32]),
+        lease: TTL,
+        ttl: TTL,
+        after_crash: AfterCrash::Rerun,
+    }
+}
+
+fn record(bytes: usize) -> Record {
+    Record {
+        status: StatusCode::OK,
+        headers: Vec::new(),
+        body: RecordedBody::Whole(vec![0; bytes].into()),
+        fingerprint: Fingerprint::from_bytes([0; 32]),
+        recorded_at: std::time::UNIX_EPOCH,
+    }
+}
+
+async fn keep(store: &MemoryStore, number: usize, bytes: usize, ttl: Duration) {
+    let request = request();
+    assert_eq!(store.claim(&key(number), request).await.expect("there is room"), Claim::Acquired { attempt: 1 });
+    assert_eq!(store.complete(&key(number), request.token, record(bytes), ttl).await.expect("it is kept"), Held::Yes);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_expired_is_freed_without_anyone_asking() {
+    let store = MemoryStore::new();
+    for number in 0..2_000 {
+        keep(&store, number, 100, Duration::from_secs(10)).await;
+    }
+    keep(&store, 2_000, 100, TTL).await;
+    assert_eq!(store.len(), 2_001);
+    assert!(store.used_bytes() > 2_001 * 100);
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(store.len(), 1, "nobody has asked for any of them");
+    assert!(store.used_bytes() < 1_000);
+    tokio::time::sleep(TTL).await;
+    assert_eq!((store.len(), store.used_bytes()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_earlier_expiry_wakes_the_sweeper_earlier() {
+    let store = MemoryStore::new();
+    keep(&store, 0, 0, TTL).await;
+    tokio::task::yield_now().await;
+    keep(&store, 1, 0, Duration::from_secs(1)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(store.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn releases_and_purges_leave_nothing_behind() {
+    let store = MemoryStore::new();
+    for _ in 0..100 {
+        let request = request();
+        let _ = store.claim(&key(0), request).await;
+        assert_eq!(store.release(&key(0), request.token).await.expect("it answers"), Held::Yes);
+        keep(&store, 1, 1_000, TTL).await;
+        assert!(store.purge(&key(1)).await.expect("it answers"));
+    }
+    assert_eq!((store.len(), store.used_bytes()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_sweep_frees_a_bounded_batch() {
+    let store = MemoryStore::new();
+    for number in 0..10_000 {
+        keep(&store, number, 0, Duration::from_secs(1)).await;
+    }
+    // Advancing runs no other task, so the store's own sweeper has not been here.
+    tokio::time::advance(Duration::from_secs(2)).await;
+    let mut left = store.len();
+    let mut largest = 0;
+    loop {
+        let freed = store.sweep().await.expect("it sweeps");
+        if freed == 0 {
+            break;
+        }
+        largest = largest.max(freed);
+        left -= freed;
+    }
+    assert_eq!((store.len(), left), (0, 0));
+    assert!(largest <= 64, "{largest} in one batch");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_store_refuses_new_claims_and_nothing_else() {
+    let store = MemoryStore::builder().max_bytes(10_000).build();
+    let running = request();
+    let _ = store.claim(&key(0), running).await;
+    let mut kept = 0;
+    loop {
+        let request = request();
+        match store.claim(&key(kept + 1), request).await {
+            Ok(_) => {
+                assert_eq!(
+                    store.complete(&key(kept + 1), request.token, record(500), TTL).await.expect("kept"),
+                    Held::Yes
+                );
+                kept += 1;
+            }
+            Err(error) => {
+                assert!(matches!(error, StoreError::Full), "{error}");
+                break;
+            }
+        }
+    }
+    assert!((5..40).contains(&kept), "{kept} records of 500 bytes");
+    // The claim that was granted takes its record, whatever it costs.
+    assert_eq!(store.complete(&key(0), running.token, record(50_000), TTL).await.expect("kept"), Held::Yes);
+    for number in 0..=kept {
+        assert!(matches!(store.claim(&key(number), request()).await, Ok(Claim::Completed(_))), "{number} was evicted");
+    }
+    assert!(matches!(store.claim(&key(kept + 1), request()).await, Err(StoreError::Full)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_store_makes_room_from_what_has_expired() {
+    let store = MemoryStore::builder().max_bytes(3_000).build();
+    let mut number = 0;
+    while store
+        .claim(&key(number), ClaimRequest { lease: Duration::from_secs(1), ttl: Duration::from_secs(1), ..request() })
+        .await
+        .is_ok()
+    {
+        number += 1;
+    }
+    // No other task runs in between.
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert!(store.claim(&key(1_000_000), request()).await.is_ok());
+}
+
+#[test]
+fn it_forgets_on_in_another_runtime_when_the_first_one_is_gone() {
+    let store = MemoryStore::new();
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    runtime().block_on(keep(&store, 0, 0, TTL));
+    runtime().block_on(async {
+        keep(&store, 1, 0, Duration::from_millis(50)).await;
+        eventually(async || store.len(), |&left| left == 1).await;
+    });
+}
+
+#[tokio::test]
+async fn its_task_ends_with_its_last_handle() {
+    let store = MemoryStore::new();
+    keep(&store, 0, 0, TTL).await;
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    assert_eq!(tasks(), 1);
+    drop(store.clone());
+    tokio::task::yield_now().await;
+    assert_eq!(tasks(), 1);
+    drop(store);
+    eventually(async || tasks(), |&alive| alive == 0).await;
+}
