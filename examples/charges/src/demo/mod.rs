@@ -54,19 +54,21 @@ struct Line {
     amount: i64,
     key: Option<String>,
     attempt: u32,
+    settled: bool,
     times_asked: Option<u32>,
 }
 
 fn print_ledger(ledger: &[Line]) {
     println!("The ledger:");
     println!(
-        "  {:>3}  {:<8} {:<13} {:>8}  {:<18} {:>7}  {:>13}",
-        "#", "kind", "user", "amount", "key", "attempt", "network asked"
+        "  {:>3}  {:<8} {:<13} {:>8}  {:<18} {:>7}  {:<9}  {:>13}",
+        "#", "kind", "user", "amount", "key", "attempt", "state", "network asked"
     );
-    for Line { id, kind, user, amount, key, attempt, times_asked } in ledger {
+    for Line { id, kind, user, amount, key, attempt, settled, times_asked } in ledger {
         let key = key.as_deref().unwrap_or("–");
+        let state = if *settled { "settled" } else { "unsettled" };
         let asked = times_asked.map_or_else(|| "–".to_owned(), |times| format!("{times} ×"));
-        println!("  {id:>3}  {kind:<8} {user:<13} {amount:>8}  {key:<18} {attempt:>7}  {asked:>13}");
+        println!("  {id:>3}  {kind:<8} {user:<13} {amount:>8}  {key:<18} {attempt:>7}  {state:<9}  {asked:>13}");
     }
 }
 
