@@ -4,6 +4,8 @@ mod client;
 mod scenes;
 mod server;
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, bail};
 use reqwest::Client;
 use serde::Deserialize;
@@ -74,10 +76,10 @@ fn print_ledger(ledger: &[Line]) {
 
 /// The keys that have more than one entry of one user and kind.
 fn charged_twice(ledger: &[Line]) -> Vec<String> {
-    let mut seen = std::collections::HashSet::new();
-    ledger
-        .iter()
-        .filter(|line| !seen.insert((&line.kind, &line.user, &line.key)))
-        .map(|line| format!("{} of {} under {:?}", line.kind, line.user, line.key))
-        .collect()
+    let mut times = BTreeMap::new();
+    for Line { kind, user, key, .. } in ledger {
+        *times.entry((kind, user, key.as_deref().unwrap_or("–"))).or_insert(0) += 1;
+    }
+    times.retain(|_, times| *times > 1);
+    times.iter().map(|((kind, user, key), times)| format!("{kind} of {user} under {key}, {times} times")).collect()
 }
