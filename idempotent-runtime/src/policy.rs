@@ -445,7 +445,7 @@ inventory::collect!(Registration);
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// assert_eq!(idempotent_runtime::policies().count(), 0, "this program has no annotated handler");
 /// ```
 pub fn policies() -> impl Iterator<Item = &'static Policy> {

@@ -49,14 +49,15 @@ fn test() -> Result<(), Failure> {
     cargo("formatting", "fmt --all --check").run()?;
     cargo("clippy", "clippy --workspace --all-targets --all-features --quiet -- -D warnings").run()?;
     for feature in FEATURES {
-        let features = format!("check --quiet -p idempotent-runtime --no-default-features --features={feature}");
-        cargo(&format!("the runtime with the features [{feature}]"), &features)
-            .env("RUSTFLAGS", "-D warnings")
-            .run()?;
+        let features = format!("--no-default-features --features={feature}");
+        let arguments = format!("clippy -p idempotent-runtime --all-targets {features} --quiet -- -D warnings");
+        cargo(&format!("the runtime with the features [{feature}]"), &arguments).run()?;
     }
     cargo("documentation", "doc --workspace --no-deps --all-features --quiet")
         .env("RUSTDOCFLAGS", "-D warnings")
         .run()?;
+    // Alone and with its own features: beside the others it is given theirs.
+    cargo("the runtime's own tests, default features", "test -p idempotent-runtime").run()?;
     cargo("all tests, all features, ui-tests and documentation examples", "test --workspace --all-features").run()?;
     println!("\nEverything is green.");
     Ok(())

@@ -8,7 +8,7 @@ use idempotent_runtime::{Idempotency, idempotent};
 use serde::{Deserialize, Serialize};
 
 use crate::error::ApiError;
-use crate::ledger::{Entry, Ledger, NewEntry};
+use crate::ledger::{self, Entry, Ledger, NewEntry};
 use crate::network::{CardNetwork, NetworkCharge};
 use crate::user::User;
 
@@ -91,7 +91,7 @@ struct Refund {
 }
 
 /// Gives money back: at most once. A key is required, a double click waits for the first one's response, and after a
-/// crash nobody runs it again: a person looks at the ledger.
+/// crash nobody runs it again: a person finds the unsettled entry in the ledger and asks the card network.
 #[idempotent(
     scope = "refunds",
     ttl = "7d",
@@ -113,22 +113,20 @@ async fn create_refund(
         return Err(ApiError::InvalidAmount);
     }
     app.ledger.charge(charge, &user.name).await?;
-    let left = app.ledger.left_of(charge).await?;
-    if amount > left {
-        return Err(ApiError::RefundTooLarge { left });
-    }
     let reference = idempotency.downstream_key("card-network");
-    app.network.authorise(&reference, -amount).await?;
-    let entry = NewEntry {
-        kind: "refund",
+    let entry = ledger::NewRefund {
         user: &user.name,
-        amount: -amount,
-        charge: Some(charge),
+        amount,
+        charge,
         key: idempotency.key(),
         attempt: idempotency.attempt(),
         reference: &reference,
     };
-    let id = app.ledger.enter(entry).await?;
+    let Some(id) = app.ledger.reserve(entry).await? else {
+        return Err(ApiError::RefundTooLarge { left: app.ledger.left_of(charge).await? });
+    };
+    app.network.authorise(&reference, -amount).await?;
+    app.ledger.settle(id).await?;
     Ok((StatusCode::CREATED, Json(Refund { id, charge, amount })))
 }
 

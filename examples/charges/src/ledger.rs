@@ -25,6 +25,8 @@ pub(crate) struct Entry {
     pub(crate) key: Option<String>,
     /// The attempt that wrote this line: 2 when the process died in the first one.
     pub(crate) attempt: i64,
+    /// Whether the card network has answered; a refund that stays unsettled is for a person to look into.
+    pub(crate) settled: bool,
     /// How often the card network was asked for it.
     pub(crate) times_asked: Option<i64>,
 }
@@ -41,6 +43,18 @@ pub(crate) struct NewEntry<'a> {
     pub(crate) reference: &'a str,
 }
 
+/// Money that goes back to where a charge took it.
+pub(crate) struct NewRefund<'a> {
+    pub(crate) user: &'a str,
+    /// Over 0.
+    pub(crate) amount: i64,
+    pub(crate) charge: i64,
+    pub(crate) key: Option<&'a str>,
+    pub(crate) attempt: u32,
+    /// The same on every attempt of one request, so that it is entered once.
+    pub(crate) reference: &'a str,
+}
+
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS entries (
         id INTEGER PRIMARY KEY,
@@ -50,6 +64,7 @@ const SCHEMA: &str = "
         charge INTEGER,
         key TEXT,
         attempt INTEGER NOT NULL,
+        settled INTEGER NOT NULL,
         reference TEXT NOT NULL UNIQUE
     ) STRICT;
     CREATE TABLE IF NOT EXISTS network_charges (
@@ -61,7 +76,7 @@ const SCHEMA: &str = "
 ";
 
 const SELECT: &str = "
-    SELECT id, kind, user, entries.amount, charge, key, attempt, times_asked
+    SELECT id, kind, user, entries.amount, charge, key, attempt, settled, times_asked
     FROM entries LEFT JOIN network_charges USING (reference)
 ";
 
@@ -78,10 +93,11 @@ impl Ledger {
         self.0.clone()
     }
 
-    /// Writes the entry unless an earlier attempt has; the entry's id.
+    /// Writes a settled entry unless an earlier attempt has; the entry's id.
     pub(crate) async fn enter(&self, entry: NewEntry<'_>) -> Result<i64, sqlx::Error> {
         sqlx::query(
-            "INSERT INTO entries (kind, user, amount, charge, key, attempt, reference) VALUES (?, ?, ?, ?, ?, ?, ?)
+            "INSERT INTO entries (kind, user, amount, charge, key, attempt, settled, reference)
+             VALUES (?, ?, ?, ?, ?, ?, TRUE, ?)
              ON CONFLICT (reference) DO NOTHING",
         )
         .bind(entry.kind)
@@ -96,13 +112,40 @@ impl Ledger {
         sqlx::query_scalar("SELECT id FROM entries WHERE reference = ?").bind(entry.reference).fetch_one(&self.0).await
     }
 
+    /// Writes an unsettled refund unless an earlier attempt has; the entry's id, or `None` when less is left of the charge.
+    pub(crate) async fn reserve(&self, refund: NewRefund<'_>) -> Result<Option<i64>, sqlx::Error> {
+        // One statement: between a look at what is left and the entry, another refund would see the same money.
+        sqlx::query(
+            "INSERT INTO entries (kind, user, amount, charge, key, attempt, settled, reference)
+             SELECT 'refund', ?1, -?2, ?3, ?4, ?5, FALSE, ?6
+             WHERE ?2 <= (SELECT sum(amount) FROM entries WHERE id = ?3 OR (kind = 'refund' AND charge = ?3))
+             ON CONFLICT (reference) DO NOTHING",
+        )
+        .bind(refund.user)
+        .bind(refund.amount)
+        .bind(refund.charge)
+        .bind(refund.key)
+        .bind(refund.attempt)
+        .bind(refund.reference)
+        .execute(&self.0)
+        .await?;
+        let id = sqlx::query_scalar("SELECT id FROM entries WHERE reference = ?").bind(refund.reference);
+        id.fetch_optional(&self.0).await
+    }
+
+    /// The card network has answered for the entry.
+    pub(crate) async fn settle(&self, id: i64) -> Result<(), sqlx::Error> {
+        sqlx::query("UPDATE entries SET settled = TRUE WHERE id = ?").bind(id).execute(&self.0).await?;
+        Ok(())
+    }
+
     pub(crate) async fn charge(&self, id: i64, user: &str) -> Result<Entry, ApiError> {
         let query = format!("{SELECT} WHERE id = ? AND user = ? AND kind = 'charge'");
         let found = sqlx::query_as(sqlx::AssertSqlSafe(query)).bind(id).bind(user).fetch_optional(&self.0).await?;
         found.ok_or(ApiError::NoSuchCharge(id))
     }
 
-    /// What is left of a charge after its refunds.
+    /// What is left of a charge after its refunds, those included whose outcome is unknown.
     pub(crate) async fn left_of(&self, charge: i64) -> Result<i64, sqlx::Error> {
         let sum = "SELECT coalesce(sum(amount), 0) FROM entries WHERE id = ? OR (kind = 'refund' AND charge = ?)";
         sqlx::query_scalar(sum).bind(charge).bind(charge).fetch_one(&self.0).await

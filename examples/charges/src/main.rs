@@ -8,6 +8,7 @@ mod network;
 mod server;
 mod user;
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -43,6 +44,9 @@ struct ServerOptions {
     /// How long the pretended card network takes for one authorisation.
     #[arg(long, default_value = "50ms", value_parser = humantime::parse_duration)]
     network_latency: Duration,
+    /// How long a shutdown waits for open connections, and then for handlers whose client is gone.
+    #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
+    grace: Duration,
 }
 
 #[tokio::main]
@@ -51,8 +55,7 @@ async fn main() -> ExitCode {
     let outcome = match command {
         Some(Command::Demo) => demo::run().await,
         None => {
-            let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+            log_to_stderr();
             server::run(options).await
         }
     };
@@ -63,4 +66,11 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn log_to_stderr() {
+    // The runtime says at DEBUG whether a request ran or was replayed.
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,idempotent_runtime=debug"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    log.with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).init();
 }

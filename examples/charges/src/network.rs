@@ -28,19 +28,19 @@ impl CardNetwork {
         Self { latency, books }
     }
 
-    /// Moves the money, once per reference however often it is asked; false when the card is declined.
+    /// Moves the money, once per reference however often it is asked; false when the card was declined.
     ///
     /// The money moves at the beginning of the latency: a caller that dies while it waits has charged the card.
     pub(crate) async fn authorise(&self, reference: &str, amount: i64) -> Result<bool, sqlx::Error> {
-        let approved = amount <= LIMIT;
-        sqlx::query(
+        let approved = sqlx::query_scalar(
             "INSERT INTO network_charges (reference, amount, approved, times_asked) VALUES (?, ?, ?, 1)
-             ON CONFLICT (reference) DO UPDATE SET times_asked = times_asked + 1",
+             ON CONFLICT (reference) DO UPDATE SET times_asked = times_asked + 1
+             RETURNING approved",
         )
         .bind(reference)
         .bind(amount)
-        .bind(approved)
-        .execute(&self.books)
+        .bind(amount <= LIMIT)
+        .fetch_one(&self.books)
         .await?;
         tokio::time::sleep(self.latency).await;
         Ok(approved)

@@ -1,9 +1,9 @@
 //! The server: its stores, its routes, and how it stops.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use anyhow::Context;
+use futures_util::FutureExt;
 use idempotent_runtime::store::SqliteStore;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,11 +13,8 @@ use crate::api::{App, router};
 use crate::ledger::Ledger;
 use crate::network::CardNetwork;
 
-/// How long a shutdown waits for handlers whose client is gone.
-const DRAIN: Duration = Duration::from_secs(30);
-
 pub(crate) async fn run(options: ServerOptions) -> anyhow::Result<()> {
-    let ServerOptions { addr, data, network_latency } = options;
+    let ServerOptions { addr, data, network_latency, grace } = options;
     let folder = data.display();
     tokio::fs::create_dir_all(&data).await.with_context(|| format!("the folder {folder} cannot be created"))?;
     let ledger = Ledger::open(&data.join("ledger.db")).await.context("the ledger cannot be opened")?;
@@ -28,16 +25,22 @@ pub(crate) async fn run(options: ServerOptions) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {addr}; choose another address with --addr"))?;
     let address = listener.local_addr()?;
     let app = App { network: CardNetwork::new(network_latency, ledger.pool()), ledger };
-    let stop = stop_signal()?;
+    let stop = stop_signal()?.shared();
 
     greet(address);
     for policy in idempotent_runtime::policies() {
-        tracing::info!("{} guards {} and keeps its responses for {:?}", policy.scope(), policy.handler(), policy.ttl());
+        let ttl = humantime::format_duration(policy.ttl());
+        tracing::info!("{} guards {} and keeps its responses for {ttl}", policy.scope(), policy.handler());
     }
-    axum::serve(listener, router(app)).with_graceful_shutdown(stop).await?;
+    // A client that never sends the end of its request would hold the shutdown up for ever.
+    let out_of_patience = stop.clone().then(|()| tokio::time::sleep(grace));
+    tokio::select! {
+        served = axum::serve(listener, router(app)).with_graceful_shutdown(stop).into_future() => served?,
+        () = out_of_patience => tracing::warn!("leaving connections that are still open"),
+    }
 
     tracing::info!("no new connections; waiting for handlers that are still running");
-    match registry.drain(DRAIN).await {
+    match registry.drain(grace).await {
         0 => tracing::info!("all of them are done"),
         left => tracing::warn!(left, "stopping anyway; their retries take over when their leases have run out"),
     }

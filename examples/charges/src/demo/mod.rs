@@ -4,6 +4,8 @@ mod client;
 mod scenes;
 mod server;
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, bail};
 use reqwest::Client;
 use serde::Deserialize;
@@ -54,28 +56,30 @@ struct Line {
     amount: i64,
     key: Option<String>,
     attempt: u32,
+    settled: bool,
     times_asked: Option<u32>,
 }
 
 fn print_ledger(ledger: &[Line]) {
     println!("The ledger:");
     println!(
-        "  {:>3}  {:<8} {:<13} {:>8}  {:<18} {:>7}  {:>13}",
-        "#", "kind", "user", "amount", "key", "attempt", "network asked"
+        "  {:>3}  {:<8} {:<13} {:>8}  {:<18} {:>7}  {:<9}  {:>13}",
+        "#", "kind", "user", "amount", "key", "attempt", "state", "network asked"
     );
-    for Line { id, kind, user, amount, key, attempt, times_asked } in ledger {
+    for Line { id, kind, user, amount, key, attempt, settled, times_asked } in ledger {
         let key = key.as_deref().unwrap_or("–");
+        let state = if *settled { "settled" } else { "unsettled" };
         let asked = times_asked.map_or_else(|| "–".to_owned(), |times| format!("{times} ×"));
-        println!("  {id:>3}  {kind:<8} {user:<13} {amount:>8}  {key:<18} {attempt:>7}  {asked:>13}");
+        println!("  {id:>3}  {kind:<8} {user:<13} {amount:>8}  {key:<18} {attempt:>7}  {state:<9}  {asked:>13}");
     }
 }
 
 /// The keys that have more than one entry of one user and kind.
 fn charged_twice(ledger: &[Line]) -> Vec<String> {
-    let mut seen = std::collections::HashSet::new();
-    ledger
-        .iter()
-        .filter(|line| !seen.insert((&line.kind, &line.user, &line.key)))
-        .map(|line| format!("{} of {} under {:?}", line.kind, line.user, line.key))
-        .collect()
+    let mut times = BTreeMap::new();
+    for Line { kind, user, key, .. } in ledger {
+        *times.entry((kind, user, key.as_deref().unwrap_or("–"))).or_insert(0) += 1;
+    }
+    times.retain(|_, times| *times > 1);
+    times.iter().map(|((kind, user, key), times)| format!("{kind} of {user} under {key}, {times} times")).collect()
 }

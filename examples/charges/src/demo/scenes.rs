@@ -165,7 +165,10 @@ async fn the_server_is_killed_in_a_refund(stage: &mut Stage) -> anyhow::Result<(
     drop(connection);
     let retry = operation.retry_until_settled(&stage.client, stage.server()?).await?;
     stage.expect_refusal("it is never run again", &retry, StatusCode::CONFLICT, "outcome_unknown");
-    stage.expect_entries("killed-refund", 0).await
+    let unsettled =
+        stage.ledger().await?.iter().any(|line| line.key.as_deref() == Some("killed-refund") && !line.settled);
+    stage.check("its entry stays unsettled, for a person who asks the card network what became of it", unsettled);
+    stage.expect_entries("killed-refund", 1).await
 }
 
 fn says(line: &str) {

@@ -1,0 +1,247 @@
+//! The server as a process: killed, stopped, restarted over the same files.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use reqwest::{Client, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Far longer than anything takes here: a limit for a server that hangs.
+const LIMIT: Duration = Duration::from_mins(1);
+
+const LOG: &str = "server.log";
+
+/// A running server; killed when it is dropped.
+struct Server {
+    child: Child,
+    address: String,
+    client: Client,
+}
+
+impl Server {
+    fn start(data: &Path, options: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_charges"))
+            .args(["--addr", "127.0.0.1:0", "--data"])
+            .arg(data)
+            .args(options)
+            .stdout(Stdio::piped())
+            .stderr(File::options().create(true).append(true).open(data.join(LOG)).expect("a log file"))
+            .env_remove("RUST_LOG")
+            .spawn()
+            .expect("the server starts");
+        let mut greeting = BufReader::new(child.stdout.take().expect("a piped output"));
+        let mut line = String::new();
+        greeting.read_line(&mut line).expect("a greeting");
+        let address = line.trim().strip_prefix("listening on http://").expect("an address").to_owned();
+        // The rest of the greeting is read too: a closed pipe would fail the server's next line.
+        std::thread::spawn(move || greeting.read_to_end(&mut Vec::new()));
+        Self { child, address, client: Client::builder().retry(reqwest::retry::never()).build().expect("a client") }
+    }
+
+    fn post(&self, path: &str, key: &str, body: &Value) -> RequestBuilder {
+        let request = self.client.post(format!("http://{}{path}", self.address)).bearer_auth("alice").json(body);
+        request.header("idempotency-key", key)
+    }
+
+    async fn get(&self, path: &str) -> Vec<Value> {
+        let response = self.client.get(format!("http://{}{path}", self.address)).send().await.expect("an answer");
+        response.json().await.expect("a list")
+    }
+
+    /// Sends the request until its key is no longer held by an earlier one: status, whether replayed, body.
+    async fn settled(&self, path: &str, key: &str, body: &Value) -> (StatusCode, bool, Value) {
+        let begun = Instant::now();
+        loop {
+            let response = self.post(path, key, body).send().await.expect("an answer");
+            let (status, replayed) = (response.status(), response.headers().contains_key("idempotent-replayed"));
+            let body: Value = response.json().await.expect("JSON");
+            if body["code"] != "in_flight" {
+                return (status, replayed, body);
+            }
+            assert!(begun.elapsed() < LIMIT, "the key is never free");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Sends the request without waiting for its answer, and returns when its handler waits for the card network.
+    async fn in_the_handler(&self, path: &str, key: &str, body: &Value) -> TcpStream {
+        let mut connection = TcpStream::connect(&self.address).expect("a connection");
+        let (body, asked) = (body.to_string(), self.get("/network").await.len());
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer alice\r\nidempotency-key: {key}\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        connection.write_all((head + &body).as_bytes()).expect("the request is sent");
+        let begun = Instant::now();
+        while self.get("/network").await.len() == asked {
+            assert!(begun.elapsed() < LIMIT, "the handler does not begin");
+        }
+        connection
+    }
+
+    fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it ends");
+    }
+
+    fn terminate(&self) {
+        let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().expect("kill starts");
+        assert!(sent.success(), "it runs");
+    }
+
+    fn ended(mut self) -> ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("it is a child") {
+                return status;
+            }
+            assert!(begun.elapsed() < LIMIT, "the server does not stop");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+fn order() -> Value {
+    json!({ "amount": 1000, "currency": "EUR", "card": "4242" })
+}
+
+fn lines<'a>(ledger: &'a [Value], key: &str) -> Vec<&'a Value> {
+    ledger.iter().filter(|line| line["key"] == key).collect()
+}
+
+#[tokio::test]
+async fn a_charge_that_was_killed_runs_again_and_moves_the_money_once() {
+    let data = folder();
+    let server = Server::start(data.path(), &["--network-latency", "1h"]);
+    let connection = server.in_the_handler("/charges", "killed", &order()).await;
+    assert!(server.get("/ledger").await.is_empty());
+    server.kill();
+    drop(connection);
+
+    let server = Server::start(data.path(), &[]);
+    let (status, replayed, charge) = server.settled("/charges", "killed", &order()).await;
+    assert_eq!((status, replayed, &charge["attempt"]), (StatusCode::CREATED, false, &json!(2)), "{charge}");
+    let again = server.settled("/charges", "killed", &order()).await;
+    assert_eq!(again, (StatusCode::CREATED, true, charge));
+
+    let ledger = server.get("/ledger").await;
+    assert_eq!(lines(&ledger, "killed").len(), 1, "{ledger:?}");
+    let network = server.get("/network").await;
+    assert_eq!(network.len(), 1, "one movement of money: {network:?}");
+    assert_eq!(network[0]["times_asked"], 2);
+}
+
+#[tokio::test]
+async fn a_refund_that_was_killed_never_runs_again_and_leaves_its_trace() {
+    let data = folder();
+    let server = Server::start(data.path(), &["--network-latency", "1ms"]);
+    let (_, _, charge) = server.settled("/charges", "charge", &order()).await;
+    server.kill();
+    let server = Server::start(data.path(), &["--network-latency", "1h"]);
+    let refund = json!({ "charge": charge["id"], "amount": 400 });
+    let connection = server.in_the_handler("/refunds", "killed", &refund).await;
+    server.kill();
+    drop(connection);
+
+    let server = Server::start(data.path(), &["--network-latency", "1ms"]);
+    for _ in 0..2 {
+        let (status, _, refusal) = server.settled("/refunds", "killed", &refund).await;
+        assert_eq!((status, &refusal["code"]), (StatusCode::CONFLICT, &json!("outcome_unknown")));
+    }
+    let ledger = server.get("/ledger").await;
+    let [line] = lines(&ledger, "killed")[..] else { panic!("a person finds it in the ledger: {ledger:?}") };
+    assert_eq!((&line["settled"], &line["amount"]), (&json!(false), &json!(-400)));
+    let network = server.get("/network").await;
+    assert_eq!(network[1]["times_asked"], 1, "{network:?}");
+
+    let (status, _, refusal) = server.settled("/refunds", "rest", &json!({ "charge": 1, "amount": 601 })).await;
+    assert_eq!((status, &refusal["error"]), (StatusCode::CONFLICT, &json!("refund_too_large")), "it may have happened");
+}
+
+#[tokio::test]
+async fn refunds_under_different_keys_give_back_no_more_than_the_charge() {
+    let data = folder();
+    let server = Server::start(data.path(), &["--network-latency", "100ms"]);
+    let (_, _, charge) = server.settled("/charges", "charge", &order()).await;
+    let refund = json!({ "charge": charge["id"], "amount": 300 });
+    let keys: Vec<String> = (0..10).map(|number| format!("refund-{number}")).collect();
+    let answers = join_all(keys.iter().map(|key| server.settled("/refunds", key, &refund))).await;
+    let given = answers.iter().filter(|(status, ..)| *status == StatusCode::CREATED).count();
+    let refused = answers.iter().filter(|(_, _, body)| body["error"] == "refund_too_large").count();
+    assert_eq!((given, refused), (3, 7), "{answers:?}");
+    assert!(server.get("/ledger").await.iter().all(|line| line["settled"] == true));
+    let moved: i64 = server.get("/network").await.iter().filter_map(|line| line["amount"].as_i64()).sum();
+    assert_eq!(moved, 1000 - 900);
+}
+
+#[tokio::test]
+async fn a_refund_of_another_users_charge_is_not_found() {
+    let data = folder();
+    let server = Server::start(data.path(), &["--network-latency", "1ms"]);
+    let (_, _, charge) = server.settled("/charges", "charge", &order()).await;
+    let body = json!({ "charge": charge["id"], "amount": 1 });
+    let request = server.client.post(format!("http://{}/refunds", server.address)).bearer_auth("bob");
+    let response = request.header("idempotency-key", "mine").json(&body).send().await.expect("an answer");
+    assert_eq!(response.status(), StatusCode::NOT_FOUND);
+    assert_eq!(server.get("/network").await.len(), 1, "the network was not asked");
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_a_handler_whose_client_is_gone() {
+    let data = folder();
+    let server = Server::start(data.path(), &["--network-latency", "1s"]);
+    drop(server.in_the_handler("/charges", "left", &order()).await);
+    server.terminate();
+    assert!(server.ended().success());
+
+    let server = Server::start(data.path(), &[]);
+    let (status, replayed, _) = server.settled("/charges", "left", &order()).await;
+    assert_eq!((status, replayed), (StatusCode::CREATED, true));
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_ever_for_a_request_that_is_never_sent_whole() {
+    let data = folder();
+    let server = Server::start(data.path(), &["--grace", "100ms"]);
+    let mut connection = TcpStream::connect(&server.address).expect("a connection");
+    connection.write_all(b"POST /charges HTTP/1.1\r\nhost: x\r\n").expect("a part of a request");
+    // An answer on a later connection shows that the server has taken the earlier one.
+    assert!(server.get("/ledger").await.is_empty());
+    server.terminate();
+    assert!(server.ended().success());
+}
+
+#[tokio::test]
+async fn the_log_is_plain_text_in_a_file_and_tells_a_replay_from_a_run() {
+    let data = folder();
+    let server = Server::start(data.path(), &["--network-latency", "1ms"]);
+    for _ in 0..2 {
+        server.settled("/charges", "secret-key", &order()).await;
+    }
+    server.terminate();
+    assert!(server.ended().success());
+    let log = std::fs::read_to_string(data.path().join(LOG)).expect("a log");
+    let ended: Vec<&str> = log.lines().filter(|line| line.contains("a guarded request has ended")).collect();
+    assert_eq!(ended.len(), 2, "{log}");
+    assert!(!ended[0].contains("replayed") && ended[1].contains("replayed"), "{log}");
+    assert!(!log.contains('\u{1b}'), "{log}");
+    assert!(!log.contains("secret-key"), "{log}");
+}
