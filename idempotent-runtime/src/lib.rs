@@ -1,4 +1,52 @@
-//! Idempotency keys for single axum handlers.
+//! Idempotency keys for single axum handlers: the first request with a given `Idempotency-Key` runs the handler and
+//! records the response, every later one gets that response back.
+//!
+//! **A client that sent a key never has its request executed twice without its handler's policy having said so.**
+//!
+//! ```
+//! use axum::{Router, http::StatusCode, routing::post};
+//! use idempotent_runtime::{Registry, idempotent, store::MemoryStore};
+//!
+//! #[idempotent(scope = "charges", ttl = "24h", cache = [201, 409])]
+//! async fn create_charge(order: String) -> (StatusCode, String) {
+//!     (StatusCode::CREATED, format!("charged for {order}"))
+//! }
+//!
+//! let registry = Registry::new(MemoryStore::new());
+//! let app: Router = Router::new().route("/charges", post(create_charge)).layer(registry.layer());
+//! ```
+//!
+//! # Where to look
+//!
+//! | | |
+//! |---|---|
+//! | [`macro@idempotent`] | the attribute and its arguments |
+//! | [`install`], [`Registry`] | which stores the handlers use, how refusals look, [`Registry::drain`] at shutdown |
+//! | [`store`] | the stores of this crate, and the trait for one of your own |
+//! | [`Idempotency`] | what a handler may know about its key: the attempt, keys for other services |
+//! | [`Refusal`] | what a client gets in place of a response |
+//! | [`policies`] | every annotated handler of the program |
+//! | [`testing`] | the rules that every store keeps (feature `testing`) |
+//!
+//! # What happens to a request
+//!
+//! 1. axum runs the handler's extractors. One that fails answers; no key is claimed.
+//! 2. Without a key the handler runs unguarded, unless the policy says `required`.
+//! 3. The key is claimed in the store. A record under it is replayed; a running request is waited for or refused; a key
+//!    that was used for another request is refused.
+//! 4. The handler runs. Its claim has a lease that is renewed meanwhile. When the client leaves, or a timeout layer gives
+//!    up, the handler goes on as a task of its own.
+//! 5. The response is recorded, if the policy records its status, and then sent. Otherwise the key is free again.
+//!
+//! # Features
+//!
+//! | feature | default | |
+//! |---|---|---|
+//! | `macros` | yes | the attribute |
+//! | `memory` | yes | `store::MemoryStore` |
+//! | `sqlite` | | `store::SqliteStore` |
+//! | `testing` | | `testing::conformance` |
+
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod completion;
@@ -30,6 +78,7 @@ pub use self::record::{HeadersText, Record, RecordedBody};
 pub use self::refusal::Refusal;
 pub use self::registry::{InstallError, Registry, RegistryBuilder, install};
 #[cfg(feature = "macros")]
+#[doc(inline)]
 pub use idempotent_macros::idempotent;
 
 /// What the attribute's expansion names; no part of the public interface.

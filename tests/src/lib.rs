@@ -2,6 +2,7 @@
 
 mod faulty;
 mod logs;
+pub mod sqlite;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -24,8 +24,8 @@ mod sqlite;
 use std::fmt;
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
@@ -272,6 +272,41 @@ pub struct Page {
     pub entries: Vec<Entry>,
     /// Where the next page begins; `None` after the last one.
     pub next: Option<Cursor>,
+}
+
+/// A shared store is a store: one that the application keeps a handle of, to look keys up or to purge them.
+impl<T: Store> Store for Arc<T> {
+    async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
+        T::claim(self, key, request).await
+    }
+
+    async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
+        T::renew(self, key, token, lease).await
+    }
+
+    async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
+        T::complete(self, key, token, record, ttl).await
+    }
+
+    async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
+        T::release(self, key, token).await
+    }
+
+    async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
+        T::get(self, key).await
+    }
+
+    async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
+        T::purge(self, key).await
+    }
+
+    async fn sweep(&self) -> Result<usize, StoreError> {
+        T::sweep(self).await
+    }
+
+    async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
+        T::list(self, cursor, limit).await
+    }
 }
 
 /// The object-safe twin of [`Store`], so that the engine is compiled once for all of them.

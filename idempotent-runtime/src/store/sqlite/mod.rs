@@ -22,6 +22,8 @@ mod open;
 mod readers;
 mod row;
 mod schema;
+#[cfg(test)]
+mod tests;
 mod writer;
 mod writes;
 
@@ -73,7 +75,7 @@ struct Inner {
     options: SqliteStoreBuilder,
     /// As SQLite reports it.
     synchronous: Synchronous,
-    readers: Readers,
+    readers: Arc<Readers>,
     writer: Writer,
 }
 

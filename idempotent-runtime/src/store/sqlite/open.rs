@@ -90,8 +90,9 @@ impl SqliteStoreBuilder {
     ///
     /// [`OpenError`] names the path and what to do.
     pub async fn open(self) -> Result<SqliteStore, OpenError> {
-        let (writer, Opened { synchronous }) = Writer::start(self.clone()).await?;
         let readers = Readers::new(self.connect_options().create_if_missing(false).pragma("query_only", "ON"));
+        let readers = Arc::new(readers);
+        let (writer, Opened { synchronous }) = Writer::start(self.clone(), Arc::clone(&readers)).await?;
         Ok(SqliteStore(Arc::new(Inner { options: self, synchronous, readers, writer })))
     }
 
@@ -142,7 +143,7 @@ impl SqliteStoreBuilder {
         Ok((connection, Opened { synchronous }))
     }
 
-    fn connect_options(&self) -> SqliteConnectOptions {
+    pub(super) fn connect_options(&self) -> SqliteConnectOptions {
         let full = self.synchronous == Synchronous::Full;
         SqliteConnectOptions::new()
             .filename(&self.path)

@@ -2,8 +2,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use sqlx::ConnectOptions as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::failure::store_error;
@@ -32,6 +32,15 @@ impl Readers {
             None => self.options.connect().await.map_err(store_error)?,
         };
         Ok(Reader { readers: self, connection, _permit: permit })
+    }
+
+    pub(super) async fn close(&self) {
+        let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
+        for connection in idle {
+            if let Err(error) = connection.close().await {
+                tracing::warn!(%error, "a reader of the SQLite store did not close cleanly");
+            }
+        }
     }
 }
 

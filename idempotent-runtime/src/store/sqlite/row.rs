@@ -58,7 +58,7 @@ impl Standing {
                 headers: serde_json::from_str::<HeadersText>(column(row, "headers")?)
                     .map_err(|_| damaged(row, "the headers are not a JSON list of names and values"))?
                     .0,
-                body: column::<Option<Vec<u8>>>(row, "body")?
+                body: optional::<Vec<u8>>(row, "body")?
                     .map_or(RecordedBody::NotRecorded, |body| RecordedBody::Whole(body.into())),
                 fingerprint,
                 recorded_at: recorded_at(row)?,
@@ -78,10 +78,7 @@ pub(super) fn entry(row: &SqliteRow) -> Result<Entry, StoreError> {
         },
         State::Completed => EntryState::Completed {
             status: status(row)?,
-            body_bytes: match column::<Option<i64>>(row, "body_bytes")? {
-                None => None,
-                Some(_) => Some(number(row, "body_bytes")?),
-            },
+            body_bytes: optional::<i64>(row, "body_bytes")?.map(i64::unsigned_abs),
             recorded_at: recorded_at(row)?,
         },
     };
@@ -126,6 +123,11 @@ fn number<T: TryFrom<i64>>(row: &SqliteRow, name: &str) -> Result<T, StoreError>
 }
 
 fn column<'r, T: Decode<'r, Sqlite> + Type<Sqlite>>(row: &'r SqliteRow, name: &str) -> Result<T, StoreError> {
+    // sqlx reads NULL as 0 or as empty text where the type is not an `Option`.
+    optional(row, name)?.ok_or_else(|| damaged(row, format_args!("`{name}` is missing")))
+}
+
+fn optional<'r, T: Decode<'r, Sqlite> + Type<Sqlite>>(row: &'r SqliteRow, name: &str) -> Result<Option<T>, StoreError> {
     row.try_get(name).map_err(|error| damaged(row, error))
 }
 

@@ -1,5 +1,6 @@
 //! The thread that owns the writing connection: queued writes share a commit, and expired rows go between them.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::failure::Failure;
 use super::open::{OpenError, Opened, SqliteStoreBuilder};
+use super::readers::Readers;
 use super::schema;
 use super::writes::{Write, sweep};
 use crate::store::StoreError;
@@ -29,39 +31,31 @@ pub(super) struct Writer(mpsc::Sender<Box<dyn Job>>);
 
 impl Writer {
     /// Opens the file on the writer's own thread, and leaves the connection there.
-    pub(super) async fn start(options: SqliteStoreBuilder) -> Result<(Self, Opened), OpenError> {
+    pub(super) async fn start(options: SqliteStoreBuilder, readers: Arc<Readers>) -> Result<(Self, Opened), OpenError> {
         let (sender, queue) = mpsc::channel(QUEUE);
         let (opened, answer) = oneshot::channel();
         let path = options.path().to_owned();
-        let failed = |source: Box<dyn std::error::Error + Send + Sync>| OpenError::Failed { path, source };
-        let thread = std::thread::Builder::new().name("idempotent-sqlite".to_owned());
-        let spawned = thread.spawn(move || {
-            let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
-                Ok(runtime) => runtime,
-                Err(error) => {
-                    let _ =
-                        opened.send(Err(OpenError::Failed { path: options.path().to_owned(), source: error.into() }));
-                    return;
-                }
+        let failed = |source: Box<dyn Error + Send + Sync>| OpenError::Failed { path: path.clone(), source };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let runtime = runtime.map_err(|error| failed(error.into()))?;
+        let life = async move {
+            let (connection, facts) = match options.connect().await {
+                Ok(connected) => connected,
+                Err(error) => return drop(opened.send(Err(error))),
             };
-            runtime.block_on(async move {
-                match options.connect().await {
-                    Ok((connection, facts)) => {
-                        // Nobody waits any more: the queue is closed too, and the loop ends at once.
-                        let _ = opened.send(Ok(facts));
-                        run(connection, queue, options.sweep_interval()).await;
-                    }
-                    Err(error) => drop(opened.send(Err(error))),
-                }
-            });
-        });
-        match spawned {
-            Err(error) => Err(failed(error.into())),
-            Ok(_) => match answer.await {
-                Ok(opened) => opened.map(|facts| (Self(sender), facts)),
-                Err(stopped) => Err(failed(stopped.into())),
-            },
-        }
+            // If the caller has gone, the queue has lost its only sender and `run` ends at once.
+            let _ = opened.send(Ok(facts));
+            let connection = run(connection, queue, options.sweep_interval()).await;
+            // One after the other: of two that close at once, each may leave the log to the other.
+            readers.close().await;
+            if let Err(error) = connection.close().await {
+                tracing::warn!(%error, "the SQLite store did not close cleanly; nothing is lost");
+            }
+        };
+        let thread = std::thread::Builder::new().name("idempotent-sqlite".to_owned());
+        thread.spawn(move || runtime.block_on(life)).map_err(|error| failed(error.into()))?;
+        let facts = answer.await.map_err(|stopped| failed(stopped.into()))??;
+        Ok((Self(sender), facts))
     }
 
     /// The answer comes after the commit.
@@ -126,7 +120,11 @@ impl<W: Write> Job for Pending<W> {
     }
 }
 
-async fn run(mut connection: SqliteConnection, mut queue: mpsc::Receiver<Box<dyn Job>>, sweep_interval: Duration) {
+async fn run(
+    mut connection: SqliteConnection,
+    mut queue: mpsc::Receiver<Box<dyn Job>>,
+    sweep_interval: Duration,
+) -> SqliteConnection {
     let mut sweep_at = Instant::now() + sweep_interval;
     loop {
         match timeout_at(sweep_at, queue.recv()).await {
@@ -142,9 +140,7 @@ async fn run(mut connection: SqliteConnection, mut queue: mpsc::Receiver<Box<dyn
             sweep_at = Instant::now() + if more { Duration::ZERO } else { sweep_interval };
         }
     }
-    if let Err(error) = connection.close().await {
-        tracing::warn!(%error, "the SQLite store did not close cleanly; nothing is lost");
-    }
+    connection
 }
 
 async fn batch(connection: &mut SqliteConnection, first: Box<dyn Job>, queue: &mut mpsc::Receiver<Box<dyn Job>>) {

@@ -1,0 +1,47 @@
+//! What a client of the API is told when something is wrong.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+#[derive(Debug)]
+pub(crate) enum ApiError {
+    Unauthenticated,
+    InvalidAmount,
+    Declined,
+    NoSuchCharge(i64),
+    RefundTooLarge { left: i64 },
+    Ledger(sqlx::Error),
+}
+
+impl From<sqlx::Error> for ApiError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Ledger(error)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (status, code, message) = match self {
+            Self::Unauthenticated => {
+                (StatusCode::UNAUTHORIZED, "unauthenticated", "send `Authorization: Bearer <name>`".to_owned())
+            }
+            Self::InvalidAmount => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "invalid_amount", "the amount must be over 0".to_owned())
+            }
+            Self::Declined => {
+                (StatusCode::PAYMENT_REQUIRED, "card_declined", "the card network declined the charge".to_owned())
+            }
+            Self::NoSuchCharge(id) => (StatusCode::NOT_FOUND, "no_such_charge", format!("there is no charge {id}")),
+            Self::RefundTooLarge { left } => {
+                (StatusCode::CONFLICT, "refund_too_large", format!("only {left} of the charge are left"))
+            }
+            Self::Ledger(error) => {
+                tracing::error!(%error, "the ledger failed");
+                (StatusCode::INTERNAL_SERVER_ERROR, "internal", "the ledger failed; retry with the same key".to_owned())
+            }
+        };
+        (status, Json(json!({ "error": code, "message": message }))).into_response()
+    }
+}

@@ -1,1 +1,0 @@
-//! For tests of handlers and of stores.

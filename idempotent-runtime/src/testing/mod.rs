@@ -1,0 +1,3 @@
+//! For tests of stores: the rules that every one of them keeps.
+
+pub mod conformance;

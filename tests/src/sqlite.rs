@@ -1,0 +1,258 @@
+//! What the tests of the SQLite store share: a file, a way into it past the store, and processes beside this one.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, StatusCode};
+use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, Store, Token};
+use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+use crate::PATIENCE;
+
+/// A database file in a folder of its own, deleted with it.
+pub struct SqliteFile {
+    folder: TempDir,
+}
+
+impl SqliteFile {
+    /// A file that is not there yet.
+    ///
+    /// # Panics
+    ///
+    /// When there is no folder for temporary files.
+    #[expect(clippy::new_without_default, reason = "it makes a folder")]
+    pub fn new() -> Self {
+        Self { folder: tempfile::tempdir().expect("a temporary folder") }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("idempotency.db")
+    }
+
+    /// The write-ahead log beside it, which SQLite deletes when the last connection closes.
+    pub fn log(&self) -> PathBuf {
+        self.folder.path().join("idempotency.db-wal")
+    }
+
+    /// A connection past the store.
+    ///
+    /// # Panics
+    ///
+    /// When the file is no database.
+    pub async fn connect(&self) -> SqliteConnection {
+        let options = SqliteConnectOptions::new().filename(self.path()).create_if_missing(true);
+        options.connect().await.expect("the file opens")
+    }
+
+    /// Runs statements past the store.
+    ///
+    /// # Panics
+    ///
+    /// When one of them fails.
+    pub async fn execute(&self, sql: &str) {
+        let sql = AssertSqlSafe(sql.to_owned());
+        let mut connection = self.connect().await;
+        connection.execute(sqlx::raw_sql(sql)).await.expect("the statements run");
+        connection.close().await.expect("the connection closes");
+    }
+
+    /// One number out of the file.
+    ///
+    /// # Panics
+    ///
+    /// When the query gives none.
+    pub async fn number(&self, sql: &str) -> i64 {
+        let query = sqlx::query_scalar(AssertSqlSafe(sql.to_owned()));
+        let mut connection = self.connect().await;
+        let number = query.fetch_one(&mut connection).await.expect("the query gives a number");
+        connection.close().await.expect("the connection closes");
+        number
+    }
+
+    /// The commits in the write-ahead log: its frames that say how large the file is after them.
+    ///
+    /// Counts from the last checkpoint that started the log anew, so the test must stay under 1000 pages.
+    ///
+    /// # Panics
+    ///
+    /// When there is no log.
+    pub fn commits(&self) -> usize {
+        let log = fs::read(self.log()).expect("the store is open and has written");
+        let number = |at: usize| u32::from_be_bytes(log[at..at + 4].try_into().expect("four bytes"));
+        let page_size = usize::try_from(number(8)).expect("pages of at most 64 KiB");
+        let salts = &log[16..24];
+        let frames = (32..log.len()).step_by(24 + page_size);
+        frames.filter(|&frame| log[frame + 8..frame + 16] == *salts && number(frame + 4) != 0).count()
+    }
+
+    /// Waits until every connection to the file has closed.
+    ///
+    /// # Panics
+    ///
+    /// When one stays open.
+    pub async fn closed(&self) {
+        eventually("the connections close", async || !self.log().exists()).await;
+    }
+}
+
+/// Asks until it is so.
+///
+/// # Panics
+///
+/// When it is not so in time.
+pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The record key of `name`.
+pub fn record_key(name: &str) -> RecordKey {
+    RecordKey::new("charges", Some("alice"), name)
+}
+
+/// A claim for a minute by a claimant of its own.
+pub fn claim_request() -> ClaimRequest {
+    ClaimRequest {
+        token: Token::unique(),
+        fingerprint: Fingerprint::from_bytes([7; 32]),
+        lease: Duration::from_mins(1),
+        ttl: Duration::from_hours(1),
+        after_crash: AfterCrash::Rerun,
+    }
+}
+
+/// A record with this body.
+///
+/// # Panics
+///
+/// Never.
+pub fn record(body: impl Into<Vec<u8>>) -> Record {
+    Record {
+        status: StatusCode::CREATED,
+        headers: vec![
+            (HeaderName::from_static("x-line"), HeaderValue::from_static("one")),
+            (HeaderName::from_static("x-line"), HeaderValue::from_bytes(b"\xff two").expect("opaque bytes")),
+        ],
+        body: RecordedBody::Whole(body.into().into()),
+        fingerprint: Fingerprint::from_bytes([7; 32]),
+        recorded_at: std::time::UNIX_EPOCH + Duration::from_millis(1_750_000_000_123),
+    }
+}
+
+/// Claims `key` and hands the token back.
+///
+/// # Panics
+///
+/// When the claim is not granted.
+pub async fn acquire(store: &impl Store, key: &RecordKey) -> Token {
+    let request = claim_request();
+    let claim = store.claim(key, request).await.expect("the store answers");
+    assert_eq!(claim, Claim::Acquired { attempt: 1 });
+    request.token
+}
+
+const ROLE: &str = "SQLITE_STORE_SECOND_PROCESS";
+
+/// The file that this process shall use as the second process of the running test, if it is that.
+pub fn second_process() -> Option<PathBuf> {
+    std::env::var_os(ROLE).map(PathBuf::from)
+}
+
+/// The same test in a process beside this one.
+pub struct SecondProcess {
+    child: Child,
+    input: ChildStdin,
+    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+}
+
+impl SecondProcess {
+    /// Starts `test` of this test program, with [`second_process`] giving it `path`.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started.
+    pub fn start(test: &str, path: &Path) -> Self {
+        Self::spawn(Command::new(std::env::current_exe().expect("this program's path")), test, path)
+    }
+
+    /// As [`SecondProcess::start`], by a user without rights.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started.
+    #[cfg(target_os = "linux")]
+    pub fn start_unprivileged(test: &str, path: &Path) -> Self {
+        use std::os::unix::fs::MetadataExt as _;
+        use std::os::unix::process::CommandExt as _;
+
+        // By this name the program can be executed although its folder may be closed to the other user.
+        let mut command = Command::new("/proc/self/exe");
+        if fs::metadata("/proc/self").expect("procfs").uid() == 0 {
+            command.uid(65534).gid(65534);
+        }
+        Self::spawn(command, test, path)
+    }
+
+    fn spawn(mut command: Command, test: &str, path: &Path) -> Self {
+        let command = command.args([test, "--exact", "--nocapture", "--test-threads=1"]).env(ROLE, path);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a second process");
+        let input = child.stdin.take().expect("a pipe");
+        let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        Self { child, input, lines }
+    }
+
+    /// What it [`tell`]s next.
+    ///
+    /// # Panics
+    ///
+    /// When it ends without.
+    pub fn told(&mut self) -> String {
+        let mut lines = self.lines.by_ref().map(|line| line.expect("text"));
+        lines
+            .find_map(|line| line.split_once(TELLS).map(|(_, told)| told.to_owned()))
+            .expect("the second process tells")
+    }
+
+    /// Lets it go on from [`wait_for_go`].
+    ///
+    /// # Panics
+    ///
+    /// When it has ended.
+    pub fn go(&mut self) {
+        writeln!(self.input, "go").expect("the second process listens");
+    }
+}
+
+impl Drop for SecondProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+const TELLS: &str = "second process: ";
+
+/// Tells the first process a line.
+pub fn tell(line: &str) {
+    println!("{TELLS}{line}");
+}
+
+/// Waits for the first process.
+///
+/// # Panics
+///
+/// When that has ended.
+pub fn wait_for_go() {
+    std::io::stdin().read_line(&mut String::new()).expect("the first process says go");
+}

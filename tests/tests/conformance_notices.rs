@@ -1,0 +1,235 @@
+//! A store with one flaw fails the rule that forbids it.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use http::HeaderValue;
+use idempotent_runtime::store::{
+    AfterCrash, Claim, ClaimRequest, Cursor, Entry, EntryState, Held, MemoryStore, Page, Store, StoreError, Token,
+};
+use idempotent_runtime::testing::conformance as rules;
+use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody};
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flaw {
+    ClaimsAlways,
+    ForgetsTheToken,
+    LosesHeaderOrder,
+    DecodesHeaders,
+    CutsBodies,
+    OverwritesRecords,
+    ReleasesRecords,
+    HoldsUnknownKeys,
+    ForgetsAttempts,
+    NeverLapses,
+    LapsesEarly,
+    IgnoresRenewals,
+    TrustsStaleTokens,
+    IgnoresFingerprints,
+    IgnoresAfterCrash,
+    RefusesLateHolders,
+    KeepsAttemptsAfterRelease,
+    NeverExpires,
+    ForgetsClaimsEarly,
+    GluesKeys,
+    PurgesNothing,
+    HidesLeases,
+    ListsOnePage,
+    SweepsTheLiving,
+}
+
+struct Flawed {
+    store: MemoryStore,
+    flaw: Flaw,
+}
+
+impl Flawed {
+    fn has(&self, flaw: Flaw) -> bool {
+        self.flaw == flaw
+    }
+
+    fn key(&self, key: &RecordKey) -> RecordKey {
+        if self.has(Flaw::GluesKeys) {
+            let glued = format!("{}:{}:{}", key.scope(), key.caller().unwrap_or_default(), key.key());
+            return RecordKey::new("glued", None, &glued);
+        }
+        key.clone()
+    }
+
+    /// Whoever holds the claim, as a store finds that does not compare tokens.
+    async fn seize(&self, key: &RecordKey) -> Token {
+        let request = ClaimRequest {
+            token: Token::unique(),
+            fingerprint: Fingerprint::from_bytes([1; 32]),
+            lease: Duration::from_mins(10),
+            ttl: Duration::from_mins(10),
+            after_crash: AfterCrash::Rerun,
+        };
+        let _ = self.store.purge(key).await;
+        let _ = self.store.claim(key, request).await;
+        request.token
+    }
+}
+
+impl Store for Flawed {
+    async fn claim(&self, key: &RecordKey, mut request: ClaimRequest) -> Result<Claim, StoreError> {
+        let key = self.key(key);
+        if self.has(Flaw::ForgetsTheToken) {
+            request.token = Token::unique();
+        }
+        if self.has(Flaw::IgnoresFingerprints)
+            && let Some(entry) = self.store.get(&key).await?
+        {
+            request.fingerprint = entry.fingerprint;
+        }
+        if self.has(Flaw::IgnoresAfterCrash) {
+            request.after_crash = AfterCrash::Rerun;
+        }
+        if self.has(Flaw::LapsesEarly) {
+            request.lease /= 2;
+        }
+        if self.has(Flaw::NeverLapses) {
+            request.lease = request.ttl;
+        }
+        if self.has(Flaw::ForgetsClaimsEarly) {
+            request.ttl = request.lease / 4;
+        }
+        let mut claim = self.store.claim(&key, request).await?;
+        match &mut claim {
+            Claim::InFlight { .. } if self.has(Flaw::ClaimsAlways) => claim = Claim::Acquired { attempt: 1 },
+            Claim::Acquired { attempt } if self.has(Flaw::ForgetsAttempts) => *attempt = 1,
+            Claim::Acquired { attempt }
+                if self.has(Flaw::KeepsAttemptsAfterRelease) && request.fingerprint.as_bytes()[0] == 2 =>
+            {
+                *attempt += 2;
+            }
+            Claim::Completed(record) => {
+                if self.has(Flaw::LosesHeaderOrder) {
+                    record.headers.reverse();
+                }
+                if self.has(Flaw::DecodesHeaders) {
+                    for (_, value) in &mut record.headers {
+                        let text = String::from_utf8_lossy(value.as_bytes()).into_owned();
+                        *value = HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("?"));
+                    }
+                }
+                if self.has(Flaw::CutsBodies)
+                    && let RecordedBody::Whole(body) = &mut record.body
+                {
+                    body.truncate(1024 * 1024);
+                }
+            }
+            _ => {}
+        }
+        Ok(claim)
+    }
+
+    async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
+        if self.has(Flaw::IgnoresRenewals) && !lease.is_zero() {
+            return Ok(Held::Yes);
+        }
+        if self.has(Flaw::HoldsUnknownKeys) {
+            let _ = self.store.renew(key, token, lease).await?;
+            return Ok(Held::Yes);
+        }
+        self.store.renew(&self.key(key), token, lease).await
+    }
+
+    async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
+        let key = self.key(key);
+        let ttl = if self.has(Flaw::NeverExpires) { Duration::from_hours(1) } else { ttl };
+        if self.has(Flaw::OverwritesRecords) || self.has(Flaw::TrustsStaleTokens) {
+            let seized = self.seize(&key).await;
+            return self.store.complete(&key, seized, record, ttl).await;
+        }
+        if self.has(Flaw::RefusesLateHolders)
+            && let Some(Entry { state: EntryState::Claimed { lease: None, .. }, .. }) = self.store.get(&key).await?
+        {
+            return Ok(Held::No);
+        }
+        self.store.complete(&key, token, record, ttl).await
+    }
+
+    async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
+        if self.has(Flaw::ReleasesRecords) {
+            return Ok(if self.store.purge(key).await? { Held::Yes } else { Held::No });
+        }
+        self.store.release(&self.key(key), token).await
+    }
+
+    async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
+        let mut entry = self.store.get(&self.key(key)).await?;
+        if self.has(Flaw::HidesLeases)
+            && let Some(Entry { state: EntryState::Claimed { lease, .. }, .. }) = &mut entry
+        {
+            *lease = None;
+        }
+        Ok(entry)
+    }
+
+    async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
+        if self.has(Flaw::PurgesNothing) {
+            return Ok(self.store.get(key).await?.is_some());
+        }
+        self.store.purge(&self.key(key)).await
+    }
+
+    async fn sweep(&self) -> Result<usize, StoreError> {
+        if self.has(Flaw::SweepsTheLiving) {
+            let page = self.store.list(None, 1000).await?;
+            for entry in &page.entries {
+                let _ = self.store.purge(&entry.key).await?;
+            }
+        }
+        self.store.sweep().await
+    }
+
+    async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
+        let page = self.store.list(cursor, limit).await?;
+        if self.has(Flaw::ListsOnePage) {
+            return Ok(Page { next: None, ..page });
+        }
+        Ok(page)
+    }
+}
+
+macro_rules! notices {
+    ($($rule:ident: $($flaw:ident),+;)*) => {
+        $(#[tokio::test(start_paused = true)]
+        async fn $rule() {
+            for flaw in [$(Flaw::$flaw),+] {
+                let store = Arc::new(Flawed { store: MemoryStore::new(), flaw });
+                let judged = AssertUnwindSafe(rules::$rule(&store)).catch_unwind().await;
+                let name = [$(stringify!($flaw)),+].join(" or ");
+                assert!(judged.is_err(), "one of {name} was not noticed");
+            }
+        })*
+    };
+}
+
+notices! {
+    the_first_claim_is_acquired_and_the_second_is_in_flight: ClaimsAlways;
+    of_64_concurrent_claims_one_is_acquired: ClaimsAlways;
+    a_retried_claim_recognises_its_token: ForgetsTheToken;
+    a_record_comes_back_whole: LosesHeaderOrder, DecodesHeaders, CutsBodies;
+    a_second_completion_changes_nothing: OverwritesRecords;
+    a_record_is_not_touched_by_its_token: ReleasesRecords;
+    nothing_stands_under_an_unknown_key: HoldsUnknownKeys;
+    a_lease_that_runs_out_is_taken_over_as_the_next_attempt: ForgetsAttempts, NeverLapses, LapsesEarly;
+    a_renewal_keeps_the_claim: IgnoresRenewals;
+    a_lease_of_zero_lapses_at_once: ForgetsAttempts;
+    a_stale_token_can_neither_renew_complete_nor_release: TrustsStaleTokens;
+    another_fingerprint_never_takes_over: IgnoresFingerprints;
+    refuse_never_takes_over: IgnoresAfterCrash;
+    a_late_holder_completes_while_nobody_took_over: RefusesLateHolders;
+    a_release_frees_the_key_and_the_attempts: KeepsAttemptsAfterRelease;
+    a_record_expires: NeverExpires;
+    a_claim_expires_after_its_last_sign_of_life: ForgetsClaimsEarly;
+    different_keys_never_meet: GluesKeys;
+    a_purge_removes_claims_and_records: PurgesNothing;
+    an_entry_says_what_stands_there: HidesLeases;
+    a_listing_shows_every_entry_once: ListsOnePage;
+    a_sweep_removes_what_is_past_its_time_and_nothing_else: SweepsTheLiving;
+}
