@@ -7,7 +7,7 @@
 //! async fn pay(user: User, last: Guarded<Json<Order>>) -> Response { .. run(&POLICY, last, |gate, last| ..).await }
 //! ```
 
-use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream};
+use proc_macro2::{Delimiter, Group, Ident, Punct, Spacing, Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
@@ -42,21 +42,27 @@ pub(crate) fn expand(handler: &Handler, model: &Model) -> TokenStream {
     guarded.output = syn::parse_quote_spanned!(signature.ident.span()=> -> ::idempotent_runtime::__private::Response);
 
     let policy = policy(signature, model);
-    let patterns = arguments.iter().map(|argument| &argument.pat);
+    let bindings = arguments.iter().zip(&names).map(|(argument, name)| {
+        let (pattern, attributes) = (&argument.pat, &argument.attrs);
+        quote! { #(#attributes)* #[allow(clippy::no_effect_underscore_binding)] let #pattern = #name; }
+    });
+    let moves = moves(&arguments, &names);
     let expressions = policy_expressions(model);
     let gate_is_mut = (!expressions.is_empty()).then(|| quote!(mut));
     let handler = handler_future(signature, body);
+    // Located at the name, so that a future that is not `Send` is reported there.
+    let execute = Ident::new("execute", signature.ident.span().resolved_at(Span::mixed_site()));
 
     let guarded_body = quote! {
             #policy
             ::idempotent_runtime::__private::run(&__IDEMPOTENT_POLICY, #last, move |#gate_is_mut #gate, #last| {
                 ::idempotent_runtime::__private::Box::pin(async move {
                     // All of them move in whole: an argument that nobody reads lives as long as the handler.
-                    let (#(#names,)*) = (#(#names,)*);
-                    #(#[allow(clippy::no_effect_underscore_binding)] let #patterns = #names;)*
+                    #moves
+                    #(#bindings)*
                     #expressions
                     match #gate.enter().await {
-                        ::core::result::Result::Ok(#passage) => #passage.execute(#handler).await,
+                        ::core::result::Result::Ok(#passage) => #passage.#execute(#handler).await,
                         ::core::result::Result::Err(#answer) => #answer,
                     }
                 })
@@ -82,14 +88,26 @@ fn guarded_inputs(arguments: &[&PatType], names: &[Ident], model: &Model) -> Pun
         let name = &names[0];
         return syn::parse_quote!(#name: ::idempotent_runtime::__private::Guarded<(), #mode>);
     };
-    let attributes = others.iter().map(|argument| &argument.attrs);
+    let attributes = others.iter().map(|argument| presence(argument));
     let types = others.iter().map(|argument| &argument.ty);
-    let (last_attributes, last_type) = (&last.attrs, &last.ty);
+    let last_type = &last.ty;
     let (last_name, other_names) = names.split_last().expect("there is at least one");
     syn::parse_quote! {
-        #(#(#attributes)* #other_names: #types,)*
-        #(#last_attributes)* #last_name: ::idempotent_runtime::__private::Guarded<#last_type, #mode>
+        #(#attributes #other_names: #types,)*
+        #last_name: ::idempotent_runtime::__private::Guarded<#last_type, #mode>
     }
+}
+
+fn moves(arguments: &[&PatType], names: &[Ident]) -> TokenStream {
+    let presences = names.iter().enumerate().map(|(index, _)| arguments.get(index).map(|argument| presence(argument)));
+    quote! { #(#presences let #names = #names;)* }
+}
+
+/// What decides whether an argument is there at all. The lints of an argument go to its pattern alone: an `expect` would
+/// not be met by the generated name.
+fn presence(argument: &PatType) -> TokenStream {
+    let conditions = argument.attrs.iter().filter(|attribute| attribute.path().is_ident("cfg"));
+    quote! { #(#conditions)* }
 }
 
 fn policy(signature: &Signature, model: &Model) -> TokenStream {
@@ -219,7 +237,7 @@ fn policy_expressions(model: &Model) -> TokenStream {
 
 /// The user's body as a future of a response. A `return` of the declared type that is never taken makes inference and errors those
 /// of the function as it was written.
-fn handler_future(signature: &Signature, body: &TokenStream) -> TokenStream {
+fn handler_future(signature: &Signature, body: &Group) -> TokenStream {
     let span = match &signature.output {
         ReturnType::Default => Span::mixed_site(),
         ReturnType::Type(_, declared) => declared.span().resolved_at(Span::mixed_site()),
@@ -229,6 +247,7 @@ fn handler_future(signature: &Signature, body: &TokenStream) -> TokenStream {
     value.set_span(span);
     let into_response = quote_spanned!(span=> ::idempotent_runtime::__private::into_response(#value));
     let never_returned = never_returned(signature);
+    let block = inner_block(body);
     let response = quote! {
         #[allow(clippy::let_unit_value)]
         let #value = async move {
@@ -246,13 +265,32 @@ fn handler_future(signature: &Signature, body: &TokenStream) -> TokenStream {
             if false {
                 #never_returned
             }
-            #body
+            #block
         }
         .await;
         #into_response
     };
     // Located at the body, so that a future that is not `Send` is reported there.
     quote_spanned!(body.span().resolved_at(Span::mixed_site())=> async move { #response })
+}
+
+/// The body as the last expression of a generated block. `unused_braces` would call its braces unnecessary where there is
+/// one expression in them, and an empty statement keeps it from that. Other braces than the user's would do so too, but
+/// temporaries of an older edition would then be dropped as ours has it.
+fn inner_block(body: &Group) -> Group {
+    let statements = body.stream();
+    let mut first_two = statements.clone().into_iter();
+    let is_punct =
+        |token: Option<TokenTree>, char| matches!(token, Some(TokenTree::Punct(punct)) if punct.as_char() == char);
+    if is_punct(first_two.next(), '#') && is_punct(first_two.next(), '!') {
+        // Inner attributes must stay first, and the lint passes over a block that has some.
+        return body.clone();
+    }
+    let mut semicolon = Punct::new(';', Spacing::Alone);
+    semicolon.set_span(Span::mixed_site());
+    let mut block = Group::new(Delimiter::Brace, quote! { #semicolon #statements });
+    block.set_span(body.span());
+    block
 }
 
 fn never_returned(signature: &Signature) -> TokenStream {

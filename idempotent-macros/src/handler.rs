@@ -1,10 +1,14 @@
 //! The function under the attribute: its signature, and its body as tokens.
 
-use proc_macro2::{TokenStream, TokenTree};
+use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::parse::{ParseStream, Parser};
 use syn::spanned::Spanned;
-use syn::{Attribute, FnArg, Item, PatType, Safety, Signature, Visibility};
+use syn::visit::{self, Visit};
+use syn::{
+    Attribute, FnArg, Item, Lifetime, ParenthesizedGenericArguments, PatType, Safety, Signature, TraitBound, TypeFnPtr,
+    TypeReference, Visibility,
+};
 
 use crate::diagnostics::Diagnostics;
 
@@ -13,7 +17,7 @@ pub(crate) struct Handler {
     pub(crate) attributes: Vec<Attribute>,
     pub(crate) visibility: Visibility,
     pub(crate) signature: Signature,
-    pub(crate) body: TokenStream,
+    pub(crate) body: Group,
 }
 
 /// As many extractors as axum's `Handler` is implemented for.
@@ -31,7 +35,7 @@ impl Handler {
         let visibility = input.parse()?;
         let signature = input.parse()?;
         let body = match input.parse()? {
-            TokenTree::Group(group) if group.delimiter() == proc_macro2::Delimiter::Brace => group.into_token_stream(),
+            TokenTree::Group(group) if group.delimiter() == Delimiter::Brace => group,
             other => {
                 let message =
                     "`#[idempotent]` needs the handler's body; a function of a trait or an `extern` block has none";
@@ -43,6 +47,9 @@ impl Handler {
 
     pub(crate) fn check(&self, diagnostics: &mut Diagnostics) {
         let signature = &self.signature;
+        if let Some(second) = self.attributes.iter().find(|attribute| is_ours(attribute)) {
+            diagnostics.error(second, "a handler has one policy; keep one `#[idempotent]`");
+        }
         if let Some(token) = &signature.constness {
             diagnostics.error(token, "a handler cannot be `const`; remove the word");
         }
@@ -70,6 +77,17 @@ impl Handler {
                 ),
             );
         }
+        self.arguments().for_each(|argument| check_owned(argument, diagnostics));
+        if let Some(conditional) = self
+            .arguments()
+            .last()
+            .and_then(|last| last.attrs.iter().find(|attribute| attribute.path().is_ident("cfg")))
+        {
+            diagnostics.error(
+                conditional,
+                "the last argument carries the guard and cannot be compiled out; put `#[cfg]` on the function",
+            );
+        }
     }
 
     /// The arguments; [`Handler::check`] has refused a `self` among them.
@@ -93,6 +111,52 @@ impl ToTokens for Handler {
         self.signature.to_tokens(tokens);
         self.body.to_tokens(tokens);
     }
+}
+
+/// The future of a handler may outlive the request, and is boxed for it.
+fn check_owned(argument: &PatType, diagnostics: &mut Diagnostics) {
+    let mut borrows = Borrows { first: None };
+    borrows.visit_type(&argument.ty);
+    if let Some(at) = borrows.first {
+        let message =
+            "a handler owns its arguments, since it may outlive the request; take an owned type such as `String`";
+        diagnostics.error(at, message);
+    }
+}
+
+/// Finds the first lifetime that is neither `'static` nor bound within the type itself.
+struct Borrows {
+    first: Option<TokenStream>,
+}
+
+impl<'ast> Visit<'ast> for Borrows {
+    fn visit_type_reference(&mut self, reference: &'ast TypeReference) {
+        if reference.lifetime.is_none() {
+            self.first.get_or_insert_with(|| reference.and_token.to_token_stream());
+        }
+        visit::visit_type_reference(self, reference);
+    }
+
+    fn visit_lifetime(&mut self, lifetime: &'ast Lifetime) {
+        if lifetime.ident != "static" {
+            self.first.get_or_insert_with(|| lifetime.to_token_stream());
+        }
+    }
+
+    // What these elide or name is bound by themselves.
+    fn visit_type_fn_ptr(&mut self, _: &'ast TypeFnPtr) {}
+
+    fn visit_parenthesized_generic_arguments(&mut self, _: &'ast ParenthesizedGenericArguments) {}
+
+    fn visit_trait_bound(&mut self, bound: &'ast TraitBound) {
+        if bound.lifetimes.is_none() {
+            visit::visit_trait_bound(self, bound);
+        }
+    }
+}
+
+fn is_ours(attribute: &Attribute) -> bool {
+    attribute.path().segments.last().is_some_and(|segment| segment.ident == "idempotent")
 }
 
 /// Attributes that the compiler or a tool reads and that expand to nothing.
@@ -138,6 +202,11 @@ fn not_a_function(item: TokenStream) -> Option<syn::Error> {
         Item::Impl(item) => ("an impl block", item.impl_token.span()),
         Item::Mod(item) => ("a module", item.mod_token.span()),
         Item::Trait(item) => ("a trait", item.trait_token.span()),
+        Item::Type(item) => ("a type alias", item.type_token.span()),
+        Item::Union(item) => ("a union", item.union_token.span()),
+        Item::Use(item) => ("an import", item.use_token.span()),
+        Item::ForeignMod(item) => ("an extern block", item.abi.extern_token.span()),
+        Item::Macro(item) => ("a macro call", item.mac.path.span()),
         other => ("something else", other.span()),
     };
     Some(syn::Error::new(at, format!("`#[idempotent]` goes on a handler, an `async fn`; this is {found}")))

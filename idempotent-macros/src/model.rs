@@ -1,5 +1,7 @@
 //! The validated policy: only this reaches the expansion, which cannot fail.
 
+use std::time::Duration;
+
 use quote::ToTokens;
 use syn::{Expr, Lit};
 
@@ -93,10 +95,14 @@ impl Model {
         if let (Some(_), Some(header)) = (arguments.get("key"), arguments.get("header")) {
             diagnostics.error(&header.name, "`key` replaces the header; remove `header` or `key`");
         }
-        let ttl = self.ttl_millis.unwrap_or(DEFAULT_TTL_MILLIS);
+        // A wrong `ttl` is reported already; nothing follows from it for the lease.
+        let ttl = self.ttl_millis.or(arguments.get("ttl").is_none().then_some(DEFAULT_TTL_MILLIS)).unwrap_or(u64::MAX);
         match (self.lease_millis, arguments.get("lease")) {
             (Some(lease), Some(argument)) if lease > ttl => {
-                let message = "`lease` must not be longer than `ttl`: a claim would outlive its memory";
+                let longest = humantime::format_duration(Duration::from_millis(ttl));
+                let message = format!(
+                    "`lease` must not be longer than `ttl`: a claim would outlive its memory; write `lease = \"{longest}\"` or less"
+                );
                 diagnostics.error(&argument.value, message);
             }
             // A short ttl alone shortens the default lease with it.
@@ -106,7 +112,10 @@ impl Model {
         if let Some(both) = self.keep_headers.iter().find(|name| self.drop_headers.contains(name))
             && let Some(argument) = arguments.get("drop_headers")
         {
-            diagnostics.error(&argument.value, format!("`{both}` is both in `keep_headers` and in `drop_headers`"));
+            diagnostics.error(
+                &argument.value,
+                format!("`{both}` is both in `keep_headers` and in `drop_headers`; remove one of them"),
+            );
         }
         self
     }
@@ -124,7 +133,7 @@ impl Reader<'_> {
         if value.is_none() {
             self.diagnostics.error(at, format!("`{name}` needs a value; write `{name} = {example}`"));
         }
-        value.clone()
+        value.as_ref().map(ungrouped).cloned()
     }
 
     fn expression(&mut self, name: &str, example: &str) -> Option<Expr> {
@@ -169,7 +178,7 @@ impl Reader<'_> {
         match duration_in_millis(text) {
             Ok(millis) if millis >= least => Some(millis),
             Ok(_) => {
-                let least = humantime::format_duration(std::time::Duration::from_millis(least));
+                let least = humantime::format_duration(Duration::from_millis(least));
                 self.diagnostics.error(at, format!("`{name}` must be at least {least}; write `{example}`"));
                 None
             }
@@ -181,7 +190,7 @@ impl Reader<'_> {
     }
 
     fn flag(&mut self, name: &str) -> bool {
-        match self.arguments.get(name).map(|argument| &argument.value) {
+        match self.arguments.get(name).map(|argument| argument.value.as_ref().map(ungrouped)) {
             None => false,
             Some(None) => true,
             Some(Some(Expr::Lit(literal))) if matches!(literal.lit, Lit::Bool(_)) => {
@@ -222,7 +231,7 @@ impl Reader<'_> {
             self.diagnostics.error(&value, message);
             return None;
         }
-        let ranges: Vec<_> = list.elems.iter().map(|element| self.statuses(element)).collect();
+        let ranges: Vec<_> = list.elems.iter().map(|element| self.statuses(ungrouped(element))).collect();
         ranges.into_iter().collect::<Option<_>>().map(Cache::Statuses)
     }
 
@@ -279,7 +288,7 @@ impl Reader<'_> {
     }
 
     fn status_within(&mut self, expression: &Expr, highest: u16) -> Option<u16> {
-        let status = match expression {
+        let status = match ungrouped(expression) {
             Expr::Lit(literal) => match &literal.lit {
                 Lit::Int(number) => number.base10_parse::<u16>().ok(),
                 _ => None,
@@ -313,7 +322,7 @@ impl Reader<'_> {
             return Vec::new();
         };
         let mut names = Vec::new();
-        for element in &list.elems {
+        for element in list.elems.iter().map(ungrouped) {
             let Some(text) = string_of(element) else {
                 self.diagnostics.error(element, format!("`{name}` holds strings; write `{name} = [\"{example}\"]`"));
                 continue;
@@ -356,7 +365,7 @@ impl Reader<'_> {
             self.diagnostics.error(&value, "`methods` must name at least one; write `methods = [POST, PATCH]`");
             return None;
         }
-        let methods: Vec<_> = list.elems.iter().map(|element| self.method(element)).collect();
+        let methods: Vec<_> = list.elems.iter().map(|element| self.method(ungrouped(element))).collect();
         methods.into_iter().collect::<Option<_>>().map(Methods::Only)
     }
 
@@ -405,19 +414,26 @@ impl Reader<'_> {
     }
 }
 
+/// The value without the invisible group that a `macro_rules!` puts around its `$value:expr`.
+fn ungrouped(mut value: &Expr) -> &Expr {
+    while let Expr::Group(group) = value {
+        value = &group.expr;
+    }
+    value
+}
+
 fn string_of(value: &Expr) -> Option<String> {
-    match value {
+    match ungrouped(value) {
         Expr::Lit(literal) => match &literal.lit {
             Lit::Str(text) => Some(text.value()),
             _ => None,
         },
-        Expr::Group(group) => string_of(&group.expr),
         _ => None,
     }
 }
 
 fn word_of(value: &Expr) -> Option<String> {
-    match value {
+    match ungrouped(value) {
         Expr::Path(path) => path.path.get_ident().map(ToString::to_string),
         _ => None,
     }

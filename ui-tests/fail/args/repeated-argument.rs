@@ -51,4 +51,13 @@ async fn handler_store() {}
 #[idempotent(on_store_error = "run", on_store_error = "run")]
 async fn handler_on_store_error() {}
 
+#[idempotent(cache_if = is_final, cache_if = is_final)]
+async fn handler_cache_if() {}
+
+#[idempotent(key = order, key = order)]
+async fn handler_key() {}
+
+#[idempotent(caller = user, caller = user)]
+async fn handler_caller() {}
+
 fn main() {}
