@@ -4,13 +4,12 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use axum::response::Response;
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
-
-use crate::idempotency::Execution;
 
 /// Drives one guarded request to its end.
 ///
@@ -21,12 +20,32 @@ use crate::idempotency::Execution;
 #[must_use = "futures do nothing unless polled"]
 pub struct Completion {
     running: Option<BoxFuture<'static, Response>>,
-    execution: Arc<Execution>,
+    fate: Arc<Fate>,
 }
 
 impl Completion {
-    pub(crate) fn new(running: BoxFuture<'static, Response>, execution: Arc<Execution>) -> Self {
-        Self { running: Some(running), execution }
+    pub(crate) fn new(running: BoxFuture<'static, Response>, fate: Arc<Fate>) -> Self {
+        Self { running: Some(running), fate }
+    }
+}
+
+/// What the running future and whoever polls it tell each other. One for each run: a request that a handler forwards
+/// carries its extensions along, and the inner run must not decide the outer one's fate.
+#[derive(Default)]
+pub(crate) struct Fate {
+    must_finish: AtomicBool,
+    abandoned: AtomicBool,
+}
+
+impl Fate {
+    /// Whether the running future goes on when its caller drops it.
+    pub(crate) fn set_must_finish(&self, must: bool) {
+        self.must_finish.store(must, Ordering::Relaxed);
+    }
+
+    /// Whether the caller is gone.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed)
     }
 }
 
@@ -47,9 +66,10 @@ impl Future for Completion {
 impl Drop for Completion {
     fn drop(&mut self) {
         let Some(running) = self.running.take() else { return };
-        if !self.execution.must_finish() {
+        if !self.fate.must_finish.load(Ordering::Relaxed) {
             return;
         }
+        self.fate.abandoned.store(true, Ordering::Relaxed);
         if let Ok(runtime) = Handle::try_current() {
             tracing::debug!("the client left; the handler goes on without it");
             runtime.spawn(running);

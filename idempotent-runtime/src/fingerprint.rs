@@ -165,7 +165,8 @@ fn delimiters<'a>(body: &'a [u8], delimiter: &'a [u8]) -> impl Iterator<Item = u
     memmem::find_iter(body, delimiter).filter(|&at| at == 0 || body[..at].ends_with(b"\r\n"))
 }
 
-/// Feeds SHA-256 with what `Hash` writes, the same on every machine.
+/// Feeds SHA-256 with what `Hash` writes: the same on every machine of one byte order, since slices of integers arrive
+/// as they lie in memory.
 struct DigestHasher(Sha256);
 
 impl Hasher for DigestHasher {
@@ -194,7 +195,9 @@ impl Hasher for DigestHasher {
         self.write_u64(value as u64);
     }
 
+    /// For implementations of `Hash` that look at the state.
     fn finish(&self) -> u64 {
-        unreachable!("the digest is taken from the state, never as 64 bits")
+        let digest: [u8; 32] = self.0.clone().finalize().into();
+        digest.first_chunk().map_or(0, |first| u64::from_le_bytes(*first))
     }
 }

@@ -1,9 +1,7 @@
 //! The wrapper around a handler's last argument that remembers the request it was extracted from.
 
 use std::marker::PhantomData;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use axum::body::Body;
 use axum::extract::{FromRequest, OriginalUri, Request};
@@ -11,10 +9,10 @@ use axum::response::{IntoResponse, Response};
 use axum::{BoxError, RequestExt};
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Uri};
-use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, LengthLimitError};
 
 use crate::Registry;
+use crate::body::Remembering;
 use crate::idempotency::Execution;
 
 /// The last argument of an annotated handler, with what the engine needs to know of the request.
@@ -128,9 +126,12 @@ impl BodyMode for Streamed {
 
 /// Reads the body, and gives the request back with the same bytes.
 async fn buffer(request: Request) -> (PresentedBody, Request) {
+    let (parts, body) = request.into_parts();
+    let remembering = Remembering::new(body);
+    let request = Request::from_parts(parts, Body::new(remembering.clone()));
     // `DefaultBodyLimit` is known to axum alone: it applies it here, and again where the inner extractor reads.
-    let (parts, body) = request.with_limited_body().into_parts();
-    match body.collect().await {
+    let (parts, limited) = request.with_limited_body().into_parts();
+    match limited.collect().await {
         Ok(collected) => {
             let bytes = collected.to_bytes();
             let request = Request::from_parts(parts, Body::from(bytes.clone()));
@@ -138,16 +139,18 @@ async fn buffer(request: Request) -> (PresentedBody, Request) {
         }
         Err(error) => {
             let error = innermost(error);
-            let status =
-                if error.is::<LengthLimitError>() { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
+            let is_too_large = error.is::<LengthLimitError>();
+            let status = if is_too_large { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
             let broken = PresentedBody::Broken(status, format!("Failed to buffer the request body: {error}"));
-            // The inner extractor meets the same error, and answers it in its own way.
-            (broken, Request::from_parts(parts, Body::new(FailedBody(Some(error)))))
+            // The inner extractor meets the same limit or error and answers it in its own way; one that reads without a
+            // limit gets all of it, for a request without a key.
+            let again = remembering.again((!is_too_large).then_some(error));
+            (broken, Request::from_parts(parts, Body::new(again)))
         }
     }
 }
 
-/// Axum wraps a body's error once for each layer; its rejections look for the length limit at most two layers deep.
+/// Axum wraps a body's error once for each layer; we look for what lies beneath.
 fn innermost(error: axum::Error) -> BoxError {
     let mut error: BoxError = error.into();
     loop {
@@ -155,25 +158,5 @@ fn innermost(error: axum::Error) -> BoxError {
             Ok(wrapper) => error = wrapper.into_inner(),
             Err(innermost) => return innermost,
         }
-    }
-}
-
-/// A body that could not be read.
-struct FailedBody(Option<BoxError>);
-
-impl http_body::Body for FailedBody {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Poll::Ready(self.0.take().map(Err))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_none()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::default()
     }
 }

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use axum::extract::FromRequestParts;
@@ -72,10 +71,9 @@ impl<S: Sync> FromRequestParts<S> for Idempotency {
     }
 }
 
-/// What one request's extractor, engine and running future share.
+/// What one request's extractor and engine share.
 #[derive(Default)]
 pub(crate) struct Execution {
-    must_finish: AtomicBool,
     grant: OnceLock<Grant>,
     unkeyed: OnceLock<Token>,
 }
@@ -88,20 +86,19 @@ struct Grant {
 
 impl Execution {
     pub(crate) fn of(extensions: &mut Extensions) -> Arc<Self> {
-        Arc::clone(extensions.get_or_insert_default())
+        match extensions.get::<Arc<Self>>() {
+            Some(execution) if execution.grant.get().is_none() => Arc::clone(execution),
+            // One that is granted came with a request that another guarded handler forwards.
+            _ => {
+                let execution = Arc::<Self>::default();
+                extensions.insert(Arc::clone(&execution));
+                execution
+            }
+        }
     }
 
     pub(crate) fn grant(&self, key: IdempotencyKey, record_key: RecordKey, attempt: u32) {
-        // Extensions can be cloned into a second request by a middleware; the first grant stands.
+        // A middleware may clone the extensions into a second request before either is granted; the first one stands.
         let _ = self.grant.set(Grant { key, record_key, attempt });
-    }
-
-    /// Whether the running future must go on when its caller drops it.
-    pub(crate) fn must_finish(&self) -> bool {
-        self.must_finish.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn set_must_finish(&self, must: bool) {
-        self.must_finish.store(must, Ordering::Relaxed);
     }
 }

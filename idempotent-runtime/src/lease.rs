@@ -2,7 +2,6 @@
 //! claim and a request costs no timer of its own.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +19,8 @@ pub(crate) struct Lease {
     pub(crate) token: Token,
     pub(crate) scope: &'static str,
     length: Duration,
-    lost: AtomicBool,
+    /// Held over a renewal; false once it is pointless, because the claim is lost, or unwanted.
+    is_renewed: tokio::sync::Mutex<bool>,
 }
 
 impl Lease {
@@ -31,33 +31,7 @@ impl Lease {
         scope: &'static str,
         length: Duration,
     ) -> Self {
-        Self { store, key, token, scope, length, lost: AtomicBool::new(false) }
-    }
-
-    /// False when it must be tried again.
-    async fn renew(&self) -> bool {
-        match self.store.renew(&self.key, self.token, self.length).await {
-            Ok(Held::Yes) => true,
-            Ok(Held::No) => {
-                if !self.lost.swap(true, Ordering::Relaxed) {
-                    tracing::error!(
-                        scope = self.scope,
-                        store = self.store.name(),
-                        "a running handler has lost its claim: another request with its key may run"
-                    );
-                }
-                true
-            }
-            Err(error) => {
-                tracing::warn!(
-                    scope = self.scope,
-                    store = self.store.name(),
-                    error = &error as &dyn std::error::Error,
-                    "a lease could not be renewed; trying again"
-                );
-                false
-            }
-        }
+        Self { store, key, token, scope, length, is_renewed: tokio::sync::Mutex::new(true) }
     }
 }
 
@@ -73,6 +47,13 @@ impl std::ops::Deref for KeptLease {
 
     fn deref(&self) -> &Lease {
         &self.lease
+    }
+}
+
+impl KeptLease {
+    /// Ends the renewals, the one that is on its way included.
+    pub(crate) async fn stop_renewing(&self) {
+        *self.lease.is_renewed.lock().await = false;
     }
 }
 
@@ -102,7 +83,18 @@ struct Leases {
 
 impl Keeper {
     /// Renews `lease` at every third of its length from now on.
-    pub(crate) fn keep(self: &Arc<Self>, lease: Lease) -> KeptLease {
+    pub(crate) async fn keep(self: &Arc<Self>, lease: Lease) -> KeptLease {
+        let (kept, has_woken) = self.enter(lease);
+        if has_woken {
+            // A task that was just woken waits on this very thread, where no other one can take it, until we yield: a
+            // handler that blocks right away would hold up the renewal of its own lease.
+            tokio::task::yield_now().await;
+        }
+        kept
+    }
+
+    /// The kept lease, and whether the keeper had to be woken for it.
+    fn enter(self: &Arc<Self>, lease: Lease) -> (KeptLease, bool) {
         let due = Instant::now() + lease.length / 3;
         let lease = Arc::new(lease);
         let mut leases = lock(&self.leases);
@@ -111,15 +103,19 @@ impl Keeper {
         leases.by_id.insert(id, (due, Arc::clone(&lease)));
         leases.by_due.insert((due, id));
         // The task dies with the runtime that it was spawned on, which need not be the last one of the process.
-        if leases.task.as_ref().is_none_or(JoinHandle::is_finished) {
+        let has_woken = if leases.task.as_ref().is_none_or(JoinHandle::is_finished) {
             leases.wakes_at = Some(due);
             leases.task = Some(tokio::spawn(Arc::clone(self).run()));
+            true
         } else if leases.wakes_at.is_none_or(|wakes_at| due < wakes_at) {
             leases.wakes_at = Some(due);
             self.earlier.notify_one();
-        }
+            true
+        } else {
+            false
+        };
         drop(leases);
-        KeptLease { keeper: Arc::clone(self), id, lease }
+        (KeptLease { keeper: Arc::clone(self), id, lease }, has_woken)
     }
 
     async fn run(self: Arc<Self>) {
@@ -146,15 +142,40 @@ impl Keeper {
     }
 
     async fn renew(self: Arc<Self>, id: u64, lease: Arc<Lease>) {
-        if lease.renew().await {
+        let mut is_renewed = lease.is_renewed.lock().await;
+        if !*is_renewed {
             return;
         }
+        let renewed = lease.store.renew(&lease.key, lease.token, lease.length).await;
         let mut leases = lock(&self.leases);
-        let retry = Instant::now() + lease.length / 10;
-        leases.reschedule(id, retry);
-        if leases.wakes_at.is_none_or(|wakes_at| retry < wakes_at) {
-            leases.wakes_at = Some(retry);
-            self.earlier.notify_one();
+        if !leases.by_id.contains_key(&id) {
+            // The handler has ended meanwhile, and its claim with it.
+            return;
+        }
+        match renewed {
+            Ok(Held::Yes) => {}
+            Ok(Held::No) => {
+                *is_renewed = false;
+                tracing::error!(
+                    scope = lease.scope,
+                    store = lease.store.name(),
+                    "a running handler has lost its claim: another request with its key may run"
+                );
+            }
+            Err(error) => {
+                tracing::warn!(
+                    scope = lease.scope,
+                    store = lease.store.name(),
+                    error = &error as &dyn std::error::Error,
+                    "a lease could not be renewed; trying again"
+                );
+                let retry = Instant::now() + lease.length / 10;
+                leases.reschedule(id, retry);
+                if leases.wakes_at.is_none_or(|wakes_at| retry < wakes_at) {
+                    leases.wakes_at = Some(retry);
+                    self.earlier.notify_one();
+                }
+            }
         }
     }
 }
@@ -168,9 +189,7 @@ impl Leases {
         {
             let lease = Arc::clone(&self.by_id[&id].1);
             self.reschedule(id, now + lease.length / 3);
-            if !lease.lost.load(Ordering::Relaxed) {
-                due.push((id, lease));
-            }
+            due.push((id, lease));
         }
         due
     }

@@ -49,7 +49,7 @@ pub enum Refusal {
     },
     /// The process that ran the handler died, and the handler must not run twice.
     OutcomeUnknown,
-    /// The first request is done, but its response was too large to record.
+    /// The first request is done, but its response was too large to record, endless, or broke off.
     #[non_exhaustive]
     ResponseNotRecorded {
         /// The status of that response.
@@ -142,17 +142,21 @@ impl Refusal {
                 "Use a new key for a new request; a retry must repeat the first request exactly.".to_owned()
             }
             Self::InFlight { .. } => {
-                "Nothing was run for this request. Retry with the same key to get the response.".to_owned()
+                "This request ran nothing; the first one still runs. Retry with the same key to get its response."
+                    .to_owned()
             }
             Self::OutcomeUnknown => {
                 "The server died while it ran this request, which may have taken effect. It is not run again."
                     .to_owned()
             }
             Self::ResponseNotRecorded { status } => format!(
-                "The request has been executed and answered with status {status}. Its response was too large to be repeated.",
+                "The request has been executed and answered with status {status}. Its response cannot be repeated: it was too large, endless or broke off.",
                 status = status.as_u16()
             ),
-            Self::StoreUnavailable { .. } => "Nothing was run for this request. Retry with the same key.".to_owned(),
+            Self::StoreUnavailable { .. } => {
+                "This request ran nothing; an earlier one with its key may have. Retry, and only with the same key."
+                    .to_owned()
+            }
         }
     }
 

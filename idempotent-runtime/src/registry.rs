@@ -1,9 +1,9 @@
 //! The stores by name and how refusals are rendered: installed once at start-up, or layered onto one router.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use axum::Extension;
@@ -120,7 +120,12 @@ impl Registry {
         left
     }
 
+    /// The store of the handler; `None` when this registry cannot serve it.
     pub(crate) fn store_for(&self, policy: &Policy) -> Option<&BoundedStore> {
+        // `install` would have said so; a layer is only told by the requests that come.
+        if policy.default_scope && shared_default_scopes().contains(policy.scope) {
+            return None;
+        }
         match policy.store {
             None => Some(&self.0.default),
             Some(name) => self.0.named.get(name),
@@ -281,6 +286,19 @@ pub enum InstallError {
         /// The other.
         second: &'static Policy,
     },
+}
+
+/// The default scopes that several handlers have: one of them could replay the other's responses.
+fn shared_default_scopes() -> &'static HashSet<&'static str> {
+    static SHARED: LazyLock<HashSet<&'static str>> = LazyLock::new(|| {
+        let mut seen = HashSet::new();
+        policies()
+            .filter(|policy| policy.default_scope)
+            .map(|policy| policy.scope)
+            .filter(|scope| !seen.insert(*scope))
+            .collect()
+    });
+    &SHARED
 }
 
 fn named(known: &[String]) -> String {

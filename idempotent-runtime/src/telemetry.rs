@@ -22,6 +22,8 @@ pub(crate) enum Outcome {
     NotRecorded,
     /// The handler ran and its response is too large to record.
     TooLarge,
+    /// The handler ran and the body of its response broke off.
+    Broken,
     /// The handler ran and its response could not be recorded at once.
     RecordingFailed,
     /// The handler ran, and somebody else holds its key by now.
@@ -42,6 +44,7 @@ impl Outcome {
             Self::Recorded => "recorded",
             Self::NotRecorded => "not_recorded",
             Self::TooLarge => "too_large",
+            Self::Broken => "broken",
             Self::RecordingFailed => "recording_failed",
             Self::ClaimLost => "claim_lost",
             Self::Panicked => "panicked",
@@ -100,9 +103,14 @@ pub(crate) fn claim_lost(policy: &Policy, store: &str) {
     );
 }
 
-/// No registry, or not the store that the handler names.
-pub(crate) fn misconfigured(policy: &Policy) {
+/// No registry, or one that cannot serve this handler.
+pub(crate) fn misconfigured(policy: &Policy, has_registry: bool) {
     match policy.store {
+        None if has_registry => tracing::error!(
+            scope = policy.scope,
+            handler = %policy,
+            "another handler has the same default scope: give each its own with `scope = \"…\"`"
+        ),
         None => tracing::error!(
             scope = policy.scope,
             handler = %policy,

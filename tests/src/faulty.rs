@@ -4,6 +4,8 @@ use std::future::pending;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use idempotent_runtime::store::{
     Claim, ClaimRequest, Cursor, Entry, Held, MemoryStore, Page, Store, StoreError, Token,
 };
@@ -25,6 +27,10 @@ pub enum Fault {
     Hangs,
     /// It takes effect and never answers.
     AnswerIsLost,
+    /// It takes effect and answers when [`FaultyStore::let_through`] says so.
+    AnswerIsLate,
+    /// It takes effect when [`FaultyStore::let_through`] says so, even if its caller gave up.
+    ArrivesLate,
 }
 
 #[derive(Default)]
@@ -33,7 +39,9 @@ struct Faults {
     renew: Fault,
     complete: Fault,
     release: Fault,
+    claims: usize,
     completions: usize,
+    releases: usize,
 }
 
 /// A [`MemoryStore`] behind a line that can break.
@@ -41,12 +49,13 @@ struct Faults {
 pub struct FaultyStore {
     store: MemoryStore,
     faults: Arc<Mutex<Faults>>,
+    late: Arc<Semaphore>,
 }
 
 impl FaultyStore {
     /// A store without faults.
     pub fn new() -> Self {
-        Self { store: MemoryStore::new(), faults: Arc::default() }
+        Self { store: MemoryStore::new(), faults: Arc::default(), late: Arc::new(Semaphore::new(0)) }
     }
 
     /// The store behind the line.
@@ -74,9 +83,57 @@ impl FaultyStore {
         self.with(|faults| faults.release = fault);
     }
 
+    /// Lets one late call through.
+    pub fn let_through(&self) {
+        self.late.add_permits(1);
+    }
+
+    /// How often a claim was tried.
+    pub fn claims(&self) -> usize {
+        self.with(|faults| faults.claims)
+    }
+
     /// How often a completion was tried.
     pub fn completions(&self) -> usize {
         self.with(|faults| faults.completions)
+    }
+
+    /// How often a release was tried.
+    pub fn releases(&self) -> usize {
+        self.with(|faults| faults.releases)
+    }
+
+    async fn through<T, C, F>(&self, fault: Fault, call: C) -> Result<T, StoreError>
+    where
+        C: FnOnce(MemoryStore) -> F,
+        F: Future<Output = Result<T, StoreError>> + Send + 'static,
+        T: Send + 'static,
+    {
+        let call = call(self.store.clone());
+        match fault {
+            Fault::None => call.await,
+            Fault::Unreachable => Err(StoreError::unavailable("the line is cut")),
+            Fault::Full => Err(StoreError::Full),
+            Fault::Damaged => Err(StoreError::damaged("not a record")),
+            Fault::Hangs => pending().await,
+            Fault::AnswerIsLost => {
+                let _ = call.await;
+                pending().await
+            }
+            Fault::AnswerIsLate => {
+                let answer = call.await;
+                self.late.acquire().await.expect("the semaphore stays open").forget();
+                answer
+            }
+            Fault::ArrivesLate => {
+                let late = Arc::clone(&self.late);
+                let arriving = tokio::spawn(async move {
+                    late.acquire().await.expect("the semaphore stays open").forget();
+                    call.await
+                });
+                arriving.await.expect("the call does not panic")
+            }
+        }
     }
 
     fn with<T>(&self, ask: impl FnOnce(&mut Faults) -> T) -> T {
@@ -90,27 +147,19 @@ impl Default for FaultyStore {
     }
 }
 
-async fn through<T>(fault: Fault, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    match fault {
-        Fault::None => call.await,
-        Fault::Unreachable => Err(StoreError::unavailable("the line is cut")),
-        Fault::Full => Err(StoreError::Full),
-        Fault::Damaged => Err(StoreError::damaged("not a record")),
-        Fault::Hangs => pending().await,
-        Fault::AnswerIsLost => {
-            let _ = call.await;
-            pending().await
-        }
-    }
-}
-
 impl Store for FaultyStore {
     async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
-        through(self.with(|faults| faults.claim), self.store.claim(key, request)).await
+        let fault = self.with(|faults| {
+            faults.claims += 1;
+            faults.claim
+        });
+        let key = key.clone();
+        self.through(fault, |store| async move { store.claim(&key, request).await }).await
     }
 
     async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
-        through(self.with(|faults| faults.renew), self.store.renew(key, token, lease)).await
+        let (fault, key) = (self.with(|faults| faults.renew), key.clone());
+        self.through(fault, |store| async move { store.renew(&key, token, lease).await }).await
     }
 
     async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
@@ -118,11 +167,17 @@ impl Store for FaultyStore {
             faults.completions += 1;
             faults.complete
         });
-        through(fault, self.store.complete(key, token, record, ttl)).await
+        let key = key.clone();
+        self.through(fault, |store| async move { store.complete(&key, token, record, ttl).await }).await
     }
 
     async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
-        through(self.with(|faults| faults.release), self.store.release(key, token)).await
+        let fault = self.with(|faults| {
+            faults.releases += 1;
+            faults.release
+        });
+        let key = key.clone();
+        self.through(fault, |store| async move { store.release(&key, token).await }).await
     }
 
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {

@@ -166,6 +166,7 @@ pub async fn answer(request: RequestBuilder) -> Answer {
 pub struct Runs {
     started: watch::Sender<usize>,
     finished: watch::Sender<usize>,
+    abandoned: watch::Sender<usize>,
     may_finish: Arc<Semaphore>,
     numbers: Arc<AtomicUsize>,
 }
@@ -185,6 +186,7 @@ impl Runs {
         Self {
             started: watch::Sender::new(0),
             finished: watch::Sender::new(0),
+            abandoned: watch::Sender::new(0),
             may_finish: Arc::new(Semaphore::new(permits)),
             numbers: Arc::default(),
         }
@@ -198,7 +200,9 @@ impl Runs {
     pub async fn run(&self) -> usize {
         let number = self.numbers.fetch_add(1, Ordering::SeqCst) + 1;
         self.started.send_modify(|started| *started += 1);
+        let mut ended = Ended(Some(&self.abandoned));
         self.may_finish.acquire().await.expect("the semaphore stays open").forget();
+        ended.0 = None;
         self.finished.send_modify(|finished| *finished += 1);
         number
     }
@@ -234,6 +238,25 @@ impl Runs {
     /// When they do not.
     pub async fn until_finished(&self, count: usize) {
         until(&self.finished, count).await;
+    }
+
+    /// Waits until `count` were dropped before their end.
+    ///
+    /// # Panics
+    ///
+    /// When they are not.
+    pub async fn until_abandoned(&self, count: usize) {
+        until(&self.abandoned, count).await;
+    }
+}
+
+struct Ended<'a>(Option<&'a watch::Sender<usize>>);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        if let Some(abandoned) = self.0 {
+            abandoned.send_modify(|abandoned| *abandoned += 1);
+        }
     }
 }
 

@@ -1,38 +1,50 @@
 //! Everything that a test logs, as text.
 
+use std::cell::RefCell;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::rc::Rc;
+use std::sync::Once;
 
 use tracing::Level;
-use tracing::subscriber::DefaultGuard;
-use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
 /// Collects the events and spans of the current thread, at every level, until it is dropped.
 ///
 /// Tokio's default test runtime has this one thread, tasks included.
 pub struct Logs {
-    written: Written,
-    _guard: DefaultGuard,
+    written: Rc<RefCell<Vec<u8>>>,
+}
+
+thread_local! {
+    static COLLECTING: RefCell<Option<Rc<RefCell<Vec<u8>>>>> = const { RefCell::new(None) };
 }
 
 impl Logs {
     /// Begins to collect.
+    ///
+    /// # Panics
+    ///
+    /// When the process has a subscriber of another's already.
     pub fn collect() -> Self {
-        let written = Written::default();
-        let subscriber = tracing_subscriber::fmt()
-            .with_writer(written.clone())
-            .with_max_level(Level::TRACE)
-            .with_span_events(FmtSpan::CLOSE)
-            .with_ansi(false)
-            .finish();
-        Self { written, _guard: tracing::subscriber::set_default(subscriber) }
+        // One for the process: of subscribers of single threads, `tracing` may ask the wrong one whether an event is wanted.
+        static SUBSCRIBER: Once = Once::new();
+        SUBSCRIBER.call_once(|| {
+            let subscriber = tracing_subscriber::fmt()
+                .with_writer(|| CurrentThread)
+                .with_max_level(Level::TRACE)
+                .with_span_events(FmtSpan::CLOSE)
+                .with_ansi(false)
+                .finish();
+            tracing::subscriber::set_global_default(subscriber).expect("the first subscriber");
+        });
+        let written = Rc::<RefCell<Vec<u8>>>::default();
+        COLLECTING.set(Some(Rc::clone(&written)));
+        Self { written }
     }
 
     /// What was written until now.
     pub fn text(&self) -> String {
-        let written = self.written.0.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(&written).into_owned()
+        String::from_utf8_lossy(&self.written.borrow()).into_owned()
     }
 
     /// The lines of this level, such as `ERROR`.
@@ -42,24 +54,25 @@ impl Logs {
     }
 }
 
-#[derive(Clone, Default)]
-struct Written(Arc<Mutex<Vec<u8>>>);
+impl Drop for Logs {
+    fn drop(&mut self) {
+        COLLECTING.set(None);
+    }
+}
 
-impl io::Write for Written {
+struct CurrentThread;
+
+impl io::Write for CurrentThread {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        COLLECTING.with_borrow(|collecting| {
+            if let Some(written) = collecting {
+                written.borrow_mut().extend_from_slice(bytes);
+            }
+        });
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-impl MakeWriter<'_> for Written {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        self.clone()
     }
 }

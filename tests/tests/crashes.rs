@@ -1,13 +1,14 @@
 //! Leases, attempts, panics, and what a process that died leaves behind.
 
 use std::panic::panic_any;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, EntryState, MemoryStore, Store, Token};
+use axum::{Extension, Router};
+use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, MemoryStore, Store, Token};
 use idempotent_runtime::{Fingerprint, Idempotency, RecordKey, Registry, idempotent};
 use idempotent_tests::{Runs, Server, answer, eventually};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -29,17 +30,19 @@ async fn waits(State(runs): State<Runs>, idempotency: Idempotency) -> (StatusCod
     (StatusCode::CREATED, format!("attempt {}", idempotency.attempt()))
 }
 
-#[idempotent(scope = "short-lease", lease = "150ms")]
+/// Three of these pass while a handler runs on: one is not enough to see that it is renewed.
+const LEASE: Duration = Duration::from_millis(500);
+
+#[idempotent(scope = "short-lease", lease = "500ms")]
 async fn with_short_lease(State(runs): State<Runs>) -> (StatusCode, String) {
     (StatusCode::CREATED, format!("charge {}", runs.run().await))
 }
 
-#[idempotent(scope = "blocks", lease = "150ms")]
-async fn blocks_its_thread(State(runs): State<Runs>, body: String) -> (StatusCode, String) {
-    let run = runs.run().await;
-    let length = Duration::from_millis(body.parse().expect("the request is a number"));
-    std::thread::sleep(length);
-    (StatusCode::CREATED, format!("charge {run}"))
+#[idempotent(scope = "blocks", lease = "500ms")]
+async fn blocks_its_thread(State(runs): State<Runs>, Extension(gate): Extension<Arc<Barrier>>) -> (StatusCode, String) {
+    // First of all, without a single `await`: the thread is taken from the moment at which the handler begins.
+    gate.wait();
+    (StatusCode::CREATED, format!("charge {}", runs.run().await))
 }
 
 #[idempotent(scope = "panics")]
@@ -71,7 +74,6 @@ async fn serve(runs: &Runs, store: &MemoryStore) -> Server {
         .route("/refuses", post(refuses))
         .route("/waits", post(waits))
         .route("/short-lease", post(with_short_lease))
-        .route("/blocks", post(blocks_its_thread))
         .route("/panics", post(panics))
         .route("/panics-in-its-body", post(panics_in_its_body))
         .route("/panics-once", post(panics_and_must_not_rerun))
@@ -143,21 +145,26 @@ async fn a_waiter_takes_over_when_the_lease_of_a_dead_process_runs_out() {
     assert_eq!(server.post_with_key("/waits", "k").await.text(), "attempt 2");
 }
 
+/// Duplicates are refused over three lengths of the lease, so the claim is renewed.
+async fn assert_stays_in_flight(server: &Server, path: &str) {
+    let begun = std::time::Instant::now();
+    eventually(
+        async || {
+            assert_eq!(server.post_with_key(path, "k").await.refusal(), "in_flight");
+            begun.elapsed()
+        },
+        |&elapsed| elapsed > 3 * LEASE,
+    )
+    .await;
+}
+
 #[tokio::test]
 async fn a_lease_is_renewed_while_the_handler_runs_however_long() {
     let (runs, store) = (Runs::held(), MemoryStore::new());
     let server = serve(&runs, &store).await;
     let first = tokio::spawn(answer(server.post("/short-lease").header("idempotency-key", "k")));
     runs.until_started(1).await;
-    let begun = std::time::Instant::now();
-    eventually(
-        async || {
-            assert_eq!(server.post_with_key("/short-lease", "k").await.refusal(), "in_flight");
-            begun.elapsed()
-        },
-        |&elapsed| elapsed > Duration::from_millis(600),
-    )
-    .await;
+    assert_stays_in_flight(&server, "/short-lease").await;
     runs.let_finish(1);
     assert_eq!(first.await.expect("the request runs").text(), "charge 1");
     assert_eq!(runs.started(), 1);
@@ -165,17 +172,19 @@ async fn a_lease_is_renewed_while_the_handler_runs_however_long() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handler_that_blocks_its_thread_keeps_its_claim() {
-    let (runs, store) = (Runs::free(), MemoryStore::new());
-    let server = serve(&runs, &store).await;
-    let first = tokio::spawn(answer(server.post("/blocks").header("idempotency-key", "k").body("700")));
-    runs.until_started(1).await;
+    let (runs, store, gate) = (Runs::free(), MemoryStore::new(), Arc::new(Barrier::new(2)));
+    let app = Router::new()
+        .route("/blocks", post(blocks_its_thread))
+        .with_state(runs.clone())
+        .layer(Extension(Arc::clone(&gate)))
+        .layer(Registry::new(store.clone()).layer());
+    let server = Server::start(app).await;
+    let first = tokio::spawn(answer(server.post("/blocks").header("idempotency-key", "k")));
     let key = RecordKey::new("blocks", None, "k");
-    let entry = eventually(
-        async || store.get(&key).await.expect("the store answers"),
-        |entry| entry.as_ref().is_some_and(|entry| matches!(entry.state, EntryState::Completed { .. })),
-    );
-    let seen = tokio::join!(entry, first);
-    assert_eq!(seen.1.expect("the request runs").text(), "charge 1");
+    eventually(async || store.get(&key).await.expect("the store answers"), Option::is_some).await;
+    assert_stays_in_flight(&server, "/blocks").await;
+    gate.wait();
+    assert_eq!(first.await.expect("the request runs").text(), "charge 1");
     assert_eq!(runs.started(), 1);
 }
 

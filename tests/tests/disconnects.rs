@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::routing::post;
 use futures_util::future::join_all;
 use idempotent_runtime::store::MemoryStore;
-use idempotent_runtime::{Registry, idempotent};
-use idempotent_tests::{PATIENCE, Runs, Server, answer, eventually};
+use idempotent_runtime::{Idempotency, Registry, idempotent};
+use idempotent_tests::{Fault, FaultyStore, Logs, PATIENCE, Runs, Server, answer, eventually};
+use tower::ServiceExt;
 use tower_http::timeout::TimeoutLayer;
 
 #[idempotent(scope = "charges")]
@@ -17,15 +18,33 @@ async fn create_charge(State(runs): State<Runs>) -> (StatusCode, String) {
     (StatusCode::CREATED, format!("charge {}", runs.run().await))
 }
 
-#[idempotent(scope = "waits", in_flight = wait("20s"))]
+#[idempotent(scope = "waits", fingerprint = none, in_flight = wait("20s"))]
 async fn waits(State(runs): State<Runs>) -> (StatusCode, String) {
     (StatusCode::CREATED, format!("charge {}", runs.run().await))
+}
+
+#[idempotent(scope = "waits-for-failure", in_flight = wait("20s"))]
+async fn waits_for_failure(State(runs): State<Runs>) -> StatusCode {
+    runs.run().await;
+    StatusCode::INTERNAL_SERVER_ERROR
+}
+
+/// Passes the request on, as a gateway in front of other handlers does.
+#[idempotent(scope = "forwards")]
+async fn forwards(State(runs): State<Runs>, idempotency: Idempotency, request: Request) -> (StatusCode, String) {
+    let inner = Router::new().route("/forwards", post(waits)).with_state(runs);
+    let response = inner.oneshot(request).await.expect("a router answers");
+    let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.expect("the body arrives");
+    let (key, body) = (idempotency.key().unwrap_or_default(), String::from_utf8_lossy(&body));
+    (StatusCode::CREATED, format!("{key}: {body}"))
 }
 
 fn router(runs: &Runs, registry: &Registry) -> Router {
     Router::new()
         .route("/charges", post(create_charge))
         .route("/waits", post(waits))
+        .route("/waits-for-failure", post(waits_for_failure))
+        .route("/forwards", post(forwards))
         .with_state(runs.clone())
         .layer(registry.layer())
 }
@@ -86,13 +105,8 @@ async fn an_unguarded_request_ends_with_its_client_as_any_handler_does() {
         server.connect_and_send(b"POST /charges HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n").await;
     runs.until_started(1).await;
     drop(connection);
-    // The dropped handler no longer waits in line, so the only permit goes to the second one.
-    let second = tokio::spawn(answer(server.post("/charges")));
-    runs.until_started(2).await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    runs.let_finish(1);
-    assert_eq!(second.await.expect("the request runs").text(), "charge 2");
-    assert_eq!(runs.finished(), 1);
+    runs.until_abandoned(1).await;
+    assert_eq!(runs.finished(), 0);
 }
 
 #[tokio::test]
@@ -126,5 +140,47 @@ async fn a_waiter_that_hangs_up_leaves_the_claim_as_it_is() {
     assert_eq!(first.await.expect("the request runs").text(), "charge 1");
     let retries = join_all((0..5).map(|_| server.post_with_key("/waits", "k"))).await;
     assert!(retries.iter().all(|retry| retry.is_replay() && retry.text() == "charge 1"));
+    assert_eq!(runs.started(), 1);
+}
+
+/// What the log says when a client has left a request that goes on.
+const GOES_ON: &str = "the client left; the handler goes on without it";
+
+#[tokio::test]
+async fn a_waiter_that_hangs_up_while_the_store_is_asked_does_not_run_later() {
+    let (runs, store, logs) = (Runs::held(), FaultyStore::new(), Logs::collect());
+    let registry = Registry::builder(store.clone()).store_timeout(PATIENCE).build();
+    let server = Server::start(router(&runs, &registry)).await;
+    let first = tokio::spawn(answer(server.post("/waits-for-failure").header("idempotency-key", "k")));
+    runs.until_started(1).await;
+    store.on_claim(Fault::AnswerIsLate);
+    let waiter = server.connect_and_send(&request("/waits-for-failure", "k")).await;
+    eventually(async || store.claims(), |&claims| claims == 2).await;
+    drop(waiter);
+    eventually(async || logs.text(), |text| text.contains(GOES_ON)).await;
+    store.let_through();
+    runs.let_finish(2);
+    assert_eq!(first.await.expect("the request runs").status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(registry.drain(PATIENCE).await, 0);
+    assert_eq!(runs.started(), 1);
+}
+
+#[tokio::test]
+async fn a_handler_that_forwards_its_request_to_a_guarded_one_survives_its_client_all_the_same() {
+    let (runs, store, logs) = (Runs::held(), FaultyStore::new(), Logs::collect());
+    let registry = Registry::new(store.clone());
+    let server = Server::start(router(&runs, &registry)).await;
+    let direct = tokio::spawn(answer(server.post("/waits").header("idempotency-key", "k")));
+    runs.until_started(1).await;
+    let forwarded = server.connect_and_send(&request("/forwards", "k")).await;
+    // The direct one, the outer handler, and two looks of the inner one: it waits, and a mere waiter ends with its client.
+    eventually(async || store.claims(), |&claims| claims >= 4).await;
+    drop(forwarded);
+    eventually(async || logs.text(), |text| text.contains(GOES_ON)).await;
+    runs.let_finish(1);
+    assert_eq!(direct.await.expect("the request runs").text(), "charge 1");
+    assert_eq!(registry.drain(PATIENCE).await, 0);
+    let retry = server.post_with_key("/forwards", "k").await;
+    assert_eq!((retry.text(), retry.is_replay()), ("k: charge 1", true));
     assert_eq!(runs.started(), 1);
 }

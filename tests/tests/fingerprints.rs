@@ -87,12 +87,19 @@ async fn by_custom_hash(State(runs): State<Runs>, Query(size): Query<Size>) -> S
     format!("run {}", runs.run().await)
 }
 
+#[idempotent(scope = "whole-request")]
+async fn by_whole_request(State(runs): State<Runs>, request: Request) -> Result<String, StatusCode> {
+    let body = axum::body::to_bytes(request.into_body(), usize::MAX).await.map_err(|_| StatusCode::BAD_REQUEST)?;
+    Ok(format!("{} bytes, run {}", body.len(), runs.run().await))
+}
+
 async fn serve(runs: &Runs) -> Server {
     let app = Router::new()
         .route("/default", any(by_request))
         .route("/default/{id}", any(by_request))
         .route("/expression", post(by_expression))
         .route("/none", post(by_nothing))
+        .route("/whole-request", post(by_whole_request))
         .route("/multipart", post(by_multipart))
         .route("/callers", post(by_caller))
         .route("/custom-hash", post(by_custom_hash))
@@ -272,4 +279,19 @@ async fn the_default_body_limit_is_honoured_and_claims_nothing() {
     assert_eq!(runs.started(), 0);
     let within = answer(server.post("/small").header("idempotency-key", "k").body("ten bytes!")).await;
     assert_eq!(within.text(), "10 bytes, run 1");
+}
+
+#[tokio::test]
+async fn a_handler_that_reads_without_a_limit_gets_all_of_a_large_body_unless_it_is_needed_for_the_fingerprint() {
+    let runs = Runs::free();
+    let server = serve(&runs).await;
+    // Axum's own limit is 2 MB.
+    let large = vec![b'x'; 3_000_000];
+    let without_key = answer(server.post("/whole-request").body(large.clone())).await;
+    assert_eq!(without_key.text(), "3000000 bytes, run 1");
+    let without_fingerprint = answer(server.post("/none").header("idempotency-key", "k").body(large.clone())).await;
+    assert_eq!(without_fingerprint.text(), "3000000 bytes, run 2");
+    let with_key = answer(server.post("/whole-request").header("idempotency-key", "k").body(large)).await;
+    assert_eq!(with_key.status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(runs.started(), 2);
 }

@@ -124,6 +124,11 @@ async fn broken_stream(State(runs): State<Runs>) -> Body {
     Body::from_stream(broken)
 }
 
+#[idempotent(scope = "broken-reruns", oversize = "rerun")]
+async fn broken_reruns(state: State<Runs>) -> Body {
+    broken_stream(state.into()).await.into_body()
+}
+
 fn chunks(count: usize, length: usize) -> impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static {
     stream::iter(0..count).map(move |_| Ok(Bytes::from(vec![b'x'; length])))
 }
@@ -156,6 +161,7 @@ async fn serve(runs: &Runs) -> Server {
         .route("/large-reruns", post(large_reruns))
         .route("/small-streams", post(small_stream))
         .route("/broken-streams", post(broken_stream))
+        .route("/broken-reruns", post(broken_reruns))
         .route("/events", post(events))
         .route("/empty", post(nothing))
         .with_state(runs.clone())
@@ -310,11 +316,14 @@ async fn an_empty_response_is_replayed() {
 async fn a_response_that_breaks_off_is_not_replayed_as_if_it_were_whole() {
     let runs = Runs::free();
     let server = serve(&runs).await;
-    let request = server.post("/broken-streams").header("idempotency-key", "k");
-    let read = async { request.send().await?.bytes().await };
-    assert!(read.await.is_err(), "the client sees it break off");
-    assert_eq!(send(&server, "/broken-streams", "k", "").await.refusal(), "response_not_recorded");
-    assert_eq!(runs.started(), 1);
+    // Where an oversize response may run again, this one may not: it says nothing of its size.
+    for (path, run) in [("/broken-streams", 1), ("/broken-reruns", 2)] {
+        let request = server.post(path).header("idempotency-key", "k");
+        let read = async { request.send().await?.bytes().await };
+        assert!(read.await.is_err(), "the client sees it break off");
+        assert_eq!(send(&server, path, "k", "").await.refusal(), "response_not_recorded");
+        assert_eq!(runs.started(), run);
+    }
 }
 
 #[tokio::test]

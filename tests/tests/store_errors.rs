@@ -31,15 +31,30 @@ async fn with_short_lease(State(runs): State<Runs>) -> (StatusCode, String) {
     (StatusCode::CREATED, format!("charge {}", runs.run().await))
 }
 
+#[idempotent(scope = "runs-after-waiting", on_store_error = "run", in_flight = wait("20s"))]
+async fn runs_after_waiting(State(runs): State<Runs>) -> (StatusCode, String) {
+    (StatusCode::CREATED, format!("charge {}", runs.run().await))
+}
+
+#[idempotent(scope = "refuses-after-crash", after_crash = "refuse")]
+async fn refuses_after_crash(State(runs): State<Runs>) -> (StatusCode, String) {
+    (StatusCode::CREATED, format!("charge {}", runs.run().await))
+}
+
 const TIMEOUT: Duration = Duration::from_millis(100);
 
 async fn serve(runs: &Runs, store: impl Store) -> (Server, Registry) {
-    let registry = Registry::builder(store).store_timeout(TIMEOUT).build();
+    serve_with(runs, Registry::builder(store).store_timeout(TIMEOUT).build()).await
+}
+
+async fn serve_with(runs: &Runs, registry: Registry) -> (Server, Registry) {
     let app = Router::new()
         .route("/charges", post(create_charge))
         .route("/runs", post(runs_unguarded))
         .route("/fails", post(fails))
         .route("/short-lease", post(with_short_lease))
+        .route("/runs-after-waiting", post(runs_after_waiting))
+        .route("/refuses-after-crash", post(refuses_after_crash))
         .with_state(runs.clone())
         .layer(registry.layer());
     (Server::start(app).await, registry)
@@ -87,6 +102,78 @@ async fn a_claim_whose_answer_was_lost_is_given_back() {
         eventually(async || server.post_with_key("/charges", "k").await, |answer| answer.status == StatusCode::CREATED)
             .await;
     assert_eq!((retry.text(), retry.is_replay()), ("charge 1", false));
+}
+
+#[tokio::test]
+async fn a_claim_that_arrives_after_its_request_was_refused_is_given_back() {
+    for path in ["/charges", "/refuses-after-crash"] {
+        let (runs, store) = (Runs::free(), FaultyStore::new());
+        let (server, _) = serve(&runs, store.clone()).await;
+        store.on_claim(Fault::ArrivesLate);
+        assert_unavailable(&server.post_with_key(path, "k").await);
+        eventually(async || store.releases(), |&tried| tried >= 1).await;
+        store.on_claim(Fault::None);
+        store.let_through();
+        eventually(async || store.inner().len(), |&entries| entries == 1).await;
+        let retry =
+            eventually(async || server.post_with_key(path, "k").await, |answer| answer.status == StatusCode::CREATED)
+                .await;
+        assert_eq!((retry.text(), retry.is_replay()), ("charge 1", false));
+    }
+}
+
+#[tokio::test]
+async fn a_claim_whose_answer_comes_after_its_lease_runs_only_if_nobody_took_over() {
+    for is_taken_over in [false, true] {
+        let (runs, store) = (Runs::free(), FaultyStore::new());
+        let (server, _) = serve_with(&runs, Registry::builder(store.clone()).store_timeout(PATIENCE).build()).await;
+        store.on_claim(Fault::AnswerIsLate);
+        let late = async { server.post_with_key("/short-lease", "k").await };
+        let meanwhile = async {
+            let key = RecordKey::new("short-lease", None, "k");
+            // The store lists a claim whose lease ran out without one.
+            eventually(
+                async || store.get(&key).await.expect("the store answers").map(|entry| entry.state),
+                |state| matches!(state, Some(EntryState::Claimed { lease: None, .. })),
+            )
+            .await;
+            store.on_claim(Fault::None);
+            if is_taken_over {
+                assert_eq!(server.post_with_key("/short-lease", "k").await.text(), "charge 1");
+            }
+            store.let_through();
+        };
+        let (late, ()) = tokio::join!(late, meanwhile);
+        if is_taken_over {
+            assert_unavailable(&late);
+        } else {
+            assert_eq!(late.text(), "charge 1");
+        }
+        assert!(server.post_with_key("/short-lease", "k").await.is_replay());
+        assert_eq!(runs.started(), 1, "taken over: {is_taken_over}");
+    }
+}
+
+#[tokio::test]
+async fn a_waiter_that_saw_another_request_run_never_runs_unguarded() {
+    let (runs, store) = (Runs::held(), FaultyStore::new());
+    let (server, _) = serve(&runs, store.clone()).await;
+    let first = async { server.post_with_key("/runs-after-waiting", "k").await };
+    let second = async {
+        runs.until_started(1).await;
+        let waiter = async { server.post_with_key("/runs-after-waiting", "k").await };
+        let break_store = async {
+            // The first request's claim, the waiter's first look, and one that shows that it waits.
+            eventually(async || store.claims(), |&claims| claims >= 3).await;
+            store.on_claim(Fault::Unreachable);
+        };
+        let (waiter, ()) = tokio::join!(waiter, break_store);
+        assert_unavailable(&waiter);
+        runs.let_finish(2);
+    };
+    let (first, ()) = tokio::join!(first, second);
+    assert_eq!(first.text(), "charge 1");
+    assert_eq!(runs.started(), 1);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! From a key to a claim, a replay or a refusal.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -11,18 +12,20 @@ use tracing::Span;
 
 use super::settle::Claimed;
 use super::{CacheIf, Passage};
+use crate::completion::Fate;
 use crate::fingerprint::FingerprintBuilder;
 use crate::guarded::{Presented, PresentedBody};
 use crate::headers::REPLAYED;
-use crate::idempotency::Execution;
 use crate::lease::Lease;
-use crate::policy::{FingerprintSource, InFlight, OnStoreError};
-use crate::store::{BoundedStore, Claim, ClaimRequest, StoreError, Token};
+use crate::policy::{AfterCrash, FingerprintSource, InFlight, OnStoreError};
+use crate::store::{BoundedStore, Claim, ClaimRequest, Held, StoreError, Token};
 use crate::telemetry::{self, Outcome};
 use crate::{Fingerprint, IdempotencyKey, Policy, Record, RecordKey, RecordedBody, Refusal, Registry};
 
 /// What a refused client is told to wait: long enough not to hammer, short beside what people notice.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+const UNAVAILABLE: Refusal = Refusal::StoreUnavailable { retry_after: RETRY_AFTER };
 
 /// How long a waiter sleeps between two looks at the store; another process rings no bell in this one.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
@@ -34,6 +37,7 @@ pub(super) struct Asking {
     pub(super) registry: Option<Registry>,
     pub(super) span: Span,
     pub(super) cache_if: Option<CacheIf>,
+    pub(super) fate: Arc<Fate>,
 }
 
 impl Asking {
@@ -49,8 +53,8 @@ impl Asking {
             Err(refusal) => return Err(self.refuse(refusal)),
         };
         let Some((registry, store)) = self.registry_and_store() else {
-            telemetry::misconfigured(self.policy);
-            return Err(self.refuse(Refusal::StoreUnavailable { retry_after: RETRY_AFTER }));
+            telemetry::misconfigured(self.policy, self.registry.is_some());
+            return Err(self.refuse(UNAVAILABLE));
         };
         if let PresentedBody::Broken(status, reason) = presented.body {
             return Err((status, reason).into_response());
@@ -65,14 +69,19 @@ impl Asking {
         };
         // Counted from here on, so that a drain waits for a claim that is on its way.
         let running = registry.running().token();
-        match self.ask(&registry, &store, &presented.execution, &record_key, request).await? {
-            Asked::Acquired { attempt } => {
+        match self.ask(&registry, &store, &record_key, request).await? {
+            Asked::Acquired { attempt, asked_at } => {
+                // The lease began before its answer came; what is left of it must last until it is renewed.
+                let is_late = asked_at.elapsed() >= request.lease / 3;
+                if is_late && !is_still_ours(&store, &record_key, request).await {
+                    tokio::spawn(give_back(store, record_key, request));
+                    return Err(self.refuse(UNAVAILABLE));
+                }
                 presented.execution.grant(key, record_key.clone(), attempt);
-                let scope = self.policy.scope;
-                let lease = Lease::new(store, record_key, request.token, scope, request.lease);
+                let lease = Lease::new(store, record_key, request.token, self.policy.scope, request.lease);
                 Ok(Passage(Some(Box::new(Claimed {
                     policy: self.policy,
-                    lease: registry.keeper().keep(lease),
+                    lease: registry.keeper().keep(lease).await,
                     registry,
                     fingerprint: request.fingerprint,
                     cache_if: self.cache_if,
@@ -82,7 +91,7 @@ impl Asking {
             }
             Asked::Unguarded => {
                 // From here on the request is what any axum request is: it ends when its client leaves.
-                presented.execution.set_must_finish(false);
+                self.fate.set_must_finish(false);
                 presented.execution.grant(key, record_key, 1);
                 Outcome::Unguarded.enter(&self.span);
                 Ok(Passage(None))
@@ -94,7 +103,6 @@ impl Asking {
         &self,
         registry: &Registry,
         store: &BoundedStore,
-        execution: &Execution,
         key: &RecordKey,
         request: ClaimRequest,
     ) -> Result<Asked, Response> {
@@ -103,25 +111,34 @@ impl Asking {
             InFlight::Wait(limit) => Some(Instant::now() + limit),
         };
         let mut next_look = FIRST_LOOK;
+        let mut another_runs = false;
         loop {
             // Armed before the look, or an end between the look and the wait would go unheard.
             let mut bell = pin!(registry.settled().bell(key).notified());
             if gives_up_at.is_some() {
                 bell.as_mut().enable();
             }
+            let asked_at = Instant::now();
             // A claim that the store has made must not be forgotten because the client left meanwhile.
-            execution.set_must_finish(true);
+            self.fate.set_must_finish(true);
             let claim = match store.claim(key, request).await {
                 Ok(claim) => claim,
                 Err(error) => {
-                    if self.may_run_unanswered(registry, store, key, request, &error) {
-                        return Ok(Asked::Unguarded);
+                    telemetry::claim_failed(self.policy, store.name(), &error);
+                    if matches!(error, StoreError::Unavailable(_) | StoreError::TimedOut(_)) {
+                        // The claim may stand although its answer did not come, and nobody will run it.
+                        tokio::spawn(give_back(store.clone(), key.clone(), request));
                     }
-                    return Err(self.refuse(Refusal::StoreUnavailable { retry_after: RETRY_AFTER }));
+                    // No policy asks for running beside another one, or beside a record that cannot be read.
+                    let is_free = !another_runs && !matches!(error, StoreError::Damaged(_));
+                    return match self.policy.on_store_error {
+                        OnStoreError::Run if is_free => Ok(Asked::Unguarded),
+                        _ => Err(self.refuse(UNAVAILABLE)),
+                    };
                 }
             };
             let in_flight = match claim {
-                Claim::Acquired { attempt } => return Ok(Asked::Acquired { attempt }),
+                Claim::Acquired { attempt } => return Ok(Asked::Acquired { attempt, asked_at }),
                 Claim::Completed(record) => return Err(self.completed(record, request.fingerprint)),
                 Claim::InFlight { fingerprint } | Claim::Lapsed { fingerprint }
                     if fingerprint != request.fingerprint =>
@@ -131,9 +148,14 @@ impl Asking {
                 Claim::Lapsed { .. } => return Err(self.refuse(Refusal::OutcomeUnknown)),
                 Claim::InFlight { .. } => Refusal::InFlight { retry_after: RETRY_AFTER },
             };
+            another_runs = true;
             let now = Instant::now();
             let Some(gives_up_at) = gives_up_at.filter(|&at| now < at) else { return Err(self.refuse(in_flight)) };
-            execution.set_must_finish(false);
+            // Its client left during the look: it must not run later, when nobody asks for it any more.
+            if self.fate.is_abandoned() {
+                return Err(self.refuse(in_flight));
+            }
+            self.fate.set_must_finish(false);
             tokio::select! {
                 () = bell => {}
                 () = tokio::time::sleep_until(gives_up_at.min(now + next_look)) => {}
@@ -167,27 +189,6 @@ impl Asking {
         response
     }
 
-    fn may_run_unanswered(
-        &self,
-        registry: &Registry,
-        store: &BoundedStore,
-        key: &RecordKey,
-        request: ClaimRequest,
-        error: &StoreError,
-    ) -> bool {
-        telemetry::claim_failed(self.policy, store.name(), error);
-        match error {
-            StoreError::Full | StoreError::Damaged(_) => {}
-            // The claim may stand although its answer did not come: nobody will run it, so nobody should wait for it.
-            StoreError::Unavailable(_) | StoreError::TimedOut(_) => {
-                let releasing = release_in_background(store.clone(), key.clone(), request);
-                registry.running().spawn(releasing);
-            }
-        }
-        // A damaged record says that the handler may have run: no policy asks for running it unguarded then.
-        self.policy.on_store_error == OnStoreError::Run && !matches!(error, StoreError::Damaged(_))
-    }
-
     fn refuse(&self, refusal: Refusal) -> Response {
         Outcome::Refused(refusal.code()).enter(&self.span);
         match &self.registry {
@@ -198,7 +199,7 @@ impl Asking {
 }
 
 enum Asked {
-    Acquired { attempt: u32 },
+    Acquired { attempt: u32, asked_at: Instant },
     Unguarded,
 }
 
@@ -215,11 +216,31 @@ fn fingerprint_of(policy: &Policy, presented: &Presented, mut builder: Fingerpri
     builder.finish()
 }
 
-async fn release_in_background(store: BoundedStore, key: RecordKey, request: ClaimRequest) {
-    let runs_out_at = Instant::now() + request.lease;
+/// Starts the lease anew; false when there is no telling whether the claim still stands.
+async fn is_still_ours(store: &BoundedStore, key: &RecordKey, request: ClaimRequest) -> bool {
+    let asked_at = Instant::now();
+    let held = store.renew(key, request.token, request.lease).await;
+    matches!(held, Ok(Held::Yes)) && asked_at.elapsed() < request.lease
+}
+
+/// Releases a claim under which nothing runs.
+///
+/// The claim may arrive in the store after its own release, so that one which finds nothing is repeated for a while;
+/// under `AfterCrash::Refuse` a claim that stays would refuse its key for the whole time to live.
+async fn give_back(store: BoundedStore, key: RecordKey, request: ClaimRequest) {
+    let begun = Instant::now();
+    let longest = match request.after_crash {
+        AfterCrash::Rerun => request.lease,
+        AfterCrash::Refuse => request.ttl,
+    };
     let mut pause = Duration::from_millis(100);
-    while store.release(&key, request.token).await.is_err() && Instant::now() + pause < runs_out_at {
-        tokio::time::sleep(pause).await;
-        pause *= 2;
+    loop {
+        match store.release(&key, request.token).await {
+            Ok(Held::Yes) => return,
+            Ok(Held::No) if begun.elapsed() >= request.lease => return,
+            _ if begun.elapsed() >= longest => return,
+            _ => tokio::time::sleep(pause).await,
+        }
+        pause = Duration::from_secs(5).min(pause * 2);
     }
 }

@@ -22,7 +22,7 @@ use tracing::Instrument;
 
 use self::claim::Asking;
 use self::settle::Claimed;
-use crate::completion::Completion;
+use crate::completion::{Completion, Fate};
 use crate::fingerprint::FingerprintBuilder;
 use crate::guarded::{Guarded, Presented};
 use crate::policy::{InvalidKeyPolicy, KeySource};
@@ -37,8 +37,8 @@ where
     F: FnOnce(Gate, B) -> BoxFuture<'static, Response>,
 {
     let (inner, presented) = guarded.into_parts();
-    let execution = presented.as_ref().map_or_else(Arc::default, |presented| Arc::clone(&presented.execution));
-    Completion::new(handler(Gate::new(policy, presented), inner), execution)
+    let fate = Arc::<Fate>::default();
+    Completion::new(handler(Gate::new(policy, presented, Arc::clone(&fate)), inner), fate)
 }
 
 /// Where a request stands before its handler.
@@ -49,17 +49,18 @@ pub struct Gate {
     caller: Option<String>,
     fingerprint: FingerprintBuilder,
     cache_if: Option<CacheIf>,
+    fate: Arc<Fate>,
 }
 
 impl Gate {
-    fn new(policy: &'static Policy, presented: Option<Presented>) -> Self {
+    fn new(policy: &'static Policy, presented: Option<Presented>, fate: Arc<Fate>) -> Self {
         // A direct call has no request, and a method that is not guarded needs no key.
         let presented = presented.filter(|presented| policy.guards(&presented.method));
         let key = match (&presented, policy.key) {
             (Some(presented), KeySource::Header) => judge(policy, from_headers(policy, presented)),
             _ => None,
         };
-        Self { policy, presented, key, caller: None, fingerprint: FingerprintBuilder::new(), cache_if: None }
+        Self { policy, presented, key, caller: None, fingerprint: FingerprintBuilder::new(), cache_if: None, fate }
     }
 
     /// Takes the key of `key = expr`; before the other expressions, which only count for a keyed request.
@@ -102,6 +103,7 @@ impl Gate {
             registry: presented.registry.clone().or_else(Registry::installed),
             span: span.clone(),
             cache_if: self.cache_if,
+            fate: self.fate,
         };
         asking.enter(presented, key, self.caller.as_deref(), self.fingerprint).instrument(span).await
     }

@@ -88,7 +88,11 @@ impl Claimed {
                 let record = self.record(&parts, RecordedBody::Whole(whole));
                 (Response::from_parts(parts, body), Ending::Record(record), Outcome::Recorded)
             }
-            Content::Unrecordable(body) => {
+            Content::Broken(body) => {
+                let record = self.record(&parts, RecordedBody::NotRecorded);
+                (Response::from_parts(parts, body), Ending::Record(record), Outcome::Broken)
+            }
+            Content::TooLarge(body) => {
                 let ending = match self.policy.oversize {
                     Oversize::Refuse => Ending::Record(self.record(&parts, RecordedBody::NotRecorded)),
                     Oversize::Rerun => Ending::Release,
@@ -135,7 +139,11 @@ impl Claimed {
                 lease.store.complete(&lease.key, lease.token, record.clone(), self.policy.ttl).await
             }
             Ending::Release => lease.store.release(&lease.key, lease.token).await,
-            Ending::Lapse => lease.store.renew(&lease.key, lease.token, Duration::ZERO).await,
+            Ending::Lapse => {
+                // A renewal that comes later would bring the lease back to life.
+                lease.stop_renewing().await;
+                lease.store.renew(&lease.key, lease.token, Duration::ZERO).await
+            }
         };
         if held.is_ok() {
             self.registry.settled().bell(&lease.key).notify_waiters();
@@ -154,6 +162,8 @@ impl Claimed {
                     tracing::info!(scope = self.policy.scope, "the {} succeeded after all", ending.name());
                     return;
                 }
+                // The first try had released it, although its answer did not come.
+                Ok(Held::No) if matches!(ending, Ending::Release) => return,
                 Ok(Held::No) => return self.lost(),
                 Err(_) => pause = Duration::from_secs(1).min(pause * 2),
             }

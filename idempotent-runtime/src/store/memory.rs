@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::HeaderValue;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::{AfterCrash, Claim, ClaimRequest, Cursor, Entry, EntryState, Held, Page, Store, StoreError, Token};
-use crate::{Fingerprint, Record, RecordKey};
+use crate::{Fingerprint, Record, RecordKey, RecordedBody};
 
 /// Keeps claims and records in this process, bounded by bytes.
 ///
@@ -40,7 +42,8 @@ pub struct MemoryStoreBuilder {
 }
 
 impl MemoryStoreBuilder {
-    /// The bytes that keys, headers, bodies and a fixed cost of 256 bytes an entry may take; 256 MiB by default.
+    /// The bytes that keys, headers, bodies and a fixed cost of 256 bytes an entry and 72 bytes a header line may take;
+    /// 256 MiB by default.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.max_bytes = bytes;
         self
@@ -116,6 +119,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// What an entry costs beside its key and payload: its places in the table and in the queue of expiries.
 const ENTRY_BYTES: usize = 256;
 
+/// What a header line costs beside its name and value.
+const HEADER_BYTES: usize = 72;
+
 struct Inner {
     hasher: RandomState,
     shards: [Mutex<Shard>; SHARDS],
@@ -187,7 +193,8 @@ impl Store for MemoryStore {
             if matches!(stored.state, State::Completed(_)) {
                 return Ok(Held::Yes);
             }
-            let payload = record.payload_bytes();
+            let record = compact(record);
+            let payload = record.payload_bytes() + record.headers.len() * HEADER_BYTES;
             stored.bytes += payload;
             stored.state = State::Completed(record);
             self.0.used_bytes.fetch_add(payload, Ordering::Relaxed);
@@ -377,6 +384,19 @@ async fn sweep_forever(store: Weak<Inner>) {
             () = earlier.notified() => {}
         }
     }
+}
+
+/// A slice keeps the whole buffer alive that it was cut from; a copy costs what is counted for it.
+fn compact(mut record: Record) -> Record {
+    for (_, value) in &mut record.headers {
+        if let Ok(copy) = HeaderValue::from_bytes(value.as_bytes()) {
+            *value = copy;
+        }
+    }
+    if let RecordedBody::Whole(body) = &mut record.body {
+        *body = Bytes::copy_from_slice(body);
+    }
+    record
 }
 
 impl Drop for Inner {

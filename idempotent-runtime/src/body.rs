@@ -1,0 +1,107 @@
+//! Bodies that were read in part, so that nobody who comes later misses a byte.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use axum::BoxError;
+use axum::body::Body;
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+
+/// What was read already, then the rest.
+pub(crate) struct Resumed {
+    read: VecDeque<Result<Frame<Bytes>, BoxError>>,
+    rest: Body,
+}
+
+impl Resumed {
+    pub(crate) fn new(read: impl IntoIterator<Item = Result<Frame<Bytes>, BoxError>>, rest: Body) -> Self {
+        Self { read: read.into_iter().collect(), rest }
+    }
+}
+
+impl http_body::Body for Resumed {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(frame) = self.read.pop_front() {
+            return Poll::Ready(Some(frame));
+        }
+        Pin::new(&mut self.rest).poll_frame(cx).map_err(Into::into)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.read.is_empty() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let data = || self.read.iter().flatten().filter_map(Frame::data_ref);
+        let read: u64 = data().map(|data| data.len() as u64).sum();
+        let rest = self.rest.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(read + rest.lower());
+        // A server stops at the length that it was told, and would never come to an error or trailers after it.
+        let is_data_alone = data().count() == self.read.len();
+        if let Some(upper) = rest.upper().filter(|_| is_data_alone) {
+            hint.set_upper(read + upper);
+        }
+        hint
+    }
+}
+
+/// A body that keeps what it hands out, in case that its reader stops at a limit.
+#[derive(Clone)]
+pub(crate) struct Remembering(Arc<Mutex<Remembered>>);
+
+struct Remembered {
+    read: Vec<Bytes>,
+    rest: Body,
+}
+
+impl Remembering {
+    pub(crate) fn new(body: Body) -> Self {
+        Self(Arc::new(Mutex::new(Remembered { read: Vec::new(), rest: body })))
+    }
+
+    /// The whole body again, from its beginning; or up to the error at which it broke off.
+    pub(crate) fn again(&self, broken: Option<BoxError>) -> Resumed {
+        let mut remembered = self.lock();
+        let read = std::mem::take(&mut remembered.read).into_iter().map(|data| Ok(Frame::data(data)));
+        let rest = std::mem::take(&mut remembered.rest);
+        match broken {
+            None => Resumed::new(read, rest),
+            Some(error) => Resumed::new(read.chain([Err(error)]), Body::empty()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Remembered> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl http_body::Body for Remembering {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let mut remembered = self.lock();
+        let polled = Pin::new(&mut remembered.rest).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(data) = frame.data_ref()
+        {
+            remembered.read.push(data.clone());
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.lock().rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.lock().rest.size_hint()
+    }
+}
