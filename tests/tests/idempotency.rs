@@ -1,13 +1,15 @@
 //! What a handler may know about its key: the extractor.
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
+use axum::response::Response;
 use axum::routing::post;
 use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, MemoryStore, Store, Token};
 use idempotent_runtime::{Fingerprint, Idempotency, RecordKey, Registry, idempotent};
 use idempotent_tests::{Runs, Server, answer};
 use serde_json::{Value, json};
 use std::time::Duration;
+use tower::ServiceExt;
 
 fn describe(idempotency: &Idempotency) -> axum::Json<Value> {
     axum::Json(json!({
@@ -29,6 +31,13 @@ async fn as_last_argument(idempotency: Idempotency) -> axum::Json<Value> {
     describe(&idempotency)
 }
 
+/// Passes the request on, as a gateway in front of other handlers does.
+#[idempotent(scope = "forwards")]
+async fn forwards(request: Request) -> Response {
+    let inner = Router::new().route("/forwards", post(as_last_argument));
+    inner.oneshot(request).await.expect("a router answers")
+}
+
 async fn not_annotated(idempotency: Idempotency) -> axum::Json<Value> {
     describe(&idempotency)
 }
@@ -38,6 +47,7 @@ async fn serve(store: MemoryStore) -> Server {
         .route("/first", post(as_first_argument))
         .route("/last", post(as_last_argument))
         .route("/plain", post(not_annotated))
+        .route("/forwards", post(forwards))
         .with_state(Runs::free())
         .layer(Registry::new(store).layer());
     Server::start(app).await
@@ -79,6 +89,13 @@ async fn the_downstream_key_survives_a_crash_and_the_attempt_counts_it() {
     let second = server.post_with_key("/first", "k").await.json();
     assert_eq!(second["attempt"], 2);
     assert_eq!(second["stripe"], first["stripe"]);
+}
+
+#[tokio::test]
+async fn a_handler_that_a_request_is_forwarded_to_sees_its_own_key_and_not_the_outer_handlers() {
+    let server = serve(MemoryStore::new()).await;
+    let inner = server.post_with_key("/last", "k").await.json();
+    assert_eq!(server.post_with_key("/forwards", "k").await.json(), inner);
 }
 
 #[tokio::test]

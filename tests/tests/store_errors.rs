@@ -166,10 +166,10 @@ async fn a_waiter_that_saw_another_request_run_never_runs_unguarded() {
             // The first request's claim, the waiter's first look, and one that shows that it waits.
             eventually(async || store.claims(), |&claims| claims >= 3).await;
             store.on_claim(Fault::Unreachable);
+            runs.let_finish(2);
         };
         let (waiter, ()) = tokio::join!(waiter, break_store);
         assert_unavailable(&waiter);
-        runs.let_finish(2);
     };
     let (first, ()) = tokio::join!(first, second);
     assert_eq!(first.text(), "charge 1");
