@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
 use http::HeaderValue;
 use tokio::time::Instant;
 use tracing::Span;
@@ -115,8 +116,10 @@ impl Asking {
         loop {
             // Armed before the look, or an end between the look and the wait would go unheard.
             let mut bell = pin!(registry.settled().bell(key).notified());
+            let mut changed = pin!(store.changed(key).fuse());
             if gives_up_at.is_some() {
                 bell.as_mut().enable();
+                let _ = changed.as_mut().now_or_never();
             }
             let asked_at = Instant::now();
             // A claim that the store has made must not be forgotten because the client left meanwhile.
@@ -158,6 +161,7 @@ impl Asking {
             self.fate.set_must_finish(false);
             tokio::select! {
                 () = bell => {}
+                () = changed => {}
                 () = tokio::time::sleep_until(gives_up_at.min(now + next_look)) => {}
             }
             next_look = LOOK_EVERY.min(next_look * 2);

@@ -46,6 +46,11 @@ impl BoundedStore {
         self.bounded(self.store.release(key, token)).await
     }
 
+    /// Without a limit: it ends when its waiter gives up.
+    pub(crate) async fn changed(&self, key: &RecordKey) {
+        self.store.changed(key).await;
+    }
+
     async fn bounded<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         tokio::time::timeout(self.limit, call).await.unwrap_or(Err(StoreError::TimedOut(self.limit)))
     }

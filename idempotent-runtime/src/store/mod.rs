@@ -90,6 +90,15 @@ pub trait Store: Send + Sync + 'static {
     /// Gives the claim of `token` up: nothing stands under `key` afterwards. A record is not touched.
     fn release(&self, key: &RecordKey, token: Token) -> impl Future<Output = Result<Held, StoreError>> + Send;
 
+    /// Resolves when what stands under `key` may have changed, in whatever process; the first poll begins to listen.
+    ///
+    /// A mere hint, so that a waiter looks at once and not at the end of its pause: it may come too often or, as in the
+    /// provided method, never. The engine hears of the ends in its own process by itself.
+    fn changed(&self, key: &RecordKey) -> impl Future<Output = ()> + Send {
+        let _ = key;
+        std::future::pending()
+    }
+
     /// What stands under `key`, for operators.
     fn get(&self, key: &RecordKey) -> impl Future<Output = Result<Option<Entry>, StoreError>> + Send;
 
@@ -292,6 +301,10 @@ impl<T: Store> Store for Arc<T> {
         T::release(self, key, token).await
     }
 
+    async fn changed(&self, key: &RecordKey) {
+        T::changed(self, key).await;
+    }
+
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
         T::get(self, key).await
     }
@@ -326,6 +339,7 @@ pub(crate) trait ErasedStore: Send + Sync {
         ttl: Duration,
     ) -> BoxFuture<'a, Result<Held, StoreError>>;
     fn release<'a>(&'a self, key: &'a RecordKey, token: Token) -> BoxFuture<'a, Result<Held, StoreError>>;
+    fn changed<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, ()>;
 }
 
 impl<T: Store> ErasedStore for T {
@@ -354,5 +368,9 @@ impl<T: Store> ErasedStore for T {
 
     fn release<'a>(&'a self, key: &'a RecordKey, token: Token) -> BoxFuture<'a, Result<Held, StoreError>> {
         Box::pin(Store::release(self, key, token))
+    }
+
+    fn changed<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, ()> {
+        Box::pin(Store::changed(self, key))
     }
 }
