@@ -6,6 +6,7 @@ mod expand;
 mod fallback;
 mod handler;
 mod model;
+mod reader;
 mod units;
 
 use proc_macro2::TokenStream;
@@ -58,6 +59,10 @@ use self::model::Model;
 /// `key`, `caller` and `fingerprint` are evaluated after the extractors and before the body, in this order; they see the
 /// handler's own variables and borrow them. The words `reject`, `all`, `any` and those in quotes may be written bare or
 /// quoted.
+///
+/// The default scope is the same for every instance of a generic handler. Two functions whose path is the same, as those of
+/// one name in `impl` blocks of one module are, need a `scope` each: `install` says so, and under a registry's layer
+/// their keyed requests get 503.
 ///
 /// # What becomes of the function
 ///

@@ -1,19 +1,20 @@
 //! The in-process store: for tests, and for one process that may forget its keys when it ends.
 
-use std::collections::{BTreeMap, HashMap};
+mod shard;
+mod sweeper;
+
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::HeaderValue;
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::{AfterCrash, Claim, ClaimRequest, Cursor, Entry, EntryState, Held, Page, Store, StoreError, Token};
-use crate::{Fingerprint, Record, RecordKey, RecordedBody};
+use self::shard::{Shard, Stands, State};
+use self::sweeper::Sweeper;
+use super::{Claim, ClaimRequest, Cursor, Entry, Held, Page, Store, StoreError, Token};
+use crate::{Record, RecordKey};
 
 /// Keeps claims and records in this process, bounded by bytes.
 ///
@@ -113,14 +114,8 @@ const SHARDS: usize = 64;
 /// How many expired entries are freed while one lock is held.
 const BATCH: usize = 64;
 
-/// The sweeper rests at least this long, or a busy store would wake it for every single expiry.
-const PAUSE: Duration = Duration::from_millis(100);
-
 /// What an entry costs beside its key and payload: its places in the table and in the queue of expiries.
 const ENTRY_BYTES: usize = 256;
-
-/// What a header line costs beside its name and value.
-const HEADER_BYTES: usize = 72;
 
 struct Inner {
     hasher: RandomState,
@@ -130,34 +125,6 @@ struct Inner {
     sweeper: Mutex<Sweeper>,
     /// Apart from the rest, so that the sweeper can sleep without holding the store.
     earlier: Arc<Notify>,
-}
-
-#[derive(Default)]
-struct Sweeper {
-    task: Option<JoinHandle<()>>,
-    wakes_at: Option<Instant>,
-}
-
-#[derive(Default)]
-struct Shard {
-    entries: HashMap<RecordKey, Stored>,
-    expiries: BTreeMap<(Instant, u64), RecordKey>,
-    next_number: u64,
-}
-
-struct Stored {
-    /// Tells entries apart that expire at the same moment.
-    number: u64,
-    expires_at: Instant,
-    bytes: usize,
-    token: Token,
-    fingerprint: Fingerprint,
-    state: State,
-}
-
-enum State {
-    Claimed { attempt: u32, lease_until: Instant, ttl: Duration },
-    Completed(Record),
 }
 
 impl Store for MemoryStore {
@@ -193,11 +160,7 @@ impl Store for MemoryStore {
             if matches!(stored.state, State::Completed(_)) {
                 return Ok(Held::Yes);
             }
-            let record = compact(record);
-            let payload = record.payload_bytes() + record.headers.len() * HEADER_BYTES;
-            stored.bytes += payload;
-            stored.state = State::Completed(record);
-            self.0.used_bytes.fetch_add(payload, Ordering::Relaxed);
+            self.0.used_bytes.fetch_add(stored.complete(record), Ordering::Relaxed);
             shard.expire_at(key, expires_at);
         }
         self.0.sweep_at(expires_at);
@@ -308,190 +271,20 @@ impl Inner {
     }
 
     fn remove(&self, shard: &mut Shard, key: &RecordKey) {
-        if let Some(stored) = shard.entries.remove(key) {
-            shard.expiries.remove(&(stored.expires_at, stored.number));
-            self.used_bytes.fetch_sub(stored.bytes, Ordering::Relaxed);
-        }
+        self.used_bytes.fetch_sub(shard.remove(key), Ordering::Relaxed);
     }
 
     fn free_expired(&self, shard: &mut Shard, now: Instant, limit: usize) -> usize {
-        let mut freed = 0;
-        while freed < limit
-            && let Some(first) = shard.expiries.first_entry()
-            && first.key().0 <= now
-        {
-            let key = first.remove();
-            if let Some(stored) = shard.entries.remove(&key) {
-                self.used_bytes.fetch_sub(stored.bytes, Ordering::Relaxed);
-            }
-            freed += 1;
-        }
-        // To shrink a table is to move its entries, a pause that grows with them; an empty one costs nothing to drop.
-        if freed > 0 && shard.entries.is_empty() {
-            shard.entries = HashMap::new();
-        }
+        let (freed, bytes) = shard.remove_expired(now, limit);
+        self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
         freed
     }
-
-    /// Sees to it that the sweeper wakes by then.
-    fn sweep_at(self: &Arc<Self>, expires_at: Instant) {
-        let mut sweeper = lock(&self.sweeper);
-        // The task dies with the runtime that it was spawned on, which need not be the last one of the process.
-        if sweeper.task.as_ref().is_none_or(JoinHandle::is_finished) {
-            sweeper.wakes_at = Some(expires_at);
-            sweeper.task = Some(tokio::spawn(sweep_forever(Arc::downgrade(self))));
-        } else if sweeper.wakes_at.is_none_or(|wakes_at| expires_at < wakes_at) {
-            sweeper.wakes_at = Some(expires_at);
-            self.earlier.notify_one();
-        }
-    }
-
-    /// Frees one batch of every shard; true when something is left that could be freed now.
-    fn sweep_batch(&self, now: Instant) -> bool {
-        let mut left = false;
-        for shard in &self.shards {
-            left |= self.free_expired(&mut lock(shard), now, BATCH) == BATCH;
-        }
-        left
-    }
-
-    fn next_expiry(&self) -> Option<Instant> {
-        self.shards.iter().filter_map(|shard| lock(shard).expiries.first_key_value().map(|(&(at, _), _)| at)).min()
-    }
-}
-
-/// Ends when the last handle of the store is gone.
-async fn sweep_forever(store: Weak<Inner>) {
-    loop {
-        let Some(inner) = store.upgrade() else { return };
-        while inner.sweep_batch(Instant::now()) {
-            tokio::task::yield_now().await;
-        }
-        let wakes_at = {
-            let mut sweeper = lock(&inner.sweeper);
-            // Under the lock of `sweep_at`: what is entered later sees this time and corrects it.
-            sweeper.wakes_at = inner.next_expiry().map(|at| at.max(Instant::now() + PAUSE));
-            let Some(wakes_at) = sweeper.wakes_at else {
-                sweeper.task = None;
-                return;
-            };
-            wakes_at
-        };
-        let earlier = Arc::clone(&inner.earlier);
-        drop(inner);
-        tokio::select! {
-            () = tokio::time::sleep_until(wakes_at) => {}
-            () = earlier.notified() => {}
-        }
-    }
-}
-
-/// A slice keeps the whole buffer alive that it was cut from; a copy costs what is counted for it.
-fn compact(mut record: Record) -> Record {
-    for (_, value) in &mut record.headers {
-        if let Ok(copy) = HeaderValue::from_bytes(value.as_bytes()) {
-            *value = copy;
-        }
-    }
-    if let RecordedBody::Whole(body) = &mut record.body {
-        *body = Bytes::copy_from_slice(body);
-    }
-    record
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         // The sweeper finds nothing left to sweep, and ends.
         self.earlier.notify_one();
-    }
-}
-
-enum Stands {
-    Absent,
-    /// A claim that the request may take over.
-    Lapsed {
-        attempt: u32,
-    },
-    Answer(Claim),
-}
-
-impl Shard {
-    fn stands(&self, key: &RecordKey, request: &ClaimRequest, now: Instant) -> Stands {
-        let Some(stored) = self.entries.get(key).filter(|stored| stored.expires_at > now) else {
-            return Stands::Absent;
-        };
-        let fingerprint = stored.fingerprint;
-        match &stored.state {
-            State::Completed(record) => Stands::Answer(Claim::Completed(record.clone())),
-            State::Claimed { attempt, .. } if stored.token == request.token => {
-                Stands::Answer(Claim::Acquired { attempt: *attempt })
-            }
-            State::Claimed { lease_until, .. } if now < *lease_until => Stands::Answer(Claim::InFlight { fingerprint }),
-            State::Claimed { attempt, .. }
-                if request.after_crash == AfterCrash::Rerun && fingerprint == request.fingerprint =>
-            {
-                Stands::Lapsed { attempt: *attempt }
-            }
-            State::Claimed { .. } => Stands::Answer(Claim::Lapsed { fingerprint }),
-        }
-    }
-
-    fn insert(&mut self, key: &RecordKey, request: &ClaimRequest, bytes: usize, now: Instant) {
-        let number = self.next_number;
-        self.next_number += 1;
-        let expires_at = now + request.ttl;
-        let stored = Stored {
-            number,
-            expires_at,
-            bytes,
-            token: request.token,
-            fingerprint: request.fingerprint,
-            state: State::Claimed { attempt: 1, lease_until: now + request.lease, ttl: request.ttl },
-        };
-        self.entries.insert(key.clone(), stored);
-        self.expiries.insert((expires_at, number), key.clone());
-    }
-
-    fn take_over(&mut self, key: &RecordKey, request: &ClaimRequest, attempt: u32, now: Instant) {
-        if let Some(stored) = self.entries.get_mut(key) {
-            stored.token = request.token;
-            stored.state = State::Claimed { attempt, lease_until: now + request.lease, ttl: request.ttl };
-        }
-        self.expire_at(key, now + request.ttl);
-    }
-
-    fn held_by(&mut self, key: &RecordKey, token: Token, now: Instant) -> Option<&mut Stored> {
-        self.entries.get_mut(key).filter(|stored| stored.token == token && stored.expires_at > now)
-    }
-
-    fn claimed_by(&mut self, key: &RecordKey, token: Token, now: Instant) -> Option<&mut Stored> {
-        self.held_by(key, token, now).filter(|stored| matches!(stored.state, State::Claimed { .. }))
-    }
-
-    fn expire_at(&mut self, key: &RecordKey, expires_at: Instant) {
-        let Some(stored) = self.entries.get_mut(key) else { return };
-        if let Some(key) = self.expiries.remove(&(stored.expires_at, stored.number)) {
-            stored.expires_at = expires_at;
-            self.expiries.insert((expires_at, stored.number), key);
-        }
-    }
-}
-
-impl Stored {
-    fn entry(&self, key: &RecordKey, now: Instant) -> Option<Entry> {
-        let expires_in = self.expires_at.checked_duration_since(now).filter(|left| !left.is_zero())?;
-        let state = match &self.state {
-            State::Claimed { attempt, lease_until, .. } => EntryState::Claimed {
-                attempt: *attempt,
-                lease: lease_until.checked_duration_since(now).filter(|left| !left.is_zero()),
-            },
-            State::Completed(record) => EntryState::Completed {
-                status: record.status,
-                body_bytes: record.body_bytes().map(|body| body.len() as u64),
-                recorded_at: record.recorded_at,
-            },
-        };
-        Some(Entry { key: key.clone(), fingerprint: self.fingerprint, state, expires_in })
     }
 }
 

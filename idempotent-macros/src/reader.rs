@@ -1,0 +1,340 @@
+//! Reads the value of one argument, whatever it may be: words, strings, lists, units.
+
+use std::time::Duration;
+
+use quote::ToTokens;
+use syn::{Expr, Lit};
+
+use crate::args::{Argument, Arguments};
+use crate::diagnostics::{Diagnostics, listed, nearest};
+use crate::model::{Cache, Fingerprint, Methods};
+use crate::units::{duration_in_millis, size_in_bytes};
+
+const METHODS: [&str; 9] = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
+
+/// Headers of one connection, or computed for each answer: a replay cannot carry them.
+const NEVER_KEPT: [&str; 8] =
+    ["connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
+
+/// Reads one argument after the other; a wrong one is reported and reads as absent.
+pub(crate) struct Reader<'a> {
+    pub(crate) arguments: &'a Arguments,
+    pub(crate) diagnostics: &'a mut Diagnostics,
+}
+
+impl Reader<'_> {
+    fn value(&mut self, name: &str, example: &str) -> Option<Expr> {
+        let Argument { name: at, value } = self.arguments.get(name)?;
+        if value.is_none() {
+            self.diagnostics.error(at, format!("`{name}` needs a value; write `{name} = {example}`"));
+        }
+        value.as_ref().map(ungrouped).cloned()
+    }
+
+    pub(crate) fn expression(&mut self, name: &str, example: &str) -> Option<Expr> {
+        self.value(name, example)
+    }
+
+    fn string(&mut self, name: &str, example: &str) -> Option<(String, Expr)> {
+        let value = self.value(name, &format!("\"{example}\""))?;
+        let Some(text) = string_of(&value) else {
+            self.diagnostics.error(&value, format!("`{name}` must be a string; write `{name} = \"{example}\"`"));
+            return None;
+        };
+        Some((text, value))
+    }
+
+    /// A name that people read in logs and stores.
+    pub(crate) fn name(&mut self, name: &str, example: &str) -> Option<String> {
+        let (text, at) = self.string(name, example)?;
+        let wrong = if text.trim().is_empty() {
+            "must not be blank"
+        } else if text.chars().any(char::is_control) {
+            "must not hold control characters"
+        } else if text.chars().count() > 255 {
+            "must not be longer than 255 characters"
+        } else {
+            return Some(text);
+        };
+        self.diagnostics.error(at, format!("`{name}` {wrong}; write `{name} = \"{example}\"`"));
+        None
+    }
+
+    pub(crate) fn scope(&mut self) -> Option<String> {
+        self.name("scope", "charges")
+    }
+
+    pub(crate) fn duration(&mut self, name: &str, example: &str, least_millis: u64) -> Option<u64> {
+        let (text, at) = self.string(name, example)?;
+        self.millis(name, &text, &at, &format!("{name} = \"{example}\""), least_millis)
+    }
+
+    fn millis(&mut self, name: &str, text: &str, at: impl ToTokens, example: &str, least: u64) -> Option<u64> {
+        match duration_in_millis(text) {
+            Ok(millis) if millis >= least => Some(millis),
+            Ok(_) => {
+                let least = humantime::format_duration(Duration::from_millis(least));
+                self.diagnostics.error(at, format!("`{name}` must be at least {least}; write `{example}`"));
+                None
+            }
+            Err(reason) => {
+                self.diagnostics.error(at, format!("`{name}` is no duration: {reason}; write `{example}`"));
+                None
+            }
+        }
+    }
+
+    pub(crate) fn flag(&mut self, name: &str) -> bool {
+        match self.arguments.get(name).map(|argument| argument.value.as_ref().map(ungrouped)) {
+            None => false,
+            Some(None) => true,
+            Some(Some(Expr::Lit(literal))) if matches!(literal.lit, Lit::Bool(_)) => {
+                matches!(&literal.lit, Lit::Bool(literal) if literal.value)
+            }
+            Some(Some(other)) => {
+                self.diagnostics.error(other, format!("`{name}` takes no value; write `{name}`"));
+                false
+            }
+        }
+    }
+
+    /// Whether the second of two words is chosen; the first is the default.
+    pub(crate) fn choice(&mut self, name: &str, words: [&str; 2]) -> bool {
+        let example = format!("\"{}\"", words[1]);
+        let Some(value) = self.value(name, &example) else { return false };
+        let word = string_of(&value).or_else(|| word_of(&value));
+        if let Some(at) = word.as_deref().and_then(|word| words.iter().position(|valid| *valid == word)) {
+            return at == 1;
+        }
+        let meant = word.and_then(|word| nearest(&word, &words)).unwrap_or(words[1]);
+        let message = format!("`{name}` is \"{}\" or \"{}\"; write `{name} = \"{meant}\"`", words[0], words[1]);
+        self.diagnostics.error(value, message);
+        false
+    }
+
+    pub(crate) fn cache(&mut self) -> Option<Cache> {
+        let value = self.value("cache", "[201, 409]")?;
+        if is_word(&value, "all") {
+            return Some(Cache::All);
+        }
+        let Expr::Array(list) = &value else {
+            // A single status needs no brackets.
+            return self.statuses(&value).map(|range| Cache::Statuses(vec![range]));
+        };
+        if list.elems.is_empty() {
+            let message = "`cache` must name at least one status; write `cache = [201, 409]`, or remove the attribute";
+            self.diagnostics.error(&value, message);
+            return None;
+        }
+        let ranges: Vec<_> = list.elems.iter().map(|element| self.statuses(ungrouped(element))).collect();
+        ranges.into_iter().collect::<Option<_>>().map(Cache::Statuses)
+    }
+
+    /// A status, a range or a class, as a range with both ends.
+    fn statuses(&mut self, element: &Expr) -> Option<(u16, u16)> {
+        const SHAPE: &str =
+            "`cache` holds statuses such as `201`, ranges such as `200..=299` and classes such as `\"2xx\"`";
+        match element {
+            Expr::Range(range) => {
+                let (Some(start), Some(end)) = (&range.start, &range.end) else {
+                    self.diagnostics.error(element, "a range of statuses needs both ends; write `200..=299`");
+                    return None;
+                };
+                let (start, end) = (self.status(start), self.range_end(end, &range.limits));
+                let (start, end) = (start?, end?);
+                if start > end {
+                    self.diagnostics.error(element, "this range of statuses is empty; write `200..=299`");
+                    return None;
+                }
+                Some((start, end))
+            }
+            Expr::Lit(literal) => match &literal.lit {
+                Lit::Int(_) => self.status(element).map(|status| (status, status)),
+                Lit::Str(class) => {
+                    let class = class.value().to_ascii_lowercase();
+                    let hundreds = ["2xx", "3xx", "4xx", "5xx"].iter().position(|valid| *valid == class);
+                    let Some(hundreds) = hundreds.and_then(|at| u16::try_from(at + 2).ok()) else {
+                        self.diagnostics.error(element, "a class of statuses is \"2xx\", \"3xx\", \"4xx\" or \"5xx\"");
+                        return None;
+                    };
+                    Some((hundreds * 100, hundreds * 100 + 99))
+                }
+                _ => {
+                    self.diagnostics.error(element, SHAPE);
+                    None
+                }
+            },
+            _ => {
+                self.diagnostics.error(element, format!("{SHAPE}; `cache = all` records every response"));
+                None
+            }
+        }
+    }
+
+    fn status(&mut self, expression: &Expr) -> Option<u16> {
+        self.status_within(expression, 599)
+    }
+
+    fn range_end(&mut self, end: &Expr, limits: &syn::RangeLimits) -> Option<u16> {
+        match limits {
+            syn::RangeLimits::Closed(_) => self.status_within(end, 599),
+            syn::RangeLimits::HalfOpen(_) => self.status_within(end, 600).map(|end| end - 1),
+        }
+    }
+
+    fn status_within(&mut self, expression: &Expr, highest: u16) -> Option<u16> {
+        let status = match ungrouped(expression) {
+            Expr::Lit(literal) => match &literal.lit {
+                Lit::Int(number) => number.base10_parse::<u16>().ok(),
+                _ => None,
+            },
+            _ => None,
+        };
+        match status {
+            Some(status) if (200..=highest).contains(&status) => Some(status),
+            Some(100..=199) => {
+                let message =
+                    "an interim status (1xx) is no response that could be recorded; a final one is 200 to 599";
+                self.diagnostics.error(expression, message);
+                None
+            }
+            _ => {
+                self.diagnostics.error(expression, "a status is a number from 200 to 599; write `201`");
+                None
+            }
+        }
+    }
+
+    pub(crate) fn header(&mut self) -> Option<String> {
+        let (text, at) = self.string("header", "x-request-id")?;
+        self.header_name(&text, at)
+    }
+
+    pub(crate) fn headers(&mut self, name: &str, example: &str) -> Vec<String> {
+        let Some(value) = self.value(name, &format!("[\"{example}\"]")) else { return Vec::new() };
+        let Expr::Array(list) = &value else {
+            self.diagnostics.error(value, format!("`{name}` must be a list; write `{name} = [\"{example}\"]`"));
+            return Vec::new();
+        };
+        let mut names = Vec::new();
+        for element in list.elems.iter().map(ungrouped) {
+            let Some(text) = string_of(element) else {
+                self.diagnostics.error(element, format!("`{name}` holds strings; write `{name} = [\"{example}\"]`"));
+                continue;
+            };
+            let Some(header) = self.header_name(&text, element) else { continue };
+            if name == "keep_headers" && NEVER_KEPT.contains(&header.as_str()) {
+                let message =
+                    format!("`{header}` belongs to one connection or answer and cannot be replayed; remove it");
+                self.diagnostics.error(element, message);
+                continue;
+            }
+            names.push(header);
+        }
+        names
+    }
+
+    /// A field name is a token (RFC 9110, section 5.1).
+    fn header_name(&mut self, text: &str, at: impl ToTokens) -> Option<String> {
+        let is_token_char = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        if !text.is_empty() && text.bytes().all(is_token_char) {
+            return Some(text.to_ascii_lowercase());
+        }
+        let message =
+            format!("{text:?} is no header name: letters, digits and `-` without spaces; write \"x-request-id\"");
+        self.diagnostics.error(at, message);
+        None
+    }
+
+    pub(crate) fn methods(&mut self) -> Option<Methods> {
+        let value = self.value("methods", "[POST, PATCH]")?;
+        if is_word(&value, "any") {
+            return Some(Methods::Any);
+        }
+        let Expr::Array(list) = &value else {
+            let message = "`methods` must be a list or `any`; write `methods = [POST, PATCH]`";
+            self.diagnostics.error(value, message);
+            return None;
+        };
+        if list.elems.is_empty() {
+            self.diagnostics.error(&value, "`methods` must name at least one; write `methods = [POST, PATCH]`");
+            return None;
+        }
+        let methods: Vec<_> = list.elems.iter().map(|element| self.method(ungrouped(element))).collect();
+        methods.into_iter().collect::<Option<_>>().map(Methods::Only)
+    }
+
+    fn method(&mut self, element: &Expr) -> Option<&'static str> {
+        let written = word_of(element).or_else(|| string_of(element));
+        if let Some(method) = METHODS.iter().find(|method| Some(**method) == written.as_deref()) {
+            return Some(method);
+        }
+        let meant = written.as_deref().and_then(|written| nearest(written, &METHODS));
+        let meant = meant.map(|meant| format!("; write `{meant}`")).unwrap_or_default();
+        self.diagnostics.error(element, format!("unknown method{meant}\nthe methods are {}", listed(&METHODS)));
+        None
+    }
+
+    pub(crate) fn fingerprint(&mut self) -> Fingerprint {
+        match self.value("fingerprint", "(&order.amount, &order.currency)") {
+            None => Fingerprint::Request,
+            Some(value) if is_word(&value, "none") => Fingerprint::None,
+            Some(value) => Fingerprint::Expression(value),
+        }
+    }
+
+    pub(crate) fn wait(&mut self) -> Option<u64> {
+        let value = self.value("in_flight", "wait(\"5s\")")?;
+        if is_word(&value, "reject") {
+            return None;
+        }
+        if let Expr::Call(call) = &value
+            && is_word(&call.func, "wait")
+            && let (Some(limit), 1) = (call.args.first(), call.args.len())
+            && let Some(text) = string_of(limit)
+        {
+            return self.millis("wait", &text, limit, "in_flight = wait(\"5s\")", 1);
+        }
+        self.diagnostics.error(value, "`in_flight` is `reject` or `wait(…)`; write `in_flight = wait(\"5s\")`");
+        None
+    }
+
+    pub(crate) fn max_body(&mut self) -> Option<usize> {
+        let (text, at) = self.string("max_body", "4MiB")?;
+        size_in_bytes(&text)
+            .map_err(|reason| {
+                self.diagnostics.error(at, format!("`max_body` is no size: {reason}; write `max_body = \"4MiB\"`"));
+            })
+            .ok()
+    }
+}
+
+/// The value without the invisible group that a `macro_rules!` puts around its `$value:expr`.
+fn ungrouped(mut value: &Expr) -> &Expr {
+    while let Expr::Group(group) = value {
+        value = &group.expr;
+    }
+    value
+}
+
+fn string_of(value: &Expr) -> Option<String> {
+    match ungrouped(value) {
+        Expr::Lit(literal) => match &literal.lit {
+            Lit::Str(text) => Some(text.value()),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn word_of(value: &Expr) -> Option<String> {
+    match ungrouped(value) {
+        Expr::Path(path) => path.path.get_ident().map(ToString::to_string),
+        _ => None,
+    }
+}
+
+/// A word of ours, bare or quoted.
+fn is_word(value: &Expr, word: &str) -> bool {
+    word_of(value).or_else(|| string_of(value)).as_deref() == Some(word)
+}

@@ -1,0 +1,109 @@
+//! What the rules share.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode};
+use tokio::time::{Instant, sleep};
+
+use crate::store::{AfterCrash, Claim, ClaimRequest, Entry, Held, Store, Token};
+use crate::{Fingerprint, Record, RecordKey, RecordedBody};
+
+/// Longer than any rule takes.
+pub(super) const LONG: Duration = Duration::from_mins(10);
+
+/// How long a rule waits for what must happen.
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How much earlier than asked for a store may judge, for clocks in whole milliseconds.
+pub(super) const ROUNDING: Duration = Duration::from_millis(5);
+
+pub(super) fn unique_key(name: &str) -> RecordKey {
+    RecordKey::new("conformance", Some(name), &format!("{:x}", Token::unique().as_u128()))
+}
+
+pub(super) fn fingerprint(seed: u8) -> Fingerprint {
+    Fingerprint::from_bytes([seed; 32])
+}
+
+pub(super) fn request() -> ClaimRequest {
+    ClaimRequest {
+        token: Token::unique(),
+        fingerprint: fingerprint(1),
+        lease: LONG,
+        ttl: LONG,
+        after_crash: AfterCrash::Rerun,
+    }
+}
+
+pub(super) fn record() -> Record {
+    let header = |name, value: &[u8]| {
+        (HeaderName::from_static(name), HeaderValue::from_bytes(value).expect("the bytes are allowed in a header"))
+    };
+    Record {
+        status: StatusCode::CREATED,
+        headers: vec![
+            header("content-type", b"text/plain"),
+            header("x-many", b"second"),
+            header("x-many", b"first"),
+            header("x-many", b""),
+            header("x-latin", b"caf\xe9"),
+            header("x-bytes", b"\xff\xfe\x80\t|\"{}"),
+        ],
+        body: RecordedBody::Whole(Bytes::from_static(b"paid")),
+        fingerprint: fingerprint(1),
+        recorded_at: UNIX_EPOCH + Duration::from_millis(1_795_000_000_123),
+    }
+}
+
+pub(super) fn summary(record: &Record) -> (StatusCode, Option<usize>, SystemTime, Fingerprint) {
+    (record.status, record.body_bytes().map(Bytes::len), record.recorded_at, record.fingerprint)
+}
+
+pub(super) async fn claim<S: Store>(store: &Arc<S>, key: &RecordKey, request: ClaimRequest) -> Claim {
+    store.claim(key, request).await.expect("the store claims")
+}
+
+pub(super) async fn renew<S: Store>(store: &Arc<S>, key: &RecordKey, token: Token, lease: Duration) -> Held {
+    store.renew(key, token, lease).await.expect("the store renews")
+}
+
+pub(super) async fn complete<S: Store>(
+    store: &Arc<S>,
+    key: &RecordKey,
+    token: Token,
+    record: &Record,
+    ttl: Duration,
+) -> Held {
+    store.complete(key, token, record.clone(), ttl).await.expect("the store completes")
+}
+
+pub(super) async fn release<S: Store>(store: &Arc<S>, key: &RecordKey, token: Token) -> Held {
+    store.release(key, token).await.expect("the store releases")
+}
+
+pub(super) async fn get<S: Store>(store: &Arc<S>, key: &RecordKey) -> Option<Entry> {
+    store.get(key).await.expect("the store answers")
+}
+
+pub(super) async fn purge<S: Store>(store: &Arc<S>, key: &RecordKey) -> bool {
+    store.purge(key).await.expect("the store purges")
+}
+
+pub(super) async fn lapse<S: Store>(store: &Arc<S>, key: &RecordKey, token: Token) {
+    assert_eq!(renew(store, key, token, Duration::ZERO).await, Held::Yes);
+}
+
+/// Asks again until the answer is the awaited one.
+pub(super) async fn until<T: std::fmt::Debug>(mut ask: impl AsyncFnMut() -> T, awaited: impl Fn(&T) -> bool) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = ask().await;
+        if awaited(&answer) {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "still {answer:?} after {PATIENCE:?}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}

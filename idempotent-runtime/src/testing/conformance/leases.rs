@@ -1,0 +1,144 @@
+//! What becomes of a claim whose holder is late or dead.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::time::{Instant, sleep};
+
+use super::fixtures::{
+    LONG, ROUNDING, claim, complete, fingerprint, get, lapse, record, release, renew, request, unique_key, until,
+};
+use crate::Record;
+use crate::store::{AfterCrash, Claim, ClaimRequest, Held, Store};
+
+/// A claim that nobody renews is taken over when its lease is over, and not before.
+///
+/// # Panics
+///
+/// When the store breaks the rule.
+pub async fn a_lease_that_runs_out_is_taken_over_as_the_next_attempt<S: Store>(store: &Arc<S>) {
+    const LEASE: Duration = Duration::from_secs(1);
+
+    let key = unique_key("lease");
+    let begun = Instant::now();
+    let _ = claim(store, &key, ClaimRequest { lease: LEASE, ..request() }).await;
+    let next = request();
+    let claim = until(async || claim(store, &key, next).await, |claim| !matches!(claim, Claim::InFlight { .. })).await;
+    assert_eq!(claim, Claim::Acquired { attempt: 2 });
+    assert!(begun.elapsed() + ROUNDING >= LEASE, "taken over after {:?} of a lease of {LEASE:?}", begun.elapsed());
+}
+
+/// A renewed claim outlives its first lease.
+///
+/// # Panics
+///
+/// When the store breaks the rule.
+pub async fn a_renewal_keeps_the_claim<S: Store>(store: &Arc<S>) {
+    const LEASE: Duration = Duration::from_secs(1);
+
+    let (key, request) = (unique_key("renewed"), ClaimRequest { lease: LEASE, ..request() });
+    let _ = claim(store, &key, request).await;
+    assert_eq!(renew(store, &key, request.token, LONG).await, Held::Yes);
+    sleep(LEASE + LEASE / 2).await;
+    assert_eq!(claim(store, &key, self::request()).await, Claim::InFlight { fingerprint: fingerprint(1) });
+    assert_eq!(complete(store, &key, request.token, &record(), LONG).await, Held::Yes);
+}
+
+/// A holder that knows that it cannot go on says so with a lease of zero.
+///
+/// # Panics
+///
+/// When the store breaks the rule.
+pub async fn a_lease_of_zero_lapses_at_once<S: Store>(store: &Arc<S>) {
+    let (key, first) = (unique_key("zero"), request());
+    let _ = claim(store, &key, first).await;
+    lapse(store, &key, first.token).await;
+    assert_eq!(claim(store, &key, request()).await, Claim::Acquired { attempt: 2 });
+}
+
+/// Whoever was followed by another one has no say any more.
+///
+/// # Panics
+///
+/// When the store breaks the rule.
+pub async fn a_stale_token_can_neither_renew_complete_nor_release<S: Store>(store: &Arc<S>) {
+    let (key, stale, current) = (unique_key("stale"), request(), request());
+    let _ = claim(store, &key, stale).await;
+    lapse(store, &key, stale.token).await;
+    assert_eq!(claim(store, &key, current).await, Claim::Acquired { attempt: 2 });
+    assert_eq!(renew(store, &key, stale.token, Duration::ZERO).await, Held::No);
+    assert_eq!(release(store, &key, stale.token).await, Held::No);
+    assert_eq!(complete(store, &key, stale.token, &record(), LONG).await, Held::No);
+    assert_eq!(claim(store, &key, stale).await, Claim::InFlight { fingerprint: fingerprint(1) });
+    let own = Record { status: StatusCode::ACCEPTED, ..record() };
+    assert_eq!(complete(store, &key, current.token, &own, LONG).await, Held::Yes);
+    assert_eq!(complete(store, &key, stale.token, &record(), LONG).await, Held::No, "after the completion too");
+    assert_eq!(release(store, &key, stale.token).await, Held::No);
+    assert_eq!(claim(store, &key, request()).await, Claim::Completed(own));
+}
+
+/// A claim whose lease ran out is only taken over by a request that asks for the same.
+///
+/// # Panics
+///
+/// When the store breaks the rule.
+pub async fn another_fingerprint_never_takes_over<S: Store>(store: &Arc<S>) {
+    let (key, first) = (unique_key("other-fingerprint"), request());
+    let _ = claim(store, &key, first).await;
+    lapse(store, &key, first.token).await;
+    let other = ClaimRequest { fingerprint: fingerprint(2), ..request() };
+    assert_eq!(claim(store, &key, other).await, Claim::Lapsed { fingerprint: fingerprint(1) });
+    assert_eq!(claim(store, &key, request()).await, Claim::Acquired { attempt: 2 });
+}
+
+/// Under [`AfterCrash::Refuse`] a claim whose lease ran out stays as it is.
+///
+/// # Panics
+///
+/// When the store breaks the rule.
+pub async fn refuse_never_takes_over<S: Store>(store: &Arc<S>) {
+    let (key, first) = (unique_key("refuse"), request());
+    let _ = claim(store, &key, first).await;
+    let refuse = || ClaimRequest { after_crash: AfterCrash::Refuse, ..request() };
+    assert_eq!(claim(store, &key, refuse()).await, Claim::InFlight { fingerprint: fingerprint(1) });
+    lapse(store, &key, first.token).await;
+    for _ in 0..3 {
+        assert_eq!(claim(store, &key, refuse()).await, Claim::Lapsed { fingerprint: fingerprint(1) });
+    }
+    assert_eq!(claim(store, &key, request()).await, Claim::Acquired { attempt: 2 }, "the request's own policy decides");
+}
+
+/// A holder that is late but was not followed can still complete or renew.
+///
+/// # Panics
+///
+/// When the store breaks the rule.
+pub async fn a_late_holder_completes_while_nobody_took_over<S: Store>(store: &Arc<S>) {
+    let (key, late) = (unique_key("late"), request());
+    let _ = claim(store, &key, late).await;
+    lapse(store, &key, late.token).await;
+    assert_eq!(renew(store, &key, late.token, LONG).await, Held::Yes);
+    assert_eq!(claim(store, &key, request()).await, Claim::InFlight { fingerprint: fingerprint(1) });
+    lapse(store, &key, late.token).await;
+    assert_eq!(complete(store, &key, late.token, &record(), LONG).await, Held::Yes);
+    assert_eq!(claim(store, &key, request()).await, Claim::Completed(record()));
+}
+
+/// A claim of a dead process is remembered for its time to live, counted from its last sign of life.
+///
+/// # Panics
+///
+/// When the store breaks the rule.
+pub async fn a_claim_expires_after_its_last_sign_of_life<S: Store>(store: &Arc<S>) {
+    const TTL: Duration = Duration::from_secs(1);
+
+    let (key, first) = (unique_key("claim-expires"), ClaimRequest { ttl: TTL, lease: TTL, ..request() });
+    let _ = claim(store, &key, first).await;
+    sleep(TTL / 2).await;
+    let begun = Instant::now();
+    lapse(store, &key, first.token).await;
+    until(async || get(store, &key).await, Option::is_none).await;
+    assert!(begun.elapsed() + ROUNDING >= TTL, "forgotten {:?} after the renewal", begun.elapsed());
+    assert_eq!(claim(store, &key, request()).await, Claim::Acquired { attempt: 1 });
+}

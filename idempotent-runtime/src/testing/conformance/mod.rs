@@ -1,0 +1,179 @@
+//! The rules of the [`Store`] contract, one function each, to be run against a store of your own.
+//!
+//! [`all`] runs every rule. Keys are drawn anew by every call, so that a store that holds other data can be tested, and
+//! nothing is wiped. Rules about time wait with [`tokio::time`]: a store on that clock can be tested under
+//! `tokio::time::pause`, any other waits for some seconds in all.
+//!
+//! Each function panics with what was expected and what came.
+//!
+//! # A store of your own
+//!
+//! ```
+//! use std::collections::BTreeMap;
+//! use std::sync::{Arc, Mutex};
+//! use std::time::Duration;
+//!
+//! use idempotent_runtime::store::*;
+//! use idempotent_runtime::testing::conformance;
+//! use idempotent_runtime::{Fingerprint, Record, RecordKey};
+//! use tokio::time::Instant;
+//!
+//! /// Everything under one lock.
+//! #[derive(Default)]
+//! struct SimpleStore(Mutex<BTreeMap<RecordKey, Row>>);
+//!
+//! struct Row {
+//!     token: Token,
+//!     fingerprint: Fingerprint,
+//!     attempt: u32,
+//!     lease_until: Instant,
+//!     ttl: Duration,
+//!     expires_at: Instant,
+//!     record: Option<Record>,
+//! }
+//!
+//! impl SimpleStore {
+//!     /// What stands under the key and is alive, if `which` says so, is handed to `change`.
+//!     fn with<T>(&self, key: &RecordKey, which: impl Fn(&Row) -> bool, change: impl FnOnce(&mut Row) -> T) -> Option<T> {
+//!         let mut rows = self.0.lock().unwrap();
+//!         rows.get_mut(key).filter(|row| row.expires_at > Instant::now() && which(row)).map(change)
+//!     }
+//!
+//!     fn entry(key: &RecordKey, row: &Row) -> Entry {
+//!         let now = Instant::now();
+//!         let state = match &row.record {
+//!             None => EntryState::Claimed {
+//!                 attempt: row.attempt,
+//!                 lease: (row.lease_until > now).then(|| row.lease_until - now),
+//!             },
+//!             Some(record) => EntryState::Completed {
+//!                 status: record.status,
+//!                 body_bytes: record.body_bytes().map(|body| body.len() as u64),
+//!                 recorded_at: record.recorded_at,
+//!             },
+//!         };
+//!         Entry { key: key.clone(), fingerprint: row.fingerprint, state, expires_in: row.expires_at - now }
+//!     }
+//! }
+//!
+//! impl Store for SimpleStore {
+//!     async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
+//!         let now = Instant::now();
+//!         let mut rows = self.0.lock().unwrap();
+//!         let attempt = match rows.get(key).filter(|row| row.expires_at > now) {
+//!             None => 1,
+//!             Some(Row { record: Some(record), .. }) => return Ok(Claim::Completed(record.clone())),
+//!             Some(row) if row.token == request.token => return Ok(Claim::Acquired { attempt: row.attempt }),
+//!             Some(row) if row.lease_until > now => return Ok(Claim::InFlight { fingerprint: row.fingerprint }),
+//!             Some(row) if request.after_crash == AfterCrash::Rerun && row.fingerprint == request.fingerprint => {
+//!                 row.attempt + 1
+//!             }
+//!             Some(row) => return Ok(Claim::Lapsed { fingerprint: row.fingerprint }),
+//!         };
+//!         let ClaimRequest { token, fingerprint, lease, ttl, .. } = request;
+//!         let (lease_until, expires_at) = (now + lease, now + ttl);
+//!         rows.insert(key.clone(), Row { token, fingerprint, attempt, lease_until, ttl, expires_at, record: None });
+//!         Ok(Claim::Acquired { attempt })
+//!     }
+//!
+//!     async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
+//!         let renewed = self.with(key, |row| row.token == token && row.record.is_none(), |row| {
+//!             row.lease_until = Instant::now() + lease;
+//!             row.expires_at = Instant::now() + row.ttl;
+//!         });
+//!         Ok(if renewed.is_some() { Held::Yes } else { Held::No })
+//!     }
+//!
+//!     async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
+//!         let completed = self.with(key, |row| row.token == token, |row| {
+//!             if row.record.is_none() {
+//!                 row.record = Some(record);
+//!                 row.expires_at = Instant::now() + ttl;
+//!             }
+//!         });
+//!         Ok(if completed.is_some() { Held::Yes } else { Held::No })
+//!     }
+//!
+//!     async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
+//!         let released = self.with(key, |row| row.token == token && row.record.is_none(), |row| {
+//!             row.expires_at = Instant::now();
+//!         });
+//!         Ok(if released.is_some() { Held::Yes } else { Held::No })
+//!     }
+//!
+//!     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
+//!         Ok(self.with(key, |_| true, |row| Self::entry(key, row)))
+//!     }
+//!
+//!     async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
+//!         Ok(self.with(key, |_| true, |row| row.expires_at = Instant::now()).is_some())
+//!     }
+//!
+//!     async fn sweep(&self) -> Result<usize, StoreError> {
+//!         let mut rows = self.0.lock().unwrap();
+//!         let before = rows.len();
+//!         rows.retain(|_, row| row.expires_at > Instant::now());
+//!         Ok(before - rows.len())
+//!     }
+//!
+//!     async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
+//!         let rows = self.0.lock().unwrap();
+//!         let from = cursor.map_or(String::new(), |cursor| cursor.0);
+//!         let mut living = rows.iter().filter(|(_, row)| row.expires_at > Instant::now());
+//!         let mut after = living.by_ref().skip_while(|(key, _)| key.as_str() < from.as_str()).peekable();
+//!         let entries = after.by_ref().take(limit).map(|(key, row)| Self::entry(key, row)).collect();
+//!         let next = after.peek().map(|(key, _)| Cursor(key.as_str().to_owned()));
+//!         Ok(Page { entries, next })
+//!     }
+//! }
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(async {
+//! conformance::all(SimpleStore::default()).await;
+//! # });
+//! ```
+
+mod claims;
+mod fixtures;
+mod leases;
+mod operators;
+mod records;
+
+use std::sync::Arc;
+
+pub use self::claims::*;
+pub use self::leases::*;
+pub use self::operators::*;
+pub use self::records::*;
+use crate::store::Store;
+
+/// Runs every rule.
+///
+/// # Panics
+///
+/// When the store breaks one.
+pub async fn all<S: Store>(store: S) {
+    let store = Arc::new(store);
+    the_first_claim_is_acquired_and_the_second_is_in_flight(&store).await;
+    of_64_concurrent_claims_one_is_acquired(&store).await;
+    a_retried_claim_recognises_its_token(&store).await;
+    a_record_comes_back_whole(&store).await;
+    every_status_comes_back(&store).await;
+    a_second_completion_changes_nothing(&store).await;
+    a_record_is_not_touched_by_its_token(&store).await;
+    nothing_stands_under_an_unknown_key(&store).await;
+    a_lease_that_runs_out_is_taken_over_as_the_next_attempt(&store).await;
+    a_renewal_keeps_the_claim(&store).await;
+    a_lease_of_zero_lapses_at_once(&store).await;
+    a_stale_token_can_neither_renew_complete_nor_release(&store).await;
+    another_fingerprint_never_takes_over(&store).await;
+    refuse_never_takes_over(&store).await;
+    a_late_holder_completes_while_nobody_took_over(&store).await;
+    a_release_frees_the_key_and_the_attempts(&store).await;
+    a_record_expires(&store).await;
+    a_claim_expires_after_its_last_sign_of_life(&store).await;
+    different_keys_never_meet(&store).await;
+    a_purge_removes_claims_and_records(&store).await;
+    an_entry_says_what_stands_there(&store).await;
+    a_listing_shows_every_entry_once(&store).await;
+    a_sweep_removes_what_is_past_its_time_and_nothing_else(&store).await;
+}

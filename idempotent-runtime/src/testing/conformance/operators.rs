@@ -1,0 +1,97 @@
+//! What operators see and do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::fixtures::{LONG, claim, complete, fingerprint, get, lapse, purge, record, request, unique_key, until};
+use crate::Record;
+use crate::store::{Claim, ClaimRequest, Cursor, EntryState, Held, Store};
+
+/// A purge leaves nothing behind that a token could hold.
+///
+/// # Panics
+///
+/// When the store breaks the rule.
+pub async fn a_purge_removes_claims_and_records<S: Store>(store: &Arc<S>) {
+    let (key, first) = (unique_key("purged"), request());
+    let _ = claim(store, &key, first).await;
+    assert!(purge(store, &key).await);
+    assert!(!purge(store, &key).await, "there is nothing left to purge");
+    assert_eq!(complete(store, &key, first.token, &record(), LONG).await, Held::No);
+    let second = request();
+    assert_eq!(claim(store, &key, second).await, Claim::Acquired { attempt: 1 });
+    let _ = complete(store, &key, second.token, &record(), LONG).await;
+    assert!(purge(store, &key).await);
+    assert_eq!(claim(store, &key, request()).await, Claim::Acquired { attempt: 1 });
+}
+
+/// [`Store::get`] tells claims in their lease, claims past it, and records.
+///
+/// # Panics
+///
+/// When the store breaks the rule.
+pub async fn an_entry_says_what_stands_there<S: Store>(store: &Arc<S>) {
+    let (key, first) = (unique_key("entry"), ClaimRequest { lease: LONG / 2, ..request() });
+    let _ = claim(store, &key, first).await;
+    let entry = get(store, &key).await.expect("the claim stands");
+    assert_eq!((&entry.key, entry.fingerprint), (&key, fingerprint(1)));
+    assert!(entry.expires_in <= LONG && entry.expires_in > LONG / 2, "{entry:?}");
+    let EntryState::Claimed { attempt: 1, lease: Some(lease) } = entry.state else { panic!("{entry:?}") };
+    assert!(lease <= LONG / 2 && lease > LONG / 4, "{lease:?}");
+    lapse(store, &key, first.token).await;
+    let entry = get(store, &key).await.expect("the claim stands");
+    assert_eq!(entry.state, EntryState::Claimed { attempt: 1, lease: None });
+    let _ = complete(store, &key, first.token, &record(), LONG).await;
+    let entry = get(store, &key).await.expect("the record stands");
+    let Record { status, recorded_at, .. } = record();
+    assert_eq!(entry.state, EntryState::Completed { status, body_bytes: Some(4), recorded_at });
+}
+
+/// Following the pages shows every entry that stands there once, whatever their size.
+///
+/// # Panics
+///
+/// When the store breaks the rule.
+pub async fn a_listing_shows_every_entry_once<S: Store>(store: &Arc<S>) {
+    let mut expected: Vec<_> = (0..5).map(|_| unique_key("listed")).collect();
+    for (index, key) in expected.iter().enumerate() {
+        let request = request();
+        let _ = claim(store, key, request).await;
+        if index % 2 == 0 {
+            let _ = complete(store, key, request.token, &record(), LONG).await;
+        }
+    }
+    for limit in [1, 2, 1000] {
+        let mut found = Vec::new();
+        let mut cursor: Option<Cursor> = None;
+        loop {
+            let page = store.list(cursor, limit).await.expect("the store lists");
+            assert!(page.entries.len() <= limit, "a page of {limit} has {} entries", page.entries.len());
+            found.extend(page.entries.into_iter().map(|entry| entry.key).filter(|key| expected.contains(key)));
+            cursor = page.next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        found.sort();
+        expected.sort();
+        assert_eq!(found, expected, "in pages of {limit}");
+    }
+}
+
+/// After a sweep nothing that is past its time is counted again, and all that is alive is still there.
+///
+/// # Panics
+///
+/// When the store breaks the rule.
+pub async fn a_sweep_removes_what_is_past_its_time_and_nothing_else<S: Store>(store: &Arc<S>) {
+    let (alive, dead) = (unique_key("alive"), unique_key("dead"));
+    let (first, second) = (request(), request());
+    let _ = claim(store, &alive, first).await;
+    let _ = claim(store, &dead, second).await;
+    let _ = complete(store, &dead, second.token, &record(), Duration::from_millis(100)).await;
+    until(async || get(store, &dead).await, Option::is_none).await;
+    until(async || store.sweep().await.expect("the store sweeps"), |&swept| swept == 0).await;
+    assert_eq!(get(store, &dead).await, None);
+    assert_eq!(complete(store, &alive, first.token, &record(), LONG).await, Held::Yes);
+}

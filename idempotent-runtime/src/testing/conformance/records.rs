@@ -1,0 +1,103 @@
+//! What becomes of a record.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use tokio::time::Instant;
+
+use super::fixtures::{
+    LONG, ROUNDING, claim, complete, fingerprint, get, record, release, renew, request, summary, unique_key, until,
+};
+use crate::store::{Claim, ClaimRequest, Held, Store};
+use crate::{Record, RecordedBody};
+
+/// Headers as bytes and in order, empty and 4 MiB bodies, and bodies that were not recorded.
+///
+/// # Panics
+///
+/// When the store breaks the rule.
+pub async fn a_record_comes_back_whole<S: Store>(store: &Arc<S>) {
+    let large: Bytes = (0..4 * 1024 * 1024_u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    for body in [
+        RecordedBody::Whole(Bytes::new()),
+        RecordedBody::Whole(Bytes::from_static(b"\x00\xff not text \xc3\x28")),
+        RecordedBody::Whole(large),
+        RecordedBody::NotRecorded,
+    ] {
+        let record = Record { body, ..record() };
+        let (key, request) = (unique_key("round-trip"), request());
+        let _ = claim(store, &key, request).await;
+        assert_eq!(complete(store, &key, request.token, &record, LONG).await, Held::Yes);
+        let Claim::Completed(found) = claim(store, &key, self::request()).await else {
+            panic!("the record is not there")
+        };
+        assert_eq!(found.headers, record.headers, "headers as bytes, multi-valued and in order");
+        assert!(found == record, "{:?} came back as {:?}", summary(&record), summary(&found));
+    }
+}
+
+/// A record of any final status is kept.
+///
+/// # Panics
+///
+/// When the store breaks the rule.
+pub async fn every_status_comes_back<S: Store>(store: &Arc<S>) {
+    for status in [200, 201, 204, 301, 402, 409, 418, 451, 500, 503, 599, 999] {
+        let record = Record { status: StatusCode::from_u16(status).expect("a status"), ..record() };
+        let (key, request) = (unique_key("status"), request());
+        let _ = claim(store, &key, request).await;
+        let _ = complete(store, &key, request.token, &record, LONG).await;
+        assert_eq!(claim(store, &key, self::request()).await, Claim::Completed(record));
+    }
+}
+
+/// A completion that is sent again, because its answer was lost, succeeds and leaves the first record.
+///
+/// # Panics
+///
+/// When the store breaks the rule.
+pub async fn a_second_completion_changes_nothing<S: Store>(store: &Arc<S>) {
+    let (key, request) = (unique_key("completed-twice"), request());
+    let _ = claim(store, &key, request).await;
+    assert_eq!(complete(store, &key, request.token, &record(), LONG).await, Held::Yes);
+    let other = Record { status: StatusCode::IM_A_TEAPOT, ..record() };
+    assert_eq!(complete(store, &key, request.token, &other, LONG).await, Held::Yes);
+    assert_eq!(claim(store, &key, self::request()).await, Claim::Completed(record()));
+}
+
+/// Once a record stands, its own token can neither renew nor release it, and other claims read it.
+///
+/// # Panics
+///
+/// When the store breaks the rule.
+pub async fn a_record_is_not_touched_by_its_token<S: Store>(store: &Arc<S>) {
+    let (key, request) = (unique_key("settled"), request());
+    let _ = claim(store, &key, request).await;
+    let _ = complete(store, &key, request.token, &record(), LONG).await;
+    assert_eq!(renew(store, &key, request.token, Duration::ZERO).await, Held::No);
+    assert_eq!(release(store, &key, request.token).await, Held::No);
+    assert_eq!(claim(store, &key, request).await, Claim::Completed(record()), "for its own token too");
+    let other = ClaimRequest { fingerprint: fingerprint(2), ..self::request() };
+    assert_eq!(claim(store, &key, other).await, Claim::Completed(record()), "the engine compares fingerprints");
+}
+
+/// A record is there for its time to live, and gone afterwards.
+///
+/// # Panics
+///
+/// When the store breaks the rule.
+pub async fn a_record_expires<S: Store>(store: &Arc<S>) {
+    const TTL: Duration = Duration::from_secs(1);
+
+    let (key, request) = (unique_key("record-expires"), request());
+    let _ = claim(store, &key, request).await;
+    let begun = Instant::now();
+    let _ = complete(store, &key, request.token, &record(), TTL).await;
+    until(async || get(store, &key).await, Option::is_none).await;
+    assert!(begun.elapsed() + ROUNDING >= TTL, "gone after {:?} of {TTL:?}", begun.elapsed());
+    assert_eq!(renew(store, &key, request.token, LONG).await, Held::No);
+    let other = ClaimRequest { fingerprint: fingerprint(2), ..self::request() };
+    assert_eq!(claim(store, &key, other).await, Claim::Acquired { attempt: 1 });
+}
