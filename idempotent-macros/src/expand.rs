@@ -11,8 +11,9 @@ use proc_macro2::{Delimiter, Group, Ident, Punct, Spacing, Span, TokenStream, To
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
+use syn::visit::Visit;
 use syn::visit_mut::{self, VisitMut};
-use syn::{FnArg, Lifetime, PatType, ReturnType, Signature, Token, Type, TypeParamBound};
+use syn::{FnArg, Generics, Lifetime, PatType, ReturnType, Signature, Token, Type, TypeParamBound};
 
 use crate::args::LAST;
 use crate::handler::Handler;
@@ -41,7 +42,7 @@ pub(crate) fn expand(handler: &Handler, model: &Model) -> TokenStream {
     // With the user's span: a signature that ends in ours would be foreign code to `dead_code` and other lints.
     guarded.output = syn::parse_quote_spanned!(signature.ident.span()=> -> ::idempotent_runtime::__private::Response);
 
-    let policy = policy(signature, model);
+    let policy = policy(signature, &arguments, model);
     let bindings = arguments.iter().zip(&names).map(|(argument, name)| {
         let (pattern, attributes) = (&argument.pat, &argument.attrs);
         quote! { #(#attributes)* #[allow(clippy::no_effect_underscore_binding)] let #pattern = #name; }
@@ -110,10 +111,19 @@ fn presence(argument: &PatType) -> TokenStream {
     quote! { #(#conditions)* }
 }
 
-fn policy(signature: &Signature, model: &Model) -> TokenStream {
+fn policy(signature: &Signature, arguments: &[&PatType], model: &Model) -> TokenStream {
     let function = signature.ident.to_string();
     let function = function.strip_prefix("r#").unwrap_or(&function);
     let settings = settings(model);
+    let transactions = arguments.iter().filter_map(|argument| transaction(argument, &signature.generics)).map(|ty| {
+        quote! {
+            .with_database({
+                #[allow(unused_imports)]
+                use ::idempotent_runtime::__private::OtherArgument as _;
+                ::idempotent_runtime::__private::Argument::<#ty>::DATABASE
+            })
+        }
+    });
     quote! {
         static __IDEMPOTENT_POLICY: ::idempotent_runtime::__private::Policy =
             ::idempotent_runtime::__private::Policy::new(
@@ -122,10 +132,32 @@ fn policy(signature: &Signature, model: &Model) -> TokenStream {
                 ::core::concat!(::core::module_path!(), "::", #function),
                 (::core::file!(), ::core::line!(), ::core::column!()),
             )
-            #(#settings)*;
+            #(#settings)*
+            #(#transactions)*;
         ::idempotent_runtime::__private::inventory::submit! {
             ::idempotent_runtime::__private::Registration(&__IDEMPOTENT_POLICY)
         }
+    }
+}
+
+/// The type of an argument that looks like a `Tx`. One that depends on the handler's generics, or may be compiled out,
+/// cannot be asked in a static; it is asked when it is used.
+fn transaction<'a>(argument: &'a PatType, generics: &Generics) -> Option<&'a Type> {
+    let Type::Path(path) = &*argument.ty else { return None };
+    let looks_like_it = path.path.segments.last().is_some_and(|segment| segment.ident == "Tx");
+    let mut generic = Mentions { generics, found: false };
+    generic.visit_type(&argument.ty);
+    (looks_like_it && !generic.found && presence(argument).is_empty()).then_some(&argument.ty)
+}
+
+struct Mentions<'a> {
+    generics: &'a Generics,
+    found: bool,
+}
+
+impl<'ast> Visit<'ast> for Mentions<'_> {
+    fn visit_ident(&mut self, ident: &'ast Ident) {
+        self.found |= ident == "Self" || self.generics.type_params().any(|parameter| parameter.ident == *ident);
     }
 }
 

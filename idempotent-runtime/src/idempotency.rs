@@ -10,6 +10,7 @@ use http::request::Parts;
 use sha2::{Digest, Sha256};
 
 use crate::store::Token;
+use crate::transaction::HandlerTransaction;
 use crate::{IdempotencyKey, RecordKey};
 
 /// What the handler may know about the key under which it runs.
@@ -76,6 +77,7 @@ impl<S: Sync> FromRequestParts<S> for Idempotency {
 pub(crate) struct Execution {
     grant: OnceLock<Grant>,
     unkeyed: OnceLock<Token>,
+    transaction: OnceLock<Arc<dyn HandlerTransaction>>,
 }
 
 struct Grant {
@@ -95,6 +97,16 @@ impl Execution {
                 execution
             }
         }
+    }
+
+    /// Makes this the transaction of the run; false when it has one already.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(crate) fn join(&self, transaction: Arc<dyn HandlerTransaction>) -> bool {
+        self.transaction.set(transaction).is_ok()
+    }
+
+    pub(crate) fn transaction(&self) -> Option<Arc<dyn HandlerTransaction>> {
+        self.transaction.get().cloned()
     }
 
     pub(crate) fn grant(&self, key: IdempotencyKey, record_key: RecordKey, attempt: u32) {

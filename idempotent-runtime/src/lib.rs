@@ -66,6 +66,11 @@ pub mod store;
 mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg_attr(
+    not(any(feature = "postgres", feature = "sqlite")),
+    expect(dead_code, reason = "no store of the other features has transactions")
+)]
+mod transaction;
 
 pub use self::fingerprint::{Fingerprint, MalformedFingerprint};
 pub use self::guarded::Guarded;
@@ -78,6 +83,8 @@ pub use self::policy::{
 pub use self::record::{HeadersText, Record, RecordedBody};
 pub use self::refusal::Refusal;
 pub use self::registry::{InstallError, Registry, RegistryBuilder, install};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use self::transaction::Tx;
 #[cfg(feature = "macros")]
 #[doc(inline)]
 pub use idempotent_macros::idempotent;
@@ -99,4 +106,5 @@ pub mod __private {
         AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, KeySource, Methods, OnStoreError, Oversize,
         Policy, Registration,
     };
+    pub use crate::transaction::{Argument, OtherArgument};
 }

@@ -61,6 +61,8 @@ pub enum Refusal {
         /// When to ask again.
         retry_after: Duration,
     },
+    /// The handler takes a `Tx` that cannot be had or was not given back: its program must be changed.
+    TransactionFailed,
 }
 
 impl Refusal {
@@ -71,6 +73,7 @@ impl Refusal {
             Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::InFlight { .. } | Self::OutcomeUnknown | Self::ResponseNotRecorded { .. } => StatusCode::CONFLICT,
             Self::StoreUnavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TransactionFailed => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -84,6 +87,7 @@ impl Refusal {
             Self::OutcomeUnknown => "outcome_unknown",
             Self::ResponseNotRecorded { .. } => "response_not_recorded",
             Self::StoreUnavailable { .. } => "store_unavailable",
+            Self::TransactionFailed => "transaction_failed",
         }
     }
 
@@ -105,6 +109,7 @@ impl Refusal {
             Self::OutcomeUnknown => documented_at!("OutcomeUnknown"),
             Self::ResponseNotRecorded { .. } => documented_at!("ResponseNotRecorded"),
             Self::StoreUnavailable { .. } => documented_at!("StoreUnavailable"),
+            Self::TransactionFailed => documented_at!("TransactionFailed"),
         }
     }
 
@@ -118,6 +123,7 @@ impl Refusal {
             Self::OutcomeUnknown => "The outcome of the first request is unknown",
             Self::ResponseNotRecorded { .. } => "The response of the first request was not recorded",
             Self::StoreUnavailable { .. } => "Idempotency keys cannot be checked now",
+            Self::TransactionFailed => "The transaction of this request failed",
         }
     }
 
@@ -154,8 +160,10 @@ impl Refusal {
                 status = status.as_u16()
             ),
             Self::StoreUnavailable { .. } => {
-                "This request ran nothing; an earlier one with its key may have. Retry, and only with the same key."
-                    .to_owned()
+                "A request with this key may have taken effect, or not. Retry, and only with the same key.".to_owned()
+            }
+            Self::TransactionFailed => {
+                "This request took no effect, and a retry will not either until the server is mended.".to_owned()
             }
         }
     }

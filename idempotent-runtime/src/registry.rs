@@ -25,7 +25,7 @@ static INSTALLED: OnceLock<Registry> = OnceLock::new();
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// use idempotent_runtime::store::MemoryStore;
 ///
 /// idempotent_runtime::install(MemoryStore::new())?;
@@ -126,7 +126,11 @@ impl Registry {
         if policy.default_scope && shared_default_scopes().contains(policy.scope) {
             return None;
         }
-        match policy.store {
+        self.store_named(policy.store)
+    }
+
+    fn store_named(&self, name: Option<&str>) -> Option<&BoundedStore> {
+        match name {
             None => Some(&self.0.default),
             Some(name) => self.0.named.get(name),
         }
@@ -159,6 +163,12 @@ impl Registry {
             {
                 let known = self.0.named.keys().cloned().collect();
                 return Err(InstallError::UnknownStore { name, handler: policy, known });
+            }
+            if let (Some(wanted), Some(store)) = (policy.database, self.store_named(policy.store)) {
+                let found = store.transactions().map(|transactions| transactions.database);
+                if found != Some(wanted) {
+                    return Err(InstallError::NoTransactions { handler: policy, wanted, found });
+                }
             }
             if policy.default_scope
                 && let Some(first) = default_scopes.insert(policy.scope, policy)
@@ -273,6 +283,21 @@ pub enum InstallError {
         handler: &'static Policy,
         /// The names that the registry has.
         known: Vec<String>,
+    },
+    /// A handler takes a `Tx` of another database than its store is on.
+    #[error(
+        "the handler {handler} takes a transaction of {wanted}, but its store has {}; \
+         give it a store on that database, with `store = \"…\"` if it is not the default one",
+        found.map_or_else(|| "none".to_owned(), |found| format!("those of {found}"))
+    )]
+    #[non_exhaustive]
+    NoTransactions {
+        /// The handler.
+        handler: &'static Policy,
+        /// The database of its `Tx`.
+        wanted: &'static str,
+        /// The database of its store, if that has transactions.
+        found: Option<&'static str>,
     },
     /// Two handlers have the same default scope, so that one could replay the other's responses.
     #[error(

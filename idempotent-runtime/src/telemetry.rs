@@ -7,6 +7,7 @@ use tracing::field::Empty;
 
 use crate::Policy;
 use crate::store::StoreError;
+use crate::transaction::TransactionError;
 
 /// The span of a guarded request; its outcome is filled in when it is known.
 pub(crate) fn span(policy: &Policy) -> Span {
@@ -100,6 +101,17 @@ pub(crate) fn claim_lost(policy: &Policy, store: &str) {
         handler = %policy,
         store,
         "the handler ran, but its claim was lost before its response could be recorded"
+    );
+}
+
+/// The handler's transaction could not be begun or committed.
+pub(crate) fn transaction_failed(policy: &Policy, store: &str, error: &TransactionError) {
+    tracing::error!(
+        scope = policy.scope,
+        handler = %policy,
+        store,
+        error = error as &dyn Error,
+        "the handler's transaction failed"
     );
 }
 

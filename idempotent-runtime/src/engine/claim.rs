@@ -12,7 +12,9 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use super::settle::Claimed;
-use super::{CacheIf, Passage};
+use super::transact::{InTransaction, TransactionClaim};
+use super::verdict::Judge;
+use super::{CacheIf, Passage, Way};
 use crate::completion::Fate;
 use crate::fingerprint::FingerprintBuilder;
 use crate::guarded::{Presented, PresentedBody};
@@ -21,12 +23,13 @@ use crate::lease::Lease;
 use crate::policy::{AfterCrash, FingerprintSource, InFlight, OnStoreError};
 use crate::store::{BoundedStore, Claim, ClaimRequest, Held, StoreError, Token};
 use crate::telemetry::{self, Outcome};
+use crate::transaction::{HandlerTransaction, TransactionError};
 use crate::{Fingerprint, IdempotencyKey, Policy, Record, RecordKey, RecordedBody, Refusal, Registry};
 
 /// What a refused client is told to wait: long enough not to hammer, short beside what people notice.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-const UNAVAILABLE: Refusal = Refusal::StoreUnavailable { retry_after: RETRY_AFTER };
+pub(super) const UNAVAILABLE: Refusal = Refusal::StoreUnavailable { retry_after: RETRY_AFTER };
 
 /// How long a waiter sleeps between two looks at the store; another process rings no bell in this one.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
@@ -39,6 +42,7 @@ pub(super) struct Asking {
     pub(super) span: Span,
     pub(super) cache_if: Option<CacheIf>,
     pub(super) fate: Arc<Fate>,
+    pub(super) transaction: Option<Arc<dyn HandlerTransaction>>,
 }
 
 impl Asking {
@@ -79,13 +83,25 @@ impl Asking {
                     return Err(self.refuse(UNAVAILABLE));
                 }
                 presented.execution.grant(key, record_key.clone(), attempt);
+                let judge = Judge { policy: self.policy, fingerprint: request.fingerprint, cache_if: self.cache_if };
                 let lease = Lease::new(store, record_key, request.token, self.policy.scope, request.lease);
-                Ok(Passage(Some(Box::new(Claimed {
-                    policy: self.policy,
+                Ok(Passage(Way::Claimed(Box::new(Claimed {
                     lease: registry.keeper().keep(lease).await,
                     registry,
-                    fingerprint: request.fingerprint,
-                    cache_if: self.cache_if,
+                    judge,
+                    span: self.span,
+                    _running: running,
+                }))))
+            }
+            Asked::Begun { attempt, transaction } => {
+                presented.execution.grant(key, record_key.clone(), attempt);
+                let judge = Judge { policy: self.policy, fingerprint: request.fingerprint, cache_if: self.cache_if };
+                Ok(Passage(Way::InTransaction(Box::new(InTransaction {
+                    registry,
+                    store,
+                    transaction,
+                    claim: Some(TransactionClaim { key: record_key, request }),
+                    judge,
                     span: self.span,
                     _running: running,
                 }))))
@@ -95,9 +111,33 @@ impl Asking {
                 self.fate.set_must_finish(false);
                 presented.execution.grant(key, record_key, 1);
                 Outcome::Unguarded.enter(&self.span);
-                Ok(Passage(None))
+                Ok(Passage(Way::Unguarded))
             }
         }
+    }
+
+    /// Begins the transaction of a request without a key.
+    pub(super) async fn begin(self, transaction: Arc<dyn HandlerTransaction>) -> Result<Passage, Response> {
+        let Some((registry, store)) = self.registry_and_store() else {
+            telemetry::misconfigured(self.policy, self.registry.is_some());
+            return Err(self.refuse(UNAVAILABLE));
+        };
+        let running = registry.running().token();
+        if let Err(error) = transaction.begin(&store).await {
+            return Err(self.refuse_transaction(&store, &error));
+        }
+        let judge =
+            Judge { policy: self.policy, fingerprint: FingerprintBuilder::new().finish(), cache_if: self.cache_if };
+        let span = self.span;
+        Ok(Passage(Way::InTransaction(Box::new(InTransaction {
+            registry,
+            store,
+            transaction,
+            claim: None,
+            judge,
+            span,
+            _running: running,
+        }))))
     }
 
     async fn ask(
@@ -124,7 +164,19 @@ impl Asking {
             let asked_at = Instant::now();
             // A claim that the store has made must not be forgotten because the client left meanwhile.
             self.fate.set_must_finish(true);
-            let claim = match store.claim(key, request).await {
+            let claimed = match &self.transaction {
+                None => store.claim(key, request).await,
+                Some(transaction) => match transaction.claim(store, key, request).await {
+                    Ok(Claim::Acquired { attempt }) => {
+                        return Ok(Asked::Begun { attempt, transaction: Arc::clone(transaction) });
+                    }
+                    Ok(standing) => Ok(standing),
+                    // Nothing outlives a transaction that did not begin, so there is nothing to give back; and without one
+                    // the handler cannot run.
+                    Err(error) => return Err(self.refuse_transaction(store, &error)),
+                },
+            };
+            let claim = match claimed {
                 Ok(claim) => claim,
                 Err(error) => {
                     telemetry::claim_failed(self.policy, store.name(), &error);
@@ -193,6 +245,11 @@ impl Asking {
         response
     }
 
+    fn refuse_transaction(&self, store: &BoundedStore, error: &TransactionError) -> Response {
+        telemetry::transaction_failed(self.policy, store.name(), error);
+        self.refuse(if error.is_permanent() { Refusal::TransactionFailed } else { UNAVAILABLE })
+    }
+
     fn refuse(&self, refusal: Refusal) -> Response {
         Outcome::Refused(refusal.code()).enter(&self.span);
         match &self.registry {
@@ -204,6 +261,7 @@ impl Asking {
 
 enum Asked {
     Acquired { attempt: u32, asked_at: Instant },
+    Begun { attempt: u32, transaction: Arc<dyn HandlerTransaction> },
     Unguarded,
 }
 

@@ -8,6 +8,8 @@
 mod claim;
 mod content;
 mod settle;
+mod transact;
+mod verdict;
 
 use std::fmt::Display;
 use std::hash::Hash;
@@ -22,10 +24,12 @@ use tracing::Instrument;
 
 use self::claim::Asking;
 use self::settle::Claimed;
+use self::transact::InTransaction;
 use crate::completion::{Completion, Fate};
 use crate::fingerprint::FingerprintBuilder;
 use crate::guarded::{Guarded, Presented};
 use crate::policy::{InvalidKeyPolicy, KeySource};
+use crate::transaction::HandlerTransaction;
 use crate::{IdempotencyKey, InvalidKey, Policy, Refusal, Registry, telemetry};
 
 /// The predicate of `cache_if`.
@@ -50,17 +54,31 @@ pub struct Gate {
     fingerprint: FingerprintBuilder,
     cache_if: Option<CacheIf>,
     fate: Arc<Fate>,
+    transaction: Option<Arc<dyn HandlerTransaction>>,
+    registry: Option<Registry>,
 }
 
 impl Gate {
     fn new(policy: &'static Policy, presented: Option<Presented>, fate: Arc<Fate>) -> Self {
+        let transaction = presented.as_ref().and_then(|presented| presented.execution.transaction());
+        let registry = presented.as_ref().and_then(|presented| presented.registry.clone());
         // A direct call has no request, and a method that is not guarded needs no key.
         let presented = presented.filter(|presented| policy.guards(&presented.method));
         let key = match (&presented, policy.key) {
             (Some(presented), KeySource::Header) => judge(policy, from_headers(policy, presented)),
             _ => None,
         };
-        Self { policy, presented, key, caller: None, fingerprint: FingerprintBuilder::new(), cache_if: None, fate }
+        Self {
+            policy,
+            presented,
+            key,
+            caller: None,
+            fingerprint: FingerprintBuilder::new(),
+            cache_if: None,
+            fate,
+            transaction,
+            registry,
+        }
     }
 
     /// Takes the key of `key = expr`; before the other expressions, which only count for a keyed request.
@@ -96,16 +114,29 @@ impl Gate {
     /// The response that goes out in the handler's place: a replay or a refusal.
     pub async fn enter(self) -> Result<Passage, Response> {
         let policy = self.policy;
-        let (Some(presented), Some(key)) = (self.presented, self.key) else { return Ok(Passage(None)) };
+        let keyed = self.presented.zip(self.key);
+        if keyed.is_none() && self.transaction.is_none() {
+            return Ok(Passage(Way::Unguarded));
+        }
         let span = telemetry::span(policy);
         let asking = Asking {
             policy,
-            registry: presented.registry.clone().or_else(Registry::installed),
+            registry: self.registry.or_else(Registry::installed),
             span: span.clone(),
             cache_if: self.cache_if,
             fate: self.fate,
+            transaction: self.transaction.clone(),
         };
-        asking.enter(presented, key, self.caller.as_deref(), self.fingerprint).instrument(span).await
+        let entering = async {
+            match (keyed, self.transaction) {
+                (Some((presented, key)), _) => {
+                    asking.enter(presented, key, self.caller.as_deref(), self.fingerprint).await
+                }
+                (None, Some(transaction)) => asking.begin(transaction).await,
+                (None, None) => Ok(Passage(Way::Unguarded)),
+            }
+        };
+        entering.instrument(span).await
     }
 
     fn is_keyed(&self) -> bool {
@@ -138,8 +169,14 @@ fn judge(policy: &Policy, key: Option<Result<IdempotencyKey, InvalidKey>>) -> Op
     }
 }
 
-/// The right to run the handler: with a claim, or unguarded.
-pub struct Passage(Option<Box<Claimed>>);
+/// The right to run the handler.
+pub struct Passage(Way);
+
+enum Way {
+    Unguarded,
+    Claimed(Box<Claimed>),
+    InTransaction(Box<InTransaction>),
+}
 
 impl Passage {
     /// Runs the handler and settles the claim: its response is recorded before it is sent.
@@ -148,12 +185,16 @@ impl Passage {
     ///
     /// Goes on with the handler's own panic, after the claim is settled.
     pub async fn execute<F: Future<Output = Response> + Send>(self, handler: F) -> Response {
-        let span = self.0.as_ref().map_or_else(tracing::Span::none, |claimed| claimed.span().clone());
-        let outcome = AssertUnwindSafe(handler.instrument(span)).catch_unwind().await;
-        match (self.0, outcome) {
-            (Some(claimed), outcome) => claimed.settle(outcome).await,
-            (None, Ok(response)) => response,
-            (None, Err(panic)) => std::panic::resume_unwind(panic),
+        let span = match &self.0 {
+            Way::Unguarded => return handler.await,
+            Way::Claimed(claimed) => claimed.span().clone(),
+            Way::InTransaction(transaction) => transaction.span().clone(),
+        };
+        let ran = AssertUnwindSafe(handler.instrument(span)).catch_unwind().await;
+        match self.0 {
+            Way::Unguarded => unreachable!("returned above"),
+            Way::Claimed(claimed) => claimed.settle(ran).await,
+            Way::InTransaction(transaction) => transaction.settle(ran).await,
         }
     }
 }

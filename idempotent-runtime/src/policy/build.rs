@@ -42,6 +42,7 @@ impl Policy {
             drop_headers: &[],
             store: None,
             on_store_error: OnStoreError::Reject,
+            database: None,
         }
     }
 
@@ -151,6 +152,14 @@ impl Policy {
     #[must_use]
     pub const fn with_store(mut self, name: &'static str) -> Self {
         self.store = Some(name);
+        self
+    }
+
+    #[must_use]
+    pub const fn with_database(mut self, database: Option<&'static str>) -> Self {
+        if database.is_some() {
+            self.database = database;
+        }
         self
     }
 

@@ -49,6 +49,7 @@ pub struct Policy {
     pub(crate) drop_headers: &'static [&'static str],
     pub(crate) store: Option<&'static str>,
     pub(crate) on_store_error: OnStoreError,
+    pub(crate) database: Option<&'static str>,
 }
 
 /// Which responses are recorded (`cache`, `cache_if`).
@@ -250,6 +251,11 @@ impl Policy {
     /// What becomes of a request whose store cannot be asked.
     pub fn on_store_error(&self) -> OnStoreError {
         self.on_store_error
+    }
+
+    /// The database of the `Tx` that the handler takes, such as `"PostgreSQL"`, if it names one by that type.
+    pub fn database(&self) -> Option<&'static str> {
+        self.database
     }
 
     pub(crate) fn guards(&self, method: &Method) -> bool {

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Claim, ClaimRequest, ErasedStore, Held, StoreError, Token};
+use super::{Claim, ClaimRequest, ErasedStore, Held, StoreError, Token, Transactions};
 use crate::{Record, RecordKey};
 
 /// A call that hangs is cut off and counts as unreachable.
@@ -51,7 +51,12 @@ impl BoundedStore {
         self.store.changed(key).await;
     }
 
-    async fn bounded<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    pub(crate) fn transactions(&self) -> Option<Transactions> {
+        self.store.transactions()
+    }
+
+    /// Cuts `call` off when the limit is over.
+    pub(crate) async fn bounded<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         tokio::time::timeout(self.limit, call).await.unwrap_or(Err(StoreError::TimedOut(self.limit)))
     }
 }

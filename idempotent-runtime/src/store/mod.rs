@@ -37,6 +37,7 @@ pub use self::memory::{MemoryStore, MemoryStoreBuilder};
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::*;
 pub use crate::policy::AfterCrash;
+pub use crate::transaction::Transactions;
 use crate::{Fingerprint, Record, RecordKey};
 
 /// Keeps claims and records.
@@ -97,6 +98,13 @@ pub trait Store: Send + Sync + 'static {
     fn changed(&self, key: &RecordKey) -> impl Future<Output = ()> + Send {
         let _ = key;
         std::future::pending()
+    }
+
+    /// The transactions of the store's database, for handlers that take a `Tx`; the provided method has none.
+    ///
+    /// A store that wraps another one hands on what that one returns.
+    fn transactions(&self) -> Option<Transactions> {
+        None
     }
 
     /// What stands under `key`, for operators.
@@ -305,6 +313,10 @@ impl<T: Store> Store for Arc<T> {
         T::changed(self, key).await;
     }
 
+    fn transactions(&self) -> Option<Transactions> {
+        T::transactions(self)
+    }
+
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
         T::get(self, key).await
     }
@@ -340,6 +352,7 @@ pub(crate) trait ErasedStore: Send + Sync {
     ) -> BoxFuture<'a, Result<Held, StoreError>>;
     fn release<'a>(&'a self, key: &'a RecordKey, token: Token) -> BoxFuture<'a, Result<Held, StoreError>>;
     fn changed<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, ()>;
+    fn transactions(&self) -> Option<Transactions>;
 }
 
 impl<T: Store> ErasedStore for T {
@@ -372,5 +385,9 @@ impl<T: Store> ErasedStore for T {
 
     fn changed<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, ()> {
         Box::pin(Store::changed(self, key))
+    }
+
+    fn transactions(&self) -> Option<Transactions> {
+        Store::transactions(self)
     }
 }

@@ -24,6 +24,7 @@ mod row;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod transactions;
 mod writer;
 mod writes;
 
@@ -32,13 +33,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::sqlite::Sqlite;
+
 use self::failure::store_error;
 pub use self::open::{OpenError, SqliteStoreBuilder, Synchronous};
 use self::readers::Readers;
 use self::row::{Standing, Verdict, judge};
+use self::transactions::HandlerTransactions;
 use self::writer::Writer;
 use self::writes::{ClaimWrite, CompleteWrite, PurgeWrite, ReleaseWrite, RenewWrite, SweepWrite};
-use super::{Claim, ClaimRequest, Cursor, Entry, Held, Page, Store, StoreError, Token};
+use super::{Claim, ClaimRequest, Cursor, Entry, Held, Page, Store, StoreError, Token, Transactions};
 use crate::{Record, RecordKey};
 
 /// Keeps claims and records in a SQLite file, which may be the application's own database.
@@ -76,6 +80,7 @@ struct Inner {
     /// As SQLite reports it.
     synchronous: Synchronous,
     readers: Arc<Readers>,
+    transactions: HandlerTransactions,
     writer: Writer,
 }
 
@@ -141,6 +146,10 @@ impl Store for SqliteStore {
 
     async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
         self.0.writer.submit(ReleaseWrite { key: key.clone(), token }).await
+    }
+
+    fn transactions(&self) -> Option<Transactions> {
+        Some(Transactions::of::<Sqlite>(Arc::new(self.clone())))
     }
 
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {

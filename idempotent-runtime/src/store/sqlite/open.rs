@@ -13,7 +13,8 @@ use tokio::time::Instant;
 
 use super::failure::Cause;
 use super::readers::Readers;
-use super::writer::Writer;
+use super::transactions::{HandlerTransactions, Turn};
+use super::writer::{Others, Writer};
 use super::{Inner, SqliteStore, schema};
 
 /// Collects the options of a [`SqliteStore`].
@@ -92,8 +93,11 @@ impl SqliteStoreBuilder {
     pub async fn open(self) -> Result<SqliteStore, OpenError> {
         let readers = Readers::new(self.connect_options().create_if_missing(false).pragma("query_only", "ON"));
         let readers = Arc::new(readers);
-        let (writer, Opened { synchronous }) = Writer::start(self.clone(), Arc::clone(&readers)).await?;
-        Ok(SqliteStore(Arc::new(Inner { options: self, synchronous, readers, writer })))
+        let turn = Turn::default();
+        let transactions = HandlerTransactions::new(self.connect_options(), Arc::clone(&turn));
+        let others = Others { readers: Arc::clone(&readers), transactions: transactions.pool() };
+        let (writer, Opened { synchronous }) = Writer::start(self.clone(), turn, others).await?;
+        Ok(SqliteStore(Arc::new(Inner { options: self, synchronous, readers, transactions, writer })))
     }
 
     pub(super) fn path(&self) -> &Path {

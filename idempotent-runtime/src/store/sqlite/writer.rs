@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sqlx::Connection as _;
-use sqlx::sqlite::SqliteConnection;
+use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
@@ -14,6 +14,7 @@ use super::failure::Failure;
 use super::open::{OpenError, Opened, SqliteStoreBuilder};
 use super::readers::Readers;
 use super::schema;
+use super::transactions::Turn;
 use super::writes::{Write, sweep};
 use crate::store::StoreError;
 
@@ -31,7 +32,11 @@ pub(super) struct Writer(mpsc::Sender<Box<dyn Job>>);
 
 impl Writer {
     /// Opens the file on the writer's own thread, and leaves the connection there.
-    pub(super) async fn start(options: SqliteStoreBuilder, readers: Arc<Readers>) -> Result<(Self, Opened), OpenError> {
+    pub(super) async fn start(
+        options: SqliteStoreBuilder,
+        turn: Turn,
+        others: Others,
+    ) -> Result<(Self, Opened), OpenError> {
         let (sender, queue) = mpsc::channel(QUEUE);
         let (opened, answer) = oneshot::channel();
         let path = options.path().to_owned();
@@ -45,9 +50,10 @@ impl Writer {
             };
             // If the caller has gone, the queue has lost its only sender and `run` ends at once.
             let _ = opened.send(Ok(facts));
-            let connection = run(connection, queue, options.sweep_interval()).await;
+            let connection = run(connection, queue, &turn, options.sweep_interval()).await;
             // One after the other: of two that close at once, each may leave the log to the other.
-            readers.close().await;
+            others.readers.close().await;
+            others.transactions.close().await;
             if let Err(error) = connection.close().await {
                 tracing::warn!(%error, "the SQLite store did not close cleanly; nothing is lost");
             }
@@ -65,6 +71,12 @@ impl Writer {
         self.0.send(Box::new(job)).await.map_err(|_| StoreError::unavailable(WriterStopped))?;
         answer.await.map_err(|_| StoreError::unavailable(WriterStopped))?
     }
+}
+
+/// The other connections, which close before the writer's own.
+pub(super) struct Others {
+    pub(super) readers: Arc<Readers>,
+    pub(super) transactions: SqlitePool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -123,16 +135,21 @@ impl<W: Write> Job for Pending<W> {
 async fn run(
     mut connection: SqliteConnection,
     mut queue: mpsc::Receiver<Box<dyn Job>>,
+    turn: &Turn,
     sweep_interval: Duration,
 ) -> SqliteConnection {
     let mut sweep_at = Instant::now() + sweep_interval;
     loop {
         match timeout_at(sweep_at, queue.recv()).await {
-            Ok(Some(first)) => batch(&mut connection, first, &mut queue).await,
+            Ok(Some(first)) => {
+                let _turn = turn.lock().await;
+                batch(&mut connection, first, &mut queue).await;
+            }
             Ok(None) => break,
             Err(_) => {}
         }
         if Instant::now() >= sweep_at {
+            let _turn = turn.lock().await;
             let more = sweep_once(&mut connection).await.unwrap_or_else(|error| {
                 tracing::warn!(%error, "expired idempotency records could not be deleted; this is tried again");
                 false

@@ -77,7 +77,7 @@ impl Write for ClaimWrite {
 }
 
 /// What has expired may be room enough.
-async fn make_room(connection: &mut SqliteConnection, max_bytes: u64) -> Result<(), Failure> {
+pub(super) async fn make_room(connection: &mut SqliteConnection, max_bytes: u64) -> Result<(), Failure> {
     let max_bytes = i64::try_from(max_bytes).unwrap_or(i64::MAX);
     for last in [false, true] {
         let used: i64 = sqlx::query_scalar(schema::USED_BYTES).fetch_one(&mut *connection).await?;

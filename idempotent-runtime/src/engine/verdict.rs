@@ -1,0 +1,71 @@
+//! What the policy makes of the handler's outcome.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+
+use axum::response::Response;
+use futures_util::FutureExt;
+use http::response;
+
+use super::CacheIf;
+use super::content::Content;
+use crate::policy::Oversize;
+use crate::record::now_in_millis;
+use crate::telemetry::Outcome;
+use crate::{Fingerprint, Policy, Record, RecordedBody, headers};
+
+pub(super) type Panic = Box<dyn Any + Send>;
+
+/// What becomes of a response's claim.
+pub(super) enum Verdict {
+    /// It is recorded.
+    Record(Record),
+    /// Its status frees the key.
+    Free,
+    /// It cannot be recorded, and the policy lets a retry run the handler again.
+    Rerun,
+}
+
+/// Judges the response of one claim.
+pub(super) struct Judge {
+    pub(super) policy: &'static Policy,
+    pub(super) fingerprint: Fingerprint,
+    pub(super) cache_if: Option<CacheIf>,
+}
+
+impl Judge {
+    pub(super) async fn judge(&self, ran: Result<Response, Panic>) -> Result<(Response, Verdict, Outcome), Panic> {
+        // A body or a predicate of the user's may panic as the handler may.
+        AssertUnwindSafe(self.observe(ran?)).catch_unwind().await
+    }
+
+    /// Whether the policy records a response with this head.
+    pub(super) fn admits(&self, parts: &response::Parts) -> bool {
+        self.policy.cache.admits(parts.status).or_else(|| self.cache_if.map(|admits| admits(parts))).unwrap_or(false)
+    }
+
+    async fn observe(&self, response: Response) -> (Response, Verdict, Outcome) {
+        let (parts, body) = response.into_parts();
+        if !self.admits(&parts) {
+            return (Response::from_parts(parts, body), Verdict::Free, Outcome::NotRecorded);
+        }
+        let (recorded, body, outcome) = match Content::read(&parts, body, self.policy.max_body).await {
+            Content::Whole(whole, body) => (RecordedBody::Whole(whole), body, Outcome::Recorded),
+            Content::Broken(body) => (RecordedBody::NotRecorded, body, Outcome::Broken),
+            Content::TooLarge(body) if self.policy.oversize == Oversize::Rerun => {
+                return (Response::from_parts(parts, body), Verdict::Rerun, Outcome::TooLarge);
+            }
+            Content::TooLarge(body) => (RecordedBody::NotRecorded, body, Outcome::TooLarge),
+        };
+        let record = self.record(&parts, recorded);
+        (Response::from_parts(parts, body), Verdict::Record(record), outcome)
+    }
+
+    fn record(&self, parts: &response::Parts, body: RecordedBody) -> Record {
+        let headers = match body {
+            RecordedBody::Whole(_) => headers::recorded(&parts.headers, self.policy),
+            RecordedBody::NotRecorded => Vec::new(),
+        };
+        Record { status: parts.status, headers, body, fingerprint: self.fingerprint, recorded_at: now_in_millis() }
+    }
+}

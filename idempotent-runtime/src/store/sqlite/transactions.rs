@@ -1,0 +1,151 @@
+//! Transactions for handlers: one at a time, since SQLite has one writer.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::future::BoxFuture;
+use sqlx::sqlite::{Sqlite, SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
+use tokio::sync::OwnedMutexGuard;
+
+use super::failure::{Failure, store_error};
+use super::row::{Standing, Verdict, judge};
+use super::writes::{ClaimWrite, CompleteWrite, Write, make_room};
+use super::{SqliteStore, schema};
+use crate::store::{Claim, ClaimRequest, Held, StoreError, Token};
+use crate::transaction::{Open, Recording, TransactionClaim, TransactionalStore};
+use crate::{Fingerprint, RecordKey};
+
+/// Who writes in this process: the writer's thread for a batch, or a handler for its transaction. Waiting here is fair, as
+/// waiting for SQLite's own lock is not.
+pub(super) type Turn = Arc<tokio::sync::Mutex<()>>;
+
+pub(super) struct HandlerTransactions {
+    pool: SqlitePool,
+    turn: Turn,
+    /// The keys of handlers that run in a transaction: their claims stand in no row that others could see.
+    running: Arc<Running>,
+}
+
+#[derive(Default)]
+struct Running(Mutex<HashMap<RecordKey, Fingerprint>>);
+
+impl Running {
+    fn fingerprint(&self, key: &RecordKey) -> Option<Fingerprint> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).copied()
+    }
+
+    /// The fingerprint of the one that runs, if it is another one.
+    fn enter(self: &Arc<Self>, key: &RecordKey, fingerprint: Fingerprint) -> Result<RunningKey, Fingerprint> {
+        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(&fingerprint) = running.get(key) {
+            return Err(fingerprint);
+        }
+        running.insert(key.clone(), fingerprint);
+        Ok(RunningKey { running: Arc::clone(self), key: key.clone() })
+    }
+}
+
+struct RunningKey {
+    running: Arc<Running>,
+    key: RecordKey,
+}
+
+impl Drop for RunningKey {
+    fn drop(&mut self) {
+        self.running.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}
+
+impl HandlerTransactions {
+    pub(super) fn new(options: SqliteConnectOptions, turn: Turn) -> Self {
+        let pool = SqlitePoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None);
+        Self { pool: pool.connect_lazy_with(options), turn, running: Arc::default() }
+    }
+
+    pub(super) fn pool(&self) -> SqlitePool {
+        self.pool.clone()
+    }
+
+    /// With the write lock: a transaction that had read before it writes could not get it any more.
+    async fn begin(&self) -> Result<(sqlx::Transaction<'static, Sqlite>, OwnedMutexGuard<()>), StoreError> {
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let transaction = self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(store_error)?;
+        Ok((transaction, turn))
+    }
+}
+
+impl TransactionalStore<Sqlite> for SqliteStore {
+    fn begin(&self) -> BoxFuture<'_, Result<Open<Sqlite>, StoreError>> {
+        Box::pin(async move {
+            let (transaction, turn) = self.0.transactions.begin().await?;
+            Ok(Open { transaction, hold: Box::new(turn) })
+        })
+    }
+
+    fn claim<'a>(
+        &'a self,
+        key: &'a RecordKey,
+        request: ClaimRequest,
+    ) -> BoxFuture<'a, Result<TransactionClaim<Sqlite>, StoreError>> {
+        Box::pin(async move {
+            let in_flight = |fingerprint| Ok(TransactionClaim::Standing(Claim::InFlight { fingerprint }));
+            let transactions = &self.0.transactions;
+            if let Some(fingerprint) = transactions.running.fingerprint(key) {
+                return in_flight(fingerprint);
+            }
+            if let Verdict::Answer(claim) = judge(self.standing(key).await?, &request) {
+                return Ok(TransactionClaim::Standing(claim));
+            }
+            let running = match transactions.running.enter(key, request.fingerprint) {
+                Ok(running) => running,
+                Err(fingerprint) => return in_flight(fingerprint),
+            };
+            let (mut transaction, turn) = transactions.begin().await?;
+            // Again, under the write lock: another process may have recorded meanwhile.
+            let row = sqlx::query(schema::STANDING).bind(key.as_str()).fetch_optional(&mut *transaction).await;
+            let standing = row.map_err(store_error)?.as_ref().map(Standing::from_row).transpose()?;
+            let is_fresh = standing.is_none();
+            let attempt = match judge(standing, &request) {
+                Verdict::Answer(claim) => return Ok(TransactionClaim::Standing(claim)),
+                Verdict::Take { attempt } => attempt,
+            };
+            if is_fresh && let Some(max_bytes) = self.0.options.bound() {
+                make_room(&mut transaction, max_bytes).await.map_err(failed)?;
+            }
+            let open = Open { transaction, hold: Box::new((turn, running)) };
+            Ok(TransactionClaim::Acquired { attempt, open })
+        })
+    }
+
+    fn record<'a>(
+        &'a self,
+        open: &'a mut Open<Sqlite>,
+        recording: &'a Recording,
+    ) -> BoxFuture<'a, Result<Held, StoreError>> {
+        Box::pin(async move {
+            let Recording { key, request, record, .. } = recording;
+            let claim = ClaimWrite { key: key.clone(), request: *request, max_bytes: None };
+            let Claim::Acquired { .. } = claim.apply(&mut open.transaction).await.map_err(failed)? else {
+                return Ok(Held::No);
+            };
+            let complete = CompleteWrite::new(key.clone(), request.token, record.clone(), request.ttl)?;
+            complete.apply(&mut open.transaction).await.map_err(failed)
+        })
+    }
+
+    fn is_recorded<'a>(&'a self, key: &'a RecordKey, token: Token) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move {
+            // The write lock is free when the other transaction has ended.
+            let (mut transaction, _turn) = self.0.transactions.begin().await?;
+            let found = sqlx::query(schema::COMPLETED_BY).bind(key.as_str()).bind(super::row::token_text(token));
+            Ok(found.fetch_optional(&mut *transaction).await.map_err(store_error)?.is_some())
+        })
+    }
+}
+
+fn failed(failure: Failure) -> StoreError {
+    match failure {
+        Failure::Answer(error) => error,
+        Failure::Sqlite(error) => store_error(error),
+    }
+}

@@ -1,0 +1,119 @@
+//! The handler's own transaction: its writes and the record of its response commit together, or not at all.
+//!
+//! ```text
+//! Tx (extractor) ──joins──▶ Execution ──engine──▶ claim in a transaction ──▶ the handler writes through it
+//!                                                                            └─▶ record inserted, COMMIT, response
+//! ```
+
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod slot;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod tx;
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) use self::slot::{Open, TransactionClaim, TransactionalStore};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use self::tx::Tx;
+use crate::store::{BoundedStore, Claim, ClaimRequest, StoreError};
+use crate::{Record, RecordKey};
+
+/// What the engine does with a handler's transaction, whatever its database is.
+pub(crate) trait HandlerTransaction: Send + Sync {
+    /// Begins it and claims the key in it; nothing is begun unless the claim is acquired.
+    fn claim<'a>(
+        &'a self,
+        store: &'a BoundedStore,
+        key: &'a RecordKey,
+        request: ClaimRequest,
+    ) -> BoxFuture<'a, Result<Claim, TransactionError>>;
+
+    /// Begins it for a request that has no key.
+    fn begin<'a>(&'a self, store: &'a BoundedStore) -> BoxFuture<'a, Result<(), TransactionError>>;
+
+    /// Commits what the handler wrote, and the record with it.
+    fn commit<'a>(
+        &'a self,
+        store: &'a BoundedStore,
+        recording: Option<&'a Recording>,
+    ) -> BoxFuture<'a, Result<(), TransactionError>>;
+
+    /// Undoes what the handler wrote.
+    fn roll_back<'a>(&'a self, store: &'a BoundedStore) -> BoxFuture<'a, ()>;
+}
+
+/// The record of a claim that was made in a transaction.
+pub(crate) struct Recording {
+    pub(crate) key: RecordKey,
+    pub(crate) request: ClaimRequest,
+    pub(crate) record: Record,
+}
+
+/// Why a handler's transaction could not be begun or committed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TransactionError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(
+        "the handler takes a `Tx<{wanted}>`, but its store has {}: give the handler a store on that database",
+        found.map_or_else(|| "no transactions".to_owned(), |found| format!("transactions of {found}"))
+    )]
+    WrongDatabase { wanted: &'static str, found: Option<&'static str> },
+    #[error(
+        "the handler did not give its `Tx` back: it must not outlive the handler, in another task or in the response"
+    )]
+    Kept,
+    #[error("another request has recorded its response under the key")]
+    Overtaken,
+    #[error("the transaction was rolled back")]
+    RolledBack(#[source] StoreError),
+    #[error("whether the transaction was committed could not be found out within {0:?}")]
+    Unknown(Duration),
+}
+
+impl TransactionError {
+    /// Whether the program must be changed before a retry can succeed.
+    pub(crate) fn is_permanent(&self) -> bool {
+        matches!(self, Self::WrongDatabase { .. } | Self::Kept)
+    }
+}
+
+/// The way from a store to the transactions of its database, for [`Tx`](crate::Tx); opaque.
+///
+/// A store that wraps one of this crate's stores hands on what that one's
+/// [`Store::transactions`](crate::store::Store::transactions) returns.
+#[derive(Clone)]
+pub struct Transactions {
+    pub(crate) database: &'static str,
+    /// An `Arc<dyn TransactionalStore<DB>>`.
+    pub(crate) store: Arc<dyn Any + Send + Sync>,
+}
+
+impl fmt::Debug for Transactions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transactions").field("database", &self.database).finish_non_exhaustive()
+    }
+}
+
+/// Tells whether an argument's type is a [`Tx`](crate::Tx): an inherent constant goes before that of the trait.
+pub struct Argument<T>(std::marker::PhantomData<T>);
+
+/// What holds for every other type.
+pub trait OtherArgument {
+    /// None.
+    const DATABASE: Option<&'static str> = None;
+}
+
+impl<T> OtherArgument for Argument<T> {}
+
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+impl<DB: sqlx::Database> Argument<Tx<DB>> {
+    /// As sqlx names it.
+    pub const DATABASE: Option<&'static str> = Some(DB::NAME);
+}

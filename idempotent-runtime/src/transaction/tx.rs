@@ -1,0 +1,109 @@
+//! The extractor.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, OnceLock};
+
+use axum::extract::FromRequestParts;
+use axum::response::{IntoResponse, Response};
+use http::request::Parts;
+use sqlx::{Database, Transaction};
+
+use super::slot::{Open, Slot};
+use crate::Refusal;
+use crate::idempotency::Execution;
+
+/// The transaction in which an annotated handler runs: its writes and the record of its response commit together.
+///
+/// The engine begins it with the claim. When the handler answers with a status that its policy records, the record is
+/// inserted and everything is committed before the response is sent; any other status, a panic or a crash rolls all of
+/// it back, and the next attempt starts at once, since there is no lease to wait out. So the request is executed
+/// **exactly once**, as far as its effects are rows of this database: what the handler does elsewhere, such as a call to
+/// another API, needs [`Idempotency::downstream_key`](crate::Idempotency::downstream_key).
+///
+/// It dereferences to the connection, as sqlx's own [`Transaction`] does; a nested `begin` is a savepoint. The store of
+/// the handler must be on this database: [`install`](crate::install) refuses another one, and under a registry's layer
+/// requests get 500. Without a key, the transaction commits on the same statuses, and nothing is recorded.
+///
+/// `after_crash` and `lease` have no meaning for such a handler: a crash leaves nothing behind, not even the count of
+/// [`Idempotency::attempt`](crate::Idempotency::attempt). Nor does `on_store_error = "run"`.
+///
+/// # Errors
+///
+/// When the commit fails, the client gets 503 in place of the handler's response, whose effects are gone. When the
+/// answer to `COMMIT` is lost, the outcome is looked up first.
+///
+/// # Panics
+///
+/// Dereferencing panics where no engine has begun the transaction: in a handler without `#[idempotent]`, and in the
+/// expressions of the attribute, which come before the claim.
+///
+/// # Examples
+///
+/// ```standalone_crate
+/// use axum::http::StatusCode;
+/// use idempotent_runtime::{Tx, idempotent};
+/// use sqlx::Sqlite;
+///
+/// #[idempotent(scope = "charges", cache = [201, 402])]
+/// async fn create_charge(mut tx: Tx<Sqlite>, amount: String) -> Result<StatusCode, StatusCode> {
+///     let inserted = sqlx::query("INSERT INTO charges (amount) VALUES (?)").bind(amount).execute(&mut *tx).await;
+///     inserted.map(|_| StatusCode::CREATED).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
+/// }
+/// ```
+pub struct Tx<DB: Database> {
+    slot: Arc<Slot<DB>>,
+    /// Out of the slot from the first use to the drop.
+    open: OnceLock<Open<DB>>,
+}
+
+impl<DB: Database> Deref for Tx<DB> {
+    type Target = DB::Connection;
+
+    fn deref(&self) -> &DB::Connection {
+        &self.open.get_or_init(|| self.slot.take_begun()).transaction
+    }
+}
+
+impl<DB: Database> DerefMut for Tx<DB> {
+    fn deref_mut(&mut self) -> &mut DB::Connection {
+        if self.open.get().is_none() {
+            self.open = OnceLock::from(self.slot.take_begun());
+        }
+        &mut self.open.get_mut().expect("set above").transaction
+    }
+}
+
+impl<DB: Database> Drop for Tx<DB> {
+    fn drop(&mut self) {
+        if let Some(open) = self.open.take() {
+            self.slot.put(open);
+        }
+    }
+}
+
+/// For a unit test that calls the handler: what it writes is rolled back when the handler ends.
+impl<DB: Database> From<Transaction<'static, DB>> for Tx<DB> {
+    fn from(transaction: Transaction<'static, DB>) -> Self {
+        Self { slot: Arc::default(), open: OnceLock::from(Open { transaction, hold: Box::new(()) }) }
+    }
+}
+
+impl<DB: Database> fmt::Debug for Tx<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tx").field("database", &DB::NAME).finish_non_exhaustive()
+    }
+}
+
+impl<S: Sync, DB: Database> FromRequestParts<S> for Tx<DB> {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
+        let slot = Arc::<Slot<DB>>::default();
+        if Execution::of(&mut parts.extensions).join(slot.clone()) {
+            return Ok(Self { slot, open: OnceLock::new() });
+        }
+        tracing::error!("a handler has two arguments `Tx`, but one transaction; remove one of them");
+        Err(Refusal::TransactionFailed.into_response())
+    }
+}

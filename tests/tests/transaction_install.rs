@@ -1,0 +1,62 @@
+//! A handler whose `Tx` its store cannot give is refused at start-up.
+
+use std::convert::Infallible;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use idempotent_runtime::store::{MemoryStore, SqliteStore};
+use idempotent_runtime::{InstallError, Registry, idempotent, install, policies};
+use sqlx::{Database, Sqlite};
+
+#[idempotent(scope = "charges", store = "embedded")]
+async fn create_charge(tx: idempotent_runtime::Tx<Sqlite>) {
+    drop(tx);
+}
+
+mod others {
+    pub(super) struct Tx<T>(pub(super) std::marker::PhantomData<fn() -> T>);
+}
+
+impl<S: Sync, T> FromRequestParts<S> for others::Tx<T> {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(_: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self(std::marker::PhantomData))
+    }
+}
+
+/// An extractor of the same name that has nothing to do with ours.
+#[idempotent(scope = "others")]
+async fn with_the_tx_of_another_crate(_tx: others::Tx<Sqlite>) {}
+
+/// Its database is known when it is used.
+#[idempotent(scope = "generic")]
+async fn generic<DB: Database>(tx: idempotent_runtime::Tx<DB>) {
+    drop(tx);
+}
+
+#[tokio::test]
+async fn install_names_the_handler_and_both_databases() {
+    let database = |function: &str| {
+        let policy = policies().find(|policy| policy.handler().ends_with(function)).expect("it is registered");
+        policy.database()
+    };
+    assert_eq!(database("::create_charge"), Some("SQLite"));
+    assert_eq!(database("::with_the_tx_of_another_crate"), None);
+    assert_eq!(database("::generic"), None);
+    let _ = (create_charge, with_the_tx_of_another_crate, generic::<Sqlite>);
+
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let embedded = SqliteStore::open(folder.path().join("idempotency.db")).await.expect("the store opens");
+    let wrong = Registry::builder(embedded.clone()).store("embedded", MemoryStore::new()).build().install();
+    let error = wrong.expect_err("the store has no transactions");
+    assert!(matches!(error, InstallError::NoTransactions { .. }), "{error}");
+    let message = error.to_string();
+    for part in ["create_charge", "transaction_install.rs:", "SQLite", "has none", "store = "] {
+        assert!(message.contains(part), "{part} in {message}");
+    }
+    assert!(matches!(install(MemoryStore::new()), Err(InstallError::UnknownStore { name: "embedded", .. })));
+    // An `Arc` of a store hands its transactions on.
+    let right = Registry::builder(MemoryStore::new()).store("embedded", std::sync::Arc::new(embedded)).build();
+    right.install().expect("the store has transactions of SQLite");
+}
