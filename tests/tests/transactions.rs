@@ -15,7 +15,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 /// The handlers and tests of one database.
 macro_rules! transactions_of {
-    ($name:ident, $database:ty, $insert:literal, $start:expr) => {
+    ($name:ident, $database:ty, $insert:literal, $start:expr, $outlives:ty) => {
         mod $name {
             use super::*;
 
@@ -120,7 +120,7 @@ macro_rules! transactions_of {
                 insert(&mut tx, "not annotated").await;
             }
 
-            fn router(runs: &Runs) -> Router {
+            pub(super) fn router(runs: &Runs) -> Router {
                 Router::new()
                     .route("/charges", any(create_charge))
                     .route("/waits", post(waits))
@@ -138,19 +138,19 @@ macro_rules! transactions_of {
                     .layer(CatchPanicLayer::new())
             }
 
-            struct Bench {
-                server: Server,
+            pub(super) struct Bench {
+                pub(super) server: Server,
                 registry: Registry,
                 pool: sqlx::Pool<$database>,
-                _outlives: Box<dyn Send>,
+                pub(super) outlives: $outlives,
             }
 
             impl Bench {
-                async fn new(runs: &Runs) -> Self {
+                pub(super) async fn new(runs: &Runs) -> Self {
                     let (store, pool, outlives) = $start.await;
                     let registry = Registry::new(store);
                     let server = Server::start(router(runs).layer(registry.layer())).await;
-                    Self { server, registry, pool, _outlives: Box::new(outlives) }
+                    Self { server, registry, pool, outlives }
                 }
 
                 async fn post(&self, path: &str, key: &str, body: &'static str) -> Answer {
@@ -158,7 +158,7 @@ macro_rules! transactions_of {
                 }
 
                 /// What the handlers have written.
-                async fn rows(&self) -> Vec<String> {
+                pub(super) async fn rows(&self) -> Vec<String> {
                     let rows = sqlx::query_scalar("SELECT note FROM charges ORDER BY id").fetch_all(&self.pool).await;
                     rows.expect("the table is read")
                 }
@@ -389,4 +389,22 @@ async fn sqlite() -> (SqliteStore, sqlx::SqlitePool, tempfile::TempDir) {
     (store, pool, folder)
 }
 
-transactions_of!(sqlite, sqlx::Sqlite, "INSERT INTO charges (note) VALUES ($1)", super::sqlite());
+transactions_of!(sqlite, sqlx::Sqlite, "INSERT INTO charges (note) VALUES ($1)", super::sqlite(), tempfile::TempDir);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_duplicate_in_another_process_of_one_sqlite_file_waits_for_the_write_lock_and_gets_the_record() {
+    let runs = Runs::free();
+    let bench = sqlite::Bench::new(&runs).await;
+    // A second store on the file is what a second process has: they share nothing but the file.
+    let path = bench.outlives.path().join("app.db");
+    let other = Registry::new(SqliteStore::open(path).await.expect("the store opens"));
+    let elsewhere = Server::start(sqlite::router(&runs).layer(other.layer())).await;
+    for number in 1..=30 {
+        let key = format!("k{number}");
+        let send = |server: &Server| answer(server.post("/charges").header("idempotency-key", &key).body("tea"));
+        let (first, second) = tokio::join!(send(&bench.server), send(&elsewhere));
+        assert_eq!((first.status, first.text()), (second.status, second.text()));
+        assert!(first.is_replay() != second.is_replay(), "one of them ran: {first:?} {second:?}");
+        assert_eq!((runs.started(), bench.rows().await.len()), (number, number));
+    }
+}
