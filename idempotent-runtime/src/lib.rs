@@ -23,6 +23,7 @@
 //! | [`macro@idempotent`] | the attribute and its arguments |
 //! | [`install`], [`Registry`] | which stores the handlers use, how refusals look, [`Registry::drain`] at shutdown |
 //! | [`store`] | the stores of this crate, and the trait for one of your own |
+//! | `Tx` | the handler's own transaction, in which its writes and its record commit together (features `sqlite`, `postgres`) |
 //! | [`Idempotency`] | what a handler may know about its key: the attempt, keys for other services |
 //! | [`Refusal`] | what a client gets in place of a response |
 //! | [`policies`] | every annotated handler of the program |
