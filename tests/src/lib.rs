@@ -2,6 +2,7 @@
 
 mod faulty;
 mod logs;
+pub mod postgres;
 pub mod sqlite;
 
 use std::net::SocketAddr;

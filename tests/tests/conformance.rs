@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use idempotent_runtime::store::{MemoryStore, SqliteStore};
+use idempotent_runtime::store::{MemoryStore, PostgresStore, SqliteStore};
 use idempotent_runtime::testing::conformance;
+use idempotent_tests::postgres::PostgresServer;
 
 /// Runs each rule in a test of its own, for a store that comes with what must outlive it.
 macro_rules! rules_for {
@@ -33,6 +34,7 @@ macro_rules! stores {
     ($rules:tt) => {
         rules_for!(memory, memory(), $rules);
         rules_for!(sqlite, sqlite(), $rules);
+        rules_for!(postgres, postgres(), $rules);
     };
 }
 
@@ -70,6 +72,13 @@ async fn sqlite() -> (SqliteStore, tempfile::TempDir) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = SqliteStore::open(folder.path().join("idempotency.db")).await.expect("the store opens");
     (store, folder)
+}
+
+async fn postgres() -> (PostgresStore, ()) {
+    let pool = PostgresServer::shared().await.database().await.pool(70).await;
+    let store = PostgresStore::new(pool);
+    store.migrate().await.expect("the tables are made");
+    (store, ())
 }
 
 #[tokio::test(start_paused = true)]

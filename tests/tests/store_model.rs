@@ -4,8 +4,11 @@ use std::collections::HashMap;
 use std::time::{Duration, UNIX_EPOCH};
 
 use http::StatusCode;
-use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, Held, MemoryStore, SqliteStore, Store, Token};
+use idempotent_runtime::store::{
+    AfterCrash, Claim, ClaimRequest, Held, MemoryStore, PostgresStore, SqliteStore, Store, Token,
+};
 use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody};
+use idempotent_tests::postgres::PostgresServer;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -188,4 +191,15 @@ fn the_sqlite_store_agrees_with_the_model() {
     let (runtime, folder) = (runtime(), tempfile::tempdir().expect("a temporary folder"));
     let opened = runtime.block_on(SqliteStore::open(folder.path().join("idempotency.db")));
     agrees_with_the_model(&runtime, &opened.expect("the store opens"), 24);
+}
+
+#[test]
+fn the_postgres_store_agrees_with_the_model() {
+    let runtime = runtime();
+    let store = runtime.block_on(async {
+        let store = PostgresStore::new(PostgresServer::shared().await.database().await.pool(2).await);
+        store.migrate().await.expect("the tables are made");
+        store
+    });
+    agrees_with_the_model(&runtime, &store, 24);
 }

@@ -5,8 +5,9 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::{any, post};
 use futures_util::future::join_all;
-use idempotent_runtime::store::{MemoryStore, SqliteStore};
+use idempotent_runtime::store::{MemoryStore, PostgresStore, SqliteStore};
 use idempotent_runtime::{Idempotency, Registry, Tx, idempotent};
+use idempotent_tests::postgres::{Database, PostgresServer};
 use idempotent_tests::{Answer, Logs, PATIENCE, Runs, Server, answer, eventually};
 use reqwest::Method;
 use sqlx::Connection as _;
@@ -15,12 +16,13 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 /// The handlers and tests of one database.
 macro_rules! transactions_of {
-    ($name:ident, $database:ty, $insert:literal, $start:expr, $outlives:ty) => {
+    ($name:ident, $database:ty, $records:literal, $start:expr, $outlives:ty) => {
         mod $name {
             use super::*;
 
             async fn insert(connection: &mut <$database as sqlx::Database>::Connection, note: &str) {
-                let inserted = sqlx::query($insert).bind(note).execute(connection).await;
+                let inserted =
+                    sqlx::query("INSERT INTO charges (note) VALUES ($1)").bind(note).execute(connection).await;
                 inserted.expect("the row is inserted");
             }
 
@@ -71,7 +73,7 @@ macro_rules! transactions_of {
             async fn unrecordable(mut tx: Tx<$database>, State(runs): State<Runs>) -> String {
                 insert(&mut tx, "unrecordable").await;
                 if runs.run().await == 1 {
-                    let dropped = sqlx::query("DROP TABLE idempotency_records").execute(&mut *tx).await;
+                    let dropped = sqlx::query(concat!("DROP TABLE ", $records)).execute(&mut *tx).await;
                     dropped.expect("the table is dropped");
                 }
                 "done".to_owned()
@@ -142,6 +144,7 @@ macro_rules! transactions_of {
                 pub(super) server: Server,
                 registry: Registry,
                 pool: sqlx::Pool<$database>,
+                #[allow(dead_code)]
                 pub(super) outlives: $outlives,
             }
 
@@ -389,7 +392,22 @@ async fn sqlite() -> (SqliteStore, sqlx::SqlitePool, tempfile::TempDir) {
     (store, pool, folder)
 }
 
-transactions_of!(sqlite, sqlx::Sqlite, "INSERT INTO charges (note) VALUES ($1)", super::sqlite(), tempfile::TempDir);
+transactions_of!(sqlite, sqlx::Sqlite, "idempotency_records", super::sqlite(), tempfile::TempDir);
+
+async fn postgres() -> (PostgresStore, sqlx::PgPool, Database) {
+    let database = PostgresServer::shared().await.database().await;
+    let pool = database.pool(4).await;
+    let store = PostgresStore::new(pool.clone());
+    store.migrate().await.expect("the tables are made");
+    let schema = "
+        CREATE TABLE charges (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, note text NOT NULL);
+        CREATE TABLE refunds (charge bigint REFERENCES charges (id) DEFERRABLE INITIALLY DEFERRED);
+    ";
+    sqlx::raw_sql(schema).execute(&pool).await.expect("the tables are made");
+    (store, pool, database)
+}
+
+transactions_of!(postgres, sqlx::Postgres, "idempotency.records", super::postgres(), Database);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_duplicate_in_another_process_of_one_sqlite_file_waits_for_the_write_lock_and_gets_the_record() {

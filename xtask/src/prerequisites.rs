@@ -1,25 +1,44 @@
-//! What the run needs beside cargo: two components of the toolchain, and a C compiler for the embedded SQLite.
+//! What the run needs beside cargo: two components of the toolchain, a C compiler for the embedded SQLite, and the servers
+//! that the tests start.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::step::{Failure, Step};
 
 pub(crate) fn install() -> Result<(), Failure> {
     for (tool, component) in [("rustfmt", "rustfmt"), ("cargo-clippy", "clippy")] {
-        if !answers(tool, "--version") {
+        if !answers(tool) {
             Step::new(&format!("installing {component}"), "rustup", ["component", "add", component]).run()?;
         }
     }
-    if !answers("cc", "--version") {
-        Step::new("reading Debian's package lists", "apt-get", ["update"]).run()?;
-        let packages = ["install", "--yes", "--no-install-recommends", "gcc", "libc6-dev"];
-        Step::new("installing a C compiler", "apt-get", packages).env("DEBIAN_FRONTEND", "noninteractive").run()?;
+    let mut packages = Vec::new();
+    if !answers("cc") {
+        packages.extend(["gcc", "libc6-dev"]);
     }
-    Ok(())
+    if !answers("initdb") && !has_postgres_folder() {
+        packages.push("postgresql");
+    }
+    if packages.is_empty() {
+        return Ok(());
+    }
+    Step::new("reading Debian's package lists", "apt-get", ["update"]).run()?;
+    let arguments = ["install", "--yes", "--no-install-recommends"].into_iter().chain(packages.iter().copied());
+    // The tests start servers of their own: RUNLEVEL keeps the packages from starting one of the machine's.
+    Step::new(&format!("installing {}", packages.join(", ")), "apt-get", arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .env("RUNLEVEL", "1")
+        .run()
 }
 
-fn answers(program: &str, argument: &str) -> bool {
+/// Debian keeps the programs of each version in a folder of its own, which is not in the search path.
+fn has_postgres_folder() -> bool {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    versions.map(|version| version.path()).any(|version| Path::new(&version).join("bin/initdb").is_file())
+}
+
+fn answers(program: &str) -> bool {
     let mut command = Command::new(program);
-    command.arg(argument).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }

@@ -10,6 +10,7 @@ use tracing::{Instrument, Span};
 
 use super::claim::UNAVAILABLE;
 use super::verdict::{Judge, Panic, Verdict};
+use crate::policy::InFlight;
 use crate::store::{BoundedStore, ClaimRequest};
 use crate::telemetry::{self, Outcome};
 use crate::transaction::{HandlerTransaction, Recording, TransactionError};
@@ -66,7 +67,8 @@ impl InTransaction {
             // What the handler did stands, and its retry may do it again.
             (Verdict::Rerun, _) | (Verdict::Record(_), None) => None,
             (Verdict::Record(record), Some(TransactionClaim { key, request })) => {
-                Some(Recording { key: key.clone(), request: *request, record })
+                let may_be_awaited = matches!(self.judge.policy.in_flight, InFlight::Wait(_));
+                Some(Recording { key: key.clone(), request: *request, record, may_be_awaited })
             }
         };
         let committed = self.transaction.commit(&self.store, recording.as_ref()).await;

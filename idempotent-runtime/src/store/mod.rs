@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `MemoryStore` | tests, one process | in-process, bounded by bytes |
 //! | `SqliteStore` | the embedded default: survives a restart | SQLite in WAL mode, group commit |
+//! | `PostgresStore` | many processes | PostgreSQL 13 or newer; takes the application's own pool |
 //!
 //! A store of your own implements [`Store`] and shows with
 //! [`testing::conformance`](crate::testing::conformance) (feature `testing`) that it keeps the contract.
@@ -16,10 +17,18 @@
 //! ```
 
 mod bounded;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod columns;
 #[cfg(feature = "memory")]
 mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod running;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod standing;
 
 use std::fmt;
 use std::future::Future;
@@ -34,6 +43,8 @@ use http::StatusCode;
 pub(crate) use self::bounded::BoundedStore;
 #[cfg(feature = "memory")]
 pub use self::memory::{MemoryStore, MemoryStoreBuilder};
+#[cfg(feature = "postgres")]
+pub use self::postgres::{MigrateError, PostgresStore, PostgresStoreBuilder};
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::*;
 pub use crate::policy::AfterCrash;

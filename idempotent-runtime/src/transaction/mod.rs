@@ -53,6 +53,9 @@ pub(crate) struct Recording {
     pub(crate) key: RecordKey,
     pub(crate) request: ClaimRequest,
     pub(crate) record: Record,
+    /// Whether somebody may be waiting for it in another process.
+    #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "SQLite has no way to tell another process"))]
+    pub(crate) may_be_awaited: bool,
 }
 
 /// Why a handler's transaction could not be begun or committed.
@@ -69,6 +72,11 @@ pub(crate) enum TransactionError {
         "the handler did not give its `Tx` back: it must not outlive the handler, in another task or in the response"
     )]
     Kept,
+    #[error(
+        "a statement of the handler failed, so that its transaction cannot commit any more, and yet it answered with a \
+         status that is recorded; let it answer with another one, or run what may fail in a savepoint: `tx.begin()`"
+    )]
+    Aborted,
     #[error("another request has recorded its response under the key")]
     Overtaken,
     #[error("the transaction was rolled back")]
@@ -80,9 +88,14 @@ pub(crate) enum TransactionError {
 impl TransactionError {
     /// Whether the program must be changed before a retry can succeed.
     pub(crate) fn is_permanent(&self) -> bool {
-        matches!(self, Self::WrongDatabase { .. } | Self::Kept)
+        matches!(self, Self::WrongDatabase { .. } | Self::Kept | Self::Aborted)
     }
 }
+
+/// What a store answers when the database itself has given the transaction up.
+#[derive(Debug, thiserror::Error)]
+#[error("the transaction is aborted")]
+pub(crate) struct Aborted;
 
 /// The way from a store to the transactions of its database, for [`Tx`](crate::Tx); opaque.
 ///

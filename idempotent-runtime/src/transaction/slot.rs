@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use sqlx::{Database, Transaction};
 use tokio::time::Instant;
 
-use super::{HandlerTransaction, Recording, TransactionError, Transactions};
+use super::{Aborted, HandlerTransaction, Recording, TransactionError, Transactions};
 use crate::RecordKey;
 use crate::store::{BoundedStore, Claim, ClaimRequest, Held, StoreError, Token};
 
@@ -23,6 +23,9 @@ pub(crate) trait TransactionalStore<DB: Database>: Send + Sync + 'static {
         key: &'a RecordKey,
         request: ClaimRequest,
     ) -> BoxFuture<'a, Result<TransactionClaim<DB>, StoreError>>;
+
+    /// Fails when the database has given the transaction up, and would say nothing of it at COMMIT.
+    fn verify<'a>(&'a self, open: &'a mut Open<DB>) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// Writes the record; [`Held::No`] when something else stands under the key by now.
     fn record<'a>(
@@ -120,19 +123,19 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
         Box::pin(async move {
             let transactions = Self::transactions(store)?;
             let mut open = self.take().ok_or(TransactionError::Kept)?;
-            if let Some(recording) = recording {
-                let recorded = store.bounded(transactions.record(&mut open, recording)).await;
-                match recorded {
-                    Ok(Held::Yes) => {}
-                    Ok(Held::No) => {
-                        roll_back(store, open).await;
-                        return Err(TransactionError::Overtaken);
-                    }
-                    Err(error) => {
-                        roll_back(store, open).await;
-                        return Err(TransactionError::RolledBack(error));
-                    }
-                }
+            let recorded = match recording {
+                Some(recording) => store.bounded(transactions.record(&mut open, recording)).await,
+                None => store.bounded(transactions.verify(&mut open)).await.map(|()| Held::Yes),
+            };
+            let hindered = match recorded {
+                Ok(Held::Yes) => None,
+                Ok(Held::No) => Some(TransactionError::Overtaken),
+                Err(StoreError::Unavailable(source)) if source.is::<Aborted>() => Some(TransactionError::Aborted),
+                Err(error) => Some(TransactionError::RolledBack(error)),
+            };
+            if let Some(error) = hindered {
+                roll_back(store, open).await;
+                return Err(error);
             }
             let Open { transaction, hold } = open;
             let committed = store.bounded(async { transaction.commit().await.map_err(StoreError::unavailable) }).await;

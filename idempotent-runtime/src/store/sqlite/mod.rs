@@ -38,10 +38,10 @@ use sqlx::sqlite::Sqlite;
 use self::failure::store_error;
 pub use self::open::{OpenError, SqliteStoreBuilder, Synchronous};
 use self::readers::Readers;
-use self::row::{Standing, Verdict, judge};
 use self::transactions::HandlerTransactions;
 use self::writer::Writer;
 use self::writes::{ClaimWrite, CompleteWrite, PurgeWrite, ReleaseWrite, RenewWrite, SweepWrite};
+use super::standing::{Standing, Verdict, judge};
 use super::{Claim, ClaimRequest, Cursor, Entry, Held, Page, Store, StoreError, Token, Transactions};
 use crate::{Record, RecordKey};
 

@@ -1,19 +1,20 @@
 //! Transactions for handlers: one at a time, since SQLite has one writer.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use sqlx::sqlite::{Sqlite, SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 use tokio::sync::OwnedMutexGuard;
 
 use super::failure::{Failure, store_error};
-use super::row::{Standing, Verdict, judge};
 use super::writes::{ClaimWrite, CompleteWrite, Write, make_room};
 use super::{SqliteStore, schema};
+use crate::RecordKey;
+use crate::store::columns::token_text;
+use crate::store::running::Running;
+use crate::store::standing::{Standing, Verdict, judge};
 use crate::store::{Claim, ClaimRequest, Held, StoreError, Token};
 use crate::transaction::{Open, Recording, TransactionClaim, TransactionalStore};
-use crate::{Fingerprint, RecordKey};
 
 /// Who writes in this process: the writer's thread for a batch, or a handler for its transaction. Waiting here is fair, as
 /// waiting for SQLite's own lock is not.
@@ -22,38 +23,7 @@ pub(super) type Turn = Arc<tokio::sync::Mutex<()>>;
 pub(super) struct HandlerTransactions {
     pool: SqlitePool,
     turn: Turn,
-    /// The keys of handlers that run in a transaction: their claims stand in no row that others could see.
     running: Arc<Running>,
-}
-
-#[derive(Default)]
-struct Running(Mutex<HashMap<RecordKey, Fingerprint>>);
-
-impl Running {
-    fn fingerprint(&self, key: &RecordKey) -> Option<Fingerprint> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).copied()
-    }
-
-    /// The fingerprint of the one that runs, if it is another one.
-    fn enter(self: &Arc<Self>, key: &RecordKey, fingerprint: Fingerprint) -> Result<RunningKey, Fingerprint> {
-        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(&fingerprint) = running.get(key) {
-            return Err(fingerprint);
-        }
-        running.insert(key.clone(), fingerprint);
-        Ok(RunningKey { running: Arc::clone(self), key: key.clone() })
-    }
-}
-
-struct RunningKey {
-    running: Arc<Running>,
-    key: RecordKey,
-}
-
-impl Drop for RunningKey {
-    fn drop(&mut self) {
-        self.running.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
-    }
 }
 
 impl HandlerTransactions {
@@ -117,6 +87,11 @@ impl TransactionalStore<Sqlite> for SqliteStore {
         })
     }
 
+    fn verify<'a>(&'a self, _: &'a mut Open<Sqlite>) -> BoxFuture<'a, Result<(), StoreError>> {
+        // COMMIT itself fails where SQLite has rolled back.
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     fn record<'a>(
         &'a self,
         open: &'a mut Open<Sqlite>,
@@ -137,7 +112,7 @@ impl TransactionalStore<Sqlite> for SqliteStore {
         Box::pin(async move {
             // The write lock is free when the other transaction has ended.
             let (mut transaction, _turn) = self.0.transactions.begin().await?;
-            let found = sqlx::query(schema::COMPLETED_BY).bind(key.as_str()).bind(super::row::token_text(token));
+            let found = sqlx::query(schema::COMPLETED_BY).bind(key.as_str()).bind(token_text(token));
             Ok(found.fetch_optional(&mut *transaction).await.map_err(store_error)?.is_some())
         })
     }

@@ -7,8 +7,9 @@ use std::time::Duration;
 use sqlx::sqlite::SqliteConnection;
 
 use super::failure::{Cause, Failure, store_error};
-use super::row::{Standing, Verdict, judge, span_millis, token_text, unix_millis};
 use super::schema;
+use crate::store::columns::{span_millis, token_text, unix_millis};
+use crate::store::standing::{Standing, Verdict, judge};
 use crate::store::{Claim, ClaimRequest, Held, StoreError, Token};
 use crate::{HeadersText, Record, RecordKey};
 

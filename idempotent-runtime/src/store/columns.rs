@@ -1,0 +1,31 @@
+//! Values as the SQL stores write them.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::Token;
+
+/// A time in milliseconds since 1970.
+pub(super) fn unix_millis(time: SystemTime) -> i64 {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_millis()).unwrap_or(i64::MAX),
+        Err(error) => i64::try_from(error.duration().as_millis()).map_or(i64::MIN, |before| -before),
+    }
+}
+
+/// The time back; `None` where this machine's clock does not reach.
+pub(super) fn time_of(unix_millis: i64) -> Option<SystemTime> {
+    let distance = Duration::from_millis(unix_millis.unsigned_abs());
+    if unix_millis < 0 { UNIX_EPOCH.checked_sub(distance) } else { UNIX_EPOCH.checked_add(distance) }
+}
+
+/// A span that can be added to now without overflow, and that a timestamp takes; a part of a millisecond counts as a
+/// whole one.
+pub(super) fn span_millis(span: Duration) -> i64 {
+    const THOUSAND_YEARS: i64 = 1000 * 365 * 24 * 60 * 60 * 1000;
+    i64::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(THOUSAND_YEARS).min(THOUSAND_YEARS)
+}
+
+/// 32 hexadecimal digits.
+pub(super) fn token_text(token: Token) -> String {
+    format!("{:032x}", token.as_u128())
+}

@@ -1,0 +1,39 @@
+//! What PostgreSQL's errors mean to a caller.
+
+use crate::store::StoreError;
+
+/// Whether the statement took no effect and is likely to succeed at once: a conflict of the application's own isolation
+/// level, or a deadlock that PostgreSQL has solved.
+pub(super) fn is_transient(error: &sqlx::Error) -> bool {
+    matches!(code(error).as_deref(), Some("40001" | "40P01"))
+}
+
+/// Whether a statement before this one has failed in its transaction.
+pub(super) fn is_aborted(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("25P02")
+}
+
+pub(super) fn store_error(error: sqlx::Error) -> StoreError {
+    match code(&error).as_deref() {
+        Some("42P01" | "3F000") => StoreError::unavailable(NotMigrated(error)),
+        // data_corrupted, index_corrupted: what cannot be read may be a record.
+        Some("XX001" | "XX002") => StoreError::damaged(error),
+        _ => StoreError::unavailable(error),
+    }
+}
+
+/// For a claim, which is refused where there is no room for its row.
+pub(super) fn claim_error(error: sqlx::Error) -> StoreError {
+    match code(&error).as_deref() {
+        Some("53100") => StoreError::Full,
+        _ => store_error(error),
+    }
+}
+
+fn code(error: &sqlx::Error) -> Option<String> {
+    Some(error.as_database_error()?.code()?.into_owned())
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the tables of the store are not there: call `PostgresStore::migrate` at start-up, or run its SQL")]
+struct NotMigrated(#[source] sqlx::Error);

@@ -1,0 +1,80 @@
+//! Creates and upgrades the tables.
+
+use sqlx::postgres::{PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Connection as _};
+
+/// What this version reads and writes, and how it comes about: each file makes one version of the one before.
+const MIGRATIONS: [&str; 1] = [include_str!("migrations/1.sql")];
+
+/// The schema's name in those files.
+const TEMPLATE: &str = "\"idempotency\"";
+
+/// Safe when many processes start at once: one of them migrates, and the others find it done.
+pub(super) async fn migrate(pool: &PgPool, schema: &str, lock: i64) -> Result<(), MigrateError> {
+    let mut connection = pool.acquire().await?;
+    let mut transaction = connection.begin().await?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(lock).execute(&mut *transaction).await?;
+    let found = version(&mut transaction, schema).await?;
+    let supported = MIGRATIONS.len();
+    if found > supported {
+        return Err(MigrateError::NewerSchema { schema: schema.to_owned(), found, supported });
+    }
+    for migration in &MIGRATIONS[found..] {
+        let sql = migration.replace(TEMPLATE, schema);
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *transaction).await?;
+    }
+    Ok(transaction.commit().await?)
+}
+
+/// 0 where nothing is yet.
+async fn version(connection: &mut PgConnection, schema: &str) -> Result<usize, MigrateError> {
+    let table = format!("{schema}.schema_version");
+    let exists: bool =
+        sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL").bind(&table).fetch_one(&mut *connection).await?;
+    if !exists {
+        return Ok(0);
+    }
+    let version = sqlx::query_scalar::<_, i32>(AssertSqlSafe(format!("SELECT version FROM {table}")));
+    let version = version.fetch_optional(connection).await?;
+    version
+        .and_then(|version| usize::try_from(version).ok())
+        .filter(|&version| version > 0)
+        .ok_or_else(|| MigrateError::NoVersion { schema: schema.to_owned() })
+}
+
+/// Why the tables could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MigrateError {
+    /// A newer version of this library has made them.
+    #[error(
+        "the schema {schema} has version {found}, this library knows {supported}: update `idempotent-runtime`, or give \
+         this program a schema of its own with `PostgresStore::builder(pool).schema(\"…\")`"
+    )]
+    NewerSchema {
+        /// The schema, quoted.
+        schema: String,
+        /// What it has.
+        found: usize,
+        /// The newest that this version of the library knows.
+        supported: usize,
+    },
+    /// The table of versions is there and empty.
+    #[error(
+        "the table {schema}.schema_version names no version: restore its row, or drop the schema, which forgets every record"
+    )]
+    NoVersion {
+        /// The schema, quoted.
+        schema: String,
+    },
+    /// PostgreSQL refused, or could not be reached.
+    #[error(
+        "the tables of the store could not be made; the role needs the right to create a schema, or run the SQL of `PostgresStore::sql` as one that has it"
+    )]
+    Failed(#[from] sqlx::Error),
+}
+
+/// The SQL of all migrations.
+pub(super) fn sql(schema: &str) -> String {
+    MIGRATIONS.map(|migration| migration.replace(TEMPLATE, schema)).join("\n")
+}

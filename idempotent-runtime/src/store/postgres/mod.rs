@@ -1,0 +1,332 @@
+//! The store for many processes that have a PostgreSQL already.
+//!
+//! Claim, renewal, completion and release are one statement each, which commits by itself: a first execution costs two
+//! statements, a replay one. All of them judge leases and expiry by `clock_timestamp()`, the clock of the database.
+//!
+//! A handler that takes a [`Tx`](crate::Tx) leaves no row while it runs. Its claim is a pair of advisory locks of its own
+//! transaction, which PostgreSQL gives up with the transaction, whatever becomes of the process; a duplicate tries them,
+//! fails, and gives its connection back at once. Duplicates in the same process do not even take one.
+
+mod failure;
+mod listener;
+mod migrate;
+mod row;
+mod statements;
+mod sweeper;
+mod transactions;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::{PgPool, PgPoolOptions, PgRow};
+use sqlx::{Postgres, Row as _};
+
+use self::failure::{claim_error, is_transient, store_error};
+use self::listener::Listener;
+pub use self::migrate::MigrateError;
+use self::row::digest;
+use self::statements::Statements;
+use self::sweeper::Sweeper;
+use super::columns::{span_millis, token_text, unix_millis};
+use super::running::Running;
+use super::standing::{Verdict, judge};
+use super::{AfterCrash, Claim, ClaimRequest, Cursor, Entry, Held, Page, Store, StoreError, Token, Transactions};
+use crate::{HeadersText, Record, RecordKey};
+
+/// Keeps claims and records in PostgreSQL 13 or newer, in tables that a person can read.
+///
+/// It takes the application's own pool, which it never keeps a connection of: waiters (`in_flight = wait`) are woken over
+/// one connection beside it. Expired rows are deleted in small batches, by one process at a time, without anyone asking.
+/// A clone is cheap and shares everything.
+///
+/// A row is in schema `idempotency` unless told otherwise. [`migrate`](Self::migrate) makes the tables; for migrations of
+/// your own, [`sql`](Self::sql) tells what to run. It does not touch sqlx's `_sqlx_migrations`.
+///
+/// # Durability
+///
+/// What was answered to a client is as durable as the database makes a commit: leave `synchronous_commit` on for the role.
+/// With asynchronous replicas, a failover can lose the last commits, and with them the memory that a request was
+/// executed; `synchronous_standby_names` prevents that.
+///
+/// # Examples
+///
+/// ```no_run
+/// use idempotent_runtime::store::PostgresStore;
+/// use sqlx::PgPool;
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = PgPool::connect("postgres://localhost/app").await?;
+///
+/// let store = PostgresStore::new(pool.clone());
+/// store.migrate().await?;
+/// idempotent_runtime::install(store)?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct PostgresStore(Arc<Inner>);
+
+struct Inner {
+    pool: PgPool,
+    /// Quoted.
+    schema: String,
+    statements: Arc<Statements>,
+    listener: Listener,
+    sweeper: Sweeper,
+    running: Arc<Running>,
+}
+
+/// Collects the options of a [`PostgresStore`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct PostgresStoreBuilder {
+    pool: PgPool,
+    schema: String,
+    sweep_interval: Duration,
+}
+
+impl PostgresStoreBuilder {
+    /// The schema of the tables; `idempotency` by default. Any name will do: it is quoted.
+    ///
+    /// # Panics
+    ///
+    /// When it is empty, longer than the 63 bytes that PostgreSQL keeps of a name, or has a NUL in it.
+    pub fn schema(mut self, name: impl Into<String>) -> Self {
+        let name = name.into();
+        assert!(
+            (1..=63).contains(&name.len()) && !name.contains('\0'),
+            "{name:?} is no name of a schema: PostgreSQL takes 1 to 63 bytes without NUL"
+        );
+        self.schema = name;
+        self
+    }
+
+    /// How long expired rows may stay; 30 seconds by default.
+    pub fn sweep_every(mut self, interval: Duration) -> Self {
+        self.sweep_interval = interval.max(Duration::from_millis(1));
+        self
+    }
+
+    /// The store. It connects when it is first used.
+    pub fn build(self) -> PostgresStore {
+        let schema = format!("\"{}\"", self.schema.replace('"', "\"\""));
+        let statements = Arc::new(Statements::new(&schema));
+        let lock = transactions::lock(b"sweep", &[schema.as_bytes()]);
+        PostgresStore(Arc::new(Inner {
+            listener: Listener::new(channel(&schema)),
+            sweeper: Sweeper::new(self.pool.clone(), statements.sweep.clone(), lock, self.sweep_interval),
+            running: Arc::default(),
+            pool: self.pool,
+            schema,
+            statements,
+        }))
+    }
+}
+
+/// How often a statement is sent that met a conflict, before it counts as failed.
+const ROUNDS: usize = 20;
+
+/// A channel is a name too, of 63 bytes at most.
+fn channel(schema: &str) -> String {
+    let digest = transactions::lock(b"channel", &[schema.as_bytes()]);
+    format!("idempotency_{digest:016x}")
+}
+
+impl PostgresStore {
+    /// A store in the application's own database.
+    pub fn new(pool: PgPool) -> Self {
+        Self::builder(pool).build()
+    }
+
+    /// A store with a pool of its own, of ten connections.
+    ///
+    /// # Errors
+    ///
+    /// When the URL is malformed, or the server cannot be reached or refuses.
+    pub async fn connect(url: &str) -> Result<Self, sqlx::Error> {
+        // The test would be a round trip for every statement, and a statement on a broken connection fails all the same.
+        Ok(Self::new(PgPoolOptions::new().test_before_acquire(false).connect(url).await?))
+    }
+
+    /// A store in the application's own database, with options to follow.
+    pub fn builder(pool: PgPool) -> PostgresStoreBuilder {
+        PostgresStoreBuilder { pool, schema: "idempotency".to_owned(), sweep_interval: Duration::from_secs(30) }
+    }
+
+    /// Creates the tables, or brings them up to date. Every process may call it, also all at once.
+    ///
+    /// # Errors
+    ///
+    /// [`MigrateError`] says what to do.
+    pub async fn migrate(&self) -> Result<(), MigrateError> {
+        let lock = transactions::lock(b"migrate", &[self.0.schema.as_bytes()]);
+        migrate::migrate(&self.0.pool, &self.0.schema, lock).await
+    }
+
+    /// The SQL that [`migrate`](Self::migrate) runs on a database without the tables, for migrations of your own.
+    pub fn sql(&self) -> String {
+        migrate::sql(&self.0.schema)
+    }
+
+    /// The pool.
+    pub fn pool(&self) -> &PgPool {
+        &self.0.pool
+    }
+
+    /// Asks until the statement either took effect or met what stands there.
+    async fn claim_or_standing(&self, key: &RecordKey, request: &ClaimRequest) -> Result<Claim, StoreError> {
+        let digest = digest(key);
+        // A row that another claim has committed after our snapshot is neither inserted nor seen, and a new snapshot sees
+        // it. More rounds than two take a key that is claimed and released all the time.
+        for _ in 0..ROUNDS {
+            let row = self
+                .0
+                .statements
+                .claim
+                .query()
+                .bind(digest)
+                .bind(key.as_str())
+                .bind(request.fingerprint.to_string())
+                .bind(token_text(request.token))
+                .bind(span_millis(request.ttl))
+                .bind(span_millis(request.lease))
+                .bind(request.after_crash == AfterCrash::Rerun)
+                .fetch_optional(&self.0.pool)
+                .await;
+            let row = match row {
+                Ok(Some(row)) => row,
+                Ok(None) => continue,
+                Err(error) if is_transient(&error) => continue,
+                Err(error) => return Err(claim_error(error)),
+            };
+            if let Some(attempt) = row::acquired(&row)? {
+                return Ok(Claim::Acquired { attempt });
+            }
+            if let Verdict::Answer(claim) = judge(Some(row::standing(&row)?), request) {
+                return Ok(claim);
+            }
+        }
+        Err(StoreError::unavailable(format!("the key changed hands at every one of {ROUNDS} looks")))
+    }
+
+    async fn held(&self, query: impl Fn() -> Query) -> Result<Held, StoreError> {
+        let row = retried(|| async { query().fetch_one(&self.0.pool).await }).await?;
+        Ok(held(&row))
+    }
+}
+
+type Query = sqlx::query::Query<'static, Postgres, sqlx::postgres::PgArguments>;
+
+/// A statement of its own takes no effect when it fails by a conflict, and may be sent again.
+async fn retried<T, F>(mut statement: impl FnMut() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, sqlx::Error>>,
+{
+    let mut round = 1;
+    loop {
+        match statement().await {
+            Err(error) if is_transient(&error) && round < ROUNDS => round += 1,
+            done => return done.map_err(store_error),
+        }
+    }
+}
+
+fn held(row: &PgRow) -> Held {
+    if row.get("held") { Held::Yes } else { Held::No }
+}
+
+fn headers_text(record: &Record) -> Result<String, StoreError> {
+    serde_json::to_string(&HeadersText(record.headers.clone())).map_err(StoreError::unavailable)
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore").field("schema", &self.0.schema).finish_non_exhaustive()
+    }
+}
+
+impl Store for PostgresStore {
+    async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
+        let claim = self.claim_or_standing(key, &request).await?;
+        if matches!(claim, Claim::Acquired { .. }) {
+            self.0.sweeper.start();
+        }
+        Ok(claim)
+    }
+
+    async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
+        let (digest, token, lease) = (digest(key), token_text(token), span_millis(lease));
+        let renew = || async {
+            self.0.statements.renew.query().bind(digest).bind(&token).bind(lease).execute(&self.0.pool).await
+        };
+        let renewed = retried(renew).await?;
+        Ok(if renewed.rows_affected() > 0 { Held::Yes } else { Held::No })
+    }
+
+    async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
+        let (digest, token, headers) = (digest(key), token_text(token), headers_text(&record)?);
+        let complete = || {
+            let query = self.0.statements.complete.query().bind(digest).bind(token.clone()).bind(span_millis(ttl));
+            let query = query.bind(record.fingerprint.to_string()).bind(unix_millis(record.recorded_at));
+            let query = query.bind(i32::from(record.status.as_u16())).bind(headers.clone());
+            query.bind(record.body_bytes().map(|body| body.to_vec())).bind(self.0.listener.channel().to_owned())
+        };
+        self.held(complete).await
+    }
+
+    async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
+        let (digest, token) = (digest(key), token_text(token));
+        let release = || {
+            let query = self.0.statements.release.query().bind(digest).bind(token.clone());
+            query.bind(self.0.listener.channel().to_owned())
+        };
+        self.held(release).await
+    }
+
+    async fn changed(&self, key: &RecordKey) {
+        let digest = digest(key);
+        let bell = self.0.listener.bell(&self.0.pool, &digest);
+        // The holder only notifies where it is told that somebody waits; it is told again at each look.
+        let _ = self.0.statements.await_end.query().bind(digest).execute(&self.0.pool).await;
+        bell.await;
+    }
+
+    fn transactions(&self) -> Option<Transactions> {
+        Some(Transactions::of::<Postgres>(Arc::new(self.clone())))
+    }
+
+    async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
+        let row = self.0.statements.entry.query().bind(digest(key)).fetch_optional(&self.0.pool).await;
+        row.map_err(store_error)?.as_ref().map(row::entry).transpose()
+    }
+
+    async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
+        let digest = digest(key);
+        let row = retried(|| async { self.0.statements.purge.query().bind(digest).fetch_optional(&self.0.pool).await });
+        Ok(row.await?.is_some_and(|row| row.get("alive")))
+    }
+
+    async fn sweep(&self) -> Result<usize, StoreError> {
+        self.0.sweeper.sweep().await.map_err(store_error)
+    }
+
+    /// In the order of the keys' digests.
+    async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
+        // One more than asked for tells whether there is a next page.
+        let rows = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
+        let after = match cursor {
+            None => Vec::new(),
+            Some(Cursor(after)) => digest(
+                &RecordKey::parse(&after).map_err(|_| StoreError::unavailable("the cursor is not of this store"))?,
+            )
+            .to_vec(),
+        };
+        let found = self.0.statements.list.query().bind(after).bind(rows).fetch_all(&self.0.pool).await;
+        let found = found.map_err(store_error)?;
+        let entries = found.iter().take(limit).map(row::entry).collect::<Result<Vec<_>, _>>()?;
+        let last = entries.last().filter(|_| found.len() > limit);
+        Ok(Page { next: last.map(|entry| Cursor(entry.key.as_str().to_owned())), entries })
+    }
+}

@@ -1,0 +1,202 @@
+//! Every statement, for one schema.
+
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::Postgres;
+use sqlx::query::Query;
+use std::sync::Arc;
+
+/// The one moment at which a statement judges: not the start of a transaction, and read once. As a subquery it is a
+/// constant of the statement, so that an index serves.
+macro_rules! now {
+    () => {
+        "(SELECT clock_timestamp())"
+    };
+}
+
+macro_rules! standing {
+    () => {
+        concat!(
+            "SELECT id, state, fingerprint, token, attempt, lease_until > ",
+            now!(),
+            " AS leased, (extract(epoch FROM recorded_at) * 1000)::bigint AS recorded_at, status, \
+             headers::text AS headers, body, false AS acquired FROM {schema}.records WHERE digest = $1 AND expires_at > ",
+            now!()
+        )
+    };
+}
+
+/// What stands under the digest $1 and is alive.
+const STANDING: &str = standing!();
+
+// A duplicate only reads. The INSERT is tried where the snapshot shows nothing alive, or a claim that may be taken over;
+// its own condition judges again, on the newest version of the row. When another one was faster, that one's row is in
+// neither part of the answer: it was committed after the snapshot. Then there is no row at all, and the caller asks again.
+const CLAIM: &str = concat!(
+    "WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now), \
+     standing AS MATERIALIZED (",
+    standing!(),
+    "), claimed AS (\
+     INSERT INTO {schema}.records AS r \
+     (digest, key, state, fingerprint, token, attempt, claim_ttl, lease_until, expires_at) \
+     SELECT $1, $2, 'claimed', $3, $4, 1, $5, now + $6 * interval '1 millisecond', now + $5 * interval '1 millisecond' \
+     FROM moment WHERE NOT EXISTS (SELECT FROM standing \
+     WHERE NOT ($7 AND state = 'claimed' AND NOT leased AND fingerprint = $3 AND token <> $4)) \
+     ON CONFLICT (digest) DO UPDATE SET key = excluded.key, state = 'claimed', fingerprint = excluded.fingerprint, \
+     token = excluded.token, attempt = CASE WHEN r.expires_at <= (SELECT now FROM moment) THEN 1 ELSE r.attempt + 1 END, \
+     claim_ttl = excluded.claim_ttl, awaited = false, lease_until = excluded.lease_until, \
+     expires_at = excluded.expires_at, recorded_at = NULL, status = NULL, headers = NULL, body = NULL \
+     WHERE r.expires_at <= (SELECT now FROM moment) OR ($7 AND r.state = 'claimed' \
+     AND r.lease_until <= (SELECT now FROM moment) AND r.fingerprint = $3) \
+     RETURNING r.id, r.attempt) \
+     SELECT id, 'claimed' AS state, NULL AS fingerprint, NULL AS token, attempt, true AS leased, \
+     NULL::bigint AS recorded_at, NULL::integer AS status, NULL::text AS headers, NULL::bytea AS body, \
+     true AS acquired FROM claimed UNION ALL SELECT * FROM standing WHERE NOT EXISTS (SELECT FROM claimed)"
+);
+
+const RENEW: &str = concat!(
+    "UPDATE {schema}.records SET lease_until = ",
+    now!(),
+    " + $3 * interval '1 millisecond', expires_at = ",
+    now!(),
+    " + claim_ttl * interval '1 millisecond' WHERE digest = $1 AND token = $2 AND state = 'claimed' AND expires_at > ",
+    now!()
+);
+
+// NOTIFY takes a lock of the whole database at COMMIT, so it is sent only where somebody waits.
+const COMPLETE: &str = concat!(
+    "WITH completed AS (\
+     UPDATE {schema}.records SET state = 'completed', lease_until = NULL, expires_at = ",
+    now!(),
+    " + $3 * interval '1 millisecond', fingerprint = $4, recorded_at = timestamptz 'epoch' + $5 * interval '1 millisecond', status = $6, headers = $7::jsonb, body = $8 \
+     WHERE digest = $1 AND token = $2 AND state = 'claimed' AND expires_at > ",
+    now!(),
+    " RETURNING awaited), \
+     told AS (SELECT pg_notify($9, encode($1, 'hex')) FROM completed WHERE awaited) \
+     SELECT EXISTS (SELECT FROM completed) OR EXISTS (SELECT FROM {schema}.records \
+     WHERE digest = $1 AND token = $2 AND state = 'completed' AND expires_at > ",
+    now!(),
+    ") AS held, (SELECT count(*) FROM told) AS told"
+);
+
+const RELEASE: &str = concat!(
+    "WITH released AS (\
+     DELETE FROM {schema}.records WHERE digest = $1 AND token = $2 AND state = 'claimed' AND expires_at > ",
+    now!(),
+    " RETURNING awaited), \
+     told AS (SELECT pg_notify($3, encode($1, 'hex')) FROM released WHERE awaited) \
+     SELECT EXISTS (SELECT FROM released) AS held, (SELECT count(*) FROM told) AS told"
+);
+
+const AWAIT: &str =
+    "UPDATE {schema}.records SET awaited = true WHERE digest = $1 AND state = 'claimed' AND NOT awaited";
+
+/// The record of a claim that lives in a transaction: nothing stands there yet, or what may be taken over.
+const RECORD: &str = "WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now), recorded AS (\
+     INSERT INTO {schema}.records AS r (digest, key, state, fingerprint, token, attempt, claim_ttl, expires_at, \
+     recorded_at, status, headers, body) \
+     SELECT $1, $2, 'completed', $3, $4, 1, $5, now + $5 * interval '1 millisecond', \
+     timestamptz 'epoch' + $6 * interval '1 millisecond', $7, $8::jsonb, $9 FROM moment \
+     ON CONFLICT (digest) DO UPDATE SET key = excluded.key, state = 'completed', fingerprint = excluded.fingerprint, \
+     token = excluded.token, claim_ttl = excluded.claim_ttl, lease_until = NULL, expires_at = excluded.expires_at, \
+     recorded_at = excluded.recorded_at, status = excluded.status, headers = excluded.headers, body = excluded.body \
+     WHERE r.expires_at <= (SELECT now FROM moment) OR ($10 AND r.state = 'claimed' \
+     AND r.lease_until <= (SELECT now FROM moment) AND r.fingerprint = $3) \
+     RETURNING id), \
+     told AS (SELECT pg_notify($11, encode($1, 'hex')) FROM recorded WHERE $12) \
+     SELECT EXISTS (SELECT FROM recorded) AS held, (SELECT count(*) FROM told) AS told";
+
+/// Whether $2 has completed the digest $1.
+const COMPLETED_BY: &str = concat!(
+    "SELECT EXISTS (SELECT FROM {schema}.records WHERE digest = $1 AND token = $2 AND state = 'completed' AND expires_at > ",
+    now!(),
+    ")"
+);
+
+/// Returns whether the removed row was alive.
+const PURGE: &str =
+    concat!("DELETE FROM {schema}.records WHERE digest = $1 RETURNING expires_at > ", now!(), " AS alive");
+
+// One process at a time, and never in the way of a claim. The large values of a body are deleted with it.
+const SWEEP: &str = concat!(
+    "WITH turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock($1) AS is_ours), \
+     expired AS MATERIALIZED (SELECT digest FROM {schema}.records WHERE (SELECT is_ours FROM turn) AND expires_at <= ",
+    now!(),
+    " ORDER BY expires_at LIMIT 500 FOR UPDATE SKIP LOCKED) \
+     DELETE FROM {schema}.records USING expired WHERE records.digest = expired.digest"
+);
+
+macro_rules! entry {
+    () => {
+        concat!(
+            "SELECT id, key, digest, state, fingerprint, attempt, \
+             (extract(epoch FROM lease_until - ",
+            now!(),
+            ") * 1000)::bigint AS lease_left, (extract(epoch FROM expires_at - ",
+            now!(),
+            ") * 1000)::bigint AS time_left, (extract(epoch FROM recorded_at) * 1000)::bigint AS recorded_at, status, length(body)::bigint AS body_bytes \
+             FROM {schema}.records WHERE expires_at > ",
+            now!()
+        )
+    };
+}
+
+const ENTRY: &str = concat!(entry!(), " AND digest = $1");
+
+const LIST: &str = concat!(entry!(), " AND digest > $1 ORDER BY digest LIMIT $2");
+
+/// In this order, so that whoever holds the key is told from whoever merely asks for the same: the first lock is of the
+/// key and the fingerprint, the second one of the key.
+pub(super) const LOCK: &str = "SELECT CASE WHEN NOT pg_try_advisory_xact_lock($1) THEN 'same' \
+     WHEN NOT pg_try_advisory_xact_lock($2) THEN 'other' ELSE 'acquired' END";
+
+pub(super) const TRY_LOCK: &str = "SELECT pg_try_advisory_xact_lock($1)";
+
+/// The statements for one schema; a clone shares them.
+#[derive(Clone)]
+pub(super) struct Statement(Arc<str>);
+
+impl Statement {
+    fn new(template: &str, schema: &str) -> Self {
+        Self(template.replace("{schema}", schema).into())
+    }
+
+    pub(super) fn query(&self) -> Query<'static, Postgres, sqlx::postgres::PgArguments> {
+        sqlx::query(AssertSqlSafe(Arc::clone(&self.0)))
+    }
+}
+
+pub(super) struct Statements {
+    pub(super) standing: Statement,
+    pub(super) claim: Statement,
+    pub(super) renew: Statement,
+    pub(super) complete: Statement,
+    pub(super) release: Statement,
+    pub(super) await_end: Statement,
+    pub(super) record: Statement,
+    pub(super) completed_by: Statement,
+    pub(super) purge: Statement,
+    pub(super) sweep: Statement,
+    pub(super) entry: Statement,
+    pub(super) list: Statement,
+}
+
+impl Statements {
+    /// `schema` is quoted.
+    pub(super) fn new(schema: &str) -> Self {
+        let statement = |template| Statement::new(template, schema);
+        Self {
+            standing: statement(STANDING),
+            claim: statement(CLAIM),
+            renew: statement(RENEW),
+            complete: statement(COMPLETE),
+            release: statement(RELEASE),
+            await_end: statement(AWAIT),
+            record: statement(RECORD),
+            completed_by: statement(COMPLETED_BY),
+            purge: statement(PURGE),
+            sweep: statement(SWEEP),
+            entry: statement(ENTRY),
+            list: statement(LIST),
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Deletes expired rows, in one process at a time.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use sqlx::postgres::PgPool;
+use tokio::task::JoinHandle;
+
+use super::statements::Statement;
+
+pub(super) struct Sweeper {
+    sweep: Sweep,
+    interval: Duration,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Clone)]
+struct Sweep {
+    pool: PgPool,
+    statement: Statement,
+    lock: i64,
+}
+
+impl Sweep {
+    async fn once(&self) -> Result<usize, sqlx::Error> {
+        let swept = self.statement.query().bind(self.lock).execute(&self.pool).await?.rows_affected();
+        Ok(usize::try_from(swept).unwrap_or(usize::MAX))
+    }
+}
+
+impl Sweeper {
+    pub(super) fn new(pool: PgPool, statement: Statement, lock: i64, interval: Duration) -> Self {
+        Self { sweep: Sweep { pool, statement, lock }, interval, task: Mutex::default() }
+    }
+
+    /// One batch; 0 when nothing is left, or another process is at it.
+    pub(super) async fn sweep(&self) -> Result<usize, sqlx::Error> {
+        self.sweep.once().await
+    }
+
+    /// Sees to it that somebody sweeps.
+    pub(super) fn start(&self) {
+        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        // The task dies with the runtime that it was spawned on, which need not be the last one of the process.
+        if task.as_ref().is_none_or(JoinHandle::is_finished) {
+            *task = Some(tokio::spawn(sweep_for_ever(self.sweep.clone(), self.interval)));
+        }
+    }
+}
+
+impl Drop for Sweeper {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            task.abort();
+        }
+    }
+}
+
+async fn sweep_for_ever(sweep: Sweep, interval: Duration) {
+    loop {
+        tokio::time::sleep(interval).await;
+        loop {
+            match sweep.once().await {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "expired idempotency records could not be deleted; this is tried again");
+                    break;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! What stands under a key in a table, and what becomes of a claim on it: one rule for every store that judges in Rust.
+
+use super::{AfterCrash, Claim, ClaimRequest, Token};
+use crate::{Fingerprint, Record};
+
+/// What stands under a key and is alive.
+pub(super) enum Standing {
+    Claimed { fingerprint: Fingerprint, token: Token, attempt: u32, leased: bool },
+    Completed(Record),
+}
+
+/// What becomes of a claim.
+pub(super) enum Verdict {
+    /// Nothing changes.
+    Answer(Claim),
+    /// The key is the claimant's to take.
+    Take { attempt: u32 },
+}
+
+/// Those who only read and those who write decide by the same rule; only the latter may act on [`Verdict::Take`].
+pub(super) fn judge(standing: Option<Standing>, request: &ClaimRequest) -> Verdict {
+    let Some(standing) = standing else { return Verdict::Take { attempt: 1 } };
+    Verdict::Answer(match standing {
+        Standing::Completed(record) => Claim::Completed(record),
+        Standing::Claimed { token, attempt, .. } if token == request.token => Claim::Acquired { attempt },
+        Standing::Claimed { fingerprint, leased: true, .. } => Claim::InFlight { fingerprint },
+        Standing::Claimed { fingerprint, attempt, .. }
+            if fingerprint == request.fingerprint && request.after_crash == AfterCrash::Rerun =>
+        {
+            return Verdict::Take { attempt: attempt.saturating_add(1) };
+        }
+        Standing::Claimed { fingerprint, .. } => Claim::Lapsed { fingerprint },
+    })
+}

@@ -1,0 +1,198 @@
+//! A PostgreSQL server of the tests' own: in a temporary folder, on a socket, gone with the process.
+
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
+use tempfile::TempDir;
+
+use crate::eventually;
+
+/// The superuser of the server.
+const USER: &str = "tester";
+
+/// A running server.
+pub struct PostgresServer {
+    folder: PathBuf,
+    /// Stops the server and removes its folder when its input closes, whatever becomes of this process.
+    _keeper: Child,
+}
+
+/// Runs the server until the input closes: a process that is killed cannot stop anything.
+const KEEPER: &str = r#"
+folder=$1; shift
+"$@" </dev/null >>"$folder/log" 2>&1 &
+cat >/dev/null
+kill -INT "$(head -n 1 "$folder/data/postmaster.pid")"
+while [ -e "$folder/data/postmaster.pid" ]; do sleep 0.05; done
+rm -rf "$folder"
+"#;
+
+impl PostgresServer {
+    /// One server for all tests of a process.
+    pub async fn shared() -> &'static Self {
+        static SHARED: OnceLock<PostgresServer> = OnceLock::new();
+        let server = SHARED.get_or_init(|| Self::launch(&[]));
+        server.until_ready().await;
+        server
+    }
+
+    /// A server of one test's own, with these settings, such as `max_connections=20`.
+    pub async fn start(settings: &[&str]) -> Self {
+        let server = Self::launch(settings);
+        server.until_ready().await;
+        server
+    }
+
+    /// # Panics
+    ///
+    /// When PostgreSQL is not installed, or does not start.
+    fn launch(settings: &[&str]) -> Self {
+        let folder = TempDir::with_prefix("pg").expect("a temporary folder").keep();
+        let account = account();
+        if let Some((_, user, group)) = &account {
+            chown(&folder, Some(*user), Some(*group)).expect("root gives the folder away");
+        }
+        let data = folder.join("data");
+        let mut initdb = as_account(account.as_ref(), &program("initdb"));
+        initdb.args(["--no-sync", "--auth=trust", "--encoding=UTF8", "--locale=C", "--username", USER, "--pgdata"]);
+        let output = initdb.arg(&data).current_dir(&folder).output().expect("initdb starts");
+        assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+
+        let server = as_account(account.as_ref(), &program("postgres"));
+        let mut keeper = Command::new("sh");
+        keeper.args(["-c", KEEPER, "keeper"]).arg(&folder).arg(server.get_program()).args(server.get_args());
+        keeper.arg("-D").arg(&data).arg("-k").arg(&folder);
+        // What is written here is thrown away: no test depends on what a loss of power leaves.
+        for setting in ["listen_addresses=", "fsync=off", "max_connections=200"].iter().chain(settings) {
+            keeper.args(["-c", setting]);
+        }
+        let keeper = keeper.current_dir(&folder).stdin(Stdio::piped()).spawn().expect("sh starts");
+        Self { folder, _keeper: keeper }
+    }
+
+    async fn until_ready(&self) {
+        let options = self.options("postgres");
+        let connect = async || options.connect().await.map(drop).map_err(|error| error.to_string());
+        eventually(connect, Result::is_ok).await.expect("awaited");
+    }
+
+    fn options(&self, database: &str) -> PgConnectOptions {
+        PgConnectOptions::new().socket(&self.folder).username(USER).database(database)
+    }
+
+    /// A connection to the database of this name.
+    ///
+    /// # Panics
+    ///
+    /// When the server does not answer.
+    pub async fn connect(&self, database: &str) -> PgConnection {
+        self.options(database).connect().await.expect("the server answers")
+    }
+
+    /// A new, empty database.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be made.
+    pub async fn database(&self) -> Database {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let mut connection = self.connect("postgres").await;
+        let create = AssertSqlSafe(format!("CREATE DATABASE {name} STRATEGY file_copy"));
+        sqlx::query(create).execute(&mut connection).await.expect("the database is made");
+        connection.close().await.expect("the connection closes");
+        Database { options: self.options(&name), name, folder: self.folder.clone() }
+    }
+
+    /// Ends every connection at once, and starts anew.
+    ///
+    /// # Panics
+    ///
+    /// When `pg_ctl` fails.
+    pub async fn restart(&self) {
+        let mut restart = as_account(account().as_ref(), &program("pg_ctl"));
+        restart.args(["restart", "--mode=immediate", "--silent", "-D"]).arg(self.folder.join("data"));
+        restart.arg("-l").arg(self.folder.join("log")).current_dir(&self.folder);
+        restart.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let restarted = tokio::task::spawn_blocking(move || restart.status()).await.expect("the task runs");
+        assert!(restarted.expect("pg_ctl starts").success(), "the server restarts");
+        self.until_ready().await;
+    }
+
+    /// Sends a signal, such as `STOP`, to every process of the server.
+    ///
+    /// # Panics
+    ///
+    /// When it has none.
+    pub fn signal(&self, signal: &str) {
+        let pid_file = fs::read_to_string(self.folder.join("data/postmaster.pid")).expect("the server runs");
+        let postmaster = pid_file.lines().next().expect("its process").to_owned();
+        let children = Command::new("ps").args(["-o", "pid=", "--ppid", &postmaster]).output().expect("ps starts");
+        let children = String::from_utf8_lossy(&children.stdout).into_owned();
+        let mut kill = Command::new("kill");
+        kill.arg(format!("-{signal}")).arg(&postmaster).args(children.split_whitespace());
+        assert!(kill.status().expect("kill starts").success(), "the signal is sent");
+    }
+}
+
+/// A database of one test.
+pub struct Database {
+    options: PgConnectOptions,
+    name: String,
+    folder: PathBuf,
+}
+
+impl Database {
+    /// A pool of at most `connections`, as an application has it.
+    ///
+    /// # Panics
+    ///
+    /// When the server does not answer.
+    pub async fn pool(&self, connections: u32) -> PgPool {
+        let pool = PgPoolOptions::new().max_connections(connections).connect_with(self.options.clone()).await;
+        pool.expect("the server answers")
+    }
+
+    /// Where it is, for programs.
+    pub fn url(&self) -> String {
+        format!("postgres://{USER}@localhost/{}?host={}", self.name, self.folder.display())
+    }
+}
+
+/// The account that runs the server, where this process is root, which PostgreSQL refuses to run as.
+fn account() -> Option<(&'static str, u32, u32)> {
+    let id = |arguments: &[&str]| {
+        let output = Command::new("id").args(arguments).output().expect("id starts");
+        String::from_utf8_lossy(&output.stdout).trim().parse::<u32>().ok()
+    };
+    if id(&["-u"]) != Some(0) {
+        return None;
+    }
+    let account = id(&["-u", "postgres"]).zip(id(&["-g", "postgres"]));
+    let (user, group) = account.expect("a user `postgres`: install it with `apt-get install postgresql`");
+    Some(("postgres", user, group))
+}
+
+fn as_account(account: Option<&(&str, u32, u32)>, program: &Path) -> Command {
+    let Some((name, ..)) = account else { return Command::new(program) };
+    let mut command = Command::new("setpriv");
+    command.args([&format!("--reuid={name}"), &format!("--regid={name}"), "--clear-groups"]).arg(program);
+    command
+}
+
+/// Debian keeps the programs of each version in a folder of its own.
+fn program(name: &str) -> PathBuf {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut folders: Vec<PathBuf> = versions.map(|version| version.path().join("bin")).collect();
+    folders.sort();
+    folders.reverse();
+    folders.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+    let found = folders.iter().map(|folder| folder.join(name)).find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("no `{name}` here: install it with `apt-get install postgresql`"))
+}
