@@ -3,6 +3,7 @@
 mod faulty;
 mod logs;
 pub mod postgres;
+mod proxy;
 pub mod sqlite;
 
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ use tokio::task::JoinHandle;
 
 pub use self::faulty::{Fault, FaultyStore};
 pub use self::logs::Logs;
+pub use self::proxy::{Loss, Proxy};
 
 /// How long a test waits for what must happen before it fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -11,7 +11,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 use tempfile::TempDir;
 
-use crate::eventually;
+use crate::{Proxy, eventually};
 
 /// The superuser of the server.
 const USER: &str = "tester";
@@ -157,6 +157,31 @@ impl Database {
     pub async fn pool(&self, connections: u32) -> PgPool {
         let pool = PgPoolOptions::new().max_connections(connections).connect_with(self.options.clone()).await;
         pool.expect("the server answers")
+    }
+
+    /// A pool whose connections go through a line that can break.
+    ///
+    /// # Panics
+    ///
+    /// When the server does not answer.
+    pub async fn pool_over(&self, proxy: &Proxy) -> PgPool {
+        let options = self.options.clone().socket(proxy.folder());
+        PgPoolOptions::new().max_connections(4).connect_with(options).await.expect("the server answers")
+    }
+
+    /// A line to the server that can break.
+    pub fn proxy(&self) -> Proxy {
+        Proxy::start(&self.folder)
+    }
+
+    /// A pool of this isolation level, as an application may have it.
+    ///
+    /// # Panics
+    ///
+    /// When the server does not answer.
+    pub async fn pool_of_isolation(&self, level: &str) -> PgPool {
+        let options = self.options.clone().options([("default_transaction_isolation", level)]);
+        PgPoolOptions::new().max_connections(20).connect_with(options).await.expect("the server answers")
     }
 
     /// Where it is, for programs.

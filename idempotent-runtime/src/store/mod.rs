@@ -102,7 +102,10 @@ pub trait Store: Send + Sync + 'static {
     /// Gives the claim of `token` up: nothing stands under `key` afterwards. A record is not touched.
     fn release(&self, key: &RecordKey, token: Token) -> impl Future<Output = Result<Held, StoreError>> + Send;
 
-    /// Resolves when what stands under `key` may have changed, in whatever process; the first poll begins to listen.
+    /// Resolves when what stands under `key` may have changed, in whatever process.
+    ///
+    /// The engine polls it once before its look, so that nothing goes unheard, and then not again until the look is done:
+    /// the first poll begins to listen, and must not take what the look may have to wait for, such as a connection.
     ///
     /// A mere hint, so that a waiter looks at once and not at the end of its pause: it may come too often or, as in the
     /// provided method, never. The engine hears of the ends in its own process by itself.

@@ -288,6 +288,9 @@ impl Store for PostgresStore {
     async fn changed(&self, key: &RecordKey) {
         let digest = digest(key);
         let bell = self.0.listener.bell(&self.0.pool, &digest);
+        // The first poll, which comes before the waiter's look, only arms the bell: a connection that it took would be
+        // held, and never given back, while the look waits for one.
+        tokio::task::yield_now().await;
         // The holder only notifies where it is told that somebody waits; it is told again at each look.
         let _ = self.0.statements.await_end.query().bind(digest).execute(&self.0.pool).await;
         bell.await;
