@@ -1,5 +1,6 @@
 //! What the behaviour tests share: a server on a free loopback port, clients, handlers that count and wait.
 
+mod executions;
 mod faulty;
 mod logs;
 pub mod postgres;
@@ -19,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
+pub use self::executions::{Executions, post_until_answered};
 pub use self::faulty::{Fault, FaultyStore};
 pub use self::logs::Logs;
 pub use self::proxy::{Loss, Proxy};

@@ -28,7 +28,7 @@ const KEEPER: &str = r#"
 folder=$1; shift
 "$@" </dev/null >>"$folder/log" 2>&1 &
 cat >/dev/null
-kill -INT "$(head -n 1 "$folder/data/postmaster.pid")"
+[ -e "$folder/data/postmaster.pid" ] && kill -INT "$(head -n 1 "$folder/data/postmaster.pid")"
 while [ -e "$folder/data/postmaster.pid" ]; do sleep 0.05; done
 rm -rf "$folder"
 "#;
@@ -118,7 +118,7 @@ impl PostgresServer {
     pub async fn restart(&self) {
         let mut restart = as_account(account().as_ref(), &program("pg_ctl"));
         restart.args(["restart", "--mode=immediate", "--silent", "-D"]).arg(self.folder.join("data"));
-        restart.arg("-l").arg(self.folder.join("log")).current_dir(&self.folder);
+        restart.arg("-l").arg(self.folder.join("log-of-restart")).current_dir(&self.folder);
         restart.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let restarted = tokio::task::spawn_blocking(move || restart.status()).await.expect("the task runs");
         assert!(restarted.expect("pg_ctl starts").success(), "the server restarts");

@@ -1,0 +1,72 @@
+//! How often each key was executed, and clients that do not give up.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use crate::{Answer, PATIENCE, Server};
+
+/// What handlers have done, by key.
+#[derive(Clone, Default)]
+pub struct Executions(Arc<Mutex<HashMap<String, usize>>>);
+
+impl Executions {
+    /// Counts one execution of `key`; its number.
+    pub fn count(&self, key: &str) -> usize {
+        let mut executions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = executions.entry(key.to_owned()).or_default();
+        *count += 1;
+        *count
+    }
+
+    /// How many there were in all.
+    pub fn total(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+    }
+
+    /// The keys that were executed more than once.
+    pub fn repeated(&self) -> Vec<(String, usize)> {
+        let executions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        executions.iter().filter(|(_, count)| **count > 1).map(|(key, count)| (key.clone(), *count)).collect()
+    }
+}
+
+/// Posts `keys` requests with keys of their own, eight at a time and each twice, and repeats those that are refused with
+/// 409 or 503 until they are answered; the answers, two for each key, and how many requests were refused with 503.
+///
+/// # Panics
+///
+/// When a request is answered in another way, or not at all for three times the usual patience.
+pub async fn post_until_answered(server: &Server, path: &str, prefix: &str, keys: usize) -> (Vec<Answer>, usize) {
+    let refused = AtomicUsize::new(0);
+    let client = async |client: usize| {
+        let mut answers = Vec::new();
+        for number in (client..2 * keys).step_by(8) {
+            answers.push(until_answered(server, path, &format!("{prefix}{}", number / 2), &refused).await);
+        }
+        answers
+    };
+    let answers = join_all((0..8).map(client)).await.into_iter().flatten().collect();
+    (answers, refused.into_inner())
+}
+
+async fn until_answered(server: &Server, path: &str, key: &str, refused: &AtomicUsize) -> Answer {
+    let asking = async {
+        loop {
+            let answer = server.post_with_key(path, key).await;
+            if answer.status.is_success() {
+                return answer;
+            }
+            match answer.refusal().as_str() {
+                "in_flight" => {}
+                "store_unavailable" => _ = refused.fetch_add(1, Ordering::Relaxed),
+                _ => panic!("{answer:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(3 * PATIENCE, asking).await.unwrap_or_else(|_| panic!("{key} is never answered"))
+}
