@@ -5,6 +5,7 @@ mod faulty;
 mod logs;
 pub mod postgres;
 mod proxy;
+pub mod redis;
 pub mod sqlite;
 
 use std::net::SocketAddr;

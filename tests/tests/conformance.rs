@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use idempotent_runtime::store::{MemoryStore, PostgresStore, SqliteStore};
+use idempotent_runtime::store::{MemoryStore, PostgresStore, RedisStore, SqliteStore};
 use idempotent_runtime::testing::conformance;
 use idempotent_tests::postgres::PostgresServer;
+use idempotent_tests::redis::{RedisCluster, RedisServer};
 
 /// Runs each rule in a test of its own, for a store that comes with what must outlive it.
 macro_rules! rules_for {
@@ -35,6 +36,8 @@ macro_rules! stores {
         rules_for!(memory, memory(), $rules);
         rules_for!(sqlite, sqlite(), $rules);
         rules_for!(postgres, postgres(), $rules);
+        rules_for!(redis, redis(), $rules);
+        rules_for!(redis_cluster, redis_cluster(), $rules);
     };
 }
 
@@ -79,6 +82,15 @@ async fn postgres() -> (PostgresStore, ()) {
     let store = PostgresStore::new(pool);
     store.migrate().await.expect("the tables are made");
     (store, ())
+}
+
+async fn redis() -> (RedisStore, ()) {
+    (RedisStore::connect(&RedisServer::shared().await.url()).await.expect("the store opens"), ())
+}
+
+async fn redis_cluster() -> (RedisStore, ()) {
+    let store = RedisStore::cluster(RedisCluster::shared().await.urls()).open().await;
+    (store.expect("the store opens"), ())
 }
 
 #[tokio::test(start_paused = true)]

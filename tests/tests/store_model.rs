@@ -5,10 +5,11 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use http::StatusCode;
 use idempotent_runtime::store::{
-    AfterCrash, Claim, ClaimRequest, Held, MemoryStore, PostgresStore, SqliteStore, Store, Token,
+    AfterCrash, Claim, ClaimRequest, Held, MemoryStore, PostgresStore, RedisStore, SqliteStore, Store, Token,
 };
 use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody};
 use idempotent_tests::postgres::PostgresServer;
+use idempotent_tests::redis::{RedisCluster, RedisServer};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -202,4 +203,18 @@ fn the_postgres_store_agrees_with_the_model() {
         store
     });
     agrees_with_the_model(&runtime, &store, 24);
+}
+
+#[test]
+fn the_redis_store_agrees_with_the_model() {
+    let runtime = runtime();
+    let store = runtime.block_on(async { RedisStore::connect(&RedisServer::shared().await.url()).await });
+    agrees_with_the_model(&runtime, &store.expect("the store opens"), 48);
+}
+
+#[test]
+fn the_redis_store_agrees_with_the_model_in_a_cluster() {
+    let runtime = runtime();
+    let store = runtime.block_on(async { RedisStore::cluster(RedisCluster::shared().await.urls()).open().await });
+    agrees_with_the_model(&runtime, &store.expect("the store opens"), 24);
 }

@@ -19,6 +19,9 @@ pub(crate) fn install() -> Result<(), Failure> {
     if !answers("initdb") && !has_postgres_folder() {
         packages.push("postgresql");
     }
+    if !answers("redis-server") {
+        packages.push("redis-server");
+    }
     if packages.is_empty() {
         return Ok(());
     }

@@ -1,10 +1,13 @@
 //! Values as the SQL stores write them.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Token;
 
 /// A time in milliseconds since 1970.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(super) fn unix_millis(time: SystemTime) -> i64 {
     match time.duration_since(UNIX_EPOCH) {
         Ok(after) => i64::try_from(after.as_millis()).unwrap_or(i64::MAX),
@@ -13,6 +16,7 @@ pub(super) fn unix_millis(time: SystemTime) -> i64 {
 }
 
 /// The time back; `None` where this machine's clock does not reach.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(super) fn time_of(unix_millis: i64) -> Option<SystemTime> {
     let distance = Duration::from_millis(unix_millis.unsigned_abs());
     if unix_millis < 0 { UNIX_EPOCH.checked_sub(distance) } else { UNIX_EPOCH.checked_add(distance) }

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `MemoryStore` | tests, one process | in-process, bounded by bytes |
 //! | `SqliteStore` | the embedded default: survives a restart | SQLite in WAL mode, group commit |
+//! | `RedisStore` | many processes | Redis or Valkey 6.2 or newer, Cluster included; one script an operation |
 //! | `PostgresStore` | many processes | PostgreSQL 13 or newer; takes the application's own pool |
 //!
 //! A store of your own implements [`Store`] and shows with
@@ -17,12 +18,14 @@
 //! ```
 
 mod bounded;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
 mod columns;
 #[cfg(feature = "memory")]
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "redis")]
+mod redis;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod running;
 #[cfg(feature = "sqlite")]
@@ -45,6 +48,8 @@ pub(crate) use self::bounded::BoundedStore;
 pub use self::memory::{MemoryStore, MemoryStoreBuilder};
 #[cfg(feature = "postgres")]
 pub use self::postgres::{MigrateError, PostgresStore, PostgresStoreBuilder};
+#[cfg(feature = "redis")]
+pub use self::redis::{RedisOpenError, RedisStore, RedisStoreBuilder};
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::*;
 pub use crate::policy::AfterCrash;

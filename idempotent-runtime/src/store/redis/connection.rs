@@ -1,0 +1,130 @@
+//! The connections: one server's, or a Cluster's.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use redis::aio::ConnectionManager;
+#[cfg(feature = "redis-cluster")]
+use redis::cluster_async::ClusterConnection;
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind};
+use tokio::sync::Mutex;
+
+#[cfg(feature = "redis-cluster")]
+use super::cluster;
+use super::scripts::Source;
+
+#[derive(Clone)]
+pub(super) enum Connection {
+    Single(ConnectionManager),
+    #[cfg(feature = "redis-cluster")]
+    Cluster(ClusterConnection),
+}
+
+/// One server of a Cluster; `None` is the only one.
+pub(super) type Node = Option<(String, u16)>;
+
+impl Connection {
+    pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
+        match self {
+            Self::Single(manager) => command.query_async(&mut manager.clone()).await,
+            #[cfg(feature = "redis-cluster")]
+            Self::Cluster(cluster) => command.query_async(&mut cluster.clone()).await,
+        }
+    }
+
+    /// By its hash, and by its text where the server does not know it: that makes it known.
+    pub(super) async fn run<T: FromRedisValue>(
+        &self,
+        script: &Source,
+        key: &[u8],
+        arguments: &[Argument<'_>],
+    ) -> RedisResult<T> {
+        match self.query(&invocation("EVALSHA", &script.hash, key, arguments)).await {
+            Err(error) if is_unknown_script(&error) => {
+                self.query(&invocation("EVAL", &script.text, key, arguments)).await
+            }
+            done => done,
+        }
+    }
+
+    /// Every server that has keys of its own.
+    #[cfg_attr(not(feature = "redis-cluster"), expect(clippy::unused_async, reason = "a Cluster is asked"))]
+    pub(super) async fn nodes(&self) -> RedisResult<Vec<Node>> {
+        match self {
+            Self::Single(_) => Ok(vec![None]),
+            #[cfg(feature = "redis-cluster")]
+            Self::Cluster(cluster) => cluster::masters(cluster).await,
+        }
+    }
+
+    pub(super) async fn query_node<T: FromRedisValue>(&self, node: &Node, command: Cmd) -> RedisResult<T> {
+        match (self, node) {
+            #[cfg(feature = "redis-cluster")]
+            (Self::Cluster(cluster), Some(node)) => {
+                Ok(redis::from_redis_value(cluster::query_node(cluster, node.clone(), command).await?)?)
+            }
+            _ => self.query(&command).await,
+        }
+    }
+}
+
+/// An argument of a script.
+#[derive(Clone, Copy)]
+pub(super) enum Argument<'a> {
+    Text(&'a str),
+    Millis(u64),
+}
+
+fn invocation(command: &str, script: &str, key: &[u8], arguments: &[Argument<'_>]) -> Cmd {
+    let mut invocation = redis::cmd(command);
+    invocation.arg(script).arg(1).arg(key);
+    for argument in arguments {
+        match argument {
+            Argument::Text(text) => invocation.arg(*text),
+            Argument::Millis(millis) => invocation.arg(*millis),
+        };
+    }
+    invocation
+}
+
+fn is_unknown_script(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+}
+
+/// Connections on which `WAIT` may block without holding anybody else up.
+pub(super) struct Acknowledged {
+    pub(super) replicas: usize,
+    pub(super) timeout: Duration,
+    connections: Vec<Mutex<ConnectionManager>>,
+    next: AtomicUsize,
+}
+
+impl Acknowledged {
+    pub(super) fn new(replicas: usize, timeout: Duration, connections: Vec<ConnectionManager>) -> Self {
+        let connections = connections.into_iter().map(Mutex::new).collect();
+        Self { replicas, timeout, connections, next: AtomicUsize::new(0) }
+    }
+
+    /// The script's answer, and how many replicas have what it wrote.
+    pub(super) async fn run<T: FromRedisValue>(
+        &self,
+        script: &Source,
+        key: &[u8],
+        arguments: &[Argument<'_>],
+    ) -> RedisResult<(T, usize)> {
+        let index = self.next.fetch_add(1, Ordering::Relaxed) % self.connections.len();
+        let mut connection = self.connections[index].lock().await;
+        let millis = u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX);
+        let mut wait = redis::cmd("WAIT");
+        wait.arg(self.replicas).arg(millis);
+        let mut send = async |command: &str, text: &str| {
+            let mut both = redis::pipe();
+            both.add_command(invocation(command, text, key, arguments)).add_command(wait.clone());
+            both.query_async(&mut *connection).await
+        };
+        match send("EVALSHA", &script.hash).await {
+            Err(error) if is_unknown_script(&error) => send("EVAL", &script.text).await,
+            done => done,
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! The store for many processes that have a Redis or Valkey already.
+//!
+//! Each operation is one script and one round trip: a replay costs one, a first execution two. All of a key's data is
+//! one value under one name, so that a Cluster needs no hash tags. The value is JSON; its lease and attempt are judged by
+//! the server's `TIME`, and the key's own expiry is the time to live, so that attempt numbers outlive a lease.
+
+#[cfg(feature = "redis-cluster")]
+mod cluster;
+mod connection;
+mod listener;
+mod open;
+mod scripts;
+mod value;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use redis::aio::ConnectionManager;
+use redis::{FromRedisValue, RedisError, Value};
+
+use self::connection::{Acknowledged, Argument, Connection};
+use self::listener::Listener;
+pub use self::open::{RedisOpenError, RedisStoreBuilder};
+use self::scripts::{Scripts, Source};
+use super::columns::{span_millis, token_text};
+use super::{AfterCrash, Claim, ClaimRequest, Cursor, Entry, Held, Page, Store, StoreError, Token};
+use crate::{Record, RecordKey};
+
+/// Keeps claims and records in Redis or Valkey, version 6.2 or newer; with feature `redis-cluster` also in a Cluster.
+///
+/// It reconnects by itself. A clone is cheap and shares everything. Waiters (`in_flight = wait`) of all processes are woken
+/// by a message, over a connection of their own, where the store was opened by a URL; otherwise they look every now and then.
+///
+/// # What Redis can lose
+///
+/// A record that is lost is a request that runs again. So `maxmemory-policy` must be `noeviction`: a full server refuses
+/// new claims with 503, replays what it has, and from version 7 on still takes the records of claims that it granted.
+/// Without `appendonly yes` a restart loses what came after the last snapshot; with `appendfsync everysec`, the default,
+/// a loss of power loses the last second; with `always`, nothing. Replication is asynchronous: a failover can lose what
+/// the replica had not got yet. [`wait_replicas`](RedisStoreBuilder::wait_replicas) narrows that window and does not close
+/// it. Where none of this is acceptable, use `PostgresStore`.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use idempotent_runtime::store::RedisStore;
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = RedisStore::connect("redis://127.0.0.1/").await?;
+///
+/// // Or with options:
+/// let store = RedisStore::builder("redis://127.0.0.1/")
+///     .prefix("payments:")
+///     .wait_replicas(1, Duration::from_millis(500))
+///     .open()
+///     .await?;
+/// idempotent_runtime::install(store)?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct RedisStore(Arc<Inner>);
+
+struct Inner {
+    connection: Connection,
+    acknowledged: Option<Acknowledged>,
+    listener: Option<Listener>,
+    channel: String,
+    prefix: String,
+    scripts: Scripts,
+}
+
+impl RedisStore {
+    /// Connects to the server with the default options.
+    ///
+    /// # Errors
+    ///
+    /// [`RedisOpenError`] says what is wrong and what to do.
+    pub async fn connect(url: &str) -> Result<Self, RedisOpenError> {
+        Self::builder(url).open().await
+    }
+
+    /// A store on the server of this URL, with options to follow.
+    pub fn builder(url: &str) -> RedisStoreBuilder {
+        RedisStoreBuilder::url(url)
+    }
+
+    /// A store on the application's own connection, with options to follow.
+    ///
+    /// Its response timeout should not be shorter than the registry's limit for a store.
+    pub fn with_connection(connection: ConnectionManager) -> RedisStoreBuilder {
+        RedisStoreBuilder::manager(connection)
+    }
+
+    /// A store in a Cluster, of which some servers are named, with options to follow.
+    #[cfg(feature = "redis-cluster")]
+    pub fn cluster(urls: impl IntoIterator<Item = impl Into<String>>) -> RedisStoreBuilder {
+        RedisStoreBuilder::cluster_urls(urls.into_iter().map(Into::into).collect())
+    }
+
+    /// A store on the application's own connection to a Cluster, with options to follow.
+    #[cfg(feature = "redis-cluster")]
+    pub fn with_cluster_connection(connection: redis::cluster_async::ClusterConnection) -> RedisStoreBuilder {
+        RedisStoreBuilder::cluster(connection)
+    }
+
+    fn name(&self, key: &RecordKey) -> Vec<u8> {
+        [self.0.prefix.as_bytes(), key.as_str().as_bytes()].concat()
+    }
+
+    async fn run<T: FromRedisValue>(
+        &self,
+        script: &Source,
+        key: &RecordKey,
+        arguments: &[Argument<'_>],
+    ) -> Result<T, StoreError> {
+        self.0.connection.run(script, &self.name(key), arguments).await.map_err(store_error)
+    }
+
+    /// Where it is asked for, the replicas must have it too.
+    async fn run_acknowledged<T: FromRedisValue>(
+        &self,
+        script: &Source,
+        key: &RecordKey,
+        arguments: &[Argument<'_>],
+    ) -> Result<T, StoreError> {
+        let Some(acknowledged) = &self.0.acknowledged else { return self.run(script, key, arguments).await };
+        let (answer, replicas) = acknowledged.run(script, &self.name(key), arguments).await.map_err(store_error)?;
+        if replicas < acknowledged.replicas {
+            return Err(StoreError::unavailable(NotReplicated { replicas, wanted: acknowledged.replicas }));
+        }
+        Ok(answer)
+    }
+
+    async fn look(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
+        let (value, left, now): (Option<Vec<u8>>, i64, u64) = self.run(&self.0.scripts.look, key, &[]).await?;
+        value.map(|value| value::entry(key.clone(), &value, left, now)).transpose()
+    }
+
+    /// The keys of all entries, in order.
+    async fn keys(&self) -> Result<Vec<RecordKey>, StoreError> {
+        let pattern = format!("{}*", escaped(&self.0.prefix));
+        let mut keys = Vec::new();
+        for node in self.0.connection.nodes().await.map_err(store_error)? {
+            let mut cursor = 0_u64;
+            loop {
+                let mut scan = redis::cmd("SCAN");
+                scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(1000);
+                let (next, found): (u64, Vec<Vec<u8>>) =
+                    self.0.connection.query_node(&node, scan).await.map_err(store_error)?;
+                keys.extend(found.iter().filter_map(|name| self.key_of(name)));
+                cursor = next;
+                if cursor == 0 {
+                    break;
+                }
+            }
+        }
+        // SCAN may show a key more than once.
+        keys.sort_by(|one, other| one.as_str().cmp(other.as_str()));
+        keys.dedup();
+        Ok(keys)
+    }
+
+    /// `None` for a key of somebody else's.
+    fn key_of(&self, name: &[u8]) -> Option<RecordKey> {
+        RecordKey::parse(str::from_utf8(name.strip_prefix(self.0.prefix.as_bytes())?).ok()?).ok()
+    }
+}
+
+/// A prefix as a pattern that matches it alone.
+fn escaped(prefix: &str) -> String {
+    prefix.chars().fold(String::new(), |mut pattern, char| {
+        if "*?[]^-\\".contains(char) {
+            pattern.push('\\');
+        }
+        pattern.push(char);
+        pattern
+    })
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("only {replicas} of the wanted {wanted} replicas have acknowledged the write in time")]
+struct NotReplicated {
+    replicas: usize,
+    wanted: usize,
+}
+
+fn store_error(error: RedisError) -> StoreError {
+    // Before version 7 the error of a command in a script comes inside of a text.
+    let text = error.to_string();
+    if text.contains("OOM command not allowed") {
+        StoreError::Full
+    } else if text.contains("WRONGTYPE") {
+        StoreError::damaged("the key holds no string: somebody else has written it")
+    } else {
+        StoreError::unavailable(error)
+    }
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStore").field("prefix", &self.0.prefix).finish_non_exhaustive()
+    }
+}
+
+fn millis(span: Duration) -> Argument<'static> {
+    Argument::Millis(span_millis(span).unsigned_abs())
+}
+
+impl Store for RedisStore {
+    async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
+        let (token, fingerprint) = (token_text(request.token), request.fingerprint.to_string());
+        let arguments = [
+            Argument::Text(&token),
+            Argument::Text(&fingerprint),
+            millis(request.lease),
+            millis(request.ttl),
+            Argument::Text(if request.after_crash == AfterCrash::Rerun { "1" } else { "0" }),
+        ];
+        let (what, detail): (String, Value) = self.run_acknowledged(&self.0.scripts.claim, key, &arguments).await?;
+        let unreadable = |_| value::damaged("the script's answer cannot be read");
+        match what.as_str() {
+            "acquired" => Ok(Claim::Acquired { attempt: redis::from_redis_value(detail).map_err(unreadable)? }),
+            "standing" => value::standing(&redis::from_redis_value::<Vec<u8>>(detail).map_err(unreadable)?),
+            _ => {
+                let text: String = redis::from_redis_value(detail).map_err(unreadable)?;
+                let fingerprint = value::fingerprint(&text)?;
+                Ok(if what == "in_flight" { Claim::InFlight { fingerprint } } else { Claim::Lapsed { fingerprint } })
+            }
+        }
+    }
+
+    async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
+        let token = token_text(token);
+        self.run(&self.0.scripts.renew, key, &[Argument::Text(&token), millis(lease)]).await.map(held)
+    }
+
+    async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
+        let value = value::completed(token, &record)?;
+        let token = token_text(token);
+        let arguments = [Argument::Text(&token), Argument::Text(&value), millis(ttl), Argument::Text(&self.0.channel)];
+        self.run_acknowledged(&self.0.scripts.complete, key, &arguments).await.map(held)
+    }
+
+    async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
+        let token = token_text(token);
+        let arguments = [Argument::Text(&token), Argument::Text(&self.0.channel)];
+        self.run(&self.0.scripts.release, key, &arguments).await.map(held)
+    }
+
+    async fn changed(&self, key: &RecordKey) {
+        match &self.0.listener {
+            Some(listener) => listener.bell(&self.name(key)).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
+        self.look(key).await
+    }
+
+    async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
+        self.run::<u32>(&self.0.scripts.purge, key, &[]).await.map(|removed| removed > 0)
+    }
+
+    /// Redis does it by itself.
+    async fn sweep(&self) -> Result<usize, StoreError> {
+        Ok(0)
+    }
+
+    /// In the order of the keys. Each page reads the names of all of them: for operators, not for every request.
+    async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
+        let after = cursor.map_or(String::new(), |Cursor(after)| after);
+        let mut entries = Vec::new();
+        let keys: Vec<RecordKey> = self.keys().await?.into_iter().filter(|key| key.as_str() > after.as_str()).collect();
+        for some in keys.chunks(limit.clamp(1, 100)) {
+            for entry in try_join_all(some.iter().map(|key| self.look(key))).await?.into_iter().flatten() {
+                if entries.len() == limit {
+                    let last = entries.last().map(|entry: &Entry| Cursor(entry.key.as_str().to_owned()));
+                    return Ok(Page { entries, next: last });
+                }
+                entries.push(entry);
+            }
+        }
+        Ok(Page { entries, next: None })
+    }
+}
+
+fn held(yes: u32) -> Held {
+    if yes > 0 { Held::Yes } else { Held::No }
+}

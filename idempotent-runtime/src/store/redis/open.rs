@@ -1,0 +1,226 @@
+//! Opening the store: options, what the server must be like, and errors that say what to do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::{Client, RedisError};
+
+use super::connection::{Acknowledged, Connection};
+use super::listener::Listener;
+use super::scripts::Scripts;
+use super::{Inner, RedisStore};
+
+/// Collects the options of a [`RedisStore`].
+#[must_use = "a builder does nothing until `open`"]
+pub struct RedisStoreBuilder {
+    source: Source,
+    prefix: String,
+    allow_eviction: bool,
+    wait: Option<(usize, Duration)>,
+}
+
+enum Source {
+    Url(String),
+    Manager(ConnectionManager),
+    #[cfg(feature = "redis-cluster")]
+    ClusterUrls(Vec<String>),
+    #[cfg(feature = "redis-cluster")]
+    Cluster(redis::cluster_async::ClusterConnection),
+}
+
+/// How many claims and completions wait for replicas at once: each blocks a connection.
+const WAITING_CONNECTIONS: usize = 16;
+
+impl RedisStoreBuilder {
+    fn new(source: Source) -> Self {
+        Self { source, prefix: "idempotency:".to_owned(), allow_eviction: false, wait: None }
+    }
+
+    pub(super) fn url(url: &str) -> Self {
+        Self::new(Source::Url(url.to_owned()))
+    }
+
+    pub(super) fn manager(manager: ConnectionManager) -> Self {
+        Self::new(Source::Manager(manager))
+    }
+
+    #[cfg(feature = "redis-cluster")]
+    pub(super) fn cluster_urls(urls: Vec<String>) -> Self {
+        Self::new(Source::ClusterUrls(urls))
+    }
+
+    #[cfg(feature = "redis-cluster")]
+    pub(super) fn cluster(connection: redis::cluster_async::ClusterConnection) -> Self {
+        Self::new(Source::Cluster(connection))
+    }
+
+    /// What the names of the store's keys begin with; `idempotency:` by default.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// Takes a server that evicts keys when its memory is full.
+    ///
+    /// **A record that is evicted is forgotten: its retry runs the handler again.** Only where that is harmless.
+    pub fn allow_eviction(mut self) -> Self {
+        self.allow_eviction = true;
+        self
+    }
+
+    /// Waits after each claim and each completion until `replicas` replicas have it, for at most `timeout`; otherwise the
+    /// request is refused with 503, or its recording is tried again.
+    ///
+    /// It narrows what a failover can lose, and is no guarantee: Redis may promote a replica that has not got the last
+    /// writes, and a claim that was written but not acknowledged in time may survive.
+    pub fn wait_replicas(mut self, replicas: usize, timeout: Duration) -> Self {
+        self.wait = Some((replicas, timeout));
+        self
+    }
+
+    /// Connects and checks the server.
+    ///
+    /// # Errors
+    ///
+    /// [`RedisOpenError`] says what is wrong and what to do.
+    pub async fn open(self) -> Result<RedisStore, RedisOpenError> {
+        let (connection, client) = match self.source {
+            Source::Manager(manager) => (Connection::Single(manager), None),
+            Source::Url(url) => {
+                let client = Client::open(url).map_err(RedisOpenError::Url)?;
+                (Connection::Single(manager(&client).await?), Some(client))
+            }
+            #[cfg(feature = "redis-cluster")]
+            Source::Cluster(cluster) => (Connection::Cluster(cluster), None),
+            #[cfg(feature = "redis-cluster")]
+            Source::ClusterUrls(urls) => {
+                let first = urls.first().cloned().unwrap_or_default();
+                let client = Client::open(first).map_err(RedisOpenError::Url)?;
+                let cluster = redis::cluster::ClusterClient::new(urls).map_err(RedisOpenError::Url)?;
+                let connection = cluster.get_async_connection().await.map_err(RedisOpenError::Unreachable)?;
+                (Connection::Cluster(connection), Some(client))
+            }
+        };
+        let version = version(&connection).await?;
+        if !self.allow_eviction {
+            refuse_eviction(&connection).await?;
+        }
+        let acknowledged = match (self.wait, &client, &connection) {
+            (None, ..) => None,
+            (Some((replicas, timeout)), Some(client), Connection::Single(_)) => {
+                let mut connections = Vec::new();
+                for _ in 0..WAITING_CONNECTIONS {
+                    connections.push(manager(client).await?);
+                }
+                Some(Acknowledged::new(replicas, timeout, connections))
+            }
+            _ => return Err(RedisOpenError::CannotWait),
+        };
+        let channel = format!("{}ended", self.prefix);
+        Ok(RedisStore(Arc::new(Inner {
+            connection,
+            acknowledged,
+            listener: client.map(|client| Listener::new(client, channel.clone())),
+            channel,
+            prefix: self.prefix,
+            scripts: Scripts::new(version >= (7, 0)),
+        })))
+    }
+}
+
+/// The registry's time limit cuts a call off much earlier; this one is for those who call the store themselves.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
+
+async fn manager(client: &Client) -> Result<ConnectionManager, RedisOpenError> {
+    let config = ConnectionManagerConfig::new()
+        .set_response_timeout(Some(RESPONSE_TIMEOUT))
+        .set_connection_timeout(Some(Duration::from_secs(5)))
+        .set_max_delay(Duration::from_secs(1));
+    // Without this one's patience, which is for a server that was there before.
+    let probe = client.get_multiplexed_async_connection().await;
+    drop(probe.map_err(RedisOpenError::Unreachable)?);
+    ConnectionManager::new_with_config(client.clone(), config).await.map_err(RedisOpenError::Unreachable)
+}
+
+/// The scripts need what Redis can since 6.2, and Valkey always.
+const OLDEST: (u32, u32) = (6, 2);
+
+async fn version(connection: &Connection) -> Result<(u32, u32), RedisOpenError> {
+    let mut oldest_found = (u32::MAX, 0);
+    for node in connection.nodes().await.map_err(RedisOpenError::Unreachable)? {
+        let mut info = redis::cmd("INFO");
+        info.arg("server");
+        let Ok(info) = connection.query_node::<String>(&node, info).await else {
+            tracing::warn!(
+                "the version of Redis cannot be read (INFO is forbidden); taken for {}.{}",
+                OLDEST.0,
+                OLDEST.1
+            );
+            return Ok(OLDEST);
+        };
+        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default();
+        let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or_default());
+        let found = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+        if found < OLDEST {
+            return Err(RedisOpenError::TooOld { found: version.to_owned() });
+        }
+        oldest_found = oldest_found.min(found);
+    }
+    Ok(oldest_found)
+}
+
+async fn refuse_eviction(connection: &Connection) -> Result<(), RedisOpenError> {
+    for node in connection.nodes().await.map_err(RedisOpenError::Unreachable)? {
+        let mut get = redis::cmd("CONFIG");
+        get.arg("GET").arg("maxmemory-policy");
+        match connection.query_node::<Vec<String>>(&node, get).await {
+            Ok(answer) if answer.len() == 2 => {
+                if answer[1] != "noeviction" {
+                    return Err(RedisOpenError::Evicts { policy: answer[1].clone() });
+                }
+            }
+            _ => {
+                tracing::warn!(
+                    "whether Redis evicts keys cannot be read (CONFIG is forbidden): see to it that maxmemory-policy is \
+                     noeviction, since a record that is evicted is run again"
+                );
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Why a [`RedisStore`] could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RedisOpenError {
+    /// The URL is malformed.
+    #[error("this is no URL of a Redis server; write one such as `redis://user:password@host:6379/0`")]
+    Url(#[source] RedisError),
+    /// The server does not answer, or refuses.
+    #[error("Redis cannot be reached")]
+    Unreachable(#[source] RedisError),
+    /// It evicts keys when its memory is full.
+    #[error(
+        "Redis evicts keys when its memory is full (maxmemory-policy is {policy}), and a record that is evicted is run \
+         again: set `maxmemory-policy noeviction`, or say `.allow_eviction()` where a second execution is harmless"
+    )]
+    Evicts {
+        /// Its `maxmemory-policy`.
+        policy: String,
+    },
+    /// Its version lacks what the scripts need.
+    #[error("Redis {found} is too old: version {}.{} or newer is needed", OLDEST.0, OLDEST.1)]
+    TooOld {
+        /// Its version.
+        found: String,
+    },
+    /// `wait_replicas` needs connections of its own.
+    #[error(
+        "`wait_replicas` blocks connections, and needs some of its own: open the store by a URL of one server, not by a \
+         connection and not by a Cluster"
+    )]
+    CannotWait,
+}

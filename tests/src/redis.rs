@@ -1,0 +1,191 @@
+//! Redis servers of the tests' own: on free loopback ports, in temporary folders, gone with the process.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+use redis::aio::MultiplexedConnection;
+use tempfile::TempDir;
+
+use crate::eventually;
+
+/// A running server.
+pub struct RedisServer {
+    folder: PathBuf,
+    port: u16,
+    /// Stops the server and removes its folder when its input closes, whatever becomes of this process.
+    _keeper: Child,
+}
+
+/// Runs the server, and again when it dies, until the input closes: a process that is killed cannot stop anything.
+const KEEPER: &str = r#"
+folder=$1; shift
+(
+    while [ ! -e "$folder/stop" ]; do
+        "$@" </dev/null >>"$folder/log" 2>&1 &
+        echo $! >"$folder/pid"
+        wait $!
+    done
+) &
+cat >/dev/null
+touch "$folder/stop"
+kill -KILL "$(cat "$folder/pid")"
+wait
+rm -rf "$folder"
+"#;
+
+impl RedisServer {
+    /// One server for all tests of a process.
+    pub async fn shared() -> &'static Self {
+        static SHARED: OnceLock<RedisServer> = OnceLock::new();
+        let server = SHARED.get_or_init(|| Self::launch(&[]));
+        server.until_ready().await;
+        server
+    }
+
+    /// A server of one test's own, with these settings, such as `--maxmemory 10mb`.
+    pub async fn start(settings: &[&str]) -> Self {
+        let server = Self::launch(settings);
+        server.until_ready().await;
+        server
+    }
+
+    /// # Panics
+    ///
+    /// When Redis is not installed.
+    fn launch(settings: &[&str]) -> Self {
+        let folder = TempDir::with_prefix("redis").expect("a temporary folder").keep();
+        let port = free_port();
+        let mut keeper = Command::new("sh");
+        keeper.args(["-c", KEEPER, "keeper"]).arg(&folder).args([program("redis-server"), "--port".to_owned()]);
+        keeper.arg(port.to_string()).args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--dir"]);
+        keeper.arg(&folder).args(settings.iter().flat_map(|setting| setting.split(' ')));
+        // The shell tells of every process that it sees killed.
+        let keeper = keeper.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("sh starts");
+        Self { folder, port, _keeper: keeper }
+    }
+
+    async fn until_ready(&self) {
+        let ping = async || {
+            let client = redis::Client::open(self.url()).map_err(|error| error.to_string())?;
+            let connection = client.get_multiplexed_async_connection().await;
+            let mut connection = connection.map_err(|error| error.to_string())?;
+            redis::cmd("PING").query_async::<String>(&mut connection).await.map_err(|error| error.to_string())
+        };
+        eventually(ping, Result::is_ok).await.expect("awaited");
+    }
+
+    /// Where it is.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/", self.port)
+    }
+
+    /// Where it is, as `host:port`.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// A connection of the test's own.
+    ///
+    /// # Panics
+    ///
+    /// When the server does not answer.
+    pub async fn connection(&self) -> MultiplexedConnection {
+        let client = redis::Client::open(self.url()).expect("the URL is well-formed");
+        client.get_multiplexed_async_connection().await.expect("the server answers")
+    }
+
+    /// Sends one command.
+    ///
+    /// # Panics
+    ///
+    /// When the server refuses it, or answers something else.
+    pub async fn command<T: redis::FromRedisValue>(&self, words: &str) -> T {
+        let mut words = words.split(' ');
+        let mut command = redis::cmd(words.next().unwrap_or_default());
+        words.for_each(|word| _ = command.arg(word));
+        command.query_async(&mut self.connection().await).await.expect("the server answers")
+    }
+
+    /// Kills it, and waits until it runs again over the same files.
+    pub async fn restart(&self) {
+        let before = self.process();
+        self.signal("KILL");
+        eventually(async || self.process(), |process| !process.is_empty() && *process != before).await;
+        self.until_ready().await;
+    }
+
+    /// Sends a signal, such as `STOP`.
+    ///
+    /// # Panics
+    ///
+    /// When it has no process.
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([&format!("-{signal}"), self.process().as_str()]).status();
+        assert!(status.expect("kill starts").success(), "the signal is sent");
+    }
+
+    fn process(&self) -> String {
+        fs::read_to_string(self.folder.join("pid")).unwrap_or_default().trim().to_owned()
+    }
+}
+
+/// A Cluster of three masters.
+pub struct RedisCluster {
+    masters: Vec<RedisServer>,
+}
+
+impl RedisCluster {
+    /// One Cluster for all tests of a process.
+    pub async fn shared() -> &'static Self {
+        static SHARED: tokio::sync::OnceCell<RedisCluster> = tokio::sync::OnceCell::const_new();
+        SHARED.get_or_init(Self::start).await
+    }
+
+    /// # Panics
+    ///
+    /// When `redis-cli` cannot make one.
+    async fn start() -> Self {
+        let mut masters = Vec::new();
+        for _ in 0..3 {
+            let bus = format!("--cluster-enabled yes --cluster-port {}", free_port());
+            masters.push(RedisServer::start(&[&bus]).await);
+        }
+        let mut create = Command::new(program("redis-cli"));
+        create.args(["--cluster", "create"]).args(masters.iter().map(RedisServer::address)).arg("--cluster-yes");
+        let created = tokio::task::spawn_blocking(move || create.output()).await.expect("the task runs");
+        let created = created.expect("redis-cli starts");
+        assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stdout));
+        for master in &masters {
+            eventually(
+                async || master.command::<String>("CLUSTER INFO").await,
+                |info| info.contains("cluster_state:ok"),
+            )
+            .await;
+        }
+        Self { masters }
+    }
+
+    /// Where its servers are.
+    pub fn urls(&self) -> Vec<String> {
+        self.masters.iter().map(RedisServer::url).collect()
+    }
+
+    /// Its servers.
+    pub fn masters(&self) -> &[RedisServer] {
+        &self.masters
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    listener.local_addr().expect("a bound listener has an address").port()
+}
+
+fn program(name: &str) -> String {
+    let answers = Command::new(name).arg("--version").stdout(Stdio::null()).status().is_ok();
+    assert!(answers, "no `{name}` here: install it with `apt-get install redis-server`");
+    name.to_owned()
+}
