@@ -192,9 +192,10 @@ struct NotReplicated {
 fn store_error(error: RedisError) -> StoreError {
     // Before version 7 the error of a command in a script comes inside of a text.
     let text = error.to_string();
-    if text.contains("OOM command not allowed") {
+    let is = |code: &str| error.code() == Some(code) || text.contains(&format!("-{code} "));
+    if is("OOM") {
         StoreError::Full
-    } else if text.contains("WRONGTYPE") {
+    } else if is("WRONGTYPE") {
         StoreError::damaged("the key holds no string: somebody else has written it")
     } else {
         StoreError::unavailable(error)

@@ -1,0 +1,50 @@
+//! A Redis that is killed or stands still under load: refusals, never a second execution, and no restart of the
+//! application.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::post;
+use idempotent_runtime::store::RedisStore;
+use idempotent_runtime::{Idempotency, Registry, idempotent};
+use idempotent_tests::redis::RedisServer;
+use idempotent_tests::{Executions, Server, post_until_answered};
+
+#[idempotent(scope = "charges")]
+async fn create_charge(State(executions): State<Executions>, idempotency: Idempotency) -> String {
+    format!("execution {}", executions.count(idempotency.key().unwrap_or_default()))
+}
+
+async fn assert_each_once_despite(disturb: impl AsyncFn(&RedisServer)) {
+    const KEYS: usize = 2000;
+
+    let redis = RedisServer::start(&[]).await;
+    let store = RedisStore::connect(&redis.url()).await.expect("the store opens");
+    let registry = Registry::builder(store).store_timeout(Duration::from_millis(500)).build();
+    let executions = Executions::default();
+    let app = Router::new().route("/charges", post(create_charge)).with_state(executions.clone());
+    let server = Server::start(app.layer(registry.layer())).await;
+    let posting = post_until_answered(&server, "/charges", "k", KEYS);
+    let ((answers, refused), ()) = tokio::join!(posting, disturb(&redis));
+    assert!(refused > 0, "the fault came while requests were on their way");
+    assert!(answers.iter().all(|answer| answer.text() == "execution 1"));
+    assert_eq!(answers.iter().filter(|answer| !answer.is_replay()).count(), KEYS);
+    assert_eq!((executions.total(), executions.repeated()), (KEYS, Vec::new()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_and_restart_under_load_executes_nothing_twice() {
+    assert_each_once_despite(async |redis| redis.restart().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_stands_still_for_five_seconds_executes_nothing_twice() {
+    assert_each_once_despite(async |redis| {
+        redis.signal("STOP");
+        // How long the fault lasts.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        redis.signal("CONT");
+    })
+    .await;
+}
