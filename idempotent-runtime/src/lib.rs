@@ -45,7 +45,10 @@
 //! |---|---|---|
 //! | `macros` | yes | the attribute |
 //! | `memory` | yes | `store::MemoryStore` |
-//! | `sqlite` | | `store::SqliteStore` |
+//! | `sqlite` | | `store::SqliteStore`, `Tx<Sqlite>` |
+//! | `postgres` | | `store::PostgresStore`, `Tx<Postgres>` |
+//! | `redis` | | `store::RedisStore` |
+//! | `redis-cluster` | | `store::RedisStore` in a Cluster |
 //! | `testing` | | `testing::conformance` |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
