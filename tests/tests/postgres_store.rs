@@ -191,8 +191,9 @@ async fn a_damaged_row_is_refused_and_never_run_again() {
 async fn a_waiter_elsewhere_is_woken_by_the_notification_and_holds_no_connection() {
     let database = PostgresServer::shared().await.database().await;
     let (here, there) = (migrated(&database.pool(1).await).await, PostgresStore::new(database.pool(1).await));
-    for ends in ["completes", "releases"] {
-        let (key, claim) = (RecordKey::new("charges", None, ends), request());
+    // The first time, the bell may ring because the listener has just come; later on only a notification rings it.
+    for (number, ends) in ["releases", "completes", "releases"].into_iter().enumerate() {
+        let (key, claim) = (RecordKey::new("charges", None, &number.to_string()), request());
         let _ = here.claim(&key, claim).await.expect("the store claims");
         // It never looks by itself: only a notification wakes it.
         let waiters = join_all((0..20).map(|_| there.changed(&key)));
@@ -255,11 +256,13 @@ async fn under_every_isolation_level_of_the_application_one_of_many_claims() {
     migrated(&database.pool(1).await).await;
     for level in ["read committed", "repeatable read", "serializable"] {
         let store = PostgresStore::new(database.pool_of_isolation(level).await);
-        let key = RecordKey::new(level, None, "k");
-        let claims = join_all((0..40).map(|_| store.claim(&key, request()))).await;
-        let acquired = claims.iter().filter(|claim| matches!(claim, Ok(Claim::Acquired { attempt: 1 }))).count();
-        let in_flight = claims.iter().filter(|claim| matches!(claim, Ok(Claim::InFlight { .. }))).count();
-        assert_eq!((acquired, in_flight), (1, 39), "{level}: {claims:?}");
+        for number in 0..30 {
+            let key = RecordKey::new(level, None, &format!("k{number}"));
+            let claims = join_all((0..20).map(|_| store.claim(&key, request()))).await;
+            let acquired = claims.iter().filter(|claim| matches!(claim, Ok(Claim::Acquired { attempt: 1 }))).count();
+            let in_flight = claims.iter().filter(|claim| matches!(claim, Ok(Claim::InFlight { .. }))).count();
+            assert_eq!((acquired, in_flight), (1, 19), "{level}: {claims:?}");
+        }
     }
 }
 
