@@ -276,3 +276,30 @@ async fn long_callers_have_keys_of_their_own() {
         assert_eq!(store.claim(&key, request()).await.expect("the store claims"), Claim::Acquired { attempt: 1 });
     }
 }
+
+#[tokio::test]
+async fn one_process_sweeps_at_a_time() {
+    let database = PostgresServer::shared().await.database().await;
+    let (pool, other) = (database.pool(4).await, database.pool(1).await);
+    let (store, elsewhere) = (migrated(&pool).await, PostgresStore::new(other));
+    // More than one batch; the sweep that deletes the first one stands still until lock 42 is free.
+    execute(
+        &pool,
+        "INSERT INTO idempotency.records (digest, key, state, fingerprint, token, attempt, claim_ttl, expires_at)
+         SELECT int8send(n), 'k' || n, 'claimed', '', '', 1, 1, now() - interval '1 second' FROM generate_series(1, 1200) n;
+         CREATE FUNCTION stand_still() RETURNS trigger LANGUAGE plpgsql AS
+         'BEGIN PERFORM pg_advisory_lock(42); PERFORM pg_advisory_unlock(42); RETURN OLD; END';
+         CREATE TRIGGER stand_still BEFORE DELETE ON idempotency.records FOR EACH ROW EXECUTE FUNCTION stand_still();",
+    )
+    .await;
+    let mut holder = pool.acquire().await.expect("a connection");
+    sqlx::query("SELECT pg_advisory_lock(42)").execute(&mut *holder).await.expect("the lock is free");
+    let first = tokio::spawn(async move { store.sweep().await });
+    let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = 42";
+    let waiting = async || sqlx::query_scalar::<_, i64>(waits).fetch_one(&pool).await.expect("the server answers");
+    eventually(waiting, |&waiting| waiting == 1).await;
+    assert_eq!(elsewhere.sweep().await.expect("it answers"), 0, "another one is at it");
+    sqlx::query("SELECT pg_advisory_unlock(42)").execute(&mut *holder).await.expect("the lock is given back");
+    assert_eq!(first.await.expect("the task runs").expect("it sweeps"), 500);
+    assert_eq!(elsewhere.sweep().await.expect("it sweeps"), 500);
+}
