@@ -6,6 +6,8 @@ mod error;
 mod ledger;
 mod network;
 mod server;
+mod sqlite;
+mod store;
 mod user;
 
 use std::io::IsTerminal;
@@ -16,6 +18,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
+
+use crate::store::StoreOption;
 
 #[derive(Parser)]
 #[command(name = "charges", about = "A small payments API whose handlers survive retries")]
@@ -38,7 +42,12 @@ struct ServerOptions {
     /// Where to listen.
     #[arg(long, default_value = "127.0.0.1:3000")]
     addr: SocketAddr,
-    /// The folder of the ledger and of the idempotency store; created if it is not there.
+    /// Where the idempotency records lie: `memory`, `sqlite:PATH`, `redis://HOST:PORT` or `postgres://USER@HOST/DATABASE`.
+    /// SQLite and PostgreSQL hold the ledger too, and charges are exactly once there; else it lies in the folder `--data`
+    /// [default: `sqlite:` and the file ledger.db in that folder]
+    #[arg(long)]
+    store: Option<StoreOption>,
+    /// The folder of the files that `--store` does not name, and of the card network's books; created if it is not there.
     #[arg(long, default_value = "charges-data")]
     data: PathBuf,
     /// How long the pretended card network takes for one authorisation.

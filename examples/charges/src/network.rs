@@ -1,9 +1,22 @@
-//! The card network, another company's service: slow, and itself idempotent by the reference it is given.
+//! The card network, another company's service: slow, and itself idempotent by the reference it is given. Its books lie in
+//! a database of its own, which no transaction of ours reaches.
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
 use sqlx::{FromRow, SqlitePool};
+
+use crate::sqlite;
+
+const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS network_charges (
+        reference TEXT PRIMARY KEY,
+        amount INTEGER NOT NULL,
+        approved INTEGER NOT NULL,
+        times_asked INTEGER NOT NULL
+    ) STRICT;
+";
 
 /// Amounts over this are declined.
 const LIMIT: i64 = 100_000;
@@ -24,8 +37,10 @@ pub(crate) struct CardNetwork {
 }
 
 impl CardNetwork {
-    pub(crate) fn new(latency: Duration, books: SqlitePool) -> Self {
-        Self { latency, books }
+    pub(crate) async fn open(books: &Path, latency: Duration) -> anyhow::Result<Self> {
+        let books = sqlite::open(books).await?;
+        sqlx::raw_sql(SCHEMA).execute(&books).await?;
+        Ok(Self { latency, books })
     }
 
     /// Moves the money, once per reference however often it is asked; false when the card was declined.

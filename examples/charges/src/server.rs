@@ -4,27 +4,28 @@ use std::net::SocketAddr;
 
 use anyhow::Context;
 use futures_util::FutureExt;
-use idempotent_runtime::store::SqliteStore;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::ServerOptions;
 use crate::api::{App, router};
-use crate::ledger::Ledger;
 use crate::network::CardNetwork;
+use crate::store::{Opened, StoreOption};
 
 pub(crate) async fn run(options: ServerOptions) -> anyhow::Result<()> {
-    let ServerOptions { addr, data, network_latency, grace } = options;
+    let ServerOptions { addr, store, data, network_latency, grace } = options;
     let folder = data.display();
     tokio::fs::create_dir_all(&data).await.with_context(|| format!("the folder {folder} cannot be created"))?;
-    let ledger = Ledger::open(&data.join("ledger.db")).await.context("the ledger cannot be opened")?;
-    let registry = idempotent_runtime::install(SqliteStore::open(data.join("idempotency.db")).await?)?;
+    let store = store.unwrap_or_else(|| StoreOption::Sqlite(data.join("ledger.db")));
+    let Opened { registry, ledger, transactions } = store.open(&data).await?;
+    let registry = registry.install()?;
+    let network = CardNetwork::open(&data.join("network.db"), network_latency).await?;
 
     let listener = TcpListener::bind(addr)
         .await
         .with_context(|| format!("cannot listen on {addr}; choose another address with --addr"))?;
     let address = listener.local_addr()?;
-    let app = App { network: CardNetwork::new(network_latency, ledger.pool()), ledger };
+    let app = router(App { ledger, network }, transactions);
     let stop = stop_signal()?.shared();
 
     greet(address);
@@ -35,7 +36,7 @@ pub(crate) async fn run(options: ServerOptions) -> anyhow::Result<()> {
     // A client that never sends the end of its request would hold the shutdown up for ever.
     let out_of_patience = stop.clone().then(|()| tokio::time::sleep(grace));
     tokio::select! {
-        served = axum::serve(listener, router(app)).with_graceful_shutdown(stop).into_future() => served?,
+        served = axum::serve(listener, app).with_graceful_shutdown(stop).into_future() => served?,
         () = out_of_patience => tracing::warn!("leaving connections that are still open"),
     }
 

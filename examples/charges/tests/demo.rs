@@ -22,6 +22,8 @@ fn a_wrong_option_is_named() {
         (&["--addr", "nowhere"], "invalid socket address"),
         (&["--network-latency", "5"], "--network-latency"),
         (&["demmo"], "demo"),
+        (&["--store", "mysql://localhost/app"], "`postgres://USER@HOST/DATABASE`"),
+        (&["--store", "ledger.db"], "`sqlite:PATH`"),
     ] {
         let output = charges(arguments);
         let errors = String::from_utf8_lossy(&output.stderr);

@@ -1,56 +1,48 @@
 //! The server as a process: killed, stopped, restarted over the same files.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+mod support;
+
+use std::io::Write;
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use idempotent_tests::postgres::PostgresServer;
+use idempotent_tests::redis::RedisServer;
 use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use self::support::{LOG, Process};
+
 /// Far longer than anything takes here: a limit for a server that hangs.
 const LIMIT: Duration = Duration::from_mins(1);
 
-const LOG: &str = "server.log";
-
-/// A running server; killed when it is dropped.
+/// A running server, and its client.
 struct Server {
-    child: Child,
-    address: String,
+    process: Process,
     client: Client,
 }
 
 impl Server {
     fn start(data: &Path, options: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_charges"))
-            .args(["--addr", "127.0.0.1:0", "--data"])
-            .arg(data)
-            .args(options)
-            .stdout(Stdio::piped())
-            .stderr(File::options().create(true).append(true).open(data.join(LOG)).expect("a log file"))
-            .env_remove("RUST_LOG")
-            .spawn()
-            .expect("the server starts");
-        let mut greeting = BufReader::new(child.stdout.take().expect("a piped output"));
-        let mut line = String::new();
-        greeting.read_line(&mut line).expect("a greeting");
-        let address = line.trim().strip_prefix("listening on http://").expect("an address").to_owned();
-        // The rest of the greeting is read too: a closed pipe would fail the server's next line.
-        std::thread::spawn(move || greeting.read_to_end(&mut Vec::new()));
-        Self { child, address, client: Client::builder().retry(reqwest::retry::never()).build().expect("a client") }
+        let client = Client::builder().retry(reqwest::retry::never()).build().expect("a client");
+        Self { process: Process::start(data, options), client }
+    }
+
+    fn address(&self) -> &str {
+        &self.process.address
     }
 
     fn post(&self, path: &str, key: &str, body: &Value) -> RequestBuilder {
-        let request = self.client.post(format!("http://{}{path}", self.address)).bearer_auth("alice").json(body);
+        let request = self.client.post(format!("http://{}{path}", self.address())).bearer_auth("alice").json(body);
         request.header("idempotency-key", key)
     }
 
     async fn get(&self, path: &str) -> Vec<Value> {
-        let response = self.client.get(format!("http://{}{path}", self.address)).send().await.expect("an answer");
+        let response = self.client.get(format!("http://{}{path}", self.address())).send().await.expect("an answer");
         response.json().await.expect("a list")
     }
 
@@ -71,7 +63,7 @@ impl Server {
 
     /// Sends the request without waiting for its answer, and returns when its handler waits for the card network.
     async fn in_the_handler(&self, path: &str, key: &str, body: &Value) -> TcpStream {
-        let mut connection = TcpStream::connect(&self.address).expect("a connection");
+        let mut connection = TcpStream::connect(self.address()).expect("a connection");
         let (body, asked) = (body.to_string(), self.get("/network").await.len());
         let head = format!(
             "POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer alice\r\nidempotency-key: {key}\r\n\
@@ -86,32 +78,20 @@ impl Server {
         connection
     }
 
-    fn kill(mut self) {
-        self.child.kill().expect("it runs");
-        self.child.wait().expect("it ends");
-    }
-
     fn terminate(&self) {
-        let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().expect("kill starts");
-        assert!(sent.success(), "it runs");
+        let sent = Command::new("kill").args(["-TERM", &self.process.child.id().to_string()]).status();
+        assert!(sent.expect("kill starts").success(), "it runs");
     }
 
     fn ended(mut self) -> ExitStatus {
         let begun = Instant::now();
         loop {
-            if let Some(status) = self.child.try_wait().expect("it is a child") {
+            if let Some(status) = self.process.child.try_wait().expect("it is a child") {
                 return status;
             }
             assert!(begun.elapsed() < LIMIT, "the server does not stop");
             std::thread::sleep(Duration::from_millis(20));
         }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -128,17 +108,18 @@ fn lines<'a>(ledger: &'a [Value], key: &str) -> Vec<&'a Value> {
 }
 
 #[tokio::test]
-async fn a_charge_that_was_killed_runs_again_and_moves_the_money_once() {
+async fn a_charge_that_was_killed_runs_again_at_once_and_moves_the_money_once() {
     let data = folder();
     let server = Server::start(data.path(), &["--network-latency", "1h"]);
     let connection = server.in_the_handler("/charges", "killed", &order()).await;
     assert!(server.get("/ledger").await.is_empty());
-    server.kill();
+    drop(server);
     drop(connection);
 
     let server = Server::start(data.path(), &[]);
-    let (status, replayed, charge) = server.settled("/charges", "killed", &order()).await;
-    assert_eq!((status, replayed, &charge["attempt"]), (StatusCode::CREATED, false, &json!(2)), "{charge}");
+    let response = server.post("/charges", "killed", &order()).send().await.expect("an answer");
+    assert_eq!(response.status(), StatusCode::CREATED, "no lease is waited for");
+    let charge: Value = response.json().await.expect("JSON");
     let again = server.settled("/charges", "killed", &order()).await;
     assert_eq!(again, (StatusCode::CREATED, true, charge));
 
@@ -150,15 +131,54 @@ async fn a_charge_that_was_killed_runs_again_and_moves_the_money_once() {
 }
 
 #[tokio::test]
+async fn every_store_serves_charges_refunds_and_events() {
+    let database = PostgresServer::shared().await.database().await;
+    let elsewhere = folder();
+    let file = elsewhere.path().join("app.db");
+    let redis = RedisServer::start(&[]).await;
+    let stores = ["memory".to_owned(), format!("sqlite:{}", file.display()), redis.url(), database.url()];
+    for store in &stores {
+        let data = folder();
+        let server = Server::start(data.path(), &["--network-latency", "1ms", "--store", store]);
+        let (status, replayed, charge) = server.settled("/charges", "charge", &order()).await;
+        assert_eq!((status, replayed), (StatusCode::CREATED, false), "{store}: {charge}");
+        let refund = json!({ "charge": charge["id"], "amount": 400 });
+        let event = json!({ "id": "evt_1", "charge": charge["id"], "kind": "dispute" });
+        for replayed in [false, true] {
+            let (status, is_replay, _) = server.settled("/refunds", "refund", &refund).await;
+            assert_eq!((status, is_replay), (StatusCode::CREATED, replayed), "{store}");
+            let taken = server.post("/network-events", "unused", &event).send().await.expect("an answer");
+            assert_eq!(taken.status(), StatusCode::NO_CONTENT, "{store}");
+        }
+        assert_eq!(
+            server.settled("/charges", "charge", &order()).await,
+            (StatusCode::CREATED, true, charge),
+            "{store}"
+        );
+        let declined = json!({ "amount": 5_000_000, "currency": "EUR", "card": "4242" });
+        for replayed in [false, true] {
+            let (status, is_replay, _) = server.settled("/charges", "declined", &declined).await;
+            assert_eq!((status, is_replay), (StatusCode::PAYMENT_REQUIRED, replayed), "{store}");
+        }
+        let (status, _, refusal) =
+            server.settled("/refunds", "rest", &json!({ "charge": refund["charge"], "amount": 601 })).await;
+        assert_eq!((status, &refusal["error"]), (StatusCode::CONFLICT, &json!("refund_too_large")), "{store}");
+        let kinds: Vec<Value> = server.get("/ledger").await.iter().map(|line| line["kind"].clone()).collect();
+        assert_eq!(kinds, ["charge", "refund", "dispute"], "{store}");
+    }
+    assert!(file.exists());
+}
+
+#[tokio::test]
 async fn a_refund_that_was_killed_never_runs_again_and_leaves_its_trace() {
     let data = folder();
     let server = Server::start(data.path(), &["--network-latency", "1ms"]);
     let (_, _, charge) = server.settled("/charges", "charge", &order()).await;
-    server.kill();
+    drop(server);
     let server = Server::start(data.path(), &["--network-latency", "1h"]);
     let refund = json!({ "charge": charge["id"], "amount": 400 });
     let connection = server.in_the_handler("/refunds", "killed", &refund).await;
-    server.kill();
+    drop(server);
     drop(connection);
 
     let server = Server::start(data.path(), &["--network-latency", "1ms"]);
@@ -198,7 +218,7 @@ async fn a_refund_of_another_users_charge_is_not_found() {
     let server = Server::start(data.path(), &["--network-latency", "1ms"]);
     let (_, _, charge) = server.settled("/charges", "charge", &order()).await;
     let body = json!({ "charge": charge["id"], "amount": 1 });
-    let request = server.client.post(format!("http://{}/refunds", server.address)).bearer_auth("bob");
+    let request = server.client.post(format!("http://{}/refunds", server.address())).bearer_auth("bob");
     let response = request.header("idempotency-key", "mine").json(&body).send().await.expect("an answer");
     assert_eq!(response.status(), StatusCode::NOT_FOUND);
     assert_eq!(server.get("/network").await.len(), 1, "the network was not asked");
@@ -221,7 +241,7 @@ async fn a_stop_waits_for_a_handler_whose_client_is_gone() {
 async fn a_stop_does_not_wait_for_ever_for_a_request_that_is_never_sent_whole() {
     let data = folder();
     let server = Server::start(data.path(), &["--grace", "100ms"]);
-    let mut connection = TcpStream::connect(&server.address).expect("a connection");
+    let mut connection = TcpStream::connect(server.address()).expect("a connection");
     connection.write_all(b"POST /charges HTTP/1.1\r\nhost: x\r\n").expect("a part of a request");
     // An answer on a later connection shows that the server has taken the earlier one.
     assert!(server.get("/ledger").await.is_empty());

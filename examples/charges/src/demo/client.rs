@@ -115,9 +115,10 @@ pub(super) async fn books(client: &Client, server: &Server) -> anyhow::Result<Ve
 /// A line of them.
 #[derive(Deserialize)]
 pub(super) struct NetworkCharge {
+    pub(super) reference: String,
     pub(super) amount: i64,
     pub(super) approved: bool,
-    times_asked: u64,
+    pub(super) times_asked: u64,
 }
 
 /// It is asked in the middle of a handler, so a higher number tells that one runs.

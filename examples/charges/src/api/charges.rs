@@ -1,0 +1,74 @@
+//! Charges on a store without transactions: at least once.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use idempotent_runtime::{Idempotency, idempotent};
+use serde::{Deserialize, Serialize};
+
+use super::App;
+use crate::error::ApiError;
+use crate::ledger::NewEntry;
+use crate::user::User;
+
+#[derive(Deserialize)]
+pub(super) struct NewCharge {
+    pub(super) amount: i64,
+    pub(super) currency: String,
+    pub(super) card: String,
+}
+
+#[derive(Serialize)]
+pub(super) struct Charge {
+    id: i64,
+    amount: i64,
+    currency: String,
+    card: String,
+    attempt: u32,
+}
+
+/// Charges a card: **at least once**, and once in effect.
+///
+/// A process that dies in here leaves its claim behind; when the lease has run out, a retry runs the handler again, as
+/// attempt 2. Nobody is charged twice, since every attempt has the same reference: the card network recognises it, and
+/// the ledger enters it once. A declined card is final too.
+#[idempotent(scope = "charges", ttl = "24h", cache = [201, 402], caller = user.name, lease = "3s")]
+pub(super) async fn create_charge(
+    State(app): State<App>,
+    user: User,
+    idempotency: Idempotency,
+    Json(order): Json<NewCharge>,
+) -> Result<(StatusCode, Json<Charge>), ApiError> {
+    let reference = idempotency.downstream_key("card-network");
+    order.authorise(&app, &reference, idempotency.attempt()).await?;
+    let id = app.ledger.enter_once(order.entry(&user, &idempotency, &reference)).await?;
+    Ok((StatusCode::CREATED, Json(order.charged(id, idempotency.attempt()))))
+}
+
+impl NewCharge {
+    /// Takes the money.
+    pub(super) async fn authorise(&self, app: &App, reference: &str, attempt: u32) -> Result<(), ApiError> {
+        if self.amount <= 0 {
+            return Err(ApiError::InvalidAmount);
+        }
+        tracing::info!(amount = self.amount, attempt, "asking the card network");
+        if app.network.authorise(reference, self.amount).await? { Ok(()) } else { Err(ApiError::Declined) }
+    }
+
+    pub(super) fn entry<'a>(&self, user: &'a User, idempotency: &'a Idempotency, reference: &'a str) -> NewEntry<'a> {
+        NewEntry {
+            kind: "charge",
+            user: &user.name,
+            amount: self.amount,
+            charge: None,
+            key: idempotency.key(),
+            attempt: idempotency.attempt(),
+            reference,
+        }
+    }
+
+    pub(super) fn charged(self, id: i64, attempt: u32) -> Charge {
+        let Self { amount, currency, card } = self;
+        Charge { id, amount, currency, card, attempt }
+    }
+}

@@ -1,0 +1,68 @@
+//! Refunds: at most once.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use idempotent_runtime::{Idempotency, idempotent};
+use serde::{Deserialize, Serialize};
+
+use super::App;
+use crate::error::ApiError;
+use crate::ledger;
+use crate::user::User;
+
+#[derive(Deserialize)]
+pub(super) struct NewRefund {
+    charge: i64,
+    amount: i64,
+}
+
+#[derive(Serialize)]
+pub(super) struct Refund {
+    id: i64,
+    charge: i64,
+    amount: i64,
+}
+
+/// Gives money back: **at most once**, on every store.
+///
+/// A key is required, a double click waits for the first one's response, and after a crash nobody runs it again: a
+/// person finds the unsettled entry in the ledger and asks the card network. It stands there although the process died,
+/// since it is written before the network is asked, and in no transaction with the record.
+#[idempotent(
+    scope = "refunds",
+    ttl = "7d",
+    required,
+    caller = user.name,
+    fingerprint = (refund.charge, refund.amount),
+    in_flight = wait("5s"),
+    lease = "3s",
+    after_crash = "refuse",
+)]
+pub(super) async fn create_refund(
+    State(app): State<App>,
+    user: User,
+    idempotency: Idempotency,
+    Json(refund): Json<NewRefund>,
+) -> Result<(StatusCode, Json<Refund>), ApiError> {
+    let NewRefund { charge, amount } = refund;
+    if amount <= 0 {
+        return Err(ApiError::InvalidAmount);
+    }
+    app.ledger.charge(charge, &user.name).await?;
+    let reference = idempotency.downstream_key("card-network");
+    let entry = ledger::NewRefund {
+        user: &user.name,
+        amount,
+        charge,
+        key: idempotency.key(),
+        attempt: idempotency.attempt(),
+        reference: &reference,
+    };
+    let Some(id) = app.ledger.reserve(entry).await? else {
+        return Err(ApiError::RefundTooLarge { left: app.ledger.charge(charge, &user.name).await?.refundable });
+    };
+    app.network.authorise(&reference, -amount).await?;
+    app.ledger.settle(id).await?;
+    Ok((StatusCode::CREATED, Json(Refund { id, charge, amount })))
+}

@@ -1,0 +1,149 @@
+//! What the ledger asks of a database: the statements are the same, the types and the tables are not.
+
+use sqlx::{Database, Pool, Postgres, Sqlite};
+
+use super::{NewEntry, NewRefund};
+
+pub(crate) trait LedgerDatabase: Database {
+    /// Makes the tables where they are not there. Every process may call it, also all at once.
+    fn migrate(pool: &Pool<Self>) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// Writes a settled entry; its id. An error if there is one of this reference.
+    fn enter(
+        connection: &mut Self::Connection,
+        entry: NewEntry<'_>,
+    ) -> impl Future<Output = Result<i64, sqlx::Error>> + Send;
+
+    /// Writes a settled entry unless an earlier attempt has; its id.
+    fn enter_once(pool: &Pool<Self>, entry: NewEntry<'_>) -> impl Future<Output = Result<i64, sqlx::Error>> + Send;
+
+    /// Takes the money out of what is left of the charge, if there is as much, unless an earlier attempt has.
+    fn reserve(
+        pool: &Pool<Self>,
+        refund: NewRefund<'_>,
+    ) -> impl Future<Output = Result<Option<i64>, sqlx::Error>> + Send;
+}
+
+macro_rules! ledger_database {
+    ($database:ty, $schema:literal) => {
+        impl LedgerDatabase for $database {
+            async fn migrate(pool: &Pool<Self>) -> Result<(), sqlx::Error> {
+                sqlx::raw_sql($schema).execute(pool).await.map(drop)
+            }
+
+            async fn enter(connection: &mut Self::Connection, entry: NewEntry<'_>) -> Result<i64, sqlx::Error> {
+                sqlx::query_scalar(
+                    r#"INSERT INTO entries (kind, "user", amount, refundable, charge, key, attempt, settled, reference)
+                       VALUES ($1, $2, $3, $3, $4, $5, $6, TRUE, $7)
+                       RETURNING id"#,
+                )
+                .bind(entry.kind)
+                .bind(entry.user)
+                .bind(entry.amount)
+                .bind(entry.charge)
+                .bind(entry.key)
+                .bind(i64::from(entry.attempt))
+                .bind(entry.reference)
+                .fetch_one(connection)
+                .await
+            }
+
+            async fn enter_once(pool: &Pool<Self>, entry: NewEntry<'_>) -> Result<i64, sqlx::Error> {
+                sqlx::query(
+                    r#"INSERT INTO entries (kind, "user", amount, refundable, charge, key, attempt, settled, reference)
+                       VALUES ($1, $2, $3, $3, $4, $5, $6, TRUE, $7)
+                       ON CONFLICT (reference) DO NOTHING"#,
+                )
+                .bind(entry.kind)
+                .bind(entry.user)
+                .bind(entry.amount)
+                .bind(entry.charge)
+                .bind(entry.key)
+                .bind(i64::from(entry.attempt))
+                .bind(entry.reference)
+                .execute(pool)
+                .await?;
+                sqlx::query_scalar("SELECT id FROM entries WHERE reference = $1")
+                    .bind(entry.reference)
+                    .fetch_one(pool)
+                    .await
+            }
+
+            async fn reserve(pool: &Pool<Self>, refund: NewRefund<'_>) -> Result<Option<i64>, sqlx::Error> {
+                let mut transaction = pool.begin().await?;
+                let inserted = sqlx::query_scalar(
+                    r#"INSERT INTO entries (kind, "user", amount, refundable, charge, key, attempt, settled, reference)
+                       VALUES ('refund', $1, $2, 0, $3, $4, $5, FALSE, $6)
+                       ON CONFLICT (reference) DO NOTHING
+                       RETURNING id"#,
+                )
+                .bind(refund.user)
+                .bind(-refund.amount)
+                .bind(refund.charge)
+                .bind(refund.key)
+                .bind(i64::from(refund.attempt))
+                .bind(refund.reference)
+                .fetch_optional(&mut *transaction)
+                .await?;
+                let Some(id) = inserted else {
+                    let id = sqlx::query_scalar("SELECT id FROM entries WHERE reference = $1").bind(refund.reference);
+                    return id.fetch_one(&mut *transaction).await.map(Some);
+                };
+                // Looked at and taken in one statement: another refund could see the same money in between. And as the last
+                // one: the other refunds of this charge wait until it is committed.
+                let taken =
+                    sqlx::query("UPDATE entries SET refundable = refundable - $1 WHERE id = $2 AND refundable >= $1")
+                        .bind(refund.amount)
+                        .bind(refund.charge)
+                        .execute(&mut *transaction)
+                        .await?;
+                if taken.rows_affected() == 0 {
+                    transaction.rollback().await?;
+                    return Ok(None);
+                }
+                transaction.commit().await?;
+                Ok(Some(id))
+            }
+        }
+    };
+}
+
+ledger_database!(
+    Sqlite,
+    r#"
+    CREATE TABLE IF NOT EXISTS entries (
+        id INTEGER PRIMARY KEY,
+        kind TEXT NOT NULL,
+        "user" TEXT NOT NULL,
+        amount INTEGER NOT NULL,
+        refundable INTEGER NOT NULL,
+        charge INTEGER,
+        key TEXT,
+        attempt INTEGER NOT NULL,
+        settled INTEGER NOT NULL,
+        reference TEXT NOT NULL UNIQUE
+    ) STRICT;
+    "#
+);
+
+// Of two processes that make a table at once, PostgreSQL fails one, IF NOT EXISTS or not.
+ledger_database!(
+    Postgres,
+    r#"
+    BEGIN;
+    SELECT pg_advisory_xact_lock(3000);
+    CREATE TABLE IF NOT EXISTS entries (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        kind text NOT NULL,
+        "user" text NOT NULL,
+        amount bigint NOT NULL,
+        refundable bigint NOT NULL,
+        charge bigint,
+        key text,
+        attempt bigint NOT NULL,
+        settled boolean NOT NULL,
+        reference text NOT NULL UNIQUE
+    );
+    COMMIT;
+    "#
+);

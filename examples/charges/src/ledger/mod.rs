@@ -1,0 +1,108 @@
+//! The business data: who was charged and refunded, in the database of the application.
+
+mod database;
+
+use serde::Serialize;
+use sqlx::{FromRow, PgPool, SqlitePool};
+
+pub(crate) use self::database::LedgerDatabase;
+use crate::error::ApiError;
+
+/// In SQLite or in PostgreSQL.
+#[derive(Clone)]
+pub(crate) enum Ledger {
+    Sqlite(SqlitePool),
+    Postgres(PgPool),
+}
+
+/// A line of the ledger.
+#[derive(FromRow, Serialize)]
+pub(crate) struct Entry {
+    pub(crate) id: i64,
+    pub(crate) kind: String,
+    pub(crate) user: String,
+    /// In the smallest unit of the currency; negative for a refund.
+    pub(crate) amount: i64,
+    /// What is left of a charge after its refunds, those included whose outcome is unknown.
+    pub(crate) refundable: i64,
+    /// The charge that a refund or an event belongs to.
+    pub(crate) charge: Option<i64>,
+    /// The idempotency key of the request.
+    pub(crate) key: Option<String>,
+    /// The attempt that wrote this line: 2 when the process died in the first one.
+    pub(crate) attempt: i64,
+    /// Whether the card network has answered; a refund that stays unsettled is for a person to look into.
+    pub(crate) settled: bool,
+    /// What the card network knows it by.
+    pub(crate) reference: String,
+}
+
+/// What a handler writes.
+pub(crate) struct NewEntry<'a> {
+    pub(crate) kind: &'a str,
+    pub(crate) user: &'a str,
+    pub(crate) amount: i64,
+    pub(crate) charge: Option<i64>,
+    pub(crate) key: Option<&'a str>,
+    pub(crate) attempt: u32,
+    /// The same on every attempt of one request, so that it is entered once.
+    pub(crate) reference: &'a str,
+}
+
+/// Money that goes back to where a charge took it.
+pub(crate) struct NewRefund<'a> {
+    pub(crate) user: &'a str,
+    /// Over 0.
+    pub(crate) amount: i64,
+    pub(crate) charge: i64,
+    pub(crate) key: Option<&'a str>,
+    pub(crate) attempt: u32,
+    /// The same on every attempt of one request, so that it is entered once.
+    pub(crate) reference: &'a str,
+}
+
+/// The same on either database.
+macro_rules! on_pool {
+    ($ledger:expr, $pool:ident => $does:expr) => {
+        match $ledger {
+            Ledger::Sqlite($pool) => $does,
+            Ledger::Postgres($pool) => $does,
+        }
+    };
+}
+
+impl Ledger {
+    /// Makes the tables where they are not there. Every process may call it, also all at once.
+    pub(crate) async fn migrate(&self) -> Result<(), sqlx::Error> {
+        on_pool!(self, pool => LedgerDatabase::migrate(pool).await)
+    }
+
+    /// Writes a settled entry unless an earlier attempt has; the entry's id.
+    pub(crate) async fn enter_once(&self, entry: NewEntry<'_>) -> Result<i64, sqlx::Error> {
+        on_pool!(self, pool => LedgerDatabase::enter_once(pool, entry).await)
+    }
+
+    /// Writes an unsettled refund unless an earlier attempt has; the entry's id, or `None` when less is left of the charge.
+    pub(crate) async fn reserve(&self, refund: NewRefund<'_>) -> Result<Option<i64>, sqlx::Error> {
+        on_pool!(self, pool => LedgerDatabase::reserve(pool, refund).await)
+    }
+
+    /// The card network has answered for the entry.
+    pub(crate) async fn settle(&self, id: i64) -> Result<(), sqlx::Error> {
+        let settle = "UPDATE entries SET settled = TRUE WHERE id = $1";
+        on_pool!(self, pool => sqlx::query(settle).bind(id).execute(pool).await.map(drop))
+    }
+
+    pub(crate) async fn charge(&self, id: i64, user: &str) -> Result<Entry, ApiError> {
+        let charge = r#"SELECT * FROM entries WHERE id = $1 AND "user" = $2 AND kind = 'charge'"#;
+        let found = on_pool!(self, pool => {
+            sqlx::query_as(charge).bind(id).bind(user).fetch_optional(pool).await?
+        });
+        found.ok_or(ApiError::NoSuchCharge(id))
+    }
+
+    pub(crate) async fn entries(&self) -> Result<Vec<Entry>, sqlx::Error> {
+        let entries = "SELECT * FROM entries ORDER BY id";
+        on_pool!(self, pool => sqlx::query_as(entries).fetch_all(pool).await)
+    }
+}
