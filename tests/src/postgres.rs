@@ -104,7 +104,7 @@ impl PostgresServer {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let mut connection = self.connect("postgres").await;
-        let create = AssertSqlSafe(format!("CREATE DATABASE {name} STRATEGY file_copy"));
+        let create = AssertSqlSafe(format!("CREATE DATABASE {name}"));
         sqlx::query(create).execute(&mut connection).await.expect("the database is made");
         connection.close().await.expect("the connection closes");
         Database { options: self.options(&name), name, folder: self.folder.clone() }

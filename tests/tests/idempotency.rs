@@ -4,10 +4,15 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::post;
-use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, MemoryStore, Store, Token};
+use idempotent_runtime::store::{
+    AfterCrash, Claim, ClaimRequest, MemoryStore, PostgresStore, RedisStore, SqliteStore, Store, Token,
+};
 use idempotent_runtime::{Fingerprint, Idempotency, RecordKey, Registry, idempotent};
+use idempotent_tests::postgres::PostgresServer;
+use idempotent_tests::redis::RedisServer;
 use idempotent_tests::{Runs, Server, answer};
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::Duration;
 use tower::ServiceExt;
 
@@ -42,7 +47,7 @@ async fn not_annotated(idempotency: Idempotency) -> axum::Json<Value> {
     describe(&idempotency)
 }
 
-async fn serve(store: MemoryStore) -> Server {
+async fn serve(store: impl Store) -> Server {
     let app = Router::new()
         .route("/first", post(as_first_argument))
         .route("/last", post(as_last_argument))
@@ -70,10 +75,9 @@ async fn the_downstream_key_is_the_same_on_every_attempt_and_differs_by_everythi
     assert!(text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit()), "{text}");
 }
 
-#[tokio::test]
-async fn the_downstream_key_survives_a_crash_and_the_attempt_counts_it() {
-    let store = MemoryStore::new();
-    let server = serve(store.clone()).await;
+async fn the_downstream_key_survives_a_crash_and_the_attempt_counts_it<S: Store>(store: S) -> Value {
+    let store = Arc::new(store);
+    let server = serve(Arc::clone(&store)).await;
     let first = server.post_with_key("/first", "k").await.json();
     let request = ClaimRequest {
         token: Token::unique(),
@@ -89,6 +93,23 @@ async fn the_downstream_key_survives_a_crash_and_the_attempt_counts_it() {
     let second = server.post_with_key("/first", "k").await.json();
     assert_eq!(second["attempt"], 2);
     assert_eq!(second["stripe"], first["stripe"]);
+    second["stripe"].clone()
+}
+
+#[tokio::test]
+async fn on_every_store_the_downstream_key_survives_a_crash_and_the_attempt_counts_it() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let sqlite = SqliteStore::open(folder.path().join("idempotency.db")).await.expect("the store opens");
+    let postgres = PostgresStore::new(PostgresServer::shared().await.database().await.pool(4).await);
+    postgres.migrate().await.expect("the tables are made");
+    let redis = RedisStore::connect(&RedisServer::shared().await.url()).await.expect("the store opens");
+    let keys = [
+        the_downstream_key_survives_a_crash_and_the_attempt_counts_it(MemoryStore::new()).await,
+        the_downstream_key_survives_a_crash_and_the_attempt_counts_it(sqlite).await,
+        the_downstream_key_survives_a_crash_and_the_attempt_counts_it(postgres).await,
+        the_downstream_key_survives_a_crash_and_the_attempt_counts_it(redis).await,
+    ];
+    assert!(keys.iter().all(|key| *key == keys[0]), "also after a change of the store: {keys:?}");
 }
 
 #[tokio::test]
