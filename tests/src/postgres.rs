@@ -28,7 +28,12 @@ const KEEPER: &str = r#"
 folder=$1; shift
 "$@" </dev/null >>"$folder/log" 2>&1 &
 cat >/dev/null
-[ -e "$folder/data/postmaster.pid" ] && kill -INT "$(head -n 1 "$folder/data/postmaster.pid")"
+if [ -e "$folder/data/postmaster.pid" ]; then
+    postmaster=$(head -n 1 "$folder/data/postmaster.pid")
+    # A test may have failed while the server stood still.
+    kill -CONT $(ps -o pid= --ppid "$postmaster") "$postmaster"
+    kill -INT "$postmaster"
+fi
 while [ -e "$folder/data/postmaster.pid" ]; do sleep 0.05; done
 rm -rf "$folder"
 "#;

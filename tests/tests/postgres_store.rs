@@ -71,8 +71,12 @@ async fn execute(pool: &PgPool, sql: &str) {
 #[tokio::test]
 async fn ten_processes_that_start_at_once_migrate_once() {
     let database = PostgresServer::shared().await.database().await;
-    let migrations = (0..10).map(|_| async { PostgresStore::new(database.pool(1).await).migrate().await });
-    assert!(join_all(migrations).await.iter().all(Result::is_ok));
+    // Whatever isolation level the application has chosen for its pool.
+    let levels = ["read committed", "repeatable read", "serializable"].into_iter().cycle().take(10);
+    let pools = join_all(levels.map(|level| database.pool_of_isolation(level))).await;
+    let migrations = pools.iter().map(|pool| async { PostgresStore::new(pool.clone()).migrate().await });
+    let migrated_all = join_all(migrations).await;
+    assert!(migrated_all.iter().all(Result::is_ok), "{migrated_all:?}");
     let pool = database.pool(1).await;
     migrated(&pool).await;
     let versions: Vec<i32> =
@@ -107,11 +111,34 @@ async fn a_newer_schema_and_one_without_a_version_are_left_alone() {
 async fn a_schema_may_have_any_name_and_stores_of_two_schemas_share_nothing() {
     let pool = pool().await;
     let key = RecordKey::new("charges", None, "k");
-    for name in ["payments", "Odd \"name\"; DROP TABLE x"] {
+    for name in ["payments", "Odd \"name\"; DROP TABLE x", "a\nCREATE TABLE public.injected (); --"] {
         let store = PostgresStore::builder(pool.clone()).schema(name).build();
         store.migrate().await.expect("the tables are made");
         assert_eq!(store.claim(&key, request()).await.expect("the store claims"), Claim::Acquired { attempt: 1 });
     }
+    let injected = sqlx::query_scalar::<_, bool>("SELECT to_regclass('public.injected') IS NOT NULL");
+    assert!(!injected.fetch_one(&pool).await.expect("the server answers"));
+}
+
+#[tokio::test]
+async fn a_completion_that_is_sent_again_while_the_first_one_commits_is_no_lost_claim() {
+    let pool = pool().await;
+    let (store, key, claim) = (migrated(&pool).await, RecordKey::new("charges", None, "k"), request());
+    let _ = store.claim(&key, claim).await.expect("the store claims");
+    // The first one was cut off, and its statement is not committed yet.
+    let mut first = pool.begin().await.expect("a transaction");
+    let completed = "UPDATE idempotency.records SET state = 'completed', lease_until = NULL, recorded_at = now(), \
+         status = 201, headers = '[]', body = 'paid'";
+    sqlx::query(completed).execute(&mut *first).await.expect("the row is there");
+    let second = tokio::spawn({
+        let (store, key) = (store.clone(), key.clone());
+        async move { store.complete(&key, claim.token, record(), claim.ttl).await }
+    });
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let waiting = async || sqlx::query_scalar::<_, i64>(waits).fetch_one(&pool).await.expect("the server answers");
+    eventually(waiting, |&waiting| waiting == 1).await;
+    first.commit().await.expect("it commits");
+    assert_eq!(second.await.expect("the task runs").expect("the store answers"), Held::Yes);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Creates and upgrades the tables.
 
+use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgConnection, PgPool};
-use sqlx::{AssertSqlSafe, Connection as _};
 
 /// What this version reads and writes, and how it comes about: each file makes one version of the one before.
 const MIGRATIONS: [&str; 1] = [include_str!("migrations/1.sql")];
@@ -11,8 +11,8 @@ const TEMPLATE: &str = "\"idempotency\"";
 
 /// Safe when many processes start at once: one of them migrates, and the others find it done.
 pub(super) async fn migrate(pool: &PgPool, schema: &str, lock: i64) -> Result<(), MigrateError> {
-    let mut connection = pool.acquire().await?;
-    let mut transaction = connection.begin().await?;
+    // Whatever the application's default is: what another process has done while we waited for the lock must be seen.
+    let mut transaction = pool.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(lock).execute(&mut *transaction).await?;
     let found = version(&mut transaction, schema).await?;
     let supported = MIGRATIONS.len();

@@ -1,6 +1,6 @@
 -- The tables of `idempotent-runtime`. `PostgresStore::migrate` runs this file; run it yourself if your migrations are
--- your own affair. The schema may have another name: replace "idempotency" throughout, quotes included, and tell the
--- store with `PostgresStore::builder(pool).schema("…")`.
+-- your own affair. The schema may have another name: `PostgresStore::sql` gives the SQL for the one that the store was
+-- told with `PostgresStore::builder(pool).schema("…")`.
 
 CREATE SCHEMA IF NOT EXISTS "idempotency";
 
