@@ -269,10 +269,28 @@ async fn a_write_that_too_few_replicas_have_is_refused() {
 
     replica.signal("STOP");
     let impatient = wait(1, Duration::from_millis(100)).await.expect("the store opens");
-    let error = impatient.claim(&RecordKey::new("charges", None, "other"), request()).await.expect_err("none has it");
-    let source = std::error::Error::source(&error).expect("a reason").to_string();
-    assert!(source.contains("only 0 of the wanted 1 replicas"), "{source}");
+    // The second time on another connection, which must not take it for granted that the first one's write is there.
+    let (other, claim) = (RecordKey::new("charges", None, "other"), request());
+    for _ in 0..2 {
+        let error = impatient.claim(&other, claim).await.expect_err("none has it");
+        let source = std::error::Error::source(&error).expect("a reason").to_string();
+        assert!(source.contains("only 0 of the wanted 1 replicas"), "{source}");
+    }
     replica.signal("CONT");
+}
+
+#[tokio::test]
+async fn a_user_who_may_not_publish_claims_and_records_all_the_same() {
+    let server = RedisServer::start(&[]).await;
+    let () = server.command("ACL SETUSER app on >secret ~* +@all resetchannels").await;
+    let url = server.url().replace("redis://", "redis://app:secret@");
+    let store = RedisStore::connect(&url).await.expect("the store opens");
+    let (key, claim) = (RecordKey::new("charges", None, "k"), request());
+    assert_eq!(store.claim(&key, claim).await.expect("it claims"), Claim::Acquired { attempt: 1 });
+    assert_eq!(store.release(&key, claim.token).await.expect("it releases"), Held::Yes);
+    assert_eq!(store.claim(&key, claim).await.expect("it claims"), Claim::Acquired { attempt: 1 });
+    assert_eq!(store.complete(&key, claim.token, record(b"paid"), claim.ttl).await.expect("it records"), Held::Yes);
+    assert!(matches!(store.claim(&key, request()).await, Ok(Claim::Completed(_))));
 }
 
 #[tokio::test]

@@ -114,7 +114,8 @@ impl Acknowledged {
     ) -> RedisResult<(T, usize)> {
         let index = self.next.fetch_add(1, Ordering::Relaxed) % self.connections.len();
         let mut connection = self.connections[index].lock().await;
-        let millis = u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX);
+        // To WAIT, 0 is for ever.
+        let millis = u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX).max(1);
         let mut wait = redis::cmd("WAIT");
         wait.arg(self.replicas).arg(millis);
         let mut send = async |command: &str, text: &str| {

@@ -26,6 +26,15 @@ local function write(claim)
         '{"state":"claimed","token":"%s","fingerprint":"%s","attempt":%.0f,"lease_until":%.0f,"ttl":%.0f}',
         claim.token, claim.fingerprint, claim.attempt, claim.lease_until, claim.ttl), 'PX', claim.ttl)
 end
+-- WAIT counts who has this connection's last write: an earlier try's, made on another connection, is not known to it.
+local function write_nothing_new()
+    local left = redis.call('PTTL', KEYS[1])
+    if left > 0 then redis.call('PEXPIRE', KEYS[1], left) end
+end
+-- A user who may not publish must not turn a write that was made into an error: waiters look by themselves too.
+local function tell(channel)
+    redis.pcall('PUBLISH', channel, KEYS[1])
+end
 local function held_by(token)
     local claim = claim_in(redis.call('GET', KEYS[1]))
     if claim and claim.token == token then return claim end
@@ -43,7 +52,10 @@ local attempt = 1
 if value then
     local claim = claim_in(value)
     if not claim then return {'standing', value} end
-    if claim.token == ARGV[1] then return {'acquired', claim.attempt} end
+    if claim.token == ARGV[1] then
+        write_nothing_new()
+        return {'acquired', claim.attempt}
+    end
     if claim.lease_until > now() then return {'in_flight', claim.fingerprint} end
     if ARGV[5] ~= '1' or claim.fingerprint ~= ARGV[2] then return {'lapsed', claim.fingerprint} end
     attempt = claim.attempt + 1
@@ -71,11 +83,14 @@ const COMPLETE: &str = concat!(
     r#"
 local own_record = '{"state":"completed","token":"' .. ARGV[1] .. '"'
 local value = redis.call('GET', KEYS[1])
-if value and string.sub(value, 1, #own_record) == own_record then return 1 end
+if value and string.sub(value, 1, #own_record) == own_record then
+    write_nothing_new()
+    return 1
+end
 local claim = claim_in(value)
 if not claim or claim.token ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-redis.call('PUBLISH', ARGV[4], KEYS[1])
+tell(ARGV[4])
 return 1
 "#
 );
@@ -86,7 +101,7 @@ const RELEASE: &str = concat!(
     r"
 if not held_by(ARGV[1]) then return 0 end
 redis.call('DEL', KEYS[1])
-redis.call('PUBLISH', ARGV[2], KEYS[1])
+tell(ARGV[2])
 return 1
 "
 );
