@@ -3,9 +3,11 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use bytes::Bytes;
 use http::HeaderValue;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use sfv::{BareItem, Item, Parser};
+use sha2::{Digest, Sha256};
 
 /// A well-formed key: 1 to 255 characters of ASCII, not blank.
 ///
@@ -160,6 +162,27 @@ impl RecordKey {
         well_formed.then_some(parsed).ok_or(MalformedRecordKey)
     }
 
+    /// The key as a registry with [`digest_keys`](crate::RegistryBuilder::digest_keys) stores it: the scope as it is,
+    /// SHA-256 digests of the caller in this scope and of the whole key.
+    ///
+    /// Operators look up and purge with it what such a registry has recorded. A caller that can be guessed, such as a
+    /// number, can also be found by digesting all of them.
+    ///
+    /// ```
+    /// use idempotent_runtime::RecordKey;
+    ///
+    /// let stored = RecordKey::new("charges", Some("alice"), "8e03978e").digested();
+    /// assert_eq!(stored.scope(), "charges");
+    /// assert_eq!(stored.key().len(), 64);
+    /// assert_ne!(stored.caller(), RecordKey::new("refunds", Some("alice"), "8e03978e").digested().caller());
+    /// ```
+    #[must_use]
+    pub fn digested(&self) -> Self {
+        let [scope, caller, _] = self.parts();
+        let caller = (!caller.is_empty()).then(|| hex_digest(&format!("{scope}/{caller}")));
+        Self::new(&decode(scope), caller.as_deref(), &hex_digest(self.as_str()))
+    }
+
     /// The text that stores use as their key: ASCII without spaces and control characters.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -188,6 +211,10 @@ impl RecordKey {
 
 fn decode(part: &str) -> Cow<'_, str> {
     percent_decode_str(part).decode_utf8_lossy()
+}
+
+fn hex_digest(text: &str) -> String {
+    format!("{:x}", Bytes::from_owner(Sha256::digest(text)))
 }
 
 /// Shows the scope alone: keys and callers do not belong in logs.

@@ -53,8 +53,10 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod at_rest;
 mod body;
 mod completion;
+mod crowding;
 mod engine;
 mod fingerprint;
 mod guarded;
@@ -66,6 +68,8 @@ mod policy;
 mod record;
 mod refusal;
 mod registry;
+#[cfg(feature = "seal")]
+mod sealing;
 pub mod store;
 mod telemetry;
 #[cfg(feature = "testing")]
@@ -84,9 +88,11 @@ pub use self::policy::{
     AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, KeySource, Methods, OnStoreError, Oversize,
     Policy, policies,
 };
-pub use self::record::{HeadersText, Record, RecordedBody};
+pub use self::record::{Record, RecordedBody};
 pub use self::refusal::Refusal;
 pub use self::registry::{InstallError, Registry, RegistryBuilder, install};
+#[cfg(feature = "seal")]
+pub use self::sealing::{MalformedSealingKey, SealingKey, SealingKeys};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use self::transaction::Tx;
 #[cfg(feature = "macros")]

@@ -53,6 +53,8 @@ pub enum RecordedBody {
     Whole(Bytes),
     /// It was too large or endless: a retry is refused with the status, since nothing can be replayed.
     NotRecorded,
+    /// Headers and body, encrypted by the registry's `seal_with`; to a store, mere bytes.
+    Sealed(Bytes),
 }
 
 impl Record {
@@ -62,10 +64,10 @@ impl Record {
         headers + self.body_bytes().map_or(0, Bytes::len)
     }
 
-    /// The recorded body, if it was recorded.
+    /// The bytes of the recorded body, if it was recorded: encrypted and with the headers among them if it is sealed.
     pub fn body_bytes(&self) -> Option<&Bytes> {
         match &self.body {
-            RecordedBody::Whole(body) => Some(body),
+            RecordedBody::Whole(bytes) | RecordedBody::Sealed(bytes) => Some(bytes),
             RecordedBody::NotRecorded => None,
         }
     }
@@ -91,7 +93,7 @@ impl Serialize for Record {
         let text = RecordText {
             version: VERSION,
             status: self.status.as_u16(),
-            headers: HeadersText(self.headers.clone()),
+            headers: HeadersText::of(self),
             body: self.body_bytes().map(|body| BASE64_STANDARD.encode(body)),
             fingerprint: self.fingerprint,
             recorded_at: humantime::format_rfc3339_millis(self.recorded_at).to_string(),
@@ -109,13 +111,11 @@ impl<'de> Deserialize<'de> for Record {
                 text.version
             )));
         }
-        let body = match text.body {
-            None => RecordedBody::NotRecorded,
-            Some(body) => RecordedBody::Whole(BASE64_STANDARD.decode(body).map_err(de::Error::custom)?.into()),
-        };
+        let body = text.body.map(|body| BASE64_STANDARD.decode(body)).transpose().map_err(de::Error::custom)?;
+        let (headers, body) = text.headers.with_body(body.map(Bytes::from)).map_err(de::Error::custom)?;
         Ok(Self {
             status: StatusCode::from_u16(text.status).map_err(de::Error::custom)?,
-            headers: text.headers.0,
+            headers,
             body,
             fingerprint: text.fingerprint,
             recorded_at: humantime::parse_rfc3339(&text.recorded_at).map_err(de::Error::custom)?,
@@ -123,11 +123,51 @@ impl<'de> Deserialize<'de> for Record {
     }
 }
 
-/// The header lines of a record as JSON: `[["content-type","text/plain"],["x-raw",{"base64":"/w=="}]]`.
+/// The headers of a record as JSON: `"sealed"`, or lines.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum HeadersText {
+    Lines(HeaderLines),
+    Sealed(SealedText),
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) enum SealedText {
+    #[serde(rename = "sealed")]
+    Sealed,
+}
+
+/// The body does not belong to its headers.
+#[derive(Debug, thiserror::Error)]
+#[error("the headers are sealed, and there is no body")]
+pub(crate) struct NothingSealed;
+
+impl HeadersText {
+    pub(crate) fn of(record: &Record) -> Self {
+        match record.body {
+            RecordedBody::Sealed(_) => Self::Sealed(SealedText::Sealed),
+            RecordedBody::Whole(_) | RecordedBody::NotRecorded => Self::Lines(HeaderLines(record.headers.clone())),
+        }
+    }
+
+    /// The record's headers and body, from what was stored as such.
+    pub(crate) fn with_body(
+        self,
+        body: Option<Bytes>,
+    ) -> Result<(Vec<(HeaderName, HeaderValue)>, RecordedBody), NothingSealed> {
+        match (self, body) {
+            (Self::Lines(HeaderLines(lines)), Some(body)) => Ok((lines, RecordedBody::Whole(body))),
+            (Self::Lines(HeaderLines(lines)), None) => Ok((lines, RecordedBody::NotRecorded)),
+            (Self::Sealed(_), Some(body)) => Ok((Vec::new(), RecordedBody::Sealed(body))),
+            (Self::Sealed(_), None) => Err(NothingSealed),
+        }
+    }
+}
+
+/// Header lines as JSON: `[["content-type","text/plain"],["x-raw",{"base64":"/w=="}]]`.
 ///
 /// A value that is not visible ASCII is written in base64, since a header's bytes need not be text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeadersText(pub Vec<(HeaderName, HeaderValue)>);
+pub(crate) struct HeaderLines(pub(crate) Vec<(HeaderName, HeaderValue)>);
 
 #[derive(Serialize, Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
@@ -136,7 +176,7 @@ enum ValueText {
     Binary { base64: String },
 }
 
-impl Serialize for HeadersText {
+impl Serialize for HeaderLines {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.0.iter().map(|(name, value)| {
             let value = match value.to_str() {
@@ -148,7 +188,7 @@ impl Serialize for HeadersText {
     }
 }
 
-impl<'de> Deserialize<'de> for HeadersText {
+impl<'de> Deserialize<'de> for HeaderLines {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let lines = Vec::<(String, ValueText)>::deserialize(deserializer)?;
         let headers = lines.into_iter().map(|(name, value)| {

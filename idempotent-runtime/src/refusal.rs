@@ -55,6 +55,12 @@ pub enum Refusal {
         /// The status of that response.
         status: StatusCode,
     },
+    /// The caller has as many requests under way as the registry lets it have.
+    #[non_exhaustive]
+    TooManyInFlight {
+        /// When to ask again.
+        retry_after: Duration,
+    },
     /// The store cannot be asked.
     #[non_exhaustive]
     StoreUnavailable {
@@ -72,6 +78,7 @@ impl Refusal {
             Self::MissingKey { .. } | Self::InvalidKey { .. } => StatusCode::BAD_REQUEST,
             Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::InFlight { .. } | Self::OutcomeUnknown | Self::ResponseNotRecorded { .. } => StatusCode::CONFLICT,
+            Self::TooManyInFlight { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::StoreUnavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::TransactionFailed => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -86,6 +93,7 @@ impl Refusal {
             Self::InFlight { .. } => "in_flight",
             Self::OutcomeUnknown => "outcome_unknown",
             Self::ResponseNotRecorded { .. } => "response_not_recorded",
+            Self::TooManyInFlight { .. } => "too_many_in_flight",
             Self::StoreUnavailable { .. } => "store_unavailable",
             Self::TransactionFailed => "transaction_failed",
         }
@@ -108,6 +116,7 @@ impl Refusal {
             Self::InFlight { .. } => documented_at!("InFlight"),
             Self::OutcomeUnknown => documented_at!("OutcomeUnknown"),
             Self::ResponseNotRecorded { .. } => documented_at!("ResponseNotRecorded"),
+            Self::TooManyInFlight { .. } => documented_at!("TooManyInFlight"),
             Self::StoreUnavailable { .. } => documented_at!("StoreUnavailable"),
             Self::TransactionFailed => documented_at!("TransactionFailed"),
         }
@@ -122,6 +131,7 @@ impl Refusal {
             Self::InFlight { .. } => "A request with this idempotency key is still running",
             Self::OutcomeUnknown => "The outcome of the first request is unknown",
             Self::ResponseNotRecorded { .. } => "The response of the first request was not recorded",
+            Self::TooManyInFlight { .. } => "Too many requests of this caller are still running",
             Self::StoreUnavailable { .. } => "Idempotency keys cannot be checked now",
             Self::TransactionFailed => "The transaction of this request failed",
         }
@@ -159,6 +169,9 @@ impl Refusal {
                 "The request has been executed and answered with status {status}. Its response cannot be repeated: it was too large, endless or broke off.",
                 status = status.as_u16()
             ),
+            Self::TooManyInFlight { .. } => {
+                "This request ran nothing. Retry with the same key when an earlier request has ended.".to_owned()
+            }
             Self::StoreUnavailable { .. } => {
                 "A request with this key may have taken effect, or not. Retry, and only with the same key.".to_owned()
             }
@@ -171,7 +184,9 @@ impl Refusal {
     /// When to ask again, where that can help.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::InFlight { retry_after } | Self::StoreUnavailable { retry_after } => Some(*retry_after),
+            Self::InFlight { retry_after }
+            | Self::TooManyInFlight { retry_after }
+            | Self::StoreUnavailable { retry_after } => Some(*retry_after),
             _ => None,
         }
     }

@@ -1,5 +1,6 @@
 //! What the behaviour tests share: a server on a free loopback port, clients, handlers that count and wait.
 
+mod dump;
 mod executions;
 mod faulty;
 mod logs;
@@ -21,6 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
+pub use self::dump::Dump;
 pub use self::executions::{Executions, post_until_answered};
 pub use self::faulty::{Fault, FaultyStore};
 pub use self::logs::Logs;

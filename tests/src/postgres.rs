@@ -81,6 +81,11 @@ impl PostgresServer {
         Self { folder, _keeper: keeper }
     }
 
+    /// Where its files lie.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     async fn until_ready(&self) {
         let options = self.options("postgres");
         let connect = async || options.connect().await.map(drop).map_err(|error| error.to_string());

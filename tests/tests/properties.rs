@@ -19,13 +19,14 @@ fn record() -> impl Strategy<Value = Record> {
     let body = prop_oneof![
         9 => proptest::collection::vec(any::<u8>(), 0..300).prop_map(|body| RecordedBody::Whole(body.into())),
         1 => Just(RecordedBody::NotRecorded),
+        1 => proptest::collection::vec(any::<u8>(), 0..300).prop_map(|body| RecordedBody::Sealed(body.into())),
     ];
     // Until the year 9999, as RFC 3339 goes.
     let millis = 0..253_402_300_800_000_u64;
     (100..1000_u16, proptest::collection::vec(header(), 0..8), body, any::<[u8; 32]>(), millis).prop_map(
         |(status, headers, body, digest, millis)| Record {
             status: StatusCode::from_u16(status).expect("a status"),
-            headers,
+            headers: if matches!(body, RecordedBody::Sealed(_)) { Vec::new() } else { headers },
             body,
             fingerprint: Fingerprint::from_bytes(digest),
             recorded_at: UNIX_EPOCH + Duration::from_millis(millis),

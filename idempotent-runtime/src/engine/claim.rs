@@ -15,7 +15,9 @@ use super::settle::Claimed;
 use super::transact::{InTransaction, TransactionClaim};
 use super::verdict::Judge;
 use super::{CacheIf, Passage, Way};
+use crate::at_rest::{Fingerprints, Opened};
 use crate::completion::Fate;
+use crate::crowding::Principal;
 use crate::fingerprint::FingerprintBuilder;
 use crate::guarded::{Presented, PresentedBody};
 use crate::headers::REPLAYED;
@@ -24,7 +26,7 @@ use crate::policy::{AfterCrash, FingerprintSource, InFlight, OnStoreError};
 use crate::store::{BoundedStore, Claim, ClaimRequest, Held, StoreError, Token};
 use crate::telemetry::{self, Outcome};
 use crate::transaction::{HandlerTransaction, TransactionError};
-use crate::{Fingerprint, IdempotencyKey, Policy, Record, RecordKey, RecordedBody, Refusal, Registry};
+use crate::{Fingerprint, IdempotencyKey, Policy, Record, RecordKey, Refusal, Registry};
 
 /// What a refused client is told to wait: long enough not to hammer, short beside what people notice.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -64,46 +66,57 @@ impl Asking {
         if let PresentedBody::Broken(status, reason) = presented.body {
             return Err((status, reason).into_response());
         }
+        let place = match registry.caller_limit() {
+            None => None,
+            Some(limit) => match limit.enter(self.policy.scope, Principal::of(caller, &presented.headers)) {
+                Some(place) => Some(place),
+                None => return Err(self.refuse(Refusal::TooManyInFlight { retry_after: RETRY_AFTER })),
+            },
+        };
         let record_key = RecordKey::new(self.policy.scope, caller, key.as_str());
-        let request = ClaimRequest {
+        let stored_key = registry.at_rest().key(&record_key);
+        let fingerprints = registry.at_rest().fingerprints(fingerprint_of(self.policy, &presented, fingerprint));
+        let mut request = ClaimRequest {
             token: Token::unique(),
-            fingerprint: fingerprint_of(self.policy, &presented, fingerprint),
+            fingerprint: fingerprints.first,
             lease: self.policy.lease,
             ttl: self.policy.ttl,
             after_crash: self.policy.after_crash,
         };
         // Counted from here on, so that a drain waits for a claim that is on its way.
         let running = registry.running().token();
-        match self.ask(&registry, &store, &record_key, request).await? {
+        match self.ask(&registry, &store, &stored_key, &mut request, &fingerprints).await? {
             Asked::Acquired { attempt, asked_at } => {
                 // The lease began before its answer came; what is left of it must last until it is renewed.
                 let is_late = asked_at.elapsed() >= request.lease / 3;
-                if is_late && !is_still_ours(&store, &record_key, request).await {
-                    tokio::spawn(give_back(store, record_key, request));
+                if is_late && !is_still_ours(&store, &stored_key, request).await {
+                    tokio::spawn(give_back(store, stored_key, request));
                     return Err(self.refuse(UNAVAILABLE));
                 }
-                presented.execution.grant(key, record_key.clone(), attempt);
+                presented.execution.grant(key, record_key, attempt);
                 let judge = Judge { policy: self.policy, fingerprint: request.fingerprint, cache_if: self.cache_if };
-                let lease = Lease::new(store, record_key, request.token, self.policy.scope, request.lease);
+                let lease = Lease::new(store, stored_key, request.token, self.policy.scope, request.lease);
                 Ok(Passage(Way::Claimed(Box::new(Claimed {
                     lease: registry.keeper().keep(lease).await,
                     registry,
                     judge,
                     span: self.span,
                     _running: running,
+                    _place: place,
                 }))))
             }
             Asked::Begun { attempt, transaction } => {
-                presented.execution.grant(key, record_key.clone(), attempt);
+                presented.execution.grant(key, record_key, attempt);
                 let judge = Judge { policy: self.policy, fingerprint: request.fingerprint, cache_if: self.cache_if };
                 Ok(Passage(Way::InTransaction(Box::new(InTransaction {
                     registry,
                     store,
                     transaction,
-                    claim: Some(TransactionClaim { key: record_key, request }),
+                    claim: Some(TransactionClaim { key: stored_key, request }),
                     judge,
                     span: self.span,
                     _running: running,
+                    _place: place,
                 }))))
             }
             Asked::Unguarded => {
@@ -137,6 +150,7 @@ impl Asking {
             judge,
             span,
             _running: running,
+            _place: None,
         }))))
     }
 
@@ -145,7 +159,8 @@ impl Asking {
         registry: &Registry,
         store: &BoundedStore,
         key: &RecordKey,
-        request: ClaimRequest,
+        request: &mut ClaimRequest,
+        fingerprints: &Fingerprints,
     ) -> Result<Asked, Response> {
         let gives_up_at = match self.policy.in_flight {
             InFlight::Reject => None,
@@ -165,8 +180,8 @@ impl Asking {
             // A claim that the store has made must not be forgotten because the client left meanwhile.
             self.fate.set_must_finish(true);
             let claimed = match &self.transaction {
-                None => store.claim(key, request).await,
-                Some(transaction) => match transaction.claim(store, key, request).await {
+                None => store.claim(key, *request).await,
+                Some(transaction) => match transaction.claim(store, key, *request).await {
                     Ok(Claim::Acquired { attempt }) => {
                         return Ok(Asked::Begun { attempt, transaction: Arc::clone(transaction) });
                     }
@@ -182,7 +197,7 @@ impl Asking {
                     telemetry::claim_failed(self.policy, store.name(), &error);
                     if matches!(error, StoreError::Unavailable(_) | StoreError::TimedOut(_)) {
                         // The claim may stand although its answer did not come, and nobody will run it.
-                        tokio::spawn(give_back(store.clone(), key.clone(), request));
+                        tokio::spawn(give_back(store.clone(), key.clone(), *request));
                     }
                     // No policy asks for running beside another one, or beside a record that cannot be read.
                     let is_free = !another_runs && !matches!(error, StoreError::Damaged(_));
@@ -194,11 +209,16 @@ impl Asking {
             };
             let in_flight = match claim {
                 Claim::Acquired { attempt } => return Ok(Asked::Acquired { attempt, asked_at }),
-                Claim::Completed(record) => return Err(self.completed(record, request.fingerprint)),
+                Claim::Completed(record) => return Err(self.completed(registry, store, key, record, fingerprints)),
                 Claim::InFlight { fingerprint } | Claim::Lapsed { fingerprint }
-                    if fingerprint != request.fingerprint =>
+                    if !fingerprints.contain(fingerprint) =>
                 {
                     return Err(self.refuse(Refusal::KeyReused));
+                }
+                // Claimed when the registry had other sealing keys: the store knows the request by that digest alone.
+                Claim::Lapsed { fingerprint } if fingerprint != request.fingerprint => {
+                    request.fingerprint = fingerprint;
+                    continue;
                 }
                 Claim::Lapsed { .. } => return Err(self.refuse(Refusal::OutcomeUnknown)),
                 Claim::InFlight { .. } => Refusal::InFlight { retry_after: RETRY_AFTER },
@@ -226,19 +246,35 @@ impl Asking {
         Some((registry, store))
     }
 
-    fn completed(&self, record: Record, fingerprint: Fingerprint) -> Response {
-        if record.fingerprint != fingerprint {
+    fn completed(
+        &self,
+        registry: &Registry,
+        store: &BoundedStore,
+        key: &RecordKey,
+        record: Record,
+        fingerprints: &Fingerprints,
+    ) -> Response {
+        let (status, fingerprint) = (record.status, record.fingerprint);
+        // Opened first: of a key that is not listed any more, every fingerprint looks like another request's.
+        let opened = match registry.at_rest().open(key, record) {
+            Ok(opened) => opened,
+            Err(error) => {
+                telemetry::claim_failed(self.policy, store.name(), &error);
+                return self.refuse(UNAVAILABLE);
+            }
+        };
+        if !fingerprints.contain(fingerprint) {
             return self.refuse(Refusal::KeyReused);
         }
-        let RecordedBody::Whole(body) = record.body else {
-            return self.refuse(Refusal::ResponseNotRecorded { status: record.status });
+        let Opened::Whole(lines, body) = opened else {
+            return self.refuse(Refusal::ResponseNotRecorded { status });
         };
         Outcome::Replayed.enter(&self.span);
         let mut response = Response::new(Body::from(body));
-        *response.status_mut() = record.status;
+        *response.status_mut() = status;
         let headers = response.headers_mut();
-        headers.reserve(record.headers.len() + 1);
-        for (name, value) in record.headers {
+        headers.reserve(lines.len() + 1);
+        for (name, value) in lines {
             headers.append(name, value);
         }
         headers.insert(REPLAYED, HeaderValue::from_static("true"));

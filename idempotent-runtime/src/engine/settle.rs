@@ -8,6 +8,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{Instrument, Span};
 
 use super::verdict::{Judge, Panic, Verdict};
+use crate::crowding::Place;
 use crate::lease::KeptLease;
 use crate::policy::AfterCrash;
 use crate::store::{Held, StoreError};
@@ -22,6 +23,7 @@ pub(super) struct Claimed {
     pub(super) span: Span,
     /// A drain waits for it.
     pub(super) _running: TaskTrackerToken,
+    pub(super) _place: Option<Place>,
 }
 
 /// How a claim ends.
@@ -52,7 +54,7 @@ impl Claimed {
         match self.judge.judge(ran).await {
             Ok((response, verdict, outcome)) => {
                 let ending = match verdict {
-                    Verdict::Record(record) => Ending::Record(record),
+                    Verdict::Record(record) => Ending::Record(self.registry.at_rest().seal(&self.lease.key, record)),
                     Verdict::Free | Verdict::Rerun => Ending::Release,
                 };
                 self.end(ending, outcome).await;

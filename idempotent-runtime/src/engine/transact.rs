@@ -10,6 +10,7 @@ use tracing::{Instrument, Span};
 
 use super::claim::UNAVAILABLE;
 use super::verdict::{Judge, Panic, Verdict};
+use crate::crowding::Place;
 use crate::policy::InFlight;
 use crate::store::{BoundedStore, ClaimRequest};
 use crate::telemetry::{self, Outcome};
@@ -27,6 +28,7 @@ pub(super) struct InTransaction {
     pub(super) span: Span,
     /// A drain waits for it.
     pub(super) _running: TaskTrackerToken,
+    pub(super) _place: Option<Place>,
 }
 
 pub(super) struct TransactionClaim {
@@ -68,6 +70,7 @@ impl InTransaction {
             (Verdict::Rerun, _) | (Verdict::Record(_), None) => None,
             (Verdict::Record(record), Some(TransactionClaim { key, request })) => {
                 let may_be_awaited = matches!(self.judge.policy.in_flight, InFlight::Wait(_));
+                let record = self.registry.at_rest().seal(key, record);
                 Some(Recording { key: key.clone(), request: *request, record, may_be_awaited })
             }
         };

@@ -64,7 +64,7 @@ impl Judge {
     fn record(&self, parts: &response::Parts, body: RecordedBody) -> Record {
         let headers = match body {
             RecordedBody::Whole(_) => headers::recorded(&parts.headers, self.policy),
-            RecordedBody::NotRecorded => Vec::new(),
+            RecordedBody::NotRecorded | RecordedBody::Sealed(_) => Vec::new(),
         };
         Record { status: parts.status, headers, body, fingerprint: self.fingerprint, recorded_at: now_in_millis() }
     }

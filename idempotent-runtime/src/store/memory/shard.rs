@@ -165,7 +165,7 @@ fn compact(mut record: Record) -> Record {
             *value = copy;
         }
     }
-    if let RecordedBody::Whole(body) = &mut record.body {
+    if let RecordedBody::Whole(body) | RecordedBody::Sealed(body) = &mut record.body {
         *body = Bytes::copy_from_slice(body);
     }
     record

@@ -32,7 +32,8 @@ use super::columns::{span_millis, token_text, unix_millis};
 use super::running::Running;
 use super::standing::{Verdict, judge};
 use super::{AfterCrash, Claim, ClaimRequest, Cursor, Entry, Held, Page, Store, StoreError, Token, Transactions};
-use crate::{HeadersText, Record, RecordKey};
+use crate::record::HeadersText;
+use crate::{Record, RecordKey};
 
 /// Keeps claims and records in PostgreSQL 13 or newer, in tables that a person can read.
 ///
@@ -241,7 +242,7 @@ fn held(row: &PgRow) -> Held {
 }
 
 fn headers_text(record: &Record) -> Result<String, StoreError> {
-    serde_json::to_string(&HeadersText(record.headers.clone())).map_err(StoreError::unavailable)
+    serde_json::to_string(&HeadersText::of(record)).map_err(StoreError::unavailable)
 }
 
 impl fmt::Debug for PostgresStore {

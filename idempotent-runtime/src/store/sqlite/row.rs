@@ -7,10 +7,11 @@ use http::StatusCode;
 use sqlx::sqlite::{Sqlite, SqliteRow};
 use sqlx::{Decode, Row as _, Type};
 
+use crate::record::HeadersText;
 use crate::store::columns::time_of;
 use crate::store::standing::Standing;
 use crate::store::{Entry, EntryState, StoreError, Token};
-use crate::{Fingerprint, HeadersText, Record, RecordKey, RecordedBody};
+use crate::{Fingerprint, Record, RecordKey};
 
 impl Standing {
     pub(super) fn from_row(row: &SqliteRow) -> Result<Self, StoreError> {
@@ -24,17 +25,15 @@ impl Standing {
                 attempt: number(row, "attempt")?,
                 leased: column(row, "leased")?,
             }),
-            State::Completed => Ok(Self::Completed(Record {
-                status: status(row)?,
+            State::Completed => {
                 // The parser's own message would quote the header's value.
-                headers: serde_json::from_str::<HeadersText>(column(row, "headers")?)
-                    .map_err(|_| damaged(row, "the headers are not a JSON list of names and values"))?
-                    .0,
-                body: optional::<Vec<u8>>(row, "body")?
-                    .map_or(RecordedBody::NotRecorded, |body| RecordedBody::Whole(body.into())),
-                fingerprint,
-                recorded_at: recorded_at(row)?,
-            })),
+                let headers: HeadersText = serde_json::from_str(column(row, "headers")?)
+                    .map_err(|_| damaged(row, "the headers are not a JSON list of names and values"))?;
+                let body = optional::<Vec<u8>>(row, "body")?.map(Into::into);
+                let (headers, body) = headers.with_body(body).map_err(|error| damaged(row, error))?;
+                let (status, recorded_at) = (status(row)?, recorded_at(row)?);
+                Ok(Self::Completed(Record { status, headers, body, fingerprint, recorded_at }))
+            }
         }
     }
 }

@@ -8,10 +8,11 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::failure::{Cause, Failure, store_error};
 use super::schema;
+use crate::record::HeadersText;
 use crate::store::columns::{span_millis, token_text, unix_millis};
 use crate::store::standing::{Standing, Verdict, judge};
 use crate::store::{Claim, ClaimRequest, Held, StoreError, Token};
-use crate::{HeadersText, Record, RecordKey};
+use crate::{Record, RecordKey};
 
 /// One change. It may be applied again after its transaction was rolled back.
 pub(super) trait Write: Send + Sync + 'static {
@@ -122,8 +123,8 @@ pub(super) struct CompleteWrite {
 
 impl CompleteWrite {
     pub(super) fn new(key: RecordKey, token: Token, mut record: Record, ttl: Duration) -> Result<Self, StoreError> {
-        let headers = HeadersText(std::mem::take(&mut record.headers));
-        let headers = serde_json::to_string(&headers).map_err(StoreError::unavailable)?;
+        let headers = serde_json::to_string(&HeadersText::of(&record)).map_err(StoreError::unavailable)?;
+        record.headers = Vec::new();
         Ok(Self { key, token, record, headers, ttl })
     }
 }

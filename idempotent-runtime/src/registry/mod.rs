@@ -1,19 +1,26 @@
 //! The stores by name and how refusals are rendered: installed once at start-up, or layered onto one router.
 
+mod build;
+mod install_error;
+mod settled;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use axum::Extension;
 use axum::response::{IntoResponse, Response};
-use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
+pub use self::build::RegistryBuilder;
+pub use self::install_error::InstallError;
+use self::settled::Settled;
+use crate::at_rest::AtRest;
+use crate::crowding::CallerLimit;
 use crate::lease::Keeper;
-use crate::store::{BoundedStore, ErasedStore, Store};
-use crate::{Policy, RecordKey, Refusal, policies};
+use crate::store::{BoundedStore, Store};
+use crate::{Policy, Refusal, policies};
 
 static INSTALLED: OnceLock<Registry> = OnceLock::new();
 
@@ -59,6 +66,8 @@ struct Inner {
     default: BoundedStore,
     named: BTreeMap<String, BoundedStore>,
     render: Option<Box<dyn Fn(Refusal) -> Response + Send + Sync>>,
+    at_rest: AtRest,
+    caller_limit: Option<Arc<CallerLimit>>,
     keeper: Arc<Keeper>,
     settled: Settled,
     running: TaskTracker,
@@ -72,12 +81,7 @@ impl Registry {
 
     /// A registry with this default store, and options to follow.
     pub fn builder(default_store: impl Store) -> RegistryBuilder {
-        RegistryBuilder {
-            default: Arc::new(default_store),
-            named: BTreeMap::new(),
-            render: None,
-            store_timeout: Duration::from_secs(2),
-        }
+        RegistryBuilder::new(default_store)
     }
 
     /// Makes this the registry of every annotated handler whose router has none of its own.
@@ -143,6 +147,14 @@ impl Registry {
         }
     }
 
+    pub(crate) fn at_rest(&self) -> &AtRest {
+        &self.0.at_rest
+    }
+
+    pub(crate) fn caller_limit(&self) -> Option<&Arc<CallerLimit>> {
+        self.0.caller_limit.as_ref()
+    }
+
     pub(crate) fn keeper(&self) -> &Arc<Keeper> {
         &self.0.keeper
     }
@@ -189,130 +201,6 @@ impl fmt::Debug for Registry {
     }
 }
 
-/// Collects the options of a [`Registry`].
-///
-/// # Examples
-///
-/// ```
-/// use std::time::Duration;
-///
-/// use axum::response::IntoResponse;
-/// use idempotent_runtime::{Registry, store::MemoryStore};
-///
-/// let registry = Registry::builder(MemoryStore::new())
-///     .store("payments", MemoryStore::new())
-///     .store_timeout(Duration::from_millis(500))
-///     .render_refusals(|refusal| (refusal.status(), refusal.code()).into_response())
-///     .build();
-/// ```
-#[must_use = "a builder does nothing until `build`"]
-pub struct RegistryBuilder {
-    default: Arc<dyn ErasedStore>,
-    named: BTreeMap<String, Arc<dyn ErasedStore>>,
-    render: Option<Box<dyn Fn(Refusal) -> Response + Send + Sync>>,
-    store_timeout: Duration,
-}
-
-impl RegistryBuilder {
-    /// Adds the store that handlers name by `store = "…"`.
-    ///
-    /// # Panics
-    ///
-    /// When the name is taken.
-    pub fn store(mut self, name: impl Into<String>, store: impl Store) -> Self {
-        let name = name.into();
-        assert!(!self.named.contains_key(&name), "the registry already has a store named {name:?}");
-        self.named.insert(name, Arc::new(store));
-        self
-    }
-
-    /// Renders every refusal, in place of the problem details of RFC 9457.
-    pub fn render_refusals(mut self, render: impl Fn(Refusal) -> Response + Send + Sync + 'static) -> Self {
-        self.render = Some(Box::new(render));
-        self
-    }
-
-    /// How long one call of a store may take before it counts as unreachable; 2 s by default.
-    ///
-    /// # Panics
-    ///
-    /// When it is zero.
-    pub fn store_timeout(mut self, limit: Duration) -> Self {
-        assert!(!limit.is_zero(), "a store needs some time to answer");
-        self.store_timeout = limit;
-        self
-    }
-
-    /// The registry.
-    pub fn build(self) -> Registry {
-        // Only a closed tracker can be waited for; it counts on all the same.
-        let running = TaskTracker::new();
-        running.close();
-        let bounded = |name: &str, store| BoundedStore::new(name, store, self.store_timeout);
-        Registry(Arc::new(Inner {
-            default: bounded("default", self.default),
-            named: self.named.into_iter().map(|(name, store)| (name.clone(), bounded(&name, store))).collect(),
-            render: self.render,
-            keeper: Arc::default(),
-            settled: Settled::default(),
-            running,
-        }))
-    }
-}
-
-/// Why a registry was not installed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum InstallError {
-    /// One is installed already.
-    #[error(
-        "a registry is already installed; install once at start-up, and use `router.layer(registry.layer())` for others"
-    )]
-    AlreadyInstalled,
-    /// A handler names a store that the registry does not have.
-    #[error(
-        "the handler {handler} names the store {name:?}, but the registry has {}; \
-         add it with `Registry::builder(default_store).store({name:?}, store)`",
-        named(known)
-    )]
-    #[non_exhaustive]
-    UnknownStore {
-        /// The name in the attribute.
-        name: &'static str,
-        /// The handler.
-        handler: &'static Policy,
-        /// The names that the registry has.
-        known: Vec<String>,
-    },
-    /// A handler takes a `Tx` of another database than its store is on.
-    #[error(
-        "the handler {handler} takes a transaction of {wanted}, but its store has {}; \
-         give it a store on that database, with `store = \"…\"` if it is not the default one",
-        found.map_or_else(|| "none".to_owned(), |found| format!("those of {found}"))
-    )]
-    #[non_exhaustive]
-    NoTransactions {
-        /// The handler.
-        handler: &'static Policy,
-        /// The database of its `Tx`.
-        wanted: &'static str,
-        /// The database of its store, if that has transactions.
-        found: Option<&'static str>,
-    },
-    /// Two handlers have the same default scope, so that one could replay the other's responses.
-    #[error(
-        "the handlers {first} and {second} have the same default scope {:?}; give each its own with `scope = \"…\"`",
-        first.scope()
-    )]
-    #[non_exhaustive]
-    SharedDefaultScope {
-        /// One of them.
-        first: &'static Policy,
-        /// The other.
-        second: &'static Policy,
-    },
-}
-
 /// The default scopes that several handlers have: one of them could replay the other's responses.
 fn shared_default_scopes() -> &'static HashSet<&'static str> {
     static SHARED: LazyLock<HashSet<&'static str>> = LazyLock::new(|| {
@@ -324,31 +212,4 @@ fn shared_default_scopes() -> &'static HashSet<&'static str> {
             .collect()
     });
     &SHARED
-}
-
-fn named(known: &[String]) -> String {
-    if known.is_empty() {
-        return "no named stores".to_owned();
-    }
-    let quoted: Vec<String> = known.iter().map(|name| format!("{name:?}")).collect();
-    format!("only {}", quoted.join(", "))
-}
-
-/// Wakes this process's waiters when a claim has ended.
-pub(crate) struct Settled {
-    hasher: RandomState,
-    // Keys that share a bell wake each other for nothing, which costs one more look.
-    bells: [Notify; 64],
-}
-
-impl Default for Settled {
-    fn default() -> Self {
-        Self { hasher: RandomState::new(), bells: std::array::from_fn(|_| Notify::new()) }
-    }
-}
-
-impl Settled {
-    pub(crate) fn bell(&self, key: &RecordKey) -> &Notify {
-        &self.bells[usize::try_from(self.hasher.hash_one(key) % 64).unwrap_or_default()]
-    }
 }

@@ -1,0 +1,153 @@
+//! Collects the options of a registry.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::response::Response;
+use tokio_util::task::TaskTracker;
+
+use super::settled::Settled;
+use super::{Inner, Registry};
+use crate::Refusal;
+use crate::at_rest::AtRest;
+use crate::crowding::CallerLimit;
+use crate::store::{BoundedStore, ErasedStore, Store};
+
+/// Collects the options of a [`Registry`].
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use axum::response::IntoResponse;
+/// use idempotent_runtime::{Registry, store::MemoryStore};
+///
+/// let registry = Registry::builder(MemoryStore::new())
+///     .store("payments", MemoryStore::new())
+///     .store_timeout(Duration::from_millis(500))
+///     .render_refusals(|refusal| (refusal.status(), refusal.code()).into_response())
+///     .build();
+/// ```
+#[must_use = "a builder does nothing until `build`"]
+pub struct RegistryBuilder {
+    default: Arc<dyn ErasedStore>,
+    named: BTreeMap<String, Arc<dyn ErasedStore>>,
+    render: Option<Box<dyn Fn(Refusal) -> Response + Send + Sync>>,
+    store_timeout: Duration,
+    at_rest: AtRest,
+    caller_limit: Option<Arc<CallerLimit>>,
+}
+
+impl RegistryBuilder {
+    pub(super) fn new(default_store: impl Store) -> Self {
+        Self {
+            default: Arc::new(default_store),
+            named: BTreeMap::new(),
+            render: None,
+            store_timeout: Duration::from_secs(2),
+            at_rest: AtRest::default(),
+            caller_limit: None,
+        }
+    }
+
+    /// Adds the store that handlers name by `store = "…"`.
+    ///
+    /// # Panics
+    ///
+    /// When the name is taken.
+    pub fn store(mut self, name: impl Into<String>, store: impl Store) -> Self {
+        let name = name.into();
+        assert!(!self.named.contains_key(&name), "the registry already has a store named {name:?}");
+        self.named.insert(name, Arc::new(store));
+        self
+    }
+
+    /// Renders every refusal, in place of the problem details of RFC 9457.
+    pub fn render_refusals(mut self, render: impl Fn(Refusal) -> Response + Send + Sync + 'static) -> Self {
+        self.render = Some(Box::new(render));
+        self
+    }
+
+    /// How long one call of a store may take before it counts as unreachable; 2 s by default.
+    ///
+    /// # Panics
+    ///
+    /// When it is zero.
+    pub fn store_timeout(mut self, limit: Duration) -> Self {
+        assert!(!limit.is_zero(), "a store needs some time to answer");
+        self.store_timeout = limit;
+        self
+    }
+
+    /// Stores keys and callers as SHA-256 digests only, so that whoever reads a store learns neither.
+    ///
+    /// What a registry without it has recorded is not found any more: its retries run again. Turn it on before the first
+    /// request, or change the handlers' scopes with it and take no retries from before. Operators find a record under
+    /// [`RecordKey::digested`](crate::RecordKey::digested).
+    pub fn digest_keys(mut self) -> Self {
+        self.at_rest.digest_keys = true;
+        self
+    }
+
+    /// Encrypts the headers and bodies of recorded responses, and keys their fingerprints, with the first of these keys;
+    /// opens what any of them has sealed.
+    ///
+    /// The status stays readable, as do scope, caller and key without [`digest_keys`](Self::digest_keys), and the length
+    /// of what is sealed. Records from before are replayed as they are. A record that none of the keys opens is refused
+    /// with 503 and logged; it is never run again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use idempotent_runtime::{Registry, SealingKey, store::MemoryStore};
+    ///
+    /// # let (this_year, last_year) = ("1SoV0V1LP1xxwXZLKZpQHvBJWwzJCAkB7L4HmX4Hxm4=", "1SoV0V1LP1xxwXZLKZpQHvBJWwzJCAkB7L4HmX4Hxm4=");
+    /// let keys: [SealingKey; 2] = [this_year.parse()?, last_year.parse()?];
+    /// let registry = Registry::builder(MemoryStore::new()).seal_with(keys).build();
+    /// # Ok::<(), idempotent_runtime::MalformedSealingKey>(())
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// When the list of keys is empty.
+    #[cfg(feature = "seal")]
+    pub fn seal_with(mut self, keys: impl Into<crate::SealingKeys>) -> Self {
+        self.at_rest.sealing = Some(keys.into());
+        self
+    }
+
+    /// How many keyed requests of one caller may be under way at once in one scope; no limit by default.
+    ///
+    /// Those beyond it get 429 with `Retry-After` before the store is asked, so that a flood of one caller takes no
+    /// more than so many claims, connections and handlers. The caller is what the handler's `caller` says, else the
+    /// digest of `Authorization`; all requests that have neither count as one caller. Each process counts its own.
+    ///
+    /// # Panics
+    ///
+    /// When it is zero.
+    pub fn max_in_flight_per_caller(mut self, most: usize) -> Self {
+        assert!(most > 0, "a caller needs at least one request under way to get anything done");
+        self.caller_limit = Some(Arc::new(CallerLimit::new(most)));
+        self
+    }
+
+    /// The registry.
+    pub fn build(self) -> Registry {
+        // Only a closed tracker can be waited for; it counts on all the same.
+        let running = TaskTracker::new();
+        running.close();
+        let bounded = |name: &str, store| BoundedStore::new(name, store, self.store_timeout);
+        Registry(Arc::new(Inner {
+            default: bounded("default", self.default),
+            named: self.named.into_iter().map(|(name, store)| (name.clone(), bounded(&name, store))).collect(),
+            render: self.render,
+            at_rest: self.at_rest,
+            caller_limit: self.caller_limit,
+            keeper: Arc::default(),
+            settled: Settled::default(),
+            running,
+        }))
+    }
+}

@@ -1,0 +1,64 @@
+//! Why a registry was not installed.
+
+use crate::Policy;
+
+/// Why a registry was not installed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InstallError {
+    /// One is installed already.
+    #[error(
+        "a registry is already installed; install once at start-up, and use `router.layer(registry.layer())` for others"
+    )]
+    AlreadyInstalled,
+    /// A handler names a store that the registry does not have.
+    #[error(
+        "the handler {handler} names the store {name:?}, but the registry has {}; \
+         add it with `Registry::builder(default_store).store({name:?}, store)`",
+        named(known)
+    )]
+    #[non_exhaustive]
+    UnknownStore {
+        /// The name in the attribute.
+        name: &'static str,
+        /// The handler.
+        handler: &'static Policy,
+        /// The names that the registry has.
+        known: Vec<String>,
+    },
+    /// A handler takes a `Tx` of another database than its store is on.
+    #[error(
+        "the handler {handler} takes a transaction of {wanted}, but its store has {}; \
+         give it a store on that database, with `store = \"…\"` if it is not the default one",
+        found.map_or_else(|| "none".to_owned(), |found| format!("those of {found}"))
+    )]
+    #[non_exhaustive]
+    NoTransactions {
+        /// The handler.
+        handler: &'static Policy,
+        /// The database of its `Tx`.
+        wanted: &'static str,
+        /// The database of its store, if that has transactions.
+        found: Option<&'static str>,
+    },
+    /// Two handlers have the same default scope, so that one could replay the other's responses.
+    #[error(
+        "the handlers {first} and {second} have the same default scope {:?}; give each its own with `scope = \"…\"`",
+        first.scope()
+    )]
+    #[non_exhaustive]
+    SharedDefaultScope {
+        /// One of them.
+        first: &'static Policy,
+        /// The other.
+        second: &'static Policy,
+    },
+}
+
+fn named(known: &[String]) -> String {
+    if known.is_empty() {
+        return "no named stores".to_owned();
+    }
+    let quoted: Vec<String> = known.iter().map(|name| format!("{name:?}")).collect();
+    format!("only {}", quoted.join(", "))
+}

@@ -1,0 +1,50 @@
+//! What a thief of a store's files would find in them.
+
+use std::fs;
+use std::path::Path;
+
+use axum::body::Bytes;
+use memchr::memmem;
+
+/// All bytes of a store's files.
+pub struct Dump(Vec<u8>);
+
+impl Dump {
+    /// Of every file in the folder and the folders in it.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    pub fn of(folder: &Path) -> Self {
+        let mut bytes = Vec::new();
+        read_all(folder, &mut bytes);
+        assert!(!bytes.is_empty(), "{} holds nothing", folder.display());
+        Self(bytes)
+    }
+
+    /// Whether the secret is in it: as it is, in hexadecimal digits, or as a whole value in base64.
+    pub fn shows(&self, secret: &str) -> bool {
+        let hexadecimal = format!("{:x}", Bytes::copy_from_slice(secret.as_bytes()));
+        // The last group depends on what follows.
+        let base64 = base64(secret.as_bytes());
+        [secret, &hexadecimal, &base64].into_iter().any(|form| memmem::find(&self.0, form.as_bytes()).is_some())
+    }
+}
+
+/// Files come and go while a server runs.
+fn read_all(folder: &Path, bytes: &mut Vec<u8>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            read_all(&path, bytes);
+        } else if path.is_file() {
+            bytes.extend(fs::read(&path).unwrap_or_default());
+        }
+    }
+}
+
+fn base64(bytes: &[u8]) -> String {
+    use base64::Engine as _;
+
+    base64::prelude::BASE64_STANDARD_NO_PAD.encode(&bytes[..bytes.len() - bytes.len() % 3])
+}
