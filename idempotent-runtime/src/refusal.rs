@@ -49,6 +49,13 @@ pub enum Refusal {
     },
     /// The process that ran the handler died, and the handler must not run twice.
     OutcomeUnknown,
+    /// The handler ran, and lost its claim meanwhile: its process stood still for longer than the lease, or an operator
+    /// purged the key. A retry gets the response that counts.
+    #[non_exhaustive]
+    ClaimLost {
+        /// When to ask for it.
+        retry_after: Duration,
+    },
     /// The first request is done, but its response was too large to record, endless, or broke off.
     #[non_exhaustive]
     ResponseNotRecorded {
@@ -77,7 +84,10 @@ impl Refusal {
         match self {
             Self::MissingKey { .. } | Self::InvalidKey { .. } => StatusCode::BAD_REQUEST,
             Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::InFlight { .. } | Self::OutcomeUnknown | Self::ResponseNotRecorded { .. } => StatusCode::CONFLICT,
+            Self::InFlight { .. }
+            | Self::OutcomeUnknown
+            | Self::ClaimLost { .. }
+            | Self::ResponseNotRecorded { .. } => StatusCode::CONFLICT,
             Self::TooManyInFlight { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::StoreUnavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::TransactionFailed => StatusCode::INTERNAL_SERVER_ERROR,
@@ -92,6 +102,7 @@ impl Refusal {
             Self::KeyReused => "key_reused",
             Self::InFlight { .. } => "in_flight",
             Self::OutcomeUnknown => "outcome_unknown",
+            Self::ClaimLost { .. } => "claim_lost",
             Self::ResponseNotRecorded { .. } => "response_not_recorded",
             Self::TooManyInFlight { .. } => "too_many_in_flight",
             Self::StoreUnavailable { .. } => "store_unavailable",
@@ -115,6 +126,7 @@ impl Refusal {
             Self::KeyReused => documented_at!("KeyReused"),
             Self::InFlight { .. } => documented_at!("InFlight"),
             Self::OutcomeUnknown => documented_at!("OutcomeUnknown"),
+            Self::ClaimLost { .. } => documented_at!("ClaimLost"),
             Self::ResponseNotRecorded { .. } => documented_at!("ResponseNotRecorded"),
             Self::TooManyInFlight { .. } => documented_at!("TooManyInFlight"),
             Self::StoreUnavailable { .. } => documented_at!("StoreUnavailable"),
@@ -130,6 +142,7 @@ impl Refusal {
             Self::KeyReused => "The idempotency key was used for a different request",
             Self::InFlight { .. } => "A request with this idempotency key is still running",
             Self::OutcomeUnknown => "The outcome of the first request is unknown",
+            Self::ClaimLost { .. } => "This request lost its idempotency key while it ran",
             Self::ResponseNotRecorded { .. } => "The response of the first request was not recorded",
             Self::TooManyInFlight { .. } => "Too many requests of this caller are still running",
             Self::StoreUnavailable { .. } => "Idempotency keys cannot be checked now",
@@ -165,6 +178,10 @@ impl Refusal {
                 "The server died while it ran this request, which may have taken effect. It is not run again."
                     .to_owned()
             }
+            Self::ClaimLost { .. } => {
+                "This request was executed, but gave no sign of life for so long that another one with its key may have been executed too. Retry with the same key to get the response that counts."
+                    .to_owned()
+            }
             Self::ResponseNotRecorded { status } => format!(
                 "The request has been executed and answered with status {status}. Its response cannot be repeated: it was too large, endless or broke off.",
                 status = status.as_u16()
@@ -185,6 +202,7 @@ impl Refusal {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::InFlight { retry_after }
+            | Self::ClaimLost { retry_after }
             | Self::TooManyInFlight { retry_after }
             | Self::StoreUnavailable { retry_after } => Some(*retry_after),
             _ => None,

@@ -300,7 +300,9 @@ async fn a_handler_that_lost_its_claim_does_not_overwrite_its_successor() {
     });
     runs.until_started(2).await;
     runs.let_finish(1);
-    assert_eq!(first.await.expect("the request runs").text(), "charge 1", "its client gets what its handler said");
+    let first = first.await.expect("the request runs");
+    assert_eq!(first.refusal(), "claim_lost", "one key has one response");
+    assert_eq!(first.headers["retry-after"], "1");
     assert!(logs.of_level("ERROR").iter().any(|line| line.contains("claim was lost")), "{:?}", logs.of_level("ERROR"));
     runs.let_finish(1);
     assert_eq!(second.await.expect("the request runs").text(), "charge 2");

@@ -29,7 +29,7 @@ use crate::transaction::{HandlerTransaction, TransactionError};
 use crate::{Fingerprint, IdempotencyKey, Policy, Record, RecordKey, Refusal, Registry};
 
 /// What a refused client is told to wait: long enough not to hammer, short beside what people notice.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 pub(super) const UNAVAILABLE: Refusal = Refusal::StoreUnavailable { retry_after: RETRY_AFTER };
 

@@ -7,13 +7,14 @@ use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{Instrument, Span};
 
+use super::claim::RETRY_AFTER;
 use super::verdict::{Judge, Panic, Verdict};
 use crate::crowding::Place;
 use crate::lease::KeptLease;
 use crate::policy::AfterCrash;
 use crate::store::{Held, StoreError};
 use crate::telemetry::{self, Outcome};
-use crate::{Record, Registry};
+use crate::{Record, Refusal, Registry};
 
 /// A handler that runs under a claim.
 pub(super) struct Claimed {
@@ -57,36 +58,49 @@ impl Claimed {
                     Verdict::Record(record) => Ending::Record(self.registry.at_rest().seal(&self.lease.key, record)),
                     Verdict::Free | Verdict::Rerun => Ending::Release,
                 };
-                self.end(ending, outcome).await;
-                response
+                let wanted = matches!(ending, Ending::Record(_));
+                let registry = self.registry.clone();
+                match self.end(ending, outcome).await {
+                    // A retry gets its successor's response: two of them for one key would be one too many.
+                    Held::No if wanted => registry.render(Refusal::ClaimLost { retry_after: RETRY_AFTER }),
+                    Held::Yes | Held::No => response,
+                }
             }
             Err(panic) => {
                 let ending = match self.judge.policy.after_crash {
                     AfterCrash::Rerun => Ending::Release,
                     AfterCrash::Refuse => Ending::Lapse,
                 };
-                self.end(ending, Outcome::Panicked).await;
+                let _ = self.end(ending, Outcome::Panicked).await;
                 std::panic::resume_unwind(panic)
             }
         }
     }
 
-    async fn end(self: Box<Self>, ending: Ending, outcome: Outcome) {
+    /// Whether the claim held until its end, as far as that is known.
+    async fn end(self: Box<Self>, ending: Ending, outcome: Outcome) -> Held {
         let span = self.span.clone();
         async {
             match self.try_end(&ending).await {
-                Ok(Held::Yes) => outcome.enter(&self.span),
-                Ok(Held::No) => self.lost(),
+                Ok(Held::Yes) => {
+                    outcome.enter(&self.span);
+                    Held::Yes
+                }
+                Ok(Held::No) => {
+                    self.lost();
+                    Held::No
+                }
                 Err(error) => {
                     telemetry::settling_failed(self.judge.policy, self.lease.store.name(), ending.name(), &error);
                     Outcome::RecordingFailed.enter(&self.span);
                     let span = self.span.clone();
                     tokio::spawn(self.keep_trying(ending).instrument(span));
+                    Held::Yes
                 }
             }
         }
         .instrument(span)
-        .await;
+        .await
     }
 
     async fn try_end(&self, ending: &Ending) -> Result<Held, StoreError> {
