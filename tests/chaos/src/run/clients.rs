@@ -1,0 +1,238 @@
+//! The clients: every key several times, to any server, over both versions of HTTP, cut off anywhere, until there is an
+//! answer.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use fastrand::Rng;
+use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt as _};
+use reqwest::Client;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::fleet::Server;
+use super::{Book, FaultWeights, Fleet, Plan, guarantees};
+use crate::history::{Answer, Guarantee, Request};
+use crate::server::{DIE_AT, Order, Outcome, Step};
+use crate::{LEASE, now};
+
+/// How many keys are asked for at once.
+const KEYS_AT_ONCE: usize = 40;
+
+/// Of all requests, how many name a step to die at, in per mille for each unit of its weight.
+const DEATHS_PER_MILLE: u32 = 2;
+
+/// How long a client hears nothing before it takes the line for dead; a stopped server answers nobody.
+const HEARS_NOTHING: Duration = Duration::from_secs(2);
+
+/// Far longer than a lease and the start of a server: what has no answer by then has none.
+const STUCK: Duration = Duration::from_secs(40);
+
+pub(super) struct Clients {
+    plan: Plan,
+    fleet: Arc<Fleet>,
+    book: Book,
+    http1: Client,
+    http2: Client,
+    /// Every key so far.
+    asked: Mutex<Vec<Asked>>,
+}
+
+/// One key and what is asked for under it.
+#[derive(Clone)]
+struct Asked {
+    key: String,
+    guarantee: Guarantee,
+    order: Order,
+}
+
+impl Clients {
+    pub(super) fn new(plan: Plan, fleet: Arc<Fleet>, book: Book) -> Self {
+        let client = || Client::builder().retry(reqwest::retry::never()).timeout(HEARS_NOTHING);
+        Self {
+            plan,
+            fleet,
+            book,
+            http1: client().http1_only().build().expect("a client"),
+            http2: client().http2_prior_knowledge().build().expect("a client"),
+            asked: Mutex::default(),
+        }
+    }
+
+    /// New keys all the time, each with duplicates at once, soon and late.
+    pub(super) async fn play(&self) {
+        let ends_at = Instant::now() + self.plan.duration;
+        let asking = stream::iter(std::iter::from_fn(|| (Instant::now() < ends_at).then(|| self.next_key())));
+        asking.for_each_concurrent(KEYS_AT_ONCE, |(asked, random)| self.live(asked, random)).await;
+    }
+
+    fn next_key(&self) -> (Asked, Rng) {
+        let mut all = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = all.len() as u64;
+        let mut random = self.plan.random(1_000 + number);
+        let possible = guarantees(self.plan.store);
+        let guarantee = possible[random.usize(..possible.len())];
+        let outcome = match random.u32(..100) {
+            0..8 => Outcome::Declined,
+            8..16 => Outcome::FailsFirst,
+            _ => Outcome::Done,
+        };
+        let millis = match random.u32(..1_000) {
+            long if long < self.plan.long_handlers => u64::try_from(LEASE.as_millis()).unwrap_or(0) * 3 / 2,
+            _ => random.u64(..60),
+        };
+        let padding = if random.u32(..10) == 0 { 256 * 1024 } else { 0 };
+        let asked = Asked { key: format!("key-{number}"), guarantee, order: Order { millis, outcome, padding } };
+        all.push(asked.clone());
+        self.book.write(|history| _ = history.keys.insert(asked.key.clone(), guarantee));
+        (asked, random)
+    }
+
+    /// The whole of a key's life: duplicates, then retries until one of them has an answer.
+    async fn live(&self, asked: Asked, mut random: Rng) {
+        let duplicates = (0..random.usize(1..5)).map(|_| {
+            let (delay, random) = (Duration::from_millis(random.u64(..150)), random.fork());
+            let asked = &asked;
+            async move {
+                tokio::time::sleep(delay).await;
+                self.ask(asked, random).await
+            }
+        });
+        let answers = join_all(duplicates.collect::<Vec<_>>()).await;
+        if !answers.into_iter().flatten().any(|answer| is_an_end(&answer)) {
+            self.until_answered(&asked, random).await;
+        }
+    }
+
+    /// `None` when it takes too long.
+    async fn until_answered(&self, asked: &Asked, mut random: Rng) -> Option<Answer> {
+        let begun = Instant::now();
+        while begun.elapsed() < STUCK {
+            if let Some(answer) = self.ask(asked, random.fork()).await.filter(is_an_end) {
+                return Some(answer);
+            }
+            tokio::time::sleep(Duration::from_millis(random.u64(50..200))).await;
+        }
+        None
+    }
+
+    /// When everything runs again, and for good: the truth that every key's retry gets from now on.
+    pub(super) async fn ask_every_key_again(&mut self) {
+        self.plan.faults = FaultWeights { die_at_step: 0, cut_percent: 0, ..self.plan.faults };
+        let asked = std::mem::take(&mut *self.asked.lock().unwrap_or_else(PoisonError::into_inner));
+        let this = &*self;
+        stream::iter(asked.into_iter().zip(0..))
+            .for_each_concurrent(KEYS_AT_ONCE, |(asked, number)| async move {
+                if let Some(answer) = this.until_answered(&asked, this.plan.random(1_000_000 + number)).await {
+                    this.book.write(|history| _ = history.finally.insert(asked.key, answer));
+                }
+            })
+            .await;
+    }
+
+    async fn ask(&self, asked: &Asked, mut random: Rng) -> Option<Answer> {
+        let server = self.fleet.server(random.usize(..self.fleet.len()));
+        let dies_at = (random.u32(..1_000) < self.plan.faults.die_at_step * DEATHS_PER_MILLE)
+            .then(|| Step::ALL[random.usize(..Step::ALL.len())]);
+        let is_cut = random.u32(..100) < self.plan.faults.cut_percent;
+        let manner = Manner::draw(is_cut, &mut random);
+        let sent = now();
+        let answer = match manner {
+            Manner::Http1 => self.send(&self.http1, &server, asked, dies_at).await,
+            Manner::Http2 => self.send(&self.http2, &server, asked, dies_at).await,
+            Manner::Http1LeavesAfter(time) => leave(time, self.send(&self.http1, &server, asked, dies_at)).await,
+            Manner::Http2LeavesAfter(time) => leave(time, self.send(&self.http2, &server, asked, dies_at)).await,
+            Manner::CutInRequest | Manner::CutInResponse => {
+                // What such a client hears it does not understand.
+                let _ = leave(HEARS_NOTHING, cut(&server, asked, manner)).await;
+                None
+            }
+        };
+        let manner = match dies_at {
+            Some(step) => format!("{manner:?}, dies at {}", step.name()),
+            None => format!("{manner:?}"),
+        };
+        let request = Request {
+            time: (sent, now()),
+            key: asked.key.clone(),
+            server: server.name,
+            manner,
+            answer: answer.clone(),
+        };
+        self.book.write(|history| history.requests.push(request));
+        answer
+    }
+
+    async fn send(&self, client: &Client, server: &Server, asked: &Asked, dies_at: Option<Step>) -> Option<Answer> {
+        let url = format!("http://{}{}", server.address, asked.guarantee.path());
+        let mut request = client.post(url).header("idempotency-key", &asked.key).json(&asked.order);
+        if let Some(step) = dies_at {
+            request = request.header(DIE_AT, step.name());
+        }
+        let response = request.send().await.ok()?;
+        let status = response.status().as_u16();
+        let is_replay = response.headers().contains_key("idempotent-replayed");
+        let body = response.text().await.ok()?;
+        Some(Answer { status, body, is_replay })
+    }
+}
+
+/// Whether a client is content with it.
+fn is_an_end(answer: &Answer) -> bool {
+    answer.is_final() || answer.code().as_deref() == Some("outcome_unknown")
+}
+
+/// How a client behaves.
+#[derive(Clone, Copy, Debug)]
+enum Manner {
+    Http1,
+    Http2,
+    /// Its connection closes.
+    Http1LeavesAfter(Duration),
+    /// Its stream is reset.
+    Http2LeavesAfter(Duration),
+    /// A part of the request is sent.
+    CutInRequest,
+    /// A part of the response is read, and the connection is reset.
+    CutInResponse,
+}
+
+impl Manner {
+    fn draw(is_cut: bool, random: &mut Rng) -> Self {
+        let time = Duration::from_millis(random.u64(..80));
+        match (is_cut, random.u32(..4)) {
+            (false, 0..2) => Self::Http1,
+            (false, _) => Self::Http2,
+            (true, 0) => Self::Http1LeavesAfter(time),
+            (true, 1) => Self::Http2LeavesAfter(time),
+            (true, 2) => Self::CutInRequest,
+            (true, _) => Self::CutInResponse,
+        }
+    }
+}
+
+async fn leave<T>(after: Duration, asking: impl Future<Output = Option<T>>) -> Option<T> {
+    tokio::time::timeout(after, asking).await.ok().flatten()
+}
+
+/// Breaks the connection in the middle of the request or of the response.
+async fn cut(server: &Server, asked: &Asked, manner: Manner) -> Option<()> {
+    let body = serde_json::to_string(&asked.order).ok()?;
+    let request = format!(
+        "POST {} HTTP/1.1\r\nHost: chaos\r\nContent-Type: application/json\r\nIdempotency-Key: {}\r\nContent-Length: {}\r\n\r\n{body}",
+        asked.guarantee.path(),
+        asked.key,
+        body.len()
+    );
+    let mut stream = TcpStream::connect(&server.address).await.ok()?;
+    if matches!(manner, Manner::CutInRequest) {
+        stream.write_all(&request.as_bytes()[..request.len() - body.len() / 2]).await.ok()?;
+        return None;
+    }
+    stream.write_all(request.as_bytes()).await.ok()?;
+    stream.read_exact(&mut [0; 40]).await.ok()?;
+    // What is left unread is answered with a reset.
+    Some(())
+}

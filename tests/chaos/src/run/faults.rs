@@ -1,0 +1,92 @@
+//! What is done to servers and store while the clients are at work.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use fastrand::Rng;
+use rustix::process::Signal;
+
+use super::{Book, Fleet, Plan, TestedStore};
+use crate::history::FaultKind;
+use crate::{LEASE, now};
+
+/// Brings one fault after the other.
+pub(super) struct Faults<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) fleet: &'a Fleet,
+    pub(super) store: &'a TestedStore,
+    pub(super) book: &'a Book,
+}
+
+/// Long enough to be felt, and too short for a lease to run out.
+const MOMENT: std::ops::Range<u64> = 100..900;
+
+impl Faults<'_> {
+    /// Until it is dropped.
+    pub(super) async fn inflict(&self) -> Infallible {
+        let mut random = self.plan.random(1);
+        let weights = &self.plan.faults;
+        let of_the_store = u32::from(self.store.is_served());
+        let choices: [(u32, Chosen); 5] = [
+            (weights.kill, Chosen::Kill),
+            (weights.long_stop, Chosen::LongStop),
+            (weights.short_stop, Chosen::ShortStop),
+            (weights.pause_store * of_the_store, Chosen::PauseStore),
+            (weights.restart_store * of_the_store, Chosen::RestartStore),
+        ];
+        let sum: u32 = choices.iter().map(|(weight, _)| weight).sum();
+        if sum == 0 {
+            return std::future::pending().await;
+        }
+        loop {
+            tokio::time::sleep(Duration::from_millis(random.u64(200..1_200))).await;
+            let mut drawn = random.u32(..sum);
+            for (weight, choice) in &choices {
+                if drawn < *weight {
+                    self.bring(*choice, &mut random).await;
+                    break;
+                }
+                drawn -= weight;
+            }
+        }
+    }
+
+    async fn bring(&self, choice: Chosen, random: &mut Rng) {
+        let victim = random.usize(..self.fleet.len());
+        let moment = Duration::from_millis(random.u64(MOMENT));
+        match choice {
+            Chosen::Kill => self.fleet.signal(victim, Signal::KILL),
+            Chosen::LongStop => self.stop(victim, LEASE + LEASE / 2 + moment).await,
+            Chosen::ShortStop => self.stop(victim, moment).await,
+            Chosen::PauseStore => {
+                let from = now();
+                self.store.signal("STOP");
+                tokio::time::sleep(moment).await;
+                self.store.signal("CONT");
+                self.book.fault(FaultKind::StorePaused, None, (from, now()));
+            }
+            Chosen::RestartStore => {
+                let from = now();
+                self.store.restart().await;
+                self.book.fault(FaultKind::StoreRestarted, None, (from, now()));
+            }
+        }
+    }
+
+    async fn stop(&self, victim: usize, time: Duration) {
+        let (name, from) = (self.fleet.server(victim).name, now());
+        self.fleet.signal(victim, Signal::STOP);
+        tokio::time::sleep(time).await;
+        self.fleet.signal(victim, Signal::CONT);
+        self.book.fault(FaultKind::Stopped, Some(&name), (from, now()));
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Chosen {
+    Kill,
+    LongStop,
+    ShortStop,
+    PauseStore,
+    RestartStore,
+}

@@ -1,0 +1,140 @@
+//! The server processes: each is started again when it dies.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context as _;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+
+use super::{Book, Plan, TestedStore};
+use crate::history::FaultKind;
+use crate::now;
+
+/// Servers that share a store and a ledger.
+pub struct Fleet {
+    slots: Vec<Arc<Mutex<Server>>>,
+    keepers: Vec<JoinHandle<()>>,
+}
+
+/// What is known of a server that runs, or has just died.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Unlike the name of any other process of the run.
+    pub name: String,
+    /// Where it listens.
+    pub address: String,
+    pid: Option<Pid>,
+}
+
+#[derive(Clone)]
+struct Launch {
+    program: PathBuf,
+    arguments: Vec<String>,
+    ledger: PathBuf,
+}
+
+impl Fleet {
+    pub(crate) async fn start(
+        plan: &Plan,
+        program: PathBuf,
+        store: &TestedStore,
+        ledger: &Path,
+        book: Book,
+    ) -> anyhow::Result<Self> {
+        let mut arguments = vec!["serve".to_owned(), "--store".to_owned(), store.url().to_owned()];
+        if let Some(guard) = plan.without {
+            let guard = clap::ValueEnum::to_possible_value(&guard).context("every guard has a name")?;
+            arguments.extend(["--without".to_owned(), guard.get_name().to_owned()]);
+        }
+        let command = Launch { program, arguments, ledger: ledger.to_owned() };
+        let (mut slots, mut keepers) = (Vec::new(), Vec::new());
+        for number in 0..plan.servers {
+            let (child, server) = command.spawn(&format!("s{number}.0")).await?;
+            let slot = Arc::new(Mutex::new(server));
+            keepers.push(tokio::spawn(keep(command.clone(), number, child, Arc::clone(&slot), book.clone())));
+            slots.push(slot);
+        }
+        Ok(Self { slots, keepers })
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// The one in this place, which may just have died.
+    pub fn server(&self, number: usize) -> Server {
+        self.slots[number].lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sends a signal; nothing happens when it is dead already.
+    pub(crate) fn signal(&self, number: usize, signal: Signal) {
+        if let Some(pid) = self.server(number).pid {
+            let _ = kill_process(pid, signal);
+        }
+    }
+
+    /// After a fault that the end of the run has cut short.
+    pub(crate) fn revive(&self) {
+        (0..self.len()).for_each(|number| self.signal(number, Signal::CONT));
+    }
+
+    pub(crate) async fn stop(&self) {
+        for keeper in &self.keepers {
+            keeper.abort();
+        }
+        // The children are killed with their keepers.
+        for keeper in &self.keepers {
+            while !keeper.is_finished() {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
+/// Starts a successor for every server that dies.
+async fn keep(command: Launch, number: usize, mut child: Child, slot: Arc<Mutex<Server>>, book: Book) {
+    for incarnation in 1.. {
+        let _ = child.wait().await;
+        let died_at = now();
+        let name = {
+            let mut server = slot.lock().unwrap_or_else(PoisonError::into_inner);
+            // The number may be another process's soon.
+            server.pid = None;
+            server.name.clone()
+        };
+        book.fault(FaultKind::Died, Some(&name), (died_at, died_at));
+        let (next, server) = loop {
+            // The store may be away.
+            if let Ok(started) = command.spawn(&format!("s{number}.{incarnation}")).await {
+                break started;
+            }
+        };
+        child = next;
+        *slot.lock().unwrap_or_else(PoisonError::into_inner) = server;
+    }
+}
+
+impl Launch {
+    async fn spawn(&self, name: &str) -> anyhow::Result<(Child, Server)> {
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments).args(["--name", name, "--ledger"]).arg(&self.ledger);
+        let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().context("a server starts")?;
+        let output = child.stdout.take().context("a piped output")?;
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line).await?;
+        let address = line.trim().to_owned();
+        anyhow::ensure!(!address.is_empty(), "the server did not say where it listens");
+        let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        Ok((child, Server { name: name.to_owned(), address, pid }))
+    }
+}

@@ -1,0 +1,202 @@
+//! One run: servers over a store, clients that repeat everything, faults in between, and the judgement.
+
+mod clients;
+mod faults;
+mod fleet;
+mod stores;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use fastrand::Rng;
+use tempfile::TempDir;
+
+use self::clients::Clients;
+use self::faults::Faults;
+pub use self::fleet::Fleet;
+pub use self::stores::{StoreKind, TestedStore};
+use crate::history::{Fault, FaultKind, Guarantee, History};
+use crate::judge::{Violation, judge};
+use crate::now;
+use crate::server::{Guard, Ledger, prepare};
+
+/// What is done in a run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Decides keys, clients and faults; times are as they happen.
+    pub seed: u64,
+    /// How long requests and faults go on.
+    pub duration: Duration,
+    /// What the servers keep their records in.
+    pub store: StoreKind,
+    /// How many servers.
+    pub servers: usize,
+    /// How often each fault comes, relative to the others.
+    pub faults: FaultWeights,
+    /// How much longer than their lease some handlers take, in per mille of all keys.
+    pub long_handlers: u32,
+    /// The guard that is taken out of the servers.
+    pub without: Option<Guard>,
+}
+
+/// How often each fault comes, relative to the others; none at all when all are 0.
+#[derive(Clone, Copy, Debug)]
+pub struct FaultWeights {
+    /// SIGKILL at a random moment.
+    pub kill: u32,
+    /// Death at a named step.
+    pub die_at_step: u32,
+    /// SIGSTOP for longer than a lease.
+    pub long_stop: u32,
+    /// SIGSTOP for a moment.
+    pub short_stop: u32,
+    /// SIGSTOP of the store for a moment.
+    pub pause_store: u32,
+    /// The store is killed and started again.
+    pub restart_store: u32,
+    /// Of a hundred requests, how many are cut off by their client.
+    pub cut_percent: u32,
+}
+
+impl Plan {
+    /// All faults, on three servers.
+    pub fn everything(seed: u64, duration: Duration, store: StoreKind) -> Self {
+        let faults = FaultWeights {
+            kill: 4,
+            die_at_step: 4,
+            long_stop: 2,
+            short_stop: 2,
+            pause_store: 3,
+            restart_store: 1,
+            cut_percent: 25,
+        };
+        Self { seed, duration, store, servers: 3, faults, long_handlers: 5, without: None }
+    }
+
+    /// A sequence of its own for each number.
+    fn random(&self, number: u64) -> Rng {
+        Rng::with_seed(self.seed.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+    }
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Outcome {
+    /// All that happened.
+    pub history: History,
+    /// All that must not have.
+    pub violations: Vec<Violation>,
+}
+
+/// What all parts of a run write into.
+#[derive(Clone, Default)]
+pub(crate) struct Book(Arc<Mutex<History>>);
+
+impl Book {
+    pub(crate) fn write(&self, write: impl FnOnce(&mut History)) {
+        write(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(crate) fn fault(&self, kind: FaultKind, server: Option<&str>, time: (u64, u64)) {
+        let server = server.map(str::to_owned);
+        self.write(|history| history.faults.push(Fault { time, server, kind }));
+    }
+
+    fn close(self) -> History {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Plays the plan with servers of this program.
+///
+/// # Errors
+///
+/// When the store, the ledger or a server cannot be started.
+pub async fn play(plan: &Plan, program: PathBuf) -> anyhow::Result<Outcome> {
+    let folder = TempDir::with_prefix("chaos")?;
+    let store = TestedStore::start(plan.store, folder.path()).await;
+    let ledger = folder.path().join("ledger.db");
+    prepare(store.url(), &ledger).await?;
+    let book = Book::default();
+    let fleet = Arc::new(Fleet::start(plan, program, &store, &ledger, book.clone()).await?);
+    let watch = tokio::spawn(watch_the_machine(book.clone()));
+    let mut clients = Clients::new(plan.clone(), Arc::clone(&fleet), book.clone());
+    let faults = Faults { plan, fleet: &fleet, store: &store, book: &book };
+    let playing = async {
+        tokio::select! {
+            () = clients.play() => {}
+            never = faults.inflict() => match never {},
+        }
+    };
+    playing.await;
+    fleet.revive();
+    store.revive();
+    clients.ask_every_key_again().await;
+    watch.abort();
+    fleet.stop().await;
+    let mut history = book.close();
+    Ledger::open(&ledger).await?.tell(&mut history, store.url()).await?;
+    let violations = judge(&history);
+    Ok(Outcome { history, violations })
+}
+
+/// A machine that gives nobody time lets leases run out, and is no fault of the engine.
+async fn watch_the_machine(book: Book) {
+    const TICK: Duration = Duration::from_millis(100);
+    loop {
+        let before = now();
+        tokio::time::sleep(TICK).await;
+        let after = now();
+        if after - before > 10 * 100_000 {
+            book.fault(FaultKind::MachineStalled, None, (before, after));
+        }
+    }
+}
+
+impl Outcome {
+    /// The figures of the run, in a line.
+    pub fn summary(&self) -> String {
+        let history = &self.history;
+        let answered = history.requests.iter().filter(|request| request.answer.is_some()).count();
+        let replays =
+            history.requests.iter().filter(|request| request.answer.as_ref().is_some_and(|answer| answer.is_replay));
+        let unknown = history.finally.values().filter(|answer| answer.code().as_deref() == Some("outcome_unknown"));
+        let count = |kind| history.faults.iter().filter(|fault| fault.kind == kind).count();
+        let again = history.executions.iter().filter(|execution| execution.attempt > 1).count();
+        format!(
+            "{} keys, {} requests, {answered} answered, {} of them replays; {} executions, {again} of them repeated after \
+             a crash, {} effects, {} outcomes unknown; {} deaths, {} stops, {} pauses and {} restarts of the store, {} \
+             stalls of the machine",
+            history.keys.len(),
+            history.requests.len(),
+            replays.count(),
+            history.executions.len(),
+            history.effects.len(),
+            unknown.count(),
+            count(FaultKind::Died),
+            count(FaultKind::Stopped),
+            count(FaultKind::StorePaused),
+            count(FaultKind::StoreRestarted),
+            count(FaultKind::MachineStalled),
+        )
+    }
+
+    /// Every violation, and the history of its key.
+    pub fn report(&self) -> String {
+        let broken = self.violations.iter();
+        let told: Vec<String> =
+            broken.map(|violation| format!("{violation}\n{}", self.history.of_key(&violation.key))).collect();
+        told.concat()
+    }
+}
+
+/// The guarantees that a store can give.
+pub(crate) fn guarantees(store: StoreKind) -> &'static [Guarantee] {
+    match store {
+        StoreKind::Redis => &[Guarantee::AtLeastOnce, Guarantee::AtMostOnce],
+        StoreKind::Sqlite | StoreKind::Postgres => {
+            &[Guarantee::AtLeastOnce, Guarantee::AtMostOnce, Guarantee::ExactlyOnce]
+        }
+    }
+}

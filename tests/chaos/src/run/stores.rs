@@ -1,0 +1,82 @@
+//! The real stores, each of a run's own.
+
+use std::path::Path;
+
+use clap::ValueEnum;
+use idempotent_tests::postgres::PostgresServer;
+use idempotent_tests::redis::RedisServer;
+
+/// Which store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StoreKind {
+    /// One file.
+    Sqlite,
+    /// One server, with an append-only file.
+    Redis,
+    /// One server.
+    Postgres,
+}
+
+/// A store that can be paused and killed.
+pub struct TestedStore {
+    url: String,
+    server: Server,
+}
+
+enum Server {
+    /// It lives in the processes that use it.
+    Sqlite,
+    Redis(RedisServer),
+    Postgres(PostgresServer),
+}
+
+impl TestedStore {
+    pub(crate) async fn start(kind: StoreKind, folder: &Path) -> Self {
+        match kind {
+            StoreKind::Sqlite => {
+                let url = format!("sqlite:{}", folder.join("records.db").display());
+                Self { url, server: Server::Sqlite }
+            }
+            StoreKind::Redis => {
+                let server = RedisServer::start(&[]).await;
+                Self { url: server.url(), server: Server::Redis(server) }
+            }
+            StoreKind::Postgres => {
+                let server = PostgresServer::start(&[]).await;
+                let url = server.database().await.url();
+                Self { url, server: Server::Postgres(server) }
+            }
+        }
+    }
+
+    /// As the servers take it.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Whether it has a process of its own.
+    pub(crate) fn is_served(&self) -> bool {
+        !matches!(self.server, Server::Sqlite)
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        match &self.server {
+            Server::Sqlite => {}
+            Server::Redis(server) => server.signal(signal),
+            Server::Postgres(server) => server.signal(signal),
+        }
+    }
+
+    pub(crate) async fn restart(&self) {
+        match &self.server {
+            Server::Sqlite => {}
+            Server::Redis(server) => server.restart().await,
+            Server::Postgres(server) => server.restart().await,
+        }
+    }
+
+    /// After a fault that the end of the run has cut short.
+    pub(crate) fn revive(&self) {
+        self.signal("CONT");
+    }
+}

@@ -1,0 +1,143 @@
+//! What the handlers have done, in a database that outlives them: one row an execution, one row an effect.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use sqlx::postgres::PgConnection;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Connection as _, Row as _, SqliteConnection};
+
+use crate::history::{Execution, History};
+use crate::now;
+
+const SCHEMA: &str = "
+CREATE TABLE executions (
+    id TEXT PRIMARY KEY,
+    key TEXT NOT NULL,
+    server TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    begun_at INTEGER NOT NULL,
+    gave_up INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX executions_key ON executions (key);
+CREATE TABLE effects (key TEXT NOT NULL, execution TEXT NOT NULL);
+";
+
+const EFFECTS: &str = "CREATE TABLE IF NOT EXISTS effects (key TEXT NOT NULL, execution TEXT NOT NULL)";
+
+const SELECT: &str = "SELECT key, execution FROM effects";
+
+/// How long a writer waits for another one that a signal has stopped.
+const BUSY: Duration = Duration::from_mins(1);
+
+/// The ledger of a run.
+#[derive(Clone)]
+pub struct Ledger(SqlitePool);
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    // Processes die here, not the machine: what was written survives without being synchronised.
+    let options = SqliteConnectOptions::new().filename(path).busy_timeout(BUSY);
+    options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Off)
+}
+
+/// Where the effects of transactions go: into the store's own database.
+pub(super) async fn create_effects(store: &str) -> anyhow::Result<()> {
+    if let Some(path) = store.strip_prefix("sqlite:") {
+        let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
+        let mut connection = SqliteConnection::connect_with(&options.journal_mode(SqliteJournalMode::Wal)).await?;
+        sqlx::query(EFFECTS).execute(&mut connection).await?;
+        connection.close().await?;
+    } else if store.starts_with("postgres:") {
+        let mut connection = PgConnection::connect(store).await?;
+        sqlx::query(EFFECTS).execute(&mut connection).await?;
+        connection.close().await?;
+    }
+    Ok(())
+}
+
+impl Ledger {
+    pub(super) async fn create(path: &Path) -> anyhow::Result<()> {
+        let mut connection = SqliteConnection::connect_with(&options(path).create_if_missing(true)).await?;
+        sqlx::raw_sql(SCHEMA).execute(&mut connection).await.context("the ledger's tables")?;
+        connection.close().await?;
+        Ok(())
+    }
+
+    /// Opens the ledger that was created for the run.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub async fn open(path: &Path) -> anyhow::Result<Self> {
+        let pool = SqlitePoolOptions::new().max_connections(2).acquire_timeout(BUSY).connect_with(options(path)).await;
+        Ok(Self(pool.context("the ledger")?))
+    }
+
+    /// Writes down that an execution begins; how many of its key there are now.
+    ///
+    /// # Panics
+    ///
+    /// As all methods here: without its ledger a run proves nothing.
+    pub(super) async fn begin(&self, execution: &Execution) -> i64 {
+        let mut connection = self.0.acquire().await.expect("the ledger is there");
+        sqlx::query("INSERT INTO executions (id, key, server, attempt, begun_at) VALUES (?, ?, ?, ?, ?)")
+            .bind(&execution.id)
+            .bind(&execution.key)
+            .bind(&execution.server)
+            .bind(execution.attempt)
+            .bind(i64::try_from(execution.begun_at).expect("a time of this age"))
+            .execute(&mut *connection)
+            .await
+            .expect("the execution is written down");
+        sqlx::query_scalar("SELECT count(*) FROM executions WHERE key = ?")
+            .bind(&execution.key)
+            .fetch_one(&mut *connection)
+            .await
+            .expect("the executions are counted")
+    }
+
+    pub(super) async fn give_up(&self, execution: &str) {
+        let gave_up = sqlx::query("UPDATE executions SET gave_up = 1 WHERE id = ?").bind(execution).execute(&self.0);
+        gave_up.await.expect("the end is written down");
+    }
+
+    pub(super) async fn effect(&self, key: &str, execution: &str) {
+        let effect = sqlx::query("INSERT INTO effects (key, execution) VALUES (?, ?)").bind(key).bind(execution);
+        effect.execute(&self.0).await.expect("the effect is written down");
+    }
+
+    /// Adds what it knows, and the effects in the store's own database, to the history.
+    ///
+    /// # Errors
+    ///
+    /// When one of them cannot be read.
+    pub async fn tell(&self, history: &mut History, store: &str) -> anyhow::Result<()> {
+        let executions = sqlx::query("SELECT id, key, server, attempt, begun_at, gave_up FROM executions");
+        for row in executions.fetch_all(&self.0).await? {
+            history.executions.push(Execution {
+                id: row.get("id"),
+                key: row.get("key"),
+                server: row.get("server"),
+                attempt: row.get("attempt"),
+                begun_at: row.get::<i64, _>("begun_at").unsigned_abs(),
+                gave_up: row.get("gave_up"),
+            });
+        }
+        history.effects.extend(sqlx::query_as(SELECT).fetch_all(&self.0).await?);
+        if let Some(path) = store.strip_prefix("sqlite:") {
+            let options = SqliteConnectOptions::new().filename(path).busy_timeout(BUSY);
+            let mut connection = SqliteConnection::connect_with(&options).await?;
+            history.effects.extend(sqlx::query_as(SELECT).fetch_all(&mut connection).await?);
+        } else if store.starts_with("postgres:") {
+            let mut connection = PgConnection::connect(store).await?;
+            history.effects.extend(sqlx::query_as(SELECT).fetch_all(&mut connection).await?);
+        }
+        Ok(())
+    }
+}
+
+/// An execution that begins now.
+pub(super) fn beginning(id: String, key: &str, server: &str, attempt: u32) -> Execution {
+    Execution { id, key: key.to_owned(), server: server.to_owned(), attempt, begun_at: now(), gave_up: false }
+}
