@@ -127,7 +127,7 @@ pub struct Execution {
 }
 
 /// All of it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct History {
     /// What each key's handler promises.
     pub keys: BTreeMap<String, Guarantee>,

@@ -66,7 +66,11 @@ async fn run(seed: u64, minutes: u64, store: Option<StoreKind>, without: Option<
             break;
         }
         let kind = stores[round % stores.len()];
-        let plan = Plan { without, ..Plan::everything(seed.wrapping_add(round as u64), ROUND.min(left), kind) };
+        let (seed, time) = (seed.wrapping_add(round as u64), ROUND.min(left));
+        let plan = match without {
+            Some(guard) => Plan::against(guard, seed, time, kind),
+            None => Plan::everything(seed, time, kind),
+        };
         let outcome = play(&plan, std::env::current_exe()?).await?;
         println!("round {round}, seed {}, {kind:?}: {}", plan.seed, outcome.summary());
         if !outcome.violations.is_empty() {

@@ -41,7 +41,7 @@ pub struct Plan {
 }
 
 /// How often each fault comes, relative to the others; none at all when all are 0.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct FaultWeights {
     /// SIGKILL at a random moment.
     pub kill: u32,
@@ -74,6 +74,26 @@ impl Plan {
         Self { seed, duration, store, servers: 3, faults, long_handlers: 5, without: None }
     }
 
+    /// No faults, on so many servers.
+    pub fn calm(seed: u64, duration: Duration, store: StoreKind, servers: usize) -> Self {
+        Self { seed, duration, store, servers, faults: FaultWeights::default(), long_handlers: 0, without: None }
+    }
+
+    /// The faults that the want of this guard shows under.
+    pub fn against(guard: Guard, seed: u64, duration: Duration, store: StoreKind) -> Self {
+        let none = FaultWeights::default();
+        let (faults, long_handlers) = match guard {
+            Guard::Token => (FaultWeights { long_stop: 1, ..none }, 0),
+            Guard::RecordFirst | Guard::RefusalAfterCrash | Guard::Transaction => {
+                (FaultWeights { kill: 1, die_at_step: 10, ..none }, 0)
+            }
+            Guard::Disconnect => (FaultWeights { cut_percent: 50, ..none }, 0),
+            Guard::Renewal => (none, 100),
+        };
+        let calm = Self::calm(seed, duration, store, 3);
+        Self { faults, long_handlers, without: Some(guard), ..calm }
+    }
+
     /// A sequence of its own for each number.
     fn random(&self, number: u64) -> Rng {
         Rng::with_seed(self.seed.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
@@ -103,8 +123,47 @@ impl Book {
         self.write(|history| history.faults.push(Fault { time, server, kind }));
     }
 
-    fn close(self) -> History {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    fn copy(&self) -> History {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Servers over a store, and the ledger of what they do.
+pub struct Stage {
+    /// The servers.
+    pub fleet: Arc<Fleet>,
+    /// What they share.
+    pub store: TestedStore,
+    ledger: PathBuf,
+    book: Book,
+    _folder: TempDir,
+}
+
+impl Stage {
+    /// Starts the plan's store and servers of this program.
+    ///
+    /// # Errors
+    ///
+    /// When the store, the ledger or a server cannot be started.
+    pub async fn set(plan: &Plan, program: PathBuf) -> anyhow::Result<Self> {
+        let folder = TempDir::with_prefix("chaos")?;
+        let store = TestedStore::start(plan.store, folder.path()).await;
+        let ledger = folder.path().join("ledger.db");
+        prepare(store.url(), &ledger).await?;
+        let book = Book::default();
+        let fleet = Arc::new(Fleet::start(plan, program, &store, &ledger, book.clone()).await?);
+        Ok(Self { fleet, store, ledger, book, _folder: folder })
+    }
+
+    /// All that happened until now, as far as servers and store know.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub async fn history(&self) -> anyhow::Result<History> {
+        let mut history = self.book.copy();
+        Ledger::open(&self.ledger).await?.tell(&mut history, self.store.url()).await?;
+        Ok(history)
     }
 }
 
@@ -112,31 +171,22 @@ impl Book {
 ///
 /// # Errors
 ///
-/// When the store, the ledger or a server cannot be started.
+/// As [`Stage::set`].
 pub async fn play(plan: &Plan, program: PathBuf) -> anyhow::Result<Outcome> {
-    let folder = TempDir::with_prefix("chaos")?;
-    let store = TestedStore::start(plan.store, folder.path()).await;
-    let ledger = folder.path().join("ledger.db");
-    prepare(store.url(), &ledger).await?;
-    let book = Book::default();
-    let fleet = Arc::new(Fleet::start(plan, program, &store, &ledger, book.clone()).await?);
-    let watch = tokio::spawn(watch_the_machine(book.clone()));
-    let mut clients = Clients::new(plan.clone(), Arc::clone(&fleet), book.clone());
-    let faults = Faults { plan, fleet: &fleet, store: &store, book: &book };
-    let playing = async {
-        tokio::select! {
-            () = clients.play() => {}
-            never = faults.inflict() => match never {},
-        }
-    };
-    playing.await;
-    fleet.revive();
-    store.revive();
+    let stage = Stage::set(plan, program).await?;
+    let watch = tokio::spawn(watch_the_machine(stage.book.clone()));
+    let mut clients = Clients::new(plan.clone(), Arc::clone(&stage.fleet), stage.book.clone());
+    let faults = Faults { plan, fleet: &stage.fleet, store: &stage.store, book: &stage.book };
+    tokio::select! {
+        () = clients.play() => {}
+        never = faults.inflict() => match never {},
+    }
+    stage.fleet.revive();
+    stage.store.revive();
     clients.ask_every_key_again().await;
     watch.abort();
-    fleet.stop().await;
-    let mut history = book.close();
-    Ledger::open(&ledger).await?.tell(&mut history, store.url()).await?;
+    let history = stage.history().await?;
+    stage.fleet.stop().await;
     let violations = judge(&history);
     Ok(Outcome { history, violations })
 }

@@ -1,0 +1,89 @@
+//! Short runs: with every guard in place nothing is wrong, and with one of them taken out the judge says so.
+
+use std::time::Duration;
+
+use chaos::judge::Rule;
+use chaos::run::{Outcome, Plan, StoreKind, play};
+use chaos::server::Guard;
+
+/// Of each other's load the runs would only become slower.
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+async fn play_alone(plan: &Plan) -> Outcome {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let outcome = play(plan, env!("CARGO_BIN_EXE_chaos").into()).await.expect("the run is played");
+    println!("seed {}, {:?}: {}", plan.seed, plan.store, outcome.summary());
+    outcome
+}
+
+/// That of the environment, else another one in every run.
+fn seed() -> u64 {
+    match std::env::var("CHAOS_SEED") {
+        Ok(seed) => seed.parse().expect("CHAOS_SEED is a number"),
+        Err(_) => chaos::now() % 1_000_000,
+    }
+}
+
+async fn nothing_is_wrong_over(store: StoreKind) {
+    let outcome = play_alone(&Plan::everything(seed(), Duration::from_secs(10), store)).await;
+    assert!(outcome.violations.is_empty(), "{}", outcome.report());
+    assert!(outcome.history.effects.len() > 50, "the servers were at work");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_all_faults_nothing_is_wrong_over_sqlite() {
+    nothing_is_wrong_over(StoreKind::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_all_faults_nothing_is_wrong_over_redis() {
+    nothing_is_wrong_over(StoreKind::Redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_all_faults_nothing_is_wrong_over_postgres() {
+    nothing_is_wrong_over(StoreKind::Postgres).await;
+}
+
+/// Some faults must come at the right moment, so that one run may not be enough.
+async fn the_want_is_noticed(guard: Guard, store: StoreKind, rule: Rule) {
+    let seed = seed();
+    for round in 0..5 {
+        let outcome = play_alone(&Plan::against(guard, seed + round, Duration::from_secs(5), store)).await;
+        if let Some(violation) = outcome.violations.iter().find(|violation| violation.rule == rule) {
+            println!("{violation}\n{}", outcome.history.of_key(&violation.key));
+            return;
+        }
+    }
+    panic!("without the guard {guard:?} the rule {rule:?} was never broken");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_completion_without_the_token_is_noticed() {
+    the_want_is_noticed(Guard::Token, StoreKind::Redis, Rule::TwoAnswers).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recording_after_sending_is_noticed() {
+    the_want_is_noticed(Guard::RecordFirst, StoreKind::Redis, Rule::TwoAnswers).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn releasing_on_disconnect_is_noticed() {
+    the_want_is_noticed(Guard::Disconnect, StoreKind::Sqlite, Rule::RanAgain).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_that_are_not_renewed_are_noticed() {
+    the_want_is_noticed(Guard::Renewal, StoreKind::Redis, Rule::RanAgain).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn running_again_after_a_crash_where_that_is_refused_is_noticed() {
+    the_want_is_noticed(Guard::RefusalAfterCrash, StoreKind::Redis, Rule::RanAgain).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_effect_outside_of_the_transaction_is_noticed() {
+    the_want_is_noticed(Guard::Transaction, StoreKind::Sqlite, Rule::RanAgain).await;
+}
