@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::fleet::Server;
-use super::{Book, FaultWeights, Fleet, Plan, guarantees};
+use super::{Book, Fleet, Plan, guarantees};
 use crate::history::{Answer, Guarantee, Request};
 use crate::server::{DIE_AT, Order, Outcome, Step};
 use crate::{LEASE, now};
@@ -27,11 +27,10 @@ const DEATHS_PER_MILLE: u32 = 2;
 /// How long a client hears nothing before it takes the line for dead; a stopped server answers nobody.
 const HEARS_NOTHING: Duration = Duration::from_secs(2);
 
-/// Far longer than a lease and the start of a server: what has no answer by then has none.
-const STUCK: Duration = Duration::from_secs(40);
-
 pub(super) struct Clients {
     plan: Plan,
+    /// From then on nobody is cut off, and no server is told to die.
+    ends_at: Instant,
     fleet: Arc<Fleet>,
     book: Book,
     http1: Client,
@@ -52,6 +51,7 @@ impl Clients {
     pub(super) fn new(plan: Plan, fleet: Arc<Fleet>, book: Book) -> Self {
         let client = || Client::builder().retry(reqwest::retry::never()).timeout(HEARS_NOTHING);
         Self {
+            ends_at: Instant::now() + plan.duration,
             plan,
             fleet,
             book,
@@ -63,8 +63,7 @@ impl Clients {
 
     /// New keys all the time, each with duplicates at once, soon and late.
     pub(super) async fn play(&self) {
-        let ends_at = Instant::now() + self.plan.duration;
-        let asking = stream::iter(std::iter::from_fn(|| (Instant::now() < ends_at).then(|| self.next_key())));
+        let asking = stream::iter(std::iter::from_fn(|| (Instant::now() < self.ends_at).then(|| self.next_key())));
         asking.for_each_concurrent(KEYS_AT_ONCE, |(asked, random)| self.live(asked, random)).await;
     }
 
@@ -109,7 +108,7 @@ impl Clients {
     /// `None` when it takes too long.
     async fn until_answered(&self, asked: &Asked, mut random: Rng) -> Option<Answer> {
         let begun = Instant::now();
-        while begun.elapsed() < STUCK {
+        while begun.elapsed() < self.plan.patience {
             if let Some(answer) = self.ask(asked, random.fork()).await.filter(is_an_end) {
                 return Some(answer);
             }
@@ -119,14 +118,12 @@ impl Clients {
     }
 
     /// When everything runs again, and for good: the truth that every key's retry gets from now on.
-    pub(super) async fn ask_every_key_again(&mut self) {
-        self.plan.faults = FaultWeights { die_at_step: 0, cut_percent: 0, ..self.plan.faults };
+    pub(super) async fn ask_every_key_again(&self) {
         let asked = std::mem::take(&mut *self.asked.lock().unwrap_or_else(PoisonError::into_inner));
-        let this = &*self;
         stream::iter(asked.into_iter().zip(0..))
             .for_each_concurrent(KEYS_AT_ONCE, |(asked, number)| async move {
-                if let Some(answer) = this.until_answered(&asked, this.plan.random(1_000_000 + number)).await {
-                    this.book.write(|history| _ = history.finally.insert(asked.key, answer));
+                if let Some(answer) = self.until_answered(&asked, self.plan.random(1_000_000 + number)).await {
+                    self.book.write(|history| _ = history.finally.insert(asked.key, answer));
                 }
             })
             .await;
@@ -134,9 +131,10 @@ impl Clients {
 
     async fn ask(&self, asked: &Asked, mut random: Rng) -> Option<Answer> {
         let server = self.fleet.server(random.usize(..self.fleet.len()));
-        let dies_at = (random.u32(..1_000) < self.plan.faults.die_at_step * DEATHS_PER_MILLE)
+        let is_calm = Instant::now() >= self.ends_at;
+        let dies_at = (!is_calm && random.u32(..1_000) < self.plan.faults.die_at_step * DEATHS_PER_MILLE)
             .then(|| Step::ALL[random.usize(..Step::ALL.len())]);
-        let is_cut = random.u32(..100) < self.plan.faults.cut_percent;
+        let is_cut = !is_calm && random.u32(..100) < self.plan.faults.cut_percent;
         let manner = Manner::draw(is_cut, &mut random);
         let sent = now();
         let answer = match manner {

@@ -1,10 +1,10 @@
 //! What is done to servers and store while the clients are at work.
 
-use std::convert::Infallible;
 use std::time::Duration;
 
 use fastrand::Rng;
 use rustix::process::Signal;
+use tokio::time::Instant;
 
 use super::{Book, Fleet, Plan, TestedStore};
 use crate::history::FaultKind;
@@ -22,8 +22,8 @@ pub(super) struct Faults<'a> {
 const MOMENT: std::ops::Range<u64> = 100..900;
 
 impl Faults<'_> {
-    /// Until it is dropped.
-    pub(super) async fn inflict(&self) -> Infallible {
+    /// One after the other, each to its end, for the time of the plan.
+    pub(super) async fn inflict(&self) {
         let mut random = self.plan.random(1);
         let weights = &self.plan.faults;
         let of_the_store = u32::from(self.store.is_served());
@@ -35,10 +35,8 @@ impl Faults<'_> {
             (weights.restart_store * of_the_store, Chosen::RestartStore),
         ];
         let sum: u32 = choices.iter().map(|(weight, _)| weight).sum();
-        if sum == 0 {
-            return std::future::pending().await;
-        }
-        loop {
+        let ends_at = Instant::now() + self.plan.duration;
+        while sum > 0 && Instant::now() < ends_at {
             tokio::time::sleep(Duration::from_millis(random.u64(200..1_200))).await;
             let mut drawn = random.u32(..sum);
             for (weight, choice) in &choices {
@@ -78,7 +76,12 @@ impl Faults<'_> {
         self.fleet.signal(victim, Signal::STOP);
         tokio::time::sleep(time).await;
         self.fleet.signal(victim, Signal::CONT);
-        self.book.fault(FaultKind::Stopped, Some(&name), (from, now()));
+        let time = (from, now());
+        self.book.fault(FaultKind::Stopped, Some(&name), time);
+        if !self.store.is_served() {
+            // Whoever stands still in the middle of a write to an embedded store holds up everybody's.
+            self.book.fault(FaultKind::StorePaused, None, time);
+        }
     }
 }
 

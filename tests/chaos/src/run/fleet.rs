@@ -83,11 +83,6 @@ impl Fleet {
         }
     }
 
-    /// After a fault that the end of the run has cut short.
-    pub(crate) fn revive(&self) {
-        (0..self.len()).for_each(|number| self.signal(number, Signal::CONT));
-    }
-
     pub(crate) async fn stop(&self) {
         for keeper in &self.keepers {
             keeper.abort();

@@ -34,6 +34,8 @@ pub struct Plan {
     pub servers: usize,
     /// How often each fault comes, relative to the others.
     pub faults: FaultWeights,
+    /// How long a key may go without an answer.
+    pub patience: Duration,
     /// How much longer than their lease some handlers take, in per mille of all keys.
     pub long_handlers: u32,
     /// The guard that is taken out of the servers.
@@ -71,19 +73,30 @@ impl Plan {
             restart_store: 1,
             cut_percent: 25,
         };
-        Self { seed, duration, store, servers: 3, faults, long_handlers: 5, without: None }
+        Self { faults, long_handlers: 5, ..Self::calm(seed, duration, store, 3) }
     }
 
     /// No faults, on so many servers.
     pub fn calm(seed: u64, duration: Duration, store: StoreKind, servers: usize) -> Self {
-        Self { seed, duration, store, servers, faults: FaultWeights::default(), long_handlers: 0, without: None }
+        let patience = Duration::from_secs(40);
+        Self {
+            seed,
+            duration,
+            store,
+            servers,
+            faults: FaultWeights::default(),
+            patience,
+            long_handlers: 0,
+            without: None,
+        }
     }
 
     /// The faults that the want of this guard shows under.
     pub fn against(guard: Guard, seed: u64, duration: Duration, store: StoreKind) -> Self {
         let none = FaultWeights::default();
         let (faults, long_handlers) = match guard {
-            Guard::Token => (FaultWeights { long_stop: 1, ..none }, 0),
+            // In the middle of a handler, which the long ones make likely.
+            Guard::Token => (FaultWeights { long_stop: 1, ..none }, 100),
             Guard::RecordFirst | Guard::RefusalAfterCrash | Guard::Transaction => {
                 (FaultWeights { kill: 1, die_at_step: 10, ..none }, 0)
             }
@@ -91,7 +104,8 @@ impl Plan {
             Guard::Renewal => (none, 100),
         };
         let calm = Self::calm(seed, duration, store, 3);
-        Self { faults, long_handlers, without: Some(guard), ..calm }
+        // Without renewals some keys have no answer ever.
+        Self { faults, long_handlers, patience: Duration::from_secs(10), without: Some(guard), ..calm }
     }
 
     /// A sequence of its own for each number.
@@ -175,14 +189,10 @@ impl Stage {
 pub async fn play(plan: &Plan, program: PathBuf) -> anyhow::Result<Outcome> {
     let stage = Stage::set(plan, program).await?;
     let watch = tokio::spawn(watch_the_machine(stage.book.clone()));
-    let mut clients = Clients::new(plan.clone(), Arc::clone(&stage.fleet), stage.book.clone());
+    let clients = Clients::new(plan.clone(), Arc::clone(&stage.fleet), stage.book.clone());
     let faults = Faults { plan, fleet: &stage.fleet, store: &stage.store, book: &stage.book };
-    tokio::select! {
-        () = clients.play() => {}
-        never = faults.inflict() => match never {},
-    }
-    stage.fleet.revive();
-    stage.store.revive();
+    // After its time a run only waits for the answers that are due.
+    tokio::join!(clients.play(), faults.inflict());
     clients.ask_every_key_again().await;
     watch.abort();
     let history = stage.history().await?;

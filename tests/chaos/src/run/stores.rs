@@ -74,9 +74,4 @@ impl TestedStore {
             Server::Postgres(server) => server.restart().await,
         }
     }
-
-    /// After a fault that the end of the run has cut short.
-    pub(crate) fn revive(&self) {
-        self.signal("CONT");
-    }
 }
