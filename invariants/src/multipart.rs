@@ -15,7 +15,11 @@ pub fn multipart(bytes: &[u8]) {
     let mut source = Source::new(bytes);
     let boundaries = [boundary(&mut source), boundary(&mut source)];
     let [parts, others] = [(); 2].map(|()| (0..source.byte() % 4).map(|_| source.bytes()).collect::<Vec<_>>());
-    let is_content = |part: &&[u8]| boundaries.iter().all(|boundary| !contains(part, &format!("--{boundary}")));
+    // A delimiter inside of a line is content like any other.
+    let is_content = |part: &&[u8]| {
+        let lines = [b"\r\n", *part].concat();
+        boundaries.iter().all(|boundary| !contains(&lines, &format!("\r\n--{boundary}")))
+    };
     if parts.iter().chain(&others).all(is_content) {
         let [first, second] = boundaries.each_ref().map(|boundary| of_parts(boundary, &parts));
         assert_eq!(first, second, "{parts:?} behind {boundaries:?}");

@@ -24,7 +24,11 @@ pub fn units_of_time_and_size(bytes: &[u8]) {
     match size_in_bytes(text) {
         Ok(size) => {
             assert_eq!(size_in_bytes(&format!("{size}B")), Ok(size), "{text:?}");
-            assert!(text.starts_with(|c: char| c.is_ascii_digit()), "{text:?}");
+            let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
+            let factors = [1, 1000, 1000_usize.pow(2), 1000_usize.pow(3), 1 << 10, 1 << 20, 1 << 30];
+            let number: usize = digits.parse().expect("no size is greater than a number can tell");
+            let is_product = factors.iter().any(|&factor| number.checked_mul(factor) == Some(size));
+            assert!(is_product, "{text:?} is no {size}");
             assert!(text.trim_end().ends_with(['B', 'b']), "{text:?}");
         }
         Err(reason) => {

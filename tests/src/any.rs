@@ -10,6 +10,10 @@ use proptest::prelude::*;
 pub const YEAR_10000: i64 = 253_402_300_800_000;
 
 /// Any response that `http` allows, recorded at any time that RFC 3339 tells.
+///
+/// # Panics
+///
+/// Never.
 pub fn record() -> impl Strategy<Value = Record> {
     let body = prop_oneof![
         9 => proptest::collection::vec(any::<u8>(), 0..300).prop_map(|body| RecordedBody::Whole(body.into())),
