@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// What a target is, where nothing is said: a minute each.
+/// How long each target runs, where nothing is said.
 const SECONDS: u64 = 60;
 
 /// `[--seconds N] [target]`
