@@ -7,14 +7,8 @@ mod fallback;
 mod handler;
 mod model;
 mod reader;
+mod rewrite;
 mod units;
-
-use proc_macro2::TokenStream;
-
-use self::args::Arguments;
-use self::diagnostics::Diagnostics;
-use self::handler::Handler;
-use self::model::Model;
 
 /// Makes retries of requests to one axum handler safe: the first request with a given `Idempotency-Key` runs the handler
 /// and records the response, every later one gets that response back.
@@ -75,23 +69,5 @@ use self::model::Model;
 /// Whatever is wrong in the arguments or the signature is a compile error at the tokens that are wrong, all at once.
 #[proc_macro_attribute]
 pub fn idempotent(arguments: proc_macro::TokenStream, item: proc_macro::TokenStream) -> proc_macro::TokenStream {
-    rewrite(&arguments.into(), &item.into()).into()
-}
-
-fn rewrite(arguments: &TokenStream, item: &TokenStream) -> TokenStream {
-    let mut diagnostics = Diagnostics::new();
-    let parsed = Arguments::parse(arguments.clone(), &mut diagnostics);
-    let model = Model::new(&parsed, &mut diagnostics);
-    let handler = Handler::parse(item.clone());
-    match &handler {
-        Ok(handler) => handler.check(&mut diagnostics),
-        Err(error) => diagnostics.combine(error.clone()),
-    }
-    match (diagnostics.into_result(), handler) {
-        (Ok(()), Ok(handler)) if handler.has_other_macros() && !parsed.is_last => {
-            expand::behind_the_others(&handler, arguments)
-        }
-        (Ok(()), Ok(handler)) => expand::expand(&handler, &model),
-        (Err(errors), _) | (Ok(()), Err(errors)) => fallback::fallback(&errors, item),
-    }
+    rewrite::rewrite(&arguments.into(), &item.into()).into()
 }

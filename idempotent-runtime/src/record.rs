@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
 use crate::Fingerprint;
 
@@ -42,7 +42,8 @@ pub struct Record {
     pub body: RecordedBody,
     /// What the request asked for.
     pub fingerprint: Fingerprint,
-    /// When the handler had answered, in whole milliseconds by the clock of the process that ran it.
+    /// When the handler had answered, in whole milliseconds by the clock of the process that ran it; the text form tells
+    /// the years 1970 to 9999, and is an error for any other.
     pub recorded_at: SystemTime,
 }
 
@@ -73,6 +74,15 @@ impl Record {
     }
 }
 
+const UNWRITABLE_TIME: &str = "`recorded_at` is not within the years 1970 to 9999, which the text form can tell";
+
+/// The time as text; `humantime` would panic outside of these years.
+fn rfc3339(time: SystemTime) -> Option<String> {
+    const YEAR_10000: u64 = 253_402_300_800;
+    let is_writable = time.duration_since(UNIX_EPOCH).is_ok_and(|since_epoch| since_epoch.as_secs() < YEAR_10000);
+    is_writable.then(|| humantime::format_rfc3339_millis(time).to_string())
+}
+
 /// The version of the text form; a reader refuses any other.
 const VERSION: u32 = 1;
 
@@ -96,7 +106,7 @@ impl Serialize for Record {
             headers: HeadersText::of(self),
             body: self.body_bytes().map(|body| BASE64_STANDARD.encode(body)),
             fingerprint: self.fingerprint,
-            recorded_at: humantime::format_rfc3339_millis(self.recorded_at).to_string(),
+            recorded_at: rfc3339(self.recorded_at).ok_or_else(|| ser::Error::custom(UNWRITABLE_TIME))?,
         };
         text.serialize(serializer)
     }
@@ -118,7 +128,7 @@ impl<'de> Deserialize<'de> for Record {
             headers,
             body,
             fingerprint: text.fingerprint,
-            recorded_at: humantime::parse_rfc3339(&text.recorded_at).map_err(de::Error::custom)?,
+            recorded_at: humantime::parse_rfc3339(&text.recorded_at).map(whole_millis).map_err(de::Error::custom)?,
         })
     }
 }
@@ -206,6 +216,10 @@ impl<'de> Deserialize<'de> for HeaderLines {
 
 /// Now, in the precision that every store keeps.
 pub(crate) fn now_in_millis() -> SystemTime {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    whole_millis(SystemTime::now())
+}
+
+fn whole_millis(time: SystemTime) -> SystemTime {
+    let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     UNIX_EPOCH + Duration::from_millis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::UNIX_EPOCH;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -198,7 +199,10 @@ impl SealingKeys {
 
 /// What stands beside the sealed bytes in clear.
 fn bound_to(key: &RecordKey, record: &Record) -> Vec<u8> {
-    let recorded_at = humantime::format_rfc3339_millis(record.recorded_at);
+    let recorded_at = match record.recorded_at.duration_since(UNIX_EPOCH) {
+        Ok(after) => after.as_millis().cast_signed(),
+        Err(error) => -error.duration().as_millis().cast_signed(),
+    };
     // None of them holds a space.
     format!("{} {} {} {recorded_at}", key.as_str(), record.status.as_u16(), record.fingerprint).into_bytes()
 }

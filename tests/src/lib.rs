@@ -1,5 +1,6 @@
 //! What the behaviour tests share: a server on a free loopback port, clients, handlers that count and wait.
 
+pub mod any;
 mod dump;
 mod executions;
 mod faulty;

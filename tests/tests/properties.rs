@@ -1,37 +1,15 @@
 //! What holds for every record, key and fingerprint.
 
-use std::time::{Duration, UNIX_EPOCH};
-
-use http::{HeaderName, HeaderValue, StatusCode};
-use idempotent_runtime::{Fingerprint, IdempotencyKey, Record, RecordKey, RecordedBody};
+use http::HeaderValue;
+use idempotent_runtime::store::{Claim, Token};
+use idempotent_runtime::testing::decoders::{Row, Stands, redis_record, redis_value};
+use idempotent_runtime::{Fingerprint, IdempotencyKey, Record, RecordKey};
+use idempotent_tests::any::{YEAR_10000, record, time};
 use proptest::prelude::*;
 
-fn header() -> impl Strategy<Value = (HeaderName, HeaderValue)> {
-    let name =
-        "[a-z0-9!#$%&'*+.^_`|~-]{1,20}".prop_map(|name| HeaderName::from_bytes(name.as_bytes()).expect("a token"));
-    let allowed = prop_oneof![Just(b'\t'), 0x20..0x7f_u8, 0x80..=0xff_u8];
-    let value = proptest::collection::vec(allowed, 0..40)
-        .prop_map(|bytes| HeaderValue::from_bytes(&bytes).expect("every byte is allowed"));
-    (name, value)
-}
-
-fn record() -> impl Strategy<Value = Record> {
-    let body = prop_oneof![
-        9 => proptest::collection::vec(any::<u8>(), 0..300).prop_map(|body| RecordedBody::Whole(body.into())),
-        1 => Just(RecordedBody::NotRecorded),
-        1 => proptest::collection::vec(any::<u8>(), 0..300).prop_map(|body| RecordedBody::Sealed(body.into())),
-    ];
-    // Until the year 9999, as RFC 3339 goes.
-    let millis = 0..253_402_300_800_000_u64;
-    (100..1000_u16, proptest::collection::vec(header(), 0..8), body, any::<[u8; 32]>(), millis).prop_map(
-        |(status, headers, body, digest, millis)| Record {
-            status: StatusCode::from_u16(status).expect("a status"),
-            headers: if matches!(body, RecordedBody::Sealed(_)) { Vec::new() } else { headers },
-            body,
-            fingerprint: Fingerprint::from_bytes(digest),
-            recorded_at: UNIX_EPOCH + Duration::from_millis(millis),
-        },
-    )
+/// Any time, and often one at an end of what RFC 3339 tells.
+fn millis() -> impl Strategy<Value = i64> {
+    prop_oneof![any::<i64>(), -2000..2000_i64, YEAR_10000 - 2000..YEAR_10000 + 2000]
 }
 
 fn part() -> impl Strategy<Value = String> {
@@ -52,6 +30,27 @@ proptest! {
     }
 
     #[test]
+    fn a_record_survives_its_value_in_redis(record in record(), token in any::<u128>()) {
+        let value = redis_value(Token::from_u128(token), &record).expect("a record is written");
+        prop_assert_eq!(redis_record(value.as_bytes()).expect("its own value"), Claim::Completed(record));
+    }
+
+    #[test]
+    fn a_record_survives_the_columns_of_the_sql_stores(record in record(), millis in millis(), token in any::<u128>()) {
+        let recorded_at = time(millis).unwrap_or(record.recorded_at);
+        let record = Record { recorded_at, ..record };
+        let row = Row::completed(Token::from_u128(token), &record);
+        prop_assert_eq!(row.standing().expect("its own columns"), Stands::Completed(record));
+    }
+
+    #[test]
+    fn a_time_that_the_text_form_cannot_tell_is_an_error_and_no_panic(record in record(), millis in millis()) {
+        let Some(recorded_at) = time(millis) else { return Ok(()) };
+        let written = serde_json::to_string(&Record { recorded_at, ..record });
+        prop_assert_eq!(written.is_ok(), (0..YEAR_10000).contains(&millis), "{:?}", written);
+    }
+
+    #[test]
     fn a_text_that_is_no_record_is_an_error_and_no_panic(text in any::<String>()) {
         prop_assert!(serde_json::from_str::<Record>(&text).is_err());
     }
@@ -60,6 +59,23 @@ proptest! {
     fn two_different_record_keys_never_share_a_text(a in triple(), b in triple()) {
         let key = |(scope, caller, key): &(String, Option<String>, String)| RecordKey::new(scope, caller.as_deref(), key);
         prop_assert_eq!(key(&a) == key(&b), a == b, "{:?} and {:?}", key(&a).as_str(), key(&b).as_str());
+    }
+
+    #[test]
+    fn one_text_cut_into_parts_at_other_places_is_another_record_key(
+        text in "[a/@%F2]{0,8}",
+        cuts in any::<[(prop::sample::Index, bool); 2]>(),
+        others in any::<[(prop::sample::Index, bool); 2]>(),
+    ) {
+        let triple = |[(one, _), (other, has_caller)]: [(prop::sample::Index, bool); 2]| {
+            let (one, other) = (one.index(text.len() + 1), other.index(text.len() + 1));
+            let (from, to) = (one.min(other), one.max(other));
+            let caller = (has_caller || from < to).then_some(&text[from..to]);
+            (&text[..from], caller, &text[to..])
+        };
+        let (a, b) = (triple(cuts), triple(others));
+        let record_key = |(scope, caller, key): (&str, Option<&str>, &str)| RecordKey::new(scope, caller, key);
+        prop_assert_eq!(record_key(a).as_str() == record_key(b).as_str(), a == b, "{:?} and {:?}", a, b);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The commands of this repository; `cargo xtask` lists them.
 
+mod fuzz;
 mod prerequisites;
 mod step;
 
@@ -13,6 +14,9 @@ usage: cargo xtask <command>
 commands:
   test    everything that must be green: formatting, clippy, all tests of all features, ui-tests, examples, docs;
           installs what it needs on Debian
+  fuzz [--seconds N] [target]
+          hostile input for every parser and decoder, or for one, a minute each; installs cargo-fuzz, needs a nightly
+          compiler
 ";
 
 /// Features of `idempotent-runtime` that must compile alone.
@@ -22,6 +26,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["test"] => test(),
+        ["fuzz", options @ ..] => return fuzz::fuzz(options),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;

@@ -8,7 +8,7 @@ use super::Token;
 
 /// A time in milliseconds since 1970.
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub(super) fn unix_millis(time: SystemTime) -> i64 {
+pub(crate) fn unix_millis(time: SystemTime) -> i64 {
     match time.duration_since(UNIX_EPOCH) {
         Ok(after) => i64::try_from(after.as_millis()).unwrap_or(i64::MAX),
         Err(error) => i64::try_from(error.duration().as_millis()).map_or(i64::MIN, |before| -before),
@@ -30,6 +30,6 @@ pub(super) fn span_millis(span: Duration) -> i64 {
 }
 
 /// 32 hexadecimal digits.
-pub(super) fn token_text(token: Token) -> String {
+pub(crate) fn token_text(token: Token) -> String {
     format!("{:032x}", token.as_u128())
 }

@@ -19,19 +19,21 @@
 
 mod bounded;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
-mod columns;
+pub(crate) mod columns;
 #[cfg(feature = "memory")]
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "redis")]
-mod redis;
+pub(crate) mod redis;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) mod row;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod running;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-mod standing;
+pub(crate) mod standing;
 
 use std::fmt;
 use std::future::Future;

@@ -4,7 +4,7 @@ use super::{AfterCrash, Claim, ClaimRequest, Token};
 use crate::{Fingerprint, Record};
 
 /// What stands under a key and is alive.
-pub(super) enum Standing {
+pub(crate) enum Standing {
     Claimed { fingerprint: Fingerprint, token: Token, attempt: u32, leased: bool },
     Completed(Record),
 }

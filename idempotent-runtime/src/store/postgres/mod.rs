@@ -30,7 +30,7 @@ use self::statements::Statements;
 use self::sweeper::Sweeper;
 use super::columns::{span_millis, token_text, unix_millis};
 use super::running::Running;
-use super::standing::{Verdict, judge};
+use super::standing::{Standing, Verdict, judge};
 use super::{AfterCrash, Claim, ClaimRequest, Cursor, Entry, Held, Page, Store, StoreError, Token, Transactions};
 use crate::record::HeadersText;
 use crate::{Record, RecordKey};
@@ -208,7 +208,7 @@ impl PostgresStore {
             if let Some(attempt) = row::acquired(&row)? {
                 return Ok(Claim::Acquired { attempt });
             }
-            if let Verdict::Answer(claim) = judge(Some(row::standing(&row)?), request) {
+            if let Verdict::Answer(claim) = judge(Some(Standing::from_row(&row)?), request) {
                 return Ok(claim);
             }
         }
@@ -314,7 +314,7 @@ impl Store for PostgresStore {
 
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
         let row = self.0.statements.entry.query().bind(digest(key)).fetch_optional(&self.0.pool).await;
-        row.map_err(store_error)?.as_ref().map(row::entry).transpose()
+        row.map_err(store_error)?.as_ref().map(Entry::from_row).transpose()
     }
 
     async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
@@ -340,7 +340,7 @@ impl Store for PostgresStore {
         };
         let found = self.0.statements.list.query().bind(after).bind(rows).fetch_all(&self.0.pool).await;
         let found = found.map_err(store_error)?;
-        let entries = found.iter().take(limit).map(row::entry).collect::<Result<Vec<_>, _>>()?;
+        let entries = found.iter().take(limit).map(Entry::from_row).collect::<Result<Vec<_>, _>>()?;
         let last = entries.last().filter(|_| found.len() > limit);
         Ok(Page { next: last.map(|entry| Cursor(entry.key.as_str().to_owned())), entries })
     }

@@ -5,7 +5,7 @@ use sha2::{Digest as _, Sha256};
 use sqlx::postgres::{PgExecutor, Postgres};
 
 use super::failure::{is_aborted, store_error};
-use super::row::{self, digest};
+use super::row::digest;
 use super::statements::{LOCK, TRY_LOCK};
 use super::{PostgresStore, headers_text, held};
 use crate::store::columns::{span_millis, token_text, unix_millis};
@@ -42,7 +42,7 @@ impl PostgresStore {
         key: &RecordKey,
     ) -> Result<Option<Standing>, StoreError> {
         let row = self.0.statements.standing.query().bind(digest(key)).fetch_optional(executor).await;
-        row.map_err(store_error)?.as_ref().map(row::standing).transpose()
+        row.map_err(store_error)?.as_ref().map(Standing::from_row).transpose()
     }
 }
 

@@ -10,7 +10,7 @@ mod connection;
 mod listener;
 mod open;
 mod scripts;
-mod value;
+pub(crate) mod value;
 
 use std::fmt;
 use std::sync::Arc;

@@ -36,13 +36,13 @@ enum Value {
 }
 
 /// The value of a completed key.
-pub(super) fn completed(token: Token, record: &Record) -> Result<String, StoreError> {
+pub(crate) fn completed(token: Token, record: &Record) -> Result<String, StoreError> {
     let value = Completed { state: "completed", token: &token_text(token), record };
     serde_json::to_string(&value).map_err(StoreError::unavailable)
 }
 
 /// What a claim meets that is no claim.
-pub(super) fn standing(value: &[u8]) -> Result<Claim, StoreError> {
+pub(crate) fn standing(value: &[u8]) -> Result<Claim, StoreError> {
     match parse(value)? {
         Value::Completed { record, .. } => Ok(Claim::Completed(record)),
         Value::Claimed { .. } => Err(damaged("a claim that the script cannot read")),
@@ -54,7 +54,7 @@ pub(super) fn fingerprint(text: &str) -> Result<Fingerprint, StoreError> {
     text.parse().map_err(|_| damaged("the fingerprint is not 64 hexadecimal digits"))
 }
 
-pub(super) fn entry(key: RecordKey, value: &[u8], left: i64, now: u64) -> Result<Entry, StoreError> {
+pub(crate) fn entry(key: RecordKey, value: &[u8], left: i64, now: u64) -> Result<Entry, StoreError> {
     let (fingerprint, state) = match parse(value)? {
         Value::Claimed { fingerprint, attempt, lease_until, .. } => {
             let lease = lease_until.checked_sub(now).filter(|&left| left > 0).map(Duration::from_millis);

@@ -157,7 +157,7 @@ impl Store for SqliteStore {
         let row = sqlx::query(schema::ENTRY).bind(key.as_str()).fetch_optional(reader.connection()).await;
         let row = row.map_err(store_error)?;
         reader.give_back();
-        row.as_ref().map(row::entry).transpose()
+        row.as_ref().map(Entry::from_row).transpose()
     }
 
     async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
@@ -176,7 +176,7 @@ impl Store for SqliteStore {
         let found = sqlx::query(schema::LIST).bind(&after).bind(rows).fetch_all(reader.connection()).await;
         let found = found.map_err(store_error)?;
         reader.give_back();
-        let entries = found.iter().take(limit).map(row::entry).collect::<Result<Vec<_>, _>>()?;
+        let entries = found.iter().take(limit).map(Entry::from_row).collect::<Result<Vec<_>, _>>()?;
         let last = entries.last().map_or(after, |entry| entry.key.as_str().to_owned());
         Ok(Page { next: (found.len() > limit).then_some(Cursor(last)), entries })
     }

@@ -54,7 +54,7 @@ pub(super) const STANDING: &str = concat!(
     now!()
 );
 
-/// Overwrites what [`super::row::judge`] found expired or lapsed.
+/// Overwrites what [`crate::store::standing::judge`] found expired or lapsed.
 pub(super) const CLAIM: &str = concat!(
     "INSERT INTO idempotency_records (key, state, fingerprint, token, attempt, claim_ttl, lease_until, expires_at) \
      VALUES (?1, 'claimed', ?2, ?3, ?4, ?5, ",
@@ -123,7 +123,7 @@ macro_rules! entry {
             now!(),
             " AS lease_left, expires_at - ",
             now!(),
-            " AS left, recorded_at, status, length(body) AS body_bytes FROM idempotency_records WHERE expires_at > ",
+            " AS time_left, recorded_at, status, length(body) AS body_bytes FROM idempotency_records WHERE expires_at > ",
             now!()
         )
     };

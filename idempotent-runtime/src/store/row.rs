@@ -1,0 +1,120 @@
+//! Rows of the SQL stores as the contract's words; whatever does not fit is damage, never a guess.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use http::StatusCode;
+
+use super::columns::time_of;
+use super::standing::Standing;
+use super::{Entry, EntryState, StoreError, Token};
+use crate::record::HeadersText;
+use crate::{Fingerprint, Record, RecordKey};
+
+/// A row of any database: `None` is NULL, an error a value of another type.
+pub(crate) trait Columns {
+    fn text(&self, name: &str) -> Result<Option<&str>, StoreError>;
+    fn flag(&self, name: &str) -> Result<Option<bool>, StoreError>;
+    /// A count or a status.
+    fn number(&self, name: &str) -> Result<Option<i64>, StoreError>;
+    /// A time, a span or a length.
+    fn long(&self, name: &str) -> Result<Option<i64>, StoreError>;
+    fn bytes(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Names the row by its number: keys do not belong in logs.
+    fn damaged(&self, reason: impl fmt::Display) -> StoreError;
+}
+
+impl Standing {
+    pub(crate) fn from_row(row: &impl Columns) -> Result<Self, StoreError> {
+        let fingerprint = fingerprint(row)?;
+        match state(row)? {
+            State::Claimed => Ok(Self::Claimed {
+                fingerprint,
+                token: u128::from_str_radix(text(row, "token")?, 16)
+                    .map(Token::from_u128)
+                    .map_err(|_| row.damaged("the token is not hexadecimal"))?,
+                attempt: number(row, "attempt")?,
+                leased: present(row, "leased", row.flag("leased")?)?,
+            }),
+            State::Completed => {
+                // The parser's own message would quote the header's value.
+                let headers: HeadersText = serde_json::from_str(text(row, "headers")?)
+                    .map_err(|_| row.damaged("the headers are not a JSON list of names and values"))?;
+                let body = row.bytes("body")?.map(Into::into);
+                let (headers, body) = headers.with_body(body).map_err(|error| row.damaged(error))?;
+                let (status, recorded_at) = (status(row)?, recorded_at(row)?);
+                Ok(Self::Completed(Record { status, headers, body, fingerprint, recorded_at }))
+            }
+        }
+    }
+}
+
+impl Entry {
+    pub(crate) fn from_row(row: &impl Columns) -> Result<Self, StoreError> {
+        let state = match state(row)? {
+            State::Claimed => EntryState::Claimed {
+                attempt: number(row, "attempt")?,
+                lease: Some(span(long(row, "lease_left")?)).filter(|left| !left.is_zero()),
+            },
+            State::Completed => EntryState::Completed {
+                status: status(row)?,
+                body_bytes: row.long("body_bytes")?.map(i64::unsigned_abs),
+                recorded_at: recorded_at(row)?,
+            },
+        };
+        Ok(Self {
+            key: RecordKey::parse(text(row, "key")?).map_err(|error| row.damaged(error))?,
+            fingerprint: fingerprint(row)?,
+            state,
+            expires_in: span(long(row, "time_left")?),
+        })
+    }
+}
+
+enum State {
+    Claimed,
+    Completed,
+}
+
+fn state(row: &impl Columns) -> Result<State, StoreError> {
+    match text(row, "state")? {
+        "claimed" => Ok(State::Claimed),
+        "completed" => Ok(State::Completed),
+        _ => Err(row.damaged("the state is neither `claimed` nor `completed`")),
+    }
+}
+
+fn fingerprint(row: &impl Columns) -> Result<Fingerprint, StoreError> {
+    text(row, "fingerprint")?.parse().map_err(|error| row.damaged(error))
+}
+
+fn status(row: &impl Columns) -> Result<StatusCode, StoreError> {
+    StatusCode::from_u16(number(row, "status")?).map_err(|error| row.damaged(error))
+}
+
+fn recorded_at(row: &impl Columns) -> Result<SystemTime, StoreError> {
+    time_of(long(row, "recorded_at")?).ok_or_else(|| row.damaged("`recorded_at` is out of range"))
+}
+
+/// What is over is over: it has no time left.
+fn span(millis: i64) -> Duration {
+    Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+}
+
+fn text<'r>(row: &'r impl Columns, name: &str) -> Result<&'r str, StoreError> {
+    present(row, name, row.text(name)?)
+}
+
+fn number<T: TryFrom<i64>>(row: &impl Columns, name: &str) -> Result<T, StoreError> {
+    let number = present(row, name, row.number(name)?)?;
+    number.try_into().map_err(|_| row.damaged(format_args!("`{name}` is out of range")))
+}
+
+fn long(row: &impl Columns, name: &str) -> Result<i64, StoreError> {
+    present(row, name, row.long(name)?)
+}
+
+fn present<T>(row: &impl Columns, name: &str, value: Option<T>) -> Result<T, StoreError> {
+    value.ok_or_else(|| row.damaged(format_args!("`{name}` is missing")))
+}

@@ -1,0 +1,149 @@
+//! What reads foreign bytes inside of the stores and the engine, for the targets of the fuzzer.
+
+#[cfg(feature = "redis")]
+pub use self::redis::{redis_entry, redis_record, redis_value};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use self::sql::{Row, Stands};
+
+use http::HeaderMap;
+
+use crate::Fingerprint;
+use crate::fingerprint::FingerprintBuilder;
+
+/// The fingerprint of a request of which nothing but the body counts.
+pub fn body_fingerprint(headers: &HeaderMap, body: &[u8]) -> Fingerprint {
+    let mut builder = FingerprintBuilder::new();
+    builder.body(headers, body);
+    builder.finish()
+}
+
+#[cfg(feature = "redis")]
+mod redis {
+    use crate::store::redis::value;
+    use crate::store::{Claim, Entry, StoreError, Token};
+    use crate::{Record, RecordKey};
+
+    /// What the store writes for a record.
+    pub fn redis_value(token: Token, record: &Record) -> Result<String, StoreError> {
+        value::completed(token, record)
+    }
+
+    /// What a claim reads there.
+    pub fn redis_record(value: &[u8]) -> Result<Claim, StoreError> {
+        value::standing(value)
+    }
+
+    /// What an operator reads there.
+    pub fn redis_entry(key: RecordKey, value: &[u8], left: i64, now: u64) -> Result<Entry, StoreError> {
+        value::entry(key, value, left, now)
+    }
+}
+
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod sql {
+    use std::fmt;
+
+    use crate::record::HeadersText;
+    use crate::store::columns::{token_text, unix_millis};
+    use crate::store::row::Columns;
+    use crate::store::standing::Standing;
+    use crate::store::{Entry, StoreError, Token};
+    use crate::{Fingerprint, Record};
+
+    /// A row as the statements of both SQL stores return it; `None` is NULL.
+    #[derive(Clone, Debug, Default)]
+    pub struct Row {
+        pub key: Option<String>,
+        pub state: Option<String>,
+        pub fingerprint: Option<String>,
+        pub token: Option<String>,
+        pub headers: Option<String>,
+        pub attempt: Option<i64>,
+        pub status: Option<i64>,
+        pub lease_left: Option<i64>,
+        pub time_left: Option<i64>,
+        pub recorded_at: Option<i64>,
+        pub leased: Option<bool>,
+        pub body: Option<Vec<u8>>,
+    }
+
+    /// What a claim reads there.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub enum Stands {
+        Claimed { fingerprint: Fingerprint, token: Token, attempt: u32, leased: bool },
+        Completed(Record),
+    }
+
+    impl Row {
+        /// The columns that a store writes for a record.
+        pub fn completed(token: Token, record: &Record) -> Self {
+            let headers = serde_json::to_string(&HeadersText::of(record));
+            Self {
+                state: Some("completed".to_owned()),
+                fingerprint: Some(record.fingerprint.to_string()),
+                token: Some(token_text(token)),
+                headers: Some(headers.expect("names and values are text")),
+                attempt: Some(1),
+                status: Some(record.status.as_u16().into()),
+                time_left: Some(1),
+                recorded_at: Some(unix_millis(record.recorded_at)),
+                body: record.body_bytes().map(|body| body.to_vec()),
+                ..Self::default()
+            }
+        }
+
+        /// What a claim reads there.
+        pub fn standing(&self) -> Result<Stands, StoreError> {
+            Ok(match Standing::from_row(self)? {
+                Standing::Claimed { fingerprint, token, attempt, leased } => {
+                    Stands::Claimed { fingerprint, token, attempt, leased }
+                }
+                Standing::Completed(record) => Stands::Completed(record),
+            })
+        }
+
+        /// What an operator reads there.
+        pub fn entry(&self) -> Result<Entry, StoreError> {
+            Entry::from_row(self)
+        }
+    }
+
+    impl Columns for Row {
+        fn text(&self, name: &str) -> Result<Option<&str>, StoreError> {
+            let text = match name {
+                "key" => &self.key,
+                "state" => &self.state,
+                "fingerprint" => &self.fingerprint,
+                "token" => &self.token,
+                "headers" => &self.headers,
+                other => return Err(self.damaged(other)),
+            };
+            Ok(text.as_deref())
+        }
+
+        fn flag(&self, _: &str) -> Result<Option<bool>, StoreError> {
+            Ok(self.leased)
+        }
+
+        fn number(&self, name: &str) -> Result<Option<i64>, StoreError> {
+            Ok(if name == "attempt" { self.attempt } else { self.status })
+        }
+
+        fn long(&self, name: &str) -> Result<Option<i64>, StoreError> {
+            Ok(match name {
+                "lease_left" => self.lease_left,
+                "time_left" => self.time_left,
+                "recorded_at" => self.recorded_at,
+                _ => self.body.as_ref().and_then(|body| i64::try_from(body.len()).ok()),
+            })
+        }
+
+        fn bytes(&self, _: &str) -> Result<Option<Vec<u8>>, StoreError> {
+            Ok(self.body.clone())
+        }
+
+        fn damaged(&self, reason: impl fmt::Display) -> StoreError {
+            StoreError::damaged(reason)
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The attribute: any tokens in, Rust or errors out.
+
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use quote::ToTokens;
+use syn::ItemFn;
+
+use crate::rewrite::rewrite;
+
+/// The first line is the attribute's arguments, the rest its item.
+///
+/// Whatever the tokens are, the answer is a function in the handler's place, or errors and the item as it was written. A
+/// handler whose own tokens parse still parses when it is rewritten, under the same name, and so does the one that is put
+/// behind other attributes, which is accepted when its turn comes.
+///
+/// # Panics
+///
+/// When that does not hold.
+pub fn attribute(bytes: &[u8]) {
+    let Some((arguments, item)) = str::from_utf8(bytes).ok().and_then(|text| text.split_once('\n')) else { return };
+    let (Some(arguments), Some(item)) = (tokens(arguments), tokens(item)) else { return };
+
+    let written = rewrite(&arguments, &item);
+
+    match after_errors(&written) {
+        Some(rest) => assert_eq!(rest.to_string(), item.to_string(), "the item is left as it was"),
+        None => check_accepted(&item, &written),
+    }
+}
+
+fn check_accepted(item: &TokenStream, written: &TokenStream) {
+    let Ok(handler) = syn::parse2::<ItemFn>(item.clone()) else {
+        // Half-typed code in the body, which the compiler reports better.
+        return;
+    };
+    let guarded: ItemFn =
+        syn::parse2(written.clone()).unwrap_or_else(|error| panic!("{error} in what became of a function:\n{written}"));
+    assert_eq!(guarded.sig.ident, handler.sig.ident);
+    assert_eq!(guarded.vis, handler.vis);
+    assert_eq!(guarded.sig.generics, handler.sig.generics);
+    assert!(guarded.sig.asyncness.is_some());
+    assert_eq!(guarded.sig.inputs.len(), handler.sig.inputs.len().max(1));
+
+    let Some(last) = guarded.attrs.last().filter(|attribute| is_ours(attribute)) else { return };
+    let arguments = last.meta.require_list().expect("it has arguments").tokens.clone();
+    let mut turn = guarded.clone();
+    turn.attrs.pop();
+    assert_eq!(turn, handler, "it is untouched");
+    // In its turn, the others are gone.
+    turn.attrs.clear();
+    let rewritten = rewrite(&arguments, &turn.to_token_stream());
+    assert!(after_errors(&rewritten).is_none(), "accepted at first and then refused:\n{rewritten}");
+    syn::parse2::<ItemFn>(rewritten).expect("a function");
+}
+
+fn is_ours(attribute: &syn::Attribute) -> bool {
+    attribute.path().to_token_stream().to_string().ends_with("__private :: idempotent")
+}
+
+/// What follows the errors, if there are any: each is `::core::compile_error! { "…" }`.
+fn after_errors(written: &TokenStream) -> Option<TokenStream> {
+    let mut rest: &[TokenTree] = &written.clone().into_iter().collect::<Vec<_>>();
+    let all = rest;
+    while let [_, _, core, _, _, name, _, TokenTree::Group(message), following @ ..] = rest
+        && core.to_string() == "core"
+        && name.to_string() == "compile_error"
+    {
+        assert_eq!(message.delimiter(), Delimiter::Brace);
+        let message: syn::LitStr = syn::parse2(message.stream()).expect("a message");
+        assert!(!message.value().is_empty());
+        rest = following;
+    }
+    (rest.len() < all.len()).then(|| rest.iter().cloned().collect())
+}
+
+/// The compiler refuses deeper nesting before an attribute sees it, and recursion that deep would overflow the stack.
+const DEEPEST: usize = 48;
+
+/// Text as tokens, if it is some that the compiler hands to an attribute.
+fn tokens(text: &str) -> Option<TokenStream> {
+    let mut depth = 0_usize;
+    for character in text.chars() {
+        match character {
+            '(' | '[' | '{' | '<' | '!' | '&' | '*' | '-' | '|' => depth += 1,
+            ')' | ']' | '}' | '>' | ',' | ';' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEEPEST {
+            return None;
+        }
+    }
+    text.parse().ok()
+}
