@@ -8,6 +8,7 @@ mod proxy;
 mod raw;
 pub mod redis;
 mod seed;
+pub mod soak;
 pub mod sqlite;
 
 use std::net::SocketAddr;

@@ -1,6 +1,7 @@
 //! The commands of this repository; `cargo xtask` lists them.
 
 mod prerequisites;
+mod soak;
 mod step;
 
 use std::process::ExitCode;
@@ -13,6 +14,8 @@ usage: cargo xtask <command>
 commands:
   test    everything that must be green: formatting, clippy, all tests of all features, ui-tests, examples, docs;
           installs what it needs on Debian
+  chaos --soak [--minutes N]
+          a thousand connections for N minutes, 10 by default, after which nothing may be left of them
 ";
 
 /// Features of `idempotent-runtime` that must compile alone.
@@ -22,6 +25,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["test"] => test(),
+        ["chaos", "--soak", length @ ..] if let Some(minutes) = soak::minutes(length) => soak::soak(minutes),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;
