@@ -7,12 +7,12 @@ use axum::http::StatusCode;
 use idempotent_tests::{Logs, Raw};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::charges::{Charges, SECRET, request};
+use crate::charges::{Charges, PATHS, SECRET, request};
 
 /// A request whose framing headers and body are these.
-fn framed(key: &str, framing: &str, body: &str) -> Vec<u8> {
+fn framed(path: &str, key: &str, framing: &str, body: &str) -> Vec<u8> {
     format!(
-        "POST /charges HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nidempotency-key: {key}\r\n{framing}\r\n\r\n{body}"
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nidempotency-key: {key}\r\n{framing}\r\n\r\n{body}"
     )
     .into_bytes()
 }
@@ -20,9 +20,11 @@ fn framed(key: &str, framing: &str, body: &str) -> Vec<u8> {
 /// Refused, and so without a trace that the key is free for a good request.
 async fn is_refused_without_a_trace(charges: &Charges, number: usize, framing: &str, body: &str, status: u16) {
     let key = format!("{SECRET}-{status}-{number}");
-    let name = format!("{framing:?}, {} bytes {:?}", body.len(), body.get(..60).unwrap_or(body));
-    charges.is_refused(&name, &framed(&key, framing, body), status).await;
-    charges.is_executed_once(&name, &request(&key, b"good")).await;
+    for path in PATHS {
+        let name = format!("{path}, {framing:?}, {} bytes {:?}", body.len(), body.get(..60).unwrap_or(body));
+        charges.is_refused(&name, &framed(path, &key, framing, body), status).await;
+        charges.is_executed_once(&name, &request(path, &key, b"good")).await;
+    }
 }
 
 #[tokio::test]
@@ -54,7 +56,7 @@ async fn framing_that_contradicts_itself_is_refused() {
         "POST /charges HTTP/1.0\r\nidempotency-key: {SECRET}-old\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
     );
     charges.is_refused("chunks in HTTP/1.0", old.as_bytes(), 400).await;
-    let twice = framed(&format!("{SECRET}-twice"), "content-length: 4\r\ncontent-length: 4", "body");
+    let twice = framed("/charges", &format!("{SECRET}-twice"), "content-length: 4\r\ncontent-length: 4", "body");
     charges.is_executed_once("the same length twice", &twice).await;
     charges.is_unharmed(&logs).await;
 }
@@ -71,7 +73,8 @@ async fn a_request_smuggled_behind_two_framings_does_not_run() {
     .enumerate()
     {
         let key = format!("{SECRET}-outer-{number}");
-        let smuggled = String::from_utf8(request(&format!("{SECRET}-smuggled-{number}"), b"")).expect("it is ASCII");
+        let smuggled =
+            String::from_utf8(request("/charges", &format!("{SECRET}-smuggled-{number}"), b"")).expect("it is ASCII");
         // Kept alive, were it not for the framing.
         let bytes = format!(
             "POST /charges HTTP/1.1\r\nhost: localhost\r\nidempotency-key: {key}\r\n{framing}\r\n\r\n0\r\n\r\n{smuggled}"
@@ -121,7 +124,7 @@ async fn chunks_that_are_none_are_refused() {
     .into_iter()
     .enumerate()
     {
-        let bytes = framed(&format!("{SECRET}-good-{number}"), "transfer-encoding: chunked", body);
+        let bytes = framed("/charges", &format!("{SECRET}-good-{number}"), "transfer-encoding: chunked", body);
         charges.is_executed_once(body, &bytes).await;
     }
     charges.is_unharmed(&logs).await;
@@ -141,7 +144,7 @@ async fn a_body_over_the_limit_is_refused_and_an_answer_over_its_limit_is_not_re
     }
     is_refused_without_a_trace(&charges, 1, "transfer-encoding: chunked", &(chunks + "0\r\n\r\n"), 413).await;
     let before = charges.executions();
-    let bytes = request(&format!("{SECRET}-large"), &[b'b'; 2048]);
+    let bytes = request("/charges", &format!("{SECRET}-large"), &[b'b'; 2048]);
     let first = charges.answer(&bytes).await;
     assert_eq!((first.status, first.body.len()), (StatusCode::CREATED, 2048));
     let again = charges.answer(&bytes).await;
@@ -153,13 +156,13 @@ async fn a_body_over_the_limit_is_refused_and_an_answer_over_its_limit_is_not_re
 #[tokio::test]
 async fn a_body_that_trickles_holds_up_nobody_and_runs_once() {
     let (logs, charges) = (Logs::collect(), Charges::start().await);
-    let bytes = request(&format!("{SECRET}-slow"), &[b'b'; 256]);
+    let bytes = request("/charges", &format!("{SECRET}-slow"), &[b'b'; 256]);
     let mut slow = charges.server().connect_and_send(&[]).await;
     slow.set_nodelay(true).expect("a connection has this option");
     for (number, byte) in bytes.iter().enumerate() {
         slow.write_all(&[*byte]).await.expect("the server reads");
         if number % 32 == 0 {
-            let other = request(&format!("{SECRET}-beside-{number}"), b"");
+            let other = request("/charges", &format!("{SECRET}-beside-{number}"), b"");
             charges.is_executed_once("a request beside", &other).await;
         }
     }
@@ -179,7 +182,7 @@ async fn pipelined_requests_with_one_key_run_once() {
             "POST /charges HTTP/1.1\r\nhost: localhost\r\nidempotency-key: {SECRET}\r\ncontent-length: {length}\r\n\r\n{body}"
         )
     };
-    let last = String::from_utf8(request(SECRET, b"same")).expect("it is ASCII");
+    let last = String::from_utf8(request("/charges", SECRET, b"same")).expect("it is ASCII");
     let bytes = [kept_alive("same").repeat(49), kept_alive("other"), last].concat();
     let exchange = charges.send(Raw::UntilClosed, bytes.as_bytes()).await;
     assert_eq!(exchange.answers.len(), 51, "{exchange:?}");

@@ -1,4 +1,4 @@
-//! The server under attack: one handler that counts its executions by key, and what must hold of every answer.
+//! The server under attack: handlers that count their executions by key, and what must hold of every answer.
 
 use axum::Router;
 use axum::body::Bytes;
@@ -24,6 +24,16 @@ async fn create_charge(
     (StatusCode::CREATED, vec![b'.'; body.len()])
 }
 
+/// Does not ask for the body: what is wrong with it, the guard alone can see.
+#[idempotent(scope = "orders", required)]
+async fn create_order(State(executions): State<Executions>, idempotency: Idempotency) -> StatusCode {
+    executions.count(&format!("order {}", idempotency.key().expect("the policy requires a key")));
+    StatusCode::CREATED
+}
+
+/// Where the requests go.
+pub(crate) const PATHS: [&str; 2] = ["/charges", "/orders"];
+
 /// A server of its own, with a store of its own.
 pub(crate) struct Charges {
     server: Server,
@@ -36,6 +46,7 @@ impl Charges {
         let (registry, executions) = (Registry::new(MemoryStore::new()), Executions::default());
         let app = Router::new()
             .route("/charges", post(create_charge))
+            .route("/orders", post(create_order))
             .with_state(executions.clone())
             .layer(registry.layer())
             // A panic becomes a 500, which no answer may be.
@@ -92,17 +103,17 @@ impl Charges {
     pub(crate) async fn is_unharmed(&self, logs: &Logs) {
         assert_eq!(self.registry.drain(PATIENCE).await, 0);
         assert_eq!(self.executions.repeated(), []);
-        self.is_executed_once("a good request", &request(&format!("{SECRET}-after-all"), b"")).await;
+        self.is_executed_once("a good request", &request("/charges", &format!("{SECRET}-after-all"), b"")).await;
         assert_eq!(logs.of_level("ERROR"), [""; 0]);
         assert!(!logs.text().contains(SECRET), "a key stands in the log");
     }
 }
 
 /// A good request, after which the server closes the connection.
-pub(crate) fn request(key: &str, body: &[u8]) -> Vec<u8> {
+pub(crate) fn request(path: &str, key: &str, body: &[u8]) -> Vec<u8> {
     let length = body.len();
     let head = format!(
-        "POST /charges HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n\
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n\
          idempotency-key: {key}\r\n\r\n"
     );
     [head.as_bytes(), body].concat()

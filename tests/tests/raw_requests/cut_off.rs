@@ -3,7 +3,7 @@
 use axum::http::StatusCode;
 use idempotent_tests::{Logs, Raw};
 
-use crate::charges::{Charges, SECRET, request};
+use crate::charges::{Charges, PATHS, SECRET, request};
 
 /// A request that keeps its connection alive.
 fn kept_alive(key: &str) -> Vec<u8> {
@@ -17,9 +17,16 @@ fn kept_alive(key: &str) -> Vec<u8> {
 #[tokio::test]
 async fn cut_off_behind_each_byte_a_request_runs_only_when_it_is_whole_and_only_once() {
     let (logs, charges) = (Logs::collect(), Charges::start().await);
-    let length = request(&format!("{SECRET}-000"), b"body").len();
+    for path in PATHS {
+        cut_off_behind_each_byte(&charges, path).await;
+    }
+    charges.is_unharmed(&logs).await;
+}
+
+async fn cut_off_behind_each_byte(charges: &Charges, path: &str) {
+    let length = request(path, &format!("{SECRET}-000"), b"body").len();
     for end in 0..=length {
-        let bytes = request(&format!("{SECRET}-{end:03}"), b"body");
+        let bytes = request(path, &format!("{SECRET}-{end:03}"), b"body");
         let before = charges.executions();
         charges.send(Raw::Leaves, &bytes[..end]).await;
         if end < length {
@@ -29,17 +36,19 @@ async fn cut_off_behind_each_byte_a_request_runs_only_when_it_is_whole_and_only_
         assert_eq!(retry.status, StatusCode::CREATED, "{end} of {length} bytes: {retry:?}");
         assert_eq!(charges.executions(), before + 1, "{end} of {length} bytes");
     }
-    charges.is_unharmed(&logs).await;
 }
 
 #[tokio::test]
 async fn cut_off_behind_each_byte_of_two_requests_each_runs_once() {
     let (logs, charges) = (Logs::collect(), Charges::start().await);
     let first = kept_alive(&format!("{SECRET}-000-a")).len();
-    let length = first + request(&format!("{SECRET}-000-b"), b"body").len();
+    let length = first + request("/charges", &format!("{SECRET}-000-b"), b"body").len();
     for end in 0..=length {
-        let bytes =
-            [kept_alive(&format!("{SECRET}-{end:03}-a")), request(&format!("{SECRET}-{end:03}-b"), b"body")].concat();
+        let bytes = [
+            kept_alive(&format!("{SECRET}-{end:03}-a")),
+            request("/charges", &format!("{SECRET}-{end:03}-b"), b"body"),
+        ]
+        .concat();
         let before = charges.executions();
         charges.send(Raw::Leaves, &bytes[..end]).await;
         let ran = charges.executions() - before;

@@ -6,7 +6,7 @@ use fastrand::Rng;
 use futures_util::future::join_all;
 use idempotent_tests::{Logs, Raw, Seed};
 
-use crate::charges::{Charges, SECRET, request};
+use crate::charges::{Charges, PATHS, SECRET, request};
 
 /// Each has a server of its own, so that it can tell whose execution it sees.
 const ATTACKERS: u64 = 8;
@@ -83,19 +83,20 @@ fn attack(random: &mut Rng, number: usize) -> Vec<u8> {
 }
 
 fn good(random: &mut Rng, key: &str, body: &[u8]) -> Vec<u8> {
+    let path = PATHS[random.usize(..PATHS.len())];
     match random.u8(..3) {
-        0 => request(key, body),
+        0 => request(path, key, body),
         1 => {
             let length = body.len();
             let head = format!(
-                "POST /charges HTTP/1.1\r\nhost: localhost\r\nidempotency-key: \"{key}\";a=1\r\ncontent-length: {length}\r\n\r\n"
+                "POST {path} HTTP/1.1\r\nhost: localhost\r\nidempotency-key: \"{key}\";a=1\r\ncontent-length: {length}\r\n\r\n"
             );
             [head.as_bytes(), body].concat()
         }
         _ => {
             let length = body.len();
             let head = format!(
-                "POST /charges HTTP/1.1\r\nhost: localhost\r\nidempotency-key: {key}\r\ntransfer-encoding: chunked\r\n\r\n"
+                "POST {path} HTTP/1.1\r\nhost: localhost\r\nidempotency-key: {key}\r\ntransfer-encoding: chunked\r\n\r\n"
             );
             let chunk = if length == 0 { String::new() } else { format!("{length:x};e\r\n") };
             let end: &[u8] = if length == 0 { b"0\r\n\r\n" } else { b"\r\n0\r\n\r\n" };
