@@ -19,6 +19,7 @@ pub(crate) struct Client {
     address: SocketAddr,
     random: Rng,
     name: String,
+    pause: Duration,
     connection: Option<TcpStream>,
     tally: Tally,
 }
@@ -32,8 +33,9 @@ enum Said {
 }
 
 impl Client {
-    pub(crate) fn new(address: SocketAddr, random: Rng, name: String) -> Self {
-        Self { address, random, name, connection: None, tally: Tally::default() }
+    /// One that pauses for up to `pause` between two keys.
+    pub(crate) fn new(address: SocketAddr, random: Rng, name: String, pause: Duration) -> Self {
+        Self { address, random, name, pause, connection: None, tally: Tally::default() }
     }
 
     /// Key after key until `end`; the last one is seen through.
@@ -49,7 +51,7 @@ impl Client {
     }
 
     async fn rest(&mut self) {
-        tokio::time::sleep(Duration::from_millis(self.random.u64(0..3_000))).await;
+        tokio::time::sleep(self.pause.mul_f64(self.random.f64())).await;
     }
 
     /// The life of one key: first execution, departures, duplicates, replays.
