@@ -11,8 +11,8 @@ pub(crate) struct Tally {
     pub(crate) replays: u64,
     /// Refused since the first one still ran.
     pub(crate) in_flight: u64,
-    /// Refused since the store was full.
-    pub(crate) full: u64,
+    /// Refused since the store was full, or too slow.
+    pub(crate) unavailable: u64,
     /// Connections that were closed in the middle of a request, or before its answer.
     pub(crate) left: u64,
     /// Keys that took longer than a record lives: they may have run again by right.
@@ -28,7 +28,7 @@ impl Add for Tally {
             requests: self.requests + other.requests,
             replays: self.replays + other.replays,
             in_flight: self.in_flight + other.in_flight,
-            full: self.full + other.full,
+            unavailable: self.unavailable + other.unavailable,
             left: self.left + other.left,
             overdue: self.overdue + other.overdue,
         }
