@@ -42,29 +42,17 @@ impl SoakServer {
         self.address
     }
 
-    async fn reading(&mut self) -> Reading {
+    /// What it holds now.
+    pub(crate) async fn reading(&mut self) -> Reading {
         self.orders.write_all(b"\n").await.expect("the server reads");
         let line = self.readings.next_line().await.expect("it prints text").expect("the server lives");
         serde_json::from_str(&line).expect("a reading is JSON")
     }
 
-    /// The first reading with nothing left of any request or connection that comes twice: tasks and descriptors of closed
-    /// connections go one by one.
-    pub(crate) async fn at_rest(&mut self) -> Reading {
-        let mut last: Option<Reading> = None;
-        let (reading, _) = eventually(
-            async || {
-                let reading = self.reading().await;
-                let before = last.replace(reading.clone());
-                let is_steady = before.is_some_and(|before| {
-                    (before.tasks, before.descriptors) == (reading.tasks, reading.descriptors) && before.is_at_rest()
-                });
-                (reading, is_steady)
-            },
-            |(reading, is_steady)| *is_steady && reading.is_at_rest(),
-        )
-        .await;
-        reading
+    /// The first reading with nothing left of any request, and no more tasks than when nobody had come yet: the connections
+    /// of a thousand clients that have left go one by one.
+    pub(crate) async fn at_rest(&mut self, idle: &Reading) -> Reading {
+        eventually(async || self.reading().await, |reading| reading.is_at_rest() && reading.tasks <= idle.tasks).await
     }
 }
 
