@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 /// So small that the memory store is full much of the time.
-pub const MEMORY_BYTES: usize = 1024 * 1024;
+pub const MEMORY_BYTES: usize = 2 * 1024 * 1024;
 
 /// How long the server's records live.
-pub const TTL: std::time::Duration = std::time::Duration::from_secs(5);
+pub const TTL: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// What the server holds at one moment.
 #[derive(Clone, Debug, Deserialize, Serialize)]

@@ -33,12 +33,12 @@ impl Executions {
     }
 }
 
-#[idempotent(scope = "memory", ttl = "5s", required, store = "memory")]
+#[idempotent(scope = "memory", ttl = "10s", required, store = "memory")]
 async fn over_memory(State(executions): State<Executions>, RawQuery(query): RawQuery) -> (StatusCode, String) {
     executions.run(query).await
 }
 
-#[idempotent(scope = "sqlite", ttl = "5s", required)]
+#[idempotent(scope = "sqlite", ttl = "10s", required)]
 async fn over_sqlite(State(executions): State<Executions>, RawQuery(query): RawQuery) -> (StatusCode, String) {
     executions.run(query).await
 }

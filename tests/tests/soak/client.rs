@@ -117,12 +117,16 @@ impl Client {
 
     /// Three at once, each on a connection of its own; the execution that they agree on.
     async fn send_duplicates(&mut self, request: &str) -> Option<u64> {
+        let begun = Instant::now();
         let duplicates = join_all((0..3).map(|_| send(self.address, None, request))).await;
         let mut seen = None;
         for (_, said) in duplicates {
             self.count(&said);
             if let Said::Created(number, _) = said {
-                assert_eq!(*seen.get_or_insert(number), number, "duplicates ran twice: {request}");
+                let is_same = *seen.get_or_insert(number) == number;
+                // Behind a record's life, a duplicate that the machine held up runs again by right.
+                let passed = begun.elapsed();
+                assert!(is_same || passed >= TTL, "duplicates ran twice in {passed:?}: {request}");
             }
         }
         seen

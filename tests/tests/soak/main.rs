@@ -28,8 +28,8 @@ const PAUSE: Duration = Duration::from_secs(3);
 /// How far resident memory may grow behind the warm-up, however long the load lasts.
 ///
 /// Above what the allocator keeps for itself, which the peak of the load decides and not its length; far below what a trace
-/// of each key would take: ten minutes are 270,000 keys, so that 62 bytes of each would show.
-const GROWTH_KIB: u64 = 16 * 1024;
+/// of each key would take: ten minutes are 270,000 keys, so that 93 bytes of each would show.
+const GROWTH_KIB: u64 = 24 * 1024;
 
 /// The SQLite store opens its four readers when they are first needed, which may be after the warm-up: up to three files each.
 const READERS_FILES: usize = 12;
