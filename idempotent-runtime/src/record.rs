@@ -1,11 +1,14 @@
 //! The stored response, and the text form that an operator can read.
 
+use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
 use crate::Fingerprint;
@@ -133,18 +136,49 @@ impl<'de> Deserialize<'de> for Record {
     }
 }
 
-/// The headers of a record as JSON: `"sealed"`, or lines.
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
+/// The headers of a record as JSON: lines, or the word that they are among what is sealed.
 pub(crate) enum HeadersText {
     Lines(HeaderLines),
-    Sealed(SealedText),
+    Sealed,
 }
 
-#[derive(Serialize, Deserialize)]
-pub(crate) enum SealedText {
-    #[serde(rename = "sealed")]
-    Sealed,
+const SEALED: &str = "sealed";
+
+impl Serialize for HeadersText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Lines(lines) => lines.serialize(serializer),
+            Self::Sealed => serializer.serialize_str(SEALED),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for HeadersText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct EitherForm;
+
+        impl<'de> Visitor<'de> for EitherForm {
+            type Value = HeadersText;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of header lines or \"sealed\"")
+            }
+
+            fn visit_str<E: de::Error>(self, word: &str) -> Result<HeadersText, E> {
+                if word == SEALED {
+                    Ok(HeadersText::Sealed)
+                } else {
+                    Err(E::invalid_value(Unexpected::Other("a word"), &self))
+                }
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, lines: A) -> Result<HeadersText, A::Error> {
+                HeaderLines::deserialize(SeqAccessDeserializer::new(lines)).map(HeadersText::Lines)
+            }
+        }
+
+        deserializer.deserialize_any(EitherForm)
+    }
 }
 
 /// The body does not belong to its headers.
@@ -155,7 +189,7 @@ pub(crate) struct NothingSealed;
 impl HeadersText {
     pub(crate) fn of(record: &Record) -> Self {
         match record.body {
-            RecordedBody::Sealed(_) => Self::Sealed(SealedText::Sealed),
+            RecordedBody::Sealed(_) => Self::Sealed,
             RecordedBody::Whole(_) | RecordedBody::NotRecorded => Self::Lines(HeaderLines(record.headers.clone())),
         }
     }
@@ -168,8 +202,8 @@ impl HeadersText {
         match (self, body) {
             (Self::Lines(HeaderLines(lines)), Some(body)) => Ok((lines, RecordedBody::Whole(body))),
             (Self::Lines(HeaderLines(lines)), None) => Ok((lines, RecordedBody::NotRecorded)),
-            (Self::Sealed(_), Some(body)) => Ok((Vec::new(), RecordedBody::Sealed(body))),
-            (Self::Sealed(_), None) => Err(NothingSealed),
+            (Self::Sealed, Some(body)) => Ok((Vec::new(), RecordedBody::Sealed(body))),
+            (Self::Sealed, None) => Err(NothingSealed),
         }
     }
 }

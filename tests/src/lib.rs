@@ -7,7 +7,10 @@ mod faulty;
 mod logs;
 pub mod postgres;
 mod proxy;
+mod raw;
 pub mod redis;
+mod seed;
+pub mod soak;
 pub mod sqlite;
 
 use std::net::SocketAddr;
@@ -28,6 +31,8 @@ pub use self::executions::{Executions, post_until_answered};
 pub use self::faulty::{Fault, FaultyStore};
 pub use self::logs::Logs;
 pub use self::proxy::{Loss, Proxy};
+pub use self::raw::{Exchange, Raw};
+pub use self::seed::Seed;
 
 /// How long a test waits for what must happen before it fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);

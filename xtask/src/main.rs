@@ -2,6 +2,7 @@
 
 mod fuzz;
 mod prerequisites;
+mod soak;
 mod step;
 
 use std::process::ExitCode;
@@ -17,6 +18,8 @@ commands:
   fuzz [--seconds N] [target]
           hostile input for every parser and decoder, or for one, a minute each; installs cargo-fuzz, needs a nightly
           compiler
+  chaos --soak [--minutes N]
+          a thousand connections for N minutes, 10 by default, after which nothing may be left of them
 ";
 
 /// Features of `idempotent-runtime` that must compile alone.
@@ -27,6 +30,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["test"] => test(),
         ["fuzz", options @ ..] => return fuzz::fuzz(options),
+        ["chaos", "--soak", length @ ..] if let Some(minutes) = soak::minutes(length) => soak::soak(minutes),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;

@@ -1,0 +1,92 @@
+//! A thousand connections for a while, after which nothing may be left of them.
+//!
+//! `IDEMPOTENT_SOAK_SECONDS=<seconds>` says for how long, 30 by default; `cargo xtask chaos --soak` runs it for minutes.
+
+mod client;
+mod server;
+mod tally;
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use idempotent_tests::Seed;
+use idempotent_tests::soak::Reading;
+use tokio::time::Instant;
+
+use self::server::SoakServer;
+use self::tally::Tally;
+
+const CONNECTIONS: u64 = 1_000;
+
+/// Brings allocator, connections and caches to the size that the load can need at worst: nobody pauses, so that a moment in
+/// which the machine is busy with other things, and requests pile up, takes no more memory later.
+const WARM_UP: Load = Load { length: Duration::from_secs(8), pause: Duration::ZERO };
+
+/// Between two keys, so that a machine of two processors keeps up and a key is done long before its record expires.
+const PAUSE: Duration = Duration::from_secs(3);
+
+/// How far resident memory may grow behind the warm-up, however long the load lasts.
+///
+/// Above what the allocator keeps for itself, which the peak of the load decides and not its length; far below what a trace
+/// of each key would take: ten minutes are 270,000 keys, so that 93 bytes of each would show.
+const GROWTH_KIB: u64 = 24 * 1024;
+
+/// The SQLite store opens its four readers when they are first needed, which may be after the warm-up: up to three files each.
+const READERS_FILES: usize = 12;
+
+#[derive(Clone, Copy)]
+struct Load {
+    length: Duration,
+    pause: Duration,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_connections_leave_nothing_behind() {
+    let seed = Seed::of_this_run();
+    let seconds = match std::env::var("IDEMPOTENT_SOAK_SECONDS") {
+        Ok(seconds) => seconds.parse().expect("IDEMPOTENT_SOAK_SECONDS is a number"),
+        Err(_) => 30,
+    };
+    server::raise_descriptor_limit(std::process::id(), 3 * CONNECTIONS);
+    let mut server = SoakServer::start().await;
+    let idle = server.reading().await;
+    let warm = load(&server, seed, 0, WARM_UP).await;
+    let before = server.at_rest(&idle).await;
+    println!("idle:    {idle:?}\nwarm-up: {warm:?}\nbefore:  {before:?}");
+    let tally = load(&server, seed, 1, Load { length: Duration::from_secs(seconds), pause: PAUSE }).await;
+    let after = server.at_rest(&idle).await;
+    println!("load of {seconds} s: {tally:?}\nafter:   {after:?}");
+    assert_flat(&before, &after);
+    let executions = after.executions - before.executions;
+    assert!(
+        (tally.keys..=tally.keys + tally.overdue).contains(&executions),
+        "{executions} executions of {} keys, {seed}",
+        tally.keys
+    );
+    assert!(tally.keys >= CONNECTIONS && tally.overdue < tally.keys / 2, "{tally:?}");
+    assert!(tally.replays > 0 && tally.in_flight > 0 && tally.left > 0, "not all was met: {tally:?}");
+}
+
+async fn load(server: &SoakServer, seed: Seed, round: u64, load: Load) -> Tally {
+    let end = Instant::now() + load.length;
+    let address = server.address();
+    let clients = (0..CONNECTIONS).map(|number| {
+        tokio::spawn(async move {
+            let random = seed.random(round * CONNECTIONS + number);
+            client::Client::new(address, random, format!("{round}-{number}"), load.pause).work(end).await
+        })
+    });
+    let tallies = join_all(clients).await;
+    tallies.into_iter().map(|tally| tally.expect("no client fails")).sum()
+}
+
+fn assert_flat(before: &Reading, after: &Reading) {
+    assert_eq!(after.memory_bytes, 0, "the memory store counts bytes of entries that are gone");
+    assert!(
+        after.descriptors <= before.descriptors + READERS_FILES,
+        "descriptors are left open: {before:?}, {after:?}"
+    );
+    let growth = after.resident_kib.saturating_sub(before.resident_kib);
+    println!("resident memory grew by {growth} KiB");
+    assert!(growth <= GROWTH_KIB, "memory is not flat: {growth} KiB more");
+}
