@@ -1,8 +1,8 @@
 //! The commands of this repository; `cargo xtask` lists them.
 
+mod chaos;
 mod fuzz;
 mod prerequisites;
-mod soak;
 mod step;
 
 use std::process::ExitCode;
@@ -18,6 +18,9 @@ commands:
   fuzz [--seconds N] [target]
           hostile input for every parser and decoder, or for one, a minute each; installs cargo-fuzz, needs a nightly
           compiler
+  chaos [--seed N] [--minutes N] [--store sqlite|redis|postgres] [--without GUARD]
+          server processes that are killed, stopped and cut off, for 5 minutes; a judge prints the history of each key
+          whose handler broke its word; --without takes a guard out, which must be noticed; --help names the guards
   chaos --soak [--minutes N]
           a thousand connections for N minutes, 10 by default, after which nothing may be left of them
 ";
@@ -30,7 +33,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["test"] => test(),
         ["fuzz", options @ ..] => return fuzz::fuzz(options),
-        ["chaos", "--soak", length @ ..] if let Some(minutes) = soak::minutes(length) => soak::soak(minutes),
+        ["chaos", options @ ..] if let Some(chaos) = chaos::asked(options) => chaos::run(&chaos),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;
