@@ -72,13 +72,14 @@ async fn run(seed: u64, minutes: u64, store: Option<StoreKind>, without: Option<
             None => Plan::everything(seed, time, kind),
         };
         let outcome = play(&plan, std::env::current_exe()?).await?;
-        println!("round {round}, seed {}, {kind:?}: {}", plan.seed, outcome.summary());
+        println!("round {round}, seed {}, {}: {}", plan.seed, kind.name(), outcome.summary());
         if !outcome.violations.is_empty() {
             println!(
-                "\n{}\n{} rules were broken; again with: --seed {} --store {kind:?}",
+                "\n{}\n{} rules were broken; again with: --seed {} --store {}",
                 outcome.report(),
                 outcome.violations.len(),
-                plan.seed
+                plan.seed,
+                kind.name()
             );
             return Ok(ExitCode::FAILURE);
         }

@@ -76,6 +76,16 @@ impl Fleet {
         self.slots[number].lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Stops one where it is.
+    pub fn stop_server(&self, number: usize) {
+        self.signal(number, Signal::STOP);
+    }
+
+    /// Lets a stopped one go on.
+    pub fn continue_server(&self, number: usize) {
+        self.signal(number, Signal::CONT);
+    }
+
     /// Sends a signal; nothing happens when it is dead already.
     pub(crate) fn signal(&self, number: usize, signal: Signal) {
         if let Some(pid) = self.server(number).pid {

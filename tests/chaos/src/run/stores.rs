@@ -17,6 +17,17 @@ pub enum StoreKind {
     Postgres,
 }
 
+impl StoreKind {
+    /// As the command line has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sqlite => "sqlite",
+            Self::Redis => "redis",
+            Self::Postgres => "postgres",
+        }
+    }
+}
+
 /// A store that can be paused and killed.
 pub struct TestedStore {
     url: String,
