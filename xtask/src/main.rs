@@ -4,6 +4,7 @@ mod chaos;
 mod fuzz;
 mod prerequisites;
 mod step;
+mod supply_chain;
 
 use std::process::ExitCode;
 
@@ -71,6 +72,7 @@ fn test() -> Result<(), Failure> {
     // Alone and with its own features: beside the others it is given theirs.
     cargo("the runtime's own tests, default features", "test -p idempotent-runtime").run()?;
     cargo("all tests, all features, ui-tests and documentation examples", "test --workspace --all-features").run()?;
+    supply_chain::check()?;
     println!("\nEverything is green.");
     Ok(())
 }
