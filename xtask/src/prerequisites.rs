@@ -19,6 +19,9 @@ pub(crate) fn install() -> Result<(), Failure> {
     if !answers("initdb") && !has_postgres_folder() {
         packages.push("postgresql");
     }
+    if !answers("faketime") {
+        packages.push("faketime");
+    }
     if !answers("redis-server") {
         packages.push("redis-server");
     }

@@ -14,9 +14,10 @@
 //! its last handle. What changes nothing (a replay, a duplicate in flight) is answered by a reader and never waits for
 //! the writer.
 //!
-//! Leases and expiry are judged inside the statements by SQLite's `unixepoch('subsec')`: the clock of the machine,
-//! which all processes that can share the file have in common.
+//! Leases and expiry are judged inside the statements by a clock that all processes on the file have in common and that
+//! does not follow when the machine's is set: `clock`.
 
+mod clock;
 mod failure;
 mod open;
 mod readers;
@@ -35,6 +36,7 @@ use std::time::Duration;
 
 use sqlx::sqlite::Sqlite;
 
+use self::clock::Clock;
 use self::failure::store_error;
 pub use self::open::{OpenError, SqliteStoreBuilder, Synchronous};
 use self::readers::Readers;
@@ -50,7 +52,11 @@ use crate::{Record, RecordKey};
 /// What was answered to a client is on disk first ([`Synchronous::Full`]). Several processes of one machine may share
 /// the file; put it on a local disk, since SQLite's write-ahead log does not work over a network.
 ///
-/// The tables are `idempotency_records`, readable by a person, and `idempotency_schema`. Expired rows are deleted in
+/// On Linux, time goes on evenly for the store from the first opening in each boot of the machine: setting the clock has no
+/// effect on leases and expiry until the next boot. On other systems they follow the clock, and one that is set forward by
+/// more than a lease lets the request of a running handler be executed again.
+///
+/// The tables are `idempotency_records`, readable by a person, `idempotency_schema` and `idempotency_clock`. Expired rows are deleted in
 /// small batches between the writes, without anyone asking. A clone is cheap and shares everything; the connections
 /// close when the last one is dropped.
 ///
@@ -79,6 +85,7 @@ struct Inner {
     options: SqliteStoreBuilder,
     /// As SQLite reports it.
     synchronous: Synchronous,
+    clock: Clock,
     readers: Arc<Readers>,
     transactions: HandlerTransactions,
     writer: Writer,
@@ -111,7 +118,10 @@ impl SqliteStore {
 
     async fn standing(&self, key: &RecordKey) -> Result<Option<Standing>, StoreError> {
         let mut reader = self.0.readers.acquire().await?;
-        let row = sqlx::query(schema::STANDING).bind(key.as_str()).fetch_optional(reader.connection()).await;
+        let row = schema::at(self.0.clock.now(), schema::STANDING)
+            .bind(key.as_str())
+            .fetch_optional(reader.connection())
+            .await;
         let row = row.map_err(store_error)?;
         reader.give_back();
         row.as_ref().map(Standing::from_row).transpose()
@@ -154,7 +164,8 @@ impl Store for SqliteStore {
 
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
         let mut reader = self.0.readers.acquire().await?;
-        let row = sqlx::query(schema::ENTRY).bind(key.as_str()).fetch_optional(reader.connection()).await;
+        let row =
+            schema::at(self.0.clock.now(), schema::ENTRY).bind(key.as_str()).fetch_optional(reader.connection()).await;
         let row = row.map_err(store_error)?;
         reader.give_back();
         row.as_ref().map(Entry::from_row).transpose()
@@ -173,7 +184,8 @@ impl Store for SqliteStore {
         let rows = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
         let Cursor(after) = cursor.unwrap_or_else(|| Cursor(String::new()));
         let mut reader = self.0.readers.acquire().await?;
-        let found = sqlx::query(schema::LIST).bind(&after).bind(rows).fetch_all(reader.connection()).await;
+        let found =
+            schema::at(self.0.clock.now(), schema::LIST).bind(&after).bind(rows).fetch_all(reader.connection()).await;
         let found = found.map_err(store_error)?;
         reader.give_back();
         let entries = found.iter().take(limit).map(Entry::from_row).collect::<Result<Vec<_>, _>>()?;

@@ -11,6 +11,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Executor as _};
 use tokio::time::Instant;
 
+use super::clock::Clock;
 use super::failure::Cause;
 use super::readers::Readers;
 use super::transactions::{HandlerTransactions, Turn};
@@ -96,8 +97,8 @@ impl SqliteStoreBuilder {
         let turn = Turn::default();
         let transactions = HandlerTransactions::new(self.connect_options(), Arc::clone(&turn));
         let others = Others { readers: Arc::clone(&readers), transactions: transactions.pool() };
-        let (writer, Opened { synchronous }) = Writer::start(self.clone(), turn, others).await?;
-        Ok(SqliteStore(Arc::new(Inner { options: self, synchronous, readers, transactions, writer })))
+        let (writer, Opened { synchronous, clock }) = Writer::start(self.clone(), turn, others).await?;
+        Ok(SqliteStore(Arc::new(Inner { options: self, synchronous, clock, readers, transactions, writer })))
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -139,12 +140,12 @@ impl SqliteStoreBuilder {
         if mode != "wal" {
             return Err(Obstacle::NoWal);
         }
-        migrate(&mut connection).await?;
+        let clock = migrate(&mut connection).await?;
         let synchronous = match sqlx::query_scalar("PRAGMA synchronous").fetch_one(&mut connection).await? {
             2_i64 | 3 => Synchronous::Full,
             _ => Synchronous::Normal,
         };
-        Ok((connection, Opened { synchronous }))
+        Ok((connection, Opened { synchronous, clock }))
     }
 
     pub(super) fn connect_options(&self) -> SqliteConnectOptions {
@@ -196,6 +197,7 @@ impl SqliteStoreBuilder {
 /// What is known once the file is open.
 pub(super) struct Opened {
     pub(super) synchronous: Synchronous,
+    pub(super) clock: Clock,
 }
 
 enum Obstacle {
@@ -212,7 +214,7 @@ impl From<sqlx::Error> for Obstacle {
 }
 
 /// Dropping the connection half way rolls back.
-async fn migrate(connection: &mut SqliteConnection) -> Result<(), Obstacle> {
+async fn migrate(connection: &mut SqliteConnection) -> Result<Clock, Obstacle> {
     connection.execute("BEGIN IMMEDIATE").await?;
     if sqlx::query(schema::EXISTS).fetch_optional(&mut *connection).await?.is_none() {
         connection.execute(sqlx::raw_sql(schema::CREATE)).await?;
@@ -223,8 +225,9 @@ async fn migrate(connection: &mut SqliteConnection) -> Result<(), Obstacle> {
             Some(_) | None => return Err(Obstacle::NoVersion),
         };
     }
+    let clock = Clock::of_file(connection).await?;
     connection.execute("COMMIT").await?;
-    Ok(())
+    Ok(clock)
 }
 
 /// Why this process may not open the file, if that is the reason.

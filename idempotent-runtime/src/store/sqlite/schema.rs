@@ -1,14 +1,10 @@
 //! The tables and every statement on them.
 
+use sqlx::query::Query;
+use sqlx::sqlite::{Sqlite, SqliteArguments};
+
 /// What this version reads and writes.
 pub(super) const VERSION: i64 = 1;
-
-/// Milliseconds since 1970; the same in all places of one statement. The rounding undoes `unixepoch`'s floating point.
-macro_rules! now {
-    () => {
-        "CAST(round(unixepoch('subsec') * 1000) AS INTEGER)"
-    };
-}
 
 /// Whether this file has been opened by a store before.
 pub(super) const EXISTS: &str = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'idempotency_schema'";
@@ -35,100 +31,88 @@ CREATE TABLE idempotency_records (
     token TEXT NOT NULL,         -- of the claim, kept by its record, 32 hexadecimal digits
     attempt INTEGER NOT NULL,    -- 1, and one more for each claim whose lease ran out
     claim_ttl INTEGER NOT NULL,  -- milliseconds; what a renewal adds to now for expires_at
-    lease_until INTEGER,         -- milliseconds since 1970, as all times below
+    lease_until INTEGER,         -- milliseconds since 1970 by the store's clock, as all below
     expires_at INTEGER NOT NULL,
     recorded_at INTEGER,
     status INTEGER,
     headers TEXT,                -- JSON
     body BLOB                    -- NULL in a completed row: it was too large to record
 ) STRICT;
+CREATE TABLE idempotency_clock (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    boot TEXT NOT NULL,          -- the boot of the machine that this holds for
+    began_at INTEGER NOT NULL    -- when that boot began, by what the wall clock said at its first opening
+) STRICT;
 CREATE INDEX idempotency_records_expires_at ON idempotency_records (expires_at);
 INSERT INTO idempotency_schema (id, version) VALUES (1, 1);
 ";
 
-/// What stands under the key ?1 and is alive.
-pub(super) const STANDING: &str = concat!(
-    "SELECT id, state, fingerprint, token, attempt, lease_until > ",
-    now!(),
-    " AS leased, recorded_at, status, headers, body FROM idempotency_records WHERE key = ?1 AND expires_at > ",
-    now!()
-);
+pub(super) const CLOCK: &str = "SELECT began_at FROM idempotency_clock WHERE boot = ?1";
+
+pub(super) const SET_CLOCK: &str = "INSERT OR REPLACE INTO idempotency_clock (id, boot, began_at) VALUES (1, ?1, ?2)";
+
+/// A statement in which ?1 is now.
+pub(super) fn at(now: i64, sql: &'static str) -> Query<'static, Sqlite, SqliteArguments> {
+    sqlx::query(sql).bind(now)
+}
+
+/// What stands under the key ?2 and is alive.
+pub(super) const STANDING: &str = "\
+    SELECT id, state, fingerprint, token, attempt, lease_until > ?1 AS leased, recorded_at, status, headers, body \
+    FROM idempotency_records WHERE key = ?2 AND expires_at > ?1";
 
 /// Overwrites what [`crate::store::standing::judge`] found expired or lapsed.
-pub(super) const CLAIM: &str = concat!(
-    "INSERT INTO idempotency_records (key, state, fingerprint, token, attempt, claim_ttl, lease_until, expires_at) \
-     VALUES (?1, 'claimed', ?2, ?3, ?4, ?5, ",
-    now!(),
-    " + ?6, ",
-    now!(),
-    " + ?5) ON CONFLICT (key) DO UPDATE SET state = excluded.state, fingerprint = excluded.fingerprint, \
-     token = excluded.token, attempt = excluded.attempt, claim_ttl = excluded.claim_ttl, \
-     lease_until = excluded.lease_until, expires_at = excluded.expires_at, recorded_at = NULL, status = NULL, \
-     headers = NULL, body = NULL"
-);
+pub(super) const CLAIM: &str = "\
+    INSERT INTO idempotency_records (key, state, fingerprint, token, attempt, claim_ttl, lease_until, expires_at) \
+    VALUES (?2, 'claimed', ?3, ?4, ?5, ?6, ?1 + ?7, ?1 + ?6) \
+    ON CONFLICT (key) DO UPDATE SET state = excluded.state, fingerprint = excluded.fingerprint, \
+    token = excluded.token, attempt = excluded.attempt, claim_ttl = excluded.claim_ttl, \
+    lease_until = excluded.lease_until, expires_at = excluded.expires_at, recorded_at = NULL, status = NULL, \
+    headers = NULL, body = NULL";
 
 // In these three the token is compared in the same statement: a holder whose claim went to a successor changes nothing.
-pub(super) const RENEW: &str = concat!(
-    "UPDATE idempotency_records SET lease_until = ",
-    now!(),
-    " + ?3, expires_at = ",
-    now!(),
-    " + claim_ttl WHERE key = ?1 AND token = ?2 AND state = 'claimed' AND expires_at > ",
-    now!()
-);
+pub(super) const RENEW: &str = "\
+    UPDATE idempotency_records SET lease_until = ?1 + ?4, expires_at = ?1 + claim_ttl \
+    WHERE key = ?2 AND token = ?3 AND state = 'claimed' AND expires_at > ?1";
 
-pub(super) const COMPLETE: &str = concat!(
-    "UPDATE idempotency_records SET state = 'completed', lease_until = NULL, expires_at = ",
-    now!(),
-    " + ?3, fingerprint = ?4, recorded_at = ?5, status = ?6, headers = ?7, body = ?8 \
-     WHERE key = ?1 AND token = ?2 AND state = 'claimed' AND expires_at > ",
-    now!()
-);
+pub(super) const COMPLETE: &str = "\
+    UPDATE idempotency_records SET state = 'completed', lease_until = NULL, expires_at = ?1 + ?4, fingerprint = ?5, \
+    recorded_at = ?6, status = ?7, headers = ?8, body = ?9 \
+    WHERE key = ?2 AND token = ?3 AND state = 'claimed' AND expires_at > ?1";
 
-pub(super) const RELEASE: &str = concat!(
-    "DELETE FROM idempotency_records WHERE key = ?1 AND token = ?2 AND state = 'claimed' AND expires_at > ",
-    now!()
-);
+pub(super) const RELEASE: &str =
+    "DELETE FROM idempotency_records WHERE key = ?2 AND token = ?3 AND state = 'claimed' AND expires_at > ?1";
 
-/// Whether ?2 has completed the key ?1 before.
-pub(super) const COMPLETED_BY: &str = concat!(
-    "SELECT 1 FROM idempotency_records WHERE key = ?1 AND token = ?2 AND state = 'completed' AND expires_at > ",
-    now!()
-);
+/// Whether ?3 has completed the key ?2 before.
+pub(super) const COMPLETED_BY: &str =
+    "SELECT 1 FROM idempotency_records WHERE key = ?2 AND token = ?3 AND state = 'completed' AND expires_at > ?1";
 
 /// Returns whether the removed row was alive.
-pub(super) const PURGE: &str =
-    concat!("DELETE FROM idempotency_records WHERE key = ?1 RETURNING expires_at > ", now!(), " AS alive");
+pub(super) const PURGE: &str = "DELETE FROM idempotency_records WHERE key = ?2 RETURNING expires_at > ?1 AS alive";
 
-pub(super) const ANY_EXPIRED: &str =
-    concat!("SELECT 1 FROM idempotency_records WHERE expires_at <= ", now!(), " LIMIT 1");
+pub(super) const ANY_EXPIRED: &str = "SELECT 1 FROM idempotency_records WHERE expires_at <= ?1 LIMIT 1";
 
 /// At most 512 rows, and no more than one after 4 MiB of bodies: freeing a body walks all its pages.
-pub(super) const SWEEP: &str = concat!(
-    "DELETE FROM idempotency_records WHERE id IN (SELECT id FROM (SELECT id, sum(bytes) OVER (\
-     ORDER BY expires_at, id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before \
-     FROM (SELECT id, expires_at, coalesce(length(body), 0) AS bytes FROM idempotency_records WHERE expires_at <= ",
-    now!(),
-    " ORDER BY expires_at, id LIMIT 512)) WHERE coalesce(bytes_before, 0) < 4194304)"
-);
+pub(super) const SWEEP: &str = "\
+    DELETE FROM idempotency_records WHERE id IN (SELECT id FROM (SELECT id, sum(bytes) OVER (\
+    ORDER BY expires_at, id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before \
+    FROM (SELECT id, expires_at, coalesce(length(body), 0) AS bytes FROM idempotency_records WHERE expires_at <= ?1 \
+    ORDER BY expires_at, id LIMIT 512)) WHERE coalesce(bytes_before, 0) < 4194304)";
 
 /// What the file's content takes, without its free pages.
 pub(super) const USED_BYTES: &str = "SELECT (page_count - freelist_count) * page_size \
      FROM pragma_page_count, pragma_freelist_count, pragma_page_size";
 
 macro_rules! entry {
-    () => {
+    ($rest:literal) => {
         concat!(
-            "SELECT id, key, state, fingerprint, attempt, lease_until - ",
-            now!(),
-            " AS lease_left, expires_at - ",
-            now!(),
-            " AS time_left, recorded_at, status, length(body) AS body_bytes FROM idempotency_records WHERE expires_at > ",
-            now!()
+            "SELECT id, key, state, fingerprint, attempt, lease_until - ?1 AS lease_left, expires_at - ?1 AS time_left, \
+             recorded_at, status, length(body) AS body_bytes FROM idempotency_records WHERE expires_at > ?1 ",
+            $rest
         )
     };
 }
 
-pub(super) const ENTRY: &str = concat!(entry!(), " AND key = ?1");
+pub(super) const ENTRY: &str = entry!("AND key = ?2");
 
-pub(super) const LIST: &str = concat!(entry!(), " AND key > ?1 ORDER BY key LIMIT ?2");
+pub(super) const LIST: &str = entry!("AND key > ?2 ORDER BY key LIMIT ?3");

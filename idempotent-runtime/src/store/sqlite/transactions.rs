@@ -72,7 +72,10 @@ impl TransactionalStore<Sqlite> for SqliteStore {
             };
             let (mut transaction, turn) = transactions.begin().await?;
             // Again, under the write lock: another process may have recorded meanwhile.
-            let row = sqlx::query(schema::STANDING).bind(key.as_str()).fetch_optional(&mut *transaction).await;
+            let row = schema::at(self.0.clock.now(), schema::STANDING)
+                .bind(key.as_str())
+                .fetch_optional(&mut *transaction)
+                .await;
             let standing = row.map_err(store_error)?.as_ref().map(Standing::from_row).transpose()?;
             let is_fresh = standing.is_none();
             let attempt = match judge(standing, &request) {
@@ -80,7 +83,7 @@ impl TransactionalStore<Sqlite> for SqliteStore {
                 Verdict::Take { attempt } => attempt,
             };
             if is_fresh && let Some(max_bytes) = self.0.options.bound() {
-                make_room(&mut transaction, max_bytes).await.map_err(failed)?;
+                make_room(&mut transaction, self.0.clock, max_bytes).await.map_err(failed)?;
             }
             let open = Open { transaction, hold: Box::new((turn, running)) };
             Ok(TransactionClaim::Acquired { attempt, open })
@@ -100,11 +103,11 @@ impl TransactionalStore<Sqlite> for SqliteStore {
         Box::pin(async move {
             let Recording { key, request, record, .. } = recording;
             let claim = ClaimWrite { key: key.clone(), request: *request, max_bytes: None };
-            let Claim::Acquired { .. } = claim.apply(&mut open.transaction).await.map_err(failed)? else {
+            let Claim::Acquired { .. } = claim.apply(&mut open.transaction, self.0.clock).await.map_err(failed)? else {
                 return Ok(Held::No);
             };
             let complete = CompleteWrite::new(key.clone(), request.token, record.clone(), request.ttl)?;
-            complete.apply(&mut open.transaction).await.map_err(failed)
+            complete.apply(&mut open.transaction, self.0.clock).await.map_err(failed)
         })
     }
 
@@ -112,7 +115,7 @@ impl TransactionalStore<Sqlite> for SqliteStore {
         Box::pin(async move {
             // The write lock is free when the other transaction has ended.
             let (mut transaction, _turn) = self.0.transactions.begin().await?;
-            let found = sqlx::query(schema::COMPLETED_BY).bind(key.as_str()).bind(token_text(token));
+            let found = schema::at(self.0.clock.now(), schema::COMPLETED_BY).bind(key.as_str()).bind(token_text(token));
             Ok(found.fetch_optional(&mut *transaction).await.map_err(store_error)?.is_some())
         })
     }

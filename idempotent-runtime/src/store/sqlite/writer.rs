@@ -10,6 +10,7 @@ use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
+use super::clock::Clock;
 use super::failure::Failure;
 use super::open::{OpenError, Opened, SqliteStoreBuilder};
 use super::readers::Readers;
@@ -48,9 +49,10 @@ impl Writer {
                 Ok(connected) => connected,
                 Err(error) => return drop(opened.send(Err(error))),
             };
+            let clock = facts.clock;
             // If the caller has gone, the queue has lost its only sender and `run` ends at once.
             let _ = opened.send(Ok(facts));
-            let connection = run(connection, queue, &turn, options.sweep_interval()).await;
+            let connection = run(connection, clock, queue, &turn, options.sweep_interval()).await;
             // One after the other: of two that close at once, each may leave the log to the other.
             others.readers.close().await;
             others.transactions.close().await;
@@ -86,7 +88,11 @@ struct WriterStopped;
 /// A write and the caller that waits for it, whatever its answer is.
 trait Job: Send {
     /// Keeps the outcome; only what breaks the transaction is an error.
-    fn apply<'a>(&'a mut self, connection: &'a mut SqliteConnection) -> BoxFuture<'a, Result<(), sqlx::Error>>;
+    fn apply<'a>(
+        &'a mut self,
+        connection: &'a mut SqliteConnection,
+        clock: Clock,
+    ) -> BoxFuture<'a, Result<(), sqlx::Error>>;
     /// Tells the outcome, which is on disk now.
     fn settle(self: Box<Self>);
     fn refuse(self: Box<Self>, error: Arc<sqlx::Error>);
@@ -101,9 +107,13 @@ struct Pending<W: Write> {
 }
 
 impl<W: Write> Job for Pending<W> {
-    fn apply<'a>(&'a mut self, connection: &'a mut SqliteConnection) -> BoxFuture<'a, Result<(), sqlx::Error>> {
+    fn apply<'a>(
+        &'a mut self,
+        connection: &'a mut SqliteConnection,
+        clock: Clock,
+    ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         Box::pin(async move {
-            self.outcome = Some(match self.write.apply(connection).await {
+            self.outcome = Some(match self.write.apply(connection, clock).await {
                 Ok(output) => Ok(output),
                 Err(Failure::Answer(error)) => Err(error),
                 Err(Failure::Sqlite(error)) => return Err(error),
@@ -134,6 +144,7 @@ impl<W: Write> Job for Pending<W> {
 
 async fn run(
     mut connection: SqliteConnection,
+    clock: Clock,
     mut queue: mpsc::Receiver<Box<dyn Job>>,
     turn: &Turn,
     sweep_interval: Duration,
@@ -143,14 +154,14 @@ async fn run(
         match timeout_at(sweep_at, queue.recv()).await {
             Ok(Some(first)) => {
                 let _turn = turn.lock().await;
-                batch(&mut connection, first, &mut queue).await;
+                batch(&mut connection, clock, first, &mut queue).await;
             }
             Ok(None) => break,
             Err(_) => {}
         }
         if Instant::now() >= sweep_at {
             let _turn = turn.lock().await;
-            let more = sweep_once(&mut connection).await.unwrap_or_else(|error| {
+            let more = sweep_once(&mut connection, clock).await.unwrap_or_else(|error| {
                 tracing::warn!(%error, "expired idempotency records could not be deleted; this is tried again");
                 false
             });
@@ -160,7 +171,12 @@ async fn run(
     connection
 }
 
-async fn batch(connection: &mut SqliteConnection, first: Box<dyn Job>, queue: &mut mpsc::Receiver<Box<dyn Job>>) {
+async fn batch(
+    connection: &mut SqliteConnection,
+    clock: Clock,
+    first: Box<dyn Job>,
+    queue: &mut mpsc::Receiver<Box<dyn Job>>,
+) {
     let locked = begin(connection).await;
     // After the lock was granted, so that what came while we waited for it shares the commit.
     let mut bytes = first.bytes();
@@ -174,13 +190,13 @@ async fn batch(connection: &mut SqliteConnection, first: Box<dyn Job>, queue: &m
         return refuse(jobs, error);
     }
     jobs.retain(|job| !job.abandoned());
-    match apply_and_commit(connection, &mut jobs).await {
+    match apply_and_commit(connection, clock, &mut jobs).await {
         Ok(()) => jobs.into_iter().for_each(Job::settle),
         Err(error) if jobs.len() == 1 => refuse(jobs, error),
         // Nothing of the batch took effect and nobody was answered: alone, one bad write harms no other.
         Err(_) => {
             for job in jobs {
-                alone(connection, job).await;
+                alone(connection, clock, job).await;
             }
         }
     }
@@ -193,10 +209,10 @@ fn refuse(jobs: Vec<Box<dyn Job>>, error: sqlx::Error) {
     }
 }
 
-async fn alone(connection: &mut SqliteConnection, job: Box<dyn Job>) {
+async fn alone(connection: &mut SqliteConnection, clock: Clock, job: Box<dyn Job>) {
     let mut jobs = [job];
     let done = match begin(connection).await {
-        Ok(()) => apply_and_commit(connection, &mut jobs).await,
+        Ok(()) => apply_and_commit(connection, clock, &mut jobs).await,
         Err(error) => Err(error),
     };
     let [job] = jobs;
@@ -206,10 +222,14 @@ async fn alone(connection: &mut SqliteConnection, job: Box<dyn Job>) {
     }
 }
 
-async fn apply_and_commit(connection: &mut SqliteConnection, jobs: &mut [Box<dyn Job>]) -> Result<(), sqlx::Error> {
+async fn apply_and_commit(
+    connection: &mut SqliteConnection,
+    clock: Clock,
+    jobs: &mut [Box<dyn Job>],
+) -> Result<(), sqlx::Error> {
     let done = async {
         for job in jobs {
-            job.apply(connection).await?;
+            job.apply(connection, clock).await?;
         }
         execute(connection, "COMMIT").await
     };
@@ -223,12 +243,12 @@ async fn apply_and_commit(connection: &mut SqliteConnection, jobs: &mut [Box<dyn
 }
 
 /// Whether there may be more to sweep. Looks before it locks: an idle store writes nothing.
-async fn sweep_once(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
-    if sqlx::query(schema::ANY_EXPIRED).fetch_optional(&mut *connection).await?.is_none() {
+async fn sweep_once(connection: &mut SqliteConnection, clock: Clock) -> Result<bool, sqlx::Error> {
+    if schema::at(clock.now(), schema::ANY_EXPIRED).fetch_optional(&mut *connection).await?.is_none() {
         return Ok(false);
     }
     begin(connection).await?;
-    let swept = match sweep(connection).await {
+    let swept = match sweep(connection, clock).await {
         Ok(swept) => execute(connection, "COMMIT").await.map(|()| swept),
         Err(error) => Err(error),
     };

@@ -4,8 +4,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::Row as _;
 use sqlx::sqlite::SqliteConnection;
 
+use super::clock::Clock;
 use super::failure::{Cause, Failure, store_error};
 use super::schema;
 use crate::record::HeadersText;
@@ -21,7 +23,11 @@ pub(super) trait Write: Send + Sync + 'static {
     /// Whether it is left out when nobody waits for it any more.
     const ONLY_IF_AWAITED: bool = false;
 
-    fn apply(&self, connection: &mut SqliteConnection) -> impl Future<Output = Result<Self::Output, Failure>> + Send;
+    fn apply(
+        &self,
+        connection: &mut SqliteConnection,
+        clock: Clock,
+    ) -> impl Future<Output = Result<Self::Output, Failure>> + Send;
 
     /// What its caller gets when SQLite refused it.
     fn refused(&self, error: Arc<sqlx::Error>) -> StoreError {
@@ -46,9 +52,10 @@ impl Write for ClaimWrite {
     // Nobody would run the handler, so nobody would complete or release the claim.
     const ONLY_IF_AWAITED: bool = true;
 
-    async fn apply(&self, connection: &mut SqliteConnection) -> Result<Claim, Failure> {
+    async fn apply(&self, connection: &mut SqliteConnection, clock: Clock) -> Result<Claim, Failure> {
         // Again, under the write lock: what a reader saw may have changed since.
-        let row = sqlx::query(schema::STANDING).bind(self.key.as_str()).fetch_optional(&mut *connection).await?;
+        let row =
+            schema::at(clock.now(), schema::STANDING).bind(self.key.as_str()).fetch_optional(&mut *connection).await?;
         let standing = row.as_ref().map(Standing::from_row).transpose()?;
         let fresh = standing.is_none();
         let attempt = match judge(standing, &self.request) {
@@ -56,9 +63,9 @@ impl Write for ClaimWrite {
             Verdict::Take { attempt } => attempt,
         };
         if fresh && let Some(max_bytes) = self.max_bytes {
-            make_room(connection, max_bytes).await?;
+            make_room(connection, clock, max_bytes).await?;
         }
-        sqlx::query(schema::CLAIM)
+        schema::at(clock.now(), schema::CLAIM)
             .bind(self.key.as_str())
             .bind(self.request.fingerprint.to_string())
             .bind(token_text(self.request.token))
@@ -79,14 +86,14 @@ impl Write for ClaimWrite {
 }
 
 /// What has expired may be room enough.
-pub(super) async fn make_room(connection: &mut SqliteConnection, max_bytes: u64) -> Result<(), Failure> {
+pub(super) async fn make_room(connection: &mut SqliteConnection, clock: Clock, max_bytes: u64) -> Result<(), Failure> {
     let max_bytes = i64::try_from(max_bytes).unwrap_or(i64::MAX);
     for last in [false, true] {
         let used: i64 = sqlx::query_scalar(schema::USED_BYTES).fetch_one(&mut *connection).await?;
         if used < max_bytes {
             return Ok(());
         }
-        if last || sweep(connection).await? == 0 {
+        if last || sweep(connection, clock).await? == 0 {
             break;
         }
     }
@@ -102,8 +109,8 @@ pub(super) struct RenewWrite {
 impl Write for RenewWrite {
     type Output = Held;
 
-    async fn apply(&self, connection: &mut SqliteConnection) -> Result<Held, Failure> {
-        let renewed = sqlx::query(schema::RENEW)
+    async fn apply(&self, connection: &mut SqliteConnection, clock: Clock) -> Result<Held, Failure> {
+        let renewed = schema::at(clock.now(), schema::RENEW)
             .bind(self.key.as_str())
             .bind(token_text(self.token))
             .bind(span_millis(self.lease))
@@ -132,9 +139,9 @@ impl CompleteWrite {
 impl Write for CompleteWrite {
     type Output = Held;
 
-    async fn apply(&self, connection: &mut SqliteConnection) -> Result<Held, Failure> {
+    async fn apply(&self, connection: &mut SqliteConnection, clock: Clock) -> Result<Held, Failure> {
         let token = token_text(self.token);
-        let completed = sqlx::query(schema::COMPLETE)
+        let completed = schema::at(clock.now(), schema::COMPLETE)
             .bind(self.key.as_str())
             .bind(&token)
             .bind(span_millis(self.ttl))
@@ -148,7 +155,7 @@ impl Write for CompleteWrite {
         if completed.rows_affected() > 0 {
             return Ok(Held::Yes);
         }
-        let before = sqlx::query(schema::COMPLETED_BY).bind(self.key.as_str()).bind(&token);
+        let before = schema::at(clock.now(), schema::COMPLETED_BY).bind(self.key.as_str()).bind(&token);
         Ok(held(before.fetch_optional(connection).await?.is_some()))
     }
 
@@ -165,8 +172,8 @@ pub(super) struct ReleaseWrite {
 impl Write for ReleaseWrite {
     type Output = Held;
 
-    async fn apply(&self, connection: &mut SqliteConnection) -> Result<Held, Failure> {
-        let released = sqlx::query(schema::RELEASE).bind(self.key.as_str()).bind(token_text(self.token));
+    async fn apply(&self, connection: &mut SqliteConnection, clock: Clock) -> Result<Held, Failure> {
+        let released = schema::at(clock.now(), schema::RELEASE).bind(self.key.as_str()).bind(token_text(self.token));
         Ok(held(released.execute(connection).await?.rows_affected() > 0))
     }
 }
@@ -178,9 +185,9 @@ pub(super) struct PurgeWrite {
 impl Write for PurgeWrite {
     type Output = bool;
 
-    async fn apply(&self, connection: &mut SqliteConnection) -> Result<bool, Failure> {
-        let alive = sqlx::query_scalar(schema::PURGE).bind(self.key.as_str()).fetch_optional(connection).await?;
-        Ok(alive.unwrap_or(false))
+    async fn apply(&self, connection: &mut SqliteConnection, clock: Clock) -> Result<bool, Failure> {
+        let purged = schema::at(clock.now(), schema::PURGE).bind(self.key.as_str()).fetch_optional(connection).await?;
+        Ok(purged.is_some_and(|row| row.get("alive")))
     }
 }
 
@@ -189,13 +196,13 @@ pub(super) struct SweepWrite;
 impl Write for SweepWrite {
     type Output = usize;
 
-    async fn apply(&self, connection: &mut SqliteConnection) -> Result<usize, Failure> {
-        Ok(sweep(connection).await?)
+    async fn apply(&self, connection: &mut SqliteConnection, clock: Clock) -> Result<usize, Failure> {
+        Ok(sweep(connection, clock).await?)
     }
 }
 
-pub(super) async fn sweep(connection: &mut SqliteConnection) -> Result<usize, sqlx::Error> {
-    let swept = sqlx::query(schema::SWEEP).execute(connection).await?.rows_affected();
+pub(super) async fn sweep(connection: &mut SqliteConnection, clock: Clock) -> Result<usize, sqlx::Error> {
+    let swept = schema::at(clock.now(), schema::SWEEP).execute(connection).await?.rows_affected();
     Ok(usize::try_from(swept).unwrap_or(usize::MAX))
 }
 

@@ -35,6 +35,14 @@ struct Launch {
     program: PathBuf,
     arguments: Vec<String>,
     ledger: PathBuf,
+    clock_offset: Option<PathBuf>,
+}
+
+/// Where Debian's package `faketime` puts the library that comes between a program and its clock.
+fn faketime() -> anyhow::Result<PathBuf> {
+    let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let libraries = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"));
+    libraries.into_iter().find(|library| library.is_file()).context("install it with `apt-get install faketime`")
 }
 
 impl Fleet {
@@ -50,7 +58,8 @@ impl Fleet {
             let guard = clap::ValueEnum::to_possible_value(&guard).context("every guard has a name")?;
             arguments.extend(["--without".to_owned(), guard.get_name().to_owned()]);
         }
-        let command = Launch { program, arguments, ledger: ledger.to_owned() };
+        let clock_offset = plan.clock_offset.clone();
+        let command = Launch { program, arguments, ledger: ledger.to_owned(), clock_offset };
         let (mut slots, mut keepers) = (Vec::new(), Vec::new());
         for number in 0..plan.servers {
             let (child, server) = command.spawn(&format!("s{number}.0")).await?;
@@ -79,6 +88,11 @@ impl Fleet {
     /// Stops one where it is.
     pub fn stop_server(&self, number: usize) {
         self.signal(number, Signal::STOP);
+    }
+
+    /// Kills one; another one takes its place.
+    pub fn kill_server(&self, number: usize) {
+        self.signal(number, Signal::KILL);
     }
 
     /// Lets a stopped one go on.
@@ -133,6 +147,11 @@ impl Launch {
     async fn spawn(&self, name: &str) -> anyhow::Result<(Child, Server)> {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).args(["--name", name, "--ledger"]).arg(&self.ledger);
+        if let Some(file) = &self.clock_offset {
+            command.env("LD_PRELOAD", faketime()?).env("FAKETIME_TIMESTAMP_FILE", file).env("FAKETIME_NO_CACHE", "1");
+            // Of the machine's clocks only the one on the wall can be set.
+            command.env("DONT_FAKE_MONOTONIC", "1");
+        }
         let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().context("a server starts")?;
         let output = child.stdout.take().context("a piped output")?;
         let mut line = String::new();

@@ -38,6 +38,8 @@ pub struct Plan {
     pub patience: Duration,
     /// How much longer than their lease some handlers take, in per mille of all keys.
     pub long_handlers: u32,
+    /// Where the servers read by how many seconds their wall clock is off, as libfaketime has it.
+    pub clock_offset: Option<PathBuf>,
     /// The guard that is taken out of the servers.
     pub without: Option<Guard>,
 }
@@ -87,6 +89,7 @@ impl Plan {
             faults: FaultWeights::default(),
             patience,
             long_handlers: 0,
+            clock_offset: None,
             without: None,
         }
     }
@@ -254,7 +257,7 @@ impl Outcome {
 /// The guarantees that a store can give.
 pub(crate) fn guarantees(store: StoreKind) -> &'static [Guarantee] {
     match store {
-        StoreKind::Redis => &[Guarantee::AtLeastOnce, Guarantee::AtMostOnce],
+        StoreKind::Memory | StoreKind::Redis => &[Guarantee::AtLeastOnce, Guarantee::AtMostOnce],
         StoreKind::Sqlite | StoreKind::Postgres => {
             &[Guarantee::AtLeastOnce, Guarantee::AtMostOnce, Guarantee::ExactlyOnce]
         }

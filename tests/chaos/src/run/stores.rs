@@ -9,6 +9,9 @@ use idempotent_tests::redis::RedisServer;
 /// Which store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum StoreKind {
+    /// Of one process, which dies with it: not for runs in which processes die.
+    #[value(skip)]
+    Memory,
     /// One file.
     Sqlite,
     /// One server, with an append-only file.
@@ -21,6 +24,7 @@ impl StoreKind {
     /// As the command line has it.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Memory => "memory",
             Self::Sqlite => "sqlite",
             Self::Redis => "redis",
             Self::Postgres => "postgres",
@@ -36,7 +40,7 @@ pub struct TestedStore {
 
 enum Server {
     /// It lives in the processes that use it.
-    Sqlite,
+    Embedded,
     Redis(RedisServer),
     Postgres(PostgresServer),
 }
@@ -44,9 +48,10 @@ enum Server {
 impl TestedStore {
     pub(crate) async fn start(kind: StoreKind, folder: &Path) -> Self {
         match kind {
+            StoreKind::Memory => Self { url: "memory:".to_owned(), server: Server::Embedded },
             StoreKind::Sqlite => {
                 let url = format!("sqlite:{}", folder.join("records.db").display());
-                Self { url, server: Server::Sqlite }
+                Self { url, server: Server::Embedded }
             }
             StoreKind::Redis => {
                 let server = RedisServer::start(&[]).await;
@@ -67,12 +72,12 @@ impl TestedStore {
 
     /// Whether it has a process of its own.
     pub(crate) fn is_served(&self) -> bool {
-        !matches!(self.server, Server::Sqlite)
+        !matches!(self.server, Server::Embedded)
     }
 
     pub(crate) fn signal(&self, signal: &str) {
         match &self.server {
-            Server::Sqlite => {}
+            Server::Embedded => {}
             Server::Redis(server) => server.signal(signal),
             Server::Postgres(server) => server.signal(signal),
         }
@@ -80,7 +85,7 @@ impl TestedStore {
 
     pub(crate) async fn restart(&self) {
         match &self.server {
-            Server::Sqlite => {}
+            Server::Embedded => {}
             Server::Redis(server) => server.restart().await,
             Server::Postgres(server) => server.restart().await,
         }

@@ -15,10 +15,10 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::post;
+use axum::routing::{get, post};
 use clap::ValueEnum;
 use idempotent_runtime::Registry;
-use idempotent_runtime::store::{PostgresStore, RedisStore, SqliteStore, Store};
+use idempotent_runtime::store::{MemoryStore, PostgresStore, RedisStore, SqliteStore, Store};
 use sqlx::postgres::PgPoolOptions;
 use tokio::net::TcpListener;
 
@@ -51,7 +51,7 @@ pub struct Options {
     /// Tells this process from all others of the run.
     #[arg(long)]
     pub name: String,
-    /// `sqlite:PATH`, `redis://…` or `postgres://…`.
+    /// `memory:`, `sqlite:PATH`, `redis://…` or `postgres://…`.
     #[arg(long)]
     pub store: String,
     /// The file of the ledger.
@@ -87,6 +87,9 @@ pub async fn serve(options: Options) -> anyhow::Result<()> {
         let store = SqliteStore::open(path).await?;
         return serve_over(store, handlers::exactly_once_in_sqlite_router(), options).await;
     }
+    if url == "memory:" {
+        return serve_over(MemoryStore::new(), Router::new(), options).await;
+    }
     if url.starts_with("redis:") {
         return serve_over(RedisStore::connect(&url).await?, Router::new(), options).await;
     }
@@ -116,6 +119,7 @@ async fn serve_over(store: impl Store, exactly_once: Router<Arc<App>>, options: 
         _ => exactly_once,
     };
     let mut router = Router::new()
+        .route("/clock", get(async || crate::now().to_string()))
         .route("/at-least-once", post(handlers::at_least_once))
         .route("/at-most-once", post(handlers::at_most_once))
         .merge(exactly_once);
