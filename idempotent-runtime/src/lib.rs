@@ -53,6 +53,10 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+// The attribute names the crate, which the proofs are a part of.
+#[cfg(all(test, shuttle))]
+extern crate self as idempotent_runtime;
+
 mod body;
 mod completion;
 mod engine;
@@ -63,10 +67,13 @@ mod idempotency;
 mod key;
 mod lease;
 mod policy;
+#[cfg(all(test, shuttle))]
+mod proofs;
 mod record;
 mod refusal;
 mod registry;
 pub mod store;
+mod sync;
 mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -2,17 +2,18 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use axum::Extension;
 use axum::response::{IntoResponse, Response};
-use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::lease::Keeper;
 use crate::store::{BoundedStore, ErasedStore, Store};
+use crate::sync::tokio::sync::Notify;
+use crate::sync::{KeyHasher, tokio};
 use crate::{Policy, RecordKey, Refusal, policies};
 
 static INSTALLED: OnceLock<Registry> = OnceLock::new();
@@ -336,14 +337,14 @@ fn named(known: &[String]) -> String {
 
 /// Wakes this process's waiters when a claim has ended.
 pub(crate) struct Settled {
-    hasher: RandomState,
+    hasher: KeyHasher,
     // Keys that share a bell wake each other for nothing, which costs one more look.
     bells: [Notify; 64],
 }
 
 impl Default for Settled {
     fn default() -> Self {
-        Self { hasher: RandomState::new(), bells: std::array::from_fn(|_| Notify::new()) }
+        Self { hasher: KeyHasher::default(), bells: std::array::from_fn(|_| Notify::new()) }
     }
 }
 

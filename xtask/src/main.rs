@@ -1,6 +1,7 @@
 //! The commands of this repository; `cargo xtask` lists them.
 
 mod prerequisites;
+mod proofs;
 mod step;
 
 use std::process::ExitCode;
@@ -13,6 +14,7 @@ usage: cargo xtask <command>
 commands:
   test    everything that must be green: formatting, clippy, all tests of all features, ui-tests, examples, docs;
           installs what it needs on Debian
+  proofs  the concurrency proofs alone, or those whose name contains the word after it
 ";
 
 /// Features of `idempotent-runtime` that must compile alone.
@@ -22,6 +24,8 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["test"] => test(),
+        ["proofs"] => proofs::run(""),
+        ["proofs", name] => proofs::run(name),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;
@@ -59,6 +63,7 @@ fn test() -> Result<(), Failure> {
     // Alone and with its own features: beside the others it is given theirs.
     cargo("the runtime's own tests, default features", "test -p idempotent-runtime").run()?;
     cargo("all tests, all features, ui-tests and documentation examples", "test --workspace --all-features").run()?;
+    proofs::run("")?;
     println!("\nEverything is green.");
     Ok(())
 }
