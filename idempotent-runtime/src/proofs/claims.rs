@@ -121,6 +121,36 @@ fn a_late_completion_never_overwrites_its_successor() {
     });
 }
 
+// What removing the claim under the lock under which its token was compared forbids:
+//   A finds that it still holds its claim, which it wants to release; its lease runs out
+//   B claims, attempt 2
+//   A removes what stands there, which is B's claim: C claims beside B
+#[test]
+fn a_late_release_never_removes_its_successor() {
+    schedules(4_000, async || {
+        let store = MemoryStore::new();
+        let late = claim_request();
+        assert_eq!(claim(&store, late).await, Claim::Acquired { attempt: 1 });
+        let releasing = {
+            let store = store.clone();
+            tokio::spawn(async move { store.release(&record_key("k"), late.token).await.expect("memory answers") })
+        };
+        let passing = tokio::spawn(async { clock::advance(LEASE) });
+        let next = claim_request();
+        let claimed = claim(&store, next).await;
+        let released = end(releasing).await;
+        end(passing).await;
+        let expected = match claimed {
+            Claim::Acquired { attempt } => {
+                assert_eq!(released, if attempt == 1 { Held::Yes } else { Held::No });
+                Held::Yes
+            }
+            _ => Held::No,
+        };
+        assert_eq!(complete(&store, next, "next").await, expected);
+    });
+}
+
 #[test]
 fn a_record_that_was_seen_is_seen_by_every_later_claim() {
     schedules(4_000, async || {
