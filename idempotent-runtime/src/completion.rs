@@ -4,12 +4,13 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use axum::response::Response;
 use futures_util::future::BoxFuture;
-use tokio::runtime::Handle;
+
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::tokio::runtime::Handle;
 
 /// Drives one guarded request to its end.
 ///

@@ -2,15 +2,15 @@
 //! claim and a request costs no timer of its own.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
-
-use tokio::sync::Notify;
-use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
 use crate::RecordKey;
 use crate::store::{BoundedStore, Held, Token};
+use crate::sync::tokio::sync::Notify;
+use crate::sync::tokio::task::JoinHandle;
+use crate::sync::tokio::time::Instant;
+use crate::sync::{Mutex, MutexGuard, tokio};
 
 /// A claim that this process holds.
 pub(crate) struct Lease {

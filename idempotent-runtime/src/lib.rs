@@ -53,6 +53,10 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+// The attribute names the crate, which the proofs are a part of.
+#[cfg(all(test, shuttle))]
+extern crate self as idempotent_runtime;
+
 mod at_rest;
 mod body;
 mod completion;
@@ -65,12 +69,15 @@ mod idempotency;
 mod key;
 mod lease;
 mod policy;
+#[cfg(all(test, shuttle))]
+mod proofs;
 mod record;
 mod refusal;
 mod registry;
 #[cfg(feature = "seal")]
 mod sealing;
 pub mod store;
+mod sync;
 mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;

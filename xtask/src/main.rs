@@ -3,6 +3,7 @@
 mod chaos;
 mod fuzz;
 mod prerequisites;
+mod proofs;
 mod step;
 mod supply_chain;
 
@@ -24,6 +25,7 @@ commands:
           whose handler broke its word; --without takes a guard out, which must be noticed; --help names the guards
   chaos --soak [--minutes N]
           a thousand connections for N minutes, 10 by default, after which nothing may be left of them
+  proofs  the concurrency proofs alone, or those whose name contains the word after it
 ";
 
 /// Features of `idempotent-runtime` that must compile alone.
@@ -35,6 +37,8 @@ fn main() -> ExitCode {
         ["test"] => test(),
         ["fuzz", options @ ..] => return fuzz::fuzz(options),
         ["chaos", options @ ..] if let Some(chaos) = chaos::asked(options) => chaos::run(&chaos),
+        ["proofs"] => proofs::run(""),
+        ["proofs", name] => proofs::run(name),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;
@@ -72,6 +76,7 @@ fn test() -> Result<(), Failure> {
     // Alone and with its own features: beside the others it is given theirs.
     cargo("the runtime's own tests, default features", "test -p idempotent-runtime").run()?;
     cargo("all tests, all features, ui-tests and documentation examples", "test --workspace --all-features").run()?;
+    proofs::run("")?;
     supply_chain::check()?;
     println!("\nEverything is green.");
     Ok(())

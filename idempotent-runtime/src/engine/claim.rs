@@ -8,7 +8,6 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use http::HeaderValue;
-use tokio::time::Instant;
 use tracing::Span;
 
 use super::settle::Claimed;
@@ -24,6 +23,8 @@ use crate::headers::REPLAYED;
 use crate::lease::Lease;
 use crate::policy::{AfterCrash, FingerprintSource, InFlight, OnStoreError};
 use crate::store::{BoundedStore, Claim, ClaimRequest, Held, StoreError, Token};
+use crate::sync::tokio;
+use crate::sync::tokio::time::Instant;
 use crate::telemetry::{self, Outcome};
 use crate::transaction::{HandlerTransaction, TransactionError};
 use crate::{Fingerprint, IdempotencyKey, Policy, Record, RecordKey, Refusal, Registry};

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use axum::response::Response;
-use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{Instrument, Span};
 
@@ -13,6 +12,8 @@ use crate::crowding::Place;
 use crate::lease::KeptLease;
 use crate::policy::AfterCrash;
 use crate::store::{Held, StoreError};
+use crate::sync::tokio;
+use crate::sync::tokio::time::Instant;
 use crate::telemetry::{self, Outcome};
 use crate::{Record, Refusal, Registry};
 

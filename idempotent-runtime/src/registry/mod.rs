@@ -20,6 +20,7 @@ use crate::at_rest::AtRest;
 use crate::crowding::CallerLimit;
 use crate::lease::Keeper;
 use crate::store::{BoundedStore, Store};
+use crate::sync::tokio;
 use crate::{Policy, Refusal, policies};
 
 static INSTALLED: OnceLock<Registry> = OnceLock::new();

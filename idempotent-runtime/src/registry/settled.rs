@@ -1,21 +1,21 @@
 //! The bells that wake waiters.
 
-use std::hash::{BuildHasher, RandomState};
-
-use tokio::sync::Notify;
+use std::hash::BuildHasher;
 
 use crate::RecordKey;
+use crate::sync::KeyHasher;
+use crate::sync::tokio::sync::Notify;
 
 /// Wakes this process's waiters when a claim has ended.
 pub(crate) struct Settled {
-    hasher: RandomState,
+    hasher: KeyHasher,
     // Keys that share a bell wake each other for nothing, which costs one more look.
     bells: [Notify; 64],
 }
 
 impl Default for Settled {
     fn default() -> Self {
-        Self { hasher: RandomState::new(), bells: std::array::from_fn(|_| Notify::new()) }
+        Self { hasher: KeyHasher::default(), bells: std::array::from_fn(|_| Notify::new()) }
     }
 }
 

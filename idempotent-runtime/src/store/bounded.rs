@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Claim, ClaimRequest, ErasedStore, Held, StoreError, Token, Transactions};
+use crate::sync::tokio;
 use crate::{Record, RecordKey};
 
 /// A call that hangs is cut off and counts as unreachable.

@@ -3,17 +3,17 @@
 mod shard;
 mod sweeper;
 
-use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::hash::BuildHasher;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
-
-use tokio::sync::Notify;
-use tokio::time::Instant;
 
 use self::shard::{Shard, Stands, State};
 use self::sweeper::Sweeper;
 use super::{Claim, ClaimRequest, Cursor, Entry, Held, Page, Store, StoreError, Token};
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::tokio::sync::Notify;
+use crate::sync::tokio::time::Instant;
+use crate::sync::{KeyHasher, Mutex, MutexGuard};
 use crate::{Record, RecordKey};
 
 /// Keeps claims and records in this process, bounded by bytes.
@@ -53,7 +53,7 @@ impl MemoryStoreBuilder {
     /// The store.
     pub fn build(self) -> MemoryStore {
         MemoryStore(Arc::new(Inner {
-            hasher: RandomState::new(),
+            hasher: KeyHasher::default(),
             shards: std::array::from_fn(|_| Mutex::default()),
             used_bytes: AtomicUsize::new(0),
             max_bytes: self.max_bytes,
@@ -109,7 +109,7 @@ impl std::fmt::Debug for MemoryStore {
 }
 
 /// A table that grows moves its entries: with many small ones, no request waits for a large move.
-const SHARDS: usize = 64;
+const SHARDS: usize = if cfg!(all(test, shuttle)) { 2 } else { 64 };
 
 /// How many expired entries are freed while one lock is held.
 const BATCH: usize = 64;
@@ -118,7 +118,7 @@ const BATCH: usize = 64;
 const ENTRY_BYTES: usize = 256;
 
 struct Inner {
-    hasher: RandomState,
+    hasher: KeyHasher,
     shards: [Mutex<Shard>; SHARDS],
     used_bytes: AtomicUsize,
     max_bytes: usize,

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderValue;
-use tokio::time::Instant;
 
 use crate::store::{AfterCrash, Claim, ClaimRequest, Entry, EntryState, Token};
+use crate::sync::tokio::time::Instant;
 use crate::{Fingerprint, Record, RecordKey, RecordedBody};
 
 /// What a header line costs beside its name and value.

@@ -3,10 +3,10 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
-use tokio::time::Instant;
-
 use super::{BATCH, Inner, lock};
+use crate::sync::tokio;
+use crate::sync::tokio::task::JoinHandle;
+use crate::sync::tokio::time::Instant;
 
 /// The sweeper rests at least this long, or a busy store would wake it for every single expiry.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -42,6 +42,18 @@ impl Inner {
 
     fn next_expiry(&self) -> Option<Instant> {
         self.shards.iter().filter_map(|shard| lock(shard).expiries.first_key_value().map(|(&(at, _), _)| at)).min()
+    }
+}
+
+#[cfg(all(test, shuttle))]
+impl super::MemoryStore {
+    /// Leaves what expires to the calls of the store: with the sweeper's steps, the schedules are too many to try all.
+    pub(crate) fn without_sweeper(self) -> Self {
+        let mut sweeper = lock(&self.0.sweeper);
+        sweeper.task = Some(tokio::spawn(std::future::pending()));
+        sweeper.wakes_at = Some(Instant::now());
+        drop(sweeper);
+        self
     }
 }
 

@@ -1,0 +1,74 @@
+//! Every lease that is kept is renewed, whatever the keeper's task was about to do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::clock;
+use super::explore::schedules;
+use super::fixtures::{CountingStore, LEASE, claim_request, record_key};
+use crate::RecordKey;
+use crate::lease::{Keeper, Lease};
+use crate::store::{BoundedStore, Claim, ClaimRequest, Store as _};
+use crate::sync::tokio;
+
+async fn lease(store: &CountingStore, key: &RecordKey, length: Duration) -> Lease {
+    let request = ClaimRequest { lease: length, ..claim_request() };
+    let claimed = store.claim(key, request).await.expect("there is room");
+    assert_eq!(claimed, Claim::Acquired { attempt: 1 });
+    let bounded = BoundedStore::new("default", Arc::new(store.clone()), Duration::from_secs(2));
+    Lease::new(bounded, key.clone(), request.token, "charges", length)
+}
+
+/// Two renewals, each when a third of the length is over.
+async fn assert_is_renewed(store: &CountingStore, key: &RecordKey, length: Duration) {
+    for times in 1..=2 {
+        clock::advance(length / 3);
+        store.until_renewed(key, times).await;
+    }
+    let other = ClaimRequest { lease: length, ..claim_request() };
+    let claimed = store.claim(key, other).await.expect("there is room");
+    assert!(matches!(claimed, Claim::InFlight { .. }), "{claimed:?}");
+}
+
+// The keeper's task ends when it has nothing to renew. What saying so under the lock of the leases forbids:
+//   the task finds no lease
+//   B is entered, and finds a task that is not finished: it spawns none
+//   the task ends: B is never renewed, and another request takes its key over while it runs
+#[test]
+fn a_lease_that_is_entered_while_the_task_ends_is_renewed() {
+    schedules(4_000, async || {
+        let (keeper, store) = (Arc::<Keeper>::default(), CountingStore::default());
+        let (first, second) = (record_key("first"), record_key("second"));
+        let kept = keeper.keep(lease(&store, &first, LEASE).await).await;
+        let waiting = lease(&store, &second, LEASE).await;
+        let ending = tokio::spawn(async {
+            drop(kept);
+            clock::advance(LEASE / 3);
+        });
+        let kept = keeper.keep(waiting).await;
+        ending.await.expect("the task is not aborted");
+        assert_is_renewed(&store, &second, LEASE).await;
+        drop(kept);
+    });
+}
+
+// The task sleeps until the next lease that it knows of. What a permit of the bell forbids:
+//   the task reads when the long lease is due
+//   the short lease is entered, and rings: nobody listens
+//   the task goes to sleep, past the end of the short lease
+#[test]
+fn a_shorter_lease_wakes_the_keeper_that_is_about_to_sleep_longer() {
+    schedules(4_000, async || {
+        let (keeper, store) = (Arc::<Keeper>::default(), CountingStore::default());
+        let (long, short) = (record_key("long"), record_key("short"));
+        let (long, waiting) = (lease(&store, &long, 10 * LEASE).await, lease(&store, &short, LEASE).await);
+        let entering = {
+            let keeper = Arc::clone(&keeper);
+            tokio::spawn(async move { keeper.keep(long).await })
+        };
+        let kept = keeper.keep(waiting).await;
+        let long = entering.await.expect("the task is not aborted");
+        assert_is_renewed(&store, &short, LEASE).await;
+        drop((kept, long));
+    });
+}

@@ -1,0 +1,17 @@
+//! What threads and tasks meet in: that of the standard library and of tokio, or of the checker that runs `proofs`.
+//!
+//! What decides a race goes through here. Anything else, such as a counter that nobody waits for, need not: the checker
+//! does not switch threads there.
+
+#[cfg(not(all(test, shuttle)))]
+pub(crate) use self::real::*;
+#[cfg(all(test, shuttle))]
+pub(crate) use crate::proofs::primitives::*;
+
+#[cfg(not(all(test, shuttle)))]
+mod real {
+    pub(crate) use std::hash::RandomState as KeyHasher;
+    pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
+
+    pub(crate) use ::tokio;
+}
