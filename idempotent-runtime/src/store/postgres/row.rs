@@ -57,11 +57,20 @@ pub(super) fn entry(row: &PgRow) -> Result<Entry, StoreError> {
         },
     };
     Ok(Entry {
-        key: RecordKey::parse(column(row, "key")?).map_err(|error| damaged(row, error))?,
+        key: key(row)?,
         fingerprint: fingerprint(row)?,
         state,
         expires_in: Duration::from_millis(column::<i64>(row, "time_left")?.unsigned_abs()),
     })
+}
+
+pub(super) fn key(row: &PgRow) -> Result<RecordKey, StoreError> {
+    RecordKey::parse(column(row, "key")?).map_err(|error| damaged(row, error))
+}
+
+/// Its place in a listing, which a row whose key cannot be read has too.
+pub(super) fn place(row: &PgRow) -> Result<String, StoreError> {
+    column(row, "place")
 }
 
 enum State {

@@ -176,8 +176,14 @@ impl Store for SqliteStore {
         let found = sqlx::query(schema::LIST).bind(&after).bind(rows).fetch_all(reader.connection()).await;
         let found = found.map_err(store_error)?;
         reader.give_back();
-        let entries = found.iter().take(limit).map(row::entry).collect::<Result<Vec<_>, _>>()?;
-        let last = entries.last().map_or(after, |entry| entry.key.as_str().to_owned());
-        Ok(Page { next: (found.len() > limit).then_some(Cursor(last)), entries })
+        let mut page = Page::default();
+        for row in found.iter().take(limit) {
+            page.add(row::key(row).ok(), row::entry(row))?;
+        }
+        if found.len() > limit {
+            let last = found[..limit].last().map(row::key_text).transpose()?;
+            page.next = Some(Cursor(last.map_or(after, str::to_owned)));
+        }
+        Ok(page)
     }
 }

@@ -54,11 +54,20 @@ pub(super) fn entry(row: &SqliteRow) -> Result<Entry, StoreError> {
         },
     };
     Ok(Entry {
-        key: RecordKey::parse(column(row, "key")?).map_err(|error| damaged(row, error))?,
+        key: key(row)?,
         fingerprint: fingerprint(row)?,
         state,
         expires_in: Duration::from_millis(number(row, "left")?),
     })
+}
+
+pub(super) fn key(row: &SqliteRow) -> Result<RecordKey, StoreError> {
+    RecordKey::parse(key_text(row)?).map_err(|error| damaged(row, error))
+}
+
+/// Also of a row whose key is none: a listing goes on after it.
+pub(super) fn key_text(row: &SqliteRow) -> Result<&str, StoreError> {
+    column(row, "key")
 }
 
 enum State {
