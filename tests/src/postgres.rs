@@ -25,6 +25,15 @@ pub struct PostgresServer {
     disk: Option<Tmpfs>,
 }
 
+/// What lies on a disk of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnSmallDisk {
+    /// The tables and their indexes.
+    Tables,
+    /// The log of writes, without which nothing can be written at all.
+    LogOfWrites,
+}
+
 /// Runs the server until the input closes: a process that is killed cannot stop anything.
 const KEEPER: &str = r#"
 folder=$1; shift
@@ -37,7 +46,8 @@ if [ -e "$folder/data/postmaster.pid" ]; then
     kill -INT "$postmaster"
 fi
 while [ -e "$folder/data/postmaster.pid" ]; do sleep 0.05; done
-rm -rf "$folder"
+# A disk of its own may still be mounted there: it takes its folder along.
+rm -rf "$folder" 2>/dev/null
 "#;
 
 impl PostgresServer {
@@ -56,9 +66,9 @@ impl PostgresServer {
         server
     }
 
-    /// One whose tables and log of writes lie on a disk of their own, of so many MiB.
-    pub async fn start_on_small_disk(mebibytes: u32) -> Self {
-        let server = Self::launch(&["min_wal_size=2MB", "max_wal_size=8MB"], Some(mebibytes));
+    /// One of which a part lies on a disk of its own, of so many MiB.
+    pub async fn start_on_small_disk(part: OnSmallDisk, mebibytes: u32) -> Self {
+        let server = Self::launch(&["min_wal_size=2MB", "max_wal_size=8MB"], Some((part, mebibytes)));
         server.until_ready().await;
         server
     }
@@ -66,24 +76,26 @@ impl PostgresServer {
     /// # Panics
     ///
     /// When PostgreSQL is not installed, or does not start.
-    fn launch(settings: &[&str], small_disk: Option<u32>) -> Self {
+    fn launch(settings: &[&str], small_disk: Option<(OnSmallDisk, u32)>) -> Self {
         let folder = TempDir::with_prefix("pg").expect("a temporary folder").keep();
         let account = account();
         if let Some((_, user, group)) = &account {
             chown(&folder, Some(*user), Some(*group)).expect("root gives the folder away");
         }
         let data = folder.join("data");
-        let disk = small_disk.map(|mebibytes| {
-            let disk = Tmpfs::mount_at(&data, mebibytes);
+        let log = folder.join("log-of-writes");
+        let disk = small_disk.map(|(part, mebibytes)| {
+            let path = if part == OnSmallDisk::Tables { &data } else { &log };
+            let disk = Tmpfs::mount_at(path, mebibytes);
             if let Some((_, user, group)) = &account {
-                chown(&data, Some(*user), Some(*group)).expect("root gives the folder away");
+                chown(path, Some(*user), Some(*group)).expect("root gives the folder away");
             }
             disk
         });
         let mut initdb = as_account(account.as_ref(), &program("initdb"));
         initdb.args(["--no-sync", "--auth=trust", "--encoding=UTF8", "--locale=C", "--username", USER]);
         if disk.is_some() {
-            initdb.arg("--wal-segsize=1");
+            initdb.arg("--wal-segsize=1").arg("--waldir").arg(&log);
         }
         initdb.arg("--pgdata");
         let output = initdb.arg(&data).current_dir(&folder).output().expect("initdb starts");
@@ -101,7 +113,7 @@ impl PostgresServer {
         Self { folder, _keeper: keeper, disk }
     }
 
-    /// Where its tables lie, if it was started on a small disk.
+    /// The disk of the part that lies on one of its own.
     ///
     /// # Panics
     ///
