@@ -60,6 +60,7 @@ async fn until_answered(server: &Server, path: &str, key: &str, refused: &Atomic
             if answer.status.is_success() {
                 return answer;
             }
+            assert!(answer.headers.contains_key("retry-after"), "{answer:?}");
             match answer.refusal().as_str() {
                 "in_flight" => {}
                 "store_unavailable" => _ = refused.fetch_add(1, Ordering::Relaxed),

@@ -12,6 +12,7 @@ pub mod redis;
 mod seed;
 pub mod soak;
 pub mod sqlite;
+mod tmpfs;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,9 +31,10 @@ pub use self::dump::Dump;
 pub use self::executions::{Executions, post_until_answered};
 pub use self::faulty::{Fault, FaultyStore};
 pub use self::logs::Logs;
-pub use self::proxy::{Loss, Proxy};
+pub use self::proxy::{Loss, Mode, Proxy};
 pub use self::raw::{Exchange, Raw};
 pub use self::seed::Seed;
+pub use self::tmpfs::Tmpfs;
 
 /// How long a test waits for what must happen before it fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -11,7 +11,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 use tempfile::TempDir;
 
-use crate::{Proxy, eventually};
+use crate::{Proxy, Tmpfs, eventually};
 
 /// The superuser of the server.
 const USER: &str = "tester";
@@ -21,6 +21,17 @@ pub struct PostgresServer {
     folder: PathBuf,
     /// Stops the server and removes its folder when its input closes, whatever becomes of this process.
     _keeper: Child,
+    /// After the server, which keeps it busy.
+    disk: Option<Tmpfs>,
+}
+
+/// What lies on a disk of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnSmallDisk {
+    /// The tables and their indexes.
+    Tables,
+    /// The log of writes, without which nothing can be written at all.
+    LogOfWrites,
 }
 
 /// Runs the server until the input closes: a process that is killed cannot stop anything.
@@ -35,21 +46,29 @@ if [ -e "$folder/data/postmaster.pid" ]; then
     kill -INT "$postmaster"
 fi
 while [ -e "$folder/data/postmaster.pid" ]; do sleep 0.05; done
-rm -rf "$folder"
+# A disk of its own may still be mounted there: it takes its folder along.
+rm -rf "$folder" 2>/dev/null
 "#;
 
 impl PostgresServer {
     /// One server for all tests of a process.
     pub async fn shared() -> &'static Self {
         static SHARED: OnceLock<PostgresServer> = OnceLock::new();
-        let server = SHARED.get_or_init(|| Self::launch(&[]));
+        let server = SHARED.get_or_init(|| Self::launch(&[], None));
         server.until_ready().await;
         server
     }
 
     /// A server of one test's own, with these settings, such as `max_connections=20`.
     pub async fn start(settings: &[&str]) -> Self {
-        let server = Self::launch(settings);
+        let server = Self::launch(settings, None);
+        server.until_ready().await;
+        server
+    }
+
+    /// One of which a part lies on a disk of its own, of so many MiB.
+    pub async fn start_on_small_disk(part: OnSmallDisk, mebibytes: u32) -> Self {
+        let server = Self::launch(&["min_wal_size=2MB", "max_wal_size=8MB"], Some((part, mebibytes)));
         server.until_ready().await;
         server
     }
@@ -57,15 +76,28 @@ impl PostgresServer {
     /// # Panics
     ///
     /// When PostgreSQL is not installed, or does not start.
-    fn launch(settings: &[&str]) -> Self {
+    fn launch(settings: &[&str], small_disk: Option<(OnSmallDisk, u32)>) -> Self {
         let folder = TempDir::with_prefix("pg").expect("a temporary folder").keep();
         let account = account();
         if let Some((_, user, group)) = &account {
             chown(&folder, Some(*user), Some(*group)).expect("root gives the folder away");
         }
         let data = folder.join("data");
+        let log = folder.join("log-of-writes");
+        let disk = small_disk.map(|(part, mebibytes)| {
+            let path = if part == OnSmallDisk::Tables { &data } else { &log };
+            let disk = Tmpfs::mount_at(path, mebibytes);
+            if let Some((_, user, group)) = &account {
+                chown(path, Some(*user), Some(*group)).expect("root gives the folder away");
+            }
+            disk
+        });
         let mut initdb = as_account(account.as_ref(), &program("initdb"));
-        initdb.args(["--no-sync", "--auth=trust", "--encoding=UTF8", "--locale=C", "--username", USER, "--pgdata"]);
+        initdb.args(["--no-sync", "--auth=trust", "--encoding=UTF8", "--locale=C", "--username", USER]);
+        if disk.is_some() {
+            initdb.arg("--wal-segsize=1").arg("--waldir").arg(&log);
+        }
+        initdb.arg("--pgdata");
         let output = initdb.arg(&data).current_dir(&folder).output().expect("initdb starts");
         assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
 
@@ -78,7 +110,16 @@ impl PostgresServer {
             keeper.args(["-c", setting]);
         }
         let keeper = keeper.current_dir(&folder).stdin(Stdio::piped()).spawn().expect("sh starts");
-        Self { folder, _keeper: keeper }
+        Self { folder, _keeper: keeper, disk }
+    }
+
+    /// The disk of the part that lies on one of its own.
+    ///
+    /// # Panics
+    ///
+    /// When it was not.
+    pub fn disk(&self) -> &Tmpfs {
+        self.disk.as_ref().expect("it was started on a small disk")
     }
 
     /// Where its files lie.

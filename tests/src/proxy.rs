@@ -1,14 +1,33 @@
-//! A line to PostgreSQL that breaks at COMMIT.
+//! A line to a server that delays, stops, loses answers, or is cut.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{self, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// What becomes of the next COMMIT.
+/// What the line does, both with what is sent from now on and with the connections that are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Everything arrives.
+    Passes,
+    /// Everything arrives so much later, either way.
+    Delays(Duration),
+    /// Nothing arrives until this mode ends, and then all of it.
+    Stops,
+    /// Requests arrive, their answers do not. A connection that has lost one breaks when the mode ends: no answer may
+    /// be taken for another one's.
+    LosesAnswers,
+    /// Connections break, and new ones too.
+    IsCut,
+}
+
+/// What becomes of the next COMMIT on a line to PostgreSQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
     /// It arrives, takes effect, and its answer is lost.
@@ -19,47 +38,108 @@ pub enum Loss {
 
 /// A socket in front of a server's own.
 pub struct Proxy {
-    folder: TempDir,
-    loss: Arc<Mutex<Option<Loss>>>,
+    entrance: Entrance,
+    mode: watch::Sender<Mode>,
+    line: Line,
     task: JoinHandle<()>,
 }
 
-/// What a server's socket is named.
+enum Entrance {
+    Folder(TempDir),
+    Address(String),
+}
+
+#[derive(Clone)]
+struct Line {
+    mode: watch::Receiver<Mode>,
+    loss: Arc<Mutex<Option<Loss>>>,
+    target: Arc<Mutex<Target>>,
+}
+
+#[derive(Clone)]
+enum Target {
+    Socket(PathBuf),
+    Address(String),
+}
+
+/// What the socket of PostgreSQL is named.
 const SOCKET: &str = ".s.PGSQL.5432";
 
 impl Proxy {
-    /// In front of the server whose socket lies in `folder`.
+    /// In front of the PostgreSQL whose socket lies in `folder`.
     ///
     /// # Panics
     ///
     /// When no socket can be made.
-    pub fn start(server: &Path) -> Self {
-        let folder = TempDir::with_prefix("proxy").expect("a temporary folder");
-        let listener = UnixListener::bind(folder.path().join(SOCKET)).expect("a socket");
-        let loss = Arc::<Mutex<Option<Loss>>>::default();
-        let (server, shared) = (server.join(SOCKET), Arc::clone(&loss));
+    pub fn start(folder: &Path) -> Self {
+        let entrance = TempDir::with_prefix("proxy").expect("a temporary folder");
+        let listener = UnixListener::bind(entrance.path().join(SOCKET)).expect("a socket");
+        let (mode, line) = line(Target::Socket(folder.join(SOCKET)));
+        let accepting = line.clone();
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let server = UnixStream::connect(&server).await.expect("the server listens");
-                tokio::spawn(relay(client, server, Arc::clone(&shared)));
+                tokio::spawn(relay(Box::new(client), accepting.clone()));
             }
         });
-        Self { folder, loss, task }
+        Self { entrance: Entrance::Folder(entrance), mode, line, task }
     }
 
-    /// Where its socket lies.
+    /// In front of the server at `host:port`.
+    ///
+    /// # Panics
+    ///
+    /// When loopback has no free port.
+    pub async fn to(address: impl Into<String>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+        let entrance = listener.local_addr().expect("a bound listener has an address").to_string();
+        let (mode, line) = line(Target::Address(address.into()));
+        let accepting = line.clone();
+        let task = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(relay(Box::new(client), accepting.clone()));
+            }
+        });
+        Self { entrance: Entrance::Address(entrance), mode, line, task }
+    }
+
+    /// Where the socket to PostgreSQL lies.
+    ///
+    /// # Panics
+    ///
+    /// When the line leads to an address.
     pub fn folder(&self) -> &Path {
-        self.folder.path()
+        let Entrance::Folder(folder) = &self.entrance else { panic!("it has an address") };
+        folder.path()
+    }
+
+    /// Where it listens, as `host:port`.
+    ///
+    /// # Panics
+    ///
+    /// When the line leads to a socket.
+    pub fn address(&self) -> &str {
+        let Entrance::Address(address) = &self.entrance else { panic!("it has a folder") };
+        address
+    }
+
+    /// From now on.
+    pub fn set(&self, mode: Mode) {
+        self.mode.send_replace(mode);
     }
 
     /// Breaks the line of the next COMMIT.
     pub fn lose(&self, loss: Loss) {
-        *self.loss.lock().unwrap_or_else(PoisonError::into_inner) = Some(loss);
+        *self.line.loss.lock().unwrap_or_else(PoisonError::into_inner) = Some(loss);
     }
 
     /// Whether the loss has happened.
     pub fn has_lost(&self) -> bool {
-        self.loss.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+        self.line.loss.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
+    /// Leads new connections to another server.
+    pub fn lead_to(&self, address: impl Into<String>) {
+        *self.line.target.lock().unwrap_or_else(PoisonError::into_inner) = Target::Address(address.into());
     }
 }
 
@@ -69,32 +149,92 @@ impl Drop for Proxy {
     }
 }
 
-/// Until one side closes, or the loss has come; both lines break with the end.
-async fn relay(mut client: UnixStream, mut server: UnixStream, loss: Arc<Mutex<Option<Loss>>>) {
-    let (mut from_client, mut from_server) = (vec![0; 65536], vec![0; 65536]);
-    let mut answer_is_lost = false;
-    loop {
-        tokio::select! {
-            read = client.read(&mut from_client) => {
-                let Ok(length @ 1..) = read else { return };
-                let sent = &from_client[..length];
-                if sent.windows(7).any(|bytes| bytes == b"COMMIT\0") {
-                    match loss.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                        Some(Loss::Request) => return,
-                        Some(Loss::Answer) => answer_is_lost = true,
-                        None => {}
-                    }
-                }
-                if server.write_all(sent).await.is_err() {
-                    return;
-                }
-            }
-            read = server.read(&mut from_server) => {
-                let Ok(length @ 1..) = read else { return };
-                if answer_is_lost || client.write_all(&from_server[..length]).await.is_err() {
-                    return;
-                }
+fn line(target: Target) -> (watch::Sender<Mode>, Line) {
+    let (sender, mode) = watch::channel(Mode::Passes);
+    (sender, Line { mode, loss: Arc::default(), target: Arc::new(Mutex::new(target)) })
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Until one side closes, or the line breaks; both connections break with the end.
+async fn relay(client: Box<dyn Stream>, line: Line) {
+    let target = line.target.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let server: io::Result<Box<dyn Stream>> = match target {
+        Target::Socket(socket) => UnixStream::connect(socket).await.map(|stream| Box::new(stream) as Box<dyn Stream>),
+        Target::Address(address) => TcpStream::connect(address).await.map(|stream| Box::new(stream) as Box<dyn Stream>),
+    };
+    // As a connection to a server that is down breaks.
+    let Ok(server) = server else { return };
+    let ((from_client, to_client), (from_server, to_server)) = (io::split(client), io::split(server));
+    let commit_has_no_answer = AtomicBool::new(false);
+    tokio::select! {
+        () = carry_requests(from_client, to_server, line.clone(), &commit_has_no_answer) => {}
+        () = carry_answers(from_server, to_client, line.mode, &commit_has_no_answer) => {}
+    }
+}
+
+async fn carry_requests(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    line: Line,
+    commit_has_no_answer: &AtomicBool,
+) {
+    let (mut buffer, mut mode) = (vec![0; 65536], line.mode);
+    while let Some(length) = read(&mut from, &mut buffer, &mut mode).await {
+        let sent = &buffer[..length];
+        if sent.windows(7).any(|bytes| bytes == b"COMMIT\0") {
+            match line.loss.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                Some(Loss::Request) => return,
+                Some(Loss::Answer) => commit_has_no_answer.store(true, Ordering::Relaxed),
+                None => {}
             }
         }
+        if !may_pass(&mut mode).await || to.write_all(sent).await.is_err() {
+            return;
+        }
     }
+}
+
+async fn carry_answers(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut mode: watch::Receiver<Mode>,
+    commit_has_no_answer: &AtomicBool,
+) {
+    let mut buffer = vec![0; 65536];
+    while let Some(length) = read(&mut from, &mut buffer, &mut mode).await {
+        if commit_has_no_answer.load(Ordering::Relaxed) {
+            return;
+        }
+        if *mode.borrow() == Mode::LosesAnswers {
+            let _ = mode.wait_for(|&mode| mode != Mode::LosesAnswers).await;
+            return;
+        }
+        if !may_pass(&mut mode).await || to.write_all(&buffer[..length]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// `None` when there is nothing more, or the line is cut.
+async fn read(
+    from: &mut (impl AsyncRead + Unpin),
+    buffer: &mut [u8],
+    mode: &mut watch::Receiver<Mode>,
+) -> Option<usize> {
+    tokio::select! {
+        read = from.read(buffer) => read.ok().filter(|&length| length > 0),
+        _ = mode.wait_for(|&mode| mode == Mode::IsCut) => None,
+    }
+}
+
+/// Waits as long as the line holds things up; false when it is cut.
+async fn may_pass(mode: &mut watch::Receiver<Mode>) -> bool {
+    let Ok(now) = mode.wait_for(|&mode| mode != Mode::Stops).await.map(|mode| *mode) else { return false };
+    if let Mode::Delays(delay) = now {
+        tokio::time::sleep(delay).await;
+    }
+    now != Mode::IsCut
 }

@@ -28,11 +28,15 @@ folder=$1; shift
         echo $! >"$folder/pid"
         wait $!
     done
+    touch "$folder/ended"
 ) &
 cat >/dev/null
 touch "$folder/stop"
-kill -KILL "$(cat "$folder/pid")"
-wait
+# The loop may be about to start the server, and the file `pid` not be written yet.
+while [ ! -e "$folder/ended" ]; do
+    kill -KILL "$(cat "$folder/pid")"
+    sleep 0.05
+done
 rm -rf "$folder"
 "#;
 

@@ -142,7 +142,7 @@ pub trait Store: Send + Sync + 'static {
     /// Stores do this by themselves: the method is for those who want it now.
     fn sweep(&self) -> impl Future<Output = Result<usize, StoreError>> + Send;
 
-    /// One page of at most `limit` living entries, in an order of the store's own.
+    /// One page of at most `limit` living entries, the damaged ones included, in an order of the store's own.
     ///
     /// Following [`Page::next`] to its end shows every entry that stood there all the time exactly once.
     fn list(&self, cursor: Option<Cursor>, limit: usize) -> impl Future<Output = Result<Page, StoreError>> + Send;
@@ -303,13 +303,37 @@ pub enum EntryState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor(pub String);
 
-/// A part of a listing.
+/// What stands under a key and cannot be read; requests with that key are refused until it is purged.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamagedEntry {
+    /// The key; `None` when it is the key that cannot be read.
+    pub key: Option<RecordKey>,
+    /// What is wrong, in words that can be logged: no key, and nothing of a response.
+    pub reason: String,
+}
+
+/// A part of a listing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
     /// The entries.
     pub entries: Vec<Entry>,
+    /// What stands between them and cannot be read: one damaged entry must not hide the others.
+    pub damaged: Vec<DamagedEntry>,
     /// Where the next page begins; `None` after the last one.
     pub next: Option<Cursor>,
+}
+
+#[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
+impl Page {
+    /// Takes what was found under `key`. Anything but damage fails the page: it says nothing of this entry alone.
+    fn add(&mut self, key: Option<RecordKey>, found: Result<Entry, StoreError>) -> Result<(), StoreError> {
+        match found {
+            Ok(entry) => self.entries.push(entry),
+            Err(StoreError::Damaged(reason)) => self.damaged.push(DamagedEntry { key, reason }),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
 }
 
 /// A shared store is a store: one that the application keeps a handle of, to look keys up or to purge them.

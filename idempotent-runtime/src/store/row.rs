@@ -7,7 +7,7 @@ use http::StatusCode;
 
 use super::columns::time_of;
 use super::standing::Standing;
-use super::{Entry, EntryState, StoreError, Token};
+use super::{Entry, EntryState, Page, StoreError, Token};
 use crate::record::HeadersText;
 use crate::{Fingerprint, Record, RecordKey};
 
@@ -63,13 +63,19 @@ impl Entry {
                 recorded_at: recorded_at(row)?,
             },
         };
-        Ok(Self {
-            key: RecordKey::parse(text(row, "key")?).map_err(|error| row.damaged(error))?,
-            fingerprint: fingerprint(row)?,
-            state,
-            expires_in: span(long(row, "time_left")?),
-        })
+        Ok(Self { key: key(row)?, fingerprint: fingerprint(row)?, state, expires_in: span(long(row, "time_left")?) })
     }
+}
+
+impl Page {
+    /// Takes what was found in the row.
+    pub(crate) fn add_row(&mut self, row: &impl Columns) -> Result<(), StoreError> {
+        self.add(key(row).ok(), Entry::from_row(row))
+    }
+}
+
+fn key(row: &impl Columns) -> Result<RecordKey, StoreError> {
+    RecordKey::parse(text(row, "key")?).map_err(|error| row.damaged(error))
 }
 
 enum State {

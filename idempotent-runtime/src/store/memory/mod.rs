@@ -220,13 +220,14 @@ impl Store for MemoryStore {
             living.sort_by_key(|&(number, _)| number);
             for (number, entry) in living {
                 if entries.len() == limit {
-                    return Ok(Page { entries, next: Some(Cursor(format!("{index}:{number}"))) });
+                    let next = Some(Cursor(format!("{index}:{number}")));
+                    return Ok(Page { entries, next, ..Page::default() });
                 }
                 entries.push(entry);
             }
             first_number = 0;
         }
-        Ok(Page { entries, next: None })
+        Ok(Page { entries, ..Page::default() })
     }
 }
 

@@ -331,17 +331,17 @@ impl Store for PostgresStore {
     async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
         // One more than asked for tells whether there is a next page.
         let rows = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
-        let after = match cursor {
-            None => Vec::new(),
-            Some(Cursor(after)) => digest(
-                &RecordKey::parse(&after).map_err(|_| StoreError::unavailable("the cursor is not of this store"))?,
-            )
-            .to_vec(),
-        };
+        let Cursor(after) = cursor.unwrap_or_else(|| Cursor(String::new()));
         let found = self.0.statements.list.query().bind(after).bind(rows).fetch_all(&self.0.pool).await;
         let found = found.map_err(store_error)?;
-        let entries = found.iter().take(limit).map(Entry::from_row).collect::<Result<Vec<_>, _>>()?;
-        let last = entries.last().filter(|_| found.len() > limit);
-        Ok(Page { next: last.map(|entry| Cursor(entry.key.as_str().to_owned())), entries })
+        let mut page = Page::default();
+        for row in found.iter().take(limit) {
+            page.add_row(row)?;
+        }
+        if found.len() > limit {
+            // A row whose key cannot be read has its place in the listing too.
+            page.next = found[..limit].last().map(row::place).transpose()?.map(Cursor);
+        }
+        Ok(page)
     }
 }

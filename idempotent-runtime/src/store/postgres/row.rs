@@ -18,6 +18,12 @@ pub(super) fn acquired(row: &PgRow) -> Result<Option<u32>, StoreError> {
     attempt.map(Some).ok_or_else(|| row.damaged("`attempt` is out of range"))
 }
 
+/// Where a listing goes on after it.
+pub(super) fn place(row: &PgRow) -> Result<String, StoreError> {
+    let place = row.text("place")?.map(str::to_owned);
+    place.ok_or_else(|| row.damaged("`place` is missing"))
+}
+
 impl Columns for PgRow {
     fn text(&self, name: &str) -> Result<Option<&str>, StoreError> {
         column(self, name)

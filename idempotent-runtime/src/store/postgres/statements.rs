@@ -128,7 +128,7 @@ const SWEEP: &str = concat!(
 macro_rules! entry {
     () => {
         concat!(
-            "SELECT id, key, digest, state, fingerprint, attempt, \
+            "SELECT id, key, encode(digest, 'hex') AS place, state, fingerprint, attempt, \
              (extract(epoch FROM lease_until - ",
             now!(),
             ") * 1000)::bigint AS lease_left, (extract(epoch FROM expires_at - ",
@@ -142,7 +142,7 @@ macro_rules! entry {
 
 const ENTRY: &str = concat!(entry!(), " AND digest = $1");
 
-const LIST: &str = concat!(entry!(), " AND digest > $1 ORDER BY digest LIMIT $2");
+const LIST: &str = concat!(entry!(), " AND digest > decode($1, 'hex') ORDER BY digest LIMIT $2");
 
 /// In this order, so that whoever holds the key is told from whoever merely asks for the same: the first lock is of the
 /// key and the fingerprint, the second one of the key.

@@ -16,7 +16,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use redis::aio::ConnectionManager;
 use redis::{FromRedisValue, RedisError, Value};
 
@@ -276,18 +276,21 @@ impl Store for RedisStore {
     /// In the order of the keys. Each page reads the names of all of them: for operators, not for every request.
     async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
         let after = cursor.map_or(String::new(), |Cursor(after)| after);
-        let mut entries = Vec::new();
+        let (mut page, mut last) = (Page::default(), None);
         let keys: Vec<RecordKey> = self.keys().await?.into_iter().filter(|key| key.as_str() > after.as_str()).collect();
         for some in keys.chunks(limit.clamp(1, 100)) {
-            for entry in try_join_all(some.iter().map(|key| self.look(key))).await?.into_iter().flatten() {
-                if entries.len() == limit {
-                    let last = entries.last().map(|entry: &Entry| Cursor(entry.key.as_str().to_owned()));
-                    return Ok(Page { entries, next: last });
+            let looks = join_all(some.iter().map(|key| self.look(key))).await;
+            for (key, look) in some.iter().zip(looks) {
+                let Some(found) = look.transpose() else { continue };
+                if page.entries.len() + page.damaged.len() == limit {
+                    page.next = last.map(|key: &RecordKey| Cursor(key.as_str().to_owned()));
+                    return Ok(page);
                 }
-                entries.push(entry);
+                page.add(Some(key.clone()), found)?;
+                last = Some(key);
             }
         }
-        Ok(Page { entries, next: None })
+        Ok(page)
     }
 }
 

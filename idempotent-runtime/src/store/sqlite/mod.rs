@@ -188,8 +188,15 @@ impl Store for SqliteStore {
             schema::at(self.0.clock.now(), schema::LIST).bind(&after).bind(rows).fetch_all(reader.connection()).await;
         let found = found.map_err(store_error)?;
         reader.give_back();
-        let entries = found.iter().take(limit).map(Entry::from_row).collect::<Result<Vec<_>, _>>()?;
-        let last = entries.last().map_or(after, |entry| entry.key.as_str().to_owned());
-        Ok(Page { next: (found.len() > limit).then_some(Cursor(last)), entries })
+        let mut page = Page::default();
+        for row in found.iter().take(limit) {
+            page.add_row(row)?;
+        }
+        if found.len() > limit {
+            // Also after a row whose key is none.
+            let last = found[..limit].last().map(row::place).transpose()?;
+            page.next = Some(Cursor(last.unwrap_or(after)));
+        }
+        Ok(page)
     }
 }

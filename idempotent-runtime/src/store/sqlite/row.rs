@@ -8,6 +8,12 @@ use sqlx::{Decode, Row as _, Type};
 use crate::store::StoreError;
 use crate::store::row::Columns;
 
+/// Where a listing goes on after it.
+pub(super) fn place(row: &SqliteRow) -> Result<String, StoreError> {
+    let place = row.text("key")?.map(str::to_owned);
+    place.ok_or_else(|| row.damaged("`key` is missing"))
+}
+
 impl Columns for SqliteRow {
     fn text(&self, name: &str) -> Result<Option<&str>, StoreError> {
         column(self, name)

@@ -123,7 +123,7 @@
 //!         let mut after = living.by_ref().skip_while(|(key, _)| key.as_str() < from.as_str()).peekable();
 //!         let entries = after.by_ref().take(limit).map(|(key, row)| Self::entry(key, row)).collect();
 //!         let next = after.peek().map(|(key, _)| Cursor(key.as_str().to_owned()));
-//!         Ok(Page { entries, next })
+//!         Ok(Page { entries, next, ..Page::default() })
 //!     }
 //! }
 //!

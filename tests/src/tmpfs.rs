@@ -1,0 +1,91 @@
+//! A small disk that a test can fill.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+/// A file system in memory, of a size that does not grow; gone with the process.
+pub struct Tmpfs {
+    path: PathBuf,
+    /// Unmounts it when its input closes, whatever becomes of this process.
+    _keeper: Child,
+}
+
+/// A server on it may take a while to stop; one that does not must not keep the disk for ever.
+const KEEPER: &str = r#"
+cat >/dev/null
+for _ in $(seq 100); do
+    umount "$1" && break
+    sleep 0.1
+done
+umount --lazy "$1"
+rmdir "$1" "$(dirname "$1")"
+"#;
+
+impl Tmpfs {
+    /// One of so many MiB.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be mounted.
+    pub fn mount(mebibytes: u32) -> Self {
+        let folder = TempDir::with_prefix("disk").expect("a temporary folder").keep();
+        Self::mount_at(&folder.join("small"), mebibytes)
+    }
+
+    /// One of so many MiB in the place of this folder, which is made.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be mounted.
+    pub fn mount_at(path: &Path, mebibytes: u32) -> Self {
+        fs::create_dir(path).expect("the folder is made");
+        let mut keeper = Command::new("sh");
+        keeper.args(["-c", KEEPER, "keeper"]).arg(path);
+        // Before the disk is there: a process that is killed in between leaves nothing.
+        let keeper = keeper.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("sh starts");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "tmpfs"]).arg(path);
+        let mounted = mount.output().expect("mount starts");
+        assert!(
+            mounted.status.success(),
+            "a small disk cannot be mounted: run this test as root, in a container with CAP_SYS_ADMIN: {}",
+            String::from_utf8_lossy(&mounted.stderr)
+        );
+        Self { path: path.to_owned(), _keeper: keeper }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Fills it to its last byte; it has room again when this is dropped.
+    ///
+    /// # Panics
+    ///
+    /// When no file can be made on it, or it has no end.
+    pub fn fill(&self) -> Filling {
+        let path = self.path.join("filling");
+        let mut file = fs::File::create(&path).expect("the file is made");
+        for length in [65536, 4096, 1] {
+            while file.write_all(&vec![0; length]).is_ok() {
+                assert!(file.metadata().expect("it is open").len() < 1 << 30, "the disk is larger than a small one");
+            }
+        }
+        Filling(path)
+    }
+}
+
+/// What takes all the room of a [`Tmpfs`].
+pub struct Filling(PathBuf);
+
+impl Drop for Filling {
+    fn drop(&mut self) {
+        // The disk itself may be gone already.
+        let _ = fs::remove_file(&self.0);
+    }
+}
