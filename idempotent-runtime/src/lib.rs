@@ -49,6 +49,7 @@
 //! | `postgres` | | `store::PostgresStore`, `Tx<Postgres>` |
 //! | `redis` | | `store::RedisStore` |
 //! | `redis-cluster` | | `store::RedisStore` in a Cluster |
+//! | `seal` | | `RegistryBuilder::seal_with`: records are encrypted before they reach their store |
 //! | `testing` | | `testing::conformance` |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]

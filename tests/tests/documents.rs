@@ -1,37 +1,53 @@
 //! What the documents say is shown by a test is shown by one.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-const DOCUMENTS: [&str; 1] = ["SECURITY.md"];
-
-/// The names in backquotes that speak of a file of tests: `tests/tests/keys.rs::a_name`, or of all tests in it.
-fn named_tests(document: &str) -> Vec<String> {
-    let quoted = document.split('`').skip(1).step_by(2);
-    let in_folders =
-        quoted.filter(|name| ["tests/", "invariants/", "examples/"].iter().any(|folder| name.starts_with(folder)));
-    in_folders.map(str::to_owned).collect()
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-fn exists(root: &Path, named: &str) -> bool {
-    let (file, test) = named.split_once("::").map_or((named, None), |(file, test)| (file, Some(test)));
-    match test {
-        None => root.join(file).exists(),
-        Some(test) => {
-            let source = fs::read_to_string(root.join(file)).unwrap_or_default();
-            [format!("fn {test}("), format!("{test} =>")].iter().any(|definition| source.contains(definition))
-        }
-    }
+fn read(name: &str) -> String {
+    fs::read_to_string(root().join(name)).expect("the document is there")
+}
+
+/// Files of tests in backquotes, such as `tests/tests/keys.rs::a_name`, or without a name.
+fn quoted(document: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
+    let quoted = document.split('`').skip(1).step_by(2);
+    let of_tests = quoted.filter(|name| ["tests/", "invariants/"].iter().any(|folder| name.starts_with(folder)));
+    of_tests.map(|name| name.split_once("::").map_or((name, None), |(file, test)| (file, Some(test))))
+}
+
+/// Links such as `[a_name]: ../tests/tests/keys.rs "a_name"`.
+fn linked(document: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
+    let targets = document.lines().filter_map(|line| line.strip_prefix('[')?.split_once("]: ../").map(|(_, to)| to));
+    targets.filter_map(|target| target.split_once(" \"")).map(|(file, test)| (file, test.strip_suffix('"')))
+}
+
+fn exists(file: &str, test: Option<&str>) -> bool {
+    let Some(test) = test else { return root().join(file).exists() };
+    let source = fs::read_to_string(root().join(file)).unwrap_or_default();
+    source.contains(&format!("fn {test}("))
+}
+
+fn missing<'a>(tests: impl Iterator<Item = (&'a str, Option<&'a str>)>) -> Vec<(&'a str, Option<&'a str>)> {
+    tests.filter(|(file, test)| !exists(file, *test)).collect()
 }
 
 #[test]
-fn every_test_that_a_document_names_is_there() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    for name in DOCUMENTS {
-        let document = fs::read_to_string(root.join(name)).expect("the document is there");
-        let tests = named_tests(&document);
-        assert!(tests.len() > 5, "{name} names its tests");
-        let missing: Vec<_> = tests.iter().filter(|named| !exists(&root, named)).collect();
-        assert!(missing.is_empty(), "{name} names tests that are not there: {missing:#?}");
-    }
+fn every_test_that_the_page_on_security_names_is_there() {
+    let document = read("SECURITY.md");
+    assert!(quoted(&document).count() > 10);
+    assert_eq!(missing(quoted(&document)), []);
+}
+
+#[test]
+fn every_cell_of_the_guarantees_links_to_a_test_that_is_there() {
+    let document = read("docs/guarantees.md");
+    assert!(linked(&document).count() > 60);
+    assert_eq!(missing(linked(&document)), []);
+    let labels: Vec<&str> = linked(&document).filter_map(|(_, test)| test).collect();
+    let used = document.split("][").skip(1).filter_map(|rest| rest.split_once(']')).map(|(label, _)| label);
+    let dangling: Vec<_> = used.filter(|label| !labels.contains(label)).collect();
+    assert_eq!(dangling, Vec::<&str>::new(), "cells without a link");
 }
