@@ -237,7 +237,16 @@ impl Database {
 
     /// Where it is, for programs.
     pub fn url(&self) -> String {
-        format!("postgres://{USER}@localhost/{}?host={}", self.name, self.folder.display())
+        self.url_of(&self.folder)
+    }
+
+    /// The same over a line that can break.
+    pub fn url_over(&self, proxy: &Proxy) -> String {
+        self.url_of(proxy.folder())
+    }
+
+    fn url_of(&self, folder: &Path) -> String {
+        format!("postgres://{USER}@localhost/{}?host={}", self.name, folder.display())
     }
 }
 

@@ -230,6 +230,24 @@ async fn a_response_that_cannot_be_recorded_reaches_its_client_and_is_recorded_w
 }
 
 #[tokio::test]
+async fn a_store_that_is_away_for_a_moment_is_waited_for_before_the_response_goes_out() {
+    let (runs, store, logs) = (Runs::free(), FaultyStore::new(), Logs::collect());
+    let (server, _) = serve(&runs, store.clone()).await;
+    store.on_complete(Fault::Unreachable);
+    let server = std::sync::Arc::new(server);
+    let first = tokio::spawn({
+        let server = server.clone();
+        async move { server.post_with_key("/charges", "k").await }
+    });
+    eventually(async || store.completions(), |&tries| tries >= 3).await;
+    assert!(!first.is_finished(), "what is sent before it is recorded is forgotten when the process dies");
+    store.on_complete(Fault::None);
+    assert_eq!(first.await.expect("the request runs").text(), "charge 1");
+    assert!(server.post_with_key("/charges", "k").await.is_replay());
+    assert_eq!(logs.of_level("ERROR"), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn the_claim_is_held_while_the_recording_is_tried_again() {
     let (runs, store) = (Runs::free(), FaultyStore::new());
     let (server, _) = serve(&runs, store.clone()).await;

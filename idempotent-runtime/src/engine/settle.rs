@@ -82,7 +82,7 @@ impl Claimed {
     async fn end(self: Box<Self>, ending: Ending, outcome: Outcome) -> Held {
         let span = self.span.clone();
         async {
-            match self.try_end(&ending).await {
+            match self.end_within_limit(&ending).await {
                 Ok(Held::Yes) => {
                     outcome.enter(&self.span);
                     Held::Yes
@@ -102,6 +102,22 @@ impl Claimed {
         }
         .instrument(span)
         .await
+    }
+
+    /// What is sent before it is recorded is forgotten if the process dies in between: a store that is away for a moment is
+    /// waited for, as long as one that hangs would be.
+    async fn end_within_limit(&self, ending: &Ending) -> Result<Held, StoreError> {
+        let gives_up_at = Instant::now() + self.lease.store.limit();
+        let mut pause = Duration::from_millis(10);
+        loop {
+            match self.try_end(ending).await {
+                Err(_) if matches!(ending, Ending::Record(_)) && Instant::now() + pause < gives_up_at => {
+                    tokio::time::sleep(pause).await;
+                    pause = Duration::from_millis(200).min(pause * 2);
+                }
+                ended => return ended,
+            }
+        }
     }
 
     async fn try_end(&self, ending: &Ending) -> Result<Held, StoreError> {

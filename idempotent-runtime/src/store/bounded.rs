@@ -25,6 +25,11 @@ impl BoundedStore {
         &self.name
     }
 
+    /// How long one call may take.
+    pub(crate) fn limit(&self) -> Duration {
+        self.limit
+    }
+
     pub(crate) async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
         self.bounded(self.store.claim(key, request)).await
     }

@@ -50,6 +50,8 @@ pub enum FaultKind {
     StorePaused,
     /// The store was killed and started again.
     StoreRestarted,
+    /// The line to the store did not carry what it should.
+    LineBroken,
     /// The machine itself gave nobody time.
     MachineStalled,
 }

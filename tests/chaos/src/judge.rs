@@ -114,7 +114,21 @@ impl Life<'_> {
         })
     }
 
+    /// A response goes out without its record when the store is away for longer than it is waited for; and is forgotten if
+    /// the process dies before it could be recorded after all.
+    fn went_out_unrecorded(&self) -> bool {
+        const WAITED_FOR: u64 = 1_500_000;
+        let (Some(first), Some(last)) = (self.executions.first(), self.executions.last()) else { return false };
+        self.history.faults.iter().any(|fault| {
+            let (from, to) = fault.time;
+            fault.server.is_none() && to - from >= WAITED_FOR && to >= first.begun_at && from <= last.begun_at
+        })
+    }
+
     fn two_answers(&self) -> Option<String> {
+        if self.guarantee == Guarantee::AtLeastOnce && self.went_out_unrecorded() {
+            return None;
+        }
         let told: BTreeSet<(u16, &str)> = self
             .answers
             .iter()

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
+use idempotent_tests::Mode;
 use rustix::process::Signal;
 use tokio::time::Instant;
 
@@ -27,11 +28,12 @@ impl Faults<'_> {
         let mut random = self.plan.random(1);
         let weights = &self.plan.faults;
         let of_the_store = u32::from(self.store.is_served());
-        let choices: [(u32, Chosen); 5] = [
+        let choices: [(u32, Chosen); 6] = [
             (weights.kill, Chosen::Kill),
             (weights.long_stop, Chosen::LongStop),
             (weights.short_stop, Chosen::ShortStop),
             (weights.pause_store * of_the_store, Chosen::PauseStore),
+            (weights.break_line * of_the_store, Chosen::BreakLine),
             (weights.restart_store * of_the_store, Chosen::RestartStore),
         ];
         let sum: u32 = choices.iter().map(|(weight, _)| weight).sum();
@@ -63,6 +65,15 @@ impl Faults<'_> {
                 self.store.signal("CONT");
                 self.book.fault(FaultKind::StorePaused, None, (from, now()));
             }
+            Chosen::BreakLine => {
+                let from = now();
+                let delay = Duration::from_millis(random.u64(10..100));
+                let modes = [Mode::Delays(delay), Mode::Stops, Mode::LosesAnswers, Mode::IsCut];
+                self.store.set_line(modes[random.usize(..modes.len())]);
+                tokio::time::sleep(moment).await;
+                self.store.set_line(Mode::Passes);
+                self.book.fault(FaultKind::LineBroken, None, (from, now()));
+            }
             Chosen::RestartStore => {
                 let from = now();
                 self.store.restart().await;
@@ -91,5 +102,6 @@ enum Chosen {
     LongStop,
     ShortStop,
     PauseStore,
+    BreakLine,
     RestartStore,
 }

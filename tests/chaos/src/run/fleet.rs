@@ -53,7 +53,7 @@ impl Fleet {
         ledger: &Path,
         book: Book,
     ) -> anyhow::Result<Self> {
-        let mut arguments = vec!["serve".to_owned(), "--store".to_owned(), store.url().to_owned()];
+        let mut arguments = vec!["serve".to_owned(), "--store".to_owned(), store.url_of_servers().to_owned()];
         if let Some(guard) = plan.without {
             let guard = clap::ValueEnum::to_possible_value(&guard).context("every guard has a name")?;
             arguments.extend(["--without".to_owned(), guard.get_name().to_owned()]);

@@ -57,6 +57,8 @@ pub struct FaultWeights {
     pub short_stop: u32,
     /// SIGSTOP of the store for a moment.
     pub pause_store: u32,
+    /// The line to the store delays, stops, loses answers or breaks for a moment.
+    pub break_line: u32,
     /// The store is killed and started again.
     pub restart_store: u32,
     /// Of a hundred requests, how many are cut off by their client.
@@ -72,6 +74,7 @@ impl Plan {
             long_stop: 2,
             short_stop: 2,
             pause_store: 3,
+            break_line: 4,
             restart_store: 1,
             cut_percent: 25,
         };
@@ -229,7 +232,7 @@ impl Outcome {
         let again = history.executions.iter().filter(|execution| execution.attempt > 1).count();
         format!(
             "{} keys, {} requests, {answered} answered, {} of them replays; {} executions, {again} of them repeated after \
-             a crash, {} effects, {} outcomes unknown; {} deaths, {} stops, {} pauses and {} restarts of the store, {} \
+             a crash, {} effects, {} outcomes unknown; {} deaths, {} stops, {} pauses, {} restarts and {} broken lines of the store, {} \
              stalls of the machine",
             history.keys.len(),
             history.requests.len(),
@@ -241,6 +244,7 @@ impl Outcome {
             count(FaultKind::Stopped),
             count(FaultKind::StorePaused),
             count(FaultKind::StoreRestarted),
+            count(FaultKind::LineBroken),
             count(FaultKind::MachineStalled),
         )
     }

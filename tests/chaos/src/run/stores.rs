@@ -5,6 +5,7 @@ use std::path::Path;
 use clap::ValueEnum;
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::RedisServer;
+use idempotent_tests::{Mode, Proxy};
 
 /// Which store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -36,6 +37,13 @@ impl StoreKind {
 pub struct TestedStore {
     url: String,
     server: Server,
+    line: Option<Line>,
+}
+
+/// Between the servers and the store.
+struct Line {
+    proxy: Proxy,
+    url: String,
 }
 
 enum Server {
@@ -48,26 +56,42 @@ enum Server {
 impl TestedStore {
     pub(crate) async fn start(kind: StoreKind, folder: &Path) -> Self {
         match kind {
-            StoreKind::Memory => Self { url: "memory:".to_owned(), server: Server::Embedded },
+            StoreKind::Memory => Self { url: "memory:".to_owned(), server: Server::Embedded, line: None },
             StoreKind::Sqlite => {
                 let url = format!("sqlite:{}", folder.join("records.db").display());
-                Self { url, server: Server::Embedded }
+                Self { url, server: Server::Embedded, line: None }
             }
             StoreKind::Redis => {
                 let server = RedisServer::start(&[]).await;
-                Self { url: server.url(), server: Server::Redis(server) }
+                let proxy = Proxy::to(server.address()).await;
+                let line = Some(Line { url: format!("redis://{}/", proxy.address()), proxy });
+                Self { url: server.url(), server: Server::Redis(server), line }
             }
             StoreKind::Postgres => {
                 let server = PostgresServer::start(&[]).await;
-                let url = server.database().await.url();
-                Self { url, server: Server::Postgres(server) }
+                let database = server.database().await;
+                let proxy = database.proxy();
+                let line = Some(Line { url: database.url_over(&proxy), proxy });
+                Self { url: database.url(), server: Server::Postgres(server), line }
             }
         }
     }
 
-    /// As the servers take it.
+    /// Where it is, past the line.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// As the servers take it.
+    pub(crate) fn url_of_servers(&self) -> &str {
+        self.line.as_ref().map_or(&self.url, |line| &line.url)
+    }
+
+    /// What the line does from now on, where there is one.
+    pub(crate) fn set_line(&self, mode: Mode) {
+        if let Some(line) = &self.line {
+            line.proxy.set(mode);
+        }
     }
 
     /// Whether it has a process of its own.
