@@ -34,7 +34,11 @@ impl Idempotency {
         self.0.grant.get().map(|grant| grant.key.as_str())
     }
 
-    /// How many times this key was claimed: 1, and one more for each process that died while it ran the handler.
+    /// How many times this key was claimed: 1, and one more for each claim that may have run the handler and left neither
+    /// a record nor a word of its end, because its process died or was cut off from the store.
+    ///
+    /// Once there was such a one, the number only grows, until the key is recorded or its time to live is over: an attempt
+    /// that ends with a status that is not recorded does not make the next one the first.
     pub fn attempt(&self) -> u32 {
         self.0.grant.get().map_or(1, |grant| grant.attempt)
     }

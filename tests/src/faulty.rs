@@ -41,7 +41,7 @@ struct Faults {
     release: Fault,
     claims: usize,
     completions: usize,
-    releases: usize,
+    ends: usize,
 }
 
 /// A [`MemoryStore`] behind a line that can break.
@@ -98,9 +98,9 @@ impl FaultyStore {
         self.with(|faults| faults.completions)
     }
 
-    /// How often a release was tried.
-    pub fn releases(&self) -> usize {
-        self.with(|faults| faults.releases)
+    /// How often the end of a claim, a release or a renewal for no time, was tried.
+    pub fn ends(&self) -> usize {
+        self.with(|faults| faults.ends)
     }
 
     async fn through<T, C, F>(&self, fault: Fault, call: C) -> Result<T, StoreError>
@@ -158,7 +158,11 @@ impl Store for FaultyStore {
     }
 
     async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
-        let (fault, key) = (self.with(|faults| faults.renew), key.clone());
+        let fault = self.with(|faults| {
+            faults.ends += usize::from(lease.is_zero());
+            faults.renew
+        });
+        let key = key.clone();
         self.through(fault, |store| async move { store.renew(&key, token, lease).await }).await
     }
 
@@ -173,7 +177,7 @@ impl Store for FaultyStore {
 
     async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
         let fault = self.with(|faults| {
-            faults.releases += 1;
+            faults.ends += 1;
             faults.release
         });
         let key = key.clone();

@@ -1,6 +1,7 @@
 //! What the behaviour tests share: a server on a free loopback port, clients, handlers that count and wait.
 
 pub mod any;
+mod dead;
 mod dump;
 mod executions;
 mod faulty;
@@ -27,6 +28,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
+pub use self::dead::leave_a_claim;
 pub use self::dump::Dump;
 pub use self::executions::{Executions, post_until_answered};
 pub use self::faulty::{Fault, FaultyStore};

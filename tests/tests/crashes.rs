@@ -8,9 +8,9 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Extension, Router};
-use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, MemoryStore, Store, Token};
-use idempotent_runtime::{Fingerprint, Idempotency, RecordKey, Registry, idempotent};
-use idempotent_tests::{Runs, Server, answer, eventually};
+use idempotent_runtime::store::{MemoryStore, Store};
+use idempotent_runtime::{Idempotency, RecordKey, Registry, idempotent};
+use idempotent_tests::{Runs, Server, answer, eventually, leave_a_claim};
 use tower_http::catch_panic::CatchPanicLayer;
 
 #[idempotent(scope = "reruns", fingerprint = none)]
@@ -27,6 +27,18 @@ async fn refuses(State(runs): State<Runs>) -> (StatusCode, String) {
 #[idempotent(scope = "waits", fingerprint = none, in_flight = wait("20s"))]
 async fn waits(State(runs): State<Runs>, idempotency: Idempotency) -> (StatusCode, String) {
     runs.run().await;
+    (StatusCode::CREATED, format!("attempt {}", idempotency.attempt()))
+}
+
+#[idempotent(scope = "fails-second", fingerprint = none)]
+async fn fails_in_its_second_attempt(idempotency: Idempotency) -> (StatusCode, String) {
+    let status = if idempotency.attempt() == 2 { StatusCode::BAD_GATEWAY } else { StatusCode::CREATED };
+    (status, format!("attempt {}", idempotency.attempt()))
+}
+
+#[idempotent(scope = "panics-second", fingerprint = none)]
+async fn panics_in_its_second_attempt(idempotency: Idempotency) -> (StatusCode, String) {
+    assert_ne!(idempotency.attempt(), 2, "a bug that shows after a crash");
     (StatusCode::CREATED, format!("attempt {}", idempotency.attempt()))
 }
 
@@ -73,6 +85,8 @@ async fn serve(runs: &Runs, store: &MemoryStore) -> Server {
         .route("/reruns", post(reruns))
         .route("/refuses", post(refuses))
         .route("/waits", post(waits))
+        .route("/fails-second", post(fails_in_its_second_attempt))
+        .route("/panics-second", post(panics_in_its_second_attempt))
         .route("/short-lease", post(with_short_lease))
         .route("/panics", post(panics))
         .route("/panics-in-its-body", post(panics_in_its_body))
@@ -83,38 +97,39 @@ async fn serve(runs: &Runs, store: &MemoryStore) -> Server {
     Server::start(app).await
 }
 
-/// The claim of a process that died: nobody renews it.
-async fn leave_a_dead_claim(store: &MemoryStore, scope: &str, lease: Duration) -> (RecordKey, Token) {
-    // What `fingerprint = none` and no `Authorization` make: the digest of nothing.
-    let nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-    let request = ClaimRequest {
-        token: Token::unique(),
-        fingerprint: nothing.parse::<Fingerprint>().expect("64 digits"),
-        lease,
-        ttl: Duration::from_hours(24),
-        after_crash: AfterCrash::Rerun,
-    };
-    let key = RecordKey::new(scope, None, "k");
-    assert_eq!(store.claim(&key, request).await.expect("the store answers"), Claim::Acquired { attempt: 1 });
-    (key, request.token)
-}
-
 #[tokio::test]
 async fn after_a_crash_rerun_runs_the_handler_again_with_the_next_attempt() {
     let (runs, store) = (Runs::free(), MemoryStore::new());
     let server = serve(&runs, &store).await;
-    let (key, token) = leave_a_dead_claim(&store, "reruns", Duration::from_secs(30)).await;
+    let (key, token) = leave_a_claim(&store, "reruns", Duration::from_secs(30)).await;
     assert_eq!(server.post_with_key("/reruns", "k").await.refusal(), "in_flight");
     let _ = store.renew(&key, token, Duration::ZERO).await;
     assert_eq!(server.post_with_key("/reruns", "k").await.text(), "attempt 2");
     assert!(server.post_with_key("/reruns", "k").await.is_replay());
 }
 
+/// The first attempt may have charged the card: one that only asks the card network when it is not the first must not be
+/// told that it is.
+#[tokio::test]
+async fn an_attempt_that_fails_after_a_crash_does_not_make_the_next_one_the_first() {
+    for (path, scope, status) in [
+        ("/fails-second", "fails-second", StatusCode::BAD_GATEWAY),
+        ("/panics-second", "panics-second", StatusCode::INTERNAL_SERVER_ERROR),
+    ] {
+        let (runs, store) = (Runs::free(), MemoryStore::new());
+        let server = serve(&runs, &store).await;
+        leave_a_claim(&store, scope, Duration::ZERO).await;
+        assert_eq!(server.post_with_key(path, "k").await.status, status);
+        assert_eq!(server.post_with_key(path, "k").await.text(), "attempt 3", "{path}");
+        assert!(server.post_with_key(path, "k").await.is_replay());
+    }
+}
+
 #[tokio::test]
 async fn after_a_crash_refuse_answers_409_until_the_entry_is_purged() {
     let (runs, store) = (Runs::free(), MemoryStore::new());
     let server = serve(&runs, &store).await;
-    let (key, _) = leave_a_dead_claim(&store, "refuses", Duration::ZERO).await;
+    let (key, _) = leave_a_claim(&store, "refuses", Duration::ZERO).await;
     for _ in 0..3 {
         let answer = server.post_with_key("/refuses", "k").await;
         assert_eq!((answer.status, answer.refusal().as_str()), (StatusCode::CONFLICT, "outcome_unknown"));
@@ -130,7 +145,7 @@ async fn another_authorization_does_not_take_a_dead_claim_over() {
     let (runs, store) = (Runs::free(), MemoryStore::new());
     let server = serve(&runs, &store).await;
     for (path, scope) in [("/reruns", "reruns"), ("/refuses", "refuses")] {
-        leave_a_dead_claim(&store, scope, Duration::ZERO).await;
+        leave_a_claim(&store, scope, Duration::ZERO).await;
         let other = server.post(path).header("idempotency-key", "k").header("authorization", "Bearer mallory");
         assert_eq!(answer(other).await.refusal(), "key_reused", "422 beats 409");
     }
@@ -141,7 +156,7 @@ async fn another_authorization_does_not_take_a_dead_claim_over() {
 async fn a_waiter_takes_over_when_the_lease_of_a_dead_process_runs_out() {
     let (runs, store) = (Runs::free(), MemoryStore::new());
     let server = serve(&runs, &store).await;
-    leave_a_dead_claim(&store, "waits", Duration::from_millis(300)).await;
+    leave_a_claim(&store, "waits", Duration::from_millis(300)).await;
     assert_eq!(server.post_with_key("/waits", "k").await.text(), "attempt 2");
 }
 

@@ -6,9 +6,9 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use idempotent_runtime::store::{EntryState, MemoryStore, Store};
-use idempotent_runtime::{RecordKey, Registry, idempotent};
-use idempotent_tests::{Answer, Fault, FaultyStore, Logs, PATIENCE, Runs, Server, eventually};
+use idempotent_runtime::store::{EntryState, Held, MemoryStore, Store};
+use idempotent_runtime::{Idempotency, RecordKey, Registry, idempotent};
+use idempotent_tests::{Answer, Fault, FaultyStore, Logs, PATIENCE, Runs, Server, eventually, leave_a_claim};
 
 #[idempotent(scope = "charges")]
 async fn create_charge(State(runs): State<Runs>) -> (StatusCode, String) {
@@ -41,6 +41,11 @@ async fn refuses_after_crash(State(runs): State<Runs>) -> (StatusCode, String) {
     (StatusCode::CREATED, format!("charge {}", runs.run().await))
 }
 
+#[idempotent(scope = "attempts", fingerprint = none)]
+async fn tells_its_attempt(idempotency: Idempotency) -> (StatusCode, String) {
+    (StatusCode::CREATED, format!("attempt {}", idempotency.attempt()))
+}
+
 const TIMEOUT: Duration = Duration::from_millis(100);
 
 async fn serve(runs: &Runs, store: impl Store) -> (Server, Registry) {
@@ -55,6 +60,7 @@ async fn serve_with(runs: &Runs, registry: Registry) -> (Server, Registry) {
         .route("/short-lease", post(with_short_lease))
         .route("/runs-after-waiting", post(runs_after_waiting))
         .route("/refuses-after-crash", post(refuses_after_crash))
+        .route("/attempts", post(tells_its_attempt))
         .with_state(runs.clone())
         .layer(registry.layer());
     (Server::start(app).await, registry)
@@ -104,6 +110,25 @@ async fn a_claim_whose_answer_was_lost_is_given_back() {
     assert_eq!((retry.text(), retry.is_replay()), ("charge 1", false));
 }
 
+/// Found by the fault suite: the handler had run in a process that died, a claim that took over was given back, and the
+/// next execution was told that it was the first.
+#[tokio::test]
+async fn a_claim_that_is_given_back_does_not_hide_an_attempt_that_crashed() {
+    let (runs, store) = (Runs::free(), FaultyStore::new());
+    let (server, _) = serve(&runs, store.clone()).await;
+    let (key, token) = leave_a_claim(&store, "attempts", Duration::from_secs(30)).await;
+    assert_eq!(store.renew(&key, token, Duration::ZERO).await.expect("the store answers"), Held::Yes);
+    store.on_claim(Fault::AnswerIsLost);
+    assert_unavailable(&server.post_with_key("/attempts", "k").await);
+    store.on_claim(Fault::None);
+    let retry = eventually(
+        async || server.post_with_key("/attempts", "k").await,
+        |answer| answer.status == StatusCode::CREATED,
+    )
+    .await;
+    assert_eq!(retry.text(), "attempt 3", "the second one took over, and nothing ran under it");
+}
+
 #[tokio::test]
 async fn a_claim_that_arrives_after_its_request_was_refused_is_given_back() {
     for path in ["/charges", "/refuses-after-crash"] {
@@ -111,7 +136,7 @@ async fn a_claim_that_arrives_after_its_request_was_refused_is_given_back() {
         let (server, _) = serve(&runs, store.clone()).await;
         store.on_claim(Fault::ArrivesLate);
         assert_unavailable(&server.post_with_key(path, "k").await);
-        eventually(async || store.releases(), |&tried| tried >= 1).await;
+        eventually(async || store.ends(), |&tried| tried >= 1).await;
         store.on_claim(Fault::None);
         store.let_through();
         eventually(async || store.inner().len(), |&entries| entries == 1).await;

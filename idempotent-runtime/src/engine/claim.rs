@@ -100,6 +100,7 @@ impl Asking {
                 Ok(Passage(Way::Claimed(Box::new(Claimed {
                     lease: registry.keeper().keep(lease).await,
                     registry,
+                    attempt,
                     judge,
                     span: self.span,
                     _running: running,
@@ -322,10 +323,13 @@ async fn is_still_ours(store: &BoundedStore, key: &RecordKey, request: ClaimRequ
     matches!(held, Ok(Held::Yes)) && asked_at.elapsed() < request.lease
 }
 
-/// Releases a claim under which nothing runs.
+/// Ends a claim under which nothing runs.
 ///
-/// The claim may arrive in the store after its own release, so that one which finds nothing is repeated for a while;
-/// under `AfterCrash::Refuse` a claim that stays would refuse its key for the whole time to live.
+/// Where it may have taken over from an execution that crashed, it lapses: released, it would take the number of attempts
+/// along, and the next one would be told that it is the first. Under `AfterCrash::Refuse` nothing is taken over, and a claim
+/// that stays would refuse its key for the whole time to live.
+///
+/// The claim may arrive in the store after its own end, so that one which finds nothing is repeated for a while.
 async fn give_back(store: BoundedStore, key: RecordKey, request: ClaimRequest) {
     let begun = Instant::now();
     let longest = match request.after_crash {
@@ -334,7 +338,11 @@ async fn give_back(store: BoundedStore, key: RecordKey, request: ClaimRequest) {
     };
     let mut pause = Duration::from_millis(100);
     loop {
-        match store.release(&key, request.token).await {
+        let ended = match request.after_crash {
+            AfterCrash::Rerun => store.renew(&key, request.token, Duration::ZERO).await,
+            AfterCrash::Refuse => store.release(&key, request.token).await,
+        };
+        match ended {
             Ok(Held::Yes) => return,
             Ok(Held::No) if begun.elapsed() >= request.lease => return,
             _ if begun.elapsed() >= longest => return,

@@ -21,6 +21,7 @@ use crate::{Record, Refusal, Registry};
 pub(super) struct Claimed {
     pub(super) registry: Registry,
     pub(super) lease: KeptLease,
+    pub(super) attempt: u32,
     pub(super) judge: Judge,
     pub(super) span: Span,
     /// A drain waits for it.
@@ -32,7 +33,7 @@ pub(super) struct Claimed {
 enum Ending {
     Record(Record),
     Release,
-    /// Nobody knows what the handler did: the claim stays, as if the process had died.
+    /// Nobody knows what the handler did, now or in an earlier attempt: the claim stays, as if the process had died.
     Lapse,
 }
 
@@ -40,8 +41,7 @@ impl Ending {
     fn name(&self) -> &'static str {
         match self {
             Self::Record(_) => "record",
-            Self::Release => "release",
-            Self::Lapse => "refusal of retries",
+            Self::Release | Self::Lapse => "release",
         }
     }
 }
@@ -57,7 +57,7 @@ impl Claimed {
             Ok((response, verdict, outcome)) => {
                 let ending = match verdict {
                     Verdict::Record(record) => Ending::Record(self.registry.at_rest().seal(&self.lease.key, record)),
-                    Verdict::Free | Verdict::Rerun => Ending::Release,
+                    Verdict::Free | Verdict::Rerun => self.release(),
                 };
                 let wanted = matches!(ending, Ending::Record(_));
                 let registry = self.registry.clone();
@@ -69,13 +69,18 @@ impl Claimed {
             }
             Err(panic) => {
                 let ending = match self.judge.policy.after_crash {
-                    AfterCrash::Rerun => Ending::Release,
+                    AfterCrash::Rerun => self.release(),
                     AfterCrash::Refuse => Ending::Lapse,
                 };
                 let _ = self.end(ending, Outcome::Panicked).await;
                 std::panic::resume_unwind(panic)
             }
         }
+    }
+
+    /// A released key has no past: after a crash that would tell the next attempt that it is the first.
+    fn release(&self) -> Ending {
+        if self.attempt == 1 { Ending::Release } else { Ending::Lapse }
     }
 
     /// Whether the claim held until its end, as far as that is known.
@@ -150,8 +155,8 @@ impl Claimed {
                     tracing::info!(scope = self.judge.policy.scope, "the {} succeeded after all", ending.name());
                     return;
                 }
-                // The first try had released it, although its answer did not come.
-                Ok(Held::No) if matches!(ending, Ending::Release) => return,
+                // The first try had freed it, although its answer did not come.
+                Ok(Held::No) if !matches!(ending, Ending::Record(_)) => return,
                 Ok(Held::No) => return self.lost(),
                 Err(_) => pause = Duration::from_secs(1).min(pause * 2),
             }

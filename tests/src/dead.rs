@@ -1,0 +1,26 @@
+//! What a process that died leaves behind.
+
+use std::time::Duration;
+
+use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, Store, Token};
+use idempotent_runtime::{Fingerprint, RecordKey};
+
+/// A first claim of the key `k` that nobody renews, made by a request to a handler with `fingerprint = none`.
+///
+/// # Panics
+///
+/// When it is not granted.
+pub async fn leave_a_claim(store: &impl Store, scope: &str, lease: Duration) -> (RecordKey, Token) {
+    // What `fingerprint = none` and no `Authorization` make: the digest of nothing.
+    let nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let request = ClaimRequest {
+        token: Token::unique(),
+        fingerprint: nothing.parse::<Fingerprint>().expect("64 digits"),
+        lease,
+        ttl: Duration::from_hours(24),
+        after_crash: AfterCrash::Rerun,
+    };
+    let key = RecordKey::new(scope, None, "k");
+    assert_eq!(store.claim(&key, request).await.expect("the store answers"), Claim::Acquired { attempt: 1 });
+    (key, request.token)
+}
