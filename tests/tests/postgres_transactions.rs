@@ -88,6 +88,31 @@ async fn another_process_refuses_a_duplicate_tells_another_request_and_then_repl
     assert_eq!(rows(&pool).await, ["tea"]);
 }
 
+/// Found by the fault suite: a process that asked whether its COMMIT had succeeded held the key for a moment, and a retry
+/// elsewhere was told that its key had been used for a different request.
+#[tokio::test]
+async fn a_key_that_is_held_without_a_request_is_in_flight_and_not_reused() {
+    let (database, pool) = database().await;
+    let runs = Runs::held();
+    let (first, _) = process(pool.clone(), &runs).await;
+    let (second, _) = process(database.pool(2).await, &runs).await;
+    let (_, key) = tokio::join!(send(&first, "/swallows", "k", "tea"), async {
+        runs.until_started(1).await;
+        let key = "SELECT classid::bigint << 32 | objid::bigint FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 \
+                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        let key: i64 = sqlx::query_scalar(key).fetch_one(&pool).await.expect("the handler's claim is a lock");
+        runs.let_finish(1);
+        key
+    });
+    let mut held = pool.begin().await.expect("the pool has another connection");
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(key).execute(&mut *held).await.expect("its claim has ended");
+    assert_eq!(send(&second, "/swallows", "k", "tea").await.refusal(), "in_flight");
+    held.rollback().await.expect("rolled back");
+    runs.let_finish(1);
+    assert_eq!(send(&second, "/swallows", "k", "tea").await.status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(runs.started(), 2, "the key was free");
+}
+
 #[tokio::test]
 async fn a_waiter_in_another_process_gets_the_response() {
     let (database, pool) = database().await;

@@ -6,7 +6,7 @@ use sqlx::postgres::{PgExecutor, Postgres};
 
 use super::failure::{is_aborted, store_error};
 use super::row::digest;
-use super::statements::{LOCK, TRY_LOCK};
+use super::statements::{HOLDS_ANOTHER_REQUEST, LOCK, TRY_LOCK};
 use super::{PostgresStore, headers_text, held};
 use crate::store::columns::{span_millis, token_text, unix_millis};
 use crate::store::standing::{Standing, Verdict, judge};
@@ -14,8 +14,8 @@ use crate::store::{AfterCrash, Claim, ClaimRequest, Held, StoreError, Token};
 use crate::transaction::{Aborted, Open, Recording, TransactionClaim, TransactionalStore};
 use crate::{Fingerprint, RecordKey};
 
-/// The number of an advisory lock. PostgreSQL has one space of them for the whole database, so each is drawn from 64
-/// bits: two that meet by chance cost a refusal, never a second execution.
+/// The number of an advisory lock. PostgreSQL has two spaces of them for the whole database, of 64 bits each: two that meet
+/// by chance cost a refusal, never a second execution.
 pub(super) fn lock(purpose: &[u8], parts: &[&[u8]]) -> i64 {
     let mut digest = Sha256::new_with_prefix("idempotent-runtime");
     for part in std::iter::once(&purpose).chain(parts) {
@@ -31,9 +31,11 @@ impl PostgresStore {
         lock(b"key", &[self.0.schema.as_bytes(), key.as_str().as_bytes()])
     }
 
-    fn lock_of_request(&self, key: &RecordKey, fingerprint: Fingerprint) -> i64 {
-        let fingerprint = fingerprint.to_string();
-        lock(b"request", &[self.0.schema.as_bytes(), key.as_str().as_bytes(), fingerprint.as_bytes()])
+    /// One half tells the key, the other one what is asked for under it.
+    fn lock_of_request(&self, key: &RecordKey, fingerprint: Fingerprint) -> (i32, i32) {
+        let [a, b, c, d, ..] = lock(b"requests", &[self.0.schema.as_bytes(), key.as_str().as_bytes()]).to_le_bytes();
+        let [e, f, g, h, ..] = lock(b"fingerprint", &[fingerprint.as_bytes()]).to_le_bytes();
+        (i32::from_le_bytes([a, b, c, d]), i32::from_le_bytes([e, f, g, h]))
     }
 
     async fn standing<'c>(
@@ -72,17 +74,21 @@ impl TransactionalStore<Postgres> for PostgresStore {
                 Err(fingerprint) => return in_flight(fingerprint),
             };
             let mut transaction = self.0.pool.begin().await.map_err(store_error)?;
-            let locked: String = sqlx::query_scalar(LOCK)
-                .bind(self.lock_of_request(key, request.fingerprint))
-                .bind(self.lock_of_key(key))
-                .fetch_one(&mut *transaction)
-                .await
-                .map_err(store_error)?;
+            let (requests, asked_for) = self.lock_of_request(key, request.fingerprint);
+            let lock_of_key = self.lock_of_key(key);
+            let lock = sqlx::query_scalar(LOCK).bind(requests).bind(asked_for).bind(lock_of_key);
+            let locked: String = lock.fetch_one(&mut *transaction).await.map_err(store_error)?;
             match locked.as_str() {
                 "acquired" => {}
                 "same" => return in_flight(request.fingerprint),
-                // A lock does not tell which one it is of; that it is another one is all that matters.
-                _ => return in_flight(Fingerprint::from_bytes(request.fingerprint.as_bytes().map(|byte| !byte))),
+                _ => {
+                    let look =
+                        sqlx::query_scalar(HOLDS_ANOTHER_REQUEST).bind(requests).bind(asked_for).bind(lock_of_key);
+                    let is_another: bool = look.fetch_one(&mut *transaction).await.map_err(store_error)?;
+                    // A lock does not tell which fingerprint it is of; that it is another one is all that matters.
+                    let another = Fingerprint::from_bytes(request.fingerprint.as_bytes().map(|byte| !byte));
+                    return in_flight(if is_another { another } else { request.fingerprint });
+                }
             }
             // Again, in a statement that begins under the locks: whoever held them may have recorded meanwhile.
             match judge(self.standing(&mut *transaction, key).await?, &request) {
