@@ -227,6 +227,17 @@ impl Database {
         PgPoolOptions::new().max_connections(4).connect_with(options).await.expect("the server answers")
     }
 
+    /// One connection over a line that can break, which is not pinged before each use.
+    ///
+    /// # Panics
+    ///
+    /// When the server does not answer.
+    pub async fn untested_pool_over(&self, proxy: &Proxy) -> PgPool {
+        let options = self.options.clone().socket(proxy.folder());
+        let pool = PgPoolOptions::new().max_connections(1).test_before_acquire(false).connect_with(options).await;
+        pool.expect("the server answers")
+    }
+
     /// A line to the server that can break.
     pub fn proxy(&self) -> Proxy {
         Proxy::start(&self.folder)

@@ -1,14 +1,17 @@
 //! What only PostgreSQL can show of a `Tx`: several processes, connections that are few, and lines that break.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
+use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use idempotent_runtime::store::PostgresStore;
 use idempotent_runtime::{Registry, Tx, idempotent};
 use idempotent_tests::postgres::{Database, PostgresServer};
-use idempotent_tests::{Answer, Logs, Loss, PATIENCE, Runs, Server, answer, eventually};
+use idempotent_tests::{Answer, Logs, Loss, Mode, PATIENCE, Runs, Server, answer, eventually};
 use sqlx::{PgPool, Postgres};
 
 async fn insert(tx: &mut Tx<Postgres>, note: &str) {
@@ -36,6 +39,18 @@ async fn swallows_an_error(mut tx: Tx<Postgres>, State(runs): State<Runs>, body:
     assert!(failed.is_err());
     StatusCode::CREATED
 }
+
+#[idempotent(scope = "begins")]
+async fn begins(_tx: Tx<Postgres>) -> StatusCode {
+    StatusCode::OK
+}
+
+#[idempotent(scope = "plain")]
+async fn plain(State(runs): State<Runs>) -> String {
+    format!("run {}", runs.run().await)
+}
+
+const TIMEOUT: Duration = Duration::from_millis(300);
 
 async fn create_tables(pool: &PgPool) {
     let schema = "CREATE TABLE charges (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, note text NOT NULL)";
@@ -111,6 +126,60 @@ async fn a_key_that_is_held_without_a_request_is_in_flight_and_not_reused() {
     runs.let_finish(1);
     assert_eq!(send(&second, "/swallows", "k", "tea").await.status, StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(runs.started(), 2, "the key was free");
+}
+
+/// Whether two statements run in one transaction, although nobody began one.
+async fn is_left_in_a_transaction(pool: &PgPool) -> bool {
+    let of_statement = || async {
+        let id = sqlx::query_scalar::<_, String>("SELECT pg_current_xact_id()::text").fetch_one(pool).await;
+        id.expect("the database answers")
+    };
+    of_statement().await == of_statement().await
+}
+
+/// Found by the fault suite: a process was stopped while it began a transaction. The time limit of its store dropped the
+/// future, sqlx gave the connection back with the transaction open, the next claim was granted in there, and rolled back
+/// with it while its handler ran.
+#[tokio::test]
+async fn a_transaction_that_begins_too_late_is_left_to_nobody() {
+    let (database, _) = database().await;
+    let proxy = database.proxy();
+    let pool = database.untested_pool_over(&proxy).await;
+    let registry = Registry::builder(PostgresStore::new(pool.clone())).store_timeout(TIMEOUT).build();
+    let app = Router::new().route("/begins", post(begins)).layer(registry.layer());
+    let server = Server::start(app).await;
+    assert_eq!(answer(server.post("/begins")).await.status, StatusCode::OK, "a connection is there");
+    eventually(async || pool.num_idle(), |&idle| idle == 1).await;
+    proxy.set(Mode::Stops);
+    assert_eq!(answer(server.post("/begins")).await.refusal(), "store_unavailable");
+    proxy.set(Mode::Passes);
+    assert!(!is_left_in_a_transaction(&pool).await);
+}
+
+#[tokio::test]
+async fn a_transaction_that_the_application_left_open_does_not_swallow_claims_and_records() {
+    let (database, _) = database().await;
+    let proxy = database.proxy();
+    let pool = database.untested_pool_over(&proxy).await;
+    // Handlers whose clients leave at the wrong moment. Once sqlx has mended it, this does not end.
+    eventually(
+        async || {
+            assert!(pool.begin().now_or_never().is_none());
+            is_left_in_a_transaction(&pool).await
+        },
+        |&is_left| is_left,
+    )
+    .await;
+    let runs = Runs::free();
+    let app = |pool| {
+        let registry = Registry::new(PostgresStore::new(pool));
+        Router::new().route("/plain", post(plain)).with_state(runs.clone()).layer(registry.layer())
+    };
+    let (first, second) = (Server::start(app(pool)).await, Server::start(app(database.pool(1).await)).await);
+    assert_eq!(send(&first, "/plain", "k", "tea").await.text(), "run 1");
+    let retry = send(&second, "/plain", "k", "tea").await;
+    assert_eq!((retry.text(), retry.is_replay()), ("run 1", true));
+    assert_eq!(runs.started(), 1);
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@
 mod failure;
 mod listener;
 mod migrate;
+mod pools;
 mod row;
 mod statements;
 mod sweeper;
@@ -25,6 +26,7 @@ use sqlx::{Postgres, Row as _};
 use self::failure::{claim_error, is_transient, store_error};
 use self::listener::Listener;
 pub use self::migrate::MigrateError;
+use self::pools::Pools;
 use self::row::digest;
 use self::statements::Statements;
 use self::sweeper::Sweeper;
@@ -37,8 +39,10 @@ use crate::{Record, RecordKey};
 
 /// Keeps claims and records in PostgreSQL 13 or newer, in tables that a person can read.
 ///
-/// It takes the application's own pool, which it never keeps a connection of: waiters (`in_flight = wait`) are woken over
-/// one connection beside it. Expired rows are deleted in small batches, by one process at a time, without anyone asking.
+/// It takes the application's own pool, from which handlers get their transactions ([`Tx`](crate::Tx)). For its own
+/// statements it opens a second one of the same options when it is first used, so that each of them commits by itself,
+/// whatever becomes of the application's connections: a process may so hold twice as many. Waiters (`in_flight = wait`) keep
+/// none of them, and are woken over one connection beside them. Expired rows are deleted in small batches, by one process at a time, without anyone asking.
 /// A clone is cheap and shares everything.
 ///
 /// A row is in schema `idempotency` unless told otherwise. [`migrate`](Self::migrate) makes the tables; for migrations of
@@ -70,7 +74,7 @@ use crate::{Record, RecordKey};
 pub struct PostgresStore(Arc<Inner>);
 
 struct Inner {
-    pool: PgPool,
+    pools: Arc<Pools>,
     /// Quoted.
     schema: String,
     statements: Arc<Statements>,
@@ -115,11 +119,12 @@ impl PostgresStoreBuilder {
         let schema = format!("\"{}\"", self.schema.replace('"', "\"\""));
         let statements = Arc::new(Statements::new(&schema));
         let lock = transactions::lock(b"sweep", &[schema.as_bytes()]);
+        let pools = Arc::new(Pools::new(self.pool));
         PostgresStore(Arc::new(Inner {
             listener: Listener::new(channel(&schema)),
-            sweeper: Sweeper::new(self.pool.clone(), statements.sweep.clone(), lock, self.sweep_interval),
+            sweeper: Sweeper::new(Arc::clone(&pools), statements.sweep.clone(), lock, self.sweep_interval),
             running: Arc::default(),
-            pool: self.pool,
+            pools,
             schema,
             statements,
         }))
@@ -166,7 +171,7 @@ impl PostgresStore {
     /// [`MigrateError`] says what to do.
     pub async fn migrate(&self) -> Result<(), MigrateError> {
         let lock = transactions::lock(b"migrate", &[self.0.schema.as_bytes()]);
-        migrate::migrate(&self.0.pool, &self.0.schema, lock).await
+        migrate::migrate(self.0.pools.application(), &self.0.schema, lock).await
     }
 
     /// The SQL that [`migrate`](Self::migrate) runs on a database without the tables, for migrations of your own.
@@ -174,9 +179,9 @@ impl PostgresStore {
         migrate::sql(&self.0.schema)
     }
 
-    /// The pool.
+    /// The pool that it was made with.
     pub fn pool(&self) -> &PgPool {
-        &self.0.pool
+        self.0.pools.application()
     }
 
     /// Asks until the statement either took effect or met what stands there.
@@ -197,7 +202,7 @@ impl PostgresStore {
                 .bind(span_millis(request.ttl))
                 .bind(span_millis(request.lease))
                 .bind(request.after_crash == AfterCrash::Rerun)
-                .fetch_optional(&self.0.pool)
+                .fetch_optional(self.0.pools.own())
                 .await;
             let row = match row {
                 Ok(Some(row)) => row,
@@ -216,7 +221,7 @@ impl PostgresStore {
     }
 
     async fn held(&self, query: impl Fn() -> Query) -> Result<Held, StoreError> {
-        let row = retried(|| async { query().fetch_one(&self.0.pool).await }).await?;
+        let row = retried(|| async { query().fetch_one(self.0.pools.own()).await }).await?;
         Ok(held(&row))
     }
 }
@@ -263,7 +268,7 @@ impl Store for PostgresStore {
     async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
         let (digest, token, lease) = (digest(key), token_text(token), span_millis(lease));
         let renew = || async {
-            self.0.statements.renew.query().bind(digest).bind(&token).bind(lease).execute(&self.0.pool).await
+            self.0.statements.renew.query().bind(digest).bind(&token).bind(lease).execute(self.0.pools.own()).await
         };
         let renewed = retried(renew).await?;
         Ok(if renewed.rows_affected() > 0 { Held::Yes } else { Held::No })
@@ -282,8 +287,9 @@ impl Store for PostgresStore {
         }
         // A first call that was cut off may have been committed while this one waited for its row, after this one's
         // snapshot: only a new statement sees that.
-        let completed_by =
-            || async { self.0.statements.completed_by.query().bind(digest).bind(&token).fetch_one(&self.0.pool).await };
+        let completed_by = || async {
+            self.0.statements.completed_by.query().bind(digest).bind(&token).fetch_one(self.0.pools.own()).await
+        };
         let is_completed: bool = retried(completed_by).await?.try_get(0).map_err(store_error)?;
         Ok(if is_completed { Held::Yes } else { Held::No })
     }
@@ -299,12 +305,12 @@ impl Store for PostgresStore {
 
     async fn changed(&self, key: &RecordKey) {
         let digest = digest(key);
-        let bell = self.0.listener.bell(&self.0.pool, &digest);
+        let bell = self.0.listener.bell(self.0.pools.own(), &digest);
         // The first poll, which comes before the waiter's look, only arms the bell: a connection that it took would be
         // held, and never given back, while the look waits for one.
         tokio::task::yield_now().await;
         // The holder only notifies where it is told that somebody waits; it is told again at each look.
-        let _ = self.0.statements.await_end.query().bind(digest).execute(&self.0.pool).await;
+        let _ = self.0.statements.await_end.query().bind(digest).execute(self.0.pools.own()).await;
         bell.await;
     }
 
@@ -313,13 +319,14 @@ impl Store for PostgresStore {
     }
 
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
-        let row = self.0.statements.entry.query().bind(digest(key)).fetch_optional(&self.0.pool).await;
+        let row = self.0.statements.entry.query().bind(digest(key)).fetch_optional(self.0.pools.own()).await;
         row.map_err(store_error)?.as_ref().map(Entry::from_row).transpose()
     }
 
     async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
         let digest = digest(key);
-        let row = retried(|| async { self.0.statements.purge.query().bind(digest).fetch_optional(&self.0.pool).await });
+        let row =
+            retried(|| async { self.0.statements.purge.query().bind(digest).fetch_optional(self.0.pools.own()).await });
         Ok(row.await?.is_some_and(|row| row.get("alive")))
     }
 
@@ -332,7 +339,7 @@ impl Store for PostgresStore {
         // One more than asked for tells whether there is a next page.
         let rows = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
         let Cursor(after) = cursor.unwrap_or_else(|| Cursor(String::new()));
-        let found = self.0.statements.list.query().bind(after).bind(rows).fetch_all(&self.0.pool).await;
+        let found = self.0.statements.list.query().bind(after).bind(rows).fetch_all(self.0.pools.own()).await;
         let found = found.map_err(store_error)?;
         let mut page = Page::default();
         for row in found.iter().take(limit) {

@@ -1,11 +1,11 @@
 //! Deletes expired rows, in one process at a time.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sqlx::postgres::PgPool;
 use tokio::task::JoinHandle;
 
+use super::pools::Pools;
 use super::statements::Statement;
 
 pub(super) struct Sweeper {
@@ -16,21 +16,21 @@ pub(super) struct Sweeper {
 
 #[derive(Clone)]
 struct Sweep {
-    pool: PgPool,
+    pools: Arc<Pools>,
     statement: Statement,
     lock: i64,
 }
 
 impl Sweep {
     async fn once(&self) -> Result<usize, sqlx::Error> {
-        let swept = self.statement.query().bind(self.lock).execute(&self.pool).await?.rows_affected();
+        let swept = self.statement.query().bind(self.lock).execute(self.pools.own()).await?.rows_affected();
         Ok(usize::try_from(swept).unwrap_or(usize::MAX))
     }
 }
 
 impl Sweeper {
-    pub(super) fn new(pool: PgPool, statement: Statement, lock: i64, interval: Duration) -> Self {
-        Self { sweep: Sweep { pool, statement, lock }, interval, task: Mutex::default() }
+    pub(super) fn new(pools: Arc<Pools>, statement: Statement, lock: i64, interval: Duration) -> Self {
+        Self { sweep: Sweep { pools, statement, lock }, interval, task: Mutex::default() }
     }
 
     /// One batch; 0 when nothing is left, or another process is at it.

@@ -33,9 +33,10 @@ impl PostgresStore {
 
     /// One half tells the key, the other one what is asked for under it.
     fn lock_of_request(&self, key: &RecordKey, fingerprint: Fingerprint) -> (i32, i32) {
-        let [a, b, c, d, ..] = lock(b"requests", &[self.0.schema.as_bytes(), key.as_str().as_bytes()]).to_le_bytes();
-        let [e, f, g, h, ..] = lock(b"fingerprint", &[fingerprint.as_bytes()]).to_le_bytes();
-        (i32::from_le_bytes([a, b, c, d]), i32::from_le_bytes([e, f, g, h]))
+        let half = |lock: i64| *lock.to_le_bytes().first_chunk().expect("four of eight bytes");
+        let requests = lock(b"requests", &[self.0.schema.as_bytes(), key.as_str().as_bytes()]);
+        let asked_for = lock(b"fingerprint", &[fingerprint.as_bytes()]);
+        (i32::from_le_bytes(half(requests)), i32::from_le_bytes(half(asked_for)))
     }
 
     async fn standing<'c>(
@@ -51,7 +52,7 @@ impl PostgresStore {
 impl TransactionalStore<Postgres> for PostgresStore {
     fn begin(&self) -> BoxFuture<'_, Result<Open<Postgres>, StoreError>> {
         Box::pin(async move {
-            let transaction = self.0.pool.begin().await.map_err(store_error)?;
+            let transaction = self.0.pools.begin().await?;
             Ok(Open { transaction, hold: Box::new(()) })
         })
     }
@@ -66,25 +67,25 @@ impl TransactionalStore<Postgres> for PostgresStore {
             if let Some(fingerprint) = self.0.running.fingerprint(key) {
                 return in_flight(fingerprint);
             }
-            if let Verdict::Answer(claim) = judge(self.standing(&self.0.pool, key).await?, &request) {
+            if let Verdict::Answer(claim) = judge(self.standing(self.0.pools.own(), key).await?, &request) {
                 return Ok(TransactionClaim::Standing(claim));
             }
             let running = match self.0.running.enter(key, request.fingerprint) {
                 Ok(running) => running,
                 Err(fingerprint) => return in_flight(fingerprint),
             };
-            let mut transaction = self.0.pool.begin().await.map_err(store_error)?;
+            let mut transaction = self.0.pools.begin().await?;
             let (requests, asked_for) = self.lock_of_request(key, request.fingerprint);
             let lock_of_key = self.lock_of_key(key);
-            let lock = sqlx::query_scalar(LOCK).bind(requests).bind(asked_for).bind(lock_of_key);
-            let locked: String = lock.fetch_one(&mut *transaction).await.map_err(store_error)?;
+            let try_locks = sqlx::query_scalar(LOCK).bind(requests).bind(asked_for).bind(lock_of_key);
+            let locked: String = try_locks.fetch_one(&mut *transaction).await.map_err(store_error)?;
             match locked.as_str() {
                 "acquired" => {}
                 "same" => return in_flight(request.fingerprint),
                 _ => {
-                    let look =
+                    let compare =
                         sqlx::query_scalar(HOLDS_ANOTHER_REQUEST).bind(requests).bind(asked_for).bind(lock_of_key);
-                    let is_another: bool = look.fetch_one(&mut *transaction).await.map_err(store_error)?;
+                    let is_another: bool = compare.fetch_one(&mut *transaction).await.map_err(store_error)?;
                     // A lock does not tell which fingerprint it is of; that it is another one is all that matters.
                     let another = Fingerprint::from_bytes(request.fingerprint.as_bytes().map(|byte| !byte));
                     return in_flight(if is_another { another } else { request.fingerprint });
@@ -141,7 +142,7 @@ impl TransactionalStore<Postgres> for PostgresStore {
 
     fn is_recorded<'a>(&'a self, key: &'a RecordKey, token: Token) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(async move {
-            let mut transaction = self.0.pool.begin().await.map_err(store_error)?;
+            let mut transaction = self.0.pools.begin().await?;
             let has_ended: bool = sqlx::query_scalar(TRY_LOCK)
                 .bind(self.lock_of_key(key))
                 .fetch_one(&mut *transaction)

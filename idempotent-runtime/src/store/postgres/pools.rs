@@ -1,0 +1,46 @@
+//! The application's pool, for transactions of handlers, and one of the store's own, for everything else.
+
+use std::sync::OnceLock;
+
+use sqlx::Transaction;
+use sqlx::postgres::{PgPool, Postgres};
+
+use super::failure::store_error;
+use crate::store::StoreError;
+
+/// Both reach the same database in the same way.
+///
+/// A statement of ours must commit by itself. In a pool that others use it may not: when a future that awaits `pool.begin()`
+/// is dropped, as any axum handler's may be when its client leaves, sqlx 0.9 gives the connection back with the transaction
+/// open (<https://github.com/transact-rs/sqlx/issues/4393>). A claim that is granted there is rolled back with it later, and
+/// the handler runs twice.
+pub(super) struct Pools {
+    application: PgPool,
+    own: OnceLock<PgPool>,
+}
+
+impl Pools {
+    pub(super) fn new(application: PgPool) -> Self {
+        Self { application, own: OnceLock::new() }
+    }
+
+    pub(super) fn application(&self) -> &PgPool {
+        &self.application
+    }
+
+    /// Of single statements only.
+    pub(super) fn own(&self) -> &PgPool {
+        // Not before it is used: a pool can only be made inside of a runtime.
+        self.own.get_or_init(|| {
+            let options = self.application.options().clone().min_connections(0);
+            options.connect_lazy_with((*self.application.connect_options()).clone())
+        })
+    }
+
+    /// Begins a transaction on a connection of the application's, and ends it even if the caller gives up meanwhile.
+    pub(super) async fn begin(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
+        let pool = self.application.clone();
+        let begun = tokio::spawn(async move { pool.begin().await });
+        begun.await.map_err(StoreError::unavailable)?.map_err(store_error)
+    }
+}
