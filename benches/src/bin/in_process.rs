@@ -1,0 +1,131 @@
+//! Nanoseconds a request, in process: bare, ours and the peers in turn, within one run.
+
+use std::time::Instant;
+
+use axum::http::StatusCode;
+use bytes::Bytes;
+use idempotent_benches::contenders::{CHARGES, Contender, HELD, order};
+use idempotent_benches::report::{Section, Table, figure, median};
+
+const ROUNDS: usize = 41;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scenario {
+    First,
+    Replay,
+    NoKey,
+    RefusedDuplicate,
+}
+
+impl Scenario {
+    const ALL: [Self; 4] = [Self::First, Self::Replay, Self::NoKey, Self::RefusedDuplicate];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::First => "first execution",
+            Self::Replay => "replay",
+            Self::NoKey => "no key",
+            Self::RefusedDuplicate => "refused duplicate",
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() {
+    let rounds = std::env::args().nth(1).map_or(ROUNDS, |rounds| rounds.parse().expect("a number of rounds"));
+    // On a worker, as a connection's requests are: what is spawned there need not wake another thread.
+    tokio::spawn(measure(rounds)).await.expect("the measurement ends").print();
+}
+
+async fn measure(rounds: usize) -> Section {
+    let mut section = Section::new("In process");
+    for (size, requests) in [(200, 2_000), (10_000, 600), (1_000_000, 16)] {
+        let body = order(size);
+        let mut table = Table::new(
+            &format!("Bodies of {size} bytes: medians of {rounds} alternating rounds of {requests} requests"),
+            &["", "bare handler", "#[idempotent]", "rustango", "axum-idempotent", "idempotent"],
+        );
+        for scenario in Scenario::ALL {
+            let mut times: Vec<Vec<f64>> = vec![Vec::new(); 5];
+            for round in 0..rounds {
+                let contenders = Contender::all().await;
+                // Each of them goes first as often as any other.
+                for index in (0..5).map(|index| (index + round) % 5) {
+                    let contender = &contenders[index];
+                    times[index].push(nanos(contender, scenario, &body, requests, round).await);
+                }
+            }
+            let over_bare = |index: usize| median(times[index].iter().zip(&times[0]).map(|(a, b)| a - b).collect());
+            let ratio = |index: usize| median(times[index].iter().zip(&times[0]).map(|(a, b)| a / b).collect());
+            let cells =
+                (1..5).map(|index| format!("{:+} ns ({} ×)", over_bare(index).round(), figure(ratio(index), "")));
+            table.row([scenario.name().to_owned(), figure(median(times[0].clone()), "ns")].into_iter().chain(cells));
+            if size == 200 {
+                match scenario {
+                    Scenario::First => {
+                        section.at_most("first execution in memory, over bare", 1_000.0, over_bare(1), "ns");
+                        section.at_most(
+                            "first execution in memory, over what Rustango adds",
+                            1.0,
+                            over_bare(1) / over_bare(2),
+                            "×",
+                        );
+                    }
+                    Scenario::Replay => section.at_most("replay in memory, over bare", 1.0, ratio(1), "×"),
+                    Scenario::NoKey => section.at_most("no key, over bare", 1.03, ratio(1), "×"),
+                    Scenario::RefusedDuplicate => {}
+                }
+            }
+        }
+        section.tables.push(table);
+    }
+    section
+}
+
+/// The mean of one round.
+async fn nanos(contender: &Contender, scenario: Scenario, body: &Bytes, requests: usize, round: usize) -> f64 {
+    let is_refused = scenario == Scenario::RefusedDuplicate && contender.locks;
+    let (path, expected) = if is_refused { (HELD, StatusCode::CONFLICT) } else { (CHARGES, StatusCode::CREATED) };
+    let holder = is_refused.then(|| {
+        let (contender, body) = (contender.clone(), body.clone());
+        tokio::spawn(async move { contender.answer(HELD, Some("8e03978e-40d5-43dd-bc93-6894a57f9324"), body).await })
+    });
+    if is_refused {
+        // The first one holds the key when the second is refused.
+        while !holder_is_in(contender, body).await {}
+    } else {
+        let key = key(round, requests + 1);
+        contender.send(CHARGES, Some(&key), body.clone(), StatusCode::CREATED).await;
+    }
+    let replayed = key(round, requests + 1);
+    let begun = Instant::now();
+    for number in 0..requests {
+        let fresh = key(round, number);
+        let key = match scenario {
+            Scenario::First => Some(&*fresh),
+            Scenario::Replay => Some(&*replayed),
+            Scenario::NoKey => None,
+            Scenario::RefusedDuplicate => Some("8e03978e-40d5-43dd-bc93-6894a57f9324"),
+        };
+        contender.send(path, key, body.clone(), expected).await;
+    }
+    let nanos = begun.elapsed().as_nanos() as f64 / requests as f64;
+    if let Some(holder) = holder {
+        holder.abort();
+    }
+    nanos
+}
+
+async fn holder_is_in(contender: &Contender, body: &Bytes) -> bool {
+    tokio::task::yield_now().await;
+    let duplicate = contender.answer(HELD, Some("8e03978e-40d5-43dd-bc93-6894a57f9324"), body.clone());
+    tokio::select! {
+        biased;
+        response = duplicate => response.status() == StatusCode::CONFLICT,
+        () = tokio::task::yield_now() => false,
+    }
+}
+
+fn key(round: usize, number: usize) -> String {
+    format!("8e03978e-40d5-43dd-bc93-{:04x}{number:08x}", round % 0x1_0000)
+}
