@@ -85,6 +85,11 @@ fn guarded_inputs(arguments: &[&PatType], names: &[Ident], model: &Model) -> Pun
         Fingerprint::Request => quote!(::idempotent_runtime::__private::Buffered),
         Fingerprint::None | Fingerprint::Expression(_) => quote!(::idempotent_runtime::__private::Streamed),
     };
+    let mode = if model.header.is_none() && model.key.is_none() {
+        mode
+    } else {
+        quote!(::idempotent_runtime::__private::KeyElsewhere<#mode>)
+    };
     let Some((last, others)) = arguments.split_last() else {
         let name = &names[0];
         return syn::parse_quote!(#name: ::idempotent_runtime::__private::Guarded<(), #mode>);

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use axum::BoxError;
 use axum::body::Body;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
 
 /// What was read already, then the rest.
@@ -49,6 +49,38 @@ impl http_body::Body for Resumed {
             hint.set_upper(read + upper);
         }
         hint
+    }
+}
+
+/// The data so far: one chunk as it came, more of them in one buffer.
+#[derive(Default)]
+pub(crate) struct Gathered {
+    whole: Bytes,
+    growing: BytesMut,
+}
+
+impl Gathered {
+    pub(crate) fn push(&mut self, chunk: Bytes) {
+        if self.len() == 0 {
+            self.whole = chunk;
+            return;
+        }
+        if self.growing.is_empty() {
+            self.growing.extend_from_slice(&self.whole);
+            self.whole = Bytes::new();
+        }
+        self.growing.extend_from_slice(&chunk);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.whole.len() + self.growing.len()
+    }
+
+    pub(crate) fn whole(&mut self) -> Bytes {
+        if !self.growing.is_empty() {
+            self.whole = self.growing.split().freeze();
+        }
+        self.whole.clone()
     }
 }
 

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use axum::response::Response;
 use futures_util::future::BoxFuture;
 
+use crate::idempotency::Execution;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::tokio::runtime::Handle;
 
@@ -21,17 +22,17 @@ use crate::sync::tokio::runtime::Handle;
 #[must_use = "futures do nothing unless polled"]
 pub struct Completion {
     running: Option<BoxFuture<'static, Response>>,
-    fate: Arc<Fate>,
+    /// `None` for a request that nothing can keep alive: it has no key.
+    execution: Option<Arc<Execution>>,
 }
 
 impl Completion {
-    pub(crate) fn new(running: BoxFuture<'static, Response>, fate: Arc<Fate>) -> Self {
-        Self { running: Some(running), fate }
+    pub(crate) fn new(running: BoxFuture<'static, Response>, execution: Option<Arc<Execution>>) -> Self {
+        Self { running: Some(running), execution }
     }
 }
 
-/// What the running future and whoever polls it tell each other. One for each run: a request that a handler forwards
-/// carries its extensions along, and the inner run must not decide the outer one's fate.
+/// What the running future and whoever polls it tell each other.
 #[derive(Default)]
 pub(crate) struct Fate {
     must_finish: AtomicBool,
@@ -66,11 +67,12 @@ impl Future for Completion {
 
 impl Drop for Completion {
     fn drop(&mut self) {
-        let Some(running) = self.running.take() else { return };
-        if !self.fate.must_finish.load(Ordering::Relaxed) {
+        let (Some(running), Some(execution)) = (self.running.take(), &self.execution) else { return };
+        let fate = &execution.fate;
+        if !fate.must_finish.load(Ordering::Relaxed) {
             return;
         }
-        self.fate.abandoned.store(true, Ordering::Relaxed);
+        fate.abandoned.store(true, Ordering::Relaxed);
         if let Ok(runtime) = Handle::try_current() {
             tracing::debug!("the client left; the handler goes on without it");
             runtime.spawn(running);

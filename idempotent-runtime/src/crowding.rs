@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use http::{HeaderMap, header};
+use http::HeaderValue;
 
 use crate::Fingerprint;
 use crate::fingerprint::FingerprintBuilder;
@@ -20,12 +20,12 @@ pub(crate) enum Principal {
 }
 
 impl Principal {
-    pub(crate) fn of(caller: Option<&str>, headers: &HeaderMap) -> Self {
+    pub(crate) fn of(caller: Option<&str>, authorization: &[HeaderValue]) -> Self {
         match caller {
             Some(caller) => Self::Caller(caller.into()),
-            None if headers.contains_key(header::AUTHORIZATION) => {
+            None if !authorization.is_empty() => {
                 let mut digest = FingerprintBuilder::new();
-                digest.credentials(headers);
+                digest.credentials(authorization);
                 Self::Credentials(digest.finish())
             }
             None => Self::Nobody,

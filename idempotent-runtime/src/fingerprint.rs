@@ -4,7 +4,7 @@ use std::fmt;
 use std::hash::Hasher;
 use std::str::FromStr;
 
-use http::{HeaderMap, Method, Uri, header};
+use http::{HeaderValue, Method, Uri};
 use mediatype::{MediaType, ReadParams as _, names};
 use memchr::memmem;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -90,6 +90,7 @@ enum Part {
     Multipart,
     Credentials,
     Value,
+    Digest,
 }
 
 /// Collects the parts of a fingerprint; each goes in with its kind and length, so that no two lists of parts meet.
@@ -111,8 +112,8 @@ impl FingerprintBuilder {
     }
 
     /// The body; a multipart one without its boundary, which clients draw anew for each attempt.
-    pub(crate) fn body(&mut self, headers: &HeaderMap, body: &[u8]) {
-        let Some(boundary) = multipart_boundary(headers) else {
+    pub(crate) fn body(&mut self, multipart: Option<&HeaderValue>, body: &[u8]) {
+        let Some(boundary) = multipart.and_then(boundary) else {
             return self.part(Part::Body, body);
         };
         let delimiter = format!("--{boundary}");
@@ -126,17 +127,15 @@ impl FingerprintBuilder {
     }
 
     /// Who asks, where no `caller` partitions the keys.
-    pub(crate) fn credentials(&mut self, headers: &HeaderMap) {
-        for value in headers.get_all(header::AUTHORIZATION) {
+    pub(crate) fn credentials(&mut self, authorization: &[HeaderValue]) {
+        for value in authorization {
             self.part(Part::Credentials, value.as_bytes());
         }
     }
 
-    /// Any value that hashes.
-    pub(crate) fn value<T: std::hash::Hash + ?Sized>(&mut self, value: &T) {
-        let mut hasher = DigestHasher(Sha256::new());
-        value.hash(&mut hasher);
-        self.part(Part::Value, &hasher.0.finalize());
+    /// What was digested before.
+    pub(crate) fn digest(&mut self, digest: Fingerprint) {
+        self.part(Part::Digest, digest.as_bytes());
     }
 
     pub(crate) fn finish(self) -> Fingerprint {
@@ -150,9 +149,17 @@ impl FingerprintBuilder {
     }
 }
 
-fn multipart_boundary(headers: &HeaderMap) -> Option<String> {
-    let content_type = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
-    let media_type = MediaType::parse(content_type).ok()?;
+/// Any value that hashes.
+pub(crate) fn fingerprint_of_value<T: std::hash::Hash + ?Sized>(value: &T) -> Fingerprint {
+    let mut hasher = DigestHasher(Sha256::new());
+    value.hash(&mut hasher);
+    let mut builder = FingerprintBuilder::new();
+    builder.part(Part::Value, &hasher.0.finalize());
+    builder.finish()
+}
+
+fn boundary(content_type: &HeaderValue) -> Option<String> {
+    let media_type = MediaType::parse(content_type.to_str().ok()?).ok()?;
     if media_type.ty != names::MULTIPART {
         return None;
     }

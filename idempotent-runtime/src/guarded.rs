@@ -1,19 +1,26 @@
 //! The wrapper around a handler's last argument that remembers the request it was extracted from.
 
+use std::convert::Infallible;
 use std::marker::PhantomData;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use axum::body::Body;
 use axum::extract::{FromRequest, OriginalUri, Request};
 use axum::response::{IntoResponse, Response};
 use axum::{BoxError, RequestExt};
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode, Uri};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, LengthLimitError};
 
-use crate::Registry;
-use crate::body::Remembering;
+use crate::body::{Gathered, Remembering, Resumed};
+use crate::fingerprint::FingerprintBuilder;
 use crate::idempotency::Execution;
+use crate::policy::DEFAULT_HEADER;
+use crate::{Fingerprint, IdempotencyKey, InvalidKey, Registry};
 
 /// The last argument of an annotated handler, with what the engine needs to know of the request.
 ///
@@ -48,24 +55,55 @@ pub enum Buffered {}
 /// The body is not part of the fingerprint: it reaches the inner extractor as it comes.
 pub enum Streamed {}
 
+/// The key is not in the header `idempotency-key`, so that only the engine can tell whether there is one.
+pub struct KeyElsewhere<M>(PhantomData<M>);
+
 /// Axum's marker for the extractors that [`Guarded`] wraps, over the inner extractor's own marker.
 pub struct ViaGuarded<M>(PhantomData<M>);
 
 /// What a request brought: all that the engine reads of it.
 pub(crate) struct Presented {
     pub(crate) method: Method,
-    pub(crate) uri: Uri,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: PresentedBody,
     pub(crate) registry: Option<Registry>,
-    pub(crate) execution: Arc<Execution>,
+    /// `None` where nobody could ask for it: there is no key, and no extractor has asked before.
+    pub(crate) execution: Option<Arc<Execution>>,
+    pub(crate) key: PresentedKey,
+    pub(crate) asked: Asked,
 }
 
-pub(crate) enum PresentedBody {
-    Read(Bytes),
+pub(crate) enum PresentedKey {
+    /// The header `idempotency-key`.
+    Header(Option<Result<IdempotencyKey, InvalidKey>>),
+    /// Among these headers, or in the handler's arguments.
+    Elsewhere(Box<HeaderMap>),
+}
+
+impl PresentedKey {
+    /// The key in the header of this name.
+    pub(crate) fn in_header(self, name: &str) -> Option<Result<IdempotencyKey, InvalidKey>> {
+        match self {
+            Self::Header(key) => key,
+            Self::Elsewhere(headers) => key_in(&headers, name),
+        }
+    }
+}
+
+/// What the request asks for, and on whose behalf; nothing where there is no key.
+#[derive(Default)]
+pub(crate) struct Asked {
+    /// The lines of `Authorization`.
+    pub(crate) credentials: Vec<HeaderValue>,
+    pub(crate) content: PresentedContent,
+}
+
+#[derive(Default)]
+pub(crate) enum PresentedContent {
+    /// Method, path, query and body.
+    Read(Fingerprint),
+    #[default]
     NotRead,
-    /// It could not be read; the answer is what axum's own body extractors say.
-    Broken(StatusCode, String),
+    /// The body could not be read; the answer is what axum's own body extractors say.
+    Broken(Broken),
 }
 
 impl<B, M> Guarded<B, M> {
@@ -84,69 +122,177 @@ impl<S, B, M, Mode> FromRequest<S, ViaGuarded<M>> for Guarded<B, Mode>
 where
     B: FromRequest<S, M>,
     S: Send + Sync,
-    Mode: BodyMode,
+    Mode: Reading,
 {
     type Rejection = Response;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
         let (mut parts, body) = request.into_parts();
-        let execution = Execution::of(&mut parts.extensions);
+        let key = if Mode::KEY_ELSEWHERE {
+            PresentedKey::Elsewhere(Box::new(parts.headers.clone()))
+        } else {
+            PresentedKey::Header(key_in(&parts.headers, DEFAULT_HEADER))
+        };
         let method = parts.method.clone();
-        let uri =
-            parts.extensions.get::<OriginalUri>().map_or_else(|| parts.uri.clone(), |original| original.0.clone());
-        let headers = parts.headers.clone();
         let registry = parts.extensions.get::<Registry>().cloned();
-        let request = Request::from_parts(parts, body);
-        let (body, request) = if Mode::BUFFERED { buffer(request).await } else { (PresentedBody::NotRead, request) };
+        let (execution, asked, request) = if matches!(key, PresentedKey::Header(None)) {
+            (Execution::of_unkeyed(&mut parts.extensions), Asked::default(), Request::from_parts(parts, body))
+        } else {
+            let execution = Execution::of(&mut parts.extensions);
+            let credentials = parts.headers.get_all(header::AUTHORIZATION).iter().cloned().collect();
+            let request = Request::from_parts(parts, body);
+            let (content, request) =
+                if Mode::BUFFERED { read(request).await } else { (PresentedContent::NotRead, request) };
+            (Some(execution), Asked { credentials, content }, request)
+        };
         let inner = B::from_request(request, state).await.map_err(IntoResponse::into_response)?;
-        let presented = Presented { method, uri, headers, body, registry, execution };
-        Ok(Self { inner, request: Some(presented), mode: PhantomData })
+        Ok(Self { inner, request: Some(Presented { method, registry, execution, key, asked }), mode: PhantomData })
     }
 }
 
-/// Whether the body is read before the inner extractor gets the request.
-pub trait BodyMode: sealed::Sealed {
+/// The digest of what the request asks for, and the request with its body still to be read.
+async fn read(request: Request) -> (PresentedContent, Request) {
+    let (body, request) = buffer(request).await;
+    let bytes = match body {
+        Ok(bytes) => bytes,
+        Err(broken) => return (PresentedContent::Broken(broken), request),
+    };
+    let mut digest = FingerprintBuilder::new();
+    let uri = request.extensions().get::<OriginalUri>().map_or(request.uri(), |original| &original.0);
+    digest.target(request.method(), uri);
+    let multipart = request.headers().get(header::CONTENT_TYPE).filter(|value| is_multipart(value));
+    digest.body(multipart, &bytes);
+    (PresentedContent::Read(digest.finish()), request)
+}
+
+fn is_multipart(content_type: &HeaderValue) -> bool {
+    const MULTIPART: &[u8] = b"multipart/";
+    let start = content_type.as_bytes().trim_ascii_start().get(..MULTIPART.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(MULTIPART))
+}
+
+/// The key in this header, if there is one.
+fn key_in(headers: &HeaderMap, name: &str) -> Option<Result<IdempotencyKey, InvalidKey>> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next()?;
+    match values.next() {
+        None => Some(IdempotencyKey::from_header(first)),
+        Some(_) => Some(Err(InvalidKey::SeveralHeaderLines)),
+    }
+}
+
+/// What is read of a request before the inner extractor gets it.
+pub trait Reading: sealed::Sealed {
     #[doc(hidden)]
     const BUFFERED: bool;
+    #[doc(hidden)]
+    const KEY_ELSEWHERE: bool = false;
 }
 
 mod sealed {
     pub trait Sealed {}
     impl Sealed for super::Buffered {}
     impl Sealed for super::Streamed {}
+    impl<M> Sealed for super::KeyElsewhere<M> {}
 }
 
-impl BodyMode for Buffered {
+impl Reading for Buffered {
     const BUFFERED: bool = true;
 }
 
-impl BodyMode for Streamed {
+impl Reading for Streamed {
     const BUFFERED: bool = false;
 }
 
+impl<M: Reading> Reading for KeyElsewhere<M> {
+    const BUFFERED: bool = M::BUFFERED;
+    const KEY_ELSEWHERE: bool = true;
+}
+
+/// In bytes; a body from here on is not read beyond `DefaultBodyLimit`.
+const SMALL_BODY: u64 = 4 * 1024;
+
 /// Reads the body, and gives the request back with the same bytes.
-async fn buffer(request: Request) -> (PresentedBody, Request) {
+async fn buffer(request: Request) -> (Result<Bytes, Broken>, Request) {
     let (parts, body) = request.into_parts();
+    let length = body.size_hint().exact();
+    // It lies in memory with the head: the inner extractor alone shall judge its length.
+    if length.is_some_and(|length| length <= SMALL_BODY) {
+        return buffer_whole(parts, body).await;
+    }
+    // `DefaultBodyLimit` is known to axum alone, which tells it as the upper bound of a body without one.
+    let (parts, limited) = Request::from_parts(parts, Body::new(Unbounded)).with_limited_body().into_parts();
+    let limit = limited.size_hint().upper();
+    if length.is_some_and(|length| limit.is_none_or(|limit| length <= limit)) {
+        buffer_whole(parts, body).await
+    } else {
+        buffer_up_to_limit(parts, body).await
+    }
+}
+
+/// Reads a body whose length is known to be within the limit.
+async fn buffer_whole(parts: Parts, mut body: Body) -> (Result<Bytes, Broken>, Request) {
+    let mut data = Gathered::default();
+    while let Some(frame) = body.frame().await {
+        match frame.map(Frame::into_data) {
+            Ok(Ok(chunk)) => data.push(chunk),
+            // Trailers: no extractor of a whole body passes them on.
+            Ok(Err(_)) => {}
+            Err(error) => {
+                let error = innermost(error);
+                let broken = broken(StatusCode::BAD_REQUEST, &error);
+                // The inner extractor meets the same error and answers it in its own way.
+                let again = Resumed::new([Ok(Frame::data(data.whole())), Err(error)], Body::empty());
+                return (Err(broken), Request::from_parts(parts, Body::new(again)));
+            }
+        }
+    }
+    let bytes = data.whole();
+    let request = Request::from_parts(parts, Body::from(bytes.clone()));
+    (Ok(bytes), request)
+}
+
+/// Reads a body that may be too large.
+async fn buffer_up_to_limit(parts: Parts, body: Body) -> (Result<Bytes, Broken>, Request) {
     let remembering = Remembering::new(body);
     let request = Request::from_parts(parts, Body::new(remembering.clone()));
-    // `DefaultBodyLimit` is known to axum alone: it applies it here, and again where the inner extractor reads.
     let (parts, limited) = request.with_limited_body().into_parts();
     match limited.collect().await {
         Ok(collected) => {
             let bytes = collected.to_bytes();
             let request = Request::from_parts(parts, Body::from(bytes.clone()));
-            (PresentedBody::Read(bytes), request)
+            (Ok(bytes), request)
         }
         Err(error) => {
             let error = innermost(error);
             let is_too_large = error.is::<LengthLimitError>();
             let status = if is_too_large { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
-            let broken = PresentedBody::Broken(status, format!("Failed to buffer the request body: {error}"));
+            let broken = broken(status, &error);
             // The inner extractor meets the same limit or error and answers it in its own way; one that reads without a
             // limit gets all of it, for a request without a key.
             let again = remembering.again((!is_too_large).then_some(error));
-            (broken, Request::from_parts(parts, Body::new(again)))
+            (Err(broken), Request::from_parts(parts, Body::new(again)))
         }
+    }
+}
+
+/// What axum's own body extractors answer.
+type Broken = Box<(StatusCode, String)>;
+
+#[expect(clippy::unnecessary_box_returns, reason = "it travels in the request, nearly always absent")]
+fn broken(status: StatusCode, error: &BoxError) -> Broken {
+    Box::new((status, format!("Failed to buffer the request body: {error}")))
+}
+
+/// A body that says nothing of its length.
+struct Unbounded;
+
+impl http_body::Body for Unbounded {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(None)
     }
 }
 

@@ -9,7 +9,9 @@ use http::Extensions;
 use http::request::Parts;
 use sha2::{Digest, Sha256};
 
+use crate::completion::Fate;
 use crate::store::Token;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::transaction::HandlerTransaction;
 use crate::{IdempotencyKey, RecordKey};
 
@@ -76,9 +78,12 @@ impl<S: Sync> FromRequestParts<S> for Idempotency {
     }
 }
 
-/// What one request's extractor and engine share.
+/// What one request's extractors, its engine and whoever polls it share.
 #[derive(Default)]
 pub(crate) struct Execution {
+    pub(crate) fate: Fate,
+    /// Another run, of a request that the handler forwards, must not share it.
+    has_entered: AtomicBool,
     grant: OnceLock<Grant>,
     unkeyed: OnceLock<Token>,
     transaction: OnceLock<Arc<dyn HandlerTransaction>>,
@@ -93,14 +98,25 @@ struct Grant {
 impl Execution {
     pub(crate) fn of(extensions: &mut Extensions) -> Arc<Self> {
         match extensions.get::<Arc<Self>>() {
-            Some(execution) if execution.grant.get().is_none() => Arc::clone(execution),
-            // One that is granted came with a request that another guarded handler forwards.
+            Some(execution) if !execution.has_entered.load(Ordering::Relaxed) => Arc::clone(execution),
+            // One whose handler runs came with a request that this handler forwards.
             _ => {
                 let execution = Arc::<Self>::default();
                 extensions.insert(Arc::clone(&execution));
                 execution
             }
         }
+    }
+
+    /// The execution of a request without a key, if anybody may ask for it: a `Tx` does.
+    pub(crate) fn of_unkeyed(extensions: &mut Extensions) -> Option<Arc<Self>> {
+        let has_transactions = cfg!(any(feature = "postgres", feature = "sqlite"));
+        (has_transactions || extensions.get::<Arc<Self>>().is_some()).then(|| Self::of(extensions))
+    }
+
+    /// The handler is about to run: what comes now with this request's extensions is another run.
+    pub(crate) fn enter(&self) {
+        self.has_entered.store(true, Ordering::Relaxed);
     }
 
     /// Makes this the transaction of the run; false when it has one already.
@@ -114,6 +130,7 @@ impl Execution {
     }
 
     pub(crate) fn grant(&self, key: IdempotencyKey, record_key: RecordKey, attempt: u32) {
+        self.enter();
         // A middleware may clone the extensions into a second request before either is granted; the first one stands.
         let _ = self.grant.set(Grant { key, record_key, attempt });
     }

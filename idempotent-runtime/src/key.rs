@@ -2,12 +2,14 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::HeaderValue;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use sfv::{BareItem, Item, Parser};
 use sha2::{Digest, Sha256};
+use smallvec::SmallVec;
 
 /// A well-formed key: 1 to 255 characters of ASCII, not blank.
 ///
@@ -115,7 +117,7 @@ pub enum InvalidKey {
 /// What a record stands under: (scope, caller, key), in one text without ambiguity.
 ///
 /// The text reads `scope/@caller/key`, or `scope//key` without a caller. Everything but unreserved visible ASCII is
-/// percent-encoded in each part, the slash included, so that no two different triples share a text.
+/// percent-encoded in each part, the slash included, so that no two different triples share a text. A clone is cheap.
 ///
 /// # Examples
 ///
@@ -128,23 +130,24 @@ pub enum InvalidKey {
 /// assert_eq!(RecordKey::parse(key.as_str()), Ok(key));
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RecordKey(Box<str>);
+pub struct RecordKey(Arc<str>);
 
 const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'/');
 
 impl RecordKey {
     /// The record key of these three parts; any text will do for each of them.
     pub fn new(scope: &str, caller: Option<&str>, key: &str) -> Self {
-        let mut text = String::with_capacity(scope.len() + caller.map_or(0, str::len) + key.len() + 3);
-        text.extend(utf8_percent_encode(scope, ESCAPED));
-        text.push('/');
+        // All three parts are short as a rule, and then a text on the stack saves an allocation.
+        let mut text = SmallVec::<[u8; 128]>::new();
+        encode(scope, &mut text);
+        text.push(b'/');
         if let Some(caller) = caller {
-            text.push('@');
-            text.extend(utf8_percent_encode(caller, ESCAPED));
+            text.push(b'@');
+            encode(caller, &mut text);
         }
-        text.push('/');
-        text.extend(utf8_percent_encode(key, ESCAPED));
-        Self(text.into())
+        text.push(b'/');
+        encode(key, &mut text);
+        Self(String::from_utf8_lossy(&text).into())
     }
 
     /// Reads the text that [`RecordKey::as_str`] gave, as a store does when it lists its entries.
@@ -207,6 +210,10 @@ impl RecordKey {
         let mut parts = self.0.splitn(3, '/');
         std::array::from_fn(|_| parts.next().unwrap_or_default())
     }
+}
+
+fn encode(part: &str, text: &mut SmallVec<[u8; 128]>) {
+    utf8_percent_encode(part, ESCAPED).for_each(|chunk| text.extend_from_slice(chunk.as_bytes()));
 }
 
 fn decode(part: &str) -> Cow<'_, str> {

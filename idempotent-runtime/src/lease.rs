@@ -1,7 +1,7 @@
 //! Renews the leases of running handlers: one task for all of them, so that a handler that blocks its thread keeps its
 //! claim and a request costs no timer of its own.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ pub(crate) struct Lease {
     pub(crate) token: Token,
     pub(crate) scope: &'static str,
     length: Duration,
+    /// Its place among those that wait, which is changed under the lock of the keeper alone.
+    place: Mutex<Place>,
     /// Held over a renewal; false once it is pointless, because the claim is lost, or unwanted.
     is_renewed: tokio::sync::Mutex<bool>,
 }
@@ -31,14 +33,17 @@ impl Lease {
         scope: &'static str,
         length: Duration,
     ) -> Self {
-        Self { store, key, token, scope, length, is_renewed: tokio::sync::Mutex::new(true) }
+        let is_renewed = tokio::sync::Mutex::new(true);
+        Self { store, key, token, scope, length, place: Mutex::default(), is_renewed }
     }
 }
+
+/// When a lease is due; `None` when nobody renews it. The number tells those apart that are due at the same moment.
+type Place = Option<(Instant, u64)>;
 
 /// Keeps the lease alive until it is dropped.
 pub(crate) struct KeptLease {
     keeper: Arc<Keeper>,
-    id: u64,
     lease: Arc<Lease>,
 }
 
@@ -59,10 +64,7 @@ impl KeptLease {
 
 impl Drop for KeptLease {
     fn drop(&mut self) {
-        let mut leases = lock(&self.keeper.leases);
-        if let Some((due, _)) = leases.by_id.remove(&self.id) {
-            leases.by_due.remove(&(due, self.id));
-        }
+        lock(&self.keeper.leases).place(&self.lease, None);
     }
 }
 
@@ -74,34 +76,19 @@ pub(crate) struct Keeper {
 
 #[derive(Default)]
 struct Leases {
-    by_id: HashMap<u64, (Instant, Arc<Lease>)>,
-    by_due: BTreeSet<(Instant, u64)>,
-    next_id: u64,
+    by_due: BTreeMap<(Instant, u64), Arc<Lease>>,
+    next_number: u64,
     task: Option<JoinHandle<()>>,
     wakes_at: Option<Instant>,
 }
 
 impl Keeper {
-    /// Renews `lease` at every third of its length from now on.
-    pub(crate) async fn keep(self: &Arc<Self>, lease: Lease) -> KeptLease {
-        let (kept, has_woken) = self.enter(lease);
-        if has_woken {
-            // A task that was just woken waits on this very thread, where no other one can take it, until we yield: a
-            // handler that blocks right away would hold up the renewal of its own lease.
-            tokio::task::yield_now().await;
-        }
-        kept
-    }
-
-    /// The kept lease, and whether the keeper had to be woken for it.
-    fn enter(self: &Arc<Self>, lease: Lease) -> (KeptLease, bool) {
-        let due = Instant::now() + lease.length / 3;
+    /// Renews `lease` at every third of its length from `now` on; also whether the task had to be woken for it.
+    pub(crate) fn keep(self: &Arc<Self>, lease: Lease, now: Instant) -> (KeptLease, bool) {
+        let due = now + lease.length / 3;
         let lease = Arc::new(lease);
         let mut leases = lock(&self.leases);
-        let id = leases.next_id;
-        leases.next_id += 1;
-        leases.by_id.insert(id, (due, Arc::clone(&lease)));
-        leases.by_due.insert((due, id));
+        leases.place(&lease, Some(due));
         // The task dies with the runtime that it was spawned on, which need not be the last one of the process.
         let has_woken = if leases.task.as_ref().is_none_or(JoinHandle::is_finished) {
             leases.wakes_at = Some(due);
@@ -115,18 +102,26 @@ impl Keeper {
             false
         };
         drop(leases);
-        (KeptLease { keeper: Arc::clone(self), id, lease }, has_woken)
+        (KeptLease { keeper: Arc::clone(self), lease }, has_woken)
+    }
+
+    /// To be awaited after the task was woken.
+    ///
+    /// It waits on this very thread, where no other one can take it, until we yield: a handler that blocks right away would
+    /// hold up the renewal of its own lease.
+    pub(crate) async fn let_it_run() {
+        tokio::task::yield_now().await;
     }
 
     async fn run(self: Arc<Self>) {
         loop {
             let wakes_at = {
                 let mut leases = lock(&self.leases);
-                for (id, lease) in leases.take_due(Instant::now()) {
+                for lease in leases.take_due(Instant::now()) {
                     // A task each: one store that hangs must not let the leases of another run out.
-                    tokio::spawn(Arc::clone(&self).renew(id, lease));
+                    tokio::spawn(Arc::clone(&self).renew(lease));
                 }
-                leases.wakes_at = leases.by_due.first().map(|&(due, _)| due);
+                leases.wakes_at = leases.by_due.first_key_value().map(|(&(due, _), _)| due);
                 let Some(wakes_at) = leases.wakes_at else {
                     // The lock is held: whoever keeps the next lease sees this and spawns a new task.
                     leases.task = None;
@@ -141,14 +136,14 @@ impl Keeper {
         }
     }
 
-    async fn renew(self: Arc<Self>, id: u64, lease: Arc<Lease>) {
+    async fn renew(self: Arc<Self>, lease: Arc<Lease>) {
         let mut is_renewed = lease.is_renewed.lock().await;
         if !*is_renewed {
             return;
         }
         let renewed = lease.store.renew(&lease.key, lease.token, lease.length).await;
         let mut leases = lock(&self.leases);
-        if !leases.by_id.contains_key(&id) {
+        if lock(&lease.place).is_none() {
             // The handler has ended meanwhile, and its claim with it.
             return;
         }
@@ -170,7 +165,7 @@ impl Keeper {
                     "a lease could not be renewed; trying again"
                 );
                 let retry = Instant::now() + lease.length / 10;
-                leases.reschedule(id, retry);
+                leases.place(&lease, Some(retry));
                 if leases.wakes_at.is_none_or(|wakes_at| retry < wakes_at) {
                     leases.wakes_at = Some(retry);
                     self.earlier.notify_one();
@@ -182,24 +177,29 @@ impl Keeper {
 
 impl Leases {
     /// What is due now, already entered again for its next renewal.
-    fn take_due(&mut self, now: Instant) -> Vec<(u64, Arc<Lease>)> {
+    fn take_due(&mut self, now: Instant) -> Vec<Arc<Lease>> {
         let mut due = Vec::new();
-        while let Some(&(at, id)) = self.by_due.first()
+        while let Some((&(at, _), lease)) = self.by_due.first_key_value()
             && at <= now
         {
-            let lease = Arc::clone(&self.by_id[&id].1);
-            self.reschedule(id, now + lease.length / 3);
-            due.push((id, lease));
+            let lease = Arc::clone(lease);
+            self.place(&lease, Some(now + lease.length / 3));
+            due.push(lease);
         }
         due
     }
 
-    fn reschedule(&mut self, id: u64, at: Instant) {
-        if let Some((due, _)) = self.by_id.get_mut(&id) {
-            self.by_due.remove(&(*due, id));
-            self.by_due.insert((at, id));
-            *due = at;
+    /// Moves the lease to where it is due at this time, or takes it out.
+    fn place(&mut self, lease: &Arc<Lease>, due: Option<Instant>) {
+        let mut place = lock(&lease.place);
+        if let Some(former) = place.take() {
+            self.by_due.remove(&former);
         }
+        *place = due.map(|at| {
+            self.next_number += 1;
+            self.by_due.insert((at, self.next_number), Arc::clone(lease));
+            (at, self.next_number)
+        });
     }
 }
 

@@ -119,7 +119,7 @@ pub mod __private {
 
     pub use crate::completion::Completion;
     pub use crate::engine::{Gate, KeyExpression, Passage, into_response, run};
-    pub use crate::guarded::{Buffered, Guarded, Streamed, ViaGuarded};
+    pub use crate::guarded::{Buffered, Guarded, KeyElsewhere, Streamed, ViaGuarded};
     pub use crate::policy::{
         AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, KeySource, Methods, OnStoreError, Oversize,
         Policy, Registration,

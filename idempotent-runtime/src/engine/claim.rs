@@ -7,7 +7,9 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use http::HeaderValue;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::Span;
 
 use super::settle::Claimed;
@@ -15,13 +17,13 @@ use super::transact::{InTransaction, TransactionClaim};
 use super::verdict::Judge;
 use super::{CacheIf, Passage, Way};
 use crate::at_rest::{Fingerprints, Opened};
-use crate::completion::Fate;
-use crate::crowding::Principal;
+use crate::crowding::{Place, Principal};
 use crate::fingerprint::FingerprintBuilder;
-use crate::guarded::{Presented, PresentedBody};
+use crate::guarded::{Asked, PresentedContent};
 use crate::headers::REPLAYED;
-use crate::lease::Lease;
-use crate::policy::{AfterCrash, FingerprintSource, InFlight, OnStoreError};
+use crate::idempotency::Execution;
+use crate::lease::{Keeper, Lease};
+use crate::policy::{AfterCrash, InFlight, OnStoreError};
 use crate::store::{BoundedStore, Claim, ClaimRequest, Held, StoreError, Token};
 use crate::sync::tokio;
 use crate::sync::tokio::time::Instant;
@@ -44,18 +46,58 @@ pub(super) struct Asking {
     pub(super) registry: Option<Registry>,
     pub(super) span: Span,
     pub(super) cache_if: Option<CacheIf>,
-    pub(super) fate: Arc<Fate>,
+    pub(super) execution: Arc<Execution>,
     pub(super) transaction: Option<Arc<dyn HandlerTransaction>>,
 }
 
+/// What a claim has come to.
+pub(super) enum Entered {
+    Now(Result<Passage, Response>),
+    /// The keeper of leases was woken, and wants this thread for a moment.
+    AfterTheKeeper(Passage),
+    Later(BoxFuture<'static, Result<Passage, Response>>),
+}
+
 impl Asking {
-    pub(super) async fn enter(
+    /// Claims at once where the store answers at once.
+    pub(super) fn enter(
         self,
-        presented: Presented,
+        asked: &Asked,
         key: Result<IdempotencyKey, Refusal>,
         caller: Option<&str>,
-        fingerprint: FingerprintBuilder,
-    ) -> Result<Passage, Response> {
+        fingerprint: Option<Fingerprint>,
+    ) -> Entered {
+        let mut claiming = match self.prepare(asked, key, caller, fingerprint) {
+            Ok(claiming) => claiming,
+            Err(answer) => return Entered::Now(Err(answer)),
+        };
+        let asked_at = Instant::now();
+        while let Some(claimed) = claiming.claim_now() {
+            return match claiming.judge(claimed, false) {
+                Judged::Acquired { attempt } => match claiming.acquired(attempt, asked_at) {
+                    (passage, true) => Entered::AfterTheKeeper(passage),
+                    (passage, false) => Entered::Now(Ok(passage)),
+                },
+                Judged::Unguarded => Entered::Now(Ok(claiming.unguarded())),
+                Judged::Answer(answer) => Entered::Now(Err(answer)),
+                Judged::InFlight(refusal) if claiming.asking.policy.in_flight == InFlight::Reject => {
+                    Entered::Now(Err(claiming.asking.refuse(refusal)))
+                }
+                Judged::InFlight(_) => break,
+                Judged::Again => continue,
+            };
+        }
+        Entered::Later(Box::pin(claiming.claim()))
+    }
+
+    #[expect(clippy::result_large_err, reason = "the other variant is larger")]
+    fn prepare(
+        self,
+        asked: &Asked,
+        key: Result<IdempotencyKey, Refusal>,
+        caller: Option<&str>,
+        fingerprint: Option<Fingerprint>,
+    ) -> Result<Claiming, Response> {
         let key = match key {
             Ok(key) => key,
             Err(refusal) => return Err(self.refuse(refusal)),
@@ -64,75 +106,44 @@ impl Asking {
             telemetry::misconfigured(self.policy, self.registry.is_some());
             return Err(self.refuse(UNAVAILABLE));
         };
-        if let PresentedBody::Broken(status, reason) = presented.body {
-            return Err((status, reason).into_response());
+        if let PresentedContent::Broken(broken) = &asked.content {
+            let (status, reason) = &**broken;
+            return Err((*status, reason.clone()).into_response());
         }
         let place = match registry.caller_limit() {
             None => None,
-            Some(limit) => match limit.enter(self.policy.scope, Principal::of(caller, &presented.headers)) {
+            Some(limit) => match limit.enter(self.policy.scope, Principal::of(caller, &asked.credentials)) {
                 Some(place) => Some(place),
                 None => return Err(self.refuse(Refusal::TooManyInFlight { retry_after: RETRY_AFTER })),
             },
         };
         let record_key = RecordKey::new(self.policy.scope, caller, key.as_str());
-        let stored_key = registry.at_rest().key(&record_key);
-        let fingerprints = registry.at_rest().fingerprints(fingerprint_of(self.policy, &presented, fingerprint));
-        let mut request = ClaimRequest {
-            token: Token::unique(),
-            fingerprint: fingerprints.first,
-            lease: self.policy.lease,
-            ttl: self.policy.ttl,
-            after_crash: self.policy.after_crash,
-        };
-        // Counted from here on, so that a drain waits for a claim that is on its way.
-        let running = registry.running().token();
-        match self.ask(&registry, &store, &stored_key, &mut request, &fingerprints).await? {
-            Asked::Acquired { attempt, asked_at } => {
-                // The lease began before its answer came; what is left of it must last until it is renewed.
-                let is_late = asked_at.elapsed() >= request.lease / 3;
-                if is_late && !is_still_ours(&store, &stored_key, request).await {
-                    tokio::spawn(give_back(store, stored_key, request));
-                    return Err(self.refuse(UNAVAILABLE));
-                }
-                presented.execution.grant(key, record_key, attempt);
-                let judge = Judge { policy: self.policy, fingerprint: request.fingerprint, cache_if: self.cache_if };
-                let lease = Lease::new(store, stored_key, request.token, self.policy.scope, request.lease);
-                Ok(Passage(Way::Claimed(Box::new(Claimed {
-                    lease: registry.keeper().keep(lease).await,
-                    registry,
-                    attempt,
-                    judge,
-                    span: self.span,
-                    _running: running,
-                    _place: place,
-                }))))
-            }
-            Asked::Begun { attempt, transaction } => {
-                presented.execution.grant(key, record_key, attempt);
-                let judge = Judge { policy: self.policy, fingerprint: request.fingerprint, cache_if: self.cache_if };
-                Ok(Passage(Way::InTransaction(Box::new(InTransaction {
-                    registry,
-                    store,
-                    transaction,
-                    claim: Some(TransactionClaim { key: stored_key, request }),
-                    judge,
-                    span: self.span,
-                    _running: running,
-                    _place: place,
-                }))))
-            }
-            Asked::Unguarded => {
-                // From here on the request is what any axum request is: it ends when its client leaves.
-                self.fate.set_must_finish(false);
-                presented.execution.grant(key, record_key, 1);
-                Outcome::Unguarded.enter(&self.span);
-                Ok(Passage(Way::Unguarded))
-            }
-        }
+        let fingerprints = registry.at_rest().fingerprints(fingerprint_of(self.policy, asked, fingerprint));
+        Ok(Claiming {
+            stored_key: registry.at_rest().key(&record_key),
+            request: ClaimRequest {
+                token: Token::unique(),
+                fingerprint: fingerprints.first,
+                lease: self.policy.lease,
+                ttl: self.policy.ttl,
+                after_crash: self.policy.after_crash,
+            },
+            // Counted from here on, so that a drain waits for a claim that is on its way.
+            running: registry.running().token(),
+            asking: self,
+            registry,
+            store,
+            key,
+            record_key,
+            fingerprints,
+            place,
+        })
     }
 
     /// Begins the transaction of a request without a key.
-    pub(super) async fn begin(self, transaction: Arc<dyn HandlerTransaction>) -> Result<Passage, Response> {
+    pub(super) async fn begin(self) -> Result<Passage, Response> {
+        let Some(transaction) = self.transaction.clone() else { return Ok(Passage(Way::Unguarded)) };
+        self.execution.enter();
         let Some((registry, store)) = self.registry_and_store() else {
             telemetry::misconfigured(self.policy, self.registry.is_some());
             return Err(self.refuse(UNAVAILABLE));
@@ -156,131 +167,10 @@ impl Asking {
         }))))
     }
 
-    async fn ask(
-        &self,
-        registry: &Registry,
-        store: &BoundedStore,
-        key: &RecordKey,
-        request: &mut ClaimRequest,
-        fingerprints: &Fingerprints,
-    ) -> Result<Asked, Response> {
-        let gives_up_at = match self.policy.in_flight {
-            InFlight::Reject => None,
-            InFlight::Wait(limit) => Some(Instant::now() + limit),
-        };
-        let mut next_look = FIRST_LOOK;
-        let mut another_runs = false;
-        loop {
-            // Armed before the look, or an end between the look and the wait would go unheard.
-            let mut bell = pin!(registry.settled().bell(key).notified());
-            let mut changed = pin!(store.changed(key).fuse());
-            if gives_up_at.is_some() {
-                bell.as_mut().enable();
-                let _ = changed.as_mut().now_or_never();
-            }
-            let asked_at = Instant::now();
-            // A claim that the store has made must not be forgotten because the client left meanwhile.
-            self.fate.set_must_finish(true);
-            let claimed = match &self.transaction {
-                None => store.claim(key, *request).await,
-                Some(transaction) => match transaction.claim(store, key, *request).await {
-                    Ok(Claim::Acquired { attempt }) => {
-                        return Ok(Asked::Begun { attempt, transaction: Arc::clone(transaction) });
-                    }
-                    Ok(standing) => Ok(standing),
-                    // Nothing outlives a transaction that did not begin, so there is nothing to give back; and without one
-                    // the handler cannot run.
-                    Err(error) => return Err(self.refuse_transaction(store, &error)),
-                },
-            };
-            let claim = match claimed {
-                Ok(claim) => claim,
-                Err(error) => {
-                    telemetry::claim_failed(self.policy, store.name(), &error);
-                    if matches!(error, StoreError::Unavailable(_) | StoreError::TimedOut(_)) {
-                        // The claim may stand although its answer did not come, and nobody will run it.
-                        tokio::spawn(give_back(store.clone(), key.clone(), *request));
-                    }
-                    // No policy asks for running beside another one, or beside a record that cannot be read.
-                    let is_free = !another_runs && !matches!(error, StoreError::Damaged(_));
-                    return match self.policy.on_store_error {
-                        OnStoreError::Run if is_free => Ok(Asked::Unguarded),
-                        _ => Err(self.refuse(UNAVAILABLE)),
-                    };
-                }
-            };
-            let in_flight = match claim {
-                Claim::Acquired { attempt } => return Ok(Asked::Acquired { attempt, asked_at }),
-                Claim::Completed(record) => return Err(self.completed(registry, store, key, record, fingerprints)),
-                Claim::InFlight { fingerprint } | Claim::Lapsed { fingerprint }
-                    if !fingerprints.contain(fingerprint) =>
-                {
-                    return Err(self.refuse(Refusal::KeyReused));
-                }
-                // Claimed when the registry had other sealing keys: the store knows the request by that digest alone.
-                Claim::Lapsed { fingerprint } if fingerprint != request.fingerprint => {
-                    request.fingerprint = fingerprint;
-                    continue;
-                }
-                Claim::Lapsed { .. } => return Err(self.refuse(Refusal::OutcomeUnknown)),
-                Claim::InFlight { .. } => Refusal::InFlight { retry_after: RETRY_AFTER },
-            };
-            another_runs = true;
-            let now = Instant::now();
-            let Some(gives_up_at) = gives_up_at.filter(|&at| now < at) else { return Err(self.refuse(in_flight)) };
-            // Its client left during the look: it must not run later, when nobody asks for it any more.
-            if self.fate.is_abandoned() {
-                return Err(self.refuse(in_flight));
-            }
-            self.fate.set_must_finish(false);
-            tokio::select! {
-                () = bell => {}
-                () = changed => {}
-                () = tokio::time::sleep_until(gives_up_at.min(now + next_look)) => {}
-            }
-            next_look = LOOK_EVERY.min(next_look * 2);
-        }
-    }
-
     fn registry_and_store(&self) -> Option<(Registry, BoundedStore)> {
         let registry = self.registry.clone()?;
         let store = registry.store_for(self.policy)?.clone();
         Some((registry, store))
-    }
-
-    fn completed(
-        &self,
-        registry: &Registry,
-        store: &BoundedStore,
-        key: &RecordKey,
-        record: Record,
-        fingerprints: &Fingerprints,
-    ) -> Response {
-        let (status, fingerprint) = (record.status, record.fingerprint);
-        // Opened first: of a key that is not listed any more, every fingerprint looks like another request's.
-        let opened = match registry.at_rest().open(key, record) {
-            Ok(opened) => opened,
-            Err(error) => {
-                telemetry::claim_failed(self.policy, store.name(), &error);
-                return self.refuse(UNAVAILABLE);
-            }
-        };
-        if !fingerprints.contain(fingerprint) {
-            return self.refuse(Refusal::KeyReused);
-        }
-        let Opened::Whole(lines, body) = opened else {
-            return self.refuse(Refusal::ResponseNotRecorded { status });
-        };
-        Outcome::Replayed.enter(&self.span);
-        let mut response = Response::new(Body::from(body));
-        *response.status_mut() = status;
-        let headers = response.headers_mut();
-        headers.reserve(lines.len() + 1);
-        for (name, value) in lines {
-            headers.append(name, value);
-        }
-        headers.insert(REPLAYED, HeaderValue::from_static("true"));
-        response
     }
 
     fn refuse_transaction(&self, store: &BoundedStore, error: &TransactionError) -> Response {
@@ -297,23 +187,237 @@ impl Asking {
     }
 }
 
-enum Asked {
-    Acquired { attempt: u32, asked_at: Instant },
-    Begun { attempt: u32, transaction: Arc<dyn HandlerTransaction> },
-    Unguarded,
+/// A request with all that its claim takes.
+struct Claiming {
+    asking: Asking,
+    registry: Registry,
+    store: BoundedStore,
+    key: IdempotencyKey,
+    record_key: RecordKey,
+    /// As the store knows it.
+    stored_key: RecordKey,
+    request: ClaimRequest,
+    fingerprints: Fingerprints,
+    running: TaskTrackerToken,
+    place: Option<Place>,
 }
 
-fn fingerprint_of(policy: &Policy, presented: &Presented, mut builder: FingerprintBuilder) -> Fingerprint {
-    if policy.fingerprint == FingerprintSource::Request {
-        builder.target(&presented.method, &presented.uri);
-        if let PresentedBody::Read(body) = &presented.body {
-            builder.body(&presented.headers, body);
+/// What the store's answer means for the request.
+enum Judged {
+    Acquired { attempt: u32 },
+    Unguarded,
+    Answer(Response),
+    InFlight(Refusal),
+    Again,
+}
+
+impl Claiming {
+    /// The store's answer, if it gives one without waiting.
+    fn claim_now(&self) -> Option<Result<Claim, StoreError>> {
+        let store = self.store.immediate().filter(|_| self.asking.transaction.is_none())?;
+        // A claim that the store has made must not be forgotten because the client left meanwhile.
+        self.asking.execution.fate.set_must_finish(true);
+        Some(store.claim_now(&self.stored_key, self.request))
+    }
+
+    /// Claims, however long that takes: until another one's response is there to replay, where the policy waits for it.
+    async fn claim(mut self) -> Result<Passage, Response> {
+        let gives_up_at = match self.asking.policy.in_flight {
+            InFlight::Reject => None,
+            InFlight::Wait(limit) => Some(Instant::now() + limit),
+        };
+        let mut next_look = FIRST_LOOK;
+        let mut another_runs = false;
+        loop {
+            // Armed before the look, or an end between the look and the wait would go unheard.
+            let (registry, store, key) = (self.registry.clone(), self.store.clone(), self.stored_key.clone());
+            let mut heard = pin!(gives_up_at.is_some().then(|| listen(&registry, &store, &key).fuse()));
+            if let Some(heard) = heard.as_mut().as_pin_mut() {
+                let _ = heard.now_or_never();
+            }
+            let asked_at = Instant::now();
+            self.asking.execution.fate.set_must_finish(true);
+            let claimed = match self.asking.transaction.clone() {
+                None => self.store.claim(&self.stored_key, self.request).await,
+                Some(transaction) => match transaction.claim(&self.store, &self.stored_key, self.request).await {
+                    Ok(Claim::Acquired { attempt }) => return Ok(self.begun(attempt, transaction)),
+                    Ok(standing) => Ok(standing),
+                    // Nothing outlives a transaction that did not begin, so there is nothing to give back; and without one
+                    // the handler cannot run.
+                    Err(error) => return Err(self.asking.refuse_transaction(&self.store, &error)),
+                },
+            };
+            let in_flight = match self.judge(claimed, another_runs) {
+                Judged::Acquired { attempt } => return self.acquired_late(attempt, asked_at).await,
+                Judged::Unguarded => return Ok(self.unguarded()),
+                Judged::Answer(answer) => return Err(answer),
+                Judged::Again => continue,
+                Judged::InFlight(refusal) => refusal,
+            };
+            another_runs = true;
+            let now = Instant::now();
+            let fate = &self.asking.execution.fate;
+            // Its client left during the look: it must not run later, when nobody asks for it any more.
+            let Some(gives_up_at) = gives_up_at.filter(|&at| now < at && !fate.is_abandoned()) else {
+                return Err(self.asking.refuse(in_flight));
+            };
+            fate.set_must_finish(false);
+            if let Some(heard) = heard.as_mut().as_pin_mut() {
+                tokio::select! {
+                    () = heard => {}
+                    () = tokio::time::sleep_until(gives_up_at.min(now + next_look)) => {}
+                }
+            }
+            next_look = LOOK_EVERY.min(next_look * 2);
         }
     }
-    if !policy.partitioned {
-        builder.credentials(&presented.headers);
+
+    fn judge(&mut self, claimed: Result<Claim, StoreError>, another_runs: bool) -> Judged {
+        let claim = match claimed {
+            Ok(claim) => claim,
+            Err(error) => {
+                telemetry::claim_failed(self.asking.policy, self.store.name(), &error);
+                if matches!(error, StoreError::Unavailable(_) | StoreError::TimedOut(_)) {
+                    // The claim may stand although its answer did not come, and nobody will run it.
+                    tokio::spawn(give_back(self.store.clone(), self.stored_key.clone(), self.request));
+                }
+                // No policy asks for running beside another one, or beside a record that cannot be read.
+                let is_free = !another_runs && !matches!(error, StoreError::Damaged(_));
+                return match self.asking.policy.on_store_error {
+                    OnStoreError::Run if is_free => Judged::Unguarded,
+                    _ => Judged::Answer(self.asking.refuse(UNAVAILABLE)),
+                };
+            }
+        };
+        match claim {
+            Claim::Acquired { attempt } => Judged::Acquired { attempt },
+            Claim::Completed(record) => Judged::Answer(self.completed(record)),
+            Claim::InFlight { fingerprint } | Claim::Lapsed { fingerprint }
+                if !self.fingerprints.contain(fingerprint) =>
+            {
+                Judged::Answer(self.asking.refuse(Refusal::KeyReused))
+            }
+            // Claimed when the registry had other sealing keys: the store knows the request by that digest alone.
+            Claim::Lapsed { fingerprint } if fingerprint != self.request.fingerprint => {
+                self.request.fingerprint = fingerprint;
+                Judged::Again
+            }
+            Claim::Lapsed { .. } => Judged::Answer(self.asking.refuse(Refusal::OutcomeUnknown)),
+            Claim::InFlight { .. } => Judged::InFlight(Refusal::InFlight { retry_after: RETRY_AFTER }),
+        }
     }
-    builder.finish()
+
+    async fn acquired_late(self, attempt: u32, asked_at: Instant) -> Result<Passage, Response> {
+        // The lease began before its answer came; what is left of it must last until it is renewed.
+        let is_late = asked_at.elapsed() >= self.request.lease / 3;
+        if is_late && !is_still_ours(&self.store, &self.stored_key, self.request).await {
+            tokio::spawn(give_back(self.store, self.stored_key, self.request));
+            return Err(self.asking.refuse(UNAVAILABLE));
+        }
+        let (passage, has_woken_keeper) = self.acquired(attempt, asked_at);
+        if has_woken_keeper {
+            Keeper::let_it_run().await;
+        }
+        Ok(passage)
+    }
+
+    /// The right to run under the claim, and whether the keeper of leases was woken for it.
+    fn acquired(self, attempt: u32, asked_at: Instant) -> (Passage, bool) {
+        let Asking { policy, cache_if, execution, span, .. } = self.asking;
+        execution.grant(self.key, self.record_key, attempt);
+        let lease = Lease::new(self.store, self.stored_key, self.request.token, policy.scope, self.request.lease);
+        let (lease, has_woken_keeper) = self.registry.keeper().keep(lease, asked_at);
+        let claimed = Claimed {
+            lease,
+            registry: self.registry,
+            attempt,
+            judge: Judge { policy, fingerprint: self.request.fingerprint, cache_if },
+            span,
+            _running: self.running,
+            _place: self.place,
+        };
+        (Passage(Way::Claimed(claimed)), has_woken_keeper)
+    }
+
+    fn begun(self, attempt: u32, transaction: Arc<dyn HandlerTransaction>) -> Passage {
+        let Asking { policy, cache_if, execution, span, .. } = self.asking;
+        execution.grant(self.key, self.record_key, attempt);
+        Passage(Way::InTransaction(Box::new(InTransaction {
+            registry: self.registry,
+            store: self.store,
+            transaction,
+            judge: Judge { policy, fingerprint: self.request.fingerprint, cache_if },
+            claim: Some(TransactionClaim { key: self.stored_key, request: self.request }),
+            span,
+            _running: self.running,
+            _place: self.place,
+        })))
+    }
+
+    fn unguarded(self) -> Passage {
+        // From here on the request is what any axum request is: it ends when its client leaves.
+        self.asking.execution.fate.set_must_finish(false);
+        self.asking.execution.grant(self.key, self.record_key, 1);
+        Outcome::Unguarded.enter(&self.asking.span);
+        Passage(Way::Unguarded)
+    }
+
+    fn completed(&self, record: Record) -> Response {
+        let (status, fingerprint) = (record.status, record.fingerprint);
+        // Opened first: of a key that is not listed any more, every fingerprint looks like another request's.
+        let opened = match self.registry.at_rest().open(&self.stored_key, record) {
+            Ok(opened) => opened,
+            Err(error) => {
+                telemetry::claim_failed(self.asking.policy, self.store.name(), &error);
+                return self.asking.refuse(UNAVAILABLE);
+            }
+        };
+        if !self.fingerprints.contain(fingerprint) {
+            return self.asking.refuse(Refusal::KeyReused);
+        }
+        let Opened::Whole(lines, body) = opened else {
+            return self.asking.refuse(Refusal::ResponseNotRecorded { status });
+        };
+        Outcome::Replayed.enter(&self.asking.span);
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.reserve(lines.len() + 1);
+        for (name, value) in lines {
+            headers.append(name, value);
+        }
+        headers.insert(REPLAYED, HeaderValue::from_static("true"));
+        response
+    }
+}
+
+/// The digest of the request or of the policy's own expression, and of the credentials where no `caller` tells them apart.
+fn fingerprint_of(policy: &Policy, asked: &Asked, of_expression: Option<Fingerprint>) -> Fingerprint {
+    let of_request = match asked.content {
+        PresentedContent::Read(fingerprint) => Some(fingerprint),
+        PresentedContent::NotRead | PresentedContent::Broken(_) => None,
+    };
+    let asked_for = of_expression.or(of_request);
+    let credentials = if policy.partitioned { &[][..] } else { &asked.credentials };
+    match asked_for {
+        Some(fingerprint) if credentials.is_empty() => fingerprint,
+        asked_for => {
+            let mut digest = FingerprintBuilder::new();
+            if let Some(fingerprint) = asked_for {
+                digest.digest(fingerprint);
+            }
+            digest.credentials(credentials);
+            digest.finish()
+        }
+    }
+}
+
+/// Resolves when what stands under `key` may have changed since the first poll.
+async fn listen(registry: &Registry, store: &BoundedStore, key: &RecordKey) {
+    tokio::select! {
+        () = registry.settled().ended(key) => {}
+        () = store.changed(key) => {}
+    }
 }
 
 /// Starts the lease anew; false when there is no telling whether the claim still stands.

@@ -1,13 +1,14 @@
 //! Reads a response's body as far as it can be recorded, without losing a byte of it for the client.
 
 use axum::body::Body;
-use bytes::{Bytes, BytesMut};
-use http::{header, response};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{HeaderValue, header, response};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
-use mediatype::MediaType;
+use mediatype::{MediaType, names};
 
-use crate::body::Resumed;
+use crate::body::{Gathered, Resumed};
 
 /// A response's body, read as far as the limit.
 pub(super) enum Content {
@@ -20,6 +21,21 @@ pub(super) enum Content {
 }
 
 impl Content {
+    /// All of a body that is one piece in memory, and the body for the client; else the body as it was.
+    pub(super) fn read_now(parts: &response::Parts, mut body: Body, limit: usize) -> Result<(Bytes, Body), Body> {
+        if is_endless(parts) || body.size_hint().exact().is_none_or(|length| length > limit as u64) {
+            return Err(body);
+        }
+        let Some(first) = body.frame().now_or_never() else { return Err(body) };
+        match first.map(|frame| frame.map(Frame::into_data)) {
+            None => Ok((Bytes::new(), Body::empty())),
+            Some(Ok(Ok(data))) if body.is_end_stream() => Ok((data.clone(), Body::from(data))),
+            Some(Ok(Ok(data))) => Err(Body::new(Resumed::new([Ok(Frame::data(data))], body))),
+            Some(Ok(Err(trailers))) => Err(Body::new(Resumed::new([Ok(trailers)], body))),
+            Some(Err(error)) => Err(Body::new(Resumed::new([Err(error.into())], Body::empty()))),
+        }
+    }
+
     pub(super) async fn read(parts: &response::Parts, mut body: Body, limit: usize) -> Self {
         if is_endless(parts) || body.size_hint().lower() > limit as u64 {
             return Self::TooLarge(body);
@@ -46,41 +62,12 @@ impl Content {
     }
 }
 
-/// The data so far: one chunk as it came, more of them in one buffer.
-#[derive(Default)]
-struct Gathered {
-    whole: Bytes,
-    growing: BytesMut,
-}
-
-impl Gathered {
-    fn push(&mut self, chunk: Bytes) {
-        if self.len() == 0 {
-            self.whole = chunk;
-            return;
-        }
-        if self.growing.is_empty() {
-            self.growing.extend_from_slice(&self.whole);
-            self.whole = Bytes::new();
-        }
-        self.growing.extend_from_slice(&chunk);
-    }
-
-    fn len(&self) -> usize {
-        self.whole.len() + self.growing.len()
-    }
-
-    fn whole(&mut self) -> Bytes {
-        if !self.growing.is_empty() {
-            self.whole = self.growing.split().freeze();
-        }
-        self.whole.clone()
-    }
-}
-
 /// Server-sent events may never end, and a client that waits for the first one must get it when it is sent.
 fn is_endless(parts: &response::Parts) -> bool {
-    let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    const TEXT: &[u8] = b"text/";
+    let is_text =
+        |value: &&HeaderValue| value.as_bytes().get(..TEXT.len()).is_some_and(|start| start.eq_ignore_ascii_case(TEXT));
+    let content_type = parts.headers.get(header::CONTENT_TYPE).filter(is_text).and_then(|value| value.to_str().ok());
     let media_type = content_type.and_then(|value| MediaType::parse(value).ok());
-    media_type.is_some_and(|media_type| media_type.essence().to_string().eq_ignore_ascii_case("text/event-stream"))
+    media_type.is_some_and(|media_type| (media_type.ty, media_type.subty) == (names::TEXT, names::EVENT_STREAM))
 }

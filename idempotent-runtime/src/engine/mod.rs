@@ -13,24 +13,27 @@ mod verdict;
 
 use std::fmt::Display;
 use std::hash::Hash;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use axum::response::{IntoResponse, Response};
-use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::response;
-use tracing::Instrument;
+use pin_project_lite::pin_project;
+use tracing::{Instrument, Span};
 
-use self::claim::Asking;
-use self::settle::Claimed;
+use self::claim::{Asking, Entered};
+use self::settle::{Claimed, Settling};
 use self::transact::InTransaction;
-use crate::completion::{Completion, Fate};
-use crate::fingerprint::FingerprintBuilder;
-use crate::guarded::{Guarded, Presented};
+use crate::completion::Completion;
+use crate::fingerprint::fingerprint_of_value;
+use crate::guarded::{Asked, Guarded, Presented};
+use crate::idempotency::Execution;
+use crate::lease::Keeper;
 use crate::policy::{InvalidKeyPolicy, KeySource};
-use crate::transaction::HandlerTransaction;
-use crate::{IdempotencyKey, InvalidKey, Policy, Refusal, Registry, telemetry};
+use crate::{Fingerprint, IdempotencyKey, InvalidKey, Policy, Refusal, Registry, telemetry};
 
 /// The predicate of `cache_if`.
 pub(crate) type CacheIf = fn(&response::Parts) -> bool;
@@ -41,49 +44,54 @@ where
     F: FnOnce(Gate, B) -> BoxFuture<'static, Response>,
 {
     let (inner, presented) = guarded.into_parts();
-    let fate = Arc::<Fate>::default();
-    Completion::new(handler(Gate::new(policy, presented, Arc::clone(&fate)), inner), fate)
+    let gate = Gate::new(policy, presented);
+    let execution = gate.execution.clone();
+    Completion::new(handler(gate, inner), execution)
 }
 
 /// Where a request stands before its handler.
 pub struct Gate {
     policy: &'static Policy,
-    presented: Option<Presented>,
+    /// A direct call is not, and neither is a method that the policy leaves alone.
+    is_guarded: bool,
+    asked: Asked,
     key: Option<Result<IdempotencyKey, Refusal>>,
     caller: Option<String>,
-    fingerprint: FingerprintBuilder,
+    fingerprint: Option<Fingerprint>,
     cache_if: Option<CacheIf>,
-    fate: Arc<Fate>,
-    transaction: Option<Arc<dyn HandlerTransaction>>,
+    execution: Option<Arc<Execution>>,
     registry: Option<Registry>,
 }
 
 impl Gate {
-    fn new(policy: &'static Policy, presented: Option<Presented>, fate: Arc<Fate>) -> Self {
-        let transaction = presented.as_ref().and_then(|presented| presented.execution.transaction());
-        let registry = presented.as_ref().and_then(|presented| presented.registry.clone());
-        // A direct call has no request, and a method that is not guarded needs no key.
-        let presented = presented.filter(|presented| policy.guards(&presented.method));
-        let key = match (&presented, policy.key) {
-            (Some(presented), KeySource::Header) => judge(policy, from_headers(policy, presented)),
-            _ => None,
-        };
-        Self {
+    fn new(policy: &'static Policy, presented: Option<Presented>) -> Self {
+        let mut gate = Self {
             policy,
-            presented,
-            key,
+            is_guarded: false,
+            asked: Asked::default(),
+            key: None,
             caller: None,
-            fingerprint: FingerprintBuilder::new(),
+            fingerprint: None,
             cache_if: None,
-            fate,
-            transaction,
-            registry,
+            execution: None,
+            registry: None,
+        };
+        let Some(presented) = presented else { return gate };
+        gate.registry = presented.registry;
+        gate.execution = presented.execution;
+        if policy.guards(&presented.method) {
+            gate.is_guarded = true;
+            gate.asked = presented.asked;
+            if policy.key == KeySource::Header {
+                gate.key = judge(policy, presented.key.in_header(policy.header));
+            }
         }
+        gate
     }
 
     /// Takes the key of `key = expr`; before the other expressions, which only count for a keyed request.
     pub fn key<K: KeyExpression + ?Sized>(&mut self, key: &K) {
-        if self.presented.is_some() {
+        if self.is_guarded {
             self.key = judge(self.policy, key.key().map(IdempotencyKey::new));
         }
     }
@@ -98,7 +106,7 @@ impl Gate {
     /// Takes the value of `fingerprint = expr`.
     pub fn fingerprint<V: Hash + ?Sized>(&mut self, value: &V) {
         if self.is_keyed() {
-            self.fingerprint.value(value);
+            self.fingerprint = Some(fingerprint_of_value(value));
         }
     }
 
@@ -113,44 +121,43 @@ impl Gate {
     ///
     /// The response that goes out in the handler's place: a replay or a refusal.
     pub async fn enter(self) -> Result<Passage, Response> {
-        let policy = self.policy;
-        let keyed = self.presented.zip(self.key);
-        if keyed.is_none() && self.transaction.is_none() {
-            return Ok(Passage(Way::Unguarded));
+        match self.enter_now() {
+            (Entered::Now(entered), _) => entered,
+            (Entered::AfterTheKeeper(passage), _) => {
+                Keeper::let_it_run().await;
+                Ok(passage)
+            }
+            (Entered::Later(entering), span) => entering.instrument(span).await,
         }
-        let span = telemetry::span(policy);
+    }
+
+    fn enter_now(self) -> (Entered, Span) {
+        let transaction = self.execution.as_ref().and_then(|execution| execution.transaction());
+        if self.key.is_none() && transaction.is_none() {
+            if let Some(execution) = &self.execution {
+                execution.enter();
+            }
+            return (Entered::Now(Ok(Passage(Way::Unguarded))), Span::none());
+        }
+        let span = telemetry::span(self.policy);
         let asking = Asking {
-            policy,
+            policy: self.policy,
             registry: self.registry.or_else(Registry::installed),
             span: span.clone(),
             cache_if: self.cache_if,
-            fate: self.fate,
-            transaction: self.transaction.clone(),
+            // Without one there is no key to claim, only a refusal to give.
+            execution: self.execution.unwrap_or_default(),
+            transaction,
         };
-        let entering = async {
-            match (keyed, self.transaction) {
-                (Some((presented, key)), _) => {
-                    asking.enter(presented, key, self.caller.as_deref(), self.fingerprint).await
-                }
-                (None, Some(transaction)) => asking.begin(transaction).await,
-                (None, None) => Ok(Passage(Way::Unguarded)),
-            }
+        let entered = match self.key {
+            Some(key) => span.in_scope(|| asking.enter(&self.asked, key, self.caller.as_deref(), self.fingerprint)),
+            None => Entered::Later(Box::pin(asking.begin())),
         };
-        entering.instrument(span).await
+        (entered, span)
     }
 
     fn is_keyed(&self) -> bool {
         matches!(self.key, Some(Ok(_)))
-    }
-}
-
-/// The key of the header, if there is one.
-fn from_headers(policy: &Policy, presented: &Presented) -> Option<Result<IdempotencyKey, InvalidKey>> {
-    let mut values = presented.headers.get_all(policy.header).iter();
-    let first = values.next()?;
-    match values.next() {
-        None => Some(IdempotencyKey::from_header(first)),
-        Some(_) => Some(Err(InvalidKey::SeveralHeaderLines)),
     }
 }
 
@@ -174,7 +181,7 @@ pub struct Passage(Way);
 
 enum Way {
     Unguarded,
-    Claimed(Box<Claimed>),
+    Claimed(Claimed),
     InTransaction(Box<InTransaction>),
 }
 
@@ -184,17 +191,56 @@ impl Passage {
     /// # Panics
     ///
     /// Goes on with the handler's own panic, after the claim is settled.
-    pub async fn execute<F: Future<Output = Response> + Send>(self, handler: F) -> Response {
-        let span = match &self.0 {
-            Way::Unguarded => return handler.await,
-            Way::Claimed(claimed) => claimed.span().clone(),
-            Way::InTransaction(transaction) => transaction.span().clone(),
+    pub fn execute<F: Future<Output = Response> + Send>(self, handler: F) -> Executing<F> {
+        Executing { handler, stage: Stage::Running(self.0) }
+    }
+}
+
+pin_project! {
+    /// A handler on its way to a settled claim.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct Executing<F> {
+        #[pin]
+        handler: F,
+        stage: Stage,
+    }
+}
+
+enum Stage {
+    Running(Way),
+    Settling(BoxFuture<'static, Response>),
+    Done,
+}
+
+impl<F: Future<Output = Response>> Future for Executing<F> {
+    type Output = Response;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response> {
+        let this = self.project();
+        let span = match this.stage {
+            Stage::Running(Way::Unguarded) => return this.handler.poll(cx),
+            Stage::Running(Way::Claimed(claimed)) => claimed.span(),
+            Stage::Running(Way::InTransaction(transaction)) => transaction.span(),
+            Stage::Settling(settling) => return settling.as_mut().poll(cx),
+            Stage::Done => panic!("a future is not polled after it was ready"),
         };
-        let ran = AssertUnwindSafe(handler.instrument(span)).catch_unwind().await;
-        match self.0 {
-            Way::Unguarded => unreachable!("returned above"),
-            Way::Claimed(claimed) => claimed.settle(ran).await,
-            Way::InTransaction(transaction) => transaction.settle(ran).await,
+        let ran = match span.in_scope(|| catch_unwind(AssertUnwindSafe(|| this.handler.poll(cx)))) {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(response)) => Ok(response),
+            Err(panic) => Err(panic),
+        };
+        let settling = match std::mem::replace(this.stage, Stage::Done) {
+            Stage::Running(Way::Claimed(claimed)) => claimed.settle(ran),
+            Stage::Running(Way::InTransaction(transaction)) => Settling::Later(Box::pin(transaction.settle(ran))),
+            Stage::Running(Way::Unguarded) | Stage::Settling(_) | Stage::Done => unreachable!("returned above"),
+        };
+        match settling {
+            Settling::Done(response) => Poll::Ready(response),
+            Settling::Later(mut settling) => {
+                let polled = settling.as_mut().poll(cx);
+                *this.stage = Stage::Settling(settling);
+                polled
+            }
         }
     }
 }

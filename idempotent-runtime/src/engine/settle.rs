@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use axum::response::Response;
+use futures_util::future::BoxFuture;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{Instrument, Span};
 
 use super::claim::RETRY_AFTER;
-use super::verdict::{Judge, Panic, Verdict};
+use super::verdict::{Judge, JudgedNow, Panic, Verdict};
 use crate::crowding::Place;
 use crate::lease::KeptLease;
 use crate::policy::AfterCrash;
@@ -28,6 +29,14 @@ pub(super) struct Claimed {
     pub(super) _running: TaskTrackerToken,
     pub(super) _place: Option<Place>,
 }
+
+/// A response, or what it has to wait for.
+pub(super) enum Settling {
+    Done(Response),
+    Later(BoxFuture<'static, Response>),
+}
+
+const CLAIM_LOST: Refusal = Refusal::ClaimLost { retry_after: RETRY_AFTER };
 
 /// How a claim ends.
 enum Ending {
@@ -51,21 +60,41 @@ impl Claimed {
         &self.span
     }
 
-    /// Ends the claim, and only then lets the response go.
-    pub(super) async fn settle(self: Box<Self>, ran: Result<Response, Panic>) -> Response {
-        match self.judge.judge(ran).await {
-            Ok((response, verdict, outcome)) => {
-                let ending = match verdict {
-                    Verdict::Record(record) => Ending::Record(self.registry.at_rest().seal(&self.lease.key, record)),
-                    Verdict::Free | Verdict::Rerun => self.release(),
-                };
-                let wanted = matches!(ending, Ending::Record(_));
-                let registry = self.registry.clone();
-                match self.end(ending, outcome).await {
-                    // A retry gets its successor's response: two of them for one key would be one too many.
-                    Held::No if wanted => registry.render(Refusal::ClaimLost { retry_after: RETRY_AFTER }),
-                    Held::Yes | Held::No => response,
+    /// Ends the claim, and only then lets the response go: at once where body and store are there at once.
+    pub(super) fn settle(self, ran: Result<Response, Panic>) -> Settling {
+        let judged = match ran.and_then(|response| self.judge.judge_now(response)) {
+            Ok(JudgedNow::Whole(judged)) => Ok(judged),
+            Ok(JudgedNow::Later(response)) => {
+                return Settling::Later(Box::pin(async move {
+                    let judged = self.judge.judge(response).await;
+                    self.settle_judged(judged).await
+                }));
+            }
+            Err(panic) => Err(panic),
+        };
+        match (judged, self.lease.store.immediate()) {
+            (Ok((response, Verdict::Record(record), outcome)), Some(store)) => {
+                let record = self.registry.at_rest().seal(&self.lease.key, record);
+                let (key, token) = (&self.lease.key, self.lease.token);
+                match store.complete_now(key, token, &record, self.judge.policy.ttl) {
+                    Ok(held) => Settling::Done(self.recorded(response, held, outcome)),
+                    Err(_) => Settling::Later(Box::pin(self.record(response, record, outcome))),
                 }
+            }
+            (judged, _) => Settling::Later(Box::pin(self.settle_judged(judged))),
+        }
+    }
+
+    async fn settle_judged(self, judged: Result<(Response, Verdict, Outcome), Panic>) -> Response {
+        match judged {
+            Ok((response, Verdict::Record(record), outcome)) => {
+                let record = self.registry.at_rest().seal(&self.lease.key, record);
+                self.record(response, record, outcome).await
+            }
+            Ok((response, Verdict::Free | Verdict::Rerun, outcome)) => {
+                let ending = self.release();
+                let _ = self.end(ending, outcome).await;
+                response
             }
             Err(panic) => {
                 let ending = match self.judge.policy.after_crash {
@@ -78,35 +107,55 @@ impl Claimed {
         }
     }
 
+    async fn record(self, response: Response, record: Record, outcome: Outcome) -> Response {
+        let registry = self.registry.clone();
+        match self.end(Ending::Record(record), outcome).await {
+            Held::Yes => response,
+            // A retry gets its successor's response: two of them for one key would be one too many.
+            Held::No => registry.render(CLAIM_LOST),
+        }
+    }
+
+    fn recorded(&self, response: Response, held: Held, outcome: Outcome) -> Response {
+        self.registry.settled().ring(&self.lease.key);
+        match held {
+            Held::Yes => {
+                outcome.enter(&self.span);
+                response
+            }
+            Held::No => {
+                self.span.in_scope(|| self.lost());
+                self.registry.render(CLAIM_LOST)
+            }
+        }
+    }
+
     /// A released key has no past: after a crash that would tell the next attempt that it is the first.
     fn release(&self) -> Ending {
         if self.attempt == 1 { Ending::Release } else { Ending::Lapse }
     }
 
     /// Whether the claim held until its end, as far as that is known.
-    async fn end(self: Box<Self>, ending: Ending, outcome: Outcome) -> Held {
+    async fn end(self, ending: Ending, outcome: Outcome) -> Held {
         let span = self.span.clone();
-        async {
-            match self.end_within_limit(&ending).await {
-                Ok(Held::Yes) => {
-                    outcome.enter(&self.span);
-                    Held::Yes
-                }
-                Ok(Held::No) => {
-                    self.lost();
-                    Held::No
-                }
-                Err(error) => {
+        match self.end_within_limit(&ending).instrument(span.clone()).await {
+            Ok(Held::Yes) => {
+                outcome.enter(&self.span);
+                Held::Yes
+            }
+            Ok(Held::No) => {
+                span.in_scope(|| self.lost());
+                Held::No
+            }
+            Err(error) => {
+                span.in_scope(|| {
                     telemetry::settling_failed(self.judge.policy, self.lease.store.name(), ending.name(), &error);
-                    Outcome::RecordingFailed.enter(&self.span);
-                    let span = self.span.clone();
-                    tokio::spawn(self.keep_trying(ending).instrument(span));
-                    Held::Yes
-                }
+                });
+                Outcome::RecordingFailed.enter(&self.span);
+                tokio::spawn(Box::new(self).keep_trying(ending).instrument(span));
+                Held::Yes
             }
         }
-        .instrument(span)
-        .await
     }
 
     /// What is sent before it is recorded is forgotten if the process dies in between: a store that is away for a moment is
@@ -139,7 +188,7 @@ impl Claimed {
             }
         };
         if held.is_ok() {
-            self.registry.settled().bell(&lease.key).notify_waiters();
+            self.registry.settled().ring(&lease.key);
         }
         held
     }

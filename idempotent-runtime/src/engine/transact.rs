@@ -49,7 +49,10 @@ impl InTransaction {
 
     async fn settle_in_span(mut self: Box<Self>, ran: Result<Response, Panic>) -> Response {
         let judged = match &self.claim {
-            Some(_) => self.judge.judge(ran).await,
+            Some(_) => match ran {
+                Ok(response) => self.judge.judge(response).await,
+                Err(panic) => Err(panic),
+            },
             None => self.judge_without_key(ran).await,
         };
         let (response, verdict, outcome) = match judged {
@@ -102,7 +105,7 @@ impl InTransaction {
 
     fn ring(&self, claim: Option<&TransactionClaim>) {
         if let Some(claim) = claim {
-            self.registry.settled().bell(&claim.key).notify_waiters();
+            self.registry.settled().ring(&claim.key);
         }
     }
 

@@ -1,7 +1,7 @@
 //! What the policy makes of the handler's outcome.
 
 use std::any::Any;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use axum::response::Response;
 use futures_util::FutureExt;
@@ -26,6 +26,13 @@ pub(super) enum Verdict {
     Rerun,
 }
 
+/// What can be said of a response at once.
+pub(super) enum JudgedNow {
+    Whole((Response, Verdict, Outcome)),
+    /// Its body has to be waited for.
+    Later(Response),
+}
+
 /// Judges the response of one claim.
 pub(super) struct Judge {
     pub(super) policy: &'static Policy,
@@ -34,9 +41,27 @@ pub(super) struct Judge {
 }
 
 impl Judge {
-    pub(super) async fn judge(&self, ran: Result<Response, Panic>) -> Result<(Response, Verdict, Outcome), Panic> {
+    /// Judges a response whose body is there at once.
+    pub(super) fn judge_now(&self, response: Response) -> Result<JudgedNow, Panic> {
         // A body or a predicate of the user's may panic as the handler may.
-        AssertUnwindSafe(self.observe(ran?)).catch_unwind().await
+        catch_unwind(AssertUnwindSafe(|| {
+            let (parts, body) = response.into_parts();
+            if !self.admits(&parts) {
+                return JudgedNow::Whole((Response::from_parts(parts, body), Verdict::Free, Outcome::NotRecorded));
+            }
+            match Content::read_now(&parts, body, self.policy.max_body) {
+                Ok((whole, body)) => {
+                    let record = self.record(&parts, RecordedBody::Whole(whole));
+                    let response = Response::from_parts(parts, body);
+                    JudgedNow::Whole((response, Verdict::Record(record), Outcome::Recorded))
+                }
+                Err(body) => JudgedNow::Later(Response::from_parts(parts, body)),
+            }
+        }))
+    }
+
+    pub(super) async fn judge(&self, response: Response) -> Result<(Response, Verdict, Outcome), Panic> {
+        AssertUnwindSafe(self.observe(response)).catch_unwind().await
     }
 
     /// Whether the policy records a response with this head.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, KeySource, Methods, OnStoreError, Oversize,
-    Policy,
+    AfterCrash, Cache, DEFAULT_HEADER, FingerprintSource, InFlight, InvalidKeyPolicy, KeySource, Methods, OnStoreError,
+    Oversize, Policy,
 };
 
 /// The defaults of every argument, and one `const` setter for each: what the attribute's expansion calls.
@@ -26,7 +26,7 @@ impl Policy {
             scope: default_scope,
             ttl: Duration::from_hours(24),
             cache: Cache::Statuses(&[(200, 299)]),
-            header: "idempotency-key",
+            header: DEFAULT_HEADER,
             key: KeySource::Header,
             required: false,
             invalid_key: InvalidKeyPolicy::Reject,

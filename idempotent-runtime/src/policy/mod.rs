@@ -11,6 +11,9 @@ use http::{Method, StatusCode};
 
 pub use self::registration::{Registration, policies};
 
+/// Where the key is, unless the attribute says otherwise.
+pub(crate) const DEFAULT_HEADER: &str = "idempotency-key";
+
 /// The policy of one annotated handler, built at compile time by `#[idempotent(...)]`.
 ///
 /// [`policies`](crate::policies) lists those of the whole program.

@@ -8,7 +8,7 @@ use crate::sync::tokio;
 
 /// What a claim takes under a key of one letter.
 fn bytes_of_a_claim() -> usize {
-    256 + 2 * record_key("a").as_str().len()
+    192 + record_key("a").as_str().len()
 }
 
 // What one atomic step for the look and the sum forbids:

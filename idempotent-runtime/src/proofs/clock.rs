@@ -47,8 +47,8 @@ impl Instant {
         Self::now().0.saturating_sub(self.0)
     }
 
-    pub(crate) fn checked_duration_since(self, earlier: Self) -> Option<Duration> {
-        self.0.checked_sub(earlier.0)
+    pub(crate) fn saturating_duration_since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
     }
 }
 

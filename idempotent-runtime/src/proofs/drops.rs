@@ -8,7 +8,8 @@ use axum::response::Response;
 use futures_util::future::select;
 
 use super::explore::every_schedule;
-use crate::completion::{Completion, Fate};
+use crate::completion::Completion;
+use crate::idempotency::Execution;
 use crate::sync::tokio;
 use crate::sync::tokio::sync::oneshot;
 
@@ -20,21 +21,21 @@ use crate::sync::tokio::sync::oneshot;
 #[test]
 fn a_handler_that_is_dropped_while_it_is_woken_ends_once() {
     every_schedule(200_000, async || {
-        let (ended, fate) = (Arc::<AtomicUsize>::default(), Arc::<Fate>::default());
+        let (ended, execution) = (Arc::<AtomicUsize>::default(), Arc::<Execution>::default());
         let (answer, answered) = oneshot::channel();
         let (leave, left) = oneshot::channel();
         let (tell, told) = oneshot::channel();
         let running = {
-            let (ended, fate) = (Arc::clone(&ended), Arc::clone(&fate));
+            let (ended, execution) = (Arc::clone(&ended), Arc::clone(&execution));
             Box::pin(async move {
-                fate.set_must_finish(true);
+                execution.fate.set_must_finish(true);
                 answered.await.expect("the answer comes");
                 ended.fetch_add(1, Ordering::Relaxed);
                 tell.send(()).expect("the proof waits for it");
                 Response::default()
             })
         };
-        let completion = Completion::new(running, Arc::clone(&fate));
+        let completion = Completion::new(running, Some(Arc::clone(&execution)));
         let client = tokio::spawn(async move {
             let mut completion = completion;
             select(&mut completion, pin!(left)).await;

@@ -7,9 +7,10 @@ use super::clock;
 use super::explore::schedules;
 use super::fixtures::{CountingStore, LEASE, claim_request, record_key};
 use crate::RecordKey;
-use crate::lease::{Keeper, Lease};
+use crate::lease::{Keeper, KeptLease, Lease};
 use crate::store::{BoundedStore, Claim, ClaimRequest, Store as _};
 use crate::sync::tokio;
+use crate::sync::tokio::time::Instant;
 
 async fn lease(store: &CountingStore, key: &RecordKey, length: Duration) -> Lease {
     let request = ClaimRequest { lease: length, ..claim_request() };
@@ -17,6 +18,15 @@ async fn lease(store: &CountingStore, key: &RecordKey, length: Duration) -> Leas
     assert_eq!(claimed, Claim::Acquired { attempt: 1 });
     let bounded = BoundedStore::new("default", Arc::new(store.clone()), Duration::from_secs(2));
     Lease::new(bounded, key.clone(), request.token, "charges", length)
+}
+
+/// As the engine keeps a lease.
+async fn keep(keeper: &Arc<Keeper>, lease: Lease) -> KeptLease {
+    let (kept, has_woken_keeper) = keeper.keep(lease, Instant::now());
+    if has_woken_keeper {
+        Keeper::let_it_run().await;
+    }
+    kept
 }
 
 /// Two renewals, each when a third of the length is over.
@@ -39,13 +49,13 @@ fn a_lease_that_is_entered_while_the_task_ends_is_renewed() {
     schedules(4_000, async || {
         let (keeper, store) = (Arc::<Keeper>::default(), CountingStore::default());
         let (first, second) = (record_key("first"), record_key("second"));
-        let kept = keeper.keep(lease(&store, &first, LEASE).await).await;
+        let kept = keep(&keeper, lease(&store, &first, LEASE).await).await;
         let waiting = lease(&store, &second, LEASE).await;
         let ending = tokio::spawn(async {
             drop(kept);
             clock::advance(LEASE / 3);
         });
-        let kept = keeper.keep(waiting).await;
+        let kept = keep(&keeper, waiting).await;
         ending.await.expect("the task is not aborted");
         assert_is_renewed(&store, &second, LEASE).await;
         drop(kept);
@@ -64,9 +74,9 @@ fn a_shorter_lease_wakes_the_keeper_that_is_about_to_sleep_longer() {
         let (long, waiting) = (lease(&store, &long, 10 * LEASE).await, lease(&store, &short, LEASE).await);
         let entering = {
             let keeper = Arc::clone(&keeper);
-            tokio::spawn(async move { keeper.keep(long).await })
+            tokio::spawn(async move { keep(&keeper, long).await })
         };
-        let kept = keeper.keep(waiting).await;
+        let kept = keep(&keeper, waiting).await;
         let long = entering.await.expect("the task is not aborted");
         assert_is_renewed(&store, &short, LEASE).await;
         drop((kept, long));

@@ -4,38 +4,45 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Claim, ClaimRequest, ErasedStore, Held, StoreError, Token, Transactions};
+use super::{Claim, ClaimRequest, ErasedStore, Held, ImmediateStore, StoreError, Token, Transactions};
 use crate::sync::tokio;
 use crate::{Record, RecordKey};
 
 /// A call that hangs is cut off and counts as unreachable.
 #[derive(Clone)]
-pub(crate) struct BoundedStore {
-    name: Arc<str>,
+pub(crate) struct BoundedStore(Arc<Inner>);
+
+struct Inner {
+    name: Box<str>,
     store: Arc<dyn ErasedStore>,
     limit: Duration,
 }
 
 impl BoundedStore {
     pub(crate) fn new(name: &str, store: Arc<dyn ErasedStore>, limit: Duration) -> Self {
-        Self { name: name.into(), store, limit }
+        Self(Arc::new(Inner { name: name.into(), store, limit }))
     }
 
     pub(crate) fn name(&self) -> &str {
-        &self.name
+        &self.0.name
     }
 
     /// How long one call may take.
     pub(crate) fn limit(&self) -> Duration {
-        self.limit
+        self.0.limit
+    }
+
+    /// The same store, if it needs no limit because it answers at once.
+    pub(crate) fn immediate(&self) -> Option<&dyn ImmediateStore> {
+        self.0.store.immediate()
     }
 
     pub(crate) async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
-        self.bounded(self.store.claim(key, request)).await
+        self.bounded(self.0.store.claim(key, request)).await
     }
 
     pub(crate) async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
-        self.bounded(self.store.renew(key, token, lease)).await
+        self.bounded(self.0.store.renew(key, token, lease)).await
     }
 
     pub(crate) async fn complete(
@@ -45,24 +52,24 @@ impl BoundedStore {
         record: Record,
         ttl: Duration,
     ) -> Result<Held, StoreError> {
-        self.bounded(self.store.complete(key, token, record, ttl)).await
+        self.bounded(self.0.store.complete(key, token, record, ttl)).await
     }
 
     pub(crate) async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
-        self.bounded(self.store.release(key, token)).await
+        self.bounded(self.0.store.release(key, token)).await
     }
 
     /// Without a limit: it ends when its waiter gives up.
     pub(crate) async fn changed(&self, key: &RecordKey) {
-        self.store.changed(key).await;
+        self.0.store.changed(key).await;
     }
 
     pub(crate) fn transactions(&self) -> Option<Transactions> {
-        self.store.transactions()
+        self.0.store.transactions()
     }
 
     /// Cuts `call` off when the limit is over.
     pub(crate) async fn bounded<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        tokio::time::timeout(self.limit, call).await.unwrap_or(Err(StoreError::TimedOut(self.limit)))
+        tokio::time::timeout(self.limit(), call).await.unwrap_or(Err(StoreError::TimedOut(self.limit())))
     }
 }

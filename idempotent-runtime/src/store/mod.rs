@@ -128,6 +128,13 @@ pub trait Store: Send + Sync + 'static {
         None
     }
 
+    /// The same store, if it answers without ever waiting; the provided method says that it does not.
+    ///
+    /// The engine then takes the short way: no boxed future, no timer.
+    fn immediate(&self) -> Option<&dyn ImmediateStore> {
+        None
+    }
+
     /// What stands under `key`, for operators.
     fn get(&self, key: &RecordKey) -> impl Future<Output = Result<Option<Entry>, StoreError>> + Send;
 
@@ -146,6 +153,23 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// Following [`Page::next`] to its end shows every entry that stood there all the time exactly once.
     fn list(&self, cursor: Option<Cursor>, limit: usize) -> impl Future<Output = Result<Page, StoreError>> + Send;
+}
+
+/// A store in this process's memory: it answers at once, by the rules of [`Store`].
+pub trait ImmediateStore: Send + Sync {
+    /// As [`Store::claim`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    fn claim_now(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError>;
+
+    /// As [`Store::complete`], of a record that the caller keeps.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    fn complete_now(&self, key: &RecordKey, token: Token, record: &Record, ttl: Duration) -> Result<Held, StoreError>;
 }
 
 /// What a claim asks for.
@@ -362,6 +386,10 @@ impl<T: Store> Store for Arc<T> {
         T::transactions(self)
     }
 
+    fn immediate(&self) -> Option<&dyn ImmediateStore> {
+        T::immediate(self)
+    }
+
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
         T::get(self, key).await
     }
@@ -398,6 +426,7 @@ pub(crate) trait ErasedStore: Send + Sync {
     fn release<'a>(&'a self, key: &'a RecordKey, token: Token) -> BoxFuture<'a, Result<Held, StoreError>>;
     fn changed<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, ()>;
     fn transactions(&self) -> Option<Transactions>;
+    fn immediate(&self) -> Option<&dyn ImmediateStore>;
 }
 
 impl<T: Store> ErasedStore for T {
@@ -434,5 +463,9 @@ impl<T: Store> ErasedStore for T {
 
     fn transactions(&self) -> Option<Transactions> {
         Store::transactions(self)
+    }
+
+    fn immediate(&self) -> Option<&dyn ImmediateStore> {
+        Store::immediate(self)
     }
 }

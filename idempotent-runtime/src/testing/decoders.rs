@@ -5,7 +5,7 @@ pub use self::redis::{redis_entry, redis_record, redis_value};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use self::sql::{Row, Stands};
 
-use http::HeaderMap;
+use http::{HeaderMap, header};
 
 use crate::Fingerprint;
 use crate::fingerprint::FingerprintBuilder;
@@ -13,7 +13,7 @@ use crate::fingerprint::FingerprintBuilder;
 /// The fingerprint of a request of which nothing but the body counts.
 pub fn body_fingerprint(headers: &HeaderMap, body: &[u8]) -> Fingerprint {
     let mut builder = FingerprintBuilder::new();
-    builder.body(headers, body);
+    builder.body(headers.get(header::CONTENT_TYPE), body);
     builder.finish()
 }
 

@@ -1,5 +1,6 @@
 //! The in-process store: for tests, and for one process that may forget its keys when it ends.
 
+mod packed;
 mod shard;
 mod sweeper;
 
@@ -7,11 +8,10 @@ use std::hash::BuildHasher;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use self::shard::{Shard, Stands, State};
+use self::shard::{ENTRY_BYTES, Moment, Shard, Stands, Tag};
 use self::sweeper::Sweeper;
-use super::{Claim, ClaimRequest, Cursor, Entry, Held, Page, Store, StoreError, Token};
+use super::{Claim, ClaimRequest, Cursor, Entry, Held, ImmediateStore, Page, Store, StoreError, Token};
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::tokio::sync::Notify;
 use crate::sync::tokio::time::Instant;
 use crate::sync::{KeyHasher, Mutex, MutexGuard};
 use crate::{Record, RecordKey};
@@ -43,7 +43,7 @@ pub struct MemoryStoreBuilder {
 }
 
 impl MemoryStoreBuilder {
-    /// The bytes that keys, headers, bodies and a fixed cost of 256 bytes an entry and 72 bytes a header line may take;
+    /// The bytes that keys, headers, bodies and a fixed cost of 192 bytes an entry and 8 bytes a header line may take;
     /// 256 MiB by default.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.max_bytes = bytes;
@@ -53,12 +53,12 @@ impl MemoryStoreBuilder {
     /// The store.
     pub fn build(self) -> MemoryStore {
         MemoryStore(Arc::new(Inner {
+            began: Instant::now(),
             hasher: KeyHasher::default(),
-            shards: std::array::from_fn(|_| Mutex::default()),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             used_bytes: AtomicUsize::new(0),
             max_bytes: self.max_bytes,
-            sweeper: Mutex::default(),
-            earlier: Arc::default(),
+            sweeper: Sweeper::default(),
         }))
     }
 }
@@ -87,7 +87,7 @@ impl MemoryStore {
 
     /// How many claims and records are kept, those included that are past their time and not freed yet.
     pub fn len(&self) -> usize {
-        self.0.shards.iter().map(|shard| lock(shard).entries.len()).sum()
+        self.0.shards.iter().map(|shard| lock(shard).len()).sum()
     }
 
     /// Whether nothing is kept.
@@ -109,161 +109,153 @@ impl std::fmt::Debug for MemoryStore {
 }
 
 /// A table that grows moves its entries: with many small ones, no request waits for a large move.
-const SHARDS: usize = if cfg!(all(test, shuttle)) { 2 } else { 64 };
+const SHARDS: usize = if cfg!(all(test, shuttle)) { 2 } else { 256 };
 
 /// How many expired entries are freed while one lock is held.
 const BATCH: usize = 64;
 
-/// What an entry costs beside its key and payload: its places in the table and in the queue of expiries.
-const ENTRY_BYTES: usize = 256;
-
 struct Inner {
+    began: Instant,
     hasher: KeyHasher,
-    shards: [Mutex<Shard>; SHARDS],
+    shards: Box<[Mutex<Shard>]>,
     used_bytes: AtomicUsize,
     max_bytes: usize,
-    sweeper: Mutex<Sweeper>,
-    /// Apart from the rest, so that the sweeper can sleep without holding the store.
-    earlier: Arc<Notify>,
+    sweeper: Sweeper,
 }
 
-impl Store for MemoryStore {
-    async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
-        let now = Instant::now();
+impl ImmediateStore for MemoryStore {
+    fn claim_now(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
+        let now = self.0.now();
         match self.0.claim(key, &request, now) {
-            // What has expired in the other shards may be room enough.
-            Err(StoreError::Full) => {
-                self.0.sweep_batch(now);
-                self.0.claim(key, &request, now)
-            }
+            Err(StoreError::Full) => self.0.make_room(now, || self.0.claim(key, &request, now)),
             claim => claim,
         }
     }
 
+    fn complete_now(&self, key: &RecordKey, token: Token, record: &Record, ttl: Duration) -> Result<Held, StoreError> {
+        let now = self.0.now();
+        let expires_at = now.saturating_add(ttl);
+        let (shard, tag) = self.0.place(key);
+        let held = {
+            let mut shard = lock(shard);
+            let (held, bytes) = shard.complete(tag, key, token, record, expires_at, now);
+            self.0.used_bytes.fetch_add(bytes, Ordering::Relaxed);
+            held
+        };
+        self.0.sweep_at(expires_at);
+        Ok(held)
+    }
+}
+
+impl Store for MemoryStore {
+    async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
+        self.claim_now(key, request)
+    }
+
     async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
-        let now = Instant::now();
-        let mut shard = self.0.shard(key);
-        let Some(stored) = shard.claimed_by(key, token, now) else { return Ok(Held::No) };
-        let State::Claimed { lease_until, ttl, .. } = &mut stored.state else { return Ok(Held::No) };
-        *lease_until = now + lease;
-        let expires_at = now + *ttl;
-        shard.expire_at(key, expires_at);
-        Ok(Held::Yes)
+        let (shard, tag) = self.0.place(key);
+        Ok(lock(shard).renew(tag, key, token, lease, self.0.now()))
     }
 
     async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
-        let now = Instant::now();
-        let expires_at = now + ttl;
-        {
-            let mut shard = self.0.shard(key);
-            let Some(stored) = shard.held_by(key, token, now) else { return Ok(Held::No) };
-            if matches!(stored.state, State::Completed(_)) {
-                return Ok(Held::Yes);
-            }
-            self.0.used_bytes.fetch_add(stored.complete(record), Ordering::Relaxed);
-            shard.expire_at(key, expires_at);
-        }
-        self.0.sweep_at(expires_at);
-        Ok(Held::Yes)
+        self.complete_now(key, token, &record, ttl)
     }
 
     async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
-        let mut shard = self.0.shard(key);
-        if shard.claimed_by(key, token, Instant::now()).is_none() {
-            return Ok(Held::No);
-        }
-        self.0.remove(&mut shard, key);
+        let (shard, tag) = self.0.place(key);
+        let mut shard = lock(shard);
+        let Some(bytes) = shard.release(tag, key, token, self.0.now()) else { return Ok(Held::No) };
+        self.0.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
         Ok(Held::Yes)
     }
 
+    fn immediate(&self) -> Option<&dyn ImmediateStore> {
+        Some(self)
+    }
+
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
-        let now = Instant::now();
-        let shard = self.0.shard(key);
-        Ok(shard.entries.get(key).and_then(|stored| stored.entry(key, now)))
+        let (shard, tag) = self.0.place(key);
+        Ok(lock(shard).entry(tag, key, self.0.now()))
     }
 
     async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
-        let now = Instant::now();
-        let mut shard = self.0.shard(key);
-        let lived = shard.entries.get(key).is_some_and(|stored| stored.expires_at > now);
-        self.0.remove(&mut shard, key);
-        Ok(lived)
+        let now = self.0.now();
+        let (shard, tag) = self.0.place(key);
+        Ok(self.0.remove(&mut lock(shard), tag, key).is_some_and(|expires_at| expires_at > now))
     }
 
     async fn sweep(&self) -> Result<usize, StoreError> {
-        let now = Instant::now();
-        for shard in &self.0.shards {
-            let freed = self.0.free_expired(&mut lock(shard), now, BATCH);
-            if freed > 0 {
-                return Ok(freed);
-            }
-        }
-        Ok(0)
+        let now = self.0.now();
+        Ok(self
+            .0
+            .shards
+            .iter()
+            .map(|shard| self.0.free_expired(&mut lock(shard), now))
+            .find(|&freed| freed > 0)
+            .unwrap_or(0))
     }
 
-    /// Shard by shard, and within a shard in the order in which the entries were claimed.
+    /// Shard by shard, and within a shard in the order of the keys.
     async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
-        let now = Instant::now();
-        let (first_shard, mut first_number) = match &cursor {
-            None => (0, 0),
+        let now = self.0.now();
+        let (first_shard, mut first_key) = match &cursor {
+            None => (0, ""),
             Some(cursor) => place(cursor).ok_or_else(|| StoreError::unavailable("the cursor is not of this store"))?,
         };
         let mut entries = Vec::new();
         for (index, shard) in self.0.shards.iter().enumerate().skip(first_shard) {
-            let shard = lock(shard);
-            let mut living: Vec<_> = shard
-                .entries
-                .iter()
-                .filter(|(_, stored)| stored.number >= first_number)
-                .filter_map(|(key, stored)| Some((stored.number, stored.entry(key, now)?)))
-                .collect();
-            living.sort_by_key(|&(number, _)| number);
-            for (number, entry) in living {
+            let mut living: Vec<_> = lock(shard).entries(now).filter(|entry| entry.key.as_str() >= first_key).collect();
+            living.sort_by(|a, b| a.key.cmp(&b.key));
+            for entry in living {
                 if entries.len() == limit {
-                    let next = Some(Cursor(format!("{index}:{number}")));
+                    let next = Some(Cursor(format!("{index}:{}", entry.key.as_str())));
                     return Ok(Page { entries, next, ..Page::default() });
                 }
                 entries.push(entry);
             }
-            first_number = 0;
+            first_key = "";
         }
         Ok(Page { entries, ..Page::default() })
     }
 }
 
-fn place(cursor: &Cursor) -> Option<(usize, u64)> {
-    let (shard, number) = cursor.0.split_once(':')?;
-    Some((shard.parse().ok().filter(|&shard| shard < SHARDS)?, number.parse().ok()?))
+fn place(cursor: &Cursor) -> Option<(usize, &str)> {
+    let (shard, key) = cursor.0.split_once(':')?;
+    Some((shard.parse().ok().filter(|&shard| shard < SHARDS)?, key))
 }
 
 impl Inner {
-    fn claim(self: &Arc<Self>, key: &RecordKey, request: &ClaimRequest, now: Instant) -> Result<Claim, StoreError> {
-        let mut shard = self.shard(key);
-        self.free_expired(&mut shard, now, BATCH);
-        let attempt = match shard.stands(key, request, now) {
+    fn now(&self) -> Moment {
+        Instant::now().saturating_duration_since(self.began)
+    }
+
+    fn claim(self: &Arc<Self>, key: &RecordKey, request: &ClaimRequest, now: Moment) -> Result<Claim, StoreError> {
+        let (shard, tag) = self.place(key);
+        let mut shard = lock(shard);
+        self.free_expired(&mut shard, now);
+        let attempt = match shard.claim(tag, key, request, now) {
             Stands::Answer(claim) => return Ok(claim),
-            Stands::Lapsed { attempt } => {
-                shard.take_over(key, request, attempt + 1, now);
-                attempt + 1
-            }
+            Stands::TakenOver { attempt } => attempt,
             Stands::Absent => {
                 // More may have expired than one batch frees.
-                self.remove(&mut shard, key);
-                let bytes = ENTRY_BYTES + 2 * key.as_str().len();
-                if !self.reserve(bytes) {
+                self.remove(&mut shard, tag, key);
+                if !self.reserve(ENTRY_BYTES + key.as_str().len()) {
                     return Err(StoreError::Full);
                 }
-                shard.insert(key, request, bytes, now);
+                shard.insert(tag, key, request, now);
                 1
             }
         };
         drop(shard);
-        self.sweep_at(now + request.ttl);
+        self.sweep_at(now.saturating_add(request.ttl));
         Ok(Claim::Acquired { attempt })
     }
 
-    fn shard(&self, key: &RecordKey) -> MutexGuard<'_, Shard> {
-        lock(&self.shards[usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or_default()])
+    /// Where the entry of this key is, if it is.
+    fn place(&self, key: &RecordKey) -> (&Mutex<Shard>, Tag) {
+        let hash = self.hasher.hash_one(key);
+        let [high @ .., a, b, c, d] = hash.to_be_bytes();
+        (&self.shards[usize::from(high[0]) % SHARDS], Tag(u32::from_be_bytes([a, b, c, d])))
     }
 
     fn reserve(&self, bytes: usize) -> bool {
@@ -271,21 +263,36 @@ impl Inner {
         self.used_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
     }
 
-    fn remove(&self, shard: &mut Shard, key: &RecordKey) {
-        self.used_bytes.fetch_sub(shard.remove(key), Ordering::Relaxed);
+    /// When what stood there expires, if anything did.
+    fn remove(&self, shard: &mut Shard, tag: Tag, key: &RecordKey) -> Option<Moment> {
+        let (bytes, expires_at) = shard.remove(tag, key)?;
+        self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        Some(expires_at)
     }
 
-    fn free_expired(&self, shard: &mut Shard, now: Instant, limit: usize) -> usize {
-        let (freed, bytes) = shard.remove_expired(now, limit);
+    fn free_expired(&self, shard: &mut Shard, now: Moment) -> usize {
+        let (freed, bytes) = shard.remove_expired(now, BATCH);
         self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
         freed
+    }
+
+    /// Tries again for as long as what has expired in the other shards may be room enough.
+    fn make_room(&self, now: Moment, claim: impl Fn() -> Result<Claim, StoreError>) -> Result<Claim, StoreError> {
+        for shard in &self.shards {
+            if self.free_expired(&mut lock(shard), now) > 0 {
+                match claim() {
+                    Err(StoreError::Full) => {}
+                    claim => return claim,
+                }
+            }
+        }
+        Err(StoreError::Full)
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // The sweeper finds nothing left to sweep, and ends.
-        self.earlier.notify_one();
+        self.sweeper.end();
     }
 }
 

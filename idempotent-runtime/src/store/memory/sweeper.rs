@@ -3,45 +3,75 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::{BATCH, Inner, lock};
-use crate::sync::tokio;
-use crate::sync::tokio::task::JoinHandle;
-use crate::sync::tokio::time::Instant;
+use super::shard::Moment;
+use super::{Inner, lock};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::tokio::sync::Notify;
+use crate::sync::{Mutex, tokio};
 
 /// The sweeper rests at least this long, or a busy store would wake it for every single expiry.
 const PAUSE: Duration = Duration::from_millis(100);
 
-#[derive(Default)]
+/// Nobody sweeps, or it is being found out when the next one will.
+const UNKNOWN: u64 = u64::MAX;
+
 pub(super) struct Sweeper {
-    task: Option<JoinHandle<()>>,
-    wakes_at: Option<Instant>,
+    /// In nanoseconds since the store began. Written under the lock, and read without it: a claim need not take it.
+    wakes_at: AtomicU64,
+    is_on_duty: Mutex<bool>,
+    /// Apart from the rest, so that the sweeper can sleep without holding the store.
+    earlier: Arc<Notify>,
+}
+
+impl Default for Sweeper {
+    fn default() -> Self {
+        Self { wakes_at: AtomicU64::new(UNKNOWN), is_on_duty: Mutex::default(), earlier: Arc::default() }
+    }
+}
+
+impl Sweeper {
+    /// The task finds nothing left to sweep, and ends.
+    pub(super) fn end(&self) {
+        self.earlier.notify_one();
+    }
+
+    /// The next one who enters something sends for another task.
+    fn leave(&self, is_on_duty: &mut bool) {
+        *is_on_duty = false;
+        self.wakes_at.store(UNKNOWN, Ordering::SeqCst);
+    }
 }
 
 impl Inner {
     /// Sees to it that the sweeper wakes by then.
-    pub(super) fn sweep_at(self: &Arc<Self>, expires_at: Instant) {
-        let mut sweeper = lock(&self.sweeper);
-        // The task dies with the runtime that it was spawned on, which need not be the last one of the process.
-        if sweeper.task.as_ref().is_none_or(JoinHandle::is_finished) {
-            sweeper.wakes_at = Some(expires_at);
-            sweeper.task = Some(tokio::spawn(sweep_forever(Arc::downgrade(self))));
-        } else if sweeper.wakes_at.is_none_or(|wakes_at| expires_at < wakes_at) {
-            sweeper.wakes_at = Some(expires_at);
-            self.earlier.notify_one();
+    pub(super) fn sweep_at(self: &Arc<Self>, expires_at: Moment) {
+        let wanted = nanos(expires_at);
+        if self.sweeper.wakes_at.load(Ordering::SeqCst) <= wanted {
+            return;
+        }
+        let mut is_on_duty = lock(&self.sweeper.is_on_duty);
+        if self.sweeper.wakes_at.load(Ordering::SeqCst) <= wanted {
+            return;
+        }
+        self.sweeper.wakes_at.store(wanted, Ordering::SeqCst);
+        if *is_on_duty {
+            self.sweeper.earlier.notify_one();
+        } else {
+            tokio::spawn(sweep_forever(OnDuty(Arc::downgrade(self))));
+            *is_on_duty = true;
         }
     }
 
-    /// Frees one batch of every shard; true when something is left that could be freed now.
-    pub(super) fn sweep_batch(&self, now: Instant) -> bool {
-        let mut left = false;
+    async fn sweep_all(&self) {
         for shard in &self.shards {
-            left |= self.free_expired(&mut lock(shard), now, BATCH) == BATCH;
+            while self.free_expired(&mut lock(shard), self.now()) > 0 {
+                tokio::task::yield_now().await;
+            }
         }
-        left
     }
 
-    fn next_expiry(&self) -> Option<Instant> {
-        self.shards.iter().filter_map(|shard| lock(shard).expiries.first_key_value().map(|(&(at, _), _)| at)).min()
+    fn next_expiry(&self) -> Option<Moment> {
+        self.shards.iter().filter_map(|shard| lock(shard).next_expiry()).min()
     }
 }
 
@@ -49,36 +79,49 @@ impl Inner {
 impl super::MemoryStore {
     /// Leaves what expires to the calls of the store: with the sweeper's steps, the schedules are too many to try all.
     pub(crate) fn without_sweeper(self) -> Self {
-        let mut sweeper = lock(&self.0.sweeper);
-        sweeper.task = Some(tokio::spawn(std::future::pending()));
-        sweeper.wakes_at = Some(Instant::now());
-        drop(sweeper);
+        self.0.sweeper.wakes_at.store(0, Ordering::SeqCst);
         self
     }
 }
 
-/// Ends when the last handle of the store is gone.
-async fn sweep_forever(store: Weak<Inner>) {
-    loop {
-        let Some(inner) = store.upgrade() else { return };
-        while inner.sweep_batch(Instant::now()) {
-            tokio::task::yield_now().await;
+/// The task dies with the runtime that it was spawned on, which need not be the last one of the process.
+struct OnDuty(Weak<Inner>);
+
+impl Drop for OnDuty {
+    fn drop(&mut self) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.sweeper.leave(&mut lock(&inner.sweeper.is_on_duty));
         }
+    }
+}
+
+/// Ends when the last handle of the store is gone.
+async fn sweep_forever(mut duty: OnDuty) {
+    loop {
+        let Some(inner) = duty.0.upgrade() else { return };
+        inner.sweep_all().await;
         let wakes_at = {
-            let mut sweeper = lock(&inner.sweeper);
-            // Under the lock of `sweep_at`: what is entered later sees this time and corrects it.
-            sweeper.wakes_at = inner.next_expiry().map(|at| at.max(Instant::now() + PAUSE));
-            let Some(wakes_at) = sweeper.wakes_at else {
-                sweeper.task = None;
+            let mut is_on_duty = lock(&inner.sweeper.is_on_duty);
+            // Who enters something from here on waits for the lock and corrects the time; what was entered before is seen.
+            inner.sweeper.wakes_at.store(UNKNOWN, Ordering::SeqCst);
+            let Some(next) = inner.next_expiry() else {
+                inner.sweeper.leave(&mut is_on_duty);
+                duty.0 = Weak::new();
                 return;
             };
-            wakes_at
+            let wakes_at = next.max(inner.now() + PAUSE);
+            inner.sweeper.wakes_at.store(nanos(wakes_at), Ordering::SeqCst);
+            inner.began + wakes_at
         };
-        let earlier = Arc::clone(&inner.earlier);
+        let earlier = Arc::clone(&inner.sweeper.earlier);
         drop(inner);
         tokio::select! {
             () = tokio::time::sleep_until(wakes_at) => {}
             () = earlier.notified() => {}
         }
     }
+}
+
+fn nanos(moment: Moment) -> u64 {
+    u64::try_from(moment.as_nanos()).unwrap_or(u64::MAX - 1)
 }
