@@ -16,7 +16,7 @@ use crate::source::Source;
 /// When that does not hold.
 pub fn redis_value(bytes: &[u8]) {
     let key = RecordKey::new("charges", None, "8e03978e");
-    let entry = is_sound_or_damaged(decoders::redis_entry(key.clone(), bytes, 1000, 1000));
+    let entry = is_sound_or_damaged(decoders::redis_entry(key.clone(), bytes, 1000));
     match is_sound_or_damaged(decoders::redis_record(bytes)) {
         Some(Claim::Completed(record)) => {
             agrees(&entry.expect("a record is an entry"), &record);
@@ -28,11 +28,11 @@ pub fn redis_value(bytes: &[u8]) {
     }
 
     let mut source = Source::new(bytes);
-    let (token, left, now) = (Token::from_u128(u128::from_le_bytes(source.array())), source.long(), source.byte());
+    let (token, left) = (Token::from_u128(u128::from_le_bytes(source.array())), source.long());
     let record = source.record();
     assert_eq!(in_and_out_of_redis(token, &record), record);
     let value = decoders::redis_value(token, &record).expect("a record is written");
-    agrees(&decoders::redis_entry(key, value.as_bytes(), left, now.into()).expect("its own value"), &record);
+    agrees(&decoders::redis_entry(key, value.as_bytes(), left).expect("its own value"), &record);
 }
 
 fn in_and_out_of_redis(token: Token, record: &Record) -> Record {

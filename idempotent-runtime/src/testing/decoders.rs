@@ -34,8 +34,8 @@ mod redis {
     }
 
     /// What an operator reads there.
-    pub fn redis_entry(key: RecordKey, value: &[u8], left: i64, now: u64) -> Result<Entry, StoreError> {
-        value::entry(key, value, left, now)
+    pub fn redis_entry(key: RecordKey, value: &[u8], left: i64) -> Result<Entry, StoreError> {
+        value::entry(key, value, left)
     }
 }
 

@@ -221,8 +221,8 @@ impl PostgresStore {
     }
 
     async fn held(&self, query: impl Fn() -> Query) -> Result<Held, StoreError> {
-        let row = retried(|| async { query().fetch_one(self.0.pools.own()).await }).await?;
-        Ok(held(&row))
+        let row = retried(|| async { query().fetch_optional(self.0.pools.own()).await }).await?;
+        Ok(held(row.as_ref()))
     }
 }
 
@@ -242,8 +242,9 @@ where
     }
 }
 
-fn held(row: &PgRow) -> Held {
-    if row.get("held") { Held::Yes } else { Held::No }
+/// A statement that took effect tells so by its row.
+fn held(row: Option<&PgRow>) -> Held {
+    if row.is_some() { Held::Yes } else { Held::No }
 }
 
 fn headers_text(record: &Record) -> Result<String, StoreError> {

@@ -5,8 +5,8 @@ use sqlx::postgres::Postgres;
 use sqlx::query::Query;
 use std::sync::Arc;
 
-/// The one moment at which a statement judges: not the start of a transaction, and read once. As a subquery it is a
-/// constant of the statement, so that an index serves.
+/// Only for a statement that looks for many rows: as a subquery, the time is a constant and an index serves. Of one row, whose
+/// digest has found it, it is asked directly, which costs less.
 macro_rules! now {
     () => {
         "(SELECT clock_timestamp())"
@@ -15,13 +15,9 @@ macro_rules! now {
 
 macro_rules! standing {
     () => {
-        concat!(
-            "SELECT id, state, fingerprint, token, attempt, lease_until > ",
-            now!(),
-            " AS leased, (extract(epoch FROM recorded_at) * 1000)::bigint AS recorded_at, status, \
-             headers::text AS headers, body, false AS acquired FROM {schema}.records WHERE digest = $1 AND expires_at > ",
-            now!()
-        )
+        "SELECT id, state, fingerprint, token, attempt, lease_until > clock_timestamp() AS leased, \
+         (extract(epoch FROM recorded_at) * 1000)::bigint AS recorded_at, status, headers::text AS headers, body, \
+         false AS acquired FROM {schema}.records WHERE digest = $1 AND expires_at > clock_timestamp()"
     };
 }
 
@@ -53,64 +49,39 @@ const CLAIM: &str = concat!(
      true AS acquired FROM claimed UNION ALL SELECT * FROM standing WHERE NOT EXISTS (SELECT FROM claimed)"
 );
 
-const RENEW: &str = concat!(
-    "UPDATE {schema}.records SET lease_until = ",
-    now!(),
-    " + $3 * interval '1 millisecond', expires_at = ",
-    now!(),
-    " + claim_ttl * interval '1 millisecond' WHERE digest = $1 AND token = $2 AND state = 'claimed' AND expires_at > ",
-    now!()
-);
+const RENEW: &str = "UPDATE {schema}.records SET lease_until = clock_timestamp() + $3 * interval '1 millisecond', \
+     expires_at = clock_timestamp() + claim_ttl * interval '1 millisecond' \
+     WHERE digest = $1 AND token = $2 AND state = 'claimed' AND expires_at > clock_timestamp()";
 
 // NOTIFY takes a lock of the whole database at COMMIT, so it is sent only where somebody waits.
-const COMPLETE: &str = concat!(
-    "WITH completed AS (\
-     UPDATE {schema}.records SET state = 'completed', lease_until = NULL, expires_at = ",
-    now!(),
-    " + $3 * interval '1 millisecond', fingerprint = $4, recorded_at = timestamptz 'epoch' + $5 * interval '1 millisecond', status = $6, headers = $7::jsonb, body = $8 \
-     WHERE digest = $1 AND token = $2 AND state = 'claimed' AND expires_at > ",
-    now!(),
-    " RETURNING awaited), \
-     told AS (SELECT pg_notify($9, encode($1, 'hex')) FROM completed WHERE awaited) \
-     SELECT EXISTS (SELECT FROM completed) OR EXISTS (SELECT FROM {schema}.records \
-     WHERE digest = $1 AND token = $2 AND state = 'completed' AND expires_at > ",
-    now!(),
-    ") AS held, (SELECT count(*) FROM told) AS told"
-);
+const COMPLETE: &str = "UPDATE {schema}.records SET state = 'completed', lease_until = NULL, \
+     expires_at = clock_timestamp() + $3 * interval '1 millisecond', fingerprint = $4, \
+     recorded_at = timestamptz 'epoch' + $5 * interval '1 millisecond', status = $6, headers = $7::jsonb, body = $8 \
+     WHERE digest = $1 AND token = $2 AND state = 'claimed' AND expires_at > clock_timestamp() \
+     RETURNING CASE WHEN awaited THEN pg_notify($9, encode($1, 'hex'))::text END";
 
-const RELEASE: &str = concat!(
-    "WITH released AS (\
-     DELETE FROM {schema}.records WHERE digest = $1 AND token = $2 AND state = 'claimed' AND expires_at > ",
-    now!(),
-    " RETURNING awaited), \
-     told AS (SELECT pg_notify($3, encode($1, 'hex')) FROM released WHERE awaited) \
-     SELECT EXISTS (SELECT FROM released) AS held, (SELECT count(*) FROM told) AS told"
-);
+const RELEASE: &str = "DELETE FROM {schema}.records \
+     WHERE digest = $1 AND token = $2 AND state = 'claimed' AND expires_at > clock_timestamp() \
+     RETURNING CASE WHEN awaited THEN pg_notify($3, encode($1, 'hex'))::text END";
 
 const AWAIT: &str =
     "UPDATE {schema}.records SET awaited = true WHERE digest = $1 AND state = 'claimed' AND NOT awaited";
 
 /// The record of a claim that lives in a transaction: nothing stands there yet, or what may be taken over.
-const RECORD: &str = "WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now), recorded AS (\
-     INSERT INTO {schema}.records AS r (digest, key, state, fingerprint, token, attempt, claim_ttl, expires_at, \
-     recorded_at, status, headers, body) \
-     SELECT $1, $2, 'completed', $3, $4, 1, $5, now + $5 * interval '1 millisecond', \
-     timestamptz 'epoch' + $6 * interval '1 millisecond', $7, $8::jsonb, $9 FROM moment \
+const RECORD: &str = "INSERT INTO {schema}.records AS r (digest, key, state, fingerprint, token, attempt, claim_ttl, \
+     expires_at, recorded_at, status, headers, body) \
+     VALUES ($1, $2, 'completed', $3, $4, 1, $5, clock_timestamp() + $5 * interval '1 millisecond', \
+     timestamptz 'epoch' + $6 * interval '1 millisecond', $7, $8::jsonb, $9) \
      ON CONFLICT (digest) DO UPDATE SET key = excluded.key, state = 'completed', fingerprint = excluded.fingerprint, \
      token = excluded.token, claim_ttl = excluded.claim_ttl, lease_until = NULL, expires_at = excluded.expires_at, \
      recorded_at = excluded.recorded_at, status = excluded.status, headers = excluded.headers, body = excluded.body \
-     WHERE r.expires_at <= (SELECT now FROM moment) OR ($10 AND r.state = 'claimed' \
-     AND r.lease_until <= (SELECT now FROM moment) AND r.fingerprint = $3) \
-     RETURNING id), \
-     told AS (SELECT pg_notify($11, encode($1, 'hex')) FROM recorded WHERE $12) \
-     SELECT EXISTS (SELECT FROM recorded) AS held, (SELECT count(*) FROM told) AS told";
+     WHERE r.expires_at <= clock_timestamp() OR ($10 AND r.state = 'claimed' \
+     AND r.lease_until <= clock_timestamp() AND r.fingerprint = $3) \
+     RETURNING CASE WHEN $12 THEN pg_notify($11, encode($1, 'hex'))::text END";
 
 /// Whether $2 has completed the digest $1.
-const COMPLETED_BY: &str = concat!(
-    "SELECT EXISTS (SELECT FROM {schema}.records WHERE digest = $1 AND token = $2 AND state = 'completed' AND expires_at > ",
-    now!(),
-    ")"
-);
+const COMPLETED_BY: &str = "SELECT EXISTS (SELECT FROM {schema}.records WHERE digest = $1 AND token = $2 \
+     AND state = 'completed' AND expires_at > clock_timestamp())";
 
 /// Returns whether the removed row was alive.
 const PURGE: &str =

@@ -134,9 +134,9 @@ impl TransactionalStore<Postgres> for PostgresStore {
                 .bind(request.after_crash == AfterCrash::Rerun)
                 .bind(self.0.listener.channel())
                 .bind(may_be_awaited)
-                .fetch_one(&mut *open.transaction)
+                .fetch_optional(&mut *open.transaction)
                 .await;
-            Ok(held(&row.map_err(in_transaction)?))
+            Ok(held(row.map_err(in_transaction)?.as_ref()))
         })
     }
 

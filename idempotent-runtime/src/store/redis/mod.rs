@@ -1,8 +1,10 @@
 //! The store for many processes that have a Redis or Valkey already.
 //!
-//! Each operation is one script and one round trip: a replay costs one, a first execution two. All of a key's data is
-//! one value under one name, so that a Cluster needs no hash tags. The value is JSON; its lease and attempt are judged by
-//! the server's `TIME`, and the key's own expiry is the time to live, so that attempt numbers outlive a lease.
+//! Each operation is one round trip: a replay costs one, a first execution two. From Redis 7 on a claim is the server's own
+//! `SET … NX GET`, which tells what stands there already; everything else is a script, and so is the claim of a key that
+//! somebody holds, which takes a second round trip. All of a key's data is one value under one name, so that a Cluster needs
+//! no hash tags. The value is JSON; the key's own expiry is the time to live, by which its lease is judged too, so that
+//! attempt numbers outlive a lease and only the server's clock counts.
 
 #[cfg(feature = "redis-cluster")]
 mod cluster;
@@ -72,6 +74,8 @@ struct Inner {
     channel: String,
     prefix: String,
     scripts: Scripts,
+    /// From version 7 on `SET` can tell what stands where it writes nothing.
+    claims_by_set: bool,
 }
 
 impl RedisStore {
@@ -121,6 +125,19 @@ impl RedisStore {
         self.0.connection.run(script, &self.name(key), arguments).await.map_err(store_error)
     }
 
+    /// What stands there, or the first claim of the key: by the server's own command, which is faster than any script.
+    async fn claim_by_set(
+        &self,
+        key: &RecordKey,
+        token: &str,
+        request: &ClaimRequest,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let ttl = span_millis(request.ttl);
+        let mut set = redis::cmd("SET");
+        set.arg(self.name(key)).arg(value::claimed(token, request)).arg("NX").arg("GET").arg("PX").arg(ttl);
+        self.0.connection.query(&set).await.map_err(store_error)
+    }
+
     /// Where it is asked for, the replicas must have it too.
     async fn run_acknowledged<T: FromRedisValue>(
         &self,
@@ -137,8 +154,8 @@ impl RedisStore {
     }
 
     async fn look(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
-        let (value, left, now): (Option<Vec<u8>>, i64, u64) = self.run(&self.0.scripts.look, key, &[]).await?;
-        value.map(|value| value::entry(key.clone(), &value, left, now)).transpose()
+        let (value, left): (Option<Vec<u8>>, i64) = self.run(&self.0.scripts.look, key, &[]).await?;
+        value.map(|value| value::entry(key.clone(), &value, left)).transpose()
     }
 
     /// The keys of all entries, in order.
@@ -214,7 +231,18 @@ fn millis(span: Duration) -> Argument<'static> {
 
 impl Store for RedisStore {
     async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
-        let (token, fingerprint) = (token_text(request.token), request.fingerprint.to_string());
+        let token = token_text(request.token);
+        if self.0.claims_by_set && self.0.acknowledged.is_none() {
+            match self.claim_by_set(key, &token, &request).await {
+                Ok(None) => return Ok(Claim::Acquired { attempt: 1 }),
+                Ok(Some(standing)) if !value::may_be_claim(&standing) => return value::standing(&standing),
+                // Whose claim stands there, and whether its lease has run out, is for the server to judge; and a full one
+                // refuses the command even where it would only read.
+                Ok(Some(_)) | Err(StoreError::Full) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let fingerprint = request.fingerprint.to_string();
         let arguments = [
             Argument::Text(&token),
             Argument::Text(&fingerprint),
@@ -222,13 +250,15 @@ impl Store for RedisStore {
             millis(request.ttl),
             Argument::Text(if request.after_crash == AfterCrash::Rerun { "1" } else { "0" }),
         ];
-        let (what, detail): (String, Value) = self.run_acknowledged(&self.0.scripts.claim, key, &arguments).await?;
         let unreadable = |_| value::damaged("the script's answer cannot be read");
-        match what.as_str() {
-            "acquired" => Ok(Claim::Acquired { attempt: redis::from_redis_value(detail).map_err(unreadable)? }),
-            "standing" => value::standing(&redis::from_redis_value::<Vec<u8>>(detail).map_err(unreadable)?),
-            _ => {
-                let text: String = redis::from_redis_value(detail).map_err(unreadable)?;
+        match self.run_acknowledged(&self.0.scripts.claim, key, &arguments).await? {
+            Value::Int(attempt) => {
+                let attempt = attempt.try_into().map_err(|_| value::damaged("the attempt is out of range"))?;
+                Ok(Claim::Acquired { attempt })
+            }
+            Value::BulkString(standing) => value::standing(&standing),
+            other => {
+                let (what, text): (String, String) = redis::from_redis_value(other).map_err(unreadable)?;
                 let fingerprint = value::fingerprint(&text)?;
                 Ok(if what == "in_flight" { Claim::InFlight { fingerprint } } else { Claim::Lapsed { fingerprint } })
             }

@@ -125,6 +125,7 @@ impl RedisStoreBuilder {
             channel,
             prefix: self.prefix,
             scripts: Scripts::new(version >= (7, 0)),
+            claims_by_set: version >= (7, 0),
         })))
     }
 }

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::store::columns::token_text;
-use crate::store::{Claim, Entry, EntryState, StoreError, Token};
+use crate::store::columns::{span_millis, token_text};
+use crate::store::{Claim, ClaimRequest, Entry, EntryState, StoreError, Token};
 use crate::{Fingerprint, Record, RecordKey};
 
 /// In the order that the scripts rely on.
@@ -17,22 +18,55 @@ struct Completed<'a> {
 }
 
 #[derive(Deserialize)]
-#[serde(tag = "state", rename_all = "snake_case", deny_unknown_fields)]
-enum Value {
-    Claimed {
-        #[serde(rename = "token")]
-        _token: String,
-        fingerprint: Fingerprint,
-        attempt: u32,
-        lease_until: u64,
-        #[serde(rename = "ttl")]
-        _ttl: u64,
-    },
-    Completed {
-        #[serde(rename = "token")]
-        _token: String,
-        record: Record,
-    },
+#[serde(deny_unknown_fields)]
+struct Claimed {
+    #[serde(rename = "state")]
+    _state: IsClaimed,
+    #[serde(rename = "token")]
+    _token: String,
+    fingerprint: Fingerprint,
+    attempt: u32,
+    lease: u64,
+    ttl: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Recorded {
+    #[serde(rename = "state")]
+    _state: IsCompleted,
+    #[serde(rename = "token")]
+    _token: String,
+    record: Record,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum IsClaimed {
+    Claimed,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum IsCompleted {
+    Completed,
+}
+
+const CLAIMED: &[u8] = br#"{"state":"claimed""#;
+
+/// Whether the value begins as a claim's does.
+pub(super) fn may_be_claim(value: &[u8]) -> bool {
+    value.starts_with(CLAIMED)
+}
+
+/// The value of a first claim, as the scripts read and write it too.
+pub(super) fn claimed(token: &str, request: &ClaimRequest) -> String {
+    format!(
+        r#"{{"state":"claimed","token":"{token}","fingerprint":"{}","attempt":1,"lease":{},"ttl":{}}}"#,
+        request.fingerprint,
+        span_millis(request.lease),
+        span_millis(request.ttl)
+    )
 }
 
 /// The value of a completed key.
@@ -43,10 +77,10 @@ pub(crate) fn completed(token: Token, record: &Record) -> Result<String, StoreEr
 
 /// What a claim meets that is no claim.
 pub(crate) fn standing(value: &[u8]) -> Result<Claim, StoreError> {
-    match parse(value)? {
-        Value::Completed { record, .. } => Ok(Claim::Completed(record)),
-        Value::Claimed { .. } => Err(damaged("a claim that the script cannot read")),
+    if may_be_claim(value) {
+        return Err(damaged("a claim that the script cannot read"));
     }
+    parse::<Recorded>(value).map(|recorded| Claim::Completed(recorded.record))
 }
 
 /// The fingerprint of a claim.
@@ -54,25 +88,29 @@ pub(super) fn fingerprint(text: &str) -> Result<Fingerprint, StoreError> {
     text.parse().map_err(|_| damaged("the fingerprint is not 64 hexadecimal digits"))
 }
 
-pub(crate) fn entry(key: RecordKey, value: &[u8], left: i64, now: u64) -> Result<Entry, StoreError> {
-    let (fingerprint, state) = match parse(value)? {
-        Value::Claimed { fingerprint, attempt, lease_until, .. } => {
-            let lease = lease_until.checked_sub(now).filter(|&left| left > 0).map(Duration::from_millis);
-            (fingerprint, EntryState::Claimed { attempt, lease })
-        }
-        Value::Completed { record, .. } => {
-            let body_bytes = record.body_bytes().map(|body| body.len() as u64);
-            let state = EntryState::Completed { status: record.status, body_bytes, recorded_at: record.recorded_at };
-            (record.fingerprint, state)
-        }
+pub(crate) fn entry(key: RecordKey, value: &[u8], left: i64) -> Result<Entry, StoreError> {
+    let (fingerprint, state) = if may_be_claim(value) {
+        let Claimed { fingerprint, attempt, lease, ttl, .. } = parse(value)?;
+        let lease = lease.checked_sub(passed(left, ttl)).filter(|&left| left > 0).map(Duration::from_millis);
+        (fingerprint, EntryState::Claimed { attempt, lease })
+    } else {
+        let Recorded { record, .. } = parse(value)?;
+        let body_bytes = record.body_bytes().map(|body| body.len() as u64);
+        let state = EntryState::Completed { status: record.status, body_bytes, recorded_at: record.recorded_at };
+        (record.fingerprint, state)
     };
     // A key that somebody made persistent has no end.
     let expires_in = u64::try_from(left).map_or(Duration::MAX, Duration::from_millis);
     Ok(Entry { key, fingerprint, state, expires_in })
 }
 
+/// How much of the time to live is over; nothing of one that has no end.
+fn passed(left: i64, ttl: u64) -> u64 {
+    u64::try_from(left).map_or(0, |left| ttl.saturating_sub(left))
+}
+
 /// The parser's own message would quote what it read.
-fn parse(value: &[u8]) -> Result<Value, StoreError> {
+fn parse<T: DeserializeOwned>(value: &[u8]) -> Result<T, StoreError> {
     serde_json::from_slice(value).map_err(|error| {
         damaged(format_args!(
             "a value is not what this version writes, at line {} column {}",

@@ -16,6 +16,8 @@ pub(super) enum Clock {
     Steady { began_at: i64 },
     /// The machine has no such clock: that on the wall.
     Wall,
+    /// It was this late when it was looked at.
+    Stopped { at: i64 },
 }
 
 impl Clock {
@@ -38,7 +40,13 @@ impl Clock {
         match self {
             Self::Steady { began_at } => uptime().map_or_else(wall, |uptime| began_at + uptime),
             Self::Wall => wall(),
+            Self::Stopped { at } => at,
         }
+    }
+
+    /// For what shall happen in one moment.
+    pub(super) fn stopped(self) -> Self {
+        Self::Stopped { at: self.now() }
     }
 }
 

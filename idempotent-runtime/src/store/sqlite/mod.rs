@@ -22,6 +22,7 @@ mod failure;
 mod open;
 mod readers;
 mod row;
+mod rows;
 mod schema;
 #[cfg(test)]
 mod tests;

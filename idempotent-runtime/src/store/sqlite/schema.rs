@@ -80,6 +80,16 @@ pub(super) const COMPLETE: &str = "\
     recorded_at = ?6, status = ?7, headers = ?8, body = ?9 \
     WHERE key = ?2 AND token = ?3 AND state = 'claimed' AND expires_at > ?1";
 
+/// The record of a claim that lives in a transaction: nothing stands there yet, or what may be taken over.
+pub(super) const RECORD: &str = "\
+    INSERT INTO idempotency_records AS r (key, state, fingerprint, token, attempt, claim_ttl, expires_at, recorded_at, \
+    status, headers, body) VALUES (?2, 'completed', ?3, ?4, 1, ?5, ?1 + ?5, ?6, ?7, ?8, ?9) \
+    ON CONFLICT (key) DO UPDATE SET state = excluded.state, fingerprint = excluded.fingerprint, token = excluded.token, \
+    attempt = CASE WHEN r.expires_at <= ?1 THEN 1 ELSE r.attempt + 1 END, claim_ttl = excluded.claim_ttl, \
+    lease_until = NULL, expires_at = excluded.expires_at, recorded_at = excluded.recorded_at, status = excluded.status, \
+    headers = excluded.headers, body = excluded.body \
+    WHERE r.expires_at <= ?1 OR (?10 AND r.state = 'claimed' AND r.lease_until <= ?1 AND r.fingerprint = ?11)";
+
 pub(super) const RELEASE: &str =
     "DELETE FROM idempotency_records WHERE key = ?2 AND token = ?3 AND state = 'claimed' AND expires_at > ?1";
 

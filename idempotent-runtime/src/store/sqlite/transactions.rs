@@ -7,13 +7,13 @@ use sqlx::sqlite::{Sqlite, SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 use tokio::sync::OwnedMutexGuard;
 
 use super::failure::{Failure, store_error};
-use super::writes::{ClaimWrite, CompleteWrite, Write, make_room};
+use super::writes::{headers_text, held, make_room};
 use super::{SqliteStore, schema};
 use crate::RecordKey;
-use crate::store::columns::token_text;
+use crate::store::columns::{span_millis, token_text, unix_millis};
 use crate::store::running::Running;
 use crate::store::standing::{Standing, Verdict, judge};
-use crate::store::{Claim, ClaimRequest, Held, StoreError, Token};
+use crate::store::{AfterCrash, Claim, ClaimRequest, Held, StoreError, Token};
 use crate::transaction::{Open, Recording, TransactionClaim, TransactionalStore};
 
 /// Who writes in this process: the writer's thread for a batch, or a handler for its transaction. Waiting here is fair, as
@@ -102,12 +102,20 @@ impl TransactionalStore<Sqlite> for SqliteStore {
     ) -> BoxFuture<'a, Result<Held, StoreError>> {
         Box::pin(async move {
             let Recording { key, request, record, .. } = recording;
-            let claim = ClaimWrite { key: key.clone(), request: *request, max_bytes: None };
-            let Claim::Acquired { .. } = claim.apply(&mut open.transaction, self.0.clock).await.map_err(failed)? else {
-                return Ok(Held::No);
-            };
-            let complete = CompleteWrite::new(key.clone(), request.token, record.clone(), request.ttl)?;
-            complete.apply(&mut open.transaction, self.0.clock).await.map_err(failed)
+            let recorded = schema::at(self.0.clock.now(), schema::RECORD)
+                .bind(key.as_str())
+                .bind(record.fingerprint.to_string())
+                .bind(token_text(request.token))
+                .bind(span_millis(request.ttl))
+                .bind(unix_millis(record.recorded_at))
+                .bind(record.status.as_u16())
+                .bind(headers_text(record)?)
+                .bind(record.body_bytes().map(AsRef::<[u8]>::as_ref))
+                .bind(request.after_crash == AfterCrash::Rerun)
+                .bind(request.fingerprint.to_string())
+                .execute(&mut *open.transaction)
+                .await;
+            Ok(held(recorded.map_err(store_error)?.rows_affected() > 0))
         })
     }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sqlx::Connection as _;
-use sqlx::sqlite::{SqliteConnection, SqlitePool};
+use sqlx::error::BoxDynError;
+use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqlitePool};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
@@ -14,6 +15,7 @@ use super::clock::Clock;
 use super::failure::Failure;
 use super::open::{OpenError, Opened, SqliteStoreBuilder};
 use super::readers::Readers;
+use super::rows::{self, Kind, SIZES};
 use super::schema;
 use super::transactions::Turn;
 use super::writes::{Write, sweep};
@@ -93,6 +95,11 @@ trait Job: Send {
         connection: &'a mut SqliteConnection,
         clock: Clock,
     ) -> BoxFuture<'a, Result<(), sqlx::Error>>;
+    /// The statement in which it can be a row among others.
+    fn row_of(&self) -> Option<Kind>;
+    fn add_to(&self, arguments: &mut SqliteArguments, now: i64) -> Result<(), BoxDynError>;
+    /// Keeps the outcome of a row that was written.
+    fn was_row(&mut self);
     /// Tells the outcome, which is on disk now.
     fn settle(self: Box<Self>);
     fn refuse(self: Box<Self>, error: Arc<sqlx::Error>);
@@ -120,6 +127,18 @@ impl<W: Write> Job for Pending<W> {
             });
             Ok(())
         })
+    }
+
+    fn row_of(&self) -> Option<Kind> {
+        self.write.as_row().map(|(kind, _)| kind)
+    }
+
+    fn add_to(&self, arguments: &mut SqliteArguments, now: i64) -> Result<(), BoxDynError> {
+        self.write.add_to(arguments, now)
+    }
+
+    fn was_row(&mut self) {
+        self.outcome = self.write.as_row().map(|(_, output)| Ok(output));
     }
 
     fn settle(self: Box<Self>) {
@@ -228,9 +247,7 @@ async fn apply_and_commit(
     jobs: &mut [Box<dyn Job>],
 ) -> Result<(), sqlx::Error> {
     let done = async {
-        for job in jobs {
-            job.apply(connection, clock).await?;
-        }
+        apply(connection, clock.stopped(), jobs).await?;
         execute(connection, "COMMIT").await
     };
     match done.await {
@@ -240,6 +257,47 @@ async fn apply_and_commit(
             Err(error)
         }
     }
+}
+
+/// In any order: all of them wait at the same time.
+async fn apply(connection: &mut SqliteConnection, clock: Clock, jobs: &mut [Box<dyn Job>]) -> Result<(), sqlx::Error> {
+    for kind in Kind::ALL {
+        let mut rows: Vec<_> = jobs.iter_mut().filter(|job| job.row_of() == Some(kind)).collect();
+        let mut rest = &mut rows[..];
+        for size in SIZES {
+            let mut chunks = rest.chunks_exact_mut(size);
+            for rows in chunks.by_ref() {
+                apply_rows(connection, clock, kind, rows).await?;
+            }
+            rest = chunks.into_remainder();
+        }
+    }
+    for job in jobs.iter_mut().filter(|job| job.row_of().is_none()) {
+        job.apply(connection, clock).await?;
+    }
+    Ok(())
+}
+
+async fn apply_rows(
+    connection: &mut SqliteConnection,
+    clock: Clock,
+    kind: Kind,
+    jobs: &mut [&mut Box<dyn Job>],
+) -> Result<(), sqlx::Error> {
+    let mut arguments = SqliteArguments::default();
+    for job in &*jobs {
+        job.add_to(&mut arguments, clock.now()).map_err(sqlx::Error::Encode)?;
+    }
+    if rows::write(connection, kind, jobs.len(), arguments).await? {
+        for job in jobs {
+            job.was_row();
+        }
+        return Ok(());
+    }
+    for job in jobs {
+        job.apply(connection, clock).await?;
+    }
+    Ok(())
 }
 
 /// Whether there may be more to sweep. Looks before it locks: an idle store writes nothing.

@@ -4,11 +4,13 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteConnection;
+use sqlx::error::BoxDynError;
+use sqlx::sqlite::{SqliteArguments, SqliteConnection};
+use sqlx::{Arguments as _, Row as _};
 
 use super::clock::Clock;
 use super::failure::{Cause, Failure, store_error};
+use super::rows::Kind;
 use super::schema;
 use crate::record::HeadersText;
 use crate::store::columns::{span_millis, token_text, unix_millis};
@@ -28,6 +30,17 @@ pub(super) trait Write: Send + Sync + 'static {
         connection: &mut SqliteConnection,
         clock: Clock,
     ) -> impl Future<Output = Result<Self::Output, Failure>> + Send;
+
+    /// The statement in which it can be a row among others, and what its caller gets where that one did it.
+    fn as_row(&self) -> Option<(Kind, Self::Output)> {
+        None
+    }
+
+    /// The row's arguments.
+    fn add_to(&self, arguments: &mut SqliteArguments, now: i64) -> Result<(), BoxDynError> {
+        let _ = (arguments, now);
+        Ok(())
+    }
 
     /// What its caller gets when SQLite refused it.
     fn refused(&self, error: Arc<sqlx::Error>) -> StoreError {
@@ -75,6 +88,21 @@ impl Write for ClaimWrite {
             .execute(connection)
             .await?;
         Ok(Claim::Acquired { attempt })
+    }
+
+    /// Not where the store has a bound, which is for each claim to keep.
+    fn as_row(&self) -> Option<(Kind, Claim)> {
+        self.max_bytes.is_none().then_some((Kind::Claim, Claim::Acquired { attempt: 1 }))
+    }
+
+    fn add_to(&self, arguments: &mut SqliteArguments, now: i64) -> Result<(), BoxDynError> {
+        let (ttl, lease) = (span_millis(self.request.ttl), span_millis(self.request.lease));
+        arguments.add(self.key.as_str())?;
+        arguments.add(self.request.fingerprint.to_string())?;
+        arguments.add(token_text(self.request.token))?;
+        arguments.add(ttl)?;
+        arguments.add(now + lease)?;
+        arguments.add(now + ttl)
     }
 
     fn refused(&self, error: Arc<sqlx::Error>) -> StoreError {
@@ -130,7 +158,7 @@ pub(super) struct CompleteWrite {
 
 impl CompleteWrite {
     pub(super) fn new(key: RecordKey, token: Token, mut record: Record, ttl: Duration) -> Result<Self, StoreError> {
-        let headers = serde_json::to_string(&HeadersText::of(&record)).map_err(StoreError::unavailable)?;
+        let headers = headers_text(&record)?;
         record.headers = Vec::new();
         Ok(Self { key, token, record, headers, ttl })
     }
@@ -157,6 +185,23 @@ impl Write for CompleteWrite {
         }
         let before = schema::at(clock.now(), schema::COMPLETED_BY).bind(self.key.as_str()).bind(&token);
         Ok(held(before.fetch_optional(connection).await?.is_some()))
+    }
+
+    /// Not where the record is over at once: applied again, it would not find itself.
+    fn as_row(&self) -> Option<(Kind, Held)> {
+        (!self.ttl.is_zero()).then_some((Kind::Complete, Held::Yes))
+    }
+
+    fn add_to(&self, arguments: &mut SqliteArguments, now: i64) -> Result<(), BoxDynError> {
+        arguments.add(self.key.as_str())?;
+        arguments.add(token_text(self.token))?;
+        arguments.add(now)?;
+        arguments.add(now + span_millis(self.ttl))?;
+        arguments.add(self.record.fingerprint.to_string())?;
+        arguments.add(unix_millis(self.record.recorded_at))?;
+        arguments.add(self.record.status.as_u16())?;
+        arguments.add(self.headers.as_str())?;
+        arguments.add(self.record.body_bytes().map(AsRef::<[u8]>::as_ref))
     }
 
     fn bytes(&self) -> usize {
@@ -206,6 +251,10 @@ pub(super) async fn sweep(connection: &mut SqliteConnection, clock: Clock) -> Re
     Ok(usize::try_from(swept).unwrap_or(usize::MAX))
 }
 
-fn held(yes: bool) -> Held {
+pub(super) fn headers_text(record: &Record) -> Result<String, StoreError> {
+    serde_json::to_string(&HeadersText::of(record)).map_err(StoreError::unavailable)
+}
+
+pub(super) fn held(yes: bool) -> Held {
     if yes { Held::Yes } else { Held::No }
 }
