@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::marker::PhantomData;
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,15 +12,15 @@ use axum::extract::{FromRequest, OriginalUri, Request};
 use axum::response::{IntoResponse, Response};
 use axum::{BoxError, RequestExt};
 use bytes::Bytes;
-use http::request::Parts;
+use http::header::GetAll;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, LengthLimitError};
 
 use crate::body::{Gathered, Remembering, Resumed};
 use crate::fingerprint::FingerprintBuilder;
+use crate::headers::IDEMPOTENCY_KEY;
 use crate::idempotency::Execution;
-use crate::policy::DEFAULT_HEADER;
 use crate::{Fingerprint, IdempotencyKey, InvalidKey, Registry};
 
 /// The last argument of an annotated handler, with what the engine needs to know of the request.
@@ -83,7 +84,7 @@ impl PresentedKey {
     pub(crate) fn in_header(self, name: &str) -> Option<Result<IdempotencyKey, InvalidKey>> {
         match self {
             Self::Header(key) => key,
-            Self::Elsewhere(headers) => key_in(&headers, name),
+            Self::Elsewhere(headers) => key_in(&headers.get_all(name)),
         }
     }
 }
@@ -126,43 +127,39 @@ where
 {
     type Rejection = Response;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
-        let (mut parts, body) = request.into_parts();
+    async fn from_request(mut request: Request, state: &S) -> Result<Self, Response> {
         let key = if Mode::KEY_ELSEWHERE {
-            PresentedKey::Elsewhere(Box::new(parts.headers.clone()))
+            PresentedKey::Elsewhere(Box::new(request.headers().clone()))
         } else {
-            PresentedKey::Header(key_in(&parts.headers, DEFAULT_HEADER))
+            PresentedKey::Header(key_in(&request.headers().get_all(&IDEMPOTENCY_KEY)))
         };
-        let method = parts.method.clone();
-        let registry = parts.extensions.get::<Registry>().cloned();
-        let (execution, asked, request) = if matches!(key, PresentedKey::Header(None)) {
-            (Execution::of_unkeyed(&mut parts.extensions), Asked::default(), Request::from_parts(parts, body))
+        let method = request.method().clone();
+        let registry = request.extensions().get::<Registry>().cloned();
+        let (execution, asked) = if matches!(key, PresentedKey::Header(None)) {
+            (Execution::of_unkeyed(request.extensions_mut()), Asked::default())
         } else {
-            let execution = Execution::of(&mut parts.extensions);
-            let credentials = parts.headers.get_all(header::AUTHORIZATION).iter().cloned().collect();
-            let request = Request::from_parts(parts, body);
-            let (content, request) =
-                if Mode::BUFFERED { read(request).await } else { (PresentedContent::NotRead, request) };
-            (Some(execution), Asked { credentials, content }, request)
+            let execution = Execution::of(request.extensions_mut());
+            let credentials = request.headers().get_all(header::AUTHORIZATION).iter().cloned().collect();
+            let content = if Mode::BUFFERED { read(&mut request).await } else { PresentedContent::NotRead };
+            (Some(execution), Asked { credentials, content })
         };
         let inner = B::from_request(request, state).await.map_err(IntoResponse::into_response)?;
         Ok(Self { inner, request: Some(Presented { method, registry, execution, key, asked }), mode: PhantomData })
     }
 }
 
-/// The digest of what the request asks for, and the request with its body still to be read.
-async fn read(request: Request) -> (PresentedContent, Request) {
-    let (body, request) = buffer(request).await;
-    let bytes = match body {
+/// The digest of what the request asks for; its body is still to be read afterwards.
+async fn read(request: &mut Request) -> PresentedContent {
+    let bytes = match buffer(request).await {
         Ok(bytes) => bytes,
-        Err(broken) => return (PresentedContent::Broken(broken), request),
+        Err(broken) => return PresentedContent::Broken(broken),
     };
     let mut digest = FingerprintBuilder::new();
     let uri = request.extensions().get::<OriginalUri>().map_or(request.uri(), |original| &original.0);
     digest.target(request.method(), uri);
     let multipart = request.headers().get(header::CONTENT_TYPE).filter(|value| is_multipart(value));
     digest.body(multipart, &bytes);
-    (PresentedContent::Read(digest.finish()), request)
+    PresentedContent::Read(digest.finish())
 }
 
 fn is_multipart(content_type: &HeaderValue) -> bool {
@@ -171,9 +168,9 @@ fn is_multipart(content_type: &HeaderValue) -> bool {
     start.is_some_and(|start| start.eq_ignore_ascii_case(MULTIPART))
 }
 
-/// The key in this header, if there is one.
-fn key_in(headers: &HeaderMap, name: &str) -> Option<Result<IdempotencyKey, InvalidKey>> {
-    let mut values = headers.get_all(name).iter();
+/// The key in the lines of its header, if there is one.
+fn key_in(lines: &GetAll<'_, HeaderValue>) -> Option<Result<IdempotencyKey, InvalidKey>> {
+    let mut values = lines.iter();
     let first = values.next()?;
     match values.next() {
         None => Some(IdempotencyKey::from_header(first)),
@@ -212,26 +209,27 @@ impl<M: Reading> Reading for KeyElsewhere<M> {
 /// In bytes; a body from here on is not read beyond `DefaultBodyLimit`.
 const SMALL_BODY: u64 = 4 * 1024;
 
-/// Reads the body, and gives the request back with the same bytes.
-async fn buffer(request: Request) -> (Result<Bytes, Broken>, Request) {
-    let (parts, body) = request.into_parts();
-    let length = body.size_hint().exact();
+/// Reads the body, and leaves the same bytes in its place.
+async fn buffer(request: &mut Request) -> Result<Bytes, Broken> {
+    let length = request.body().size_hint().exact();
     // It lies in memory with the head: the inner extractor alone shall judge its length.
     if length.is_some_and(|length| length <= SMALL_BODY) {
-        return buffer_whole(parts, body).await;
+        return buffer_whole(request.body_mut()).await;
     }
+    let body = mem::replace(request.body_mut(), Body::new(Unbounded));
     // `DefaultBodyLimit` is known to axum alone, which tells it as the upper bound of a body without one.
-    let (parts, limited) = Request::from_parts(parts, Body::new(Unbounded)).with_limited_body().into_parts();
+    let (parts, limited) = mem::take(request).with_limited_body().into_parts();
     let limit = limited.size_hint().upper();
+    *request = Request::from_parts(parts, body);
     if length.is_some_and(|length| limit.is_none_or(|limit| length <= limit)) {
-        buffer_whole(parts, body).await
+        buffer_whole(request.body_mut()).await
     } else {
-        buffer_up_to_limit(parts, body).await
+        buffer_up_to_limit(request).await
     }
 }
 
 /// Reads a body whose length is known to be within the limit.
-async fn buffer_whole(parts: Parts, mut body: Body) -> (Result<Bytes, Broken>, Request) {
+async fn buffer_whole(body: &mut Body) -> Result<Bytes, Broken> {
     let mut data = Gathered::default();
     while let Some(frame) = body.frame().await {
         match frame.map(Frame::into_data) {
@@ -242,26 +240,25 @@ async fn buffer_whole(parts: Parts, mut body: Body) -> (Result<Bytes, Broken>, R
                 let error = innermost(error);
                 let broken = broken(StatusCode::BAD_REQUEST, &error);
                 // The inner extractor meets the same error and answers it in its own way.
-                let again = Resumed::new([Ok(Frame::data(data.whole())), Err(error)], Body::empty());
-                return (Err(broken), Request::from_parts(parts, Body::new(again)));
+                *body = Body::new(Resumed::new([Ok(Frame::data(data.whole())), Err(error)], Body::empty()));
+                return Err(broken);
             }
         }
     }
     let bytes = data.whole();
-    let request = Request::from_parts(parts, Body::from(bytes.clone()));
-    (Ok(bytes), request)
+    *body = Body::from(bytes.clone());
+    Ok(bytes)
 }
 
 /// Reads a body that may be too large.
-async fn buffer_up_to_limit(parts: Parts, body: Body) -> (Result<Bytes, Broken>, Request) {
-    let remembering = Remembering::new(body);
-    let request = Request::from_parts(parts, Body::new(remembering.clone()));
-    let (parts, limited) = request.with_limited_body().into_parts();
-    match limited.collect().await {
+async fn buffer_up_to_limit(request: &mut Request) -> Result<Bytes, Broken> {
+    let remembering = Remembering::new(mem::take(request.body_mut()));
+    *request.body_mut() = Body::new(remembering.clone());
+    let (parts, limited) = mem::take(request).with_limited_body().into_parts();
+    let (read, body) = match limited.collect().await {
         Ok(collected) => {
             let bytes = collected.to_bytes();
-            let request = Request::from_parts(parts, Body::from(bytes.clone()));
-            (Ok(bytes), request)
+            (Ok(bytes.clone()), Body::from(bytes))
         }
         Err(error) => {
             let error = innermost(error);
@@ -270,10 +267,11 @@ async fn buffer_up_to_limit(parts: Parts, body: Body) -> (Result<Bytes, Broken>,
             let broken = broken(status, &error);
             // The inner extractor meets the same limit or error and answers it in its own way; one that reads without a
             // limit gets all of it, for a request without a key.
-            let again = remembering.again((!is_too_large).then_some(error));
-            (Err(broken), Request::from_parts(parts, Body::new(again)))
+            (Err(broken), Body::new(remembering.again((!is_too_large).then_some(error))))
         }
-    }
+    };
+    *request = Request::from_parts(parts, body);
+    read
 }
 
 /// What axum's own body extractors answer.

@@ -3,11 +3,12 @@
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::Policy;
+use crate::policy::DEFAULT_HEADER;
 
 /// Headers that speak of one connection or one moment, or that hand a secret to one client.
 ///
 /// RFC 9110, section 7.6.1, names those of the connection; content length and date are written anew on every answer.
-const LEFT_OUT: [HeaderName; 12] = [
+static LEFT_OUT: [HeaderName; 12] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -23,7 +24,10 @@ const LEFT_OUT: [HeaderName; 12] = [
 ];
 
 /// The header that marks a replay.
-pub(crate) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+pub(crate) static REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// The header that carries the key, unless the policy names another one.
+pub(crate) static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static(DEFAULT_HEADER);
 
 /// The header lines to record, multi-valued ones line by line and in order.
 pub(crate) fn recorded(headers: &HeaderMap, policy: &Policy) -> Vec<(HeaderName, HeaderValue)> {

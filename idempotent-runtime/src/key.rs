@@ -41,6 +41,11 @@ impl IdempotencyKey {
     /// [`InvalidKey`] says what is wrong with the value.
     pub fn from_header(value: &HeaderValue) -> Result<Self, InvalidKey> {
         let text = value.as_bytes().trim_ascii();
+        if let (1..=Self::MAX_LENGTH, Ok(bare)) = (text.len(), str::from_utf8(text))
+            && bare.bytes().all(|byte| matches!(byte, b'!'..=b'~') && !is_syntax(byte))
+        {
+            return Ok(Self(bare.into()));
+        }
         if text.starts_with(b"\"") {
             return match Parser::new(text).parse::<Item>() {
                 Ok(item) => match item.bare_item {
@@ -51,7 +56,7 @@ impl IdempotencyKey {
             };
         }
         let text = str::from_utf8(text).map_err(|_| InvalidKey::NotVisibleAscii)?;
-        if text.bytes().any(|byte| matches!(byte, b'"' | b',' | b';' | b'\\')) {
+        if text.bytes().any(is_syntax) {
             return Err(InvalidKey::BrokenQuoting);
         }
         if text.contains(' ') {
@@ -85,6 +90,11 @@ impl IdempotencyKey {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Whether a Structured Field gives the byte a meaning.
+fn is_syntax(byte: u8) -> bool {
+    matches!(byte, b'"' | b',' | b';' | b'\\')
 }
 
 /// What is wrong with a key.
@@ -136,6 +146,7 @@ const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'/');
 
 impl RecordKey {
     /// The record key of these three parts; any text will do for each of them.
+    #[expect(clippy::missing_panics_doc, reason = "percent-encoded text is ASCII")]
     pub fn new(scope: &str, caller: Option<&str>, key: &str) -> Self {
         // All three parts are short as a rule, and then a text on the stack saves an allocation.
         let mut text = SmallVec::<[u8; 128]>::new();
@@ -147,7 +158,7 @@ impl RecordKey {
         }
         text.push(b'/');
         encode(key, &mut text);
-        Self(String::from_utf8_lossy(&text).into())
+        Self(str::from_utf8(&text).expect("percent-encoded text is ASCII").into())
     }
 
     /// Reads the text that [`RecordKey::as_str`] gave, as a store does when it lists its entries.
@@ -213,6 +224,9 @@ impl RecordKey {
 }
 
 fn encode(part: &str, text: &mut SmallVec<[u8; 128]>) {
+    if part.bytes().all(|byte| matches!(byte, b'!'..=b'~') && !matches!(byte, b'%' | b'/')) {
+        return text.extend_from_slice(part.as_bytes());
+    }
     utf8_percent_encode(part, ESCAPED).for_each(|chunk| text.extend_from_slice(chunk.as_bytes()));
 }
 

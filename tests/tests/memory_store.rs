@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderName, HeaderValue, StatusCode};
 use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, Held, MemoryStore, Store, StoreError, Token};
 use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody};
 use idempotent_tests::eventually;
@@ -169,4 +169,24 @@ async fn its_task_ends_with_its_last_handle() {
     assert_eq!(tasks(), 1);
     drop(store);
     eventually(async || tasks(), |&alive| alive == 0).await;
+}
+
+#[tokio::test]
+async fn texts_of_every_length_come_back() {
+    let store = MemoryStore::new();
+    for length in [0, 1, 126, 127, 128, 129, 4_095, 4_096, 16_383, 16_384, 2_097_152] {
+        let request = request();
+        let key = RecordKey::new("memory", Some(&"c".repeat(length.min(20_000))), &format!("{length}"));
+        let value = HeaderValue::from_bytes(&vec![b'v'; length.min(60_000)]).expect("letters are a value");
+        let headers =
+            vec![(HeaderName::from_static("x-first"), value.clone()), (HeaderName::from_static("x-last"), value)];
+        let record = Record { headers, ..record(length) };
+        assert_eq!(store.claim(&key, request).await.expect("there is room"), Claim::Acquired { attempt: 1 });
+        let held = store.complete(&key, request.token, record.clone(), TTL).await.expect("it is kept");
+        assert_eq!(held, Held::Yes);
+        let claim = store.claim(&key, self::request()).await.expect("the store answers");
+        assert_eq!(claim, Claim::Completed(record), "{length}");
+        assert!(store.purge(&key).await.expect("the store answers"), "{length}");
+        assert_eq!(store.used_bytes(), 0, "{length}");
+    }
 }

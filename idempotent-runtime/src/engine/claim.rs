@@ -382,11 +382,12 @@ impl Claiming {
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        headers.reserve(lines.len() + 1);
+        // With the mark, and the length that axum adds.
+        headers.reserve(lines.len() + 2);
         for (name, value) in lines {
             headers.append(name, value);
         }
-        headers.insert(REPLAYED, HeaderValue::from_static("true"));
+        headers.insert(&REPLAYED, HeaderValue::from_static("true"));
         response
     }
 }

@@ -43,7 +43,7 @@ pub struct MemoryStoreBuilder {
 }
 
 impl MemoryStoreBuilder {
-    /// The bytes that keys, headers, bodies and a fixed cost of 192 bytes an entry and 8 bytes a header line may take;
+    /// The bytes that keys, headers, bodies and a fixed cost of 192 bytes an entry and up to 8 bytes a header line may take;
     /// 256 MiB by default.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.max_bytes = bytes;

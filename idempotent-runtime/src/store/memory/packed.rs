@@ -12,7 +12,7 @@ use crate::{Fingerprint, Record, RecordKey, RecordedBody};
 /// Bodies from this length on stand apart, so that a replay shares them instead of copying.
 const LARGE_BODY: usize = 4 * 1024;
 
-/// The fixed fields, then the key, the header lines and a small body.
+/// The fixed fields, then the lengths of key and header lines, then these and a small body.
 pub(super) struct Packed(Box<[u8]>);
 
 /// Where the fields lie.
@@ -23,11 +23,9 @@ mod field {
     pub(super) const FINGERPRINT: Range<usize> = 16..48;
     pub(super) const EXPIRES_AT: Range<usize> = 48..56;
     pub(super) const RECORDED_AT: Range<usize> = 56..64;
-    pub(super) const KEY_LENGTH: Range<usize> = 64..68;
-    pub(super) const HEADERS_LENGTH: Range<usize> = 68..72;
-    pub(super) const STATUS: Range<usize> = 72..74;
-    pub(super) const BODY: usize = 74;
-    pub(super) const END: usize = 75;
+    pub(super) const STATUS: Range<usize> = 64..66;
+    pub(super) const BODY: usize = 66;
+    pub(super) const END: usize = 67;
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,7 +40,7 @@ impl Packed {
     pub(super) fn new(key: &RecordKey, token: Token, record: &Record, expires_at: Duration) -> (Self, Option<Bytes>) {
         let key = key.as_str().as_bytes();
         let texts = || record.headers.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
-        let headers_length = texts().map(|text| size_of::<u32>() + text.len()).sum();
+        let headers_length = texts().map(|text| length_of(text.len()) + text.len()).sum();
         let (kind, body) = match &record.body {
             RecordedBody::Whole(body) => (BodyKind::Whole, &**body),
             RecordedBody::Sealed(body) => (BodyKind::Sealed, &**body),
@@ -51,18 +49,19 @@ impl Packed {
         let is_apart = body.len() >= LARGE_BODY;
         let within = if is_apart { &[] } else { body };
         let recorded_at = record.recorded_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        let mut bytes = Vec::with_capacity(field::END + key.len() + headers_length + within.len());
+        let lengths = length_of(key.len()) + length_of(headers_length);
+        let mut bytes = Vec::with_capacity(field::END + lengths + key.len() + headers_length + within.len());
         bytes.extend_from_slice(&token.as_u128().to_le_bytes());
         bytes.extend_from_slice(record.fingerprint.as_bytes());
         bytes.extend_from_slice(&u64::try_from(expires_at.as_nanos()).unwrap_or(u64::MAX).to_le_bytes());
         bytes.extend_from_slice(&u64::try_from(recorded_at).unwrap_or(u64::MAX).to_le_bytes());
-        bytes.extend_from_slice(&length(key.len()).to_le_bytes());
-        bytes.extend_from_slice(&length(headers_length).to_le_bytes());
         bytes.extend_from_slice(&record.status.as_u16().to_le_bytes());
         bytes.push(kind as u8);
+        push_length(&mut bytes, key.len());
+        push_length(&mut bytes, headers_length);
         bytes.extend_from_slice(key);
         for text in texts() {
-            bytes.extend_from_slice(&length(text.len()).to_le_bytes());
+            push_length(&mut bytes, text.len());
             bytes.extend_from_slice(text);
         }
         bytes.extend_from_slice(within);
@@ -72,7 +71,7 @@ impl Packed {
 
     /// The record again; `apart` is the body that [`Packed::new`] gave back.
     pub(super) fn record(&self, apart: Option<&Bytes>) -> Record {
-        let (mut lines, within) = self.after_key().split_at(self.length(field::HEADERS_LENGTH));
+        let [_, mut lines, within] = self.parts();
         let mut headers = Vec::new();
         while !lines.is_empty() {
             let (name, rest) = take(lines);
@@ -96,12 +95,12 @@ impl Packed {
     }
 
     pub(super) fn key(&self) -> &[u8] {
-        &self.0[field::END..field::END + self.length(field::KEY_LENGTH)]
+        self.parts()[0]
     }
 
     /// What of it is not the same for all: the key, the header lines and a small body.
     pub(super) fn variable_bytes(&self) -> usize {
-        self.0.len() - field::END
+        self.parts().iter().map(|part| part.len()).sum()
     }
 
     pub(super) fn token(&self) -> Token {
@@ -123,7 +122,7 @@ impl Packed {
 
     /// The length of the recorded body, if it was recorded.
     pub(super) fn body_length(&self, apart: Option<&Bytes>) -> Option<u64> {
-        let within = || self.after_key().len() - self.length(field::HEADERS_LENGTH);
+        let within = || self.parts()[2].len();
         (self.body_kind() != BodyKind::NotRecorded).then(|| apart.map_or_else(within, Bytes::len) as u64)
     }
 
@@ -136,12 +135,13 @@ impl Packed {
         kinds.into_iter().find(|&kind| kind as u8 == self.0[field::BODY]).expect("it was packed from a kind")
     }
 
-    fn after_key(&self) -> &[u8] {
-        &self.0[field::END + self.length(field::KEY_LENGTH)..]
-    }
-
-    fn length(&self, field: Range<usize>) -> usize {
-        u32::from_le_bytes(self.array(field)) as usize
+    /// The key, the header lines and a small body.
+    fn parts(&self) -> [&[u8]; 3] {
+        let (key_length, rest) = take_length(&self.0[field::END..]);
+        let (headers_length, rest) = take_length(rest);
+        let (key, rest) = rest.split_at(key_length);
+        let (headers, body) = rest.split_at(headers_length);
+        [key, headers, body]
     }
 
     fn number(&self, field: Range<usize>) -> u64 {
@@ -153,13 +153,33 @@ impl Packed {
     }
 }
 
-/// Names, values and keys; a large body stands apart.
-fn length(bytes: usize) -> u32 {
-    u32::try_from(bytes).expect("no header and no key has four gigabytes")
+/// Seven bits a byte, the lower ones first; all but the last byte have the eighth. Most lengths take one byte.
+fn push_length(bytes: &mut Vec<u8>, mut length: usize) {
+    loop {
+        let [low, ..] = length.to_le_bytes();
+        length >>= 7;
+        if length == 0 {
+            return bytes.push(low);
+        }
+        bytes.push(low | 0x80);
+    }
+}
+
+/// How many bytes [`push_length`] writes.
+fn length_of(length: usize) -> usize {
+    let bits = usize::BITS - length.leading_zeros();
+    bits.div_ceil(7).max(1) as usize
+}
+
+/// The length that stands here, and what comes after it.
+fn take_length(bytes: &[u8]) -> (usize, &[u8]) {
+    let last = bytes.iter().position(|byte| byte & 0x80 == 0).expect("a length ends");
+    let (length, rest) = bytes.split_at(last + 1);
+    (length.iter().rev().fold(0, |sum, byte| sum << 7 | usize::from(byte & 0x7f)), rest)
 }
 
 /// What a length stands before, and what comes after it.
 fn take(bytes: &[u8]) -> (&[u8], &[u8]) {
-    let (length, rest) = bytes.split_first_chunk().expect("a length stands before each text");
-    rest.split_at(u32::from_le_bytes(*length) as usize)
+    let (length, rest) = take_length(bytes);
+    rest.split_at(length)
 }

@@ -33,10 +33,21 @@ struct Slot {
 }
 
 enum Stored {
-    Claimed(Box<Claimed>),
     Completed(Packed),
-    /// With a body that stands apart.
-    Large(Box<(Packed, Bytes)>),
+    /// With one box for both, the enum is as small as what it mostly holds.
+    Rare(Box<Rare>),
+}
+
+enum Rare {
+    Claimed(Claimed),
+    /// Completed, with a body that stands apart.
+    Large(Packed, Bytes),
+}
+
+enum State<'a> {
+    Claimed(&'a Claimed),
+    /// And its body, if that stands apart.
+    Completed(&'a Packed, Option<&'a Bytes>),
 }
 
 struct Claimed {
@@ -101,10 +112,9 @@ impl Shard {
         let Some(slot) = self.find(tag, key).filter(|slot| slot.entry.expires_at() > now) else {
             return Stands::Absent;
         };
-        let claimed = match &mut slot.entry {
-            Stored::Claimed(claimed) => claimed,
-            Stored::Completed(packed) => return Stands::Answer(Claim::Completed(packed.record(None))),
-            Stored::Large(large) => return Stands::Answer(Claim::Completed(large.0.record(Some(&large.1)))),
+        let claimed = match slot.entry.state() {
+            State::Claimed(claimed) => claimed,
+            State::Completed(packed, apart) => return Stands::Answer(Claim::Completed(packed.record(apart))),
         };
         let fingerprint = claimed.fingerprint;
         if claimed.token == request.token {
@@ -117,7 +127,7 @@ impl Shard {
             return Stands::Answer(Claim::Lapsed { fingerprint });
         }
         let attempt = claimed.attempt + 1;
-        **claimed = Claimed::new(key, request, attempt, now);
+        slot.entry = Stored::claimed(Claimed::new(key, request, attempt, now));
         let sooner = slot.due_sooner();
         self.queue(sooner);
         Stands::TakenOver { attempt }
@@ -127,14 +137,14 @@ impl Shard {
     pub(super) fn insert(&mut self, tag: Tag, key: &RecordKey, request: &ClaimRequest, now: Moment) {
         let claimed = Claimed::new(key, request, 1, now);
         let due = Tick::after(claimed.expires_at);
-        let slot = Slot { tag, due, entry: Stored::Claimed(Box::new(claimed)) };
+        let slot = Slot { tag, due, entry: Stored::claimed(claimed) };
         self.slots.insert_unique(tag.hash(), slot, |slot| slot.tag.hash());
         self.queue(Some(Expiry { due, tag }));
     }
 
     pub(super) fn renew(&mut self, tag: Tag, key: &RecordKey, token: Token, lease: Duration, now: Moment) -> Held {
         let Some(slot) = self.held(tag, key, token, now) else { return Held::No };
-        let Stored::Claimed(claimed) = &mut slot.entry else { return Held::No };
+        let Some(claimed) = slot.entry.claim_mut() else { return Held::No };
         claimed.lease_until = now.saturating_add(lease);
         claimed.expires_at = now.saturating_add(claimed.ttl);
         let sooner = slot.due_sooner();
@@ -153,14 +163,11 @@ impl Shard {
         now: Moment,
     ) -> (Held, usize) {
         let Some(slot) = self.held(tag, key, token, now) else { return (Held::No, 0) };
-        if !matches!(slot.entry, Stored::Claimed(_)) {
+        if !slot.entry.is_claimed() {
             return (Held::Yes, 0);
         }
         let before = slot.entry.bytes();
-        slot.entry = match Packed::new(key, token, record, expires_at) {
-            (packed, None) => Stored::Completed(packed),
-            (packed, Some(body)) => Stored::Large(Box::new((packed, body))),
-        };
+        slot.entry = Stored::completed(key, token, record, expires_at);
         let bytes = slot.entry.bytes() - before;
         let sooner = slot.due_sooner();
         self.queue(sooner);
@@ -169,7 +176,7 @@ impl Shard {
 
     /// What the claim took, if the token held it.
     pub(super) fn release(&mut self, tag: Tag, key: &RecordKey, token: Token, now: Moment) -> Option<usize> {
-        let held = self.held(tag, key, token, now).is_some_and(|slot| matches!(slot.entry, Stored::Claimed(_)));
+        let held = self.held(tag, key, token, now).is_some_and(|slot| slot.entry.is_claimed());
         held.then(|| self.remove(tag, key).map_or(0, |(bytes, _)| bytes))
     }
 
@@ -276,55 +283,84 @@ impl Claimed {
 }
 
 impl Stored {
-    fn key(&self) -> &[u8] {
+    fn claimed(claimed: Claimed) -> Self {
+        Self::Rare(Box::new(Rare::Claimed(claimed)))
+    }
+
+    fn completed(key: &RecordKey, token: Token, record: &Record, expires_at: Moment) -> Self {
+        match Packed::new(key, token, record, expires_at) {
+            (packed, None) => Self::Completed(packed),
+            (packed, Some(body)) => Self::Rare(Box::new(Rare::Large(packed, body))),
+        }
+    }
+
+    fn state(&self) -> State<'_> {
         match self {
-            Self::Claimed(claimed) => claimed.key.as_str().as_bytes(),
-            Self::Completed(packed) => packed.key(),
-            Self::Large(large) => large.0.key(),
+            Self::Completed(packed) => State::Completed(packed, None),
+            Self::Rare(rare) => match &**rare {
+                Rare::Claimed(claimed) => State::Claimed(claimed),
+                Rare::Large(packed, body) => State::Completed(packed, Some(body)),
+            },
+        }
+    }
+
+    fn claim_mut(&mut self) -> Option<&mut Claimed> {
+        match self {
+            Self::Rare(rare) => match &mut **rare {
+                Rare::Claimed(claimed) => Some(claimed),
+                Rare::Large(..) => None,
+            },
+            Self::Completed(_) => None,
+        }
+    }
+
+    fn is_claimed(&self) -> bool {
+        matches!(self.state(), State::Claimed(_))
+    }
+
+    fn key(&self) -> &[u8] {
+        match self.state() {
+            State::Claimed(claimed) => claimed.key.as_str().as_bytes(),
+            State::Completed(packed, _) => packed.key(),
         }
     }
 
     fn token(&self) -> Token {
-        match self {
-            Self::Claimed(claimed) => claimed.token,
-            Self::Completed(packed) => packed.token(),
-            Self::Large(large) => large.0.token(),
+        match self.state() {
+            State::Claimed(claimed) => claimed.token,
+            State::Completed(packed, _) => packed.token(),
         }
     }
 
     fn expires_at(&self) -> Moment {
-        match self {
-            Self::Claimed(claimed) => claimed.expires_at,
-            Self::Completed(packed) => packed.expires_at(),
-            Self::Large(large) => large.0.expires_at(),
+        match self.state() {
+            State::Claimed(claimed) => claimed.expires_at,
+            State::Completed(packed, _) => packed.expires_at(),
         }
     }
 
     /// What the entry is counted for.
     fn bytes(&self) -> usize {
         ENTRY_BYTES
-            + match self {
-                Self::Claimed(claimed) => claimed.key.as_str().len(),
-                Self::Completed(packed) => packed.variable_bytes(),
-                Self::Large(large) => large.0.variable_bytes() + large.1.len(),
+            + match self.state() {
+                State::Claimed(claimed) => claimed.key.as_str().len(),
+                State::Completed(packed, apart) => packed.variable_bytes() + apart.map_or(0, Bytes::len),
             }
     }
 
     /// For operators, if it still lives.
     fn told(&self, now: Moment) -> Option<Entry> {
         let expires_in = self.expires_at().checked_sub(now).filter(|left| !left.is_zero())?;
-        let completed = |packed: &Packed, apart| EntryState::Completed {
-            status: packed.status(),
-            body_bytes: packed.body_length(apart),
-            recorded_at: packed.recorded_at(),
-        };
-        let (fingerprint, state) = match self {
-            Self::Claimed(claimed) => {
+        let (fingerprint, state) = match self.state() {
+            State::Claimed(claimed) => {
                 let lease = claimed.lease_until.checked_sub(now).filter(|left| !left.is_zero());
                 (claimed.fingerprint, EntryState::Claimed { attempt: claimed.attempt, lease })
             }
-            Self::Completed(packed) => (packed.fingerprint(), completed(packed, None)),
-            Self::Large(large) => (large.0.fingerprint(), completed(&large.0, Some(&large.1))),
+            State::Completed(packed, apart) => {
+                let (status, body_bytes) = (packed.status(), packed.body_length(apart));
+                let recorded_at = packed.recorded_at();
+                (packed.fingerprint(), EntryState::Completed { status, body_bytes, recorded_at })
+            }
         };
         let key = str::from_utf8(self.key()).ok().and_then(|text| RecordKey::parse(text).ok());
         Some(Entry { key: key.expect("it was packed from a record key"), fingerprint, state, expires_in })
