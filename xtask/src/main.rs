@@ -1,5 +1,6 @@
 //! The commands of this repository; `cargo xtask` lists them.
 
+mod bench;
 mod chaos;
 mod fuzz;
 mod prerequisites;
@@ -25,6 +26,11 @@ commands:
           whose handler broke its word; --without takes a guard out, which must be noticed; --help names the guards
   chaos --soak [--minutes N]
           a thousand connections for N minutes, 10 by default, after which nothing may be left of them
+  bench [measurement ...]
+          what the guard costs beside the bare handler, its peers and the limits of the engines: prints one table of
+          ratios and writes benches/RESULTS.md, in about 25 minutes; --help names the measurements; installs what it needs
+  bench --check
+          the instructions of each path against benches/budget.toml; --set-budget writes that file
   proofs  the concurrency proofs alone, or those whose name contains the word after it
 ";
 
@@ -37,6 +43,7 @@ fn main() -> ExitCode {
         ["test"] => test(),
         ["fuzz", options @ ..] => return fuzz::fuzz(options),
         ["chaos", options @ ..] if let Some(chaos) = chaos::asked(options) => chaos::run(&chaos),
+        ["bench", options @ ..] => bench::run(options),
         ["proofs"] => proofs::run(""),
         ["proofs", name] => proofs::run(name),
         ["help" | "--help" | "-h"] => {

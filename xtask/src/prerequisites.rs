@@ -1,8 +1,9 @@
 //! What the run needs beside cargo: two components of the toolchain, a C compiler for the embedded SQLite, and the servers
 //! that the tests start.
 
+use std::io;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
 use crate::step::{Failure, Step};
 
@@ -25,6 +26,17 @@ pub(crate) fn install() -> Result<(), Failure> {
     if !answers("redis-server") {
         packages.push("redis-server");
     }
+    install_packages(&packages)
+}
+
+/// Beside the rest, what counts instructions and what sends requests.
+pub(crate) fn install_for_measurements() -> Result<(), Failure> {
+    install()?;
+    let tools = ["valgrind", "wrk"];
+    install_packages(&tools.into_iter().filter(|tool| !starts(tool)).collect::<Vec<_>>())
+}
+
+fn install_packages(packages: &[&str]) -> Result<(), Failure> {
     if packages.is_empty() {
         return Ok(());
     }
@@ -44,7 +56,16 @@ fn has_postgres_folder() -> bool {
 }
 
 fn answers(program: &str) -> bool {
+    version(program).is_ok_and(|status| status.success())
+}
+
+/// wrk tells its version and counts that as a failure.
+fn starts(program: &str) -> bool {
+    version(program).is_ok()
+}
+
+fn version(program: &str) -> io::Result<ExitStatus> {
     let mut command = Command::new(program);
     command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.status().is_ok_and(|status| status.success())
+    command.status()
 }

@@ -1,0 +1,62 @@
+//! Allocations a request, in process: bare, ours and the peers.
+
+use axum::http::StatusCode;
+use idempotent_benches::charge::{CHARGES, order};
+use idempotent_benches::contenders::Contender;
+use idempotent_benches::peers;
+use idempotent_benches::report::{Section, Table};
+use idempotent_benches::scenario::{Scenario, key};
+use tokio::runtime::Runtime;
+
+/// Enough that one growth of a table does not show in the median.
+const REQUESTS: usize = 301;
+
+fn main() {
+    // On this thread alone, whose allocations are counted: what a request spawns counts too.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let contenders = runtime.block_on(peers::all());
+    let mut section = Section::new("Allocations in process");
+    section.text.push(format!(
+        "Counted by `allocation-counter` on the one thread that everything runs on; medians of {REQUESTS} requests with \
+         bodies of 200 bytes. Making the request and reading the response count too, for all of them."
+    ));
+    let columns: Vec<_> = std::iter::once("").chain(contenders.iter().map(|contender| contender.name)).collect();
+    let mut table = Table::new("Allocations a request", &columns);
+    for scenario in [Scenario::First, Scenario::Replay, Scenario::NoKey] {
+        let counts: Vec<u64> = contenders.iter().map(|contender| allocations(&runtime, contender, scenario)).collect();
+        table.row(std::iter::once(scenario.name().to_owned()).chain(counts.iter().map(u64::to_string)));
+        let over_bare = counts[1] as f64 - counts[0] as f64;
+        match scenario {
+            Scenario::First => section.at_most("allocations of a first execution, over bare", 12.0, over_bare, ""),
+            Scenario::Replay => section.at_most("allocations of a replay", 30.0, counts[1] as f64, ""),
+            Scenario::NoKey | Scenario::RefusedDuplicate => {}
+        }
+    }
+    section.tables.push(table);
+    section.print();
+}
+
+/// The median.
+fn allocations(runtime: &Runtime, contender: &Contender, scenario: Scenario) -> u64 {
+    let body = order(200);
+    let recorded = key(scenario as usize, REQUESTS);
+    let send = |key: Option<&str>| {
+        allocation_counter::measure(|| {
+            runtime.block_on(contender.send(CHARGES, key, body.clone(), StatusCode::CREATED));
+        })
+    };
+    send(Some(&recorded));
+    let mut counts: Vec<u64> = (0..REQUESTS)
+        .map(|number| {
+            let fresh = key(scenario as usize, number);
+            let key = match scenario {
+                Scenario::First => Some(&*fresh),
+                Scenario::Replay | Scenario::RefusedDuplicate => Some(&*recorded),
+                Scenario::NoKey => None,
+            };
+            send(key).count_total
+        })
+        .collect();
+    counts.sort_unstable();
+    counts[REQUESTS / 2]
+}

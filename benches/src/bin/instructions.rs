@@ -1,0 +1,112 @@
+//! Instructions a request, counted by callgrind: they repeat exactly, so that a regression is judged by them.
+
+use std::fs;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, ensure};
+use idempotent_benches::report::{Section, Table};
+use serde::{Deserialize, Serialize};
+
+const BUDGET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/budget.toml");
+
+/// Two runs of different lengths differ by these requests alone, whatever it takes to start and to end.
+const REQUESTS: [u64; 2] = [500, 1_500];
+
+/// What two builds of the same sources may differ by, of the bare handler's instructions: hashes have random seeds.
+const TOLERANCE: f64 = 0.01;
+
+/// Instructions that each path adds to the bare handler's.
+#[derive(Serialize, Deserialize)]
+struct Budget {
+    first: i64,
+    replay: i64,
+    no_key: i64,
+}
+
+impl Budget {
+    fn paths(&self) -> [(&'static str, i64); 3] {
+        [("first", self.first), ("replay", self.replay), ("no-key", self.no_key)]
+    }
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let argument = std::env::args().nth(1);
+    let bare = instructions("bare", "no-key")?;
+    // Each against the bare handler that gets the same request.
+    let bare_with_key = instructions("bare", "first")?;
+    let over = |scenario, bare: u64| anyhow::Ok(instructions("ours", scenario)?.cast_signed() - bare.cast_signed());
+    let measured = Budget {
+        first: over("first", bare_with_key)?,
+        replay: over("replay", bare_with_key)?,
+        no_key: over("no-key", bare)?,
+    };
+    match argument.as_deref() {
+        None => section(bare_with_key, &measured).print(),
+        Some("--set") => {
+            let text = toml::to_string(&measured)?;
+            let head = "# Instructions that the guard adds to a request of the bare handler, by `cargo xtask bench --check`.\n";
+            fs::write(BUDGET, format!("{head}{text}")).with_context(|| BUDGET.to_owned())?;
+        }
+        Some("--check") => return check(bare_with_key, &measured),
+        Some(other) => anyhow::bail!("`{other}` is neither `--check` nor `--set`"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn section(bare: u64, measured: &Budget) -> Section {
+    let mut section = Section::new("Instructions");
+    section.text.push(format!(
+        "Counted by `valgrind --tool=callgrind`: the difference between runs of {} and {} requests with bodies of 200 bytes, \
+         which is what the requests alone take. valgrind's processor has no instructions for SHA-256, so that the \
+         fingerprint counts for more here than on a real one. `cargo xtask bench --check` holds these figures against \
+         `budget.toml`.",
+        REQUESTS[0], REQUESTS[1]
+    ));
+    let mut table = Table::new("Instructions a request", &["", "instructions", "over bare"]);
+    table.row(["bare handler".to_owned(), bare.to_string(), "0".to_owned()]);
+    for (path, over) in measured.paths() {
+        table.row([path.to_owned(), (bare.cast_signed() + over).to_string(), format!("{over:+}")]);
+    }
+    section.tables.push(table);
+    section
+}
+
+fn check(bare: u64, measured: &Budget) -> anyhow::Result<ExitCode> {
+    let text = fs::read_to_string(BUDGET).with_context(|| format!("{BUDGET}: `--set` makes it"))?;
+    let budget: Budget = toml::from_str(&text).with_context(|| BUDGET.to_owned())?;
+    let slack = (bare as f64 * TOLERANCE) as i64;
+    let mut is_kept = true;
+    println!("{:<10} {:>10} {:>10}   instructions over the {bare} of the bare handler", "", "measured", "budget");
+    for ((path, measured), (_, budget)) in measured.paths().into_iter().zip(budget.paths()) {
+        let verdict = match measured - budget {
+            more if more > slack => {
+                is_kept = false;
+                "TOO MANY"
+            }
+            less if less < -slack => "fewer: keep it so with `cargo xtask bench --set-budget`",
+            _ => "kept",
+        };
+        println!("{path:<10} {measured:>+10} {budget:>+10}   {verdict}");
+    }
+    Ok(if is_kept { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Of one request.
+fn instructions(contender: &str, scenario: &str) -> anyhow::Result<u64> {
+    let [few, many] = REQUESTS.map(|requests| collected(contender, scenario, requests));
+    let (few, many) = (few?, many?);
+    ensure!(many > few, "{contender} {scenario}: {many} instructions for more requests than {few} were for");
+    Ok((many - few) / (REQUESTS[1] - REQUESTS[0]))
+}
+
+fn collected(contender: &str, scenario: &str, requests: u64) -> anyhow::Result<u64> {
+    let program = std::env::current_exe()?.with_file_name("one_path");
+    let mut valgrind = Command::new("valgrind");
+    valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(program);
+    valgrind.args([contender, scenario, &requests.to_string()]);
+    let output = valgrind.output().context("valgrind cannot be started; install it with `apt-get install valgrind`")?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{contender} {scenario}: {text}");
+    let collected = text.lines().find_map(|line| line.split_once("Collected : ")?.1.trim().parse().ok());
+    collected.with_context(|| format!("callgrind tells no `Collected : …` in {text}"))
+}

@@ -1,0 +1,36 @@
+//! Sends a number of requests of one kind through one contender and nothing else: what callgrind counts.
+//!
+//! Two runs of different numbers differ by the requests alone, whatever it takes to start and to end.
+
+use axum::http::StatusCode;
+use idempotent_benches::charge::{CHARGES, order};
+use idempotent_benches::contenders::Contender;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [contender, scenario, requests] = arguments.as_slice() else {
+        panic!("usage: one_path <bare|ours> <first|replay|no-key> <requests>");
+    };
+    let contender = match contender.as_str() {
+        "bare" => Contender::bare(),
+        "ours" => Contender::ours().await,
+        other => panic!("`{other}` is neither `bare` nor `ours`"),
+    };
+    let requests: u32 = requests.parse().expect("a number of requests");
+    let body = order(200);
+    // Of one length, so that each takes the same path.
+    let key = |number: u32| format!("8e03978e-40d5-43dd-bc93-{number:012x}");
+    let recorded = key(u32::MAX);
+    contender.send(CHARGES, Some(&recorded), body.clone(), StatusCode::CREATED).await;
+    for number in 0..requests {
+        let fresh = key(number);
+        let key = match scenario.as_str() {
+            "first" => Some(fresh.as_str()),
+            "replay" => Some(recorded.as_str()),
+            "no-key" => None,
+            other => panic!("`{other}` is neither `first` nor `replay` nor `no-key`"),
+        };
+        contender.send(CHARGES, key, body.clone(), StatusCode::CREATED).await;
+    }
+}

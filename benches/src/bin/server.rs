@@ -1,0 +1,69 @@
+//! The server that `loopback` loads, in a process of its own. It prints its port, and ends when its input closes.
+
+use std::io::{self, Write as _};
+use std::process;
+use std::thread;
+
+use anyhow::bail;
+use axum::http::StatusCode;
+use axum::routing::post;
+use axum::serve::ListenerExt as _;
+use axum::{Json, Router};
+use idempotent_benches::charge::{CHARGES, Order, Receipt, charge};
+use idempotent_runtime::idempotent;
+use idempotent_runtime::store::{MemoryStore, PostgresStore, RedisStore, SqliteStore};
+use sqlx::postgres::PgPoolOptions;
+use tokio::net::TcpListener;
+
+const USAGE: &str = "usage: server bare | memory | sqlite <path> | redis <url> | postgres <url>";
+
+/// Of the pool: more of them only wait for the same cores and the same disk.
+const CONNECTIONS: u32 = 32;
+
+async fn bare(Json(order): Json<Order>) -> (StatusCode, Json<Receipt>) {
+    charge(order)
+}
+
+#[idempotent(scope = "loopback")]
+async fn guarded(Json(order): Json<Order>) -> (StatusCode, Json<Receipt>) {
+    charge(order)
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    // The parent holds the other end, and loses it however it ends.
+    thread::spawn(|| {
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        process::exit(0);
+    });
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let router = if arguments == ["bare"] {
+        Router::new().route(CHARGES, post(bare))
+    } else {
+        install(&arguments).await?;
+        Router::new().route(CHARGES, post(guarded))
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    println!("{}", listener.local_addr()?.port());
+    io::stdout().flush()?;
+    let listener = listener.tap_io(|stream| stream.set_nodelay(true).expect("a connection takes the option"));
+    axum::serve(listener, router).await?;
+    Ok(())
+}
+
+async fn install(store: &[&str]) -> anyhow::Result<()> {
+    match store {
+        ["memory"] => idempotent_runtime::install(MemoryStore::builder().max_bytes(usize::MAX).build())?,
+        ["sqlite", path] => idempotent_runtime::install(SqliteStore::open(path).await?)?,
+        ["redis", url] => idempotent_runtime::install(RedisStore::connect(url).await?)?,
+        ["postgres", url] => {
+            let options = PgPoolOptions::new().max_connections(CONNECTIONS).test_before_acquire(false);
+            let store = PostgresStore::new(options.connect(url).await?);
+            store.migrate().await?;
+            idempotent_runtime::install(store)?
+        }
+        other => bail!("`{}` names no server; {USAGE}", other.join(" ")),
+    };
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! From one request on its way to sixteen thousand at once: the guarded handler beside the bare one.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{StatusCode, header};
+use axum::routing::post;
+use axum::{Json, Router};
+use idempotent_runtime::store::MemoryStore;
+use idempotent_runtime::{Registry, idempotent};
+use tower::ServiceExt;
+
+use super::Scale;
+use super::child::{Task, outcome};
+use crate::charge::{CHARGES, Order, Receipt, charge, order};
+use crate::engines::contest::{Effort, Outcome, Side, Work, contest, work};
+use crate::report::{Section, Table, figure};
+use crate::scenario::key;
+
+const CLIENTS: [usize; 5] = [1, 16, 256, 4_096, 16_384];
+
+const ROUNDS: usize = 5;
+
+async fn bare(Json(order): Json<Order>) -> (StatusCode, Json<Receipt>) {
+    // All the others get their turn meanwhile: so many handlers run, and so many keys are claimed, at once.
+    tokio::task::yield_now().await;
+    charge(order)
+}
+
+#[idempotent(scope = "growth")]
+async fn guarded(Json(order): Json<Order>) -> (StatusCode, Json<Receipt>) {
+    tokio::task::yield_now().await;
+    charge(order)
+}
+
+/// Requests per second: guarded, bare, and the median of the rounds' quotients.
+pub(super) async fn rates(clients: usize, seconds: f64) -> (f64, f64, f64) {
+    let store = MemoryStore::builder().max_bytes(usize::MAX).build();
+    let guarded = Router::new().route(CHARGES, post(guarded)).layer(Registry::new(store).layer());
+    let (guarded, bare) = (calls(guarded), calls(Router::new().route(CHARGES, post(bare))));
+    let effort = Effort { rounds: ROUNDS, round: Duration::from_secs_f64(seconds) };
+    let (guarded, bare) = (Side::new(clients, guarded), Side::new(clients, bare));
+    let Outcome { ours, bare, ratio } = contest(&format!("{clients} clients"), effort, &guarded, &bare).await;
+    (ours, bare, ratio)
+}
+
+fn calls(router: Router) -> Work {
+    let body = order(200);
+    work(move |number| {
+        let (router, body) = (router.clone(), body.clone());
+        async move {
+            let request = Request::post(CHARGES)
+                .header(header::CONTENT_TYPE, "application/json")
+                .header("idempotency-key", key(number >> 32, number))
+                .body(Body::from(body))
+                .expect("the request is well-formed");
+            let response = router.oneshot(request).await.expect("a router is infallible");
+            assert_eq!(response.status(), StatusCode::CREATED);
+        }
+    })
+}
+
+/// All numbers of clients, one process each.
+pub(super) fn measure(section: &mut Section, scale: Scale) -> anyhow::Result<()> {
+    let seconds = scale.seconds(0.5);
+    let mut table = Table::new(
+        &format!("Requests per second of so many clients at once: medians of {ROUNDS} alternating rounds"),
+        &["clients", "guarded", "bare", "ratio"],
+    );
+    for clients in CLIENTS {
+        let (guarded, bare, ratio): (f64, f64, f64) = outcome(&Task::Clients { clients, seconds })?;
+        table.row([clients.to_string(), figure(guarded, ""), figure(bare, ""), figure(ratio, "")]);
+    }
+    section.tables.push(table);
+    section.text.push(
+        "The clients are tasks that send one request after another, each with a fresh key and 200 bytes of JSON, through \
+         an axum router in process; the handler lets all other tasks run before it answers, so that as many keys are \
+         claimed at once as there are clients. The bare handler does nothing else, so the ratio is the lowest that there \
+         can be."
+            .to_owned(),
+    );
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! One key that everybody sends, beside as many keys as there are requests.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use idempotent_runtime::store::{Claim, MemoryStore, PostgresStore, RedisStore, SqliteStore, Store};
+use idempotent_tests::postgres::PostgresServer;
+use idempotent_tests::redis::RedisServer;
+use serde::{Deserialize, Serialize};
+
+use super::Scale;
+use super::child::{Task, outcome};
+use crate::engines::contest::{Effort, Outcome, Side, contest, work};
+use crate::engines::postgres::pool;
+use crate::engines::sample::{execute, record_key, replay, request};
+use crate::report::{Section, Table, figure};
+
+const CALLERS: usize = 64;
+
+const ROUNDS: usize = 5;
+
+/// Different keys; of each of them stands a record, and of each of as many others a claim.
+const KEYS: usize = 1_000;
+
+/// Where the records lie.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub enum Engine {
+    /// In the process.
+    Memory,
+    /// In a file.
+    Sqlite,
+    /// On a Redis server.
+    Redis,
+    /// On a PostgreSQL server.
+    Postgres,
+}
+
+/// What one key and many keys do, per second, and the median of the rounds' quotients.
+pub(super) type Rates = [(f64, f64, f64); 2];
+
+/// Replays, and refusals of a key that is claimed.
+pub(super) async fn rates(engine: Engine, seconds: f64) -> Rates {
+    match engine {
+        Engine::Memory => of(MemoryStore::new(), engine, seconds).await,
+        Engine::Sqlite => {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            let store = SqliteStore::open(folder.path().join("store.db")).await.expect("the store opens");
+            of(store, engine, seconds).await
+        }
+        Engine::Redis => {
+            let server = RedisServer::start(&[]).await;
+            let store = RedisStore::connect(&server.url()).await.expect("the server answers");
+            of(store, engine, seconds).await
+        }
+        Engine::Postgres => {
+            let server = PostgresServer::start(&["fsync=on"]).await;
+            let store = PostgresStore::new(pool(&server.database().await, 16).await);
+            store.migrate().await.expect("the tables are made");
+            of(store, engine, seconds).await
+        }
+    }
+}
+
+async fn of<S: Store>(store: S, engine: Engine, seconds: f64) -> Rates {
+    let store = Arc::new(store);
+    join_all((0..KEYS).map(|number| execute(&*store, number))).await;
+    join_all((KEYS..2 * KEYS).map(|number| {
+        let store = &store;
+        async move { store.claim(&record_key(number), request()).await.expect("the store claims") }
+    }))
+    .await;
+    let effort = Effort { rounds: ROUNDS, round: Duration::from_secs_f64(seconds) };
+    let replays = |keys: usize| {
+        let store = Arc::clone(&store);
+        let replays = work(move |number| {
+            let store = Arc::clone(&store);
+            async move { replay(&*store, number % keys).await }
+        });
+        Side::new(CALLERS, replays)
+    };
+    let refusals = |keys: usize| {
+        let store = Arc::clone(&store);
+        let refusals = work(move |number| {
+            let store = Arc::clone(&store);
+            async move {
+                let claim = store.claim(&record_key(KEYS + number % keys), request()).await;
+                assert!(matches!(claim, Ok(Claim::InFlight { .. })), "{claim:?}");
+            }
+        });
+        Side::new(CALLERS, refusals)
+    };
+    let replayed = contest(&format!("{engine:?}, replays"), effort, &replays(1), &replays(KEYS)).await;
+    let refused = contest(&format!("{engine:?}, refusals"), effort, &refusals(1), &refusals(KEYS)).await;
+    [replayed, refused].map(|Outcome { ours, bare, ratio }| (ours, bare, ratio))
+}
+
+/// All stores, one process each.
+pub(super) fn measure(section: &mut Section, scale: Scale) -> anyhow::Result<()> {
+    let seconds = scale.seconds(0.4);
+    let mut table = Table::new(
+        &format!("Claims per second of {CALLERS} callers: medians of {ROUNDS} alternating rounds"),
+        &["", "one key", "many keys", "ratio"],
+    );
+    for store in [Engine::Memory, Engine::Sqlite, Engine::Redis, Engine::Postgres] {
+        let rates: Rates = outcome(&Task::HotKey { store, seconds })?;
+        for (what, (hot, spread, ratio)) in ["replays", "refused in flight"].into_iter().zip(rates) {
+            table.row([format!("{store:?}: {what}"), figure(hot, ""), figure(spread, ""), figure(ratio, "")]);
+        }
+    }
+    section.tables.push(table);
+    section.text.push(format!(
+        "Of one hot key against {KEYS} keys in turn: how much it costs a store that everybody asks for the same entry."
+    ));
+    Ok(())
+}

@@ -1,0 +1,150 @@
+//! The longest that one claim takes, while records expire and while none do.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use idempotent_runtime::store::{Claim, Held, MemoryStore, Store};
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+
+use super::records::{immediate, numbered};
+use crate::engines::sample::request;
+
+/// How often a part of the records expires at once, which is followed by a time in which nothing does.
+pub(super) const WAVES: usize = 5;
+
+/// Shorter than a wave of many records: what happens meanwhile is the machine's doing, and so counts for it too little.
+const LONGEST_QUIET: Duration = Duration::from_secs(2);
+
+/// Numbers of keys that nothing else claims.
+const CLAIMED: usize = 1 << 41;
+
+/// Milliseconds.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Longest {
+    /// By the clock on the wall.
+    pub(super) wall: f64,
+    /// Without the time for which the kernel kept this very thread from a processor: others want those too.
+    pub(super) own: f64,
+}
+
+/// What came out of it, once for each wave.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Pauses {
+    pub(super) expiring: Vec<Longest>,
+    pub(super) quiet: Vec<Longest>,
+    /// Seconds that the store took to free each wave.
+    pub(super) freed_in: Vec<f64>,
+}
+
+/// When the records of each wave expire.
+pub(super) struct Tide {
+    first: Instant,
+    every: Duration,
+}
+
+impl Tide {
+    /// For so many records, of which each is granted so much time to be entered and read.
+    pub(super) fn new(size: usize, pace: Duration) -> Self {
+        let records = u32::try_from(size).expect("ten million are few");
+        let a_wave = records / u32::try_from(WAVES).expect("they are few");
+        let first = Instant::now() + pace * records + Duration::from_millis(1_500);
+        Self { first, every: Duration::from_millis(500) + pace * a_wave }
+    }
+
+    /// How long the record of this number lives from now on.
+    pub(super) fn ttl(&self, number: usize) -> Duration {
+        self.of(number % WAVES).saturating_duration_since(Instant::now())
+    }
+
+    fn of(&self, wave: usize) -> Instant {
+        self.first + self.every * u32::try_from(wave).expect("they are few")
+    }
+
+    /// Whether the store still holds what it was filled with.
+    pub(super) fn is_to_come(&self) -> bool {
+        Instant::now() < self.first
+    }
+}
+
+/// Claims fresh keys all the time, on a thread of their own, and tells the longest of each wave and of each time between.
+pub(super) async fn measure(store: &MemoryStore, tide: &Tide) -> Pauses {
+    let filled = store.used_bytes();
+    let window = AtomicUsize::new(0);
+    let is_over = AtomicBool::new(false);
+    let runtime = Handle::current();
+    let mut freed_in = Vec::new();
+    // Of windows: 0 is nobody's, the odd ones are waves, the even ones the quiet times after them.
+    let longest = std::thread::scope(|scope| {
+        let claimant = scope.spawn(|| {
+            let _entered = runtime.enter();
+            claim_until(store, &window, &is_over)
+        });
+        for wave in 0..WAVES {
+            let due = tide.of(wave);
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            window.store(2 * wave + 1, Ordering::Relaxed);
+            // What the claimant holds just now is counted too.
+            let left = filled / WAVES * (WAVES - 1 - wave) + filled / 1_000 + 1_000;
+            while store.used_bytes() > left {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            let took = due.elapsed();
+            window.store(2 * wave + 2, Ordering::Relaxed);
+            std::thread::sleep(
+                took.max(Duration::from_millis(100)).min(tide.every.saturating_sub(took)).min(LONGEST_QUIET),
+            );
+            window.store(0, Ordering::Relaxed);
+            freed_in.push(took.as_secs_f64());
+        }
+        is_over.store(true, Ordering::Relaxed);
+        claimant.join().expect("the claimant ends")
+    });
+    let (expiring, quiet) = longest[1..].chunks(2).map(|both| (both[0], both[1])).unzip();
+    Pauses { expiring, quiet, freed_in }
+}
+
+fn claim_until(store: &MemoryStore, window: &AtomicUsize, is_over: &AtomicBool) -> Vec<Longest> {
+    /// A reading costs as much as some claims.
+    const WORTH_READING: Duration = Duration::from_micros(20);
+    let now = immediate(store);
+    let mut longest = vec![Longest::default(); 1 + 2 * WAVES];
+    let mut waited = waited_for_processor();
+    let mut before = Instant::now();
+    for number in CLAIMED.. {
+        if is_over.load(Ordering::Relaxed) {
+            break;
+        }
+        let (key, request) = (numbered(number), request());
+        let begun = Instant::now();
+        if begun - before > WORTH_READING {
+            waited = waited_for_processor();
+        }
+        let begun = Instant::now();
+        let claim = now.claim_now(&key, request).expect("there is room");
+        before = Instant::now();
+        let wall = before - begun;
+        assert_eq!(claim, Claim::Acquired { attempt: 1 });
+        let longest = &mut longest[window.load(Ordering::Relaxed)];
+        longest.wall = longest.wall.max(wall.as_secs_f64() * 1_000.0);
+        if wall > WORTH_READING {
+            let waited_now = waited_for_processor();
+            let own = wall.saturating_sub(waited_now - waited);
+            waited = waited_now;
+            longest.own = longest.own.max(own.as_secs_f64() * 1_000.0);
+            before = Instant::now();
+        }
+        // The store must not grow while it is measured.
+        let released = store.release(&key, request.token).now_or_never();
+        assert_eq!(released.expect("a store in memory answers at once").expect("it holds the key"), Held::Yes);
+    }
+    longest
+}
+
+/// How long this thread was ready to run and did not.
+fn waited_for_processor() -> Duration {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    Duration::from_nanos(text.split(' ').nth(1).and_then(|nanos| nanos.parse().ok()).unwrap_or_default())
+}

@@ -1,0 +1,181 @@
+//! One to three processes over one server: pairs of claim and completion, some of them of a key that all want.
+
+use std::collections::HashSet;
+use std::process::Child;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::ensure;
+use futures_util::future::join_all;
+use idempotent_runtime::RecordKey;
+use idempotent_runtime::store::{Claim, Held, PostgresStore, RedisStore, Store};
+use idempotent_tests::postgres::PostgresServer;
+use idempotent_tests::redis::RedisServer;
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::PgPoolOptions;
+
+use super::Scale;
+use super::child::{Task, finish, start};
+use crate::engines::contest::next_number;
+use crate::engines::sample::{TTL, record, request};
+use crate::report::{Section, Table, figure};
+use crate::scenario::key;
+
+const MOST_PROCESSES: usize = 3;
+
+/// In each process.
+const CALLERS: usize = 64;
+
+/// Of each process, where the server is PostgreSQL.
+const CONNECTIONS: u32 = 16;
+
+/// Every so many calls of a caller are for the key of that millisecond, which is the same in all processes.
+const CONTESTED: usize = 8;
+
+/// What one of the processes does.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Work {
+    /// Where the server is.
+    url: String,
+    /// Which of the processes it is, of all that use this server.
+    process: usize,
+    /// Milliseconds since 1970: they begin together.
+    begin: u64,
+    /// For so long.
+    millis: u64,
+}
+
+/// What one of the processes did.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Done {
+    pairs: usize,
+    /// Claims of the key of a millisecond that another caller had.
+    refused: usize,
+    /// The milliseconds whose key was granted to this process.
+    granted: Vec<u64>,
+}
+
+/// Claims and completes until the time is over.
+pub(super) async fn pairs(work: &Work) -> Done {
+    if work.url.starts_with("redis:") {
+        let store = RedisStore::connect(&work.url).await.expect("the server answers");
+        run(Arc::new(store), work).await
+    } else {
+        let options = PgPoolOptions::new().max_connections(CONNECTIONS).min_connections(CONNECTIONS);
+        let pool = options.test_before_acquire(false).connect(&work.url).await.expect("the server answers");
+        run(Arc::new(PostgresStore::new(pool)), work).await
+    }
+}
+
+async fn run<S: Store>(store: Arc<S>, work: &Work) -> Done {
+    let (process, end) = (work.process, work.begin + work.millis);
+    tokio::time::sleep(Duration::from_millis(work.begin.saturating_sub(millis_now()))).await;
+    let callers = (0..CALLERS).map(|caller| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move {
+            let mut done = Done { pairs: 0, refused: 0, granted: Vec::new() };
+            for call in caller.. {
+                let now = millis_now();
+                if now >= end {
+                    break;
+                }
+                if call % CONTESTED > 0 {
+                    let own = RecordKey::new("own", None, &key(process, next_number()));
+                    assert!(pair(&*store, &own).await, "nobody else claims this key");
+                    done.pairs += 1;
+                } else if pair(&*store, &RecordKey::new("contested", None, &now.to_string())).await {
+                    done.pairs += 1;
+                    done.granted.push(now);
+                } else {
+                    done.refused += 1;
+                }
+            }
+            done
+        })
+    });
+    let mut all = Done { pairs: 0, refused: 0, granted: Vec::new() };
+    for done in join_all(callers).await {
+        let done = done.expect("the caller ends");
+        all.pairs += done.pairs;
+        all.refused += done.refused;
+        all.granted.extend(done.granted);
+    }
+    all
+}
+
+/// Whether the key was granted, and then completed.
+async fn pair(store: &impl Store, key: &RecordKey) -> bool {
+    let request = request();
+    match store.claim(key, request).await.expect("the server answers") {
+        Claim::Acquired { attempt } => {
+            assert_eq!(attempt, 1);
+            let held = store.complete(key, request.token, record(), TTL).await.expect("the server answers");
+            assert_eq!(held, Held::Yes);
+            true
+        }
+        Claim::InFlight { .. } | Claim::Completed(_) => false,
+        Claim::Lapsed { .. } => panic!("no lease runs out within seconds"),
+    }
+}
+
+fn millis_now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970");
+    u64::try_from(since.as_millis()).expect("there is time until then")
+}
+
+/// Both servers, one after the other.
+pub(super) async fn measure(section: &mut Section, scale: Scale) -> anyhow::Result<()> {
+    let mut table = Table::new(
+        &format!("Claims with their completion per second, {CALLERS} callers in each process"),
+        &["", "in all", "of one process", "granted of the contested keys", "refused", "granted twice"],
+    );
+    let redis = RedisServer::start(&[]).await;
+    let twice = over("Redis", &redis.url(), &mut table, scale)?;
+    let postgres = PostgresServer::start(&["fsync=on"]).await;
+    let database = postgres.database().await;
+    PostgresStore::new(database.pool(1).await).migrate().await?;
+    let twice = twice + over("PostgreSQL", &database.url(), &mut table, scale)?;
+    section.tables.push(table);
+    section.at_most("keys granted twice among three processes", 0.0, twice as f64, "");
+    section.text.push(format!(
+        "The processes, the server and everything else share the two cores of this machine, so that more processes are no \
+         more throughput here; what counts is that they lose little, and that no key is granted twice. Every \
+         {CONTESTED}th call of each caller claims the key of that very millisecond, which all callers of all processes \
+         want. Redis writes its log, PostgreSQL runs with `fsync=on`."
+    ));
+    Ok(())
+}
+
+/// How many keys were granted twice.
+fn over(server: &str, url: &str, table: &mut Table, scale: Scale) -> anyhow::Result<usize> {
+    let seconds = scale.seconds(4.0);
+    let (mut used, mut granted_twice) = (0, 0);
+    for processes in 1..=MOST_PROCESSES {
+        let begin = millis_now() + 1_000;
+        let work = |number| Work { url: url.to_owned(), process: number, begin, millis: (seconds * 1_000.0) as u64 };
+        let children = (used..used + processes).map(|number| start(&Task::Pairs(work(number))));
+        let children: Vec<Child> = children.collect::<anyhow::Result<_>>()?;
+        used += processes;
+        let done: Vec<Done> = children.into_iter().map(finish).collect::<anyhow::Result<_>>()?;
+        ensure!(millis_now() >= begin, "no process may end before it began");
+
+        let (mut seen, mut twice) = (HashSet::new(), 0);
+        for millis in done.iter().flat_map(|done| &done.granted) {
+            twice += usize::from(!seen.insert(millis));
+        }
+        granted_twice += twice;
+        let rate = done.iter().map(|done| done.pairs).sum::<usize>() as f64 / seconds;
+        let refused = done.iter().map(|done| done.refused).sum::<usize>();
+        let plural = if processes == 1 { "process" } else { "processes" };
+        eprintln!("{server}, {processes} {plural}: {rate:.0} pairs/s, {} contested, {twice} twice", seen.len());
+        table.row([
+            format!("{server}, {processes} {plural}"),
+            figure(rate, ""),
+            figure(rate / processes as f64, ""),
+            seen.len().to_string(),
+            refused.to_string(),
+            twice.to_string(),
+        ]);
+    }
+    Ok(granted_twice)
+}

@@ -1,0 +1,105 @@
+//! A server process under measurement.
+
+use std::env;
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+
+/// Who is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contender {
+    /// The handler alone.
+    Bare,
+    /// The guarded handler, with `MemoryStore`.
+    Memory,
+    /// With `SqliteStore`.
+    Sqlite,
+    /// With `RedisStore`.
+    Redis,
+    /// With `PostgresStore`.
+    Postgres,
+}
+
+impl Contender {
+    /// The stores.
+    pub const STORES: [Self; 4] = [Self::Memory, Self::Sqlite, Self::Redis, Self::Postgres];
+
+    /// As the tables name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bare => "bare handler",
+            Self::Memory => "memory",
+            Self::Sqlite => "SQLite",
+            Self::Redis => "Redis",
+            Self::Postgres => "PostgreSQL",
+        }
+    }
+
+    /// As the program `server` names it.
+    fn argument(self) -> &'static str {
+        match self {
+            Self::Bare => "bare",
+            Self::Memory => "memory",
+            Self::Sqlite => "sqlite",
+            Self::Redis => "redis",
+            Self::Postgres => "postgres",
+        }
+    }
+}
+
+/// A running one: it ends with this value.
+pub struct Server {
+    child: Child,
+    /// Who answers there.
+    pub contender: Contender,
+    /// Where it listens on 127.0.0.1.
+    pub port: u16,
+}
+
+impl Server {
+    /// Starts it; `place` is where its store keeps the records, if that needs one.
+    ///
+    /// # Errors
+    ///
+    /// When the program is not built, or ends before it listens.
+    pub fn start(contender: Contender, place: Option<&str>) -> anyhow::Result<Self> {
+        let program = env::current_exe()?.with_file_name("server");
+        ensure!(program.is_file(), "{} is not built: build it with `--bin server`", program.display());
+        let mut command = Command::new(program);
+        command.arg(contender.argument()).args(place).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().context("the server cannot be started")?;
+        let output = child.stdout.take().expect("it is piped");
+        // From here on it ends with this value.
+        let mut server = Self { child, contender, port: 0 };
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line)?;
+        let port = line.trim().parse();
+        server.port = port.with_context(|| format!("the server with {contender:?} has not told its port"))?;
+        Ok(server)
+    }
+
+    /// The processor time that it has taken so far.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no `/proc`.
+    pub fn processor_time(&self) -> anyhow::Result<Duration> {
+        let path = format!("/proc/{}/stat", self.child.id());
+        let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+        // The name of the program may contain spaces. From behind it, these are `utime` and `stime`.
+        let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let ticks: Vec<u64> = fields.skip(11).take(2).map(str::parse).collect::<Result<_, _>>().context(path)?;
+        // Linux counts here in hundredths of a second, whatever the kernel's own clock is.
+        Ok(Duration::from_millis(ticks.iter().sum::<u64>() * 10))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}

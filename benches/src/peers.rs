@@ -1,0 +1,66 @@
+//! The same handler behind the libraries that ours is measured against.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderValue, header};
+use axum::routing::get;
+use rustango::idempotency::IdempotencyRouterExt;
+use tower::ServiceExt;
+
+use crate::contenders::{Contender, bare_router};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Bare, ours and the peers, each with an empty store.
+pub async fn all() -> [Contender; 5] {
+    [Contender::bare(), Contender::ours().await, rustango(), axum_idempotent().await, idempotent()]
+}
+
+/// Rustango's router middleware.
+fn rustango() -> Contender {
+    let cache: rustango::cache::BoxedCache = Arc::new(rustango::cache::InMemoryCache::new());
+    let router = bare_router().idempotency(rustango::idempotency::IdempotencyLayer::new(cache).ttl(DAY));
+    Contender { name: "rustango", router, cookie: None, locks: true }
+}
+
+/// `axum-idempotent`, in the session that it wants.
+async fn axum_idempotent() -> Contender {
+    use axum_idempotent::{IdempotentLayer, IdempotentOptions};
+    use ruts::store::Ttl;
+    use ruts::store::moka::MokaStore;
+    use ruts::{CookieOptions, Session, SessionLayer};
+
+    async fn log_in(session: Session<MokaStore>) {
+        let ttl = Ttl::new(24 * 60 * 60).expect("a day is no odd time");
+        session.set("user", &String::from("alice"), ttl, None).await.expect("a session in memory takes a field");
+    }
+    let options = IdempotentOptions::default()
+        .use_idempotency_key_header(Some("idempotency-key"), false)
+        .expire_after(24 * 60 * 60);
+    let sessions = SessionLayer::new(Arc::new(MokaStore::builder().build()))
+        .with_cookie_options(CookieOptions::build().name("session").max_age(24 * 60 * 60).path("/"));
+    let router = bare_router()
+        .route("/log-in", get(log_in))
+        .layer(IdempotentLayer::<MokaStore>::new(options))
+        .layer(sessions)
+        .layer(tower_cookies::CookieManagerLayer::new());
+    let request = Request::get("/log-in")
+        .header("idempotency-key", "log-in")
+        .body(Body::empty())
+        .expect("the request is well-formed");
+    let response = router.clone().oneshot(request).await.expect("a router is infallible");
+    let cookie = response.headers()[header::SET_COOKIE].to_str().expect("a cookie is text");
+    let pair = cookie.split(';').next().expect("a split has a first part");
+    let cookie = Some(HeaderValue::from_str(pair).expect("a cookie is a header value"));
+    Contender { name: "axum-idempotent", router, cookie, locks: false }
+}
+
+/// `idempotent`.
+fn idempotent() -> Contender {
+    let store = idempotent::memory::MemoryStore::builder().try_build().expect("the defaults are valid");
+    let layer = idempotent::middleware::IdempotencyLayer::new(store);
+    Contender { name: "idempotent", router: bare_router().layer(layer), cookie: None, locks: true }
+}

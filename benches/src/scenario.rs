@@ -1,0 +1,34 @@
+//! What a request meets.
+
+/// One of the ways through the guard.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Scenario {
+    /// A key that nobody has seen.
+    First,
+    /// A key whose response is recorded.
+    Replay,
+    /// A request without a key.
+    NoKey,
+    /// A key whose handler runs.
+    RefusedDuplicate,
+}
+
+impl Scenario {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::First, Self::Replay, Self::NoKey, Self::RefusedDuplicate];
+
+    /// As the tables name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::First => "first execution",
+            Self::Replay => "replay",
+            Self::NoKey => "no key",
+            Self::RefusedDuplicate => "refused duplicate",
+        }
+    }
+}
+
+/// A key in the shape of a UUID, the same for the same two numbers.
+pub fn key(series: usize, number: usize) -> String {
+    format!("8e03978e-40d5-43dd-bc93-{:04x}{number:08x}", series % 0x1_0000)
+}
