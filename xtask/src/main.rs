@@ -28,7 +28,7 @@ commands:
           a thousand connections for N minutes, 10 by default, after which nothing may be left of them
   bench [measurement ...]
           what the guard costs beside the bare handler, its peers and the limits of the engines: prints one table of
-          ratios and writes benches/RESULTS.md, in about 25 minutes; --help names the measurements; installs what it needs
+          ratios and writes benches/RESULTS.md, in about 17 minutes; --help names the measurements; installs what it needs
   bench --check
           the instructions of each path against benches/budget.toml; --set-budget writes that file
   proofs  the concurrency proofs alone, or those whose name contains the word after it

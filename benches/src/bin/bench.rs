@@ -16,7 +16,7 @@ const USAGE: &str = "\
 usage: cargo xtask bench [measurement ...]
        cargo xtask bench --check | --set-budget
 
-Without arguments: all measurements, about 25 minutes; prints one table of ratios beside their targets, and writes
+Without arguments: all measurements, about 17 minutes; prints one table of ratios beside their targets, and writes
 benches/RESULTS.md and benches/latency.svg. With names: these alone, whose results are printed only.
 --check holds the instructions of each path against benches/budget.toml; --set-budget writes that file.
 

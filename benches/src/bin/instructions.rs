@@ -12,8 +12,9 @@ const BUDGET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/budget.toml");
 /// Two runs of different lengths differ by these requests alone, whatever it takes to start and to end.
 const REQUESTS: [u64; 2] = [500, 1_500];
 
-/// What two builds of the same sources may differ by, of the bare handler's instructions: hashes have random seeds.
-const TOLERANCE: f64 = 0.01;
+/// What two runs of the same sources may differ by, of the bare handler's instructions: hashes have random seeds, so that
+/// tables grow at other moments.
+const TOLERANCE: f64 = 0.03;
 
 /// Instructions that each path adds to the bare handler's.
 #[derive(Serialize, Deserialize)]
