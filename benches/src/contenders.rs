@@ -1,6 +1,7 @@
 //! One handler, bare and guarded, in process and with a store in memory.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -26,11 +27,23 @@ async fn guarded(Json(order): Json<Order>) -> (StatusCode, Json<Receipt>) {
 }
 
 async fn bare_held(Json(_): Json<Order>) -> (StatusCode, Json<Receipt>) {
-    std::future::pending().await
+    hold().await
 }
 
 #[idempotent(scope = "held")]
 async fn guarded_held(Json(_): Json<Order>) -> (StatusCode, Json<Receipt>) {
+    hold().await
+}
+
+static HELD_RUNS: AtomicUsize = AtomicUsize::new(0);
+
+/// How many executions of the handler that never answers have begun, of all contenders.
+pub fn held_runs() -> usize {
+    HELD_RUNS.load(Ordering::SeqCst)
+}
+
+async fn hold() -> (StatusCode, Json<Receipt>) {
+    HELD_RUNS.fetch_add(1, Ordering::SeqCst);
     std::future::pending().await
 }
 

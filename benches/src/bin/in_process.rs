@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use axum::http::StatusCode;
 use bytes::Bytes;
 use idempotent_benches::charge::{CHARGES, HELD, order};
-use idempotent_benches::contenders::Contender;
+use idempotent_benches::contenders::{Contender, held_runs};
 use idempotent_benches::peers;
 use idempotent_benches::report::{Section, Table, figure, median};
 use idempotent_benches::scenario::{Scenario, key};
@@ -82,13 +82,16 @@ async fn measure(rounds: usize) -> Section {
 async fn nanos(contender: &Contender, scenario: Scenario, body: &Bytes, requests: usize, round: usize) -> f64 {
     let is_refused = scenario == Scenario::RefusedDuplicate && contender.locks;
     let (path, expected) = if is_refused { (HELD, StatusCode::CONFLICT) } else { (CHARGES, StatusCode::CREATED) };
+    let runs_before = held_runs();
     let holder = is_refused.then(|| {
         let (contender, body) = (contender.clone(), body.clone());
         tokio::spawn(async move { contender.answer(HELD, Some("8e03978e-40d5-43dd-bc93-6894a57f9324"), body).await })
     });
     if is_refused {
         // The first one holds the key when the second is refused.
-        while !holder_is_in(contender, body).await {}
+        while held_runs() == runs_before {
+            tokio::task::yield_now().await;
+        }
     } else {
         let key = key(round, requests + 1);
         contender.send(CHARGES, Some(&key), body.clone(), StatusCode::CREATED).await;
@@ -110,14 +113,4 @@ async fn nanos(contender: &Contender, scenario: Scenario, body: &Bytes, requests
         holder.abort();
     }
     nanos
-}
-
-async fn holder_is_in(contender: &Contender, body: &Bytes) -> bool {
-    tokio::task::yield_now().await;
-    let duplicate = contender.answer(HELD, Some("8e03978e-40d5-43dd-bc93-6894a57f9324"), body.clone());
-    tokio::select! {
-        biased;
-        response = duplicate => response.status() == StatusCode::CONFLICT,
-        () = tokio::task::yield_now() => false,
-    }
 }
