@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::HeaderValue;
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{AsciiSet, percent_decode_str, utf8_percent_encode};
 use sfv::{BareItem, Item, Parser};
 use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
@@ -142,7 +142,20 @@ pub enum InvalidKey {
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RecordKey(Arc<str>);
 
-const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'/');
+const ESCAPED: &AsciiSet = &{
+    let (mut escaped, mut byte) = (AsciiSet::EMPTY, 0);
+    while byte < 0x80 {
+        if !stands_for_itself(byte) {
+            escaped = escaped.add(byte);
+        }
+        byte += 1;
+    }
+    escaped
+};
+
+const fn stands_for_itself(byte: u8) -> bool {
+    matches!(byte, b'!'..=b'~') && !matches!(byte, b'%' | b'/')
+}
 
 impl RecordKey {
     /// The record key of these three parts; any text will do for each of them.
@@ -224,7 +237,7 @@ impl RecordKey {
 }
 
 fn encode(part: &str, text: &mut SmallVec<[u8; 128]>) {
-    if part.bytes().all(|byte| matches!(byte, b'!'..=b'~') && !matches!(byte, b'%' | b'/')) {
+    if part.bytes().all(stands_for_itself) {
         return text.extend_from_slice(part.as_bytes());
     }
     utf8_percent_encode(part, ESCAPED).for_each(|chunk| text.extend_from_slice(chunk.as_bytes()));
