@@ -4,9 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{StatusCode, header};
 use futures_util::future::{BoxFuture, join_all};
+use tower::ServiceExt;
 
+use crate::charge::{CHARGES, order};
 use crate::report::median;
+use crate::scenario::key;
 
 /// Does one piece of work; each has a number of its own.
 pub type Work = Arc<dyn Fn(usize) -> BoxFuture<'static, ()> + Send + Sync>;
@@ -103,4 +110,25 @@ pub async fn contest(name: &str, effort: Effort, ours: &Side, bare: &Side) -> Ou
 pub fn next_number() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Charges of 200 bytes, each with a key of its own.
+///
+/// # Panics
+///
+/// In the work, when an answer is not 201.
+pub fn charges(router: Router) -> Work {
+    let body = order(200);
+    work(move |number| {
+        let (router, body) = (router.clone(), body.clone());
+        async move {
+            let request = Request::post(CHARGES)
+                .header(header::CONTENT_TYPE, "application/json")
+                .header("idempotency-key", key(number >> 32, number))
+                .body(Body::from(body))
+                .expect("the request is well-formed");
+            let response = router.oneshot(request).await.expect("a router is infallible");
+            assert_eq!(response.status(), StatusCode::CREATED);
+        }
+    })
 }

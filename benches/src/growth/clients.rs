@@ -2,21 +2,17 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::extract::Request;
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
 use idempotent_runtime::store::MemoryStore;
 use idempotent_runtime::{Registry, idempotent};
-use tower::ServiceExt;
 
 use super::Scale;
 use super::child::{Task, outcome};
-use crate::charge::{CHARGES, Order, Receipt, charge, order};
-use crate::engines::contest::{Effort, Outcome, Side, Work, contest, work};
+use crate::charge::{CHARGES, Order, Receipt, charge};
+use crate::engines::contest::{Effort, Outcome, Side, charges, contest};
 use crate::report::{Section, Table, figure};
-use crate::scenario::key;
 
 const CLIENTS: [usize; 5] = [1, 16, 256, 4_096, 16_384];
 
@@ -38,27 +34,11 @@ async fn guarded(Json(order): Json<Order>) -> (StatusCode, Json<Receipt>) {
 pub(super) async fn rates(clients: usize, seconds: f64) -> (f64, f64, f64) {
     let store = MemoryStore::builder().max_bytes(usize::MAX).build();
     let guarded = Router::new().route(CHARGES, post(guarded)).layer(Registry::new(store).layer());
-    let (guarded, bare) = (calls(guarded), calls(Router::new().route(CHARGES, post(bare))));
+    let (guarded, bare) = (charges(guarded), charges(Router::new().route(CHARGES, post(bare))));
     let effort = Effort { rounds: ROUNDS, round: Duration::from_secs_f64(seconds) };
     let (guarded, bare) = (Side::new(clients, guarded), Side::new(clients, bare));
     let Outcome { ours, bare, ratio } = contest(&format!("{clients} clients"), effort, &guarded, &bare).await;
     (ours, bare, ratio)
-}
-
-fn calls(router: Router) -> Work {
-    let body = order(200);
-    work(move |number| {
-        let (router, body) = (router.clone(), body.clone());
-        async move {
-            let request = Request::post(CHARGES)
-                .header(header::CONTENT_TYPE, "application/json")
-                .header("idempotency-key", key(number >> 32, number))
-                .body(Body::from(body))
-                .expect("the request is well-formed");
-            let response = router.oneshot(request).await.expect("a router is infallible");
-            assert_eq!(response.status(), StatusCode::CREATED);
-        }
-    })
 }
 
 /// All numbers of clients, one process each.

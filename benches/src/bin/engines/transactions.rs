@@ -1,11 +1,9 @@
 //! `Tx`: a handler whose row and record commit together, against the same handler with a transaction of its own.
 
-use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::extract::State;
+use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
-use bytes::Bytes;
 use idempotent_runtime::store::{PostgresStore, SqliteStore};
 use idempotent_runtime::{Registry, Tx, idempotent};
 use idempotent_tests::postgres::PostgresServer;
@@ -14,14 +12,12 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 use sqlx::{Postgres, Sqlite};
-use tower::ServiceExt;
 
-use idempotent_benches::charge::{CHARGES, Order, Receipt, charge, order};
-use idempotent_benches::engines::contest::{Effort, Outcome, Side, Work, contest, work};
+use idempotent_benches::charge::{CHARGES, Order, Receipt, charge};
+use idempotent_benches::engines::contest::{Effort, Outcome, Side, charges, contest};
 use idempotent_benches::engines::postgres::pool;
 use idempotent_benches::engines::sample::body;
 use idempotent_benches::report::{Section, Table, figure};
-use idempotent_benches::scenario::key;
 
 const CALLERS: [usize; 2] = [1, 16];
 
@@ -101,7 +97,8 @@ pub async fn measure(section: &mut Section, effort: Effort, server: &PostgresSer
     let bare = Router::new().route(CHARGES, post(bare_in_postgres)).with_state(of_application.clone());
     compare(section, &mut table, effort, "PostgreSQL", &guarded, &bare).await;
     let padded = Router::new().route(CHARGES, post(padded_in_postgres)).with_state(of_application);
-    let (ours, alone) = (Side::new(CALLERS[1], calls(&guarded)), Side::new(CALLERS[1], calls(&padded)));
+    let (ours, alone) =
+        (Side::new(CALLERS[1], charges(guarded.clone())), Side::new(CALLERS[1], charges(padded.clone())));
     let name = format!("PostgreSQL: `Tx` with {} callers, against as many statements without work", CALLERS[1]);
     let Outcome { ours, bare, ratio } = contest(&name, effort, &ours, &alone).await;
     table.row([name, figure(ours, ""), figure(bare, ""), figure(1.0 / ratio, "×")]);
@@ -147,24 +144,9 @@ async fn compare(
     for callers in CALLERS {
         let plural = if callers == 1 { "caller" } else { "callers" };
         let name = format!("{engine}: `Tx` with {callers} {plural}");
-        let (ours, alone) = (Side::new(callers, calls(guarded)), Side::new(callers, calls(bare)));
+        let (ours, alone) = (Side::new(callers, charges(guarded.clone())), Side::new(callers, charges(bare.clone())));
         let Outcome { ours, bare, ratio } = contest(&name, effort, &ours, &alone).await;
         table.row([name.clone(), figure(ours, ""), figure(bare, ""), figure(1.0 / ratio, "×")]);
         section.at_most(&format!("{name}, over the transaction alone"), 1.3, 1.0 / ratio, "×");
     }
-}
-
-fn calls(router: &Router) -> Work {
-    let (router, body) = (router.clone(), order(200));
-    work(move |number| send(router.clone(), number, body.clone()))
-}
-
-async fn send(router: Router, number: usize, body: Bytes) {
-    let request = Request::post(CHARGES)
-        .header(header::CONTENT_TYPE, "application/json")
-        .header("idempotency-key", key(number >> 32, number))
-        .body(Body::from(body))
-        .expect("the request is well-formed");
-    let response = router.oneshot(request).await.expect("a router is infallible");
-    assert_eq!(response.status(), StatusCode::CREATED);
 }
