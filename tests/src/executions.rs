@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use crate::{Answer, PATIENCE, Server};
+use crate::{Answer, PATIENCE, Server, eventually};
 
 /// What handlers have done, by key.
 #[derive(Clone, Default)]
@@ -25,6 +25,12 @@ impl Executions {
     /// How many there were in all.
     pub fn total(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+    }
+
+    /// Waits until ten more have been counted: a fault that begins now meets requests that are under way.
+    pub async fn ten_more(&self) {
+        let before = self.total();
+        eventually(async || self.total(), |&total| total >= before + 10).await;
     }
 
     /// The keys that were executed more than once.

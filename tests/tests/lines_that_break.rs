@@ -11,7 +11,7 @@ use idempotent_runtime::store::{PostgresStore, RedisStore, Store};
 use idempotent_runtime::{Idempotency, Registry, Tx, idempotent};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::RedisServer;
-use idempotent_tests::{Executions, Mode, PATIENCE, Proxy, Server, eventually, post_until_answered};
+use idempotent_tests::{Executions, Mode, PATIENCE, Proxy, Server, post_until_answered};
 use sqlx::{PgPool, Postgres};
 
 #[idempotent(scope = "plain")]
@@ -48,8 +48,7 @@ enum Expect {
 
 /// While requests are under way.
 async fn disturb(line: &Proxy, executions: &Executions, mode: Mode) {
-    let before = executions.total();
-    eventually(async || executions.total(), |&total| total >= before + 10).await;
+    executions.ten_more().await;
     line.set(mode);
     // How long the fault lasts.
     tokio::time::sleep(Duration::from_secs(2)).await;

@@ -9,7 +9,7 @@ use idempotent_runtime::store::{PostgresStore, RedisStore, Store};
 use idempotent_runtime::{Idempotency, Registry, idempotent};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::RedisServer;
-use idempotent_tests::{Executions, Server, eventually, post_until_answered};
+use idempotent_tests::{Executions, Server, post_until_answered};
 
 #[idempotent(scope = "charges")]
 async fn create_charge(State(executions): State<Executions>, idempotency: Idempotency) -> String {
@@ -24,7 +24,7 @@ async fn refused_while(store: impl Store, signal: impl Fn(&str), pause: Duration
     let app = Router::new().route("/charges", post(create_charge)).with_state(executions.clone());
     let server = Server::start(app.layer(Registry::new(store).layer())).await;
     let pausing = async {
-        eventually(async || executions.total(), |&total| total >= 10).await;
+        executions.ten_more().await;
         signal("STOP");
         tokio::time::sleep(pause).await;
         signal("CONT");
