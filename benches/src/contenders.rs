@@ -15,6 +15,7 @@ use idempotent_runtime::idempotent;
 use idempotent_runtime::store::{MemoryStore, Store};
 use tower::ServiceExt;
 
+use crate::by_hand;
 use crate::charge::{CHARGES, HELD, Order, Receipt, charge};
 
 async fn bare(Json(order): Json<Order>) -> (StatusCode, Json<Receipt>) {
@@ -42,7 +43,7 @@ pub fn held_runs() -> usize {
     HELD_RUNS.load(Ordering::SeqCst)
 }
 
-async fn hold() -> (StatusCode, Json<Receipt>) {
+pub(crate) async fn hold() -> (StatusCode, Json<Receipt>) {
     HELD_RUNS.fetch_add(1, Ordering::SeqCst);
     std::future::pending().await
 }
@@ -63,6 +64,11 @@ impl Contender {
     /// The handler alone.
     pub fn bare() -> Self {
         Self { name: "bare handler", router: bare_router(), cookie: None, locks: false }
+    }
+
+    /// The steps of a guard, written by hand: the least that it can cost.
+    pub fn by_hand() -> Self {
+        Self { name: "by hand", router: by_hand::router(), cookie: None, locks: true }
     }
 
     /// `#[idempotent]`, in a program that has installed its registry at start-up.

@@ -14,9 +14,13 @@ use crate::contenders::{Contender, bare_router};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Bare, ours and the peers, each with an empty store.
-pub async fn all() -> [Contender; 5] {
-    [Contender::bare(), Contender::ours().await, rustango(), axum_idempotent().await, idempotent()]
+/// How many there are.
+pub const CONTENDERS: usize = 6;
+
+/// Bare, ours, by hand and the peers, each with an empty store.
+pub async fn all() -> [Contender; CONTENDERS] {
+    let [bare, ours, by_hand] = [Contender::bare(), Contender::ours().await, Contender::by_hand()];
+    [bare, ours, by_hand, rustango(), axum_idempotent().await, idempotent()]
 }
 
 /// Rustango's router middleware.

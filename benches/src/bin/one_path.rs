@@ -10,12 +10,13 @@ use idempotent_benches::contenders::Contender;
 async fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [contender, scenario, requests] = arguments.as_slice() else {
-        panic!("usage: one_path <bare|ours> <first|replay|no-key> <requests>");
+        panic!("usage: one_path <bare|by-hand|ours> <first|replay|no-key> <requests>");
     };
     let contender = match contender.as_str() {
         "bare" => Contender::bare(),
+        "by-hand" => Contender::by_hand(),
         "ours" => Contender::ours().await,
-        other => panic!("`{other}` is neither `bare` nor `ours`"),
+        other => panic!("`{other}` is neither `bare` nor `by-hand` nor `ours`"),
     };
     let requests: u32 = requests.parse().expect("a number of requests");
     let body = order(200);

@@ -12,6 +12,7 @@ use crate::store::{AfterCrash, Claim, ClaimRequest, Entry, EntryState, Held, Tok
 use crate::{Fingerprint, Record, RecordKey};
 
 /// What an entry is counted for beside its key and payload: what it takes at most, with its places in table and queue.
+/// The first one of a shard takes somewhat more.
 pub(super) const ENTRY_BYTES: usize = 192;
 
 /// A time since the store began.
