@@ -25,7 +25,7 @@
 //! | [`store`] | the stores of this crate, and the trait for one of your own |
 //! | `Tx` | the handler's own transaction, in which its writes and its record commit together (features `sqlite`, `postgres`) |
 //! | [`Idempotency`] | what a handler may know about its key: the attempt, keys for other services |
-//! | [`Refusal`] | what a client gets in place of a response |
+//! | [`Refusal`], [`refusal::stripe`] | what a client gets in place of a response, as problem details or as Stripe's SDKs read it |
 //! | [`policies`] | every annotated handler of the program |
 //! | [`testing`] | the rules that every store keeps (feature `testing`) |
 //!
@@ -73,7 +73,7 @@ mod policy;
 #[cfg(all(test, shuttle))]
 mod proofs;
 mod record;
-mod refusal;
+pub mod refusal;
 mod registry;
 #[cfg(feature = "seal")]
 mod sealing;
@@ -97,6 +97,7 @@ pub use self::policy::{
     Policy, policies,
 };
 pub use self::record::{Record, RecordedBody};
+#[doc(inline)]
 pub use self::refusal::Refusal;
 pub use self::registry::{InstallError, Registry, RegistryBuilder, install};
 #[cfg(feature = "seal")]

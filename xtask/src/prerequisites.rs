@@ -1,5 +1,5 @@
-//! What the run needs beside cargo: two components of the toolchain, a C compiler for the embedded SQLite, and the servers
-//! that the tests start.
+//! What the run needs beside cargo: two components of the toolchain, a C compiler for the embedded SQLite, the servers
+//! that the tests start, and the interpreters of the clients that they drive.
 
 use std::io;
 use std::path::Path;
@@ -25,6 +25,15 @@ pub(crate) fn install() -> Result<(), Failure> {
     }
     if !answers("redis-server") {
         packages.push("redis-server");
+    }
+    if !answers("node") {
+        packages.push("nodejs");
+    }
+    if !answers("npm") {
+        packages.push("npm");
+    }
+    if !makes_environments() {
+        packages.extend(["python3", "python3-venv"]);
     }
     install_packages(&packages)
 }
@@ -53,6 +62,13 @@ fn install_packages(packages: &[&str]) -> Result<(), Failure> {
 fn has_postgres_folder() -> bool {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     versions.map(|version| version.path()).any(|version| Path::new(&version).join("bin/initdb").is_file())
+}
+
+/// Debian keeps what `python3 -m venv` needs in a package of its own.
+fn makes_environments() -> bool {
+    let mut command = Command::new("python3");
+    command.args(["-c", "import ensurepip, venv"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
 }
 
 fn answers(program: &str) -> bool {

@@ -64,7 +64,8 @@ impl RegistryBuilder {
         self
     }
 
-    /// Renders every refusal, in place of the problem details of RFC 9457.
+    /// Renders every refusal, in place of the problem details of RFC 9457; [`refusal::stripe`](crate::refusal::stripe) does
+    /// it for Stripe's SDKs.
     pub fn render_refusals(mut self, render: impl Fn(Refusal) -> Response + Send + Sync + 'static) -> Self {
         self.render = Some(Box::new(render));
         self

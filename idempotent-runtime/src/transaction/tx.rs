@@ -10,8 +10,8 @@ use http::request::Parts;
 use sqlx::{Database, Transaction};
 
 use super::slot::{Open, Slot};
-use crate::Refusal;
 use crate::idempotency::Execution;
+use crate::{Refusal, Registry};
 
 /// The transaction in which an annotated handler runs: its writes and the record of its response commit together.
 ///
@@ -104,6 +104,10 @@ impl<S: Sync, DB: Database> FromRequestParts<S> for Tx<DB> {
             return Ok(Self { slot, open: OnceLock::new() });
         }
         tracing::error!("a handler has two arguments `Tx`, but one transaction; remove one of them");
-        Err(Refusal::TransactionFailed.into_response())
+        let registry = parts.extensions.get::<Registry>().cloned().or_else(Registry::installed);
+        Err(registry.map_or_else(
+            || Refusal::TransactionFailed.into_response(),
+            |registry| registry.render(Refusal::TransactionFailed),
+        ))
     }
 }

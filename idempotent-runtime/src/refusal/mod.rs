@@ -1,4 +1,7 @@
-//! The answers that the engine gives in the handler's place, as problem details (RFC 9457).
+//! The answers that the engine gives in the handler's place, as problem details (RFC 9457) or in the dialect of clients
+//! that read another shape.
+
+mod stripe;
 
 use std::time::Duration;
 
@@ -6,13 +9,14 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
+pub use self::stripe::stripe;
 use crate::InvalidKey;
 
 /// Why a request was answered without running its handler.
 ///
 /// As a response it is `application/problem+json` with `type`, `title`, `status`, `detail` and the extension member
 /// `code`. [`RegistryBuilder::render_refusals`](crate::RegistryBuilder::render_refusals) replaces it for clients that
-/// read another shape.
+/// read another shape, such as [`stripe`]'s.
 ///
 /// # Examples
 ///
@@ -208,6 +212,12 @@ impl Refusal {
             _ => None,
         }
     }
+
+    /// For the header `Retry-After`: whole seconds, none of them too few.
+    fn retry_after_seconds(&self) -> Option<HeaderValue> {
+        let retry_after = self.retry_after()?;
+        Some(HeaderValue::from(retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0)))
+    }
 }
 
 fn capitalised(reason: &InvalidKey) -> String {
@@ -242,9 +252,8 @@ impl IntoResponse for Refusal {
         };
         let body = serde_json::to_vec(&problem).expect("strings and numbers serialise");
         let mut response = (self.status(), [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
-        if let Some(retry_after) = self.retry_after() {
-            let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        if let Some(seconds) = self.retry_after_seconds() {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
         response
     }

@@ -1,0 +1,50 @@
+//! The company that moves the money.
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, ready};
+
+/// What the card network is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Charge {
+    /// In the smallest unit of the currency.
+    pub amount: u64,
+    /// Three lower-case letters.
+    pub currency: String,
+    /// The payment method, such as `pm_card_visa`.
+    pub payment_method: String,
+}
+
+/// What the card network answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Authorisation {
+    /// The money moves.
+    Approved,
+    /// It does not.
+    Declined {
+        /// Stripe's word for the reason.
+        decline_code: &'static str,
+    },
+    /// There is no such card.
+    UnknownCard,
+}
+
+/// Moves money. It is asked again, with the same reference, when a process died between its answer and ours.
+pub trait CardNetwork: Send + Sync + 'static {
+    /// Charges a card, once for each reference.
+    fn charge(&self, reference: &str, charge: Charge) -> BoxFuture<'static, Authorisation>;
+}
+
+/// Stripe's test cards, or some of them. No money moves.
+pub struct TestCards;
+
+impl CardNetwork for TestCards {
+    fn charge(&self, _reference: &str, charge: Charge) -> BoxFuture<'static, Authorisation> {
+        let authorisation = match charge.payment_method.as_str() {
+            "pm_card_visa" | "pm_card_mastercard" => Authorisation::Approved,
+            "pm_card_chargeDeclined" => Authorisation::Declined { decline_code: "generic_decline" },
+            "pm_card_chargeDeclinedInsufficientFunds" => Authorisation::Declined { decline_code: "insufficient_funds" },
+            _ => Authorisation::UnknownCard,
+        };
+        ready(authorisation).boxed()
+    }
+}
