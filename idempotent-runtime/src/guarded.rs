@@ -1,27 +1,12 @@
 //! The wrapper around a handler's last argument that remembers the request it was extracted from.
 
-use std::convert::Infallible;
 use std::marker::PhantomData;
-use std::mem;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use axum::body::Body;
-use axum::extract::{FromRequest, OriginalUri, Request};
+use axum::extract::{FromRequest, Request};
 use axum::response::{IntoResponse, Response};
-use axum::{BoxError, RequestExt};
-use bytes::Bytes;
-use http::header::GetAll;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use http_body::{Body as _, Frame};
-use http_body_util::{BodyExt, LengthLimitError};
 
-use crate::body::{Gathered, Remembering, Resumed};
-use crate::fingerprint::FingerprintBuilder;
 use crate::headers::IDEMPOTENCY_KEY;
-use crate::idempotency::Execution;
-use crate::{Fingerprint, IdempotencyKey, InvalidKey, Registry};
+use crate::presented::{Presented, PresentedKey, key_in};
 
 /// The last argument of an annotated handler, with what the engine needs to know of the request.
 ///
@@ -62,51 +47,6 @@ pub struct KeyElsewhere<M>(PhantomData<M>);
 /// Axum's marker for the extractors that [`Guarded`] wraps, over the inner extractor's own marker.
 pub struct ViaGuarded<M>(PhantomData<M>);
 
-/// What a request brought: all that the engine reads of it.
-pub(crate) struct Presented {
-    pub(crate) method: Method,
-    pub(crate) registry: Option<Registry>,
-    /// `None` where nobody could ask for it: there is no key, and no extractor has asked before.
-    pub(crate) execution: Option<Arc<Execution>>,
-    pub(crate) key: PresentedKey,
-    pub(crate) asked: Asked,
-}
-
-pub(crate) enum PresentedKey {
-    /// The header `idempotency-key`.
-    Header(Option<Result<IdempotencyKey, InvalidKey>>),
-    /// Among these headers, or in the handler's arguments.
-    Elsewhere(Box<HeaderMap>),
-}
-
-impl PresentedKey {
-    /// The key in the header of this name.
-    pub(crate) fn in_header(self, name: &str) -> Option<Result<IdempotencyKey, InvalidKey>> {
-        match self {
-            Self::Header(key) => key,
-            Self::Elsewhere(headers) => key_in(&headers.get_all(name)),
-        }
-    }
-}
-
-/// What the request asks for, and on whose behalf; nothing where there is no key.
-#[derive(Default)]
-pub(crate) struct Asked {
-    /// The lines of `Authorization`.
-    pub(crate) credentials: Vec<HeaderValue>,
-    pub(crate) content: PresentedContent,
-}
-
-#[derive(Default)]
-pub(crate) enum PresentedContent {
-    /// Method, path, query and body.
-    Read(Fingerprint),
-    #[default]
-    NotRead,
-    /// The body could not be read; the answer is what axum's own body extractors say.
-    Broken(Broken),
-}
-
 impl<B, M> Guarded<B, M> {
     pub(crate) fn into_parts(self) -> (B, Option<Presented>) {
         (self.inner, self.request)
@@ -133,48 +73,9 @@ where
         } else {
             PresentedKey::Header(key_in(&request.headers().get_all(&IDEMPOTENCY_KEY)))
         };
-        let method = request.method().clone();
-        let registry = request.extensions().get::<Registry>().cloned();
-        let (execution, asked) = if matches!(key, PresentedKey::Header(None)) {
-            (Execution::of_unkeyed(request.extensions_mut()), Asked::default())
-        } else {
-            let execution = Execution::of(request.extensions_mut());
-            let credentials = request.headers().get_all(header::AUTHORIZATION).iter().cloned().collect();
-            let content = if Mode::BUFFERED { read(&mut request).await } else { PresentedContent::NotRead };
-            (Some(execution), Asked { credentials, content })
-        };
+        let presented = Presented::of(&mut request, key, Mode::BUFFERED).await;
         let inner = B::from_request(request, state).await.map_err(IntoResponse::into_response)?;
-        Ok(Self { inner, request: Some(Presented { method, registry, execution, key, asked }), mode: PhantomData })
-    }
-}
-
-/// The digest of what the request asks for; its body is still to be read afterwards.
-async fn read(request: &mut Request) -> PresentedContent {
-    let bytes = match buffer(request).await {
-        Ok(bytes) => bytes,
-        Err(broken) => return PresentedContent::Broken(broken),
-    };
-    let mut digest = FingerprintBuilder::new();
-    let uri = request.extensions().get::<OriginalUri>().map_or(request.uri(), |original| &original.0);
-    digest.target(request.method(), uri);
-    let multipart = request.headers().get(header::CONTENT_TYPE).filter(|value| is_multipart(value));
-    digest.body(multipart, &bytes);
-    PresentedContent::Read(digest.finish())
-}
-
-fn is_multipart(content_type: &HeaderValue) -> bool {
-    const MULTIPART: &[u8] = b"multipart/";
-    let start = content_type.as_bytes().trim_ascii_start().get(..MULTIPART.len());
-    start.is_some_and(|start| start.eq_ignore_ascii_case(MULTIPART))
-}
-
-/// The key in the lines of its header, if there is one.
-fn key_in(lines: &GetAll<'_, HeaderValue>) -> Option<Result<IdempotencyKey, InvalidKey>> {
-    let mut values = lines.iter();
-    let first = values.next()?;
-    match values.next() {
-        None => Some(IdempotencyKey::from_header(first)),
-        Some(_) => Some(Err(InvalidKey::SeveralHeaderLines)),
+        Ok(Self { inner, request: Some(presented), mode: PhantomData })
     }
 }
 
@@ -204,103 +105,4 @@ impl Reading for Streamed {
 impl<M: Reading> Reading for KeyElsewhere<M> {
     const BUFFERED: bool = M::BUFFERED;
     const KEY_ELSEWHERE: bool = true;
-}
-
-/// In bytes; a body from here on is not read beyond `DefaultBodyLimit`.
-const SMALL_BODY: u64 = 4 * 1024;
-
-/// Reads the body, and leaves the same bytes in its place.
-async fn buffer(request: &mut Request) -> Result<Bytes, Broken> {
-    let length = request.body().size_hint().exact();
-    // It lies in memory with the head: the inner extractor alone shall judge its length.
-    if length.is_some_and(|length| length <= SMALL_BODY) {
-        return buffer_whole(request.body_mut()).await;
-    }
-    let body = mem::replace(request.body_mut(), Body::new(Unbounded));
-    // `DefaultBodyLimit` is known to axum alone, which tells it as the upper bound of a body without one.
-    let (parts, limited) = mem::take(request).with_limited_body().into_parts();
-    let limit = limited.size_hint().upper();
-    *request = Request::from_parts(parts, body);
-    if length.is_some_and(|length| limit.is_none_or(|limit| length <= limit)) {
-        buffer_whole(request.body_mut()).await
-    } else {
-        buffer_up_to_limit(request).await
-    }
-}
-
-/// Reads a body whose length is known to be within the limit.
-async fn buffer_whole(body: &mut Body) -> Result<Bytes, Broken> {
-    let mut data = Gathered::default();
-    while let Some(frame) = body.frame().await {
-        match frame.map(Frame::into_data) {
-            Ok(Ok(chunk)) => data.push(chunk),
-            // Trailers: no extractor of a whole body passes them on.
-            Ok(Err(_)) => {}
-            Err(error) => {
-                let error = innermost(error);
-                let broken = broken(StatusCode::BAD_REQUEST, &error);
-                // The inner extractor meets the same error and answers it in its own way.
-                *body = Body::new(Resumed::new([Ok(Frame::data(data.whole())), Err(error)], Body::empty()));
-                return Err(broken);
-            }
-        }
-    }
-    let bytes = data.whole();
-    *body = Body::from(bytes.clone());
-    Ok(bytes)
-}
-
-/// Reads a body that may be too large.
-async fn buffer_up_to_limit(request: &mut Request) -> Result<Bytes, Broken> {
-    let remembering = Remembering::new(mem::take(request.body_mut()));
-    *request.body_mut() = Body::new(remembering.clone());
-    let (parts, limited) = mem::take(request).with_limited_body().into_parts();
-    let (read, body) = match limited.collect().await {
-        Ok(collected) => {
-            let bytes = collected.to_bytes();
-            (Ok(bytes.clone()), Body::from(bytes))
-        }
-        Err(error) => {
-            let error = innermost(error);
-            let is_too_large = error.is::<LengthLimitError>();
-            let status = if is_too_large { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
-            let broken = broken(status, &error);
-            // The inner extractor meets the same limit or error and answers it in its own way; one that reads without a
-            // limit gets all of it, for a request without a key.
-            (Err(broken), Body::new(remembering.again((!is_too_large).then_some(error))))
-        }
-    };
-    *request = Request::from_parts(parts, body);
-    read
-}
-
-/// What axum's own body extractors answer.
-type Broken = Box<(StatusCode, String)>;
-
-#[expect(clippy::unnecessary_box_returns, reason = "it travels in the request, nearly always absent")]
-fn broken(status: StatusCode, error: &BoxError) -> Broken {
-    Box::new((status, format!("Failed to buffer the request body: {error}")))
-}
-
-/// A body that says nothing of its length.
-struct Unbounded;
-
-impl http_body::Body for Unbounded {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(None)
-    }
-}
-
-/// Axum wraps a body's error once for each layer; we look for what lies beneath.
-fn innermost(error: axum::Error) -> BoxError {
-    let mut error: BoxError = error.into();
-    loop {
-        match error.downcast::<axum::Error>() {
-            Ok(wrapper) => error = wrapper.into_inner(),
-            Err(innermost) => return innermost,
-        }
-    }
 }

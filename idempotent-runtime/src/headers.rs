@@ -23,6 +23,10 @@ static LEFT_OUT: [HeaderName; 12] = [
     header::SET_COOKIE,
 ];
 
+/// Headers of one connection, or computed for each answer: no policy can have them recorded.
+pub(crate) const NEVER_KEPT: [&str; 8] =
+    ["connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
+
 /// The header that marks a replay.
 pub(crate) static REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 

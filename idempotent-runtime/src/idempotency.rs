@@ -33,7 +33,7 @@ pub struct Idempotency(Arc<Execution>);
 impl Idempotency {
     /// The client's key, decoded; `None` when this request runs unguarded because it has none.
     pub fn key(&self) -> Option<&str> {
-        self.0.grant.get().map(|grant| grant.key.as_str())
+        self.0.granted().map(|grant| grant.key.as_str())
     }
 
     /// How many times this key was claimed: 1, and one more for each claim that may have run the handler and left neither
@@ -42,7 +42,7 @@ impl Idempotency {
     /// Once there was such a one, the number only grows, until the key is recorded or its time to live is over: an attempt
     /// that ends with a status that is not recorded does not make the next one the first.
     pub fn attempt(&self) -> u32 {
-        self.0.grant.get().map_or(1, |grant| grant.attempt)
+        self.0.granted().map_or(1, |grant| grant.attempt)
     }
 
     /// A key to pass on to `api`, another service that this handler calls: 32 hexadecimal digits, derived from scope,
@@ -52,7 +52,7 @@ impl Idempotency {
     /// `api`. A request without a key gets a fresh one, since it is an execution of its own.
     pub fn downstream_key(&self, api: &str) -> String {
         let mut digest = Sha256::new();
-        match self.0.grant.get() {
+        match self.0.granted() {
             Some(grant) => digest.update(grant.record_key.as_str()),
             None => digest.update(self.0.unkeyed.get_or_init(Token::unique).as_u128().to_le_bytes()),
         }
@@ -78,6 +78,10 @@ impl<S: Sync> FromRequestParts<S> for Idempotency {
     }
 }
 
+/// In the extensions of a request whose key a layer has claimed.
+#[derive(Clone)]
+pub(crate) struct Covering(pub(crate) Arc<Execution>);
+
 /// What one request's extractors, its engine and whoever polls it share.
 #[derive(Default)]
 pub(crate) struct Execution {
@@ -87,6 +91,10 @@ pub(crate) struct Execution {
     grant: OnceLock<Grant>,
     unkeyed: OnceLock<Token>,
     transaction: OnceLock<Arc<dyn HandlerTransaction>>,
+    /// That of the layer around this one.
+    covering: Option<Arc<Self>>,
+    /// A guard beneath this one, which has the last word on what is recorded, has taken the request.
+    is_taken_over: AtomicBool,
 }
 
 struct Grant {
@@ -101,11 +109,39 @@ impl Execution {
             Some(execution) if !execution.has_entered.load(Ordering::Relaxed) => Arc::clone(execution),
             // One whose handler runs came with a request that this handler forwards.
             _ => {
-                let execution = Arc::<Self>::default();
+                let execution = Arc::new(Self::beneath(extensions));
                 extensions.insert(Arc::clone(&execution));
                 execution
             }
         }
+    }
+
+    /// One of its own, which knows the layer around it.
+    pub(crate) fn beneath(extensions: &Extensions) -> Self {
+        let covering = extensions.get::<Covering>().map(|Covering(execution)| Arc::clone(execution));
+        Self { covering, ..Self::default() }
+    }
+
+    /// The guard of this execution decides from here on: the layer around it records nothing.
+    pub(crate) fn take_over(&self) {
+        if let Some(covering) = &self.covering {
+            covering.is_taken_over.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn is_taken_over(&self) -> bool {
+        self.is_taken_over.load(Ordering::Relaxed)
+    }
+
+    /// Whether a layer around it runs under this very key.
+    pub(crate) fn is_covered_by(&self, record_key: &RecordKey) -> bool {
+        let granted = self.covering.as_deref().and_then(Self::granted);
+        granted.is_some_and(|grant| grant.record_key == *record_key)
+    }
+
+    /// What was granted to it, or to the nearest layer around it.
+    fn granted(&self) -> Option<&Grant> {
+        self.grant.get().or_else(|| self.covering.as_deref()?.granted())
     }
 
     /// The execution of a request without a key, if anybody may ask for it: a `Tx` does.

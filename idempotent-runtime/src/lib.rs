@@ -21,6 +21,7 @@
 //! | | |
 //! |---|---|
 //! | [`macro@idempotent`] | the attribute and its arguments |
+//! | [`IdempotencyLayer`] | the same for routes that cannot be annotated, and for whole routers |
 //! | [`install`], [`Registry`] | which stores the handlers use, how refusals look, [`Registry::drain`] at shutdown |
 //! | [`store`] | the stores of this crate, and the trait for one of your own |
 //! | `Tx` | the handler's own transaction, in which its writes and its record commit together (features `sqlite`, `postgres`) |
@@ -68,8 +69,10 @@ mod guarded;
 mod headers;
 mod idempotency;
 mod key;
+mod layer;
 mod lease;
 mod policy;
+mod presented;
 #[cfg(all(test, shuttle))]
 mod proofs;
 mod record;
@@ -92,9 +95,10 @@ pub use self::fingerprint::{Fingerprint, MalformedFingerprint};
 pub use self::guarded::Guarded;
 pub use self::idempotency::Idempotency;
 pub use self::key::{IdempotencyKey, InvalidKey, MalformedRecordKey, RecordKey};
+pub use self::layer::{IdempotencyLayer, IdempotencyService};
 pub use self::policy::{
-    AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, KeySource, Methods, OnStoreError, Oversize,
-    Policy, policies,
+    AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, InvalidPolicy, KeySource, Methods, OnStoreError,
+    Oversize, Policy, PolicyBuilder, policies,
 };
 pub use self::record::{Record, RecordedBody};
 #[doc(inline)]

@@ -29,8 +29,12 @@ pub(crate) enum Outcome {
     RecordingFailed,
     /// The handler ran, and somebody else holds its key by now.
     ClaimLost,
+    /// The handler ran beneath a layer, and its own guard decides what is recorded.
+    LeftToHandler,
     /// The handler panicked.
     Panicked,
+    /// The service beneath a layer answered with an error.
+    Failed,
     /// The handler runs without a claim, since the store cannot be asked.
     Unguarded,
     /// The recorded response was sent.
@@ -48,7 +52,9 @@ impl Outcome {
             Self::Broken => "broken",
             Self::RecordingFailed => "recording_failed",
             Self::ClaimLost => "claim_lost",
+            Self::LeftToHandler => "left_to_handler",
             Self::Panicked => "panicked",
+            Self::Failed => "failed",
             Self::Unguarded => "unguarded",
             Self::Replayed => "replayed",
             Self::Refused(code) => code,
@@ -112,6 +118,15 @@ pub(crate) fn transaction_failed(policy: &Policy, store: &str, error: &Transacti
         store,
         error = error as &dyn Error,
         "the handler's transaction failed"
+    );
+}
+
+/// A layer has claimed the very key under which the handler's transaction would record.
+pub(crate) fn covered_transaction(policy: &Policy) {
+    tracing::error!(
+        scope = policy.scope,
+        handler = %policy,
+        "the layer around this handler has the same scope, so that its `Tx` cannot record in it: give each its own scope"
     );
 }
 

@@ -19,11 +19,11 @@ use super::{CacheIf, Passage, Way};
 use crate::at_rest::{Fingerprints, Opened};
 use crate::crowding::{Place, Principal};
 use crate::fingerprint::FingerprintBuilder;
-use crate::guarded::{Asked, PresentedContent};
 use crate::headers::REPLAYED;
 use crate::idempotency::Execution;
 use crate::lease::{Keeper, Lease};
 use crate::policy::{AfterCrash, InFlight, OnStoreError};
+use crate::presented::{Asked, PresentedContent};
 use crate::store::{BoundedStore, Claim, ClaimRequest, Held, StoreError, Token};
 use crate::sync::tokio;
 use crate::sync::tokio::time::Instant;
@@ -69,7 +69,7 @@ impl Asking {
     ) -> Entered {
         let mut claiming = match self.prepare(asked, key, caller, fingerprint) {
             Ok(claiming) => claiming,
-            Err(answer) => return Entered::Now(Err(answer)),
+            Err(entered) => return Entered::Now(entered),
         };
         let asked_at = Instant::now();
         while let Some(claimed) = claiming.claim_now() {
@@ -90,6 +90,7 @@ impl Asking {
         Entered::Later(Box::pin(claiming.claim()))
     }
 
+    /// All that a claim takes, or what comes of the request without one.
     #[expect(clippy::result_large_err, reason = "the other variant is larger")]
     fn prepare(
         self,
@@ -97,27 +98,40 @@ impl Asking {
         key: Result<IdempotencyKey, Refusal>,
         caller: Option<&str>,
         fingerprint: Option<Fingerprint>,
-    ) -> Result<Claiming, Response> {
+    ) -> Result<Claiming, Result<Passage, Response>> {
         let key = match key {
             Ok(key) => key,
-            Err(refusal) => return Err(self.refuse(refusal)),
+            Err(refusal) => {
+                self.execution.take_over();
+                return Err(Err(self.refuse(refusal)));
+            }
         };
+        let record_key = RecordKey::new(self.policy.scope, caller, key.as_str());
+        if self.execution.is_covered_by(&record_key) {
+            // Its claim would wait for itself.
+            if self.transaction.is_some() {
+                telemetry::covered_transaction(self.policy);
+                return Err(Err(self.refuse(Refusal::TransactionFailed)));
+            }
+            self.execution.enter();
+            return Err(Ok(Passage(Way::Unguarded)));
+        }
+        self.execution.take_over();
         let Some((registry, store)) = self.registry_and_store() else {
             telemetry::misconfigured(self.policy, self.registry.is_some());
-            return Err(self.refuse(UNAVAILABLE));
+            return Err(Err(self.refuse(UNAVAILABLE)));
         };
         if let PresentedContent::Broken(broken) = &asked.content {
             let (status, reason) = &**broken;
-            return Err((*status, reason.clone()).into_response());
+            return Err(Err((*status, reason.clone()).into_response()));
         }
         let place = match registry.caller_limit() {
             None => None,
             Some(limit) => match limit.enter(self.policy.scope, Principal::of(caller, &asked.credentials)) {
                 Some(place) => Some(place),
-                None => return Err(self.refuse(Refusal::TooManyInFlight { retry_after: RETRY_AFTER })),
+                None => return Err(Err(self.refuse(Refusal::TooManyInFlight { retry_after: RETRY_AFTER }))),
             },
         };
-        let record_key = RecordKey::new(self.policy.scope, caller, key.as_str());
         let fingerprints = registry.at_rest().fingerprints(fingerprint_of(self.policy, asked, fingerprint));
         Ok(Claiming {
             stored_key: registry.at_rest().key(&record_key),

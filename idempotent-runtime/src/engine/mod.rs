@@ -27,12 +27,14 @@ use tracing::{Instrument, Span};
 use self::claim::{Asking, Entered};
 use self::settle::{Claimed, Settling};
 use self::transact::InTransaction;
+pub(crate) use self::verdict::{failed, of_another_guard};
 use crate::completion::Completion;
 use crate::fingerprint::fingerprint_of_value;
-use crate::guarded::{Asked, Guarded, Presented};
+use crate::guarded::Guarded;
 use crate::idempotency::Execution;
 use crate::lease::Keeper;
 use crate::policy::{InvalidKeyPolicy, KeySource};
+use crate::presented::{Asked, Presented};
 use crate::{Fingerprint, IdempotencyKey, InvalidKey, Policy, Refusal, Registry, telemetry};
 
 /// The predicate of `cache_if`.
@@ -64,7 +66,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    fn new(policy: &'static Policy, presented: Option<Presented>) -> Self {
+    pub(crate) fn new(policy: &'static Policy, presented: Option<Presented>) -> Self {
         let mut gate = Self {
             policy,
             is_guarded: false,
@@ -72,7 +74,7 @@ impl Gate {
             key: None,
             caller: None,
             fingerprint: None,
-            cache_if: None,
+            cache_if: policy.predicate,
             execution: None,
             registry: None,
         };
@@ -154,6 +156,11 @@ impl Gate {
             None => Entered::Later(Box::pin(asking.begin())),
         };
         (entered, span)
+    }
+
+    /// Whether the request has a key, or is refused for its key's sake.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.key.is_some()
     }
 
     fn is_keyed(&self) -> bool {

@@ -96,11 +96,13 @@ impl Claimed {
                 let _ = self.end(ending, outcome).await;
                 response
             }
+            Ok((response, Verdict::Failed, outcome)) => {
+                let ending = self.end_of_unknown();
+                let _ = self.end(ending, outcome).await;
+                response
+            }
             Err(panic) => {
-                let ending = match self.judge.policy.after_crash {
-                    AfterCrash::Rerun => self.release(),
-                    AfterCrash::Refuse => Ending::Lapse,
-                };
+                let ending = self.end_of_unknown();
                 let _ = self.end(ending, Outcome::Panicked).await;
                 std::panic::resume_unwind(panic)
             }
@@ -133,6 +135,14 @@ impl Claimed {
     /// A released key has no past: after a crash that would tell the next attempt that it is the first.
     fn release(&self) -> Ending {
         if self.attempt == 1 { Ending::Release } else { Ending::Lapse }
+    }
+
+    /// Nobody knows how far the handler came.
+    fn end_of_unknown(&self) -> Ending {
+        match self.judge.policy.after_crash {
+            AfterCrash::Rerun => self.release(),
+            AfterCrash::Refuse => Ending::Lapse,
+        }
     }
 
     /// Whether the claim held until its end, as far as that is known.

@@ -64,7 +64,7 @@ impl InTransaction {
         };
         let claim = self.claim.take();
         let recording = match (verdict, &claim) {
-            (Verdict::Free, _) => {
+            (Verdict::Free | Verdict::Failed, _) => {
                 self.roll_back(outcome).await;
                 self.ring(claim.as_ref());
                 return response;

@@ -24,6 +24,28 @@ pub(super) enum Verdict {
     Free,
     /// It cannot be recorded, and the policy lets a retry run the handler again.
     Rerun,
+    /// It stands for an error of the service beneath a layer: what that has done, nobody knows.
+    Failed,
+}
+
+/// What a layer says of the response of the service beneath it, before the response is judged.
+#[derive(Clone, Copy)]
+enum Mark {
+    Failed,
+    OfAnotherGuard,
+}
+
+/// A response that is never recorded and never sent: the layer knows the error that it stands for.
+pub(crate) fn failed() -> Response {
+    let mut response = Response::default();
+    response.extensions_mut().insert(Mark::Failed);
+    response
+}
+
+/// The response of a handler whose own guard has recorded it, or refused the request: the layer records nothing.
+pub(crate) fn of_another_guard(mut response: Response) -> Response {
+    response.extensions_mut().insert(Mark::OfAnotherGuard);
+    response
 }
 
 /// What can be said of a response at once.
@@ -45,7 +67,15 @@ impl Judge {
     pub(super) fn judge_now(&self, response: Response) -> Result<JudgedNow, Panic> {
         // A body or a predicate of the user's may panic as the handler may.
         catch_unwind(AssertUnwindSafe(|| {
-            let (parts, body) = response.into_parts();
+            let (mut parts, body) = response.into_parts();
+            let marked = match parts.extensions.remove::<Mark>() {
+                None => None,
+                Some(Mark::Failed) => Some((Verdict::Failed, Outcome::Failed)),
+                Some(Mark::OfAnotherGuard) => Some((Verdict::Free, Outcome::LeftToHandler)),
+            };
+            if let Some((verdict, outcome)) = marked {
+                return JudgedNow::Whole((Response::from_parts(parts, body), verdict, outcome));
+            }
             if !self.admits(&parts) {
                 return JudgedNow::Whole((Response::from_parts(parts, body), Verdict::Free, Outcome::NotRecorded));
             }

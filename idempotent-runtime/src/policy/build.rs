@@ -26,6 +26,7 @@ impl Policy {
             scope: default_scope,
             ttl: Duration::from_hours(24),
             cache: Cache::Statuses(&[(200, 299)]),
+            predicate: None,
             header: DEFAULT_HEADER,
             key: KeySource::Header,
             required: false,

@@ -1,22 +1,25 @@
 //! What one annotated handler asks of its idempotency: the validated, const-built form of the attribute.
 
 mod build;
+mod builder;
 mod registration;
 
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, response};
 
+pub use self::builder::{InvalidPolicy, PolicyBuilder};
 pub use self::registration::{Registration, policies};
 
 /// Where the key is, unless the attribute says otherwise.
 pub(crate) const DEFAULT_HEADER: &str = "idempotency-key";
 
-/// The policy of one annotated handler, built at compile time by `#[idempotent(...)]`.
+/// The policy of one annotated handler, built at compile time by `#[idempotent(...)]`, or that of an
+/// [`IdempotencyLayer`](crate::IdempotencyLayer), built by [`Policy::builder`].
 ///
-/// [`policies`](crate::policies) lists those of the whole program.
+/// [`policies`](crate::policies) lists those of the annotated handlers of the whole program.
 ///
 /// # Examples
 ///
@@ -36,6 +39,8 @@ pub struct Policy {
     pub(crate) scope: &'static str,
     pub(crate) ttl: Duration,
     pub(crate) cache: Cache,
+    /// That of a layer; the one of a handler is an expression of the handler's.
+    pub(crate) predicate: Option<fn(&response::Parts) -> bool>,
     pub(crate) header: &'static str,
     pub(crate) key: KeySource,
     pub(crate) required: bool,

@@ -1,0 +1,185 @@
+//! The same engine as a tower layer: for routes that cannot be annotated, and for whole routers.
+
+use std::mem;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use axum::BoxError;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::completion::Completion;
+use crate::engine::{Gate, failed, of_another_guard};
+use crate::idempotency::{Covering, Execution};
+use crate::policy::FingerprintSource;
+use crate::presented::{Asked, Presented, PresentedKey, key_in};
+use crate::{Policy, Registry};
+
+/// Guards every service under it by one policy: claims, records and replays as `#[idempotent]` does for one handler.
+///
+/// An annotated handler goes further: its policy stands where it is reviewed, and may name the caller, another key or what
+/// a reused key must repeat. So it has the last word under a layer: where the handler's own guard takes a request, the
+/// layer keeps duplicates out meanwhile, and records nothing. Nothing is recorded twice, and no policy of a handler is
+/// weakened by a layer around it. Give them different scopes: where scope, caller and key are the same, the handler runs
+/// under the layer's claim and policy alone, and one that takes a `Tx` refuses.
+///
+/// [`Idempotency`](crate::Idempotency) tells a handler without the attribute the claim of the layer.
+///
+/// What is different from an annotated handler:
+///
+/// - The key is claimed before anything under the layer sees the request, its authentication included. So put the layer
+///   beneath that of authentication. Another user's key is refused in any case, as long as users differ in `Authorization`.
+/// - Responses that extractors, fallbacks and layers beneath it make are recorded like those of handlers.
+/// - The body of a keyed request is read before it is passed on, within axum's
+///   [`DefaultBodyLimit`](axum::extract::DefaultBodyLimit); a longer one gets 413.
+///   [`without_fingerprint`](crate::PolicyBuilder::without_fingerprint) leaves it alone.
+/// - When the service answers with an error, which axum's never do, the claim ends as that of a handler that panics.
+///
+/// # Examples
+///
+/// ```
+/// use axum::{Router, routing::post};
+/// use idempotent_runtime::{IdempotencyLayer, Policy, Registry, store::MemoryStore};
+///
+/// let policy = Policy::builder("api").cache((200..=299).chain([402, 409])).build()?;
+/// let layer = IdempotencyLayer::new(policy).with_registry(Registry::new(MemoryStore::new()));
+/// let app: Router = Router::new().route("/charges", post(async || "charged")).layer(layer);
+/// # Ok::<(), idempotent_runtime::InvalidPolicy>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct IdempotencyLayer {
+    policy: &'static Policy,
+    registry: Option<Registry>,
+}
+
+impl IdempotencyLayer {
+    /// A layer with this policy, on the registry of a [`Registry::layer`] around it, or the installed one.
+    ///
+    /// The policy is never given back, as if it stood in the program: make the layer once, at start-up.
+    pub fn new(policy: Policy) -> Self {
+        Self { policy: Box::leak(Box::new(policy)), registry: None }
+    }
+
+    /// Makes this the registry, whatever others there are.
+    #[must_use]
+    pub fn with_registry(mut self, registry: Registry) -> Self {
+        self.registry = Some(registry);
+        self
+    }
+
+    /// The policy.
+    pub fn policy(&self) -> &'static Policy {
+        self.policy
+    }
+}
+
+impl<S> Layer<S> for IdempotencyLayer {
+    type Service = IdempotencyService<S>;
+
+    fn layer(&self, inner: S) -> IdempotencyService<S> {
+        IdempotencyService { layer: self.clone(), inner }
+    }
+}
+
+/// A service under an [`IdempotencyLayer`].
+#[derive(Clone, Debug)]
+pub struct IdempotencyService<S> {
+    layer: IdempotencyLayer,
+    inner: S,
+}
+
+impl<S, B, R> Service<http::Request<B>> for IdempotencyService<S>
+where
+    S: Service<Request, Response = http::Response<R>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+    R: http_body::Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    type Response = Response;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<Response, S::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        // The clone need not be ready; the one that was asked is.
+        let clone = self.inner.clone();
+        let inner = mem::replace(&mut self.inner, clone);
+        Box::pin(self.layer.clone().guard(inner, request.map(Body::new)))
+    }
+}
+
+impl IdempotencyLayer {
+    async fn guard<S, R>(self, mut inner: S, mut request: Request) -> Result<Response, S::Error>
+    where
+        S: Service<Request, Response = http::Response<R>> + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Send + 'static,
+        R: http_body::Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
+        let gate = self.gate(&mut request).await;
+        let Some((gate, covering)) = gate else {
+            return inner.call(request).await.map(|response| response.map(Body::new));
+        };
+        let error = Arc::new(Mutex::new(None));
+        let kept_error = Arc::clone(&error);
+        let execution = Arc::clone(&covering.0);
+        let running = Box::pin(async move {
+            let passage = match gate.enter().await {
+                Ok(passage) => passage,
+                Err(answer) => return answer,
+            };
+            let execution = Arc::clone(&covering.0);
+            request.extensions_mut().insert(covering);
+            let calling = inner.call(request);
+            let answering = async move {
+                match calling.await.map(|response| response.map(Body::new)) {
+                    Ok(response) if execution.is_taken_over() => of_another_guard(response),
+                    Ok(response) => response,
+                    Err(error) => {
+                        *kept_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                        failed()
+                    }
+                }
+            };
+            passage.execute(answering).await
+        });
+        let response = Completion::new(running, Some(execution)).await;
+        let error = error.lock().unwrap_or_else(PoisonError::into_inner).take();
+        error.map_or(Ok(response), Err)
+    }
+
+    /// Where a request stands that has a key, or is refused for having none; `None` for one that is to be passed on.
+    async fn gate(&self, request: &mut Request) -> Option<(Gate, Covering)> {
+        let policy = self.policy;
+        if !policy.guards(request.method()) {
+            return None;
+        }
+        let key = key_in(&request.headers().get_all(policy.header));
+        let asked = match key {
+            None => Asked::default(),
+            Some(_) => Asked::of(request, policy.fingerprint == FingerprintSource::Request).await,
+        };
+        let covering = Covering(Arc::new(Execution::beneath(request.extensions())));
+        let presented = Presented {
+            method: request.method().clone(),
+            registry: self.registry.clone().or_else(|| request.extensions().get::<Registry>().cloned()),
+            execution: Some(Arc::clone(&covering.0)),
+            key: PresentedKey::Header(key),
+            asked,
+        };
+        let gate = Gate::new(policy, Some(presented));
+        gate.is_asked().then_some((gate, covering))
+    }
+}
