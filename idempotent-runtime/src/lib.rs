@@ -27,6 +27,7 @@
 //! | [`Idempotency`] | what a handler may know about its key: the attempt, keys for other services |
 //! | [`Refusal`] | what a client gets in place of a response |
 //! | [`policies`] | every annotated handler of the program |
+//! | `inspector` | a page and JSON for operators, behind your own authentication (feature `inspector`) |
 //! | [`testing`] | the rules that every store keeps (feature `testing`) |
 //!
 //! # What happens to a request
@@ -50,6 +51,7 @@
 //! | `redis` | | `store::RedisStore` |
 //! | `redis-cluster` | | `store::RedisStore` in a Cluster |
 //! | `seal` | | `RegistryBuilder::seal_with`: records are encrypted before they reach their store |
+//! | `inspector` | | `inspector::router`: what stands in the stores, for operators |
 //! | `testing` | | `testing::conformance` |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -67,6 +69,8 @@ mod fingerprint;
 mod guarded;
 mod headers;
 mod idempotency;
+#[cfg(feature = "inspector")]
+pub mod inspector;
 mod key;
 mod lease;
 mod policy;

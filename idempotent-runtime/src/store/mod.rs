@@ -452,6 +452,12 @@ pub(crate) trait ErasedStore: Send + Sync {
     fn changed<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, ()>;
     fn transactions(&self) -> Option<Transactions>;
     fn immediate(&self) -> Option<&dyn ImmediateStore>;
+    #[cfg(feature = "inspector")]
+    fn get<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<Option<Entry>, StoreError>>;
+    #[cfg(feature = "inspector")]
+    fn purge<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<bool, StoreError>>;
+    #[cfg(feature = "inspector")]
+    fn list(&self, cursor: Option<Cursor>, limit: usize) -> BoxFuture<'_, Result<Page, StoreError>>;
 }
 
 impl<T: Store> ErasedStore for T {
@@ -492,5 +498,20 @@ impl<T: Store> ErasedStore for T {
 
     fn immediate(&self) -> Option<&dyn ImmediateStore> {
         Store::immediate(self)
+    }
+
+    #[cfg(feature = "inspector")]
+    fn get<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<Option<Entry>, StoreError>> {
+        Box::pin(Store::get(self, key))
+    }
+
+    #[cfg(feature = "inspector")]
+    fn purge<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(Store::purge(self, key))
+    }
+
+    #[cfg(feature = "inspector")]
+    fn list(&self, cursor: Option<Cursor>, limit: usize) -> BoxFuture<'_, Result<Page, StoreError>> {
+        Box::pin(Store::list(self, cursor, limit))
     }
 }
