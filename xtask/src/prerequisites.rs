@@ -1,5 +1,5 @@
 //! What the run needs beside cargo: two components of the toolchain, a C compiler for the embedded SQLite, and the servers
-//! that the tests start.
+//! and the browser that the tests start.
 
 use std::io;
 use std::path::Path;
@@ -25,6 +25,9 @@ pub(crate) fn install() -> Result<(), Failure> {
     }
     if !answers("redis-server") {
         packages.push("redis-server");
+    }
+    if !answers("chromedriver") || !answers("chromium") {
+        packages.extend(["chromium", "chromium-driver"]);
     }
     install_packages(&packages)
 }

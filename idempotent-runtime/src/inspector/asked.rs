@@ -16,6 +16,7 @@ pub(super) struct Asked {
     scope: Option<String>,
     caller: Option<String>,
     key: Option<String>,
+    record_key: Option<String>,
     id: Option<String>,
     state: Option<String>,
     limit: Option<String>,
@@ -40,8 +41,8 @@ pub(super) struct Selection {
 /// One entry.
 #[derive(Clone)]
 pub(super) enum Target {
-    /// By its key, as the client sent it.
-    Key { scope: String, caller: Option<String>, key: String },
+    /// By the key under which it was claimed, before the registry digests it.
+    Key(RecordKey),
     /// By its id, which is looked for.
     Id(String),
 }
@@ -53,7 +54,7 @@ pub(super) const LARGEST_LIMIT: usize = 1_000_000;
 impl Asked {
     /// Of an address, which logs and histories keep: no key belongs there.
     pub(super) fn in_address(self) -> Result<Selection, Problem> {
-        if self.key.is_some() || self.caller.is_some() {
+        if self.key.is_some() || self.caller.is_some() || self.record_key.is_some() {
             return Err(Problem::bad_request(
                 "key_in_address",
                 "a key and its caller do not belong in an address, which logs keep: send them as a form by POST",
@@ -64,16 +65,26 @@ impl Asked {
 
     pub(super) fn selection(self) -> Result<Selection, Problem> {
         let given = |field: Option<String>| field.filter(|text| !text.is_empty());
-        let (scope, key) = (given(self.scope), given(self.key));
-        let target = match (key, given(self.id)) {
-            (None, None) => None,
-            (None, Some(id)) => Some(Target::id(&id)?),
-            (Some(_), Some(_)) => return Err(Problem::bad_request("key_and_id", "give a key or an id, not both")),
-            (Some(key), None) => {
-                let scope = scope.clone().ok_or_else(|| {
+        let (mut scope, key) = (given(self.scope), given(self.key));
+        let target = match (key, given(self.record_key), given(self.id)) {
+            (None, None, None) => None,
+            (None, None, Some(id)) => Some(Target::id(&id)?),
+            (None, Some(text), None) => Some(Target::Key(
+                RecordKey::parse(&text)
+                    .map_err(|error| Problem::bad_request("malformed_record_key", error.to_string()))?,
+            )),
+            (Some(key), None, None) => {
+                // It is the key's, and not what the overview is narrowed to.
+                let scope = scope.take().ok_or_else(|| {
                     Problem::bad_request("missing_scope", "a key belongs to a scope: give `scope` too")
                 })?;
-                Some(Target::Key { scope, caller: given(self.caller), key })
+                Some(Target::Key(RecordKey::new(&scope, given(self.caller).as_deref(), &key)))
+            }
+            _ => {
+                return Err(Problem::bad_request(
+                    "several_keys",
+                    "give one of `key`, `record_key` and `id`, not several",
+                ));
             }
         };
         let state = given(self.state).map(|name| name.parse::<State>()).transpose();
@@ -99,14 +110,6 @@ impl Target {
         is_id.then(|| Self::Id(id.to_ascii_lowercase())).ok_or_else(|| {
             Problem::bad_request("malformed_id", "an id has 32 hexadecimal digits, as the listings show it")
         })
-    }
-
-    /// The key under which it was claimed.
-    pub(super) fn key(&self) -> Option<RecordKey> {
-        match self {
-            Self::Key { scope, caller, key } => Some(RecordKey::new(scope, caller.as_deref(), key)),
-            Self::Id(_) => None,
-        }
     }
 }
 

@@ -77,11 +77,11 @@ impl<'a> Desk<'a> {
     pub(super) async fn look_up(&self, target: &Target) -> Result<Sighting, Problem> {
         let found = match target {
             Target::Id(id) => self.find(id).await?,
-            Target::Key { .. } => self.get(&self.stored(target)).await?,
+            Target::Key(key) => self.get(&self.stored(key)).await?,
         };
         found.ok_or_else(|| {
             let detail = match target {
-                Target::Key { .. } => "nothing stands under this scope, caller and key: it was never used, was given \
+                Target::Key(_) => "nothing stands under this scope, caller and key: it was never used, was given \
                                        back, has expired, or was purged"
                     .to_owned(),
                 Target::Id(_) => format!(
@@ -103,10 +103,9 @@ impl<'a> Desk<'a> {
             store: self.store.name(),
             keys_are_digests: self.keys_are_digests(),
         };
-        let given = target.key().map(|_| self.stored(target));
-        let named = match target {
-            Target::Id(id) => Some(id.as_str()),
-            Target::Key { .. } => None,
+        let (given, named) = match target {
+            Target::Key(key) => (Some(self.stored(key)), None),
+            Target::Id(id) => (None, Some(id.as_str())),
         };
         let refused = |problem: Problem, sighting: Option<&Sighting>| {
             let key = sighting.and_then(Sighting::key).or(given.as_ref());
@@ -169,9 +168,9 @@ impl<'a> Desk<'a> {
         }
     }
 
-    fn stored(&self, target: &Target) -> RecordKey {
-        let key = target.key().expect("an id is looked for, not digested");
-        self.inspector.registry.at_rest().key(&key)
+    /// The key as the registry stores it.
+    fn stored(&self, key: &RecordKey) -> RecordKey {
+        self.inspector.registry.at_rest().key(key)
     }
 
     async fn get(&self, key: &RecordKey) -> Result<Option<Sighting>, Problem> {

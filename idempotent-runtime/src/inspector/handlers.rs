@@ -1,5 +1,7 @@
 //! The annotated handlers and their policies, as they are told.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::sighting::millis;
@@ -34,7 +36,7 @@ pub(super) struct HandlerReport {
     on_store_error: &'static str,
     pub(super) transaction: Option<&'static str>,
     #[serde(skip)]
-    pub(super) ttl: String,
+    pub(super) ttl: Duration,
     #[serde(skip)]
     pub(super) place: String,
 }
@@ -99,7 +101,7 @@ impl HandlerReport {
                 OnStoreError::Run => "run",
             },
             transaction: policy.database(),
-            ttl: humantime::format_duration(policy.ttl()).to_string(),
+            ttl: policy.ttl(),
             place: format!("{}:{}", policy.file(), policy.line()),
         }
     }

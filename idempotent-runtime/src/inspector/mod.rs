@@ -61,7 +61,8 @@
 //!
 //! `complete` is false where a store has more than `limit` entries, or takes longer than ten seconds: then every figure is a
 //! part of the whole. Anything wrong is answered with `application/problem+json` and a stable `code`. Keys and callers are
-//! sent in bodies, since logs keep addresses.
+//! sent in bodies, since logs keep addresses; in place of `scope`, `caller` and `key` a form may send `record_key`, the text
+//! of [`RecordKey::as_str`](crate::RecordKey::as_str).
 //!
 //! # What cannot be seen
 //!

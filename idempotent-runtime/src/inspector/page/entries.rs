@@ -9,7 +9,7 @@ use super::{Panel, View};
 use crate::inspector::asked::Target;
 use crate::inspector::desk::consequence;
 use crate::inspector::problem::Problem;
-use crate::inspector::shown::Keys;
+use crate::inspector::shown::{Keys, visible};
 use crate::inspector::sighting::{EntryReport, Sighting, State};
 use crate::policies;
 
@@ -51,7 +51,7 @@ fn row(view: &View<'_>, sighting: &Sighting) -> Markup {
     let link = Link { id: report.id.as_deref(), fragment: "#entry", ..Link::of(&view.desk.selection) };
     html! {
         tr {
-            td data-label=(since(report.state)) { (age(sighting.since(), report.since.as_deref())) }
+            td data-label=(since(report.state)) { (age(sighting, report.since.as_deref())) }
             td data-label="Scope" { (part(report.scope.as_deref())) }
             td data-label="Caller" { (part(report.caller.as_deref())) }
             td data-label="Key" { (key(&report)) }
@@ -64,13 +64,14 @@ fn row(view: &View<'_>, sighting: &Sighting) -> Markup {
 
 pub(super) fn look_up(view: &View<'_>) -> Markup {
     let selection = &view.desk.selection;
+    let given = selection.scope.as_deref().filter(|scope| visible(scope) == *scope);
     let scopes: std::collections::BTreeSet<_> = policies().map(crate::Policy::scope).collect();
     html! {
         section aria-labelledby="look-up" class="look-up" {
             h2 id="look-up" { "Look one key up" }
             form method="post" action=(Link { fragment: "#entry", ..Link::of(selection) }) {
                 (settings(view))
-                label { "Scope" input name="scope" required list="scopes" autocomplete="off" value=[selection.scope.as_deref()]; }
+                label { "Scope" input name="scope" required list="scopes" autocomplete="off" value=[given]; }
                 label { "Caller" input name="caller" autocomplete="off" placeholder="none" aria-describedby="about-callers"; }
                 label class="wide" { "Key" input name="key" required autocomplete="off" spellcheck="false"; }
                 datalist id="scopes" { @for scope in scopes { option value=(scope) {} } }
@@ -123,11 +124,8 @@ fn found(view: &View<'_>, target: &Target, sighting: &Sighting) -> Markup {
                         (settings(view))
                         @match target {
                             Target::Id(id) => input type="hidden" name="id" value=(id);,
-                            Target::Key { scope, caller, key } => {
-                                input type="hidden" name="scope" value=(scope);
-                                input type="hidden" name="caller" value=[caller.as_deref()];
-                                input type="hidden" name="key" value=(key);
-                            }
+                            // In the encoding of record keys: a form would change line breaks and control characters.
+                            Target::Key(key) => input type="hidden" name="record_key" value=(key.as_str());,
                         }
                         p { strong { "Careful: " } (consequence(sighting.state())) "." }
                         label class="confirm" {
@@ -159,7 +157,7 @@ fn facts(view: &View<'_>, sighting: &Sighting) -> Markup {
             div { dt { "Scope" } dd { (part(report.scope.as_deref())) } }
             div { dt { "Caller" } dd { (part(report.caller.as_deref())) } }
             div { dt { "Key" } dd { (key(&report)) } }
-            div { dt { (since(report.state)) } dd { (age(sighting.since(), report.since.as_deref())) @if let Some(stamp) = &report.since { " ago, " (stamp) } } }
+            div { dt { (since(report.state)) } dd { (age(sighting, report.since.as_deref())) @if let Some(stamp) = &report.since { span class="quiet" { " · " (stamp) } } } }
             div { dt { (particulars(report.state)) } dd { (particular(&report)) } }
             div { dt { "Kept for" } dd { (left(report.expires_in_ms)) } }
             @if let Some(fingerprint) = &report.fingerprint { div { dt { "Fingerprint" } dd { code { (fingerprint) "…" } } } }

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::View;
-use super::words::number;
+use super::words::{number, span};
 use crate::inspector::DEFAULT_STORE;
 use crate::inspector::handlers::HandlerReport;
 use crate::inspector::sighting::State;
@@ -39,13 +39,13 @@ fn row(view: &View<'_>, handler: &HandlerReport) -> Markup {
                 strong { (handler.scope) }
                 @if handler.store != DEFAULT_STORE { span class="quiet" { " in " (handler.store) } }
             }
-            td data-label="Handler" { code title=(handler.place) { (handler.handler) } span class="quiet place" { (handler.place) } }
+            td data-label="Handler" { code title=(handler.handler) { (name(&handler.handler)) } span class="quiet place" { (handler.place) } }
             td data-label="After a crash" {
                 (handler.after_crash)
                 @if let Some(database) = handler.transaction { span class="quiet" { " in a transaction of " (database) } }
             }
             td data-label="Records" { (handler.cache) span class="quiet" { " of " (handler.methods) } }
-            td data-label="Kept" { (handler.ttl) }
+            td data-label="Kept" { (span(handler.ttl)) }
             td data-label="A duplicate" { (handler.in_flight) }
             td data-label="Must repeat" { (handler.fingerprint) @if handler.caller { span class="quiet" { " per caller" } } }
             td data-label="Keys" {
@@ -54,6 +54,11 @@ fn row(view: &View<'_>, handler: &HandlerReport) -> Markup {
             }
         }
     }
+}
+
+/// Without its module, which the place tells too.
+fn name(handler: &str) -> &str {
+    handler.rsplit_once("::").map_or(handler, |(_, name)| name)
 }
 
 /// How many keys of this scope stand in the store that is shown.

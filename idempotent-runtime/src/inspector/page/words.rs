@@ -6,7 +6,7 @@ use maud::{Markup, Render, html};
 
 use crate::inspector::asked::{DEFAULT_LIMIT, Selection};
 use crate::inspector::shown::{Keys, visible};
-use crate::inspector::sighting::State;
+use crate::inspector::sighting::{Sighting, State};
 
 /// How much of a text is shown: callers may be of any length.
 const LONGEST: usize = 120;
@@ -43,12 +43,13 @@ pub(super) fn span(span: Duration) -> String {
 }
 
 /// How long ago, with the moment itself.
-pub(super) fn age(since: Option<SystemTime>, stamp: Option<&str>) -> Markup {
+pub(super) fn age(sighting: &Sighting, stamp: Option<&str>) -> Markup {
     // Another process's clock may be ahead of ours.
-    let passed = since.map(|since| SystemTime::now().duration_since(since).unwrap_or_default());
+    let passed = sighting.since().map(|since| SystemTime::now().duration_since(since).unwrap_or_default());
+    let ago = if sighting.state() == State::InFlight { "" } else { " ago" };
     html! {
         @match (passed, stamp) {
-            (Some(passed), Some(stamp)) => time datetime=(stamp) title=(stamp) { (span(passed)) },
+            (Some(passed), Some(stamp)) => time datetime=(stamp) title=(stamp) { (span(passed)) (ago) },
             _ => "unknown",
         }
     }
