@@ -1,13 +1,14 @@
 //! The page in a real browser.
 
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::time::{Duration, SystemTime};
 
+use futures_util::FutureExt as _;
 use idempotent_runtime::inspector::Inspector;
 use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, MemoryStore, SqliteStore, Store, Token};
 use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody, Registry};
-use idempotent_tests::PATIENCE;
 use idempotent_tests::sqlite::SqliteFile;
+use idempotent_tests::{PATIENCE, eventually};
 use thirtyfour::prelude::*;
 
 use crate::chromium::Chromium;
@@ -81,15 +82,14 @@ async fn fill(store: &impl Store, file: &SqliteFile) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operator_looks_a_key_up_reveals_keys_and_purges() {
-    let chromium = Arc::new(Chromium::start().await);
+    let chromium = Chromium::start().await;
     // Whatever becomes of the test, the browser ends with it.
-    let test = tokio::spawn(visit(Arc::clone(&chromium)));
-    let outcome = test.await;
+    let outcome = AssertUnwindSafe(visit(&chromium)).catch_unwind().await;
     chromium.driver.clone().quit().await.expect("Chromium ends");
-    outcome.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+    outcome.unwrap_or_else(|panic| resume_unwind(panic));
 }
 
-async fn visit(chromium: Arc<Chromium>) {
+async fn visit(chromium: &Chromium) {
     let file = SqliteFile::new();
     let store = SqliteStore::open(file.path()).await.expect("the store opens");
     let registry = Registry::builder(store.clone()).store("ledger", MemoryStore::new()).build();
@@ -102,18 +102,18 @@ async fn visit(chromium: Arc<Chromium>) {
     chromium.look_like(1100, "light").await;
     driver.goto(&address).await.expect("the page opens");
     assert_eq!(driver.title().await.expect("a title"), "Idempotency inspector");
-    assert_eq!(count(&chromium, "completed").await, "120");
-    assert_eq!(count(&chromium, "outcome_unknown").await, "2");
+    assert_eq!(count(chromium, "completed").await, "120");
+    assert_eq!(count(chromium, "outcome_unknown").await, "2");
     let styled = chromium.evaluate("getComputedStyle(document.querySelector('.states')).display").await;
     assert_eq!(styled, "grid", "the policy of the page lets its own style through");
-    keep(&chromium, "inspector.png").await;
+    keep(chromium, "inspector.png").await;
 
     for (width, scheme, ground) in [(1100, "dark", "rgb(16, 20, 27)"), (390, "light", "rgb(246, 247, 249)")] {
         chromium.look_like(width, scheme).await;
         assert_eq!(chromium.evaluate("getComputedStyle(document.body).backgroundColor").await, ground);
         let wide = chromium.evaluate("document.documentElement.scrollWidth").await;
         assert!(wide.as_u64().is_some_and(|wide| wide <= width.into()), "{wide} is wider than the screen");
-        keep(&chromium, &format!("inspector-{scheme}-{width}.png")).await;
+        keep(chromium, &format!("inspector-{scheme}-{width}.png")).await;
     }
     chromium.look_like(1100, "light").await;
 
@@ -121,29 +121,27 @@ async fn visit(chromium: Arc<Chromium>) {
     fill_in(driver, "scope", "payouts").await;
     fill_in(driver, "key", "the-key-of-this-payout").await;
     click(driver, ".look-up button").await;
-    let panel = text(driver, "#entry").await;
-    assert!(panel.contains("In flight") && panel.contains("the-… (22)"), "{panel}");
+    shows(driver, "#entry", &["In flight", "the-… (22)"]).await;
     assert!(!driver.source().await.expect("a page").contains(">the-key-of-this-payout<"));
+    assert_eq!(count(chromium, "completed").await, "120", "what is looked up does not narrow the overview");
 
-    assert_eq!(count(&chromium, "completed").await, "120", "what is looked up does not narrow the overview");
     click(driver, "#reveal").await;
+    shows(driver, "#reveal", &["Mask keys"]).await;
     click(driver, ".state.in_flight a").await;
-    let running = text(driver, ".entries.in_flight").await;
-    assert!(running.contains("the-key-of-this-payout"), "{running}");
+    shows(driver, ".state [aria-current]", &["In flight"]).await;
+    shows(driver, ".entries.in_flight", &["the-key-of-this-payout"]).await;
     click(driver, ".entries tbody tr:last-child .open a").await;
-    let panel = text(driver, "#entry").await;
-    assert!(panel.contains("the-key-of-this-payout"), "{panel}");
+    shows(driver, "#entry", &["One entry", "the-key-of-this-payout"]).await;
 
     // One click alone purges nothing: the warning opens, and the box must be ticked.
     click(driver, ".purge summary").await;
-    let warning = text(driver, ".purge").await;
-    assert!(warning.contains("a retry runs it a second time beside the first"), "{warning}");
+    shows(driver, ".purge", &["a retry runs it a second time beside the first"]).await;
     click(driver, ".purge button").await;
-    assert_eq!(text(driver, "#entry h2").await, "One entry", "the browser asks for the box to be ticked");
-    keep(&chromium, "inspector-entry.png").await;
+    assert_eq!(chromium.evaluate("document.querySelector('.purge form').checkValidity()").await, false);
+    keep(chromium, "inspector-entry.png").await;
     click(driver, ".purge [type=checkbox]").await;
     click(driver, ".purge button").await;
-    assert_eq!(text(driver, "#entry h2").await, "Purged");
+    shows(driver, "#entry h2", &["Purged"]).await;
     let key = RecordKey::new("payouts", None, "the-key-of-this-payout");
     assert_eq!(store.get(&key).await.expect("the store answers"), None);
 
@@ -166,6 +164,13 @@ async fn find(driver: &WebDriver, selector: &str) -> WebElement {
 
 async fn text(driver: &WebDriver, selector: &str) -> String {
     find(driver, selector).await.text().await.expect("it has a text")
+}
+
+/// Waits for the page on which all of this is shown.
+async fn shows(driver: &WebDriver, selector: &str, wanted: &[&str]) {
+    // The element may be of the page before, which goes while it is read.
+    let shown = async || find(driver, selector).await.text().await.unwrap_or_default();
+    eventually(shown, |shown| wanted.iter().all(|wanted| shown.contains(wanted))).await;
 }
 
 async fn click(driver: &WebDriver, selector: &str) {
