@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::asked::{Asked, Selection, Target};
 use super::audit::Operator;
-use super::desk::{Desk, consequence};
+use super::desk::Desk;
 use super::handlers::HandlerReport;
 use super::problem::Problem;
 use super::scan::Counts;
@@ -158,7 +158,7 @@ fn one(desk: &Desk<'_>, sighting: &Sighting) -> Response {
     Json(OneEntry {
         store: desk.store_name(),
         entry: sighting.report(desk.selection.keys),
-        consequence: consequence(sighting.state()),
+        consequence: sighting.state().consequence(),
         confirm: desk.confirmation(sighting),
     })
     .into_response()

@@ -10,7 +10,7 @@ use super::audit::{self, Operator};
 use super::problem::Problem;
 use super::scan::{Pages, Scan};
 use super::shown::{Keys, visible};
-use super::sighting::{Sighting, State};
+use super::sighting::Sighting;
 use super::{DEFAULT_STORE, Inspector};
 use crate::store::{BoundedStore, DamagedEntry, Page, StoreError};
 use crate::sync::tokio::time::{Instant, timeout_at};
@@ -163,7 +163,7 @@ impl<'a> Desk<'a> {
             (None, _) => Err(Problem::new(
                 StatusCode::PRECONDITION_REQUIRED,
                 "not_confirmed",
-                format!("look it up, and repeat its `confirm`; {}", consequence(sighting.state())),
+                format!("look it up, and repeat its `confirm`; {}", sighting.state().consequence()),
             )),
         }
     }
@@ -212,27 +212,6 @@ impl<'a> Desk<'a> {
 
     fn after_crash(&self, scope: &str) -> Option<AfterCrash> {
         self.never_again.contains(scope).then_some(AfterCrash::Refuse)
-    }
-}
-
-/// What an operator must know before purging.
-pub(super) fn consequence(state: State) -> &'static str {
-    match state {
-        State::InFlight => {
-            "the handler may still be running: after a purge, a retry runs it a second time beside the first"
-        }
-        State::OutcomeUnknown => {
-            "the handler may have done its work: after a purge, a retry runs it again, so find out first whether it did"
-        }
-        State::PastLease => {
-            "the handler may have done its work, or be only slow: after a purge, a retry runs it as if for the first time"
-        }
-        State::Completed | State::ResponseNotRecorded => {
-            "the handler has done its work: after a purge, a retry runs it again"
-        }
-        State::Damaged => {
-            "what stood there may have been the record of work that was done: after a purge, a retry runs the handler"
-        }
     }
 }
 

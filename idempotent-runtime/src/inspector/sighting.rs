@@ -53,6 +53,27 @@ impl State {
         }
     }
 
+    /// What whoever purges must know before.
+    pub const fn consequence(self) -> &'static str {
+        match self {
+            Self::InFlight => {
+                "the handler may still be running: after a purge, a retry runs it a second time beside the first"
+            }
+            Self::OutcomeUnknown => {
+                "the handler may have done its work: after a purge, a retry runs it again, so find out first whether it did"
+            }
+            Self::PastLease => {
+                "the handler may have done its work, or be only slow: after a purge, a retry runs it as if for the first time"
+            }
+            Self::Completed | Self::ResponseNotRecorded => {
+                "the handler has done its work: after a purge, a retry runs it again"
+            }
+            Self::Damaged => {
+                "it may have been the record of work that was done: after a purge, a retry runs the handler"
+            }
+        }
+    }
+
     /// Whether a person should look at it.
     pub const fn is_stuck(self) -> bool {
         matches!(self, Self::OutcomeUnknown | Self::Damaged | Self::PastLease)

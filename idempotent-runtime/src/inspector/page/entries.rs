@@ -7,7 +7,6 @@ use maud::{Markup, html};
 use super::words::{Link, age, badge, meaning, number, span, text, title};
 use super::{Panel, View};
 use crate::inspector::asked::Target;
-use crate::inspector::desk::consequence;
 use crate::inspector::problem::Problem;
 use crate::inspector::shown::{Keys, visible};
 use crate::inspector::sighting::{EntryReport, Sighting, State};
@@ -127,7 +126,7 @@ fn found(view: &View<'_>, target: &Target, sighting: &Sighting) -> Markup {
                             // In the encoding of record keys: a form would change line breaks and control characters.
                             Target::Key(key) => input type="hidden" name="record_key" value=(key.as_str());,
                         }
-                        p { strong { "Careful: " } (consequence(sighting.state())) "." }
+                        p { strong { "Careful: " } (sighting.state().consequence()) "." }
                         label class="confirm" {
                             input type="checkbox" name="confirm" value=(confirmation) required;
                             " I have looked into it, and the handler may run again."
