@@ -28,6 +28,7 @@
 //! | [`Idempotency`] | what a handler may know about its key: the attempt, keys for other services |
 //! | [`Refusal`], [`refusal::stripe`] | what a client gets in place of a response, as problem details or as Stripe's SDKs read it |
 //! | [`policies`] | every annotated handler of the program |
+//! | `inspector` | a page and JSON for operators, behind your own authentication (feature `inspector`) |
 //! | [`testing`] | the rules that every store keeps (feature `testing`) |
 //!
 //! # What happens to a request
@@ -51,6 +52,7 @@
 //! | `redis` | | `store::RedisStore` |
 //! | `redis-cluster` | | `store::RedisStore` in a Cluster |
 //! | `seal` | | `RegistryBuilder::seal_with`: records are encrypted before they reach their store |
+//! | `inspector` | | `inspector::router`: what stands in the stores, for operators |
 //! | `testing` | | `testing::conformance` |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -68,6 +70,8 @@ mod fingerprint;
 mod guarded;
 mod headers;
 mod idempotency;
+#[cfg(feature = "inspector")]
+pub mod inspector;
 mod key;
 mod layer;
 mod lease;

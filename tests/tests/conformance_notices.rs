@@ -36,6 +36,7 @@ enum Flaw {
     GluesKeys,
     PurgesNothing,
     HidesLeases,
+    HidesHolders,
     ListsOnePage,
     SweepsTheLiving,
 }
@@ -166,6 +167,11 @@ impl Store for Flawed {
         {
             *lease = None;
         }
+        if self.has(Flaw::HidesHolders)
+            && let Some(Entry { state: EntryState::Claimed { token, .. }, .. }) = &mut entry
+        {
+            *token = Token::from_u128(0);
+        }
         Ok(entry)
     }
 
@@ -229,7 +235,7 @@ notices! {
     a_claim_expires_after_its_last_sign_of_life: ForgetsClaimsEarly;
     different_keys_never_meet: GluesKeys;
     a_purge_removes_claims_and_records: PurgesNothing;
-    an_entry_says_what_stands_there: HidesLeases;
+    an_entry_says_what_stands_there: HidesLeases, HidesHolders;
     a_listing_shows_every_entry_once: ListsOnePage;
     a_sweep_removes_what_is_past_its_time_and_nothing_else: SweepsTheLiving;
 }

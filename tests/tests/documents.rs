@@ -14,7 +14,8 @@ fn read(name: &str) -> String {
 /// Files of tests in backquotes, such as `tests/tests/keys.rs::a_name`, or without a name.
 fn quoted(document: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
     let quoted = document.split('`').skip(1).step_by(2);
-    let of_tests = quoted.filter(|name| ["tests/", "invariants/"].iter().any(|folder| name.starts_with(folder)));
+    let of_tests = quoted
+        .filter(|name| ["tests/", "invariants/", "idempotent-cli/"].iter().any(|folder| name.starts_with(folder)));
     of_tests.map(|name| name.split_once("::").map_or((name, None), |(file, test)| (file, Some(test))))
 }
 

@@ -282,7 +282,7 @@ async fn the_claim_is_held_while_the_recording_is_tried_again() {
     eventually(async || store.completions(), |&tried| tried >= 5).await;
     let key = RecordKey::new("short-lease", None, "k");
     let entry = store.get(&key).await.expect("the store answers").expect("the claim stands");
-    assert!(matches!(entry.state, EntryState::Claimed { attempt: 1, lease: Some(_) }), "{entry:?}");
+    assert!(matches!(entry.state, EntryState::Claimed { attempt: 1, lease: Some(_), .. }), "{entry:?}");
     store.on_complete(Fault::None);
     assert!(server.post_with_key("/short-lease", "k").await.is_replay());
     assert_eq!(runs.started(), 1);

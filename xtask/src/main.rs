@@ -31,11 +31,13 @@ commands:
           ratios and writes benches/RESULTS.md, in about 17 minutes; --help names the measurements; installs what it needs
   bench --check
           the instructions of each path against benches/budget.toml; --set-budget writes that file
+  picture the inspector's page as the browser shows it, into docs/operations/inspector.png
   proofs  the concurrency proofs alone, or those whose name contains the word after it
 ";
 
 /// Features of `idempotent-runtime` that must compile alone.
-const FEATURES: [&str; 9] = ["", "macros", "memory", "postgres", "redis", "redis-cluster", "seal", "sqlite", "testing"];
+const FEATURES: [&str; 10] =
+    ["", "inspector", "macros", "memory", "postgres", "redis", "redis-cluster", "seal", "sqlite", "testing"];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         ["fuzz", options @ ..] => return fuzz::fuzz(options),
         ["chaos", options @ ..] if let Some(chaos) = chaos::asked(options) => chaos::run(&chaos),
         ["bench", options @ ..] => bench::run(options),
+        ["picture"] => picture(),
         ["proofs"] => proofs::run(""),
         ["proofs", name] => proofs::run(name),
         ["help" | "--help" | "-h"] => {
@@ -87,6 +90,14 @@ fn test() -> Result<(), Failure> {
     supply_chain::check()?;
     println!("\nEverything is green.");
     Ok(())
+}
+
+fn picture() -> Result<(), Failure> {
+    prerequisites::install()?;
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations");
+    cargo("the inspector in a browser", "test -p idempotent-tests --test inspector -- browser")
+        .env("INSPECTOR_PICTURE", folder)
+        .run()
 }
 
 fn cargo(name: &str, arguments: &str) -> Step {

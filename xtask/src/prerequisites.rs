@@ -1,5 +1,5 @@
 //! What the run needs beside cargo: two components of the toolchain, a C compiler for the embedded SQLite, the servers
-//! that the tests start, and the interpreters of the clients that they drive.
+//! and the browser that the tests start, and the interpreters of the clients that they drive.
 
 use std::io;
 use std::path::Path;
@@ -34,6 +34,9 @@ pub(crate) fn install() -> Result<(), Failure> {
     }
     if !makes_environments() {
         packages.extend(["python3", "python3-venv"]);
+    }
+    if !answers("chromedriver") || !answers("chromium") {
+        packages.extend(["chromium", "chromium-driver"]);
     }
     install_packages(&packages)
 }

@@ -5,6 +5,7 @@ mod demo;
 mod error;
 mod ledger;
 mod network;
+mod operators;
 mod server;
 mod sqlite;
 mod store;
@@ -53,6 +54,9 @@ struct ServerOptions {
     /// How long the pretended card network takes for one authorisation.
     #[arg(long, default_value = "50ms", value_parser = humantime::parse_duration)]
     network_latency: Duration,
+    /// Who may look into the idempotency records at `/ops/idempotency`, and purge them: `NAME:PASSWORD`. Nobody by default.
+    #[arg(long, env = "CHARGES_OPERATOR", hide_env_values = true)]
+    operator: Option<operators::Account>,
     /// How long a shutdown waits for open connections, and then for handlers whose client is gone.
     #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
     grace: Duration,

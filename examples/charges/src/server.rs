@@ -10,10 +10,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::ServerOptions;
 use crate::api::{App, router};
 use crate::network::CardNetwork;
+use crate::operators;
 use crate::store::{Opened, StoreOption};
 
 pub(crate) async fn run(options: ServerOptions) -> anyhow::Result<()> {
-    let ServerOptions { addr, store, data, network_latency, grace } = options;
+    let ServerOptions { addr, store, data, network_latency, operator, grace } = options;
     let folder = data.display();
     tokio::fs::create_dir_all(&data).await.with_context(|| format!("the folder {folder} cannot be created"))?;
     let store = store.unwrap_or_else(|| StoreOption::Sqlite(data.join("ledger.db")));
@@ -25,7 +26,11 @@ pub(crate) async fn run(options: ServerOptions) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("cannot listen on {addr}; choose another address with --addr"))?;
     let address = listener.local_addr()?;
-    let app = router(App { ledger, network }, transactions);
+    let mut app = router(App { ledger, network }, transactions);
+    if let Some(account) = operator {
+        app = app.merge(operators::router(&registry, account));
+        tracing::info!("operators look into the records at http://{address}{}", operators::PATH);
+    }
     let stop = stop_signal()?.shared();
 
     greet(address);

@@ -265,3 +265,24 @@ async fn the_log_is_plain_text_in_a_file_and_tells_a_replay_from_a_run() {
     assert!(!log.contains('\u{1b}'), "{log}");
     assert!(!log.contains("secret-key"), "{log}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_look_into_the_records_with_their_password() {
+    let data = folder();
+    let server = Server::start(data.path(), &["--operator", "olga:correct horse battery"]);
+    let charged = server.post("/charges", "looked-at", &order()).send().await.expect("an answer");
+    assert_eq!(charged.status(), StatusCode::CREATED);
+    let summary = format!("http://{}/ops/idempotency/api/summary", server.address());
+    let looked = server.client.get(&summary).basic_auth("olga", Some("correct horse battery")).send().await;
+    let told: Value = looked.expect("an answer").json().await.expect("JSON");
+    assert_eq!((&told["counts"]["completed"], &told["purge_allowed"]), (&json!(1), &json!(true)), "{told}");
+    for (name, password) in
+        [("olga", "correct horse batterz"), ("olga", "correct horse"), ("alice", "correct horse battery")]
+    {
+        let stranger = server.client.get(&summary).basic_auth(name, Some(password)).send().await.expect("an answer");
+        assert_eq!(stranger.status(), StatusCode::UNAUTHORIZED, "{name}:{password}");
+    }
+    let closed = Server::start(folder().path(), &[]);
+    let nothing = closed.client.get(format!("http://{}/ops/idempotency", closed.address())).send().await;
+    assert_eq!(nothing.expect("an answer").status(), StatusCode::NOT_FOUND, "nobody looks by default");
+}

@@ -56,7 +56,7 @@ fn no_renewal_comes_after_the_end_of_a_claim_that_was_left_to_lapse() {
         passing.await.expect("the task is not aborted");
         for _ in 0..10 {
             let entry = store.get(&record_key("k")).await.expect("memory answers").expect("the claim is remembered");
-            assert_eq!(entry.state, EntryState::Claimed { attempt: 1, lease: None });
+            assert!(matches!(entry.state, EntryState::Claimed { attempt: 1, lease: None, .. }), "{entry:?}");
             yield_now().await;
         }
     });

@@ -134,11 +134,17 @@ impl Registry {
         self.store_named(policy.store)
     }
 
-    fn store_named(&self, name: Option<&str>) -> Option<&BoundedStore> {
+    pub(crate) fn store_named(&self, name: Option<&str>) -> Option<&BoundedStore> {
         match name {
             None => Some(&self.0.default),
             Some(name) => self.0.named.get(name),
         }
+    }
+
+    /// The names of the stores beside the default one.
+    #[cfg(feature = "inspector")]
+    pub(crate) fn store_names(&self) -> impl Iterator<Item = &str> {
+        self.0.named.keys().map(String::as_str)
     }
 
     pub(crate) fn render(&self, refusal: Refusal) -> Response {

@@ -68,6 +68,22 @@ impl BoundedStore {
         self.0.store.transactions()
     }
 
+    #[cfg(feature = "inspector")]
+    pub(crate) async fn get(&self, key: &RecordKey) -> Result<Option<super::Entry>, StoreError> {
+        self.bounded(self.0.store.get(key)).await
+    }
+
+    #[cfg(feature = "inspector")]
+    pub(crate) async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
+        self.bounded(self.0.store.purge(key)).await
+    }
+
+    /// Without a limit: a listing may take longer than a request can wait.
+    #[cfg(feature = "inspector")]
+    pub(crate) async fn list(&self, cursor: Option<super::Cursor>, limit: usize) -> Result<super::Page, StoreError> {
+        self.0.store.list(cursor, limit).await
+    }
+
     /// Cuts `call` off when the limit is over.
     pub(crate) async fn bounded<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         tokio::time::timeout(self.limit(), call).await.unwrap_or(Err(StoreError::TimedOut(self.limit())))

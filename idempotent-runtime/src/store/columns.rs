@@ -33,3 +33,8 @@ pub(super) fn span_millis(span: Duration) -> i64 {
 pub(crate) fn token_text(token: Token) -> String {
     format!("{:032x}", token.as_u128())
 }
+
+/// The token back.
+pub(crate) fn token_in(text: &str) -> Option<Token> {
+    u128::from_str_radix(text, 16).ok().map(Token::from_u128)
+}

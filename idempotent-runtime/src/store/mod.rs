@@ -40,7 +40,7 @@ use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::BoxFuture;
 use http::StatusCode;
@@ -234,12 +234,31 @@ pub enum Held {
 pub struct Token(u128);
 
 impl Token {
-    /// A token that no other claim of any process has: 64 random bits of this process, and a counter.
+    /// A token that no other claim of any process has: 48 random bits of this process, 42 of the time in milliseconds
+    /// since 1970, and 38 of a counter.
     pub fn unique() -> Self {
         static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()));
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let count = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self(u128::from(*PROCESS) << 64 | u128::from(count))
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (process, millis) = (u128::from(*PROCESS) >> 16, now.as_millis() & low_bits(42));
+        Self(process << 80 | millis << 38 | u128::from(count) & low_bits(38))
+    }
+
+    /// When it was drawn, by the clock of the process that drew it: when its claim was asked for.
+    ///
+    /// For people who look, not for judging leases; of a token that [`unique`](Self::unique) did not make it says nothing.
+    ///
+    /// ```
+    /// use std::time::{Duration, SystemTime};
+    /// use idempotent_runtime::store::Token;
+    ///
+    /// let before = SystemTime::now() - Duration::from_millis(1); // It is told in whole milliseconds.
+    /// assert!((before..=SystemTime::now()).contains(&Token::unique().drawn_at()));
+    /// ```
+    pub fn drawn_at(self) -> SystemTime {
+        let millis = self.0 >> 38 & low_bits(42);
+        UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or_default())
     }
 
     /// The token with this number, as a store reads it back.
@@ -251,6 +270,10 @@ impl Token {
     pub const fn as_u128(self) -> u128 {
         self.0
     }
+}
+
+const fn low_bits(count: u32) -> u128 {
+    (1 << count) - 1
 }
 
 impl fmt::Debug for Token {
@@ -311,6 +334,8 @@ pub enum EntryState {
         attempt: u32,
         /// What is left of the lease; `None` when it ran out.
         lease: Option<Duration>,
+        /// Whose it is, which tells since when ([`Token::drawn_at`]).
+        token: Token,
     },
     /// A handler has answered.
     Completed {
@@ -427,6 +452,12 @@ pub(crate) trait ErasedStore: Send + Sync {
     fn changed<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, ()>;
     fn transactions(&self) -> Option<Transactions>;
     fn immediate(&self) -> Option<&dyn ImmediateStore>;
+    #[cfg(feature = "inspector")]
+    fn get<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<Option<Entry>, StoreError>>;
+    #[cfg(feature = "inspector")]
+    fn purge<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<bool, StoreError>>;
+    #[cfg(feature = "inspector")]
+    fn list(&self, cursor: Option<Cursor>, limit: usize) -> BoxFuture<'_, Result<Page, StoreError>>;
 }
 
 impl<T: Store> ErasedStore for T {
@@ -467,5 +498,20 @@ impl<T: Store> ErasedStore for T {
 
     fn immediate(&self) -> Option<&dyn ImmediateStore> {
         Store::immediate(self)
+    }
+
+    #[cfg(feature = "inspector")]
+    fn get<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<Option<Entry>, StoreError>> {
+        Box::pin(Store::get(self, key))
+    }
+
+    #[cfg(feature = "inspector")]
+    fn purge<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(Store::purge(self, key))
+    }
+
+    #[cfg(feature = "inspector")]
+    fn list(&self, cursor: Option<Cursor>, limit: usize) -> BoxFuture<'_, Result<Page, StoreError>> {
+        Box::pin(Store::list(self, cursor, limit))
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 
-use super::columns::time_of;
+use super::columns::{time_of, token_in};
 use super::standing::Standing;
 use super::{Entry, EntryState, Page, StoreError, Token};
 use crate::record::HeadersText;
@@ -31,9 +31,7 @@ impl Standing {
         match state(row)? {
             State::Claimed => Ok(Self::Claimed {
                 fingerprint,
-                token: u128::from_str_radix(text(row, "token")?, 16)
-                    .map(Token::from_u128)
-                    .map_err(|_| row.damaged("the token is not hexadecimal"))?,
+                token: token(row)?,
                 attempt: number(row, "attempt")?,
                 leased: present(row, "leased", row.flag("leased")?)?,
             }),
@@ -56,6 +54,7 @@ impl Entry {
             State::Claimed => EntryState::Claimed {
                 attempt: number(row, "attempt")?,
                 lease: Some(span(long(row, "lease_left")?)).filter(|left| !left.is_zero()),
+                token: token(row)?,
             },
             State::Completed => EntryState::Completed {
                 status: status(row)?,
@@ -89,6 +88,10 @@ fn state(row: &impl Columns) -> Result<State, StoreError> {
         "completed" => Ok(State::Completed),
         _ => Err(row.damaged("the state is neither `claimed` nor `completed`")),
     }
+}
+
+fn token(row: &impl Columns) -> Result<Token, StoreError> {
+    token_in(text(row, "token")?).ok_or_else(|| row.damaged("the token is not hexadecimal"))
 }
 
 fn fingerprint(row: &impl Columns) -> Result<Fingerprint, StoreError> {

@@ -355,7 +355,7 @@ impl Stored {
         let (fingerprint, state) = match self.state() {
             State::Claimed(claimed) => {
                 let lease = claimed.lease_until.checked_sub(now).filter(|left| !left.is_zero());
-                (claimed.fingerprint, EntryState::Claimed { attempt: claimed.attempt, lease })
+                (claimed.fingerprint, EntryState::Claimed { attempt: claimed.attempt, lease, token: claimed.token })
             }
             State::Completed(packed, apart) => {
                 let (status, body_bytes) = (packed.status(), packed.body_length(apart));

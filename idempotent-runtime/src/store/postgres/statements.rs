@@ -99,7 +99,7 @@ const SWEEP: &str = concat!(
 macro_rules! entry {
     () => {
         concat!(
-            "SELECT id, key, encode(digest, 'hex') AS place, state, fingerprint, attempt, \
+            "SELECT id, key, encode(digest, 'hex') AS place, state, fingerprint, token, attempt, \
              (extract(epoch FROM lease_until - ",
             now!(),
             ") * 1000)::bigint AS lease_left, (extract(epoch FROM expires_at - ",

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::store::columns::{span_millis, token_text};
+use crate::store::columns::{span_millis, token_in, token_text};
 use crate::store::{Claim, ClaimRequest, Entry, EntryState, StoreError, Token};
 use crate::{Fingerprint, Record, RecordKey};
 
@@ -22,8 +22,7 @@ struct Completed<'a> {
 struct Claimed {
     #[serde(rename = "state")]
     _state: IsClaimed,
-    #[serde(rename = "token")]
-    _token: String,
+    token: String,
     fingerprint: Fingerprint,
     attempt: u32,
     lease: u64,
@@ -90,9 +89,10 @@ pub(super) fn fingerprint(text: &str) -> Result<Fingerprint, StoreError> {
 
 pub(crate) fn entry(key: RecordKey, value: &[u8], left: i64) -> Result<Entry, StoreError> {
     let (fingerprint, state) = if may_be_claim(value) {
-        let Claimed { fingerprint, attempt, lease, ttl, .. } = parse(value)?;
+        let Claimed { token, fingerprint, attempt, lease, ttl, .. } = parse(value)?;
         let lease = lease.checked_sub(passed(left, ttl)).filter(|&left| left > 0).map(Duration::from_millis);
-        (fingerprint, EntryState::Claimed { attempt, lease })
+        let token = token_in(&token).ok_or_else(|| damaged("the token is not hexadecimal"))?;
+        (fingerprint, EntryState::Claimed { attempt, lease, token })
     } else {
         let Recorded { record, .. } = parse(value)?;
         let body_bytes = record.body_bytes().map(|body| body.len() as u64);

@@ -116,7 +116,7 @@ pub(super) const USED_BYTES: &str = "SELECT (page_count - freelist_count) * page
 macro_rules! entry {
     ($rest:literal) => {
         concat!(
-            "SELECT id, key, state, fingerprint, attempt, lease_until - ?1 AS lease_left, expires_at - ?1 AS time_left, \
+            "SELECT id, key, state, fingerprint, token, attempt, lease_until - ?1 AS lease_left, expires_at - ?1 AS time_left, \
              recorded_at, status, length(body) AS body_bytes FROM idempotency_records WHERE expires_at > ?1 ",
             $rest
         )

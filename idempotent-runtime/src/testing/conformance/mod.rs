@@ -45,6 +45,7 @@
 //!             None => EntryState::Claimed {
 //!                 attempt: row.attempt,
 //!                 lease: (row.lease_until > now).then(|| row.lease_until - now),
+//!                 token: row.token,
 //!             },
 //!             Some(record) => EntryState::Completed {
 //!                 status: record.status,

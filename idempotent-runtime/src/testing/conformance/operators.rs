@@ -36,11 +36,12 @@ pub async fn an_entry_says_what_stands_there<S: Store>(store: &Arc<S>) {
     let entry = get(store, &key).await.expect("the claim stands");
     assert_eq!((&entry.key, entry.fingerprint), (&key, fingerprint(1)));
     assert!(entry.expires_in <= LONG && entry.expires_in > LONG / 2, "{entry:?}");
-    let EntryState::Claimed { attempt: 1, lease: Some(lease) } = entry.state else { panic!("{entry:?}") };
+    let EntryState::Claimed { attempt: 1, lease: Some(lease), token } = entry.state else { panic!("{entry:?}") };
     assert!(lease <= LONG / 2 && lease > LONG / 4, "{lease:?}");
+    assert_eq!(token, first.token, "an entry tells whose claim it is, and by that since when");
     lapse(store, &key, first.token).await;
     let entry = get(store, &key).await.expect("the claim stands");
-    assert_eq!(entry.state, EntryState::Claimed { attempt: 1, lease: None });
+    assert_eq!(entry.state, EntryState::Claimed { attempt: 1, lease: None, token: first.token });
     let _ = complete(store, &key, first.token, &record(), LONG).await;
     let entry = get(store, &key).await.expect("the record stands");
     let Record { status, recorded_at, .. } = record();

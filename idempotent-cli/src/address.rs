@@ -1,0 +1,95 @@
+//! The URL of a store.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Where a store is.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Address {
+    Sqlite(PathBuf),
+    Redis(String),
+    Postgres(String),
+}
+
+/// What is wrong with a URL; it may hold a password, so the message does not repeat it.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum MalformedAddress {
+    #[error(
+        "`{0}` is no store of this program: write `sqlite://PATH`, `redis://HOST:PORT` or `postgres://USER@HOST/DATABASE`"
+    )]
+    Scheme(String),
+    #[error("this is no URL: write `sqlite://PATH`, `redis://HOST:PORT` or `postgres://USER@HOST/DATABASE`")]
+    NoScheme,
+    #[error(
+        "the URL names no file: write `sqlite://PATH`, such as `sqlite://idempotency.db` or `sqlite:///var/lib/app/idempotency.db`"
+    )]
+    NoFile,
+    #[error("a SQLite URL has no parameters here: write `sqlite://PATH` without the `?` and what follows it")]
+    Parameters,
+    #[error("this program speaks no TLS: reach the server through a tunnel, and write `redis://HOST:PORT`")]
+    Tls,
+}
+
+impl FromStr for Address {
+    type Err = MalformedAddress;
+
+    fn from_str(text: &str) -> Result<Self, MalformedAddress> {
+        let (scheme, rest) = text.split_once(':').ok_or(MalformedAddress::NoScheme)?;
+        match (scheme, rest.strip_prefix("//")) {
+            ("sqlite", path) => match path.unwrap_or(rest) {
+                "" => Err(MalformedAddress::NoFile),
+                path if path.contains('?') => Err(MalformedAddress::Parameters),
+                path => Ok(Self::Sqlite(path.into())),
+            },
+            ("redis", Some(_)) => Ok(Self::Redis(text.to_owned())),
+            ("postgres" | "postgresql", Some(_)) => Ok(Self::Postgres(text.to_owned())),
+            ("rediss", Some(_)) => Err(MalformedAddress::Tls),
+            (scheme, Some(_)) => Err(MalformedAddress::Scheme(scheme.to_owned())),
+            (_, None) => Err(MalformedAddress::NoScheme),
+        }
+    }
+}
+
+/// Without what may be a password.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => write!(f, "sqlite://{}", path.display()),
+            Self::Redis(url) | Self::Postgres(url) => {
+                let (scheme, rest) = url.split_once("://").unwrap_or((url, ""));
+                let (server, _) = rest.split_once('?').unwrap_or((rest, ""));
+                write!(f, "{scheme}://{}", server.rsplit_once('@').map_or(server, |(_, server)| server))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_store_has_its_scheme() {
+        for (text, address) in [
+            ("sqlite://a/b.db", Address::Sqlite("a/b.db".into())),
+            ("sqlite:///a/b.db", Address::Sqlite("/a/b.db".into())),
+            ("sqlite:b.db", Address::Sqlite("b.db".into())),
+            ("redis://h:1/", Address::Redis("redis://h:1/".to_owned())),
+            ("postgresql:///d", Address::Postgres("postgresql:///d".to_owned())),
+        ] {
+            assert!(text.parse() == Ok(address), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_not_shown() {
+        for (text, shown) in [
+            ("postgres://app:s3cret@db:5432/shop?password=s3cret", "postgres://db:5432/shop"),
+            ("redis://:s3@cret@h:1/0", "redis://h:1/0"),
+            ("redis://h:1", "redis://h:1"),
+        ] {
+            assert_eq!(text.parse::<Address>().map(|address| address.to_string()), Ok(shown.to_owned()));
+        }
+    }
+}

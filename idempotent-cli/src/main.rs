@@ -1,0 +1,110 @@
+//! `idempotent`: what stands in a store of idempotent-runtime, from a terminal.
+
+mod address;
+mod arguments;
+mod failure;
+mod print;
+mod store;
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use idempotent_runtime::inspector::{EntryReport, Sighting, State};
+use serde::Serialize;
+
+use crate::arguments::{Arguments, Command, Entry};
+use crate::failure::Failure;
+use crate::store::Opened;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match run(Arguments::parse()).await {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("error: {}", failure.explained());
+            failure.exit_code()
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Shown {
+    entry: EntryReport,
+    consequence: &'static str,
+}
+
+#[derive(Serialize)]
+struct Purged {
+    purged: bool,
+    entry: EntryReport,
+}
+
+async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+    let (keys, json) = (arguments.keys(), arguments.json);
+    let store = Opened::open(&arguments.store).await?;
+    match arguments.command {
+        Command::List { filter, state } => {
+            let scan = store.scan(filter.scope, filter.limit).await?;
+            let states = state.map_or_else(|| State::ALL.to_vec(), |state| vec![state]);
+            print::entries(&scan, &states, filter.limit, keys, json);
+        }
+        Command::Stuck { filter, check } => {
+            let scan = store.scan(filter.scope, filter.limit).await?;
+            let stuck: Vec<State> = State::ALL.into_iter().filter(|state| state.is_stuck()).collect();
+            print::entries(&scan, &stuck, filter.limit, keys, json);
+            if check && stuck.iter().any(|&state| scan.counts().of(state) > 0) {
+                return Ok(ExitCode::from(1));
+            }
+        }
+        Command::Show { target } => {
+            let sighting = store.look_up(&target.entry()).await?;
+            if json {
+                print::json(&Shown { entry: sighting.report(keys), consequence: sighting.state().consequence() });
+            } else {
+                print::out(&print::entry(&sighting, keys));
+            }
+        }
+        Command::Purge { target, yes } => {
+            let entry = target.entry();
+            let confirm = |sighting: &Sighting| {
+                if yes { Ok(()) } else { ask(&print::entry(sighting, keys), sighting.state()) }
+            };
+            let sighting = purge(&store, &entry, confirm).await?;
+            if json {
+                print::json(&Purged { purged: true, entry: sighting.report(keys) });
+            } else {
+                print::out("purged: a retry with this key runs the handler again\n");
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn purge(
+    store: &Opened,
+    entry: &Entry,
+    confirm: impl FnOnce(&Sighting) -> Result<(), Failure>,
+) -> Result<Sighting, Failure> {
+    let sighting = store.look_up(entry).await?;
+    let key = sighting.key().ok_or(Failure::UnreadableKey)?;
+    confirm(&sighting)?;
+    // A person takes a while to answer.
+    let now = store.get(key).await?.ok_or(Failure::NothingThere)?;
+    if now.confirmation() != sighting.confirmation() {
+        return Err(Failure::Changed);
+    }
+    if store.purge(key).await? { Ok(sighting) } else { Err(Failure::NothingThere) }
+}
+
+/// On the terminal, if there is one.
+fn ask(entry: &str, state: State) -> Result<(), Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(Failure::NotAsked);
+    }
+    eprint!("{entry}\nCareful: {}.\nPurge it? Only `yes` does: ", state.consequence());
+    let _ = io::stderr().flush();
+    let mut answer = String::new();
+    let read = io::stdin().read_line(&mut answer);
+    if read.is_ok() && answer.trim() == "yes" { Ok(()) } else { Err(Failure::NotConfirmed) }
+}

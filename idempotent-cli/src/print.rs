@@ -1,0 +1,152 @@
+//! What is printed: a table for a person, JSON for a program.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::time::{Duration, SystemTime};
+
+use idempotent_runtime::inspector::{Counts, EntryReport, Keys, Scan, Sighting, State, visible};
+use serde::Serialize;
+
+/// A listing, in the shape of the inspector's.
+#[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "it is the name in the JSON")]
+struct Entries<'a> {
+    scanned: usize,
+    complete: bool,
+    counts: &'a Counts,
+    entries: Vec<EntryReport>,
+}
+
+pub(crate) fn entries(scan: &Scan, states: &[State], limit: usize, keys: Keys, json: bool) {
+    let sightings: Vec<&Sighting> = states.iter().flat_map(|&state| scan.of(state)).take(limit).collect();
+    if json {
+        let (scanned, complete, counts) = (scan.scanned(), scan.is_complete(), scan.counts());
+        let entries = sightings.iter().map(|sighting| sighting.report(keys)).collect();
+        return self::json(&Entries { scanned, complete, counts, entries });
+    }
+    let present = State::ALL.into_iter().filter(|&state| scan.counts().of(state) > 0);
+    let counts: Vec<String> = present.map(|state| format!("{} {state}", scan.counts().of(state))).collect();
+    let mut text = if counts.is_empty() { "there are no entries\n".to_owned() } else { counts.join(", ") + "\n" };
+    if !sightings.is_empty() {
+        let header = ["STATE", "AGE", "SCOPE", "CALLER", "KEY", "", "ID"].map(str::to_owned);
+        let rows: Vec<_> =
+            std::iter::once(header).chain(sightings.iter().map(|sighting| row(sighting, keys))).collect();
+        text += "\n";
+        text += &table(&rows);
+    }
+    let all: usize = states.iter().map(|&state| scan.counts().of(state)).sum();
+    if sightings.len() < all {
+        let _ = writeln!(text, "\n{} of {all} are listed; --limit lists more", sightings.len());
+    }
+    out(&text);
+}
+
+pub(crate) fn entry(sighting: &Sighting, keys: Keys) -> String {
+    let report = sighting.report(keys);
+    let part = |part: Option<&String>| part.map_or_else(|| "none".to_owned(), |part| visible(part));
+    let mut lines = vec![
+        ("state", report.state.to_string()),
+        ("scope", part(report.scope.as_ref())),
+        ("caller", part(report.caller.as_ref())),
+        ("key", key(&report)),
+        ("since", format!("{} ({} ago)", report.since.as_deref().unwrap_or("unknown"), age(sighting))),
+    ];
+    let details = particulars(&report);
+    if !details.is_empty() {
+        lines.push(("details", details));
+    }
+    if let Some(left) = report.expires_in_ms {
+        lines.push(("kept for", span(Duration::from_millis(left))));
+    }
+    if let Some(fingerprint) = &report.fingerprint {
+        lines.push(("request", format!("{fingerprint}…")));
+    }
+    lines.push(("id", report.id.clone().unwrap_or_default()));
+    lines.into_iter().fold(String::new(), |mut text, (name, value)| {
+        let _ = writeln!(text, "{name:<9} {value}");
+        text
+    })
+}
+
+pub(crate) fn json(value: &impl Serialize) {
+    let text = serde_json::to_string_pretty(value).expect("names and values are text");
+    // JSON escapes the control characters below 0x20 alone, and terminals obey others.
+    let escaped = text.chars().fold(String::with_capacity(text.len()), |mut escaped, char| {
+        if matches!(char, '\u{7f}'..='\u{9f}') {
+            let _ = write!(escaped, "\\u{:04x}", u32::from(char));
+        } else {
+            escaped.push(char);
+        }
+        escaped
+    });
+    out(&(escaped + "\n"));
+}
+
+/// A reader that has seen enough is no error.
+pub(crate) fn out(text: &str) {
+    let _ = io::stdout().lock().write_all(text.as_bytes());
+}
+
+fn row(sighting: &Sighting, keys: Keys) -> [String; 7] {
+    let report = sighting.report(keys);
+    let part = |part: Option<&String>| part.map_or_else(|| "-".to_owned(), |part| visible(part));
+    [
+        report.state.to_string(),
+        age(sighting),
+        part(report.scope.as_ref()),
+        part(report.caller.as_ref()),
+        key(&report),
+        particulars(&report),
+        report.id.clone().unwrap_or_default(),
+    ]
+}
+
+fn key(report: &EntryReport) -> String {
+    let shown = report.key.as_deref().map(visible);
+    shown.or_else(|| report.key_hint.clone()).unwrap_or_else(|| "unreadable".to_owned())
+}
+
+fn age(sighting: &Sighting) -> String {
+    sighting.since().map_or_else(
+        || "unknown".to_owned(),
+        // Another machine's clock may be ahead of ours.
+        |since| span(SystemTime::now().duration_since(since).unwrap_or_default()),
+    )
+}
+
+fn particulars(report: &EntryReport) -> String {
+    let mut words = Vec::new();
+    if let Some(attempt) = report.attempt {
+        words.push(format!("attempt {attempt}"));
+    }
+    if let Some(left) = report.lease_left_ms {
+        words.push(format!("lease {}", span(Duration::from_millis(left))));
+    }
+    if let Some(status) = report.status {
+        words.push(status.to_string());
+        words.push(report.body_bytes.map_or_else(|| "body not recorded".to_owned(), |bytes| format!("{bytes} bytes")));
+    }
+    words.extend(report.reason.as_deref().map(visible));
+    words.join(", ")
+}
+
+/// In whole seconds, where there is one.
+fn span(span: Duration) -> String {
+    let whole = if span.as_secs() > 0 {
+        Duration::from_secs(span.as_secs())
+    } else {
+        Duration::from_millis(span.as_millis().try_into().unwrap_or(0))
+    };
+    humantime::format_duration(whole).to_string()
+}
+
+/// Columns as wide as their widest cell.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let line = |row: &[String; N]| {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}

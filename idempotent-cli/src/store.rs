@@ -1,0 +1,189 @@
+//! Opens the store that a URL names, without making one where there is none.
+
+use std::path::Path;
+use std::time::Duration;
+
+use idempotent_runtime::RecordKey;
+use idempotent_runtime::inspector::{Scan, Sighting};
+use idempotent_runtime::store::{
+    Cursor, DamagedEntry, Page, PostgresStore, RedisOpenError, RedisStore, SqliteStore, Store, StoreError,
+};
+use sqlx::Connection as _;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+
+use crate::address::Address;
+use crate::arguments::{Entry, StoreOptions};
+use crate::failure::Failure;
+
+/// How long a server may take to let us in.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// An open store, and where it is.
+pub(crate) struct Opened {
+    address: String,
+    kind: Kind,
+}
+
+enum Kind {
+    Sqlite(SqliteStore),
+    Redis(RedisStore),
+    Postgres(PostgresStore),
+}
+
+/// The same call on whichever it is.
+macro_rules! on {
+    ($opened:expr, $store:ident => $call:expr) => {
+        match &$opened.kind {
+            Kind::Sqlite($store) => $call.await,
+            Kind::Redis($store) => $call.await,
+            Kind::Postgres($store) => $call.await,
+        }
+    };
+}
+
+impl Opened {
+    pub(crate) async fn open(options: &StoreOptions) -> Result<Self, Failure> {
+        let address = options.address.as_ref().ok_or(Failure::NoStore)?;
+        check(options, address)?;
+        let opening = async {
+            Ok::<_, Failure>(match address {
+                Address::Sqlite(path) => Kind::Sqlite(sqlite(path).await?),
+                Address::Redis(url) => Kind::Redis(redis(url, address, options).await?),
+                Address::Postgres(url) => Kind::Postgres(postgres(url, address, options).await?),
+            })
+        };
+        let silent = || Failure::Silent { address: address.to_string(), seconds: PATIENCE.as_secs() };
+        let kind = tokio::time::timeout(PATIENCE, opening).await.map_err(|_| silent())??;
+        Ok(Self { address: address.to_string(), kind })
+    }
+
+    /// Looks through all of it, and keeps at most `keep` entries of each state.
+    pub(crate) async fn scan(&self, scope: Option<String>, keep: usize) -> Result<Scan, Failure> {
+        let mut scan = Scan::new(usize::MAX, keep).in_scope(scope);
+        while let Some((cursor, limit)) = scan.next() {
+            scan.add(self.list(cursor, limit).await?, |_| None);
+        }
+        Ok(scan)
+    }
+
+    pub(crate) async fn look_up(&self, entry: &Entry) -> Result<Sighting, Failure> {
+        match entry {
+            Entry::Key(key) => self.get(key).await?.ok_or(Failure::NothingThere),
+            Entry::Id(id) => self.find(id).await,
+        }
+    }
+
+    pub(crate) async fn get(&self, key: &RecordKey) -> Result<Option<Sighting>, Failure> {
+        match on!(self, store => store.get(key)) {
+            Ok(entry) => Ok(entry.map(|entry| Sighting::of(entry, None))),
+            Err(StoreError::Damaged(reason)) => {
+                Ok(Some(Sighting::of_damage(DamagedEntry { key: Some(key.clone()), reason })))
+            }
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    pub(crate) async fn purge(&self, key: &RecordKey) -> Result<bool, Failure> {
+        on!(self, store => store.purge(key)).map_err(|error| self.failed(error))
+    }
+
+    async fn find(&self, id: &str) -> Result<Sighting, Failure> {
+        if id.len() != 32 || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(Failure::Id(id.to_owned()));
+        }
+        let mut cursor = None;
+        loop {
+            let page = self.list(cursor, 10_000).await?;
+            let entries = page.entries.into_iter().map(|entry| Sighting::of(entry, None));
+            let mut sightings = entries.chain(page.damaged.into_iter().map(Sighting::of_damage));
+            if let Some(found) = sightings.find(|sighting| sighting.id().as_deref() == Some(id)) {
+                return Ok(found);
+            }
+            let Some(next) = page.next else { return Err(Failure::NoSuchId(id.to_owned())) };
+            cursor = Some(next);
+        }
+    }
+
+    async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, Failure> {
+        on!(self, store => store.list(cursor, limit)).map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, source: StoreError) -> Failure {
+        Failure::Store { address: self.address.clone(), source }
+    }
+}
+
+/// An option that would be ignored is a mistake.
+fn check(options: &StoreOptions, address: &Address) -> Result<(), Failure> {
+    let of_redis = matches!(address, Address::Redis(_));
+    let of_postgres = matches!(address, Address::Postgres(_));
+    for (option, is_given, fits, of) in [
+        ("--cluster", options.cluster, of_redis, "Redis"),
+        ("--prefix", options.prefix.is_some(), of_redis, "Redis"),
+        ("--schema", options.schema.is_some(), of_postgres, "PostgreSQL"),
+    ] {
+        if is_given && !fits {
+            return Err(Failure::ForAnotherStore { option, of, address: address.to_string() });
+        }
+    }
+    match &options.schema {
+        Some(schema) if !(1..=63).contains(&schema.len()) || schema.contains('\0') => {
+            Err(Failure::Schema(schema.clone()))
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn sqlite(path: &Path) -> Result<SqliteStore, Failure> {
+    if !path.exists() {
+        return Err(Failure::NoFile(path.to_owned()));
+    }
+    // The store would make its tables in it. What cannot even be read is for the store to explain.
+    let options = SqliteConnectOptions::new().filename(path).read_only(true);
+    if let Ok(mut connection) = SqliteConnection::connect_with(&options).await {
+        let table = sqlx::query("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'idempotency_records'");
+        if let Ok(None) = table.fetch_optional(&mut connection).await {
+            return Err(Failure::NoTablesInFile(path.to_owned()));
+        }
+        let _ = connection.close().await;
+    }
+    Ok(SqliteStore::open(path).await?)
+}
+
+async fn redis(url: &str, address: &Address, options: &StoreOptions) -> Result<RedisStore, Failure> {
+    match (is_in_cluster(url).await?, options.cluster) {
+        (true, false) => return Err(Failure::PartOfCluster(address.to_string())),
+        (false, true) => return Err(Failure::NoCluster(address.to_string())),
+        _ => {}
+    }
+    let mut builder = if options.cluster { RedisStore::cluster([url]) } else { RedisStore::builder(url) };
+    if let Some(prefix) = &options.prefix {
+        builder = builder.prefix(prefix);
+    }
+    // Whether it may evict keys is the application's business.
+    Ok(builder.allow_eviction().open().await?)
+}
+
+/// A server alone would show its own keys as if they were all.
+async fn is_in_cluster(url: &str) -> Result<bool, Failure> {
+    let client = redis::Client::open(url).map_err(RedisOpenError::Url)?;
+    let connection = client.get_multiplexed_async_connection().await;
+    let mut connection = connection.map_err(RedisOpenError::Unreachable)?;
+    let info = redis::cmd("INFO").arg("cluster").query_async::<String>(&mut connection).await;
+    Ok(info.map_err(RedisOpenError::Unreachable)?.contains("cluster_enabled:1"))
+}
+
+async fn postgres(url: &str, address: &Address, options: &StoreOptions) -> Result<PostgresStore, Failure> {
+    let failed = |source| Failure::Postgres { address: address.to_string(), source };
+    // Shorter than our own patience, so that it tells what the server says.
+    let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(PATIENCE / 2).connect(url).await;
+    let pool = pool.map_err(failed)?;
+    let schema = options.schema.as_deref().unwrap_or("idempotency");
+    let quoted = format!("\"{}\".records", schema.replace('"', "\"\""));
+    let exists = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL").bind(quoted).fetch_one(&pool).await;
+    if !exists.map_err(failed)? {
+        return Err(Failure::NoTables { address: address.to_string(), schema: schema.to_owned() });
+    }
+    Ok(PostgresStore::builder(pool).schema(schema).build())
+}

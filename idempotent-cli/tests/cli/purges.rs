@@ -1,0 +1,45 @@
+//! `purge`: asked, confirmed, done.
+
+use crate::shop::Shop;
+
+const CUT_OFF: [&str; 4] = ["purge", "--scope", "transfers", "cut-off-8e03978e"];
+const RUNNING: [&str; 4] = ["purge", "--scope", "payouts", "running-8e03978e"];
+
+#[tokio::test]
+async fn nothing_is_purged_without_a_yes() {
+    for shop in Shop::of_every_kind().await {
+        let silent = shop.asks(&CUT_OFF).await;
+        assert_eq!(silent.code, Some(4), "{silent:?}");
+        assert!(silent.error.contains("there is no terminal to ask on, so confirm with `--yes`"), "{silent:?}");
+        for answer in ["no", "y", ""] {
+            let refused = shop.asks_a_person(&RUNNING, answer).await;
+            assert_eq!(refused.code, Some(4), "{refused:?}");
+            assert!(refused.out.contains("a retry runs it a second time beside the first"), "{refused:?}");
+            assert!(refused.out.contains("only the answer `yes` confirms"), "{refused:?}");
+        }
+        assert_eq!(shop.asks(&["list", "--json"]).await.json()["scanned"], 4);
+
+        let confirmed = shop.asks_a_person(&RUNNING, "yes").await;
+        assert_eq!(confirmed.code, Some(0), "{confirmed:?}");
+        assert!(confirmed.out.contains("purged: a retry with this key runs the handler again"), "{confirmed:?}");
+        let purged = shop.asks(&[&CUT_OFF[..], &["--yes", "--json"]].concat()).await.json();
+        assert_eq!((&purged["purged"], &purged["entry"]["state"]), (&true.into(), &"past_lease".into()));
+        assert_eq!(shop.asks(&["list", "--json"]).await.json()["scanned"], 2);
+        let again = shop.asks(&[&CUT_OFF[..], &["--yes"]].concat()).await;
+        assert_eq!(again.code, Some(1), "{again:?}");
+        assert!(again.error.contains("nothing stands under this scope, caller and key"), "{again:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_entry_of_a_listing_is_purged_by_its_id() {
+    for shop in Shop::of_every_kind().await {
+        let listed = shop.asks(&["stuck", "--json"]).await.json();
+        let id = listed["entries"][0]["id"].as_str().expect("an id").to_owned();
+        assert_eq!(shop.asks(&["purge", "--id", &id, "--yes"]).await.code, Some(0));
+        assert_eq!(shop.asks(&["stuck", "--check"]).await.code, Some(0));
+        let again = shop.asks(&["purge", "--id", &id, "--yes"]).await;
+        assert_eq!(again.code, Some(1), "{again:?}");
+        assert!(again.error.contains(&format!("no entry of this store has the id {id}")), "{again:?}");
+    }
+}

@@ -1,0 +1,173 @@
+//! Stores of every kind with entries in them, and the program that looks at them.
+
+use std::process::{Command, Output, Stdio};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
+use idempotent_runtime::store::{PostgresStore, RedisStore, SqliteStore, Store, Token};
+use idempotent_runtime::{Registry, idempotent};
+use idempotent_tests::postgres::PostgresServer;
+use idempotent_tests::redis::{RedisCluster, RedisServer};
+use idempotent_tests::sqlite::SqliteFile;
+use idempotent_tests::{Runs, Server, answer};
+use tower_http::catch_panic::CatchPanicLayer;
+
+/// Nobody may learn it from the program.
+pub(crate) const BODY: &str = "the-secret-of-the-response";
+
+fn caller(headers: &HeaderMap) -> String {
+    headers.get("x-caller").map_or_else(String::new, |value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+}
+
+#[idempotent(scope = "charges", caller = caller(&headers), fingerprint = none)]
+async fn charge(headers: HeaderMap) -> (StatusCode, &'static str) {
+    (StatusCode::CREATED, BODY)
+}
+
+#[idempotent(scope = "exports", max_body = "8B")]
+async fn export() -> &'static str {
+    BODY
+}
+
+#[idempotent(scope = "payouts")]
+async fn pay_out(State(runs): State<Runs>) -> StatusCode {
+    runs.run().await;
+    StatusCode::CREATED
+}
+
+#[idempotent(scope = "transfers", after_crash = "refuse")]
+async fn transfer() -> StatusCode {
+    panic!("the handler was cut off")
+}
+
+/// A store, how the program is told of it, and the handlers that use it.
+pub(crate) struct Shop {
+    options: Vec<String>,
+    server: Server,
+    runs: Runs,
+    _file: Option<SqliteFile>,
+}
+
+impl Shop {
+    async fn open(store: impl Store, options: &[&str], file: Option<SqliteFile>) -> Self {
+        let runs = Runs::held();
+        let app = Router::new()
+            .route("/charges", post(charge))
+            .route("/exports", post(export))
+            .route("/payouts", post(pay_out))
+            .route("/transfers", post(transfer))
+            .with_state(runs.clone())
+            .layer(Registry::new(store).layer())
+            .layer(CatchPanicLayer::new());
+        let options = options.iter().map(|&option| option.to_owned()).collect();
+        Self { options, server: Server::start(app).await, runs, _file: file }
+    }
+
+    /// One on each store, with an entry in each state that a handler can leave behind.
+    pub(crate) async fn of_every_kind() -> Vec<Self> {
+        let shops =
+            vec![Self::sqlite().await, Self::postgres().await, Self::redis().await, Self::redis_cluster().await];
+        for shop in &shops {
+            shop.charge("completed-8e03978e").await;
+            assert_eq!(shop.server.post_with_key("/exports", "unrecorded-8e03978e").await.status, StatusCode::OK);
+            let cut_off = shop.server.post_with_key("/transfers", "cut-off-8e03978e").await;
+            assert_eq!(cut_off.status, StatusCode::INTERNAL_SERVER_ERROR);
+            tokio::spawn(shop.server.post("/payouts").header("idempotency-key", "running-8e03978e").send());
+            shop.runs.until_started(1).await;
+        }
+        shops
+    }
+
+    pub(crate) async fn sqlite() -> Self {
+        let file = SqliteFile::new();
+        let store = SqliteStore::open(file.path()).await.expect("the store opens");
+        let url = format!("sqlite://{}", file.path().display());
+        Self::open(store, &["--store", &url], Some(file)).await
+    }
+
+    async fn postgres() -> Self {
+        let database = PostgresServer::shared().await.database().await;
+        let store = PostgresStore::builder(database.pool(10).await).schema("of the shop").build();
+        store.migrate().await.expect("the tables are made");
+        Self::open(store, &["--store", &database.url(), "--schema", "of the shop"], None).await
+    }
+
+    async fn redis() -> Self {
+        let (url, prefix) = (RedisServer::shared().await.url(), prefix());
+        let store = RedisStore::builder(&url).prefix(&prefix).open().await.expect("the store opens");
+        Self::open(store, &["--store", &url, "--prefix", &prefix], None).await
+    }
+
+    async fn redis_cluster() -> Self {
+        let (urls, prefix) = (RedisCluster::shared().await.urls(), prefix());
+        let store = RedisStore::cluster(urls.clone()).prefix(&prefix).open().await.expect("the store opens");
+        Self::open(store, &["--store", &urls[0], "--cluster", "--prefix", &prefix], None).await
+    }
+
+    /// A charge of alice's that is answered.
+    pub(crate) async fn charge(&self, key: &str) {
+        let charge = self.server.post("/charges").header("x-caller", "alice").header("idempotency-key", key);
+        assert_eq!(answer(charge).await.status, StatusCode::CREATED);
+    }
+
+    /// What the program says of this store.
+    pub(crate) async fn asks(&self, arguments: &[&str]) -> Said {
+        let options = self.options.iter().map(String::as_str);
+        idempotent(&options.chain(arguments.iter().copied()).collect::<Vec<_>>()).await
+    }
+
+    /// The same on a terminal, where a person types `answer`.
+    pub(crate) async fn asks_a_person(&self, arguments: &[&str], answer: &str) -> Said {
+        let quoted = |word: &str| format!("'{word}'");
+        let words = self.options.iter().map(String::as_str).chain(arguments.iter().copied()).map(quoted);
+        let line = format!("{} {}", env!("CARGO_BIN_EXE_idempotent"), words.collect::<Vec<_>>().join(" "));
+        let mut terminal = Command::new("script");
+        terminal.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+        run(terminal, format!("{answer}\n")).await
+    }
+}
+
+/// The servers are everybody's.
+fn prefix() -> String {
+    format!("{:x}:", Token::unique().as_u128())
+}
+
+/// What the program said, and how it ended.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) out: String,
+    pub(crate) error: String,
+    pub(crate) code: Option<i32>,
+}
+
+impl Said {
+    pub(crate) fn json(&self) -> serde_json::Value {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        serde_json::from_str(&self.out).expect("JSON")
+    }
+}
+
+/// The program, without a terminal and without a store from its environment.
+pub(crate) async fn idempotent(arguments: &[&str]) -> Said {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_idempotent"));
+    program.args(arguments).env_remove("IDEMPOTENT_STORE");
+    run(program, String::new()).await
+}
+
+pub(crate) async fn run(program: Command, input: String) -> Said {
+    let mut program = tokio::process::Command::from(program);
+    program.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = program.spawn().expect("the program starts");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    let typed = async move {
+        // Kept open until the program has ended: on a terminal nobody hangs up.
+        let _ = tokio::io::AsyncWriteExt::write_all(&mut stdin, input.as_bytes()).await;
+        if input.is_empty() { None } else { Some(stdin) }
+    };
+    let (output, _stdin) = tokio::join!(child.wait_with_output(), typed);
+    let Output { status, stdout, stderr } = output.expect("the program ends");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    Said { out: text(stdout), error: text(stderr), code: status.code() }
+}

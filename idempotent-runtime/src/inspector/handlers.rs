@@ -1,0 +1,112 @@
+//! The annotated handlers and their policies, as they are told.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::sighting::millis;
+use crate::{
+    AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, KeySource, Methods, OnStoreError, Oversize,
+    Policy,
+};
+
+/// One annotated handler: the words of its attribute, with the defaults filled in.
+#[derive(Serialize)]
+pub(super) struct HandlerReport {
+    pub(super) handler: String,
+    pub(super) file: &'static str,
+    line: u32,
+    pub(super) scope: &'static str,
+    pub(super) store: &'static str,
+    ttl_ms: u64,
+    pub(super) cache: String,
+    pub(super) key: String,
+    pub(super) required: bool,
+    invalid_key: &'static str,
+    pub(super) methods: String,
+    pub(super) caller: bool,
+    pub(super) fingerprint: &'static str,
+    pub(super) in_flight: String,
+    lease_ms: u64,
+    pub(super) after_crash: &'static str,
+    max_body: usize,
+    oversize: &'static str,
+    keep_headers: &'static [&'static str],
+    drop_headers: &'static [&'static str],
+    on_store_error: &'static str,
+    pub(super) transaction: Option<&'static str>,
+    #[serde(skip)]
+    pub(super) ttl: Duration,
+    #[serde(skip)]
+    pub(super) place: String,
+}
+
+impl HandlerReport {
+    pub(super) fn of(policy: &Policy) -> Self {
+        Self {
+            handler: policy.handler(),
+            file: policy.file(),
+            line: policy.line(),
+            scope: policy.scope(),
+            store: policy.store().unwrap_or(super::DEFAULT_STORE),
+            ttl_ms: millis(policy.ttl()),
+            cache: match policy.cache() {
+                Cache::All => "all".to_owned(),
+                Cache::Predicate => "cache_if".to_owned(),
+                Cache::Statuses(ranges) => {
+                    listed(ranges.iter().map(
+                        |(low, high)| {
+                            if low == high { low.to_string() } else { format!("{low}-{high}") }
+                        },
+                    ))
+                }
+            },
+            key: match policy.key() {
+                KeySource::Header => policy.header().to_owned(),
+                KeySource::Expression => "expression".to_owned(),
+            },
+            required: policy.required(),
+            invalid_key: match policy.invalid_key() {
+                InvalidKeyPolicy::Reject => "reject",
+                InvalidKeyPolicy::Ignore => "ignore",
+            },
+            methods: match policy.methods() {
+                Methods::Any => "any".to_owned(),
+                Methods::Only(names) => names.join(", "),
+            },
+            caller: policy.partitioned_by_caller(),
+            fingerprint: match policy.fingerprint() {
+                FingerprintSource::Request => "request",
+                FingerprintSource::Expression => "expression",
+                FingerprintSource::None => "none",
+            },
+            in_flight: match policy.in_flight() {
+                InFlight::Reject => "reject".to_owned(),
+                InFlight::Wait(limit) => format!("wait {}", humantime::format_duration(limit)),
+            },
+            lease_ms: millis(policy.lease()),
+            after_crash: match policy.after_crash() {
+                AfterCrash::Rerun => "rerun",
+                AfterCrash::Refuse => "refuse",
+            },
+            max_body: policy.max_body(),
+            oversize: match policy.oversize() {
+                Oversize::Refuse => "refuse",
+                Oversize::Rerun => "rerun",
+            },
+            keep_headers: policy.keep_headers(),
+            drop_headers: policy.drop_headers(),
+            on_store_error: match policy.on_store_error() {
+                OnStoreError::Reject => "reject",
+                OnStoreError::Run => "run",
+            },
+            transaction: policy.database(),
+            ttl: policy.ttl(),
+            place: format!("{}:{}", policy.file(), policy.line()),
+        }
+    }
+}
+
+fn listed(words: impl Iterator<Item = String>) -> String {
+    words.collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,191 @@
+//! What stands in the stores, for operators: one page of HTML, and JSON.
+//!
+//! It shows the annotated handlers and their policies, how many keys are in which state, what runs now, what is past its
+//! lease and whose outcome is unknown, and looks one key up. It never shows a body, and keys only to those who ask.
+//!
+//! # Behind your own authentication
+//!
+//! There is none in here. So the router answers only where it is nested, and refuses everything when it is served by
+//! itself or merged; nest it behind what lets your operators in, and nobody else:
+//!
+//! ```
+//! use axum::extract::Request;
+//! use axum::http::StatusCode;
+//! use axum::middleware::{Next, from_fn};
+//! use axum::response::Response;
+//! use axum::{Router, routing::post};
+//! use idempotent_runtime::inspector::{self, Operator};
+//! use idempotent_runtime::{Registry, idempotent, store::MemoryStore};
+//!
+//! #[idempotent(scope = "charges")]
+//! async fn create_charge() -> StatusCode {
+//!     StatusCode::CREATED
+//! }
+//!
+//! /// Your own: it also tells the audit who is asking.
+//! async fn operators_only(mut request: Request, next: Next) -> Result<Response, StatusCode> {
+//!     let authorization = request.headers().get("authorization").ok_or(StatusCode::UNAUTHORIZED)?;
+//!     if authorization != "Bearer of-alice-the-operator" {
+//!         return Err(StatusCode::FORBIDDEN);
+//!     }
+//!     request.extensions_mut().insert(Operator::new("alice"));
+//!     Ok(next.run(request).await)
+//! }
+//!
+//! let registry = Registry::new(MemoryStore::new());
+//! let inspector = inspector::router(&registry).layer(from_fn(operators_only));
+//! let app: Router = Router::new()
+//!     .route("/charges", post(create_charge))
+//!     .layer(registry.layer())
+//!     .nest("/ops/idempotency", inspector);
+//! ```
+//!
+//! [`router`] only shows. To purge, say so: `Inspector::new(&registry).allow_purge().router()`. Both take the registry or a
+//! reference to it.
+//!
+//! # JSON
+//!
+//! Below the place where it is nested. `store` names a store of the registry, the default one if it is left out; `limit` is
+//! how many entries are looked at, 10,000 if it is left out; `reveal=keys` tells keys whole. Members that say nothing are
+//! `null`; new ones may be added.
+//!
+//! | request | parameters | answer |
+//! |---|---|---|
+//! | `GET /api/handlers` | | `handlers`: the policy of each |
+//! | `GET /api/summary` | `store`, `limit`, `scope` | `store`, `stores`, `scanned`, `complete`, `counts` by state, `scopes` with the counts of each, `purge_allowed`, `keys_are_digests` |
+//! | `GET /api/entries` | the same, `state`, `reveal` | `store`, `scanned`, `complete`, `counts`, `entries`: at most 1,000 of each state as [`EntryReport`], claims the oldest first, records the newest |
+//! | `GET /api/entries/{id}` | `store`, `limit`, `reveal` | `store`, `entry`, `consequence` of a purge, and what it must `confirm` |
+//! | `POST /api/look-up` | a form: `scope`, `caller`, `key`, `store`, `reveal` | the same |
+//! | `DELETE /api/entries/{id}` | `store`, `limit`, `confirm` | `store`, `purged`, and the `entry` that it was |
+//! | `POST /api/purge` | a form: `scope`, `caller`, `key`, `store`, `confirm` | the same |
+//!
+//! `complete` is false where a store has more than `limit` entries, or takes longer than ten seconds: then every figure is a
+//! part of the whole. Anything wrong is answered with `application/problem+json` and a stable `code`. Keys and callers are
+//! sent in bodies, since logs keep addresses; in place of `scope`, `caller` and `key` a form may send `record_key`, the text
+//! of [`RecordKey::as_str`](crate::RecordKey::as_str).
+//!
+//! # What cannot be seen
+//!
+//! A handler that takes a `Tx` leaves nothing in its store while it runs. A claim past its lease is `outcome_unknown` if a
+//! handler of its scope in *this program* is `after_crash = "refuse"`.
+//!
+//! # Purging
+//!
+//! A purge must repeat the `confirm` of what was looked at, so that nothing else is purged than that; a page of another site
+//! cannot ask for one. Every purge that is asked for, done or not, and every showing of keys is an event of the target
+//! [`AUDIT_TARGET`].
+
+mod api;
+mod asked;
+mod audit;
+mod desk;
+mod handlers;
+mod page;
+mod problem;
+mod scan;
+mod shown;
+mod sighting;
+
+use std::borrow::Borrow;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{NestedPath, Request};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use http::{HeaderName, HeaderValue, StatusCode, header};
+
+pub use self::audit::{AUDIT_TARGET, Operator};
+use self::problem::Problem;
+pub use self::scan::{Counts, Scan};
+pub use self::shown::{Keys, masked, visible};
+pub use self::sighting::{EntryReport, Sighting, State, UnknownState};
+use crate::Registry;
+
+/// What the default store is called where a name is needed.
+const DEFAULT_STORE: &str = "default";
+
+/// The inspector of this registry, which only shows: to be nested behind your own authentication, see [the module](self).
+pub fn router(registry: impl Borrow<Registry>) -> Router {
+    Inspector::new(registry).router()
+}
+
+/// Collects the options of an inspector.
+///
+/// # Examples
+///
+/// ```
+/// use axum::Router;
+/// use idempotent_runtime::inspector::Inspector;
+/// use idempotent_runtime::{Registry, store::MemoryStore};
+///
+/// let registry = Registry::new(MemoryStore::new());
+/// let inspector = Inspector::new(&registry).allow_purge();
+/// let operators: Router = Router::new().nest("/idempotency", inspector.into()); // .layer(your authentication)
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "an inspector does nothing until `router`"]
+pub struct Inspector {
+    registry: Registry,
+    allows_purge: bool,
+}
+
+impl Inspector {
+    /// An inspector of this registry, which only shows.
+    pub fn new(registry: impl Borrow<Registry>) -> Self {
+        Self { registry: registry.borrow().clone(), allows_purge: false }
+    }
+
+    /// Lets operators purge single keys.
+    ///
+    /// **What is purged is forgotten: a retry runs the handler again.**
+    pub fn allow_purge(mut self) -> Self {
+        self.allows_purge = true;
+        self
+    }
+
+    /// The router, to be nested behind your own authentication.
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/", get(page::show).post(page::act))
+            .route("/api/handlers", get(api::handlers))
+            .route("/api/summary", get(api::summary))
+            .route("/api/entries", get(api::entries))
+            .route("/api/entries/{id}", get(api::entry).delete(api::purge_by_id))
+            .route("/api/look-up", post(api::look_up))
+            .route("/api/purge", post(api::purge))
+            .with_state(Arc::new(self))
+            .layer(from_fn(guard))
+    }
+}
+
+impl From<Inspector> for Router {
+    fn from(inspector: Inspector) -> Self {
+        inspector.router()
+    }
+}
+
+/// Refuses what was mounted by itself, and keeps every answer out of caches, frames and other sites.
+async fn guard(request: Request, next: Next) -> Response {
+    let mut response = if request.extensions().get::<NestedPath>().is_some() {
+        next.run(request).await
+    } else {
+        let detail = "the inspector answers only where it is nested behind the application's own authentication: \
+                      `Router::new().nest(\"/ops/idempotency\", inspector::router(registry).layer(authentication))`";
+        Problem::new(StatusCode::FORBIDDEN, "not_nested", detail).into_response()
+    };
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        // With `no-referrer` a browser would send `Origin: null` with the forms of the page.
+        (header::REFERRER_POLICY, "same-origin"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert_with(page::content_security_policy);
+    response
+}

@@ -1,0 +1,219 @@
+//! Entries: the table of a state, the form that looks one up, and the panel that shows and purges it.
+
+use std::time::Duration;
+
+use maud::{Markup, html};
+
+use super::words::{Link, age, badge, meaning, number, span, text, title};
+use super::{Panel, View};
+use crate::inspector::asked::Target;
+use crate::inspector::problem::Problem;
+use crate::inspector::shown::{Keys, visible};
+use crate::inspector::sighting::{EntryReport, Sighting, State};
+use crate::policies;
+
+pub(super) fn table(view: &View<'_>, state: State) -> Markup {
+    let (sightings, count) = (view.scan.of(state), view.scan.counts().of(state));
+    let order = if matches!(state, State::Completed | State::ResponseNotRecorded) { "newest" } else { "oldest" };
+    html! {
+        section aria-labelledby=(state) id="entries" class={ "entries " (state) } {
+            div class="heading" {
+                h2 id=(state) { (title(state)) @if state == State::InFlight { " now" } }
+                span class="quiet" {
+                    @if count > sightings.len() { (order) " " (sightings.len()) " of " (number(count)) }
+                    @else if count > 1 { (order) " first" }
+                }
+            }
+            p class="quiet" { (meaning(state)) }
+            @if sightings.is_empty() {
+                p class="empty" { "There are none." }
+            } @else {
+                table {
+                    thead { tr {
+                        th { (since(state)) }
+                        th { "Scope" }
+                        th { "Caller" }
+                        th { "Key" }
+                        th { (particulars(state)) }
+                        th { "Kept for" }
+                        th { span class="hidden" { "Details" } }
+                    } }
+                    tbody { @for sighting in sightings { (row(view, sighting)) } }
+                }
+            }
+        }
+    }
+}
+
+fn row(view: &View<'_>, sighting: &Sighting) -> Markup {
+    let report = sighting.report(view.desk.selection.keys);
+    let link = Link { id: report.id.as_deref(), fragment: "#entry", ..Link::of(&view.desk.selection) };
+    html! {
+        tr {
+            td data-label=(since(report.state)) { (age(sighting, report.since.as_deref())) }
+            td data-label="Scope" { (part(report.scope.as_deref())) }
+            td data-label="Caller" { (part(report.caller.as_deref())) }
+            td data-label="Key" { (key(&report)) }
+            td data-label=(particulars(report.state)) { (particular(&report)) }
+            td data-label="Kept for" { (left(report.expires_in_ms)) }
+            td class="open" { @if report.id.is_some() { a href=(link) { "Look" span class="hidden" { " at this entry" } } } }
+        }
+    }
+}
+
+pub(super) fn look_up(view: &View<'_>) -> Markup {
+    let selection = &view.desk.selection;
+    let given = selection.scope.as_deref().filter(|scope| visible(scope) == *scope);
+    let scopes: std::collections::BTreeSet<_> = policies().map(crate::Policy::scope).collect();
+    html! {
+        section aria-labelledby="look-up" class="look-up" {
+            h2 id="look-up" { "Look one key up" }
+            form method="post" action=(Link { fragment: "#entry", ..Link::of(selection) }) {
+                (settings(view))
+                label { "Scope" input name="scope" required list="scopes" autocomplete="off" value=[given]; }
+                label { "Caller" input name="caller" autocomplete="off" placeholder="none" aria-describedby="about-callers"; }
+                label class="wide" { "Key" input name="key" required autocomplete="off" spellcheck="false"; }
+                datalist id="scopes" { @for scope in scopes { option value=(scope) {} } }
+                button name="action" value="look_up" { "Look up" }
+            }
+            p class="quiet" id="about-callers" {
+                "The key as the client sends it, without quotes. The caller where the handler names one, else nothing."
+                @if view.desk.keys_are_digests() { " This registry stores digests: scope, caller and key are digested before they are looked for." }
+            }
+        }
+    }
+}
+
+pub(super) fn panel(view: &View<'_>, panel: &Panel) -> Markup {
+    match panel {
+        Panel::Found { target, sighting } => found(view, target, sighting),
+        Panel::Failed(problem) => failed(problem),
+        Panel::Purged(sighting) => html! {
+            section class="panel done" id="entry" role="status" {
+                h2 { "Purged" }
+                p { "What stood there is gone: the next request with this key runs the handler. The audit has been told." }
+                (facts(view, sighting))
+            }
+        },
+    }
+}
+
+fn failed(problem: &Problem) -> Markup {
+    html! {
+        section class="panel failed" id="entry" role="alert" {
+            h2 { (problem.title()) }
+            p { (text(&problem.detail)) }
+        }
+    }
+}
+
+fn found(view: &View<'_>, target: &Target, sighting: &Sighting) -> Markup {
+    html! {
+        section class={ "panel " (sighting.state()) } id="entry" aria-labelledby="entry-title" {
+            div class="heading" {
+                h2 id="entry-title" { "One entry" }
+                (badge(sighting.state()))
+            }
+            p { (meaning(sighting.state())) }
+            (facts(view, sighting))
+            @if let Some(confirmation) = view.desk.confirmation(sighting) {
+                details class="purge" {
+                    summary { "Purge this entry…" }
+                    form method="post" action=(Link { fragment: "#entry", ..Link::of(&view.desk.selection) }) {
+                        (settings(view))
+                        @match target {
+                            Target::Id(id) => input type="hidden" name="id" value=(id);,
+                            // In the encoding of record keys: a form would change line breaks and control characters.
+                            Target::Key(key) => input type="hidden" name="record_key" value=(key.as_str());,
+                        }
+                        p { strong { "Careful: " } (sighting.state().consequence()) "." }
+                        label class="confirm" {
+                            input type="checkbox" name="confirm" value=(confirmation) required;
+                            " I have looked into it, and the handler may run again."
+                        }
+                        button class="danger" name="action" value="purge" { "Purge" }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What every form of the page hands on.
+fn settings(view: &View<'_>) -> Markup {
+    let selection = &view.desk.selection;
+    html! {
+        input type="hidden" name="store" value=[selection.store.as_deref()];
+        input type="hidden" name="limit" value=(selection.limit);
+        @if selection.keys == Keys::Revealed { input type="hidden" name="reveal" value="keys"; }
+    }
+}
+
+fn facts(view: &View<'_>, sighting: &Sighting) -> Markup {
+    let report = sighting.report(view.desk.selection.keys);
+    html! {
+        dl {
+            div { dt { "Scope" } dd { (part(report.scope.as_deref())) } }
+            div { dt { "Caller" } dd { (part(report.caller.as_deref())) } }
+            div { dt { "Key" } dd { (key(&report)) } }
+            div { dt { (since(report.state)) } dd { (age(sighting, report.since.as_deref())) @if let Some(stamp) = &report.since { span class="quiet" { " · " (stamp) } } } }
+            div { dt { (particulars(report.state)) } dd { (particular(&report)) } }
+            div { dt { "Kept for" } dd { (left(report.expires_in_ms)) } }
+            @if let Some(fingerprint) = &report.fingerprint { div { dt { "Fingerprint" } dd { code { (fingerprint) "…" } } } }
+            @if let Some(id) = &report.id { div { dt { "Id" } dd { code { (id) } } } }
+        }
+    }
+}
+
+fn since(state: State) -> &'static str {
+    match state {
+        State::InFlight => "Running for",
+        State::PastLease | State::OutcomeUnknown => "Claimed",
+        State::Damaged => "Age",
+        State::Completed | State::ResponseNotRecorded => "Answered",
+    }
+}
+
+fn particulars(state: State) -> &'static str {
+    match state {
+        State::InFlight => "Lease left",
+        State::PastLease | State::OutcomeUnknown => "Attempt",
+        State::Damaged => "Reason",
+        State::Completed | State::ResponseNotRecorded => "Response",
+    }
+}
+
+fn particular(report: &EntryReport) -> Markup {
+    html! {
+        @match report.state {
+            State::InFlight => {
+                (left(report.lease_left_ms))
+                @if let Some(attempt) = report.attempt.filter(|&attempt| attempt > 1) { span class="quiet" { " attempt " (attempt) } }
+            }
+            State::PastLease | State::OutcomeUnknown => @if let Some(attempt) = report.attempt { (attempt) },
+            State::Damaged => @if let Some(reason) = &report.reason { (text(reason)) },
+            State::Completed | State::ResponseNotRecorded => {
+                @if let Some(status) = report.status { (status) }
+                span class="quiet" {
+                    @match report.body_bytes {
+                        Some(bytes) => { " " (number(usize::try_from(bytes).unwrap_or(usize::MAX))) " bytes" },
+                        None => " body not recorded",
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn key(report: &EntryReport) -> Markup {
+    let shown = report.key.as_deref().map(text).or_else(|| report.key_hint.clone());
+    html! { @match shown { Some(shown) => code { (shown) }, None => span class="quiet" { "unreadable" } } }
+}
+
+fn part(part: Option<&str>) -> Markup {
+    html! { @match part { Some(part) => (text(part)), None => span class="quiet" { "none" } } }
+}
+
+fn left(millis: Option<u64>) -> Markup {
+    html! { @match millis { Some(millis) => (span(Duration::from_millis(millis))), None => span class="quiet" { "–" } } }
+}

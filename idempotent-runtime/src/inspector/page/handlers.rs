@@ -1,0 +1,72 @@
+//! The annotated handlers and their policies.
+
+use maud::{Markup, html};
+
+use super::View;
+use super::words::{number, span};
+use crate::inspector::DEFAULT_STORE;
+use crate::inspector::handlers::HandlerReport;
+use crate::inspector::sighting::State;
+use crate::policies;
+
+pub(super) fn table(view: &View<'_>) -> Markup {
+    let handlers: Vec<_> = policies().map(HandlerReport::of).collect();
+    html! {
+        section aria-labelledby="handlers" {
+            div class="heading" {
+                h2 id="handlers" { "Handlers and their policies" }
+                span class="quiet" { (handlers.len()) " annotated in this program" }
+            }
+            @if handlers.is_empty() {
+                p class="empty" { "This program has no annotated handler." }
+            } @else {
+                table {
+                    thead { tr {
+                        th { "Scope" } th { "Handler" } th { "After a crash" } th { "Records" } th { "Kept" }
+                        th { "A duplicate" } th { "Must repeat" } th { "Keys" }
+                    } }
+                    tbody { @for handler in &handlers { (row(view, handler)) } }
+                }
+            }
+        }
+    }
+}
+
+fn row(view: &View<'_>, handler: &HandlerReport) -> Markup {
+    html! {
+        tr {
+            td data-label="Scope" {
+                strong { (handler.scope) }
+                @if handler.store != DEFAULT_STORE { span class="quiet" { " in " (handler.store) } }
+            }
+            td data-label="Handler" { code title=(handler.handler) { (name(&handler.handler)) } span class="quiet place" { (handler.place) } }
+            td data-label="After a crash" {
+                (handler.after_crash)
+                @if let Some(database) = handler.transaction { span class="quiet" { " in a transaction of " (database) } }
+            }
+            td data-label="Records" { (handler.cache) span class="quiet" { " of " (handler.methods) } }
+            td data-label="Kept" { (span(handler.ttl)) }
+            td data-label="A duplicate" { (handler.in_flight) }
+            td data-label="Must repeat" { (handler.fingerprint) @if handler.caller { span class="quiet" { " per caller" } } }
+            td data-label="Keys" {
+                (keys(view, handler))
+                @if handler.required { span class="quiet" { " required" } }
+            }
+        }
+    }
+}
+
+/// Without its module, which the place tells too.
+fn name(handler: &str) -> &str {
+    handler.rsplit_once("::").map_or(handler, |(_, name)| name)
+}
+
+/// How many keys of this scope stand in the store that is shown.
+fn keys(view: &View<'_>, handler: &HandlerReport) -> Markup {
+    let is_shown = handler.store == view.desk.selection.store.as_deref().unwrap_or(DEFAULT_STORE);
+    let counts = view.scan.scopes().get(handler.scope).filter(|_| is_shown);
+    let all = counts.map_or(0, |counts| State::ALL.into_iter().map(|state| counts.of(state)).sum());
+    html! {
+        @if is_shown { (number(all)) } @else { span class="quiet" { "–" } }
+    }
+}

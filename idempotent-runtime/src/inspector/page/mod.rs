@@ -1,0 +1,121 @@
+//! The page: one document, without scripts and without anything from elsewhere.
+
+mod entries;
+mod handlers;
+mod layout;
+mod words;
+
+use std::sync::{Arc, LazyLock};
+
+use axum::extract::rejection::{FormRejection, QueryRejection};
+use axum::extract::{Query, State as Shared};
+use axum::response::{Html, IntoResponse, Response};
+use axum::{Extension, Form};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use maud::Markup;
+use sha2::{Digest, Sha256};
+
+use super::Inspector;
+use super::asked::{Asked, Selection, Target};
+use super::audit::Operator;
+use super::desk::Desk;
+use super::problem::Problem;
+use super::scan::Scan;
+use super::sighting::Sighting;
+
+const STYLE: &str = include_str!("style.css");
+
+/// How many entries of each state are shown.
+const KEPT: usize = 100;
+
+/// Nothing but the page's own style, and forms to itself.
+pub(super) fn content_security_policy() -> HeaderValue {
+    static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+        let style = BASE64_STANDARD.encode(Sha256::digest(STYLE));
+        let policy = format!(
+            "default-src 'none'; style-src 'sha256-{style}'; img-src data:; form-action 'self'; base-uri 'none'; \
+             frame-ancestors 'none'"
+        );
+        HeaderValue::from_str(&policy).expect("base64 is ASCII")
+    });
+    POLICY.clone()
+}
+
+/// What is shown beside the overview.
+struct View<'a> {
+    desk: &'a Desk<'a>,
+    inspector: &'a Inspector,
+    scan: &'a Scan,
+    panel: Option<Panel>,
+}
+
+/// About one entry.
+enum Panel {
+    Found { target: Target, sighting: Sighting },
+    Purged(Sighting),
+    Failed(Problem),
+}
+
+pub(super) async fn show(
+    Shared(inspector): Shared<Arc<Inspector>>,
+    operator: Option<Extension<Operator>>,
+    asked: Result<Query<Asked>, QueryRejection>,
+) -> Response {
+    let shown = async {
+        let desk = Desk::open(&inspector, super::api::in_address(asked)?, super::api::who(operator.as_ref()))?;
+        let panel = match &desk.selection.target {
+            None => None,
+            Some(target) => Some(look_up(&desk, target.clone()).await),
+        };
+        render(&inspector, &desk, panel).await
+    };
+    shown.await.unwrap_or_else(|problem| failed(&problem))
+}
+
+pub(super) async fn act(
+    Shared(inspector): Shared<Arc<Inspector>>,
+    operator: Option<Extension<Operator>>,
+    headers: HeaderMap,
+    asked: Result<Form<Asked>, FormRejection>,
+) -> Response {
+    let acted = async {
+        let purges = asked.as_ref().is_ok_and(|Form(asked)| asked.action.as_deref() == Some("purge"));
+        let selection: Selection = super::api::in_body(asked)?;
+        let desk = Desk::open(&inspector, selection, super::api::who(operator.as_ref()))?;
+        let target = super::api::target(&desk)?;
+        let panel = if purges {
+            desk.purge(&target, &headers).await.map_or_else(Panel::Failed, Panel::Purged)
+        } else {
+            look_up(&desk, target).await
+        };
+        render(&inspector, &desk, Some(panel)).await
+    };
+    acted.await.unwrap_or_else(|problem| failed(&problem))
+}
+
+async fn look_up(desk: &Desk<'_>, target: Target) -> Panel {
+    match desk.look_up(&target).await {
+        Ok(sighting) => Panel::Found { target, sighting },
+        Err(problem) => Panel::Failed(problem),
+    }
+}
+
+async fn render(inspector: &Inspector, desk: &Desk<'_>, panel: Option<Panel>) -> Result<Response, Problem> {
+    let scan = desk.scan(KEPT).await?;
+    let status = match &panel {
+        Some(Panel::Failed(problem)) => problem.status,
+        _ => StatusCode::OK,
+    };
+    Ok(html(status, layout::page(&View { desk, inspector, scan: &scan, panel })))
+}
+
+fn failed(problem: &Problem) -> Response {
+    html(problem.status, layout::failure(problem))
+}
+
+fn html(status: StatusCode, page: Markup) -> Response {
+    let policy = [(header::CONTENT_SECURITY_POLICY, content_security_policy())];
+    (status, policy, Html(page.into_string())).into_response()
+}

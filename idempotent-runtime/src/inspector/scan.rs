@@ -1,0 +1,191 @@
+//! A look through a store, page by page and bounded: counts of everything, and of each state what is told first.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::sighting::{Sighting, State};
+use crate::store::{AfterCrash, Cursor, Page};
+
+/// How many entries are asked for at once.
+const PAGE: usize = 10_000;
+
+/// How far a listing has been read, and how far it shall be.
+#[derive(Debug)]
+pub(super) struct Pages {
+    cursor: Option<Cursor>,
+    is_at_end: bool,
+    most: usize,
+    seen: usize,
+}
+
+impl Pages {
+    pub(super) fn of_at_most(most: usize) -> Self {
+        Self { cursor: None, is_at_end: false, most, seen: 0 }
+    }
+
+    /// What to ask the store for.
+    pub(super) fn next(&mut self) -> Option<(Option<Cursor>, usize)> {
+        let wanted = self.most.saturating_sub(self.seen).min(PAGE);
+        (wanted > 0 && !self.is_at_end).then(|| (self.cursor.take(), wanted))
+    }
+
+    pub(super) fn took(&mut self, page: &mut Page) {
+        self.seen += page.entries.len() + page.damaged.len();
+        self.cursor = page.next.take();
+        self.is_at_end = self.cursor.is_none();
+    }
+}
+
+/// How many entries are in each state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "they are the states")]
+pub struct Counts {
+    pub outcome_unknown: usize,
+    pub damaged: usize,
+    pub past_lease: usize,
+    pub in_flight: usize,
+    pub completed: usize,
+    pub response_not_recorded: usize,
+}
+
+impl Counts {
+    /// How many are in this one.
+    pub fn of(&self, state: State) -> usize {
+        let mut counts = self.clone();
+        *counts.place(state)
+    }
+
+    fn place(&mut self, state: State) -> &mut usize {
+        match state {
+            State::OutcomeUnknown => &mut self.outcome_unknown,
+            State::Damaged => &mut self.damaged,
+            State::PastLease => &mut self.past_lease,
+            State::InFlight => &mut self.in_flight,
+            State::Completed => &mut self.completed,
+            State::ResponseNotRecorded => &mut self.response_not_recorded,
+        }
+    }
+}
+
+/// Reads a store's listing, and keeps counts and a bounded number of sightings of each state.
+///
+/// It asks for nothing itself: what [`next`](Self::next) wants is asked of the store, and given to [`add`](Self::add).
+///
+/// # Examples
+///
+/// ```
+/// use idempotent_runtime::inspector::Scan;
+/// use idempotent_runtime::store::{MemoryStore, Store};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), idempotent_runtime::store::StoreError> {
+/// let store = MemoryStore::new();
+/// let mut scan = Scan::new(10_000, 100);
+/// while let Some((cursor, limit)) = scan.next() {
+///     scan.add(store.list(cursor, limit).await?, |_scope| None);
+/// }
+/// assert!(scan.is_complete());
+/// assert_eq!(scan.counts().in_flight, 0);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Scan {
+    pages: Pages,
+    keep: usize,
+    scope: Option<String>,
+    counts: Counts,
+    scopes: BTreeMap<String, Counts>,
+    kept: BTreeMap<State, Vec<Sighting>>,
+}
+
+impl Scan {
+    /// Of at most `most` entries, of which at most `keep` are kept in each state.
+    pub fn new(most: usize, keep: usize) -> Self {
+        Self {
+            pages: Pages::of_at_most(most),
+            keep,
+            scope: None,
+            counts: Counts::default(),
+            scopes: BTreeMap::new(),
+            kept: BTreeMap::new(),
+        }
+    }
+
+    /// Counts and keeps only what is in this scope.
+    #[must_use]
+    pub fn in_scope(mut self, scope: Option<String>) -> Self {
+        self.scope = scope;
+        self
+    }
+
+    /// What to ask the store for, if anything.
+    #[expect(clippy::should_implement_trait, reason = "what comes next depends on what is added")]
+    pub fn next(&mut self) -> Option<(Option<Cursor>, usize)> {
+        self.pages.next()
+    }
+
+    /// Takes what the store answered; `after_crash` says what the handlers of a scope do, where that is known.
+    pub fn add(&mut self, mut page: Page, after_crash: impl Fn(&str) -> Option<AfterCrash>) {
+        self.pages.took(&mut page);
+        for entry in page.entries {
+            let after_crash = after_crash(&entry.key.scope());
+            self.see(Sighting::of(entry, after_crash));
+        }
+        page.damaged.into_iter().map(Sighting::of_damage).for_each(|damaged| self.see(damaged));
+        for (state, kept) in &mut self.kept {
+            cut(*state, kept, self.keep);
+        }
+    }
+
+    fn see(&mut self, sighting: Sighting) {
+        let scope = sighting.key().map(|key| key.scope().into_owned());
+        if self.scope.is_some() && scope != self.scope {
+            return;
+        }
+        *self.counts.place(sighting.state()) += 1;
+        if let Some(scope) = scope {
+            *self.scopes.entry(scope).or_default().place(sighting.state()) += 1;
+        }
+        let kept = self.kept.entry(sighting.state()).or_default();
+        kept.push(sighting);
+        if kept.len() > 2 * self.keep + 1000 {
+            let state = kept[0].state();
+            cut(state, kept, self.keep);
+        }
+    }
+
+    /// How many entries were looked at, whatever their scope.
+    pub fn scanned(&self) -> usize {
+        self.pages.seen
+    }
+
+    /// Whether these were all: otherwise every figure is a part.
+    pub fn is_complete(&self) -> bool {
+        self.pages.is_at_end
+    }
+
+    /// How many there are in each state.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// The same, for each scope.
+    pub fn scopes(&self) -> &BTreeMap<String, Counts> {
+        &self.scopes
+    }
+
+    /// Those in this state: of claims the oldest first, of records the newest.
+    pub fn of(&self, state: State) -> &[Sighting] {
+        self.kept.get(&state).map_or(&[], Vec::as_slice)
+    }
+}
+
+fn cut(state: State, kept: &mut Vec<Sighting>, keep: usize) {
+    kept.sort_by_key(Sighting::since);
+    if matches!(state, State::Completed | State::ResponseNotRecorded) {
+        kept.reverse();
+    }
+    kept.truncate(keep);
+}

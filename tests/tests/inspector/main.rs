@@ -1,0 +1,16 @@
+//! The inspector, over real HTTP, on every store.
+
+mod addresses;
+mod browser;
+
+mod chromium;
+mod counts;
+mod damage;
+mod hostile;
+mod look_up;
+mod masking;
+mod mounting;
+mod purging;
+mod shop;
+mod slow_stores;
+mod stores;

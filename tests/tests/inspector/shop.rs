@@ -1,0 +1,138 @@
+//! Handlers that leave behind every state that there is, and an inspector beside them.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
+use axum::routing::post;
+use idempotent_runtime::inspector::{Inspector, Operator};
+use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, Store, Token};
+use idempotent_runtime::{Fingerprint, RecordKey, Registry, idempotent};
+use idempotent_tests::{Answer, Runs, Server, answer};
+use reqwest::Method;
+use serde_json::Value;
+use tower_http::catch_panic::CatchPanicLayer;
+
+/// Nobody may learn it from the inspector.
+pub(crate) const BODY: &str = "the-secret-of-the-response";
+
+/// Where it is nested.
+pub(crate) const AT: &str = "/ops/idempotency";
+
+fn caller(headers: &HeaderMap) -> String {
+    headers.get("x-caller").map_or_else(String::new, |value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+}
+
+#[idempotent(scope = "charges", caller = caller(&headers), fingerprint = none)]
+async fn charge(headers: HeaderMap) -> (StatusCode, &'static str) {
+    (StatusCode::CREATED, BODY)
+}
+
+#[idempotent(scope = "exports", max_body = "8B")]
+async fn export() -> &'static str {
+    BODY
+}
+
+#[idempotent(scope = "payouts", ttl = "7d", cache = [201, 409], in_flight = wait("5s"))]
+async fn pay_out(State(runs): State<Runs>) -> StatusCode {
+    runs.run().await;
+    StatusCode::CREATED
+}
+
+#[idempotent(scope = "transfers", after_crash = "refuse", required)]
+async fn transfer() -> StatusCode {
+    panic!("the handler was cut off")
+}
+
+/// A server whose handlers are held in `payouts` until they may go on.
+pub(crate) struct Shop {
+    pub(crate) server: Server,
+    pub(crate) runs: Runs,
+}
+
+impl Shop {
+    pub(crate) async fn open(registry: &Registry, inspector: Inspector) -> Self {
+        let runs = Runs::held();
+        let shop = Router::new()
+            .route("/charges", post(charge))
+            .route("/exports", post(export))
+            .route("/payouts", post(pay_out))
+            .route("/transfers", post(transfer))
+            .with_state(runs.clone())
+            .layer(registry.layer())
+            .layer(CatchPanicLayer::new());
+        let inspector = inspector.router().layer(from_fn(operators_only));
+        Self { server: Server::start(shop.nest(AT, inspector)).await, runs }
+    }
+
+    /// A charge that is answered.
+    pub(crate) async fn charge(&self, caller: &str, key: &str) {
+        let charge = self.server.post("/charges").header("x-caller", caller).header("idempotency-key", key);
+        assert_eq!(answer(charge).await.status, StatusCode::CREATED);
+    }
+
+    /// A payout that runs until the shop closes.
+    pub(crate) async fn begin_payout(&self, key: &str) {
+        let payout = self.server.post("/payouts").header("idempotency-key", key);
+        let before = self.runs.started();
+        tokio::spawn(payout.send());
+        self.runs.until_started(before + 1).await;
+    }
+
+    /// One entry in each state but damage: `completed`, `unrecorded`, `running`, `cut-off`, `left-behind`.
+    pub(crate) async fn leave_every_state(&self, store: &impl Store) {
+        self.charge("alice", "completed-8e03978e").await;
+        let unrecorded = self.server.post_with_key("/exports", "unrecorded-8e03978e").await;
+        assert_eq!(unrecorded.status, StatusCode::OK);
+        self.begin_payout("running-8e03978e").await;
+        let cut_off = self.server.post_with_key("/transfers", "cut-off-8e03978e").await;
+        assert_eq!(cut_off.status, StatusCode::INTERNAL_SERVER_ERROR);
+        leave_behind(store, &RecordKey::new("payouts", None, "left-behind-8e03978e")).await;
+    }
+
+    /// What the operator gets.
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        answer(self.asking(Method::GET, path)).await
+    }
+
+    /// The JSON that the operator gets.
+    pub(crate) async fn json(&self, path: &str) -> Value {
+        let answer = self.get(path).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+        answer.json()
+    }
+
+    /// A form that the operator sends.
+    pub(crate) async fn form(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
+        answer(self.asking(Method::POST, path).form(fields)).await
+    }
+
+    /// A request of the operator's, below the inspector.
+    pub(crate) fn asking(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.server.request(method, &format!("{AT}{path}")).header("authorization", "Bearer of-alice")
+    }
+}
+
+/// A claim of a process that died.
+pub(crate) async fn leave_behind(store: &impl Store, key: &RecordKey) {
+    let request = ClaimRequest {
+        token: Token::unique(),
+        fingerprint: Fingerprint::from_bytes([7; 32]),
+        lease: Duration::ZERO,
+        ttl: Duration::from_hours(24),
+        after_crash: AfterCrash::Rerun,
+    };
+    assert_eq!(store.claim(key, request).await.expect("the store answers"), Claim::Acquired { attempt: 1 });
+}
+
+async fn operators_only(mut request: Request, next: Next) -> Result<Response, StatusCode> {
+    match request.headers().get("authorization") {
+        Some(value) if value == "Bearer of-alice" => {}
+        _ => return Err(StatusCode::UNAUTHORIZED),
+    }
+    request.extensions_mut().insert(Operator::new("alice"));
+    Ok(next.run(request).await)
+}
