@@ -27,6 +27,7 @@
 //! | [`Idempotency`] | what a handler may know about its key: the attempt, keys for other services |
 //! | [`Refusal`] | what a client gets in place of a response |
 //! | [`policies`] | every annotated handler of the program |
+//! | [`openapi`] | what an OpenAPI document says of an annotated handler (features `utoipa`, `aide`) |
 //! | [`testing`] | the rules that every store keeps (feature `testing`) |
 //!
 //! # What happens to a request
@@ -51,6 +52,8 @@
 //! | `redis-cluster` | | `store::RedisStore` in a Cluster |
 //! | `seal` | | `RegistryBuilder::seal_with`: records are encrypted before they reach their store |
 //! | `testing` | | `testing::conformance` |
+//! | `utoipa` | | [`openapi`] of handlers under `#[utoipa::path]` |
+//! | `aide` | | [`openapi`] of handlers in aide's `api_route` |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -69,6 +72,8 @@ mod headers;
 mod idempotency;
 mod key;
 mod lease;
+#[cfg(any(feature = "aide", feature = "utoipa"))]
+pub mod openapi;
 mod policy;
 #[cfg(all(test, shuttle))]
 mod proofs;
@@ -116,10 +121,16 @@ pub mod __private {
     #[cfg(feature = "macros")]
     pub use idempotent_macros::idempotent;
     pub use inventory;
+    #[cfg(feature = "utoipa")]
+    pub use utoipa;
 
     pub use crate::completion::Completion;
     pub use crate::engine::{Gate, KeyExpression, Passage, into_response, run};
     pub use crate::guarded::{Buffered, Guarded, KeyElsewhere, Streamed, ViaGuarded};
+    #[cfg(feature = "utoipa")]
+    pub use crate::openapi::operation;
+    #[cfg(feature = "aide")]
+    pub use crate::openapi::{Documented, identity};
     pub use crate::policy::{
         AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, KeySource, Methods, OnStoreError, Oversize,
         Policy, Registration,
