@@ -1,5 +1,5 @@
-//! What the run needs beside cargo: two components of the toolchain, a C compiler for the embedded SQLite, and the servers
-//! that the tests start.
+//! What the run needs beside cargo: two components of the toolchain, a C compiler for the embedded SQLite, the servers
+//! that the tests start, and what runs the readers of the OpenAPI document.
 
 use std::io;
 use std::path::Path;
@@ -26,7 +26,20 @@ pub(crate) fn install() -> Result<(), Failure> {
     if !answers("redis-server") {
         packages.push("redis-server");
     }
+    if !answers("node") || !answers("npm") {
+        packages.extend(["nodejs", "npm"]);
+    }
+    if !has_python_environments() {
+        packages.push("python3-venv");
+    }
     install_packages(&packages)
+}
+
+/// Debian's Python comes without what makes environments.
+fn has_python_environments() -> bool {
+    let mut python = Command::new("python3");
+    python.args(["-c", "import ensurepip, venv"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    python.status().is_ok_and(|status| status.success())
 }
 
 /// Beside the rest, what counts instructions and what sends requests.
