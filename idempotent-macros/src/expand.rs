@@ -9,6 +9,7 @@
 
 use proc_macro2::{Delimiter, Group, Ident, Punct, Spacing, Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
+use syn::ext::IdentExt;
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
 use syn::visit::Visit;
@@ -16,6 +17,7 @@ use syn::visit_mut::{self, VisitMut};
 use syn::{FnArg, Generics, Lifetime, PatType, ReturnType, Signature, Token, Type, TypeParamBound};
 
 use crate::args::LAST;
+use crate::document;
 use crate::handler::Handler;
 use crate::model::{Cache, Fingerprint, Methods, Model};
 
@@ -38,11 +40,12 @@ pub(crate) fn expand(handler: &Handler, model: &Model) -> TokenStream {
     let last = names.last().expect("there is at least one");
 
     let mut guarded = signature.clone();
-    guarded.inputs = guarded_inputs(&arguments, &names, model);
+    guarded.inputs = guarded_inputs(signature, &arguments, &names, model);
     // With the user's span: a signature that ends in ours would be foreign code to `dead_code` and other lints.
     guarded.output = syn::parse_quote_spanned!(signature.ident.span()=> -> ::idempotent_runtime::__private::Response);
 
     let policy = policy(signature, &arguments, model);
+    let document = document::operation(signature);
     let bindings = arguments.iter().zip(&names).map(|(argument, name)| {
         let (pattern, attributes) = (&argument.pat, &argument.attrs);
         quote! { #(#attributes)* #[allow(clippy::no_effect_underscore_binding)] let #pattern = #name; }
@@ -56,6 +59,7 @@ pub(crate) fn expand(handler: &Handler, model: &Model) -> TokenStream {
 
     let guarded_body = quote! {
             #policy
+            #document
             ::idempotent_runtime::__private::run(&__IDEMPOTENT_POLICY, #last, move |#gate_is_mut #gate, #last| {
                 ::idempotent_runtime::__private::Box::pin(async move {
                     // All of them move in whole: an argument that nobody reads lives as long as the handler.
@@ -80,7 +84,12 @@ fn local(name: &str) -> Ident {
     format_ident!("__idempotent_{name}", span = Span::mixed_site())
 }
 
-fn guarded_inputs(arguments: &[&PatType], names: &[Ident], model: &Model) -> Punctuated<FnArg, Token![,]> {
+fn guarded_inputs(
+    signature: &Signature,
+    arguments: &[&PatType],
+    names: &[Ident],
+    model: &Model,
+) -> Punctuated<FnArg, Token![,]> {
     let mode = match model.fingerprint {
         Fingerprint::Request => quote!(::idempotent_runtime::__private::Buffered),
         Fingerprint::None | Fingerprint::Expression(_) => quote!(::idempotent_runtime::__private::Streamed),
@@ -90,6 +99,7 @@ fn guarded_inputs(arguments: &[&PatType], names: &[Ident], model: &Model) -> Pun
     } else {
         quote!(::idempotent_runtime::__private::KeyElsewhere<#mode>)
     };
+    let mode = document::mode(signature, &mode);
     let Some((last, others)) = arguments.split_last() else {
         let name = &names[0];
         return syn::parse_quote!(#name: ::idempotent_runtime::__private::Guarded<(), #mode>);
@@ -116,9 +126,13 @@ fn presence(argument: &PatType) -> TokenStream {
     quote! { #(#conditions)* }
 }
 
+/// The name of the function, as paths have it.
+pub(crate) fn name(signature: &Signature) -> String {
+    signature.ident.unraw().to_string()
+}
+
 fn policy(signature: &Signature, arguments: &[&PatType], model: &Model) -> TokenStream {
-    let function = signature.ident.to_string();
-    let function = function.strip_prefix("r#").unwrap_or(&function);
+    let function = name(signature);
     let settings = settings(model);
     let transactions = arguments.iter().filter_map(|argument| transaction(argument, &signature.generics)).map(|ty| {
         quote! {

@@ -2,6 +2,7 @@
 
 mod args;
 mod diagnostics;
+mod document;
 mod expand;
 mod fallback;
 mod handler;

@@ -87,7 +87,7 @@ pub trait Reading: sealed::Sealed {
     const KEY_ELSEWHERE: bool = false;
 }
 
-mod sealed {
+pub(crate) mod sealed {
     pub trait Sealed {}
     impl Sealed for super::Buffered {}
     impl Sealed for super::Streamed {}

@@ -29,6 +29,7 @@
 //! | [`Refusal`], [`refusal::stripe`] | what a client gets in place of a response, as problem details or as Stripe's SDKs read it |
 //! | [`policies`] | every annotated handler of the program |
 //! | `inspector` | a page and JSON for operators, behind your own authentication (feature `inspector`) |
+//! | [`openapi`] | what an OpenAPI document says of an annotated handler (features `utoipa`, `aide`) |
 //! | [`testing`] | the rules that every store keeps (feature `testing`) |
 //!
 //! # What happens to a request
@@ -54,6 +55,8 @@
 //! | `seal` | | `RegistryBuilder::seal_with`: records are encrypted before they reach their store |
 //! | `inspector` | | `inspector::router`: what stands in the stores, for operators |
 //! | `testing` | | `testing::conformance` |
+//! | `utoipa` | | [`openapi`] of handlers under `#[utoipa::path]` |
+//! | `aide` | | [`openapi`] of handlers in aide's `api_route` |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -75,6 +78,8 @@ pub mod inspector;
 mod key;
 mod layer;
 mod lease;
+#[cfg(any(feature = "aide", feature = "utoipa"))]
+pub mod openapi;
 mod policy;
 mod presented;
 #[cfg(all(test, shuttle))]
@@ -125,10 +130,16 @@ pub mod __private {
     #[cfg(feature = "macros")]
     pub use idempotent_macros::idempotent;
     pub use inventory;
+    #[cfg(feature = "utoipa")]
+    pub use utoipa;
 
     pub use crate::completion::Completion;
     pub use crate::engine::{Gate, KeyExpression, Passage, into_response, run};
     pub use crate::guarded::{Buffered, Guarded, KeyElsewhere, Streamed, ViaGuarded};
+    #[cfg(feature = "utoipa")]
+    pub use crate::openapi::operation;
+    #[cfg(feature = "aide")]
+    pub use crate::openapi::{Documented, identity};
     pub use crate::policy::{
         AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, KeySource, Methods, OnStoreError, Oversize,
         Policy, Registration,

@@ -16,6 +16,8 @@ mod units_of_time_and_size;
 mod args;
 #[path = "../../idempotent-macros/src/diagnostics.rs"]
 mod diagnostics;
+#[path = "../../idempotent-macros/src/document.rs"]
+mod document;
 #[path = "../../idempotent-macros/src/expand.rs"]
 mod expand;
 #[path = "../../idempotent-macros/src/fallback.rs"]

@@ -36,8 +36,20 @@ commands:
 ";
 
 /// Features of `idempotent-runtime` that must compile alone.
-const FEATURES: [&str; 10] =
-    ["", "inspector", "macros", "memory", "postgres", "redis", "redis-cluster", "seal", "sqlite", "testing"];
+const FEATURES: [&str; 12] = [
+    "",
+    "aide",
+    "inspector",
+    "macros",
+    "memory",
+    "postgres",
+    "redis",
+    "redis-cluster",
+    "seal",
+    "sqlite",
+    "testing",
+    "utoipa",
+];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -3,7 +3,17 @@
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// The body of an error.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ErrorBody {
+    /// For programs.
+    error: &'static str,
+    /// For people.
+    message: String,
+}
 
 #[derive(Debug)]
 pub(crate) enum ApiError {
@@ -23,7 +33,7 @@ impl From<sqlx::Error> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let (status, code, message) = match self {
+        let (status, error, message) = match self {
             Self::Unauthenticated => {
                 (StatusCode::UNAUTHORIZED, "unauthenticated", "send `Authorization: Bearer <name>`".to_owned())
             }
@@ -42,6 +52,6 @@ impl IntoResponse for ApiError {
                 (StatusCode::INTERNAL_SERVER_ERROR, "internal", "the ledger failed; retry with the same key".to_owned())
             }
         };
-        (status, Json(json!({ "error": code, "message": message }))).into_response()
+        (status, Json(ErrorBody { error, message })).into_response()
     }
 }

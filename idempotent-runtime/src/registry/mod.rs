@@ -154,6 +154,11 @@ impl Registry {
         }
     }
 
+    #[cfg(any(feature = "utoipa", feature = "aide"))]
+    pub(crate) fn renders_refusals(&self) -> bool {
+        self.0.render.is_some()
+    }
+
     pub(crate) fn at_rest(&self) -> &AtRest {
         &self.0.at_rest
     }

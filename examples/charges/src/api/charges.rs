@@ -5,20 +5,24 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use idempotent_runtime::{Idempotency, idempotent};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::App;
-use crate::error::ApiError;
+use super::document::BodyErrors;
+use crate::error::{ApiError, ErrorBody};
 use crate::ledger::NewEntry;
 use crate::user::User;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub(super) struct NewCharge {
+    /// In the smallest unit of the currency.
+    #[schema(minimum = 1)]
     pub(super) amount: i64,
     pub(super) currency: String,
     pub(super) card: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Charge {
     id: i64,
     amount: i64,
@@ -33,6 +37,18 @@ pub(super) struct Charge {
 /// attempt 2. Nobody is charged twice, since every attempt has the same reference: the card network recognises it, and
 /// the ledger enters it once. A declined card is final too.
 #[idempotent(scope = "charges", ttl = "24h", cache = [201, 402], caller = user.name, lease = "3s")]
+#[utoipa::path(
+    post,
+    path = "/charges",
+    summary = "Charges a card",
+    description = "A retry with the same key moves the money once.",
+    security(("name" = [])),
+    responses(
+        (status = 201, body = Charge, description = "The card was charged"),
+        (status = 402, body = ErrorBody, description = "The card network declined the charge, which is final"),
+        BodyErrors,
+    ),
+)]
 pub(super) async fn create_charge(
     State(app): State<App>,
     user: User,

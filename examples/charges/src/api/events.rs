@@ -5,13 +5,17 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use idempotent_runtime::{Idempotency, idempotent};
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::App;
+use super::document::BodyErrors;
 use crate::error::ApiError;
 use crate::ledger::NewEntry;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub(super) struct NetworkEvent {
+    /// Unique to the event; 1 to 255 characters of printable ASCII.
+    #[schema(min_length = 1, max_length = 255, pattern = "^[!-~]+$")]
     id: String,
     charge: i64,
     kind: String,
@@ -20,6 +24,14 @@ pub(super) struct NetworkEvent {
 /// Takes an event: **at least once**, and once in effect, since the ledger enters a reference once.
 ///
 /// The card network repeats an event until it sees a 2xx, and sends no header of ours: the key is the event's own id.
+#[utoipa::path(
+    post,
+    path = "/network-events",
+    summary = "Takes an event of the card network",
+    description = "The network repeats it until it sees this answer.",
+    security(()),
+    responses((status = 204, description = "The event is in the ledger"), BodyErrors),
+)]
 #[idempotent(scope = "network-events", ttl = "30d", key = event.id, fingerprint = none)]
 pub(super) async fn receive_network_event(
     State(app): State<App>,

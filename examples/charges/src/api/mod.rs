@@ -1,6 +1,7 @@
 //! The routes. Each guarantee has one handler: [`charges`], [`exact_charges`], [`refunds`], [`events`].
 
 mod charges;
+mod document;
 mod events;
 mod exact_charges;
 mod refunds;
@@ -9,8 +10,13 @@ use axum::extract::{Path, State};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 use sqlx::{Postgres, Sqlite};
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::SwaggerUi;
 
-use crate::error::ApiError;
+use self::document::Document;
+use crate::error::{ApiError, ErrorBody};
 use crate::ledger::{Entry, Ledger};
 use crate::network::{CardNetwork, NetworkCharge};
 use crate::user::User;
@@ -32,22 +38,39 @@ pub(crate) enum Transactions {
     None,
 }
 
+/// With the document of the routes, and a page that shows it.
 pub(crate) fn router(app: App, transactions: Transactions) -> Router {
+    let (schemas, paths, at_least_once) = routes!(charges::create_charge);
     let create_charge: MethodRouter<App> = match transactions {
         Transactions::Sqlite => post(exact_charges::create_charge::<Sqlite>),
         Transactions::Postgres => post(exact_charges::create_charge::<Postgres>),
-        Transactions::None => post(charges::create_charge),
+        Transactions::None => at_least_once,
     };
-    Router::new()
-        .route("/charges", create_charge)
-        .route("/charges/{id}", get(show_charge))
-        .route("/refunds", post(refunds::create_refund))
-        .route("/network-events", post(events::receive_network_event))
+    let (routes, document) = OpenApiRouter::with_openapi(Document::openapi())
+        .routes((schemas, paths, create_charge))
+        .routes(routes!(show_charge))
+        .routes(routes!(refunds::create_refund))
+        .routes(routes!(events::receive_network_event))
+        // No part of the API: they show what the handlers did.
         .route("/ledger", get(show_ledger))
         .route("/network", get(show_network))
-        .with_state(app)
+        .split_for_parts();
+    routes.merge(SwaggerUi::new("/docs").url("/openapi.json", document)).with_state(app)
 }
 
+/// Shows a charge
+#[utoipa::path(
+    get,
+    path = "/charges/{id}",
+    security(("name" = [])),
+    params(("id" = i64, Path, description = "The charge")),
+    responses(
+        (status = 200, body = Entry, description = "The charge, and what is left of it"),
+        (status = 400, body = String, content_type = "text/plain", description = "The id is no number"),
+        (status = 401, body = ErrorBody, description = "Nobody asks"),
+        (status = 404, body = ErrorBody, description = "The charge is not there, or another user's"),
+    ),
+)]
 async fn show_charge(State(app): State<App>, user: User, Path(id): Path<i64>) -> Result<Json<Entry>, ApiError> {
     app.ledger.charge(id, &user.name).await.map(Json)
 }

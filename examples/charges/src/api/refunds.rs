@@ -5,19 +5,23 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use idempotent_runtime::{Idempotency, idempotent};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::App;
-use crate::error::ApiError;
+use super::document::BodyErrors;
+use crate::error::{ApiError, ErrorBody};
 use crate::ledger;
 use crate::user::User;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub(super) struct NewRefund {
     charge: i64,
+    /// In the smallest unit of the currency.
+    #[schema(minimum = 1)]
     amount: i64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Refund {
     id: i64,
     charge: i64,
@@ -29,6 +33,19 @@ pub(super) struct Refund {
 /// A key is required, a double click waits for the first one's response, and after a crash nobody runs it again: a
 /// person finds the unsettled entry in the ledger and asks the card network. It stands there although the process died,
 /// since it is written before the network is asked, and in no transaction with the record.
+#[utoipa::path(
+    post,
+    path = "/refunds",
+    summary = "Gives money back",
+    description = "At most once: when nobody knows whether it was given, it is never given again.",
+    security(("name" = [])),
+    responses(
+        (status = 201, body = Refund, description = "The money was given back"),
+        (status = 404, body = ErrorBody, description = "The charge is not there, or another user's"),
+        (status = 409, body = ErrorBody, description = "Less is left of the charge"),
+        BodyErrors,
+    ),
+)]
 #[idempotent(
     scope = "refunds",
     ttl = "7d",

@@ -4,6 +4,7 @@ mod database;
 
 use serde::Serialize;
 use sqlx::{FromRow, PgPool, SqlitePool};
+use utoipa::ToSchema;
 
 pub(crate) use self::database::LedgerDatabase;
 use crate::error::ApiError;
@@ -16,7 +17,7 @@ pub(crate) enum Ledger {
 }
 
 /// A line of the ledger.
-#[derive(FromRow, Serialize)]
+#[derive(FromRow, Serialize, ToSchema)]
 pub(crate) struct Entry {
     pub(crate) id: i64,
     pub(crate) kind: String,

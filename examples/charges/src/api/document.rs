@@ -1,0 +1,60 @@
+//! What the OpenAPI document says beside the routes.
+
+use std::collections::BTreeMap;
+
+use axum::http::StatusCode;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::{ContentBuilder, OpenApi, Ref, Response, ResponseBuilder};
+use utoipa::{IntoResponses, Modify, PartialSchema, ToSchema};
+
+use crate::error::ErrorBody;
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "charges",
+        description = "A small payments API whose handlers survive retries.",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
+    ),
+    servers((url = "/", description = "The server of this document")),
+    modifiers(&Names),
+)]
+pub(super) struct Document;
+
+/// Who asks says so by name.
+struct Names;
+
+impl Modify for Names {
+    fn modify(&self, document: &mut OpenApi) {
+        let name =
+            Http::builder().scheme(HttpAuthScheme::Bearer).description(Some("A name, which is believed.")).build();
+        document.components.get_or_insert_default().add_security_scheme("name", SecurityScheme::Http(name));
+    }
+}
+
+/// How the extractors of a handler with a body refuse it.
+pub(super) struct BodyErrors;
+
+impl IntoResponses for BodyErrors {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let refusal = |status: StatusCode, description: &str, media_types: &[&str]| {
+            let response =
+                media_types.iter().fold(ResponseBuilder::new().description(description), |response, media_type| {
+                    let schema = match *media_type {
+                        "application/json" => RefOr::Ref(Ref::from_schema_name(ErrorBody::name())),
+                        _ => String::schema(),
+                    };
+                    response.content(*media_type, ContentBuilder::new().schema(Some(schema)).build())
+                });
+            (status.as_str().to_owned(), RefOr::T(response.build()))
+        };
+        let (text, json) = ("text/plain", "application/json");
+        BTreeMap::from([
+            refusal(StatusCode::BAD_REQUEST, "The body is no JSON", &[text]),
+            refusal(StatusCode::UNAUTHORIZED, "Nobody asks", &[json]),
+            refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is said to be no JSON", &[text]),
+            refusal(StatusCode::UNPROCESSABLE_ENTITY, "The body is not what it must be", &[text, json]),
+        ])
+    }
+}

@@ -1,0 +1,122 @@
+//! What makes a handler say in an OpenAPI document how it is guarded; nothing without the features `utoipa` and `aide`.
+
+use proc_macro2::TokenStream;
+use syn::Signature;
+
+/// Completes what `#[utoipa::path]` has documented, if it stands on the handler.
+///
+/// utoipa's `routes!` and `paths(…)` call `__path_pay::operation()`, a method of a trait, which an inherent one goes before:
+///
+/// ```text
+/// // Input, when `#[utoipa::path]` has been expanded:
+/// struct __path_pay; impl utoipa::Path for __path_pay { .. } async fn pay(..) -> R { .. }
+/// // Output, in the handler's body:
+/// impl __path_pay { pub fn operation() -> Operation { operation::<Self>(&POLICY) } }
+/// ```
+#[cfg(feature = "utoipa")]
+pub(crate) fn operation(signature: &Signature) -> TokenStream {
+    use proc_macro2::Span;
+    use quote::{format_ident, quote};
+
+    if !once::is_first(&signature.ident) {
+        return TokenStream::new();
+    }
+    let path = format_ident!("__path_{}", signature.ident, span = Span::mixed_site());
+    quote! {
+        #[allow(dead_code, non_camel_case_types, non_local_definitions, unused_imports)]
+        const _: () = {
+            use ::idempotent_runtime::__private::utoipa::{self, openapi::path::{HttpMethod, Operation}};
+
+            // What the name stands for where utoipa has left nothing: names of the inner block go before it, and the
+            // module's are among them.
+            struct #path;
+            impl utoipa::Path for #path {
+                fn methods() -> ::std::vec::Vec<HttpMethod> {
+                    ::std::vec::Vec::new()
+                }
+                fn path() -> ::std::string::String {
+                    ::std::string::String::new()
+                }
+                fn operation() -> Operation {
+                    ::core::default::Default::default()
+                }
+            }
+            const _: () = {
+                use self::*;
+                impl #path {
+                    #[doc(hidden)]
+                    pub fn operation() -> ::idempotent_runtime::__private::utoipa::openapi::path::Operation {
+                        ::idempotent_runtime::__private::operation::<Self>(&__IDEMPOTENT_POLICY)
+                    }
+                }
+            };
+        };
+    }
+}
+
+#[cfg(not(feature = "utoipa"))]
+pub(crate) fn operation(_: &Signature) -> TokenStream {
+    TokenStream::new()
+}
+
+/// `debug_handler` emits its function twice, and a type has an inherent method once.
+#[cfg(feature = "utoipa")]
+mod once {
+    use std::collections::HashSet;
+    use std::sync::{LazyLock, Mutex, PoisonError};
+
+    use proc_macro2::Ident;
+
+    /// Whether a function of this name and place, macro that emitted it included, has not been asked for before.
+    pub(super) fn is_first(function: &Ident) -> bool {
+        static SEEN: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
+        let place = format!("{function} {:?}", function.span());
+        SEEN.lock().unwrap_or_else(PoisonError::into_inner).insert(place)
+    }
+}
+
+/// The mode of the last argument's wrapper, by which aide learns whose it is and what the handler was written to return.
+#[cfg(feature = "aide")]
+pub(crate) fn mode(signature: &Signature, mode: &TokenStream) -> TokenStream {
+    use quote::{ToTokens, quote};
+    use syn::visit::Visit;
+    use syn::{ReturnType, Type};
+
+    /// Types that an argument's type cannot hold, or holds with another meaning.
+    struct OnlyReturned(bool);
+
+    impl<'ast> Visit<'ast> for OnlyReturned {
+        fn visit_type(&mut self, ty: &'ast Type) {
+            self.0 |= matches!(ty, Type::ImplTrait(_) | Type::Never(_));
+            syn::visit::visit_type(self, ty);
+        }
+    }
+
+    let declared = match &signature.output {
+        ReturnType::Default => quote!(()),
+        ReturnType::Type(_, declared) => {
+            let mut only_returned = OnlyReturned(false);
+            only_returned.visit_type(declared);
+            if only_returned.0 { quote!(::idempotent_runtime::__private::Response) } else { declared.to_token_stream() }
+        }
+    };
+    let function = crate::expand::name(signature);
+    quote! {
+        ::idempotent_runtime::__private::Documented<
+            #mode,
+            {
+                ::idempotent_runtime::__private::identity(
+                    ::core::module_path!(),
+                    #function,
+                    (::core::file!(), ::core::line!(), ::core::column!()),
+                )
+            },
+            #declared,
+        >
+    }
+}
+
+#[cfg(not(feature = "aide"))]
+pub(crate) fn mode(_: &Signature, mode: &TokenStream) -> TokenStream {
+    mode.clone()
+}

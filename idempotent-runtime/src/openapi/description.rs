@@ -1,0 +1,183 @@
+//! What a policy adds to its operation, as the objects of OpenAPI 3.1, whatever framework asks.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+
+use super::recorded::Recorded;
+use crate::policy::{AfterCrash, FingerprintSource, InFlight, InvalidKeyPolicy, KeySource, Oversize};
+use crate::{IdempotencyKey, InvalidKey, Policy, Refusal, Registry};
+
+/// The extension of an operation that says how it is guarded.
+pub(super) const EXTENSION: &str = "x-idempotency";
+
+/// The media type of refusals.
+pub(super) const PROBLEM: &str = "application/problem+json";
+
+/// What [`IdempotencyKey::from_header`] accepts, but for the length: bare, or a String of RFC 9651 that is not blank.
+const KEY_PATTERN: &str = r#"^(?:[!#-+\--:<-\[\]-~]+|" *(?:[!#-\[\]-~]|\\["\\])(?:[ !#-\[\]-~]|\\["\\])*")$"#;
+
+/// What a policy adds to its operation.
+pub(super) struct Description {
+    /// The name of the header that carries the key, and its Parameter Object.
+    pub(super) key: Option<(&'static str, Value)>,
+    /// By status, a Response Object.
+    pub(super) refusals: BTreeMap<u16, Value>,
+    pub(super) recorded: Recorded,
+    /// The value of [`EXTENSION`].
+    pub(super) extension: Value,
+}
+
+impl Description {
+    /// With `may_require` off, a key is optional whatever the policy says: the operation has methods that it leaves alone.
+    pub(super) fn new(policy: &Policy, may_require: bool) -> Self {
+        let registry = Registry::installed();
+        let required = policy.required && may_require;
+        let recorded = Recorded::by(policy.cache);
+        let mut extension = json!({
+            "scope": policy.scope,
+            "ttl": readable(policy.ttl),
+            "ttl_seconds": policy.ttl.as_secs(),
+            "statuses": recorded.to_json(),
+            "required": required,
+            "in_flight": match policy.in_flight {
+                InFlight::Reject => "reject".to_owned(),
+                InFlight::Wait(limit) => format!("wait {}", readable(limit)),
+            },
+            "after_crash": match policy.after_crash {
+                AfterCrash::Rerun => "rerun",
+                AfterCrash::Refuse => "refuse",
+            },
+        });
+        let key = (policy.key == KeySource::Header).then(|| {
+            extension["header"] = json!(policy.header);
+            (policy.header, key_parameter(policy, required))
+        });
+        let mut by_status = BTreeMap::<StatusCode, Vec<Refusal>>::new();
+        for refusal in refusals(policy, registry.as_ref()) {
+            by_status.entry(refusal.status()).or_default().push(refusal);
+        }
+        let is_rendered = registry.is_some_and(|registry| registry.renders_refusals());
+        let refusals = by_status
+            .into_iter()
+            .map(|(status, refusals)| (status.as_u16(), response(status, &refusals, is_rendered)))
+            .collect();
+        Self { key, refusals, recorded, extension }
+    }
+}
+
+/// The Header Object of the mark that a replay has.
+pub(super) fn replay_header() -> Value {
+    json!({
+        "description": "Present on a replay: this is the recorded response of the first request with the same key.",
+        "schema": { "type": "string", "enum": ["true"] },
+    })
+}
+
+fn key_parameter(policy: &Policy, required: bool) -> Value {
+    let kept = readable(policy.ttl);
+    let without = if required { "" } else { " A request without a key is not guarded." };
+    json!({
+        "name": policy.header,
+        "in": "header",
+        "required": required,
+        "description": format!(
+            "Unique to this operation, and the same on every retry of it: a retry gets the response of the first request, which is kept for {kept}. Bare, or quoted as a String of RFC 9651.{without}"
+        ),
+        "schema": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": IdempotencyKey::MAX_LENGTH,
+            "pattern": KEY_PATTERN,
+        },
+    })
+}
+
+/// What clients of this handler may get in its place.
+fn refusals(policy: &Policy, registry: Option<&Registry>) -> Vec<Refusal> {
+    let retry_after = Duration::ZERO;
+    let has_claim = policy.database.is_none();
+    let mut refusals = vec![Refusal::InFlight { retry_after }, Refusal::StoreUnavailable { retry_after }];
+    if policy.required {
+        refusals.push(Refusal::MissingKey { header: None });
+    }
+    if policy.invalid_key == InvalidKeyPolicy::Reject {
+        refusals.push(Refusal::InvalidKey { reason: InvalidKey::Empty });
+    }
+    // Without a fingerprint and with a caller, one request is like every other.
+    if policy.fingerprint != FingerprintSource::None || !policy.partitioned {
+        refusals.push(Refusal::KeyReused);
+    }
+    // A transaction leaves nothing behind in a crash, and has no lease to lose.
+    if has_claim {
+        refusals.push(Refusal::ClaimLost { retry_after });
+    }
+    if has_claim && policy.after_crash == AfterCrash::Refuse {
+        refusals.push(Refusal::OutcomeUnknown);
+    }
+    if policy.oversize == Oversize::Refuse {
+        refusals.push(Refusal::ResponseNotRecorded { status: StatusCode::OK });
+    }
+    if registry.is_some_and(|registry| registry.caller_limit().is_some()) {
+        refusals.push(Refusal::TooManyInFlight { retry_after });
+    }
+    refusals
+}
+
+fn response(status: StatusCode, refusals: &[Refusal], is_rendered: bool) -> Value {
+    let titles: Vec<&str> = refusals.iter().map(Refusal::title).collect();
+    let mut response = json!({ "description": format!("{}.", titles.join(". ")) });
+    if refusals.iter().any(|refusal| refusal.retry_after().is_some()) {
+        let seconds = json!({ "type": "integer", "minimum": 0 });
+        response["headers"] =
+            json!({ "Retry-After": { "description": "When to ask again, in seconds.", "schema": seconds } });
+    }
+    if !is_rendered {
+        response["content"] = json!({ PROBLEM: { "schema": problem_schema(status, refusals) } });
+    }
+    response
+}
+
+fn problem_schema(status: StatusCode, refusals: &[Refusal]) -> Value {
+    let codes: Vec<&str> = refusals.iter().map(Refusal::code).collect();
+    let mut properties = Map::from_iter([
+        (
+            "type".to_owned(),
+            json!({ "type": "string", "format": "uri", "description": "Where the problem is documented." }),
+        ),
+        ("title".to_owned(), json!({ "type": "string", "description": "What the problem is, for people." })),
+        ("status".to_owned(), json!({ "type": "integer", "enum": [status.as_u16()] })),
+        (
+            "detail".to_owned(),
+            json!({ "type": "string", "description": "What happened to this request, and what to do." }),
+        ),
+        (
+            "code".to_owned(),
+            json!({ "type": "string", "enum": codes, "description": "What the problem is, for programs." }),
+        ),
+    ]);
+    let required: Vec<String> = properties.keys().cloned().collect();
+    if refusals.iter().any(|refusal| matches!(refusal, Refusal::ResponseNotRecorded { .. })) {
+        let original = json!({ "type": "integer", "description": "The status of the response that was not recorded." });
+        properties.insert("original_status".to_owned(), original);
+    }
+    json!({
+        "title": "IdempotencyProblem",
+        "description": "Problem details (RFC 9457).",
+        "type": "object",
+        "required": required,
+        "properties": properties,
+    })
+}
+
+/// As the attribute takes it, such as `24h` or `1h30m`.
+fn readable(duration: Duration) -> String {
+    const HOUR: u64 = 60 * 60;
+    let seconds = duration.as_secs();
+    if duration.subsec_nanos() == 0 && seconds >= HOUR && seconds.is_multiple_of(HOUR) {
+        return format!("{}h", seconds / HOUR);
+    }
+    humantime::format_duration(duration).to_string().replace(' ', "")
+}

@@ -1,0 +1,118 @@
+//! Which of an operation's documented responses may be replays.
+
+use serde_json::{Value, json};
+
+use crate::Cache;
+
+/// The statuses that a policy records.
+pub(super) enum Recorded {
+    /// Both ends included.
+    Ranges(Vec<(u16, u16)>),
+    /// Every one.
+    All,
+    /// Those that the handler's `cache_if` admits, which may be any.
+    Predicate,
+}
+
+const ALL: &str = "all";
+const PREDICATE: &str = "cache_if";
+
+impl Recorded {
+    pub(super) fn by(cache: Cache) -> Self {
+        match cache {
+            Cache::Statuses(ranges) => Self::Ranges(ranges.to_vec()),
+            Cache::All => Self::All,
+            Cache::Predicate => Self::Predicate,
+        }
+    }
+
+    /// As the extension says it: `[201, "4XX", "500-503"]`, `"all"` or `"cache_if"`.
+    pub(super) fn to_json(&self) -> Value {
+        match self {
+            Self::Ranges(ranges) => ranges.iter().copied().map(range_to_json).collect(),
+            Self::All => json!(ALL),
+            Self::Predicate => json!(PREDICATE),
+        }
+    }
+
+    /// What [`Recorded::to_json`] wrote.
+    #[cfg(feature = "aide")]
+    pub(super) fn from_json(statuses: &Value) -> Option<Self> {
+        match statuses {
+            Value::Array(ranges) => ranges.iter().map(range_from_json).collect::<Option<_>>().map(Self::Ranges),
+            Value::String(word) if word == ALL => Some(Self::All),
+            Value::String(word) if word == PREDICATE => Some(Self::Predicate),
+            _ => None,
+        }
+    }
+
+    /// Whether the response under `key` (`201`, `2XX` or `default`) may be a replay, among all that are `documented`.
+    pub(super) fn may_be(&self, key: &str, documented: &[String]) -> bool {
+        let Self::Ranges(ranges) = self else { return true };
+        ranges.iter().any(|&range| match covered(key) {
+            Some(covered) => intersects(range, covered),
+            // `default` stands for what no other response stands for.
+            None => !documented.iter().filter_map(|key| covered(key)).any(|covered| intersects(range, covered)),
+        })
+    }
+}
+
+/// The statuses that a response's key stands for; `None` for `default`.
+fn covered(key: &str) -> Option<(u16, u16)> {
+    if let Some(class) = key.strip_suffix("XX").or_else(|| key.strip_suffix("xx")) {
+        let class: u16 = class.parse().ok()?;
+        return Some((class * 100, class * 100 + 99));
+    }
+    key.parse().ok().map(|status| (status, status))
+}
+
+fn intersects((low, high): (u16, u16), (other_low, other_high): (u16, u16)) -> bool {
+    low <= other_high && other_low <= high
+}
+
+fn range_to_json((low, high): (u16, u16)) -> Value {
+    if low == high {
+        json!(low)
+    } else if low % 100 == 0 && high == low + 99 {
+        json!(format!("{}XX", low / 100))
+    } else {
+        json!(format!("{low}-{high}"))
+    }
+}
+
+#[cfg(feature = "aide")]
+fn range_from_json(range: &Value) -> Option<(u16, u16)> {
+    let Some(text) = range.as_str() else {
+        return range.as_u64().and_then(|status| u16::try_from(status).ok()).map(|status| (status, status));
+    };
+    match text.split_once('-') {
+        Some((low, high)) => Some((low.parse().ok()?, high.parse().ok()?)),
+        None => covered(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_may_be_a_replay_when_one_of_its_statuses_is_recorded() {
+        let recorded = Recorded::by(Cache::Statuses(&[(201, 201), (402, 402), (500, 599)]));
+        let documented = ["201", "404", "5XX", "default"].map(str::to_owned);
+        let may_be = documented.each_ref().map(|key| recorded.may_be(key, &documented));
+        assert_eq!(may_be, [true, false, true, true], "402 is among the others");
+        assert!(!recorded.may_be("default", &["201", "4XX", "503", "default"].map(str::to_owned)));
+        assert!(Recorded::by(Cache::All).may_be("404", &documented));
+        assert!(Recorded::by(Cache::Predicate).may_be("default", &documented));
+    }
+
+    #[cfg(feature = "aide")]
+    #[test]
+    fn the_extension_says_what_is_recorded() {
+        for cache in [Cache::Statuses(&[(201, 201), (400, 499), (500, 503)]), Cache::All, Cache::Predicate] {
+            let json = Recorded::by(cache).to_json();
+            assert_eq!(Recorded::from_json(&json).map(|recorded| recorded.to_json()), Some(json));
+        }
+        assert!(Recorded::from_json(&json!(["soon"])).is_none());
+    }
+}

@@ -1,0 +1,96 @@
+//! Completes what `#[utoipa::path]` has documented.
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use utoipa::Path;
+use utoipa::openapi::path::{HttpMethod, Operation, ParameterIn};
+use utoipa::openapi::{Header, RefOr, Response, Responses};
+
+use super::description::{Description, EXTENSION, replay_header};
+use crate::Policy;
+use crate::headers::REPLAYED;
+
+/// The operation of a handler, with what its policy adds: what the attribute's expansion calls.
+pub fn operation<P: Path>(policy: &Policy) -> Operation {
+    let mut operation = P::operation();
+    let methods = P::methods();
+    let guarded = methods.iter().filter(|method| policy.guards(&http_method(method))).count();
+    if guarded > 0 {
+        complete(&mut operation, Description::new(policy, guarded == methods.len()));
+    }
+    operation
+}
+
+fn http_method(method: &HttpMethod) -> http::Method {
+    match method {
+        HttpMethod::Get => http::Method::GET,
+        HttpMethod::Post => http::Method::POST,
+        HttpMethod::Put => http::Method::PUT,
+        HttpMethod::Delete => http::Method::DELETE,
+        HttpMethod::Options => http::Method::OPTIONS,
+        HttpMethod::Head => http::Method::HEAD,
+        HttpMethod::Patch => http::Method::PATCH,
+        HttpMethod::Trace => http::Method::TRACE,
+    }
+}
+
+/// Adds what the user has not documented.
+fn complete(operation: &mut Operation, description: Description) {
+    let Description { key, refusals, recorded, extension } = description;
+    operation.extensions.get_or_insert_default().entry(EXTENSION.to_owned()).or_insert(extension);
+    if let Some((name, parameter)) = key {
+        let parameters = operation.parameters.get_or_insert_default();
+        let is_documented = parameters.iter().any(|parameter| match parameter {
+            RefOr::T(parameter) => {
+                parameter.parameter_in == ParameterIn::Header && parameter.name.eq_ignore_ascii_case(name)
+            }
+            RefOr::Ref(_) => false,
+        });
+        if !is_documented {
+            parameters.push(RefOr::T(object(parameter)));
+        }
+    }
+    for (status, response) in refusals {
+        refuse(&mut operation.responses, status, object(response));
+    }
+    let responses = &mut operation.responses.responses;
+    let documented: Vec<String> = responses.keys().cloned().collect();
+    for (status, response) in responses {
+        if let RefOr::T(response) = response
+            && recorded.may_be(status, &documented)
+        {
+            add_header(response, REPLAYED.as_str(), RefOr::T(object(replay_header())));
+        }
+    }
+}
+
+/// Adds to what stands under the status, and takes over what a range or `default` says of it: a response of its own would
+/// hide that.
+fn refuse(Responses { responses, .. }: &mut Responses, status: u16, refusal: Response) {
+    let key = status.to_string();
+    let range = format!("{}XX", status / 100);
+    let documented = [key.as_str(), &range, "default"].into_iter().find_map(|key| responses.get(key).cloned());
+    let mut response = match documented {
+        None => refusal.clone(),
+        Some(RefOr::T(response)) => response,
+        // It stands elsewhere and is others' too.
+        Some(RefOr::Ref(_)) => return,
+    };
+    for (name, header) in refusal.headers {
+        add_header(&mut response, &name, header);
+    }
+    for (media_type, content) in refusal.content {
+        response.content.entry(media_type).or_insert(content);
+    }
+    responses.insert(key, RefOr::T(response));
+}
+
+fn add_header(response: &mut Response, name: &str, header: RefOr<Header>) {
+    if !response.headers.keys().any(|documented| documented.eq_ignore_ascii_case(name)) {
+        response.headers.insert(name.to_owned(), header);
+    }
+}
+
+fn object<T: DeserializeOwned>(object: Value) -> T {
+    serde_json::from_value(object).expect("it is an object of OpenAPI 3.1")
+}
