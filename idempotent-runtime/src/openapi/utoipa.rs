@@ -1,5 +1,7 @@
 //! Completes what `#[utoipa::path]` has documented.
 
+use std::any::type_name;
+
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use utoipa::Path;
@@ -13,12 +15,22 @@ use crate::headers::REPLAYED;
 /// The operation of a handler, with what its policy adds: what the attribute's expansion calls.
 pub fn operation<P: Path>(policy: &Policy) -> Operation {
     let mut operation = P::operation();
+    if !is_of::<P>(policy) {
+        return operation;
+    }
     let methods = P::methods();
     let guarded = methods.iter().filter(|method| policy.guards(&http_method(method))).count();
     if guarded > 0 {
         complete(&mut operation, Description::new(policy, guarded == methods.len()));
     }
     operation
+}
+
+/// Whether utoipa made the type for the policy's handler: its name may be in sight of another handler of that name, by
+/// `use elsewhere::*`.
+fn is_of<P>(policy: &Policy) -> bool {
+    let plain = |path: &str| path.replace("r#", "");
+    plain(type_name::<P>()) == plain(&format!("{}::__path_{}", policy.module, policy.function))
 }
 
 fn http_method(method: &HttpMethod) -> http::Method {
