@@ -15,7 +15,7 @@ use idempotent_runtime::store::{MemoryStore, Store};
 use idempotent_runtime::{
     AfterCrash, Idempotency, IdempotencyLayer, InFlight, Policy, PolicyBuilder, Registry, idempotent,
 };
-use idempotent_tests::{Runs, Server, answer, eventually};
+use idempotent_tests::{Answer, Runs, Server, answer, eventually};
 use tower::{Service, ServiceExt, service_fn};
 use tower_layer::Layer;
 
@@ -129,7 +129,7 @@ async fn a_request_goes_on_when_its_client_leaves() {
     }
     runs.let_finish(1);
     runs.until_finished(1).await;
-    let replay = eventually(async || server.post_with_key("/charges", "a").await, |answer| answer.is_replay()).await;
+    let replay = eventually(async || server.post_with_key("/charges", "a").await, Answer::is_replay).await;
     assert_eq!((replay.text(), runs.started()), ("charge 1", 1));
 }
 
