@@ -52,8 +52,6 @@ pub(crate) enum Failure {
     NothingThere,
     #[error("no entry of this store has the id {0}")]
     NoSuchId(String),
-    #[error("the key of this entry cannot be read: remove it with the tools of the database")]
-    UnreadableKey,
     #[error("nothing was purged: there is no terminal to ask on, so confirm with `--yes`")]
     NotAsked,
     #[error("nothing was purged: only the answer `yes` confirms")]
@@ -67,7 +65,7 @@ impl Failure {
         ExitCode::from(match self {
             Self::NothingThere | Self::NoSuchId(_) => 1,
             Self::NoStore | Self::ForAnotherStore { .. } | Self::Schema(_) | Self::Id(_) => 2,
-            Self::UnreadableKey | Self::NotAsked | Self::NotConfirmed | Self::Changed => 4,
+            Self::NotAsked | Self::NotConfirmed | Self::Changed => 4,
             _ => 3,
         })
     }

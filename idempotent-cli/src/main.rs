@@ -87,7 +87,8 @@ async fn purge(
     confirm: impl FnOnce(&Sighting) -> Result<(), Failure>,
 ) -> Result<Sighting, Failure> {
     let sighting = store.look_up(entry).await?;
-    let key = sighting.key().ok_or(Failure::UnreadableKey)?;
+    // What was found by its key, or by the digest of it, has one.
+    let key = sighting.key().ok_or(Failure::NothingThere)?;
     confirm(&sighting)?;
     // A person takes a while to answer.
     let now = store.get(key).await?.ok_or(Failure::NothingThere)?;

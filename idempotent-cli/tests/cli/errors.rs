@@ -175,11 +175,21 @@ async fn the_store_may_be_named_by_the_environment() {
     let _ = acquire(&store, &RecordKey::new("charges", None, "k")).await;
     let mut program = Command::new(env!("CARGO_BIN_EXE_idempotent"));
     program.arg("list").env("IDEMPOTENT_STORE", format!("sqlite://{}", shop.path().display()));
-    let said = run(program, String::new()).await;
+    let said = run(program).await;
     assert!(said.out.starts_with("1 in_flight\n"), "{said:?}");
     let help = Command::new(env!("CARGO_BIN_EXE_idempotent"))
         .arg("--help")
         .env("IDEMPOTENT_STORE", "redis://:s3cret@h")
         .output();
     assert!(!String::from_utf8_lossy(&help.expect("the program starts").stdout).contains("s3cret"));
+}
+
+#[tokio::test]
+async fn a_store_that_fails_says_why() {
+    let file = SqliteFile::new();
+    let store = SqliteStore::open(file.path()).await.expect("the store opens");
+    drop(store);
+    file.execute("ALTER TABLE idempotency_records RENAME COLUMN attempt TO tries").await;
+    let url = format!("sqlite://{}", file.path().display());
+    assert_fails(&["--store", &url, "list"], 3, &["idempotency.db has failed", "because:", "no such column"]).await;
 }

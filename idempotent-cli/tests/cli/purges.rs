@@ -43,3 +43,13 @@ async fn an_entry_of_a_listing_is_purged_by_its_id() {
         assert!(again.error.contains(&format!("no entry of this store has the id {id}")), "{again:?}");
     }
 }
+
+#[tokio::test]
+async fn what_changes_while_a_person_thinks_is_not_purged() {
+    for shop in Shop::of_every_kind().await {
+        let late = shop.asks_a_person_who_waits(&RUNNING, async || shop.finish_the_payout().await, "yes").await;
+        assert_eq!(late.code, Some(4), "{late:?}");
+        assert!(late.out.contains("what stands there has changed meanwhile; look at it again"), "{late:?}");
+        assert_eq!(shop.asks(&["list", "--json"]).await.json()["counts"]["completed"], 2);
+    }
+}

@@ -12,6 +12,7 @@ use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::{RedisCluster, RedisServer};
 use idempotent_tests::sqlite::SqliteFile;
 use idempotent_tests::{Runs, Server, answer};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tower_http::catch_panic::CatchPanicLayer;
 
 /// Nobody may learn it from the program.
@@ -120,12 +121,45 @@ impl Shop {
 
     /// The same on a terminal, where a person types `answer`.
     pub(crate) async fn asks_a_person(&self, arguments: &[&str], answer: &str) -> Said {
+        self.asks_a_person_who_waits(arguments, async || {}, answer).await
+    }
+
+    /// The same, where `meanwhile` happens between the question and the answer.
+    pub(crate) async fn asks_a_person_who_waits(
+        &self,
+        arguments: &[&str],
+        meanwhile: impl AsyncFnOnce(),
+        answer: &str,
+    ) -> Said {
         let quoted = |word: &str| format!("'{word}'");
         let words = self.options.iter().map(String::as_str).chain(arguments.iter().copied()).map(quoted);
         let line = format!("{} {}", env!("CARGO_BIN_EXE_idempotent"), words.collect::<Vec<_>>().join(" "));
-        let mut terminal = Command::new("script");
+        let mut terminal = tokio::process::Command::new("script");
         terminal.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
-        run(terminal, format!("{answer}\n")).await
+        let mut child = terminal.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("`script` starts");
+        let (mut keys, mut screen) = (child.stdin.take().expect("a pipe"), child.stdout.take().expect("a pipe"));
+        let (mut shown, mut asked) = (Vec::new(), Some(meanwhile));
+        while screen.read_buf(&mut shown).await.expect("the screen is read") > 0 {
+            if String::from_utf8_lossy(&shown).contains("Only `yes` does: ")
+                && let Some(meanwhile) = asked.take()
+            {
+                meanwhile().await;
+                keys.write_all(format!("{answer}\n").as_bytes()).await.expect("the program reads");
+            }
+        }
+        let status = child.wait().await.expect("the program ends");
+        Said { out: String::from_utf8(shown).expect("text"), error: String::new(), code: status.code() }
+    }
+
+    /// Lets the payout of [`of_every_kind`](Self::of_every_kind) be answered.
+    pub(crate) async fn finish_the_payout(&self) {
+        self.runs.let_finish(1);
+        self.runs.until_finished(1).await;
+        idempotent_tests::eventually(
+            async || self.asks(&["list", "--json"]).await.json()["counts"]["in_flight"].clone(),
+            |running| *running == 0,
+        )
+        .await;
     }
 }
 
@@ -153,21 +187,12 @@ impl Said {
 pub(crate) async fn idempotent(arguments: &[&str]) -> Said {
     let mut program = Command::new(env!("CARGO_BIN_EXE_idempotent"));
     program.args(arguments).env_remove("IDEMPOTENT_STORE");
-    run(program, String::new()).await
+    run(program).await
 }
 
-pub(crate) async fn run(program: Command, input: String) -> Said {
-    let mut program = tokio::process::Command::from(program);
-    program.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = program.spawn().expect("the program starts");
-    let mut stdin = child.stdin.take().expect("a pipe");
-    let typed = async move {
-        // Kept open until the program has ended: on a terminal nobody hangs up.
-        let _ = tokio::io::AsyncWriteExt::write_all(&mut stdin, input.as_bytes()).await;
-        if input.is_empty() { None } else { Some(stdin) }
-    };
-    let (output, _stdin) = tokio::join!(child.wait_with_output(), typed);
-    let Output { status, stdout, stderr } = output.expect("the program ends");
+pub(crate) async fn run(program: Command) -> Said {
+    let output = tokio::process::Command::from(program).stdin(Stdio::null()).output().await;
+    let Output { status, stdout, stderr } = output.expect("the program starts");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
     Said { out: text(stdout), error: text(stderr), code: status.code() }
 }

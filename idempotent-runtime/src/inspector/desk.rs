@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode, header};
+use tokio::time::{Instant, timeout_at};
 
 use super::asked::{LARGEST_LIMIT, Selection, Target};
 use super::audit::{self, Operator};
@@ -13,7 +14,6 @@ use super::shown::{Keys, visible};
 use super::sighting::Sighting;
 use super::{DEFAULT_STORE, Inspector};
 use crate::store::{BoundedStore, DamagedEntry, Page, StoreError};
-use crate::sync::tokio::time::{Instant, timeout_at};
 use crate::{AfterCrash, RecordKey, policies};
 
 /// How long a look through a store may take; what it has seen by then is shown as a part.
