@@ -50,6 +50,7 @@
 //! | `redis` | | `store::RedisStore` |
 //! | `redis-cluster` | | `store::RedisStore` in a Cluster |
 //! | `seal` | | `RegistryBuilder::seal_with`: records are encrypted before they reach their store |
+//! | `metrics` | | [`metrics`]: counts, gauges and durations for the crate of that name |
 //! | `testing` | | `testing::conformance` |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -69,6 +70,9 @@ mod headers;
 mod idempotency;
 mod key;
 mod lease;
+mod metering;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod policy;
 #[cfg(all(test, shuttle))]
 mod proofs;

@@ -35,7 +35,8 @@ commands:
 ";
 
 /// Features of `idempotent-runtime` that must compile alone.
-const FEATURES: [&str; 9] = ["", "macros", "memory", "postgres", "redis", "redis-cluster", "seal", "sqlite", "testing"];
+const FEATURES: [&str; 10] =
+    ["", "macros", "memory", "metrics", "postgres", "redis", "redis-cluster", "seal", "sqlite", "testing"];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -11,6 +11,7 @@ use super::claim::RETRY_AFTER;
 use super::verdict::{Judge, JudgedNow, Panic, Verdict};
 use crate::crowding::Place;
 use crate::lease::KeptLease;
+use crate::metering::InFlight;
 use crate::policy::AfterCrash;
 use crate::store::{Held, StoreError};
 use crate::sync::tokio;
@@ -28,6 +29,7 @@ pub(super) struct Claimed {
     /// A drain waits for it.
     pub(super) _running: TaskTrackerToken,
     pub(super) _place: Option<Place>,
+    pub(super) _in_flight: InFlight,
 }
 
 /// A response, or what it has to wait for.
@@ -76,7 +78,7 @@ impl Claimed {
             (Ok((response, Verdict::Record(record), outcome)), Some(store)) => {
                 let record = self.registry.at_rest().seal(&self.lease.key, record);
                 let (key, token) = (&self.lease.key, self.lease.token);
-                match store.complete_now(key, token, &record, self.judge.policy.ttl) {
+                match store.complete(key, token, &record, self.judge.policy.ttl) {
                     Ok(held) => Settling::Done(self.recorded(response, held, outcome)),
                     Err(_) => Settling::Later(Box::pin(self.record(response, record, outcome))),
                 }
@@ -120,11 +122,11 @@ impl Claimed {
         self.registry.settled().ring(&self.lease.key);
         match held {
             Held::Yes => {
-                outcome.enter(&self.span);
+                outcome.enter(&self.span, self.judge.policy);
                 response
             }
             Held::No => {
-                self.span.in_scope(|| self.lost());
+                self.lost().enter(&self.span, self.judge.policy);
                 self.registry.render(CLAIM_LOST)
             }
         }
@@ -140,18 +142,18 @@ impl Claimed {
         let span = self.span.clone();
         match self.end_within_limit(&ending).instrument(span.clone()).await {
             Ok(Held::Yes) => {
-                outcome.enter(&self.span);
+                outcome.enter(&self.span, self.judge.policy);
                 Held::Yes
             }
             Ok(Held::No) => {
-                span.in_scope(|| self.lost());
+                self.lost().enter(&self.span, self.judge.policy);
                 Held::No
             }
             Err(error) => {
                 span.in_scope(|| {
                     telemetry::settling_failed(self.judge.policy, self.lease.store.name(), ending.name(), &error);
                 });
-                Outcome::RecordingFailed.enter(&self.span);
+                Outcome::RecordingFailed.enter(&self.span, self.judge.policy);
                 tokio::spawn(Box::new(self).keep_trying(ending).instrument(span));
                 Held::Yes
             }
@@ -206,15 +208,16 @@ impl Claimed {
                 }
                 // The first try had freed it, although its answer did not come.
                 Ok(Held::No) if !matches!(ending, Ending::Record(_)) => return,
-                Ok(Held::No) => return self.lost(),
+                Ok(Held::No) => return self.lost().correct(&self.span),
                 Err(_) => pause = Duration::from_secs(1).min(pause * 2),
             }
         }
         telemetry::settling_given_up(self.judge.policy, self.lease.store.name(), ending.name());
     }
 
-    fn lost(&self) {
-        telemetry::claim_lost(self.judge.policy, self.lease.store.name());
-        Outcome::ClaimLost.enter(&self.span);
+    fn lost(&self) -> Outcome {
+        self.lease.count_as_lost();
+        self.span.in_scope(|| telemetry::claim_lost(self.judge.policy, self.lease.store.name()));
+        Outcome::ClaimLost
     }
 }
