@@ -309,3 +309,8 @@ pub async fn eventually<T: std::fmt::Debug>(mut ask: impl AsyncFnMut() -> T, sat
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+/// Those of the page for operators.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/operations/README.md")]
+struct Operations;
