@@ -64,13 +64,17 @@ impl Claimed {
 
     /// Ends the claim, and only then lets the response go: at once where body and store are there at once.
     pub(super) fn settle(self, ran: Result<Response, Panic>) -> Settling {
+        // Bodies and predicates are the handler's own code too, and a task of its own is polled in no other span.
+        let span = self.span.clone();
+        let _entered = span.enter();
         let judged = match ran.and_then(|response| self.judge.judge_now(response)) {
             Ok(JudgedNow::Whole(judged)) => Ok(judged),
             Ok(JudgedNow::Later(response)) => {
-                return Settling::Later(Box::pin(async move {
+                let settling = async move {
                     let judged = self.judge.judge(response).await;
                     self.settle_judged(judged).await
-                }));
+                };
+                return Settling::Later(Box::pin(settling.in_current_span()));
             }
             Err(panic) => Err(panic),
         };
@@ -80,10 +84,10 @@ impl Claimed {
                 let (key, token) = (&self.lease.key, self.lease.token);
                 match store.complete(key, token, &record, self.judge.policy.ttl) {
                     Ok(held) => Settling::Done(self.recorded(response, held, outcome)),
-                    Err(_) => Settling::Later(Box::pin(self.record(response, record, outcome))),
+                    Err(_) => Settling::Later(Box::pin(self.record(response, record, outcome).in_current_span())),
                 }
             }
-            (judged, _) => Settling::Later(Box::pin(self.settle_judged(judged))),
+            (judged, _) => Settling::Later(Box::pin(self.settle_judged(judged).in_current_span())),
         }
     }
 
@@ -139,8 +143,7 @@ impl Claimed {
 
     /// Whether the claim held until its end, as far as that is known.
     async fn end(self, ending: Ending, outcome: Outcome) -> Held {
-        let span = self.span.clone();
-        match self.end_within_limit(&ending).instrument(span.clone()).await {
+        match self.end_within_limit(&ending).await {
             Ok(Held::Yes) => {
                 outcome.enter(&self.span, self.judge.policy);
                 Held::Yes
@@ -150,11 +153,9 @@ impl Claimed {
                 Held::No
             }
             Err(error) => {
-                span.in_scope(|| {
-                    telemetry::settling_failed(self.judge.policy, self.lease.store.name(), ending.name(), &error);
-                });
+                telemetry::settling_failed(self.judge.policy, self.lease.store.name(), ending.name(), &error);
                 Outcome::RecordingFailed.enter(&self.span, self.judge.policy);
-                tokio::spawn(Box::new(self).keep_trying(ending).instrument(span));
+                tokio::spawn(Box::new(self).keep_trying(ending).in_current_span());
                 Held::Yes
             }
         }
@@ -217,7 +218,7 @@ impl Claimed {
 
     fn lost(&self) -> Outcome {
         self.lease.count_as_lost();
-        self.span.in_scope(|| telemetry::claim_lost(self.judge.policy, self.lease.store.name()));
+        telemetry::claim_lost(self.judge.policy, self.lease.store.name());
         Outcome::ClaimLost
     }
 }
