@@ -3,11 +3,12 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use axum::response::Response;
 use futures_util::future::BoxFuture;
+use tracing::{Id, Span};
 
 use crate::idempotency::Execution;
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -37,12 +38,22 @@ impl Completion {
 pub(crate) struct Fate {
     must_finish: AtomicBool,
     abandoned: AtomicBool,
+    /// The number of the request's span, which the running future keeps open.
+    span: OnceLock<Id>,
 }
 
 impl Fate {
     /// Whether the running future goes on when its caller drops it.
     pub(crate) fn set_must_finish(&self, must: bool) {
         self.must_finish.store(must, Ordering::Relaxed);
+    }
+
+    /// Tells in which span the running future runs.
+    pub(crate) fn set_span(&self, span: &Span) {
+        if let Some(id) = span.id() {
+            // Of a request that comes with the extensions of another one, the first one's stands.
+            let _ = self.span.set(id);
+        }
     }
 
     /// Whether the caller is gone.
@@ -73,11 +84,14 @@ impl Drop for Completion {
             return;
         }
         fate.abandoned.store(true, Ordering::Relaxed);
+        // Whoever drops a request does not do it in the request's span.
+        let span = fate.span.get().cloned();
         if let Ok(runtime) = Handle::try_current() {
-            tracing::debug!("the client left; the handler goes on without it");
+            tracing::debug!(parent: span, "the client left; the handler goes on without it");
             runtime.spawn(running);
         } else {
             tracing::error!(
+                parent: span,
                 "a running handler was dropped outside of a tokio runtime; its claim lapses with its lease"
             );
         }

@@ -2,10 +2,12 @@
 //! claim and a request costs no timer of its own.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use crate::RecordKey;
+use crate::metering;
 use crate::store::{BoundedStore, Held, Token};
 use crate::sync::tokio::sync::Notify;
 use crate::sync::tokio::task::JoinHandle;
@@ -21,6 +23,7 @@ pub(crate) struct Lease {
     length: Duration,
     /// Its place among those that wait, which is changed under the lock of the keeper alone.
     place: Mutex<Place>,
+    is_counted_as_lost: AtomicBool,
     /// Held over a renewal; false once it is pointless, because the claim is lost, or unwanted.
     is_renewed: tokio::sync::Mutex<bool>,
 }
@@ -34,7 +37,15 @@ impl Lease {
         length: Duration,
     ) -> Self {
         let is_renewed = tokio::sync::Mutex::new(true);
-        Self { store, key, token, scope, length, place: Mutex::default(), is_renewed }
+        let is_counted_as_lost = AtomicBool::new(false);
+        Self { store, key, token, scope, length, place: Mutex::default(), is_counted_as_lost, is_renewed }
+    }
+
+    /// A renewal may see it, and the end of the handler once more.
+    pub(crate) fn count_as_lost(&self) {
+        if !self.is_counted_as_lost.swap(true, Ordering::Relaxed) {
+            metering::lease_lost(self.scope);
+        }
     }
 }
 
@@ -151,6 +162,7 @@ impl Keeper {
             Ok(Held::Yes) => {}
             Ok(Held::No) => {
                 *is_renewed = false;
+                lease.count_as_lost();
                 tracing::error!(
                     scope = lease.scope,
                     store = lease.store.name(),

@@ -54,6 +54,7 @@
 //! | `redis-cluster` | | `store::RedisStore` in a Cluster |
 //! | `seal` | | `RegistryBuilder::seal_with`: records are encrypted before they reach their store |
 //! | `inspector` | | `inspector::router`: what stands in the stores, for operators |
+//! | `metrics` | | [`metrics`]: counts, gauges and durations for the crate of that name |
 //! | `testing` | | `testing::conformance` |
 //! | `utoipa` | | [`openapi`] of handlers under `#[utoipa::path]` |
 //! | `aide` | | [`openapi`] of handlers in aide's `api_route` |
@@ -78,6 +79,9 @@ pub mod inspector;
 mod key;
 mod layer;
 mod lease;
+mod metering;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 #[cfg(any(feature = "aide", feature = "utoipa"))]
 pub mod openapi;
 mod policy;

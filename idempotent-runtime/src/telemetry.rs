@@ -6,6 +6,7 @@ use tracing::Span;
 use tracing::field::Empty;
 
 use crate::Policy;
+use crate::metering;
 use crate::store::StoreError;
 use crate::transaction::TransactionError;
 
@@ -61,8 +62,14 @@ impl Outcome {
         }
     }
 
-    /// Enters the outcome into the current span, which must be the request's.
-    pub(crate) fn enter(self, span: &Span) {
+    /// Counts the outcome and enters it into the request's span: once for each request.
+    pub(crate) fn enter(self, span: &Span, policy: &Policy) {
+        metering::outcome(policy.scope, self.as_str());
+        self.correct(span);
+    }
+
+    /// Enters what has become of a request after its outcome was counted.
+    pub(crate) fn correct(self, span: &Span) {
         span.record("idempotency.outcome", self.as_str());
         tracing::debug!(parent: span, outcome = self.as_str(), "a guarded request has ended");
     }

@@ -4,6 +4,7 @@ pub mod any;
 mod dead;
 mod dump;
 mod executions;
+mod exposition;
 mod faulty;
 mod logs;
 pub mod postgres;
@@ -31,6 +32,7 @@ use tokio::task::JoinHandle;
 pub use self::dead::leave_a_claim;
 pub use self::dump::Dump;
 pub use self::executions::{Executions, post_until_answered};
+pub use self::exposition::{Exposition, Sample};
 pub use self::faulty::{Fault, FaultyStore};
 pub use self::logs::Logs;
 pub use self::proxy::{Loss, Mode, Proxy};
@@ -307,3 +309,8 @@ pub async fn eventually<T: std::fmt::Debug>(mut ask: impl AsyncFnMut() -> T, sat
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+/// Those of the page for operators.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/operations/README.md")]
+struct Operations;

@@ -36,12 +36,13 @@ commands:
 ";
 
 /// Features of `idempotent-runtime` that must compile alone.
-const FEATURES: [&str; 12] = [
+const FEATURES: [&str; 13] = [
     "",
     "aide",
     "inspector",
     "macros",
     "memory",
+    "metrics",
     "postgres",
     "redis",
     "redis-cluster",

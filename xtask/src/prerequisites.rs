@@ -1,5 +1,6 @@
 //! What the run needs beside cargo: two components of the toolchain, a C compiler for the embedded SQLite, the servers
-//! and the browser that the tests start, and the interpreters of the clients that they drive.
+//! and the browser that the tests start, the interpreters of the clients that they drive, and the program that tests the
+//! alerts.
 
 use std::io;
 use std::path::Path;
@@ -22,6 +23,9 @@ pub(crate) fn install() -> Result<(), Failure> {
     }
     if !answers("faketime") {
         packages.push("faketime");
+    }
+    if !answers("promtool") {
+        packages.push("prometheus");
     }
     if !answers("redis-server") {
         packages.push("redis-server");

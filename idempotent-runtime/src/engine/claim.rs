@@ -22,6 +22,7 @@ use crate::fingerprint::FingerprintBuilder;
 use crate::headers::REPLAYED;
 use crate::idempotency::Execution;
 use crate::lease::{Keeper, Lease};
+use crate::metering;
 use crate::policy::{AfterCrash, InFlight, OnStoreError};
 use crate::presented::{Asked, PresentedContent};
 use crate::store::{BoundedStore, Claim, ClaimRequest, Held, StoreError, Token};
@@ -178,6 +179,7 @@ impl Asking {
             span,
             _running: running,
             _place: None,
+            _in_flight: metering::InFlight::enter(self.policy.scope),
         }))))
     }
 
@@ -193,7 +195,7 @@ impl Asking {
     }
 
     fn refuse(&self, refusal: Refusal) -> Response {
-        Outcome::Refused(refusal.code()).enter(&self.span);
+        Outcome::Refused(refusal.code()).enter(&self.span, self.policy);
         match &self.registry {
             Some(registry) => registry.render(refusal),
             None => refusal.into_response(),
@@ -231,7 +233,7 @@ impl Claiming {
         let store = self.store.immediate().filter(|_| self.asking.transaction.is_none())?;
         // A claim that the store has made must not be forgotten because the client left meanwhile.
         self.asking.execution.fate.set_must_finish(true);
-        Some(store.claim_now(&self.stored_key, self.request))
+        Some(store.claim(&self.stored_key, self.request))
     }
 
     /// Claims, however long that takes: until another one's response is there to replay, where the policy waits for it.
@@ -349,6 +351,7 @@ impl Claiming {
             span,
             _running: self.running,
             _place: self.place,
+            _in_flight: metering::InFlight::enter(policy.scope),
         };
         (Passage(Way::Claimed(claimed)), has_woken_keeper)
     }
@@ -365,6 +368,7 @@ impl Claiming {
             span,
             _running: self.running,
             _place: self.place,
+            _in_flight: metering::InFlight::enter(policy.scope),
         })))
     }
 
@@ -372,12 +376,12 @@ impl Claiming {
         // From here on the request is what any axum request is: it ends when its client leaves.
         self.asking.execution.fate.set_must_finish(false);
         self.asking.execution.grant(self.key, self.record_key, 1);
-        Outcome::Unguarded.enter(&self.asking.span);
+        Outcome::Unguarded.enter(&self.asking.span, self.asking.policy);
         Passage(Way::Unguarded)
     }
 
     fn completed(&self, record: Record) -> Response {
-        let (status, fingerprint) = (record.status, record.fingerprint);
+        let (status, fingerprint, recorded_at) = (record.status, record.fingerprint, record.recorded_at);
         // Opened first: of a key that is not listed any more, every fingerprint looks like another request's.
         let opened = match self.registry.at_rest().open(&self.stored_key, record) {
             Ok(opened) => opened,
@@ -392,7 +396,8 @@ impl Claiming {
         let Opened::Whole(lines, body) = opened else {
             return self.asking.refuse(Refusal::ResponseNotRecorded { status });
         };
-        Outcome::Replayed.enter(&self.asking.span);
+        Outcome::Replayed.enter(&self.asking.span, self.asking.policy);
+        metering::replayed(recorded_at);
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = status;
         let headers = response.headers_mut();

@@ -142,6 +142,9 @@ impl Gate {
             return (Entered::Now(Ok(Passage(Way::Unguarded))), Span::none());
         }
         let span = telemetry::span(self.policy);
+        if let Some(execution) = &self.execution {
+            execution.fate.set_span(&span);
+        }
         let asking = Asking {
             policy: self.policy,
             registry: self.registry.or_else(Registry::installed),

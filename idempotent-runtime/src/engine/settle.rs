@@ -11,6 +11,7 @@ use super::claim::RETRY_AFTER;
 use super::verdict::{Judge, JudgedNow, Panic, Verdict};
 use crate::crowding::Place;
 use crate::lease::KeptLease;
+use crate::metering::InFlight;
 use crate::policy::AfterCrash;
 use crate::store::{Held, StoreError};
 use crate::sync::tokio;
@@ -28,6 +29,7 @@ pub(super) struct Claimed {
     /// A drain waits for it.
     pub(super) _running: TaskTrackerToken,
     pub(super) _place: Option<Place>,
+    pub(super) _in_flight: InFlight,
 }
 
 /// A response, or what it has to wait for.
@@ -62,13 +64,17 @@ impl Claimed {
 
     /// Ends the claim, and only then lets the response go: at once where body and store are there at once.
     pub(super) fn settle(self, ran: Result<Response, Panic>) -> Settling {
+        // Bodies and predicates are the handler's own code too, and a task of its own is polled in no other span.
+        let span = self.span.clone();
+        let _entered = span.enter();
         let judged = match ran.and_then(|response| self.judge.judge_now(response)) {
             Ok(JudgedNow::Whole(judged)) => Ok(judged),
             Ok(JudgedNow::Later(response)) => {
-                return Settling::Later(Box::pin(async move {
+                let settling = async move {
                     let judged = self.judge.judge(response).await;
                     self.settle_judged(judged).await
-                }));
+                };
+                return Settling::Later(Box::pin(settling.in_current_span()));
             }
             Err(panic) => Err(panic),
         };
@@ -76,12 +82,12 @@ impl Claimed {
             (Ok((response, Verdict::Record(record), outcome)), Some(store)) => {
                 let record = self.registry.at_rest().seal(&self.lease.key, record);
                 let (key, token) = (&self.lease.key, self.lease.token);
-                match store.complete_now(key, token, &record, self.judge.policy.ttl) {
+                match store.complete(key, token, &record, self.judge.policy.ttl) {
                     Ok(held) => Settling::Done(self.recorded(response, held, outcome)),
-                    Err(_) => Settling::Later(Box::pin(self.record(response, record, outcome))),
+                    Err(_) => Settling::Later(Box::pin(self.record(response, record, outcome).in_current_span())),
                 }
             }
-            (judged, _) => Settling::Later(Box::pin(self.settle_judged(judged))),
+            (judged, _) => Settling::Later(Box::pin(self.settle_judged(judged).in_current_span())),
         }
     }
 
@@ -122,11 +128,11 @@ impl Claimed {
         self.registry.settled().ring(&self.lease.key);
         match held {
             Held::Yes => {
-                outcome.enter(&self.span);
+                outcome.enter(&self.span, self.judge.policy);
                 response
             }
             Held::No => {
-                self.span.in_scope(|| self.lost());
+                self.lost().enter(&self.span, self.judge.policy);
                 self.registry.render(CLAIM_LOST)
             }
         }
@@ -147,22 +153,19 @@ impl Claimed {
 
     /// Whether the claim held until its end, as far as that is known.
     async fn end(self, ending: Ending, outcome: Outcome) -> Held {
-        let span = self.span.clone();
-        match self.end_within_limit(&ending).instrument(span.clone()).await {
+        match self.end_within_limit(&ending).await {
             Ok(Held::Yes) => {
-                outcome.enter(&self.span);
+                outcome.enter(&self.span, self.judge.policy);
                 Held::Yes
             }
             Ok(Held::No) => {
-                span.in_scope(|| self.lost());
+                self.lost().enter(&self.span, self.judge.policy);
                 Held::No
             }
             Err(error) => {
-                span.in_scope(|| {
-                    telemetry::settling_failed(self.judge.policy, self.lease.store.name(), ending.name(), &error);
-                });
-                Outcome::RecordingFailed.enter(&self.span);
-                tokio::spawn(Box::new(self).keep_trying(ending).instrument(span));
+                telemetry::settling_failed(self.judge.policy, self.lease.store.name(), ending.name(), &error);
+                Outcome::RecordingFailed.enter(&self.span, self.judge.policy);
+                tokio::spawn(Box::new(self).keep_trying(ending).in_current_span());
                 Held::Yes
             }
         }
@@ -216,15 +219,16 @@ impl Claimed {
                 }
                 // The first try had freed it, although its answer did not come.
                 Ok(Held::No) if !matches!(ending, Ending::Record(_)) => return,
-                Ok(Held::No) => return self.lost(),
+                Ok(Held::No) => return self.lost().correct(&self.span),
                 Err(_) => pause = Duration::from_secs(1).min(pause * 2),
             }
         }
         telemetry::settling_given_up(self.judge.policy, self.lease.store.name(), ending.name());
     }
 
-    fn lost(&self) {
+    fn lost(&self) -> Outcome {
+        self.lease.count_as_lost();
         telemetry::claim_lost(self.judge.policy, self.lease.store.name());
-        Outcome::ClaimLost.enter(&self.span);
+        Outcome::ClaimLost
     }
 }

@@ -11,7 +11,8 @@ use tracing::{Instrument, Span};
 use super::claim::UNAVAILABLE;
 use super::verdict::{Judge, Panic, Verdict};
 use crate::crowding::Place;
-use crate::policy::InFlight;
+use crate::metering::InFlight;
+use crate::policy;
 use crate::store::{BoundedStore, ClaimRequest};
 use crate::telemetry::{self, Outcome};
 use crate::transaction::{HandlerTransaction, Recording, TransactionError};
@@ -29,6 +30,7 @@ pub(super) struct InTransaction {
     /// A drain waits for it.
     pub(super) _running: TaskTrackerToken,
     pub(super) _place: Option<Place>,
+    pub(super) _in_flight: InFlight,
 }
 
 pub(super) struct TransactionClaim {
@@ -72,7 +74,7 @@ impl InTransaction {
             // What the handler did stands, and its retry may do it again.
             (Verdict::Rerun, _) | (Verdict::Record(_), None) => None,
             (Verdict::Record(record), Some(TransactionClaim { key, request })) => {
-                let may_be_awaited = matches!(self.judge.policy.in_flight, InFlight::Wait(_));
+                let may_be_awaited = matches!(self.judge.policy.in_flight, policy::InFlight::Wait(_));
                 let record = self.registry.at_rest().seal(key, record);
                 Some(Recording { key: key.clone(), request: *request, record, may_be_awaited })
             }
@@ -81,7 +83,7 @@ impl InTransaction {
         self.ring(claim.as_ref());
         match committed {
             Ok(()) => {
-                outcome.enter(&self.span);
+                outcome.enter(&self.span, self.judge.policy);
                 response
             }
             Err(error) => self.refuse(&error),
@@ -100,7 +102,7 @@ impl InTransaction {
 
     async fn roll_back(&self, outcome: Outcome) {
         self.transaction.roll_back(&self.store).await;
-        outcome.enter(&self.span);
+        outcome.enter(&self.span, self.judge.policy);
     }
 
     fn ring(&self, claim: Option<&TransactionClaim>) {
@@ -113,7 +115,7 @@ impl InTransaction {
     fn refuse(&self, error: &TransactionError) -> Response {
         telemetry::transaction_failed(self.judge.policy, self.store.name(), error);
         let refusal = if error.is_permanent() { Refusal::TransactionFailed } else { UNAVAILABLE };
-        Outcome::Refused(refusal.code()).enter(&self.span);
+        Outcome::Refused(refusal.code()).enter(&self.span, self.judge.policy);
         self.registry.render(refusal)
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Claim, ClaimRequest, ErasedStore, Held, ImmediateStore, StoreError, Token, Transactions};
+use crate::metering::{Op, StoreMeter};
 use crate::sync::tokio;
 use crate::{Record, RecordKey};
 
@@ -16,11 +17,12 @@ struct Inner {
     name: Box<str>,
     store: Arc<dyn ErasedStore>,
     limit: Duration,
+    meter: StoreMeter,
 }
 
 impl BoundedStore {
     pub(crate) fn new(name: &str, store: Arc<dyn ErasedStore>, limit: Duration) -> Self {
-        Self(Arc::new(Inner { name: name.into(), store, limit }))
+        Self(Arc::new(Inner { name: name.into(), store, limit, meter: StoreMeter::new(name) }))
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -32,17 +34,17 @@ impl BoundedStore {
         self.0.limit
     }
 
-    /// The same store, if it needs no limit because it answers at once.
-    pub(crate) fn immediate(&self) -> Option<&dyn ImmediateStore> {
-        self.0.store.immediate()
+    /// The same store, if it answers at once.
+    pub(crate) fn immediate(&self) -> Option<Immediate<'_>> {
+        Some(Immediate { store: self.0.store.immediate()?, meter: &self.0.meter })
     }
 
     pub(crate) async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
-        self.bounded(self.0.store.claim(key, request)).await
+        self.bounded(Op::Claim, self.0.store.claim(key, request)).await
     }
 
     pub(crate) async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
-        self.bounded(self.0.store.renew(key, token, lease)).await
+        self.bounded(Op::Renew, self.0.store.renew(key, token, lease)).await
     }
 
     pub(crate) async fn complete(
@@ -52,11 +54,11 @@ impl BoundedStore {
         record: Record,
         ttl: Duration,
     ) -> Result<Held, StoreError> {
-        self.bounded(self.0.store.complete(key, token, record, ttl)).await
+        self.bounded(Op::Complete, self.0.store.complete(key, token, record, ttl)).await
     }
 
     pub(crate) async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
-        self.bounded(self.0.store.release(key, token)).await
+        self.bounded(Op::Release, self.0.store.release(key, token)).await
     }
 
     /// Without a limit: it ends when its waiter gives up.
@@ -85,7 +87,35 @@ impl BoundedStore {
     }
 
     /// Cuts `call` off when the limit is over.
-    pub(crate) async fn bounded<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        tokio::time::timeout(self.limit(), call).await.unwrap_or(Err(StoreError::TimedOut(self.limit())))
+    pub(crate) async fn bounded<T>(
+        &self,
+        op: Op,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let limit = self.limit();
+        let bounded = async { tokio::time::timeout(limit, call).await.unwrap_or(Err(StoreError::TimedOut(limit))) };
+        self.0.meter.measure(op, bounded).await
+    }
+}
+
+/// A store that needs no limit because it answers at once.
+pub(crate) struct Immediate<'a> {
+    store: &'a dyn ImmediateStore,
+    meter: &'a StoreMeter,
+}
+
+impl Immediate<'_> {
+    pub(crate) fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
+        self.meter.measure_now(Op::Claim, || self.store.claim_now(key, request))
+    }
+
+    pub(crate) fn complete(
+        &self,
+        key: &RecordKey,
+        token: Token,
+        record: &Record,
+        ttl: Duration,
+    ) -> Result<Held, StoreError> {
+        self.meter.measure_now(Op::Complete, || self.store.complete_now(key, token, record, ttl))
     }
 }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::{Aborted, HandlerTransaction, Recording, TransactionError, Transactions};
 use crate::RecordKey;
+use crate::metering::Op;
 use crate::store::{BoundedStore, Claim, ClaimRequest, Held, StoreError, Token};
 
 /// A store whose records can be written in the handler's transaction.
@@ -97,7 +98,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
     ) -> BoxFuture<'a, Result<Claim, TransactionError>> {
         Box::pin(async move {
             let transactions = Self::transactions(store)?;
-            match store.bounded(transactions.claim(key, request)).await? {
+            match store.bounded(Op::Claim, transactions.claim(key, request)).await? {
                 TransactionClaim::Standing(claim) => Ok(claim),
                 TransactionClaim::Acquired { attempt, open } => {
                     self.put(open);
@@ -110,7 +111,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
     fn begin<'a>(&'a self, store: &'a BoundedStore) -> BoxFuture<'a, Result<(), TransactionError>> {
         Box::pin(async move {
             let transactions = Self::transactions(store)?;
-            self.put(store.bounded(transactions.begin()).await?);
+            self.put(store.bounded(Op::Begin, transactions.begin()).await?);
             Ok(())
         })
     }
@@ -124,8 +125,8 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
             let transactions = Self::transactions(store)?;
             let mut open = self.take().ok_or(TransactionError::Kept)?;
             let recorded = match recording {
-                Some(recording) => store.bounded(transactions.record(&mut open, recording)).await,
-                None => store.bounded(transactions.verify(&mut open)).await.map(|()| Held::Yes),
+                Some(recording) => store.bounded(Op::Record, transactions.record(&mut open, recording)).await,
+                None => store.bounded(Op::Verify, transactions.verify(&mut open)).await.map(|()| Held::Yes),
             };
             let hindered = match recorded {
                 Ok(Held::Yes) => None,
@@ -138,7 +139,8 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
                 return Err(error);
             }
             let Open { transaction, hold } = open;
-            let committed = store.bounded(async { transaction.commit().await.map_err(StoreError::unavailable) }).await;
+            let committing = async { transaction.commit().await.map_err(StoreError::unavailable) };
+            let committed = store.bounded(Op::Commit, committing).await;
             drop(hold);
             match (committed, recording) {
                 (Ok(()), _) => Ok(()),
@@ -159,8 +161,8 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
 
 /// What cannot be rolled back now is when its connection closes.
 async fn roll_back<DB: Database>(store: &BoundedStore, open: Open<DB>) {
-    let rolled_back = store.bounded(async { open.transaction.rollback().await.map_err(StoreError::unavailable) }).await;
-    if let Err(error) = rolled_back {
+    let rolling_back = async { open.transaction.rollback().await.map_err(StoreError::unavailable) };
+    if let Err(error) = store.bounded(Op::RollBack, rolling_back).await {
         tracing::warn!(
             store = store.name(),
             error = &error as &dyn std::error::Error,
@@ -180,7 +182,7 @@ async fn look_up<DB: Database>(
     let begun = Instant::now();
     let mut pause = Duration::from_millis(50);
     loop {
-        match store.bounded(transactions.is_recorded(&recording.key, recording.request.token)).await {
+        match store.bounded(Op::LookUp, transactions.is_recorded(&recording.key, recording.request.token)).await {
             Ok(true) => return Ok(()),
             Ok(false) => return Err(TransactionError::RolledBack(error)),
             Err(_) if begun.elapsed() + pause > limit => return Err(TransactionError::Unknown(limit)),
