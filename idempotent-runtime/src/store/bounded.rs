@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{Claim, ClaimRequest, ErasedStore, Held, ImmediateStore, StoreError, Token, Transactions};
 use crate::sync::tokio;
+use crate::sync::tokio::time::Instant;
 use crate::{Record, RecordKey};
 
 /// A call that hangs is cut off and counts as unreachable.
@@ -66,6 +67,24 @@ impl BoundedStore {
 
     pub(crate) fn transactions(&self) -> Option<Transactions> {
         self.0.store.transactions()
+    }
+
+    /// Repeats a call that fails until it succeeds, as long as one that hangs would take; what cannot be read stays so.
+    pub(crate) async fn persistently<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let gives_up_at = Instant::now() + self.limit();
+        let mut pause = Duration::from_millis(10);
+        loop {
+            match call().await {
+                Err(error) if !matches!(error, StoreError::Damaged(_)) && Instant::now() + pause < gives_up_at => {
+                    tokio::time::sleep(pause).await;
+                    pause = Duration::from_millis(200).min(pause * 2);
+                }
+                answer => return answer,
+            }
+        }
     }
 
     /// Cuts `call` off when the limit is over.
