@@ -7,9 +7,12 @@ use std::sync::{Arc, OnceLock};
 use axum::extract::FromRequestParts;
 use http::Extensions;
 use http::request::Parts;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use crate::completion::Fate;
+use crate::step::{Begun, Names, StepError, StepErrorKind, Steps};
 use crate::store::Token;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::transaction::HandlerTransaction;
@@ -27,7 +30,9 @@ use crate::{IdempotencyKey, RecordKey};
 ///     format!("attempt {} passes {} on", idempotency.attempt(), idempotency.downstream_key("stripe"))
 /// }
 /// ```
-#[derive(Clone)]
+///
+/// A unit test that calls the handler passes `Idempotency::default()`: that of a request without a key.
+#[derive(Clone, Default)]
 pub struct Idempotency(Arc<Execution>);
 
 impl Idempotency {
@@ -62,6 +67,107 @@ impl Idempotency {
         let digest: [u8; 32] = digest.finalize().into();
         format!("{:032x}", digest[..16].iter().fold(0_u128, |number, &byte| number << 8 | u128::from(byte)))
     }
+
+    /// Runs `run` once for this key, and records what it came to: an attempt after a crash gets the recorded result in its
+    /// place.
+    ///
+    /// The result is kept as JSON in the handler's store, under [`RecordKey::step`], for the handler's `ttl` from then on;
+    /// it is on its way through JSON in the attempt that makes it too, so that no attempt sees another value. With
+    /// `digest_keys` and `seal_with` it is stored as responses are; the name is readable, so put no secret into it.
+    ///
+    /// # What it promises
+    ///
+    /// | when | what becomes of the step |
+    /// |---|---|
+    /// | the process dies before `run`, or in it | the next attempt runs it: **at least once**, so pass [`downstream_key`](Self::downstream_key) on |
+    /// | … after `run`, before its result is recorded | the same: it runs a second time |
+    /// | … after that | every later attempt gets the result; `run` is not called |
+    /// | this attempt lost its key to another one, because its process stood still | no step of it begins, and none replaces a result: [`StepErrorKind::ClaimLost`](crate::StepErrorKind::ClaimLost) |
+    /// | … while it runs a step | the other attempt waits for it as long as it shows signs of life, and gets its result |
+    /// | `run` returns an error | the error is yours, and nothing is recorded: the name may be taken again |
+    /// | `run` panics, or the step is dropped, by a timeout around it | it may have run: it runs again |
+    /// | the client leaves | handler and step go on |
+    /// | the store is away | tried again for as long as the registry lets a store take, then an error; when `run` has run already, [`StepErrorKind::NotRecorded`](crate::StepErrorKind::NotRecorded), and the recording is tried on while this process lives: a later attempt waits for it |
+    /// | the handler ends with a status that is not recorded | its steps stay: the next request with this key gets their results. Return an error from `run` where that must not be |
+    /// | … and that request asks for something else | [`StepErrorKind::OtherRequest`](crate::StepErrorKind::OtherRequest), 422 |
+    /// | the code was changed, and reads the result as another type | [`StepErrorKind::WrongType`](crate::StepErrorKind::WrongType); it never runs again silently |
+    /// | `after_crash = "refuse"` | after a crash there is no further attempt for which a step could be recorded; one that may have run is not run again: [`StepErrorKind::OutcomeUnknown`](crate::StepErrorKind::OutcomeUnknown) |
+    /// | the handler takes a `Tx` | [`StepErrorKind::InTransaction`](crate::StepErrorKind::InTransaction): a rollback would undo what the step wrote and leave its result |
+    /// | without a key, or without a store by `on_store_error = "run"` | it runs, and nothing is recorded |
+    /// | an operator purges the key | its steps stay until they are purged by their own keys |
+    ///
+    /// Two steps of one execution need two names; the second one of a name is an error, also without a key. Steps of
+    /// different names may run at once. Each costs its store two writes and a renewal of the handler's claim.
+    ///
+    /// # Errors
+    ///
+    /// What `run` returned, or a [`StepError`] where the step could not be taken, recorded or read.
+    ///
+    /// # Cancel safety
+    ///
+    /// A step that is dropped counts as one that died: it may have run, and runs again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use axum::http::StatusCode;
+    /// use idempotent_runtime::{Idempotency, idempotent};
+    /// # async fn reserve(_: &str, _: String) -> Result<u64, StatusCode> { Ok(7) }
+    /// # async fn charge(_: u64, _: String) -> Result<String, StatusCode> { Ok("ch_1".to_owned()) }
+    ///
+    /// #[idempotent(scope = "orders", cache = [201])]
+    /// async fn create_order(idempotency: Idempotency, order: String) -> Result<(StatusCode, String), StatusCode> {
+    ///     let reservation = idempotency
+    ///         .step("reserve-stock", || reserve(&order, idempotency.downstream_key("warehouse")))
+    ///         .await?;
+    ///     // When the process dies in here, the next attempt reserves nothing, and charges under the same key.
+    ///     let charge = idempotency
+    ///         .step("charge", || charge(reservation, idempotency.downstream_key("card-network")))
+    ///         .await?;
+    ///     Ok((StatusCode::CREATED, charge))
+    /// }
+    /// ```
+    pub async fn step<T, E, F, R>(&self, name: &str, run: F) -> Result<T, E>
+    where
+        T: Serialize + DeserializeOwned,
+        E: From<StepError>,
+        F: FnOnce() -> R,
+        R: Future<Output = Result<T, E>>,
+    {
+        let fails = |kind| StepError::new(name, kind, self.0.steps.get().map(|steps| &steps.registry));
+        let taken = self.0.step_names.take(name).map_err(fails)?;
+        if self.0.transaction.get().is_some() {
+            return Err(fails(StepErrorKind::InTransaction).into());
+        }
+        let running = match self.0.steps.get() {
+            None => None,
+            Some(steps) => match steps.begin(name).await.map_err(fails)? {
+                Begun::Running(running) => Some(running),
+                Begun::Recorded(json) => {
+                    let result =
+                        serde_json::from_slice(&json).map_err(|error| fails(StepErrorKind::WrongType(error)))?;
+                    taken.for_good();
+                    return Ok(result);
+                }
+            },
+        };
+        let result = match run().await {
+            Ok(result) => result,
+            Err(error) => {
+                if let Some(running) = running {
+                    running.release().await;
+                }
+                return Err(error);
+            }
+        };
+        let json = serde_json::to_vec(&result).map_err(|error| fails(StepErrorKind::Unserialisable(error)))?;
+        let result = serde_json::from_slice(&json).map_err(|error| fails(StepErrorKind::Unserialisable(error)))?;
+        taken.for_good();
+        if let Some(running) = running {
+            running.record(name, json).await.map_err(fails)?;
+        }
+        Ok(result)
+    }
 }
 
 impl fmt::Debug for Idempotency {
@@ -74,7 +180,9 @@ impl<S: Sync> FromRequestParts<S> for Idempotency {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self(Execution::of(&mut parts.extensions)))
+        let execution = Execution::of(&mut parts.extensions);
+        execution.may_take_steps.store(true, Ordering::Relaxed);
+        Ok(Self(execution))
     }
 }
 
@@ -95,6 +203,11 @@ pub(crate) struct Execution {
     covering: Option<Arc<Self>>,
     /// A guard beneath this one, which has the last word on what is recorded, has taken the request.
     is_taken_over: AtomicBool,
+    /// Somebody has extracted the [`Idempotency`].
+    may_take_steps: AtomicBool,
+    step_names: Names,
+    /// Of a handler that runs under a claim.
+    steps: OnceLock<Steps>,
 }
 
 struct Grant {
@@ -169,5 +282,13 @@ impl Execution {
         self.enter();
         // A middleware may clone the extensions into a second request before either is granted; the first one stands.
         let _ = self.grant.set(Grant { key, record_key, attempt });
+    }
+
+    pub(crate) fn may_take_steps(&self) -> bool {
+        self.may_take_steps.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn open_steps(&self, steps: Steps) {
+        let _ = self.steps.set(steps);
     }
 }

@@ -198,6 +198,8 @@ impl RecordKey {
     /// The key as a registry with [`digest_keys`](crate::RegistryBuilder::digest_keys) stores it: the scope as it is,
     /// SHA-256 digests of the caller in this scope and of the whole key.
     ///
+    /// The name of a step stays as it is: it is the program's word, as the scope is.
+    ///
     /// Operators look up and purge with it what such a registry has recorded. A caller that can be guessed, such as a
     /// number, can also be found by digesting all of them.
     ///
@@ -211,9 +213,44 @@ impl RecordKey {
     /// ```
     #[must_use]
     pub fn digested(&self) -> Self {
+        if let Some((handler, name)) = self.step_of() {
+            return handler.digested().step(&name);
+        }
         let [scope, caller, _] = self.parts();
         let caller = (!caller.is_empty()).then(|| hex_digest(&format!("{scope}/{caller}")));
         Self::new(&decode(scope), caller.as_deref(), &hex_digest(self.as_str()))
+    }
+
+    /// The key under which the step of this name is recorded, of the handler that runs under this key.
+    ///
+    /// Scope and caller are the same, and the key is followed by a newline, which no client's key can hold, and the name:
+    /// in a listing the steps stand beside their handler's entry. Operators purge a step by it.
+    ///
+    /// ```
+    /// use idempotent_runtime::RecordKey;
+    ///
+    /// let step = RecordKey::new("charges", Some("alice"), "8e03978e").step("reserve-stock");
+    /// assert_eq!(step.as_str(), "charges/@alice/8e03978e%0Areserve-stock");
+    /// ```
+    #[must_use]
+    pub fn step(&self, name: &str) -> Self {
+        let [scope, caller, key] = self.parts();
+        Self::new(&decode(scope), caller.strip_prefix('@').map(decode).as_deref(), &format!("{}\n{name}", decode(key)))
+    }
+
+    /// The handler's key and the name of the step, if this is a step's key.
+    ///
+    /// ```
+    /// use idempotent_runtime::RecordKey;
+    ///
+    /// let handler = RecordKey::new("charges", Some("alice"), "8e03978e");
+    /// assert_eq!(handler.step_of(), None);
+    /// assert_eq!(handler.step("reserve-stock").step_of(), Some((handler, "reserve-stock".to_owned())));
+    /// ```
+    pub fn step_of(&self) -> Option<(Self, String)> {
+        let (_, name) = self.parts()[2].split_once("%0A")?;
+        let handler = &self.0[..self.0.len() - name.len() - "%0A".len()];
+        Some((Self(handler.into()), decode(name).into_owned()))
     }
 
     /// The text that stores use as their key: ASCII without spaces and control characters.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::RecordKey;
 use crate::metering;
-use crate::store::{BoundedStore, Held, Token};
+use crate::store::{BoundedStore, Held, StoreError, Token};
 use crate::sync::tokio::sync::Notify;
 use crate::sync::tokio::task::JoinHandle;
 use crate::sync::tokio::time::Instant;
@@ -66,7 +66,21 @@ impl std::ops::Deref for KeptLease {
     }
 }
 
+impl Lease {
+    /// Starts the lease anew; [`Held::No`] when the claim is lost or has ended.
+    pub(crate) async fn confirm(&self) -> Result<Held, StoreError> {
+        // Not behind the back of whoever ends the renewals: it would bring the lease back to life.
+        let is_renewed = self.is_renewed.lock().await;
+        if *is_renewed { self.store.renew(&self.key, self.token, self.length).await } else { Ok(Held::No) }
+    }
+}
+
 impl KeptLease {
+    /// What is kept, for those who may outlive the claim.
+    pub(crate) fn share(&self) -> Arc<Lease> {
+        Arc::clone(&self.lease)
+    }
+
     /// Ends the renewals, the one that is on its way included.
     pub(crate) async fn stop_renewing(&self) {
         *self.lease.is_renewed.lock().await = false;

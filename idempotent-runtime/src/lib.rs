@@ -26,6 +26,7 @@
 //! | [`store`] | the stores of this crate, and the trait for one of your own |
 //! | `Tx` | the handler's own transaction, in which its writes and its record commit together (features `sqlite`, `postgres`) |
 //! | [`Idempotency`] | what a handler may know about its key: the attempt, keys for other services |
+//! | [`Idempotency::step`] | parts of a handler that an attempt after a crash does not repeat |
 //! | [`Refusal`], [`refusal::stripe`] | what a client gets in place of a response, as problem details or as Stripe's SDKs read it |
 //! | [`policies`] | every annotated handler of the program |
 //! | `inspector` | a page and JSON for operators, behind your own authentication (feature `inspector`) |
@@ -93,6 +94,7 @@ pub mod refusal;
 mod registry;
 #[cfg(feature = "seal")]
 mod sealing;
+mod step;
 pub mod store;
 mod sync;
 mod telemetry;
@@ -119,6 +121,7 @@ pub use self::refusal::Refusal;
 pub use self::registry::{InstallError, Registry, RegistryBuilder, install};
 #[cfg(feature = "seal")]
 pub use self::sealing::{MalformedSealingKey, SealingKey, SealingKeys};
+pub use self::step::{StepError, StepErrorKind};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use self::transaction::Tx;
 #[cfg(feature = "macros")]

@@ -16,6 +16,11 @@ pub(crate) enum Op {
     Renew,
     Complete,
     Release,
+    /// Of an operator, as that below.
+    #[cfg(feature = "inspector")]
+    Get,
+    #[cfg(feature = "inspector")]
+    Purge,
     /// Of a handler's transaction, as those below.
     Begin,
     Record,

@@ -97,6 +97,17 @@ pub(crate) fn settling_failed(policy: &Policy, store: &str, what: &'static str, 
     );
 }
 
+/// What a step has done is not written down yet.
+pub(crate) fn step_not_recorded(scope: &str, store: &str, step: &str, error: &StoreError) {
+    tracing::error!(
+        scope,
+        store,
+        step,
+        error = error as &dyn Error,
+        "a step ran, but its result could not be recorded; its claim is held and it is tried again"
+    );
+}
+
 /// What the handler has done will never be written down.
 pub(crate) fn settling_given_up(policy: &Policy, store: &str, what: &'static str) {
     tracing::error!(

@@ -14,6 +14,7 @@ pub mod redis;
 mod seed;
 pub mod soak;
 pub mod sqlite;
+pub mod steps;
 mod tmpfs;
 
 use std::net::SocketAddr;

@@ -25,6 +25,7 @@ use crate::lease::{Keeper, Lease};
 use crate::metering;
 use crate::policy::{AfterCrash, InFlight, OnStoreError};
 use crate::presented::{Asked, PresentedContent};
+use crate::step::Steps;
 use crate::store::{BoundedStore, Claim, ClaimRequest, Held, StoreError, Token};
 use crate::sync::tokio;
 use crate::sync::tokio::time::Instant;
@@ -35,7 +36,7 @@ use crate::{Fingerprint, IdempotencyKey, Policy, Record, RecordKey, Refusal, Reg
 /// What a refused client is told to wait: long enough not to hammer, short beside what people notice.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-pub(super) const UNAVAILABLE: Refusal = Refusal::StoreUnavailable { retry_after: RETRY_AFTER };
+pub(crate) const UNAVAILABLE: Refusal = Refusal::StoreUnavailable { retry_after: RETRY_AFTER };
 
 /// How long a waiter sleeps between two looks at the store; another process rings no bell in this one.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
@@ -343,6 +344,10 @@ impl Claiming {
         execution.grant(self.key, self.record_key, attempt);
         let lease = Lease::new(self.store, self.stored_key, self.request.token, policy.scope, self.request.lease);
         let (lease, has_woken_keeper) = self.registry.keeper().keep(lease, asked_at);
+        if execution.may_take_steps() {
+            let (registry, handler) = (self.registry.clone(), lease.share());
+            execution.open_steps(Steps { registry, handler, request: self.request, fingerprints: self.fingerprints });
+        }
         let claimed = Claimed {
             lease,
             registry: self.registry,
@@ -454,7 +459,7 @@ async fn is_still_ours(store: &BoundedStore, key: &RecordKey, request: ClaimRequ
 /// that stays would refuse its key for the whole time to live.
 ///
 /// The claim may arrive in the store after its own end, so that one which finds nothing is repeated for a while.
-async fn give_back(store: BoundedStore, key: RecordKey, request: ClaimRequest) {
+pub(crate) async fn give_back(store: BoundedStore, key: RecordKey, request: ClaimRequest) {
     let begun = Instant::now();
     let longest = match request.after_crash {
         AfterCrash::Rerun => request.lease,

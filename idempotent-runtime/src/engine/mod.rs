@@ -25,6 +25,8 @@ use pin_project_lite::pin_project;
 use tracing::{Instrument, Span};
 
 use self::claim::{Asking, Entered};
+pub(crate) use self::claim::{UNAVAILABLE, give_back};
+pub(crate) use self::settle::CLAIM_LOST;
 use self::settle::{Claimed, Settling};
 use self::transact::InTransaction;
 pub(crate) use self::verdict::{failed, of_another_guard};

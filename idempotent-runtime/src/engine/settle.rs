@@ -38,7 +38,7 @@ pub(super) enum Settling {
     Later(BoxFuture<'static, Response>),
 }
 
-const CLAIM_LOST: Refusal = Refusal::ClaimLost { retry_after: RETRY_AFTER };
+pub(crate) const CLAIM_LOST: Refusal = Refusal::ClaimLost { retry_after: RETRY_AFTER };
 
 /// How a claim ends.
 enum Ending {
@@ -174,16 +174,9 @@ impl Claimed {
     /// What is sent before it is recorded is forgotten if the process dies in between: a store that is away for a moment is
     /// waited for, as long as one that hangs would be.
     async fn end_within_limit(&self, ending: &Ending) -> Result<Held, StoreError> {
-        let gives_up_at = Instant::now() + self.lease.store.limit();
-        let mut pause = Duration::from_millis(10);
-        loop {
-            match self.try_end(ending).await {
-                Err(_) if matches!(ending, Ending::Record(_)) && Instant::now() + pause < gives_up_at => {
-                    tokio::time::sleep(pause).await;
-                    pause = Duration::from_millis(200).min(pause * 2);
-                }
-                ended => return ended,
-            }
+        match ending {
+            Ending::Record(_) => self.lease.store.persistently(|| self.try_end(ending)).await,
+            Ending::Release | Ending::Lapse => self.try_end(ending).await,
         }
     }
 

@@ -30,6 +30,10 @@ impl Op {
             Self::Renew => "renew",
             Self::Complete => "complete",
             Self::Release => "release",
+            #[cfg(feature = "inspector")]
+            Self::Get => "get",
+            #[cfg(feature = "inspector")]
+            Self::Purge => "purge",
             Self::Begin => "begin",
             Self::Record => "record",
             Self::Verify => "verify",

@@ -80,6 +80,10 @@ pub enum Refusal {
     },
     /// The handler takes a `Tx` that cannot be had or was not given back: its program must be changed.
     TransactionFailed,
+    /// A step of the handler cannot be taken, or its result not be recorded or read: its program must be changed.
+    ///
+    /// Only handlers give this answer, by a [`StepError`](crate::StepError).
+    StepFailed,
 }
 
 impl Refusal {
@@ -94,7 +98,7 @@ impl Refusal {
             | Self::ResponseNotRecorded { .. } => StatusCode::CONFLICT,
             Self::TooManyInFlight { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::StoreUnavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Self::TransactionFailed => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::TransactionFailed | Self::StepFailed => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -111,6 +115,7 @@ impl Refusal {
             Self::TooManyInFlight { .. } => "too_many_in_flight",
             Self::StoreUnavailable { .. } => "store_unavailable",
             Self::TransactionFailed => "transaction_failed",
+            Self::StepFailed => "step_failed",
         }
     }
 
@@ -135,6 +140,7 @@ impl Refusal {
             Self::TooManyInFlight { .. } => documented_at!("TooManyInFlight"),
             Self::StoreUnavailable { .. } => documented_at!("StoreUnavailable"),
             Self::TransactionFailed => documented_at!("TransactionFailed"),
+            Self::StepFailed => documented_at!("StepFailed"),
         }
     }
 
@@ -151,6 +157,7 @@ impl Refusal {
             Self::TooManyInFlight { .. } => "Too many requests of this caller are still running",
             Self::StoreUnavailable { .. } => "Idempotency keys cannot be checked now",
             Self::TransactionFailed => "The transaction of this request failed",
+            Self::StepFailed => "A step of this request failed",
         }
     }
 
@@ -198,6 +205,10 @@ impl Refusal {
             }
             Self::TransactionFailed => {
                 "This request took no effect, and a retry will not either until the server is mended.".to_owned()
+            }
+            Self::StepFailed => {
+                "This request may have taken effect in part, and a retry will not get further until the server is mended."
+                    .to_owned()
             }
         }
     }

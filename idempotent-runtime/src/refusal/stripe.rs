@@ -27,6 +27,7 @@ static SHOULD_RETRY: HeaderName = HeaderName::from_static("stripe-should-retry")
 /// | `outcome_unknown` | 500 | `api_error` | `outcome_unknown` | `StripeAPIError`, `APIError` | false |
 /// | `response_not_recorded` | 500 | `api_error` | `response_not_recorded` | `StripeAPIError`, `APIError` | false |
 /// | `transaction_failed` | 500 | `api_error` | `transaction_failed` | `StripeAPIError`, `APIError` | false |
+/// | `step_failed` | 500 | `api_error` | `step_failed` | `StripeAPIError`, `APIError` | false |
 ///
 /// `code` is Stripe's word where Stripe has one, and [`Refusal::code`] where it has none. `message` says what happened and
 /// what to do, and `doc_url` is [`Refusal::problem_type`]. `Stripe-Should-Retry: true`, always with `Retry-After`, makes the
@@ -80,9 +81,10 @@ fn dialect(refusal: &Refusal) -> (StatusCode, &'static str, &'static str) {
         }
         Refusal::TooManyInFlight { .. } => (StatusCode::TOO_MANY_REQUESTS, "invalid_request_error", "rate_limit"),
         Refusal::StoreUnavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "api_error", refusal.code()),
-        Refusal::OutcomeUnknown | Refusal::ResponseNotRecorded { .. } | Refusal::TransactionFailed => {
-            (StatusCode::INTERNAL_SERVER_ERROR, "api_error", refusal.code())
-        }
+        Refusal::OutcomeUnknown
+        | Refusal::ResponseNotRecorded { .. }
+        | Refusal::TransactionFailed
+        | Refusal::StepFailed => (StatusCode::INTERNAL_SERVER_ERROR, "api_error", refusal.code()),
     }
 }
 

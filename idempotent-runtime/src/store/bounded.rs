@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{Claim, ClaimRequest, ErasedStore, Held, ImmediateStore, StoreError, Token, Transactions};
 use crate::metering::{Op, StoreMeter};
 use crate::sync::tokio;
+use crate::sync::tokio::time::Instant;
 use crate::{Record, RecordKey};
 
 /// A call that hangs is cut off and counts as unreachable.
@@ -72,18 +73,36 @@ impl BoundedStore {
 
     #[cfg(feature = "inspector")]
     pub(crate) async fn get(&self, key: &RecordKey) -> Result<Option<super::Entry>, StoreError> {
-        self.bounded(self.0.store.get(key)).await
+        self.bounded(Op::Get, self.0.store.get(key)).await
     }
 
     #[cfg(feature = "inspector")]
     pub(crate) async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
-        self.bounded(self.0.store.purge(key)).await
+        self.bounded(Op::Purge, self.0.store.purge(key)).await
     }
 
     /// Without a limit: a listing may take longer than a request can wait.
     #[cfg(feature = "inspector")]
     pub(crate) async fn list(&self, cursor: Option<super::Cursor>, limit: usize) -> Result<super::Page, StoreError> {
         self.0.store.list(cursor, limit).await
+    }
+
+    /// Repeats a call that fails until it succeeds, as long as one that hangs would take; what cannot be read stays so.
+    pub(crate) async fn persistently<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let gives_up_at = Instant::now() + self.limit();
+        let mut pause = Duration::from_millis(10);
+        loop {
+            match call().await {
+                Err(error) if !matches!(error, StoreError::Damaged(_)) && Instant::now() + pause < gives_up_at => {
+                    tokio::time::sleep(pause).await;
+                    pause = Duration::from_millis(200).min(pause * 2);
+                }
+                answer => return answer,
+            }
+        }
     }
 
     /// Cuts `call` off when the limit is over.

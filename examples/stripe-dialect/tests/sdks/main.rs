@@ -188,9 +188,11 @@ async fn a_store_that_is_away_is_an_api_error_and_retried(sdk: Sdk) {
 }
 
 async fn what_no_retry_can_help_is_asked_once(sdk: Sdk) {
-    for (refusal, code) in
-        [(Refusal::OutcomeUnknown, "outcome_unknown"), (Refusal::TransactionFailed, "transaction_failed")]
-    {
+    for (refusal, code) in [
+        (Refusal::OutcomeUnknown, "outcome_unknown"),
+        (Refusal::TransactionFailed, "transaction_failed"),
+        (Refusal::StepFailed, "step_failed"),
+    ] {
         let door = Door::default();
         let refuse = post(async move || refusal::stripe(refusal.clone()));
         let server = Server::start(door.guard(Router::new().route("/v1/payment_intents", refuse))).await;

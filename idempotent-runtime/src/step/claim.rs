@@ -1,0 +1,162 @@
+//! The claim of one step: asked for, kept while the closure runs, and ended as the closure did.
+
+use std::time::Duration;
+
+use http::{HeaderValue, StatusCode, header};
+
+use super::{StepErrorKind, Steps};
+use crate::engine::give_back;
+use crate::lease::{Keeper, KeptLease, Lease};
+use crate::record::now_in_millis;
+use crate::store::{BoundedStore, Claim, ClaimRequest, Held, StoreError, Token};
+use crate::sync::tokio;
+use crate::sync::tokio::runtime::Handle;
+use crate::sync::tokio::time::Instant;
+use crate::{Fingerprint, Record, RecordKey, RecordedBody, Registry, telemetry};
+
+/// # Cancel safety
+///
+/// Dropped while its closure runs, the claim lapses at once, as that of a process that died does when its lease is over.
+pub(crate) struct StepClaim {
+    registry: Registry,
+    store: BoundedStore,
+    scope: &'static str,
+    key: RecordKey,
+    request: ClaimRequest,
+    stage: Stage,
+}
+
+enum Stage {
+    /// Nothing in the store is ours.
+    Idle,
+    /// The claim may stand, although no answer says so, and nothing runs under it.
+    Asking,
+    Running {
+        attempt: u32,
+        lease: KeptLease,
+    },
+}
+
+impl StepClaim {
+    pub(super) fn new(steps: &Steps, name: &str) -> Self {
+        Self {
+            registry: steps.registry.clone(),
+            store: steps.handler.store.clone(),
+            scope: steps.handler.scope,
+            key: steps.handler.key.step(name),
+            request: ClaimRequest { token: Token::unique(), ..steps.request },
+            stage: Stage::Idle,
+        }
+    }
+
+    pub(super) fn key(&self) -> &RecordKey {
+        &self.key
+    }
+
+    pub(super) async fn ask(&mut self) -> Result<Claim, StoreError> {
+        self.stage = Stage::Asking;
+        let claimed = self.store.persistently(|| self.store.claim(&self.key, self.request)).await;
+        if !matches!(claimed, Ok(Claim::Acquired { .. }) | Err(StoreError::Unavailable(_) | StoreError::TimedOut(_))) {
+            self.stage = Stage::Idle;
+        }
+        claimed
+    }
+
+    /// Asks by another digest of the same request from now on; false when it is the one that was asked by.
+    pub(super) fn ask_as(&mut self, fingerprint: Fingerprint) -> bool {
+        std::mem::replace(&mut self.request.fingerprint, fingerprint) != fingerprint
+    }
+
+    /// Keeps the lease of the claim that was acquired; false when it may have run out meanwhile.
+    pub(super) async fn keep(&mut self, attempt: u32, asked_at: Instant) -> bool {
+        let lease =
+            Lease::new(self.store.clone(), self.key.clone(), self.request.token, self.scope, self.request.lease);
+        let (lease, has_woken_keeper) = self.registry.keeper().keep(lease, asked_at);
+        if has_woken_keeper {
+            Keeper::let_it_run().await;
+        }
+        // The lease began before its answer came; what is left of it must last until it is renewed.
+        if asked_at.elapsed() >= self.request.lease / 3 && !matches!(lease.confirm().await, Ok(Held::Yes)) {
+            return false;
+        }
+        self.stage = Stage::Running { attempt, lease };
+        true
+    }
+
+    /// Once this returns, every later attempt gets `json` in place of another execution, even after a crash.
+    pub(crate) async fn record(mut self, name: &str, json: Vec<u8>) -> Result<(), StepErrorKind> {
+        let record = Record {
+            status: StatusCode::OK,
+            headers: vec![(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))],
+            body: RecordedBody::Whole(json.into()),
+            fingerprint: self.request.fingerprint,
+            recorded_at: now_in_millis(),
+        };
+        let record = self.registry.at_rest().seal(&self.key, record);
+        let recorded = self.store.persistently(|| self.complete(&record)).await;
+        let running = std::mem::replace(&mut self.stage, Stage::Idle);
+        match recorded {
+            Ok(Held::Yes) => Ok(()),
+            Ok(Held::No) => Err(StepErrorKind::ClaimLost),
+            Err(error) => {
+                telemetry::step_not_recorded(self.scope, self.store.name(), name, &error);
+                tokio::spawn(self.keep_trying(record, running));
+                Err(StepErrorKind::NotRecorded(error))
+            }
+        }
+    }
+
+    async fn complete(&self, record: &Record) -> Result<Held, StoreError> {
+        self.store.complete(&self.key, self.request.token, record.clone(), self.request.ttl).await
+    }
+
+    /// The lease is renewed meanwhile: a later attempt waits for the result, and does not run the step beside it.
+    async fn keep_trying(self, record: Record, _running: Stage) {
+        let _counted = self.registry.running().token();
+        let forgotten_at = Instant::now() + self.request.ttl;
+        let mut pause = Duration::from_millis(50);
+        while Instant::now() < forgotten_at && self.complete(&record).await.is_err() {
+            tokio::time::sleep(pause).await;
+            pause = Duration::from_secs(1).min(pause * 2);
+        }
+    }
+
+    /// Ends a step that has failed: the next one with its name runs.
+    pub(crate) async fn release(mut self) {
+        let Stage::Running { attempt, lease } = std::mem::replace(&mut self.stage, Stage::Idle) else { return };
+        if attempt > 1 {
+            // An earlier one may have had its effect: another request with this key must not take its place.
+            return lapse(lease).await;
+        }
+        let released = self.store.persistently(|| self.store.release(&self.key, self.request.token)).await;
+        if released.is_err() {
+            tokio::spawn(lapse(lease));
+        }
+    }
+}
+
+async fn lapse(lease: KeptLease) {
+    lease.stop_renewing().await;
+    // If the store is away, it lapses with what is left of its lease.
+    let _ = lease.store.persistently(|| lease.store.renew(&lease.key, lease.token, Duration::ZERO)).await;
+}
+
+impl Drop for StepClaim {
+    fn drop(&mut self) {
+        let stage = std::mem::replace(&mut self.stage, Stage::Idle);
+        let Ok(runtime) = Handle::try_current() else { return };
+        match stage {
+            Stage::Idle => {}
+            Stage::Asking => {
+                runtime.spawn(give_back(self.store.clone(), self.key.clone(), self.request));
+            }
+            Stage::Running { lease, .. } => {
+                let counted = self.registry.running().token();
+                runtime.spawn(async move {
+                    lapse(lease).await;
+                    drop(counted);
+                });
+            }
+        }
+    }
+}

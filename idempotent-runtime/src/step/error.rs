@@ -1,0 +1,162 @@
+//! Why a step has no result.
+
+use std::fmt;
+
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+
+use crate::engine::{CLAIM_LOST, UNAVAILABLE};
+use crate::store::StoreError;
+use crate::{Refusal, Registry};
+
+/// Why [`Idempotency::step`](crate::Idempotency::step) has no result, where its closure is not to blame.
+///
+/// A handler's error type takes it by a `From`, so that `?` works; `anyhow::Error`, `Box<dyn Error + Send + Sync>`,
+/// [`StatusCode`] and [`Response`] do already. As a response it is the [`StepError::refusal`], rendered as the registry
+/// renders its own.
+///
+/// # Examples
+///
+/// ```
+/// use axum::response::{IntoResponse, Response};
+/// use idempotent_runtime::StepError;
+///
+/// enum ApiError {
+///     OutOfStock,
+///     Step(StepError),
+/// }
+///
+/// impl From<StepError> for ApiError {
+///     fn from(error: StepError) -> Self {
+///         Self::Step(error)
+///     }
+/// }
+///
+/// impl IntoResponse for ApiError {
+///     fn into_response(self) -> Response {
+///         match self {
+///             Self::OutOfStock => axum::http::StatusCode::CONFLICT.into_response(),
+///             Self::Step(error) => error.into_response(),
+///         }
+///     }
+/// }
+/// ```
+pub struct StepError {
+    step: Box<str>,
+    kind: StepErrorKind,
+    /// That of the request, if it has one.
+    registry: Option<Registry>,
+}
+
+/// What happened, and whether the step's closure has run in this attempt.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StepErrorKind {
+    /// Not run: the name is empty, longer than 255 bytes or holds a control character.
+    #[error("its name must have 1 to 255 bytes and no control character")]
+    InvalidName,
+    /// Not run: this execution has taken a step of this name already, or takes one now.
+    #[error(
+        "this execution has a step of that name already; give each its own, such as `format!(\"ship-{{}}\", line.id)`"
+    )]
+    Repeated,
+    /// Not run: the handler takes a `Tx`. What it wrote would be gone after a rollback, and the step would still count.
+    #[error("the handler takes a `Tx`, which has no steps: a rollback would undo their writes and leave their results")]
+    InTransaction,
+    /// Not run: the store cannot be asked whether it ran before, or what stands there cannot be read.
+    #[error("the store cannot be asked for it")]
+    Store(#[source] StoreError),
+    /// **Run**, and the result could not be recorded. It is tried again in the background, and a later attempt waits for
+    /// that; if this process dies before, the step runs again.
+    #[error("it ran, but its result could not be recorded")]
+    NotRecorded(#[source] StoreError),
+    /// Somebody else holds the key, or the step, by now: this attempt stood still for longer than its lease, or an operator
+    /// purged the entry. The closure may have run; if it has, its result is not the one that counts.
+    #[error("this attempt has lost its claim")]
+    ClaimLost,
+    /// Not run: another request under the same key has run it, or may have.
+    #[error("it belongs to another request under the same key")]
+    OtherRequest,
+    /// Not run: it began before and may have run, and the policy says `after_crash = "refuse"`.
+    #[error("it may have run before, and `after_crash = \"refuse\"` forbids to run it again")]
+    OutcomeUnknown,
+    /// **Run**, and nothing is recorded: the result cannot be written as JSON, or not be read back.
+    #[error("it ran, but its result does not survive JSON")]
+    Unserialisable(#[source] serde_json::Error),
+    /// Not run: the recorded result is not of this type. The program was changed since; give the step another name if it
+    /// must run again.
+    #[error("the recorded result is not of this type: the code was changed since it was recorded")]
+    WrongType(#[source] serde_json::Error),
+}
+
+impl StepError {
+    pub(crate) fn new(step: &str, kind: StepErrorKind, registry: Option<&Registry>) -> Self {
+        Self { step: step.into(), kind, registry: registry.cloned() }
+    }
+
+    /// The name of the step.
+    pub fn step(&self) -> &str {
+        &self.step
+    }
+
+    /// What happened.
+    pub fn kind(&self) -> &StepErrorKind {
+        &self.kind
+    }
+
+    /// What a client is to be told: `store_unavailable`, `claim_lost`, `key_reused` or `outcome_unknown`, and `step_failed`
+    /// where the program must be changed.
+    pub fn refusal(&self) -> Refusal {
+        match self.kind {
+            StepErrorKind::Store(_) | StepErrorKind::NotRecorded(_) => UNAVAILABLE,
+            StepErrorKind::ClaimLost => CLAIM_LOST,
+            StepErrorKind::OtherRequest => Refusal::KeyReused,
+            StepErrorKind::OutcomeUnknown => Refusal::OutcomeUnknown,
+            StepErrorKind::InvalidName
+            | StepErrorKind::Repeated
+            | StepErrorKind::InTransaction
+            | StepErrorKind::Unserialisable(_)
+            | StepErrorKind::WrongType(_) => Refusal::StepFailed,
+        }
+    }
+}
+
+impl fmt::Debug for StepError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StepError").field("step", &self.step).field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for StepError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the step {:?} has no result: {}", self.step, self.kind)
+    }
+}
+
+impl std::error::Error for StepError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.kind.source()
+    }
+}
+
+impl IntoResponse for StepError {
+    fn into_response(self) -> Response {
+        let refusal = self.refusal();
+        match &self.registry {
+            Some(registry) => registry.render(refusal),
+            None => refusal.into_response(),
+        }
+    }
+}
+
+impl From<StepError> for Response {
+    fn from(error: StepError) -> Self {
+        error.into_response()
+    }
+}
+
+impl From<StepError> for StatusCode {
+    fn from(error: StepError) -> Self {
+        error.refusal().status()
+    }
+}

@@ -1,0 +1,104 @@
+//! Parts of a handler that run once for each record key: what each came to is recorded as it ends.
+//!
+//! A step's record stands in the handler's store under [`RecordKey::step`](crate::RecordKey::step), and is made as a
+//! response's is: claimed, its lease renewed, completed.
+//!
+//! ```text
+//! step ──claim──▶ recorded before: its result, the closure does not run
+//!          │
+//!          ├──▶ acquired ──closure──▶ Ok: completed(result) ──ttl──▶ absent
+//!          │                     ├──▶ Err: released
+//!          │                     └──▶ dropped, panicked: lapsed; process dead: lapses with its lease
+//!          └──▶ in flight: another attempt that lost the key runs it; waited for
+//! ```
+
+mod claim;
+mod error;
+mod names;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join;
+
+pub(crate) use self::claim::StepClaim;
+pub use self::error::{StepError, StepErrorKind};
+pub(crate) use self::names::Names;
+use crate::at_rest::{Fingerprints, Opened};
+use crate::lease::Lease;
+use crate::store::{Claim, ClaimRequest, Held, StoreError};
+use crate::sync::tokio;
+use crate::sync::tokio::time::Instant;
+use crate::{Record, RecordKey, Registry};
+
+/// How long an attempt sleeps between two looks at a step that another one runs.
+const FIRST_LOOK: Duration = Duration::from_millis(5);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// The steps of one handler that runs under a claim.
+pub(crate) struct Steps {
+    pub(crate) registry: Registry,
+    /// The handler's own claim.
+    pub(crate) handler: Arc<Lease>,
+    /// What that claim asked for.
+    pub(crate) request: ClaimRequest,
+    pub(crate) fingerprints: Fingerprints,
+}
+
+/// Where a step stands before its closure.
+pub(crate) enum Begun {
+    /// Its result, as JSON.
+    Recorded(Bytes),
+    Running(StepClaim),
+}
+
+impl Steps {
+    pub(crate) async fn begin(&self, name: &str) -> Result<Begun, StepErrorKind> {
+        let mut claim = StepClaim::new(self, name);
+        let mut next_look = FIRST_LOOK;
+        loop {
+            let asked_at = Instant::now();
+            // Confirmed with every look: an attempt that lost its key must not begin what its successor may have undone.
+            let confirmed = self.handler.store.persistently(|| self.handler.confirm());
+            let (claimed, confirmed) = join(claim.ask(), confirmed).await;
+            let claimed = claimed.map_err(StepErrorKind::Store)?;
+            if confirmed.map_err(StepErrorKind::Store)? == Held::No {
+                return Err(StepErrorKind::ClaimLost);
+            }
+            match claimed {
+                Claim::Acquired { attempt } => {
+                    if claim.keep(attempt, asked_at).await {
+                        return Ok(Begun::Running(claim));
+                    }
+                }
+                Claim::Completed(record) => return self.recorded(claim.key(), record).map(Begun::Recorded),
+                Claim::InFlight { fingerprint } | Claim::Lapsed { fingerprint }
+                    if !self.fingerprints.contain(fingerprint) =>
+                {
+                    return Err(StepErrorKind::OtherRequest);
+                }
+                Claim::InFlight { .. } => {
+                    tokio::time::sleep(next_look).await;
+                    next_look = LOOK_EVERY.min(next_look * 2);
+                }
+                // Claimed when the registry had other sealing keys: the store knows the request by that digest alone.
+                Claim::Lapsed { fingerprint } if claim.ask_as(fingerprint) => {}
+                Claim::Lapsed { .. } => return Err(StepErrorKind::OutcomeUnknown),
+            }
+        }
+    }
+
+    fn recorded(&self, key: &RecordKey, record: Record) -> Result<Bytes, StepErrorKind> {
+        let fingerprint = record.fingerprint;
+        // Opened first: of a key that is not listed any more, every fingerprint looks like another request's.
+        let opened = self.registry.at_rest().open(key, record).map_err(StepErrorKind::Store)?;
+        if !self.fingerprints.contain(fingerprint) {
+            return Err(StepErrorKind::OtherRequest);
+        }
+        match opened {
+            Opened::Whole(_, json) => Ok(json),
+            Opened::NotRecorded => Err(StepErrorKind::Store(StoreError::damaged("the step's result was not recorded"))),
+        }
+    }
+}
