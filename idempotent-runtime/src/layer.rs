@@ -28,7 +28,8 @@ use crate::{Policy, Registry};
 /// weakened by a layer around it. Give them different scopes: where scope, caller and key are the same, the handler runs
 /// under the layer's claim and policy alone, and one that takes a `Tx` refuses.
 ///
-/// [`Idempotency`](crate::Idempotency) tells a handler without the attribute the claim of the layer.
+/// [`Idempotency`](crate::Idempotency) tells a handler without the attribute the claim of the layer, but records none of its
+/// steps: those need the attribute.
 ///
 /// What is different from an annotated handler:
 ///
