@@ -28,7 +28,7 @@
 //! | [`Idempotency::step`] | parts of a handler that an attempt after a crash does not repeat |
 //! | [`Refusal`], [`refusal::stripe`] | what a client gets in place of a response, as problem details or as Stripe's SDKs read it |
 //! | [`policies`] | every annotated handler of the program |
-//! | [`testing`] | the rules that every store keeps (feature `testing`) |
+//! | [`testing`] | registries that count, stores that fail on command, the rules that every store keeps (feature `testing`) |
 //!
 //! # What happens to a request
 //!
@@ -51,7 +51,7 @@
 //! | `redis` | | `store::RedisStore` |
 //! | `redis-cluster` | | `store::RedisStore` in a Cluster |
 //! | `seal` | | `RegistryBuilder::seal_with`: records are encrypted before they reach their store |
-//! | `testing` | | `testing::conformance` |
+//! | `testing` | | `testing`: for tests of handlers and of stores; `Registry::disabled` |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -89,6 +89,7 @@ pub mod testing;
     expect(dead_code, reason = "no store of the other features has transactions")
 )]
 mod transaction;
+mod witness;
 
 pub use self::fingerprint::{Fingerprint, MalformedFingerprint};
 pub use self::guarded::Guarded;

@@ -4,7 +4,6 @@ pub mod any;
 mod dead;
 mod dump;
 mod executions;
-mod faulty;
 mod logs;
 pub mod postgres;
 mod proxy;
@@ -29,10 +28,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
+pub use idempotent_runtime::testing::{Fault, FaultyStore};
+
 pub use self::dead::leave_a_claim;
 pub use self::dump::Dump;
 pub use self::executions::{Executions, post_until_answered};
-pub use self::faulty::{Fault, FaultyStore};
 pub use self::logs::Logs;
 pub use self::proxy::{Loss, Mode, Proxy};
 pub use self::raw::{Exchange, Raw};

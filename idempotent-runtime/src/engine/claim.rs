@@ -30,6 +30,7 @@ use crate::sync::tokio;
 use crate::sync::tokio::time::Instant;
 use crate::telemetry::{self, Outcome};
 use crate::transaction::{HandlerTransaction, TransactionError};
+use crate::witness::Event;
 use crate::{Fingerprint, IdempotencyKey, Policy, Record, RecordKey, Refusal, Registry};
 
 /// What a refused client is told to wait: long enough not to hammer, short beside what people notice.
@@ -182,7 +183,7 @@ impl Asking {
     fn refuse(&self, refusal: Refusal) -> Response {
         Outcome::Refused(refusal.code()).enter(&self.span);
         match &self.registry {
-            Some(registry) => registry.render(refusal),
+            Some(registry) => registry.refuse(self.policy.scope, refusal),
             None => refusal.into_response(),
         }
     }
@@ -384,6 +385,7 @@ impl Claiming {
             return self.asking.refuse(Refusal::ResponseNotRecorded { status });
         };
         Outcome::Replayed.enter(&self.asking.span);
+        self.registry.tell(self.asking.policy.scope, Event::Replayed);
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = status;
         let headers = response.headers_mut();

@@ -114,6 +114,6 @@ impl InTransaction {
         telemetry::transaction_failed(self.judge.policy, self.store.name(), error);
         let refusal = if error.is_permanent() { Refusal::TransactionFailed } else { UNAVAILABLE };
         Outcome::Refused(refusal.code()).enter(&self.span);
-        self.registry.render(refusal)
+        self.registry.refuse(self.judge.policy.scope, refusal)
     }
 }
