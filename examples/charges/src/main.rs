@@ -1,14 +1,8 @@
 //! A small payments API. `cargo run -p charges` serves it; `cargo run -p charges -- demo` shows what it survives.
 
-mod api;
 mod demo;
-mod error;
-mod ledger;
-mod network;
 mod server;
-mod sqlite;
 mod store;
-mod user;
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;

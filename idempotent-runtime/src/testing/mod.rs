@@ -45,7 +45,9 @@
 //! # A router, its retries and its duplicates
 //!
 //! Each test has a registry of its own, so that tests run side by side. Its store is on tokio's clock: under
-//! `tokio::time::pause` a lease, a time to live or a store that hangs costs no time.
+//! `tokio::time::pause` a lease, a time to live or a store that hangs costs no time. What waits for a database or a socket
+//! does not belong under a paused clock: tokio moves it on whenever nothing of its own is to be done, and the time limits of
+//! connection pools are over at once. Such a test pauses for the moment of `tokio::time::advance` alone.
 //!
 //! ```
 //! use std::time::Duration;

@@ -11,15 +11,20 @@ use crate::error::ApiError;
 use crate::ledger::NewEntry;
 use crate::user::User;
 
-#[derive(Deserialize)]
-pub(super) struct NewCharge {
-    pub(super) amount: i64,
-    pub(super) currency: String,
-    pub(super) card: String,
+/// What a client orders.
+#[derive(Clone, Deserialize, Serialize)]
+pub struct NewCharge {
+    /// In the smallest unit of the currency.
+    pub amount: i64,
+    /// Such as `EUR`.
+    pub currency: String,
+    /// The last four digits.
+    pub card: String,
 }
 
+/// What a client gets.
 #[derive(Serialize)]
-pub(super) struct Charge {
+pub struct Charge {
     id: i64,
     amount: i64,
     currency: String,
@@ -33,7 +38,7 @@ pub(super) struct Charge {
 /// attempt 2. Nobody is charged twice, since every attempt has the same reference: the card network recognises it, and
 /// the ledger enters it once. A declined card is final too.
 #[idempotent(scope = "charges", ttl = "24h", cache = [201, 402], caller = user.name, lease = "3s")]
-pub(super) async fn create_charge(
+pub async fn create_charge(
     State(app): State<App>,
     user: User,
     idempotency: Idempotency,

@@ -1,6 +1,6 @@
-//! The routes. Each guarantee has one handler: [`charges`], [`exact_charges`], [`refunds`], [`events`].
+//! The routes. Each guarantee has one handler: `charges`, `exact_charges`, `refunds`, `events`.
 
-mod charges;
+pub mod charges;
 mod events;
 mod exact_charges;
 mod refunds;
@@ -15,15 +15,18 @@ use crate::ledger::{Entry, Ledger};
 use crate::network::{CardNetwork, NetworkCharge};
 use crate::user::User;
 
+/// What the handlers share.
 #[derive(Clone)]
-pub(crate) struct App {
-    pub(crate) ledger: Ledger,
-    pub(crate) network: CardNetwork,
+pub struct App {
+    /// Our own books.
+    pub ledger: Ledger,
+    /// The other company.
+    pub network: CardNetwork,
 }
 
 /// Which database the handlers' transactions are of.
 #[derive(Clone, Copy)]
-pub(crate) enum Transactions {
+pub enum Transactions {
     /// The store's, where the ledger lies too: the charge and its record commit together.
     Sqlite,
     /// The same.
@@ -32,7 +35,8 @@ pub(crate) enum Transactions {
     None,
 }
 
-pub(crate) fn router(app: App, transactions: Transactions) -> Router {
+/// The routes, under whatever registry the router is given or the program has installed.
+pub fn router(app: App, transactions: Transactions) -> Router {
     let create_charge: MethodRouter<App> = match transactions {
         Transactions::Sqlite => post(exact_charges::create_charge::<Sqlite>),
         Transactions::Postgres => post(exact_charges::create_charge::<Postgres>),
