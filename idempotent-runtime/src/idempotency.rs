@@ -36,6 +36,16 @@ use crate::{IdempotencyKey, RecordKey};
 pub struct Idempotency(Arc<Execution>);
 
 impl Idempotency {
+    #[cfg(feature = "testing")]
+    #[track_caller]
+    pub(crate) fn of_test(key: &str, attempt: u32) -> Self {
+        let execution = Execution::default();
+        let key = IdempotencyKey::new(key).unwrap_or_else(|reason| panic!("{key:?} is no key: {reason}"));
+        let record_key = RecordKey::new("test", None, key.as_str());
+        execution.grant(key, record_key, attempt);
+        Self(Arc::new(execution))
+    }
+
     /// The client's key, decoded; `None` when this request runs unguarded because it has none.
     pub fn key(&self) -> Option<&str> {
         self.0.granted().map(|grant| grant.key.as_str())

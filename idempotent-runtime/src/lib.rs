@@ -31,7 +31,7 @@
 //! | [`policies`] | every annotated handler of the program |
 //! | `inspector` | a page and JSON for operators, behind your own authentication (feature `inspector`) |
 //! | [`openapi`] | what an OpenAPI document says of an annotated handler (features `utoipa`, `aide`) |
-//! | [`testing`] | the rules that every store keeps (feature `testing`) |
+//! | [`testing`] | registries that count, stores that fail on command, the rules that every store keeps (feature `testing`) |
 //!
 //! # What happens to a request
 //!
@@ -56,7 +56,7 @@
 //! | `seal` | | `RegistryBuilder::seal_with`: records are encrypted before they reach their store |
 //! | `inspector` | | `inspector::router`: what stands in the stores, for operators |
 //! | `metrics` | | [`metrics`]: counts, gauges and durations for the crate of that name |
-//! | `testing` | | `testing::conformance` |
+//! | `testing` | | `testing`: for tests of handlers and of stores; `Registry::disabled` |
 //! | `utoipa` | | [`openapi`] of handlers under `#[utoipa::path]` |
 //! | `aide` | | [`openapi`] of handlers in aide's `api_route` |
 
@@ -105,6 +105,7 @@ pub mod testing;
     expect(dead_code, reason = "no store of the other features has transactions")
 )]
 mod transaction;
+mod witness;
 
 pub use self::fingerprint::{Fingerprint, MalformedFingerprint};
 pub use self::guarded::Guarded;

@@ -5,7 +5,6 @@ mod dead;
 mod dump;
 mod executions;
 mod exposition;
-mod faulty;
 mod logs;
 pub mod postgres;
 mod proxy;
@@ -30,11 +29,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
+pub use idempotent_runtime::testing::{Fault, FaultyStore};
+
 pub use self::dead::leave_a_claim;
 pub use self::dump::Dump;
 pub use self::executions::{Executions, post_until_answered};
 pub use self::exposition::{Exposition, Sample};
-pub use self::faulty::{Fault, FaultyStore};
 pub use self::logs::Logs;
 pub use self::proxy::{Loss, Mode, Proxy};
 pub use self::raw::{Exchange, Raw};

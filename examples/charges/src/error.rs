@@ -15,13 +15,23 @@ pub(crate) struct ErrorBody {
     message: String,
 }
 
+/// What is wrong.
 #[derive(Debug)]
-pub(crate) enum ApiError {
+pub enum ApiError {
+    /// Nobody says who asks.
     Unauthenticated,
+    /// It is not over 0.
     InvalidAmount,
+    /// By the card network.
     Declined,
+    /// Or it is another user's.
     NoSuchCharge(i64),
-    RefundTooLarge { left: i64 },
+    /// More than there is left.
+    RefundTooLarge {
+        /// Of the charge.
+        left: i64,
+    },
+    /// Ours, or the network's.
     Ledger(sqlx::Error),
 }
 

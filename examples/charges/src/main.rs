@@ -1,15 +1,9 @@
 //! A small payments API. `cargo run -p charges` serves it; `cargo run -p charges -- demo` shows what it survives.
 
-mod api;
 mod demo;
-mod error;
-mod ledger;
-mod network;
 mod operators;
 mod server;
-mod sqlite;
 mod store;
-mod user;
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;

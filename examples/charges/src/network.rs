@@ -23,21 +23,31 @@ const LIMIT: i64 = 100_000;
 
 /// A line of the network's books.
 #[derive(FromRow, Serialize)]
-pub(crate) struct NetworkCharge {
-    reference: String,
-    amount: i64,
-    approved: bool,
-    times_asked: i64,
+pub struct NetworkCharge {
+    /// What it recognises a repetition by.
+    pub reference: String,
+    /// What was moved, or would have been.
+    pub amount: i64,
+    /// Whether it was.
+    pub approved: bool,
+    /// How often it was asked for this reference.
+    pub times_asked: i64,
 }
 
+/// The other company's service.
 #[derive(Clone)]
-pub(crate) struct CardNetwork {
+pub struct CardNetwork {
     latency: Duration,
     books: SqlitePool,
 }
 
 impl CardNetwork {
-    pub(crate) async fn open(books: &Path, latency: Duration) -> anyhow::Result<Self> {
+    /// Opens its books.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be opened.
+    pub async fn open(books: &Path, latency: Duration) -> anyhow::Result<Self> {
         let books = sqlite::open(books).await?;
         sqlx::raw_sql(SCHEMA).execute(&books).await?;
         Ok(Self { latency, books })
@@ -61,7 +71,12 @@ impl CardNetwork {
         Ok(approved)
     }
 
-    pub(crate) async fn books(&self) -> Result<Vec<NetworkCharge>, sqlx::Error> {
+    /// Its books, the oldest line first.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read.
+    pub async fn books(&self) -> Result<Vec<NetworkCharge>, sqlx::Error> {
         sqlx::query_as("SELECT reference, amount, approved, times_asked FROM network_charges ORDER BY rowid")
             .fetch_all(&self.books)
             .await

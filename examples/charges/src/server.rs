@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 
 use anyhow::Context;
+use charges::api::{App, router};
+use charges::network::CardNetwork;
 use futures_util::FutureExt;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::ServerOptions;
-use crate::api::{App, router};
-use crate::network::CardNetwork;
 use crate::operators;
 use crate::store::{Opened, StoreOption};
 

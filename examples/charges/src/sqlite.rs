@@ -11,7 +11,12 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous};
 /// How long a statement waits for another one's lock.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-pub(crate) async fn open(path: &Path) -> anyhow::Result<SqlitePool> {
+/// Opens the file, or makes it.
+///
+/// # Errors
+///
+/// When the file cannot be opened.
+pub async fn open(path: &Path) -> anyhow::Result<SqlitePool> {
     let options = SqliteConnectOptions::new().filename(path).create_if_missing(true).busy_timeout(PATIENCE);
     let pool = SqlitePoolOptions::new().connect_lazy_with(options.synchronous(SqliteSynchronous::Full));
     let begun = Instant::now();

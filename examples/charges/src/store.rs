@@ -5,13 +5,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context;
+use charges::api::Transactions;
+use charges::ledger::Ledger;
+use charges::sqlite;
 use idempotent_runtime::Registry;
 use idempotent_runtime::store::{MemoryStore, PostgresStore, RedisStore, SqliteStore};
 use sqlx::postgres::PgPoolOptions;
-
-use crate::api::Transactions;
-use crate::ledger::Ledger;
-use crate::sqlite;
 
 /// Where the records lie.
 #[derive(Clone, Debug, PartialEq, Eq)]

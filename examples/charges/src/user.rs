@@ -6,8 +6,10 @@ use axum::http::request::Parts;
 
 use crate::error::ApiError;
 
-pub(crate) struct User {
-    pub(crate) name: String,
+/// Who sent the request.
+pub struct User {
+    /// As the token says.
+    pub name: String,
 }
 
 impl<S: Sync> FromRequestParts<S> for User {

@@ -31,6 +31,7 @@ use crate::sync::tokio;
 use crate::sync::tokio::time::Instant;
 use crate::telemetry::{self, Outcome};
 use crate::transaction::{HandlerTransaction, TransactionError};
+use crate::witness::Event;
 use crate::{Fingerprint, IdempotencyKey, Policy, Record, RecordKey, Refusal, Registry};
 
 /// What a refused client is told to wait: long enough not to hammer, short beside what people notice.
@@ -198,7 +199,7 @@ impl Asking {
     fn refuse(&self, refusal: Refusal) -> Response {
         Outcome::Refused(refusal.code()).enter(&self.span, self.policy);
         match &self.registry {
-            Some(registry) => registry.render(refusal),
+            Some(registry) => registry.refuse(self.policy.scope, refusal),
             None => refusal.into_response(),
         }
     }
@@ -403,6 +404,7 @@ impl Claiming {
         };
         Outcome::Replayed.enter(&self.asking.span, self.asking.policy);
         metering::replayed(recorded_at);
+        self.registry.tell(self.asking.policy.scope, Event::Replayed);
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = status;
         let headers = response.headers_mut();

@@ -116,11 +116,11 @@ impl Claimed {
     }
 
     async fn record(self, response: Response, record: Record, outcome: Outcome) -> Response {
-        let registry = self.registry.clone();
+        let (registry, scope) = (self.registry.clone(), self.judge.policy.scope);
         match self.end(Ending::Record(record), outcome).await {
             Held::Yes => response,
             // A retry gets its successor's response: two of them for one key would be one too many.
-            Held::No => registry.render(CLAIM_LOST),
+            Held::No => registry.refuse(scope, CLAIM_LOST),
         }
     }
 
@@ -133,7 +133,7 @@ impl Claimed {
             }
             Held::No => {
                 self.lost().enter(&self.span, self.judge.policy);
-                self.registry.render(CLAIM_LOST)
+                self.registry.refuse(self.judge.policy.scope, CLAIM_LOST)
             }
         }
     }

@@ -116,6 +116,6 @@ impl InTransaction {
         telemetry::transaction_failed(self.judge.policy, self.store.name(), error);
         let refusal = if error.is_permanent() { Refusal::TransactionFailed } else { UNAVAILABLE };
         Outcome::Refused(refusal.code()).enter(&self.span, self.judge.policy);
-        self.registry.render(refusal)
+        self.registry.refuse(self.judge.policy.scope, refusal)
     }
 }

@@ -86,6 +86,22 @@ pub enum Refusal {
     StepFailed,
 }
 
+/// Every [`Refusal::code`].
+#[cfg(feature = "testing")]
+pub(crate) const CODES: [&str; 11] = [
+    "missing_key",
+    "invalid_key",
+    "key_reused",
+    "in_flight",
+    "outcome_unknown",
+    "claim_lost",
+    "response_not_recorded",
+    "too_many_in_flight",
+    "store_unavailable",
+    "transaction_failed",
+    "step_failed",
+];
+
 impl Refusal {
     /// The status of the answer.
     pub fn status(&self) -> StatusCode {

@@ -38,6 +38,8 @@ pub struct RegistryBuilder {
     store_timeout: Duration,
     at_rest: AtRest,
     caller_limit: Option<Arc<CallerLimit>>,
+    #[cfg(feature = "testing")]
+    pub(super) testing: super::testing::Testing,
 }
 
 impl RegistryBuilder {
@@ -49,6 +51,8 @@ impl RegistryBuilder {
             store_timeout: Duration::from_secs(2),
             at_rest: AtRest::default(),
             caller_limit: None,
+            #[cfg(feature = "testing")]
+            testing: super::testing::Testing::default(),
         }
     }
 
@@ -149,6 +153,8 @@ impl RegistryBuilder {
             keeper: Arc::default(),
             settled: Settled::default(),
             running,
+            #[cfg(feature = "testing")]
+            testing: self.testing,
         }))
     }
 }

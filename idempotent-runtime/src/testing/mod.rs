@@ -1,5 +1,125 @@
-//! For tests of stores: the rules that every one of them keeps.
+//! For tests: registries that count, stores that fail on command, handlers that run bare, and the rules of stores.
+//!
+//! | | |
+//! |---|---|
+//! | a direct call | the handler as a function, unguarded |
+//! | [`registry`], [`TestRegistry`] | a registry of one test's own, which counts executions, replays and refusals by scope |
+//! | [`assert_replayed`], [`assert_not_replayed`] | what a response is |
+//! | [`FaultyStore`] | a store that fails or stalls on command, around any other |
+//! | [`TestRegistry::seed_in_flight`] | a claim as of another process |
+//! | [`Registry::disabled`](crate::Registry::disabled) | handlers that run bare |
+//! | [`conformance`] | the rules that every store keeps |
+//!
+//! # A handler as a function
+//!
+//! An annotated handler takes `.into()` for its last argument. Called so, it claims and records nothing: what is tested is
+//! the body alone.
+//!
+//! ```
+//! use axum::Json;
+//! use axum::extract::State;
+//! use axum::http::StatusCode;
+//! use idempotent_runtime::testing::idempotency;
+//! use idempotent_runtime::{Idempotency, idempotent};
+//!
+//! #[idempotent(scope = "charges", cache = [201])]
+//! async fn create_charge(
+//!     State(limit): State<u64>,
+//!     idempotency: Idempotency,
+//!     Json(amount): Json<u64>,
+//! ) -> (StatusCode, String) {
+//!     let status = if amount > limit { StatusCode::PAYMENT_REQUIRED } else { StatusCode::CREATED };
+//!     (status, format!("attempt {}", idempotency.attempt()))
+//! }
+//!
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+//! let declined = create_charge(State(100), Idempotency::default(), Json(101).into()).await;
+//! assert_eq!(declined.status(), StatusCode::PAYMENT_REQUIRED);
+//!
+//! // As the second attempt of a key, after a crash.
+//! let charged = create_charge(State(100), idempotency("8e03978e", 2), Json(99).into()).await;
+//! assert_eq!(charged.status(), StatusCode::CREATED);
+//! # });
+//! ```
+//!
+//! # A router, its retries and its duplicates
+//!
+//! Each test has a registry of its own, so that tests run side by side. Its store is on tokio's clock: under
+//! `tokio::time::pause` a lease, a time to live or a store that hangs costs no time. What waits for a database or a socket
+//! does not belong under a paused clock: tokio moves it on whenever nothing of its own is to be done, and the time limits of
+//! connection pools are over at once. Such a test pauses for the moment of `tokio::time::advance` alone.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use axum::body::Body;
+//! use axum::http::{Request, StatusCode};
+//! use axum::response::Response;
+//! use axum::{Router, routing::post};
+//! use idempotent_runtime::testing::{self, Fault, assert_not_replayed, assert_replayed};
+//! use idempotent_runtime::{RecordKey, idempotent};
+//! use tower::ServiceExt;
+//!
+//! #[idempotent(scope = "charges", ttl = "24h", cache = [201])]
+//! async fn create_charge() -> (StatusCode, &'static str) {
+//!     (StatusCode::CREATED, "charged")
+//! }
+//!
+//! async fn charge(app: &Router, key: &str) -> Response {
+//!     let request = Request::post("/charges").header("idempotency-key", key).body(Body::empty()).unwrap();
+//!     app.clone().oneshot(request).await.unwrap()
+//! }
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(async {
+//! let registry = testing::registry();
+//! let app = Router::new().route("/charges", post(create_charge)).layer(registry.layer());
+//!
+//! assert_not_replayed(charge(&app, "a").await.headers());
+//! assert_replayed(charge(&app, "a").await.headers());
+//! tokio::time::advance(Duration::from_hours(25)).await;
+//! assert_not_replayed(charge(&app, "a").await.headers());
+//! assert_eq!((registry.executions("charges"), registry.replays("charges")), (2, 1));
+//!
+//! // Another process runs a request with this key.
+//! let other = registry.seed_in_flight(RecordKey::new("charges", None, "b")).await;
+//! assert_eq!(charge(&app, "b").await.status(), StatusCode::CONFLICT);
+//! other.complete((StatusCode::CREATED, "charged over there")).await.unwrap();
+//! assert_replayed(charge(&app, "b").await.headers());
+//!
+//! // The store is away.
+//! registry.store().on_claim(Fault::Hangs);
+//! assert_eq!(charge(&app, "c").await.status(), StatusCode::SERVICE_UNAVAILABLE);
+//! assert_eq!(registry.refusals("charges", "in_flight"), 1);
+//! assert_eq!(registry.refusals("charges", "store_unavailable"), 1);
+//! assert_eq!(registry.executions("charges"), 2);
+//! # });
+//! ```
 
+mod assertions;
 pub mod conformance;
+mod counts;
 #[doc(hidden)]
 pub mod decoders;
+mod faulty;
+mod registry;
+mod seeded;
+
+pub use self::assertions::{assert_not_replayed, assert_replayed};
+pub(crate) use self::counts::Counts;
+pub use self::faulty::{Fault, FaultyStore};
+pub use self::registry::{TestRegistry, registry};
+pub use self::seeded::SeededClaim;
+use crate::Idempotency;
+
+/// What a handler is given that runs under this key, for a test that calls it: its steps run and record nothing.
+///
+/// The scope of its downstream keys is `test`.
+///
+/// # Panics
+///
+/// When the key is malformed, or no attempt has this number.
+#[track_caller]
+pub fn idempotency(key: &str, attempt: u32) -> Idempotency {
+    assert!(attempt > 0, "attempts are counted from 1");
+    Idempotency::of_test(key, attempt)
+}

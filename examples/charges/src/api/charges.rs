@@ -13,17 +13,21 @@ use crate::error::{ApiError, ErrorBody};
 use crate::ledger::NewEntry;
 use crate::user::User;
 
-#[derive(Deserialize, ToSchema)]
-pub(super) struct NewCharge {
+/// What a client orders.
+#[derive(Clone, Deserialize, Serialize, ToSchema)]
+pub struct NewCharge {
     /// In the smallest unit of the currency.
     #[schema(minimum = 1)]
-    pub(super) amount: i64,
-    pub(super) currency: String,
-    pub(super) card: String,
+    pub amount: i64,
+    /// Such as `EUR`.
+    pub currency: String,
+    /// The last four digits.
+    pub card: String,
 }
 
+/// What a client gets.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Charge {
+pub struct Charge {
     id: i64,
     amount: i64,
     currency: String,
@@ -49,7 +53,7 @@ pub(super) struct Charge {
         BodyErrors,
     ),
 )]
-pub(super) async fn create_charge(
+pub async fn create_charge(
     State(app): State<App>,
     user: User,
     idempotency: Idempotency,

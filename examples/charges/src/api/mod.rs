@@ -1,6 +1,6 @@
-//! The routes. Each guarantee has one handler: [`charges`], [`exact_charges`], [`refunds`], [`events`].
+//! The routes. Each guarantee has one handler: `charges`, `exact_charges`, `refunds`, `events`.
 
-mod charges;
+pub mod charges;
 mod document;
 mod events;
 mod exact_charges;
@@ -21,15 +21,18 @@ use crate::ledger::{Entry, Ledger};
 use crate::network::{CardNetwork, NetworkCharge};
 use crate::user::User;
 
+/// What the handlers share.
 #[derive(Clone)]
-pub(crate) struct App {
-    pub(crate) ledger: Ledger,
-    pub(crate) network: CardNetwork,
+pub struct App {
+    /// Our own books.
+    pub ledger: Ledger,
+    /// The other company.
+    pub network: CardNetwork,
 }
 
 /// Which database the handlers' transactions are of.
 #[derive(Clone, Copy)]
-pub(crate) enum Transactions {
+pub enum Transactions {
     /// The store's, where the ledger lies too: the charge and its record commit together.
     Sqlite,
     /// The same.
@@ -38,8 +41,9 @@ pub(crate) enum Transactions {
     None,
 }
 
-/// With the document of the routes, and a page that shows it.
-pub(crate) fn router(app: App, transactions: Transactions) -> Router {
+/// The routes, under whatever registry the router is given or the program has installed, with their document and a page
+/// that shows it.
+pub fn router(app: App, transactions: Transactions) -> Router {
     let (schemas, paths, at_least_once) = routes!(charges::create_charge);
     let create_charge: MethodRouter<App> = match transactions {
         Transactions::Sqlite => post(exact_charges::create_charge::<Sqlite>),

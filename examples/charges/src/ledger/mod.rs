@@ -11,31 +11,36 @@ use crate::error::ApiError;
 
 /// In SQLite or in PostgreSQL.
 #[derive(Clone)]
-pub(crate) enum Ledger {
+pub enum Ledger {
+    /// In a file, of ours or of the store's.
     Sqlite(SqlitePool),
+    /// In the store's database.
     Postgres(PgPool),
 }
 
 /// A line of the ledger.
 #[derive(FromRow, Serialize, ToSchema)]
-pub(crate) struct Entry {
-    pub(crate) id: i64,
-    pub(crate) kind: String,
-    pub(crate) user: String,
+pub struct Entry {
+    /// Counted from 1.
+    pub id: i64,
+    /// Such as `charge`.
+    pub kind: String,
+    /// Whose it is.
+    pub user: String,
     /// In the smallest unit of the currency; negative for a refund.
-    pub(crate) amount: i64,
+    pub amount: i64,
     /// What is left of a charge after its refunds, those included whose outcome is unknown.
-    pub(crate) refundable: i64,
+    pub refundable: i64,
     /// The charge that a refund or an event belongs to.
-    pub(crate) charge: Option<i64>,
+    pub charge: Option<i64>,
     /// The idempotency key of the request.
-    pub(crate) key: Option<String>,
+    pub key: Option<String>,
     /// The attempt that wrote this line: 2 when the process died in the first one.
-    pub(crate) attempt: i64,
+    pub attempt: i64,
     /// Whether the card network has answered; a refund that stays unsettled is for a person to look into.
-    pub(crate) settled: bool,
+    pub settled: bool,
     /// What the card network knows it by.
-    pub(crate) reference: String,
+    pub reference: String,
 }
 
 /// What a handler writes.
@@ -74,7 +79,11 @@ macro_rules! on_pool {
 
 impl Ledger {
     /// Makes the tables where they are not there. Every process may call it, also all at once.
-    pub(crate) async fn migrate(&self) -> Result<(), sqlx::Error> {
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn migrate(&self) -> Result<(), sqlx::Error> {
         on_pool!(self, pool => LedgerDatabase::migrate(pool).await)
     }
 
@@ -102,7 +111,12 @@ impl Ledger {
         found.ok_or(ApiError::NoSuchCharge(id))
     }
 
-    pub(crate) async fn entries(&self) -> Result<Vec<Entry>, sqlx::Error> {
+    /// All lines, the oldest first.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn entries(&self) -> Result<Vec<Entry>, sqlx::Error> {
         let entries = "SELECT * FROM entries ORDER BY id";
         on_pool!(self, pool => sqlx::query_as(entries).fetch_all(pool).await)
     }

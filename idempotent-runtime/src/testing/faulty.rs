@@ -1,15 +1,17 @@
 //! A store that fails or stalls on command.
 
+use std::fmt;
 use std::future::pending;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use idempotent_runtime::store::{
-    Claim, ClaimRequest, Cursor, Entry, Held, MemoryStore, Page, Store, StoreError, Token,
+use super::seeded::{SeededClaim, Seeds};
+use crate::store::{
+    Claim, ClaimRequest, Cursor, Entry, Held, MemoryStore, Page, Store, StoreError, Token, Transactions,
 };
-use idempotent_runtime::{Record, RecordKey};
+use crate::{Record, RecordKey};
 
 /// What a call does before it reaches the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,7 +35,7 @@ pub enum Fault {
     ArrivesLate,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Faults {
     claim: Fault,
     renew: Fault,
@@ -44,23 +46,63 @@ struct Faults {
     ends: usize,
 }
 
-/// A [`MemoryStore`] behind a line that can break.
-#[derive(Clone)]
-pub struct FaultyStore {
-    store: MemoryStore,
+/// A store behind a line that breaks on command. A clone is the same store.
+///
+/// Under `tokio::time::pause` a call that hangs takes no time: the clock goes on to the registry's limit by itself, if the
+/// store behind the line is on that clock, as `MemoryStore` is. The transaction of a `Tx` goes past the line.
+///
+/// # Examples
+///
+/// ```
+/// use idempotent_runtime::testing::{Fault, FaultyStore};
+///
+/// let store = FaultyStore::new();
+/// store.on_claim(Fault::Unreachable);
+/// // Requests are refused with 503 from here on.
+/// store.on_claim(Fault::None);
+/// ```
+pub struct FaultyStore<S = MemoryStore> {
+    store: Arc<S>,
     faults: Arc<Mutex<Faults>>,
     late: Arc<Semaphore>,
+    seeds: Seeds,
 }
 
 impl FaultyStore {
-    /// A store without faults.
+    /// A store in memory, without faults.
     pub fn new() -> Self {
-        Self { store: MemoryStore::new(), faults: Arc::default(), late: Arc::new(Semaphore::new(0)) }
+        Self::around(MemoryStore::new())
+    }
+}
+
+impl Default for FaultyStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<S: Store> FaultyStore<S> {
+    /// This store, without faults.
+    pub fn around(store: S) -> Self {
+        Self {
+            store: Arc::new(store),
+            faults: Arc::default(),
+            late: Arc::new(Semaphore::new(0)),
+            seeds: Seeds::default(),
+        }
     }
 
     /// The store behind the line.
-    pub fn inner(&self) -> &MemoryStore {
+    pub fn inner(&self) -> &S {
         &self.store
+    }
+
+    /// A claim of `key` as of another process whose handler runs: requests with the key are refused, or wait, until it is
+    /// ended.
+    ///
+    /// The key is the one that the store sees: `key.digested()` under a registry with `digest_keys`.
+    pub async fn seed_in_flight(&self, key: RecordKey) -> SeededClaim<S> {
+        SeededClaim::new(Arc::clone(&self.store), self.seeds.clone(), key).await
     }
 
     /// What claims do from now on.
@@ -105,11 +147,11 @@ impl FaultyStore {
 
     async fn through<T, C, F>(&self, fault: Fault, call: C) -> Result<T, StoreError>
     where
-        C: FnOnce(MemoryStore) -> F,
+        C: FnOnce(Arc<S>) -> F,
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
         T: Send + 'static,
     {
-        let call = call(self.store.clone());
+        let call = call(Arc::clone(&self.store));
         match fault {
             Fault::None => call.await,
             Fault::Unreachable => Err(StoreError::unavailable("the line is cut")),
@@ -141,20 +183,35 @@ impl FaultyStore {
     }
 }
 
-impl Default for FaultyStore {
-    fn default() -> Self {
-        Self::new()
+impl<S> Clone for FaultyStore<S> {
+    fn clone(&self) -> Self {
+        Self {
+            store: Arc::clone(&self.store),
+            faults: Arc::clone(&self.faults),
+            late: Arc::clone(&self.late),
+            seeds: self.seeds.clone(),
+        }
     }
 }
 
-impl Store for FaultyStore {
+impl<S: fmt::Debug> fmt::Debug for FaultyStore<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FaultyStore").field("store", &self.store).field("faults", &self.faults).finish_non_exhaustive()
+    }
+}
+
+impl<S: Store> Store for FaultyStore<S> {
     async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
         let fault = self.with(|faults| {
             faults.claims += 1;
             faults.claim
         });
-        let key = key.clone();
-        self.through(fault, |store| async move { store.claim(&key, request).await }).await
+        let (key, seeds) = (key.clone(), self.seeds.clone());
+        let claim = |store: Arc<S>| async move {
+            seeds.plant(&*store, &key, request).await?;
+            store.claim(&key, request).await
+        };
+        self.through(fault, claim).await
     }
 
     async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
@@ -182,6 +239,14 @@ impl Store for FaultyStore {
         });
         let key = key.clone();
         self.through(fault, |store| async move { store.release(&key, token).await }).await
+    }
+
+    async fn changed(&self, key: &RecordKey) {
+        self.store.changed(key).await;
+    }
+
+    fn transactions(&self) -> Option<Transactions> {
+        self.store.transactions()
     }
 
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {

@@ -1,0 +1,9 @@
+//! A small payments API: its routes, and what they use. `main.rs` serves them, and `tests/` shows how such handlers are
+//! tested.
+
+pub mod api;
+pub mod error;
+pub mod ledger;
+pub mod network;
+pub mod sqlite;
+pub mod user;

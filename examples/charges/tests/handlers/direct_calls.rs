@@ -1,0 +1,48 @@
+//! A handler called as a function: what is tested is its body. Nothing is claimed or recorded.
+
+use axum::Json;
+use axum::body::to_bytes;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use charges::api::charges::create_charge;
+use charges::user::User;
+use idempotent_runtime::Idempotency;
+use idempotent_runtime::testing::idempotency;
+use serde_json::Value;
+
+use crate::{Books, order};
+
+fn alice() -> User {
+    User { name: "alice".to_owned() }
+}
+
+async fn json(response: Response) -> Value {
+    let body = to_bytes(response.into_body(), usize::MAX).await.expect("a whole body");
+    serde_json::from_slice(&body).expect("JSON")
+}
+
+#[tokio::test]
+async fn a_charge_over_the_limit_is_declined() {
+    let books = Books::open().await;
+    let declined =
+        create_charge(State(books.app.clone()), alice(), Idempotency::default(), Json(order(100_001)).into());
+    assert_eq!(declined.await.status(), StatusCode::PAYMENT_REQUIRED);
+    assert_eq!(books.lines_and_times_asked().await, (0, 1));
+}
+
+#[tokio::test]
+async fn a_second_attempt_asks_the_network_again_and_enters_the_charge_once() {
+    let books = Books::open().await;
+    let mut ids = Vec::new();
+    for attempt in [1, 2] {
+        let idempotency = idempotency("8e03978e", attempt);
+        let charged = create_charge(State(books.app.clone()), alice(), idempotency, Json(order(1999)).into()).await;
+        assert_eq!(charged.status(), StatusCode::CREATED);
+        let charge = json(charged).await;
+        assert_eq!(charge["attempt"], attempt);
+        ids.push(charge["id"].clone());
+    }
+    assert_eq!(ids[0], ids[1]);
+    assert_eq!(books.lines_and_times_asked().await, (1, 2));
+}

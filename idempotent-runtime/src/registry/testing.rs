@@ -1,0 +1,57 @@
+//! Registries of tests: one that counts, and one that guards nothing.
+
+use super::{Registry, RegistryBuilder};
+use crate::store::MemoryStore;
+use crate::testing::Counts;
+
+/// What tests ask of a registry.
+#[derive(Default)]
+pub(crate) struct Testing {
+    pub(crate) counts: Option<Counts>,
+    is_disabled: bool,
+}
+
+impl Registry {
+    /// A registry under which handlers run bare: nothing is claimed, recorded, replayed or waited for, a handler ends when
+    /// its client leaves, and **every retry executes again**. It says so once, at WARN.
+    ///
+    /// For tests of what a handler does, and of clients that must not be helped. What a request may look like does not
+    /// depend on it: a missing key that is `required` is still refused, and so is a malformed one.
+    /// [`Idempotency`](crate::Idempotency) tells key and downstream keys, attempt 1 each time, and its steps run and record
+    /// nothing. A handler with a `Tx` is refused with 500 `transaction_failed`: there is no database in which to begin one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use axum::{Router, routing::post};
+    /// use idempotent_runtime::{Registry, idempotent};
+    ///
+    /// #[idempotent(scope = "charges")]
+    /// async fn create_charge() -> &'static str {
+    ///     "charged"
+    /// }
+    ///
+    /// let app: Router = Router::new().route("/charges", post(create_charge)).layer(Registry::disabled().layer());
+    /// ```
+    pub fn disabled() -> Self {
+        tracing::warn!("idempotency is disabled: handlers run bare, and every retry executes again");
+        let mut builder = Self::builder(MemoryStore::new());
+        builder.testing.is_disabled = true;
+        builder.build()
+    }
+
+    pub(crate) fn is_disabled(&self) -> bool {
+        self.0.testing.is_disabled
+    }
+
+    pub(crate) fn testing(&self) -> &Testing {
+        &self.0.testing
+    }
+}
+
+impl RegistryBuilder {
+    pub(crate) fn count_into(mut self, counts: Counts) -> Self {
+        self.testing.counts = Some(counts);
+        self
+    }
+}

@@ -1,0 +1,105 @@
+//! A registry of one test's own.
+
+use std::fmt;
+use std::ops::Deref;
+
+use super::counts::Counts;
+use super::{FaultyStore, SeededClaim};
+use crate::refusal::CODES;
+use crate::registry::RegistryBuilder;
+use crate::store::{MemoryStore, Store};
+use crate::witness::Event;
+use crate::{RecordKey, Registry};
+
+/// A registry over a [`MemoryStore`] of its own: what one test records, counts or breaks, no other one sees.
+///
+/// # Examples
+///
+/// See [the module](super).
+pub fn registry() -> TestRegistry {
+    TestRegistry::over(MemoryStore::new())
+}
+
+/// A [`Registry`] that counts what becomes of requests, over a store that fails on command.
+///
+/// It dereferences to the registry, so that `layer` and `drain` are there; `Registry::clone` gives one to keep.
+pub struct TestRegistry<S = MemoryStore> {
+    registry: Registry,
+    store: FaultyStore<S>,
+    counts: Counts,
+}
+
+impl<S: Store> TestRegistry<S> {
+    /// A registry over this store.
+    pub fn over(store: S) -> Self {
+        Self::with_options(store, |builder| builder)
+    }
+
+    /// A registry over this store, with options: other stores by name, rendered refusals, …
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use idempotent_runtime::store::MemoryStore;
+    /// use idempotent_runtime::testing::TestRegistry;
+    ///
+    /// let registry = TestRegistry::with_options(MemoryStore::new(), |builder| {
+    ///     builder.store("payments", MemoryStore::new()).store_timeout(Duration::from_millis(100))
+    /// });
+    /// ```
+    pub fn with_options(store: S, options: impl FnOnce(RegistryBuilder) -> RegistryBuilder) -> Self {
+        let (store, counts) = (FaultyStore::around(store), Counts::default());
+        let registry = options(Registry::builder(store.clone())).count_into(counts.clone()).build();
+        Self { registry, store, counts }
+    }
+
+    /// The default store, to command it or to look into it.
+    pub fn store(&self) -> &FaultyStore<S> {
+        &self.store
+    }
+
+    /// How often handlers of this scope were executed; a request without a key, and a method that is not guarded, are
+    /// executions too.
+    pub fn executions(&self, scope: &str) -> usize {
+        self.counts.of(scope, Event::Executed)
+    }
+
+    /// How many requests of this scope were answered with a recorded response.
+    pub fn replays(&self, scope: &str) -> usize {
+        self.counts.of(scope, Event::Replayed)
+    }
+
+    /// How many requests of this scope were refused with this [`Refusal::code`](crate::Refusal::code).
+    ///
+    /// # Panics
+    ///
+    /// When there is no such code, which would be counted as 0 for ever.
+    #[track_caller]
+    pub fn refusals(&self, scope: &str, code: &str) -> usize {
+        let known = CODES.iter().find(|known| **known == code);
+        let code = known.unwrap_or_else(|| panic!("no refusal has the code {code:?}; write one of {CODES:?}"));
+        self.counts.of(scope, Event::Refused(code))
+    }
+
+    /// As [`FaultyStore::seed_in_flight`].
+    pub async fn seed_in_flight(&self, key: RecordKey) -> SeededClaim<S> {
+        self.store.seed_in_flight(key).await
+    }
+}
+
+impl<S> Deref for TestRegistry<S> {
+    type Target = Registry;
+
+    fn deref(&self) -> &Registry {
+        &self.registry
+    }
+}
+
+impl<S> fmt::Debug for TestRegistry<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TestRegistry")
+            .field("registry", &self.registry)
+            .field("counts", &self.counts)
+            .finish_non_exhaustive()
+    }
+}

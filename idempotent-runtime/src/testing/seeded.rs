@@ -1,0 +1,150 @@
+//! Claims of another process that tests make up.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::response::IntoResponse;
+use tokio::sync::Mutex;
+
+use crate::record::now_in_millis;
+use crate::store::{AfterCrash, ClaimRequest, Store, StoreError, Token};
+use crate::{Fingerprint, Record, RecordKey, RecordedBody};
+
+/// Longer than a test lets its clock run.
+const LONG: Duration = Duration::from_hours(24 * 365);
+
+/// The seeds of one store. A clone is the same.
+#[derive(Clone, Default)]
+pub(super) struct Seeds(Arc<Mutex<HashMap<RecordKey, Seed>>>);
+
+struct Seed {
+    token: Token,
+    /// What the first request with the key asks for: the other process is taken to have been asked the same.
+    fingerprint: Option<Fingerprint>,
+    /// How it has ended before that request came.
+    ending: Option<Ending>,
+}
+
+enum Ending {
+    Completed(Record),
+    Crashed,
+}
+
+impl Seeds {
+    /// Enters the claim that is seeded under the key, with what this first request asks for.
+    pub(super) async fn plant<S: Store>(
+        &self,
+        store: &S,
+        key: &RecordKey,
+        request: ClaimRequest,
+    ) -> Result<(), StoreError> {
+        let mut seeds = self.0.lock().await;
+        let Some(seed) = seeds.get_mut(key).filter(|seed| seed.fingerprint.is_none()) else { return Ok(()) };
+        let fingerprint = request.fingerprint;
+        let claim =
+            ClaimRequest { token: seed.token, fingerprint, lease: LONG, ttl: LONG, after_crash: AfterCrash::Rerun };
+        store.claim(key, claim).await?;
+        seed.fingerprint = Some(fingerprint);
+        match seed.ending.take() {
+            None => {}
+            Some(ending) => end(store, key, claim.token, fingerprint, ending).await?,
+        }
+        Ok(())
+    }
+}
+
+async fn end<S: Store>(
+    store: &S,
+    key: &RecordKey,
+    token: Token,
+    fingerprint: Fingerprint,
+    ending: Ending,
+) -> Result<(), StoreError> {
+    let _held = match ending {
+        Ending::Completed(record) => store.complete(key, token, Record { fingerprint, ..record }, LONG).await?,
+        Ending::Crashed => store.renew(key, token, Duration::ZERO).await?,
+    };
+    Ok(())
+}
+
+/// A claim as of another process that runs the handler, made by
+/// [`FaultyStore::seed_in_flight`](super::FaultyStore::seed_in_flight); it holds its key until it is ended.
+///
+/// It counts as a claim for the same request as the first one that comes with the key, so that one gets `in_flight`, and
+/// another request gets `key_reused`.
+#[must_use = "its methods end the claim; dropped, it holds the key for ever"]
+pub struct SeededClaim<S> {
+    store: Arc<S>,
+    seeds: Seeds,
+    key: RecordKey,
+}
+
+impl<S: Store> SeededClaim<S> {
+    pub(super) async fn new(store: Arc<S>, seeds: Seeds, key: RecordKey) -> Self {
+        let seed = Seed { token: Token::unique(), fingerprint: None, ending: None };
+        seeds.0.lock().await.insert(key.clone(), seed);
+        Self { store, seeds, key }
+    }
+
+    /// The other process has answered with a status that is not recorded: the key is free.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub async fn release(self) -> Result<(), StoreError> {
+        if let Some(seed) = self.seeds.0.lock().await.remove(&self.key) {
+            let _held = self.store.release(&self.key, seed.token).await?;
+        }
+        Ok(())
+    }
+
+    /// The other process has answered with `response`, and recorded it: retries get it.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    ///
+    /// # Panics
+    ///
+    /// When the response's body breaks off.
+    pub async fn complete(self, response: impl IntoResponse) -> Result<(), StoreError> {
+        let (parts, body) = response.into_response().into_parts();
+        let body = axum::body::to_bytes(body, usize::MAX).await.expect("the body of a recorded response is whole");
+        let headers = parts.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        self.end(Ending::Completed(Record {
+            status: parts.status,
+            headers,
+            body: RecordedBody::Whole(body),
+            fingerprint: Fingerprint::from_bytes([0; 32]),
+            recorded_at: now_in_millis(),
+        }))
+        .await
+    }
+
+    /// The other process has died, and its lease has run out: the policy says what comes next.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub async fn crash(self) -> Result<(), StoreError> {
+        self.end(Ending::Crashed).await
+    }
+
+    async fn end(self, ending: Ending) -> Result<(), StoreError> {
+        let mut seeds = self.seeds.0.lock().await;
+        let Some(seed) = seeds.get_mut(&self.key) else { return Ok(()) };
+        if let Some(fingerprint) = seed.fingerprint {
+            return end(&*self.store, &self.key, seed.token, fingerprint, ending).await;
+        }
+        seed.ending = Some(ending);
+        Ok(())
+    }
+}
+
+impl<S> fmt::Debug for SeededClaim<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SeededClaim").field("key", &self.key).finish_non_exhaustive()
+    }
+}
