@@ -21,6 +21,7 @@ use crate::body::{Gathered, Remembering, Resumed};
 use crate::fingerprint::FingerprintBuilder;
 use crate::headers::IDEMPOTENCY_KEY;
 use crate::idempotency::Execution;
+use crate::trace::TraceParent;
 use crate::{Fingerprint, IdempotencyKey, InvalidKey, Registry};
 
 /// The last argument of an annotated handler, with what the engine needs to know of the request.
@@ -94,6 +95,7 @@ impl PresentedKey {
 pub(crate) struct Asked {
     /// The lines of `Authorization`.
     pub(crate) credentials: Vec<HeaderValue>,
+    pub(crate) trace: Option<Box<TraceParent>>,
     pub(crate) content: PresentedContent,
 }
 
@@ -140,8 +142,9 @@ where
         } else {
             let execution = Execution::of(request.extensions_mut());
             let credentials = request.headers().get_all(header::AUTHORIZATION).iter().cloned().collect();
+            let trace = TraceParent::of(request.headers()).map(Box::new);
             let content = if Mode::BUFFERED { read(&mut request).await } else { PresentedContent::NotRead };
-            (Some(execution), Asked { credentials, content })
+            (Some(execution), Asked { credentials, trace, content })
         };
         let inner = B::from_request(request, state).await.map_err(IntoResponse::into_response)?;
         Ok(Self { inner, request: Some(Presented { method, registry, execution, key, asked }), mode: PhantomData })

@@ -51,6 +51,7 @@
 //! | `redis-cluster` | | `store::RedisStore` in a Cluster |
 //! | `seal` | | `RegistryBuilder::seal_with`: records are encrypted before they reach their store |
 //! | `metrics` | | [`metrics`]: counts, gauges and durations for the crate of that name |
+//! | `opentelemetry` | | the span of a replay links to the one in which its response was made |
 //! | `testing` | | `testing::conformance` |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -86,6 +87,7 @@ mod sync;
 mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod trace;
 #[cfg_attr(
     not(any(feature = "postgres", feature = "sqlite")),
     expect(dead_code, reason = "no store of the other features has transactions")

@@ -35,8 +35,19 @@ commands:
 ";
 
 /// Features of `idempotent-runtime` that must compile alone.
-const FEATURES: [&str; 10] =
-    ["", "macros", "memory", "metrics", "postgres", "redis", "redis-cluster", "seal", "sqlite", "testing"];
+const FEATURES: [&str; 11] = [
+    "",
+    "macros",
+    "memory",
+    "metrics",
+    "opentelemetry",
+    "postgres",
+    "redis",
+    "redis-cluster",
+    "seal",
+    "sqlite",
+    "testing",
+];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
