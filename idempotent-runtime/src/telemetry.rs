@@ -10,9 +10,14 @@ use crate::metering;
 use crate::store::StoreError;
 use crate::transaction::TransactionError;
 
-/// The span of a guarded request; its outcome is filled in when it is known.
+/// The span of a guarded request; its outcome, and the trace of what it replays, are filled in when they are known.
 pub(crate) fn span(policy: &Policy) -> Span {
-    tracing::info_span!("idempotent", idempotency.scope = policy.scope, idempotency.outcome = Empty)
+    tracing::info_span!(
+        "idempotent",
+        idempotency.scope = policy.scope,
+        idempotency.outcome = Empty,
+        idempotency.recorded_by = Empty
+    )
 }
 
 /// How a guarded request ended.

@@ -30,6 +30,7 @@ use crate::store::{BoundedStore, Claim, ClaimRequest, Held, StoreError, Token};
 use crate::sync::tokio;
 use crate::sync::tokio::time::Instant;
 use crate::telemetry::{self, Outcome};
+use crate::trace::TraceParent;
 use crate::transaction::{HandlerTransaction, TransactionError};
 use crate::witness::Event;
 use crate::{Fingerprint, IdempotencyKey, Policy, Record, RecordKey, Refusal, Registry};
@@ -49,6 +50,7 @@ pub(super) struct Asking {
     pub(super) registry: Option<Registry>,
     pub(super) span: Span,
     pub(super) cache_if: Option<CacheIf>,
+    pub(super) trace: Option<Box<TraceParent>>,
     pub(super) execution: Arc<Execution>,
     pub(super) transaction: Option<Arc<dyn HandlerTransaction>>,
 }
@@ -169,8 +171,8 @@ impl Asking {
         if let Err(error) = transaction.begin(&store).await {
             return Err(self.refuse_transaction(&store, &error));
         }
-        let judge =
-            Judge { policy: self.policy, fingerprint: FingerprintBuilder::new().finish(), cache_if: self.cache_if };
+        let fingerprint = FingerprintBuilder::new().finish();
+        let judge = Judge { policy: self.policy, fingerprint, cache_if: self.cache_if, trace: None };
         let span = self.span;
         Ok(Passage(Way::InTransaction(Box::new(InTransaction {
             registry,
@@ -341,7 +343,8 @@ impl Claiming {
 
     /// The right to run under the claim, and whether the keeper of leases was woken for it.
     fn acquired(self, attempt: u32, asked_at: Instant) -> (Passage, bool) {
-        let Asking { policy, cache_if, execution, span, .. } = self.asking;
+        let Asking { policy, cache_if, trace, execution, span, .. } = self.asking;
+        let trace = TraceParent::of_handler(&span, trace);
         execution.grant(self.key, self.record_key, attempt);
         let lease = Lease::new(self.store, self.stored_key, self.request.token, policy.scope, self.request.lease);
         let (lease, has_woken_keeper) = self.registry.keeper().keep(lease, asked_at);
@@ -353,7 +356,7 @@ impl Claiming {
             lease,
             registry: self.registry,
             attempt,
-            judge: Judge { policy, fingerprint: self.request.fingerprint, cache_if },
+            judge: Judge { policy, fingerprint: self.request.fingerprint, cache_if, trace },
             span,
             _running: self.running,
             _place: self.place,
@@ -363,13 +366,14 @@ impl Claiming {
     }
 
     fn begun(self, attempt: u32, transaction: Arc<dyn HandlerTransaction>) -> Passage {
-        let Asking { policy, cache_if, execution, span, .. } = self.asking;
+        let Asking { policy, cache_if, trace, execution, span, .. } = self.asking;
+        let trace = TraceParent::of_handler(&span, trace);
         execution.grant(self.key, self.record_key, attempt);
         Passage(Way::InTransaction(Box::new(InTransaction {
             registry: self.registry,
             store: self.store,
             transaction,
-            judge: Judge { policy, fingerprint: self.request.fingerprint, cache_if },
+            judge: Judge { policy, fingerprint: self.request.fingerprint, cache_if, trace },
             claim: Some(TransactionClaim { key: self.stored_key, request: self.request }),
             span,
             _running: self.running,
@@ -399,12 +403,15 @@ impl Claiming {
         if !self.fingerprints.contain(fingerprint) {
             return self.asking.refuse(Refusal::KeyReused);
         }
-        let Opened::Whole(lines, body) = opened else {
+        let Opened::Whole(mut lines, body) = opened else {
             return self.asking.refuse(Refusal::ResponseNotRecorded { status });
         };
         Outcome::Replayed.enter(&self.asking.span, self.asking.policy);
         metering::replayed(recorded_at);
         self.registry.tell(self.asking.policy.scope, Event::Replayed);
+        if let Some(trace) = TraceParent::take(&mut lines) {
+            trace.enter(&self.asking.span);
+        }
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = status;
         let headers = response.headers_mut();
