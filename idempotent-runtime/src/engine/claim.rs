@@ -63,6 +63,15 @@ pub(super) enum Entered {
     Later(BoxFuture<'static, Result<Passage, Response>>),
 }
 
+/// What a request with a key comes to before its store is asked.
+#[expect(clippy::large_enum_variant, reason = "it is moved once, which costs less than a box")]
+enum Prepared {
+    Claim(Claiming),
+    /// Another claim for the same key would wait for that one.
+    RunUnderTheLayersClaim,
+    Answer(Response),
+}
+
 impl Asking {
     /// Claims at once where the store answers at once.
     pub(super) fn enter(
@@ -73,8 +82,9 @@ impl Asking {
         fingerprint: Option<Fingerprint>,
     ) -> Entered {
         let mut claiming = match self.prepare(asked, key, caller, fingerprint) {
-            Ok(claiming) => claiming,
-            Err(entered) => return Entered::Now(entered),
+            Prepared::Claim(claiming) => claiming,
+            Prepared::RunUnderTheLayersClaim => return Entered::Now(Ok(Passage(Way::Unguarded))),
+            Prepared::Answer(answer) => return Entered::Now(Err(answer)),
         };
         let asked_at = Instant::now();
         while let Some(claimed) = claiming.claim_now() {
@@ -96,49 +106,47 @@ impl Asking {
     }
 
     /// All that a claim takes, or what comes of the request without one.
-    #[expect(clippy::result_large_err, reason = "the other variant is larger")]
     fn prepare(
         self,
         asked: &Asked,
         key: Result<IdempotencyKey, Refusal>,
         caller: Option<&str>,
         fingerprint: Option<Fingerprint>,
-    ) -> Result<Claiming, Result<Passage, Response>> {
+    ) -> Prepared {
         let key = match key {
             Ok(key) => key,
             Err(refusal) => {
                 self.execution.take_over();
-                return Err(Err(self.refuse(refusal)));
+                return Prepared::Answer(self.refuse(refusal));
             }
         };
         let record_key = RecordKey::new(self.policy.scope, caller, key.as_str());
         if self.execution.is_covered_by(&record_key) {
-            // Its claim would wait for itself.
             if self.transaction.is_some() {
                 telemetry::covered_transaction(self.policy);
-                return Err(Err(self.refuse(Refusal::TransactionFailed)));
+                return Prepared::Answer(self.refuse(Refusal::TransactionFailed));
             }
             self.execution.enter();
-            return Err(Ok(Passage(Way::Unguarded)));
+            return Prepared::RunUnderTheLayersClaim;
         }
         self.execution.take_over();
         let Some((registry, store)) = self.registry_and_store() else {
             telemetry::misconfigured(self.policy, self.registry.is_some());
-            return Err(Err(self.refuse(UNAVAILABLE)));
+            return Prepared::Answer(self.refuse(UNAVAILABLE));
         };
         if let PresentedContent::Broken(broken) = &asked.content {
             let (status, reason) = &**broken;
-            return Err(Err((*status, reason.clone()).into_response()));
+            return Prepared::Answer((*status, reason.clone()).into_response());
         }
         let place = match registry.caller_limit() {
             None => None,
             Some(limit) => match limit.enter(self.policy.scope, Principal::of(caller, &asked.credentials)) {
                 Some(place) => Some(place),
-                None => return Err(Err(self.refuse(Refusal::TooManyInFlight { retry_after: RETRY_AFTER }))),
+                None => return Prepared::Answer(self.refuse(Refusal::TooManyInFlight { retry_after: RETRY_AFTER })),
             },
         };
         let fingerprints = registry.at_rest().fingerprints(fingerprint_of(self.policy, asked, fingerprint));
-        Ok(Claiming {
+        Prepared::Claim(Claiming {
             stored_key: registry.at_rest().key(&record_key),
             request: ClaimRequest {
                 token: Token::unique(),
