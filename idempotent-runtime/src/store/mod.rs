@@ -8,7 +8,8 @@
 //! | `PostgresStore` | many processes | PostgreSQL 13 or newer; takes the application's own pool |
 //!
 //! A store of your own implements [`Store`] and shows with
-//! [`testing::conformance`](crate::testing::conformance) (feature `testing`) that it keeps the contract.
+//! [`testing::conformance`](crate::testing::conformance) (feature `testing`) that it keeps the contract:
+//! [`guide::writing_a_store`](crate::guide::writing_a_store) has the rules in words, and a whole one.
 //!
 //! ```text
 //! absent ──claim──▶ claimed(token, lease, attempt) ──complete──▶ completed(record) ──ttl──▶ absent
