@@ -42,17 +42,26 @@ fn the_picture_in_the_readme_is_of_this_demo() {
     assert_eq!(steady(&shown), steady(&picture), "draw it again with `cargo xtask picture`");
 }
 
-/// The README leaves lines out where it says `…`, and nothing else.
+/// The README leaves lines out where it says `…`, and nowhere else.
 #[test]
 fn the_readme_shows_what_the_demo_says() {
     let readme = fs::read_to_string(in_repository("README.md")).expect("the README is there");
     let (_, shown) = readme.split_once("$ cargo run -p charges -- demo\n").expect("the README shows the demo");
     let (shown, _) = shown.split_once("\n```").expect("a block ends");
-    let said = steady(&said());
-    let mut lines = said.lines();
-    for shown in shown.lines().filter(|line| !line.is_empty() && *line != "…") {
-        assert!(lines.any(|line| line == steady(shown)), "the demo does not say, there: {shown}");
+    let (said, shown) = (steady(&said()), steady(shown));
+    let mut lines = said.lines().filter(|line| !line.is_empty());
+    let mut left_out = false;
+    for shown in shown.lines() {
+        if shown == "…" {
+            left_out = true;
+        } else if left_out {
+            assert!(lines.any(|line| line == shown), "the demo does not say, there or later: {shown}");
+            left_out = false;
+        } else {
+            assert_eq!(lines.next(), Some(shown), "the README leaves out what it does not show");
+        }
     }
+    assert_eq!(lines.next(), None, "the README leaves out the end");
 }
 
 fn in_repository(file: &str) -> PathBuf {
