@@ -67,6 +67,29 @@ use crate::{Fingerprint, Record, RecordKey};
 ///
 /// The engine may drop any of these futures at any await, as it does when the time limit of the registry is over. A
 /// dropped call may have taken effect or not, but never half.
+///
+/// # Examples
+///
+/// [`guide::writing_a_store`](crate::guide::writing_a_store) has a whole store of files, and
+/// [`testing::conformance`](crate::testing::conformance) one in memory. An application looks into a store by the same methods:
+///
+/// ```
+/// # #[cfg(feature = "memory")]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
+/// use idempotent_runtime::RecordKey;
+/// use idempotent_runtime::store::{MemoryStore, Store};
+///
+/// let store = MemoryStore::new();
+/// let key = RecordKey::new("charges", Some("alice"), "8e03978e");
+/// assert_eq!(store.get(&key).await?, None);
+/// assert!(!store.purge(&key).await?);
+/// # Ok(())
+/// # })
+/// # }
+/// # #[cfg(not(feature = "memory"))]
+/// # fn main() {}
+/// ```
 pub trait Store: Send + Sync + 'static {
     /// The first caller gets the claim; every other one learns what stands there. One round trip.
     ///
