@@ -107,6 +107,7 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     ///
     /// [`StoreError::Full`] when there is no room for a new claim: nothing that is alive is evicted to make some.
+    /// [`StoreError::Damaged`] when what stands there cannot be read: as if it were absent, the request would run twice.
     fn claim(&self, key: &RecordKey, request: ClaimRequest) -> impl Future<Output = Result<Claim, StoreError>> + Send;
 
     /// Sets the lease to `lease` from now, zero included, if `token` still holds the claim.
@@ -160,9 +161,14 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// What stands under `key`, for operators.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Damaged`] when it cannot be read, as from [`claim`](Self::claim).
     fn get(&self, key: &RecordKey) -> impl Future<Output = Result<Option<Entry>, StoreError>> + Send;
 
-    /// Removes what stands under `key`, claim or record; false when nothing did.
+    /// Removes what stands under `key`, claim or record; false when nothing did. What cannot be read is removed too, and
+    /// counts as something.
     ///
     /// A handler that still runs cannot record any more, and the next request runs it again: for operators who know
     /// that this is right.

@@ -17,7 +17,8 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 #[test]
 fn every_program_of_the_page_is_one_of_these() {
     let page = Page::read();
-    let programs = ["main.rs", "bin/redis.rs", "bin/postgres.rs", "bin/swagger-and-metrics.rs", "../tests/charges.rs"];
+    let programs =
+        ["main.rs", "bin/on-redis.rs", "bin/on-postgres.rs", "bin/swagger-and-metrics.rs", "../tests/charges.rs"];
     for program in programs {
         let source = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(program));
         let source = source.unwrap_or_else(|error| panic!("{program}: {error}"));

@@ -24,8 +24,8 @@ trap 'kill -9 $(jobs -p) 2>/dev/null' EXIT
 cargo() {
     case "$*" in
         "run -p cookbook") exec "$COOKBOOK" ;;
-        "run -p cookbook --bin redis") exec "$REDIS" ;;
-        "run -p cookbook --bin postgres") exec "$POSTGRES" ;;
+        "run -p cookbook --bin on-redis") exec "$ON_REDIS" ;;
+        "run -p cookbook --bin on-postgres") exec "$ON_POSTGRES" ;;
         "run -p cookbook --bin swagger-and-metrics") exec "$SWAGGER_AND_METRICS" ;;
         *) echo "no such program: cargo $*" >&2; exit 2 ;;
     esac
@@ -60,8 +60,8 @@ impl Session {
         let mut bash = Process::new("bash");
         bash.arg(script).current_dir(self.folder.path()).stdin(Stdio::null());
         bash.env("COOKBOOK", env!("CARGO_BIN_EXE_cookbook"))
-            .env("REDIS", env!("CARGO_BIN_EXE_redis"))
-            .env("POSTGRES", env!("CARGO_BIN_EXE_postgres"))
+            .env("ON_REDIS", env!("CARGO_BIN_EXE_on-redis"))
+            .env("ON_POSTGRES", env!("CARGO_BIN_EXE_on-postgres"))
             .env("SWAGGER_AND_METRICS", env!("CARGO_BIN_EXE_swagger-and-metrics"))
             .env("ADDRESS", &self.address)
             .env("REDIS_URL", &self.redis)
