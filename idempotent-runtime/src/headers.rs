@@ -4,6 +4,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::Policy;
 use crate::policy::DEFAULT_HEADER;
+use crate::trace::RECORDED_BY;
 
 /// Headers that speak of one connection or one moment, or that hand a secret to one client.
 ///
@@ -46,9 +47,10 @@ pub(crate) fn recorded(headers: &HeaderMap, policy: &Policy) -> Vec<(HeaderName,
         let kept = policy.keep_headers.contains(&name.as_str());
         let left_out = LEFT_OUT.contains(name)
             || *name == REPLAYED
+            || *name == RECORDED_BY
             || (*name == header::RETRY_AFTER && is_relative(value))
             || named_by_connection.iter().any(|named| named.eq_ignore_ascii_case(name.as_str()));
-        (kept || !left_out) && !policy.drop_headers.contains(&name.as_str())
+        (kept && *name != RECORDED_BY || !left_out) && !policy.drop_headers.contains(&name.as_str())
     };
     headers
         .iter()

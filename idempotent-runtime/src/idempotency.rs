@@ -16,7 +16,7 @@ use crate::step::{Begun, Names, StepError, StepErrorKind, Steps};
 use crate::store::Token;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::transaction::HandlerTransaction;
-use crate::{IdempotencyKey, RecordKey};
+use crate::{IdempotencyKey, RecordKey, Refusal, telemetry};
 
 /// What the handler may know about the key under which it runs.
 ///
@@ -144,12 +144,18 @@ impl Idempotency {
         F: FnOnce() -> R,
         R: Future<Output = Result<T, E>>,
     {
-        let fails = |kind| StepError::new(name, kind, self.0.steps.get().map(|steps| &steps.registry));
+        let fails = |kind| {
+            let error = StepError::new(name, kind, self.0.steps().map(|steps| &steps.registry));
+            if matches!(error.refusal(), Refusal::StepFailed) {
+                telemetry::step_failed(&error);
+            }
+            error
+        };
         let taken = self.0.step_names.take(name).map_err(fails)?;
         if self.0.transaction.get().is_some() {
             return Err(fails(StepErrorKind::InTransaction).into());
         }
-        let running = match self.0.steps.get() {
+        let running = match self.0.steps() {
             None => None,
             Some(steps) => match steps.begin(name).await.map_err(fails)? {
                 Begun::Running(running) => Some(running),
@@ -191,7 +197,7 @@ impl<S: Sync> FromRequestParts<S> for Idempotency {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         let execution = Execution::of(&mut parts.extensions);
-        execution.may_take_steps.store(true, Ordering::Relaxed);
+        execution.expect_steps();
         Ok(Self(execution))
     }
 }
@@ -213,7 +219,6 @@ pub(crate) struct Execution {
     covering: Option<Arc<Self>>,
     /// A guard beneath this one, which has the last word on what is recorded, has taken the request.
     is_taken_over: AtomicBool,
-    /// Somebody has extracted the [`Idempotency`].
     may_take_steps: AtomicBool,
     step_names: Names,
     /// Of a handler that runs under a claim.
@@ -294,11 +299,21 @@ impl Execution {
         let _ = self.grant.set(Grant { key, record_key, attempt });
     }
 
+    /// Its handler extracts the [`Idempotency`], or nobody can tell yet.
+    pub(crate) fn expect_steps(&self) {
+        self.may_take_steps.store(true, Ordering::Relaxed);
+    }
+
     pub(crate) fn may_take_steps(&self) -> bool {
         self.may_take_steps.load(Ordering::Relaxed)
     }
 
     pub(crate) fn open_steps(&self, steps: Steps) {
         let _ = self.steps.set(steps);
+    }
+
+    /// Those under the claim whose key [`Idempotency`] tells.
+    fn steps(&self) -> Option<&Steps> {
+        if self.grant.get().is_some() { self.steps.get() } else { self.covering.as_deref()?.steps() }
     }
 }

@@ -28,8 +28,8 @@ use crate::{Policy, Registry};
 /// weakened by a layer around it. Give them different scopes: where scope, caller and key are the same, the handler runs
 /// under the layer's claim and policy alone, and one that takes a `Tx` refuses.
 ///
-/// [`Idempotency`](crate::Idempotency) tells a handler without the attribute the claim of the layer, but records none of its
-/// steps: those need the attribute.
+/// [`Idempotency`](crate::Idempotency) tells a handler without the attribute the claim of the layer, and records its steps under
+/// it.
 ///
 /// What is different from an annotated handler:
 ///
@@ -173,6 +173,7 @@ impl IdempotencyLayer {
             Some(_) => Asked::of(request, policy.fingerprint == FingerprintSource::Request).await,
         };
         let covering = Covering(Arc::new(Execution::beneath(request.extensions())));
+        covering.0.expect_steps();
         let presented = Presented {
             method: request.method().clone(),
             registry: self.registry.clone().or_else(|| request.extensions().get::<Registry>().cloned()),

@@ -60,6 +60,7 @@
 //! | `testing` | | `testing`: for tests of handlers and of stores; `Registry::disabled` |
 //! | `utoipa` | | [`openapi`] of handlers under `#[utoipa::path]` |
 //! | `aide` | | [`openapi`] of handlers in aide's `api_route` |
+//! | `opentelemetry` | | the span of a replay links to the one in which its response was made |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -102,6 +103,7 @@ mod sync;
 mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod trace;
 #[cfg_attr(
     not(any(feature = "postgres", feature = "sqlite")),
     expect(dead_code, reason = "no store of the other features has transactions")

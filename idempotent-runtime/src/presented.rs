@@ -18,6 +18,7 @@ use http_body_util::{BodyExt, LengthLimitError};
 use crate::body::{Gathered, Remembering, Resumed};
 use crate::fingerprint::FingerprintBuilder;
 use crate::idempotency::Execution;
+use crate::trace::TraceParent;
 use crate::{Fingerprint, IdempotencyKey, InvalidKey, Registry};
 
 /// What a request brought: all that the engine reads of it.
@@ -67,6 +68,7 @@ impl PresentedKey {
 pub(crate) struct Asked {
     /// The lines of `Authorization`.
     pub(crate) credentials: Vec<HeaderValue>,
+    pub(crate) trace: Option<Box<TraceParent>>,
     pub(crate) content: PresentedContent,
 }
 
@@ -83,8 +85,9 @@ pub(crate) enum PresentedContent {
 impl Asked {
     pub(crate) async fn of(request: &mut Request, reads_body: bool) -> Self {
         let credentials = request.headers().get_all(header::AUTHORIZATION).iter().cloned().collect();
+        let trace = TraceParent::of(request.headers()).map(Box::new);
         let content = if reads_body { read(request).await } else { PresentedContent::NotRead };
-        Self { credentials, content }
+        Self { credentials, trace, content }
     }
 }
 

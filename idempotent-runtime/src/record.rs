@@ -39,7 +39,8 @@ use crate::Fingerprint;
 pub struct Record {
     /// The status of the response.
     pub status: StatusCode,
-    /// The recorded headers, multi-valued ones line by line, in the order in which they were sent.
+    /// The recorded headers, multi-valued ones line by line, in the order in which they were sent; after them, if the
+    /// handler ran in a trace, its `traceparent` in the line `idempotency-recorded-by`, which is not replayed.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The body.
     pub body: RecordedBody,

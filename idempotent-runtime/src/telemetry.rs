@@ -5,14 +5,19 @@ use std::error::Error;
 use tracing::Span;
 use tracing::field::Empty;
 
-use crate::Policy;
 use crate::metering;
 use crate::store::StoreError;
 use crate::transaction::TransactionError;
+use crate::{Policy, StepError};
 
-/// The span of a guarded request; its outcome is filled in when it is known.
+/// The span of a guarded request; its outcome, and the trace of what it replays, are filled in when they are known.
 pub(crate) fn span(policy: &Policy) -> Span {
-    tracing::info_span!("idempotent", idempotency.scope = policy.scope, idempotency.outcome = Empty)
+    tracing::info_span!(
+        "idempotent",
+        idempotency.scope = policy.scope,
+        idempotency.outcome = Empty,
+        idempotency.recorded_by = Empty
+    )
 }
 
 /// How a guarded request ended.
@@ -106,6 +111,12 @@ pub(crate) fn step_not_recorded(scope: &str, store: &str, step: &str, error: &St
         error = error as &dyn Error,
         "a step ran, but its result could not be recorded; its claim is held and it is tried again"
     );
+}
+
+/// A step that no retry can take: the program must be changed.
+pub(crate) fn step_failed(error: &StepError) {
+    // Without its source, which may quote the result.
+    tracing::error!(step = error.step(), "a step of a handler cannot be taken: {}", error.kind());
 }
 
 /// What the handler has done will never be written down.

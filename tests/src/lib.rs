@@ -4,7 +4,6 @@ pub mod any;
 mod dead;
 mod dump;
 mod executions;
-mod exposition;
 mod logs;
 pub mod postgres;
 mod proxy;
@@ -29,12 +28,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
+#[cfg(feature = "faults")]
 pub use idempotent_runtime::testing::{Fault, FaultyStore};
 
 pub use self::dead::leave_a_claim;
 pub use self::dump::Dump;
 pub use self::executions::{Executions, post_until_answered};
-pub use self::exposition::{Exposition, Sample};
 pub use self::logs::Logs;
 pub use self::proxy::{Loss, Mode, Proxy};
 pub use self::raw::{Exchange, Raw};

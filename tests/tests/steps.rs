@@ -260,13 +260,16 @@ async fn a_request_that_asks_for_something_else_does_not_get_the_steps_of_anothe
 
 #[tokio::test]
 async fn a_second_step_of_the_same_name_is_an_error_with_a_key_and_without() {
-    let runs = Executions::free();
+    let (logs, runs) = (Logs::collect(), Executions::free());
     let server = serve(&runs, &Registry::new(MemoryStore::new())).await;
     for request in [server.post("/twice").header("idempotency-key", "k"), server.post("/twice")] {
         let refused = answer(request).await;
         assert_eq!((refused.status, refused.refusal().as_str()), (StatusCode::INTERNAL_SERVER_ERROR, "step_failed"));
     }
     assert_eq!(runs.step.started(), 2);
+    let errors = logs.of_level("ERROR");
+    let told = errors.iter().filter(|line| line.contains("\"reserve\"") && line.contains("has a step of that name"));
+    assert_eq!(told.count(), 2, "{errors:?}");
 }
 
 #[tokio::test]

@@ -37,13 +37,14 @@ commands:
 ";
 
 /// Features of `idempotent-runtime` that must compile alone.
-const FEATURES: [&str; 13] = [
+const FEATURES: [&str; 14] = [
     "",
     "aide",
     "inspector",
     "macros",
     "memory",
     "metrics",
+    "opentelemetry",
     "postgres",
     "redis",
     "redis-cluster",

@@ -30,6 +30,7 @@ use crate::store::{BoundedStore, Claim, ClaimRequest, Held, StoreError, Token};
 use crate::sync::tokio;
 use crate::sync::tokio::time::Instant;
 use crate::telemetry::{self, Outcome};
+use crate::trace::TraceParent;
 use crate::transaction::{HandlerTransaction, TransactionError};
 use crate::witness::Event;
 use crate::{Fingerprint, IdempotencyKey, Policy, Record, RecordKey, Refusal, Registry};
@@ -49,6 +50,7 @@ pub(super) struct Asking {
     pub(super) registry: Option<Registry>,
     pub(super) span: Span,
     pub(super) cache_if: Option<CacheIf>,
+    pub(super) trace: Option<Box<TraceParent>>,
     pub(super) execution: Arc<Execution>,
     pub(super) transaction: Option<Arc<dyn HandlerTransaction>>,
 }
@@ -61,6 +63,15 @@ pub(super) enum Entered {
     Later(BoxFuture<'static, Result<Passage, Response>>),
 }
 
+/// What a request with a key comes to before its store is asked.
+#[expect(clippy::large_enum_variant, reason = "it is moved once, which costs less than a box")]
+enum Prepared {
+    Claim(Claiming),
+    /// Another claim for the same key would wait for that one.
+    RunUnderTheLayersClaim,
+    Answer(Response),
+}
+
 impl Asking {
     /// Claims at once where the store answers at once.
     pub(super) fn enter(
@@ -71,8 +82,9 @@ impl Asking {
         fingerprint: Option<Fingerprint>,
     ) -> Entered {
         let mut claiming = match self.prepare(asked, key, caller, fingerprint) {
-            Ok(claiming) => claiming,
-            Err(entered) => return Entered::Now(entered),
+            Prepared::Claim(claiming) => claiming,
+            Prepared::RunUnderTheLayersClaim => return Entered::Now(Ok(Passage(Way::Unguarded))),
+            Prepared::Answer(answer) => return Entered::Now(Err(answer)),
         };
         let asked_at = Instant::now();
         while let Some(claimed) = claiming.claim_now() {
@@ -94,49 +106,47 @@ impl Asking {
     }
 
     /// All that a claim takes, or what comes of the request without one.
-    #[expect(clippy::result_large_err, reason = "the other variant is larger")]
     fn prepare(
         self,
         asked: &Asked,
         key: Result<IdempotencyKey, Refusal>,
         caller: Option<&str>,
         fingerprint: Option<Fingerprint>,
-    ) -> Result<Claiming, Result<Passage, Response>> {
+    ) -> Prepared {
         let key = match key {
             Ok(key) => key,
             Err(refusal) => {
                 self.execution.take_over();
-                return Err(Err(self.refuse(refusal)));
+                return Prepared::Answer(self.refuse(refusal));
             }
         };
         let record_key = RecordKey::new(self.policy.scope, caller, key.as_str());
         if self.execution.is_covered_by(&record_key) {
-            // Its claim would wait for itself.
             if self.transaction.is_some() {
                 telemetry::covered_transaction(self.policy);
-                return Err(Err(self.refuse(Refusal::TransactionFailed)));
+                return Prepared::Answer(self.refuse(Refusal::TransactionFailed));
             }
             self.execution.enter();
-            return Err(Ok(Passage(Way::Unguarded)));
+            return Prepared::RunUnderTheLayersClaim;
         }
         self.execution.take_over();
         let Some((registry, store)) = self.registry_and_store() else {
             telemetry::misconfigured(self.policy, self.registry.is_some());
-            return Err(Err(self.refuse(UNAVAILABLE)));
+            return Prepared::Answer(self.refuse(UNAVAILABLE));
         };
         if let PresentedContent::Broken(broken) = &asked.content {
             let (status, reason) = &**broken;
-            return Err(Err((*status, reason.clone()).into_response()));
+            return Prepared::Answer((*status, reason.clone()).into_response());
         }
         let place = match registry.caller_limit() {
             None => None,
             Some(limit) => match limit.enter(self.policy.scope, Principal::of(caller, &asked.credentials)) {
                 Some(place) => Some(place),
-                None => return Err(Err(self.refuse(Refusal::TooManyInFlight { retry_after: RETRY_AFTER }))),
+                None => return Prepared::Answer(self.refuse(Refusal::TooManyInFlight { retry_after: RETRY_AFTER })),
             },
         };
         let fingerprints = registry.at_rest().fingerprints(fingerprint_of(self.policy, asked, fingerprint));
-        Ok(Claiming {
+        Prepared::Claim(Claiming {
             stored_key: registry.at_rest().key(&record_key),
             request: ClaimRequest {
                 token: Token::unique(),
@@ -169,8 +179,8 @@ impl Asking {
         if let Err(error) = transaction.begin(&store).await {
             return Err(self.refuse_transaction(&store, &error));
         }
-        let judge =
-            Judge { policy: self.policy, fingerprint: FingerprintBuilder::new().finish(), cache_if: self.cache_if };
+        let fingerprint = FingerprintBuilder::new().finish();
+        let judge = Judge { policy: self.policy, fingerprint, cache_if: self.cache_if, trace: None };
         let span = self.span;
         Ok(Passage(Way::InTransaction(Box::new(InTransaction {
             registry,
@@ -341,7 +351,8 @@ impl Claiming {
 
     /// The right to run under the claim, and whether the keeper of leases was woken for it.
     fn acquired(self, attempt: u32, asked_at: Instant) -> (Passage, bool) {
-        let Asking { policy, cache_if, execution, span, .. } = self.asking;
+        let Asking { policy, cache_if, trace, execution, span, .. } = self.asking;
+        let trace = TraceParent::of_handler(&span, trace);
         execution.grant(self.key, self.record_key, attempt);
         let lease = Lease::new(self.store, self.stored_key, self.request.token, policy.scope, self.request.lease);
         let (lease, has_woken_keeper) = self.registry.keeper().keep(lease, asked_at);
@@ -353,7 +364,7 @@ impl Claiming {
             lease,
             registry: self.registry,
             attempt,
-            judge: Judge { policy, fingerprint: self.request.fingerprint, cache_if },
+            judge: Judge { policy, fingerprint: self.request.fingerprint, cache_if, trace },
             span,
             _running: self.running,
             _place: self.place,
@@ -363,13 +374,14 @@ impl Claiming {
     }
 
     fn begun(self, attempt: u32, transaction: Arc<dyn HandlerTransaction>) -> Passage {
-        let Asking { policy, cache_if, execution, span, .. } = self.asking;
+        let Asking { policy, cache_if, trace, execution, span, .. } = self.asking;
+        let trace = TraceParent::of_handler(&span, trace);
         execution.grant(self.key, self.record_key, attempt);
         Passage(Way::InTransaction(Box::new(InTransaction {
             registry: self.registry,
             store: self.store,
             transaction,
-            judge: Judge { policy, fingerprint: self.request.fingerprint, cache_if },
+            judge: Judge { policy, fingerprint: self.request.fingerprint, cache_if, trace },
             claim: Some(TransactionClaim { key: self.stored_key, request: self.request }),
             span,
             _running: self.running,
@@ -399,12 +411,15 @@ impl Claiming {
         if !self.fingerprints.contain(fingerprint) {
             return self.asking.refuse(Refusal::KeyReused);
         }
-        let Opened::Whole(lines, body) = opened else {
+        let Opened::Whole(mut lines, body) = opened else {
             return self.asking.refuse(Refusal::ResponseNotRecorded { status });
         };
         Outcome::Replayed.enter(&self.asking.span, self.asking.policy);
         metering::replayed(recorded_at);
         self.registry.tell(self.asking.policy.scope, Event::Replayed);
+        if let Some(trace) = TraceParent::take(&mut lines) {
+            trace.enter(&self.asking.span);
+        }
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = status;
         let headers = response.headers_mut();

@@ -157,7 +157,7 @@ impl Gate {
         Some((registry, scope))
     }
 
-    fn enter_now(self) -> (Entered, Span) {
+    fn enter_now(mut self) -> (Entered, Span) {
         let transaction = self.execution.as_ref().and_then(|execution| execution.transaction());
         if self.key.is_none() && transaction.is_none() {
             if let Some(execution) = &self.execution {
@@ -174,6 +174,7 @@ impl Gate {
             registry: self.registry.or_else(Registry::installed),
             span: span.clone(),
             cache_if: self.cache_if,
+            trace: self.asked.trace.take(),
             // Without one there is no key to claim, only a refusal to give.
             execution: self.execution.unwrap_or_default(),
             transaction,
@@ -213,6 +214,7 @@ fn judge(policy: &Policy, key: Option<Result<IdempotencyKey, InvalidKey>>) -> Op
 /// The right to run the handler.
 pub struct Passage(Way);
 
+#[allow(clippy::large_enum_variant, reason = "it is moved twice, which costs less than a box")]
 enum Way {
     Unguarded,
     Claimed(Claimed),

@@ -12,6 +12,7 @@ use super::content::Content;
 use crate::policy::Oversize;
 use crate::record::now_in_millis;
 use crate::telemetry::Outcome;
+use crate::trace::TraceParent;
 use crate::{Fingerprint, Policy, Record, RecordedBody, headers};
 
 pub(super) type Panic = Box<dyn Any + Send>;
@@ -60,6 +61,7 @@ pub(super) struct Judge {
     pub(super) policy: &'static Policy,
     pub(super) fingerprint: Fingerprint,
     pub(super) cache_if: Option<CacheIf>,
+    pub(super) trace: Option<Box<TraceParent>>,
 }
 
 impl Judge {
@@ -118,7 +120,11 @@ impl Judge {
 
     fn record(&self, parts: &response::Parts, body: RecordedBody) -> Record {
         let headers = match body {
-            RecordedBody::Whole(_) => headers::recorded(&parts.headers, self.policy),
+            RecordedBody::Whole(_) => {
+                let mut lines = headers::recorded(&parts.headers, self.policy);
+                lines.extend(self.trace.as_ref().map(|trace| trace.line()));
+                lines
+            }
             RecordedBody::NotRecorded | RecordedBody::Sealed(_) => Vec::new(),
         };
         Record { status: parts.status, headers, body, fingerprint: self.fingerprint, recorded_at: now_in_millis() }

@@ -9,19 +9,19 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
 
 /// The metrics of this process at one moment.
-pub struct Exposition {
+pub(crate) struct Exposition {
     text: String,
     samples: Vec<Sample>,
 }
 
 /// One line.
-pub struct Sample {
+pub(crate) struct Sample {
     /// With the suffix of a histogram's part.
-    pub name: String,
+    pub(crate) name: String,
     /// The labels.
-    pub labels: BTreeMap<String, String>,
+    pub(crate) labels: BTreeMap<String, String>,
     /// The value.
-    pub value: f64,
+    pub(crate) value: f64,
 }
 
 impl Exposition {
@@ -30,7 +30,7 @@ impl Exposition {
     /// # Panics
     ///
     /// When another recorder is installed.
-    pub fn begin() {
+    pub(crate) fn begin() {
         RECORDER.get_or_init(|| {
             let buckets = [
                 (metrics::STORE_DURATION_SECONDS, metrics::STORE_DURATION_BUCKETS.as_slice()),
@@ -51,7 +51,7 @@ impl Exposition {
     /// # Panics
     ///
     /// Before [`begin`](Self::begin), and when a line is not understood.
-    pub fn scrape() -> Self {
+    pub(crate) fn scrape() -> Self {
         let text = RECORDER.get().expect("the test has begun to record").render();
         let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
         let samples = lines.map(|line| sample(line).unwrap_or_else(|| panic!("not a sample: {line}"))).collect();
@@ -59,17 +59,17 @@ impl Exposition {
     }
 
     /// All of it.
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         &self.text
     }
 
     /// All of its lines.
-    pub fn samples(&self) -> &[Sample] {
+    pub(crate) fn samples(&self) -> &[Sample] {
         &self.samples
     }
 
     /// The sum of the samples of this name that have these labels; `None` when there is none.
-    pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    pub(crate) fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let has =
             |sample: &Sample, (label, value): &(&str, &str)| sample.labels.get(*label).is_some_and(|v| v == value);
         let matching = self.samples.iter().filter(|sample| sample.name == name);
@@ -80,7 +80,7 @@ impl Exposition {
     }
 
     /// The names of the labels of each sample's name.
-    pub fn labels(&self) -> BTreeMap<&str, BTreeSet<&str>> {
+    pub(crate) fn labels(&self) -> BTreeMap<&str, BTreeSet<&str>> {
         let mut labels = BTreeMap::<&str, BTreeSet<&str>>::new();
         for sample in &self.samples {
             labels.entry(&sample.name).or_default().extend(sample.labels.keys().map(String::as_str));

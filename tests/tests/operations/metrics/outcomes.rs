@@ -12,8 +12,10 @@ use idempotent_runtime::metrics::{LEASE_LOST_TOTAL, REPLAY_AGE_SECONDS, REQUESTS
 use idempotent_runtime::store::{MemoryStore, SqliteStore, Store};
 use idempotent_runtime::{RecordKey, Registry, Tx, idempotent};
 use idempotent_tests::sqlite::SqliteFile;
-use idempotent_tests::{Exposition, Fault, FaultyStore, Runs, Server, answer, eventually};
+use idempotent_tests::{Fault, FaultyStore, Runs, Server, answer, eventually};
 use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::exposition::Exposition;
 
 #[idempotent(scope = "outcomes", required, fingerprint = &body, max_body = "1KiB")]
 async fn ends_as_asked(State(runs): State<Runs>, body: String) -> (StatusCode, Body) {

@@ -7,8 +7,10 @@ use axum::Router;
 use axum::routing::post;
 use idempotent_runtime::store::MemoryStore;
 use idempotent_runtime::{Registry, idempotent};
-use idempotent_tests::{Exposition, Server};
+use idempotent_tests::Server;
 use tempfile::TempDir;
+
+use crate::exposition::Exposition;
 
 /// What Prometheus itself adds to each sample that it reads.
 const OF_THE_SCRAPE: [&str; 2] = ["instance", "job"];

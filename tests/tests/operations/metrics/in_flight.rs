@@ -11,10 +11,12 @@ use idempotent_runtime::metrics::{self, IN_FLIGHT, OLDEST_IN_FLIGHT_SECONDS};
 use idempotent_runtime::store::{MemoryStore, SqliteStore, Store};
 use idempotent_runtime::{RecordKey, Registry, Tx, idempotent};
 use idempotent_tests::sqlite::SqliteFile;
-use idempotent_tests::{Exposition, Fault, FaultyStore, PATIENCE, Runs, Server, answer, eventually};
+use idempotent_tests::{Fault, FaultyStore, PATIENCE, Runs, Server, answer, eventually};
 use tokio::runtime::Runtime;
 use tower::ServiceExt;
 use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::exposition::Exposition;
 
 /// A handler in a scope of its own: the gauges of one test are none of the others'.
 macro_rules! handler {

@@ -6,7 +6,9 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use idempotent_runtime::store::MemoryStore;
 use idempotent_runtime::{Registry, idempotent};
-use idempotent_tests::{Exposition, Runs, Server, answer};
+use idempotent_tests::{Runs, Server, answer};
+
+use crate::exposition::Exposition;
 
 #[idempotent(scope = "secrets", required, caller = headers["x-caller"].to_str().unwrap_or("planted"))]
 async fn create_charge(headers: HeaderMap, State(runs): State<Runs>, body: String) -> (StatusCode, String) {

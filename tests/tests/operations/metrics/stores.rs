@@ -8,9 +8,11 @@ use axum::routing::post;
 use idempotent_runtime::metrics::{STORE_DURATION_SECONDS, STORE_ERRORS_TOTAL};
 use idempotent_runtime::store::{MemoryStore, RedisStore, SqliteStore};
 use idempotent_runtime::{Registry, Tx, idempotent};
+use idempotent_tests::Server;
 use idempotent_tests::redis::RedisServer;
 use idempotent_tests::sqlite::SqliteFile;
-use idempotent_tests::{Exposition, Server};
+
+use crate::exposition::Exposition;
 
 #[idempotent(scope = "store-stopped", store = "stopped-redis")]
 async fn over_redis() {}
