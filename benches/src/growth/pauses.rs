@@ -1,6 +1,9 @@
 //! The longest that one claim takes, while records expire and while none do.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -26,7 +29,8 @@ const CLAIMED: usize = 1 << 41;
 pub(super) struct Longest {
     /// By the clock on the wall.
     pub(super) wall: f64,
-    /// Without the time for which the kernel kept this very thread from a processor: others want those too.
+    /// Without the time for which the kernel kept this very thread from a processor, and the one beside it that it kept
+    /// longest, which may have held the lock: other programs want processors too.
     pub(super) own: f64,
 }
 
@@ -111,7 +115,7 @@ fn claim_until(store: &MemoryStore, window: &AtomicUsize, is_over: &AtomicBool) 
     const WORTH_READING: Duration = Duration::from_micros(20);
     let now = immediate(store);
     let mut longest = vec![Longest::default(); 1 + 2 * WAVES];
-    let mut waited = waited_for_processor();
+    let mut waited = Waited::now();
     let mut before = Instant::now();
     for number in CLAIMED.. {
         if is_over.load(Ordering::Relaxed) {
@@ -120,7 +124,7 @@ fn claim_until(store: &MemoryStore, window: &AtomicUsize, is_over: &AtomicBool) 
         let (key, request) = (numbered(number), request());
         let begun = Instant::now();
         if begun - before > WORTH_READING {
-            waited = waited_for_processor();
+            waited = Waited::now();
         }
         let begun = Instant::now();
         let claim = now.claim_now(&key, request).expect("there is room");
@@ -130,8 +134,8 @@ fn claim_until(store: &MemoryStore, window: &AtomicUsize, is_over: &AtomicBool) 
         let longest = &mut longest[window.load(Ordering::Relaxed)];
         longest.wall = longest.wall.max(wall.as_secs_f64() * 1_000.0);
         if wall > WORTH_READING {
-            let waited_now = waited_for_processor();
-            let own = wall.saturating_sub(waited_now - waited);
+            let waited_now = Waited::now();
+            let own = wall.saturating_sub(waited_now.since(&waited));
             waited = waited_now;
             longest.own = longest.own.max(own.as_secs_f64() * 1_000.0);
             before = Instant::now();
@@ -143,8 +147,32 @@ fn claim_until(store: &MemoryStore, window: &AtomicUsize, is_over: &AtomicBool) 
     longest
 }
 
-/// How long this thread was ready to run and did not.
-fn waited_for_processor() -> Duration {
-    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+/// How long each thread of this process was ready to run and did not.
+struct Waited(HashMap<OsString, Duration>);
+
+impl Waited {
+    fn now() -> Self {
+        let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+        Self(threads.map(|thread| (thread.file_name(), waited(&thread.path().join("schedstat")))).collect())
+    }
+
+    /// Since the earlier reading: this thread's, and the longest of the others'.
+    fn since(&self, earlier: &Self) -> Duration {
+        let own = fs::read_link("/proc/thread-self").unwrap_or_default();
+        let (mut mine, mut longest) = (Duration::ZERO, Duration::ZERO);
+        for (thread, &waited) in &self.0 {
+            let since = waited.saturating_sub(earlier.0.get(thread).copied().unwrap_or_default());
+            if own.file_name() == Some(thread) {
+                mine = since;
+            } else {
+                longest = longest.max(since);
+            }
+        }
+        mine + longest
+    }
+}
+
+fn waited(schedstat: &Path) -> Duration {
+    let text = fs::read_to_string(schedstat).unwrap_or_default();
     Duration::from_nanos(text.split(' ').nth(1).and_then(|nanos| nanos.parse().ok()).unwrap_or_default())
 }

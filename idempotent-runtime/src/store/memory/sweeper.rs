@@ -12,6 +12,11 @@ use crate::sync::{Mutex, tokio};
 /// The sweeper rests at least this long, or a busy store would wake it for every single expiry.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// After so many entries it rests for a moment: whoever waits for the lock of the allocator, which is taken for each of them,
+/// would not get it before.
+const IN_ONE_GO: usize = 512;
+const MOMENT: Duration = Duration::from_millis(1);
+
 /// Nobody sweeps, or it is being found out when the next one will.
 const UNKNOWN: u64 = u64::MAX;
 
@@ -63,9 +68,20 @@ impl Inner {
     }
 
     async fn sweep_all(&self) {
+        let mut in_one_go = 0;
         for shard in &self.shards {
-            while self.free_expired(&mut lock(shard), self.now()) > 0 {
-                tokio::task::yield_now().await;
+            loop {
+                let freed = self.free_expired(&mut lock(shard), self.now());
+                if freed == 0 {
+                    break;
+                }
+                in_one_go += freed;
+                if in_one_go < IN_ONE_GO {
+                    tokio::task::yield_now().await;
+                } else {
+                    in_one_go = 0;
+                    tokio::time::sleep(MOMENT).await;
+                }
             }
         }
     }
