@@ -19,6 +19,10 @@ pub(crate) fn check(workspace: &Workspace) -> Result<(), Failure> {
         return Err(Failure::of(NAME, format!("docs.rs uses a nightly compiler, and there is none here; {advice}")));
     }
     let folder = target().join("docs-rs");
+    // Pages of items that are gone would still have their badges.
+    if folder.exists() {
+        fs::remove_dir_all(&folder).map_err(|error| Failure::of(NAME, error))?;
+    }
     for package in workspace.published() {
         let Some(library) = package.library() else { continue };
         nightly::cargo(
