@@ -253,7 +253,11 @@ impl RecordKey {
         Some((Self(handler.into()), decode(name).into_owned()))
     }
 
-    /// The text that stores use as their key: ASCII without spaces and control characters.
+    /// The text that stores use as their key: ASCII without spaces and control characters, `/` between the parts.
+    ///
+    /// It is as long as the caller makes it, since a caller may be any text. A store whose keys must be short, as the names of
+    /// files are, keeps this text beside the entry and looks it up by its digest: the [`key`](Self::key) of
+    /// [`digested`](Self::digested), 64 hexadecimal digits of the whole.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -20,6 +20,7 @@
 //!
 //! | | |
 //! |---|---|
+//! | [`guide`] | what there is to decide: guarantee, store, keys, what to record; coming from another crate |
 //! | [`macro@idempotent`] | the attribute and its arguments |
 //! | [`IdempotencyLayer`] | the same for routes that cannot be annotated, and for whole routers |
 //! | [`install`], [`Registry`] | which stores the handlers use, how refusals look, [`Registry::drain`] at shutdown |
@@ -74,6 +75,7 @@ mod crowding;
 mod engine;
 mod fingerprint;
 mod guarded;
+pub mod guide;
 mod headers;
 mod idempotency;
 #[cfg(feature = "inspector")]

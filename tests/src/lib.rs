@@ -314,3 +314,8 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/operations/README.md")]
 struct Operations;
+
+/// Those of the cookbook.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/cookbook.md")]
+struct Cookbook;

@@ -52,3 +52,31 @@ fn every_cell_of_the_guarantees_links_to_a_test_that_is_there() {
     let dangling: Vec<_> = used.filter(|label| !labels.contains(label)).collect();
     assert_eq!(dangling, Vec::<&str>::new(), "cells without a link");
 }
+
+/// What a page of the guide takes away is what the measurements compile against those crates.
+#[test]
+fn what_is_migrated_from_is_code_that_compiles() {
+    let compiled = read("benches/src/peers.rs");
+    for peer in ["rustango", "axum_idempotent", "idempotent"] {
+        let page = read(&format!("idempotent-runtime/src/guide/migrating_from_{peer}.md"));
+        let taken_away: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("-    ")).map(str::trim).collect();
+        assert!(taken_away.len() > 1, "{peer}");
+        let invented: Vec<_> = taken_away.iter().filter(|line| !compiled.contains(**line)).collect();
+        assert!(invented.is_empty(), "{peer}: {invented:?}");
+        let manifest = read("benches/Cargo.toml");
+        let name = peer.replace('_', "-");
+        let version = manifest.lines().find_map(|line| line.strip_prefix(&format!("{name} = {{ version = \"")));
+        let version = version.and_then(|rest| rest.rsplit_once(".0\"")?.0.split('"').next()).expect("a version");
+        assert!(page.contains(&format!("version {version}")), "{peer} is measured in version {version}");
+    }
+}
+
+#[test]
+fn the_readme_leads_to_every_page_that_is_there() {
+    let readme = read("README.md");
+    let targets = readme.split("](").skip(1).filter_map(|rest| rest.split_once(')').map(|(target, _)| target));
+    let files: Vec<_> = targets.filter(|target| !target.contains("://") && !target.starts_with('#')).collect();
+    assert!(files.len() > 10 && files.contains(&"docs/cookbook.md"));
+    let missing: Vec<_> = files.iter().filter(|file| !root().join(file).exists()).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}

@@ -41,7 +41,8 @@ commands:
           ratios and writes benches/RESULTS.md, in about 17 minutes; --help names the measurements; installs what it needs
   bench --check
           the instructions of each path against benches/budget.toml; --set-budget writes that file
-  picture the inspector's page as the browser shows it, into docs/operations/inspector.png
+  picture the inspector's page as the browser shows it, into docs/operations/inspector.png, and the demo as a terminal
+          shows it, into docs/demo.svg
   proofs  the concurrency proofs alone, or those whose name contains the word after it
   public-api
           writes what users can name into docs/public-api; `test` compares
@@ -128,7 +129,8 @@ fn picture() -> Result<(), Failure> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations");
     cargo("the inspector in a browser", "test -p idempotent-tests --test inspector -- browser")
         .env("INSPECTOR_PICTURE", folder)
-        .run()
+        .run()?;
+    cargo("the demo on a terminal", "test -p charges --test demo -- picture").env("DEMO_PICTURE", "yes").run()
 }
 
 fn cargo(name: &str, arguments: &str) -> Step {

@@ -1,6 +1,6 @@
 //! What the run needs beside cargo: two components of the toolchain, a C compiler for the embedded SQLite, the servers
-//! and the browser that the tests start, the interpreters of the clients that they drive, and the program that tests the
-//! alerts.
+//! and the browser that the tests start, curl and the interpreters of the clients that they drive, and the program that
+//! tests the alerts.
 
 use std::io;
 use std::path::Path;
@@ -17,6 +17,9 @@ pub(crate) fn install() -> Result<(), Failure> {
     let mut packages = Vec::new();
     if !answers("cc") {
         packages.extend(["gcc", "libc6-dev"]);
+    }
+    if !answers("curl") {
+        packages.push("curl");
     }
     if !answers("initdb") && !has_postgres_folder() {
         packages.push("postgresql");

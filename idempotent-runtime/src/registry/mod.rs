@@ -120,6 +120,24 @@ impl Registry {
     /// # Cancel safety
     ///
     /// Dropping the wait changes nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    ///
+    /// use axum::Router;
+    /// use idempotent_runtime::Registry;
+    ///
+    /// async fn serve(app: Router, registry: Registry) -> std::io::Result<()> {
+    ///     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+    ///     let stop = async { _ = tokio::signal::ctrl_c().await };
+    ///     axum::serve(listener, app.layer(registry.layer())).with_graceful_shutdown(stop).await?;
+    ///     let left = registry.drain(Duration::from_secs(30)).await;
+    ///     eprintln!("{left} handlers were still running");
+    ///     Ok(())
+    /// }
+    /// ```
     pub async fn drain(&self, limit: Duration) -> usize {
         let running = &self.0.running;
         let _ = tokio::time::timeout(limit, running.wait()).await;

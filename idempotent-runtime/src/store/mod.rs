@@ -8,7 +8,8 @@
 //! | `PostgresStore` | many processes | PostgreSQL 13 or newer; takes the application's own pool |
 //!
 //! A store of your own implements [`Store`] and shows with
-//! [`testing::conformance`](crate::testing::conformance) (feature `testing`) that it keeps the contract.
+//! [`testing::conformance`](crate::testing::conformance) (feature `testing`) that it keeps the contract:
+//! [`guide::writing_a_store`](crate::guide::writing_a_store) has the rules in words, and a whole one.
 //!
 //! ```text
 //! absent ──claim──▶ claimed(token, lease, attempt) ──complete──▶ completed(record) ──ttl──▶ absent
@@ -66,6 +67,29 @@ use crate::{Fingerprint, Record, RecordKey};
 ///
 /// The engine may drop any of these futures at any await, as it does when the time limit of the registry is over. A
 /// dropped call may have taken effect or not, but never half.
+///
+/// # Examples
+///
+/// [`guide::writing_a_store`](crate::guide::writing_a_store) has a whole store of files, and
+/// [`testing::conformance`](crate::testing::conformance) one in memory. An application looks into a store by the same methods:
+///
+/// ```
+/// # #[cfg(feature = "memory")]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
+/// use idempotent_runtime::RecordKey;
+/// use idempotent_runtime::store::{MemoryStore, Store};
+///
+/// let store = MemoryStore::new();
+/// let key = RecordKey::new("charges", Some("alice"), "8e03978e");
+/// assert_eq!(store.get(&key).await?, None);
+/// assert!(!store.purge(&key).await?);
+/// # Ok(())
+/// # })
+/// # }
+/// # #[cfg(not(feature = "memory"))]
+/// # fn main() {}
+/// ```
 pub trait Store: Send + Sync + 'static {
     /// The first caller gets the claim; every other one learns what stands there. One round trip.
     ///
@@ -83,6 +107,7 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     ///
     /// [`StoreError::Full`] when there is no room for a new claim: nothing that is alive is evicted to make some.
+    /// [`StoreError::Damaged`] when what stands there cannot be read: as if it were absent, the request would run twice.
     fn claim(&self, key: &RecordKey, request: ClaimRequest) -> impl Future<Output = Result<Claim, StoreError>> + Send;
 
     /// Sets the lease to `lease` from now, zero included, if `token` still holds the claim.
@@ -136,9 +161,14 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// What stands under `key`, for operators.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Damaged`] when it cannot be read, as from [`claim`](Self::claim).
     fn get(&self, key: &RecordKey) -> impl Future<Output = Result<Option<Entry>, StoreError>> + Send;
 
-    /// Removes what stands under `key`, claim or record; false when nothing did.
+    /// Removes what stands under `key`, claim or record; false when nothing did. What cannot be read is removed too, and
+    /// counts as something.
     ///
     /// A handler that still runs cannot record any more, and the next request runs it again: for operators who know
     /// that this is right.

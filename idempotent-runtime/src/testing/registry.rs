@@ -23,6 +23,10 @@ pub fn registry() -> TestRegistry {
 /// A [`Registry`] that counts what becomes of requests, over a store that fails on command.
 ///
 /// It dereferences to the registry, so that `layer` and `drain` are there; `Registry::clone` gives one to keep.
+///
+/// # Examples
+///
+/// See [the module](super).
 pub struct TestRegistry<S = MemoryStore> {
     registry: Registry,
     store: FaultyStore<S>,

@@ -74,6 +74,33 @@ async fn end<S: Store>(
 ///
 /// It counts as a claim for the same request as the first one that comes with the key, so that one gets `in_flight`, and
 /// another request gets `key_reused`.
+///
+/// # Examples
+///
+/// A process that died in the handler, and the attempt after it:
+///
+/// ```
+/// use axum::body::{Body, to_bytes};
+/// use axum::http::Request;
+/// use axum::{Router, routing::post};
+/// use idempotent_runtime::{Idempotency, RecordKey, idempotent, testing};
+/// use tower::ServiceExt;
+///
+/// #[idempotent(scope = "charges")]
+/// async fn create_charge(idempotency: Idempotency) -> String {
+///     format!("attempt {}", idempotency.attempt())
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// let registry = testing::registry();
+/// let app: Router = Router::new().route("/charges", post(create_charge)).layer(registry.layer());
+/// registry.seed_in_flight(RecordKey::new("charges", None, "k")).await.crash().await.unwrap();
+///
+/// let request = Request::post("/charges").header("idempotency-key", "k").body(Body::empty()).unwrap();
+/// let response = app.oneshot(request).await.unwrap();
+/// assert_eq!(to_bytes(response.into_body(), 100).await.unwrap(), "attempt 2");
+/// # });
+/// ```
 #[must_use = "its methods end the claim; dropped, it holds the key for ever"]
 pub struct SeededClaim<S> {
     store: Arc<S>,

@@ -6,6 +6,8 @@ mod server;
 
 use std::collections::BTreeMap;
 
+use anstream::println;
+use anstyle::{AnsiColor, Style};
 use anyhow::{Context, bail};
 use reqwest::Client;
 use serde::Deserialize;
@@ -13,6 +15,12 @@ use serde::Deserialize;
 use self::client::NetworkCharge;
 use self::scenes::Stage;
 use self::server::{Server, log_of};
+
+/// On a terminal.
+const TITLE: Style = Style::new().bold();
+const ASIDE: Style = AnsiColor::BrightBlack.on_default();
+const HOLDS: Style = AnsiColor::Green.on_default();
+const BROKEN: Style = AnsiColor::Red.on_default();
 
 pub(crate) async fn run() -> anyhow::Result<()> {
     let data = tempfile::tempdir().context("no temporary folder")?;
@@ -44,7 +52,9 @@ async fn play(data: &tempfile::TempDir) -> anyhow::Result<()> {
     if stage.failures() > 0 {
         bail!("{} of the expectations above did not hold", stage.failures());
     }
-    println!("\n{entered} charges in the ledger, {moved} by the card network, no key twice: nobody was charged twice.");
+    println!(
+        "\n{entered} charges in the ledger, {moved} by the card network, no key twice: {HOLDS}nobody was charged twice{HOLDS:#}."
+    );
     Ok(())
 }
 
@@ -62,9 +72,9 @@ struct Line {
 }
 
 fn print_ledger(ledger: &[Line], books: &[NetworkCharge]) {
-    println!("The ledger:");
+    println!("{TITLE}The ledger:{TITLE:#}");
     println!(
-        "  {:>3}  {:<8} {:<13} {:>8}  {:<18} {:>7}  {:<9}  {:>13}",
+        "{ASIDE}  {:>3}  {:<8} {:<13} {:>8}  {:<18} {:>7}  {:<9}  {:>13}{ASIDE:#}",
         "#", "kind", "user", "amount", "key", "attempt", "state", "network asked"
     );
     for Line { id, kind, user, amount, key, attempt, settled, reference } in ledger {

@@ -1,12 +1,13 @@
 //! What goes wrong, scene by scene, and what is expected of each.
 
+use anstream::println;
 use anyhow::Context;
 use futures_util::future::try_join_all;
 use reqwest::{Client, StatusCode};
 
-use super::Line;
 use super::client::{Answer, NetworkCharge, Operation, books};
 use super::server::Server;
+use super::{ASIDE, BROKEN, HOLDS, Line, TITLE};
 
 /// The actors, and the score.
 pub(super) struct Stage {
@@ -174,7 +175,7 @@ async fn the_server_is_killed_in_a_refund(stage: &mut Stage) -> anyhow::Result<(
 }
 
 fn says(line: &str) {
-    println!("      {line}");
+    println!("      {ASIDE}{line}{ASIDE:#}");
 }
 
 impl Stage {
@@ -222,11 +223,12 @@ impl Stage {
 
     fn scene(&mut self, title: &str) {
         self.scene += 1;
-        println!("{:>2}. {title}", self.scene);
+        println!("{TITLE}{:>2}. {title}{TITLE:#}", self.scene);
     }
 
     fn check(&mut self, expectation: &str, holds: bool) {
-        println!("    {} {expectation}", if holds { "✓" } else { "✗" });
+        let (style, mark) = if holds { (HOLDS, "✓") } else { (BROKEN, "✗") };
+        println!("    {style}{mark}{style:#} {expectation}");
         self.failures += usize::from(!holds);
     }
 

@@ -169,6 +169,10 @@ impl PostgresStore {
     /// # Errors
     ///
     /// [`MigrateError`] says what to do.
+    ///
+    /// # Cancel safety
+    ///
+    /// All of it is one transaction: dropped, it has taken effect or not.
     pub async fn migrate(&self) -> Result<(), MigrateError> {
         let lock = transactions::lock(b"migrate", &[self.0.schema.as_bytes()]);
         migrate::migrate(self.0.pools.application(), &self.0.schema, lock).await

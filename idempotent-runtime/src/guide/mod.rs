@@ -1,0 +1,51 @@
+//! The guide: what there is to decide, in the order in which it comes up.
+//!
+//! | page | the question |
+//! |---|---|
+//! | [`choosing_a_guarantee`] | what may a retry do after the process died in the handler? |
+//! | [`choosing_a_store`] | where do the records lie, and what can that place lose? |
+//! | [`keys_and_callers`] | whose key is it, where does it come from, and what must a retry repeat? |
+//! | [`what_to_cache`] | which responses are final, and what of them is kept? |
+//! | [`streaming`] | uploads, downloads and events: what can be replayed? |
+//! | [`background_work`] | what of a handler goes on without its client, and what of it survives? |
+//! | [`writing_a_store`] | how do I add a store of my own? |
+//!
+//! Coming from somewhere else:
+//!
+//! | page | |
+//! |---|---|
+//! | [`migrating_from_rustango`] | its router middleware |
+//! | [`migrating_from_axum_idempotent`] | the crate `axum-idempotent` |
+//! | [`migrating_from_idempotent`] | the crate `idempotent` |
+//! | [`migrating_from_nothing`] | an API whose clients send no keys yet |
+//!
+//! The [cookbook](https://github.com/idempotent-rs/idempotent/blob/main/docs/cookbook.md) has commands to paste for the
+//! things that people try first.
+
+#![cfg_attr(
+    not(all(feature = "postgres", feature = "redis", feature = "sqlite", feature = "testing")),
+    allow(rustdoc::broken_intra_doc_links, reason = "the pages link to what other features add")
+)]
+
+macro_rules! pages {
+    ($($page:ident: $text:literal),* $(,)?) => {
+        $(
+            #[doc = include_str!($text)]
+            pub mod $page {}
+        )*
+    };
+}
+
+pages! {
+    choosing_a_guarantee: "choosing_a_guarantee.md",
+    choosing_a_store: "choosing_a_store.md",
+    keys_and_callers: "keys_and_callers.md",
+    what_to_cache: "what_to_cache.md",
+    streaming: "streaming.md",
+    background_work: "background_work.md",
+    writing_a_store: "writing_a_store.md",
+    migrating_from_rustango: "migrating_from_rustango.md",
+    migrating_from_axum_idempotent: "migrating_from_axum_idempotent.md",
+    migrating_from_idempotent: "migrating_from_idempotent.md",
+    migrating_from_nothing: "migrating_from_nothing.md",
+}
