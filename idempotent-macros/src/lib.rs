@@ -9,20 +9,11 @@ mod handler;
 mod model;
 mod reader;
 mod rewrite;
+#[cfg(test)]
+mod tests;
 mod units;
 
-/// Makes retries of requests to one axum handler safe: the first request with a given `Idempotency-Key` runs the handler
-/// and records the response, every later one gets that response back.
-///
-/// ```
-/// use axum::http::StatusCode;
-/// use idempotent_runtime::idempotent;
-///
-/// #[idempotent(scope = "charges", ttl = "24h", cache = [201, 409])]
-/// async fn create_charge(order: String) -> (StatusCode, String) {
-///     (StatusCode::CREATED, format!("charged for {order}"))
-/// }
-/// ```
+/// The policy of a handler is in the arguments of its attribute.
 ///
 /// # Arguments
 ///

@@ -129,6 +129,19 @@ pub use self::sealing::{MalformedSealingKey, SealingKey, SealingKeys};
 pub use self::step::{StepError, StepErrorKind};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use self::transaction::Tx;
+// The crate of the attribute comes before this one, so it cannot run an example.
+/// Makes retries of requests to one axum handler safe: the first request with a given `Idempotency-Key` runs the handler
+/// and records the response, every later one gets that response back.
+///
+/// ```
+/// use axum::http::StatusCode;
+/// use idempotent_runtime::idempotent;
+///
+/// #[idempotent(scope = "charges", ttl = "24h", cache = [201, 409])]
+/// async fn create_charge(order: String) -> (StatusCode, String) {
+///     (StatusCode::CREATED, format!("charged for {order}"))
+/// }
+/// ```
 #[cfg(feature = "macros")]
 #[doc(inline)]
 pub use idempotent_macros::idempotent;
@@ -158,3 +171,8 @@ pub mod __private {
     };
     pub use crate::transaction::{Argument, OtherArgument};
 }
+
+/// What crates.io shows of this crate.
+#[cfg(all(doctest, feature = "macros", feature = "sqlite"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

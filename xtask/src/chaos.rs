@@ -35,7 +35,7 @@ pub(crate) fn run(chaos: &Chaos<'_>) -> Result<(), Failure> {
         }
         Chaos::Soak { minutes } => {
             cargo(&format!("a soak of {minutes} minutes"), "test -p idempotent-tests --test soak -- --nocapture")
-                .env("IDEMPOTENT_SOAK_SECONDS", &minutes.saturating_mul(60).to_string())
+                .env("IDEMPOTENT_SOAK_SECONDS", minutes.saturating_mul(60).to_string())
                 .run()
         }
     }

@@ -5,6 +5,8 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
+use crate::nightly;
+
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// How long each target runs, where nothing is said.
@@ -88,12 +90,12 @@ fn targets() -> Result<Vec<String>, String> {
 
 /// A nightly compiler is for the developer to choose; what runs the targets is ours.
 fn install() -> Result<(), String> {
-    if !succeeds("cargo", &["+nightly", "--version"]) {
+    if !nightly::is_there() {
         return Err("fuzzing needs a nightly compiler for its sanitizer; run `rustup toolchain install nightly \
              --profile minimal`, and then this again"
             .to_owned());
     }
-    if succeeds("cargo", &["fuzz", "--version"]) {
+    if is_installed() {
         return Ok(());
     }
     println!("── installing cargo-fuzz ──");
@@ -104,11 +106,9 @@ fn install() -> Result<(), String> {
     Err("cargo-fuzz cannot be installed; run `cargo install cargo-fuzz --locked` to see why".to_owned())
 }
 
-fn succeeds(program: &str, arguments: &[&str]) -> bool {
-    let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    // The toolchain that runs this would be forced on what it starts.
-    command.env_remove("RUSTUP_TOOLCHAIN").status().is_ok_and(|status| status.success())
+fn is_installed() -> bool {
+    let mut ask = cargo(&["--version"]);
+    ask.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
 /// `cargo fuzz …` by the nightly compiler.

@@ -2,15 +2,25 @@
 
 mod bench;
 mod chaos;
+mod docs_rs;
+mod features;
 mod fuzz;
+mod nightly;
+mod package;
 mod prerequisites;
 mod proofs;
+mod public_api;
+mod release;
+mod rust_version;
 mod step;
 mod supply_chain;
+mod workspace;
 
+use std::iter;
 use std::process::ExitCode;
 
 use self::step::{Failure, Step};
+use self::workspace::Workspace;
 
 const USAGE: &str = "\
 usage: cargo xtask <command>
@@ -34,27 +44,20 @@ commands:
   picture the inspector's page as the browser shows it, into docs/operations/inspector.png, and the demo as a terminal
           shows it, into docs/demo.svg
   proofs  the concurrency proofs alone, or those whose name contains the word after it
+  public-api
+          writes what users can name into docs/public-api; `test` compares
+  release what must hold before a version is published, in some 20 minutes, and publishes nothing: the changelog, the
+          rust-version and the public interface, as in `test`, and these three:
+  docs-rs the documentation as docs.rs makes it, into target/docs-rs; needs a nightly compiler
+  features
+          every two features of each crate together; installs cargo-hack
+  package the archives that would be published: what is in them, and their tests in a folder outside of the repository
 ";
 
-/// Features of `idempotent-runtime` that must compile alone.
-const FEATURES: [&str; 14] = [
-    "",
-    "aide",
-    "inspector",
-    "macros",
-    "memory",
-    "metrics",
-    "opentelemetry",
-    "postgres",
-    "redis",
-    "redis-cluster",
-    "seal",
-    "sqlite",
-    "testing",
-    "utoipa",
-];
-
 fn main() -> ExitCode {
+    if let Some(outcome) = public_api::instead_of_rustdoc() {
+        return outcome;
+    }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["test"] => test(),
@@ -64,6 +67,11 @@ fn main() -> ExitCode {
         ["picture"] => picture(),
         ["proofs"] => proofs::run(""),
         ["proofs", name] => proofs::run(name),
+        ["public-api"] => on_the_workspace(public_api::write),
+        ["release"] => on_the_workspace(release::run),
+        ["docs-rs"] => on_the_workspace(docs_rs::check),
+        ["features"] => on_the_workspace(features::check),
+        ["package"] => on_the_workspace(package::run),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;
@@ -86,11 +94,19 @@ fn main() -> ExitCode {
     }
 }
 
+fn on_the_workspace(check: fn(&Workspace) -> Result<(), Failure>) -> Result<(), Failure> {
+    check(&Workspace::read()?)
+}
+
 fn test() -> Result<(), Failure> {
     prerequisites::install()?;
+    let workspace = Workspace::read()?;
+    release::tells_of_this_version(&workspace)?;
+    rust_version::check(&workspace)?;
+    package::check(&workspace)?;
     cargo("formatting", "fmt --all --check").run()?;
     cargo("clippy", "clippy --workspace --all-targets --all-features --quiet -- -D warnings").run()?;
-    for feature in FEATURES {
+    for feature in iter::once("").chain(workspace.package("idempotent-runtime")?.features()) {
         let features = format!("--no-default-features --features={feature}");
         let arguments = format!("clippy -p idempotent-runtime --all-targets {features} --quiet -- -D warnings");
         cargo(&format!("the runtime with the features [{feature}]"), &arguments).run()?;
@@ -98,6 +114,7 @@ fn test() -> Result<(), Failure> {
     cargo("documentation", "doc --workspace --no-deps --all-features --quiet")
         .env("RUSTDOCFLAGS", "-D warnings")
         .run()?;
+    public_api::check(&workspace)?;
     // Alone and with its own features: beside the others it is given theirs.
     cargo("the runtime's own tests, default features", "test -p idempotent-runtime").run()?;
     cargo("all tests, all features, ui-tests and documentation examples", "test --workspace --all-features").run()?;

@@ -2,8 +2,8 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::io;
-use std::process::{Command, ExitStatus};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 /// A command under a name that people read.
@@ -23,8 +23,18 @@ impl Step {
         Self { name: name.to_owned(), command }
     }
 
-    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.env(name, value);
+        self
+    }
+
+    pub(crate) fn without_env(mut self, name: &str) -> Self {
+        self.command.env_remove(name);
+        self
+    }
+
+    pub(crate) fn within(mut self, folder: &Path) -> Self {
+        self.command.current_dir(folder);
         self
     }
 
@@ -37,36 +47,42 @@ impl Step {
                 println!("── {}: done in {:.1} s", self.name, begun.elapsed().as_secs_f64());
                 Ok(())
             }
-            Ok(status) => Err(self.failure(Reason::Status(status))),
-            Err(error) => Err(self.failure(Reason::NotStarted(error))),
+            Ok(status) => Err(self.failure(&status)),
+            Err(error) => Err(self.failure(&format_args!("could not be started: {error}"))),
         }
     }
 
-    fn failure(self, reason: Reason) -> Failure {
+    /// What it prints, when it is asked something and nobody need hear of it.
+    pub(crate) fn answer(mut self) -> Result<Vec<u8>, Failure> {
+        match self.command.stderr(Stdio::inherit()).output() {
+            Ok(output) if output.status.success() => Ok(output.stdout),
+            Ok(output) => Err(self.failure(&output.status)),
+            Err(error) => Err(self.failure(&format_args!("could not be started: {error}"))),
+        }
+    }
+
+    fn failure(self, reason: &dyn fmt::Display) -> Failure {
         let program = std::iter::once(self.command.get_program());
         let words: Vec<_> = program.chain(self.command.get_args()).map(OsStr::to_string_lossy).collect();
-        Failure { step: self.name, command: words.join(" "), reason }
+        Failure { step: self.name, detail: format!("{}\n  {reason}", words.join(" ")) }
     }
 }
 
 /// The step that stopped the run.
 pub(crate) struct Failure {
     step: String,
-    command: String,
-    reason: Reason,
+    detail: String,
 }
 
-enum Reason {
-    Status(ExitStatus),
-    NotStarted(io::Error),
+impl Failure {
+    /// A check of our own that failed, and what would be right.
+    pub(crate) fn of(step: &str, detail: impl fmt::Display) -> Self {
+        Self { step: step.to_owned(), detail: detail.to_string() }
+    }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "FAILED: {}\n  {}\n  ", self.step, self.command)?;
-        match &self.reason {
-            Reason::Status(status) => write!(f, "{status}"),
-            Reason::NotStarted(error) => write!(f, "could not be started: {error}"),
-        }
+        write!(f, "FAILED: {}\n  {}", self.step, self.detail)
     }
 }

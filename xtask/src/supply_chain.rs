@@ -36,7 +36,7 @@ fn is_installed(tool: &str) -> bool {
     ask.status().is_ok_and(|status| status.success())
 }
 
-fn install(tool: &str) -> Result<(), Failure> {
+pub(crate) fn install(tool: &str) -> Result<(), Failure> {
     if is_installed(tool) {
         return Ok(());
     }

@@ -1,0 +1,83 @@
+//! What holds for every expansion, whatever the runtime is that it will meet.
+
+use proc_macro2::{TokenStream, TokenTree};
+use quote::{ToTokens, quote};
+use syn::{File, Item, ItemFn, parse_quote};
+
+use crate::rewrite::rewrite;
+
+fn policy() -> TokenStream {
+    quote! {
+        scope = "charges", ttl = "1h30m", cache = [201, 400..500, "5xx"], header = "x-request-id", required,
+        methods = [POST], caller = user.id, fingerprint = (&order.amount, user.id), in_flight = wait("5s"), lease = "10s",
+        after_crash = "refuse", max_body = "64KiB", oversize = "rerun", keep_headers = ["set-cookie"],
+        drop_headers = ["x-trace"], store = "payments", on_store_error = "run"
+    }
+}
+
+fn handler() -> ItemFn {
+    parse_quote! {
+        /// Charges a card.
+        pub(crate) async fn create_charge<L: Ledger>(
+            State(ledger): State<L>,
+            user: User,
+            Json(order): Json<NewCharge>,
+        ) -> Result<(StatusCode, Json<Charge>), ApiError> {
+            Ok((StatusCode::CREATED, Json(ledger.charge(user.id, order).await?)))
+        }
+    }
+}
+
+fn items(arguments: &TokenStream, handler: &ItemFn) -> Vec<Item> {
+    let expansion = rewrite(arguments, &handler.to_token_stream());
+    syn::parse2::<File>(expansion).expect("an expansion is items").items
+}
+
+fn function(items: &[Item]) -> &ItemFn {
+    let found = items.iter().rev().find_map(|item| if let Item::Fn(function) = item { Some(function) } else { None });
+    found.expect("the function is still there")
+}
+
+fn text(tokens: &impl ToTokens) -> String {
+    tokens.to_token_stream().to_string()
+}
+
+fn words(tokens: TokenStream, found: &mut Vec<String>) {
+    for token in tokens {
+        match token {
+            TokenTree::Group(group) => words(group.stream(), found),
+            TokenTree::Punct(_) => {}
+            word => found.push(word.to_string()),
+        }
+    }
+}
+
+#[test]
+fn the_function_stays_one_that_is_called_the_same() {
+    let (written, items) = (handler(), items(&policy(), &handler()));
+    let expanded = function(&items);
+    assert_eq!(expanded.sig.ident, written.sig.ident);
+    assert_eq!(text(&expanded.sig.generics), text(&written.sig.generics));
+    assert_eq!(expanded.sig.inputs.len(), written.sig.inputs.len());
+    assert_eq!(text(&expanded.vis), text(&written.vis));
+    let documentation = text(&written.attrs[0]);
+    assert!(expanded.attrs.iter().any(|attribute| text(attribute) == documentation));
+}
+
+#[test]
+fn nothing_of_the_runtime_is_named_but_what_is_private_to_both() {
+    let mut found = Vec::new();
+    words(rewrite(&policy(), &handler().to_token_stream()), &mut found);
+    let after: Vec<_> = found.windows(2).filter(|pair| pair[0] == "idempotent_runtime").map(|pair| &pair[1]).collect();
+    assert!(!after.is_empty());
+    assert!(after.iter().all(|word| *word == "__private"), "{after:?}");
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_beside_the_function_as_it_was_written() {
+    let arguments = quote! { scpoe = "charges", ttl = "soon", cache = [999], max_body = "4", after_crash = "panic" };
+    let items = items(&arguments, &handler());
+    let errors = items.iter().filter(|item| text(item).contains("compile_error"));
+    assert_eq!(errors.count(), 5);
+    assert_eq!(text(function(&items)), text(&handler()));
+}

@@ -1,0 +1,51 @@
+//! Whether the declared `rust-version` is true: nothing that is compiled in needs a newer compiler.
+//!
+//! Clippy's `incompatible_msrv` compares it with what our own code takes from the standard library. Of the language no tool
+//! knows, so that the evidence for it is a run by the declared compiler itself.
+
+use crate::step::{Failure, Step};
+use crate::workspace::{Package, Workspace};
+
+const NAME: &str = "the declared rust-version";
+
+pub(crate) fn check(workspace: &Workspace) -> Result<(), Failure> {
+    println!("\n── {NAME} ──");
+    let compiler = compiler()?;
+    for package in workspace.published() {
+        let name = &package.name;
+        let declared = package.rust_version.as_deref().unwrap_or_default();
+        if declared.is_empty() {
+            return Err(Failure::of(NAME, format!("{name} declares none; write `rust-version.workspace = true`")));
+        }
+        let foreign = workspace.dependencies(package).into_iter().filter(|dependency| !dependency.is_ours());
+        if let Some(newest) = foreign.max_by_key(|dependency| numbers(needed(dependency))) {
+            let (dependency, version, needs) = (&newest.name, &newest.version, needed(newest));
+            if numbers(needs) > numbers(declared) {
+                let advice = format!("write `rust-version = \"{needs}\"`, or take another {dependency}");
+                let found = format!("{name} declares {declared}, but {dependency} {version} needs {needs}: {advice}");
+                return Err(Failure::of(NAME, found));
+            }
+            println!("{name} declares {declared}; of its dependencies {dependency} {version} needs the most, {needs}.");
+        }
+        if !compiler.starts_with(&format!("{declared}.")) {
+            println!("NOT SHOWN: that Rust {declared} compiles {name}, since this is Rust {compiler}.");
+        }
+    }
+    Ok(())
+}
+
+fn needed(package: &Package) -> &str {
+    package.rust_version.as_deref().unwrap_or("1.0")
+}
+
+fn numbers(version: &str) -> Vec<u64> {
+    version.split('.').map_while(|number| number.parse().ok()).collect()
+}
+
+/// The version of the compiler of this run: `rustc 1.95.0 (…)` without the rest.
+pub(crate) fn compiler() -> Result<String, Failure> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let answer = Step::new("the compiler's version", rustc, ["--version"]).answer()?;
+    let words = String::from_utf8_lossy(&answer).split_whitespace().nth(1).map(str::to_owned);
+    words.ok_or_else(|| Failure::of(NAME, "`rustc --version` names none"))
+}
