@@ -5,7 +5,7 @@ mod project;
 
 use std::path::Path;
 
-use self::application::{HANDLERS, Kind};
+use self::application::{HANDLERS, Kind, package};
 use self::project::{Project, Took};
 use crate::report::{Section, Table, figure, median};
 
@@ -27,30 +27,28 @@ type Rounds = Vec<[Took; STEPS.len()]>;
 /// When cargo fails, whose own words are part of the error.
 pub fn measure(rounds: usize, runtime: &Path) -> anyhow::Result<Section> {
     let folder = tempfile::tempdir()?;
-    let mut plain = Project::write(Kind::Plain, folder.path(), runtime)?;
-    let mut annotated = Project::write(Kind::Annotated, folder.path(), runtime)?;
-    for project in [&plain, &annotated] {
+    let mut projects = Vec::new();
+    for kind in Kind::ALL {
+        let project = Project::write(kind, folder.path(), runtime)?;
         for command in [&["check"][..], &["build"], &["build", "--release"]] {
-            eprintln!("{} with its dependencies", command.join(" "));
+            eprintln!("{}: {} with its dependencies", package(kind), command.join(" "));
             project.run(command)?;
         }
+        projects.push((project, Rounds::new()));
     }
-    let sizes = (plain.program_bytes()?, annotated.program_bytes()?);
-
-    let (mut of_plain, mut of_annotated) = (Rounds::new(), Rounds::new());
     for round in 0..rounds {
-        // Each of them goes first as often as the other.
-        if round % 2 == 0 {
-            of_plain.push(steps(&mut plain)?);
-            of_annotated.push(steps(&mut annotated)?);
-        } else {
-            of_annotated.push(steps(&mut annotated)?);
-            of_plain.push(steps(&mut plain)?);
+        // Each of them comes first as often as the others.
+        for turn in 0..projects.len() {
+            let turn = (round + turn) % projects.len();
+            let (project, times) = &mut projects[turn];
+            times.push(steps(project)?);
+            let walls = times[round].map(|took| format!("{:.2}", took.wall)).join(" ");
+            eprintln!("round {round}: {} {walls} s", package(Kind::ALL[turn]));
         }
-        let walls = |times: &Rounds| times[round].map(|took| format!("{:.2}", took.wall)).join(" ");
-        eprintln!("round {round}: plain {} s, annotated {} s", walls(&of_plain), walls(&of_annotated));
     }
-    Ok(section(&of_plain, &of_annotated, sizes))
+    let sizes = projects.iter().map(|(project, _)| project.program_bytes()).collect::<Result<Vec<_>, _>>()?;
+    let rounds: Vec<Rounds> = projects.into_iter().map(|(_, rounds)| rounds).collect();
+    Ok(section(&rounds, &sizes))
 }
 
 fn steps(project: &mut Project) -> anyhow::Result<[Took; STEPS.len()]> {
@@ -60,41 +58,70 @@ fn steps(project: &mut Project) -> anyhow::Result<[Took; STEPS.len()]> {
     Ok([check, build, project.run(&["check"])?, project.run(&["build"])?])
 }
 
-fn section(plain: &Rounds, annotated: &Rounds, sizes: (u64, u64)) -> Section {
+/// Of each kind, in the order of [`Kind::ALL`].
+fn section(rounds: &[Rounds], sizes: &[u64]) -> Section {
     let mut section = Section::new("Compile time");
+    let [plain, annotated, by_hand] = rounds else { unreachable!("there are as many as kinds") };
     let mut table = Table::new(
         &format!(
-            "A crate of {HANDLERS} handlers in the dev profile: seconds on the wall, and of processors; medians of {} \
-             alternating rounds",
+            "A crate of {HANDLERS} handlers in the dev profile: seconds on the wall, and how often that of the plain one; \
+             medians of {} alternating rounds",
             plain.len()
         ),
-        &["", "plain", "annotated", "ratio", "plain, processor", "annotated, processor", "ratio", "ms a handler"],
+        &[
+            "",
+            "plain",
+            "annotated",
+            "by hand",
+            "annotated",
+            "by hand",
+            "of processors",
+            "by hand",
+            "ms a handler",
+            "by hand",
+        ],
     );
     for (index, step) in STEPS.iter().enumerate() {
-        let column = |rounds: &Rounds, pick: fn(&Took) -> f64| rounds.iter().map(|round| pick(&round[index])).collect();
-        let compare = |pick: fn(&Took) -> f64| {
-            let (plain, annotated): (Vec<f64>, Vec<f64>) = (column(plain, pick), column(annotated, pick));
-            let ratio = median(plain.iter().zip(&annotated).map(|(plain, annotated)| annotated / plain).collect());
-            (median(plain), median(annotated), ratio)
+        let column = |rounds: &Rounds, pick: fn(&Took) -> f64| -> Vec<f64> {
+            rounds.iter().map(|round| pick(&round[index])).collect()
         };
-        let wall = compare(|took| took.wall);
-        let processor = compare(|took| took.processor);
-        let each = (processor.1 - processor.0) * 1_000.0 / HANDLERS as f64;
-        let cells = [wall.0, wall.1, wall.2, processor.0, processor.1, processor.2, each];
-        table.row(std::iter::once((*step).to_owned()).chain(cells.map(|cell| figure(cell, ""))));
-        section.at_most(&format!("{HANDLERS} annotated handlers, {step}, over plain ones"), 1.25, wall.2, "×");
+        let over_plain = |rounds: &Rounds, pick: fn(&Took) -> f64| {
+            let (plain, others) = (column(plain, pick), column(rounds, pick));
+            median(plain.iter().zip(&others).map(|(plain, other)| other / plain).collect())
+        };
+        let wall = |rounds: &Rounds| median(column(rounds, |took| took.wall));
+        let processor = |rounds: &Rounds| median(column(rounds, |took| took.processor));
+        let each = |rounds: &Rounds| (processor(rounds) - processor(plain)) * 1_000.0 / HANDLERS as f64;
+        let ratio = over_plain(annotated, |took| took.wall);
+        let cells = [
+            figure(wall(plain), ""),
+            figure(wall(annotated), ""),
+            figure(wall(by_hand), ""),
+            figure(ratio, "×"),
+            figure(over_plain(by_hand, |took| took.wall), "×"),
+            figure(over_plain(annotated, |took| took.processor), "×"),
+            figure(over_plain(by_hand, |took| took.processor), "×"),
+            figure(each(annotated), ""),
+            figure(each(by_hand), ""),
+        ];
+        table.row(std::iter::once((*step).to_owned()).chain(cells));
+        section.at_most(&format!("{HANDLERS} annotated handlers, {step}, over plain ones"), 1.25, ratio, "×");
     }
     section.tables.push(table);
-    let mebibytes = |bytes: u64| figure(bytes as f64 / 1_048_576.0, "MiB");
-    let mut table = Table::new("The stripped program in the release profile", &["", "plain", "annotated", "a handler"]);
-    let each = (sizes.1 as f64 - sizes.0 as f64) / 1_024.0 / HANDLERS as f64;
-    table.row(["size".to_owned(), mebibytes(sizes.0), mebibytes(sizes.1), figure(each, "KiB")]);
+    let mut table = Table::new("The stripped program in the release profile", &["", "plain", "annotated", "by hand"]);
+    table.row(
+        std::iter::once("size".to_owned()).chain(sizes.iter().map(|&bytes| figure(bytes as f64 / 1_048_576.0, "MiB"))),
+    );
+    let a_handler = |bytes: u64| figure((bytes as f64 - sizes[0] as f64) / 1_024.0 / HANDLERS as f64, "KiB");
+    table.row(std::iter::once("a handler more".to_owned()).chain(sizes.iter().map(|&bytes| a_handler(bytes))));
     section.tables.push(table);
     section.text.push(format!(
-        "Two crates of the same {HANDLERS} handlers in ten files, with a router and a state, each with an input and an \
-         output type of its own that derive serde's traits; the only differences are the attribute, the dependency on \
-         this library and its installation. The dependencies are built before; a clean build is one of the crate alone, \
-         with its linking. The size a handler contains its share of the library itself."
+        "Three crates of the same {HANDLERS} handlers in ten files, with a router and a state, each with an input and an \
+         output type of its own that derive serde's traits. Annotated differs from plain by the attribute, the dependency on \
+         this library and its installation alone. By hand is the limit, and guards nothing: each handler's last argument is \
+         wrapped in a generic extractor, and its body is a future in a box that comes to a `Response`, which a guard within \
+         a handler that outlives its client cannot do without. The dependencies are built before; a clean build is one of the \
+         crate alone, with its linking. The size a handler contains its share of the library itself."
     ));
     section
 }

@@ -131,5 +131,6 @@ const TEXT: &str = "Each size in a process of its own: records of status 201 wit
      more records because what it reads is no longer in a cache: the standard library's map of as many values, with \
      `String` keys, one lock and no rule less, shows by how much, so the targets compare the growth of both. The records \
      expire in five parts, each of them all at once; meanwhile a thread claims and releases fresh keys without a rest, and its \
-     longest claim stands beside its longest one in a time, of two seconds at most, in which nothing expires. Of its own means without the time for \
-     which the kernel let others run on the processor of that thread (`/proc/thread-self/schedstat`).";
+     longest claim stands beside its longest one in a time, of two seconds at most, in which nothing expires. Of its own means \
+     without the time for which the kernel kept that thread, and the one of the process beside it that it kept longest and that \
+     may have held the lock, from a processor (`/proc/self/task/*/schedstat`).";
