@@ -13,8 +13,17 @@ use crate::units::{duration_in_millis, size_in_bytes};
 const METHODS: [&str; 9] = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
 
 /// Headers of one connection, or computed for each answer: a replay cannot carry them.
-const NEVER_KEPT: [&str; 8] =
-    ["connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
+const NEVER_KEPT: [&str; 9] = [
+    "connection",
+    "content-length",
+    "idempotency-recorded-by",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
 
 /// Reads one argument after the other; a wrong one is reported and reads as absent.
 pub(crate) struct Reader<'a> {

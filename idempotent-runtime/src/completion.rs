@@ -10,6 +10,7 @@ use axum::response::Response;
 use futures_util::future::BoxFuture;
 use tracing::{Id, Span};
 
+use crate::engine::of_another_guard;
 use crate::idempotency::Execution;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::tokio::runtime::Handle;
@@ -68,11 +69,14 @@ impl Future for Completion {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response> {
         // Taken out for the time of the poll: a handler that panicked must not be spawned by our drop.
         let mut running = self.running.take().expect("a future is not polled after it was ready");
-        let poll = running.as_mut().poll(cx);
-        if poll.is_pending() {
+        let Poll::Ready(response) = running.as_mut().poll(cx) else {
             self.running = Some(running);
-        }
-        poll
+            return Poll::Pending;
+        };
+        Poll::Ready(match &self.execution {
+            Some(execution) if execution.has_last_word() => of_another_guard(response),
+            _ => response,
+        })
     }
 }
 

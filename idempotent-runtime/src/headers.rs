@@ -25,8 +25,17 @@ static LEFT_OUT: [HeaderName; 12] = [
 ];
 
 /// Headers of one connection, or computed for each answer: no policy can have them recorded.
-pub(crate) const NEVER_KEPT: [&str; 8] =
-    ["connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
+pub(crate) const NEVER_KEPT: [&str; 9] = [
+    "connection",
+    "content-length",
+    "idempotency-recorded-by",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
 
 /// The header that marks a replay.
 pub(crate) static REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -50,7 +59,7 @@ pub(crate) fn recorded(headers: &HeaderMap, policy: &Policy) -> Vec<(HeaderName,
             || *name == RECORDED_BY
             || (*name == header::RETRY_AFTER && is_relative(value))
             || named_by_connection.iter().any(|named| named.eq_ignore_ascii_case(name.as_str()));
-        (kept && *name != RECORDED_BY || !left_out) && !policy.drop_headers.contains(&name.as_str())
+        (kept || !left_out) && !policy.drop_headers.contains(&name.as_str())
     };
     headers
         .iter()

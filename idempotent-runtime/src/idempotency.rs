@@ -145,7 +145,7 @@ impl Idempotency {
         R: Future<Output = Result<T, E>>,
     {
         let fails = |kind| {
-            let error = StepError::new(name, kind, self.0.steps().map(|steps| &steps.registry));
+            let error = StepError::new(name, kind, self.0.steps());
             if matches!(error.refusal(), Refusal::StepFailed) {
                 telemetry::step_failed(&error);
             }
@@ -217,8 +217,8 @@ pub(crate) struct Execution {
     transaction: OnceLock<Arc<dyn HandlerTransaction>>,
     /// That of the layer around this one.
     covering: Option<Arc<Self>>,
-    /// A guard beneath this one, which has the last word on what is recorded, has taken the request.
-    is_taken_over: AtomicBool,
+    /// Its guard has taken the request, and has the last word on what is recorded.
+    has_taken_over: AtomicBool,
     may_take_steps: AtomicBool,
     step_names: Names,
     /// Of a handler that runs under a claim.
@@ -233,9 +233,13 @@ struct Grant {
 
 impl Execution {
     pub(crate) fn of(extensions: &mut Extensions) -> Arc<Self> {
+        let covering = extensions.get::<Covering>().map(|Covering(covering)| covering);
         match extensions.get::<Arc<Self>>() {
-            Some(execution) if !execution.has_entered.load(Ordering::Relaxed) => Arc::clone(execution),
-            // One whose handler runs came with a request that this handler forwards.
+            Some(execution) if !execution.has_entered.load(Ordering::Relaxed) && execution.is_beneath(covering) => {
+                Arc::clone(execution)
+            }
+            // One whose handler runs came with a request that this handler forwards; one that knows not of the nearest layer
+            // belongs to a middleware above it.
             _ => {
                 let execution = Arc::new(Self::beneath(extensions));
                 extensions.insert(Arc::clone(&execution));
@@ -250,15 +254,21 @@ impl Execution {
         Self { covering, ..Self::default() }
     }
 
-    /// The guard of this execution decides from here on: the layer around it records nothing.
-    pub(crate) fn take_over(&self) {
-        if let Some(covering) = &self.covering {
-            covering.is_taken_over.store(true, Ordering::Relaxed);
+    fn is_beneath(&self, covering: Option<&Arc<Self>>) -> bool {
+        match (&self.covering, covering) {
+            (Some(own), Some(covering)) => Arc::ptr_eq(own, covering),
+            (own, covering) => own.is_none() && covering.is_none(),
         }
     }
 
-    pub(crate) fn is_taken_over(&self) -> bool {
-        self.is_taken_over.load(Ordering::Relaxed)
+    /// The guard of this execution decides from here on.
+    pub(crate) fn take_over(&self) {
+        self.has_taken_over.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the layer around it must record nothing of its response.
+    pub(crate) fn has_last_word(&self) -> bool {
+        self.covering.is_some() && self.has_taken_over.load(Ordering::Relaxed)
     }
 
     /// Whether a layer around it runs under this very key.

@@ -14,7 +14,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::completion::Completion;
-use crate::engine::{Gate, failed, of_another_guard};
+use crate::engine::{Gate, failed};
 use crate::idempotency::{Covering, Execution};
 use crate::policy::FingerprintSource;
 use crate::presented::{Asked, Presented, PresentedKey, key_in};
@@ -39,6 +39,10 @@ use crate::{Policy, Registry};
 /// - The body of a keyed request is read before it is passed on, within axum's
 ///   [`DefaultBodyLimit`](axum::extract::DefaultBodyLimit); a longer one gets 413.
 ///   [`without_fingerprint`](crate::PolicyBuilder::without_fingerprint) leaves it alone.
+/// - A timeout or another layer *beneath* it that drops the service's future ends the handler in the middle of its work, and
+///   the answer of that layer is judged as the handler's own. Put such layers around it: the service then runs to its end.
+/// - What stands between it and a handler's own guard, a middleware or a handler that forwards the request and returns the
+///   response as it comes, runs for each attempt. A response that such a handler makes itself is recorded.
 /// - When the service answers with an error, which axum's never do, the claim ends as that of a handler that panics.
 ///
 /// # Examples
@@ -63,7 +67,10 @@ impl IdempotencyLayer {
     ///
     /// The policy is never given back, as if it stood in the program: make the layer once, at start-up.
     pub fn new(policy: Policy) -> Self {
-        Self { policy: Box::leak(Box::new(policy)), registry: None }
+        let policy: &'static Policy = Box::leak(Box::new(policy));
+        #[cfg(feature = "inspector")]
+        MADE.lock().unwrap_or_else(PoisonError::into_inner).push(policy);
+        Self { policy, registry: None }
     }
 
     /// Makes this the registry, whatever others there are.
@@ -77,6 +84,15 @@ impl IdempotencyLayer {
     pub fn policy(&self) -> &'static Policy {
         self.policy
     }
+}
+
+/// The policies of all layers of the program.
+#[cfg(feature = "inspector")]
+static MADE: Mutex<Vec<&'static Policy>> = Mutex::new(Vec::new());
+
+#[cfg(feature = "inspector")]
+pub(crate) fn policies_of_layers() -> Vec<&'static Policy> {
+    MADE.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 impl<S> Layer<S> for IdempotencyLayer {
@@ -141,12 +157,10 @@ impl IdempotencyLayer {
                 Ok(passage) => passage,
                 Err(answer) => return answer,
             };
-            let execution = Arc::clone(&covering.0);
             request.extensions_mut().insert(covering);
             let calling = inner.call(request);
             let answering = async move {
                 match calling.await.map(|response| response.map(Body::new)) {
-                    Ok(response) if execution.is_taken_over() => of_another_guard(response),
                     Ok(response) => response,
                     Err(error) => {
                         *kept_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);

@@ -1,11 +1,14 @@
 //! What is particular to the store in memory: its bound, and how it forgets.
 
+use std::future::pending;
+use std::sync::mpsc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use http::{HeaderName, HeaderValue, StatusCode};
 use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, Held, MemoryStore, Store, StoreError, Token};
 use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody};
-use idempotent_tests::eventually;
+use idempotent_tests::{PATIENCE, eventually};
 
 const TTL: Duration = Duration::from_hours(1);
 
@@ -156,6 +159,37 @@ fn it_forgets_on_in_another_runtime_when_the_first_one_is_gone() {
         keep(&store, 1, 0, Duration::from_millis(50)).await;
         eventually(async || store.len(), |&left| left == 1).await;
     });
+}
+
+/// Claims when its runtime drops it.
+struct ClaimsAtTheEnd(MemoryStore);
+
+impl Drop for ClaimsAtTheEnd {
+    fn drop(&mut self) {
+        let claim = self.0.claim(&key(0), request()).now_or_never().expect("it answers at once");
+        assert_eq!(claim.expect("there is room"), Claim::Acquired { attempt: 1 });
+    }
+}
+
+/// The task that would forget is dropped as it is spawned.
+#[test]
+fn a_claim_in_a_runtime_that_shuts_down_does_not_hang() {
+    let (ended, end) = mpsc::channel();
+    std::thread::spawn(move || {
+        let store = MemoryStore::new();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let claims = ClaimsAtTheEnd(store.clone());
+        runtime.block_on(async {
+            tokio::spawn(async move {
+                pending::<()>().await;
+                drop(claims);
+            });
+            tokio::task::yield_now().await;
+        });
+        drop(runtime);
+        ended.send(store.len()).expect("the test waits");
+    });
+    assert_eq!(end.recv_timeout(PATIENCE), Ok(1));
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use idempotent_tests::{Answer, Logs, Runs, Server, answer};
 const FIRST: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 const RETRY: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-#[idempotent(scope = "charges", keep_headers = ["idempotency-recorded-by"])]
+#[idempotent(scope = "charges")]
 async fn create_charge(State(runs): State<Runs>) -> (HeaderMap, String) {
     let mut headers = HeaderMap::new();
     headers.insert("x-charge", "1".parse().expect("a header's value"));

@@ -10,7 +10,7 @@ use axum::response::Response;
 use axum::routing::{any, post};
 use idempotent_runtime::store::{MemoryStore, SqliteStore, Store};
 use idempotent_runtime::testing::{self, Fault, TestRegistry, assert_not_replayed, assert_replayed, idempotency};
-use idempotent_runtime::{Idempotency, RecordKey, Refusal, Registry, Tx, idempotent};
+use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, RecordKey, Refusal, Registry, Tx, idempotent};
 use idempotent_tests::{Logs, PATIENCE, Runs, Server};
 use sqlx::Sqlite;
 use tokio::time::{Instant, advance, timeout};
@@ -76,6 +76,40 @@ async fn executions_replays_and_refusals_are_counted_by_scope_and_registry() {
     assert_eq!((registry.refusals("refunds", "missing_key"), registry.executions("refunds")), (1, 0));
     assert_eq!((other.executions("charges"), other.replays("charges")), (1, 0));
     assert_eq!(runs.started(), 4);
+}
+
+#[tokio::test]
+async fn a_handler_under_a_layer_of_its_own_scope_is_one_execution() {
+    let (runs, registry) = (Runs::free(), testing::registry());
+    let policy = Policy::builder("charges").build().expect("the defaults are valid");
+    let layered = app(&runs, &registry).layer(IdempotencyLayer::new(policy).with_registry(Registry::clone(&registry)));
+    for _ in 1..=2 {
+        post_to(&layered, "/charges", "k").await;
+    }
+    assert_eq!((registry.executions("charges"), registry.replays("charges"), runs.started()), (1, 1, 1));
+}
+
+#[idempotent(scope = "steps")]
+async fn take_one_step_twice(idempotency: Idempotency) -> Result<String, Response> {
+    idempotency.step("reserve", || async { Ok::<_, Response>(1) }).await?;
+    let number: u32 = idempotency.step("reserve", || async { Ok::<_, Response>(2) }).await?;
+    Ok(number.to_string())
+}
+
+#[tokio::test]
+async fn the_refusal_of_a_step_is_counted_in_the_handlers_scope() {
+    let registry = testing::registry();
+    let app: Router = Router::new().route("/", post(take_one_step_twice)).layer(registry.layer());
+    assert_eq!(post_to(&app, "/", "k").await.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!((registry.executions("steps"), registry.refusals("steps", "step_failed")), (1, 1));
+}
+
+#[tokio::test]
+#[should_panic(expected = "a claim cannot be seeded under charges//k, where one stands")]
+async fn a_claim_is_not_seeded_where_something_stands() {
+    let registry = testing::registry();
+    post_to(&app(&Runs::free(), &registry), "/charges", "k").await;
+    let _claim = registry.seed_in_flight(RecordKey::new("charges", None, "k")).await;
 }
 
 #[tokio::test]

@@ -173,10 +173,12 @@ impl Asking {
         self.execution.enter();
         let Some((registry, store)) = self.registry_and_store() else {
             telemetry::misconfigured(self.policy, self.registry.is_some());
+            self.execution.take_over();
             return Err(self.refuse(UNAVAILABLE));
         };
         let running = registry.running().token();
         if let Err(error) = transaction.begin(&store).await {
+            self.execution.take_over();
             return Err(self.refuse_transaction(&store, &error));
         }
         let fingerprint = FingerprintBuilder::new().finish();

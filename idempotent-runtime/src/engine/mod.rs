@@ -29,6 +29,7 @@ pub(crate) use self::claim::{UNAVAILABLE, give_back};
 pub(crate) use self::settle::CLAIM_LOST;
 use self::settle::{Claimed, Settling};
 use self::transact::InTransaction;
+use self::verdict::its_own;
 pub(crate) use self::verdict::{failed, of_another_guard};
 use crate::completion::Completion;
 use crate::fingerprint::fingerprint_of_value;
@@ -147,12 +148,17 @@ impl Gate {
     #[cfg(feature = "testing")]
     fn witness(&mut self) -> Option<(Registry, &'static str)> {
         let (registry, scope) = (self.registry.clone().or_else(Registry::installed)?, self.policy.scope);
-        if registry.is_disabled()
-            && let Some(Ok(key)) = self.key.take_if(|key| key.is_ok())
-            && let Some(execution) = &self.execution
-        {
-            let record_key = crate::RecordKey::new(scope, self.caller.as_deref(), key.as_str());
-            execution.grant(key, record_key, 1);
+        let Some((Ok(key), execution)) = self.key.as_ref().zip(self.execution.as_ref()) else {
+            return Some((registry, scope));
+        };
+        let record_key = crate::RecordKey::new(scope, self.caller.as_deref(), key.as_str());
+        if execution.is_covered_by(&record_key) {
+            // The layer has told of it.
+            return None;
+        }
+        if registry.is_disabled() {
+            execution.grant(key.clone(), record_key, 1);
+            self.key = None;
         }
         Some((registry, scope))
     }
@@ -283,7 +289,8 @@ impl<F: Future<Output = Response>> Future for Executing<F> {
 
 /// Turns what the handler returned into a response; a name of its own, so that an error can point at the return type.
 pub fn into_response<R: IntoResponse>(value: R) -> Response {
-    value.into_response()
+    // Where the handler has forwarded the request, another guard may have answered; this one answers for its own handler.
+    its_own(value.into_response())
 }
 
 /// What `key = expr` may be: text, or an `Option` of text.

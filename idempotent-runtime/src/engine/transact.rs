@@ -9,7 +9,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{Instrument, Span};
 
 use super::claim::UNAVAILABLE;
-use super::verdict::{Judge, Panic, Verdict};
+use super::verdict::{Judge, Panic, Verdict, of_another_guard};
 use crate::crowding::Place;
 use crate::metering::InFlight;
 use crate::policy;
@@ -116,6 +116,7 @@ impl InTransaction {
         telemetry::transaction_failed(self.judge.policy, self.store.name(), error);
         let refusal = if error.is_permanent() { Refusal::TransactionFailed } else { UNAVAILABLE };
         Outcome::Refused(refusal.code()).enter(&self.span, self.judge.policy);
-        self.registry.refuse(self.judge.policy.scope, refusal)
+        // Without a key nobody has taken the request over, and a refusal is never recorded.
+        of_another_guard(self.registry.refuse(self.judge.policy.scope, refusal))
     }
 }

@@ -29,7 +29,7 @@ pub(super) enum Verdict {
     Failed,
 }
 
-/// What a layer says of the response of the service beneath it, before the response is judged.
+/// What a layer knows of the response of the service beneath it before that is judged.
 #[derive(Clone, Copy)]
 enum Mark {
     Failed,
@@ -43,9 +43,16 @@ pub(crate) fn failed() -> Response {
     response
 }
 
-/// The response of a handler whose own guard has recorded it, or refused the request: the layer records nothing.
+/// A response that a guard beneath a layer answers for, because it has recorded it or refused the request: the layer records
+/// nothing. The mark is on the response, since what is made of the request beneath a layer need not be what the layer sends.
 pub(crate) fn of_another_guard(mut response: Response) -> Response {
     response.extensions_mut().insert(Mark::OfAnotherGuard);
+    response
+}
+
+/// The response as one that no guard has answered for yet.
+pub(super) fn its_own(mut response: Response) -> Response {
+    response.extensions_mut().remove::<Mark>();
     response
 }
 

@@ -13,6 +13,7 @@ use super::scan::{Pages, Scan};
 use super::shown::{Keys, visible};
 use super::sighting::Sighting;
 use super::{DEFAULT_STORE, Inspector};
+use crate::layer::policies_of_layers;
 use crate::store::{BoundedStore, DamagedEntry, Page, StoreError};
 use crate::{AfterCrash, RecordKey, policies};
 
@@ -46,7 +47,9 @@ impl<'a> Desk<'a> {
         if selection.keys == Keys::Revealed {
             audit::revealed(operator, store.name());
         }
-        let refusing = policies().filter(|policy| policy.store() == name && policy.after_crash() == AfterCrash::Refuse);
+        let refusing = policies()
+            .chain(policies_of_layers())
+            .filter(|policy| policy.store() == name && policy.after_crash() == AfterCrash::Refuse);
         let never_again = refusing.map(crate::Policy::scope).collect();
         Ok(Self { inspector, store, selection, operator, never_again })
     }

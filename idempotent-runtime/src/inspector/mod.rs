@@ -67,12 +67,13 @@
 //! # What cannot be seen
 //!
 //! A handler that takes a `Tx` leaves nothing in its store while it runs. A claim past its lease is `outcome_unknown` if a
-//! handler of its scope in *this program* is `after_crash = "refuse"`.
+//! handler or a layer of its scope in *this program* is `after_crash = "refuse"`. Layers are not among the handlers.
 //!
 //! # Purging
 //!
-//! A purge must repeat the `confirm` of what was looked at, so that nothing else is purged than that; a page of another site
-//! cannot ask for one. Every purge that is asked for, done or not, and every showing of keys is an event of the target
+//! A purge must repeat the `confirm` of what was looked at, so that nothing else is purged than what stands there when it is
+//! asked for; only what changes between that last look and the purge, one round trip of the store, is not noticed. A page of
+//! another site cannot ask for one. Every purge that is asked for, done or not, and every showing of keys is an event of the target
 //! [`AUDIT_TARGET`].
 
 mod api;

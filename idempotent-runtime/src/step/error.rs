@@ -5,6 +5,7 @@ use std::fmt;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 
+use super::Steps;
 use crate::engine::{CLAIM_LOST, UNAVAILABLE};
 use crate::store::StoreError;
 use crate::{Refusal, Registry};
@@ -44,8 +45,8 @@ use crate::{Refusal, Registry};
 pub struct StepError {
     step: Box<str>,
     kind: StepErrorKind,
-    /// That of the request, if it has one.
-    registry: Option<Registry>,
+    /// Those of the claim, if there is one.
+    registry_and_scope: Option<(Registry, &'static str)>,
 }
 
 /// What happened, and whether the step's closure has run in this attempt.
@@ -90,8 +91,9 @@ pub enum StepErrorKind {
 }
 
 impl StepError {
-    pub(crate) fn new(step: &str, kind: StepErrorKind, registry: Option<&Registry>) -> Self {
-        Self { step: step.into(), kind, registry: registry.cloned() }
+    pub(crate) fn new(step: &str, kind: StepErrorKind, steps: Option<&Steps>) -> Self {
+        let registry_and_scope = steps.map(|steps| (steps.registry.clone(), steps.handler.scope));
+        Self { step: step.into(), kind, registry_and_scope }
     }
 
     /// The name of the step.
@@ -142,8 +144,8 @@ impl std::error::Error for StepError {
 impl IntoResponse for StepError {
     fn into_response(self) -> Response {
         let refusal = self.refusal();
-        match &self.registry {
-            Some(registry) => registry.render(refusal),
+        match &self.registry_and_scope {
+            Some((registry, scope)) => registry.refuse(scope, refusal),
             None => refusal.into_response(),
         }
     }

@@ -100,8 +100,15 @@ impl<S: Store> FaultyStore<S> {
     /// A claim of `key` as of another process whose handler runs: requests with the key are refused, or wait, until it is
     /// ended.
     ///
-    /// The key is the one that the store sees: `key.digested()` under a registry with `digest_keys`.
+    /// The key is the one that the store sees: `key.digested()` under a registry with `digest_keys`. A handler with a `Tx`
+    /// claims in its database's transaction, past this store, and is not held up.
+    ///
+    /// # Panics
+    ///
+    /// When something stands under the key, or the store behind the line fails.
     pub async fn seed_in_flight(&self, key: RecordKey) -> SeededClaim<S> {
+        let standing = self.store.get(&key).await.expect("the store behind the line can be asked");
+        assert!(standing.is_none(), "a claim cannot be seeded under {}, where one stands: {standing:?}", key.as_str());
         SeededClaim::new(Arc::clone(&self.store), self.seeds.clone(), key).await
     }
 

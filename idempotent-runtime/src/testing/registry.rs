@@ -63,7 +63,8 @@ impl<S: Store> TestRegistry<S> {
     }
 
     /// How often handlers of this scope were executed; a request without a key, and a method that is not guarded, are
-    /// executions too.
+    /// executions too. Of an [`IdempotencyLayer`](crate::IdempotencyLayer), how often it let a request with a key through; a
+    /// handler beneath it that has the same scope and key is not counted again.
     pub fn executions(&self, scope: &str) -> usize {
         self.counts.of(scope, Event::Executed)
     }
@@ -73,7 +74,9 @@ impl<S: Store> TestRegistry<S> {
         self.counts.of(scope, Event::Replayed)
     }
 
-    /// How many requests of this scope were refused with this [`Refusal::code`](crate::Refusal::code).
+    /// How many requests of this scope were refused with this [`Refusal::code`](crate::Refusal::code), responses that are made
+    /// of a [`StepError`](crate::StepError) of a request with a key included. The extractor of a second `Tx` knows no scope, and
+    /// its 500 is not counted.
     ///
     /// # Panics
     ///
@@ -85,9 +88,13 @@ impl<S: Store> TestRegistry<S> {
         self.counts.of(scope, Event::Refused(code))
     }
 
-    /// As [`FaultyStore::seed_in_flight`].
+    /// As [`FaultyStore::seed_in_flight`], also where the registry digests its keys.
+    ///
+    /// # Panics
+    ///
+    /// As that does.
     pub async fn seed_in_flight(&self, key: RecordKey) -> SeededClaim<S> {
-        self.store.seed_in_flight(key).await
+        self.store.seed_in_flight(self.registry.at_rest().key(&key)).await
     }
 }
 

@@ -9,8 +9,8 @@ use axum::response::IntoResponse;
 use tokio::sync::Mutex;
 
 use crate::record::now_in_millis;
-use crate::store::{AfterCrash, ClaimRequest, Store, StoreError, Token};
-use crate::{Fingerprint, Record, RecordKey, RecordedBody};
+use crate::store::{AfterCrash, Claim, ClaimRequest, Store, StoreError, Token};
+use crate::{Fingerprint, Policy, Record, RecordKey, RecordedBody, headers};
 
 /// Longer than a test lets its clock run.
 const LONG: Duration = Duration::from_hours(24 * 365);
@@ -45,7 +45,10 @@ impl Seeds {
         let fingerprint = request.fingerprint;
         let claim =
             ClaimRequest { token: seed.token, fingerprint, lease: LONG, ttl: LONG, after_crash: AfterCrash::Rerun };
-        store.claim(key, claim).await?;
+        let claimed = store.claim(key, claim).await?;
+        if claimed != (Claim::Acquired { attempt: 1 }) {
+            return Err(StoreError::unavailable(format!("the seeded key was taken by another claim: {claimed:?}")));
+        }
         seed.fingerprint = Some(fingerprint);
         match seed.ending.take() {
             None => {}
@@ -127,7 +130,8 @@ impl<S: Store> SeededClaim<S> {
         Ok(())
     }
 
-    /// The other process has answered with `response`, and recorded it: retries get it.
+    /// The other process has answered with `response`, and recorded it as policies do by default, without `set-cookie` for
+    /// instance: retries get it.
     ///
     /// # Errors
     ///
@@ -139,10 +143,10 @@ impl<S: Store> SeededClaim<S> {
     pub async fn complete(self, response: impl IntoResponse) -> Result<(), StoreError> {
         let (parts, body) = response.into_response().into_parts();
         let body = axum::body::to_bytes(body, usize::MAX).await.expect("the body of a recorded response is whole");
-        let headers = parts.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        let policy = Policy::builder("seeded").build().expect("the defaults are valid");
         self.end(Ending::Completed(Record {
             status: parts.status,
-            headers,
+            headers: headers::recorded(&parts.headers, &policy),
             body: RecordedBody::Whole(body),
             fingerprint: Fingerprint::from_bytes([0; 32]),
             recorded_at: now_in_millis(),

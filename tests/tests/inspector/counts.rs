@@ -2,7 +2,7 @@
 
 use idempotent_runtime::inspector::Inspector;
 use idempotent_runtime::store::{MemoryStore, Store};
-use idempotent_runtime::{RecordKey, Registry};
+use idempotent_runtime::{AfterCrash, IdempotencyLayer, Policy, RecordKey, Registry};
 use serde_json::{Value, json};
 
 use crate::shop::{BODY, Shop, leave_behind};
@@ -122,4 +122,17 @@ async fn handlers_are_told_with_their_policies() {
     assert_eq!((&of("exports")["cache"], &of("exports")["max_body"]), (&json!("200-299"), &json!(8)));
     assert_eq!((&of("transfers")["after_crash"], &of("transfers")["required"]), (&json!("refuse"), &json!(true)));
     assert!(shop.get("").await.text().contains("pay_out"));
+}
+
+/// A layer is none of the handlers, and its policy counts like theirs.
+#[tokio::test]
+async fn a_claim_of_a_layer_that_never_runs_again_is_an_unknown_outcome() {
+    let store = MemoryStore::new();
+    let registry = Registry::new(store.clone());
+    leave_behind(&store, &RecordKey::new("layer-of-the-inspector", None, "k")).await;
+    let shop = Shop::open(&registry, Inspector::new(&registry)).await;
+    assert_eq!(shop.json("/api/summary").await["counts"]["past_lease"], 1);
+    let policy = Policy::builder("layer-of-the-inspector").after_crash(AfterCrash::Refuse).build();
+    let _layer = IdempotencyLayer::new(policy.expect("the policy is valid"));
+    assert_eq!(shop.json("/api/summary").await["counts"]["outcome_unknown"], 1);
 }

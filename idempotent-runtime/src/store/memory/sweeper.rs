@@ -62,8 +62,10 @@ impl Inner {
         if *is_on_duty {
             self.sweeper.earlier.notify_one();
         } else {
-            tokio::spawn(sweep_forever(OnDuty(Arc::downgrade(self))));
             *is_on_duty = true;
+            drop(is_on_duty);
+            // A runtime that shuts down drops the task here and now, and with it its duty, which takes the lock.
+            tokio::spawn(sweep_forever(OnDuty(Arc::downgrade(self))));
         }
     }
 

@@ -1,0 +1,187 @@
+//! Requests that something beneath an `IdempotencyLayer` passes on, and what was extracted of them before it came to the layer.
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
+use axum::routing::post;
+use idempotent_runtime::store::{MemoryStore, Store};
+use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, PolicyBuilder, RecordKey, Registry, Tx, idempotent};
+use idempotent_tests::{Runs, Server, answer};
+use sqlx::Sqlite;
+use tower::ServiceExt;
+
+fn layer(policy: PolicyBuilder, store: &MemoryStore) -> IdempotencyLayer {
+    let policy = policy.build().expect("the policy is valid");
+    IdempotencyLayer::new(policy).with_registry(Registry::new(store.clone()))
+}
+
+/// How often each of two handlers has run.
+#[derive(Clone)]
+struct Both {
+    outer: Runs,
+    inner: Runs,
+}
+
+impl Both {
+    fn free() -> Self {
+        Self { outer: Runs::free(), inner: Runs::free() }
+    }
+
+    fn started(&self) -> (usize, usize) {
+        (self.outer.started(), self.inner.started())
+    }
+}
+
+#[idempotent(scope = "inner")]
+async fn inner(State(runs): State<Both>) -> (StatusCode, String) {
+    (StatusCode::CREATED, format!("inner {}", runs.inner.run().await))
+}
+
+async fn pass_on(runs: &Both, request: Request) -> Response {
+    let router: Router = Router::new().fallback(inner).with_state(runs.clone());
+    router.oneshot(request).await.expect("a router answers")
+}
+
+/// Does its own, has another one do its own, and answers for both.
+async fn answers_itself(State(runs): State<Both>, request: Request) -> (StatusCode, String) {
+    let run = runs.outer.run().await;
+    let passed_on = pass_on(&runs, request).await;
+    assert_eq!(passed_on.status(), StatusCode::CREATED);
+    (StatusCode::CREATED, format!("outer {run}"))
+}
+
+/// Does nothing that matters, as a middleware, and hands on what it gets.
+async fn hands_on(State(runs): State<Both>, request: Request) -> Response {
+    runs.outer.run().await;
+    pass_on(&runs, request).await
+}
+
+async fn serve(runs: &Both, store: &MemoryStore) -> Server {
+    let app = Router::new()
+        .route("/answers-itself", post(answers_itself))
+        .route("/hands-on", post(hands_on))
+        .with_state(runs.clone())
+        .layer(Registry::new(store.clone()).layer())
+        .layer(layer(Policy::builder("api"), store));
+    Server::start(app).await
+}
+
+#[tokio::test]
+async fn a_handler_that_answers_for_itself_is_recorded_by_the_layer() {
+    let (runs, store) = (Both::free(), MemoryStore::new());
+    let server = serve(&runs, &store).await;
+    for is_replay in [false, true, true] {
+        let answer = server.post_with_key("/answers-itself", "k").await;
+        assert_eq!((answer.text(), answer.is_replay()), ("outer 1", is_replay));
+    }
+    assert_eq!((runs.started(), store.len()), ((1, 1), 2));
+}
+
+#[tokio::test]
+async fn a_handler_that_hands_a_guarded_response_on_runs_as_a_middleware_does() {
+    let (runs, store) = (Both::free(), MemoryStore::new());
+    let server = serve(&runs, &store).await;
+    for is_replay in [false, true] {
+        let answer = server.post_with_key("/hands-on", "k").await;
+        assert_eq!((answer.text(), answer.is_replay()), ("inner 1", is_replay));
+    }
+    assert_eq!((runs.started(), store.len()), ((2, 1), 1));
+}
+
+#[idempotent(scope = "alias")]
+async fn alias(State((runs, store)): State<(Both, MemoryStore)>, request: Request) -> Response {
+    runs.outer.run().await;
+    let again = Router::new().fallback(inner).with_state(runs).layer(layer(Policy::builder("api"), &store));
+    again.oneshot(request).await.expect("a router answers")
+}
+
+/// The layer that the request comes to a second time runs under the first one's claim.
+#[tokio::test]
+async fn a_guarded_handler_that_sends_the_request_through_the_same_layer_again_runs_once() {
+    let (runs, store) = (Both::free(), MemoryStore::new());
+    let app = Router::new()
+        .route("/alias", post(alias))
+        .with_state((runs.clone(), store.clone()))
+        .layer(Registry::new(store.clone()).layer())
+        .layer(layer(Policy::builder("api"), &store));
+    let server = Server::start(app).await;
+    for is_replay in [false, true, true] {
+        let answer = server.post_with_key("/alias", "k").await;
+        assert_eq!((answer.text(), answer.is_replay()), ("inner 1", is_replay));
+    }
+    assert_eq!(runs.started(), (1, 1));
+    let scopes = store.list(None, 10).await.expect("the store answers").entries;
+    let mut scopes: Vec<_> = scopes.iter().map(|entry| entry.key.scope().into_owned()).collect();
+    scopes.sort();
+    assert_eq!(scopes, ["alias", "inner"], "each guard has recorded its own handler, and the layer neither");
+}
+
+async fn tell(State(runs): State<Both>, idempotency: Idempotency) -> Result<String, Response> {
+    let run = idempotency.step("reserve", || async { Ok::<_, Response>(runs.inner.run().await) }).await?;
+    Ok(format!("{:?} {run}", idempotency.key()))
+}
+
+#[idempotent(scope = "declines", cache = [402])]
+async fn declines(State(runs): State<Both>, _: Idempotency) -> (StatusCode, String) {
+    (StatusCode::OK, format!("run {}", runs.outer.run().await))
+}
+
+#[idempotent(scope = "api")]
+async fn of_the_layers_scope(State(runs): State<Both>, _: Idempotency) -> String {
+    format!("run {}", runs.outer.run().await)
+}
+
+/// A middleware around the layer asks for the `Idempotency` first.
+#[tokio::test]
+async fn what_is_extracted_above_a_layer_does_not_hide_the_layer() {
+    let (runs, store) = (Both::free(), MemoryStore::new());
+    let look = async |idempotency: Idempotency, request: Request, next: Next| {
+        assert_eq!(idempotency.key(), None, "nothing is claimed yet");
+        next.run(request).await
+    };
+    let app = Router::new()
+        .route("/tell", post(tell))
+        .route("/declines", post(declines))
+        .route("/same", post(of_the_layers_scope))
+        .with_state(runs.clone())
+        .layer(Registry::new(store.clone()).layer())
+        .layer(layer(Policy::builder("api"), &store))
+        .layer(from_fn(look));
+    let server = Server::start(app).await;
+
+    assert_eq!(server.post_with_key("/tell", "told").await.text(), r#"Some("told") 1"#);
+    let step = RecordKey::new("api", None, "told").step("reserve");
+    assert!(store.get(&step).await.expect("the store answers").is_some());
+    for run in 1..=2 {
+        let answer = server.post_with_key("/declines", "declined").await;
+        assert_eq!((answer.text(), answer.is_replay()), (format!("run {run}").as_str(), false), "its policy says so");
+    }
+    for is_replay in [false, true] {
+        let answer = server.post_with_key("/same", "same").await;
+        assert_eq!((answer.text(), answer.is_replay()), ("run 3", is_replay));
+    }
+}
+
+#[idempotent(scope = "transactions")]
+async fn in_a_transaction(State(runs): State<Both>, _tx: Tx<Sqlite>) -> String {
+    format!("run {}", runs.outer.run().await)
+}
+
+/// The layer has a key, the handler has none, and its store has no transactions.
+#[tokio::test]
+async fn a_layer_that_records_everything_records_no_refusal_of_a_guard_beneath_it() {
+    let (runs, store) = (Both::free(), MemoryStore::new());
+    let app = Router::new()
+        .route("/", post(in_a_transaction))
+        .with_state(runs.clone())
+        .layer(Registry::new(store.clone()).layer())
+        .layer(layer(Policy::builder("api").header("x-request-id").cache_all(), &store));
+    let server = Server::start(app).await;
+    for _ in 1..=2 {
+        let refused = answer(server.post("/").header("x-request-id", "k")).await;
+        assert_eq!((refused.refusal().as_str(), refused.is_replay()), ("transaction_failed", false));
+    }
+    assert_eq!((runs.started(), store.len()), ((0, 0), 0));
+}
