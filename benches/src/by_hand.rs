@@ -29,7 +29,8 @@ struct Kept {
     response: Option<(StatusCode, HeaderMap, Bytes)>,
 }
 
-pub(crate) fn router() -> Router {
+/// Its routes.
+pub fn router() -> Router {
     let charges = async |State(records): State<Records>, request: Request| {
         guard(records, request, async |order| charge(order).into_response()).await
     };
@@ -63,7 +64,7 @@ async fn guard(records: Records, request: Request, handler: impl AsyncFnOnce(Ord
                 kept if kept.fingerprint != fingerprint => StatusCode::UNPROCESSABLE_ENTITY.into_response(),
                 Kept { response: None, .. } => StatusCode::CONFLICT.into_response(),
                 Kept { response: Some((status, headers, body)), .. } => {
-                    (*status, headers.clone(), body.clone()).into_response()
+                    (*status, [("idempotent-replayed", "true")], headers.clone(), body.clone()).into_response()
                 }
             };
         }

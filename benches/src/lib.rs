@@ -1,6 +1,6 @@
 //! What the guard costs, against the bare handler, its peers and the limits of the engines below it.
 
-mod by_hand;
+pub mod by_hand;
 pub mod charge;
 pub mod compile_time;
 pub mod contenders;

@@ -9,13 +9,14 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use axum::serve::ListenerExt as _;
 use axum::{Json, Router};
+use idempotent_benches::by_hand;
 use idempotent_benches::charge::{CHARGES, Order, Receipt, charge};
 use idempotent_runtime::idempotent;
 use idempotent_runtime::store::{MemoryStore, PostgresStore, RedisStore, SqliteStore};
 use sqlx::postgres::PgPoolOptions;
 use tokio::net::TcpListener;
 
-const USAGE: &str = "usage: server bare | memory | sqlite <path> | redis <url> | postgres <url>";
+const USAGE: &str = "usage: server bare | by-hand | memory | sqlite <path> | redis <url> | postgres <url>";
 
 /// Of the pool: more of them only wait for the same cores and the same disk.
 const CONNECTIONS: u32 = 32;
@@ -38,11 +39,13 @@ async fn main() -> anyhow::Result<()> {
     });
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let router = if arguments == ["bare"] {
-        Router::new().route(CHARGES, post(bare))
-    } else {
-        install(&arguments).await?;
-        Router::new().route(CHARGES, post(guarded))
+    let router = match arguments.as_slice() {
+        ["bare"] => Router::new().route(CHARGES, post(bare)),
+        ["by-hand"] => by_hand::router(),
+        store => {
+            install(store).await?;
+            Router::new().route(CHARGES, post(guarded))
+        }
     };
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?.port());

@@ -45,6 +45,11 @@ pub fn measure(seconds: u32) -> anyhow::Result<Section> {
          status is not 201, a connection breaks, or the bytes received are not those of so many replays.",
         bench.wrk.version
     ));
+    section.text.push(
+        "By hand is the limit in memory: the guard that is described under *In process*, which keeps less of its promises than \
+         any of the stores."
+            .to_owned(),
+    );
     section.text.push(bench.places.description()?);
     section.text.push(format!(
         "wrk, the server, and Redis or PostgreSQL share {} cores: what the load takes, bare and guarded requests pay alike, so \
@@ -105,7 +110,7 @@ impl Bench {
             &["store, retries", "bare p50", "guarded p50", "bare p99", "guarded p99", "bare p99.9", "guarded p99.9"],
         );
         let bare_server = self.serve(Contender::Bare)?;
-        for store in Contender::STORES {
+        for store in [Contender::ByHand].into_iter().chain(Contender::STORES) {
             for retries in Retries::RATES {
                 let guarded_server = self.serve(store)?;
                 let rounds = self.alternate(&bare_server, &guarded_server, retries)?;

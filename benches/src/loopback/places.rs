@@ -50,7 +50,7 @@ impl Places {
     /// As [`Server::start`].
     pub fn serve(&self, contender: Contender) -> anyhow::Result<Server> {
         let place = match contender {
-            Contender::Bare | Contender::Memory => None,
+            Contender::Bare | Contender::ByHand | Contender::Memory => None,
             Contender::Sqlite => {
                 let folder = tempfile::tempdir_in(self.folder.path())?.keep();
                 Some(folder.join("idempotency.db").display().to_string())

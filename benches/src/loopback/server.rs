@@ -13,6 +13,8 @@ use anyhow::{Context as _, ensure};
 pub enum Contender {
     /// The handler alone.
     Bare,
+    /// With the steps of a guard, written by hand.
+    ByHand,
     /// The guarded handler, with `MemoryStore`.
     Memory,
     /// With `SqliteStore`.
@@ -31,6 +33,7 @@ impl Contender {
     pub fn name(self) -> &'static str {
         match self {
             Self::Bare => "bare handler",
+            Self::ByHand => "by hand",
             Self::Memory => "memory",
             Self::Sqlite => "SQLite",
             Self::Redis => "Redis",
@@ -42,6 +45,7 @@ impl Contender {
     fn argument(self) -> &'static str {
         match self {
             Self::Bare => "bare",
+            Self::ByHand => "by-hand",
             Self::Memory => "memory",
             Self::Sqlite => "sqlite",
             Self::Redis => "redis",
