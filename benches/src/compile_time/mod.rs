@@ -27,13 +27,15 @@ type Rounds = Vec<[Took; STEPS.len()]>;
 /// When cargo fails, whose own words are part of the error.
 pub fn measure(rounds: usize, runtime: &Path) -> anyhow::Result<Section> {
     let folder = tempfile::tempdir()?;
-    let mut projects = Vec::new();
+    let (mut projects, mut sizes) = (Vec::new(), Vec::new());
     for kind in Kind::ALL {
         let project = Project::write(kind, folder.path(), runtime)?;
         for command in [&["check"][..], &["build"], &["build", "--release"]] {
             eprintln!("{}: {} with its dependencies", package(kind), command.join(" "));
             project.run(command)?;
         }
+        // The rounds clean it away.
+        sizes.push(project.program_bytes()?);
         projects.push((project, Rounds::new()));
     }
     for round in 0..rounds {
@@ -46,7 +48,6 @@ pub fn measure(rounds: usize, runtime: &Path) -> anyhow::Result<Section> {
             eprintln!("round {round}: {} {walls} s", package(Kind::ALL[turn]));
         }
     }
-    let sizes = projects.iter().map(|(project, _)| project.program_bytes()).collect::<Result<Vec<_>, _>>()?;
     let rounds: Vec<Rounds> = projects.into_iter().map(|(_, rounds)| rounds).collect();
     Ok(section(&rounds, &sizes))
 }
