@@ -52,7 +52,7 @@ pub enum FaultKind {
     StoreRestarted,
     /// The line to the store did not carry what it should.
     LineBroken,
-    /// The machine itself gave nobody time.
+    /// The machine itself gave nobody time, or its disk wrote nothing.
     MachineStalled,
 }
 

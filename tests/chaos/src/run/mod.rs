@@ -5,12 +5,15 @@ mod faults;
 mod fleet;
 mod stores;
 
+use std::fs::File;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fastrand::Rng;
 use tempfile::TempDir;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use self::clients::Clients;
 use self::faults::Faults;
@@ -156,7 +159,7 @@ pub struct Stage {
     pub store: TestedStore,
     ledger: PathBuf,
     book: Book,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Stage {
@@ -172,7 +175,7 @@ impl Stage {
         prepare(store.url(), &ledger).await?;
         let book = Book::default();
         let fleet = Arc::new(Fleet::start(plan, program, &store, &ledger, book.clone()).await?);
-        Ok(Self { fleet, store, ledger, book, _folder: folder })
+        Ok(Self { fleet, store, ledger, book, folder })
     }
 
     /// All that happened until now, as far as servers and store know.
@@ -194,29 +197,53 @@ impl Stage {
 /// As [`Stage::set`].
 pub async fn play(plan: &Plan, program: PathBuf) -> anyhow::Result<Outcome> {
     let stage = Stage::set(plan, program).await?;
-    let watch = tokio::spawn(watch_the_machine(stage.book.clone()));
+    let watches = [
+        tokio::spawn(watch_the_machine(stage.book.clone())),
+        tokio::spawn(watch_the_disk(stage.book.clone(), stage.folder.path().join("probe"))),
+    ];
     let clients = Clients::new(plan.clone(), Arc::clone(&stage.fleet), stage.book.clone());
     let faults = Faults { plan, fleet: &stage.fleet, store: &stage.store, book: &stage.book };
     // After its time a run only waits for the answers that are due.
     tokio::join!(clients.play(), faults.inflict());
     clients.ask_every_key_again().await;
-    watch.abort();
+    watches.iter().for_each(JoinHandle::abort);
     let history = stage.history().await?;
     stage.fleet.stop().await;
     let violations = judge(&history);
     Ok(Outcome { history, violations })
 }
 
+const TICK: Duration = Duration::from_millis(100);
+
 /// A machine that gives nobody time lets leases run out, and is no fault of the engine.
 async fn watch_the_machine(book: Book) {
-    const TICK: Duration = Duration::from_millis(100);
     loop {
         let before = now();
         tokio::time::sleep(TICK).await;
-        let after = now();
-        if after - before > 10 * 100_000 {
-            book.fault(FaultKind::MachineStalled, None, (before, after));
-        }
+        note_a_stall(&book, before);
+    }
+}
+
+/// Neither is a disk that writes nothing, because it still has to write what a compiler has left: whoever commits then holds
+/// the lock of an embedded store meanwhile.
+async fn watch_the_disk(book: Book, probe: PathBuf) {
+    loop {
+        let (before, probe) = (now(), probe.clone());
+        let written = spawn_blocking(move || {
+            let mut file = File::create(probe)?;
+            file.write_all(b"probe")?;
+            file.sync_data()
+        });
+        written.await.expect("nothing panics here").expect("the folder of the run can be written to");
+        note_a_stall(&book, before);
+        tokio::time::sleep(TICK).await;
+    }
+}
+
+fn note_a_stall(book: &Book, before: u64) {
+    let after = now();
+    if Duration::from_micros(after - before) > 10 * TICK {
+        book.fault(FaultKind::MachineStalled, None, (before, after));
     }
 }
 
@@ -233,7 +260,7 @@ impl Outcome {
         format!(
             "{} keys, {} requests, {answered} answered, {} of them replays; {} executions, {again} of them repeated after \
              a crash, {} effects, {} outcomes unknown; {} deaths, {} stops, {} pauses, {} restarts and {} broken lines of the store, {} \
-             stalls of the machine",
+             stalls of the machine or its disk",
             history.keys.len(),
             history.requests.len(),
             replays.count(),
