@@ -233,15 +233,17 @@ struct Grant {
 
 impl Execution {
     pub(crate) fn of(extensions: &mut Extensions) -> Arc<Self> {
-        let covering = extensions.get::<Covering>().map(|Covering(covering)| covering);
+        let covering = Self::covering_in(extensions);
         match extensions.get::<Arc<Self>>() {
-            Some(execution) if !execution.has_entered.load(Ordering::Relaxed) && execution.is_beneath(covering) => {
+            Some(execution)
+                if !execution.has_entered.load(Ordering::Relaxed) && execution.is_beneath(covering.as_ref()) =>
+            {
                 Arc::clone(execution)
             }
             // One whose handler runs came with a request that this handler forwards; one that knows not of the nearest layer
             // belongs to a middleware above it.
             _ => {
-                let execution = Arc::new(Self::beneath(extensions));
+                let execution = Arc::new(Self { covering, ..Self::default() });
                 extensions.insert(Arc::clone(&execution));
                 execution
             }
@@ -250,15 +252,15 @@ impl Execution {
 
     /// One of its own, which knows the layer around it.
     pub(crate) fn beneath(extensions: &Extensions) -> Self {
-        let covering = extensions.get::<Covering>().map(|Covering(execution)| Arc::clone(execution));
-        Self { covering, ..Self::default() }
+        Self { covering: Self::covering_in(extensions), ..Self::default() }
+    }
+
+    fn covering_in(extensions: &Extensions) -> Option<Arc<Self>> {
+        extensions.get::<Covering>().map(|Covering(execution)| Arc::clone(execution))
     }
 
     fn is_beneath(&self, covering: Option<&Arc<Self>>) -> bool {
-        match (&self.covering, covering) {
-            (Some(own), Some(covering)) => Arc::ptr_eq(own, covering),
-            (own, covering) => own.is_none() && covering.is_none(),
-        }
+        self.covering.as_ref().map(Arc::as_ptr) == covering.map(Arc::as_ptr)
     }
 
     /// The guard of this execution decides from here on.

@@ -86,18 +86,20 @@ async fn a_transaction_needs_a_scope_of_its_own() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = SqliteStore::open(folder.path().join("records.db")).await.expect("the store opens");
     let registry = Registry::new(store);
+    // It would record the refusal, if it recorded any.
+    let policy = Policy::builder("api").cache_all().build().expect("the policy is valid");
     let app = Router::new()
         .route("/same", post(in_a_transaction_of_the_layers_scope))
         .route("/own", post(in_a_transaction))
         .with_state(runs.clone())
         .layer(registry.layer())
-        .layer(layer("api", &registry));
+        .layer(IdempotencyLayer::new(policy).with_registry(registry));
     let server = Server::start(app).await;
     for _ in 1..=2 {
         let refused = server.post_with_key("/same", "a").await;
         assert_eq!(
-            (refused.status, refused.refusal().as_str()),
-            (StatusCode::INTERNAL_SERVER_ERROR, "transaction_failed")
+            (refused.status, refused.refusal().as_str(), refused.is_replay()),
+            (StatusCode::INTERNAL_SERVER_ERROR, "transaction_failed", false)
         );
     }
     assert_eq!(runs.started(), 0);

@@ -115,10 +115,7 @@ impl Asking {
     ) -> Prepared {
         let key = match key {
             Ok(key) => key,
-            Err(refusal) => {
-                self.execution.take_over();
-                return Prepared::Answer(self.refuse(refusal));
-            }
+            Err(refusal) => return Prepared::Answer(self.refuse(refusal)),
         };
         let record_key = RecordKey::new(self.policy.scope, caller, key.as_str());
         if self.execution.is_covered_by(&record_key) {
@@ -173,12 +170,10 @@ impl Asking {
         self.execution.enter();
         let Some((registry, store)) = self.registry_and_store() else {
             telemetry::misconfigured(self.policy, self.registry.is_some());
-            self.execution.take_over();
             return Err(self.refuse(UNAVAILABLE));
         };
         let running = registry.running().token();
         if let Err(error) = transaction.begin(&store).await {
-            self.execution.take_over();
             return Err(self.refuse_transaction(&store, &error));
         }
         let fingerprint = FingerprintBuilder::new().finish();
@@ -209,6 +204,8 @@ impl Asking {
     }
 
     fn refuse(&self, refusal: Refusal) -> Response {
+        // No layer around it may record a refusal.
+        self.execution.take_over();
         Outcome::Refused(refusal.code()).enter(&self.span, self.policy);
         match &self.registry {
             Some(registry) => registry.refuse(self.policy.scope, refusal),
