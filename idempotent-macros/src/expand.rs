@@ -4,7 +4,10 @@
 //! // Input:
 //! async fn pay(user: User, Json(order): Json<Order>) -> R { .. }
 //! // Output:
-//! async fn pay(user: User, last: Guarded<Json<Order>>) -> Response { .. run(&POLICY, last, |gate, last| ..).await }
+//! fn pay(user: User, last: Guarded<Json<Order>>) -> Completion {
+//!     let (gate, last) = open(&POLICY, last);
+//!     gate.run(async move { let user = user; let Json(order) = last; .. }, into_response)
+//! }
 //! ```
 
 use proc_macro2::{Delimiter, Group, Ident, Punct, Spacing, Span, TokenStream, TokenTree};
@@ -36,13 +39,14 @@ pub(crate) fn expand(handler: &Handler, model: &Model) -> TokenStream {
     let Handler { attributes, visibility, signature, body } = handler;
     let arguments: Vec<&PatType> = handler.arguments().collect();
     let names: Vec<Ident> = (0..arguments.len().max(1)).map(|index| local(&index.to_string())).collect();
-    let (gate, passage, answer) = (local("gate"), local("passage"), local("answer"));
+    let (gate, awaited) = (local("gate"), local("awaited"));
     let last = names.last().expect("there is at least one");
 
     let mut guarded = signature.clone();
+    guarded.asyncness = None;
     guarded.inputs = guarded_inputs(signature, &arguments, &names, model);
     // With the user's span: a signature that ends in ours would be foreign code to `dead_code` and other lints.
-    guarded.output = syn::parse_quote_spanned!(signature.ident.span()=> -> ::idempotent_runtime::__private::Response);
+    guarded.output = syn::parse_quote_spanned!(signature.ident.span()=> -> ::idempotent_runtime::__private::Completion);
 
     let policy = policy(signature, &arguments, model);
     let document = document::operation(signature);
@@ -52,27 +56,50 @@ pub(crate) fn expand(handler: &Handler, model: &Model) -> TokenStream {
     });
     let moves = moves(&arguments, &names);
     let expressions = policy_expressions(model);
-    let gate_is_mut = (!expressions.is_empty()).then(|| quote!(mut));
-    let handler = handler_future(signature, body);
+    // Its expressions see the handler's variables, which are in the handler's future alone.
+    let (lend, expressions, runner) = if expressions.is_empty() {
+        (TokenStream::new(), expressions, &gate)
+    } else {
+        (quote!(let (mut #gate, #awaited) = #gate.lend();), quote!(#expressions #gate.give_back().await;), &awaited)
+    };
+    let never_returned = never_returned(signature);
+    let block = inner_block(body);
     // Located at the name, so that a future that is not `Send` is reported there.
-    let execute = Ident::new("execute", signature.ident.span().resolved_at(Span::mixed_site()));
-
+    let run = Ident::new("run", signature.ident.span().resolved_at(Span::mixed_site()));
+    // Located at the body, so that a future that is not `Send` is reported there.
+    let future = quote_spanned!(body.span().resolved_at(Span::mixed_site())=> async move {
+        // All of them move in whole: an argument that nobody reads lives as long as the handler.
+        #moves
+        #(#bindings)*
+        #expressions
+        #[allow(
+            unknown_lints,
+            unreachable_code,
+            clippy::diverging_sub_expression,
+            clippy::empty_loop,
+            clippy::items_after_statements,
+            clippy::let_unit_value,
+            clippy::let_with_type_underscore,
+            clippy::needless_return,
+            clippy::unreachable
+        )]
+        if false {
+            #never_returned
+        }
+        #block
+    });
+    // Located at the return type, so that one that is no response is reported there.
+    let span = match &signature.output {
+        ReturnType::Default => Span::mixed_site(),
+        ReturnType::Type(_, declared) => declared.span().resolved_at(Span::mixed_site()),
+    };
+    let into_response = quote_spanned!(span=> ::idempotent_runtime::__private::into_response);
     let guarded_body = quote! {
-            #policy
-            #document
-            ::idempotent_runtime::__private::run(&__IDEMPOTENT_POLICY, #last, move |#gate_is_mut #gate, #last| {
-                ::idempotent_runtime::__private::Box::pin(async move {
-                    // All of them move in whole: an argument that nobody reads lives as long as the handler.
-                    #moves
-                    #(#bindings)*
-                    #expressions
-                    match #gate.enter().await {
-                        ::core::result::Result::Ok(#passage) => #passage.#execute(#handler).await,
-                        ::core::result::Result::Err(#answer) => #answer,
-                    }
-                })
-            })
-            .await
+        #policy
+        #document
+        let (#gate, #last) = ::idempotent_runtime::__private::open(&__IDEMPOTENT_POLICY, #last);
+        #lend
+        #runner.#run(#future, #into_response)
     };
     let mut guarded_body = Group::new(Delimiter::Brace, guarded_body);
     guarded_body.set_span(body.span());
@@ -286,45 +313,6 @@ fn policy_expressions(model: &Model) -> TokenStream {
     expressions
 }
 
-/// The user's body as a future of a response. A `return` of the declared type that is never taken makes inference and errors those
-/// of the function as it was written.
-fn handler_future(signature: &Signature, body: &Group) -> TokenStream {
-    let span = match &signature.output {
-        ReturnType::Default => Span::mixed_site(),
-        ReturnType::Type(_, declared) => declared.span().resolved_at(Span::mixed_site()),
-    };
-    // Located at the return type, so that one that is no response is reported there.
-    let mut value = local("value");
-    value.set_span(span);
-    let into_response = quote_spanned!(span=> ::idempotent_runtime::__private::into_response(#value));
-    let never_returned = never_returned(signature);
-    let block = inner_block(body);
-    let response = quote! {
-        #[allow(clippy::let_unit_value)]
-        let #value = async move {
-            #[allow(
-                unknown_lints,
-                unreachable_code,
-                clippy::diverging_sub_expression,
-                clippy::empty_loop,
-                clippy::items_after_statements,
-                clippy::let_unit_value,
-                clippy::let_with_type_underscore,
-                clippy::needless_return,
-                clippy::unreachable
-            )]
-            if false {
-                #never_returned
-            }
-            #block
-        }
-        .await;
-        #into_response
-    };
-    // Located at the body, so that a future that is not `Send` is reported there.
-    quote_spanned!(body.span().resolved_at(Span::mixed_site())=> async move { #response })
-}
-
 /// The body as the last expression of a generated block. `unused_braces` would call its braces unnecessary where there is
 /// one expression in them, and an empty statement keeps it from that. Other braces than the user's would do so too, but
 /// temporaries of an older edition would then be dropped as ours has it.
@@ -344,6 +332,7 @@ fn inner_block(body: &Group) -> Group {
     block
 }
 
+/// A `return` of the declared type that is never taken makes inference and errors those of the function as it was written.
 fn never_returned(signature: &Signature) -> TokenStream {
     let never = local("return");
     let ReturnType::Type(_, declared) = &signature.output else {

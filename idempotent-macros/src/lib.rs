@@ -43,7 +43,8 @@ mod units;
 /// | `on_store_error = "run"` | `"reject"` | the store cannot be asked: 503, or run unguarded |
 ///
 /// `key`, `caller` and `fingerprint` are evaluated after the extractors and before the body, in this order; they see the
-/// handler's own variables and borrow them. The words `reject`, `all`, `any` and those in quotes may be written bare or
+/// handler's own variables and borrow them, may `.await`, and may end the handler by `?` with an error of its own type, which is
+/// answered before anything is claimed. The words `reject`, `all`, `any` and those in quotes may be written bare or
 /// quoted.
 ///
 /// The default scope is the same for every instance of a generic handler. Two functions whose path is the same, as those of
@@ -52,9 +53,9 @@ mod units;
 ///
 /// # What becomes of the function
 ///
-/// Name, visibility, generics, documentation and attributes stay. Its last argument is wrapped in
-/// `Guarded` and it returns a `Response`; a handler without arguments gets one. A unit test calls it with `.into()` on the
-/// last argument. Other attributes, above or below, see the function as it was written.
+/// Name, visibility, generics, documentation and attributes stay. Its last argument is wrapped in `Guarded`, and it returns a
+/// `Completion`, a future of its response; a handler without arguments gets one. A unit test calls it with `.into()` on the
+/// last argument, and awaits it. Other attributes, above or below, see the function as it was written.
 ///
 /// # Errors
 ///

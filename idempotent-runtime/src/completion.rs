@@ -15,12 +15,32 @@ use crate::idempotency::Execution;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::tokio::runtime::Handle;
 
-/// Drives one guarded request to its end.
+/// What an annotated handler returns: the future of its response, which drives the guarded request to its end.
 ///
 /// # Cancel safety
 ///
 /// Dropping it never cancels a handler that holds a claim: the rest runs as a task of its own. A request that waits for
 /// another one, or runs unguarded, ends with the drop as any other axum handler does.
+///
+/// # Panics
+///
+/// As the handler does, after its claim is settled.
+///
+/// # Examples
+///
+/// ```
+/// use idempotent_runtime::{Completion, idempotent};
+///
+/// #[idempotent]
+/// async fn double(body: String) -> String {
+///     body.repeat(2)
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let completion: Completion = double(String::from("tea").into());
+/// assert_eq!(completion.await.status(), 200);
+/// # });
+/// ```
 #[must_use = "futures do nothing unless polled"]
 pub struct Completion {
     running: Option<BoxFuture<'static, Response>>,

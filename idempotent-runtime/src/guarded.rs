@@ -5,8 +5,7 @@ use std::marker::PhantomData;
 use axum::extract::{FromRequest, Request};
 use axum::response::{IntoResponse, Response};
 
-use crate::headers::IDEMPOTENCY_KEY;
-use crate::presented::{Presented, PresentedKey, key_in};
+use crate::presented::Presented;
 
 /// The last argument of an annotated handler, with what the engine needs to know of the request.
 ///
@@ -68,12 +67,7 @@ where
     type Rejection = Response;
 
     async fn from_request(mut request: Request, state: &S) -> Result<Self, Response> {
-        let key = if Mode::KEY_ELSEWHERE {
-            PresentedKey::Elsewhere(Box::new(request.headers().clone()))
-        } else {
-            PresentedKey::Header(key_in(&request.headers().get_all(&IDEMPOTENCY_KEY)))
-        };
-        let presented = Presented::of(&mut request, key, Mode::BUFFERED).await;
+        let presented = Presented::of(&mut request, Mode::KEY_ELSEWHERE, Mode::BUFFERED).await;
         let inner = B::from_request(request, state).await.map_err(IntoResponse::into_response)?;
         Ok(Self { inner, request: Some(presented), mode: PhantomData })
     }

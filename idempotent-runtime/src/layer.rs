@@ -1,5 +1,6 @@
 //! The same engine as a tower layer: for routes that cannot be annotated, and for whole routers.
 
+use std::convert::identity;
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -13,7 +14,6 @@ use futures_util::future::BoxFuture;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::completion::Completion;
 use crate::engine::{Gate, failed};
 use crate::idempotency::{Covering, Execution};
 use crate::policy::FingerprintSource;
@@ -151,26 +151,17 @@ impl IdempotencyLayer {
         };
         let error = Arc::new(Mutex::new(None));
         let kept_error = Arc::clone(&error);
-        let execution = Arc::clone(&covering.0);
-        let running = Box::pin(async move {
-            let passage = match gate.enter().await {
-                Ok(passage) => passage,
-                Err(answer) => return answer,
-            };
+        let answering = async move {
             request.extensions_mut().insert(covering);
-            let calling = inner.call(request);
-            let answering = async move {
-                match calling.await.map(|response| response.map(Body::new)) {
-                    Ok(response) => response,
-                    Err(error) => {
-                        *kept_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                        failed()
-                    }
+            match inner.call(request).await {
+                Ok(response) => response.map(Body::new),
+                Err(error) => {
+                    *kept_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    failed()
                 }
-            };
-            passage.execute(answering).await
-        });
-        let response = Completion::new(running, Some(execution)).await;
+            }
+        };
+        let response = gate.run(answering, identity).await;
         let error = error.lock().unwrap_or_else(PoisonError::into_inner).take();
         error.map_or(Ok(response), Err)
     }

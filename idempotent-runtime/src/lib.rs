@@ -111,6 +111,7 @@ mod trace;
 mod transaction;
 mod witness;
 
+pub use self::completion::Completion;
 pub use self::fingerprint::{Fingerprint, MalformedFingerprint};
 pub use self::guarded::Guarded;
 pub use self::idempotency::Idempotency;
@@ -149,8 +150,7 @@ pub use idempotent_macros::idempotent;
 /// What the attribute's expansion names; no part of the public interface.
 #[doc(hidden)]
 pub mod __private {
-    pub use std::boxed::Box;
-
+    #[cfg(feature = "aide")]
     pub use axum::response::Response;
     #[cfg(feature = "macros")]
     pub use idempotent_macros::idempotent;
@@ -159,7 +159,7 @@ pub mod __private {
     pub use utoipa;
 
     pub use crate::completion::Completion;
-    pub use crate::engine::{Gate, KeyExpression, Passage, into_response, run};
+    pub use crate::engine::{Gate, KeyExpression, into_response, open};
     pub use crate::guarded::{Buffered, Guarded, KeyElsewhere, Streamed, ViaGuarded};
     #[cfg(feature = "utoipa")]
     pub use crate::openapi::operation;

@@ -17,6 +17,7 @@ use http_body_util::{BodyExt, LengthLimitError};
 
 use crate::body::{Gathered, Remembering, Resumed};
 use crate::fingerprint::FingerprintBuilder;
+use crate::headers::IDEMPOTENCY_KEY;
 use crate::idempotency::Execution;
 use crate::trace::TraceParent;
 use crate::{Fingerprint, IdempotencyKey, InvalidKey, Registry};
@@ -40,7 +41,12 @@ pub(crate) enum PresentedKey {
 
 impl Presented {
     /// Of a request on its way to the extractors of a handler: its body is read if it has a key and `reads_body`.
-    pub(crate) async fn of(request: &mut Request, key: PresentedKey, reads_body: bool) -> Self {
+    pub(crate) async fn of(request: &mut Request, key_is_elsewhere: bool, reads_body: bool) -> Self {
+        let key = if key_is_elsewhere {
+            PresentedKey::Elsewhere(Box::new(request.headers().clone()))
+        } else {
+            PresentedKey::Header(key_in(&request.headers().get_all(&IDEMPOTENCY_KEY)))
+        };
         let method = request.method().clone();
         let registry = request.extensions().get::<Registry>().cloned();
         let (execution, asked) = if matches!(key, PresentedKey::Header(None)) {

@@ -10,12 +10,12 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::HeaderValue;
 use tokio_util::task::task_tracker::TaskTrackerToken;
-use tracing::Span;
+use tracing::{Instrument, Span};
 
 use super::settle::Claimed;
 use super::transact::{InTransaction, TransactionClaim};
 use super::verdict::Judge;
-use super::{CacheIf, Passage, Way};
+use super::{CacheIf, Passage};
 use crate::at_rest::{Fingerprints, Opened};
 use crate::crowding::{Place, Principal};
 use crate::fingerprint::FingerprintBuilder;
@@ -58,9 +58,30 @@ pub(super) struct Asking {
 /// What a claim has come to.
 pub(super) enum Entered {
     Now(Result<Passage, Response>),
-    /// The keeper of leases was woken, and wants this thread for a moment.
-    AfterTheKeeper(Passage),
     Later(BoxFuture<'static, Result<Passage, Response>>),
+}
+
+#[cfg(feature = "testing")]
+impl Entered {
+    /// Tells those who count that the handler was let through, when it is.
+    pub(super) fn witnessed(self, witness: Option<(Registry, &'static str)>) -> Self {
+        let Some((registry, scope)) = witness else { return self };
+        match self {
+            Self::Now(entered) => {
+                if entered.is_ok() {
+                    registry.tell(scope, Event::Executed);
+                }
+                Self::Now(entered)
+            }
+            Self::Later(entering) => Self::Later(Box::pin(async move {
+                let entered = entering.await;
+                if entered.is_ok() {
+                    registry.tell(scope, Event::Executed);
+                }
+                entered
+            })),
+        }
+    }
 }
 
 /// What a request with a key comes to before its store is asked.
@@ -83,14 +104,17 @@ impl Asking {
     ) -> Entered {
         let mut claiming = match self.prepare(asked, key, caller, fingerprint) {
             Prepared::Claim(claiming) => claiming,
-            Prepared::RunUnderTheLayersClaim => return Entered::Now(Ok(Passage(Way::Unguarded))),
+            Prepared::RunUnderTheLayersClaim => return Entered::Now(Ok(Passage::Unguarded)),
             Prepared::Answer(answer) => return Entered::Now(Err(answer)),
         };
         let asked_at = Instant::now();
         while let Some(claimed) = claiming.claim_now() {
             return match claiming.judge(claimed, false) {
                 Judged::Acquired { attempt } => match claiming.acquired(attempt, asked_at) {
-                    (passage, true) => Entered::AfterTheKeeper(passage),
+                    (passage, true) => Entered::Later(Box::pin(async {
+                        Keeper::let_it_run().await;
+                        Ok(passage)
+                    })),
                     (passage, false) => Entered::Now(Ok(passage)),
                 },
                 Judged::Unguarded => Entered::Now(Ok(claiming.unguarded())),
@@ -102,7 +126,8 @@ impl Asking {
                 Judged::Again => continue,
             };
         }
-        Entered::Later(Box::pin(claiming.claim()))
+        let span = claiming.asking.span.clone();
+        Entered::Later(Box::pin(claiming.claim().instrument(span)))
     }
 
     /// All that a claim takes, or what comes of the request without one.
@@ -166,7 +191,7 @@ impl Asking {
 
     /// Begins the transaction of a request without a key.
     pub(super) async fn begin(self) -> Result<Passage, Response> {
-        let Some(transaction) = self.transaction.clone() else { return Ok(Passage(Way::Unguarded)) };
+        let Some(transaction) = self.transaction.clone() else { return Ok(Passage::Unguarded) };
         self.execution.enter();
         let Some((registry, store)) = self.registry_and_store() else {
             telemetry::misconfigured(self.policy, self.registry.is_some());
@@ -179,7 +204,7 @@ impl Asking {
         let fingerprint = FingerprintBuilder::new().finish();
         let judge = Judge { policy: self.policy, fingerprint, cache_if: self.cache_if, trace: None };
         let span = self.span;
-        Ok(Passage(Way::InTransaction(Box::new(InTransaction {
+        Ok(Passage::InTransaction(Box::new(InTransaction {
             registry,
             store,
             transaction,
@@ -189,7 +214,7 @@ impl Asking {
             _running: running,
             _place: None,
             _in_flight: metering::InFlight::enter(self.policy.scope),
-        }))))
+        })))
     }
 
     fn registry_and_store(&self) -> Option<(Registry, BoundedStore)> {
@@ -369,14 +394,14 @@ impl Claiming {
             _place: self.place,
             _in_flight: metering::InFlight::enter(policy.scope),
         };
-        (Passage(Way::Claimed(claimed)), has_woken_keeper)
+        (Passage::Claimed(claimed), has_woken_keeper)
     }
 
     fn begun(self, attempt: u32, transaction: Arc<dyn HandlerTransaction>) -> Passage {
         let Asking { policy, cache_if, trace, execution, span, .. } = self.asking;
         let trace = TraceParent::of_handler(&span, trace);
         execution.grant(self.key, self.record_key, attempt);
-        Passage(Way::InTransaction(Box::new(InTransaction {
+        Passage::InTransaction(Box::new(InTransaction {
             registry: self.registry,
             store: self.store,
             transaction,
@@ -386,7 +411,7 @@ impl Claiming {
             _running: self.running,
             _place: self.place,
             _in_flight: metering::InFlight::enter(policy.scope),
-        })))
+        }))
     }
 
     fn unguarded(self) -> Passage {
@@ -394,7 +419,7 @@ impl Claiming {
         self.asking.execution.fate.set_must_finish(false);
         self.asking.execution.grant(self.key, self.record_key, 1);
         Outcome::Unguarded.enter(&self.asking.span, self.asking.policy);
-        Passage(Way::Unguarded)
+        Passage::Unguarded
     }
 
     fn completed(&self, record: Record) -> Response {

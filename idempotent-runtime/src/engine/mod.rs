@@ -2,32 +2,30 @@
 //!
 //! ```text
 //! Gate (the request, the policy's expressions) ──enter──▶ refusal or replay
-//!                                              └────────▶ Passage ──execute──▶ the handler's response, settled
+//!                                              └────────▶ Passage: the handler runs, and its response is settled
 //! ```
 
 mod claim;
 mod content;
+mod run;
 mod settle;
 mod transact;
 mod verdict;
 
 use std::fmt::Display;
 use std::hash::Hash;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use axum::response::{IntoResponse, Response};
-use futures_util::future::BoxFuture;
 use http::response;
-use pin_project_lite::pin_project;
-use tracing::{Instrument, Span};
+use tracing::Instrument;
 
 use self::claim::{Asking, Entered};
 pub(crate) use self::claim::{UNAVAILABLE, give_back};
+pub(crate) use self::run::{Awaited, Lent};
+use self::run::{Run, Stage};
 pub(crate) use self::settle::CLAIM_LOST;
-use self::settle::{Claimed, Settling};
+use self::settle::Claimed;
 use self::transact::InTransaction;
 use self::verdict::its_own;
 pub(crate) use self::verdict::{failed, of_another_guard};
@@ -35,7 +33,6 @@ use crate::completion::Completion;
 use crate::fingerprint::fingerprint_of_value;
 use crate::guarded::Guarded;
 use crate::idempotency::Execution;
-use crate::lease::Keeper;
 use crate::policy::{InvalidKeyPolicy, KeySource};
 use crate::presented::{Asked, Presented};
 use crate::{Fingerprint, IdempotencyKey, InvalidKey, Policy, Refusal, Registry, telemetry};
@@ -43,15 +40,10 @@ use crate::{Fingerprint, IdempotencyKey, InvalidKey, Policy, Refusal, Registry, 
 /// The predicate of `cache_if`.
 pub(crate) type CacheIf = fn(&response::Parts) -> bool;
 
-/// Runs one request of an annotated handler: what the attribute's expansion calls.
-pub fn run<B, M, F>(policy: &'static Policy, guarded: Guarded<B, M>, handler: F) -> Completion
-where
-    F: FnOnce(Gate, B) -> BoxFuture<'static, Response>,
-{
+/// Opens the gate to an annotated handler for one request: what the attribute's expansion calls.
+pub fn open<B, M>(policy: &'static Policy, guarded: Guarded<B, M>) -> (Gate, B) {
     let (inner, presented) = guarded.into_parts();
-    let gate = Gate::new(policy, presented);
-    let execution = gate.execution.clone();
-    Completion::new(handler(gate, inner), execution)
+    (Gate::new(policy, presented), inner)
 }
 
 /// Where a request stands before its handler.
@@ -120,28 +112,31 @@ impl Gate {
         self.cache_if = Some(predicate);
     }
 
+    /// Lets the handler through or answers in its place, and settles what it comes to: its response is recorded before it is
+    /// sent.
+    pub fn run<F>(self, handler: F, into_response: fn(F::Output) -> Response) -> Completion
+    where
+        F: Future + Send + 'static,
+    {
+        let execution = self.execution.clone();
+        Completion::new(Box::pin(Run::new(handler, into_response, Stage::Entering(self))), execution)
+    }
+
+    /// Gives the gate to the handler's future, where alone the policy's expressions find the handler's variables.
+    pub fn lend(self) -> (Lent, Awaited) {
+        run::lend(self)
+    }
+
     /// Claims the request's key.
-    ///
-    /// # Errors
-    ///
-    /// The response that goes out in the handler's place: a replay or a refusal.
-    #[cfg_attr(not(feature = "testing"), expect(unused_mut, reason = "no registry is disabled"))]
-    pub async fn enter(mut self) -> Result<Passage, Response> {
+    fn enter(self) -> Entered {
         #[cfg(feature = "testing")]
-        let witness = self.witness();
-        let entered = match self.enter_now() {
-            (Entered::Now(entered), _) => entered,
-            (Entered::AfterTheKeeper(passage), _) => {
-                Keeper::let_it_run().await;
-                Ok(passage)
-            }
-            (Entered::Later(entering), span) => entering.instrument(span).await,
-        };
-        #[cfg(feature = "testing")]
-        if let (Ok(_), Some((registry, scope))) = (&entered, witness) {
-            registry.tell(scope, crate::witness::Event::Executed);
+        {
+            let mut gate = self;
+            let witness = gate.witness();
+            gate.enter_now().witnessed(witness)
         }
-        entered
+        #[cfg(not(feature = "testing"))]
+        self.enter_now()
     }
 
     /// Who counts the execution. Under a registry that is disabled, a request with a key becomes one without.
@@ -163,13 +158,13 @@ impl Gate {
         Some((registry, scope))
     }
 
-    fn enter_now(mut self) -> (Entered, Span) {
+    fn enter_now(mut self) -> Entered {
         let transaction = self.execution.as_ref().and_then(|execution| execution.transaction());
         if self.key.is_none() && transaction.is_none() {
             if let Some(execution) = &self.execution {
                 execution.enter();
             }
-            return (Entered::Now(Ok(Passage(Way::Unguarded))), Span::none());
+            return Entered::Now(Ok(Passage::Unguarded));
         }
         let span = telemetry::span(self.policy);
         if let Some(execution) = &self.execution {
@@ -185,11 +180,10 @@ impl Gate {
             execution: self.execution.unwrap_or_default(),
             transaction,
         };
-        let entered = match self.key {
+        match self.key {
             Some(key) => span.in_scope(|| asking.enter(&self.asked, key, self.caller.as_deref(), self.fingerprint)),
-            None => Entered::Later(Box::pin(asking.begin())),
-        };
-        (entered, span)
+            None => Entered::Later(Box::pin(asking.begin().instrument(span))),
+        }
     }
 
     /// Whether the request has a key, or is refused for its key's sake.
@@ -218,73 +212,11 @@ fn judge(policy: &Policy, key: Option<Result<IdempotencyKey, InvalidKey>>) -> Op
 }
 
 /// The right to run the handler.
-pub struct Passage(Way);
-
 #[allow(clippy::large_enum_variant, reason = "it is moved twice, which costs less than a box")]
-enum Way {
+enum Passage {
     Unguarded,
     Claimed(Claimed),
     InTransaction(Box<InTransaction>),
-}
-
-impl Passage {
-    /// Runs the handler and settles the claim: its response is recorded before it is sent.
-    ///
-    /// # Panics
-    ///
-    /// Goes on with the handler's own panic, after the claim is settled.
-    pub fn execute<F: Future<Output = Response> + Send>(self, handler: F) -> Executing<F> {
-        Executing { handler, stage: Stage::Running(self.0) }
-    }
-}
-
-pin_project! {
-    /// A handler on its way to a settled claim.
-    #[must_use = "futures do nothing unless polled"]
-    pub struct Executing<F> {
-        #[pin]
-        handler: F,
-        stage: Stage,
-    }
-}
-
-enum Stage {
-    Running(Way),
-    Settling(BoxFuture<'static, Response>),
-    Done,
-}
-
-impl<F: Future<Output = Response>> Future for Executing<F> {
-    type Output = Response;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response> {
-        let this = self.project();
-        let span = match this.stage {
-            Stage::Running(Way::Unguarded) => return this.handler.poll(cx),
-            Stage::Running(Way::Claimed(claimed)) => claimed.span(),
-            Stage::Running(Way::InTransaction(transaction)) => transaction.span(),
-            Stage::Settling(settling) => return settling.as_mut().poll(cx),
-            Stage::Done => panic!("a future is not polled after it was ready"),
-        };
-        let ran = match span.in_scope(|| catch_unwind(AssertUnwindSafe(|| this.handler.poll(cx)))) {
-            Ok(Poll::Pending) => return Poll::Pending,
-            Ok(Poll::Ready(response)) => Ok(response),
-            Err(panic) => Err(panic),
-        };
-        let settling = match std::mem::replace(this.stage, Stage::Done) {
-            Stage::Running(Way::Claimed(claimed)) => claimed.settle(ran),
-            Stage::Running(Way::InTransaction(transaction)) => Settling::Later(Box::pin(transaction.settle(ran))),
-            Stage::Running(Way::Unguarded) | Stage::Settling(_) | Stage::Done => unreachable!("returned above"),
-        };
-        match settling {
-            Settling::Done(response) => Poll::Ready(response),
-            Settling::Later(mut settling) => {
-                let polled = settling.as_mut().poll(cx);
-                *this.stage = Stage::Settling(settling);
-                polled
-            }
-        }
-    }
 }
 
 /// Turns what the handler returned into a response; a name of its own, so that an error can point at the return type.
