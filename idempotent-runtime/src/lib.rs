@@ -57,6 +57,7 @@
 //! | `seal` | | `RegistryBuilder::seal_with`: records are encrypted before they reach their store |
 //! | `inspector` | | `inspector::router`: what stands in the stores, for operators |
 //! | `metrics` | | [`metrics`]: counts, gauges and durations for the crate of that name |
+//! | `near-cache` | | [`RegistryBuilder::near_cache`]: replays without a round trip, in the process that made the record |
 //! | `testing` | | `testing`: for tests of handlers and of stores; `Registry::disabled` |
 //! | `utoipa` | | [`openapi`] of handlers under `#[utoipa::path]` |
 //! | `aide` | | [`openapi`] of handlers in aide's `api_route` |

@@ -38,7 +38,7 @@ commands:
           a thousand connections for N minutes, 10 by default, after which nothing may be left of them
   bench [measurement ...]
           what the guard costs beside the bare handler, its peers and the limits of the engines: prints one table of
-          ratios and writes benches/RESULTS.md, in about 17 minutes; --help names the measurements; installs what it needs
+          ratios and writes benches/RESULTS.md, in about 20 minutes; --help names the measurements; installs what it needs
   bench --check
           the instructions of each path against benches/budget.toml; --set-budget writes that file
   picture the inspector's page as the browser shows it, into docs/operations/inspector.png, and the demo as a terminal

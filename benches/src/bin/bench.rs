@@ -14,10 +14,10 @@ const FOLDER: &str = env!("CARGO_MANIFEST_DIR");
 
 const USAGE: &str = "\
 usage: cargo xtask bench [measurement ...]
-       cargo xtask bench --check | --set-budget
+       cargo xtask bench --resume | --check | --set-budget
 
-Without arguments: all measurements, about 17 minutes; prints one table of ratios beside their targets, and writes
-benches/RESULTS.md and benches/latency.svg. With names: these alone, whose results are printed only.
+Without arguments: all measurements, about 20 minutes; prints one table of ratios beside their targets, and writes
+benches/RESULTS.md and benches/latency.svg. --resume goes on where such a run has failed. With names: these alone, whose results are printed only.
 --check holds the instructions of each path against benches/budget.toml; --set-budget writes that file.
 
 measurements: ";
@@ -30,11 +30,10 @@ fn main() -> anyhow::Result<ExitCode> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [] => {
-            let sections: Vec<Section> = MEASUREMENTS.iter().map(|name| measure(name)).collect::<Result<_, _>>()?;
-            write_results(&sections)?;
-            println!("{}", targets(&sections).markdown());
-            println!("All figures: benches/RESULTS.md");
+            fs::remove_dir_all(measured()).or_else(|error| if measured().exists() { Err(error) } else { Ok(()) })?;
+            measure_all()?;
         }
+        ["--resume"] => measure_all()?,
         ["--check"] => return instructions("--check"),
         ["--set-budget"] => return instructions("--set"),
         ["--help" | "-h"] => println!("{USAGE}{}", MEASUREMENTS.join(", ")),
@@ -48,6 +47,32 @@ fn main() -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn measure_all() -> anyhow::Result<()> {
+    let sections: Vec<Section> = MEASUREMENTS.iter().map(|name| measure_once(name)).collect::<Result<_, _>>()?;
+    write_results(&sections)?;
+    fs::remove_dir_all(measured())?;
+    println!("{}", targets(&sections).markdown());
+    println!("All figures: benches/RESULTS.md");
+    Ok(())
+}
+
+/// Where a run that fails leaves what it has measured.
+fn measured() -> PathBuf {
+    Path::new(FOLDER).join("target/measured")
+}
+
+/// Measures what an earlier run has not.
+fn measure_once(name: &str) -> anyhow::Result<Section> {
+    let path = measured().join(name).with_extension("json");
+    if let Ok(text) = fs::read_to_string(&path) {
+        return serde_json::from_str(&text).with_context(|| format!("{} holds no section", path.display()));
+    }
+    let section = measure(name)?;
+    fs::create_dir_all(measured())?;
+    fs::write(&path, serde_json::to_string(&section)?).with_context(|| path.display().to_string())?;
+    Ok(section)
 }
 
 fn measure(name: &str) -> anyhow::Result<Section> {

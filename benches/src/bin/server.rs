@@ -3,6 +3,7 @@
 use std::io::{self, Write as _};
 use std::process;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::bail;
 use axum::http::StatusCode;
@@ -11,15 +12,20 @@ use axum::serve::ListenerExt as _;
 use axum::{Json, Router};
 use idempotent_benches::by_hand;
 use idempotent_benches::charge::{CHARGES, Order, Receipt, charge};
-use idempotent_runtime::idempotent;
 use idempotent_runtime::store::{MemoryStore, PostgresStore, RedisStore, SqliteStore};
+use idempotent_runtime::{Registry, idempotent};
 use sqlx::postgres::PgPoolOptions;
 use tokio::net::TcpListener;
 
-const USAGE: &str = "usage: server bare | by-hand | memory | sqlite <path> | redis <url> | postgres <url>";
+const USAGE: &str = "usage: server bare | by-hand | memory | sqlite <path> | redis <url> | near-redis <url> \
+     | postgres <url> | near-postgres <url>";
 
 /// Of the pool: more of them only wait for the same cores and the same disk.
 const CONNECTIONS: u32 = 32;
+
+const NEAR_BYTES: usize = 64 * 1024 * 1024;
+
+const NEAR_AGE: Duration = Duration::from_secs(60);
 
 async fn bare(Json(order): Json<Order>) -> (StatusCode, Json<Receipt>) {
     charge(order)
@@ -56,17 +62,22 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn install(store: &[&str]) -> anyhow::Result<()> {
-    match store {
-        ["memory"] => idempotent_runtime::install(MemoryStore::builder().max_bytes(usize::MAX).build())?,
-        ["sqlite", path] => idempotent_runtime::install(SqliteStore::open(path).await?)?,
-        ["redis", url] => idempotent_runtime::install(RedisStore::connect(url).await?)?,
-        ["postgres", url] => {
-            let options = PgPoolOptions::new().max_connections(CONNECTIONS).test_before_acquire(false);
-            let store = PostgresStore::new(options.connect(url).await?);
-            store.migrate().await?;
-            idempotent_runtime::install(store)?
-        }
+    let registry = match store {
+        ["memory"] => Registry::builder(MemoryStore::builder().max_bytes(usize::MAX).build()),
+        ["sqlite", path] => Registry::builder(SqliteStore::open(path).await?),
+        ["redis", url] => Registry::builder(RedisStore::connect(url).await?),
+        ["near-redis", url] => Registry::builder(RedisStore::connect(url).await?).near_cache(NEAR_BYTES, NEAR_AGE),
+        ["postgres", url] => Registry::builder(postgres(url).await?),
+        ["near-postgres", url] => Registry::builder(postgres(url).await?).near_cache(NEAR_BYTES, NEAR_AGE),
         other => bail!("`{}` names no server; {USAGE}", other.join(" ")),
     };
+    registry.build().install()?;
     Ok(())
+}
+
+async fn postgres(url: &str) -> anyhow::Result<PostgresStore> {
+    let options = PgPoolOptions::new().max_connections(CONNECTIONS).test_before_acquire(false);
+    let store = PostgresStore::new(options.connect(url).await?);
+    store.migrate().await?;
+    Ok(store)
 }

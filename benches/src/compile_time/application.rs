@@ -1,4 +1,4 @@
-//! The sources of a web application with a hundred handlers: plain, annotated, or changed by hand as the attribute does.
+//! The sources of a web application with a hundred handlers, plain or annotated.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -10,14 +10,11 @@ pub enum Kind {
     Plain,
     /// With `#[idempotent]` on each.
     Annotated,
-    /// With the least that a guard within the handler comes to: its last argument is wrapped, its body is a future in a box,
-    /// and it answers with a `Response`. There is no policy, no list of handlers and no engine.
-    ByHand,
 }
 
 impl Kind {
     /// In the order of the columns.
-    pub const ALL: [Self; 3] = [Self::Plain, Self::Annotated, Self::ByHand];
+    pub const ALL: [Self; 2] = [Self::Plain, Self::Annotated];
 }
 
 /// One file each, as an application of this size has them.
@@ -32,17 +29,14 @@ pub const HANDLERS: usize = RESOURCES.len() * ACTIONS.len();
 
 /// The files with their paths.
 pub fn files(kind: Kind, runtime: &Path) -> Vec<(String, String)> {
-    let mut files = vec![
+    let files = [
         ("Cargo.toml".to_owned(), manifest(kind, runtime)),
         ("src/main.rs".to_owned(), main(kind)),
         ("src/error.rs".to_owned(), ERROR.to_owned()),
         ("src/ledger.rs".to_owned(), LEDGER.to_owned()),
     ];
-    if kind == Kind::ByHand {
-        files.push(("src/guard.rs".to_owned(), GUARD.to_owned()));
-    }
-    files.extend(RESOURCES.iter().map(|resource| (format!("src/{resource}.rs"), module(kind, resource, 0))));
-    files
+    let modules = RESOURCES.iter().map(|resource| (format!("src/{resource}.rs"), module(kind, resource, 0)));
+    files.into_iter().chain(modules).collect()
 }
 
 /// One of the files after a change in the body of one handler; another one for each `edit`.
@@ -56,13 +50,12 @@ pub fn package(kind: Kind) -> &'static str {
     match kind {
         Kind::Plain => "plain",
         Kind::Annotated => "annotated",
-        Kind::ByHand => "by-hand",
     }
 }
 
 fn manifest(kind: Kind, runtime: &Path) -> String {
     let ours = match kind {
-        Kind::Plain | Kind::ByHand => String::new(),
+        Kind::Plain => String::new(),
         Kind::Annotated => format!("idempotent-runtime = {{ path = {runtime:?}, features = [\"memory\"] }}\n"),
     };
     format!(
@@ -87,14 +80,11 @@ strip = "symbols"
 
 fn main(kind: Kind) -> String {
     let mut text = String::from("mod error;\nmod ledger;\n");
-    if kind == Kind::ByHand {
-        text.push_str("mod guard;\n");
-    }
     for resource in RESOURCES {
         let _ = writeln!(text, "mod {resource};");
     }
     let install = match kind {
-        Kind::Plain | Kind::ByHand => "",
+        Kind::Plain => "",
         Kind::Annotated => {
             "idempotent_runtime::install(idempotent_runtime::store::MemoryStore::new()).expect(\"it is the first\");\n    "
         }
@@ -120,7 +110,6 @@ fn module(kind: Kind, resource: &str, edit: usize) -> String {
     let import = match kind {
         Kind::Plain => "",
         Kind::Annotated => "use idempotent_runtime::idempotent;\n",
-        Kind::ByHand => "use axum::response::{IntoResponse, Response};\nuse crate::guard::Guarded;\n",
     };
     let mut text = format!(
         "use axum::extract::State;
@@ -142,7 +131,7 @@ pub fn router() -> Router<Ledger> {{
     for (number, action) in ACTIONS.iter().enumerate() {
         let (input, output) = (format!("{}{types}", type_name(action)), format!("{types}After{}", type_name(action)));
         let attribute = match kind {
-            Kind::Plain | Kind::ByHand => String::new(),
+            Kind::Plain => String::new(),
             Kind::Annotated => format!("#[idempotent(scope = \"{resource}s-{action}\", cache = [201, 409])]\n"),
         };
         let fee = if number == ACTIONS.len() / 2 { edit } else { number };
@@ -167,9 +156,14 @@ pub struct {output} {{
 }}
 "#
         );
-        let result = format!("Result<(StatusCode, Json<{output}>), ApiError>");
-        let body = format!(
-            r#"    if input.amount == 0 {{
+        let _ = write!(
+            text,
+            r#"
+{attribute}async fn {action}(
+    State(ledger): State<Ledger>,
+    Json(input): Json<{input}>,
+) -> Result<(StatusCode, Json<{output}>), ApiError> {{
+    if input.amount == 0 {{
         return Err(ApiError::Invalid("an amount is more than nothing"));
     }}
     let fee = ledger.fee(&input.currency).await? + {fee};
@@ -177,21 +171,9 @@ pub struct {output} {{
     let id = ledger.enter("{resource}", "{action}", input.amount).await;
     let output = {output} {{ id, account: input.account, amount: input.amount, balance, note: input.note }};
     Ok((StatusCode::CREATED, Json(output)))
+}}
 "#
         );
-        let handler = match kind {
-            Kind::Plain | Kind::Annotated => format!(
-                "{attribute}async fn {action}(\n    State(ledger): State<Ledger>,\n    Json(input): Json<{input}>,\n) \
-                 -> {result} {{\n{body}}}\n"
-            ),
-            Kind::ByHand => format!(
-                "async fn {action}(\n    State(ledger): State<Ledger>,\n    guarded: Guarded<Json<{input}>>,\n) \
-                 -> Response {{\n    guarded.run(move |Json(input)| Box::pin(async move {{\n        \
-                 let handler = async move {{\n{body}}};\n        let result: {result} = handler.await;\n        \
-                 result.into_response()\n    }})).await\n}}\n"
-            ),
-        };
-        let _ = write!(text, "\n{handler}");
     }
     text
 }
@@ -228,36 +210,6 @@ impl IntoResponse for ApiError {
             }
         };
         (status, Json(Problem { title, detail })).into_response()
-    }
-}
-"#;
-
-const GUARD: &str = r#"use std::pin::Pin;
-
-use axum::extract::{FromRequest, Request};
-use axum::http::HeaderValue;
-use axum::response::{IntoResponse, Response};
-
-pub struct Guarded<B> {
-    inner: B,
-    key: Option<HeaderValue>,
-}
-
-impl<S: Send + Sync, B: FromRequest<S>> FromRequest<S> for Guarded<B> {
-    type Rejection = Response;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
-        let key = request.headers().get("idempotency-key").cloned();
-        let inner = B::from_request(request, state).await.map_err(IntoResponse::into_response)?;
-        Ok(Self { inner, key })
-    }
-}
-
-impl<B> Guarded<B> {
-    pub async fn run(self, handler: impl FnOnce(B) -> Pin<Box<dyn Future<Output = Response> + Send>>) -> Response {
-        let mut response = handler(self.inner).await;
-        response.headers_mut().extend(self.key.map(|key| (axum::http::header::ETAG, key)));
-        response
     }
 }
 "#;

@@ -62,54 +62,39 @@ fn steps(project: &mut Project) -> anyhow::Result<[Took; STEPS.len()]> {
 /// Of each kind, in the order of [`Kind::ALL`].
 fn section(rounds: &[Rounds], sizes: &[u64]) -> Section {
     let mut section = Section::new("Compile time");
-    let [plain, annotated, by_hand] = rounds else { unreachable!("there are as many as kinds") };
+    let [plain, annotated] = rounds else { unreachable!("there are as many as kinds") };
     let mut table = Table::new(
         &format!(
             "A crate of {HANDLERS} handlers in the dev profile: seconds on the wall, and how often that of the plain one; \
              medians of {} alternating rounds",
             plain.len()
         ),
-        &[
-            "",
-            "plain",
-            "annotated",
-            "by hand",
-            "annotated",
-            "by hand",
-            "of processors",
-            "by hand",
-            "ms a handler",
-            "by hand",
-        ],
+        &["", "plain", "annotated", "ratio", "of processors", "ms a handler"],
     );
     for (index, step) in STEPS.iter().enumerate() {
         let column = |rounds: &Rounds, pick: fn(&Took) -> f64| -> Vec<f64> {
             rounds.iter().map(|round| pick(&round[index])).collect()
         };
-        let over_plain = |rounds: &Rounds, pick: fn(&Took) -> f64| {
-            let (plain, others) = (column(plain, pick), column(rounds, pick));
-            median(plain.iter().zip(&others).map(|(plain, other)| other / plain).collect())
+        let over_plain = |pick: fn(&Took) -> f64| {
+            let (plain, annotated) = (column(plain, pick), column(annotated, pick));
+            median(plain.iter().zip(&annotated).map(|(plain, annotated)| annotated / plain).collect())
         };
         let wall = |rounds: &Rounds| median(column(rounds, |took| took.wall));
         let processor = |rounds: &Rounds| median(column(rounds, |took| took.processor));
-        let each = |rounds: &Rounds| (processor(rounds) - processor(plain)) * 1_000.0 / HANDLERS as f64;
-        let ratio = over_plain(annotated, |took| took.wall);
+        let each = (processor(annotated) - processor(plain)) * 1_000.0 / HANDLERS as f64;
+        let ratio = over_plain(|took| took.wall);
         let cells = [
             figure(wall(plain), ""),
             figure(wall(annotated), ""),
-            figure(wall(by_hand), ""),
             figure(ratio, "×"),
-            figure(over_plain(by_hand, |took| took.wall), "×"),
-            figure(over_plain(annotated, |took| took.processor), "×"),
-            figure(over_plain(by_hand, |took| took.processor), "×"),
-            figure(each(annotated), ""),
-            figure(each(by_hand), ""),
+            figure(over_plain(|took| took.processor), "×"),
+            figure(each, ""),
         ];
         table.row(std::iter::once((*step).to_owned()).chain(cells));
         section.at_most(&format!("{HANDLERS} annotated handlers, {step}, over plain ones"), 1.25, ratio, "×");
     }
     section.tables.push(table);
-    let mut table = Table::new("The stripped program in the release profile", &["", "plain", "annotated", "by hand"]);
+    let mut table = Table::new("The stripped program in the release profile", &["", "plain", "annotated"]);
     table.row(
         std::iter::once("size".to_owned()).chain(sizes.iter().map(|&bytes| figure(bytes as f64 / 1_048_576.0, "MiB"))),
     );
@@ -117,12 +102,10 @@ fn section(rounds: &[Rounds], sizes: &[u64]) -> Section {
     table.row(std::iter::once("a handler more".to_owned()).chain(sizes.iter().map(|&bytes| a_handler(bytes))));
     section.tables.push(table);
     section.text.push(format!(
-        "Three crates of the same {HANDLERS} handlers in ten files, with a router and a state, each with an input and an \
-         output type of its own that derive serde's traits. Annotated differs from plain by the attribute, the dependency on \
-         this library and its installation alone. By hand is the limit, and guards nothing: each handler's last argument is \
-         wrapped in a generic extractor, and its body is a future in a box that comes to a `Response`, which a guard within \
-         a handler that outlives its client cannot do without. The dependencies are built before; a clean build is one of the \
-         crate alone, with its linking. The size a handler contains its share of the library itself."
+        "Two crates of the same {HANDLERS} handlers in ten files, with a router and a state, each with an input and an output \
+         type of its own that derive serde's traits. They differ by the attribute, the dependency on this library and its \
+         installation alone. The dependencies are built before; a clean build is one of the crate alone, with its linking. The \
+         size a handler contains its share of the library itself."
     ));
     section
 }

@@ -47,7 +47,9 @@ pub fn measure(seconds: u32) -> anyhow::Result<Section> {
     ));
     section.text.push(
         "By hand is the limit in memory: the guard that is described under *In process*, which keeps less of its promises than \
-         any of the stores."
+         any of the stores. With a near cache (`RegistryBuilder::near_cache`) a process replays what it has recorded itself \
+         without asking the store, for a minute here; these rounds have one process, where several would have to share the \
+         retries."
             .to_owned(),
     );
     section.text.push(bench.places.description()?);
@@ -110,7 +112,8 @@ impl Bench {
             &["store, retries", "bare p50", "guarded p50", "bare p99", "guarded p99", "bare p99.9", "guarded p99.9"],
         );
         let bare_server = self.serve(Contender::Bare)?;
-        for store in [Contender::ByHand].into_iter().chain(Contender::STORES) {
+        let others = [Contender::NearRedis, Contender::NearPostgres];
+        for store in [Contender::ByHand].into_iter().chain(Contender::STORES).chain(others) {
             for retries in Retries::RATES {
                 let guarded_server = self.serve(store)?;
                 let rounds = self.alternate(&bare_server, &guarded_server, retries)?;

@@ -55,11 +55,13 @@ impl Places {
                 let folder = tempfile::tempdir_in(self.folder.path())?.keep();
                 Some(folder.join("idempotency.db").display().to_string())
             }
-            Contender::Redis => {
+            Contender::Redis | Contender::NearRedis => {
                 let _: () = self.runtime.block_on(self.redis.command("FLUSHALL"));
                 Some(self.redis.url())
             }
-            Contender::Postgres => Some(self.runtime.block_on(self.postgres.database()).url()),
+            Contender::Postgres | Contender::NearPostgres => {
+                Some(self.runtime.block_on(self.postgres.database()).url())
+            }
         };
         Server::start(contender, place.as_deref())
     }

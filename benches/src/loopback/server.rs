@@ -23,6 +23,10 @@ pub enum Contender {
     Redis,
     /// With `PostgresStore`.
     Postgres,
+    /// With `RedisStore` behind a near cache.
+    NearRedis,
+    /// With `PostgresStore` behind a near cache.
+    NearPostgres,
 }
 
 impl Contender {
@@ -38,6 +42,8 @@ impl Contender {
             Self::Sqlite => "SQLite",
             Self::Redis => "Redis",
             Self::Postgres => "PostgreSQL",
+            Self::NearRedis => "Redis, near cache",
+            Self::NearPostgres => "PostgreSQL, near cache",
         }
     }
 
@@ -50,6 +56,8 @@ impl Contender {
             Self::Sqlite => "sqlite",
             Self::Redis => "redis",
             Self::Postgres => "postgres",
+            Self::NearRedis => "near-redis",
+            Self::NearPostgres => "near-postgres",
         }
     }
 }

@@ -184,7 +184,12 @@ impl Claimed {
         let lease = &self.lease;
         let held = match ending {
             Ending::Record(record) => {
-                lease.store.complete(&lease.key, lease.token, record.clone(), self.judge.policy.ttl).await
+                let (asked_at, ttl) = (Instant::now(), self.judge.policy.ttl);
+                let held = lease.store.complete(&lease.key, lease.token, record.clone(), ttl).await;
+                if let Ok(Held::Yes) = held {
+                    lease.store.keep_near(&lease.key, record, asked_at, ttl);
+                }
+                held
             }
             Ending::Release => lease.store.release(&lease.key, lease.token).await,
             Ending::Lapse => {

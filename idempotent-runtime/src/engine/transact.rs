@@ -14,6 +14,7 @@ use crate::crowding::Place;
 use crate::metering::InFlight;
 use crate::policy;
 use crate::store::{BoundedStore, ClaimRequest};
+use crate::sync::tokio::time::Instant;
 use crate::telemetry::{self, Outcome};
 use crate::transaction::{HandlerTransaction, Recording, TransactionError};
 use crate::{RecordKey, Refusal, Registry};
@@ -79,10 +80,14 @@ impl InTransaction {
                 Some(Recording { key: key.clone(), request: *request, record, may_be_awaited })
             }
         };
+        let asked_at = Instant::now();
         let committed = self.transaction.commit(&self.store, recording.as_ref()).await;
         self.ring(claim.as_ref());
         match committed {
             Ok(()) => {
+                if let Some(Recording { key, request, record, .. }) = &recording {
+                    self.store.keep_near(key, record, asked_at, request.ttl);
+                }
                 outcome.enter(&self.span, self.judge.policy);
                 response
             }

@@ -12,6 +12,8 @@ use super::{Inner, Registry};
 use crate::Refusal;
 use crate::at_rest::AtRest;
 use crate::crowding::CallerLimit;
+#[cfg(feature = "near-cache")]
+use crate::store::NearCache;
 use crate::store::{BoundedStore, ErasedStore, Store};
 
 /// Collects the options of a [`Registry`].
@@ -38,6 +40,9 @@ pub struct RegistryBuilder {
     store_timeout: Duration,
     at_rest: AtRest,
     caller_limit: Option<Arc<CallerLimit>>,
+    /// The most bytes, and the highest age.
+    #[cfg(feature = "near-cache")]
+    near_cache: Option<(usize, Duration)>,
     #[cfg(feature = "testing")]
     pub(super) testing: super::testing::Testing,
 }
@@ -51,6 +56,8 @@ impl RegistryBuilder {
             store_timeout: Duration::from_secs(2),
             at_rest: AtRest::default(),
             caller_limit: None,
+            #[cfg(feature = "near-cache")]
+            near_cache: None,
             #[cfg(feature = "testing")]
             testing: super::testing::Testing::default(),
         }
@@ -138,12 +145,57 @@ impl RegistryBuilder {
         self
     }
 
+    /// Keeps the records that this process makes at hand for `max_age`, in up to `max_bytes` for each store, so that a retry
+    /// which comes to the same process is replayed without asking the store; off by default.
+    ///
+    /// A record never changes while it lives, so that no retry gets another response for it, with these exceptions:
+    ///
+    /// - **A purge in another process**, by `idempotent-cli` or by hand is not seen here: this process replays the response
+    ///   until `max_age` is over, while others run the handler again. A purge by the [`inspector`](crate::inspector) of this
+    ///   registry is seen at once.
+    /// - **A store that loses a record**, a Redis that fails over for instance, gets others to run the handler again, and
+    ///   this process replays the first response in the meantime.
+    ///
+    /// So let `max_age` be as long as a client retries, not as long as records live: a minute, say. When there is no more
+    /// room, records are displaced, and their retries ask the store again. Results of steps are never kept, and a store in
+    /// memory needs none of it. Records are kept as the store has them, sealed ones sealed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use idempotent_runtime::{Registry, store::Store};
+    ///
+    /// fn registry(store: impl Store) -> Registry {
+    ///     Registry::builder(store).near_cache(64 * 1024 * 1024, Duration::from_secs(60)).build()
+    /// }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// When either is zero.
+    #[cfg(feature = "near-cache")]
+    pub fn near_cache(mut self, max_bytes: usize, max_age: Duration) -> Self {
+        assert!(max_bytes > 0, "a near cache needs room for at least one record");
+        assert!(!max_age.is_zero(), "a near cache keeps records for some time");
+        self.near_cache = Some((max_bytes, max_age));
+        self
+    }
+
     /// The registry.
     pub fn build(self) -> Registry {
         // Only a closed tracker can be waited for; it counts on all the same.
         let running = TaskTracker::new();
         running.close();
-        let bounded = |name: &str, store| BoundedStore::new(name, store, self.store_timeout);
+        let bounded = |name: &str, store| {
+            let bounded = BoundedStore::new(name, store, self.store_timeout);
+            #[cfg(feature = "near-cache")]
+            if let Some((max_bytes, max_age)) = self.near_cache {
+                return bounded.behind(NearCache::new(max_bytes, max_age));
+            }
+            bounded
+        };
         Registry(Arc::new(Inner {
             default: bounded("default", self.default),
             named: self.named.into_iter().map(|(name, store)| (name.clone(), bounded(&name, store))).collect(),

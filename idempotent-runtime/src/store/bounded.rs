@@ -4,6 +4,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(not(feature = "near-cache"))]
+use self::without::NearCache;
+#[cfg(feature = "near-cache")]
+use super::near::NearCache;
 use super::{Claim, ClaimRequest, ErasedStore, Held, ImmediateStore, StoreError, Token, Transactions};
 use crate::metering::{Op, StoreMeter};
 use crate::sync::tokio;
@@ -19,11 +23,34 @@ struct Inner {
     store: Arc<dyn ErasedStore>,
     limit: Duration,
     meter: StoreMeter,
+    near: Option<NearCache>,
 }
 
 impl BoundedStore {
     pub(crate) fn new(name: &str, store: Arc<dyn ErasedStore>, limit: Duration) -> Self {
-        Self(Arc::new(Inner { name: name.into(), store, limit, meter: StoreMeter::new(name) }))
+        Self(Arc::new(Inner { name: name.into(), store, limit, meter: StoreMeter::new(name), near: None }))
+    }
+
+    /// With a cache in front of it, unless it answers at once by itself.
+    #[cfg(feature = "near-cache")]
+    pub(crate) fn behind(self, near: NearCache) -> Self {
+        match Arc::try_unwrap(self.0) {
+            Ok(inner) if inner.store.immediate().is_none() => Self(Arc::new(Inner { near: Some(near), ..inner })),
+            Ok(inner) => Self(Arc::new(inner)),
+            Err(shared) => Self(shared),
+        }
+    }
+
+    /// The record that this process has made, if it is at hand.
+    pub(crate) fn near(&self, key: &RecordKey) -> Option<Record> {
+        self.0.near.as_ref()?.get(key)
+    }
+
+    /// Has at hand what the store was asked to keep at this time or later.
+    pub(crate) fn keep_near(&self, key: &RecordKey, record: &Record, asked_at: Instant, ttl: Duration) {
+        if let Some(near) = &self.0.near {
+            near.keep(key, record, asked_at, ttl);
+        }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -78,7 +105,12 @@ impl BoundedStore {
 
     #[cfg(feature = "inspector")]
     pub(crate) async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
-        self.bounded(Op::Purge, self.0.store.purge(key)).await
+        let purged = self.bounded(Op::Purge, self.0.store.purge(key)).await;
+        // Whatever came of it: who asks is told by the store from here on.
+        if let Some(near) = &self.0.near {
+            near.forget(key);
+        }
+        purged
     }
 
     /// Without a limit: a listing may take longer than a request can wait.
@@ -136,5 +168,28 @@ impl Immediate<'_> {
         ttl: Duration,
     ) -> Result<Held, StoreError> {
         self.meter.measure_now(Op::Complete, || self.store.complete_now(key, token, record, ttl))
+    }
+}
+
+/// There is no cache to be had.
+#[cfg(not(feature = "near-cache"))]
+mod without {
+    use super::{Duration, Instant, Record, RecordKey};
+
+    pub(super) enum NearCache {}
+
+    impl NearCache {
+        pub(super) fn get(&self, _: &RecordKey) -> Option<Record> {
+            match *self {}
+        }
+
+        pub(super) fn keep(&self, _: &RecordKey, _: &Record, _: Instant, _: Duration) {
+            match *self {}
+        }
+
+        #[cfg(feature = "inspector")]
+        pub(super) fn forget(&self, _: &RecordKey) {
+            match *self {}
+        }
     }
 }

@@ -23,6 +23,8 @@ mod bounded;
 pub(crate) mod columns;
 #[cfg(feature = "memory")]
 mod memory;
+#[cfg(feature = "near-cache")]
+mod near;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "redis")]
@@ -49,6 +51,8 @@ use http::StatusCode;
 pub(crate) use self::bounded::BoundedStore;
 #[cfg(feature = "memory")]
 pub use self::memory::{MemoryStore, MemoryStoreBuilder};
+#[cfg(feature = "near-cache")]
+pub(crate) use self::near::NearCache;
 #[cfg(feature = "postgres")]
 pub use self::postgres::{MigrateError, PostgresStore, PostgresStoreBuilder};
 #[cfg(feature = "redis")]

@@ -1,5 +1,7 @@
 //! A purge: refused, confirmed, done, and told to the audit.
 
+use std::time::Duration;
+
 use axum::http::StatusCode;
 use idempotent_runtime::Registry;
 use idempotent_runtime::inspector::{AUDIT_TARGET, Inspector};
@@ -11,7 +13,11 @@ use serde_json::json;
 use crate::shop::{AT, Shop};
 use crate::stores::on_every_store;
 
-on_every_store!(a_purge_is_refused_unless_it_is_allowed_and_confirmed, what_was_purged_runs_again);
+on_every_store!(
+    a_purge_is_refused_unless_it_is_allowed_and_confirmed,
+    what_was_purged_runs_again,
+    what_was_purged_is_not_at_hand_any_more
+);
 
 const CUT_OFF: [(&str, &str); 2] = [("scope", "transfers"), ("key", "cut-off-8e03978e")];
 const RUNNING: [(&str, &str); 2] = [("scope", "payouts"), ("key", "running-8e03978e")];
@@ -98,6 +104,22 @@ async fn what_was_purged_runs_again(store: impl Store + Clone) {
     assert_eq!((shop.runs.started(), shop.runs.finished()), (2, 0));
     shop.runs.let_finish(2);
     shop.runs.until_finished(2).await;
+}
+
+async fn what_was_purged_is_not_at_hand_any_more(store: impl Store) {
+    let registry = Registry::builder(store).near_cache(1_000_000, Duration::from_hours(1)).build();
+    let shop = Shop::open(&registry, Inspector::new(&registry).allow_purge()).await;
+    let is_replay = async || {
+        let charge = shop.server.post("/charges").header("x-caller", "alice").header("idempotency-key", "k");
+        answer(charge).await.is_replay()
+    };
+    assert_eq!((is_replay().await, is_replay().await), (false, true));
+
+    let charge = [("scope", "charges"), ("caller", "alice"), ("key", "k")];
+    let confirm = confirmation(&shop, &charge).await;
+    let purged = shop.form("/api/purge", &[&charge[..], &[("confirm", &confirm)]].concat()).await;
+    assert_eq!(purged.status, StatusCode::OK, "{}", purged.text());
+    assert!(!is_replay().await);
 }
 
 #[tokio::test]

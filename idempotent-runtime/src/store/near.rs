@@ -1,0 +1,59 @@
+//! Records that this process has made, at hand, so that their replays ask no other one.
+//!
+//! A record never changes before its time to live is over, but it can be purged: what is kept here outlives a purge
+//! elsewhere, for as long as the registry says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use crate::sync::tokio::time::Instant;
+use crate::{Record, RecordKey};
+
+/// What an entry is counted for beside its key and payload: its places in the cache, and its header lines.
+const ENTRY_BYTES: usize = 512;
+
+pub(crate) struct NearCache {
+    records: Cache<RecordKey, Arc<Kept>, ByBytes>,
+    max_age: Duration,
+}
+
+struct Kept {
+    record: Record,
+    until: Instant,
+}
+
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<RecordKey, Arc<Kept>> for ByBytes {
+    fn weight(&self, key: &RecordKey, kept: &Arc<Kept>) -> u64 {
+        (ENTRY_BYTES + key.as_str().len() + kept.record.payload_bytes()) as u64
+    }
+}
+
+impl NearCache {
+    pub(crate) fn new(max_bytes: usize, max_age: Duration) -> Self {
+        let entries = max_bytes / (2 * ENTRY_BYTES);
+        Self { records: Cache::with_weighter(entries, max_bytes as u64, ByBytes), max_age }
+    }
+
+    pub(crate) fn get(&self, key: &RecordKey) -> Option<Record> {
+        let kept = self.records.get(key)?;
+        (Instant::now() < kept.until).then(|| kept.record.clone())
+    }
+
+    /// Takes in what the store has kept since `asked_at` or later, and thus for longer than this does.
+    pub(crate) fn keep(&self, key: &RecordKey, record: &Record, asked_at: Instant, ttl: Duration) {
+        // One that lasts for longer than a clock tells is not worth a panic.
+        let Some(until) = asked_at.checked_add(ttl.min(self.max_age)) else { return };
+        self.records.insert(key.clone(), Arc::new(Kept { record: record.clone(), until }));
+    }
+
+    #[cfg(feature = "inspector")]
+    pub(crate) fn forget(&self, key: &RecordKey) {
+        self.records.remove(key);
+    }
+}
