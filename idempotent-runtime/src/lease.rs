@@ -18,14 +18,31 @@ use crate::sync::{Mutex, MutexGuard, tokio};
 pub(crate) struct Lease {
     pub(crate) store: BoundedStore,
     pub(crate) key: RecordKey,
-    pub(crate) token: Token,
     pub(crate) scope: &'static str,
     length: Duration,
+    holding: Mutex<Holding>,
     /// Its place among those that wait, which is changed under the lock of the keeper alone.
     place: Mutex<Place>,
     is_counted_as_lost: AtomicBool,
-    /// Held over a renewal; false once it is pointless, because the claim is lost, or unwanted.
-    is_renewed: tokio::sync::Mutex<bool>,
+    /// Held over a renewal.
+    renewing: tokio::sync::Mutex<()>,
+}
+
+/// By which token the claim is held.
+#[derive(Clone, Copy)]
+struct Holding {
+    token: Token,
+    state: State,
+    has_changed_hands: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Held,
+    /// As far as is known, another attempt has it.
+    Lost,
+    /// It has ended, or nobody wants it any more.
+    Over,
 }
 
 impl Lease {
@@ -36,9 +53,86 @@ impl Lease {
         scope: &'static str,
         length: Duration,
     ) -> Self {
-        let is_renewed = tokio::sync::Mutex::new(true);
-        let is_counted_as_lost = AtomicBool::new(false);
-        Self { store, key, token, scope, length, place: Mutex::default(), is_counted_as_lost, is_renewed }
+        Self {
+            store,
+            key,
+            scope,
+            length,
+            holding: Mutex::new(Holding { token, state: State::Held, has_changed_hands: false }),
+            place: Mutex::default(),
+            is_counted_as_lost: AtomicBool::new(false),
+            renewing: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Ends the claim by what `ask` asks of the store; again where another attempt has handed its claim over meanwhile.
+    pub(crate) async fn end<F>(&self, mut ask: impl FnMut(Token) -> F) -> Result<Held, StoreError>
+    where
+        F: Future<Output = Result<Held, StoreError>>,
+    {
+        loop {
+            let token = self.token();
+            let held = ask(token).await?;
+            if self.is_over(token, held) {
+                return Ok(held);
+            }
+        }
+    }
+
+    /// [`end`](Self::end), where the store answers at once.
+    pub(crate) fn end_now(&self, ask: impl Fn(Token) -> Result<Held, StoreError>) -> Result<Held, StoreError> {
+        loop {
+            let token = self.token();
+            let held = ask(token)?;
+            if self.is_over(token, held) {
+                return Ok(held);
+            }
+        }
+    }
+
+    pub(crate) fn token(&self) -> Token {
+        lock(&self.holding).token
+    }
+
+    /// Whether others have claimed the key since, of whose executions nothing may be known.
+    pub(crate) fn has_changed_hands(&self) -> bool {
+        lock(&self.holding).has_changed_hands
+    }
+
+    /// Whether this answer to the token that was asked by is the last one. If so, no claim is handed over any more.
+    fn is_over(&self, token: Token, held: Held) -> bool {
+        let mut holding = lock(&self.holding);
+        let is_over = held == Held::Yes || holding.token == token;
+        if is_over {
+            holding.state = State::Over;
+        }
+        is_over
+    }
+
+    /// Goes on under the token of an attempt that has taken the claim over; false when it has ended.
+    fn take_back(&self, token: Token) -> bool {
+        let mut holding = lock(&self.holding);
+        let runs = holding.state != State::Over;
+        if runs {
+            *holding = Holding { token, state: State::Held, has_changed_hands: true };
+        }
+        runs
+    }
+
+    /// The token to renew the claim by, as long as that makes sense.
+    fn token_to_renew(&self) -> Option<Token> {
+        let holding = *lock(&self.holding);
+        (holding.state == State::Held).then_some(holding.token)
+    }
+
+    /// Whether the claim that was held by this token is lost.
+    fn has_lost(&self, token: Token) -> bool {
+        let mut holding = lock(&self.holding);
+        let has_lost = holding.state == State::Held && holding.token == token;
+        if has_lost {
+            holding.state = State::Lost;
+        }
+        has_lost
     }
 
     /// A renewal may see it, and the end of the handler once more.
@@ -70,8 +164,11 @@ impl Lease {
     /// Starts the lease anew; [`Held::No`] when the claim is lost or has ended.
     pub(crate) async fn confirm(&self) -> Result<Held, StoreError> {
         // Not behind the back of whoever ends the renewals: it would bring the lease back to life.
-        let is_renewed = self.is_renewed.lock().await;
-        if *is_renewed { self.store.renew(&self.key, self.token, self.length).await } else { Ok(Held::No) }
+        let _renewing = self.renewing.lock().await;
+        match self.token_to_renew() {
+            Some(token) => self.store.renew(&self.key, token, self.length).await,
+            None => Ok(Held::No),
+        }
     }
 }
 
@@ -83,7 +180,8 @@ impl KeptLease {
 
     /// Ends the renewals, the one that is on its way included.
     pub(crate) async fn stop_renewing(&self) {
-        *self.lease.is_renewed.lock().await = false;
+        lock(&self.lease.holding).state = State::Over;
+        drop(self.lease.renewing.lock().await);
     }
 }
 
@@ -130,6 +228,14 @@ impl Keeper {
         (KeptLease { keeper: Arc::clone(self), lease }, has_woken)
     }
 
+    /// Gives the claim that `token` has taken over to the handler which it was taken from, if that runs in this process: its
+    /// lease has run out, because the store was away or the process stood still, and nobody has died.
+    pub(crate) fn hand_over(&self, store: &BoundedStore, key: &RecordKey, token: Token) -> bool {
+        let leases = lock(&self.leases);
+        let mut running = leases.by_due.values().filter(|lease| lease.key == *key && lease.store.is(store));
+        running.any(|lease| lease.take_back(token))
+    }
+
     /// To be awaited after the task was woken.
     ///
     /// It waits on this very thread, where no other one can take it, until we yield: a handler that blocks right away would
@@ -162,11 +268,9 @@ impl Keeper {
     }
 
     async fn renew(self: Arc<Self>, lease: Arc<Lease>) {
-        let mut is_renewed = lease.is_renewed.lock().await;
-        if !*is_renewed {
-            return;
-        }
-        let renewed = lease.store.renew(&lease.key, lease.token, lease.length).await;
+        let _renewing = lease.renewing.lock().await;
+        let Some(token) = lease.token_to_renew() else { return };
+        let renewed = lease.store.renew(&lease.key, token, lease.length).await;
         let mut leases = lock(&self.leases);
         if lock(&lease.place).is_none() {
             // The handler has ended meanwhile, and its claim with it.
@@ -174,8 +278,8 @@ impl Keeper {
         }
         match renewed {
             Ok(Held::Yes) => {}
+            Ok(Held::No) if !lease.has_lost(token) => {}
             Ok(Held::No) => {
-                *is_renewed = false;
                 lease.count_as_lost();
                 tracing::error!(
                     scope = lease.scope,

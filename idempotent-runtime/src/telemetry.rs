@@ -139,6 +139,16 @@ pub(crate) fn claim_lost(policy: &Policy, store: &str) {
     );
 }
 
+/// A lease ran out whose handler still runs in this process.
+pub(crate) fn claim_handed_back(policy: &Policy, store: &str) {
+    tracing::warn!(
+        scope = policy.scope,
+        handler = %policy,
+        store,
+        "the lease of a handler that runs in this process had run out; it keeps its key, and a duplicate is not executed"
+    );
+}
+
 /// The handler's transaction could not be begun or committed.
 pub(crate) fn transaction_failed(policy: &Policy, store: &str, error: &TransactionError) {
     tracing::error!(

@@ -345,6 +345,9 @@ impl Claiming {
             }
         };
         match claim {
+            Claim::Acquired { attempt } if attempt > 1 && self.hand_over() => {
+                Judged::InFlight(Refusal::InFlight { retry_after: RETRY_AFTER })
+            }
             Claim::Acquired { attempt } => Judged::Acquired { attempt },
             Claim::Completed(record) => Judged::Answer(self.completed(record)),
             Claim::InFlight { fingerprint } | Claim::Lapsed { fingerprint }
@@ -360,6 +363,17 @@ impl Claiming {
             Claim::Lapsed { .. } => Judged::Answer(self.asking.refuse(Refusal::OutcomeUnknown)),
             Claim::InFlight { .. } => Judged::InFlight(Refusal::InFlight { retry_after: RETRY_AFTER }),
         }
+    }
+
+    /// Whether the handler from which this request has taken the claim over runs in this process: it gets the claim back.
+    fn hand_over(&mut self) -> bool {
+        let is_back = self.registry.keeper().hand_over(&self.store, &self.stored_key, self.request.token);
+        if is_back {
+            telemetry::claim_handed_back(self.asking.policy, self.store.name());
+            // What becomes of this request must not end the claim of the other one.
+            self.request.token = Token::unique();
+        }
+        is_back
     }
 
     async fn acquired_late(self, attempt: u32, asked_at: Instant) -> Result<Passage, Response> {

@@ -81,8 +81,8 @@ impl Claimed {
         match (judged, self.lease.store.immediate()) {
             (Ok((response, Verdict::Record(record), outcome)), Some(store)) => {
                 let record = self.registry.at_rest().seal(&self.lease.key, record);
-                let (key, token) = (&self.lease.key, self.lease.token);
-                match store.complete(key, token, &record, self.judge.policy.ttl) {
+                let complete = |token| store.complete(&self.lease.key, token, &record, self.judge.policy.ttl);
+                match self.lease.end_now(complete) {
                     Ok(held) => Settling::Done(self.recorded(response, held, outcome)),
                     Err(_) => Settling::Later(Box::pin(self.record(response, record, outcome).in_current_span())),
                 }
@@ -140,7 +140,7 @@ impl Claimed {
 
     /// A released key has no past: after a crash that would tell the next attempt that it is the first.
     fn release(&self) -> Ending {
-        if self.attempt == 1 { Ending::Release } else { Ending::Lapse }
+        if self.attempt == 1 && !self.lease.has_changed_hands() { Ending::Release } else { Ending::Lapse }
     }
 
     /// Nobody knows how far the handler came.
@@ -185,17 +185,17 @@ impl Claimed {
         let held = match ending {
             Ending::Record(record) => {
                 let (asked_at, ttl) = (Instant::now(), self.judge.policy.ttl);
-                let held = lease.store.complete(&lease.key, lease.token, record.clone(), ttl).await;
+                let held = lease.end(|token| lease.store.complete(&lease.key, token, record.clone(), ttl)).await;
                 if let Ok(Held::Yes) = held {
                     lease.store.keep_near(&lease.key, record, asked_at, ttl);
                 }
                 held
             }
-            Ending::Release => lease.store.release(&lease.key, lease.token).await,
+            Ending::Release => lease.end(|token| lease.store.release(&lease.key, token)).await,
             Ending::Lapse => {
                 // A renewal that comes later would bring the lease back to life.
                 lease.stop_renewing().await;
-                lease.store.renew(&lease.key, lease.token, Duration::ZERO).await
+                lease.store.renew(&lease.key, lease.token(), Duration::ZERO).await
             }
         };
         if held.is_ok() {

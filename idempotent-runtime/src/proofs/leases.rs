@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::clock;
 use super::explore::schedules;
-use super::fixtures::{CountingStore, LEASE, claim_request, record_key};
+use super::fixtures::{CountingStore, LEASE, TTL, claim_request, record, record_key};
 use crate::RecordKey;
 use crate::lease::{Keeper, KeptLease, Lease};
-use crate::store::{BoundedStore, Claim, ClaimRequest, Store as _};
+use crate::store::{BoundedStore, Claim, ClaimRequest, Held, Store as _};
 use crate::sync::tokio;
 use crate::sync::tokio::time::Instant;
 
@@ -80,5 +80,37 @@ fn a_shorter_lease_wakes_the_keeper_that_is_about_to_sleep_longer() {
         let long = entering.await.expect("the task is not aborted");
         assert_is_renewed(&store, &short, LEASE).await;
         drop((kept, long));
+    });
+}
+
+// A duplicate takes over the claim of a handler that runs in its own process, while that ends. What the loop around the end
+// and its last word under the lock of the token forbid:
+//   the duplicate takes the claim over
+//   the handler completes under its own token: the store refuses
+//   the duplicate hands the claim back: its request waits for a handler that has given up, and nobody ends the claim
+#[test]
+fn a_claim_that_is_handed_back_is_ended_by_its_handler() {
+    schedules(4_000, async || {
+        let (keeper, store, key) = (Arc::<Keeper>::default(), CountingStore::default(), record_key("k"));
+        let kept = keep(&keeper, lease(&store, &key, LEASE).await).await;
+        let running = kept.store.clone();
+        clock::advance(LEASE);
+        let duplicate = {
+            let (keeper, store, key, running) = (Arc::clone(&keeper), store.clone(), key.clone(), running.clone());
+            tokio::spawn(async move {
+                let request = claim_request();
+                match store.claim(&key, request).await.expect("there is room") {
+                    Claim::Acquired { .. } => Some(keeper.hand_over(&running, &key, request.token)),
+                    Claim::InFlight { .. } | Claim::Completed(_) => None,
+                    Claim::Lapsed { .. } => panic!("it may be followed"),
+                }
+            })
+        };
+        let ended = kept.end(|token| running.complete(&key, token, record("charge 1"), TTL)).await.expect("it answers");
+        match duplicate.await.expect("the task is not aborted") {
+            // Renewed or completed before the duplicate asked.
+            None => assert_eq!(ended, Held::Yes),
+            Some(is_handed_back) => assert_eq!(ended == Held::Yes, is_handed_back),
+        }
     });
 }

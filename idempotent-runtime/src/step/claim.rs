@@ -138,7 +138,7 @@ impl StepClaim {
 async fn lapse(lease: KeptLease) {
     lease.stop_renewing().await;
     // If the store is away, it lapses with what is left of its lease.
-    let _ = lease.store.persistently(|| lease.store.renew(&lease.key, lease.token, Duration::ZERO)).await;
+    let _ = lease.store.persistently(|| lease.store.renew(&lease.key, lease.token(), Duration::ZERO)).await;
 }
 
 impl Drop for StepClaim {

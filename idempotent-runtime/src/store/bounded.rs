@@ -53,6 +53,11 @@ impl BoundedStore {
         }
     }
 
+    /// Whether both are the same store of one registry.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.0.name
     }
