@@ -6,20 +6,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use crate::RecordKey;
 use crate::metering;
-use crate::store::{BoundedStore, Held, StoreError, Token};
+use crate::store::{BoundedStore, ClaimRequest, Held, StoreError, Token};
 use crate::sync::tokio::sync::Notify;
 use crate::sync::tokio::task::JoinHandle;
 use crate::sync::tokio::time::Instant;
 use crate::sync::{Mutex, MutexGuard, tokio};
+use crate::{Fingerprint, RecordKey};
 
 /// A claim that this process holds.
 pub(crate) struct Lease {
     pub(crate) store: BoundedStore,
     pub(crate) key: RecordKey,
     pub(crate) scope: &'static str,
+    fingerprint: Fingerprint,
     length: Duration,
+    /// The higher, the later it was kept.
+    number: u64,
     holding: Mutex<Holding>,
     /// Its place among those that wait, which is changed under the lock of the keeper alone.
     place: Mutex<Place>,
@@ -33,6 +36,7 @@ pub(crate) struct Lease {
 struct Holding {
     token: Token,
     state: State,
+    may_change_hands: bool,
     has_changed_hands: bool,
 }
 
@@ -46,19 +50,17 @@ enum State {
 }
 
 impl Lease {
-    pub(crate) fn new(
-        store: BoundedStore,
-        key: RecordKey,
-        token: Token,
-        scope: &'static str,
-        length: Duration,
-    ) -> Self {
+    pub(crate) fn new(store: BoundedStore, key: RecordKey, request: &ClaimRequest, scope: &'static str) -> Self {
+        let &ClaimRequest { token, fingerprint, lease: length, .. } = request;
+        let holding = Holding { token, state: State::Held, may_change_hands: true, has_changed_hands: false };
         Self {
             store,
             key,
             scope,
+            fingerprint,
             length,
-            holding: Mutex::new(Holding { token, state: State::Held, has_changed_hands: false }),
+            number: 0,
+            holding: Mutex::new(holding),
             place: Mutex::default(),
             is_counted_as_lost: AtomicBool::new(false),
             renewing: tokio::sync::Mutex::default(),
@@ -94,9 +96,12 @@ impl Lease {
         lock(&self.holding).token
     }
 
-    /// Whether others have claimed the key since, of whose executions nothing may be known.
-    pub(crate) fn has_changed_hands(&self) -> bool {
-        lock(&self.holding).has_changed_hands
+    /// Takes no claim back from here on: there is no response to record. Whether others have claimed the key so far, of whose
+    /// executions nothing may be known.
+    pub(crate) fn has_changed_hands_for_good(&self) -> bool {
+        let mut holding = lock(&self.holding);
+        holding.may_change_hands = false;
+        holding.has_changed_hands
     }
 
     /// Whether this answer to the token that was asked by is the last one. If so, no claim is handed over any more.
@@ -109,14 +114,15 @@ impl Lease {
         is_over
     }
 
-    /// Goes on under the token of an attempt that has taken the claim over; false when it has ended.
+    /// Goes on under the token of an attempt that has taken the claim over; false when it has nothing to end any more but
+    /// the claim itself.
     fn take_back(&self, token: Token) -> bool {
         let mut holding = lock(&self.holding);
-        let runs = holding.state != State::Over;
-        if runs {
-            *holding = Holding { token, state: State::Held, has_changed_hands: true };
+        let takes = holding.state != State::Over && holding.may_change_hands;
+        if takes {
+            *holding = Holding { token, state: State::Held, has_changed_hands: true, ..*holding };
         }
-        runs
+        takes
     }
 
     /// The token to renew the claim by, as long as that makes sense.
@@ -165,9 +171,12 @@ impl Lease {
     pub(crate) async fn confirm(&self) -> Result<Held, StoreError> {
         // Not behind the back of whoever ends the renewals: it would bring the lease back to life.
         let _renewing = self.renewing.lock().await;
-        match self.token_to_renew() {
-            Some(token) => self.store.renew(&self.key, token, self.length).await,
-            None => Ok(Held::No),
+        loop {
+            let Some(token) = self.token_to_renew() else { return Ok(Held::No) };
+            let held = self.store.renew(&self.key, token, self.length).await?;
+            if held == Held::Yes || self.token() == token {
+                return Ok(held);
+            }
         }
     }
 }
@@ -209,20 +218,16 @@ impl Keeper {
     /// Renews `lease` at every third of its length from `now` on; also whether the task had to be woken for it.
     pub(crate) fn keep(self: &Arc<Self>, lease: Lease, now: Instant) -> (KeptLease, bool) {
         let due = now + lease.length / 3;
-        let lease = Arc::new(lease);
         let mut leases = lock(&self.leases);
+        let lease = Arc::new(Lease { number: leases.next_number, ..lease });
         leases.place(&lease, Some(due));
         // The task dies with the runtime that it was spawned on, which need not be the last one of the process.
         let has_woken = if leases.task.as_ref().is_none_or(JoinHandle::is_finished) {
             leases.wakes_at = Some(due);
             leases.task = Some(tokio::spawn(Arc::clone(self).run()));
             true
-        } else if leases.wakes_at.is_none_or(|wakes_at| due < wakes_at) {
-            leases.wakes_at = Some(due);
-            self.earlier.notify_one();
-            true
         } else {
-            false
+            self.wake(&mut leases, due)
         };
         drop(leases);
         (KeptLease { keeper: Arc::clone(self), lease }, has_woken)
@@ -230,10 +235,33 @@ impl Keeper {
 
     /// Gives the claim that `token` has taken over to the handler which it was taken from, if that runs in this process: its
     /// lease has run out, because the store was away or the process stood still, and nobody has died.
-    pub(crate) fn hand_over(&self, store: &BoundedStore, key: &RecordKey, token: Token) -> bool {
-        let leases = lock(&self.leases);
-        let mut running = leases.by_due.values().filter(|lease| lease.key == *key && lease.store.is(store));
-        running.any(|lease| lease.take_back(token))
+    pub(crate) fn hand_over(&self, store: &BoundedStore, key: &RecordKey, request: &ClaimRequest) -> bool {
+        let mut leases = lock(&self.leases);
+        let Some(lease) = leases.latest(store, key, request.fingerprint) else { return false };
+        let is_back = lease.take_back(request.token);
+        if is_back {
+            // The lease that it takes over may be shorter, and has begun some time ago.
+            let now = Instant::now();
+            leases.place(&lease, Some(now));
+            self.wake(&mut leases, now);
+        }
+        is_back
+    }
+
+    /// Whether a handler that has claimed this key for the same request still runs in this process.
+    pub(crate) fn runs(&self, store: &BoundedStore, key: &RecordKey, request: &ClaimRequest) -> bool {
+        let latest = lock(&self.leases).latest(store, key, request.fingerprint);
+        latest.is_some_and(|lease| lock(&lease.holding).state != State::Over)
+    }
+
+    /// Whether the task had to be woken for a lease that is due then.
+    fn wake(&self, leases: &mut Leases, due: Instant) -> bool {
+        let must_wake = leases.wakes_at.is_none_or(|wakes_at| due < wakes_at);
+        if must_wake {
+            leases.wakes_at = Some(due);
+            self.earlier.notify_one();
+        }
+        must_wake
     }
 
     /// To be awaited after the task was woken.
@@ -296,16 +324,22 @@ impl Keeper {
                 );
                 let retry = Instant::now() + lease.length / 10;
                 leases.place(&lease, Some(retry));
-                if leases.wakes_at.is_none_or(|wakes_at| retry < wakes_at) {
-                    leases.wakes_at = Some(retry);
-                    self.earlier.notify_one();
-                }
+                self.wake(&mut leases, retry);
             }
         }
     }
 }
 
 impl Leases {
+    /// Of those who have claimed this key for the same request, the last one: after a purge there may be others.
+    fn latest(&self, store: &BoundedStore, key: &RecordKey, fingerprint: Fingerprint) -> Option<Arc<Lease>> {
+        let of_key = self
+            .by_due
+            .values()
+            .filter(|lease| lease.key == *key && lease.fingerprint == fingerprint && lease.store.is(store));
+        of_key.max_by_key(|lease| lease.number).cloned()
+    }
+
     /// What is due now, already entered again for its next renewal.
     fn take_due(&mut self, now: Instant) -> Vec<Arc<Lease>> {
         let mut due = Vec::new();

@@ -11,7 +11,7 @@ use idempotent_runtime::store::{MemoryStore, PostgresStore, RedisStore, Store};
 use idempotent_runtime::{RecordKey, Registry, RegistryBuilder, SealingKey, Tx, idempotent};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::RedisServer;
-use idempotent_tests::{Answer, Runs, Server, answer, eventually};
+use idempotent_tests::{Answer, Fault, FaultyStore, Runs, Server, answer, eventually};
 use sqlx::Postgres;
 
 const MEGABYTE: usize = 1_000_000;
@@ -28,7 +28,7 @@ async fn charge(State(runs): State<Runs>, body: String) -> Charged {
     charged(&runs, &body).await
 }
 
-#[idempotent(scope = "short", ttl = "1s", lease = "1s")]
+#[idempotent(scope = "short", ttl = "2s", lease = "1s")]
 async fn short(State(runs): State<Runs>, body: String) -> Charged {
     charged(&runs, &body).await
 }
@@ -135,6 +135,24 @@ async fn no_record_is_kept_beyond_its_time_to_live() {
     eventually(async || send(&server, "/short", "k", "tea").await.text().to_owned(), |text| text == "tea 2").await;
 }
 
+/// The store has kept the record since the first try, whose answer did not come.
+#[tokio::test]
+async fn no_record_is_kept_beyond_its_time_to_live_when_an_answer_was_lost() {
+    let (runs, store) = (Runs::free(), FaultyStore::new());
+    let server = serve(Registry::builder(store.clone()).near_cache(MEGABYTE, HOUR), &runs).await;
+    let another_process = serve(Registry::builder(store.clone()), &runs).await;
+    store.on_complete(Fault::AnswerIsLost);
+    assert_eq!(send(&server, "/short", "k", "tea").await.text(), "tea 1");
+    // Each try is cut off after a while.
+    eventually(async || store.completions(), |tries| *tries >= 2).await;
+    store.on_complete(Fault::None);
+    eventually(async || store.completions(), |tries| *tries >= 3).await;
+
+    let elsewhere = async || send(&another_process, "/short", "k", "tea").await.text().to_owned();
+    eventually(elsewhere, |text| text == "tea 2").await;
+    assert_eq!(send(&server, "/short", "k", "tea").await.text(), "tea 2");
+}
+
 #[tokio::test]
 async fn what_finds_no_room_is_replayed_by_the_store() {
     let (redis, runs) = (RedisServer::start(&[]).await, Runs::free());
@@ -163,6 +181,13 @@ async fn a_store_in_memory_replays_by_itself() {
 
     assert!(store.purge(&RecordKey::new("charges", None, "k")).await.expect("it answers"));
     assert_eq!(send(&server, "/charges", "k", "tea").await.text(), "tea 2");
+}
+
+#[test]
+fn any_room_and_any_time_will_do() {
+    for max_bytes in [1, 511, 1024, usize::MAX] {
+        let _ = Registry::builder(FaultyStore::new()).near_cache(max_bytes, Duration::MAX).build();
+    }
 }
 
 #[test]

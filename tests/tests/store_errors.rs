@@ -46,12 +46,6 @@ async fn tells_its_attempt(idempotency: Idempotency) -> (StatusCode, String) {
     (StatusCode::CREATED, format!("attempt {}", idempotency.attempt()))
 }
 
-#[idempotent(scope = "fails-first", lease = "200ms", in_flight = wait("20s"))]
-async fn fails_first(State(runs): State<Runs>, idempotency: Idempotency) -> (StatusCode, String) {
-    let status = if runs.run().await == 1 { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::CREATED };
-    (status, format!("attempt {}", idempotency.attempt()))
-}
-
 const TIMEOUT: Duration = Duration::from_millis(100);
 
 async fn serve(runs: &Runs, store: impl Store) -> (Server, Registry) {
@@ -64,7 +58,6 @@ async fn serve_with(runs: &Runs, registry: Registry) -> (Server, Registry) {
         .route("/runs", post(runs_unguarded))
         .route("/fails", post(fails))
         .route("/short-lease", post(with_short_lease))
-        .route("/fails-first", post(fails_first))
         .route("/runs-after-waiting", post(runs_after_waiting))
         .route("/refuses-after-crash", post(refuses_after_crash))
         .route("/attempts", post(tells_its_attempt))
@@ -352,50 +345,4 @@ async fn a_handler_that_lost_its_claim_does_not_overwrite_its_successor() {
     assert_eq!(second.await.expect("the request runs").text(), "charge 2");
     let retry = server.post_with_key("/short-lease", "k").await;
     assert_eq!((retry.text(), retry.is_replay()), ("charge 2", true));
-}
-
-/// Until the lease of the one handler that runs has run out, and a duplicate has taken its claim over.
-async fn until_taken_over(store: &FaultyStore, scope: &str) {
-    let key = RecordKey::new(scope, None, "k");
-    let attempt = async || match store.inner().get(&key).await.expect("memory answers").map(|entry| entry.state) {
-        Some(EntryState::Claimed { attempt, .. }) => attempt,
-        other => panic!("{other:?}"),
-    };
-    eventually(attempt, |attempt| *attempt > 1).await;
-}
-
-#[tokio::test]
-async fn a_handler_whose_lease_ran_out_keeps_its_key_in_its_own_process() {
-    let (runs, store, logs) = (Runs::held(), FaultyStore::new(), Logs::collect());
-    let (server, _) = serve(&runs, store.clone()).await;
-    let first = tokio::spawn(answer(server.post("/short-lease").header("idempotency-key", "k")));
-    runs.until_started(1).await;
-    store.on_renew(Fault::Unreachable);
-    let waiter = tokio::spawn(answer(server.post("/short-lease").header("idempotency-key", "k")));
-    until_taken_over(&store, "short-lease").await;
-
-    runs.let_finish(1);
-    assert_eq!(first.await.expect("the request runs").text(), "charge 1");
-    let waiter = waiter.await.expect("the request runs");
-    assert_eq!((waiter.text(), waiter.is_replay(), runs.started()), ("charge 1", true, 1));
-    assert!(logs.of_level("WARN").iter().any(|line| line.contains("it keeps its key")), "{:?}", logs.of_level("WARN"));
-}
-
-#[tokio::test]
-async fn a_key_that_was_kept_so_is_not_claimed_for_the_first_time_again() {
-    let (runs, store) = (Runs::held(), FaultyStore::new());
-    let (server, _) = serve(&runs, store.clone()).await;
-    let first = tokio::spawn(answer(server.post("/fails-first").header("idempotency-key", "k")));
-    runs.until_started(1).await;
-    store.on_renew(Fault::Unreachable);
-    let waiter = tokio::spawn(answer(server.post("/fails-first").header("idempotency-key", "k")));
-    until_taken_over(&store, "fails-first").await;
-
-    store.on_renew(Fault::None);
-    runs.let_finish(2);
-    assert_eq!(first.await.expect("the request runs").text(), "attempt 1");
-    let waiter = waiter.await.expect("the request runs");
-    assert_eq!((waiter.status, waiter.is_replay(), runs.started()), (StatusCode::CREATED, false, 2));
-    let attempt: u32 = waiter.text().trim_start_matches("attempt ").parse().expect("a number");
-    assert!(attempt > 2, "{attempt}");
 }

@@ -108,6 +108,7 @@ impl Asking {
             Prepared::Answer(answer) => return Entered::Now(Err(answer)),
         };
         let asked_at = Instant::now();
+        let mut another_runs = false;
         while let Some(claimed) = claiming.claim_now() {
             return match claiming.judge(claimed, false) {
                 Judged::Acquired { attempt } => match claiming.acquired(attempt, asked_at) {
@@ -122,12 +123,15 @@ impl Asking {
                 Judged::InFlight(refusal) if claiming.asking.policy.in_flight == InFlight::Reject => {
                     Entered::Now(Err(claiming.asking.refuse(refusal)))
                 }
-                Judged::InFlight(_) => break,
+                Judged::InFlight(_) => {
+                    another_runs = true;
+                    break;
+                }
                 Judged::Again => continue,
             };
         }
         let span = claiming.asking.span.clone();
-        Entered::Later(Box::pin(claiming.claim().instrument(span)))
+        Entered::Later(Box::pin(claiming.claim(another_runs).instrument(span)))
     }
 
     /// All that a claim takes, or what comes of the request without one.
@@ -276,13 +280,14 @@ impl Claiming {
     }
 
     /// Claims, however long that takes: until another one's response is there to replay, where the policy waits for it.
-    async fn claim(mut self) -> Result<Passage, Response> {
+    ///
+    /// `another_runs` beside it, as far as is known.
+    async fn claim(mut self, mut another_runs: bool) -> Result<Passage, Response> {
         let gives_up_at = match self.asking.policy.in_flight {
             InFlight::Reject => None,
             InFlight::Wait(limit) => Some(Instant::now() + limit),
         };
         let mut next_look = FIRST_LOOK;
-        let mut another_runs = false;
         loop {
             // Armed before the look, or an end between the look and the wait would go unheard.
             let (registry, store, key) = (self.registry.clone(), self.store.clone(), self.stored_key.clone());
@@ -360,6 +365,10 @@ impl Claiming {
                 self.request.fingerprint = fingerprint;
                 Judged::Again
             }
+            // Its lease has run out, and yet it is known what becomes of it.
+            Claim::Lapsed { .. } if self.runs_here() => {
+                Judged::InFlight(Refusal::InFlight { retry_after: RETRY_AFTER })
+            }
             Claim::Lapsed { .. } => Judged::Answer(self.asking.refuse(Refusal::OutcomeUnknown)),
             Claim::InFlight { .. } => Judged::InFlight(Refusal::InFlight { retry_after: RETRY_AFTER }),
         }
@@ -367,13 +376,17 @@ impl Claiming {
 
     /// Whether the handler from which this request has taken the claim over runs in this process: it gets the claim back.
     fn hand_over(&mut self) -> bool {
-        let is_back = self.registry.keeper().hand_over(&self.store, &self.stored_key, self.request.token);
+        let is_back = self.registry.keeper().hand_over(&self.store, &self.stored_key, &self.request);
         if is_back {
             telemetry::claim_handed_back(self.asking.policy, self.store.name());
             // What becomes of this request must not end the claim of the other one.
             self.request.token = Token::unique();
         }
         is_back
+    }
+
+    fn runs_here(&self) -> bool {
+        self.registry.keeper().runs(&self.store, &self.stored_key, &self.request)
     }
 
     async fn acquired_late(self, attempt: u32, asked_at: Instant) -> Result<Passage, Response> {
@@ -395,7 +408,7 @@ impl Claiming {
         let Asking { policy, cache_if, trace, execution, span, .. } = self.asking;
         let trace = TraceParent::of_handler(&span, trace);
         execution.grant(self.key, self.record_key, attempt);
-        let lease = Lease::new(self.store, self.stored_key, self.request.token, policy.scope, self.request.lease);
+        let lease = Lease::new(self.store, self.stored_key, &self.request, policy.scope);
         let (lease, has_woken_keeper) = self.registry.keeper().keep(lease, asked_at);
         if execution.may_take_steps() {
             let (registry, handler) = (self.registry.clone(), lease.share());

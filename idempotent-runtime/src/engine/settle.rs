@@ -42,7 +42,11 @@ pub(crate) const CLAIM_LOST: Refusal = Refusal::ClaimLost { retry_after: RETRY_A
 
 /// How a claim ends.
 enum Ending {
-    Record(Record),
+    Record {
+        record: Record,
+        /// The first time: the store may have kept it since, although no answer said so.
+        asked_at: Instant,
+    },
     Release,
     /// Nobody knows what the handler did, now or in an earlier attempt: the claim stays, as if the process had died.
     Lapse,
@@ -51,7 +55,7 @@ enum Ending {
 impl Ending {
     fn name(&self) -> &'static str {
         match self {
-            Self::Record(_) => "record",
+            Self::Record { .. } => "record",
             Self::Release | Self::Lapse => "release",
         }
     }
@@ -117,7 +121,7 @@ impl Claimed {
 
     async fn record(self, response: Response, record: Record, outcome: Outcome) -> Response {
         let (registry, scope) = (self.registry.clone(), self.judge.policy.scope);
-        match self.end(Ending::Record(record), outcome).await {
+        match self.end(Ending::Record { record, asked_at: Instant::now() }, outcome).await {
             Held::Yes => response,
             // A retry gets its successor's response: two of them for one key would be one too many.
             Held::No => registry.refuse(scope, CLAIM_LOST),
@@ -140,7 +144,8 @@ impl Claimed {
 
     /// A released key has no past: after a crash that would tell the next attempt that it is the first.
     fn release(&self) -> Ending {
-        if self.attempt == 1 && !self.lease.has_changed_hands() { Ending::Release } else { Ending::Lapse }
+        let has_changed_hands = self.lease.has_changed_hands_for_good();
+        if self.attempt == 1 && !has_changed_hands { Ending::Release } else { Ending::Lapse }
     }
 
     /// Nobody knows how far the handler came.
@@ -175,7 +180,7 @@ impl Claimed {
     /// waited for, as long as one that hangs would be.
     async fn end_within_limit(&self, ending: &Ending) -> Result<Held, StoreError> {
         match ending {
-            Ending::Record(_) => self.lease.store.persistently(|| self.try_end(ending)).await,
+            Ending::Record { .. } => self.lease.store.persistently(|| self.try_end(ending)).await,
             Ending::Release | Ending::Lapse => self.try_end(ending).await,
         }
     }
@@ -183,11 +188,11 @@ impl Claimed {
     async fn try_end(&self, ending: &Ending) -> Result<Held, StoreError> {
         let lease = &self.lease;
         let held = match ending {
-            Ending::Record(record) => {
-                let (asked_at, ttl) = (Instant::now(), self.judge.policy.ttl);
+            Ending::Record { record, asked_at } => {
+                let ttl = self.judge.policy.ttl;
                 let held = lease.end(|token| lease.store.complete(&lease.key, token, record.clone(), ttl)).await;
                 if let Ok(Held::Yes) = held {
-                    lease.store.keep_near(&lease.key, record, asked_at, ttl);
+                    lease.store.keep_near(&lease.key, record, *asked_at, ttl);
                 }
                 held
             }
@@ -216,7 +221,7 @@ impl Claimed {
                     return;
                 }
                 // The first try had freed it, although its answer did not come.
-                Ok(Held::No) if !matches!(ending, Ending::Record(_)) => return,
+                Ok(Held::No) if !matches!(ending, Ending::Record { .. }) => return,
                 Ok(Held::No) => return self.lost().correct(&self.span),
                 Err(_) => pause = Duration::from_secs(1).min(pause * 2),
             }

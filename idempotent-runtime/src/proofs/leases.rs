@@ -17,7 +17,7 @@ async fn lease(store: &CountingStore, key: &RecordKey, length: Duration) -> Leas
     let claimed = store.claim(key, request).await.expect("there is room");
     assert_eq!(claimed, Claim::Acquired { attempt: 1 });
     let bounded = BoundedStore::new("default", Arc::new(store.clone()), Duration::from_secs(2));
-    Lease::new(bounded, key.clone(), request.token, "charges", length)
+    Lease::new(bounded, key.clone(), &request, "charges")
 }
 
 /// As the engine keeps a lease.
@@ -100,7 +100,7 @@ fn a_claim_that_is_handed_back_is_ended_by_its_handler() {
             tokio::spawn(async move {
                 let request = claim_request();
                 match store.claim(&key, request).await.expect("there is room") {
-                    Claim::Acquired { .. } => Some(keeper.hand_over(&running, &key, request.token)),
+                    Claim::Acquired { .. } => Some(keeper.hand_over(&running, &key, &request)),
                     Claim::InFlight { .. } | Claim::Completed(_) => None,
                     Claim::Lapsed { .. } => panic!("it may be followed"),
                 }

@@ -152,7 +152,7 @@ impl RegistryBuilder {
     ///
     /// - **A purge in another process**, by `idempotent-cli` or by hand is not seen here: this process replays the response
     ///   until `max_age` is over, while others run the handler again. A purge by the [`inspector`](crate::inspector) of this
-    ///   registry is seen at once.
+    ///   registry, or a look-up there that finds nothing, is seen at once, under the name of the store that it was done by.
     /// - **A store that loses a record**, a Redis that fails over for instance, gets others to run the handler again, and
     ///   this process replays the first response in the meantime.
     ///

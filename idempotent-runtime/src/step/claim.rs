@@ -69,8 +69,7 @@ impl StepClaim {
 
     /// Keeps the lease of the claim that was acquired; false when it may have run out meanwhile.
     pub(super) async fn keep(&mut self, attempt: u32, asked_at: Instant) -> bool {
-        let lease =
-            Lease::new(self.store.clone(), self.key.clone(), self.request.token, self.scope, self.request.lease);
+        let lease = Lease::new(self.store.clone(), self.key.clone(), &self.request, self.scope);
         let (lease, has_woken_keeper) = self.registry.keeper().keep(lease, asked_at);
         if has_woken_keeper {
             Keeper::let_it_run().await;

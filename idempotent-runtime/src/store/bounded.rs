@@ -105,7 +105,12 @@ impl BoundedStore {
 
     #[cfg(feature = "inspector")]
     pub(crate) async fn get(&self, key: &RecordKey) -> Result<Option<super::Entry>, StoreError> {
-        self.bounded(Op::Get, self.0.store.get(key)).await
+        let found = self.bounded(Op::Get, self.0.store.get(key)).await;
+        if let (Ok(None), Some(near)) = (&found, &self.0.near) {
+            // Purged elsewhere: who looks it up here has found that out.
+            near.forget(key);
+        }
+        found
     }
 
     #[cfg(feature = "inspector")]

@@ -3,13 +3,14 @@
 //! A record never changes before its time to live is over, but it can be purged: what is kept here outlives a purge
 //! elsewhere, for as long as the registry says.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
 use crate::sync::tokio::time::Instant;
+use crate::sync::{Mutex, MutexGuard};
 use crate::{Record, RecordKey};
 
 /// What an entry is counted for beside its key and payload: its places in the cache, and its header lines.
@@ -18,6 +19,7 @@ const ENTRY_BYTES: usize = 512;
 pub(crate) struct NearCache {
     records: Cache<RecordKey, Arc<Kept>, ByBytes>,
     max_age: Duration,
+    last_purge: Mutex<Option<Instant>>,
 }
 
 struct Kept {
@@ -37,7 +39,11 @@ impl Weighter<RecordKey, Arc<Kept>> for ByBytes {
 impl NearCache {
     pub(crate) fn new(max_bytes: usize, max_age: Duration) -> Self {
         let entries = max_bytes / (2 * ENTRY_BYTES);
-        Self { records: Cache::with_weighter(entries, max_bytes as u64, ByBytes), max_age }
+        Self {
+            records: Cache::with_weighter(entries, max_bytes as u64, ByBytes),
+            max_age,
+            last_purge: Mutex::default(),
+        }
     }
 
     pub(crate) fn get(&self, key: &RecordKey) -> Option<Record> {
@@ -49,11 +55,23 @@ impl NearCache {
     pub(crate) fn keep(&self, key: &RecordKey, record: &Record, asked_at: Instant, ttl: Duration) {
         // One that lasts for longer than a clock tells is not worth a panic.
         let Some(until) = asked_at.checked_add(ttl.min(self.max_age)) else { return };
+        let last_purge = lock(&self.last_purge);
+        if last_purge.is_some_and(|purged_at| asked_at <= purged_at) {
+            // It may be this one that was purged, between the store's write and its answer.
+            return;
+        }
         self.records.insert(key.clone(), Arc::new(Kept { record: record.clone(), until }));
     }
 
+    /// The store has just purged it.
     #[cfg(feature = "inspector")]
     pub(crate) fn forget(&self, key: &RecordKey) {
+        *lock(&self.last_purge) = Some(Instant::now());
         self.records.remove(key);
     }
+}
+
+/// No code of ours panics while it holds this lock.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use idempotent_runtime::Registry;
 use idempotent_runtime::inspector::{AUDIT_TARGET, Inspector};
 use idempotent_runtime::store::{MemoryStore, Store};
-use idempotent_tests::{Answer, Logs, answer};
+use idempotent_runtime::{RecordKey, Registry};
+use idempotent_tests::{Answer, Fault, FaultyStore, Logs, answer, eventually};
 use reqwest::Method;
 use serde_json::json;
 
@@ -120,6 +120,42 @@ async fn what_was_purged_is_not_at_hand_any_more(store: impl Store) {
     let purged = shop.form("/api/purge", &[&charge[..], &[("confirm", &confirm)]].concat()).await;
     assert_eq!(purged.status, StatusCode::OK, "{}", purged.text());
     assert!(!is_replay().await);
+}
+
+#[tokio::test]
+async fn what_was_purged_before_its_completion_was_answered_is_not_at_hand_afterwards() {
+    let store = FaultyStore::new();
+    let registry = Registry::builder(store.clone()).near_cache(1_000_000, Duration::from_hours(1)).build();
+    let shop = Shop::open(&registry, Inspector::new(&registry).allow_purge()).await;
+    let charge = || answer(shop.server.post("/charges").header("x-caller", "alice").header("idempotency-key", "k"));
+    store.on_complete(Fault::AnswerIsLate);
+    let first = tokio::spawn(charge());
+    eventually(async || store.completions(), |&completions| completions == 1).await;
+
+    let fields = [("scope", "charges"), ("caller", "alice"), ("key", "k")];
+    let confirm = confirmation(&shop, &fields).await;
+    let purged = shop.form("/api/purge", &[&fields[..], &[("confirm", &confirm)]].concat()).await;
+    assert_eq!(purged.status, StatusCode::OK, "{}", purged.text());
+    store.on_complete(Fault::None);
+    store.let_through();
+    assert_eq!(first.await.expect("it runs").status, StatusCode::CREATED);
+    assert!(!charge().await.is_replay());
+}
+
+#[tokio::test]
+async fn what_is_looked_up_and_not_there_is_not_at_hand_any_more() {
+    let store = FaultyStore::new();
+    let registry = Registry::builder(store.clone()).near_cache(1_000_000, Duration::from_hours(1)).build();
+    let shop = Shop::open(&registry, Inspector::new(&registry)).await;
+    let charge = || answer(shop.server.post("/charges").header("x-caller", "alice").header("idempotency-key", "k"));
+    charge().await;
+    let by_another_process = store.purge(&RecordKey::new("charges", Some("alice"), "k")).await;
+    assert!(by_another_process.expect("memory answers"));
+    assert!(charge().await.is_replay());
+
+    let fields = [("scope", "charges"), ("caller", "alice"), ("key", "k")];
+    assert_eq!(shop.form("/api/look-up", &fields).await.status, StatusCode::NOT_FOUND);
+    assert!(!charge().await.is_replay());
 }
 
 #[tokio::test]
