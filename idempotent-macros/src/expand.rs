@@ -17,7 +17,7 @@ use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
 use syn::visit::Visit;
 use syn::visit_mut::{self, VisitMut};
-use syn::{FnArg, Generics, Lifetime, PatType, ReturnType, Signature, Token, Type, TypeParamBound};
+use syn::{Attribute, FnArg, Generics, Lifetime, PatType, ReturnType, Signature, Token, Type, TypeParamBound};
 
 use crate::args::LAST;
 use crate::document;
@@ -38,7 +38,7 @@ pub(crate) fn behind_the_others(handler: &Handler, arguments: &TokenStream) -> T
 pub(crate) fn expand(handler: &Handler, model: &Model) -> TokenStream {
     let Handler { attributes, visibility, signature, body } = handler;
     let arguments: Vec<&PatType> = handler.arguments().collect();
-    let names: Vec<Ident> = (0..arguments.len().max(1)).map(|index| local(&index.to_string())).collect();
+    let names = names(&arguments);
     let (gate, awaited) = (local("gate"), local("awaited"));
     let last = names.last().expect("there is at least one");
 
@@ -50,11 +50,7 @@ pub(crate) fn expand(handler: &Handler, model: &Model) -> TokenStream {
 
     let policy = policy(signature, &arguments, model);
     let document = document::operation(signature);
-    let bindings = arguments.iter().zip(&names).map(|(argument, name)| {
-        let (pattern, attributes) = (&argument.pat, &argument.attrs);
-        quote! { #(#attributes)* #[allow(clippy::no_effect_underscore_binding)] let #pattern = #name; }
-    });
-    let moves = moves(&arguments, &names);
+    let bindings = bindings(&arguments, &names);
     let expressions = policy_expressions(model);
     // Its expressions see the handler's variables, which are in the handler's future alone.
     let (lend, expressions, runner) = if expressions.is_empty() {
@@ -68,10 +64,7 @@ pub(crate) fn expand(handler: &Handler, model: &Model) -> TokenStream {
     let run = Ident::new("run", signature.ident.span().resolved_at(Span::mixed_site()));
     // Located at the body, so that a future that is not `Send` is reported there.
     let future = quote_spanned!(body.span().resolved_at(Span::mixed_site())=> async move {
-        // All of them move in whole: an argument that nobody reads lives as long as the handler.
-        #moves
-        #(#bindings)*
-        #expressions
+        #bindings
         #[allow(
             unknown_lints,
             unreachable_code,
@@ -86,6 +79,7 @@ pub(crate) fn expand(handler: &Handler, model: &Model) -> TokenStream {
         if false {
             #never_returned
         }
+        #expressions
         #block
     });
     // Located at the return type, so that one that is no response is reported there.
@@ -103,7 +97,26 @@ pub(crate) fn expand(handler: &Handler, model: &Model) -> TokenStream {
     };
     let mut guarded_body = Group::new(Delimiter::Brace, guarded_body);
     guarded_body.set_span(body.span());
-    quote! { #(#attributes)* #visibility #guarded #guarded_body }
+    let lints = lints(attributes);
+    quote! { #lints #(#attributes)* #visibility #guarded #guarded_body }
+}
+
+/// What is true of the function now, and nothing that its author could mend.
+fn lints(attributes: &[Attribute]) -> TokenStream {
+    let must_be_used = attributes.iter().any(|attribute| attribute.path().is_ident("must_use"));
+    let double_must_use = must_be_used.then(|| quote!(#[allow(clippy::double_must_use)]));
+    // For a method of a trait that says `async fn`.
+    quote! { #[allow(refining_impl_trait)] #double_must_use }
+}
+
+/// One for each argument, and for that of a handler without any: located there, so that errors of its type are too.
+fn names(arguments: &[&PatType]) -> Vec<Ident> {
+    let named = |(index, argument): (usize, &&PatType)| {
+        let mut name = local(&index.to_string());
+        name.set_span(argument.span().resolved_at(Span::mixed_site()));
+        name
+    };
+    if arguments.is_empty() { vec![local("0")] } else { arguments.iter().enumerate().map(named).collect() }
 }
 
 /// A variable that the user's code cannot meet.
@@ -141,9 +154,20 @@ fn guarded_inputs(
     }
 }
 
-fn moves(arguments: &[&PatType], names: &[Ident]) -> TokenStream {
-    let presences = names.iter().enumerate().map(|(index, _)| arguments.get(index).map(|argument| presence(argument)));
-    quote! { #(#presences let #names = #names;)* }
+/// The handler's own variables. Each argument moves in whole before, so that one which nobody reads lives as long as the
+/// handler, and all of them are dropped in the order of a plain function.
+fn bindings(arguments: &[&PatType], names: &[Ident]) -> TokenStream {
+    if arguments.is_empty() {
+        return quote! { #(let #names = #names;)* };
+    }
+    let each = arguments.iter().zip(names).map(|(argument, name)| {
+        let (pattern, attributes, presence) = (&argument.pat, &argument.attrs, presence(argument));
+        quote! {
+            #presence let #name = #name;
+            #(#attributes)* #[allow(clippy::no_effect_underscore_binding)] let #pattern = #name;
+        }
+    });
+    quote! { #(#each)* }
 }
 
 /// What decides whether an argument is there at all. The lints of an argument go to its pattern alone: an `expect` would
@@ -189,11 +213,20 @@ fn policy(signature: &Signature, arguments: &[&PatType], model: &Model) -> Token
 /// The type of an argument that looks like a `Tx`. One that depends on the handler's generics, or may be compiled out,
 /// cannot be asked in a static; it is asked when it is used.
 fn transaction<'a>(argument: &'a PatType, generics: &Generics) -> Option<&'a Type> {
-    let Type::Path(path) = &*argument.ty else { return None };
+    let Type::Path(path) = written(&argument.ty) else { return None };
     let looks_like_it = path.path.segments.last().is_some_and(|segment| segment.ident == "Tx");
     let mut generic = Mentions { generics, found: false };
     generic.visit_type(&argument.ty);
     (looks_like_it && !generic.found && presence(argument).is_empty()).then_some(&argument.ty)
+}
+
+/// Without what a macro or its author has put around it.
+fn written(ty: &Type) -> &Type {
+    match ty {
+        Type::Group(group) => written(&group.elem),
+        Type::Paren(paren) => written(&paren.elem),
+        ty => ty,
+    }
 }
 
 struct Mentions<'a> {
@@ -296,7 +329,9 @@ fn policy_expressions(model: &Model) -> TokenStream {
         let mut gate = local("gate");
         gate.set_span(span);
         let argument = if by_reference { quote_spanned!(span=> &(#expression)) } else { expression.to_token_stream() };
-        expressions.extend(quote_spanned!(span=> #gate.#method(#argument);));
+        // By its path: a trait of the user's may have a method of this name for every type.
+        let method = quote_spanned!(span=> ::idempotent_runtime::__private::Gate::#method);
+        expressions.extend(quote_spanned!(span=> #method(&mut #gate, #argument);));
     };
     if let Some(key) = &model.key {
         ask("key", key, true);

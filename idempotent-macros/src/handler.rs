@@ -34,7 +34,7 @@ impl Handler {
         let attributes = input.call(Attribute::parse_outer)?;
         let visibility = input.parse()?;
         let signature = input.parse()?;
-        let body = match input.parse()? {
+        let body = match unwrapped(input.parse()?) {
             TokenTree::Group(group) if group.delimiter() == Delimiter::Brace => group,
             other => {
                 let message =
@@ -111,6 +111,17 @@ impl ToTokens for Handler {
         self.signature.to_tokens(tokens);
         self.body.to_tokens(tokens);
     }
+}
+
+/// What a macro has taken as a fragment such as `$body:block` comes in a group without delimiters.
+fn unwrapped(token: TokenTree) -> TokenTree {
+    if let TokenTree::Group(group) = &token
+        && group.delimiter() == Delimiter::None
+        && let [inner] = &group.stream().into_iter().collect::<Vec<_>>()[..]
+    {
+        return unwrapped(inner.clone());
+    }
+    token
 }
 
 /// The future of a handler may outlive the request, and is boxed for it.

@@ -62,7 +62,9 @@ async fn form(Form(fields): Form<HashMap<String, String>>) -> impl IntoResponse 
     Json(fields)
 }
 
+/// Its author knows nothing of a `Completion`, which must be used too.
 #[idempotent(scope = "bytes")]
+#[must_use]
 async fn bytes(body: axum::body::Bytes) -> Vec<u8> {
     body.to_vec()
 }
