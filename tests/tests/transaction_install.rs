@@ -35,6 +35,17 @@ async fn generic<DB: Database>(tx: idempotent_runtime::Tx<DB>) {
     drop(tx);
 }
 
+macro_rules! with_a_fragment {
+    ($argument:ty) => {
+        #[idempotent(scope = "fragment", store = "embedded")]
+        async fn in_a_fragment(tx: $argument) {
+            drop(tx);
+        }
+    };
+}
+
+with_a_fragment!(idempotent_runtime::Tx<Sqlite>);
+
 #[tokio::test]
 async fn install_names_the_handler_and_both_databases() {
     let database = |function: &str| {
@@ -44,7 +55,8 @@ async fn install_names_the_handler_and_both_databases() {
     assert_eq!(database("::create_charge"), Some("SQLite"));
     assert_eq!(database("::with_the_tx_of_another_crate"), None);
     assert_eq!(database("::generic"), None);
-    let _ = (create_charge, with_the_tx_of_another_crate, generic::<Sqlite>);
+    assert_eq!(database("::in_a_fragment"), Some("SQLite"));
+    let _ = (create_charge, with_the_tx_of_another_crate, generic::<Sqlite>, in_a_fragment);
 
     let folder = tempfile::tempdir().expect("a temporary folder");
     let embedded = SqliteStore::open(folder.path().join("idempotency.db")).await.expect("the store opens");
