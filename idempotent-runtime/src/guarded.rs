@@ -29,8 +29,8 @@ use crate::presented::Presented;
 /// # });
 /// ```
 pub struct Guarded<B, M = Buffered> {
-    inner: B,
-    request: Option<Presented>,
+    pub(crate) inner: B,
+    pub(crate) request: Option<Presented>,
     mode: PhantomData<fn() -> M>,
 }
 
@@ -45,12 +45,6 @@ pub struct KeyElsewhere<M>(PhantomData<M>);
 
 /// Axum's marker for the extractors that [`Guarded`] wraps, over the inner extractor's own marker.
 pub struct ViaGuarded<M>(PhantomData<M>);
-
-impl<B, M> Guarded<B, M> {
-    pub(crate) fn into_parts(self) -> (B, Option<Presented>) {
-        (self.inner, self.request)
-    }
-}
 
 impl<B, M> From<B> for Guarded<B, M> {
     fn from(inner: B) -> Self {
@@ -68,8 +62,11 @@ where
 
     async fn from_request(mut request: Request, state: &S) -> Result<Self, Response> {
         let presented = Presented::of(&mut request, Mode::KEY_ELSEWHERE, Mode::BUFFERED).await;
-        let inner = B::from_request(request, state).await.map_err(IntoResponse::into_response)?;
-        Ok(Self { inner, request: Some(presented), mode: PhantomData })
+        // Compiled for each handler: neither a closure nor a `?` more than it takes.
+        match B::from_request(request, state).await {
+            Ok(inner) => Ok(Self { inner, request: Some(presented), mode: PhantomData }),
+            Err(rejection) => Err(rejection.into_response()),
+        }
     }
 }
 

@@ -42,8 +42,7 @@ pub(crate) type CacheIf = fn(&response::Parts) -> bool;
 
 /// Opens the gate to an annotated handler for one request: what the attribute's expansion calls.
 pub fn open<B, M>(policy: &'static Policy, guarded: Guarded<B, M>) -> (Gate, B) {
-    let (inner, presented) = guarded.into_parts();
-    (Gate::new(policy, presented), inner)
+    (Gate::new(policy, guarded.request), guarded.inner)
 }
 
 /// Where a request stands before its handler.
@@ -119,7 +118,7 @@ impl Gate {
         F: Future + Send + 'static,
     {
         let execution = self.execution.clone();
-        Completion::new(Box::pin(Run::new(handler, into_response, Stage::Entering(self))), execution)
+        Completion::new(Box::pin(Run { handler, into_response, stage: Stage::Entering(self) }), execution)
     }
 
     /// Gives the gate to the handler's future, where alone the policy's expressions find the handler's variables.

@@ -26,15 +26,9 @@ pin_project! {
     /// A handler on its way to a settled claim.
     pub(super) struct Run<F: Future> {
         #[pin]
-        handler: F,
-        into_response: fn(F::Output) -> Response,
-        stage: Stage,
-    }
-}
-
-impl<F: Future> Run<F> {
-    pub(super) fn new(handler: F, into_response: fn(F::Output) -> Response, stage: Stage) -> Self {
-        Self { handler, into_response, stage }
+        pub(super) handler: F,
+        pub(super) into_response: fn(F::Output) -> Response,
+        pub(super) stage: Stage,
     }
 }
 
@@ -47,7 +41,10 @@ impl<F: Future> Future for Run<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response> {
         let mut this = self.project();
         let into_response = *this.into_response;
-        this.stage.poll(cx, &mut |cx| this.handler.as_mut().poll(cx).map(into_response))
+        this.stage.poll(cx, &mut |cx| match this.handler.as_mut().poll(cx) {
+            Poll::Ready(returned) => Poll::Ready(into_response(returned)),
+            Poll::Pending => Poll::Pending,
+        })
     }
 }
 
@@ -190,6 +187,6 @@ impl Awaited {
     where
         F: Future + Send + 'static,
     {
-        Completion::new(Box::pin(Run::new(handler, into_response, Stage::Asking(self.desk))), self.execution)
+        Completion::new(Box::pin(Run { handler, into_response, stage: Stage::Asking(self.desk) }), self.execution)
     }
 }
