@@ -233,7 +233,7 @@ impl Keeper {
         (KeptLease { keeper: Arc::clone(self), lease }, has_woken)
     }
 
-    /// Gives the claim that `token` has taken over to the handler which it was taken from, if that runs in this process: its
+    /// Gives the claim that `request` has taken over to the handler which it was taken from, if that runs in this process: its
     /// lease has run out, because the store was away or the process stood still, and nobody has died.
     pub(crate) fn hand_over(&self, store: &BoundedStore, key: &RecordKey, request: &ClaimRequest) -> bool {
         let mut leases = lock(&self.leases);

@@ -302,6 +302,24 @@ async fn a_release_that_fails_is_tried_again() {
 }
 
 #[tokio::test]
+async fn no_policy_runs_a_request_beside_itself_while_the_store_is_away() {
+    let (runs, store) = (Runs::held(), FaultyStore::new());
+    let (server, _) = serve(&runs, store.clone()).await;
+    let first = tokio::spawn(answer(server.post("/runs").header("idempotency-key", "k")));
+    runs.until_started(1).await;
+    store.on_claim(Fault::Unreachable);
+    tokio::select! {
+        duplicate = server.post_with_key("/runs", "k") => assert_unavailable(&duplicate),
+        () = runs.until_started(2) => panic!("it runs beside itself"),
+    }
+
+    runs.let_finish(2);
+    assert_eq!(first.await.expect("the request runs").text(), "charge 1");
+    assert_eq!(server.post_with_key("/runs", "another").await.text(), "charge 2");
+    assert_eq!(runs.started(), 2);
+}
+
+#[tokio::test]
 async fn a_full_store_refuses_new_keys_and_still_replays_old_ones() {
     let runs = Runs::free();
     let store = MemoryStore::builder().max_bytes(2_000).build();

@@ -342,7 +342,7 @@ impl Claiming {
                     tokio::spawn(give_back(self.store.clone(), self.stored_key.clone(), self.request));
                 }
                 // No policy asks for running beside another one, or beside a record that cannot be read.
-                let is_free = !another_runs && !matches!(error, StoreError::Damaged(_));
+                let is_free = !another_runs && !self.runs_here() && !matches!(error, StoreError::Damaged(_));
                 return match self.asking.policy.on_store_error {
                     OnStoreError::Run if is_free => Judged::Unguarded,
                     _ => Judged::Answer(self.asking.refuse(UNAVAILABLE)),

@@ -1,7 +1,6 @@
 //! The future of one request: asked, entered, run and settled.
 //!
-//! A handler costs the compiler its own body, once more than without a guard, and next to nothing else: all that is generic
-//! here is how it is polled.
+//! All that is compiled for each handler, beside its own body, is how that is polled.
 
 use std::future;
 use std::mem;
