@@ -62,7 +62,7 @@ pub(crate) fn expand(handler: &Handler, model: &Model) -> TokenStream {
     let block = inner_block(body);
     // Located at the name, so that a future that is not `Send` is reported there.
     let run = Ident::new("run", signature.ident.span().resolved_at(Span::mixed_site()));
-    // Located at the body, so that a future that is not `Send` is reported there.
+    // Located at the body, which is what its errors are about.
     let future = quote_spanned!(body.span().resolved_at(Span::mixed_site())=> async move {
         #bindings
         #[allow(

@@ -2,8 +2,8 @@
 //! claim and a request costs no timer of its own.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use crate::metering;
@@ -11,7 +11,7 @@ use crate::store::{BoundedStore, ClaimRequest, Held, StoreError, Token};
 use crate::sync::tokio::sync::Notify;
 use crate::sync::tokio::task::JoinHandle;
 use crate::sync::tokio::time::Instant;
-use crate::sync::{Mutex, MutexGuard, tokio};
+use crate::sync::{Mutex, lock, tokio};
 use crate::{Fingerprint, RecordKey};
 
 /// A claim that this process holds.
@@ -365,9 +365,4 @@ impl Leases {
             (at, self.next_number)
         });
     }
-}
-
-/// No code of ours panics while it holds one of these locks.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,10 +3,17 @@
 //! What decides a race goes through here. Anything else, such as a counter that nobody waits for, need not: the checker
 //! does not switch threads there.
 
+use std::sync::PoisonError;
+
 #[cfg(not(all(test, shuttle)))]
 pub(crate) use self::real::*;
 #[cfg(all(test, shuttle))]
 pub(crate) use crate::proofs::primitives::*;
+
+/// Of a mutex under which no code of ours panics.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 #[cfg(not(all(test, shuttle)))]
 mod real {

@@ -30,7 +30,9 @@ fn main() -> anyhow::Result<ExitCode> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [] => {
-            fs::remove_dir_all(measured()).or_else(|error| if measured().exists() { Err(error) } else { Ok(()) })?;
+            if measured().exists() {
+                fs::remove_dir_all(measured())?;
+            }
             measure_all()?;
         }
         ["--resume"] => measure_all()?,

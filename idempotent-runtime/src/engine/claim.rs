@@ -66,20 +66,10 @@ impl Entered {
     /// Tells those who count that the handler was let through, when it is.
     pub(super) fn witnessed(self, witness: Option<(Registry, &'static str)>) -> Self {
         let Some((registry, scope)) = witness else { return self };
+        let tell = move |_: &Passage| registry.tell(scope, Event::Executed);
         match self {
-            Self::Now(entered) => {
-                if entered.is_ok() {
-                    registry.tell(scope, Event::Executed);
-                }
-                Self::Now(entered)
-            }
-            Self::Later(entering) => Self::Later(Box::pin(async move {
-                let entered = entering.await;
-                if entered.is_ok() {
-                    registry.tell(scope, Event::Executed);
-                }
-                entered
-            })),
+            Self::Now(entered) => Self::Now(entered.inspect(tell)),
+            Self::Later(entering) => Self::Later(Box::pin(async move { entering.await.inspect(tell) })),
         }
     }
 }
@@ -342,9 +332,9 @@ impl Claiming {
                     tokio::spawn(give_back(self.store.clone(), self.stored_key.clone(), self.request));
                 }
                 // No policy asks for running beside another one, or beside a record that cannot be read.
-                let is_free = !another_runs && !self.runs_here() && !matches!(error, StoreError::Damaged(_));
+                let is_free = !another_runs && !matches!(error, StoreError::Damaged(_));
                 return match self.asking.policy.on_store_error {
-                    OnStoreError::Run if is_free => Judged::Unguarded,
+                    OnStoreError::Run if is_free && !self.runs_here() => Judged::Unguarded,
                     _ => Judged::Answer(self.asking.refuse(UNAVAILABLE)),
                 };
             }

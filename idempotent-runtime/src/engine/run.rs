@@ -7,7 +7,7 @@ use std::mem;
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::response::Response;
@@ -19,7 +19,7 @@ use super::settle::Settling;
 use super::{Gate, Passage};
 use crate::completion::Completion;
 use crate::idempotency::Execution;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, lock};
 
 pin_project! {
     /// A handler on its way to a settled claim.
@@ -127,11 +127,11 @@ pub(super) struct Desk(Arc<Mutex<Option<Gate>>>);
 
 impl Desk {
     fn put(&self, gate: Gate) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(gate);
+        *lock(&self.0) = Some(gate);
     }
 
     fn take(&self) -> Option<Gate> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        lock(&self.0).take()
     }
 }
 

@@ -33,12 +33,14 @@ impl BoundedStore {
 
     /// With a cache in front of it, unless it answers at once by itself.
     #[cfg(feature = "near-cache")]
-    pub(crate) fn behind(self, near: NearCache) -> Self {
-        match Arc::try_unwrap(self.0) {
-            Ok(inner) if inner.store.immediate().is_none() => Self(Arc::new(Inner { near: Some(near), ..inner })),
-            Ok(inner) => Self(Arc::new(inner)),
-            Err(shared) => Self(shared),
-        }
+    ///
+    /// # Panics
+    ///
+    /// When it is shared already.
+    pub(crate) fn behind(mut self, near: NearCache) -> Self {
+        let inner = Arc::get_mut(&mut self.0).expect("a store gets its cache before anybody uses it");
+        inner.near = inner.store.immediate().is_none().then_some(near);
+        self
     }
 
     /// The record that this process has made, if it is at hand.

@@ -3,14 +3,14 @@
 //! A record never changes before its time to live is over, but it can be purged: what is kept here outlives a purge
 //! elsewhere, for as long as the registry says.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
 use crate::sync::tokio::time::Instant;
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, lock};
 use crate::{Record, RecordKey};
 
 /// What an entry is counted for beside its key and payload: its places in the cache, and its header lines.
@@ -69,9 +69,4 @@ impl NearCache {
         *lock(&self.last_purge) = Some(Instant::now());
         self.records.remove(key);
     }
-}
-
-/// No code of ours panics while it holds this lock.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,7 +5,7 @@ mod shard;
 mod sweeper;
 
 use std::hash::BuildHasher;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use self::shard::{ENTRY_BYTES, Moment, Shard, Stands, Tag};
@@ -13,7 +13,7 @@ use self::sweeper::Sweeper;
 use super::{Claim, ClaimRequest, Cursor, Entry, Held, ImmediateStore, Page, Store, StoreError, Token};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::tokio::time::Instant;
-use crate::sync::{KeyHasher, Mutex, MutexGuard};
+use crate::sync::{KeyHasher, Mutex, lock};
 use crate::{Record, RecordKey};
 
 /// Keeps claims and records in this process, bounded by bytes.
@@ -296,9 +296,4 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.sweeper.end();
     }
-}
-
-/// No code of ours panics while it holds one of these locks.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,11 +3,11 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use super::Inner;
 use super::shard::Moment;
-use super::{Inner, lock};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::tokio::sync::Notify;
-use crate::sync::{Mutex, tokio};
+use crate::sync::{Mutex, lock, tokio};
 
 /// The sweeper rests at least this long, or a busy store would wake it for every single expiry.
 const PAUSE: Duration = Duration::from_millis(100);
