@@ -458,12 +458,12 @@ impl Claiming {
         let Opened::Whole(mut lines, body) = opened else {
             return self.asking.refuse(Refusal::ResponseNotRecorded { status });
         };
-        Outcome::Replayed.enter(&self.asking.span, self.asking.policy);
-        metering::replayed(recorded_at);
-        self.registry.tell(self.asking.policy.scope, Event::Replayed);
         if let Some(trace) = TraceParent::take(&mut lines) {
             trace.enter(&self.asking.span);
         }
+        Outcome::Replayed.enter(&self.asking.span, self.asking.policy);
+        metering::replayed(recorded_at);
+        self.registry.tell(self.asking.policy.scope, Event::Replayed);
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = status;
         let headers = response.headers_mut();
