@@ -22,6 +22,8 @@ use sha2::{Digest, Sha256};
 /// assert_eq!(fingerprint.to_string().parse(), Ok(fingerprint));
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
+// A processor stalls where a value that was just written in words is read at odd places, as within an enum.
+#[repr(align(8))]
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {

@@ -27,12 +27,15 @@ use smallvec::SmallVec;
 /// assert_eq!(quoted, bare);
 /// # Ok::<(), idempotent_runtime::InvalidKey>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct IdempotencyKey(Box<str>);
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct IdempotencyKey(SmallVec<[u8; Self::USUAL_LENGTH]>);
 
 impl IdempotencyKey {
     /// The longest key, in characters.
     pub const MAX_LENGTH: usize = 255;
+
+    /// A UUID in quotes takes no memory of its own.
+    const USUAL_LENGTH: usize = 40;
 
     /// Reads a header's value.
     ///
@@ -43,9 +46,8 @@ impl IdempotencyKey {
         let text = value.as_bytes().trim_ascii();
         if matches!(text.len(), 1..=Self::MAX_LENGTH)
             && every(text, |byte| matches!(byte, b'!'..=b'~') && !is_syntax(byte))
-            && let Ok(bare) = str::from_utf8(text)
         {
-            return Ok(Self(bare.into()));
+            return Ok(Self(text.into()));
         }
         if text.starts_with(b"\"") {
             return match Parser::new(text).parse::<Item>() {
@@ -84,12 +86,19 @@ impl IdempotencyKey {
         if text.len() > Self::MAX_LENGTH {
             return Err(InvalidKey::TooLong { length: text.len() });
         }
-        Ok(Self(text.into()))
+        Ok(Self(text.as_bytes().into()))
     }
 
     /// The decoded key.
+    #[expect(clippy::missing_panics_doc, reason = "a key is ASCII")]
     pub fn as_str(&self) -> &str {
-        &self.0
+        str::from_utf8(&self.0).expect("a key is ASCII")
+    }
+}
+
+impl fmt::Debug for IdempotencyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("IdempotencyKey").field(&self.as_str()).finish()
     }
 }
 

@@ -83,6 +83,24 @@ fn a_shorter_lease_wakes_the_keeper_that_is_about_to_sleep_longer() {
     });
 }
 
+// Those that pass leave their looks behind, which are forgotten all at once, and their places, which the next ones take.
+#[test]
+fn a_lease_among_many_that_come_and_go_is_renewed() {
+    schedules(40, async || {
+        let (keeper, store) = (Arc::<Keeper>::default(), CountingStore::default());
+        let (long, last) = (record_key("long"), record_key("last"));
+        let kept = keep(&keeper, lease(&store, &long, LEASE).await).await;
+        for number in 0..100 {
+            let passing = record_key(&number.to_string());
+            drop(keep(&keeper, lease(&store, &passing, LEASE).await).await);
+        }
+        let kept_last = keep(&keeper, lease(&store, &last, 2 * LEASE).await).await;
+        assert_is_renewed(&store, &long, LEASE).await;
+        assert_is_renewed(&store, &last, 2 * LEASE).await;
+        drop((kept, kept_last));
+    });
+}
+
 // A duplicate takes over the claim of a handler that runs in its own process, while that ends. What the loop around the end
 // and its last word under the lock of the token forbid:
 //   the duplicate takes the claim over
