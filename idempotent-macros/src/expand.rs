@@ -65,17 +65,7 @@ pub(crate) fn expand(handler: &Handler, model: &Model) -> TokenStream {
     // Located at the body, which is what its errors are about.
     let future = quote_spanned!(body.span().resolved_at(Span::mixed_site())=> async move {
         #bindings
-        #[allow(
-            unknown_lints,
-            unreachable_code,
-            clippy::diverging_sub_expression,
-            clippy::empty_loop,
-            clippy::items_after_statements,
-            clippy::let_unit_value,
-            clippy::let_with_type_underscore,
-            clippy::needless_return,
-            clippy::unreachable
-        )]
+        #[allow(unreachable_code, clippy::diverging_sub_expression, clippy::items_after_statements)]
         if false {
             #never_returned
         }
@@ -195,18 +185,7 @@ fn policy(signature: &Signature, arguments: &[&PatType], model: &Model) -> Token
         }
     });
     quote! {
-        static __IDEMPOTENT_POLICY: ::idempotent_runtime::__private::Policy =
-            ::idempotent_runtime::__private::Policy::new(
-                ::core::module_path!(),
-                #function,
-                ::core::concat!(::core::module_path!(), "::", #function),
-                (::core::file!(), ::core::line!(), ::core::column!()),
-            )
-            #(#settings)*
-            #(#transactions)*;
-        ::idempotent_runtime::__private::inventory::submit! {
-            ::idempotent_runtime::__private::Registration(&__IDEMPOTENT_POLICY)
-        }
+        ::idempotent_runtime::__private::policy! { __IDEMPOTENT_POLICY #function #(#settings)* #(#transactions)* }
     }
 }
 
@@ -369,29 +348,32 @@ fn inner_block(body: &Group) -> Group {
 
 /// A `return` of the declared type that is never taken makes inference and errors those of the function as it was written.
 fn never_returned(signature: &Signature) -> TokenStream {
-    let never = local("return");
-    let ReturnType::Type(_, declared) = &signature.output else {
-        return quote! { let #never: () = loop {}; return #never; };
-    };
+    let ReturnType::Type(_, declared) = &signature.output else { return never(&quote!(()), Span::mixed_site()) };
+    // Located there, since that is where the body's type comes from.
+    let span = declared.span().resolved_at(Span::mixed_site());
     let mut opaque = OpaqueTypes { named: Vec::new(), can_be_named: signature.generics.params.is_empty() };
     let mut inferred = (**declared).clone();
     opaque.visit_type_mut(&mut inferred);
     if !opaque.can_be_named {
         let mut inferred = (**declared).clone();
         InferOpaqueTypes.visit_type_mut(&mut inferred);
-        return quote! { let #never: #inferred = loop {}; return #never; };
+        return never(&inferred, span);
     }
     if opaque.named.is_empty() {
-        return quote! { let #never: #inferred = loop {}; return #never; };
+        return never(&inferred, span);
     }
     let (names, bounds): (Vec<_>, Vec<_>) = opaque.named.into_iter().unzip();
+    let never = never(&inferred, span);
     quote! {
         fn __idempotent_declared<#(#names: #bounds),*>() -> #inferred {
-            loop {}
+            #never
         }
-        let #never = __idempotent_declared();
-        return #never;
+        return __idempotent_declared();
     }
+}
+
+fn never(ty: &impl ToTokens, span: Span) -> TokenStream {
+    quote_spanned! {span=> return ::idempotent_runtime::__private::never::<#ty>(); }
 }
 
 /// Turns each `impl Trait` into a type parameter with its bounds: `impl Stream<Item = Result<Event, Infallible>>` says

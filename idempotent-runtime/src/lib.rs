@@ -159,8 +159,9 @@ pub mod __private {
     #[cfg(feature = "utoipa")]
     pub use utoipa;
 
+    pub use crate::__policy as policy;
     pub use crate::completion::Completion;
-    pub use crate::engine::{Gate, KeyExpression, into_response, open};
+    pub use crate::engine::{Gate, KeyExpression, into_response, never, open};
     pub use crate::guarded::{Buffered, Guarded, KeyElsewhere, Streamed, ViaGuarded};
     #[cfg(feature = "utoipa")]
     pub use crate::openapi::operation;

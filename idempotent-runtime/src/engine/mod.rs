@@ -224,6 +224,11 @@ pub fn into_response<R: IntoResponse>(value: R) -> Response {
     its_own(value.into_response())
 }
 
+/// What an annotated handler would return where it never gets to.
+pub fn never<T>() -> T {
+    unreachable!("it stands behind a condition that is never true")
+}
+
 /// What `key = expr` may be: text, or an `Option` of text.
 #[diagnostic::on_unimplemented(
     message = "`key` must be a string or an `Option` of one, but this is `{Self}`",

@@ -8,6 +8,22 @@ pub struct Registration(pub &'static Policy);
 
 inventory::collect!(Registration);
 
+/// The policy of an annotated handler, in a static of this name. A proc macro would take longer for as many tokens.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __policy {
+    ($policy:ident $function:literal $($settings:tt)*) => {
+        static $policy: $crate::__private::Policy = $crate::__private::Policy::new(
+            ::core::module_path!(),
+            $function,
+            ::core::concat!(::core::module_path!(), "::", $function),
+            (::core::file!(), ::core::line!(), ::core::column!()),
+        )
+        $($settings)*;
+        $crate::__private::inventory::submit! { $crate::__private::Registration(&$policy) }
+    };
+}
+
 /// Every annotated handler of the program, in the order of module, name and place.
 ///
 /// # Examples
