@@ -65,7 +65,7 @@ pub(crate) fn expand(handler: &Handler, model: &Model) -> TokenStream {
     // Located at the body, which is what its errors are about.
     let future = quote_spanned!(body.span().resolved_at(Span::mixed_site())=> async move {
         #bindings
-        #[allow(unreachable_code, clippy::diverging_sub_expression, clippy::items_after_statements)]
+        #[allow(unreachable_code, clippy::diverging_sub_expression)]
         if false {
             #never_returned
         }
@@ -174,7 +174,7 @@ pub(crate) fn name(signature: &Signature) -> String {
 
 fn policy(signature: &Signature, arguments: &[&PatType], model: &Model) -> TokenStream {
     let function = name(signature);
-    let settings = settings(model);
+    let settings = settings(model, &function);
     let transactions = arguments.iter().filter_map(|argument| transaction(argument, &signature.generics)).map(|ty| {
         quote! {
             .with_database({
@@ -220,12 +220,13 @@ impl<'ast> Visit<'ast> for Mentions<'_> {
 }
 
 /// One call for each argument that is given.
-fn settings(model: &Model) -> Vec<TokenStream> {
+fn settings(model: &Model, function: &str) -> Vec<TokenStream> {
     let mut settings = Vec::new();
     let mut set = |setting: TokenStream| settings.push(setting);
     let private = quote!(::idempotent_runtime::__private);
-    if let Some(scope) = &model.scope {
-        set(quote!(.with_scope(#scope)));
+    match &model.scope {
+        Some(scope) => set(quote!(.with_scope(#scope))),
+        None => set(quote!(.with_default_scope(::core::concat!(::core::module_path!(), "::", #function)))),
     }
     if let Some(millis) = model.ttl_millis {
         set(quote!(.with_ttl_millis(#millis)));
@@ -365,6 +366,7 @@ fn never_returned(signature: &Signature) -> TokenStream {
     let (names, bounds): (Vec<_>, Vec<_>) = opaque.named.into_iter().unzip();
     let never = never(&inferred, span);
     quote! {
+        #[allow(clippy::items_after_statements)]
         fn __idempotent_declared<#(#names: #bounds),*>() -> #inferred {
             #never
         }

@@ -1,13 +1,10 @@
 //! Renews the leases of running handlers: one task for all of them, so that a handler that blocks its thread keeps its
 //! claim and a request costs no timer of its own.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-
-use slab::Slab;
 
 use crate::metering;
 use crate::store::{BoundedStore, ClaimRequest, Held, StoreError, Token};
@@ -27,6 +24,8 @@ pub(crate) struct Lease {
     /// The higher, the later it was kept.
     number: u64,
     holding: Mutex<Holding>,
+    /// Its place among those that wait, which is changed under the lock of the keeper alone.
+    place: Mutex<Place>,
     is_counted_as_lost: AtomicBool,
     /// Held over a renewal.
     renewing: tokio::sync::Mutex<()>,
@@ -62,6 +61,7 @@ impl Lease {
             length,
             number: 0,
             holding: Mutex::new(holding),
+            place: Mutex::default(),
             is_counted_as_lost: AtomicBool::new(false),
             renewing: tokio::sync::Mutex::default(),
         }
@@ -149,11 +149,13 @@ impl Lease {
     }
 }
 
+/// When a lease is due; `None` when nobody renews it. The number tells those apart that are due at the same moment.
+type Place = Option<(Instant, u64)>;
+
 /// Keeps the lease alive until it is dropped.
 pub(crate) struct KeptLease {
     keeper: Arc<Keeper>,
     lease: Arc<Lease>,
-    place: usize,
 }
 
 impl std::ops::Deref for KeptLease {
@@ -194,7 +196,7 @@ impl KeptLease {
 
 impl Drop for KeptLease {
     fn drop(&mut self) {
-        lock(&self.keeper.leases).kept.remove(self.place);
+        lock(&self.keeper.leases).place(&self.lease, None);
     }
 }
 
@@ -206,18 +208,10 @@ pub(crate) struct Keeper {
 
 #[derive(Default)]
 struct Leases {
-    /// Its places, and those in the queue, are used again: a request takes no memory for its own.
-    kept: Slab<Kept>,
-    /// When a place is to be looked at. Of those that are gone or due at another time it is forgotten later.
-    queue: BinaryHeap<Reverse<(Instant, usize)>>,
-    count: u64,
+    by_due: BTreeMap<(Instant, u64), Arc<Lease>>,
+    next_number: u64,
     task: Option<JoinHandle<()>>,
     wakes_at: Option<Instant>,
-}
-
-struct Kept {
-    lease: Arc<Lease>,
-    due: Instant,
 }
 
 impl Keeper {
@@ -225,10 +219,8 @@ impl Keeper {
     pub(crate) fn keep(self: &Arc<Self>, lease: Lease, now: Instant) -> (KeptLease, bool) {
         let due = now + lease.length / 3;
         let mut leases = lock(&self.leases);
-        leases.count += 1;
-        let lease = Arc::new(Lease { number: leases.count, ..lease });
-        let place = leases.kept.insert(Kept { lease: Arc::clone(&lease), due });
-        leases.queue(due, place);
+        let lease = Arc::new(Lease { number: leases.next_number, ..lease });
+        leases.place(&lease, Some(due));
         // The task dies with the runtime that it was spawned on, which need not be the last one of the process.
         let has_woken = if leases.task.as_ref().is_none_or(JoinHandle::is_finished) {
             leases.wakes_at = Some(due);
@@ -238,19 +230,19 @@ impl Keeper {
             self.wake(&mut leases, due)
         };
         drop(leases);
-        (KeptLease { keeper: Arc::clone(self), lease, place }, has_woken)
+        (KeptLease { keeper: Arc::clone(self), lease }, has_woken)
     }
 
     /// Gives the claim that `request` has taken over to the handler which it was taken from, if that runs in this process: its
     /// lease has run out, because the store was away or the process stood still, and nobody has died.
     pub(crate) fn hand_over(&self, store: &BoundedStore, key: &RecordKey, request: &ClaimRequest) -> bool {
         let mut leases = lock(&self.leases);
-        let Some((place, lease)) = leases.latest(store, key, request.fingerprint) else { return false };
+        let Some(lease) = leases.latest(store, key, request.fingerprint) else { return false };
         let is_back = lease.take_back(request.token);
         if is_back {
             // The lease that it takes over may be shorter, and has begun some time ago.
             let now = Instant::now();
-            leases.put_off(place, now);
+            leases.place(&lease, Some(now));
             self.wake(&mut leases, now);
         }
         is_back
@@ -258,9 +250,8 @@ impl Keeper {
 
     /// Whether a handler that has claimed this key for the same request still runs in this process.
     pub(crate) fn runs(&self, store: &BoundedStore, key: &RecordKey, request: &ClaimRequest) -> bool {
-        let leases = lock(&self.leases);
-        let latest = leases.latest(store, key, request.fingerprint);
-        latest.is_some_and(|(_, lease)| lock(&lease.holding).state != State::Over)
+        let latest = lock(&self.leases).latest(store, key, request.fingerprint);
+        latest.is_some_and(|lease| lock(&lease.holding).state != State::Over)
     }
 
     /// Whether the task had to be woken for a lease that is due then.
@@ -285,11 +276,11 @@ impl Keeper {
         loop {
             let wakes_at = {
                 let mut leases = lock(&self.leases);
-                for (place, lease) in leases.take_due(Instant::now()) {
+                for lease in leases.take_due(Instant::now()) {
                     // A task each: one store that hangs must not let the leases of another run out.
-                    tokio::spawn(Arc::clone(&self).renew(place, lease));
+                    tokio::spawn(Arc::clone(&self).renew(lease));
                 }
-                leases.wakes_at = leases.first_due().map(|(due, _)| due);
+                leases.wakes_at = leases.by_due.first_key_value().map(|(&(due, _), _)| due);
                 let Some(wakes_at) = leases.wakes_at else {
                     // The lock is held: whoever keeps the next lease sees this and spawns a new task.
                     leases.task = None;
@@ -304,12 +295,12 @@ impl Keeper {
         }
     }
 
-    async fn renew(self: Arc<Self>, place: usize, lease: Arc<Lease>) {
+    async fn renew(self: Arc<Self>, lease: Arc<Lease>) {
         let _renewing = lease.renewing.lock().await;
         let Some(token) = lease.token_to_renew() else { return };
         let renewed = lease.store.renew(&lease.key, token, lease.length).await;
         let mut leases = lock(&self.leases);
-        if leases.kept.get(place).is_none_or(|kept| !Arc::ptr_eq(&kept.lease, &lease)) {
+        if lock(&lease.place).is_none() {
             // The handler has ended meanwhile, and its claim with it.
             return;
         }
@@ -332,7 +323,7 @@ impl Keeper {
                     "a lease could not be renewed; trying again"
                 );
                 let retry = Instant::now() + lease.length / 10;
-                leases.put_off(place, retry);
+                leases.place(&lease, Some(retry));
                 self.wake(&mut leases, retry);
             }
         }
@@ -341,51 +332,37 @@ impl Keeper {
 
 impl Leases {
     /// Of those who have claimed this key for the same request, the last one: after a purge there may be others.
-    fn latest(&self, store: &BoundedStore, key: &RecordKey, fingerprint: Fingerprint) -> Option<(usize, Arc<Lease>)> {
-        let kept = self.kept.iter().map(|(place, kept)| (place, &kept.lease));
-        let of_key =
-            kept.filter(|(_, lease)| lease.key == *key && lease.fingerprint == fingerprint && lease.store.is(store));
-        of_key.max_by_key(|(_, lease)| lease.number).map(|(place, lease)| (place, Arc::clone(lease)))
+    fn latest(&self, store: &BoundedStore, key: &RecordKey, fingerprint: Fingerprint) -> Option<Arc<Lease>> {
+        let of_key = self
+            .by_due
+            .values()
+            .filter(|lease| lease.key == *key && lease.fingerprint == fingerprint && lease.store.is(store));
+        of_key.max_by_key(|lease| lease.number).cloned()
     }
 
     /// What is due now, already entered again for its next renewal.
-    fn take_due(&mut self, now: Instant) -> Vec<(usize, Arc<Lease>)> {
+    fn take_due(&mut self, now: Instant) -> Vec<Arc<Lease>> {
         let mut due = Vec::new();
-        while let Some((at, place)) = self.first_due()
+        while let Some((&(at, _), lease)) = self.by_due.first_key_value()
             && at <= now
         {
-            let lease = Arc::clone(&self.kept[place].lease);
-            self.put_off(place, now + lease.length / 3);
-            due.push((place, lease));
+            let lease = Arc::clone(lease);
+            self.place(&lease, Some(now + lease.length / 3));
+            due.push(lease);
         }
         due
     }
 
-    /// The next look that somebody waits for, and its place.
-    fn first_due(&mut self) -> Option<(Instant, usize)> {
-        while let Some(&Reverse(first)) = self.queue.peek() {
-            if is_awaited(&self.kept, first) {
-                return Some(first);
-            }
-            self.queue.pop();
+    /// Moves the lease to where it is due at this time, or takes it out.
+    fn place(&mut self, lease: &Arc<Lease>, due: Option<Instant>) {
+        let mut place = lock(&lease.place);
+        if let Some(former) = place.take() {
+            self.by_due.remove(&former);
         }
-        None
+        *place = due.map(|at| {
+            self.next_number += 1;
+            self.by_due.insert((at, self.next_number), Arc::clone(lease));
+            (at, self.next_number)
+        });
     }
-
-    /// Looks at what is kept there at another time than was said before.
-    fn put_off(&mut self, place: usize, due: Instant) {
-        self.kept[place].due = due;
-        self.queue(due, place);
-    }
-
-    fn queue(&mut self, due: Instant, place: usize) {
-        self.queue.push(Reverse((due, place)));
-        if self.queue.len() > 2 * self.kept.len() + 64 {
-            self.queue.retain(|&Reverse(look)| is_awaited(&self.kept, look));
-        }
-    }
-}
-
-fn is_awaited(kept: &Slab<Kept>, (due, place): (Instant, usize)) -> bool {
-    kept.get(place).is_some_and(|kept| kept.due == due)
 }

@@ -56,7 +56,6 @@ pub(super) struct Asking {
 }
 
 /// What a claim has come to.
-#[expect(clippy::large_enum_variant, reason = "it is moved once, which costs less than a box")]
 pub(super) enum Entered {
     Now(Result<Passage, Response>),
     Later(BoxFuture<'static, Result<Passage, Response>>),

@@ -1,5 +1,6 @@
 //! What the attribute writes: a policy as a `const`, so that nothing is parsed at run time.
 
+use std::panic::Location;
 use std::time::Duration;
 
 use super::{
@@ -10,20 +11,18 @@ use super::{
 /// The defaults of every argument, and one `const` setter for each: what the attribute's expansion calls.
 #[doc(hidden)]
 impl Policy {
-    pub const fn new(
-        module: &'static str,
-        function: &'static str,
-        default_scope: &'static str,
-        (file, line, column): (&'static str, u32, u32),
-    ) -> Self {
+    /// It stands where this is called, under the function's name as its scope.
+    #[track_caller]
+    pub const fn new(module: &'static str, function: &'static str) -> Self {
+        let place = Location::caller();
         Self {
             module,
             function,
-            file,
-            line,
-            column,
-            default_scope: true,
-            scope: default_scope,
+            file: place.file(),
+            line: place.line(),
+            column: place.column(),
+            default_scope: false,
+            scope: function,
             ttl: Duration::from_hours(24),
             cache: Cache::Statuses(&[(200, 299)]),
             predicate: None,
@@ -50,7 +49,13 @@ impl Policy {
     #[must_use]
     pub const fn with_scope(mut self, scope: &'static str) -> Self {
         self.scope = scope;
-        self.default_scope = false;
+        self
+    }
+
+    #[must_use]
+    pub const fn with_default_scope(mut self, scope: &'static str) -> Self {
+        self.scope = scope;
+        self.default_scope = true;
         self
     }
 

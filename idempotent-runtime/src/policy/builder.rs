@@ -1,7 +1,6 @@
 //! A policy that is built at run time, for the layer.
 
 use std::fmt;
-use std::panic::Location;
 use std::time::Duration;
 
 use http::{HeaderName, Method, response};
@@ -45,11 +44,9 @@ impl Policy {
     #[track_caller]
     pub fn builder(scope: impl Into<String>) -> PolicyBuilder {
         let scope = scope.into();
-        let place = Location::caller();
         let wrong = name("scope", &scope).into_iter().collect();
         let scope: &'static str = scope.leak();
-        let policy = Self::new("layer", scope, scope, (place.file(), place.line(), place.column())).with_scope(scope);
-        PolicyBuilder { policy, lease: None, wrong }
+        PolicyBuilder { policy: Self::new("layer", scope), lease: None, wrong }
     }
 }
 

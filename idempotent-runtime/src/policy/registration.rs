@@ -13,13 +13,8 @@ inventory::collect!(Registration);
 #[macro_export]
 macro_rules! __policy {
     ($policy:ident $function:literal $($settings:tt)*) => {
-        static $policy: $crate::__private::Policy = $crate::__private::Policy::new(
-            ::core::module_path!(),
-            $function,
-            ::core::concat!(::core::module_path!(), "::", $function),
-            (::core::file!(), ::core::line!(), ::core::column!()),
-        )
-        $($settings)*;
+        static $policy: $crate::__private::Policy =
+            $crate::__private::Policy::new(::core::module_path!(), $function) $($settings)*;
         $crate::__private::inventory::submit! { $crate::__private::Registration(&$policy) }
     };
 }
