@@ -18,9 +18,13 @@ pub(crate) struct Session {
 }
 
 /// `cargo run` becomes the program that it runs, so the number of its process is the server's there and here. The programs
-/// are those of this build: they need not be built again.
+/// are those of this build: they need not be built again. And what is killed has left its port before the next command,
+/// which a reader types later and `cargo` takes longer to get to.
 const BEGINNING: &str = r#"
-trap 'kill -9 $(jobs -p) 2>/dev/null' EXIT
+trap 'builtin kill -9 $(jobs -p) 2>/dev/null' EXIT
+kill() {
+    builtin kill "$@" && wait "${@: -1}"
+}
 cargo() {
     case "$*" in
         "run -p cookbook") exec "$COOKBOOK" ;;
@@ -52,6 +56,8 @@ impl Session {
         fs::write(&path, script).expect("the folder can be written to");
         let output = self.bash(&path).output().expect("bash starts");
         print!("{}", String::from_utf8_lossy(&output.stderr));
+        let last_server = fs::read_to_string(self.folder.path().join("server.log")).unwrap_or_default();
+        print!("the server that was started last: {last_server}");
         let said = String::from_utf8(output.stdout).expect("answers in UTF-8");
         said.split(MARK).map(str::to_owned).collect()
     }
