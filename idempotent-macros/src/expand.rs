@@ -364,11 +364,10 @@ fn never_returned(signature: &Signature) -> TokenStream {
         return never(&inferred, span);
     }
     let (names, bounds): (Vec<_>, Vec<_>) = opaque.named.into_iter().unzip();
-    let never = never(&inferred, span);
     quote! {
         #[allow(clippy::items_after_statements)]
         fn __idempotent_declared<#(#names: #bounds),*>() -> #inferred {
-            #never
+            ::idempotent_runtime::__private::never()
         }
         return __idempotent_declared();
     }

@@ -83,7 +83,7 @@ fn a_shorter_lease_wakes_the_keeper_that_is_about_to_sleep_longer() {
     });
 }
 
-// Those that pass leave their looks behind, which are forgotten all at once, and their places, which the next ones take.
+// Those that pass must take nothing with them but their own places, however many there are.
 #[test]
 fn a_lease_among_many_that_come_and_go_is_renewed() {
     schedules(40, async || {
