@@ -105,6 +105,11 @@ impl BoundedStore {
         self.0.store.transactions()
     }
 
+    #[cfg(feature = "metrics")]
+    pub(crate) async fn unknown_outcomes(&self) -> Result<super::UnknownOutcomes, StoreError> {
+        self.bounded(Op::Count, self.0.store.unknown_outcomes()).await
+    }
+
     #[cfg(feature = "inspector")]
     pub(crate) async fn get(&self, key: &RecordKey) -> Result<Option<super::Entry>, StoreError> {
         let found = self.bounded(Op::Get, self.0.store.get(key)).await;

@@ -15,7 +15,8 @@
 //! absent ──claim──▶ claimed(token, lease, attempt) ──complete──▶ completed(record) ──ttl──▶ absent
 //!    ▲                  │            │
 //!    └────release───────┘            └─ lease ran out: the next claim with the same fingerprint takes over
-//!                                       (attempt + 1) under `AfterCrash::Rerun`, and never under `AfterCrash::Refuse`
+//!                                       (attempt + 1) under `AfterCrash::Rerun`, and never under `AfterCrash::Refuse`:
+//!                                       such a claim has no ttl, until it is completed, released or purged
 //! ```
 
 mod bounded;
@@ -38,6 +39,7 @@ mod sqlite;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) mod standing;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
@@ -103,10 +105,14 @@ pub trait Store: Send + Sync + 'static {
     /// | a claim with `request.token` | [`Claim::Acquired`], its attempt | nothing: a retried call recognises itself |
     /// | a claim within its lease | [`Claim::InFlight`] | nothing |
     /// | a claim whose lease ran out, the same fingerprint, [`AfterCrash::Rerun`] | [`Claim::Acquired`], attempt + 1 | claimed for `request`; the old token is worthless |
-    /// | any other claim whose lease ran out | [`Claim::Lapsed`] | nothing |
+    /// | a claim whose lease ran out, the same fingerprint, [`AfterCrash::Refuse`] | [`Claim::Lapsed`] | the claim never expires |
+    /// | a claim whose lease ran out, another fingerprint | [`Claim::Lapsed`] | nothing |
     /// | a record | [`Claim::Completed`] | nothing |
     ///
-    /// A claim lives for `request.ttl` after its last sign of life (claim or renewal), so that it outlives its lease.
+    /// Under [`AfterCrash::Rerun`] a claim lives for `request.ttl` after its last sign of life (claim or renewal), so that it
+    /// outlives its lease. Under [`AfterCrash::Refuse`] it never expires: it stays until it is completed, released or purged.
+    /// Where the policy changes, that of the request decides: what it takes over lives by its own rule, and what it
+    /// refuses to run again stays refused.
     ///
     /// # Errors
     ///
@@ -183,11 +189,44 @@ pub trait Store: Send + Sync + 'static {
     /// Stores do this by themselves: the method is for those who want it now.
     fn sweep(&self) -> impl Future<Output = Result<usize, StoreError>> + Send;
 
+    /// How many outcomes are unknown, by scope: claims that never expire and whose lease is over. Without those scopes that
+    /// have none.
+    ///
+    /// It is asked every few seconds, so it must not look through the whole store: a store uses an index, and counts at
+    /// most [`UNKNOWN_OUTCOMES_COUNTED`]. The provided method looks at the first so many entries of the listing.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be asked. A damaged entry is no error, and is not counted.
+    fn unknown_outcomes(&self) -> impl Future<Output = Result<UnknownOutcomes, StoreError>> + Send {
+        async {
+            let (mut unknown, mut cursor, mut seen) = (UnknownOutcomes::new(), None, 0);
+            while seen < UNKNOWN_OUTCOMES_COUNTED {
+                let page = self.list(cursor, UNKNOWN_OUTCOMES_COUNTED - seen).await?;
+                seen += page.entries.len() + page.damaged.len();
+                for entry in page.entries.iter().filter(|entry| entry.is_unknown_outcome()) {
+                    *unknown.entry(entry.key.scope().into_owned()).or_default() += 1;
+                }
+                cursor = page.next;
+                if cursor.is_none() {
+                    break;
+                }
+            }
+            Ok(unknown)
+        }
+    }
+
     /// One page of at most `limit` living entries, the damaged ones included, in an order of the store's own.
     ///
     /// Following [`Page::next`] to its end shows every entry that stood there all the time exactly once.
     fn list(&self, cursor: Option<Cursor>, limit: usize) -> impl Future<Output = Result<Page, StoreError>> + Send;
 }
+
+/// How many unknown outcomes there are in each scope.
+pub type UnknownOutcomes = BTreeMap<String, u64>;
+
+/// How many unknown outcomes a store counts at most, all scopes together.
+pub const UNKNOWN_OUTCOMES_COUNTED: usize = 10_000;
 
 /// A store in this process's memory: it answers at once, by the rules of [`Store`].
 pub trait ImmediateStore: Send + Sync {
@@ -215,9 +254,9 @@ pub struct ClaimRequest {
     pub fingerprint: Fingerprint,
     /// How long the claim is exclusive unless it is renewed.
     pub lease: Duration,
-    /// How long the claim is remembered after its last sign of life.
+    /// How long the claim is remembered after its last sign of life, under [`AfterCrash::Rerun`].
     pub ttl: Duration,
-    /// Whether a claim whose lease ran out may be taken over.
+    /// Whether a claim whose lease ran out may be taken over. If not, the claim never expires.
     pub after_crash: AfterCrash,
 }
 
@@ -355,8 +394,16 @@ pub struct Entry {
     pub fingerprint: Fingerprint,
     /// Claim or record.
     pub state: EntryState,
-    /// How long it is still kept.
-    pub expires_in: Duration,
+    /// How long it is still kept; `None` when it never expires, as the claim of a handler with [`AfterCrash::Refuse`].
+    pub expires_in: Option<Duration>,
+}
+
+impl Entry {
+    /// Whether it is a claim that is never taken over and whose lease is over: nobody knows whether the handler has done
+    /// its work.
+    pub fn is_unknown_outcome(&self) -> bool {
+        self.expires_in.is_none() && matches!(self.state, EntryState::Claimed { lease: None, .. })
+    }
 }
 
 /// The state of an entry.
@@ -461,6 +508,10 @@ impl<T: Store> Store for Arc<T> {
         T::sweep(self).await
     }
 
+    async fn unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {
+        T::unknown_outcomes(self).await
+    }
+
     async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
         T::list(self, cursor, limit).await
     }
@@ -486,6 +537,8 @@ pub(crate) trait ErasedStore: Send + Sync {
     fn changed<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, ()>;
     fn transactions(&self) -> Option<Transactions>;
     fn immediate(&self) -> Option<&dyn ImmediateStore>;
+    #[cfg(feature = "metrics")]
+    fn unknown_outcomes(&self) -> BoxFuture<'_, Result<UnknownOutcomes, StoreError>>;
     #[cfg(feature = "inspector")]
     fn get<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<Option<Entry>, StoreError>>;
     #[cfg(feature = "inspector")]
@@ -532,6 +585,11 @@ impl<T: Store> ErasedStore for T {
 
     fn immediate(&self) -> Option<&dyn ImmediateStore> {
         Store::immediate(self)
+    }
+
+    #[cfg(feature = "metrics")]
+    fn unknown_outcomes(&self) -> BoxFuture<'_, Result<UnknownOutcomes, StoreError>> {
+        Box::pin(Store::unknown_outcomes(self))
     }
 
     #[cfg(feature = "inspector")]

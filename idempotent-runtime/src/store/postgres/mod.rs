@@ -31,11 +31,15 @@ use self::row::digest;
 use self::statements::Statements;
 use self::sweeper::Sweeper;
 use super::columns::{span_millis, token_text, unix_millis};
+use super::row::unknown_outcomes;
 use super::running::Running;
 use super::standing::{Standing, Verdict, judge};
-use super::{AfterCrash, Claim, ClaimRequest, Cursor, Entry, Held, Page, Store, StoreError, Token, Transactions};
+use super::{
+    AfterCrash, Claim, ClaimRequest, Cursor, Entry, Held, Page, Store, StoreError, Token, Transactions,
+    UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes,
+};
 use crate::record::HeadersText;
-use crate::{Record, RecordKey};
+use crate::{Fingerprint, Record, RecordKey};
 
 /// Keeps claims and records in PostgreSQL 13 or newer, in tables that a person can read.
 ///
@@ -217,11 +221,23 @@ impl PostgresStore {
             if let Some(attempt) = row::acquired(&row)? {
                 return Ok(Claim::Acquired { attempt });
             }
-            if let Verdict::Answer(claim) = judge(Some(Standing::from_row(&row)?), request) {
-                return Ok(claim);
+            match judge(Some(Standing::from_row(&row)?), request) {
+                Verdict::Answer(claim) => return Ok(claim),
+                Verdict::Keep { token, fingerprint } => return self.keep(key, token, fingerprint).await,
+                Verdict::Take { .. } => {}
             }
         }
         Err(StoreError::unavailable(format!("the key changed hands at every one of {ROUNDS} looks")))
+    }
+
+    /// Sees to it that a claim which is refused as one of unknown outcome never expires.
+    async fn keep(&self, key: &RecordKey, token: Token, fingerprint: Fingerprint) -> Result<Claim, StoreError> {
+        let (digest, token) = (digest(key), token_text(token));
+        let keep =
+            || async { self.0.statements.keep.query().bind(digest).bind(&token).execute(self.0.pools.own()).await };
+        let is_kept = retried(keep).await?.rows_affected() > 0;
+        // What was renewed, taken over or ended meanwhile is for the client's next request to find.
+        Ok(if is_kept { Claim::Lapsed { fingerprint } } else { Claim::InFlight { fingerprint } })
     }
 
     async fn held(&self, query: impl Fn() -> Query) -> Result<Held, StoreError> {
@@ -337,6 +353,12 @@ impl Store for PostgresStore {
 
     async fn sweep(&self) -> Result<usize, StoreError> {
         self.0.sweeper.sweep().await.map_err(store_error)
+    }
+
+    async fn unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {
+        let most = i64::try_from(UNKNOWN_OUTCOMES_COUNTED).unwrap_or(i64::MAX);
+        let rows = self.0.statements.unknown_outcomes.query().bind(most).fetch_all(self.0.pools.own()).await;
+        unknown_outcomes(&rows.map_err(store_error)?)
     }
 
     /// In the order of the keys' digests.

@@ -16,7 +16,7 @@ macro_rules! now {
 macro_rules! standing {
     () => {
         "SELECT id, state, fingerprint, token, attempt, lease_until > clock_timestamp() AS leased, \
-         (extract(epoch FROM recorded_at) * 1000)::bigint AS recorded_at, status, headers::text AS headers, body, \
+         isfinite(expires_at) AS expires, (extract(epoch FROM recorded_at) * 1000)::bigint AS recorded_at, status, headers::text AS headers, body, \
          false AS acquired FROM {schema}.records WHERE digest = $1 AND expires_at > clock_timestamp()"
     };
 }
@@ -34,8 +34,8 @@ const CLAIM: &str = concat!(
     "), claimed AS (\
      INSERT INTO {schema}.records AS r \
      (digest, key, state, fingerprint, token, attempt, claim_ttl, lease_until, expires_at) \
-     SELECT $1, $2, 'claimed', $3, $4, 1, $5, now + $6 * interval '1 millisecond', now + $5 * interval '1 millisecond' \
-     FROM moment WHERE NOT EXISTS (SELECT FROM standing \
+     SELECT $1, $2, 'claimed', $3, $4, 1, $5, now + $6 * interval '1 millisecond', \
+     CASE WHEN $7 THEN now + $5 * interval '1 millisecond' ELSE 'infinity' END FROM moment WHERE NOT EXISTS (SELECT FROM standing \
      WHERE NOT ($7 AND state = 'claimed' AND NOT leased AND fingerprint = $3 AND token <> $4)) \
      ON CONFLICT (digest) DO UPDATE SET key = excluded.key, state = 'claimed', fingerprint = excluded.fingerprint, \
      token = excluded.token, attempt = CASE WHEN r.expires_at <= (SELECT now FROM moment) THEN 1 ELSE r.attempt + 1 END, \
@@ -45,13 +45,17 @@ const CLAIM: &str = concat!(
      AND r.lease_until <= (SELECT now FROM moment) AND r.fingerprint = $3) \
      RETURNING r.id, r.attempt) \
      SELECT id, 'claimed' AS state, NULL AS fingerprint, NULL AS token, attempt, true AS leased, \
-     NULL::bigint AS recorded_at, NULL::integer AS status, NULL::text AS headers, NULL::bytea AS body, \
+     true AS expires, NULL::bigint AS recorded_at, NULL::integer AS status, NULL::text AS headers, NULL::bytea AS body, \
      true AS acquired FROM claimed UNION ALL SELECT * FROM standing WHERE NOT EXISTS (SELECT FROM claimed)"
 );
 
 const RENEW: &str = "UPDATE {schema}.records SET lease_until = clock_timestamp() + $3 * interval '1 millisecond', \
-     expires_at = clock_timestamp() + claim_ttl * interval '1 millisecond' \
-     WHERE digest = $1 AND token = $2 AND state = 'claimed' AND expires_at > clock_timestamp()";
+     expires_at = CASE WHEN isfinite(expires_at) THEN clock_timestamp() + claim_ttl * interval '1 millisecond' \
+     ELSE expires_at END WHERE digest = $1 AND token = $2 AND state = 'claimed' AND expires_at > clock_timestamp()";
+
+/// The claim was refused as one of unknown outcome, and stays so.
+const KEEP: &str = "UPDATE {schema}.records SET expires_at = 'infinity' WHERE digest = $1 AND token = $2 \
+     AND state = 'claimed' AND expires_at > clock_timestamp() AND lease_until <= clock_timestamp()";
 
 // NOTIFY takes a lock of the whole database at COMMIT, so it is sent only where somebody waits.
 const COMPLETE: &str = "UPDATE {schema}.records SET state = 'completed', lease_until = NULL, \
@@ -102,9 +106,9 @@ macro_rules! entry {
             "SELECT id, key, encode(digest, 'hex') AS place, state, fingerprint, token, attempt, \
              (extract(epoch FROM lease_until - ",
             now!(),
-            ") * 1000)::bigint AS lease_left, (extract(epoch FROM expires_at - ",
+            ") * 1000)::bigint AS lease_left, CASE WHEN isfinite(expires_at) THEN (extract(epoch FROM expires_at - ",
             now!(),
-            ") * 1000)::bigint AS time_left, (extract(epoch FROM recorded_at) * 1000)::bigint AS recorded_at, status, length(body)::bigint AS body_bytes \
+            ") * 1000)::bigint END AS time_left, (extract(epoch FROM recorded_at) * 1000)::bigint AS recorded_at, status, length(body)::bigint AS body_bytes \
              FROM {schema}.records WHERE expires_at > ",
             now!()
         )
@@ -114,6 +118,14 @@ macro_rules! entry {
 const ENTRY: &str = concat!(entry!(), " AND digest = $1");
 
 const LIST: &str = concat!(entry!(), " AND digest > decode($1, 'hex') ORDER BY digest LIMIT $2");
+
+/// The unknown outcomes by scope, $1 at most. The index of what expires finds them.
+const UNKNOWN_OUTCOMES: &str = concat!(
+    "SELECT split_part(key, '/', 1) AS scope, count(*) AS count FROM (SELECT key FROM {schema}.records \
+     WHERE expires_at = 'infinity' AND state = 'claimed' AND lease_until <= ",
+    now!(),
+    " LIMIT $1) AS unknown GROUP BY scope"
+);
 
 /// The request first, then the key: whoever holds the key has said before what it asks for.
 pub(super) const LOCK: &str = "SELECT CASE WHEN NOT pg_try_advisory_xact_lock($1, $2) THEN 'same' \
@@ -150,6 +162,7 @@ pub(super) struct Statements {
     pub(super) standing: Statement,
     pub(super) claim: Statement,
     pub(super) renew: Statement,
+    pub(super) keep: Statement,
     pub(super) complete: Statement,
     pub(super) release: Statement,
     pub(super) await_end: Statement,
@@ -159,6 +172,7 @@ pub(super) struct Statements {
     pub(super) sweep: Statement,
     pub(super) entry: Statement,
     pub(super) list: Statement,
+    pub(super) unknown_outcomes: Statement,
 }
 
 impl Statements {
@@ -169,6 +183,7 @@ impl Statements {
             standing: statement(STANDING),
             claim: statement(CLAIM),
             renew: statement(RENEW),
+            keep: statement(KEEP),
             complete: statement(COMPLETE),
             release: statement(RELEASE),
             await_end: statement(AWAIT),
@@ -178,6 +193,7 @@ impl Statements {
             sweep: statement(SWEEP),
             entry: statement(ENTRY),
             list: statement(LIST),
+            unknown_outcomes: statement(UNKNOWN_OUTCOMES),
         }
     }
 }

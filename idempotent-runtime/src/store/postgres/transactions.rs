@@ -67,8 +67,12 @@ impl TransactionalStore<Postgres> for PostgresStore {
             if let Some(fingerprint) = self.0.running.fingerprint(key) {
                 return in_flight(fingerprint);
             }
-            if let Verdict::Answer(claim) = judge(self.standing(self.0.pools.own(), key).await?, &request) {
-                return Ok(TransactionClaim::Standing(claim));
+            match judge(self.standing(self.0.pools.own(), key).await?, &request) {
+                Verdict::Answer(claim) => return Ok(TransactionClaim::Standing(claim)),
+                Verdict::Keep { token, fingerprint } => {
+                    return self.keep(key, token, fingerprint).await.map(TransactionClaim::Standing);
+                }
+                Verdict::Take { .. } => {}
             }
             let running = match self.0.running.enter(key, request.fingerprint) {
                 Ok(running) => running,
@@ -94,6 +98,9 @@ impl TransactionalStore<Postgres> for PostgresStore {
             // Again, in a statement that begins under the locks: whoever held them may have recorded meanwhile.
             match judge(self.standing(&mut *transaction, key).await?, &request) {
                 Verdict::Answer(claim) => Ok(TransactionClaim::Standing(claim)),
+                Verdict::Keep { token, fingerprint } => {
+                    self.keep(key, token, fingerprint).await.map(TransactionClaim::Standing)
+                }
                 Verdict::Take { attempt } => {
                     self.0.sweeper.start();
                     let open = Open { transaction, hold: Box::new(running) };

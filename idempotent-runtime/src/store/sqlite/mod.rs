@@ -44,8 +44,12 @@ use self::readers::Readers;
 use self::transactions::HandlerTransactions;
 use self::writer::Writer;
 use self::writes::{ClaimWrite, CompleteWrite, PurgeWrite, ReleaseWrite, RenewWrite, SweepWrite};
+use super::row::unknown_outcomes;
 use super::standing::{Standing, Verdict, judge};
-use super::{Claim, ClaimRequest, Cursor, Entry, Held, Page, Store, StoreError, Token, Transactions};
+use super::{
+    Claim, ClaimRequest, Cursor, Entry, Held, Page, Store, StoreError, Token, Transactions, UNKNOWN_OUTCOMES_COUNTED,
+    UnknownOutcomes,
+};
 use crate::{Record, RecordKey};
 
 /// Keeps claims and records in a SQLite file, which may be the application's own database.
@@ -178,6 +182,15 @@ impl Store for SqliteStore {
 
     async fn sweep(&self) -> Result<usize, StoreError> {
         self.0.writer.submit(SweepWrite).await
+    }
+
+    async fn unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {
+        let most = i64::try_from(UNKNOWN_OUTCOMES_COUNTED).unwrap_or(i64::MAX);
+        let mut reader = self.0.readers.acquire().await?;
+        let count = schema::at(self.0.clock.now(), schema::UNKNOWN_OUTCOMES).bind(most);
+        let rows = count.fetch_all(reader.connection()).await.map_err(store_error)?;
+        reader.give_back();
+        unknown_outcomes(&rows)
     }
 
     async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {

@@ -15,7 +15,7 @@ use super::schema;
 use crate::record::HeadersText;
 use crate::store::columns::{span_millis, token_text, unix_millis};
 use crate::store::standing::{Standing, Verdict, judge};
-use crate::store::{Claim, ClaimRequest, Held, StoreError, Token};
+use crate::store::{AfterCrash, Claim, ClaimRequest, Held, StoreError, Token};
 use crate::{Record, RecordKey};
 
 /// One change. It may be applied again after its transaction was rolled back.
@@ -73,18 +73,24 @@ impl Write for ClaimWrite {
         let fresh = standing.is_none();
         let attempt = match judge(standing, &self.request) {
             Verdict::Answer(claim) => return Ok(claim),
+            Verdict::Keep { token, fingerprint } => {
+                keep(connection, clock.now(), &self.key, token).await?;
+                return Ok(Claim::Lapsed { fingerprint });
+            }
             Verdict::Take { attempt } => attempt,
         };
         if fresh && let Some(max_bytes) = self.max_bytes {
             make_room(connection, clock, max_bytes).await?;
         }
-        schema::at(clock.now(), schema::CLAIM)
+        let now = clock.now();
+        schema::at(now, schema::CLAIM)
             .bind(self.key.as_str())
             .bind(self.request.fingerprint.to_string())
             .bind(token_text(self.request.token))
             .bind(attempt)
             .bind(span_millis(self.request.ttl))
             .bind(span_millis(self.request.lease))
+            .bind(expires_at(&self.request, now))
             .execute(connection)
             .await?;
         Ok(Claim::Acquired { attempt })
@@ -102,7 +108,7 @@ impl Write for ClaimWrite {
         arguments.add(token_text(self.request.token))?;
         arguments.add(ttl)?;
         arguments.add(now + lease)?;
-        arguments.add(now + ttl)
+        arguments.add(expires_at(&self.request, now))
     }
 
     fn refused(&self, error: Arc<sqlx::Error>) -> StoreError {
@@ -111,6 +117,24 @@ impl Write for ClaimWrite {
             _ => store_error(error),
         }
     }
+}
+
+/// When a claim that is made now does.
+fn expires_at(request: &ClaimRequest, now: i64) -> i64 {
+    match request.after_crash {
+        AfterCrash::Rerun => now + span_millis(request.ttl),
+        AfterCrash::Refuse => schema::NEVER,
+    }
+}
+
+/// Under the write lock: what was judged is what is kept.
+pub(super) async fn keep(
+    connection: &mut SqliteConnection,
+    now: i64,
+    key: &RecordKey,
+    token: Token,
+) -> Result<(), sqlx::Error> {
+    schema::at(now, schema::KEEP).bind(key.as_str()).bind(token_text(token)).execute(connection).await.map(drop)
 }
 
 /// What has expired may be room enough.
