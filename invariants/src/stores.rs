@@ -99,7 +99,10 @@ fn row(source: &mut Source<'_>) -> Row {
             7 => row.lease_left = source.option(Source::long),
             8 => row.time_left = source.option(Source::long),
             9 => row.recorded_at = source.option(Source::long),
-            10 => row.leased = source.option(|source| source.byte() & 1 == 1),
+            10 => {
+                row.leased = source.option(|source| source.byte() & 1 == 1);
+                row.expires = row.leased;
+            }
             _ => row.state = Some("claimed".to_owned()),
         }
     }

@@ -5,7 +5,9 @@
 //!
 //! A handler that takes a [`Tx`](crate::Tx) leaves no row while it runs. Its claim is a pair of advisory locks of its own
 //! transaction, which PostgreSQL gives up with the transaction, whatever becomes of the process; a duplicate tries them,
-//! fails, and gives its connection back at once. Duplicates in the same process do not even take one.
+//! fails, and gives its connection back at once. Duplicates in the same process do not even take one. A claim without a
+//! transaction tries the lock of the key too, in its own statement, before it inserts its row: two versions of a program, of
+//! which one has the `Tx`, exclude each other.
 
 mod failure;
 mod listener;
@@ -195,6 +197,7 @@ impl PostgresStore {
     /// Asks until the statement either took effect or met what stands there.
     async fn claim_or_standing(&self, key: &RecordKey, request: &ClaimRequest) -> Result<Claim, StoreError> {
         let digest = digest(key);
+        let (lock, (requests, asked_for)) = (self.lock_of_key(key), self.lock_of_request(key, request.fingerprint));
         // A row that another claim has committed after our snapshot is neither inserted nor seen, and a new snapshot sees
         // it. More rounds than two take a key that is claimed and released all the time.
         for _ in 0..ROUNDS {
@@ -210,6 +213,9 @@ impl PostgresStore {
                 .bind(span_millis(request.ttl))
                 .bind(span_millis(request.lease))
                 .bind(request.after_crash == AfterCrash::Rerun)
+                .bind(requests)
+                .bind(asked_for)
+                .bind(lock)
                 .fetch_optional(self.0.pools.own())
                 .await;
             let row = match row {
@@ -220,6 +226,9 @@ impl PostgresStore {
             };
             if let Some(attempt) = row::acquired(&row)? {
                 return Ok(Claim::Acquired { attempt });
+            }
+            if let Some(is_another) = row::held_by_transaction(&row)? {
+                return Ok(held_in_transaction(request.fingerprint, is_another));
             }
             match judge(Some(Standing::from_row(&row)?), request) {
                 Verdict::Answer(claim) => return Ok(claim),
@@ -267,6 +276,13 @@ fn held(row: Option<&PgRow>) -> Held {
     if row.is_some() { Held::Yes } else { Held::No }
 }
 
+/// What is told of a handler that runs in a transaction. Its lock does not tell which fingerprint it is of; that it is
+/// another one is all that matters.
+fn held_in_transaction(asked_for: Fingerprint, is_another: bool) -> Claim {
+    let another = Fingerprint::from_bytes(asked_for.as_bytes().map(|byte| !byte));
+    Claim::InFlight { fingerprint: if is_another { another } else { asked_for } }
+}
+
 fn headers_text(record: &Record) -> Result<String, StoreError> {
     serde_json::to_string(&HeadersText::of(record)).map_err(StoreError::unavailable)
 }
@@ -279,6 +295,9 @@ impl fmt::Debug for PostgresStore {
 
 impl Store for PostgresStore {
     async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
+        if let Some(fingerprint) = self.0.running.fingerprint(key) {
+            return Ok(Claim::InFlight { fingerprint });
+        }
         let claim = self.claim_or_standing(key, &request).await?;
         if matches!(claim, Claim::Acquired { .. }) {
             self.0.sweeper.start();

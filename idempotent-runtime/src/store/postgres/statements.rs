@@ -21,22 +21,58 @@ macro_rules! standing {
     };
 }
 
+/// Whether the holder of a key holds another request of it as well. That it does not hold ours is no proof: PostgreSQL gives
+/// the locks of a transaction up one after the other, and a look for a lost record holds the key alone.
+///
+/// `pg_locks` is read once, because each look at it is a moment of its own.
+macro_rules! holds_another_request {
+    ($requests:literal, $asked_for:literal, $key:literal) => {
+        concat!(
+            "(WITH held AS MATERIALIZED (\
+             SELECT pid, classid::bigint AS class, objid::bigint AS object, objsubid AS form FROM pg_locks \
+             WHERE locktype = 'advisory' AND granted \
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) \
+             SELECT EXISTS (SELECT FROM held key JOIN held request USING (pid) \
+             WHERE key.form = 1 AND (key.class << 32 | key.object) = ",
+            $key,
+            " AND request.form = 2 AND request.class = ",
+            $requests,
+            "::bigint & 4294967295 AND request.object <> ",
+            $asked_for,
+            "::bigint & 4294967295))"
+        )
+    };
+}
+
 /// What stands under the digest $1 and is alive.
 const STANDING: &str = standing!();
 
 // A duplicate only reads. The INSERT is tried where the snapshot shows nothing alive, or a claim that may be taken over;
 // its own condition judges again, on the newest version of the row. When another one was faster, that one's row is in
 // neither part of the answer: it was committed after the snapshot. Then there is no row at all, and the caller asks again.
+//
+// A handler with a `Tx` has no row yet: its claim is the lock of the key, which it holds alone. Whoever would insert takes
+// that lock before, shared with other plain claims, until its statement has committed:
+//
+// - A transaction holds the lock: nothing is inserted, and the answer is a row in the state `transaction`.
+// - It committed between our snapshot and the lock: its row is visible before its lock is free, so that the INSERT meets the
+//   row and changes nothing. There is no row in the answer, and the caller asks again.
+// - It rolled back: nothing is there, and the claim is ours.
+// - It tries the lock while we hold it: it does not get it, and its request is in flight beside ours, as it is. It finds no lock
+//   of a request with ours, so that it never takes ours for another request. After our commit it sees our row.
+//
+// A replay and a duplicate of a plain claim insert nothing, and take no lock.
 const CLAIM: &str = concat!(
     "WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now), \
      standing AS MATERIALIZED (",
     standing!(),
-    "), claimed AS (\
+    "), turn AS MATERIALIZED (\
+     SELECT pg_try_advisory_xact_lock_shared($10) AS is_free WHERE NOT EXISTS (SELECT FROM standing \
+     WHERE NOT ($7 AND state = 'claimed' AND NOT leased AND fingerprint = $3 AND token <> $4))), claimed AS (\
      INSERT INTO {schema}.records AS r \
      (digest, key, state, fingerprint, token, attempt, claim_ttl, lease_until, expires_at) \
      SELECT $1, $2, 'claimed', $3, $4, 1, $5, now + $6 * interval '1 millisecond', \
-     CASE WHEN $7 THEN now + $5 * interval '1 millisecond' ELSE 'infinity' END FROM moment WHERE NOT EXISTS (SELECT FROM standing \
-     WHERE NOT ($7 AND state = 'claimed' AND NOT leased AND fingerprint = $3 AND token <> $4)) \
+     CASE WHEN $7 THEN now + $5 * interval '1 millisecond' ELSE 'infinity' END FROM moment, turn WHERE is_free \
      ON CONFLICT (digest) DO UPDATE SET key = excluded.key, state = 'claimed', fingerprint = excluded.fingerprint, \
      token = excluded.token, attempt = CASE WHEN r.expires_at <= (SELECT now FROM moment) THEN 1 ELSE r.attempt + 1 END, \
      claim_ttl = excluded.claim_ttl, awaited = false, lease_until = excluded.lease_until, \
@@ -46,7 +82,11 @@ const CLAIM: &str = concat!(
      RETURNING r.id, r.attempt) \
      SELECT id, 'claimed' AS state, NULL AS fingerprint, NULL AS token, attempt, true AS leased, \
      true AS expires, NULL::bigint AS recorded_at, NULL::integer AS status, NULL::text AS headers, NULL::bytea AS body, \
-     true AS acquired FROM claimed UNION ALL SELECT * FROM standing WHERE NOT EXISTS (SELECT FROM claimed)"
+     true AS acquired FROM claimed \
+     UNION ALL SELECT NULL, 'transaction', NULL, NULL, NULL, ",
+    holds_another_request!("$8", "$9", "$10"),
+    ", NULL, NULL, NULL, NULL, NULL, false FROM turn WHERE NOT is_free \
+     UNION ALL SELECT * FROM standing WHERE NOT EXISTS (SELECT FROM claimed) AND NOT EXISTS (SELECT FROM turn WHERE NOT is_free)"
 );
 
 const RENEW: &str = "UPDATE {schema}.records SET lease_until = clock_timestamp() + $3 * interval '1 millisecond', \
@@ -131,16 +171,7 @@ const UNKNOWN_OUTCOMES: &str = concat!(
 pub(super) const LOCK: &str = "SELECT CASE WHEN NOT pg_try_advisory_xact_lock($1, $2) THEN 'same' \
      WHEN NOT pg_try_advisory_xact_lock($3) THEN 'held' ELSE 'acquired' END";
 
-/// Whether the holder of a key holds another request of it as well. That it does not hold ours is no proof: PostgreSQL gives
-/// the locks of a transaction up one after the other, and a look for a lost record holds the key alone.
-///
-/// `pg_locks` is read once, because each look at it is a moment of its own.
-pub(super) const HOLDS_ANOTHER_REQUEST: &str = "WITH held AS MATERIALIZED (\
-     SELECT pid, classid::bigint AS class, objid::bigint AS object, objsubid AS form FROM pg_locks \
-     WHERE locktype = 'advisory' AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) \
-     SELECT EXISTS (SELECT FROM held key JOIN held request USING (pid) \
-     WHERE key.form = 1 AND (key.class << 32 | key.object) = $3 \
-     AND request.form = 2 AND request.class = $1::bigint & 4294967295 AND request.object <> $2::bigint & 4294967295)";
+pub(super) const HOLDS_ANOTHER_REQUEST: &str = concat!("SELECT ", holds_another_request!("$1", "$2", "$3"));
 
 pub(super) const TRY_LOCK: &str = "SELECT pg_try_advisory_xact_lock($1)";
 

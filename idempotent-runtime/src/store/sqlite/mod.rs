@@ -144,6 +144,10 @@ impl fmt::Debug for SqliteStore {
 
 impl Store for SqliteStore {
     async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
+        // The write would wait for the end of the handler's transaction, which may last longer than a store may take.
+        if let Some(fingerprint) = self.0.transactions.running().fingerprint(key) {
+            return Ok(Claim::InFlight { fingerprint });
+        }
         if let Verdict::Answer(claim) = judge(self.standing(key).await?, &request) {
             return Ok(claim);
         }

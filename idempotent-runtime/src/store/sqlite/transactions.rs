@@ -36,6 +36,11 @@ impl HandlerTransactions {
         self.pool.clone()
     }
 
+    /// The keys of this process's handlers that run in a transaction.
+    pub(super) fn running(&self) -> &Running {
+        &self.running
+    }
+
     /// With the write lock: a transaction that had read before it writes could not get it any more.
     async fn begin(&self) -> Result<(sqlx::Transaction<'static, Sqlite>, OwnedMutexGuard<()>), StoreError> {
         let turn = Arc::clone(&self.turn).lock_owned().await;
