@@ -7,12 +7,12 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use idempotent_runtime::store::{
-    AfterCrash, Claim, ClaimRequest, MemoryStore, PostgresStore, RedisStore, SqliteStore, Store, Token,
+    AfterCrash, Claim, ClaimRequest, Held, MemoryStore, PostgresStore, RedisStore, SqliteStore, Store, Token,
 };
 use idempotent_runtime::{Idempotency, RecordKey, Registry, idempotent};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::{RedisCluster, RedisServer};
-use idempotent_tests::sqlite::claim_request;
+use idempotent_tests::sqlite::{claim_request, record};
 use idempotent_tests::{Runs, Server, eventually, leave_a_claim_for};
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -79,7 +79,7 @@ async fn what_was_refused_once_stays_refused(store: &(impl Store + Clone)) {
     let server = serve(&runs, store).await;
     let (key, token) = leave_a_claim_for(store, "changes-its-policy", TTL / 2, TTL).await;
     let lapsed = store.renew(&key, token, Duration::ZERO).await.expect("the store answers");
-    assert_eq!(lapsed, idempotent_runtime::store::Held::Yes);
+    assert_eq!(lapsed, Held::Yes);
     assert_eq!(server.post_with_key("/refuses", "k").await.refusal(), "outcome_unknown");
     until_the_ttl_is_over(store).await;
     assert_eq!(server.post_with_key("/refuses", "k").await.refusal(), "outcome_unknown");
@@ -147,4 +147,52 @@ async fn redis() -> (RedisStore, ()) {
 async fn redis_cluster() -> (RedisStore, ()) {
     let store = RedisStore::cluster(RedisCluster::shared().await.urls()).prefix(prefix()).open().await;
     (store.expect("the store opens"), ())
+}
+
+/// The set of claims that never expire has no name of one that has ended, whichever server of a Cluster has which key.
+async fn leaves_no_name_behind(store: RedisStore, members: impl AsyncFn() -> usize) {
+    let key = |number: usize| RecordKey::new("indexed", None, &number.to_string());
+    let refuse = || ClaimRequest { after_crash: AfterCrash::Refuse, ..claim_request() };
+    let requests: Vec<_> = (0..30).map(|_| refuse()).collect();
+    for (number, request) in requests.iter().enumerate() {
+        let claim = store.claim(&key(number), *request).await.expect("the store answers");
+        assert_eq!(claim, Claim::Acquired { attempt: 1 });
+    }
+    assert_eq!(members().await, 30);
+    for (number, request) in requests.iter().enumerate() {
+        let ended = match number % 3 {
+            0 => {
+                store.complete(&key(number), request.token, record("paid"), TTL).await.expect("it is kept") == Held::Yes
+            }
+            1 => store.release(&key(number), request.token).await.expect("it is released") == Held::Yes,
+            _ => store.purge(&key(number)).await.expect("it is purged"),
+        };
+        assert!(ended, "{number}");
+    }
+    assert_eq!(members().await, 0);
+}
+
+#[tokio::test]
+async fn the_set_of_a_redis_forgets_what_has_ended() {
+    let (server, prefix) = (RedisServer::shared().await, prefix());
+    let store = RedisStore::builder(&server.url()).prefix(&prefix).open().await.expect("the store opens");
+    leaves_no_name_behind(store, async || server.command(&format!("SCARD {prefix}unknown_outcomes")).await).await;
+}
+
+#[tokio::test]
+async fn the_set_of_a_cluster_forgets_what_has_ended() {
+    let (cluster, prefix) = (RedisCluster::shared().await, prefix());
+    let store = RedisStore::cluster(cluster.urls()).prefix(&prefix).open().await.expect("the store opens");
+    let members = async || {
+        let mut members = 0;
+        for master in cluster.masters() {
+            // Those that do not have it answer with an address, not with a number.
+            let mut connection = master.connection().await;
+            let counted =
+                ::redis::cmd("SCARD").arg(format!("{prefix}unknown_outcomes")).query_async(&mut connection).await;
+            members += counted.unwrap_or(0);
+        }
+        members
+    };
+    leaves_no_name_behind(store, members).await;
 }
