@@ -31,7 +31,8 @@
 //! **Unknown outcomes** are counted in the stores, whoever left them: every process that uses a store reports the same number,
 //! so take the `max` over processes, not the `sum`. They are counted five seconds after a registry is built, every 15 seconds,
 //! and when [`refresh`] is called, for the scrape after that one; at most 10,000 in each store. A registry that is built outside
-//! of a runtime begins with its first guarded request. A store that cannot be asked leaves the number as it was.
+//! of a runtime begins with its first guarded request. A store that cannot be asked leaves the number as it was. Scopes of other
+//! programs that use the store are counted too.
 //!
 //! Install the recorder before the first guarded request: what was asked for without one stays without one.
 //!

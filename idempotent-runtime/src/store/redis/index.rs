@@ -2,7 +2,7 @@
 //! the server.
 //!
 //! A name is entered with its claim, by the claim's own script, and taken out with it. Where a script cannot reach the set,
-//! as in most of a Cluster, the store does both: a process that dies in between leaves a claim without its name, which the
+//! as in most of a Cluster, the store does both, which is one more round trip for the claim and for its end: a process that dies in between leaves a claim without its name, which the
 //! next request with the key enters, or a name without its claim, which the next count takes out.
 
 use futures_util::future::join_all;
