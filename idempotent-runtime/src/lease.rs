@@ -1,6 +1,8 @@
 //! Renews the leases of running handlers: one task for all of them, so that a handler that blocks its thread keeps its
 //! claim and a request costs no timer of its own.
 
+mod reclaim;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,11 +21,14 @@ pub(crate) struct Lease {
     pub(crate) store: BoundedStore,
     pub(crate) key: RecordKey,
     pub(crate) scope: &'static str,
-    fingerprint: Fingerprint,
+    /// What was asked for, so that it can be asked for again.
+    request: ClaimRequest,
     length: Duration,
     /// The higher, the later it was kept.
     number: u64,
     holding: Mutex<Holding>,
+    /// Claims of requests for something else, which must be released: they were made while the store had forgotten this one.
+    others: Mutex<Vec<Token>>,
     /// Its place among those that wait, which is changed under the lock of the keeper alone.
     place: Mutex<Place>,
     is_counted_as_lost: AtomicBool,
@@ -38,6 +43,8 @@ struct Holding {
     state: State,
     may_change_hands: bool,
     has_changed_hands: bool,
+    /// When the last claim or renewal that succeeded was asked for: its lease began then, or later.
+    confirmed_at: Instant,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,44 +58,26 @@ enum State {
 
 impl Lease {
     pub(crate) fn new(store: BoundedStore, key: RecordKey, request: &ClaimRequest, scope: &'static str) -> Self {
-        let &ClaimRequest { token, fingerprint, lease: length, .. } = request;
-        let holding = Holding { token, state: State::Held, may_change_hands: true, has_changed_hands: false };
+        let &ClaimRequest { token, lease: length, .. } = request;
+        let holding = Holding {
+            token,
+            state: State::Held,
+            may_change_hands: true,
+            has_changed_hands: false,
+            confirmed_at: Instant::now(),
+        };
         Self {
             store,
             key,
             scope,
-            fingerprint,
+            request: *request,
             length,
             number: 0,
             holding: Mutex::new(holding),
+            others: Mutex::default(),
             place: Mutex::default(),
             is_counted_as_lost: AtomicBool::new(false),
             renewing: tokio::sync::Mutex::default(),
-        }
-    }
-
-    /// Ends the claim by what `ask` asks of the store; again where another attempt has handed its claim over meanwhile.
-    pub(crate) async fn end<F>(&self, mut ask: impl FnMut(Token) -> F) -> Result<Held, StoreError>
-    where
-        F: Future<Output = Result<Held, StoreError>>,
-    {
-        loop {
-            let token = self.token();
-            let held = ask(token).await?;
-            if self.is_over(token, held) {
-                return Ok(held);
-            }
-        }
-    }
-
-    /// [`end`](Self::end), where the store answers at once.
-    pub(crate) fn end_now(&self, ask: impl Fn(Token) -> Result<Held, StoreError>) -> Result<Held, StoreError> {
-        loop {
-            let token = self.token();
-            let held = ask(token)?;
-            if self.is_over(token, held) {
-                return Ok(held);
-            }
         }
     }
 
@@ -107,22 +96,49 @@ impl Lease {
     /// Whether this answer to the token that was asked by is the last one. If so, no claim is handed over any more.
     fn is_over(&self, token: Token, held: Held) -> bool {
         let mut holding = lock(&self.holding);
-        let is_over = held == Held::Yes || holding.token == token;
+        let is_over = held == Held::Yes || holding.token == token && lock(&self.others).is_empty();
         if is_over {
             holding.state = State::Over;
         }
         is_over
     }
 
-    /// Goes on under the token of an attempt that has taken the claim over; false when it has nothing to end any more but
-    /// the claim itself.
-    fn take_back(&self, token: Token) -> bool {
+    /// Takes the claim that a duplicate has got in the store; false when it has nothing to end any more but the claim itself.
+    fn take_back(&self, taken: &Taken<'_>, is_same_request: bool) -> bool {
         let mut holding = lock(&self.holding);
         let takes = holding.state != State::Over && holding.may_change_hands;
-        if takes {
-            *holding = Holding { token, state: State::Held, has_changed_hands: true, ..*holding };
+        if takes && is_same_request {
+            let has_changed_hands = holding.has_changed_hands || taken.attempt > 1;
+            let (token, confirmed_at) = (taken.request.token, taken.asked_at);
+            *holding = Holding { token, state: State::Held, has_changed_hands, confirmed_at, ..*holding };
+        } else if takes {
+            // What stands in the store must be the claim for this handler's own request: the next renewal, or the end, releases
+            // the other claim and claims the key anew.
+            holding.state = State::Held;
+            lock(&self.others).push(taken.request.token);
         }
         takes
+    }
+
+    fn is_running(&self) -> bool {
+        lock(&self.holding).state != State::Over
+    }
+
+    /// Whether a claim that the store has forgotten is to be made again: the handler may still have something to record.
+    fn may_reclaim(&self, token: Token) -> bool {
+        let holding = lock(&self.holding);
+        holding.state == State::Held && holding.token == token && holding.may_change_hands
+    }
+
+    fn confirm_at(&self, asked_at: Instant) {
+        let mut holding = lock(&self.holding);
+        holding.confirmed_at = holding.confirmed_at.max(asked_at);
+    }
+
+    /// Whether the lease is over by this process's own clock, so that another process may run by now.
+    pub(crate) fn is_known_to_be_over(&self) -> bool {
+        let confirmed_at = lock(&self.holding).confirmed_at;
+        confirmed_at.elapsed() > self.length
     }
 
     /// The token to renew the claim by, as long as that makes sense.
@@ -134,7 +150,8 @@ impl Lease {
     /// Whether the claim that was held by this token is lost.
     fn has_lost(&self, token: Token) -> bool {
         let mut holding = lock(&self.holding);
-        let has_lost = holding.state == State::Held && holding.token == token;
+        // One that is about to be released is gone when the answer to that was lost.
+        let has_lost = holding.state == State::Held && holding.token == token && holding.may_change_hands;
         if has_lost {
             holding.state = State::Lost;
         }
@@ -146,6 +163,28 @@ impl Lease {
         if !self.is_counted_as_lost.swap(true, Ordering::Relaxed) {
             metering::lease_lost(self.scope);
         }
+    }
+}
+
+/// What a request has got from the store.
+pub(crate) struct Taken<'a> {
+    pub(crate) request: &'a ClaimRequest,
+    pub(crate) attempt: u32,
+    pub(crate) asked_at: Instant,
+}
+
+/// Whose handler runs in this process under a key that a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Running {
+    /// That of a request for the same.
+    SameRequest,
+    /// That of a request for something else.
+    AnotherRequest,
+}
+
+impl Running {
+    fn of(lease: &Lease, is_same_request: impl Fn(Fingerprint) -> bool) -> Self {
+        if is_same_request(lease.request.fingerprint) { Self::SameRequest } else { Self::AnotherRequest }
     }
 }
 
@@ -173,7 +212,7 @@ impl Lease {
         let _renewing = self.renewing.lock().await;
         loop {
             let Some(token) = self.token_to_renew() else { return Ok(Held::No) };
-            let held = self.store.renew(&self.key, token, self.length).await?;
+            let held = self.renew_or_reclaim(token).await?;
             if held == Held::Yes || self.token() == token {
                 return Ok(held);
             }
@@ -185,12 +224,6 @@ impl KeptLease {
     /// What is kept, for those who may outlive the claim.
     pub(crate) fn share(&self) -> Arc<Lease> {
         Arc::clone(&self.lease)
-    }
-
-    /// Ends the renewals, the one that is on its way included.
-    pub(crate) async fn stop_renewing(&self) {
-        lock(&self.lease.holding).state = State::Over;
-        drop(self.lease.renewing.lock().await);
     }
 }
 
@@ -218,6 +251,7 @@ impl Keeper {
     /// Renews `lease` at every third of its length from `now` on; also whether the task had to be woken for it.
     pub(crate) fn keep(self: &Arc<Self>, lease: Lease, now: Instant) -> (KeptLease, bool) {
         let due = now + lease.length / 3;
+        lock(&lease.holding).confirmed_at = now;
         let mut leases = lock(&self.leases);
         let lease = Arc::new(Lease { number: leases.next_number, ..lease });
         leases.place(&lease, Some(due));
@@ -233,25 +267,37 @@ impl Keeper {
         (KeptLease { keeper: Arc::clone(self), lease }, has_woken)
     }
 
-    /// Gives the claim that `request` has taken over to the handler which it was taken from, if that runs in this process: its
-    /// lease has run out, because the store was away or the process stood still, and nobody has died.
-    pub(crate) fn hand_over(&self, store: &BoundedStore, key: &RecordKey, request: &ClaimRequest) -> bool {
+    /// Gives the claim that a request has got to the handler of an earlier request with the key, if that runs in this process.
+    /// Its lease has run out, or the store has forgotten its claim, but it has not died.
+    pub(crate) fn hand_over(
+        &self,
+        store: &BoundedStore,
+        key: &RecordKey,
+        taken: &Taken<'_>,
+        is_same_request: impl Fn(Fingerprint) -> bool,
+    ) -> Option<Running> {
         let mut leases = lock(&self.leases);
-        let Some(lease) = leases.latest(store, key, request.fingerprint) else { return false };
-        let is_back = lease.take_back(request.token);
-        if is_back {
-            // The lease that it takes over may be shorter, and has begun some time ago.
-            let now = Instant::now();
-            leases.place(&lease, Some(now));
-            self.wake(&mut leases, now);
+        let lease = leases.running(store, key)?;
+        let running = Running::of(&lease, is_same_request);
+        if !lease.take_back(taken, running == Running::SameRequest) {
+            return None;
         }
-        is_back
+        // The lease that it takes over may be shorter, and has begun some time ago.
+        let now = Instant::now();
+        leases.place(&lease, Some(now));
+        self.wake(&mut leases, now);
+        Some(running)
     }
 
-    /// Whether a handler that has claimed this key for the same request still runs in this process.
-    pub(crate) fn runs(&self, store: &BoundedStore, key: &RecordKey, request: &ClaimRequest) -> bool {
-        let latest = lock(&self.leases).latest(store, key, request.fingerprint);
-        latest.is_some_and(|lease| lock(&lease.holding).state != State::Over)
+    /// The handler that has claimed this key and still runs in this process, if there is one.
+    pub(crate) fn running(
+        &self,
+        store: &BoundedStore,
+        key: &RecordKey,
+        is_same_request: impl Fn(Fingerprint) -> bool,
+    ) -> Option<Running> {
+        let lease = lock(&self.leases).running(store, key)?;
+        Some(Running::of(&lease, is_same_request))
     }
 
     /// Whether the task had to be woken for a lease that is due then.
@@ -298,7 +344,7 @@ impl Keeper {
     async fn renew(self: Arc<Self>, lease: Arc<Lease>) {
         let _renewing = lease.renewing.lock().await;
         let Some(token) = lease.token_to_renew() else { return };
-        let renewed = lease.store.renew(&lease.key, token, lease.length).await;
+        let renewed = lease.renew_or_reclaim(token).await;
         let mut leases = lock(&self.leases);
         if lock(&lease.place).is_none() {
             // The handler has ended meanwhile, and its claim with it.
@@ -331,12 +377,9 @@ impl Keeper {
 }
 
 impl Leases {
-    /// Of those who have claimed this key for the same request, the last one: after a purge there may be others.
-    fn latest(&self, store: &BoundedStore, key: &RecordKey, fingerprint: Fingerprint) -> Option<Arc<Lease>> {
-        let of_key = self
-            .by_due
-            .values()
-            .filter(|lease| lease.key == *key && lease.fingerprint == fingerprint && lease.store.is(store));
+    /// The last one that has claimed this key and has not ended.
+    fn running(&self, store: &BoundedStore, key: &RecordKey) -> Option<Arc<Lease>> {
+        let of_key = self.by_due.values().filter(|lease| lease.key == *key && lease.store.is(store) && lease.is_running());
         of_key.max_by_key(|lease| lease.number).cloned()
     }
 

@@ -109,10 +109,11 @@ pub trait Store: Send + Sync + 'static {
     /// | a claim whose lease ran out, another fingerprint | [`Claim::Lapsed`] | nothing |
     /// | a record | [`Claim::Completed`] | nothing |
     ///
-    /// Under [`AfterCrash::Rerun`] a claim lives for `request.ttl` after its last sign of life (claim or renewal), so that it
-    /// outlives its lease. Under [`AfterCrash::Refuse`] it never expires: it stays until it is completed, released or purged.
-    /// Where the policy changes, that of the request decides: what it takes over lives by its own rule, and what it
-    /// refuses to run again stays refused.
+    /// Under [`AfterCrash::Rerun`] a claim is remembered for `request.ttl` after its last claim or renewal. That is at least
+    /// twice its lease, so a claim outlives its lease: what comes between the two is the next attempt, not the first one.
+    /// Under [`AfterCrash::Refuse`] a claim never expires: it stays until it is completed, released or purged. Where the
+    /// policy changes, that of the request decides: what it takes over lives by its own rule, and what it refuses to run
+    /// again stays refused.
     ///
     /// # Errors
     ///
@@ -180,8 +181,9 @@ pub trait Store: Send + Sync + 'static {
     /// Removes what stands under `key`, claim or record; false when nothing did. What cannot be read is removed too, and
     /// counts as something.
     ///
-    /// A handler that still runs cannot record any more, and the next request runs it again: for operators who know
-    /// that this is right.
+    /// The next request runs the handler again: for operators who know that this is right. A handler that still runs keeps its
+    /// key in its own process, and claims it anew at its next renewal or when it records. Another process that claims the key
+    /// before executes it a second time, and then the first handler cannot record any more.
     fn purge(&self, key: &RecordKey) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
     /// Removes one batch of what is past its time to live, and says how many; 0 when nothing is left.
@@ -254,10 +256,20 @@ pub struct ClaimRequest {
     pub fingerprint: Fingerprint,
     /// How long the claim is exclusive unless it is renewed.
     pub lease: Duration,
-    /// How long the claim is remembered after its last sign of life, under [`AfterCrash::Rerun`].
+    /// How long the claim is remembered after its last claim or renewal, under [`AfterCrash::Rerun`]. The engine asks for at
+    /// least twice the `lease`, whatever the policy's `ttl`, so that a claim outlives its lease.
     pub ttl: Duration,
     /// Whether a claim whose lease ran out may be taken over. If not, the claim never expires.
     pub after_crash: AfterCrash,
+}
+
+impl ClaimRequest {
+    /// How long a claim is remembered whose record will be kept for `ttl`.
+    ///
+    /// It outlives its lease: a claim that is forgotten when its lease is over would make the next attempt the first one.
+    pub(crate) fn remembered_for(ttl: Duration, lease: Duration) -> Duration {
+        ttl.max(lease.saturating_mul(2))
+    }
 }
 
 /// What stood under the key when a claim came.
