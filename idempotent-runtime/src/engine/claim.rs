@@ -21,7 +21,7 @@ use crate::crowding::{Place, Principal};
 use crate::fingerprint::FingerprintBuilder;
 use crate::headers::REPLAYED;
 use crate::idempotency::Execution;
-use crate::lease::{Keeper, Lease, Running, Taken};
+use crate::lease::{Lease, Running, Taken};
 use crate::metering;
 use crate::policy::{AfterCrash, InFlight, OnStoreError};
 use crate::presented::{Asked, PresentedContent};
@@ -101,13 +101,7 @@ impl Asking {
         let mut another_runs = false;
         while let Some(claimed) = claiming.claim_now() {
             return match claiming.judge(claimed, asked_at, false) {
-                Judged::Acquired { attempt } => match claiming.acquired(attempt, asked_at) {
-                    (passage, true) => Entered::Later(Box::pin(async {
-                        Keeper::let_it_run().await;
-                        Ok(passage)
-                    })),
-                    (passage, false) => Entered::Now(Ok(passage)),
-                },
+                Judged::Acquired { attempt } => Entered::Now(Ok(claiming.acquired(attempt, asked_at))),
                 Judged::Unguarded => Entered::Now(Ok(claiming.unguarded())),
                 Judged::Answer(answer) => Entered::Now(Err(answer)),
                 Judged::InFlight(refusal) if claiming.asking.policy.in_flight == InFlight::Reject => {
@@ -408,20 +402,16 @@ impl Claiming {
             tokio::spawn(give_back(self.store, self.stored_key, self.request));
             return Err(self.asking.refuse(UNAVAILABLE));
         }
-        let (passage, has_woken_keeper) = self.acquired(attempt, asked_at);
-        if has_woken_keeper {
-            Keeper::let_it_run().await;
-        }
-        Ok(passage)
+        Ok(self.acquired(attempt, asked_at))
     }
 
-    /// The right to run under the claim, and whether the keeper of leases was woken for it.
-    fn acquired(self, attempt: u32, asked_at: Instant) -> (Passage, bool) {
+    /// The right to run under the claim.
+    fn acquired(self, attempt: u32, asked_at: Instant) -> Passage {
         let Asking { policy, cache_if, trace, execution, span, .. } = self.asking;
         let trace = TraceParent::of_handler(&span, trace);
         execution.grant(self.key, self.record_key, attempt);
         let lease = Lease::new(self.store, self.stored_key, &self.request, policy.scope);
-        let (lease, has_woken_keeper) = self.registry.keeper().keep(lease, asked_at);
+        let lease = self.registry.keeper().keep(lease, asked_at);
         if execution.may_take_steps() {
             let (registry, handler) = (self.registry.clone(), lease.share());
             let (request, ttl) = (self.request, policy.ttl);
@@ -437,7 +427,7 @@ impl Claiming {
             _place: self.place,
             _in_flight: metering::InFlight::enter(policy.scope),
         };
-        (Passage::Claimed(claimed), has_woken_keeper)
+        Passage::Claimed(claimed)
     }
 
     fn begun(self, attempt: u32, transaction: Arc<dyn HandlerTransaction>) -> Passage {

@@ -6,7 +6,7 @@ use http::{HeaderValue, StatusCode, header};
 
 use super::{StepErrorKind, Steps};
 use crate::engine::give_back;
-use crate::lease::{Keeper, KeptLease, Lease};
+use crate::lease::{KeptLease, Lease};
 use crate::record::now_in_millis;
 use crate::store::{BoundedStore, Claim, ClaimRequest, Held, StoreError, Token};
 use crate::sync::tokio;
@@ -72,10 +72,7 @@ impl StepClaim {
     /// Keeps the lease of the claim that was acquired; false when it may have run out meanwhile.
     pub(super) async fn keep(&mut self, attempt: u32, asked_at: Instant) -> bool {
         let lease = Lease::new(self.store.clone(), self.key.clone(), &self.request, self.scope);
-        let (lease, has_woken_keeper) = self.registry.keeper().keep(lease, asked_at);
-        if has_woken_keeper {
-            Keeper::let_it_run().await;
-        }
+        let lease = self.registry.keeper().keep(lease, asked_at);
         // The lease began before its answer came; what is left of it must last until it is renewed.
         if asked_at.elapsed() >= self.request.lease / 3 && !matches!(lease.confirm().await, Ok(Held::Yes)) {
             return false;

@@ -47,7 +47,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use http::StatusCode;
 
 pub(crate) use self::bounded::BoundedStore;
@@ -128,6 +128,15 @@ pub trait Store: Send + Sync + 'static {
         token: Token,
         lease: Duration,
     ) -> impl Future<Output = Result<Held, StoreError>> + Send;
+
+    /// [`renew`](Self::renew) for many keys at once: one answer each, in the order of `renewals`. The provided method calls
+    /// `renew` for all of them together.
+    ///
+    /// The engine calls it once at a time for a store, with at most 256 renewals. One that cannot be read must not fail the
+    /// others, and none may hold up claims or completions for longer than one such call takes.
+    fn renew_many(&self, renewals: &[Renewal]) -> impl Future<Output = Vec<Result<Held, StoreError>>> + Send {
+        join_all(renewals.iter().map(|renewal| self.renew(&renewal.key, renewal.token, renewal.lease)))
+    }
 
     /// Turns the claim of `token` into `record`, kept for `ttl` from now. One round trip.
     ///
@@ -269,6 +278,29 @@ impl ClaimRequest {
     /// It outlives its lease: a claim that is forgotten when its lease is over would make the next attempt the first one.
     pub(crate) fn remembered_for(ttl: Duration, lease: Duration) -> Duration {
         ttl.max(lease.saturating_mul(2))
+    }
+}
+
+/// What a renewal asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Renewal {
+    /// The key.
+    pub key: RecordKey,
+    /// Of the claim that is renewed.
+    pub token: Token,
+    /// How long the claim is exclusive from now on.
+    pub lease: Duration,
+}
+
+/// One answer for each renewal of a call that took effect or failed as a whole.
+#[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
+pub(crate) fn each(renewals: usize, answers: Result<Vec<Held>, StoreError>) -> Vec<Result<Held, StoreError>> {
+    match answers {
+        Ok(answers) => answers.into_iter().map(Ok).collect(),
+        Err(error) => {
+            let error: Arc<dyn std::error::Error + Send + Sync> = Arc::new(error);
+            (0..renewals).map(|_| Err(StoreError::unavailable(Arc::clone(&error)))).collect()
+        }
     }
 }
 
@@ -488,6 +520,10 @@ impl<T: Store> Store for Arc<T> {
         T::renew(self, key, token, lease).await
     }
 
+    async fn renew_many(&self, renewals: &[Renewal]) -> Vec<Result<Held, StoreError>> {
+        T::renew_many(self, renewals).await
+    }
+
     async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
         T::complete(self, key, token, record, ttl).await
     }
@@ -538,6 +574,7 @@ pub(crate) trait ErasedStore: Send + Sync {
         token: Token,
         lease: Duration,
     ) -> BoxFuture<'a, Result<Held, StoreError>>;
+    fn renew_many<'a>(&'a self, renewals: &'a [Renewal]) -> BoxFuture<'a, Vec<Result<Held, StoreError>>>;
     fn complete<'a>(
         &'a self,
         key: &'a RecordKey,
@@ -571,6 +608,10 @@ impl<T: Store> ErasedStore for T {
         lease: Duration,
     ) -> BoxFuture<'a, Result<Held, StoreError>> {
         Box::pin(Store::renew(self, key, token, lease))
+    }
+
+    fn renew_many<'a>(&'a self, renewals: &'a [Renewal]) -> BoxFuture<'a, Vec<Result<Held, StoreError>>> {
+        Box::pin(Store::renew_many(self, renewals))
     }
 
     fn complete<'a>(

@@ -18,6 +18,7 @@ mod statements;
 mod sweeper;
 mod transactions;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,8 +38,8 @@ use super::row::unknown_outcomes;
 use super::running::Running;
 use super::standing::{Standing, Verdict, judge};
 use super::{
-    AfterCrash, Claim, ClaimRequest, Cursor, Entry, Held, Page, Store, StoreError, Token, Transactions,
-    UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes,
+    AfterCrash, Claim, ClaimRequest, Cursor, Entry, Held, Page, Renewal, Store, StoreError, Token, Transactions,
+    UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes, each,
 };
 use crate::record::HeadersText;
 use crate::{Fingerprint, Record, RecordKey};
@@ -312,6 +313,23 @@ impl Store for PostgresStore {
         };
         let renewed = retried(renew).await?;
         Ok(if renewed.rows_affected() > 0 { Held::Yes } else { Held::No })
+    }
+
+    async fn renew_many(&self, renewals: &[Renewal]) -> Vec<Result<Held, StoreError>> {
+        let digests: Vec<Vec<u8>> = renewals.iter().map(|renewal| digest(&renewal.key).to_vec()).collect();
+        let tokens: Vec<String> = renewals.iter().map(|renewal| token_text(renewal.token)).collect();
+        let leases: Vec<i64> = renewals.iter().map(|renewal| span_millis(renewal.lease)).collect();
+        let renew = || async {
+            let query = self.0.statements.renew_many.query().bind(&digests).bind(&tokens).bind(&leases);
+            query.fetch_all(self.0.pools.own()).await
+        };
+        let renewed = async {
+            let rows = retried(renew).await?;
+            let held: Result<HashSet<String>, _> = rows.iter().map(|row| row.try_get(0)).collect();
+            let held = held.map_err(store_error)?;
+            Ok(tokens.iter().map(|token| if held.contains(token) { Held::Yes } else { Held::No }).collect())
+        };
+        each(renewals.len(), renewed.await)
     }
 
     async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {

@@ -93,6 +93,14 @@ const RENEW: &str = "UPDATE {schema}.records SET lease_until = clock_timestamp()
      expires_at = CASE WHEN isfinite(expires_at) THEN clock_timestamp() + claim_ttl * interval '1 millisecond' \
      ELSE expires_at END WHERE digest = $1 AND token = $2 AND state = 'claimed' AND expires_at > clock_timestamp()";
 
+/// [`RENEW`] for lists of digests, tokens and leases; returns the tokens that held their claims.
+const RENEW_MANY: &str = "UPDATE {schema}.records AS r \
+     SET lease_until = clock_timestamp() + renewal.lease * interval '1 millisecond', \
+     expires_at = CASE WHEN isfinite(r.expires_at) THEN clock_timestamp() + r.claim_ttl * interval '1 millisecond' \
+     ELSE r.expires_at END FROM unnest($1::bytea[], $2::text[], $3::bigint[]) AS renewal (digest, token, lease) \
+     WHERE r.digest = renewal.digest AND r.token = renewal.token AND r.state = 'claimed' \
+     AND r.expires_at > clock_timestamp() RETURNING r.token";
+
 /// The claim was refused as one of unknown outcome, and stays so.
 const KEEP: &str = "UPDATE {schema}.records SET expires_at = 'infinity' WHERE digest = $1 AND token = $2 \
      AND state = 'claimed' AND expires_at > clock_timestamp() AND lease_until <= clock_timestamp()";
@@ -193,6 +201,7 @@ pub(super) struct Statements {
     pub(super) standing: Statement,
     pub(super) claim: Statement,
     pub(super) renew: Statement,
+    pub(super) renew_many: Statement,
     pub(super) keep: Statement,
     pub(super) complete: Statement,
     pub(super) release: Statement,
@@ -214,6 +223,7 @@ impl Statements {
             standing: statement(STANDING),
             claim: statement(CLAIM),
             renew: statement(RENEW),
+            renew_many: statement(RENEW_MANY),
             keep: statement(KEEP),
             complete: statement(COMPLETE),
             release: statement(RELEASE),

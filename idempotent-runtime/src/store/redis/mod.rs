@@ -29,7 +29,7 @@ use self::listener::Listener;
 pub use self::open::{RedisOpenError, RedisStoreBuilder};
 use self::scripts::{Scripts, Source};
 use super::columns::{span_millis, token_text};
-use super::{AfterCrash, Claim, ClaimRequest, Cursor, Entry, Held, Page, Store, StoreError, Token, UnknownOutcomes};
+use super::{AfterCrash, Claim, ClaimRequest, Cursor, Entry, Held, Page, Renewal, Store, StoreError, Token, UnknownOutcomes};
 use crate::{Record, RecordKey};
 
 /// Keeps claims and records in Redis or Valkey, version 6.2 or newer; with feature `redis-cluster` also in a Cluster.
@@ -282,6 +282,20 @@ impl Store for RedisStore {
     async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
         let token = token_text(token);
         self.run(&self.0.scripts.renew, key, &[Argument::Text(&token), millis(lease)]).await.map(held)
+    }
+
+    async fn renew_many(&self, renewals: &[Renewal]) -> Vec<Result<Held, StoreError>> {
+        let tokens: Vec<String> = renewals.iter().map(|renewal| token_text(renewal.token)).collect();
+        let runs: Vec<_> = renewals
+            .iter()
+            .zip(&tokens)
+            .map(|(renewal, token)| (self.name(&renewal.key), vec![Argument::Text(token), millis(renewal.lease)]))
+            .collect();
+        match self.0.connection.run_many(&self.0.scripts.renew, &runs).await {
+            Some(Ok(answers)) => answers.into_iter().map(|answer| Ok(held(answer))).collect(),
+            // One at a time: the server does not know the script, or cannot renew one of them.
+            _ => join_all(renewals.iter().map(|renewal| self.renew(&renewal.key, renewal.token, renewal.lease))).await,
+        }
     }
 
     async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {

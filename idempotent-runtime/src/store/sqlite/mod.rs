@@ -43,12 +43,12 @@ pub use self::open::{OpenError, SqliteStoreBuilder, Synchronous};
 use self::readers::Readers;
 use self::transactions::HandlerTransactions;
 use self::writer::Writer;
-use self::writes::{ClaimWrite, CompleteWrite, PurgeWrite, ReleaseWrite, RenewWrite, SweepWrite};
+use self::writes::{ClaimWrite, CompleteWrite, PurgeWrite, ReleaseWrite, RenewManyWrite, RenewWrite, SweepWrite};
 use super::row::unknown_outcomes;
 use super::standing::{Standing, Verdict, judge};
 use super::{
-    Claim, ClaimRequest, Cursor, Entry, Held, Page, Store, StoreError, Token, Transactions, UNKNOWN_OUTCOMES_COUNTED,
-    UnknownOutcomes,
+    Claim, ClaimRequest, Cursor, Entry, Held, Page, Renewal, Store, StoreError, Token, Transactions,
+    UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes, each,
 };
 use crate::{Record, RecordKey};
 
@@ -157,6 +157,11 @@ impl Store for SqliteStore {
 
     async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
         self.0.writer.submit(RenewWrite { key: key.clone(), token, lease }).await
+    }
+
+    async fn renew_many(&self, renewals: &[Renewal]) -> Vec<Result<Held, StoreError>> {
+        let write = RenewManyWrite { renewals: renewals.to_vec() };
+        each(renewals.len(), self.0.writer.submit(write).await)
     }
 
     async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {

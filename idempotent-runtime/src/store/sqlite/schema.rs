@@ -89,6 +89,17 @@ pub(super) const RENEW: &str = concat!(
     " THEN expires_at ELSE ?1 + claim_ttl END WHERE key = ?2 AND token = ?3 AND state = 'claimed' AND expires_at > ?1"
 );
 
+/// [`RENEW`] for a JSON list of key, token and lease; returns the tokens that held their claims.
+pub(super) const RENEW_MANY: &str = concat!(
+    "UPDATE idempotency_records SET lease_until = ?1 + renewal.lease, expires_at = CASE expires_at WHEN ",
+    never!(),
+    " THEN expires_at ELSE ?1 + claim_ttl END \
+     FROM (SELECT value ->> 0 AS key, value ->> 1 AS token, value ->> 2 AS lease FROM json_each(?2)) AS renewal \
+     WHERE idempotency_records.key = renewal.key AND idempotency_records.token = renewal.token \
+     AND idempotency_records.state = 'claimed' AND idempotency_records.expires_at > ?1 \
+     RETURNING idempotency_records.token"
+);
+
 /// The claim was refused as one of unknown outcome, and stays so.
 pub(super) const KEEP: &str = concat!(
     "UPDATE idempotency_records SET expires_at = ",

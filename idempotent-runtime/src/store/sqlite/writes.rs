@@ -1,5 +1,6 @@
 //! What the writer does for a caller; each runs inside a transaction that holds the write lock.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use super::schema;
 use crate::record::HeadersText;
 use crate::store::columns::{span_millis, token_text, unix_millis};
 use crate::store::standing::{Standing, Verdict, judge};
-use crate::store::{AfterCrash, Claim, ClaimRequest, Held, StoreError, Token};
+use crate::store::{AfterCrash, Claim, ClaimRequest, Held, Renewal, StoreError, Token};
 use crate::{Record, RecordKey};
 
 /// One change. It may be applied again after its transaction was rolled back.
@@ -41,6 +42,9 @@ pub(super) trait Write: Send + Sync + 'static {
         let _ = (arguments, now);
         Ok(())
     }
+
+    /// Whether the writes that came with it go first, in a commit of their own.
+    const AFTER_OTHERS: bool = false;
 
     /// What its caller gets when SQLite refused it.
     fn refused(&self, error: Arc<sqlx::Error>) -> StoreError {
@@ -169,6 +173,34 @@ impl Write for RenewWrite {
             .execute(connection)
             .await?;
         Ok(held(renewed.rows_affected() > 0))
+    }
+}
+
+pub(super) struct RenewManyWrite {
+    pub(super) renewals: Vec<Renewal>,
+}
+
+impl Write for RenewManyWrite {
+    type Output = Vec<Held>;
+
+    // A request waits for each of the others.
+    const AFTER_OTHERS: bool = true;
+
+    async fn apply(&self, connection: &mut SqliteConnection, clock: Clock) -> Result<Vec<Held>, Failure> {
+        let renewals: Vec<_> = self
+            .renewals
+            .iter()
+            .map(|renewal| (renewal.key.as_str(), token_text(renewal.token), span_millis(renewal.lease)))
+            .collect();
+        let renewals_text = serde_json::to_string(&renewals).map_err(StoreError::unavailable)?;
+        let renewed: HashSet<String> = sqlx::query_scalar(schema::RENEW_MANY)
+            .bind(clock.now())
+            .bind(renewals_text)
+            .fetch_all(connection)
+            .await?
+            .into_iter()
+            .collect();
+        Ok(renewals.iter().map(|(_, token, _)| held(renewed.contains(token))).collect())
     }
 }
 
