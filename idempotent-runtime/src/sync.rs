@@ -22,6 +22,13 @@ mod real {
 
     pub(crate) use ::tokio;
 
+    /// Whether the clock of this runtime is paused, as tests do: it then differs from the one of the system.
+    pub(crate) fn clock_is_paused() -> bool {
+        let before = std::time::Instant::now();
+        let of_runtime = ::tokio::time::Instant::now().into_std();
+        of_runtime < before || of_runtime > std::time::Instant::now()
+    }
+
     /// Drives `future` on a thread of the library's own, which ends with it.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::{Request, StatusCode};
 use axum::response::Response;
 use axum::routing::{any, post};
-use idempotent_runtime::store::{MemoryStore, SqliteStore, Store};
+use idempotent_runtime::store::{MemoryStore, SqliteStore};
 use idempotent_runtime::testing::{self, Fault, TestRegistry, assert_not_replayed, assert_replayed, idempotency};
 use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, RecordKey, Refusal, Registry, Tx, idempotent};
 use idempotent_tests::{Logs, PATIENCE, Runs, Server, take_over};

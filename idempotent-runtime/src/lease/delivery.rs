@@ -5,10 +5,10 @@
 //! because all of its threads are blocked, nobody drives it, or it has ended, another runtime of the process is asked, and in
 //! the end the thread of the library does it itself.
 
-#[cfg(not(all(test, shuttle)))]
-pub(super) use self::real::*;
 #[cfg(all(test, shuttle))]
 pub(super) use self::checked::*;
+#[cfg(not(all(test, shuttle)))]
+pub(super) use self::real::*;
 
 #[cfg(not(all(test, shuttle)))]
 mod real {

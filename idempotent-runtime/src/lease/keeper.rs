@@ -13,7 +13,7 @@ use super::{KeptLease, Lease, Running, Taken};
 use crate::store::{BoundedStore, Held, Renewal, StoreError};
 use crate::sync::tokio::sync::Notify;
 use crate::sync::tokio::time::Instant;
-use crate::sync::{KeyHasher, Mutex, lock, on_own_thread, tokio};
+use crate::sync::{KeyHasher, Mutex, clock_is_paused, lock, on_own_thread, tokio};
 use crate::{Fingerprint, RecordKey};
 
 /// How many leases one call of a store renews, at most.
@@ -68,7 +68,10 @@ impl Keeper {
         }
         self.0.wake(&mut leases, due);
         drop(leases);
-        KeptLease { keeper: Arc::clone(self), lease }
+        // The thread does not see how the clock of a test goes on.
+        let on_paused_clock =
+            clock_is_paused().then(|| tokio::spawn(renew_on_paused_clock(Arc::clone(&self.0), Arc::clone(&lease))));
+        KeptLease { keeper: Arc::clone(self), lease, on_paused_clock }
     }
 
     pub(super) fn forget(&self, lease: &Arc<Lease>) {
@@ -155,6 +158,13 @@ async fn run(shared: Arc<Shared>) {
     }
 }
 
+async fn renew_on_paused_clock(shared: Arc<Shared>, lease: Arc<Lease>) {
+    loop {
+        tokio::time::sleep(lease.length / 3).await;
+        shared.renew(vec![Arc::clone(&lease)]).await;
+    }
+}
+
 /// Renews leases of one store, and lets the next batch of that store follow.
 async fn renew(shared: Arc<Shared>, batch: Vec<Arc<Lease>>) {
     let Some(store) = batch.first().map(|lease| lease.store.clone()) else { return };
@@ -169,7 +179,8 @@ impl Shared {
     /// Asks the store of these leases, which all have the same one, to start them anew.
     pub(super) async fn renew(&self, batch: Vec<Arc<Lease>>) {
         // An end that is on its way has the lock to itself: there is nothing to renew.
-        let held: Vec<_> = batch.iter().filter_map(|lease| lease.renewing.try_read().ok().map(|guard| (lease, guard))).collect();
+        let held: Vec<_> =
+            batch.iter().filter_map(|lease| lease.renewing.try_read().ok().map(|guard| (lease, guard))).collect();
         let renewals: Vec<_> = held
             .iter()
             .filter_map(|(lease, _)| {
@@ -178,7 +189,8 @@ impl Shared {
             })
             .collect();
         let Some((first, _)) = renewals.first() else { return };
-        let (leases, renewals): (Vec<_>, Vec<_>) = renewals.iter().map(|(lease, renewal)| (*lease, renewal.clone())).unzip();
+        let (leases, renewals): (Vec<_>, Vec<_>) =
+            renewals.iter().map(|(lease, renewal)| (*lease, renewal.clone())).unzip();
         let asked_at = Instant::now();
         match first.store.renew_many(&renewals).await {
             Ok(answers) => {

@@ -17,6 +17,7 @@ use self::keeper::Place;
 use crate::metering;
 use crate::store::{BoundedStore, ClaimRequest, Held, StoreError, Token};
 use crate::sync::tokio::runtime::Handle;
+use crate::sync::tokio::task::JoinHandle;
 use crate::sync::tokio::time::Instant;
 use crate::sync::{Mutex, lock, tokio};
 use crate::{Fingerprint, RecordKey};
@@ -208,6 +209,7 @@ impl Running {
 pub(crate) struct KeptLease {
     keeper: Arc<Keeper>,
     lease: Arc<Lease>,
+    on_paused_clock: Option<JoinHandle<()>>,
 }
 
 impl std::ops::Deref for KeptLease {
@@ -243,5 +245,8 @@ impl KeptLease {
 impl Drop for KeptLease {
     fn drop(&mut self) {
         self.keeper.forget(&self.lease);
+        if let Some(renewing) = &self.on_paused_clock {
+            renewing.abort();
+        }
     }
 }

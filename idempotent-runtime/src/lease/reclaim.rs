@@ -103,8 +103,7 @@ impl Lease {
     async fn reclaim(&self, token: Token) -> Result<Held, StoreError> {
         self.release_others().await?;
         let asked_at = Instant::now();
-        let Claim::Acquired { attempt } =
-            self.store.claim(&self.key, ClaimRequest { token, ..self.request }).await?
+        let Claim::Acquired { attempt } = self.store.claim(&self.key, ClaimRequest { token, ..self.request }).await?
         else {
             return Ok(Held::No);
         };

@@ -29,7 +29,9 @@ use self::listener::Listener;
 pub use self::open::{RedisOpenError, RedisStoreBuilder};
 use self::scripts::{Scripts, Source};
 use super::columns::{span_millis, token_text};
-use super::{AfterCrash, Claim, ClaimRequest, Cursor, Entry, Held, Page, Renewal, Store, StoreError, Token, UnknownOutcomes};
+use super::{
+    AfterCrash, Claim, ClaimRequest, Cursor, Entry, Held, Page, Renewal, Store, StoreError, Token, UnknownOutcomes,
+};
 use crate::{Record, RecordKey};
 
 /// Keeps claims and records in Redis or Valkey, version 6.2 or newer; with feature `redis-cluster` also in a Cluster.
