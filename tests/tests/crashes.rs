@@ -147,7 +147,7 @@ async fn another_authorization_does_not_take_a_dead_claim_over() {
     for (path, scope) in [("/reruns", "reruns"), ("/refuses", "refuses")] {
         leave_a_claim(&store, scope, Duration::ZERO).await;
         let other = server.post(path).header("idempotency-key", "k").header("authorization", "Bearer mallory");
-        assert_eq!(answer(other).await.refusal(), "key_reused", "422 beats 409");
+        assert_eq!(answer(other).await.refusal(), "other_credentials", "422 beats 409");
     }
     assert_eq!(runs.started(), 0);
 }

@@ -95,6 +95,8 @@ async fn another_process_refuses_a_duplicate_tells_another_request_and_then_repl
         runs.until_started(1).await;
         assert_eq!(send(&second, "/charges", "k", "tea").await.refusal(), "in_flight");
         assert_eq!(send(&second, "/charges", "k", "ham").await.refusal(), "key_reused", "422 beats 409");
+        let other = second.post("/charges").header("idempotency-key", "k").header("cookie", "session=2").body("tea");
+        assert_eq!(answer(other).await.refusal(), "other_credentials");
         runs.let_finish(1);
     });
     assert_eq!(answered.text(), "run 1");

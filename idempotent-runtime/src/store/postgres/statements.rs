@@ -119,16 +119,16 @@ const LIST: &str = concat!(entry!(), " AND digest > decode($1, 'hex') ORDER BY d
 pub(super) const LOCK: &str = "SELECT CASE WHEN NOT pg_try_advisory_xact_lock($1, $2) THEN 'same' \
      WHEN NOT pg_try_advisory_xact_lock($3) THEN 'held' ELSE 'acquired' END";
 
-/// Whether the holder of a key holds another request of it as well. That it does not hold ours is no proof: PostgreSQL gives
+/// Which other request the holder of a key holds as well, by [`Fingerprint::bits`](crate::Fingerprint::bits). That it does not hold ours is no proof: PostgreSQL gives
 /// the locks of a transaction up one after the other, and a look for a lost record holds the key alone.
 ///
 /// `pg_locks` is read once, because each look at it is a moment of its own.
 pub(super) const HOLDS_ANOTHER_REQUEST: &str = "WITH held AS MATERIALIZED (\
      SELECT pid, classid::bigint AS class, objid::bigint AS object, objsubid AS form FROM pg_locks \
      WHERE locktype = 'advisory' AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) \
-     SELECT EXISTS (SELECT FROM held key JOIN held request USING (pid) \
+     SELECT request.object::oid::int4 FROM held key JOIN held request USING (pid) \
      WHERE key.form = 1 AND (key.class << 32 | key.object) = $3 \
-     AND request.form = 2 AND request.class = $1::bigint & 4294967295 AND request.object <> $2::bigint & 4294967295)";
+     AND request.form = 2 AND request.class = $1::bigint & 4294967295 AND request.object <> $2::bigint & 4294967295 LIMIT 1";
 
 pub(super) const TRY_LOCK: &str = "SELECT pg_try_advisory_xact_lock($1)";
 

@@ -35,8 +35,7 @@ impl PostgresStore {
     fn lock_of_request(&self, key: &RecordKey, fingerprint: Fingerprint) -> (i32, i32) {
         let half = |lock: i64| *lock.to_le_bytes().first_chunk().expect("four of eight bytes");
         let requests = lock(b"requests", &[self.0.schema.as_bytes(), key.as_str().as_bytes()]);
-        let asked_for = lock(b"fingerprint", &[fingerprint.as_bytes()]);
-        (i32::from_le_bytes(half(requests)), i32::from_le_bytes(half(asked_for)))
+        (i32::from_le_bytes(half(requests)), fingerprint.bits())
     }
 
     async fn standing<'c>(
@@ -85,10 +84,10 @@ impl TransactionalStore<Postgres> for PostgresStore {
                 _ => {
                     let compare =
                         sqlx::query_scalar(HOLDS_ANOTHER_REQUEST).bind(requests).bind(asked_for).bind(lock_of_key);
-                    let is_another: bool = compare.fetch_one(&mut *transaction).await.map_err(store_error)?;
-                    // A lock does not tell which fingerprint it is of; that it is another one is all that matters.
-                    let another = Fingerprint::from_bytes(request.fingerprint.as_bytes().map(|byte| !byte));
-                    return in_flight(if is_another { another } else { request.fingerprint });
+                    let another: Option<i32> = compare.fetch_optional(&mut *transaction).await.map_err(store_error)?;
+                    // The lock tells in which parts the other request differs, and no more matters.
+                    let held = another.map_or(request.fingerprint, |bits| request.fingerprint.with_bits(bits));
+                    return in_flight(held);
                 }
             }
             // Again, in a statement that begins under the locks: whoever held them may have recorded meanwhile.
