@@ -313,7 +313,7 @@ async fn a_drain_waits_for_a_handler_in_a_transaction() {
     let (_database, pool) = database().await;
     let runs = Runs::held();
     let (server, registry) = process(pool.clone(), &runs).await;
-    let request = b"POST /charges HTTP/1.1\r\nhost: x\r\nidempotency-key: k\r\ncontent-length: 3\r\n\r\ntea";
+    let request = b"POST /charges HTTP/1.1\r\nhost: 127.0.0.1\r\nidempotency-key: k\r\ncontent-length: 3\r\n\r\ntea";
     drop(server.connect_and_send(request).await);
     runs.until_started(1).await;
     assert_eq!(registry.drain(std::time::Duration::from_millis(50)).await, 1);
