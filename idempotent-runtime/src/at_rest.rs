@@ -5,9 +5,9 @@ use http::{HeaderName, HeaderValue};
 
 #[cfg(not(feature = "seal"))]
 use self::unsealed::SealingKeys;
+use crate::fingerprint::Difference;
 #[cfg(feature = "seal")]
 use crate::sealing::SealingKeys;
-use crate::fingerprint::Difference;
 use crate::store::StoreError;
 use crate::{Fingerprint, Record, RecordKey, RecordedBody};
 

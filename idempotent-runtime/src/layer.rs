@@ -1,9 +1,9 @@
 //! The same engine as a tower layer: for routes that cannot be annotated, and for whole routers.
 
 use std::convert::identity;
-use std::{fmt, mem};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::{fmt, mem};
 
 use axum::BoxError;
 use axum::body::Body;

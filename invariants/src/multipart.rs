@@ -15,10 +15,10 @@ pub fn multipart(bytes: &[u8]) {
     let mut source = Source::new(bytes);
     let boundaries = [boundary(&mut source), boundary(&mut source)];
     let [parts, others] = [(); 2].map(|()| (0..source.byte() % 4).map(|_| source.bytes()).collect::<Vec<_>>());
-    // A delimiter inside of a line is content like any other.
+    // A delimiter inside of a line is content like any other; one at the start of a line makes the boundary count.
     let is_content = |part: &&[u8]| {
-        let lines = [b"\r\n", *part].concat();
-        boundaries.iter().all(|boundary| !contains(&lines, &format!("\r\n--{boundary}")))
+        let lines = [b"\n", *part].concat();
+        boundaries.iter().all(|boundary| !contains(&lines, &format!("\n--{boundary}")))
     };
     if parts.iter().chain(&others).all(is_content) {
         let [first, second] = boundaries.each_ref().map(|boundary| of_parts(boundary, &parts));

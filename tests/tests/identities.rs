@@ -68,15 +68,19 @@ async fn charge_account(Path(id): Path<u32>) -> String {
 
 /// Charges two accounts through an inner router, as a batch endpoint does.
 async fn batch(State(nested): State<bool>, request: Request) -> String {
+    let wallets = request.uri().path() == "/wallets";
     let accounts = Router::new().route("/{id}/charge", post(charge_account));
     let inner = if nested {
-        Router::new().nest("/accounts", accounts.clone()).nest("/others", accounts)
+        let wallet = Router::new().route("/charge", post(charge_account));
+        Router::new().nest("/accounts", accounts.clone()).nest("/others", accounts).nest("/wallets/{id}", wallet)
     } else {
         Router::new().route("/accounts/{id}/charge", post(charge_account)).route("/", post(charge_account_zero))
     };
     let (parts, _) = request.into_parts();
     let mut answers = Vec::new();
-    for target in ["/accounts/1/charge", "/accounts/2/charge", "/others/1/charge"] {
+    let targets = ["/accounts/1/charge", "/accounts/2/charge", "/others/1/charge", "/wallets/1/charge"];
+    let targets = if wallets { ["/wallets/1/charge", "/wallets/2/charge"].to_vec() } else { targets.to_vec() };
+    for target in targets {
         let mut part: Parts = parts.clone();
         part.uri = Uri::from_static(target);
         let response = inner.clone().oneshot(Request::from_parts(part, Body::empty())).await.expect("a router answers");
@@ -250,13 +254,19 @@ async fn other_credentials_of_a_crashed_request_are_told_apart() {
 #[tokio::test]
 async fn a_forwarded_request_is_known_by_the_uri_that_was_routed() {
     for nested in [false, true] {
-        let app = Router::new().route("/batch", post(batch)).with_state(nested);
+        let app = Router::new().route("/batch", post(batch)).route("/wallets", post(batch)).with_state(nested);
         let server = Server::start(app.layer(Registry::new(MemoryStore::new()).layer())).await;
         let answers = answer(keyed(&server, "/batch")).await.text().to_owned();
         let answers: Vec<&str> = answers.split(" | ").collect();
         assert_eq!(answers[0], "200 account 1 charged");
         assert!(answers[1].starts_with("422 ") && answers[1].contains("key_reused"), "{}", answers[1]);
         assert!(answers[2].starts_with(if nested { "422 " } else { "404 " }), "{}", answers[2]);
+        if nested {
+            let wallets = answer(server.post("/wallets").header("idempotency-key", "w")).await.text().to_owned();
+            let (first, second) = wallets.split_once(" | ").expect("two answers");
+            assert_eq!(first, "200 account 1 charged");
+            assert!(second.starts_with("422 ") && second.contains("key_reused"), "{second}");
+        }
     }
 }
 
@@ -284,7 +294,10 @@ async fn an_expression_that_is_not_finite_runs_nothing() {
     let server = serve(&runs).await;
     for body in [r#"{"amount":5}"#, r#"{"amount":5,"share":0.5}"#] {
         let answer = json(&server, "/floats", "application/json", body).await;
-        assert_eq!((answer.status, answer.refusal().as_str()), (StatusCode::INTERNAL_SERVER_ERROR, "fingerprint_failed"));
+        assert_eq!(
+            (answer.status, answer.refusal().as_str()),
+            (StatusCode::INTERNAL_SERVER_ERROR, "fingerprint_failed")
+        );
     }
     assert_eq!(runs.started(), 0);
     assert_eq!(logs.of_level("ERROR").len(), 2, "{}", logs.text());
@@ -298,7 +311,9 @@ async fn json_is_compared_in_its_canonical_form() {
         json(&server, "/json", content_type, second).await.is_replay()
     };
     for content_type in ["application/json", "application/json; charset=utf-8", "application/vnd.acme+json"] {
-        assert!(sent(content_type, r#"{"a":1,"b":[true,null,{}]}"#, r#" {"b" : [true,null,{ }],"\u0061":1.0e0} "#).await);
+        assert!(
+            sent(content_type, r#"{"a":1,"b":[true,null,{}]}"#, r#" {"b" : [true,null,{ }],"\u0061":1.0e0} "#).await
+        );
     }
     for (first, second) in [
         (r#"{"id":9007199254740992}"#, r#"{"id":9007199254740993}"#),
@@ -332,7 +347,9 @@ async fn the_media_type_must_be_repeated() {
 async fn a_delimiter_that_is_content_makes_the_boundary_count() {
     let server = serve(&Runs::free()).await;
     let form = async |boundary: &str, content: &str| {
-        let body = format!("--{boundary}\r\ncontent-disposition: form-data; name=\"a\"\r\n\r\n{content}\r\n--{boundary}--\r\n");
+        let body = format!(
+            "--{boundary}\r\ncontent-disposition: form-data; name=\"a\"\r\n\r\n{content}\r\n--{boundary}--\r\n"
+        );
         let content_type = format!("multipart/form-data; boundary={boundary}");
         answer(keyed(&server, "/charges").header("content-type", content_type).body(body)).await
     };
@@ -355,11 +372,8 @@ async fn the_downstream_key_differs_by_client_and_by_request_and_not_by_attempt(
         };
         let first = send("k", "alice", "tea").await;
         assert_eq!(send("k", "alice", "tea").await, first, "another attempt");
-        let others = [
-            send("k", "alice", "ham").await,
-            send("k", "bob", "tea").await,
-            send("other", "alice", "tea").await,
-        ];
+        let others =
+            [send("k", "alice", "ham").await, send("k", "bob", "tea").await, send("other", "alice", "tea").await];
         assert!(!others.contains(&first), "{path}: {others:?}");
     }
 }

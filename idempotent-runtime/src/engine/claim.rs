@@ -113,12 +113,7 @@ enum Prepared {
 
 impl Asking {
     /// Claims at once where the store answers at once.
-    pub(super) fn enter(
-        self,
-        asked: &Asked,
-        key: Result<IdempotencyKey, Refusal>,
-        identity: Identity<'_>,
-    ) -> Entered {
+    pub(super) fn enter(self, asked: &Asked, key: Result<IdempotencyKey, Refusal>, identity: Identity<'_>) -> Entered {
         let mut claiming = match self.prepare(asked, key, identity) {
             Prepared::Claim(claiming) => claiming,
             Prepared::RunUnderTheLayersClaim => return Entered::Now(Ok(Passage::Unguarded)),
@@ -152,12 +147,7 @@ impl Asking {
     }
 
     /// All that a claim takes, or what comes of the request without one.
-    fn prepare(
-        self,
-        asked: &Asked,
-        key: Result<IdempotencyKey, Refusal>,
-        identity: Identity<'_>,
-    ) -> Prepared {
+    fn prepare(self, asked: &Asked, key: Result<IdempotencyKey, Refusal>, identity: Identity<'_>) -> Prepared {
         let Identity { caller, value } = identity;
         let key = match key {
             Ok(key) => key,
@@ -190,8 +180,10 @@ impl Asking {
             Some(limit) => {
                 let principal = Principal::of(caller, registry.credential_headers(), &asked.credentials);
                 match limit.enter(self.policy.scope, principal) {
-                Some(place) => Some(place),
-                    None => return Prepared::Answer(self.refuse(Refusal::TooManyInFlight { retry_after: RETRY_AFTER })),
+                    Some(place) => Some(place),
+                    None => {
+                        return Prepared::Answer(self.refuse(Refusal::TooManyInFlight { retry_after: RETRY_AFTER }));
+                    }
                 }
             }
         };

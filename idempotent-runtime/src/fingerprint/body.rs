@@ -59,7 +59,8 @@ fn digest_media_type(pieces: &mut Pieces, media_type: &MediaType<'_>, with_bound
 }
 
 fn is_json(media_type: &MediaType<'_>) -> bool {
-    let is_plain = media_type.ty == names::APPLICATION && media_type.subty == names::JSON && media_type.suffix.is_none();
+    let is_plain =
+        media_type.ty == names::APPLICATION && media_type.subty == names::JSON && media_type.suffix.is_none();
     is_plain || media_type.suffix == Some(names::JSON)
 }
 

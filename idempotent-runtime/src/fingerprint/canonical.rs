@@ -26,7 +26,8 @@ pub(super) fn write_number(text: &str, canonical: &mut Vec<u8>) -> Option<()> {
     let digits = format!("{whole}{fraction}");
     let significant = digits.trim_end_matches('0');
     let zeros = digits.len() - significant.len();
-    let exponent = i128::from(exponent.parse::<i64>().ok()?) + i128::try_from(zeros).ok()? - i128::try_from(fraction.len()).ok()?;
+    let exponent = i128::from(exponent.parse::<i64>().ok()?) + i128::try_from(zeros).ok()?
+        - i128::try_from(fraction.len()).ok()?;
     match significant.trim_start_matches('0') {
         "" => canonical.push(b'0'),
         significant => canonical.extend_from_slice(format!("{sign}{significant}e{exponent}").as_bytes()),

@@ -82,7 +82,8 @@ impl Fingerprint {
 #[cfg(feature = "postgres")]
 impl Fingerprint {
     pub(crate) fn bits(self) -> i32 {
-        let number = |range: Range<usize>| self.0[range].iter().fold(0_u32, |number, &byte| number << 8 | u32::from(byte));
+        let number =
+            |range: Range<usize>| self.0[range].iter().fold(0_u32, |number, &byte| number << 8 | u32::from(byte));
         let credentials = SLOTS.into_iter().fold(0, |bits, slot| bits ^ number(slot));
         ((credentials & 0xfff) << 20 | (number(TARGET) & 0x3ff) << 10 | number(BODY) & 0x3ff).cast_signed()
     }

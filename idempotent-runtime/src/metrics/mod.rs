@@ -141,7 +141,11 @@ fn describe() {
     describe_histogram!(REPLAY_AGE_SECONDS, Unit::Seconds, "How old replayed records are.");
     describe_histogram!(STORE_DURATION_SECONDS, Unit::Seconds, "How long the calls of stores take.");
     describe_counter!(STORE_ERRORS_TOTAL, Unit::Count, "Calls of stores that failed or were cut off.");
-    describe_counter!(MISMATCHES_TOTAL, Unit::Count, "Requests whose key was used for another request, by what differs.");
+    describe_counter!(
+        MISMATCHES_TOTAL,
+        Unit::Count,
+        "Requests whose key was used for another request, by what differs."
+    );
     describe_counter!(LEASE_LOST_TOTAL, Unit::Count, "Claims that were lost while their handler ran.");
 }
 

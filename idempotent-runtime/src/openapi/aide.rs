@@ -11,9 +11,9 @@ use serde_json::Value;
 
 use super::description::{Description, EXTENSION, replay_header};
 use super::recorded::Recorded;
-use crate::policy::Reads;
 use crate::guarded::{Reading, sealed};
 use crate::headers::REPLAYED;
+use crate::policy::Reads;
 use crate::{Guarded, Idempotency, Policy, policies};
 
 /// A mode of [`Guarded`] that knows its handler's policy by [`identity`], and the return type that was written.

@@ -77,7 +77,9 @@ fn dialect(refusal: &Refusal) -> (StatusCode, &'static str, &'static str) {
         Refusal::MissingKey { .. } | Refusal::InvalidKey { .. } => {
             (StatusCode::BAD_REQUEST, "invalid_request_error", refusal.code())
         }
-        Refusal::KeyReused | Refusal::OtherCredentials => (StatusCode::BAD_REQUEST, "idempotency_error", refusal.code()),
+        Refusal::KeyReused | Refusal::OtherCredentials => {
+            (StatusCode::BAD_REQUEST, "idempotency_error", refusal.code())
+        }
         Refusal::InFlight { .. } | Refusal::ClaimLost { .. } => {
             (StatusCode::CONFLICT, "idempotency_error", "idempotency_key_in_use")
         }
