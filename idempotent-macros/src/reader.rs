@@ -298,13 +298,11 @@ impl Reader<'_> {
             }
             Some(Expr::Call(call)) if is_word(&call.func, "only") => {
                 let mut values = call.args.iter();
-                match (values.next(), values.next()) {
-                    (Some(value), None) => Fingerprint::Only(value.clone()),
-                    _ => {
-                        self.diagnostics.error(call, ONLY);
-                        Fingerprint::Request
-                    }
+                if let (Some(value), None) = (values.next(), values.next()) {
+                    return Fingerprint::Only(value.clone());
                 }
+                self.diagnostics.error(call, ONLY);
+                Fingerprint::Request
             }
             Some(value) => Fingerprint::Expression(value),
         }

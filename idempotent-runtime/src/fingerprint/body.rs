@@ -31,7 +31,9 @@ pub(crate) fn digest_of_body(headers: &HeaderMap, body: &[u8], form: BodyForm) -
     if let Some(segments) = segments(&media_type, body) {
         // Clients draw the boundary anew for each attempt.
         digest_media_type(&mut pieces, &media_type, false);
-        segments.iter().for_each(|segment| pieces.piece(Piece::Segment, segment));
+        for segment in segments {
+            pieces.piece(Piece::Segment, segment);
+        }
         return pieces.finish();
     }
     digest_media_type(&mut pieces, &media_type, true);

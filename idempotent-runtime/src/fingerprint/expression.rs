@@ -40,7 +40,9 @@ fn write(value: &Value, canonical: &mut Vec<u8>) -> Result<(), Unserialisable> {
         // What JSON has no form for is told apart by its first letter.
         Value::Bytes(bytes) => {
             canonical.push(b'x');
-            bytes.iter().for_each(|byte| canonical.extend_from_slice(format!("{byte:02x}").as_bytes()));
+            for byte in bytes {
+                canonical.extend_from_slice(format!("{byte:02x}").as_bytes());
+            }
         }
         // An integer of more than 64 bits.
         Value::Tag(tag, inner) => {
