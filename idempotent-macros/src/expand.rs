@@ -122,7 +122,9 @@ fn guarded_inputs(
 ) -> Punctuated<FnArg, Token![,]> {
     let mode = match model.fingerprint {
         Fingerprint::Request => quote!(::idempotent_runtime::__private::Buffered),
-        Fingerprint::None | Fingerprint::Expression(_) => quote!(::idempotent_runtime::__private::Streamed),
+        Fingerprint::Json => quote!(::idempotent_runtime::__private::BufferedJson),
+        Fingerprint::Expression(_) => quote!(::idempotent_runtime::__private::Targeted),
+        Fingerprint::None | Fingerprint::Only(_) => quote!(::idempotent_runtime::__private::Streamed),
     };
     let mode = if model.header.is_none() && model.key.is_none() {
         mode
@@ -265,7 +267,9 @@ fn settings(model: &Model, function: &str) -> Vec<TokenStream> {
     match &model.fingerprint {
         Fingerprint::Request => {}
         Fingerprint::None => set(quote!(.with_fingerprint(#private::FingerprintSource::None))),
+        Fingerprint::Json => set(quote!(.with_fingerprint(#private::FingerprintSource::Json))),
         Fingerprint::Expression(_) => set(quote!(.with_fingerprint(#private::FingerprintSource::Expression))),
+        Fingerprint::Only(_) => set(quote!(.with_fingerprint(#private::FingerprintSource::Only))),
     }
     if let Some(millis) = model.wait_millis {
         set(quote!(.with_wait_millis(#millis)));
@@ -319,7 +323,7 @@ fn policy_expressions(model: &Model) -> TokenStream {
     if let Some(caller) = &model.caller {
         ask("caller", caller, true);
     }
-    if let Fingerprint::Expression(value) = &model.fingerprint {
+    if let Fingerprint::Expression(value) | Fingerprint::Only(value) = &model.fingerprint {
         ask("fingerprint", value, true);
     }
     if let Some(predicate) = &model.cache_if {

@@ -45,8 +45,13 @@ pub(crate) enum Methods {
 
 pub(crate) enum Fingerprint {
     Request,
+    /// The body in its canonical form.
+    Json,
     None,
+    /// In place of query and body.
     Expression(Expr),
+    /// In place of all of the request.
+    Only(Expr),
 }
 
 const DEFAULT_TTL_MILLIS: u64 = 24 * 60 * 60 * 1000;

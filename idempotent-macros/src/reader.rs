@@ -12,6 +12,9 @@ use crate::units::{duration_in_millis, size_in_bytes};
 
 const METHODS: [&str; 9] = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
 
+const ONLY: &str =
+    "`only` takes one expression, or several as a tuple; write `fingerprint = only((&order.amount, &order.currency))`";
+
 /// Headers of one connection, or computed for each answer: a replay cannot carry them.
 const NEVER_KEPT: [&str; 9] = [
     "connection",
@@ -288,6 +291,19 @@ impl Reader<'_> {
         match self.value("fingerprint", "(&order.amount, &order.currency)") {
             None => Fingerprint::Request,
             Some(value) if is_word(&value, "none") => Fingerprint::None,
+            Some(value) if is_word(&value, "json") => Fingerprint::Json,
+            Some(value) if is_word(&value, "only") => {
+                self.diagnostics.error(value, ONLY);
+                Fingerprint::Request
+            }
+            Some(Expr::Call(call)) if is_word(&call.func, "only") => {
+                let mut values = call.args.iter();
+                if let (Some(value), None) = (values.next(), values.next()) {
+                    return Fingerprint::Only(value.clone());
+                }
+                self.diagnostics.error(call, ONLY);
+                Fingerprint::Request
+            }
             Some(value) => Fingerprint::Expression(value),
         }
     }

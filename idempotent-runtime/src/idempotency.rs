@@ -16,7 +16,7 @@ use crate::step::{Begun, Names, StepError, StepErrorKind, Steps};
 use crate::store::Token;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::transaction::HandlerTransaction;
-use crate::{IdempotencyKey, RecordKey, Refusal, telemetry};
+use crate::{Fingerprint, IdempotencyKey, RecordKey, Refusal, telemetry};
 
 /// What the handler may know about the key under which it runs.
 ///
@@ -42,7 +42,7 @@ impl Idempotency {
         let execution = Execution::default();
         let key = IdempotencyKey::new(key).unwrap_or_else(|reason| panic!("{key:?} is no key: {reason}"));
         let record_key = RecordKey::new("test", None, key.as_str());
-        execution.grant(key, record_key, attempt);
+        execution.grant(key, record_key, Fingerprint::from_bytes([0; 32]), attempt);
         Self(Arc::new(execution))
     }
 
@@ -61,14 +61,21 @@ impl Idempotency {
     }
 
     /// A key to pass on to `api`, another service that this handler calls: 32 hexadecimal digits, derived from scope,
-    /// caller and key.
+    /// caller, key and fingerprint.
     ///
-    /// It is the same on every attempt, so that the other service recognises a repetition, and another one for each
-    /// `api`. A request without a key gets a fresh one, since it is an execution of its own.
+    /// It is the same on every attempt of one request, so that the other service recognises a repetition, and another one
+    /// for each `api`. It differs from client to client, and from request to request: when a key is free again, because a
+    /// response was not recorded, and comes with another request or other credentials, the other service sees a new
+    /// operation. With a caller, credentials may be renewed between attempts; without one, they belong to the request. A
+    /// request without a key gets a fresh one, since it is an execution of its own. Under an
+    /// [`IdempotencyLayer`](crate::IdempotencyLayer), a handler without the attribute gets the key of the layer's claim.
     pub fn downstream_key(&self, api: &str) -> String {
         let mut digest = Sha256::new();
         match self.0.granted() {
-            Some(grant) => digest.update(grant.record_key.as_str()),
+            Some(grant) => {
+                digest.update(grant.fingerprint.as_bytes());
+                digest.update(grant.record_key.as_str());
+            }
             None => digest.update(self.0.unkeyed.get_or_init(Token::unique).as_u128().to_le_bytes()),
         }
         // A record key holds no NUL, so this ends it.
@@ -100,6 +107,7 @@ impl Idempotency {
     /// | the store is away | tried again for as long as the registry lets a store take, then an error; when `run` has run already, [`StepErrorKind::NotRecorded`](crate::StepErrorKind::NotRecorded), and the recording is tried on while this process lives: a later attempt waits for it |
     /// | the handler ends with a status that is not recorded | its steps stay: the next request with this key gets their results. Return an error from `run` where that must not be |
     /// | … and that request asks for something else | [`StepErrorKind::OtherRequest`](crate::StepErrorKind::OtherRequest), 422 |
+    /// | … or comes with other credentials, and no caller is named | [`StepErrorKind::OtherCredentials`](crate::StepErrorKind::OtherCredentials), 422 |
     /// | the code was changed, and reads the result as another type | [`StepErrorKind::WrongType`](crate::StepErrorKind::WrongType); it never runs again silently |
     /// | `after_crash = "refuse"` | after a crash there is no further attempt for which a step could be recorded; one that may have run is not run again: [`StepErrorKind::OutcomeUnknown`](crate::StepErrorKind::OutcomeUnknown) |
     /// | the handler takes a `Tx` | [`StepErrorKind::InTransaction`](crate::StepErrorKind::InTransaction): a rollback would undo what the step wrote and leave its result |
@@ -228,6 +236,8 @@ pub(crate) struct Execution {
 struct Grant {
     key: IdempotencyKey,
     record_key: RecordKey,
+    /// That no sealing key changes: an attempt may come after a rotation.
+    fingerprint: Fingerprint,
     attempt: u32,
 }
 
@@ -305,10 +315,10 @@ impl Execution {
         self.transaction.get().cloned()
     }
 
-    pub(crate) fn grant(&self, key: IdempotencyKey, record_key: RecordKey, attempt: u32) {
+    pub(crate) fn grant(&self, key: IdempotencyKey, record_key: RecordKey, fingerprint: Fingerprint, attempt: u32) {
         self.enter();
         // A middleware may clone the extensions into a second request before either is granted; the first one stands.
-        let _ = self.grant.set(Grant { key, record_key, attempt });
+        let _ = self.grant.set(Grant { key, record_key, fingerprint, attempt });
     }
 
     /// Its handler extracts the [`Idempotency`], or nobody can tell yet.

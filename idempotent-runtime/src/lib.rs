@@ -162,7 +162,7 @@ pub mod __private {
     pub use crate::__policy as policy;
     pub use crate::completion::Completion;
     pub use crate::engine::{Gate, KeyExpression, into_response, never, open};
-    pub use crate::guarded::{Buffered, Guarded, KeyElsewhere, Streamed, ViaGuarded};
+    pub use crate::guarded::{Buffered, BufferedJson, Guarded, KeyElsewhere, Streamed, Targeted, ViaGuarded};
     #[cfg(feature = "utoipa")]
     pub use crate::openapi::operation;
     #[cfg(feature = "aide")]

@@ -3,7 +3,7 @@
 #[cfg(not(feature = "metrics"))]
 pub(crate) use self::silent::*;
 #[cfg(feature = "metrics")]
-pub(crate) use crate::metrics::{InFlight, StoreMeter, UnknownGauge, lease_lost, outcome, replayed};
+pub(crate) use crate::metrics::{InFlight, StoreMeter, UnknownGauge, lease_lost, mismatched, outcome, replayed};
 
 /// What a store is asked for.
 #[derive(Clone, Copy)]
@@ -77,6 +77,8 @@ mod silent {
     }
 
     pub(crate) fn outcome(_scope: &'static str, _outcome: &'static str) {}
+
+    pub(crate) fn mismatched(_scope: &'static str, _differs: &'static str, _header: &str) {}
 
     pub(crate) fn lease_lost(_scope: &'static str) {}
 

@@ -5,6 +5,7 @@ use std::error::Error;
 use tracing::Span;
 use tracing::field::Empty;
 
+use crate::fingerprint::{Difference, Unserialisable};
 use crate::metering;
 use crate::store::StoreError;
 use crate::transaction::TransactionError;
@@ -77,6 +78,34 @@ impl Outcome {
     pub(crate) fn correct(self, span: &Span) {
         span.record("idempotency.outcome", self.as_str());
         tracing::debug!(parent: span, outcome = self.as_str(), "a guarded request has ended");
+    }
+}
+
+/// A key came with another request than the first one. The header is told by its name, never by its value.
+pub(crate) fn other_request(scope: &'static str, difference: &Difference) {
+    let (differs, header) = (difference.as_str(), difference.header());
+    metering::mismatched(scope, differs, header);
+    tracing::info!(scope, differs, header, "a key was used for another request: it is refused, and nothing ran");
+}
+
+/// `fingerprint = expr` has a value that cannot be compared.
+pub(crate) fn no_fingerprint(policy: &Policy, error: Unserialisable) {
+    tracing::error!(
+        scope = policy.scope,
+        handler = %policy,
+        "the value of `fingerprint = …` cannot be compared: the request is refused, and nothing ran: {error}"
+    );
+}
+
+/// What `install` says of handlers without a caller under a registry without one.
+pub(crate) fn without_caller(policies: impl Iterator<Item = &'static Policy>) {
+    let handlers: Vec<String> = policies.filter(|policy| !policy.partitioned).map(Policy::handler).collect();
+    if !handlers.is_empty() {
+        tracing::warn!(
+            handlers = handlers.join(", "),
+            "some handlers name no caller: a retry with renewed credentials is refused; write `caller = …`, or \
+             `Registry::builder(…).caller(…)` for all of them"
+        );
     }
 }
 

@@ -50,7 +50,7 @@ fn router(runs: &Runs, registry: &Registry) -> Router {
 }
 
 fn request(path: &str, key: &str) -> Vec<u8> {
-    format!("POST {path} HTTP/1.1\r\nhost: localhost\r\nidempotency-key: {key}\r\ncontent-length: 0\r\n\r\n")
+    format!("POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nidempotency-key: {key}\r\ncontent-length: 0\r\n\r\n")
         .into_bytes()
 }
 
@@ -102,7 +102,7 @@ async fn an_unguarded_request_ends_with_its_client_as_any_handler_does() {
     let runs = Runs::held();
     let server = Server::start(router(&runs, &Registry::new(MemoryStore::new()))).await;
     let connection =
-        server.connect_and_send(b"POST /charges HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n").await;
+        server.connect_and_send(b"POST /charges HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 0\r\n\r\n").await;
     runs.until_started(1).await;
     drop(connection);
     runs.until_abandoned(1).await;

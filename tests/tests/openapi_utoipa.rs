@@ -179,7 +179,7 @@ fn either_order_documents_header_refusals_replay_and_policy() {
         assert_eq!(parameter["schema"]["maxLength"], 255);
         assert_eq!(codes(operation, "400"), ["invalid_key"]);
         assert_eq!(codes(operation, "409"), ["in_flight", "claim_lost", "response_not_recorded"]);
-        assert_eq!(codes(operation, "422"), ["key_reused"]);
+        assert_eq!(codes(operation, "422"), ["key_reused", "other_credentials"]);
         assert_eq!(codes(operation, "503"), ["store_unavailable"]);
         let responses = &operation["responses"];
         for (status, sends_it) in [("400", false), ("409", true), ("422", false), ("503", true)] {

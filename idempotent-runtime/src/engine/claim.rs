@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{Instrument, Span};
 
@@ -18,13 +18,13 @@ use super::verdict::Judge;
 use super::{CacheIf, Passage};
 use crate::at_rest::{Fingerprints, Opened};
 use crate::crowding::{Place, Principal};
-use crate::fingerprint::FingerprintBuilder;
+use crate::fingerprint::{Difference, FingerprintBuilder, PartDigest, Unserialisable};
 use crate::headers::REPLAYED;
 use crate::idempotency::Execution;
 use crate::lease::{Lease, Running, Taken};
 use crate::metering;
 use crate::policy::{AfterCrash, InFlight, OnStoreError};
-use crate::presented::{Asked, PresentedContent};
+use crate::presented::{Asked, PresentedBody};
 use crate::step::Steps;
 use crate::store::{BoundedStore, Claim, ClaimRequest, Held, StoreError, Token};
 use crate::sync::tokio;
@@ -53,6 +53,34 @@ pub(super) struct Asking {
     pub(super) trace: Option<Box<TraceParent>>,
     pub(super) execution: Arc<Execution>,
     pub(super) transaction: Option<Arc<dyn HandlerTransaction>>,
+}
+
+/// Whose request it is, and what `fingerprint = expr` says of it.
+#[derive(Clone, Copy)]
+pub(super) struct Identity<'a> {
+    pub(super) caller: Option<&'a str>,
+    pub(super) value: Option<Result<PartDigest, Unserialisable>>,
+}
+
+impl Identity<'_> {
+    /// What the request asks for: target, body or the value in its place, and the credentials where no caller is named.
+    pub(super) fn fingerprint(&self, asked: &Asked, registry: &Registry) -> Fingerprint {
+        let of_body = match asked.body {
+            PresentedBody::Read(digest) => Some(digest),
+            PresentedBody::NotRead | PresentedBody::Broken(_) => None,
+        };
+        let mut fingerprint = FingerprintBuilder::new();
+        if let Some(target) = asked.target {
+            fingerprint.target(target);
+        }
+        if let Some(body) = self.value.and_then(Result::ok).or(of_body) {
+            fingerprint.body(body);
+        }
+        if self.caller.is_none() {
+            fingerprint.credentials(registry.credential_headers(), &asked.credentials);
+        }
+        fingerprint.finish()
+    }
 }
 
 /// What a claim has come to.
@@ -85,14 +113,8 @@ enum Prepared {
 
 impl Asking {
     /// Claims at once where the store answers at once.
-    pub(super) fn enter(
-        self,
-        asked: &Asked,
-        key: Result<IdempotencyKey, Refusal>,
-        caller: Option<&str>,
-        fingerprint: Option<Fingerprint>,
-    ) -> Entered {
-        let mut claiming = match self.prepare(asked, key, caller, fingerprint) {
+    pub(super) fn enter(self, asked: &Asked, key: Result<IdempotencyKey, Refusal>, identity: Identity<'_>) -> Entered {
+        let mut claiming = match self.prepare(asked, key, identity) {
             Prepared::Claim(claiming) => claiming,
             Prepared::RunUnderTheLayersClaim => return Entered::Now(Ok(Passage::Unguarded)),
             Prepared::Answer(answer) => return Entered::Now(Err(answer)),
@@ -119,13 +141,8 @@ impl Asking {
     }
 
     /// All that a claim takes, or what comes of the request without one.
-    fn prepare(
-        self,
-        asked: &Asked,
-        key: Result<IdempotencyKey, Refusal>,
-        caller: Option<&str>,
-        fingerprint: Option<Fingerprint>,
-    ) -> Prepared {
+    fn prepare(self, asked: &Asked, key: Result<IdempotencyKey, Refusal>, identity: Identity<'_>) -> Prepared {
+        let Identity { caller, value } = identity;
         let key = match key {
             Ok(key) => key,
             Err(refusal) => return Prepared::Answer(self.refuse(refusal)),
@@ -144,18 +161,27 @@ impl Asking {
             telemetry::misconfigured(self.policy, self.registry.is_some());
             return Prepared::Answer(self.refuse(UNAVAILABLE));
         };
-        if let PresentedContent::Broken(broken) = &asked.content {
+        if let Some(Err(error)) = value {
+            telemetry::no_fingerprint(self.policy, error);
+            return Prepared::Answer(self.refuse(Refusal::FingerprintFailed));
+        }
+        if let PresentedBody::Broken(broken) = &asked.body {
             let (status, reason) = &**broken;
             return Prepared::Answer((*status, reason.clone()).into_response());
         }
         let place = match registry.caller_limit() {
             None => None,
-            Some(limit) => match limit.enter(self.policy.scope, Principal::of(caller, &asked.credentials)) {
-                Some(place) => Some(place),
-                None => return Prepared::Answer(self.refuse(Refusal::TooManyInFlight { retry_after: RETRY_AFTER })),
-            },
+            Some(limit) => {
+                let principal = Principal::of(caller, registry.credential_headers(), &asked.credentials);
+                match limit.enter(self.policy.scope, principal) {
+                    Some(place) => Some(place),
+                    None => {
+                        return Prepared::Answer(self.refuse(Refusal::TooManyInFlight { retry_after: RETRY_AFTER }));
+                    }
+                }
+            }
         };
-        let fingerprints = registry.at_rest().fingerprints(fingerprint_of(self.policy, asked, fingerprint));
+        let fingerprints = registry.at_rest().fingerprints(identity.fingerprint(asked, &registry));
         Prepared::Claim(Claiming {
             stored_key: registry.at_rest().key(&record_key),
             request: ClaimRequest {
@@ -173,6 +199,7 @@ impl Asking {
             key,
             record_key,
             fingerprints,
+            is_partitioned: caller.is_some(),
             place,
         })
     }
@@ -238,6 +265,8 @@ struct Claiming {
     stored_key: RecordKey,
     request: ClaimRequest,
     fingerprints: Fingerprints,
+    /// A caller is named, so that credentials do not count.
+    is_partitioned: bool,
     running: TaskTrackerToken,
     place: Option<Place>,
 }
@@ -340,7 +369,7 @@ impl Claiming {
                 let may_run = self.asking.policy.on_store_error == OnStoreError::Run && is_free;
                 return match may_run.then(|| self.running_here()) {
                     Some(None) => Judged::Unguarded,
-                    Some(Some(Running::AnotherRequest)) => Judged::Answer(self.asking.refuse(Refusal::KeyReused)),
+                    Some(Some(Running::AnotherRequest(fingerprint))) => Judged::Answer(self.refuse_other(fingerprint)),
                     Some(Some(Running::SameRequest)) | None => Judged::Answer(self.asking.refuse(UNAVAILABLE)),
                 };
             }
@@ -355,7 +384,7 @@ impl Claiming {
                 if !self.fingerprints.contain(fingerprint) =>
             {
                 // The other claim may be one that is about to be released for the handler that runs here.
-                self.judge_beside(self.running_here().unwrap_or(Running::AnotherRequest))
+                self.judge_beside(self.running_here().unwrap_or(Running::AnotherRequest(fingerprint)))
             }
             // Claimed when the registry had other sealing keys: the store knows the request by that digest alone.
             Claim::Lapsed { fingerprint } if fingerprint != self.request.fingerprint => {
@@ -383,6 +412,21 @@ impl Claiming {
         Some(running)
     }
 
+    /// The key belongs to another request, which has this fingerprint.
+    fn refuse_other(&self, fingerprint: Fingerprint) -> Response {
+        let difference = self.fingerprints.difference(fingerprint, self.credential_headers());
+        telemetry::other_request(self.asking.policy.scope, &difference);
+        self.asking.refuse(match difference {
+            Difference::Credentials(_) => Refusal::OtherCredentials,
+            Difference::Target | Difference::Body => Refusal::KeyReused,
+        })
+    }
+
+    /// Those that count.
+    fn credential_headers(&self) -> &[HeaderName] {
+        if self.is_partitioned { &[] } else { self.registry.credential_headers() }
+    }
+
     fn running_here(&self) -> Option<Running> {
         let is_same_request = |fingerprint| self.fingerprints.contain(fingerprint);
         self.registry.keeper().running(&self.store, &self.stored_key, is_same_request)
@@ -391,7 +435,7 @@ impl Claiming {
     fn judge_beside(&self, running: Running) -> Judged {
         match running {
             Running::SameRequest => Judged::InFlight(Refusal::InFlight { retry_after: RETRY_AFTER }),
-            Running::AnotherRequest => Judged::Answer(self.asking.refuse(Refusal::KeyReused)),
+            Running::AnotherRequest(fingerprint) => Judged::Answer(self.refuse_other(fingerprint)),
         }
     }
 
@@ -409,13 +453,18 @@ impl Claiming {
     fn acquired(self, attempt: u32, asked_at: Instant) -> Passage {
         let Asking { policy, cache_if, trace, execution, span, .. } = self.asking;
         let trace = TraceParent::of_handler(&span, trace);
-        execution.grant(self.key, self.record_key, attempt);
+        execution.grant(self.key, self.record_key, self.fingerprints.plain, attempt);
         let lease = Lease::new(self.store, self.stored_key, &self.request, policy.scope);
         let lease = self.registry.keeper().keep(lease, asked_at);
         if execution.may_take_steps() {
-            let (registry, handler) = (self.registry.clone(), lease.share());
-            let (request, ttl) = (self.request, policy.ttl);
-            execution.open_steps(Steps { registry, handler, request, ttl, fingerprints: self.fingerprints });
+            execution.open_steps(Steps {
+                registry: self.registry.clone(),
+                handler: lease.share(),
+                request: self.request,
+                ttl: policy.ttl,
+                fingerprints: self.fingerprints,
+                is_partitioned: self.is_partitioned,
+            });
         }
         let claimed = Claimed {
             lease,
@@ -433,7 +482,7 @@ impl Claiming {
     fn begun(self, attempt: u32, transaction: Arc<dyn HandlerTransaction>) -> Passage {
         let Asking { policy, cache_if, trace, execution, span, .. } = self.asking;
         let trace = TraceParent::of_handler(&span, trace);
-        execution.grant(self.key, self.record_key, attempt);
+        execution.grant(self.key, self.record_key, self.fingerprints.plain, attempt);
         Passage::InTransaction(Box::new(InTransaction {
             registry: self.registry,
             store: self.store,
@@ -454,7 +503,7 @@ impl Claiming {
     fn unguarded(self) -> Passage {
         // From here on the request is what any axum request is: it ends when its client leaves.
         self.asking.execution.fate.set_must_finish(false);
-        self.asking.execution.grant(self.key, self.record_key, 1);
+        self.asking.execution.grant(self.key, self.record_key, self.fingerprints.plain, 1);
         Outcome::Unguarded.enter(&self.asking.span, self.asking.policy);
         Passage::Unguarded
     }
@@ -470,7 +519,7 @@ impl Claiming {
             }
         };
         if !self.fingerprints.contain(fingerprint) {
-            return self.asking.refuse(Refusal::KeyReused);
+            return self.refuse_other(fingerprint);
         }
         let Opened::Whole(mut lines, body) = opened else {
             return self.asking.refuse(Refusal::ResponseNotRecorded { status });
@@ -491,27 +540,6 @@ impl Claiming {
         }
         headers.insert(&REPLAYED, HeaderValue::from_static("true"));
         response
-    }
-}
-
-/// The digest of the request or of the policy's own expression, and of the credentials where no `caller` tells them apart.
-fn fingerprint_of(policy: &Policy, asked: &Asked, of_expression: Option<Fingerprint>) -> Fingerprint {
-    let of_request = match asked.content {
-        PresentedContent::Read(fingerprint) => Some(fingerprint),
-        PresentedContent::NotRead | PresentedContent::Broken(_) => None,
-    };
-    let asked_for = of_expression.or(of_request);
-    let credentials = if policy.partitioned { &[][..] } else { &asked.credentials };
-    match asked_for {
-        Some(fingerprint) if credentials.is_empty() => fingerprint,
-        asked_for => {
-            let mut digest = FingerprintBuilder::new();
-            if let Some(fingerprint) = asked_for {
-                digest.digest(fingerprint);
-            }
-            digest.credentials(credentials);
-            digest.finish()
-        }
     }
 }
 

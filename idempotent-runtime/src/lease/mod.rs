@@ -195,13 +195,14 @@ pub(crate) struct Taken<'a> {
 pub(crate) enum Running {
     /// That of a request for the same.
     SameRequest,
-    /// That of a request for something else.
-    AnotherRequest,
+    /// That of a request for something else, which has this fingerprint.
+    AnotherRequest(Fingerprint),
 }
 
 impl Running {
     fn of(lease: &Lease, is_same_request: impl Fn(Fingerprint) -> bool) -> Self {
-        if is_same_request(lease.request.fingerprint) { Self::SameRequest } else { Self::AnotherRequest }
+        let fingerprint = lease.request.fingerprint;
+        if is_same_request(fingerprint) { Self::SameRequest } else { Self::AnotherRequest(fingerprint) }
     }
 }
 

@@ -10,6 +10,7 @@
 //! | [`STORE_DURATION_SECONDS`] | histogram | `store`, `op` | how long each call of a store took, those that failed or were cut off included |
 //! | [`STORE_ERRORS_TOTAL`] | counter | `store`, `op` | calls of a store that failed or were cut off |
 //! | [`UNKNOWN_OUTCOMES`] | gauge | `scope` | requests in the stores that may have been executed and may not run again, until each is completed or purged |
+//! | [`MISMATCHES_TOTAL`] | counter | `scope`, `differs`, `header` | requests that were refused because their key was used for another request |
 //! | [`LEASE_LOST_TOTAL`] | counter | `scope` | claims that somebody else held, or that were purged, while their handler ran |
 //!
 //! No label ever carries anything of a request: each has a bounded number of values, which stand in the program.
@@ -19,6 +20,9 @@
 //! - **`outcome`** is what the span's `idempotency.outcome` says: `recorded`, `not_recorded`, `too_large`, `broken`,
 //!   `recording_failed`, `claim_lost`, `panicked`, `failed`, `left_to_handler`, `unguarded`, `replayed`, or the [code](crate::Refusal::code) of a
 //!   refusal. A response that could not be recorded at once is counted so, whatever becomes of it later.
+//! - **`differs`** is the part that was not repeated: `credentials`, `target` or `body`; of several, the first of these.
+//!   **`header`** is the name of the one credential header that differs, never its value, and empty otherwise. The names
+//!   are those of [`credential_headers`](crate::RegistryBuilder::credential_headers).
 //! - **`store`** is the name in the registry; `default` is the one without a name.
 //! - **`op`** is `claim`, `renew`, `complete` or `release`, for `MemoryStore` too; of a `Tx` it is `begin`, `claim`,
 //!   `record`, `verify` (that the transaction can still be committed), `commit`, `roll_back`, or `look_up` (whether a commit
@@ -89,6 +93,8 @@ pub const STORE_DURATION_SECONDS: &str = "idempotency_store_duration_seconds";
 pub const STORE_ERRORS_TOTAL: &str = "idempotency_store_errors_total";
 /// Gauge: claims of handlers with `after_crash = "refuse"` that were cut off.
 pub const UNKNOWN_OUTCOMES: &str = "idempotency_unknown_outcomes";
+/// Counter: requests whose key was used for another request.
+pub const MISMATCHES_TOTAL: &str = "idempotency_mismatches_total";
 /// Counter: claims that were lost while their handler ran.
 pub const LEASE_LOST_TOTAL: &str = "idempotency_lease_lost_total";
 
@@ -149,12 +155,22 @@ fn describe() {
     describe_histogram!(STORE_DURATION_SECONDS, Unit::Seconds, "How long the calls of stores take.");
     describe_counter!(STORE_ERRORS_TOTAL, Unit::Count, "Calls of stores that failed or were cut off.");
     describe_gauge!(UNKNOWN_OUTCOMES, Unit::Count, "Requests that may have been executed and may not run again.");
+    describe_counter!(
+        MISMATCHES_TOTAL,
+        Unit::Count,
+        "Requests whose key was used for another request, by what differs."
+    );
     describe_counter!(LEASE_LOST_TOTAL, Unit::Count, "Claims that were lost while their handler ran.");
 }
 
 /// A request has ended so.
 pub(crate) fn outcome(scope: &'static str, outcome: &'static str) {
     METERS.scope(scope).count(outcome);
+}
+
+/// A key came with another request.
+pub(crate) fn mismatched(scope: &'static str, differs: &'static str, header: &str) {
+    METERS.scope(scope).mismatched(differs, header);
 }
 
 /// Somebody else has the claim of a handler that runs, or nobody.

@@ -13,6 +13,7 @@ use super::description::{Description, EXTENSION, replay_header};
 use super::recorded::Recorded;
 use crate::guarded::{Reading, sealed};
 use crate::headers::REPLAYED;
+use crate::policy::Reads;
 use crate::{Guarded, Idempotency, Policy, policies};
 
 /// A mode of [`Guarded`] that knows its handler's policy by [`identity`], and the return type that was written.
@@ -21,7 +22,7 @@ pub struct Documented<M, const IDENTITY: u128, R>(PhantomData<(M, fn() -> R)>);
 impl<M, const IDENTITY: u128, R> sealed::Sealed for Documented<M, IDENTITY, R> {}
 
 impl<M: Reading, const IDENTITY: u128, R> Reading for Documented<M, IDENTITY, R> {
-    const BUFFERED: bool = M::BUFFERED;
+    const READS: Reads = M::READS;
     const KEY_ELSEWHERE: bool = M::KEY_ELSEWHERE;
 }
 

@@ -126,6 +126,13 @@ impl PolicyBuilder {
         self
     }
 
+    /// A body that is JSON is compared in its canonical form, so that the order of members and spaces do not matter; as
+    /// `fingerprint = json` of the attribute.
+    pub fn json_fingerprint(mut self) -> Self {
+        self.policy.fingerprint = FingerprintSource::Json;
+        self
+    }
+
     /// A reused key need not bring the same method, path, query and body; the body then reaches the service as it comes,
     /// whatever its length.
     pub fn without_fingerprint(mut self) -> Self {

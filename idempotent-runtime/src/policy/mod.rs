@@ -98,15 +98,41 @@ pub enum Methods {
     Any,
 }
 
-/// What a reused key must repeat (`fingerprint`).
+/// What a reused key must repeat (`fingerprint`), beside the credentials where no caller is named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FingerprintSource {
-    /// Method, path, query and body.
+    /// Method, authority, path, query, media type and body.
     Request,
-    /// The hash of an expression over the handler's arguments.
+    /// The same, but for the body in its canonical form where it is JSON.
+    Json,
+    /// Method, authority, path, and an expression over the handler's arguments in place of query and body.
     Expression,
+    /// An expression over the handler's arguments, and nothing else of the request.
+    Only,
     /// Nothing of the request's content.
     None,
+}
+
+/// What the fingerprint needs of a request before its handler's extractors have the body.
+#[derive(Clone, Copy)]
+pub enum Reads {
+    Nothing,
+    /// Without the query.
+    Target,
+    Body,
+    Json,
+}
+
+impl FingerprintSource {
+    pub(crate) fn reads(self) -> Reads {
+        match self {
+            Self::Request => Reads::Body,
+            Self::Json => Reads::Json,
+            Self::Expression => Reads::Target,
+            Self::Only | Self::None => Reads::Nothing,
+        }
+    }
 }
 
 /// How a duplicate of a running request is answered (`in_flight`).

@@ -45,6 +45,8 @@ pub enum Refusal {
     },
     /// The key was used for a different request.
     KeyReused,
+    /// The key was used by a request with other credentials, and no caller says that both are the same client.
+    OtherCredentials,
     /// The first request with this key still runs.
     #[non_exhaustive]
     InFlight {
@@ -80,6 +82,9 @@ pub enum Refusal {
     },
     /// The handler takes a `Tx` that cannot be had or was not given back: its program must be changed.
     TransactionFailed,
+    /// The value of `fingerprint = expr` has no digest, because it holds a float that is not finite or its `Serialize`
+    /// fails: the program must be changed.
+    FingerprintFailed,
     /// A step of the handler cannot be taken, or its result not be recorded or read: its program must be changed.
     ///
     /// Only handlers give this answer, by a [`StepError`](crate::StepError).
@@ -88,10 +93,11 @@ pub enum Refusal {
 
 /// Every [`Refusal::code`].
 #[cfg(feature = "testing")]
-pub(crate) const CODES: [&str; 11] = [
+pub(crate) const CODES: [&str; 13] = [
     "missing_key",
     "invalid_key",
     "key_reused",
+    "other_credentials",
     "in_flight",
     "outcome_unknown",
     "claim_lost",
@@ -99,6 +105,7 @@ pub(crate) const CODES: [&str; 11] = [
     "too_many_in_flight",
     "store_unavailable",
     "transaction_failed",
+    "fingerprint_failed",
     "step_failed",
 ];
 
@@ -107,14 +114,14 @@ impl Refusal {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::MissingKey { .. } | Self::InvalidKey { .. } => StatusCode::BAD_REQUEST,
-            Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::KeyReused | Self::OtherCredentials => StatusCode::UNPROCESSABLE_ENTITY,
             Self::InFlight { .. }
             | Self::OutcomeUnknown
             | Self::ClaimLost { .. }
             | Self::ResponseNotRecorded { .. } => StatusCode::CONFLICT,
             Self::TooManyInFlight { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::StoreUnavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Self::TransactionFailed | Self::StepFailed => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::TransactionFailed | Self::FingerprintFailed | Self::StepFailed => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -124,6 +131,7 @@ impl Refusal {
             Self::MissingKey { .. } => "missing_key",
             Self::InvalidKey { .. } => "invalid_key",
             Self::KeyReused => "key_reused",
+            Self::OtherCredentials => "other_credentials",
             Self::InFlight { .. } => "in_flight",
             Self::OutcomeUnknown => "outcome_unknown",
             Self::ClaimLost { .. } => "claim_lost",
@@ -131,6 +139,7 @@ impl Refusal {
             Self::TooManyInFlight { .. } => "too_many_in_flight",
             Self::StoreUnavailable { .. } => "store_unavailable",
             Self::TransactionFailed => "transaction_failed",
+            Self::FingerprintFailed => "fingerprint_failed",
             Self::StepFailed => "step_failed",
         }
     }
@@ -149,6 +158,7 @@ impl Refusal {
             Self::MissingKey { .. } => documented_at!("MissingKey"),
             Self::InvalidKey { .. } => documented_at!("InvalidKey"),
             Self::KeyReused => documented_at!("KeyReused"),
+            Self::OtherCredentials => documented_at!("OtherCredentials"),
             Self::InFlight { .. } => documented_at!("InFlight"),
             Self::OutcomeUnknown => documented_at!("OutcomeUnknown"),
             Self::ClaimLost { .. } => documented_at!("ClaimLost"),
@@ -156,6 +166,7 @@ impl Refusal {
             Self::TooManyInFlight { .. } => documented_at!("TooManyInFlight"),
             Self::StoreUnavailable { .. } => documented_at!("StoreUnavailable"),
             Self::TransactionFailed => documented_at!("TransactionFailed"),
+            Self::FingerprintFailed => documented_at!("FingerprintFailed"),
             Self::StepFailed => documented_at!("StepFailed"),
         }
     }
@@ -166,6 +177,7 @@ impl Refusal {
             Self::MissingKey { .. } => "An idempotency key is required",
             Self::InvalidKey { .. } => "The idempotency key is malformed",
             Self::KeyReused => "The idempotency key was used for a different request",
+            Self::OtherCredentials => "The idempotency key was used with other credentials",
             Self::InFlight { .. } => "A request with this idempotency key is still running",
             Self::OutcomeUnknown => "The outcome of the first request is unknown",
             Self::ClaimLost { .. } => "This request lost its idempotency key while it ran",
@@ -173,6 +185,7 @@ impl Refusal {
             Self::TooManyInFlight { .. } => "Too many requests of this caller are still running",
             Self::StoreUnavailable { .. } => "Idempotency keys cannot be checked now",
             Self::TransactionFailed => "The transaction of this request failed",
+            Self::FingerprintFailed => "This request cannot be compared with others",
             Self::StepFailed => "A step of this request failed",
         }
     }
@@ -195,7 +208,12 @@ impl Refusal {
                 )
             }
             Self::KeyReused => {
-                "Use a new key for a new request; a retry must repeat the first request exactly.".to_owned()
+                "This request ran nothing. A retry must repeat the first request with this key exactly; this one asks for something else."
+                    .to_owned()
+            }
+            Self::OtherCredentials => {
+                "This key was used by a request with other credentials. This request ran nothing. Retry with the credentials of the first request."
+                    .to_owned()
             }
             Self::InFlight { .. } => {
                 "This request ran nothing; the first one still runs. Retry with the same key to get its response."
@@ -221,6 +239,9 @@ impl Refusal {
             }
             Self::TransactionFailed => {
                 "This request took no effect, and a retry will not either until the server is mended.".to_owned()
+            }
+            Self::FingerprintFailed => {
+                "This request ran nothing, and a retry will not either until the server is fixed.".to_owned()
             }
             Self::StepFailed => {
                 "This request may have taken effect in part, and a retry will not get further until the server is mended."

@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use axum::Extension;
 use axum::response::{IntoResponse, Response};
+use http::request::Parts;
+use http::{Extensions, HeaderName};
 use tokio_util::task::TaskTracker;
 
 pub use self::build::RegistryBuilder;
@@ -25,7 +27,10 @@ use crate::metering::UnknownGauge;
 use crate::store::{BoundedStore, Store};
 use crate::sync::tokio;
 use crate::witness::Event;
-use crate::{Policy, Refusal, policies};
+use crate::{Policy, Refusal, policies, telemetry};
+
+/// What an application says of a request by its head: whose it is, or which key it has.
+pub(crate) type OfRequest = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 
 static INSTALLED: OnceLock<Registry> = OnceLock::new();
 
@@ -72,6 +77,8 @@ struct Inner {
     named: BTreeMap<String, BoundedStore>,
     render: Option<Box<dyn Fn(Refusal) -> Response + Send + Sync>>,
     at_rest: AtRest,
+    caller: Option<Arc<OfRequest>>,
+    credential_headers: Arc<[HeaderName]>,
     caller_limit: Option<Arc<CallerLimit>>,
     keeper: Arc<Keeper>,
     settled: Settled,
@@ -94,6 +101,10 @@ impl Registry {
 
     /// Makes this the registry of every annotated handler whose router has none of its own.
     ///
+    /// It warns once, in one line, of the handlers that name no caller, if the registry has no
+    /// [`caller`](RegistryBuilder::caller) either: a client that renews its credentials between two attempts is rejected
+    /// there.
+    ///
     /// # Errors
     ///
     /// When one is installed already; when a handler names a store that is not here; when two handlers share a default
@@ -101,12 +112,20 @@ impl Registry {
     pub fn install(self) -> Result<Self, InstallError> {
         self.check(policies())?;
         INSTALLED.set(self.clone()).map_err(|_| InstallError::AlreadyInstalled)?;
+        if self.0.caller.is_none() {
+            telemetry::without_caller(policies());
+        }
         Ok(self)
     }
 
     /// The installed registry.
     pub fn installed() -> Option<Self> {
         INSTALLED.get().cloned()
+    }
+
+    /// The registry of a request: that of the layer around its route, or the installed one.
+    pub(crate) fn serving(extensions: &Extensions) -> Option<Self> {
+        extensions.get::<Self>().cloned().or_else(Self::installed)
     }
 
     /// A layer that gives the routes under it this registry; it goes before the installed one.
@@ -193,6 +212,14 @@ impl Registry {
 
     pub(crate) fn at_rest(&self) -> &AtRest {
         &self.0.at_rest
+    }
+
+    pub(crate) fn caller(&self) -> Option<&OfRequest> {
+        self.0.caller.as_deref()
+    }
+
+    pub(crate) fn credential_headers(&self) -> &[HeaderName] {
+        &self.0.credential_headers
     }
 
     pub(crate) fn caller_limit(&self) -> Option<&Arc<CallerLimit>> {

@@ -5,15 +5,22 @@ pub use self::redis::{redis_entry, redis_record, redis_value};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use self::sql::{Row, Stands};
 
-use http::{HeaderMap, header};
+use http::HeaderMap;
 
 use crate::Fingerprint;
-use crate::fingerprint::FingerprintBuilder;
+use crate::fingerprint::{BodyForm, FingerprintBuilder, digest_of_body};
 
 /// The fingerprint of a request of which nothing but the body counts.
 pub fn body_fingerprint(headers: &HeaderMap, body: &[u8]) -> Fingerprint {
     let mut builder = FingerprintBuilder::new();
-    builder.body(headers.get(header::CONTENT_TYPE), body);
+    builder.body(digest_of_body(headers, body, BodyForm::Bytes));
+    builder.finish()
+}
+
+/// The same by `fingerprint = json`.
+pub fn json_fingerprint(headers: &HeaderMap, body: &[u8]) -> Fingerprint {
+    let mut builder = FingerprintBuilder::new();
+    builder.body(digest_of_body(headers, body, BodyForm::Json));
     builder.finish()
 }
 

@@ -104,7 +104,7 @@ impl<S: Sync, DB: Database> FromRequestParts<S> for Tx<DB> {
             return Ok(Self { slot, open: OnceLock::new() });
         }
         tracing::error!("a handler has two arguments `Tx`, but one transaction; remove one of them");
-        let registry = parts.extensions.get::<Registry>().cloned().or_else(Registry::installed);
+        let registry = Registry::serving(&parts.extensions);
         Err(registry.map_or_else(
             || Refusal::TransactionFailed.into_response(),
             |registry| registry.render(Refusal::TransactionFailed),

@@ -228,8 +228,8 @@ impl PostgresStore {
             if let Some(attempt) = row::acquired(&row)? {
                 return Ok(Claim::Acquired { attempt });
             }
-            if let Some(is_another) = row::held_by_transaction(&row)? {
-                return Ok(held_in_transaction(request.fingerprint, is_another));
+            if let Some(other) = row::held_by_transaction(&row)? {
+                return Ok(held_in_transaction(request.fingerprint, other));
             }
             match judge(Some(Standing::from_row(&row)?), request) {
                 Verdict::Answer(claim) => return Ok(claim),
@@ -277,11 +277,10 @@ fn held(row: Option<&PgRow>) -> Held {
     if row.is_some() { Held::Yes } else { Held::No }
 }
 
-/// What is told of a handler that runs in a transaction. Its lock does not tell which fingerprint it is of; that it is
-/// another one is all that matters.
-fn held_in_transaction(asked_for: Fingerprint, is_another: bool) -> Claim {
-    let another = Fingerprint::from_bytes(asked_for.as_bytes().map(|byte| !byte));
-    Claim::InFlight { fingerprint: if is_another { another } else { asked_for } }
+/// What is told of a handler that runs in a transaction: its lock tells in which parts another request differs, and no more
+/// matters.
+fn held_in_transaction(asked_for: Fingerprint, other: Option<i32>) -> Claim {
+    Claim::InFlight { fingerprint: other.map_or(asked_for, |bits| asked_for.with_bits(bits)) }
 }
 
 fn headers_text(record: &Record) -> Result<String, StoreError> {

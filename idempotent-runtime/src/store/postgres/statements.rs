@@ -21,25 +21,26 @@ macro_rules! standing {
     };
 }
 
-/// Whether the holder of a key holds another request of it as well. That it does not hold ours is no proof: PostgreSQL gives
-/// the locks of a transaction up one after the other, and a look for a lost record holds the key alone.
+/// Which other request the holder of a key holds as well, by [`Fingerprint::bits`](crate::Fingerprint::bits), or NULL. That it
+/// does not hold ours is no proof: PostgreSQL gives the locks of a transaction up one after the other, and a look for a lost
+/// record holds the key alone.
 ///
 /// `pg_locks` is read once, because each look at it is a moment of its own.
-macro_rules! holds_another_request {
+macro_rules! other_request {
     ($requests:literal, $asked_for:literal, $key:literal) => {
         concat!(
             "(WITH held AS MATERIALIZED (\
              SELECT pid, classid::bigint AS class, objid::bigint AS object, objsubid AS form FROM pg_locks \
              WHERE locktype = 'advisory' AND granted \
              AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) \
-             SELECT EXISTS (SELECT FROM held key JOIN held request USING (pid) \
+             SELECT request.object::oid::int4 FROM held key JOIN held request USING (pid) \
              WHERE key.form = 1 AND (key.class << 32 | key.object) = ",
             $key,
             " AND request.form = 2 AND request.class = ",
             $requests,
             "::bigint & 4294967295 AND request.object <> ",
             $asked_for,
-            "::bigint & 4294967295))"
+            "::bigint & 4294967295 LIMIT 1)"
         )
     };
 }
@@ -83,9 +84,9 @@ const CLAIM: &str = concat!(
      SELECT id, 'claimed' AS state, NULL AS fingerprint, NULL AS token, attempt, true AS leased, \
      true AS expires, NULL::bigint AS recorded_at, NULL::integer AS status, NULL::text AS headers, NULL::bytea AS body, \
      true AS acquired FROM claimed \
-     UNION ALL SELECT NULL, 'transaction', NULL, NULL, NULL, ",
-    holds_another_request!("$8", "$9", "$10"),
-    ", NULL, NULL, NULL, NULL, NULL, false FROM turn WHERE NOT is_free \
+     UNION ALL SELECT NULL, 'transaction', NULL, NULL, ",
+    other_request!("$8", "$9", "$10"),
+    ", NULL, NULL, NULL, NULL, NULL, NULL, false FROM turn WHERE NOT is_free \
      UNION ALL SELECT * FROM standing WHERE NOT EXISTS (SELECT FROM claimed) AND NOT EXISTS (SELECT FROM turn WHERE NOT is_free)"
 );
 
@@ -179,7 +180,7 @@ const UNKNOWN_OUTCOMES: &str = concat!(
 pub(super) const LOCK: &str = "SELECT CASE WHEN NOT pg_try_advisory_xact_lock($1, $2) THEN 'same' \
      WHEN NOT pg_try_advisory_xact_lock($3) THEN 'held' ELSE 'acquired' END";
 
-pub(super) const HOLDS_ANOTHER_REQUEST: &str = concat!("SELECT ", holds_another_request!("$1", "$2", "$3"));
+pub(super) const OTHER_REQUEST: &str = concat!("SELECT ", other_request!("$1", "$2", "$3"));
 
 pub(super) const TRY_LOCK: &str = "SELECT pg_try_advisory_xact_lock($1)";
 

@@ -6,7 +6,7 @@ use sqlx::postgres::{PgExecutor, Postgres};
 
 use super::failure::{is_aborted, store_error};
 use super::row::digest;
-use super::statements::{HOLDS_ANOTHER_REQUEST, LOCK, TRY_LOCK};
+use super::statements::{LOCK, OTHER_REQUEST, TRY_LOCK};
 use super::{PostgresStore, headers_text, held, held_in_transaction};
 use crate::store::columns::{span_millis, token_text, unix_millis};
 use crate::store::standing::{Standing, Verdict, judge};
@@ -35,8 +35,7 @@ impl PostgresStore {
     pub(super) fn lock_of_request(&self, key: &RecordKey, fingerprint: Fingerprint) -> (i32, i32) {
         let half = |lock: i64| *lock.to_le_bytes().first_chunk().expect("four of eight bytes");
         let requests = lock(b"requests", &[self.0.schema.as_bytes(), key.as_str().as_bytes()]);
-        let asked_for = lock(b"fingerprint", &[fingerprint.as_bytes()]);
-        (i32::from_le_bytes(half(requests)), i32::from_le_bytes(half(asked_for)))
+        (i32::from_le_bytes(half(requests)), fingerprint.bits())
     }
 
     async fn standing<'c>(
@@ -87,10 +86,9 @@ impl TransactionalStore<Postgres> for PostgresStore {
                 "acquired" => {}
                 "same" => return in_flight(request.fingerprint),
                 _ => {
-                    let compare =
-                        sqlx::query_scalar(HOLDS_ANOTHER_REQUEST).bind(requests).bind(asked_for).bind(lock_of_key);
-                    let is_another: bool = compare.fetch_one(&mut *transaction).await.map_err(store_error)?;
-                    return Ok(TransactionClaim::Standing(held_in_transaction(request.fingerprint, is_another)));
+                    let compare = sqlx::query_scalar(OTHER_REQUEST).bind(requests).bind(asked_for).bind(lock_of_key);
+                    let other: Option<i32> = compare.fetch_one(&mut *transaction).await.map_err(store_error)?;
+                    return Ok(TransactionClaim::Standing(held_in_transaction(request.fingerprint, other)));
                 }
             }
             // Again, in a statement that begins under the locks: whoever held them may have recorded meanwhile.
