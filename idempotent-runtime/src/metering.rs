@@ -3,7 +3,7 @@
 #[cfg(not(feature = "metrics"))]
 pub(crate) use self::silent::*;
 #[cfg(feature = "metrics")]
-pub(crate) use crate::metrics::{InFlight, StoreMeter, lease_lost, outcome, replayed};
+pub(crate) use crate::metrics::{InFlight, StoreMeter, UnknownGauge, lease_lost, outcome, replayed};
 
 /// What a store is asked for.
 #[derive(Clone, Copy)]
@@ -21,6 +21,9 @@ pub(crate) enum Op {
     Get,
     #[cfg(feature = "inspector")]
     Purge,
+    /// Of the unknown outcomes.
+    #[cfg(feature = "metrics")]
+    Count,
     /// Of a handler's transaction, as those below.
     Begin,
     Record,
@@ -35,6 +38,7 @@ mod silent {
     use std::time::SystemTime;
 
     use super::Op;
+    use crate::store::BoundedStore;
 
     pub(crate) struct InFlight;
 
@@ -59,6 +63,17 @@ mod silent {
         pub(crate) fn measure_now<T>(&self, _: Op, call: impl FnOnce() -> T) -> T {
             call()
         }
+    }
+
+    pub(crate) struct UnknownGauge;
+
+    #[expect(clippy::unused_self, reason = "its counterpart has something to keep")]
+    impl UnknownGauge {
+        pub(crate) fn new(_: Vec<BoundedStore>) -> Self {
+            Self
+        }
+
+        pub(crate) fn start(&self) {}
     }
 
     pub(crate) fn outcome(_scope: &'static str, _outcome: &'static str) {}

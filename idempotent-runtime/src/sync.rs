@@ -21,4 +21,15 @@ mod real {
     pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
 
     pub(crate) use ::tokio;
+
+    /// Drives `future` on a thread of the library's own, which ends with it.
+    ///
+    /// # Errors
+    ///
+    /// When the system gives no thread or no timer.
+    pub(crate) fn on_own_thread(name: &str, future: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
+        let runtime = ::tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new().name(name.to_owned());
+        thread.spawn(move || runtime.block_on(future)).map(drop)
+    }
 }

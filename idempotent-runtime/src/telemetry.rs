@@ -92,13 +92,20 @@ pub(crate) fn claim_failed(policy: &Policy, store: &str, error: &StoreError) {
 }
 
 /// What the handler has done is not written down yet.
-pub(crate) fn settling_failed(policy: &Policy, store: &str, what: &'static str, error: &StoreError) {
+pub(crate) fn settling_failed(
+    policy: &Policy,
+    store: &str,
+    what: &'static str,
+    lease_is_over: bool,
+    error: &StoreError,
+) {
+    let claim = if lease_is_over { "its lease is over" } else { "its claim is held" };
     tracing::error!(
         scope = policy.scope,
         handler = %policy,
         store,
         error = error as &dyn Error,
-        "the handler ran, but its {what} failed; its claim is held and it is tried again"
+        "the handler ran, but its {what} failed; {claim} and it is tried again"
     );
 }
 
@@ -139,13 +146,13 @@ pub(crate) fn claim_lost(policy: &Policy, store: &str) {
     );
 }
 
-/// A lease ran out whose handler still runs in this process.
+/// The store has given a key away whose handler still runs in this process.
 pub(crate) fn claim_handed_back(policy: &Policy, store: &str) {
     tracing::warn!(
         scope = policy.scope,
         handler = %policy,
         store,
-        "the lease of a handler that runs in this process had run out; it keeps its key, and a duplicate is not executed"
+        "the store had no living claim of a handler that runs in this process: it keeps its key, and a duplicate is not executed"
     );
 }
 

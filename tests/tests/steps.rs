@@ -13,7 +13,7 @@ use idempotent_runtime::store::{EntryState, MemoryStore, PostgresStore, RedisSto
 use idempotent_runtime::{Idempotency, RecordKey, Registry, SealingKey, StepError, StepErrorKind, Tx, idempotent};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::RedisServer;
-use idempotent_tests::{Fault, FaultyStore, Logs, PATIENCE, Runs, Server, answer, eventually};
+use idempotent_tests::{Fault, FaultyStore, Logs, PATIENCE, Runs, Server, answer, eventually, take_over};
 use serde::{Deserialize, Serialize};
 use sqlx::Sqlite;
 use tokio::time::timeout;
@@ -337,6 +337,29 @@ async fn a_result_that_cannot_be_recorded_is_an_error_and_recorded_later() {
 }
 
 #[tokio::test]
+async fn a_step_result_after_its_lease_is_claim_lost() {
+    let (runs, store) = (Executions { step: Runs::held(), handler: Runs::free() }, FaultyStore::new());
+    let registry = Registry::builder(store.clone()).store_timeout(Duration::from_millis(50)).build();
+    let server = serve(&runs, &registry).await;
+    let first = tokio::spawn(answer(server.post("/long").header("idempotency-key", "k")));
+    runs.step.until_started(1).await;
+    store.on_renew(Fault::Unreachable);
+    store.on_complete(Fault::Unreachable);
+    let step = RecordKey::new("long", None, "k").step("reserve");
+    let state = async || store.get(&step).await.expect("the store answers").expect("it is claimed").state;
+    eventually(state, |state| matches!(state, EntryState::Claimed { lease: None, .. })).await;
+    runs.step.let_finish(1);
+    assert_eq!(first.await.expect("the request runs").refusal(), "claim_lost", "another attempt may have run it");
+
+    store.on_renew(Fault::None);
+    store.on_complete(Fault::None);
+    eventually(state, |state| matches!(state, EntryState::Completed { .. })).await;
+    assert_eq!(registry.drain(Duration::from_secs(5)).await, 0);
+    assert_eq!(server.post_with_key("/long", "k").await.text(), "1", "the result of the first execution");
+    assert_eq!(runs.step.started(), 1);
+}
+
+#[tokio::test]
 async fn a_step_does_not_run_while_the_store_cannot_be_asked() {
     let (runs, store) = (Executions { step: Runs::held(), handler: Runs::free() }, FaultyStore::new());
     let registry = Registry::builder(store.clone()).store_timeout(Duration::from_millis(50)).build();
@@ -358,11 +381,13 @@ async fn an_attempt_that_lost_its_key_begins_no_step() {
     let server = serve(&runs, &Registry::new(store.clone())).await;
     let first = tokio::spawn(answer(server.post("/two").header("idempotency-key", "k")));
     runs.step.until_started(1).await;
-    assert!(store.purge(&RecordKey::new("two", None, "k")).await.expect("the store answers"));
+    let key = RecordKey::new("two", None, "k");
+    take_over(&store, &key).await;
     runs.step.let_finish(1);
     let lost = first.await.expect("the request runs");
     assert_eq!((lost.status, lost.refusal().as_str()), (StatusCode::CONFLICT, "claim_lost"));
     assert_eq!(runs.handler.started(), 0, "the second step has not begun");
+    assert!(store.purge(&key).await.expect("the store answers"));
     assert_eq!(server.post_with_key("/two", "k").await.text(), "1 1", "its first step counts");
 }
 
@@ -370,12 +395,13 @@ async fn an_attempt_that_lost_its_key_begins_no_step() {
 async fn a_step_that_another_attempt_still_runs_is_waited_for() {
     let (runs, store) = (Executions { step: Runs::held(), handler: Runs::free() }, MemoryStore::new());
     let server = serve(&runs, &Registry::new(store.clone())).await;
-    let post = || tokio::spawn(answer(server.post("/two").header("idempotency-key", "k")));
-    let first = post();
+    let another_process = serve(&runs, &Registry::new(store.clone())).await;
+    let post = |server: &Server| tokio::spawn(answer(server.post("/two").header("idempotency-key", "k")));
+    let first = post(&server);
     runs.step.until_started(1).await;
     let key = RecordKey::new("two", None, "k");
     assert!(store.purge(&key).await.expect("the store answers"));
-    let second = post();
+    let second = post(&another_process);
     let entry = async || store.get(&key).await.expect("the store answers");
     eventually(entry, Option::is_some).await;
     runs.step.let_finish(2);

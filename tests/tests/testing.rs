@@ -11,7 +11,7 @@ use axum::routing::{any, post};
 use idempotent_runtime::store::{MemoryStore, SqliteStore, Store};
 use idempotent_runtime::testing::{self, Fault, TestRegistry, assert_not_replayed, assert_replayed, idempotency};
 use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, RecordKey, Refusal, Registry, Tx, idempotent};
-use idempotent_tests::{Logs, PATIENCE, Runs, Server};
+use idempotent_tests::{Logs, PATIENCE, Runs, Server, take_over};
 use sqlx::Sqlite;
 use tokio::time::{Instant, advance, timeout};
 use tower::ServiceExt;
@@ -127,7 +127,7 @@ async fn a_handler_that_lost_its_key_counts_as_an_execution_and_a_refusal() {
         async move { post_to(&app, "/charges", "k").await }
     });
     runs.until_started(1).await;
-    assert!(registry.store().inner().purge(&RecordKey::new("charges", None, "k")).await.expect("the store answers"));
+    take_over(registry.store().inner(), &RecordKey::new("charges", None, "k")).await;
     runs.let_finish(1);
     assert_eq!(first.await.expect("it runs").status(), StatusCode::CONFLICT);
     assert_eq!((registry.executions("charges"), registry.refusals("charges", "claim_lost")), (1, 1));

@@ -21,7 +21,7 @@ use crate::crowding::{Place, Principal};
 use crate::fingerprint::FingerprintBuilder;
 use crate::headers::REPLAYED;
 use crate::idempotency::Execution;
-use crate::lease::{Keeper, Lease};
+use crate::lease::{Lease, Running, Taken};
 use crate::metering;
 use crate::policy::{AfterCrash, InFlight, OnStoreError};
 use crate::presented::{Asked, PresentedContent};
@@ -100,14 +100,8 @@ impl Asking {
         let asked_at = Instant::now();
         let mut another_runs = false;
         while let Some(claimed) = claiming.claim_now() {
-            return match claiming.judge(claimed, false) {
-                Judged::Acquired { attempt } => match claiming.acquired(attempt, asked_at) {
-                    (passage, true) => Entered::Later(Box::pin(async {
-                        Keeper::let_it_run().await;
-                        Ok(passage)
-                    })),
-                    (passage, false) => Entered::Now(Ok(passage)),
-                },
+            return match claiming.judge(claimed, asked_at, false) {
+                Judged::Acquired { attempt } => Entered::Now(Ok(claiming.acquired(attempt, asked_at))),
                 Judged::Unguarded => Entered::Now(Ok(claiming.unguarded())),
                 Judged::Answer(answer) => Entered::Now(Err(answer)),
                 Judged::InFlight(refusal) if claiming.asking.policy.in_flight == InFlight::Reject => {
@@ -168,7 +162,7 @@ impl Asking {
                 token: Token::unique(),
                 fingerprint: fingerprints.first,
                 lease: self.policy.lease,
-                ttl: self.policy.ttl,
+                ttl: ClaimRequest::remembered_for(self.policy.ttl, self.policy.lease),
                 after_crash: self.policy.after_crash,
             },
             // Counted from here on, so that a drain waits for a claim that is on its way.
@@ -287,17 +281,27 @@ impl Claiming {
             }
             let asked_at = Instant::now();
             self.asking.execution.fate.set_must_finish(true);
-            let claimed = match self.asking.transaction.clone() {
-                None => self.store.claim(&self.stored_key, self.request).await,
+            let judged = match self.asking.transaction.clone() {
+                None => {
+                    let claimed = self.store.claim(&self.stored_key, self.request).await;
+                    self.judge(claimed, asked_at, another_runs)
+                }
                 Some(transaction) => match transaction.claim(&self.store, &self.stored_key, self.request).await {
-                    Ok(Claim::Acquired { attempt }) => return Ok(self.begun(attempt, transaction)),
-                    Ok(standing) => Ok(standing),
+                    Ok(Claim::Acquired { attempt }) => match self.running_here() {
+                        None => return Ok(self.begun(attempt, transaction)),
+                        // The store may have forgotten the claim of a handler without a `Tx`.
+                        Some(running) => {
+                            transaction.roll_back(&self.store).await;
+                            self.judge_beside(running)
+                        }
+                    },
+                    Ok(standing) => self.judge(Ok(standing), asked_at, another_runs),
                     // Nothing outlives a transaction that did not begin, so there is nothing to give back; and without one
                     // the handler cannot run.
                     Err(error) => return Err(self.asking.refuse_transaction(&self.store, &error)),
                 },
             };
-            let in_flight = match self.judge(claimed, another_runs) {
+            let in_flight = match judged {
                 Judged::Acquired { attempt } => return self.acquired_late(attempt, asked_at).await,
                 Judged::Unguarded => return Ok(self.unguarded()),
                 Judged::Answer(answer) => return Err(answer),
@@ -322,7 +326,7 @@ impl Claiming {
         }
     }
 
-    fn judge(&mut self, claimed: Result<Claim, StoreError>, another_runs: bool) -> Judged {
+    fn judge(&mut self, claimed: Result<Claim, StoreError>, asked_at: Instant, another_runs: bool) -> Judged {
         let claim = match claimed {
             Ok(claim) => claim,
             Err(error) => {
@@ -333,50 +337,62 @@ impl Claiming {
                 }
                 // No policy asks for running beside another one, or beside a record that cannot be read.
                 let is_free = !another_runs && !matches!(error, StoreError::Damaged(_));
-                return match self.asking.policy.on_store_error {
-                    OnStoreError::Run if is_free && !self.runs_here() => Judged::Unguarded,
-                    _ => Judged::Answer(self.asking.refuse(UNAVAILABLE)),
+                let may_run = self.asking.policy.on_store_error == OnStoreError::Run && is_free;
+                return match may_run.then(|| self.running_here()) {
+                    Some(None) => Judged::Unguarded,
+                    Some(Some(Running::AnotherRequest)) => Judged::Answer(self.asking.refuse(Refusal::KeyReused)),
+                    Some(Some(Running::SameRequest)) | None => Judged::Answer(self.asking.refuse(UNAVAILABLE)),
                 };
             }
         };
         match claim {
-            Claim::Acquired { attempt } if attempt > 1 && self.hand_over() => {
-                Judged::InFlight(Refusal::InFlight { retry_after: RETRY_AFTER })
-            }
-            Claim::Acquired { attempt } => Judged::Acquired { attempt },
+            Claim::Acquired { attempt } => match self.hand_over(attempt, asked_at) {
+                Some(running) => self.judge_beside(running),
+                None => Judged::Acquired { attempt },
+            },
             Claim::Completed(record) => Judged::Answer(self.completed(record)),
             Claim::InFlight { fingerprint } | Claim::Lapsed { fingerprint }
                 if !self.fingerprints.contain(fingerprint) =>
             {
-                Judged::Answer(self.asking.refuse(Refusal::KeyReused))
+                // The other claim may be one that is about to be released for the handler that runs here.
+                self.judge_beside(self.running_here().unwrap_or(Running::AnotherRequest))
             }
             // Claimed when the registry had other sealing keys: the store knows the request by that digest alone.
             Claim::Lapsed { fingerprint } if fingerprint != self.request.fingerprint => {
                 self.request.fingerprint = fingerprint;
                 Judged::Again
             }
-            // Its lease has run out, and yet it is known what becomes of it.
-            Claim::Lapsed { .. } if self.runs_here() => {
-                Judged::InFlight(Refusal::InFlight { retry_after: RETRY_AFTER })
-            }
-            Claim::Lapsed { .. } => Judged::Answer(self.asking.refuse(Refusal::OutcomeUnknown)),
+            Claim::Lapsed { .. } => match self.running_here() {
+                // Its lease has run out, and yet it is known what becomes of it.
+                Some(running) => self.judge_beside(running),
+                None => Judged::Answer(self.asking.refuse(Refusal::OutcomeUnknown)),
+            },
             Claim::InFlight { .. } => Judged::InFlight(Refusal::InFlight { retry_after: RETRY_AFTER }),
         }
     }
 
-    /// Whether the handler from which this request has taken the claim over runs in this process: it gets the claim back.
-    fn hand_over(&mut self) -> bool {
-        let is_back = self.registry.keeper().hand_over(&self.store, &self.stored_key, &self.request);
-        if is_back {
-            telemetry::claim_handed_back(self.asking.policy, self.store.name());
-            // What becomes of this request must not end the claim of the other one.
-            self.request.token = Token::unique();
-        }
-        is_back
+    /// The claim that this request has got goes to the handler of an earlier request that runs in this process, if there is
+    /// one: the key stays claimed here whatever the store has forgotten.
+    fn hand_over(&mut self, attempt: u32, asked_at: Instant) -> Option<Running> {
+        let taken = Taken { request: &self.request, attempt, asked_at };
+        let is_same_request = |fingerprint| self.fingerprints.contain(fingerprint);
+        let running = self.registry.keeper().hand_over(&self.store, &self.stored_key, &taken, is_same_request)?;
+        telemetry::claim_handed_back(self.asking.policy, self.store.name());
+        // What becomes of this request must not end the claim of the other one.
+        self.request.token = Token::unique();
+        Some(running)
     }
 
-    fn runs_here(&self) -> bool {
-        self.registry.keeper().runs(&self.store, &self.stored_key, &self.request)
+    fn running_here(&self) -> Option<Running> {
+        let is_same_request = |fingerprint| self.fingerprints.contain(fingerprint);
+        self.registry.keeper().running(&self.store, &self.stored_key, is_same_request)
+    }
+
+    fn judge_beside(&self, running: Running) -> Judged {
+        match running {
+            Running::SameRequest => Judged::InFlight(Refusal::InFlight { retry_after: RETRY_AFTER }),
+            Running::AnotherRequest => Judged::Answer(self.asking.refuse(Refusal::KeyReused)),
+        }
     }
 
     async fn acquired_late(self, attempt: u32, asked_at: Instant) -> Result<Passage, Response> {
@@ -386,23 +402,20 @@ impl Claiming {
             tokio::spawn(give_back(self.store, self.stored_key, self.request));
             return Err(self.asking.refuse(UNAVAILABLE));
         }
-        let (passage, has_woken_keeper) = self.acquired(attempt, asked_at);
-        if has_woken_keeper {
-            Keeper::let_it_run().await;
-        }
-        Ok(passage)
+        Ok(self.acquired(attempt, asked_at))
     }
 
-    /// The right to run under the claim, and whether the keeper of leases was woken for it.
-    fn acquired(self, attempt: u32, asked_at: Instant) -> (Passage, bool) {
+    /// The right to run under the claim.
+    fn acquired(self, attempt: u32, asked_at: Instant) -> Passage {
         let Asking { policy, cache_if, trace, execution, span, .. } = self.asking;
         let trace = TraceParent::of_handler(&span, trace);
         execution.grant(self.key, self.record_key, attempt);
         let lease = Lease::new(self.store, self.stored_key, &self.request, policy.scope);
-        let (lease, has_woken_keeper) = self.registry.keeper().keep(lease, asked_at);
+        let lease = self.registry.keeper().keep(lease, asked_at);
         if execution.may_take_steps() {
             let (registry, handler) = (self.registry.clone(), lease.share());
-            execution.open_steps(Steps { registry, handler, request: self.request, fingerprints: self.fingerprints });
+            let (request, ttl) = (self.request, policy.ttl);
+            execution.open_steps(Steps { registry, handler, request, ttl, fingerprints: self.fingerprints });
         }
         let claimed = Claimed {
             lease,
@@ -414,7 +427,7 @@ impl Claiming {
             _place: self.place,
             _in_flight: metering::InFlight::enter(policy.scope),
         };
-        (Passage::Claimed(claimed), has_woken_keeper)
+        Passage::Claimed(claimed)
     }
 
     fn begun(self, attempt: u32, transaction: Arc<dyn HandlerTransaction>) -> Passage {
@@ -426,7 +439,11 @@ impl Claiming {
             store: self.store,
             transaction,
             judge: Judge { policy, fingerprint: self.request.fingerprint, cache_if, trace },
-            claim: Some(TransactionClaim { key: self.stored_key, request: self.request }),
+            // There is no claim to outlive a lease; the record lives as long as the policy says.
+            claim: Some(TransactionClaim {
+                key: self.stored_key,
+                request: ClaimRequest { ttl: policy.ttl, ..self.request },
+            }),
             span,
             _running: self.running,
             _place: self.place,

@@ -86,9 +86,10 @@ impl Claimed {
             (Ok((response, Verdict::Record(record), outcome)), Some(store)) => {
                 let record = self.registry.at_rest().seal(&self.lease.key, record);
                 let complete = |token| store.complete(&self.lease.key, token, &record, self.judge.policy.ttl);
-                match self.lease.end_now(complete) {
-                    Ok(held) => Settling::Done(self.recorded(response, held, outcome)),
-                    Err(_) => Settling::Later(Box::pin(self.record(response, record, outcome).in_current_span())),
+                if self.lease.end_now(complete) {
+                    Settling::Done(self.recorded(response, outcome))
+                } else {
+                    Settling::Later(Box::pin(self.record(response, record, outcome).in_current_span()))
                 }
             }
             (judged, _) => Settling::Later(Box::pin(self.settle_judged(judged).in_current_span())),
@@ -123,23 +124,15 @@ impl Claimed {
         let (registry, scope) = (self.registry.clone(), self.judge.policy.scope);
         match self.end(Ending::Record { record, asked_at: Instant::now() }, outcome).await {
             Held::Yes => response,
-            // A retry gets its successor's response: two of them for one key would be one too many.
+            // A retry may get its successor's response: two of them for one key would be one too many.
             Held::No => registry.refuse(scope, CLAIM_LOST),
         }
     }
 
-    fn recorded(&self, response: Response, held: Held, outcome: Outcome) -> Response {
+    fn recorded(&self, response: Response, outcome: Outcome) -> Response {
         self.registry.settled().ring(&self.lease.key);
-        match held {
-            Held::Yes => {
-                outcome.enter(&self.span, self.judge.policy);
-                response
-            }
-            Held::No => {
-                self.lost().enter(&self.span, self.judge.policy);
-                self.registry.refuse(self.judge.policy.scope, CLAIM_LOST)
-            }
-        }
+        outcome.enter(&self.span, self.judge.policy);
+        response
     }
 
     /// A released key has no past: after a crash that would tell the next attempt that it is the first.
@@ -163,15 +156,22 @@ impl Claimed {
                 outcome.enter(&self.span, self.judge.policy);
                 Held::Yes
             }
+            // It was purged or forgotten: there was nothing to free.
+            Ok(Held::No) if matches!(ending, Ending::Release) && !self.lease.is_known_to_be_over() => {
+                outcome.enter(&self.span, self.judge.policy);
+                Held::No
+            }
             Ok(Held::No) => {
                 self.lost().enter(&self.span, self.judge.policy);
                 Held::No
             }
             Err(error) => {
-                telemetry::settling_failed(self.judge.policy, self.lease.store.name(), ending.name(), &error);
+                // Another process may have run the request by now, and have sent another response.
+                let is_over = self.lease.is_known_to_be_over();
+                telemetry::settling_failed(self.judge.policy, self.lease.store.name(), ending.name(), is_over, &error);
                 Outcome::RecordingFailed.enter(&self.span, self.judge.policy);
                 tokio::spawn(Box::new(self).keep_trying(ending).in_current_span());
-                Held::Yes
+                if is_over { Held::No } else { Held::Yes }
             }
         }
     }
@@ -196,12 +196,8 @@ impl Claimed {
                 }
                 held
             }
-            Ending::Release => lease.end(|token| lease.store.release(&lease.key, token)).await,
-            Ending::Lapse => {
-                // A renewal that comes later would bring the lease back to life.
-                lease.stop_renewing().await;
-                lease.store.renew(&lease.key, lease.token(), Duration::ZERO).await
-            }
+            Ending::Release => lease.release().await,
+            Ending::Lapse => lease.lapse().await,
         };
         if held.is_ok() {
             self.registry.settled().ring(&lease.key);

@@ -34,6 +34,7 @@ impl Op {
             Self::Get => "get",
             #[cfg(feature = "inspector")]
             Self::Purge => "purge",
+            Self::Count => "count",
             Self::Begin => "begin",
             Self::Record => "record",
             Self::Verify => "verify",

@@ -123,7 +123,7 @@ pub enum InFlight {
 pub enum AfterCrash {
     /// Run the handler again: at least once.
     Rerun,
-    /// Nothing: at most once.
+    /// Nothing: at most once. The claim never expires, whatever the ttl: it is refused until it is completed or purged.
     Refuse,
 }
 

@@ -6,10 +6,11 @@ use std::time::Duration;
 use super::clock;
 use super::explore::schedules;
 use super::fixtures::{CountingStore, LEASE, TTL, claim_request, record, record_key};
-use crate::RecordKey;
-use crate::lease::{Keeper, KeptLease, Lease};
+use crate::{Fingerprint, RecordKey};
+use crate::lease::{Keeper, KeptLease, Lease, Running, Taken};
 use crate::store::{BoundedStore, Claim, ClaimRequest, Held, Store as _};
 use crate::sync::tokio;
+use crate::sync::tokio::task::JoinHandle;
 use crate::sync::tokio::time::Instant;
 
 async fn lease(store: &CountingStore, key: &RecordKey, length: Duration) -> Lease {
@@ -21,12 +22,9 @@ async fn lease(store: &CountingStore, key: &RecordKey, length: Duration) -> Leas
 }
 
 /// As the engine keeps a lease.
+#[expect(clippy::unused_async, reason = "it is called where others await")]
 async fn keep(keeper: &Arc<Keeper>, lease: Lease) -> KeptLease {
-    let (kept, has_woken_keeper) = keeper.keep(lease, Instant::now());
-    if has_woken_keeper {
-        Keeper::let_it_run().await;
-    }
-    kept
+    keeper.keep(lease, Instant::now())
 }
 
 /// Two renewals, each when a third of the length is over.
@@ -101,6 +99,29 @@ fn a_lease_among_many_that_come_and_go_is_renewed() {
     });
 }
 
+/// A request in the handler's own process; whether its claim went to the handler, if it got one.
+fn duplicate(
+    keeper: &Arc<Keeper>,
+    store: &CountingStore,
+    running: &BoundedStore,
+    key: &RecordKey,
+    request: ClaimRequest,
+) -> JoinHandle<Option<bool>> {
+    let (keeper, store, key, running) = (Arc::clone(keeper), store.clone(), key.clone(), running.clone());
+    tokio::spawn(async move {
+        let asked_at = Instant::now();
+        let Claim::Acquired { attempt } = store.claim(&key, request).await.expect("there is room") else {
+            return None;
+        };
+        let taken = Taken { request: &request, attempt, asked_at };
+        let running = keeper.hand_over(&running, &key, &taken, |fingerprint| fingerprint == request.fingerprint);
+        let is_same = request.fingerprint == claim_request().fingerprint;
+        let expected = if is_same { Running::SameRequest } else { Running::AnotherRequest };
+        assert!(running.is_none_or(|running| running == expected), "{running:?}");
+        Some(running.is_some())
+    })
+}
+
 // A duplicate takes over the claim of a handler that runs in its own process, while that ends. What the loop around the end
 // and its last word under the lock of the token forbid:
 //   the duplicate takes the claim over
@@ -113,22 +134,90 @@ fn a_claim_that_is_handed_back_is_ended_by_its_handler() {
         let kept = keep(&keeper, lease(&store, &key, LEASE).await).await;
         let running = kept.store.clone();
         clock::advance(LEASE);
-        let duplicate = {
-            let (keeper, store, key, running) = (Arc::clone(&keeper), store.clone(), key.clone(), running.clone());
-            tokio::spawn(async move {
-                let request = claim_request();
-                match store.claim(&key, request).await.expect("there is room") {
-                    Claim::Acquired { .. } => Some(keeper.hand_over(&running, &key, &request)),
-                    Claim::InFlight { .. } | Claim::Completed(_) => None,
-                    Claim::Lapsed { .. } => panic!("it may be followed"),
-                }
-            })
-        };
+        let duplicate = duplicate(&keeper, &store, &running, &key, claim_request());
         let ended = kept.end(|token| running.complete(&key, token, record("charge 1"), TTL)).await.expect("it answers");
         match duplicate.await.expect("the task is not aborted") {
             // Renewed or completed before the duplicate asked.
             None => assert_eq!(ended, Held::Yes),
             Some(is_handed_back) => assert_eq!(ended == Held::Yes, is_handed_back),
         }
+    });
+}
+
+/// What stands under the key is the record that was to be made there.
+async fn assert_is_recorded(store: &CountingStore, key: &RecordKey) {
+    let claimed = store.claim(key, claim_request()).await.expect("there is room");
+    assert_eq!(claimed, Claim::Completed(record("charge 1")));
+}
+
+// The store has forgotten the claim of a handler that ends, while its renewal is due and a request of the same process asks
+// for the key, for the same or for something else. What the look at the handler before any claim counts, and the handler's
+// own new claim, forbid:
+//   the other request gets the claim, and runs beside the handler
+//   the handler completes: the store knows no such token, and its response is lost although nobody took its place
+#[test]
+fn a_forgotten_claim_goes_to_the_handler_or_to_one_successor() {
+    for seed in [7, 8] {
+        let proof = move || async move {
+            let (keeper, store, key) = (Arc::<Keeper>::default(), CountingStore::default(), record_key("k"));
+            let kept = keep(&keeper, lease(&store, &key, LEASE).await).await;
+            let running = kept.store.clone();
+            assert!(store.purge(&key).await.expect("memory answers"));
+            clock::advance(LEASE / 3);
+            let request = ClaimRequest { fingerprint: Fingerprint::from_bytes([seed; 32]), ..claim_request() };
+            let duplicate = duplicate(&keeper, &store, &running, &key, request);
+            let complete = |token| running.complete(&key, token, record("charge 1"), TTL);
+            let ended = kept.end(complete).await.expect("it answers");
+            match duplicate.await.expect("the task is not aborted") {
+                None => assert_eq!(ended, Held::Yes),
+                Some(is_handed_back) => assert_eq!(ended == Held::Yes, is_handed_back),
+            }
+            if ended == Held::Yes {
+                assert_is_recorded(&store, &key).await;
+            }
+        };
+        schedules(3_000, proof);
+    }
+}
+
+// The same, while another process asks for the key. What the claim by the handler's own token forbids:
+//   the other process claims the key, and runs
+//   the handler claims it too: two responses for one key
+#[test]
+fn of_a_forgotten_claim_and_another_process_one_records() {
+    schedules(3_000, async || {
+        let (keeper, store, key) = (Arc::<Keeper>::default(), CountingStore::default(), record_key("k"));
+        let kept = keep(&keeper, lease(&store, &key, LEASE).await).await;
+        let running = kept.store.clone();
+        assert!(store.purge(&key).await.expect("memory answers"));
+        clock::advance(LEASE / 3);
+        let other = {
+            let (store, key) = (store.clone(), key.clone());
+            tokio::spawn(async move { store.claim(&key, claim_request()).await.expect("there is room") })
+        };
+        let complete = |token| running.complete(&key, token, record("charge 1"), TTL);
+        let ended = kept.end(complete).await.expect("it answers");
+        let is_followed = matches!(other.await.expect("the task is not aborted"), Claim::Acquired { .. });
+        assert_ne!(ended == Held::Yes, is_followed);
+    });
+}
+
+// The store has forgotten the claim of a handler whose response is not to be recorded, while its renewal is due. What holding
+// renewals up until the end forbids:
+//   the renewal finds nothing
+//   the handler ends: there is nothing to release
+//   the renewal claims the key anew, for nobody
+#[test]
+fn no_renewal_claims_a_released_key_anew() {
+    schedules(3_000, async || {
+        let (keeper, store, key) = (Arc::<Keeper>::default(), CountingStore::default(), record_key("k"));
+        let kept = keep(&keeper, lease(&store, &key, LEASE).await).await;
+        assert!(store.purge(&key).await.expect("memory answers"));
+        let passing = tokio::spawn(async { clock::advance(LEASE / 3) });
+        kept.has_changed_hands_for_good();
+        let _held = kept.release().await.expect("it answers");
+        passing.await.expect("the task is not aborted");
+        drop(kept);
+        assert_eq!(store.get(&key).await.expect("memory answers"), None);
     });
 }

@@ -17,3 +17,9 @@ pub(crate) mod tokio {
         pub(crate) use crate::proofs::clock::{Instant, sleep, sleep_until};
     }
 }
+
+/// As a task among the others: what it meets is what it would meet on a thread.
+pub(crate) fn on_own_thread(_: &str, future: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
+    shuttle_tokio::spawn(future);
+    Ok(())
+}

@@ -12,6 +12,7 @@ use super::{Inner, Registry};
 use crate::Refusal;
 use crate::at_rest::AtRest;
 use crate::crowding::CallerLimit;
+use crate::metering::UnknownGauge;
 #[cfg(feature = "near-cache")]
 use crate::store::NearCache;
 use crate::store::{BoundedStore, ErasedStore, Store};
@@ -196,9 +197,13 @@ impl RegistryBuilder {
             }
             bounded
         };
+        let default = bounded("default", self.default);
+        let named: BTreeMap<_, _> =
+            self.named.into_iter().map(|(name, store)| (name.clone(), bounded(&name, store))).collect();
         Registry(Arc::new(Inner {
-            default: bounded("default", self.default),
-            named: self.named.into_iter().map(|(name, store)| (name.clone(), bounded(&name, store))).collect(),
+            unknown: UnknownGauge::new(named.values().chain([&default]).cloned().collect()),
+            default,
+            named,
             render: self.render,
             at_rest: self.at_rest,
             caller_limit: self.caller_limit,

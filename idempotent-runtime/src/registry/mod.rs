@@ -21,6 +21,7 @@ use self::settled::Settled;
 use crate::at_rest::AtRest;
 use crate::crowding::CallerLimit;
 use crate::lease::Keeper;
+use crate::metering::UnknownGauge;
 use crate::store::{BoundedStore, Store};
 use crate::sync::tokio;
 use crate::witness::Event;
@@ -75,6 +76,7 @@ struct Inner {
     keeper: Arc<Keeper>,
     settled: Settled,
     running: TaskTracker,
+    unknown: UnknownGauge,
     #[cfg(feature = "testing")]
     testing: self::testing::Testing,
 }
@@ -154,6 +156,7 @@ impl Registry {
         if policy.default_scope && shared_default_scopes().contains(policy.scope) {
             return None;
         }
+        self.0.unknown.start();
         self.store_named(policy.store)
     }
 

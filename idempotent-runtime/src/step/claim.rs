@@ -6,7 +6,7 @@ use http::{HeaderValue, StatusCode, header};
 
 use super::{StepErrorKind, Steps};
 use crate::engine::give_back;
-use crate::lease::{Keeper, KeptLease, Lease};
+use crate::lease::{KeptLease, Lease};
 use crate::record::now_in_millis;
 use crate::store::{BoundedStore, Claim, ClaimRequest, Held, StoreError, Token};
 use crate::sync::tokio;
@@ -23,6 +23,7 @@ pub(crate) struct StepClaim {
     scope: &'static str,
     key: RecordKey,
     request: ClaimRequest,
+    ttl: Duration,
     stage: Stage,
 }
 
@@ -45,6 +46,7 @@ impl StepClaim {
             scope: steps.handler.scope,
             key: steps.handler.key.step(name),
             request: ClaimRequest { token: Token::unique(), ..steps.request },
+            ttl: steps.ttl,
             stage: Stage::Idle,
         }
     }
@@ -70,10 +72,7 @@ impl StepClaim {
     /// Keeps the lease of the claim that was acquired; false when it may have run out meanwhile.
     pub(super) async fn keep(&mut self, attempt: u32, asked_at: Instant) -> bool {
         let lease = Lease::new(self.store.clone(), self.key.clone(), &self.request, self.scope);
-        let (lease, has_woken_keeper) = self.registry.keeper().keep(lease, asked_at);
-        if has_woken_keeper {
-            Keeper::let_it_run().await;
-        }
+        let lease = self.registry.keeper().keep(lease, asked_at);
         // The lease began before its answer came; what is left of it must last until it is renewed.
         if asked_at.elapsed() >= self.request.lease / 3 && !matches!(lease.confirm().await, Ok(Held::Yes)) {
             return false;
@@ -92,29 +91,30 @@ impl StepClaim {
             recorded_at: now_in_millis(),
         };
         let record = self.registry.at_rest().seal(&self.key, record);
-        let recorded = self.store.persistently(|| self.complete(&record)).await;
+        let recorded = match &self.stage {
+            Stage::Running { lease, .. } => self.store.persistently(|| complete(lease, &record, self.ttl)).await,
+            Stage::Idle | Stage::Asking => Ok(Held::No),
+        };
         let running = std::mem::replace(&mut self.stage, Stage::Idle);
-        match recorded {
-            Ok(Held::Yes) => Ok(()),
-            Ok(Held::No) => Err(StepErrorKind::ClaimLost),
-            Err(error) => {
+        match (recorded, running) {
+            (Ok(Held::Yes), _) => Ok(()),
+            (Err(error), Stage::Running { lease, .. }) => {
                 telemetry::step_not_recorded(self.scope, self.store.name(), name, &error);
-                tokio::spawn(self.keep_trying(record, running));
-                Err(StepErrorKind::NotRecorded(error))
+                // Another attempt may have run the step by now, and have another result.
+                let is_over = lease.is_known_to_be_over();
+                tokio::spawn(self.keep_trying(record, lease));
+                Err(if is_over { StepErrorKind::ClaimLost } else { StepErrorKind::NotRecorded(error) })
             }
+            (Ok(Held::No) | Err(_), _) => Err(StepErrorKind::ClaimLost),
         }
     }
 
-    async fn complete(&self, record: &Record) -> Result<Held, StoreError> {
-        self.store.complete(&self.key, self.request.token, record.clone(), self.request.ttl).await
-    }
-
     /// The lease is renewed meanwhile: a later attempt waits for the result, and does not run the step beside it.
-    async fn keep_trying(self, record: Record, _running: Stage) {
+    async fn keep_trying(self, record: Record, lease: KeptLease) {
         let _counted = self.registry.running().token();
-        let forgotten_at = Instant::now() + self.request.ttl;
+        let forgotten_at = Instant::now() + self.ttl;
         let mut pause = Duration::from_millis(50);
-        while Instant::now() < forgotten_at && self.complete(&record).await.is_err() {
+        while Instant::now() < forgotten_at && complete(&lease, &record, self.ttl).await.is_err() {
             tokio::time::sleep(pause).await;
             pause = Duration::from_secs(1).min(pause * 2);
         }
@@ -127,17 +127,20 @@ impl StepClaim {
             // An earlier one may have had its effect: another request with this key must not take its place.
             return lapse(lease).await;
         }
-        let released = self.store.persistently(|| self.store.release(&self.key, self.request.token)).await;
+        let released = self.store.persistently(|| lease.release()).await;
         if released.is_err() {
             tokio::spawn(lapse(lease));
         }
     }
 }
 
+async fn complete(lease: &KeptLease, record: &Record, ttl: Duration) -> Result<Held, StoreError> {
+    lease.end(|token| lease.store.complete(&lease.key, token, record.clone(), ttl)).await
+}
+
 async fn lapse(lease: KeptLease) {
-    lease.stop_renewing().await;
     // If the store is away, it lapses with what is left of its lease.
-    let _ = lease.store.persistently(|| lease.store.renew(&lease.key, lease.token(), Duration::ZERO)).await;
+    let _ = lease.store.persistently(|| lease.lapse()).await;
 }
 
 impl Drop for StepClaim {

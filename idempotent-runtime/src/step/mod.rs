@@ -43,6 +43,8 @@ pub(crate) struct Steps {
     pub(crate) handler: Arc<Lease>,
     /// What that claim asked for.
     pub(crate) request: ClaimRequest,
+    /// How long a result is kept.
+    pub(crate) ttl: Duration,
     pub(crate) fingerprints: Fingerprints,
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use self::without::NearCache;
 #[cfg(feature = "near-cache")]
 use super::near::NearCache;
-use super::{Claim, ClaimRequest, ErasedStore, Held, ImmediateStore, StoreError, Token, Transactions};
+use super::{Claim, ClaimRequest, ErasedStore, Held, ImmediateStore, Renewal, StoreError, Token, Transactions};
 use crate::metering::{Op, StoreMeter};
 use crate::sync::tokio;
 use crate::sync::tokio::time::Instant;
@@ -82,6 +82,19 @@ impl BoundedStore {
         self.bounded(Op::Renew, self.0.store.renew(key, token, lease)).await
     }
 
+    /// One answer for each, or an error where none of them was renewed.
+    pub(crate) async fn renew_many(&self, renewals: &[Renewal]) -> Result<Vec<Result<Held, StoreError>>, StoreError> {
+        let renewing = async {
+            let mut answers = self.0.store.renew_many(renewals).await;
+            if answers.iter().all(Result::is_err) {
+                // The first one speaks for all.
+                return answers.swap_remove(0).map(|_| Vec::new());
+            }
+            Ok(answers)
+        };
+        self.bounded(Op::Renew, renewing).await
+    }
+
     pub(crate) async fn complete(
         &self,
         key: &RecordKey,
@@ -103,6 +116,11 @@ impl BoundedStore {
 
     pub(crate) fn transactions(&self) -> Option<Transactions> {
         self.0.store.transactions()
+    }
+
+    #[cfg(feature = "metrics")]
+    pub(crate) async fn unknown_outcomes(&self) -> Result<super::UnknownOutcomes, StoreError> {
+        self.bounded(Op::Count, self.0.store.unknown_outcomes()).await
     }
 
     #[cfg(feature = "inspector")]

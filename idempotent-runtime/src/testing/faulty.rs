@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use super::seeded::{SeededClaim, Seeds};
 use crate::store::{
     Claim, ClaimRequest, Cursor, Entry, Held, MemoryStore, Page, Store, StoreError, Token, Transactions,
+    UnknownOutcomes,
 };
 use crate::{Record, RecordKey};
 
@@ -266,6 +267,10 @@ impl<S: Store> Store for FaultyStore<S> {
 
     async fn sweep(&self) -> Result<usize, StoreError> {
         self.store.sweep().await
+    }
+
+    async fn unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {
+        self.store.unknown_outcomes().await
     }
 
     async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {

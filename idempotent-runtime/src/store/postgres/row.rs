@@ -18,6 +18,12 @@ pub(super) fn acquired(row: &PgRow) -> Result<Option<u32>, StoreError> {
     attempt.map(Some).ok_or_else(|| row.damaged("`attempt` is out of range"))
 }
 
+/// Whether a handler in a transaction holds the key, and if so, whether for another request.
+pub(super) fn held_by_transaction(row: &PgRow) -> Result<Option<bool>, StoreError> {
+    let is_held = row.text("state")? == Some("transaction");
+    Ok(if is_held { row.flag("leased")? } else { None })
+}
+
 /// Where a listing goes on after it.
 pub(super) fn place(row: &PgRow) -> Result<String, StoreError> {
     let place = row.text("place")?.map(str::to_owned);

@@ -7,7 +7,7 @@ use sqlx::postgres::{PgExecutor, Postgres};
 use super::failure::{is_aborted, store_error};
 use super::row::digest;
 use super::statements::{HOLDS_ANOTHER_REQUEST, LOCK, TRY_LOCK};
-use super::{PostgresStore, headers_text, held};
+use super::{PostgresStore, headers_text, held, held_in_transaction};
 use crate::store::columns::{span_millis, token_text, unix_millis};
 use crate::store::standing::{Standing, Verdict, judge};
 use crate::store::{AfterCrash, Claim, ClaimRequest, Held, StoreError, Token};
@@ -27,12 +27,12 @@ pub(super) fn lock(purpose: &[u8], parts: &[&[u8]]) -> i64 {
 }
 
 impl PostgresStore {
-    fn lock_of_key(&self, key: &RecordKey) -> i64 {
+    pub(super) fn lock_of_key(&self, key: &RecordKey) -> i64 {
         lock(b"key", &[self.0.schema.as_bytes(), key.as_str().as_bytes()])
     }
 
     /// One half tells the key, the other one what is asked for under it.
-    fn lock_of_request(&self, key: &RecordKey, fingerprint: Fingerprint) -> (i32, i32) {
+    pub(super) fn lock_of_request(&self, key: &RecordKey, fingerprint: Fingerprint) -> (i32, i32) {
         let half = |lock: i64| *lock.to_le_bytes().first_chunk().expect("four of eight bytes");
         let requests = lock(b"requests", &[self.0.schema.as_bytes(), key.as_str().as_bytes()]);
         let asked_for = lock(b"fingerprint", &[fingerprint.as_bytes()]);
@@ -67,8 +67,12 @@ impl TransactionalStore<Postgres> for PostgresStore {
             if let Some(fingerprint) = self.0.running.fingerprint(key) {
                 return in_flight(fingerprint);
             }
-            if let Verdict::Answer(claim) = judge(self.standing(self.0.pools.own(), key).await?, &request) {
-                return Ok(TransactionClaim::Standing(claim));
+            match judge(self.standing(self.0.pools.own(), key).await?, &request) {
+                Verdict::Answer(claim) => return Ok(TransactionClaim::Standing(claim)),
+                Verdict::Keep { token, fingerprint } => {
+                    return self.keep(key, token, fingerprint).await.map(TransactionClaim::Standing);
+                }
+                Verdict::Take { .. } => {}
             }
             let running = match self.0.running.enter(key, request.fingerprint) {
                 Ok(running) => running,
@@ -86,14 +90,15 @@ impl TransactionalStore<Postgres> for PostgresStore {
                     let compare =
                         sqlx::query_scalar(HOLDS_ANOTHER_REQUEST).bind(requests).bind(asked_for).bind(lock_of_key);
                     let is_another: bool = compare.fetch_one(&mut *transaction).await.map_err(store_error)?;
-                    // A lock does not tell which fingerprint it is of; that it is another one is all that matters.
-                    let another = Fingerprint::from_bytes(request.fingerprint.as_bytes().map(|byte| !byte));
-                    return in_flight(if is_another { another } else { request.fingerprint });
+                    return Ok(TransactionClaim::Standing(held_in_transaction(request.fingerprint, is_another)));
                 }
             }
             // Again, in a statement that begins under the locks: whoever held them may have recorded meanwhile.
             match judge(self.standing(&mut *transaction, key).await?, &request) {
                 Verdict::Answer(claim) => Ok(TransactionClaim::Standing(claim)),
+                Verdict::Keep { token, fingerprint } => {
+                    self.keep(key, token, fingerprint).await.map(TransactionClaim::Standing)
+                }
                 Verdict::Take { attempt } => {
                     self.0.sweeper.start();
                     let open = Open { transaction, hold: Box::new(running) };

@@ -47,6 +47,23 @@ impl Connection {
         }
     }
 
+    /// The script for many keys in one round trip; `None` where each key may be on a server of its own.
+    pub(super) async fn run_many<T: FromRedisValue>(
+        &self,
+        script: &Source,
+        runs: &[(Vec<u8>, Vec<Argument<'_>>)],
+    ) -> Option<RedisResult<Vec<T>>> {
+        #[cfg(feature = "redis-cluster")]
+        let Self::Single(manager) = self else { return None };
+        #[cfg(not(feature = "redis-cluster"))]
+        let Self::Single(manager) = self;
+        let mut all = redis::pipe();
+        for (key, arguments) in runs {
+            all.add_command(invocation("EVALSHA", &script.hash, key, arguments));
+        }
+        Some(all.query_async(&mut manager.clone()).await)
+    }
+
     /// Every server that has keys of its own.
     #[cfg_attr(not(feature = "redis-cluster"), expect(clippy::unused_async, reason = "a Cluster is asked"))]
     pub(super) async fn nodes(&self) -> RedisResult<Vec<Node>> {

@@ -7,7 +7,7 @@ use sqlx::sqlite::{Sqlite, SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 use tokio::sync::OwnedMutexGuard;
 
 use super::failure::{Failure, store_error};
-use super::writes::{headers_text, held, make_room};
+use super::writes::{headers_text, held, keep, make_room};
 use super::{SqliteStore, schema};
 use crate::RecordKey;
 use crate::store::columns::{span_millis, token_text, unix_millis};
@@ -34,6 +34,11 @@ impl HandlerTransactions {
 
     pub(super) fn pool(&self) -> SqlitePool {
         self.pool.clone()
+    }
+
+    /// The keys of this process's handlers that run in a transaction.
+    pub(super) fn running(&self) -> &Running {
+        &self.running
     }
 
     /// With the write lock: a transaction that had read before it writes could not get it any more.
@@ -80,6 +85,11 @@ impl TransactionalStore<Sqlite> for SqliteStore {
             let is_fresh = standing.is_none();
             let attempt = match judge(standing, &request) {
                 Verdict::Answer(claim) => return Ok(TransactionClaim::Standing(claim)),
+                Verdict::Keep { token, fingerprint } => {
+                    keep(&mut transaction, self.0.clock.now(), key, token).await.map_err(store_error)?;
+                    transaction.commit().await.map_err(store_error)?;
+                    return Ok(TransactionClaim::Standing(Claim::Lapsed { fingerprint }));
+                }
                 Verdict::Take { attempt } => attempt,
             };
             if is_fresh && let Some(max_bytes) = self.0.options.bound() {

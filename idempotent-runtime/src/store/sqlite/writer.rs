@@ -104,6 +104,7 @@ trait Job: Send {
     fn settle(self: Box<Self>);
     fn refuse(self: Box<Self>, error: Arc<sqlx::Error>);
     fn abandoned(&self) -> bool;
+    fn goes_after_others(&self) -> bool;
     fn bytes(&self) -> usize;
 }
 
@@ -154,6 +155,10 @@ impl<W: Write> Job for Pending<W> {
 
     fn abandoned(&self) -> bool {
         W::ONLY_IF_AWAITED && self.reply.is_closed()
+    }
+
+    fn goes_after_others(&self) -> bool {
+        W::AFTER_OTHERS
     }
 
     fn bytes(&self) -> usize {
@@ -209,6 +214,21 @@ async fn batch(
         return refuse(jobs, error);
     }
     jobs.retain(|job| !job.abandoned());
+    let (later, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.goes_after_others());
+    if jobs.is_empty() && later.is_empty() {
+        return rollback(connection).await;
+    }
+    if jobs.is_empty() {
+        return commit(connection, clock, later).await;
+    }
+    commit(connection, clock, jobs).await;
+    for job in later {
+        alone(connection, clock, job).await;
+    }
+}
+
+/// Applies writes in the transaction that has begun, and answers them.
+async fn commit(connection: &mut SqliteConnection, clock: Clock, mut jobs: Vec<Box<dyn Job>>) {
     match apply_and_commit(connection, clock, &mut jobs).await {
         Ok(()) => jobs.into_iter().for_each(Job::settle),
         Err(error) if jobs.len() == 1 => refuse(jobs, error),

@@ -122,12 +122,14 @@ async fn a_handler_that_panics_is_not_in_flight_any_more() {
 
 #[tokio::test]
 async fn a_handler_that_lost_its_claim_is_in_flight_until_it_has_ended() {
-    let (runs, store) = (Runs::held(), MemoryStore::new());
+    let (runs, store) = (Runs::held(), FaultyStore::new());
     let server = Server::start(app(&runs, store.clone())).await;
+    let another_process = Server::start(app(&runs, store.clone())).await;
     let purged = tokio::spawn(answer(server.post("/is-purged").header("idempotency-key", "k")));
     runs.until_started(1).await;
+    store.on_renew(Fault::Unreachable);
     assert!(store.purge(&RecordKey::new("in-flight-is-purged", None, "k")).await.expect("the store answers"));
-    let next = tokio::spawn(answer(server.post("/is-purged").header("idempotency-key", "k")));
+    let next = tokio::spawn(answer(another_process.post("/is-purged").header("idempotency-key", "k")));
     runs.until_started(2).await;
     assert_eq!(in_flight("in-flight-is-purged"), Some(2.0), "both of them run");
     runs.let_finish(2);

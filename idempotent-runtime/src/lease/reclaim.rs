@@ -1,0 +1,132 @@
+//! Ends a claim, and claims its key anew where the store has forgotten it: its `ttl` is over, an operator purged it, or the
+//! store was emptied. The handler runs, so its key is not free; only another process that was faster has it.
+
+use std::time::Duration;
+
+use super::{Lease, State};
+use crate::store::{Claim, ClaimRequest, Held, StoreError, Token};
+use crate::sync::lock;
+use crate::sync::tokio::time::Instant;
+
+/// How often one end may find its claim forgotten. A store that forgets each claim at once keeps no record either.
+const MOST_RECLAIMS: u32 = 3;
+
+impl Lease {
+    /// Ends the claim by what `ask` asks of the store. Asks again where a duplicate has handed its claim over meanwhile, and
+    /// where the store had forgotten the claim: [`Held::No`] means that another process has the key.
+    pub(crate) async fn end<F>(&self, mut ask: impl FnMut(Token) -> F) -> Result<Held, StoreError>
+    where
+        F: Future<Output = Result<Held, StoreError>>,
+    {
+        lock(&self.holding).is_ending = true;
+        let mut reclaims = 0;
+        loop {
+            let token = self.token();
+            let mut held = ask(token).await?;
+            if held == Held::No && reclaims < MOST_RECLAIMS {
+                reclaims += 1;
+                held = self.reclaim(token).await?;
+                if held == Held::Yes {
+                    continue;
+                }
+            }
+            if self.is_over(token, held) {
+                return Ok(held);
+            }
+            // A request of this process has left its claim to this one meanwhile.
+            reclaims = 0;
+        }
+    }
+
+    /// Ends the claim where the store answers at once; false when that needs [`end`](Self::end).
+    pub(crate) fn end_now(&self, ask: impl FnOnce(Token) -> Result<Held, StoreError>) -> bool {
+        lock(&self.holding).is_ending = true;
+        let token = self.token();
+        matches!(ask(token), Ok(Held::Yes)) && self.is_over(token, Held::Yes)
+    }
+
+    /// Frees the key, if the claim still stands.
+    pub(crate) async fn release(&self) -> Result<Held, StoreError> {
+        // A renewal on its way would find nothing, and claim the key anew.
+        let _renewing = self.renewing.write().await;
+        loop {
+            self.release_others().await?;
+            let token = self.token();
+            let held = self.store.release(&self.key, token).await?;
+            if self.is_over(token, held) {
+                return Ok(held);
+            }
+        }
+    }
+
+    /// Leaves the claim in the store as that of a process that has died.
+    pub(crate) async fn lapse(&self) -> Result<Held, StoreError> {
+        // A renewal that comes later would bring the lease back to life.
+        lock(&self.holding).state = State::Over;
+        drop(self.renewing.write().await);
+        let token = self.token();
+        let lapsing = || self.store.renew(&self.key, token, Duration::ZERO);
+        match lapsing().await? {
+            Held::Yes => Ok(Held::Yes),
+            Held::No => match self.reclaim(token).await? {
+                Held::Yes => lapsing().await,
+                Held::No => Ok(Held::No),
+            },
+        }
+    }
+
+    /// Starts the lease anew, and claims the key anew where the store has forgotten it. The caller holds `renewing`.
+    pub(super) async fn renew_or_reclaim(&self, token: Token) -> Result<Held, StoreError> {
+        let asked_at = Instant::now();
+        let renewed = self.store.renew(&self.key, token, self.length).await;
+        self.renewed(token, asked_at, renewed).await
+    }
+
+    /// What the answer of the store to a renewal means, which was asked for at this time.
+    pub(super) async fn renewed(
+        &self,
+        token: Token,
+        asked_at: Instant,
+        answer: Result<Held, StoreError>,
+    ) -> Result<Held, StoreError> {
+        match answer? {
+            Held::Yes => {
+                self.confirm_at(asked_at);
+                Ok(Held::Yes)
+            }
+            Held::No if self.may_reclaim(token) => self.reclaim(token).await,
+            Held::No => Ok(Held::No),
+        }
+    }
+
+    /// Claims the key anew under `token`, which holds nothing in the store any more.
+    async fn reclaim(&self, token: Token) -> Result<Held, StoreError> {
+        self.release_others().await?;
+        let asked_at = Instant::now();
+        let Claim::Acquired { attempt } =
+            self.store.claim(&self.key, ClaimRequest { token, ..self.request }).await?
+        else {
+            return Ok(Held::No);
+        };
+        if attempt > 1 {
+            lock(&self.holding).has_changed_hands = true;
+        }
+        self.confirm_at(asked_at);
+        tracing::warn!(
+            scope = self.scope,
+            store = self.store.name(),
+            "the store had lost the claim of a running handler: its key is claimed again"
+        );
+        Ok(Held::Yes)
+    }
+
+    /// Frees the key of the claims that requests for something else have got while the store had forgotten this one.
+    async fn release_others(&self) -> Result<(), StoreError> {
+        loop {
+            let other = lock(&self.others).last().copied();
+            let Some(other) = other else { return Ok(()) };
+            let _gone_either_way = self.store.release(&self.key, other).await?;
+            lock(&self.others).retain(|token| *token != other);
+        }
+    }
+}
