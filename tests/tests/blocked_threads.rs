@@ -1,6 +1,7 @@
 //! Leases are renewed whatever the application does to its threads and runtimes: a second process never gets a key whose
 //! handler runs.
 
+use std::ops::Deref;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use idempotent_runtime::{Idempotency, Registry, idempotent};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::{Executions, Runs, Server, answer};
 use tokio::runtime::{Builder, Runtime};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt as _;
 
 const LEASE: Duration = Duration::from_millis(300);
@@ -102,9 +103,35 @@ fn app(effects: &Effects, registry: &Registry) -> Router {
         .layer(registry.layer())
 }
 
-/// A runtime of its own that serves: it is not the one of the test, which stays free.
-fn runtime_of(workers: usize) -> Runtime {
-    Builder::new_multi_thread().worker_threads(workers).enable_all().build().expect("a runtime")
+/// A runtime beside that of the test, which stays free. It does not wait for a thread that is blocked when it is dropped.
+struct Beside(Option<Runtime>);
+
+impl Beside {
+    fn of(mut builder: Builder) -> Self {
+        Self(Some(builder.enable_all().build().expect("a runtime")))
+    }
+
+    fn with_workers(workers: usize) -> Self {
+        let mut builder = Builder::new_multi_thread();
+        builder.worker_threads(workers);
+        Self::of(builder)
+    }
+}
+
+impl Deref for Beside {
+    type Target = Runtime;
+
+    fn deref(&self) -> &Runtime {
+        self.0.as_ref().expect("it is taken by the drop alone")
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 async fn serve_on(runtime: &Runtime, app: Router) -> Server {
@@ -122,16 +149,18 @@ async fn assert_in_use_elsewhere(elsewhere: &Server, effects: &Effects, keys: &[
     let begun = Instant::now();
     while begun.elapsed() < 4 * LEASE {
         for (path, key) in keys {
-            let answer = elsewhere.post_with_key(path, key).await;
+            // A handler that runs is held, and so gives no answer.
+            let answer = timeout(LEASE, elsewhere.post_with_key(path, key)).await;
+            let answer = answer.unwrap_or_else(|_| panic!("{key} is executed again after {:?}", begun.elapsed()));
             assert_eq!(answer.refusal(), "in_flight", "{key} after {:?}", begun.elapsed());
         }
-        tokio::time::sleep(LEASE / 10).await;
+        sleep(LEASE / 10).await;
     }
     assert_eq!(effects.executions.repeated(), []);
 }
 
 /// A handler sleeps, another one blocks its thread, and both outlast their leases.
-async fn one_handler_blocks_while_another_sleeps<S: Store>(runtime: Runtime, store: S, store_elsewhere: impl Store) {
+async fn one_handler_blocks_while_another_sleeps(runtime: Beside, store: impl Store, store_elsewhere: impl Store) {
     let effects = Effects::new();
     let server = serve_on(&runtime, app(&effects, &Registry::new(store))).await;
     let elsewhere = Server::start(app(&effects, &Registry::new(store_elsewhere))).await;
@@ -139,6 +168,9 @@ async fn one_handler_blocks_while_another_sleeps<S: Store>(runtime: Runtime, sto
 
     let sleeping = tokio::spawn(answer(server.post("/sleeps").header("idempotency-key", "asleep")));
     effects.runs.until_started(1).await;
+    // All workers must be asleep, which nothing shows: one that still looks for work would watch the clock from then on. The one
+    // that watches it gets the next request.
+    sleep(5 * LEASE / 6).await;
     let blocking = tokio::spawn(answer(server.post("/blocks").header("idempotency-key", "blocked")));
     effects.thread.until_blocked().await;
     assert_in_use_elsewhere(&elsewhere, &effects, &[("/sleeps", "asleep"), ("/blocks", "blocked")]).await;
@@ -149,7 +181,6 @@ async fn one_handler_blocks_while_another_sleeps<S: Store>(runtime: Runtime, sto
     assert_eq!(blocking.await.expect("it is answered").text(), "blocked");
     assert!(elsewhere.post_with_key("/sleeps", "asleep").await.is_replay());
     assert!(elsewhere.post_with_key("/blocks", "blocked").await.is_replay());
-    runtime.shutdown_background();
 }
 
 async fn sqlite() -> (SqliteStore, tempfile::TempDir) {
@@ -161,38 +192,38 @@ async fn sqlite() -> (SqliteStore, tempfile::TempDir) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blocked_worker_of_two_ends_no_lease_in_memory() {
     let store = MemoryStore::new();
-    one_handler_blocks_while_another_sleeps(runtime_of(2), store.clone(), store).await;
+    one_handler_blocks_while_another_sleeps(Beside::with_workers(2), store.clone(), store).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blocked_worker_of_four_ends_no_lease_in_memory() {
     let store = MemoryStore::new();
-    one_handler_blocks_while_another_sleeps(runtime_of(4), store.clone(), store).await;
+    one_handler_blocks_while_another_sleeps(Beside::with_workers(4), store.clone(), store).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blocked_only_worker_ends_no_lease_in_memory() {
     let store = MemoryStore::new();
-    one_handler_blocks_while_another_sleeps(runtime_of(1), store.clone(), store).await;
+    one_handler_blocks_while_another_sleeps(Beside::with_workers(1), store.clone(), store).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blocked_worker_of_two_ends_no_lease_in_sqlite() {
     let (store, _folder) = sqlite().await;
-    one_handler_blocks_while_another_sleeps(runtime_of(2), store.clone(), store).await;
+    one_handler_blocks_while_another_sleeps(Beside::with_workers(2), store.clone(), store).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blocked_worker_of_four_ends_no_lease_in_sqlite() {
     let (store, _folder) = sqlite().await;
-    one_handler_blocks_while_another_sleeps(runtime_of(4), store.clone(), store).await;
+    one_handler_blocks_while_another_sleeps(Beside::with_workers(4), store.clone(), store).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blocked_worker_of_two_ends_no_lease_in_postgres() {
     let database = PostgresServer::shared().await.database().await;
     // The connections of the process whose thread is blocked are those of its own runtime.
-    let runtime = runtime_of(2);
+    let runtime = Beside::with_workers(2);
     let opening = runtime.spawn(async move { (PostgresStore::new(database.pool(4).await), database) });
     let (store, database) = opening.await.expect("the pool opens");
     store.migrate().await.expect("the tables are made");
@@ -201,8 +232,8 @@ async fn blocked_worker_of_two_ends_no_lease_in_postgres() {
 }
 
 /// A current-thread runtime that has served one request.
-fn runtime_that_has_served(app: Router) -> Runtime {
-    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+fn runtime_that_has_served(app: Router) -> Beside {
+    let runtime = Beside::of(Builder::new_current_thread());
     let request = Request::post("/passes").header("idempotency-key", "first").body(Body::empty());
     let passing = app.oneshot(request.expect("the parts are valid"));
     assert_eq!(runtime.block_on(passing).expect("a router answers").status(), 200);
@@ -221,32 +252,35 @@ async fn first_runtime_leaves(store: impl Store, store_elsewhere: impl Store, en
     let elsewhere = Server::start(app(&effects, &Registry::new(store_elsewhere))).await;
     let sleeping = tokio::spawn(answer(server.post("/sleeps").header("idempotency-key", "asleep")));
     effects.runs.until_started(1).await;
-    let first = if ends {
-        first.shutdown_background();
-        None
-    } else {
-        Some(first)
-    };
+    let first = (!ends).then_some(first);
     assert_in_use_elsewhere(&elsewhere, &effects, &[("/sleeps", "asleep")]).await;
     effects.runs.let_finish(1);
     assert_eq!(sleeping.await.expect("it is answered").text(), "slept");
-    if let Some(first) = first {
-        first.shutdown_background();
-    }
+    drop(first);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn first_runtime_that_is_not_driven_ends_no_lease() {
+async fn first_runtime_that_is_not_driven_ends_no_lease_in_memory() {
     let store = MemoryStore::new();
-    let (file, _folder) = sqlite().await;
-    join(first_runtime_leaves(store.clone(), store, false), first_runtime_leaves(file.clone(), file, false)).await;
+    first_runtime_leaves(store.clone(), store, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn first_runtime_that_has_ended_ends_no_lease() {
+async fn first_runtime_that_is_not_driven_ends_no_lease_in_sqlite() {
+    let (store, _folder) = sqlite().await;
+    first_runtime_leaves(store.clone(), store, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn first_runtime_that_has_ended_ends_no_lease_in_memory() {
     let store = MemoryStore::new();
-    let (file, _folder) = sqlite().await;
-    join(first_runtime_leaves(store.clone(), store, true), first_runtime_leaves(file.clone(), file, true)).await;
+    first_runtime_leaves(store.clone(), store, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn first_runtime_that_has_ended_ends_no_lease_in_sqlite() {
+    let (store, _folder) = sqlite().await;
+    first_runtime_leaves(store.clone(), store, true).await;
 }
 
 /// The runtime of one core, on a thread of its own; it ends when the answer is dropped.
@@ -264,7 +298,7 @@ fn core(app: Router) -> (std::net::SocketAddr, tokio::sync::oneshot::Sender<()>)
     (address.recv().expect("the core serves"), end)
 }
 
-async fn blocked_core_ends_no_lease(store: impl Store, store_elsewhere: impl Store) {
+async fn one_core_blocks_while_another_sleeps(store: impl Store, store_elsewhere: impl Store) {
     let effects = Effects::new();
     let app_here = app(&effects, &Registry::new(store));
     let (cores, client) = ([core(app_here.clone()), core(app_here)], reqwest::Client::new());
@@ -289,8 +323,13 @@ async fn blocked_core_ends_no_lease(store: impl Store, store_elsewhere: impl Sto
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn blocked_core_ends_no_lease_of_any_core() {
+async fn blocked_core_ends_no_lease_of_any_core_in_memory() {
     let store = MemoryStore::new();
-    let (file, _folder) = sqlite().await;
-    join(blocked_core_ends_no_lease(store.clone(), store), blocked_core_ends_no_lease(file.clone(), file)).await;
+    one_core_blocks_while_another_sleeps(store.clone(), store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blocked_core_ends_no_lease_of_any_core_in_sqlite() {
+    let (store, _folder) = sqlite().await;
+    one_core_blocks_while_another_sleeps(store.clone(), store).await;
 }
