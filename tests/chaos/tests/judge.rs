@@ -11,7 +11,7 @@ fn answer(status: u16, body: String) -> Answer {
 }
 
 fn done(execution: &str, attempt: u32) -> Answer {
-    let receipt = Receipt { execution: execution.to_owned(), attempt, padding: String::new() };
+    let receipt = Receipt { execution: execution.to_owned(), attempt, origin: String::new(), padding: String::new() };
     answer(201, serde_json::to_string(&receipt).expect("a receipt serialises"))
 }
 
@@ -20,12 +20,13 @@ fn refused(status: u16, code: &str) -> Answer {
 }
 
 fn told(answer: Answer) -> Request {
-    let (key, server, manner) = (KEY.to_owned(), "s0".to_owned(), "Http1".to_owned());
-    Request { time: (0, SECOND), key, server, manner, answer: Some(answer) }
+    let (key, server, manner, origin) = (KEY.to_owned(), "s0".to_owned(), "Http1".to_owned(), String::new());
+    Request { time: (0, SECOND), key, server, manner, origin, answer: Some(answer) }
 }
 
 fn execution(id: &str, attempt: u32, begun_at: u64) -> Execution {
-    Execution { id: id.to_owned(), key: KEY.to_owned(), server: "s0".to_owned(), attempt, begun_at, gave_up: false }
+    let (id, key, server, ended_at) = (id.to_owned(), KEY.to_owned(), "s0".to_owned(), Some(begun_at + SECOND));
+    Execution { id, key, server, attempt, begun_at, ended_at, gave_up: false }
 }
 
 /// One execution, its effect, and a client that was told of it.
@@ -33,6 +34,7 @@ fn sound(guarantee: Guarantee) -> History {
     History {
         keys: [(KEY.to_owned(), guarantee)].into(),
         requests: vec![told(done("a", 1))],
+        intrusions: Vec::new(),
         executions: vec![execution("a", 1, 0)],
         effects: vec![(KEY.to_owned(), "a".to_owned())],
         faults: Vec::new(),
