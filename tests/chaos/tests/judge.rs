@@ -120,6 +120,76 @@ fn a_success_without_its_effect_is_named() {
     assert_eq!(broken(&history), [Rule::ToldWithoutEffect]);
 }
 
+/// The second one begins while the first one runs.
+fn executed_at_once(servers: [&str; 2]) -> History {
+    let mut history = executed_again(Guarantee::AtLeastOnce, 2);
+    history.executions[0].ended_at = Some(5 * SECOND);
+    for (execution, server) in history.executions.iter_mut().zip(servers) {
+        execution.server = server.to_owned();
+    }
+    with_fault(history, FaultKind::StorePaused, None, (0, 4 * SECOND))
+}
+
+#[test]
+fn executions_at_once_are_excused_in_other_processes_alone() {
+    assert_eq!(broken(&executed_at_once(["s0", "s1"])), [], "its lease may have expired");
+    assert_eq!(broken(&executed_at_once(["s0", "s0"])), [Rule::RanAtOnce]);
+    assert_eq!(broken(&executed_at_once(["s0/r0.0", "s0/r1.0"])), [Rule::RanAtOnce], "runtimes of one process");
+}
+
+#[test]
+fn the_end_of_a_runtime_excuses_its_own_executions() {
+    let end_of = |runtime| {
+        let mut history = executed_at_once(["s0/r0.0", "s0/r1.0"]);
+        history.executions[0].ended_at = None;
+        history.faults.clear();
+        broken(&with_fault(history, FaultKind::RuntimeEnded, Some(runtime), (SECOND, SECOND)))
+    };
+    assert_eq!(end_of("s0/r0.0"), []);
+    assert_eq!(end_of("s0/r1.0"), [Rule::RanAgain, Rule::RanAtOnce], "another one ended");
+}
+
+#[test]
+fn a_record_with_a_short_ttl_is_kept_for_it() {
+    let executed_after = |time| {
+        let mut history = executed_again(Guarantee::ShortTtl, 1);
+        history.executions[1].begun_at = time;
+        broken(&history)
+    };
+    assert_eq!(executed_after(3 * SECOND), [Rule::RanAgain]);
+    assert_eq!(executed_after(5 * SECOND), []);
+}
+
+#[test]
+fn two_effects_of_plain_and_tx_handlers_are_named() {
+    let again = || executed_again(Guarantee::Mixed, 1);
+    assert_eq!(broken(&again()), [Rule::RanAgain]);
+    assert_eq!(broken(&with_fault(again(), FaultKind::Died, Some("s0"), (SECOND, SECOND))), []);
+}
+
+#[test]
+fn an_effect_of_an_execution_that_failed_is_named() {
+    let mut history = sound(Guarantee::ExactlyOnce);
+    history.executions[0].gave_up = true;
+    assert_eq!(broken(&history), [Rule::EffectStays]);
+}
+
+/// Another client's request, and what it got.
+fn intruded(origin: &str, answer: Answer) -> History {
+    let mut history = sound(Guarantee::AtLeastOnce);
+    history.intrusions.push(Request { origin: origin.to_owned(), ..told(answer) });
+    history
+}
+
+#[test]
+fn a_record_in_the_wrong_hands_is_named() {
+    assert_eq!(broken(&intruded("b", done("a", 1))), [Rule::AnothersRecord]);
+    assert_eq!(broken(&intruded("/accounts/2", done("a", 1))), [Rule::AnothersRecord]);
+    assert_eq!(broken(&intruded("b", refused(422, "other_credentials"))), []);
+    assert_eq!(broken(&intruded("b", refused(422, "key_reused"))), [Rule::UnknownAnswer], "it would take a new key");
+    assert_eq!(broken(&intruded("/accounts/2", refused(422, "key_reused"))), []);
+}
+
 #[test]
 fn an_effect_that_no_retry_tells_of_is_named() {
     let mut history = sound(Guarantee::AtLeastOnce);

@@ -67,7 +67,8 @@ impl Asked {
             }
             Family::ShortTtl => {
                 if random.bool() {
-                    self.order.millis = longer_than_a_lease;
+                    // Longer than the store is away.
+                    self.order.millis = millis(LEASE * 5 / 2);
                 }
             }
             Family::EndedTransactions => {
