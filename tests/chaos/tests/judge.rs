@@ -125,7 +125,7 @@ fn executed_at_once(servers: [&str; 2]) -> History {
     let mut history = executed_again(Guarantee::AtLeastOnce, 2);
     history.executions[0].ended_at = Some(5 * SECOND);
     for (execution, server) in history.executions.iter_mut().zip(servers) {
-        execution.server = server.to_owned();
+        server.clone_into(&mut execution.server);
     }
     with_fault(history, FaultKind::StorePaused, None, (0, 4 * SECOND))
 }

@@ -131,13 +131,13 @@ impl Clients {
         let is_cut = !is_calm && random.u32(..100) < self.plan.faults.cut_percent;
         let manner = Manner::draw(is_cut, &mut random);
         let version = (asked.guarantee == Guarantee::Mixed).then(|| VERSIONS[random.usize(..VERSIONS.len())]);
-        let send = |client| self.send(client, &server, asked, &asked.owner, dies_at, version);
+        let ask_by = |client| self.send(client, &server, asked, &asked.owner, dies_at, version);
         let sent = now();
         let answer = match manner {
-            Manner::Http1 => send(&self.http1).await,
-            Manner::Http2 => send(&self.http2).await,
-            Manner::Http1LeavesAfter(time) => leave(time, send(&self.http1)).await,
-            Manner::Http2LeavesAfter(time) => leave(time, send(&self.http2)).await,
+            Manner::Http1 => ask_by(&self.http1).await,
+            Manner::Http2 => ask_by(&self.http2).await,
+            Manner::Http1LeavesAfter(time) => leave(time, ask_by(&self.http1)).await,
+            Manner::Http2LeavesAfter(time) => leave(time, ask_by(&self.http2)).await,
             Manner::CutInRequest | Manner::CutInResponse => {
                 // What such a client hears it does not understand.
                 let _ = leave(HEARS_NOTHING, cut(&server, asked, manner)).await;
@@ -228,7 +228,8 @@ async fn leave<T>(after: Duration, asking: impl Future<Output = Option<T>>) -> O
 /// Breaks the connection in the middle of the request or of the response.
 async fn cut(server: &Server, asked: &Asked, manner: Manner) -> Option<()> {
     let body = serde_json::to_string(&asked.order).ok()?;
-    let headers: String = asked.owner.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let headers: Vec<_> = asked.owner.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let headers = headers.concat();
     let request = format!(
         "POST {} HTTP/1.1\r\nHost: chaos\r\nContent-Type: application/json\r\nIdempotency-Key: {}\r\n{headers}Content-Length: {}\r\n\r\n{body}",
         asked.path,

@@ -112,8 +112,7 @@ impl Plan {
             Family::ShortTtl => (FaultWeights { long_outage: 1, ..none }, 12),
             // A handler behind a slow line has the time to drop what it waits for.
             Family::EndedTransactions => (FaultWeights { break_line: 1, ..none }, 8),
-            Family::MixedScope => (none, 8),
-            Family::RotatedCredentials | Family::ForwardedRequests => (none, 8),
+            Family::MixedScope | Family::RotatedCredentials | Family::ForwardedRequests => (none, 8),
         };
         let calm = Self::calm(seed, duration, store, 3);
         Self { faults, families: vec![family], is_limited: true, keys_at_once, ..calm }
