@@ -40,6 +40,7 @@ fn expected(guarantee: Guarantee, step: Step) -> (&'static str, bool, u32, usize
         (Step::EffectDone | Step::BeforeRecord, AtMostOnce) => ("outcome_unknown", false, 0, 1, 1),
         (Step::InHandler | Step::EffectDone | Step::BeforeRecord, ExactlyOnce) => ("201", false, 1, 2, 1),
         (Step::Recorded | Step::BeforeSend, _) => ("201", true, 1, 1, 1),
+        (_, Guarantee::ShortTtl | Guarantee::Mixed) => unreachable!("no case here asks for {guarantee:?}"),
     }
 }
 
