@@ -22,7 +22,7 @@ mod units;
 /// | argument | default | meaning |
 /// |---|---|---|
 /// | `scope = "charges"` | module path and name of the function | namespace of the keys |
-/// | `ttl = "24h"` | `"24h"` | how long a record is kept, at least 1s; `"90s"`, `"15m"`, `"24h"`, `"7d"`, sums such as `"1h30m"` |
+/// | `ttl = "24h"` | `"24h"` | how long a record is kept, at least 1s and at most 100 years; `"90s"`, `"15m"`, `"24h"`, `"7d"`, sums such as `"1h30m"` |
 /// | `cache = [201, 409]` | `[200..=299]` | statuses that are recorded: numbers, ranges `200..=299` and `400..500`, classes `"2xx"`; `all` |
 /// | `cache_if = path` | none | `fn(&http::response::Parts) -> bool`, instead of `cache` |
 /// | `header = "x-request-id"` | `"idempotency-key"` | where the key is |

@@ -243,7 +243,7 @@ impl Refusal {
     /// For the header `Retry-After`: whole seconds, none of them too few.
     fn retry_after_seconds(&self) -> Option<HeaderValue> {
         let retry_after = self.retry_after()?;
-        Some(HeaderValue::from(retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0)))
+        Some(HeaderValue::from(retry_after.as_secs().saturating_add(u64::from(retry_after.subsec_nanos() > 0))))
     }
 }
 

@@ -82,7 +82,7 @@ impl RegistryBuilder {
         self
     }
 
-    /// How long one call of a store may take before it counts as unreachable; 2 s by default.
+    /// How long one call of a store may take before it counts as unreachable; 2 s by default, and `Duration::MAX` is no limit.
     ///
     /// # Panics
     ///

@@ -20,9 +20,9 @@ pub use self::install_error::InstallError;
 use self::settled::Settled;
 use crate::at_rest::AtRest;
 use crate::crowding::CallerLimit;
+use crate::deadline::Deadline;
 use crate::lease::Keeper;
 use crate::store::{BoundedStore, Store};
-use crate::sync::tokio;
 use crate::witness::Event;
 use crate::{Policy, Refusal, policies};
 
@@ -112,7 +112,8 @@ impl Registry {
         Extension(self.clone())
     }
 
-    /// Waits until no guarded handler runs any more, those included that outlived their client; for at most `limit`.
+    /// Waits until no guarded handler runs any more, those included that outlived their client; for at most `limit`, and
+    /// without a limit for `Duration::MAX`.
     ///
     /// Call it at shutdown, after the server has stopped to accept requests. The answer is how many were still
     /// running: their keys are free again, or refused, when their leases have run out.
@@ -140,7 +141,7 @@ impl Registry {
     /// ```
     pub async fn drain(&self, limit: Duration) -> usize {
         let running = &self.0.running;
-        let _ = tokio::time::timeout(limit, running.wait()).await;
+        let _ = Deadline::after(limit).bound(running.wait()).await;
         let left = running.len();
         if left > 0 {
             tracing::warn!(left, "guarded handlers are still running at the end of the drain");

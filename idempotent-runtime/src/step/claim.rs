@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::{HeaderValue, StatusCode, header};
 
 use super::{StepErrorKind, Steps};
+use crate::deadline::Deadline;
 use crate::engine::give_back;
 use crate::lease::{Keeper, KeptLease, Lease};
 use crate::record::now_in_millis;
@@ -112,9 +113,9 @@ impl StepClaim {
     /// The lease is renewed meanwhile: a later attempt waits for the result, and does not run the step beside it.
     async fn keep_trying(self, record: Record, _running: Stage) {
         let _counted = self.registry.running().token();
-        let forgotten_at = Instant::now() + self.request.ttl;
+        let forgotten = Deadline::after(self.request.ttl);
         let mut pause = Duration::from_millis(50);
-        while Instant::now() < forgotten_at && self.complete(&record).await.is_err() {
+        while !forgotten.is_over() && self.complete(&record).await.is_err() {
             tokio::time::sleep(pause).await;
             pause = Duration::from_secs(1).min(pause * 2);
         }

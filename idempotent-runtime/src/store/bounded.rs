@@ -9,6 +9,7 @@ use self::without::NearCache;
 #[cfg(feature = "near-cache")]
 use super::near::NearCache;
 use super::{Claim, ClaimRequest, ErasedStore, Held, ImmediateStore, StoreError, Token, Transactions};
+use crate::deadline::Deadline;
 use crate::metering::{Op, StoreMeter};
 use crate::sync::tokio;
 use crate::sync::tokio::time::Instant;
@@ -136,11 +137,11 @@ impl BoundedStore {
     where
         F: Future<Output = Result<T, StoreError>>,
     {
-        let gives_up_at = Instant::now() + self.limit();
+        let deadline = Deadline::after(self.limit());
         let mut pause = Duration::from_millis(10);
         loop {
             match call().await {
-                Err(error) if !matches!(error, StoreError::Damaged(_)) && Instant::now() + pause < gives_up_at => {
+                Err(error) if !matches!(error, StoreError::Damaged(_)) && deadline.outlasts(pause) => {
                     tokio::time::sleep(pause).await;
                     pause = Duration::from_millis(200).min(pause * 2);
                 }
@@ -156,7 +157,7 @@ impl BoundedStore {
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let limit = self.limit();
-        let bounded = async { tokio::time::timeout(limit, call).await.unwrap_or(Err(StoreError::TimedOut(limit))) };
+        let bounded = async { Deadline::after(limit).bound(call).await.unwrap_or(Err(StoreError::TimedOut(limit))) };
         self.0.meter.measure(op, bounded).await
     }
 }

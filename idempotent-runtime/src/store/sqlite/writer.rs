@@ -9,7 +9,6 @@ use sqlx::Connection as _;
 use sqlx::error::BoxDynError;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqlitePool};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout_at};
 
 use super::clock::Clock;
 use super::failure::Failure;
@@ -19,6 +18,7 @@ use super::rows::{self, Kind, SIZES};
 use super::schema;
 use super::transactions::Turn;
 use super::writes::{Write, sweep};
+use crate::deadline::Deadline;
 use crate::store::StoreError;
 
 /// The writes that share a commit, at most: more would keep the first of them waiting.
@@ -168,23 +168,23 @@ async fn run(
     turn: &Turn,
     sweep_interval: Duration,
 ) -> SqliteConnection {
-    let mut sweep_at = Instant::now() + sweep_interval;
+    let mut sweep = Deadline::after(sweep_interval);
     loop {
-        match timeout_at(sweep_at, queue.recv()).await {
-            Ok(Some(first)) => {
+        match sweep.bound(queue.recv()).await {
+            Some(Some(first)) => {
                 let _turn = turn.lock().await;
                 batch(&mut connection, clock, first, &mut queue).await;
             }
-            Ok(None) => break,
-            Err(_) => {}
+            Some(None) => break,
+            None => {}
         }
-        if Instant::now() >= sweep_at {
+        if sweep.is_over() {
             let _turn = turn.lock().await;
             let more = sweep_once(&mut connection, clock).await.unwrap_or_else(|error| {
                 tracing::warn!(%error, "expired idempotency records could not be deleted; this is tried again");
                 false
             });
-            sweep_at = Instant::now() + if more { Duration::ZERO } else { sweep_interval };
+            sweep = Deadline::after(if more { Duration::ZERO } else { sweep_interval });
         }
     }
     connection
