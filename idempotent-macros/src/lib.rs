@@ -32,7 +32,7 @@ mod units;
 /// | `methods = [POST, PATCH]` | `[POST, PUT, PATCH, DELETE]` | others pass through; `any` for all |
 /// | `caller = expr` | none | partitions keys by principal (`Display`); without it another `Authorization` is refused the record |
 /// | `fingerprint = expr` | method, path, query, body | what a reused key must repeat: any `Hash` expression over the arguments, or `none` |
-/// | `in_flight = wait("5s")` | `reject` | a duplicate of a running request: 409 at once, or wait for its response and replay it |
+/// | `in_flight = wait("5s")` | `reject` | a duplicate of a running request: 409 at once, or wait for its response and replay it; a waiter never executes |
 /// | `lease = "30s"` | `"30s"`, or `ttl` if that is shorter | how long a dead process holds a key, at least 100ms; renewed while the handler runs |
 /// | `after_crash = "refuse"` | `"rerun"` | the handler may have run: run it again (at least once), or never (at most once) |
 /// | `max_body = "4MiB"` | `"4MiB"` | largest recorded body |

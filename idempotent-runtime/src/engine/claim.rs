@@ -1,12 +1,10 @@
 //! From a key to a claim, a replay or a refusal.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::HeaderValue;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -39,10 +37,6 @@ use crate::{Fingerprint, IdempotencyKey, Policy, Record, RecordKey, Refusal, Reg
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 pub(crate) const UNAVAILABLE: Refusal = Refusal::StoreUnavailable { retry_after: RETRY_AFTER };
-
-/// How long a waiter sleeps between two looks at the store; another process rings no bell in this one.
-const FIRST_LOOK: Duration = Duration::from_millis(5);
-const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// One request on its way to a claim.
 pub(super) struct Asking {
@@ -98,9 +92,9 @@ impl Asking {
             Prepared::Answer(answer) => return Entered::Now(Err(answer)),
         };
         let asked_at = Instant::now();
-        let mut another_runs = false;
+        let span = claiming.asking.span.clone();
         while let Some(claimed) = claiming.claim_now() {
-            return match claiming.judge(claimed, false) {
+            return match claiming.judge(claimed) {
                 Judged::Acquired { attempt } => match claiming.acquired(attempt, asked_at) {
                     (passage, true) => Entered::Later(Box::pin(async {
                         Keeper::let_it_run().await;
@@ -110,18 +104,17 @@ impl Asking {
                 },
                 Judged::Unguarded => Entered::Now(Ok(claiming.unguarded())),
                 Judged::Answer(answer) => Entered::Now(Err(answer)),
-                Judged::InFlight(refusal) if claiming.asking.policy.in_flight == InFlight::Reject => {
-                    Entered::Now(Err(claiming.asking.refuse(refusal)))
-                }
-                Judged::InFlight(_) => {
-                    another_runs = true;
-                    break;
-                }
+                Judged::InFlight(refusal) => match claiming.asking.policy.in_flight {
+                    InFlight::Reject => Entered::Now(Err(claiming.asking.refuse(refusal))),
+                    InFlight::Wait(limit) => {
+                        let waiting = async move { Err(claiming.wait(limit).await) };
+                        Entered::Later(Box::pin(waiting.instrument(span)))
+                    }
+                },
                 Judged::Again => continue,
             };
         }
-        let span = claiming.asking.span.clone();
-        Entered::Later(Box::pin(claiming.claim(another_runs).instrument(span)))
+        Entered::Later(Box::pin(claiming.claim().instrument(span)))
     }
 
     /// All that a claim takes, or what comes of the request without one.
@@ -222,10 +215,10 @@ impl Asking {
         self.refuse(if error.is_permanent() { Refusal::TransactionFailed } else { UNAVAILABLE })
     }
 
-    fn refuse(&self, refusal: Refusal) -> Response {
+    pub(super) fn refuse(&self, refusal: Refusal) -> Response {
         // No layer around it may record a refusal.
         self.execution.take_over();
-        Outcome::Refused(refusal.code()).enter(&self.span, self.policy);
+        Outcome::Refused(refusal.outcome()).enter(&self.span, self.policy);
         match &self.registry {
             Some(registry) => registry.refuse(self.policy.scope, refusal),
             None => refusal.into_response(),
@@ -234,15 +227,15 @@ impl Asking {
 }
 
 /// A request with all that its claim takes.
-struct Claiming {
-    asking: Asking,
-    registry: Registry,
-    store: BoundedStore,
+pub(super) struct Claiming {
+    pub(super) asking: Asking,
+    pub(super) registry: Registry,
+    pub(super) store: BoundedStore,
     key: IdempotencyKey,
     record_key: RecordKey,
     /// As the store knows it.
-    stored_key: RecordKey,
-    request: ClaimRequest,
+    pub(super) stored_key: RecordKey,
+    pub(super) request: ClaimRequest,
     fingerprints: Fingerprints,
     running: TaskTrackerToken,
     place: Option<Place>,
@@ -269,23 +262,11 @@ impl Claiming {
         Some(store.claim(&self.stored_key, self.request))
     }
 
-    /// Claims, however long that takes: until another one's response is there to replay, where the policy waits for it.
-    ///
-    /// `another_runs` beside it, as far as is known.
-    async fn claim(mut self, mut another_runs: bool) -> Result<Passage, Response> {
-        let gives_up_at = match self.asking.policy.in_flight {
-            InFlight::Reject => None,
-            InFlight::Wait(limit) => Some(Instant::now() + limit),
-        };
-        let mut next_look = FIRST_LOOK;
+    /// Claims, or waits for another one's response where the policy says so.
+    async fn claim(mut self) -> Result<Passage, Response> {
         loop {
-            // Armed before the look, or an end between the look and the wait would go unheard.
-            let (registry, store, key) = (self.registry.clone(), self.store.clone(), self.stored_key.clone());
-            let mut heard = pin!(gives_up_at.is_some().then(|| listen(&registry, &store, &key).fuse()));
-            if let Some(heard) = heard.as_mut().as_pin_mut() {
-                let _ = heard.now_or_never();
-            }
             let asked_at = Instant::now();
+            // A claim that the store has made must not be forgotten because the client left meanwhile.
             self.asking.execution.fate.set_must_finish(true);
             let claimed = match self.asking.transaction.clone() {
                 None => self.store.claim(&self.stored_key, self.request).await,
@@ -297,32 +278,20 @@ impl Claiming {
                     Err(error) => return Err(self.asking.refuse_transaction(&self.store, &error)),
                 },
             };
-            let in_flight = match self.judge(claimed, another_runs) {
-                Judged::Acquired { attempt } => return self.acquired_late(attempt, asked_at).await,
-                Judged::Unguarded => return Ok(self.unguarded()),
-                Judged::Answer(answer) => return Err(answer),
+            return match self.judge(claimed) {
+                Judged::Acquired { attempt } => self.acquired_late(attempt, asked_at).await,
+                Judged::Unguarded => Ok(self.unguarded()),
+                Judged::Answer(answer) => Err(answer),
+                Judged::InFlight(refusal) => Err(match self.asking.policy.in_flight {
+                    InFlight::Reject => self.asking.refuse(refusal),
+                    InFlight::Wait(limit) => self.wait(limit).await,
+                }),
                 Judged::Again => continue,
-                Judged::InFlight(refusal) => refusal,
             };
-            another_runs = true;
-            let now = Instant::now();
-            let fate = &self.asking.execution.fate;
-            // Its client left during the look: it must not run later, when nobody asks for it any more.
-            let Some(gives_up_at) = gives_up_at.filter(|&at| now < at && !fate.is_abandoned()) else {
-                return Err(self.asking.refuse(in_flight));
-            };
-            fate.set_must_finish(false);
-            if let Some(heard) = heard.as_mut().as_pin_mut() {
-                tokio::select! {
-                    () = heard => {}
-                    () = tokio::time::sleep_until(gives_up_at.min(now + next_look)) => {}
-                }
-            }
-            next_look = LOOK_EVERY.min(next_look * 2);
         }
     }
 
-    fn judge(&mut self, claimed: Result<Claim, StoreError>, another_runs: bool) -> Judged {
+    fn judge(&mut self, claimed: Result<Claim, StoreError>) -> Judged {
         let claim = match claimed {
             Ok(claim) => claim,
             Err(error) => {
@@ -331,8 +300,8 @@ impl Claiming {
                     // The claim may stand although its answer did not come, and nobody will run it.
                     tokio::spawn(give_back(self.store.clone(), self.stored_key.clone(), self.request));
                 }
-                // No policy asks for running beside another one, or beside a record that cannot be read.
-                let is_free = !another_runs && !matches!(error, StoreError::Damaged(_));
+                // No policy asks for running beside a record that cannot be read, or beside another one.
+                let is_free = !matches!(error, StoreError::Damaged(_));
                 return match self.asking.policy.on_store_error {
                     OnStoreError::Run if is_free && !self.runs_here() => Judged::Unguarded,
                     _ => Judged::Answer(self.asking.refuse(UNAVAILABLE)),
@@ -442,7 +411,7 @@ impl Claiming {
         Passage::Unguarded
     }
 
-    fn completed(&self, record: Record) -> Response {
+    pub(super) fn completed(&self, record: Record) -> Response {
         let (status, fingerprint, recorded_at) = (record.status, record.fingerprint, record.recorded_at);
         // Opened first: of a key that is not listed any more, every fingerprint looks like another request's.
         let opened = match self.registry.at_rest().open(&self.stored_key, record) {
@@ -495,14 +464,6 @@ fn fingerprint_of(policy: &Policy, asked: &Asked, of_expression: Option<Fingerpr
             digest.credentials(credentials);
             digest.finish()
         }
-    }
-}
-
-/// Resolves when what stands under `key` may have changed since the first poll.
-async fn listen(registry: &Registry, store: &BoundedStore, key: &RecordKey) {
-    tokio::select! {
-        () = registry.settled().ended(key) => {}
-        () = store.changed(key) => {}
     }
 }
 

@@ -11,6 +11,7 @@ mod run;
 mod settle;
 mod transact;
 mod verdict;
+mod wait;
 
 use std::fmt::Display;
 use std::hash::Hash;
@@ -29,6 +30,7 @@ use self::settle::Claimed;
 use self::transact::InTransaction;
 use self::verdict::its_own;
 pub(crate) use self::verdict::{failed, of_another_guard};
+pub(crate) use self::wait::Watches;
 use crate::completion::Completion;
 use crate::fingerprint::fingerprint_of_value;
 use crate::guarded::Guarded;

@@ -17,12 +17,12 @@
 //!   process.
 //! - **`outcome`** is what the span's `idempotency.outcome` says: `recorded`, `not_recorded`, `too_large`, `broken`,
 //!   `recording_failed`, `claim_lost`, `panicked`, `failed`, `left_to_handler`, `unguarded`, `replayed`, or the [code](crate::Refusal::code) of a
-//!   refusal. A response that could not be recorded at once is counted so, whatever becomes of it later.
+//!   refusal, that of `not_recorded` as `waited_not_recorded`: the handler did not run. A response that could not be recorded at once is counted so, whatever becomes of it later.
 //! - **`store`** is the name in the registry; `default` is the one without a name.
 //! - **`op`** is `claim`, `renew`, `complete` or `release`, for `MemoryStore` too; of a `Tx` it is `begin`, `claim`,
 //!   `record`, `verify` (that the transaction can still be committed), `commit`, `roll_back`, or `look_up` (whether a commit
 //!   whose answer was lost took place). A `commit` also fails when a deferred constraint of the handler's own is violated.
-//!   Of what operators ask, it is `get` and `purge` of the inspector.
+//!   A request that waits for another one looks by `get`; so does the inspector, which also asks for `purge`.
 //!
 //! The age of the oldest handler is brought up to date when one begins or ends, every five seconds while one runs, and by
 //! [`refresh`]. It counts from the claim, so that a `Tx`, which has no lease, is seen as any other handler.

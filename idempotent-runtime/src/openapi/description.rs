@@ -110,6 +110,9 @@ fn refusals(policy: &Policy, registry: Option<&Registry>) -> Vec<Refusal> {
     if policy.fingerprint != FingerprintSource::None || !policy.partitioned {
         refusals.push(Refusal::KeyReused);
     }
+    if matches!(policy.in_flight, InFlight::Wait(_)) {
+        refusals.push(Refusal::NotRecorded { retry_after });
+    }
     // A transaction leaves nothing behind in a crash, and has no lease to lose.
     if has_claim {
         refusals.push(Refusal::ClaimLost { retry_after });

@@ -51,6 +51,13 @@ pub enum Refusal {
         /// When to ask again.
         retry_after: Duration,
     },
+    /// This request waited for the first one (`in_flight = wait`), which has ended without a recorded response. It ran nothing;
+    /// a retry with the same key executes, or gets the response of one that does.
+    #[non_exhaustive]
+    NotRecorded {
+        /// When to retry.
+        retry_after: Duration,
+    },
     /// The process that ran the handler died, and the handler must not run twice.
     OutcomeUnknown,
     /// The handler ran, and lost its claim meanwhile: its process stood still for longer than the lease, or an operator
@@ -88,11 +95,12 @@ pub enum Refusal {
 
 /// Every [`Refusal::code`].
 #[cfg(feature = "testing")]
-pub(crate) const CODES: [&str; 11] = [
+pub(crate) const CODES: [&str; 12] = [
     "missing_key",
     "invalid_key",
     "key_reused",
     "in_flight",
+    "not_recorded",
     "outcome_unknown",
     "claim_lost",
     "response_not_recorded",
@@ -109,6 +117,7 @@ impl Refusal {
             Self::MissingKey { .. } | Self::InvalidKey { .. } => StatusCode::BAD_REQUEST,
             Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::InFlight { .. }
+            | Self::NotRecorded { .. }
             | Self::OutcomeUnknown
             | Self::ClaimLost { .. }
             | Self::ResponseNotRecorded { .. } => StatusCode::CONFLICT,
@@ -125,6 +134,7 @@ impl Refusal {
             Self::InvalidKey { .. } => "invalid_key",
             Self::KeyReused => "key_reused",
             Self::InFlight { .. } => "in_flight",
+            Self::NotRecorded { .. } => "not_recorded",
             Self::OutcomeUnknown => "outcome_unknown",
             Self::ClaimLost { .. } => "claim_lost",
             Self::ResponseNotRecorded { .. } => "response_not_recorded",
@@ -132,6 +142,14 @@ impl Refusal {
             Self::StoreUnavailable { .. } => "store_unavailable",
             Self::TransactionFailed => "transaction_failed",
             Self::StepFailed => "step_failed",
+        }
+    }
+
+    /// What logs and metrics call it: the code, where no execution has an outcome of that name.
+    pub(crate) fn outcome(&self) -> &'static str {
+        match self {
+            Self::NotRecorded { .. } => "waited_not_recorded",
+            refusal => refusal.code(),
         }
     }
 
@@ -150,6 +168,7 @@ impl Refusal {
             Self::InvalidKey { .. } => documented_at!("InvalidKey"),
             Self::KeyReused => documented_at!("KeyReused"),
             Self::InFlight { .. } => documented_at!("InFlight"),
+            Self::NotRecorded { .. } => documented_at!("NotRecorded"),
             Self::OutcomeUnknown => documented_at!("OutcomeUnknown"),
             Self::ClaimLost { .. } => documented_at!("ClaimLost"),
             Self::ResponseNotRecorded { .. } => documented_at!("ResponseNotRecorded"),
@@ -167,6 +186,7 @@ impl Refusal {
             Self::InvalidKey { .. } => "The idempotency key is malformed",
             Self::KeyReused => "The idempotency key was used for a different request",
             Self::InFlight { .. } => "A request with this idempotency key is still running",
+            Self::NotRecorded { .. } => "The first request with this idempotency key ended without a recorded response",
             Self::OutcomeUnknown => "The outcome of the first request is unknown",
             Self::ClaimLost { .. } => "This request lost its idempotency key while it ran",
             Self::ResponseNotRecorded { .. } => "The response of the first request was not recorded",
@@ -201,6 +221,9 @@ impl Refusal {
                 "This request ran nothing; the first one still runs. Retry with the same key to get its response."
                     .to_owned()
             }
+            Self::NotRecorded { .. } => {
+                "This request ran nothing; the first one ended without a recorded response. Retry with the same key.".to_owned()
+            }
             Self::OutcomeUnknown => {
                 "The server died while it ran this request, which may have taken effect. It is not run again."
                     .to_owned()
@@ -233,6 +256,7 @@ impl Refusal {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::InFlight { retry_after }
+            | Self::NotRecorded { retry_after }
             | Self::ClaimLost { retry_after }
             | Self::TooManyInFlight { retry_after }
             | Self::StoreUnavailable { retry_after } => Some(*retry_after),

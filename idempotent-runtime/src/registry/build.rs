@@ -12,6 +12,7 @@ use super::{Inner, Registry};
 use crate::Refusal;
 use crate::at_rest::AtRest;
 use crate::crowding::CallerLimit;
+use crate::engine::Watches;
 #[cfg(feature = "near-cache")]
 use crate::store::NearCache;
 use crate::store::{BoundedStore, ErasedStore, Store};
@@ -204,6 +205,7 @@ impl RegistryBuilder {
             caller_limit: self.caller_limit,
             keeper: Arc::default(),
             settled: Settled::default(),
+            watches: Watches::default(),
             running,
             #[cfg(feature = "testing")]
             testing: self.testing,

@@ -21,6 +21,7 @@ use self::settled::Settled;
 use crate::at_rest::AtRest;
 use crate::crowding::CallerLimit;
 use crate::deadline::Deadline;
+use crate::engine::Watches;
 use crate::lease::Keeper;
 use crate::store::{BoundedStore, Store};
 use crate::witness::Event;
@@ -74,6 +75,7 @@ struct Inner {
     caller_limit: Option<Arc<CallerLimit>>,
     keeper: Arc<Keeper>,
     settled: Settled,
+    watches: Watches,
     running: TaskTracker,
     #[cfg(feature = "testing")]
     testing: self::testing::Testing,
@@ -203,6 +205,10 @@ impl Registry {
 
     pub(crate) fn settled(&self) -> &Settled {
         &self.0.settled
+    }
+
+    pub(crate) fn watches(&self) -> &Watches {
+        &self.0.watches
     }
 
     pub(crate) fn running(&self) -> &TaskTracker {

@@ -106,7 +106,11 @@ impl BoundedStore {
         self.0.store.transactions()
     }
 
-    #[cfg(feature = "inspector")]
+    /// What tells it from the other stores of this process.
+    pub(crate) fn address(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
     pub(crate) async fn get(&self, key: &RecordKey) -> Result<Option<super::Entry>, StoreError> {
         let found = self.bounded(Op::Get, self.0.store.get(key)).await;
         if let (Ok(None), Some(near)) = (&found, &self.0.near) {
@@ -200,7 +204,6 @@ mod without {
             match *self {}
         }
 
-        #[cfg(feature = "inspector")]
         pub(super) fn forget(&self, _: &RecordKey) {
             match *self {}
         }

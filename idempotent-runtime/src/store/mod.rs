@@ -486,7 +486,6 @@ pub(crate) trait ErasedStore: Send + Sync {
     fn changed<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, ()>;
     fn transactions(&self) -> Option<Transactions>;
     fn immediate(&self) -> Option<&dyn ImmediateStore>;
-    #[cfg(feature = "inspector")]
     fn get<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<Option<Entry>, StoreError>>;
     #[cfg(feature = "inspector")]
     fn purge<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<bool, StoreError>>;
@@ -534,7 +533,6 @@ impl<T: Store> ErasedStore for T {
         Store::immediate(self)
     }
 
-    #[cfg(feature = "inspector")]
     fn get<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<Option<Entry>, StoreError>> {
         Box::pin(Store::get(self, key))
     }

@@ -64,7 +64,6 @@ impl NearCache {
     }
 
     /// The store has just purged it.
-    #[cfg(feature = "inspector")]
     pub(crate) fn forget(&self, key: &RecordKey) {
         *lock(&self.last_purge) = Some(Instant::now());
         self.records.remove(key);
