@@ -21,11 +21,10 @@ use crate::headers::REPLAYED;
 use crate::idempotency::Execution;
 use crate::lease::{Keeper, Lease};
 use crate::metering;
-use crate::policy::{AfterCrash, InFlight, OnStoreError};
+use crate::policy::{InFlight, OnStoreError};
 use crate::presented::{Asked, PresentedContent};
 use crate::step::Steps;
 use crate::store::{BoundedStore, Claim, ClaimRequest, Held, StoreError, Token};
-use crate::sync::tokio;
 use crate::sync::tokio::time::Instant;
 use crate::telemetry::{self, Outcome};
 use crate::trace::TraceParent;
@@ -298,7 +297,7 @@ impl Claiming {
                 telemetry::claim_failed(self.asking.policy, self.store.name(), &error);
                 if matches!(error, StoreError::Unavailable(_) | StoreError::TimedOut(_)) {
                     // The claim may stand although its answer did not come, and nobody will run it.
-                    tokio::spawn(give_back(self.store.clone(), self.stored_key.clone(), self.request));
+                    self.store.give_back(&self.stored_key, &self.request);
                 }
                 // No policy asks for running beside a record that cannot be read, or beside another one.
                 let is_free = !matches!(error, StoreError::Damaged(_));
@@ -352,7 +351,7 @@ impl Claiming {
         // The lease began before its answer came; what is left of it must last until it is renewed.
         let is_late = asked_at.elapsed() >= self.request.lease / 3;
         if is_late && !is_still_ours(&self.store, &self.stored_key, self.request).await {
-            tokio::spawn(give_back(self.store, self.stored_key, self.request));
+            self.store.give_back(&self.stored_key, &self.request);
             return Err(self.asking.refuse(UNAVAILABLE));
         }
         let (passage, has_woken_keeper) = self.acquired(attempt, asked_at);
@@ -472,33 +471,4 @@ async fn is_still_ours(store: &BoundedStore, key: &RecordKey, request: ClaimRequ
     let asked_at = Instant::now();
     let held = store.renew(key, request.token, request.lease).await;
     matches!(held, Ok(Held::Yes)) && asked_at.elapsed() < request.lease
-}
-
-/// Ends a claim under which nothing runs.
-///
-/// Where it may have taken over from an execution that crashed, it lapses: released, it would take the number of attempts
-/// along, and the next one would be told that it is the first. Under `AfterCrash::Refuse` nothing is taken over, and a claim
-/// that stays would refuse its key for the whole time to live.
-///
-/// The claim may arrive in the store after its own end, so that one which finds nothing is repeated for a while.
-pub(crate) async fn give_back(store: BoundedStore, key: RecordKey, request: ClaimRequest) {
-    let begun = Instant::now();
-    let longest = match request.after_crash {
-        AfterCrash::Rerun => request.lease,
-        AfterCrash::Refuse => request.ttl,
-    };
-    let mut pause = Duration::from_millis(100);
-    loop {
-        let ended = match request.after_crash {
-            AfterCrash::Rerun => store.renew(&key, request.token, Duration::ZERO).await,
-            AfterCrash::Refuse => store.release(&key, request.token).await,
-        };
-        match ended {
-            Ok(Held::Yes) => return,
-            Ok(Held::No) if begun.elapsed() >= request.lease => return,
-            _ if begun.elapsed() >= longest => return,
-            _ => tokio::time::sleep(pause).await,
-        }
-        pause = Duration::from_secs(5).min(pause * 2);
-    }
 }

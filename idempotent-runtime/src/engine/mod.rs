@@ -21,8 +21,8 @@ use axum::response::{IntoResponse, Response};
 use http::response;
 use tracing::Instrument;
 
+pub(crate) use self::claim::UNAVAILABLE;
 use self::claim::{Asking, Entered};
-pub(crate) use self::claim::{UNAVAILABLE, give_back};
 pub(crate) use self::run::{Awaited, Lent};
 use self::run::{Run, Stage};
 pub(crate) use self::settle::CLAIM_LOST;

@@ -11,10 +11,9 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
 
 use super::claim::{Claiming, RETRY_AFTER, UNAVAILABLE};
-use super::give_back;
 use crate::deadline::Deadline;
 use crate::policy::AfterCrash;
-use crate::store::{BoundedStore, Claim, ClaimRequest, EntryState, Token};
+use crate::store::{BoundedStore, Claim, ClaimRequest, EntryState, StoreError, Token};
 use crate::sync::tokio::time::Instant;
 use crate::sync::{Mutex, lock, tokio};
 use crate::transaction::HandlerTransaction;
@@ -59,9 +58,7 @@ impl Claiming {
             Some(Ended::Lapsed) if self.asking.policy.after_crash == AfterCrash::Refuse => {
                 self.asking.refuse(Refusal::OutcomeUnknown)
             }
-            Some(Ended::Gone | Ended::Lapsed) => {
-                self.asking.refuse(Refusal::NotRecorded { retry_after: RETRY_AFTER })
-            }
+            Some(Ended::Gone | Ended::Lapsed) => self.asking.refuse(Refusal::NotRecorded { retry_after: RETRY_AFTER }),
             Some(Ended::Refused(refusal)) => self.asking.refuse(refusal),
             None => self.asking.refuse(in_flight),
         }
@@ -194,7 +191,8 @@ impl Watch {
         let request = ClaimRequest { token: Token::unique(), ..self.request };
         let mut unwanted = Unwanted { watch: self, request, may_stand: true };
         let claimed = self.store.claim(&self.key, request).await;
-        unwanted.may_stand = !matches!(claimed, Ok(Claim::Completed(_) | Claim::InFlight { .. } | Claim::Lapsed { .. }));
+        unwanted.may_stand =
+            matches!(claimed, Ok(Claim::Acquired { .. }) | Err(StoreError::Unavailable(_) | StoreError::TimedOut(_)));
         match claimed {
             Ok(Claim::Completed(record)) => Some(Ended::Recorded(record)),
             Ok(Claim::InFlight { .. }) => None,
@@ -241,8 +239,8 @@ struct Unwanted<'a> {
 
 impl Drop for Unwanted<'_> {
     fn drop(&mut self) {
-        if self.may_stand && let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(give_back(self.watch.store.clone(), self.watch.key.clone(), self.request));
+        if self.may_stand {
+            self.watch.store.give_back(&self.watch.key, &self.request);
         }
     }
 }

@@ -120,6 +120,9 @@ impl Registry {
     /// Call it at shutdown, after the server has stopped to accept requests. The answer is how many were still
     /// running: their keys are free again, or refused, when their leases have run out.
     ///
+    /// It also waits for claims under which nothing ran and whose answer was lost, until they are given back: they count as no
+    /// handler, but under `after_crash = "refuse"` one that stays would refuse its key.
+    ///
     /// # Cancel safety
     ///
     /// Dropping the wait changes nothing.
@@ -143,7 +146,22 @@ impl Registry {
     /// ```
     pub async fn drain(&self, limit: Duration) -> usize {
         let running = &self.0.running;
-        let _ = Deadline::after(limit).bound(running.wait()).await;
+        let stores = || std::iter::once(&self.0.default).chain(self.0.named.values());
+        let ended = async {
+            running.wait().await;
+            for store in stores() {
+                store.until_given_back().await;
+            }
+        };
+        let _ = Deadline::after(limit).bound(ended).await;
+        let unwanted: usize = stores().map(BoundedStore::given_back).sum();
+        if unwanted > 0 {
+            tracing::warn!(
+                claims = unwanted,
+                "claims under which nothing ran are still being given back at the end of the drain: they stay until their \
+                 leases are over, and under `after_crash = \"refuse\"` until an operator purges them"
+            );
+        }
         let left = running.len();
         if left > 0 {
             tracing::warn!(left, "guarded handlers are still running at the end of the drain");

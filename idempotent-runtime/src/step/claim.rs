@@ -6,12 +6,10 @@ use http::{HeaderValue, StatusCode, header};
 
 use super::{StepErrorKind, Steps};
 use crate::deadline::Deadline;
-use crate::engine::give_back;
 use crate::lease::{Keeper, KeptLease, Lease};
 use crate::record::now_in_millis;
 use crate::store::{BoundedStore, Claim, ClaimRequest, Held, StoreError, Token};
 use crate::sync::tokio;
-use crate::sync::tokio::runtime::Handle;
 use crate::sync::tokio::time::Instant;
 use crate::{Fingerprint, Record, RecordKey, RecordedBody, Registry, telemetry};
 
@@ -130,7 +128,7 @@ impl StepClaim {
         }
         let released = self.store.persistently(|| self.store.release(&self.key, self.request.token)).await;
         if released.is_err() {
-            tokio::spawn(lapse(lease));
+            self.store.let_lapse(lease, self.request.lease);
         }
     }
 }
@@ -143,20 +141,10 @@ async fn lapse(lease: KeptLease) {
 
 impl Drop for StepClaim {
     fn drop(&mut self) {
-        let stage = std::mem::replace(&mut self.stage, Stage::Idle);
-        let Ok(runtime) = Handle::try_current() else { return };
-        match stage {
+        match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Idle => {}
-            Stage::Asking => {
-                runtime.spawn(give_back(self.store.clone(), self.key.clone(), self.request));
-            }
-            Stage::Running { lease, .. } => {
-                let counted = self.registry.running().token();
-                runtime.spawn(async move {
-                    lapse(lease).await;
-                    drop(counted);
-                });
-            }
+            Stage::Asking => self.store.give_back(&self.key, &self.request),
+            Stage::Running { lease, .. } => self.store.let_lapse(lease, self.request.lease),
         }
     }
 }

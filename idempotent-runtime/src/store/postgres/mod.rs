@@ -31,6 +31,7 @@ use self::row::digest;
 use self::statements::Statements;
 use self::sweeper::Sweeper;
 use super::columns::{span_millis, token_text, unix_millis};
+use super::line::Call;
 use super::running::Running;
 use super::standing::{Standing, Verdict, judge};
 use super::{AfterCrash, Claim, ClaimRequest, Cursor, Entry, Held, Page, Store, StoreError, Token, Transactions};
@@ -191,6 +192,9 @@ impl PostgresStore {
     /// Asks until the statement either took effect or met what stands there.
     async fn claim_or_standing(&self, key: &RecordKey, request: &ClaimRequest) -> Result<Claim, StoreError> {
         let digest = digest(key);
+        let call = Call::hold_back();
+        let mut connection = self.0.pools.own().acquire().await.map_err(store_error)?;
+        call.send();
         // A row that another claim has committed after our snapshot is neither inserted nor seen, and a new snapshot sees
         // it. More rounds than two take a key that is claimed and released all the time.
         for _ in 0..ROUNDS {
@@ -206,7 +210,7 @@ impl PostgresStore {
                 .bind(span_millis(request.ttl))
                 .bind(span_millis(request.lease))
                 .bind(request.after_crash == AfterCrash::Rerun)
-                .fetch_optional(self.0.pools.own())
+                .fetch_optional(&mut *connection)
                 .await;
             let row = match row {
                 Ok(Some(row)) => row,

@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 use super::cluster;
 use super::scripts::Source;
 use crate::store::columns::span_millis;
+use crate::store::line::Call;
 
 #[derive(Clone)]
 pub(super) enum Connection {
@@ -114,7 +115,9 @@ impl Acknowledged {
         arguments: &[Argument<'_>],
     ) -> RedisResult<(T, usize)> {
         let index = self.next.fetch_add(1, Ordering::Relaxed) % self.connections.len();
+        let call = Call::hold_back();
         let mut connection = self.connections[index].lock().await;
+        call.send();
         // To WAIT, 0 is for ever.
         let millis = span_millis(self.timeout).max(1);
         let mut wait = redis::cmd("WAIT");

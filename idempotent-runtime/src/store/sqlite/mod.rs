@@ -44,6 +44,7 @@ use self::readers::Readers;
 use self::transactions::HandlerTransactions;
 use self::writer::Writer;
 use self::writes::{ClaimWrite, CompleteWrite, PurgeWrite, ReleaseWrite, RenewWrite, SweepWrite};
+use super::line::Call;
 use super::standing::{Standing, Verdict, judge};
 use super::{Claim, ClaimRequest, Cursor, Entry, Held, Page, Store, StoreError, Token, Transactions};
 use crate::{Record, RecordKey};
@@ -140,11 +141,12 @@ impl fmt::Debug for SqliteStore {
 
 impl Store for SqliteStore {
     async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
+        let call = Call::hold_back();
         if let Verdict::Answer(claim) = judge(self.standing(key).await?, &request) {
             return Ok(claim);
         }
         let max_bytes = self.0.options.bound();
-        self.0.writer.submit(ClaimWrite { key: key.clone(), request, max_bytes }).await
+        self.0.writer.submit_held_back(ClaimWrite { key: key.clone(), request, max_bytes }, Some(call)).await
     }
 
     async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {

@@ -20,6 +20,7 @@ use super::transactions::Turn;
 use super::writes::{Write, sweep};
 use crate::deadline::Deadline;
 use crate::store::StoreError;
+use crate::store::line::Call;
 
 /// The writes that share a commit, at most: more would keep the first of them waiting.
 const BATCH: usize = 512;
@@ -70,8 +71,17 @@ impl Writer {
 
     /// The answer comes after the commit.
     pub(super) async fn submit<W: Write>(&self, write: W) -> Result<W::Output, StoreError> {
+        self.submit_held_back(write, None).await
+    }
+
+    /// The same, of a call that goes out when its batch has begun.
+    pub(super) async fn submit_held_back<W: Write>(
+        &self,
+        write: W,
+        call: Option<Arc<Call>>,
+    ) -> Result<W::Output, StoreError> {
         let (reply, answer) = oneshot::channel();
-        let job = Pending { write, outcome: None, reply };
+        let job = Pending { write, outcome: None, reply, call };
         self.0.send(Box::new(job)).await.map_err(|_| StoreError::unavailable(WriterStopped))?;
         answer.await.map_err(|_| StoreError::unavailable(WriterStopped))?
     }
@@ -103,6 +113,7 @@ trait Job: Send {
     /// Tells the outcome, which is on disk now.
     fn settle(self: Box<Self>);
     fn refuse(self: Box<Self>, error: Arc<sqlx::Error>);
+    /// Whether nobody waits for it who would have to. Asked once, when it goes out.
     fn abandoned(&self) -> bool;
     fn bytes(&self) -> usize;
 }
@@ -111,6 +122,7 @@ struct Pending<W: Write> {
     write: W,
     outcome: Option<Result<W::Output, StoreError>>,
     reply: oneshot::Sender<Result<W::Output, StoreError>>,
+    call: Option<Arc<Call>>,
 }
 
 impl<W: Write> Job for Pending<W> {
@@ -153,7 +165,8 @@ impl<W: Write> Job for Pending<W> {
     }
 
     fn abandoned(&self) -> bool {
-        W::ONLY_IF_AWAITED && self.reply.is_closed()
+        let is_withdrawn = self.call.as_ref().is_some_and(|call| !call.send());
+        is_withdrawn || W::ONLY_IF_AWAITED && self.reply.is_closed()
     }
 
     fn bytes(&self) -> usize {
