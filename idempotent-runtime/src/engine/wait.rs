@@ -65,13 +65,14 @@ impl Claiming {
     }
 }
 
-type Looking = Shared<BoxFuture<'static, (Instant, Ended)>>;
+type Look = BoxFuture<'static, (Instant, Ended)>;
+type Looking = Shared<Look>;
 /// Store, key, and whether it is claimed in transactions.
 type Watched = (usize, RecordKey, bool);
 
 /// The keys that are waited for in this process.
 #[derive(Default)]
-pub(crate) struct Watches(Mutex<HashMap<Watched, WeakShared<BoxFuture<'static, (Instant, Ended)>>>>);
+pub(crate) struct Watches(Mutex<HashMap<Watched, WeakShared<Look>>>);
 
 impl Watches {
     /// What a look that begins from now on finds.
@@ -89,11 +90,11 @@ impl Watches {
 
     fn join(&self, watch: &Watch) -> Joined<'_> {
         let watched = (watch.store.address(), watch.key.clone(), watch.transaction.is_some());
-        let mut watches = lock(&self.0);
-        let under_way = watches.get(&watched).and_then(WeakShared::upgrade).filter(|looking| looking.peek().is_none());
+        let mut all = lock(&self.0);
+        let under_way = all.get(&watched).and_then(WeakShared::upgrade).filter(|looking| looking.peek().is_none());
         let looking = under_way.unwrap_or_else(|| {
             let looking = watch.clone().until_ended().boxed().shared();
-            watches.extend(looking.downgrade().map(|weak| (watched.clone(), weak)));
+            all.extend(looking.downgrade().map(|weak| (watched.clone(), weak)));
             looking
         });
         Joined { looking, _leave: Leave { watches: self, watched } }

@@ -1,8 +1,9 @@
 //! A store of the registry: its name, and the limit on how long one call may take.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 #[cfg(not(feature = "near-cache"))]
@@ -192,7 +193,16 @@ impl BoundedStore {
         }
         let this = Call::of(line);
         let _withdrawn = Withdrawn(&this);
-        let mut answering = pin!(Deadline::after(limit).bound(Arc::clone(&this).scope(call)));
+        let deadline = Deadline::after(limit);
+        let mut asking = pin!(Arc::clone(&this).scope(call));
+        let in_time = poll_fn(|cx| {
+            // Its turn has come too late: begun only to be cut off, it would take its connection along.
+            if deadline.is_over() && this.withdraw() {
+                return Poll::Ready(Err(StoreError::not_sent(NoTurn(limit))));
+            }
+            asking.as_mut().poll(cx)
+        });
+        let mut answering = pin!(deadline.bound(in_time));
         // How long the line takes may show only while it stands.
         for _ in 1..LOOKS {
             if !is_claim || ahead < SHORT {

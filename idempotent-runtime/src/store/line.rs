@@ -85,8 +85,11 @@ struct Pace {
     window: Option<(Instant, u32)>,
 }
 
-/// Long enough that a store which takes many calls at once has taken some.
+/// Long enough that a store which takes many calls at once has taken some, and that some have gone out at all: a burst keeps
+/// the processors busy at first, which says nothing of the store.
 const WINDOW: Duration = Duration::from_millis(50);
+const ENOUGH: u32 = 16;
+const LONG_WINDOW: Duration = Duration::from_millis(250);
 
 impl Line {
     /// How many have gone out.
@@ -118,12 +121,13 @@ impl Line {
         let now = Instant::now();
         let (begun, count) = pace.window.get_or_insert((now, 0));
         let passed = now.saturating_duration_since(*begun);
-        if passed < WINDOW {
-            *count += 1;
+        *count += 1;
+        if passed < WINDOW || *count < ENOUGH && passed < LONG_WINDOW {
             return;
         }
-        let seen = passed / (*count + 1);
-        pace.of_one = Some(pace.of_one.map_or(seen, |before| (before + seen) / 2));
+        let seen = passed / *count;
+        // What it was able to do counts more than what it does now: who is refused by mistake gets nothing.
+        pace.of_one = Some(pace.of_one.map_or(seen, |before| seen.min((before * 7 + seen) / 8)));
         pace.window = Some((now, 0));
     }
 }

@@ -193,6 +193,7 @@ impl PostgresStore {
     async fn claim_or_standing(&self, key: &RecordKey, request: &ClaimRequest) -> Result<Claim, StoreError> {
         let digest = digest(key);
         let call = Call::hold_back();
+        let _turn = self.0.pools.turn().await?;
         let mut connection = self.0.pools.own().acquire().await.map_err(store_error)?;
         call.send();
         // A row that another claim has committed after our snapshot is neither inserted nor seen, and a new snapshot sees
