@@ -22,7 +22,7 @@ mod units;
 /// | argument | default | meaning |
 /// |---|---|---|
 /// | `scope = "charges"` | module path and name of the function | namespace of the keys |
-/// | `ttl = "24h"` | `"24h"` | how long a record is kept, at least 1s; `"90s"`, `"15m"`, `"24h"`, `"7d"`, sums such as `"1h30m"` |
+/// | `ttl = "24h"` | `"24h"` | how long a record is kept, at least 1s and at most 100 years; `"90s"`, `"15m"`, `"24h"`, `"7d"`, sums such as `"1h30m"` |
 /// | `cache = [201, 409]` | `[200..=299]` | statuses that are recorded: numbers, ranges `200..=299` and `400..500`, classes `"2xx"`; `all` |
 /// | `cache_if = path` | none | `fn(&http::response::Parts) -> bool`, instead of `cache` |
 /// | `header = "x-request-id"` | `"idempotency-key"` | where the key is |
@@ -32,7 +32,7 @@ mod units;
 /// | `methods = [POST, PATCH]` | `[POST, PUT, PATCH, DELETE]` | others pass through; `any` for all |
 /// | `caller = expr` | the registry's | partitions keys by principal (`Display`); without any, other credentials are refused the record |
 /// | `fingerprint = expr` | method, authority, path, query, media type, body | what a reused key must repeat in place of query and body: any `serde::Serialize` expression over the arguments; `only(expr)` in place of all of them; `json`: the body in its canonical form; `none` |
-/// | `in_flight = wait("5s")` | `reject` | a duplicate of a running request: 409 at once, or wait for its response and replay it |
+/// | `in_flight = wait("5s")` | `reject` | a duplicate of a running request: 409 at once, or wait for its response and replay it; a waiter never executes |
 /// | `lease = "30s"` | `"30s"`, or `ttl` if that is shorter | how long a dead process holds a key, at least 100ms; renewed while the handler runs |
 /// | `after_crash = "refuse"` | `"rerun"` | the handler may have run: run it again (at least once), or never (at most once) |
 /// | `max_body = "4MiB"` | `"4MiB"` | largest recorded body |

@@ -8,7 +8,7 @@ use syn::{Expr, Lit};
 use crate::args::{Argument, Arguments};
 use crate::diagnostics::{Diagnostics, listed, nearest};
 use crate::model::{Cache, Fingerprint, Methods};
-use crate::units::{duration_in_millis, size_in_bytes};
+use crate::units::{LONGEST_MILLIS, duration_in_millis, size_in_bytes};
 
 const METHODS: [&str; 9] = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
 
@@ -83,6 +83,11 @@ impl Reader<'_> {
 
     fn millis(&mut self, name: &str, text: &str, at: impl ToTokens, example: &str, least: u64) -> Option<u64> {
         match duration_in_millis(text) {
+            Ok(millis) if millis > LONGEST_MILLIS => {
+                let longest = humantime::format_duration(Duration::from_millis(LONGEST_MILLIS));
+                self.diagnostics.error(at, format!("`{name}` must be at most {longest}; write `{example}`"));
+                None
+            }
             Ok(millis) if millis >= least => Some(millis),
             Ok(_) => {
                 let least = humantime::format_duration(Duration::from_millis(least));

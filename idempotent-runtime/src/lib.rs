@@ -73,6 +73,7 @@ mod at_rest;
 mod body;
 mod completion;
 mod crowding;
+mod deadline;
 mod engine;
 mod fingerprint;
 mod guarded;

@@ -16,8 +16,7 @@ pub(crate) enum Op {
     Renew,
     Complete,
     Release,
-    /// Of an operator, as that below.
-    #[cfg(feature = "inspector")]
+    /// Of a waiter, or of an operator as that below.
     Get,
     #[cfg(feature = "inspector")]
     Purge,

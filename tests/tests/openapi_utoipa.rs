@@ -223,7 +223,7 @@ fn a_required_key_in_another_header_is_documented_as_such() {
         let parameter = key_parameter(operation).expect("a header");
         assert_eq!((&parameter["name"], &parameter["required"]), (&json!("x-request-id"), &json!(true)));
         assert_eq!(codes(operation, "400"), ["missing_key", "invalid_key"]);
-        assert_eq!(codes(operation, "409"), ["in_flight", "claim_lost", "outcome_unknown"]);
+        assert_eq!(codes(operation, "409"), ["in_flight", "not_recorded", "claim_lost", "outcome_unknown"]);
         let policy = &operation["x-idempotency"];
         assert_eq!((&policy["statuses"], &policy["ttl"]), (&json!(["2XX"]), &json!("1m30s")));
         assert_eq!((&policy["in_flight"], &policy["after_crash"]), (&json!("wait 5s"), &json!("refuse")));

@@ -1,12 +1,10 @@
 //! From a key to a claim, a replay or a refusal.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::{HeaderName, HeaderValue};
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -23,11 +21,10 @@ use crate::headers::REPLAYED;
 use crate::idempotency::Execution;
 use crate::lease::{Lease, Running, Taken};
 use crate::metering;
-use crate::policy::{AfterCrash, InFlight, OnStoreError};
+use crate::policy::{InFlight, OnStoreError};
 use crate::presented::{Asked, PresentedBody};
 use crate::step::Steps;
 use crate::store::{BoundedStore, Claim, ClaimRequest, Held, StoreError, Token};
-use crate::sync::tokio;
 use crate::sync::tokio::time::Instant;
 use crate::telemetry::{self, Outcome};
 use crate::trace::TraceParent;
@@ -39,10 +36,6 @@ use crate::{Fingerprint, IdempotencyKey, Policy, Record, RecordKey, Refusal, Reg
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 pub(crate) const UNAVAILABLE: Refusal = Refusal::StoreUnavailable { retry_after: RETRY_AFTER };
-
-/// How long a waiter sleeps between two looks at the store; another process rings no bell in this one.
-const FIRST_LOOK: Duration = Duration::from_millis(5);
-const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// One request on its way to a claim.
 pub(super) struct Asking {
@@ -120,24 +113,23 @@ impl Asking {
             Prepared::Answer(answer) => return Entered::Now(Err(answer)),
         };
         let asked_at = Instant::now();
-        let mut another_runs = false;
+        let span = claiming.asking.span.clone();
         while let Some(claimed) = claiming.claim_now() {
-            return match claiming.judge(claimed, asked_at, false) {
+            return match claiming.judge(claimed, asked_at) {
                 Judged::Acquired { attempt } => Entered::Now(Ok(claiming.acquired(attempt, asked_at))),
                 Judged::Unguarded => Entered::Now(Ok(claiming.unguarded())),
                 Judged::Answer(answer) => Entered::Now(Err(answer)),
-                Judged::InFlight(refusal) if claiming.asking.policy.in_flight == InFlight::Reject => {
-                    Entered::Now(Err(claiming.asking.refuse(refusal)))
-                }
-                Judged::InFlight(_) => {
-                    another_runs = true;
-                    break;
-                }
+                Judged::InFlight(refusal) => match claiming.asking.policy.in_flight {
+                    InFlight::Reject => Entered::Now(Err(claiming.asking.refuse(refusal))),
+                    InFlight::Wait(limit) => {
+                        let waiting = async move { Err(claiming.wait(limit).await) };
+                        Entered::Later(Box::pin(waiting.instrument(span)))
+                    }
+                },
                 Judged::Again => continue,
             };
         }
-        let span = claiming.asking.span.clone();
-        Entered::Later(Box::pin(claiming.claim(another_runs).instrument(span)))
+        Entered::Later(Box::pin(claiming.claim().instrument(span)))
     }
 
     /// All that a claim takes, or what comes of the request without one.
@@ -243,10 +235,10 @@ impl Asking {
         self.refuse(if error.is_permanent() { Refusal::TransactionFailed } else { UNAVAILABLE })
     }
 
-    fn refuse(&self, refusal: Refusal) -> Response {
+    pub(super) fn refuse(&self, refusal: Refusal) -> Response {
         // No layer around it may record a refusal.
         self.execution.take_over();
-        Outcome::Refused(refusal.code()).enter(&self.span, self.policy);
+        Outcome::Refused(refusal.outcome()).enter(&self.span, self.policy);
         match &self.registry {
             Some(registry) => registry.refuse(self.policy.scope, refusal),
             None => refusal.into_response(),
@@ -255,15 +247,15 @@ impl Asking {
 }
 
 /// A request with all that its claim takes.
-struct Claiming {
-    asking: Asking,
-    registry: Registry,
-    store: BoundedStore,
+pub(super) struct Claiming {
+    pub(super) asking: Asking,
+    pub(super) registry: Registry,
+    pub(super) store: BoundedStore,
     key: IdempotencyKey,
     record_key: RecordKey,
     /// As the store knows it.
-    stored_key: RecordKey,
-    request: ClaimRequest,
+    pub(super) stored_key: RecordKey,
+    pub(super) request: ClaimRequest,
     fingerprints: Fingerprints,
     /// A caller is named, so that credentials do not count.
     is_partitioned: bool,
@@ -292,28 +284,16 @@ impl Claiming {
         Some(store.claim(&self.stored_key, self.request))
     }
 
-    /// Claims, however long that takes: until another one's response is there to replay, where the policy waits for it.
-    ///
-    /// `another_runs` beside it, as far as is known.
-    async fn claim(mut self, mut another_runs: bool) -> Result<Passage, Response> {
-        let gives_up_at = match self.asking.policy.in_flight {
-            InFlight::Reject => None,
-            InFlight::Wait(limit) => Some(Instant::now() + limit),
-        };
-        let mut next_look = FIRST_LOOK;
+    /// Claims, or waits for another one's response where the policy says so.
+    async fn claim(mut self) -> Result<Passage, Response> {
         loop {
-            // Armed before the look, or an end between the look and the wait would go unheard.
-            let (registry, store, key) = (self.registry.clone(), self.store.clone(), self.stored_key.clone());
-            let mut heard = pin!(gives_up_at.is_some().then(|| listen(&registry, &store, &key).fuse()));
-            if let Some(heard) = heard.as_mut().as_pin_mut() {
-                let _ = heard.now_or_never();
-            }
             let asked_at = Instant::now();
+            // A claim that the store has made must not be forgotten because the client left meanwhile.
             self.asking.execution.fate.set_must_finish(true);
             let judged = match self.asking.transaction.clone() {
                 None => {
                     let claimed = self.store.claim(&self.stored_key, self.request).await;
-                    self.judge(claimed, asked_at, another_runs)
+                    self.judge(claimed, asked_at)
                 }
                 Some(transaction) => match transaction.claim(&self.store, &self.stored_key, self.request).await {
                     Ok(Claim::Acquired { attempt }) => match self.running_here() {
@@ -324,48 +304,36 @@ impl Claiming {
                             self.judge_beside(running)
                         }
                     },
-                    Ok(standing) => self.judge(Ok(standing), asked_at, another_runs),
+                    Ok(standing) => self.judge(Ok(standing), asked_at),
                     // Nothing outlives a transaction that did not begin, so there is nothing to give back; and without one
                     // the handler cannot run.
                     Err(error) => return Err(self.asking.refuse_transaction(&self.store, &error)),
                 },
             };
-            let in_flight = match judged {
-                Judged::Acquired { attempt } => return self.acquired_late(attempt, asked_at).await,
-                Judged::Unguarded => return Ok(self.unguarded()),
-                Judged::Answer(answer) => return Err(answer),
+            return match judged {
+                Judged::Acquired { attempt } => self.acquired_late(attempt, asked_at).await,
+                Judged::Unguarded => Ok(self.unguarded()),
+                Judged::Answer(answer) => Err(answer),
+                Judged::InFlight(refusal) => Err(match self.asking.policy.in_flight {
+                    InFlight::Reject => self.asking.refuse(refusal),
+                    InFlight::Wait(limit) => self.wait(limit).await,
+                }),
                 Judged::Again => continue,
-                Judged::InFlight(refusal) => refusal,
             };
-            another_runs = true;
-            let now = Instant::now();
-            let fate = &self.asking.execution.fate;
-            // Its client left during the look: it must not run later, when nobody asks for it any more.
-            let Some(gives_up_at) = gives_up_at.filter(|&at| now < at && !fate.is_abandoned()) else {
-                return Err(self.asking.refuse(in_flight));
-            };
-            fate.set_must_finish(false);
-            if let Some(heard) = heard.as_mut().as_pin_mut() {
-                tokio::select! {
-                    () = heard => {}
-                    () = tokio::time::sleep_until(gives_up_at.min(now + next_look)) => {}
-                }
-            }
-            next_look = LOOK_EVERY.min(next_look * 2);
         }
     }
 
-    fn judge(&mut self, claimed: Result<Claim, StoreError>, asked_at: Instant, another_runs: bool) -> Judged {
+    fn judge(&mut self, claimed: Result<Claim, StoreError>, asked_at: Instant) -> Judged {
         let claim = match claimed {
             Ok(claim) => claim,
             Err(error) => {
                 telemetry::claim_failed(self.asking.policy, self.store.name(), &error);
                 if matches!(error, StoreError::Unavailable(_) | StoreError::TimedOut(_)) {
                     // The claim may stand although its answer did not come, and nobody will run it.
-                    tokio::spawn(give_back(self.store.clone(), self.stored_key.clone(), self.request));
+                    self.store.give_back(&self.stored_key, &self.request);
                 }
-                // No policy asks for running beside another one, or beside a record that cannot be read.
-                let is_free = !another_runs && !matches!(error, StoreError::Damaged(_));
+                // No policy asks for running beside a record that cannot be read, or beside another one.
+                let is_free = !matches!(error, StoreError::Damaged(_));
                 let may_run = self.asking.policy.on_store_error == OnStoreError::Run && is_free;
                 return match may_run.then(|| self.running_here()) {
                     Some(None) => Judged::Unguarded,
@@ -443,7 +411,7 @@ impl Claiming {
         // The lease began before its answer came; what is left of it must last until it is renewed.
         let is_late = asked_at.elapsed() >= self.request.lease / 3;
         if is_late && !is_still_ours(&self.store, &self.stored_key, self.request).await {
-            tokio::spawn(give_back(self.store, self.stored_key, self.request));
+            self.store.give_back(&self.stored_key, &self.request);
             return Err(self.asking.refuse(UNAVAILABLE));
         }
         Ok(self.acquired(attempt, asked_at))
@@ -508,7 +476,7 @@ impl Claiming {
         Passage::Unguarded
     }
 
-    fn completed(&self, record: Record) -> Response {
+    pub(super) fn completed(&self, record: Record) -> Response {
         let (status, fingerprint, recorded_at) = (record.status, record.fingerprint, record.recorded_at);
         // Opened first: of a key that is not listed any more, every fingerprint looks like another request's.
         let opened = match self.registry.at_rest().open(&self.stored_key, record) {
@@ -543,46 +511,9 @@ impl Claiming {
     }
 }
 
-/// Resolves when what stands under `key` may have changed since the first poll.
-async fn listen(registry: &Registry, store: &BoundedStore, key: &RecordKey) {
-    tokio::select! {
-        () = registry.settled().ended(key) => {}
-        () = store.changed(key) => {}
-    }
-}
-
 /// Starts the lease anew; false when there is no telling whether the claim still stands.
 async fn is_still_ours(store: &BoundedStore, key: &RecordKey, request: ClaimRequest) -> bool {
     let asked_at = Instant::now();
     let held = store.renew(key, request.token, request.lease).await;
     matches!(held, Ok(Held::Yes)) && asked_at.elapsed() < request.lease
-}
-
-/// Ends a claim under which nothing runs.
-///
-/// Where it may have taken over from an execution that crashed, it lapses: released, it would take the number of attempts
-/// along, and the next one would be told that it is the first. Under `AfterCrash::Refuse` nothing is taken over, and a claim
-/// that stays would refuse its key for the whole time to live.
-///
-/// The claim may arrive in the store after its own end, so that one which finds nothing is repeated for a while.
-pub(crate) async fn give_back(store: BoundedStore, key: RecordKey, request: ClaimRequest) {
-    let begun = Instant::now();
-    let longest = match request.after_crash {
-        AfterCrash::Rerun => request.lease,
-        AfterCrash::Refuse => request.ttl,
-    };
-    let mut pause = Duration::from_millis(100);
-    loop {
-        let ended = match request.after_crash {
-            AfterCrash::Rerun => store.renew(&key, request.token, Duration::ZERO).await,
-            AfterCrash::Refuse => store.release(&key, request.token).await,
-        };
-        match ended {
-            Ok(Held::Yes) => return,
-            Ok(Held::No) if begun.elapsed() >= request.lease => return,
-            _ if begun.elapsed() >= longest => return,
-            _ => tokio::time::sleep(pause).await,
-        }
-        pause = Duration::from_secs(5).min(pause * 2);
-    }
 }

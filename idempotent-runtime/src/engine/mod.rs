@@ -11,6 +11,7 @@ mod run;
 mod settle;
 mod transact;
 mod verdict;
+mod wait;
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -20,8 +21,8 @@ use http::response;
 use serde::Serialize;
 use tracing::Instrument;
 
+pub(crate) use self::claim::UNAVAILABLE;
 use self::claim::{Asking, Entered, Identity};
-pub(crate) use self::claim::{UNAVAILABLE, give_back};
 pub(crate) use self::run::{Awaited, Lent};
 use self::run::{Run, Stage};
 pub(crate) use self::settle::CLAIM_LOST;
@@ -29,6 +30,7 @@ use self::settle::Claimed;
 use self::transact::InTransaction;
 use self::verdict::its_own;
 pub(crate) use self::verdict::{failed, of_another_guard};
+pub(crate) use self::wait::Watches;
 use crate::completion::Completion;
 use crate::fingerprint::{PartDigest, Unserialisable, digest_of_value};
 use crate::guarded::Guarded;

@@ -19,7 +19,7 @@
 //!   process.
 //! - **`outcome`** is what the span's `idempotency.outcome` says: `recorded`, `not_recorded`, `too_large`, `broken`,
 //!   `recording_failed`, `claim_lost`, `panicked`, `failed`, `left_to_handler`, `unguarded`, `replayed`, or the [code](crate::Refusal::code) of a
-//!   refusal. A response that could not be recorded at once is counted so, whatever becomes of it later.
+//!   refusal, that of `not_recorded` as `waited_not_recorded`: the handler did not run. A response that could not be recorded at once is counted so, whatever becomes of it later.
 //! - **`differs`** is the part that was not repeated: `credentials`, `target` or `body`; of several, the first of these.
 //!   **`header`** is the name of the one credential header that differs, never its value, and empty otherwise. The names
 //!   are those of [`credential_headers`](crate::RegistryBuilder::credential_headers).
@@ -27,7 +27,8 @@
 //! - **`op`** is `claim`, `renew`, `complete` or `release`, for `MemoryStore` too; of a `Tx` it is `begin`, `claim`,
 //!   `record`, `verify` (that the transaction can still be committed), `commit`, `roll_back`, or `look_up` (whether a commit
 //!   whose answer was lost took place). A `commit` also fails when a deferred constraint of the handler's own is violated.
-//!   Of what operators ask, it is `get` and `purge` of the inspector, and `count` for [`UNKNOWN_OUTCOMES`].
+//!   A request that waits for another one looks by `get`; so does the inspector, which also asks for `purge`. `count` is asked
+//!   for [`UNKNOWN_OUTCOMES`].
 //!
 //! The age of the oldest handler is brought up to date when one begins or ends, every five seconds while one runs, and by
 //! [`refresh`]. It counts from the claim, so that a `Tx`, which has no lease, is seen as any other handler.

@@ -16,11 +16,12 @@ use crate::sync::tokio::time::Instant;
 const RESOLUTION: Duration = Duration::from_secs(5);
 
 /// Those that can be told beforehand, the frequent ones first; any other has a series from its first request on.
-const OUTCOMES: [&str; 20] = [
+const OUTCOMES: [&str; 21] = [
     "recorded",
     "replayed",
     "not_recorded",
     "in_flight",
+    "waited_not_recorded",
     "key_reused",
     "other_credentials",
     "missing_key",

@@ -30,7 +30,6 @@ impl Op {
             Self::Renew => "renew",
             Self::Complete => "complete",
             Self::Release => "release",
-            #[cfg(feature = "inspector")]
             Self::Get => "get",
             #[cfg(feature = "inspector")]
             Self::Purge => "purge",

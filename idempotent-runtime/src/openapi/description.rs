@@ -109,6 +109,9 @@ fn refusals(policy: &Policy, registry: Option<&Registry>) -> Vec<Refusal> {
     if policy.fingerprint != FingerprintSource::None {
         refusals.push(Refusal::KeyReused);
     }
+    if matches!(policy.in_flight, InFlight::Wait(_)) {
+        refusals.push(Refusal::NotRecorded { retry_after });
+    }
     // The function of a registry may leave a request without a caller.
     if !policy.partitioned {
         refusals.push(Refusal::OtherCredentials);

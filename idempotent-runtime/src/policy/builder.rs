@@ -8,6 +8,7 @@ use http::{HeaderName, Method, response};
 use super::{
     AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, Methods, OnStoreError, Oversize, Policy,
 };
+use crate::deadline::LONGEST;
 use crate::headers::NEVER_KEPT;
 
 /// Collects the options of a [`Policy`] for an [`IdempotencyLayer`](crate::IdempotencyLayer): those of the attribute, but
@@ -51,9 +52,10 @@ impl Policy {
 }
 
 impl PolicyBuilder {
-    /// How long a record is kept, at least a second; 24 hours by default.
+    /// How long a record is kept, at least a second and at most 100 years; 24 hours by default.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.policy.ttl = ttl;
+        self.wrong.extend(too_long("ttl", ttl, ".ttl(Duration::from_hours(24))"));
         if ttl < Duration::from_secs(1) {
             self.wrong.push("`ttl` must be at least 1s; write `.ttl(Duration::from_hours(24))`".to_owned());
         }
@@ -140,7 +142,8 @@ impl PolicyBuilder {
         self
     }
 
-    /// How a duplicate of a running request is answered; [`InFlight::Reject`] by default.
+    /// How a duplicate of a running request is answered; [`InFlight::Reject`] by default. `InFlight::Wait(Duration::MAX)` waits
+    /// without a limit.
     pub fn in_flight(mut self, in_flight: InFlight) -> Self {
         if matches!(in_flight, InFlight::Wait(limit) if limit.is_zero()) {
             self.wrong.push(
@@ -152,8 +155,10 @@ impl PolicyBuilder {
         self
     }
 
-    /// How long a dead process holds a key, at least 100 ms; 30 seconds by default, or `ttl` if that is shorter.
+    /// How long a dead process holds a key, at least 100 ms and at most 100 years; 30 seconds by default, or `ttl` if that is
+    /// shorter.
     pub fn lease(mut self, lease: Duration) -> Self {
+        self.wrong.extend(too_long("lease", lease, ".lease(Duration::from_secs(30))"));
         if lease < Duration::from_millis(100) {
             self.wrong.push("`lease` must be at least 100ms; write `.lease(Duration::from_secs(30))`".to_owned());
         }
@@ -246,6 +251,12 @@ impl PolicyBuilder {
         ));
         None
     }
+}
+
+/// What is wrong with a time that stores add to their clocks.
+fn too_long(option: &str, span: Duration, example: &str) -> Option<String> {
+    let longest = humantime::format_duration(LONGEST);
+    (span > LONGEST).then(|| format!("`{option}` must be at most {longest}; write `{example}`"))
 }
 
 /// What is wrong with a name that people read in logs and stores.

@@ -140,7 +140,8 @@ impl FingerprintSource {
 pub enum InFlight {
     /// With 409, at once.
     Reject,
-    /// With the response of the running request, if it comes within this time.
+    /// With the response of the running request, if it comes within this time. A request that waits is never executed: if the
+    /// running one ends without a recorded response, it gets 409 `not_recorded`.
     Wait(Duration),
 }
 

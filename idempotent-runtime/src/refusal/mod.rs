@@ -53,6 +53,13 @@ pub enum Refusal {
         /// When to ask again.
         retry_after: Duration,
     },
+    /// This request waited for the first one (`in_flight = wait`), which has ended without a recorded response. It ran nothing;
+    /// a retry with the same key executes, or gets the response of one that does.
+    #[non_exhaustive]
+    NotRecorded {
+        /// When to retry.
+        retry_after: Duration,
+    },
     /// The process that ran the handler died, and the handler must not run twice.
     OutcomeUnknown,
     /// The handler ran, and lost its claim meanwhile: its process stood still for longer than the lease, or an operator
@@ -93,12 +100,13 @@ pub enum Refusal {
 
 /// Every [`Refusal::code`].
 #[cfg(feature = "testing")]
-pub(crate) const CODES: [&str; 13] = [
+pub(crate) const CODES: [&str; 14] = [
     "missing_key",
     "invalid_key",
     "key_reused",
     "other_credentials",
     "in_flight",
+    "not_recorded",
     "outcome_unknown",
     "claim_lost",
     "response_not_recorded",
@@ -116,6 +124,7 @@ impl Refusal {
             Self::MissingKey { .. } | Self::InvalidKey { .. } => StatusCode::BAD_REQUEST,
             Self::KeyReused | Self::OtherCredentials => StatusCode::UNPROCESSABLE_ENTITY,
             Self::InFlight { .. }
+            | Self::NotRecorded { .. }
             | Self::OutcomeUnknown
             | Self::ClaimLost { .. }
             | Self::ResponseNotRecorded { .. } => StatusCode::CONFLICT,
@@ -133,6 +142,7 @@ impl Refusal {
             Self::KeyReused => "key_reused",
             Self::OtherCredentials => "other_credentials",
             Self::InFlight { .. } => "in_flight",
+            Self::NotRecorded { .. } => "not_recorded",
             Self::OutcomeUnknown => "outcome_unknown",
             Self::ClaimLost { .. } => "claim_lost",
             Self::ResponseNotRecorded { .. } => "response_not_recorded",
@@ -141,6 +151,14 @@ impl Refusal {
             Self::TransactionFailed => "transaction_failed",
             Self::FingerprintFailed => "fingerprint_failed",
             Self::StepFailed => "step_failed",
+        }
+    }
+
+    /// What logs and metrics call it: the code, where no execution has an outcome of that name.
+    pub(crate) fn outcome(&self) -> &'static str {
+        match self {
+            Self::NotRecorded { .. } => "waited_not_recorded",
+            refusal => refusal.code(),
         }
     }
 
@@ -160,6 +178,7 @@ impl Refusal {
             Self::KeyReused => documented_at!("KeyReused"),
             Self::OtherCredentials => documented_at!("OtherCredentials"),
             Self::InFlight { .. } => documented_at!("InFlight"),
+            Self::NotRecorded { .. } => documented_at!("NotRecorded"),
             Self::OutcomeUnknown => documented_at!("OutcomeUnknown"),
             Self::ClaimLost { .. } => documented_at!("ClaimLost"),
             Self::ResponseNotRecorded { .. } => documented_at!("ResponseNotRecorded"),
@@ -179,6 +198,7 @@ impl Refusal {
             Self::KeyReused => "The idempotency key was used for a different request",
             Self::OtherCredentials => "The idempotency key was used with other credentials",
             Self::InFlight { .. } => "A request with this idempotency key is still running",
+            Self::NotRecorded { .. } => "The first request with this idempotency key ended without a recorded response",
             Self::OutcomeUnknown => "The outcome of the first request is unknown",
             Self::ClaimLost { .. } => "This request lost its idempotency key while it ran",
             Self::ResponseNotRecorded { .. } => "The response of the first request was not recorded",
@@ -219,6 +239,9 @@ impl Refusal {
                 "This request ran nothing; the first one still runs. Retry with the same key to get its response."
                     .to_owned()
             }
+            Self::NotRecorded { .. } => {
+                "This request ran nothing; the first one ended without a recorded response. Retry with the same key.".to_owned()
+            }
             Self::OutcomeUnknown => {
                 "The server died while it ran this request, which may have taken effect. It is not run again."
                     .to_owned()
@@ -254,6 +277,7 @@ impl Refusal {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::InFlight { retry_after }
+            | Self::NotRecorded { retry_after }
             | Self::ClaimLost { retry_after }
             | Self::TooManyInFlight { retry_after }
             | Self::StoreUnavailable { retry_after } => Some(*retry_after),
@@ -264,7 +288,7 @@ impl Refusal {
     /// For the header `Retry-After`: whole seconds, none of them too few.
     fn retry_after_seconds(&self) -> Option<HeaderValue> {
         let retry_after = self.retry_after()?;
-        Some(HeaderValue::from(retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0)))
+        Some(HeaderValue::from(retry_after.as_secs().saturating_add(u64::from(retry_after.subsec_nanos() > 0))))
     }
 }
 

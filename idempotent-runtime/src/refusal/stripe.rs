@@ -22,6 +22,7 @@ static SHOULD_RETRY: HeaderName = HeaderName::from_static("stripe-should-retry")
 /// | `key_reused` | 400 | `idempotency_error` | `key_reused` | `StripeIdempotencyError`, `IdempotencyError` | false |
 /// | `other_credentials` | 400 | `idempotency_error` | `other_credentials` | `StripeIdempotencyError`, `IdempotencyError` | false |
 /// | `in_flight` | 409 | `idempotency_error` | `idempotency_key_in_use` | `StripeAPIError`, `APIError` | true |
+/// | `not_recorded` | 409 | `idempotency_error` | `idempotency_key_in_use` | `StripeAPIError`, `APIError` | true |
 /// | `claim_lost` | 409 | `idempotency_error` | `idempotency_key_in_use` | `StripeAPIError`, `APIError` | true |
 /// | `too_many_in_flight` | 429 | `invalid_request_error` | `rate_limit` | `StripeRateLimitError`, `RateLimitError` | true |
 /// | `store_unavailable` | 503 | `api_error` | `store_unavailable` | `StripeAPIError`, `APIError` | true |
@@ -80,7 +81,7 @@ fn dialect(refusal: &Refusal) -> (StatusCode, &'static str, &'static str) {
         Refusal::KeyReused | Refusal::OtherCredentials => {
             (StatusCode::BAD_REQUEST, "idempotency_error", refusal.code())
         }
-        Refusal::InFlight { .. } | Refusal::ClaimLost { .. } => {
+        Refusal::InFlight { .. } | Refusal::NotRecorded { .. } | Refusal::ClaimLost { .. } => {
             (StatusCode::CONFLICT, "idempotency_error", "idempotency_key_in_use")
         }
         Refusal::TooManyInFlight { .. } => (StatusCode::TOO_MANY_REQUESTS, "invalid_request_error", "rate_limit"),

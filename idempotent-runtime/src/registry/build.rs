@@ -14,6 +14,7 @@ use super::{Inner, OfRequest, Registry};
 use crate::Refusal;
 use crate::at_rest::AtRest;
 use crate::crowding::CallerLimit;
+use crate::engine::Watches;
 use crate::metering::UnknownGauge;
 #[cfg(feature = "near-cache")]
 use crate::store::NearCache;
@@ -94,7 +95,7 @@ impl RegistryBuilder {
         self
     }
 
-    /// How long one call of a store may take before it counts as unreachable; 2 s by default.
+    /// How long one call of a store may take before it counts as unreachable; 2 s by default, and `Duration::MAX` is no limit.
     ///
     /// # Panics
     ///
@@ -282,6 +283,7 @@ impl RegistryBuilder {
             caller_limit: self.caller_limit,
             keeper: Arc::default(),
             settled: Settled::default(),
+            watches: Watches::default(),
             running,
             #[cfg(feature = "testing")]
             testing: self.testing,

@@ -22,10 +22,11 @@ pub use self::install_error::InstallError;
 use self::settled::Settled;
 use crate::at_rest::AtRest;
 use crate::crowding::CallerLimit;
+use crate::deadline::Deadline;
+use crate::engine::Watches;
 use crate::lease::Keeper;
 use crate::metering::UnknownGauge;
 use crate::store::{BoundedStore, Store};
-use crate::sync::tokio;
 use crate::witness::Event;
 use crate::{Policy, Refusal, policies, telemetry};
 
@@ -82,6 +83,7 @@ struct Inner {
     caller_limit: Option<Arc<CallerLimit>>,
     keeper: Arc<Keeper>,
     settled: Settled,
+    watches: Watches,
     running: TaskTracker,
     unknown: UnknownGauge,
     #[cfg(feature = "testing")]
@@ -133,10 +135,14 @@ impl Registry {
         Extension(self.clone())
     }
 
-    /// Waits until no guarded handler runs any more, those included that outlived their client; for at most `limit`.
+    /// Waits until no guarded handler runs any more, those included that outlived their client; for at most `limit`, and
+    /// without a limit for `Duration::MAX`.
     ///
     /// Call it at shutdown, after the server has stopped to accept requests. The answer is how many were still
     /// running: their keys are free again, or refused, when their leases have run out.
+    ///
+    /// It also waits for claims under which nothing ran and whose answer was lost, until they are given back: they count as no
+    /// handler, but under `after_crash = "refuse"` one that stays would refuse its key.
     ///
     /// # Cancel safety
     ///
@@ -161,7 +167,22 @@ impl Registry {
     /// ```
     pub async fn drain(&self, limit: Duration) -> usize {
         let running = &self.0.running;
-        let _ = tokio::time::timeout(limit, running.wait()).await;
+        let stores = || std::iter::once(&self.0.default).chain(self.0.named.values());
+        let ended = async {
+            running.wait().await;
+            for store in stores() {
+                store.until_given_back().await;
+            }
+        };
+        let _ = Deadline::after(limit).bound(ended).await;
+        let unwanted: usize = stores().map(BoundedStore::given_back).sum();
+        if unwanted > 0 {
+            tracing::warn!(
+                claims = unwanted,
+                "claims under which nothing ran are still being given back at the end of the drain: they stay until their \
+                 leases are over, and under `after_crash = \"refuse\"` until an operator purges them"
+            );
+        }
         let left = running.len();
         if left > 0 {
             tracing::warn!(left, "guarded handlers are still running at the end of the drain");
@@ -232,6 +253,10 @@ impl Registry {
 
     pub(crate) fn settled(&self) -> &Settled {
         &self.0.settled
+    }
+
+    pub(crate) fn watches(&self) -> &Watches {
+        &self.0.watches
     }
 
     pub(crate) fn running(&self) -> &TaskTracker {

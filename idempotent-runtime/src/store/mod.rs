@@ -22,6 +22,8 @@
 mod bounded;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
 pub(crate) mod columns;
+mod give_back;
+mod line;
 #[cfg(feature = "memory")]
 mod memory;
 #[cfg(feature = "near-cache")]
@@ -403,9 +405,12 @@ impl fmt::Debug for Token {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// It cannot be reached, or failed.
+    /// It cannot be reached, or failed; the call may have taken effect.
     #[error("the store is unavailable")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It cannot be reached, or its turn did not come in time: the call was not sent, and never will be.
+    #[error("the store could not be asked")]
+    NotSent(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// It has no room for a new claim.
     #[error("the store is full")]
     Full,
@@ -421,6 +426,11 @@ impl StoreError {
     /// The store failed for this reason.
     pub fn unavailable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Unavailable(source.into())
+    }
+
+    /// The call was not sent for this reason: it had no effect, and a claim need not be given back.
+    pub fn not_sent(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::NotSent(source.into())
     }
 
     /// What stands under the key cannot be read for this reason.
@@ -588,7 +598,6 @@ pub(crate) trait ErasedStore: Send + Sync {
     fn immediate(&self) -> Option<&dyn ImmediateStore>;
     #[cfg(feature = "metrics")]
     fn unknown_outcomes(&self) -> BoxFuture<'_, Result<UnknownOutcomes, StoreError>>;
-    #[cfg(feature = "inspector")]
     fn get<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<Option<Entry>, StoreError>>;
     #[cfg(feature = "inspector")]
     fn purge<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<bool, StoreError>>;
@@ -645,7 +654,6 @@ impl<T: Store> ErasedStore for T {
         Box::pin(Store::unknown_outcomes(self))
     }
 
-    #[cfg(feature = "inspector")]
     fn get<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<Option<Entry>, StoreError>> {
         Box::pin(Store::get(self, key))
     }

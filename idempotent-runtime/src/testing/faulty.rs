@@ -43,6 +43,7 @@ struct Faults {
     complete: Fault,
     release: Fault,
     claims: usize,
+    looks: usize,
     completions: usize,
     ends: usize,
 }
@@ -141,6 +142,11 @@ impl<S: Store> FaultyStore<S> {
     /// How often a claim was tried.
     pub fn claims(&self) -> usize {
         self.with(|faults| faults.claims)
+    }
+
+    /// How often an entry was looked up, as a request does that waits for another one.
+    pub fn looks(&self) -> usize {
+        self.with(|faults| faults.looks)
     }
 
     /// How often a completion was tried.
@@ -258,6 +264,7 @@ impl<S: Store> Store for FaultyStore<S> {
     }
 
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
+        self.with(|faults| faults.looks += 1);
         self.store.get(key).await
     }
 

@@ -255,7 +255,9 @@ impl Life<'_> {
     fn unknown_answer(&self) -> Option<String> {
         let is_known = |answer: &Answer| match (answer.status, answer.code().as_deref()) {
             (201, _) => answer.receipt().is_some(),
-            (402 | 500, None) | (409, Some("in_flight" | "claim_lost")) | (503, Some("store_unavailable")) => true,
+            (402 | 500, None)
+            | (409, Some("in_flight" | "not_recorded" | "claim_lost"))
+            | (503, Some("store_unavailable")) => true,
             (409, Some("outcome_unknown")) => self.guarantee == Guarantee::AtMostOnce,
             (502, None) => self.guarantee == Guarantee::ExactlyOnce,
             (500, Some("transaction_failed")) | (503, Some("transaction_conflict")) => {

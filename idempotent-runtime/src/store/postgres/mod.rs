@@ -34,6 +34,7 @@ use self::row::digest;
 use self::statements::Statements;
 use self::sweeper::Sweeper;
 use super::columns::{span_millis, token_text, unix_millis};
+use super::line::Call;
 use super::row::unknown_outcomes;
 use super::running::Running;
 use super::standing::{Standing, Verdict, judge};
@@ -199,6 +200,10 @@ impl PostgresStore {
     async fn claim_or_standing(&self, key: &RecordKey, request: &ClaimRequest) -> Result<Claim, StoreError> {
         let digest = digest(key);
         let (lock, (requests, asked_for)) = (self.lock_of_key(key), self.lock_of_request(key, request.fingerprint));
+        let call = Call::hold_back();
+        let _turn = self.0.pools.turn().await?;
+        let mut connection = self.0.pools.own().acquire().await.map_err(store_error)?;
+        call.send();
         // A row that another claim has committed after our snapshot is neither inserted nor seen, and a new snapshot sees
         // it. More rounds than two take a key that is claimed and released all the time.
         for _ in 0..ROUNDS {
@@ -217,7 +222,7 @@ impl PostgresStore {
                 .bind(requests)
                 .bind(asked_for)
                 .bind(lock)
-                .fetch_optional(self.0.pools.own())
+                .fetch_optional(&mut *connection)
                 .await;
             let row = match row {
                 Ok(Some(row)) => row,

@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 
 use sqlx::Transaction;
 use sqlx::postgres::{PgPool, Postgres};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::failure::store_error;
 use crate::store::StoreError;
@@ -17,11 +18,13 @@ use crate::store::StoreError;
 pub(super) struct Pools {
     application: PgPool,
     own: OnceLock<PgPool>,
+    claims: Semaphore,
 }
 
 impl Pools {
     pub(super) fn new(application: PgPool) -> Self {
-        Self { application, own: OnceLock::new() }
+        let claims = Semaphore::new(application.options().get_max_connections() as usize);
+        Self { application, own: OnceLock::new(), claims }
     }
 
     pub(super) fn application(&self) -> &PgPool {
@@ -35,6 +38,12 @@ impl Pools {
             let options = self.application.options().clone().min_connections(0);
             options.connect_lazy_with((*self.application.connect_options()).clone())
         })
+    }
+
+    /// The turn of a claim to take a connection. The pool is fair: what ends a claim would wait behind every claim that came
+    /// before it, and behind no more than these.
+    pub(super) async fn turn(&self) -> Result<SemaphorePermit<'_>, StoreError> {
+        self.claims.acquire().await.map_err(StoreError::unavailable)
     }
 
     /// Begins a transaction on a connection of the application's, and ends it even if the caller gives up meanwhile.

@@ -220,6 +220,8 @@ fn store_error(error: RedisError) -> StoreError {
         StoreError::Full
     } else if is("WRONGTYPE") {
         StoreError::damaged("the key holds no string: somebody else has written it")
+    } else if error.is_connection_refusal() {
+        StoreError::not_sent(error)
     } else {
         StoreError::unavailable(error)
     }

@@ -44,6 +44,7 @@ use self::readers::Readers;
 use self::transactions::HandlerTransactions;
 use self::writer::Writer;
 use self::writes::{ClaimWrite, CompleteWrite, PurgeWrite, ReleaseWrite, RenewManyWrite, RenewWrite, SweepWrite};
+use super::line::Call;
 use super::row::unknown_outcomes;
 use super::standing::{Standing, Verdict, judge};
 use super::{
@@ -148,11 +149,12 @@ impl Store for SqliteStore {
         if let Some(fingerprint) = self.0.transactions.running().fingerprint(key) {
             return Ok(Claim::InFlight { fingerprint });
         }
+        let call = Call::hold_back();
         if let Verdict::Answer(claim) = judge(self.standing(key).await?, &request) {
             return Ok(claim);
         }
         let max_bytes = self.0.options.bound();
-        self.0.writer.submit(ClaimWrite { key: key.clone(), request, max_bytes }).await
+        self.0.writer.submit_held_back(ClaimWrite { key: key.clone(), request, max_bytes }, Some(call)).await
     }
 
     async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
