@@ -12,8 +12,6 @@ pub(crate) mod tokio {
     pub(crate) use shuttle_tokio::{runtime, select, spawn, sync, task};
 
     pub(crate) mod time {
-        pub(crate) use shuttle_tokio::time::timeout;
-
         pub(crate) use crate::proofs::clock::{Instant, sleep, sleep_until};
     }
 }

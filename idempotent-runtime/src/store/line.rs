@@ -13,6 +13,7 @@ use crate::sync::{Mutex, lock};
 /// A store that says nothing: the call may have been sent at any time.
 const UNKNOWN: u8 = 0;
 const HELD_BACK: u8 = 1;
+#[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
 const SENT: u8 = 2;
 const WITHDRAWN: u8 = 3;
 
