@@ -55,6 +55,7 @@ impl Presented {
             let execution = Execution::of(request.extensions_mut());
             (Some(execution), Asked::of(request, reads_body).await)
         };
+        Execution::pass_inside(request.extensions_mut());
         Self { method, registry, execution, key, asked }
     }
 }

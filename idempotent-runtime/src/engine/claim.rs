@@ -79,7 +79,7 @@ impl Entered {
 enum Prepared {
     Claim(Claiming),
     /// Another claim for the same key would wait for that one.
-    RunUnderTheLayersClaim,
+    RunUnderAnothersClaim,
     Answer(Response),
 }
 
@@ -94,7 +94,7 @@ impl Asking {
     ) -> Entered {
         let mut claiming = match self.prepare(asked, key, caller, fingerprint) {
             Prepared::Claim(claiming) => claiming,
-            Prepared::RunUnderTheLayersClaim => return Entered::Now(Ok(Passage::Unguarded)),
+            Prepared::RunUnderAnothersClaim => return Entered::Now(Ok(Passage::Unguarded)),
             Prepared::Answer(answer) => return Entered::Now(Err(answer)),
         };
         let asked_at = Instant::now();
@@ -137,13 +137,13 @@ impl Asking {
             Err(refusal) => return Prepared::Answer(self.refuse(refusal)),
         };
         let record_key = RecordKey::new(self.policy.scope, caller, key.as_str());
-        if self.execution.is_covered_by(&record_key) {
+        if self.execution.is_covered(&record_key) {
             if self.transaction.is_some() {
                 telemetry::covered_transaction(self.policy);
                 return Prepared::Answer(self.refuse(Refusal::TransactionFailed));
             }
             self.execution.enter();
-            return Prepared::RunUnderTheLayersClaim;
+            return Prepared::RunUnderAnothersClaim;
         }
         self.execution.take_over();
         let Some((registry, store)) = self.registry_and_store() else {
@@ -206,6 +206,7 @@ impl Asking {
             judge,
             span,
             _running: running,
+            _holding: self.execution.hold(),
             _place: None,
             _in_flight: metering::InFlight::enter(self.policy.scope),
         })))
@@ -400,10 +401,8 @@ impl Claiming {
         execution.grant(self.key, self.record_key, attempt);
         let lease = Lease::new(self.store, self.stored_key, &self.request, policy.scope);
         let (lease, has_woken_keeper) = self.registry.keeper().keep(lease, asked_at);
-        if execution.may_take_steps() {
-            let (registry, handler) = (self.registry.clone(), lease.share());
-            execution.open_steps(Steps { registry, handler, request: self.request, fingerprints: self.fingerprints });
-        }
+        let (registry, handler) = (self.registry.clone(), lease.share());
+        execution.open_steps(Steps { registry, handler, request: self.request, fingerprints: self.fingerprints });
         let claimed = Claimed {
             lease,
             registry: self.registry,
@@ -411,6 +410,7 @@ impl Claiming {
             judge: Judge { policy, fingerprint: self.request.fingerprint, cache_if, trace },
             span,
             _running: self.running,
+            _holding: execution.hold(),
             _place: self.place,
             _in_flight: metering::InFlight::enter(policy.scope),
         };
@@ -429,6 +429,7 @@ impl Claiming {
             claim: Some(TransactionClaim { key: self.stored_key, request: self.request }),
             span,
             _running: self.running,
+            _holding: execution.hold(),
             _place: self.place,
             _in_flight: metering::InFlight::enter(policy.scope),
         }))

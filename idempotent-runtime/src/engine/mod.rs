@@ -27,8 +27,7 @@ use self::run::{Run, Stage};
 pub(crate) use self::settle::CLAIM_LOST;
 use self::settle::Claimed;
 use self::transact::InTransaction;
-use self::verdict::its_own;
-pub(crate) use self::verdict::{failed, of_another_guard};
+pub(crate) use self::verdict::{failed, is_of_another_guard, its_own, of_another_guard};
 use crate::completion::Completion;
 use crate::fingerprint::fingerprint_of_value;
 use crate::guarded::Guarded;
@@ -146,8 +145,8 @@ impl Gate {
             return Some((registry, scope));
         };
         let record_key = crate::RecordKey::new(scope, self.caller.as_deref(), key.as_str());
-        if execution.is_covered_by(&record_key) {
-            // The layer has told of it.
+        if execution.is_covered(&record_key) {
+            // The guard around it has told of it.
             return None;
         }
         if registry.is_disabled() {

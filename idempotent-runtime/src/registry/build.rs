@@ -15,6 +15,7 @@ use crate::crowding::CallerLimit;
 #[cfg(feature = "near-cache")]
 use crate::store::NearCache;
 use crate::store::{BoundedStore, ErasedStore, Store};
+use crate::sync::atomic::AtomicBool;
 
 /// Collects the options of a [`Registry`].
 ///
@@ -205,6 +206,7 @@ impl RegistryBuilder {
             keeper: Arc::default(),
             settled: Settled::default(),
             running,
+            has_compared_scopes: AtomicBool::new(false),
             #[cfg(feature = "testing")]
             testing: self.testing,
         }))

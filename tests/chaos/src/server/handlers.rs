@@ -72,7 +72,7 @@ async fn execute(app: &App, idempotency: &Idempotency, order: &Order) -> Respons
 
 macro_rules! exactly_once {
     ($handler:ident, $router:ident, $database:ty) => {
-        #[idempotent(scope = "exactly-once", cache = [201, 402])]
+        #[idempotent(scope = "exactly-once", shared_scope, cache = [201, 402])]
         async fn $handler(
             mut tx: Tx<$database>,
             State(app): State<Arc<App>>,
@@ -100,7 +100,7 @@ macro_rules! exactly_once {
 exactly_once!(exactly_once_in_sqlite, exactly_once_in_sqlite_router, Sqlite);
 exactly_once!(exactly_once_in_postgres, exactly_once_in_postgres_router, Postgres);
 
-#[idempotent(scope = "exactly-once", cache = [201, 402], lease = "3s")]
+#[idempotent(scope = "exactly-once", shared_scope, cache = [201, 402], lease = "3s")]
 async fn exactly_once_without_transaction(
     State(app): State<Arc<App>>,
     idempotency: Idempotency,
