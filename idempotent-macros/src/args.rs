@@ -10,8 +10,9 @@ use crate::diagnostics::{Diagnostics, listed, nearest};
 /// Stands first among the arguments that the attribute wrote itself when it put itself behind the others.
 pub(crate) const LAST: &str = "__idempotent_last";
 
-const NAMES: [&str; 20] = [
+const NAMES: [&str; 21] = [
     "scope",
+    "shared_scope",
     "ttl",
     "cache",
     "cache_if",

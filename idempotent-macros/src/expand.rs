@@ -131,7 +131,7 @@ fn guarded_inputs(
     } else {
         quote!(::idempotent_runtime::__private::KeyElsewhere<#mode>)
     };
-    let mode = document::mode(signature, &mode);
+    let mode = document::mode(signature, model, &mode);
     let Some((last, others)) = arguments.split_last() else {
         let name = &names[0];
         return syn::parse_quote!(#name: ::idempotent_runtime::__private::Guarded<(), #mode>);
@@ -221,14 +221,26 @@ impl<'ast> Visit<'ast> for Mentions<'_> {
     }
 }
 
+/// The scope that is given, or the path of the function.
+pub(crate) fn scope(model: &Model, function: &str) -> TokenStream {
+    match &model.scope {
+        Some(scope) => scope.to_token_stream(),
+        None => quote!(::core::concat!(::core::module_path!(), "::", #function)),
+    }
+}
+
 /// One call for each argument that is given.
 fn settings(model: &Model, function: &str) -> Vec<TokenStream> {
     let mut settings = Vec::new();
     let mut set = |setting: TokenStream| settings.push(setting);
     let private = quote!(::idempotent_runtime::__private);
+    let scope = scope(model, function);
     match &model.scope {
-        Some(scope) => set(quote!(.with_scope(#scope))),
-        None => set(quote!(.with_default_scope(::core::concat!(::core::module_path!(), "::", #function)))),
+        Some(_) => set(quote!(.with_scope(#scope))),
+        None => set(quote!(.with_default_scope(#scope))),
+    }
+    if model.shares_scope {
+        set(quote!(.with_shared_scope()));
     }
     if let Some(millis) = model.ttl_millis {
         set(quote!(.with_ttl_millis(#millis)));

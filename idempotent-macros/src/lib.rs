@@ -22,8 +22,9 @@ mod units;
 /// | argument | default | meaning |
 /// |---|---|---|
 /// | `scope = "charges"` | module path and name of the function | namespace of the keys |
+/// | `shared_scope` | off | other handlers have this `scope` too, and say so: a key that one has seen is used up for all of them |
 /// | `ttl = "24h"` | `"24h"` | how long a record is kept, at least 1s and at most 100 years; `"90s"`, `"15m"`, `"24h"`, `"7d"`, sums such as `"1h30m"` |
-/// | `cache = [201, 409]` | `[200..=299]` | statuses that are recorded: numbers, ranges `200..=299` and `400..500`, classes `"2xx"`; `all` |
+/// | `cache = [201, 409]` | `[200..=299, 303]` | statuses that are recorded: numbers, ranges `200..=299` and `400..500`, classes `"2xx"`; `all` |
 /// | `cache_if = path` | none | `fn(&http::response::Parts) -> bool`, instead of `cache` |
 /// | `header = "x-request-id"` | `"idempotency-key"` | where the key is |
 /// | `key = expr` | the header | key from the arguments instead (`&str`, `String`, `Option` of either) |
@@ -49,7 +50,8 @@ mod units;
 ///
 /// The default scope is the same for every instance of a generic handler. Two functions whose path is the same, as those of
 /// one name in `impl` blocks of one module are, need a `scope` each: `install` says so, and under a registry's layer
-/// their keyed requests get 503.
+/// their keyed requests get 503. `install` rejects two handlers of one `scope` as well, unless both say `shared_scope`; a
+/// registry's layer logs them.
 ///
 /// # What becomes of the function
 ///

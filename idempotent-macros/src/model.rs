@@ -12,6 +12,7 @@ use crate::reader::Reader;
 #[expect(clippy::struct_excessive_bools, reason = "each is one argument with two values")]
 pub(crate) struct Model {
     pub(crate) scope: Option<String>,
+    pub(crate) shares_scope: bool,
     pub(crate) ttl_millis: Option<u64>,
     pub(crate) cache: Option<Cache>,
     pub(crate) cache_if: Option<Expr>,
@@ -62,6 +63,7 @@ impl Model {
         let mut reader = Reader { arguments, diagnostics };
         let model = Self {
             scope: reader.scope(),
+            shares_scope: reader.flag("shared_scope"),
             ttl_millis: reader.duration("ttl", "24h", 1000),
             cache: reader.cache(),
             cache_if: reader.expression("cache_if", "is_final"),
@@ -87,6 +89,10 @@ impl Model {
 
     /// What one argument says about another.
     fn check(mut self, arguments: &Arguments, diagnostics: &mut Diagnostics) -> Self {
+        if let (None, Some(shared), true) = (arguments.get("scope"), arguments.get("shared_scope"), self.shares_scope) {
+            let message = "`shared_scope` needs the scope that is shared; write `scope = \"charges\", shared_scope`";
+            diagnostics.error(&shared.name, message);
+        }
         if let (Some(_), Some(cache_if)) = (arguments.get("cache"), arguments.get("cache_if")) {
             diagnostics.error(&cache_if.name, "`cache_if` decides alone; remove `cache` or `cache_if`");
         }

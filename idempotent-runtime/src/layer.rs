@@ -15,8 +15,8 @@ use http::request::Parts;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::engine::{Gate, failed};
-use crate::idempotency::{Covering, Execution};
+use crate::engine::{Gate, failed, its_own};
+use crate::idempotency::Execution;
 use crate::presented::{Asked, Presented, PresentedKey, ask, key_in};
 use crate::registry::OfRequest;
 use crate::{IdempotencyKey, Policy, Registry};
@@ -204,14 +204,15 @@ impl IdempotencyLayer {
         R::Error: Into<BoxError>,
     {
         let gate = self.gate(&mut request).await;
-        let Some((gate, covering)) = gate else {
+        let Some((gate, execution)) = gate else {
             return inner.call(request).await.map(|response| response.map(Body::new));
         };
         let error = Arc::new(Mutex::new(None));
         let kept_error = Arc::clone(&error);
         let answering = async move {
-            request.extensions_mut().insert(covering);
+            execution.put_around(request.extensions_mut());
             match inner.call(request).await {
+                Ok(response) if execution.must_answer() => its_own(response.map(Body::new)),
                 Ok(response) => response.map(Body::new),
                 Err(error) => {
                     *kept_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
@@ -225,7 +226,7 @@ impl IdempotencyLayer {
     }
 
     /// Where a request stands that has a key, or is refused for having none; `None` for one that is to be passed on.
-    async fn gate(&self, request: &mut Request) -> Option<(Gate, Covering)> {
+    async fn gate(&self, request: &mut Request) -> Option<(Gate, Arc<Execution>)> {
         let policy = self.policy;
         if !policy.guards(request.method()) {
             return None;
@@ -243,16 +244,15 @@ impl IdempotencyLayer {
                 Asked::of(request, policy.fingerprint.reads(), registry.as_ref(), caller).await
             }
         };
-        let covering = Covering(Arc::new(Execution::beneath(request.extensions())));
-        covering.0.expect_steps();
+        let execution = Arc::new(Execution::beneath(request.extensions()));
         let presented = Presented {
             method: request.method().clone(),
             registry,
-            execution: Some(Arc::clone(&covering.0)),
+            execution: Some(Arc::clone(&execution)),
             key,
             asked,
         };
         let gate = Gate::new(policy, Some(presented));
-        gate.is_asked().then_some((gate, covering))
+        gate.is_asked().then_some((gate, execution))
     }
 }

@@ -60,6 +60,7 @@ impl Presented {
             let caller = registry.as_ref().and_then(Registry::caller).and_then(|caller| ask(request, caller));
             (Some(execution), Asked::of(request, reads, registry.as_ref(), caller).await)
         };
+        Execution::pass_inside(request.extensions_mut());
         Self { method, registry, execution, key, asked }
     }
 }

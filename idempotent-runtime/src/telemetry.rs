@@ -196,12 +196,23 @@ pub(crate) fn transaction_failed(policy: &Policy, store: &str, error: &Transacti
     );
 }
 
-/// A layer has claimed the very key under which the handler's transaction would record.
+/// A guard around it has claimed the very key under which the handler's transaction would record.
 pub(crate) fn covered_transaction(policy: &Policy) {
     tracing::error!(
         scope = policy.scope,
         handler = %policy,
-        "the layer around this handler has the same scope, so that its `Tx` cannot record in it: give each its own scope"
+        "a guard around this handler has the same scope, so that its `Tx` cannot record in it: give each its own scope"
+    );
+}
+
+/// Two handlers whose keys meet, under a registry that was not installed.
+pub(crate) fn shared_scope(first: &Policy, second: &Policy) {
+    tracing::error!(
+        scope = first.scope,
+        %first,
+        %second,
+        "two handlers have one scope: one may replay the other's responses; \
+         give each its own with `scope = \"…\"`, or write `shared_scope` on both"
     );
 }
 

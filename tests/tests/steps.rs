@@ -46,14 +46,14 @@ async fn fails_first(
     Ok((if first { StatusCode::BAD_GATEWAY } else { StatusCode::CREATED }, format!("reservation {reserved}")))
 }
 
-#[idempotent(scope = "changed", cache = [201], fingerprint = none)]
+#[idempotent(scope = "changed", shared_scope, cache = [201], fingerprint = none)]
 async fn before_the_change(State(runs): State<Executions>, idempotency: Idempotency) -> Result<String> {
     let run = idempotency.step("reserve", || async { Ok::<_, Response>(runs.step.run().await) }).await?;
     Ok(run.to_string())
 }
 
 /// The same handler after a change of its code.
-#[idempotent(scope = "changed", cache = [201], fingerprint = none)]
+#[idempotent(scope = "changed", shared_scope, cache = [201], fingerprint = none)]
 async fn after_the_change(State(runs): State<Executions>, idempotency: Idempotency) -> Result<String> {
     let run = idempotency.step("reserve", || async { Ok::<_, StepError>(format!("run {}", runs.step.run().await)) });
     let error = run.await.expect_err("a number is no text");

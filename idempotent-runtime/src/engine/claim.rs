@@ -100,7 +100,7 @@ impl Entered {
 enum Prepared {
     Claim(Claiming),
     /// Another claim for the same key would wait for that one.
-    RunUnderTheLayersClaim,
+    RunUnderAnothersClaim,
     Answer(Response),
 }
 
@@ -109,7 +109,7 @@ impl Asking {
     pub(super) fn enter(self, asked: &Asked, key: Result<IdempotencyKey, Refusal>, identity: Identity<'_>) -> Entered {
         let mut claiming = match self.prepare(asked, key, identity) {
             Prepared::Claim(claiming) => claiming,
-            Prepared::RunUnderTheLayersClaim => return Entered::Now(Ok(Passage::Unguarded)),
+            Prepared::RunUnderAnothersClaim => return Entered::Now(Ok(Passage::Unguarded)),
             Prepared::Answer(answer) => return Entered::Now(Err(answer)),
         };
         let asked_at = Instant::now();
@@ -140,13 +140,13 @@ impl Asking {
             Err(refusal) => return Prepared::Answer(self.refuse(refusal)),
         };
         let record_key = RecordKey::new(self.policy.scope, caller, key.as_str());
-        if self.execution.is_covered_by(&record_key) {
+        if self.execution.is_covered(&record_key) {
             if self.transaction.is_some() {
                 telemetry::covered_transaction(self.policy);
                 return Prepared::Answer(self.refuse(Refusal::TransactionFailed));
             }
             self.execution.enter();
-            return Prepared::RunUnderTheLayersClaim;
+            return Prepared::RunUnderAnothersClaim;
         }
         self.execution.take_over();
         let Some((registry, store)) = self.registry_and_store() else {
@@ -219,6 +219,7 @@ impl Asking {
             judge,
             span,
             _running: running,
+            _holding: self.execution.hold(),
             _place: None,
             _in_flight: metering::InFlight::enter(self.policy.scope),
         })))
@@ -424,16 +425,14 @@ impl Claiming {
         execution.grant(self.key, self.record_key, self.fingerprints.plain, attempt);
         let lease = Lease::new(self.store, self.stored_key, &self.request, policy.scope);
         let lease = self.registry.keeper().keep(lease, asked_at);
-        if execution.may_take_steps() {
-            execution.open_steps(Steps {
-                registry: self.registry.clone(),
-                handler: lease.share(),
-                request: self.request,
-                ttl: policy.ttl,
-                fingerprints: self.fingerprints,
-                is_partitioned: self.is_partitioned,
-            });
-        }
+        execution.open_steps(Steps {
+            registry: self.registry.clone(),
+            handler: lease.share(),
+            request: self.request,
+            ttl: policy.ttl,
+            fingerprints: self.fingerprints,
+            is_partitioned: self.is_partitioned,
+        });
         let claimed = Claimed {
             lease,
             registry: self.registry,
@@ -441,6 +440,7 @@ impl Claiming {
             judge: Judge { policy, fingerprint: self.request.fingerprint, cache_if, trace },
             span,
             _running: self.running,
+            _holding: execution.hold(),
             _place: self.place,
             _in_flight: metering::InFlight::enter(policy.scope),
         };
@@ -463,6 +463,7 @@ impl Claiming {
             }),
             span,
             _running: self.running,
+            _holding: execution.hold(),
             _place: self.place,
             _in_flight: metering::InFlight::enter(policy.scope),
         }))

@@ -28,8 +28,7 @@ use self::run::{Run, Stage};
 pub(crate) use self::settle::CLAIM_LOST;
 use self::settle::Claimed;
 use self::transact::InTransaction;
-use self::verdict::its_own;
-pub(crate) use self::verdict::{failed, of_another_guard};
+pub(crate) use self::verdict::{failed, is_of_another_guard, its_own, of_another_guard};
 pub(crate) use self::wait::Watches;
 use crate::completion::Completion;
 use crate::fingerprint::{PartDigest, Unserialisable, digest_of_value};
@@ -151,8 +150,8 @@ impl Gate {
             return Some((registry, scope));
         };
         let record_key = crate::RecordKey::new(scope, self.caller.as_deref(), key.as_str());
-        if execution.is_covered_by(&record_key) {
-            // The layer has told of it.
+        if execution.is_covered(&record_key) {
+            // The guard around it has told of it.
             return None;
         }
         if registry.is_disabled() {

@@ -11,6 +11,7 @@ use super::claim::RETRY_AFTER;
 use super::verdict::{Judge, JudgedNow, Panic, Verdict};
 use crate::crowding::Place;
 use crate::deadline::Deadline;
+use crate::idempotency::Holding;
 use crate::lease::KeptLease;
 use crate::metering::InFlight;
 use crate::policy::AfterCrash;
@@ -29,6 +30,8 @@ pub(super) struct Claimed {
     pub(super) span: Span,
     /// A drain waits for it.
     pub(super) _running: TaskTrackerToken,
+    /// Until it is settled, what is forwarded runs under its claim.
+    pub(super) _holding: Holding,
     pub(super) _place: Option<Place>,
     pub(super) _in_flight: InFlight,
 }

@@ -11,6 +11,7 @@ use tracing::{Instrument, Span};
 use super::claim::UNAVAILABLE;
 use super::verdict::{Judge, Panic, Verdict, of_another_guard};
 use crate::crowding::Place;
+use crate::idempotency::Holding;
 use crate::metering::InFlight;
 use crate::policy;
 use crate::store::{BoundedStore, ClaimRequest};
@@ -30,6 +31,8 @@ pub(super) struct InTransaction {
     pub(super) span: Span,
     /// A drain waits for it.
     pub(super) _running: TaskTrackerToken,
+    /// Until it is settled, what is forwarded runs under its claim.
+    pub(super) _holding: Holding,
     pub(super) _place: Option<Place>,
     pub(super) _in_flight: InFlight,
 }

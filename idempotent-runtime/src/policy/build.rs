@@ -21,10 +21,12 @@ impl Policy {
             file: place.file(),
             line: place.line(),
             column: place.column(),
+            path: || "",
             default_scope: false,
             scope: function,
+            shared_scope: false,
             ttl: Duration::from_hours(24),
-            cache: Cache::Statuses(&[(200, 299)]),
+            cache: Cache::Statuses(&[(200, 299), (303, 303)]),
             predicate: None,
             header: DEFAULT_HEADER,
             key: KeySource::Header,
@@ -46,6 +48,13 @@ impl Policy {
         }
     }
 
+    /// `path` names a type in the static of the policy, in the handler's body.
+    #[must_use]
+    pub const fn with_path(mut self, path: fn() -> &'static str) -> Self {
+        self.path = path;
+        self
+    }
+
     #[must_use]
     pub const fn with_scope(mut self, scope: &'static str) -> Self {
         self.scope = scope;
@@ -56,6 +65,12 @@ impl Policy {
     pub const fn with_default_scope(mut self, scope: &'static str) -> Self {
         self.scope = scope;
         self.default_scope = true;
+        self
+    }
+
+    #[must_use]
+    pub const fn with_shared_scope(mut self) -> Self {
+        self.shared_scope = true;
         self
     }
 

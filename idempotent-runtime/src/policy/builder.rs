@@ -41,7 +41,8 @@ pub struct PolicyBuilder {
 impl Policy {
     /// A policy with this namespace for its keys, and options to follow; the defaults are the attribute's.
     ///
-    /// What one policy has recorded is replayed by any other one, of a handler or a layer, with the same scope.
+    /// What one policy has recorded is replayed by any other one, of a handler or a layer, with the same scope. Nothing
+    /// compares the scopes of layers: `install` knows the handlers of the program, and a layer may be made at any time.
     #[track_caller]
     pub fn builder(scope: impl Into<String>) -> PolicyBuilder {
         let scope = scope.into();
@@ -62,7 +63,7 @@ impl PolicyBuilder {
         self
     }
 
-    /// The statuses that are recorded; `200..=299` by default.
+    /// The statuses that are recorded; `200..=299` and 303 by default.
     pub fn cache(mut self, statuses: impl IntoIterator<Item = u16>) -> Self {
         let mut statuses: Vec<u16> = statuses.into_iter().collect();
         statuses.sort_unstable();

@@ -35,8 +35,11 @@ pub struct Policy {
     pub(crate) file: &'static str,
     pub(crate) line: u32,
     pub(crate) column: u32,
+    /// The name of a type in the handler's body.
+    pub(crate) path: fn() -> &'static str,
     pub(crate) default_scope: bool,
     pub(crate) scope: &'static str,
+    pub(crate) shared_scope: bool,
     pub(crate) ttl: Duration,
     pub(crate) cache: Cache,
     /// That of a layer; the one of a handler is an expression of the handler's.
@@ -198,6 +201,11 @@ impl Policy {
         self.scope
     }
 
+    /// Whether other handlers may have the same scope (`shared_scope`).
+    pub fn shared_scope(&self) -> bool {
+        self.shared_scope
+    }
+
     /// How long a record is kept.
     pub fn ttl(&self) -> Duration {
         self.ttl
@@ -300,10 +308,22 @@ impl Policy {
         }
     }
 
-    /// `debug_handler` emits its function twice, so an address cannot tell handlers apart; a macro may emit several
-    /// handlers at one place, so a place alone cannot either.
-    pub(crate) fn identity(&self) -> impl Ord + use<> {
-        (self.module, self.function, self.file, self.line, self.column)
+    /// The path of the function, with the type and the trait of its `impl` block; empty for a layer's policy.
+    ///
+    /// A place does not tell handlers apart: a macro may emit several at one place. The path does, for people.
+    pub(crate) fn function_path(&self) -> &'static str {
+        // The type lies in the static of the policy, which lies in the function.
+        (self.path)().rsplitn(3, "::").nth(2).unwrap_or_default()
+    }
+
+    /// Whether this is the copy of a handler that `debug_handler` makes for a check of its own, and which never runs.
+    pub(crate) fn is_copy(&self) -> bool {
+        (self.path)().split("::").any(|part| part.starts_with("__axum_macros_check_") && part.ends_with("_future"))
+    }
+
+    /// Names and places first.
+    pub(crate) fn order(&self) -> impl Ord + use<> {
+        (self.module, self.function, self.file, self.line, self.column, self.function_path())
     }
 }
 
@@ -323,6 +343,9 @@ impl Cache {
 
 impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}::{} at {}:{}", self.module, self.function, self.file, self.line)
+        match self.function_path() {
+            "" => write!(f, "{}::{} at {}:{}", self.module, self.function, self.file, self.line),
+            path => write!(f, "{path} at {}:{}", self.file, self.line),
+        }
     }
 }

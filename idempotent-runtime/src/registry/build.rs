@@ -19,6 +19,7 @@ use crate::metering::UnknownGauge;
 #[cfg(feature = "near-cache")]
 use crate::store::NearCache;
 use crate::store::{BoundedStore, ErasedStore, Store};
+use crate::sync::atomic::AtomicBool;
 
 /// Collects the options of a [`Registry`].
 ///
@@ -285,6 +286,7 @@ impl RegistryBuilder {
             settled: Settled::default(),
             watches: Watches::default(),
             running,
+            has_compared_scopes: AtomicBool::new(false),
             #[cfg(feature = "testing")]
             testing: self.testing,
         }))

@@ -2,11 +2,12 @@
 
 mod build;
 mod install_error;
+mod scopes;
 mod settled;
 #[cfg(feature = "testing")]
 mod testing;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
@@ -27,6 +28,7 @@ use crate::engine::Watches;
 use crate::lease::Keeper;
 use crate::metering::UnknownGauge;
 use crate::store::{BoundedStore, Store};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::witness::Event;
 use crate::{Policy, Refusal, policies, telemetry};
 
@@ -86,6 +88,7 @@ struct Inner {
     watches: Watches,
     running: TaskTracker,
     unknown: UnknownGauge,
+    has_compared_scopes: AtomicBool,
     #[cfg(feature = "testing")]
     testing: self::testing::Testing,
 }
@@ -109,8 +112,8 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// When one is installed already; when a handler names a store that is not here; when two handlers share a default
-    /// scope, as two methods of one name in one module do.
+    /// When one is installed already; when a handler names a store that is not here; when two handlers have one scope,
+    /// unless both say `shared_scope`. Two methods of one name in one module have one default scope.
     pub fn install(self) -> Result<Self, InstallError> {
         self.check(policies())?;
         INSTALLED.set(self.clone()).map_err(|_| InstallError::AlreadyInstalled)?;
@@ -131,7 +134,11 @@ impl Registry {
     }
 
     /// A layer that gives the routes under it this registry; it goes before the installed one.
+    ///
+    /// What [`install`](Self::install) would reject, it cannot: handlers that have one scope without `shared_scope` on each
+    /// are logged at ERROR, once for each registry, and handlers that have one default scope answer 503.
     pub fn layer(&self) -> Extension<Self> {
+        self.compare_scopes();
         Extension(self.clone())
     }
 
@@ -268,8 +275,8 @@ impl Registry {
         if self.is_disabled() {
             return Ok(());
         }
-        let mut default_scopes = HashMap::new();
-        for policy in policies {
+        let policies: Vec<_> = policies.collect();
+        for &policy in &policies {
             if let Some(name) = policy.store
                 && !self.0.named.contains_key(name)
             {
@@ -282,13 +289,31 @@ impl Registry {
                     return Err(InstallError::NoTransactions { handler: policy, wanted, found });
                 }
             }
-            if policy.default_scope
-                && let Some(first) = default_scopes.insert(policy.scope, policy)
-            {
-                return Err(InstallError::SharedDefaultScope { first, second: policy });
+        }
+        match scopes::conflicts(policies.into_iter()).next() {
+            Some((first, second)) if first.default_scope && second.default_scope => {
+                Err(InstallError::SharedDefaultScope { first, second })
+            }
+            Some((first, second)) => Err(InstallError::SharedScope { first, second }),
+            None => Ok(()),
+        }
+    }
+
+    /// Says once what `install` would have said of explicit scopes.
+    fn compare_scopes(&self) {
+        #[cfg(feature = "testing")]
+        if self.is_disabled() {
+            return;
+        }
+        if self.0.has_compared_scopes.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        for (first, second) in scopes::conflicts(policies()) {
+            // Requests of those with one default scope are rejected, and each says why.
+            if !(first.default_scope && second.default_scope) {
+                telemetry::shared_scope(first, second);
             }
         }
-        Ok(())
     }
 }
 

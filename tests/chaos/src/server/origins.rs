@@ -31,7 +31,7 @@ async fn credentials(State(app): State<Arc<App>>, request: Request) -> Response 
     }
 }
 
-#[idempotent(scope = "credentials", cache = [201, 402], lease = "3s")]
+#[idempotent(scope = "credentials", shared_scope, cache = [201, 402], lease = "3s")]
 async fn with_credentials(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
@@ -42,7 +42,7 @@ async fn with_credentials(
 }
 
 /// All clients are one to it.
-#[idempotent(scope = "credentials", cache = [201, 402], lease = "3s", caller = "everyone")]
+#[idempotent(scope = "credentials", shared_scope, cache = [201, 402], lease = "3s", caller = "everyone")]
 async fn with_any_credentials(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
@@ -71,7 +71,7 @@ async fn batch(State(app): State<Arc<App>>, request: Request) -> Response {
     inner.oneshot(Request::from_parts(forwarded, body)).await.into_response()
 }
 
-#[idempotent(scope = "forwarded", cache = [201, 402], lease = "3s")]
+#[idempotent(scope = "forwarded", shared_scope, cache = [201, 402], lease = "3s")]
 async fn to_target(
     State(app): State<Arc<App>>,
     Path(account): Path<u32>,
@@ -82,7 +82,7 @@ async fn to_target(
 }
 
 /// All targets are one to it.
-#[idempotent(scope = "forwarded", cache = [201, 402], lease = "3s", fingerprint = none)]
+#[idempotent(scope = "forwarded", shared_scope, cache = [201, 402], lease = "3s", fingerprint = none)]
 async fn to_any_target(
     State(app): State<Arc<App>>,
     Path(account): Path<u32>,

@@ -28,7 +28,7 @@ const TRIES: u32 = 40;
 
 macro_rules! in_transaction {
     ($database:ty, $exactly_once:ident, $mixed:ident, $mixed_tx:ident, $router:ident) => {
-        #[idempotent(scope = "exactly-once", cache = [201, 402])]
+        #[idempotent(scope = "exactly-once", shared_scope, cache = [201, 402])]
         async fn $exactly_once(
             mut tx: Tx<$database>,
             State(app): State<Arc<App>>,
@@ -78,7 +78,7 @@ macro_rules! in_transaction {
             running.done(&app).await
         }
 
-        #[idempotent(scope = "mixed", cache = [201, 402], lease = "3s")]
+        #[idempotent(scope = "mixed", shared_scope, cache = [201, 402], lease = "3s")]
         async fn $mixed_tx(
             mut tx: Tx<$database>,
             State(app): State<Arc<App>>,
@@ -116,13 +116,13 @@ macro_rules! in_transaction {
 in_transaction!(Sqlite, exactly_once_in_sqlite, mixed_in_sqlite, mixed_tx_in_sqlite, sqlite_router);
 in_transaction!(Postgres, exactly_once_in_postgres, mixed_in_postgres, mixed_tx_in_postgres, postgres_router);
 
-#[idempotent(scope = "mixed", cache = [201, 402], lease = "3s")]
+#[idempotent(scope = "mixed", shared_scope, cache = [201, 402], lease = "3s")]
 async fn mixed_plain(State(app): State<Arc<App>>, idempotency: Idempotency, Json(order): Json<Order>) -> Response {
     execute(&app, &idempotency, &order, String::new()).await
 }
 
 /// Its claims are in another store than those of the version with a `Tx`.
-#[idempotent(scope = "mixed", cache = [201, 402], lease = "3s", store = "apart")]
+#[idempotent(scope = "mixed", shared_scope, cache = [201, 402], lease = "3s", store = "apart")]
 async fn mixed_plain_apart(
     State(app): State<Arc<App>>,
     idempotency: Idempotency,
@@ -131,7 +131,7 @@ async fn mixed_plain_apart(
     execute(&app, &idempotency, &order, String::new()).await
 }
 
-#[idempotent(scope = "exactly-once", cache = [201, 402], lease = "3s")]
+#[idempotent(scope = "exactly-once", shared_scope, cache = [201, 402], lease = "3s")]
 async fn exactly_once_without_transaction(
     State(app): State<Arc<App>>,
     idempotency: Idempotency,
