@@ -10,7 +10,7 @@ use crate::diagnostics::{Diagnostics, listed, nearest};
 /// Stands first among the arguments that the attribute wrote itself when it put itself behind the others.
 pub(crate) const LAST: &str = "__idempotent_last";
 
-const NAMES: [&str; 20] = [
+const NAMES: [&str; 21] = [
     "scope",
     "ttl",
     "cache",
@@ -25,6 +25,7 @@ const NAMES: [&str; 20] = [
     "in_flight",
     "lease",
     "after_crash",
+    "isolation",
     "max_body",
     "oversize",
     "keep_headers",

@@ -192,7 +192,7 @@ impl Asking {
             return Err(self.refuse(UNAVAILABLE));
         };
         let running = registry.running().token();
-        if let Err(error) = transaction.begin(&store).await {
+        if let Err(error) = transaction.begin(&store, self.policy.isolation).await {
             return Err(self.refuse_transaction(&store, &error));
         }
         let fingerprint = FingerprintBuilder::new().finish();
@@ -219,7 +219,7 @@ impl Asking {
 
     fn refuse_transaction(&self, store: &BoundedStore, error: &TransactionError) -> Response {
         telemetry::transaction_failed(self.policy, store.name(), error);
-        self.refuse(if error.is_permanent() { Refusal::TransactionFailed } else { UNAVAILABLE })
+        self.refuse(error.refusal(UNAVAILABLE))
     }
 
     fn refuse(&self, refusal: Refusal) -> Response {
@@ -289,7 +289,10 @@ impl Claiming {
             self.asking.execution.fate.set_must_finish(true);
             let claimed = match self.asking.transaction.clone() {
                 None => self.store.claim(&self.stored_key, self.request).await,
-                Some(transaction) => match transaction.claim(&self.store, &self.stored_key, self.request).await {
+                Some(transaction) => match transaction
+                    .claim(&self.store, &self.stored_key, self.request, self.asking.policy.isolation)
+                    .await
+                {
                     Ok(Claim::Acquired { attempt }) => return Ok(self.begun(attempt, transaction)),
                     Ok(standing) => Ok(standing),
                     // Nothing outlives a transaction that did not begin, so there is nothing to give back; and without one

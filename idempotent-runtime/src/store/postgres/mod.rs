@@ -8,6 +8,7 @@
 //! fails, and gives its connection back at once. Duplicates in the same process do not even take one.
 
 mod failure;
+mod in_transaction;
 mod listener;
 mod migrate;
 mod pools;

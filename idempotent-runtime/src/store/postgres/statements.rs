@@ -115,9 +115,14 @@ const ENTRY: &str = concat!(entry!(), " AND digest = $1");
 
 const LIST: &str = concat!(entry!(), " AND digest > decode($1, 'hex') ORDER BY digest LIMIT $2");
 
-/// The request first, then the key: whoever holds the key has said before what it asks for.
-pub(super) const LOCK: &str = "SELECT CASE WHEN NOT pg_try_advisory_xact_lock($1, $2) THEN 'same' \
-     WHEN NOT pg_try_advisory_xact_lock($3) THEN 'held' ELSE 'acquired' END";
+/// Tries the locks of a request and of its key, and says which it got. The request first, then the key: whoever holds the
+/// key has said before what it asks for.
+pub(super) fn try_locks(requests: i32, asked_for: i32, key: i64) -> String {
+    format!(
+        "CASE WHEN NOT pg_try_advisory_xact_lock({requests}, {asked_for}) THEN 'same' \
+         WHEN NOT pg_try_advisory_xact_lock({key}) THEN 'held' ELSE 'acquired' END"
+    )
+}
 
 /// Whether the holder of a key holds another request of it as well. That it does not hold ours is no proof: PostgreSQL gives
 /// the locks of a transaction up one after the other, and a look for a lost record holds the key alone.
