@@ -10,7 +10,7 @@ use crate::diagnostics::{Diagnostics, listed, nearest};
 /// Stands first among the arguments that the attribute wrote itself when it put itself behind the others.
 pub(crate) const LAST: &str = "__idempotent_last";
 
-const NAMES: [&str; 21] = [
+const NAMES: [&str; 22] = [
     "scope",
     "shared_scope",
     "ttl",
@@ -26,6 +26,7 @@ const NAMES: [&str; 21] = [
     "in_flight",
     "lease",
     "after_crash",
+    "isolation",
     "max_body",
     "oversize",
     "keep_headers",

@@ -22,7 +22,7 @@ use syn::{Attribute, FnArg, Generics, Lifetime, PatType, ReturnType, Signature, 
 use crate::args::LAST;
 use crate::document;
 use crate::handler::Handler;
-use crate::model::{Cache, Fingerprint, Methods, Model};
+use crate::model::{Cache, Fingerprint, Isolation, Methods, Model};
 
 /// The function untouched, with this attribute behind all others, so that they see what the user wrote.
 pub(crate) fn behind_the_others(handler: &Handler, arguments: &TokenStream) -> TokenStream {
@@ -291,6 +291,13 @@ fn settings(model: &Model, function: &str) -> Vec<TokenStream> {
     }
     if model.refuses_after_crash {
         set(quote!(.with_after_crash(#private::AfterCrash::Refuse)));
+    }
+    if let Some(isolation) = model.isolation {
+        let isolation = match isolation {
+            Isolation::RepeatableRead => quote!(RepeatableRead),
+            Isolation::Serializable => quote!(Serializable),
+        };
+        set(quote!(.with_isolation(#private::Isolation::#isolation)));
     }
     if let Some(bytes) = model.max_body {
         set(quote!(.with_max_body(#bytes)));

@@ -36,6 +36,7 @@ mod units;
 /// | `in_flight = wait("5s")` | `reject` | a duplicate of a running request: 409 at once, or wait for its response and replay it; a waiter never executes |
 /// | `lease = "30s"` | `"30s"`, or `ttl` if that is shorter | how long a dead process holds a key, at least 100ms; renewed while the handler runs |
 /// | `after_crash = "refuse"` | `"rerun"` | the handler may have run: run it again (at least once), or never (at most once) |
+/// | `isolation = "serializable"` | the database's | isolation of the handler's `Tx`: `"serializable"` or `"repeatable_read"`; SQLite's transactions are serializable always |
 /// | `max_body = "4MiB"` | `"4MiB"` | largest recorded body |
 /// | `oversize = "rerun"` | `"refuse"` | after a larger or endless response a retry gets 409 with the original status, or runs again |
 /// | `keep_headers = ["set-cookie"]` | none | headers that are recorded although the default leaves them out |

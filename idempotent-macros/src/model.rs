@@ -26,6 +26,7 @@ pub(crate) struct Model {
     pub(crate) wait_millis: Option<u64>,
     pub(crate) lease_millis: Option<u64>,
     pub(crate) refuses_after_crash: bool,
+    pub(crate) isolation: Option<Isolation>,
     pub(crate) max_body: Option<usize>,
     pub(crate) reruns_oversize: bool,
     pub(crate) keep_headers: Vec<String>,
@@ -42,6 +43,12 @@ pub(crate) enum Cache {
 pub(crate) enum Methods {
     Any,
     Only(Vec<&'static str>),
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum Isolation {
+    RepeatableRead,
+    Serializable,
 }
 
 pub(crate) enum Fingerprint {
@@ -77,6 +84,7 @@ impl Model {
             wait_millis: reader.wait(),
             lease_millis: reader.duration("lease", "30s", 100),
             refuses_after_crash: reader.choice("after_crash", ["rerun", "refuse"]),
+            isolation: reader.isolation(),
             max_body: reader.max_body(),
             reruns_oversize: reader.choice("oversize", ["refuse", "rerun"]),
             keep_headers: reader.headers("keep_headers", "set-cookie"),

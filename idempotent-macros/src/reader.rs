@@ -7,7 +7,7 @@ use syn::{Expr, Lit};
 
 use crate::args::{Argument, Arguments};
 use crate::diagnostics::{Diagnostics, listed, nearest};
-use crate::model::{Cache, Fingerprint, Methods};
+use crate::model::{Cache, Fingerprint, Isolation, Methods};
 use crate::units::{LONGEST_MILLIS, duration_in_millis, size_in_bytes};
 
 const METHODS: [&str; 9] = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
@@ -327,6 +327,25 @@ impl Reader<'_> {
         }
         self.diagnostics.error(value, "`in_flight` is `reject` or `wait(…)`; write `in_flight = wait(\"5s\")`");
         None
+    }
+
+    pub(crate) fn isolation(&mut self) -> Option<Isolation> {
+        const WORDS: [&str; 2] = ["serializable", "repeatable_read"];
+        let value = self.value("isolation", "\"serializable\"")?;
+        let word = string_of(&value).or_else(|| word_of(&value));
+        match word.as_deref() {
+            Some("serializable") => Some(Isolation::Serializable),
+            Some("repeatable_read") => Some(Isolation::RepeatableRead),
+            _ => {
+                let meant = word.and_then(|word| nearest(&word, &WORDS)).unwrap_or(WORDS[0]);
+                let message = format!(
+                    "`isolation` is \"serializable\" or \"repeatable_read\"; write `isolation = \"{meant}\"`, or remove it \
+                     for the database's default"
+                );
+                self.diagnostics.error(value, message);
+                None
+            }
+        }
     }
 
     pub(crate) fn max_body(&mut self) -> Option<usize> {

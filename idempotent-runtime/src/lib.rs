@@ -120,8 +120,8 @@ pub use self::idempotency::Idempotency;
 pub use self::key::{IdempotencyKey, InvalidKey, MalformedRecordKey, RecordKey};
 pub use self::layer::{IdempotencyLayer, IdempotencyService};
 pub use self::policy::{
-    AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, InvalidPolicy, KeySource, Methods, OnStoreError,
-    Oversize, Policy, PolicyBuilder, policies,
+    AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, InvalidPolicy, Isolation, KeySource, Methods,
+    OnStoreError, Oversize, Policy, PolicyBuilder, policies,
 };
 pub use self::record::{Record, RecordedBody};
 #[doc(inline)]
@@ -169,8 +169,8 @@ pub mod __private {
     #[cfg(feature = "aide")]
     pub use crate::openapi::{Documented, identity};
     pub use crate::policy::{
-        AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, KeySource, Methods, OnStoreError, Oversize,
-        Policy, Registration,
+        AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, Isolation, KeySource, Methods, OnStoreError,
+        Oversize, Policy, Registration,
     };
     pub use crate::transaction::{Argument, OtherArgument};
 }

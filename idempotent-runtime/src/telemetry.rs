@@ -187,6 +187,16 @@ pub(crate) fn claim_handed_back(policy: &Policy, store: &str) {
 
 /// The handler's transaction could not be begun or committed.
 pub(crate) fn transaction_failed(policy: &Policy, store: &str, error: &TransactionError) {
+    if let TransactionError::Conflict(_) = error {
+        // Part of the isolation that the application asks for: the client retries.
+        return tracing::info!(
+            scope = policy.scope,
+            handler = %policy,
+            store,
+            error = error as &dyn Error,
+            "a handler's transaction conflicts with another one: nothing was kept, and the client is told to retry"
+        );
+    }
     tracing::error!(
         scope = policy.scope,
         handler = %policy,

@@ -205,7 +205,7 @@ impl Asking {
             return Err(self.refuse(UNAVAILABLE));
         };
         let running = registry.running().token();
-        if let Err(error) = transaction.begin(&store).await {
+        if let Err(error) = transaction.begin(&store, self.policy.isolation).await {
             return Err(self.refuse_transaction(&store, &error));
         }
         let fingerprint = FingerprintBuilder::new().finish();
@@ -233,7 +233,7 @@ impl Asking {
 
     fn refuse_transaction(&self, store: &BoundedStore, error: &TransactionError) -> Response {
         telemetry::transaction_failed(self.policy, store.name(), error);
-        self.refuse(if error.is_permanent() { Refusal::TransactionFailed } else { UNAVAILABLE })
+        self.refuse(error.refusal(UNAVAILABLE))
     }
 
     pub(super) fn refuse(&self, refusal: Refusal) -> Response {
@@ -296,7 +296,10 @@ impl Claiming {
                     let claimed = self.store.claim(&self.stored_key, self.request).await;
                     self.judge(claimed, asked_at)
                 }
-                Some(transaction) => match transaction.claim(&self.store, &self.stored_key, self.request).await {
+                Some(transaction) => match transaction
+                    .claim(&self.store, &self.stored_key, self.request, self.asking.policy.isolation)
+                    .await
+                {
                     Ok(Claim::Acquired { attempt }) => match self.running_here() {
                         None => return Ok(self.begun(attempt, transaction)),
                         // The store may have forgotten the claim of a handler without a `Tx`.

@@ -210,7 +210,7 @@ impl Watch {
     /// A transaction leaves nothing behind: one that could begin is rolled back, and nothing has happened.
     async fn look_in_transaction(&self, transaction: &dyn HandlerTransaction) -> Option<Ended> {
         let request = ClaimRequest { token: Token::unique(), ..self.request };
-        match transaction.claim(&self.store, &self.key, request).await {
+        match transaction.claim(&self.store, &self.key, request, self.policy.isolation).await {
             Ok(Claim::Completed(record)) => Some(Ended::Recorded(record)),
             Ok(Claim::InFlight { .. }) => None,
             Ok(Claim::Lapsed { .. }) => (!self.runs_here()).then_some(Ended::Lapsed),

@@ -16,7 +16,7 @@ use crate::sync::tokio::time::Instant;
 const RESOLUTION: Duration = Duration::from_secs(5);
 
 /// Those that can be told beforehand, the frequent ones first; any other has a series from its first request on.
-const OUTCOMES: [&str; 21] = [
+const OUTCOMES: [&str; 22] = [
     "recorded",
     "replayed",
     "not_recorded",
@@ -32,6 +32,7 @@ const OUTCOMES: [&str; 21] = [
     "outcome_unknown",
     "claim_lost",
     "response_not_recorded",
+    "transaction_conflict",
     "transaction_failed",
     "fingerprint_failed",
     "too_large",

@@ -4,8 +4,8 @@ use std::panic::Location;
 use std::time::Duration;
 
 use super::{
-    AfterCrash, Cache, DEFAULT_HEADER, FingerprintSource, InFlight, InvalidKeyPolicy, KeySource, Methods, OnStoreError,
-    Oversize, Policy,
+    AfterCrash, Cache, DEFAULT_HEADER, FingerprintSource, InFlight, InvalidKeyPolicy, Isolation, KeySource, Methods,
+    OnStoreError, Oversize, Policy,
 };
 
 /// The defaults of every argument, and one `const` setter for each: what the attribute's expansion calls.
@@ -45,6 +45,7 @@ impl Policy {
             store: None,
             on_store_error: OnStoreError::Reject,
             database: None,
+            isolation: None,
         }
     }
 
@@ -95,6 +96,12 @@ impl Policy {
     #[must_use]
     pub const fn with_key_expression(mut self) -> Self {
         self.key = KeySource::Expression;
+        self
+    }
+
+    #[must_use]
+    pub const fn with_isolation(mut self, isolation: Isolation) -> Self {
+        self.isolation = Some(isolation);
         self
     }
 

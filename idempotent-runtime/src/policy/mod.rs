@@ -61,6 +61,7 @@ pub struct Policy {
     pub(crate) store: Option<&'static str>,
     pub(crate) on_store_error: OnStoreError,
     pub(crate) database: Option<&'static str>,
+    pub(crate) isolation: Option<Isolation>,
 }
 
 /// Which responses are recorded (`cache`, `cache_if`).
@@ -173,6 +174,18 @@ pub enum OnStoreError {
     Reject,
     /// The handler runs unguarded.
     Run,
+}
+
+/// How far the transaction of a handler's `Tx` is isolated from others (`isolation`).
+///
+/// SQLite has one writer at a time, whose transactions are always serializable: there it makes no difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Isolation {
+    /// All its statements see the database as it was when the transaction began.
+    RepeatableRead,
+    /// As if it ran alone.
+    Serializable,
 }
 
 impl Policy {
@@ -299,6 +312,11 @@ impl Policy {
     /// The database of the `Tx` that the handler takes, such as `"PostgreSQL"`, if it names one by that type.
     pub fn database(&self) -> Option<&'static str> {
         self.database
+    }
+
+    /// The isolation level of the handler's `Tx`; `None` is the database's default.
+    pub fn isolation(&self) -> Option<Isolation> {
+        self.isolation
     }
 
     pub(crate) fn guards(&self, method: &Method) -> bool {

@@ -87,7 +87,10 @@ pub enum Refusal {
         /// When to ask again.
         retry_after: Duration,
     },
-    /// The handler takes a `Tx` that cannot be had or was not given back: its program must be changed.
+    /// The database aborted the handler's transaction because it conflicts with another one: a serialization failure or a
+    /// deadlock. Nothing was kept, and a retry is likely to succeed.
+    TransactionConflict,
+    /// The handler takes a `Tx` that cannot be had, was not given back or has ended: its program must be changed.
     TransactionFailed,
     /// The value of `fingerprint = expr` has no digest, because it holds a float that is not finite or its `Serialize`
     /// fails: the program must be changed.
@@ -100,7 +103,7 @@ pub enum Refusal {
 
 /// Every [`Refusal::code`].
 #[cfg(feature = "testing")]
-pub(crate) const CODES: [&str; 14] = [
+pub(crate) const CODES: [&str; 15] = [
     "missing_key",
     "invalid_key",
     "key_reused",
@@ -112,6 +115,7 @@ pub(crate) const CODES: [&str; 14] = [
     "response_not_recorded",
     "too_many_in_flight",
     "store_unavailable",
+    "transaction_conflict",
     "transaction_failed",
     "fingerprint_failed",
     "step_failed",
@@ -129,7 +133,7 @@ impl Refusal {
             | Self::ClaimLost { .. }
             | Self::ResponseNotRecorded { .. } => StatusCode::CONFLICT,
             Self::TooManyInFlight { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::StoreUnavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::StoreUnavailable { .. } | Self::TransactionConflict => StatusCode::SERVICE_UNAVAILABLE,
             Self::TransactionFailed | Self::FingerprintFailed | Self::StepFailed => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -148,6 +152,7 @@ impl Refusal {
             Self::ResponseNotRecorded { .. } => "response_not_recorded",
             Self::TooManyInFlight { .. } => "too_many_in_flight",
             Self::StoreUnavailable { .. } => "store_unavailable",
+            Self::TransactionConflict => "transaction_conflict",
             Self::TransactionFailed => "transaction_failed",
             Self::FingerprintFailed => "fingerprint_failed",
             Self::StepFailed => "step_failed",
@@ -184,6 +189,7 @@ impl Refusal {
             Self::ResponseNotRecorded { .. } => documented_at!("ResponseNotRecorded"),
             Self::TooManyInFlight { .. } => documented_at!("TooManyInFlight"),
             Self::StoreUnavailable { .. } => documented_at!("StoreUnavailable"),
+            Self::TransactionConflict => documented_at!("TransactionConflict"),
             Self::TransactionFailed => documented_at!("TransactionFailed"),
             Self::FingerprintFailed => documented_at!("FingerprintFailed"),
             Self::StepFailed => documented_at!("StepFailed"),
@@ -204,6 +210,7 @@ impl Refusal {
             Self::ResponseNotRecorded { .. } => "The response of the first request was not recorded",
             Self::TooManyInFlight { .. } => "Too many requests of this caller are still running",
             Self::StoreUnavailable { .. } => "Idempotency keys cannot be checked now",
+            Self::TransactionConflict => "The transaction of this request conflicts with another one",
             Self::TransactionFailed => "The transaction of this request failed",
             Self::FingerprintFailed => "This request cannot be compared with others",
             Self::StepFailed => "A step of this request failed",
@@ -260,8 +267,13 @@ impl Refusal {
             Self::StoreUnavailable { .. } => {
                 "A request with this key may have taken effect, or not. Retry, and only with the same key.".to_owned()
             }
+            Self::TransactionConflict => {
+                "The database aborted the transaction of this request. Nothing of it was kept. Retry with the same key."
+                    .to_owned()
+            }
             Self::TransactionFailed => {
-                "This request took no effect, and a retry will not either until the server is mended.".to_owned()
+                "The server did not commit the transaction of this request, and will not commit that of a retry until the server is fixed."
+                    .to_owned()
             }
             Self::FingerprintFailed => {
                 "This request ran nothing, and a retry will not either until the server is fixed.".to_owned()
@@ -281,6 +293,7 @@ impl Refusal {
             | Self::ClaimLost { retry_after }
             | Self::TooManyInFlight { retry_after }
             | Self::StoreUnavailable { retry_after } => Some(*retry_after),
+            Self::TransactionConflict => Some(Duration::ZERO),
             _ => None,
         }
     }

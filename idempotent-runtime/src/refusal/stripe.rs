@@ -26,6 +26,7 @@ static SHOULD_RETRY: HeaderName = HeaderName::from_static("stripe-should-retry")
 /// | `claim_lost` | 409 | `idempotency_error` | `idempotency_key_in_use` | `StripeAPIError`, `APIError` | true |
 /// | `too_many_in_flight` | 429 | `invalid_request_error` | `rate_limit` | `StripeRateLimitError`, `RateLimitError` | true |
 /// | `store_unavailable` | 503 | `api_error` | `store_unavailable` | `StripeAPIError`, `APIError` | true |
+/// | `transaction_conflict` | 503 | `api_error` | `transaction_conflict` | `StripeAPIError`, `APIError` | true |
 /// | `outcome_unknown` | 500 | `api_error` | `outcome_unknown` | `StripeAPIError`, `APIError` | false |
 /// | `response_not_recorded` | 500 | `api_error` | `response_not_recorded` | `StripeAPIError`, `APIError` | false |
 /// | `transaction_failed` | 500 | `api_error` | `transaction_failed` | `StripeAPIError`, `APIError` | false |
@@ -85,7 +86,9 @@ fn dialect(refusal: &Refusal) -> (StatusCode, &'static str, &'static str) {
             (StatusCode::CONFLICT, "idempotency_error", "idempotency_key_in_use")
         }
         Refusal::TooManyInFlight { .. } => (StatusCode::TOO_MANY_REQUESTS, "invalid_request_error", "rate_limit"),
-        Refusal::StoreUnavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "api_error", refusal.code()),
+        Refusal::StoreUnavailable { .. } | Refusal::TransactionConflict => {
+            (StatusCode::SERVICE_UNAVAILABLE, "api_error", refusal.code())
+        }
         Refusal::OutcomeUnknown
         | Refusal::ResponseNotRecorded { .. }
         | Refusal::TransactionFailed

@@ -12,6 +12,7 @@ use crate::store::{
     Claim, ClaimRequest, Cursor, Entry, Held, MemoryStore, Page, Store, StoreError, Token, Transactions,
     UnknownOutcomes,
 };
+use crate::transaction::{Moment, TransactionFaults};
 use crate::{Record, RecordKey};
 
 /// What a call does before it reaches the store.
@@ -46,12 +47,21 @@ struct Faults {
     looks: usize,
     completions: usize,
     ends: usize,
+    transactions: Option<Moment>,
+}
+
+impl TransactionFaults for Mutex<Faults> {
+    fn before(&self, moment: Moment) -> Option<StoreError> {
+        let fails = self.lock().unwrap_or_else(PoisonError::into_inner).transactions == Some(moment);
+        fails.then(|| StoreError::unavailable("the line of the transaction is cut"))
+    }
 }
 
 /// A store behind a line that breaks on command. A clone is the same store.
 ///
 /// Under `tokio::time::pause` a call that hangs takes no time: the clock goes on to the registry's limit by itself, if the
-/// store behind the line is on that clock, as `MemoryStore` is. The transaction of a `Tx` goes past the line.
+/// store behind the line is on that clock, as `MemoryStore` is. The transaction of a `Tx` goes past the
+/// line, and fails by [`fail_transactions`](Self::fail_transactions).
 ///
 /// # Examples
 ///
@@ -132,6 +142,38 @@ impl<S: Store> FaultyStore<S> {
     /// What releases do from now on.
     pub fn on_release(&self, fault: Fault) {
         self.with(|faults| faults.release = fault);
+    }
+
+    /// Where transactions of handlers that take a [`Tx`](crate::Tx) fail from now on; `None` lets them through.
+    ///
+    /// The client gets 503 `store_unavailable`, and nothing of the request is kept. The store behind the line must be one
+    /// with transactions.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use idempotent_runtime::Registry;
+    /// use idempotent_runtime::store::SqliteStore;
+    /// use idempotent_runtime::testing::{FaultyStore, Moment};
+    ///
+    /// # let folder = tempfile::tempdir()?;
+    /// let store = FaultyStore::around(SqliteStore::open(folder.path().join("app.db")).await?);
+    /// let registry = Registry::new(store.clone());
+    ///
+    /// store.fail_transactions(Some(Moment::Commit));
+    /// // A handler under `registry.layer()` runs, nothing of it is kept, and its client gets 503.
+    /// store.fail_transactions(None);
+    /// // A retry with the same key runs the handler again.
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
+    pub fn fail_transactions(&self, at: Option<Moment>) {
+        self.with(|faults| faults.transactions = at);
     }
 
     /// Lets one late call through.
@@ -260,7 +302,8 @@ impl<S: Store> Store for FaultyStore<S> {
     }
 
     fn transactions(&self) -> Option<Transactions> {
-        self.store.transactions()
+        let transactions = self.store.transactions()?;
+        Some(Transactions { faults: Some(self.faults.clone()), ..transactions })
     }
 
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {

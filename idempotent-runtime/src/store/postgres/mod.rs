@@ -10,6 +10,7 @@
 //! which one has the `Tx`, exclude each other.
 
 mod failure;
+mod in_transaction;
 mod listener;
 mod migrate;
 mod pools;

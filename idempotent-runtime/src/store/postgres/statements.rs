@@ -176,9 +176,14 @@ const UNKNOWN_OUTCOMES: &str = concat!(
     " LIMIT $1) AS unknown GROUP BY scope"
 );
 
-/// The request first, then the key: whoever holds the key has said before what it asks for.
-pub(super) const LOCK: &str = "SELECT CASE WHEN NOT pg_try_advisory_xact_lock($1, $2) THEN 'same' \
-     WHEN NOT pg_try_advisory_xact_lock($3) THEN 'held' ELSE 'acquired' END";
+/// Tries the locks of a request and of its key, and says which it got. The request first, then the key: whoever holds the
+/// key has said before what it asks for.
+pub(super) fn try_locks(requests: i32, asked_for: i32, key: i64) -> String {
+    format!(
+        "CASE WHEN NOT pg_try_advisory_xact_lock({requests}, {asked_for}) THEN 'same' \
+         WHEN NOT pg_try_advisory_xact_lock({key}) THEN 'held' ELSE 'acquired' END"
+    )
+}
 
 pub(super) const OTHER_REQUEST: &str = concat!("SELECT ", other_request!("$1", "$2", "$3"));
 

@@ -19,6 +19,7 @@
 
 mod clock;
 mod failure;
+mod guard;
 mod open;
 mod readers;
 mod row;
