@@ -128,12 +128,13 @@ async fn a_lost_claim_is_a_key_in_use() {
 #[tokio::test]
 async fn too_many_in_flight_is_a_rate_limit() {
     let bench = Bench::new(Runs::held()).await;
-    let second = tokio::spawn(bench.payment("another", ""));
     let crowd = async {
+        // After the first one, which is let to its end first.
+        let second = tokio::spawn(bench.payment("another", ""));
         bench.runs.until_started(2).await;
-        bench.payment("third", "").await
+        (second, bench.payment("third", "").await)
     };
-    let (first, crowded) = bench.while_one_runs(crowd).await;
+    let (first, (second, crowded)) = bench.while_one_runs(crowd).await;
     is_stripe_error(&crowded, 429, "invalid_request_error", "rate_limit", true);
     bench.runs.let_finish(1);
     assert_eq!((first.status, second.await.expect("the task ends").status), (StatusCode::OK, StatusCode::OK));

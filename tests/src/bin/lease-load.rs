@@ -9,6 +9,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Request, StatusCode};
 use axum::routing::post;
+use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use idempotent_runtime::store::{PostgresStore, SqliteStore, Store};
 use idempotent_runtime::{IdempotencyLayer, Policy, Registry};
@@ -44,25 +45,19 @@ async fn measure(store: impl Store, handlers: usize, lease: Duration) {
         .layer(layer)
         .with_state(held.clone());
 
-    let running: Vec<_> = (0..handlers)
-        .map(|number| {
-            let app = app.clone();
-            tokio::spawn(async move {
-                // In steps, so that the burst of claims is not what is measured.
-                for pause in 0..20 {
-                    let response =
-                        app.clone().oneshot(request("/held", &format!("k{number}"))).await.expect("infallible");
-                    if response.status() != StatusCode::SERVICE_UNAVAILABLE {
-                        return response.status();
-                    }
-                    tokio::time::sleep(Duration::from_millis(100 * (pause + 1))).await;
-                }
-                StatusCode::SERVICE_UNAVAILABLE
-            })
-        })
-        .collect();
+    // Begun little by little: what is measured is their renewal, and not the burst of their claims.
     let mut started = held.started.subscribe();
-    let _ = tokio::time::timeout(Duration::from_secs(120), started.wait_for(|started| *started == handlers)).await;
+    let mut running = Vec::with_capacity(handlers);
+    while running.len() < handlers {
+        for _ in 0..200.min(handlers - running.len()) {
+            let request = request("/held", &format!("k{}", running.len()));
+            running.push(tokio::spawn(
+                app.clone().oneshot(request).map(|response| response.expect("infallible").status()),
+            ));
+        }
+        let enough = running.len();
+        let _ = tokio::time::timeout(Duration::from_secs(10), started.wait_for(|started| *started >= enough)).await;
+    }
     println!("{} handlers run", *held.started.borrow());
 
     let mut times = Vec::new();

@@ -1,4 +1,7 @@
+use std::num::ParseIntError;
+
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use idempotent_runtime::idempotent;
 
 #[idempotent]
@@ -6,12 +9,24 @@ async fn create_charge() -> StatusCode {
     "charged"
 }
 
-#[idempotent]
-async fn refund(amount: String) -> Result<String, StatusCode> {
-    if amount.is_empty() {
-        return Err("nothing to refund");
+struct ApiError;
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        StatusCode::BAD_REQUEST.into_response()
     }
-    let cents: u64 = amount.parse()?;
+}
+
+fn cents(amount: &str) -> Result<u64, ParseIntError> {
+    amount.parse()
+}
+
+#[idempotent]
+async fn refund(amount: String) -> Result<String, ApiError> {
+    if amount.is_empty() {
+        return "nothing to refund";
+    }
+    let cents = cents(&amount)?;
     Ok(cents.to_string())
 }
 
