@@ -390,7 +390,7 @@ impl Store for PostgresStore {
     }
 
     fn transactions(&self) -> Option<Transactions> {
-        Some(Transactions::of::<Postgres>(Arc::new(self.clone())))
+        Some(Transactions::of::<Postgres, _>(Arc::new(self.clone())))
     }
 
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
