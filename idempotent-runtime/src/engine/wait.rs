@@ -238,7 +238,7 @@ impl Watch {
             }
             Err(error) => {
                 telemetry::transaction_failed(self.policy, self.store.name(), &error);
-                Some(Ended::Refused(if error.is_permanent() { Refusal::TransactionFailed } else { UNAVAILABLE }))
+                Some(Ended::Refused(error.refusal(UNAVAILABLE)))
             }
         }
     }
