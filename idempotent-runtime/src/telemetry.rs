@@ -109,6 +109,17 @@ pub(crate) fn without_caller(policies: impl Iterator<Item = &'static Policy>) {
     }
 }
 
+/// Handlers take their transactions from a pool of few connections.
+pub(crate) fn small_pool(store: &str, connections: u32, handlers: &[String]) {
+    tracing::warn!(
+        store,
+        connections,
+        handlers = handlers.join(", "),
+        "some handlers take a `Tx` from a small pool: one that waits for a second connection of it may stall with the others; \
+         write through the `Tx` alone, or take the second connection from another pool"
+    );
+}
+
 /// The store could not be asked for a claim.
 pub(crate) fn claim_failed(policy: &Policy, store: &str, error: &StoreError) {
     tracing::error!(

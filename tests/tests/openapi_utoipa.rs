@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::{Path, Query};
 use axum::http::StatusCode;
-use idempotent_runtime::idempotent;
+use idempotent_runtime::{Tx, idempotent};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, OpenApi, ToSchema};
@@ -166,6 +166,20 @@ fn either_order_keeps_all_that_utoipa_documents() {
             assert_eq!(with["responses"]["404"], without["responses"]["404"], "{scope}: it is not recorded");
             assert_eq!(with["x-idempotency"]["scope"], scope);
         }
+    }
+}
+
+/// Transfers money.
+#[utoipa::path(post, path = "/transfers", responses((status = 201)))]
+#[idempotent(scope = "transfers", isolation = "serializable")]
+async fn transfer(_tx: Tx<sqlx::Postgres>) -> StatusCode {
+    StatusCode::CREATED
+}
+
+#[test]
+fn handler_with_a_tx_documents_that_it_may_conflict() {
+    for document in documents!(transfer) {
+        assert_eq!(codes(operation(&document), "503"), ["store_unavailable", "transaction_conflict"]);
     }
 }
 

@@ -4,7 +4,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use idempotent_runtime::{RecordKey, Registry, Tx, idempotent, refusal};
+use idempotent_runtime::{RecordKey, Refusal, Registry, Tx, idempotent, refusal};
 use idempotent_tests::{Answer, Fault, FaultyStore, Runs, Server, answer, take_over};
 use serde_json::json;
 use sqlx::Sqlite;
@@ -128,15 +128,16 @@ async fn a_lost_claim_is_a_key_in_use() {
 #[tokio::test]
 async fn too_many_in_flight_is_a_rate_limit() {
     let bench = Bench::new(Runs::held()).await;
+    let second = tokio::spawn(bench.payment("another", ""));
     let crowd = async {
-        // After the first one, which is let to its end first.
-        let second = tokio::spawn(bench.payment("another", ""));
         bench.runs.until_started(2).await;
-        (second, bench.payment("third", "").await)
+        let crowded = bench.payment("third", "").await;
+        // Whichever of the two began first.
+        bench.runs.let_finish(1);
+        crowded
     };
-    let (first, (second, crowded)) = bench.while_one_runs(crowd).await;
+    let (first, crowded) = bench.while_one_runs(crowd).await;
     is_stripe_error(&crowded, 429, "invalid_request_error", "rate_limit", true);
-    bench.runs.let_finish(1);
     assert_eq!((first.status, second.await.expect("the task ends").status), (StatusCode::OK, StatusCode::OK));
 }
 
@@ -172,4 +173,12 @@ async fn a_failed_transaction_is_an_api_error_not_to_retry() {
         let failed = bench.server.post_with_key(path, "k").await;
         is_stripe_error(&failed, 500, "api_error", "transaction_failed", false);
     }
+}
+
+#[test]
+fn a_transaction_conflict_is_an_api_error_to_retry_at_once() {
+    let answer = refusal::stripe(Refusal::TransactionConflict);
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(answer.headers()["stripe-should-retry"], "true");
+    assert_eq!(answer.headers()["retry-after"], "0");
 }

@@ -4,12 +4,19 @@ use std::convert::Infallible;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use idempotent_runtime::store::{MemoryStore, SqliteStore};
+use idempotent_runtime::store::{MemoryStore, PostgresStore, SqliteStore};
 use idempotent_runtime::{InstallError, Registry, idempotent, install, policies};
-use sqlx::{Database, Sqlite};
+use idempotent_tests::Logs;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{Database, Postgres, Sqlite};
 
 #[idempotent(scope = "charges", store = "embedded")]
 async fn create_charge(tx: idempotent_runtime::Tx<Sqlite>) {
+    drop(tx);
+}
+
+#[idempotent(scope = "pooled", store = "pooled")]
+async fn from_a_pool(tx: idempotent_runtime::Tx<Postgres>) {
     drop(tx);
 }
 
@@ -56,19 +63,31 @@ async fn install_names_the_handler_and_both_databases() {
     assert_eq!(database("::with_the_tx_of_another_crate"), None);
     assert_eq!(database("::generic"), None);
     assert_eq!(database("::in_a_fragment"), Some("SQLite"));
-    let _ = (create_charge, with_the_tx_of_another_crate, generic::<Sqlite>, in_a_fragment);
+    let _ = (create_charge, from_a_pool, with_the_tx_of_another_crate, generic::<Sqlite>, in_a_fragment);
 
     let folder = tempfile::tempdir().expect("a temporary folder");
     let embedded = SqliteStore::open(folder.path().join("idempotency.db")).await.expect("the store opens");
-    let wrong = Registry::builder(embedded.clone()).store("embedded", MemoryStore::new()).build().install();
+    let pool = |connections| {
+        let pool = PgPoolOptions::new().max_connections(connections);
+        PostgresStore::new(pool.connect_lazy("postgres://localhost/app").expect("a URL"))
+    };
+    let builder = Registry::builder(embedded.clone()).store("embedded", MemoryStore::new());
+    let wrong = builder.store("pooled", pool(4)).build().install();
     let error = wrong.expect_err("the store has no transactions");
     assert!(matches!(error, InstallError::NoTransactions { .. }), "{error}");
     let message = error.to_string();
     for part in ["create_charge", "transaction_install.rs:", "SQLite", "has none", "store = "] {
         assert!(message.contains(part), "{part} in {message}");
     }
-    assert!(matches!(install(MemoryStore::new()), Err(InstallError::UnknownStore { name: "embedded", .. })));
+    assert!(matches!(install(MemoryStore::new()), Err(InstallError::UnknownStore { name: "embedded" | "pooled", .. })));
     // An `Arc` of a store hands its transactions on.
-    let right = Registry::builder(MemoryStore::new()).store("embedded", std::sync::Arc::new(embedded)).build();
-    right.install().expect("the store has transactions of SQLite");
+    let right = Registry::builder(MemoryStore::new()).store("embedded", std::sync::Arc::new(embedded));
+    let logs = Logs::collect();
+    right.store("pooled", pool(4)).build().install().expect("the stores have transactions");
+    // Four handlers of this one that take a second connection have none left.
+    let warnings = logs.of_level("WARN").into_iter().filter(|line| line.contains("small pool")).collect::<Vec<_>>();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    for part in ["store=\"pooled\"", "connections=4", "from_a_pool"] {
+        assert!(warnings[0].contains(part), "{part} in {}", warnings[0]);
+    }
 }

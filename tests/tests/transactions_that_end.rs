@@ -10,16 +10,17 @@ use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use idempotent_runtime::store::{PostgresStore, SqliteStore, Store};
 use idempotent_runtime::testing::{FaultyStore, Moment};
-use idempotent_runtime::{Registry, Tx, idempotent};
+use idempotent_runtime::{RecordKey, Registry, Tx, idempotent};
 use idempotent_tests::postgres::{Database, PostgresServer};
 use idempotent_tests::{Answer, Executions, Mode, Runs, Server, Tmpfs, answer, eventually};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AssertSqlSafe, Connection as _, PgPool, Postgres, Sqlite, SqlitePool};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgPool, Postgres, Sqlite, SqlitePool};
 
 /// A handler that does what its body says, one step after the other, and ignores every error.
 macro_rules! handler_of {
-    ($name:ident, $database:ty, $scope:literal) => {
-        #[idempotent(scope = $scope)]
+    ($name:ident, $database:ty, $scope:literal $(, $isolation:literal)?) => {
+        #[idempotent(scope = $scope $(, isolation = $isolation)?)]
         async fn $name(mut tx: Tx<$database>, body: String) -> StatusCode {
             let mut status = StatusCode::CREATED;
             for step in body.split('|') {
@@ -31,12 +32,14 @@ macro_rules! handler_of {
                     ("sql", sql) => {
                         let _ = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut *tx).await;
                     }
-                    ("begin-dropped", _) => assert!(tx.begin().now_or_never().is_none()),
+                    // One that is ready at once is no more than a savepoint.
+                    ("begin-dropped", _) => while tx.begin().now_or_never().is_some() {},
                     ("begin-forgotten", _) => std::mem::forget(tx.begin().await.expect("a savepoint")),
                     ("begin-timed-out", _) => {
                         let begun = tokio::time::timeout(Duration::from_millis(20), tx.begin()).await;
                         assert!(begun.is_err(), "the line is slow");
                     }
+                    ("panic", _) => panic!("as told"),
                     ("answer", code) => status = code.parse::<u16>().unwrap().try_into().unwrap(),
                     _ => panic!("no step: {step}"),
                 }
@@ -48,9 +51,16 @@ macro_rules! handler_of {
 
 handler_of!(in_postgres, Postgres, "postgres");
 handler_of!(in_sqlite, Sqlite, "sqlite");
+handler_of!(repeatable, Postgres, "repeatable", "repeatable_read");
+handler_of!(serializable, Postgres, "serializable", "serializable");
 
 async fn send(server: &Server, key: &str, body: &str) -> Answer {
-    answer(server.post("/charges").header("idempotency-key", key).body(body.to_owned())).await
+    answer(server.post("/charges").header("idempotency-key", key_of(key)).body(body.to_owned())).await
+}
+
+/// A key may hold no blanks.
+fn key_of(text: &str) -> String {
+    text.replace(' ', "-")
 }
 
 /// What the transaction of this handler has come to, whichever status it answered with.
@@ -173,15 +183,147 @@ async fn postgres_connections_come_back_as_they_were_lent() {
         ("k4", "sql SET ROLE clerk|insert a"),
         ("k5", "sql SET ROLE clerk|insert a|answer 400"),
         ("k6", "sql SELECT 1 / 0|answer 400"),
+        ("k7", "sql SET TRANSACTION READ ONLY|answer 400"),
+        ("k8", "insert a|begin-dropped|answer 400"),
     ] {
         let _ = send(&bench.server, key, steps).await;
-        // Both of the pool's.
-        let (mut first, mut second) = (bench.pool.acquire().await.unwrap(), bench.pool.acquire().await.unwrap());
-        for connection in [&mut first, &mut second] {
-            let now: String = sqlx::query_scalar(settings).fetch_one(&mut **connection).await.expect("an answer");
-            assert_eq!(now, of_the_pool, "after {steps}");
+        assert_eq!(of_all(&bench.pool, settings).await, [&*of_the_pool; 2], "after {steps}");
+    }
+    let panicked = bench.server.post("/charges").header("idempotency-key", "k9").body("insert a|panic").send().await;
+    assert!(panicked.is_err(), "its connection breaks off with it: {panicked:?}");
+    assert_eq!(of_all(&bench.pool, settings).await, [&*of_the_pool; 2], "after a panic");
+}
+
+/// What each connection of the pool, of two, answers.
+async fn of_all(pool: &PgPool, question: &'static str) -> [String; 2] {
+    let (mut first, mut second) = (pool.acquire().await.unwrap(), pool.acquire().await.unwrap());
+    let (first, second) = tokio::join!(
+        sqlx::query_scalar(question).fetch_one(&mut *first),
+        sqlx::query_scalar(question).fetch_one(&mut *second)
+    );
+    [first.expect("an answer"), second.expect("an answer")]
+}
+
+/// The registry's limit cuts the claim off at one await after the other.
+#[tokio::test]
+async fn postgres_claim_cut_off_leaves_its_connection_as_it_was() {
+    let bench = OnPostgres::new().await;
+    let proxy = bench.database.proxy();
+    let options: PgConnectOptions = bench.database.url_over(&proxy).parse().expect("a URL");
+    let pool = PgPoolOptions::new().max_connections(2).connect_with(options).await.expect("the server answers");
+    let store = PostgresStore::new(pool.clone());
+    // Both connections, and the store's own, are there before the line is slow.
+    assert_eq!(of_all(&pool, "SHOW default_transaction_read_only").await, ["off"; 2]);
+    store.get(&RecordKey::new("postgres", None, "none")).await.expect("the store answers");
+    proxy.set(Mode::Delays(Duration::from_millis(8)));
+    for limit in (10..=120).step_by(10) {
+        let registry = Registry::builder(store.clone()).store_timeout(Duration::from_millis(limit)).build();
+        let app = Router::new().route("/charges", post(in_postgres)).layer(registry.layer());
+        let server = Server::start(app).await;
+        for key in [Some(format!("cut-{limit}")), None] {
+            let request = server.post("/charges").body("insert a|answer 502");
+            let request = key.iter().fold(request, |request, key| request.header("idempotency-key", key));
+            let answered = answer(request).await;
+            let is_cut = answered.status == StatusCode::SERVICE_UNAVAILABLE;
+            assert!(is_cut || answered.status == StatusCode::BAD_GATEWAY, "{limit}: {answered:?}");
+        }
+        assert_eq!(of_all(&pool, "SHOW default_transaction_read_only").await, ["off"; 2], "cut off after {limit} ms");
+    }
+    assert_eq!(bench.rows().await, [""; 0]);
+}
+
+/// As an application may set it for its own statements, whatever the database says.
+#[tokio::test]
+async fn postgres_default_of_read_only_is_kept_as_it_was() {
+    let bench = OnPostgres::new().await;
+    let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&bench.pool).await.expect("a name");
+    let read_only = format!("ALTER DATABASE \"{name}\" SET default_transaction_read_only = on");
+    sqlx::raw_sql(AssertSqlSafe(read_only)).execute(&bench.pool).await.expect("the database is altered");
+    for (default, set) in [("off", "SET default_transaction_read_only = off"), ("on", "SELECT 1")] {
+        let pool = PgPoolOptions::new().max_connections(2).after_connect(move |connection, _| {
+            Box::pin(async move { connection.execute(set).await.map(drop) })
+        });
+        let pool = pool.connect(&bench.database.url()).await.expect("the server answers");
+        let server = server(PostgresStore::new(pool.clone()), post(in_postgres)).await;
+        for steps in ["insert a", "insert b|answer 502", "insert b|sql ROLLBACK|insert b|answer 502"] {
+            let _ = send(&server, &format!("{default} {steps}"), steps).await;
+            assert_eq!(of_all(&pool, "SHOW default_transaction_read_only").await, [default; 2], "after {steps}");
+        }
+        assert!(send(&server, &format!("{default} insert a"), "insert a").await.is_replay());
+    }
+    assert_eq!(bench.rows().await, ["a"; 2]);
+}
+
+#[tokio::test]
+async fn postgres_transaction_that_cannot_be_recorded_is_told() {
+    let bench = OnPostgres::new().await;
+    let schema = "CREATE TABLE accounts (id bigint PRIMARY KEY);
+        CREATE TABLE entries (account bigint REFERENCES accounts DEFERRABLE INITIALLY DEFERRED)";
+    sqlx::raw_sql(schema).execute(&bench.pool).await.expect("the tables are made");
+    for (steps, code) in [
+        ("sql SET TRANSACTION READ ONLY", "transaction_failed"),
+        ("insert a|sql INSERT INTO entries VALUES (1)", "store_unavailable"),
+    ] {
+        assert_eq!(send(&bench.server, steps, steps).await.refusal(), code, "{steps}");
+        assert_eq!(bench.rows().await, [""; 0], "{steps}");
+        assert_eq!(of_all(&bench.pool, "SHOW default_transaction_read_only").await, ["off"; 2], "{steps}");
+    }
+    assert_eq!(send(&bench.server, "next", "insert next").await.status, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn postgres_role_without_privileges_runs_and_records() {
+    let bench = OnPostgres::new().await;
+    let role = format!("cashier{}", std::process::id());
+    let made = format!(
+        "CREATE ROLE {role} LOGIN; GRANT INSERT, SELECT ON charges TO {role}; GRANT USAGE ON SCHEMA idempotency TO {role}; \
+         GRANT ALL ON ALL TABLES IN SCHEMA idempotency TO {role}; GRANT ALL ON ALL SEQUENCES IN SCHEMA idempotency TO {role}"
+    );
+    sqlx::raw_sql(AssertSqlSafe(made)).execute(&bench.pool).await.expect("a role");
+    let options: PgConnectOptions = bench.database.url().parse().expect("a URL");
+    let pool = PgPoolOptions::new().max_connections(2).connect_with(options.username(&role)).await.expect("it connects");
+    let server = server(PostgresStore::new(pool.clone()), post(in_postgres)).await;
+    for steps in ["insert a", "sql SET ROLE none|insert a"] {
+        assert_eq!(send(&server, steps, steps).await.status, StatusCode::CREATED, "{steps}");
+        assert!(send(&server, steps, steps).await.is_replay(), "{steps}");
+    }
+    assert_eq!(send(&server, "lost", "insert a|sql ROLLBACK").await.refusal(), "transaction_failed");
+    assert_eq!(bench.rows().await, ["a"; 2]);
+    pool.close().await;
+    drop(server);
+    let dropped = format!("DROP OWNED BY {role}; DROP ROLE {role}");
+    let dropped = async || sqlx::raw_sql(AssertSqlSafe(dropped.clone())).execute(&bench.pool).await.is_ok();
+    eventually(dropped, |is_dropped| *is_dropped).await;
+}
+
+#[tokio::test]
+async fn isolation_is_that_of_the_handlers_transaction() {
+    let bench = OnPostgres::new().await;
+    let store = PostgresStore::new(bench.pool.clone());
+    let app = Router::new().route("/repeatable", post(repeatable)).route("/serializable", post(serializable));
+    let server = Server::start(app.layer(Registry::new(store).layer())).await;
+    let level = "sql INSERT INTO charges (note) SELECT current_setting('transaction_isolation')";
+    for path in ["/repeatable", "/serializable"] {
+        for request in [server.post(path), server.post(path).header("idempotency-key", "k")] {
+            assert_eq!(answer(request.body(level)).await.status, StatusCode::CREATED, "{path}");
+        }
+        // No conflict: the transaction is in order, or was aborted by what the client is told.
+        for (steps, status) in [("insert a|answer 500", 500), ("sql SELECT 1 / 0|answer 409", 409)] {
+            let own = answer(server.post(path).header("idempotency-key", key_of(steps)).body(steps)).await;
+            assert_eq!((own.status.as_u16(), own.text()), (status, ""), "{path} {steps}");
         }
     }
+    let levels = ["repeatable read", "repeatable read", "serializable", "serializable"];
+    assert_eq!(bench.rows().await, levels);
+}
+
+#[tokio::test]
+async fn aborted_transaction_of_another_cause_keeps_the_handlers_answer() {
+    let bench = OnPostgres::new().await;
+    let twice = "insert a|sql CREATE UNIQUE INDEX notes ON charges (note)|insert a|answer 500";
+    let own = send(&bench.server, "k", twice).await;
+    assert_eq!((own.status, own.text()), (StatusCode::INTERNAL_SERVER_ERROR, ""));
+    assert_eq!(bench.rows().await, [""; 0]);
 }
 
 #[tokio::test]

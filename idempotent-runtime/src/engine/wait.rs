@@ -168,6 +168,24 @@ impl Watch {
 
     /// `None` while it runs.
     async fn look(&self) -> Option<Ended> {
+        let ended = self.find().await?;
+        if !matches!(ended, Ended::Gone | Ended::Lapsed) || self.store.transactions().is_none() {
+            return Some(ended);
+        }
+        // Another version of the program may run it in a transaction.
+        match self.store.is_in_transaction(&self.key).await {
+            Ok(true) => None,
+            // It may have been committed since it was looked for.
+            Ok(false) => self.find().await,
+            Err(error) => {
+                telemetry::claim_failed(self.policy, self.store.name(), &error);
+                Some(Ended::Refused(UNAVAILABLE))
+            }
+        }
+    }
+
+    /// What the rows tell.
+    async fn find(&self) -> Option<Ended> {
         let entry = match self.store.get(&self.key).await {
             Ok(entry) => entry,
             Err(error) => {
@@ -227,7 +245,7 @@ impl Watch {
             }
             Err(error) => {
                 telemetry::transaction_failed(self.policy, self.store.name(), &error);
-                Some(Ended::Refused(if error.is_permanent() { Refusal::TransactionFailed } else { UNAVAILABLE }))
+                Some(Ended::Refused(error.refusal(UNAVAILABLE)))
             }
         }
     }

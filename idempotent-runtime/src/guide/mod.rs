@@ -3,6 +3,7 @@
 //! | page | the question |
 //! |---|---|
 //! | [`choosing_a_guarantee`] | what may a retry do after the process died in the handler? |
+//! | [`transactions`] | what may happen to a `Tx`, and what is its client told? |
 //! | [`choosing_a_store`] | where do the records lie, and what can that place lose? |
 //! | [`keys_and_callers`] | whose key is it, where does it come from, and what must a retry repeat? |
 //! | [`what_to_cache`] | which responses are final, and what of them is kept? |
@@ -38,6 +39,7 @@ macro_rules! pages {
 
 pages! {
     choosing_a_guarantee: "choosing_a_guarantee.md",
+    transactions: "transactions.md",
     choosing_a_store: "choosing_a_store.md",
     keys_and_callers: "keys_and_callers.md",
     what_to_cache: "what_to_cache.md",

@@ -123,6 +123,10 @@ fn refusals(policy: &Policy, registry: Option<&Registry>) -> Vec<Refusal> {
     if has_claim && policy.after_crash == AfterCrash::Refuse {
         refusals.push(Refusal::OutcomeUnknown);
     }
+    // SQLite's transactions wait for each other instead.
+    if policy.database == Some("PostgreSQL") {
+        refusals.push(Refusal::TransactionConflict);
+    }
     if policy.oversize == Oversize::Refuse {
         refusals.push(Refusal::ResponseNotRecorded { status: StatusCode::OK });
     }

@@ -35,6 +35,10 @@ use crate::{Policy, Refusal, policies, telemetry};
 /// What an application says of a request by its head: whose it is, or which key it has.
 pub(crate) type OfRequest = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 
+/// As many as a pool of sqlx has unless told otherwise: a smaller one was chosen, perhaps without a thought of handlers that
+/// take two.
+const MANY_CONNECTIONS: u32 = 10;
+
 static INSTALLED: OnceLock<Registry> = OnceLock::new();
 
 /// Installs `store` as the default store of every annotated handler, once, at start-up.
@@ -108,7 +112,8 @@ impl Registry {
     ///
     /// It warns once, in one line, of the handlers that name no caller, if the registry has no
     /// [`caller`](RegistryBuilder::caller) either: a client that renews its credentials between two attempts is rejected
-    /// there.
+    /// there. And it warns of each store whose handlers take a [`Tx`](crate::Tx) from a pool of fewer than ten connections,
+    /// which such a handler may exhaust if it takes a second one.
     ///
     /// # Errors
     ///
@@ -120,6 +125,7 @@ impl Registry {
         if self.0.caller.is_none() {
             telemetry::without_caller(policies());
         }
+        self.warn_of_small_pools(policies());
         Ok(self)
     }
 
@@ -296,6 +302,22 @@ impl Registry {
             }
             Some((first, second)) => Err(InstallError::SharedScope { first, second }),
             None => Ok(()),
+        }
+    }
+
+    /// A handler that holds the connection of its `Tx` while it waits for a second one of the pool stalls once as many of them
+    /// run as the pool has connections.
+    fn warn_of_small_pools(&self, policies: impl Iterator<Item = &'static Policy>) {
+        let mut by_store = BTreeMap::<_, Vec<_>>::new();
+        for policy in policies.filter(|policy| policy.database.is_some()) {
+            by_store.entry(policy.store).or_default().push(policy.handler());
+        }
+        for (name, handlers) in by_store {
+            let transactions = self.store_named(name).and_then(BoundedStore::transactions);
+            let connections = transactions.and_then(|transactions| transactions.holder.connections());
+            if let Some(connections) = connections.filter(|&connections| connections < MANY_CONNECTIONS) {
+                telemetry::small_pool(name.unwrap_or("default"), connections, &handlers);
+            }
         }
     }
 

@@ -146,6 +146,14 @@ impl BoundedStore {
         self.0.store.transactions()
     }
 
+    /// Whether a handler's transaction holds the key, so far as the store can tell: it has no row.
+    pub(crate) async fn is_in_transaction(&self, key: &RecordKey) -> Result<bool, StoreError> {
+        match self.transactions() {
+            Some(transactions) => self.bounded(Op::Get, transactions.holder.holds(key)).await,
+            None => Ok(false),
+        }
+    }
+
     #[cfg(feature = "metrics")]
     pub(crate) async fn unknown_outcomes(&self) -> Result<super::UnknownOutcomes, StoreError> {
         self.bounded(Op::Count, self.0.store.unknown_outcomes()).await

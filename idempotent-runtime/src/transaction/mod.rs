@@ -98,6 +98,11 @@ pub(crate) enum TransactionError {
          future of a nested `begin` half way, and must not go on after an error by which the database ends the transaction"
     )]
     Ended,
+    #[error(
+        "the handler has made its transaction read-only, so that its response cannot be recorded in it: remove `SET \
+         TRANSACTION READ ONLY`"
+    )]
+    ReadOnly(#[source] StoreError),
     #[error("the database aborted the transaction, because it conflicts with another one")]
     Conflict(#[source] StoreError),
     #[error("another request has recorded its response under the key")]
@@ -111,7 +116,7 @@ pub(crate) enum TransactionError {
 impl TransactionError {
     /// Whether the program must be changed before a retry can succeed.
     pub(crate) fn is_permanent(&self) -> bool {
-        matches!(self, Self::WrongDatabase { .. } | Self::Kept | Self::Aborted | Self::Ended)
+        matches!(self, Self::WrongDatabase { .. } | Self::Kept | Self::Aborted | Self::Ended | Self::ReadOnly(_))
     }
 
     /// What the client is told.
@@ -134,6 +139,11 @@ pub(crate) struct Aborted;
 #[error("the transaction has ended")]
 pub(crate) struct Ended;
 
+/// What a store answers when nothing can be written in the transaction, because the handler has said so.
+#[derive(Debug, thiserror::Error)]
+#[error("the transaction is read-only")]
+pub(crate) struct ReadOnly(#[source] pub(crate) Box<dyn std::error::Error + Send + Sync>);
+
 /// What a store answers when the database has aborted the transaction for the sake of another one.
 #[derive(Debug, thiserror::Error)]
 #[error("the transaction conflicts with another one")]
@@ -148,12 +158,22 @@ pub struct Transactions {
     pub(crate) database: &'static str,
     /// An `Arc<dyn TransactionalStore<DB>>`.
     pub(crate) store: Arc<dyn Any + Send + Sync>,
+    pub(crate) holder: Arc<dyn Holder>,
     /// Those of a test.
     #[cfg_attr(
         not(any(feature = "postgres", feature = "sqlite")),
         allow(dead_code, reason = "there are no transactions")
     )]
     pub(crate) faults: Option<Arc<dyn TransactionFaults>>,
+}
+
+/// What a store tells of its transactions, whatever its database is.
+pub(crate) trait Holder: Send + Sync {
+    /// Whether a transaction holds the key: it stands in no row.
+    fn holds<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<bool, StoreError>>;
+
+    /// How many connections the pool has from which handlers get their transactions, where it is the application's own.
+    fn connections(&self) -> Option<u32>;
 }
 
 /// Makes a transaction fail before a moment of its life.

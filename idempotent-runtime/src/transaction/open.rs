@@ -73,7 +73,7 @@ impl<DB: Database> Open<DB> {
                 if committed.is_ok() && connection.depth() == 0 {
                     connection.give_back();
                 } else {
-                    connection.close().await;
+                    connection.undo_and_close(&*begun).await;
                 }
                 drop(hold);
                 committed
@@ -95,8 +95,8 @@ impl<DB: Database> Open<DB> {
 
     /// The connection is closed: nobody else may meet it in the state in which it is.
     pub(super) async fn discard(mut self) {
-        if let Some(Inner { source: Source::Begun(connection, _), hold }) = self.0.take() {
-            connection.close().await;
+        if let Some(Inner { source: Source::Begun(connection, begun), hold }) = self.0.take() {
+            connection.undo_and_close(&*begun).await;
             drop(hold);
         }
     }
@@ -115,7 +115,11 @@ impl<DB: Database> Inner<DB> {
         };
         let undone = match connection.outermost() {
             Ok(()) => begun.roll_back(&mut connection).await,
-            Err(ended) => Err(ended),
+            Err(ended) => {
+                connection.undo_and_close(&*begun).await;
+                drop(hold);
+                return Err(ended);
+            }
         };
         match undone {
             Ok(()) => connection.give_back(),
@@ -176,6 +180,13 @@ impl<DB: Database> Doubtful<DB> {
             // What it was used for has ended in one way or another.
             let _ = connection.close().await;
         }
+    }
+
+    /// Closing it would be enough, but for a pooler between: it keeps the connection to the server, in the state in which it
+    /// is, for others.
+    async fn undo_and_close(mut self, begun: &dyn Begun<DB>) {
+        let _ = begun.roll_back(&mut self).await;
+        self.close().await;
     }
 
     fn depth(&self) -> usize {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::faults::Faults;
 use super::open::Open;
-use super::{Aborted, Conflict, Ended, HandlerTransaction, Moment, Recording, TransactionError, Transactions};
+use super::{Aborted, Conflict, Ended, HandlerTransaction, Holder, Moment, ReadOnly, Recording, TransactionError, Transactions};
 use crate::RecordKey;
 use crate::metering::Op;
 use crate::policy::Isolation;
@@ -45,8 +45,10 @@ pub(crate) enum TransactionClaim<DB: Database> {
 }
 
 impl Transactions {
-    pub(crate) fn of<DB: Database>(store: Arc<dyn TransactionalStore<DB>>) -> Self {
-        Self { database: DB::NAME, store: Arc::new(store), faults: None }
+    pub(crate) fn of<DB: Database, S: TransactionalStore<DB> + Holder>(store: Arc<S>) -> Self {
+        let holder: Arc<dyn Holder> = store.clone();
+        let store: Arc<dyn TransactionalStore<DB>> = store;
+        Self { database: DB::NAME, store: Arc::new(store), holder, faults: None }
     }
 }
 
@@ -192,6 +194,8 @@ impl TransactionError {
             Self::Ended
         } else if is::<Conflict>(&error) {
             Self::Conflict(error)
+        } else if is::<ReadOnly>(&error) {
+            Self::ReadOnly(error)
         } else {
             Self::RolledBack(error)
         }

@@ -26,13 +26,23 @@ use crate::{Refusal, Registry};
 /// the handler must be on this database: [`install`](crate::install) refuses another one, and under a registry's layer
 /// requests get 500. Without a key, the transaction commits on the same statuses, and nothing is recorded.
 ///
+/// On PostgreSQL it takes a connection of the application's pool from the claim to the commit. A handler that takes a second
+/// connection of the same pool stalls when as many of them run as the pool has connections: write through the `Tx` alone, or take
+/// the second one from another pool. [`install`](crate::install) warns of pools of fewer than ten connections.
+///
+/// The transaction must stay the one that was begun: the handler sends no `COMMIT` or `ROLLBACK`, and awaits a nested `begin` to
+/// its end. The guide's page on [`transactions`](crate::guide::transactions) tells what else can end it, and all about
+/// `isolation`.
+///
 /// `after_crash` and `lease` have no meaning for such a handler: a crash leaves nothing behind, not even the count of
 /// [`Idempotency::attempt`](crate::Idempotency::attempt). Nor does `on_store_error = "run"`.
 ///
 /// # Errors
 ///
 /// When the commit fails, the client gets 503 in place of the handler's response, whose effects are gone. When the
-/// answer to `COMMIT` is lost, the outcome is looked up first.
+/// answer to `COMMIT` is lost, the outcome is looked up first. A serialization failure or a deadlock is 503
+/// `transaction_conflict` with `Retry-After: 0`. A transaction that has ended under its handler, or that an error has aborted
+/// although the handler answers with a status that is recorded, is 500 `transaction_failed`.
 ///
 /// # Panics
 ///

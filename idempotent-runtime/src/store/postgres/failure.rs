@@ -13,6 +13,11 @@ pub(super) fn is_aborted(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some("25P02")
 }
 
+/// Whether the statement would have written in a transaction that is read-only.
+pub(super) fn is_read_only(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("25006")
+}
+
 pub(super) fn store_error(error: sqlx::Error) -> StoreError {
     match code(&error).as_deref() {
         Some("42P01" | "3F000") => StoreError::unavailable(NotMigrated(error)),

@@ -10,10 +10,10 @@ use sqlx::postgres::{PgConnection, PgTransactionManager, Postgres};
 use sqlx::{AssertSqlSafe, Row as _};
 use sqlx_core::transaction::TransactionManager as _;
 
-use super::failure::{is_aborted, is_transient, store_error};
+use super::failure::{is_aborted, is_read_only, is_transient, store_error};
 use crate::policy::Isolation;
 use crate::store::{StoreError, Token};
-use crate::transaction::{Aborted, Begun, Conflict, Ended};
+use crate::transaction::{Aborted, Begun, Conflict, Ended, ReadOnly};
 
 /// A transaction of a handler, by the value of its setting.
 pub(super) struct InTransaction(String);
@@ -21,8 +21,10 @@ pub(super) struct InTransaction(String);
 /// As the statements of a claim leave it behind.
 pub(super) const LOCKED: &str = "SELECT current_setting('idempotent_runtime.locked')";
 
-/// Undone with a transaction that is rolled back, and so after each that was not committed.
-const LIFT_GUARD: &str = "RESET default_transaction_read_only";
+/// The value that the connection was lent with. Undone with a transaction that is rolled back, and so to be said after each
+/// that was not committed.
+const LIFT_GUARD: &str = "SELECT set_config('default_transaction_read_only', \
+     coalesce(nullif(current_setting('idempotent_runtime.read_only', true), ''), 'off'), false)";
 
 impl InTransaction {
     pub(super) fn new() -> Self {
@@ -39,9 +41,12 @@ impl InTransaction {
             Some(Isolation::Serializable) => " ISOLATION LEVEL SERIALIZABLE",
         };
         let locked = try_locks.unwrap_or("''");
-        // In a transaction of its own: PostgreSQL takes the statements before a BEGIN into the transaction.
+        // In a transaction of its own: PostgreSQL takes the statements before a BEGIN into the transaction. It says READ WRITE
+        // so that a standby, which must not keep the setting until it becomes the primary, fails before.
         format!(
-            "BEGIN; SET default_transaction_read_only = on; COMMIT; BEGIN READ WRITE{level}; \
+            "BEGIN READ WRITE; SELECT set_config('idempotent_runtime.read_only', \
+             current_setting('default_transaction_read_only'), false); \
+             SET default_transaction_read_only = on; COMMIT; BEGIN READ WRITE{level}; \
              SELECT set_config('idempotent_runtime.transaction', '{marker}', true), \
              set_config('idempotent_runtime.user', current_setting('session_authorization'), true), \
              set_config('idempotent_runtime.role', current_setting('role'), true), \
@@ -52,6 +57,8 @@ impl InTransaction {
 }
 
 impl Begun<Postgres> for InTransaction {
+    /// What is deferred to the commit fails here, where all is undone in one message: a COMMIT that fails leaves the session's
+    /// setting behind.
     fn prove<'a>(&'a self, connection: &'a mut PgConnection) -> BoxFuture<'a, Result<(), StoreError>> {
         let is_ours =
             format!("current_setting('idempotent_runtime.transaction', true) IS NOT DISTINCT FROM '{}'", self.0);
@@ -61,7 +68,7 @@ impl Begun<Postgres> for InTransaction {
             )
         };
         let statements = format!(
-            "SELECT {is_ours}, {}; SELECT {}; {LIFT_GUARD}",
+            "SELECT {is_ours}, {}; SELECT {}; SET CONSTRAINTS ALL IMMEDIATE; {LIFT_GUARD}",
             restored("session_authorization", "idempotent_runtime.user"),
             restored("role", "idempotent_runtime.role")
         );
@@ -93,6 +100,8 @@ pub(super) fn in_transaction(error: sqlx::Error) -> StoreError {
         StoreError::unavailable(Aborted)
     } else if is_transient(&error) {
         StoreError::unavailable(Conflict(Box::new(error)))
+    } else if is_read_only(&error) {
+        StoreError::unavailable(ReadOnly(Box::new(error)))
     } else {
         store_error(error)
     }

@@ -54,6 +54,10 @@ use crate::{Fingerprint, Record, RecordKey};
 /// none of them, and are woken over one connection beside them. Expired rows are deleted in small batches, by one process at a time, without anyone asking.
 /// A clone is cheap and shares everything.
 ///
+/// While a handler has a connection for its `Tx`, the session's `default_transaction_read_only` is on; the pool gets the connection
+/// back as it was lent. A handler that takes a `Tx` and a second connection of the same small pool stalls under load: see
+/// [the guide](crate::guide::transactions).
+///
 /// A row is in schema `idempotency` unless told otherwise. [`migrate`](Self::migrate) makes the tables; for migrations of
 /// your own, [`sql`](Self::sql) tells what to run. It does not touch sqlx's `_sqlx_migrations`.
 ///
@@ -390,7 +394,7 @@ impl Store for PostgresStore {
     }
 
     fn transactions(&self) -> Option<Transactions> {
-        Some(Transactions::of::<Postgres>(Arc::new(self.clone())))
+        Some(Transactions::of::<Postgres, _>(Arc::new(self.clone())))
     }
 
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {

@@ -193,6 +193,11 @@ pub(super) fn try_locks(requests: i32, asked_for: i32, key: i64) -> String {
 
 pub(super) const OTHER_REQUEST: &str = concat!("SELECT ", other_request!("$1", "$2", "$3"));
 
+/// Without taking it, which would get in the way of a transaction that tries it meanwhile.
+pub(super) const IS_LOCKED: &str = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted \
+     AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+     AND objsubid = 1 AND (classid::bigint << 32 | objid::bigint) = $1)";
+
 pub(super) const TRY_LOCK: &str = "SELECT pg_try_advisory_xact_lock($1)";
 
 /// The statements for one schema; a clone shares them.

@@ -7,13 +7,13 @@ use sqlx::postgres::{PgExecutor, Postgres};
 use super::failure::store_error;
 use super::in_transaction::{InTransaction, LOCKED, in_transaction};
 use super::row::digest;
-use super::statements::{OTHER_REQUEST, TRY_LOCK, try_locks};
+use super::statements::{IS_LOCKED, OTHER_REQUEST, TRY_LOCK, try_locks};
 use super::{PostgresStore, headers_text, held, held_in_transaction};
 use crate::policy::Isolation;
 use crate::store::columns::{span_millis, token_text, unix_millis};
 use crate::store::standing::{Standing, Verdict, judge};
 use crate::store::{AfterCrash, Claim, ClaimRequest, Held, StoreError, Token};
-use crate::transaction::{Open, Recording, TransactionClaim, TransactionalStore};
+use crate::transaction::{Holder, Open, Recording, TransactionClaim, TransactionalStore};
 use crate::{Fingerprint, RecordKey};
 
 /// The number of an advisory lock. PostgreSQL has two spaces of them for the whole database, of 64 bits each: two that meet
@@ -47,6 +47,22 @@ impl PostgresStore {
     ) -> Result<Option<Standing>, StoreError> {
         let row = self.0.statements.standing.query().bind(digest(key)).fetch_optional(executor).await;
         row.map_err(store_error)?.as_ref().map(Standing::from_row).transpose()
+    }
+}
+
+impl Holder for PostgresStore {
+    fn holds<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move {
+            if self.0.running.fingerprint(key).is_some() {
+                return Ok(true);
+            }
+            let held = sqlx::query_scalar(IS_LOCKED).bind(self.lock_of_key(key)).fetch_one(self.0.pools.own()).await;
+            held.map_err(store_error)
+        })
+    }
+
+    fn connections(&self) -> Option<u32> {
+        Some(self.0.pools.application().options().get_max_connections())
     }
 }
 

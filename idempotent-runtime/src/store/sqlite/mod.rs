@@ -176,7 +176,7 @@ impl Store for SqliteStore {
     }
 
     fn transactions(&self) -> Option<Transactions> {
-        Some(Transactions::of::<Sqlite>(Arc::new(self.clone())))
+        Some(Transactions::of::<Sqlite, _>(Arc::new(self.clone())))
     }
 
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {

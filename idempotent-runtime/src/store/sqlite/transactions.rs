@@ -17,7 +17,7 @@ use crate::store::columns::{span_millis, token_text, unix_millis};
 use crate::store::running::Running;
 use crate::store::standing::{Standing, Verdict, judge};
 use crate::store::{AfterCrash, Claim, ClaimRequest, Held, StoreError, Token};
-use crate::transaction::{Doubtful, Open, Recording, TransactionClaim, TransactionalStore};
+use crate::transaction::{Doubtful, Holder, Open, Recording, TransactionClaim, TransactionalStore};
 
 /// Who writes in this process: the writer's thread for a batch, or a handler for its transaction. Waiting here is fair, as
 /// waiting for SQLite's own lock is not.
@@ -67,6 +67,17 @@ impl HandlerTransactions {
             .map_err(store_error)?;
         guard.begun();
         Ok(Open::new(connection, guard, Box::new(turn)))
+    }
+}
+
+impl Holder for SqliteStore {
+    /// In this process: nothing tells what a transaction of another one is about.
+    fn holds<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move { Ok(self.0.transactions.running.fingerprint(key).is_some()) })
+    }
+
+    fn connections(&self) -> Option<u32> {
+        None
     }
 }
 
