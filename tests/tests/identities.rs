@@ -61,7 +61,7 @@ async fn not_finite(State(runs): State<Runs>, Json(transfer): Json<Transfer>) ->
     format!("{} of {}, run {}", transfer.share.is_some(), transfer.amount, runs.run().await)
 }
 
-#[idempotent(scope = "identity-accounts", required)]
+#[idempotent(scope = "identity-accounts", shared_scope, required)]
 async fn charge_account(Path(id): Path<u32>) -> String {
     format!("account {id} charged")
 }
@@ -89,7 +89,7 @@ async fn batch(State(nested): State<bool>, request: Request) -> String {
     answers.join(" | ")
 }
 
-#[idempotent(scope = "identity-accounts", required)]
+#[idempotent(scope = "identity-accounts", shared_scope, required)]
 async fn charge_account_zero() -> &'static str {
     "account 0 charged"
 }

@@ -13,12 +13,12 @@ use idempotent_tests::postgres::{Database, PostgresServer};
 use idempotent_tests::{Answer, PATIENCE, Runs, Server, answer};
 use sqlx::sqlite::SqliteConnectOptions;
 
-#[idempotent(scope = "charges")]
+#[idempotent(scope = "charges", shared_scope)]
 async fn plain(State(runs): State<Runs>, body: String) -> String {
     format!("plain {body}: run {}", runs.run().await)
 }
 
-#[idempotent(scope = "waits", in_flight = wait("20s"))]
+#[idempotent(scope = "waits", shared_scope, in_flight = wait("20s"))]
 async fn plain_waits(State(runs): State<Runs>, body: String) -> String {
     format!("plain {body}: run {}", runs.run().await)
 }
@@ -39,7 +39,7 @@ macro_rules! versions_over {
         mod $name {
             use super::*;
 
-            #[idempotent(scope = "charges")]
+            #[idempotent(scope = "charges", shared_scope)]
             async fn in_transaction(mut tx: Tx<$database>, State(runs): State<Runs>, body: String) -> String {
                 let inserted =
                     sqlx::query("INSERT INTO charges (note) VALUES ($1)").bind(&body).execute(&mut *tx).await;
@@ -47,7 +47,7 @@ macro_rules! versions_over {
                 format!("tx {body}: run {}", runs.run().await)
             }
 
-            #[idempotent(scope = "waits", in_flight = wait("20s"))]
+            #[idempotent(scope = "waits", shared_scope, in_flight = wait("20s"))]
             async fn waits_in_transaction(_tx: Tx<$database>, State(runs): State<Runs>, body: String) -> String {
                 format!("tx {body}: run {}", runs.run().await)
             }
