@@ -20,10 +20,11 @@ fn handler() -> ItemFn {
         /// Charges a card.
         pub(crate) async fn create_charge<L: Ledger>(
             State(ledger): State<L>,
+            mut tx: Tx<Postgres>,
             user: User,
             Json(order): Json<NewCharge>,
         ) -> Result<(StatusCode, Json<Charge>), ApiError> {
-            Ok((StatusCode::CREATED, Json(ledger.charge(user.id, order).await?)))
+            Ok((StatusCode::CREATED, Json(ledger.charge(&mut tx, user.id, order).await?)))
         }
     }
 }

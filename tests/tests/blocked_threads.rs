@@ -1,6 +1,7 @@
 //! Leases are renewed whatever the application does to its threads and runtimes: a second process never gets a key whose
 //! handler runs.
 
+use std::future::pending;
 use std::ops::Deref;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -11,8 +12,10 @@ use axum::extract::State;
 use axum::http::Request;
 use axum::routing::{get, post};
 use futures_util::future::join;
-use idempotent_runtime::store::{MemoryStore, PostgresStore, SqliteStore, Store};
-use idempotent_runtime::{Idempotency, Registry, idempotent};
+use idempotent_runtime::store::{
+    Claim, ClaimRequest, Cursor, Entry, Held, MemoryStore, Page, PostgresStore, SqliteStore, Store, StoreError, Token,
+};
+use idempotent_runtime::{Idempotency, Record, RecordKey, Registry, idempotent};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::{Executions, Runs, Server, answer};
 use tokio::runtime::{Builder, Runtime};
@@ -332,4 +335,62 @@ async fn blocked_core_ends_no_lease_of_any_core_in_memory() {
 async fn blocked_core_ends_no_lease_of_any_core_in_sqlite() {
     let (store, _folder) = sqlite().await;
     one_core_blocks_while_another_sleeps(store.clone(), store).await;
+}
+
+/// A store in which the renewal of one key never answers.
+#[derive(Clone)]
+struct OneKeyHangs(MemoryStore);
+
+impl Store for OneKeyHangs {
+    async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
+        self.0.claim(key, request).await
+    }
+
+    async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
+        if key.as_str().contains("hangs") {
+            pending::<()>().await;
+        }
+        self.0.renew(key, token, lease).await
+    }
+
+    async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
+        self.0.complete(key, token, record, ttl).await
+    }
+
+    async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
+        self.0.release(key, token).await
+    }
+
+    async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
+        self.0.get(key).await
+    }
+
+    async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
+        self.0.purge(key).await
+    }
+
+    async fn sweep(&self) -> Result<usize, StoreError> {
+        self.0.sweep().await
+    }
+
+    async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
+        self.0.list(cursor, limit).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn renewal_that_hangs_ends_no_lease_of_another_key() {
+    let (effects, store) = (Effects::new(), OneKeyHangs(MemoryStore::new()));
+    let server = Server::start(app(&effects, &Registry::new(store.clone()))).await;
+    let elsewhere = Server::start(app(&effects, &Registry::new(store))).await;
+    let running: Vec<_> = ["hangs", "asleep"]
+        .into_iter()
+        .map(|key| tokio::spawn(answer(server.post("/sleeps").header("idempotency-key", key))))
+        .collect();
+    effects.runs.until_started(2).await;
+    assert_in_use_elsewhere(&elsewhere, &effects, &[("/sleeps", "asleep")]).await;
+    effects.runs.let_finish(2);
+    for handler in running {
+        handler.await.expect("it is answered");
+    }
 }

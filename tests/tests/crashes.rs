@@ -153,10 +153,11 @@ async fn another_authorization_does_not_take_a_dead_claim_over() {
 }
 
 #[tokio::test]
-async fn a_waiter_takes_over_when_the_lease_of_a_dead_process_runs_out() {
+async fn a_waiter_of_a_dead_process_is_told_and_its_retry_executes() {
     let (runs, store) = (Runs::free(), MemoryStore::new());
     let server = serve(&runs, &store).await;
     leave_a_claim(&store, "waits", Duration::from_millis(300)).await;
+    assert_eq!((server.post_with_key("/waits", "k").await.refusal().as_str(), runs.started()), ("not_recorded", 0));
     assert_eq!(server.post_with_key("/waits", "k").await.text(), "attempt 2");
 }
 

@@ -64,7 +64,9 @@ fn app(runs: &Runs, registry: &Registry) -> Router {
 }
 
 async fn call(app: Router) -> Response {
-    let request = Request::post("/charges").header("idempotency-key", "k").body(Body::empty());
+    // With the host of those that come over the network.
+    let request = Request::post("/charges").header("host", "127.0.0.1").header("idempotency-key", "k");
+    let request = request.body(Body::empty());
     app.oneshot(request.expect("a well-formed request")).await.expect("infallible")
 }
 

@@ -154,7 +154,7 @@ fn a_handler_documents_header_refusals_replay_and_policy() {
     assert!(responses["200"]["headers"]["idempotent-replayed"].is_object());
     assert_eq!(responses["409"]["headers"]["idempotent-replayed"], Value::Null, "it is not recorded");
     let policy = &operation["x-idempotency"];
-    assert_eq!((&policy["scope"], &policy["statuses"]), (&json!("charges"), &json!(["2XX"])));
+    assert_eq!((&policy["scope"], &policy["statuses"]), (&json!("charges"), &json!(["2XX", 303])));
 }
 
 #[test]

@@ -180,11 +180,14 @@ impl Watch {
             Some(EntryState::Claimed { lease: Some(_), .. }) => None,
             // Whatever the store has forgotten, a handler that runs in this process has not ended.
             Some(_) => (!self.runs_here()).then_some(Ended::Lapsed),
-            None => (!self.runs_here()).then_some(Ended::Gone),
+            None if self.runs_here() => None,
+            // A handler with a `Tx` leaves no entry while it runs: only a claim meets its lock.
+            None if self.store.transactions().is_some() => self.fetch().await,
+            None => Some(Ended::Gone),
         }
     }
 
-    /// The record that stands there: only a claim is answered with its body.
+    /// The record of the key, or what else a claim meets: only a claim is answered with a body.
     async fn fetch(&self) -> Option<Ended> {
         if let Some(record) = self.store.near(&self.key) {
             return Some(Ended::Recorded(record));
@@ -198,7 +201,11 @@ impl Watch {
             Ok(Claim::Completed(record)) => Some(Ended::Recorded(record)),
             Ok(Claim::InFlight { .. }) => None,
             Ok(Claim::Lapsed { .. }) => Some(Ended::Lapsed),
-            // The record has just expired, or was purged.
+            // Nothing is there, or no longer. Nothing has run under this claim: released, it leaves no attempt to count.
+            Ok(Claim::Acquired { attempt: 1 }) => {
+                unwanted.may_stand = self.store.release(&self.key, request.token).await.is_err();
+                Some(Ended::Gone)
+            }
             Ok(Claim::Acquired { .. }) => Some(Ended::Gone),
             Err(error) => {
                 telemetry::claim_failed(self.policy, self.store.name(), &error);

@@ -57,7 +57,7 @@ impl State {
     pub const fn consequence(self) -> &'static str {
         match self {
             Self::InFlight => {
-                "the handler may still be running: after a purge, a retry runs it a second time beside the first"
+                "the handler may still be running: after a purge, a retry that reaches another process runs it a second time beside the first; in its own process the key stays claimed until it ends"
             }
             Self::OutcomeUnknown => {
                 "the handler may have done its work: after a purge, a retry runs it again, so find out first whether it did"

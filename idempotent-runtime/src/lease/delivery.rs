@@ -97,8 +97,8 @@ mod real {
                 shared.runtimes.did_not_begin(&runtime);
                 continue;
             }
-            // It may be blocked since. To renew twice does no harm.
-            if matches!(timeout(shortest / 3, ended).await, Ok(Ok(()))) {
+            // The store has a third of the lease to answer. The runtime may be blocked since; to renew twice does no harm.
+            if matches!(timeout(shortest / 3 + shortest / 12, ended).await, Ok(Ok(()))) {
                 return;
             }
         }

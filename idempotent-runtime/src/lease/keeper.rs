@@ -1,11 +1,13 @@
 //! When each lease is renewed: all leases of a registry, by the time at which they are due and by their keys.
 //!
 //! The time is kept by a thread of the library, so that no handler that blocks its thread, and no runtime that ends or is not
-//! driven any more, holds a renewal up. A store gets one batch of renewals at a time: what else is due waits, and claims and
-//! completions do not wait for it.
+//! driven any more, holds a renewal up. A store gets one batch of renewals at a time: what else is due waits, so that claims
+//! and completions go first. A lease whose batch got no answer in time is renewed alone from then on, a few at a time: if one
+//! key of a store hangs, the others are renewed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::delivery::{Runtimes, deliver};
@@ -18,6 +20,9 @@ use crate::{Fingerprint, RecordKey};
 
 /// How many leases one call of a store renews, at most.
 const BATCH: usize = 256;
+
+/// How many leases of a store are renewed alone at once, beside its batch.
+const ALONE: usize = 4;
 
 /// When a lease is due. The number tells those apart that are due at the same moment.
 pub(super) type Place = (Instant, u64);
@@ -43,12 +48,20 @@ struct Leases {
     is_closed: bool,
 }
 
+/// What goes to a store together.
+struct Batch {
+    leases: Vec<Arc<Lease>>,
+    is_alone: bool,
+}
+
 struct OfStore {
     store: BoundedStore,
     by_due: BTreeMap<Place, Arc<Lease>>,
     by_key: HashMap<RecordKey, Vec<Arc<Lease>>, KeyHasher>,
     /// A batch is on its way: what is due meanwhile waits for its end.
-    is_renewing: bool,
+    has_batch: bool,
+    /// How many are on their way alone.
+    alone: usize,
 }
 
 impl Keeper {
@@ -166,11 +179,16 @@ async fn renew_on_paused_clock(shared: Arc<Shared>, lease: Arc<Lease>) {
 }
 
 /// Renews leases of one store, and lets the next batch of that store follow.
-async fn renew(shared: Arc<Shared>, batch: Vec<Arc<Lease>>) {
+async fn renew(shared: Arc<Shared>, Batch { leases: batch, is_alone }: Batch) {
     let Some(store) = batch.first().map(|lease| lease.store.clone()) else { return };
     deliver(&shared, batch).await;
     let mut leases = lock(&shared.leases);
-    leases.of(&store).is_renewing = false;
+    let of_store = leases.of(&store);
+    if is_alone {
+        of_store.alone -= 1;
+    } else {
+        of_store.has_batch = false;
+    }
     leases.wakes_at = None;
     shared.earlier.notify_one();
 }
@@ -191,9 +209,10 @@ impl Shared {
         let Some((first, _)) = renewals.first() else { return };
         let (leases, renewals): (Vec<_>, Vec<_>) =
             renewals.iter().map(|(lease, renewal)| (*lease, renewal.clone())).unzip();
-        let asked_at = Instant::now();
-        match first.store.renew_many(&renewals).await {
+        let (asked_at, shortest) = (Instant::now(), leases.iter().map(|lease| lease.length).min().unwrap_or_default());
+        match first.store.renew_many(&renewals, shortest / 3).await {
             Ok(answers) => {
+                leases.iter().for_each(|lease| lease.is_alone.store(false, Ordering::Relaxed));
                 for ((lease, renewal), answer) in leases.iter().zip(&renewals).zip(answers) {
                     let renewed = lease.renewed(renewal.token, asked_at, answer).await;
                     self.conclude(lease, renewal, renewed);
@@ -203,6 +222,7 @@ impl Shared {
                 warn(first, leases.len(), &error);
                 let mut kept = lock(&self.leases);
                 for lease in leases {
+                    lease.is_alone.store(matches!(error, StoreError::TimedOut(_)), Ordering::Relaxed);
                     self.renew_at(&mut kept, lease, Instant::now() + lease.length / 10);
                 }
             }
@@ -260,7 +280,8 @@ impl Leases {
                 store: store.clone(),
                 by_due: BTreeMap::new(),
                 by_key: HashMap::default(),
-                is_renewing: false,
+                has_batch: false,
+                alone: 0,
             });
             self.of_stores.len() - 1
         });
@@ -289,31 +310,22 @@ impl Leases {
         leases.by_key.get(key)?.iter().rev().find(|lease| lease.is_running()).cloned()
     }
 
-    /// A batch of each store that has none on its way, already entered again for the next renewal.
-    fn take_due(&mut self, now: Instant) -> Vec<Vec<Arc<Lease>>> {
+    /// What can go to the stores now, already entered again for the next renewal.
+    fn take_due(&mut self, now: Instant) -> Vec<Batch> {
         let mut batches = Vec::new();
         for index in 0..self.of_stores.len() {
-            let leases = &mut self.of_stores[index];
-            if leases.is_renewing {
-                continue;
-            }
-            let due = leases.by_due.range(..=(now, u64::MAX)).take(BATCH);
-            let batch: Vec<_> = due.map(|(_, lease)| Arc::clone(lease)).collect();
-            leases.is_renewing = !batch.is_empty();
-            for lease in &batch {
+            let due = self.of_stores[index].take_due(now);
+            for lease in due.iter().flat_map(|batch| &batch.leases) {
                 self.place(lease, Some(now + lease.length / 3));
             }
-            if !batch.is_empty() {
-                batches.push(batch);
-            }
+            batches.extend(due);
         }
         batches
     }
 
-    /// When a batch can go next; that of a store which has one on its way is waited for otherwise.
+    /// When something can go next. What waits for an answer of its store is looked for again when that has come.
     fn next_due(&self) -> Option<Instant> {
-        let idle = self.of_stores.iter().filter(|leases| !leases.is_renewing);
-        idle.filter_map(|leases| leases.by_due.first_key_value().map(|(&(due, _), _)| due)).min()
+        self.of_stores.iter().filter_map(OfStore::next_due).min()
     }
 
     /// Moves the lease, if it is still kept.
@@ -338,5 +350,38 @@ impl Leases {
             by_due.insert((at, number), Arc::clone(lease));
             (at, number)
         });
+    }
+}
+
+impl OfStore {
+    fn take_due(&mut self, now: Instant) -> Vec<Batch> {
+        let mut batches = Vec::new();
+        let mut together = Vec::new();
+        for (_, lease) in self.by_due.range(..=(now, u64::MAX)) {
+            let is_alone = lease.is_alone.load(Ordering::Relaxed);
+            if is_alone && self.alone < ALONE {
+                self.alone += 1;
+                batches.push(Batch { leases: vec![Arc::clone(lease)], is_alone });
+            } else if !is_alone && !self.has_batch && together.len() < BATCH {
+                together.push(Arc::clone(lease));
+            } else if (self.has_batch || together.len() == BATCH) && self.alone == ALONE {
+                break;
+            }
+        }
+        if !together.is_empty() {
+            self.has_batch = true;
+            batches.push(Batch { leases: together, is_alone: false });
+        }
+        batches
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        let may_go = |lease: &Lease| {
+            if lease.is_alone.load(Ordering::Relaxed) { self.alone < ALONE } else { !self.has_batch }
+        };
+        if self.has_batch && self.alone == ALONE {
+            return None;
+        }
+        self.by_due.iter().find(|(_, lease)| may_go(lease)).map(|(&(due, _), _)| due)
     }
 }

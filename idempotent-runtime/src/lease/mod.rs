@@ -36,6 +36,8 @@ pub(crate) struct Lease {
     /// Its place among those that wait, which is changed under the lock of the keeper alone.
     place: Mutex<Option<Place>>,
     is_counted_as_lost: AtomicBool,
+    /// The batch that it was renewed in got no answer in time.
+    is_alone: AtomicBool,
     /// Shared by renewals, since one may be stuck on a runtime that is blocked while another one does its work; exclusive for
     /// what must come after them.
     renewing: tokio::sync::RwLock<()>,
@@ -94,6 +96,7 @@ impl Lease {
             others: Mutex::default(),
             place: Mutex::default(),
             is_counted_as_lost: AtomicBool::new(false),
+            is_alone: AtomicBool::new(false),
             renewing: tokio::sync::RwLock::new(()),
             runtime: Handle::try_current().ok(),
         }

@@ -102,8 +102,12 @@ impl BoundedStore {
         self.bounded(Op::Renew, self.0.store.renew(key, token, lease)).await
     }
 
-    /// One answer for each, or an error where none of them was renewed.
-    pub(crate) async fn renew_many(&self, renewals: &[Renewal]) -> Result<Vec<Result<Held, StoreError>>, StoreError> {
+    /// One answer for each, or an error where none of them was renewed within this time.
+    pub(crate) async fn renew_many(
+        &self,
+        renewals: &[Renewal],
+        within: Duration,
+    ) -> Result<Vec<Result<Held, StoreError>>, StoreError> {
         let renewing = async {
             let mut answers = self.0.store.renew_many(renewals).await;
             if answers.iter().all(Result::is_err) {
@@ -112,7 +116,11 @@ impl BoundedStore {
             }
             Ok(answers)
         };
-        self.bounded(Op::Renew, renewing).await
+        let in_time = async {
+            let renewed = Deadline::after(within).bound(renewing).await;
+            renewed.unwrap_or(Err(StoreError::TimedOut(within)))
+        };
+        self.bounded(Op::Renew, in_time).await
     }
 
     pub(crate) async fn complete(

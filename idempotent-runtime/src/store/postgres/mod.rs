@@ -19,7 +19,7 @@ mod statements;
 mod sweeper;
 mod transactions;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -283,6 +283,15 @@ fn held(row: Option<&PgRow>) -> Held {
     if row.is_some() { Held::Yes } else { Held::No }
 }
 
+/// Whether a claim that holds, if it does, was renewed.
+fn is_renewed(held: Option<&bool>) -> Result<Held, StoreError> {
+    match held {
+        None => Ok(Held::No),
+        Some(true) => Ok(Held::Yes),
+        Some(false) => Err(StoreError::unavailable("another statement has locked the row of the claim")),
+    }
+}
+
 /// What is told of a handler that runs in a transaction: its lock tells in which parts another request differs, and no more
 /// matters.
 fn held_in_transaction(asked_for: Fingerprint, other: Option<i32>) -> Claim {
@@ -328,13 +337,16 @@ impl Store for PostgresStore {
             let query = self.0.statements.renew_many.query().bind(&digests).bind(&tokens).bind(&leases);
             query.fetch_all(self.0.pools.own()).await
         };
-        let renewed = async {
-            let rows = retried(renew).await?;
-            let held: Result<HashSet<String>, _> = rows.iter().map(|row| row.try_get(0)).collect();
-            let held = held.map_err(store_error)?;
-            Ok(tokens.iter().map(|token| if held.contains(token) { Held::Yes } else { Held::No }).collect())
+        let rows = match retried(renew).await {
+            Ok(rows) => rows,
+            Err(error) => return each(renewals.len(), Err(error)),
         };
-        each(renewals.len(), renewed.await)
+        let renewed: Result<HashMap<String, bool>, _> =
+            rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect();
+        match renewed.map_err(store_error) {
+            Ok(renewed) => tokens.iter().map(|token| is_renewed(renewed.get(token))).collect(),
+            Err(error) => each(renewals.len(), Err(error)),
+        }
     }
 
     async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {

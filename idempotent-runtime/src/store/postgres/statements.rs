@@ -94,13 +94,19 @@ const RENEW: &str = "UPDATE {schema}.records SET lease_until = clock_timestamp()
      expires_at = CASE WHEN isfinite(expires_at) THEN clock_timestamp() + claim_ttl * interval '1 millisecond' \
      ELSE expires_at END WHERE digest = $1 AND token = $2 AND state = 'claimed' AND expires_at > clock_timestamp()";
 
-/// [`RENEW`] for lists of digests, tokens and leases; returns the tokens that held their claims.
-const RENEW_MANY: &str = "UPDATE {schema}.records AS r \
-     SET lease_until = clock_timestamp() + renewal.lease * interval '1 millisecond', \
+/// [`RENEW`] for lists of digests, tokens and leases: the tokens that hold their claims, and whether they were renewed. A row
+/// that another statement has locked must not hold the others up.
+const RENEW_MANY: &str = "WITH renewal AS MATERIALIZED (\
+     SELECT * FROM unnest($1::bytea[], $2::text[], $3::bigint[]) AS renewal (digest, token, lease)), \
+     held AS MATERIALIZED (SELECT r.token FROM {schema}.records AS r JOIN renewal USING (digest, token) \
+     WHERE r.state = 'claimed' AND r.expires_at > clock_timestamp()), \
+     free AS MATERIALIZED (SELECT r.digest, r.token, renewal.lease FROM {schema}.records AS r JOIN renewal USING (digest, token) \
+     WHERE r.state = 'claimed' AND r.expires_at > clock_timestamp() FOR UPDATE OF r SKIP LOCKED), \
+     renewed AS (UPDATE {schema}.records AS r \
+     SET lease_until = clock_timestamp() + free.lease * interval '1 millisecond', \
      expires_at = CASE WHEN isfinite(r.expires_at) THEN clock_timestamp() + r.claim_ttl * interval '1 millisecond' \
-     ELSE r.expires_at END FROM unnest($1::bytea[], $2::text[], $3::bigint[]) AS renewal (digest, token, lease) \
-     WHERE r.digest = renewal.digest AND r.token = renewal.token AND r.state = 'claimed' \
-     AND r.expires_at > clock_timestamp() RETURNING r.token";
+     ELSE r.expires_at END FROM free WHERE r.digest = free.digest RETURNING r.token) \
+     SELECT held.token, EXISTS (SELECT FROM renewed WHERE renewed.token = held.token) AS renewed FROM held";
 
 /// The claim was refused as one of unknown outcome, and stays so.
 const KEEP: &str = "UPDATE {schema}.records SET expires_at = 'infinity' WHERE digest = $1 AND token = $2 \
