@@ -26,11 +26,15 @@ use crate::{IdempotencyKey, Policy, Registry};
 /// An annotated handler goes further: its policy stands where it is reviewed, and may name the caller, another key or what
 /// a reused key must repeat. So it has the last word under a layer: where the handler's own guard takes a request, the
 /// layer keeps duplicates out meanwhile, and records nothing. Nothing is recorded twice, and no policy of a handler is
-/// weakened by a layer around it. Give them different scopes: where scope, caller and key are the same, the handler runs
-/// under the layer's claim and policy alone, and one that takes a `Tx` refuses.
+/// weakened by a layer around it.
 ///
-/// [`Idempotency`](crate::Idempotency) tells a handler without the attribute the claim of the layer, and records its steps under
-/// it.
+/// Give layers and handlers different scopes. Where several guards around a request have the same scope, caller and key,
+/// whatever guards lie between them, only the outermost one claims: what is beneath runs under its claim, policy and store,
+/// and each retry gets its record. A handler that takes a `Tx` cannot record under the claim of another guard: it answers 500
+/// `transaction_failed` and does not run. [`Registry::install`] compares the scopes of handlers, not those of layers.
+///
+/// [`Idempotency`](crate::Idempotency) tells a handler the claim that it runs under, and records its steps under it: the claim
+/// of its own key, or else that of the nearest layer around it.
 ///
 /// What is different from an annotated handler:
 ///
@@ -80,7 +84,7 @@ impl fmt::Debug for IdempotencyLayer {
 impl IdempotencyLayer {
     /// A layer with this policy, on the registry of a [`Registry::layer`] around it, or the installed one.
     ///
-    /// The policy is never given back, as if it stood in the program: make the layer once, at start-up.
+    /// The memory of the policy is never freed: make the layer once, at start-up.
     pub fn new(policy: Policy) -> Self {
         let policy: &'static Policy = Box::leak(Box::new(policy));
         #[cfg(feature = "inspector")]

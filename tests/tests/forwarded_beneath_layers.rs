@@ -199,24 +199,26 @@ async fn part_of_batch(State(runs): State<Both>, idempotency: Idempotency) -> Re
     Ok(format!("{:?} {run}", idempotency.key()))
 }
 
-/// It runs under the claim of the handler that forwards, and is recorded by that one's policy.
+/// It runs under the outermost claim of its key, that of a layer or of the handler that forwards, and is recorded by the policy
+/// of that guard.
 #[tokio::test]
 async fn a_handler_that_is_forwarded_its_own_key_runs_once() {
-    for has_layer in [false, true] {
+    let chains = [vec![], vec!["other"], vec!["batches"], vec!["batches", "other"], vec!["batches", "batches"]];
+    for scopes in chains {
         let (runs, store) = (Both::free(), MemoryStore::new());
         let mut app = Router::new()
             .route("/batches", post(batch))
             .with_state(runs.clone())
             .layer(Registry::new(store.clone()).layer());
-        if has_layer {
-            app = app.layer(layer(Policy::builder("other"), &store));
+        for scope in scopes.iter().rev() {
+            app = app.layer(layer(Policy::builder(*scope), &store));
         }
         let server = Server::start(app).await;
         for is_replay in [false, true, true] {
             let answer = server.post_with_key("/batches", "k").await;
-            assert_eq!((answer.text(), answer.is_replay()), (r#"Some("k") 1"#, is_replay));
+            assert_eq!((answer.text(), answer.is_replay()), (r#"Some("k") 1"#, is_replay), "{scopes:?}");
         }
-        assert_eq!(runs.started(), (1, 1));
+        assert_eq!(runs.started(), (1, 1), "{scopes:?}");
         let step = RecordKey::new("batches", None, "k").step("reserve");
         assert!(store.get(&step).await.expect("the store answers").is_some(), "under the claim of its own key");
     }

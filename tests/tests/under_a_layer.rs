@@ -82,33 +82,38 @@ async fn in_a_transaction(State(runs): State<Runs>, _tx: Tx<Sqlite>) -> String {
 /// Its record would have to commit under a key that the layer holds.
 #[tokio::test]
 async fn a_transaction_needs_a_scope_of_its_own() {
-    let (logs, runs) = (Logs::collect(), Runs::free());
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let store = SqliteStore::open(folder.path().join("records.db")).await.expect("the store opens");
-    let registry = Registry::new(store);
-    // It would record the refusal, if it recorded any.
-    let policy = Policy::builder("api").cache_all().build().expect("the policy is valid");
-    let app = Router::new()
-        .route("/same", post(in_a_transaction_of_the_layers_scope))
-        .route("/own", post(in_a_transaction))
-        .with_state(runs.clone())
-        .layer(registry.layer())
-        .layer(IdempotencyLayer::new(policy).with_registry(registry));
-    let server = Server::start(app).await;
-    for _ in 1..=2 {
-        let refused = server.post_with_key("/same", "a").await;
-        assert_eq!(
-            (refused.status, refused.refusal().as_str(), refused.is_replay()),
-            (StatusCode::INTERNAL_SERVER_ERROR, "transaction_failed", false)
-        );
-    }
-    assert_eq!(runs.started(), 0);
-    let errors = logs.of_level("ERROR");
-    assert!(errors.iter().any(|line| line.contains("give each its own scope")), "{errors:?}");
+    for scopes in [vec!["api"], vec!["api", "b"], vec!["api", "api"], vec!["b", "api", "b"]] {
+        let (logs, runs) = (Logs::collect(), Runs::free());
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = SqliteStore::open(folder.path().join("records.db")).await.expect("the store opens");
+        let registry = Registry::new(store);
+        let mut app = Router::new()
+            .route("/same", post(in_a_transaction_of_the_layers_scope))
+            .route("/own", post(in_a_transaction))
+            .with_state(runs.clone())
+            .layer(registry.layer());
+        for scope in scopes.iter().rev() {
+            // It would record the refusal, if it recorded any.
+            let policy = Policy::builder(*scope).cache_all().build().expect("the policy is valid");
+            app = app.layer(IdempotencyLayer::new(policy).with_registry(registry.clone()));
+        }
+        let server = Server::start(app).await;
+        for _ in 1..=2 {
+            let refused = server.post_with_key("/same", "a").await;
+            assert_eq!(
+                (refused.status, refused.refusal().as_str(), refused.is_replay()),
+                (StatusCode::INTERNAL_SERVER_ERROR, "transaction_failed", false),
+                "{scopes:?}"
+            );
+        }
+        assert_eq!(runs.started(), 0, "{scopes:?}");
+        let errors = logs.of_level("ERROR");
+        assert!(errors.iter().any(|line| line.contains("give each its own scope")), "{errors:?}");
 
-    for is_replay in [false, true] {
-        let answer = server.post_with_key("/own", "b").await;
-        assert_eq!((answer.text(), answer.is_replay()), ("charge 1", is_replay));
+        for is_replay in [false, true] {
+            let answer = server.post_with_key("/own", "b").await;
+            assert_eq!((answer.text(), answer.is_replay()), ("charge 1", is_replay), "{scopes:?}");
+        }
     }
 }
 
