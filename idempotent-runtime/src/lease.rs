@@ -43,6 +43,8 @@ struct Holding {
     state: State,
     may_change_hands: bool,
     has_changed_hands: bool,
+    /// How often a request of this process has left its claim to this one.
+    hand_overs: u32,
     /// When the last claim or renewal that succeeded was asked for: its lease began then, or later.
     confirmed_at: Instant,
 }
@@ -64,6 +66,7 @@ impl Lease {
             state: State::Held,
             may_change_hands: true,
             has_changed_hands: false,
+            hand_overs: 0,
             confirmed_at: Instant::now(),
         };
         Self {
@@ -81,6 +84,11 @@ impl Lease {
         }
     }
 
+    fn token_and_hand_overs(&self) -> (Token, u32) {
+        let holding = lock(&self.holding);
+        (holding.token, holding.hand_overs)
+    }
+
     pub(crate) fn token(&self) -> Token {
         lock(&self.holding).token
     }
@@ -93,10 +101,10 @@ impl Lease {
         holding.has_changed_hands
     }
 
-    /// Whether this answer to the token that was asked by is the last one. If so, no claim is handed over any more.
-    fn is_over(&self, token: Token, held: Held) -> bool {
+    /// Whether an answer is the last one that was asked for after so many hand-overs. If so, no claim is handed over any more.
+    fn is_over(&self, hand_overs: u32, held: Held) -> bool {
         let mut holding = lock(&self.holding);
-        let is_over = held == Held::Yes || holding.token == token && lock(&self.others).is_empty();
+        let is_over = held == Held::Yes || holding.hand_overs == hand_overs;
         if is_over {
             holding.state = State::Over;
         }
@@ -107,6 +115,7 @@ impl Lease {
     fn take_back(&self, taken: &Taken<'_>, is_same_request: bool) -> bool {
         let mut holding = lock(&self.holding);
         let takes = holding.state != State::Over && holding.may_change_hands;
+        holding.hand_overs += u32::from(takes);
         if takes && is_same_request {
             let has_changed_hands = holding.has_changed_hands || taken.attempt > 1;
             let (token, confirmed_at) = (taken.request.token, taken.asked_at);
@@ -379,7 +388,8 @@ impl Keeper {
 impl Leases {
     /// The last one that has claimed this key and has not ended.
     fn running(&self, store: &BoundedStore, key: &RecordKey) -> Option<Arc<Lease>> {
-        let of_key = self.by_due.values().filter(|lease| lease.key == *key && lease.store.is(store) && lease.is_running());
+        let of_key =
+            self.by_due.values().filter(|lease| lease.key == *key && lease.store.is(store) && lease.is_running());
         of_key.max_by_key(|lease| lease.number).cloned()
     }
 

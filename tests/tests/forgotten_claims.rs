@@ -355,7 +355,11 @@ async fn a_response_after_its_lease_is_no_second_success() {
     let second = end(second).await;
     assert_eq!(second.text(), "tea of attempt 2");
     let first = end(first).await;
-    assert_eq!((first.status, first.refusal().as_str()), (StatusCode::CONFLICT, "claim_lost"), "one key has one success");
+    assert_eq!(
+        (first.status, first.refusal().as_str()),
+        (StatusCode::CONFLICT, "claim_lost"),
+        "one key has one success"
+    );
     assert_eq!(first.headers["retry-after"], "1");
     restore(&stores[0]);
     let retry = end(begin(&cut_off, "/purged", "tea")).await;
@@ -373,7 +377,11 @@ async fn a_response_after_its_lease_is_recorded_for_the_retry() {
     runs.let_finish(1);
     let first = end(first).await;
     assert_eq!((first.status, first.refusal().as_str()), (StatusCode::CONFLICT, "claim_lost"));
-    assert!(logs.of_level("ERROR").iter().any(|line| line.contains("its lease is over")), "{:?}", logs.of_level("ERROR"));
+    assert!(
+        logs.of_level("ERROR").iter().any(|line| line.contains("its lease is over")),
+        "{:?}",
+        logs.of_level("ERROR")
+    );
 
     restore(&stores[0]);
     let is_recorded = async || matches!(state(&stores[0], "purged").await, Some(EntryState::Completed { .. }));

@@ -20,7 +20,7 @@ impl Lease {
     {
         let mut reclaims = 0;
         loop {
-            let token = self.token();
+            let (token, hand_overs) = self.token_and_hand_overs();
             let mut held = ask(token).await?;
             if held == Held::No && reclaims < MOST_RECLAIMS {
                 reclaims += 1;
@@ -29,7 +29,7 @@ impl Lease {
                     continue;
                 }
             }
-            if self.is_over(token, held) {
+            if self.is_over(hand_overs, held) {
                 return Ok(held);
             }
             // A request of this process has left its claim to this one meanwhile.
@@ -39,8 +39,8 @@ impl Lease {
 
     /// Ends the claim where the store answers at once; false when that needs [`end`](Self::end).
     pub(crate) fn end_now(&self, ask: impl FnOnce(Token) -> Result<Held, StoreError>) -> bool {
-        let token = self.token();
-        matches!(ask(token), Ok(Held::Yes)) && self.is_over(token, Held::Yes)
+        let (token, hand_overs) = self.token_and_hand_overs();
+        matches!(ask(token), Ok(Held::Yes)) && self.is_over(hand_overs, Held::Yes)
     }
 
     /// Frees the key, if the claim still stands.
@@ -48,10 +48,10 @@ impl Lease {
         // A renewal on its way would find nothing, and claim the key anew.
         let _renewing = self.renewing.lock().await;
         loop {
+            let (token, hand_overs) = self.token_and_hand_overs();
             self.release_others().await?;
-            let token = self.token();
             let held = self.store.release(&self.key, token).await?;
-            if self.is_over(token, held) {
+            if self.is_over(hand_overs, held) {
                 return Ok(held);
             }
         }
@@ -90,8 +90,7 @@ impl Lease {
     async fn reclaim(&self, token: Token) -> Result<Held, StoreError> {
         self.release_others().await?;
         let asked_at = Instant::now();
-        let Claim::Acquired { attempt } =
-            self.store.claim(&self.key, ClaimRequest { token, ..self.request }).await?
+        let Claim::Acquired { attempt } = self.store.claim(&self.key, ClaimRequest { token, ..self.request }).await?
         else {
             return Ok(Held::No);
         };

@@ -6,12 +6,12 @@ use std::time::Duration;
 use super::clock;
 use super::explore::schedules;
 use super::fixtures::{CountingStore, LEASE, TTL, claim_request, record, record_key};
-use crate::{Fingerprint, RecordKey};
 use crate::lease::{Keeper, KeptLease, Lease, Running, Taken};
 use crate::store::{BoundedStore, Claim, ClaimRequest, Held, Store as _};
 use crate::sync::tokio;
 use crate::sync::tokio::task::JoinHandle;
 use crate::sync::tokio::time::Instant;
+use crate::{Fingerprint, RecordKey};
 
 async fn lease(store: &CountingStore, key: &RecordKey, length: Duration) -> Lease {
     let request = ClaimRequest { lease: length, ..claim_request() };
