@@ -9,7 +9,7 @@
 //! | [`REPLAY_AGE_SECONDS`] | histogram | | how old the records are that are replayed |
 //! | [`STORE_DURATION_SECONDS`] | histogram | `store`, `op` | how long each call of a store took, those that failed or were cut off included |
 //! | [`STORE_ERRORS_TOTAL`] | counter | `store`, `op` | calls of a store that failed or were cut off |
-//! | [`LEASE_LOST_TOTAL`] | counter | `scope` | claims that somebody else held, or that were purged, while their handler ran |
+//! | [`LEASE_LOST_TOTAL`] | counter | `scope` | claims that another process held when their handler ran |
 //!
 //! No label ever carries anything of a request: each has a bounded number of values, which stand in the program.
 //!
