@@ -66,8 +66,8 @@ pub(crate) enum Command {
     },
     /// List what a person should look at: claims past their lease, and what cannot be read.
     ///
-    /// What a claim past its lease means is for the handler to say: under `after_crash = "refuse"` its outcome is unknown
-    /// until somebody purges it; otherwise the next retry runs the handler again.
+    /// `outcome_unknown` is the claim of a handler with `after_crash = "refuse"`: it never expires, and every retry is refused
+    /// until it is purged. `past_lease` is any other claim: the next retry runs the handler again.
     Stuck {
         #[command(flatten)]
         filter: Filter,

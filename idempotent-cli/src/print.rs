@@ -55,8 +55,11 @@ pub(crate) fn entry(sighting: &Sighting, keys: Keys) -> String {
     if !details.is_empty() {
         lines.push(("details", details));
     }
-    if let Some(left) = report.expires_in_ms {
-        lines.push(("kept for", span(Duration::from_millis(left))));
+    match (report.expires_in_ms, report.state) {
+        (Some(left), _) => lines.push(("kept for", span(Duration::from_millis(left)))),
+        (None, State::OutcomeUnknown) => lines.push(("kept", "until it is purged".to_owned())),
+        (None, State::InFlight) => lines.push(("kept", "until its handler ends".to_owned())),
+        (None, _) => {}
     }
     if let Some(fingerprint) = &report.fingerprint {
         lines.push(("request", format!("{fingerprint}…")));

@@ -10,8 +10,9 @@ use crate::diagnostics::{Diagnostics, listed, nearest};
 /// Stands first among the arguments that the attribute wrote itself when it put itself behind the others.
 pub(crate) const LAST: &str = "__idempotent_last";
 
-const NAMES: [&str; 20] = [
+const NAMES: [&str; 22] = [
     "scope",
+    "shared_scope",
     "ttl",
     "cache",
     "cache_if",
@@ -25,6 +26,7 @@ const NAMES: [&str; 20] = [
     "in_flight",
     "lease",
     "after_crash",
+    "isolation",
     "max_body",
     "oversize",
     "keep_headers",

@@ -3,6 +3,8 @@
 use proc_macro2::TokenStream;
 use syn::Signature;
 
+use crate::model::Model;
+
 /// Completes what `#[utoipa::path]` has documented, if it stands on the handler.
 ///
 /// utoipa's `routes!` and `paths(…)` call `__path_pay::operation()`, a method of a trait, which an inherent one goes before:
@@ -77,7 +79,7 @@ mod once {
 
 /// The mode of the last argument's wrapper, by which aide learns whose it is and what the handler was written to return.
 #[cfg(feature = "aide")]
-pub(crate) fn mode(signature: &Signature, mode: &TokenStream) -> TokenStream {
+pub(crate) fn mode(signature: &Signature, model: &Model, mode: &TokenStream) -> TokenStream {
     use quote::{ToTokens, quote};
     use syn::visit::Visit;
     use syn::{ReturnType, Type};
@@ -101,6 +103,7 @@ pub(crate) fn mode(signature: &Signature, mode: &TokenStream) -> TokenStream {
         }
     };
     let function = crate::expand::name(signature);
+    let scope = crate::expand::scope(model, &function);
     quote! {
         ::idempotent_runtime::__private::Documented<
             #mode,
@@ -108,6 +111,7 @@ pub(crate) fn mode(signature: &Signature, mode: &TokenStream) -> TokenStream {
                 ::idempotent_runtime::__private::identity(
                     ::core::module_path!(),
                     #function,
+                    #scope,
                     (::core::file!(), ::core::line!(), ::core::column!()),
                 )
             },
@@ -117,6 +121,6 @@ pub(crate) fn mode(signature: &Signature, mode: &TokenStream) -> TokenStream {
 }
 
 #[cfg(not(feature = "aide"))]
-pub(crate) fn mode(_: &Signature, mode: &TokenStream) -> TokenStream {
+pub(crate) fn mode(_: &Signature, _: &Model, mode: &TokenStream) -> TokenStream {
     mode.clone()
 }

@@ -22,7 +22,7 @@ use syn::{Attribute, FnArg, Generics, Lifetime, PatType, ReturnType, Signature, 
 use crate::args::LAST;
 use crate::document;
 use crate::handler::Handler;
-use crate::model::{Cache, Fingerprint, Methods, Model};
+use crate::model::{Cache, Fingerprint, Isolation, Methods, Model};
 
 /// The function untouched, with this attribute behind all others, so that they see what the user wrote.
 pub(crate) fn behind_the_others(handler: &Handler, arguments: &TokenStream) -> TokenStream {
@@ -122,14 +122,16 @@ fn guarded_inputs(
 ) -> Punctuated<FnArg, Token![,]> {
     let mode = match model.fingerprint {
         Fingerprint::Request => quote!(::idempotent_runtime::__private::Buffered),
-        Fingerprint::None | Fingerprint::Expression(_) => quote!(::idempotent_runtime::__private::Streamed),
+        Fingerprint::Json => quote!(::idempotent_runtime::__private::BufferedJson),
+        Fingerprint::Expression(_) => quote!(::idempotent_runtime::__private::Targeted),
+        Fingerprint::None | Fingerprint::Only(_) => quote!(::idempotent_runtime::__private::Streamed),
     };
     let mode = if model.header.is_none() && model.key.is_none() {
         mode
     } else {
         quote!(::idempotent_runtime::__private::KeyElsewhere<#mode>)
     };
-    let mode = document::mode(signature, &mode);
+    let mode = document::mode(signature, model, &mode);
     let Some((last, others)) = arguments.split_last() else {
         let name = &names[0];
         return syn::parse_quote!(#name: ::idempotent_runtime::__private::Guarded<(), #mode>);
@@ -219,14 +221,26 @@ impl<'ast> Visit<'ast> for Mentions<'_> {
     }
 }
 
+/// The scope that is given, or the path of the function.
+pub(crate) fn scope(model: &Model, function: &str) -> TokenStream {
+    match &model.scope {
+        Some(scope) => scope.to_token_stream(),
+        None => quote!(::core::concat!(::core::module_path!(), "::", #function)),
+    }
+}
+
 /// One call for each argument that is given.
 fn settings(model: &Model, function: &str) -> Vec<TokenStream> {
     let mut settings = Vec::new();
     let mut set = |setting: TokenStream| settings.push(setting);
     let private = quote!(::idempotent_runtime::__private);
+    let scope = scope(model, function);
     match &model.scope {
-        Some(scope) => set(quote!(.with_scope(#scope))),
-        None => set(quote!(.with_default_scope(::core::concat!(::core::module_path!(), "::", #function)))),
+        Some(_) => set(quote!(.with_scope(#scope))),
+        None => set(quote!(.with_default_scope(#scope))),
+    }
+    if model.shares_scope {
+        set(quote!(.with_shared_scope()));
     }
     if let Some(millis) = model.ttl_millis {
         set(quote!(.with_ttl_millis(#millis)));
@@ -265,7 +279,9 @@ fn settings(model: &Model, function: &str) -> Vec<TokenStream> {
     match &model.fingerprint {
         Fingerprint::Request => {}
         Fingerprint::None => set(quote!(.with_fingerprint(#private::FingerprintSource::None))),
+        Fingerprint::Json => set(quote!(.with_fingerprint(#private::FingerprintSource::Json))),
         Fingerprint::Expression(_) => set(quote!(.with_fingerprint(#private::FingerprintSource::Expression))),
+        Fingerprint::Only(_) => set(quote!(.with_fingerprint(#private::FingerprintSource::Only))),
     }
     if let Some(millis) = model.wait_millis {
         set(quote!(.with_wait_millis(#millis)));
@@ -275,6 +291,13 @@ fn settings(model: &Model, function: &str) -> Vec<TokenStream> {
     }
     if model.refuses_after_crash {
         set(quote!(.with_after_crash(#private::AfterCrash::Refuse)));
+    }
+    if let Some(isolation) = model.isolation {
+        let isolation = match isolation {
+            Isolation::RepeatableRead => quote!(RepeatableRead),
+            Isolation::Serializable => quote!(Serializable),
+        };
+        set(quote!(.with_isolation(#private::Isolation::#isolation)));
     }
     if let Some(bytes) = model.max_body {
         set(quote!(.with_max_body(#bytes)));
@@ -319,7 +342,7 @@ fn policy_expressions(model: &Model) -> TokenStream {
     if let Some(caller) = &model.caller {
         ask("caller", caller, true);
     }
-    if let Fingerprint::Expression(value) = &model.fingerprint {
+    if let Fingerprint::Expression(value) | Fingerprint::Only(value) = &model.fingerprint {
         ask("fingerprint", value, true);
     }
     if let Some(predicate) = &model.cache_if {

@@ -98,6 +98,18 @@ impl Handler {
         })
     }
 
+    /// Whether the type of an argument mentions a `Tx`.
+    pub(crate) fn names_a_transaction(&self) -> bool {
+        fn mentions(tokens: TokenStream) -> bool {
+            tokens.into_iter().any(|token| match token {
+                TokenTree::Ident(ident) => ident == "Tx",
+                TokenTree::Group(group) => mentions(group.stream()),
+                _ => false,
+            })
+        }
+        self.arguments().any(|argument| mentions(argument.ty.to_token_stream()))
+    }
+
     /// Whether another attribute macro still stands on the function.
     pub(crate) fn has_other_macros(&self) -> bool {
         self.attributes.iter().any(|attribute| !is_inert(attribute))

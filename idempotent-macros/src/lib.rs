@@ -22,19 +22,21 @@ mod units;
 /// | argument | default | meaning |
 /// |---|---|---|
 /// | `scope = "charges"` | module path and name of the function | namespace of the keys |
-/// | `ttl = "24h"` | `"24h"` | how long a record is kept, at least 1s; `"90s"`, `"15m"`, `"24h"`, `"7d"`, sums such as `"1h30m"` |
-/// | `cache = [201, 409]` | `[200..=299]` | statuses that are recorded: numbers, ranges `200..=299` and `400..500`, classes `"2xx"`; `all` |
+/// | `shared_scope` | off | other handlers have this `scope` too, and say so: a key that one has seen is used up for all of them |
+/// | `ttl = "24h"` | `"24h"` | how long a record is kept, at least 1s and at most 100 years; `"90s"`, `"15m"`, `"24h"`, `"7d"`, sums such as `"1h30m"` |
+/// | `cache = [201, 409]` | `[200..=299, 303]` | statuses that are recorded: numbers, ranges `200..=299` and `400..500`, classes `"2xx"`; `all` |
 /// | `cache_if = path` | none | `fn(&http::response::Parts) -> bool`, instead of `cache` |
 /// | `header = "x-request-id"` | `"idempotency-key"` | where the key is |
 /// | `key = expr` | the header | key from the arguments instead (`&str`, `String`, `Option` of either) |
 /// | `required` | off | a request without a key gets 400; otherwise it passes through unguarded |
 /// | `invalid_key = "ignore"` | `"reject"` | a malformed key: 400, or it counts as none |
 /// | `methods = [POST, PATCH]` | `[POST, PUT, PATCH, DELETE]` | others pass through; `any` for all |
-/// | `caller = expr` | none | partitions keys by principal (`Display`); without it another `Authorization` is refused the record |
-/// | `fingerprint = expr` | method, path, query, body | what a reused key must repeat: any `Hash` expression over the arguments, or `none` |
-/// | `in_flight = wait("5s")` | `reject` | a duplicate of a running request: 409 at once, or wait for its response and replay it |
+/// | `caller = expr` | the registry's | partitions keys by principal (`Display`); without any, other credentials are refused the record |
+/// | `fingerprint = expr` | method, authority, path, query, media type, body | what a reused key must repeat in place of query and body: any `serde::Serialize` expression over the arguments; `only(expr)` in place of all of them; `json`: the body in its canonical form; `none` |
+/// | `in_flight = wait("5s")` | `reject` | a duplicate of a running request: 409 at once, or wait for its response and replay it; a waiter never executes |
 /// | `lease = "30s"` | `"30s"`, or `ttl` if that is shorter | how long a dead process holds a key, at least 100ms; renewed while the handler runs |
 /// | `after_crash = "refuse"` | `"rerun"` | the handler may have run: run it again (at least once), or never (at most once) |
+/// | `isolation = "serializable"` | the database's | isolation of the handler's `Tx`: `"serializable"` or `"repeatable_read"`; SQLite's transactions are serializable always |
 /// | `max_body = "4MiB"` | `"4MiB"` | largest recorded body |
 /// | `oversize = "rerun"` | `"refuse"` | after a larger or endless response a retry gets 409 with the original status, or runs again |
 /// | `keep_headers = ["set-cookie"]` | none | headers that are recorded although the default leaves them out |
@@ -49,7 +51,8 @@ mod units;
 ///
 /// The default scope is the same for every instance of a generic handler. Two functions whose path is the same, as those of
 /// one name in `impl` blocks of one module are, need a `scope` each: `install` says so, and under a registry's layer
-/// their keyed requests get 503.
+/// their keyed requests get 503. `install` rejects two handlers of one `scope` as well, unless both say `shared_scope`; a
+/// registry's layer logs them.
 ///
 /// # What becomes of the function
 ///

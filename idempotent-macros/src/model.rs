@@ -12,6 +12,7 @@ use crate::reader::Reader;
 #[expect(clippy::struct_excessive_bools, reason = "each is one argument with two values")]
 pub(crate) struct Model {
     pub(crate) scope: Option<String>,
+    pub(crate) shares_scope: bool,
     pub(crate) ttl_millis: Option<u64>,
     pub(crate) cache: Option<Cache>,
     pub(crate) cache_if: Option<Expr>,
@@ -25,6 +26,7 @@ pub(crate) struct Model {
     pub(crate) wait_millis: Option<u64>,
     pub(crate) lease_millis: Option<u64>,
     pub(crate) refuses_after_crash: bool,
+    pub(crate) isolation: Option<Isolation>,
     pub(crate) max_body: Option<usize>,
     pub(crate) reruns_oversize: bool,
     pub(crate) keep_headers: Vec<String>,
@@ -43,10 +45,21 @@ pub(crate) enum Methods {
     Only(Vec<&'static str>),
 }
 
+#[derive(Clone, Copy)]
+pub(crate) enum Isolation {
+    RepeatableRead,
+    Serializable,
+}
+
 pub(crate) enum Fingerprint {
     Request,
+    /// The body in its canonical form.
+    Json,
     None,
+    /// In place of query and body.
     Expression(Expr),
+    /// In place of all of the request.
+    Only(Expr),
 }
 
 const DEFAULT_TTL_MILLIS: u64 = 24 * 60 * 60 * 1000;
@@ -57,6 +70,7 @@ impl Model {
         let mut reader = Reader { arguments, diagnostics };
         let model = Self {
             scope: reader.scope(),
+            shares_scope: reader.flag("shared_scope"),
             ttl_millis: reader.duration("ttl", "24h", 1000),
             cache: reader.cache(),
             cache_if: reader.expression("cache_if", "is_final"),
@@ -70,6 +84,7 @@ impl Model {
             wait_millis: reader.wait(),
             lease_millis: reader.duration("lease", "30s", 100),
             refuses_after_crash: reader.choice("after_crash", ["rerun", "refuse"]),
+            isolation: reader.isolation(),
             max_body: reader.max_body(),
             reruns_oversize: reader.choice("oversize", ["refuse", "rerun"]),
             keep_headers: reader.headers("keep_headers", "set-cookie"),
@@ -82,6 +97,10 @@ impl Model {
 
     /// What one argument says about another.
     fn check(mut self, arguments: &Arguments, diagnostics: &mut Diagnostics) -> Self {
+        if let (None, Some(shared), true) = (arguments.get("scope"), arguments.get("shared_scope"), self.shares_scope) {
+            let message = "`shared_scope` needs the scope that is shared; write `scope = \"charges\", shared_scope`";
+            diagnostics.error(&shared.name, message);
+        }
         if let (Some(_), Some(cache_if)) = (arguments.get("cache"), arguments.get("cache_if")) {
             diagnostics.error(&cache_if.name, "`cache_if` decides alone; remove `cache` or `cache_if`");
         }

@@ -7,10 +7,13 @@ use syn::{Expr, Lit};
 
 use crate::args::{Argument, Arguments};
 use crate::diagnostics::{Diagnostics, listed, nearest};
-use crate::model::{Cache, Fingerprint, Methods};
-use crate::units::{duration_in_millis, size_in_bytes};
+use crate::model::{Cache, Fingerprint, Isolation, Methods};
+use crate::units::{LONGEST_MILLIS, duration_in_millis, size_in_bytes};
 
 const METHODS: [&str; 9] = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
+
+const ONLY: &str =
+    "`only` takes one expression, or several as a tuple; write `fingerprint = only((&order.amount, &order.currency))`";
 
 /// Headers of one connection, or computed for each answer: a replay cannot carry them.
 const NEVER_KEPT: [&str; 9] = [
@@ -80,6 +83,11 @@ impl Reader<'_> {
 
     fn millis(&mut self, name: &str, text: &str, at: impl ToTokens, example: &str, least: u64) -> Option<u64> {
         match duration_in_millis(text) {
+            Ok(millis) if millis > LONGEST_MILLIS => {
+                let longest = humantime::format_duration(Duration::from_millis(LONGEST_MILLIS));
+                self.diagnostics.error(at, format!("`{name}` must be at most {longest}; write `{example}`"));
+                None
+            }
             Ok(millis) if millis >= least => Some(millis),
             Ok(_) => {
                 let least = humantime::format_duration(Duration::from_millis(least));
@@ -288,6 +296,19 @@ impl Reader<'_> {
         match self.value("fingerprint", "(&order.amount, &order.currency)") {
             None => Fingerprint::Request,
             Some(value) if is_word(&value, "none") => Fingerprint::None,
+            Some(value) if is_word(&value, "json") => Fingerprint::Json,
+            Some(value) if is_word(&value, "only") => {
+                self.diagnostics.error(value, ONLY);
+                Fingerprint::Request
+            }
+            Some(Expr::Call(call)) if is_word(&call.func, "only") => {
+                let mut values = call.args.iter();
+                if let (Some(value), None) = (values.next(), values.next()) {
+                    return Fingerprint::Only(value.clone());
+                }
+                self.diagnostics.error(call, ONLY);
+                Fingerprint::Request
+            }
             Some(value) => Fingerprint::Expression(value),
         }
     }
@@ -306,6 +327,25 @@ impl Reader<'_> {
         }
         self.diagnostics.error(value, "`in_flight` is `reject` or `wait(…)`; write `in_flight = wait(\"5s\")`");
         None
+    }
+
+    pub(crate) fn isolation(&mut self) -> Option<Isolation> {
+        const WORDS: [&str; 2] = ["serializable", "repeatable_read"];
+        let value = self.value("isolation", "\"serializable\"")?;
+        let word = string_of(&value).or_else(|| word_of(&value));
+        match word.as_deref() {
+            Some("serializable") => Some(Isolation::Serializable),
+            Some("repeatable_read") => Some(Isolation::RepeatableRead),
+            _ => {
+                let meant = word.and_then(|word| nearest(&word, &WORDS)).unwrap_or(WORDS[0]);
+                let message = format!(
+                    "`isolation` is \"serializable\" or \"repeatable_read\"; write `isolation = \"{meant}\"`, or remove it \
+                     for the database's default"
+                );
+                self.diagnostics.error(value, message);
+                None
+            }
+        }
     }
 
     pub(crate) fn max_body(&mut self) -> Option<usize> {

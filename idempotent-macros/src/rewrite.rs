@@ -14,7 +14,16 @@ pub(crate) fn rewrite(arguments: &TokenStream, item: &TokenStream) -> TokenStrea
     let model = Model::new(&parsed, &mut diagnostics);
     let handler = Handler::parse(item.clone());
     match &handler {
-        Ok(handler) => handler.check(&mut diagnostics),
+        Ok(handler) => {
+            handler.check(&mut diagnostics);
+            if let Some(isolation) = parsed.get("isolation")
+                && !handler.names_a_transaction()
+            {
+                let message =
+                    "`isolation` is that of the handler's `Tx`, and no argument names one; take `mut tx: Tx<Postgres>`";
+                diagnostics.error(&isolation.name, message);
+            }
+        }
         Err(error) => diagnostics.combine(error.clone()),
     }
     match (diagnostics.into_result(), handler) {

@@ -11,7 +11,7 @@ fn policy() -> TokenStream {
         scope = "charges", ttl = "1h30m", cache = [201, 400..500, "5xx"], header = "x-request-id", required,
         methods = [POST], caller = user.id, fingerprint = (&order.amount, user.id), in_flight = wait("5s"), lease = "10s",
         after_crash = "refuse", max_body = "64KiB", oversize = "rerun", keep_headers = ["set-cookie"],
-        drop_headers = ["x-trace"], store = "payments", on_store_error = "run"
+        drop_headers = ["x-trace"], store = "payments", on_store_error = "run", isolation = "serializable"
     }
 }
 
@@ -20,10 +20,11 @@ fn handler() -> ItemFn {
         /// Charges a card.
         pub(crate) async fn create_charge<L: Ledger>(
             State(ledger): State<L>,
+            mut tx: Tx<Postgres>,
             user: User,
             Json(order): Json<NewCharge>,
         ) -> Result<(StatusCode, Json<Charge>), ApiError> {
-            Ok((StatusCode::CREATED, Json(ledger.charge(user.id, order).await?)))
+            Ok((StatusCode::CREATED, Json(ledger.charge(&mut tx, user.id, order).await?)))
         }
     }
 }

@@ -1,5 +1,8 @@
 //! Durations and sizes as people write them.
 
+/// The longest time that a policy may state, for stores add it to clocks of their own: 100 years.
+pub(crate) const LONGEST_MILLIS: u64 = 100 * 31_557_600 * 1000;
+
 /// `90s`, `15m`, `24h`, `7d`, `500ms` and sums such as `1h30m`, in milliseconds.
 pub(crate) fn duration_in_millis(text: &str) -> Result<u64, String> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {

@@ -5,6 +5,7 @@ use http::{HeaderName, HeaderValue};
 
 #[cfg(not(feature = "seal"))]
 use self::unsealed::SealingKeys;
+use crate::fingerprint::Difference;
 #[cfg(feature = "seal")]
 use crate::sealing::SealingKeys;
 use crate::store::StoreError;
@@ -27,9 +28,9 @@ impl AtRest {
         if let Some(sealing) = &self.sealing {
             let mut keyed = sealing.fingerprints(plain);
             let first = keyed.next().unwrap_or(plain);
-            return Fingerprints { first, others: keyed.chain([plain]).collect() };
+            return Fingerprints { first, plain, others: keyed.chain([plain]).collect() };
         }
-        Fingerprints { first: plain, others: Vec::new() }
+        Fingerprints { first: plain, plain, others: Vec::new() }
     }
 
     /// The record as the store gets it.
@@ -68,12 +69,21 @@ pub(crate) enum Opened {
 pub(crate) struct Fingerprints {
     /// The one that is written.
     pub(crate) first: Fingerprint,
+    /// The one that no sealing key changes.
+    pub(crate) plain: Fingerprint,
     others: Vec<Fingerprint>,
 }
 
 impl Fingerprints {
     pub(crate) fn contain(&self, fingerprint: Fingerprint) -> bool {
         self.first == fingerprint || self.others.contains(&fingerprint)
+    }
+
+    /// In what the request with this other fingerprint differs; `names` are those of the credential headers that count.
+    pub(crate) fn difference(&self, other: Fingerprint, names: &[HeaderName]) -> Difference {
+        // Under the wrong sealing key, every part looks different.
+        let nearest = self.others.iter().chain([&self.first]).min_by_key(|own| own.distance(other));
+        nearest.unwrap_or(&self.first).difference(other, names)
     }
 }
 

@@ -10,7 +10,7 @@ use axum::response::Response;
 use futures_util::future::BoxFuture;
 use tracing::{Id, Span};
 
-use crate::engine::of_another_guard;
+use crate::engine::{is_of_another_guard, of_another_guard};
 use crate::idempotency::Execution;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::tokio::runtime::Handle;
@@ -93,10 +93,14 @@ impl Future for Completion {
             self.running = Some(running);
             return Poll::Pending;
         };
-        Poll::Ready(match &self.execution {
-            Some(execution) if execution.has_last_word() => of_another_guard(response),
-            _ => response,
-        })
+        let Some(execution) = &self.execution else { return Poll::Ready(response) };
+        if execution.has_last_word() {
+            return Poll::Ready(of_another_guard(response));
+        }
+        if !is_of_another_guard(&response) {
+            execution.leave_response();
+        }
+        Poll::Ready(response)
     }
 }
 

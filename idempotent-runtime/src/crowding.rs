@@ -3,29 +3,29 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use http::HeaderValue;
+use http::HeaderName;
 
 use crate::Fingerprint;
-use crate::fingerprint::FingerprintBuilder;
+use crate::fingerprint::{Credentials, FingerprintBuilder};
 
 /// Whom a request counts for.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Principal {
-    /// As the handler's `caller` says.
+    /// As the handler, its layer or the registry says.
     Caller(Box<str>),
-    /// The digest of `Authorization`, where the handler names no caller.
+    /// The digest of all credentials, where no caller is named.
     Credentials(Fingerprint),
     /// A request that has neither.
     Nobody,
 }
 
 impl Principal {
-    pub(crate) fn of(caller: Option<&str>, authorization: &[HeaderValue]) -> Self {
+    pub(crate) fn of(caller: Option<&str>, names: &[HeaderName], credentials: &Credentials) -> Self {
         match caller {
             Some(caller) => Self::Caller(caller.into()),
-            None if !authorization.is_empty() => {
+            None if !credentials.is_empty() => {
                 let mut digest = FingerprintBuilder::new();
-                digest.credentials(authorization);
+                digest.credentials(names, credentials);
                 Self::Credentials(digest.finish())
             }
             None => Self::Nobody,

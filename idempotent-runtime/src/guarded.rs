@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use axum::extract::{FromRequest, Request};
 use axum::response::{IntoResponse, Response};
 
+use crate::policy::Reads;
 use crate::presented::Presented;
 
 /// The last argument of an annotated handler, with what the engine needs to know of the request.
@@ -37,7 +38,13 @@ pub struct Guarded<B, M = Buffered> {
 /// The body is part of the fingerprint: it is read before the inner extractor gets it.
 pub enum Buffered {}
 
-/// The body is not part of the fingerprint: it reaches the inner extractor as it comes.
+/// The same, in its canonical form where it is JSON.
+pub enum BufferedJson {}
+
+/// An expression stands for the body, which reaches the inner extractor as it comes; the target counts.
+pub enum Targeted {}
+
+/// Nothing of the request is part of the fingerprint: it reaches the inner extractor as it comes.
 pub enum Streamed {}
 
 /// The key is not in the header `idempotency-key`, so that only the engine can tell whether there is one.
@@ -61,7 +68,7 @@ where
     type Rejection = Response;
 
     async fn from_request(mut request: Request, state: &S) -> Result<Self, Response> {
-        let presented = Presented::of(&mut request, Mode::KEY_ELSEWHERE, Mode::BUFFERED).await;
+        let presented = Presented::of(&mut request, Mode::KEY_ELSEWHERE, Mode::READS).await;
         // Compiled for each handler: neither a closure nor a `?` more than it takes.
         match B::from_request(request, state).await {
             Ok(inner) => Ok(Self { inner, request: Some(presented), mode: PhantomData }),
@@ -73,7 +80,7 @@ where
 /// What is read of a request before the inner extractor gets it.
 pub trait Reading: sealed::Sealed {
     #[doc(hidden)]
-    const BUFFERED: bool;
+    const READS: Reads;
     #[doc(hidden)]
     const KEY_ELSEWHERE: bool = false;
 }
@@ -81,19 +88,29 @@ pub trait Reading: sealed::Sealed {
 pub(crate) mod sealed {
     pub trait Sealed {}
     impl Sealed for super::Buffered {}
+    impl Sealed for super::BufferedJson {}
+    impl Sealed for super::Targeted {}
     impl Sealed for super::Streamed {}
     impl<M> Sealed for super::KeyElsewhere<M> {}
 }
 
 impl Reading for Buffered {
-    const BUFFERED: bool = true;
+    const READS: Reads = Reads::Body;
+}
+
+impl Reading for BufferedJson {
+    const READS: Reads = Reads::Json;
+}
+
+impl Reading for Targeted {
+    const READS: Reads = Reads::Target;
 }
 
 impl Reading for Streamed {
-    const BUFFERED: bool = false;
+    const READS: Reads = Reads::Nothing;
 }
 
 impl<M: Reading> Reading for KeyElsewhere<M> {
-    const BUFFERED: bool = M::BUFFERED;
+    const READS: Reads = M::READS;
     const KEY_ELSEWHERE: bool = true;
 }

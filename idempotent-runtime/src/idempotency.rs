@@ -16,7 +16,7 @@ use crate::step::{Begun, Names, StepError, StepErrorKind, Steps};
 use crate::store::Token;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::transaction::HandlerTransaction;
-use crate::{IdempotencyKey, RecordKey, Refusal, telemetry};
+use crate::{Fingerprint, IdempotencyKey, RecordKey, Refusal, telemetry};
 
 /// What the handler may know about the key under which it runs.
 ///
@@ -42,7 +42,7 @@ impl Idempotency {
         let execution = Execution::default();
         let key = IdempotencyKey::new(key).unwrap_or_else(|reason| panic!("{key:?} is no key: {reason}"));
         let record_key = RecordKey::new("test", None, key.as_str());
-        execution.grant(key, record_key, attempt);
+        execution.grant(key, record_key, Fingerprint::from_bytes([0; 32]), attempt);
         Self(Arc::new(execution))
     }
 
@@ -61,14 +61,21 @@ impl Idempotency {
     }
 
     /// A key to pass on to `api`, another service that this handler calls: 32 hexadecimal digits, derived from scope,
-    /// caller and key.
+    /// caller, key and fingerprint.
     ///
-    /// It is the same on every attempt, so that the other service recognises a repetition, and another one for each
-    /// `api`. A request without a key gets a fresh one, since it is an execution of its own.
+    /// It is the same on every attempt of one request, so that the other service recognises a repetition, and another one
+    /// for each `api`. It differs from client to client, and from request to request: when a key is free again, because a
+    /// response was not recorded, and comes with another request or other credentials, the other service sees a new
+    /// operation. With a caller, credentials may be renewed between attempts; without one, they belong to the request. A
+    /// request without a key gets a fresh one, since it is an execution of its own. Under an
+    /// [`IdempotencyLayer`](crate::IdempotencyLayer), a handler without the attribute gets the key of the layer's claim.
     pub fn downstream_key(&self, api: &str) -> String {
         let mut digest = Sha256::new();
         match self.0.granted() {
-            Some(grant) => digest.update(grant.record_key.as_str()),
+            Some(grant) => {
+                digest.update(grant.fingerprint.as_bytes());
+                digest.update(grant.record_key.as_str());
+            }
             None => digest.update(self.0.unkeyed.get_or_init(Token::unique).as_u128().to_le_bytes()),
         }
         // A record key holds no NUL, so this ends it.
@@ -100,6 +107,7 @@ impl Idempotency {
     /// | the store is away | tried again for as long as the registry lets a store take, then an error; when `run` has run already, [`StepErrorKind::NotRecorded`](crate::StepErrorKind::NotRecorded), and the recording is tried on while this process lives: a later attempt waits for it |
     /// | the handler ends with a status that is not recorded | its steps stay: the next request with this key gets their results. Return an error from `run` where that must not be |
     /// | … and that request asks for something else | [`StepErrorKind::OtherRequest`](crate::StepErrorKind::OtherRequest), 422 |
+    /// | … or comes with other credentials, and no caller is named | [`StepErrorKind::OtherCredentials`](crate::StepErrorKind::OtherCredentials), 422 |
     /// | the code was changed, and reads the result as another type | [`StepErrorKind::WrongType`](crate::StepErrorKind::WrongType); it never runs again silently |
     /// | `after_crash = "refuse"` | after a crash there is no further attempt for which a step could be recorded; one that may have run is not run again: [`StepErrorKind::OutcomeUnknown`](crate::StepErrorKind::OutcomeUnknown) |
     /// | the handler takes a `Tx` | [`StepErrorKind::InTransaction`](crate::StepErrorKind::InTransaction): a rollback would undo what the step wrote and leave its result |
@@ -196,15 +204,18 @@ impl<S: Sync> FromRequestParts<S> for Idempotency {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        let execution = Execution::of(&mut parts.extensions);
-        execution.expect_steps();
-        Ok(Self(execution))
+        Ok(Self(Execution::of(&mut parts.extensions)))
     }
 }
 
-/// In the extensions of a request whose key a layer has claimed.
+/// In the extensions of a request: the guard that it has met last.
 #[derive(Clone)]
-pub(crate) struct Covering(pub(crate) Arc<Execution>);
+struct Met {
+    execution: Arc<Execution>,
+    /// This guard has passed the request on to what it guards. Another copy of the request, as a middleware in front of the
+    /// guard makes one, is not inside: it is a duplicate.
+    is_inside: bool,
+}
 
 /// What one request's extractors, its engine and whoever polls it share.
 #[derive(Default)]
@@ -215,11 +226,16 @@ pub(crate) struct Execution {
     grant: OnceLock<Grant>,
     unkeyed: OnceLock<Token>,
     transaction: OnceLock<Arc<dyn HandlerTransaction>>,
-    /// That of the layer around this one.
-    covering: Option<Arc<Self>>,
+    /// That of the nearest guard around this one: of a layer, or of a handler that forwards its request.
+    around: Option<Arc<Self>>,
+    /// The one among those around it under whose claim it runs, because its key is the same.
+    covered_by: OnceLock<Arc<Self>>,
     /// Its guard has taken the request, and has the last word on what is recorded.
     has_taken_over: AtomicBool,
-    may_take_steps: AtomicBool,
+    /// What has run beneath it under its claim is recorded by nobody else.
+    must_answer: AtomicBool,
+    /// Its claim has ended.
+    is_over: AtomicBool,
     step_names: Names,
     /// Of a handler that runs under a claim.
     steps: OnceLock<Steps>,
@@ -228,39 +244,43 @@ pub(crate) struct Execution {
 struct Grant {
     key: IdempotencyKey,
     record_key: RecordKey,
+    /// That no sealing key changes: an attempt may come after a rotation.
+    fingerprint: Fingerprint,
     attempt: u32,
 }
 
 impl Execution {
+    /// That of the run which a request with these extensions belongs to.
     pub(crate) fn of(extensions: &mut Extensions) -> Arc<Self> {
-        let covering = Self::covering_in(extensions);
-        match extensions.get::<Arc<Self>>() {
-            Some(execution)
-                if !execution.has_entered.load(Ordering::Relaxed) && execution.is_beneath(covering.as_ref()) =>
-            {
-                Arc::clone(execution)
-            }
-            // One whose handler runs came with a request that this handler forwards; one that knows not of the nearest layer
-            // belongs to a middleware above it.
-            _ => {
-                let execution = Arc::new(Self { covering, ..Self::default() });
-                extensions.insert(Arc::clone(&execution));
-                execution
-            }
+        if let Some(Met { execution, .. }) = extensions.get::<Met>()
+            && !execution.has_entered.load(Ordering::Relaxed)
+        {
+            return Arc::clone(execution);
+        }
+        let execution = Arc::new(Self::beneath(extensions));
+        extensions.insert(Met { execution: Arc::clone(&execution), is_inside: false });
+        execution
+    }
+
+    /// One of its own, which knows the guards around it.
+    pub(crate) fn beneath(extensions: &Extensions) -> Self {
+        let around = extensions.get::<Met>().and_then(|Met { execution, is_inside }| {
+            if *is_inside { Some(Arc::clone(execution)) } else { execution.around.clone() }
+        });
+        Self { around, ..Self::default() }
+    }
+
+    /// What comes with these extensions from here on is inside of the guard that they have met last.
+    pub(crate) fn pass_inside(extensions: &mut Extensions) {
+        if let Some(met) = extensions.get_mut::<Met>() {
+            met.is_inside = true;
         }
     }
 
-    /// One of its own, which knows the layer around it.
-    pub(crate) fn beneath(extensions: &Extensions) -> Self {
-        Self { covering: Self::covering_in(extensions), ..Self::default() }
-    }
-
-    fn covering_in(extensions: &Extensions) -> Option<Arc<Self>> {
-        extensions.get::<Covering>().map(|Covering(execution)| Arc::clone(execution))
-    }
-
-    fn is_beneath(&self, covering: Option<&Arc<Self>>) -> bool {
-        self.covering.as_ref().map(Arc::as_ptr) == covering.map(Arc::as_ptr)
+    /// What comes with these extensions from here on is inside of this guard, which has entered.
+    pub(crate) fn put_around(self: &Arc<Self>, extensions: &mut Extensions) {
+        self.enter();
+        extensions.insert(Met { execution: Arc::clone(self), is_inside: true });
     }
 
     /// The guard of this execution decides from here on.
@@ -268,26 +288,54 @@ impl Execution {
         self.has_taken_over.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the layer around it must record nothing of its response.
+    /// Whether a layer around it must record nothing of its response.
     pub(crate) fn has_last_word(&self) -> bool {
-        self.covering.is_some() && self.has_taken_over.load(Ordering::Relaxed)
+        self.around.is_some() && self.has_taken_over.load(Ordering::Relaxed)
     }
 
-    /// Whether a layer around it runs under this very key.
-    pub(crate) fn is_covered_by(&self, record_key: &RecordKey) -> bool {
-        let granted = self.covering.as_deref().and_then(Self::granted);
-        granted.is_some_and(|grant| grant.record_key == *record_key)
+    /// Whether a guard around it, however far, runs under this very key: then it runs under that one's claim.
+    pub(crate) fn is_covered(&self, record_key: &RecordKey) -> bool {
+        let mut around = self.around.as_ref();
+        while let Some(execution) = around {
+            if execution.holds(record_key) {
+                let _ = self.covered_by.set(Arc::clone(execution));
+                return true;
+            }
+            around = execution.around.as_ref();
+        }
+        false
     }
 
-    /// What was granted to it, or to the nearest layer around it.
+    fn holds(&self, record_key: &RecordKey) -> bool {
+        let grant = self.grant.get().is_some_and(|grant| grant.record_key == *record_key);
+        // Who forwards a request after its response is recorded gets a replay of it.
+        grant && !self.is_over.load(Ordering::Acquire)
+    }
+
+    /// Leaves the response to the guard under whose claim it was made, if there is one.
+    pub(crate) fn leave_response(&self) {
+        if let Some(covering) = self.covered_by.get() {
+            covering.must_answer.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether its guard records the response, whatever guards beneath it have done: one that ran under its claim did not.
+    pub(crate) fn must_answer(&self) -> bool {
+        self.must_answer.load(Ordering::Relaxed)
+    }
+
+    /// What was granted to the claim that it runs under, or else to the nearest guard around it.
     fn granted(&self) -> Option<&Grant> {
-        self.grant.get().or_else(|| self.covering.as_deref()?.granted())
+        match self.grant.get() {
+            Some(grant) => Some(grant),
+            None => self.covered_by.get().or(self.around.as_ref())?.granted(),
+        }
     }
 
     /// The execution of a request without a key, if anybody may ask for it: a `Tx` does.
     pub(crate) fn of_unkeyed(extensions: &mut Extensions) -> Option<Arc<Self>> {
         let has_transactions = cfg!(any(feature = "postgres", feature = "sqlite"));
-        (has_transactions || extensions.get::<Arc<Self>>().is_some()).then(|| Self::of(extensions))
+        (has_transactions || extensions.get::<Met>().is_some()).then(|| Self::of(extensions))
     }
 
     /// The handler is about to run: what comes now with this request's extensions is another run.
@@ -305,19 +353,15 @@ impl Execution {
         self.transaction.get().cloned()
     }
 
-    pub(crate) fn grant(&self, key: IdempotencyKey, record_key: RecordKey, attempt: u32) {
+    pub(crate) fn grant(&self, key: IdempotencyKey, record_key: RecordKey, fingerprint: Fingerprint, attempt: u32) {
         self.enter();
         // A middleware may clone the extensions into a second request before either is granted; the first one stands.
-        let _ = self.grant.set(Grant { key, record_key, attempt });
+        let _ = self.grant.set(Grant { key, record_key, fingerprint, attempt });
     }
 
-    /// Its handler extracts the [`Idempotency`], or nobody can tell yet.
-    pub(crate) fn expect_steps(&self) {
-        self.may_take_steps.store(true, Ordering::Relaxed);
-    }
-
-    pub(crate) fn may_take_steps(&self) -> bool {
-        self.may_take_steps.load(Ordering::Relaxed)
+    /// For as long as the claim is held.
+    pub(crate) fn hold(self: &Arc<Self>) -> Holding {
+        Holding(Arc::clone(self))
     }
 
     pub(crate) fn open_steps(&self, steps: Steps) {
@@ -326,6 +370,18 @@ impl Execution {
 
     /// Those under the claim whose key [`Idempotency`] tells.
     fn steps(&self) -> Option<&Steps> {
-        if self.grant.get().is_some() { self.steps.get() } else { self.covering.as_deref()?.steps() }
+        match self.grant.get() {
+            Some(_) => self.steps.get(),
+            None => self.covered_by.get().or(self.around.as_ref())?.steps(),
+        }
+    }
+}
+
+/// Nothing runs under the claim of this execution when it is dropped.
+pub(crate) struct Holding(Arc<Execution>);
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        self.0.is_over.store(true, Ordering::Release);
     }
 }

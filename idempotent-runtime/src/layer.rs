@@ -1,9 +1,9 @@
 //! The same engine as a tower layer: for routes that cannot be annotated, and for whole routers.
 
 use std::convert::identity;
-use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::{fmt, mem};
 
 use axum::BoxError;
 use axum::body::Body;
@@ -11,14 +11,15 @@ use axum::extract::Request;
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use http::request::Parts;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::engine::{Gate, failed};
-use crate::idempotency::{Covering, Execution};
-use crate::policy::FingerprintSource;
-use crate::presented::{Asked, Presented, PresentedKey, key_in};
-use crate::{Policy, Registry};
+use crate::engine::{Gate, failed, its_own};
+use crate::idempotency::Execution;
+use crate::presented::{Asked, Presented, PresentedKey, ask, key_in};
+use crate::registry::OfRequest;
+use crate::{IdempotencyKey, Policy, Registry};
 
 /// Guards every service under it by one policy: claims, records and replays as `#[idempotent]` does for one handler.
 ///
@@ -34,7 +35,8 @@ use crate::{Policy, Registry};
 /// What is different from an annotated handler:
 ///
 /// - The key is claimed before anything under the layer sees the request, its authentication included. So put the layer
-///   beneath that of authentication. Another user's key is refused in any case, as long as users differ in `Authorization`.
+///   beneath that of authentication, and name the [`caller`](Self::caller). Without one, another user's key is refused as
+///   long as users differ in their [credentials](crate::RegistryBuilder::credential_headers).
 /// - Responses that extractors, fallbacks and layers beneath it make are recorded like those of handlers.
 /// - The body of a keyed request is read before it is passed on, within axum's
 ///   [`DefaultBodyLimit`](axum::extract::DefaultBodyLimit); a longer one gets 413.
@@ -56,10 +58,23 @@ use crate::{Policy, Registry};
 /// let app: Router = Router::new().route("/charges", post(async || "charged")).layer(layer);
 /// # Ok::<(), idempotent_runtime::InvalidPolicy>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct IdempotencyLayer {
     policy: &'static Policy,
     registry: Option<Registry>,
+    caller: Option<Arc<OfRequest>>,
+    key: Option<Arc<OfRequest>>,
+}
+
+impl fmt::Debug for IdempotencyLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IdempotencyLayer")
+            .field("policy", &self.policy)
+            .field("registry", &self.registry)
+            .field("caller", &self.caller.is_some())
+            .field("key", &self.key.is_some())
+            .finish()
+    }
 }
 
 impl IdempotencyLayer {
@@ -70,13 +85,56 @@ impl IdempotencyLayer {
         let policy: &'static Policy = Box::leak(Box::new(policy));
         #[cfg(feature = "inspector")]
         MADE.lock().unwrap_or_else(PoisonError::into_inner).push(policy);
-        Self { policy, registry: None }
+        Self { policy, registry: None, caller: None, key: None }
     }
 
     /// Makes this the registry, whatever others there are.
     #[must_use]
     pub fn with_registry(mut self, registry: Registry) -> Self {
         self.registry = Some(registry);
+        self
+    }
+
+    /// Names the caller of each request by its head, in place of the registry's function: as
+    /// [`RegistryBuilder::caller`](crate::RegistryBuilder::caller) does, with the same rules. Where the answer is `None`,
+    /// the registry's function is asked.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use axum::http::request::Parts;
+    /// use idempotent_runtime::{IdempotencyLayer, Policy};
+    ///
+    /// #[derive(Clone)]
+    /// struct Tenant(String);
+    ///
+    /// fn tenant(parts: &Parts) -> Option<String> {
+    ///     parts.extensions.get::<Tenant>().map(|tenant| tenant.0.clone())
+    /// }
+    ///
+    /// let layer = IdempotencyLayer::new(Policy::builder("api").build()?).caller(tenant);
+    /// # Ok::<(), idempotent_runtime::InvalidPolicy>(())
+    /// ```
+    #[must_use]
+    pub fn caller(mut self, caller: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
+        self.caller = Some(Arc::new(caller));
+        self
+    }
+
+    /// Takes the key of each request from its head, in place of the policy's header. `None` is a request without a key.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use idempotent_runtime::{IdempotencyLayer, Policy};
+    ///
+    /// let layer = IdempotencyLayer::new(Policy::builder("deliveries").build()?)
+    ///     .key(|parts| parts.uri.path().strip_prefix("/deliveries/").map(str::to_owned));
+    /// # Ok::<(), idempotent_runtime::InvalidPolicy>(())
+    /// ```
+    #[must_use]
+    pub fn key(mut self, key: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
+        self.key = Some(Arc::new(key));
         self
     }
 
@@ -146,14 +204,15 @@ impl IdempotencyLayer {
         R::Error: Into<BoxError>,
     {
         let gate = self.gate(&mut request).await;
-        let Some((gate, covering)) = gate else {
+        let Some((gate, execution)) = gate else {
             return inner.call(request).await.map(|response| response.map(Body::new));
         };
         let error = Arc::new(Mutex::new(None));
         let kept_error = Arc::clone(&error);
         let answering = async move {
-            request.extensions_mut().insert(covering);
+            execution.put_around(request.extensions_mut());
             match inner.call(request).await {
+                Ok(response) if execution.must_answer() => its_own(response.map(Body::new)),
                 Ok(response) => response.map(Body::new),
                 Err(error) => {
                     *kept_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
@@ -167,26 +226,33 @@ impl IdempotencyLayer {
     }
 
     /// Where a request stands that has a key, or is refused for having none; `None` for one that is to be passed on.
-    async fn gate(&self, request: &mut Request) -> Option<(Gate, Covering)> {
+    async fn gate(&self, request: &mut Request) -> Option<(Gate, Arc<Execution>)> {
         let policy = self.policy;
         if !policy.guards(request.method()) {
             return None;
         }
-        let key = key_in(&request.headers().get_all(policy.header));
-        let asked = match key {
-            None => Asked::default(),
-            Some(_) => Asked::of(request, policy.fingerprint == FingerprintSource::Request).await,
+        let registry = self.registry.clone().or_else(|| Registry::serving(request.extensions()));
+        let key = match self.key.as_deref() {
+            Some(function) => PresentedKey::Computed(ask(request, function).map(|key| IdempotencyKey::new(&key))),
+            None => PresentedKey::Header(key_in(&request.headers().get_all(policy.header))),
         };
-        let covering = Covering(Arc::new(Execution::beneath(request.extensions())));
-        covering.0.expect_steps();
+        let asked = match key {
+            PresentedKey::Header(None) | PresentedKey::Computed(None) => Asked::default(),
+            _ => {
+                let functions = [self.caller.as_deref(), registry.as_ref().and_then(Registry::caller)];
+                let caller = functions.into_iter().flatten().find_map(|function| ask(request, function));
+                Asked::of(request, policy.fingerprint.reads(), registry.as_ref(), caller).await
+            }
+        };
+        let execution = Arc::new(Execution::beneath(request.extensions()));
         let presented = Presented {
             method: request.method().clone(),
-            registry: self.registry.clone().or_else(|| request.extensions().get::<Registry>().cloned()),
-            execution: Some(Arc::clone(&covering.0)),
-            key: PresentedKey::Header(key),
+            registry,
+            execution: Some(Arc::clone(&execution)),
+            key,
             asked,
         };
         let gate = Gate::new(policy, Some(presented));
-        gate.is_asked().then_some((gate, covering))
+        gate.is_asked().then_some((gate, execution))
     }
 }

@@ -73,6 +73,7 @@ mod at_rest;
 mod body;
 mod completion;
 mod crowding;
+mod deadline;
 mod engine;
 mod fingerprint;
 mod guarded;
@@ -119,8 +120,8 @@ pub use self::idempotency::Idempotency;
 pub use self::key::{IdempotencyKey, InvalidKey, MalformedRecordKey, RecordKey};
 pub use self::layer::{IdempotencyLayer, IdempotencyService};
 pub use self::policy::{
-    AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, InvalidPolicy, KeySource, Methods, OnStoreError,
-    Oversize, Policy, PolicyBuilder, policies,
+    AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, InvalidPolicy, Isolation, KeySource, Methods,
+    OnStoreError, Oversize, Policy, PolicyBuilder, policies,
 };
 pub use self::record::{Record, RecordedBody};
 #[doc(inline)]
@@ -162,14 +163,14 @@ pub mod __private {
     pub use crate::__policy as policy;
     pub use crate::completion::Completion;
     pub use crate::engine::{Gate, KeyExpression, into_response, never, open};
-    pub use crate::guarded::{Buffered, Guarded, KeyElsewhere, Streamed, ViaGuarded};
+    pub use crate::guarded::{Buffered, BufferedJson, Guarded, KeyElsewhere, Streamed, Targeted, ViaGuarded};
     #[cfg(feature = "utoipa")]
     pub use crate::openapi::operation;
     #[cfg(feature = "aide")]
     pub use crate::openapi::{Documented, identity};
     pub use crate::policy::{
-        AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, KeySource, Methods, OnStoreError, Oversize,
-        Policy, Registration,
+        AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, Isolation, KeySource, Methods, OnStoreError,
+        Oversize, Policy, Registration,
     };
     pub use crate::transaction::{Argument, OtherArgument};
 }

@@ -3,7 +3,7 @@
 #[cfg(not(feature = "metrics"))]
 pub(crate) use self::silent::*;
 #[cfg(feature = "metrics")]
-pub(crate) use crate::metrics::{InFlight, StoreMeter, lease_lost, outcome, replayed};
+pub(crate) use crate::metrics::{InFlight, StoreMeter, UnknownGauge, lease_lost, mismatched, outcome, replayed};
 
 /// What a store is asked for.
 #[derive(Clone, Copy)]
@@ -16,11 +16,13 @@ pub(crate) enum Op {
     Renew,
     Complete,
     Release,
-    /// Of an operator, as that below.
-    #[cfg(feature = "inspector")]
+    /// Of a waiter, or of an operator as that below.
     Get,
     #[cfg(feature = "inspector")]
     Purge,
+    /// Of the unknown outcomes.
+    #[cfg(feature = "metrics")]
+    Count,
     /// Of a handler's transaction, as those below.
     Begin,
     Record,
@@ -35,6 +37,7 @@ mod silent {
     use std::time::SystemTime;
 
     use super::Op;
+    use crate::store::BoundedStore;
 
     pub(crate) struct InFlight;
 
@@ -61,7 +64,20 @@ mod silent {
         }
     }
 
+    pub(crate) struct UnknownGauge;
+
+    #[expect(clippy::unused_self, reason = "its counterpart has something to keep")]
+    impl UnknownGauge {
+        pub(crate) fn new(_: Vec<BoundedStore>) -> Self {
+            Self
+        }
+
+        pub(crate) fn start(&self) {}
+    }
+
     pub(crate) fn outcome(_scope: &'static str, _outcome: &'static str) {}
+
+    pub(crate) fn mismatched(_scope: &'static str, _differs: &'static str, _header: &str) {}
 
     pub(crate) fn lease_lost(_scope: &'static str) {}
 

@@ -7,20 +7,22 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::Body;
-use axum::extract::{OriginalUri, Request};
+use axum::extract::Request;
 use axum::{BoxError, RequestExt};
 use bytes::Bytes;
 use http::header::GetAll;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, LengthLimitError};
 
 use crate::body::{Gathered, Remembering, Resumed};
-use crate::fingerprint::FingerprintBuilder;
+use crate::fingerprint::{BodyForm, Credentials, PartDigest, digest_of_body, digest_of_target};
 use crate::headers::IDEMPOTENCY_KEY;
 use crate::idempotency::Execution;
+use crate::policy::Reads;
+use crate::registry::OfRequest;
 use crate::trace::TraceParent;
-use crate::{Fingerprint, IdempotencyKey, InvalidKey, Registry};
+use crate::{IdempotencyKey, InvalidKey, Registry};
 
 /// What a request brought: all that the engine reads of it.
 pub(crate) struct Presented {
@@ -37,51 +39,71 @@ pub(crate) enum PresentedKey {
     Header(Option<Result<IdempotencyKey, InvalidKey>>),
     /// Among these headers, or in the handler's arguments.
     Elsewhere(Box<HeaderMap>),
+    /// What the `key` function of a layer says.
+    Computed(Option<Result<IdempotencyKey, InvalidKey>>),
 }
 
 impl Presented {
-    /// Of a request on its way to the extractors of a handler: its body is read if it has a key and `reads_body`.
-    pub(crate) async fn of(request: &mut Request, key_is_elsewhere: bool, reads_body: bool) -> Self {
+    /// Of a request on its way to the extractors of a handler: it is read if it has a key.
+    pub(crate) async fn of(request: &mut Request, key_is_elsewhere: bool, reads: Reads) -> Self {
         let key = if key_is_elsewhere {
             PresentedKey::Elsewhere(Box::new(request.headers().clone()))
         } else {
             PresentedKey::Header(key_in(&request.headers().get_all(&IDEMPOTENCY_KEY)))
         };
         let method = request.method().clone();
-        let registry = request.extensions().get::<Registry>().cloned();
+        let registry = Registry::serving(request.extensions());
         let (execution, asked) = if matches!(key, PresentedKey::Header(None)) {
             (Execution::of_unkeyed(request.extensions_mut()), Asked::default())
         } else {
             let execution = Execution::of(request.extensions_mut());
-            (Some(execution), Asked::of(request, reads_body).await)
+            let caller = registry.as_ref().and_then(Registry::caller).and_then(|caller| ask(request, caller));
+            (Some(execution), Asked::of(request, reads, registry.as_ref(), caller).await)
         };
+        Execution::pass_inside(request.extensions_mut());
         Self { method, registry, execution, key, asked }
     }
 }
 
 impl PresentedKey {
+    /// Whether a client sends it in a header.
+    pub(crate) fn is_in_header(&self) -> bool {
+        !matches!(self, Self::Computed(_))
+    }
+
     /// The key in the header of this name.
     pub(crate) fn in_header(self, name: &str) -> Option<Result<IdempotencyKey, InvalidKey>> {
         match self {
-            Self::Header(key) => key,
+            Self::Header(key) | Self::Computed(key) => key,
             Self::Elsewhere(headers) => key_in(&headers.get_all(name)),
         }
     }
 }
 
+/// The answer of the application's function about the request's head.
+pub(crate) fn ask(request: &mut Request, function: &OfRequest) -> Option<String> {
+    let (parts, body) = mem::take(request).into_parts();
+    let answer = function(&parts);
+    *request = Request::from_parts(parts, body);
+    answer
+}
+
 /// What the request asks for, and on whose behalf; nothing where there is no key.
 #[derive(Default)]
 pub(crate) struct Asked {
-    /// The lines of `Authorization`.
-    pub(crate) credentials: Vec<HeaderValue>,
+    /// As the registry or the layer says.
+    pub(crate) caller: Option<String>,
+    /// Where that names none.
+    pub(crate) credentials: Credentials,
     pub(crate) trace: Option<Box<TraceParent>>,
-    pub(crate) content: PresentedContent,
+    /// Where it counts.
+    pub(crate) target: Option<PartDigest>,
+    pub(crate) body: PresentedBody,
 }
 
 #[derive(Default)]
-pub(crate) enum PresentedContent {
-    /// Method, path, query and body.
-    Read(Fingerprint),
+pub(crate) enum PresentedBody {
+    Read(PartDigest),
     #[default]
     NotRead,
     /// The body could not be read; the answer is what axum's own body extractors say.
@@ -89,32 +111,37 @@ pub(crate) enum PresentedContent {
 }
 
 impl Asked {
-    pub(crate) async fn of(request: &mut Request, reads_body: bool) -> Self {
-        let credentials = request.headers().get_all(header::AUTHORIZATION).iter().cloned().collect();
+    pub(crate) async fn of(
+        request: &mut Request,
+        reads: Reads,
+        registry: Option<&Registry>,
+        caller: Option<String>,
+    ) -> Self {
+        let credentials = match registry {
+            Some(registry) if caller.is_none() => Credentials::of(registry.credential_headers(), request.headers()),
+            _ => Credentials::default(),
+        };
         let trace = TraceParent::of(request.headers()).map(Box::new);
-        let content = if reads_body { read(request).await } else { PresentedContent::NotRead };
-        Self { credentials, trace, content }
+        let target = match reads {
+            Reads::Nothing => None,
+            Reads::Target => Some(digest_of_target(request, false)),
+            Reads::Body | Reads::Json => Some(digest_of_target(request, true)),
+        };
+        let body = match reads {
+            Reads::Nothing | Reads::Target => PresentedBody::NotRead,
+            Reads::Body => read(request, BodyForm::Bytes).await,
+            Reads::Json => read(request, BodyForm::Json).await,
+        };
+        Self { caller, credentials, trace, target, body }
     }
 }
 
-/// The digest of what the request asks for; its body is still to be read afterwards.
-async fn read(request: &mut Request) -> PresentedContent {
-    let bytes = match buffer(request).await {
-        Ok(bytes) => bytes,
-        Err(broken) => return PresentedContent::Broken(broken),
-    };
-    let mut digest = FingerprintBuilder::new();
-    let uri = request.extensions().get::<OriginalUri>().map_or(request.uri(), |original| &original.0);
-    digest.target(request.method(), uri);
-    let multipart = request.headers().get(header::CONTENT_TYPE).filter(|value| is_multipart(value));
-    digest.body(multipart, &bytes);
-    PresentedContent::Read(digest.finish())
-}
-
-fn is_multipart(content_type: &HeaderValue) -> bool {
-    const MULTIPART: &[u8] = b"multipart/";
-    let start = content_type.as_bytes().trim_ascii_start().get(..MULTIPART.len());
-    start.is_some_and(|start| start.eq_ignore_ascii_case(MULTIPART))
+/// The digest of the body, which is still to be read afterwards.
+async fn read(request: &mut Request, form: BodyForm) -> PresentedBody {
+    match buffer(request).await {
+        Ok(bytes) => PresentedBody::Read(digest_of_body(request.headers(), &bytes, form)),
+        Err(broken) => PresentedBody::Broken(broken),
+    }
 }
 
 /// The key in the lines of its header, if there is one.

@@ -129,12 +129,13 @@ const VERSION: u8 = 1;
 const NONCE_BYTES: usize = 24;
 
 impl SealingKeys {
-    /// The digest under each key: without the key nobody can try out which request has it, and a digest of a request
-    /// with a card number would not be hard to try out.
+    /// The fingerprint under each key, part by part: without the key, no guess at a request or at a credential can be tried
+    /// out. For a digest of a request with a card number that would not be hard.
     pub(crate) fn fingerprints(&self, plain: Fingerprint) -> impl Iterator<Item = Fingerprint> {
         self.all().map(move |key| {
-            let digest = key.fingerprints.clone().chain_update(plain.as_bytes()).finalize();
-            Fingerprint::from_bytes(digest.into_bytes().into())
+            plain.keyed(|number, part| {
+                key.fingerprints.clone().chain_update([number]).chain_update(part).finalize().into_bytes().into()
+            })
         })
     }
 

@@ -21,4 +21,22 @@ mod real {
     pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
 
     pub(crate) use ::tokio;
+
+    /// Whether the clock of this runtime is paused, as tests do: it then differs from the one of the system.
+    pub(crate) fn clock_is_paused() -> bool {
+        let before = std::time::Instant::now();
+        let of_runtime = ::tokio::time::Instant::now().into_std();
+        of_runtime < before || of_runtime > std::time::Instant::now()
+    }
+
+    /// Drives `future` on a thread of the library's own, which ends with it.
+    ///
+    /// # Errors
+    ///
+    /// When the system gives no thread or no timer.
+    pub(crate) fn on_own_thread(name: &str, future: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
+        let runtime = ::tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new().name(name.to_owned());
+        thread.spawn(move || runtime.block_on(future)).map(drop)
+    }
 }

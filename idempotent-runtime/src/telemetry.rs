@@ -5,6 +5,7 @@ use std::error::Error;
 use tracing::Span;
 use tracing::field::Empty;
 
+use crate::fingerprint::{Difference, Unserialisable};
 use crate::metering;
 use crate::store::StoreError;
 use crate::transaction::TransactionError;
@@ -77,6 +78,34 @@ impl Outcome {
     pub(crate) fn correct(self, span: &Span) {
         span.record("idempotency.outcome", self.as_str());
         tracing::debug!(parent: span, outcome = self.as_str(), "a guarded request has ended");
+    }
+}
+
+/// A key came with another request than the first one. The header is told by its name, never by its value.
+pub(crate) fn other_request(scope: &'static str, difference: &Difference) {
+    let (differs, header) = (difference.as_str(), difference.header());
+    metering::mismatched(scope, differs, header);
+    tracing::info!(scope, differs, header, "a key was used for another request: it is refused, and nothing ran");
+}
+
+/// `fingerprint = expr` has a value that cannot be compared.
+pub(crate) fn no_fingerprint(policy: &Policy, error: Unserialisable) {
+    tracing::error!(
+        scope = policy.scope,
+        handler = %policy,
+        "the value of `fingerprint = …` cannot be compared: the request is refused, and nothing ran: {error}"
+    );
+}
+
+/// What `install` says of handlers without a caller under a registry without one.
+pub(crate) fn without_caller(policies: impl Iterator<Item = &'static Policy>) {
+    let handlers: Vec<String> = policies.filter(|policy| !policy.partitioned).map(Policy::handler).collect();
+    if !handlers.is_empty() {
+        tracing::warn!(
+            handlers = handlers.join(", "),
+            "some handlers name no caller: a retry with renewed credentials is refused; write `caller = …`, or \
+             `Registry::builder(…).caller(…)` for all of them"
+        );
     }
 }
 
@@ -158,6 +187,16 @@ pub(crate) fn claim_handed_back(policy: &Policy, store: &str) {
 
 /// The handler's transaction could not be begun or committed.
 pub(crate) fn transaction_failed(policy: &Policy, store: &str, error: &TransactionError) {
+    if let TransactionError::Conflict(_) = error {
+        // Part of the isolation that the application asks for: the client retries.
+        return tracing::info!(
+            scope = policy.scope,
+            handler = %policy,
+            store,
+            error = error as &dyn Error,
+            "a handler's transaction conflicts with another one: nothing was kept, and the client is told to retry"
+        );
+    }
     tracing::error!(
         scope = policy.scope,
         handler = %policy,
@@ -167,12 +206,23 @@ pub(crate) fn transaction_failed(policy: &Policy, store: &str, error: &Transacti
     );
 }
 
-/// A layer has claimed the very key under which the handler's transaction would record.
+/// A guard around it has claimed the very key under which the handler's transaction would record.
 pub(crate) fn covered_transaction(policy: &Policy) {
     tracing::error!(
         scope = policy.scope,
         handler = %policy,
-        "the layer around this handler has the same scope, so that its `Tx` cannot record in it: give each its own scope"
+        "a guard around this handler has the same scope, so that its `Tx` cannot record in it: give each its own scope"
+    );
+}
+
+/// Two handlers whose keys meet, under a registry that was not installed.
+pub(crate) fn shared_scope(first: &Policy, second: &Policy) {
+    tracing::error!(
+        scope = first.scope,
+        %first,
+        %second,
+        "two handlers have one scope: one may replay the other's responses; \
+         give each its own with `scope = \"…\"`, or write `shared_scope` on both"
     );
 }
 

@@ -16,7 +16,7 @@ use crate::source::Source;
 /// When that does not hold.
 pub fn redis_value(bytes: &[u8]) {
     let key = RecordKey::new("charges", None, "8e03978e");
-    let entry = is_sound_or_damaged(decoders::redis_entry(key.clone(), bytes, 1000));
+    let entry = is_sound_or_damaged(decoders::redis_entry(key.clone(), bytes, 1000, 1_795_000_000_000));
     match is_sound_or_damaged(decoders::redis_record(bytes)) {
         Some(Claim::Completed(record)) => {
             agrees(&entry.expect("a record is an entry"), &record);
@@ -32,7 +32,7 @@ pub fn redis_value(bytes: &[u8]) {
     let record = source.record();
     assert_eq!(in_and_out_of_redis(token, &record), record);
     let value = decoders::redis_value(token, &record).expect("a record is written");
-    agrees(&decoders::redis_entry(key, value.as_bytes(), left).expect("its own value"), &record);
+    agrees(&decoders::redis_entry(key, value.as_bytes(), left, 1_795_000_000_000).expect("its own value"), &record);
 }
 
 fn in_and_out_of_redis(token: Token, record: &Record) -> Record {
@@ -99,7 +99,10 @@ fn row(source: &mut Source<'_>) -> Row {
             7 => row.lease_left = source.option(Source::long),
             8 => row.time_left = source.option(Source::long),
             9 => row.recorded_at = source.option(Source::long),
-            10 => row.leased = source.option(|source| source.byte() & 1 == 1),
+            10 => {
+                row.leased = source.option(|source| source.byte() & 1 == 1);
+                row.expires = row.leased;
+            }
             _ => row.state = Some("claimed".to_owned()),
         }
     }

@@ -11,13 +11,22 @@ use idempotent_runtime::{Fingerprint, RecordKey};
 ///
 /// When it is not granted.
 pub async fn leave_a_claim(store: &impl Store, scope: &str, lease: Duration) -> (RecordKey, Token) {
+    leave_a_claim_for(store, scope, lease, Duration::from_hours(24)).await
+}
+
+/// [`leave_a_claim`], with this time to live.
+///
+/// # Panics
+///
+/// When it is not granted.
+pub async fn leave_a_claim_for(store: &impl Store, scope: &str, lease: Duration, ttl: Duration) -> (RecordKey, Token) {
     // What `fingerprint = none` and no `Authorization` make: the digest of nothing.
     let nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
     let request = ClaimRequest {
         token: Token::unique(),
         fingerprint: nothing.parse::<Fingerprint>().expect("64 digits"),
         lease,
-        ttl: Duration::from_hours(24),
+        ttl,
         after_crash: AfterCrash::Rerun,
     };
     let key = RecordKey::new(scope, None, "k");

@@ -31,7 +31,7 @@ use tokio::task::JoinHandle;
 #[cfg(feature = "faults")]
 pub use idempotent_runtime::testing::{Fault, FaultyStore};
 
-pub use self::dead::{leave_a_claim, take_over};
+pub use self::dead::{leave_a_claim, leave_a_claim_for, take_over};
 pub use self::dump::Dump;
 pub use self::executions::{Executions, post_until_answered};
 pub use self::logs::Logs;

@@ -183,6 +183,13 @@ async fn any_listed_key_opens_and_the_first_one_seals() {
         answer(rotated.post("/charges").header("idempotency-key", KEY).header("x-caller", CALLER).body("other"));
     assert_eq!(other.await.refusal(), "key_reused");
 
+    let by_client = |server: &Server, client: &'static str| {
+        answer(server.post("/bytes").header("idempotency-key", "by-client").header("x-api-key", client).body("tea"))
+    };
+    assert!(by_client(&server(vec![sealing_key(1)]).await, "acme").await.status.is_success());
+    assert!(by_client(&rotated, "acme").await.is_replay());
+    assert_eq!(by_client(&rotated, "globex").await.refusal(), "other_credentials", "told by the older key");
+
     let fresh = |server: &Server| answer(server.post("/charges").header("idempotency-key", "fresh").body("tea"));
     assert_eq!(fresh(&rotated).await.status, StatusCode::CREATED);
     assert!(fresh(&server(vec![sealing_key(2)]).await).await.is_replay(), "the first key has sealed it");

@@ -96,7 +96,7 @@ fn reset(connection: &TcpStream) {
 }
 
 fn head(path: &str, key: &str, framing: &str) -> String {
-    format!("POST {path} HTTP/1.1\r\nhost: localhost\r\nidempotency-key: {key}\r\n{framing}\r\n\r\n")
+    format!("POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nidempotency-key: {key}\r\n{framing}\r\n\r\n")
 }
 
 /// A request of which a half arrives: of a length that was announced, and in chunks.

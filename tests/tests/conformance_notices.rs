@@ -8,6 +8,7 @@ use futures_util::FutureExt;
 use http::HeaderValue;
 use idempotent_runtime::store::{
     AfterCrash, Claim, ClaimRequest, Cursor, Entry, EntryState, Held, MemoryStore, Page, Store, StoreError, Token,
+    UnknownOutcomes,
 };
 use idempotent_runtime::testing::conformance as rules;
 use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody};
@@ -39,6 +40,10 @@ enum Flaw {
     HidesHolders,
     ListsOnePage,
     SweepsTheLiving,
+    ForgetsUnknownOutcomes,
+    ForgetsWhatItRefused,
+    NeverTakesUnknownOver,
+    CountsNothing,
 }
 
 struct Flawed {
@@ -87,6 +92,16 @@ impl Store for Flawed {
         }
         if self.has(Flaw::IgnoresAfterCrash) {
             request.after_crash = AfterCrash::Rerun;
+        }
+        let standing = self.store.get(&key).await?;
+        if self.has(Flaw::ForgetsUnknownOutcomes) && standing.is_none() {
+            request.after_crash = AfterCrash::Rerun;
+        }
+        if let Some(Entry { state: EntryState::Claimed { lease: None, .. }, expires_in, fingerprint, .. }) = standing {
+            let only_looks = self.has(Flaw::ForgetsWhatItRefused) && request.after_crash == AfterCrash::Refuse;
+            if only_looks || self.has(Flaw::NeverTakesUnknownOver) && expires_in.is_none() {
+                return Ok(Claim::Lapsed { fingerprint });
+            }
         }
         if self.has(Flaw::LapsesEarly) {
             request.lease /= 2;
@@ -192,6 +207,13 @@ impl Store for Flawed {
         self.store.sweep().await
     }
 
+    async fn unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {
+        if self.has(Flaw::CountsNothing) {
+            return Ok(UnknownOutcomes::new());
+        }
+        self.store.unknown_outcomes().await
+    }
+
     async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
         let page = self.store.list(cursor, limit).await?;
         if self.has(Flaw::ListsOnePage) {
@@ -233,6 +255,10 @@ notices! {
     a_release_frees_the_key_and_the_attempts: KeepsAttemptsAfterRelease;
     a_record_expires: NeverExpires;
     a_claim_expires_after_its_last_sign_of_life: ForgetsClaimsEarly;
+    an_unknown_outcome_never_expires: ForgetsUnknownOutcomes;
+    what_was_refused_once_stays_refused: ForgetsWhatItRefused;
+    a_rerun_takes_an_unknown_outcome_over: NeverTakesUnknownOver;
+    unknown_outcomes_are_counted: CountsNothing;
     different_keys_never_meet: GluesKeys;
     a_purge_removes_claims_and_records: PurgesNothing;
     an_entry_says_what_stands_there: HidesLeases, HidesHolders;

@@ -147,16 +147,17 @@ async fn another_authorization_does_not_take_a_dead_claim_over() {
     for (path, scope) in [("/reruns", "reruns"), ("/refuses", "refuses")] {
         leave_a_claim(&store, scope, Duration::ZERO).await;
         let other = server.post(path).header("idempotency-key", "k").header("authorization", "Bearer mallory");
-        assert_eq!(answer(other).await.refusal(), "key_reused", "422 beats 409");
+        assert_eq!(answer(other).await.refusal(), "other_credentials", "422 beats 409");
     }
     assert_eq!(runs.started(), 0);
 }
 
 #[tokio::test]
-async fn a_waiter_takes_over_when_the_lease_of_a_dead_process_runs_out() {
+async fn a_waiter_of_a_dead_process_is_told_and_its_retry_executes() {
     let (runs, store) = (Runs::free(), MemoryStore::new());
     let server = serve(&runs, &store).await;
     leave_a_claim(&store, "waits", Duration::from_millis(300)).await;
+    assert_eq!((server.post_with_key("/waits", "k").await.refusal().as_str(), runs.started()), ("not_recorded", 0));
     assert_eq!(server.post_with_key("/waits", "k").await.text(), "attempt 2");
 }
 
@@ -235,7 +236,7 @@ async fn a_panic_under_refuse_leaves_the_outcome_unknown_at_once() {
 async fn a_panic_after_the_client_left_settles_the_claim_too() {
     let (runs, store) = (Runs::held(), MemoryStore::new());
     let server = serve(&runs, &store).await;
-    let request = b"POST /panics HTTP/1.1\r\nhost: localhost\r\nidempotency-key: k\r\ncontent-length: 0\r\n\r\n";
+    let request = b"POST /panics HTTP/1.1\r\nhost: 127.0.0.1\r\nidempotency-key: k\r\ncontent-length: 0\r\n\r\n";
     drop(server.connect_and_send(request).await);
     runs.until_started(1).await;
     runs.let_finish(2);

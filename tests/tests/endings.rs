@@ -64,7 +64,9 @@ fn app(runs: &Runs, registry: &Registry) -> Router {
 }
 
 async fn call(app: Router) -> Response {
-    let request = Request::post("/charges").header("idempotency-key", "k").body(Body::empty());
+    // With the host of those that come over the network.
+    let request = Request::post("/charges").header("host", "127.0.0.1").header("idempotency-key", "k");
+    let request = request.body(Body::empty());
     app.oneshot(request.expect("a well-formed request")).await.expect("infallible")
 }
 
@@ -150,7 +152,10 @@ fn a_runtime_that_ends_without_a_drain_leaves_a_claim_that_lapses_with_its_lease
         let entry = store.get(&key).await.expect("the store answers").expect("the claim stands");
         assert!(matches!(entry.state, EntryState::Claimed { attempt: 1, .. }), "{entry:?}");
         runs.let_finish(1);
-        // The retry waits for the lease.
+        // A waiter of a dead process is told when the lease is over, and executes nothing.
+        let waiter = call(app(&runs, &Registry::new(store.clone()))).await;
+        assert_eq!((waiter.status(), runs.started()), (StatusCode::CONFLICT, 1));
+        assert!(text(waiter).await.contains("\"not_recorded\""));
         let retry = call(app(&runs, &Registry::new(store))).await;
         assert!(!retry.headers().contains_key("idempotent-replayed"));
         assert_eq!((text(retry).await.as_str(), runs.started()), ("attempt 2", 2));

@@ -63,12 +63,12 @@ async fn unguarded(State(runs): State<Runs>, idempotency: Idempotency, body: Str
     charge(&runs, &idempotency, &body).await
 }
 
-#[idempotent(scope = "both", lease = "300ms")]
+#[idempotent(scope = "both", shared_scope, lease = "300ms")]
 async fn plain(State(runs): State<Runs>) {
     runs.run().await;
 }
 
-#[idempotent(scope = "both")]
+#[idempotent(scope = "both", shared_scope)]
 async fn in_transaction(_tx: Tx<Sqlite>, State(runs): State<Runs>) {
     runs.run().await;
 }

@@ -185,3 +185,121 @@ async fn a_layer_that_records_everything_records_no_refusal_of_a_guard_beneath_i
     }
     assert_eq!((runs.started(), store.len()), ((0, 0), 0));
 }
+
+#[idempotent(scope = "batches", shared_scope)]
+async fn batch(State(runs): State<Both>, request: Request) -> Response {
+    runs.outer.run().await;
+    let router: Router = Router::new().fallback(part_of_batch).with_state(runs);
+    router.oneshot(request).await.expect("a router answers")
+}
+
+#[idempotent(scope = "batches", shared_scope, cache = [402])]
+async fn part_of_batch(State(runs): State<Both>, idempotency: Idempotency) -> Result<String, Response> {
+    let run = idempotency.step("reserve", || async { Ok::<_, Response>(runs.inner.run().await) }).await?;
+    Ok(format!("{:?} {run}", idempotency.key()))
+}
+
+/// It runs under the claim of the handler that forwards, and is recorded by that one's policy.
+#[tokio::test]
+async fn a_handler_that_is_forwarded_its_own_key_runs_once() {
+    for has_layer in [false, true] {
+        let (runs, store) = (Both::free(), MemoryStore::new());
+        let mut app = Router::new()
+            .route("/batches", post(batch))
+            .with_state(runs.clone())
+            .layer(Registry::new(store.clone()).layer());
+        if has_layer {
+            app = app.layer(layer(Policy::builder("other"), &store));
+        }
+        let server = Server::start(app).await;
+        for is_replay in [false, true, true] {
+            let answer = server.post_with_key("/batches", "k").await;
+            assert_eq!((answer.text(), answer.is_replay()), (r#"Some("k") 1"#, is_replay));
+        }
+        assert_eq!(runs.started(), (1, 1));
+        let step = RecordKey::new("batches", None, "k").step("reserve");
+        assert!(store.get(&step).await.expect("the store answers").is_some(), "under the claim of its own key");
+    }
+}
+
+#[idempotent(scope = "passes-on")]
+async fn passes_on(State(runs): State<Both>, request: Request) -> Response {
+    runs.outer.run().await;
+    let router: Router = Router::new().fallback(of_the_layers_scope).with_state(runs);
+    router.oneshot(request).await.expect("a router answers")
+}
+
+#[tokio::test]
+async fn a_handler_forwarded_beneath_two_guards_runs_under_the_outer_claim() {
+    let (runs, store) = (Both::free(), MemoryStore::new());
+    let app = Router::new()
+        .route("/", post(passes_on))
+        .with_state(runs.clone())
+        .layer(Registry::new(store.clone()).layer())
+        .layer(layer(Policy::builder("b"), &store))
+        .layer(layer(Policy::builder("api"), &store));
+    let server = Server::start(app).await;
+    for is_replay in [false, true] {
+        let answer = server.post_with_key("/", "k").await;
+        assert_eq!((answer.text(), answer.is_replay()), ("run 2", is_replay));
+    }
+    assert_eq!(runs.started(), (2, 0), "each of the two has run once");
+}
+
+#[idempotent(scope = "once")]
+async fn once(State(runs): State<Both>, _: Request) -> String {
+    format!("run {}", runs.outer.run().await)
+}
+
+/// Both copies come with what the middleware has extracted, but only what a guard hands on is inside of it.
+#[tokio::test]
+async fn a_request_that_a_middleware_sends_twice_is_executed_once() {
+    let (runs, store) = (Both { outer: Runs::held(), inner: Runs::free() }, MemoryStore::new());
+    let twice = async |_: Idempotency, request: Request, next: Next| {
+        let (parts, _) = request.into_parts();
+        let copy = || Request::from_parts(parts.clone(), axum::body::Body::empty());
+        let first = tokio::spawn(next.clone().run(copy()));
+        runs_of(&parts).outer.until_started(1).await;
+        let second = next.run(copy()).await;
+        assert_eq!(second.status(), StatusCode::CONFLICT, "the first one still runs");
+        runs_of(&parts).outer.let_finish(2);
+        first.await.expect("it runs to its end")
+    };
+    let app = Router::new()
+        .route("/", post(once))
+        .with_state(runs.clone())
+        .layer(Registry::new(store.clone()).layer())
+        .layer(from_fn(twice))
+        .layer(axum::Extension(runs.clone()));
+    let server = Server::start(app).await;
+    assert_eq!(server.post_with_key("/", "k").await.text(), "run 1");
+    assert_eq!(runs.started(), (1, 0));
+}
+
+fn runs_of(parts: &axum::http::request::Parts) -> Both {
+    parts.extensions.get::<Both>().expect("a layer has put it there").clone()
+}
+
+type Kept = std::sync::Arc<std::sync::Mutex<Option<Request>>>;
+
+#[idempotent(scope = "keeps")]
+async fn keeps(State((runs, kept)): State<(Both, Kept)>, request: Request) -> String {
+    *kept.lock().expect("no test panics in it") = Some(request);
+    format!("run {}", runs.outer.run().await)
+}
+
+/// The claim that it would run under has ended.
+#[tokio::test]
+async fn a_request_forwarded_after_its_response_gets_a_replay() {
+    let (runs, store, kept) = (Both::free(), MemoryStore::new(), Kept::default());
+    let app = Router::new()
+        .route("/", post(keeps))
+        .with_state((runs.clone(), Kept::clone(&kept)))
+        .layer(Registry::new(store).layer());
+    let server = Server::start(app.clone()).await;
+    assert_eq!(server.post_with_key("/", "k").await.text(), "run 1");
+    let request = kept.lock().expect("no test panics in it").take().expect("the handler has kept it");
+    let late = app.oneshot(request).await.expect("a router answers");
+    assert!(late.headers().contains_key("idempotent-replayed"), "{late:?}");
+    assert_eq!(runs.started(), (1, 0));
+}

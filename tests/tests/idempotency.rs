@@ -31,7 +31,7 @@ async fn as_first_argument(idempotency: Idempotency, State(runs): State<Runs>, _
     describe(&idempotency)
 }
 
-#[idempotent(scope = "last", caller = "alice", cache = [201])]
+#[idempotent(scope = "last", caller = "alice", fingerprint = none, cache = [201])]
 async fn as_last_argument(idempotency: Idempotency) -> axum::Json<Value> {
     describe(&idempotency)
 }

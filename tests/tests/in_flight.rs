@@ -8,8 +8,8 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use futures_util::future::join_all;
 use idempotent_runtime::store::{MemoryStore, SqliteStore, Store};
-use idempotent_runtime::{Registry, idempotent};
-use idempotent_tests::{Runs, Server, answer};
+use idempotent_runtime::{Idempotency, Registry, idempotent};
+use idempotent_tests::{FaultyStore, Runs, Server, answer, eventually, leave_a_claim};
 
 #[idempotent(scope = "rejects")]
 async fn rejects(State(runs): State<Runs>, _body: String) -> (StatusCode, String) {
@@ -33,12 +33,19 @@ async fn waits_for_failure(State(runs): State<Runs>) -> (StatusCode, String) {
     (status, format!("charge {run}"))
 }
 
+#[idempotent(scope = "waits-for-a-process", fingerprint = none, in_flight = wait("20s"))]
+async fn waits_for_a_process(State(runs): State<Runs>, idempotency: Idempotency) -> (StatusCode, String) {
+    runs.run().await;
+    (StatusCode::CREATED, format!("attempt {}", idempotency.attempt()))
+}
+
 async fn serve(runs: &Runs, store: impl Store) -> Server {
     let app = Router::new()
         .route("/rejects", post(rejects))
         .route("/waits", post(waits))
         .route("/waits-shortly", post(waits_shortly))
         .route("/waits-for-failure", post(waits_for_failure))
+        .route("/waits-for-a-process", post(waits_for_a_process))
         .with_state(runs.clone())
         .layer(Registry::new(store).layer());
     Server::start(app).await
@@ -103,16 +110,57 @@ async fn a_waiter_that_gives_up_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_waiter_runs_the_handler_itself_when_the_first_response_is_not_recorded() {
-    let runs = Runs::held();
-    let server = serve(&runs, MemoryStore::new()).await;
-    let first = tokio::spawn(answer(server.post("/waits-for-failure").header("idempotency-key", "k")));
+async fn waiters_of_a_failed_request_execute_nothing() {
+    for duplicates in [10, 40] {
+        let (runs, store) = (Runs::held(), FaultyStore::new());
+        let server = serve(&runs, store.clone()).await;
+        let first = tokio::spawn(answer(server.post("/waits-for-failure").header("idempotency-key", "k")));
+        runs.until_started(1).await;
+        let waiters = join_all((0..duplicates).map(|_| server.post_with_key("/waits-for-failure", "k")));
+        let finish = async {
+            eventually(async || store.claims(), |&claims| claims > duplicates).await;
+            runs.let_finish(1000);
+        };
+        let (waiters, ()) = tokio::join!(waiters, finish);
+        assert_eq!(first.await.expect("the request runs").status, StatusCode::INTERNAL_SERVER_ERROR);
+        for waiter in waiters {
+            assert_eq!((waiter.status, waiter.refusal().as_str()), (StatusCode::CONFLICT, "not_recorded"));
+            assert_eq!(waiter.headers["retry-after"], "1");
+            let detail = waiter.json()["detail"].as_str().expect("checked").to_owned();
+            assert!(detail.contains("ran nothing") && detail.contains("with the same key"), "{detail}");
+        }
+        assert_eq!(runs.started(), 1);
+        assert_eq!(store.claims(), 1 + duplicates, "one claim each");
+        let retry = server.post_with_key("/waits-for-failure", "k").await;
+        assert_eq!((retry.status, retry.text()), (StatusCode::CREATED, "charge 2"));
+    }
+}
+
+#[tokio::test]
+async fn waiters_of_a_success_share_one_look() {
+    let (runs, store) = (Runs::held(), FaultyStore::new());
+    let server = serve(&runs, store.clone()).await;
+    let first = tokio::spawn(answer(server.post("/waits").header("idempotency-key", "k")));
     runs.until_started(1).await;
-    let waiter = tokio::spawn(answer(server.post("/waits-for-failure").header("idempotency-key", "k")));
-    runs.let_finish(2);
-    assert_eq!(first.await.expect("the request runs").status, StatusCode::INTERNAL_SERVER_ERROR);
-    let waiter = waiter.await.expect("the request runs");
-    assert_eq!((waiter.status, waiter.text(), waiter.is_replay()), (StatusCode::CREATED, "charge 2", false));
+    let waiters = join_all((0..40).map(|_| server.post_with_key("/waits", "k")));
+    let finish = async {
+        eventually(async || store.claims(), |&claims| claims > 40).await;
+        runs.let_finish(1);
+    };
+    let (waiters, ()) = tokio::join!(waiters, finish);
+    assert_eq!(first.await.expect("the request runs").text(), "charge 1");
+    assert!(waiters.iter().all(|waiter| waiter.is_replay() && waiter.text() == "charge 1"));
+    assert!(store.claims() <= 1 + 40 + 2, "{} claims", store.claims());
+}
+
+#[tokio::test]
+async fn a_waiter_of_a_dead_process_executes_nothing() {
+    let (runs, store) = (Runs::free(), FaultyStore::new());
+    let server = serve(&runs, store.clone()).await;
+    let _ = leave_a_claim(&store, "waits-for-a-process", Duration::from_millis(300)).await;
+    let waiter = server.post_with_key("/waits-for-a-process", "k").await;
+    assert_eq!((waiter.refusal().as_str(), runs.started()), ("not_recorded", 0));
+    assert_eq!(server.post_with_key("/waits-for-a-process", "k").await.text(), "attempt 2");
 }
 
 #[tokio::test]

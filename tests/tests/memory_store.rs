@@ -43,6 +43,28 @@ async fn keep(store: &MemoryStore, number: usize, bytes: usize, ttl: Duration) {
 }
 
 #[tokio::test(start_paused = true)]
+async fn unknown_outcomes_stay_and_stay_counted_in_the_bound() {
+    let store = MemoryStore::builder().max_bytes(1_000).build();
+    let refuse = || ClaimRequest { after_crash: AfterCrash::Refuse, ..request() };
+    let mut granted = 0;
+    while store.claim(&key(granted), refuse()).await.is_ok() {
+        granted += 1;
+    }
+    let used = store.used_bytes();
+    // Longer than the coarse clock of the queue of expiries can tell.
+    for _ in 0..10 {
+        tokio::time::advance(Duration::from_hours(24 * 365)).await;
+        assert_eq!(store.sweep().await.expect("memory answers"), 0);
+        assert!(matches!(store.claim(&key(1_000), refuse()).await, Err(StoreError::Full)));
+    }
+    assert_eq!((store.len(), store.used_bytes()), (granted, used));
+    let fingerprint = refuse().fingerprint;
+    assert_eq!(store.claim(&key(0), refuse()).await.expect("memory answers"), Claim::Lapsed { fingerprint });
+    assert!(store.purge(&key(0)).await.expect("memory answers"));
+    assert_eq!(store.claim(&key(1_000), refuse()).await.expect("there is room"), Claim::Acquired { attempt: 1 });
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_has_expired_is_freed_without_anyone_asking() {
     let store = MemoryStore::new();
     for number in 0..2_000 {

@@ -145,7 +145,7 @@ fn a_handler_documents_header_refusals_replay_and_policy() {
     assert_eq!(parameter["schema"]["maxLength"], 255);
     assert_eq!(codes(operation, "400"), json!(["missing_key", "invalid_key"]));
     assert_eq!(codes(operation, "409"), json!(["in_flight", "claim_lost", "response_not_recorded"]));
-    assert_eq!(codes(operation, "422"), json!(["key_reused"]));
+    assert_eq!(codes(operation, "422"), json!(["key_reused", "other_credentials"]));
     assert_eq!(codes(operation, "503"), json!(["store_unavailable"]));
     let responses = &operation["responses"];
     for status in ["409", "503"] {
@@ -154,7 +154,7 @@ fn a_handler_documents_header_refusals_replay_and_policy() {
     assert!(responses["200"]["headers"]["idempotent-replayed"].is_object());
     assert_eq!(responses["409"]["headers"]["idempotent-replayed"], Value::Null, "it is not recorded");
     let policy = &operation["x-idempotency"];
-    assert_eq!((&policy["scope"], &policy["statuses"]), (&json!("charges"), &json!(["2XX"])));
+    assert_eq!((&policy["scope"], &policy["statuses"]), (&json!("charges"), &json!(["2XX", 303])));
 }
 
 #[test]

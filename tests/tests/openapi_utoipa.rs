@@ -179,7 +179,7 @@ fn either_order_documents_header_refusals_replay_and_policy() {
         assert_eq!(parameter["schema"]["maxLength"], 255);
         assert_eq!(codes(operation, "400"), ["invalid_key"]);
         assert_eq!(codes(operation, "409"), ["in_flight", "claim_lost", "response_not_recorded"]);
-        assert_eq!(codes(operation, "422"), ["key_reused"]);
+        assert_eq!(codes(operation, "422"), ["key_reused", "other_credentials"]);
         assert_eq!(codes(operation, "503"), ["store_unavailable"]);
         let responses = &operation["responses"];
         for (status, sends_it) in [("400", false), ("409", true), ("422", false), ("503", true)] {
@@ -223,7 +223,7 @@ fn a_required_key_in_another_header_is_documented_as_such() {
         let parameter = key_parameter(operation).expect("a header");
         assert_eq!((&parameter["name"], &parameter["required"]), (&json!("x-request-id"), &json!(true)));
         assert_eq!(codes(operation, "400"), ["missing_key", "invalid_key"]);
-        assert_eq!(codes(operation, "409"), ["in_flight", "claim_lost", "outcome_unknown"]);
+        assert_eq!(codes(operation, "409"), ["in_flight", "not_recorded", "claim_lost", "outcome_unknown"]);
         let policy = &operation["x-idempotency"];
         assert_eq!((&policy["statuses"], &policy["ttl"]), (&json!(["2XX"]), &json!("1m30s")));
         assert_eq!((&policy["in_flight"], &policy["after_crash"]), (&json!("wait 5s"), &json!("refuse")));

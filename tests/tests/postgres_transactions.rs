@@ -95,6 +95,8 @@ async fn another_process_refuses_a_duplicate_tells_another_request_and_then_repl
         runs.until_started(1).await;
         assert_eq!(send(&second, "/charges", "k", "tea").await.refusal(), "in_flight");
         assert_eq!(send(&second, "/charges", "k", "ham").await.refusal(), "key_reused", "422 beats 409");
+        let other = second.post("/charges").header("idempotency-key", "k").header("cookie", "session=2").body("tea");
+        assert_eq!(answer(other).await.refusal(), "other_credentials");
         runs.let_finish(1);
     });
     assert_eq!(answered.text(), "run 1");
@@ -311,7 +313,7 @@ async fn a_drain_waits_for_a_handler_in_a_transaction() {
     let (_database, pool) = database().await;
     let runs = Runs::held();
     let (server, registry) = process(pool.clone(), &runs).await;
-    let request = b"POST /charges HTTP/1.1\r\nhost: x\r\nidempotency-key: k\r\ncontent-length: 3\r\n\r\ntea";
+    let request = b"POST /charges HTTP/1.1\r\nhost: 127.0.0.1\r\nidempotency-key: k\r\ncontent-length: 3\r\n\r\ntea";
     drop(server.connect_and_send(request).await);
     runs.until_started(1).await;
     assert_eq!(registry.drain(std::time::Duration::from_millis(50)).await, 1);

@@ -206,7 +206,7 @@ async fn a_predicate_decides_by_status_and_headers() {
 #[tokio::test]
 async fn headers_are_replayed_in_order_and_as_bytes_but_for_those_of_one_connection() {
     let server = serve(&Runs::free()).await;
-    let request = b"POST /headers HTTP/1.1\r\nhost: localhost\r\nidempotency-key: k\r\nconnection: close\r\n\
+    let request = b"POST /headers HTTP/1.1\r\nhost: 127.0.0.1\r\nidempotency-key: k\r\nconnection: close\r\n\
         content-length: 0\r\n\r\n";
     let first = server.raw(request).await;
     assert!(first.contains("set-cookie: session=secret"), "the first client gets all of them: {first}");

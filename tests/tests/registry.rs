@@ -21,10 +21,14 @@ async fn in_a_named_store(State(runs): State<Runs>) -> String {
     format!("charge {}", runs.run().await)
 }
 
+#[idempotent(scope = "with-a-caller", caller = 1)]
+async fn with_a_caller() {}
+
 fn router(runs: &Runs) -> Router {
     Router::new()
         .route("/default", post(in_the_default_store))
         .route("/named", post(in_a_named_store))
+        .route("/with-a-caller", post(with_a_caller))
         .with_state(runs.clone())
 }
 
@@ -60,6 +64,12 @@ async fn the_installed_registry_serves_routers_without_one_of_their_own() {
     let payments = MemoryStore::new();
     let installed = Registry::builder(MemoryStore::new()).store("payments", payments.clone()).build().install();
     assert!(installed.is_ok(), "{installed:?}");
+    let warnings = logs.of_level("WARN");
+    let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+    for handler in ["registry::in_the_default_store", "registry::in_a_named_store", "caller"] {
+        assert!(warning.contains(handler), "{handler} in {warning}");
+    }
+    assert!(!warning.contains("with_a_caller"), "{warning}");
     assert!(!server.post_with_key("/named", "k").await.is_replay());
     assert!(server.post_with_key("/named", "k").await.is_replay());
     assert_eq!(payments.len(), 1);

@@ -1,11 +1,12 @@
 //! The nine cases of Rustango's middleware, as policies of ours.
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::Redirect;
 use axum::routing::{get, post};
+use axum::{Form, Router};
 use idempotent_runtime::store::MemoryStore;
-use idempotent_runtime::{Registry, idempotent};
+use idempotent_runtime::{IdempotencyLayer, Policy, Registry, idempotent};
 use idempotent_tests::{Runs, Server, answer};
 use reqwest::Method;
 
@@ -158,4 +159,50 @@ async fn a_custom_header_carries_the_key() {
         assert_eq!(answer(request).await.text(), "charge 1");
     }
     assert_eq!(server.post_with_key("/other-header", "k").await.text(), "charge 2");
+}
+
+#[idempotent(scope = "forms")]
+async fn submit_form(State(runs): State<Runs>, _form: Form<Vec<(String, String)>>) -> Redirect {
+    Redirect::to(&format!("/charges/{}", runs.run().await))
+}
+
+/// Redirects of other kinds say that nothing was done here.
+#[idempotent(scope = "moved")]
+async fn has_moved(State(runs): State<Runs>) -> Redirect {
+    runs.run().await;
+    Redirect::temporary("/elsewhere")
+}
+
+/// Rustango records 2xx alone, so that a form which is sent twice is executed twice.
+#[tokio::test]
+async fn form_answered_with_303_runs_once_and_replays_location() {
+    let runs = Runs::free();
+    let layered = post(async |State(runs): State<Runs>| Redirect::to(&format!("/charges/{}", runs.run().await)));
+    let policy = Policy::builder("layered-forms").build().expect("the policy is valid");
+    let app = Router::new()
+        .route("/form", post(submit_form))
+        .route("/layered", layered.layer(IdempotencyLayer::new(policy)))
+        .route("/moved", post(has_moved))
+        .with_state(runs.clone())
+        .layer(Registry::new(MemoryStore::new()).layer());
+    let server = Server::start(app).await;
+    // As a browser, but for going where it is sent.
+    let browser = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client");
+    let submit = async |path: &str| {
+        let request = browser.post(format!("http://{}{path}", server.address())).form(&[("amount", "5")]);
+        answer(request.header("idempotency-key", "k")).await
+    };
+    for (run, path) in [(1, "/form"), (2, "/layered")] {
+        for is_replay in [false, true, true] {
+            let answer = submit(path).await;
+            assert_eq!((answer.status, answer.is_replay()), (StatusCode::SEE_OTHER, is_replay), "{path}");
+            assert_eq!(answer.headers["location"], format!("/charges/{run}"));
+        }
+    }
+    assert_eq!(runs.started(), 2);
+    for _ in 1..=2 {
+        let answer = submit("/moved").await;
+        assert_eq!((answer.status, answer.is_replay()), (StatusCode::TEMPORARY_REDIRECT, false));
+    }
+    assert_eq!(runs.started(), 4);
 }

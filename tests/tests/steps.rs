@@ -46,14 +46,14 @@ async fn fails_first(
     Ok((if first { StatusCode::BAD_GATEWAY } else { StatusCode::CREATED }, format!("reservation {reserved}")))
 }
 
-#[idempotent(scope = "changed", cache = [201], fingerprint = none)]
+#[idempotent(scope = "changed", shared_scope, cache = [201], fingerprint = none)]
 async fn before_the_change(State(runs): State<Executions>, idempotency: Idempotency) -> Result<String> {
     let run = idempotency.step("reserve", || async { Ok::<_, Response>(runs.step.run().await) }).await?;
     Ok(run.to_string())
 }
 
 /// The same handler after a change of its code.
-#[idempotent(scope = "changed", cache = [201], fingerprint = none)]
+#[idempotent(scope = "changed", shared_scope, cache = [201], fingerprint = none)]
 async fn after_the_change(State(runs): State<Executions>, idempotency: Idempotency) -> Result<String> {
     let run = idempotency.step("reserve", || async { Ok::<_, StepError>(format!("run {}", runs.step.run().await)) });
     let error = run.await.expect_err("a number is no text");
@@ -254,6 +254,8 @@ async fn a_request_that_asks_for_something_else_does_not_get_the_steps_of_anothe
     assert_eq!(post("ten").await.status, StatusCode::BAD_GATEWAY);
     let other = post("twenty").await;
     assert_eq!((other.status, other.refusal().as_str()), (StatusCode::UNPROCESSABLE_ENTITY, "key_reused"));
+    let request = server.post("/orders").header("idempotency-key", "k").header("cookie", "session=2").body("ten");
+    assert_eq!(answer(request).await.refusal(), "other_credentials");
     assert_eq!(post("ten").await.text(), "reservation 1");
     assert_eq!(runs.step.started(), 1);
 }
@@ -432,7 +434,7 @@ async fn the_lease_of_a_step_is_renewed_however_long_it_runs() {
 async fn a_step_goes_on_when_its_client_leaves() {
     let runs = Executions { step: Runs::held(), handler: Runs::free() };
     let server = serve(&runs, &Registry::new(MemoryStore::new())).await;
-    let request = b"POST /two HTTP/1.1\r\nhost: x\r\nidempotency-key: k\r\ncontent-length: 0\r\n\r\n";
+    let request = b"POST /two HTTP/1.1\r\nhost: 127.0.0.1\r\nidempotency-key: k\r\ncontent-length: 0\r\n\r\n";
     drop(server.connect_and_send(request).await);
     runs.step.until_started(1).await;
     runs.step.let_finish(1);

@@ -22,6 +22,7 @@ enum Operation {
     Complete { key: u8, token: u8, record: u8 },
     Release { key: u8, token: u8 },
     Purge { key: u8 },
+    Look { key: u8 },
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ enum Answer {
     Claim(Claim),
     Held(Held),
     Purged(bool),
+    /// Whether what stands there expires.
+    Expires(Option<bool>),
 }
 
 #[derive(Clone, Copy)]
@@ -37,6 +40,7 @@ struct Standing {
     fingerprint: u8,
     attempt: u32,
     lapsed: bool,
+    expires: bool,
     record: Option<u8>,
 }
 
@@ -46,12 +50,12 @@ struct Model(HashMap<u8, Standing>);
 
 impl Model {
     fn apply(&mut self, operation: &Operation) -> Answer {
-        use Operation::{Claim as ClaimIt, Complete, Lapse, Purge, Release, Renew};
+        use Operation::{Claim as ClaimIt, Complete, Lapse, Look, Purge, Release, Renew};
 
         let held = |yes: bool| Answer::Held(if yes { Held::Yes } else { Held::No });
         match *operation {
             ClaimIt { key, token, fingerprint, after_crash } => {
-                let attempt = match self.0.get(&key) {
+                let attempt = match self.0.get_mut(&key) {
                     None => 1,
                     Some(Standing { record: Some(record), .. }) => {
                         return Answer::Claim(Claim::Completed(numbered(*record)));
@@ -63,9 +67,14 @@ impl Model {
                     Some(dead) if after_crash == AfterCrash::Rerun && dead.fingerprint == fingerprint => {
                         dead.attempt + 1
                     }
-                    Some(dead) => return Answer::Claim(Claim::Lapsed { fingerprint: digest(dead.fingerprint) }),
+                    Some(dead) => {
+                        // What is refused once stays refused.
+                        dead.expires &= after_crash == AfterCrash::Rerun || dead.fingerprint != fingerprint;
+                        return Answer::Claim(Claim::Lapsed { fingerprint: digest(dead.fingerprint) });
+                    }
                 };
-                self.0.insert(key, Standing { token, fingerprint, attempt, lapsed: false, record: None });
+                let expires = after_crash == AfterCrash::Rerun;
+                self.0.insert(key, Standing { token, fingerprint, attempt, lapsed: false, expires, record: None });
                 Answer::Claim(Claim::Acquired { attempt })
             }
             Renew { key, token } | Lapse { key, token } => {
@@ -75,13 +84,18 @@ impl Model {
             }
             Complete { key, token, record } => {
                 let own = self.0.get_mut(&key).filter(|standing| standing.token == token);
-                held(own.map(|own| own.record = own.record.or(Some(record))).is_some())
+                let completed = own.map(|own| {
+                    own.record = own.record.or(Some(record));
+                    own.expires = true;
+                });
+                held(completed.is_some())
             }
             Release { key, token } => {
                 let claim = self.0.get(&key).filter(|standing| standing.token == token && standing.record.is_none());
                 held(claim.is_some() && self.0.remove(&key).is_some())
             }
             Purge { key } => Answer::Purged(self.0.remove(&key).is_some()),
+            Look { key } => Answer::Expires(self.0.get(&key).map(|standing| standing.expires)),
         }
     }
 }
@@ -143,6 +157,10 @@ async fn ask(store: &impl Store, names: &Names, operation: &Operation) -> Answer
             held(store.complete(&names.key(key), token(drawn), numbered(record), LONG).await)
         }
         Operation::Release { key, token: drawn } => held(store.release(&names.key(key), token(drawn)).await),
+        Operation::Look { key } => {
+            let entry = store.get(&names.key(key)).await.expect("the store answers");
+            Answer::Expires(entry.map(|entry| entry.expires_in.is_some()))
+        }
         Operation::Purge { key } => Answer::Purged(store.purge(&names.key(key)).await.expect("the store answers")),
     }
 }
@@ -159,6 +177,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => (key(), token(), 0..4_u8).prop_map(|(key, token, record)| Operation::Complete { key, token, record }),
         2 => (key(), token()).prop_map(|(key, token)| Operation::Release { key, token }),
         1 => key().prop_map(|key| Operation::Purge { key }),
+        2 => key().prop_map(|key| Operation::Look { key }),
     ]
 }
 

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::{Request, StatusCode};
 use axum::response::Response;
 use axum::routing::{any, post};
-use idempotent_runtime::store::{MemoryStore, SqliteStore, Store};
+use idempotent_runtime::store::{MemoryStore, SqliteStore};
 use idempotent_runtime::testing::{self, Fault, TestRegistry, assert_not_replayed, assert_replayed, idempotency};
 use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, RecordKey, Refusal, Registry, Tx, idempotent};
 use idempotent_tests::{Logs, PATIENCE, Runs, Server, take_over};
@@ -245,7 +245,7 @@ async fn a_disabled_registry_runs_handlers_bare_and_says_so() {
 async fn under_a_disabled_registry_a_handler_ends_when_its_client_leaves() {
     let runs = Runs::held();
     let server = Server::start(app(&runs, &Registry::disabled())).await;
-    let request = b"POST /charges HTTP/1.1\r\nhost: x\r\nidempotency-key: k\r\ncontent-length: 0\r\n\r\n";
+    let request = b"POST /charges HTTP/1.1\r\nhost: 127.0.0.1\r\nidempotency-key: k\r\ncontent-length: 0\r\n\r\n";
     let connection = server.connect_and_send(request).await;
     runs.until_started(1).await;
     drop(connection);

@@ -97,7 +97,7 @@ async fn a_handler_whose_client_left_goes_on_in_the_span_and_the_parents_of_its_
     let registry = Registry::new(store.clone());
     let app = Router::new().route("/", post(create_charge)).with_state(runs.clone());
     let server = Server::start(app.layer(from_fn(traced)).layer(registry.layer())).await;
-    let request = b"POST / HTTP/1.1\r\nhost: localhost\r\nidempotency-key: k\r\ncontent-length: 0\r\n\r\n";
+    let request = b"POST / HTTP/1.1\r\nhost: 127.0.0.1\r\nidempotency-key: k\r\ncontent-length: 0\r\n\r\n";
     let connection = server.connect_and_send(request).await;
     runs.until_started(1).await;
     drop(connection);

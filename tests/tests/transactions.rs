@@ -230,7 +230,7 @@ macro_rules! transactions_of {
                 let runs = Runs::held();
                 let bench = Bench::new(&runs).await;
                 let request =
-                    b"POST /charges HTTP/1.1\r\nhost: x\r\nidempotency-key: k\r\ncontent-length: 3\r\n\r\ntea";
+                    b"POST /charges HTTP/1.1\r\nhost: 127.0.0.1\r\nidempotency-key: k\r\ncontent-length: 3\r\n\r\ntea";
                 drop(bench.server.connect_and_send(request).await);
                 runs.until_started(1).await;
                 runs.let_finish(1);

@@ -35,7 +35,7 @@ async fn annotated(State((reservations, answers)): BothRuns, idempotency: Idempo
     take_a_step(reservations, answers, idempotency).await
 }
 
-#[idempotent(scope = "api")]
+#[idempotent(scope = "api", shared_scope)]
 async fn of_the_layers_scope(
     State((reservations, answers)): BothRuns,
     idempotency: Idempotency,
@@ -69,7 +69,7 @@ async fn a_step_is_recorded_under_the_claim_that_the_handler_runs_under() {
     }
 }
 
-#[idempotent(scope = "api")]
+#[idempotent(scope = "api", shared_scope)]
 async fn in_a_transaction_of_the_layers_scope(State(runs): State<Runs>, _tx: Tx<Sqlite>) -> String {
     format!("charge {}", runs.run().await)
 }
@@ -110,4 +110,68 @@ async fn a_transaction_needs_a_scope_of_its_own() {
         let answer = server.post_with_key("/own", "b").await;
         assert_eq!((answer.text(), answer.is_replay()), ("charge 1", is_replay));
     }
+}
+
+/// Guards around a guard of one key, from the outermost to the innermost, and whether the handler is one.
+#[tokio::test]
+async fn guards_of_one_scope_around_another_run_the_handler_once() {
+    let chains = [
+        (vec!["api"], "/same"),
+        (vec!["api", "b"], "/same"),
+        (vec!["api", "b", "c"], "/same"),
+        (vec!["api", "b", "api"], "/same"),
+        (vec!["api", "api"], "/same"),
+        (vec!["b", "api"], "/same"),
+        (vec!["b", "api", "b"], "/same"),
+        (vec!["api", "annotated", "api"], "/annotated"),
+        (vec!["api", "api"], "/plain"),
+        (vec!["api", "b", "api"], "/plain"),
+        (vec!["api", "b", "b", "api"], "/plain"),
+    ];
+    for (scopes, path) in chains {
+        let (reservations, answers, store) = (Runs::free(), Runs::free(), MemoryStore::new());
+        // So that the first answer is recorded.
+        answers.run().await;
+        let registry = Registry::new(store.clone());
+        let mut app = Router::new()
+            .route("/plain", post(plain))
+            .route("/annotated", post(annotated))
+            .route("/same", post(of_the_layers_scope))
+            .with_state((reservations.clone(), answers.clone()))
+            .layer(registry.layer());
+        for scope in scopes.iter().rev() {
+            app = app.layer(layer(scope, &registry));
+        }
+        let server = Server::start(app).await;
+        for is_replay in [false, true, true] {
+            let answer = server.post_with_key(path, "k").await;
+            assert_eq!((answer.text(), answer.is_replay()), ("reservation 1", is_replay), "{scopes:?} {path}");
+        }
+        assert_eq!(reservations.started(), 1, "{scopes:?} {path}");
+    }
+}
+
+/// The handler runs under the outermost claim, which no guard in between may leave without a record.
+#[tokio::test]
+async fn the_outermost_guard_of_a_key_records_what_ran_under_it() {
+    let (reservations, answers, store) = (Runs::free(), Runs::free(), MemoryStore::new());
+    answers.run().await;
+    let registry = Registry::new(store.clone());
+    let records_no_success = Policy::builder("b").cache([402]).build().expect("the policy is valid");
+    let app = Router::new()
+        .route("/same", post(of_the_layers_scope))
+        .with_state((reservations.clone(), answers))
+        .layer(registry.layer())
+        .layer(IdempotencyLayer::new(records_no_success).with_registry(registry.clone()))
+        .layer(layer("api", &registry));
+    let server = Server::start(app).await;
+    for is_replay in [false, true] {
+        let answer = server.post_with_key("/same", "k").await;
+        assert_eq!((answer.text(), answer.is_replay()), ("reservation 1", is_replay));
+    }
+    assert_eq!(reservations.started(), 1);
+    for key in [RecordKey::new("api", None, "k"), RecordKey::new("api", None, "k").step("reserve")] {
+        assert!(store.get(&key).await.expect("the store answers").is_some(), "{key:?}");
+    }
+    assert!(store.get(&RecordKey::new("b", None, "k")).await.expect("the store answers").is_none());
 }

@@ -35,6 +35,18 @@ macro_rules! statuses {
 handler!(create: "1h", 201, 409, [POST], wait("5s"), "refuse", "set-cookie", true, none, 1 + 1);
 statuses!(update: all, PATCH, "1s");
 
+macro_rules! fingerprint {
+    ($name:ident: $print:expr) => {
+        #[idempotent(fingerprint = $print)]
+        #[allow(dead_code)]
+        async fn $name(_body: String) {}
+    };
+}
+
+fingerprint!(canonical: json);
+fingerprint!(alone: only((1, "two")));
+fingerprint!(with_target: Some(0.5));
+
 fn main() {
     let policy = |name: &str| idempotent_runtime::policies().find(|policy| policy.handler().ends_with(name)).unwrap();
     let create = policy("::create");
@@ -46,6 +58,9 @@ fn main() {
     assert_eq!(create.keep_headers(), ["set-cookie"]);
     assert!(create.required() && create.partitioned_by_caller());
     assert_eq!(create.fingerprint(), FingerprintSource::None);
+    assert_eq!(policy("::canonical").fingerprint(), FingerprintSource::Json);
+    assert_eq!(policy("::alone").fingerprint(), FingerprintSource::Only);
+    assert_eq!(policy("::with_target").fingerprint(), FingerprintSource::Expression);
     let update = policy("::update");
     assert_eq!(update.cache(), Cache::All);
     assert_eq!(update.methods(), Methods::Only(&["PATCH"]));

@@ -31,9 +31,10 @@ commands:
   fuzz [--seconds N] [target]
           hostile input for every parser and decoder, or for one, a minute each; installs cargo-fuzz, needs a nightly
           compiler
-  chaos [--seed N] [--minutes N] [--store sqlite|redis|postgres] [--without GUARD]
-          server processes that are killed, stopped and cut off, for 5 minutes; a judge prints the history of each key
-          whose handler broke its word; --without takes a guard out, which must be noticed; --help names the guards
+  chaos [--seed N] [--minutes N] [--store sqlite|redis|postgres] [--only FAMILY | --without GUARD]
+          server processes that are killed, stopped and cut off, for 5 minutes, and handlers that block or lose their
+          transaction; a judge prints the history of each key whose handler broke its word. --only plays the faults of
+          one kind alone, --without takes a guard out, which must be noticed; --help names the kinds and the guards
   chaos --soak [--minutes N]
           a thousand connections for N minutes, 10 by default, after which nothing may be left of them
   bench [measurement ...]

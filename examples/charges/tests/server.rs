@@ -66,7 +66,7 @@ impl Server {
         let mut connection = TcpStream::connect(self.address()).expect("a connection");
         let (body, asked) = (body.to_string(), self.get("/network").await.len());
         let head = format!(
-            "POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer alice\r\nidempotency-key: {key}\r\n\
+            "POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer alice\r\nidempotency-key: {key}\r\n\
              content-type: application/json\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
@@ -242,7 +242,7 @@ async fn a_stop_does_not_wait_for_ever_for_a_request_that_is_never_sent_whole() 
     let data = folder();
     let server = Server::start(data.path(), &["--grace", "100ms"]);
     let mut connection = TcpStream::connect(server.address()).expect("a connection");
-    connection.write_all(b"POST /charges HTTP/1.1\r\nhost: x\r\n").expect("a part of a request");
+    connection.write_all(b"POST /charges HTTP/1.1\r\nhost: 127.0.0.1\r\n").expect("a part of a request");
     // An answer on a later connection shows that the server has taken the earlier one.
     assert!(server.get("/ledger").await.is_empty());
     server.terminate();

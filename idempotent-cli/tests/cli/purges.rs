@@ -23,7 +23,7 @@ async fn nothing_is_purged_without_a_yes() {
         assert_eq!(confirmed.code, Some(0), "{confirmed:?}");
         assert!(confirmed.out.contains("purged: a retry with this key runs the handler again"), "{confirmed:?}");
         let purged = shop.asks(&[&CUT_OFF[..], &["--yes", "--json"]].concat()).await.json();
-        assert_eq!((&purged["purged"], &purged["entry"]["state"]), (&true.into(), &"past_lease".into()));
+        assert_eq!((&purged["purged"], &purged["entry"]["state"]), (&true.into(), &"outcome_unknown".into()));
         assert_eq!(shop.asks(&["list", "--json"]).await.json()["scanned"], 2);
         let again = shop.asks(&[&CUT_OFF[..], &["--yes"]].concat()).await;
         assert_eq!(again.code, Some(1), "{again:?}");

@@ -11,7 +11,7 @@ async fn every_store_is_listed() {
         assert!(!listed.out.contains(BODY));
         let told = listed.json();
         let counts = json!({
-            "outcome_unknown": 0, "damaged": 0, "past_lease": 1, "in_flight": 1, "completed": 1,
+            "outcome_unknown": 1, "damaged": 0, "past_lease": 0, "in_flight": 1, "completed": 1,
             "response_not_recorded": 1,
         });
         assert_eq!((&told["counts"], &told["scanned"], &told["complete"]), (&counts, &json!(4), &json!(true)));
@@ -31,7 +31,7 @@ async fn every_store_is_listed() {
         let table = shop.asks(&["list"]).await;
         assert_eq!((table.code, table.error.as_str()), (Some(0), ""));
         assert!(
-            table.out.starts_with("1 past_lease, 1 in_flight, 1 completed, 1 response_not_recorded\n"),
+            table.out.starts_with("1 outcome_unknown, 1 in_flight, 1 completed, 1 response_not_recorded\n"),
             "{table:?}"
         );
         for words in ["comp… (18)", "201, 26 bytes", "body not recorded", "attempt 1, lease ", "alice"] {
@@ -70,6 +70,10 @@ async fn one_key_is_shown() {
         let person = shop.asks(&charge).await;
         for line in ["state     completed", "scope     charges", "caller    alice", "key       comp… (18)"] {
             assert!(person.out.contains(line), "{line} in {}", person.out);
+        }
+        let cut_off = shop.asks(&["show", "--scope", "transfers", "cut-off-8e03978e"]).await;
+        for line in ["state     outcome_unknown", "kept      until it is purged"] {
+            assert!(cut_off.out.contains(line), "{line} in {}", cut_off.out);
         }
         let missing = shop.asks(&["show", "--scope", "charges", "completed-8e03978e"]).await;
         assert_eq!(missing.code, Some(1), "{missing:?}");

@@ -1,14 +1,12 @@
 //! From a key to a claim, a replay or a refusal.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{Instrument, Span};
 
@@ -18,16 +16,15 @@ use super::verdict::Judge;
 use super::{CacheIf, Passage};
 use crate::at_rest::{Fingerprints, Opened};
 use crate::crowding::{Place, Principal};
-use crate::fingerprint::FingerprintBuilder;
+use crate::fingerprint::{Difference, FingerprintBuilder, PartDigest, Unserialisable};
 use crate::headers::REPLAYED;
 use crate::idempotency::Execution;
-use crate::lease::{Keeper, Lease, Running, Taken};
+use crate::lease::{Lease, Running, Taken};
 use crate::metering;
-use crate::policy::{AfterCrash, InFlight, OnStoreError};
-use crate::presented::{Asked, PresentedContent};
+use crate::policy::{InFlight, OnStoreError};
+use crate::presented::{Asked, PresentedBody};
 use crate::step::Steps;
 use crate::store::{BoundedStore, Claim, ClaimRequest, Held, StoreError, Token};
-use crate::sync::tokio;
 use crate::sync::tokio::time::Instant;
 use crate::telemetry::{self, Outcome};
 use crate::trace::TraceParent;
@@ -40,10 +37,6 @@ pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 pub(crate) const UNAVAILABLE: Refusal = Refusal::StoreUnavailable { retry_after: RETRY_AFTER };
 
-/// How long a waiter sleeps between two looks at the store; another process rings no bell in this one.
-const FIRST_LOOK: Duration = Duration::from_millis(5);
-const LOOK_EVERY: Duration = Duration::from_millis(250);
-
 /// One request on its way to a claim.
 pub(super) struct Asking {
     pub(super) policy: &'static Policy,
@@ -53,6 +46,34 @@ pub(super) struct Asking {
     pub(super) trace: Option<Box<TraceParent>>,
     pub(super) execution: Arc<Execution>,
     pub(super) transaction: Option<Arc<dyn HandlerTransaction>>,
+}
+
+/// Whose request it is, and what `fingerprint = expr` says of it.
+#[derive(Clone, Copy)]
+pub(super) struct Identity<'a> {
+    pub(super) caller: Option<&'a str>,
+    pub(super) value: Option<Result<PartDigest, Unserialisable>>,
+}
+
+impl Identity<'_> {
+    /// What the request asks for: target, body or the value in its place, and the credentials where no caller is named.
+    pub(super) fn fingerprint(&self, asked: &Asked, registry: &Registry) -> Fingerprint {
+        let of_body = match asked.body {
+            PresentedBody::Read(digest) => Some(digest),
+            PresentedBody::NotRead | PresentedBody::Broken(_) => None,
+        };
+        let mut fingerprint = FingerprintBuilder::new();
+        if let Some(target) = asked.target {
+            fingerprint.target(target);
+        }
+        if let Some(body) = self.value.and_then(Result::ok).or(of_body) {
+            fingerprint.body(body);
+        }
+        if self.caller.is_none() {
+            fingerprint.credentials(registry.credential_headers(), &asked.credentials);
+        }
+        fingerprint.finish()
+    }
 }
 
 /// What a claim has come to.
@@ -79,89 +100,80 @@ impl Entered {
 enum Prepared {
     Claim(Claiming),
     /// Another claim for the same key would wait for that one.
-    RunUnderTheLayersClaim,
+    RunUnderAnothersClaim,
     Answer(Response),
 }
 
 impl Asking {
     /// Claims at once where the store answers at once.
-    pub(super) fn enter(
-        self,
-        asked: &Asked,
-        key: Result<IdempotencyKey, Refusal>,
-        caller: Option<&str>,
-        fingerprint: Option<Fingerprint>,
-    ) -> Entered {
-        let mut claiming = match self.prepare(asked, key, caller, fingerprint) {
+    pub(super) fn enter(self, asked: &Asked, key: Result<IdempotencyKey, Refusal>, identity: Identity<'_>) -> Entered {
+        let mut claiming = match self.prepare(asked, key, identity) {
             Prepared::Claim(claiming) => claiming,
-            Prepared::RunUnderTheLayersClaim => return Entered::Now(Ok(Passage::Unguarded)),
+            Prepared::RunUnderAnothersClaim => return Entered::Now(Ok(Passage::Unguarded)),
             Prepared::Answer(answer) => return Entered::Now(Err(answer)),
         };
         let asked_at = Instant::now();
-        let mut another_runs = false;
+        let span = claiming.asking.span.clone();
         while let Some(claimed) = claiming.claim_now() {
-            return match claiming.judge(claimed, asked_at, false) {
-                Judged::Acquired { attempt } => match claiming.acquired(attempt, asked_at) {
-                    (passage, true) => Entered::Later(Box::pin(async {
-                        Keeper::let_it_run().await;
-                        Ok(passage)
-                    })),
-                    (passage, false) => Entered::Now(Ok(passage)),
-                },
+            return match claiming.judge(claimed, asked_at) {
+                Judged::Acquired { attempt } => Entered::Now(Ok(claiming.acquired(attempt, asked_at))),
                 Judged::Unguarded => Entered::Now(Ok(claiming.unguarded())),
                 Judged::Answer(answer) => Entered::Now(Err(answer)),
-                Judged::InFlight(refusal) if claiming.asking.policy.in_flight == InFlight::Reject => {
-                    Entered::Now(Err(claiming.asking.refuse(refusal)))
-                }
-                Judged::InFlight(_) => {
-                    another_runs = true;
-                    break;
-                }
+                Judged::InFlight(refusal) => match claiming.asking.policy.in_flight {
+                    InFlight::Reject => Entered::Now(Err(claiming.asking.refuse(refusal))),
+                    InFlight::Wait(limit) => {
+                        let waiting = async move { Err(claiming.wait(limit).await) };
+                        Entered::Later(Box::pin(waiting.instrument(span)))
+                    }
+                },
                 Judged::Again => continue,
             };
         }
-        let span = claiming.asking.span.clone();
-        Entered::Later(Box::pin(claiming.claim(another_runs).instrument(span)))
+        Entered::Later(Box::pin(claiming.claim().instrument(span)))
     }
 
     /// All that a claim takes, or what comes of the request without one.
-    fn prepare(
-        self,
-        asked: &Asked,
-        key: Result<IdempotencyKey, Refusal>,
-        caller: Option<&str>,
-        fingerprint: Option<Fingerprint>,
-    ) -> Prepared {
+    fn prepare(self, asked: &Asked, key: Result<IdempotencyKey, Refusal>, identity: Identity<'_>) -> Prepared {
+        let Identity { caller, value } = identity;
         let key = match key {
             Ok(key) => key,
             Err(refusal) => return Prepared::Answer(self.refuse(refusal)),
         };
         let record_key = RecordKey::new(self.policy.scope, caller, key.as_str());
-        if self.execution.is_covered_by(&record_key) {
+        if self.execution.is_covered(&record_key) {
             if self.transaction.is_some() {
                 telemetry::covered_transaction(self.policy);
                 return Prepared::Answer(self.refuse(Refusal::TransactionFailed));
             }
             self.execution.enter();
-            return Prepared::RunUnderTheLayersClaim;
+            return Prepared::RunUnderAnothersClaim;
         }
         self.execution.take_over();
         let Some((registry, store)) = self.registry_and_store() else {
             telemetry::misconfigured(self.policy, self.registry.is_some());
             return Prepared::Answer(self.refuse(UNAVAILABLE));
         };
-        if let PresentedContent::Broken(broken) = &asked.content {
+        if let Some(Err(error)) = value {
+            telemetry::no_fingerprint(self.policy, error);
+            return Prepared::Answer(self.refuse(Refusal::FingerprintFailed));
+        }
+        if let PresentedBody::Broken(broken) = &asked.body {
             let (status, reason) = &**broken;
             return Prepared::Answer((*status, reason.clone()).into_response());
         }
         let place = match registry.caller_limit() {
             None => None,
-            Some(limit) => match limit.enter(self.policy.scope, Principal::of(caller, &asked.credentials)) {
-                Some(place) => Some(place),
-                None => return Prepared::Answer(self.refuse(Refusal::TooManyInFlight { retry_after: RETRY_AFTER })),
-            },
+            Some(limit) => {
+                let principal = Principal::of(caller, registry.credential_headers(), &asked.credentials);
+                match limit.enter(self.policy.scope, principal) {
+                    Some(place) => Some(place),
+                    None => {
+                        return Prepared::Answer(self.refuse(Refusal::TooManyInFlight { retry_after: RETRY_AFTER }));
+                    }
+                }
+            }
         };
-        let fingerprints = registry.at_rest().fingerprints(fingerprint_of(self.policy, asked, fingerprint));
+        let fingerprints = registry.at_rest().fingerprints(identity.fingerprint(asked, &registry));
         Prepared::Claim(Claiming {
             stored_key: registry.at_rest().key(&record_key),
             request: ClaimRequest {
@@ -179,6 +191,7 @@ impl Asking {
             key,
             record_key,
             fingerprints,
+            is_partitioned: caller.is_some(),
             place,
         })
     }
@@ -192,7 +205,7 @@ impl Asking {
             return Err(self.refuse(UNAVAILABLE));
         };
         let running = registry.running().token();
-        if let Err(error) = transaction.begin(&store).await {
+        if let Err(error) = transaction.begin(&store, self.policy.isolation).await {
             return Err(self.refuse_transaction(&store, &error));
         }
         let fingerprint = FingerprintBuilder::new().finish();
@@ -206,6 +219,7 @@ impl Asking {
             judge,
             span,
             _running: running,
+            _holding: self.execution.hold(),
             _place: None,
             _in_flight: metering::InFlight::enter(self.policy.scope),
         })))
@@ -219,13 +233,13 @@ impl Asking {
 
     fn refuse_transaction(&self, store: &BoundedStore, error: &TransactionError) -> Response {
         telemetry::transaction_failed(self.policy, store.name(), error);
-        self.refuse(if error.is_permanent() { Refusal::TransactionFailed } else { UNAVAILABLE })
+        self.refuse(error.refusal(UNAVAILABLE))
     }
 
-    fn refuse(&self, refusal: Refusal) -> Response {
+    pub(super) fn refuse(&self, refusal: Refusal) -> Response {
         // No layer around it may record a refusal.
         self.execution.take_over();
-        Outcome::Refused(refusal.code()).enter(&self.span, self.policy);
+        Outcome::Refused(refusal.outcome()).enter(&self.span, self.policy);
         match &self.registry {
             Some(registry) => registry.refuse(self.policy.scope, refusal),
             None => refusal.into_response(),
@@ -234,16 +248,18 @@ impl Asking {
 }
 
 /// A request with all that its claim takes.
-struct Claiming {
-    asking: Asking,
-    registry: Registry,
-    store: BoundedStore,
+pub(super) struct Claiming {
+    pub(super) asking: Asking,
+    pub(super) registry: Registry,
+    pub(super) store: BoundedStore,
     key: IdempotencyKey,
     record_key: RecordKey,
     /// As the store knows it.
-    stored_key: RecordKey,
-    request: ClaimRequest,
+    pub(super) stored_key: RecordKey,
+    pub(super) request: ClaimRequest,
     fingerprints: Fingerprints,
+    /// A caller is named, so that credentials do not count.
+    is_partitioned: bool,
     running: TaskTrackerToken,
     place: Option<Place>,
 }
@@ -269,30 +285,21 @@ impl Claiming {
         Some(store.claim(&self.stored_key, self.request))
     }
 
-    /// Claims, however long that takes: until another one's response is there to replay, where the policy waits for it.
-    ///
-    /// `another_runs` beside it, as far as is known.
-    async fn claim(mut self, mut another_runs: bool) -> Result<Passage, Response> {
-        let gives_up_at = match self.asking.policy.in_flight {
-            InFlight::Reject => None,
-            InFlight::Wait(limit) => Some(Instant::now() + limit),
-        };
-        let mut next_look = FIRST_LOOK;
+    /// Claims, or waits for another one's response where the policy says so.
+    async fn claim(mut self) -> Result<Passage, Response> {
         loop {
-            // Armed before the look, or an end between the look and the wait would go unheard.
-            let (registry, store, key) = (self.registry.clone(), self.store.clone(), self.stored_key.clone());
-            let mut heard = pin!(gives_up_at.is_some().then(|| listen(&registry, &store, &key).fuse()));
-            if let Some(heard) = heard.as_mut().as_pin_mut() {
-                let _ = heard.now_or_never();
-            }
             let asked_at = Instant::now();
+            // A claim that the store has made must not be forgotten because the client left meanwhile.
             self.asking.execution.fate.set_must_finish(true);
             let judged = match self.asking.transaction.clone() {
                 None => {
                     let claimed = self.store.claim(&self.stored_key, self.request).await;
-                    self.judge(claimed, asked_at, another_runs)
+                    self.judge(claimed, asked_at)
                 }
-                Some(transaction) => match transaction.claim(&self.store, &self.stored_key, self.request).await {
+                Some(transaction) => match transaction
+                    .claim(&self.store, &self.stored_key, self.request, self.asking.policy.isolation)
+                    .await
+                {
                     Ok(Claim::Acquired { attempt }) => match self.running_here() {
                         None => return Ok(self.begun(attempt, transaction)),
                         // The store may have forgotten the claim of a handler without a `Tx`.
@@ -301,52 +308,40 @@ impl Claiming {
                             self.judge_beside(running)
                         }
                     },
-                    Ok(standing) => self.judge(Ok(standing), asked_at, another_runs),
+                    Ok(standing) => self.judge(Ok(standing), asked_at),
                     // Nothing outlives a transaction that did not begin, so there is nothing to give back; and without one
                     // the handler cannot run.
                     Err(error) => return Err(self.asking.refuse_transaction(&self.store, &error)),
                 },
             };
-            let in_flight = match judged {
-                Judged::Acquired { attempt } => return self.acquired_late(attempt, asked_at).await,
-                Judged::Unguarded => return Ok(self.unguarded()),
-                Judged::Answer(answer) => return Err(answer),
+            return match judged {
+                Judged::Acquired { attempt } => self.acquired_late(attempt, asked_at).await,
+                Judged::Unguarded => Ok(self.unguarded()),
+                Judged::Answer(answer) => Err(answer),
+                Judged::InFlight(refusal) => Err(match self.asking.policy.in_flight {
+                    InFlight::Reject => self.asking.refuse(refusal),
+                    InFlight::Wait(limit) => self.wait(limit).await,
+                }),
                 Judged::Again => continue,
-                Judged::InFlight(refusal) => refusal,
             };
-            another_runs = true;
-            let now = Instant::now();
-            let fate = &self.asking.execution.fate;
-            // Its client left during the look: it must not run later, when nobody asks for it any more.
-            let Some(gives_up_at) = gives_up_at.filter(|&at| now < at && !fate.is_abandoned()) else {
-                return Err(self.asking.refuse(in_flight));
-            };
-            fate.set_must_finish(false);
-            if let Some(heard) = heard.as_mut().as_pin_mut() {
-                tokio::select! {
-                    () = heard => {}
-                    () = tokio::time::sleep_until(gives_up_at.min(now + next_look)) => {}
-                }
-            }
-            next_look = LOOK_EVERY.min(next_look * 2);
         }
     }
 
-    fn judge(&mut self, claimed: Result<Claim, StoreError>, asked_at: Instant, another_runs: bool) -> Judged {
+    fn judge(&mut self, claimed: Result<Claim, StoreError>, asked_at: Instant) -> Judged {
         let claim = match claimed {
             Ok(claim) => claim,
             Err(error) => {
                 telemetry::claim_failed(self.asking.policy, self.store.name(), &error);
                 if matches!(error, StoreError::Unavailable(_) | StoreError::TimedOut(_)) {
                     // The claim may stand although its answer did not come, and nobody will run it.
-                    tokio::spawn(give_back(self.store.clone(), self.stored_key.clone(), self.request));
+                    self.store.give_back(&self.stored_key, &self.request);
                 }
-                // No policy asks for running beside another one, or beside a record that cannot be read.
-                let is_free = !another_runs && !matches!(error, StoreError::Damaged(_));
+                // No policy asks for running beside a record that cannot be read, or beside another one.
+                let is_free = !matches!(error, StoreError::Damaged(_));
                 let may_run = self.asking.policy.on_store_error == OnStoreError::Run && is_free;
                 return match may_run.then(|| self.running_here()) {
                     Some(None) => Judged::Unguarded,
-                    Some(Some(Running::AnotherRequest)) => Judged::Answer(self.asking.refuse(Refusal::KeyReused)),
+                    Some(Some(Running::AnotherRequest(fingerprint))) => Judged::Answer(self.refuse_other(fingerprint)),
                     Some(Some(Running::SameRequest)) | None => Judged::Answer(self.asking.refuse(UNAVAILABLE)),
                 };
             }
@@ -361,7 +356,7 @@ impl Claiming {
                 if !self.fingerprints.contain(fingerprint) =>
             {
                 // The other claim may be one that is about to be released for the handler that runs here.
-                self.judge_beside(self.running_here().unwrap_or(Running::AnotherRequest))
+                self.judge_beside(self.running_here().unwrap_or(Running::AnotherRequest(fingerprint)))
             }
             // Claimed when the registry had other sealing keys: the store knows the request by that digest alone.
             Claim::Lapsed { fingerprint } if fingerprint != self.request.fingerprint => {
@@ -389,6 +384,21 @@ impl Claiming {
         Some(running)
     }
 
+    /// The key belongs to another request, which has this fingerprint.
+    fn refuse_other(&self, fingerprint: Fingerprint) -> Response {
+        let difference = self.fingerprints.difference(fingerprint, self.credential_headers());
+        telemetry::other_request(self.asking.policy.scope, &difference);
+        self.asking.refuse(match difference {
+            Difference::Credentials(_) => Refusal::OtherCredentials,
+            Difference::Target | Difference::Body => Refusal::KeyReused,
+        })
+    }
+
+    /// Those that count.
+    fn credential_headers(&self) -> &[HeaderName] {
+        if self.is_partitioned { &[] } else { self.registry.credential_headers() }
+    }
+
     fn running_here(&self) -> Option<Running> {
         let is_same_request = |fingerprint| self.fingerprints.contain(fingerprint);
         self.registry.keeper().running(&self.store, &self.stored_key, is_same_request)
@@ -397,7 +407,7 @@ impl Claiming {
     fn judge_beside(&self, running: Running) -> Judged {
         match running {
             Running::SameRequest => Judged::InFlight(Refusal::InFlight { retry_after: RETRY_AFTER }),
-            Running::AnotherRequest => Judged::Answer(self.asking.refuse(Refusal::KeyReused)),
+            Running::AnotherRequest(fingerprint) => Judged::Answer(self.refuse_other(fingerprint)),
         }
     }
 
@@ -405,28 +415,27 @@ impl Claiming {
         // The lease began before its answer came; what is left of it must last until it is renewed.
         let is_late = asked_at.elapsed() >= self.request.lease / 3;
         if is_late && !is_still_ours(&self.store, &self.stored_key, self.request).await {
-            tokio::spawn(give_back(self.store, self.stored_key, self.request));
+            self.store.give_back(&self.stored_key, &self.request);
             return Err(self.asking.refuse(UNAVAILABLE));
         }
-        let (passage, has_woken_keeper) = self.acquired(attempt, asked_at);
-        if has_woken_keeper {
-            Keeper::let_it_run().await;
-        }
-        Ok(passage)
+        Ok(self.acquired(attempt, asked_at))
     }
 
-    /// The right to run under the claim, and whether the keeper of leases was woken for it.
-    fn acquired(self, attempt: u32, asked_at: Instant) -> (Passage, bool) {
+    /// The right to run under the claim.
+    fn acquired(self, attempt: u32, asked_at: Instant) -> Passage {
         let Asking { policy, cache_if, trace, execution, span, .. } = self.asking;
         let trace = TraceParent::of_handler(&span, trace);
-        execution.grant(self.key, self.record_key, attempt);
+        execution.grant(self.key, self.record_key, self.fingerprints.plain, attempt);
         let lease = Lease::new(self.store, self.stored_key, &self.request, policy.scope);
-        let (lease, has_woken_keeper) = self.registry.keeper().keep(lease, asked_at);
-        if execution.may_take_steps() {
-            let (registry, handler) = (self.registry.clone(), lease.share());
-            let (request, ttl) = (self.request, policy.ttl);
-            execution.open_steps(Steps { registry, handler, request, ttl, fingerprints: self.fingerprints });
-        }
+        let lease = self.registry.keeper().keep(lease, asked_at);
+        execution.open_steps(Steps {
+            registry: self.registry.clone(),
+            handler: lease.share(),
+            request: self.request,
+            ttl: policy.ttl,
+            fingerprints: self.fingerprints,
+            is_partitioned: self.is_partitioned,
+        });
         let claimed = Claimed {
             lease,
             registry: self.registry,
@@ -434,16 +443,17 @@ impl Claiming {
             judge: Judge { policy, fingerprint: self.request.fingerprint, cache_if, trace },
             span,
             _running: self.running,
+            _holding: execution.hold(),
             _place: self.place,
             _in_flight: metering::InFlight::enter(policy.scope),
         };
-        (Passage::Claimed(claimed), has_woken_keeper)
+        Passage::Claimed(claimed)
     }
 
     fn begun(self, attempt: u32, transaction: Arc<dyn HandlerTransaction>) -> Passage {
         let Asking { policy, cache_if, trace, execution, span, .. } = self.asking;
         let trace = TraceParent::of_handler(&span, trace);
-        execution.grant(self.key, self.record_key, attempt);
+        execution.grant(self.key, self.record_key, self.fingerprints.plain, attempt);
         Passage::InTransaction(Box::new(InTransaction {
             registry: self.registry,
             store: self.store,
@@ -456,6 +466,7 @@ impl Claiming {
             }),
             span,
             _running: self.running,
+            _holding: execution.hold(),
             _place: self.place,
             _in_flight: metering::InFlight::enter(policy.scope),
         }))
@@ -464,12 +475,12 @@ impl Claiming {
     fn unguarded(self) -> Passage {
         // From here on the request is what any axum request is: it ends when its client leaves.
         self.asking.execution.fate.set_must_finish(false);
-        self.asking.execution.grant(self.key, self.record_key, 1);
+        self.asking.execution.grant(self.key, self.record_key, self.fingerprints.plain, 1);
         Outcome::Unguarded.enter(&self.asking.span, self.asking.policy);
         Passage::Unguarded
     }
 
-    fn completed(&self, record: Record) -> Response {
+    pub(super) fn completed(&self, record: Record) -> Response {
         let (status, fingerprint, recorded_at) = (record.status, record.fingerprint, record.recorded_at);
         // Opened first: of a key that is not listed any more, every fingerprint looks like another request's.
         let opened = match self.registry.at_rest().open(&self.stored_key, record) {
@@ -480,7 +491,7 @@ impl Claiming {
             }
         };
         if !self.fingerprints.contain(fingerprint) {
-            return self.asking.refuse(Refusal::KeyReused);
+            return self.refuse_other(fingerprint);
         }
         let Opened::Whole(mut lines, body) = opened else {
             return self.asking.refuse(Refusal::ResponseNotRecorded { status });
@@ -504,67 +515,9 @@ impl Claiming {
     }
 }
 
-/// The digest of the request or of the policy's own expression, and of the credentials where no `caller` tells them apart.
-fn fingerprint_of(policy: &Policy, asked: &Asked, of_expression: Option<Fingerprint>) -> Fingerprint {
-    let of_request = match asked.content {
-        PresentedContent::Read(fingerprint) => Some(fingerprint),
-        PresentedContent::NotRead | PresentedContent::Broken(_) => None,
-    };
-    let asked_for = of_expression.or(of_request);
-    let credentials = if policy.partitioned { &[][..] } else { &asked.credentials };
-    match asked_for {
-        Some(fingerprint) if credentials.is_empty() => fingerprint,
-        asked_for => {
-            let mut digest = FingerprintBuilder::new();
-            if let Some(fingerprint) = asked_for {
-                digest.digest(fingerprint);
-            }
-            digest.credentials(credentials);
-            digest.finish()
-        }
-    }
-}
-
-/// Resolves when what stands under `key` may have changed since the first poll.
-async fn listen(registry: &Registry, store: &BoundedStore, key: &RecordKey) {
-    tokio::select! {
-        () = registry.settled().ended(key) => {}
-        () = store.changed(key) => {}
-    }
-}
-
 /// Starts the lease anew; false when there is no telling whether the claim still stands.
 async fn is_still_ours(store: &BoundedStore, key: &RecordKey, request: ClaimRequest) -> bool {
     let asked_at = Instant::now();
     let held = store.renew(key, request.token, request.lease).await;
     matches!(held, Ok(Held::Yes)) && asked_at.elapsed() < request.lease
-}
-
-/// Ends a claim under which nothing runs.
-///
-/// Where it may have taken over from an execution that crashed, it lapses: released, it would take the number of attempts
-/// along, and the next one would be told that it is the first. Under `AfterCrash::Refuse` nothing is taken over, and a claim
-/// that stays would refuse its key for the whole time to live.
-///
-/// The claim may arrive in the store after its own end, so that one which finds nothing is repeated for a while.
-pub(crate) async fn give_back(store: BoundedStore, key: RecordKey, request: ClaimRequest) {
-    let begun = Instant::now();
-    let longest = match request.after_crash {
-        AfterCrash::Rerun => request.lease,
-        AfterCrash::Refuse => request.ttl,
-    };
-    let mut pause = Duration::from_millis(100);
-    loop {
-        let ended = match request.after_crash {
-            AfterCrash::Rerun => store.renew(&key, request.token, Duration::ZERO).await,
-            AfterCrash::Refuse => store.release(&key, request.token).await,
-        };
-        match ended {
-            Ok(Held::Yes) => return,
-            Ok(Held::No) if begun.elapsed() >= request.lease => return,
-            _ if begun.elapsed() >= longest => return,
-            _ => tokio::time::sleep(pause).await,
-        }
-        pause = Duration::from_secs(5).min(pause * 2);
-    }
 }

@@ -11,31 +11,32 @@ mod run;
 mod settle;
 mod transact;
 mod verdict;
+mod wait;
 
 use std::fmt::Display;
-use std::hash::Hash;
 use std::sync::Arc;
 
 use axum::response::{IntoResponse, Response};
 use http::response;
+use serde::Serialize;
 use tracing::Instrument;
 
-use self::claim::{Asking, Entered};
-pub(crate) use self::claim::{UNAVAILABLE, give_back};
+pub(crate) use self::claim::UNAVAILABLE;
+use self::claim::{Asking, Entered, Identity};
 pub(crate) use self::run::{Awaited, Lent};
 use self::run::{Run, Stage};
 pub(crate) use self::settle::CLAIM_LOST;
 use self::settle::Claimed;
 use self::transact::InTransaction;
-use self::verdict::its_own;
-pub(crate) use self::verdict::{failed, of_another_guard};
+pub(crate) use self::verdict::{failed, is_of_another_guard, its_own, of_another_guard};
+pub(crate) use self::wait::Watches;
 use crate::completion::Completion;
-use crate::fingerprint::fingerprint_of_value;
+use crate::fingerprint::{PartDigest, Unserialisable, digest_of_value};
 use crate::guarded::Guarded;
 use crate::idempotency::Execution;
 use crate::policy::{InvalidKeyPolicy, KeySource};
 use crate::presented::{Asked, Presented};
-use crate::{Fingerprint, IdempotencyKey, InvalidKey, Policy, Refusal, Registry, telemetry};
+use crate::{IdempotencyKey, InvalidKey, Policy, Refusal, Registry, telemetry};
 
 /// The predicate of `cache_if`.
 pub(crate) type CacheIf = fn(&response::Parts) -> bool;
@@ -53,7 +54,8 @@ pub struct Gate {
     asked: Asked,
     key: Option<Result<IdempotencyKey, Refusal>>,
     caller: Option<String>,
-    fingerprint: Option<Fingerprint>,
+    /// Of `fingerprint = expr`.
+    value: Option<Result<PartDigest, Unserialisable>>,
     cache_if: Option<CacheIf>,
     execution: Option<Arc<Execution>>,
     registry: Option<Registry>,
@@ -67,7 +69,7 @@ impl Gate {
             asked: Asked::default(),
             key: None,
             caller: None,
-            fingerprint: None,
+            value: None,
             cache_if: policy.predicate,
             execution: None,
             registry: None,
@@ -78,8 +80,10 @@ impl Gate {
         if policy.guards(&presented.method) {
             gate.is_guarded = true;
             gate.asked = presented.asked;
+            gate.caller = gate.asked.caller.take();
             if policy.key == KeySource::Header {
-                gate.key = judge(policy, presented.key.in_header(policy.header));
+                let header = presented.key.is_in_header().then_some(policy.header);
+                gate.key = judge(policy, header, presented.key.in_header(policy.header));
             }
         }
         gate
@@ -88,11 +92,11 @@ impl Gate {
     /// Takes the key of `key = expr`; before the other expressions, which only count for a keyed request.
     pub fn key<K: KeyExpression + ?Sized>(&mut self, key: &K) {
         if self.is_guarded {
-            self.key = judge(self.policy, key.key().map(IdempotencyKey::new));
+            self.key = judge(self.policy, None, key.key().map(IdempotencyKey::new));
         }
     }
 
-    /// Takes the caller of `caller = expr`.
+    /// Takes the caller of `caller = expr`, in place of the registry's.
     pub fn caller<C: Display + ?Sized>(&mut self, caller: &C) {
         if self.is_keyed() {
             self.caller = Some(caller.to_string());
@@ -100,9 +104,9 @@ impl Gate {
     }
 
     /// Takes the value of `fingerprint = expr`.
-    pub fn fingerprint<V: Hash + ?Sized>(&mut self, value: &V) {
+    pub fn fingerprint<V: Serialize + ?Sized>(&mut self, value: &V) {
         if self.is_keyed() {
-            self.fingerprint = Some(fingerprint_of_value(value));
+            self.value = Some(digest_of_value(value));
         }
     }
 
@@ -141,17 +145,18 @@ impl Gate {
     /// Who counts the execution. Under a registry that is disabled, a request with a key becomes one without.
     #[cfg(feature = "testing")]
     fn witness(&mut self) -> Option<(Registry, &'static str)> {
-        let (registry, scope) = (self.registry.clone().or_else(Registry::installed)?, self.policy.scope);
+        let (registry, scope) = (self.registry.clone()?, self.policy.scope);
         let Some((Ok(key), execution)) = self.key.as_ref().zip(self.execution.as_ref()) else {
             return Some((registry, scope));
         };
         let record_key = crate::RecordKey::new(scope, self.caller.as_deref(), key.as_str());
-        if execution.is_covered_by(&record_key) {
-            // The layer has told of it.
+        if execution.is_covered(&record_key) {
+            // The guard around it has told of it.
             return None;
         }
         if registry.is_disabled() {
-            execution.grant(key.clone(), record_key, 1);
+            let fingerprint = self.identity().fingerprint(&self.asked, &registry);
+            execution.grant(key.clone(), record_key, fingerprint, 1);
             self.key = None;
         }
         Some((registry, scope))
@@ -171,16 +176,16 @@ impl Gate {
         }
         let asking = Asking {
             policy: self.policy,
-            registry: self.registry.or_else(Registry::installed),
+            registry: self.registry.take(),
             span: span.clone(),
             cache_if: self.cache_if,
             trace: self.asked.trace.take(),
             // Without one there is no key to claim, only a refusal to give.
-            execution: self.execution.unwrap_or_default(),
+            execution: self.execution.take().unwrap_or_default(),
             transaction,
         };
-        match self.key {
-            Some(key) => span.in_scope(|| asking.enter(&self.asked, key, self.caller.as_deref(), self.fingerprint)),
+        match self.key.take() {
+            Some(key) => span.in_scope(|| asking.enter(&self.asked, key, self.identity())),
             None => Entered::Later(Box::pin(asking.begin().instrument(span))),
         }
     }
@@ -190,22 +195,27 @@ impl Gate {
         self.key.is_some()
     }
 
+    fn identity(&self) -> Identity<'_> {
+        Identity { caller: self.caller.as_deref(), value: self.value }
+    }
+
     fn is_keyed(&self) -> bool {
         matches!(self.key, Some(Ok(_)))
     }
 }
 
-/// What the policy makes of the key; `None` lets the request pass unguarded.
-fn judge(policy: &Policy, key: Option<Result<IdempotencyKey, InvalidKey>>) -> Option<Result<IdempotencyKey, Refusal>> {
+/// What the policy makes of the key; `None` lets the request pass unguarded. `header` is where a client puts it, if it does.
+fn judge(
+    policy: &Policy,
+    header: Option<&'static str>,
+    key: Option<Result<IdempotencyKey, InvalidKey>>,
+) -> Option<Result<IdempotencyKey, Refusal>> {
     match key {
         Some(Ok(key)) => Some(Ok(key)),
         Some(Err(reason)) if policy.invalid_key == InvalidKeyPolicy::Reject => {
             Some(Err(Refusal::InvalidKey { reason }))
         }
-        _ if policy.required => {
-            let header = (policy.key == KeySource::Header).then_some(policy.header);
-            Some(Err(Refusal::MissingKey { header }))
-        }
+        _ if policy.required => Some(Err(Refusal::MissingKey { header })),
         _ => None,
     }
 }

@@ -10,6 +10,8 @@ use tracing::{Instrument, Span};
 use super::claim::RETRY_AFTER;
 use super::verdict::{Judge, JudgedNow, Panic, Verdict};
 use crate::crowding::Place;
+use crate::deadline::Deadline;
+use crate::idempotency::Holding;
 use crate::lease::KeptLease;
 use crate::metering::InFlight;
 use crate::policy::AfterCrash;
@@ -28,6 +30,8 @@ pub(super) struct Claimed {
     pub(super) span: Span,
     /// A drain waits for it.
     pub(super) _running: TaskTrackerToken,
+    /// Until it is settled, what is forwarded runs under its claim.
+    pub(super) _holding: Holding,
     pub(super) _place: Option<Place>,
     pub(super) _in_flight: InFlight,
 }
@@ -207,9 +211,9 @@ impl Claimed {
 
     /// The lease is renewed meanwhile, so no other request runs while there is hope; the token fences us off otherwise.
     async fn keep_trying(self: Box<Self>, ending: Ending) {
-        let forgotten_at = Instant::now() + self.judge.policy.ttl;
+        let forgotten = Deadline::after(self.judge.policy.ttl);
         let mut pause = Duration::from_millis(50);
-        while Instant::now() < forgotten_at {
+        while !forgotten.is_over() {
             tokio::time::sleep(pause).await;
             match self.try_end(&ending).await {
                 Ok(Held::Yes) => {

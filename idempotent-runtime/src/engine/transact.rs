@@ -5,19 +5,21 @@ use std::sync::Arc;
 
 use axum::response::Response;
 use futures_util::FutureExt;
+use http::StatusCode;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{Instrument, Span};
 
 use super::claim::UNAVAILABLE;
 use super::verdict::{Judge, Panic, Verdict, of_another_guard};
 use crate::crowding::Place;
+use crate::idempotency::Holding;
 use crate::metering::InFlight;
 use crate::policy;
-use crate::store::{BoundedStore, ClaimRequest};
+use crate::store::{BoundedStore, ClaimRequest, StoreError};
 use crate::sync::tokio::time::Instant;
 use crate::telemetry::{self, Outcome};
-use crate::transaction::{HandlerTransaction, Recording, TransactionError};
-use crate::{RecordKey, Refusal, Registry};
+use crate::transaction::{Aborted, HandlerTransaction, Recording, TransactionError};
+use crate::{RecordKey, Registry};
 
 /// A handler that runs in a transaction.
 pub(super) struct InTransaction {
@@ -30,6 +32,8 @@ pub(super) struct InTransaction {
     pub(super) span: Span,
     /// A drain waits for it.
     pub(super) _running: TaskTrackerToken,
+    /// Until it is settled, what is forwarded runs under its claim.
+    pub(super) _holding: Holding,
     pub(super) _place: Option<Place>,
     pub(super) _in_flight: InFlight,
 }
@@ -68,6 +72,11 @@ impl InTransaction {
         let claim = self.claim.take();
         let recording = match (verdict, &claim) {
             (Verdict::Free | Verdict::Failed, _) => {
+                if self.met_a_conflict(response.status()).await {
+                    self.transaction.roll_back(&self.store).await;
+                    self.ring(claim.as_ref());
+                    return self.refuse(&TransactionError::Conflict(StoreError::unavailable(Aborted)));
+                }
                 self.roll_back(outcome).await;
                 self.ring(claim.as_ref());
                 return response;
@@ -91,8 +100,21 @@ impl InTransaction {
                 outcome.enter(&self.span, self.judge.policy);
                 response
             }
+            // An error that the handler did not pass on.
+            Err(TransactionError::Aborted) if self.judge.policy.isolation.is_some() => {
+                self.refuse(&TransactionError::Conflict(StoreError::unavailable(Aborted)))
+            }
             Err(error) => self.refuse(&error),
         }
+    }
+
+    /// Whether the response tells of a transaction that the database has aborted. The error was the handler's, so that its
+    /// cause is not known here; where the policy asks for isolation, it is a conflict as a rule, and a retry is safe in any
+    /// case.
+    async fn met_a_conflict(&self, status: StatusCode) -> bool {
+        self.judge.policy.isolation.is_some()
+            && status.is_server_error()
+            && self.transaction.is_aborted(&self.store).await
     }
 
     /// Nothing is recorded, so the body need not be read.
@@ -119,7 +141,7 @@ impl InTransaction {
     /// The handler's own response would tell of effects that are gone, or may be.
     fn refuse(&self, error: &TransactionError) -> Response {
         telemetry::transaction_failed(self.judge.policy, self.store.name(), error);
-        let refusal = if error.is_permanent() { Refusal::TransactionFailed } else { UNAVAILABLE };
+        let refusal = error.refusal(UNAVAILABLE);
         Outcome::Refused(refusal.code()).enter(&self.span, self.judge.policy);
         // Without a key nobody has taken the request over, and a refusal is never recorded.
         of_another_guard(self.registry.refuse(self.judge.policy.scope, refusal))

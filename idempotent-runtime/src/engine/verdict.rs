@@ -50,8 +50,12 @@ pub(crate) fn of_another_guard(mut response: Response) -> Response {
     response
 }
 
+pub(crate) fn is_of_another_guard(response: &Response) -> bool {
+    matches!(response.extensions().get(), Some(Mark::OfAnotherGuard))
+}
+
 /// The response as one that no guard has answered for yet.
-pub(super) fn its_own(mut response: Response) -> Response {
+pub(crate) fn its_own(mut response: Response) -> Response {
     response.extensions_mut().remove::<Mark>();
     response
 }

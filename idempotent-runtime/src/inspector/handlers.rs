@@ -77,7 +77,9 @@ impl HandlerReport {
             caller: policy.partitioned_by_caller(),
             fingerprint: match policy.fingerprint() {
                 FingerprintSource::Request => "request",
+                FingerprintSource::Json => "json",
                 FingerprintSource::Expression => "expression",
+                FingerprintSource::Only => "only",
                 FingerprintSource::None => "none",
             },
             in_flight: match policy.in_flight() {

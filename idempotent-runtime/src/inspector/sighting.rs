@@ -57,7 +57,7 @@ impl State {
     pub const fn consequence(self) -> &'static str {
         match self {
             Self::InFlight => {
-                "the handler may still be running: after a purge, a retry runs it a second time beside the first"
+                "the handler may still be running: after a purge, a retry that reaches another process runs it a second time beside the first; in its own process the key stays claimed until it ends"
             }
             Self::OutcomeUnknown => {
                 "the handler may have done its work: after a purge, a retry runs it again, so find out first whether it did"
@@ -108,11 +108,16 @@ pub struct Sighting {
 }
 
 impl Sighting {
-    /// Of an entry; what a claim past its lease means is for the policy of its handler to say, where it is known.
+    /// Of an entry. Of a claim past its lease, the store says by itself that it may not be taken over if it never expires;
+    /// of one from before the handler's policy was changed, the policy says so, where it is known.
     pub fn of(entry: Entry, after_crash: Option<AfterCrash>) -> Self {
         let state = match entry.state {
             EntryState::Claimed { lease: Some(_), .. } => State::InFlight,
-            EntryState::Claimed { lease: None, .. } if after_crash == Some(AfterCrash::Refuse) => State::OutcomeUnknown,
+            EntryState::Claimed { lease: None, .. }
+                if entry.is_unknown_outcome() || after_crash == Some(AfterCrash::Refuse) =>
+            {
+                State::OutcomeUnknown
+            }
             EntryState::Claimed { lease: None, .. } => State::PastLease,
             EntryState::Completed { body_bytes: Some(_), .. } => State::Completed,
             EntryState::Completed { body_bytes: None, .. } => State::ResponseNotRecorded,
@@ -178,7 +183,7 @@ impl Sighting {
         match &self.found {
             Err(reason) => report.reason = Some(reason.clone()),
             Ok(entry) => {
-                report.expires_in_ms = Some(millis(entry.expires_in));
+                report.expires_in_ms = entry.expires_in.map(millis);
                 report.fingerprint = Some(entry.fingerprint.to_string()[..16].to_owned());
                 match entry.state {
                     EntryState::Claimed { attempt, lease, .. } => {
@@ -224,7 +229,7 @@ pub struct EntryReport {
     pub body_bytes: Option<u64>,
     /// The first 64 bits of what the request asked for.
     pub fingerprint: Option<String>,
-    /// How long it is still kept, in milliseconds.
+    /// How long it is still kept, in milliseconds; nothing for what never expires, and for what cannot be read.
     pub expires_in_ms: Option<u64>,
     /// Why it cannot be read.
     pub reason: Option<String>,

@@ -18,6 +18,7 @@ impl Lease {
     where
         F: Future<Output = Result<Held, StoreError>>,
     {
+        lock(&self.holding).is_ending = true;
         let mut reclaims = 0;
         loop {
             let (token, hand_overs) = self.token_and_hand_overs();
@@ -39,6 +40,7 @@ impl Lease {
 
     /// Ends the claim where the store answers at once; false when that needs [`end`](Self::end).
     pub(crate) fn end_now(&self, ask: impl FnOnce(Token) -> Result<Held, StoreError>) -> bool {
+        lock(&self.holding).is_ending = true;
         let (token, hand_overs) = self.token_and_hand_overs();
         matches!(ask(token), Ok(Held::Yes)) && self.is_over(hand_overs, Held::Yes)
     }
@@ -46,7 +48,7 @@ impl Lease {
     /// Frees the key, if the claim still stands.
     pub(crate) async fn release(&self) -> Result<Held, StoreError> {
         // A renewal on its way would find nothing, and claim the key anew.
-        let _renewing = self.renewing.lock().await;
+        let _renewing = self.renewing.write().await;
         loop {
             let (token, hand_overs) = self.token_and_hand_overs();
             self.release_others().await?;
@@ -61,7 +63,7 @@ impl Lease {
     pub(crate) async fn lapse(&self) -> Result<Held, StoreError> {
         // A renewal that comes later would bring the lease back to life.
         lock(&self.holding).state = State::Over;
-        drop(self.renewing.lock().await);
+        drop(self.renewing.write().await);
         let token = self.token();
         let lapsing = || self.store.renew(&self.key, token, Duration::ZERO);
         match lapsing().await? {
@@ -76,7 +78,18 @@ impl Lease {
     /// Starts the lease anew, and claims the key anew where the store has forgotten it. The caller holds `renewing`.
     pub(super) async fn renew_or_reclaim(&self, token: Token) -> Result<Held, StoreError> {
         let asked_at = Instant::now();
-        match self.store.renew(&self.key, token, self.length).await? {
+        let renewed = self.store.renew(&self.key, token, self.length).await;
+        self.renewed(token, asked_at, renewed).await
+    }
+
+    /// What the answer of the store to a renewal means, which was asked for at this time.
+    pub(super) async fn renewed(
+        &self,
+        token: Token,
+        asked_at: Instant,
+        answer: Result<Held, StoreError>,
+    ) -> Result<Held, StoreError> {
+        match answer? {
             Held::Yes => {
                 self.confirm_at(asked_at);
                 Ok(Held::Yes)

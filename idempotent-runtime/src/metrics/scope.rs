@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, counter, gauge};
 
-use super::{IN_FLIGHT, LEASE_LOST_TOTAL, METERS, OLDEST_IN_FLIGHT_SECONDS, REQUESTS_TOTAL};
+use super::{IN_FLIGHT, LEASE_LOST_TOTAL, METERS, MISMATCHES_TOTAL, OLDEST_IN_FLIGHT_SECONDS, REQUESTS_TOTAL};
 use crate::sync::tokio;
 use crate::sync::tokio::runtime::Handle;
 use crate::sync::tokio::task::JoinHandle;
@@ -16,12 +16,14 @@ use crate::sync::tokio::time::Instant;
 const RESOLUTION: Duration = Duration::from_secs(5);
 
 /// Those that can be told beforehand, the frequent ones first; any other has a series from its first request on.
-const OUTCOMES: [&str; 18] = [
+const OUTCOMES: [&str; 22] = [
     "recorded",
     "replayed",
     "not_recorded",
     "in_flight",
+    "waited_not_recorded",
     "key_reused",
+    "other_credentials",
     "missing_key",
     "invalid_key",
     "store_unavailable",
@@ -30,7 +32,9 @@ const OUTCOMES: [&str; 18] = [
     "outcome_unknown",
     "claim_lost",
     "response_not_recorded",
+    "transaction_conflict",
     "transaction_failed",
+    "fingerprint_failed",
     "too_large",
     "broken",
     "recording_failed",
@@ -65,6 +69,10 @@ impl Scope {
             oldest: gauge!(OLDEST_IN_FLIGHT_SECONDS, "scope" => name),
             running: Mutex::default(),
         };
+        // A counter that appears with its first event shows no increase; the headers are not known here.
+        for differs in ["credentials", "target", "body"] {
+            mismatches(name, differs, "").increment(0);
+        }
         scope.show(&Running::default());
         scope
     }
@@ -74,6 +82,10 @@ impl Scope {
             Some((_, requests)) => requests.increment(1),
             None => requests(self.name, outcome).increment(1),
         }
+    }
+
+    pub(super) fn mismatched(&self, differs: &'static str, header: &str) {
+        mismatches(self.name, differs, header).increment(1);
     }
 
     pub(super) fn lease_lost(&self) {
@@ -134,6 +146,10 @@ impl Scope {
 
 fn requests(scope: &'static str, outcome: &'static str) -> Counter {
     counter!(REQUESTS_TOTAL, "scope" => scope, "outcome" => outcome)
+}
+
+fn mismatches(scope: &'static str, differs: &'static str, header: &str) -> Counter {
+    counter!(MISMATCHES_TOTAL, "scope" => scope, "differs" => differs, "header" => header.to_owned())
 }
 
 /// One handler that runs, until it is dropped: however it ends.

@@ -9,7 +9,7 @@ use super::{METERS, STORE_DURATION_SECONDS, STORE_ERRORS_TOTAL};
 use crate::metering::Op;
 use crate::store::StoreError;
 use crate::sync::tokio::time::Instant;
-use crate::transaction::Aborted;
+use crate::transaction::{Aborted, Conflict, Ended};
 
 pub(crate) struct StoreMeter {
     store: String,
@@ -30,10 +30,10 @@ impl Op {
             Self::Renew => "renew",
             Self::Complete => "complete",
             Self::Release => "release",
-            #[cfg(feature = "inspector")]
             Self::Get => "get",
             #[cfg(feature = "inspector")]
             Self::Purge => "purge",
+            Self::Count => "count",
             Self::Begin => "begin",
             Self::Record => "record",
             Self::Verify => "verify",
@@ -86,7 +86,8 @@ impl StoreMeter {
     }
 }
 
-/// A statement of the handler's own has failed: the database is well.
+/// A statement of the handler's own has failed or ended its transaction, or two transactions conflict: the database is well.
 fn is_of_the_store(error: &StoreError) -> bool {
-    !matches!(error, StoreError::Unavailable(source) if source.is::<Aborted>())
+    !matches!(error, StoreError::Unavailable(source)
+        if source.is::<Aborted>() || source.is::<Ended>() || source.is::<Conflict>())
 }

@@ -13,6 +13,7 @@ use super::description::{Description, EXTENSION, replay_header};
 use super::recorded::Recorded;
 use crate::guarded::{Reading, sealed};
 use crate::headers::REPLAYED;
+use crate::policy::Reads;
 use crate::{Guarded, Idempotency, Policy, policies};
 
 /// A mode of [`Guarded`] that knows its handler's policy by [`identity`], and the return type that was written.
@@ -21,15 +22,17 @@ pub struct Documented<M, const IDENTITY: u128, R>(PhantomData<(M, fn() -> R)>);
 impl<M, const IDENTITY: u128, R> sealed::Sealed for Documented<M, IDENTITY, R> {}
 
 impl<M: Reading, const IDENTITY: u128, R> Reading for Documented<M, IDENTITY, R> {
-    const BUFFERED: bool = M::BUFFERED;
+    const READS: Reads = M::READS;
     const KEY_ELSEWHERE: bool = M::KEY_ELSEWHERE;
 }
 
-/// What tells one handler's policy from another's in a type: the FNV-1a hash of its place.
-pub const fn identity(module: &str, function: &str, (file, line, column): (&str, u32, u32)) -> u128 {
+/// What tells one handler's policy from another's in a type: the FNV-1a hash of its place, and of its scope, by which handlers
+/// differ that a macro has emitted at one place.
+pub const fn identity(module: &str, function: &str, scope: &str, (file, line, column): (&str, u32, u32)) -> u128 {
     let mut hash = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     hash = hashed(hash, module.as_bytes());
     hash = hashed(hash, function.as_bytes());
+    hash = hashed(hash, scope.as_bytes());
     hash = hashed(hash, file.as_bytes());
     hash = hashed(hash, &line.to_le_bytes());
     hashed(hash, &column.to_le_bytes())
@@ -46,8 +49,10 @@ const fn hashed(mut hash: u128, bytes: &[u8]) -> u128 {
 }
 
 fn policy_of(wanted: u128) -> Option<&'static Policy> {
-    policies()
-        .find(|policy| identity(policy.module, policy.function, (policy.file, policy.line, policy.column)) == wanted)
+    policies().find(|policy| {
+        let place = (policy.file, policy.line, policy.column);
+        identity(policy.module, policy.function, policy.scope, place) == wanted
+    })
 }
 
 impl<B: OperationInput, M, const IDENTITY: u128, R: OperationOutput> OperationInput

@@ -106,9 +106,15 @@ fn refusals(policy: &Policy, registry: Option<&Registry>) -> Vec<Refusal> {
     if policy.invalid_key == InvalidKeyPolicy::Reject {
         refusals.push(Refusal::InvalidKey { reason: InvalidKey::Empty });
     }
-    // Without a fingerprint and with a caller, one request is like every other.
-    if policy.fingerprint != FingerprintSource::None || !policy.partitioned {
+    if policy.fingerprint != FingerprintSource::None {
         refusals.push(Refusal::KeyReused);
+    }
+    if matches!(policy.in_flight, InFlight::Wait(_)) {
+        refusals.push(Refusal::NotRecorded { retry_after });
+    }
+    // The function of a registry may leave a request without a caller.
+    if !policy.partitioned {
+        refusals.push(Refusal::OtherCredentials);
     }
     // A transaction leaves nothing behind in a crash, and has no lease to lose.
     if has_claim {

@@ -4,8 +4,8 @@ use std::panic::Location;
 use std::time::Duration;
 
 use super::{
-    AfterCrash, Cache, DEFAULT_HEADER, FingerprintSource, InFlight, InvalidKeyPolicy, KeySource, Methods, OnStoreError,
-    Oversize, Policy,
+    AfterCrash, Cache, DEFAULT_HEADER, FingerprintSource, InFlight, InvalidKeyPolicy, Isolation, KeySource, Methods,
+    OnStoreError, Oversize, Policy,
 };
 
 /// The defaults of every argument, and one `const` setter for each: what the attribute's expansion calls.
@@ -21,10 +21,12 @@ impl Policy {
             file: place.file(),
             line: place.line(),
             column: place.column(),
+            path: || "",
             default_scope: false,
             scope: function,
+            shared_scope: false,
             ttl: Duration::from_hours(24),
-            cache: Cache::Statuses(&[(200, 299)]),
+            cache: Cache::Statuses(&[(200, 299), (303, 303)]),
             predicate: None,
             header: DEFAULT_HEADER,
             key: KeySource::Header,
@@ -43,7 +45,15 @@ impl Policy {
             store: None,
             on_store_error: OnStoreError::Reject,
             database: None,
+            isolation: None,
         }
+    }
+
+    /// `path` names a type in the static of the policy, in the handler's body.
+    #[must_use]
+    pub const fn with_path(mut self, path: fn() -> &'static str) -> Self {
+        self.path = path;
+        self
     }
 
     #[must_use]
@@ -56,6 +66,12 @@ impl Policy {
     pub const fn with_default_scope(mut self, scope: &'static str) -> Self {
         self.scope = scope;
         self.default_scope = true;
+        self
+    }
+
+    #[must_use]
+    pub const fn with_shared_scope(mut self) -> Self {
+        self.shared_scope = true;
         self
     }
 
@@ -80,6 +96,12 @@ impl Policy {
     #[must_use]
     pub const fn with_key_expression(mut self) -> Self {
         self.key = KeySource::Expression;
+        self
+    }
+
+    #[must_use]
+    pub const fn with_isolation(mut self, isolation: Isolation) -> Self {
+        self.isolation = Some(isolation);
         self
     }
 

@@ -8,6 +8,7 @@ use http::{HeaderName, Method, response};
 use super::{
     AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, Methods, OnStoreError, Oversize, Policy,
 };
+use crate::deadline::LONGEST;
 use crate::headers::NEVER_KEPT;
 
 /// Collects the options of a [`Policy`] for an [`IdempotencyLayer`](crate::IdempotencyLayer): those of the attribute, but
@@ -40,7 +41,8 @@ pub struct PolicyBuilder {
 impl Policy {
     /// A policy with this namespace for its keys, and options to follow; the defaults are the attribute's.
     ///
-    /// What one policy has recorded is replayed by any other one, of a handler or a layer, with the same scope.
+    /// What one policy has recorded is replayed by any other one, of a handler or a layer, with the same scope. Nothing
+    /// compares the scopes of layers: `install` knows the handlers of the program, and a layer may be made at any time.
     #[track_caller]
     pub fn builder(scope: impl Into<String>) -> PolicyBuilder {
         let scope = scope.into();
@@ -51,16 +53,17 @@ impl Policy {
 }
 
 impl PolicyBuilder {
-    /// How long a record is kept, at least a second; 24 hours by default.
+    /// How long a record is kept, at least a second and at most 100 years; 24 hours by default.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.policy.ttl = ttl;
+        self.wrong.extend(too_long("ttl", ttl, ".ttl(Duration::from_hours(24))"));
         if ttl < Duration::from_secs(1) {
             self.wrong.push("`ttl` must be at least 1s; write `.ttl(Duration::from_hours(24))`".to_owned());
         }
         self
     }
 
-    /// The statuses that are recorded; `200..=299` by default.
+    /// The statuses that are recorded; `200..=299` and 303 by default.
     pub fn cache(mut self, statuses: impl IntoIterator<Item = u16>) -> Self {
         let mut statuses: Vec<u16> = statuses.into_iter().collect();
         statuses.sort_unstable();
@@ -126,6 +129,13 @@ impl PolicyBuilder {
         self
     }
 
+    /// A body that is JSON is compared in its canonical form, so that the order of members and spaces do not matter; as
+    /// `fingerprint = json` of the attribute.
+    pub fn json_fingerprint(mut self) -> Self {
+        self.policy.fingerprint = FingerprintSource::Json;
+        self
+    }
+
     /// A reused key need not bring the same method, path, query and body; the body then reaches the service as it comes,
     /// whatever its length.
     pub fn without_fingerprint(mut self) -> Self {
@@ -133,7 +143,8 @@ impl PolicyBuilder {
         self
     }
 
-    /// How a duplicate of a running request is answered; [`InFlight::Reject`] by default.
+    /// How a duplicate of a running request is answered; [`InFlight::Reject`] by default. `InFlight::Wait(Duration::MAX)` waits
+    /// without a limit.
     pub fn in_flight(mut self, in_flight: InFlight) -> Self {
         if matches!(in_flight, InFlight::Wait(limit) if limit.is_zero()) {
             self.wrong.push(
@@ -145,8 +156,10 @@ impl PolicyBuilder {
         self
     }
 
-    /// How long a dead process holds a key, at least 100 ms; 30 seconds by default, or `ttl` if that is shorter.
+    /// How long a dead process holds a key, at least 100 ms and at most 100 years; 30 seconds by default, or `ttl` if that is
+    /// shorter.
     pub fn lease(mut self, lease: Duration) -> Self {
+        self.wrong.extend(too_long("lease", lease, ".lease(Duration::from_secs(30))"));
         if lease < Duration::from_millis(100) {
             self.wrong.push("`lease` must be at least 100ms; write `.lease(Duration::from_secs(30))`".to_owned());
         }
@@ -239,6 +252,12 @@ impl PolicyBuilder {
         ));
         None
     }
+}
+
+/// What is wrong with a time that stores add to their clocks.
+fn too_long(option: &str, span: Duration, example: &str) -> Option<String> {
+    let longest = humantime::format_duration(LONGEST);
+    (span > LONGEST).then(|| format!("`{option}` must be at most {longest}; write `{example}`"))
 }
 
 /// What is wrong with a name that people read in logs and stores.

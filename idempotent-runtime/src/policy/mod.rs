@@ -35,8 +35,11 @@ pub struct Policy {
     pub(crate) file: &'static str,
     pub(crate) line: u32,
     pub(crate) column: u32,
+    /// The name of a type in the handler's body.
+    pub(crate) path: fn() -> &'static str,
     pub(crate) default_scope: bool,
     pub(crate) scope: &'static str,
+    pub(crate) shared_scope: bool,
     pub(crate) ttl: Duration,
     pub(crate) cache: Cache,
     /// That of a layer; the one of a handler is an expression of the handler's.
@@ -58,6 +61,7 @@ pub struct Policy {
     pub(crate) store: Option<&'static str>,
     pub(crate) on_store_error: OnStoreError,
     pub(crate) database: Option<&'static str>,
+    pub(crate) isolation: Option<Isolation>,
 }
 
 /// Which responses are recorded (`cache`, `cache_if`).
@@ -98,15 +102,41 @@ pub enum Methods {
     Any,
 }
 
-/// What a reused key must repeat (`fingerprint`).
+/// What a reused key must repeat (`fingerprint`), beside the credentials where no caller is named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FingerprintSource {
-    /// Method, path, query and body.
+    /// Method, authority, path, query, media type and body.
     Request,
-    /// The hash of an expression over the handler's arguments.
+    /// The same, but for the body in its canonical form where it is JSON.
+    Json,
+    /// Method, authority, path, and an expression over the handler's arguments in place of query and body.
     Expression,
+    /// An expression over the handler's arguments, and nothing else of the request.
+    Only,
     /// Nothing of the request's content.
     None,
+}
+
+/// What the fingerprint needs of a request before its handler's extractors have the body.
+#[derive(Clone, Copy)]
+pub enum Reads {
+    Nothing,
+    /// Without the query.
+    Target,
+    Body,
+    Json,
+}
+
+impl FingerprintSource {
+    pub(crate) fn reads(self) -> Reads {
+        match self {
+            Self::Request => Reads::Body,
+            Self::Json => Reads::Json,
+            Self::Expression => Reads::Target,
+            Self::Only | Self::None => Reads::Nothing,
+        }
+    }
 }
 
 /// How a duplicate of a running request is answered (`in_flight`).
@@ -114,7 +144,8 @@ pub enum FingerprintSource {
 pub enum InFlight {
     /// With 409, at once.
     Reject,
-    /// With the response of the running request, if it comes within this time.
+    /// With the response of the running request, if it comes within this time. A request that waits is never executed: if the
+    /// running one ends without a recorded response, it gets 409 `not_recorded`.
     Wait(Duration),
 }
 
@@ -123,7 +154,7 @@ pub enum InFlight {
 pub enum AfterCrash {
     /// Run the handler again: at least once.
     Rerun,
-    /// Nothing: at most once.
+    /// Nothing: at most once. The claim never expires, whatever the ttl: it is refused until it is completed or purged.
     Refuse,
 }
 
@@ -143,6 +174,18 @@ pub enum OnStoreError {
     Reject,
     /// The handler runs unguarded.
     Run,
+}
+
+/// How far the transaction of a handler's `Tx` is isolated from others (`isolation`).
+///
+/// SQLite has one writer at a time, whose transactions are always serializable: there it makes no difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Isolation {
+    /// All its statements see the database as it was when the transaction began.
+    RepeatableRead,
+    /// As if it ran alone.
+    Serializable,
 }
 
 impl Policy {
@@ -169,6 +212,11 @@ impl Policy {
     /// The namespace of the handler's keys.
     pub fn scope(&self) -> &'static str {
         self.scope
+    }
+
+    /// Whether other handlers may have the same scope (`shared_scope`).
+    pub fn shared_scope(&self) -> bool {
+        self.shared_scope
     }
 
     /// How long a record is kept.
@@ -266,6 +314,11 @@ impl Policy {
         self.database
     }
 
+    /// The isolation level of the handler's `Tx`; `None` is the database's default.
+    pub fn isolation(&self) -> Option<Isolation> {
+        self.isolation
+    }
+
     pub(crate) fn guards(&self, method: &Method) -> bool {
         match self.methods {
             Methods::Any => true,
@@ -273,10 +326,22 @@ impl Policy {
         }
     }
 
-    /// `debug_handler` emits its function twice, so an address cannot tell handlers apart; a macro may emit several
-    /// handlers at one place, so a place alone cannot either.
-    pub(crate) fn identity(&self) -> impl Ord + use<> {
-        (self.module, self.function, self.file, self.line, self.column)
+    /// The path of the function, with the type and the trait of its `impl` block; empty for a layer's policy.
+    ///
+    /// A place does not tell handlers apart: a macro may emit several at one place. The path does, for people.
+    pub(crate) fn function_path(&self) -> &'static str {
+        // The type lies in the static of the policy, which lies in the function.
+        (self.path)().rsplitn(3, "::").nth(2).unwrap_or_default()
+    }
+
+    /// Whether this is the copy of a handler that `debug_handler` makes for a check of its own, and which never runs.
+    pub(crate) fn is_copy(&self) -> bool {
+        (self.path)().split("::").any(|part| part.starts_with("__axum_macros_check_") && part.ends_with("_future"))
+    }
+
+    /// Names and places first.
+    pub(crate) fn order(&self) -> impl Ord + use<> {
+        (self.module, self.function, self.file, self.line, self.column, self.function_path())
     }
 }
 
@@ -296,6 +361,9 @@ impl Cache {
 
 impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}::{} at {}:{}", self.module, self.function, self.file, self.line)
+        match self.function_path() {
+            "" => write!(f, "{}::{} at {}:{}", self.module, self.function, self.file, self.line),
+            path => write!(f, "{path} at {}:{}", self.file, self.line),
+        }
     }
 }

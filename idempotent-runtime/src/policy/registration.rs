@@ -13,8 +13,13 @@ inventory::collect!(Registration);
 #[macro_export]
 macro_rules! __policy {
     ($policy:ident $function:literal $($settings:tt)*) => {
-        static $policy: $crate::__private::Policy =
-            $crate::__private::Policy::new(::core::module_path!(), $function) $($settings)*;
+        static $policy: $crate::__private::Policy = {
+            // Its name has the path of the function, with the type and the trait of its `impl` block.
+            enum Here {}
+            $crate::__private::Policy::new(::core::module_path!(), $function)
+                .with_path(::core::any::type_name::<Here>)
+                $($settings)*
+        };
         $crate::__private::inventory::submit! { $crate::__private::Registration(&$policy) }
     };
 }
@@ -27,8 +32,8 @@ macro_rules! __policy {
 /// assert_eq!(idempotent_runtime::policies().count(), 0, "this program has no annotated handler");
 /// ```
 pub fn policies() -> impl Iterator<Item = &'static Policy> {
-    let mut policies: Vec<&'static Policy> = inventory::iter::<Registration>.into_iter().map(|entry| entry.0).collect();
-    policies.sort_by_key(|policy| policy.identity());
-    policies.dedup_by_key(|policy| policy.identity());
+    let entries = inventory::iter::<Registration>.into_iter().map(|entry| entry.0);
+    let mut policies: Vec<&'static Policy> = entries.filter(|policy| !policy.is_copy()).collect();
+    policies.sort_by_key(|policy| policy.order());
     policies.into_iter()
 }

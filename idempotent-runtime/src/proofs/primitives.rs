@@ -12,8 +12,17 @@ pub(crate) mod tokio {
     pub(crate) use shuttle_tokio::{runtime, select, spawn, sync, task};
 
     pub(crate) mod time {
-        pub(crate) use shuttle_tokio::time::timeout;
-
         pub(crate) use crate::proofs::clock::{Instant, sleep, sleep_until};
     }
+}
+
+/// As a task among the others: what it meets is what it would meet on a thread.
+pub(crate) fn on_own_thread(_: &str, future: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
+    shuttle_tokio::spawn(future);
+    Ok(())
+}
+
+/// The proofs' own time is that of all tasks.
+pub(crate) fn clock_is_paused() -> bool {
+    false
 }

@@ -45,10 +45,19 @@ pub enum Refusal {
     },
     /// The key was used for a different request.
     KeyReused,
+    /// The key was used by a request with other credentials, and no caller says that both are the same client.
+    OtherCredentials,
     /// The first request with this key still runs.
     #[non_exhaustive]
     InFlight {
         /// When to ask again.
+        retry_after: Duration,
+    },
+    /// This request waited for the first one (`in_flight = wait`), which has ended without a recorded response. It ran nothing;
+    /// a retry with the same key executes, or gets the response of one that does.
+    #[non_exhaustive]
+    NotRecorded {
+        /// When to retry.
         retry_after: Duration,
     },
     /// The process that ran the handler died, and the handler must not run twice.
@@ -80,8 +89,14 @@ pub enum Refusal {
         /// When to ask again.
         retry_after: Duration,
     },
-    /// The handler takes a `Tx` that cannot be had or was not given back: its program must be changed.
+    /// The database aborted the handler's transaction because it conflicts with another one: a serialization failure or a
+    /// deadlock. Nothing was kept, and a retry is likely to succeed.
+    TransactionConflict,
+    /// The handler takes a `Tx` that cannot be had, was not given back or has ended: its program must be changed.
     TransactionFailed,
+    /// The value of `fingerprint = expr` has no digest, because it holds a float that is not finite or its `Serialize`
+    /// fails: the program must be changed.
+    FingerprintFailed,
     /// A step of the handler cannot be taken, or its result not be recorded or read: its program must be changed.
     ///
     /// Only handlers give this answer, by a [`StepError`](crate::StepError).
@@ -90,17 +105,21 @@ pub enum Refusal {
 
 /// Every [`Refusal::code`].
 #[cfg(feature = "testing")]
-pub(crate) const CODES: [&str; 11] = [
+pub(crate) const CODES: [&str; 15] = [
     "missing_key",
     "invalid_key",
     "key_reused",
+    "other_credentials",
     "in_flight",
+    "not_recorded",
     "outcome_unknown",
     "claim_lost",
     "response_not_recorded",
     "too_many_in_flight",
     "store_unavailable",
+    "transaction_conflict",
     "transaction_failed",
+    "fingerprint_failed",
     "step_failed",
 ];
 
@@ -109,14 +128,15 @@ impl Refusal {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::MissingKey { .. } | Self::InvalidKey { .. } => StatusCode::BAD_REQUEST,
-            Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::KeyReused | Self::OtherCredentials => StatusCode::UNPROCESSABLE_ENTITY,
             Self::InFlight { .. }
+            | Self::NotRecorded { .. }
             | Self::OutcomeUnknown
             | Self::ClaimLost { .. }
             | Self::ResponseNotRecorded { .. } => StatusCode::CONFLICT,
             Self::TooManyInFlight { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::StoreUnavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Self::TransactionFailed | Self::StepFailed => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::StoreUnavailable { .. } | Self::TransactionConflict => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TransactionFailed | Self::FingerprintFailed | Self::StepFailed => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -126,14 +146,26 @@ impl Refusal {
             Self::MissingKey { .. } => "missing_key",
             Self::InvalidKey { .. } => "invalid_key",
             Self::KeyReused => "key_reused",
+            Self::OtherCredentials => "other_credentials",
             Self::InFlight { .. } => "in_flight",
+            Self::NotRecorded { .. } => "not_recorded",
             Self::OutcomeUnknown => "outcome_unknown",
             Self::ClaimLost { .. } => "claim_lost",
             Self::ResponseNotRecorded { .. } => "response_not_recorded",
             Self::TooManyInFlight { .. } => "too_many_in_flight",
             Self::StoreUnavailable { .. } => "store_unavailable",
+            Self::TransactionConflict => "transaction_conflict",
             Self::TransactionFailed => "transaction_failed",
+            Self::FingerprintFailed => "fingerprint_failed",
             Self::StepFailed => "step_failed",
+        }
+    }
+
+    /// What logs and metrics call it: the code, where no execution has an outcome of that name.
+    pub(crate) fn outcome(&self) -> &'static str {
+        match self {
+            Self::NotRecorded { .. } => "waited_not_recorded",
+            refusal => refusal.code(),
         }
     }
 
@@ -151,13 +183,17 @@ impl Refusal {
             Self::MissingKey { .. } => documented_at!("MissingKey"),
             Self::InvalidKey { .. } => documented_at!("InvalidKey"),
             Self::KeyReused => documented_at!("KeyReused"),
+            Self::OtherCredentials => documented_at!("OtherCredentials"),
             Self::InFlight { .. } => documented_at!("InFlight"),
+            Self::NotRecorded { .. } => documented_at!("NotRecorded"),
             Self::OutcomeUnknown => documented_at!("OutcomeUnknown"),
             Self::ClaimLost { .. } => documented_at!("ClaimLost"),
             Self::ResponseNotRecorded { .. } => documented_at!("ResponseNotRecorded"),
             Self::TooManyInFlight { .. } => documented_at!("TooManyInFlight"),
             Self::StoreUnavailable { .. } => documented_at!("StoreUnavailable"),
+            Self::TransactionConflict => documented_at!("TransactionConflict"),
             Self::TransactionFailed => documented_at!("TransactionFailed"),
+            Self::FingerprintFailed => documented_at!("FingerprintFailed"),
             Self::StepFailed => documented_at!("StepFailed"),
         }
     }
@@ -168,13 +204,17 @@ impl Refusal {
             Self::MissingKey { .. } => "An idempotency key is required",
             Self::InvalidKey { .. } => "The idempotency key is malformed",
             Self::KeyReused => "The idempotency key was used for a different request",
+            Self::OtherCredentials => "The idempotency key was used with other credentials",
             Self::InFlight { .. } => "A request with this idempotency key is still running",
+            Self::NotRecorded { .. } => "The first request with this idempotency key ended without a recorded response",
             Self::OutcomeUnknown => "The outcome of the first request is unknown",
             Self::ClaimLost { .. } => "This request lost its idempotency key while it ran",
             Self::ResponseNotRecorded { .. } => "The response of the first request was not recorded",
             Self::TooManyInFlight { .. } => "Too many requests of this caller are still running",
             Self::StoreUnavailable { .. } => "Idempotency keys cannot be checked now",
+            Self::TransactionConflict => "The transaction of this request conflicts with another one",
             Self::TransactionFailed => "The transaction of this request failed",
+            Self::FingerprintFailed => "This request cannot be compared with others",
             Self::StepFailed => "A step of this request failed",
         }
     }
@@ -197,11 +237,19 @@ impl Refusal {
                 )
             }
             Self::KeyReused => {
-                "Use a new key for a new request; a retry must repeat the first request exactly.".to_owned()
+                "This request ran nothing. A retry must repeat the first request with this key exactly; this one asks for something else."
+                    .to_owned()
+            }
+            Self::OtherCredentials => {
+                "This key was used by a request with other credentials. This request ran nothing. Retry with the credentials of the first request."
+                    .to_owned()
             }
             Self::InFlight { .. } => {
                 "This request ran nothing; the first one still runs. Retry with the same key to get its response."
                     .to_owned()
+            }
+            Self::NotRecorded { .. } => {
+                "This request ran nothing; the first one ended without a recorded response. Retry with the same key.".to_owned()
             }
             Self::OutcomeUnknown => {
                 "The server died while it ran this request, which may have taken effect. It is not run again."
@@ -221,8 +269,16 @@ impl Refusal {
             Self::StoreUnavailable { .. } => {
                 "A request with this key may have taken effect, or not. Retry, and only with the same key.".to_owned()
             }
+            Self::TransactionConflict => {
+                "The database aborted the transaction of this request. Nothing of it was kept. Retry with the same key."
+                    .to_owned()
+            }
             Self::TransactionFailed => {
-                "This request took no effect, and a retry will not either until the server is mended.".to_owned()
+                "The server did not commit the transaction of this request, and will not commit that of a retry until the server is fixed."
+                    .to_owned()
+            }
+            Self::FingerprintFailed => {
+                "This request ran nothing, and a retry will not either until the server is fixed.".to_owned()
             }
             Self::StepFailed => {
                 "This request may have taken effect in part, and a retry will not get further until the server is mended."
@@ -235,9 +291,11 @@ impl Refusal {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::InFlight { retry_after }
+            | Self::NotRecorded { retry_after }
             | Self::ClaimLost { retry_after }
             | Self::TooManyInFlight { retry_after }
             | Self::StoreUnavailable { retry_after } => Some(*retry_after),
+            Self::TransactionConflict => Some(Duration::ZERO),
             _ => None,
         }
     }
@@ -245,7 +303,7 @@ impl Refusal {
     /// For the header `Retry-After`: whole seconds, none of them too few.
     fn retry_after_seconds(&self) -> Option<HeaderValue> {
         let retry_after = self.retry_after()?;
-        Some(HeaderValue::from(retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0)))
+        Some(HeaderValue::from(retry_after.as_secs().saturating_add(u64::from(retry_after.subsec_nanos() > 0))))
     }
 }
 

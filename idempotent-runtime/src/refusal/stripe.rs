@@ -20,13 +20,17 @@ static SHOULD_RETRY: HeaderName = HeaderName::from_static("stripe-should-retry")
 /// | `missing_key` | 400 | `invalid_request_error` | `missing_key` | `StripeInvalidRequestError`, `InvalidRequestError` | false |
 /// | `invalid_key` | 400 | `invalid_request_error` | `invalid_key` | `StripeInvalidRequestError`, `InvalidRequestError` | false |
 /// | `key_reused` | 400 | `idempotency_error` | `key_reused` | `StripeIdempotencyError`, `IdempotencyError` | false |
+/// | `other_credentials` | 400 | `idempotency_error` | `other_credentials` | `StripeIdempotencyError`, `IdempotencyError` | false |
 /// | `in_flight` | 409 | `idempotency_error` | `idempotency_key_in_use` | `StripeAPIError`, `APIError` | true |
+/// | `not_recorded` | 409 | `idempotency_error` | `idempotency_key_in_use` | `StripeAPIError`, `APIError` | true |
 /// | `claim_lost` | 409 | `idempotency_error` | `idempotency_key_in_use` | `StripeAPIError`, `APIError` | true |
 /// | `too_many_in_flight` | 429 | `invalid_request_error` | `rate_limit` | `StripeRateLimitError`, `RateLimitError` | true |
 /// | `store_unavailable` | 503 | `api_error` | `store_unavailable` | `StripeAPIError`, `APIError` | true |
+/// | `transaction_conflict` | 503 | `api_error` | `transaction_conflict` | `StripeAPIError`, `APIError` | true |
 /// | `outcome_unknown` | 500 | `api_error` | `outcome_unknown` | `StripeAPIError`, `APIError` | false |
 /// | `response_not_recorded` | 500 | `api_error` | `response_not_recorded` | `StripeAPIError`, `APIError` | false |
 /// | `transaction_failed` | 500 | `api_error` | `transaction_failed` | `StripeAPIError`, `APIError` | false |
+/// | `fingerprint_failed` | 500 | `api_error` | `fingerprint_failed` | `StripeAPIError`, `APIError` | false |
 /// | `step_failed` | 500 | `api_error` | `step_failed` | `StripeAPIError`, `APIError` | false |
 ///
 /// `code` is Stripe's word where Stripe has one, and [`Refusal::code`] where it has none. `message` says what happened and
@@ -75,15 +79,20 @@ fn dialect(refusal: &Refusal) -> (StatusCode, &'static str, &'static str) {
         Refusal::MissingKey { .. } | Refusal::InvalidKey { .. } => {
             (StatusCode::BAD_REQUEST, "invalid_request_error", refusal.code())
         }
-        Refusal::KeyReused => (StatusCode::BAD_REQUEST, "idempotency_error", refusal.code()),
-        Refusal::InFlight { .. } | Refusal::ClaimLost { .. } => {
+        Refusal::KeyReused | Refusal::OtherCredentials => {
+            (StatusCode::BAD_REQUEST, "idempotency_error", refusal.code())
+        }
+        Refusal::InFlight { .. } | Refusal::NotRecorded { .. } | Refusal::ClaimLost { .. } => {
             (StatusCode::CONFLICT, "idempotency_error", "idempotency_key_in_use")
         }
         Refusal::TooManyInFlight { .. } => (StatusCode::TOO_MANY_REQUESTS, "invalid_request_error", "rate_limit"),
-        Refusal::StoreUnavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "api_error", refusal.code()),
+        Refusal::StoreUnavailable { .. } | Refusal::TransactionConflict => {
+            (StatusCode::SERVICE_UNAVAILABLE, "api_error", refusal.code())
+        }
         Refusal::OutcomeUnknown
         | Refusal::ResponseNotRecorded { .. }
         | Refusal::TransactionFailed
+        | Refusal::FingerprintFailed
         | Refusal::StepFailed => (StatusCode::INTERNAL_SERVER_ERROR, "api_error", refusal.code()),
     }
 }

@@ -5,16 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::Response;
+use http::request::Parts;
+use http::{HeaderName, header};
 use tokio_util::task::TaskTracker;
 
 use super::settled::Settled;
-use super::{Inner, Registry};
+use super::{Inner, OfRequest, Registry};
 use crate::Refusal;
 use crate::at_rest::AtRest;
 use crate::crowding::CallerLimit;
+use crate::engine::Watches;
+use crate::metering::UnknownGauge;
 #[cfg(feature = "near-cache")]
 use crate::store::NearCache;
 use crate::store::{BoundedStore, ErasedStore, Store};
+use crate::sync::atomic::AtomicBool;
 
 /// Collects the options of a [`Registry`].
 ///
@@ -39,6 +44,8 @@ pub struct RegistryBuilder {
     render: Option<Box<dyn Fn(Refusal) -> Response + Send + Sync>>,
     store_timeout: Duration,
     at_rest: AtRest,
+    caller: Option<Arc<OfRequest>>,
+    credential_headers: Arc<[HeaderName]>,
     caller_limit: Option<Arc<CallerLimit>>,
     /// The most bytes, and the highest age.
     #[cfg(feature = "near-cache")]
@@ -55,6 +62,13 @@ impl RegistryBuilder {
             render: None,
             store_timeout: Duration::from_secs(2),
             at_rest: AtRest::default(),
+            caller: None,
+            credential_headers: Arc::new([
+                header::AUTHORIZATION,
+                header::PROXY_AUTHORIZATION,
+                header::COOKIE,
+                HeaderName::from_static("x-api-key"),
+            ]),
             caller_limit: None,
             #[cfg(feature = "near-cache")]
             near_cache: None,
@@ -82,7 +96,7 @@ impl RegistryBuilder {
         self
     }
 
-    /// How long one call of a store may take before it counts as unreachable; 2 s by default.
+    /// How long one call of a store may take before it counts as unreachable; 2 s by default, and `Duration::MAX` is no limit.
     ///
     /// # Panics
     ///
@@ -130,11 +144,71 @@ impl RegistryBuilder {
         self
     }
 
+    /// Names the caller of every request whose handler or layer names none: the principal that its key belongs to, such as
+    /// a tenant or a user. Each caller has keys of its own, and may come with other credentials at each attempt.
+    ///
+    /// The function gets the head of the request as the last extractor of its handler sees it, with what a middleware for
+    /// authentication has put into the extensions. **Take the caller from what is authenticated**: whoever can choose the
+    /// caller gets that caller's responses. `None` means that the request has no caller: its credentials tell it apart, as
+    /// [`credential_headers`](Self::credential_headers) says. `caller = expr` on a handler goes before the function.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use idempotent_runtime::{Registry, store::MemoryStore};
+    ///
+    /// #[derive(Clone)]
+    /// struct Tenant(String);
+    ///
+    /// let registry = Registry::builder(MemoryStore::new())
+    ///     .caller(|parts| parts.extensions.get::<Tenant>().map(|tenant| tenant.0.clone()))
+    ///     .build();
+    /// ```
+    pub fn caller(mut self, caller: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
+        self.caller = Some(Arc::new(caller));
+        self
+    }
+
+    /// The headers that tell clients apart where no caller is named; `Authorization`, `Proxy-Authorization`, `Cookie` and
+    /// `X-Api-Key` by default. This list replaces them.
+    ///
+    /// All lines of these headers are part of the fingerprint: a key that comes with other ones gets 422
+    /// `other_credentials`, and never the response. Leave out a header that changes from attempt to attempt, such as a
+    /// cookie of an analytics service, only if another header identifies the client.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use idempotent_runtime::{Registry, store::MemoryStore};
+    ///
+    /// let registry =
+    ///     Registry::builder(MemoryStore::new()).credential_headers(["authorization", "x-tenant-token"]).build();
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If a name is no header name.
+    pub fn credential_headers(mut self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        let name = |name: &str| {
+            HeaderName::from_bytes(name.as_bytes())
+                .unwrap_or_else(|_| panic!("`credential_headers`: {name:?} is no header name; write \"x-api-key\""))
+        };
+        let mut headers: Vec<HeaderName> = Vec::new();
+        for header in names.into_iter().map(|written| name(written.as_ref())) {
+            if !headers.contains(&header) {
+                headers.push(header);
+            }
+        }
+        self.credential_headers = headers.into();
+        self
+    }
+
     /// How many keyed requests of one caller may be under way at once in one scope; no limit by default.
     ///
     /// Those beyond it get 429 with `Retry-After` before the store is asked, so that a flood of one caller takes no
-    /// more than so many claims, connections and handlers. The caller is what the handler's `caller` says, else the
-    /// digest of `Authorization`; all requests that have neither count as one caller. Each process counts its own.
+    /// more than so many claims, connections and handlers. The caller is what the handler, its layer or
+    /// [`caller`](Self::caller) says, else the digest of all credentials; all requests that have neither count as one
+    /// caller. Each process counts its own.
     ///
     /// # Panics
     ///
@@ -196,15 +270,23 @@ impl RegistryBuilder {
             }
             bounded
         };
+        let default = bounded("default", self.default);
+        let named: BTreeMap<_, _> =
+            self.named.into_iter().map(|(name, store)| (name.clone(), bounded(&name, store))).collect();
         Registry(Arc::new(Inner {
-            default: bounded("default", self.default),
-            named: self.named.into_iter().map(|(name, store)| (name.clone(), bounded(&name, store))).collect(),
+            unknown: UnknownGauge::new(named.values().chain([&default]).cloned().collect()),
+            default,
+            named,
             render: self.render,
             at_rest: self.at_rest,
+            caller: self.caller,
+            credential_headers: self.credential_headers,
             caller_limit: self.caller_limit,
             keeper: Arc::default(),
             settled: Settled::default(),
+            watches: Watches::default(),
             running,
+            has_compared_scopes: AtomicBool::new(false),
             #[cfg(feature = "testing")]
             testing: self.testing,
         }))

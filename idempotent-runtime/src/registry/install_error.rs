@@ -53,6 +53,23 @@ pub enum InstallError {
         /// The other.
         second: &'static Policy,
     },
+    /// Two handlers have the same scope, so that one could replay the other's responses, and not both say `shared_scope`.
+    ///
+    /// Different stores make no difference: two names may stand for one store, and operators, metrics and limits know a
+    /// handler by its scope.
+    #[error(
+        "the handlers {first} and {second} have the same scope {:?}, so that one could replay the other's responses; \
+         give each its own with `scope = \"…\"`, or write `scope = {:?}, shared_scope` on both \
+         if a key that one has seen is used up for the other",
+        first.scope(), first.scope()
+    )]
+    #[non_exhaustive]
+    SharedScope {
+        /// One of them.
+        first: &'static Policy,
+        /// The other.
+        second: &'static Policy,
+    },
 }
 
 fn named(known: &[String]) -> String {

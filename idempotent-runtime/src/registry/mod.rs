@@ -2,17 +2,20 @@
 
 mod build;
 mod install_error;
+mod scopes;
 mod settled;
 #[cfg(feature = "testing")]
 mod testing;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use axum::Extension;
 use axum::response::{IntoResponse, Response};
+use http::request::Parts;
+use http::{Extensions, HeaderName};
 use tokio_util::task::TaskTracker;
 
 pub use self::build::RegistryBuilder;
@@ -20,11 +23,17 @@ pub use self::install_error::InstallError;
 use self::settled::Settled;
 use crate::at_rest::AtRest;
 use crate::crowding::CallerLimit;
+use crate::deadline::Deadline;
+use crate::engine::Watches;
 use crate::lease::Keeper;
+use crate::metering::UnknownGauge;
 use crate::store::{BoundedStore, Store};
-use crate::sync::tokio;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::witness::Event;
-use crate::{Policy, Refusal, policies};
+use crate::{Policy, Refusal, policies, telemetry};
+
+/// What an application says of a request by its head: whose it is, or which key it has.
+pub(crate) type OfRequest = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 
 static INSTALLED: OnceLock<Registry> = OnceLock::new();
 
@@ -71,10 +80,15 @@ struct Inner {
     named: BTreeMap<String, BoundedStore>,
     render: Option<Box<dyn Fn(Refusal) -> Response + Send + Sync>>,
     at_rest: AtRest,
+    caller: Option<Arc<OfRequest>>,
+    credential_headers: Arc<[HeaderName]>,
     caller_limit: Option<Arc<CallerLimit>>,
     keeper: Arc<Keeper>,
     settled: Settled,
+    watches: Watches,
     running: TaskTracker,
+    unknown: UnknownGauge,
+    has_compared_scopes: AtomicBool,
     #[cfg(feature = "testing")]
     testing: self::testing::Testing,
 }
@@ -92,13 +106,20 @@ impl Registry {
 
     /// Makes this the registry of every annotated handler whose router has none of its own.
     ///
+    /// It warns once, in one line, of the handlers that name no caller, if the registry has no
+    /// [`caller`](RegistryBuilder::caller) either: a client that renews its credentials between two attempts is rejected
+    /// there.
+    ///
     /// # Errors
     ///
-    /// When one is installed already; when a handler names a store that is not here; when two handlers share a default
-    /// scope, as two methods of one name in one module do.
+    /// When one is installed already; when a handler names a store that is not here; when two handlers have one scope,
+    /// unless both say `shared_scope`. Two methods of one name in one module have one default scope.
     pub fn install(self) -> Result<Self, InstallError> {
         self.check(policies())?;
         INSTALLED.set(self.clone()).map_err(|_| InstallError::AlreadyInstalled)?;
+        if self.0.caller.is_none() {
+            telemetry::without_caller(policies());
+        }
         Ok(self)
     }
 
@@ -107,15 +128,28 @@ impl Registry {
         INSTALLED.get().cloned()
     }
 
+    /// The registry of a request: that of the layer around its route, or the installed one.
+    pub(crate) fn serving(extensions: &Extensions) -> Option<Self> {
+        extensions.get::<Self>().cloned().or_else(Self::installed)
+    }
+
     /// A layer that gives the routes under it this registry; it goes before the installed one.
+    ///
+    /// What [`install`](Self::install) would reject, it cannot: handlers that have one scope without `shared_scope` on each
+    /// are logged at ERROR, once for each registry, and handlers that have one default scope answer 503.
     pub fn layer(&self) -> Extension<Self> {
+        self.compare_scopes();
         Extension(self.clone())
     }
 
-    /// Waits until no guarded handler runs any more, those included that outlived their client; for at most `limit`.
+    /// Waits until no guarded handler runs any more, those included that outlived their client; for at most `limit`, and
+    /// without a limit for `Duration::MAX`.
     ///
     /// Call it at shutdown, after the server has stopped to accept requests. The answer is how many were still
     /// running: their keys are free again, or refused, when their leases have run out.
+    ///
+    /// It also waits for claims under which nothing ran and whose answer was lost, until they are given back: they count as no
+    /// handler, but under `after_crash = "refuse"` one that stays would refuse its key.
     ///
     /// # Cancel safety
     ///
@@ -140,7 +174,22 @@ impl Registry {
     /// ```
     pub async fn drain(&self, limit: Duration) -> usize {
         let running = &self.0.running;
-        let _ = tokio::time::timeout(limit, running.wait()).await;
+        let stores = || std::iter::once(&self.0.default).chain(self.0.named.values());
+        let ended = async {
+            running.wait().await;
+            for store in stores() {
+                store.until_given_back().await;
+            }
+        };
+        let _ = Deadline::after(limit).bound(ended).await;
+        let unwanted: usize = stores().map(BoundedStore::given_back).sum();
+        if unwanted > 0 {
+            tracing::warn!(
+                claims = unwanted,
+                "claims under which nothing ran are still being given back at the end of the drain: they stay until their \
+                 leases are over, and under `after_crash = \"refuse\"` until an operator purges them"
+            );
+        }
         let left = running.len();
         if left > 0 {
             tracing::warn!(left, "guarded handlers are still running at the end of the drain");
@@ -154,6 +203,7 @@ impl Registry {
         if policy.default_scope && shared_default_scopes().contains(policy.scope) {
             return None;
         }
+        self.0.unknown.start();
         self.store_named(policy.store)
     }
 
@@ -192,6 +242,14 @@ impl Registry {
         &self.0.at_rest
     }
 
+    pub(crate) fn caller(&self) -> Option<&OfRequest> {
+        self.0.caller.as_deref()
+    }
+
+    pub(crate) fn credential_headers(&self) -> &[HeaderName] {
+        &self.0.credential_headers
+    }
+
     pub(crate) fn caller_limit(&self) -> Option<&Arc<CallerLimit>> {
         self.0.caller_limit.as_ref()
     }
@@ -204,6 +262,10 @@ impl Registry {
         &self.0.settled
     }
 
+    pub(crate) fn watches(&self) -> &Watches {
+        &self.0.watches
+    }
+
     pub(crate) fn running(&self) -> &TaskTracker {
         &self.0.running
     }
@@ -213,8 +275,8 @@ impl Registry {
         if self.is_disabled() {
             return Ok(());
         }
-        let mut default_scopes = HashMap::new();
-        for policy in policies {
+        let policies: Vec<_> = policies.collect();
+        for &policy in &policies {
             if let Some(name) = policy.store
                 && !self.0.named.contains_key(name)
             {
@@ -227,13 +289,31 @@ impl Registry {
                     return Err(InstallError::NoTransactions { handler: policy, wanted, found });
                 }
             }
-            if policy.default_scope
-                && let Some(first) = default_scopes.insert(policy.scope, policy)
-            {
-                return Err(InstallError::SharedDefaultScope { first, second: policy });
+        }
+        match scopes::conflicts(policies.into_iter()).next() {
+            Some((first, second)) if first.default_scope && second.default_scope => {
+                Err(InstallError::SharedDefaultScope { first, second })
+            }
+            Some((first, second)) => Err(InstallError::SharedScope { first, second }),
+            None => Ok(()),
+        }
+    }
+
+    /// Says once what `install` would have said of explicit scopes.
+    fn compare_scopes(&self) {
+        #[cfg(feature = "testing")]
+        if self.is_disabled() {
+            return;
+        }
+        if self.0.has_compared_scopes.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        for (first, second) in scopes::conflicts(policies()) {
+            // Requests of those with one default scope are rejected, and each says why.
+            if !(first.default_scope && second.default_scope) {
+                telemetry::shared_scope(first, second);
             }
         }
-        Ok(())
     }
 }
 

@@ -5,12 +5,11 @@ use std::time::Duration;
 use http::{HeaderValue, StatusCode, header};
 
 use super::{StepErrorKind, Steps};
-use crate::engine::give_back;
-use crate::lease::{Keeper, KeptLease, Lease};
+use crate::deadline::Deadline;
+use crate::lease::{KeptLease, Lease};
 use crate::record::now_in_millis;
 use crate::store::{BoundedStore, Claim, ClaimRequest, Held, StoreError, Token};
 use crate::sync::tokio;
-use crate::sync::tokio::runtime::Handle;
 use crate::sync::tokio::time::Instant;
 use crate::{Fingerprint, Record, RecordKey, RecordedBody, Registry, telemetry};
 
@@ -72,10 +71,7 @@ impl StepClaim {
     /// Keeps the lease of the claim that was acquired; false when it may have run out meanwhile.
     pub(super) async fn keep(&mut self, attempt: u32, asked_at: Instant) -> bool {
         let lease = Lease::new(self.store.clone(), self.key.clone(), &self.request, self.scope);
-        let (lease, has_woken_keeper) = self.registry.keeper().keep(lease, asked_at);
-        if has_woken_keeper {
-            Keeper::let_it_run().await;
-        }
+        let lease = self.registry.keeper().keep(lease, asked_at);
         // The lease began before its answer came; what is left of it must last until it is renewed.
         if asked_at.elapsed() >= self.request.lease / 3 && !matches!(lease.confirm().await, Ok(Held::Yes)) {
             return false;
@@ -115,9 +111,9 @@ impl StepClaim {
     /// The lease is renewed meanwhile: a later attempt waits for the result, and does not run the step beside it.
     async fn keep_trying(self, record: Record, lease: KeptLease) {
         let _counted = self.registry.running().token();
-        let forgotten_at = Instant::now() + self.ttl;
+        let forgotten = Deadline::after(self.ttl);
         let mut pause = Duration::from_millis(50);
-        while Instant::now() < forgotten_at && complete(&lease, &record, self.ttl).await.is_err() {
+        while !forgotten.is_over() && complete(&lease, &record, self.ttl).await.is_err() {
             tokio::time::sleep(pause).await;
             pause = Duration::from_secs(1).min(pause * 2);
         }
@@ -132,7 +128,7 @@ impl StepClaim {
         }
         let released = self.store.persistently(|| lease.release()).await;
         if released.is_err() {
-            tokio::spawn(lapse(lease));
+            self.store.let_lapse(lease, self.request.lease);
         }
     }
 }
@@ -148,20 +144,10 @@ async fn lapse(lease: KeptLease) {
 
 impl Drop for StepClaim {
     fn drop(&mut self) {
-        let stage = std::mem::replace(&mut self.stage, Stage::Idle);
-        let Ok(runtime) = Handle::try_current() else { return };
-        match stage {
+        match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Idle => {}
-            Stage::Asking => {
-                runtime.spawn(give_back(self.store.clone(), self.key.clone(), self.request));
-            }
-            Stage::Running { lease, .. } => {
-                let counted = self.registry.running().token();
-                runtime.spawn(async move {
-                    lapse(lease).await;
-                    drop(counted);
-                });
-            }
+            Stage::Asking => self.store.give_back(&self.key, &self.request),
+            Stage::Running { lease, .. } => self.store.let_lapse(lease, self.request.lease),
         }
     }
 }

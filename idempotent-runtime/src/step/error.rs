@@ -79,6 +79,9 @@ pub enum StepErrorKind {
     /// Not run: another request under the same key has run it, or may have.
     #[error("it belongs to another request under the same key")]
     OtherRequest,
+    /// Not run: a request with other credentials has run it under the same key, or may have.
+    #[error("it belongs to a request with other credentials under the same key")]
+    OtherCredentials,
     /// Not run: it began before and may have run, and the policy says `after_crash = "refuse"`.
     #[error("it may have run before, and `after_crash = \"refuse\"` forbids to run it again")]
     OutcomeUnknown,
@@ -107,13 +110,14 @@ impl StepError {
         &self.kind
     }
 
-    /// What a client is to be told: `store_unavailable`, `claim_lost`, `key_reused` or `outcome_unknown`, and `step_failed`
-    /// where the program must be changed.
+    /// What a client is to be told: `store_unavailable`, `claim_lost`, `key_reused`, `other_credentials` or
+    /// `outcome_unknown`, and `step_failed` where the program must be changed.
     pub fn refusal(&self) -> Refusal {
         match self.kind {
             StepErrorKind::Store(_) | StepErrorKind::NotRecorded(_) => UNAVAILABLE,
             StepErrorKind::ClaimLost => CLAIM_LOST,
             StepErrorKind::OtherRequest => Refusal::KeyReused,
+            StepErrorKind::OtherCredentials => Refusal::OtherCredentials,
             StepErrorKind::OutcomeUnknown => Refusal::OutcomeUnknown,
             StepErrorKind::InvalidName
             | StepErrorKind::Repeated

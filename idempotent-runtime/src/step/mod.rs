@@ -26,11 +26,12 @@ pub(crate) use self::claim::StepClaim;
 pub use self::error::{StepError, StepErrorKind};
 pub(crate) use self::names::Names;
 use crate::at_rest::{Fingerprints, Opened};
+use crate::fingerprint::Difference;
 use crate::lease::Lease;
 use crate::store::{Claim, ClaimRequest, Held, StoreError};
 use crate::sync::tokio;
 use crate::sync::tokio::time::Instant;
-use crate::{Record, RecordKey, Registry};
+use crate::{Fingerprint, Record, RecordKey, Registry, telemetry};
 
 /// How long an attempt sleeps between two looks at a step that another one runs.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
@@ -46,6 +47,8 @@ pub(crate) struct Steps {
     /// How long a result is kept.
     pub(crate) ttl: Duration,
     pub(crate) fingerprints: Fingerprints,
+    /// A caller is named, so that credentials do not count.
+    pub(crate) is_partitioned: bool,
 }
 
 /// Where a step stands before its closure.
@@ -78,7 +81,7 @@ impl Steps {
                 Claim::InFlight { fingerprint } | Claim::Lapsed { fingerprint }
                     if !self.fingerprints.contain(fingerprint) =>
                 {
-                    return Err(StepErrorKind::OtherRequest);
+                    return Err(self.of_another(fingerprint));
                 }
                 Claim::InFlight { .. } => {
                     tokio::time::sleep(next_look).await;
@@ -91,12 +94,23 @@ impl Steps {
         }
     }
 
+    /// The step belongs to the request with this fingerprint.
+    fn of_another(&self, fingerprint: Fingerprint) -> StepErrorKind {
+        let names = if self.is_partitioned { &[] } else { self.registry.credential_headers() };
+        let difference = self.fingerprints.difference(fingerprint, names);
+        telemetry::other_request(self.handler.scope, &difference);
+        match difference {
+            Difference::Credentials(_) => StepErrorKind::OtherCredentials,
+            Difference::Target | Difference::Body => StepErrorKind::OtherRequest,
+        }
+    }
+
     fn recorded(&self, key: &RecordKey, record: Record) -> Result<Bytes, StepErrorKind> {
         let fingerprint = record.fingerprint;
         // Opened first: of a key that is not listed any more, every fingerprint looks like another request's.
         let opened = self.registry.at_rest().open(key, record).map_err(StepErrorKind::Store)?;
         if !self.fingerprints.contain(fingerprint) {
-            return Err(StepErrorKind::OtherRequest);
+            return Err(self.of_another(fingerprint));
         }
         match opened {
             Opened::Whole(_, json) => Ok(json),

@@ -1,14 +1,19 @@
 //! A store of the registry: its name, and the limit on how long one call may take.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 #[cfg(not(feature = "near-cache"))]
 use self::without::NearCache;
+use super::give_back::GiveBacks;
+use super::line::{Call, Line, Withdrawn};
 #[cfg(feature = "near-cache")]
 use super::near::NearCache;
-use super::{Claim, ClaimRequest, ErasedStore, Held, ImmediateStore, StoreError, Token, Transactions};
+use super::{Claim, ClaimRequest, ErasedStore, Held, ImmediateStore, Renewal, StoreError, Token, Transactions};
+use crate::deadline::Deadline;
 use crate::metering::{Op, StoreMeter};
 use crate::sync::tokio;
 use crate::sync::tokio::time::Instant;
@@ -24,11 +29,22 @@ struct Inner {
     limit: Duration,
     meter: StoreMeter,
     near: Option<NearCache>,
+    line: Arc<Line>,
+    give_backs: GiveBacks,
 }
 
 impl BoundedStore {
     pub(crate) fn new(name: &str, store: Arc<dyn ErasedStore>, limit: Duration) -> Self {
-        Self(Arc::new(Inner { name: name.into(), store, limit, meter: StoreMeter::new(name), near: None }))
+        let (line, give_backs) = Default::default();
+        Self(Arc::new(Inner {
+            name: name.into(),
+            store,
+            limit,
+            meter: StoreMeter::new(name),
+            near: None,
+            line,
+            give_backs,
+        }))
     }
 
     /// With a cache in front of it, unless it answers at once by itself.
@@ -64,6 +80,10 @@ impl BoundedStore {
         &self.0.name
     }
 
+    pub(super) fn give_backs(&self) -> &GiveBacks {
+        &self.0.give_backs
+    }
+
     /// How long one call may take.
     pub(crate) fn limit(&self) -> Duration {
         self.0.limit
@@ -80,6 +100,27 @@ impl BoundedStore {
 
     pub(crate) async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
         self.bounded(Op::Renew, self.0.store.renew(key, token, lease)).await
+    }
+
+    /// One answer for each, or an error where none of them was renewed within this time.
+    pub(crate) async fn renew_many(
+        &self,
+        renewals: &[Renewal],
+        within: Duration,
+    ) -> Result<Vec<Result<Held, StoreError>>, StoreError> {
+        let renewing = async {
+            let mut answers = self.0.store.renew_many(renewals).await;
+            if answers.iter().all(Result::is_err) {
+                // The first one speaks for all.
+                return answers.swap_remove(0).map(|_| Vec::new());
+            }
+            Ok(answers)
+        };
+        let in_time = async {
+            let renewed = Deadline::after(within).bound(renewing).await;
+            renewed.unwrap_or(Err(StoreError::TimedOut(within)))
+        };
+        self.bounded(Op::Renew, in_time).await
     }
 
     pub(crate) async fn complete(
@@ -105,7 +146,16 @@ impl BoundedStore {
         self.0.store.transactions()
     }
 
-    #[cfg(feature = "inspector")]
+    #[cfg(feature = "metrics")]
+    pub(crate) async fn unknown_outcomes(&self) -> Result<super::UnknownOutcomes, StoreError> {
+        self.bounded(Op::Count, self.0.store.unknown_outcomes()).await
+    }
+
+    /// What tells it from the other stores of this process.
+    pub(crate) fn address(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
     pub(crate) async fn get(&self, key: &RecordKey) -> Result<Option<super::Entry>, StoreError> {
         let found = self.bounded(Op::Get, self.0.store.get(key)).await;
         if let (Ok(None), Some(near)) = (&found, &self.0.near) {
@@ -131,16 +181,21 @@ impl BoundedStore {
         self.0.store.list(cursor, limit).await
     }
 
-    /// Repeats a call that fails until it succeeds, as long as one that hangs would take; what cannot be read stays so.
+    /// Repeats a call that fails until it succeeds, as long as one that hangs would take, but at least once: a call that hung
+    /// may have met a moment of load. What cannot be read stays so.
     pub(crate) async fn persistently<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
-        let gives_up_at = Instant::now() + self.limit();
+        let deadline = Deadline::after(self.limit());
         let mut pause = Duration::from_millis(10);
+        let mut is_first = true;
         loop {
             match call().await {
-                Err(error) if !matches!(error, StoreError::Damaged(_)) && Instant::now() + pause < gives_up_at => {
+                Err(error)
+                    if !matches!(error, StoreError::Damaged(_))
+                        && (deadline.outlasts(pause) || std::mem::take(&mut is_first)) =>
+                {
                     tokio::time::sleep(pause).await;
                     pause = Duration::from_millis(200).min(pause * 2);
                 }
@@ -155,11 +210,73 @@ impl BoundedStore {
         op: Op,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let limit = self.limit();
-        let bounded = async { tokio::time::timeout(limit, call).await.unwrap_or(Err(StoreError::TimedOut(limit))) };
-        self.0.meter.measure(op, bounded).await
+        self.0.meter.measure(op, self.in_line(op, call)).await
+    }
+
+    async fn in_line<T>(&self, op: Op, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let (limit, begun, line) = (self.limit(), Instant::now(), &self.0.line);
+        let (ahead, sent) = (line.held_back(), line.sent());
+        let too_long = || StoreError::not_sent(LineTooLong { ahead, limit });
+        // What runs already must be recorded: only what has not begun is turned away.
+        let is_claim = matches!(op, Op::Claim);
+        if is_claim && line.is_too_long(ahead, limit) {
+            return Err(too_long());
+        }
+        let this = Call::of(line);
+        let _withdrawn = Withdrawn(&this);
+        let deadline = Deadline::after(limit);
+        let mut asking = pin!(Arc::clone(&this).scope(call));
+        let in_time = poll_fn(|cx| {
+            // Its turn has come too late: begun only to be cut off, it would take its connection along.
+            if deadline.is_over() && this.withdraw() {
+                return Poll::Ready(Err(StoreError::not_sent(NoTurn(limit))));
+            }
+            asking.as_mut().poll(cx)
+        });
+        let mut answering = pin!(deadline.bound(in_time));
+        // How long the line takes may show only while it stands.
+        for _ in 1..LOOKS {
+            if !is_claim || ahead < SHORT {
+                break;
+            }
+            if let Some(answer) = Deadline::after(limit / LOOKS).bound(&mut answering).await {
+                return this.judged(answer, limit);
+            }
+            let left = ahead.saturating_sub(line.sent().wrapping_sub(sent));
+            if line.is_too_long(left, limit.saturating_sub(begun.elapsed())) && this.withdraw() {
+                return Err(too_long());
+            }
+        }
+        this.judged(answering.await, limit)
     }
 }
+
+/// How often a call looks whether it can still be served, while so many stand in front of it.
+const LOOKS: u32 = 8;
+const SHORT: usize = 64;
+
+impl Call {
+    /// A call that never went out had no effect, whatever its store says.
+    fn judged<T>(&self, answer: Option<Result<T, StoreError>>, limit: Duration) -> Result<T, StoreError> {
+        match answer {
+            Some(Err(StoreError::Unavailable(source))) if self.withdraw() => Err(StoreError::NotSent(source)),
+            Some(answer) => answer,
+            None if self.withdraw() => Err(StoreError::not_sent(NoTurn(limit))),
+            None => Err(StoreError::TimedOut(limit)),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{ahead} calls wait for the store, more than it takes within {limit:?}")]
+struct LineTooLong {
+    ahead: usize,
+    limit: Duration,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the call waited for its turn for {0:?}")]
+struct NoTurn(Duration);
 
 /// A store that needs no limit because it answers at once.
 pub(crate) struct Immediate<'a> {
@@ -199,7 +316,6 @@ mod without {
             match *self {}
         }
 
-        #[cfg(feature = "inspector")]
         pub(super) fn forget(&self, _: &RecordKey) {
             match *self {}
         }

@@ -15,12 +15,15 @@
 //! absent ──claim──▶ claimed(token, lease, attempt) ──complete──▶ completed(record) ──ttl──▶ absent
 //!    ▲                  │            │
 //!    └────release───────┘            └─ lease ran out: the next claim with the same fingerprint takes over
-//!                                       (attempt + 1) under `AfterCrash::Rerun`, and never under `AfterCrash::Refuse`
+//!                                       (attempt + 1) under `AfterCrash::Rerun`, and never under `AfterCrash::Refuse`:
+//!                                       such a claim has no ttl, until it is completed, released or purged
 //! ```
 
 mod bounded;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
 pub(crate) mod columns;
+mod give_back;
+mod line;
 #[cfg(feature = "memory")]
 mod memory;
 #[cfg(feature = "near-cache")]
@@ -38,6 +41,7 @@ mod sqlite;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) mod standing;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
@@ -45,7 +49,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use http::StatusCode;
 
 pub(crate) use self::bounded::BoundedStore;
@@ -103,11 +107,15 @@ pub trait Store: Send + Sync + 'static {
     /// | a claim with `request.token` | [`Claim::Acquired`], its attempt | nothing: a retried call recognises itself |
     /// | a claim within its lease | [`Claim::InFlight`] | nothing |
     /// | a claim whose lease ran out, the same fingerprint, [`AfterCrash::Rerun`] | [`Claim::Acquired`], attempt + 1 | claimed for `request`; the old token is worthless |
-    /// | any other claim whose lease ran out | [`Claim::Lapsed`] | nothing |
+    /// | a claim whose lease ran out, the same fingerprint, [`AfterCrash::Refuse`] | [`Claim::Lapsed`] | the claim never expires |
+    /// | a claim whose lease ran out, another fingerprint | [`Claim::Lapsed`] | nothing |
     /// | a record | [`Claim::Completed`] | nothing |
     ///
-    /// A claim is remembered for `request.ttl` after its last claim or renewal. That is at least twice its lease, so a claim
-    /// outlives its lease: what comes between the two is the next attempt, not the first one.
+    /// Under [`AfterCrash::Rerun`] a claim is remembered for `request.ttl` after its last claim or renewal. That is at least
+    /// twice its lease, so a claim outlives its lease: what comes between the two is the next attempt, not the first one.
+    /// Under [`AfterCrash::Refuse`] a claim never expires: it stays until it is completed, released or purged. Where the
+    /// policy changes, that of the request decides: what it takes over lives by its own rule, and what it refuses to run
+    /// again stays refused.
     ///
     /// # Errors
     ///
@@ -122,6 +130,15 @@ pub trait Store: Send + Sync + 'static {
         token: Token,
         lease: Duration,
     ) -> impl Future<Output = Result<Held, StoreError>> + Send;
+
+    /// [`renew`](Self::renew) for many keys at once: one answer each, in the order of `renewals`. The provided method calls
+    /// `renew` for all of them together.
+    ///
+    /// The engine calls it once at a time for a store, with at most 256 renewals. One that cannot be read must not fail the
+    /// others, and none may hold up claims or completions for longer than one such call takes.
+    fn renew_many(&self, renewals: &[Renewal]) -> impl Future<Output = Vec<Result<Held, StoreError>>> + Send {
+        join_all(renewals.iter().map(|renewal| self.renew(&renewal.key, renewal.token, renewal.lease)))
+    }
 
     /// Turns the claim of `token` into `record`, kept for `ttl` from now. One round trip.
     ///
@@ -185,11 +202,44 @@ pub trait Store: Send + Sync + 'static {
     /// Stores do this by themselves: the method is for those who want it now.
     fn sweep(&self) -> impl Future<Output = Result<usize, StoreError>> + Send;
 
+    /// How many outcomes are unknown, by scope: claims that never expire and whose lease is over. Without those scopes that
+    /// have none.
+    ///
+    /// It is asked every few seconds, so it must not look through the whole store: a store uses an index, and counts at
+    /// most [`UNKNOWN_OUTCOMES_COUNTED`]. The provided method looks at the first so many entries of the listing.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be asked. A damaged entry is no error, and is not counted.
+    fn unknown_outcomes(&self) -> impl Future<Output = Result<UnknownOutcomes, StoreError>> + Send {
+        async {
+            let (mut unknown, mut cursor, mut seen) = (UnknownOutcomes::new(), None, 0);
+            while seen < UNKNOWN_OUTCOMES_COUNTED {
+                let page = self.list(cursor, UNKNOWN_OUTCOMES_COUNTED - seen).await?;
+                seen += page.entries.len() + page.damaged.len();
+                for entry in page.entries.iter().filter(|entry| entry.is_unknown_outcome()) {
+                    *unknown.entry(entry.key.scope().into_owned()).or_default() += 1;
+                }
+                cursor = page.next;
+                if cursor.is_none() {
+                    break;
+                }
+            }
+            Ok(unknown)
+        }
+    }
+
     /// One page of at most `limit` living entries, the damaged ones included, in an order of the store's own.
     ///
     /// Following [`Page::next`] to its end shows every entry that stood there all the time exactly once.
     fn list(&self, cursor: Option<Cursor>, limit: usize) -> impl Future<Output = Result<Page, StoreError>> + Send;
 }
+
+/// How many unknown outcomes there are in each scope.
+pub type UnknownOutcomes = BTreeMap<String, u64>;
+
+/// How many unknown outcomes a store counts at most, all scopes together.
+pub const UNKNOWN_OUTCOMES_COUNTED: usize = 10_000;
 
 /// A store in this process's memory: it answers at once, by the rules of [`Store`].
 pub trait ImmediateStore: Send + Sync {
@@ -217,10 +267,10 @@ pub struct ClaimRequest {
     pub fingerprint: Fingerprint,
     /// How long the claim is exclusive unless it is renewed.
     pub lease: Duration,
-    /// How long the claim is remembered after its last claim or renewal. The engine asks for at least twice the `lease`,
-    /// whatever the policy's `ttl`, so that a claim outlives its lease.
+    /// How long the claim is remembered after its last claim or renewal, under [`AfterCrash::Rerun`]. The engine asks for at
+    /// least twice the `lease`, whatever the policy's `ttl`, so that a claim outlives its lease.
     pub ttl: Duration,
-    /// Whether a claim whose lease ran out may be taken over.
+    /// Whether a claim whose lease ran out may be taken over. If not, the claim never expires.
     pub after_crash: AfterCrash,
 }
 
@@ -230,6 +280,29 @@ impl ClaimRequest {
     /// It outlives its lease: a claim that is forgotten when its lease is over would make the next attempt the first one.
     pub(crate) fn remembered_for(ttl: Duration, lease: Duration) -> Duration {
         ttl.max(lease.saturating_mul(2))
+    }
+}
+
+/// What a renewal asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Renewal {
+    /// The key.
+    pub key: RecordKey,
+    /// Of the claim that is renewed.
+    pub token: Token,
+    /// How long the claim is exclusive from now on.
+    pub lease: Duration,
+}
+
+/// One answer for each renewal of a call that took effect or failed as a whole.
+#[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
+pub(crate) fn each(renewals: usize, answers: Result<Vec<Held>, StoreError>) -> Vec<Result<Held, StoreError>> {
+    match answers {
+        Ok(answers) => answers.into_iter().map(Ok).collect(),
+        Err(error) => {
+            let error: Arc<dyn std::error::Error + Send + Sync> = Arc::new(error);
+            (0..renewals).map(|_| Err(StoreError::unavailable(Arc::clone(&error)))).collect()
+        }
     }
 }
 
@@ -332,9 +405,12 @@ impl fmt::Debug for Token {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// It cannot be reached, or failed.
+    /// It cannot be reached, or failed; the call may have taken effect.
     #[error("the store is unavailable")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It cannot be reached, or its turn did not come in time: the call was not sent, and never will be.
+    #[error("the store could not be asked")]
+    NotSent(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// It has no room for a new claim.
     #[error("the store is full")]
     Full,
@@ -352,6 +428,11 @@ impl StoreError {
         Self::Unavailable(source.into())
     }
 
+    /// The call was not sent for this reason: it had no effect, and a claim need not be given back.
+    pub fn not_sent(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::NotSent(source.into())
+    }
+
     /// What stands under the key cannot be read for this reason.
     pub fn damaged(reason: impl fmt::Display) -> Self {
         Self::Damaged(reason.to_string())
@@ -367,8 +448,16 @@ pub struct Entry {
     pub fingerprint: Fingerprint,
     /// Claim or record.
     pub state: EntryState,
-    /// How long it is still kept.
-    pub expires_in: Duration,
+    /// How long it is still kept; `None` when it never expires, as the claim of a handler with [`AfterCrash::Refuse`].
+    pub expires_in: Option<Duration>,
+}
+
+impl Entry {
+    /// Whether it is a claim that is never taken over and whose lease is over: nobody knows whether the handler has done
+    /// its work.
+    pub fn is_unknown_outcome(&self) -> bool {
+        self.expires_in.is_none() && matches!(self.state, EntryState::Claimed { lease: None, .. })
+    }
 }
 
 /// The state of an entry.
@@ -441,6 +530,10 @@ impl<T: Store> Store for Arc<T> {
         T::renew(self, key, token, lease).await
     }
 
+    async fn renew_many(&self, renewals: &[Renewal]) -> Vec<Result<Held, StoreError>> {
+        T::renew_many(self, renewals).await
+    }
+
     async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
         T::complete(self, key, token, record, ttl).await
     }
@@ -473,6 +566,10 @@ impl<T: Store> Store for Arc<T> {
         T::sweep(self).await
     }
 
+    async fn unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {
+        T::unknown_outcomes(self).await
+    }
+
     async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
         T::list(self, cursor, limit).await
     }
@@ -487,6 +584,7 @@ pub(crate) trait ErasedStore: Send + Sync {
         token: Token,
         lease: Duration,
     ) -> BoxFuture<'a, Result<Held, StoreError>>;
+    fn renew_many<'a>(&'a self, renewals: &'a [Renewal]) -> BoxFuture<'a, Vec<Result<Held, StoreError>>>;
     fn complete<'a>(
         &'a self,
         key: &'a RecordKey,
@@ -498,7 +596,8 @@ pub(crate) trait ErasedStore: Send + Sync {
     fn changed<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, ()>;
     fn transactions(&self) -> Option<Transactions>;
     fn immediate(&self) -> Option<&dyn ImmediateStore>;
-    #[cfg(feature = "inspector")]
+    #[cfg(feature = "metrics")]
+    fn unknown_outcomes(&self) -> BoxFuture<'_, Result<UnknownOutcomes, StoreError>>;
     fn get<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<Option<Entry>, StoreError>>;
     #[cfg(feature = "inspector")]
     fn purge<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<bool, StoreError>>;
@@ -518,6 +617,10 @@ impl<T: Store> ErasedStore for T {
         lease: Duration,
     ) -> BoxFuture<'a, Result<Held, StoreError>> {
         Box::pin(Store::renew(self, key, token, lease))
+    }
+
+    fn renew_many<'a>(&'a self, renewals: &'a [Renewal]) -> BoxFuture<'a, Vec<Result<Held, StoreError>>> {
+        Box::pin(Store::renew_many(self, renewals))
     }
 
     fn complete<'a>(
@@ -546,7 +649,11 @@ impl<T: Store> ErasedStore for T {
         Store::immediate(self)
     }
 
-    #[cfg(feature = "inspector")]
+    #[cfg(feature = "metrics")]
+    fn unknown_outcomes(&self) -> BoxFuture<'_, Result<UnknownOutcomes, StoreError>> {
+        Box::pin(Store::unknown_outcomes(self))
+    }
+
     fn get<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<Option<Entry>, StoreError>> {
         Box::pin(Store::get(self, key))
     }

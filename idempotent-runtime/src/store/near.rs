@@ -9,6 +9,7 @@ use std::time::Duration;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
+use crate::deadline::Deadline;
 use crate::sync::tokio::time::Instant;
 use crate::sync::{Mutex, lock};
 use crate::{Record, RecordKey};
@@ -24,7 +25,7 @@ pub(crate) struct NearCache {
 
 struct Kept {
     record: Record,
-    until: Instant,
+    until: Deadline,
 }
 
 #[derive(Clone)]
@@ -48,13 +49,12 @@ impl NearCache {
 
     pub(crate) fn get(&self, key: &RecordKey) -> Option<Record> {
         let kept = self.records.get(key)?;
-        (Instant::now() < kept.until).then(|| kept.record.clone())
+        (!kept.until.is_over()).then(|| kept.record.clone())
     }
 
     /// Takes in what the store has kept since `asked_at` or later, and thus for longer than this does.
     pub(crate) fn keep(&self, key: &RecordKey, record: &Record, asked_at: Instant, ttl: Duration) {
-        // One that lasts for longer than a clock tells is not worth a panic.
-        let Some(until) = asked_at.checked_add(ttl.min(self.max_age)) else { return };
+        let until = Deadline::since(asked_at, ttl.min(self.max_age));
         let last_purge = lock(&self.last_purge);
         if last_purge.is_some_and(|purged_at| asked_at <= purged_at) {
             // It may be this one that was purged, between the store's write and its answer.
@@ -64,7 +64,6 @@ impl NearCache {
     }
 
     /// The store has just purged it.
-    #[cfg(feature = "inspector")]
     pub(crate) fn forget(&self, key: &RecordKey) {
         *lock(&self.last_purge) = Some(Instant::now());
         self.records.remove(key);

@@ -7,7 +7,7 @@ use http::StatusCode;
 
 use super::columns::{time_of, token_in};
 use super::standing::Standing;
-use super::{Entry, EntryState, Page, StoreError, Token};
+use super::{Entry, EntryState, Page, StoreError, Token, UnknownOutcomes};
 use crate::record::HeadersText;
 use crate::{Fingerprint, Record, RecordKey};
 
@@ -34,6 +34,7 @@ impl Standing {
                 token: token(row)?,
                 attempt: number(row, "attempt")?,
                 leased: present(row, "leased", row.flag("leased")?)?,
+                expires: present(row, "expires", row.flag("expires")?)?,
             }),
             State::Completed => {
                 // The parser's own message would quote the header's value.
@@ -62,7 +63,9 @@ impl Entry {
                 recorded_at: recorded_at(row)?,
             },
         };
-        Ok(Self { key: key(row)?, fingerprint: fingerprint(row)?, state, expires_in: span(long(row, "time_left")?) })
+        // NULL of what never expires: the database knows no such span.
+        let expires_in = row.long("time_left")?.map(span);
+        Ok(Self { key: key(row)?, fingerprint: fingerprint(row)?, state, expires_in })
     }
 }
 
@@ -71,6 +74,18 @@ impl Page {
     pub(crate) fn add_row(&mut self, row: &impl Columns) -> Result<(), StoreError> {
         self.add(key(row).ok(), Entry::from_row(row))
     }
+}
+
+/// What the rows count: a scope, as it stands in its keys, and how many there are.
+pub(crate) fn unknown_outcomes(rows: &[impl Columns]) -> Result<UnknownOutcomes, StoreError> {
+    let mut unknown = UnknownOutcomes::new();
+    for row in rows {
+        // A scope that cannot be read is of a damaged key, which is told as such elsewhere.
+        let Ok(key) = RecordKey::parse(&format!("{}//any", text(row, "scope")?)) else { continue };
+        let count = u64::try_from(long(row, "count")?).unwrap_or_default();
+        *unknown.entry(key.scope().into_owned()).or_default() += count;
+    }
+    Ok(unknown)
 }
 
 fn key(row: &impl Columns) -> Result<RecordKey, StoreError> {

@@ -5,7 +5,7 @@ use crate::{Fingerprint, Record};
 
 /// What stands under a key and is alive.
 pub(crate) enum Standing {
-    Claimed { fingerprint: Fingerprint, token: Token, attempt: u32, leased: bool },
+    Claimed { fingerprint: Fingerprint, token: Token, attempt: u32, leased: bool, expires: bool },
     Completed(Record),
 }
 
@@ -13,6 +13,8 @@ pub(crate) enum Standing {
 pub(super) enum Verdict {
     /// Nothing changes.
     Answer(Claim),
+    /// The claim of this token is refused from here on: it must not expire, or a retry would run.
+    Keep { token: Token, fingerprint: Fingerprint },
     /// The key is the claimant's to take.
     Take { attempt: u32 },
 }
@@ -24,11 +26,11 @@ pub(super) fn judge(standing: Option<Standing>, request: &ClaimRequest) -> Verdi
         Standing::Completed(record) => Claim::Completed(record),
         Standing::Claimed { token, attempt, .. } if token == request.token => Claim::Acquired { attempt },
         Standing::Claimed { fingerprint, leased: true, .. } => Claim::InFlight { fingerprint },
-        Standing::Claimed { fingerprint, attempt, .. }
-            if fingerprint == request.fingerprint && request.after_crash == AfterCrash::Rerun =>
-        {
+        Standing::Claimed { fingerprint, .. } if fingerprint != request.fingerprint => Claim::Lapsed { fingerprint },
+        Standing::Claimed { attempt, .. } if request.after_crash == AfterCrash::Rerun => {
             return Verdict::Take { attempt: attempt.saturating_add(1) };
         }
+        Standing::Claimed { fingerprint, token, expires: true, .. } => return Verdict::Keep { token, fingerprint },
         Standing::Claimed { fingerprint, .. } => Claim::Lapsed { fingerprint },
     })
 }

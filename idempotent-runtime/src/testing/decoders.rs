@@ -5,15 +5,22 @@ pub use self::redis::{redis_entry, redis_record, redis_value};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use self::sql::{Row, Stands};
 
-use http::{HeaderMap, header};
+use http::HeaderMap;
 
 use crate::Fingerprint;
-use crate::fingerprint::FingerprintBuilder;
+use crate::fingerprint::{BodyForm, FingerprintBuilder, digest_of_body};
 
 /// The fingerprint of a request of which nothing but the body counts.
 pub fn body_fingerprint(headers: &HeaderMap, body: &[u8]) -> Fingerprint {
     let mut builder = FingerprintBuilder::new();
-    builder.body(headers.get(header::CONTENT_TYPE), body);
+    builder.body(digest_of_body(headers, body, BodyForm::Bytes));
+    builder.finish()
+}
+
+/// The same by `fingerprint = json`.
+pub fn json_fingerprint(headers: &HeaderMap, body: &[u8]) -> Fingerprint {
+    let mut builder = FingerprintBuilder::new();
+    builder.body(digest_of_body(headers, body, BodyForm::Json));
     builder.finish()
 }
 
@@ -34,8 +41,8 @@ mod redis {
     }
 
     /// What an operator reads there.
-    pub fn redis_entry(key: RecordKey, value: &[u8], left: i64) -> Result<Entry, StoreError> {
-        value::entry(key, value, left)
+    pub fn redis_entry(key: RecordKey, value: &[u8], left: i64, now: i64) -> Result<Entry, StoreError> {
+        value::entry(key, value, left, now)
     }
 }
 
@@ -64,13 +71,14 @@ mod sql {
         pub time_left: Option<i64>,
         pub recorded_at: Option<i64>,
         pub leased: Option<bool>,
+        pub expires: Option<bool>,
         pub body: Option<Vec<u8>>,
     }
 
     /// What a claim reads there.
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub enum Stands {
-        Claimed { fingerprint: Fingerprint, token: Token, attempt: u32, leased: bool },
+        Claimed { fingerprint: Fingerprint, token: Token, attempt: u32, leased: bool, expires: bool },
         Completed(Record),
     }
 
@@ -95,8 +103,8 @@ mod sql {
         /// What a claim reads there.
         pub fn standing(&self) -> Result<Stands, StoreError> {
             Ok(match Standing::from_row(self)? {
-                Standing::Claimed { fingerprint, token, attempt, leased } => {
-                    Stands::Claimed { fingerprint, token, attempt, leased }
+                Standing::Claimed { fingerprint, token, attempt, leased, expires } => {
+                    Stands::Claimed { fingerprint, token, attempt, leased, expires }
                 }
                 Standing::Completed(record) => Stands::Completed(record),
             })
@@ -121,8 +129,8 @@ mod sql {
             Ok(text.as_deref())
         }
 
-        fn flag(&self, _: &str) -> Result<Option<bool>, StoreError> {
-            Ok(self.leased)
+        fn flag(&self, name: &str) -> Result<Option<bool>, StoreError> {
+            Ok(if name == "leased" { self.leased } else { self.expires })
         }
 
         fn number(&self, name: &str) -> Result<Option<i64>, StoreError> {

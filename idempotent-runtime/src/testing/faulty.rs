@@ -10,7 +10,9 @@ use tokio::sync::Semaphore;
 use super::seeded::{SeededClaim, Seeds};
 use crate::store::{
     Claim, ClaimRequest, Cursor, Entry, Held, MemoryStore, Page, Store, StoreError, Token, Transactions,
+    UnknownOutcomes,
 };
+use crate::transaction::{Moment, TransactionFaults};
 use crate::{Record, RecordKey};
 
 /// What a call does before it reaches the store.
@@ -42,14 +44,24 @@ struct Faults {
     complete: Fault,
     release: Fault,
     claims: usize,
+    looks: usize,
     completions: usize,
     ends: usize,
+    transactions: Option<Moment>,
+}
+
+impl TransactionFaults for Mutex<Faults> {
+    fn before(&self, moment: Moment) -> Option<StoreError> {
+        let fails = self.lock().unwrap_or_else(PoisonError::into_inner).transactions == Some(moment);
+        fails.then(|| StoreError::unavailable("the line of the transaction is cut"))
+    }
 }
 
 /// A store behind a line that breaks on command. A clone is the same store.
 ///
 /// Under `tokio::time::pause` a call that hangs takes no time: the clock goes on to the registry's limit by itself, if the
-/// store behind the line is on that clock, as `MemoryStore` is. The transaction of a `Tx` goes past the line.
+/// store behind the line is on that clock, as `MemoryStore` is. The transaction of a `Tx` goes past the
+/// line, and fails by [`fail_transactions`](Self::fail_transactions).
 ///
 /// # Examples
 ///
@@ -132,6 +144,38 @@ impl<S: Store> FaultyStore<S> {
         self.with(|faults| faults.release = fault);
     }
 
+    /// Where transactions of handlers that take a [`Tx`](crate::Tx) fail from now on; `None` lets them through.
+    ///
+    /// The client gets 503 `store_unavailable`, and nothing of the request is kept. The store behind the line must be one
+    /// with transactions.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use idempotent_runtime::Registry;
+    /// use idempotent_runtime::store::SqliteStore;
+    /// use idempotent_runtime::testing::{FaultyStore, Moment};
+    ///
+    /// # let folder = tempfile::tempdir()?;
+    /// let store = FaultyStore::around(SqliteStore::open(folder.path().join("app.db")).await?);
+    /// let registry = Registry::new(store.clone());
+    ///
+    /// store.fail_transactions(Some(Moment::Commit));
+    /// // A handler under `registry.layer()` runs, nothing of it is kept, and its client gets 503.
+    /// store.fail_transactions(None);
+    /// // A retry with the same key runs the handler again.
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
+    pub fn fail_transactions(&self, at: Option<Moment>) {
+        self.with(|faults| faults.transactions = at);
+    }
+
     /// Lets one late call through.
     pub fn let_through(&self) {
         self.late.add_permits(1);
@@ -140,6 +184,11 @@ impl<S: Store> FaultyStore<S> {
     /// How often a claim was tried.
     pub fn claims(&self) -> usize {
         self.with(|faults| faults.claims)
+    }
+
+    /// How often an entry was looked up, as a request does that waits for another one.
+    pub fn looks(&self) -> usize {
+        self.with(|faults| faults.looks)
     }
 
     /// How often a completion was tried.
@@ -253,10 +302,12 @@ impl<S: Store> Store for FaultyStore<S> {
     }
 
     fn transactions(&self) -> Option<Transactions> {
-        self.store.transactions()
+        let transactions = self.store.transactions()?;
+        Some(Transactions { faults: Some(self.faults.clone()), ..transactions })
     }
 
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
+        self.with(|faults| faults.looks += 1);
         self.store.get(key).await
     }
 
@@ -266,6 +317,10 @@ impl<S: Store> Store for FaultyStore<S> {
 
     async fn sweep(&self) -> Result<usize, StoreError> {
         self.store.sweep().await
+    }
+
+    async fn unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {
+        self.store.unknown_outcomes().await
     }
 
     async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {

@@ -110,6 +110,8 @@ pub use self::faulty::{Fault, FaultyStore};
 pub use self::registry::{TestRegistry, registry};
 pub use self::seeded::SeededClaim;
 use crate::Idempotency;
+#[doc(inline)]
+pub use crate::transaction::Moment;
 
 /// What a handler is given that runs under this key, for a test that calls it: its steps run and record nothing.
 ///

@@ -6,6 +6,10 @@
 //! ```
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod faults;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod open;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod slot;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod tx;
@@ -18,11 +22,14 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub(crate) use self::slot::{Open, TransactionClaim, TransactionalStore};
+pub(crate) use self::open::{Begun, Doubtful, Open};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) use self::slot::{TransactionClaim, TransactionalStore};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use self::tx::Tx;
+use crate::policy::Isolation;
 use crate::store::{BoundedStore, Claim, ClaimRequest, StoreError};
-use crate::{Record, RecordKey};
+use crate::{Record, RecordKey, Refusal};
 
 /// What the engine does with a handler's transaction, whatever its database is.
 pub(crate) trait HandlerTransaction: Send + Sync {
@@ -32,12 +39,18 @@ pub(crate) trait HandlerTransaction: Send + Sync {
         store: &'a BoundedStore,
         key: &'a RecordKey,
         request: ClaimRequest,
+        isolation: Option<Isolation>,
     ) -> BoxFuture<'a, Result<Claim, TransactionError>>;
 
     /// Begins it for a request that has no key.
-    fn begin<'a>(&'a self, store: &'a BoundedStore) -> BoxFuture<'a, Result<(), TransactionError>>;
+    fn begin<'a>(
+        &'a self,
+        store: &'a BoundedStore,
+        isolation: Option<Isolation>,
+    ) -> BoxFuture<'a, Result<(), TransactionError>>;
 
-    /// Commits what the handler wrote, and the record with it.
+    /// Commits what the handler wrote, and the record with it, once it is proven that both are still in the transaction that
+    /// was begun.
     fn commit<'a>(
         &'a self,
         store: &'a BoundedStore,
@@ -46,6 +59,9 @@ pub(crate) trait HandlerTransaction: Send + Sync {
 
     /// Undoes what the handler wrote.
     fn roll_back<'a>(&'a self, store: &'a BoundedStore) -> BoxFuture<'a, ()>;
+
+    /// Whether the database has aborted it because of an error.
+    fn is_aborted<'a>(&'a self, store: &'a BoundedStore) -> BoxFuture<'a, bool>;
 }
 
 /// The record of a claim that was made in a transaction.
@@ -77,6 +93,13 @@ pub(crate) enum TransactionError {
          status that is recorded; let it answer with another one, or run what may fail in a savepoint: `tx.begin()`"
     )]
     Aborted,
+    #[error(
+        "the transaction ended while the handler ran: a handler must not send COMMIT or ROLLBACK itself, must not drop the \
+         future of a nested `begin` half way, and must not go on after an error by which the database ends the transaction"
+    )]
+    Ended,
+    #[error("the database aborted the transaction, because it conflicts with another one")]
+    Conflict(#[source] StoreError),
     #[error("another request has recorded its response under the key")]
     Overtaken,
     #[error("the transaction was rolled back")]
@@ -88,14 +111,33 @@ pub(crate) enum TransactionError {
 impl TransactionError {
     /// Whether the program must be changed before a retry can succeed.
     pub(crate) fn is_permanent(&self) -> bool {
-        matches!(self, Self::WrongDatabase { .. } | Self::Kept | Self::Aborted)
+        matches!(self, Self::WrongDatabase { .. } | Self::Kept | Self::Aborted | Self::Ended)
+    }
+
+    /// What the client is told.
+    pub(crate) fn refusal(&self, unavailable: Refusal) -> Refusal {
+        match self {
+            Self::Conflict(_) => Refusal::TransactionConflict,
+            error if error.is_permanent() => Refusal::TransactionFailed,
+            _ => unavailable,
+        }
     }
 }
 
-/// What a store answers when the database itself has given the transaction up.
+/// What a store answers when a statement has failed, so that the database only waits for the rollback.
 #[derive(Debug, thiserror::Error)]
 #[error("the transaction is aborted")]
 pub(crate) struct Aborted;
+
+/// What a store answers when the connection is not in the transaction that was begun, or not at its outermost level.
+#[derive(Debug, thiserror::Error)]
+#[error("the transaction has ended")]
+pub(crate) struct Ended;
+
+/// What a store answers when the database has aborted the transaction for the sake of another one.
+#[derive(Debug, thiserror::Error)]
+#[error("the transaction conflicts with another one")]
+pub(crate) struct Conflict(#[source] pub(crate) Box<dyn std::error::Error + Send + Sync>);
 
 /// The way from a store to the transactions of its database, for [`Tx`](crate::Tx); opaque.
 ///
@@ -106,6 +148,29 @@ pub struct Transactions {
     pub(crate) database: &'static str,
     /// An `Arc<dyn TransactionalStore<DB>>`.
     pub(crate) store: Arc<dyn Any + Send + Sync>,
+    /// Those of a test.
+    #[cfg_attr(
+        not(any(feature = "postgres", feature = "sqlite")),
+        allow(dead_code, reason = "there are no transactions")
+    )]
+    pub(crate) faults: Option<Arc<dyn TransactionFaults>>,
+}
+
+/// Makes a transaction fail before a moment of its life.
+pub(crate) trait TransactionFaults: Send + Sync {
+    fn before(&self, moment: Moment) -> Option<StoreError>;
+}
+
+/// A moment in the life of a handler's transaction, for [`FaultyStore::fail_transaction`](crate::testing::FaultyStore::fail_transaction).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Moment {
+    /// Before it begins: the handler does not run.
+    Begin,
+    /// Before the record of its response is written: the handler has run, and nothing is kept.
+    Record,
+    /// Before it is committed: the handler has run, and nothing is kept.
+    Commit,
 }
 
 impl fmt::Debug for Transactions {

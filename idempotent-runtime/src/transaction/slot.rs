@@ -1,32 +1,32 @@
 //! Where the transaction lies while the handler does not use it.
 
-use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use sqlx::{Database, Transaction};
+use sqlx::Database;
 use tokio::time::Instant;
 
-use super::{Aborted, HandlerTransaction, Recording, TransactionError, Transactions};
+use super::faults::Faults;
+use super::open::Open;
+use super::{Aborted, Conflict, Ended, HandlerTransaction, Moment, Recording, TransactionError, Transactions};
 use crate::RecordKey;
 use crate::metering::Op;
+use crate::policy::Isolation;
 use crate::store::{BoundedStore, Claim, ClaimRequest, Held, StoreError, Token};
 
 /// A store whose records can be written in the handler's transaction.
 pub(crate) trait TransactionalStore<DB: Database>: Send + Sync + 'static {
     /// Begins a transaction.
-    fn begin(&self) -> BoxFuture<'_, Result<Open<DB>, StoreError>>;
+    fn begin(&self, isolation: Option<Isolation>) -> BoxFuture<'_, Result<Open<DB>, StoreError>>;
 
     /// Claims the key for the life of a transaction: nobody else gets it until that one has ended.
     fn claim<'a>(
         &'a self,
         key: &'a RecordKey,
         request: ClaimRequest,
+        isolation: Option<Isolation>,
     ) -> BoxFuture<'a, Result<TransactionClaim<DB>, StoreError>>;
-
-    /// Fails when the database has given the transaction up, and would say nothing of it at COMMIT.
-    fn verify<'a>(&'a self, open: &'a mut Open<DB>) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// Writes the record; [`Held::No`] when something else stands under the key by now.
     fn record<'a>(
@@ -44,16 +44,9 @@ pub(crate) enum TransactionClaim<DB: Database> {
     Standing(Claim),
 }
 
-/// A transaction that has begun. Dropping it rolls it back.
-pub(crate) struct Open<DB: Database> {
-    pub(crate) transaction: Transaction<'static, DB>,
-    /// What the store keeps others out with; dropped after the transaction.
-    pub(crate) hold: Box<dyn Any + Send + Sync>,
-}
-
 impl Transactions {
     pub(crate) fn of<DB: Database>(store: Arc<dyn TransactionalStore<DB>>) -> Self {
-        Self { database: DB::NAME, store: Arc::new(store) }
+        Self { database: DB::NAME, store: Arc::new(store), faults: None }
     }
 }
 
@@ -78,14 +71,15 @@ impl<DB: Database> Slot<DB> {
         self.take().expect("the transaction has begun: `Tx` is used in the body of a handler with `#[idempotent]`")
     }
 
-    fn transactions(store: &BoundedStore) -> Result<Arc<dyn TransactionalStore<DB>>, TransactionError> {
+    fn transactions(store: &BoundedStore) -> Result<(Arc<dyn TransactionalStore<DB>>, Faults), TransactionError> {
         let transactions = store.transactions();
         let found =
             transactions.as_ref().and_then(|found| found.store.downcast_ref::<Arc<dyn TransactionalStore<DB>>>());
-        found.cloned().ok_or_else(|| TransactionError::WrongDatabase {
+        let found = found.cloned().ok_or_else(|| TransactionError::WrongDatabase {
             wanted: DB::NAME,
             found: transactions.as_ref().map(|found| found.database),
-        })
+        })?;
+        Ok((found, Faults(transactions.and_then(|transactions| transactions.faults))))
     }
 }
 
@@ -95,10 +89,15 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
         store: &'a BoundedStore,
         key: &'a RecordKey,
         request: ClaimRequest,
+        isolation: Option<Isolation>,
     ) -> BoxFuture<'a, Result<Claim, TransactionError>> {
         Box::pin(async move {
-            let transactions = Self::transactions(store)?;
-            match store.bounded(Op::Claim, transactions.claim(key, request)).await? {
+            let (transactions, faults) = Self::transactions(store)?;
+            let claiming = async {
+                faults.meet(Moment::Begin)?;
+                transactions.claim(key, request, isolation).await
+            };
+            match store.bounded(Op::Claim, claiming).await? {
                 TransactionClaim::Standing(claim) => Ok(claim),
                 TransactionClaim::Acquired { attempt, open } => {
                     self.put(open);
@@ -108,10 +107,18 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
         })
     }
 
-    fn begin<'a>(&'a self, store: &'a BoundedStore) -> BoxFuture<'a, Result<(), TransactionError>> {
+    fn begin<'a>(
+        &'a self,
+        store: &'a BoundedStore,
+        isolation: Option<Isolation>,
+    ) -> BoxFuture<'a, Result<(), TransactionError>> {
         Box::pin(async move {
-            let transactions = Self::transactions(store)?;
-            self.put(store.bounded(Op::Begin, transactions.begin()).await?);
+            let (transactions, faults) = Self::transactions(store)?;
+            let beginning = async {
+                faults.meet(Moment::Begin)?;
+                transactions.begin(isolation).await
+            };
+            self.put(store.bounded(Op::Begin, beginning).await?);
             Ok(())
         })
     }
@@ -122,28 +129,36 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
         recording: Option<&'a Recording>,
     ) -> BoxFuture<'a, Result<(), TransactionError>> {
         Box::pin(async move {
-            let transactions = Self::transactions(store)?;
+            let (transactions, faults) = Self::transactions(store)?;
             let mut open = self.take().ok_or(TransactionError::Kept)?;
-            let recorded = match recording {
-                Some(recording) => store.bounded(Op::Record, transactions.record(&mut open, recording)).await,
-                None => store.bounded(Op::Verify, transactions.verify(&mut open)).await.map(|()| Held::Yes),
-            };
-            let hindered = match recorded {
+            let mut written = store.bounded(Op::Verify, open.prove()).await.map(|()| Held::Yes);
+            if let (Ok(_), Some(recording)) = (&written, recording) {
+                let writing = async {
+                    faults.meet(Moment::Record)?;
+                    transactions.record(&mut open, recording).await
+                };
+                written = store.bounded(Op::Record, writing).await;
+            }
+            let hindered = match written {
                 Ok(Held::Yes) => None,
                 Ok(Held::No) => Some(TransactionError::Overtaken),
-                Err(StoreError::Unavailable(source)) if source.is::<Aborted>() => Some(TransactionError::Aborted),
-                Err(error) => Some(TransactionError::RolledBack(error)),
+                Err(error) => Some(TransactionError::hindered_by(error)),
             };
             if let Some(error) = hindered {
-                roll_back(store, open).await;
+                match error {
+                    TransactionError::Ended => discard(store, open).await,
+                    _ => roll_back(store, open).await,
+                }
                 return Err(error);
             }
-            let Open { transaction, hold } = open;
-            let committing = async { transaction.commit().await.map_err(StoreError::unavailable) };
-            let committed = store.bounded(Op::Commit, committing).await;
-            drop(hold);
-            match (committed, recording) {
+            let committing = async {
+                faults.meet(Moment::Commit)?;
+                open.commit().await
+            };
+            match (store.bounded(Op::Commit, committing).await, recording) {
                 (Ok(()), _) => Ok(()),
+                // The database has told that it is not committed.
+                (Err(error), _) if is::<Conflict>(&error) => Err(TransactionError::Conflict(error)),
                 (Err(error), Some(recording)) => look_up(store, &*transactions, recording, error).await,
                 (Err(error), None) => Err(error.into()),
             }
@@ -157,18 +172,53 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
             }
         })
     }
+
+    fn is_aborted<'a>(&'a self, store: &'a BoundedStore) -> BoxFuture<'a, bool> {
+        Box::pin(async move {
+            let Some(mut open) = self.take() else { return false };
+            let proven = store.bounded(Op::Verify, open.prove()).await;
+            self.put(open);
+            proven.is_err_and(|error| is::<Aborted>(&error))
+        })
+    }
 }
 
-/// What cannot be rolled back now is when its connection closes.
+impl TransactionError {
+    /// Before COMMIT was sent.
+    fn hindered_by(error: StoreError) -> Self {
+        if is::<Aborted>(&error) {
+            Self::Aborted
+        } else if is::<Ended>(&error) {
+            Self::Ended
+        } else if is::<Conflict>(&error) {
+            Self::Conflict(error)
+        } else {
+            Self::RolledBack(error)
+        }
+    }
+}
+
+fn is<E: std::error::Error + 'static>(error: &StoreError) -> bool {
+    matches!(error, StoreError::Unavailable(source) if source.is::<E>())
+}
+
 async fn roll_back<DB: Database>(store: &BoundedStore, open: Open<DB>) {
-    let rolling_back = async { open.transaction.rollback().await.map_err(StoreError::unavailable) };
-    if let Err(error) = store.bounded(Op::RollBack, rolling_back).await {
+    if let Err(error) = store.bounded(Op::RollBack, open.roll_back()).await {
         tracing::warn!(
             store = store.name(),
             error = &error as &dyn std::error::Error,
-            "a transaction could not be rolled back; its connection is closed"
+            "a transaction could not be rolled back: its connection is closed, and the database undoes it"
         );
     }
+}
+
+async fn discard<DB: Database>(store: &BoundedStore, open: Open<DB>) {
+    let closing = async {
+        open.discard().await;
+        Ok(())
+    };
+    // What takes longer is closed without waiting for it.
+    let _ = store.bounded(Op::RollBack, closing).await;
 }
 
 /// The answer to COMMIT did not come, or was an error: only the record can tell which.

@@ -9,7 +9,8 @@ use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use sqlx::{Database, Transaction};
 
-use super::slot::{Open, Slot};
+use super::open::Open;
+use super::slot::Slot;
 use crate::idempotency::Execution;
 use crate::{Refusal, Registry};
 
@@ -61,7 +62,7 @@ impl<DB: Database> Deref for Tx<DB> {
     type Target = DB::Connection;
 
     fn deref(&self) -> &DB::Connection {
-        &self.open.get_or_init(|| self.slot.take_begun()).transaction
+        self.open.get_or_init(|| self.slot.take_begun())
     }
 }
 
@@ -70,7 +71,7 @@ impl<DB: Database> DerefMut for Tx<DB> {
         if self.open.get().is_none() {
             self.open = OnceLock::from(self.slot.take_begun());
         }
-        &mut self.open.get_mut().expect("set above").transaction
+        self.open.get_mut().expect("set above")
     }
 }
 
@@ -85,7 +86,7 @@ impl<DB: Database> Drop for Tx<DB> {
 /// For a unit test that calls the handler: what it writes is rolled back when the handler ends.
 impl<DB: Database> From<Transaction<'static, DB>> for Tx<DB> {
     fn from(transaction: Transaction<'static, DB>) -> Self {
-        Self { slot: Arc::default(), open: OnceLock::from(Open { transaction, hold: Box::new(()) }) }
+        Self { slot: Arc::default(), open: OnceLock::from(Open::given(transaction)) }
     }
 }
 
@@ -104,7 +105,7 @@ impl<S: Sync, DB: Database> FromRequestParts<S> for Tx<DB> {
             return Ok(Self { slot, open: OnceLock::new() });
         }
         tracing::error!("a handler has two arguments `Tx`, but one transaction; remove one of them");
-        let registry = parts.extensions.get::<Registry>().cloned().or_else(Registry::installed);
+        let registry = Registry::serving(&parts.extensions);
         Err(registry.map_or_else(
             || Refusal::TransactionFailed.into_response(),
             |registry| registry.render(Refusal::TransactionFailed),

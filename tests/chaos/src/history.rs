@@ -15,6 +15,10 @@ pub enum Guarantee {
     AtMostOnce,
     /// A `Tx`: the effect and the record commit together.
     ExactlyOnce,
+    /// As `AtLeastOnce`, with a ttl as long as the lease: what was recorded is forgotten soon.
+    ShortTtl,
+    /// Under one scope, some requests run with a `Tx` and others without.
+    Mixed,
 }
 
 impl Guarantee {
@@ -24,6 +28,8 @@ impl Guarantee {
             Self::AtLeastOnce => "/at-least-once",
             Self::AtMostOnce => "/at-most-once",
             Self::ExactlyOnce => "/exactly-once",
+            Self::ShortTtl => "/short-ttl",
+            Self::Mixed => "/mixed",
         }
     }
 }
@@ -44,6 +50,8 @@ pub struct Fault {
 pub enum FaultKind {
     /// The process died.
     Died,
+    /// One of the process's runtimes ended, and its handlers with it.
+    RuntimeEnded,
     /// The process stood still.
     Stopped,
     /// The store stood still.
@@ -52,6 +60,8 @@ pub enum FaultKind {
     StoreRestarted,
     /// The line to the store did not carry what it should.
     LineBroken,
+    /// The store's disk was full.
+    DiskFull,
     /// The machine itself gave nobody time, or its disk wrote nothing.
     MachineStalled,
 }
@@ -67,6 +77,8 @@ pub struct Request {
     pub server: String,
     /// How the client behaved.
     pub manner: String,
+    /// With which credentials and for which target it was sent, where its handler tells.
+    pub origin: String,
     /// What came back; `None` when the line broke or the client left.
     pub answer: Option<Answer>,
 }
@@ -89,6 +101,9 @@ pub struct Receipt {
     pub execution: String,
     /// As that execution was told.
     pub attempt: u32,
+    /// The credentials and the target that the handler saw, where it tells.
+    #[serde(default)]
+    pub origin: String,
     /// Makes the response large enough to be cut in the middle.
     pub padding: String,
 }
@@ -124,7 +139,9 @@ pub struct Execution {
     pub attempt: u32,
     /// When.
     pub begun_at: u64,
-    /// Whether it ended without an effect and with a status that is not recorded, which frees the key.
+    /// When its work was done; `None` when its process or runtime ended before, or something made it stop.
+    pub ended_at: Option<u64>,
+    /// Whether it answered with a status that is not recorded, which frees the key and must leave no effect.
     pub gave_up: bool,
 }
 
@@ -135,6 +152,8 @@ pub struct History {
     pub keys: BTreeMap<String, Guarantee>,
     /// In any order.
     pub requests: Vec<Request>,
+    /// Requests under these keys that other clients sent, or that ask for something else. In any order.
+    pub intrusions: Vec<Request>,
     /// In any order.
     pub executions: Vec<Execution>,
     /// The execution of each effect, by key.
@@ -154,8 +173,10 @@ impl History {
     /// All that concerns one key, in the order in which it happened, for a person to follow.
     pub fn of_key(&self, key: &str) -> String {
         let mut lines = Vec::new();
-        for request in self.requests.iter().filter(|request| request.key == key) {
-            let sent = format!("request to {} ({})", request.server, request.manner);
+        let requests = self.requests.iter().chain(&self.intrusions);
+        for request in requests.filter(|request| request.key == key) {
+            let origin = if request.origin.is_empty() { String::new() } else { format!(", as {}", request.origin) };
+            let sent = format!("request to {} ({}{origin})", request.server, request.manner);
             lines.push((request.time.0, sent));
             let end = match &request.answer {
                 Some(answer) => format!("answer of {}: {answer}", request.server),
@@ -174,6 +195,9 @@ impl History {
                     if execution.gave_up { ", and gives up" } else { "" }
                 ),
             ));
+            if let Some(ended_at) = execution.ended_at {
+                lines.push((ended_at, format!("execution {} ends", execution.id)));
+            }
         }
         let span = (
             lines.iter().map(|(at, _)| *at).min().unwrap_or_default(),

@@ -1,11 +1,12 @@
 //! Breaks everything around the guarded handlers, and judges by their effects and answers whether they kept their word.
 //!
 //! ```text
-//! clients ──▶ 1 to 3 server processes ──▶ a store          faults: kill, stop, pause and restart the store, cut lines
+//! clients ──▶ 1 to 3 server processes ──▶ a store          faults: see `run::FaultWeights` and `family::Family`
 //!    │                 └──▶ ledger: what was executed
 //!    └──▶ history ◀────────────┘ ──▶ judge ──▶ violations, each with the history of its key
 //! ```
 
+pub mod family;
 pub mod history;
 pub mod judge;
 pub mod run;

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use chaos::family::Family;
 use chaos::run::{Plan, StoreKind, play};
 use chaos::server::{self, Guard};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -27,6 +28,9 @@ enum Command {
         /// Only over this store.
         #[arg(long)]
         store: Option<StoreKind>,
+        /// Only the keys and faults of this family.
+        #[arg(long, conflicts_with = "without")]
+        only: Option<Family>,
         /// Takes this guard out of the engine, to see that its want is noticed.
         #[arg(long)]
         without: Option<Guard>,
@@ -39,7 +43,8 @@ enum Command {
 /// Short enough that every store has its turn in a run of minutes.
 const ROUND: Duration = Duration::from_secs(20);
 
-#[tokio::main]
+/// Two threads: where a handler blocks one of them, the other one has to do everything.
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
         Command::Serve(options) => {
@@ -50,15 +55,37 @@ async fn main() -> anyhow::Result<ExitCode> {
             server::serve(options).await?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Run { seed, minutes, store, without } => {
-            run(seed.unwrap_or_else(|| chaos::now() % 1_000_000), minutes, store, without).await
+        Command::Run { seed, minutes, store, only, without } => {
+            let seed = seed.unwrap_or_else(|| chaos::now() % 1_000_000);
+            let fits = |store: &StoreKind| match (only, without) {
+                (Some(family), _) => family.fits(*store),
+                (None, Some(guard)) => guard.fits(*store),
+                (None, None) => true,
+            };
+            let stores: Vec<_> = StoreKind::value_variants().iter().copied().filter(fits).collect();
+            let stores = match store {
+                Some(store) if stores.contains(&store) => vec![store],
+                Some(store) => anyhow::bail!("this cannot be shown over {}; leave --store out", store.name()),
+                None => stores,
+            };
+            let time = Duration::from_secs(minutes * 60);
+            run(seed, time, &stores, |seed, time, store| match (only, without) {
+                (Some(family), _) => Plan::only(family, seed, time, store),
+                (None, Some(guard)) => Plan::against(guard, seed, time, store),
+                (None, None) => Plan::everything(seed, time, store),
+            })
+            .await
         }
     }
 }
 
-async fn run(seed: u64, minutes: u64, store: Option<StoreKind>, without: Option<Guard>) -> anyhow::Result<ExitCode> {
-    let (begun, time) = (Instant::now(), Duration::from_secs(minutes * 60));
-    let stores = store.map_or_else(|| StoreKind::value_variants().to_vec(), |store| vec![store]);
+async fn run(
+    seed: u64,
+    time: Duration,
+    stores: &[StoreKind],
+    plan: impl Fn(u64, Duration, StoreKind) -> Plan,
+) -> anyhow::Result<ExitCode> {
+    let begun = Instant::now();
     println!("seed {seed}");
     for round in 0.. {
         let left = time.saturating_sub(begun.elapsed());
@@ -66,11 +93,7 @@ async fn run(seed: u64, minutes: u64, store: Option<StoreKind>, without: Option<
             break;
         }
         let kind = stores[round % stores.len()];
-        let (seed, time) = (seed.wrapping_add(round as u64), ROUND.min(left));
-        let plan = match without {
-            Some(guard) => Plan::against(guard, seed, time, kind),
-            None => Plan::everything(seed, time, kind),
-        };
+        let plan = plan(seed.wrapping_add(round as u64), ROUND.min(left), kind);
         let outcome = play(&plan, std::env::current_exe()?).await?;
         println!("round {round}, seed {}, {}: {}", plan.seed, kind.name(), outcome.summary());
         if !outcome.violations.is_empty() {

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use chaos::history::{Answer, Guarantee};
 use chaos::run::{Plan, Stage, StoreKind};
-use chaos::server::{Order, Outcome};
+use chaos::server::Order;
 use idempotent_tests::eventually;
 use tempfile::TempDir;
 
 /// Long enough to set a clock in, and shorter than a lease.
-const ORDER: Order = Order { millis: 1_500, outcome: Outcome::Done, padding: 0 };
+const ORDER: Order = Order::taking(1_500);
 const KEY: &str = "clock";
 
 const JUMPS: [&str; 2] = ["+3600", "-3600"];

@@ -87,3 +87,38 @@ async fn running_again_after_a_crash_where_that_is_refused_is_noticed() {
 async fn an_effect_outside_of_the_transaction_is_noticed() {
     the_want_is_noticed(Guard::Transaction, StoreKind::Sqlite, Rule::RanAgain).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_not_renewed_while_a_thread_blocks_are_noticed() {
+    the_want_is_noticed(Guard::BlockedRenewal, StoreKind::Redis, Rule::RanAgain).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_renewed_by_one_of_several_runtimes_are_noticed() {
+    the_want_is_noticed(Guard::RuntimeRenewal, StoreKind::Sqlite, Rule::RanAtOnce).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_claim_forgotten_after_its_ttl_is_noticed() {
+    the_want_is_noticed(Guard::ClaimOutlivesTtl, StoreKind::Redis, Rule::RanAtOnce).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn effects_of_an_ended_transaction_that_stay_are_noticed() {
+    the_want_is_noticed(Guard::TransactionCheck, StoreKind::Sqlite, Rule::EffectStays).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_that_plain_and_tx_handlers_hide_are_noticed() {
+    the_want_is_noticed(Guard::SharedClaims, StoreKind::Postgres, Rule::RanAtOnce).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_served_to_other_credentials_is_noticed() {
+    the_want_is_noticed(Guard::Credentials, StoreKind::Redis, Rule::AnothersRecord).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_served_for_another_target_is_noticed() {
+    the_want_is_noticed(Guard::Target, StoreKind::Redis, Rule::AnothersRecord).await;
+}

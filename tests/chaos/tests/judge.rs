@@ -11,7 +11,7 @@ fn answer(status: u16, body: String) -> Answer {
 }
 
 fn done(execution: &str, attempt: u32) -> Answer {
-    let receipt = Receipt { execution: execution.to_owned(), attempt, padding: String::new() };
+    let receipt = Receipt { execution: execution.to_owned(), attempt, origin: String::new(), padding: String::new() };
     answer(201, serde_json::to_string(&receipt).expect("a receipt serialises"))
 }
 
@@ -20,12 +20,13 @@ fn refused(status: u16, code: &str) -> Answer {
 }
 
 fn told(answer: Answer) -> Request {
-    let (key, server, manner) = (KEY.to_owned(), "s0".to_owned(), "Http1".to_owned());
-    Request { time: (0, SECOND), key, server, manner, answer: Some(answer) }
+    let (key, server, manner, origin) = (KEY.to_owned(), "s0".to_owned(), "Http1".to_owned(), String::new());
+    Request { time: (0, SECOND), key, server, manner, origin, answer: Some(answer) }
 }
 
 fn execution(id: &str, attempt: u32, begun_at: u64) -> Execution {
-    Execution { id: id.to_owned(), key: KEY.to_owned(), server: "s0".to_owned(), attempt, begun_at, gave_up: false }
+    let (id, key, server, ended_at) = (id.to_owned(), KEY.to_owned(), "s0".to_owned(), Some(begun_at + SECOND));
+    Execution { id, key, server, attempt, begun_at, ended_at, gave_up: false }
 }
 
 /// One execution, its effect, and a client that was told of it.
@@ -33,6 +34,7 @@ fn sound(guarantee: Guarantee) -> History {
     History {
         keys: [(KEY.to_owned(), guarantee)].into(),
         requests: vec![told(done("a", 1))],
+        intrusions: Vec::new(),
         executions: vec![execution("a", 1, 0)],
         effects: vec![(KEY.to_owned(), "a".to_owned())],
         faults: Vec::new(),
@@ -116,6 +118,76 @@ fn a_success_without_its_effect_is_named() {
     let mut history = sound(Guarantee::ExactlyOnce);
     history.effects.clear();
     assert_eq!(broken(&history), [Rule::ToldWithoutEffect]);
+}
+
+/// The second one begins while the first one runs.
+fn executed_at_once(servers: [&str; 2]) -> History {
+    let mut history = executed_again(Guarantee::AtLeastOnce, 2);
+    history.executions[0].ended_at = Some(5 * SECOND);
+    for (execution, server) in history.executions.iter_mut().zip(servers) {
+        server.clone_into(&mut execution.server);
+    }
+    with_fault(history, FaultKind::StorePaused, None, (0, 4 * SECOND))
+}
+
+#[test]
+fn executions_at_once_are_excused_in_other_processes_alone() {
+    assert_eq!(broken(&executed_at_once(["s0", "s1"])), [], "its lease may have expired");
+    assert_eq!(broken(&executed_at_once(["s0", "s0"])), [Rule::RanAtOnce]);
+    assert_eq!(broken(&executed_at_once(["s0/r0.0", "s0/r1.0"])), [Rule::RanAtOnce], "runtimes of one process");
+}
+
+#[test]
+fn the_end_of_a_runtime_excuses_its_own_executions() {
+    let end_of = |runtime| {
+        let mut history = executed_at_once(["s0/r0.0", "s0/r1.0"]);
+        history.executions[0].ended_at = None;
+        history.faults.clear();
+        broken(&with_fault(history, FaultKind::RuntimeEnded, Some(runtime), (SECOND, SECOND)))
+    };
+    assert_eq!(end_of("s0/r0.0"), []);
+    assert_eq!(end_of("s0/r1.0"), [Rule::RanAgain, Rule::RanAtOnce], "another one ended");
+}
+
+#[test]
+fn a_record_with_a_short_ttl_is_kept_for_it() {
+    let executed_after = |time| {
+        let mut history = executed_again(Guarantee::ShortTtl, 1);
+        history.executions[1].begun_at = time;
+        broken(&history)
+    };
+    assert_eq!(executed_after(3 * SECOND), [Rule::RanAgain]);
+    assert_eq!(executed_after(5 * SECOND), []);
+}
+
+#[test]
+fn two_effects_of_plain_and_tx_handlers_are_named() {
+    let again = || executed_again(Guarantee::Mixed, 1);
+    assert_eq!(broken(&again()), [Rule::RanAgain]);
+    assert_eq!(broken(&with_fault(again(), FaultKind::Died, Some("s0"), (SECOND, SECOND))), []);
+}
+
+#[test]
+fn an_effect_of_an_execution_that_failed_is_named() {
+    let mut history = sound(Guarantee::ExactlyOnce);
+    history.executions[0].gave_up = true;
+    assert_eq!(broken(&history), [Rule::EffectStays]);
+}
+
+/// Another client's request, and what it got.
+fn intruded(origin: &str, answer: Answer) -> History {
+    let mut history = sound(Guarantee::AtLeastOnce);
+    history.intrusions.push(Request { origin: origin.to_owned(), ..told(answer) });
+    history
+}
+
+#[test]
+fn a_record_in_the_wrong_hands_is_named() {
+    assert_eq!(broken(&intruded("b", done("a", 1))), [Rule::AnothersRecord]);
+    assert_eq!(broken(&intruded("/accounts/2", done("a", 1))), [Rule::AnothersRecord]);
+    assert_eq!(broken(&intruded("b", refused(422, "other_credentials"))), []);
+    assert_eq!(broken(&intruded("b", refused(422, "key_reused"))), [Rule::UnknownAnswer], "it would take a new key");
+    assert_eq!(broken(&intruded("/accounts/2", refused(422, "key_reused"))), []);
 }
 
 #[test]

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use chaos::history::{Answer, Guarantee};
 use chaos::run::{Plan, Stage, StoreKind};
-use chaos::server::{Order, Outcome};
+use chaos::server::Order;
 use idempotent_tests::eventually;
 use tokio::task::JoinHandle;
 
 /// Long enough to be stopped in, and shorter than a lease.
-const ORDER: Order = Order { millis: 700, outcome: Outcome::Done, padding: 0 };
+const ORDER: Order = Order::taking(700);
 const KEY: &str = "stopped";
 
 async fn post(stage: &Stage, server: usize, guarantee: Guarantee) -> Answer {

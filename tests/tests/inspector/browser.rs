@@ -135,7 +135,7 @@ async fn visit(chromium: &Chromium) {
 
     // One click alone purges nothing: the warning opens, and the box must be ticked.
     click(driver, ".purge summary").await;
-    shows(driver, ".purge", &["a retry runs it a second time beside the first"]).await;
+    shows(driver, ".purge", &["a retry that reaches another process runs it a second time beside the first"]).await;
     click(driver, ".purge button").await;
     assert_eq!(chromium.evaluate("document.querySelector('.purge form').checkValidity()").await, false);
     keep(chromium, "inspector-entry.png").await;

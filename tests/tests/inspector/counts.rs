@@ -119,7 +119,7 @@ async fn handlers_are_told_with_their_policies() {
     assert!(payouts["handler"].as_str().is_some_and(|name| name.ends_with("shop::pay_out")), "{payouts}");
     assert!(payouts["file"].as_str().is_some_and(|file| file.ends_with("shop.rs")), "{payouts}");
     assert_eq!((&of("charges")["caller"], &of("charges")["fingerprint"]), (&json!(true), &json!("none")));
-    assert_eq!((&of("exports")["cache"], &of("exports")["max_body"]), (&json!("200-299"), &json!(8)));
+    assert_eq!((&of("exports")["cache"], &of("exports")["max_body"]), (&json!("200-299, 303"), &json!(8)));
     assert_eq!((&of("transfers")["after_crash"], &of("transfers")["required"]), (&json!("refuse"), &json!(true)));
     assert!(shop.get("").await.text().contains("pay_out"));
 }

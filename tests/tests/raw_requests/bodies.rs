@@ -12,7 +12,7 @@ use crate::charges::{Charges, PATHS, SECRET, request};
 /// A request whose framing headers and body are these.
 fn framed(path: &str, key: &str, framing: &str, body: &str) -> Vec<u8> {
     format!(
-        "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nidempotency-key: {key}\r\n{framing}\r\n\r\n{body}"
+        "POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\nidempotency-key: {key}\r\n{framing}\r\n\r\n{body}"
     )
     .into_bytes()
 }
@@ -77,7 +77,7 @@ async fn a_request_smuggled_behind_two_framings_does_not_run() {
             String::from_utf8(request("/charges", &format!("{SECRET}-smuggled-{number}"), b"")).expect("it is ASCII");
         // Kept alive, were it not for the framing.
         let bytes = format!(
-            "POST /charges HTTP/1.1\r\nhost: localhost\r\nidempotency-key: {key}\r\n{framing}\r\n\r\n0\r\n\r\n{smuggled}"
+            "POST /charges HTTP/1.1\r\nhost: 127.0.0.1\r\nidempotency-key: {key}\r\n{framing}\r\n\r\n0\r\n\r\n{smuggled}"
         );
         charges.is_executed_once(framing, bytes.as_bytes()).await;
     }
@@ -179,7 +179,7 @@ async fn pipelined_requests_with_one_key_run_once() {
     let kept_alive = |body: &str| {
         let length = body.len();
         format!(
-            "POST /charges HTTP/1.1\r\nhost: localhost\r\nidempotency-key: {SECRET}\r\ncontent-length: {length}\r\n\r\n{body}"
+            "POST /charges HTTP/1.1\r\nhost: 127.0.0.1\r\nidempotency-key: {SECRET}\r\ncontent-length: {length}\r\n\r\n{body}"
         )
     };
     let last = String::from_utf8(request("/charges", SECRET, b"same")).expect("it is ASCII");

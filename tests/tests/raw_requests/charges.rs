@@ -113,7 +113,7 @@ impl Charges {
 pub(crate) fn request(path: &str, key: &str, body: &[u8]) -> Vec<u8> {
     let length = body.len();
     let head = format!(
-        "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n\
+        "POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\ncontent-length: {length}\r\n\
          idempotency-key: {key}\r\n\r\n"
     );
     [head.as_bytes(), body].concat()

@@ -8,7 +8,7 @@ use crate::charges::{Charges, PATHS, SECRET, request};
 /// A request that keeps its connection alive.
 fn kept_alive(key: &str) -> Vec<u8> {
     format!(
-        "POST /charges HTTP/1.1\r\nhost: localhost\r\nidempotency-key: {key}\r\ntransfer-encoding: chunked\r\n\r\n\
+        "POST /charges HTTP/1.1\r\nhost: 127.0.0.1\r\nidempotency-key: {key}\r\ntransfer-encoding: chunked\r\n\r\n\
          4\r\nbody\r\n0\r\n\r\n"
     )
     .into_bytes()

@@ -89,14 +89,14 @@ fn good(random: &mut Rng, key: &str, body: &[u8]) -> Vec<u8> {
         1 => {
             let length = body.len();
             let head = format!(
-                "POST {path} HTTP/1.1\r\nhost: localhost\r\nidempotency-key: \"{key}\";a=1\r\ncontent-length: {length}\r\n\r\n"
+                "POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nidempotency-key: \"{key}\";a=1\r\ncontent-length: {length}\r\n\r\n"
             );
             [head.as_bytes(), body].concat()
         }
         _ => {
             let length = body.len();
             let head = format!(
-                "POST {path} HTTP/1.1\r\nhost: localhost\r\nidempotency-key: {key}\r\ntransfer-encoding: chunked\r\n\r\n"
+                "POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nidempotency-key: {key}\r\ntransfer-encoding: chunked\r\n\r\n"
             );
             let chunk = if length == 0 { String::new() } else { format!("{length:x};e\r\n") };
             let end: &[u8] = if length == 0 { b"0\r\n\r\n" } else { b"\r\n0\r\n\r\n" };

@@ -7,7 +7,7 @@ use tokio::io::AsyncReadExt;
 
 use crate::charges::{Charges, SECRET};
 
-const HEAD: &str = "POST /charges HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 0\r\n";
+const HEAD: &str = "POST /charges HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\ncontent-length: 0\r\n";
 
 /// Hyper's own limit.
 const MOST_HEADERS: usize = 100;

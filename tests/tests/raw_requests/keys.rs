@@ -10,7 +10,7 @@ fn request(key: &[u8]) -> Vec<u8> {
 }
 
 fn lines(lines: &[&[u8]]) -> Vec<u8> {
-    let head = b"POST /charges HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 0\r\n";
+    let head = b"POST /charges HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\ncontent-length: 0\r\n";
     let mut bytes = head.to_vec();
     for line in lines {
         bytes.extend_from_slice(line);

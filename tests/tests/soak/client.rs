@@ -59,7 +59,7 @@ impl Client {
     async fn live(&mut self, key: &str) {
         let path = if self.random.bool() { "memory" } else { "sqlite" };
         let request = format!(
-            "POST /{path}?{} HTTP/1.1\r\nhost: localhost\r\nidempotency-key: {key}\r\ncontent-length: 0\r\n\r\n",
+            "POST /{path}?{} HTTP/1.1\r\nhost: 127.0.0.1\r\nidempotency-key: {key}\r\ncontent-length: 0\r\n\r\n",
             self.random.u8(0..30)
         );
         let mut begun = Instant::now();

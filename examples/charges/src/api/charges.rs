@@ -40,7 +40,7 @@ pub struct Charge {
 /// A process that dies in here leaves its claim behind; when the lease has run out, a retry runs the handler again, as
 /// attempt 2. Nobody is charged twice, since every attempt has the same reference: the card network recognises it, and
 /// the ledger enters it once. A declined card is final too.
-#[idempotent(scope = "charges", ttl = "24h", cache = [201, 402], caller = user.name, lease = "3s")]
+#[idempotent(scope = "charges", shared_scope, ttl = "24h", cache = [201, 402], caller = user.name, lease = "3s")]
 #[utoipa::path(
     post,
     path = "/charges",

@@ -55,7 +55,7 @@ fn row(view: &View<'_>, sighting: &Sighting) -> Markup {
             td data-label="Caller" { (part(report.caller.as_deref())) }
             td data-label="Key" { (key(&report)) }
             td data-label=(particulars(report.state)) { (particular(&report)) }
-            td data-label="Kept for" { (left(report.expires_in_ms)) }
+            td data-label="Kept for" { (kept(&report)) }
             td class="open" { @if report.id.is_some() { a href=(link) { "Look" span class="hidden" { " at this entry" } } } }
         }
     }
@@ -158,7 +158,7 @@ fn facts(view: &View<'_>, sighting: &Sighting) -> Markup {
             div { dt { "Key" } dd { (key(&report)) } }
             div { dt { (since(report.state)) } dd { (age(sighting, report.since.as_deref())) @if let Some(stamp) = &report.since { span class="quiet" { " · " (stamp) } } } }
             div { dt { (particulars(report.state)) } dd { (particular(&report)) } }
-            div { dt { "Kept for" } dd { (left(report.expires_in_ms)) } }
+            div { dt { "Kept for" } dd { (kept(&report)) } }
             @if let Some(fingerprint) = &report.fingerprint { div { dt { "Fingerprint" } dd { code { (fingerprint) "…" } } } }
             @if let Some(id) = &report.id { div { dt { "Id" } dd { code { (id) } } } }
         }
@@ -212,6 +212,14 @@ fn key(report: &EntryReport) -> Markup {
 
 fn part(part: Option<&str>) -> Markup {
     html! { @match part { Some(part) => (text(part)), None => span class="quiet" { "none" } } }
+}
+
+fn kept(report: &EntryReport) -> Markup {
+    html! { @match (report.expires_in_ms, report.state) {
+        (None, State::OutcomeUnknown) => "until purged",
+        (None, State::InFlight) => "until it ends",
+        (millis, _) => (left(millis)),
+    } }
 }
 
 fn left(millis: Option<u64>) -> Markup {

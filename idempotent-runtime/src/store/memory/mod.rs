@@ -10,7 +10,10 @@ use std::time::Duration;
 
 use self::shard::{ENTRY_BYTES, Moment, Shard, Stands, Tag};
 use self::sweeper::Sweeper;
-use super::{Claim, ClaimRequest, Cursor, Entry, Held, ImmediateStore, Page, Store, StoreError, Token};
+use super::{
+    AfterCrash, Claim, ClaimRequest, Cursor, Entry, Held, ImmediateStore, Page, Store, StoreError, Token,
+    UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes,
+};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::tokio::time::Instant;
 use crate::sync::{KeyHasher, Mutex, lock};
@@ -18,7 +21,7 @@ use crate::{Record, RecordKey};
 
 /// Keeps claims and records in this process, bounded by bytes.
 ///
-/// Nothing that is alive is ever evicted: a full store refuses new claims. The record of a claim that was granted is
+/// Nothing that is alive is ever evicted, and so no unknown outcome: a full store refuses new claims. The record of a claim that was granted is
 /// always taken, so the bound can be passed by the responses of the requests in flight at that moment, each at most
 /// `max_body` of its handler. What is past its time to live is freed by a task of the store's own, in small batches.
 ///
@@ -196,6 +199,21 @@ impl Store for MemoryStore {
             .unwrap_or(0))
     }
 
+    async fn unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {
+        let (mut unknown, now) = (UnknownOutcomes::new(), self.0.now());
+        let mut counted = 0;
+        for shard in &self.0.shards {
+            for entry in lock(shard).endless(now).filter(Entry::is_unknown_outcome) {
+                *unknown.entry(entry.key.scope().into_owned()).or_default() += 1;
+                counted += 1;
+            }
+            if counted >= UNKNOWN_OUTCOMES_COUNTED {
+                break;
+            }
+        }
+        Ok(unknown)
+    }
+
     /// Shard by shard, and within a shard in the order of the keys.
     async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
         let now = self.0.now();
@@ -248,7 +266,9 @@ impl Inner {
             }
         };
         drop(shard);
-        self.sweep_at(now.saturating_add(request.ttl));
+        if request.after_crash == AfterCrash::Rerun {
+            self.sweep_at(now.saturating_add(request.ttl));
+        }
         Ok(Claim::Acquired { attempt })
     }
 

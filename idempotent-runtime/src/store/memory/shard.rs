@@ -18,11 +18,16 @@ pub(super) const ENTRY_BYTES: usize = 192;
 /// A time since the store began.
 pub(super) type Moment = Duration;
 
+/// When what never expires does.
+pub(super) const NEVER: Moment = Moment::MAX;
+
 #[derive(Default)]
 pub(super) struct Shard {
     slots: HashTable<Slot>,
-    /// One for each slot, and those of slots that are gone.
+    /// One for each slot that expires, and those of slots that are gone.
     expiries: BinaryHeap<Reverse<Expiry>>,
+    /// How many slots never expire: a count of unknown outcomes passes the shards that have none.
+    endless: usize,
 }
 
 /// Small, since a growing table moves them: what is known without a look at the entry itself.
@@ -72,12 +77,14 @@ impl Tag {
     }
 }
 
-/// A moment in coarse steps, rounded up; the last one stands for all that are later.
+/// A moment in coarse steps, rounded up; the last one stands for all that are later, eight years from the store's beginning.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Tick(u32);
 
 impl Tick {
     const MILLIS: u32 = 64;
+    /// Later than any process lives: it is never queued.
+    const NEVER: Self = Self(u32::MAX);
 
     fn after(moment: Moment) -> Self {
         Self(u32::try_from(moment.as_millis() / u128::from(Self::MILLIS) + 1).unwrap_or(u32::MAX))
@@ -124,12 +131,21 @@ impl Shard {
         if now < claimed.lease_until {
             return Stands::Answer(Claim::InFlight { fingerprint });
         }
-        if request.after_crash == AfterCrash::Refuse || fingerprint != request.fingerprint {
+        if fingerprint != request.fingerprint {
             return Stands::Answer(Claim::Lapsed { fingerprint });
         }
-        let attempt = claimed.attempt + 1;
+        if request.after_crash == AfterCrash::Refuse {
+            // What is refused once must not run later because the claim that it met has expired.
+            let expired_once = !slot.entry.is_endless();
+            slot.entry.never_expire();
+            self.endless += usize::from(expired_once);
+            return Stands::Answer(Claim::Lapsed { fingerprint });
+        }
+        let attempt = claimed.attempt.saturating_add(1);
+        let was_endless = slot.entry.is_endless();
         slot.entry = Stored::claimed(Claimed::new(key, request, attempt, now));
         let sooner = slot.due_sooner();
+        self.endless -= usize::from(was_endless);
         self.queue(sooner);
         Stands::TakenOver { attempt }
     }
@@ -138,6 +154,7 @@ impl Shard {
     pub(super) fn insert(&mut self, tag: Tag, key: &RecordKey, request: &ClaimRequest, now: Moment) {
         let claimed = Claimed::new(key, request, 1, now);
         let due = Tick::after(claimed.expires_at);
+        self.endless += usize::from(claimed.expires_at == NEVER);
         let slot = Slot { tag, due, entry: Stored::claimed(claimed) };
         self.slots.insert_unique(tag.hash(), slot, |slot| slot.tag.hash());
         self.queue(Some(Expiry { due, tag }));
@@ -147,7 +164,9 @@ impl Shard {
         let Some(slot) = self.held(tag, key, token, now) else { return Held::No };
         let Some(claimed) = slot.entry.claim_mut() else { return Held::No };
         claimed.lease_until = now.saturating_add(lease);
-        claimed.expires_at = now.saturating_add(claimed.ttl);
+        if claimed.expires_at != NEVER {
+            claimed.expires_at = now.saturating_add(claimed.ttl);
+        }
         let sooner = slot.due_sooner();
         self.queue(sooner);
         Held::Yes
@@ -168,9 +187,12 @@ impl Shard {
             return (Held::Yes, 0);
         }
         let before = slot.entry.bytes();
-        slot.entry = Stored::completed(key, token, record, expires_at);
-        let bytes = slot.entry.bytes() - before;
+        let completed = Stored::completed(key, token, record, expires_at);
+        let bytes = completed.bytes() - before;
+        let was_endless = slot.entry.is_endless();
+        slot.entry = completed;
         let sooner = slot.due_sooner();
+        self.endless -= usize::from(was_endless);
         self.queue(sooner);
         (Held::Yes, bytes)
     }
@@ -185,6 +207,7 @@ impl Shard {
     pub(super) fn remove(&mut self, tag: Tag, key: &RecordKey) -> Option<(usize, Moment)> {
         let place = self.slots.find_entry(tag.hash(), |slot| slot.is(tag, key)).ok()?;
         let (slot, _) = place.remove();
+        self.endless -= usize::from(slot.entry.is_endless());
         self.forget_the_gone();
         Some((slot.entry.bytes(), slot.entry.expires_at()))
     }
@@ -208,7 +231,7 @@ impl Shard {
                 let slot = place.into_mut();
                 slot.due = Tick::after(slot.entry.expires_at());
                 let later = Expiry { due: slot.due, tag };
-                self.expiries.push(Reverse(later));
+                self.queue(Some(later));
             }
         }
         if self.slots.is_empty() {
@@ -231,6 +254,14 @@ impl Shard {
         self.slots.iter().filter_map(move |slot| slot.entry.told(now))
     }
 
+    /// Those that never expire.
+    pub(super) fn endless(&self, now: Moment) -> impl Iterator<Item = Entry> {
+        // With none of them, not one slot is looked at.
+        let slots = (self.endless > 0).then_some(&self.slots);
+        let endless = slots.into_iter().flatten().filter(|slot| slot.entry.is_endless());
+        endless.filter_map(move |slot| slot.entry.told(now))
+    }
+
     fn find(&mut self, tag: Tag, key: &RecordKey) -> Option<&mut Slot> {
         self.slots.find_mut(tag.hash(), |slot| slot.is(tag, key))
     }
@@ -240,7 +271,7 @@ impl Shard {
     }
 
     fn queue(&mut self, expiry: Option<Expiry>) {
-        if let Some(expiry) = expiry {
+        if let Some(expiry) = expiry.filter(|expiry| expiry.due != Tick::NEVER) {
             self.expiries.push(Reverse(expiry));
             self.forget_the_gone();
         }
@@ -249,7 +280,8 @@ impl Shard {
     /// Keys that are claimed and released all the time must not fill the queue.
     fn forget_the_gone(&mut self) {
         if self.expiries.len() > 2 * self.slots.len() + 64 {
-            self.expiries = self.slots.iter().map(|&Slot { tag, due, .. }| Reverse(Expiry { due, tag })).collect();
+            let expiring = self.slots.iter().filter(|slot| slot.due != Tick::NEVER);
+            self.expiries = expiring.map(|&Slot { tag, due, .. }| Reverse(Expiry { due, tag })).collect();
         }
     }
 }
@@ -278,7 +310,10 @@ impl Claimed {
             attempt,
             lease_until: now.saturating_add(request.lease),
             ttl: request.ttl,
-            expires_at: now.saturating_add(request.ttl),
+            expires_at: match request.after_crash {
+                AfterCrash::Rerun => now.saturating_add(request.ttl),
+                AfterCrash::Refuse => NEVER,
+            },
         }
     }
 }
@@ -312,6 +347,17 @@ impl Stored {
                 Rare::Large(..) => None,
             },
             Self::Completed(_) => None,
+        }
+    }
+
+    /// Whether it is a claim that never expires: a record does, if only after centuries.
+    fn is_endless(&self) -> bool {
+        matches!(self.state(), State::Claimed(claimed) if claimed.expires_at == NEVER)
+    }
+
+    fn never_expire(&mut self) {
+        if let Some(claimed) = self.claim_mut() {
+            claimed.expires_at = NEVER;
         }
     }
 
@@ -351,7 +397,8 @@ impl Stored {
 
     /// For operators, if it still lives.
     fn told(&self, now: Moment) -> Option<Entry> {
-        let expires_in = self.expires_at().checked_sub(now).filter(|left| !left.is_zero())?;
+        let left = self.expires_at().checked_sub(now).filter(|left| !left.is_zero())?;
+        let expires_in = (!self.is_endless()).then_some(left);
         let (fingerprint, state) = match self.state() {
             State::Claimed(claimed) => {
                 let lease = claimed.lease_until.checked_sub(now).filter(|left| !left.is_zero());

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Inner;
 use super::shard::Moment;
+use crate::deadline::Deadline;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::tokio::sync::Notify;
 use crate::sync::{Mutex, lock, tokio};
@@ -129,12 +130,12 @@ async fn sweep_forever(mut duty: OnDuty) {
             };
             let wakes_at = next.max(inner.now() + PAUSE);
             inner.sweeper.wakes_at.store(nanos(wakes_at), Ordering::SeqCst);
-            inner.began + wakes_at
+            Deadline::since(inner.began, wakes_at)
         };
         let earlier = Arc::clone(&inner.sweeper.earlier);
         drop(inner);
         tokio::select! {
-            () = tokio::time::sleep_until(wakes_at) => {}
+            () = wakes_at.reached() => {}
             () = earlier.notified() => {}
         }
     }

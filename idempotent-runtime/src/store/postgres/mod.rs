@@ -5,9 +5,12 @@
 //!
 //! A handler that takes a [`Tx`](crate::Tx) leaves no row while it runs. Its claim is a pair of advisory locks of its own
 //! transaction, which PostgreSQL gives up with the transaction, whatever becomes of the process; a duplicate tries them,
-//! fails, and gives its connection back at once. Duplicates in the same process do not even take one.
+//! fails, and gives its connection back at once. Duplicates in the same process do not even take one. A claim without a
+//! transaction tries the lock of the key too, in its own statement, before it inserts its row: two versions of a program, of
+//! which one has the `Tx`, exclude each other.
 
 mod failure;
+mod in_transaction;
 mod listener;
 mod migrate;
 mod pools;
@@ -16,6 +19,7 @@ mod statements;
 mod sweeper;
 mod transactions;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,11 +35,16 @@ use self::row::digest;
 use self::statements::Statements;
 use self::sweeper::Sweeper;
 use super::columns::{span_millis, token_text, unix_millis};
+use super::line::Call;
+use super::row::unknown_outcomes;
 use super::running::Running;
 use super::standing::{Standing, Verdict, judge};
-use super::{AfterCrash, Claim, ClaimRequest, Cursor, Entry, Held, Page, Store, StoreError, Token, Transactions};
+use super::{
+    AfterCrash, Claim, ClaimRequest, Cursor, Entry, Held, Page, Renewal, Store, StoreError, Token, Transactions,
+    UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes, each,
+};
 use crate::record::HeadersText;
-use crate::{Record, RecordKey};
+use crate::{Fingerprint, Record, RecordKey};
 
 /// Keeps claims and records in PostgreSQL 13 or newer, in tables that a person can read.
 ///
@@ -191,6 +200,11 @@ impl PostgresStore {
     /// Asks until the statement either took effect or met what stands there.
     async fn claim_or_standing(&self, key: &RecordKey, request: &ClaimRequest) -> Result<Claim, StoreError> {
         let digest = digest(key);
+        let (lock, (requests, asked_for)) = (self.lock_of_key(key), self.lock_of_request(key, request.fingerprint));
+        let call = Call::hold_back();
+        let _turn = self.0.pools.turn().await?;
+        let mut connection = self.0.pools.own().acquire().await.map_err(store_error)?;
+        call.send();
         // A row that another claim has committed after our snapshot is neither inserted nor seen, and a new snapshot sees
         // it. More rounds than two take a key that is claimed and released all the time.
         for _ in 0..ROUNDS {
@@ -206,7 +220,10 @@ impl PostgresStore {
                 .bind(span_millis(request.ttl))
                 .bind(span_millis(request.lease))
                 .bind(request.after_crash == AfterCrash::Rerun)
-                .fetch_optional(self.0.pools.own())
+                .bind(requests)
+                .bind(asked_for)
+                .bind(lock)
+                .fetch_optional(&mut *connection)
                 .await;
             let row = match row {
                 Ok(Some(row)) => row,
@@ -217,11 +234,26 @@ impl PostgresStore {
             if let Some(attempt) = row::acquired(&row)? {
                 return Ok(Claim::Acquired { attempt });
             }
-            if let Verdict::Answer(claim) = judge(Some(Standing::from_row(&row)?), request) {
-                return Ok(claim);
+            if let Some(other) = row::held_by_transaction(&row)? {
+                return Ok(held_in_transaction(request.fingerprint, other));
+            }
+            match judge(Some(Standing::from_row(&row)?), request) {
+                Verdict::Answer(claim) => return Ok(claim),
+                Verdict::Keep { token, fingerprint } => return self.keep(key, token, fingerprint).await,
+                Verdict::Take { .. } => {}
             }
         }
         Err(StoreError::unavailable(format!("the key changed hands at every one of {ROUNDS} looks")))
+    }
+
+    /// Sees to it that a claim which is refused as one of unknown outcome never expires.
+    async fn keep(&self, key: &RecordKey, token: Token, fingerprint: Fingerprint) -> Result<Claim, StoreError> {
+        let (digest, token) = (digest(key), token_text(token));
+        let keep =
+            || async { self.0.statements.keep.query().bind(digest).bind(&token).execute(self.0.pools.own()).await };
+        let is_kept = retried(keep).await?.rows_affected() > 0;
+        // What was renewed, taken over or ended meanwhile is for the client's next request to find.
+        Ok(if is_kept { Claim::Lapsed { fingerprint } } else { Claim::InFlight { fingerprint } })
     }
 
     async fn held(&self, query: impl Fn() -> Query) -> Result<Held, StoreError> {
@@ -251,6 +283,21 @@ fn held(row: Option<&PgRow>) -> Held {
     if row.is_some() { Held::Yes } else { Held::No }
 }
 
+/// Whether a claim that holds, if it does, was renewed.
+fn is_renewed(held: Option<&bool>) -> Result<Held, StoreError> {
+    match held {
+        None => Ok(Held::No),
+        Some(true) => Ok(Held::Yes),
+        Some(false) => Err(StoreError::unavailable("another statement has locked the row of the claim")),
+    }
+}
+
+/// What is told of a handler that runs in a transaction: its lock tells in which parts another request differs, and no more
+/// matters.
+fn held_in_transaction(asked_for: Fingerprint, other: Option<i32>) -> Claim {
+    Claim::InFlight { fingerprint: other.map_or(asked_for, |bits| asked_for.with_bits(bits)) }
+}
+
 fn headers_text(record: &Record) -> Result<String, StoreError> {
     serde_json::to_string(&HeadersText::of(record)).map_err(StoreError::unavailable)
 }
@@ -263,6 +310,9 @@ impl fmt::Debug for PostgresStore {
 
 impl Store for PostgresStore {
     async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
+        if let Some(fingerprint) = self.0.running.fingerprint(key) {
+            return Ok(Claim::InFlight { fingerprint });
+        }
         let claim = self.claim_or_standing(key, &request).await?;
         if matches!(claim, Claim::Acquired { .. }) {
             self.0.sweeper.start();
@@ -277,6 +327,26 @@ impl Store for PostgresStore {
         };
         let renewed = retried(renew).await?;
         Ok(if renewed.rows_affected() > 0 { Held::Yes } else { Held::No })
+    }
+
+    async fn renew_many(&self, renewals: &[Renewal]) -> Vec<Result<Held, StoreError>> {
+        let digests: Vec<Vec<u8>> = renewals.iter().map(|renewal| digest(&renewal.key).to_vec()).collect();
+        let tokens: Vec<String> = renewals.iter().map(|renewal| token_text(renewal.token)).collect();
+        let leases: Vec<i64> = renewals.iter().map(|renewal| span_millis(renewal.lease)).collect();
+        let renew = || async {
+            let query = self.0.statements.renew_many.query().bind(&digests).bind(&tokens).bind(&leases);
+            query.fetch_all(self.0.pools.own()).await
+        };
+        let rows = match retried(renew).await {
+            Ok(rows) => rows,
+            Err(error) => return each(renewals.len(), Err(error)),
+        };
+        let renewed: Result<HashMap<String, bool>, _> =
+            rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect();
+        match renewed.map_err(store_error) {
+            Ok(renewed) => tokens.iter().map(|token| is_renewed(renewed.get(token))).collect(),
+            Err(error) => each(renewals.len(), Err(error)),
+        }
     }
 
     async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
@@ -337,6 +407,12 @@ impl Store for PostgresStore {
 
     async fn sweep(&self) -> Result<usize, StoreError> {
         self.0.sweeper.sweep().await.map_err(store_error)
+    }
+
+    async fn unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {
+        let most = i64::try_from(UNKNOWN_OUTCOMES_COUNTED).unwrap_or(i64::MAX);
+        let rows = self.0.statements.unknown_outcomes.query().bind(most).fetch_all(self.0.pools.own()).await;
+        unknown_outcomes(&rows.map_err(store_error)?)
     }
 
     /// In the order of the keys' digests.

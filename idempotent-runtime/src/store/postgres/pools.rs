@@ -1,12 +1,16 @@
 //! The application's pool, for transactions of handlers, and one of the store's own, for everything else.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-use sqlx::Transaction;
-use sqlx::postgres::{PgPool, Postgres};
+use sqlx::postgres::{PgPool, PgTransactionManager, Postgres};
+use sqlx::{AssertSqlSafe, SqlSafeStr as _};
+use sqlx_core::transaction::TransactionManager as _;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::failure::store_error;
+use super::in_transaction::InTransaction;
 use crate::store::StoreError;
+use crate::transaction::{Doubtful, Open};
 
 /// Both reach the same database in the same way.
 ///
@@ -17,11 +21,13 @@ use crate::store::StoreError;
 pub(super) struct Pools {
     application: PgPool,
     own: OnceLock<PgPool>,
+    claims: Semaphore,
 }
 
 impl Pools {
     pub(super) fn new(application: PgPool) -> Self {
-        Self { application, own: OnceLock::new() }
+        let claims = Semaphore::new(application.options().get_max_connections() as usize);
+        Self { application, own: OnceLock::new(), claims }
     }
 
     pub(super) fn application(&self) -> &PgPool {
@@ -37,10 +43,23 @@ impl Pools {
         })
     }
 
-    /// Begins a transaction on a connection of the application's, and ends it even if the caller gives up meanwhile.
-    pub(super) async fn begin(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
+    /// The turn of a claim to take a connection. The pool is fair: what ends a claim would wait behind every claim that came
+    /// before it, and behind no more than these.
+    pub(super) async fn turn(&self) -> Result<SemaphorePermit<'_>, StoreError> {
+        self.claims.acquire().await.map_err(StoreError::unavailable)
+    }
+
+    /// Begins a transaction on a connection of the application's by these statements, and ends it even if the caller gives
+    /// up meanwhile.
+    pub(super) async fn begin(&self, statements: String, begun: InTransaction) -> Result<Open<Postgres>, StoreError> {
         let pool = self.application.clone();
-        let begun = tokio::spawn(async move { pool.begin().await });
-        begun.await.map_err(StoreError::unavailable)?.map_err(store_error)
+        let beginning = tokio::spawn(async move {
+            let mut connection = Doubtful::new(pool.acquire().await.map_err(store_error)?);
+            PgTransactionManager::begin(&mut connection, Some(AssertSqlSafe(statements).into_sql_str()))
+                .await
+                .map_err(store_error)?;
+            Ok(Open::new(connection, Arc::new(begun), Box::new(())))
+        });
+        beginning.await.map_err(StoreError::unavailable)?
     }
 }

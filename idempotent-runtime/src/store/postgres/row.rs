@@ -18,6 +18,12 @@ pub(super) fn acquired(row: &PgRow) -> Result<Option<u32>, StoreError> {
     attempt.map(Some).ok_or_else(|| row.damaged("`attempt` is out of range"))
 }
 
+/// Whether a handler in a transaction holds the key, and if so, what is known of another request that it is for.
+pub(super) fn held_by_transaction(row: &PgRow) -> Result<Option<Option<i32>>, StoreError> {
+    let is_held = row.text("state")? == Some("transaction");
+    Ok(if is_held { Some(column(row, "attempt")?) } else { None })
+}
+
 /// Where a listing goes on after it.
 pub(super) fn place(row: &PgRow) -> Result<String, StoreError> {
     let place = row.text("place")?.map(str::to_owned);

@@ -16,8 +16,32 @@ macro_rules! now {
 macro_rules! standing {
     () => {
         "SELECT id, state, fingerprint, token, attempt, lease_until > clock_timestamp() AS leased, \
-         (extract(epoch FROM recorded_at) * 1000)::bigint AS recorded_at, status, headers::text AS headers, body, \
+         isfinite(expires_at) AS expires, (extract(epoch FROM recorded_at) * 1000)::bigint AS recorded_at, status, headers::text AS headers, body, \
          false AS acquired FROM {schema}.records WHERE digest = $1 AND expires_at > clock_timestamp()"
+    };
+}
+
+/// Which other request the holder of a key holds as well, by [`Fingerprint::bits`](crate::Fingerprint::bits), or NULL. That it
+/// does not hold ours is no proof: PostgreSQL gives the locks of a transaction up one after the other, and a look for a lost
+/// record holds the key alone.
+///
+/// `pg_locks` is read once, because each look at it is a moment of its own.
+macro_rules! other_request {
+    ($requests:literal, $asked_for:literal, $key:literal) => {
+        concat!(
+            "(WITH held AS MATERIALIZED (\
+             SELECT pid, classid::bigint AS class, objid::bigint AS object, objsubid AS form FROM pg_locks \
+             WHERE locktype = 'advisory' AND granted \
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) \
+             SELECT request.object::oid::int4 FROM held key JOIN held request USING (pid) \
+             WHERE key.form = 1 AND (key.class << 32 | key.object) = ",
+            $key,
+            " AND request.form = 2 AND request.class = ",
+            $requests,
+            "::bigint & 4294967295 AND request.object <> ",
+            $asked_for,
+            "::bigint & 4294967295 LIMIT 1)"
+        )
     };
 }
 
@@ -27,16 +51,29 @@ const STANDING: &str = standing!();
 // A duplicate only reads. The INSERT is tried where the snapshot shows nothing alive, or a claim that may be taken over;
 // its own condition judges again, on the newest version of the row. When another one was faster, that one's row is in
 // neither part of the answer: it was committed after the snapshot. Then there is no row at all, and the caller asks again.
+//
+// A handler with a `Tx` has no row yet: its claim is the lock of the key, which it holds alone. Whoever would insert takes
+// that lock before, shared with other plain claims, until its statement has committed:
+//
+// - A transaction holds the lock: nothing is inserted, and the answer is a row in the state `transaction`.
+// - It committed between our snapshot and the lock: its row is visible before its lock is free, so that the INSERT meets the
+//   row and changes nothing. There is no row in the answer, and the caller asks again.
+// - It rolled back: nothing is there, and the claim is ours.
+// - It tries the lock while we hold it: it does not get it, and its request is in flight beside ours, as it is. It finds no lock
+//   of a request with ours, so that it never takes ours for another request. After our commit it sees our row.
+//
+// A replay and a duplicate of a plain claim insert nothing, and take no lock.
 const CLAIM: &str = concat!(
     "WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now), \
      standing AS MATERIALIZED (",
     standing!(),
-    "), claimed AS (\
+    "), turn AS MATERIALIZED (\
+     SELECT pg_try_advisory_xact_lock_shared($10) AS is_free WHERE NOT EXISTS (SELECT FROM standing \
+     WHERE NOT ($7 AND state = 'claimed' AND NOT leased AND fingerprint = $3 AND token <> $4))), claimed AS (\
      INSERT INTO {schema}.records AS r \
      (digest, key, state, fingerprint, token, attempt, claim_ttl, lease_until, expires_at) \
-     SELECT $1, $2, 'claimed', $3, $4, 1, $5, now + $6 * interval '1 millisecond', now + $5 * interval '1 millisecond' \
-     FROM moment WHERE NOT EXISTS (SELECT FROM standing \
-     WHERE NOT ($7 AND state = 'claimed' AND NOT leased AND fingerprint = $3 AND token <> $4)) \
+     SELECT $1, $2, 'claimed', $3, $4, 1, $5, now + $6 * interval '1 millisecond', \
+     CASE WHEN $7 THEN now + $5 * interval '1 millisecond' ELSE 'infinity' END FROM moment, turn WHERE is_free \
      ON CONFLICT (digest) DO UPDATE SET key = excluded.key, state = 'claimed', fingerprint = excluded.fingerprint, \
      token = excluded.token, attempt = CASE WHEN r.expires_at <= (SELECT now FROM moment) THEN 1 ELSE r.attempt + 1 END, \
      claim_ttl = excluded.claim_ttl, awaited = false, lease_until = excluded.lease_until, \
@@ -45,13 +82,35 @@ const CLAIM: &str = concat!(
      AND r.lease_until <= (SELECT now FROM moment) AND r.fingerprint = $3) \
      RETURNING r.id, r.attempt) \
      SELECT id, 'claimed' AS state, NULL AS fingerprint, NULL AS token, attempt, true AS leased, \
-     NULL::bigint AS recorded_at, NULL::integer AS status, NULL::text AS headers, NULL::bytea AS body, \
-     true AS acquired FROM claimed UNION ALL SELECT * FROM standing WHERE NOT EXISTS (SELECT FROM claimed)"
+     true AS expires, NULL::bigint AS recorded_at, NULL::integer AS status, NULL::text AS headers, NULL::bytea AS body, \
+     true AS acquired FROM claimed \
+     UNION ALL SELECT NULL, 'transaction', NULL, NULL, ",
+    other_request!("$8", "$9", "$10"),
+    ", NULL, NULL, NULL, NULL, NULL, NULL, false FROM turn WHERE NOT is_free \
+     UNION ALL SELECT * FROM standing WHERE NOT EXISTS (SELECT FROM claimed) AND NOT EXISTS (SELECT FROM turn WHERE NOT is_free)"
 );
 
 const RENEW: &str = "UPDATE {schema}.records SET lease_until = clock_timestamp() + $3 * interval '1 millisecond', \
-     expires_at = clock_timestamp() + claim_ttl * interval '1 millisecond' \
-     WHERE digest = $1 AND token = $2 AND state = 'claimed' AND expires_at > clock_timestamp()";
+     expires_at = CASE WHEN isfinite(expires_at) THEN clock_timestamp() + claim_ttl * interval '1 millisecond' \
+     ELSE expires_at END WHERE digest = $1 AND token = $2 AND state = 'claimed' AND expires_at > clock_timestamp()";
+
+/// [`RENEW`] for lists of digests, tokens and leases: the tokens that hold their claims, and whether they were renewed. A row
+/// that another statement has locked must not hold the others up.
+const RENEW_MANY: &str = "WITH renewal AS MATERIALIZED (\
+     SELECT * FROM unnest($1::bytea[], $2::text[], $3::bigint[]) AS renewal (digest, token, lease)), \
+     held AS MATERIALIZED (SELECT r.token FROM {schema}.records AS r JOIN renewal USING (digest, token) \
+     WHERE r.state = 'claimed' AND r.expires_at > clock_timestamp()), \
+     free AS MATERIALIZED (SELECT r.digest, r.token, renewal.lease FROM {schema}.records AS r JOIN renewal USING (digest, token) \
+     WHERE r.state = 'claimed' AND r.expires_at > clock_timestamp() FOR UPDATE OF r SKIP LOCKED), \
+     renewed AS (UPDATE {schema}.records AS r \
+     SET lease_until = clock_timestamp() + free.lease * interval '1 millisecond', \
+     expires_at = CASE WHEN isfinite(r.expires_at) THEN clock_timestamp() + r.claim_ttl * interval '1 millisecond' \
+     ELSE r.expires_at END FROM free WHERE r.digest = free.digest RETURNING r.token) \
+     SELECT held.token, EXISTS (SELECT FROM renewed WHERE renewed.token = held.token) AS renewed FROM held";
+
+/// The claim was refused as one of unknown outcome, and stays so.
+const KEEP: &str = "UPDATE {schema}.records SET expires_at = 'infinity' WHERE digest = $1 AND token = $2 \
+     AND state = 'claimed' AND expires_at > clock_timestamp() AND lease_until <= clock_timestamp()";
 
 // NOTIFY takes a lock of the whole database at COMMIT, so it is sent only where somebody waits.
 const COMPLETE: &str = "UPDATE {schema}.records SET state = 'completed', lease_until = NULL, \
@@ -102,9 +161,9 @@ macro_rules! entry {
             "SELECT id, key, encode(digest, 'hex') AS place, state, fingerprint, token, attempt, \
              (extract(epoch FROM lease_until - ",
             now!(),
-            ") * 1000)::bigint AS lease_left, (extract(epoch FROM expires_at - ",
+            ") * 1000)::bigint AS lease_left, CASE WHEN isfinite(expires_at) THEN (extract(epoch FROM expires_at - ",
             now!(),
-            ") * 1000)::bigint AS time_left, (extract(epoch FROM recorded_at) * 1000)::bigint AS recorded_at, status, length(body)::bigint AS body_bytes \
+            ") * 1000)::bigint END AS time_left, (extract(epoch FROM recorded_at) * 1000)::bigint AS recorded_at, status, length(body)::bigint AS body_bytes \
              FROM {schema}.records WHERE expires_at > ",
             now!()
         )
@@ -115,20 +174,24 @@ const ENTRY: &str = concat!(entry!(), " AND digest = $1");
 
 const LIST: &str = concat!(entry!(), " AND digest > decode($1, 'hex') ORDER BY digest LIMIT $2");
 
-/// The request first, then the key: whoever holds the key has said before what it asks for.
-pub(super) const LOCK: &str = "SELECT CASE WHEN NOT pg_try_advisory_xact_lock($1, $2) THEN 'same' \
-     WHEN NOT pg_try_advisory_xact_lock($3) THEN 'held' ELSE 'acquired' END";
+/// The unknown outcomes by scope, $1 at most. The index of what expires finds them.
+const UNKNOWN_OUTCOMES: &str = concat!(
+    "SELECT split_part(key, '/', 1) AS scope, count(*) AS count FROM (SELECT key FROM {schema}.records \
+     WHERE expires_at = 'infinity' AND state = 'claimed' AND lease_until <= ",
+    now!(),
+    " LIMIT $1) AS unknown GROUP BY scope"
+);
 
-/// Whether the holder of a key holds another request of it as well. That it does not hold ours is no proof: PostgreSQL gives
-/// the locks of a transaction up one after the other, and a look for a lost record holds the key alone.
-///
-/// `pg_locks` is read once, because each look at it is a moment of its own.
-pub(super) const HOLDS_ANOTHER_REQUEST: &str = "WITH held AS MATERIALIZED (\
-     SELECT pid, classid::bigint AS class, objid::bigint AS object, objsubid AS form FROM pg_locks \
-     WHERE locktype = 'advisory' AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) \
-     SELECT EXISTS (SELECT FROM held key JOIN held request USING (pid) \
-     WHERE key.form = 1 AND (key.class << 32 | key.object) = $3 \
-     AND request.form = 2 AND request.class = $1::bigint & 4294967295 AND request.object <> $2::bigint & 4294967295)";
+/// Tries the locks of a request and of its key, and says which it got. The request first, then the key: whoever holds the
+/// key has said before what it asks for.
+pub(super) fn try_locks(requests: i32, asked_for: i32, key: i64) -> String {
+    format!(
+        "CASE WHEN NOT pg_try_advisory_xact_lock({requests}, {asked_for}) THEN 'same' \
+         WHEN NOT pg_try_advisory_xact_lock({key}) THEN 'held' ELSE 'acquired' END"
+    )
+}
+
+pub(super) const OTHER_REQUEST: &str = concat!("SELECT ", other_request!("$1", "$2", "$3"));
 
 pub(super) const TRY_LOCK: &str = "SELECT pg_try_advisory_xact_lock($1)";
 
@@ -150,6 +213,8 @@ pub(super) struct Statements {
     pub(super) standing: Statement,
     pub(super) claim: Statement,
     pub(super) renew: Statement,
+    pub(super) renew_many: Statement,
+    pub(super) keep: Statement,
     pub(super) complete: Statement,
     pub(super) release: Statement,
     pub(super) await_end: Statement,
@@ -159,6 +224,7 @@ pub(super) struct Statements {
     pub(super) sweep: Statement,
     pub(super) entry: Statement,
     pub(super) list: Statement,
+    pub(super) unknown_outcomes: Statement,
 }
 
 impl Statements {
@@ -169,6 +235,8 @@ impl Statements {
             standing: statement(STANDING),
             claim: statement(CLAIM),
             renew: statement(RENEW),
+            renew_many: statement(RENEW_MANY),
+            keep: statement(KEEP),
             complete: statement(COMPLETE),
             release: statement(RELEASE),
             await_end: statement(AWAIT),
@@ -178,6 +246,7 @@ impl Statements {
             sweep: statement(SWEEP),
             entry: statement(ENTRY),
             list: statement(LIST),
+            unknown_outcomes: statement(UNKNOWN_OUTCOMES),
         }
     }
 }

@@ -4,14 +4,16 @@ use futures_util::future::BoxFuture;
 use sha2::{Digest as _, Sha256};
 use sqlx::postgres::{PgExecutor, Postgres};
 
-use super::failure::{is_aborted, store_error};
+use super::failure::store_error;
+use super::in_transaction::{InTransaction, LOCKED, in_transaction};
 use super::row::digest;
-use super::statements::{HOLDS_ANOTHER_REQUEST, LOCK, TRY_LOCK};
-use super::{PostgresStore, headers_text, held};
+use super::statements::{OTHER_REQUEST, TRY_LOCK, try_locks};
+use super::{PostgresStore, headers_text, held, held_in_transaction};
+use crate::policy::Isolation;
 use crate::store::columns::{span_millis, token_text, unix_millis};
 use crate::store::standing::{Standing, Verdict, judge};
 use crate::store::{AfterCrash, Claim, ClaimRequest, Held, StoreError, Token};
-use crate::transaction::{Aborted, Open, Recording, TransactionClaim, TransactionalStore};
+use crate::transaction::{Open, Recording, TransactionClaim, TransactionalStore};
 use crate::{Fingerprint, RecordKey};
 
 /// The number of an advisory lock. PostgreSQL has two spaces of them for the whole database, of 64 bits each: two that meet
@@ -27,16 +29,15 @@ pub(super) fn lock(purpose: &[u8], parts: &[&[u8]]) -> i64 {
 }
 
 impl PostgresStore {
-    fn lock_of_key(&self, key: &RecordKey) -> i64 {
+    pub(super) fn lock_of_key(&self, key: &RecordKey) -> i64 {
         lock(b"key", &[self.0.schema.as_bytes(), key.as_str().as_bytes()])
     }
 
     /// One half tells the key, the other one what is asked for under it.
-    fn lock_of_request(&self, key: &RecordKey, fingerprint: Fingerprint) -> (i32, i32) {
+    pub(super) fn lock_of_request(&self, key: &RecordKey, fingerprint: Fingerprint) -> (i32, i32) {
         let half = |lock: i64| *lock.to_le_bytes().first_chunk().expect("four of eight bytes");
         let requests = lock(b"requests", &[self.0.schema.as_bytes(), key.as_str().as_bytes()]);
-        let asked_for = lock(b"fingerprint", &[fingerprint.as_bytes()]);
-        (i32::from_le_bytes(half(requests)), i32::from_le_bytes(half(asked_for)))
+        (i32::from_le_bytes(half(requests)), fingerprint.bits())
     }
 
     async fn standing<'c>(
@@ -50,10 +51,10 @@ impl PostgresStore {
 }
 
 impl TransactionalStore<Postgres> for PostgresStore {
-    fn begin(&self) -> BoxFuture<'_, Result<Open<Postgres>, StoreError>> {
+    fn begin(&self, isolation: Option<Isolation>) -> BoxFuture<'_, Result<Open<Postgres>, StoreError>> {
         Box::pin(async move {
-            let transaction = self.0.pools.begin().await?;
-            Ok(Open { transaction, hold: Box::new(()) })
+            let begun = InTransaction::new();
+            self.0.pools.begin(begun.begin(isolation, None), begun).await
         })
     }
 
@@ -61,52 +62,54 @@ impl TransactionalStore<Postgres> for PostgresStore {
         &'a self,
         key: &'a RecordKey,
         request: ClaimRequest,
+        isolation: Option<Isolation>,
     ) -> BoxFuture<'a, Result<TransactionClaim<Postgres>, StoreError>> {
         Box::pin(async move {
             let in_flight = |fingerprint| Ok(TransactionClaim::Standing(Claim::InFlight { fingerprint }));
             if let Some(fingerprint) = self.0.running.fingerprint(key) {
                 return in_flight(fingerprint);
             }
-            if let Verdict::Answer(claim) = judge(self.standing(self.0.pools.own(), key).await?, &request) {
-                return Ok(TransactionClaim::Standing(claim));
+            match judge(self.standing(self.0.pools.own(), key).await?, &request) {
+                Verdict::Answer(claim) => return Ok(TransactionClaim::Standing(claim)),
+                Verdict::Keep { token, fingerprint } => {
+                    return self.keep(key, token, fingerprint).await.map(TransactionClaim::Standing);
+                }
+                Verdict::Take { .. } => {}
             }
             let running = match self.0.running.enter(key, request.fingerprint) {
                 Ok(running) => running,
                 Err(fingerprint) => return in_flight(fingerprint),
             };
-            let mut transaction = self.0.pools.begin().await?;
             let (requests, asked_for) = self.lock_of_request(key, request.fingerprint);
             let lock_of_key = self.lock_of_key(key);
-            let try_locks = sqlx::query_scalar(LOCK).bind(requests).bind(asked_for).bind(lock_of_key);
-            let locked: String = try_locks.fetch_one(&mut *transaction).await.map_err(store_error)?;
-            match locked.as_str() {
+            let begun = InTransaction::new();
+            let statements = begun.begin(isolation, Some(&try_locks(requests, asked_for, lock_of_key)));
+            let mut open = self.0.pools.begin(statements, begun).await?;
+            // Looked for again under the locks, since the request that held them may have recorded meanwhile; and outside of
+            // the transaction, whose snapshot may be older than its locks, as its isolation has it.
+            let (locked, standing) = tokio::join!(
+                sqlx::query_scalar::<_, String>(LOCKED).fetch_one(&mut *open),
+                self.standing(self.0.pools.own(), key)
+            );
+            match locked.map_err(store_error)?.as_str() {
                 "acquired" => {}
                 "same" => return in_flight(request.fingerprint),
                 _ => {
-                    let compare =
-                        sqlx::query_scalar(HOLDS_ANOTHER_REQUEST).bind(requests).bind(asked_for).bind(lock_of_key);
-                    let is_another: bool = compare.fetch_one(&mut *transaction).await.map_err(store_error)?;
-                    // A lock does not tell which fingerprint it is of; that it is another one is all that matters.
-                    let another = Fingerprint::from_bytes(request.fingerprint.as_bytes().map(|byte| !byte));
-                    return in_flight(if is_another { another } else { request.fingerprint });
+                    let compare = sqlx::query_scalar(OTHER_REQUEST).bind(requests).bind(asked_for).bind(lock_of_key);
+                    let other: Option<i32> = compare.fetch_one(&mut *open).await.map_err(store_error)?;
+                    return Ok(TransactionClaim::Standing(held_in_transaction(request.fingerprint, other)));
                 }
             }
-            // Again, in a statement that begins under the locks: whoever held them may have recorded meanwhile.
-            match judge(self.standing(&mut *transaction, key).await?, &request) {
+            match judge(standing?, &request) {
                 Verdict::Answer(claim) => Ok(TransactionClaim::Standing(claim)),
+                Verdict::Keep { token, fingerprint } => {
+                    self.keep(key, token, fingerprint).await.map(TransactionClaim::Standing)
+                }
                 Verdict::Take { attempt } => {
                     self.0.sweeper.start();
-                    let open = Open { transaction, hold: Box::new(running) };
-                    Ok(TransactionClaim::Acquired { attempt, open })
+                    Ok(TransactionClaim::Acquired { attempt, open: open.holding(running) })
                 }
             }
-        })
-    }
-
-    fn verify<'a>(&'a self, open: &'a mut Open<Postgres>) -> BoxFuture<'a, Result<(), StoreError>> {
-        // COMMIT would answer ROLLBACK, which is no error.
-        Box::pin(async move {
-            sqlx::query("SELECT 1").execute(&mut *open.transaction).await.map(drop).map_err(in_transaction)
         })
     }
 
@@ -134,7 +137,7 @@ impl TransactionalStore<Postgres> for PostgresStore {
                 .bind(request.after_crash == AfterCrash::Rerun)
                 .bind(self.0.listener.channel())
                 .bind(may_be_awaited)
-                .fetch_optional(&mut *open.transaction)
+                .fetch_optional(&mut **open)
                 .await;
             Ok(held(row.map_err(in_transaction)?.as_ref()))
         })
@@ -142,22 +145,21 @@ impl TransactionalStore<Postgres> for PostgresStore {
 
     fn is_recorded<'a>(&'a self, key: &'a RecordKey, token: Token) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(async move {
-            let mut transaction = self.0.pools.begin().await?;
+            let begun = InTransaction::new();
+            let mut open = self.0.pools.begin(begun.begin(None, None), begun).await?;
             let has_ended: bool = sqlx::query_scalar(TRY_LOCK)
                 .bind(self.lock_of_key(key))
-                .fetch_one(&mut *transaction)
+                .fetch_one(&mut *open)
                 .await
                 .map_err(store_error)?;
             if !has_ended {
                 return Err(StoreError::unavailable("the transaction has not ended yet"));
             }
+            // Outside of the transaction, whose snapshot may be older than its lock.
             let query = self.0.statements.completed_by.query().bind(digest(key)).bind(token_text(token));
-            let row = query.fetch_one(&mut *transaction).await.map_err(store_error)?;
+            let row = query.fetch_one(self.0.pools.own()).await.map_err(store_error)?;
+            let _ = open.roll_back().await;
             sqlx::Row::try_get(&row, 0).map_err(store_error)
         })
     }
-}
-
-fn in_transaction(error: sqlx::Error) -> StoreError {
-    if is_aborted(&error) { StoreError::unavailable(Aborted) } else { store_error(error) }
 }

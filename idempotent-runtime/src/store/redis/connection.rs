@@ -12,6 +12,8 @@ use tokio::sync::Mutex;
 #[cfg(feature = "redis-cluster")]
 use super::cluster;
 use super::scripts::Source;
+use crate::store::columns::span_millis;
+use crate::store::line::Call;
 
 #[derive(Clone)]
 pub(super) enum Connection {
@@ -45,6 +47,23 @@ impl Connection {
             }
             done => done,
         }
+    }
+
+    /// The script for many keys in one round trip; `None` where each key may be on a server of its own.
+    pub(super) async fn run_many<T: FromRedisValue>(
+        &self,
+        script: &Source,
+        runs: &[(Vec<u8>, Vec<Argument<'_>>)],
+    ) -> Option<RedisResult<Vec<T>>> {
+        #[cfg(feature = "redis-cluster")]
+        let Self::Single(manager) = self else { return None };
+        #[cfg(not(feature = "redis-cluster"))]
+        let Self::Single(manager) = self;
+        let mut all = redis::pipe();
+        for (key, arguments) in runs {
+            all.add_command(invocation("EVALSHA", &script.hash, key, arguments));
+        }
+        Some(all.query_async(&mut manager.clone()).await)
     }
 
     /// Every server that has keys of its own.
@@ -113,11 +132,13 @@ impl Acknowledged {
         arguments: &[Argument<'_>],
     ) -> RedisResult<(T, usize)> {
         let index = self.next.fetch_add(1, Ordering::Relaxed) % self.connections.len();
+        let call = Call::hold_back();
         let mut connection = self.connections[index].lock().await;
+        call.send();
         // To WAIT, 0 is for ever.
-        let millis = u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX).max(1);
+        let millis = span_millis(self.timeout).max(1);
         let mut wait = redis::cmd("WAIT");
-        wait.arg(self.replicas).arg(millis);
+        wait.arg(i32::try_from(self.replicas).unwrap_or(i32::MAX)).arg(millis);
         let mut send = async |command: &str, text: &str| {
             let mut both = redis::pipe();
             both.add_command(invocation(command, text, key, arguments)).add_command(wait.clone());

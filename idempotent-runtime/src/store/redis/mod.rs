@@ -4,11 +4,13 @@
 //! `SET … NX GET`, which tells what stands there already; everything else is a script, and so is the claim of a key that
 //! somebody holds, which takes a second round trip. All of a key's data is one value under one name, so that a Cluster needs
 //! no hash tags. The value is JSON; the key's own expiry is the time to live, by which its lease is judged too, so that
-//! attempt numbers outlive a lease and only the server's clock counts.
+//! attempt numbers outlive a lease and only the server's clock counts. A claim that never expires carries the end of its
+//! lease, by the same clock; the names of these claims are in a set of their own: `index`.
 
 #[cfg(feature = "redis-cluster")]
 mod cluster;
 mod connection;
+mod index;
 mod listener;
 mod open;
 mod scripts;
@@ -27,7 +29,9 @@ use self::listener::Listener;
 pub use self::open::{RedisOpenError, RedisStoreBuilder};
 use self::scripts::{Scripts, Source};
 use super::columns::{span_millis, token_text};
-use super::{AfterCrash, Claim, ClaimRequest, Cursor, Entry, Held, Page, Store, StoreError, Token};
+use super::{
+    AfterCrash, Claim, ClaimRequest, Cursor, Entry, Held, Page, Renewal, Store, StoreError, Token, UnknownOutcomes,
+};
 use crate::{Record, RecordKey};
 
 /// Keeps claims and records in Redis or Valkey, version 6.2 or newer; with feature `redis-cluster` also in a Cluster.
@@ -73,6 +77,8 @@ struct Inner {
     listener: Option<Listener>,
     channel: String,
     prefix: String,
+    /// The name of the set of claims that never expire.
+    index: String,
     scripts: Scripts,
     /// From version 7 on `SET` can tell what stands where it writes nothing.
     claims_by_set: bool,
@@ -154,8 +160,8 @@ impl RedisStore {
     }
 
     async fn look(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
-        let (value, left): (Option<Vec<u8>>, i64) = self.run(&self.0.scripts.look, key, &[]).await?;
-        value.map(|value| value::entry(key.clone(), &value, left)).transpose()
+        let (value, left, now): (Option<Vec<u8>>, i64, i64) = self.run(&self.0.scripts.look, key, &[]).await?;
+        value.map(|value| value::entry(key.clone(), &value, left, now)).transpose()
     }
 
     /// The keys of all entries, in order.
@@ -214,6 +220,8 @@ fn store_error(error: RedisError) -> StoreError {
         StoreError::Full
     } else if is("WRONGTYPE") {
         StoreError::damaged("the key holds no string: somebody else has written it")
+    } else if error.is_connection_refusal() {
+        StoreError::not_sent(error)
     } else {
         StoreError::unavailable(error)
     }
@@ -232,7 +240,8 @@ fn millis(span: Duration) -> Argument<'static> {
 impl Store for RedisStore {
     async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
         let token = token_text(request.token);
-        if self.0.claims_by_set && self.0.acknowledged.is_none() {
+        let expires = request.after_crash == AfterCrash::Rerun;
+        if self.0.claims_by_set && self.0.acknowledged.is_none() && expires {
             match self.claim_by_set(key, &token, &request).await {
                 Ok(None) => return Ok(Claim::Acquired { attempt: 1 }),
                 Ok(Some(standing)) if !value::may_be_claim(&standing) => return value::standing(&standing),
@@ -248,7 +257,8 @@ impl Store for RedisStore {
             Argument::Text(&fingerprint),
             millis(request.lease),
             millis(request.ttl),
-            Argument::Text(if request.after_crash == AfterCrash::Rerun { "1" } else { "0" }),
+            Argument::Text(if expires { "1" } else { "0" }),
+            Argument::Text(&self.0.index),
         ];
         let unreadable = |_| value::damaged("the script's answer cannot be read");
         match self.run_acknowledged(&self.0.scripts.claim, key, &arguments).await? {
@@ -258,7 +268,15 @@ impl Store for RedisStore {
             }
             Value::BulkString(standing) => value::standing(&standing),
             other => {
-                let (what, text): (String, String) = redis::from_redis_value(other).map_err(unreadable)?;
+                let (what, text, rest): (String, String, String) =
+                    redis::from_redis_value(other).map_err(unreadable)?;
+                if rest == "enter" {
+                    self.enter(key).await?;
+                }
+                if what == "acquired" {
+                    let attempt = text.parse().map_err(|_| value::damaged("the attempt is out of range"))?;
+                    return Ok(Claim::Acquired { attempt });
+                }
                 let fingerprint = value::fingerprint(&text)?;
                 Ok(if what == "in_flight" { Claim::InFlight { fingerprint } } else { Claim::Lapsed { fingerprint } })
             }
@@ -270,17 +288,34 @@ impl Store for RedisStore {
         self.run(&self.0.scripts.renew, key, &[Argument::Text(&token), millis(lease)]).await.map(held)
     }
 
+    async fn renew_many(&self, renewals: &[Renewal]) -> Vec<Result<Held, StoreError>> {
+        let tokens: Vec<String> = renewals.iter().map(|renewal| token_text(renewal.token)).collect();
+        let runs: Vec<_> = renewals
+            .iter()
+            .zip(&tokens)
+            .map(|(renewal, token)| (self.name(&renewal.key), vec![Argument::Text(token), millis(renewal.lease)]))
+            .collect();
+        match self.0.connection.run_many(&self.0.scripts.renew, &runs).await {
+            Some(Ok(answers)) => answers.into_iter().map(|answer| Ok(held(answer))).collect(),
+            // One at a time: the server does not know the script, or cannot renew one of them.
+            _ => join_all(renewals.iter().map(|renewal| self.renew(&renewal.key, renewal.token, renewal.lease))).await,
+        }
+    }
+
     async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
         let value = value::completed(token, &record)?;
         let token = token_text(token);
-        let arguments = [Argument::Text(&token), Argument::Text(&value), millis(ttl), Argument::Text(&self.0.channel)];
-        self.run_acknowledged(&self.0.scripts.complete, key, &arguments).await.map(held)
+        let (channel, index) = (Argument::Text(&self.0.channel), Argument::Text(&self.0.index));
+        let arguments = [Argument::Text(&token), Argument::Text(&value), millis(ttl), channel, index];
+        let ended = self.run_acknowledged(&self.0.scripts.complete, key, &arguments).await?;
+        Ok(held(self.ended(key, ended).await))
     }
 
     async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
         let token = token_text(token);
-        let arguments = [Argument::Text(&token), Argument::Text(&self.0.channel)];
-        self.run(&self.0.scripts.release, key, &arguments).await.map(held)
+        let arguments = [Argument::Text(&token), Argument::Text(&self.0.channel), Argument::Text(&self.0.index)];
+        let ended = self.run(&self.0.scripts.release, key, &arguments).await?;
+        Ok(held(self.ended(key, ended).await))
     }
 
     async fn changed(&self, key: &RecordKey) {
@@ -295,12 +330,17 @@ impl Store for RedisStore {
     }
 
     async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
-        self.run::<u32>(&self.0.scripts.purge, key, &[]).await.map(|removed| removed > 0)
+        let purged = self.run(&self.0.scripts.purge, key, &[Argument::Text(&self.0.index)]).await?;
+        Ok(self.ended(key, purged).await > 0)
     }
 
     /// Redis does it by itself.
     async fn sweep(&self) -> Result<usize, StoreError> {
         Ok(0)
+    }
+
+    async fn unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {
+        self.count_unknown_outcomes().await
     }
 
     /// In the order of the keys. Each page reads the names of all of them: for operators, not for every request.

@@ -123,6 +123,7 @@ impl RedisStoreBuilder {
             acknowledged,
             listener: client.map(|client| Listener::new(client, channel.clone())),
             channel,
+            index: RedisStore::index_of(&self.prefix),
             prefix: self.prefix,
             scripts: Scripts::new(version >= (7, 0)),
             claims_by_set: version >= (7, 0),

@@ -3,9 +3,14 @@
 //! A value is JSON whose first member is its state and whose second is its token, so that a script tells a record by its
 //! first bytes and never decodes one: its body may be megabytes.
 //!
-//! A claim's lease has run out when more of the key's time to live has passed than the lease is long: both began together,
-//! and the server alone counts the time to live down. So a claim's value is known before it arrives, and a plain `SET` can
-//! write the first one.
+//! A claim that expires has lost its lease when more of the key's time to live has passed than the lease is long: both began
+//! together, and the server alone counts the time to live down. So a claim's value is known before it arrives, and a plain
+//! `SET` can write the first one.
+//!
+//! A claim that never expires has no time to live that could be counted: its value says until when it is leased, by the
+//! server's own clock, and only a script can write it. The names of all of them are a set beside them, so that unknown
+//! outcomes are found without a look through the whole server. In a Cluster the set is mostly another server's: a script
+//! that cannot reach it says so, and the store itself does it.
 
 use redis::Script;
 
@@ -13,9 +18,19 @@ use redis::Script;
 macro_rules! claim_in {
     () => {
         r#"
+local function now()
+    local time = redis.call('TIME')
+    return time[1] * 1000 + math.floor(time[2] / 1000)
+end
 local function claim_in(value)
-    local token, fingerprint, attempt, lease, ttl = string.match(value or '',
-        '^{"state":"claimed","token":"(%x+)","fingerprint":"([^"\\]*)","attempt":(%d+),"lease":(%d+),"ttl":(%d+)}$')
+    local head = '^{"state":"claimed","token":"(%x+)","fingerprint":"([^"\\]*)","attempt":(%d+),'
+    local token, fingerprint, attempt, lease_until = string.match(value or '', head .. '"lease_until":(%d+)}$')
+    if token then
+        local is_leased = now() < tonumber(lease_until)
+        return {token = token, fingerprint = fingerprint, attempt = tonumber(attempt), is_leased = is_leased}
+    end
+    local lease, ttl
+    token, fingerprint, attempt, lease, ttl = string.match(value or '', head .. '"lease":(%d+),"ttl":(%d+)}$')
     if not token then return nil end
     local left = redis.call('PTTL', KEYS[1])
     -- A key that somebody made persistent tells nothing of its lease: it may still run.
@@ -29,11 +44,29 @@ end
 macro_rules! write {
     () => {
         r#"
+-- Without a time to live, it never expires.
 local function write(token, fingerprint, attempt, lease, ttl)
-    redis.call('SET', KEYS[1], '{"state":"claimed","token":"' .. token .. '","fingerprint":"' .. fingerprint ..
-        '","attempt":' .. string.format('%.0f', attempt) .. ',"lease":' .. lease .. ',"ttl":' .. ttl .. '}', 'PX', ttl)
+    local claim = '{"state":"claimed","token":"' .. token .. '","fingerprint":"' .. fingerprint ..
+        '","attempt":' .. string.format('%.0f', attempt)
+    if ttl then
+        redis.call('SET', KEYS[1], claim .. ',"lease":' .. lease .. ',"ttl":' .. ttl .. '}', 'PX', ttl)
+    else
+        redis.call('SET', KEYS[1], claim .. ',"lease_until":' .. string.format('%.0f', now() + lease) .. '}')
+    end
 end
 "#
+    };
+}
+
+/// Enters the name in the set of those that never expire, or takes it out: by `SADD` or `SREM`. Says whether it could.
+macro_rules! index {
+    () => {
+        r"
+local function index(command, set)
+    local done = redis.pcall(command, set, KEYS[1])
+    return type(done) == 'number'
+end
+"
     };
 }
 
@@ -41,37 +74,49 @@ end
 macro_rules! write_nothing_new {
     () => {
         r"
-local function write_nothing_new()
+local function write_nothing_new(value)
     local left = redis.call('PTTL', KEYS[1])
-    if left > 0 then redis.call('PEXPIRE', KEYS[1], left) end
+    if left > 0 then redis.call('PEXPIRE', KEYS[1], left) else redis.call('SET', KEYS[1], value) end
 end
 "
     };
 }
 
-/// Arguments: token, fingerprint, lease, ttl, whether a lapsed claim may be taken over.
+/// Arguments: token, fingerprint, lease, ttl, whether a lapsed claim may be taken over, the set of those that never expire.
 ///
-/// A number is the attempt of the claim that was made, a text what stands there and is no claim.
+/// A number is the attempt of the claim that was made, a text what stands there and is no claim. Of three texts the last one
+/// says whether the name must still be entered in the set.
 const CLAIM: &str = concat!(
     claim_in!(),
     write!(),
+    index!(),
     write_nothing_new!(),
     r#"
-local value = redis.call('GET', KEYS[1])
-if not value then
-    write(ARGV[1], ARGV[2], 1, ARGV[3], ARGV[4])
-    return 1
+local ttl = ARGV[4]
+if ARGV[5] ~= '1' then ttl = nil end
+local function acquired(attempt)
+    write(ARGV[1], ARGV[2], attempt, ARGV[3], ttl)
+    if ttl or index('SADD', ARGV[6]) then return attempt end
+    return {'acquired', string.format('%.0f', attempt), 'enter'}
 end
+local value = redis.call('GET', KEYS[1])
+if not value then return acquired(1) end
 local claim = claim_in(value)
 if not claim then return value end
 if claim.token == ARGV[1] then
-    write_nothing_new()
-    return claim.attempt
+    write_nothing_new(value)
+    if claim.ttl or index('SADD', ARGV[6]) then return claim.attempt end
+    return {'acquired', string.format('%.0f', claim.attempt), 'enter'}
 end
-if claim.is_leased then return {'in_flight', claim.fingerprint} end
-if ARGV[5] ~= '1' or claim.fingerprint ~= ARGV[2] then return {'lapsed', claim.fingerprint} end
-write(ARGV[1], ARGV[2], claim.attempt + 1, ARGV[3], ARGV[4])
-return claim.attempt + 1
+if claim.is_leased then return {'in_flight', claim.fingerprint, ''} end
+if claim.fingerprint ~= ARGV[2] then return {'lapsed', claim.fingerprint, ''} end
+if ttl then
+    if not claim.ttl then index('SREM', ARGV[6]) end
+    return acquired(claim.attempt + 1)
+end
+-- What is refused once must not run later because the claim that it met has expired.
+if claim.ttl then write(claim.token, claim.fingerprint, claim.attempt, 0, nil) end
+return {'lapsed', claim.fingerprint, index('SADD', ARGV[6]) and '' or 'enter'}
 "#
 );
 
@@ -88,8 +133,12 @@ return 1
 );
 
 // A user who may not publish must not turn a write that was made into an error: waiters look by themselves too.
-/// Arguments: token, the record's value, ttl, channel.
+/// Arguments: token, the record's value, ttl, channel, the set of those that never expire.
+///
+/// 2 when the name must still be taken out of the set.
 const COMPLETE: &str = concat!(
+    index!(),
+    write_nothing_new!(),
     r#"
 local value = redis.call('GET', KEYS[1])
 if not value then return 0 end
@@ -97,34 +146,49 @@ local claim = '{"state":"claimed","token":"' .. ARGV[1] .. '"'
 if string.sub(value, 1, #claim) == claim then
     redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
     redis.pcall('PUBLISH', ARGV[4], KEYS[1])
+    if string.find(value, '"lease_until":', 1, true) and not index('SREM', ARGV[5]) then return 2 end
     return 1
 end
 local own_record = '{"state":"completed","token":"' .. ARGV[1] .. '"'
 if string.sub(value, 1, #own_record) ~= own_record then return 0 end
-"#,
-    write_nothing_new!(),
-    r"
-write_nothing_new()
+write_nothing_new(value)
 return 1
-"
+"#
 );
 
-/// Arguments: token, channel.
-const RELEASE: &str = r#"
+/// Arguments: token, channel, the set of those that never expire.
+///
+/// 2 when the name must still be taken out of the set.
+const RELEASE: &str = concat!(
+    index!(),
+    r#"
 local claim = '{"state":"claimed","token":"' .. ARGV[1] .. '"'
 local value = redis.call('GET', KEYS[1])
 if not value or string.sub(value, 1, #claim) ~= claim then return 0 end
 redis.call('DEL', KEYS[1])
 redis.pcall('PUBLISH', ARGV[2], KEYS[1])
+if string.find(value, '"lease_until":', 1, true) and not index('SREM', ARGV[3]) then return 2 end
 return 1
-"#;
+"#
+);
 
-/// The value, and what is left of its life.
+/// The value, what is left of its life, and how late it is.
 const LOOK: &str = r"
-return {redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1])}
+local time = redis.call('TIME')
+return {redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1]), time[1] * 1000 + math.floor(time[2] / 1000)}
 ";
 
-const PURGE: &str = r"return redis.call('DEL', KEYS[1])";
+/// Argument: the set of those that never expire.
+///
+/// 2 when the name must still be taken out of the set.
+const PURGE: &str = concat!(
+    index!(),
+    r"
+local purged = redis.call('DEL', KEYS[1])
+if purged > 0 and not index('SREM', ARGV[1]) then return 2 end
+return purged
+"
+);
 
 pub(super) struct Scripts {
     pub(super) claim: Source,

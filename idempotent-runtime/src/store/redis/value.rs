@@ -25,8 +25,11 @@ struct Claimed {
     token: String,
     fingerprint: Fingerprint,
     attempt: u32,
-    lease: u64,
-    ttl: u64,
+    /// Of one that expires: how long it is leased, of its time to live.
+    lease: Option<u64>,
+    ttl: Option<u64>,
+    /// Of one that does not: by the server's clock, in milliseconds since 1970.
+    lease_until: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -58,7 +61,7 @@ pub(super) fn may_be_claim(value: &[u8]) -> bool {
     value.starts_with(CLAIMED)
 }
 
-/// The value of a first claim, as the scripts read and write it too.
+/// The value of a first claim that expires, as the scripts read and write it too.
 pub(super) fn claimed(token: &str, request: &ClaimRequest) -> String {
     format!(
         r#"{{"state":"claimed","token":"{token}","fingerprint":"{}","attempt":1,"lease":{},"ttl":{}}}"#,
@@ -87,10 +90,16 @@ pub(super) fn fingerprint(text: &str) -> Result<Fingerprint, StoreError> {
     text.parse().map_err(|_| damaged("the fingerprint is not 64 hexadecimal digits"))
 }
 
-pub(crate) fn entry(key: RecordKey, value: &[u8], left: i64) -> Result<Entry, StoreError> {
+/// `left` is what the server says of the key's life, and `now` how late it is there, in milliseconds since 1970.
+pub(crate) fn entry(key: RecordKey, value: &[u8], left: i64, now: i64) -> Result<Entry, StoreError> {
     let (fingerprint, state) = if may_be_claim(value) {
-        let Claimed { token, fingerprint, attempt, lease, ttl, .. } = parse(value)?;
-        let lease = lease.checked_sub(passed(left, ttl)).filter(|&left| left > 0).map(Duration::from_millis);
+        let Claimed { token, fingerprint, attempt, lease, ttl, lease_until, .. } = parse(value)?;
+        let lease = match (lease, ttl, lease_until) {
+            (Some(lease), Some(ttl), None) => lease.checked_sub(passed(left, ttl)),
+            (None, None, Some(lease_until)) => lease_until.checked_sub(now.try_into().unwrap_or_default()),
+            _ => return Err(damaged("a claim has either `lease` and `ttl`, or `lease_until`")),
+        };
+        let lease = lease.filter(|&left| left > 0).map(Duration::from_millis);
         let token = token_in(&token).ok_or_else(|| damaged("the token is not hexadecimal"))?;
         (fingerprint, EntryState::Claimed { attempt, lease, token })
     } else {
@@ -99,8 +108,7 @@ pub(crate) fn entry(key: RecordKey, value: &[u8], left: i64) -> Result<Entry, St
         let state = EntryState::Completed { status: record.status, body_bytes, recorded_at: record.recorded_at };
         (record.fingerprint, state)
     };
-    // A key that somebody made persistent has no end.
-    let expires_in = u64::try_from(left).map_or(Duration::MAX, Duration::from_millis);
+    let expires_in = u64::try_from(left).ok().map(Duration::from_millis);
     Ok(Entry { key, fingerprint, state, expires_in })
 }
 

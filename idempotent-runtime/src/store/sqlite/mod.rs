@@ -19,6 +19,7 @@
 
 mod clock;
 mod failure;
+mod guard;
 mod open;
 mod readers;
 mod row;
@@ -43,9 +44,14 @@ pub use self::open::{OpenError, SqliteStoreBuilder, Synchronous};
 use self::readers::Readers;
 use self::transactions::HandlerTransactions;
 use self::writer::Writer;
-use self::writes::{ClaimWrite, CompleteWrite, PurgeWrite, ReleaseWrite, RenewWrite, SweepWrite};
+use self::writes::{ClaimWrite, CompleteWrite, PurgeWrite, ReleaseWrite, RenewManyWrite, RenewWrite, SweepWrite};
+use super::line::Call;
+use super::row::unknown_outcomes;
 use super::standing::{Standing, Verdict, judge};
-use super::{Claim, ClaimRequest, Cursor, Entry, Held, Page, Store, StoreError, Token, Transactions};
+use super::{
+    Claim, ClaimRequest, Cursor, Entry, Held, Page, Renewal, Store, StoreError, Token, Transactions,
+    UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes, each,
+};
 use crate::{Record, RecordKey};
 
 /// Keeps claims and records in a SQLite file, which may be the application's own database.
@@ -140,15 +146,25 @@ impl fmt::Debug for SqliteStore {
 
 impl Store for SqliteStore {
     async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
+        // The write would wait for the end of the handler's transaction, which may last longer than a store may take.
+        if let Some(fingerprint) = self.0.transactions.running().fingerprint(key) {
+            return Ok(Claim::InFlight { fingerprint });
+        }
+        let call = Call::hold_back();
         if let Verdict::Answer(claim) = judge(self.standing(key).await?, &request) {
             return Ok(claim);
         }
         let max_bytes = self.0.options.bound();
-        self.0.writer.submit(ClaimWrite { key: key.clone(), request, max_bytes }).await
+        self.0.writer.submit_held_back(ClaimWrite { key: key.clone(), request, max_bytes }, Some(call)).await
     }
 
     async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
         self.0.writer.submit(RenewWrite { key: key.clone(), token, lease }).await
+    }
+
+    async fn renew_many(&self, renewals: &[Renewal]) -> Vec<Result<Held, StoreError>> {
+        let write = RenewManyWrite { renewals: renewals.to_vec() };
+        each(renewals.len(), self.0.writer.submit(write).await)
     }
 
     async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
@@ -178,6 +194,15 @@ impl Store for SqliteStore {
 
     async fn sweep(&self) -> Result<usize, StoreError> {
         self.0.writer.submit(SweepWrite).await
+    }
+
+    async fn unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {
+        let most = i64::try_from(UNKNOWN_OUTCOMES_COUNTED).unwrap_or(i64::MAX);
+        let mut reader = self.0.readers.acquire().await?;
+        let count = schema::at(self.0.clock.now(), schema::UNKNOWN_OUTCOMES).bind(most);
+        let rows = count.fetch_all(reader.connection()).await.map_err(store_error)?;
+        reader.give_back();
+        unknown_outcomes(&rows)
     }
 
     async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Executor as _};
-use tokio::time::Instant;
 
 use super::clock::Clock;
 use super::failure::Cause;
@@ -17,6 +16,7 @@ use super::readers::Readers;
 use super::transactions::{HandlerTransactions, Turn};
 use super::writer::{Others, Writer};
 use super::{Inner, SqliteStore, schema};
+use crate::deadline::Deadline;
 
 /// Collects the options of a [`SqliteStore`].
 #[derive(Clone, Debug)]
@@ -115,11 +115,11 @@ impl SqliteStoreBuilder {
 
     /// The connection that writes, on a file that has the tables.
     pub(super) async fn connect(&self) -> Result<(SqliteConnection, Opened), OpenError> {
-        let deadline = Instant::now() + self.busy_timeout;
+        let deadline = Deadline::after(self.busy_timeout);
         loop {
             match self.try_connect().await {
                 // SQLite does not wait for the lock that a change to WAL needs, as two processes that start together do.
-                Err(Obstacle::Sqlite(error)) if Cause::of(&error) == Cause::Locked && Instant::now() < deadline => {
+                Err(Obstacle::Sqlite(error)) if Cause::of(&error) == Cause::Locked && !deadline.is_over() => {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
                 Err(obstacle) => return Err(self.explain(obstacle)),

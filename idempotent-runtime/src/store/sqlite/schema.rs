@@ -56,24 +56,56 @@ pub(super) fn at(now: i64, sql: &'static str) -> Query<'static, Sqlite, SqliteAr
     sqlx::query(sql).bind(now)
 }
 
+/// What never expires does so at the end of all times: the rows need no column more, and their index finds it.
+pub(super) const NEVER: i64 = i64::MAX;
+
+/// [`NEVER`], in a statement.
+macro_rules! never {
+    () => {
+        "9223372036854775807"
+    };
+}
+
 /// What stands under the key ?2 and is alive.
-pub(super) const STANDING: &str = "\
-    SELECT id, state, fingerprint, token, attempt, lease_until > ?1 AS leased, recorded_at, status, headers, body \
-    FROM idempotency_records WHERE key = ?2 AND expires_at > ?1";
+pub(super) const STANDING: &str = concat!(
+    "SELECT id, state, fingerprint, token, attempt, lease_until > ?1 AS leased, expires_at < ",
+    never!(),
+    " AS expires, recorded_at, status, headers, body FROM idempotency_records WHERE key = ?2 AND expires_at > ?1"
+);
 
 /// Overwrites what [`crate::store::standing::judge`] found expired or lapsed.
 pub(super) const CLAIM: &str = "\
     INSERT INTO idempotency_records (key, state, fingerprint, token, attempt, claim_ttl, lease_until, expires_at) \
-    VALUES (?2, 'claimed', ?3, ?4, ?5, ?6, ?1 + ?7, ?1 + ?6) \
+    VALUES (?2, 'claimed', ?3, ?4, ?5, ?6, ?1 + ?7, ?8) \
     ON CONFLICT (key) DO UPDATE SET state = excluded.state, fingerprint = excluded.fingerprint, \
     token = excluded.token, attempt = excluded.attempt, claim_ttl = excluded.claim_ttl, \
     lease_until = excluded.lease_until, expires_at = excluded.expires_at, recorded_at = NULL, status = NULL, \
     headers = NULL, body = NULL";
 
-// In these three the token is compared in the same statement: a holder whose claim went to a successor changes nothing.
-pub(super) const RENEW: &str = "\
-    UPDATE idempotency_records SET lease_until = ?1 + ?4, expires_at = ?1 + claim_ttl \
-    WHERE key = ?2 AND token = ?3 AND state = 'claimed' AND expires_at > ?1";
+// In these the token is compared in the same statement: a holder whose claim went to a successor changes nothing.
+pub(super) const RENEW: &str = concat!(
+    "UPDATE idempotency_records SET lease_until = ?1 + ?4, expires_at = CASE expires_at WHEN ",
+    never!(),
+    " THEN expires_at ELSE ?1 + claim_ttl END WHERE key = ?2 AND token = ?3 AND state = 'claimed' AND expires_at > ?1"
+);
+
+/// [`RENEW`] for a JSON list of key, token and lease; returns the tokens that held their claims.
+pub(super) const RENEW_MANY: &str = concat!(
+    "UPDATE idempotency_records SET lease_until = ?1 + renewal.lease, expires_at = CASE expires_at WHEN ",
+    never!(),
+    " THEN expires_at ELSE ?1 + claim_ttl END \
+     FROM (SELECT value ->> 0 AS key, value ->> 1 AS token, value ->> 2 AS lease FROM json_each(?2)) AS renewal \
+     WHERE idempotency_records.key = renewal.key AND idempotency_records.token = renewal.token \
+     AND idempotency_records.state = 'claimed' AND idempotency_records.expires_at > ?1 \
+     RETURNING idempotency_records.token"
+);
+
+/// The claim was refused as one of unknown outcome, and stays so.
+pub(super) const KEEP: &str = concat!(
+    "UPDATE idempotency_records SET expires_at = ",
+    never!(),
+    " WHERE key = ?2 AND token = ?3 AND state = 'claimed' AND expires_at > ?1"
+);
 
 pub(super) const COMPLETE: &str = "\
     UPDATE idempotency_records SET state = 'completed', lease_until = NULL, expires_at = ?1 + ?4, fingerprint = ?5, \
@@ -109,6 +141,14 @@ pub(super) const SWEEP: &str = "\
     FROM (SELECT id, expires_at, coalesce(length(body), 0) AS bytes FROM idempotency_records WHERE expires_at <= ?1 \
     ORDER BY expires_at, id LIMIT 512)) WHERE coalesce(bytes_before, 0) < 4194304)";
 
+/// The unknown outcomes by scope, ?2 at most.
+pub(super) const UNKNOWN_OUTCOMES: &str = concat!(
+    "SELECT substr(key, 1, instr(key, '/') - 1) AS scope, count(*) AS count FROM (SELECT key FROM idempotency_records \
+     WHERE expires_at = ",
+    never!(),
+    " AND state = 'claimed' AND lease_until <= ?1 LIMIT ?2) GROUP BY scope"
+);
+
 /// What the file's content takes, without its free pages.
 pub(super) const USED_BYTES: &str = "SELECT (page_count - freelist_count) * page_size \
      FROM pragma_page_count, pragma_freelist_count, pragma_page_size";
@@ -116,8 +156,9 @@ pub(super) const USED_BYTES: &str = "SELECT (page_count - freelist_count) * page
 macro_rules! entry {
     ($rest:literal) => {
         concat!(
-            "SELECT id, key, state, fingerprint, token, attempt, lease_until - ?1 AS lease_left, expires_at - ?1 AS time_left, \
-             recorded_at, status, length(body) AS body_bytes FROM idempotency_records WHERE expires_at > ?1 ",
+            "SELECT id, key, state, fingerprint, token, attempt, lease_until - ?1 AS lease_left, nullif(expires_at, ",
+            never!(),
+            ") - ?1 AS time_left, recorded_at, status, length(body) AS body_bytes FROM idempotency_records WHERE expires_at > ?1 ",
             $rest
         )
     };

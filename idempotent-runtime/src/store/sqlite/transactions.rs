@@ -1,20 +1,23 @@
 //! Transactions for handlers: one at a time, since SQLite has one writer.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::BoxFuture;
-use sqlx::sqlite::{Sqlite, SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
-use tokio::sync::OwnedMutexGuard;
+use sqlx::SqlSafeStr as _;
+use sqlx::sqlite::{Sqlite, SqliteConnectOptions, SqlitePool, SqlitePoolOptions, SqliteTransactionManager};
+use sqlx_core::transaction::TransactionManager as _;
 
 use super::failure::{Failure, store_error};
-use super::writes::{headers_text, held, make_room};
+use super::guard::Guard;
+use super::writes::{headers_text, held, keep, make_room};
 use super::{SqliteStore, schema};
 use crate::RecordKey;
+use crate::policy::Isolation;
 use crate::store::columns::{span_millis, token_text, unix_millis};
 use crate::store::running::Running;
 use crate::store::standing::{Standing, Verdict, judge};
 use crate::store::{AfterCrash, Claim, ClaimRequest, Held, StoreError, Token};
-use crate::transaction::{Open, Recording, TransactionClaim, TransactionalStore};
+use crate::transaction::{Doubtful, Open, Recording, TransactionClaim, TransactionalStore};
 
 /// Who writes in this process: the writer's thread for a batch, or a handler for its transaction. Waiting here is fair, as
 /// waiting for SQLite's own lock is not.
@@ -22,40 +25,62 @@ pub(super) type Turn = Arc<tokio::sync::Mutex<()>>;
 
 pub(super) struct HandlerTransactions {
     pool: SqlitePool,
+    /// Of the connection that the pool has opened last.
+    newest: Arc<Mutex<Arc<Guard>>>,
     turn: Turn,
     running: Arc<Running>,
 }
 
 impl HandlerTransactions {
     pub(super) fn new(options: SqliteConnectOptions, turn: Turn) -> Self {
-        let pool = SqlitePoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None);
-        Self { pool: pool.connect_lazy_with(options), turn, running: Arc::default() }
+        let newest = Arc::<Mutex<Arc<Guard>>>::default();
+        let pool = SqlitePoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None).after_connect({
+            let newest = Arc::clone(&newest);
+            move |connection, _| {
+                let newest = Arc::clone(&newest);
+                Box::pin(async move {
+                    *lock(&newest) = Guard::watch(connection).await?;
+                    Ok(())
+                })
+            }
+        });
+        Self { pool: pool.connect_lazy_with(options), newest, turn, running: Arc::default() }
     }
 
     pub(super) fn pool(&self) -> SqlitePool {
         self.pool.clone()
     }
 
+    /// The keys of this process's handlers that run in a transaction.
+    pub(super) fn running(&self) -> &Running {
+        &self.running
+    }
+
     /// With the write lock: a transaction that had read before it writes could not get it any more.
-    async fn begin(&self) -> Result<(sqlx::Transaction<'static, Sqlite>, OwnedMutexGuard<()>), StoreError> {
+    async fn begin(&self) -> Result<Open<Sqlite>, StoreError> {
         let turn = Arc::clone(&self.turn).lock_owned().await;
-        let transaction = self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(store_error)?;
-        Ok((transaction, turn))
+        let mut connection = Doubtful::new(self.pool.acquire().await.map_err(store_error)?);
+        // The pool has one connection, and only the one whose turn it is takes it.
+        let guard = Arc::clone(&lock(&self.newest));
+        SqliteTransactionManager::begin(&mut connection, Some("BEGIN IMMEDIATE".into_sql_str()))
+            .await
+            .map_err(store_error)?;
+        guard.begun();
+        Ok(Open::new(connection, guard, Box::new(turn)))
     }
 }
 
 impl TransactionalStore<Sqlite> for SqliteStore {
-    fn begin(&self) -> BoxFuture<'_, Result<Open<Sqlite>, StoreError>> {
-        Box::pin(async move {
-            let (transaction, turn) = self.0.transactions.begin().await?;
-            Ok(Open { transaction, hold: Box::new(turn) })
-        })
+    /// SQLite's transactions are serializable, whatever is asked for.
+    fn begin(&self, _: Option<Isolation>) -> BoxFuture<'_, Result<Open<Sqlite>, StoreError>> {
+        Box::pin(self.0.transactions.begin())
     }
 
     fn claim<'a>(
         &'a self,
         key: &'a RecordKey,
         request: ClaimRequest,
+        _: Option<Isolation>,
     ) -> BoxFuture<'a, Result<TransactionClaim<Sqlite>, StoreError>> {
         Box::pin(async move {
             let in_flight = |fingerprint| Ok(TransactionClaim::Standing(Claim::InFlight { fingerprint }));
@@ -70,29 +95,26 @@ impl TransactionalStore<Sqlite> for SqliteStore {
                 Ok(running) => running,
                 Err(fingerprint) => return in_flight(fingerprint),
             };
-            let (mut transaction, turn) = transactions.begin().await?;
+            let mut open = transactions.begin().await?;
             // Again, under the write lock: another process may have recorded meanwhile.
-            let row = schema::at(self.0.clock.now(), schema::STANDING)
-                .bind(key.as_str())
-                .fetch_optional(&mut *transaction)
-                .await;
+            let row =
+                schema::at(self.0.clock.now(), schema::STANDING).bind(key.as_str()).fetch_optional(&mut *open).await;
             let standing = row.map_err(store_error)?.as_ref().map(Standing::from_row).transpose()?;
             let is_fresh = standing.is_none();
             let attempt = match judge(standing, &request) {
                 Verdict::Answer(claim) => return Ok(TransactionClaim::Standing(claim)),
+                Verdict::Keep { token, fingerprint } => {
+                    keep(&mut open, self.0.clock.now(), key, token).await.map_err(store_error)?;
+                    open.commit().await?;
+                    return Ok(TransactionClaim::Standing(Claim::Lapsed { fingerprint }));
+                }
                 Verdict::Take { attempt } => attempt,
             };
             if is_fresh && let Some(max_bytes) = self.0.options.bound() {
-                make_room(&mut transaction, self.0.clock, max_bytes).await.map_err(failed)?;
+                make_room(&mut open, self.0.clock, max_bytes).await.map_err(failed)?;
             }
-            let open = Open { transaction, hold: Box::new((turn, running)) };
-            Ok(TransactionClaim::Acquired { attempt, open })
+            Ok(TransactionClaim::Acquired { attempt, open: open.holding(running) })
         })
-    }
-
-    fn verify<'a>(&'a self, _: &'a mut Open<Sqlite>) -> BoxFuture<'a, Result<(), StoreError>> {
-        // COMMIT itself fails where SQLite has rolled back.
-        Box::pin(std::future::ready(Ok(())))
     }
 
     fn record<'a>(
@@ -113,7 +135,7 @@ impl TransactionalStore<Sqlite> for SqliteStore {
                 .bind(record.body_bytes().map(AsRef::<[u8]>::as_ref))
                 .bind(request.after_crash == AfterCrash::Rerun)
                 .bind(request.fingerprint.to_string())
-                .execute(&mut *open.transaction)
+                .execute(&mut **open)
                 .await;
             Ok(held(recorded.map_err(store_error)?.rows_affected() > 0))
         })
@@ -122,9 +144,11 @@ impl TransactionalStore<Sqlite> for SqliteStore {
     fn is_recorded<'a>(&'a self, key: &'a RecordKey, token: Token) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(async move {
             // The write lock is free when the other transaction has ended.
-            let (mut transaction, _turn) = self.0.transactions.begin().await?;
+            let mut open = self.0.transactions.begin().await?;
             let found = schema::at(self.0.clock.now(), schema::COMPLETED_BY).bind(key.as_str()).bind(token_text(token));
-            Ok(found.fetch_optional(&mut *transaction).await.map_err(store_error)?.is_some())
+            let found = found.fetch_optional(&mut *open).await.map_err(store_error)?;
+            let _ = open.roll_back().await;
+            Ok(found.is_some())
         })
     }
 }
@@ -134,4 +158,8 @@ fn failed(failure: Failure) -> StoreError {
         Failure::Answer(error) => error,
         Failure::Sqlite(error) => store_error(error),
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

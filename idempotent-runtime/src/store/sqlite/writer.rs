@@ -9,7 +9,6 @@ use sqlx::Connection as _;
 use sqlx::error::BoxDynError;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqlitePool};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout_at};
 
 use super::clock::Clock;
 use super::failure::Failure;
@@ -19,7 +18,9 @@ use super::rows::{self, Kind, SIZES};
 use super::schema;
 use super::transactions::Turn;
 use super::writes::{Write, sweep};
+use crate::deadline::Deadline;
 use crate::store::StoreError;
+use crate::store::line::Call;
 
 /// The writes that share a commit, at most: more would keep the first of them waiting.
 const BATCH: usize = 512;
@@ -70,8 +71,17 @@ impl Writer {
 
     /// The answer comes after the commit.
     pub(super) async fn submit<W: Write>(&self, write: W) -> Result<W::Output, StoreError> {
+        self.submit_held_back(write, None).await
+    }
+
+    /// The same, of a call that goes out when its batch has begun.
+    pub(super) async fn submit_held_back<W: Write>(
+        &self,
+        write: W,
+        call: Option<Arc<Call>>,
+    ) -> Result<W::Output, StoreError> {
         let (reply, answer) = oneshot::channel();
-        let job = Pending { write, outcome: None, reply };
+        let job = Pending { write, outcome: None, reply, call };
         self.0.send(Box::new(job)).await.map_err(|_| StoreError::unavailable(WriterStopped))?;
         answer.await.map_err(|_| StoreError::unavailable(WriterStopped))?
     }
@@ -103,7 +113,9 @@ trait Job: Send {
     /// Tells the outcome, which is on disk now.
     fn settle(self: Box<Self>);
     fn refuse(self: Box<Self>, error: Arc<sqlx::Error>);
+    /// Whether nobody waits for it who would have to. Asked once, when it goes out.
     fn abandoned(&self) -> bool;
+    fn goes_after_others(&self) -> bool;
     fn bytes(&self) -> usize;
 }
 
@@ -111,6 +123,7 @@ struct Pending<W: Write> {
     write: W,
     outcome: Option<Result<W::Output, StoreError>>,
     reply: oneshot::Sender<Result<W::Output, StoreError>>,
+    call: Option<Arc<Call>>,
 }
 
 impl<W: Write> Job for Pending<W> {
@@ -153,7 +166,12 @@ impl<W: Write> Job for Pending<W> {
     }
 
     fn abandoned(&self) -> bool {
-        W::ONLY_IF_AWAITED && self.reply.is_closed()
+        let is_withdrawn = self.call.as_ref().is_some_and(|call| !call.send());
+        is_withdrawn || W::ONLY_IF_AWAITED && self.reply.is_closed()
+    }
+
+    fn goes_after_others(&self) -> bool {
+        W::AFTER_OTHERS
     }
 
     fn bytes(&self) -> usize {
@@ -168,23 +186,23 @@ async fn run(
     turn: &Turn,
     sweep_interval: Duration,
 ) -> SqliteConnection {
-    let mut sweep_at = Instant::now() + sweep_interval;
+    let mut sweep = Deadline::after(sweep_interval);
     loop {
-        match timeout_at(sweep_at, queue.recv()).await {
-            Ok(Some(first)) => {
+        match sweep.bound(queue.recv()).await {
+            Some(Some(first)) => {
                 let _turn = turn.lock().await;
                 batch(&mut connection, clock, first, &mut queue).await;
             }
-            Ok(None) => break,
-            Err(_) => {}
+            Some(None) => break,
+            None => {}
         }
-        if Instant::now() >= sweep_at {
+        if sweep.is_over() {
             let _turn = turn.lock().await;
             let more = sweep_once(&mut connection, clock).await.unwrap_or_else(|error| {
                 tracing::warn!(%error, "expired idempotency records could not be deleted; this is tried again");
                 false
             });
-            sweep_at = Instant::now() + if more { Duration::ZERO } else { sweep_interval };
+            sweep = Deadline::after(if more { Duration::ZERO } else { sweep_interval });
         }
     }
     connection
@@ -209,6 +227,21 @@ async fn batch(
         return refuse(jobs, error);
     }
     jobs.retain(|job| !job.abandoned());
+    let (later, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.goes_after_others());
+    if jobs.is_empty() && later.is_empty() {
+        return rollback(connection).await;
+    }
+    if jobs.is_empty() {
+        return commit(connection, clock, later).await;
+    }
+    commit(connection, clock, jobs).await;
+    for job in later {
+        alone(connection, clock, job).await;
+    }
+}
+
+/// Applies writes in the transaction that has begun, and answers them.
+async fn commit(connection: &mut SqliteConnection, clock: Clock, mut jobs: Vec<Box<dyn Job>>) {
     match apply_and_commit(connection, clock, &mut jobs).await {
         Ok(()) => jobs.into_iter().for_each(Job::settle),
         Err(error) if jobs.len() == 1 => refuse(jobs, error),

@@ -1,5 +1,6 @@
 //! What the writer does for a caller; each runs inside a transaction that holds the write lock.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use super::schema;
 use crate::record::HeadersText;
 use crate::store::columns::{span_millis, token_text, unix_millis};
 use crate::store::standing::{Standing, Verdict, judge};
-use crate::store::{Claim, ClaimRequest, Held, StoreError, Token};
+use crate::store::{AfterCrash, Claim, ClaimRequest, Held, Renewal, StoreError, Token};
 use crate::{Record, RecordKey};
 
 /// One change. It may be applied again after its transaction was rolled back.
@@ -41,6 +42,9 @@ pub(super) trait Write: Send + Sync + 'static {
         let _ = (arguments, now);
         Ok(())
     }
+
+    /// Whether the writes that came with it go first, in a commit of their own.
+    const AFTER_OTHERS: bool = false;
 
     /// What its caller gets when SQLite refused it.
     fn refused(&self, error: Arc<sqlx::Error>) -> StoreError {
@@ -73,18 +77,24 @@ impl Write for ClaimWrite {
         let fresh = standing.is_none();
         let attempt = match judge(standing, &self.request) {
             Verdict::Answer(claim) => return Ok(claim),
+            Verdict::Keep { token, fingerprint } => {
+                keep(connection, clock.now(), &self.key, token).await?;
+                return Ok(Claim::Lapsed { fingerprint });
+            }
             Verdict::Take { attempt } => attempt,
         };
         if fresh && let Some(max_bytes) = self.max_bytes {
             make_room(connection, clock, max_bytes).await?;
         }
-        schema::at(clock.now(), schema::CLAIM)
+        let now = clock.now();
+        schema::at(now, schema::CLAIM)
             .bind(self.key.as_str())
             .bind(self.request.fingerprint.to_string())
             .bind(token_text(self.request.token))
             .bind(attempt)
             .bind(span_millis(self.request.ttl))
             .bind(span_millis(self.request.lease))
+            .bind(expires_at(&self.request, now))
             .execute(connection)
             .await?;
         Ok(Claim::Acquired { attempt })
@@ -102,7 +112,7 @@ impl Write for ClaimWrite {
         arguments.add(token_text(self.request.token))?;
         arguments.add(ttl)?;
         arguments.add(now + lease)?;
-        arguments.add(now + ttl)
+        arguments.add(expires_at(&self.request, now))
     }
 
     fn refused(&self, error: Arc<sqlx::Error>) -> StoreError {
@@ -111,6 +121,24 @@ impl Write for ClaimWrite {
             _ => store_error(error),
         }
     }
+}
+
+/// When a claim that is made now does.
+fn expires_at(request: &ClaimRequest, now: i64) -> i64 {
+    match request.after_crash {
+        AfterCrash::Rerun => now + span_millis(request.ttl),
+        AfterCrash::Refuse => schema::NEVER,
+    }
+}
+
+/// Under the write lock: what was judged is what is kept.
+pub(super) async fn keep(
+    connection: &mut SqliteConnection,
+    now: i64,
+    key: &RecordKey,
+    token: Token,
+) -> Result<(), sqlx::Error> {
+    schema::at(now, schema::KEEP).bind(key.as_str()).bind(token_text(token)).execute(connection).await.map(drop)
 }
 
 /// What has expired may be room enough.
@@ -145,6 +173,34 @@ impl Write for RenewWrite {
             .execute(connection)
             .await?;
         Ok(held(renewed.rows_affected() > 0))
+    }
+}
+
+pub(super) struct RenewManyWrite {
+    pub(super) renewals: Vec<Renewal>,
+}
+
+impl Write for RenewManyWrite {
+    type Output = Vec<Held>;
+
+    // A request waits for each of the others.
+    const AFTER_OTHERS: bool = true;
+
+    async fn apply(&self, connection: &mut SqliteConnection, clock: Clock) -> Result<Vec<Held>, Failure> {
+        let renewals: Vec<_> = self
+            .renewals
+            .iter()
+            .map(|renewal| (renewal.key.as_str(), token_text(renewal.token), span_millis(renewal.lease)))
+            .collect();
+        let renewals_text = serde_json::to_string(&renewals).map_err(StoreError::unavailable)?;
+        let renewed: HashSet<String> = sqlx::query_scalar(schema::RENEW_MANY)
+            .bind(clock.now())
+            .bind(renewals_text)
+            .fetch_all(connection)
+            .await?
+            .into_iter()
+            .collect();
+        Ok(renewals.iter().map(|(_, token, _)| held(renewed.contains(token))).collect())
     }
 }
 

@@ -28,15 +28,22 @@
 //!     attempt: u32,
 //!     lease_until: Instant,
 //!     ttl: Duration,
-//!     expires_at: Instant,
+//!     /// `None` is never.
+//!     expires_at: Option<Instant>,
 //!     record: Option<Record>,
+//! }
+//!
+//! impl Row {
+//!     fn is_alive(&self) -> bool {
+//!         self.expires_at.is_none_or(|at| at > Instant::now())
+//!     }
 //! }
 //!
 //! impl SimpleStore {
 //!     /// What stands under the key and is alive, if `which` says so, is handed to `change`.
 //!     fn with<T>(&self, key: &RecordKey, which: impl Fn(&Row) -> bool, change: impl FnOnce(&mut Row) -> T) -> Option<T> {
 //!         let mut rows = self.0.lock().unwrap();
-//!         rows.get_mut(key).filter(|row| row.expires_at > Instant::now() && which(row)).map(change)
+//!         rows.get_mut(key).filter(|row| row.is_alive() && which(row)).map(change)
 //!     }
 //!
 //!     fn entry(key: &RecordKey, row: &Row) -> Entry {
@@ -53,7 +60,7 @@
 //!                 recorded_at: record.recorded_at,
 //!             },
 //!         };
-//!         Entry { key: key.clone(), fingerprint: row.fingerprint, state, expires_in: row.expires_at - now }
+//!         Entry { key: key.clone(), fingerprint: row.fingerprint, state, expires_in: row.expires_at.map(|at| at - now) }
 //!     }
 //! }
 //!
@@ -61,18 +68,23 @@
 //!     async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
 //!         let now = Instant::now();
 //!         let mut rows = self.0.lock().unwrap();
-//!         let attempt = match rows.get(key).filter(|row| row.expires_at > now) {
+//!         let attempt = match rows.get_mut(key).filter(|row| row.is_alive()) {
 //!             None => 1,
 //!             Some(Row { record: Some(record), .. }) => return Ok(Claim::Completed(record.clone())),
 //!             Some(row) if row.token == request.token => return Ok(Claim::Acquired { attempt: row.attempt }),
 //!             Some(row) if row.lease_until > now => return Ok(Claim::InFlight { fingerprint: row.fingerprint }),
-//!             Some(row) if request.after_crash == AfterCrash::Rerun && row.fingerprint == request.fingerprint => {
-//!                 row.attempt + 1
+//!             Some(row) if row.fingerprint != request.fingerprint => {
+//!                 return Ok(Claim::Lapsed { fingerprint: row.fingerprint });
 //!             }
-//!             Some(row) => return Ok(Claim::Lapsed { fingerprint: row.fingerprint }),
+//!             Some(row) if request.after_crash == AfterCrash::Refuse => {
+//!                 row.expires_at = None;
+//!                 return Ok(Claim::Lapsed { fingerprint: row.fingerprint });
+//!             }
+//!             Some(row) => row.attempt + 1,
 //!         };
-//!         let ClaimRequest { token, fingerprint, lease, ttl, .. } = request;
-//!         let (lease_until, expires_at) = (now + lease, now + ttl);
+//!         let ClaimRequest { token, fingerprint, lease, ttl, after_crash } = request;
+//!         let lease_until = now + lease;
+//!         let expires_at = (after_crash == AfterCrash::Rerun).then(|| now + ttl);
 //!         rows.insert(key.clone(), Row { token, fingerprint, attempt, lease_until, ttl, expires_at, record: None });
 //!         Ok(Claim::Acquired { attempt })
 //!     }
@@ -80,7 +92,7 @@
 //!     async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
 //!         let renewed = self.with(key, |row| row.token == token && row.record.is_none(), |row| {
 //!             row.lease_until = Instant::now() + lease;
-//!             row.expires_at = Instant::now() + row.ttl;
+//!             row.expires_at = row.expires_at.map(|_| Instant::now() + row.ttl);
 //!         });
 //!         Ok(if renewed.is_some() { Held::Yes } else { Held::No })
 //!     }
@@ -89,7 +101,7 @@
 //!         let completed = self.with(key, |row| row.token == token, |row| {
 //!             if row.record.is_none() {
 //!                 row.record = Some(record);
-//!                 row.expires_at = Instant::now() + ttl;
+//!                 row.expires_at = Some(Instant::now() + ttl);
 //!             }
 //!         });
 //!         Ok(if completed.is_some() { Held::Yes } else { Held::No })
@@ -97,7 +109,7 @@
 //!
 //!     async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
 //!         let released = self.with(key, |row| row.token == token && row.record.is_none(), |row| {
-//!             row.expires_at = Instant::now();
+//!             row.expires_at = Some(Instant::now());
 //!         });
 //!         Ok(if released.is_some() { Held::Yes } else { Held::No })
 //!     }
@@ -107,20 +119,20 @@
 //!     }
 //!
 //!     async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
-//!         Ok(self.with(key, |_| true, |row| row.expires_at = Instant::now()).is_some())
+//!         Ok(self.with(key, |_| true, |row| row.expires_at = Some(Instant::now())).is_some())
 //!     }
 //!
 //!     async fn sweep(&self) -> Result<usize, StoreError> {
 //!         let mut rows = self.0.lock().unwrap();
 //!         let before = rows.len();
-//!         rows.retain(|_, row| row.expires_at > Instant::now());
+//!         rows.retain(|_, row| row.is_alive());
 //!         Ok(before - rows.len())
 //!     }
 //!
 //!     async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
 //!         let rows = self.0.lock().unwrap();
 //!         let from = cursor.map_or(String::new(), |cursor| cursor.0);
-//!         let mut living = rows.iter().filter(|(_, row)| row.expires_at > Instant::now());
+//!         let mut living = rows.iter().filter(|(_, row)| row.is_alive());
 //!         let mut after = living.by_ref().skip_while(|(key, _)| key.as_str() < from.as_str()).peekable();
 //!         let entries = after.by_ref().take(limit).map(|(key, row)| Self::entry(key, row)).collect();
 //!         let next = after.peek().map(|(key, _)| Cursor(key.as_str().to_owned()));
@@ -138,6 +150,7 @@ mod fixtures;
 mod leases;
 mod operators;
 mod records;
+mod unknown;
 
 use std::sync::Arc;
 
@@ -145,6 +158,7 @@ pub use self::claims::*;
 pub use self::leases::*;
 pub use self::operators::*;
 pub use self::records::*;
+pub use self::unknown::*;
 use crate::store::Store;
 
 /// Runs every rule.
@@ -172,6 +186,10 @@ pub async fn all<S: Store>(store: S) {
     a_release_frees_the_key_and_the_attempts(&store).await;
     a_record_expires(&store).await;
     a_claim_expires_after_its_last_sign_of_life(&store).await;
+    an_unknown_outcome_never_expires(&store).await;
+    what_was_refused_once_stays_refused(&store).await;
+    a_rerun_takes_an_unknown_outcome_over(&store).await;
+    unknown_outcomes_are_counted(&store).await;
     different_keys_never_meet(&store).await;
     a_purge_removes_claims_and_records(&store).await;
     an_entry_says_what_stands_there(&store).await;

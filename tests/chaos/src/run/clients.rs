@@ -12,14 +12,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::asked::{Asked, Origin};
 use super::fleet::Server;
-use super::{Book, Fleet, Plan, guarantees};
+use super::{Book, Fleet, Plan};
 use crate::history::{Answer, Guarantee, Request};
-use crate::server::{DIE_AT, Order, Outcome, Step};
-use crate::{LEASE, now};
-
-/// How many keys are asked for at once.
-const KEYS_AT_ONCE: usize = 40;
+use crate::now;
+use crate::server::{DIE_AT, Step, VERSION, VERSIONS};
 
 /// Of all requests, how many name a step to die at, in per mille for each unit of its weight.
 const DEATHS_PER_MILLE: u32 = 2;
@@ -39,14 +37,6 @@ pub(super) struct Clients {
     asked: Mutex<Vec<Asked>>,
 }
 
-/// One key and what is asked for under it.
-#[derive(Clone)]
-struct Asked {
-    key: String,
-    guarantee: Guarantee,
-    order: Order,
-}
-
 impl Clients {
     pub(super) fn new(plan: Plan, fleet: Arc<Fleet>, book: Book) -> Self {
         let client = || Client::builder().retry(reqwest::retry::never()).timeout(HEARS_NOTHING);
@@ -64,32 +54,16 @@ impl Clients {
     /// New keys all the time, each with duplicates at once, soon and late.
     pub(super) async fn play(&self) {
         let asking = stream::iter(std::iter::from_fn(|| (Instant::now() < self.ends_at).then(|| self.next_key())));
-        asking.for_each_concurrent(KEYS_AT_ONCE, |(asked, random)| self.live(asked, random)).await;
+        asking.for_each_concurrent(self.plan.keys_at_once, |(asked, random)| self.live(asked, random)).await;
     }
 
     fn next_key(&self) -> (Asked, Rng) {
         let mut all = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let number = all.len() as u64;
         let mut random = self.plan.random(1_000 + number);
-        let possible = guarantees(self.plan.store);
-        let guarantee = possible[random.usize(..possible.len())];
-        let outcome = match random.u32(..100) {
-            0..8 => Outcome::Declined,
-            8..16 => Outcome::FailsFirst,
-            _ => Outcome::Done,
-        };
-        // A transaction has no lease, and in SQLite it holds everybody else's up: for longer than theirs, if it were so long.
-        let may_be_long = guarantee != Guarantee::ExactlyOnce;
-        let millis = match random.u32(..1_000) {
-            long if may_be_long && long < self.plan.long_handlers => {
-                u64::try_from(LEASE.as_millis()).unwrap_or(0) * 3 / 2
-            }
-            _ => random.u64(..60),
-        };
-        let padding = if random.u32(..10) == 0 { 256 * 1024 } else { 0 };
-        let asked = Asked { key: format!("key-{number}"), guarantee, order: Order { millis, outcome, padding } };
+        let asked = Asked::draw(number, &self.plan, &mut random);
         all.push(asked.clone());
-        self.book.write(|history| _ = history.keys.insert(asked.key.clone(), guarantee));
+        self.book.write(|history| _ = history.keys.insert(asked.key.clone(), asked.guarantee));
         (asked, random)
     }
 
@@ -104,9 +78,25 @@ impl Clients {
             }
         });
         let answers = join_all(duplicates.collect::<Vec<_>>()).await;
-        if !answers.into_iter().flatten().any(|answer| is_an_end(&answer)) {
-            self.until_answered(&asked, random).await;
+        let mut is_answered = answers.into_iter().flatten().any(|answer| is_an_end(&answer));
+        if !is_answered {
+            is_answered = self.until_answered(&asked, random.fork()).await.is_some();
         }
+        if let Some(intruder) = asked.intruder.as_ref().filter(|_| is_answered) {
+            for _ in 0..2 {
+                self.intrude(&asked, intruder, &mut random).await;
+            }
+        }
+    }
+
+    /// The record is there by now, and not for this one.
+    async fn intrude(&self, asked: &Asked, intruder: &Origin, random: &mut Rng) {
+        let server = self.fleet.server(random.usize(..self.fleet.len()));
+        let sent = now();
+        let answer = self.send(&self.http1, &server, asked, intruder, None, None).await;
+        let (time, origin, manner) = ((sent, now()), intruder.told.clone(), "another client".to_owned());
+        let request = Request { time, key: asked.key.clone(), server: server.name, manner, origin, answer };
+        self.book.write(|history| history.intrusions.push(request));
     }
 
     /// `None` when it takes too long.
@@ -125,7 +115,7 @@ impl Clients {
     pub(super) async fn ask_every_key_again(&self) {
         let asked = std::mem::take(&mut *self.asked.lock().unwrap_or_else(PoisonError::into_inner));
         stream::iter(asked.into_iter().zip(0..))
-            .for_each_concurrent(KEYS_AT_ONCE, |(asked, number)| async move {
+            .for_each_concurrent(self.plan.keys_at_once, |(asked, number)| async move {
                 if let Some(answer) = self.until_answered(&asked, self.plan.random(1_000_000 + number)).await {
                     self.book.write(|history| _ = history.finally.insert(asked.key, answer));
                 }
@@ -140,36 +130,52 @@ impl Clients {
             .then(|| Step::ALL[random.usize(..Step::ALL.len())]);
         let is_cut = !is_calm && random.u32(..100) < self.plan.faults.cut_percent;
         let manner = Manner::draw(is_cut, &mut random);
+        let version = (asked.guarantee == Guarantee::Mixed).then(|| VERSIONS[random.usize(..VERSIONS.len())]);
+        let ask_by = |client| self.send(client, &server, asked, &asked.owner, dies_at, version);
         let sent = now();
         let answer = match manner {
-            Manner::Http1 => self.send(&self.http1, &server, asked, dies_at).await,
-            Manner::Http2 => self.send(&self.http2, &server, asked, dies_at).await,
-            Manner::Http1LeavesAfter(time) => leave(time, self.send(&self.http1, &server, asked, dies_at)).await,
-            Manner::Http2LeavesAfter(time) => leave(time, self.send(&self.http2, &server, asked, dies_at)).await,
+            Manner::Http1 => ask_by(&self.http1).await,
+            Manner::Http2 => ask_by(&self.http2).await,
+            Manner::Http1LeavesAfter(time) => leave(time, ask_by(&self.http1)).await,
+            Manner::Http2LeavesAfter(time) => leave(time, ask_by(&self.http2)).await,
             Manner::CutInRequest | Manner::CutInResponse => {
                 // What such a client hears it does not understand.
                 let _ = leave(HEARS_NOTHING, cut(&server, asked, manner)).await;
                 None
             }
         };
-        let manner = match dies_at {
-            Some(step) => format!("{manner:?}, dies at {}", step.name()),
-            None => format!("{manner:?}"),
-        };
+        let mut manner = format!("{manner:?}");
+        manner.extend(version.map(|version| format!(", {version}")));
+        manner.extend(dies_at.map(|step| format!(", dies at {}", step.name())));
         let request = Request {
             time: (sent, now()),
             key: asked.key.clone(),
             server: server.name,
             manner,
+            origin: asked.owner.told.clone(),
             answer: answer.clone(),
         };
         self.book.write(|history| history.requests.push(request));
         answer
     }
 
-    async fn send(&self, client: &Client, server: &Server, asked: &Asked, dies_at: Option<Step>) -> Option<Answer> {
-        let url = format!("http://{}{}", server.address, asked.guarantee.path());
+    async fn send(
+        &self,
+        client: &Client,
+        server: &Server,
+        asked: &Asked,
+        origin: &Origin,
+        dies_at: Option<Step>,
+        version: Option<&str>,
+    ) -> Option<Answer> {
+        let url = format!("http://{}{}", server.address, asked.path);
         let mut request = client.post(url).header("idempotency-key", &asked.key).json(&asked.order);
+        for (name, value) in &origin.headers {
+            request = request.header(*name, value);
+        }
+        if let Some(version) = version {
+            request = request.header(VERSION, version);
+        }
         if let Some(step) = dies_at {
             request = request.header(DIE_AT, step.name());
         }
@@ -222,9 +228,11 @@ async fn leave<T>(after: Duration, asking: impl Future<Output = Option<T>>) -> O
 /// Breaks the connection in the middle of the request or of the response.
 async fn cut(server: &Server, asked: &Asked, manner: Manner) -> Option<()> {
     let body = serde_json::to_string(&asked.order).ok()?;
+    let headers: Vec<_> = asked.owner.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let headers = headers.concat();
     let request = format!(
-        "POST {} HTTP/1.1\r\nHost: chaos\r\nContent-Type: application/json\r\nIdempotency-Key: {}\r\nContent-Length: {}\r\n\r\n{body}",
-        asked.guarantee.path(),
+        "POST {} HTTP/1.1\r\nHost: chaos\r\nContent-Type: application/json\r\nIdempotency-Key: {}\r\n{headers}Content-Length: {}\r\n\r\n{body}",
+        asked.path,
         asked.key,
         body.len()
     );

@@ -28,13 +28,16 @@ impl Faults<'_> {
         let mut random = self.plan.random(1);
         let weights = &self.plan.faults;
         let of_the_store = u32::from(self.store.is_served());
-        let choices: [(u32, Chosen); 6] = [
+        let choices: [(u32, Chosen); 9] = [
             (weights.kill, Chosen::Kill),
             (weights.long_stop, Chosen::LongStop),
             (weights.short_stop, Chosen::ShortStop),
             (weights.pause_store * of_the_store, Chosen::PauseStore),
             (weights.break_line * of_the_store, Chosen::BreakLine),
             (weights.restart_store * of_the_store, Chosen::RestartStore),
+            (weights.long_outage, Chosen::LongOutage),
+            (weights.fill_disk * u32::from(self.store.has_a_small_disk()), Chosen::FillDisk),
+            (weights.end_runtime * u32::from(self.fleet.has_runtimes()), Chosen::EndRuntime),
         ];
         let sum: u32 = choices.iter().map(|(weight, _)| weight).sum();
         let ends_at = Instant::now() + self.plan.duration;
@@ -79,6 +82,18 @@ impl Faults<'_> {
                 self.store.restart().await;
                 self.book.fault(FaultKind::StoreRestarted, None, (from, now()));
             }
+            Chosen::LongOutage => {
+                let from = now();
+                self.store.be_away(LEASE + LEASE / 2 + moment).await;
+                self.book.fault(FaultKind::StorePaused, None, (from, now()));
+            }
+            Chosen::FillDisk => {
+                let from = now();
+                self.store.fill_disk(moment).await;
+                self.book.fault(FaultKind::DiskFull, None, (from, now()));
+            }
+            // The server itself writes down which one it was.
+            Chosen::EndRuntime => self.fleet.end_a_runtime().await,
         }
     }
 
@@ -104,4 +119,7 @@ enum Chosen {
     PauseStore,
     BreakLine,
     RestartStore,
+    LongOutage,
+    FillDisk,
+    EndRuntime,
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
@@ -11,14 +12,21 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
 use super::{Book, Plan, TestedStore};
+use crate::family::Family;
 use crate::history::FaultKind;
 use crate::now;
+use crate::server::END_RUNTIME;
 
 /// Servers that share a store and a ledger.
 pub struct Fleet {
     slots: Vec<Arc<Mutex<Server>>>,
     keepers: Vec<JoinHandle<()>>,
+    /// The first ones.
+    servers_with_runtimes: usize,
 }
+
+/// Of a server that has several.
+const RUNTIMES: usize = 3;
 
 /// What is known of a server that runs, or has just died.
 #[derive(Clone, Debug)]
@@ -60,14 +68,24 @@ impl Fleet {
         }
         let clock_offset = plan.clock_offset.clone();
         let command = Launch { program, arguments, ledger: ledger.to_owned(), clock_offset };
+        // Beside others, one such server is enough.
+        let servers_with_runtimes = match plan.families.contains(&Family::SeveralRuntimes) {
+            true if plan.is_limited => plan.servers,
+            true => 1,
+            false => 0,
+        };
         let (mut slots, mut keepers) = (Vec::new(), Vec::new());
         for number in 0..plan.servers {
+            let mut command = command.clone();
+            if number < servers_with_runtimes {
+                command.arguments.extend(["--runtimes".to_owned(), RUNTIMES.to_string()]);
+            }
             let (child, server) = command.spawn(&format!("s{number}.0")).await?;
             let slot = Arc::new(Mutex::new(server));
             keepers.push(tokio::spawn(keep(command.clone(), number, child, Arc::clone(&slot), book.clone())));
             slots.push(slot);
         }
-        Ok(Self { slots, keepers })
+        Ok(Self { slots, keepers, servers_with_runtimes })
     }
 
     /// How many there are.
@@ -105,6 +123,18 @@ impl Fleet {
         if let Some(pid) = self.server(number).pid {
             let _ = kill_process(pid, signal);
         }
+    }
+
+    /// Whether a server has several runtimes.
+    pub(crate) fn has_runtimes(&self) -> bool {
+        self.servers_with_runtimes > 0
+    }
+
+    /// Ends one of those of a server that has several, unless the one that is asked is blocked.
+    pub(crate) async fn end_a_runtime(&self) {
+        let server = self.server(fastrand::usize(..self.servers_with_runtimes));
+        let ending = reqwest::Client::new().post(format!("http://{}{END_RUNTIME}", server.address));
+        let _ = ending.timeout(Duration::from_secs(1)).send().await;
     }
 
     pub(crate) async fn stop(&self) {

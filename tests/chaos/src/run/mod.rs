@@ -1,5 +1,6 @@
 //! One run: servers over a store, clients that repeat everything, faults in between, and the judgement.
 
+mod asked;
 mod clients;
 mod faults;
 mod fleet;
@@ -19,6 +20,7 @@ use self::clients::Clients;
 use self::faults::Faults;
 pub use self::fleet::Fleet;
 pub use self::stores::{StoreKind, TestedStore};
+use crate::family::Family;
 use crate::history::{Fault, FaultKind, Guarantee, History};
 use crate::judge::{Violation, judge};
 use crate::now;
@@ -43,6 +45,12 @@ pub struct Plan {
     pub long_handlers: u32,
     /// Where the servers read by how many seconds their wall clock is off, as libfaketime has it.
     pub clock_offset: Option<PathBuf>,
+    /// The families whose keys and faults there are.
+    pub families: Vec<Family>,
+    /// Whether there are no other keys.
+    pub is_limited: bool,
+    /// How many keys are asked for at once.
+    pub keys_at_once: usize,
     /// The guard that is taken out of the servers.
     pub without: Option<Guard>,
 }
@@ -64,6 +72,12 @@ pub struct FaultWeights {
     pub break_line: u32,
     /// The store is killed and started again.
     pub restart_store: u32,
+    /// The store is away for longer than a lease.
+    pub long_outage: u32,
+    /// The store's disk is full for a moment.
+    pub fill_disk: u32,
+    /// One of a process's runtimes ends.
+    pub end_runtime: u32,
     /// Of a hundred requests, how many are cut off by their client.
     pub cut_percent: u32,
 }
@@ -79,9 +93,29 @@ impl Plan {
             pause_store: 3,
             break_line: 4,
             restart_store: 1,
+            long_outage: 1,
+            fill_disk: 2,
+            end_runtime: 2,
             cut_percent: 25,
         };
-        Self { faults, long_handlers: 5, ..Self::calm(seed, duration, store, 3) }
+        Self { faults, long_handlers: 5, families: Family::all(store), ..Self::calm(seed, duration, store, 3) }
+    }
+
+    /// The keys and faults of one family, on three servers.
+    pub fn only(family: Family, seed: u64, duration: Duration, store: StoreKind) -> Self {
+        let none = FaultWeights::default();
+        let (faults, keys_at_once) = match family {
+            // Few requests: a runtime that is busy anyway does not show that nothing wakes it.
+            Family::BlockedThreads => (none, 6),
+            Family::SeveralRuntimes => (FaultWeights { end_runtime: 1, ..none }, 12),
+            Family::FullDisk => (FaultWeights { fill_disk: 1, ..none }, 8),
+            Family::ShortTtl => (FaultWeights { long_outage: 1, ..none }, 12),
+            // A handler behind a slow line has the time to drop what it waits for.
+            Family::EndedTransactions => (FaultWeights { break_line: 1, ..none }, 8),
+            Family::MixedScope | Family::RotatedCredentials | Family::ForwardedRequests => (none, 8),
+        };
+        let calm = Self::calm(seed, duration, store, 3);
+        Self { faults, families: vec![family], is_limited: true, keys_at_once, ..calm }
     }
 
     /// No faults, on so many servers.
@@ -96,12 +130,19 @@ impl Plan {
             patience,
             long_handlers: 0,
             clock_offset: None,
+            families: Vec::new(),
+            is_limited: false,
+            keys_at_once: 40,
             without: None,
         }
     }
 
     /// The faults that the want of this guard shows under.
     pub fn against(guard: Guard, seed: u64, duration: Duration, store: StoreKind) -> Self {
+        if let Some(family) = guard.family() {
+            let patience = Duration::from_secs(10);
+            return Self { patience, without: Some(guard), ..Self::only(family, seed, duration, store) };
+        }
         let none = FaultWeights::default();
         let (faults, long_handlers) = match guard {
             // In the middle of a handler, which the long ones make likely.
@@ -110,7 +151,7 @@ impl Plan {
                 (FaultWeights { kill: 1, die_at_step: 10, ..none }, 0)
             }
             Guard::Disconnect => (FaultWeights { cut_percent: 50, ..none }, 0),
-            Guard::Renewal => (none, 100),
+            _ => (none, 100),
         };
         let calm = Self::calm(seed, duration, store, 3);
         // Without renewals some keys have no answer ever.
@@ -170,7 +211,7 @@ impl Stage {
     /// When the store, the ledger or a server cannot be started.
     pub async fn set(plan: &Plan, program: PathBuf) -> anyhow::Result<Self> {
         let folder = TempDir::with_prefix("chaos")?;
-        let store = TestedStore::start(plan.store, folder.path()).await;
+        let store = TestedStore::start(plan.store, folder.path(), plan.families.contains(&Family::FullDisk)).await;
         let ledger = folder.path().join("ledger.db");
         prepare(store.url(), &ledger).await?;
         let book = Book::default();
@@ -258,19 +299,22 @@ impl Outcome {
         let count = |kind| history.faults.iter().filter(|fault| fault.kind == kind).count();
         let again = history.executions.iter().filter(|execution| execution.attempt > 1).count();
         format!(
-            "{} keys, {} requests, {answered} answered, {} of them replays; {} executions, {again} of them repeated after \
-             a crash, {} effects, {} outcomes unknown; {} deaths, {} stops, {} pauses, {} restarts and {} broken lines of the store, {} \
-             stalls of the machine or its disk",
+            "{} keys, {} requests and {} of other clients, {answered} answered, {} of them replays; {} executions, {again} of \
+             them repeated after a crash, {} effects, {} outcomes unknown; {} deaths, {} stops, {} ends of a runtime; {} \
+             pauses, {} restarts, {} full disks and {} broken lines of the store, {} stalls of the machine or its disk",
             history.keys.len(),
             history.requests.len(),
+            history.intrusions.len(),
             replays.count(),
             history.executions.len(),
             history.effects.len(),
             unknown.count(),
             count(FaultKind::Died),
             count(FaultKind::Stopped),
+            count(FaultKind::RuntimeEnded),
             count(FaultKind::StorePaused),
             count(FaultKind::StoreRestarted),
+            count(FaultKind::DiskFull),
             count(FaultKind::LineBroken),
             count(FaultKind::MachineStalled),
         )

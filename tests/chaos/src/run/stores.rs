@@ -1,11 +1,18 @@
 //! The real stores, each of a run's own.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::RedisServer;
-use idempotent_tests::{Mode, Proxy};
+use idempotent_tests::{Mode, Proxy, Tmpfs};
+use sqlx::Connection as _;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use tokio::task::spawn_blocking;
+
+use crate::LEASE;
 
 /// Which store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -38,7 +45,11 @@ pub struct TestedStore {
     url: String,
     server: Server,
     line: Option<Line>,
+    disk: Option<Arc<Tmpfs>>,
 }
+
+/// In MiB: enough for the records of a run.
+const DISK: u32 = 192;
 
 /// Between the servers and the store.
 struct Line {
@@ -54,25 +65,27 @@ enum Server {
 }
 
 impl TestedStore {
-    pub(crate) async fn start(kind: StoreKind, folder: &Path) -> Self {
+    pub(crate) async fn start(kind: StoreKind, folder: &Path, on_a_small_disk: bool) -> Self {
         match kind {
-            StoreKind::Memory => Self { url: "memory:".to_owned(), server: Server::Embedded, line: None },
+            StoreKind::Memory => Self { url: "memory:".to_owned(), server: Server::Embedded, line: None, disk: None },
             StoreKind::Sqlite => {
+                let disk = on_a_small_disk.then(|| Arc::new(Tmpfs::mount(DISK)));
+                let folder = disk.as_ref().map_or(folder, |disk| disk.path());
                 let url = format!("sqlite:{}", folder.join("records.db").display());
-                Self { url, server: Server::Embedded, line: None }
+                Self { url, server: Server::Embedded, line: None, disk }
             }
             StoreKind::Redis => {
                 let server = RedisServer::start(&[]).await;
                 let proxy = Proxy::to(server.address()).await;
                 let line = Some(Line { url: format!("redis://{}/", proxy.address()), proxy });
-                Self { url: server.url(), server: Server::Redis(server), line }
+                Self { url: server.url(), server: Server::Redis(server), line, disk: None }
             }
             StoreKind::Postgres => {
                 let server = PostgresServer::start(&[]).await;
                 let database = server.database().await;
                 let proxy = database.proxy();
                 let line = Some(Line { url: database.url_over(&proxy), proxy });
-                Self { url: database.url(), server: Server::Postgres(server), line }
+                Self { url: database.url(), server: Server::Postgres(server), line, disk: None }
             }
         }
     }
@@ -105,6 +118,36 @@ impl TestedStore {
             Server::Redis(server) => server.signal(signal),
             Server::Postgres(server) => server.signal(signal),
         }
+    }
+
+    /// Nothing that it is asked is answered for this time.
+    pub(crate) async fn be_away(&self, time: Duration) {
+        self.signal("STOP");
+        let lock = self.lock().await;
+        tokio::time::sleep(time).await;
+        drop(lock);
+        self.signal("CONT");
+    }
+
+    /// Of an embedded store the lock of its writers, which is as good as all of it.
+    async fn lock(&self) -> Option<SqliteConnection> {
+        let path = self.url.strip_prefix("sqlite:")?;
+        let options = SqliteConnectOptions::new().filename(path).busy_timeout(LEASE);
+        let mut connection = SqliteConnection::connect_with(&options).await.ok()?;
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await.ok()?;
+        Some(connection)
+    }
+
+    /// Whether its disk can be filled.
+    pub(crate) fn has_a_small_disk(&self) -> bool {
+        self.disk.is_some()
+    }
+
+    pub(crate) async fn fill_disk(&self, time: Duration) {
+        let Some(disk) = self.disk.clone() else { return };
+        let filling = spawn_blocking(move || disk.fill()).await.expect("the disk is filled");
+        tokio::time::sleep(time).await;
+        drop(filling);
     }
 
     pub(crate) async fn restart(&self) {

@@ -8,7 +8,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection as _, Row as _, SqliteConnection};
 
-use crate::history::{Execution, History};
+use crate::history::{Execution, Fault, FaultKind, History};
 use crate::now;
 
 const SCHEMA: &str = "
@@ -18,13 +18,23 @@ CREATE TABLE executions (
     server TEXT NOT NULL,
     attempt INTEGER NOT NULL,
     begun_at INTEGER NOT NULL,
+    ended_at INTEGER,
     gave_up INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX executions_key ON executions (key);
 CREATE TABLE effects (key TEXT NOT NULL, execution TEXT NOT NULL);
+CREATE TABLE ended_runtimes (name TEXT NOT NULL, begun_at INTEGER NOT NULL, ended_at INTEGER NOT NULL);
 ";
 
 const EFFECTS: &str = "CREATE TABLE IF NOT EXISTS effects (key TEXT NOT NULL, execution TEXT NOT NULL)";
+
+/// What ends a transaction under its handler.
+const TRAPS: &str = "
+CREATE TABLE bulk (bytes BLOB NOT NULL);
+CREATE TABLE traps (id INTEGER PRIMARY KEY ON CONFLICT ROLLBACK);
+INSERT INTO traps VALUES (1);
+CREATE TRIGGER trap BEFORE UPDATE ON traps BEGIN SELECT RAISE(ROLLBACK, 'the trap is sprung'); END;
+";
 
 const SELECT: &str = "SELECT key, execution FROM effects";
 
@@ -47,6 +57,7 @@ pub(super) async fn create_effects(store: &str) -> anyhow::Result<()> {
         let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
         let mut connection = SqliteConnection::connect_with(&options.journal_mode(SqliteJournalMode::Wal)).await?;
         sqlx::query(EFFECTS).execute(&mut connection).await?;
+        sqlx::raw_sql(TRAPS).execute(&mut connection).await?;
         connection.close().await?;
     } else if store.starts_with("postgres:") {
         let mut connection = PgConnection::connect(store).await?;
@@ -70,7 +81,7 @@ impl Ledger {
     ///
     /// When there is none.
     pub async fn open(path: &Path) -> anyhow::Result<Self> {
-        let pool = SqlitePoolOptions::new().max_connections(2).acquire_timeout(BUSY).connect_with(options(path)).await;
+        let pool = SqlitePoolOptions::new().max_connections(8).acquire_timeout(BUSY).connect_with(options(path)).await;
         Ok(Self(pool.context("the ledger")?))
     }
 
@@ -86,7 +97,7 @@ impl Ledger {
             .bind(&execution.key)
             .bind(&execution.server)
             .bind(execution.attempt)
-            .bind(i64::try_from(execution.begun_at).expect("a time of this age"))
+            .bind(micros(execution.begun_at))
             .execute(&mut *connection)
             .await
             .expect("the execution is written down");
@@ -102,6 +113,20 @@ impl Ledger {
         gave_up.await.expect("the end is written down");
     }
 
+    /// Of several ends the first one counts.
+    pub(super) async fn end(&self, execution: &str) {
+        let ended = sqlx::query("UPDATE executions SET ended_at = ? WHERE id = ? AND ended_at IS NULL")
+            .bind(micros(now()))
+            .bind(execution);
+        ended.execute(&self.0).await.expect("the end is written down");
+    }
+
+    pub(super) async fn runtime_ended(&self, name: &str, begun_at: u64) {
+        let ended = sqlx::query("INSERT INTO ended_runtimes (name, begun_at, ended_at) VALUES (?, ?, ?)").bind(name);
+        let ended = ended.bind(micros(begun_at)).bind(micros(now())).execute(&self.0);
+        ended.await.expect("the end is written down");
+    }
+
     pub(super) async fn effect(&self, key: &str, execution: &str) {
         let effect = sqlx::query("INSERT INTO effects (key, execution) VALUES (?, ?)").bind(key).bind(execution);
         effect.execute(&self.0).await.expect("the effect is written down");
@@ -113,7 +138,7 @@ impl Ledger {
     ///
     /// When one of them cannot be read.
     pub async fn tell(&self, history: &mut History, store: &str) -> anyhow::Result<()> {
-        let executions = sqlx::query("SELECT id, key, server, attempt, begun_at, gave_up FROM executions");
+        let executions = sqlx::query("SELECT * FROM executions");
         for row in executions.fetch_all(&self.0).await? {
             history.executions.push(Execution {
                 id: row.get("id"),
@@ -121,7 +146,16 @@ impl Ledger {
                 server: row.get("server"),
                 attempt: row.get("attempt"),
                 begun_at: row.get::<i64, _>("begun_at").unsigned_abs(),
+                ended_at: row.get::<Option<i64>, _>("ended_at").map(i64::unsigned_abs),
                 gave_up: row.get("gave_up"),
+            });
+        }
+        for row in sqlx::query("SELECT * FROM ended_runtimes").fetch_all(&self.0).await? {
+            let time = |column| row.get::<i64, _>(column).unsigned_abs();
+            history.faults.push(Fault {
+                time: (time("begun_at"), time("ended_at")),
+                server: Some(row.get("name")),
+                kind: FaultKind::RuntimeEnded,
             });
         }
         history.effects.extend(sqlx::query_as(SELECT).fetch_all(&self.0).await?);
@@ -139,5 +173,10 @@ impl Ledger {
 
 /// An execution that begins now.
 pub(super) fn beginning(id: String, key: &str, server: &str, attempt: u32) -> Execution {
-    Execution { id, key: key.to_owned(), server: server.to_owned(), attempt, begun_at: now(), gave_up: false }
+    let (key, server) = (key.to_owned(), server.to_owned());
+    Execution { id, key, server, attempt, begun_at: now(), ended_at: None, gave_up: false }
+}
+
+fn micros(time: u64) -> i64 {
+    i64::try_from(time).expect("a time of this age")
 }

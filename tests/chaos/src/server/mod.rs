@@ -1,32 +1,48 @@
-//! One server process: three handlers with three guarantees, a ledger of what they did, and places to die at.
+//! One server process: guarded handlers, a ledger of what they did, and places to die at.
 
+mod fault_injection;
 mod handlers;
 mod ledger;
+mod origins;
 mod rigged;
+mod runtimes;
 mod steps;
+mod transactional;
 
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use axum::Router;
 use axum::extract::{Request, State};
+use axum::http::{HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{IntoMakeService, get};
+use axum::{Router, ServiceExt};
 use clap::ValueEnum;
 use idempotent_runtime::Registry;
 use idempotent_runtime::store::{MemoryStore, PostgresStore, RedisStore, SqliteStore, Store};
 use sqlx::postgres::PgPoolOptions;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tower::{Service, ServiceExt as _};
 
+use self::fault_injection::BlockedThread;
+pub use self::fault_injection::{Ending, HowEnded};
 pub use self::handlers::{Order, Outcome};
 pub use self::ledger::Ledger;
+pub use self::origins::{CREDENTIALS, FORWARD_TO};
 use self::rigged::Rigged;
+pub use self::runtimes::END_RUNTIME;
+use self::runtimes::Runtimes;
 use self::steps::Steps;
 pub use self::steps::{DIE_AT, Step};
+pub use self::transactional::{VERSION, VERSIONS};
+use crate::family::Family;
+use crate::run::StoreKind;
 
 /// A guard of the engine that is taken out, to see that the judge notices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -43,6 +59,44 @@ pub enum Guard {
     RefusalAfterCrash,
     /// The effect and the record commit together.
     Transaction,
+    /// A lease is renewed while a handler blocks a thread.
+    BlockedRenewal,
+    /// A lease is renewed while one of several runtimes is blocked or has ended.
+    RuntimeRenewal,
+    /// A running handler's claim is remembered for longer than its ttl.
+    ClaimOutlivesTtl,
+    /// Nothing is kept of a transaction that ended under its handler.
+    TransactionCheck,
+    /// Handlers with and without a `Tx` see each other's claims.
+    SharedClaims,
+    /// A record belongs to the credentials that it was made for.
+    Credentials,
+    /// A record belongs to the path that it was made for.
+    Target,
+}
+
+impl Guard {
+    /// The keys and faults that its want shows under, where they are a family of their own.
+    pub fn family(self) -> Option<Family> {
+        match self {
+            Self::BlockedRenewal => Some(Family::BlockedThreads),
+            Self::RuntimeRenewal => Some(Family::SeveralRuntimes),
+            Self::ClaimOutlivesTtl => Some(Family::ShortTtl),
+            Self::TransactionCheck => Some(Family::EndedTransactions),
+            Self::SharedClaims => Some(Family::MixedScope),
+            Self::Credentials => Some(Family::RotatedCredentials),
+            Self::Target => Some(Family::ForwardedRequests),
+            _ => None,
+        }
+    }
+
+    /// Whether there is something to take out over this store.
+    pub fn fits(self, store: StoreKind) -> bool {
+        match self.family() {
+            Some(family) => family.fits(store),
+            None => self != Self::Transaction || matches!(store, StoreKind::Sqlite | StoreKind::Postgres),
+        }
+    }
 }
 
 /// What a server process is started with.
@@ -60,14 +114,20 @@ pub struct Options {
     /// The guard to take out.
     #[arg(long)]
     pub without: Option<Guard>,
+    /// How many current-thread runtimes share the requests; with 0 one of two threads has them all.
+    #[arg(long, default_value_t = 0)]
+    pub runtimes: usize,
 }
 
 /// What the handlers share.
 struct App {
+    /// The process, or one of its runtimes.
     name: String,
     executions: AtomicU64,
     ledger: Ledger,
     steps: Arc<Steps>,
+    blocked_thread: Arc<BlockedThread>,
+    without: Option<Guard>,
 }
 
 impl App {
@@ -85,18 +145,18 @@ pub async fn serve(options: Options) -> anyhow::Result<()> {
     let url = options.store.clone();
     if let Some(path) = url.strip_prefix("sqlite:") {
         let store = SqliteStore::open(path).await?;
-        return serve_over(store, handlers::exactly_once_in_sqlite_router(), options).await;
+        return serve_over(store, transactional::sqlite_router, options).await;
     }
     if url == "memory:" {
-        return serve_over(MemoryStore::new(), Router::new(), options).await;
+        return serve_over(MemoryStore::new(), Router::new, options).await;
     }
     if url.starts_with("redis:") {
-        return serve_over(RedisStore::connect(&url).await?, Router::new(), options).await;
+        return serve_over(RedisStore::connect(&url).await?, Router::new, options).await;
     }
     let pool = PgPoolOptions::new().max_connections(8).acquire_timeout(Duration::from_secs(2));
     let store = PostgresStore::new(pool.test_before_acquire(false).connect(&url).await.context("PostgreSQL")?);
     store.migrate().await?;
-    serve_over(store, handlers::exactly_once_in_postgres_router(), options).await
+    serve_over(store, transactional::postgres_router, options).await
 }
 
 /// Makes the table of the effects that commit with their records, once, before the servers start.
@@ -109,32 +169,94 @@ pub async fn prepare(store: &str, ledger: &Path) -> anyhow::Result<()> {
     ledger::create_effects(store).await
 }
 
-async fn serve_over(store: impl Store, exactly_once: Router<Arc<App>>, options: Options) -> anyhow::Result<()> {
-    let steps = Arc::<Steps>::default();
-    let store = Arc::new(Rigged::new(store, Arc::clone(&steps), options.without));
-    let ledger = Ledger::open(&options.ledger).await?;
-    let app = App { name: options.name, executions: AtomicU64::new(0), ledger, steps };
-    let exactly_once = match options.without {
-        Some(Guard::Transaction) => handlers::exactly_once_without_transaction_router(),
-        _ => exactly_once,
-    };
-    let mut router = Router::new()
-        .route("/clock", get(async || crate::now().to_string()))
-        .route("/at-least-once", post(handlers::at_least_once))
-        .route("/at-most-once", post(handlers::at_most_once))
-        .merge(exactly_once);
-    if options.without == Some(Guard::Disconnect) {
-        router = router.layer(middleware::from_fn_with_state(Arc::clone(&store), release_on_disconnect));
-    }
-    let app = Arc::new(app);
-    let router = router
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), pass_steps))
-        .with_state(app)
-        .layer(Registry::new(store).layer());
+async fn serve_over<S: Store>(
+    store: S,
+    transactional: fn() -> Router<Arc<App>>,
+    options: Options,
+) -> anyhow::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    println!("{}", listener.local_addr()?);
-    axum::serve(listener, router).await?;
+    let address = listener.local_addr()?;
+    let (blocked_thread, runtimes) = (Arc::<BlockedThread>::default(), Runtimes::default());
+    let store = Arc::new(Rigged::new(store, Arc::clone(&blocked_thread), runtimes.clone(), options.without));
+    let mut registry = Registry::builder(Arc::clone(&store));
+    if options.without == Some(Guard::SharedClaims) {
+        registry = registry.store("apart", MemoryStore::new());
+    }
+    let site = Site {
+        store,
+        registry: registry.build(),
+        transactional,
+        ledger: Ledger::open(&options.ledger).await?,
+        blocked_thread,
+        name: options.name,
+        without: options.without,
+    };
+    if options.runtimes > 0 {
+        return runtimes.serve(listener, options.runtimes, site).await;
+    }
+    println!("{address}");
+    axum::serve(listener, behind_a_balancer(site.router(site.name.clone(), None))).await?;
     Ok(())
+}
+
+/// All that the runtimes of a process share.
+struct Site<S: Store> {
+    store: Arc<Rigged<S>>,
+    registry: Registry,
+    transactional: fn() -> Router<Arc<App>>,
+    ledger: Ledger,
+    blocked_thread: Arc<BlockedThread>,
+    name: String,
+    without: Option<Guard>,
+}
+
+impl<S: Store> Site<S> {
+    /// The handlers of the process, or of the runtime with this name; those with a `Tx` run on `elsewhere` if that is given.
+    fn router(&self, name: String, elsewhere: Option<Handle>) -> Router {
+        let mut transactional = match self.without {
+            Some(Guard::Transaction | Guard::TransactionCheck) => transactional::router_without_transaction(),
+            _ => (self.transactional)(),
+        };
+        if let Some(runtime) = elsewhere {
+            // Blocked in the middle of its transaction, a handler would hold up all writers of the file.
+            transactional = transactional.layer(middleware::from_fn_with_state(runtime, runtimes::run_elsewhere));
+        }
+        let mut router = Router::new()
+            .route("/clock", get(async || crate::now().to_string()))
+            .merge(handlers::router())
+            .merge(origins::router())
+            .merge(transactional);
+        if self.without == Some(Guard::Disconnect) {
+            router = router.layer(middleware::from_fn_with_state(Arc::clone(&self.store), release_on_disconnect));
+        }
+        let app = Arc::new(App {
+            name,
+            executions: AtomicU64::new(0),
+            ledger: self.ledger.clone(),
+            steps: Arc::clone(self.store.steps()),
+            blocked_thread: Arc::clone(&self.blocked_thread),
+            without: self.without,
+        });
+        router
+            .layer(middleware::from_fn_with_state(Arc::clone(&app), pass_steps))
+            .with_state(app)
+            .layer(self.registry.layer())
+    }
+}
+
+/// All servers are one to their clients: a request looks the same, whichever of them gets it over whatever version of HTTP.
+fn behind_a_balancer(
+    router: Router,
+) -> IntoMakeService<
+    impl Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static,
+> {
+    let service = router.map_request(|mut request: Request| {
+        let target = request.uri().path_and_query().and_then(|target| target.as_str().parse().ok());
+        *request.uri_mut() = target.unwrap_or_default();
+        request.headers_mut().insert(header::HOST, HeaderValue::from_static("chaos"));
+        request
+    });
+    ServiceExt::<Request>::into_make_service(service)
 }
 
 /// The first and the last step of a request.

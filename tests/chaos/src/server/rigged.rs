@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use idempotent_runtime::store::{
-    AfterCrash, Claim, ClaimRequest, Cursor, Entry, Held, Page, Store, StoreError, Token, Transactions,
+    AfterCrash, Claim, ClaimRequest, Cursor, Entry, EntryState, Held, Page, Store, StoreError, Token, Transactions,
 };
 use idempotent_runtime::{Record, RecordKey};
 
 use super::Guard;
+use super::fault_injection::BlockedThread;
+use super::runtimes::Runtimes;
 use super::steps::{Step, Steps};
 use crate::LEASE;
 
@@ -19,13 +21,38 @@ const LATE: Duration = Duration::from_millis(400);
 pub(super) struct Rigged<S> {
     store: Arc<S>,
     steps: Arc<Steps>,
+    blocked_thread: Arc<BlockedThread>,
+    runtimes: Runtimes,
     without: Option<Guard>,
     claimed: Mutex<HashMap<RecordKey, Token>>,
 }
 
 impl<S: Store> Rigged<S> {
-    pub(super) fn new(store: S, steps: Arc<Steps>, without: Option<Guard>) -> Self {
-        Self { store: Arc::new(store), steps, without, claimed: Mutex::default() }
+    pub(super) fn new(
+        store: S,
+        blocked_thread: Arc<BlockedThread>,
+        runtimes: Runtimes,
+        without: Option<Guard>,
+    ) -> Self {
+        let (store, steps, claimed) = (Arc::new(store), Arc::default(), Mutex::default());
+        Self { store, steps, blocked_thread, runtimes, without, claimed }
+    }
+
+    pub(super) fn steps(&self) -> &Arc<Steps> {
+        &self.steps
+    }
+
+    /// Forgets the claim when its ttl is over, whether its handler still runs or not.
+    fn forget_after(&self, ttl: Duration, key: RecordKey, token: Token) {
+        let store = Arc::clone(&self.store);
+        tokio::spawn(async move {
+            tokio::time::sleep(ttl).await;
+            let entry = store.get(&key).await;
+            let is_claim = |entry: Entry| matches!(entry.state, EntryState::Claimed { token: of, .. } if of == token);
+            if entry.ok().flatten().is_some_and(is_claim) {
+                let _ = store.purge(&key).await;
+            }
+        });
     }
 
     async fn complete_without_token(
@@ -52,12 +79,24 @@ impl<S: Store> Store for Rigged<S> {
         if self.without == Some(Guard::Disconnect) && matches!(claim, Claim::Acquired { .. }) {
             self.claimed.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), request.token);
         }
+        if self.without == Some(Guard::ClaimOutlivesTtl) && matches!(claim, Claim::Acquired { .. }) {
+            self.forget_after(request.ttl, key.clone(), request.token);
+        }
         Ok(claim)
     }
 
     async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
-        if self.without == Some(Guard::Renewal) {
-            return Ok(Held::Yes);
+        match self.without {
+            Some(Guard::Renewal) => return Ok(Held::Yes),
+            Some(Guard::BlockedRenewal) if self.blocked_thread.is_blocked() => return Ok(Held::Yes),
+            Some(Guard::RuntimeRenewal) => {
+                if let Some(first) = self.runtimes.first() {
+                    let (store, key) = (Arc::clone(&self.store), key.clone());
+                    let renewing = first.spawn(async move { store.renew(&key, token, lease).await });
+                    return renewing.await.map_err(StoreError::unavailable)?;
+                }
+            }
+            _ => {}
         }
         self.store.renew(key, token, lease).await
     }

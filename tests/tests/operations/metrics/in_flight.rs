@@ -97,7 +97,7 @@ async fn handlers_that_end_are_not_in_flight_any_more() {
 async fn a_handler_whose_client_left_is_in_flight_until_it_has_ended() {
     let runs = Runs::held();
     let server = Server::start(app(&runs, FaultyStore::new())).await;
-    let request = b"POST /is-left HTTP/1.1\r\nhost: localhost\r\nidempotency-key: k\r\ncontent-length: 0\r\n\r\n";
+    let request = b"POST /is-left HTTP/1.1\r\nhost: 127.0.0.1\r\nidempotency-key: k\r\ncontent-length: 0\r\n\r\n";
     let connection = server.connect_and_send(request).await;
     runs.until_started(1).await;
     drop(connection);

@@ -5,3 +5,4 @@ mod in_flight;
 mod outcomes;
 mod secrets;
 mod stores;
+mod unknown;

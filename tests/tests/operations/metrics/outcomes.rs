@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use futures_util::stream;
 use idempotent_runtime::metrics::{LEASE_LOST_TOTAL, REPLAY_AGE_SECONDS, REQUESTS_TOTAL};
-use idempotent_runtime::store::{MemoryStore, SqliteStore, Store};
+use idempotent_runtime::store::{MemoryStore, SqliteStore};
 use idempotent_runtime::{RecordKey, Registry, Tx, idempotent};
 use idempotent_tests::sqlite::SqliteFile;
 use idempotent_tests::{Fault, FaultyStore, Runs, Server, answer, eventually, take_over};

@@ -5,8 +5,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use idempotent_runtime::store::MemoryStore;
-use idempotent_runtime::{Registry, idempotent};
-use idempotent_tests::{Runs, Server, answer};
+use idempotent_runtime::{Registry, idempotent, metrics};
+use idempotent_tests::{Runs, Server, answer, eventually};
 
 use crate::exposition::Exposition;
 
@@ -41,10 +41,16 @@ async fn hostile_keys_callers_and_bodies_reach_no_label() {
             answer(request.body(body)).await;
         }
     }
+    // The stores are asked beside the requests.
+    let counted = async || {
+        metrics::refresh();
+        Exposition::scrape().value(metrics::UNKNOWN_OUTCOMES, &[("scope", "secrets")])
+    };
+    eventually(counted, Option::is_some).await;
     let exposition = Exposition::scrape();
     assert!(!exposition.text().contains("planted"), "{}", exposition.text());
     assert!(exposition.value("idempotency_requests_total", &[("scope", "secrets")]).is_some_and(|count| count >= 24.0));
     let is_of_secrets = |label: Option<&String>| label.is_some_and(|scope| scope == "secrets");
     let series = exposition.samples().iter().filter(|sample| is_of_secrets(sample.labels.get("scope"))).count();
-    assert_eq!(series, 18 + 3, "one for each outcome, and one for each of the others");
+    assert_eq!(series, 22 + 3 + 4, "one for each outcome, for each part that can differ, and for each of the others");
 }

@@ -6,8 +6,8 @@ use std::process::Command;
 use axum::Router;
 use axum::routing::post;
 use idempotent_runtime::store::MemoryStore;
-use idempotent_runtime::{Registry, idempotent};
-use idempotent_tests::Server;
+use idempotent_runtime::{Registry, idempotent, metrics};
+use idempotent_tests::{Server, eventually};
 use tempfile::TempDir;
 
 use crate::exposition::Exposition;
@@ -25,6 +25,12 @@ pub(crate) async fn exposition() -> Exposition {
     let server = Server::start(Router::new().route("/", post(create_charge)).layer(registry.layer())).await;
     server.post_with_key("/", "k").await;
     assert!(server.post_with_key("/", "k").await.is_replay());
+    // The stores are asked beside the requests.
+    let counted = async || {
+        metrics::refresh();
+        Exposition::scrape().value(metrics::UNKNOWN_OUTCOMES, &[])
+    };
+    eventually(counted, Option::is_some).await;
     Exposition::scrape()
 }
 

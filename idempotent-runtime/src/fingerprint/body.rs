@@ -1,0 +1,108 @@
+//! What a request brings: its media type and its content.
+
+use http::{HeaderMap, HeaderValue, header};
+use mediatype::{MediaType, ReadParams as _, names};
+use memchr::memmem;
+
+use super::PartDigest;
+use super::builder::{Piece, Pieces};
+use super::canonical::canonical_json;
+
+/// What of a body counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BodyForm {
+    /// Its bytes; those of a multipart body but for the boundary.
+    Bytes,
+    /// The canonical form, where it is JSON.
+    Json,
+}
+
+pub(crate) fn digest_of_body(headers: &HeaderMap, body: &[u8], form: BodyForm) -> PartDigest {
+    let mut pieces = Pieces::new();
+    let mut lines = headers.get_all(header::CONTENT_TYPE).iter();
+    let only = lines.next().filter(|_| lines.next().is_none());
+    let Some(media_type) = only.and_then(parsed) else {
+        for line in headers.get_all(header::CONTENT_TYPE) {
+            pieces.piece(Piece::RawMediaType, line.as_bytes());
+        }
+        pieces.piece(Piece::Bytes, body);
+        return pieces.finish();
+    };
+    if let Some(segments) = segments(&media_type, body) {
+        // Clients draw the boundary anew for each attempt.
+        digest_media_type(&mut pieces, &media_type, false);
+        for segment in segments {
+            pieces.piece(Piece::Segment, segment);
+        }
+        return pieces.finish();
+    }
+    digest_media_type(&mut pieces, &media_type, true);
+    let canonical = (form == BodyForm::Json && is_json(&media_type)).then(|| canonical_json(body)).flatten();
+    match canonical {
+        Some(canonical) => pieces.piece(Piece::Json, &canonical),
+        None => pieces.piece(Piece::Bytes, body),
+    }
+    pieces.finish()
+}
+
+fn parsed(content_type: &HeaderValue) -> Option<MediaType<'_>> {
+    MediaType::parse(content_type.to_str().ok()?).ok()
+}
+
+fn digest_media_type(pieces: &mut Pieces, media_type: &MediaType<'_>, with_boundary: bool) {
+    let names = [Some(media_type.ty), Some(media_type.subty), media_type.suffix];
+    for name in names.into_iter().flatten() {
+        pieces.in_lower_case(Piece::MediaType, name.as_str().as_bytes());
+    }
+    for (name, value) in media_type.params().filter(|(name, _)| with_boundary || *name != names::BOUNDARY) {
+        pieces.in_lower_case(Piece::Parameter, name.as_str().as_bytes());
+        pieces.piece(Piece::Parameter, value.unquoted_str().as_bytes());
+    }
+}
+
+fn is_json(media_type: &MediaType<'_>) -> bool {
+    let is_plain =
+        media_type.ty == names::APPLICATION && media_type.subty == names::JSON && media_type.suffix.is_none();
+    is_plain || media_type.suffix == Some(names::JSON)
+}
+
+/// The bytes of a multipart body before, between and after its boundaries: preamble, parts, epilogue.
+///
+/// `None` if it is no multipart body, or if two readers could divide it in two ways: then the boundary counts too. A
+/// delimiter stands at the start of a line and fills it (RFC 2046, section 5.1.1); in the middle of a line it is content.
+fn segments<'a>(media_type: &MediaType<'_>, body: &'a [u8]) -> Option<Vec<&'a [u8]>> {
+    if media_type.ty != names::MULTIPART {
+        return None;
+    }
+    let boundary = media_type.get_param(names::BOUNDARY)?.unquoted_str().into_owned();
+    if boundary.is_empty() {
+        return None;
+    }
+    let delimiter = format!("--{boundary}");
+    let (mut segments, mut start, mut is_closed) = (Vec::new(), 0, false);
+    for at in memmem::find_iter(body, &delimiter) {
+        let before = &body[..at];
+        if before.last().is_some_and(|&byte| byte != b'\n') {
+            continue;
+        }
+        let after = &body[at + delimiter.len()..];
+        let closing = after.strip_prefix(b"--");
+        let line_end = without_padding(closing.unwrap_or(after));
+        let is_whole_line = line_end.starts_with(b"\r\n") || closing.is_some() && line_end.is_empty();
+        let is_at_start = before.is_empty() || before.ends_with(b"\r\n");
+        if is_closed || !is_at_start || !is_whole_line {
+            return None;
+        }
+        segments.push(&body[start..at]);
+        start = at + delimiter.len();
+        is_closed = closing.is_some();
+    }
+    segments.push(&body[start..]);
+    is_closed.then_some(segments)
+}
+
+/// Without the spaces that gateways may add to a delimiter.
+fn without_padding(line: &[u8]) -> &[u8] {
+    let padding = line.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+    &line[padding..]
+}

@@ -1,0 +1,103 @@
+//! The digest of what a request asks for: a reused key must bring the same one.
+
+mod body;
+mod builder;
+mod canonical;
+mod difference;
+mod expression;
+mod target;
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+pub(crate) use self::body::{BodyForm, digest_of_body};
+pub(crate) use self::builder::{Credentials, FingerprintBuilder, PartDigest};
+pub(crate) use self::difference::Difference;
+pub(crate) use self::expression::{Unserialisable, digest_of_value};
+pub(crate) use self::target::digest_of_target;
+
+/// What a request asks for, in 32 bytes, shown as 64 hexadecimal digits. Two requests are the same if all 32 bytes are.
+///
+/// | bytes | content |
+/// |---|---|
+/// | 0 to 17 | the first 144 bits of the SHA-256 digest of everything that counts: target, body, credentials |
+/// | 18 to 20 | a hint at the target: 24 bits of its digest |
+/// | 21 to 23 | a hint at the body: 24 bits of its digest |
+/// | 24 to 31 | a hint at each credential header: four slots of 16 bits. With more than four headers, they share slots |
+///
+/// The hints tell which part of another request differs. They are so short because whoever reads a store must not be able
+/// to find out a secret with them: 65,536 values, and as many guesses, fit a slot. With
+/// [`RegistryBuilder::seal_with`](crate::RegistryBuilder::seal_with), every part is keyed, and tells a reader nothing.
+///
+/// # Examples
+///
+/// ```
+/// use idempotent_runtime::Fingerprint;
+///
+/// let fingerprint = Fingerprint::from_bytes([0xab; 32]);
+/// assert_eq!(fingerprint.to_string(), "ab".repeat(32));
+/// assert_eq!(fingerprint.to_string().parse(), Ok(fingerprint));
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+// A processor stalls where a value that was just written in words is read at odd places, as within an enum.
+#[repr(align(8))]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    /// The fingerprint with these bytes.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fingerprint({self})")
+    }
+}
+
+/// The text is not 64 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a fingerprint is 64 hexadecimal digits")]
+pub struct MalformedFingerprint;
+
+impl FromStr for Fingerprint {
+    type Err = MalformedFingerprint;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(MalformedFingerprint);
+        }
+        let mut digest = [0; 32];
+        for (byte, digits) in digest.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+            let digits = str::from_utf8(digits).map_err(|_| MalformedFingerprint)?;
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| MalformedFingerprint)?;
+        }
+        Ok(Self(digest))
+    }
+}
+
+impl Serialize for Fingerprint {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Fingerprint {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}

@@ -1,0 +1,128 @@
+//! Hands a batch of renewals to a runtime that is alive.
+//!
+//! A store's connections live on the runtime that opened them, which mostly is the one in which the key was claimed. So that
+//! one is asked first, from outside, which wakes one of its threads even where another one is blocked. If it does not begin,
+//! because all of its threads are blocked, nobody drives it, or it has ended, another runtime of the process is asked, and in
+//! the end the thread of the library does it itself.
+
+#[cfg(all(test, shuttle))]
+pub(super) use self::checked::*;
+#[cfg(not(all(test, shuttle)))]
+pub(super) use self::real::*;
+
+#[cfg(not(all(test, shuttle)))]
+mod real {
+    use std::collections::HashMap;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use futures_util::future::join_all;
+    use tokio::runtime::{Handle, Id};
+    use tokio::sync::oneshot;
+    use tokio::time::{Instant, timeout};
+
+    use super::super::Lease;
+    use super::super::keeper::Shared;
+    use crate::sync::{Mutex, lock};
+
+    /// How long a runtime that did not begin is passed over.
+    const PASSED_OVER: Duration = Duration::from_secs(1);
+
+    /// What is known of the runtimes of this process.
+    #[derive(Default)]
+    pub(in super::super) struct Runtimes {
+        /// In which a key was claimed last.
+        last: Mutex<Option<Handle>>,
+        passed_over_until: Mutex<HashMap<Id, Instant>>,
+    }
+
+    impl Runtimes {
+        pub(in super::super) fn saw(&self, runtime: Option<&Handle>) {
+            let mut last = lock(&self.last);
+            if last.as_ref().map(Handle::id) != runtime.map(Handle::id) {
+                *last = runtime.cloned();
+            }
+        }
+
+        fn may_begin(&self, runtime: &Handle) -> bool {
+            lock(&self.passed_over_until).get(&runtime.id()).is_none_or(|&until| Instant::now() >= until)
+        }
+
+        fn did_not_begin(&self, runtime: &Handle) {
+            let mut passed_over = lock(&self.passed_over_until);
+            let now = Instant::now();
+            passed_over.retain(|_, until| *until > now);
+            passed_over.insert(runtime.id(), now + PASSED_OVER);
+        }
+
+        /// In the order in which they are asked.
+        fn candidates(&self, own: Option<Handle>) -> impl Iterator<Item = Handle> {
+            let own_id = own.as_ref().map(Handle::id);
+            let other = lock(&self.last).clone().filter(|other| Some(other.id()) != own_id);
+            own.into_iter().chain(other)
+        }
+    }
+
+    /// Renews leases of one store. It ends when all of them were asked for, or have to be asked for again.
+    pub(in super::super) async fn deliver(shared: &Arc<Shared>, batch: Vec<Arc<Lease>>) {
+        let mut by_runtime = HashMap::<Option<Id>, Vec<Arc<Lease>>>::new();
+        for lease in batch {
+            by_runtime.entry(lease.runtime.as_ref().map(Handle::id)).or_default().push(lease);
+        }
+        join_all(by_runtime.into_values().map(|leases| deliver_to_one(shared, leases))).await;
+    }
+
+    async fn deliver_to_one(shared: &Arc<Shared>, leases: Vec<Arc<Lease>>) {
+        let Some(shortest) = leases.iter().map(|lease| lease.length).min() else { return };
+        let own = leases.first().and_then(|lease| lease.runtime.clone());
+        for runtime in shared.runtimes.candidates(own) {
+            if !shared.runtimes.may_begin(&runtime) {
+                continue;
+            }
+            let (begin, begun) = oneshot::channel();
+            let (end, ended) = oneshot::channel();
+            let renewing = {
+                let (shared, leases) = (Arc::clone(shared), leases.clone());
+                runtime.spawn(async move {
+                    // Where the library has given up waiting, another runtime does it.
+                    if begin.send(()).is_ok() {
+                        shared.renew(leases).await;
+                        let _ = end.send(());
+                    }
+                })
+            };
+            // A runtime that has ended drops the task, and its sender with it.
+            if !matches!(timeout(shortest / 12, begun).await, Ok(Ok(()))) {
+                renewing.abort();
+                shared.runtimes.did_not_begin(&runtime);
+                continue;
+            }
+            // The store has a third of the lease to answer. The runtime may be blocked since; to renew twice does no harm.
+            if matches!(timeout(shortest / 3 + shortest / 12, ended).await, Ok(Ok(()))) {
+                return;
+            }
+        }
+        shared.renew(leases).await;
+    }
+}
+
+/// The checker has one runtime, which is always driven.
+#[cfg(all(test, shuttle))]
+mod checked {
+    use std::sync::Arc;
+
+    use super::super::Lease;
+    use super::super::keeper::Shared;
+    use crate::sync::tokio::runtime::Handle;
+
+    #[derive(Default)]
+    pub(in super::super) struct Runtimes;
+
+    impl Runtimes {
+        pub(in super::super) fn saw(&self, _: Option<&Handle>) {}
+    }
+
+    pub(in super::super) async fn deliver(shared: &Arc<Shared>, batch: Vec<Arc<Lease>>) {
+        shared.renew(batch).await;
+    }
+}

@@ -1,0 +1,387 @@
+//! When each lease is renewed: all leases of a registry, by the time at which they are due and by their keys.
+//!
+//! The time is kept by a thread of the library, so that no handler that blocks its thread, and no runtime that ends or is not
+//! driven any more, holds a renewal up. A store gets one batch of renewals at a time: what else is due waits, so that claims
+//! and completions go first. A lease whose batch got no answer in time is renewed alone from then on, a few at a time: if one
+//! key of a store hangs, the others are renewed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::delivery::{Runtimes, deliver};
+use super::{KeptLease, Lease, Running, Taken};
+use crate::store::{BoundedStore, Held, Renewal, StoreError};
+use crate::sync::tokio::sync::Notify;
+use crate::sync::tokio::time::Instant;
+use crate::sync::{KeyHasher, Mutex, clock_is_paused, lock, on_own_thread, tokio};
+use crate::{Fingerprint, RecordKey};
+
+/// How many leases one call of a store renews, at most.
+const BATCH: usize = 256;
+
+/// How many leases of a store are renewed alone at once, beside its batch.
+const ALONE: usize = 4;
+
+/// When a lease is due. The number tells those apart that are due at the same moment.
+pub(super) type Place = (Instant, u64);
+
+/// Keeps the leases of one registry alive. Its thread ends with it.
+#[derive(Default)]
+pub(crate) struct Keeper(Arc<Shared>);
+
+/// What the thread has too.
+#[derive(Default)]
+pub(super) struct Shared {
+    leases: Mutex<Leases>,
+    earlier: Notify,
+    pub(super) runtimes: Runtimes,
+}
+
+#[derive(Default)]
+struct Leases {
+    of_stores: Vec<OfStore>,
+    next_number: u64,
+    wakes_at: Option<Instant>,
+    has_thread: bool,
+    is_closed: bool,
+}
+
+/// What goes to a store together.
+struct Batch {
+    leases: Vec<Arc<Lease>>,
+    is_alone: bool,
+}
+
+struct OfStore {
+    store: BoundedStore,
+    by_due: BTreeMap<Place, Arc<Lease>>,
+    by_key: HashMap<RecordKey, Vec<Arc<Lease>>, KeyHasher>,
+    /// A batch is on its way: what is due meanwhile waits for its end.
+    has_batch: bool,
+    /// How many are on their way alone.
+    alone: usize,
+}
+
+impl Keeper {
+    /// Renews `lease` from now on until the answer is dropped; its claim was asked for at `asked_at`.
+    ///
+    /// The first renewal is due between a sixth and a third of the lease's length, the next ones after a third each: claims
+    /// that came at once do not come due at once.
+    pub(crate) fn keep(self: &Arc<Self>, lease: Lease, asked_at: Instant) -> KeptLease {
+        lock(&lease.holding).confirmed_at = asked_at;
+        self.0.runtimes.saw(lease.runtime.as_ref());
+        let mut leases = lock(&self.0.leases);
+        let due = asked_at + lease.length / 6 + spread(lease.length / 6, leases.next_number);
+        let lease = Arc::new(lease);
+        leases.enter(&lease, due);
+        if !leases.has_thread {
+            leases.has_thread = start(&self.0);
+        }
+        self.0.wake(&mut leases, due);
+        drop(leases);
+        // The thread does not see how the clock of a test goes on.
+        let on_paused_clock =
+            clock_is_paused().then(|| tokio::spawn(renew_on_paused_clock(Arc::clone(&self.0), Arc::clone(&lease))));
+        KeptLease { keeper: Arc::clone(self), lease, on_paused_clock }
+    }
+
+    pub(super) fn forget(&self, lease: &Arc<Lease>) {
+        lock(&self.0.leases).remove(lease);
+    }
+
+    /// Gives the claim that a request has got to the handler of an earlier request with the key, if that runs in this process.
+    /// Its lease has run out, or the store has forgotten its claim, but it has not died.
+    pub(crate) fn hand_over(
+        &self,
+        store: &BoundedStore,
+        key: &RecordKey,
+        taken: &Taken<'_>,
+        is_same_request: impl Fn(Fingerprint) -> bool,
+    ) -> Option<Running> {
+        let mut leases = lock(&self.0.leases);
+        let lease = leases.running(store, key)?;
+        let running = Running::of(&lease, is_same_request);
+        if !lease.take_back(taken, running == Running::SameRequest) {
+            return None;
+        }
+        // The lease that it takes over may be shorter, and has begun some time ago.
+        self.0.renew_at(&mut leases, &lease, Instant::now());
+        Some(running)
+    }
+
+    /// The handler that has claimed this key and still runs in this process, if there is one.
+    pub(crate) fn running(
+        &self,
+        store: &BoundedStore,
+        key: &RecordKey,
+        is_same_request: impl Fn(Fingerprint) -> bool,
+    ) -> Option<Running> {
+        let lease = lock(&self.0.leases).running(store, key)?;
+        Some(Running::of(&lease, is_same_request))
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        lock(&self.0.leases).is_closed = true;
+        self.0.earlier.notify_one();
+    }
+}
+
+/// A part of `whole` for each number, so that numbers which follow each other lie apart: steps of the golden ratio.
+fn spread(whole: Duration, number: u64) -> Duration {
+    let part = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    // In two steps, since the product of both would not fit.
+    (whole / 4096) * u32::try_from(part >> 20).unwrap_or_default()
+}
+
+/// Whether the thread runs. If it cannot be started, the next lease tries again.
+fn start(shared: &Arc<Shared>) -> bool {
+    match on_own_thread("idempotent-leases", run(Arc::clone(shared))) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::error!(%error, "the thread that renews leases cannot be started: running handlers lose their claims");
+            false
+        }
+    }
+}
+
+async fn run(shared: Arc<Shared>) {
+    loop {
+        let wakes_at = {
+            let mut leases = lock(&shared.leases);
+            if leases.is_closed {
+                return;
+            }
+            for batch in leases.take_due(Instant::now()) {
+                tokio::spawn(renew(Arc::clone(&shared), batch));
+            }
+            leases.wakes_at = leases.next_due();
+            leases.wakes_at
+        };
+        match wakes_at {
+            Some(wakes_at) => tokio::select! {
+                () = tokio::time::sleep_until(wakes_at) => {}
+                () = shared.earlier.notified() => {}
+            },
+            None => shared.earlier.notified().await,
+        }
+    }
+}
+
+async fn renew_on_paused_clock(shared: Arc<Shared>, lease: Arc<Lease>) {
+    loop {
+        tokio::time::sleep(lease.length / 3).await;
+        shared.renew(vec![Arc::clone(&lease)]).await;
+    }
+}
+
+/// Renews leases of one store, and lets the next batch of that store follow.
+async fn renew(shared: Arc<Shared>, Batch { leases: batch, is_alone }: Batch) {
+    let Some(store) = batch.first().map(|lease| lease.store.clone()) else { return };
+    deliver(&shared, batch).await;
+    let mut leases = lock(&shared.leases);
+    let of_store = leases.of(&store);
+    if is_alone {
+        of_store.alone -= 1;
+    } else {
+        of_store.has_batch = false;
+    }
+    leases.wakes_at = None;
+    shared.earlier.notify_one();
+}
+
+impl Shared {
+    /// Asks the store of these leases, which all have the same one, to start them anew.
+    pub(super) async fn renew(&self, batch: Vec<Arc<Lease>>) {
+        // An end that is on its way has the lock to itself: there is nothing to renew.
+        let held: Vec<_> =
+            batch.iter().filter_map(|lease| lease.renewing.try_read().ok().map(|guard| (lease, guard))).collect();
+        let renewals: Vec<_> = held
+            .iter()
+            .filter_map(|(lease, _)| {
+                let token = lease.token_to_renew()?;
+                Some((*lease, Renewal { key: lease.key.clone(), token, lease: lease.length }))
+            })
+            .collect();
+        let Some((first, _)) = renewals.first() else { return };
+        let (leases, renewals): (Vec<_>, Vec<_>) =
+            renewals.iter().map(|(lease, renewal)| (*lease, renewal.clone())).unzip();
+        let (asked_at, shortest) = (Instant::now(), leases.iter().map(|lease| lease.length).min().unwrap_or_default());
+        match first.store.renew_many(&renewals, shortest / 3).await {
+            Ok(answers) => {
+                leases.iter().for_each(|lease| lease.is_alone.store(false, Ordering::Relaxed));
+                for ((lease, renewal), answer) in leases.iter().zip(&renewals).zip(answers) {
+                    let renewed = lease.renewed(renewal.token, asked_at, answer).await;
+                    self.conclude(lease, renewal, renewed);
+                }
+            }
+            Err(error) => {
+                warn(first, leases.len(), &error);
+                let mut kept = lock(&self.leases);
+                for lease in leases {
+                    lease.is_alone.store(matches!(error, StoreError::TimedOut(_)), Ordering::Relaxed);
+                    self.renew_at(&mut kept, lease, Instant::now() + lease.length / 10);
+                }
+            }
+        }
+    }
+
+    fn conclude(&self, lease: &Arc<Lease>, renewal: &Renewal, renewed: Result<Held, StoreError>) {
+        match renewed {
+            Ok(Held::Yes) => {}
+            Ok(Held::No) if !lease.has_lost(renewal.token) => {}
+            Ok(Held::No) => {
+                lease.count_as_lost();
+                tracing::error!(
+                    scope = lease.scope,
+                    store = lease.store.name(),
+                    "a running handler has lost its claim: another request with its key may run"
+                );
+            }
+            Err(error) => {
+                warn(lease, 1, &error);
+                self.renew_at(&mut lock(&self.leases), lease, Instant::now() + lease.length / 10);
+            }
+        }
+    }
+
+    fn renew_at(&self, leases: &mut Leases, lease: &Arc<Lease>, due: Instant) {
+        if leases.place_again(lease, due) {
+            self.wake(leases, due);
+        }
+    }
+
+    fn wake(&self, leases: &mut Leases, due: Instant) {
+        if leases.wakes_at.is_none_or(|wakes_at| due < wakes_at) {
+            leases.wakes_at = Some(due);
+            self.earlier.notify_one();
+        }
+    }
+}
+
+fn warn(lease: &Lease, leases: usize, error: &StoreError) {
+    tracing::warn!(
+        scope = lease.scope,
+        store = lease.store.name(),
+        leases,
+        error = error as &dyn std::error::Error,
+        "leases could not be renewed: trying again"
+    );
+}
+
+impl Leases {
+    /// The leases of a store; there are few stores.
+    fn of(&mut self, store: &BoundedStore) -> &mut OfStore {
+        let index = self.of_stores.iter().position(|leases| leases.store.is(store)).unwrap_or_else(|| {
+            self.of_stores.push(OfStore {
+                store: store.clone(),
+                by_due: BTreeMap::new(),
+                by_key: HashMap::default(),
+                has_batch: false,
+                alone: 0,
+            });
+            self.of_stores.len() - 1
+        });
+        &mut self.of_stores[index]
+    }
+
+    fn enter(&mut self, lease: &Arc<Lease>, due: Instant) {
+        self.of(&lease.store).by_key.entry(lease.key.clone()).or_default().push(Arc::clone(lease));
+        self.place(lease, Some(due));
+    }
+
+    fn remove(&mut self, lease: &Arc<Lease>) {
+        self.place(lease, None);
+        let by_key = &mut self.of(&lease.store).by_key;
+        if let Some(of_key) = by_key.get_mut(&lease.key) {
+            of_key.retain(|other| !Arc::ptr_eq(other, lease));
+            if of_key.is_empty() {
+                by_key.remove(&lease.key);
+            }
+        }
+    }
+
+    /// The last one that has claimed this key and has not ended.
+    fn running(&self, store: &BoundedStore, key: &RecordKey) -> Option<Arc<Lease>> {
+        let leases = self.of_stores.iter().find(|leases| leases.store.is(store))?;
+        leases.by_key.get(key)?.iter().rev().find(|lease| lease.is_running()).cloned()
+    }
+
+    /// What can go to the stores now, already entered again for the next renewal.
+    fn take_due(&mut self, now: Instant) -> Vec<Batch> {
+        let mut batches = Vec::new();
+        for index in 0..self.of_stores.len() {
+            let due = self.of_stores[index].take_due(now);
+            for lease in due.iter().flat_map(|batch| &batch.leases) {
+                self.place(lease, Some(now + lease.length / 3));
+            }
+            batches.extend(due);
+        }
+        batches
+    }
+
+    /// When something can go next. What waits for an answer of its store is looked for again when that has come.
+    fn next_due(&self) -> Option<Instant> {
+        self.of_stores.iter().filter_map(OfStore::next_due).min()
+    }
+
+    /// Moves the lease, if it is still kept.
+    fn place_again(&mut self, lease: &Arc<Lease>, due: Instant) -> bool {
+        let is_kept = lock(&lease.place).is_some();
+        if is_kept {
+            self.place(lease, Some(due));
+        }
+        is_kept
+    }
+
+    /// Moves the lease to where it is due at this time, or takes it out.
+    fn place(&mut self, lease: &Arc<Lease>, due: Option<Instant>) {
+        self.next_number += 1;
+        let number = self.next_number;
+        let by_due = &mut self.of(&lease.store).by_due;
+        let mut place = lock(&lease.place);
+        if let Some(former) = place.take() {
+            by_due.remove(&former);
+        }
+        *place = due.map(|at| {
+            by_due.insert((at, number), Arc::clone(lease));
+            (at, number)
+        });
+    }
+}
+
+impl OfStore {
+    fn take_due(&mut self, now: Instant) -> Vec<Batch> {
+        let mut batches = Vec::new();
+        let mut together = Vec::new();
+        for (_, lease) in self.by_due.range(..=(now, u64::MAX)) {
+            let is_alone = lease.is_alone.load(Ordering::Relaxed);
+            if is_alone && self.alone < ALONE {
+                self.alone += 1;
+                batches.push(Batch { leases: vec![Arc::clone(lease)], is_alone });
+            } else if !is_alone && !self.has_batch && together.len() < BATCH {
+                together.push(Arc::clone(lease));
+            } else if (self.has_batch || together.len() == BATCH) && self.alone == ALONE {
+                break;
+            }
+        }
+        if !together.is_empty() {
+            self.has_batch = true;
+            batches.push(Batch { leases: together, is_alone: false });
+        }
+        batches
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        let may_go = |lease: &Lease| {
+            if lease.is_alone.load(Ordering::Relaxed) { self.alone < ALONE } else { !self.has_batch }
+        };
+        if self.has_batch && self.alone == ALONE {
+            return None;
+        }
+        self.by_due.iter().find(|(_, lease)| may_go(lease)).map(|(&(due, _), _)| due)
+    }
+}

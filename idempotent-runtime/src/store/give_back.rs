@@ -1,0 +1,211 @@
+//! Claims under which nothing runs, on their way back: one queue and one task for each store.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::bounded::BoundedStore;
+use super::{AfterCrash, ClaimRequest, Held, StoreError, Token};
+use crate::RecordKey;
+use crate::deadline::Deadline;
+use crate::lease::KeptLease;
+use crate::sync::tokio::sync::Notify;
+use crate::sync::tokio::task::JoinHandle;
+use crate::sync::tokio::time::Instant;
+use crate::sync::{Mutex, lock, tokio};
+
+/// The claims that one queue takes; at most some 10 MB.
+const MOST: usize = 10_000;
+
+/// How many are asked for at once: what is given back must not hold up what is claimed.
+const AT_ONCE: usize = 8;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// A claim that ends without a word of what ran.
+#[derive(Clone)]
+struct Unwanted {
+    key: RecordKey,
+    token: Token,
+    /// Whether nothing stands there afterwards; otherwise it lapses, and keeps the number of its attempt.
+    is_released: bool,
+    /// The claim may arrive in the store after its own end, so that an end which finds nothing is repeated until then.
+    arrives_until: Deadline,
+    /// Tried so long where the store fails.
+    tried_until: Deadline,
+    pause: Duration,
+    /// A renewal that is on its way comes first.
+    renewed: Option<Arc<KeptLease>>,
+}
+
+#[derive(Default)]
+pub(crate) struct GiveBacks {
+    queue: Mutex<Queue>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Queue {
+    by_due: BTreeMap<(Instant, u64), Unwanted>,
+    next_number: u64,
+    task: Option<JoinHandle<()>>,
+    has_overflowed: bool,
+}
+
+impl BoundedStore {
+    /// Ends a claim that may stand and under which nothing runs.
+    ///
+    /// Where it may have taken over from an execution that crashed, it lapses: released, it would take the number of attempts
+    /// along, and the next one would be told that it is the first. Under `AfterCrash::Refuse` nothing is taken over, and a
+    /// claim that stays would refuse its key.
+    pub(crate) fn give_back(&self, key: &RecordKey, request: &ClaimRequest) {
+        let lease = Deadline::after(request.lease);
+        let is_released = request.after_crash == AfterCrash::Refuse;
+        self.enqueue(Unwanted {
+            key: key.clone(),
+            token: request.token,
+            is_released,
+            arrives_until: lease,
+            // A claim that may be taken over is free when its lease is over; the other one never is.
+            tried_until: if is_released { Deadline::after(Duration::MAX) } else { lease },
+            pause: FIRST_PAUSE,
+            renewed: None,
+        });
+    }
+
+    /// Lets a claim lapse at once under which something may have run.
+    pub(crate) fn let_lapse(&self, lease: KeptLease, length: Duration) {
+        self.enqueue(Unwanted {
+            key: lease.key.clone(),
+            token: lease.token(),
+            is_released: false,
+            arrives_until: Deadline::after(Duration::ZERO),
+            tried_until: Deadline::after(length),
+            pause: FIRST_PAUSE,
+            renewed: Some(Arc::new(lease)),
+        });
+    }
+
+    fn enqueue(&self, unwanted: Unwanted) {
+        let give_backs = self.give_backs();
+        let mut queue = lock(&give_backs.queue);
+        if queue.by_due.len() >= MOST {
+            if !std::mem::replace(&mut queue.has_overflowed, true) {
+                tracing::error!(
+                    store = self.name(),
+                    "too many claims under which nothing ran wait to be given back: each further one stays until its lease \
+                     is over, and under `after_crash = \"refuse\"` until an operator purges it"
+                );
+            }
+            return;
+        }
+        queue.insert(Instant::now(), unwanted);
+        self.see_to_a_task(&mut queue);
+        drop(queue);
+        give_backs.changed.notify_one();
+    }
+
+    /// The task dies with the runtime that it was spawned on, which need not be the last one of the process.
+    fn see_to_a_task(&self, queue: &mut Queue) {
+        if queue.task.as_ref().is_none_or(JoinHandle::is_finished)
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            queue.task = Some(runtime.spawn(give_all_back(self.clone())));
+        }
+    }
+
+    /// How many claims are on their way back.
+    pub(crate) fn given_back(&self) -> usize {
+        lock(&self.give_backs().queue).by_due.len()
+    }
+
+    /// Resolves when none is on its way back any more. Those that wait for their next try are tried now.
+    pub(crate) async fn until_given_back(&self) {
+        let mut pause = Duration::from_millis(1);
+        {
+            let mut queue = lock(&self.give_backs().queue);
+            if queue.by_due.is_empty() {
+                return;
+            }
+            // Those that are due stay where their task looks for them.
+            let now = Instant::now();
+            for (_, unwanted) in queue.by_due.split_off(&(now, u64::MAX)) {
+                queue.insert(now, unwanted);
+            }
+            self.see_to_a_task(&mut queue);
+        }
+        self.give_backs().changed.notify_one();
+        while self.given_back() > 0 {
+            tokio::time::sleep(pause).await;
+            pause = Duration::from_millis(20).min(pause * 2);
+        }
+    }
+
+    /// Whether it need not be tried again.
+    async fn ends(&self, unwanted: &Unwanted) -> bool {
+        let ended: Result<Held, StoreError> = match &unwanted.renewed {
+            Some(lease) => lease.lapse().await,
+            None if unwanted.is_released => self.release(&unwanted.key, unwanted.token).await,
+            None => self.renew(&unwanted.key, unwanted.token, Duration::ZERO).await,
+        };
+        match ended {
+            Ok(Held::Yes) => true,
+            Ok(Held::No) => unwanted.arrives_until.is_over(),
+            Err(_) => unwanted.tried_until.is_over(),
+        }
+    }
+}
+
+impl Queue {
+    fn insert(&mut self, due: Instant, unwanted: Unwanted) {
+        self.next_number += 1;
+        self.by_due.insert((due, self.next_number), unwanted);
+    }
+
+    /// Those that are due, which stay here until they have ended: a task may be dropped with its runtime.
+    fn due(&self) -> Vec<((Instant, u64), Unwanted)> {
+        let now = Instant::now();
+        let due = self.by_due.iter().take(AT_ONCE).take_while(|((due, _), _)| *due <= now);
+        due.map(|(place, unwanted)| (*place, unwanted.clone())).collect()
+    }
+}
+
+async fn give_all_back(store: BoundedStore) {
+    loop {
+        let (due, next) = {
+            let mut queue = lock(&store.give_backs().queue);
+            let Some((&(next, _), _)) = queue.by_due.first_key_value() else {
+                // The lock is held: who enters the next one sees this and spawns a new task.
+                queue.task = None;
+                queue.has_overflowed = false;
+                return;
+            };
+            (queue.due(), next)
+        };
+        if due.is_empty() {
+            tokio::select! {
+                () = tokio::time::sleep_until(next) => {}
+                () = store.give_backs().changed.notified() => {}
+            }
+            continue;
+        }
+        let ended = join_all(due.iter().map(|(_, unwanted)| store.ends(unwanted))).await;
+        let mut gone = Vec::new();
+        {
+            let mut queue = lock(&store.give_backs().queue);
+            for ((place, unwanted), has_ended) in due.into_iter().zip(ended) {
+                gone.extend(queue.by_due.remove(&place));
+                if !has_ended {
+                    let pause = unwanted.pause;
+                    let later = Unwanted { pause: LONGEST_PAUSE.min(pause * 2), ..unwanted };
+                    queue.insert(Instant::now() + pause, later);
+                }
+            }
+        }
+        // Not under the lock: a lease takes one of its own.
+        drop(gone);
+    }
+}

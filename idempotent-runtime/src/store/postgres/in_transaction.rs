@@ -1,0 +1,99 @@
+//! How a handler's transaction begins, how it is proven to be the one that has begun, and how it ends.
+//!
+//! Two settings of the connection do it. One is of the transaction alone, holds a value that no other one has, and is gone
+//! with it. The other one is of the session: what runs outside of a transaction that says `READ WRITE` may write nothing.
+//! So a handler whose transaction has ended under it, by a ROLLBACK of its own or by the future of a nested `begin` that was
+//! dropped, cannot go on to write what nothing would undo.
+
+use futures_util::future::BoxFuture;
+use sqlx::postgres::{PgConnection, PgTransactionManager, Postgres};
+use sqlx::{AssertSqlSafe, Row as _};
+use sqlx_core::transaction::TransactionManager as _;
+
+use super::failure::{is_aborted, is_transient, store_error};
+use crate::policy::Isolation;
+use crate::store::{StoreError, Token};
+use crate::transaction::{Aborted, Begun, Conflict, Ended};
+
+/// A transaction of a handler, by the value of its setting.
+pub(super) struct InTransaction(String);
+
+/// As the statements of a claim leave it behind.
+pub(super) const LOCKED: &str = "SELECT current_setting('idempotent_runtime.locked')";
+
+/// Undone with a transaction that is rolled back, and so after each that was not committed.
+const LIFT_GUARD: &str = "RESET default_transaction_read_only";
+
+impl InTransaction {
+    pub(super) fn new() -> Self {
+        Self(format!("{:032x}", Token::unique().0))
+    }
+
+    /// All in one round trip. `try_locks` takes the locks of a key and says which it got.
+    ///
+    /// The handler's role is remembered for the record, which is written as the role that the pool connected as.
+    pub(super) fn begin(&self, isolation: Option<Isolation>, try_locks: Option<&str>) -> String {
+        let level = match isolation {
+            None => "",
+            Some(Isolation::RepeatableRead) => " ISOLATION LEVEL REPEATABLE READ",
+            Some(Isolation::Serializable) => " ISOLATION LEVEL SERIALIZABLE",
+        };
+        let locked = try_locks.unwrap_or("''");
+        // In a transaction of its own: PostgreSQL takes the statements before a BEGIN into the transaction.
+        format!(
+            "BEGIN; SET default_transaction_read_only = on; COMMIT; BEGIN READ WRITE{level}; \
+             SELECT set_config('idempotent_runtime.transaction', '{marker}', true), \
+             set_config('idempotent_runtime.user', current_setting('session_authorization'), true), \
+             set_config('idempotent_runtime.role', current_setting('role'), true), \
+             set_config('idempotent_runtime.locked', {locked}, true)",
+            marker = self.0
+        )
+    }
+}
+
+impl Begun<Postgres> for InTransaction {
+    fn prove<'a>(&'a self, connection: &'a mut PgConnection) -> BoxFuture<'a, Result<(), StoreError>> {
+        let is_ours =
+            format!("current_setting('idempotent_runtime.transaction', true) IS NOT DISTINCT FROM '{}'", self.0);
+        let restored = |setting, remembered| {
+            format!(
+                "CASE WHEN {is_ours} THEN set_config('{setting}', current_setting('{remembered}', true), false) END"
+            )
+        };
+        let statements = format!(
+            "SELECT {is_ours}, {}; SELECT {}; {LIFT_GUARD}",
+            restored("session_authorization", "idempotent_runtime.user"),
+            restored("role", "idempotent_runtime.role")
+        );
+        Box::pin(async move {
+            let rows = sqlx::raw_sql(AssertSqlSafe(statements)).fetch_all(connection).await.map_err(in_transaction)?;
+            let is_ours: bool = rows.first().map_or(Ok(false), |row| row.try_get(0)).map_err(store_error)?;
+            if is_ours { Ok(()) } else { Err(StoreError::unavailable(Ended)) }
+        })
+    }
+
+    fn commit<'a>(&'a self, connection: &'a mut PgConnection) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move { PgTransactionManager::commit(connection).await.map_err(in_transaction) })
+    }
+
+    fn roll_back<'a>(&'a self, connection: &'a mut PgConnection) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            // In one message: behind a pooler, the next one may go to another connection of the server.
+            let undo = format!("ROLLBACK; {LIFT_GUARD}");
+            sqlx::raw_sql(AssertSqlSafe(undo)).execute(&mut *connection).await.map_err(store_error)?;
+            // For sqlx, which counts the levels.
+            PgTransactionManager::rollback(connection).await.map_err(store_error)
+        })
+    }
+}
+
+/// What an error of a statement in a handler's transaction means for the transaction.
+pub(super) fn in_transaction(error: sqlx::Error) -> StoreError {
+    if is_aborted(&error) {
+        StoreError::unavailable(Aborted)
+    } else if is_transient(&error) {
+        StoreError::unavailable(Conflict(Box::new(error)))
+    } else {
+        store_error(error)
+    }
+}

@@ -1,0 +1,86 @@
+//! The set of the claims that never expire: what operators must see however long ago it was, without a look through all of
+//! the server.
+//!
+//! A name is entered with its claim, by the claim's own script, and taken out with it. Where a script cannot reach the set,
+//! as in most of a Cluster, the store does both, which is one more round trip for the claim and for its end: a process that dies in between leaves a claim without its name, which the
+//! next request with the key enters, or a name without its claim, which the next count takes out.
+
+use futures_util::future::join_all;
+
+use super::{RedisStore, store_error};
+use crate::RecordKey;
+use crate::store::{Entry, StoreError, UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes};
+
+/// How many claims are looked at together.
+const TOGETHER: usize = 100;
+
+impl RedisStore {
+    /// The set's name. It is no record key, so no listing shows it.
+    pub(super) fn index_of(prefix: &str) -> String {
+        format!("{prefix}unknown_outcomes")
+    }
+
+    pub(super) async fn enter(&self, key: &RecordKey) -> Result<(), StoreError> {
+        self.index("SADD", &self.name(key)).await
+    }
+
+    /// What a script says that has ended a claim or a record; takes its name out of the set where the script could not.
+    pub(super) async fn ended(&self, key: &RecordKey, answer: u32) -> u32 {
+        if answer == 2 {
+            // The claim has ended whether or not this succeeds, and a count finds the name too.
+            let _ = self.index("SREM", &self.name(key)).await;
+        }
+        answer
+    }
+
+    async fn index(&self, command: &str, name: &[u8]) -> Result<(), StoreError> {
+        self.0.connection.query(redis::cmd(command).arg(&self.0.index).arg(name)).await.map_err(store_error)
+    }
+
+    pub(super) async fn count_unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {
+        let (mut unknown, mut cursor, mut seen) = (UnknownOutcomes::new(), 0_u64, 0);
+        loop {
+            let mut scan = redis::cmd("SSCAN");
+            scan.arg(&self.0.index).arg(cursor).arg("COUNT").arg(1000);
+            let (next, mut names): (u64, Vec<Vec<u8>>) = self.0.connection.query(&scan).await.map_err(store_error)?;
+            names.truncate(UNKNOWN_OUTCOMES_COUNTED - seen);
+            seen += names.len();
+            for some in names.chunks(TOGETHER) {
+                for entry in join_all(some.iter().map(|name| self.verified(name))).await {
+                    if let Some(entry) = entry?.filter(Entry::is_unknown_outcome) {
+                        *unknown.entry(entry.key.scope().into_owned()).or_default() += 1;
+                    }
+                }
+            }
+            cursor = next;
+            if cursor == 0 || seen >= UNKNOWN_OUTCOMES_COUNTED {
+                return Ok(unknown);
+            }
+        }
+    }
+
+    /// What stands under the name, if it is a claim that never expires; otherwise the name is taken out of the set.
+    async fn verified(&self, name: &[u8]) -> Result<Option<Entry>, StoreError> {
+        let Some(key) = self.key_of(name) else { return Ok(None) };
+        let entry = self.endless(&key).await?;
+        if entry.is_some() {
+            return Ok(entry);
+        }
+        self.index("SREM", name).await?;
+        // A claim that was made since the look has entered its name already.
+        let entry = self.endless(&key).await?;
+        if entry.is_some() {
+            self.enter(&key).await?;
+        }
+        Ok(entry)
+    }
+
+    async fn endless(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
+        match self.look(key).await {
+            Ok(entry) => Ok(entry.filter(|entry| entry.expires_in.is_none())),
+            // Listings show it.
+            Err(StoreError::Damaged(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Watches over the connection of handlers' transactions: nothing is committed on it but by the engine.
+//!
+//! SQLite ends a transaction by itself where a disk is full, or where a constraint says so (`ON CONFLICT ROLLBACK`); a handler
+//! may send ROLLBACK or COMMIT; and sqlx rolls back when the future of a nested `begin` is dropped. Whatever follows on the
+//! connection would commit by itself. SQLite asks before each commit whether it may, and tells of each rollback.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::future::BoxFuture;
+use sqlx::sqlite::{Sqlite, SqliteConnection, SqliteTransactionManager};
+use sqlx_core::transaction::TransactionManager as _;
+
+use super::failure::store_error;
+use crate::store::StoreError;
+use crate::transaction::{Begun, Ended};
+
+#[derive(Default)]
+pub(super) struct Guard {
+    may_commit: AtomicBool,
+    has_ended: AtomicBool,
+}
+
+impl Guard {
+    pub(super) async fn watch(connection: &mut SqliteConnection) -> Result<Arc<Self>, sqlx::Error> {
+        let guard = Arc::new(Self::default());
+        let mut handle = connection.lock_handle().await?;
+        handle.set_commit_hook({
+            let guard = Arc::clone(&guard);
+            // A commit that may not be becomes a rollback.
+            move || guard.may_commit.load(Ordering::SeqCst)
+        });
+        handle.set_rollback_hook({
+            let guard = Arc::clone(&guard);
+            move || guard.has_ended.store(true, Ordering::SeqCst)
+        });
+        Ok(guard)
+    }
+
+    /// A transaction has begun.
+    pub(super) fn begun(&self) {
+        self.may_commit.store(false, Ordering::SeqCst);
+        self.has_ended.store(false, Ordering::SeqCst);
+    }
+
+    fn holds(&self) -> Result<(), StoreError> {
+        if self.has_ended.load(Ordering::SeqCst) { Err(StoreError::unavailable(Ended)) } else { Ok(()) }
+    }
+}
+
+impl Begun<Sqlite> for Guard {
+    fn prove<'a>(&'a self, _: &'a mut SqliteConnection) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async { self.holds() })
+    }
+
+    fn commit<'a>(&'a self, connection: &'a mut SqliteConnection) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            // Again: the statement of the record may have ended it.
+            self.holds()?;
+            self.may_commit.store(true, Ordering::SeqCst);
+            let committed = SqliteTransactionManager::commit(connection).await.map_err(store_error);
+            self.may_commit.store(false, Ordering::SeqCst);
+            committed
+        })
+    }
+
+    fn roll_back<'a>(&'a self, connection: &'a mut SqliteConnection) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.holds()?;
+            SqliteTransactionManager::rollback(connection).await.map_err(store_error)
+        })
+    }
+}

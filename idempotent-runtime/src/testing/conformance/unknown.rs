@@ -1,0 +1,140 @@
+//! What becomes of a claim that may not be taken over: it is there until somebody ends it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::fixtures::{
+    LONG, claim, complete, fingerprint, get, lapse, purge, record, release, renew, request, unique_key, until,
+};
+use crate::RecordKey;
+use crate::store::{AfterCrash, Claim, ClaimRequest, EntryState, Held, Store, Token};
+
+const TTL: Duration = Duration::from_secs(1);
+
+/// A claim under `after_crash` that a clock could end soon.
+fn short(after_crash: AfterCrash) -> ClaimRequest {
+    ClaimRequest { lease: TTL / 2, ttl: TTL, after_crash, ..request() }
+}
+
+/// Until a claim that was made before has expired, if it can.
+async fn until_expired<S: Store>(store: &Arc<S>) {
+    let key = unique_key("expires");
+    let _ = claim(store, &key, short(AfterCrash::Rerun)).await;
+    until(async || get(store, &key).await, Option::is_none).await;
+}
+
+/// Under [`AfterCrash::Refuse`] a claim has no ttl: it is there until it is completed, released or purged.
+///
+/// # Panics
+///
+/// When the store breaks the rule.
+pub async fn an_unknown_outcome_never_expires<S: Store>(store: &Arc<S>) {
+    let keys: [_; 4] = std::array::from_fn(|_| unique_key("unknown"));
+    let requests: [_; 4] = std::array::from_fn(|_| short(AfterCrash::Refuse));
+    for (key, request) in keys.iter().zip(requests) {
+        assert_eq!(claim(store, key, request).await, Claim::Acquired { attempt: 1 });
+    }
+    until_expired(store).await;
+    let _ = store.sweep().await.expect("the store sweeps");
+    for (key, request) in keys.iter().zip(requests) {
+        let retry = claim(store, key, short(AfterCrash::Refuse)).await;
+        assert_eq!(retry, Claim::Lapsed { fingerprint: fingerprint(1) }, "after its ttl");
+        let entry = get(store, key).await.expect("the claim stands");
+        assert_eq!(entry.expires_in, None, "{entry:?}");
+        assert_eq!(entry.state, EntryState::Claimed { attempt: 1, lease: None, token: request.token });
+    }
+    let [completed, released, purged, renewed] = keys;
+    let [late, gone, _, back] = requests.map(|request| request.token);
+    assert_eq!(complete(store, &completed, late, &record(), LONG).await, Held::Yes);
+    let entry = get(store, &completed).await.expect("the record stands");
+    assert!(entry.expires_in.is_some_and(|left| left <= LONG), "a record expires: {entry:?}");
+    assert_eq!(release(store, &released, gone).await, Held::Yes);
+    assert!(purge(store, &purged).await);
+    for key in [&released, &purged] {
+        assert_eq!(claim(store, key, short(AfterCrash::Refuse)).await, Claim::Acquired { attempt: 1 });
+        assert!(purge(store, key).await);
+    }
+    assert_eq!(renew(store, &renewed, back, LONG).await, Held::Yes);
+    assert_eq!(claim(store, &renewed, request()).await, Claim::InFlight { fingerprint: fingerprint(1) });
+    assert_eq!(get(store, &renewed).await.expect("the claim stands").expires_in, None, "a renewal changes that not");
+    assert!(purge(store, &renewed).await);
+}
+
+/// A claim that expires, and that a request under [`AfterCrash::Refuse`] was refused for, expires no more.
+///
+/// # Panics
+///
+/// When the store breaks the rule.
+pub async fn what_was_refused_once_stays_refused<S: Store>(store: &Arc<S>) {
+    let (key, first) = (unique_key("refused-once"), short(AfterCrash::Rerun));
+    let _ = claim(store, &key, first).await;
+    lapse(store, &key, first.token).await;
+    let another = ClaimRequest { fingerprint: fingerprint(2), ..short(AfterCrash::Refuse) };
+    assert_eq!(claim(store, &key, another).await, Claim::Lapsed { fingerprint: fingerprint(1) });
+    let entry = get(store, &key).await.expect("the claim stands");
+    assert!(entry.expires_in.is_some(), "another request has no say: {entry:?}");
+    for _ in 0..2 {
+        let refused = claim(store, &key, short(AfterCrash::Refuse)).await;
+        assert_eq!(refused, Claim::Lapsed { fingerprint: fingerprint(1) });
+        until_expired(store).await;
+    }
+    assert!(purge(store, &key).await);
+}
+
+/// The policy of the request decides: under [`AfterCrash::Rerun`] it takes over what was claimed under another one, and what
+/// it has taken over expires as its own claims do.
+///
+/// # Panics
+///
+/// When the store breaks the rule.
+pub async fn a_rerun_takes_an_unknown_outcome_over<S: Store>(store: &Arc<S>) {
+    let (key, first, second) = (unique_key("policy-changed"), short(AfterCrash::Refuse), short(AfterCrash::Rerun));
+    let _ = claim(store, &key, first).await;
+    assert_eq!(claim(store, &key, second).await, Claim::InFlight { fingerprint: fingerprint(1) });
+    lapse(store, &key, first.token).await;
+    assert_eq!(claim(store, &key, second).await, Claim::Acquired { attempt: 2 });
+    let entry = get(store, &key).await.expect("the claim stands");
+    assert!(entry.expires_in.is_some_and(|left| left <= TTL), "{entry:?}");
+    assert_eq!(complete(store, &key, first.token, &record(), LONG).await, Held::No, "it was followed");
+    until(async || get(store, &key).await, Option::is_none).await;
+    assert_eq!(claim(store, &key, request()).await, Claim::Acquired { attempt: 1 });
+}
+
+/// [`Store::unknown_outcomes`] counts, by scope, the claims that never expire and whose lease is over.
+///
+/// # Panics
+///
+/// When the store breaks the rule.
+pub async fn unknown_outcomes_are_counted<S: Store>(store: &Arc<S>) {
+    let scope = format!("conformance: {:x}", Token::unique().as_u128());
+    let key = |name: &str| RecordKey::new(&scope, Some("counted/by"), name);
+    let counted = async || {
+        let unknown = store.unknown_outcomes().await.expect("the store counts");
+        unknown.get(&scope).copied()
+    };
+    let claims = [
+        ("first", AfterCrash::Refuse),
+        ("second", AfterCrash::Refuse),
+        ("runs", AfterCrash::Refuse),
+        ("may-run-again", AfterCrash::Rerun),
+    ];
+    for (name, after_crash) in claims {
+        let request = ClaimRequest { after_crash, ..request() };
+        let _ = claim(store, &key(name), request).await;
+        if name != "runs" {
+            lapse(store, &key(name), request.token).await;
+        }
+    }
+    assert_eq!(counted().await, Some(2));
+    assert!(purge(store, &key("first")).await);
+    assert_eq!(counted().await, Some(1));
+    assert_eq!(claim(store, &key("second"), request()).await, Claim::Acquired { attempt: 2 });
+    assert_eq!(counted().await, None, "somebody takes care of it");
+    let refuse = ClaimRequest { after_crash: AfterCrash::Refuse, ..request() };
+    assert_eq!(claim(store, &key("may-run-again"), refuse).await, Claim::Lapsed { fingerprint: fingerprint(1) });
+    assert_eq!(counted().await, Some(1), "it is refused from now on");
+    for (name, _) in claims {
+        let _ = purge(store, &key(name)).await;
+    }
+    assert_eq!(counted().await, None);
+}

@@ -1,0 +1,18 @@
+//! Where a test makes a transaction fail.
+
+use std::sync::Arc;
+
+use super::{Moment, TransactionFaults};
+use crate::store::StoreError;
+
+/// The faults of the store, if it has any.
+pub(super) struct Faults(pub(super) Option<Arc<dyn TransactionFaults>>);
+
+impl Faults {
+    pub(super) fn meet(&self, moment: Moment) -> Result<(), StoreError> {
+        match self.0.as_ref().and_then(|faults| faults.before(moment)) {
+            None => Ok(()),
+            Some(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! What many running handlers cost the others while their leases are renewed: `lease-load STORE HANDLERS LEASE_SECONDS`, where
+//! the store is `sqlite` or `postgres`. Prints how many responses were not recorded, and how long other requests took.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{Request, StatusCode};
+use axum::routing::post;
+use futures_util::future::join_all;
+use idempotent_runtime::store::{PostgresStore, SqliteStore, Store};
+use idempotent_runtime::{IdempotencyLayer, Policy, Registry};
+use idempotent_tests::postgres::PostgresServer;
+use tokio::sync::watch;
+use tower::ServiceExt as _;
+
+#[derive(Clone)]
+struct Held {
+    started: Arc<watch::Sender<usize>>,
+    may_finish: watch::Receiver<bool>,
+}
+
+async fn hold(State(mut held): State<Held>) -> StatusCode {
+    held.started.send_modify(|started| *started += 1);
+    let _ = held.may_finish.wait_for(|may_finish| *may_finish).await;
+    StatusCode::CREATED
+}
+
+fn request(path: &str, key: &str) -> Request<Body> {
+    Request::post(path).header("idempotency-key", key).body(Body::empty()).expect("a well-formed request")
+}
+
+async fn measure(store: impl Store, handlers: usize, lease: Duration) {
+    let registry = Registry::new(store);
+    let policy = Policy::builder("load").lease(lease).build().expect("a policy");
+    let layer = IdempotencyLayer::new(policy).with_registry(registry.clone());
+    let (let_finish, may_finish) = watch::channel(false);
+    let held = Held { started: Arc::new(watch::Sender::new(0)), may_finish };
+    let app = Router::new()
+        .route("/held", post(hold))
+        .route("/other", post(async || StatusCode::CREATED))
+        .layer(layer)
+        .with_state(held.clone());
+
+    let running: Vec<_> = (0..handlers)
+        .map(|number| {
+            let app = app.clone();
+            tokio::spawn(async move {
+                // In steps, so that the burst of claims is not what is measured.
+                for pause in 0..20 {
+                    let response =
+                        app.clone().oneshot(request("/held", &format!("k{number}"))).await.expect("infallible");
+                    if response.status() != StatusCode::SERVICE_UNAVAILABLE {
+                        return response.status();
+                    }
+                    tokio::time::sleep(Duration::from_millis(100 * (pause + 1))).await;
+                }
+                StatusCode::SERVICE_UNAVAILABLE
+            })
+        })
+        .collect();
+    let mut started = held.started.subscribe();
+    let _ = tokio::time::timeout(Duration::from_secs(120), started.wait_for(|started| *started == handlers)).await;
+    println!("{} handlers run", *held.started.borrow());
+
+    let mut times = Vec::new();
+    let (begun, mut number) = (Instant::now(), 0);
+    while begun.elapsed() < 4 * lease {
+        let asked_at = Instant::now();
+        let response = app.clone().oneshot(request("/other", &format!("o{number}"))).await.expect("infallible");
+        times.push((asked_at.elapsed(), response.status()));
+        number += 1;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let failed = times.iter().filter(|(_, status)| *status != StatusCode::CREATED).count();
+    times.sort_unstable_by_key(|(time, _)| *time);
+    let at = |part: usize| times[(times.len() * part / 1000).min(times.len() - 1)].0;
+    println!(
+        "others: {}, of which {failed} failed; p50 {:?}, p99 {:?}, most {:?}",
+        times.len(),
+        at(500),
+        at(990),
+        at(1000)
+    );
+
+    let _ = let_finish.send(true);
+    let answers: Vec<_> = join_all(running).await.into_iter().map(|answer| answer.expect("it ran")).collect();
+    let created = answers.iter().filter(|status| **status == StatusCode::CREATED).count();
+    let lost = answers.iter().filter(|status| **status == StatusCode::CONFLICT).count();
+    let left = registry.drain(Duration::from_secs(60)).await;
+    let mut replayed = 0;
+    for number in 0..handlers {
+        let response = app.clone().oneshot(request("/held", &format!("k{number}"))).await.expect("infallible");
+        replayed += usize::from(response.headers().contains_key("idempotent-replayed"));
+    }
+    println!("answered 201: {created}, 409: {lost}; recorded: {replayed}; still under way after a drain: {left}");
+}
+
+#[tokio::main]
+async fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [store, handlers, seconds] = arguments.as_slice() else {
+        eprintln!("usage: lease-load sqlite|postgres HANDLERS LEASE_SECONDS");
+        std::process::exit(2);
+    };
+    let (handlers, lease) =
+        (handlers.parse().expect("a number"), Duration::from_secs(seconds.parse().expect("a number")));
+    match store.as_str() {
+        "sqlite" => {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            let store = SqliteStore::open(folder.path().join("load.db")).await.expect("the store opens");
+            measure(store, handlers, lease).await;
+        }
+        "postgres" => {
+            let database = PostgresServer::shared().await.database().await;
+            let store = PostgresStore::new(database.pool(10).await);
+            store.migrate().await.expect("the tables are made");
+            measure(store, handlers, lease).await;
+        }
+        other => panic!("no store: {other}"),
+    }
+}

@@ -1,0 +1,32 @@
+//! Handlers that one macro call emits into several `impl` blocks have one default scope, and `install` says so.
+
+use idempotent_runtime::store::MemoryStore;
+use idempotent_runtime::{InstallError, idempotent};
+
+struct Card;
+struct Bank;
+
+macro_rules! pays_with {
+    ($($method:ident)*) => {
+        $(
+            impl $method {
+                #[idempotent]
+                #[axum::debug_handler]
+                async fn pay() -> &'static str {
+                    stringify!($method)
+                }
+            }
+        )*
+    };
+}
+
+pays_with!(Card Bank);
+
+fn main() {
+    drop((Card::pay(().into()), Bank::pay(().into())));
+    assert_eq!(idempotent_runtime::policies().count(), 2, "debug_handler emits each of them twice");
+    let error = idempotent_runtime::install(MemoryStore::new()).expect_err("one scope for two handlers");
+    assert!(matches!(error, InstallError::SharedDefaultScope { .. }), "{error}");
+    let message = error.to_string();
+    assert!(message.contains("::Card::pay at ") && message.contains("::Bank::pay at "), "{message}");
+}
