@@ -198,14 +198,11 @@ impl Watch {
             Some(EntryState::Claimed { lease: Some(_), .. }) => None,
             // Whatever the store has forgotten, a handler that runs in this process has not ended.
             Some(_) => (!self.runs_here()).then_some(Ended::Lapsed),
-            None if self.runs_here() => None,
-            // A handler with a `Tx` leaves no entry while it runs: only a claim meets its lock.
-            None if self.store.transactions().is_some() => self.fetch().await,
-            None => Some(Ended::Gone),
+            None => (!self.runs_here()).then_some(Ended::Gone),
         }
     }
 
-    /// The record of the key, or what else a claim meets: only a claim is answered with a body.
+    /// The record of the key: only a claim is answered with its body.
     async fn fetch(&self) -> Option<Ended> {
         if let Some(record) = self.store.near(&self.key) {
             return Some(Ended::Recorded(record));

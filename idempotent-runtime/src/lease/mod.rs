@@ -14,9 +14,11 @@ use std::time::Duration;
 
 pub(crate) use self::keeper::Keeper;
 use self::keeper::Place;
+use crate::deadline::Deadline;
 use crate::metering;
 use crate::store::{BoundedStore, ClaimRequest, Held, StoreError, Token};
 use crate::sync::tokio::runtime::Handle;
+use crate::sync::tokio::sync::RwLockWriteGuard;
 use crate::sync::tokio::task::JoinHandle;
 use crate::sync::tokio::time::Instant;
 use crate::sync::{Mutex, lock, tokio};
@@ -54,6 +56,8 @@ struct Holding {
     has_changed_hands: bool,
     /// Its end is on its way to the store: a renewal that finds no claim says nothing any more.
     is_ending: bool,
+    /// How often a request of this process has left its claim to this one.
+    hand_overs: u32,
     /// When the last claim or renewal that succeeded was asked for: its lease began then, or later.
     confirmed_at: Instant,
 }
@@ -84,6 +88,7 @@ impl Lease {
             may_change_hands: true,
             has_changed_hands: false,
             is_ending: false,
+            hand_overs: 0,
             confirmed_at: Instant::now(),
         };
         Self {
@@ -102,6 +107,11 @@ impl Lease {
         }
     }
 
+    fn token_and_hand_overs(&self) -> (Token, u32) {
+        let holding = lock(&self.holding);
+        (holding.token, holding.hand_overs)
+    }
+
     pub(crate) fn token(&self) -> Token {
         lock(&self.holding).token
     }
@@ -114,10 +124,10 @@ impl Lease {
         holding.has_changed_hands
     }
 
-    /// Whether this answer to the token that was asked by is the last one. If so, no claim is handed over any more.
-    fn is_over(&self, token: Token, held: Held) -> bool {
+    /// Whether an answer is the last one that was asked for after so many hand-overs. If so, no claim is handed over any more.
+    fn is_over(&self, hand_overs: u32, held: Held) -> bool {
         let mut holding = lock(&self.holding);
-        let is_over = held == Held::Yes || holding.token == token && lock(&self.others).is_empty();
+        let is_over = held == Held::Yes || holding.hand_overs == hand_overs;
         if is_over {
             holding.state = State::Over;
         }
@@ -128,6 +138,7 @@ impl Lease {
     fn take_back(&self, taken: &Taken<'_>, is_same_request: bool) -> bool {
         let mut holding = lock(&self.holding);
         let takes = holding.state != State::Over && holding.may_change_hands;
+        holding.hand_overs += u32::from(takes);
         if takes && is_same_request {
             let has_changed_hands = holding.has_changed_hands || taken.attempt > 1;
             let (token, confirmed_at) = (taken.request.token, taken.asked_at);
@@ -228,7 +239,7 @@ impl Lease {
     /// Starts the lease anew; [`Held::No`] when the claim is lost or has ended.
     pub(crate) async fn confirm(&self) -> Result<Held, StoreError> {
         // Not behind the back of whoever ends the renewals: it would bring the lease back to life.
-        let _renewing = self.renewing.write().await;
+        let _renewing = self.after_renewals().await;
         loop {
             let Some(token) = self.token_to_renew() else { return Ok(Held::No) };
             let held = self.renew_or_reclaim(token).await?;
@@ -236,6 +247,14 @@ impl Lease {
                 return Ok(held);
             }
         }
+    }
+}
+
+impl Lease {
+    /// Waits until no renewal is on its way, and keeps others from beginning. Not for ever: one may be stuck on a runtime that
+    /// is blocked, and the store refuses it if it arrives after the end of its claim.
+    async fn after_renewals(&self) -> Option<RwLockWriteGuard<'_, ()>> {
+        Deadline::after(self.store.limit()).bound(self.renewing.write()).await
     }
 }
 

@@ -21,7 +21,7 @@ impl Lease {
         lock(&self.holding).is_ending = true;
         let mut reclaims = 0;
         loop {
-            let token = self.token();
+            let (token, hand_overs) = self.token_and_hand_overs();
             let mut held = ask(token).await?;
             if held == Held::No && reclaims < MOST_RECLAIMS {
                 reclaims += 1;
@@ -30,7 +30,7 @@ impl Lease {
                     continue;
                 }
             }
-            if self.is_over(token, held) {
+            if self.is_over(hand_overs, held) {
                 return Ok(held);
             }
             // A request of this process has left its claim to this one meanwhile.
@@ -41,19 +41,19 @@ impl Lease {
     /// Ends the claim where the store answers at once; false when that needs [`end`](Self::end).
     pub(crate) fn end_now(&self, ask: impl FnOnce(Token) -> Result<Held, StoreError>) -> bool {
         lock(&self.holding).is_ending = true;
-        let token = self.token();
-        matches!(ask(token), Ok(Held::Yes)) && self.is_over(token, Held::Yes)
+        let (token, hand_overs) = self.token_and_hand_overs();
+        matches!(ask(token), Ok(Held::Yes)) && self.is_over(hand_overs, Held::Yes)
     }
 
     /// Frees the key, if the claim still stands.
     pub(crate) async fn release(&self) -> Result<Held, StoreError> {
         // A renewal on its way would find nothing, and claim the key anew.
-        let _renewing = self.renewing.write().await;
+        let _renewing = self.after_renewals().await;
         loop {
+            let (token, hand_overs) = self.token_and_hand_overs();
             self.release_others().await?;
-            let token = self.token();
             let held = self.store.release(&self.key, token).await?;
-            if self.is_over(token, held) {
+            if self.is_over(hand_overs, held) {
                 return Ok(held);
             }
         }
@@ -63,7 +63,7 @@ impl Lease {
     pub(crate) async fn lapse(&self) -> Result<Held, StoreError> {
         // A renewal that comes later would bring the lease back to life.
         lock(&self.holding).state = State::Over;
-        drop(self.renewing.write().await);
+        drop(self.after_renewals().await);
         let token = self.token();
         let lapsing = || self.store.renew(&self.key, token, Duration::ZERO);
         match lapsing().await? {

@@ -11,7 +11,7 @@
 //! | [`STORE_ERRORS_TOTAL`] | counter | `store`, `op` | calls of a store that failed or were cut off |
 //! | [`UNKNOWN_OUTCOMES`] | gauge | `scope` | requests in the stores that may have been executed and may not run again, until each is completed or purged |
 //! | [`MISMATCHES_TOTAL`] | counter | `scope`, `differs`, `header` | requests that were refused because their key was used for another request |
-//! | [`LEASE_LOST_TOTAL`] | counter | `scope` | claims that somebody else held, or that were purged, while their handler ran |
+//! | [`LEASE_LOST_TOTAL`] | counter | `scope` | claims that another process held when their handler ran |
 //!
 //! No label ever carries anything of a request: each has a bounded number of values, which stand in the program.
 //!

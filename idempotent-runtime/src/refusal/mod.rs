@@ -62,8 +62,10 @@ pub enum Refusal {
     },
     /// The process that ran the handler died, and the handler must not run twice.
     OutcomeUnknown,
-    /// The handler ran, and lost its claim meanwhile: its process stood still for longer than the lease, or an operator
-    /// purged the key. A retry gets the response that counts.
+    /// The handler ran, and another process may have run it too: the lease was over, because this process stood still or could
+    /// not reach the store, or an operator purged the key and another process claimed it. A retry gets the response that counts.
+    ///
+    /// A claim that the store has merely forgotten is made again, and the response is recorded and sent.
     #[non_exhaustive]
     ClaimLost {
         /// When to ask for it.
@@ -254,7 +256,7 @@ impl Refusal {
                     .to_owned()
             }
             Self::ClaimLost { .. } => {
-                "This request was executed, but gave no sign of life for so long that another one with its key may have been executed too. Retry with the same key to get the response that counts."
+                "This request was executed, but lost its key meanwhile, so that another one with its key may have been executed too. Retry with the same key to get the response that counts."
                     .to_owned()
             }
             Self::ResponseNotRecorded { status } => format!(

@@ -67,12 +67,13 @@ pub enum StepErrorKind {
     /// Not run: the store cannot be asked whether it ran before, or what stands there cannot be read.
     #[error("the store cannot be asked for it")]
     Store(#[source] StoreError),
-    /// **Run**, and the result could not be recorded. It is tried again in the background, and a later attempt waits for
-    /// that; if this process dies before, the step runs again.
+    /// **Run**, and the result could not be recorded, while the lease of the step still held. It is tried again in the
+    /// background, and a later attempt waits for that; if this process dies before, the step runs again.
     #[error("it ran, but its result could not be recorded")]
     NotRecorded(#[source] StoreError),
-    /// Somebody else holds the key, or the step, by now: this attempt stood still for longer than its lease, or an operator
-    /// purged the entry. The closure may have run; if it has, its result is not the one that counts.
+    /// Another attempt holds the key, or the step, or may hold it: this attempt stood still or could not reach the store for
+    /// longer than its lease, or an operator purged the entry and another process claimed it. The closure may have run; if it
+    /// has, its result need not be the one that counts.
     #[error("this attempt has lost its claim")]
     ClaimLost,
     /// Not run: another request under the same key has run it, or may have.

@@ -183,6 +183,9 @@ pub(super) struct RenewManyWrite {
 impl Write for RenewManyWrite {
     type Output = Vec<Held>;
 
+    // One that came too late would bring a lease back to life that was let lapse.
+    const ONLY_IF_AWAITED: bool = true;
+
     // A request waits for each of the others.
     const AFTER_OTHERS: bool = true;
 

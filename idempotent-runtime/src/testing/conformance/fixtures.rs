@@ -31,7 +31,8 @@ pub(super) fn request() -> ClaimRequest {
     ClaimRequest {
         token: Token::unique(),
         fingerprint: fingerprint(1),
-        lease: LONG,
+        // As the engine asks: a claim is remembered for at least twice its lease.
+        lease: LONG / 2,
         ttl: LONG,
         after_crash: AfterCrash::Rerun,
     }

@@ -125,7 +125,7 @@ pub async fn a_late_holder_completes_while_nobody_took_over<S: Store>(store: &Ar
     assert_eq!(claim(store, &key, request()).await, Claim::Completed(record()));
 }
 
-/// A claim of a dead process is remembered for its time to live, counted from its last sign of life.
+/// A claim of a dead process is remembered for its `ttl`, counted from its last claim or renewal: past its lease.
 ///
 /// # Panics
 ///
@@ -133,7 +133,7 @@ pub async fn a_late_holder_completes_while_nobody_took_over<S: Store>(store: &Ar
 pub async fn a_claim_expires_after_its_last_sign_of_life<S: Store>(store: &Arc<S>) {
     const TTL: Duration = Duration::from_secs(1);
 
-    let (key, first) = (unique_key("claim-expires"), ClaimRequest { ttl: TTL, lease: TTL, ..request() });
+    let (key, first) = (unique_key("claim-expires"), ClaimRequest { ttl: TTL, lease: TTL / 2, ..request() });
     let _ = claim(store, &key, first).await;
     sleep(TTL / 2).await;
     let begun = Instant::now();
