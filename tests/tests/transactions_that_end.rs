@@ -240,9 +240,9 @@ async fn postgres_default_of_read_only_is_kept_as_it_was() {
     let read_only = format!("ALTER DATABASE \"{name}\" SET default_transaction_read_only = on");
     sqlx::raw_sql(AssertSqlSafe(read_only)).execute(&bench.pool).await.expect("the database is altered");
     for (default, set) in [("off", "SET default_transaction_read_only = off"), ("on", "SELECT 1")] {
-        let pool = PgPoolOptions::new().max_connections(2).after_connect(move |connection, _| {
-            Box::pin(async move { connection.execute(set).await.map(drop) })
-        });
+        let pool = PgPoolOptions::new()
+            .max_connections(2)
+            .after_connect(move |connection, _| Box::pin(async move { connection.execute(set).await.map(drop) }));
         let pool = pool.connect(&bench.database.url()).await.expect("the server answers");
         let server = server(PostgresStore::new(pool.clone()), post(in_postgres)).await;
         for steps in ["insert a", "insert b|answer 502", "insert b|sql ROLLBACK|insert b|answer 502"] {
@@ -281,7 +281,8 @@ async fn postgres_role_without_privileges_runs_and_records() {
     );
     sqlx::raw_sql(AssertSqlSafe(made)).execute(&bench.pool).await.expect("a role");
     let options: PgConnectOptions = bench.database.url().parse().expect("a URL");
-    let pool = PgPoolOptions::new().max_connections(2).connect_with(options.username(&role)).await.expect("it connects");
+    let pool =
+        PgPoolOptions::new().max_connections(2).connect_with(options.username(&role)).await.expect("it connects");
     let server = server(PostgresStore::new(pool.clone()), post(in_postgres)).await;
     for steps in ["insert a", "sql SET ROLE none|insert a"] {
         assert_eq!(send(&server, steps, steps).await.status, StatusCode::CREATED, "{steps}");

@@ -9,7 +9,9 @@ use tokio::time::Instant;
 
 use super::faults::Faults;
 use super::open::Open;
-use super::{Aborted, Conflict, Ended, HandlerTransaction, Holder, Moment, ReadOnly, Recording, TransactionError, Transactions};
+use super::{
+    Aborted, Conflict, Ended, HandlerTransaction, Holder, Moment, ReadOnly, Recording, TransactionError, Transactions,
+};
 use crate::RecordKey;
 use crate::metering::Op;
 use crate::policy::Isolation;
