@@ -181,7 +181,7 @@ pub(crate) trait TransactionFaults: Send + Sync {
     fn before(&self, moment: Moment) -> Option<StoreError>;
 }
 
-/// A moment in the life of a handler's transaction, for [`FaultyStore::fail_transaction`](crate::testing::FaultyStore::fail_transaction).
+/// A moment in the life of a handler's transaction, for [`FaultyStore::fail_transactions`](crate::testing::FaultyStore::fail_transactions).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Moment {
