@@ -137,19 +137,23 @@ impl Lease {
     /// Takes the claim that a duplicate has got in the store; false when it has nothing to end any more but the claim itself.
     fn take_back(&self, taken: &Taken<'_>, is_same_request: bool) -> bool {
         let mut holding = lock(&self.holding);
-        let takes = holding.state != State::Over && holding.may_change_hands;
-        holding.hand_overs += u32::from(takes);
-        if takes && is_same_request {
-            let has_changed_hands = holding.has_changed_hands || taken.attempt > 1;
-            let (token, confirmed_at) = (taken.request.token, taken.asked_at);
-            *holding = Holding { token, state: State::Held, has_changed_hands, confirmed_at, ..*holding };
-        } else if takes {
+        let is_accepted = holding.state != State::Over && holding.may_change_hands;
+        holding.hand_overs += u32::from(is_accepted);
+        if is_accepted && is_same_request {
+            *holding = Holding {
+                token: taken.request.token,
+                state: State::Held,
+                has_changed_hands: holding.has_changed_hands || taken.attempt > 1,
+                confirmed_at: taken.asked_at,
+                ..*holding
+            };
+        } else if is_accepted {
             // What stands in the store must be the claim for this handler's own request: the next renewal, or the end, releases
             // the other claim and claims the key anew.
             holding.state = State::Held;
             lock(&self.others).push(taken.request.token);
         }
-        takes
+        is_accepted
     }
 
     fn is_running(&self) -> bool {

@@ -115,8 +115,9 @@ fn duplicate(
         };
         let taken = Taken { request: &request, attempt, asked_at };
         let running = keeper.hand_over(&running, &key, &taken, |fingerprint| fingerprint == request.fingerprint);
-        let is_same = request.fingerprint == claim_request().fingerprint;
-        let expected = if is_same { Running::SameRequest } else { Running::AnotherRequest };
+        let of_handler = claim_request().fingerprint;
+        let is_same = request.fingerprint == of_handler;
+        let expected = if is_same { Running::SameRequest } else { Running::AnotherRequest(of_handler) };
         assert!(running.is_none_or(|running| running == expected), "{running:?}");
         Some(running.is_some())
     })
