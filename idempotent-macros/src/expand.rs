@@ -223,9 +223,10 @@ impl<'ast> Visit<'ast> for Mentions<'_> {
 
 /// The scope that is given, or the path of the function.
 pub(crate) fn scope(model: &Model, function: &str) -> TokenStream {
-    match &model.scope {
-        Some(scope) => scope.to_token_stream(),
-        None => quote!(::core::concat!(::core::module_path!(), "::", #function)),
+    if let Some(scope) = &model.scope {
+        scope.to_token_stream()
+    } else {
+        quote!(::core::concat!(::core::module_path!(), "::", #function))
     }
 }
 

@@ -77,6 +77,7 @@ impl Identity<'_> {
 }
 
 /// What a claim has come to.
+#[expect(clippy::large_enum_variant, reason = "it is moved once, which costs less than a box")]
 pub(super) enum Entered {
     Now(Result<Passage, Response>),
     Later(BoxFuture<'static, Result<Passage, Response>>),

@@ -79,26 +79,26 @@ mod real {
             if !shared.runtimes.may_begin(&runtime) {
                 continue;
             }
-            let (begin, begun) = oneshot::channel();
-            let (end, ended) = oneshot::channel();
+            let (started, has_started) = oneshot::channel();
+            let (done, is_done) = oneshot::channel();
             let renewing = {
                 let (shared, leases) = (Arc::clone(shared), leases.clone());
                 runtime.spawn(async move {
                     // Where the library has given up waiting, another runtime does it.
-                    if begin.send(()).is_ok() {
+                    if started.send(()).is_ok() {
                         shared.renew(leases).await;
-                        let _ = end.send(());
+                        let _ = done.send(());
                     }
                 })
             };
             // A runtime that has ended drops the task, and its sender with it.
-            if !matches!(timeout(shortest / 12, begun).await, Ok(Ok(()))) {
+            if !matches!(timeout(shortest / 12, has_started).await, Ok(Ok(()))) {
                 renewing.abort();
                 shared.runtimes.did_not_begin(&runtime);
                 continue;
             }
             // The store has a third of the lease to answer. The runtime may be blocked since; to renew twice does no harm.
-            if matches!(timeout(shortest / 3 + shortest / 12, ended).await, Ok(Ok(()))) {
+            if matches!(timeout(shortest / 3 + shortest / 12, is_done).await, Ok(Ok(()))) {
                 return;
             }
             // There is no time left for another runtime that may be blocked too.

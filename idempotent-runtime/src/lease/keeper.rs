@@ -212,7 +212,9 @@ impl Shared {
         let (asked_at, shortest) = (Instant::now(), leases.iter().map(|lease| lease.length).min().unwrap_or_default());
         match first.store.renew_many(&renewals, shortest / 3).await {
             Ok(answers) => {
-                leases.iter().for_each(|lease| lease.is_alone.store(false, Ordering::Relaxed));
+                for lease in &leases {
+                    lease.is_alone.store(false, Ordering::Relaxed);
+                }
                 for ((lease, renewal), answer) in leases.iter().zip(&renewals).zip(answers) {
                     let renewed = lease.renewed(renewal.token, asked_at, answer).await;
                     self.conclude(lease, renewal, renewed);

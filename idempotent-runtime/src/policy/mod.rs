@@ -28,6 +28,7 @@ pub(crate) const DEFAULT_HEADER: &str = "idempotency-key";
 ///     println!("{} ({}:{}) keeps records for {:?}", policy.handler(), policy.file(), policy.line(), policy.ttl());
 /// }
 /// ```
+#[expect(clippy::struct_excessive_bools, reason = "each is one argument with two values")]
 #[derive(Debug)]
 pub struct Policy {
     pub(crate) module: &'static str,

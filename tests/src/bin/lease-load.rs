@@ -84,7 +84,7 @@ async fn measure(store: impl Store, handlers: usize, lease: Duration) {
     let answers: Vec<_> = join_all(running).await.into_iter().map(|answer| answer.expect("it ran")).collect();
     let created = answers.iter().filter(|status| **status == StatusCode::CREATED).count();
     let lost = answers.iter().filter(|status| **status == StatusCode::CONFLICT).count();
-    let left = registry.drain(Duration::from_secs(60)).await;
+    let left = registry.drain(Duration::from_mins(1)).await;
     let mut replayed = 0;
     for number in 0..handlers {
         let response = app.clone().oneshot(request("/held", &format!("k{number}"))).await.expect("infallible");

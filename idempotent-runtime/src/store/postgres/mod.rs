@@ -31,7 +31,7 @@ use self::failure::{claim_error, is_transient, store_error};
 use self::listener::Listener;
 pub use self::migrate::MigrateError;
 use self::pools::Pools;
-use self::row::digest;
+use self::row::{HeldInTransaction, digest};
 use self::statements::Statements;
 use self::sweeper::Sweeper;
 use super::columns::{span_millis, token_text, unix_millis};
@@ -238,8 +238,8 @@ impl PostgresStore {
             if let Some(attempt) = row::acquired(&row)? {
                 return Ok(Claim::Acquired { attempt });
             }
-            if let Some(other) = row::held_by_transaction(&row)? {
-                return Ok(held_in_transaction(request.fingerprint, other));
+            if let Some(holder) = row::held_by_transaction(&row)? {
+                return Ok(held_in_transaction(request.fingerprint, &holder));
             }
             match judge(Some(Standing::from_row(&row)?), request) {
                 Verdict::Answer(claim) => return Ok(claim),
@@ -298,8 +298,12 @@ fn is_renewed(held: Option<&bool>) -> Result<Held, StoreError> {
 
 /// What is told of a handler that runs in a transaction: its lock tells in which parts another request differs, and no more
 /// matters.
-fn held_in_transaction(asked_for: Fingerprint, other: Option<i32>) -> Claim {
-    Claim::InFlight { fingerprint: other.map_or(asked_for, |bits| asked_for.with_bits(bits)) }
+fn held_in_transaction(asked_for: Fingerprint, holder: &HeldInTransaction) -> Claim {
+    let fingerprint = match holder {
+        HeldInTransaction::Same => asked_for,
+        HeldInTransaction::Other(bits) => asked_for.with_bits(*bits),
+    };
+    Claim::InFlight { fingerprint }
 }
 
 fn headers_text(record: &Record) -> Result<String, StoreError> {

@@ -18,10 +18,21 @@ pub(super) fn acquired(row: &PgRow) -> Result<Option<u32>, StoreError> {
     attempt.map(Some).ok_or_else(|| row.damaged("`attempt` is out of range"))
 }
 
-/// Whether a handler in a transaction holds the key, and if so, what is known of another request that it is for.
-pub(super) fn held_by_transaction(row: &PgRow) -> Result<Option<Option<i32>>, StoreError> {
-    let is_held = row.text("state")? == Some("transaction");
-    Ok(if is_held { Some(column(row, "attempt")?) } else { None })
+/// Whose transaction holds a key.
+pub(super) enum HeldInTransaction {
+    /// One of the same request, as far as is known.
+    Same,
+    /// One of another request, of which its lock tells these bits.
+    Other(i32),
+}
+
+/// Whether a handler in a transaction holds the key.
+pub(super) fn held_by_transaction(row: &PgRow) -> Result<Option<HeldInTransaction>, StoreError> {
+    if row.text("state")? != Some("transaction") {
+        return Ok(None);
+    }
+    let other: Option<i32> = column(row, "attempt")?;
+    Ok(Some(other.map_or(HeldInTransaction::Same, HeldInTransaction::Other)))
 }
 
 /// Where a listing goes on after it.

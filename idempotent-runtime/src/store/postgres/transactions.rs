@@ -6,7 +6,7 @@ use sqlx::postgres::{PgExecutor, Postgres};
 
 use super::failure::store_error;
 use super::in_transaction::{InTransaction, LOCKED, in_transaction};
-use super::row::digest;
+use super::row::{HeldInTransaction, digest};
 use super::statements::{IS_LOCKED, OTHER_REQUEST, TRY_LOCK, try_locks};
 use super::{PostgresStore, headers_text, held, held_in_transaction};
 use crate::policy::Isolation;
@@ -113,7 +113,8 @@ impl TransactionalStore<Postgres> for PostgresStore {
                 _ => {
                     let compare = sqlx::query_scalar(OTHER_REQUEST).bind(requests).bind(asked_for).bind(lock_of_key);
                     let other: Option<i32> = compare.fetch_one(&mut *open).await.map_err(store_error)?;
-                    return Ok(TransactionClaim::Standing(held_in_transaction(request.fingerprint, other)));
+                    let holder = other.map_or(HeldInTransaction::Same, HeldInTransaction::Other);
+                    return Ok(TransactionClaim::Standing(held_in_transaction(request.fingerprint, &holder)));
                 }
             }
             match judge(standing?, &request) {
