@@ -184,6 +184,7 @@ pub(crate) trait TransactionFaults: Send + Sync {
 /// A moment in the life of a handler's transaction, for [`FaultyStore::fail_transactions`](crate::testing::FaultyStore::fail_transactions).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "the testing kit exports it"))]
 pub enum Moment {
     /// Before it begins: the handler does not run.
     Begin,
