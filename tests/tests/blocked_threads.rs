@@ -53,26 +53,29 @@ struct Blocked {
 
 impl Thread {
     fn block(&self) {
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.state.lock().expect("no thread panics");
         state.has_begun = true;
         self.changed.notify_all();
         // In the end it goes on by itself, so that a test that fails comes to its end.
-        let _ = self.changed.wait_timeout_while(state, 10 * LEASE, |state| !state.may_end).unwrap();
+        let _ = self.changed.wait_timeout_while(state, 10 * LEASE, |state| !state.may_end).expect("no thread panics");
     }
 
     /// The thread of the caller must be another one.
     async fn until_blocked(self: &Arc<Self>) {
         let thread = Arc::clone(self);
         let waiting = tokio::task::spawn_blocking(move || {
-            let state = thread.state.lock().unwrap();
-            let (state, _) = thread.changed.wait_timeout_while(state, 10 * LEASE, |state| !state.has_begun).unwrap();
+            let state = thread.state.lock().expect("no thread panics");
+            let (state, _) = thread
+                .changed
+                .wait_timeout_while(state, 10 * LEASE, |state| !state.has_begun)
+                .expect("no thread panics");
             assert!(state.has_begun, "no handler blocks its thread");
         });
         waiting.await.expect("the thread is blocked");
     }
 
     fn unblock(&self) {
-        self.state.lock().unwrap().may_end = true;
+        self.state.lock().expect("no thread panics").may_end = true;
         self.changed.notify_all();
     }
 }

@@ -196,7 +196,8 @@ async fn postgres_connections_come_back_as_they_were_lent() {
 
 /// What each connection of the pool, of two, answers.
 async fn of_all(pool: &PgPool, question: &'static str) -> [String; 2] {
-    let (mut first, mut second) = (pool.acquire().await.unwrap(), pool.acquire().await.unwrap());
+    let (mut first, mut second) =
+        (pool.acquire().await.expect("the pool has two"), pool.acquire().await.expect("the pool has two"));
     let (first, second) = tokio::join!(
         sqlx::query_scalar(question).fetch_one(&mut *first),
         sqlx::query_scalar(question).fetch_one(&mut *second)

@@ -97,8 +97,8 @@ mod real {
                 shared.runtimes.did_not_begin(&runtime);
                 continue;
             }
-            // The store has a third of the lease to answer. The runtime may be blocked since; to renew twice does no harm.
-            if matches!(timeout(shortest / 3 + shortest / 12, is_done).await, Ok(Ok(()))) {
+            // The store has 5/12 of the lease to answer. The runtime may be blocked since; to renew twice does no harm.
+            if matches!(timeout(shortest / 2, is_done).await, Ok(Ok(()))) {
                 return;
             }
             // There is no time left for another runtime that may be blocked too.

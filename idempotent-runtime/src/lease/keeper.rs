@@ -210,7 +210,7 @@ impl Shared {
         let (leases, renewals): (Vec<_>, Vec<_>) =
             renewals.iter().map(|(lease, renewal)| (*lease, renewal.clone())).unzip();
         let (asked_at, shortest) = (Instant::now(), leases.iter().map(|lease| lease.length).min().unwrap_or_default());
-        match first.store.renew_many(&renewals, shortest / 3).await {
+        match first.store.renew_many(&renewals, shortest * 5 / 12).await {
             Ok(answers) => {
                 for lease in &leases {
                     lease.is_alone.store(false, Ordering::Relaxed);
