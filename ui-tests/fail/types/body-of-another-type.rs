@@ -4,16 +4,23 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use idempotent_runtime::idempotent;
 
+struct Declined;
+
+impl IntoResponse for Declined {
+    fn into_response(self) -> Response {
+        StatusCode::PAYMENT_REQUIRED.into_response()
+    }
+}
+
 #[idempotent]
 async fn create_charge() -> StatusCode {
     "charged"
 }
 
-struct ApiError;
-
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
-        StatusCode::BAD_REQUEST.into_response()
+#[idempotent]
+async fn refund(amount: String) -> Result<String, Declined> {
+    if amount.is_empty() {
+        return "nothing to refund";
     }
 }
 
