@@ -63,7 +63,7 @@ impl PolicyBuilder {
         self
     }
 
-    /// The statuses that are recorded; `200..=299` and 303 by default.
+    /// The statuses that are recorded; `[200..=299, 303]` by default.
     pub fn cache(mut self, statuses: impl IntoIterator<Item = u16>) -> Self {
         let mut statuses: Vec<u16> = statuses.into_iter().collect();
         statuses.sort_unstable();
