@@ -162,6 +162,7 @@ pub(crate) trait TransactionFaults: Send + Sync {
 }
 
 /// A moment in the life of a handler's transaction, for [`FaultyStore::fail_transaction`](crate::testing::FaultyStore::fail_transaction).
+#[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "`testing` exports it"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Moment {

@@ -1,5 +1,14 @@
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use idempotent_runtime::idempotent;
+
+struct Declined;
+
+impl IntoResponse for Declined {
+    fn into_response(self) -> Response {
+        StatusCode::PAYMENT_REQUIRED.into_response()
+    }
+}
 
 #[idempotent]
 async fn create_charge() -> StatusCode {
@@ -7,10 +16,15 @@ async fn create_charge() -> StatusCode {
 }
 
 #[idempotent]
-async fn refund(amount: String) -> Result<String, StatusCode> {
+async fn refund(amount: String) -> Result<String, Declined> {
     if amount.is_empty() {
-        return Err("nothing to refund");
+        return "nothing to refund";
     }
+    Ok(amount)
+}
+
+#[idempotent]
+async fn cancel(amount: String) -> Result<String, Declined> {
     let cents: u64 = amount.parse()?;
     Ok(cents.to_string())
 }
