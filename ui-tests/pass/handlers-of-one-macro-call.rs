@@ -23,7 +23,7 @@ pays_with!(Card Bank);
 
 fn main() {
     drop((Card::pay(().into()), Bank::pay(().into())));
-    assert_eq!(idempotent_runtime::policies().count(), 2, "each `impl` block has one");
+    assert_eq!(idempotent_runtime::policies().count(), 2);
     let error = idempotent_runtime::install(MemoryStore::new()).expect_err("one scope for two handlers");
     assert!(matches!(error, InstallError::SharedDefaultScope { .. }), "{error}");
     let message = error.to_string();

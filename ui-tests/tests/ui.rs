@@ -18,7 +18,10 @@ fn no_message_quotes_code_outside_of_the_workspace() {
     messages(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fail"), &mut expected);
     assert!(expected.len() > 100, "{} messages", expected.len());
     let outside: Vec<String> = expected.iter().flat_map(|file| quotes_from_outside(file)).collect();
-    assert!(outside.is_empty(), "write these cases so that the compiler need not quote what lies elsewhere: {outside:#?}");
+    assert!(
+        outside.is_empty(),
+        "write these cases so that the compiler need not quote what lies elsewhere: {outside:#?}"
+    );
 }
 
 fn messages(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -36,7 +39,8 @@ fn quotes_from_outside(file: &Path) -> Vec<String> {
     let message = fs::read_to_string(file).expect("the message is text");
     let outside = message.lines().filter(|line| {
         let source = line.trim_start().strip_prefix("--> ").or_else(|| line.trim_start().strip_prefix("::: "));
-        let from_elsewhere = source.is_some_and(|source| !["fail/", "$WORKSPACE/"].iter().any(|at| source.starts_with(at)));
+        let from_elsewhere =
+            source.is_some_and(|source| !["fail/", "$WORKSPACE/"].iter().any(|at| source.starts_with(at)));
         from_elsewhere || ["$RUST", "$CARGO", "/rustc/", "library/"].iter().any(|part| line.contains(part))
     });
     outside.map(|line| format!("{}: {line}", file.display())).collect()

@@ -22,18 +22,12 @@ async fn refund(amount: String) -> Result<String, Declined> {
     if amount.is_empty() {
         return "nothing to refund";
     }
-}
-
-fn cents(amount: &str) -> Result<u64, ParseIntError> {
-    amount.parse()
+    Ok(amount)
 }
 
 #[idempotent]
-async fn refund(amount: String) -> Result<String, ApiError> {
-    if amount.is_empty() {
-        return "nothing to refund";
-    }
-    let cents = cents(&amount)?;
+async fn cancel(amount: String) -> Result<String, Declined> {
+    let cents: u64 = amount.parse()?;
     Ok(cents.to_string())
 }
 
