@@ -14,7 +14,10 @@ async fn nothing_is_purged_without_a_yes() {
         for answer in ["no", "y", ""] {
             let refused = shop.asks_a_person(&RUNNING, answer).await;
             assert_eq!(refused.code, Some(4), "{refused:?}");
-            assert!(refused.out.contains("a retry runs it a second time beside the first"), "{refused:?}");
+            assert!(
+                refused.out.contains("a retry that reaches another process runs it a second time beside the first"),
+                "{refused:?}"
+            );
             assert!(refused.out.contains("only the answer `yes` confirms"), "{refused:?}");
         }
         assert_eq!(shop.asks(&["list", "--json"]).await.json()["scanned"], 4);

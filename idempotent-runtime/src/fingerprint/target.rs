@@ -29,7 +29,8 @@ pub(crate) fn digest_of_target(request: &mut Request, counts_query: bool) -> Par
     if let Some(query) = uri.query().filter(|_| counts_query) {
         pieces.piece(Piece::Query, query.as_bytes());
     }
-    if is_forwarded {
+    // Always where routers are nested: a stale original may look like a genuine one.
+    if is_forwarded || request.extensions().get::<NestedPath>().is_some() {
         stripped(&mut pieces, request);
     }
     pieces.finish()

@@ -16,7 +16,6 @@ mod real {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use futures_util::future::join_all;
     use tokio::runtime::{Handle, Id};
     use tokio::sync::oneshot;
     use tokio::time::{Instant, timeout};
@@ -24,6 +23,12 @@ mod real {
     use super::super::Lease;
     use super::super::keeper::Shared;
     use crate::sync::{Mutex, lock};
+
+    pub(in super::super) type RuntimeId = Id;
+
+    pub(in super::super) fn runtime_of(lease: &Lease) -> Option<RuntimeId> {
+        lease.runtime.as_ref().map(Handle::id)
+    }
 
     /// How long a runtime that did not begin is passed over.
     const PASSED_OVER: Duration = Duration::from_secs(1);
@@ -63,16 +68,8 @@ mod real {
         }
     }
 
-    /// Renews leases of one store. It ends when all of them were asked for, or have to be asked for again.
-    pub(in super::super) async fn deliver(shared: &Arc<Shared>, batch: Vec<Arc<Lease>>) {
-        let mut by_runtime = HashMap::<Option<Id>, Vec<Arc<Lease>>>::new();
-        for lease in batch {
-            by_runtime.entry(lease.runtime.as_ref().map(Handle::id)).or_default().push(lease);
-        }
-        join_all(by_runtime.into_values().map(|leases| deliver_to_one(shared, leases))).await;
-    }
-
-    async fn deliver_to_one(shared: &Arc<Shared>, leases: Vec<Arc<Lease>>) {
+    /// Renews leases of one store and one runtime. It ends when all of them were asked for, or have to be asked for again.
+    pub(in super::super) async fn deliver(shared: &Arc<Shared>, leases: Vec<Arc<Lease>>) {
         let Some(shortest) = leases.iter().map(|lease| lease.length).min() else { return };
         let own = leases.first().and_then(|lease| lease.runtime.clone());
         for runtime in shared.runtimes.candidates(own) {
@@ -116,6 +113,12 @@ mod checked {
     use super::super::Lease;
     use super::super::keeper::Shared;
     use crate::sync::tokio::runtime::Handle;
+
+    pub(in super::super) type RuntimeId = ();
+
+    pub(in super::super) fn runtime_of(_: &Lease) -> Option<RuntimeId> {
+        None
+    }
 
     #[derive(Default)]
     pub(in super::super) struct Runtimes;

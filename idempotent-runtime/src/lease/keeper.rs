@@ -1,16 +1,16 @@
 //! When each lease is renewed: all leases of a registry, by the time at which they are due and by their keys.
 //!
 //! The time is kept by a thread of the library, so that no handler that blocks its thread, and no runtime that ends or is not
-//! driven any more, holds a renewal up. A store gets one batch of renewals at a time: what else is due waits, so that claims
+//! driven any more, holds a renewal up. A store gets few batches of renewals at a time, and what else is due waits, so that claims
 //! and completions go first. A lease whose batch got no answer in time is renewed alone from then on, a few at a time: if one
 //! key of a store hangs, the others are renewed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::delivery::{Runtimes, deliver};
+use super::delivery::{RuntimeId, Runtimes, deliver, runtime_of};
 use super::{KeptLease, Lease, Running, Taken};
 use crate::store::{BoundedStore, Held, Renewal, StoreError};
 use crate::sync::tokio::sync::Notify;
@@ -20,6 +20,9 @@ use crate::{Fingerprint, RecordKey};
 
 /// How many leases one call of a store renews, at most.
 const BATCH: usize = 256;
+
+/// How many leases are looked at, at most, while the lock is held: those beyond them are seen when a batch has ended.
+const LOOKED_AT: usize = 16 * BATCH;
 
 /// How many leases of a store are renewed alone at once, beside its batch.
 const ALONE: usize = 4;
@@ -54,12 +57,20 @@ struct Batch {
     is_alone: bool,
 }
 
+/// Leases that are renewed together: of one runtime, which may be blocked, and about as long, since a batch may take as much
+/// time as its shortest lease allows. So no lease waits for those that have more time.
+type Group = (Option<RuntimeId>, u32);
+
+fn group(lease: &Lease) -> Group {
+    (runtime_of(lease), lease.length.as_millis().max(1).ilog2())
+}
+
 struct OfStore {
     store: BoundedStore,
     by_due: BTreeMap<Place, Arc<Lease>>,
     by_key: HashMap<RecordKey, Vec<Arc<Lease>>, KeyHasher>,
-    /// A batch is on its way: what is due meanwhile waits for its end.
-    has_batch: bool,
+    /// The batches that are on their way: what is due meanwhile and belongs to the same one waits for its end.
+    batches: HashSet<Group>,
     /// How many are on their way alone.
     alone: usize,
 }
@@ -180,17 +191,32 @@ async fn renew_on_paused_clock(shared: Arc<Shared>, lease: Arc<Lease>) {
 
 /// Renews leases of one store, and lets the next batch of that store follow.
 async fn renew(shared: Arc<Shared>, Batch { leases: batch, is_alone }: Batch) {
-    let Some(store) = batch.first().map(|lease| lease.store.clone()) else { return };
+    let Some(first) = batch.first().cloned() else { return };
+    // Dropped with the task, also where a store panics.
+    let _under_way = UnderWay { shared: Arc::clone(&shared), first, is_alone };
     deliver(&shared, batch).await;
-    let mut leases = lock(&shared.leases);
-    let of_store = leases.of(&store);
-    if is_alone {
-        of_store.alone -= 1;
-    } else {
-        of_store.has_batch = false;
+}
+
+/// What keeps the next batch of its group waiting.
+struct UnderWay {
+    shared: Arc<Shared>,
+    first: Arc<Lease>,
+    is_alone: bool,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut leases = lock(&self.shared.leases);
+        let of_store = leases.of(&self.first.store);
+        if self.is_alone {
+            of_store.alone -= 1;
+        } else {
+            of_store.batches.remove(&group(&self.first));
+        }
+        leases.wakes_at = None;
+        drop(leases);
+        self.shared.earlier.notify_one();
     }
-    leases.wakes_at = None;
-    shared.earlier.notify_one();
 }
 
 impl Shared {
@@ -282,7 +308,7 @@ impl Leases {
                 store: store.clone(),
                 by_due: BTreeMap::new(),
                 by_key: HashMap::default(),
-                has_batch: false,
+                batches: HashSet::new(),
                 alone: 0,
             });
             self.of_stores.len() - 1
@@ -357,33 +383,35 @@ impl Leases {
 
 impl OfStore {
     fn take_due(&mut self, now: Instant) -> Vec<Batch> {
-        let mut batches = Vec::new();
-        let mut together = Vec::new();
-        for (_, lease) in self.by_due.range(..=(now, u64::MAX)) {
-            let is_alone = lease.is_alone.load(Ordering::Relaxed);
-            if is_alone && self.alone < ALONE {
-                self.alone += 1;
-                batches.push(Batch { leases: vec![Arc::clone(lease)], is_alone });
-            } else if !is_alone && !self.has_batch && together.len() < BATCH {
-                together.push(Arc::clone(lease));
-            } else if (self.has_batch || together.len() == BATCH) && self.alone == ALONE {
-                break;
+        let mut alone = Vec::new();
+        let mut together = HashMap::<Group, Vec<Arc<Lease>>>::new();
+        for (_, lease) in self.by_due.range(..=(now, u64::MAX)).take(LOOKED_AT) {
+            let group = group(lease);
+            if lease.is_alone.load(Ordering::Relaxed) {
+                if self.alone < ALONE {
+                    self.alone += 1;
+                    alone.push(Batch { leases: vec![Arc::clone(lease)], is_alone: true });
+                }
+            } else if !self.batches.contains(&group) {
+                let batch = together.entry(group).or_default();
+                if batch.len() < BATCH {
+                    batch.push(Arc::clone(lease));
+                }
             }
         }
-        if !together.is_empty() {
-            self.has_batch = true;
-            batches.push(Batch { leases: together, is_alone: false });
-        }
-        batches
+        self.batches.extend(together.keys().copied());
+        alone.extend(together.into_values().map(|leases| Batch { leases, is_alone: false }));
+        alone
     }
 
     fn next_due(&self) -> Option<Instant> {
         let may_go = |lease: &Lease| {
-            if lease.is_alone.load(Ordering::Relaxed) { self.alone < ALONE } else { !self.has_batch }
+            if lease.is_alone.load(Ordering::Relaxed) {
+                self.alone < ALONE
+            } else {
+                !self.batches.contains(&group(lease))
+            }
         };
-        if self.has_batch && self.alone == ALONE {
-            return None;
-        }
-        self.by_due.iter().find(|(_, lease)| may_go(lease)).map(|(&(due, _), _)| due)
+        self.by_due.iter().take(LOOKED_AT).find(|(_, lease)| may_go(lease)).map(|(&(due, _), _)| due)
     }
 }
