@@ -94,6 +94,13 @@ async fn blocks(State(effects): State<Effects>, idempotency: Idempotency) -> &'s
     "blocked"
 }
 
+/// Its renewal is due when a lease of 300 ms has been renewed several times.
+#[idempotent(scope = "blocks-long", lease = "6s")]
+async fn blocks_long(State(effects): State<Effects>) -> &'static str {
+    effects.thread.block();
+    "blocked"
+}
+
 #[idempotent(scope = "passes", lease = "300ms")]
 async fn passes() -> &'static str {
     "passed"
@@ -103,6 +110,7 @@ fn app(effects: &Effects, registry: &Registry) -> Router {
     Router::new()
         .route("/sleeps", post(sleeps))
         .route("/blocks", post(blocks))
+        .route("/blocks-long", post(blocks_long))
         .route("/passes", post(passes))
         .route("/ping", get(|| async {}))
         .with_state(effects.clone())
@@ -353,6 +361,7 @@ impl Store for OneKeyHangs {
         if key.as_str().contains("hangs") {
             pending::<()>().await;
         }
+        assert!(!key.as_str().contains("panics"), "a store of one's own may panic");
         self.0.renew(key, token, lease).await
     }
 
@@ -383,10 +392,19 @@ impl Store for OneKeyHangs {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn renewal_that_hangs_ends_no_lease_of_another_key() {
+    one_key_ends_no_lease_of_another("hangs").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn renewal_that_panics_ends_no_lease_of_another_key() {
+    one_key_ends_no_lease_of_another("panics").await;
+}
+
+async fn one_key_ends_no_lease_of_another(key: &'static str) {
     let (effects, store) = (Effects::new(), OneKeyHangs(MemoryStore::new()));
     let server = Server::start(app(&effects, &Registry::new(store.clone()))).await;
     let elsewhere = Server::start(app(&effects, &Registry::new(store))).await;
-    let running: Vec<_> = ["hangs", "asleep"]
+    let running: Vec<_> = [key, "asleep"]
         .into_iter()
         .map(|key| tokio::spawn(answer(server.post("/sleeps").header("idempotency-key", key))))
         .collect();
@@ -396,4 +414,26 @@ async fn renewal_that_hangs_ends_no_lease_of_another_key() {
     for handler in running {
         handler.await.expect("it is answered");
     }
+}
+
+/// A batch may take as long as its leases allow: those of a long lease must not hold up those of a short one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blocked_core_with_a_long_lease_ends_no_short_lease() {
+    let (effects, store) = (Effects::new(), MemoryStore::new());
+    let app_here = app(&effects, &Registry::new(store.clone()));
+    let (blocked, client) = (core(app_here.clone()), reqwest::Client::new());
+    let server = Server::start(app_here).await;
+    let elsewhere = Server::start(app(&effects, &Registry::new(store))).await;
+    let url = format!("http://{}/blocks-long", blocked.0);
+    let blocking = tokio::spawn(answer(client.post(url).header("idempotency-key", "long")));
+    effects.thread.until_blocked().await;
+    let sleeping = tokio::spawn(answer(server.post("/sleeps").header("idempotency-key", "asleep")));
+    effects.runs.until_started(1).await;
+    for _ in 0..2 {
+        assert_in_use_elsewhere(&elsewhere, &effects, &[("/sleeps", "asleep")]).await;
+    }
+    effects.thread.unblock();
+    effects.runs.let_finish(1);
+    assert_eq!(sleeping.await.expect("it is answered").text(), "slept");
+    assert_eq!(blocking.await.expect("it is answered").text(), "blocked");
 }

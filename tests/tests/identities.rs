@@ -377,3 +377,34 @@ async fn the_downstream_key_differs_by_client_and_by_request_and_not_by_attempt(
         assert!(!others.contains(&first), "{path}: {others:?}");
     }
 }
+
+/// An account's own route, beneath a prefix that is stripped.
+async fn charge_in_nest(Path(account): Path<String>) -> String {
+    format!("account {account} charged")
+}
+
+/// Forwards one request to two accounts, as a batch does.
+async fn forward_to_both(request: Request) -> String {
+    let layer = IdempotencyLayer::new(Policy::builder("identity-nested").build().expect("the policy is valid"));
+    let accounts = Router::new().route("/", post(charge_in_nest)).route("/charge", post(charge_in_nest)).layer(layer);
+    let inner: Router = Router::new().nest("/accounts/{account}", accounts);
+    let (parts, _) = request.into_parts();
+    let suffix = if parts.uri.path() == "/batch" { "" } else { "/charge" };
+    let mut answers = Vec::new();
+    for account in ["1", "2"] {
+        let mut parts = parts.clone();
+        parts.uri = format!("/accounts/{account}{suffix}").parse().expect("a path");
+        let answer = inner.clone().oneshot(Request::from_parts(parts, Body::empty())).await.expect("infallible");
+        answers.push(answer.headers().contains_key("idempotent-replayed").to_string());
+    }
+    answers.join(" ")
+}
+
+#[tokio::test]
+async fn a_forwarded_request_is_known_by_the_prefix_that_was_stripped() {
+    let app = Router::new().route("/batch", post(forward_to_both)).route("/batch/charge", post(forward_to_both));
+    let server = Server::start(app.layer(Registry::new(MemoryStore::new()).layer())).await;
+    for path in ["/batch", "/batch/charge"] {
+        assert_eq!(server.post_with_key(path, path).await.text(), "false false", "{path}");
+    }
+}

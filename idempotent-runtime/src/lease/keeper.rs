@@ -6,9 +6,12 @@
 //! key of a store hangs, the others are renewed.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+use futures_util::FutureExt as _;
 
 use super::delivery::{RuntimeId, Runtimes, deliver, runtime_of};
 use super::{KeptLease, Lease, Running, Taken};
@@ -236,7 +239,10 @@ impl Shared {
         let (leases, renewals): (Vec<_>, Vec<_>) =
             renewals.iter().map(|(lease, renewal)| (*lease, renewal.clone())).unzip();
         let (asked_at, shortest) = (Instant::now(), leases.iter().map(|lease| lease.length).min().unwrap_or_default());
-        match first.store.renew_many(&renewals, shortest * 5 / 12).await {
+        // A store that panics at one key must not end the leases of the others.
+        let asking = AssertUnwindSafe(first.store.renew_many(&renewals, shortest * 5 / 12)).catch_unwind();
+        let panicked = |_| Err(StoreError::TimedOut(asked_at.elapsed()));
+        match asking.await.unwrap_or_else(panicked) {
             Ok(answers) => {
                 for lease in &leases {
                     lease.is_alone.store(false, Ordering::Relaxed);
