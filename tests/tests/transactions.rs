@@ -27,7 +27,7 @@ macro_rules! transactions_of {
             }
 
             /// The request names the status of its response.
-            #[idempotent(scope = "charges", cache = [201, 402])]
+            #[idempotent(scope = "charges", shared_scope, cache = [201, 402])]
             async fn create_charge(
                 mut tx: Tx<$database>,
                 State(runs): State<Runs>,
@@ -40,13 +40,13 @@ macro_rules! transactions_of {
                 (status.unwrap_or(StatusCode::CREATED), format!("run {run}, attempt {}", idempotency.attempt()))
             }
 
-            #[idempotent(scope = "waits", in_flight = wait("20s"))]
+            #[idempotent(scope = "waits", shared_scope, in_flight = wait("20s"))]
             async fn waits(mut tx: Tx<$database>, State(runs): State<Runs>, body: String) -> String {
                 insert(&mut tx, &body).await;
                 format!("run {}", runs.run().await)
             }
 
-            #[idempotent(scope = "panics")]
+            #[idempotent(scope = "panics", shared_scope)]
             async fn panics(mut tx: Tx<$database>, State(runs): State<Runs>) -> String {
                 insert(&mut tx, "panic").await;
                 let run = runs.run().await;
@@ -54,14 +54,14 @@ macro_rules! transactions_of {
                 format!("run {run}")
             }
 
-            #[idempotent(scope = "large", max_body = "1KiB")]
+            #[idempotent(scope = "large", shared_scope, max_body = "1KiB")]
             async fn large(mut tx: Tx<$database>, State(runs): State<Runs>) -> String {
                 insert(&mut tx, "large").await;
                 runs.run().await;
                 "x".repeat(100_000)
             }
 
-            #[idempotent(scope = "large-reruns", max_body = "1KiB", oversize = "rerun")]
+            #[idempotent(scope = "large-reruns", shared_scope, max_body = "1KiB", oversize = "rerun")]
             async fn large_reruns(mut tx: Tx<$database>, State(runs): State<Runs>) -> String {
                 insert(&mut tx, "large").await;
                 runs.run().await;
@@ -69,7 +69,7 @@ macro_rules! transactions_of {
             }
 
             /// Its record cannot be written: the table is gone until the transaction is rolled back.
-            #[idempotent(scope = "unrecordable")]
+            #[idempotent(scope = "unrecordable", shared_scope)]
             async fn unrecordable(mut tx: Tx<$database>, State(runs): State<Runs>) -> String {
                 insert(&mut tx, "unrecordable").await;
                 if runs.run().await == 1 {
@@ -80,7 +80,7 @@ macro_rules! transactions_of {
             }
 
             /// Its COMMIT fails: a constraint is checked only then.
-            #[idempotent(scope = "violates")]
+            #[idempotent(scope = "violates", shared_scope)]
             async fn violates(mut tx: Tx<$database>, State(runs): State<Runs>) -> String {
                 insert(&mut tx, "violates").await;
                 if runs.run().await == 1 {
@@ -90,7 +90,7 @@ macro_rules! transactions_of {
                 "done".to_owned()
             }
 
-            #[idempotent(scope = "savepoints")]
+            #[idempotent(scope = "savepoints", shared_scope)]
             async fn savepoints(mut tx: Tx<$database>) -> String {
                 let mut savepoint = tx.begin().await.expect("a savepoint");
                 insert(&mut savepoint, "undone").await;
@@ -99,13 +99,13 @@ macro_rules! transactions_of {
                 "done".to_owned()
             }
 
-            #[idempotent(scope = "unused")]
+            #[idempotent(scope = "unused", shared_scope)]
             async fn unused(_tx: Tx<$database>, State(runs): State<Runs>) -> String {
                 format!("run {}", runs.run().await)
             }
 
             /// The task goes on with the transaction when the handler has answered.
-            #[idempotent(scope = "keeps")]
+            #[idempotent(scope = "keeps", shared_scope)]
             async fn keeps(mut tx: Tx<$database>, State(runs): State<Runs>) -> String {
                 insert(&mut tx, "kept").await;
                 tokio::spawn(async move {
@@ -115,7 +115,7 @@ macro_rules! transactions_of {
                 "done".to_owned()
             }
 
-            #[idempotent(scope = "two")]
+            #[idempotent(scope = "two", shared_scope)]
             async fn two(_first: Tx<$database>, _second: Tx<$database>) {}
 
             async fn not_annotated(mut tx: Tx<$database>) {
