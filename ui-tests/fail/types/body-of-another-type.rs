@@ -1,5 +1,3 @@
-use std::num::ParseIntError;
-
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use idempotent_runtime::idempotent;
