@@ -295,7 +295,7 @@ pub struct Renewal {
 }
 
 /// One answer for each renewal of a call that took effect or failed as a whole.
-#[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) fn each(renewals: usize, answers: Result<Vec<Held>, StoreError>) -> Vec<Result<Held, StoreError>> {
     match answers {
         Ok(answers) => answers.into_iter().map(Ok).collect(),

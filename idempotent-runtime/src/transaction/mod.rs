@@ -185,7 +185,6 @@ pub(crate) trait TransactionFaults: Send + Sync {
 #[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "`testing` exports it"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-#[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "the testing kit exports it"))]
 pub enum Moment {
     /// Before it begins: the handler does not run.
     Begin,
