@@ -181,7 +181,7 @@ pub(crate) trait TransactionFaults: Send + Sync {
     fn before(&self, moment: Moment) -> Option<StoreError>;
 }
 
-/// A moment in the life of a handler's transaction, for [`FaultyStore::fail_transaction`](crate::testing::FaultyStore::fail_transaction).
+/// A moment in the life of a handler's transaction, for [`FaultyStore::fail_transactions`](crate::testing::FaultyStore::fail_transactions).
 #[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "`testing` exports it"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
