@@ -331,3 +331,20 @@ async fn one_process_sweeps_at_a_time() {
     assert_eq!(first.await.expect("the task runs").expect("it sweeps"), 500);
     assert_eq!(elsewhere.sweep().await.expect("it sweeps"), 500);
 }
+
+/// Under `refuse`, a retry pins the claim that it is refused for: that must not take a connection beside the one it has.
+#[tokio::test]
+async fn refused_retries_on_all_connections_are_answered() {
+    let store = migrated(&pool().await).await;
+    let keys = ["a", "b", "c", "d"].map(|key| RecordKey::new("charges", None, key));
+    for key in &keys {
+        let request = request();
+        let _ = store.claim(key, request).await.expect("the store claims");
+        assert_eq!(store.renew(key, request.token, Duration::ZERO).await.expect("the store renews"), Held::Yes);
+    }
+    let retry = || ClaimRequest { after_crash: AfterCrash::Refuse, ..request() };
+    let retries = join_all(keys.iter().map(|key| store.claim(key, retry())));
+    for answer in tokio::time::timeout(PATIENCE, retries).await.expect("no retry waits for another one") {
+        assert!(matches!(answer, Ok(Claim::Lapsed { .. })), "{answer:?}");
+    }
+}

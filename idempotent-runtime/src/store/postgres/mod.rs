@@ -243,7 +243,11 @@ impl PostgresStore {
             }
             match judge(Some(Standing::from_row(&row)?), request) {
                 Verdict::Answer(claim) => return Ok(claim),
-                Verdict::Keep { token, fingerprint } => return self.keep(key, token, fingerprint).await,
+                Verdict::Keep { token, fingerprint } => {
+                    // It takes one of its own: with two each, as many requests as there are connections would all wait.
+                    drop(connection);
+                    return self.keep(key, token, fingerprint).await;
+                }
                 Verdict::Take { .. } => {}
             }
         }
