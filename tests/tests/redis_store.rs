@@ -339,3 +339,19 @@ async fn in_a_cluster_keys_lie_on_all_masters_and_are_all_listed() {
     }
     assert_eq!(listed, 60);
 }
+
+/// The server says that 0 ms are left for up to a millisecond before the key is gone.
+#[tokio::test]
+async fn claim_repeated_in_its_last_millisecond_still_expires() {
+    let server = RedisServer::start(&[]).await;
+    let store = connect(&server).await;
+    let short = Duration::from_millis(3);
+    for number in 0..200 {
+        let key = RecordKey::new("charges", None, &format!("k{number}"));
+        let request = ClaimRequest { lease: short, ttl: short, ..request() };
+        for _ in 0..25 {
+            let _ = store.claim(&key, request).await.expect("the store claims");
+        }
+    }
+    eventually(async || server.command::<u64>("DBSIZE").await, |left| *left == 0).await;
+}

@@ -76,7 +76,7 @@ macro_rules! write_nothing_new {
         r"
 local function write_nothing_new(value)
     local left = redis.call('PTTL', KEYS[1])
-    if left > 0 then redis.call('PEXPIRE', KEYS[1], left) else redis.call('SET', KEYS[1], value) end
+    if left >= 0 then redis.call('PEXPIRE', KEYS[1], math.max(left, 1)) else redis.call('SET', KEYS[1], value) end
 end
 "
     };
