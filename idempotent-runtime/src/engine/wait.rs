@@ -158,7 +158,7 @@ impl Watch {
         }
     }
 
-    /// Resolves when what stands under the key may have changed since the first poll.
+    /// Resolves when the entry of the key may have changed since the first poll.
     async fn listen(&self) {
         tokio::select! {
             () = self.registry.settled().ended(&self.key) => {}
@@ -252,7 +252,7 @@ impl Watch {
     }
 }
 
-/// A claim that nobody wants, although it may stand: given back, also when its look is dropped.
+/// A claim under which nothing runs. If the store may have it, it is given back, also when its look is dropped.
 struct Unwanted<'a> {
     watch: &'a Watch,
     request: ClaimRequest,

@@ -2,7 +2,7 @@
 //!
 //! A store's connections live on the runtime that opened them, which mostly is the one in which the key was claimed. So that
 //! one is asked first, from outside, which wakes one of its threads even where another one is blocked. If it does not begin,
-//! because all of its threads are blocked, nobody drives it, or it has ended, another runtime of the process is asked, and in
+//! because all of its threads are blocked, no thread drives it, or it has ended, another runtime of the process is asked, and in
 //! the end the thread of the library does it itself.
 
 #[cfg(all(test, shuttle))]
@@ -81,7 +81,7 @@ mod real {
             let renewing = {
                 let (shared, leases) = (Arc::clone(shared), leases.clone());
                 runtime.spawn(async move {
-                    // Where the library has given up waiting, another runtime does it.
+                    // The library waits no longer: another runtime does it.
                     if started.send(()).is_ok() {
                         shared.renew(leases).await;
                         let _ = done.send(());

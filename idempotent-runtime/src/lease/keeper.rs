@@ -228,16 +228,14 @@ impl Shared {
         // An end that is on its way has the lock to itself: there is nothing to renew.
         let held: Vec<_> =
             batch.iter().filter_map(|lease| lease.renewing.try_read().ok().map(|guard| (lease, guard))).collect();
-        let renewals: Vec<_> = held
+        let (leases, renewals): (Vec<_>, Vec<_>) = held
             .iter()
             .filter_map(|(lease, _)| {
                 let token = lease.token_to_renew()?;
                 Some((*lease, Renewal { key: lease.key.clone(), token, lease: lease.length }))
             })
-            .collect();
-        let Some((first, _)) = renewals.first() else { return };
-        let (leases, renewals): (Vec<_>, Vec<_>) =
-            renewals.iter().map(|(lease, renewal)| (*lease, renewal.clone())).unzip();
+            .unzip();
+        let Some(first) = leases.first() else { return };
         let (asked_at, shortest) = (Instant::now(), leases.iter().map(|lease| lease.length).min().unwrap_or_default());
         // A store that panics at one key must not end the leases of the others.
         let asking = AssertUnwindSafe(first.store.renew_many(&renewals, shortest * 5 / 12)).catch_unwind();

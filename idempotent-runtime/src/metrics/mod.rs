@@ -33,7 +33,7 @@
 //! The age of the oldest handler is brought up to date when one begins or ends, every five seconds while one runs, and by
 //! [`refresh`]. It counts from the claim, so that a `Tx`, which has no lease, is seen as any other handler.
 //!
-//! **Unknown outcomes** are counted in the stores, whoever left them: every process that uses a store reports the same number,
+//! **Unknown outcomes** are counted in the stores, whichever process left them: every process that uses a store reports the same number,
 //! so take the `max` over processes, not the `sum`. They are counted five seconds after a registry is built, every 15 seconds,
 //! and when [`refresh`] is called, for the scrape after that one; at most 10,000 in each store. A registry that is built outside
 //! of a runtime begins with its first guarded request. A store that cannot be asked leaves the number as it was. Scopes of other

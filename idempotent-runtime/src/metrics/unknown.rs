@@ -137,7 +137,7 @@ struct Table {
 
 impl Table {
     /// Of two registries over one store, both have counted the same.
-    #[expect(clippy::cast_precision_loss, reason = "nobody has 2^52 unknown outcomes")]
+    #[expect(clippy::cast_precision_loss, reason = "no store has 2^52 unknown outcomes")]
     fn show(&mut self) {
         LazyLock::force(&METERS);
         self.scopes.extend(policies().map(|policy| policy.scope.to_owned()));

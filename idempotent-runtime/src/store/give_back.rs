@@ -30,7 +30,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 struct Unwanted {
     key: RecordKey,
     token: Token,
-    /// Whether nothing stands there afterwards; otherwise it lapses, and keeps the number of its attempt.
+    /// Whether the key is free afterwards; otherwise the claim lapses, and keeps the number of its attempt.
     is_released: bool,
     /// The claim may arrive in the store after its own end, so that an end which finds nothing is repeated until then.
     arrives_until: Deadline,

@@ -93,7 +93,7 @@ impl<DB: Database> Open<DB> {
         }
     }
 
-    /// The connection is closed: nobody else may meet it in the state in which it is.
+    /// The connection is closed: no other request may meet it in the state in which it is.
     pub(super) async fn discard(mut self) {
         if let Some(Inner { source: Source::Begun(connection, begun), hold }) = self.0.take() {
             connection.undo_and_close(&*begun).await;

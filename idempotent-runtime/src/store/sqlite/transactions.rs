@@ -1,6 +1,6 @@
 //! Transactions for handlers: one at a time, since SQLite has one writer.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use sqlx::SqlSafeStr as _;
@@ -17,6 +17,7 @@ use crate::store::columns::{span_millis, token_text, unix_millis};
 use crate::store::running::Running;
 use crate::store::standing::{Standing, Verdict, judge};
 use crate::store::{AfterCrash, Claim, ClaimRequest, Held, StoreError, Token};
+use crate::sync::{Mutex, lock};
 use crate::transaction::{Doubtful, Holder, Open, Recording, TransactionClaim, TransactionalStore};
 
 /// Who writes in this process: the writer's thread for a batch, or a handler for its transaction. Waiting here is fair, as
@@ -169,8 +170,4 @@ fn failed(failure: Failure) -> StoreError {
         Failure::Answer(error) => error,
         Failure::Sqlite(error) => store_error(error),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
