@@ -101,7 +101,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
                 faults.meet(Moment::Begin)?;
                 transactions.claim(key, request, isolation).await
             };
-            match store.bounded(Op::Claim, claiming).await? {
+            match store.bounded_begin(Op::Claim, claiming).await? {
                 TransactionClaim::Standing(claim) => Ok(claim),
                 TransactionClaim::Acquired { attempt, open } => {
                     self.put(open);
@@ -122,7 +122,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
                 faults.meet(Moment::Begin)?;
                 transactions.begin(isolation).await
             };
-            self.put(store.bounded(Op::Begin, beginning).await?);
+            self.put(store.bounded_begin(Op::Begin, beginning).await?);
             Ok(())
         })
     }
@@ -238,7 +238,7 @@ async fn look_up<DB: Database>(
     let begun = Instant::now();
     let mut pause = Duration::from_millis(50);
     loop {
-        match store.bounded(Op::LookUp, transactions.is_recorded(&recording.key, recording.request.token)).await {
+        match store.bounded_begin(Op::LookUp, transactions.is_recorded(&recording.key, recording.request.token)).await {
             Ok(true) => return Ok(()),
             Ok(false) => return Err(TransactionError::RolledBack(error)),
             Err(_) if begun.elapsed() + pause > limit => return Err(TransactionError::Unknown(limit)),
