@@ -5,15 +5,16 @@
 //! So a handler whose transaction has ended under it, by a ROLLBACK of its own or by the future of a nested `begin` that was
 //! dropped, cannot go on to write what nothing would undo.
 
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use sqlx::postgres::{PgConnection, PgTransactionManager, Postgres};
-use sqlx::{AssertSqlSafe, Row as _};
+use sqlx::{AssertSqlSafe, Row as _, SqlSafeStr as _};
 use sqlx_core::transaction::TransactionManager as _;
 
 use super::failure::{is_aborted, is_read_only, is_transient, store_error};
 use crate::policy::Isolation;
 use crate::store::{StoreError, Token};
-use crate::transaction::{Aborted, Begun, Conflict, Ended, ReadOnly};
+use crate::transaction::{Aborted, Begun, Conflict, Ended, Failure, ReadOnly};
 
 /// A transaction of a handler, by the value of its setting.
 pub(super) struct InTransaction(String);
@@ -91,6 +92,30 @@ impl Begun<Postgres> for InTransaction {
             // For sqlx, which counts the levels.
             PgTransactionManager::rollback(connection).await.map_err(store_error)
         })
+    }
+
+    fn failure(&self, error: &sqlx::Error) -> Option<Failure> {
+        error.as_database_error()?;
+        Some(if is_aborted(error) {
+            Failure::Aborted
+        } else if is_transient(error) {
+            Failure::Conflict
+        } else {
+            Failure::Other
+        })
+    }
+
+    /// PostgreSQL tells nothing but the answers to statements.
+    fn has_ended(&self) -> bool {
+        false
+    }
+
+    /// A session that is read-only may still send notifications, and change large objects: it waits in a transaction that has
+    /// failed.
+    fn close_off(&self, connection: &mut PgConnection) {
+        // Queued at the first poll, and its drop undoes nothing, since sqlx counts no level.
+        let failed = "BEGIN READ ONLY; SELECT 'the transaction of this handler has ended'::integer";
+        let _ = PgTransactionManager::begin(connection, Some(failed.into_sql_str())).now_or_never();
     }
 }
 
