@@ -255,6 +255,27 @@ async fn postgres_default_of_read_only_is_kept_as_it_was() {
     assert_eq!(bench.rows().await, ["a"; 2]);
 }
 
+/// Behind a pooler, a COMMIT that fails gives the session away before it can be given its own setting back.
+#[tokio::test]
+async fn postgres_session_left_read_only_is_restored_by_the_next_tx() {
+    let bench = OnPostgres::new().await;
+    let as_left_behind = "SET default_transaction_read_only = on; \
+                          SELECT set_config('idempotent_runtime.read_only', 'off', false)";
+    for steps in ["insert a", "insert b|answer 502"] {
+        let pool = PgPoolOptions::new().max_connections(1).after_connect(move |connection, _| {
+            Box::pin(async move { sqlx::raw_sql(as_left_behind).execute(connection).await.map(drop) })
+        });
+        let pool = pool.connect(&bench.database.url()).await.expect("the server answers");
+        let of_the_session = "SELECT current_setting('default_transaction_read_only') || pg_backend_pid()";
+        let session = async || sqlx::query_scalar::<_, String>(of_the_session).fetch_one(&pool).await.expect("an answer");
+        let left_behind = session().await;
+        let server = server(PostgresStore::new(pool.clone()), post(in_postgres)).await;
+        let _ = send(&server, steps, steps).await;
+        assert_eq!(session().await, left_behind.replacen("on", "off", 1), "after {steps}");
+    }
+    assert_eq!(bench.rows().await, ["a"]);
+}
+
 #[tokio::test]
 async fn postgres_transaction_that_cannot_be_recorded_is_told() {
     let bench = OnPostgres::new().await;

@@ -22,10 +22,10 @@ pub(super) struct InTransaction(String);
 /// As the statements of a claim leave it behind.
 pub(super) const LOCKED: &str = "SELECT current_setting('idempotent_runtime.locked')";
 
-/// The value that the connection was lent with. Undone with a transaction that is rolled back, and so to be said after each
-/// that was not committed.
-const LIFT_GUARD: &str = "SELECT set_config('default_transaction_read_only', \
-     coalesce(nullif(current_setting('idempotent_runtime.read_only', true), ''), 'off'), false)";
+/// Gives the session the value back that it was lent with. Undone with a transaction that is rolled back, and so to be said
+/// after each that was not committed. Behind a pooler it may reach another session, which remembers none: that stays as it is.
+const LIFT_GUARD: &str = "SELECT set_config('default_transaction_read_only', current_setting('idempotent_runtime.read_only'), false), \
+     set_config('idempotent_runtime.read_only', '', false) WHERE current_setting('idempotent_runtime.read_only', true) <> ''";
 
 impl InTransaction {
     pub(super) fn new() -> Self {
@@ -42,11 +42,12 @@ impl InTransaction {
             Some(Isolation::Serializable) => " ISOLATION LEVEL SERIALIZABLE",
         };
         let locked = try_locks.unwrap_or("''");
-        // In a transaction of its own: PostgreSQL takes the statements before a BEGIN into the transaction. It says READ WRITE
+        // A session that a pooler hands on may be guarded still; what it remembers is its own value. In a transaction of its own: PostgreSQL takes the statements before a BEGIN into the transaction. It says READ WRITE
         // so that a standby, which must not keep the setting until it becomes the primary, fails before.
         format!(
             "BEGIN READ WRITE; SELECT set_config('idempotent_runtime.read_only', \
-             current_setting('default_transaction_read_only'), false); \
+             coalesce(nullif(current_setting('idempotent_runtime.read_only', true), ''), \
+             current_setting('default_transaction_read_only')), false); \
              SET default_transaction_read_only = on; COMMIT; BEGIN READ WRITE{level}; \
              SELECT set_config('idempotent_runtime.transaction', '{marker}', true), \
              set_config('idempotent_runtime.user', current_setting('session_authorization'), true), \
