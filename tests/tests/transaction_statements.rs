@@ -228,7 +228,8 @@ async fn error_of_another_cause_keeps_the_answer_under_isolation() {
     let ignored = send(&bench.server, "/serializable", "ignored", "sql INSERT INTO accounts VALUES (1, 0)").await;
     assert_eq!(ignored.refusal(), "transaction_failed");
     // It went back to a savepoint: its transaction is in order.
-    let recovered = "sql SAVEPOINT s|sql SELECT 1 / 0|sql ROLLBACK TO SAVEPOINT s|sql UPDATE accounts SET cents = 1 WHERE id = 1";
+    let recovered =
+        "sql SAVEPOINT s|sql SELECT 1 / 0|sql ROLLBACK TO SAVEPOINT s|sql UPDATE accounts SET cents = 1 WHERE id = 1";
     for path in ["/postgres", "/serializable"] {
         let recorded = send(&bench.server, path, "recovered", recovered).await;
         assert_eq!(recorded.status, StatusCode::CREATED, "{path}");
@@ -263,6 +264,19 @@ async fn postgres_statement_after_a_dropped_begin_takes_no_effect() {
     let kept = "SELECT (SELECT count(*) FROM pg_largeobject_metadata) + \
          (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND classid = 0 AND objsubid = 1)";
     assert_eq!(sqlx::query_scalar::<_, i64>(kept).fetch_one(&bench.pool).await.expect("an answer"), 0);
+}
+
+/// What the guide's page on transactions names as exceptions.
+#[tokio::test]
+async fn postgres_after_a_raw_rollback_only_rows_are_refused() {
+    let bench = Bench::new().await;
+    let mut jobs = PgListener::connect_with(&bench.pool).await.expect("a listener");
+    jobs.listen("jobs").await.expect("it listens");
+    let steps = "sql ROLLBACK|sql SELECT pg_notify('jobs', 'charge')|sql UPDATE accounts SET cents = 1|failed 502";
+    let own = send(&bench.server, "/postgres", "k", steps).await;
+    assert_eq!(own.text().matches("read-only transaction").count(), 1, "{}", own.text());
+    assert_eq!(jobs.recv().await.expect("a notification").payload(), "charge");
+    assert_eq!(bench.cents().await, 0);
 }
 
 #[tokio::test]

@@ -31,7 +31,10 @@ struct Inner {
     near: Option<NearCache>,
     line: Arc<Line>,
     /// Of the calls that wait for a transaction, which handlers hold as long as they run: their pace says nothing of the others.
-    #[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code, reason = "there are no transactions"))]
+    #[cfg_attr(
+        not(any(feature = "postgres", feature = "sqlite")),
+        allow(dead_code, reason = "there are no transactions")
+    )]
     transaction_line: Arc<Line>,
     give_backs: GiveBacks,
 }

@@ -41,9 +41,10 @@ use crate::{Refusal, Registry};
 /// # Errors
 ///
 /// When the commit fails, the client gets 503 in place of the handler's response, whose effects are gone. When the
-/// answer to `COMMIT` is lost, the outcome is looked up first. A serialization failure or a deadlock is 503
-/// `transaction_conflict` with `Retry-After: 0`. A transaction that has ended under its handler, or that an error has aborted
-/// although the handler answers with a status that is recorded, is 500 `transaction_failed`.
+/// answer to `COMMIT` is lost, the outcome is looked up first. A serialization failure or a deadlock, at `COMMIT` or at a
+/// statement on the [`TxConnection`], is 503 `transaction_conflict` with `Retry-After: 0`, whatever the handler answers. A
+/// transaction that has ended under its handler, or that another error has aborted although the handler answers with a status
+/// that is recorded, is 500 `transaction_failed`.
 ///
 /// # Panics
 ///
