@@ -7,6 +7,10 @@ use crate::policy::Isolation;
 
 /// What an error of a statement says of its transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    not(feature = "postgres"),
+    allow(dead_code, reason = "SQLite aborts no transaction for the sake of another one")
+)]
 pub(crate) enum Failure {
     /// The database has aborted it for the sake of another one.
     Conflict,
