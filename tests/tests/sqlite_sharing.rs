@@ -3,15 +3,20 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::post;
 use futures_util::future::join_all;
 use futures_util::{FutureExt as _, poll};
 use idempotent_runtime::store::{Claim, EntryState, Held, SqliteStore, Store as _, StoreError, Token};
-use idempotent_runtime::{Record, RecordKey};
+use idempotent_runtime::{Record, RecordKey, Registry, Tx, idempotent};
 use idempotent_tests::sqlite::{
     SecondProcess, SqliteFile, acquire, claim_request, eventually, record, record_key, second_process, tell,
     wait_for_go,
 };
-use sqlx::Executor as _;
+use idempotent_tests::{Runs, Server, answer};
+use sqlx::{Executor as _, Sqlite};
 
 const TTL: Duration = Duration::from_hours(1);
 
@@ -212,4 +217,116 @@ async fn a_lock_that_stays_is_an_error_and_replays_go_on() {
 
     lock.execute("ROLLBACK").await.unwrap();
     eventually("claims go on", async || store.claim(&record_key("new"), claim_request()).await.is_ok()).await;
+}
+
+/// Two processes on one file: `/plain` of the first one runs while the lock is held for longer than its lease.
+struct LongLock {
+    file: SqliteFile,
+    first: Server,
+    second: Server,
+    first_store: SqliteStore,
+    plain: Runs,
+    in_transaction: Runs,
+}
+
+#[idempotent(scope = "plain", lease = "300ms")]
+async fn plain(State(Handlers { plain, .. }): State<Handlers>) -> String {
+    format!("run {}", plain.run().await)
+}
+
+#[idempotent(scope = "in-transaction", cache = [200])]
+async fn in_transaction(tx: Tx<Sqlite>, State(handlers): State<Handlers>, status: String) -> StatusCode {
+    handlers.in_transaction.run().await;
+    drop(tx);
+    status.parse().expect("a status")
+}
+
+#[derive(Clone)]
+struct Handlers {
+    plain: Runs,
+    in_transaction: Runs,
+}
+
+impl LongLock {
+    async fn new() -> Self {
+        let file = SqliteFile::new();
+        let first_store = SqliteStore::open(file.path()).await.unwrap();
+        let second_store = SqliteStore::open(file.path()).await.unwrap();
+        let handlers = Handlers { plain: Runs::held(), in_transaction: Runs::held() };
+        let router = Router::new()
+            .route("/plain", post(plain))
+            .route("/in-transaction", post(in_transaction))
+            .with_state(handlers.clone());
+        let first = Server::start(router.clone().layer(Registry::new(first_store.clone()).layer())).await;
+        let second = Server::start(router.layer(Registry::new(second_store).layer())).await;
+        let Handlers { plain, in_transaction } = handlers;
+        Self { file, first, second, first_store, plain, in_transaction }
+    }
+
+    /// Without the time of the lock, it would be over.
+    async fn until_the_lease_is_over(&self) {
+        eventually("the lease is over", async || {
+            let page = self.first_store.list(None, 10).await.unwrap();
+            page.entries.iter().any(|entry| matches!(entry.state, EntryState::Claimed { lease: None, .. }))
+        })
+        .await;
+    }
+
+    /// A duplicate in the second process waits for the lock, which `unlock` opens.
+    async fn executes_once(&self, unlock: impl Future<Output = ()>) {
+        let duplicate = async { tokio::join!(self.second.post_with_key("/plain", "k"), unlock).0 };
+        let duplicate = tokio::select! {
+            duplicate = duplicate => duplicate,
+            () = self.plain.until_started(2) => panic!("the duplicate is executed too"),
+        };
+        assert_eq!(duplicate.status, StatusCode::CONFLICT, "{}", duplicate.text());
+        self.plain.let_finish(1);
+    }
+}
+
+/// A `Tx` of another process holds the lock until it answers with `status`.
+async fn long_transaction(status: &str) {
+    let shop = LongLock::new().await;
+    let first = shop.first.post_with_key("/plain", "k");
+    let rest = async {
+        shop.plain.until_started(1).await;
+        let holder =
+            answer(shop.second.post("/in-transaction").header("idempotency-key", "tx").body(status.to_owned()));
+        let judged = async {
+            shop.in_transaction.until_started(1).await;
+            shop.until_the_lease_is_over().await;
+            shop.executes_once(async { shop.in_transaction.let_finish(1) }).await;
+        };
+        tokio::join!(holder, judged).0
+    };
+    let (first, holder) = tokio::join!(first, rest);
+    assert_eq!((first.status.as_u16(), holder.status.as_str()), (200, status));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_transaction_that_commits_ends_no_lease() {
+    long_transaction("200").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_transaction_that_rolls_back_ends_no_lease() {
+    long_transaction("500").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_lock_of_another_program_ends_no_lease() {
+    let shop = LongLock::new().await;
+    let first = shop.first.post_with_key("/plain", "k");
+    let rest = async {
+        shop.plain.until_started(1).await;
+        let mut lock = shop.file.connect().await;
+        lock.execute("BEGIN IMMEDIATE").await.unwrap();
+        let unlock = async {
+            shop.until_the_lease_is_over().await;
+            lock.execute("ROLLBACK").await.unwrap();
+        };
+        shop.executes_once(unlock).await;
+    };
+    let (first, ()) = tokio::join!(first, rest);
+    assert_eq!(first.status.as_u16(), 200);
 }

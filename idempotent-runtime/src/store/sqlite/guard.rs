@@ -11,14 +11,25 @@ use futures_util::future::BoxFuture;
 use sqlx::sqlite::{Sqlite, SqliteConnection, SqliteTransactionManager};
 use sqlx_core::transaction::TransactionManager as _;
 
+use super::clock::Clock;
 use super::failure::store_error;
+use super::lock_time::LockTime;
 use crate::store::StoreError;
+use crate::sync::{Mutex, lock};
 use crate::transaction::{Begun, Ended, Failure};
 
 #[derive(Default)]
 pub(super) struct Guard {
     may_commit: AtomicBool,
     has_ended: AtomicBool,
+    times: Mutex<Option<Times>>,
+}
+
+#[derive(Clone, Copy)]
+struct Times {
+    clock: Clock,
+    waiting: LockTime,
+    holding: LockTime,
 }
 
 impl Guard {
@@ -37,8 +48,9 @@ impl Guard {
         Ok(guard)
     }
 
-    /// A transaction has begun.
-    pub(super) fn begun(&self) {
+    /// A transaction has begun, which waited for the lock since `waiting` and holds it since `holding`.
+    pub(super) fn begun(&self, clock: Clock, waiting: LockTime, holding: LockTime) {
+        *lock(&self.times) = Some(Times { clock, waiting, holding });
         self.may_commit.store(false, Ordering::SeqCst);
         self.has_ended.store(false, Ordering::SeqCst);
     }
@@ -57,6 +69,11 @@ impl Begun<Sqlite> for Guard {
         Box::pin(async move {
             // Again: the statement of the record may have ended it.
             self.holds()?;
+            let times = *lock(&self.times);
+            if let Some(Times { clock, holding, .. }) = times {
+                holding.make_up(connection, clock).await.map_err(store_error)?;
+            }
+            self.holds()?;
             self.may_commit.store(true, Ordering::SeqCst);
             let committed = SqliteTransactionManager::commit(connection).await.map_err(store_error);
             self.may_commit.store(false, Ordering::SeqCst);
@@ -66,8 +83,23 @@ impl Begun<Sqlite> for Guard {
 
     fn roll_back<'a>(&'a self, connection: &'a mut SqliteConnection) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
-            self.holds()?;
-            SqliteTransactionManager::rollback(connection).await.map_err(store_error)
+            let held = self.holds();
+            let undone = match &held {
+                Ok(()) => SqliteTransactionManager::rollback(connection).await.map_err(store_error),
+                Err(_) => Ok(()),
+            };
+            // What it wrote before was undone too.
+            let times = *lock(&self.times);
+            if let (Ok(()), Some(Times { clock, waiting, .. })) = (&undone, times) {
+                self.may_commit.store(true, Ordering::SeqCst);
+                let made_up = waiting.make_up_alone(connection, clock).await;
+                self.may_commit.store(false, Ordering::SeqCst);
+                if let Err(error) = made_up {
+                    tracing::warn!(%error, "the time of a long transaction could not be added to the leases of other handlers");
+                    return Err(store_error(error));
+                }
+            }
+            held.and(undone)
         })
     }
 

@@ -20,6 +20,7 @@
 mod clock;
 mod failure;
 mod guard;
+mod lock_time;
 mod open;
 mod readers;
 mod row;

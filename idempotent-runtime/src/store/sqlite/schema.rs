@@ -44,6 +44,7 @@ CREATE TABLE idempotency_clock (
     began_at INTEGER NOT NULL    -- when that boot began, by what the wall clock said at its first opening
 ) STRICT;
 CREATE INDEX idempotency_records_expires_at ON idempotency_records (expires_at);
+CREATE INDEX idempotency_records_lease_until ON idempotency_records (lease_until) WHERE state = 'claimed';
 INSERT INTO idempotency_schema (id, version) VALUES (1, 1);
 ";
 
@@ -98,6 +99,13 @@ pub(super) const RENEW_MANY: &str = concat!(
      WHERE idempotency_records.key = renewal.key AND idempotency_records.token = renewal.token \
      AND idempotency_records.state = 'claimed' AND idempotency_records.expires_at > ?1 \
      RETURNING idempotency_records.token"
+);
+
+/// Those that were alive at ?1 and end before ?2 last ?3 longer; a claim is remembered for longer than its lease.
+pub(super) const EXTEND_LEASES: &str = concat!(
+    "UPDATE idempotency_records SET lease_until = lease_until + ?3, expires_at = CASE expires_at WHEN ",
+    never!(),
+    " THEN expires_at ELSE expires_at + ?3 END WHERE state = 'claimed' AND lease_until > ?1 AND lease_until < ?2"
 );
 
 /// The claim was refused as one of unknown outcome, and stays so.

@@ -7,8 +7,10 @@ use sqlx::SqlSafeStr as _;
 use sqlx::sqlite::{Sqlite, SqliteConnectOptions, SqlitePool, SqlitePoolOptions, SqliteTransactionManager};
 use sqlx_core::transaction::TransactionManager as _;
 
+use super::clock::Clock;
 use super::failure::{Failure, store_error};
 use super::guard::Guard;
+use super::lock_time::LockTime;
 use super::writes::{headers_text, held, keep, make_room};
 use super::{SqliteStore, schema};
 use crate::RecordKey;
@@ -59,7 +61,7 @@ impl HandlerTransactions {
     }
 
     /// With the write lock: a transaction that had read before it writes could not get it any more.
-    async fn begin(&self) -> Result<Open<Sqlite>, StoreError> {
+    async fn begin(&self, clock: Clock) -> Result<Open<Sqlite>, StoreError> {
         let call = Call::hold_back();
         let turn = Arc::clone(&self.turn).lock_owned().await;
         let connection = self.pool.acquire().await.map_err(store_error)?;
@@ -69,10 +71,13 @@ impl HandlerTransactions {
         let mut connection = Doubtful::new(connection);
         // The pool has one connection, and only the one whose turn it is takes it.
         let guard = Arc::clone(&lock(&self.newest));
+        let waiting = LockTime::starts(clock);
         SqliteTransactionManager::begin(&mut connection, Some("BEGIN IMMEDIATE".into_sql_str()))
             .await
             .map_err(store_error)?;
-        guard.begun();
+        let holding = LockTime::starts(clock);
+        guard.begun(clock, waiting, holding);
+        waiting.make_up(&mut connection, clock).await.map_err(store_error)?;
         Ok(Open::new(connection, guard, Box::new(turn)))
     }
 }
@@ -91,7 +96,7 @@ impl Holder for SqliteStore {
 impl TransactionalStore<Sqlite> for SqliteStore {
     /// SQLite's transactions are serializable, whatever is asked for.
     fn begin(&self, _: Option<Isolation>) -> BoxFuture<'_, Result<Open<Sqlite>, StoreError>> {
-        Box::pin(self.0.transactions.begin())
+        Box::pin(self.0.transactions.begin(self.0.clock))
     }
 
     fn claim<'a>(
@@ -113,7 +118,7 @@ impl TransactionalStore<Sqlite> for SqliteStore {
                 Ok(running) => running,
                 Err(fingerprint) => return in_flight(fingerprint),
             };
-            let mut open = transactions.begin().await?;
+            let mut open = transactions.begin(self.0.clock).await?;
             // Again, under the write lock: another process may have recorded meanwhile.
             let row =
                 schema::at(self.0.clock.now(), schema::STANDING).bind(key.as_str()).fetch_optional(&mut *open).await;
@@ -162,7 +167,7 @@ impl TransactionalStore<Sqlite> for SqliteStore {
     fn is_recorded<'a>(&'a self, key: &'a RecordKey, token: Token) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(async move {
             // The write lock is free when the other transaction has ended.
-            let mut open = self.0.transactions.begin().await?;
+            let mut open = self.0.transactions.begin(self.0.clock).await?;
             let found = schema::at(self.0.clock.now(), schema::COMPLETED_BY).bind(key.as_str()).bind(token_text(token));
             let found = found.fetch_optional(&mut *open).await.map_err(store_error)?;
             let _ = open.roll_back().await;

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::clock::Clock;
 use super::failure::Failure;
+use super::lock_time::LockTime;
 use super::open::{OpenError, Opened, SqliteStoreBuilder};
 use super::readers::Readers;
 use super::rows::{self, Kind, SIZES};
@@ -214,7 +215,7 @@ async fn batch(
     first: Box<dyn Job>,
     queue: &mut mpsc::Receiver<Box<dyn Job>>,
 ) {
-    let locked = begin(connection).await;
+    let locked = begin(connection, clock).await;
     // After the lock was granted, so that what came while we waited for it shares the commit.
     let mut bytes = first.bytes();
     let mut jobs = vec![first];
@@ -223,26 +224,27 @@ async fn batch(
         bytes += job.bytes();
         jobs.push(job);
     }
-    if let Err(error) = locked {
-        return refuse(jobs, error);
-    }
+    let lock_time = match locked {
+        Ok(lock_time) => lock_time,
+        Err(error) => return refuse(jobs, error),
+    };
     jobs.retain(|job| !job.abandoned());
     let (later, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.goes_after_others());
     if jobs.is_empty() && later.is_empty() {
         return rollback(connection).await;
     }
     if jobs.is_empty() {
-        return commit(connection, clock, later).await;
+        return commit(connection, clock, lock_time, later).await;
     }
-    commit(connection, clock, jobs).await;
+    commit(connection, clock, lock_time, jobs).await;
     for job in later {
         alone(connection, clock, job).await;
     }
 }
 
 /// Applies writes in the transaction that has begun, and answers them.
-async fn commit(connection: &mut SqliteConnection, clock: Clock, mut jobs: Vec<Box<dyn Job>>) {
-    match apply_and_commit(connection, clock, &mut jobs).await {
+async fn commit(connection: &mut SqliteConnection, clock: Clock, lock_time: LockTime, mut jobs: Vec<Box<dyn Job>>) {
+    match apply_and_commit(connection, clock, lock_time, &mut jobs).await {
         Ok(()) => jobs.into_iter().for_each(Job::settle),
         Err(error) if jobs.len() == 1 => refuse(jobs, error),
         // Nothing of the batch took effect and nobody was answered: alone, one bad write harms no other.
@@ -263,8 +265,8 @@ fn refuse(jobs: Vec<Box<dyn Job>>, error: sqlx::Error) {
 
 async fn alone(connection: &mut SqliteConnection, clock: Clock, job: Box<dyn Job>) {
     let mut jobs = [job];
-    let done = match begin(connection).await {
-        Ok(()) => apply_and_commit(connection, clock, &mut jobs).await,
+    let done = match begin(connection, clock).await {
+        Ok(lock_time) => apply_and_commit(connection, clock, lock_time, &mut jobs).await,
         Err(error) => Err(error),
     };
     let [job] = jobs;
@@ -277,10 +279,12 @@ async fn alone(connection: &mut SqliteConnection, clock: Clock, job: Box<dyn Job
 async fn apply_and_commit(
     connection: &mut SqliteConnection,
     clock: Clock,
+    lock_time: LockTime,
     jobs: &mut [Box<dyn Job>],
 ) -> Result<(), sqlx::Error> {
     let done = async {
         apply(connection, clock.stopped(), jobs).await?;
+        lock_time.make_up(connection, clock).await?;
         execute(connection, "COMMIT").await
     };
     match done.await {
@@ -338,11 +342,13 @@ async fn sweep_once(connection: &mut SqliteConnection, clock: Clock) -> Result<b
     if schema::at(clock.now(), schema::ANY_EXPIRED).fetch_optional(&mut *connection).await?.is_none() {
         return Ok(false);
     }
-    begin(connection).await?;
-    let swept = match sweep(connection, clock).await {
-        Ok(swept) => execute(connection, "COMMIT").await.map(|()| swept),
-        Err(error) => Err(error),
+    let lock_time = begin(connection, clock).await?;
+    let sweeping = async {
+        let swept = sweep(connection, clock).await?;
+        lock_time.make_up(connection, clock).await?;
+        execute(connection, "COMMIT").await.map(|()| swept)
     };
+    let swept = sweeping.await;
     if swept.is_err() {
         rollback(connection).await;
     }
@@ -350,8 +356,16 @@ async fn sweep_once(connection: &mut SqliteConnection, clock: Clock) -> Result<b
 }
 
 // Plain statements: sqlx's `Transaction` counts its depth, and does not learn that SQLite itself rolled back.
-async fn begin(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-    let begun = execute(connection, "BEGIN IMMEDIATE").await;
+//
+// Answers since when the lock is held, once it has made up for the time in which another one held it.
+async fn begin(connection: &mut SqliteConnection, clock: Clock) -> Result<LockTime, sqlx::Error> {
+    let waiting = LockTime::starts(clock);
+    let beginning = async {
+        execute(connection, "BEGIN IMMEDIATE").await?;
+        let holding = LockTime::starts(clock);
+        waiting.make_up(connection, clock).await.map(|()| holding)
+    };
+    let begun = beginning.await;
     if begun.is_err() {
         rollback(connection).await;
     }
