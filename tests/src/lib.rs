@@ -1,5 +1,6 @@
 //! What the behaviour tests share: a server on a free loopback port, clients, handlers that count and wait.
 
+mod alone;
 pub mod any;
 mod dead;
 mod dump;
@@ -31,6 +32,7 @@ use tokio::task::JoinHandle;
 #[cfg(feature = "faults")]
 pub use idempotent_runtime::testing::{Fault, FaultyStore};
 
+pub use self::alone::alone;
 pub use self::dead::{leave_a_claim, leave_a_claim_for, take_over};
 pub use self::dump::Dump;
 pub use self::executions::{Executions, post_until_answered};

@@ -1,0 +1,4 @@
+//! What a document of OpenAPI says of annotated handlers.
+
+mod aide;
+mod utoipa;
