@@ -120,7 +120,7 @@ fn half_a_body() -> reqwest::Body {
 }
 
 #[tokio::test]
-async fn cut_off_in_the_body_over_http1_nothing_runs_and_the_retry_is_the_first_execution() {
+async fn http1_cut_off_in_the_body_executes_nothing() {
     for is_reset in [false, true] {
         for half in halves("/charges") {
             let service = Service::start(Runs::free()).await;
@@ -138,7 +138,7 @@ async fn cut_off_in_the_body_over_http1_nothing_runs_and_the_retry_is_the_first_
 }
 
 #[tokio::test]
-async fn cut_off_in_the_body_over_http2_nothing_runs_and_the_retry_is_the_first_execution() {
+async fn http2_cut_off_in_the_body_executes_nothing() {
     let service = Service::start(Runs::free()).await;
     let (client, url) = http2(&service.server.address().to_string());
     let half = client.post(format!("{url}/charges")).header("idempotency-key", "k").body(half_a_body()).send();
@@ -157,7 +157,7 @@ async fn cut_off_in_the_body_over_http2_nothing_runs_and_the_retry_is_the_first_
 }
 
 #[tokio::test]
-async fn cut_off_in_a_body_that_nobody_needs_the_handler_has_run_and_the_retry_replays() {
+async fn cut_off_in_an_unread_body_executes_and_replays() {
     for half in halves("/pings") {
         let service = Service::start(Runs::held()).await;
         let connection = service.server.connect_and_send(half.as_bytes()).await;
@@ -175,7 +175,7 @@ async fn cut_off_in_a_body_that_nobody_needs_the_handler_has_run_and_the_retry_r
 }
 
 #[tokio::test]
-async fn a_reset_in_the_handler_over_http1_leaves_one_execution_and_its_replay() {
+async fn http1_reset_in_the_handler_executes_once_and_replays() {
     let (service, logs) = (Service::start(Runs::held()).await, Logs::collect());
     for number in 0..20 {
         let request = head("/charges", &format!("k{number}"), "content-length: 3") + "tea";
@@ -194,7 +194,7 @@ async fn a_reset_in_the_handler_over_http1_leaves_one_execution_and_its_replay()
 }
 
 #[tokio::test]
-async fn streams_of_one_connection_that_are_reset_harm_no_other_and_are_replayed() {
+async fn http2_reset_streams_are_replayed_and_harm_no_other() {
     let (service, logs) = (Service::start(Runs::held()).await, Logs::collect());
     let (client, url) = http2(&service.server.address().to_string());
     let post = |key: String| client.post(format!("{url}/charges")).header("idempotency-key", key).body("tea");

@@ -55,7 +55,7 @@ fn request(path: &str, key: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn twenty_clients_that_hang_up_get_twenty_executions_and_twenty_replays() {
+async fn twenty_clients_that_hang_up_execute_and_replay_twenty() {
     let runs = Runs::held();
     let server = Server::start(router(&runs, &Registry::new(MemoryStore::new()))).await;
     let mut connections = Vec::new();
@@ -98,7 +98,7 @@ async fn a_timeout_layer_does_not_stop_the_handler() {
 }
 
 #[tokio::test]
-async fn an_unguarded_request_ends_with_its_client_as_any_handler_does() {
+async fn unguarded_request_ends_with_its_client() {
     let runs = Runs::held();
     let server = Server::start(router(&runs, &Registry::new(MemoryStore::new()))).await;
     let connection =
@@ -147,7 +147,7 @@ async fn a_waiter_that_hangs_up_leaves_the_claim_as_it_is() {
 const GOES_ON: &str = "the client left; the handler goes on without it";
 
 #[tokio::test]
-async fn a_waiter_that_hangs_up_while_the_store_is_asked_does_not_run_later() {
+async fn waiter_that_hangs_up_in_the_store_call_never_runs() {
     let (runs, store, logs) = (Runs::held(), FaultyStore::new(), Logs::collect());
     let registry = Registry::builder(store.clone()).store_timeout(PATIENCE).build();
     let server = Server::start(router(&runs, &registry)).await;
@@ -166,7 +166,7 @@ async fn a_waiter_that_hangs_up_while_the_store_is_asked_does_not_run_later() {
 }
 
 #[tokio::test]
-async fn a_handler_that_forwards_its_request_to_a_guarded_one_survives_its_client_all_the_same() {
+async fn handler_forwarding_to_a_guarded_one_survives_its_client() {
     let (runs, store, logs) = (Runs::held(), FaultyStore::new(), Logs::collect());
     let registry = Registry::new(store.clone());
     let server = Server::start(router(&runs, &registry)).await;

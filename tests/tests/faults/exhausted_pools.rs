@@ -112,14 +112,14 @@ async fn pool_of_two() -> PgPool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn five_hundred_clients_of_a_postgres_with_two_connections_are_all_answered() {
+async fn postgres_of_two_connections_answers_500_clients() {
     let store = PostgresStore::new(pool_of_two().await);
     store.migrate().await.expect("the tables are made");
     Service::start(store).await.assert_different_and_equal_keys_run_once().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn five_hundred_transactions_over_two_connections_to_postgres_all_end() {
+async fn postgres_of_two_connections_ends_500_transactions() {
     let pool = pool_of_two().await;
     let store = PostgresStore::new(pool.clone());
     store.migrate().await.expect("the tables are made");
@@ -132,14 +132,14 @@ async fn five_hundred_transactions_over_two_connections_to_postgres_all_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn five_hundred_clients_of_sqlite_with_its_four_readers_are_all_answered() {
+async fn sqlite_of_four_readers_answers_500_clients() {
     let file = SqliteFile::new();
     let store = SqliteStore::open(file.path()).await.expect("the store opens");
     Service::start(store).await.assert_different_and_equal_keys_run_once().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn five_hundred_transactions_over_the_one_write_lock_of_sqlite_all_end() {
+async fn sqlite_of_one_write_lock_ends_500_transactions() {
     let file = SqliteFile::new();
     file.execute("CREATE TABLE effects (key text NOT NULL)").await;
     let store = SqliteStore::open(file.path()).await.expect("the store opens");
@@ -150,14 +150,14 @@ async fn five_hundred_transactions_over_the_one_write_lock_of_sqlite_all_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn five_hundred_clients_of_the_one_connection_to_redis_are_all_answered() {
+async fn redis_of_one_connection_answers_500_clients() {
     let redis = RedisServer::start(&[]).await;
     let store = RedisStore::connect(&redis.url()).await.expect("the store opens");
     Service::start(store).await.assert_different_and_equal_keys_run_once().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn five_hundred_clients_of_the_connections_that_wait_for_replicas_are_all_answered() {
+async fn redis_connections_that_wait_for_replicas_answer_500_clients() {
     let master = RedisServer::start(&["--repl-diskless-sync-delay 0"]).await;
     let _replica = RedisServer::start(&[&format!("--replicaof {}", master.address().replace(':', " "))]).await;
     idempotent_tests::eventually(async || master.command::<usize>("WAIT 1 100").await, |&replicas| replicas == 1).await;

@@ -144,7 +144,7 @@ async fn assert_full_and_nothing_lost(store: impl Store + Clone, disk: &Tmpfs) {
 }
 
 #[tokio::test]
-async fn on_a_full_disk_sqlite_refuses_new_keys_replays_old_ones_and_loses_no_record() {
+async fn sqlite_on_a_full_disk_replays_and_loses_no_record() {
     let disk = Tmpfs::mount(4);
     let file = disk.path().join("idempotency.db");
     let store = SqliteStore::open(&file).await.expect("the store opens");
@@ -163,7 +163,7 @@ async fn postgres(server: &PostgresServer) -> (PostgresStore, PgPool) {
 }
 
 #[tokio::test]
-async fn on_a_full_disk_of_tables_postgres_refuses_new_keys_replays_old_ones_and_loses_no_record() {
+async fn postgres_with_a_full_disk_of_tables_loses_no_record() {
     let server = PostgresServer::start_on_small_disk(OnSmallDisk::Tables, 64).await;
     let (store, pool) = postgres(&server).await;
     assert_full_and_nothing_lost(store, server.disk()).await;

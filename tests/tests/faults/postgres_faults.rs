@@ -75,7 +75,7 @@ async fn a_restart_under_load_executes_nothing_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_stands_still_under_load_is_waited_for_or_refused_and_executes_nothing_twice() {
+async fn postgres_stopped_under_load_executes_nothing_twice() {
     let server = PostgresServer::start(&[]).await;
     let (database, executions) = (server.database().await, Executions::default());
     let pool = database.pool(8).await;

@@ -83,7 +83,7 @@ async fn post_until_reached(server: &Server, key: &str) -> Answer {
 }
 
 #[tokio::test]
-async fn a_failover_to_a_replica_in_sync_loses_neither_records_nor_claims() {
+async fn failover_to_a_replica_in_sync_loses_nothing() {
     let (pair, runs) = (Pair::start().await, Runs::held());
     let (server, registry) = serve(pair.store(), &runs).await;
     runs.let_finish(100);
@@ -108,7 +108,7 @@ async fn a_failover_to_a_replica_in_sync_loses_neither_records_nor_claims() {
 }
 
 #[tokio::test]
-async fn a_failover_loses_the_record_that_the_replica_had_not_got_and_the_retry_runs_again() {
+async fn failover_loses_an_unreplicated_record_and_reruns() {
     let (pair, runs) = (Pair::start().await, Runs::free());
     let (server, _) = serve(pair.store(), &runs).await;
     assert_eq!(server.post_with_key("/charges", "replicated").await.text(), "charge 1");
@@ -126,7 +126,7 @@ async fn a_failover_loses_the_record_that_the_replica_had_not_got_and_the_retry_
 const ACKNOWLEDGED_WITHIN: Duration = Duration::from_millis(300);
 
 #[tokio::test]
-async fn with_wait_replicas_nothing_runs_whose_claim_the_replica_has_not_got() {
+async fn wait_replicas_runs_nothing_with_an_unreplicated_claim() {
     let (pair, runs) = (Pair::start().await, Runs::free());
     let (server, _) = serve(pair.store().wait_replicas(1, ACKNOWLEDGED_WITHIN), &runs).await;
     assert_eq!(server.post_with_key("/charges", "replicated").await.text(), "charge 1");
@@ -145,7 +145,7 @@ async fn with_wait_replicas_nothing_runs_whose_claim_the_replica_has_not_got() {
 }
 
 #[tokio::test]
-async fn with_wait_replicas_a_record_that_the_replica_has_not_got_is_recorded_after_the_failover() {
+async fn wait_replicas_records_again_after_the_failover() {
     let (pair, runs) = (Pair::start().await, Runs::held());
     let (server, registry) = serve(pair.store().wait_replicas(1, ACKNOWLEDGED_WITHIN), &runs).await;
     let _follower = follower_of(&pair.replica.address()).await;

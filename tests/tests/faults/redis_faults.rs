@@ -46,7 +46,7 @@ async fn a_kill_and_restart_under_load_executes_nothing_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_stands_still_for_five_seconds_executes_nothing_twice() {
+async fn redis_stopped_for_five_seconds_executes_nothing_twice() {
     let refused = refused_while(async |redis| {
         redis.signal("STOP");
         // How long the fault lasts.

@@ -55,7 +55,7 @@ async fn a_redis_that_pauses_for_a_second_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_pauses_for_ten_seconds_refuses_and_executes_nothing_twice() {
+async fn redis_paused_for_ten_seconds_executes_nothing_twice() {
     assert!(refused_by_redis(Duration::from_secs(10)).await > 0);
 }
 
@@ -65,6 +65,6 @@ async fn a_postgres_that_pauses_for_a_second_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_postgres_that_pauses_for_ten_seconds_refuses_and_executes_nothing_twice() {
+async fn postgres_paused_for_ten_seconds_executes_nothing_twice() {
     assert!(refused_by_postgres(Duration::from_secs(10)).await > 0);
 }

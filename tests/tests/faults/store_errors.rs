@@ -72,7 +72,7 @@ fn assert_unavailable(answer: &Answer) {
 }
 
 #[tokio::test]
-async fn a_store_that_fails_is_full_or_hangs_gives_503_and_runs_nothing() {
+async fn store_that_fails_is_full_or_hangs_is_503_and_runs_nothing() {
     for fault in [Fault::Unreachable, Fault::Full, Fault::Hangs] {
         let (runs, store) = (Runs::free(), FaultyStore::new());
         let (server, _) = serve(&runs, store.clone()).await;
@@ -113,7 +113,7 @@ async fn a_claim_whose_answer_was_lost_is_given_back() {
 /// Found by the fault suite: the handler had run in a process that died, a claim that took over was given back, and the
 /// next execution was told that it was the first.
 #[tokio::test]
-async fn a_claim_that_is_given_back_does_not_hide_an_attempt_that_crashed() {
+async fn claim_given_back_hides_no_crashed_attempt() {
     let (runs, store) = (Runs::free(), FaultyStore::new());
     let (server, _) = serve(&runs, store.clone()).await;
     let (key, token) = leave_a_claim(&store, "attempts", Duration::from_secs(30)).await;
@@ -130,7 +130,7 @@ async fn a_claim_that_is_given_back_does_not_hide_an_attempt_that_crashed() {
 }
 
 #[tokio::test]
-async fn a_claim_that_arrives_after_its_request_was_refused_is_given_back() {
+async fn claim_that_arrives_after_its_refusal_is_given_back() {
     for path in ["/charges", "/refuses-after-crash"] {
         let (runs, store) = (Runs::free(), FaultyStore::new());
         let (server, _) = serve(&runs, store.clone()).await;
@@ -148,7 +148,7 @@ async fn a_claim_that_arrives_after_its_request_was_refused_is_given_back() {
 }
 
 #[tokio::test]
-async fn a_claim_whose_answer_comes_after_its_lease_runs_only_if_nobody_took_over() {
+async fn claim_answered_after_its_lease_runs_unless_taken_over() {
     for is_taken_over in [false, true] {
         let (runs, store) = (Runs::free(), FaultyStore::new());
         let (server, _) = serve_with(&runs, Registry::builder(store.clone()).store_timeout(PATIENCE).build()).await;
@@ -214,7 +214,7 @@ async fn on_store_error_run_runs_unguarded() {
 }
 
 #[tokio::test]
-async fn a_damaged_record_is_503_whatever_the_policy_and_never_runs_the_handler() {
+async fn damaged_record_is_503_under_every_policy() {
     let (runs, store) = (Runs::free(), FaultyStore::new());
     let (server, _) = serve(&runs, store.clone()).await;
     let logs = Logs::collect();
@@ -229,7 +229,7 @@ async fn a_damaged_record_is_503_whatever_the_policy_and_never_runs_the_handler(
 }
 
 #[tokio::test]
-async fn a_response_that_cannot_be_recorded_reaches_its_client_and_is_recorded_when_the_store_is_back() {
+async fn response_not_recorded_is_sent_and_recorded_later() {
     for fault in [Fault::Unreachable, Fault::Hangs, Fault::AnswerIsLost] {
         let (runs, store) = (Runs::free(), FaultyStore::new());
         let (server, registry) = serve(&runs, store.clone()).await;
@@ -255,7 +255,7 @@ async fn a_response_that_cannot_be_recorded_reaches_its_client_and_is_recorded_w
 }
 
 #[tokio::test]
-async fn a_store_that_is_away_for_a_moment_is_waited_for_before_the_response_goes_out() {
+async fn response_waits_for_a_store_away_for_a_moment() {
     let (runs, store, logs) = (Runs::free(), FaultyStore::new(), Logs::collect());
     let (server, _) = serve(&runs, store.clone()).await;
     store.on_complete(Fault::Unreachable);
@@ -302,7 +302,7 @@ async fn a_release_that_fails_is_tried_again() {
 }
 
 #[tokio::test]
-async fn no_policy_runs_a_request_beside_itself_while_the_store_is_away() {
+async fn store_away_runs_no_request_beside_itself() {
     let (runs, store) = (Runs::held(), FaultyStore::new());
     let (server, _) = serve(&runs, store.clone()).await;
     let first = tokio::spawn(answer(server.post("/runs").header("idempotency-key", "k")));
@@ -342,7 +342,7 @@ async fn a_full_store_refuses_new_keys_and_still_replays_old_ones() {
 }
 
 #[tokio::test]
-async fn a_handler_that_lost_its_claim_does_not_overwrite_its_successor() {
+async fn handler_that_lost_its_claim_overwrites_no_successor() {
     let runs = Runs::held();
     let store = FaultyStore::new();
     let (server, _) = serve(&runs, store.clone()).await;

@@ -45,7 +45,7 @@ async fn of_the_layers_scope(
 
 /// Under the claim whose key the handler is told: its own, or that of the nearest layer.
 #[tokio::test]
-async fn a_step_is_recorded_under_the_claim_that_the_handler_runs_under() {
+async fn step_is_recorded_under_the_claim_of_its_handler() {
     for (path, scope) in [("/plain", "api"), ("/annotated", "annotated"), ("/same", "api")] {
         let (reservations, answers, store) = (Runs::free(), Runs::free(), MemoryStore::new());
         let registry = Registry::new(store.clone());

@@ -80,7 +80,7 @@ async fn a_handler_that_answers_for_itself_is_recorded_by_the_layer() {
 }
 
 #[tokio::test]
-async fn a_handler_that_hands_a_guarded_response_on_runs_as_a_middleware_does() {
+async fn handler_that_hands_on_a_guarded_response_is_a_middleware() {
     let (runs, store) = (Both::free(), MemoryStore::new());
     let server = serve(&runs, &store).await;
     for is_replay in [false, true] {
@@ -99,7 +99,7 @@ async fn alias(State((runs, store)): State<(Both, MemoryStore)>, request: Reques
 
 /// The layer that the request comes to a second time runs under the first one's claim.
 #[tokio::test]
-async fn a_guarded_handler_that_sends_the_request_through_the_same_layer_again_runs_once() {
+async fn handler_forwarding_through_its_own_layer_runs_once() {
     let (runs, store) = (Both::free(), MemoryStore::new());
     let app = Router::new()
         .route("/alias", post(alias))
@@ -171,7 +171,7 @@ async fn in_a_transaction(State(runs): State<Both>, _tx: Tx<Sqlite>) -> String {
 
 /// The layer has a key, the handler has none, and its store has no transactions.
 #[tokio::test]
-async fn a_layer_that_records_everything_records_no_refusal_of_a_guard_beneath_it() {
+async fn layer_that_records_all_records_no_refusal_beneath_it() {
     let (runs, store) = (Both::free(), MemoryStore::new());
     let app = Router::new()
         .route("/", post(in_a_transaction))
@@ -232,7 +232,7 @@ async fn passes_on(State(runs): State<Both>, request: Request) -> Response {
 }
 
 #[tokio::test]
-async fn a_handler_forwarded_beneath_two_guards_runs_under_the_outer_claim() {
+async fn handler_beneath_two_guards_runs_under_the_outer_claim() {
     let (runs, store) = (Both::free(), MemoryStore::new());
     let app = Router::new()
         .route("/", post(passes_on))

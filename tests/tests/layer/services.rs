@@ -175,7 +175,7 @@ async fn of_the_same_scope(State(runs): State<Runs>) -> String {
 
 /// The handler's policy goes before the layer's, which records neither its response nor its replays and refusals.
 #[tokio::test]
-async fn an_annotated_handler_under_a_layer_is_recorded_once_and_by_its_own_policy() {
+async fn annotated_handler_under_a_layer_is_recorded_once_by_itself() {
     let (runs, store) = (Runs::free(), MemoryStore::new());
     let app = Router::new()
         .route("/annotated", post(annotated))
@@ -249,7 +249,7 @@ fn failing_first(
 
 /// A tower service of its own error, which nothing records.
 #[tokio::test]
-async fn an_error_of_the_service_reaches_the_caller_and_is_not_recorded() {
+async fn service_error_reaches_the_caller_unrecorded() {
     let calls = Arc::default();
     let rerun = layer(Policy::builder("rerun").cache_all(), &MemoryStore::new()).layer(failing_first(&calls));
     assert_eq!(rerun.clone().oneshot(request("a")).await.map(drop), Err(Broken));

@@ -98,7 +98,7 @@ async fn serve(runs: &Runs, store: &MemoryStore) -> Server {
 }
 
 #[tokio::test]
-async fn after_a_crash_rerun_runs_the_handler_again_with_the_next_attempt() {
+async fn rerun_after_a_crash_is_the_next_attempt() {
     let (runs, store) = (Runs::free(), MemoryStore::new());
     let server = serve(&runs, &store).await;
     let (key, token) = leave_a_claim(&store, "reruns", Duration::from_secs(30)).await;
@@ -111,7 +111,7 @@ async fn after_a_crash_rerun_runs_the_handler_again_with_the_next_attempt() {
 /// The first attempt may have charged the card: one that only asks the card network when it is not the first must not be
 /// told that it is.
 #[tokio::test]
-async fn an_attempt_that_fails_after_a_crash_does_not_make_the_next_one_the_first() {
+async fn attempt_failed_after_a_crash_still_counts() {
     for (path, scope, status) in [
         ("/fails-second", "fails-second", StatusCode::BAD_GATEWAY),
         ("/panics-second", "panics-second", StatusCode::INTERNAL_SERVER_ERROR),

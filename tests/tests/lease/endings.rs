@@ -91,7 +91,7 @@ async fn a_task_that_is_aborted_leaves_its_handler_to_its_end() {
 }
 
 #[tokio::test]
-async fn a_panic_that_no_layer_catches_breaks_its_connection_and_frees_the_key() {
+async fn uncaught_panic_breaks_its_connection_and_frees_the_key() {
     let (runs, store) = (Runs::free(), MemoryStore::new());
     let server = Server::start(app(&runs, &Registry::new(store.clone()))).await;
     let broken = server.post("/panics").header("idempotency-key", "k").send().await;
@@ -138,7 +138,7 @@ fn a_runtime_that_ends_after_a_drain_has_recorded_everything() {
 }
 
 #[test]
-fn a_runtime_that_ends_without_a_drain_leaves_a_claim_that_lapses_with_its_lease() {
+fn runtime_ended_without_drain_leaves_a_claim_until_its_lease() {
     let (runs, store) = (Runs::held(), MemoryStore::new());
     let first = Runtime::new().expect("a runtime");
     first.block_on(async {
@@ -163,7 +163,7 @@ fn a_runtime_that_ends_without_a_drain_leaves_a_claim_that_lapses_with_its_lease
 }
 
 #[tokio::test]
-async fn a_graceful_stop_does_not_wait_for_a_handler_whose_client_left_and_a_drain_does() {
+async fn drain_waits_for_clientless_handlers_and_a_stop_does_not() {
     let (runs, registry, logs) = (Runs::held(), Registry::new(MemoryStore::new()), Logs::collect());
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
     let address = listener.local_addr().expect("a bound listener has an address");

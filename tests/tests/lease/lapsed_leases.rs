@@ -70,7 +70,7 @@ async fn until_lapsed(store: &FaultyStore, scope: &str) {
 }
 
 #[tokio::test]
-async fn a_handler_whose_lease_ran_out_keeps_its_key_in_its_own_process() {
+async fn handler_with_a_lapsed_lease_keeps_its_key_in_its_process() {
     let (runs, store, logs) = (Runs::held(), FaultyStore::new(), Logs::collect());
     let server = serve(&runs, &store).await;
     let first = begin(&server, "/waits", "tea");
@@ -107,7 +107,7 @@ async fn its_duplicates_are_in_flight_at_most_once_too() {
 }
 
 #[tokio::test]
-async fn a_key_that_was_kept_so_is_not_claimed_for_the_first_time_again() {
+async fn key_kept_beyond_its_lease_is_no_first_claim() {
     let (runs, store) = (Runs::held(), FaultyStore::new());
     let server = serve(&runs, &store).await;
     let first = begin(&server, "/fails-first", "");
@@ -127,7 +127,7 @@ async fn a_key_that_was_kept_so_is_not_claimed_for_the_first_time_again() {
 }
 
 #[tokio::test]
-async fn a_release_that_is_tried_again_hides_no_attempt_of_another_process() {
+async fn repeated_release_hides_no_attempt_of_another_process() {
     let (runs, store) = (Runs::held(), FaultyStore::new());
     let (server, another_process) = (serve(&runs, &store).await, serve(&runs, &store).await);
     store.on_release(Fault::Unreachable);

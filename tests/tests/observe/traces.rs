@@ -91,8 +91,8 @@ async fn create_charge(State(runs): State<Runs>) -> Body {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_handler_whose_client_left_goes_on_in_the_span_and_the_parents_of_its_request() {
-    if !alone(a_handler_whose_client_left_goes_on_in_the_span_and_the_parents_of_its_request) {
+async fn handler_without_client_keeps_the_spans_of_its_request() {
+    if !alone(handler_without_client_keeps_the_spans_of_its_request) {
         return;
     }
     collector();

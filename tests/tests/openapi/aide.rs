@@ -158,7 +158,7 @@ fn a_handler_documents_header_refusals_replay_and_policy() {
 }
 
 #[test]
-fn what_a_transform_documents_is_kept_and_its_recorded_responses_are_marked_at_the_end() {
+fn transform_is_kept_and_its_recorded_responses_are_marked() {
     let router = || {
         ApiRouter::new()
             .api_route(

@@ -246,7 +246,7 @@ fn a_required_key_in_another_header_is_documented_as_such() {
 }
 
 #[test]
-fn what_the_user_said_of_a_range_of_statuses_is_said_of_each_refusal_too() {
+fn range_of_statuses_documented_by_the_user_covers_refusals() {
     let [document, _] = documents!(refund);
     for status in ["400", "409", "422"] {
         let content = &operation(&document)["responses"][status]["content"];
@@ -293,7 +293,7 @@ async fn event(Json(event): Json<u64>) -> StatusCode {
 }
 
 #[test]
-fn a_key_from_the_arguments_has_no_header_and_what_cannot_come_is_not_documented() {
+fn key_from_the_arguments_documents_no_header() {
     for document in documents!(event) {
         let operation = operation(&document);
         assert_eq!(key_parameter(operation), None);

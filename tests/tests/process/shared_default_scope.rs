@@ -63,7 +63,7 @@ async fn install_names_both_handlers() {
 }
 
 #[tokio::test]
-async fn a_layer_cannot_refuse_at_start_up_and_so_refuses_their_requests() {
+async fn layer_refuses_the_requests_as_it_cannot_refuse_start_up() {
     let logs = Logs::collect();
     let app = Router::new()
         .route("/charges", post(Charges::create))

@@ -46,7 +46,7 @@ fn is_refused(answer: &Answer) {
 }
 
 #[tokio::test]
-async fn one_caller_has_so_many_requests_under_way_and_the_others_theirs() {
+async fn callers_each_have_their_number_of_requests_under_way() {
     let runs = Runs::held();
     let server = serve(&runs, MemoryStore::new(), 2).await;
     let first = ["a", "b"].map(|key| tokio::spawn(request(&server, "/charges", "alice", key).send()));
@@ -88,7 +88,7 @@ async fn credentials_count_where_the_handler_names_no_caller() {
 }
 
 #[tokio::test]
-async fn a_client_that_hangs_up_keeps_its_place_until_its_handler_ends() {
+async fn client_that_hangs_up_keeps_its_place_until_the_end() {
     let runs = Runs::held();
     let server = serve(&runs, MemoryStore::new(), 1).await;
     let leaving = tokio::spawn(request(&server, "/charges", "alice", "a").send());
@@ -106,7 +106,7 @@ async fn a_client_that_hangs_up_keeps_its_place_until_its_handler_ends() {
 }
 
 #[tokio::test]
-async fn a_flood_of_fresh_keys_neither_evicts_nor_stops_what_others_have() {
+async fn flood_of_fresh_keys_neither_evicts_nor_stops_others() {
     let runs = Runs::held();
     // Room for some hundred records.
     let server = serve(&runs, MemoryStore::builder().max_bytes(100_000).build(), 8).await;

@@ -149,7 +149,7 @@ async fn an_expression_is_all_that_must_be_repeated() {
 }
 
 #[tokio::test]
-async fn an_expression_is_compared_with_method_and_path_but_without_the_query() {
+async fn expression_is_compared_with_method_and_path_not_query() {
     let server = serve(&Runs::free()).await;
     assert!(!server.post_with_key("/shapes/1?width=1", "k").await.is_replay());
     assert!(server.post_with_key("/shapes/1?width=1&x=1", "k").await.is_replay());
@@ -198,7 +198,7 @@ async fn another_authorization_never_sees_a_record() {
 }
 
 #[tokio::test]
-async fn callers_have_keys_of_their_own_and_may_change_their_credentials() {
+async fn callers_have_their_own_keys_and_may_change_credentials() {
     let runs = Runs::free();
     let server = serve(&runs).await;
     let as_user = |token: &'static str| {
@@ -277,7 +277,7 @@ async fn the_default_body_limit_is_honoured_and_claims_nothing() {
 }
 
 #[tokio::test]
-async fn a_handler_that_reads_without_a_limit_gets_all_of_a_large_body_unless_it_is_needed_for_the_fingerprint() {
+async fn unlimited_body_is_whole_unless_the_fingerprint_needs_it() {
     let runs = Runs::free();
     let server = serve(&runs).await;
     // Axum's own limit is 2 MB.

@@ -59,7 +59,7 @@ async fn serve(store: impl Store) -> Server {
 }
 
 #[tokio::test]
-async fn the_downstream_key_is_the_same_on_every_attempt_and_differs_by_everything_else() {
+async fn downstream_key_differs_by_all_but_the_attempt() {
     let server = serve(MemoryStore::new()).await;
     let first = server.post_with_key("/first", "k").await.json();
     assert_eq!((&first["key"], &first["attempt"]), (&json!("k"), &json!(1)));
@@ -75,7 +75,7 @@ async fn the_downstream_key_is_the_same_on_every_attempt_and_differs_by_everythi
     assert!(text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit()), "{text}");
 }
 
-async fn the_downstream_key_survives_a_crash_and_the_attempt_counts_it<S: Store>(store: S) -> Value {
+async fn downstream_key_survives_a_crash_that_the_attempt_counts<S: Store>(store: S) -> Value {
     let store = Arc::new(store);
     let server = serve(Arc::clone(&store)).await;
     let first = server.post_with_key("/first", "k").await.json();
@@ -97,23 +97,23 @@ async fn the_downstream_key_survives_a_crash_and_the_attempt_counts_it<S: Store>
 }
 
 #[tokio::test]
-async fn on_every_store_the_downstream_key_survives_a_crash_and_the_attempt_counts_it() {
+async fn downstream_key_survives_a_crash_on_every_store() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let sqlite = SqliteStore::open(folder.path().join("idempotency.db")).await.expect("the store opens");
     let postgres = PostgresStore::new(PostgresServer::shared().await.database().await.pool(4).await);
     postgres.migrate().await.expect("the tables are made");
     let redis = RedisStore::connect(&RedisServer::shared().await.url()).await.expect("the store opens");
     let keys = [
-        the_downstream_key_survives_a_crash_and_the_attempt_counts_it(MemoryStore::new()).await,
-        the_downstream_key_survives_a_crash_and_the_attempt_counts_it(sqlite).await,
-        the_downstream_key_survives_a_crash_and_the_attempt_counts_it(postgres).await,
-        the_downstream_key_survives_a_crash_and_the_attempt_counts_it(redis).await,
+        downstream_key_survives_a_crash_that_the_attempt_counts(MemoryStore::new()).await,
+        downstream_key_survives_a_crash_that_the_attempt_counts(sqlite).await,
+        downstream_key_survives_a_crash_that_the_attempt_counts(postgres).await,
+        downstream_key_survives_a_crash_that_the_attempt_counts(redis).await,
     ];
     assert!(keys.iter().all(|key| *key == keys[0]), "also after a change of the store: {keys:?}");
 }
 
 #[tokio::test]
-async fn a_handler_that_a_request_is_forwarded_to_sees_its_own_key_and_not_the_outer_handlers() {
+async fn handler_forwarded_to_sees_its_own_key() {
     let server = serve(MemoryStore::new()).await;
     let inner = server.post_with_key("/last", "k").await.json();
     assert_eq!(server.post_with_key("/forwards", "k").await.json(), inner);

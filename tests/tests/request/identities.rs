@@ -187,7 +187,7 @@ fn tenant(parts: &Parts) -> Option<String> {
 }
 
 #[tokio::test]
-async fn the_registrys_caller_partitions_keys_and_lets_credentials_change() {
+async fn registry_caller_partitions_keys_and_frees_credentials() {
     let registry = Registry::builder(MemoryStore::new()).caller(tenant).max_in_flight_per_caller(1).build();
     let runs = Runs::held();
     let server = Server::start(routes(&runs).layer(registry.layer())).await;
@@ -360,7 +360,7 @@ async fn a_delimiter_that_is_content_makes_the_boundary_count() {
 }
 
 #[tokio::test]
-async fn the_downstream_key_differs_by_client_and_by_request_and_not_by_attempt() {
+async fn downstream_key_differs_by_client_and_request_not_attempt() {
     let policy = Policy::builder("identity-downstream-layer").cache([201]).build().expect("it is valid");
     let registry = Registry::new(MemoryStore::new());
     let layered = Router::new().route("/layered", post(plain)).layer(IdempotencyLayer::new(policy));

@@ -204,7 +204,7 @@ async fn a_predicate_decides_by_status_and_headers() {
 }
 
 #[tokio::test]
-async fn headers_are_replayed_in_order_and_as_bytes_but_for_those_of_one_connection() {
+async fn headers_but_those_of_a_connection_are_replayed_as_bytes() {
     let server = serve(&Runs::free()).await;
     let request = b"POST /headers HTTP/1.1\r\nhost: 127.0.0.1\r\nidempotency-key: k\r\nconnection: close\r\n\
         content-length: 0\r\n\r\n";
@@ -313,7 +313,7 @@ async fn an_empty_response_is_replayed() {
 }
 
 #[tokio::test]
-async fn a_response_that_breaks_off_is_not_replayed_as_if_it_were_whole() {
+async fn broken_off_response_is_not_replayed_as_whole() {
     let runs = Runs::free();
     let server = serve(&runs).await;
     // Where an oversize response may run again, this one may not: it says nothing of its size.
@@ -327,7 +327,7 @@ async fn a_response_that_breaks_off_is_not_replayed_as_if_it_were_whole() {
 }
 
 #[tokio::test]
-async fn server_sent_events_stream_while_the_handler_still_writes_them() {
+async fn server_sent_events_stream_while_they_are_written() {
     let runs = Runs::held();
     let server = serve(&runs).await;
     let mut stream =

@@ -76,7 +76,7 @@ fn shows(answer: &Answer, secret: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_reused_key_of_another_principal_is_refused_and_shows_nothing() {
+async fn key_reused_by_another_principal_shows_nothing() {
     let (runs, store) = (Runs::free(), FaultyStore::new());
     let server = serve(&runs, store.clone()).await;
     send(&server, "/by-credentials", "k", "Bearer alice", "tea").await;

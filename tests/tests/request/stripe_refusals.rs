@@ -150,7 +150,7 @@ async fn an_unavailable_store_is_an_api_error_to_retry() {
 }
 
 #[tokio::test]
-async fn what_was_executed_and_cannot_be_told_is_an_api_error_not_to_retry() {
+async fn executed_and_untold_is_an_api_error_not_to_retry() {
     let bench = Bench::new(Runs::free()).await;
     let receipt = bench.payment("k", "a long receipt").await;
     assert_eq!(receipt.status, StatusCode::OK);

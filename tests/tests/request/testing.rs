@@ -60,7 +60,7 @@ async fn text(response: Response) -> String {
 }
 
 #[tokio::test]
-async fn executions_replays_and_refusals_are_counted_by_scope_and_registry() {
+async fn executions_replays_refusals_count_by_scope_and_registry() {
     let (runs, registry, other) = (Runs::free(), testing::registry(), testing::registry());
     let (app, other_app) = (app(&runs, &registry), app(&runs, &other));
     for _ in 0..3 {
@@ -119,7 +119,7 @@ async fn a_code_that_is_none_is_no_zero() {
 }
 
 #[tokio::test]
-async fn a_handler_that_lost_its_key_counts_as_an_execution_and_a_refusal() {
+async fn handler_that_lost_its_key_counts_as_run_and_refused() {
     let (runs, registry) = (Runs::held(), testing::registry());
     let app = app(&runs, &registry);
     let first = tokio::spawn({
@@ -242,7 +242,7 @@ async fn a_disabled_registry_runs_handlers_bare_and_says_so() {
 }
 
 #[tokio::test]
-async fn under_a_disabled_registry_a_handler_ends_when_its_client_leaves() {
+async fn handler_of_a_disabled_registry_ends_with_its_client() {
     let runs = Runs::held();
     let server = Server::start(app(&runs, &Registry::disabled())).await;
     let request = b"POST /charges HTTP/1.1\r\nhost: 127.0.0.1\r\nidempotency-key: k\r\ncontent-length: 0\r\n\r\n";

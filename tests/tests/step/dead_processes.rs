@@ -180,7 +180,7 @@ async fn a_stale_attempt_over_redis_replaces_no_step_and_begins_none() {
 }
 
 #[tokio::test]
-async fn a_stale_attempt_over_postgres_replaces_no_step_and_begins_none() {
+async fn stale_attempt_over_postgres_replaces_and_begins_no_step() {
     let database = PostgresServer::shared().await.database().await;
     a_stale_attempt_replaces_nothing_and_begins_nothing(Bench::new(Some(database.url()))).await;
 }

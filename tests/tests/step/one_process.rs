@@ -228,7 +228,7 @@ async fn on_every_store_a_step_runs_once_for_each_key() {
 }
 
 #[tokio::test]
-async fn a_step_that_fails_records_nothing_and_its_name_may_be_taken_again() {
+async fn failed_step_records_nothing_and_frees_its_name() {
     let (runs, store) = (Executions::free(), MemoryStore::new());
     let server = serve(&runs, &Registry::new(store.clone())).await;
     assert_eq!(server.post_with_key("/declined", "k").await.status, StatusCode::PAYMENT_REQUIRED);
@@ -247,7 +247,7 @@ async fn a_result_of_another_type_is_an_error_that_names_the_step() {
 }
 
 #[tokio::test]
-async fn a_request_that_asks_for_something_else_does_not_get_the_steps_of_another() {
+async fn request_with_another_fingerprint_gets_no_foreign_steps() {
     let runs = Executions::free();
     let server = serve(&runs, &Registry::new(MemoryStore::new())).await;
     let post = |body| answer(server.post("/orders").header("idempotency-key", "k").body(body));
@@ -261,7 +261,7 @@ async fn a_request_that_asks_for_something_else_does_not_get_the_steps_of_anothe
 }
 
 #[tokio::test]
-async fn a_second_step_of_the_same_name_is_an_error_with_a_key_and_without() {
+async fn second_step_of_one_name_is_an_error_with_and_without_key() {
     let (logs, runs) = (Logs::collect(), Executions::free());
     let server = serve(&runs, &Registry::new(MemoryStore::new())).await;
     for request in [server.post("/twice").header("idempotency-key", "k"), server.post("/twice")] {
@@ -322,7 +322,7 @@ async fn without_a_key_or_a_store_a_step_runs_and_nothing_is_recorded() {
 }
 
 #[tokio::test]
-async fn a_result_that_cannot_be_recorded_is_an_error_and_recorded_later() {
+async fn result_not_recorded_is_an_error_and_recorded_later() {
     let (logs, runs, store) = (Logs::collect(), Executions::free(), FaultyStore::new());
     let registry = Registry::builder(store.clone()).store_timeout(Duration::from_millis(50)).build();
     let server = serve(&runs, &registry).await;
@@ -466,7 +466,7 @@ async fn a_handler_in_a_transaction_has_no_steps() {
 }
 
 #[tokio::test]
-async fn a_result_that_does_not_survive_json_is_an_error_in_the_first_attempt() {
+async fn result_that_json_changes_is_an_error_in_attempt_one() {
     let (runs, store) = (Executions::free(), MemoryStore::new());
     let server = serve(&runs, &Registry::new(store.clone())).await;
     assert_eq!(server.post_with_key("/unserialisable", "k").await.refusal(), "step_failed");
@@ -492,7 +492,7 @@ async fn steps_are_digested_and_sealed_as_responses_are() {
 }
 
 #[tokio::test]
-async fn a_purge_of_the_key_leaves_its_steps_and_they_are_purged_by_their_own() {
+async fn purge_of_a_key_leaves_its_steps_to_their_own_purge() {
     let (runs, store) = (Executions::free(), MemoryStore::new());
     let server = serve(&runs, &Registry::new(store.clone())).await;
     let key = RecordKey::new("step-two", None, "k");

@@ -213,7 +213,7 @@ async fn a_record_that_no_key_opens_is_refused_and_never_run_again() {
 }
 
 #[tokio::test]
-async fn a_sealed_record_that_was_moved_or_changed_is_refused_and_logged() {
+async fn sealed_record_moved_or_changed_is_refused_and_logged() {
     let (runs, logs) = (Runs::free(), Logs::collect());
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("records.db");

@@ -137,7 +137,7 @@ async fn no_record_is_kept_beyond_its_time_to_live() {
 
 /// The store has kept the record since the first try, whose answer did not come.
 #[tokio::test]
-async fn no_record_is_kept_beyond_its_time_to_live_when_an_answer_was_lost() {
+async fn record_with_a_lost_answer_is_not_kept_beyond_its_ttl() {
     let (runs, store) = (Runs::free(), FaultyStore::new());
     let server = serve(Registry::builder(store.clone()).near_cache(MEGABYTE, HOUR), &runs).await;
     let another_process = serve(Registry::builder(store.clone()), &runs).await;

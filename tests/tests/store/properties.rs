@@ -44,7 +44,7 @@ proptest! {
     }
 
     #[test]
-    fn a_time_that_the_text_form_cannot_tell_is_an_error_and_no_panic(record in record(), millis in millis()) {
+    fn time_that_the_text_cannot_tell_is_an_error(record in record(), millis in millis()) {
         let Some(recorded_at) = time(millis) else { return Ok(()) };
         let written = serde_json::to_string(&Record { recorded_at, ..record });
         prop_assert_eq!(written.is_ok(), (0..YEAR_10000).contains(&millis), "{:?}", written);
@@ -62,7 +62,7 @@ proptest! {
     }
 
     #[test]
-    fn one_text_cut_into_parts_at_other_places_is_another_record_key(
+    fn text_cut_at_another_place_is_another_record_key(
         text in "[a/@%F2]{0,8}",
         cuts in any::<[(prop::sample::Index, bool); 2]>(),
         others in any::<[(prop::sample::Index, bool); 2]>(),

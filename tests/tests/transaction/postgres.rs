@@ -86,7 +86,7 @@ async fn rows(pool: &PgPool) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn another_process_refuses_a_duplicate_tells_another_request_and_then_replays() {
+async fn second_process_refuses_tells_requests_apart_and_replays() {
     let (database, pool) = database().await;
     let runs = Runs::held();
     let (first, _) = process(pool.clone(), &runs).await;
@@ -108,7 +108,7 @@ async fn another_process_refuses_a_duplicate_tells_another_request_and_then_repl
 /// Found by the fault suite: a process that asked whether its COMMIT had succeeded held the key for a moment, and a retry
 /// elsewhere was told that its key had been used for a different request.
 #[tokio::test]
-async fn a_key_that_is_held_without_a_request_is_in_flight_and_not_reused() {
+async fn key_held_without_a_request_is_in_flight_not_reused() {
     let (database, pool) = database().await;
     let runs = Runs::held();
     let (first, _) = process(pool.clone(), &runs).await;
@@ -159,7 +159,7 @@ async fn a_transaction_that_begins_too_late_is_left_to_nobody() {
 }
 
 #[tokio::test]
-async fn a_transaction_that_the_application_left_open_does_not_swallow_claims_and_records() {
+async fn transaction_left_open_swallows_no_claims_and_records() {
     let (database, _) = database().await;
     let proxy = database.proxy();
     let pool = database.untested_pool_over(&proxy).await;
@@ -230,7 +230,7 @@ async fn two_hundred_duplicates_over_a_pool_of_two_do_not_deadlock() {
 }
 
 #[tokio::test]
-async fn when_the_answer_to_commit_is_lost_the_record_tells_what_happened() {
+async fn lost_answer_to_commit_is_told_by_the_record() {
     for loss in [Loss::Answer, Loss::Request] {
         let (database, pool) = database().await;
         let proxy = database.proxy();
@@ -255,7 +255,7 @@ async fn when_the_answer_to_commit_is_lost_the_record_tells_what_happened() {
 }
 
 #[tokio::test]
-async fn a_connection_that_dies_under_the_handler_leaves_nothing_and_the_next_attempt_starts_at_once() {
+async fn connection_dead_under_the_handler_keeps_nothing() {
     let (_database, pool) = database().await;
     let runs = Runs::held();
     let (server, _) = process(pool.clone(), &runs).await;

@@ -198,7 +198,7 @@ macro_rules! transactions_of {
             }
 
             #[tokio::test]
-            async fn while_it_runs_duplicates_are_refused_and_another_request_is_422() {
+            async fn running_transaction_refuses_duplicates_and_other_requests() {
                 let runs = Runs::held();
                 let bench = Bench::new(&runs).await;
                 let (first, ()) = tokio::join!(bench.post("/charges", "k", "tea"), async {
@@ -251,7 +251,7 @@ macro_rules! transactions_of {
             }
 
             #[tokio::test]
-            async fn a_response_over_the_cap_commits_and_its_retry_is_what_the_policy_says() {
+            async fn response_over_the_cap_commits_and_its_retry_is_as_policy() {
                 let bench = Bench::new(&Runs::free()).await;
                 for path in ["/large", "/large-reruns"] {
                     assert_eq!(bench.post(path, "k", "").await.body.len(), 100_000);
@@ -262,7 +262,7 @@ macro_rules! transactions_of {
             }
 
             #[tokio::test]
-            async fn when_the_record_or_the_commit_fails_nothing_stays_and_the_client_is_told() {
+            async fn failed_record_or_commit_keeps_nothing_and_is_told() {
                 for path in ["/unrecordable", "/violates"] {
                     let bench = Bench::new(&Runs::free()).await;
                     let logs = Logs::collect();
@@ -288,14 +288,14 @@ macro_rules! transactions_of {
             }
 
             #[tokio::test]
-            async fn a_handler_that_never_touches_its_transaction_is_recorded_all_the_same() {
+            async fn handler_that_never_uses_its_transaction_is_recorded() {
                 let bench = Bench::new(&Runs::free()).await;
                 assert_eq!(bench.post("/unused", "k", "").await.text(), "run 1");
                 assert!(bench.post("/unused", "k", "").await.is_replay());
             }
 
             #[tokio::test]
-            async fn without_a_key_it_is_a_plain_transaction_that_commits_on_a_recorded_status() {
+            async fn transaction_without_key_commits_on_a_recorded_status() {
                 let bench = Bench::new(&Runs::free()).await;
                 for body in ["201", "500", "402", "201"] {
                     assert_eq!(answer(bench.server.post("/charges").body(body)).await.status.as_str(), body);
@@ -307,7 +307,7 @@ macro_rules! transactions_of {
             }
 
             #[tokio::test]
-            async fn a_transaction_that_is_not_given_back_is_rolled_back_and_a_500() {
+            async fn transaction_not_given_back_is_rolled_back_and_500() {
                 let runs = Runs::held();
                 let bench = Bench::new(&runs).await;
                 let logs = Logs::collect();
@@ -330,7 +330,7 @@ macro_rules! transactions_of {
             }
 
             #[tokio::test]
-            async fn two_transactions_in_one_handler_and_one_without_the_attribute_are_500() {
+            async fn second_or_unannotated_transaction_is_500() {
                 let bench = Bench::new(&Runs::free()).await;
                 assert_eq!(bench.post("/two", "k", "").await.refusal(), "transaction_failed");
                 assert_eq!(bench.post("/not-annotated", "k", "").await.status, StatusCode::INTERNAL_SERVER_ERROR);
@@ -338,7 +338,7 @@ macro_rules! transactions_of {
             }
 
             #[tokio::test]
-            async fn on_a_store_of_another_database_it_is_a_500_that_the_log_explains() {
+            async fn store_of_another_database_is_a_500_that_the_log_explains() {
                 let logs = Logs::collect();
                 let registry = Registry::new(MemoryStore::new());
                 let server = Server::start(router(&Runs::free()).layer(registry.layer())).await;
@@ -410,7 +410,7 @@ async fn postgres() -> (PostgresStore, sqlx::PgPool, Database) {
 transactions_of!(postgres, sqlx::Postgres, "idempotency.records", super::postgres(), Database);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_duplicate_in_another_process_of_one_sqlite_file_waits_for_the_write_lock_and_gets_the_record() {
+async fn duplicate_of_another_process_waits_for_sqlite_and_replays() {
     let runs = Runs::free();
     let bench = sqlite::Bench::new(&runs).await;
     // A second store on the file is what a second process has: they share nothing but the file.

@@ -320,7 +320,7 @@ async fn isolation_is_that_of_the_handlers_transaction() {
 }
 
 #[tokio::test]
-async fn aborted_transaction_of_another_cause_keeps_the_handlers_answer() {
+async fn transaction_aborted_otherwise_keeps_the_handlers_answer() {
     let bench = OnPostgres::new().await;
     let twice = "insert a|sql CREATE UNIQUE INDEX notes ON charges (note)|insert a|answer 500";
     let own = send(&bench.server, "k", twice).await;

@@ -121,7 +121,7 @@ async fn a_handler_that_panics_is_not_in_flight_any_more() {
 }
 
 #[tokio::test]
-async fn a_handler_that_lost_its_claim_is_in_flight_until_it_has_ended() {
+async fn handler_that_lost_its_claim_is_in_flight_until_its_end() {
     let (runs, store) = (Runs::held(), FaultyStore::new());
     let server = Server::start(app(&runs, store.clone())).await;
     let another_process = Server::start(app(&runs, store.clone())).await;
@@ -178,7 +178,7 @@ async fn a_claim_whose_record_is_given_up_is_in_flight_until_then() {
 }
 
 #[test]
-fn a_handler_that_is_dropped_outside_of_a_runtime_is_not_in_flight_any_more() {
+fn handler_dropped_outside_a_runtime_is_not_in_flight() {
     let runs = Runs::held();
     let app = app(&runs, MemoryStore::new());
     let runtime = Runtime::new().expect("a runtime");
@@ -196,7 +196,7 @@ fn a_handler_that_is_dropped_outside_of_a_runtime_is_not_in_flight_any_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_age_of_the_oldest_is_brought_up_to_date_every_five_seconds_and_when_asked() {
+async fn age_of_the_oldest_is_updated_regularly_and_on_request() {
     let runs = Runs::held();
     let app = app(&runs, MemoryStore::new());
     let call = |key: &str| {

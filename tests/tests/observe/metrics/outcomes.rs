@@ -137,7 +137,7 @@ async fn every_outcome_is_counted_once() {
 }
 
 #[tokio::test]
-async fn a_lost_claim_is_counted_once_although_its_renewal_and_its_end_both_see_it() {
+async fn lost_claim_seen_by_renewal_and_end_counts_once() {
     let (runs, store) = (Runs::held(), MemoryStore::new());
     let server = serve(&runs, Registry::new(store.clone())).await;
     let lost = || Exposition::scrape().value(LEASE_LOST_TOTAL, &[("scope", "outcomes-fenced")]);

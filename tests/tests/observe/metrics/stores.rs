@@ -39,7 +39,7 @@ fn calls(store: &str, op: &str) -> (f64, f64) {
 }
 
 #[tokio::test]
-async fn calls_of_a_redis_that_stands_still_are_errors_and_take_as_long_as_they_may() {
+async fn calls_of_a_stopped_redis_are_errors_of_the_longest_time() {
     Exposition::begin();
     let redis = RedisServer::start(&[]).await;
     let store = RedisStore::connect(&redis.url()).await.expect("the server answers");
@@ -73,7 +73,7 @@ async fn calls_of_a_store_that_answers_at_once_are_timed_too() {
 }
 
 #[tokio::test]
-async fn a_statement_of_the_handlers_own_that_fails_is_no_error_of_the_store() {
+async fn failed_statement_of_a_handler_is_no_error_of_the_store() {
     Exposition::begin();
     let file = SqliteFile::new();
     let store = SqliteStore::open(file.path()).await.expect("the file can be opened");

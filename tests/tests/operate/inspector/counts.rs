@@ -126,7 +126,7 @@ async fn handlers_are_told_with_their_policies() {
 
 /// A layer is none of the handlers, and its policy counts like theirs.
 #[tokio::test]
-async fn a_claim_of_a_layer_that_never_runs_again_is_an_unknown_outcome() {
+async fn layer_claim_that_never_reruns_is_an_unknown_outcome() {
     let store = MemoryStore::new();
     let registry = Registry::new(store.clone());
     leave_behind(&store, &RecordKey::new("layer-of-the-inspector", None, "k")).await;

@@ -127,7 +127,7 @@ async fn what_was_purged_is_not_at_hand_any_more(store: impl Store) {
 }
 
 #[tokio::test]
-async fn what_was_purged_before_its_completion_was_answered_is_not_at_hand_afterwards() {
+async fn record_purged_before_its_completion_is_not_at_hand() {
     let store = FaultyStore::new();
     let registry = Registry::builder(store.clone()).near_cache(1_000_000, Duration::from_hours(1)).build();
     let shop = Shop::open(&registry, Inspector::new(&registry).allow_purge()).await;

@@ -20,8 +20,8 @@ fn responses() -> Value {
 }
 
 #[test]
-fn a_document_that_is_made_after_the_registry_shows_no_problem_that_is_rendered_otherwise() {
-    if !alone(a_document_that_is_made_after_the_registry_shows_no_problem_that_is_rendered_otherwise) {
+fn document_after_install_shows_no_problem_rendered_otherwise() {
+    if !alone(document_after_install_shows_no_problem_rendered_otherwise) {
         return;
     }
     let before = responses();

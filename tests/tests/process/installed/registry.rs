@@ -33,7 +33,7 @@ fn router(runs: &Runs) -> Router {
 }
 
 #[tokio::test]
-async fn the_installed_registry_serves_routers_without_one_of_their_own() {
+async fn installed_registry_serves_routers_without_their_own() {
     let runs = Runs::free();
     let server = Server::start(router(&runs)).await;
     let logs = Logs::collect();

@@ -131,7 +131,7 @@ async fn chunks_that_are_none_are_refused() {
 }
 
 #[tokio::test]
-async fn a_body_over_the_limit_is_refused_and_an_answer_over_its_limit_is_not_recorded() {
+async fn body_over_its_limit_is_refused_or_not_recorded() {
     let (logs, charges) = (Logs::collect(), Charges::start().await);
     // Axum's `DefaultBodyLimit`.
     let too_large = "b".repeat(2 * 1024 * 1024 + 1);

@@ -15,7 +15,7 @@ fn kept_alive(key: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn cut_off_behind_each_byte_a_request_runs_only_when_it_is_whole_and_only_once() {
+async fn request_cut_off_at_any_byte_runs_once_if_whole() {
     let (logs, charges) = (Logs::collect(), Charges::start().await);
     for path in PATHS {
         cut_off_behind_each_byte(&charges, path).await;

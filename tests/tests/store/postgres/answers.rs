@@ -84,7 +84,7 @@ async fn a_full_disk_refuses_new_keys_and_replays_old_ones() {
 
 /// As when the application still holds connections to what is a standby by now.
 #[tokio::test]
-async fn a_server_that_became_read_only_refuses_and_runs_nothing_until_it_is_writable() {
+async fn read_only_server_runs_nothing_until_it_is_writable() {
     let server = PostgresServer::start(&[]).await;
     let database = server.database().await;
     let (pool, runs) = (database.pool(4).await, Runs::free());

@@ -88,7 +88,8 @@ async fn ten_processes_that_start_at_once_migrate_once() {
 async fn a_store_that_is_not_migrated_says_so_and_runs_nothing() {
     let runs = Runs::free();
     let store = PostgresStore::new(pool().await);
-    let error = store.claim(&RecordKey::new("postgres-charges", None, "k"), request()).await.expect_err("there are no tables");
+    let error =
+        store.claim(&RecordKey::new("postgres-charges", None, "k"), request()).await.expect_err("there are no tables");
     let source = std::error::Error::source(&error).expect("a reason").to_string();
     assert!(source.contains("PostgresStore::migrate"), "{source}");
     assert_eq!(send(&serve(store, &runs).await, "k").await.refusal(), "store_unavailable");
@@ -108,7 +109,7 @@ async fn a_newer_schema_and_one_without_a_version_are_left_alone() {
 }
 
 #[tokio::test]
-async fn a_schema_may_have_any_name_and_stores_of_two_schemas_share_nothing() {
+async fn schemas_of_any_name_share_nothing() {
     let pool = pool().await;
     let key = RecordKey::new("postgres-charges", None, "k");
     for name in ["payments", "Odd \"name\"; DROP TABLE x", "a\nCREATE TABLE public.injected (); --"] {
@@ -121,7 +122,7 @@ async fn a_schema_may_have_any_name_and_stores_of_two_schemas_share_nothing() {
 }
 
 #[tokio::test]
-async fn a_completion_that_is_sent_again_while_the_first_one_commits_is_no_lost_claim() {
+async fn completion_repeated_during_its_commit_loses_no_claim() {
     let pool = pool().await;
     let (store, key, claim) = (migrated(&pool).await, RecordKey::new("postgres-charges", None, "k"), request());
     let _ = store.claim(&key, claim).await.expect("the store claims");
@@ -215,7 +216,7 @@ async fn a_damaged_row_is_refused_and_never_run_again() {
 }
 
 #[tokio::test]
-async fn a_waiter_elsewhere_is_woken_by_the_notification_and_holds_no_connection() {
+async fn waiter_elsewhere_is_notified_and_holds_no_connection() {
     let database = PostgresServer::shared().await.database().await;
     let (here, there) = (migrated(&database.pool(1).await).await, PostgresStore::new(database.pool(1).await));
     // The first time, the bell may ring because the listener has just come; later on only a notification rings it.
@@ -278,7 +279,7 @@ async fn expired_rows_go_in_batches_without_anyone_asking() {
 }
 
 #[tokio::test]
-async fn under_every_isolation_level_of_the_application_one_of_many_claims() {
+async fn one_of_many_claims_under_every_isolation_level() {
     let database = PostgresServer::shared().await.database().await;
     migrated(&database.pool(1).await).await;
     for level in ["read committed", "repeatable read", "serializable"] {

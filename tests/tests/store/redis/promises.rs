@@ -139,13 +139,13 @@ async fn where_config_is_forbidden_the_log_warns() {
 }
 
 #[tokio::test]
-async fn a_malformed_url_and_a_server_that_is_not_there_are_told_apart() {
+async fn malformed_url_and_absent_server_are_told_apart() {
     assert!(matches!(RedisStore::connect("http://localhost").await, Err(RedisOpenError::Url(_))));
     assert!(matches!(RedisStore::connect("redis://127.0.0.1:1/").await, Err(RedisOpenError::Unreachable(_))));
 }
 
 #[tokio::test]
-async fn a_full_server_refuses_new_keys_replays_old_ones_and_takes_the_records_of_granted_claims() {
+async fn full_server_replays_and_takes_records_of_granted_claims() {
     let server = RedisServer::start(&[]).await;
     let (runs, store) = (Runs::held(), connect(&server).await);
     let app = serve(store.clone(), &runs).await;

@@ -221,7 +221,7 @@ async fn sweeping_takes_small_batches() {
 }
 
 #[tokio::test]
-async fn a_full_store_refuses_new_claims_and_takes_the_records_of_granted_ones() {
+async fn full_store_takes_only_records_of_granted_claims() {
     let file = SqliteFile::new();
     let store = SqliteStore::builder(file.path()).max_bytes(200_000).sweep_every(NEVER).open().await.unwrap();
     let (first, running) = (record_key("first"), record_key("running"));
