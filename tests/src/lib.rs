@@ -14,6 +14,7 @@ mod seed;
 pub mod soak;
 pub mod sqlite;
 pub mod steps;
+pub mod stores;
 mod tmpfs;
 
 use std::net::SocketAddr;

@@ -13,10 +13,11 @@ use axum::http::Request;
 use axum::routing::{get, post};
 use futures_util::future::join;
 use idempotent_runtime::store::{
-    Claim, ClaimRequest, Cursor, Entry, Held, MemoryStore, Page, PostgresStore, SqliteStore, Store, StoreError, Token,
+    Claim, ClaimRequest, Cursor, Entry, Held, MemoryStore, Page, PostgresStore, Store, StoreError, Token,
 };
 use idempotent_runtime::{Idempotency, Record, RecordKey, Registry, idempotent};
 use idempotent_tests::postgres::PostgresServer;
+use idempotent_tests::stores::sqlite;
 use idempotent_tests::{Executions, Runs, Server, answer};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, sleep, timeout};
@@ -195,12 +196,6 @@ async fn one_handler_blocks_while_another_sleeps(runtime: Beside, store: impl St
     assert_eq!(blocking.await.expect("it is answered").text(), "blocked");
     assert!(elsewhere.post_with_key("/sleeps", "asleep").await.is_replay());
     assert!(elsewhere.post_with_key("/blocks", "blocked").await.is_replay());
-}
-
-async fn sqlite() -> (SqliteStore, tempfile::TempDir) {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let store = SqliteStore::open(folder.path().join("idempotency.db")).await.expect("the store opens");
-    (store, folder)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

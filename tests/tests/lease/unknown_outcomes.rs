@@ -7,13 +7,12 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use idempotent_runtime::store::{
-    AfterCrash, Claim, ClaimRequest, Held, MemoryStore, PostgresStore, RedisStore, SqliteStore, Store, Token,
+    AfterCrash, Claim, ClaimRequest, Held, MemoryStore, RedisStore, Store, Token,
 };
 use idempotent_runtime::{Idempotency, RecordKey, Registry, idempotent};
-use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::{RedisCluster, RedisServer};
 use idempotent_tests::sqlite::{claim_request, record};
-use idempotent_tests::{Runs, Server, eventually, leave_a_claim_for};
+use idempotent_tests::{Runs, Server, eventually, leave_a_claim_for, stores};
 use tower_http::catch_panic::CatchPanicLayer;
 
 const TTL: Duration = Duration::from_secs(1);
@@ -111,42 +110,16 @@ macro_rules! in_every_store {
 }
 
 in_every_store! {
-    memory: memory(),
-    sqlite: sqlite(),
-    postgres: postgres(),
-    redis: redis(),
-    redis_cluster: redis_cluster(),
+    memory: without_more(async { MemoryStore::new() }),
+    sqlite: stores::sqlite(),
+    postgres: without_more(stores::postgres(4)),
+    redis: without_more(stores::redis()),
+    redis_cluster: without_more(stores::redis_cluster()),
 }
 
-fn memory() -> std::future::Ready<(MemoryStore, ())> {
-    std::future::ready((MemoryStore::new(), ()))
-}
-
-async fn sqlite() -> (SqliteStore, tempfile::TempDir) {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let store = SqliteStore::open(folder.path().join("idempotency.db")).await.expect("the store opens");
-    (store, folder)
-}
-
-async fn postgres() -> (PostgresStore, ()) {
-    let store = PostgresStore::new(PostgresServer::shared().await.database().await.pool(4).await);
-    store.migrate().await.expect("the tables are made");
-    (store, ())
-}
-
-/// Each test has names of its own in the server that all share.
-fn prefix() -> String {
-    format!("{:x}:", Token::unique().as_u128())
-}
-
-async fn redis() -> (RedisStore, ()) {
-    let store = RedisStore::builder(&RedisServer::shared().await.url()).prefix(prefix()).open().await;
-    (store.expect("the store opens"), ())
-}
-
-async fn redis_cluster() -> (RedisStore, ()) {
-    let store = RedisStore::cluster(RedisCluster::shared().await.urls()).prefix(prefix()).open().await;
-    (store.expect("the store opens"), ())
+/// Each comes with what must outlive it.
+async fn without_more<S>(store: impl Future<Output = S>) -> (S, ()) {
+    (store.await, ())
 }
 
 /// The set of claims that never expire has no name of one that has ended, whichever server of a Cluster has which key.
@@ -174,14 +147,14 @@ async fn leaves_no_name_behind(store: RedisStore, members: impl AsyncFn() -> usi
 
 #[tokio::test]
 async fn the_set_of_a_redis_forgets_what_has_ended() {
-    let (server, prefix) = (RedisServer::shared().await, prefix());
+    let (server, prefix) = (RedisServer::shared().await, stores::prefix());
     let store = RedisStore::builder(&server.url()).prefix(&prefix).open().await.expect("the store opens");
     leaves_no_name_behind(store, async || server.command(&format!("SCARD {prefix}unknown_outcomes")).await).await;
 }
 
 #[tokio::test]
 async fn the_set_of_a_cluster_forgets_what_has_ended() {
-    let (cluster, prefix) = (RedisCluster::shared().await, prefix());
+    let (cluster, prefix) = (RedisCluster::shared().await, stores::prefix());
     let store = RedisStore::cluster(cluster.urls()).prefix(&prefix).open().await.expect("the store opens");
     let members = async || {
         let mut members = 0;

@@ -5,12 +5,11 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::post;
 use idempotent_runtime::store::{
-    AfterCrash, Claim, ClaimRequest, MemoryStore, PostgresStore, RedisStore, SqliteStore, Store, Token,
+    AfterCrash, Claim, ClaimRequest, MemoryStore, RedisStore, Store, Token,
 };
 use idempotent_runtime::{Fingerprint, Idempotency, RecordKey, Registry, idempotent};
-use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::RedisServer;
-use idempotent_tests::{Runs, Server, answer};
+use idempotent_tests::{Runs, Server, answer, stores};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,10 +97,8 @@ async fn downstream_key_survives_a_crash_that_the_attempt_counts<S: Store>(store
 
 #[tokio::test]
 async fn downstream_key_survives_a_crash_on_every_store() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let sqlite = SqliteStore::open(folder.path().join("idempotency.db")).await.expect("the store opens");
-    let postgres = PostgresStore::new(PostgresServer::shared().await.database().await.pool(4).await);
-    postgres.migrate().await.expect("the tables are made");
+    let (sqlite, _folder) = stores::sqlite().await;
+    let postgres = stores::postgres(4).await;
     let redis = RedisStore::connect(&RedisServer::shared().await.url()).await.expect("the store opens");
     let keys = [
         downstream_key_survives_a_crash_that_the_attempt_counts(MemoryStore::new()).await,

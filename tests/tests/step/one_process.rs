@@ -9,11 +9,10 @@ use axum::response::Response;
 use axum::routing::post;
 use futures_util::future::join;
 use http::StatusCode;
-use idempotent_runtime::store::{EntryState, MemoryStore, PostgresStore, RedisStore, SqliteStore, Store};
+use idempotent_runtime::store::{EntryState, MemoryStore, RedisStore, SqliteStore, Store};
 use idempotent_runtime::{Idempotency, RecordKey, Registry, SealingKey, StepError, StepErrorKind, Tx, idempotent};
-use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::RedisServer;
-use idempotent_tests::{Fault, FaultyStore, Logs, PATIENCE, Runs, Server, answer, eventually, take_over};
+use idempotent_tests::{Fault, FaultyStore, Logs, PATIENCE, Runs, Server, answer, eventually, stores, take_over};
 use serde::{Deserialize, Serialize};
 use sqlx::Sqlite;
 use tokio::time::timeout;
@@ -215,10 +214,8 @@ async fn a_step_outlives_an_answer_that_is_not_recorded(store: impl Store) {
 
 #[tokio::test]
 async fn on_every_store_a_step_runs_once_for_each_key() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let sqlite = SqliteStore::open(folder.path().join("idempotency.db")).await.expect("the store opens");
-    let postgres = PostgresStore::new(PostgresServer::shared().await.database().await.pool(4).await);
-    postgres.migrate().await.expect("the tables are made");
+    let (sqlite, _folder) = stores::sqlite().await;
+    let postgres = stores::postgres(4).await;
     let server = RedisServer::start(&[]).await;
     let redis = RedisStore::connect(&server.url()).await.expect("the store opens");
     a_step_outlives_an_answer_that_is_not_recorded(MemoryStore::new()).await;

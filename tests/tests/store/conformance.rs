@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use idempotent_runtime::store::{MemoryStore, PostgresStore, RedisStore, SqliteStore};
+use idempotent_runtime::store::{MemoryStore, PostgresStore, RedisStore};
 use idempotent_runtime::testing::conformance;
-use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::{RedisCluster, RedisServer};
 
 /// Runs each rule in a test of its own, for a store that comes with what must outlive it.
@@ -34,7 +33,7 @@ macro_rules! rules_for {
 macro_rules! stores {
     ($rules:tt) => {
         rules_for!(memory, memory(), $rules);
-        rules_for!(sqlite, sqlite(), $rules);
+        rules_for!(sqlite, idempotent_tests::stores::sqlite(), $rules);
         rules_for!(postgres, postgres(), $rules);
         rules_for!(redis, redis(), $rules);
         rules_for!(redis_cluster, redis_cluster(), $rules);
@@ -75,17 +74,8 @@ fn memory() -> std::future::Ready<(MemoryStore, ())> {
     std::future::ready((MemoryStore::new(), ()))
 }
 
-async fn sqlite() -> (SqliteStore, tempfile::TempDir) {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let store = SqliteStore::open(folder.path().join("idempotency.db")).await.expect("the store opens");
-    (store, folder)
-}
-
 async fn postgres() -> (PostgresStore, ()) {
-    let pool = PostgresServer::shared().await.database().await.pool(70).await;
-    let store = PostgresStore::new(pool);
-    store.migrate().await.expect("the tables are made");
-    (store, ())
+    (idempotent_tests::stores::postgres(70).await, ())
 }
 
 async fn redis() -> (RedisStore, ()) {

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use idempotent_runtime::store::{
-    Claim, EntryState, Held, MemoryStore, PostgresStore, RedisStore, SqliteStore, Store, Token,
+    Claim, EntryState, Held, MemoryStore, RedisStore, SqliteStore, Store, Token,
 };
 use idempotent_runtime::{Record, RecordKey};
 use idempotent_tests::any;
-use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::RedisServer;
 use idempotent_tests::sqlite::claim_request;
+use idempotent_tests::stores;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::Runtime;
@@ -64,11 +64,7 @@ fn from_sqlite() {
 #[test]
 fn from_postgres() {
     let runtime = runtime();
-    let store = runtime.block_on(async {
-        let store = PostgresStore::new(PostgresServer::shared().await.database().await.pool(2).await);
-        store.migrate().await.expect("the tables are made");
-        store
-    });
+    let store = runtime.block_on(stores::postgres(2));
     every_record_comes_back(&runtime, &store);
 }
 

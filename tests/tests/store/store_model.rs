@@ -5,11 +5,11 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use http::StatusCode;
 use idempotent_runtime::store::{
-    AfterCrash, Claim, ClaimRequest, Held, MemoryStore, PostgresStore, RedisStore, SqliteStore, Store, Token,
+    AfterCrash, Claim, ClaimRequest, Held, MemoryStore, RedisStore, SqliteStore, Store, Token,
 };
 use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody};
-use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::{RedisCluster, RedisServer};
+use idempotent_tests::stores;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -216,11 +216,7 @@ fn the_sqlite_store_agrees_with_the_model() {
 #[test]
 fn the_postgres_store_agrees_with_the_model() {
     let runtime = runtime();
-    let store = runtime.block_on(async {
-        let store = PostgresStore::new(PostgresServer::shared().await.database().await.pool(2).await);
-        store.migrate().await.expect("the tables are made");
-        store
-    });
+    let store = runtime.block_on(stores::postgres(2));
     agrees_with_the_model(&runtime, &store, 24);
 }
 

@@ -1,14 +1,10 @@
 //! Each test on each store, in a place of its own.
 
-use idempotent_runtime::store::{PostgresStore, RedisStore, SqliteStore, Token};
-use idempotent_tests::postgres::PostgresServer;
-use idempotent_tests::redis::{RedisCluster, RedisServer};
-
 /// Runs `async fn $rule(store: impl Store + Clone)` on each of them.
 macro_rules! on_every_store {
     ($($rule:ident),+ $(,)?) => { $(
         mod $rule {
-            use crate::inspector::stores;
+            use idempotent_tests::stores;
 
             #[tokio::test]
             async fn memory() {
@@ -23,7 +19,7 @@ macro_rules! on_every_store {
 
             #[tokio::test]
             async fn postgres() {
-                super::$rule(stores::postgres().await).await;
+                super::$rule(stores::postgres(10).await).await;
             }
 
             #[tokio::test]
@@ -39,30 +35,3 @@ macro_rules! on_every_store {
     )+ };
 }
 pub(crate) use on_every_store;
-
-pub(crate) async fn sqlite() -> (SqliteStore, tempfile::TempDir) {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let store = SqliteStore::open(folder.path().join("idempotency.db")).await.expect("the store opens");
-    (store, folder)
-}
-
-pub(crate) async fn postgres() -> PostgresStore {
-    let store = PostgresStore::new(PostgresServer::shared().await.database().await.pool(10).await);
-    store.migrate().await.expect("the tables are made");
-    store
-}
-
-/// The server is everybody's.
-fn prefix() -> String {
-    format!("{:x}:", Token::unique().as_u128())
-}
-
-pub(crate) async fn redis() -> RedisStore {
-    let builder = RedisStore::builder(&RedisServer::shared().await.url()).prefix(prefix());
-    builder.open().await.expect("the store opens")
-}
-
-pub(crate) async fn redis_cluster() -> RedisStore {
-    let builder = RedisStore::cluster(RedisCluster::shared().await.urls()).prefix(prefix());
-    builder.open().await.expect("the store opens")
-}
