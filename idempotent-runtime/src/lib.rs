@@ -131,7 +131,7 @@ pub use self::registry::{InstallError, Registry, RegistryBuilder, install};
 pub use self::sealing::{MalformedSealingKey, SealingKey, SealingKeys};
 pub use self::step::{StepError, StepErrorKind};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub use self::transaction::Tx;
+pub use self::transaction::{Tx, TxConnection};
 // The crate of the attribute comes before this one, so it cannot run an example.
 /// Makes retries of requests to one axum handler safe: the first request with a given `Idempotency-Key` runs the handler
 /// and records the response, every later one gets that response back.

@@ -10,6 +10,7 @@ pub mod postgres;
 mod proxy;
 mod raw;
 pub mod redis;
+mod scopes;
 mod seed;
 pub mod soak;
 pub mod sqlite;
@@ -40,6 +41,7 @@ pub use self::executions::{Executions, post_until_answered};
 pub use self::logs::Logs;
 pub use self::proxy::{Loss, Mode, Proxy};
 pub use self::raw::{Exchange, Raw};
+pub use self::scopes::assert_different_scopes;
 pub use self::seed::Seed;
 pub use self::tmpfs::Tmpfs;
 

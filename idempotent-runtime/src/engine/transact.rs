@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use axum::response::Response;
 use futures_util::FutureExt;
-use http::StatusCode;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{Instrument, Span};
 
@@ -72,7 +71,8 @@ impl InTransaction {
         let claim = self.claim.take();
         let recording = match (verdict, &claim) {
             (Verdict::Free | Verdict::Failed, _) => {
-                if self.met_a_conflict(response.status()).await {
+                // The answer tells of an error by which nothing is known of the request: its retry may succeed at once.
+                if self.transaction.met_a_conflict(&self.store, response.status().is_server_error()).await {
                     self.transaction.roll_back(&self.store).await;
                     self.ring(claim.as_ref());
                     return self.refuse(&TransactionError::Conflict(StoreError::unavailable(Aborted)));
@@ -100,21 +100,8 @@ impl InTransaction {
                 outcome.enter(&self.span, self.judge.policy);
                 response
             }
-            // An error that the handler did not pass on.
-            Err(TransactionError::Aborted) if self.judge.policy.isolation.is_some() => {
-                self.refuse(&TransactionError::Conflict(StoreError::unavailable(Aborted)))
-            }
             Err(error) => self.refuse(&error),
         }
-    }
-
-    /// Whether the response tells of a transaction that the database has aborted. The error was the handler's, so that its
-    /// cause is not known here; where the policy asks for isolation, it is a conflict as a rule, and a retry is safe in any
-    /// case.
-    async fn met_a_conflict(&self, status: StatusCode) -> bool {
-        self.judge.policy.isolation.is_some()
-            && status.is_server_error()
-            && self.transaction.is_aborted(&self.store).await
     }
 
     /// Nothing is recorded, so the body need not be read.

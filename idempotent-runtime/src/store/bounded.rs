@@ -30,12 +30,18 @@ struct Inner {
     meter: StoreMeter,
     near: Option<NearCache>,
     line: Arc<Line>,
+    /// Of the calls that wait for a transaction, which handlers hold as long as they run: their pace says nothing of the others.
+    #[cfg_attr(
+        not(any(feature = "postgres", feature = "sqlite")),
+        allow(dead_code, reason = "there are no transactions")
+    )]
+    transaction_line: Arc<Line>,
     give_backs: GiveBacks,
 }
 
 impl BoundedStore {
     pub(crate) fn new(name: &str, store: Arc<dyn ErasedStore>, limit: Duration) -> Self {
-        let (line, give_backs) = Default::default();
+        let (line, transaction_line, give_backs) = Default::default();
         Self(Arc::new(Inner {
             name: name.into(),
             store,
@@ -43,6 +49,7 @@ impl BoundedStore {
             meter: StoreMeter::new(name),
             near: None,
             line,
+            transaction_line,
             give_backs,
         }))
     }
@@ -218,11 +225,26 @@ impl BoundedStore {
         op: Op,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        self.0.meter.measure(op, self.in_line(op, call)).await
+        self.0.meter.measure(op, self.in_line(&self.0.line, op, call)).await
     }
 
-    async fn in_line<T>(&self, op: Op, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        let (limit, begun, line) = (self.limit(), Instant::now(), &self.0.line);
+    /// The same for a call that begins a transaction.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(crate) async fn bounded_begin<T>(
+        &self,
+        op: Op,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        self.0.meter.measure(op, self.in_line(&self.0.transaction_line, op, call)).await
+    }
+
+    async fn in_line<T>(
+        &self,
+        line: &Arc<Line>,
+        op: Op,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let (limit, begun) = (self.limit(), Instant::now());
         let (ahead, sent) = (line.held_back(), line.sent());
         let too_long = || StoreError::not_sent(LineTooLong { ahead, limit });
         // What runs already must be recorded: only what has not begun is turned away.

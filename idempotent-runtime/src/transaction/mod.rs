@@ -6,6 +6,8 @@
 //! ```
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod connection;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod faults;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod open;
@@ -13,6 +15,8 @@ mod open;
 mod slot;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod tx;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod watch;
 
 use std::any::Any;
 use std::fmt;
@@ -22,11 +26,15 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use self::connection::TxConnection;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use self::open::{Begun, Doubtful, Open};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use self::slot::{TransactionClaim, TransactionalStore};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use self::tx::Tx;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) use self::watch::Failure;
 use crate::policy::Isolation;
 use crate::store::{BoundedStore, Claim, ClaimRequest, StoreError};
 use crate::{Record, RecordKey, Refusal};
@@ -60,8 +68,9 @@ pub(crate) trait HandlerTransaction: Send + Sync {
     /// Undoes what the handler wrote.
     fn roll_back<'a>(&'a self, store: &'a BoundedStore) -> BoxFuture<'a, ()>;
 
-    /// Whether the database has aborted it because of an error.
-    fn is_aborted<'a>(&'a self, store: &'a BoundedStore) -> BoxFuture<'a, bool>;
+    /// Whether the database has aborted it for the sake of another one. Where that was not seen, it counts as the cause of an
+    /// answer that tells of a failure, in a handler that asks for isolation.
+    fn met_a_conflict<'a>(&'a self, store: &'a BoundedStore, is_failure: bool) -> BoxFuture<'a, bool>;
 }
 
 /// The record of a claim that was made in a transaction.

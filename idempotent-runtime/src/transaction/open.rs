@@ -12,6 +12,8 @@ use sqlx_core::transaction::TransactionManager as _;
 use tokio::runtime::Handle;
 
 use super::Ended;
+use super::watch::{Failure, Seen, Watch};
+use crate::policy::Isolation;
 use crate::store::StoreError;
 
 /// How a store ends its transactions, and what it knows of one of them.
@@ -24,6 +26,15 @@ pub(crate) trait Begun<DB: Database>: Send + Sync + 'static {
 
     /// Undoes what was written, and leaves the connection as the pool has lent it.
     fn roll_back<'a>(&'a self, connection: &'a mut DB::Connection) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// What an error of a statement of the handler says of the transaction; `None` where it says nothing.
+    fn failure(&self, error: &sqlx::Error) -> Option<Failure>;
+
+    /// Whether the database has told that it has ended.
+    fn has_ended(&self) -> bool;
+
+    /// Sees to it that no further statement takes effect on the connection, whose transaction has ended.
+    fn close_off(&self, connection: &mut DB::Connection);
 }
 
 /// A transaction that has begun. Dropping it rolls it back.
@@ -31,9 +42,13 @@ pub(crate) struct Open<DB: Database>(Option<Inner<DB>>);
 
 struct Inner<DB: Database> {
     source: Source<DB>,
+    seen: Seen,
     /// What the store keeps others out with; dropped after the transaction.
     hold: Box<dyn Any + Send + Sync>,
 }
+
+const HAS_ENDED: &str = "the transaction of this handler has ended, and nothing that it writes is kept: it must await a nested \
+     `begin` to its end, and must not go on after an error by which the database ends the transaction";
 
 enum Source<DB: Database> {
     Begun(Doubtful<DB>, Arc<dyn Begun<DB>>),
@@ -43,11 +58,11 @@ enum Source<DB: Database> {
 
 impl<DB: Database> Open<DB> {
     pub(crate) fn new(connection: Doubtful<DB>, begun: Arc<dyn Begun<DB>>, hold: Box<dyn Any + Send + Sync>) -> Self {
-        Self(Some(Inner { source: Source::Begun(connection, begun), hold }))
+        Self(Some(Inner { source: Source::Begun(connection, begun), seen: Seen::default(), hold }))
     }
 
     pub(super) fn given(transaction: Transaction<'static, DB>) -> Self {
-        Self(Some(Inner { source: Source::Given(transaction), hold: Box::new(()) }))
+        Self(Some(Inner { source: Source::Given(transaction), seen: Seen::default(), hold: Box::new(()) }))
     }
 
     /// Adds to what keeps others out.
@@ -56,6 +71,47 @@ impl<DB: Database> Open<DB> {
         let hold = std::mem::replace(&mut inner.hold, Box::new(()));
         inner.hold = Box::new((hold, more));
         self
+    }
+
+    /// For the handler whose policy asks for this.
+    pub(super) fn isolated(mut self, isolation: Option<Isolation>) -> Self {
+        self.inner_mut().seen.isolation = isolation;
+        self
+    }
+
+    pub(super) fn seen(&self) -> &Seen {
+        &self.0.as_ref().expect("it has not ended").seen
+    }
+
+    /// For one statement of the handler, whose error is seen.
+    ///
+    /// # Errors
+    ///
+    /// When the transaction has ended: what follows would commit by itself.
+    pub(super) fn watched(&mut self) -> Result<(&mut DB::Connection, Watch<'_, DB>), sqlx::Error> {
+        let Inner { source, seen, .. } = self.inner_mut();
+        match source {
+            Source::Begun(connection, begun) if connection.outermost().is_err() || begun.has_ended() => {
+                Err(sqlx::Error::InvalidArgument(HAS_ENDED.to_owned()))
+            }
+            Source::Begun(connection, begun) => Ok((connection, Watch { seen, begun: Some(&**begun) })),
+            Source::Given(transaction) => Ok((transaction, Watch { seen, begun: None })),
+        }
+    }
+
+    /// For what the handler does with the connection itself.
+    pub(super) fn lend(&mut self) -> &mut DB::Connection {
+        let Inner { source, seen, .. } = self.inner_mut();
+        seen.lend();
+        match source {
+            Source::Begun(connection, begun) => {
+                if connection.depth() < Doubtful::<DB>::OUTERMOST {
+                    begun.close_off(connection);
+                }
+                connection
+            }
+            Source::Given(transaction) => transaction,
+        }
     }
 
     pub(super) async fn prove(&mut self) -> Result<(), StoreError> {
@@ -67,7 +123,7 @@ impl<DB: Database> Open<DB> {
     /// On an error, nothing is known of the transaction, and its connection is closed.
     pub(crate) async fn commit(mut self) -> Result<(), StoreError> {
         match self.0.take() {
-            Some(Inner { source: Source::Begun(mut connection, begun), hold }) => {
+            Some(Inner { source: Source::Begun(mut connection, begun), hold, .. }) => {
                 connection.outermost()?;
                 let committed = begun.commit(&mut connection).await;
                 if committed.is_ok() && connection.depth() == 0 {
@@ -95,7 +151,7 @@ impl<DB: Database> Open<DB> {
 
     /// The connection is closed: no other request may meet it in the state in which it is.
     pub(super) async fn discard(mut self) {
-        if let Some(Inner { source: Source::Begun(connection, begun), hold }) = self.0.take() {
+        if let Some(Inner { source: Source::Begun(connection, begun), hold, .. }) = self.0.take() {
             connection.undo_and_close(&*begun).await;
             drop(hold);
         }
@@ -108,7 +164,7 @@ impl<DB: Database> Open<DB> {
 
 impl<DB: Database> Inner<DB> {
     async fn roll_back(self) -> Result<(), StoreError> {
-        let Self { source, hold } = self;
+        let Self { source, hold, .. } = self;
         let (mut connection, begun) = match source {
             Source::Begun(connection, begun) => (connection, begun),
             Source::Given(transaction) => return transaction.rollback().await.map_err(StoreError::unavailable),

@@ -101,10 +101,10 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
                 faults.meet(Moment::Begin)?;
                 transactions.claim(key, request, isolation).await
             };
-            match store.bounded(Op::Claim, claiming).await? {
+            match store.bounded_begin(Op::Claim, claiming).await? {
                 TransactionClaim::Standing(claim) => Ok(claim),
                 TransactionClaim::Acquired { attempt, open } => {
-                    self.put(open);
+                    self.put(open.isolated(isolation));
                     Ok(Claim::Acquired { attempt })
                 }
             }
@@ -122,7 +122,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
                 faults.meet(Moment::Begin)?;
                 transactions.begin(isolation).await
             };
-            self.put(store.bounded(Op::Begin, beginning).await?);
+            self.put(store.bounded_begin(Op::Begin, beginning).await?.isolated(isolation));
             Ok(())
         })
     }
@@ -146,6 +146,9 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
             let hindered = match written {
                 Ok(Held::Yes) => None,
                 Ok(Held::No) => Some(TransactionError::Overtaken),
+                Err(error) if is::<Aborted>(&error) && (open.seen().is_conflict() || open.seen().may_be_conflict()) => {
+                    Some(TransactionError::Conflict(error))
+                }
                 Err(error) => Some(TransactionError::hindered_by(error)),
             };
             if let Some(error) = hindered {
@@ -177,12 +180,15 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
         })
     }
 
-    fn is_aborted<'a>(&'a self, store: &'a BoundedStore) -> BoxFuture<'a, bool> {
+    fn met_a_conflict<'a>(&'a self, store: &'a BoundedStore, is_failure: bool) -> BoxFuture<'a, bool> {
         Box::pin(async move {
             let Some(mut open) = self.take() else { return false };
-            let proven = store.bounded(Op::Verify, open.prove()).await;
+            let seen = open.seen();
+            // The handler may have gone back to a savepoint, so that the error that was seen aborted nothing.
+            let is_aborted = (seen.is_conflict() || is_failure && seen.may_be_conflict())
+                && store.bounded(Op::Verify, open.prove()).await.is_err_and(|error| is::<Aborted>(&error));
             self.put(open);
-            proven.is_err_and(|error| is::<Aborted>(&error))
+            is_aborted
         })
     }
 }
@@ -238,7 +244,7 @@ async fn look_up<DB: Database>(
     let begun = Instant::now();
     let mut pause = Duration::from_millis(50);
     loop {
-        match store.bounded(Op::LookUp, transactions.is_recorded(&recording.key, recording.request.token)).await {
+        match store.bounded_begin(Op::LookUp, transactions.is_recorded(&recording.key, recording.request.token)).await {
             Ok(true) => return Ok(()),
             Ok(false) => return Err(TransactionError::RolledBack(error)),
             Err(_) if begun.elapsed() + pause > limit => return Err(TransactionError::Unknown(limit)),

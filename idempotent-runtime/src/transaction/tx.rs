@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use sqlx::{Database, Transaction};
 
+use super::connection::TxConnection;
 use super::open::Open;
 use super::slot::Slot;
 use crate::idempotency::Execution;
@@ -22,7 +23,7 @@ use crate::{Refusal, Registry};
 /// **exactly once**, as far as its effects are rows of this database: what the handler does elsewhere, such as a call to
 /// another API, needs [`Idempotency::downstream_key`](crate::Idempotency::downstream_key).
 ///
-/// It dereferences to the connection, as sqlx's own [`Transaction`] does; a nested `begin` is a savepoint. The store of
+/// It dereferences to the [connection](TxConnection), as sqlx's own [`Transaction`] does; a nested `begin` is a savepoint. The store of
 /// the handler must be on this database: [`install`](crate::install) refuses another one, and under a registry's layer
 /// requests get 500. Without a key, the transaction commits on the same statuses, and nothing is recorded.
 ///
@@ -40,9 +41,10 @@ use crate::{Refusal, Registry};
 /// # Errors
 ///
 /// When the commit fails, the client gets 503 in place of the handler's response, whose effects are gone. When the
-/// answer to `COMMIT` is lost, the outcome is looked up first. A serialization failure or a deadlock is 503
-/// `transaction_conflict` with `Retry-After: 0`. A transaction that has ended under its handler, or that an error has aborted
-/// although the handler answers with a status that is recorded, is 500 `transaction_failed`.
+/// answer to `COMMIT` is lost, the outcome is looked up first. A serialization failure or a deadlock, at `COMMIT` or at a
+/// statement on the [`TxConnection`], is 503 `transaction_conflict` with `Retry-After: 0`, whatever the handler answers. A
+/// transaction that has ended under its handler, or that another error has aborted although the handler answers with a status
+/// that is recorded, is 500 `transaction_failed`.
 ///
 /// # Panics
 ///
@@ -65,21 +67,21 @@ use crate::{Refusal, Registry};
 pub struct Tx<DB: Database> {
     slot: Arc<Slot<DB>>,
     /// Out of the slot from the first use to the drop.
-    open: OnceLock<Open<DB>>,
+    open: OnceLock<TxConnection<DB>>,
 }
 
 impl<DB: Database> Deref for Tx<DB> {
-    type Target = DB::Connection;
+    type Target = TxConnection<DB>;
 
-    fn deref(&self) -> &DB::Connection {
-        self.open.get_or_init(|| self.slot.take_begun())
+    fn deref(&self) -> &TxConnection<DB> {
+        self.open.get_or_init(|| TxConnection(self.slot.take_begun()))
     }
 }
 
 impl<DB: Database> DerefMut for Tx<DB> {
-    fn deref_mut(&mut self) -> &mut DB::Connection {
+    fn deref_mut(&mut self) -> &mut TxConnection<DB> {
         if self.open.get().is_none() {
-            self.open = OnceLock::from(self.slot.take_begun());
+            self.open = OnceLock::from(TxConnection(self.slot.take_begun()));
         }
         self.open.get_mut().expect("set above")
     }
@@ -87,7 +89,7 @@ impl<DB: Database> DerefMut for Tx<DB> {
 
 impl<DB: Database> Drop for Tx<DB> {
     fn drop(&mut self) {
-        if let Some(open) = self.open.take() {
+        if let Some(TxConnection(open)) = self.open.take() {
             self.slot.put(open);
         }
     }
@@ -96,7 +98,7 @@ impl<DB: Database> Drop for Tx<DB> {
 /// For a unit test that calls the handler: what it writes is rolled back when the handler ends.
 impl<DB: Database> From<Transaction<'static, DB>> for Tx<DB> {
     fn from(transaction: Transaction<'static, DB>) -> Self {
-        Self { slot: Arc::default(), open: OnceLock::from(Open::given(transaction)) }
+        Self { slot: Arc::default(), open: OnceLock::from(TxConnection(Open::given(transaction))) }
     }
 }
 

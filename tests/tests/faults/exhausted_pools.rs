@@ -12,7 +12,7 @@ use idempotent_runtime::{Idempotency, Registry, Tx, idempotent};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::RedisServer;
 use idempotent_tests::sqlite::SqliteFile;
-use idempotent_tests::{Answer, Executions, PATIENCE, Server, answer};
+use idempotent_tests::{Answer, Executions, PATIENCE, Runs, Server, answer};
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{Postgres, Sqlite};
 
@@ -36,6 +36,11 @@ async fn in_postgres(mut tx: Tx<Postgres>, idempotency: Idempotency) -> Result<S
 async fn in_sqlite(mut tx: Tx<Sqlite>, idempotency: Idempotency) -> Result<String, String> {
     let insert = sqlx::query("INSERT INTO effects (key) VALUES (?)").bind(idempotency.key().map(str::to_owned));
     insert.execute(&mut *tx).await.map(|_| "done".to_owned()).map_err(|error| error.to_string())
+}
+
+#[idempotent(scope = "holds")]
+async fn holds(_tx: Tx<Postgres>, State(runs): State<Runs>) -> String {
+    format!("run {}", runs.run().await)
 }
 
 const CLIENTS: usize = 500;
@@ -129,6 +134,34 @@ async fn postgres_of_two_connections_ends_500_transactions() {
     let effects: (i64, i64) =
         sqlx::query_as("SELECT count(*), count(DISTINCT key) FROM effects").fetch_one(&pool).await.expect("it answers");
     assert_eq!(effects, (500, 500));
+}
+
+/// Their requests had left the registry, and waited on in the pool's queue: the next client waited for each of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rejected_claims_of_a_tx_begin_no_transaction() {
+    let postgres = PostgresServer::start(&["log_statement=all"]).await;
+    let pool = postgres.database().await.pool(1).await;
+    let store = PostgresStore::new(pool);
+    store.migrate().await.expect("the tables are made");
+    let runs = Runs::held();
+    let registry = Registry::builder(store).store_timeout(Duration::from_millis(100)).build();
+    let app = Router::new().route("/holds", post(holds)).with_state(runs.clone()).layer(registry.layer());
+    let server = Server::start(app).await;
+    let send = async |key: String| answer(server.post("/holds").header("idempotency-key", key)).await;
+    let (holder, ()) = tokio::join!(send("holder".to_owned()), async {
+        runs.until_started(1).await;
+        let without_key = answer(server.post("/holds")).await;
+        let rejected = join_all((0..100).map(|client| send(format!("k{client}")))).await;
+        for answer in rejected.iter().chain([&without_key]) {
+            assert_eq!(answer.refusal(), "store_unavailable");
+        }
+        runs.let_finish(2);
+    });
+    assert_eq!(holder.text(), "run 1");
+    assert_eq!(send("k0".to_owned()).await.text(), "run 2", "the retry of a rejected request");
+    // The pool is fair: whoever waited there has had a turn before the retry.
+    let log = std::fs::read_to_string(postgres.folder().join("log")).expect("the server writes a log");
+    assert_eq!(log.matches("set_config('idempotent_runtime.transaction'").count(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,3 +9,8 @@ mod redis_failover;
 mod redis_faults;
 mod servers_that_pause;
 mod store_errors;
+
+#[test]
+fn handlers_of_this_program_have_different_scopes() {
+    idempotent_tests::assert_different_scopes();
+}

@@ -10,3 +10,8 @@ mod endings;
 mod forgotten_claims;
 mod lapsed_leases;
 mod unknown_outcomes;
+
+#[test]
+fn handlers_of_this_program_have_different_scopes() {
+    idempotent_tests::assert_different_scopes();
+}

@@ -6,9 +6,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use idempotent_runtime::store::{
-    AfterCrash, Claim, ClaimRequest, Held, MemoryStore, RedisStore, Store, Token,
-};
+use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, Held, MemoryStore, RedisStore, Store, Token};
 use idempotent_runtime::{Idempotency, RecordKey, Registry, idempotent};
 use idempotent_tests::redis::{RedisCluster, RedisServer};
 use idempotent_tests::sqlite::{claim_request, record};

@@ -10,3 +10,8 @@ mod recorded_traces;
 mod telemetry;
 mod trace_links;
 mod traces;
+
+#[test]
+fn handlers_of_this_program_have_different_scopes() {
+    idempotent_tests::assert_different_scopes();
+}

@@ -3,3 +3,8 @@
 mod documents;
 mod inspector;
 mod soak;
+
+#[test]
+fn handlers_of_this_program_have_different_scopes() {
+    idempotent_tests::assert_different_scopes();
+}

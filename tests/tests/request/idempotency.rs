@@ -4,9 +4,7 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::post;
-use idempotent_runtime::store::{
-    AfterCrash, Claim, ClaimRequest, MemoryStore, RedisStore, Store, Token,
-};
+use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, MemoryStore, RedisStore, Store, Token};
 use idempotent_runtime::{Fingerprint, Idempotency, RecordKey, Registry, idempotent};
 use idempotent_tests::redis::RedisServer;
 use idempotent_tests::{Runs, Server, answer, stores};

@@ -21,3 +21,8 @@ mod security;
 mod stripe_refusals;
 mod testing;
 mod webhooks;
+
+#[test]
+fn handlers_of_this_program_have_different_scopes() {
+    idempotent_tests::assert_different_scopes();
+}

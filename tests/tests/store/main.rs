@@ -11,3 +11,8 @@ mod record_round_trips;
 mod redis;
 mod sqlite;
 mod store_model;
+
+#[test]
+fn handlers_of_this_program_have_different_scopes() {
+    idempotent_tests::assert_different_scopes();
+}

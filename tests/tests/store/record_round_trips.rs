@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use idempotent_runtime::store::{
-    Claim, EntryState, Held, MemoryStore, RedisStore, SqliteStore, Store, Token,
-};
+use idempotent_runtime::store::{Claim, EntryState, Held, MemoryStore, RedisStore, SqliteStore, Store, Token};
 use idempotent_runtime::{Record, RecordKey};
 use idempotent_tests::any;
 use idempotent_tests::redis::RedisServer;

@@ -4,7 +4,13 @@
 
 mod postgres;
 mod rolling_deploys;
+mod statements;
 #[path = "../step/mod.rs"]
 mod step;
 mod transactions;
 mod transactions_that_end;
+
+#[test]
+fn handlers_of_this_program_have_different_scopes() {
+    idempotent_tests::assert_different_scopes();
+}

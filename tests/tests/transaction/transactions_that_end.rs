@@ -256,6 +256,53 @@ async fn postgres_default_of_read_only_is_kept_as_it_was() {
 }
 
 #[tokio::test]
+async fn postgres_reset_of_the_session_keeps_nothing() {
+    let bench = OnPostgres::new().await;
+    for reset in ["RESET ALL", "DISCARD ALL"] {
+        let steps = format!("insert a|sql {reset}|insert b");
+        assert_eq!(send(&bench.server, reset, &steps).await.refusal(), "transaction_failed", "{reset}");
+        assert_eq!(bench.rows().await, [""; 0], "{reset}");
+    }
+    for set in [
+        "SET SESSION statement_timeout = '1min'",
+        "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE",
+        "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+        "SET SESSION AUTHORIZATION DEFAULT",
+        "RESET statement_timeout",
+        "DISCARD PLANS",
+    ] {
+        let steps = format!("insert a|sql {set}|insert b");
+        assert_eq!(send(&bench.server, set, &steps).await.status, StatusCode::CREATED, "{set}");
+        assert!(send(&bench.server, set, &steps).await.is_replay(), "{set}");
+        assert_eq!(bench.rows().await, ["a", "b"], "{set}");
+        assert_eq!(of_all(&bench.pool, "SHOW default_transaction_read_only").await, ["off"; 2], "{set}");
+        bench.clear().await;
+    }
+}
+
+/// Behind a pooler, a COMMIT that fails gives the session away before it can be given its own setting back.
+#[tokio::test]
+async fn postgres_session_left_read_only_is_restored_by_the_next_tx() {
+    let bench = OnPostgres::new().await;
+    let as_left_behind = "SET default_transaction_read_only = on; \
+                          SELECT set_config('idempotent_runtime.read_only', 'off', false)";
+    for steps in ["insert a", "insert b|answer 502"] {
+        let pool = PgPoolOptions::new().max_connections(1).after_connect(move |connection, _| {
+            Box::pin(async move { sqlx::raw_sql(as_left_behind).execute(connection).await.map(drop) })
+        });
+        let pool = pool.connect(&bench.database.url()).await.expect("the server answers");
+        let of_the_session = "SELECT current_setting('default_transaction_read_only') || pg_backend_pid()";
+        let session =
+            async || sqlx::query_scalar::<_, String>(of_the_session).fetch_one(&pool).await.expect("an answer");
+        let left_behind = session().await;
+        let server = server(PostgresStore::new(pool.clone()), post(in_postgres)).await;
+        let _ = send(&server, steps, steps).await;
+        assert_eq!(session().await, left_behind.replacen("on", "off", 1), "after {steps}");
+    }
+    assert_eq!(bench.rows().await, ["a"]);
+}
+
+#[tokio::test]
 async fn postgres_transaction_that_cannot_be_recorded_is_told() {
     let bench = OnPostgres::new().await;
     let schema = "CREATE TABLE accounts (id bigint PRIMARY KEY);

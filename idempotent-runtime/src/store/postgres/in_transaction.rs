@@ -5,15 +5,16 @@
 //! So a handler whose transaction has ended under it, by a ROLLBACK of its own or by the future of a nested `begin` that was
 //! dropped, cannot go on to write what nothing would undo.
 
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use sqlx::postgres::{PgConnection, PgTransactionManager, Postgres};
-use sqlx::{AssertSqlSafe, Row as _};
+use sqlx::{AssertSqlSafe, Row as _, SqlSafeStr as _};
 use sqlx_core::transaction::TransactionManager as _;
 
 use super::failure::{is_aborted, is_read_only, is_transient, store_error};
 use crate::policy::Isolation;
 use crate::store::{StoreError, Token};
-use crate::transaction::{Aborted, Begun, Conflict, Ended, ReadOnly};
+use crate::transaction::{Aborted, Begun, Conflict, Ended, Failure, ReadOnly};
 
 /// A transaction of a handler, by the value of its setting.
 pub(super) struct InTransaction(String);
@@ -21,10 +22,10 @@ pub(super) struct InTransaction(String);
 /// As the statements of a claim leave it behind.
 pub(super) const LOCKED: &str = "SELECT current_setting('idempotent_runtime.locked')";
 
-/// The value that the connection was lent with. Undone with a transaction that is rolled back, and so to be said after each
-/// that was not committed.
-const LIFT_GUARD: &str = "SELECT set_config('default_transaction_read_only', \
-     coalesce(nullif(current_setting('idempotent_runtime.read_only', true), ''), 'off'), false)";
+/// Gives the session the value back that it was lent with. Undone with a transaction that is rolled back, and so to be said
+/// after each that was not committed. Behind a pooler it may reach another session, which remembers none: that stays as it is.
+const LIFT_GUARD: &str = "SELECT set_config('default_transaction_read_only', current_setting('idempotent_runtime.read_only'), false), \
+     set_config('idempotent_runtime.read_only', '', false) WHERE current_setting('idempotent_runtime.read_only', true) <> ''";
 
 impl InTransaction {
     pub(super) fn new() -> Self {
@@ -41,11 +42,12 @@ impl InTransaction {
             Some(Isolation::Serializable) => " ISOLATION LEVEL SERIALIZABLE",
         };
         let locked = try_locks.unwrap_or("''");
-        // In a transaction of its own: PostgreSQL takes the statements before a BEGIN into the transaction. It says READ WRITE
+        // A session that a pooler hands on may be guarded still; what it remembers is its own value. In a transaction of its own: PostgreSQL takes the statements before a BEGIN into the transaction. It says READ WRITE
         // so that a standby, which must not keep the setting until it becomes the primary, fails before.
         format!(
             "BEGIN READ WRITE; SELECT set_config('idempotent_runtime.read_only', \
-             current_setting('default_transaction_read_only'), false); \
+             coalesce(nullif(current_setting('idempotent_runtime.read_only', true), ''), \
+             current_setting('default_transaction_read_only')), false); \
              SET default_transaction_read_only = on; COMMIT; BEGIN READ WRITE{level}; \
              SELECT set_config('idempotent_runtime.transaction', '{marker}', true), \
              set_config('idempotent_runtime.user', current_setting('session_authorization'), true), \
@@ -91,6 +93,30 @@ impl Begun<Postgres> for InTransaction {
             // For sqlx, which counts the levels.
             PgTransactionManager::rollback(connection).await.map_err(store_error)
         })
+    }
+
+    fn failure(&self, error: &sqlx::Error) -> Option<Failure> {
+        error.as_database_error()?;
+        Some(if is_aborted(error) {
+            Failure::Aborted
+        } else if is_transient(error) {
+            Failure::Conflict
+        } else {
+            Failure::Other
+        })
+    }
+
+    /// PostgreSQL tells nothing but the answers to statements.
+    fn has_ended(&self) -> bool {
+        false
+    }
+
+    /// A session that is read-only may still send notifications, and change large objects: it waits in a transaction that has
+    /// failed.
+    fn close_off(&self, connection: &mut PgConnection) {
+        // Queued at the first poll, and its drop undoes nothing, since sqlx counts no level.
+        let failed = "BEGIN READ ONLY; SELECT 'the transaction of this handler has ended'::integer";
+        let _ = PgTransactionManager::begin(connection, Some(failed.into_sql_str())).now_or_never();
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::failure::store_error;
 use super::in_transaction::InTransaction;
 use crate::store::StoreError;
+use crate::store::line::Call;
 use crate::transaction::{Doubtful, Open};
 
 /// Both reach the same database in the same way.
@@ -49,12 +50,18 @@ impl Pools {
         self.claims.acquire().await.map_err(StoreError::unavailable)
     }
 
-    /// Begins a transaction on a connection of the application's by these statements, and ends it even if the caller gives
-    /// up meanwhile.
+    /// Begins a transaction on a connection of the application's by these statements.
+    ///
+    /// The caller waits for the connection itself: one that gives up leaves the pool's queue at once, and nothing begins for it.
+    /// The statements go to their end even if the caller gives up meanwhile.
     pub(super) async fn begin(&self, statements: String, begun: InTransaction) -> Result<Open<Postgres>, StoreError> {
-        let pool = self.application.clone();
+        let call = Call::hold_back();
+        let connection = self.application.acquire().await.map_err(store_error)?;
+        if !call.send() {
+            return Err(StoreError::unavailable("the caller has given up"));
+        }
+        let mut connection = Doubtful::new(connection);
         let beginning = tokio::spawn(async move {
-            let mut connection = Doubtful::new(pool.acquire().await.map_err(store_error)?);
             PgTransactionManager::begin(&mut connection, Some(AssertSqlSafe(statements).into_sql_str()))
                 .await
                 .map_err(store_error)?;

@@ -13,7 +13,7 @@ use sqlx_core::transaction::TransactionManager as _;
 
 use super::failure::store_error;
 use crate::store::StoreError;
-use crate::transaction::{Begun, Ended};
+use crate::transaction::{Begun, Ended, Failure};
 
 #[derive(Default)]
 pub(super) struct Guard {
@@ -44,7 +44,7 @@ impl Guard {
     }
 
     fn holds(&self) -> Result<(), StoreError> {
-        if self.has_ended.load(Ordering::SeqCst) { Err(StoreError::unavailable(Ended)) } else { Ok(()) }
+        if self.has_ended() { Err(StoreError::unavailable(Ended)) } else { Ok(()) }
     }
 }
 
@@ -70,4 +70,16 @@ impl Begun<Sqlite> for Guard {
             SqliteTransactionManager::rollback(connection).await.map_err(store_error)
         })
     }
+
+    /// SQLite has one writer: no transaction is aborted for the sake of another one.
+    fn failure(&self, _: &sqlx::Error) -> Option<Failure> {
+        None
+    }
+
+    fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::SeqCst)
+    }
+
+    /// Nothing is committed on it in any case.
+    fn close_off(&self, _: &mut SqliteConnection) {}
 }

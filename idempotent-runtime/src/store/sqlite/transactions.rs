@@ -14,6 +14,7 @@ use super::{SqliteStore, schema};
 use crate::RecordKey;
 use crate::policy::Isolation;
 use crate::store::columns::{span_millis, token_text, unix_millis};
+use crate::store::line::Call;
 use crate::store::running::Running;
 use crate::store::standing::{Standing, Verdict, judge};
 use crate::store::{AfterCrash, Claim, ClaimRequest, Held, StoreError, Token};
@@ -59,8 +60,13 @@ impl HandlerTransactions {
 
     /// With the write lock: a transaction that had read before it writes could not get it any more.
     async fn begin(&self) -> Result<Open<Sqlite>, StoreError> {
+        let call = Call::hold_back();
         let turn = Arc::clone(&self.turn).lock_owned().await;
-        let mut connection = Doubtful::new(self.pool.acquire().await.map_err(store_error)?);
+        let connection = self.pool.acquire().await.map_err(store_error)?;
+        if !call.send() {
+            return Err(StoreError::unavailable("the caller has given up"));
+        }
+        let mut connection = Doubtful::new(connection);
         // The pool has one connection, and only the one whose turn it is takes it.
         let guard = Arc::clone(&lock(&self.newest));
         SqliteTransactionManager::begin(&mut connection, Some("BEGIN IMMEDIATE".into_sql_str()))

@@ -2,3 +2,8 @@
 
 mod openapi;
 mod registry;
+
+#[test]
+fn handlers_of_this_program_have_different_scopes() {
+    idempotent_tests::assert_different_scopes();
+}

@@ -1,0 +1,174 @@
+//! The connection in the hands of a handler.
+
+use std::fmt;
+use std::future::ready;
+use std::ops::{Deref, DerefMut};
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt as _, StreamExt as _, TryFutureExt as _, TryStreamExt as _};
+use sqlx::{Acquire, Database, Either, Execute, Executor, SqlStr, Transaction};
+use sqlx_core::describe::Describe;
+
+use super::open::Open;
+
+/// The connection of a [`Tx`](crate::Tx), which remembers the error that its transaction was aborted by.
+///
+/// `&mut *tx` is one. It is an [`Executor`] and an [`Acquire`] as the connection itself is, and dereferences to that one
+/// for functions that take it, and for a nested `begin`. A statement that runs through it tells the engine its error, so that
+/// a serialization failure or a deadlock becomes 503 `transaction_conflict`. One that runs on the connection beneath it does
+/// not: where that matters, let a function take an `impl Executor<'_, Database = Postgres>` in place of a `&mut PgConnection`.
+///
+/// # Errors
+///
+/// When the transaction has ended while the handler ran, each statement fails with [`sqlx::Error::InvalidArgument`], which
+/// says so, and is not sent.
+///
+/// # Examples
+///
+/// ```standalone_crate
+/// use axum::http::StatusCode;
+/// use idempotent_runtime::{Tx, idempotent};
+/// use sqlx::{Executor, Sqlite};
+///
+/// async fn insert<'c>(charges: impl Executor<'c, Database = Sqlite>, amount: &str) -> Result<(), sqlx::Error> {
+///     sqlx::query("INSERT INTO charges (amount) VALUES (?)").bind(amount.to_owned()).execute(charges).await.map(drop)
+/// }
+///
+/// #[idempotent(scope = "charges", cache = [201])]
+/// async fn create_charge(mut tx: Tx<Sqlite>, amount: String) -> Result<StatusCode, StatusCode> {
+///     insert(&mut *tx, &amount).await.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+///     Ok(StatusCode::CREATED)
+/// }
+/// ```
+pub struct TxConnection<DB: Database>(pub(super) Open<DB>);
+
+impl<DB: Database> TxConnection<DB> {
+    /// The same, for a function that takes an executor or a connection.
+    #[expect(clippy::should_implement_trait, reason = "the trait's method gives the connection beneath it")]
+    pub fn as_mut(&mut self) -> &mut Self {
+        self
+    }
+}
+
+impl<DB: Database> AsMut<DB::Connection> for TxConnection<DB> {
+    fn as_mut(&mut self) -> &mut DB::Connection {
+        self
+    }
+}
+
+impl<DB: Database> Deref for TxConnection<DB> {
+    type Target = DB::Connection;
+
+    fn deref(&self) -> &DB::Connection {
+        &self.0
+    }
+}
+
+impl<DB: Database> DerefMut for TxConnection<DB> {
+    fn deref_mut(&mut self) -> &mut DB::Connection {
+        self.0.lend()
+    }
+}
+
+impl<DB: Database> fmt::Debug for TxConnection<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TxConnection").field("database", &DB::NAME).finish_non_exhaustive()
+    }
+}
+
+/// Not for every database at once: that of a generic connection is none that the compiler can infer.
+macro_rules! executor {
+    ($database:ty) => {
+        impl<'c> Executor<'c> for &'c mut TxConnection<$database> {
+            type Database = $database;
+
+            fn fetch_many<'e, 'q: 'e, E>(
+                self,
+                query: E,
+            ) -> BoxStream<
+                'e,
+                Result<Either<<$database as Database>::QueryResult, <$database as Database>::Row>, sqlx::Error>,
+            >
+            where
+                'c: 'e,
+                E: 'q + Execute<'q, $database>,
+            {
+                match self.0.watched() {
+                    Ok((connection, mut watch)) => {
+                        connection.fetch_many(query).inspect_err(move |error| watch.note(error)).boxed()
+                    }
+                    Err(error) => stream::once(ready(Err(error))).boxed(),
+                }
+            }
+
+            fn fetch_optional<'e, 'q: 'e, E>(
+                self,
+                query: E,
+            ) -> BoxFuture<'e, Result<Option<<$database as Database>::Row>, sqlx::Error>>
+            where
+                'c: 'e,
+                E: 'q + Execute<'q, $database>,
+            {
+                match self.0.watched() {
+                    Ok((connection, mut watch)) => {
+                        connection.fetch_optional(query).inspect_err(move |error| watch.note(error)).boxed()
+                    }
+                    Err(error) => ready(Err(error)).boxed(),
+                }
+            }
+
+            fn prepare_with<'e>(
+                self,
+                sql: SqlStr,
+                parameters: &'e [<$database as Database>::TypeInfo],
+            ) -> BoxFuture<'e, Result<<$database as Database>::Statement, sqlx::Error>>
+            where
+                'c: 'e,
+            {
+                match self.0.watched() {
+                    Ok((connection, mut watch)) => {
+                        connection.prepare_with(sql, parameters).inspect_err(move |error| watch.note(error)).boxed()
+                    }
+                    Err(error) => ready(Err(error)).boxed(),
+                }
+            }
+
+            #[doc(hidden)]
+            fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<$database>, sqlx::Error>>
+            where
+                'c: 'e,
+            {
+                match self.0.watched() {
+                    Ok((connection, mut watch)) => {
+                        connection.describe(sql).inspect_err(move |error| watch.note(error)).boxed()
+                    }
+                    Err(error) => ready(Err(error)).boxed(),
+                }
+            }
+        }
+
+        impl<'c> Acquire<'c> for &'c mut TxConnection<$database> {
+            type Database = $database;
+
+            type Connection = &'c mut <$database as Database>::Connection;
+
+            fn acquire(self) -> BoxFuture<'c, Result<Self::Connection, sqlx::Error>> {
+                ready(self.0.watched().map(|(connection, watch)| {
+                    watch.leave_to_the_handler();
+                    connection
+                }))
+                .boxed()
+            }
+
+            fn begin(self) -> BoxFuture<'c, Result<Transaction<'c, $database>, sqlx::Error>> {
+                Acquire::acquire(self).and_then(Acquire::begin).boxed()
+            }
+        }
+    };
+}
+
+#[cfg(feature = "postgres")]
+executor!(sqlx::Postgres);
+#[cfg(feature = "sqlite")]
+executor!(sqlx::Sqlite);

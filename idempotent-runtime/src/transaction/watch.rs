@@ -1,0 +1,67 @@
+//! What a handler's statements have met, as far as they ran where it can be seen.
+
+use sqlx::Database;
+
+use super::open::Begun;
+use crate::policy::Isolation;
+
+/// What an error of a statement says of its transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    not(feature = "postgres"),
+    allow(dead_code, reason = "SQLite aborts no transaction for the sake of another one")
+)]
+pub(crate) enum Failure {
+    /// The database has aborted it for the sake of another one.
+    Conflict,
+    /// It was aborted for another reason.
+    Other,
+    /// It had been aborted before.
+    Aborted,
+}
+
+#[derive(Default)]
+pub(super) struct Seen {
+    /// Of the last statement that failed in a transaction in order.
+    failure: Option<Failure>,
+    /// The connection itself was lent, where errors are not seen.
+    is_lent: bool,
+    pub(super) isolation: Option<Isolation>,
+}
+
+impl Seen {
+    /// What an aborted transaction was aborted by, as far as that was seen.
+    pub(super) fn is_conflict(&self) -> bool {
+        self.failure == Some(Failure::Conflict)
+    }
+
+    /// Whether it may be a conflict that was not seen. Where the policy asks for isolation it is one as a rule; and a retry is
+    /// safe in any case.
+    pub(super) fn may_be_conflict(&self) -> bool {
+        self.failure.is_none() && self.is_lent && self.isolation.is_some()
+    }
+
+    pub(super) fn lend(&mut self) {
+        self.is_lent = true;
+    }
+}
+
+/// Sees what one statement meets.
+pub(super) struct Watch<'a, DB: Database> {
+    pub(super) seen: &'a mut Seen,
+    /// `None` in a unit test that calls the handler.
+    pub(super) begun: Option<&'a dyn Begun<DB>>,
+}
+
+impl<DB: Database> Watch<'_, DB> {
+    pub(super) fn note(&mut self, error: &sqlx::Error) {
+        match self.begun.and_then(|begun| begun.failure(error)) {
+            None | Some(Failure::Aborted) => {}
+            failure => self.seen.failure = failure,
+        }
+    }
+
+    pub(super) fn leave_to_the_handler(self) {
+        self.seen.lend();
+    }
+}
