@@ -112,3 +112,17 @@ impl fmt::Display for Failure {
         write!(f, "FAILED: {}\n  {}", self.step, self.detail)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Step;
+
+    #[test]
+    fn tests_of_all_programs_are_counted() {
+        let programs = "running 3 tests\n\
+            test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\
+            test result: ok. 1400 passed; 0 failed; 0 ignored; 0 measured; 2 filtered out; finished in 1.00s";
+        let passed = Step::new("two programs", "printf", ["%s", programs]).run_tests();
+        assert!(matches!(passed, Ok(1403)));
+    }
+}
