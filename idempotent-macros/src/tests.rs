@@ -75,7 +75,7 @@ fn nothing_of_the_runtime_is_named_but_what_is_private_to_both() {
 }
 
 #[test]
-fn all_mistakes_are_told_at_once_beside_the_function_as_it_was_written() {
+fn mistakes_are_told_at_once_beside_the_unchanged_function() {
     let arguments = quote! { scpoe = "charges", ttl = "soon", cache = [999], max_body = "4", after_crash = "panic" };
     let items = items(&arguments, &handler());
     let errors = items.iter().filter(|item| text(item).contains("compile_error"));

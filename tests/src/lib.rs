@@ -1,5 +1,6 @@
 //! What the behaviour tests share: a server on a free loopback port, clients, handlers that count and wait.
 
+mod alone;
 pub mod any;
 mod dead;
 mod dump;
@@ -9,10 +10,12 @@ pub mod postgres;
 mod proxy;
 mod raw;
 pub mod redis;
+mod scopes;
 mod seed;
 pub mod soak;
 pub mod sqlite;
 pub mod steps;
+pub mod stores;
 mod tmpfs;
 
 use std::net::SocketAddr;
@@ -31,12 +34,14 @@ use tokio::task::JoinHandle;
 #[cfg(feature = "faults")]
 pub use idempotent_runtime::testing::{Fault, FaultyStore};
 
+pub use self::alone::alone;
 pub use self::dead::{leave_a_claim, leave_a_claim_for, take_over};
 pub use self::dump::Dump;
 pub use self::executions::{Executions, post_until_answered};
 pub use self::logs::Logs;
 pub use self::proxy::{Loss, Mode, Proxy};
 pub use self::raw::{Exchange, Raw};
+pub use self::scopes::assert_different_scopes;
 pub use self::seed::Seed;
 pub use self::tmpfs::Tmpfs;
 

@@ -5,8 +5,10 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Once;
 
-use tracing::Level;
+use tracing_subscriber::filter::dynamic_filter_fn;
+use tracing_subscriber::fmt;
 use tracing_subscriber::fmt::format::FmtSpan;
+use tracing_subscriber::layer::SubscriberExt as _;
 
 /// Collects the events and spans of the current thread, at every level, until it is dropped.
 ///
@@ -29,12 +31,10 @@ impl Logs {
         // One for the process: of subscribers of single threads, `tracing` may ask the wrong one whether an event is wanted.
         static SUBSCRIBER: Once = Once::new();
         SUBSCRIBER.call_once(|| {
-            let subscriber = tracing_subscriber::fmt()
-                .with_writer(|| CurrentThread)
-                .with_max_level(Level::TRACE)
-                .with_span_events(FmtSpan::CLOSE)
-                .with_ansi(false)
-                .finish();
+            let lines = fmt::layer().with_writer(|| CurrentThread).with_span_events(FmtSpan::CLOSE).with_ansi(false);
+            // The other tests of the program, on threads of their own, write nothing and must not pay for it.
+            let collecting = dynamic_filter_fn(|_, _| COLLECTING.with_borrow(Option::is_some));
+            let subscriber = tracing_subscriber::registry().with(lines).with(collecting);
             tracing::subscriber::set_global_default(subscriber).expect("the first subscriber");
         });
         let written = Rc::<RefCell<Vec<u8>>>::default();

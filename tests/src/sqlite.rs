@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 
 use crate::PATIENCE;
+use crate::alone::name_of;
 
 /// A database file in a folder of its own, deleted with it.
 pub struct SqliteFile {
@@ -177,12 +178,12 @@ pub struct SecondProcess {
 }
 
 impl SecondProcess {
-    /// Starts `test` of this test program, with [`second_process`] giving it `path`.
+    /// Starts `test`, which calls this, with [`second_process`] giving it `path`.
     ///
     /// # Panics
     ///
     /// When it cannot be started.
-    pub fn start(test: &str, path: &Path) -> Self {
+    pub fn start(test: impl Fn(), path: &Path) -> Self {
         Self::spawn(Command::new(std::env::current_exe().expect("this program's path")), test, path)
     }
 
@@ -192,7 +193,7 @@ impl SecondProcess {
     ///
     /// When it cannot be started.
     #[cfg(target_os = "linux")]
-    pub fn start_unprivileged(test: &str, path: &Path) -> Self {
+    pub fn start_unprivileged(test: impl Fn(), path: &Path) -> Self {
         use std::os::unix::fs::MetadataExt as _;
         use std::os::unix::process::CommandExt as _;
 
@@ -204,8 +205,8 @@ impl SecondProcess {
         Self::spawn(command, test, path)
     }
 
-    fn spawn(mut command: Command, test: &str, path: &Path) -> Self {
-        let command = command.args([test, "--exact", "--nocapture", "--test-threads=1"]).env(ROLE, path);
+    fn spawn(mut command: Command, test: impl Fn(), path: &Path) -> Self {
+        let command = command.args([name_of(&test), "--exact", "--nocapture", "--test-threads=1"]).env(ROLE, path);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a second process");
         let input = child.stdin.take().expect("a pipe");
         let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();

@@ -33,10 +33,11 @@ pub(crate) fn run(chaos: &Chaos<'_>) -> Result<(), Failure> {
             let arguments = format!("run --quiet -p chaos -- run {}", options.join(" "));
             cargo("faults, clients that repeat everything, and a judge", &arguments).run()
         }
-        Chaos::Soak { minutes } => {
-            cargo(&format!("a soak of {minutes} minutes"), "test -p idempotent-tests --test soak -- --nocapture")
-                .env("IDEMPOTENT_SOAK_SECONDS", minutes.saturating_mul(60).to_string())
-                .run()
-        }
+        Chaos::Soak { minutes } => cargo(
+            &format!("a soak of {minutes} minutes"),
+            "test -p idempotent-tests --test operate -- soak --nocapture",
+        )
+        .env("IDEMPOTENT_SOAK_SECONDS", minutes.saturating_mul(60).to_string())
+        .run(),
     }
 }

@@ -10,8 +10,8 @@ use crate::step::Failure;
 /// Apart from the other builds, which have none of the checker's flags.
 const TARGET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/proofs");
 
-/// Runs the proofs whose name contains `name`; an empty one is in all of them.
-pub(crate) fn run(name: &str) -> Result<(), Failure> {
+/// Runs the proofs whose name contains `name`; an empty one is in all of them. The answer is how many there were.
+pub(crate) fn run(name: &str) -> Result<usize, Failure> {
     let features = "--no-default-features --features=macros,memory";
     let arguments = format!("test -p idempotent-runtime --lib {features} -- --nocapture {name}");
     let folder = schedules().unwrap_or_else(|error| panic!("no folder for schedules in {TARGET}: {error}"));
@@ -26,7 +26,7 @@ pub(crate) fn run(name: &str) -> Result<(), Failure> {
         let schedule = absolute(&schedule).unwrap_or_else(|error| panic!("{schedule} cannot be replayed: {error}"));
         step = step.env("REPLAY", &schedule);
     }
-    step.run()
+    step.run_tests()
 }
 
 /// Where the failing schedules are written, each to be replayed.

@@ -2,8 +2,9 @@
 
 use std::ffi::OsStr;
 use std::fmt;
+use std::io::{self, BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Instant;
 
 /// A command under a name that people read.
@@ -39,16 +40,35 @@ impl Step {
     }
 
     /// Runs it to its end.
-    pub(crate) fn run(mut self) -> Result<(), Failure> {
+    pub(crate) fn run(self) -> Result<(), Failure> {
+        self.watch(|command| command.status().map(|status| (status, ())))
+    }
+
+    /// Runs it to its end; the answer is how many tests passed.
+    pub(crate) fn run_tests(self) -> Result<usize, Failure> {
+        self.watch(|command| {
+            let mut process = command.stdout(Stdio::piped()).spawn()?;
+            let mut passed = 0;
+            for line in BufReader::new(process.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?).split(b'\n') {
+                let line = line?;
+                let line = String::from_utf8_lossy(&line);
+                println!("{line}");
+                passed += passed_tests(&line);
+            }
+            Ok((process.wait()?, passed))
+        })
+    }
+
+    fn watch<T>(mut self, run: impl FnOnce(&mut Command) -> io::Result<(ExitStatus, T)>) -> Result<T, Failure> {
         println!("\n── {} ──", self.name);
         let begun = Instant::now();
-        match self.command.status() {
-            Ok(status) if status.success() => {
+        match run(&mut self.command) {
+            Ok((status, outcome)) if status.success() => {
                 println!("── {}: done in {:.1} s", self.name, begun.elapsed().as_secs_f64());
-                Ok(())
+                Ok(outcome)
             }
-            Ok(status) => Err(self.failure(&status)),
-            Err(error) => Err(self.failure(&format_args!("could not be started: {error}"))),
+            Ok((status, _)) => Err(self.failure(&status)),
+            Err(error) => Err(self.failure(&format_args!("could not be run: {error}"))),
         }
     }
 
@@ -68,6 +88,12 @@ impl Step {
     }
 }
 
+/// Of the line with which each test program ends, such as `test result: ok. 7 passed; 0 failed; …`.
+fn passed_tests(line: &str) -> usize {
+    let passed = line.strip_prefix("test result: ok. ").and_then(|rest| rest.split_once(" passed"));
+    passed.and_then(|(count, _)| count.parse().ok()).unwrap_or(0)
+}
+
 /// The step that stopped the run.
 pub(crate) struct Failure {
     step: String,
@@ -84,5 +110,19 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "FAILED: {}\n  {}", self.step, self.detail)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Step;
+
+    #[test]
+    fn tests_of_all_programs_are_counted() {
+        let programs = "running 3 tests\n\
+            test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\
+            test result: ok. 1400 passed; 0 failed; 0 ignored; 0 measured; 2 filtered out; finished in 1.00s";
+        let passed = Step::new("two programs", "printf", ["%s", programs]).run_tests();
+        assert!(matches!(passed, Ok(1403)));
     }
 }

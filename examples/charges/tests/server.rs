@@ -108,7 +108,7 @@ fn lines<'a>(ledger: &'a [Value], key: &str) -> Vec<&'a Value> {
 }
 
 #[tokio::test]
-async fn a_charge_that_was_killed_runs_again_at_once_and_moves_the_money_once() {
+async fn killed_charge_runs_again_and_moves_the_money_once() {
     let data = folder();
     let server = Server::start(data.path(), &["--network-latency", "1h"]);
     let connection = server.in_the_handler("/charges", "killed", &order()).await;
@@ -170,7 +170,7 @@ async fn every_store_serves_charges_refunds_and_events() {
 }
 
 #[tokio::test]
-async fn a_refund_that_was_killed_never_runs_again_and_leaves_its_trace() {
+async fn killed_refund_never_runs_again_and_leaves_its_trace() {
     let data = folder();
     let server = Server::start(data.path(), &["--network-latency", "1ms"]);
     let (_, _, charge) = server.settled("/charges", "charge", &order()).await;
@@ -197,7 +197,7 @@ async fn a_refund_that_was_killed_never_runs_again_and_leaves_its_trace() {
 }
 
 #[tokio::test]
-async fn refunds_under_different_keys_give_back_no_more_than_the_charge() {
+async fn refunds_of_several_keys_never_exceed_the_charge() {
     let data = folder();
     let server = Server::start(data.path(), &["--network-latency", "100ms"]);
     let (_, _, charge) = server.settled("/charges", "charge", &order()).await;
@@ -238,7 +238,7 @@ async fn a_stop_waits_for_a_handler_whose_client_is_gone() {
 }
 
 #[tokio::test]
-async fn a_stop_does_not_wait_for_ever_for_a_request_that_is_never_sent_whole() {
+async fn stop_does_not_wait_for_a_request_never_sent_whole() {
     let data = folder();
     let server = Server::start(data.path(), &["--grace", "100ms"]);
     let mut connection = TcpStream::connect(server.address()).expect("a connection");
@@ -250,7 +250,7 @@ async fn a_stop_does_not_wait_for_ever_for_a_request_that_is_never_sent_whole() 
 }
 
 #[tokio::test]
-async fn the_log_is_plain_text_in_a_file_and_tells_a_replay_from_a_run() {
+async fn log_in_a_file_is_plain_text_and_tells_replays_apart() {
     let data = folder();
     let server = Server::start(data.path(), &["--network-latency", "1ms"]);
     for _ in 0..2 {

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_response_may_be_a_replay_when_one_of_its_statuses_is_recorded() {
+    fn response_with_a_recorded_status_may_be_a_replay() {
         let recorded = Recorded::by(Cache::Statuses(&[(201, 201), (402, 402), (500, 599)]));
         let documented = ["201", "404", "5XX", "default"].map(str::to_owned);
         let may_be = documented.each_ref().map(|key| recorded.may_be(key, &documented));

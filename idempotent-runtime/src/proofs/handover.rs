@@ -126,7 +126,7 @@ async fn end<T>(task: JoinHandle<T>) -> T {
 //   A completes
 // The bell rings for all: B replays what A recorded, and has no reason to wake C.
 #[test]
-fn a_handler_whose_client_leaves_ends_once_and_its_duplicates_get_the_response() {
+fn handler_without_client_ends_once_and_duplicates_get_it() {
     schedules(3_000, async || {
         let service = Service::new();
         let leave = Arc::<Notify>::default();

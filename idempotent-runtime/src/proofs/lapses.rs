@@ -40,7 +40,7 @@ async fn panics(State(moments): State<Arc<Moments>>) {
 //     unknown
 //   the renewal arrives: the lease lives again, and a retry hears that A is still running
 #[test]
-fn no_renewal_comes_after_the_end_of_a_claim_that_was_left_to_lapse() {
+fn claim_left_to_lapse_is_not_renewed_after_its_end() {
     schedules(4_000, async || {
         let (store, moments) = (CountingStore::default(), Arc::<Moments>::default());
         let mut router = Router::new()

@@ -66,7 +66,7 @@ fn a_lease_that_is_entered_while_the_task_ends_is_renewed() {
 //   the short lease is entered, and rings: nobody listens
 //   the task goes to sleep, past the end of the short lease
 #[test]
-fn a_shorter_lease_wakes_the_keeper_that_is_about_to_sleep_longer() {
+fn shorter_lease_wakes_the_keeper_before_its_long_sleep() {
     schedules(4_000, async || {
         let (keeper, store) = (Arc::<Keeper>::default(), CountingStore::default());
         let (long, short) = (record_key("long"), record_key("short"));

@@ -115,16 +115,16 @@ async fn a_clock_that_is_set_has_no_effect_over_postgres() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_process_is_followed_whatever_the_clock_says_over_sqlite() {
+async fn dead_process_is_followed_whatever_its_clock_over_sqlite() {
     a_dead_process_is_followed_all_the_same(StoreKind::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_process_is_followed_whatever_the_clock_says_over_redis() {
+async fn dead_process_is_followed_whatever_its_clock_over_redis() {
     a_dead_process_is_followed_all_the_same(StoreKind::Redis).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_process_is_followed_whatever_the_clock_says_over_postgres() {
+async fn dead_process_is_followed_whatever_its_clock_over_postgres() {
     a_dead_process_is_followed_all_the_same(StoreKind::Postgres).await;
 }

@@ -69,7 +69,7 @@ fn one_execution_that_is_told_breaks_nothing() {
 }
 
 #[test]
-fn an_execution_after_a_death_is_allowed_where_the_policy_says_so() {
+fn execution_after_a_death_is_allowed_by_policy() {
     let after_death =
         |guarantee| with_fault(executed_again(guarantee, 2), FaultKind::Died, Some("s0"), (SECOND, SECOND));
     assert_eq!(broken(&after_death(Guarantee::AtLeastOnce)), []);

@@ -109,17 +109,17 @@ async fn a_stopped_process_loses_its_claim_over_postgres() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopped_process_that_must_not_be_followed_ends_its_claim_over_sqlite() {
+async fn stopped_at_most_once_process_ends_its_claim_over_sqlite() {
     at_most_once(StoreKind::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopped_process_that_must_not_be_followed_ends_its_claim_over_redis() {
+async fn stopped_at_most_once_process_ends_its_claim_over_redis() {
     at_most_once(StoreKind::Redis).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopped_process_that_must_not_be_followed_ends_its_claim_over_postgres() {
+async fn stopped_at_most_once_process_ends_its_claim_over_postgres() {
     at_most_once(StoreKind::Postgres).await;
 }
 

@@ -32,7 +32,7 @@ async fn a_charge_over_the_limit_is_declined() {
 }
 
 #[tokio::test]
-async fn a_second_attempt_asks_the_network_again_and_enters_the_charge_once() {
+async fn second_attempt_asks_the_network_and_enters_one_charge() {
     let books = Books::open().await;
     let mut ids = Vec::new();
     for attempt in [1, 2] {

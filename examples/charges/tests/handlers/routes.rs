@@ -92,7 +92,7 @@ async fn while_the_store_cannot_be_asked_nothing_is_charged() {
 }
 
 #[tokio::test]
-async fn a_charge_that_could_not_be_recorded_at_once_is_recorded_later() {
+async fn charge_not_recorded_at_once_is_recorded_later() {
     let limit = Duration::from_millis(100);
     let registry = TestRegistry::with_options(MemoryStore::new(), |options| options.store_timeout(limit));
     let books = Books::open().await;
@@ -122,7 +122,7 @@ async fn after_a_day_a_key_is_new() {
 
 /// What protects the customer when nothing is recorded: the references by which ledger and network recognise a repetition.
 #[tokio::test]
-async fn without_any_records_the_references_alone_keep_a_retry_from_moving_money() {
+async fn retry_without_records_moves_no_money() {
     let books = Books::open().await;
     let router = books.router(&Registry::disabled());
     for _ in 0..2 {

@@ -74,7 +74,7 @@ async fn a_linter_and_a_validator_find_nothing_in_the_document() {
 }
 
 #[tokio::test]
-async fn made_up_requests_find_no_error_of_the_server_and_no_answer_beside_the_document() {
+async fn made_up_requests_get_only_documented_answers() {
     let (data, server) = server();
     let mut schemathesis = tools::python("schemathesis");
     schemathesis.arg("--config-file").arg(format!("{FOLDER}/schemathesis.toml"));

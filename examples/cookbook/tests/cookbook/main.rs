@@ -32,7 +32,7 @@ fn every_program_of_the_page_is_one_of_these() {
 }
 
 #[test]
-fn the_compiler_says_of_the_misspelled_argument_what_the_page_says() {
+fn misspelled_argument_gets_the_error_on_the_page() {
     let page = Page::read();
     let said = fs::read_to_string(format!("{ROOT}/ui-tests/fail/args/unknown-argument.stderr")).expect("the messages");
     let shown: Vec<_> = page.blocks("text").collect();

@@ -46,7 +46,7 @@ fn record(body: Vec<u8>) -> Record {
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_claims_as_full_and_completions_as_unavailable() {
+async fn full_disk_is_full_to_claims_and_unavailable_to_completions() {
     let (_folder, path) = file();
     let mut builder = SqliteStore::builder(&path);
     builder.max_pages = Some(20);

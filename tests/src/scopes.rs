@@ -1,0 +1,17 @@
+//! The scopes of the handlers of a program.
+
+use idempotent_runtime::Registry;
+use idempotent_runtime::store::MemoryStore;
+
+use crate::Logs;
+
+/// A registry logs equal scopes at ERROR, which tests that read logs would meet.
+///
+/// # Panics
+///
+/// When two handlers of the program have one scope and do not both say `shared_scope`.
+pub fn assert_different_scopes() {
+    let logs = Logs::collect();
+    let _layer = Registry::new(MemoryStore::new()).layer();
+    assert_eq!(logs.of_level("ERROR"), Vec::<String>::new(), "give each handler of this program a scope of its own");
+}

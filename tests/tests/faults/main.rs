@@ -1,0 +1,16 @@
+//! Stores that fail, and servers, lines and disks under them that stop, break or are full.
+
+mod damaged_entries;
+mod exhausted_pools;
+mod full_disks;
+mod lines_that_break;
+mod postgres_faults;
+mod redis_failover;
+mod redis_faults;
+mod servers_that_pause;
+mod store_errors;
+
+#[test]
+fn handlers_of_this_program_have_different_scopes() {
+    idempotent_tests::assert_different_scopes();
+}

@@ -1,0 +1,57 @@
+//! A Redis that is killed or stands still under load: refusals, never a second execution, and no restart of the
+//! application.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::post;
+use idempotent_runtime::store::RedisStore;
+use idempotent_runtime::{Idempotency, Registry, idempotent};
+use idempotent_tests::redis::RedisServer;
+use idempotent_tests::{Executions, Server, post_until_answered};
+
+#[idempotent(scope = "redis-charges")]
+async fn create_charge(State(executions): State<Executions>, idempotency: Idempotency) -> String {
+    format!("execution {}", executions.count(idempotency.key().unwrap_or_default()))
+}
+
+/// How many requests were refused, of which each was executed once in the end.
+async fn refused_while(disturb: impl AsyncFn(&RedisServer)) -> usize {
+    const KEYS: usize = 2000;
+
+    let redis = RedisServer::start(&[]).await;
+    let store = RedisStore::connect(&redis.url()).await.expect("the store opens");
+    let registry = Registry::builder(store).store_timeout(Duration::from_millis(500)).build();
+    let executions = Executions::default();
+    let app = Router::new().route("/charges", post(create_charge)).with_state(executions.clone());
+    let server = Server::start(app.layer(registry.layer())).await;
+    let disturbing = async {
+        executions.ten_more().await;
+        assert!(executions.total() < KEYS, "the fault comes while requests are under way");
+        disturb(&redis).await;
+    };
+    let posting = post_until_answered(&server, "/charges", "k", KEYS);
+    let ((answers, refused), ()) = tokio::join!(posting, disturbing);
+    assert!(answers.iter().all(|answer| answer.text() == "execution 1"));
+    assert_eq!(answers.iter().filter(|answer| !answer.is_replay()).count(), KEYS);
+    assert_eq!((executions.total(), executions.repeated()), (KEYS, Vec::new()));
+    refused
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_and_restart_under_load_executes_nothing_twice() {
+    // A restart may be over before a store call gives up: how many are refused is a matter of luck.
+    refused_while(async |redis| redis.restart().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_stopped_for_five_seconds_executes_nothing_twice() {
+    let refused = refused_while(async |redis| {
+        redis.signal("STOP");
+        // How long the fault lasts.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        redis.signal("CONT");
+    });
+    assert!(refused.await > 0, "no store call waits for five seconds");
+}

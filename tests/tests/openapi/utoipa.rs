@@ -1,0 +1,450 @@
+//! What utoipa's document says of annotated handlers, in either order of the two attributes.
+
+use axum::Json;
+use axum::extract::{Path, Query};
+use axum::http::StatusCode;
+use idempotent_runtime::{Tx, idempotent};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::{IntoParams, OpenApi, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+#[derive(Deserialize, ToSchema)]
+struct Order {
+    amount: u64,
+    items: Vec<Item>,
+}
+
+#[derive(Deserialize, ToSchema)]
+struct Item {
+    name: String,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Charge {
+    id: u64,
+}
+
+#[derive(Serialize, ToSchema)]
+struct ApiError {
+    error: String,
+}
+
+#[derive(Deserialize, IntoParams)]
+struct Paging {
+    page: u64,
+}
+
+type Answer = (StatusCode, Json<Charge>);
+
+fn charge(order: &Order) -> Answer {
+    let id = order.amount + order.items.iter().map(|item| item.name.len() as u64).sum::<u64>();
+    (StatusCode::CREATED, Json(Charge { id }))
+}
+
+/// The same handler without our attribute, and with it in either order.
+mod bare {
+    use super::*;
+
+    #[utoipa::path(get, path = "/charges", tag = "money", responses((status = 200)))]
+    pub(super) async fn list() -> StatusCode {
+        StatusCode::OK
+    }
+
+    /// Charges a card.
+    ///
+    /// Once.
+    #[utoipa::path(post, path = "/charges/{shop}", params(Paging), tag = "money", responses(
+        (status = 201, body = Charge), (status = 404, description = "no such shop"), (status = 409, body = ApiError),
+    ))]
+    pub(super) async fn create_charge(
+        Path(shop): Path<u64>,
+        Query(paging): Query<Paging>,
+        Json(order): Json<Order>,
+    ) -> Answer {
+        let _ = shop + paging.page;
+        charge(&order)
+    }
+}
+
+mod above {
+    use super::*;
+
+    /// Charges a card.
+    ///
+    /// Once.
+    #[idempotent(scope = "above", cache = [201, 402])]
+    #[utoipa::path(post, path = "/charges/{shop}", params(Paging), tag = "money", responses(
+        (status = 201, body = Charge), (status = 404, description = "no such shop"), (status = 409, body = ApiError),
+    ))]
+    pub(super) async fn create_charge(
+        Path(shop): Path<u64>,
+        Query(paging): Query<Paging>,
+        Json(order): Json<Order>,
+    ) -> Answer {
+        let _ = shop + paging.page;
+        charge(&order)
+    }
+}
+
+mod below {
+    use super::*;
+
+    /// Charges a card.
+    ///
+    /// Once.
+    #[utoipa::path(post, path = "/charges/{shop}", params(Paging), tag = "money", responses(
+        (status = 201, body = Charge), (status = 404, description = "no such shop"), (status = 409, body = ApiError),
+    ))]
+    #[idempotent(scope = "below", cache = [201, 402])]
+    pub(super) async fn create_charge(
+        Path(shop): Path<u64>,
+        Query(paging): Query<Paging>,
+        Json(order): Json<Order>,
+    ) -> Answer {
+        let _ = shop + paging.page;
+        charge(&order)
+    }
+}
+
+/// The documents of `routes!` and of `#[openapi(paths(…))]`.
+macro_rules! documents {
+    ($($handler:tt)+) => {{
+        #[derive(OpenApi)]
+        #[openapi(paths($($handler)+))]
+        struct Api;
+        let routed = OpenApiRouter::<()>::new().routes(routes!($($handler)+)).into_openapi();
+        [routed, Api::openapi()].map(|document| serde_json::to_value(document).expect("JSON"))
+    }};
+}
+
+/// The document's only operation.
+fn operation(document: &Value) -> &Value {
+    let paths = document["paths"].as_object().expect("paths");
+    let [item] = paths.values().collect::<Vec<_>>()[..] else { panic!("one path: {document}") };
+    let [operation] = item.as_object().expect("a path item").values().collect::<Vec<_>>()[..] else {
+        panic!("one operation: {document}")
+    };
+    operation
+}
+
+fn key_parameter(operation: &Value) -> Option<&Value> {
+    let is_header = |parameter: &&Value| parameter["in"] == "header";
+    operation["parameters"].as_array().and_then(|parameters| parameters.iter().find(is_header))
+}
+
+fn codes<'a>(operation: &'a Value, status: &str) -> Vec<&'a str> {
+    let content = &operation["responses"][status]["content"]["application/problem+json"]["schema"];
+    let codes = content["properties"]["code"]["enum"].as_array();
+    codes.into_iter().flatten().map(|code| code.as_str().expect("a word")).collect()
+}
+
+/// Whether all of `without` stands in `with`.
+fn keeps(with: &Value, without: &Value) -> bool {
+    match (with, without) {
+        (Value::Object(with), Value::Object(without)) => {
+            without.iter().all(|(name, value)| with.get(name).is_some_and(|with| keeps(with, value)))
+        }
+        (Value::Array(with), Value::Array(without)) => with.starts_with(without),
+        _ => with == without,
+    }
+}
+
+#[test]
+fn either_order_keeps_all_that_utoipa_documents() {
+    let without = documents!(bare::create_charge);
+    for (with, scope) in [(documents!(above::create_charge), "above"), (documents!(below::create_charge), "below")] {
+        for (with, without) in with.iter().zip(&without) {
+            assert!(keeps(with, without), "{scope}: {with:#}");
+            assert_eq!(with["components"], without["components"], "{scope}");
+            let (with, without) = (operation(with), operation(without));
+            for part in ["requestBody", "summary", "description", "operationId"] {
+                assert_eq!(with[part], without[part], "{scope}");
+            }
+            assert_eq!(with["responses"]["201"]["content"], without["responses"]["201"]["content"], "{scope}");
+            assert_eq!(with["responses"]["404"], without["responses"]["404"], "{scope}: it is not recorded");
+            assert_eq!(with["x-idempotency"]["scope"], scope);
+        }
+    }
+}
+
+/// Transfers money.
+#[utoipa::path(post, path = "/transfers", responses((status = 201)))]
+#[idempotent(scope = "transfers", isolation = "serializable")]
+async fn transfer(_tx: Tx<sqlx::Postgres>) -> StatusCode {
+    StatusCode::CREATED
+}
+
+#[test]
+fn handler_with_a_tx_documents_that_it_may_conflict() {
+    for document in documents!(transfer) {
+        assert_eq!(codes(operation(&document), "503"), ["store_unavailable", "transaction_conflict"]);
+    }
+}
+
+#[test]
+fn either_order_documents_header_refusals_replay_and_policy() {
+    for document in [documents!(above::create_charge), documents!(below::create_charge)].as_flattened() {
+        let operation = operation(document);
+        let parameter = key_parameter(operation).expect("a header");
+        assert_eq!(parameter["name"], "idempotency-key");
+        assert_eq!(parameter["required"], false);
+        assert_eq!(parameter["schema"]["maxLength"], 255);
+        assert_eq!(codes(operation, "400"), ["invalid_key"]);
+        assert_eq!(codes(operation, "409"), ["in_flight", "claim_lost", "response_not_recorded"]);
+        assert_eq!(codes(operation, "422"), ["key_reused", "other_credentials"]);
+        assert_eq!(codes(operation, "503"), ["store_unavailable"]);
+        let responses = &operation["responses"];
+        for (status, sends_it) in [("400", false), ("409", true), ("422", false), ("503", true)] {
+            assert_eq!(responses[status]["headers"]["Retry-After"].is_object(), sends_it, "{status}");
+        }
+        for (status, is_recorded) in [("201", true), ("404", false), ("409", false)] {
+            let header = &responses[status]["headers"]["idempotent-replayed"];
+            assert_eq!(header.is_object(), is_recorded, "{status}");
+        }
+        let policy = &operation["x-idempotency"];
+        assert_eq!(policy["ttl"], "24h");
+        assert_eq!(policy["ttl_seconds"], 86400);
+        assert_eq!(policy["statuses"], json!([201, 402]));
+    }
+}
+
+#[test]
+fn a_409_of_the_users_own_keeps_its_words_and_its_schema() {
+    for document in [documents!(above::create_charge), documents!(below::create_charge)].as_flattened() {
+        let conflict = &operation(document)["responses"]["409"];
+        assert_eq!(
+            conflict["description"],
+            operation(&documents!(bare::create_charge)[0])["responses"]["409"]["description"]
+        );
+        assert_eq!(conflict["content"]["application/json"]["schema"]["$ref"], "#/components/schemas/ApiError");
+    }
+}
+
+/// Requires its key, in a header of another name, and runs at most once.
+#[utoipa::path(put, path = "/refunds", responses((status = "2XX"), (status = "4XX", body = ApiError)))]
+#[idempotent(scope = "refunds", required, header = "X-Request-Id", after_crash = "refuse", ttl = "90s",
+    in_flight = wait("5s"), oversize = "rerun", cache = [200..=299])]
+async fn refund() -> StatusCode {
+    StatusCode::OK
+}
+
+#[test]
+fn a_required_key_in_another_header_is_documented_as_such() {
+    for document in documents!(refund) {
+        let operation = operation(&document);
+        let parameter = key_parameter(operation).expect("a header");
+        assert_eq!((&parameter["name"], &parameter["required"]), (&json!("x-request-id"), &json!(true)));
+        assert_eq!(codes(operation, "400"), ["missing_key", "invalid_key"]);
+        assert_eq!(codes(operation, "409"), ["in_flight", "not_recorded", "claim_lost", "outcome_unknown"]);
+        let policy = &operation["x-idempotency"];
+        assert_eq!((&policy["statuses"], &policy["ttl"]), (&json!(["2XX"]), &json!("1m30s")));
+        assert_eq!((&policy["in_flight"], &policy["after_crash"]), (&json!("wait 5s"), &json!("refuse")));
+        assert!(operation["responses"]["2XX"]["headers"]["idempotent-replayed"].is_object());
+    }
+}
+
+#[test]
+fn range_of_statuses_documented_by_the_user_covers_refusals() {
+    let [document, _] = documents!(refund);
+    for status in ["400", "409", "422"] {
+        let content = &operation(&document)["responses"][status]["content"];
+        assert_eq!(content["application/json"]["schema"]["$ref"], "#/components/schemas/ApiError", "{status}");
+    }
+    assert_eq!(operation(&document)["responses"]["503"]["content"]["application/json"], Value::Null);
+}
+
+/// Says all of it itself.
+#[utoipa::path(post, path = "/own",
+    params(("Idempotency-Key" = String, Header, description = "mine")),
+    responses(
+        (status = 200, headers(("Idempotent-Replayed" = bool, description = "mine"))),
+        (status = 503, description = "mine", content_type = "application/problem+json", body = ApiError),
+    ),
+    extensions(("x-idempotency" = json!("mine"))),
+)]
+#[idempotent(scope = "own")]
+async fn own_words() -> StatusCode {
+    StatusCode::OK
+}
+
+#[test]
+fn nothing_that_the_user_documented_is_replaced() {
+    for document in documents!(own_words) {
+        let operation = operation(&document);
+        assert_eq!(operation["parameters"].as_array().map(Vec::len), Some(1));
+        assert_eq!(key_parameter(operation).expect("a header")["description"], "mine");
+        let responses = &operation["responses"];
+        assert_eq!(responses["200"]["headers"].as_object().map(serde_json::Map::len), Some(1));
+        assert_eq!(responses["503"]["description"], "mine");
+        let problem = &responses["503"]["content"]["application/problem+json"];
+        assert_eq!(problem["schema"]["$ref"], "#/components/schemas/ApiError");
+        assert_eq!(operation["x-idempotency"], "mine");
+    }
+}
+
+/// The key is in the body.
+#[utoipa::path(post, path = "/events", responses((status = 204)))]
+#[idempotent(scope = "events", key = event.to_string(), fingerprint = none, caller = "network", invalid_key = "ignore")]
+async fn event(Json(event): Json<u64>) -> StatusCode {
+    let _ = event;
+    StatusCode::NO_CONTENT
+}
+
+#[test]
+fn key_from_the_arguments_documents_no_header() {
+    for document in documents!(event) {
+        let operation = operation(&document);
+        assert_eq!(key_parameter(operation), None);
+        assert_eq!(operation["x-idempotency"]["header"], Value::Null);
+        assert_eq!(operation["responses"]["400"], Value::Null, "a malformed key counts as none");
+        assert_eq!(operation["responses"]["422"], Value::Null, "there is nothing that a reused key must repeat");
+    }
+}
+
+#[utoipa::path(get, path = "/charges", tag = "money", responses((status = 200)))]
+#[idempotent(scope = "listed")]
+async fn list() -> StatusCode {
+    StatusCode::OK
+}
+
+#[utoipa::path(method(get, post), path = "/search", responses((status = 200)))]
+#[idempotent(scope = "searched", required)]
+async fn search() -> StatusCode {
+    StatusCode::OK
+}
+
+#[test]
+fn methods_that_are_not_guarded_are_documented_as_they_are() {
+    assert_eq!(documents!(list), documents!(bare::list), "the policy leaves GET alone");
+    let document =
+        serde_json::to_value(OpenApiRouter::<()>::new().routes(routes!(search)).into_openapi()).expect("JSON");
+    for method in ["get", "post"] {
+        let parameter = key_parameter(&document["paths"]["/search"][method]).expect("a header");
+        assert_eq!(parameter["required"], false, "GET needs none");
+    }
+}
+
+/// `debug_handler` emits its function twice, wherever it stands.
+mod checked {
+    use super::*;
+
+    #[axum::debug_handler]
+    #[utoipa::path(post, path = "/one", responses((status = 200)))]
+    #[idempotent(scope = "one")]
+    pub(super) async fn one(Json(order): Json<u64>) -> StatusCode {
+        let _ = order;
+        StatusCode::OK
+    }
+
+    #[axum::debug_handler]
+    #[idempotent(scope = "two")]
+    #[utoipa::path(post, path = "/two", responses((status = 200)))]
+    pub(super) async fn two(Json(order): Json<u64>) -> StatusCode {
+        let _ = order;
+        StatusCode::OK
+    }
+
+    #[utoipa::path(post, path = "/three", responses((status = 200)))]
+    #[idempotent(scope = "three")]
+    #[axum::debug_handler]
+    pub(super) async fn three(Json(order): Json<u64>) -> StatusCode {
+        let _ = order;
+        StatusCode::OK
+    }
+
+    #[idempotent(scope = "four")]
+    #[axum::debug_handler]
+    #[utoipa::path(post, path = "/four", responses((status = 200)))]
+    pub(super) async fn four(Json(order): Json<u64>) -> StatusCode {
+        let _ = order;
+        StatusCode::OK
+    }
+}
+
+#[test]
+fn handlers_under_a_check_document_themselves_too() {
+    let [one, _] = documents!(checked::one);
+    let [two, _] = documents!(checked::two);
+    let [three, _] = documents!(checked::three);
+    let [four, _] = documents!(checked::four);
+    let scopes = [one, two, three, four].map(|document| operation(&document)["x-idempotency"]["scope"].clone());
+    assert_eq!(scopes, ["one", "two", "three", "four"]);
+}
+
+/// Two modules with a handler of one name, one of them not annotated.
+mod emitted {
+    use super::*;
+
+    macro_rules! handlers {
+        ($($module:ident $scope:literal)*) => {
+            $(pub(super) mod $module {
+                use super::*;
+
+                #[utoipa::path(post, path = "/emitted", responses((status = 200)))]
+                #[idempotent(scope = $scope)]
+                pub(crate) async fn create() -> StatusCode {
+                    StatusCode::OK
+                }
+            })*
+        };
+    }
+    handlers!(first "first");
+    handlers!(second "second");
+
+    pub(super) mod third {
+        use super::*;
+
+        #[utoipa::path(post, path = "/emitted", responses((status = 200)))]
+        pub(crate) async fn create() -> StatusCode {
+            StatusCode::OK
+        }
+    }
+}
+
+#[test]
+fn handlers_of_one_name_document_themselves_each() {
+    let documents =
+        [documents!(emitted::first::create), documents!(emitted::second::create), documents!(emitted::third::create)];
+    let scopes = documents.each_ref().map(|[document, _]| &operation(document)["x-idempotency"]["scope"]);
+    assert_eq!(scopes, [&json!("first"), &json!("second"), &Value::Null]);
+}
+
+mod raw {
+    pub(super) mod r#type {
+        use super::super::*;
+
+        #[utoipa::path(post, path = "/raw", responses((status = 200)))]
+        #[idempotent(scope = "raw")]
+        pub(crate) async fn r#match() -> StatusCode {
+            StatusCode::OK
+        }
+    }
+}
+
+#[test]
+fn a_handler_whose_name_is_a_keyword_documents_itself() {
+    let operation = serde_json::to_value(raw::r#type::__path_match::operation()).expect("JSON");
+    assert_eq!(operation["x-idempotency"]["scope"], "raw");
+    let _: axum::Router = axum::Router::new().route("/raw", axum::routing::post(raw::r#type::r#match));
+}
+
+/// A handler without a document, in a module where the name of another one's is in sight.
+mod in_sight {
+    use super::emitted::third::*;
+    use super::*;
+
+    #[idempotent(scope = "fourth")]
+    pub(super) async fn create() -> StatusCode {
+        StatusCode::OK
+    }
+}
+
+#[test]
+fn no_handler_speaks_for_another_one_of_its_name() {
+    let _: axum::Router = axum::Router::new().route("/", axum::routing::post(in_sight::create));
+    for document in documents!(emitted::third::create) {
+        assert_eq!(operation(&document)["x-idempotency"], Value::Null);
+    }
+}

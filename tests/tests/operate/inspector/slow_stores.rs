@@ -1,0 +1,108 @@
+//! A store that does not answer, or not all of the time.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use idempotent_runtime::inspector::{self, Inspector};
+use idempotent_runtime::store::{
+    Claim, ClaimRequest, Cursor, Entry, Held, MemoryStore, Page, PostgresStore, Store, StoreError, Token,
+};
+use idempotent_runtime::{Record, RecordKey, Registry};
+use serde_json::Value;
+use sqlx::postgres::PgPoolOptions;
+use tower::ServiceExt as _;
+
+use crate::inspector::shop::{Shop, leave_behind};
+
+#[tokio::test]
+async fn a_store_that_is_away_is_told() {
+    // Nobody listens on port 1.
+    let options = PgPoolOptions::new().acquire_timeout(Duration::from_millis(50));
+    let away = options.connect_lazy("postgres://nobody@127.0.0.1:1/nothing").expect("a well-formed URL");
+    let registry = Registry::new(PostgresStore::new(away));
+    let shop = Shop::open(&registry, Inspector::new(&registry)).await;
+    let answer = shop.get("/api/summary").await;
+    assert_eq!((answer.status, answer.refusal().as_str()), (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"));
+    let page = shop.get("").await;
+    assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(page.text().contains("the store is unavailable"), "{}", page.text());
+}
+
+/// Lists one entry at a time, so many of them, and then nothing any more.
+struct Tiring {
+    store: MemoryStore,
+    lists: usize,
+}
+
+impl Store for Tiring {
+    async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
+        self.store.claim(key, request).await
+    }
+
+    async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
+        self.store.renew(key, token, lease).await
+    }
+
+    async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
+        self.store.complete(key, token, record, ttl).await
+    }
+
+    async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
+        self.store.release(key, token).await
+    }
+
+    async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
+        self.store.get(key).await
+    }
+
+    async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
+        self.store.purge(key).await
+    }
+
+    async fn sweep(&self) -> Result<usize, StoreError> {
+        self.store.sweep().await
+    }
+
+    async fn list(&self, cursor: Option<Cursor>, _: usize) -> Result<Page, StoreError> {
+        let (listed, place) = match &cursor {
+            None => (0, None),
+            Some(Cursor(text)) => {
+                let (listed, place) = text.split_once(' ').expect("its own cursor");
+                (listed.parse().expect("its own cursor"), Some(Cursor(place.to_owned())))
+            }
+        };
+        if listed == self.lists {
+            std::future::pending::<()>().await;
+        }
+        let mut page = self.store.list(place, 1).await?;
+        page.next = page.next.map(|Cursor(place)| Cursor(format!("{} {place}", listed + 1)));
+        Ok(page)
+    }
+}
+
+async fn summary_of_a_store_that_lists(lists: usize) -> (StatusCode, Value) {
+    let store = MemoryStore::new();
+    for number in 0..3 {
+        leave_behind(&store, &RecordKey::new("payouts", None, &number.to_string())).await;
+    }
+    let registry = Registry::new(Tiring { store, lists });
+    let app: Router = Router::new().nest("/ops", inspector::router(&registry));
+    let request = Request::get("/ops/api/summary").body(Body::empty()).expect("the parts are valid");
+    let response = app.oneshot(request).await.expect("a router answers");
+    let status = response.status();
+    let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.expect("the body is there");
+    (status, serde_json::from_slice(&body).expect("JSON"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_store_lists_in_time_is_told_as_a_part() {
+    let (status, part) = summary_of_a_store_that_lists(2).await;
+    assert_eq!((status, &part["scanned"], &part["complete"]), (StatusCode::OK, &2.into(), &false.into()), "{part}");
+    let (status, whole) = summary_of_a_store_that_lists(3).await;
+    assert_eq!((status, &whole["scanned"], &whole["complete"]), (StatusCode::OK, &3.into(), &true.into()), "{whole}");
+    let (status, nothing) = summary_of_a_store_that_lists(0).await;
+    assert_eq!((status, &nothing["code"]), (StatusCode::SERVICE_UNAVAILABLE, &"store_unavailable".into()));
+    assert!(nothing["detail"].as_str().is_some_and(|detail| detail.contains("10s")), "{nothing}");
+}

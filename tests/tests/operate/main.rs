@@ -1,0 +1,10 @@
+//! What operators look at and rely on: the inspector, the documents, and a load that leaves nothing behind.
+
+mod documents;
+mod inspector;
+mod soak;
+
+#[test]
+fn handlers_of_this_program_have_different_scopes() {
+    idempotent_tests::assert_different_scopes();
+}

@@ -1,0 +1,9 @@
+//! The installed registry: which requests find it, and what it changes in the document.
+
+mod openapi;
+mod registry;
+
+#[test]
+fn handlers_of_this_program_have_different_scopes() {
+    idempotent_tests::assert_different_scopes();
+}

@@ -1,0 +1,116 @@
+//! Which registry and store a request finds, and how refusals are rendered.
+//!
+//! The installed registry is one for the process, so everything about it stands in one test.
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::post;
+use idempotent_runtime::store::MemoryStore;
+use idempotent_runtime::{InstallError, Registry, idempotent, install};
+use idempotent_tests::{Logs, Runs, Server, answer};
+
+#[idempotent(scope = "default-store")]
+async fn in_the_default_store(State(runs): State<Runs>) -> String {
+    format!("charge {}", runs.run().await)
+}
+
+#[idempotent(scope = "named-store", store = "payments")]
+async fn in_a_named_store(State(runs): State<Runs>) -> String {
+    format!("charge {}", runs.run().await)
+}
+
+#[idempotent(scope = "with-a-caller", caller = 1)]
+async fn with_a_caller() {}
+
+fn router(runs: &Runs) -> Router {
+    Router::new()
+        .route("/default", post(in_the_default_store))
+        .route("/named", post(in_a_named_store))
+        .route("/with-a-caller", post(with_a_caller))
+        .with_state(runs.clone())
+}
+
+#[tokio::test]
+async fn installed_registry_serves_routers_without_their_own() {
+    let runs = Runs::free();
+    let server = Server::start(router(&runs)).await;
+    let logs = Logs::collect();
+
+    // Nothing is installed.
+    assert!(Registry::installed().is_none());
+    for path in ["/default", "/named"] {
+        let answer = server.post_with_key(path, "k").await;
+        assert_eq!((answer.status, answer.refusal().as_str()), (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"));
+        assert!(answer.headers.contains_key("retry-after"));
+    }
+    assert_eq!(runs.started(), 0);
+    let errors = logs.of_level("ERROR").join("\n");
+    assert!(errors.contains("idempotent_runtime::install(store)"), "the log says what to call: {errors}");
+    assert_eq!(answer(server.post("/default")).await.text(), "charge 1", "without a key nothing is asked");
+
+    // A store that a handler names is missing.
+    let error = install(MemoryStore::new()).expect_err("no store named payments");
+    let InstallError::UnknownStore { name, handler, .. } = &error else { panic!("{error}") };
+    assert_eq!((*name, handler.scope()), ("payments", "named-store"));
+    let message = error.to_string();
+    for part in ["in_a_named_store", "registry.rs", "\"payments\"", &format!(":{}", handler.line())] {
+        assert!(message.contains(part), "{part} in {message}");
+    }
+    assert!(Registry::installed().is_none());
+
+    // It is there.
+    let payments = MemoryStore::new();
+    let installed = Registry::builder(MemoryStore::new()).store("payments", payments.clone()).build().install();
+    assert!(installed.is_ok(), "{installed:?}");
+    let warnings = logs.of_level("WARN");
+    let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+    for handler in ["registry::in_the_default_store", "registry::in_a_named_store", "caller"] {
+        assert!(warning.contains(handler), "{handler} in {warning}");
+    }
+    assert!(!warning.contains("with_a_caller"), "{warning}");
+    assert!(!server.post_with_key("/named", "k").await.is_replay());
+    assert!(server.post_with_key("/named", "k").await.is_replay());
+    assert_eq!(payments.len(), 1);
+    assert!(!server.post_with_key("/default", "k").await.is_replay());
+    assert!(server.post_with_key("/default", "k").await.is_replay());
+    assert_eq!(payments.len(), 1, "the default store is another one");
+
+    // A second one is an error.
+    let again = Registry::builder(MemoryStore::new()).store("payments", MemoryStore::new()).build().install();
+    assert!(matches!(again, Err(InstallError::AlreadyInstalled)), "{again:?}");
+
+    // A layer goes before the installed one.
+    let own = MemoryStore::new();
+    let layered = Server::start(router(&runs).layer(Registry::new(own.clone()).layer())).await;
+    assert!(!layered.post_with_key("/default", "k").await.is_replay());
+    assert_eq!(own.len(), 1);
+
+    // A layered registry without the named store is a refusal that the log explains.
+    let answer = layered.post_with_key("/named", "k").await;
+    assert_eq!(answer.refusal(), "store_unavailable");
+    assert!(logs.of_level("ERROR").join("\n").contains("no registry with this store"));
+}
+
+#[tokio::test]
+async fn refusals_are_rendered_as_the_registry_says() {
+    let runs = Runs::free();
+    let registry = Registry::builder(MemoryStore::new())
+        .render_refusals(|refusal| {
+            let body = format!("{{\"error\":{:?}}}", refusal.code());
+            (StatusCode::IM_A_TEAPOT, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+        })
+        .build();
+    let server = Server::start(router(&runs).layer(registry.layer())).await;
+    let refused = server.post_with_key("/default", "a,b").await;
+    assert_eq!((refused.status, refused.text()), (StatusCode::IM_A_TEAPOT, "{\"error\":\"invalid_key\"}"));
+}
+
+#[test]
+#[should_panic(expected = "already has a store named \"payments\"")]
+fn two_stores_of_one_name_are_a_mistake() {
+    let _ = Registry::builder(MemoryStore::new())
+        .store("payments", MemoryStore::new())
+        .store("payments", MemoryStore::new());
+}

@@ -1,0 +1,260 @@
+//! What is bounded, and by what: durations and sizes of any length, calls that wait for a store, claims that are given back.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::routing::post;
+use futures_util::future::join_all;
+use idempotent_runtime::store::{PostgresStore, SqliteStore, Store};
+use idempotent_runtime::{IdempotencyLayer, InFlight, Policy, Registry, RegistryBuilder, idempotent};
+use idempotent_tests::postgres::PostgresServer;
+use idempotent_tests::sqlite::SqliteFile;
+use idempotent_tests::{Fault, FaultyStore, Logs, PATIENCE, Runs, Server, answer, eventually};
+use sqlx::Connection as _;
+use tower::ServiceExt;
+
+#[idempotent(scope = "limits-charges")]
+async fn create_charge(State(runs): State<Runs>) -> (StatusCode, String) {
+    (StatusCode::CREATED, format!("charge {}", runs.run().await))
+}
+
+#[idempotent(scope = "refuses", after_crash = "refuse")]
+async fn refuses_after_crash(State(runs): State<Runs>) -> (StatusCode, String) {
+    (StatusCode::CREATED, format!("charge {}", runs.run().await))
+}
+
+async fn plain(State(runs): State<Runs>) -> (StatusCode, String) {
+    (StatusCode::CREATED, format!("charge {}", runs.run().await))
+}
+
+fn app(runs: &Runs, registry: &Registry) -> Router {
+    Router::new()
+        .route("/charges", post(create_charge))
+        .route("/refuses", post(refuses_after_crash))
+        .with_state(runs.clone())
+        .layer(registry.layer())
+}
+
+fn layered(runs: &Runs, policy: Policy, registry: Registry) -> Router {
+    let layer = IdempotencyLayer::new(policy).with_registry(registry);
+    Router::new().route("/", post(plain)).with_state(runs.clone()).layer(layer)
+}
+
+/// The largest number that each of them takes.
+fn boundless(registry: RegistryBuilder) -> Registry {
+    let registry = registry.store_timeout(Duration::MAX).near_cache(usize::MAX, Duration::MAX);
+    registry.max_in_flight_per_caller(usize::MAX).build()
+}
+
+const HUNDRED_YEARS: Duration = Duration::from_hours(100 * 8766);
+
+#[tokio::test]
+async fn a_store_timeout_without_end_runs_each_key_once() {
+    let (runs, store) = (Runs::free(), FaultyStore::new());
+    let registry = boundless(Registry::builder(store));
+    let server = Server::start(app(&runs, &registry)).await;
+    assert_eq!(server.post_with_key("/charges", "k").await.text(), "charge 1");
+    for _ in 0..2 {
+        let retry = server.post_with_key("/charges", "k").await;
+        assert_eq!((retry.text(), retry.is_replay()), ("charge 1", true));
+    }
+    assert_eq!((registry.drain(Duration::MAX).await, runs.started()), (0, 1));
+}
+
+#[tokio::test]
+async fn a_wait_without_end_gets_the_response() {
+    let (runs, store) = (Runs::held(), FaultyStore::new());
+    let policy = Policy::builder("api").in_flight(InFlight::Wait(Duration::MAX)).max_body(usize::MAX);
+    let policy = policy.ttl(HUNDRED_YEARS).lease(HUNDRED_YEARS).build().expect("it is valid");
+    let server = Server::start(layered(&runs, policy, boundless(Registry::builder(store.clone())))).await;
+    let first = tokio::spawn(answer(server.post("/").header("idempotency-key", "k")));
+    runs.until_started(1).await;
+    let waiter = tokio::spawn(answer(server.post("/").header("idempotency-key", "k")));
+    eventually(async || store.claims(), |&claims| claims >= 2).await;
+    runs.let_finish(2);
+    assert_eq!(first.await.expect("the request runs").text(), "charge 1");
+    let waiter = waiter.await.expect("the request runs");
+    assert_eq!((waiter.text(), waiter.is_replay(), runs.started()), ("charge 1", true, 1));
+}
+
+#[tokio::test]
+async fn the_longest_ttl_and_lease_outlast_an_outage_at_recording() {
+    let (runs, store) = (Runs::free(), FaultyStore::new());
+    let policy = Policy::builder("api").ttl(HUNDRED_YEARS).lease(HUNDRED_YEARS).build().expect("it is valid");
+    let registry = Registry::builder(store.clone()).store_timeout(Duration::from_millis(50)).build();
+    let server = Server::start(layered(&runs, policy, registry.clone())).await;
+    store.on_complete(Fault::Unreachable);
+    assert_eq!(server.post_with_key("/", "k").await.text(), "charge 1");
+    store.on_complete(Fault::None);
+    assert_eq!(registry.drain(PATIENCE).await, 0);
+    let retry = server.post_with_key("/", "k").await;
+    assert_eq!((retry.text(), retry.is_replay(), runs.started()), ("charge 1", true, 1));
+}
+
+#[test]
+fn durations_over_a_century_are_invalid_policies() {
+    let wrong = Policy::builder("api").ttl(Duration::MAX).lease(Duration::MAX).build();
+    let mistakes: Vec<String> = wrong.expect_err("both are too long").mistakes().map(ToOwned::to_owned).collect();
+    assert_eq!(
+        mistakes,
+        [
+            "`ttl` must be at most 100years; write `.ttl(Duration::from_hours(24))`",
+            "`lease` must be at most 100years; write `.lease(Duration::from_secs(30))`",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn stores_take_intervals_without_end() {
+    let (runs, file) = (Runs::free(), SqliteFile::new());
+    let store = SqliteStore::builder(file.path()).sweep_every(Duration::MAX).busy_timeout(Duration::MAX);
+    let store = store.max_bytes(u64::MAX).open().await.expect("the store opens");
+    let sqlite = Server::start(app(&runs, &Registry::new(store))).await;
+    assert_eq!(sqlite.post_with_key("/charges", "k").await.text(), "charge 1");
+    assert!(sqlite.post_with_key("/charges", "k").await.is_replay());
+
+    let pool = PostgresServer::shared().await.database().await.pool(2).await;
+    let store = PostgresStore::builder(pool).sweep_every(Duration::MAX).build();
+    store.migrate().await.expect("the tables are made");
+    let postgres = Server::start(app(&runs, &Registry::new(store))).await;
+    assert_eq!(postgres.post_with_key("/charges", "k").await.text(), "charge 2");
+    assert!(postgres.post_with_key("/charges", "k").await.is_replay());
+}
+
+#[tokio::test]
+async fn a_drain_waits_until_a_lost_claim_is_given_back() {
+    let (runs, store) = (Runs::free(), FaultyStore::new());
+    let registry = Registry::builder(store.clone()).store_timeout(Duration::from_millis(50)).build();
+    let server = Server::start(app(&runs, &registry)).await;
+    store.on_claim(Fault::AnswerIsLost);
+    store.on_release(Fault::Unreachable);
+    assert_eq!(server.post_with_key("/refuses", "k").await.refusal(), "store_unavailable");
+    let logs = Logs::collect();
+    assert_eq!(registry.drain(Duration::from_millis(50)).await, 0, "no handler runs");
+    assert!(logs.of_level("WARN").iter().any(|line| line.contains("given back")), "{}", logs.text());
+    store.on_claim(Fault::None);
+    store.on_release(Fault::None);
+    assert_eq!(registry.drain(PATIENCE).await, 0);
+    assert!(store.inner().is_empty(), "the release has reached the store");
+    let next_process = Server::start(app(&runs, &Registry::new(store))).await;
+    assert_eq!(next_process.post_with_key("/refuses", "k").await.text(), "charge 1");
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_a_claim_that_arrives_late() {
+    let (runs, store) = (Runs::free(), FaultyStore::new());
+    let registry = Registry::builder(store.clone()).store_timeout(Duration::from_millis(50)).build();
+    let server = Server::start(app(&runs, &registry)).await;
+    store.on_claim(Fault::ArrivesLate);
+    assert_eq!(server.post_with_key("/refuses", "k").await.refusal(), "store_unavailable");
+    eventually(async || store.ends(), |&tried| tried >= 1).await;
+    let draining = tokio::spawn(async move { registry.drain(PATIENCE).await });
+    store.let_through();
+    assert_eq!(draining.await.expect("the drain ends"), 0);
+    assert!(store.inner().is_empty(), "it was given back after it had arrived");
+}
+
+#[tokio::test]
+async fn rejected_requests_of_one_caller_leave_no_tasks() {
+    let (runs, store) = (Runs::free(), FaultyStore::new());
+    let registry = Registry::builder(store.clone()).store_timeout(Duration::from_millis(5));
+    let registry = registry.max_in_flight_per_caller(2).build();
+    let app = app(&runs, &registry);
+    store.on_claim(Fault::AnswerIsLost);
+    store.on_renew(Fault::Hangs);
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    for pair in 0..150 {
+        let send = |number: usize| {
+            let request = Request::post("/charges").header("idempotency-key", format!("{pair}-{number}"));
+            app.clone().oneshot(request.body(Body::empty()).expect("a well-formed request"))
+        };
+        for answer in join_all([send(0), send(1)]).await {
+            assert_eq!(answer.expect("infallible").status(), StatusCode::SERVICE_UNAVAILABLE);
+        }
+    }
+    let left = tasks() - before;
+    assert!(left <= 2, "{left} tasks are alive");
+}
+
+#[tokio::test]
+async fn a_claim_that_waited_for_a_connection_is_not_given_back() {
+    let database = PostgresServer::shared().await.database().await;
+    let store = PostgresStore::new(database.pool(1).await);
+    store.migrate().await.expect("the tables are made");
+    let mut other = sqlx::PgConnection::connect(&database.url()).await.expect("the server answers");
+    sqlx::raw_sql("BEGIN; LOCK TABLE idempotency.records").execute(&mut other).await.expect("it is locked");
+    let (runs, store) = (Runs::free(), FaultyStore::around(store));
+    // The one that has the connection waits for the lock; the others for the connection.
+    let ends = given_back_after_twenty(&runs, &store).await;
+    assert!((1..=2).contains(&ends), "{ends} were given back");
+}
+
+#[tokio::test]
+async fn a_claim_that_waited_for_the_writer_is_not_given_back() {
+    let (runs, file) = (Runs::free(), SqliteFile::new());
+    let store = FaultyStore::around(SqliteStore::open(file.path()).await.expect("the store opens"));
+    let mut other = file.connect().await;
+    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.expect("it is locked");
+    assert_eq!(given_back_after_twenty(&runs, &store).await, 0);
+    sqlx::raw_sql("ROLLBACK").execute(&mut other).await.expect("it is free");
+    assert_eq!(store.inner().list(None, 100).await.expect("it answers").entries, [], "none was claimed later");
+}
+
+/// How many of twenty claims are given back that do not come through.
+async fn given_back_after_twenty<S: Store>(runs: &Runs, store: &FaultyStore<S>) -> usize {
+    let registry = Registry::builder(store.clone()).store_timeout(Duration::from_millis(200)).build();
+    let server = Server::start(app(runs, &registry)).await;
+    let keys: Vec<String> = (0..20).map(|number| format!("k{number}")).collect();
+    for answer in join_all(keys.iter().map(|key| server.post_with_key("/charges", key))).await {
+        assert_eq!(answer.refusal(), "store_unavailable");
+    }
+    // What is given back at all is tried at once.
+    let _ = registry.drain(Duration::from_millis(20)).await;
+    store.ends()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_overload_costs_what_it_serves_and_is_refused_early() {
+    let database = PostgresServer::shared().await.database().await;
+    let store = PostgresStore::new(database.pool(2).await);
+    store.migrate().await.expect("the tables are made");
+    // Each claim takes 20 ms: 100 a second, 50 within the limit.
+    let slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.02); RETURN NEW; END $$;
+                CREATE TRIGGER slow BEFORE INSERT ON idempotency.records FOR EACH ROW EXECUTE FUNCTION slow()";
+    sqlx::raw_sql(slow).execute(store.pool()).await.expect("it is made");
+    let (runs, store) = (Runs::free(), FaultyStore::around(store));
+    let registry = Registry::builder(store.clone()).store_timeout(Duration::from_millis(500)).build();
+    let app = app(&runs, &registry);
+    let burst = |name: &'static str| {
+        let send = |number: usize| {
+            let request = Request::post("/charges").header("idempotency-key", format!("{name}-{number}"));
+            let answer = app.clone().oneshot(request.body(Body::empty()).expect("a well-formed request"));
+            async move {
+                let begun = std::time::Instant::now();
+                let status = answer.await.expect("infallible").status();
+                (status, begun.elapsed())
+            }
+        };
+        join_all((0..1000).map(send).collect::<Vec<_>>())
+    };
+    // The first burst teaches how fast the store is.
+    burst("first").await;
+    let second = burst("second").await;
+    let done = second.iter().filter(|(status, _)| *status == StatusCode::CREATED).count();
+    let mut refused: Vec<Duration> = second
+        .iter()
+        .filter(|(status, _)| *status == StatusCode::SERVICE_UNAVAILABLE)
+        .map(|(_, after)| *after)
+        .collect();
+    refused.sort_unstable();
+    assert!(done > 0, "it serves what it can");
+    assert!(refused.len() > 500, "{} refused", refused.len());
+    let median = refused[refused.len() / 2];
+    assert!(median < Duration::from_millis(250), "half of them are refused early: {median:?}");
+    let ends = store.ends();
+    assert!(ends <= 16, "{ends} claims were given back");
+}

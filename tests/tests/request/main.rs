@@ -1,0 +1,28 @@
+//! A request with a key: whose key it is, what a retry must repeat, what it gets, and which handlers there may be.
+//!
+//! The program runs `layer` too.
+
+mod crowding;
+mod drop_order;
+mod fingerprints;
+pub mod handlers;
+mod idempotency;
+mod identities;
+mod in_flight;
+mod keys;
+#[path = "../layer/mod.rs"]
+mod layer;
+mod limits;
+mod policy_expressions;
+mod raw_requests;
+mod recording;
+mod rustango;
+mod security;
+mod stripe_refusals;
+mod testing;
+mod webhooks;
+
+#[test]
+fn handlers_of_this_program_have_different_scopes() {
+    idempotent_tests::assert_different_scopes();
+}

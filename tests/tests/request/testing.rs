@@ -1,0 +1,265 @@
+//! The tools of the feature `testing`: what they count, seed, break and leave bare.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::State;
+use axum::http::{Request, StatusCode};
+use axum::response::Response;
+use axum::routing::{any, post};
+use idempotent_runtime::store::{MemoryStore, SqliteStore};
+use idempotent_runtime::testing::{self, Fault, TestRegistry, assert_not_replayed, assert_replayed, idempotency};
+use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, RecordKey, Refusal, Registry, Tx, idempotent};
+use idempotent_tests::{Logs, PATIENCE, Runs, Server, take_over};
+use sqlx::Sqlite;
+use tokio::time::{Instant, advance, timeout};
+use tower::ServiceExt;
+
+#[idempotent(scope = "charges", cache = [201], in_flight = wait("1m"))]
+async fn charge(State(runs): State<Runs>, idempotency: Idempotency, _: String) -> (StatusCode, String) {
+    let run = runs.run().await;
+    let key = idempotency.key().unwrap_or("none").to_owned();
+    (StatusCode::CREATED, format!("charge {run} of {key}, attempt {}", idempotency.attempt()))
+}
+
+#[idempotent(scope = "refunds", required, caller = "alice")]
+async fn refund(State(runs): State<Runs>) -> String {
+    format!("refund {}", runs.run().await)
+}
+
+#[idempotent(scope = "transfers")]
+async fn transfer(State(runs): State<Runs>, _tx: Tx<Sqlite>) -> String {
+    format!("transfer {}", runs.run().await)
+}
+
+fn app(runs: &Runs, registry: &Registry) -> Router {
+    Router::new()
+        .route("/charges", any(charge))
+        .route("/refunds", post(refund))
+        .route("/transfers", post(transfer))
+        .with_state(runs.clone())
+        .layer(registry.layer())
+}
+
+async fn send(app: &Router, method: &str, path: &str, key: Option<&str>, body: &'static str) -> Response {
+    let mut request = Request::builder().method(method).uri(path);
+    if let Some(key) = key {
+        request = request.header("idempotency-key", key);
+    }
+    app.clone().oneshot(request.body(Body::from(body)).expect("a request")).await.expect("a router answers")
+}
+
+async fn post_to(app: &Router, path: &str, key: &str) -> Response {
+    send(app, "POST", path, Some(key), "").await
+}
+
+async fn text(response: Response) -> String {
+    let body = to_bytes(response.into_body(), usize::MAX).await.expect("a whole body");
+    String::from_utf8(body.to_vec()).expect("text")
+}
+
+#[tokio::test]
+async fn executions_replays_refusals_count_by_scope_and_registry() {
+    let (runs, registry, other) = (Runs::free(), testing::registry(), testing::registry());
+    let (app, other_app) = (app(&runs, &registry), app(&runs, &other));
+    for _ in 0..3 {
+        post_to(&app, "/charges", "k").await;
+    }
+    send(&app, "POST", "/charges", Some("k"), "another body").await;
+    send(&app, "POST", "/charges", None, "").await;
+    send(&app, "GET", "/charges", Some("k"), "").await;
+    send(&app, "POST", "/refunds", None, "").await;
+    post_to(&other_app, "/charges", "k").await;
+    assert_eq!((registry.executions("charges"), registry.replays("charges")), (3, 2));
+    assert_eq!((registry.refusals("charges", "key_reused"), registry.refusals("charges", "missing_key")), (1, 0));
+    assert_eq!((registry.refusals("refunds", "missing_key"), registry.executions("refunds")), (1, 0));
+    assert_eq!((other.executions("charges"), other.replays("charges")), (1, 0));
+    assert_eq!(runs.started(), 4);
+}
+
+#[tokio::test]
+async fn a_handler_under_a_layer_of_its_own_scope_is_one_execution() {
+    let (runs, registry) = (Runs::free(), testing::registry());
+    let policy = Policy::builder("charges").build().expect("the defaults are valid");
+    let layered = app(&runs, &registry).layer(IdempotencyLayer::new(policy).with_registry(Registry::clone(&registry)));
+    for _ in 1..=2 {
+        post_to(&layered, "/charges", "k").await;
+    }
+    assert_eq!((registry.executions("charges"), registry.replays("charges"), runs.started()), (1, 1, 1));
+}
+
+#[idempotent(scope = "steps")]
+async fn take_one_step_twice(idempotency: Idempotency) -> Result<String, Response> {
+    idempotency.step("reserve", || async { Ok::<_, Response>(1) }).await?;
+    let number: u32 = idempotency.step("reserve", || async { Ok::<_, Response>(2) }).await?;
+    Ok(number.to_string())
+}
+
+#[tokio::test]
+async fn the_refusal_of_a_step_is_counted_in_the_handlers_scope() {
+    let registry = testing::registry();
+    let app: Router = Router::new().route("/", post(take_one_step_twice)).layer(registry.layer());
+    assert_eq!(post_to(&app, "/", "k").await.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!((registry.executions("steps"), registry.refusals("steps", "step_failed")), (1, 1));
+}
+
+#[tokio::test]
+#[should_panic(expected = "a claim cannot be seeded under charges//k, where one stands")]
+async fn a_claim_is_not_seeded_where_something_stands() {
+    let registry = testing::registry();
+    post_to(&app(&Runs::free(), &registry), "/charges", "k").await;
+    let _claim = registry.seed_in_flight(RecordKey::new("charges", None, "k")).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "no refusal has the code \"inflight\"")]
+async fn a_code_that_is_none_is_no_zero() {
+    testing::registry().refusals("charges", "inflight");
+}
+
+#[tokio::test]
+async fn handler_that_lost_its_key_counts_as_run_and_refused() {
+    let (runs, registry) = (Runs::held(), testing::registry());
+    let app = app(&runs, &registry);
+    let first = tokio::spawn({
+        let app = app.clone();
+        async move { post_to(&app, "/charges", "k").await }
+    });
+    runs.until_started(1).await;
+    take_over(registry.store().inner(), &RecordKey::new("charges", None, "k")).await;
+    runs.let_finish(1);
+    assert_eq!(first.await.expect("it runs").status(), StatusCode::CONFLICT);
+    assert_eq!((registry.executions("charges"), registry.refusals("charges", "claim_lost")), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_seeded_claim_is_one_of_another_process() {
+    let (runs, registry) = (Runs::free(), testing::registry());
+    let app = app(&runs, &registry);
+    let key = |key| RecordKey::new("refunds", Some("alice"), key);
+
+    let released = registry.seed_in_flight(key("released")).await;
+    let (completed, crashed) =
+        (registry.seed_in_flight(key("completed")).await, registry.seed_in_flight(key("crashed")).await);
+    for key in ["released", "completed", "crashed"] {
+        assert_eq!(post_to(&app, "/refunds", key).await.status(), StatusCode::CONFLICT);
+        let another = send(&app, "POST", "/refunds", Some(key), "another body").await;
+        assert_eq!(another.status(), StatusCode::UNPROCESSABLE_ENTITY, "it is a claim for the first request");
+    }
+    advance(Duration::from_hours(1)).await;
+    assert_eq!(post_to(&app, "/refunds", "released").await.status(), StatusCode::CONFLICT, "it is renewed over there");
+
+    released.release().await.expect("the store answers");
+    assert_eq!(text(post_to(&app, "/refunds", "released").await).await, "refund 1");
+    completed.complete((StatusCode::OK, [("x-from", "afar")], "refunded")).await.expect("the store answers");
+    let replayed = post_to(&app, "/refunds", "completed").await;
+    assert_replayed(replayed.headers());
+    assert_eq!(replayed.headers()["x-from"], "afar");
+    assert_eq!(text(replayed).await, "refunded");
+    crashed.crash().await.expect("the store answers");
+    assert_eq!(text(post_to(&app, "/refunds", "crashed").await).await, "refund 2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_seeded_claim_may_end_before_anybody_asks() {
+    let (runs, registry) = (Runs::free(), testing::registry());
+    let app = app(&runs, &registry);
+    let seed = async |key| registry.seed_in_flight(RecordKey::new("charges", None, key)).await;
+    seed("released").await.release().await.expect("the store answers");
+    seed("completed").await.complete((StatusCode::CREATED, "afar")).await.expect("the store answers");
+    seed("crashed").await.crash().await.expect("the store answers");
+    assert_eq!(text(post_to(&app, "/charges", "released").await).await, "charge 1 of released, attempt 1");
+    assert_eq!(text(post_to(&app, "/charges", "completed").await).await, "afar");
+    assert_eq!(text(post_to(&app, "/charges", "crashed").await).await, "charge 2 of crashed, attempt 2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_seeded_claim_gets_its_response_in_no_time() {
+    let registry = testing::registry();
+    let app = app(&Runs::free(), &registry);
+    let claim = registry.seed_in_flight(RecordKey::new("charges", None, "k")).await;
+    let begun = Instant::now();
+    let (waiter, ()) = tokio::join!(post_to(&app, "/charges", "k"), async {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        claim.complete((StatusCode::CREATED, "afar")).await.expect("the store answers");
+    });
+    assert_eq!(text(waiter).await, "afar");
+    assert!((30..31).contains(&begun.elapsed().as_secs()), "of the paused clock: {:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_of_ones_own_fails_and_stalls_on_command() {
+    let runs = Runs::free();
+    let registry =
+        TestRegistry::with_options(MemoryStore::new(), |builder| builder.store_timeout(Duration::from_mins(1)));
+    let app = app(&runs, &registry);
+    registry.store().on_claim(Fault::Hangs);
+    let begun = Instant::now();
+    assert_eq!(post_to(&app, "/charges", "k").await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(begun.elapsed(), Duration::from_mins(1), "of the paused clock");
+    registry.store().on_claim(Fault::None);
+    registry.store().on_complete(Fault::Unreachable);
+    assert_eq!(text(post_to(&app, "/charges", "k2").await).await, "charge 1 of k2, attempt 1");
+    registry.store().on_complete(Fault::None);
+    assert_eq!(registry.drain(PATIENCE).await, 0, "it was tried until it was recorded");
+    assert_replayed(post_to(&app, "/charges", "k2").await.headers());
+    assert_eq!(registry.executions("charges"), 1);
+}
+
+#[tokio::test]
+async fn transactions_are_those_of_the_store_behind_the_line() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let sqlite = SqliteStore::open(folder.path().join("idempotency.db")).await.expect("the store opens");
+    let registry = TestRegistry::over(sqlite);
+    let app = app(&Runs::free(), &registry);
+    for _ in 0..2 {
+        assert_eq!(text(post_to(&app, "/transfers", "k").await).await, "transfer 1");
+    }
+    assert_eq!((registry.executions("transfers"), registry.replays("transfers")), (1, 1));
+}
+
+#[tokio::test]
+async fn a_disabled_registry_runs_handlers_bare_and_says_so() {
+    let logs = Logs::collect();
+    let (runs, registry) = (Runs::free(), Registry::disabled());
+    let warnings = logs.of_level("WARN");
+    assert!(warnings.len() == 1 && warnings[0].contains("every retry executes again"), "{warnings:?}");
+    let app = app(&runs, &registry);
+    for run in 1..=2 {
+        let response = post_to(&app, "/charges", "k").await;
+        assert_not_replayed(response.headers());
+        assert_eq!(text(response).await, format!("charge {run} of k, attempt 1"));
+    }
+    assert_eq!(send(&app, "POST", "/refunds", None, "").await.status(), StatusCode::BAD_REQUEST, "still required");
+    assert_eq!(post_to(&app, "/charges", "\"broken").await.status(), StatusCode::BAD_REQUEST);
+    for key in [Some("k"), None] {
+        let refused = send(&app, "POST", "/transfers", key, "").await;
+        assert_eq!(refused.status(), Refusal::TransactionFailed.status());
+    }
+    assert_eq!(runs.started(), 2);
+    assert_eq!(logs.of_level("WARN").len(), 1, "once");
+}
+
+#[tokio::test]
+async fn handler_of_a_disabled_registry_ends_with_its_client() {
+    let runs = Runs::held();
+    let server = Server::start(app(&runs, &Registry::disabled())).await;
+    let request = b"POST /charges HTTP/1.1\r\nhost: 127.0.0.1\r\nidempotency-key: k\r\ncontent-length: 0\r\n\r\n";
+    let connection = server.connect_and_send(request).await;
+    runs.until_started(1).await;
+    drop(connection);
+    runs.until_abandoned(1).await;
+}
+
+#[tokio::test]
+async fn a_handler_is_called_as_a_function() {
+    let (runs, tells) = (Runs::free(), |answer: Response| text(answer));
+    let bare = charge(State(runs.clone()), Idempotency::default(), String::new().into()).await;
+    assert_eq!(tells(bare).await, "charge 1 of none, attempt 1");
+    let second = charge(State(runs), idempotency("k", 2), String::new().into()).await;
+    assert_eq!(tells(second).await, "charge 2 of k, attempt 2");
+    let steps = idempotency("k", 1);
+    let step = timeout(PATIENCE, steps.step("reserve", || async { Ok::<_, StatusCode>(7) }));
+    assert_eq!(step.await.expect("it asks nobody"), Ok(7));
+}

@@ -1,0 +1,93 @@
+//! Every store keeps every rule of the `Store` contract.
+
+use std::sync::Arc;
+
+use idempotent_runtime::store::{MemoryStore, PostgresStore, RedisStore};
+use idempotent_runtime::testing::conformance;
+use idempotent_tests::redis::{RedisCluster, RedisServer};
+
+/// Runs each rule in a test of its own, for a store that comes with what must outlive it.
+macro_rules! rules_for {
+    ($name:ident, $store:expr, [$($rule:ident),* $(,)?]) => {
+        mod $name {
+            use super::*;
+
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $rule() {
+                let (store, _outlives) = $store.await;
+                conformance::$rule(&Arc::new(store)).await;
+            })*
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn all_of_them_in_one_store_twice() {
+                let (store, _outlives) = $store.await;
+                let store = Arc::new(store);
+                for _ in 0..2 {
+                    conformance::all(Arc::clone(&store)).await;
+                }
+            }
+        }
+    };
+}
+
+macro_rules! stores {
+    ($rules:tt) => {
+        rules_for!(memory, memory(), $rules);
+        rules_for!(sqlite, idempotent_tests::stores::sqlite(), $rules);
+        rules_for!(postgres, postgres(), $rules);
+        rules_for!(redis, redis(), $rules);
+        rules_for!(redis_cluster, redis_cluster(), $rules);
+    };
+}
+
+stores!([
+    the_first_claim_is_acquired_and_the_second_is_in_flight,
+    of_64_concurrent_claims_one_is_acquired,
+    a_retried_claim_recognises_its_token,
+    a_record_comes_back_whole,
+    every_status_comes_back,
+    a_second_completion_changes_nothing,
+    a_record_is_not_touched_by_its_token,
+    nothing_stands_under_an_unknown_key,
+    a_lease_that_runs_out_is_taken_over_as_the_next_attempt,
+    a_renewal_keeps_the_claim,
+    a_lease_of_zero_lapses_at_once,
+    a_stale_token_can_neither_renew_complete_nor_release,
+    another_fingerprint_never_takes_over,
+    refuse_never_takes_over,
+    a_late_holder_completes_while_nobody_took_over,
+    a_release_frees_the_key_and_the_attempts,
+    a_record_expires,
+    a_claim_expires_after_its_last_sign_of_life,
+    an_unknown_outcome_never_expires,
+    what_was_refused_once_stays_refused,
+    a_rerun_takes_an_unknown_outcome_over,
+    unknown_outcomes_are_counted,
+    different_keys_never_meet,
+    a_purge_removes_claims_and_records,
+    an_entry_says_what_stands_there,
+    a_listing_shows_every_entry_once,
+    a_sweep_removes_what_is_past_its_time_and_nothing_else,
+]);
+
+fn memory() -> std::future::Ready<(MemoryStore, ())> {
+    std::future::ready((MemoryStore::new(), ()))
+}
+
+async fn postgres() -> (PostgresStore, ()) {
+    (idempotent_tests::stores::postgres(70).await, ())
+}
+
+async fn redis() -> (RedisStore, ()) {
+    (RedisStore::connect(&RedisServer::shared().await.url()).await.expect("the store opens"), ())
+}
+
+async fn redis_cluster() -> (RedisStore, ()) {
+    let store = RedisStore::cluster(RedisCluster::shared().await.urls()).open().await;
+    (store.expect("the store opens"), ())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_memory_store_keeps_them_under_paused_time() {
+    conformance::all(MemoryStore::new()).await;
+}

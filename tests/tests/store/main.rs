@@ -1,0 +1,18 @@
+//! The four stores: the contract that all of them keep, and what each promises beyond it.
+
+mod at_rest;
+mod conformance;
+mod conformance_notices;
+mod memory;
+mod near_cache;
+mod postgres;
+mod properties;
+mod record_round_trips;
+mod redis;
+mod sqlite;
+mod store_model;
+
+#[test]
+fn handlers_of_this_program_have_different_scopes() {
+    idempotent_tests::assert_different_scopes();
+}

@@ -1,0 +1,3 @@
+mod open;
+mod promises;
+mod sharing;

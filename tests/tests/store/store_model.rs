@@ -1,0 +1,235 @@
+//! Random operations on a store, beside a state machine that says what each must answer.
+
+use std::collections::HashMap;
+use std::time::{Duration, UNIX_EPOCH};
+
+use http::StatusCode;
+use idempotent_runtime::store::{
+    AfterCrash, Claim, ClaimRequest, Held, MemoryStore, RedisStore, SqliteStore, Store, Token,
+};
+use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody};
+use idempotent_tests::redis::{RedisCluster, RedisServer};
+use idempotent_tests::stores;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+/// One call; keys, tokens, fingerprints and records are small numbers, so that they meet often.
+#[derive(Clone, Debug)]
+enum Operation {
+    Claim { key: u8, token: u8, fingerprint: u8, after_crash: AfterCrash },
+    Renew { key: u8, token: u8 },
+    Lapse { key: u8, token: u8 },
+    Complete { key: u8, token: u8, record: u8 },
+    Release { key: u8, token: u8 },
+    Purge { key: u8 },
+    Look { key: u8 },
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    Claim(Claim),
+    Held(Held),
+    Purged(bool),
+    /// Whether what stands there expires.
+    Expires(Option<bool>),
+}
+
+#[derive(Clone, Copy)]
+struct Standing {
+    token: u8,
+    fingerprint: u8,
+    attempt: u32,
+    lapsed: bool,
+    expires: bool,
+    record: Option<u8>,
+}
+
+/// The contract in ten lines.
+#[derive(Default)]
+struct Model(HashMap<u8, Standing>);
+
+impl Model {
+    fn apply(&mut self, operation: &Operation) -> Answer {
+        use Operation::{Claim as ClaimIt, Complete, Lapse, Look, Purge, Release, Renew};
+
+        let held = |yes: bool| Answer::Held(if yes { Held::Yes } else { Held::No });
+        match *operation {
+            ClaimIt { key, token, fingerprint, after_crash } => {
+                let attempt = match self.0.get_mut(&key) {
+                    None => 1,
+                    Some(Standing { record: Some(record), .. }) => {
+                        return Answer::Claim(Claim::Completed(numbered(*record)));
+                    }
+                    Some(own) if own.token == token => return Answer::Claim(Claim::Acquired { attempt: own.attempt }),
+                    Some(other) if !other.lapsed => {
+                        return Answer::Claim(Claim::InFlight { fingerprint: digest(other.fingerprint) });
+                    }
+                    Some(dead) if after_crash == AfterCrash::Rerun && dead.fingerprint == fingerprint => {
+                        dead.attempt + 1
+                    }
+                    Some(dead) => {
+                        // What is refused once stays refused.
+                        dead.expires &= after_crash == AfterCrash::Rerun || dead.fingerprint != fingerprint;
+                        return Answer::Claim(Claim::Lapsed { fingerprint: digest(dead.fingerprint) });
+                    }
+                };
+                let expires = after_crash == AfterCrash::Rerun;
+                self.0.insert(key, Standing { token, fingerprint, attempt, lapsed: false, expires, record: None });
+                Answer::Claim(Claim::Acquired { attempt })
+            }
+            Renew { key, token } | Lapse { key, token } => {
+                let claim =
+                    self.0.get_mut(&key).filter(|standing| standing.token == token && standing.record.is_none());
+                held(claim.map(|claim| claim.lapsed = matches!(operation, Lapse { .. })).is_some())
+            }
+            Complete { key, token, record } => {
+                let own = self.0.get_mut(&key).filter(|standing| standing.token == token);
+                let completed = own.map(|own| {
+                    own.record = own.record.or(Some(record));
+                    own.expires = true;
+                });
+                held(completed.is_some())
+            }
+            Release { key, token } => {
+                let claim = self.0.get(&key).filter(|standing| standing.token == token && standing.record.is_none());
+                held(claim.is_some() && self.0.remove(&key).is_some())
+            }
+            Purge { key } => Answer::Purged(self.0.remove(&key).is_some()),
+            Look { key } => Answer::Expires(self.0.get(&key).map(|standing| standing.expires)),
+        }
+    }
+}
+
+const LONG: Duration = Duration::from_hours(1);
+
+fn digest(number: u8) -> Fingerprint {
+    Fingerprint::from_bytes([number; 32])
+}
+
+fn numbered(number: u8) -> Record {
+    Record {
+        status: StatusCode::CREATED,
+        headers: Vec::new(),
+        body: RecordedBody::Whole(vec![number].into()),
+        fingerprint: digest(number),
+        recorded_at: UNIX_EPOCH + Duration::from_millis(u64::from(number)),
+    }
+}
+
+/// Keys and tokens of one run, apart from those of every other one in the same store.
+struct Names {
+    run: Token,
+    tokens: Vec<Token>,
+}
+
+impl Names {
+    fn new() -> Self {
+        Self { run: Token::unique(), tokens: (0..TOKENS).map(|_| Token::unique()).collect() }
+    }
+
+    fn key(&self, key: u8) -> RecordKey {
+        RecordKey::new("model", None, &format!("{:x}-{key}", self.run.as_u128()))
+    }
+}
+
+const KEYS: u8 = 3;
+const TOKENS: u8 = 4;
+
+async fn ask(store: &impl Store, names: &Names, operation: &Operation) -> Answer {
+    let token = |token: u8| names.tokens[usize::from(token)];
+    let held = |held: Result<Held, _>| Answer::Held(held.expect("the store answers"));
+    match *operation {
+        Operation::Claim { key, token: drawn, fingerprint, after_crash } => {
+            let request = ClaimRequest {
+                token: token(drawn),
+                fingerprint: digest(fingerprint),
+                lease: LONG,
+                ttl: LONG,
+                after_crash,
+            };
+            Answer::Claim(store.claim(&names.key(key), request).await.expect("the store answers"))
+        }
+        Operation::Renew { key, token: drawn } => held(store.renew(&names.key(key), token(drawn), LONG).await),
+        Operation::Lapse { key, token: drawn } => {
+            held(store.renew(&names.key(key), token(drawn), Duration::ZERO).await)
+        }
+        Operation::Complete { key, token: drawn, record } => {
+            held(store.complete(&names.key(key), token(drawn), numbered(record), LONG).await)
+        }
+        Operation::Release { key, token: drawn } => held(store.release(&names.key(key), token(drawn)).await),
+        Operation::Look { key } => {
+            let entry = store.get(&names.key(key)).await.expect("the store answers");
+            Answer::Expires(entry.map(|entry| entry.expires_in.is_some()))
+        }
+        Operation::Purge { key } => Answer::Purged(store.purge(&names.key(key)).await.expect("the store answers")),
+    }
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let (key, token) = (|| 0..KEYS, || 0..TOKENS);
+    let after_crash = prop_oneof![Just(AfterCrash::Rerun), Just(AfterCrash::Refuse)];
+    prop_oneof![
+        6 => (key(), token(), 0..2_u8, after_crash).prop_map(|(key, token, fingerprint, after_crash)| {
+            Operation::Claim { key, token, fingerprint, after_crash }
+        }),
+        1 => (key(), token()).prop_map(|(key, token)| Operation::Renew { key, token }),
+        3 => (key(), token()).prop_map(|(key, token)| Operation::Lapse { key, token }),
+        2 => (key(), token(), 0..4_u8).prop_map(|(key, token, record)| Operation::Complete { key, token, record }),
+        2 => (key(), token()).prop_map(|(key, token)| Operation::Release { key, token }),
+        1 => key().prop_map(|key| Operation::Purge { key }),
+        2 => key().prop_map(|key| Operation::Look { key }),
+    ]
+}
+
+fn agrees_with_the_model(runtime: &tokio::runtime::Runtime, store: &impl Store, cases: u32) {
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    let run = TestRunner::new(config).run(&proptest::collection::vec(operation(), 1..80), |operations| {
+        let (names, mut model) = (Names::new(), Model::default());
+        for (step, operation) in operations.iter().enumerate() {
+            let answer = runtime.block_on(ask(store, &names, operation));
+            prop_assert_eq!(answer, model.apply(operation), "step {}: {:?}", step, operation);
+        }
+        Ok(())
+    });
+    if let Err(error) = run {
+        panic!("{error}");
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
+}
+
+#[test]
+fn the_memory_store_agrees_with_the_model() {
+    let runtime = runtime();
+    agrees_with_the_model(&runtime, &MemoryStore::new(), 512);
+}
+
+#[test]
+fn the_sqlite_store_agrees_with_the_model() {
+    let (runtime, folder) = (runtime(), tempfile::tempdir().expect("a temporary folder"));
+    let opened = runtime.block_on(SqliteStore::open(folder.path().join("idempotency.db")));
+    agrees_with_the_model(&runtime, &opened.expect("the store opens"), 24);
+}
+
+#[test]
+fn the_postgres_store_agrees_with_the_model() {
+    let runtime = runtime();
+    let store = runtime.block_on(stores::postgres(2));
+    agrees_with_the_model(&runtime, &store, 24);
+}
+
+#[test]
+fn the_redis_store_agrees_with_the_model() {
+    let runtime = runtime();
+    let store = runtime.block_on(async { RedisStore::connect(&RedisServer::shared().await.url()).await });
+    agrees_with_the_model(&runtime, &store.expect("the store opens"), 48);
+}
+
+#[test]
+fn the_redis_store_agrees_with_the_model_in_a_cluster() {
+    let runtime = runtime();
+    let store = runtime.block_on(async { RedisStore::cluster(RedisCluster::shared().await.urls()).open().await });
+    agrees_with_the_model(&runtime, &store.expect("the store opens"), 24);
+}

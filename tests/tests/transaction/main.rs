@@ -1,0 +1,16 @@
+//! A handler with a `Tx`: its writes and its record commit together.
+//!
+//! The program runs `step` too.
+
+mod postgres;
+mod rolling_deploys;
+mod statements;
+#[path = "../step/mod.rs"]
+mod step;
+mod transactions;
+mod transactions_that_end;
+
+#[test]
+fn handlers_of_this_program_have_different_scopes() {
+    idempotent_tests::assert_different_scopes();
+}
