@@ -31,6 +31,10 @@ use crate::{Fingerprint, IdempotencyKey, RecordKey, Refusal, telemetry};
 /// }
 /// ```
 ///
+/// A clone of a request, as a batch handler or a middleware that hedges makes it, is a request of its own: its handler gets an
+/// `Idempotency` of its own, with the key, the attempt and the steps of that copy. What was extracted before from the request
+/// that was cloned tells nothing of the copies.
+///
 /// A unit test that calls the handler passes `Idempotency::default()`: that of a request without a key.
 #[derive(Clone, Default)]
 pub struct Idempotency(Arc<Execution>);
