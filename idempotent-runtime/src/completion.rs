@@ -59,6 +59,8 @@ impl Completion {
 pub(crate) struct Fate {
     must_finish: AtomicBool,
     abandoned: AtomicBool,
+    /// Where the running future was polled when it had to finish: its caller may drop it outside of every runtime.
+    runtime: OnceLock<Handle>,
     /// The number of the request's span, which the running future keeps open.
     span: OnceLock<Id>,
 }
@@ -66,13 +68,15 @@ pub(crate) struct Fate {
 impl Fate {
     /// Whether the running future goes on when its caller drops it.
     pub(crate) fn set_must_finish(&self, must: bool) {
+        if must && let Ok(runtime) = Handle::try_current() {
+            let _ = self.runtime.set(runtime);
+        }
         self.must_finish.store(must, Ordering::Relaxed);
     }
 
     /// Tells in which span the running future runs.
     pub(crate) fn set_span(&self, span: &Span) {
         if let Some(id) = span.id() {
-            // Of a request that comes with the extensions of another one, the first one's stands.
             let _ = self.span.set(id);
         }
     }
@@ -114,13 +118,13 @@ impl Drop for Completion {
         fate.abandoned.store(true, Ordering::Relaxed);
         // Whoever drops a request does not do it in the request's span.
         let span = fate.span.get().cloned();
-        if let Ok(runtime) = Handle::try_current() {
+        if let Some(runtime) = Handle::try_current().ok().or_else(|| fate.runtime.get().cloned()) {
             tracing::debug!(parent: span, "the client left; the handler goes on without it");
             runtime.spawn(running);
         } else {
             tracing::error!(
                 parent: span,
-                "a running handler was dropped outside of a tokio runtime; its claim lapses with its lease"
+                "a running handler was polled and dropped outside of a tokio runtime; its claim lapses with its lease"
             );
         }
     }

@@ -31,6 +31,10 @@ use crate::{Fingerprint, IdempotencyKey, RecordKey, Refusal, telemetry};
 /// }
 /// ```
 ///
+/// A clone of a request, as a batch handler or a middleware that hedges makes it, is a request of its own: its handler gets an
+/// `Idempotency` of its own, with the key, the attempt and the steps of that copy. What was extracted before from the request
+/// that was cloned tells nothing of the copies.
+///
 /// A unit test that calls the handler passes `Idempotency::default()`: that of a request without a key.
 #[derive(Clone, Default)]
 pub struct Idempotency(Arc<Execution>);
@@ -209,12 +213,21 @@ impl<S: Sync> FromRequestParts<S> for Idempotency {
 }
 
 /// In the extensions of a request: the guard that it has met last.
-#[derive(Clone)]
 struct Met {
     execution: Arc<Execution>,
     /// This guard has passed the request on to what it guards. Another copy of the request, as a middleware in front of the
     /// guard makes one, is not inside: it is a duplicate.
     is_inside: bool,
+}
+
+/// Who clones a request's extensions makes another request, which may be sent at the same time: it has a key, steps, a
+/// transaction and a fate of its own.
+impl Clone for Met {
+    fn clone(&self) -> Self {
+        let Self { execution, is_inside } = self;
+        let execution = if *is_inside { Arc::clone(execution) } else { Arc::new(execution.beside()) };
+        Self { execution, is_inside: *is_inside }
+    }
 }
 
 /// What one request's extractors, its engine and whoever polls it share.
@@ -230,6 +243,8 @@ pub(crate) struct Execution {
     around: Option<Arc<Self>>,
     /// The one among those around it under whose claim it runs, because its key is the same.
     covered_by: OnceLock<Arc<Self>>,
+    /// A guard beneath it has run under the claim that it runs under.
+    has_let_in: AtomicBool,
     /// Its guard has taken the request, and has the last word on what is recorded.
     has_taken_over: AtomicBool,
     /// What has run beneath it under its claim is recorded by nobody else.
@@ -270,6 +285,11 @@ impl Execution {
         Self { around, ..Self::default() }
     }
 
+    /// Another one, beneath the same guards.
+    fn beside(&self) -> Self {
+        Self { around: self.around.clone(), ..Self::default() }
+    }
+
     /// What comes with these extensions from here on is inside of the guard that they have met last.
     pub(crate) fn pass_inside(extensions: &mut Extensions) {
         if let Some(met) = extensions.get_mut::<Met>() {
@@ -295,15 +315,29 @@ impl Execution {
 
     /// Whether a guard around it, however far, runs under this very key: then it runs under that one's claim.
     pub(crate) fn is_covered(&self, record_key: &RecordKey) -> bool {
+        let Some(around) = self.around_with(record_key) else { return false };
+        let claiming = around.covered_by.get().unwrap_or(around);
+        let _ = self.covered_by.set(Arc::clone(claiming));
+        true
+    }
+
+    /// Whether it is the first one to run beneath the guard around it that runs under this key: under one claim the request is
+    /// executed once, however often something in between sends it on.
+    pub(crate) fn is_let_in(&self, record_key: &RecordKey) -> bool {
+        self.around_with(record_key).is_some_and(|around| !around.has_let_in.swap(true, Ordering::AcqRel))
+    }
+
+    /// The nearest guard around it that runs under this key, by a claim of its own or under that of another one.
+    fn around_with(&self, record_key: &RecordKey) -> Option<&Arc<Self>> {
         let mut around = self.around.as_ref();
         while let Some(execution) = around {
-            if execution.holds(record_key) {
-                let _ = self.covered_by.set(Arc::clone(execution));
-                return true;
+            let is_covered = || execution.covered_by.get().is_some_and(|covering| covering.holds(record_key));
+            if execution.holds(record_key) || is_covered() {
+                return Some(execution);
             }
             around = execution.around.as_ref();
         }
-        false
+        None
     }
 
     fn holds(&self, record_key: &RecordKey) -> bool {
@@ -355,7 +389,6 @@ impl Execution {
 
     pub(crate) fn grant(&self, key: IdempotencyKey, record_key: RecordKey, fingerprint: Fingerprint, attempt: u32) {
         self.enter();
-        // A middleware may clone the extensions into a second request before either is granted; the first one stands.
         let _ = self.grant.set(Grant { key, record_key, fingerprint, attempt });
     }
 

@@ -30,7 +30,10 @@ use crate::{IdempotencyKey, Policy, Registry};
 ///
 /// Give layers and handlers different scopes. Where several guards around a request have the same scope, caller and key,
 /// whatever guards lie between them, only the outermost one claims: what is beneath runs under its claim, policy and store,
-/// and each retry gets its record. A handler that takes a `Tx` cannot record under the claim of another guard: it answers 500
+/// and each retry gets its record. One claim lets one execution through: where something between two such guards sends the
+/// request on again, as a middleware that retries or hedges does, the handler does not run a second time. The second one gets
+/// 409 `in_flight`, and a WARN is logged. If that 409 is what comes to the outer guard, it is never recorded, and the claim ends
+/// as after a crash, by `after_crash`. So put such a middleware around the outermost guard. A handler that takes a `Tx` cannot record under the claim of another guard: it answers 500
 /// `transaction_failed` and does not run. [`Registry::install`] compares the scopes of handlers, not those of layers.
 ///
 /// [`Idempotency`](crate::Idempotency) tells a handler the claim that it runs under, and records its steps under it: the claim

@@ -226,6 +226,16 @@ pub(crate) fn covered_transaction(policy: &Policy) {
     );
 }
 
+/// Something beneath a guard has sent a request on twice under one claim.
+pub(crate) fn second_run(policy: &Policy) {
+    tracing::warn!(
+        scope = policy.scope,
+        handler = %policy,
+        "something sent a request twice under one claim: the second one was rejected and ran nothing; put what retries or \
+         hedges around the outermost guard of this scope, or give the guards scopes of their own"
+    );
+}
+
 /// Two handlers whose keys meet, under a registry that was not installed.
 pub(crate) fn shared_scope(first: &Policy, second: &Policy) {
     tracing::error!(

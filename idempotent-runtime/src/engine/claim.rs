@@ -12,7 +12,7 @@ use tracing::{Instrument, Span};
 
 use super::settle::Claimed;
 use super::transact::{InTransaction, TransactionClaim};
-use super::verdict::Judge;
+use super::verdict::{Judge, of_second_run};
 use super::{CacheIf, Passage};
 use crate::at_rest::{Fingerprints, Opened};
 use crate::crowding::{Place, Principal};
@@ -149,6 +149,9 @@ impl Asking {
                 telemetry::covered_transaction(self.policy);
                 return Prepared::Answer(self.refuse(Refusal::TransactionFailed));
             }
+            if !self.execution.is_let_in(&record_key) {
+                return Prepared::Answer(self.refuse_second_run());
+            }
             self.execution.enter();
             return Prepared::RunUnderAnothersClaim;
         }
@@ -188,7 +191,7 @@ impl Asking {
                 after_crash: self.policy.after_crash,
             },
             // Counted from here on, so that a drain waits for a claim that is on its way.
-            running: registry.running().token(),
+            running: Some(registry.running().token()),
             asking: self,
             registry,
             store,
@@ -222,7 +225,7 @@ impl Asking {
             claim: None,
             judge,
             span,
-            _running: running,
+            _running: Some(running),
             _holding: self.execution.hold(),
             _place: None,
             _in_flight: metering::InFlight::enter(self.policy.scope),
@@ -238,6 +241,12 @@ impl Asking {
     fn refuse_transaction(&self, store: &BoundedStore, error: &TransactionError) -> Response {
         telemetry::transaction_failed(self.policy, store.name(), error);
         self.refuse(error.refusal(UNAVAILABLE))
+    }
+
+    /// To something beneath a guard that sends the request on twice under its claim.
+    fn refuse_second_run(&self) -> Response {
+        telemetry::second_run(self.policy);
+        of_second_run(self.refuse(Refusal::InFlight { retry_after: RETRY_AFTER }))
     }
 
     pub(super) fn refuse(&self, refusal: Refusal) -> Response {
@@ -264,7 +273,8 @@ pub(super) struct Claiming {
     fingerprints: Fingerprints,
     /// A caller is named, so that credentials do not count.
     is_partitioned: bool,
-    running: TaskTrackerToken,
+    /// Until it waits for another request.
+    pub(super) running: Option<TaskTrackerToken>,
     place: Option<Place>,
 }
 

@@ -30,7 +30,7 @@ pub(super) struct InTransaction {
     pub(super) judge: Judge,
     pub(super) span: Span,
     /// A drain waits for it.
-    pub(super) _running: TaskTrackerToken,
+    pub(super) _running: Option<TaskTrackerToken>,
     /// Until it is settled, what is forwarded runs under its claim.
     pub(super) _holding: Holding,
     pub(super) _place: Option<Place>,

@@ -25,7 +25,8 @@ pub(super) enum Verdict {
     Free,
     /// It cannot be recorded, and the policy lets a retry run the handler again.
     Rerun,
-    /// It stands for an error of the service beneath a layer: what that has done, nobody knows.
+    /// It stands for an error of the service beneath a layer, or comes after another execution under this claim: what has been
+    /// done is unknown.
     Failed,
 }
 
@@ -34,6 +35,7 @@ pub(super) enum Verdict {
 enum Mark {
     Failed,
     OfAnotherGuard,
+    SecondRun,
 }
 
 /// A response that is never recorded and never sent: the layer knows the error that it stands for.
@@ -46,6 +48,9 @@ pub(crate) fn failed() -> Response {
 /// A response that a guard beneath a layer answers for, because it has recorded it or refused the request: the layer records
 /// nothing. The mark is on the response, since what is made of the request beneath a layer need not be what the layer sends.
 pub(crate) fn of_another_guard(mut response: Response) -> Response {
+    if is_of_second_run(&response) {
+        return response;
+    }
     response.extensions_mut().insert(Mark::OfAnotherGuard);
     response
 }
@@ -54,9 +59,22 @@ pub(crate) fn is_of_another_guard(response: &Response) -> bool {
     matches!(response.extensions().get(), Some(Mark::OfAnotherGuard))
 }
 
+/// A rejection of what would have been a second execution under one claim. No guard on its way records it; and what the first
+/// execution has done, they do not know.
+pub(super) fn of_second_run(mut response: Response) -> Response {
+    response.extensions_mut().insert(Mark::SecondRun);
+    response
+}
+
+fn is_of_second_run(response: &Response) -> bool {
+    matches!(response.extensions().get(), Some(Mark::SecondRun))
+}
+
 /// The response as one that no guard has answered for yet.
 pub(crate) fn its_own(mut response: Response) -> Response {
-    response.extensions_mut().remove::<Mark>();
+    if !is_of_second_run(&response) {
+        response.extensions_mut().remove::<Mark>();
+    }
     response
 }
 
@@ -84,6 +102,11 @@ impl Judge {
             let marked = match parts.extensions.remove::<Mark>() {
                 None => None,
                 Some(Mark::Failed) => Some((Verdict::Failed, Outcome::Failed)),
+                Some(Mark::SecondRun) => {
+                    // For the guards around this one.
+                    parts.extensions.insert(Mark::SecondRun);
+                    Some((Verdict::Failed, Outcome::Failed))
+                }
                 Some(Mark::OfAnotherGuard) => Some((Verdict::Free, Outcome::LeftToHandler)),
             };
             if let Some((verdict, outcome)) = marked {
@@ -113,6 +136,9 @@ impl Judge {
     }
 
     async fn observe(&self, response: Response) -> (Response, Verdict, Outcome) {
+        if is_of_second_run(&response) {
+            return (response, Verdict::Failed, Outcome::Failed);
+        }
         let (parts, body) = response.into_parts();
         if !self.admits(&parts) {
             return (Response::from_parts(parts, body), Verdict::Free, Outcome::NotRecorded);

@@ -37,7 +37,9 @@ pub(crate) enum Ended {
 
 impl Claiming {
     /// Waits for the end of the request that runs: its response, or why there is none.
-    pub(super) async fn wait(self, limit: Duration) -> Response {
+    pub(super) async fn wait(mut self, limit: Duration) -> Response {
+        // It executes nothing: a drain need not wait for it.
+        self.running = None;
         let in_flight = Refusal::InFlight { retry_after: RETRY_AFTER };
         let fate = &self.asking.execution.fate;
         if fate.is_abandoned() {
@@ -209,6 +211,8 @@ impl Watch {
         }
         let request = ClaimRequest { token: Token::unique(), ..self.request };
         let mut unwanted = Unwanted { watch: self, request, may_stand: true };
+        // A drain waits for a claim that is on its way.
+        let _running = self.registry.running().token();
         let claimed = self.store.claim(&self.key, request).await;
         unwanted.may_stand =
             matches!(claimed, Ok(Claim::Acquired { .. }) | Err(StoreError::Unavailable(_) | StoreError::TimedOut(_)));

@@ -1,4 +1,4 @@
-//! What a request brings: its media type and its content.
+//! What a request brings: its media type, its content codings and its content.
 
 use http::{HeaderMap, HeaderValue, header};
 use mediatype::{MediaType, ReadParams as _, names};
@@ -19,6 +19,7 @@ pub(crate) enum BodyForm {
 
 pub(crate) fn digest_of_body(headers: &HeaderMap, body: &[u8], form: BodyForm) -> PartDigest {
     let mut pieces = Pieces::new();
+    let is_coded = digest_codings(&mut pieces, headers);
     let mut lines = headers.get_all(header::CONTENT_TYPE).iter();
     let only = lines.next().filter(|_| lines.next().is_none());
     let Some(media_type) = only.and_then(parsed) else {
@@ -28,7 +29,7 @@ pub(crate) fn digest_of_body(headers: &HeaderMap, body: &[u8], form: BodyForm) -
         pieces.piece(Piece::Bytes, body);
         return pieces.finish();
     };
-    if let Some(segments) = segments(&media_type, body) {
+    if let Some(segments) = segments(&media_type, body).filter(|_| !is_coded) {
         // Clients draw the boundary anew for each attempt.
         digest_media_type(&mut pieces, &media_type, false);
         for segment in segments {
@@ -37,12 +38,29 @@ pub(crate) fn digest_of_body(headers: &HeaderMap, body: &[u8], form: BodyForm) -
         return pieces.finish();
     }
     digest_media_type(&mut pieces, &media_type, true);
-    let canonical = (form == BodyForm::Json && is_json(&media_type)).then(|| canonical_json(body)).flatten();
+    let canonical =
+        (form == BodyForm::Json && is_json(&media_type) && !is_coded).then(|| canonical_json(body)).flatten();
     match canonical {
         Some(canonical) => pieces.piece(Piece::Json, &canonical),
         None => pieces.piece(Piece::Bytes, body),
     }
     pieces.finish()
+}
+
+/// The names in `Content-Encoding`, and whether there is one: the body is then neither JSON nor multipart yet. A layer that has
+/// decoded it has removed the header.
+fn digest_codings(pieces: &mut Pieces, headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(header::CONTENT_ENCODING);
+    let codings = lines.iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
+    // It stands for no coding (RFC 9110, section 8.4).
+    let codings =
+        codings.map(<[u8]>::trim_ascii).filter(|name| !name.is_empty() && !name.eq_ignore_ascii_case(b"identity"));
+    let mut is_coded = false;
+    for coding in codings {
+        is_coded = true;
+        pieces.in_lower_case(Piece::ContentCoding, coding);
+    }
+    is_coded
 }
 
 fn parsed(content_type: &HeaderValue) -> Option<MediaType<'_>> {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use sha2::{Digest, Sha256};
 
 use super::Fingerprint;
@@ -31,6 +31,8 @@ pub(super) enum Piece {
     Value,
     HeaderName,
     HeaderValue,
+    ContentCoding,
+    OtherHost,
 }
 
 /// Collects the pieces of a part; each goes in with its kind and length, so that no two lists of pieces meet.
@@ -74,12 +76,36 @@ pub(crate) struct Credentials(Vec<(usize, HeaderValue)>);
 
 impl Credentials {
     pub(crate) fn of(names: &[HeaderName], headers: &HeaderMap) -> Self {
-        let lines = |(place, name)| headers.get_all(name).iter().map(move |line| (place, line.clone()));
-        Self(names.iter().enumerate().flat_map(lines).collect())
+        let mut credentials = Vec::new();
+        for (place, name) in names.iter().enumerate() {
+            let lines = headers.get_all(name).iter();
+            if *name == header::COOKIE {
+                credentials.extend(in_one_line(lines).map(|line| (place, line)));
+            } else {
+                credentials.extend(lines.map(|line| (place, line.clone())));
+            }
+        }
+        Self(credentials)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+/// HTTP/2 and HTTP/3 may send each cookie in a line of its own, and a retry may come by another version, or through a proxy that
+/// joins them (RFC 9113, section 8.2.3).
+fn in_one_line<'a>(mut lines: impl Iterator<Item = &'a HeaderValue>) -> Option<HeaderValue> {
+    let first = lines.next()?;
+    let mut whole = None;
+    for line in lines {
+        let whole = whole.get_or_insert_with(|| first.as_bytes().to_vec());
+        whole.extend_from_slice(b"; ");
+        whole.extend_from_slice(line.as_bytes());
+    }
+    match whole {
+        None => Some(first.clone()),
+        Some(whole) => Some(HeaderValue::from_bytes(&whole).expect("the parts are values, and so is what joins them")),
     }
 }
 

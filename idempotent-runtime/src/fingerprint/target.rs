@@ -1,5 +1,7 @@
 //! Where a request goes: method, authority, path and query.
 
+use std::borrow::Cow;
+
 use axum::RequestExt as _;
 use axum::extract::{NestedPath, OriginalUri, RawPathParams, Request};
 use futures_util::FutureExt as _;
@@ -15,10 +17,17 @@ pub(crate) fn digest_of_target(request: &mut Request, counts_query: bool) -> Par
     let uri = request.uri();
     let mut pieces = Pieces::new();
     pieces.piece(Piece::Method, request.method().as_str().as_bytes());
-    // The form of the request's first line goes before the header (RFC 9112, section 3.2.2).
+    let hosts = request.headers().get_all(header::HOST).iter();
     match uri.authority() {
-        Some(authority) => pieces.in_lower_case(Piece::Authority, authority.host().as_bytes()),
-        None => request.headers().get_all(header::HOST).iter().for_each(|line| host(&mut pieces, line)),
+        // What the request's first line names is what the request is for, whatever the header says (RFC 9112, section 3.2.2).
+        // But a handler may read the header: where it names another host, that counts too.
+        Some(authority) => {
+            pieces.in_lower_case(Piece::Authority, authority.host().as_bytes());
+            for line in hosts.filter(|line| !host_of(line).eq_ignore_ascii_case(authority.host().as_bytes())) {
+                pieces.in_lower_case(Piece::OtherHost, &host_of(line));
+            }
+        }
+        None => hosts.for_each(|line| pieces.in_lower_case(Piece::Authority, &host_of(line))),
     }
     pieces.piece(Piece::Path, uri.path().as_bytes());
     let original = request.extensions().get().map(|OriginalUri(original)| original);
@@ -50,10 +59,11 @@ fn stripped(pieces: &mut Pieces, request: &mut Request) {
     }
 }
 
-fn host(pieces: &mut Pieces, line: &HeaderValue) {
+/// Without its port; the whole line where it is no authority.
+fn host_of(line: &HeaderValue) -> Cow<'_, [u8]> {
     match Authority::try_from(line.as_bytes()) {
-        Ok(authority) => pieces.in_lower_case(Piece::Authority, authority.host().as_bytes()),
-        Err(_) => pieces.in_lower_case(Piece::Authority, line.as_bytes()),
+        Ok(authority) => Cow::Owned(authority.host().as_bytes().to_vec()),
+        Err(_) => Cow::Borrowed(line.as_bytes()),
     }
 }
 

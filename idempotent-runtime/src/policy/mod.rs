@@ -107,7 +107,7 @@ pub enum Methods {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FingerprintSource {
-    /// Method, authority, path, query, media type and body.
+    /// Method, authority, path, query, media type, content coding and body.
     Request,
     /// The same, but for the body in its canonical form where it is JSON.
     Json,

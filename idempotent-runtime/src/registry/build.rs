@@ -173,7 +173,7 @@ impl RegistryBuilder {
     /// `X-Api-Key` by default. This list replaces them.
     ///
     /// All lines of these headers are part of the fingerprint: a key that comes with other ones gets 422
-    /// `other_credentials`, and never the response. Leave out a header that changes from attempt to attempt, such as a
+    /// `other_credentials`, and never the response. Cookies in several lines, as HTTP/2 may send them, are those in one. Leave out a header that changes from attempt to attempt, such as a
     /// cookie of an analytics service, only if another header identifies the client.
     ///
     /// # Examples

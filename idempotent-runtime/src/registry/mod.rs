@@ -154,6 +154,8 @@ impl Registry {
     /// Call it at shutdown, after the server has stopped to accept requests. The answer is how many were still
     /// running: their keys are free again, or refused, when their leases have run out.
     ///
+    /// A request that waits for another one (`in_flight = wait`) executes nothing, and is not waited for.
+    ///
     /// It also waits for claims under which nothing ran and whose answer was lost, until they are given back: they count as no
     /// handler, but under `after_crash = "refuse"` one that stays would refuse its key.
     ///

@@ -127,6 +127,41 @@ async fn a_drain_waits_for_handlers_that_outlived_their_client() {
     assert!(server.post_with_key("/charges", "k").await.is_replay());
 }
 
+/// The one that it waits for runs in another process.
+#[tokio::test]
+async fn drain_counts_no_waiter_as_a_handler() {
+    let (runs, store) = (Runs::held(), FaultyStore::new());
+    let elsewhere = Server::start(router(&runs, &Registry::new(store.clone()))).await;
+    let registry = Registry::new(store.clone());
+    let server = Server::start(router(&runs, &registry)).await;
+    let first = tokio::spawn(answer(elsewhere.post("/waits").header("idempotency-key", "k")));
+    runs.until_started(1).await;
+    let waiter = tokio::spawn(answer(server.post("/waits").header("idempotency-key", "k")));
+    eventually(async || store.looks(), |&looks| looks > 0).await;
+    assert_eq!(registry.drain(Duration::ZERO).await, 0);
+    runs.let_finish(1);
+    assert_eq!(first.await.expect("the request runs").text(), "charge 1");
+    assert!(waiter.await.expect("the request waits").is_replay());
+}
+
+#[tokio::test]
+async fn request_dropped_outside_of_a_runtime_runs_to_its_end() {
+    let (runs, registry) = (Runs::held(), Registry::new(MemoryStore::new()));
+    let app = router(&runs, &registry);
+    let request = || Request::post("/charges").header("idempotency-key", "k").body(axum::body::Body::empty());
+    let mut serving = Box::pin(app.clone().oneshot(request().expect("it is a request")));
+    tokio::select! {
+        _ = &mut serving => unreachable!("the handler is held"),
+        () = runs.until_started(1) => {}
+    }
+    std::thread::spawn(move || drop(serving)).join().expect("nothing panics");
+    runs.let_finish(1);
+    assert_eq!(registry.drain(PATIENCE).await, 0);
+    let retry = app.oneshot(request().expect("it is a request")).await.expect("a router answers");
+    assert!(retry.headers().contains_key("idempotent-replayed"));
+    assert_eq!((runs.started(), runs.finished()), (1, 1));
+}
+
 #[tokio::test]
 async fn a_waiter_that_hangs_up_leaves_the_claim_as_it_is() {
     let runs = Runs::held();

@@ -182,6 +182,40 @@ async fn lines_of_credentials_are_never_run_together() {
     }
 }
 
+/// Over HTTP/2 each may have a line of its own.
+#[tokio::test]
+async fn cookies_in_several_lines_are_those_in_one() {
+    let server = serve(&Runs::free()).await;
+    let cookies = async |lines: &[&str]| {
+        let request = lines.iter().fold(keyed(&server, "/charges"), |request, line| request.header("cookie", *line));
+        answer(request.body("tea")).await
+    };
+    assert_eq!(cookies(&["a=1", "b=2", "c=3"]).await.status, StatusCode::OK);
+    for same in [&["a=1; b=2; c=3"][..], &["a=1; b=2", "c=3"]] {
+        assert!(cookies(same).await.is_replay(), "{same:?}");
+    }
+    for other in [&["a=1", "c=3", "b=2"][..], &["a=1b=2; c=3"], &["a=1; b=2"], &[]] {
+        assert_eq!(cookies(other).await.refusal(), "other_credentials", "{other:?}");
+    }
+}
+
+#[tokio::test]
+async fn host_beside_an_authority_counts_where_it_differs() {
+    let server = serve(&Runs::free()).await;
+    let ask = async |target: &str, host: &str| {
+        let head = format!("POST {target} HTTP/1.1\r\nhost: {host}\r\nidempotency-key: k\r\nconnection: close");
+        server.raw(format!("{head}\r\ncontent-length: 3\r\n\r\ntea").as_bytes()).await
+    };
+    let first = ask("/charges", "a.example").await;
+    assert!(first.contains("run 1") && !first.contains("idempotent-replayed"), "{first}");
+    let same = ask("http://A.example:80/charges", "a.EXAMPLE:3000").await;
+    assert!(same.contains("idempotent-replayed"), "{same}");
+    for (target, host) in [("http://a.example/charges", "b.example"), ("http://b.example/charges", "a.example")] {
+        let other = ask(target, host).await;
+        assert!(other.contains("key_reused"), "{other}");
+    }
+}
+
 fn tenant(parts: &Parts) -> Option<String> {
     Some(parts.headers.get("x-tenant")?.to_str().ok()?.to_owned())
 }
@@ -341,6 +375,28 @@ async fn the_media_type_must_be_repeated() {
     for other in ["text/plain", "text/csv", "text/csv; header=absent", "no media type"] {
         assert_eq!(json(&server, "/charges", other, "tea").await.refusal(), "key_reused", "{other}");
     }
+}
+
+#[tokio::test]
+async fn the_content_coding_must_be_repeated() {
+    let server = serve(&Runs::free()).await;
+    let coded = async |coding: &str| with(&server, "/charges", "content-encoding", coding).await;
+    assert_eq!(coded("gzip, br").await.status, StatusCode::OK);
+    assert!(coded("GZIP,identity,BR").await.is_replay());
+    for other in ["gzip", "br, gzip", "gzipbr", "identity"] {
+        assert_eq!(coded(other).await.refusal(), "key_reused", "{other}");
+    }
+    let uncoded = answer(keyed(&server, "/charges").body("tea")).await;
+    assert_eq!(uncoded.refusal(), "key_reused");
+
+    // What is coded is no JSON yet.
+    let json = async |body: &'static str| {
+        let request =
+            keyed(&server, "/json").header("content-type", "application/json").header("content-encoding", "x");
+        answer(request.body(body)).await
+    };
+    assert_eq!(json(r#"{"a":1,"b":2}"#).await.status, StatusCode::OK);
+    assert_eq!(json(r#"{"b":2,"a":1}"#).await.refusal(), "key_reused");
 }
 
 #[tokio::test]
