@@ -221,6 +221,32 @@ async fn debug_below(State(runs): State<Runs>, order: Json<u32>) -> String {
     format!("{} {}", order.0, runs.run().await)
 }
 
+#[idempotent(scope = "debug-below-alone")]
+#[axum::debug_handler]
+async fn debug_below_without_arguments() -> &'static str {
+    "alone"
+}
+
+#[axum::debug_handler]
+#[idempotent(scope = "debug-above-alone")]
+async fn debug_above_with_unit((): ()) -> &'static str {
+    "with unit"
+}
+
+/// Both orders of `debug_handler` compile for a handler that needs nothing of the request.
+#[tokio::test]
+async fn debug_handler_without_arguments_is_guarded() {
+    let app = Router::new()
+        .route("/below", post(debug_below_without_arguments))
+        .route("/above", post(debug_above_with_unit))
+        .layer(Registry::new(MemoryStore::new()).layer());
+    let server = Server::start(app).await;
+    for (path, text) in [("/below", "alone"), ("/above", "with unit")] {
+        assert_eq!(server.post_with_key(path, "k").await.text(), text);
+        assert!(server.post_with_key(path, "k").await.is_replay(), "{path}");
+    }
+}
+
 #[cfg(any())]
 #[idempotent(scope = "never")]
 async fn compiled_out(_: NoSuchType) {}
