@@ -233,25 +233,11 @@ async fn debug_above_with_unit((): ()) -> &'static str {
     "with unit"
 }
 
-/// Both orders of `debug_handler` compile for a handler that needs nothing of the request.
-#[tokio::test]
-async fn debug_handler_without_arguments_is_guarded() {
-    let app = Router::new()
-        .route("/below", post(debug_below_without_arguments))
-        .route("/above", post(debug_above_with_unit))
-        .layer(Registry::new(MemoryStore::new()).layer());
-    let server = Server::start(app).await;
-    for (path, text) in [("/below", "alone"), ("/above", "with unit")] {
-        assert_eq!(server.post_with_key(path, "k").await.text(), text);
-        assert!(server.post_with_key(path, "k").await.is_replay(), "{path}");
-    }
-}
-
 #[cfg(any())]
 #[idempotent(scope = "never")]
 async fn compiled_out(_: NoSuchType) {}
 
-fn routes() -> [(&'static str, MethodRouter<App>); 20] {
+fn routes() -> [(&'static str, MethodRouter<App>); 22] {
     [
         ("/bare", post(bare)),
         ("/json", post(json)),
@@ -271,6 +257,8 @@ fn routes() -> [(&'static str, MethodRouter<App>); 20] {
         ("/second", post(second)),
         ("/debug-above", post(debug_above)),
         ("/debug-below", post(debug_below)),
+        ("/debug-below-alone", post(debug_below_without_arguments)),
+        ("/debug-above-with-unit", post(debug_above_with_unit)),
         ("/query", post(query)),
         ("/closure-like", post(layered).layer(tower::layer::util::Identity::new())),
     ]
@@ -297,7 +285,7 @@ async fn every_shape_of_handler_answers_and_replays() {
     let server = serve(&Runs::free()).await;
     let json = "application/json";
     let form = "application/x-www-form-urlencoded";
-    let cases: [(&str, &str, &str, u16, &str); 21] = [
+    let cases: [(&str, &str, &str, u16, &str); 23] = [
         ("/bare", "", "", 200, ""),
         ("/json", json, "[7]", 201, "[7, 1]"),
         ("/form", form, "b=2&a=1", 200, r#"[["a","1"],["b","2"]]"#),
@@ -322,6 +310,8 @@ async fn every_shape_of_handler_answers_and_replays() {
         ("/second", "", "", 200, "two"),
         ("/debug-above", "", "tea", 200, "tea 3"),
         ("/debug-below", json, "7", 200, "7 4"),
+        ("/debug-below-alone", "", "", 200, "alone"),
+        ("/debug-above-with-unit", "", "", 200, "with unit"),
         ("/query?a=1", "", "", 200, r#"{"a":"1"}"#),
         ("/closure-like", "", "", 200, "Some(\"k\") 1"),
         ("/option?again", "", "", 200, "none"),
@@ -381,5 +371,5 @@ fn policies_lists_every_handler_once() {
     }
     assert_eq!(of("bare").scope(), "handlers::bare");
     assert_eq!(of("debug_above").scope(), "debug-above");
-    assert_eq!(policies().count(), 20, "one for each, and none for the one that is compiled out");
+    assert_eq!(policies().count(), 22, "one for each, and none for the one that is compiled out");
 }

@@ -13,7 +13,7 @@ use idempotent_runtime::store::{
     Claim, ClaimRequest, Cursor, Entry, Held, MemoryStore, Page, SqliteStore, Store, StoreError, Token,
 };
 use idempotent_runtime::{Idempotency, Record, RecordKey, Registry, idempotent};
-use idempotent_tests::{FaultyStore, Runs, Server, answer, eventually, leave_a_claim};
+use idempotent_tests::{Fault, FaultyStore, Runs, Server, answer, eventually, leave_a_claim};
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -308,4 +308,26 @@ async fn waiter_outlives_a_runtime_of_many_threads_that_ends() {
     let mut builder = Builder::new_multi_thread();
     builder.worker_threads(2);
     waiter_outlives_the_first_waiters_runtime(builder, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn drain_gives_back_what_an_undriven_runtime_holds() {
+    let store = FaultyStore::new();
+    let registry = Registry::builder(store.clone()).store_timeout(Duration::from_millis(100)).build();
+    let app = Router::new().route("/rejects", post(rejects)).with_state(Runs::free()).layer(registry.layer());
+    let leaving = Leaving::start(Builder::new_current_thread(), app, false);
+    store.on_claim(Fault::AnswerIsLost);
+    store.on_renew(Fault::Unreachable);
+    let url = format!("http://{}/rejects", leaving.address);
+    let refused = answer(reqwest::Client::new().post(url).header("idempotency-key", "k")).await;
+    assert_eq!(refused.refusal(), "store_unavailable");
+    eventually(async || store.ends(), |&ends| ends > 0).await;
+    leaving.leave.send(()).expect("it serves");
+    leaving.has_left.await.expect("it leaves");
+    store.on_renew(Fault::None);
+
+    let ends = store.ends();
+    let drained = timeout(Duration::from_secs(10), registry.drain(Duration::from_secs(20))).await;
+    assert_eq!(drained, Ok(0), "another runtime gives it back");
+    assert!(store.ends() > ends, "it was tried again");
 }
