@@ -163,7 +163,9 @@ impl Store for Flawed {
         if self.has(Flaw::RenewsAllForAsLong)
             && let Some(longest) = renewals.iter().map(|renewal| renewal.lease).max()
         {
-            renewals.iter_mut().for_each(|renewal| renewal.lease = longest);
+            for renewal in &mut renewals {
+                renewal.lease = longest;
+            }
         }
         if self.has(Flaw::RenewsWithoutTokens) {
             for renewal in &mut renewals {
@@ -186,7 +188,7 @@ impl Store for Flawed {
         }
         if self.has(Flaw::AnswersAllAsTheFirst) {
             let is_held = matches!(answers.first(), Some(Ok(Held::Yes)));
-            answers.iter_mut().for_each(|answer| *answer = Ok(if is_held { Held::Yes } else { Held::No }));
+            answers.fill_with(|| Ok(if is_held { Held::Yes } else { Held::No }));
         }
         answers
     }
