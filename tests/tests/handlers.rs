@@ -223,12 +223,14 @@ async fn debug_below(State(runs): State<Runs>, order: Json<u32>) -> String {
 
 #[idempotent(scope = "debug-below-alone")]
 #[axum::debug_handler]
+#[allow(clippy::unused_async)]
 async fn debug_below_without_arguments() -> &'static str {
     "alone"
 }
 
 #[axum::debug_handler]
 #[idempotent(scope = "debug-above-alone")]
+#[allow(clippy::unused_async)]
 async fn debug_above_with_unit((): ()) -> &'static str {
     "with unit"
 }
