@@ -28,6 +28,11 @@ use crate::model::{Cache, Fingerprint, Isolation, Methods, Model};
 pub(crate) fn behind_the_others(handler: &Handler, arguments: &TokenStream) -> TokenStream {
     let Handler { attributes, visibility, signature, body } = handler;
     let last = Ident::new(LAST, Span::call_site());
+    let mut signature = signature.clone();
+    if signature.inputs.is_empty() && handler.is_under_debug_handler() {
+        // It calls the function with as many arguments as it sees.
+        signature.inputs.push(syn::parse_quote!(_: ()));
+    }
     quote! {
         #(#attributes)*
         #[::idempotent_runtime::__private::idempotent(#last, #arguments)]

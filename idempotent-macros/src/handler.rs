@@ -110,6 +110,13 @@ impl Handler {
         self.arguments().any(|argument| mentions(argument.ty.to_token_stream()))
     }
 
+    /// Whether axum's `debug_handler` will see the function.
+    pub(crate) fn is_under_debug_handler(&self) -> bool {
+        self.attributes
+            .iter()
+            .any(|attribute| attribute.path().segments.last().is_some_and(|s| s.ident == "debug_handler"))
+    }
+
     /// Whether another attribute macro still stands on the function.
     pub(crate) fn has_other_macros(&self) -> bool {
         self.attributes.iter().any(|attribute| !is_inert(attribute))

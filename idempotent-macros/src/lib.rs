@@ -60,6 +60,10 @@ mod units;
 /// `Completion`, a future of its response; a handler without arguments gets one. A unit test calls it with `.into()` on the
 /// last argument, and awaits it. Other attributes, above or below, see the function as it was written.
 ///
+/// axum's `debug_handler` calls the function for a check of its own. On a handler without arguments write it below
+/// `#[idempotent]`, or give the handler the argument `_: ()`. In an `impl` block leave `debug_handler` out: its checks call
+/// functions without their `Self::`, so that alone it compiles on no handler with arguments there.
+///
 /// # Errors
 ///
 /// Whatever is wrong in the arguments or the signature is a compile error at the tokens that are wrong, all at once.

@@ -21,6 +21,11 @@ mod real {
     pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
 
     pub(crate) use ::tokio;
+    pub(crate) use ::tokio::runtime::Id as RuntimeId;
+
+    pub(crate) fn current_runtime() -> Option<RuntimeId> {
+        ::tokio::runtime::Handle::try_current().ok().map(|runtime| runtime.id())
+    }
 
     /// Whether the clock of this runtime is paused, as tests do: it then differs from the one of the system.
     pub(crate) fn clock_is_paused() -> bool {

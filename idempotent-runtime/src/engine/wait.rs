@@ -1,6 +1,7 @@
 //! Duplicates that wait for the request that runs (`in_flight = wait`). A waiter never executes, and looks without claiming.
 //!
-//! Those of one key in this process share their looks at the store: a key with a thousand waiters costs what one costs.
+//! Those of one key and one runtime share their looks at the store: a key with a thousand waiters costs what one costs. Waiters
+//! of different runtimes share none, since a runtime that ends, or that no thread drives, would take the looks along.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -15,7 +16,7 @@ use crate::deadline::Deadline;
 use crate::policy::AfterCrash;
 use crate::store::{BoundedStore, Claim, ClaimRequest, EntryState, StoreError, Token};
 use crate::sync::tokio::time::Instant;
-use crate::sync::{Mutex, lock, tokio};
+use crate::sync::{Mutex, RuntimeId, current_runtime, lock, tokio};
 use crate::transaction::HandlerTransaction;
 use crate::{Policy, Record, RecordKey, Refusal, Registry, telemetry};
 
@@ -69,8 +70,8 @@ impl Claiming {
 
 type Look = BoxFuture<'static, (Instant, Ended)>;
 type Looking = Shared<Look>;
-/// Store, key, and whether it is claimed in transactions.
-type Watched = (usize, RecordKey, bool);
+/// Store, key, whether it is claimed in transactions, and the runtime whose clock wakes the look.
+type Watched = (usize, RecordKey, bool, Option<RuntimeId>);
 
 /// The keys that are waited for in this process.
 #[derive(Default)]
@@ -91,7 +92,7 @@ impl Watches {
     }
 
     fn join(&self, watch: &Watch) -> Joined<'_> {
-        let watched = (watch.store.address(), watch.key.clone(), watch.transaction.is_some());
+        let watched = (watch.store.address(), watch.key.clone(), watch.transaction.is_some(), current_runtime());
         let mut all = lock(&self.0);
         let under_way = all.get(&watched).and_then(WeakShared::upgrade).filter(|looking| looking.peek().is_none());
         let looking = under_way.unwrap_or_else(|| {

@@ -16,15 +16,13 @@ mod real {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use tokio::runtime::{Handle, Id};
+    use tokio::runtime::Handle;
     use tokio::sync::oneshot;
     use tokio::time::{Instant, timeout};
 
     use super::super::Lease;
     use super::super::keeper::Shared;
-    use crate::sync::{Mutex, lock};
-
-    pub(in super::super) type RuntimeId = Id;
+    use crate::sync::{Mutex, RuntimeId, lock};
 
     pub(in super::super) fn runtime_of(lease: &Lease) -> Option<RuntimeId> {
         lease.runtime.as_ref().map(Handle::id)
@@ -38,7 +36,7 @@ mod real {
     pub(in super::super) struct Runtimes {
         /// In which a key was claimed last.
         last: Mutex<Option<Handle>>,
-        passed_over_until: Mutex<HashMap<Id, Instant>>,
+        passed_over_until: Mutex<HashMap<RuntimeId, Instant>>,
     }
 
     impl Runtimes {
@@ -112,9 +110,8 @@ mod checked {
 
     use super::super::Lease;
     use super::super::keeper::Shared;
+    use crate::sync::RuntimeId;
     use crate::sync::tokio::runtime::Handle;
-
-    pub(in super::super) type RuntimeId = ();
 
     pub(in super::super) fn runtime_of(_: &Lease) -> Option<RuntimeId> {
         None

@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 
-use super::delivery::{RuntimeId, Runtimes, deliver, runtime_of};
+use super::delivery::{Runtimes, deliver, runtime_of};
 use super::{KeptLease, Lease, Running, Taken};
 use crate::store::{BoundedStore, Held, Renewal, StoreError};
 use crate::sync::tokio::sync::Notify;
 use crate::sync::tokio::time::Instant;
-use crate::sync::{KeyHasher, Mutex, clock_is_paused, lock, on_own_thread, tokio};
+use crate::sync::{KeyHasher, Mutex, RuntimeId, clock_is_paused, lock, on_own_thread, tokio};
 use crate::{Fingerprint, RecordKey};
 
 /// How many leases one call of a store renews, at most.

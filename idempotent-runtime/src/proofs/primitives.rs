@@ -22,6 +22,13 @@ pub(crate) fn on_own_thread(_: &str, future: impl Future<Output = ()> + Send + '
     Ok(())
 }
 
+/// There is one runtime.
+pub(crate) type RuntimeId = ();
+
+pub(crate) fn current_runtime() -> Option<RuntimeId> {
+    None
+}
+
 /// The proofs' own time is that of all tasks.
 pub(crate) fn clock_is_paused() -> bool {
     false

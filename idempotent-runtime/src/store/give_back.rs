@@ -25,6 +25,9 @@ const AT_ONCE: usize = 8;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// A runtime that is driven wakes a task sooner.
+const STANDSTILL: Duration = Duration::from_secs(1);
+
 /// A claim that ends without a word of what ran.
 #[derive(Clone)]
 struct Unwanted {
@@ -52,6 +55,8 @@ struct Queue {
     by_due: BTreeMap<(Instant, u64), Unwanted>,
     next_number: u64,
     task: Option<JoinHandle<()>>,
+    /// When the task has looked at the queue last.
+    looked_at: Option<Instant>,
     has_overflowed: bool,
 }
 
@@ -108,12 +113,18 @@ impl BoundedStore {
         give_backs.changed.notify_one();
     }
 
-    /// The task dies with the runtime that it was spawned on, which need not be the last one of the process.
+    /// The task dies with the runtime that it was spawned on, which need not be the last one of the process, and stands still
+    /// when no thread drives that runtime.
     fn see_to_a_task(&self, queue: &mut Queue) {
-        if queue.task.as_ref().is_none_or(JoinHandle::is_finished)
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            queue.task = Some(runtime.spawn(give_all_back(self.clone())));
+        // An end takes two calls at most. What the task had begun stays in the queue, and is repeated.
+        let patience = self.limit().saturating_mul(2).saturating_add(STANDSTILL);
+        if queue.task.as_ref().is_some_and(|task| !task.is_finished()) && !queue.stands_still(patience) {
+            return;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        queue.looked_at = Some(Instant::now());
+        if let Some(former) = queue.task.replace(runtime.spawn(give_all_back(self.clone()))) {
+            former.abort();
         }
     }
 
@@ -140,6 +151,7 @@ impl BoundedStore {
         self.give_backs().changed.notify_one();
         while self.given_back() > 0 {
             tokio::time::sleep(pause).await;
+            self.see_to_a_task(&mut lock(&self.give_backs().queue));
             pause = Duration::from_millis(20).min(pause * 2);
         }
     }
@@ -165,6 +177,13 @@ impl Queue {
         self.by_due.insert((due, self.next_number), unwanted);
     }
 
+    /// Whether the task has not looked for so long although something was due.
+    fn stands_still(&self, patience: Duration) -> bool {
+        let first_due = self.by_due.first_key_value().map(|((due, _), _)| *due);
+        let is_long_ago = |moment: Option<Instant>| moment.is_some_and(|moment| moment.elapsed() > patience);
+        is_long_ago(self.looked_at) && is_long_ago(first_due)
+    }
+
     /// Those that are due, which stay here until they have ended: a task may be dropped with its runtime.
     fn due(&self) -> Vec<((Instant, u64), Unwanted)> {
         let now = Instant::now();
@@ -177,6 +196,7 @@ async fn give_all_back(store: BoundedStore) {
     loop {
         let (due, next) = {
             let mut queue = lock(&store.give_backs().queue);
+            queue.looked_at = Some(Instant::now());
             let Some((&(next, _), _)) = queue.by_due.first_key_value() else {
                 // The lock is held: who enters the next one sees this and spawns a new task.
                 queue.task = None;

@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 
 use super::seeded::{SeededClaim, Seeds};
 use crate::store::{
-    Claim, ClaimRequest, Cursor, Entry, Held, MemoryStore, Page, Store, StoreError, Token, Transactions,
+    Claim, ClaimRequest, Cursor, Entry, Held, MemoryStore, Page, Renewal, Store, StoreError, Token, Transactions,
     UnknownOutcomes,
 };
 use crate::transaction::{Moment, TransactionFaults};
@@ -35,6 +35,18 @@ pub enum Fault {
     AnswerIsLate,
     /// It takes effect when [`FaultyStore::let_through`] says so, even if its caller gave up.
     ArrivesLate,
+}
+
+impl Fault {
+    /// Of a call that fails at once.
+    fn error(self) -> Option<StoreError> {
+        match self {
+            Self::Unreachable => Some(StoreError::unavailable("the line is cut")),
+            Self::Full => Some(StoreError::Full),
+            Self::Damaged => Some(StoreError::damaged("not a record")),
+            Self::None | Self::Hangs | Self::AnswerIsLost | Self::AnswerIsLate | Self::ArrivesLate => None,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -207,12 +219,11 @@ impl<S: Store> FaultyStore<S> {
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
         T: Send + 'static,
     {
+        if let Some(error) = fault.error() {
+            return Err(error);
+        }
         let call = call(Arc::clone(&self.store));
         match fault {
-            Fault::None => call.await,
-            Fault::Unreachable => Err(StoreError::unavailable("the line is cut")),
-            Fault::Full => Err(StoreError::Full),
-            Fault::Damaged => Err(StoreError::damaged("not a record")),
             Fault::Hangs => pending().await,
             Fault::AnswerIsLost => {
                 let _ = call.await;
@@ -231,6 +242,7 @@ impl<S: Store> FaultyStore<S> {
                 });
                 arriving.await.expect("the call does not panic")
             }
+            _ => call.await,
         }
     }
 
@@ -277,6 +289,14 @@ impl<S: Store> Store for FaultyStore<S> {
         });
         let key = key.clone();
         self.through(fault, |store| async move { store.renew(&key, token, lease).await }).await
+    }
+
+    /// One call for the store behind the line too, and one for the faults.
+    async fn renew_many(&self, renewals: &[Renewal]) -> Vec<Result<Held, StoreError>> {
+        let fault = self.with(|faults| faults.renew);
+        let asked = renewals.to_vec();
+        let answers = self.through(fault, |store| async move { Ok(store.renew_many(&asked).await) }).await;
+        answers.unwrap_or_else(|_| renewals.iter().filter_map(|_| fault.error().map(Err)).collect())
     }
 
     async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {

@@ -221,11 +221,25 @@ async fn debug_below(State(runs): State<Runs>, order: Json<u32>) -> String {
     format!("{} {}", order.0, runs.run().await)
 }
 
+#[idempotent(scope = "debug-below-alone")]
+#[axum::debug_handler]
+#[allow(clippy::unused_async)]
+async fn debug_below_without_arguments() -> &'static str {
+    "alone"
+}
+
+#[axum::debug_handler]
+#[idempotent(scope = "debug-above-alone")]
+#[allow(clippy::unused_async)]
+async fn debug_above_with_unit((): ()) -> &'static str {
+    "with unit"
+}
+
 #[cfg(any())]
 #[idempotent(scope = "never")]
 async fn compiled_out(_: NoSuchType) {}
 
-fn routes() -> [(&'static str, MethodRouter<App>); 20] {
+fn routes() -> [(&'static str, MethodRouter<App>); 22] {
     [
         ("/bare", post(bare)),
         ("/json", post(json)),
@@ -245,6 +259,8 @@ fn routes() -> [(&'static str, MethodRouter<App>); 20] {
         ("/second", post(second)),
         ("/debug-above", post(debug_above)),
         ("/debug-below", post(debug_below)),
+        ("/debug-below-alone", post(debug_below_without_arguments)),
+        ("/debug-above-with-unit", post(debug_above_with_unit)),
         ("/query", post(query)),
         ("/closure-like", post(layered).layer(tower::layer::util::Identity::new())),
     ]
@@ -271,7 +287,7 @@ async fn every_shape_of_handler_answers_and_replays() {
     let server = serve(&Runs::free()).await;
     let json = "application/json";
     let form = "application/x-www-form-urlencoded";
-    let cases: [(&str, &str, &str, u16, &str); 21] = [
+    let cases: [(&str, &str, &str, u16, &str); 23] = [
         ("/bare", "", "", 200, ""),
         ("/json", json, "[7]", 201, "[7, 1]"),
         ("/form", form, "b=2&a=1", 200, r#"[["a","1"],["b","2"]]"#),
@@ -296,6 +312,8 @@ async fn every_shape_of_handler_answers_and_replays() {
         ("/second", "", "", 200, "two"),
         ("/debug-above", "", "tea", 200, "tea 3"),
         ("/debug-below", json, "7", 200, "7 4"),
+        ("/debug-below-alone", "", "", 200, "alone"),
+        ("/debug-above-with-unit", "", "", 200, "with unit"),
         ("/query?a=1", "", "", 200, r#"{"a":"1"}"#),
         ("/closure-like", "", "", 200, "Some(\"k\") 1"),
         ("/option?again", "", "", 200, "none"),
@@ -357,5 +375,5 @@ fn policies_lists_every_handler_once() {
     assert_eq!(of("bare").scope(), concat!(module_path!(), "::bare"));
     assert_eq!(of("debug_above").scope(), "debug-above");
     let of_this_file = policies().filter(|policy| policy.file() == file!());
-    assert_eq!(of_this_file.count(), 20, "one for each, and none for the one that is compiled out");
+    assert_eq!(of_this_file.count(), 22, "one for each, and none for the one that is compiled out");
 }

@@ -1,5 +1,7 @@
 //! Duplicates of a request that still runs.
 
+use std::net::SocketAddr;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use axum::Router;
@@ -7,9 +9,14 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use futures_util::future::join_all;
-use idempotent_runtime::store::{MemoryStore, SqliteStore, Store};
-use idempotent_runtime::{Idempotency, Registry, idempotent};
-use idempotent_tests::{FaultyStore, Runs, Server, answer, eventually, leave_a_claim};
+use idempotent_runtime::store::{
+    Claim, ClaimRequest, Cursor, Entry, Held, MemoryStore, Page, SqliteStore, Store, StoreError, Token,
+};
+use idempotent_runtime::{Idempotency, Record, RecordKey, Registry, idempotent};
+use idempotent_tests::{Fault, FaultyStore, Runs, Server, answer, eventually, leave_a_claim};
+use tokio::runtime::Builder;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 #[idempotent(scope = "rejects")]
 async fn rejects(State(runs): State<Runs>, _body: String) -> (StatusCode, String) {
@@ -39,16 +46,19 @@ async fn waits_for_a_process(State(runs): State<Runs>, idempotency: Idempotency)
     (StatusCode::CREATED, format!("attempt {}", idempotency.attempt()))
 }
 
-async fn serve(runs: &Runs, store: impl Store) -> Server {
-    let app = Router::new()
+fn app(runs: &Runs, store: impl Store) -> Router {
+    Router::new()
         .route("/rejects", post(rejects))
         .route("/waits", post(waits))
         .route("/waits-shortly", post(waits_shortly))
         .route("/waits-for-failure", post(waits_for_failure))
         .route("/waits-for-a-process", post(waits_for_a_process))
         .with_state(runs.clone())
-        .layer(Registry::new(store).layer());
-    Server::start(app).await
+        .layer(Registry::new(store).layer())
+}
+
+async fn serve(runs: &Runs, store: impl Store) -> Server {
+    Server::start(app(runs, store)).await
 }
 
 async fn fifty_at_once_run_once(store: impl Store) {
@@ -175,4 +185,149 @@ async fn another_request_under_a_running_key_is_422_at_once() {
         runs.let_finish(1);
         assert_eq!(first.await.expect("the request runs").status, StatusCode::CREATED);
     }
+}
+
+/// Tells of no change, so that waiters depend on their own clocks.
+#[derive(Clone)]
+struct Silent(MemoryStore);
+
+impl Store for Silent {
+    async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
+        self.0.claim(key, request).await
+    }
+
+    async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
+        self.0.renew(key, token, lease).await
+    }
+
+    async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
+        self.0.complete(key, token, record, ttl).await
+    }
+
+    async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
+        self.0.release(key, token).await
+    }
+
+    async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
+        self.0.get(key).await
+    }
+
+    async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
+        self.0.purge(key).await
+    }
+
+    async fn sweep(&self) -> Result<usize, StoreError> {
+        self.0.sweep().await
+    }
+
+    async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
+        self.0.list(cursor, limit).await
+    }
+}
+
+/// A runtime that serves until it is told to leave: it ends, or no thread drives it any more.
+struct Leaving {
+    address: SocketAddr,
+    leave: oneshot::Sender<()>,
+    has_left: oneshot::Receiver<()>,
+    _kept: mpsc::Sender<()>,
+}
+
+impl Leaving {
+    fn start(mut builder: Builder, app: Router, ends: bool) -> Self {
+        let (listening, address) = mpsc::channel();
+        let (leave, leaves) = oneshot::channel();
+        let (left, has_left) = oneshot::channel();
+        let (kept, until_dropped) = mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = builder.enable_all().build().expect("a runtime");
+            runtime.block_on(async move {
+                // On a worker, so that it ends with the runtime.
+                let server = tokio::spawn(Server::start(app)).await.expect("the server starts");
+                listening.send(server.address()).expect("the test waits");
+                let _ = leaves.await;
+            });
+            let runtime = if ends {
+                runtime.shutdown_background();
+                None
+            } else {
+                Some(runtime)
+            };
+            left.send(()).expect("the test waits");
+            // The test drops the other end.
+            let _ = until_dropped.recv();
+            drop(runtime);
+        });
+        Self { address: address.recv().expect("it serves"), leave, has_left, _kept: kept }
+    }
+}
+
+/// Two runtimes of one process have a waiter each for one key, and the runtime of the first waiter leaves.
+async fn waiter_outlives_the_first_waiters_runtime(builder: Builder, ends: bool) {
+    let (runs, memory) = (Runs::held(), MemoryStore::new());
+    let owner = serve(&runs, memory.clone()).await;
+    let store = FaultyStore::around(Silent(memory));
+    let waiting = app(&runs, store.clone());
+    let leaving = Leaving::start(builder, waiting.clone(), ends);
+    let staying = Server::start(waiting).await;
+    let first = tokio::spawn(answer(owner.post("/waits").header("idempotency-key", "k")));
+    runs.until_started(1).await;
+
+    let url = format!("http://{}/waits", leaving.address);
+    let left_alone = tokio::spawn(reqwest::Client::new().post(url).header("idempotency-key", "k").send());
+    eventually(async || store.looks(), |&looks| looks > 1).await;
+    let waiter = tokio::spawn(answer(staying.post("/waits").header("idempotency-key", "k")));
+    eventually(async || store.claims(), |&claims| claims == 2).await;
+    // It has claimed, and waits from then on; nothing outside shows that.
+    let looks = store.looks();
+    eventually(async || store.looks(), |&now| now > looks).await;
+    leaving.leave.send(()).expect("it serves");
+    leaving.has_left.await.expect("it leaves");
+
+    runs.let_finish(1);
+    assert_eq!(first.await.expect("the request runs").text(), "charge 1");
+    let waiter = timeout(Duration::from_secs(3), waiter).await.expect("the waiter waits on its own clock");
+    let waiter = waiter.expect("it is answered");
+    assert!(waiter.is_replay() && waiter.text() == "charge 1", "{}", waiter.text());
+    assert_eq!(runs.started(), 1);
+    left_alone.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiter_outlives_a_runtime_that_is_not_driven() {
+    waiter_outlives_the_first_waiters_runtime(Builder::new_current_thread(), false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiter_outlives_a_runtime_of_one_thread_that_ends() {
+    waiter_outlives_the_first_waiters_runtime(Builder::new_current_thread(), true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiter_outlives_a_runtime_of_many_threads_that_ends() {
+    let mut builder = Builder::new_multi_thread();
+    builder.worker_threads(2);
+    waiter_outlives_the_first_waiters_runtime(builder, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn drain_gives_back_what_an_undriven_runtime_holds() {
+    let store = FaultyStore::new();
+    let registry = Registry::builder(store.clone()).store_timeout(Duration::from_millis(100)).build();
+    let app = Router::new().route("/rejects", post(rejects)).with_state(Runs::free()).layer(registry.layer());
+    let leaving = Leaving::start(Builder::new_current_thread(), app, false);
+    store.on_claim(Fault::AnswerIsLost);
+    store.on_renew(Fault::Unreachable);
+    let url = format!("http://{}/rejects", leaving.address);
+    let refused = answer(reqwest::Client::new().post(url).header("idempotency-key", "k")).await;
+    assert_eq!(refused.refusal(), "store_unavailable");
+    eventually(async || store.ends(), |&ends| ends > 0).await;
+    leaving.leave.send(()).expect("it serves");
+    leaving.has_left.await.expect("it leaves");
+    store.on_renew(Fault::None);
+
+    let ends = store.ends();
+    let drained = timeout(Duration::from_secs(10), registry.drain(Duration::from_secs(20))).await;
+    assert_eq!(drained, Ok(0), "another runtime gives it back");
+    assert!(store.ends() > ends, "it was tried again");
 }

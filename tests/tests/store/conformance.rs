@@ -51,6 +51,7 @@ stores!([
     nothing_stands_under_an_unknown_key,
     a_lease_that_runs_out_is_taken_over_as_the_next_attempt,
     a_renewal_keeps_the_claim,
+    renewals_of_many_keys_are_answered_one_by_one,
     a_lease_of_zero_lapses_at_once,
     a_stale_token_can_neither_renew_complete_nor_release,
     another_fingerprint_never_takes_over,

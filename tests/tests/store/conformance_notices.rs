@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use http::HeaderValue;
 use idempotent_runtime::store::{
-    AfterCrash, Claim, ClaimRequest, Cursor, Entry, EntryState, Held, MemoryStore, Page, Store, StoreError, Token,
-    UnknownOutcomes,
+    AfterCrash, Claim, ClaimRequest, Cursor, Entry, EntryState, Held, MemoryStore, Page, Renewal, Store, StoreError,
+    Token, UnknownOutcomes,
 };
 use idempotent_runtime::testing::conformance as rules;
 use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody};
@@ -27,6 +27,11 @@ enum Flaw {
     NeverLapses,
     LapsesEarly,
     IgnoresRenewals,
+    AnswersInReverse,
+    AnswersOnlyWhatIsHeld,
+    AnswersAllAsTheFirst,
+    RenewsWithoutTokens,
+    RenewsAllForAsLong,
     TrustsStaleTokens,
     IgnoresFingerprints,
     IgnoresAfterCrash,
@@ -153,6 +158,41 @@ impl Store for Flawed {
         self.store.renew(&self.key(key), token, lease).await
     }
 
+    async fn renew_many(&self, renewals: &[Renewal]) -> Vec<Result<Held, StoreError>> {
+        let mut renewals = renewals.to_vec();
+        if self.has(Flaw::RenewsAllForAsLong)
+            && let Some(longest) = renewals.iter().map(|renewal| renewal.lease).max()
+        {
+            for renewal in &mut renewals {
+                renewal.lease = longest;
+            }
+        }
+        if self.has(Flaw::RenewsWithoutTokens) {
+            for renewal in &mut renewals {
+                if let Ok(Some(Entry { state: EntryState::Claimed { token, .. }, .. })) =
+                    self.store.get(&renewal.key).await
+                {
+                    renewal.token = token;
+                }
+            }
+        }
+        let mut answers = Vec::new();
+        for Renewal { key, token, lease } in &renewals {
+            answers.push(self.renew(key, *token, *lease).await);
+        }
+        if self.has(Flaw::AnswersInReverse) {
+            answers.reverse();
+        }
+        if self.has(Flaw::AnswersOnlyWhatIsHeld) {
+            answers.retain(|answer| matches!(answer, Ok(Held::Yes)));
+        }
+        if self.has(Flaw::AnswersAllAsTheFirst) {
+            let is_held = matches!(answers.first(), Some(Ok(Held::Yes)));
+            answers.fill_with(|| Ok(if is_held { Held::Yes } else { Held::No }));
+        }
+        answers
+    }
+
     async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
         let key = self.key(key);
         let ttl = if self.has(Flaw::NeverExpires) { Duration::from_hours(1) } else { ttl };
@@ -247,6 +287,8 @@ notices! {
     nothing_stands_under_an_unknown_key: HoldsUnknownKeys;
     a_lease_that_runs_out_is_taken_over_as_the_next_attempt: ForgetsAttempts, NeverLapses, LapsesEarly;
     a_renewal_keeps_the_claim: IgnoresRenewals;
+    renewals_of_many_keys_are_answered_one_by_one: AnswersInReverse, AnswersOnlyWhatIsHeld, AnswersAllAsTheFirst,
+        RenewsWithoutTokens, RenewsAllForAsLong;
     a_lease_of_zero_lapses_at_once: ForgetsAttempts;
     a_stale_token_can_neither_renew_complete_nor_release: TrustsStaleTokens;
     another_fingerprint_never_takes_over: IgnoresFingerprints;

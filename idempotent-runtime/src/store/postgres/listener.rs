@@ -39,7 +39,8 @@ impl Listener {
     /// Rings when the claim of this digest may have ended; listens from now on.
     pub(super) fn bell(&self, pool: &PgPool, digest: &[u8; 32]) -> Notified<'_> {
         let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
-        // The task dies with the runtime that it was spawned on, which need not be the last one of the process.
+        // The task dies with the runtime that it was spawned on, which need not be the last one of the process. If no thread
+        // drives that runtime, no bell rings, and waiters look by themselves every 250 ms.
         if task.as_ref().is_none_or(JoinHandle::is_finished) {
             *task = Some(tokio::spawn(listen(own_pool(pool), self.channel.clone(), Arc::clone(&self.bells))));
         }

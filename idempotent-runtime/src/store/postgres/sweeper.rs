@@ -41,7 +41,8 @@ impl Sweeper {
     /// Sees to it that somebody sweeps.
     pub(super) fn start(&self) {
         let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
-        // The task dies with the runtime that it was spawned on, which need not be the last one of the process.
+        // The task dies with the runtime that it was spawned on, which need not be the last one of the process. If no thread
+        // drives that runtime, another process sweeps, or expired rows wait: claims judge expiry by themselves.
         if task.as_ref().is_none_or(JoinHandle::is_finished) {
             *task = Some(tokio::spawn(sweep_for_ever(self.sweep.clone(), self.interval)));
         }

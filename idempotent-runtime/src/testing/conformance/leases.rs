@@ -9,8 +9,8 @@ use tokio::time::{Instant, sleep};
 use super::fixtures::{
     LONG, ROUNDING, claim, complete, fingerprint, get, lapse, record, release, renew, request, unique_key, until,
 };
-use crate::Record;
-use crate::store::{AfterCrash, Claim, ClaimRequest, Held, Store};
+use crate::store::{AfterCrash, Claim, ClaimRequest, Held, Renewal, Store, Token};
+use crate::{Record, RecordKey};
 
 /// A claim that nobody renews is taken over when its lease is over, and not before.
 ///
@@ -43,6 +43,40 @@ pub async fn a_renewal_keeps_the_claim<S: Store>(store: &Arc<S>) {
     sleep(LEASE + LEASE / 2).await;
     assert_eq!(claim(store, &key, self::request()).await, Claim::InFlight { fingerprint: fingerprint(1) });
     assert_eq!(complete(store, &key, request.token, &record(), LONG).await, Held::Yes);
+}
+
+/// Renewals of many keys at once are answered in order, one answer each: each by its own token and for its own time.
+///
+/// # Panics
+///
+/// When the store breaks the rule.
+pub async fn renewals_of_many_keys_are_answered_one_by_one<S: Store>(store: &Arc<S>) {
+    let (kept, lapsed, other, recorded) = (request(), request(), request(), request());
+    let keys @ [kept_key, lapsed_key, other_key, recorded_key, unknown_key] =
+        &["many-kept", "many-lapsed", "many-other", "many-recorded", "many-unknown"].map(unique_key);
+    for (key, request) in keys.iter().zip([kept, lapsed, other, recorded]) {
+        assert_eq!(claim(store, key, request).await, Claim::Acquired { attempt: 1 });
+    }
+    assert_eq!(complete(store, recorded_key, recorded.token, &record(), LONG).await, Held::Yes);
+    lapse(store, kept_key, kept.token).await;
+    let renewal = |key: &RecordKey, token, lease| Renewal { key: key.clone(), token, lease };
+    let renewals = [
+        renewal(unknown_key, Token::unique(), LONG),
+        renewal(kept_key, kept.token, LONG),
+        renewal(other_key, Token::unique(), Duration::ZERO),
+        renewal(recorded_key, recorded.token, LONG),
+        renewal(lapsed_key, lapsed.token, Duration::ZERO),
+    ];
+    let answers = store.renew_many(&renewals).await;
+    let answers: Vec<_> = answers.into_iter().map(|answer| answer.expect("the store renews")).collect();
+    assert_eq!(answers, [Held::No, Held::Yes, Held::No, Held::No, Held::Yes], "one answer each, in order");
+
+    let in_flight = Claim::InFlight { fingerprint: fingerprint(1) };
+    assert_eq!(claim(store, kept_key, request()).await, in_flight, "its lease begins anew");
+    assert_eq!(claim(store, other_key, request()).await, in_flight, "another token changes nothing");
+    assert_eq!(claim(store, lapsed_key, request()).await, Claim::Acquired { attempt: 2 }, "each has its own time");
+    assert_eq!(get(store, unknown_key).await, None);
+    assert!(store.renew_many(&[]).await.is_empty(), "nothing is asked for");
 }
 
 /// A holder that knows that it cannot go on says so with a lease of zero.

@@ -178,6 +178,7 @@ pub async fn all<S: Store>(store: S) {
     nothing_stands_under_an_unknown_key(&store).await;
     a_lease_that_runs_out_is_taken_over_as_the_next_attempt(&store).await;
     a_renewal_keeps_the_claim(&store).await;
+    renewals_of_many_keys_are_answered_one_by_one(&store).await;
     a_lease_of_zero_lapses_at_once(&store).await;
     a_stale_token_can_neither_renew_complete_nor_release(&store).await;
     another_fingerprint_never_takes_over(&store).await;
