@@ -258,3 +258,60 @@ async fn an_overload_costs_what_it_serves_and_is_refused_early() {
     let ends = store.ends();
     assert!(ends <= 16, "{ends} claims were given back");
 }
+
+/// A store in PostgreSQL, over two connections, in which a claim takes some time; a claim that a store of this kind cannot
+/// serve within three seconds is refused.
+struct Slow {
+    store: PostgresStore,
+    app: Router,
+}
+
+impl Slow {
+    /// `pause` is what each insertion waits for, in seconds, as an expression.
+    async fn new(pause: &str) -> Self {
+        let database = PostgresServer::shared().await.database().await;
+        let store = PostgresStore::new(database.pool(2).await);
+        store.migrate().await.expect("the tables are made");
+        let slow = format!(
+            "CREATE SEQUENCE inserted;
+             CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep({pause}); RETURN NEW; END $$;
+             CREATE TRIGGER slow BEFORE INSERT ON idempotency.records FOR EACH ROW EXECUTE FUNCTION slow()"
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(slow)).execute(store.pool()).await.expect("it is made");
+        let registry = Registry::builder(store.clone()).store_timeout(Duration::from_secs(3)).build();
+        Self { store, app: app(&Runs::free(), &registry) }
+    }
+
+    async fn becomes_fast(&self) {
+        sqlx::raw_sql("DROP TRIGGER slow ON idempotency.records")
+            .execute(self.store.pool())
+            .await
+            .expect("it is dropped");
+    }
+
+    /// How many of so many requests at once are refused.
+    async fn refused_of(&self, burst: &str, requests: usize) -> usize {
+        let send = |number: usize| {
+            let request = Request::post("/charges").header("idempotency-key", format!("{burst}-{number}"));
+            self.app.clone().oneshot(request.body(Body::empty()).expect("a well-formed request"))
+        };
+        let answers = join_all((0..requests).map(send)).await;
+        let statuses = answers.into_iter().map(|answer| answer.expect("infallible").status());
+        statuses.filter(|status| *status == StatusCode::SERVICE_UNAVAILABLE).count()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_time_refuses_nothing_after_its_end() {
+    let slow = Slow::new("0.05").await;
+    assert_eq!(slow.refused_of("slow", 60).await, 0, "they take 1.5 s");
+    slow.becomes_fast().await;
+    assert_eq!(slow.refused_of("fast", 400).await, 0, "at the former pace, they would take 10 s");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_beginning_of_a_burst_refuses_nothing() {
+    // As while connections are opened: the first forty claims take 1 s.
+    let slow = Slow::new("CASE WHEN nextval('inserted') <= 40 THEN 0.05 ELSE 0 END").await;
+    assert_eq!(slow.refused_of("burst", 400).await, 0);
+}

@@ -35,15 +35,14 @@ struct Inner {
 
 impl BoundedStore {
     pub(crate) fn new(name: &str, store: Arc<dyn ErasedStore>, limit: Duration) -> Self {
-        let (line, give_backs) = Default::default();
         Self(Arc::new(Inner {
             name: name.into(),
             store,
             limit,
             meter: StoreMeter::new(name),
             near: None,
-            line,
-            give_backs,
+            line: Arc::new(Line::with_limit(limit)),
+            give_backs: GiveBacks::default(),
         }))
     }
 
