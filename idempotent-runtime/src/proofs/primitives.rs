@@ -23,6 +23,6 @@ pub(crate) fn on_own_thread(_: &str, future: impl Future<Output = ()> + Send + '
 }
 
 /// The proofs' own time is that of all tasks.
-pub(crate) fn clock_is_paused() -> bool {
+pub(crate) fn clock_is_paused(_: Option<&tokio::runtime::Handle>) -> bool {
     false
 }
