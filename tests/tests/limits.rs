@@ -9,10 +9,11 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use futures_util::future::join_all;
 use idempotent_runtime::store::{PostgresStore, SqliteStore, Store};
-use idempotent_runtime::{IdempotencyLayer, InFlight, Policy, Registry, RegistryBuilder, idempotent};
+use idempotent_runtime::{IdempotencyLayer, InFlight, Policy, RecordKey, Registry, RegistryBuilder, idempotent};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::sqlite::SqliteFile;
 use idempotent_tests::{Fault, FaultyStore, Logs, PATIENCE, Runs, Server, answer, eventually};
+use sha2::Digest as _;
 use sqlx::Connection as _;
 use tower::ServiceExt;
 
@@ -26,6 +27,11 @@ async fn refuses_after_crash(State(runs): State<Runs>) -> (StatusCode, String) {
     (StatusCode::CREATED, format!("charge {}", runs.run().await))
 }
 
+#[idempotent(scope = "briefly", after_crash = "refuse", lease = "300ms")]
+async fn refuses_after_crash_briefly(State(runs): State<Runs>) -> (StatusCode, String) {
+    (StatusCode::CREATED, format!("charge {}", runs.run().await))
+}
+
 async fn plain(State(runs): State<Runs>) -> (StatusCode, String) {
     (StatusCode::CREATED, format!("charge {}", runs.run().await))
 }
@@ -34,6 +40,7 @@ fn app(runs: &Runs, registry: &Registry) -> Router {
     Router::new()
         .route("/charges", post(create_charge))
         .route("/refuses", post(refuses_after_crash))
+        .route("/briefly", post(refuses_after_crash_briefly))
         .with_state(runs.clone())
         .layer(registry.layer())
 }
@@ -155,6 +162,55 @@ async fn a_drain_waits_for_a_claim_that_arrives_late() {
     store.let_through();
     assert_eq!(draining.await.expect("the drain ends"), 0);
     assert!(store.inner().is_empty(), "it was given back after it had arrived");
+}
+
+#[tokio::test]
+async fn a_claim_that_arrives_after_its_lease_refuses_nothing() {
+    let (runs, store) = (Runs::free(), FaultyStore::new());
+    let registry = Registry::builder(store.clone()).store_timeout(Duration::from_millis(50)).build();
+    let server = Server::start(app(&runs, &registry)).await;
+    store.on_claim(Fault::ArrivesLate);
+    for _ in 0..2 {
+        assert_eq!(server.post_with_key("/briefly", "k").await.refusal(), "store_unavailable");
+    }
+    assert_eq!(registry.drain(PATIENCE).await, 0);
+    assert_eq!(registry.drain(PATIENCE).await, 0, "it is not tried any more");
+    store.on_claim(Fault::None);
+    for _ in 0..2 {
+        // It runs on this thread before the answer to the next request does.
+        store.let_through();
+    }
+    assert_eq!(server.post_with_key("/briefly", "other").await.text(), "charge 1");
+    let retry = server.post_with_key("/briefly", "k").await;
+    assert_eq!((retry.text(), runs.started()), ("charge 2", 2));
+}
+
+#[tokio::test]
+async fn a_claim_that_postgres_holds_up_refuses_nothing() {
+    let database = PostgresServer::shared().await.database().await;
+    let store = PostgresStore::new(database.pool(4).await);
+    store.migrate().await.expect("the tables are made");
+    let mut other = sqlx::PgConnection::connect(&database.url()).await.expect("the server answers");
+    // As a row whose commit waits for a standby: it is there, and not visible.
+    let key = RecordKey::new("briefly", None, "k");
+    let insert =
+        "INSERT INTO idempotency.records (digest, key, state, fingerprint, token, attempt, claim_ttl, expires_at)
+                  VALUES ($1, $2, 'claimed', '', '', 1, 1000, 'infinity')";
+    sqlx::raw_sql("BEGIN").execute(&mut other).await.expect("it begins");
+    let inserting = sqlx::query(insert).bind(sha2::Sha256::digest(key.as_str()).to_vec()).bind(key.as_str());
+    inserting.execute(&mut other).await.expect("it is inserted");
+
+    let (runs, store) = (Runs::free(), FaultyStore::around(store));
+    let registry = Registry::builder(store.clone()).store_timeout(Duration::from_millis(200)).build();
+    let server = Server::start(app(&runs, &registry)).await;
+    assert_eq!(server.post_with_key("/briefly", "k").await.refusal(), "store_unavailable");
+    // The third try comes after the lease.
+    eventually(async || store.ends(), |&tried| tried >= 3).await;
+    sqlx::raw_sql("ROLLBACK").execute(&mut other).await.expect("it is rolled back");
+    assert_eq!(registry.drain(PATIENCE).await, 0);
+    eventually(async || server.post_with_key("/briefly", "k").await.status, |&status| status == StatusCode::CREATED)
+        .await;
+    assert_eq!(runs.started(), 1);
 }
 
 #[tokio::test]
