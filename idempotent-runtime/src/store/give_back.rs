@@ -22,7 +22,7 @@ const MOST: usize = 10_000;
 /// How many are asked for at once: what is given back must not hold up what is claimed.
 const AT_ONCE: usize = 8;
 
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Until then, a claim that has arrived late refuses its key.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 

@@ -121,7 +121,7 @@ impl Line {
         }
         let now = Instant::now();
         let recent = pace.take().filter(|pace| pace.is_recent(now, self.limit));
-        pace.insert(recent.unwrap_or_else(|| Pace::new(now))).count(now, self.limit);
+        pace.insert(recent.unwrap_or_else(|| Pace::new(now, others))).count(now, others, self.limit);
     }
 }
 
@@ -132,7 +132,8 @@ impl Line {
 struct Pace {
     waits_since: Instant,
     last_sent: Instant,
-    window: (Instant, u32),
+    /// Since when, how many have gone out, and how many waited at its beginning.
+    window: (Instant, u32, usize),
     windows: u32,
     /// The best window of a time as long as the limit, and the one before that.
     best: Option<Duration>,
@@ -144,18 +145,18 @@ struct Pace {
 
 /// Long enough that a store which takes many calls at once has taken some.
 const WINDOW: Duration = Duration::from_millis(50);
-const CALLS_IN_WINDOW: u32 = 8;
+const CALLS_IN_WINDOW: u32 = 4;
 const LEAST_WINDOWS: u32 = 2;
 
 /// How much faster than in its best window a store may become, before a call was turned away that it could have served.
 const FASTER: u32 = 4;
 
 impl Pace {
-    fn new(now: Instant) -> Self {
+    fn new(now: Instant, others: usize) -> Self {
         Self {
             waits_since: now,
             last_sent: now,
-            window: (now, 0),
+            window: (now, 0, others),
             windows: 0,
             best: None,
             best_before: None,
@@ -169,21 +170,25 @@ impl Pace {
     }
 
     /// Another call goes out while others wait.
-    fn count(&mut self, now: Instant, limit: Duration) {
+    fn count(&mut self, now: Instant, others: usize, limit: Duration) {
         self.last_sent = now;
-        let (begun, count) = &mut self.window;
+        let (begun, count, others_before) = &mut self.window;
         *count += 1;
         let passed = now.saturating_duration_since(*begun);
         if passed < WINDOW || *count < CALLS_IN_WINDOW {
             return;
         }
-        let seen = passed / *count;
+        let (seen, has_grown) = (passed / *count, others > *others_before);
+        self.window = (now, 0, others);
+        if has_grown {
+            // The processors were busy with those that came.
+            return;
+        }
         if now.saturating_duration_since(self.begun) > limit {
             (self.best_before, self.best, self.begun) = (self.best.take(), None, now);
         }
         self.best = Some(self.best.map_or(seen, |best| best.min(seen)));
         self.windows = self.windows.saturating_add(1);
-        self.window = (now, 0);
     }
 
     /// The time that passes between two calls at best, if that is known.
