@@ -7,6 +7,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+#[cfg(any(feature = "memory", feature = "redis", feature = "sqlite"))]
 use super::StoreError;
 #[cfg(any(feature = "memory", feature = "sqlite"))]
 use super::Token;
@@ -16,11 +17,13 @@ use crate::sync::{KeyHasher, Mutex, lock, tokio::time::Instant};
 /// How long such a token is remembered: longer than any network or server keeps what was sent.
 pub(crate) const REMEMBERED: Duration = Duration::from_hours(24);
 
+#[cfg(any(feature = "memory", feature = "redis", feature = "sqlite"))]
 #[derive(Debug, thiserror::Error)]
 #[error("the claim was given back before it arrived")]
 struct GivenBack;
 
 /// The answer to a claim by such a token.
+#[cfg(any(feature = "memory", feature = "redis", feature = "sqlite"))]
 pub(super) fn given_back() -> StoreError {
     StoreError::unavailable(GivenBack)
 }

@@ -23,6 +23,7 @@ mod bounded;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
 pub(crate) mod columns;
 mod give_back;
+#[cfg(any(feature = "memory", feature = "postgres", feature = "redis", feature = "sqlite"))]
 mod given_back;
 mod line;
 #[cfg(feature = "memory")]

@@ -398,10 +398,8 @@ impl Store for PostgresStore {
             let query = query.bind(self.lock_of_key(key)).bind(span_millis(REMEMBERED));
             query.fetch_one(self.0.pools.own()).await
         };
-        match retried(give_back).await?.try_get(0).map_err(store_error)? {
-            true => Ok(Held::No),
-            false => Err(StoreError::unavailable("a claim of the key is on its way")),
-        }
+        let is_kept_out = retried(give_back).await?.try_get(0).map_err(store_error)?;
+        if is_kept_out { Ok(Held::No) } else { Err(StoreError::unavailable("a claim of the key is on its way")) }
     }
 
     async fn changed(&self, key: &RecordKey) {
