@@ -3,7 +3,8 @@
 //! A store's connections live on the runtime that opened them, which mostly is the one in which the key was claimed. So that
 //! one is asked first, from outside, which wakes one of its threads even where another one is blocked. If it does not begin,
 //! because all of its threads are blocked, no thread drives it, or it has ended, another runtime of the process is asked, and in
-//! the end the thread of the library does it itself.
+//! the end a thread of the library does it itself. Each store has one of its own for that: a store that blocks the thread on
+//! which it is asked ends no lease of another one.
 
 #[cfg(all(test, shuttle))]
 pub(super) use self::checked::*;
@@ -13,6 +14,7 @@ pub(super) use self::real::*;
 #[cfg(not(all(test, shuttle)))]
 mod real {
     use std::collections::HashMap;
+    use std::io;
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -22,7 +24,8 @@ mod real {
 
     use super::super::Lease;
     use super::super::keeper::Shared;
-    use crate::sync::{Mutex, RuntimeId, lock};
+    use crate::store::BoundedStore;
+    use crate::sync::{Mutex, RuntimeId, lock, on_own_thread};
 
     pub(in super::super) fn runtime_of(lease: &Lease) -> Option<RuntimeId> {
         lease.runtime.as_ref().map(Handle::id)
@@ -37,6 +40,25 @@ mod real {
         /// In which a key was claimed last.
         last: Mutex<Option<Handle>>,
         passed_over_until: Mutex<HashMap<RuntimeId, Instant>>,
+        last_resorts: Mutex<HashMap<usize, LastResort>>,
+    }
+
+    /// A thread that renews leases of one store where no runtime of the application does. It ends with this, and stays until
+    /// then: connections that the store opens live on it.
+    struct LastResort {
+        runtime: Handle,
+        _ends: oneshot::Sender<()>,
+    }
+
+    impl LastResort {
+        fn start() -> io::Result<Self> {
+            let (ends, ended) = oneshot::channel::<()>();
+            let until_ended = async {
+                let _ = ended.await;
+            };
+            let runtime = on_own_thread("idempotent-renewals", until_ended)?;
+            Ok(Self { runtime, _ends: ends })
+        }
     }
 
     impl Runtimes {
@@ -58,6 +80,17 @@ mod real {
             passed_over.insert(runtime.id(), now + PASSED_OVER);
         }
 
+        fn last_resort(&self, store: &BoundedStore) -> io::Result<Handle> {
+            let mut last_resorts = lock(&self.last_resorts);
+            if let Some(last_resort) = last_resorts.get(&store.address()) {
+                return Ok(last_resort.runtime.clone());
+            }
+            let last_resort = LastResort::start()?;
+            let runtime = last_resort.runtime.clone();
+            last_resorts.insert(store.address(), last_resort);
+            Ok(runtime)
+        }
+
         /// In the order in which they are asked.
         fn candidates(&self, own: Option<Handle>) -> impl Iterator<Item = Handle> {
             let own_id = own.as_ref().map(Handle::id);
@@ -68,8 +101,9 @@ mod real {
 
     /// Renews leases of one store and one runtime. It ends when all of them were asked for, or have to be asked for again.
     pub(in super::super) async fn deliver(shared: &Arc<Shared>, leases: Vec<Arc<Lease>>) {
-        let Some(shortest) = leases.iter().map(|lease| lease.length).min() else { return };
-        let own = leases.first().and_then(|lease| lease.runtime.clone());
+        let Some(first) = leases.first() else { return };
+        let (store, own) = (first.store.clone(), first.runtime.clone());
+        let shortest = leases.iter().map(|lease| lease.length).min().unwrap_or_default();
         for runtime in shared.runtimes.candidates(own) {
             if !shared.runtimes.may_begin(&runtime) {
                 continue;
@@ -99,7 +133,21 @@ mod real {
             // There is no time left for another runtime that may be blocked too.
             break;
         }
-        shared.renew(leases).await;
+        match shared.runtimes.last_resort(&store) {
+            Ok(runtime) => {
+                let shared = Arc::clone(shared);
+                // The next batch waits for this one: if the thread is blocked, another one would be too.
+                let _ = runtime.spawn(async move { shared.renew(leases).await }).await;
+            }
+            Err(error) => {
+                tracing::error!(
+                    %error,
+                    store = store.name(),
+                    "the thread that renews leases where no runtime does cannot be started: another one does it"
+                );
+                shared.renew(leases).await;
+            }
+        }
     }
 }
 

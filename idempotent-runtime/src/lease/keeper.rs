@@ -93,11 +93,11 @@ impl Keeper {
         if !leases.has_thread {
             leases.has_thread = start(&self.0);
         }
-        self.0.wake(&mut leases, due);
+        self.0.wake(&mut leases, &lease, due);
         drop(leases);
         // The thread does not see how the clock of a test goes on.
-        let on_paused_clock =
-            clock_is_paused().then(|| tokio::spawn(renew_on_paused_clock(Arc::clone(&self.0), Arc::clone(&lease))));
+        let on_paused_clock = clock_is_paused(lease.runtime.as_ref())
+            .then(|| tokio::spawn(renew_on_paused_clock(Arc::clone(&self.0), Arc::clone(&lease))));
         KeptLease { keeper: Arc::clone(self), lease, on_paused_clock }
     }
 
@@ -154,7 +154,7 @@ fn spread(whole: Duration, number: u64) -> Duration {
 /// Whether the thread runs. If it cannot be started, the next lease tries again.
 fn start(shared: &Arc<Shared>) -> bool {
     match on_own_thread("idempotent-leases", run(Arc::clone(shared))) {
-        Ok(()) => true,
+        Ok(_) => true,
         Err(error) => {
             tracing::error!(%error, "the thread that renews leases cannot be started: running handlers lose their claims");
             false
@@ -216,7 +216,6 @@ impl Drop for UnderWay {
         } else {
             of_store.batches.remove(&group(&self.first));
         }
-        leases.wakes_at = None;
         drop(leases);
         self.shared.earlier.notify_one();
     }
@@ -282,12 +281,14 @@ impl Shared {
 
     fn renew_at(&self, leases: &mut Leases, lease: &Arc<Lease>, due: Instant) {
         if leases.place_again(lease, due) {
-            self.wake(leases, due);
+            self.wake(leases, lease, due);
         }
     }
 
-    fn wake(&self, leases: &mut Leases, due: Instant) {
-        if leases.wakes_at.is_none_or(|wakes_at| due < wakes_at) {
+    /// Wakes the thread where it would sleep for too long. A lease whose batch has to wait is looked for when the one that is on
+    /// its way has ended.
+    fn wake(&self, leases: &mut Leases, lease: &Lease, due: Instant) {
+        if leases.wakes_at.is_none_or(|wakes_at| due < wakes_at) && leases.of(&lease.store).may_go(lease) {
             leases.wakes_at = Some(due);
             self.earlier.notify_one();
         }
@@ -409,13 +410,10 @@ impl OfStore {
     }
 
     fn next_due(&self) -> Option<Instant> {
-        let may_go = |lease: &Lease| {
-            if lease.is_alone.load(Ordering::Relaxed) {
-                self.alone < ALONE
-            } else {
-                !self.batches.contains(&group(lease))
-            }
-        };
-        self.by_due.iter().take(LOOKED_AT).find(|(_, lease)| may_go(lease)).map(|(&(due, _), _)| due)
+        self.by_due.iter().take(LOOKED_AT).find(|(_, lease)| self.may_go(lease)).map(|(&(due, _), _)| due)
+    }
+
+    fn may_go(&self, lease: &Lease) -> bool {
+        if lease.is_alone.load(Ordering::Relaxed) { self.alone < ALONE } else { !self.batches.contains(&group(lease)) }
     }
 }

@@ -30,6 +30,6 @@ pub(crate) fn current_runtime() -> Option<RuntimeId> {
 }
 
 /// The proofs' own time is that of all tasks.
-pub(crate) fn clock_is_paused() -> bool {
+pub(crate) fn clock_is_paused(_: Option<&tokio::runtime::Handle>) -> bool {
     false
 }

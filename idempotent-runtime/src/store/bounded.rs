@@ -41,16 +41,15 @@ struct Inner {
 
 impl BoundedStore {
     pub(crate) fn new(name: &str, store: Arc<dyn ErasedStore>, limit: Duration) -> Self {
-        let (line, transaction_line, give_backs) = Default::default();
         Self(Arc::new(Inner {
             name: name.into(),
             store,
             limit,
             meter: StoreMeter::new(name),
             near: None,
-            line,
-            transaction_line,
-            give_backs,
+            line: Arc::new(Line::with_limit(limit)),
+            transaction_line: Arc::new(Line::with_limit(limit)),
+            give_backs: GiveBacks::default(),
         }))
     }
 
@@ -264,12 +263,12 @@ impl BoundedStore {
             asking.as_mut().poll(cx)
         });
         let mut answering = pin!(deadline.bound(in_time));
-        // How long the line takes may show only while it stands.
-        for _ in 1..LOOKS {
+        // How long the line takes may show only while it stands. Each look of many that wait costs those that are served.
+        for pause in [limit / 2, limit / 4] {
             if !is_claim || ahead < SHORT {
                 break;
             }
-            if let Some(answer) = Deadline::after(limit / LOOKS).bound(&mut answering).await {
+            if let Some(answer) = Deadline::after(pause).bound(&mut answering).await {
                 return this.judged(answer, limit);
             }
             let left = ahead.saturating_sub(line.sent().wrapping_sub(sent));
@@ -281,8 +280,7 @@ impl BoundedStore {
     }
 }
 
-/// How often a call looks whether it can still be served, while so many stand in front of it.
-const LOOKS: u32 = 8;
+/// A call looks whether it can still be served where so many stand in front of it.
 const SHORT: usize = 64;
 
 impl Call {

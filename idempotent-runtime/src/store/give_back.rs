@@ -22,8 +22,9 @@ const MOST: usize = 10_000;
 /// How many are asked for at once: what is given back must not hold up what is claimed.
 const AT_ONCE: usize = 8;
 
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// Until then, a claim that has arrived late refuses its key.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A runtime that is driven wakes a task sooner.
 const STANDSTILL: Duration = Duration::from_secs(1);
@@ -35,11 +36,14 @@ struct Unwanted {
     token: Token,
     /// Whether the key is free afterwards; otherwise the claim lapses, and keeps the number of its attempt.
     is_released: bool,
-    /// The claim may arrive in the store after its own end, so that an end which finds nothing is repeated until then.
+    /// The claim may arrive in the store after its own end, so that an end which finds nothing is repeated until then. A release
+    /// keeps it from arriving later than that, unless others have taken the key meanwhile.
     arrives_until: Deadline,
     /// Tried so long where the store fails.
     tried_until: Deadline,
     pause: Duration,
+    /// A release has found nothing, so that the claim cannot arrive any more unless another one has come and gone meanwhile.
+    is_kept_out: bool,
     /// A renewal that is on its way comes first.
     renewed: Option<Arc<KeptLease>>,
 }
@@ -77,6 +81,7 @@ impl BoundedStore {
             // A claim that may be taken over is free when its lease is over; the other one never is.
             tried_until: if is_released { Deadline::after(Duration::MAX) } else { lease },
             pause: FIRST_PAUSE,
+            is_kept_out: false,
             renewed: None,
         });
     }
@@ -90,6 +95,7 @@ impl BoundedStore {
             arrives_until: Deadline::after(Duration::ZERO),
             tried_until: Deadline::after(length),
             pause: FIRST_PAUSE,
+            is_kept_out: false,
             renewed: Some(Arc::new(lease)),
         });
     }
@@ -130,7 +136,7 @@ impl BoundedStore {
 
     /// How many claims are on their way back.
     pub(crate) fn given_back(&self) -> usize {
-        lock(&self.give_backs().queue).by_due.len()
+        lock(&self.give_backs().queue).by_due.values().filter(|unwanted| !unwanted.is_kept_out).count()
     }
 
     /// Resolves when none is on its way back any more. Those that wait for their next try are tried now.
@@ -156,19 +162,28 @@ impl BoundedStore {
         }
     }
 
-    /// Whether it need not be tried again.
-    async fn ends(&self, unwanted: &Unwanted) -> bool {
+    async fn try_to_end(&self, unwanted: &Unwanted) -> Tried {
         let ended: Result<Held, StoreError> = match &unwanted.renewed {
             Some(lease) => lease.lapse().await,
             None if unwanted.is_released => self.release(&unwanted.key, unwanted.token).await,
             None => self.renew(&unwanted.key, unwanted.token, Duration::ZERO).await,
         };
         match ended {
-            Ok(Held::Yes) => true,
-            Ok(Held::No) => unwanted.arrives_until.is_over(),
-            Err(_) => unwanted.tried_until.is_over(),
+            Ok(Held::Yes) => Tried::HasEnded,
+            Ok(Held::No) if unwanted.arrives_until.is_over() => Tried::HasEnded,
+            Ok(Held::No) if unwanted.is_released => Tried::IsKeptOut,
+            Err(_) if unwanted.tried_until.is_over() => Tried::HasEnded,
+            Ok(Held::No) | Err(_) => Tried::InVain,
         }
     }
+}
+
+/// What a try to end a claim came to; only after the first one it is not tried again.
+#[derive(PartialEq, Eq)]
+enum Tried {
+    HasEnded,
+    IsKeptOut,
+    InVain,
 }
 
 impl Queue {
@@ -212,15 +227,15 @@ async fn give_all_back(store: BoundedStore) {
             }
             continue;
         }
-        let ended = join_all(due.iter().map(|(_, unwanted)| store.ends(unwanted))).await;
+        let tried = join_all(due.iter().map(|(_, unwanted)| store.try_to_end(unwanted))).await;
         let mut gone = Vec::new();
         {
             let mut queue = lock(&store.give_backs().queue);
-            for ((place, unwanted), has_ended) in due.into_iter().zip(ended) {
+            for ((place, unwanted), tried) in due.into_iter().zip(tried) {
                 gone.extend(queue.by_due.remove(&place));
-                if !has_ended {
-                    let pause = unwanted.pause;
-                    let later = Unwanted { pause: LONGEST_PAUSE.min(pause * 2), ..unwanted };
+                if tried != Tried::HasEnded {
+                    let (pause, is_kept_out) = (unwanted.pause, unwanted.is_kept_out || tried == Tried::IsKeptOut);
+                    let later = Unwanted { pause: LONGEST_PAUSE.min(pause * 2), is_kept_out, ..unwanted };
                     queue.insert(Instant::now() + pause, later);
                 }
             }

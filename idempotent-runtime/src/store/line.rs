@@ -73,26 +73,19 @@ impl Call {
 /// The calls of one store that are held back, and how fast it takes them.
 #[derive(Default)]
 pub(crate) struct Line {
+    /// How long one of its calls may take.
+    limit: Duration,
     held_back: AtomicUsize,
     sent: AtomicUsize,
-    pace: Mutex<Pace>,
+    /// While calls wait, and for a while after some have waited in vain.
+    pace: Mutex<Option<Pace>>,
 }
-
-#[derive(Default)]
-struct Pace {
-    /// The time that passes between two calls that go out, as long as others wait.
-    of_one: Option<Duration>,
-    /// Since when others wait all the time, and how many have gone out by then.
-    window: Option<(Instant, u32)>,
-}
-
-/// Long enough that a store which takes many calls at once has taken some, and that some have gone out at all: a burst keeps
-/// the processors busy at first, which says nothing of the store.
-const WINDOW: Duration = Duration::from_millis(50);
-const ENOUGH: u32 = 16;
-const LONG_WINDOW: Duration = Duration::from_millis(250);
 
 impl Line {
+    pub(super) fn with_limit(limit: Duration) -> Self {
+        Self { limit, ..Self::default() }
+    }
+
     /// How many have gone out.
     pub(super) fn sent(&self) -> usize {
         self.sent.load(Ordering::Relaxed)
@@ -102,34 +95,112 @@ impl Line {
         self.held_back.load(Ordering::Relaxed)
     }
 
-    /// Whether `ahead` calls will not have gone out within `limit`, not even at twice the pace that was seen.
-    pub(super) fn is_too_long(&self, ahead: usize, limit: Duration) -> bool {
-        let Some(of_one) = lock(&self.pace).of_one else { return false };
-        of_one.saturating_mul(u32::try_from(ahead).unwrap_or(u32::MAX)) / 2 > limit
+    /// Whether `ahead` calls will surely not have gone out within this time.
+    pub(super) fn is_too_long(&self, ahead: usize, within: Duration) -> bool {
+        if ahead == 0 {
+            return false;
+        }
+        let of_one = lock(&self.pace).as_ref().and_then(|pace| pace.of_one(self.limit));
+        of_one.is_some_and(|of_one| of_one.saturating_mul(u32::try_from(ahead).unwrap_or(u32::MAX)) / FASTER > within)
     }
 
     fn left(&self, was_sent: bool) {
         let others = self.held_back.fetch_sub(1, Ordering::Relaxed) - 1;
+        let mut pace = lock(&self.pace);
         if !was_sent {
+            if let Some(pace) = &mut *pace {
+                pace.was_too_slow = true;
+            }
             return;
         }
         self.sent.fetch_add(1, Ordering::Relaxed);
-        let mut pace = lock(&self.pace);
         if others == 0 {
-            pace.window = None;
+            // The store has taken all that came: how long it took says nothing of what comes later.
+            pace.take_if(|pace| !pace.was_too_slow);
             return;
         }
         let now = Instant::now();
-        let (begun, count) = pace.window.get_or_insert((now, 0));
-        let passed = now.saturating_duration_since(*begun);
+        let recent = pace.take().filter(|pace| pace.is_recent(now, self.limit));
+        pace.insert(recent.unwrap_or_else(|| Pace::new(now, others))).count(now, others, self.limit);
+    }
+}
+
+/// What a line that waits all the time has seen, in windows of time: each says how long one call took to follow another.
+///
+/// Nothing surely follows from the beginning of a burst, when connections are opened and the processors accept requests. So it
+/// counts from half of the limit on, and then the best window does, not the mean.
+struct Pace {
+    waits_since: Instant,
+    last_sent: Instant,
+    /// Since when, how many have gone out, and how many waited at its beginning.
+    window: (Instant, u32, usize),
+    windows: u32,
+    /// The best window of a time as long as the limit, and the one before that.
+    best: Option<Duration>,
+    best_before: Option<Duration>,
+    begun: Instant,
+    /// A call has waited in vain.
+    was_too_slow: bool,
+}
+
+/// Long enough that a store which takes many calls at once has taken some.
+const WINDOW: Duration = Duration::from_millis(50);
+const CALLS_IN_WINDOW: u32 = 4;
+const LEAST_WINDOWS: u32 = 2;
+
+/// How much faster than in its best window a store may become, before a call was turned away that it could have served.
+const FASTER: u32 = 4;
+
+impl Pace {
+    fn new(now: Instant, others: usize) -> Self {
+        Self {
+            waits_since: now,
+            last_sent: now,
+            window: (now, 0, others),
+            windows: 0,
+            best: None,
+            best_before: None,
+            begun: now,
+            was_too_slow: false,
+        }
+    }
+
+    fn is_recent(&self, now: Instant, limit: Duration) -> bool {
+        now.saturating_duration_since(self.last_sent) <= limit
+    }
+
+    /// Another call goes out while others wait.
+    fn count(&mut self, now: Instant, others: usize, limit: Duration) {
+        self.last_sent = now;
+        let (begun, count, others_before) = &mut self.window;
         *count += 1;
-        if passed < WINDOW || *count < ENOUGH && passed < LONG_WINDOW {
+        let passed = now.saturating_duration_since(*begun);
+        if passed < WINDOW || *count < CALLS_IN_WINDOW {
             return;
         }
-        let seen = passed / *count;
-        // What it was able to do counts more than what it does now: who is refused by mistake gets nothing.
-        pace.of_one = Some(pace.of_one.map_or(seen, |before| seen.min((before * 7 + seen) / 8)));
-        pace.window = Some((now, 0));
+        let (seen, has_grown) = (passed / *count, others > *others_before);
+        self.window = (now, 0, others);
+        if has_grown {
+            // The processors were busy with those that came.
+            return;
+        }
+        if now.saturating_duration_since(self.begun) > limit {
+            (self.best_before, self.best, self.begun) = (self.best.take(), None, now);
+        }
+        self.best = Some(self.best.map_or(seen, |best| best.min(seen)));
+        self.windows = self.windows.saturating_add(1);
+    }
+
+    /// The time that passes between two calls at best, if that is known.
+    fn of_one(&self, limit: Duration) -> Option<Duration> {
+        let now = Instant::now();
+        let is_known = self.windows >= LEAST_WINDOWS
+            && now.saturating_duration_since(self.waits_since) >= limit / 2
+            && self.is_recent(now, limit);
+        if !is_known {
+            return None;
+        }
+        self.best.into_iter().chain(self.best_before).min()
     }
 }
 

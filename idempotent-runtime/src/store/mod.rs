@@ -23,6 +23,8 @@ mod bounded;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
 pub(crate) mod columns;
 mod give_back;
+#[cfg(any(feature = "memory", feature = "postgres", feature = "redis", feature = "sqlite"))]
+mod given_back;
 mod line;
 #[cfg(feature = "memory")]
 mod memory;
@@ -104,6 +106,7 @@ pub trait Store: Send + Sync + 'static {
     /// | what stands under `key` | what comes back | what changes |
     /// |---|---|---|
     /// | nothing, or something whose time to live is over | [`Claim::Acquired`], attempt 1 | claimed for `request` |
+    /// | nothing, and `request.token` was [released](Self::release) before | an error | nothing |
     /// | a claim with `request.token` | [`Claim::Acquired`], its attempt | nothing: a retried call recognises itself |
     /// | a claim within its lease | [`Claim::InFlight`] | nothing |
     /// | a claim whose lease ran out, the same fingerprint, [`AfterCrash::Rerun`] | [`Claim::Acquired`], attempt + 1 | claimed for `request`; the old token is worthless |
@@ -154,6 +157,11 @@ pub trait Store: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Held, StoreError>> + Send;
 
     /// Gives the claim of `token` up: nothing stands under `key` afterwards. A record is not touched.
+    ///
+    /// If `token` has no claim and nothing else stands under `key`, a claim by `token` may still be on its way to the store. It
+    /// must fail when it arrives, for a day at least: nothing will run under it, and under [`AfterCrash::Refuse`] it would
+    /// refuse its key for ever. Claims by other tokens are not affected, and [`get`](Self::get), [`list`](Self::list) and
+    /// [`purge`](Self::purge) do not show what a store keeps for this.
     fn release(&self, key: &RecordKey, token: Token) -> impl Future<Output = Result<Held, StoreError>> + Send;
 
     /// Resolves when what stands under `key` may have changed, in whatever process.

@@ -1,5 +1,8 @@
 //! What many running handlers cost the others while their leases are renewed: `lease-load STORE HANDLERS LEASE_SECONDS`, where
 //! the store is `sqlite` or `postgres`. Prints how many responses were not recorded, and how long other requests took.
+//!
+//! `lease-load STORE REQUESTS burst` sends so many requests at once, and prints how many were refused, how long they took, and what
+//! PostgreSQL did for them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +17,7 @@ use futures_util::future::join_all;
 use idempotent_runtime::store::{PostgresStore, SqliteStore, Store};
 use idempotent_runtime::{IdempotencyLayer, Policy, Registry};
 use idempotent_tests::postgres::PostgresServer;
+use sqlx::PgPool;
 use tokio::sync::watch;
 use tower::ServiceExt as _;
 
@@ -93,25 +97,68 @@ async fn measure(store: impl Store, handlers: usize, lease: Duration) {
     println!("answered 201: {created}, 409: {lost}; recorded: {replayed}; still under way after a drain: {left}");
 }
 
+/// Requests that all come at once, of handlers that answer at once.
+async fn burst(store: impl Store, requests: usize) {
+    let layer = IdempotencyLayer::new(Policy::builder("load").build().expect("a policy"));
+    let app =
+        Router::new().route("/", post(async || StatusCode::CREATED)).layer(layer.with_registry(Registry::new(store)));
+    let begun = Instant::now();
+    let sent: Vec<_> = (0..requests)
+        .map(|number| {
+            let app = app.clone();
+            tokio::spawn(async move {
+                let asked_at = Instant::now();
+                let response = app.oneshot(request("/", &format!("b{number}"))).await.expect("infallible");
+                (response.status(), asked_at.elapsed())
+            })
+        })
+        .collect();
+    let answers: Vec<_> = join_all(sent).await.into_iter().map(|answer| answer.expect("it ran")).collect();
+    println!("{requests} requests in {:?}", begun.elapsed());
+    for status in [StatusCode::CREATED, StatusCode::SERVICE_UNAVAILABLE] {
+        let mut times: Vec<_> = answers.iter().filter(|(is, _)| *is == status).map(|(_, time)| *time).collect();
+        times.sort_unstable();
+        let at = |part: usize| times.get((times.len() * part / 1000).min(times.len().saturating_sub(1)));
+        println!("{status}: {}, p50 {:?}, p99 {:?}", times.len(), at(500), at(990));
+    }
+}
+
+/// The transactions of a database so far; each statement of the store is one.
+async fn transactions(pool: &PgPool) -> i64 {
+    let count = "SELECT (xact_commit + xact_rollback)::bigint FROM pg_stat_database WHERE datname = current_database()";
+    // The server counts those of a connection once a second.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    sqlx::query_scalar(count).fetch_one(pool).await.expect("the server answers")
+}
+
 #[tokio::main]
 async fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [store, handlers, seconds] = arguments.as_slice() else {
-        eprintln!("usage: lease-load sqlite|postgres HANDLERS LEASE_SECONDS");
+        eprintln!("usage: lease-load sqlite|postgres HANDLERS LEASE_SECONDS|burst");
         std::process::exit(2);
     };
-    let (handlers, lease) =
-        (handlers.parse().expect("a number"), Duration::from_secs(seconds.parse().expect("a number")));
+    let handlers = handlers.parse().expect("a number");
+    let lease = (seconds != "burst").then(|| Duration::from_secs(seconds.parse().expect("a number")));
     match store.as_str() {
         "sqlite" => {
             let folder = tempfile::tempdir().expect("a temporary folder");
             let store = SqliteStore::open(folder.path().join("load.db")).await.expect("the store opens");
-            measure(store, handlers, lease).await;
+            match lease {
+                Some(lease) => measure(store, handlers, lease).await,
+                None => burst(store, handlers).await,
+            }
         }
         "postgres" => {
             let database = PostgresServer::shared().await.database().await;
             let store = PostgresStore::new(database.pool(10).await);
             store.migrate().await.expect("the tables are made");
+            let Some(lease) = lease else {
+                let before = transactions(store.pool()).await;
+                burst(store.clone(), handlers).await;
+                println!("transactions: {}", transactions(store.pool()).await - before);
+                return;
+            };
             measure(store, handlers, lease).await;
         }
         other => panic!("no store: {other}"),

@@ -1,6 +1,6 @@
 //! `IdempotencyLayer`: around routers and services, and around annotated handlers.
 
-mod copied;
 mod beneath;
+mod copied;
 mod forwarded;
 mod services;

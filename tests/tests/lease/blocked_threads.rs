@@ -102,6 +102,13 @@ async fn blocks_long(State(effects): State<Effects>) -> &'static str {
     "blocked"
 }
 
+/// In the store that blocks its threads.
+#[idempotent(scope = "elsewhere", lease = "300ms", store = "blocking")]
+async fn in_another_store(State(effects): State<Effects>) -> &'static str {
+    effects.runs.run().await;
+    "held"
+}
+
 #[idempotent(scope = "passes", lease = "300ms")]
 async fn passes() -> &'static str {
     "passed"
@@ -113,6 +120,7 @@ fn app(effects: &Effects, registry: &Registry) -> Router {
         .route("/blocks", post(blocks))
         .route("/blocks-long", post(blocks_long))
         .route("/passes", post(passes))
+        .route("/elsewhere", post(in_another_store))
         .route("/ping", get(|| async {}))
         .with_state(effects.clone())
         .layer(registry.layer())
@@ -343,9 +351,15 @@ async fn blocked_core_ends_no_lease_of_any_core_in_sqlite() {
     one_core_blocks_while_another_sleeps(store.clone(), store).await;
 }
 
-/// A store in which the renewal of one key never answers.
+/// A store in which the renewal of some keys goes wrong, by their names.
 #[derive(Clone)]
-struct OneKeyHangs(MemoryStore);
+struct OneKeyHangs(MemoryStore, Arc<Thread>);
+
+impl OneKeyHangs {
+    fn new() -> Self {
+        Self(MemoryStore::new(), Arc::default())
+    }
+}
 
 impl Store for OneKeyHangs {
     async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
@@ -355,6 +369,9 @@ impl Store for OneKeyHangs {
     async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
         if key.as_str().contains("hangs") {
             pending::<()>().await;
+        }
+        if key.as_str().contains("thread") {
+            self.1.block();
         }
         assert!(!key.as_str().contains("panics"), "a store of one's own may panic");
         self.0.renew(key, token, lease).await
@@ -396,7 +413,7 @@ async fn renewal_that_panics_ends_no_lease_of_another_key() {
 }
 
 async fn one_key_ends_no_lease_of_another(key: &'static str) {
-    let (effects, store) = (Effects::new(), OneKeyHangs(MemoryStore::new()));
+    let (effects, store) = (Effects::new(), OneKeyHangs::new());
     let server = Server::start(app(&effects, &Registry::new(store.clone()))).await;
     let elsewhere = Server::start(app(&effects, &Registry::new(store))).await;
     let running: Vec<_> = [key, "asleep"]
@@ -409,6 +426,27 @@ async fn one_key_ends_no_lease_of_another(key: &'static str) {
     for handler in running {
         handler.await.expect("it is answered");
     }
+}
+
+/// The renewal blocks a thread of the application, and the one that the library asks on when that does not answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn store_that_blocks_threads_ends_no_lease_of_another() {
+    let (effects, store, blocking) = (Effects::new(), MemoryStore::new(), OneKeyHangs::new());
+    let registry = Registry::builder(store.clone()).store("blocking", blocking.clone()).build();
+    let runtime = Beside::with_workers(4);
+    let app_here = app(&effects, &registry);
+    let server = serve_on(&runtime, app_here).await;
+    let elsewhere = Server::start(app(&effects, &Registry::new(store))).await;
+    let held = tokio::spawn(answer(server.post("/elsewhere").header("idempotency-key", "thread")));
+    effects.runs.until_started(1).await;
+    blocking.1.until_blocked().await;
+    let sleeping = tokio::spawn(answer(server.post("/sleeps").header("idempotency-key", "asleep")));
+    effects.runs.until_started(2).await;
+    assert_in_use_elsewhere(&elsewhere, &effects, &[("/sleeps", "asleep")]).await;
+    blocking.1.unblock();
+    effects.runs.let_finish(2);
+    assert_eq!(sleeping.await.expect("it is answered").text(), "slept");
+    held.await.expect("it is answered");
 }
 
 /// A batch may take as long as its leases allow: those of a long lease must not hold up those of a short one.

@@ -9,10 +9,11 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use futures_util::future::join_all;
 use idempotent_runtime::store::{PostgresStore, SqliteStore, Store};
-use idempotent_runtime::{IdempotencyLayer, InFlight, Policy, Registry, RegistryBuilder, idempotent};
+use idempotent_runtime::{IdempotencyLayer, InFlight, Policy, RecordKey, Registry, RegistryBuilder, idempotent};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::sqlite::SqliteFile;
 use idempotent_tests::{Fault, FaultyStore, Logs, PATIENCE, Runs, Server, answer, eventually};
+use sha2::Digest as _;
 use sqlx::Connection as _;
 use tower::ServiceExt;
 
@@ -26,6 +27,11 @@ async fn refuses_after_crash(State(runs): State<Runs>) -> (StatusCode, String) {
     (StatusCode::CREATED, format!("charge {}", runs.run().await))
 }
 
+#[idempotent(scope = "briefly", after_crash = "refuse", lease = "300ms")]
+async fn refuses_after_crash_briefly(State(runs): State<Runs>) -> (StatusCode, String) {
+    (StatusCode::CREATED, format!("charge {}", runs.run().await))
+}
+
 async fn plain(State(runs): State<Runs>) -> (StatusCode, String) {
     (StatusCode::CREATED, format!("charge {}", runs.run().await))
 }
@@ -34,6 +40,7 @@ fn app(runs: &Runs, registry: &Registry) -> Router {
     Router::new()
         .route("/charges", post(create_charge))
         .route("/refuses", post(refuses_after_crash))
+        .route("/briefly", post(refuses_after_crash_briefly))
         .with_state(runs.clone())
         .layer(registry.layer())
 }
@@ -158,6 +165,55 @@ async fn a_drain_waits_for_a_claim_that_arrives_late() {
 }
 
 #[tokio::test]
+async fn a_claim_that_arrives_after_its_lease_refuses_nothing() {
+    let (runs, store) = (Runs::free(), FaultyStore::new());
+    let registry = Registry::builder(store.clone()).store_timeout(Duration::from_millis(50)).build();
+    let server = Server::start(app(&runs, &registry)).await;
+    store.on_claim(Fault::ArrivesLate);
+    for _ in 0..2 {
+        assert_eq!(server.post_with_key("/briefly", "k").await.refusal(), "store_unavailable");
+    }
+    assert_eq!(registry.drain(PATIENCE).await, 0);
+    assert_eq!(registry.drain(PATIENCE).await, 0, "it is not tried any more");
+    store.on_claim(Fault::None);
+    for _ in 0..2 {
+        // It runs on this thread before the answer to the next request does.
+        store.let_through();
+    }
+    assert_eq!(server.post_with_key("/briefly", "other").await.text(), "charge 1");
+    let retry = server.post_with_key("/briefly", "k").await;
+    assert_eq!((retry.text(), runs.started()), ("charge 2", 2));
+}
+
+#[tokio::test]
+async fn a_claim_that_postgres_holds_up_refuses_nothing() {
+    let database = PostgresServer::shared().await.database().await;
+    let store = PostgresStore::new(database.pool(4).await);
+    store.migrate().await.expect("the tables are made");
+    let mut other = sqlx::PgConnection::connect(&database.url()).await.expect("the server answers");
+    // As a row whose commit waits for a standby: it is there, and not visible.
+    let key = RecordKey::new("briefly", None, "k");
+    let insert =
+        "INSERT INTO idempotency.records (digest, key, state, fingerprint, token, attempt, claim_ttl, expires_at)
+                  VALUES ($1, $2, 'claimed', '', '', 1, 1000, 'infinity')";
+    sqlx::raw_sql("BEGIN").execute(&mut other).await.expect("it begins");
+    let inserting = sqlx::query(insert).bind(sha2::Sha256::digest(key.as_str()).to_vec()).bind(key.as_str());
+    inserting.execute(&mut other).await.expect("it is inserted");
+
+    let (runs, store) = (Runs::free(), FaultyStore::around(store));
+    let registry = Registry::builder(store.clone()).store_timeout(Duration::from_millis(200)).build();
+    let server = Server::start(app(&runs, &registry)).await;
+    assert_eq!(server.post_with_key("/briefly", "k").await.refusal(), "store_unavailable");
+    // The third try comes after the lease.
+    eventually(async || store.ends(), |&tried| tried >= 3).await;
+    sqlx::raw_sql("ROLLBACK").execute(&mut other).await.expect("it is rolled back");
+    assert_eq!(registry.drain(PATIENCE).await, 0);
+    eventually(async || server.post_with_key("/briefly", "k").await.status, |&status| status == StatusCode::CREATED)
+        .await;
+    assert_eq!(runs.started(), 1);
+}
+
+#[tokio::test]
 async fn rejected_requests_of_one_caller_leave_no_tasks() {
     let (runs, store) = (Runs::free(), FaultyStore::new());
     let registry = Registry::builder(store.clone()).store_timeout(Duration::from_millis(5));
@@ -257,4 +313,61 @@ async fn an_overload_costs_what_it_serves_and_is_refused_early() {
     assert!(median < Duration::from_millis(250), "half of them are refused early: {median:?}");
     let ends = store.ends();
     assert!(ends <= 16, "{ends} claims were given back");
+}
+
+/// A store in PostgreSQL, over two connections, in which a claim takes some time; a claim that a store of this kind cannot
+/// serve within three seconds is refused.
+struct Slow {
+    store: PostgresStore,
+    app: Router,
+}
+
+impl Slow {
+    /// `pause` is what each insertion waits for, in seconds, as an expression.
+    async fn new(pause: &str) -> Self {
+        let database = PostgresServer::shared().await.database().await;
+        let store = PostgresStore::new(database.pool(2).await);
+        store.migrate().await.expect("the tables are made");
+        let slow = format!(
+            "CREATE SEQUENCE inserted;
+             CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep({pause}); RETURN NEW; END $$;
+             CREATE TRIGGER slow BEFORE INSERT ON idempotency.records FOR EACH ROW EXECUTE FUNCTION slow()"
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(slow)).execute(store.pool()).await.expect("it is made");
+        let registry = Registry::builder(store.clone()).store_timeout(Duration::from_secs(3)).build();
+        Self { store, app: app(&Runs::free(), &registry) }
+    }
+
+    async fn becomes_fast(&self) {
+        sqlx::raw_sql("DROP TRIGGER slow ON idempotency.records")
+            .execute(self.store.pool())
+            .await
+            .expect("it is dropped");
+    }
+
+    /// How many of so many requests at once are refused.
+    async fn refused_of(&self, burst: &str, requests: usize) -> usize {
+        let send = |number: usize| {
+            let request = Request::post("/charges").header("idempotency-key", format!("{burst}-{number}"));
+            self.app.clone().oneshot(request.body(Body::empty()).expect("a well-formed request"))
+        };
+        let answers = join_all((0..requests).map(send)).await;
+        let statuses = answers.into_iter().map(|answer| answer.expect("infallible").status());
+        statuses.filter(|status| *status == StatusCode::SERVICE_UNAVAILABLE).count()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_time_refuses_nothing_after_its_end() {
+    let slow = Slow::new("0.05").await;
+    assert_eq!(slow.refused_of("slow", 60).await, 0, "they take 1.5 s");
+    slow.becomes_fast().await;
+    assert_eq!(slow.refused_of("fast", 400).await, 0, "at the former pace, they would take 10 s");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_beginning_of_a_burst_refuses_nothing() {
+    // As while connections are opened: the first forty claims take 1 s.
+    let slow = Slow::new("CASE WHEN nextval('inserted') <= 40 THEN 0.05 ELSE 0 END").await;
+    assert_eq!(slow.refused_of("burst", 400).await, 0);
 }

@@ -54,6 +54,7 @@ stores!([
     renewals_of_many_keys_are_answered_one_by_one,
     a_lease_of_zero_lapses_at_once,
     a_stale_token_can_neither_renew_complete_nor_release,
+    a_claim_that_was_given_back_does_not_arrive,
     another_fingerprint_never_takes_over,
     refuse_never_takes_over,
     a_late_holder_completes_while_nobody_took_over,

@@ -49,6 +49,7 @@ enum Flaw {
     ForgetsWhatItRefused,
     NeverTakesUnknownOver,
     CountsNothing,
+    ForgetsWhatWasGivenBack,
 }
 
 struct Flawed {
@@ -212,7 +213,11 @@ impl Store for Flawed {
         if self.has(Flaw::ReleasesRecords) {
             return Ok(if self.store.purge(key).await? { Held::Yes } else { Held::No });
         }
-        self.store.release(&self.key(key), token).await
+        let key = self.key(key);
+        if self.has(Flaw::ForgetsWhatWasGivenBack) && self.store.get(&key).await?.is_none() {
+            return Ok(Held::No);
+        }
+        self.store.release(&key, token).await
     }
 
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
@@ -291,6 +296,7 @@ notices! {
         RenewsWithoutTokens, RenewsAllForAsLong;
     a_lease_of_zero_lapses_at_once: ForgetsAttempts;
     a_stale_token_can_neither_renew_complete_nor_release: TrustsStaleTokens;
+    a_claim_that_was_given_back_does_not_arrive: ForgetsWhatWasGivenBack;
     another_fingerprint_never_takes_over: IgnoresFingerprints;
     refuse_never_takes_over: IgnoresAfterCrash;
     a_late_holder_completes_while_nobody_took_over: RefusesLateHolders;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use self::shard::{ENTRY_BYTES, Moment, Shard, Stands, Tag};
 use self::sweeper::Sweeper;
+use super::given_back::GivenBackTokens;
 use super::{
     AfterCrash, Claim, ClaimRequest, Cursor, Entry, Held, ImmediateStore, Page, Store, StoreError, Token,
     UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes,
@@ -62,6 +63,7 @@ impl MemoryStoreBuilder {
             used_bytes: AtomicUsize::new(0),
             max_bytes: self.max_bytes,
             sweeper: Sweeper::default(),
+            given_back: GivenBackTokens::default(),
         }))
     }
 }
@@ -125,6 +127,7 @@ struct Inner {
     used_bytes: AtomicUsize,
     max_bytes: usize,
     sweeper: Sweeper,
+    given_back: GivenBackTokens,
 }
 
 impl ImmediateStore for MemoryStore {
@@ -168,7 +171,11 @@ impl Store for MemoryStore {
     async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
         let (shard, tag) = self.0.place(key);
         let mut shard = lock(shard);
-        let Some(bytes) = shard.release(tag, key, token, self.0.now()) else { return Ok(Held::No) };
+        let Some(bytes) = shard.release(tag, key, token, self.0.now()) else {
+            // Under the lock under which a claim looks.
+            self.0.given_back.remember(token);
+            return Ok(Held::No);
+        };
         self.0.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
         Ok(Held::Yes)
     }
@@ -256,6 +263,7 @@ impl Inner {
             Stands::Answer(claim) => return Ok(claim),
             Stands::TakenOver { attempt } => attempt,
             Stands::Absent => {
+                self.given_back.check(request.token)?;
                 // More may have expired than one batch frees.
                 self.remove(&mut shard, tag, key);
                 if !self.reserve(ENTRY_BYTES + key.as_str().len()) {

@@ -35,6 +35,7 @@ use self::row::{HeldInTransaction, digest};
 use self::statements::Statements;
 use self::sweeper::Sweeper;
 use super::columns::{span_millis, token_text, unix_millis};
+use super::given_back::REMEMBERED;
 use super::line::Call;
 use super::row::unknown_outcomes;
 use super::running::Running;
@@ -251,7 +252,9 @@ impl PostgresStore {
                 Verdict::Take { .. } => {}
             }
         }
-        Err(StoreError::unavailable(format!("the key changed hands at every one of {ROUNDS} looks")))
+        Err(StoreError::unavailable(format!(
+            "the key changed hands at every one of {ROUNDS} looks, or the claim was given back before it arrived"
+        )))
     }
 
     /// Sees to it that a claim which is refused as one of unknown outcome never expires.
@@ -387,7 +390,16 @@ impl Store for PostgresStore {
             let query = self.0.statements.release.query().bind(digest).bind(token.clone());
             query.bind(self.0.listener.channel().to_owned())
         };
-        self.held(release).await
+        if self.held(release).await? == Held::Yes {
+            return Ok(Held::Yes);
+        }
+        let give_back = || async {
+            let query = self.0.statements.give_back.query().bind(digest).bind(key.as_str()).bind(&token);
+            let query = query.bind(self.lock_of_key(key)).bind(span_millis(REMEMBERED));
+            query.fetch_one(self.0.pools.own()).await
+        };
+        let is_kept_out = retried(give_back).await?.try_get(0).map_err(store_error)?;
+        if is_kept_out { Ok(Held::No) } else { Err(StoreError::unavailable("a claim of the key is on its way")) }
     }
 
     async fn changed(&self, key: &RecordKey) {

@@ -29,6 +29,7 @@ use self::listener::Listener;
 pub use self::open::{RedisOpenError, RedisStoreBuilder};
 use self::scripts::{Scripts, Source};
 use super::columns::{span_millis, token_text};
+use super::given_back::{REMEMBERED, given_back};
 use super::{
     AfterCrash, Claim, ClaimRequest, Cursor, Entry, Held, Page, Renewal, Store, StoreError, Token, UnknownOutcomes,
 };
@@ -161,7 +162,8 @@ impl RedisStore {
 
     async fn look(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
         let (value, left, now): (Option<Vec<u8>>, i64, i64) = self.run(&self.0.scripts.look, key, &[]).await?;
-        value.map(|value| value::entry(key.clone(), &value, left, now)).transpose()
+        let stands = value.filter(|value| !value::is_given_back(value));
+        stands.map(|value| value::entry(key.clone(), &value, left, now)).transpose()
     }
 
     /// The keys of all entries, in order.
@@ -244,7 +246,7 @@ impl Store for RedisStore {
         if self.0.claims_by_set && self.0.acknowledged.is_none() && expires {
             match self.claim_by_set(key, &token, &request).await {
                 Ok(None) => return Ok(Claim::Acquired { attempt: 1 }),
-                Ok(Some(standing)) if !value::may_be_claim(&standing) => return value::standing(&standing),
+                Ok(Some(standing)) if !value::is_for_a_script(&standing) => return value::standing(&standing),
                 // Whose claim stands there, and whether its lease has run out, is for the server to judge; and a full one
                 // refuses the command even where it would only read.
                 Ok(Some(_)) | Err(StoreError::Full) => {}
@@ -270,6 +272,9 @@ impl Store for RedisStore {
             other => {
                 let (what, text, rest): (String, String, String) =
                     redis::from_redis_value(other).map_err(unreadable)?;
+                if what == "given_back" {
+                    return Err(given_back());
+                }
                 if rest == "enter" {
                     self.enter(key).await?;
                 }
@@ -313,7 +318,8 @@ impl Store for RedisStore {
 
     async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
         let token = token_text(token);
-        let arguments = [Argument::Text(&token), Argument::Text(&self.0.channel), Argument::Text(&self.0.index)];
+        let (channel, index) = (Argument::Text(&self.0.channel), Argument::Text(&self.0.index));
+        let arguments = [Argument::Text(&token), channel, index, millis(REMEMBERED)];
         let ended = self.run(&self.0.scripts.release, key, &arguments).await?;
         Ok(held(self.ended(key, ended).await))
     }

@@ -70,6 +70,18 @@ end
     };
 }
 
+/// What stands there if no claim of some tokens may arrive; to all others, that is nothing.
+macro_rules! given_back {
+    () => {
+        r#"
+local given_back = '{"state":"given_back","tokens":["'
+local function is_given_back(value)
+    return value and string.sub(value, 1, #given_back) == given_back
+end
+"#
+    };
+}
+
 /// WAIT counts who has this connection's last write: an earlier try's, made on another connection, is not known to it.
 macro_rules! write_nothing_new {
     () => {
@@ -90,6 +102,7 @@ const CLAIM: &str = concat!(
     claim_in!(),
     write!(),
     index!(),
+    given_back!(),
     write_nothing_new!(),
     r#"
 local ttl = ARGV[4]
@@ -101,6 +114,10 @@ local function acquired(attempt)
 end
 local value = redis.call('GET', KEYS[1])
 if not value then return acquired(1) end
+if is_given_back(value) then
+    if string.find(value, ARGV[1], 1, true) then return {'given_back', '', ''} end
+    return acquired(1)
+end
 local claim = claim_in(value)
 if not claim then return value end
 if claim.token == ARGV[1] then
@@ -156,15 +173,25 @@ return 1
 "#
 );
 
-/// Arguments: token, channel, the set of those that never expire.
+/// Arguments: token, channel, the set of those that never expire, how long it is remembered that no claim of the token may arrive.
 ///
 /// 2 when the name must still be taken out of the set.
 const RELEASE: &str = concat!(
     index!(),
+    given_back!(),
     r#"
 local claim = '{"state":"claimed","token":"' .. ARGV[1] .. '"'
 local value = redis.call('GET', KEYS[1])
-if not value or string.sub(value, 1, #claim) ~= claim then return 0 end
+if not value then
+    redis.call('SET', KEYS[1], given_back .. ARGV[1] .. '"]}', 'PX', ARGV[4])
+    return 0
+end
+if is_given_back(value) then
+    if not string.find(value, ARGV[1], 1, true) then value = string.sub(value, 1, -3) .. ',"' .. ARGV[1] .. '"]}' end
+    redis.call('SET', KEYS[1], value, 'PX', ARGV[4])
+    return 0
+end
+if string.sub(value, 1, #claim) ~= claim then return 0 end
 redis.call('DEL', KEYS[1])
 redis.pcall('PUBLISH', ARGV[2], KEYS[1])
 if string.find(value, '"lease_until":', 1, true) and not index('SREM', ARGV[3]) then return 2 end
@@ -183,8 +210,12 @@ return {redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1]), time[1] * 1000 
 /// 2 when the name must still be taken out of the set.
 const PURGE: &str = concat!(
     index!(),
+    given_back!(),
     r"
+-- What is no string is purged too.
+local head = redis.pcall('GETRANGE', KEYS[1], 0, #given_back - 1)
 local purged = redis.call('DEL', KEYS[1])
+if type(head) == 'string' and is_given_back(head) then return 0 end
 if purged > 0 and not index('SREM', ARGV[1]) then return 2 end
 return purged
 "

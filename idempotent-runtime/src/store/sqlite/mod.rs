@@ -46,6 +46,7 @@ use self::readers::Readers;
 use self::transactions::HandlerTransactions;
 use self::writer::Writer;
 use self::writes::{ClaimWrite, CompleteWrite, PurgeWrite, ReleaseWrite, RenewManyWrite, RenewWrite, SweepWrite};
+use super::given_back::GivenBackTokens;
 use super::line::Call;
 use super::row::unknown_outcomes;
 use super::standing::{Standing, Verdict, judge};
@@ -97,6 +98,8 @@ struct Inner {
     readers: Arc<Readers>,
     transactions: HandlerTransactions,
     writer: Writer,
+    /// Of this process alone: what it sends comes to the file in order, so that no other one can have a claim of theirs.
+    given_back: GivenBackTokens,
 }
 
 impl SqliteStore {
@@ -155,6 +158,7 @@ impl Store for SqliteStore {
         if let Verdict::Answer(claim) = judge(self.standing(key).await?, &request) {
             return Ok(claim);
         }
+        self.0.given_back.check(request.token)?;
         let max_bytes = self.0.options.bound();
         self.0.writer.submit_held_back(ClaimWrite { key: key.clone(), request, max_bytes }, Some(call)).await
     }
@@ -173,7 +177,11 @@ impl Store for SqliteStore {
     }
 
     async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
-        self.0.writer.submit(ReleaseWrite { key: key.clone(), token }).await
+        let released = self.0.writer.submit(ReleaseWrite { key: key.clone(), token }).await?;
+        if released == Held::No {
+            self.0.given_back.remember(token);
+        }
+        Ok(released)
     }
 
     fn transactions(&self) -> Option<Transactions> {

@@ -17,6 +17,7 @@ use super::transactions::{HandlerTransactions, Turn};
 use super::writer::{Others, Writer};
 use super::{Inner, SqliteStore, schema};
 use crate::deadline::Deadline;
+use crate::store::given_back::GivenBackTokens;
 
 /// Collects the options of a [`SqliteStore`].
 #[derive(Clone, Debug)]
@@ -98,7 +99,16 @@ impl SqliteStoreBuilder {
         let transactions = HandlerTransactions::new(self.connect_options(), Arc::clone(&turn));
         let others = Others { readers: Arc::clone(&readers), transactions: transactions.pool() };
         let (writer, Opened { synchronous, clock }) = Writer::start(self.clone(), turn, others).await?;
-        Ok(SqliteStore(Arc::new(Inner { options: self, synchronous, clock, readers, transactions, writer })))
+        let given_back = GivenBackTokens::default();
+        Ok(SqliteStore(Arc::new(Inner {
+            options: self,
+            synchronous,
+            clock,
+            readers,
+            transactions,
+            writer,
+            given_back,
+        })))
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -9,7 +9,7 @@
 //! # A store of your own
 //!
 //! ```
-//! use std::collections::BTreeMap;
+//! use std::collections::{BTreeMap, HashSet};
 //! use std::sync::{Arc, Mutex};
 //! use std::time::Duration;
 //!
@@ -20,7 +20,7 @@
 //!
 //! /// Everything under one lock.
 //! #[derive(Default)]
-//! struct SimpleStore(Mutex<BTreeMap<RecordKey, Row>>);
+//! struct SimpleStore(Mutex<BTreeMap<RecordKey, Row>>, Mutex<HashSet<Token>>);
 //!
 //! struct Row {
 //!     token: Token,
@@ -69,6 +69,9 @@
 //!         let now = Instant::now();
 //!         let mut rows = self.0.lock().unwrap();
 //!         let attempt = match rows.get_mut(key).filter(|row| row.is_alive()) {
+//!             None if self.1.lock().unwrap().contains(&request.token) => {
+//!                 return Err(StoreError::unavailable("it was given back before it arrived"));
+//!             }
 //!             None => 1,
 //!             Some(Row { record: Some(record), .. }) => return Ok(Claim::Completed(record.clone())),
 //!             Some(row) if row.token == request.token => return Ok(Claim::Acquired { attempt: row.attempt }),
@@ -111,6 +114,8 @@
 //!         let released = self.with(key, |row| row.token == token && row.record.is_none(), |row| {
 //!             row.expires_at = Some(Instant::now());
 //!         });
+//!         // A store that lives for long forgets it after a day.
+//!         self.1.lock().unwrap().insert(token);
 //!         Ok(if released.is_some() { Held::Yes } else { Held::No })
 //!     }
 //!
@@ -181,6 +186,7 @@ pub async fn all<S: Store>(store: S) {
     renewals_of_many_keys_are_answered_one_by_one(&store).await;
     a_lease_of_zero_lapses_at_once(&store).await;
     a_stale_token_can_neither_renew_complete_nor_release(&store).await;
+    a_claim_that_was_given_back_does_not_arrive(&store).await;
     another_fingerprint_never_takes_over(&store).await;
     refuse_never_takes_over(&store).await;
     a_late_holder_completes_while_nobody_took_over(&store).await;

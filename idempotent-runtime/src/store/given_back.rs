@@ -1,0 +1,68 @@
+//! Tokens that were released without a claim: a claim of one may still be on its way, and must not arrive.
+
+use std::time::Duration;
+#[cfg(any(feature = "memory", feature = "sqlite"))]
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+#[cfg(any(feature = "memory", feature = "redis", feature = "sqlite"))]
+use super::StoreError;
+#[cfg(any(feature = "memory", feature = "sqlite"))]
+use super::Token;
+#[cfg(any(feature = "memory", feature = "sqlite"))]
+use crate::sync::{KeyHasher, Mutex, lock, tokio::time::Instant};
+
+/// How long such a token is remembered: longer than any network or server keeps what was sent.
+pub(crate) const REMEMBERED: Duration = Duration::from_hours(24);
+
+#[cfg(any(feature = "memory", feature = "redis", feature = "sqlite"))]
+#[derive(Debug, thiserror::Error)]
+#[error("the claim was given back before it arrived")]
+struct GivenBack;
+
+/// The answer to a claim by such a token.
+#[cfg(any(feature = "memory", feature = "redis", feature = "sqlite"))]
+pub(super) fn given_back() -> StoreError {
+    StoreError::unavailable(GivenBack)
+}
+
+/// Those of a store whose calls come from this process alone.
+#[cfg(any(feature = "memory", feature = "sqlite"))]
+#[derive(Default)]
+pub(super) struct GivenBackTokens {
+    /// With none of them, a claim takes no lock.
+    has_any: AtomicBool,
+    tokens: Mutex<Tokens>,
+}
+
+#[cfg(any(feature = "memory", feature = "sqlite"))]
+#[derive(Default)]
+struct Tokens {
+    all: HashSet<Token, KeyHasher>,
+    by_age: VecDeque<(Instant, Token)>,
+}
+
+#[cfg(any(feature = "memory", feature = "sqlite"))]
+impl GivenBackTokens {
+    pub(super) fn remember(&self, token: Token) {
+        let (mut tokens, now) = (lock(&self.tokens), Instant::now());
+        while let Some(&(since, oldest)) = tokens.by_age.front()
+            && now.saturating_duration_since(since) > REMEMBERED
+        {
+            tokens.by_age.pop_front();
+            tokens.all.remove(&oldest);
+        }
+        if tokens.all.insert(token) {
+            tokens.by_age.push_back((now, token));
+        }
+        self.has_any.store(true, Ordering::SeqCst);
+    }
+
+    /// Fails a claim by one of them.
+    pub(super) fn check(&self, token: Token) -> Result<(), StoreError> {
+        let is_given_back = self.has_any.load(Ordering::SeqCst) && lock(&self.tokens).all.contains(&token);
+        if is_given_back { Err(given_back()) } else { Ok(()) }
+    }
+}
