@@ -250,8 +250,8 @@ struct Handlers {
 impl LongLock {
     async fn new() -> Self {
         let file = SqliteFile::new();
-        let first_store = SqliteStore::open(file.path()).await.unwrap();
-        let second_store = SqliteStore::open(file.path()).await.unwrap();
+        let first_store = SqliteStore::open(file.path()).await.expect("the store answers");
+        let second_store = SqliteStore::open(file.path()).await.expect("the store answers");
         let handlers = Handlers { plain: Runs::held(), in_transaction: Runs::held() };
         let router = Router::new()
             .route("/plain", post(plain))
@@ -266,7 +266,7 @@ impl LongLock {
     /// Without the time of the lock, it would be over.
     async fn until_the_lease_is_over(&self) {
         eventually("the lease is over", async || {
-            let page = self.first_store.list(None, 10).await.unwrap();
+            let page = self.first_store.list(None, 10).await.expect("the store answers");
             page.entries.iter().any(|entry| matches!(entry.state, EntryState::Claimed { lease: None, .. }))
         })
         .await;
