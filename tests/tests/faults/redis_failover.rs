@@ -112,6 +112,7 @@ async fn failover_loses_an_unreplicated_record_and_reruns() {
     let (pair, runs) = (Pair::start().await, Runs::free());
     let (server, _) = serve(pair.store(), &runs).await;
     assert_eq!(server.post_with_key("/charges", "replicated").await.text(), "charge 1");
+    pair.until_in_sync().await;
     pair.stop_replication().await;
     assert_eq!(server.post_with_key("/charges", "lost").await.text(), "charge 2");
     assert!(server.post_with_key("/charges", "lost").await.is_replay(), "as long as the master lives");
