@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs, warnings, clippy::pedantic)]
+#![allow(clippy::unused_async, reason = "`debug_handler` emits handlers without their attributes")]
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -223,14 +224,12 @@ async fn debug_below(State(runs): State<Runs>, order: Json<u32>) -> String {
 
 #[idempotent(scope = "debug-below-alone")]
 #[axum::debug_handler]
-#[allow(clippy::unused_async)]
 async fn debug_below_without_arguments() -> &'static str {
     "alone"
 }
 
 #[axum::debug_handler]
 #[idempotent(scope = "debug-above-alone")]
-#[allow(clippy::unused_async)]
 async fn debug_above_with_unit((): ()) -> &'static str {
     "with unit"
 }

@@ -229,12 +229,12 @@ struct LongLock {
     in_transaction: Runs,
 }
 
-#[idempotent(scope = "plain", lease = "300ms")]
+#[idempotent(scope = "long-lock-plain", lease = "300ms")]
 async fn plain(State(Handlers { plain, .. }): State<Handlers>) -> String {
     format!("run {}", plain.run().await)
 }
 
-#[idempotent(scope = "in-transaction", cache = [200])]
+#[idempotent(scope = "long-lock-transaction", cache = [200])]
 async fn in_transaction(tx: Tx<Sqlite>, State(handlers): State<Handlers>, status: String) -> StatusCode {
     handlers.in_transaction.run().await;
     drop(tx);
