@@ -2,8 +2,6 @@
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs, warnings, clippy::pedantic)]
-#![allow(clippy::unused_async, reason = "`debug_handler` emits handlers without their attributes")]
-
 use std::collections::HashMap;
 use std::fmt::Display;
 
@@ -225,13 +223,13 @@ async fn debug_below(State(runs): State<Runs>, order: Json<u32>) -> String {
 #[idempotent(scope = "debug-below-alone")]
 #[axum::debug_handler]
 async fn debug_below_without_arguments() -> &'static str {
-    "alone"
+    std::future::ready("alone").await
 }
 
 #[axum::debug_handler]
 #[idempotent(scope = "debug-above-alone")]
 async fn debug_above_with_unit((): ()) -> &'static str {
-    "with unit"
+    std::future::ready("with unit").await
 }
 
 #[cfg(any())]
