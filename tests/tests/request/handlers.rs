@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs, warnings, clippy::pedantic)]
+
 use std::collections::HashMap;
 use std::fmt::Display;
 
