@@ -46,6 +46,16 @@ async fn purged(State(runs): State<Runs>, idempotency: Idempotency, body: String
     charge(&runs, &idempotency, &body).await
 }
 
+#[idempotent(scope = "sent", lease = "1s")]
+async fn sent(State(runs): State<Runs>, idempotency: Idempotency, body: String) -> Charged {
+    charge(&runs, &idempotency, &body).await
+}
+
+#[idempotent(scope = "sent-once", lease = "1s", after_crash = "refuse")]
+async fn sent_once(State(runs): State<Runs>, idempotency: Idempotency, body: String) -> Charged {
+    charge(&runs, &idempotency, &body).await
+}
+
 #[idempotent(scope = "panics", lease = "300ms", after_crash = "refuse")]
 async fn panics(State(runs): State<Runs>) {
     runs.run().await;
@@ -81,6 +91,8 @@ async fn serve(runs: &Runs, store: &FaultyStore<impl Store>) -> Server {
         .route("/outage", post(outage))
         .route("/blocks", post(blocks))
         .route("/purged", post(purged))
+        .route("/sent", post(sent))
+        .route("/sent-once", post(sent_once))
         .route("/panics", post(panics))
         .route("/fails", post(fails))
         .route("/unguarded", post(unguarded))
@@ -390,4 +402,44 @@ async fn a_response_after_its_lease_is_recorded_for_the_retry() {
         let retry = end(begin(process, "/purged", "tea")).await;
         assert_eq!((retry.text(), retry.is_replay(), runs.started()), ("tea of attempt 1", true, 1));
     }
+}
+
+/// The line to the store is cut before the record, and the client gets its response while the lease lasts, which then ends.
+async fn sent_before_the_lease_was_over(runs: &Runs, scope: &str) -> ([FaultyStore; 2], [Server; 2]) {
+    let (stores, [cut_off, other]) = two_lines(runs).await;
+    let first = begin(&cut_off, &format!("/{scope}"), "tea");
+    runs.until_started(1).await;
+    cut(&stores[0]);
+    runs.let_finish(1);
+    assert_eq!(end(first).await.text(), "tea of attempt 1");
+    until_the_lease_is_over(&stores[0], scope).await;
+    (stores, [cut_off, other])
+}
+
+#[tokio::test]
+async fn a_sent_response_gets_a_second_one_after_a_longer_outage() {
+    let runs = Runs::held();
+    let (stores, [cut_off, other]) = sent_before_the_lease_was_over(&runs, "sent").await;
+    runs.let_finish(1);
+    let second = end(begin(&other, "/sent", "tea")).await;
+    assert_eq!((second.text(), second.is_replay()), ("tea of attempt 2", false));
+    restore(&stores[0]);
+    for process in [&cut_off, &other] {
+        assert_eq!(end(begin(process, "/sent", "tea")).await.text(), "tea of attempt 2");
+    }
+    assert_eq!(runs.started(), 2);
+}
+
+#[tokio::test]
+async fn a_sent_response_is_unknown_until_recorded_under_refuse() {
+    let runs = Runs::held();
+    let (stores, [cut_off, other]) = sent_before_the_lease_was_over(&runs, "sent-once").await;
+    assert_eq!(refusal(&other, "/sent-once", "tea", &runs).await, "outcome_unknown");
+    restore(&stores[0]);
+    let is_recorded = async || matches!(state(&stores[0], "sent-once").await, Some(EntryState::Completed { .. }));
+    eventually(is_recorded, |recorded| *recorded).await;
+    for process in [&cut_off, &other] {
+        assert_eq!(end(begin(process, "/sent-once", "tea")).await.text(), "tea of attempt 1");
+    }
+    assert_eq!(runs.started(), 1);
 }

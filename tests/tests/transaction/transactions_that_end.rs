@@ -442,6 +442,31 @@ async fn sqlite_transaction_that_ended_keeps_nothing() {
 }
 
 #[tokio::test]
+async fn sqlite_settings_of_a_handler_reach_no_other() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let bench = OnSqlite::new(folder.path()).await;
+    let positive = "CREATE TABLE positive (n INTEGER CHECK (n > 0))";
+    sqlx::raw_sql(positive).execute(&bench.pool).await.expect("the table is made");
+    for steps in [
+        "sql PRAGMA query_only = ON",
+        "sql PRAGMA ignore_check_constraints = ON",
+        "sql CREATE TEMP TABLE charges (note TEXT)",
+        "sql PRAGMA case_sensitive_like = ON",
+    ] {
+        for end in ["answer 201", "answer 500", "begin-forgotten"] {
+            send(&bench.server, &format!("{steps} {end}"), &format!("{steps}|answer 500|{end}")).await;
+            let next = "insert b|sql INSERT INTO positive VALUES (-1)|sql INSERT INTO charges (note) SELECT 'c' WHERE 'a' NOT LIKE 'A'";
+            let next = send(&bench.server, &format!("after {steps} {end}"), next).await;
+            assert_eq!(next.status, StatusCode::CREATED, "after {steps}, {end}: {}", next.text());
+            assert_eq!(bench.rows().await, ["b"], "after {steps}, {end}");
+            let negative = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM positive").fetch_one(&bench.pool).await;
+            assert_eq!(negative.expect("it is counted"), 0, "after {steps}, {end}");
+            sqlx::raw_sql("DELETE FROM charges").execute(&bench.pool).await.expect("the table is emptied");
+        }
+    }
+}
+
+#[tokio::test]
 async fn sqlite_disk_full_under_a_handler_keeps_nothing() {
     let disk = Tmpfs::mount(8);
     let bench = OnSqlite::new(disk.path()).await;

@@ -14,15 +14,23 @@ use sqlx_core::transaction::TransactionManager as _;
 use super::clock::Clock;
 use super::failure::store_error;
 use super::lock_time::LockTime;
+use super::settings;
 use crate::store::StoreError;
 use crate::sync::{Mutex, lock};
 use crate::transaction::{Begun, Ended, Failure};
+
+/// What the handler writes can be undone while the lock is kept.
+pub(super) const BEGIN: &str = "BEGIN IMMEDIATE; SAVEPOINT idempotency_handler";
+
+const ROLL_BACK_THE_HANDLER: &str = "ROLLBACK TO idempotency_handler";
 
 #[derive(Default)]
 pub(super) struct Guard {
     may_commit: AtomicBool,
     has_ended: AtomicBool,
     times: Mutex<Option<Times>>,
+    /// As the connection was opened.
+    settings: String,
 }
 
 #[derive(Clone, Copy)]
@@ -34,7 +42,8 @@ struct Times {
 
 impl Guard {
     pub(super) async fn watch(connection: &mut SqliteConnection) -> Result<Arc<Self>, sqlx::Error> {
-        let guard = Arc::new(Self::default());
+        let settings = settings::of(connection).await?;
+        let guard = Arc::new(Self { settings, ..Self::default() });
         let mut handle = connection.lock_handle().await?;
         handle.set_commit_hook({
             let guard = Arc::clone(&guard);
@@ -53,6 +62,26 @@ impl Guard {
         *lock(&self.times) = Some(Times { clock, waiting, holding });
         self.may_commit.store(false, Ordering::SeqCst);
         self.has_ended.store(false, Ordering::SeqCst);
+    }
+
+    /// Undoes what the handler wrote, and makes up for the time of the lock before another process gets it, which would judge
+    /// the leases that could not be renewed meanwhile.
+    async fn undo_and_make_up(&self, connection: &mut SqliteConnection, times: Times) -> Result<(), sqlx::Error> {
+        sqlx::query(ROLL_BACK_THE_HANDLER).execute(&mut *connection).await?;
+        times.waiting.make_up(connection, times.clock).await?;
+        self.letting_commit(commit_all(connection)).await
+    }
+
+    async fn letting_commit<T>(&self, committing: impl Future<Output = T>) -> T {
+        self.may_commit.store(true, Ordering::SeqCst);
+        let committed = committing.await;
+        self.may_commit.store(false, Ordering::SeqCst);
+        committed
+    }
+
+    /// Whether a handler has left the connection as it was opened.
+    pub(super) async fn finds_as_it_was(&self, connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+        Ok(settings::of(connection).await? == self.settings)
     }
 
     fn holds(&self) -> Result<(), StoreError> {
@@ -74,26 +103,27 @@ impl Begun<Sqlite> for Guard {
                 holding.make_up(connection, clock).await.map_err(store_error)?;
             }
             self.holds()?;
-            self.may_commit.store(true, Ordering::SeqCst);
-            let committed = SqliteTransactionManager::commit(connection).await.map_err(store_error);
-            self.may_commit.store(false, Ordering::SeqCst);
-            committed
+            self.letting_commit(SqliteTransactionManager::commit(connection)).await.map_err(store_error)
         })
     }
 
     fn roll_back<'a>(&'a self, connection: &'a mut SqliteConnection) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let held = self.holds();
+            let times = *lock(&self.times);
+            if let (Ok(()), Some(times)) = (&held, times)
+                && times.waiting.is_long(times.clock)
+                && self.undo_and_make_up(connection, times).await.is_ok()
+            {
+                return Ok(());
+            }
             let undone = match &held {
-                Ok(()) => SqliteTransactionManager::rollback(connection).await.map_err(store_error),
+                Ok(()) => roll_back_all(connection).await.map_err(store_error),
                 Err(_) => Ok(()),
             };
-            // What it wrote before was undone too.
-            let times = *lock(&self.times);
             if let (Ok(()), Some(Times { clock, waiting, .. })) = (&undone, times) {
-                self.may_commit.store(true, Ordering::SeqCst);
-                let made_up = waiting.make_up_alone(connection, clock).await;
-                self.may_commit.store(false, Ordering::SeqCst);
+                // What was made up for at the begin was undone too.
+                let made_up = self.letting_commit(waiting.make_up_alone(connection, clock)).await;
                 if let Err(error) = made_up {
                     tracing::warn!(%error, "the time of a long transaction could not be added to the leases of other handlers");
                     return Err(store_error(error));
@@ -114,4 +144,23 @@ impl Begun<Sqlite> for Guard {
 
     /// Nothing is committed on it in any case.
     fn close_off(&self, _: &mut SqliteConnection) {}
+}
+
+/// Whatever nested transactions a handler has left open.
+async fn commit_all(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    match SqliteTransactionManager::get_transaction_depth(connection) {
+        1 => SqliteTransactionManager::commit(connection).await,
+        // sqlx does not learn of it, so that the connection can only be closed.
+        _ => sqlx::query("COMMIT").execute(connection).await.map(drop),
+    }
+}
+
+/// Whatever nested transactions a handler has left open.
+async fn roll_back_all(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    if SqliteTransactionManager::get_transaction_depth(connection) == 1 {
+        return SqliteTransactionManager::rollback(connection).await;
+    }
+    // Fails where the rollback of a nested `begin` that was dropped has come first.
+    let _ = sqlx::query("ROLLBACK").execute(connection).await;
+    Ok(())
 }

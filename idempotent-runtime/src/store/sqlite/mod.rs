@@ -26,6 +26,7 @@ mod readers;
 mod row;
 mod rows;
 mod schema;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod transactions;
@@ -61,12 +62,16 @@ use crate::{Record, RecordKey};
 /// What was answered to a client is on disk first ([`Synchronous::Full`]). Several processes of one machine may share
 /// the file; put it on a local disk, since SQLite's write-ahead log does not work over a network.
 ///
+/// Whoever holds the file's write lock for long keeps the others from renewing their leases, so that time does not count for
+/// a lease. [`transactions`](crate::guide::transactions) tells what that does not cover.
+///
 /// On Linux, time goes on evenly for the store from the first opening in each boot of the machine: setting the clock has no
 /// effect on leases and expiry until the next boot. On other systems they follow the clock, and one that is set forward by
 /// more than a lease lets the request of a running handler be executed again.
 ///
-/// The tables are `idempotency_records`, readable by a person, `idempotency_schema` and `idempotency_clock`. Expired rows are deleted in
-/// small batches between the writes, without anyone asking. A clone is cheap and shares everything; the connections
+/// The tables are `idempotency_records`, readable by a person, `idempotency_schema`, `idempotency_clock` and
+/// `idempotency_lock_time`. Expired rows are deleted in small batches between the writes, without anyone asking. A clone is cheap
+/// and shares everything; the connections
 /// close when the last one is dropped.
 ///
 /// # Examples

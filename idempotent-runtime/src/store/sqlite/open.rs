@@ -235,6 +235,7 @@ async fn migrate(connection: &mut SqliteConnection) -> Result<Clock, Obstacle> {
             Some(_) | None => return Err(Obstacle::NoVersion),
         };
     }
+    connection.execute(sqlx::raw_sql(schema::ADD)).await?;
     let clock = Clock::of_file(connection).await?;
     connection.execute("COMMIT").await?;
     Ok(clock)

@@ -44,8 +44,17 @@ CREATE TABLE idempotency_clock (
     began_at INTEGER NOT NULL    -- when that boot began, by what the wall clock said at its first opening
 ) STRICT;
 CREATE INDEX idempotency_records_expires_at ON idempotency_records (expires_at);
-CREATE INDEX idempotency_records_lease_until ON idempotency_records (lease_until) WHERE state = 'claimed';
 INSERT INTO idempotency_schema (id, version) VALUES (1, 1);
+";
+
+/// What files of version 0.1 lack, which is able to read and write them with it. Changes nothing where it is there.
+pub(super) const ADD: &str = "
+CREATE INDEX IF NOT EXISTS idempotency_records_lease_until ON idempotency_records (lease_until) WHERE state = 'claimed';
+CREATE TABLE IF NOT EXISTS idempotency_lock_time (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    made_up_until INTEGER NOT NULL  -- leases last longer by the long locks of the file until then
+) STRICT;
+INSERT OR IGNORE INTO idempotency_lock_time (id, made_up_until) VALUES (1, 0);
 ";
 
 pub(super) const CLOCK: &str = "SELECT began_at FROM idempotency_clock WHERE boot = ?1";
@@ -107,6 +116,10 @@ pub(super) const EXTEND_LEASES: &str = concat!(
     never!(),
     " THEN expires_at ELSE expires_at + ?3 END WHERE state = 'claimed' AND lease_until > ?1 AND lease_until < ?2"
 );
+
+pub(super) const MADE_UP_UNTIL: &str = "SELECT made_up_until FROM idempotency_lock_time";
+
+pub(super) const MAKE_UP_UNTIL: &str = "UPDATE idempotency_lock_time SET made_up_until = ?1";
 
 /// The claim was refused as one of unknown outcome, and stays so.
 pub(super) const KEEP: &str = concat!(

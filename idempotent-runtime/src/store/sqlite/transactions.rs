@@ -9,7 +9,7 @@ use sqlx_core::transaction::TransactionManager as _;
 
 use super::clock::Clock;
 use super::failure::{Failure, store_error};
-use super::guard::Guard;
+use super::guard::{self, Guard};
 use super::lock_time::LockTime;
 use super::writes::{headers_text, held, keep, make_room};
 use super::{SqliteStore, schema};
@@ -38,16 +38,23 @@ pub(super) struct HandlerTransactions {
 impl HandlerTransactions {
     pub(super) fn new(options: SqliteConnectOptions, turn: Turn) -> Self {
         let newest = Arc::<Mutex<Arc<Guard>>>::default();
-        let pool = SqlitePoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None).after_connect({
-            let newest = Arc::clone(&newest);
-            move |connection, _| {
-                let newest = Arc::clone(&newest);
+        let (opened, given_back) = (Arc::clone(&newest), Arc::clone(&newest));
+        let pool = SqlitePoolOptions::new()
+            .max_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .after_connect(move |connection, _| {
+                let newest = Arc::clone(&opened);
                 Box::pin(async move {
                     *lock(&newest) = Guard::watch(connection).await?;
                     Ok(())
                 })
-            }
-        });
+            })
+            // What is not as it was is closed.
+            .after_release(move |connection, _| {
+                let guard = Arc::clone(&lock(&given_back));
+                Box::pin(async move { guard.finds_as_it_was(connection).await })
+            });
         Self { pool: pool.connect_lazy_with(options), newest, turn, running: Arc::default() }
     }
 
@@ -72,7 +79,7 @@ impl HandlerTransactions {
         // The pool has one connection, and only the one whose turn it is takes it.
         let guard = Arc::clone(&lock(&self.newest));
         let waiting = LockTime::starts(clock);
-        SqliteTransactionManager::begin(&mut connection, Some("BEGIN IMMEDIATE".into_sql_str()))
+        SqliteTransactionManager::begin(&mut connection, Some(guard::BEGIN.into_sql_str()))
             .await
             .map_err(store_error)?;
         let holding = LockTime::starts(clock);

@@ -5,10 +5,10 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use idempotent_runtime::store::{Claim, OpenError, SqliteStore, Store as _, Synchronous};
+use idempotent_runtime::store::{Claim, Held, OpenError, SqliteStore, Store as _, Synchronous};
 #[cfg(target_os = "linux")]
 use idempotent_tests::sqlite::{SecondProcess, second_process, tell};
-use idempotent_tests::sqlite::{SqliteFile, acquire, claim_request, record_key};
+use idempotent_tests::sqlite::{SqliteFile, acquire, claim_request, record, record_key};
 use sqlx::Executor as _;
 
 #[tokio::test]
@@ -73,6 +73,25 @@ async fn a_newer_schema_is_left_alone() {
     assert!(matches!(error, OpenError::NewerSchema { found: 7, supported: 1, .. }), "{error:?}");
     says(&error, &[&file.path().display().to_string(), "version 7", "update `idempotent-runtime`"]);
     assert_eq!(file.number("SELECT version FROM idempotency_schema").await, 7);
+}
+
+#[tokio::test]
+async fn file_of_an_older_version_gets_what_it_lacks() {
+    let file = SqliteFile::new();
+    let store = SqliteStore::open(file.path()).await.unwrap();
+    let token = acquire(&store, &record_key("running")).await;
+    drop(store);
+    file.closed().await;
+    file.execute("DROP INDEX idempotency_records_lease_until; DROP TABLE idempotency_lock_time").await;
+
+    let store = SqliteStore::open(file.path()).await.unwrap();
+    let added =
+        "SELECT count(*) FROM sqlite_schema WHERE name IN ('idempotency_records_lease_until', 'idempotency_lock_time')";
+    assert_eq!(file.number(added).await, 2);
+    assert_eq!(
+        store.complete(&record_key("running"), token, record("paid"), Duration::from_hours(1)).await.unwrap(),
+        Held::Yes
+    );
 }
 
 #[tokio::test]

@@ -9,14 +9,18 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use futures_util::future::join_all;
 use futures_util::{FutureExt as _, poll};
-use idempotent_runtime::store::{Claim, EntryState, Held, SqliteStore, Store as _, StoreError, Token};
+use idempotent_runtime::store::{Claim, ClaimRequest, EntryState, Held, SqliteStore, Store as _, StoreError, Token};
 use idempotent_runtime::{Record, RecordKey, Registry, Tx, idempotent};
 use idempotent_tests::sqlite::{
     SecondProcess, SqliteFile, acquire, claim_request, eventually, record, record_key, second_process, tell,
     wait_for_go,
 };
-use idempotent_tests::{Runs, Server, answer};
-use sqlx::{Executor as _, Sqlite};
+use idempotent_tests::{Answer, Runs, Server, answer};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Sqlite};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 const TTL: Duration = Duration::from_hours(1);
 
@@ -235,10 +239,14 @@ async fn plain(State(Handlers { plain, .. }): State<Handlers>) -> String {
 }
 
 #[idempotent(scope = "long-lock-transaction", cache = [200])]
-async fn in_transaction(tx: Tx<Sqlite>, State(handlers): State<Handlers>, status: String) -> StatusCode {
+async fn in_transaction(mut tx: Tx<Sqlite>, State(handlers): State<Handlers>, answer: String) -> StatusCode {
     handlers.in_transaction.run().await;
+    let status = answer.strip_suffix(" in a savepoint");
+    if status.is_some() {
+        std::mem::forget(tx.begin().await.expect("a savepoint"));
+    }
     drop(tx);
-    status.parse().expect("a status")
+    status.unwrap_or(&answer).parse().expect("a status")
 }
 
 #[derive(Clone)]
@@ -329,4 +337,85 @@ async fn long_lock_of_another_program_ends_no_lease() {
     };
     let (first, ()) = tokio::join!(first, rest);
     assert_eq!(first.status.as_u16(), 200);
+}
+
+/// A claim that is not renewed.
+fn brief_claim() -> ClaimRequest {
+    ClaimRequest { lease: Duration::from_millis(300), ..claim_request() }
+}
+
+impl LongLock {
+    async fn lease_until(&self) -> i64 {
+        self.file.number("SELECT lease_until FROM idempotency_records WHERE state = 'claimed'").await
+    }
+}
+
+/// Begins a transaction in one of the processes, under a key of its own.
+fn begin(process: &Server, key: &str, status: &str) -> JoinHandle<Answer> {
+    let request = process.post("/in-transaction").header("idempotency-key", key).body(status.to_owned());
+    tokio::spawn(answer(request))
+}
+
+/// Another process tries again and again, so that it gets the lock as soon as that is free.
+async fn first_after(file: &SqliteFile, first_try: oneshot::Sender<()>) -> SqliteConnection {
+    let options = SqliteConnectOptions::new().filename(file.path()).busy_timeout(Duration::ZERO);
+    let mut connection = options.connect().await.expect("the file opens");
+    let mut first_try = Some(first_try);
+    while connection.execute("BEGIN IMMEDIATE").await.is_err() {
+        if let Some(first_try) = first_try.take() {
+            first_try.send(()).expect("it is waited for");
+        }
+    }
+    connection
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_process_gets_the_lock_before_its_time_is_made_up() {
+    for how in ["200", "500", "500 in a savepoint"] {
+        let shop = LongLock::new().await;
+        shop.first_store.claim(&record_key("k"), brief_claim()).await.unwrap();
+        let lease_until = shop.lease_until().await;
+        let holder = begin(&shop.second, "tx", how);
+        shop.in_transaction.until_started(1).await;
+        shop.until_the_lease_is_over().await;
+
+        let (first_try, tried) = oneshot::channel();
+        let LongLock { file, in_transaction, .. } = &shop;
+        let (mut next, ()) = tokio::join!(first_after(file, first_try), async {
+            tried.await.unwrap();
+            in_transaction.let_finish(1);
+        });
+        let seen: i64 = sqlx::query_scalar("SELECT lease_until FROM idempotency_records WHERE key LIKE '%k'")
+            .fetch_one(&mut next)
+            .await
+            .unwrap();
+        next.execute("ROLLBACK").await.unwrap();
+        holder.await.unwrap();
+        assert!(seen > lease_until, "{how}: {seen} is no later than {lease_until}");
+    }
+}
+
+/// Several wait for one lock. What each of them adds must not keep the lease of a dead process alive.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn time_of_a_lock_is_added_to_a_lease_once() {
+    let shop = LongLock::new().await;
+    let begun = Instant::now();
+    shop.first_store.claim(&record_key("k"), brief_claim()).await.unwrap();
+    let lease_until = shop.lease_until().await;
+    let holders: Vec<_> = (0..3)
+        .flat_map(|number| [(number, &shop.first), (number + 3, &shop.second)])
+        .map(|(number, process)| begin(process, &number.to_string(), "200"))
+        .collect();
+    for number in 1..=holders.len() {
+        shop.in_transaction.until_started(number).await;
+        // Long enough to count.
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        shop.in_transaction.let_finish(1);
+    }
+    for holder in holders {
+        assert_eq!(holder.await.unwrap().status, StatusCode::OK);
+    }
+    let added = shop.lease_until().await - lease_until;
+    let passed = i64::try_from(begun.elapsed().as_millis()).unwrap();
+    assert!((300..=passed).contains(&added), "{added} of {passed} milliseconds");
 }

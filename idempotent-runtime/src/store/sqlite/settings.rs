@@ -1,0 +1,23 @@
+//! What a handler can leave behind on the connection of transactions beside rows: settings (`PRAGMA`), temporary tables, and
+//! databases that it has attached. A rollback undoes none of the settings.
+
+use sqlx::sqlite::SqliteConnection;
+
+const SETTINGS: &str = "SELECT json_array(
+    (SELECT count(*) FROM temp.sqlite_schema),
+    (SELECT count(*) FROM pragma_database_list WHERE name NOT IN ('main', 'temp')),
+    'a' LIKE 'A',
+    query_only, foreign_keys, ignore_check_constraints, recursive_triggers, reverse_unordered_selects, writable_schema,
+    trusted_schema, legacy_alter_table, automatic_index, cell_size_check, read_uncommitted, full_column_names,
+    short_column_names, synchronous, locking_mode, secure_delete, temp_store, cache_size, cache_spill, max_page_count,
+    timeout)
+FROM pragma_query_only, pragma_foreign_keys, pragma_ignore_check_constraints, pragma_recursive_triggers,
+    pragma_reverse_unordered_selects, pragma_writable_schema, pragma_trusted_schema, pragma_legacy_alter_table,
+    pragma_automatic_index, pragma_cell_size_check, pragma_read_uncommitted, pragma_full_column_names,
+    pragma_short_column_names, pragma_synchronous, pragma_locking_mode, pragma_secure_delete, pragma_temp_store,
+    pragma_cache_size, pragma_cache_spill, pragma_max_page_count, pragma_busy_timeout";
+
+/// To be compared with what it was.
+pub(super) async fn of(connection: &mut SqliteConnection) -> Result<String, sqlx::Error> {
+    sqlx::query_scalar(SETTINGS).fetch_one(connection).await
+}
