@@ -56,7 +56,7 @@ pub struct Contender {
     pub(crate) router: Router,
     /// Of a session, where the library keeps its records in one.
     pub(crate) cookie: Option<HeaderValue>,
-    /// Whether it refuses the duplicate of a running request.
+    /// Whether it rejects the duplicate of a running request.
     pub locks: bool,
 }
 

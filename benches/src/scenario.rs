@@ -10,12 +10,12 @@ pub enum Scenario {
     /// A request without a key.
     NoKey,
     /// A key whose handler runs.
-    RefusedDuplicate,
+    RejectedDuplicate,
 }
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::First, Self::Replay, Self::NoKey, Self::RefusedDuplicate];
+    pub const ALL: [Self; 4] = [Self::First, Self::Replay, Self::NoKey, Self::RejectedDuplicate];
 
     /// As the tables name it.
     pub fn name(self) -> &'static str {
@@ -23,7 +23,7 @@ impl Scenario {
             Self::First => "first execution",
             Self::Replay => "replay",
             Self::NoKey => "no key",
-            Self::RefusedDuplicate => "refused duplicate",
+            Self::RejectedDuplicate => "rejected duplicate",
         }
     }
 }

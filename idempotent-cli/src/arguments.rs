@@ -66,7 +66,7 @@ pub(crate) enum Command {
     },
     /// List what a person should look at: claims past their lease, and what cannot be read.
     ///
-    /// `outcome_unknown` is the claim of a handler with `after_crash = "refuse"`: it never expires, and every retry is refused
+    /// `outcome_unknown` is the claim of a handler with `after_crash = "reject"`: it never expires, and every retry is rejected
     /// until it is purged. `past_lease` is any other claim: the next retry runs the handler again.
     Stuck {
         #[command(flatten)]

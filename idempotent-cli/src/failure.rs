@@ -4,7 +4,7 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use idempotent_runtime::store::{OpenError, RedisOpenError, StoreError};
+use idempotent_runtime::store::{RedisOpenError, SqliteOpenError, StoreError};
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -26,7 +26,7 @@ pub(crate) enum Failure {
     )]
     NoTablesInFile(PathBuf),
     #[error(transparent)]
-    Sqlite(#[from] OpenError),
+    Sqlite(#[from] SqliteOpenError),
     #[error(transparent)]
     Redis(#[from] RedisOpenError),
     #[error("{0} is part of a Redis Cluster, and holds a part of the keys: add `--cluster` to see all of them")]

@@ -10,7 +10,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use idempotent_runtime::inspector::{EntryReport, Sighting, State};
+use idempotent_runtime::inspector::{EntryReport, EntryView, State};
 use serde::Serialize;
 
 use crate::arguments::{Arguments, Command, Entry};
@@ -67,7 +67,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         }
         Command::Purge { target, yes } => {
             let entry = target.entry();
-            let confirm = |sighting: &Sighting| {
+            let confirm = |sighting: &EntryView| {
                 if yes { Ok(()) } else { ask(&print::entry(sighting, keys), sighting.state()) }
             };
             let sighting = purge(&store, &entry, confirm).await?;
@@ -84,8 +84,8 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
 async fn purge(
     store: &Opened,
     entry: &Entry,
-    confirm: impl FnOnce(&Sighting) -> Result<(), Failure>,
-) -> Result<Sighting, Failure> {
+    confirm: impl FnOnce(&EntryView) -> Result<(), Failure>,
+) -> Result<EntryView, Failure> {
     let sighting = store.look_up(entry).await?;
     // What was found by its key, or by the digest of it, has one.
     let key = sighting.key().ok_or(Failure::NothingThere)?;

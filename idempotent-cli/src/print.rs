@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::time::{Duration, SystemTime};
 
-use idempotent_runtime::inspector::{Counts, EntryReport, Keys, Scan, Sighting, State, visible};
+use idempotent_runtime::inspector::{Counts, EntryReport, EntryView, Keys, Scan, State, visible};
 use serde::Serialize;
 
 /// A listing, in the shape of the inspector's.
@@ -18,7 +18,7 @@ struct Entries<'a> {
 }
 
 pub(crate) fn entries(scan: &Scan, states: &[State], limit: usize, keys: Keys, json: bool) {
-    let sightings: Vec<&Sighting> = states.iter().flat_map(|&state| scan.of(state)).take(limit).collect();
+    let sightings: Vec<&EntryView> = states.iter().flat_map(|&state| scan.of(state)).take(limit).collect();
     if json {
         let (scanned, complete, counts) = (scan.scanned(), scan.is_complete(), scan.counts());
         let entries = sightings.iter().map(|sighting| sighting.report(keys)).collect();
@@ -41,7 +41,7 @@ pub(crate) fn entries(scan: &Scan, states: &[State], limit: usize, keys: Keys, j
     out(&text);
 }
 
-pub(crate) fn entry(sighting: &Sighting, keys: Keys) -> String {
+pub(crate) fn entry(sighting: &EntryView, keys: Keys) -> String {
     let report = sighting.report(keys);
     let part = |part: Option<&String>| part.map_or_else(|| "none".to_owned(), |part| visible(part));
     let mut lines = vec![
@@ -90,7 +90,7 @@ pub(crate) fn out(text: &str) {
     let _ = io::stdout().lock().write_all(text.as_bytes());
 }
 
-fn row(sighting: &Sighting, keys: Keys) -> [String; 7] {
+fn row(sighting: &EntryView, keys: Keys) -> [String; 7] {
     let report = sighting.report(keys);
     let part = |part: Option<&String>| part.map_or_else(|| "-".to_owned(), |part| visible(part));
     [
@@ -109,7 +109,7 @@ fn key(report: &EntryReport) -> String {
     shown.or_else(|| report.key_hint.clone()).unwrap_or_else(|| "unreadable".to_owned())
 }
 
-fn age(sighting: &Sighting) -> String {
+fn age(sighting: &EntryView) -> String {
     sighting.since().map_or_else(
         || "unknown".to_owned(),
         // Another machine's clock may be ahead of ours.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use idempotent_runtime::RecordKey;
-use idempotent_runtime::inspector::{Scan, Sighting};
+use idempotent_runtime::inspector::{EntryView, Scan};
 use idempotent_runtime::store::{
     Cursor, DamagedEntry, Page, PostgresStore, RedisOpenError, RedisStore, SqliteStore, Store, StoreError,
 };
@@ -67,18 +67,18 @@ impl Opened {
         Ok(scan)
     }
 
-    pub(crate) async fn look_up(&self, entry: &Entry) -> Result<Sighting, Failure> {
+    pub(crate) async fn look_up(&self, entry: &Entry) -> Result<EntryView, Failure> {
         match entry {
             Entry::Key(key) => self.get(key).await?.ok_or(Failure::NothingThere),
             Entry::Id(id) => self.find(id).await,
         }
     }
 
-    pub(crate) async fn get(&self, key: &RecordKey) -> Result<Option<Sighting>, Failure> {
+    pub(crate) async fn get(&self, key: &RecordKey) -> Result<Option<EntryView>, Failure> {
         match on!(self, store => store.get(key)) {
-            Ok(entry) => Ok(entry.map(|entry| Sighting::of(entry, None))),
+            Ok(entry) => Ok(entry.map(|entry| EntryView::of(entry, None))),
             Err(StoreError::Damaged(reason)) => {
-                Ok(Some(Sighting::of_damage(DamagedEntry { key: Some(key.clone()), reason })))
+                Ok(Some(EntryView::of_damage(DamagedEntry { key: Some(key.clone()), reason })))
             }
             Err(error) => Err(self.failed(error)),
         }
@@ -88,15 +88,15 @@ impl Opened {
         on!(self, store => store.purge(key)).map_err(|error| self.failed(error))
     }
 
-    async fn find(&self, id: &str) -> Result<Sighting, Failure> {
+    async fn find(&self, id: &str) -> Result<EntryView, Failure> {
         if id.len() != 32 || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(Failure::Id(id.to_owned()));
         }
         let mut cursor = None;
         loop {
             let page = self.list(cursor, 10_000).await?;
-            let entries = page.entries.into_iter().map(|entry| Sighting::of(entry, None));
-            let mut sightings = entries.chain(page.damaged.into_iter().map(Sighting::of_damage));
+            let entries = page.entries.into_iter().map(|entry| EntryView::of(entry, None));
+            let mut sightings = entries.chain(page.damaged.into_iter().map(EntryView::of_damage));
             if let Some(found) = sightings.find(|sighting| sighting.id().as_deref() == Some(id)) {
                 return Ok(found);
             }

@@ -295,8 +295,8 @@ fn settings(model: &Model, function: &str) -> Vec<TokenStream> {
     if let Some(millis) = model.lease_millis {
         set(quote!(.with_lease_millis(#millis)));
     }
-    if model.refuses_after_crash {
-        set(quote!(.with_after_crash(#private::AfterCrash::Refuse)));
+    if model.rejects_after_crash {
+        set(quote!(.with_after_crash(#private::AfterCrash::Reject)));
     }
     if let Some(isolation) = model.isolation {
         let isolation = match isolation {

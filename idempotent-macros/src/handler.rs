@@ -90,7 +90,7 @@ impl Handler {
         }
     }
 
-    /// The arguments; [`Handler::check`] has refused a `self` among them.
+    /// The arguments; [`Handler::check`] has rejected a `self` among them.
     pub(crate) fn arguments(&self) -> impl Iterator<Item = &PatType> {
         self.signature.inputs.iter().filter_map(|argument| match argument {
             FnArg::Typed(typed) => Some(typed),

@@ -31,14 +31,14 @@ mod units;
 /// | `required` | off | a request without a key gets 400; otherwise it passes through unguarded |
 /// | `invalid_key = "ignore"` | `"reject"` | a malformed key: 400, or it counts as none |
 /// | `methods = [POST, PATCH]` | `[POST, PUT, PATCH, DELETE]` | others pass through; `any` for all |
-/// | `caller = expr` | the registry's | partitions keys by principal (`Display`); without any, other credentials are refused the record |
+/// | `caller = expr` | the registry's | partitions keys by principal (`Display`); without any, other credentials are rejected the record |
 /// | `fingerprint = expr` | method, authority, path, query, media type, content coding, body | what a reused key must repeat in place of query and body: any `serde::Serialize` expression over the arguments; `only(expr)` in place of all of them; `json`: the body in its canonical form; `none` |
 /// | `in_flight = wait("5s")` | `reject` | a duplicate of a running request: 409 at once, or wait for its response and replay it; a waiter never executes |
 /// | `lease = "30s"` | `"30s"`, or `ttl` if that is shorter | how long a dead process holds a key, at least 100ms; renewed while the handler runs |
-/// | `after_crash = "refuse"` | `"rerun"` | the handler may have run: run it again (at least once), or never (at most once) |
+/// | `after_crash = "reject"` | `"rerun"` | the handler may have run: run it again (at least once), or never (at most once) |
 /// | `isolation = "serializable"` | the database's | isolation of the handler's `Tx`: `"serializable"` or `"repeatable_read"`; SQLite's transactions are serializable always |
 /// | `max_body = "4MiB"` | `"4MiB"` | largest recorded body |
-/// | `oversize = "rerun"` | `"refuse"` | after a larger or endless response a retry gets 409 with the original status, or runs again |
+/// | `oversize = "rerun"` | `"reject"` | after a larger or endless response a retry gets 409 with the original status, or runs again |
 /// | `keep_headers = ["set-cookie"]` | none | headers that are recorded although the default leaves them out |
 /// | `drop_headers = ["x-trace"]` | none | headers that are not recorded |
 /// | `store = "payments"` | the default store | a named store of the registry |

@@ -23,12 +23,12 @@
 //! | [`guide`] | what there is to decide: guarantee, store, keys, what to record; coming from another crate |
 //! | [`macro@idempotent`] | the attribute and its arguments |
 //! | [`IdempotencyLayer`] | the same for routes that cannot be annotated, and for whole routers |
-//! | [`install`], [`Registry`] | which stores the handlers use, how refusals look, [`Registry::drain`] at shutdown |
+//! | [`install`], [`Registry`] | which stores the handlers use, how rejections look, [`Registry::drain`] at shutdown |
 //! | [`store`] | the stores of this crate, and the trait for one of your own |
 //! | `Tx` | the handler's own transaction, in which its writes and its record commit together (features `sqlite`, `postgres`) |
 //! | [`Idempotency`] | what a handler may know about its key: the attempt, keys for other services |
 //! | [`Idempotency::step`] | parts of a handler that an attempt after a crash does not repeat |
-//! | [`Refusal`], [`refusal::stripe`] | what a client gets in place of a response, as problem details or as Stripe's SDKs read it |
+//! | [`Rejection`], [`rejection::stripe`] | what a client gets in place of a response, as problem details or as Stripe's SDKs read it |
 //! | [`policies`] | every annotated handler of the program |
 //! | `inspector` | a page and JSON for operators, behind your own authentication (feature `inspector`) |
 //! | [`openapi`] | what an OpenAPI document says of an annotated handler (features `utoipa`, `aide`) |
@@ -38,8 +38,8 @@
 //!
 //! 1. axum runs the handler's extractors. One that fails answers; no key is claimed.
 //! 2. Without a key the handler runs unguarded, unless the policy says `required`.
-//! 3. The key is claimed in the store. A record under it is replayed; a running request is waited for or refused; a key
-//!    that was used for another request is refused.
+//! 3. The key is claimed in the store. A record under it is replayed; a running request is waited for or rejected; a key
+//!    that was used for another request is rejected.
 //! 4. The handler runs. Its claim has a lease that is renewed meanwhile. When the client leaves, or a timeout layer gives
 //!    up, the handler goes on as a task of its own.
 //! 5. The response is recorded, if the policy records its status, and then sent. Otherwise the key is free again.
@@ -65,73 +65,69 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-// The attribute names the crate, which the proofs are a part of.
+// The attribute names the crate, which the concurrency tests are a part of.
 #[cfg(all(test, shuttle))]
 extern crate self as idempotent_runtime;
 
-mod at_rest;
-mod body;
-mod completion;
-mod crowding;
+mod caller_limit;
+#[cfg(all(test, shuttle))]
+mod concurrency_tests;
 mod deadline;
-mod engine;
 mod fingerprint;
-mod guarded;
 pub mod guide;
-mod headers;
-mod idempotency;
 #[cfg(feature = "inspector")]
 pub mod inspector;
 mod key;
+mod keyed_notify;
 mod layer;
 mod lease;
-mod metering;
-#[cfg(feature = "metrics")]
-pub mod metrics;
+mod observe;
 #[cfg(any(feature = "aide", feature = "utoipa"))]
 pub mod openapi;
 mod policy;
-mod presented;
-#[cfg(all(test, shuttle))]
-mod proofs;
 mod record;
-pub mod refusal;
 mod registry;
-#[cfg(feature = "seal")]
-mod sealing;
+pub mod rejection;
+mod request;
 mod step;
 pub mod store;
 mod sync;
-mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
-mod trace;
 #[cfg_attr(
     not(any(feature = "postgres", feature = "sqlite")),
     expect(dead_code, reason = "no store of the other features has transactions")
 )]
 mod transaction;
-mod witness;
 
-pub use self::completion::Completion;
-pub use self::fingerprint::{Fingerprint, MalformedFingerprint};
-pub use self::guarded::Guarded;
-pub use self::idempotency::Idempotency;
-pub use self::key::{IdempotencyKey, InvalidKey, MalformedRecordKey, RecordKey};
-pub use self::layer::{IdempotencyLayer, IdempotencyService};
-pub use self::policy::{
-    AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, InvalidPolicy, Isolation, KeySource, Methods,
-    OnStoreError, Oversize, Policy, PolicyBuilder, policies,
+pub use crate::fingerprint::{Fingerprint, MalformedFingerprint};
+pub use crate::key::{IdempotencyKey, InvalidKey, MalformedRecordKey, RecordKey};
+pub use crate::layer::{IdempotencyLayer, IdempotencyService};
+#[cfg(feature = "metrics")]
+pub use crate::observe::metrics;
+pub use crate::policy::builder::{InvalidPolicy, PolicyBuilder};
+pub use crate::policy::registration::policies;
+pub use crate::policy::{
+    AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, Isolation, KeySource, Methods, OnStoreError,
+    Oversize, Policy,
 };
-pub use self::record::{Record, RecordedBody};
-#[doc(inline)]
-pub use self::refusal::Refusal;
-pub use self::registry::{InstallError, Registry, RegistryBuilder, install};
 #[cfg(feature = "seal")]
-pub use self::sealing::{MalformedSealingKey, SealingKey, SealingKeys};
-pub use self::step::{StepError, StepErrorKind};
+pub use crate::record::sealing::{MalformedSealingKey, SealingKey, SealingKeys};
+pub use crate::record::{Record, RecordedBody};
+pub use crate::registry::Registry;
+pub use crate::registry::build::RegistryBuilder;
+pub use crate::registry::install::install;
+pub use crate::registry::install_error::InstallError;
+#[doc(inline)]
+pub use crate::rejection::problem::Rejection;
+pub use crate::request::completion::Completion;
+pub use crate::request::extract::Guarded;
+pub use crate::request::idempotency::Idempotency;
+pub use crate::step::error::{StepError, StepErrorKind};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub use self::transaction::{Tx, TxConnection};
+pub use crate::transaction::connection::TxConnection;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use crate::transaction::tx::Tx;
 // The crate of the attribute comes before this one, so it cannot run an example.
 /// Makes retries of requests to one axum handler safe: the first request with a given `Idempotency-Key` runs the handler
 /// and records the response, every later one gets that response back.
@@ -161,18 +157,20 @@ pub mod __private {
     pub use utoipa;
 
     pub use crate::__policy as policy;
-    pub use crate::completion::Completion;
-    pub use crate::engine::{Gate, KeyExpression, into_response, never, open};
-    pub use crate::guarded::{Buffered, BufferedJson, Guarded, KeyElsewhere, Streamed, Targeted, ViaGuarded};
-    #[cfg(feature = "utoipa")]
-    pub use crate::openapi::operation;
     #[cfg(feature = "aide")]
-    pub use crate::openapi::{Documented, identity};
+    pub use crate::openapi::aide::{Documented, identity};
+    #[cfg(feature = "utoipa")]
+    pub use crate::openapi::utoipa::operation;
+    pub use crate::policy::registration::Registration;
     pub use crate::policy::{
         AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, Isolation, KeySource, Methods, OnStoreError,
-        Oversize, Policy, Registration,
+        Oversize, Policy,
     };
-    pub use crate::transaction::{Argument, OtherArgument};
+    pub use crate::request::completion::Completion;
+    pub use crate::request::extract::{Buffered, BufferedJson, Guarded, KeyElsewhere, Streamed, Targeted, ViaGuarded};
+    pub use crate::request::gate::{Gate, into_response, never, open};
+    pub use crate::request::key_expression::KeyExpression;
+    pub use crate::transaction::argument::{Argument, OtherArgument};
 }
 
 /// What crates.io shows of this crate.

@@ -1,14 +1,14 @@
-//! What threads and tasks meet in: that of the standard library and of tokio, or of the checker that runs `proofs`.
+//! What threads and tasks meet in: that of the standard library and of tokio, or of the checker that runs `concurrency_tests`.
 //!
 //! What decides a race goes through here. Anything else, such as a counter that nobody waits for, need not: the checker
 //! does not switch threads there.
 
 use std::sync::PoisonError;
 
-#[cfg(not(all(test, shuttle)))]
-pub(crate) use self::real::*;
 #[cfg(all(test, shuttle))]
-pub(crate) use crate::proofs::primitives::*;
+pub(crate) use crate::concurrency_tests::primitives::*;
+#[cfg(not(all(test, shuttle)))]
+pub(crate) use crate::sync::real::*;
 
 /// Of a mutex under which no code of ours panics.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -49,7 +49,7 @@ fn check_accepted(item: &TokenStream, written: &TokenStream) {
     // In its turn, the others are gone.
     turn.attrs.clear();
     let rewritten = rewrite(&arguments, &turn.to_token_stream());
-    assert!(after_errors(&rewritten).is_none(), "accepted at first and then refused:\n{rewritten}");
+    assert!(after_errors(&rewritten).is_none(), "accepted at first and then rejected:\n{rewritten}");
     syn::parse2::<ItemFn>(rewritten).expect("a function");
 }
 
@@ -73,7 +73,7 @@ fn after_errors(written: &TokenStream) -> Option<TokenStream> {
     (rest.len() < all.len()).then(|| rest.iter().cloned().collect())
 }
 
-/// The compiler refuses deeper nesting before an attribute sees it, and recursion that deep would overflow the stack.
+/// The compiler rejects deeper nesting before an attribute sees it, and recursion that deep would overflow the stack.
 const DEEPEST: usize = 48;
 
 /// Text as tokens, if it is some that the compiler hands to an attribute.

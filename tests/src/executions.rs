@@ -40,26 +40,26 @@ impl Executions {
     }
 }
 
-/// Posts `keys` requests with keys of their own, eight at a time and each twice, and repeats those that are refused with
-/// 409 or 503 until they are answered; the answers, two for each key, and how many requests were refused with 503.
+/// Posts `keys` requests with keys of their own, eight at a time and each twice, and repeats those that are rejected with
+/// 409 or 503 until they are answered; the answers, two for each key, and how many requests were rejected with 503.
 ///
 /// # Panics
 ///
 /// When a request is answered in another way, or not at all for three times the usual patience.
 pub async fn post_until_answered(server: &Server, path: &str, prefix: &str, keys: usize) -> (Vec<Answer>, usize) {
-    let refused = AtomicUsize::new(0);
+    let rejected = AtomicUsize::new(0);
     let client = async |client: usize| {
         let mut answers = Vec::new();
         for number in (client..2 * keys).step_by(8) {
-            answers.push(until_answered(server, path, &format!("{prefix}{}", number / 2), &refused).await);
+            answers.push(until_answered(server, path, &format!("{prefix}{}", number / 2), &rejected).await);
         }
         answers
     };
     let answers = join_all((0..8).map(client)).await.into_iter().flatten().collect();
-    (answers, refused.into_inner())
+    (answers, rejected.into_inner())
 }
 
-async fn until_answered(server: &Server, path: &str, key: &str, refused: &AtomicUsize) -> Answer {
+async fn until_answered(server: &Server, path: &str, key: &str, rejected: &AtomicUsize) -> Answer {
     let asking = async {
         loop {
             let answer = server.post_with_key(path, key).await;
@@ -67,9 +67,9 @@ async fn until_answered(server: &Server, path: &str, key: &str, refused: &Atomic
                 return answer;
             }
             assert!(answer.headers.contains_key("retry-after"), "{answer:?}");
-            match answer.refusal().as_str() {
+            match answer.rejection().as_str() {
                 "in_flight" => {}
-                "store_unavailable" => _ = refused.fetch_add(1, Ordering::Relaxed),
+                "store_unavailable" => _ = rejected.fetch_add(1, Ordering::Relaxed),
                 _ => panic!("{answer:?}"),
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -155,12 +155,12 @@ impl Answer {
         self.headers.get("idempotent-replayed").is_some_and(|value| value == "true")
     }
 
-    /// The `code` of a refusal; checks that it is a problem of RFC 9457 with every member that ours promise.
+    /// The `code` of a rejection; checks that it is a problem of RFC 9457 with every member that ours promise.
     ///
     /// # Panics
     ///
     /// When it is none.
-    pub fn refusal(&self) -> String {
+    pub fn rejection(&self) -> String {
         assert_eq!(
             self.headers.get("content-type").map(http::HeaderValue::as_bytes),
             Some(b"application/problem+json".as_slice()),

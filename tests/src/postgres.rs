@@ -268,7 +268,7 @@ impl Database {
     }
 }
 
-/// The account that runs the server, where this process is root, which PostgreSQL refuses to run as.
+/// The account that runs the server, where this process is root, which PostgreSQL does not run as.
 fn account() -> Option<(&'static str, u32, u32)> {
     let id = |arguments: &[&str]| {
         let output = Command::new("id").args(arguments).output().expect("id starts");

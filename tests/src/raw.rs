@@ -44,7 +44,7 @@ impl Raw {
         let (mut reading, mut writing) = stream.into_split();
         let mut received = Vec::new();
         let mut server_closed = false;
-        // A server that refuses closes before it has read everything: both sides go on at once, and a failed write is
+        // A server that rejects closes before it has read everything: both sides go on at once, and a failed write is
         // no failure of the exchange.
         let write = async {
             let _ = writing.write_all(bytes).await;

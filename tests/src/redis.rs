@@ -110,7 +110,7 @@ impl RedisServer {
     ///
     /// # Panics
     ///
-    /// When the server refuses it, or answers something else.
+    /// When the server rejects it, or answers something else.
     pub async fn command<T: redis::FromRedisValue>(&self, words: &str) -> T {
         let mut words = words.split(' ');
         let mut command = redis::cmd(words.next().unwrap_or_default());

@@ -26,7 +26,7 @@ pub mod charges {
         fingerprint = (&id, body.len()),
         in_flight = wait("5s"),
         lease = "30s",
-        after_crash = "refuse",
+        after_crash = "reject",
         max_body = "1MiB",
         oversize = "rerun",
         keep_headers = ["set-cookie"],
@@ -52,7 +52,7 @@ pub mod charges {
         fingerprint = none,
         in_flight = reject,
         after_crash = "rerun",
-        oversize = "refuse",
+        oversize = "reject",
         on_store_error = "reject",
     )]
     #[must_use]

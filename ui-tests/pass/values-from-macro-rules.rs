@@ -32,7 +32,7 @@ macro_rules! statuses {
     };
 }
 
-handler!(create: "1h", 201, 409, [POST], wait("5s"), "refuse", "set-cookie", true, none, 1 + 1);
+handler!(create: "1h", 201, 409, [POST], wait("5s"), "reject", "set-cookie", true, none, 1 + 1);
 statuses!(update: all, PATCH, "1s");
 
 macro_rules! fingerprint {
@@ -54,7 +54,7 @@ fn main() {
     assert_eq!(create.cache(), Cache::Statuses(&[(201, 201), (400, 409)]));
     assert_eq!(create.methods(), Methods::Only(&["POST"]));
     assert!(matches!(create.in_flight(), InFlight::Wait(limit) if limit.as_secs() == 5));
-    assert_eq!(create.after_crash(), AfterCrash::Refuse);
+    assert_eq!(create.after_crash(), AfterCrash::Reject);
     assert_eq!(create.keep_headers(), ["set-cookie"]);
     assert!(create.required() && create.partitioned_by_caller());
     assert_eq!(create.fingerprint(), FingerprintSource::None);

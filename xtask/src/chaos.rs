@@ -15,7 +15,7 @@ pub(crate) enum Chaos<'a> {
 }
 
 /// `None` when the arguments ask for nothing that there is.
-pub(crate) fn asked<'a>(arguments: &'a [&'a str]) -> Option<Chaos<'a>> {
+pub(crate) fn planned<'a>(arguments: &'a [&'a str]) -> Option<Chaos<'a>> {
     match arguments {
         ["--soak"] => Some(Chaos::Soak { minutes: 10 }),
         ["--soak", "--minutes", minutes] => {
@@ -31,7 +31,7 @@ pub(crate) fn run(chaos: &Chaos<'_>) -> Result<(), Failure> {
     match chaos {
         Chaos::Faults(options) => {
             let arguments = format!("run --quiet -p chaos -- run {}", options.join(" "));
-            cargo("faults, clients that repeat everything, and a judge", &arguments).run()
+            cargo("faults, clients that repeat everything, and a checker", &arguments).run()
         }
         Chaos::Soak { minutes } => cargo(
             &format!("a soak of {minutes} minutes"),

@@ -2,17 +2,18 @@
 
 mod bench;
 mod chaos;
+mod concurrency;
 mod docs_rs;
 mod features;
 mod fuzz;
 mod nightly;
 mod package;
 mod prerequisites;
-mod proofs;
 mod public_api;
 mod release;
 mod rust_version;
 mod step;
+mod structure;
 mod supply_chain;
 mod workspace;
 
@@ -33,7 +34,7 @@ commands:
           compiler
   chaos [--seed N] [--minutes N] [--store sqlite|redis|postgres] [--only FAMILY | --without GUARD]
           server processes that are killed, stopped and cut off, for 5 minutes, and handlers that block or lose their
-          transaction; a judge prints the history of each key whose handler broke its word. --only plays the faults of
+          transaction; a checker prints the history of each key whose handler broke its word. --only plays the faults of
           one kind alone, --without takes a guard out, which must be noticed; --help names the kinds and the guards
   chaos --soak [--minutes N]
           a thousand connections for N minutes, 10 by default, after which nothing may be left of them
@@ -44,7 +45,7 @@ commands:
           the instructions of each path against benches/budget.toml; --set-budget writes that file
   picture the inspector's page as the browser shows it, into docs/operations/inspector.png, and the demo as a terminal
           shows it, into docs/demo.svg
-  proofs  the concurrency proofs alone, or those whose name contains the word after it
+  concurrency  the concurrency tests alone, or those whose name contains the word after it
   public-api
           writes what users can name into docs/public-api; `test` compares
   release what must hold before a version is published, in some 20 minutes, and publishes nothing: the changelog, the
@@ -63,11 +64,11 @@ fn main() -> ExitCode {
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["test"] => test(),
         ["fuzz", options @ ..] => return fuzz::fuzz(options),
-        ["chaos", options @ ..] if let Some(chaos) = chaos::asked(options) => chaos::run(&chaos),
+        ["chaos", options @ ..] if let Some(chaos) = chaos::planned(options) => chaos::run(&chaos),
         ["bench", options @ ..] => bench::run(options),
         ["picture"] => picture(),
-        ["proofs"] => proofs::run("").map(drop),
-        ["proofs", name] => proofs::run(name).map(drop),
+        ["concurrency"] => concurrency::run("").map(drop),
+        ["concurrency", name] => concurrency::run(name).map(drop),
         ["public-api"] => on_the_workspace(public_api::write),
         ["release"] => on_the_workspace(release::run),
         ["docs-rs"] => on_the_workspace(docs_rs::check),
@@ -105,6 +106,7 @@ fn test() -> Result<(), Failure> {
     release::tells_of_this_version(&workspace)?;
     rust_version::check(&workspace)?;
     package::check(&workspace)?;
+    structure::check()?;
     cargo("formatting", "fmt --all --check").run()?;
     cargo("clippy", "clippy --workspace --all-targets --all-features --quiet -- -D warnings").run()?;
     for feature in iter::once("").chain(workspace.package("idempotent-runtime")?.features()) {
@@ -120,7 +122,7 @@ fn test() -> Result<(), Failure> {
     let mut passed = cargo("the runtime's own tests, default features", "test -p idempotent-runtime").run_tests()?;
     let all = "all tests, all features, ui-tests and documentation examples";
     passed += cargo(all, "test --workspace --all-features").run_tests()?;
-    passed += proofs::run("")?;
+    passed += concurrency::run("")?;
     supply_chain::check()?;
     println!("\nEverything is green: {passed} tests ran.");
     Ok(())

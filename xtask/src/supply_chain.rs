@@ -24,7 +24,7 @@ pub(crate) fn check() -> Result<(), Failure> {
 }
 
 fn can_be_had(repository: &str) -> bool {
-    // A machine that is cut off may drop what is sent instead of refusing it.
+    // A machine that is cut off may drop what is sent instead of rejecting it.
     let mut ask = Command::new("timeout");
     ask.args(["20", "git", "ls-remote", "--exit-code", repository, "HEAD"]).env("GIT_TERMINAL_PROMPT", "0");
     ask.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())

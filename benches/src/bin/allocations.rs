@@ -38,7 +38,7 @@ fn main() {
         match scenario {
             Scenario::First => section.at_most("allocations of a first execution, over bare", 12.0, over_bare, ""),
             Scenario::Replay => section.at_most("allocations of a replay", 30.0, counts[1] as f64, ""),
-            Scenario::NoKey | Scenario::RefusedDuplicate => {}
+            Scenario::NoKey | Scenario::RejectedDuplicate => {}
         }
     }
     section.tables.push(table);
@@ -69,7 +69,7 @@ fn allocations(runtime: &Runtime, contender: &Contender, scenario: Scenario) -> 
             let fresh = key(scenario as usize, number);
             let key = match scenario {
                 Scenario::First => Some(&*fresh),
-                Scenario::Replay | Scenario::RefusedDuplicate => Some(&*recorded),
+                Scenario::Replay | Scenario::RejectedDuplicate => Some(&*recorded),
                 Scenario::NoKey => None,
             };
             send(key).count_total

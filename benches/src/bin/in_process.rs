@@ -12,7 +12,7 @@ use idempotent_benches::scenario::{Scenario, key};
 
 const ROUNDS: usize = 21;
 
-/// How long one round may take: a duplicate that is not refused would wait for ever.
+/// How long one round may take: a duplicate that is not rejected would wait for ever.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::main]
@@ -28,7 +28,7 @@ async fn measure(rounds: usize) -> Section {
         "One request after another through an axum router on one worker of tokio's, with stores in memory. The handler takes \
          an order as JSON and answers 201 with a receipt of the same fields and 150 bytes more. Each round visits all of them \
          in another order; what is told is the median of the rounds' differences and quotients. A request without a key, and \
-         the refused duplicates of `axum-idempotent`, which has no lock, are what they are for it: plain executions and \
+         the rejected duplicates of `axum-idempotent`, which has no lock, are what they are for it: plain executions and \
          replays."
             .to_owned(),
     );
@@ -75,7 +75,7 @@ async fn measure(rounds: usize) -> Section {
                     }
                     Scenario::Replay => section.at_most("replay in memory, over bare", 1.0, ratio(1), "×"),
                     Scenario::NoKey => section.at_most("no key, over bare", 1.03, ratio(1), "×"),
-                    Scenario::RefusedDuplicate => {}
+                    Scenario::RejectedDuplicate => {}
                 }
             }
         }
@@ -86,15 +86,15 @@ async fn measure(rounds: usize) -> Section {
 
 /// The mean of one round.
 async fn nanos(contender: &Contender, scenario: Scenario, body: &Bytes, requests: usize, round: usize) -> f64 {
-    let is_refused = scenario == Scenario::RefusedDuplicate && contender.locks;
-    let (path, expected) = if is_refused { (HELD, StatusCode::CONFLICT) } else { (CHARGES, StatusCode::CREATED) };
+    let is_rejected = scenario == Scenario::RejectedDuplicate && contender.locks;
+    let (path, expected) = if is_rejected { (HELD, StatusCode::CONFLICT) } else { (CHARGES, StatusCode::CREATED) };
     let runs_before = held_runs();
-    let holder = is_refused.then(|| {
+    let holder = is_rejected.then(|| {
         let (contender, body) = (contender.clone(), body.clone());
         tokio::spawn(async move { contender.answer(HELD, Some("8e03978e-40d5-43dd-bc93-6894a57f9324"), body).await })
     });
-    if is_refused {
-        // The first one holds the key when the second is refused.
+    if is_rejected {
+        // The first one holds the key when the second is rejected.
         while held_runs() == runs_before {
             tokio::task::yield_now().await;
         }
@@ -110,7 +110,7 @@ async fn nanos(contender: &Contender, scenario: Scenario, body: &Bytes, requests
             Scenario::First => Some(&*fresh),
             Scenario::Replay => Some(&*replayed),
             Scenario::NoKey => None,
-            Scenario::RefusedDuplicate => Some("8e03978e-40d5-43dd-bc93-6894a57f9324"),
+            Scenario::RejectedDuplicate => Some("8e03978e-40d5-43dd-bc93-6894a57f9324"),
         };
         contender.send(path, key, body.clone(), expected).await;
     }

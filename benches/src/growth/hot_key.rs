@@ -39,7 +39,7 @@ pub enum Engine {
 /// What one key and many keys do, per second, and the median of the rounds' quotients.
 pub(super) type Rates = [(f64, f64, f64); 2];
 
-/// Replays, and refusals of a key that is claimed.
+/// Replays, and rejections of a key that is claimed.
 pub(super) async fn rates(engine: Engine, seconds: f64) -> Rates {
     match engine {
         Engine::Memory => of(MemoryStore::new(), engine, seconds).await,
@@ -79,20 +79,20 @@ async fn of<S: Store>(store: S, engine: Engine, seconds: f64) -> Rates {
         });
         Side::new(CALLERS, replays)
     };
-    let refusals = |keys: usize| {
+    let rejections = |keys: usize| {
         let store = Arc::clone(&store);
-        let refusals = work(move |number| {
+        let rejections = work(move |number| {
             let store = Arc::clone(&store);
             async move {
                 let claim = store.claim(&record_key(KEYS + number % keys), request()).await;
                 assert!(matches!(claim, Ok(Claim::InFlight { .. })), "{claim:?}");
             }
         });
-        Side::new(CALLERS, refusals)
+        Side::new(CALLERS, rejections)
     };
     let replayed = contest(&format!("{engine:?}, replays"), effort, &replays(1), &replays(KEYS)).await;
-    let refused = contest(&format!("{engine:?}, refusals"), effort, &refusals(1), &refusals(KEYS)).await;
-    [replayed, refused].map(|Outcome { ours, bare, ratio }| (ours, bare, ratio))
+    let rejected = contest(&format!("{engine:?}, rejections"), effort, &rejections(1), &rejections(KEYS)).await;
+    [replayed, rejected].map(|Outcome { ours, bare, ratio }| (ours, bare, ratio))
 }
 
 /// All stores, one process each.
@@ -104,7 +104,7 @@ pub(super) fn measure(section: &mut Section, scale: Scale) -> anyhow::Result<()>
     );
     for store in [Engine::Memory, Engine::Sqlite, Engine::Redis, Engine::Postgres] {
         let rates: Rates = outcome(&Task::HotKey { store, seconds })?;
-        for (what, (hot, spread, ratio)) in ["replays", "refused in flight"].into_iter().zip(rates) {
+        for (what, (hot, spread, ratio)) in ["replays", "rejected in flight"].into_iter().zip(rates) {
             table.row([format!("{store:?}: {what}"), figure(hot, ""), figure(spread, ""), figure(ratio, "")]);
         }
     }

@@ -50,7 +50,7 @@ pub struct Work {
 pub(super) struct Done {
     pairs: usize,
     /// Claims of the key of a millisecond that another caller had.
-    refused: usize,
+    rejected: usize,
     /// The milliseconds whose key was granted to this process.
     granted: Vec<u64>,
 }
@@ -73,7 +73,7 @@ async fn run<S: Store>(store: Arc<S>, work: &Work) -> Done {
     let callers = (0..CALLERS).map(|caller| {
         let store = Arc::clone(&store);
         tokio::spawn(async move {
-            let mut done = Done { pairs: 0, refused: 0, granted: Vec::new() };
+            let mut done = Done { pairs: 0, rejected: 0, granted: Vec::new() };
             for call in caller.. {
                 let now = millis_now();
                 if now >= end {
@@ -87,17 +87,17 @@ async fn run<S: Store>(store: Arc<S>, work: &Work) -> Done {
                     done.pairs += 1;
                     done.granted.push(now);
                 } else {
-                    done.refused += 1;
+                    done.rejected += 1;
                 }
             }
             done
         })
     });
-    let mut all = Done { pairs: 0, refused: 0, granted: Vec::new() };
+    let mut all = Done { pairs: 0, rejected: 0, granted: Vec::new() };
     for done in join_all(callers).await {
         let done = done.expect("the caller ends");
         all.pairs += done.pairs;
-        all.refused += done.refused;
+        all.rejected += done.rejected;
         all.granted.extend(done.granted);
     }
     all
@@ -127,7 +127,7 @@ fn millis_now() -> u64 {
 pub(super) async fn measure(section: &mut Section, scale: Scale) -> anyhow::Result<()> {
     let mut table = Table::new(
         &format!("Claims with their completion per second, {CALLERS} callers in each process"),
-        &["", "in all", "of one process", "granted of the contested keys", "refused", "granted twice"],
+        &["", "in all", "of one process", "granted of the contested keys", "rejected", "granted twice"],
     );
     let redis = RedisServer::start(&[]).await;
     let twice = over("Redis", &redis.url(), &mut table, scale)?;
@@ -165,7 +165,7 @@ fn over(server: &str, url: &str, table: &mut Table, scale: Scale) -> anyhow::Res
         }
         granted_twice += twice;
         let rate = done.iter().map(|done| done.pairs).sum::<usize>() as f64 / seconds;
-        let refused = done.iter().map(|done| done.refused).sum::<usize>();
+        let rejected = done.iter().map(|done| done.rejected).sum::<usize>();
         let plural = if processes == 1 { "process" } else { "processes" };
         eprintln!("{server}, {processes} {plural}: {rate:.0} pairs/s, {} contested, {twice} twice", seen.len());
         table.row([
@@ -173,7 +173,7 @@ fn over(server: &str, url: &str, table: &mut Table, scale: Scale) -> anyhow::Res
             figure(rate, ""),
             figure(rate / processes as f64, ""),
             seen.len().to_string(),
-            refused.to_string(),
+            rejected.to_string(),
             twice.to_string(),
         ]);
     }

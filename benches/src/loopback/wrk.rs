@@ -81,7 +81,7 @@ struct Printed {
     bytes: u64,
     micros: u64,
     /// Answers of a status that tells of an error.
-    refused: u64,
+    rejected: u64,
     /// Connections.
     broken: u64,
     /// Answers that took longer than [`TIMEOUT`].
@@ -164,10 +164,10 @@ impl Printed {
     fn check(&self, sizes: Sizes, retries: Retries) -> anyhow::Result<()> {
         ensure!(self.requests > 0, "the server has answered nothing");
         ensure!(
-            self.refused == 0 && self.broken == 0 && self.late == 0,
+            self.rejected == 0 && self.broken == 0 && self.late == 0,
             "of {} answers, {} have another status than 201, and {} are later than {TIMEOUT}; {} connections broke",
             self.requests,
-            self.refused,
+            self.rejected,
             self.late,
             self.broken
         );

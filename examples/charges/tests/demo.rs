@@ -80,7 +80,7 @@ fn picture(said: &str) -> String {
     terminal.render_svg(&format!("\u{1b}[1m$ cargo run -p charges -- demo\u{1b}[0m\n{said}"))
 }
 
-/// Without what differs from run to run: the numbers of processes, and who of fifty was refused and who replayed.
+/// Without what differs from run to run: the numbers of processes, and who of fifty was rejected and who replayed.
 fn steady(text: &str) -> String {
     let mut steady = String::with_capacity(text.len());
     for character in text.chars() {

@@ -160,9 +160,9 @@ async fn every_store_serves_charges_refunds_and_events() {
             let (status, is_replay, _) = server.settled("/charges", "declined", &declined).await;
             assert_eq!((status, is_replay), (StatusCode::PAYMENT_REQUIRED, replayed), "{store}");
         }
-        let (status, _, refusal) =
+        let (status, _, rejection) =
             server.settled("/refunds", "rest", &json!({ "charge": refund["charge"], "amount": 601 })).await;
-        assert_eq!((status, &refusal["error"]), (StatusCode::CONFLICT, &json!("refund_too_large")), "{store}");
+        assert_eq!((status, &rejection["error"]), (StatusCode::CONFLICT, &json!("refund_too_large")), "{store}");
         let kinds: Vec<Value> = server.get("/ledger").await.iter().map(|line| line["kind"].clone()).collect();
         assert_eq!(kinds, ["charge", "refund", "dispute"], "{store}");
     }
@@ -183,8 +183,8 @@ async fn killed_refund_never_runs_again_and_leaves_its_trace() {
 
     let server = Server::start(data.path(), &["--network-latency", "1ms"]);
     for _ in 0..2 {
-        let (status, _, refusal) = server.settled("/refunds", "killed", &refund).await;
-        assert_eq!((status, &refusal["code"]), (StatusCode::CONFLICT, &json!("outcome_unknown")));
+        let (status, _, rejection) = server.settled("/refunds", "killed", &refund).await;
+        assert_eq!((status, &rejection["code"]), (StatusCode::CONFLICT, &json!("outcome_unknown")));
     }
     let ledger = server.get("/ledger").await;
     let [line] = lines(&ledger, "killed")[..] else { panic!("a person finds it in the ledger: {ledger:?}") };
@@ -192,8 +192,12 @@ async fn killed_refund_never_runs_again_and_leaves_its_trace() {
     let network = server.get("/network").await;
     assert_eq!(network[1]["times_asked"], 1, "{network:?}");
 
-    let (status, _, refusal) = server.settled("/refunds", "rest", &json!({ "charge": 1, "amount": 601 })).await;
-    assert_eq!((status, &refusal["error"]), (StatusCode::CONFLICT, &json!("refund_too_large")), "it may have happened");
+    let (status, _, rejection) = server.settled("/refunds", "rest", &json!({ "charge": 1, "amount": 601 })).await;
+    assert_eq!(
+        (status, &rejection["error"]),
+        (StatusCode::CONFLICT, &json!("refund_too_large")),
+        "it may have happened"
+    );
 }
 
 #[tokio::test]
@@ -205,8 +209,8 @@ async fn refunds_of_several_keys_never_exceed_the_charge() {
     let keys: Vec<String> = (0..10).map(|number| format!("refund-{number}")).collect();
     let answers = join_all(keys.iter().map(|key| server.settled("/refunds", key, &refund))).await;
     let given = answers.iter().filter(|(status, ..)| *status == StatusCode::CREATED).count();
-    let refused = answers.iter().filter(|(_, _, body)| body["error"] == "refund_too_large").count();
-    assert_eq!((given, refused), (3, 7), "{answers:?}");
+    let rejected = answers.iter().filter(|(_, _, body)| body["error"] == "refund_too_large").count();
+    assert_eq!((given, rejected), (3, 7), "{answers:?}");
     assert!(server.get("/ledger").await.iter().all(|line| line["settled"] == true));
     let moved: i64 = server.get("/network").await.iter().filter_map(|line| line["amount"].as_i64()).sum();
     assert_eq!(moved, 1000 - 900);

@@ -16,7 +16,7 @@
 //! answer, and gets the same payment intent back, with `idempotent-replayed: true`. What makes an API speak this dialect is
 //! in [`registry`] and at the head of the handler:
 //!
-//! - refusals are rendered by [`refusal::stripe`]: stripe-node takes any body without the member `error` for a success;
+//! - rejections are rendered by [`rejection::stripe`]: stripe-node takes any body without the member `error` for a success;
 //! - 402 is recorded beside 200, since a declined card is an outcome as well, while a request with a wrong parameter never
 //!   claims its key: its extractor answers;
 //! - `caller` is the account of the secret key: each account has keys of its own, also after it has changed its secret.
@@ -36,7 +36,7 @@ use axum::extract::Request;
 use axum::routing::{get, post};
 use axum::{Router, middleware};
 use idempotent_runtime::store::Store;
-use idempotent_runtime::{Registry, refusal};
+use idempotent_runtime::{Registry, rejection};
 
 pub use self::accounts::Accounts;
 pub use self::books::Books;
@@ -54,9 +54,9 @@ pub struct App {
     pub network: Arc<dyn CardNetwork>,
 }
 
-/// The records in `store`, and refusals that Stripe's SDKs understand.
+/// The records in `store`, and rejections that Stripe's SDKs understand.
 pub fn registry(store: impl Store) -> Registry {
-    Registry::builder(store).render_refusals(refusal::stripe).build()
+    Registry::builder(store).render_rejections(rejection::stripe).build()
 }
 
 /// The API, guarded by `registry`.

@@ -115,12 +115,12 @@ async fn what_is_wrong_is_named_and_claims_no_key() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_no_form_is_refused() {
+async fn a_body_that_is_no_form_is_rejected() {
     let api = Api::start().await;
     let request = api.server.post("/v1/payment_intents").header("authorization", TEA);
-    let refused = answer(request.header("content-type", "application/json").body(r#"{"amount":1999}"#)).await;
-    is_invalid_request(&refused, 400, None, None);
-    assert!(refused.text().contains("application/x-www-form-urlencoded"));
+    let rejected = answer(request.header("content-type", "application/json").body(r#"{"amount":1999}"#)).await;
+    is_invalid_request(&rejected, 400, None, None);
+    assert!(rejected.text().contains("application/x-www-form-urlencoded"));
 }
 
 #[tokio::test]
@@ -160,9 +160,9 @@ async fn a_secret_key_is_asked_for_before_anything_else() {
     let api = Api::start().await;
     api.pay(TEA, "k", PAYMENT).await;
     for credentials in ["", "Bearer", "Basic c2tfdGVzdF90ZWE6", "Bearer sk_test_te", "Bearer sk_live_tea"] {
-        let refused = api.pay(credentials, "k", PAYMENT).await;
-        is_invalid_request(&refused, 401, None, None);
-        assert!(!refused.text().contains("sk_test_te\""), "a secret is not repeated");
+        let rejected = api.pay(credentials, "k", PAYMENT).await;
+        is_invalid_request(&rejected, 401, None, None);
+        assert!(!rejected.text().contains("sk_test_te\""), "a secret is not repeated");
     }
     assert_eq!(api.payments().await, 1);
 }
@@ -178,7 +178,7 @@ async fn an_unknown_address_is_an_error_of_the_same_shape() {
 #[test]
 fn a_live_key_is_no_secret_key_of_this_server() {
     for secret_key in ["sk_live_tea", "sk_test_", ""] {
-        let error = Accounts::new([secret_key]).err().expect("it is refused").to_string();
+        let error = Accounts::new([secret_key]).err().expect("it is rejected").to_string();
         assert!(error.contains("`sk_test_`") && !error.contains("sk_live"), "{error}");
     }
 }

@@ -37,7 +37,7 @@ async fn a_wrong_url_is_told_what_to_write() {
 }
 
 #[tokio::test]
-async fn an_option_that_would_be_ignored_is_refused() {
+async fn an_option_that_would_be_ignored_is_rejected() {
     let sqlite = ["--store", "sqlite://a.db"];
     for (options, words) in [
         (&["--cluster"][..], "`--cluster` is for Redis, and this store is sqlite://a.db"),

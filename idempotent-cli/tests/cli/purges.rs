@@ -12,13 +12,13 @@ async fn nothing_is_purged_without_a_yes() {
         assert_eq!(silent.code, Some(4), "{silent:?}");
         assert!(silent.error.contains("there is no terminal to ask on, so confirm with `--yes`"), "{silent:?}");
         for answer in ["no", "y", ""] {
-            let refused = shop.asks_a_person(&RUNNING, answer).await;
-            assert_eq!(refused.code, Some(4), "{refused:?}");
+            let rejected = shop.asks_a_person(&RUNNING, answer).await;
+            assert_eq!(rejected.code, Some(4), "{rejected:?}");
             assert!(
-                refused.out.contains("a retry that reaches another process runs it a second time beside the first"),
-                "{refused:?}"
+                rejected.out.contains("a retry that reaches another process runs it a second time beside the first"),
+                "{rejected:?}"
             );
-            assert!(refused.out.contains("only the answer `yes` confirms"), "{refused:?}");
+            assert!(rejected.out.contains("only the answer `yes` confirms"), "{rejected:?}");
         }
         assert_eq!(shop.asks(&["list", "--json"]).await.json()["scanned"], 4);
 

@@ -38,7 +38,7 @@ async fn pay_out(State(runs): State<Runs>) -> StatusCode {
     StatusCode::CREATED
 }
 
-#[idempotent(scope = "transfers", after_crash = "refuse")]
+#[idempotent(scope = "transfers", after_crash = "reject")]
 async fn transfer() -> StatusCode {
     panic!("the handler was cut off")
 }

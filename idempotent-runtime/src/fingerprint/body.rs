@@ -4,9 +4,9 @@ use http::{HeaderMap, HeaderValue, header};
 use mediatype::{MediaType, ReadParams as _, names};
 use memchr::memmem;
 
-use super::PartDigest;
-use super::builder::{Piece, Pieces};
-use super::canonical::canonical_json;
+use crate::fingerprint::builder::PartDigest;
+use crate::fingerprint::builder::{Piece, Pieces};
+use crate::fingerprint::canonical::canonical_json;
 
 /// What of a body counts.
 #[derive(Clone, Copy, PartialEq, Eq)]

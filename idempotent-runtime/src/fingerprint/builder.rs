@@ -5,8 +5,8 @@ use std::ops::Range;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use sha2::{Digest, Sha256};
 
-use super::Fingerprint;
-use super::difference::{BODY, SLOTS, TARGET, slot_of};
+use crate::fingerprint::Fingerprint;
+use crate::fingerprint::difference::{BODY, SLOTS, TARGET, slot_of};
 
 /// The SHA-256 digest of one part of a request.
 #[derive(Clone, Copy)]

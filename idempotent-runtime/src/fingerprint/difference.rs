@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use http::HeaderName;
 
-use super::Fingerprint;
+use crate::fingerprint::Fingerprint;
 
 pub(super) const TARGET: Range<usize> = 18..21;
 pub(super) const BODY: Range<usize> = 21..24;

@@ -3,9 +3,9 @@
 use ciborium::Value;
 use serde::Serialize;
 
-use super::PartDigest;
-use super::builder::{Piece, Pieces};
-use super::canonical::{write_number, write_string};
+use crate::fingerprint::builder::PartDigest;
+use crate::fingerprint::builder::{Piece, Pieces};
+use crate::fingerprint::canonical::{write_number, write_string};
 
 /// Why a value has no digest. What it holds is not told: it is a client's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

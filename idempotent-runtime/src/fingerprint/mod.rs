@@ -1,22 +1,16 @@
 //! The digest of what a request asks for: a reused key must bring the same one.
 
-mod body;
-mod builder;
-mod canonical;
-mod difference;
-mod expression;
-mod target;
+pub(crate) mod body;
+pub(crate) mod builder;
+pub(crate) mod canonical;
+pub(crate) mod difference;
+pub(crate) mod expression;
+pub(crate) mod target;
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-
-pub(crate) use self::body::{BodyForm, digest_of_body};
-pub(crate) use self::builder::{Credentials, FingerprintBuilder, PartDigest};
-pub(crate) use self::difference::Difference;
-pub(crate) use self::expression::{Unserialisable, digest_of_value};
-pub(crate) use self::target::digest_of_target;
 
 /// What a request asks for, in 32 bytes, shown as 64 hexadecimal digits. Two requests are the same if all 32 bytes are.
 ///

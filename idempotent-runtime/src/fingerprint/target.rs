@@ -8,8 +8,8 @@ use futures_util::FutureExt as _;
 use http::uri::Authority;
 use http::{HeaderValue, Uri, header};
 
-use super::PartDigest;
-use super::builder::{Piece, Pieces};
+use crate::fingerprint::builder::PartDigest;
+use crate::fingerprint::builder::{Piece, Pieces};
 
 /// The authority is its host in lower case, without the port: processes of one service may listen on different ports, and a
 /// retry may reach any of them.

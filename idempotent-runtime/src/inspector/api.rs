@@ -10,22 +10,22 @@ use axum::{Extension, Form, Json};
 use http::HeaderMap;
 use serde::Serialize;
 
-use super::asked::{Asked, Selection, Target};
-use super::audit::Operator;
-use super::desk::Desk;
-use super::handlers::HandlerReport;
-use super::problem::Problem;
-use super::scan::Counts;
-use super::sighting::{EntryReport, Sighting, State};
-use super::{DEFAULT_STORE, Inspector};
-use crate::policies;
+use crate::inspector::audit::Operator;
+use crate::inspector::entry_view::{EntryReport, EntryView, State};
+use crate::inspector::handlers::HandlerReport;
+use crate::inspector::problem::Problem;
+use crate::inspector::query::{EntryQuery, Selection, Target};
+use crate::inspector::scan::Counts;
+use crate::inspector::service::Service;
+use crate::inspector::{DEFAULT_STORE, Inspector};
+use crate::policy::registration::policies;
 
 /// How many entries of each state are told at once.
 const KEPT: usize = 1000;
 
-type Address = Result<Query<Asked>, QueryRejection>;
-type Body = Result<Form<Asked>, FormRejection>;
-type Asking = Option<Extension<Operator>>;
+type Address = Result<Query<EntryQuery>, QueryRejection>;
+type Body = Result<Form<EntryQuery>, FormRejection>;
+type MaybeOperator = Option<Extension<Operator>>;
 
 #[derive(Serialize)]
 struct Summary<'a> {
@@ -72,109 +72,109 @@ pub(super) async fn handlers() -> Response {
 
 pub(super) async fn summary(
     Shared(inspector): Shared<Arc<Inspector>>,
-    operator: Asking,
+    operator: MaybeOperator,
     asked: Address,
 ) -> Result<Response, Problem> {
-    let desk = Desk::open(&inspector, in_address(asked)?, who(operator.as_ref()))?;
-    let scan = desk.scan(0).await?;
+    let service = Service::open(&inspector, in_address(asked)?, who(operator.as_ref()))?;
+    let scan = service.scan(0).await?;
     let stores = [DEFAULT_STORE].into_iter().chain(inspector.registry.store_names()).collect();
     let summary = Summary {
-        store: desk.store_name(),
+        store: service.store_name(),
         stores,
         scanned: scan.scanned(),
         complete: scan.is_complete(),
         counts: scan.counts(),
         scopes: scan.scopes(),
         purge_allowed: inspector.allows_purge,
-        keys_are_digests: desk.keys_are_digests(),
+        keys_are_digests: service.keys_are_digests(),
     };
     Ok(Json(summary).into_response())
 }
 
 pub(super) async fn entries(
     Shared(inspector): Shared<Arc<Inspector>>,
-    operator: Asking,
+    operator: MaybeOperator,
     asked: Address,
 ) -> Result<Response, Problem> {
-    let desk = Desk::open(&inspector, in_address(asked)?, who(operator.as_ref()))?;
-    let scan = desk.scan(KEPT).await?;
-    let wanted = |state: &State| desk.selection.state.is_none_or(|only| only == *state);
-    let sightings = State::ALL.into_iter().filter(wanted).flat_map(|state| scan.of(state));
+    let service = Service::open(&inspector, in_address(asked)?, who(operator.as_ref()))?;
+    let scan = service.scan(KEPT).await?;
+    let wanted = |state: &State| service.selection.state.is_none_or(|only| only == *state);
+    let entry_views = State::ALL.into_iter().filter(wanted).flat_map(|state| scan.of(state));
     let entries = Entries {
-        store: desk.store_name(),
+        store: service.store_name(),
         scanned: scan.scanned(),
         complete: scan.is_complete(),
         counts: scan.counts(),
-        entries: sightings.map(|sighting| sighting.report(desk.selection.keys)).collect(),
+        entries: entry_views.map(|entry_view| entry_view.report(service.selection.keys)).collect(),
     };
     Ok(Json(entries).into_response())
 }
 
 pub(super) async fn entry(
     Shared(inspector): Shared<Arc<Inspector>>,
-    operator: Asking,
+    operator: MaybeOperator,
     Path(id): Path<String>,
     asked: Address,
 ) -> Result<Response, Problem> {
-    let desk = Desk::open(&inspector, in_address(asked)?, who(operator.as_ref()))?;
-    let sighting = desk.look_up(&Target::id(&id)?).await?;
-    Ok(one(&desk, &sighting))
+    let service = Service::open(&inspector, in_address(asked)?, who(operator.as_ref()))?;
+    let entry_view = service.look_up(&Target::id(&id)?).await?;
+    Ok(one(&service, &entry_view))
 }
 
 pub(super) async fn look_up(
     Shared(inspector): Shared<Arc<Inspector>>,
-    operator: Asking,
+    operator: MaybeOperator,
     asked: Body,
 ) -> Result<Response, Problem> {
-    let desk = Desk::open(&inspector, in_body(asked)?, who(operator.as_ref()))?;
-    let sighting = desk.look_up(&target(&desk)?).await?;
-    Ok(one(&desk, &sighting))
+    let service = Service::open(&inspector, in_body(asked)?, who(operator.as_ref()))?;
+    let entry_view = service.look_up(&target(&service)?).await?;
+    Ok(one(&service, &entry_view))
 }
 
 pub(super) async fn purge_by_id(
     Shared(inspector): Shared<Arc<Inspector>>,
-    operator: Asking,
+    operator: MaybeOperator,
     Path(id): Path<String>,
     headers: HeaderMap,
     asked: Address,
 ) -> Result<Response, Problem> {
-    let desk = Desk::open(&inspector, in_address(asked)?, who(operator.as_ref()))?;
-    let sighting = desk.purge(&Target::id(&id)?, &headers).await?;
-    Ok(purged(&desk, &sighting))
+    let service = Service::open(&inspector, in_address(asked)?, who(operator.as_ref()))?;
+    let entry_view = service.purge(&Target::id(&id)?, &headers).await?;
+    Ok(purged(&service, &entry_view))
 }
 
 pub(super) async fn purge(
     Shared(inspector): Shared<Arc<Inspector>>,
-    operator: Asking,
+    operator: MaybeOperator,
     headers: HeaderMap,
     asked: Body,
 ) -> Result<Response, Problem> {
-    let desk = Desk::open(&inspector, in_body(asked)?, who(operator.as_ref()))?;
-    let sighting = desk.purge(&target(&desk)?, &headers).await?;
-    Ok(purged(&desk, &sighting))
+    let service = Service::open(&inspector, in_body(asked)?, who(operator.as_ref()))?;
+    let entry_view = service.purge(&target(&service)?, &headers).await?;
+    Ok(purged(&service, &entry_view))
 }
 
-fn one(desk: &Desk<'_>, sighting: &Sighting) -> Response {
+fn one(service: &Service<'_>, entry_view: &EntryView) -> Response {
     Json(OneEntry {
-        store: desk.store_name(),
-        entry: sighting.report(desk.selection.keys),
-        consequence: sighting.state().consequence(),
-        confirm: desk.confirmation(sighting),
+        store: service.store_name(),
+        entry: entry_view.report(service.selection.keys),
+        consequence: entry_view.state().consequence(),
+        confirm: service.confirmation(entry_view),
     })
     .into_response()
 }
 
-fn purged(desk: &Desk<'_>, sighting: &Sighting) -> Response {
-    let entry = sighting.report(desk.selection.keys);
-    Json(Purged { store: desk.store_name(), purged: true, entry }).into_response()
+fn purged(service: &Service<'_>, entry_view: &EntryView) -> Response {
+    let entry = entry_view.report(service.selection.keys);
+    Json(Purged { store: service.store_name(), purged: true, entry }).into_response()
 }
 
 pub(super) fn who(operator: Option<&Extension<Operator>>) -> Option<&Operator> {
     operator.map(|Extension(operator)| operator)
 }
 
-pub(super) fn target(desk: &Desk<'_>) -> Result<Target, Problem> {
-    desk.selection.target.clone().ok_or_else(|| {
+pub(super) fn target(service: &Service<'_>) -> Result<Target, Problem> {
+    service.selection.target.clone().ok_or_else(|| {
         Problem::bad_request("missing_key", "say which entry: `scope`, `caller` if it has one, and `key`; or `id`")
     })
 }

@@ -1,15 +1,15 @@
 //! Who has done what here: events for the log that is kept.
 
-use super::shown::{masked, visible};
-use super::sighting::State;
-use crate::RecordKey;
+use crate::inspector::entry_view::State;
+use crate::inspector::masking::{masked, visible};
+use crate::key::RecordKey;
 
 /// The `target` of the audit events: route it to where it is kept.
 ///
 /// | field | |
 /// |---|---|
 /// | `action` | `purge`, or `reveal_keys` |
-/// | `outcome` | of a purge: `purged`, `nothing_there`, `failed`, `refused: …`; else `shown` |
+/// | `outcome` | of a purge: `purged`, `nothing_there`, `failed`, `rejected: …`; else `shown` |
 /// | `by` | what the [`Operator`] of the request says, or `unknown` |
 /// | `store` | its name in the registry |
 /// | `scope`, `caller_digest`, `key`, `id` | of a purge: which entry; the key is [`masked`](super::masked), the caller the digest that [`RecordKey::digested`](crate::RecordKey::digested) gives, or as it is stored if the registry stores digests |

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::sighting::millis;
-use crate::{
+use crate::inspector::entry_view::millis;
+use crate::policy::{
     AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, KeySource, Methods, OnStoreError, Oversize,
     Policy,
 };
@@ -89,11 +89,11 @@ impl HandlerReport {
             lease_ms: millis(policy.lease()),
             after_crash: match policy.after_crash() {
                 AfterCrash::Rerun => "rerun",
-                AfterCrash::Refuse => "refuse",
+                AfterCrash::Reject => "reject",
             },
             max_body: policy.max_body(),
             oversize: match policy.oversize() {
-                Oversize::Refuse => "refuse",
+                Oversize::Reject => "reject",
                 Oversize::Rerun => "rerun",
             },
             keep_headers: policy.keep_headers(),

@@ -5,7 +5,7 @@
 //!
 //! # Behind your own authentication
 //!
-//! There is none in here. So the router answers only where it is nested, and refuses everything when it is served by
+//! There is none in here. So the router answers only where it is nested, and rejects everything when it is served by
 //! itself or merged; nest it behind what lets your operators in, and nobody else:
 //!
 //! ```
@@ -67,7 +67,7 @@
 //! # What cannot be seen
 //!
 //! A handler that takes a `Tx` leaves nothing in its store while it runs. A claim past its lease is `outcome_unknown` if a
-//! handler or a layer of its scope in *this program* is `after_crash = "refuse"`. Layers are not among the handlers.
+//! handler or a layer of its scope in *this program* is `after_crash = "reject"`. Layers are not among the handlers.
 //!
 //! # Purging
 //!
@@ -76,16 +76,16 @@
 //! another site cannot ask for one. Every purge that is asked for, done or not, and every showing of keys is an event of the target
 //! [`AUDIT_TARGET`].
 
-mod api;
-mod asked;
-mod audit;
-mod desk;
-mod handlers;
-mod page;
-mod problem;
-mod scan;
-mod shown;
-mod sighting;
+pub(crate) mod api;
+pub(crate) mod audit;
+pub(crate) mod entry_view;
+pub(crate) mod handlers;
+pub(crate) mod masking;
+pub(crate) mod page;
+pub(crate) mod problem;
+pub(crate) mod query;
+pub(crate) mod scan;
+pub(crate) mod service;
 
 use std::borrow::Borrow;
 use std::sync::Arc;
@@ -97,12 +97,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
-pub use self::audit::{AUDIT_TARGET, Operator};
-use self::problem::Problem;
-pub use self::scan::{Counts, Scan};
-pub use self::shown::{Keys, masked, visible};
-pub use self::sighting::{EntryReport, Sighting, State, UnknownState};
-use crate::Registry;
+pub use crate::inspector::audit::{AUDIT_TARGET, Operator};
+pub use crate::inspector::entry_view::{EntryReport, EntryView, State, UnknownState};
+pub use crate::inspector::masking::{Keys, masked, visible};
+use crate::inspector::problem::Problem;
+pub use crate::inspector::scan::{Counts, Scan};
+use crate::registry::Registry;
 
 /// What the default store is called where a name is needed.
 const DEFAULT_STORE: &str = "default";
@@ -167,7 +167,7 @@ impl From<Inspector> for Router {
     }
 }
 
-/// Refuses what was mounted by itself, and keeps every answer out of caches, frames and other sites.
+/// Rejects what was mounted by itself, and keeps every answer out of caches, frames and other sites.
 async fn guard(request: Request, next: Next) -> Response {
     let mut response = if request.extensions().get::<NestedPath>().is_some() {
         next.run(request).await

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
-use crate::store::StoreError;
+use crate::store::error::StoreError;
 
 /// A stable code, and what would be right.
 #[derive(Debug)]

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::sighting::{Sighting, State};
-use crate::store::{AfterCrash, Cursor, Page};
+use crate::inspector::entry_view::{EntryView, State};
+use crate::policy::AfterCrash;
+use crate::store::entry::{Cursor, Page};
 
 /// How many entries are asked for at once.
 const PAGE: usize = 10_000;
@@ -97,7 +98,7 @@ pub struct Scan {
     scope: Option<String>,
     counts: Counts,
     scopes: BTreeMap<String, Counts>,
-    kept: BTreeMap<State, Vec<Sighting>>,
+    kept: BTreeMap<State, Vec<EntryView>>,
 }
 
 impl Scan {
@@ -131,25 +132,25 @@ impl Scan {
         self.pages.took(&mut page);
         for entry in page.entries {
             let after_crash = after_crash(&entry.key.scope());
-            self.see(Sighting::of(entry, after_crash));
+            self.see(EntryView::of(entry, after_crash));
         }
-        page.damaged.into_iter().map(Sighting::of_damage).for_each(|damaged| self.see(damaged));
+        page.damaged.into_iter().map(EntryView::of_damage).for_each(|damaged| self.see(damaged));
         for (state, kept) in &mut self.kept {
             cut(*state, kept, self.keep);
         }
     }
 
-    fn see(&mut self, sighting: Sighting) {
-        let scope = sighting.key().map(|key| key.scope().into_owned());
+    fn see(&mut self, entry_view: EntryView) {
+        let scope = entry_view.key().map(|key| key.scope().into_owned());
         if self.scope.is_some() && scope != self.scope {
             return;
         }
-        *self.counts.place(sighting.state()) += 1;
+        *self.counts.place(entry_view.state()) += 1;
         if let Some(scope) = scope {
-            *self.scopes.entry(scope).or_default().place(sighting.state()) += 1;
+            *self.scopes.entry(scope).or_default().place(entry_view.state()) += 1;
         }
-        let kept = self.kept.entry(sighting.state()).or_default();
-        kept.push(sighting);
+        let kept = self.kept.entry(entry_view.state()).or_default();
+        kept.push(entry_view);
         if kept.len() > 2 * self.keep + 1000 {
             let state = kept[0].state();
             cut(state, kept, self.keep);
@@ -177,13 +178,13 @@ impl Scan {
     }
 
     /// Those in this state: of claims the oldest first, of records the newest.
-    pub fn of(&self, state: State) -> &[Sighting] {
+    pub fn of(&self, state: State) -> &[EntryView] {
         self.kept.get(&state).map_or(&[], Vec::as_slice)
     }
 }
 
-fn cut(state: State, kept: &mut Vec<Sighting>, keep: usize) {
-    kept.sort_by_key(Sighting::since);
+fn cut(state: State, kept: &mut Vec<EntryView>, keep: usize) {
+    kept.sort_by_key(EntryView::since);
     if matches!(state, State::Completed | State::ResponseNotRecorded) {
         kept.reverse();
     }

@@ -6,10 +6,24 @@
 //! the end a thread of the library does it itself. Each store has one of its own for that: a store that blocks the thread on
 //! which it is asked ends no lease of another one.
 
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use crate::lease::state::Lease;
+
 #[cfg(all(test, shuttle))]
-pub(super) use self::checked::*;
+pub(super) use crate::lease::delivery::checked::*;
 #[cfg(not(all(test, shuttle)))]
-pub(super) use self::real::*;
+pub(super) use crate::lease::delivery::real::*;
+
+/// What is handed to a runtime.
+pub(super) trait Renewing: Send + Sync + 'static {
+    fn runtimes(&self) -> &Runtimes;
+
+    /// Asks the store of these leases, which all have the same one, to start them anew.
+    fn renew(self: Arc<Self>, leases: Vec<Arc<Lease>>) -> BoxFuture<'static, ()>;
+}
 
 #[cfg(not(all(test, shuttle)))]
 mod real {
@@ -22,9 +36,9 @@ mod real {
     use tokio::sync::oneshot;
     use tokio::time::{Instant, timeout};
 
-    use super::super::Lease;
-    use super::super::keeper::Shared;
-    use crate::store::BoundedStore;
+    use crate::lease::delivery::Renewing;
+    use crate::lease::state::Lease;
+    use crate::store::handle::StoreHandle;
     use crate::sync::{Mutex, RuntimeId, lock, on_own_thread};
 
     pub(in super::super) fn runtime_of(lease: &Lease) -> Option<RuntimeId> {
@@ -80,7 +94,7 @@ mod real {
             passed_over.insert(runtime.id(), now + PASSED_OVER);
         }
 
-        fn last_resort(&self, store: &BoundedStore) -> io::Result<Handle> {
+        fn last_resort(&self, store: &StoreHandle) -> io::Result<Handle> {
             let mut last_resorts = lock(&self.last_resorts);
             if let Some(last_resort) = last_resorts.get(&store.address()) {
                 return Ok(last_resort.runtime.clone());
@@ -100,30 +114,30 @@ mod real {
     }
 
     /// Renews leases of one store and one runtime. It ends when all of them were asked for, or have to be asked for again.
-    pub(in super::super) async fn deliver(shared: &Arc<Shared>, leases: Vec<Arc<Lease>>) {
+    pub(in super::super) async fn deliver<R: Renewing>(renewing: &Arc<R>, leases: Vec<Arc<Lease>>) {
         let Some(first) = leases.first() else { return };
         let (store, own) = (first.store.clone(), first.runtime.clone());
         let shortest = leases.iter().map(|lease| lease.length).min().unwrap_or_default();
-        for runtime in shared.runtimes.candidates(own) {
-            if !shared.runtimes.may_begin(&runtime) {
+        for runtime in renewing.runtimes().candidates(own) {
+            if !renewing.runtimes().may_begin(&runtime) {
                 continue;
             }
             let (started, has_started) = oneshot::channel();
             let (done, is_done) = oneshot::channel();
-            let renewing = {
-                let (shared, leases) = (Arc::clone(shared), leases.clone());
+            let task = {
+                let renewed = Arc::clone(renewing).renew(leases.clone());
                 runtime.spawn(async move {
                     // The library waits no longer: another runtime does it.
                     if started.send(()).is_ok() {
-                        shared.renew(leases).await;
+                        renewed.await;
                         let _ = done.send(());
                     }
                 })
             };
             // A runtime that has ended drops the task, and its sender with it.
             if !matches!(timeout(shortest / 12, has_started).await, Ok(Ok(()))) {
-                renewing.abort();
-                shared.runtimes.did_not_begin(&runtime);
+                task.abort();
+                renewing.runtimes().did_not_begin(&runtime);
                 continue;
             }
             // The store has 5/12 of the lease to answer. The runtime may be blocked since; to renew twice does no harm.
@@ -133,11 +147,10 @@ mod real {
             // There is no time left for another runtime that may be blocked too.
             break;
         }
-        match shared.runtimes.last_resort(&store) {
+        match renewing.runtimes().last_resort(&store) {
             Ok(runtime) => {
-                let shared = Arc::clone(shared);
                 // The next batch waits for this one: if the thread is blocked, another one would be too.
-                let _ = runtime.spawn(async move { shared.renew(leases).await }).await;
+                let _ = runtime.spawn(Arc::clone(renewing).renew(leases)).await;
             }
             Err(error) => {
                 tracing::error!(
@@ -145,7 +158,7 @@ mod real {
                     store = store.name(),
                     "the thread that renews leases where no runtime does cannot be started: another one does it"
                 );
-                shared.renew(leases).await;
+                Arc::clone(renewing).renew(leases).await;
             }
         }
     }
@@ -156,8 +169,8 @@ mod real {
 mod checked {
     use std::sync::Arc;
 
-    use super::super::Lease;
-    use super::super::keeper::Shared;
+    use crate::lease::delivery::Renewing;
+    use crate::lease::state::Lease;
     use crate::sync::RuntimeId;
     use crate::sync::tokio::runtime::Handle;
 
@@ -172,7 +185,7 @@ mod checked {
         pub(in super::super) fn saw(&self, _: Option<&Handle>) {}
     }
 
-    pub(in super::super) async fn deliver(shared: &Arc<Shared>, batch: Vec<Arc<Lease>>) {
-        shared.renew(batch).await;
+    pub(in super::super) async fn deliver<R: Renewing>(renewing: &Arc<R>, batch: Vec<Arc<Lease>>) {
+        Arc::clone(renewing).renew(batch).await;
     }
 }

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use super::{Lease, State};
-use crate::store::{Claim, ClaimRequest, Held, StoreError, Token};
+use crate::lease::state::{Lease, State};
+use crate::store::claim::{Claim, ClaimRequest, Held, Token};
+use crate::store::error::StoreError;
 use crate::sync::lock;
 use crate::sync::tokio::time::Instant;
 

@@ -9,12 +9,15 @@ use aide::{OperationInput, OperationOutput};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::description::{Description, EXTENSION, replay_header};
-use super::recorded::Recorded;
-use crate::guarded::{Reading, sealed};
-use crate::headers::REPLAYED;
+use crate::openapi::description::{Description, EXTENSION, replay_header};
+use crate::openapi::recorded::Recorded;
+use crate::policy::Policy;
 use crate::policy::Reads;
-use crate::{Guarded, Idempotency, Policy, policies};
+use crate::policy::registration::policies;
+use crate::record::headers::REPLAYED;
+use crate::request::extract::Guarded;
+use crate::request::extract::{Reading, sealed};
+use crate::request::idempotency::Idempotency;
 
 /// A mode of [`Guarded`] that knows its handler's policy by [`identity`], and the return type that was written.
 pub struct Documented<M, const IDENTITY: u128, R>(PhantomData<(M, fn() -> R)>);
@@ -83,13 +86,13 @@ impl<B: OperationInput, M, const IDENTITY: u128, R: OperationOutput> OperationIn
         }
         let mut early = B::inferred_early_responses(context, operation);
         let Some(policy) = policy_of(IDENTITY) else { return early };
-        let Description { refusals, recorded, .. } = Description::new(policy, true);
+        let Description { rejections, recorded, .. } = Description::new(policy, true);
         let responses = operation.responses.get_or_insert_default();
-        for (status, refusal) in refusals {
-            let refusal = object(refusal);
+        for (status, rejection) in rejections {
+            let rejection = object(rejection);
             match early.iter_mut().find(|(early, _)| *early == Some(status)) {
-                Some((_, response)) => add(response, refusal),
-                None => refuse(responses, status, refusal),
+                Some((_, response)) => add(response, rejection),
+                None => reject(responses, status, rejection),
             }
         }
         mark_replays(responses, &recorded);
@@ -100,7 +103,7 @@ impl<B: OperationInput, M, const IDENTITY: u128, R: OperationOutput> OperationIn
 impl OperationInput for Idempotency {}
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-impl<DB: sqlx::Database> OperationInput for crate::Tx<DB> {}
+impl<DB: sqlx::Database> OperationInput for crate::transaction::tx::Tx<DB> {}
 
 /// Marks the recorded responses that a handler's `…_with` transform has documented, which aide asks last: for
 /// `ApiRouter::finish_api_with`.
@@ -160,25 +163,25 @@ fn mark_replays(responses: &mut Responses, recorded: &Recorded) {
 
 /// Adds to what stands under the status, and takes over what a range or `default` says of it: a response of its own would
 /// hide that.
-fn refuse(responses: &mut Responses, status: u16, refusal: Response) {
+fn reject(responses: &mut Responses, status: u16, rejection: Response) {
     let Responses { responses, default, .. } = responses;
     let key = StatusCode::Code(status);
     let documented = responses.get(&key).or_else(|| responses.get(&StatusCode::Range(status / 100)));
     let mut response = match documented.or(default.as_ref()) {
-        None => refusal.clone(),
+        None => rejection.clone(),
         Some(ReferenceOr::Item(response)) => response.clone(),
         // It stands elsewhere and is others' too.
         Some(ReferenceOr::Reference { .. }) => return,
     };
-    add(&mut response, refusal);
+    add(&mut response, rejection);
     responses.insert(key, ReferenceOr::Item(response));
 }
 
-fn add(response: &mut Response, refusal: Response) {
-    for (name, header) in refusal.headers {
+fn add(response: &mut Response, rejection: Response) {
+    for (name, header) in rejection.headers {
         add_header(response, &name, header);
     }
-    for (media_type, content) in refusal.content {
+    for (media_type, content) in rejection.content {
         response.content.entry(media_type).or_insert(content);
     }
 }

@@ -6,14 +6,17 @@ use std::time::Duration;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use super::recorded::Recorded;
+use crate::key::{IdempotencyKey, InvalidKey};
+use crate::openapi::recorded::Recorded;
+use crate::policy::Policy;
 use crate::policy::{AfterCrash, FingerprintSource, InFlight, InvalidKeyPolicy, KeySource, Oversize};
-use crate::{IdempotencyKey, InvalidKey, Policy, Refusal, Registry};
+use crate::registry::Registry;
+use crate::rejection::problem::Rejection;
 
 /// The extension of an operation that says how it is guarded.
 pub(super) const EXTENSION: &str = "x-idempotency";
 
-/// The media type of refusals.
+/// The media type of rejections.
 pub(super) const PROBLEM: &str = "application/problem+json";
 
 /// What [`IdempotencyKey::from_header`] accepts, but for the length: bare, or a String of RFC 9651 that is not blank.
@@ -24,7 +27,7 @@ pub(super) struct Description {
     /// The name of the header that carries the key, and its Parameter Object.
     pub(super) key: Option<(&'static str, Value)>,
     /// By status, a Response Object.
-    pub(super) refusals: BTreeMap<u16, Value>,
+    pub(super) rejections: BTreeMap<u16, Value>,
     pub(super) recorded: Recorded,
     /// The value of [`EXTENSION`].
     pub(super) extension: Value,
@@ -48,23 +51,23 @@ impl Description {
             },
             "after_crash": match policy.after_crash {
                 AfterCrash::Rerun => "rerun",
-                AfterCrash::Refuse => "refuse",
+                AfterCrash::Reject => "reject",
             },
         });
         let key = (policy.key == KeySource::Header).then(|| {
             extension["header"] = json!(policy.header);
             (policy.header, key_parameter(policy, required))
         });
-        let mut by_status = BTreeMap::<StatusCode, Vec<Refusal>>::new();
-        for refusal in refusals(policy, registry.as_ref()) {
-            by_status.entry(refusal.status()).or_default().push(refusal);
+        let mut by_status = BTreeMap::<StatusCode, Vec<Rejection>>::new();
+        for rejection in rejections(policy, registry.as_ref()) {
+            by_status.entry(rejection.status()).or_default().push(rejection);
         }
-        let is_rendered = registry.is_some_and(|registry| registry.renders_refusals());
-        let refusals = by_status
+        let is_rendered = registry.is_some_and(|registry| registry.renders_rejections());
+        let rejections = by_status
             .into_iter()
-            .map(|(status, refusals)| (status.as_u16(), response(status, &refusals, is_rendered)))
+            .map(|(status, rejections)| (status.as_u16(), response(status, &rejections, is_rendered)))
             .collect();
-        Self { key, refusals, recorded, extension }
+        Self { key, rejections, recorded, extension }
     }
 }
 
@@ -96,62 +99,62 @@ fn key_parameter(policy: &Policy, required: bool) -> Value {
 }
 
 /// What clients of this handler may get in its place.
-fn refusals(policy: &Policy, registry: Option<&Registry>) -> Vec<Refusal> {
+fn rejections(policy: &Policy, registry: Option<&Registry>) -> Vec<Rejection> {
     let retry_after = Duration::ZERO;
     let has_claim = policy.database.is_none();
-    let mut refusals = vec![Refusal::InFlight { retry_after }, Refusal::StoreUnavailable { retry_after }];
+    let mut rejections = vec![Rejection::InFlight { retry_after }, Rejection::StoreUnavailable { retry_after }];
     if policy.required {
-        refusals.push(Refusal::MissingKey { header: None });
+        rejections.push(Rejection::MissingKey { header: None });
     }
     if policy.invalid_key == InvalidKeyPolicy::Reject {
-        refusals.push(Refusal::InvalidKey { reason: InvalidKey::Empty });
+        rejections.push(Rejection::InvalidKey { reason: InvalidKey::Empty });
     }
     if policy.fingerprint != FingerprintSource::None {
-        refusals.push(Refusal::KeyReused);
+        rejections.push(Rejection::KeyReused);
     }
     if matches!(policy.in_flight, InFlight::Wait(_)) {
-        refusals.push(Refusal::NotRecorded { retry_after });
+        rejections.push(Rejection::NotRecorded { retry_after });
     }
     // The function of a registry may leave a request without a caller.
     if !policy.partitioned {
-        refusals.push(Refusal::OtherCredentials);
+        rejections.push(Rejection::OtherCredentials);
     }
     // A transaction leaves nothing behind in a crash, and has no lease to lose.
     if has_claim {
-        refusals.push(Refusal::ClaimLost { retry_after });
+        rejections.push(Rejection::ClaimLost { retry_after });
     }
-    if has_claim && policy.after_crash == AfterCrash::Refuse {
-        refusals.push(Refusal::OutcomeUnknown);
+    if has_claim && policy.after_crash == AfterCrash::Reject {
+        rejections.push(Rejection::OutcomeUnknown);
     }
     // SQLite's transactions wait for each other instead.
     if policy.database == Some("PostgreSQL") {
-        refusals.push(Refusal::TransactionConflict);
+        rejections.push(Rejection::TransactionConflict);
     }
-    if policy.oversize == Oversize::Refuse {
-        refusals.push(Refusal::ResponseNotRecorded { status: StatusCode::OK });
+    if policy.oversize == Oversize::Reject {
+        rejections.push(Rejection::ResponseNotRecorded { status: StatusCode::OK });
     }
     if registry.is_some_and(|registry| registry.caller_limit().is_some()) {
-        refusals.push(Refusal::TooManyInFlight { retry_after });
+        rejections.push(Rejection::TooManyInFlight { retry_after });
     }
-    refusals
+    rejections
 }
 
-fn response(status: StatusCode, refusals: &[Refusal], is_rendered: bool) -> Value {
-    let titles: Vec<&str> = refusals.iter().map(Refusal::title).collect();
+fn response(status: StatusCode, rejections: &[Rejection], is_rendered: bool) -> Value {
+    let titles: Vec<&str> = rejections.iter().map(Rejection::title).collect();
     let mut response = json!({ "description": format!("{}.", titles.join(". ")) });
-    if refusals.iter().any(|refusal| refusal.retry_after().is_some()) {
+    if rejections.iter().any(|rejection| rejection.retry_after().is_some()) {
         let seconds = json!({ "type": "integer", "minimum": 0 });
         response["headers"] =
             json!({ "Retry-After": { "description": "When to ask again, in seconds.", "schema": seconds } });
     }
     if !is_rendered {
-        response["content"] = json!({ PROBLEM: { "schema": problem_schema(status, refusals) } });
+        response["content"] = json!({ PROBLEM: { "schema": problem_schema(status, rejections) } });
     }
     response
 }
 
-fn problem_schema(status: StatusCode, refusals: &[Refusal]) -> Value {
-    let codes: Vec<&str> = refusals.iter().map(Refusal::code).collect();
+fn problem_schema(status: StatusCode, rejections: &[Rejection]) -> Value {
+    let codes: Vec<&str> = rejections.iter().map(Rejection::code).collect();
     let mut properties = Map::from_iter([
         (
             "type".to_owned(),
@@ -169,7 +172,7 @@ fn problem_schema(status: StatusCode, refusals: &[Refusal]) -> Value {
         ),
     ]);
     let required: Vec<String> = properties.keys().cloned().collect();
-    if refusals.iter().any(|refusal| matches!(refusal, Refusal::ResponseNotRecorded { .. })) {
+    if rejections.iter().any(|rejection| matches!(rejection, Rejection::ResponseNotRecorded { .. })) {
         let original = json!({ "type": "integer", "description": "The status of the response that was not recorded." });
         properties.insert("original_status".to_owned(), original);
     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::Cache;
+use crate::policy::Cache;
 
 /// The statuses that a policy records.
 pub(super) enum Recorded {

@@ -8,9 +8,9 @@ use utoipa::Path;
 use utoipa::openapi::path::{HttpMethod, Operation, ParameterIn};
 use utoipa::openapi::{Header, RefOr, Response, Responses};
 
-use super::description::{Description, EXTENSION, replay_header};
-use crate::Policy;
-use crate::headers::REPLAYED;
+use crate::openapi::description::{Description, EXTENSION, replay_header};
+use crate::policy::Policy;
+use crate::record::headers::REPLAYED;
 
 /// The operation of a handler, with what its policy adds: what the attribute's expansion calls.
 pub fn operation<P: Path>(policy: &Policy) -> Operation {
@@ -48,7 +48,7 @@ fn http_method(method: &HttpMethod) -> http::Method {
 
 /// Adds what the user has not documented.
 fn complete(operation: &mut Operation, description: Description) {
-    let Description { key, refusals, recorded, extension } = description;
+    let Description { key, rejections, recorded, extension } = description;
     operation.extensions.get_or_insert_default().entry(EXTENSION.to_owned()).or_insert(extension);
     if let Some((name, parameter)) = key {
         let parameters = operation.parameters.get_or_insert_default();
@@ -62,8 +62,8 @@ fn complete(operation: &mut Operation, description: Description) {
             parameters.push(RefOr::T(object(parameter)));
         }
     }
-    for (status, response) in refusals {
-        refuse(&mut operation.responses, status, object(response));
+    for (status, response) in rejections {
+        reject(&mut operation.responses, status, object(response));
     }
     let responses = &mut operation.responses.responses;
     let documented: Vec<String> = responses.keys().cloned().collect();
@@ -78,20 +78,20 @@ fn complete(operation: &mut Operation, description: Description) {
 
 /// Adds to what stands under the status, and takes over what a range or `default` says of it: a response of its own would
 /// hide that.
-fn refuse(Responses { responses, .. }: &mut Responses, status: u16, refusal: Response) {
+fn reject(Responses { responses, .. }: &mut Responses, status: u16, rejection: Response) {
     let key = status.to_string();
     let range = format!("{}XX", status / 100);
     let documented = [key.as_str(), &range, "default"].into_iter().find_map(|key| responses.get(key).cloned());
     let mut response = match documented {
-        None => refusal.clone(),
+        None => rejection.clone(),
         Some(RefOr::T(response)) => response,
         // It stands elsewhere and is others' too.
         Some(RefOr::Ref(_)) => return,
     };
-    for (name, header) in refusal.headers {
+    for (name, header) in rejection.headers {
         add_header(&mut response, &name, header);
     }
-    for (media_type, content) in refusal.content {
+    for (media_type, content) in rejection.content {
         response.content.entry(media_type).or_insert(content);
     }
     responses.insert(key, RefOr::T(response));

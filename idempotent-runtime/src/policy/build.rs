@@ -3,7 +3,7 @@
 use std::panic::Location;
 use std::time::Duration;
 
-use super::{
+use crate::policy::{
     AfterCrash, Cache, DEFAULT_HEADER, FingerprintSource, InFlight, InvalidKeyPolicy, Isolation, KeySource, Methods,
     OnStoreError, Oversize, Policy,
 };
@@ -39,7 +39,7 @@ impl Policy {
             lease: Duration::from_secs(30),
             after_crash: AfterCrash::Rerun,
             max_body: 4 * 1024 * 1024,
-            oversize: Oversize::Refuse,
+            oversize: Oversize::Reject,
             keep_headers: &[],
             drop_headers: &[],
             store: None,

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use http::{HeaderName, Method, response};
 
-use super::{
+use crate::deadline::LONGEST;
+use crate::policy::{
     AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, Methods, OnStoreError, Oversize, Policy,
 };
-use crate::deadline::LONGEST;
-use crate::headers::NEVER_KEPT;
+use crate::record::headers::NEVER_KEPT;
 
 /// Collects the options of a [`Policy`] for an [`IdempotencyLayer`](crate::IdempotencyLayer): those of the attribute, but
 /// for the ones that need a handler's arguments.
@@ -179,7 +179,7 @@ impl PolicyBuilder {
         self
     }
 
-    /// What a retry gets whose first response was too large to record; [`Oversize::Refuse`] by default.
+    /// What a retry gets whose first response was too large to record; [`Oversize::Reject`] by default.
     pub fn oversize(mut self, oversize: Oversize) -> Self {
         self.policy.oversize = oversize;
         self

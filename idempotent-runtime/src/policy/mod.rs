@@ -1,17 +1,14 @@
 //! What one annotated handler asks of its idempotency: the validated, const-built form of the attribute.
 
-mod build;
-mod builder;
-mod registration;
+pub(crate) mod build;
+pub(crate) mod builder;
+pub(crate) mod registration;
 
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use http::{Method, StatusCode, response};
-
-pub use self::builder::{InvalidPolicy, PolicyBuilder};
-pub use self::registration::{Registration, policies};
 
 /// Where the key is, unless the attribute says otherwise.
 pub(crate) const DEFAULT_HEADER: &str = "idempotency-key";
@@ -155,15 +152,15 @@ pub enum InFlight {
 pub enum AfterCrash {
     /// Run the handler again: at least once.
     Rerun,
-    /// Nothing: at most once. The claim never expires, whatever the ttl: it is refused until it is completed or purged.
-    Refuse,
+    /// Nothing: at most once. The claim never expires, whatever the ttl: it is rejected until it is completed or purged.
+    Reject,
 }
 
 /// What a retry of a request gets whose response was too large to record (`oversize`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Oversize {
     /// 409 with the original status.
-    Refuse,
+    Reject,
     /// The handler runs again.
     Rerun,
 }
@@ -240,7 +237,7 @@ impl Policy {
         self.key
     }
 
-    /// Whether a request without a key is refused.
+    /// Whether a request without a key is rejected.
     pub fn required(&self) -> bool {
         self.required
     }
@@ -368,3 +365,6 @@ impl fmt::Display for Policy {
         }
     }
 }
+
+/// The predicate of `cache_if`.
+pub(crate) type CacheIf = fn(&response::Parts) -> bool;

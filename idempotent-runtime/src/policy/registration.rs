@@ -1,6 +1,6 @@
 //! The list of every annotated handler, gathered when the program is linked.
 
-use super::Policy;
+use crate::policy::Policy;
 
 /// One `inventory` entry per emitted handler.
 #[doc(hidden)]

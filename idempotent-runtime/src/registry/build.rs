@@ -9,16 +9,18 @@ use http::request::Parts;
 use http::{HeaderName, header};
 use tokio_util::task::TaskTracker;
 
-use super::settled::Settled;
-use super::{Inner, OfRequest, Registry};
-use crate::Refusal;
-use crate::at_rest::AtRest;
-use crate::crowding::CallerLimit;
-use crate::engine::Watches;
-use crate::metering::UnknownGauge;
+use crate::caller_limit::CallerLimit;
+use crate::keyed_notify::KeyedNotify;
+use crate::record::protection::AtRest;
+use crate::registry::unknown_outcomes::UnknownGauge;
+use crate::registry::{Inner, OfRequest, Registry};
+use crate::rejection::problem::Rejection;
+use crate::request::watches::Watches;
+use crate::store::contract::Store;
+use crate::store::erased::ErasedStore;
+use crate::store::handle::StoreHandle;
 #[cfg(feature = "near-cache")]
-use crate::store::NearCache;
-use crate::store::{BoundedStore, ErasedStore, Store};
+use crate::store::record_cache::RecordCache;
 use crate::sync::atomic::AtomicBool;
 
 /// Collects the options of a [`Registry`].
@@ -34,14 +36,14 @@ use crate::sync::atomic::AtomicBool;
 /// let registry = Registry::builder(MemoryStore::new())
 ///     .store("payments", MemoryStore::new())
 ///     .store_timeout(Duration::from_millis(500))
-///     .render_refusals(|refusal| (refusal.status(), refusal.code()).into_response())
+///     .render_rejections(|rejection| (rejection.status(), rejection.code()).into_response())
 ///     .build();
 /// ```
 #[must_use = "a builder does nothing until `build`"]
 pub struct RegistryBuilder {
     default: Arc<dyn ErasedStore>,
     named: BTreeMap<String, Arc<dyn ErasedStore>>,
-    render: Option<Box<dyn Fn(Refusal) -> Response + Send + Sync>>,
+    render: Option<Box<dyn Fn(Rejection) -> Response + Send + Sync>>,
     store_timeout: Duration,
     at_rest: AtRest,
     caller: Option<Arc<OfRequest>>,
@@ -89,9 +91,9 @@ impl RegistryBuilder {
         self
     }
 
-    /// Renders every refusal, in place of the problem details of RFC 9457; [`refusal::stripe`](crate::refusal::stripe) does
+    /// Renders every rejection, in place of the problem details of RFC 9457; [`rejection::stripe`](crate::rejection::stripe) does
     /// it for Stripe's SDKs.
-    pub fn render_refusals(mut self, render: impl Fn(Refusal) -> Response + Send + Sync + 'static) -> Self {
+    pub fn render_rejections(mut self, render: impl Fn(Rejection) -> Response + Send + Sync + 'static) -> Self {
         self.render = Some(Box::new(render));
         self
     }
@@ -121,7 +123,7 @@ impl RegistryBuilder {
     /// opens what any of them has sealed.
     ///
     /// The status stays readable, as do scope, caller and key without [`digest_keys`](Self::digest_keys), and the length
-    /// of what is sealed. Records from before are replayed as they are. A record that none of the keys opens is refused
+    /// of what is sealed. Records from before are replayed as they are. A record that none of the keys opens is rejected
     /// with 503 and logged; it is never run again.
     ///
     /// # Examples
@@ -139,7 +141,7 @@ impl RegistryBuilder {
     ///
     /// When the list of keys is empty.
     #[cfg(feature = "seal")]
-    pub fn seal_with(mut self, keys: impl Into<crate::SealingKeys>) -> Self {
+    pub fn seal_with(mut self, keys: impl Into<crate::record::sealing::SealingKeys>) -> Self {
         self.at_rest.sealing = Some(keys.into());
         self
     }
@@ -263,10 +265,10 @@ impl RegistryBuilder {
         let running = TaskTracker::new();
         running.close();
         let bounded = |name: &str, store| {
-            let bounded = BoundedStore::new(name, store, self.store_timeout);
+            let bounded = StoreHandle::new(name, store, self.store_timeout);
             #[cfg(feature = "near-cache")]
             if let Some((max_bytes, max_age)) = self.near_cache {
-                return bounded.behind(NearCache::new(max_bytes, max_age));
+                return bounded.behind(RecordCache::new(max_bytes, max_age));
             }
             bounded
         };
@@ -282,13 +284,25 @@ impl RegistryBuilder {
             caller: self.caller,
             credential_headers: self.credential_headers,
             caller_limit: self.caller_limit,
-            keeper: Arc::default(),
-            settled: Settled::default(),
+            renewer: Arc::default(),
+            ended_claims: KeyedNotify::default(),
             watches: Watches::default(),
             running,
             has_compared_scopes: AtomicBool::new(false),
             #[cfg(feature = "testing")]
             testing: self.testing,
         }))
+    }
+}
+
+impl Registry {
+    /// A registry with this default store and no options.
+    pub fn new(store: impl Store) -> Self {
+        Self::builder(store).build()
+    }
+
+    /// A registry with this default store, and options to follow.
+    pub fn builder(default_store: impl Store) -> RegistryBuilder {
+        RegistryBuilder::new(default_store)
     }
 }

@@ -1,6 +1,6 @@
 //! Why a registry was not installed.
 
-use crate::Policy;
+use crate::policy::Policy;
 
 /// Why a registry was not installed.
 #[derive(Debug, thiserror::Error)]

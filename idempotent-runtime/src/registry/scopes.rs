@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::Policy;
+use crate::policy::Policy;
 
 /// The handlers that have the scope of one before them, each with that one, unless both say `shared_scope`.
 ///

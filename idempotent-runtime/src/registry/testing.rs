@@ -1,8 +1,9 @@
 //! Registries of tests: one that counts, and one that guards nothing.
 
-use super::{Registry, RegistryBuilder};
-use crate::store::MemoryStore;
-use crate::testing::Counts;
+use crate::registry::Registry;
+use crate::registry::build::RegistryBuilder;
+use crate::store::memory::store::MemoryStore;
+use crate::testing::counts::Counts;
 
 /// What tests ask of a registry.
 #[derive(Default)]
@@ -16,9 +17,9 @@ impl Registry {
     /// its client leaves, and **every retry executes again**. It says so once, at WARN.
     ///
     /// For tests of what a handler does, and of clients that must not be helped. What a request may look like does not
-    /// depend on it: a missing key that is `required` is still refused, and so is a malformed one.
+    /// depend on it: a missing key that is `required` is still rejected, and so is a malformed one.
     /// [`Idempotency`](crate::Idempotency) tells key and downstream keys, attempt 1 each time, and its steps run and record
-    /// nothing. A handler with a `Tx` is refused with 500 `transaction_failed`: there is no database in which to begin one.
+    /// nothing. A handler with a `Tx` is rejected with 500 `transaction_failed`: there is no database in which to begin one.
     ///
     /// # Examples
     ///

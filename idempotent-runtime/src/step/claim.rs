@@ -4,21 +4,28 @@ use std::time::Duration;
 
 use http::{HeaderValue, StatusCode, header};
 
-use super::{StepErrorKind, Steps};
 use crate::deadline::Deadline;
-use crate::lease::{KeptLease, Lease};
+use crate::fingerprint::Fingerprint;
+use crate::key::RecordKey;
+use crate::lease::renewer::KeptLease;
+use crate::lease::state::Lease;
+use crate::observe::telemetry;
 use crate::record::now_in_millis;
-use crate::store::{BoundedStore, Claim, ClaimRequest, Held, StoreError, Token};
+use crate::record::{Record, RecordedBody};
+use crate::registry::Registry;
+use crate::step::error::StepErrorKind;
+use crate::store::claim::{Claim, ClaimRequest, Held, Token};
+use crate::store::error::StoreError;
+use crate::store::handle::StoreHandle;
 use crate::sync::tokio;
 use crate::sync::tokio::time::Instant;
-use crate::{Fingerprint, Record, RecordKey, RecordedBody, Registry, telemetry};
 
 /// # Cancel safety
 ///
 /// Dropped while its closure runs, the claim lapses at once, as that of a process that died does when its lease is over.
 pub(crate) struct StepClaim {
     registry: Registry,
-    store: BoundedStore,
+    store: StoreHandle,
     scope: &'static str,
     key: RecordKey,
     request: ClaimRequest,
@@ -30,7 +37,7 @@ enum Stage {
     /// Nothing in the store is ours.
     Idle,
     /// The claim may stand, although no answer says so, and nothing runs under it.
-    Asking,
+    Claiming,
     Running {
         attempt: u32,
         lease: KeptLease,
@@ -38,14 +45,14 @@ enum Stage {
 }
 
 impl StepClaim {
-    pub(super) fn new(steps: &Steps, name: &str) -> Self {
+    pub(super) fn new(registry: &Registry, handler: &Lease, request: ClaimRequest, ttl: Duration, name: &str) -> Self {
         Self {
-            registry: steps.registry.clone(),
-            store: steps.handler.store.clone(),
-            scope: steps.handler.scope,
-            key: steps.handler.key.step(name),
-            request: ClaimRequest { token: Token::unique(), ..steps.request },
-            ttl: steps.ttl,
+            registry: registry.clone(),
+            store: handler.store.clone(),
+            scope: handler.scope,
+            key: handler.key.step(name),
+            request: ClaimRequest { token: Token::unique(), ..request },
+            ttl,
             stage: Stage::Idle,
         }
     }
@@ -55,7 +62,7 @@ impl StepClaim {
     }
 
     pub(super) async fn ask(&mut self) -> Result<Claim, StoreError> {
-        self.stage = Stage::Asking;
+        self.stage = Stage::Claiming;
         let claimed = self.store.persistently(|| self.store.claim(&self.key, self.request)).await;
         if !matches!(claimed, Ok(Claim::Acquired { .. }) | Err(StoreError::Unavailable(_) | StoreError::TimedOut(_))) {
             self.stage = Stage::Idle;
@@ -71,7 +78,7 @@ impl StepClaim {
     /// Keeps the lease of the claim that was acquired; false when it may have run out meanwhile.
     pub(super) async fn keep(&mut self, attempt: u32, asked_at: Instant) -> bool {
         let lease = Lease::new(self.store.clone(), self.key.clone(), &self.request, self.scope);
-        let lease = self.registry.keeper().keep(lease, asked_at);
+        let lease = self.registry.renewer().keep(lease, asked_at);
         // The lease began before its answer came; what is left of it must last until it is renewed.
         if asked_at.elapsed() >= self.request.lease / 3 && !matches!(lease.confirm().await, Ok(Held::Yes)) {
             return false;
@@ -92,7 +99,7 @@ impl StepClaim {
         let record = self.registry.at_rest().seal(&self.key, record);
         let recorded = match &self.stage {
             Stage::Running { lease, .. } => self.store.persistently(|| complete(lease, &record, self.ttl)).await,
-            Stage::Idle | Stage::Asking => Ok(Held::No),
+            Stage::Idle | Stage::Claiming => Ok(Held::No),
         };
         let running = std::mem::replace(&mut self.stage, Stage::Idle);
         match (recorded, running) {
@@ -146,7 +153,7 @@ impl Drop for StepClaim {
     fn drop(&mut self) {
         match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Idle => {}
-            Stage::Asking => self.store.give_back(&self.key, &self.request),
+            Stage::Claiming => self.store.give_back(&self.key, &self.request),
             Stage::Running { lease, .. } => self.store.let_lapse(lease, self.request.lease),
         }
     }

@@ -5,15 +5,16 @@ use std::fmt;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 
-use super::Steps;
-use crate::engine::{CLAIM_LOST, UNAVAILABLE};
-use crate::store::StoreError;
-use crate::{Refusal, Registry};
+use crate::registry::Registry;
+use crate::rejection::problem::CLAIM_LOST;
+use crate::rejection::problem::Rejection;
+use crate::rejection::problem::UNAVAILABLE;
+use crate::store::error::StoreError;
 
 /// Why [`Idempotency::step`](crate::Idempotency::step) has no result, where its closure is not to blame.
 ///
 /// A handler's error type takes it by a `From`, so that `?` works; `anyhow::Error`, `Box<dyn Error + Send + Sync>`,
-/// [`StatusCode`] and [`Response`] do already. As a response it is the [`StepError::refusal`], rendered as the registry
+/// [`StatusCode`] and [`Response`] do already. As a response it is the [`StepError::rejection`], rendered as the registry
 /// renders its own.
 ///
 /// # Examples
@@ -82,8 +83,8 @@ pub enum StepErrorKind {
     /// Not run: a request with other credentials has run it under the same key, or may have.
     #[error("it belongs to a request with other credentials under the same key")]
     OtherCredentials,
-    /// Not run: it began before and may have run, and the policy says `after_crash = "refuse"`.
-    #[error("it may have run before, and `after_crash = \"refuse\"` forbids to run it again")]
+    /// Not run: it began before and may have run, and the policy says `after_crash = "reject"`.
+    #[error("it may have run before, and `after_crash = \"reject\"` forbids to run it again")]
     OutcomeUnknown,
     /// **Run**, and nothing is recorded: the result cannot be written as JSON, or not be read back.
     #[error("it ran, but its result does not survive JSON")]
@@ -95,8 +96,7 @@ pub enum StepErrorKind {
 }
 
 impl StepError {
-    pub(crate) fn new(step: &str, kind: StepErrorKind, steps: Option<&Steps>) -> Self {
-        let registry_and_scope = steps.map(|steps| (steps.registry.clone(), steps.handler.scope));
+    pub(crate) fn new(step: &str, kind: StepErrorKind, registry_and_scope: Option<(Registry, &'static str)>) -> Self {
         Self { step: step.into(), kind, registry_and_scope }
     }
 
@@ -112,18 +112,18 @@ impl StepError {
 
     /// What a client is to be told: `store_unavailable`, `claim_lost`, `key_reused`, `other_credentials` or
     /// `outcome_unknown`, and `step_failed` where the program must be changed.
-    pub fn refusal(&self) -> Refusal {
+    pub fn rejection(&self) -> Rejection {
         match self.kind {
             StepErrorKind::Store(_) | StepErrorKind::NotRecorded(_) => UNAVAILABLE,
             StepErrorKind::ClaimLost => CLAIM_LOST,
-            StepErrorKind::OtherRequest => Refusal::KeyReused,
-            StepErrorKind::OtherCredentials => Refusal::OtherCredentials,
-            StepErrorKind::OutcomeUnknown => Refusal::OutcomeUnknown,
+            StepErrorKind::OtherRequest => Rejection::KeyReused,
+            StepErrorKind::OtherCredentials => Rejection::OtherCredentials,
+            StepErrorKind::OutcomeUnknown => Rejection::OutcomeUnknown,
             StepErrorKind::InvalidName
             | StepErrorKind::Repeated
             | StepErrorKind::InTransaction
             | StepErrorKind::Unserialisable(_)
-            | StepErrorKind::WrongType(_) => Refusal::StepFailed,
+            | StepErrorKind::WrongType(_) => Rejection::StepFailed,
         }
     }
 }
@@ -148,10 +148,10 @@ impl std::error::Error for StepError {
 
 impl IntoResponse for StepError {
     fn into_response(self) -> Response {
-        let refusal = self.refusal();
+        let rejection = self.rejection();
         match &self.registry_and_scope {
-            Some((registry, scope)) => registry.refuse(scope, refusal),
-            None => refusal.into_response(),
+            Some((registry, scope)) => registry.reject(scope, rejection),
+            None => rejection.into_response(),
         }
     }
 }
@@ -164,6 +164,6 @@ impl From<StepError> for Response {
 
 impl From<StepError> for StatusCode {
     fn from(error: StepError) -> Self {
-        error.refusal().status()
+        error.rejection().status()
     }
 }

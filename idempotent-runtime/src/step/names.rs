@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
 
-use super::StepErrorKind;
+use crate::step::error::StepErrorKind;
 use crate::sync::Mutex;
 
 /// In bytes; with the longest key beside it, all of it encoded, a record key still fits into every store's index.

@@ -4,7 +4,10 @@ use std::time::Duration;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::Token;
+use crate::key::RecordKey;
+use crate::store::claim::Token;
+use crate::store::entry::{DamagedEntry, Entry, Page};
+use crate::store::error::StoreError;
 
 /// A time in milliseconds since 1970.
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -37,4 +40,16 @@ pub(crate) fn token_text(token: Token) -> String {
 /// The token back.
 pub(crate) fn token_in(text: &str) -> Option<Token> {
     u128::from_str_radix(text, 16).ok().map(Token::from_u128)
+}
+
+impl Page {
+    /// Takes what was found under `key`. Anything but damage fails the page: it says nothing of this entry alone.
+    pub(super) fn add(&mut self, key: Option<RecordKey>, found: Result<Entry, StoreError>) -> Result<(), StoreError> {
+        match found {
+            Ok(entry) => self.entries.push(entry),
+            Err(StoreError::Damaged(reason)) => self.damaged.push(DamagedEntry { key, reason }),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
 }

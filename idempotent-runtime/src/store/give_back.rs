@@ -1,78 +1,39 @@
 //! Claims under which nothing runs, on their way back: one queue and one task for each store.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::bounded::BoundedStore;
-use super::{AfterCrash, ClaimRequest, Held, StoreError, Token};
-use crate::RecordKey;
 use crate::deadline::Deadline;
-use crate::lease::KeptLease;
-use crate::sync::tokio::sync::Notify;
-use crate::sync::tokio::task::JoinHandle;
+use crate::key::RecordKey;
+use crate::policy::AfterCrash;
+use crate::store::claim::{ClaimRequest, Held};
+use crate::store::error::StoreError;
+use crate::store::handle::StoreHandle;
+use crate::store::unwanted_claims::{Lapse, Queue, Unwanted};
 use crate::sync::tokio::time::Instant;
-use crate::sync::{Mutex, lock, tokio};
+use crate::sync::{lock, tokio};
 
 /// The claims that one queue takes; at most some 10 MB.
 const MOST: usize = 10_000;
 
-/// How many are asked for at once: what is given back must not hold up what is claimed.
-const AT_ONCE: usize = 8;
-
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// Until then, a claim that has arrived late refuses its key.
+/// Until then, a claim that has arrived late rejects its key.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A runtime that is driven wakes a task sooner.
 const STANDSTILL: Duration = Duration::from_secs(1);
 
-/// A claim that ends without a word of what ran.
-#[derive(Clone)]
-struct Unwanted {
-    key: RecordKey,
-    token: Token,
-    /// Whether the key is free afterwards; otherwise the claim lapses, and keeps the number of its attempt.
-    is_released: bool,
-    /// The claim may arrive in the store after its own end, so that an end which finds nothing is repeated until then. A release
-    /// keeps it from arriving later than that, unless others have taken the key meanwhile.
-    arrives_until: Deadline,
-    /// Tried so long where the store fails.
-    tried_until: Deadline,
-    pause: Duration,
-    /// A release has found nothing, so that the claim cannot arrive any more unless another one has come and gone meanwhile.
-    is_kept_out: bool,
-    /// A renewal that is on its way comes first.
-    renewed: Option<Arc<KeptLease>>,
-}
-
-#[derive(Default)]
-pub(crate) struct GiveBacks {
-    queue: Mutex<Queue>,
-    changed: Notify,
-}
-
-#[derive(Default)]
-struct Queue {
-    by_due: BTreeMap<(Instant, u64), Unwanted>,
-    next_number: u64,
-    task: Option<JoinHandle<()>>,
-    /// When the task has looked at the queue last.
-    looked_at: Option<Instant>,
-    has_overflowed: bool,
-}
-
-impl BoundedStore {
+impl StoreHandle {
     /// Ends a claim that may stand and under which nothing runs.
     ///
     /// Where it may have taken over from an execution that crashed, it lapses: released, it would take the number of attempts
-    /// along, and the next one would be told that it is the first. Under `AfterCrash::Refuse` nothing is taken over, and a
-    /// claim that stays would refuse its key.
+    /// along, and the next one would be told that it is the first. Under `AfterCrash::Reject` nothing is taken over, and a
+    /// claim that stays would reject its key.
     pub(crate) fn give_back(&self, key: &RecordKey, request: &ClaimRequest) {
         let lease = Deadline::after(request.lease);
-        let is_released = request.after_crash == AfterCrash::Refuse;
+        let is_released = request.after_crash == AfterCrash::Reject;
         self.enqueue(Unwanted {
             key: key.clone(),
             token: request.token,
@@ -87,9 +48,9 @@ impl BoundedStore {
     }
 
     /// Lets a claim lapse at once under which something may have run.
-    pub(crate) fn let_lapse(&self, lease: KeptLease, length: Duration) {
+    pub(crate) fn let_lapse(&self, lease: impl Lapse, length: Duration) {
         self.enqueue(Unwanted {
-            key: lease.key.clone(),
+            key: lease.key().clone(),
             token: lease.token(),
             is_released: false,
             arrives_until: Deadline::after(Duration::ZERO),
@@ -108,7 +69,7 @@ impl BoundedStore {
                 tracing::error!(
                     store = self.name(),
                     "too many claims under which nothing ran wait to be given back: each further one stays until its lease \
-                     is over, and under `after_crash = \"refuse\"` until an operator purges it"
+                     is over, and under `after_crash = \"reject\"` until an operator purges it"
                 );
             }
             return;
@@ -186,28 +147,7 @@ enum Tried {
     InVain,
 }
 
-impl Queue {
-    fn insert(&mut self, due: Instant, unwanted: Unwanted) {
-        self.next_number += 1;
-        self.by_due.insert((due, self.next_number), unwanted);
-    }
-
-    /// Whether the task has not looked for so long although something was due.
-    fn stands_still(&self, patience: Duration) -> bool {
-        let first_due = self.by_due.first_key_value().map(|((due, _), _)| *due);
-        let is_long_ago = |moment: Option<Instant>| moment.is_some_and(|moment| moment.elapsed() > patience);
-        is_long_ago(self.looked_at) && is_long_ago(first_due)
-    }
-
-    /// Those that are due, which stay here until they have ended: a task may be dropped with its runtime.
-    fn due(&self) -> Vec<((Instant, u64), Unwanted)> {
-        let now = Instant::now();
-        let due = self.by_due.iter().take(AT_ONCE).take_while(|((due, _), _)| *due <= now);
-        due.map(|(place, unwanted)| (*place, unwanted.clone())).collect()
-    }
-}
-
-async fn give_all_back(store: BoundedStore) {
+async fn give_all_back(store: StoreHandle) {
     loop {
         let (due, next) = {
             let mut queue = lock(&store.give_backs().queue);

@@ -7,12 +7,14 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+#[cfg(any(feature = "memory", feature = "sqlite"))]
+use crate::store::claim::Token;
 #[cfg(any(feature = "memory", feature = "redis", feature = "sqlite"))]
-use super::StoreError;
+use crate::store::error::StoreError;
 #[cfg(any(feature = "memory", feature = "sqlite"))]
-use super::Token;
+use crate::sync::tokio::time::Instant;
 #[cfg(any(feature = "memory", feature = "sqlite"))]
-use crate::sync::{KeyHasher, Mutex, lock, tokio::time::Instant};
+use crate::sync::{KeyHasher, Mutex, lock};
 
 /// How long such a token is remembered: longer than any network or server keeps what was sent.
 pub(crate) const REMEMBERED: Duration = Duration::from_hours(24);

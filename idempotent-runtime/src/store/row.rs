@@ -1,15 +1,21 @@
 //! Rows of the SQL stores as the contract's words; whatever does not fit is damage, never a guess.
 
+use std::sync::Arc;
+
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 
-use super::columns::{time_of, token_in};
-use super::standing::Standing;
-use super::{Entry, EntryState, Page, StoreError, Token, UnknownOutcomes};
+use crate::fingerprint::Fingerprint;
+use crate::key::RecordKey;
 use crate::record::HeadersText;
-use crate::{Fingerprint, Record, RecordKey};
+use crate::record::Record;
+use crate::store::claim::{Held, Token};
+use crate::store::claim_decision::StoredState;
+use crate::store::columns::{time_of, token_in};
+use crate::store::entry::{Entry, EntryState, Page, UnknownOutcomes};
+use crate::store::error::StoreError;
 
 /// A row of any database: `None` is NULL, an error a value of another type.
 pub(crate) trait Columns {
@@ -25,7 +31,7 @@ pub(crate) trait Columns {
     fn damaged(&self, reason: impl fmt::Display) -> StoreError;
 }
 
-impl Standing {
+impl StoredState {
     pub(crate) fn from_row(row: &impl Columns) -> Result<Self, StoreError> {
         let fingerprint = fingerprint(row)?;
         match state(row)? {
@@ -141,4 +147,15 @@ fn long(row: &impl Columns, name: &str) -> Result<i64, StoreError> {
 
 fn present<T>(row: &impl Columns, name: &str, value: Option<T>) -> Result<T, StoreError> {
     value.ok_or_else(|| row.damaged(format_args!("`{name}` is missing")))
+}
+
+/// One answer for each renewal of a call that took effect or failed as a whole.
+pub(crate) fn each(renewals: usize, answers: Result<Vec<Held>, StoreError>) -> Vec<Result<Held, StoreError>> {
+    match answers {
+        Ok(answers) => answers.into_iter().map(Ok).collect(),
+        Err(error) => {
+            let error: Arc<dyn std::error::Error + Send + Sync> = Arc::new(error);
+            (0..renewals).map(|_| Err(StoreError::unavailable(Arc::clone(&error)))).collect()
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use http::{HeaderMap, header};
 
-use crate::headers::REPLAYED;
+use crate::record::headers::REPLAYED;
 
 /// Asserts that these are the headers of a replay.
 ///
@@ -52,7 +52,7 @@ fn is_replay(headers: &HeaderMap) -> bool {
 fn found(headers: &HeaderMap) -> String {
     let lines: Vec<_> = headers.get_all(&REPLAYED).iter().collect();
     let mut found = match lines.as_slice() {
-        [] => "found none: the handler ran, or the request was refused".to_owned(),
+        [] => "found none: the handler ran, or the request was rejected".to_owned(),
         [line] => format!("found `idempotent-replayed: {}`", String::from_utf8_lossy(line.as_bytes())),
         lines => format!("found {} lines of it: {lines:?}", lines.len()),
     };
@@ -82,10 +82,10 @@ mod tests {
 
     #[test]
     fn each_message_names_what_was_found() {
-        let refused = message(assert_replayed, &[("content-type", "application/problem+json")]);
+        let rejected = message(assert_replayed, &[("content-type", "application/problem+json")]);
         assert!(
-            refused.ends_with("or the request was refused (`content-type: application/problem+json`)"),
-            "{refused}"
+            rejected.ends_with("or the request was rejected (`content-type: application/problem+json`)"),
+            "{rejected}"
         );
         let other = message(assert_replayed, &[("idempotent-replayed", "false")]);
         assert!(other.ends_with("found `idempotent-replayed: false`"), "{other}");

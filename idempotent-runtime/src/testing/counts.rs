@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::refusal::CODES;
-use crate::witness::Event;
+use crate::observe::event::Event;
+use crate::rejection::problem::CODES;
 
 /// A clone counts on in the same place.
 #[derive(Clone, Debug, Default)]
@@ -13,7 +13,7 @@ pub(crate) struct Counts(Arc<Mutex<HashMap<(String, Event), usize>>>);
 impl Counts {
     pub(crate) fn count(&self, scope: &str, event: Event) {
         debug_assert!(
-            !matches!(event, Event::Refused(code) if !CODES.contains(&code)),
+            !matches!(event, Event::Rejected(code) if !CODES.contains(&code)),
             "{event:?} is missing in CODES"
         );
         *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry((scope.to_owned(), event)).or_default() += 1;

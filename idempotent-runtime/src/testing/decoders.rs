@@ -1,14 +1,15 @@
 //! What reads foreign bytes inside of the stores and the engine, for the targets of the fuzzer.
 
 #[cfg(feature = "redis")]
-pub use self::redis::{redis_entry, redis_record, redis_value};
+pub use crate::testing::decoders::redis::{redis_entry, redis_record, redis_value};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub use self::sql::{Row, Stands};
+pub use crate::testing::decoders::sql::{Row, Stands};
 
 use http::HeaderMap;
 
-use crate::Fingerprint;
-use crate::fingerprint::{BodyForm, FingerprintBuilder, digest_of_body};
+use crate::fingerprint::Fingerprint;
+use crate::fingerprint::body::{BodyForm, digest_of_body};
+use crate::fingerprint::builder::FingerprintBuilder;
 
 /// The fingerprint of a request of which nothing but the body counts.
 pub fn body_fingerprint(headers: &HeaderMap, body: &[u8]) -> Fingerprint {
@@ -26,9 +27,12 @@ pub fn json_fingerprint(headers: &HeaderMap, body: &[u8]) -> Fingerprint {
 
 #[cfg(feature = "redis")]
 mod redis {
+    use crate::key::RecordKey;
+    use crate::record::Record;
+    use crate::store::claim::{Claim, Token};
+    use crate::store::entry::Entry;
+    use crate::store::error::StoreError;
     use crate::store::redis::value;
-    use crate::store::{Claim, Entry, StoreError, Token};
-    use crate::{Record, RecordKey};
 
     /// What the store writes for a record.
     pub fn redis_value(token: Token, record: &Record) -> Result<String, StoreError> {
@@ -37,7 +41,7 @@ mod redis {
 
     /// What a claim reads there.
     pub fn redis_record(value: &[u8]) -> Result<Claim, StoreError> {
-        value::standing(value)
+        value::existing(value)
     }
 
     /// What an operator reads there.
@@ -50,12 +54,15 @@ mod redis {
 mod sql {
     use std::fmt;
 
+    use crate::fingerprint::Fingerprint;
     use crate::record::HeadersText;
+    use crate::record::Record;
+    use crate::store::claim::Token;
+    use crate::store::claim_decision::StoredState;
     use crate::store::columns::{token_text, unix_millis};
+    use crate::store::entry::Entry;
+    use crate::store::error::StoreError;
     use crate::store::row::Columns;
-    use crate::store::standing::Standing;
-    use crate::store::{Entry, StoreError, Token};
-    use crate::{Fingerprint, Record};
 
     /// A row as the statements of both SQL stores return it; `None` is NULL.
     #[derive(Clone, Debug, Default)]
@@ -102,11 +109,11 @@ mod sql {
 
         /// What a claim reads there.
         pub fn standing(&self) -> Result<Stands, StoreError> {
-            Ok(match Standing::from_row(self)? {
-                Standing::Claimed { fingerprint, token, attempt, leased, expires } => {
+            Ok(match StoredState::from_row(self)? {
+                StoredState::Claimed { fingerprint, token, attempt, leased, expires } => {
                     Stands::Claimed { fingerprint, token, attempt, leased, expires }
                 }
-                Standing::Completed(record) => Stands::Completed(record),
+                StoredState::Completed(record) => Stands::Completed(record),
             })
         }
 

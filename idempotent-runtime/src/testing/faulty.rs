@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use super::seeded::{SeededClaim, Seeds};
-use crate::store::{
-    Claim, ClaimRequest, Cursor, Entry, Held, MemoryStore, Page, Renewal, Store, StoreError, Token, Transactions,
-    UnknownOutcomes,
-};
-use crate::transaction::{Moment, TransactionFaults};
-use crate::{Record, RecordKey};
+use crate::key::RecordKey;
+use crate::record::Record;
+use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
+use crate::store::contract::Store;
+use crate::store::entry::{Cursor, Entry, Page, UnknownOutcomes};
+use crate::store::error::StoreError;
+use crate::store::memory::store::MemoryStore;
+use crate::testing::seeded::{SeededClaim, Seeds};
+use crate::transaction::transactions::Transactions;
+use crate::transaction::transactions::{Moment, TransactionFaults};
 
 /// What a call does before it reaches the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,7 +85,7 @@ impl TransactionFaults for Mutex<Faults> {
 ///
 /// let store = FaultyStore::new();
 /// store.on_claim(Fault::Unreachable);
-/// // Requests are refused with 503 from here on.
+/// // Requests are rejected with 503 from here on.
 /// store.on_claim(Fault::None);
 /// ```
 pub struct FaultyStore<S = MemoryStore> {
@@ -121,7 +124,7 @@ impl<S: Store> FaultyStore<S> {
         &self.store
     }
 
-    /// A claim of `key` as of another process whose handler runs: requests with the key are refused, or wait, until it is
+    /// A claim of `key` as of another process whose handler runs: requests with the key are rejected, or wait, until it is
     /// ended.
     ///
     /// The key is the one that the store sees: `key.digested()` under a registry with `digest_keys`. A handler with a `Tx`
@@ -335,8 +338,8 @@ impl<S: Store> Store for FaultyStore<S> {
         self.store.purge(key).await
     }
 
-    async fn sweep(&self) -> Result<usize, StoreError> {
-        self.store.sweep().await
+    async fn delete_expired(&self) -> Result<usize, StoreError> {
+        self.store.delete_expired().await
     }
 
     async fn unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {

@@ -3,7 +3,7 @@
 //! | | |
 //! |---|---|
 //! | a direct call | the handler as a function, unguarded |
-//! | [`registry`], [`TestRegistry`] | a registry of one test's own, which counts executions, replays and refusals by scope |
+//! | [`registry`], [`TestRegistry`] | a registry of one test's own, which counts executions, replays and rejections by scope |
 //! | [`assert_replayed`], [`assert_not_replayed`] | what a response is |
 //! | [`FaultyStore`] | a store that fails or stalls on command, around any other |
 //! | [`TestRegistry::seed_in_flight`] | a claim as of another process |
@@ -89,29 +89,28 @@
 //! // The store is away.
 //! registry.store().on_claim(Fault::Hangs);
 //! assert_eq!(charge(&app, "c").await.status(), StatusCode::SERVICE_UNAVAILABLE);
-//! assert_eq!(registry.refusals("charges", "in_flight"), 1);
-//! assert_eq!(registry.refusals("charges", "store_unavailable"), 1);
+//! assert_eq!(registry.rejections("charges", "in_flight"), 1);
+//! assert_eq!(registry.rejections("charges", "store_unavailable"), 1);
 //! assert_eq!(registry.executions("charges"), 2);
 //! # });
 //! ```
 
-mod assertions;
+pub(crate) mod assertions;
 pub mod conformance;
-mod counts;
+pub(crate) mod counts;
 #[doc(hidden)]
 pub mod decoders;
-mod faulty;
-mod registry;
-mod seeded;
+pub(crate) mod faulty;
+pub(crate) mod registry;
+pub(crate) mod seeded;
 
-pub use self::assertions::{assert_not_replayed, assert_replayed};
-pub(crate) use self::counts::Counts;
-pub use self::faulty::{Fault, FaultyStore};
-pub use self::registry::{TestRegistry, registry};
-pub use self::seeded::SeededClaim;
-use crate::Idempotency;
+use crate::request::idempotency::Idempotency;
+pub use crate::testing::assertions::{assert_not_replayed, assert_replayed};
+pub use crate::testing::faulty::{Fault, FaultyStore};
+pub use crate::testing::registry::{TestRegistry, registry};
+pub use crate::testing::seeded::SeededClaim;
 #[doc(inline)]
-pub use crate::transaction::Moment;
+pub use crate::transaction::transactions::Moment;
 
 /// What a handler is given that runs under this key, for a test that calls it: its steps run and record nothing.
 ///

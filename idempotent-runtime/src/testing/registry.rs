@@ -3,13 +3,16 @@
 use std::fmt;
 use std::ops::Deref;
 
-use super::counts::Counts;
-use super::{FaultyStore, SeededClaim};
-use crate::refusal::CODES;
-use crate::registry::RegistryBuilder;
-use crate::store::{MemoryStore, Store};
-use crate::witness::Event;
-use crate::{RecordKey, Registry};
+use crate::key::RecordKey;
+use crate::observe::event::Event;
+use crate::registry::Registry;
+use crate::registry::build::RegistryBuilder;
+use crate::rejection::problem::CODES;
+use crate::store::contract::Store;
+use crate::store::memory::store::MemoryStore;
+use crate::testing::counts::Counts;
+use crate::testing::faulty::FaultyStore;
+use crate::testing::seeded::SeededClaim;
 
 /// A registry over a [`MemoryStore`] of its own: what one test records, counts or breaks, no other one sees.
 ///
@@ -39,7 +42,7 @@ impl<S: Store> TestRegistry<S> {
         Self::with_options(store, |builder| builder)
     }
 
-    /// A registry over this store, with options: other stores by name, rendered refusals, …
+    /// A registry over this store, with options: other stores by name, rendered rejections, …
     ///
     /// ```
     /// use std::time::Duration;
@@ -74,7 +77,7 @@ impl<S: Store> TestRegistry<S> {
         self.counts.of(scope, Event::Replayed)
     }
 
-    /// How many requests of this scope were refused with this [`Refusal::code`](crate::Refusal::code), responses that are made
+    /// How many requests of this scope were rejected with this [`Rejection::code`](crate::Rejection::code), responses that are made
     /// of a [`StepError`](crate::StepError) of a request with a key included. The extractor of a second `Tx` knows no scope, and
     /// its 500 is not counted.
     ///
@@ -82,10 +85,10 @@ impl<S: Store> TestRegistry<S> {
     ///
     /// When there is no such code, which would be counted as 0 for ever.
     #[track_caller]
-    pub fn refusals(&self, scope: &str, code: &str) -> usize {
+    pub fn rejections(&self, scope: &str, code: &str) -> usize {
         let known = CODES.iter().find(|known| **known == code);
-        let code = known.unwrap_or_else(|| panic!("no refusal has the code {code:?}; write one of {CODES:?}"));
-        self.counts.of(scope, Event::Refused(code))
+        let code = known.unwrap_or_else(|| panic!("no rejection has the code {code:?}; write one of {CODES:?}"));
+        self.counts.of(scope, Event::Rejected(code))
     }
 
     /// As [`FaultyStore::seed_in_flight`], also where the registry digests its keys.

@@ -8,9 +8,15 @@ use std::time::Duration;
 use axum::response::IntoResponse;
 use tokio::sync::Mutex;
 
+use crate::fingerprint::Fingerprint;
+use crate::key::RecordKey;
+use crate::policy::AfterCrash;
+use crate::policy::Policy;
 use crate::record::now_in_millis;
-use crate::store::{AfterCrash, Claim, ClaimRequest, Store, StoreError, Token};
-use crate::{Fingerprint, Policy, Record, RecordKey, RecordedBody, headers};
+use crate::record::{Record, RecordedBody, headers};
+use crate::store::claim::{Claim, ClaimRequest, Token};
+use crate::store::contract::Store;
+use crate::store::error::StoreError;
 
 /// Longer than a test lets its clock run.
 const LONG: Duration = Duration::from_hours(24 * 365);

@@ -10,7 +10,7 @@ use futures_util::{FutureExt as _, StreamExt as _, TryFutureExt as _, TryStreamE
 use sqlx::{Acquire, Database, Either, Execute, Executor, SqlStr, Transaction};
 use sqlx_core::describe::Describe;
 
-use super::open::Open;
+use crate::transaction::open::Open;
 
 /// The connection of a [`Tx`](crate::Tx), which remembers the error that its transaction was aborted by.
 ///

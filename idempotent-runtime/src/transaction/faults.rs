@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Moment, TransactionFaults};
-use crate::store::StoreError;
+use crate::store::error::StoreError;
+use crate::transaction::transactions::{Moment, TransactionFaults};
 
 /// The faults of the store, if it has any.
 pub(super) struct Faults(pub(super) Option<Arc<dyn TransactionFaults>>);

@@ -4,38 +4,17 @@ use std::any::Any;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
 use sqlx::pool::PoolConnection;
 use sqlx::{Database, Transaction};
 // sqlx does not export what counts the levels of a connection's transactions.
 use sqlx_core::transaction::TransactionManager as _;
 use tokio::runtime::Handle;
 
-use super::Ended;
-use super::watch::{Failure, Seen, Watch};
 use crate::policy::Isolation;
-use crate::store::StoreError;
-
-/// How a store ends its transactions, and what it knows of one of them.
-pub(crate) trait Begun<DB: Database>: Send + Sync + 'static {
-    /// Proves that the connection is in the transaction that was begun, and readies it for the record; fails with [`Ended`]
-    /// or [`Aborted`](super::Aborted) otherwise.
-    fn prove<'a>(&'a self, connection: &'a mut DB::Connection) -> BoxFuture<'a, Result<(), StoreError>>;
-
-    fn commit<'a>(&'a self, connection: &'a mut DB::Connection) -> BoxFuture<'a, Result<(), StoreError>>;
-
-    /// Undoes what was written, and leaves the connection as the pool has lent it.
-    fn roll_back<'a>(&'a self, connection: &'a mut DB::Connection) -> BoxFuture<'a, Result<(), StoreError>>;
-
-    /// What an error of a statement of the handler says of the transaction; `None` where it says nothing.
-    fn failure(&self, error: &sqlx::Error) -> Option<Failure>;
-
-    /// Whether the database has told that it has ended.
-    fn has_ended(&self) -> bool;
-
-    /// Sees to it that no further statement takes effect on the connection, whose transaction has ended.
-    fn close_off(&self, connection: &mut DB::Connection);
-}
+use crate::store::error::StoreError;
+use crate::transaction::begun::Begun;
+use crate::transaction::error::Ended;
+use crate::transaction::watch::{Seen, Watch};
 
 /// A transaction that has begun. Dropping it rolls it back.
 pub(crate) struct Open<DB: Database>(Option<Inner<DB>>);

@@ -7,15 +7,17 @@ use futures_util::future::BoxFuture;
 use sqlx::Database;
 use tokio::time::Instant;
 
-use super::faults::Faults;
-use super::open::Open;
-use super::{
-    Aborted, Conflict, Ended, HandlerTransaction, Holder, Moment, ReadOnly, Recording, TransactionError, Transactions,
-};
-use crate::RecordKey;
-use crate::metering::Op;
+use crate::key::RecordKey;
+use crate::observe::op::Op;
 use crate::policy::Isolation;
-use crate::store::{BoundedStore, Claim, ClaimRequest, Held, StoreError, Token};
+use crate::store::claim::{Claim, ClaimRequest, Held, Token};
+use crate::store::error::StoreError;
+use crate::store::handle::StoreHandle;
+use crate::transaction::contract::HandlerTransaction;
+use crate::transaction::error::{Aborted, Conflict, Ended, ReadOnly, TransactionError};
+use crate::transaction::faults::Faults;
+use crate::transaction::open::Open;
+use crate::transaction::transactions::{Holder, Moment, Recording, Transactions};
 
 /// A store whose records can be written in the handler's transaction.
 pub(crate) trait TransactionalStore<DB: Database>: Send + Sync + 'static {
@@ -43,7 +45,7 @@ pub(crate) trait TransactionalStore<DB: Database>: Send + Sync + 'static {
 
 pub(crate) enum TransactionClaim<DB: Database> {
     Acquired { attempt: u32, open: Open<DB> },
-    Standing(Claim),
+    Existing(Claim),
 }
 
 impl Transactions {
@@ -75,7 +77,7 @@ impl<DB: Database> Slot<DB> {
         self.take().expect("the transaction has begun: `Tx` is used in the body of a handler with `#[idempotent]`")
     }
 
-    fn transactions(store: &BoundedStore) -> Result<(Arc<dyn TransactionalStore<DB>>, Faults), TransactionError> {
+    fn transactions(store: &StoreHandle) -> Result<(Arc<dyn TransactionalStore<DB>>, Faults), TransactionError> {
         let transactions = store.transactions();
         let found =
             transactions.as_ref().and_then(|found| found.store.downcast_ref::<Arc<dyn TransactionalStore<DB>>>());
@@ -90,7 +92,7 @@ impl<DB: Database> Slot<DB> {
 impl<DB: Database> HandlerTransaction for Slot<DB> {
     fn claim<'a>(
         &'a self,
-        store: &'a BoundedStore,
+        store: &'a StoreHandle,
         key: &'a RecordKey,
         request: ClaimRequest,
         isolation: Option<Isolation>,
@@ -102,7 +104,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
                 transactions.claim(key, request, isolation).await
             };
             match store.bounded_begin(Op::Claim, claiming).await? {
-                TransactionClaim::Standing(claim) => Ok(claim),
+                TransactionClaim::Existing(claim) => Ok(claim),
                 TransactionClaim::Acquired { attempt, open } => {
                     self.put(open.isolated(isolation));
                     Ok(Claim::Acquired { attempt })
@@ -113,7 +115,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
 
     fn begin<'a>(
         &'a self,
-        store: &'a BoundedStore,
+        store: &'a StoreHandle,
         isolation: Option<Isolation>,
     ) -> BoxFuture<'a, Result<(), TransactionError>> {
         Box::pin(async move {
@@ -129,7 +131,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
 
     fn commit<'a>(
         &'a self,
-        store: &'a BoundedStore,
+        store: &'a StoreHandle,
         recording: Option<&'a Recording>,
     ) -> BoxFuture<'a, Result<(), TransactionError>> {
         Box::pin(async move {
@@ -172,7 +174,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
         })
     }
 
-    fn roll_back<'a>(&'a self, store: &'a BoundedStore) -> BoxFuture<'a, ()> {
+    fn roll_back<'a>(&'a self, store: &'a StoreHandle) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             if let Some(open) = self.take() {
                 roll_back(store, open).await;
@@ -180,7 +182,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
         })
     }
 
-    fn met_a_conflict<'a>(&'a self, store: &'a BoundedStore, is_failure: bool) -> BoxFuture<'a, bool> {
+    fn met_a_conflict<'a>(&'a self, store: &'a StoreHandle, is_failure: bool) -> BoxFuture<'a, bool> {
         Box::pin(async move {
             let Some(mut open) = self.take() else { return false };
             let seen = open.seen();
@@ -214,7 +216,7 @@ fn is<E: std::error::Error + 'static>(error: &StoreError) -> bool {
     matches!(error, StoreError::Unavailable(source) if source.is::<E>())
 }
 
-async fn roll_back<DB: Database>(store: &BoundedStore, open: Open<DB>) {
+async fn roll_back<DB: Database>(store: &StoreHandle, open: Open<DB>) {
     if let Err(error) = store.bounded(Op::RollBack, open.roll_back()).await {
         tracing::warn!(
             store = store.name(),
@@ -224,7 +226,7 @@ async fn roll_back<DB: Database>(store: &BoundedStore, open: Open<DB>) {
     }
 }
 
-async fn discard<DB: Database>(store: &BoundedStore, open: Open<DB>) {
+async fn discard<DB: Database>(store: &StoreHandle, open: Open<DB>) {
     let closing = async {
         open.discard().await;
         Ok(())
@@ -235,7 +237,7 @@ async fn discard<DB: Database>(store: &BoundedStore, open: Open<DB>) {
 
 /// The answer to COMMIT did not come, or was an error: only the record can tell which.
 async fn look_up<DB: Database>(
-    store: &BoundedStore,
+    store: &StoreHandle,
     transactions: &dyn TransactionalStore<DB>,
     recording: &Recording,
     error: StoreError,

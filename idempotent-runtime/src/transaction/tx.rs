@@ -9,11 +9,12 @@ use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use sqlx::{Database, Transaction};
 
-use super::connection::TxConnection;
-use super::open::Open;
-use super::slot::Slot;
-use crate::idempotency::Execution;
-use crate::{Refusal, Registry};
+use crate::registry::Registry;
+use crate::rejection::problem::Rejection;
+use crate::request::context::Execution;
+use crate::transaction::connection::TxConnection;
+use crate::transaction::open::Open;
+use crate::transaction::slot::Slot;
 
 /// The transaction in which an annotated handler runs: its writes and the record of its response commit together.
 ///
@@ -24,7 +25,7 @@ use crate::{Refusal, Registry};
 /// another API, needs [`Idempotency::downstream_key`](crate::Idempotency::downstream_key).
 ///
 /// It dereferences to the [connection](TxConnection), as sqlx's own [`Transaction`] does; a nested `begin` is a savepoint. The store of
-/// the handler must be on this database: [`install`](crate::install) refuses another one, and under a registry's layer
+/// the handler must be on this database: [`install`](crate::install) rejects another one, and under a registry's layer
 /// requests get 500. Without a key, the transaction commits on the same statuses, and nothing is recorded.
 ///
 /// On PostgreSQL it takes a connection of the application's pool from the claim to the commit. A handler that takes a second
@@ -119,8 +120,8 @@ impl<S: Sync, DB: Database> FromRequestParts<S> for Tx<DB> {
         tracing::error!("a handler has two arguments `Tx`, but one transaction; remove one of them");
         let registry = Registry::serving(&parts.extensions);
         Err(registry.map_or_else(
-            || Refusal::TransactionFailed.into_response(),
-            |registry| registry.render(Refusal::TransactionFailed),
+            || Rejection::TransactionFailed.into_response(),
+            |registry| registry.render(Rejection::TransactionFailed),
         ))
     }
 }

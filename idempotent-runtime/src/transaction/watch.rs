@@ -2,23 +2,8 @@
 
 use sqlx::Database;
 
-use super::open::Begun;
 use crate::policy::Isolation;
-
-/// What an error of a statement says of its transaction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(
-    not(feature = "postgres"),
-    allow(dead_code, reason = "SQLite aborts no transaction for the sake of another one")
-)]
-pub(crate) enum Failure {
-    /// The database has aborted it for the sake of another one.
-    Conflict,
-    /// It was aborted for another reason.
-    Other,
-    /// It had been aborted before.
-    Aborted,
-}
+use crate::transaction::begun::{Begun, Failure};
 
 #[derive(Default)]
 pub(super) struct Seen {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub enum Guarantee {
     /// `after_crash = "rerun"`: again after a crash, and the attempt tells.
     AtLeastOnce,
-    /// `after_crash = "refuse"`: never again after a crash.
+    /// `after_crash = "reject"`: never again after a crash.
     AtMostOnce,
     /// A `Tx`: the effect and the record commit together.
     ExactlyOnce,
@@ -119,7 +119,7 @@ impl Answer {
         matches!(self.status, 201 | 402)
     }
 
-    /// The code of a refusal.
+    /// The code of a rejection.
     pub fn code(&self) -> Option<String> {
         let problem: serde_json::Value = serde_json::from_str(&self.body).ok()?;
         problem["code"].as_str().map(str::to_owned)

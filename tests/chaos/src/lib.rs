@@ -3,12 +3,12 @@
 //! ```text
 //! clients ──▶ 1 to 3 server processes ──▶ a store          faults: see `run::FaultWeights` and `family::Family`
 //!    │                 └──▶ ledger: what was executed
-//!    └──▶ history ◀────────────┘ ──▶ judge ──▶ violations, each with the history of its key
+//!    └──▶ history ◀────────────┘ ──▶ checker ──▶ violations, each with the history of its key
 //! ```
 
+pub mod checker;
 pub mod family;
 pub mod history;
-pub mod judge;
 pub mod run;
 pub mod server;
 

@@ -86,8 +86,8 @@ async fn a_dead_process_is_followed_all_the_same(store: StoreKind) {
         set_clock(folder.path(), jump);
         stage.fleet.kill_server(0);
         assert!(first.await.expect("the task ends").is_none(), "its server is dead");
-        let refused = post(&stage, 1).await.expect("it is answered");
-        assert_eq!(refused.code().as_deref(), Some("in_flight"), "{jump}: the lease lasts as long as it would have");
+        let rejected = post(&stage, 1).await.expect("it is answered");
+        assert_eq!(rejected.code().as_deref(), Some("in_flight"), "{jump}: the lease lasts as long as it would have");
         let retry = async || post(&stage, 1).await.expect("it is answered");
         let retry = eventually(retry, |answer| answer.code().is_none()).await;
         assert_eq!(retry.receipt().expect("it is done").attempt, 2, "{jump}");

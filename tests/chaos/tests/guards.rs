@@ -1,8 +1,8 @@
-//! Short runs: with every guard in place nothing is wrong, and with one of them taken out the judge says so.
+//! Short runs: with every guard in place nothing is wrong, and with one of them taken out the checker says so.
 
 use std::time::Duration;
 
-use chaos::judge::Rule;
+use chaos::checker::Rule;
 use chaos::run::{Outcome, Plan, StoreKind, play};
 use chaos::server::Guard;
 
@@ -79,8 +79,8 @@ async fn leases_that_are_not_renewed_are_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn running_again_after_a_crash_where_that_is_refused_is_noticed() {
-    the_want_is_noticed(Guard::RefusalAfterCrash, StoreKind::Redis, Rule::RanAgain).await;
+async fn running_again_after_a_crash_where_that_is_rejected_is_noticed() {
+    the_want_is_noticed(Guard::RejectionAfterCrash, StoreKind::Redis, Rule::RanAgain).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

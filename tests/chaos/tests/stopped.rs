@@ -81,8 +81,8 @@ async fn exactly_once(store: StoreKind) {
     let (stage, first) = stop_one_in_its_handler(store, Guarantee::ExactlyOnce).await;
     // Its transaction is open as long as its process lives: there is no lease to run out.
     let second = post(&stage, 1, Guarantee::ExactlyOnce).await;
-    let refused = second.code().expect("it is refused");
-    assert!(["in_flight", "store_unavailable"].contains(&refused.as_str()), "{second}");
+    let rejected = second.code().expect("it is rejected");
+    assert!(["in_flight", "store_unavailable"].contains(&rejected.as_str()), "{second}");
     stage.fleet.continue_server(0);
     let first = first.await.expect("the client is told");
     assert_eq!(first.receipt().expect("it is done").attempt, 1);

@@ -1,7 +1,7 @@
 //! What many running handlers cost the others while their leases are renewed: `lease-load STORE HANDLERS LEASE_SECONDS`, where
 //! the store is `sqlite` or `postgres`. Prints how many responses were not recorded, and how long other requests took.
 //!
-//! `lease-load STORE REQUESTS burst` sends so many requests at once, and prints how many were refused, how long they took, and what
+//! `lease-load STORE REQUESTS burst` sends so many requests at once, and prints how many were rejected, how long they took, and what
 //! PostgreSQL did for them.
 
 use std::sync::Arc;

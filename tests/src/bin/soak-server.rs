@@ -12,7 +12,7 @@ use axum::Router;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::routing::post;
-use idempotent_runtime::store::{MemoryStore, SqliteStore, Store, Synchronous};
+use idempotent_runtime::store::{MemoryStore, SqliteStore, SqliteSynchronous, Store};
 use idempotent_runtime::{Registry, idempotent};
 use idempotent_tests::soak::{MEMORY_BYTES, Reading};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -48,7 +48,7 @@ async fn main() {
     let file = std::env::args().nth(1).expect("the first argument is the database file");
     let memory = MemoryStore::builder().max_bytes(MEMORY_BYTES).build();
     let sqlite = SqliteStore::builder(Path::new(&file))
-        .synchronous(Synchronous::Normal)
+        .synchronous(SqliteSynchronous::Normal)
         .sweep_every(Duration::from_secs(1))
         .open()
         .await

@@ -67,7 +67,7 @@ async fn twenty_clients_that_hang_up_execute_and_replay_twenty() {
     // Requests on new connections show that the server has seen the others close.
     for number in 0..20 {
         let duplicate = server.post_with_key("/charges", &format!("k{number}")).await;
-        assert_eq!(duplicate.refusal(), "in_flight");
+        assert_eq!(duplicate.rejection(), "in_flight");
     }
     runs.let_finish(20);
     runs.until_finished(20).await;

@@ -1,4 +1,4 @@
-//! What stands in Redis, PostgreSQL or SQLite was damaged: its key is refused with 503 and one ERROR line, never run again,
+//! What stands in Redis, PostgreSQL or SQLite was damaged: its key is rejected with 503 and one ERROR line, never run again,
 //! and an operator finds and purges it among the others.
 
 use axum::Router;
@@ -32,7 +32,7 @@ fn record_key(key: &str) -> RecordKey {
 }
 
 /// The handler of a claimed key is held until the end.
-async fn assert_refused_and_found<S: Store + Clone, D>(store: S, raw: impl Damage<D>, records: &[D], claims: &[D]) {
+async fn assert_rejected_and_found<S: Store + Clone, D>(store: S, raw: impl Damage<D>, records: &[D], claims: &[D]) {
     let runs = Runs::held();
     let registry = Registry::builder(MemoryStore::new()).store("payments", store.clone()).build();
     let app = Router::new().route("/charges", post(create_charge)).with_state(runs.clone()).layer(registry.layer());
@@ -57,7 +57,7 @@ async fn assert_refused_and_found<S: Store + Clone, D>(store: S, raw: impl Damag
     for key in &keys {
         let before = logs.of_level("ERROR").len();
         for _ in 0..2 {
-            assert_eq!(server.post_with_key("/charges", key).await.refusal(), "store_unavailable", "{key}");
+            assert_eq!(server.post_with_key("/charges", key).await.rejection(), "store_unavailable", "{key}");
         }
         let errors = logs.of_level("ERROR").split_off(before);
         assert_eq!(errors.len(), 2, "one for each request: {errors:?}");
@@ -84,7 +84,7 @@ async fn assert_refused_and_found<S: Store + Clone, D>(store: S, raw: impl Damag
     for running in running {
         let told = running.await.expect("the request runs");
         // A claim whose token is still legible takes its record.
-        assert!(told.status == StatusCode::CREATED || told.refusal() == "claim_lost", "{told:?}");
+        assert!(told.status == StatusCode::CREATED || told.rejection() == "claim_lost", "{told:?}");
     }
 }
 
@@ -151,7 +151,7 @@ fn bytes_without_sense(length: usize, seed: u32) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_damaged_value_in_redis_is_refused_and_found() {
+async fn a_damaged_value_in_redis_is_rejected_and_found() {
     let server = RedisServer::start(&[]).await;
     let store = RedisStore::connect(&server.url()).await.expect("the store opens");
     let mut damages = vec![Value::Replaced(Vec::new()), Value::CutTo(1), Value::CutTo(60), Value::OfAnotherType];
@@ -170,7 +170,7 @@ async fn a_damaged_value_in_redis_is_refused_and_found() {
         Value::Changed("\"claimed\"", "\"taken\""),
     ];
     claims.extend(damages);
-    assert_refused_and_found(store, RawRedis(&server), &records, &claims).await;
+    assert_rejected_and_found(store, RawRedis(&server), &records, &claims).await;
 }
 
 struct RawPostgres(PgPool);
@@ -192,13 +192,13 @@ const TEXT: [&str; 4] = [
 ];
 
 #[tokio::test]
-async fn a_damaged_row_in_postgres_is_refused_and_found() {
+async fn a_damaged_row_in_postgres_is_rejected_and_found() {
     let pool = PostgresServer::shared().await.database().await.pool(4).await;
     let store = PostgresStore::new(pool.clone());
     store.migrate().await.expect("the tables are made");
     let records: Vec<&str> = TEXT.into_iter().chain(["status = NULL", "status = -1", "recorded_at = NULL"]).collect();
     let claims: Vec<&str> = TEXT.into_iter().chain(["attempt = -1"]).collect();
-    assert_refused_and_found(store, RawPostgres(pool), &records, &claims).await;
+    assert_rejected_and_found(store, RawPostgres(pool), &records, &claims).await;
 }
 
 struct RawSqlite<'a>(&'a SqliteFile);
@@ -210,12 +210,12 @@ impl Damage<&str> for RawSqlite<'_> {
 }
 
 #[tokio::test]
-async fn a_damaged_row_in_sqlite_is_refused_and_found() {
+async fn a_damaged_row_in_sqlite_is_rejected_and_found() {
     let file = SqliteFile::new();
     let store = SqliteStore::open(file.path()).await.expect("the store opens");
-    // The table is strict: SQLite itself refuses a value of another type.
+    // The table is strict: SQLite itself rejects a value of another type.
     let records = ["status = NULL", "status = -1", "recorded_at = NULL", "fingerprint = CAST(x'80ff' AS TEXT)"];
     let records: Vec<&str> = TEXT.into_iter().chain(records).collect();
     let claims: Vec<&str> = TEXT.into_iter().chain(["attempt = -1", "lease_until = NULL"]).collect();
-    assert_refused_and_found(store, RawSqlite(&file), &records, &claims).await;
+    assert_rejected_and_found(store, RawSqlite(&file), &records, &claims).await;
 }

@@ -82,30 +82,30 @@ impl Service {
     async fn post_until_done(&self, path: &str) {
         for _ in 0..30 {
             let answers = self.post(path, |client| format!("{path}{client}")).await;
-            assert_refused_or_done(&answers);
+            assert_rejected_or_done(&answers);
             if answers.iter().all(|answer| answer.status == StatusCode::OK) {
                 return;
             }
         }
-        panic!("some are refused for ever");
+        panic!("some are rejected for ever");
     }
 
     async fn assert_different_and_equal_keys_run_once(&self) {
         self.post_until_done("/plain").await;
         assert_eq!((self.executions.total(), self.executions.repeated()), (CLIENTS, Vec::new()));
-        for (path, refused) in [("/plain", true), ("/waits", false)] {
+        for (path, rejected) in [("/plain", true), ("/waits", false)] {
             let answers = self.post(path, |_| format!("one-key-of-{path}")).await;
-            assert_refused_or_done(&answers);
-            assert!(refused || answers.iter().any(Answer::is_replay), "those who wait get the response");
+            assert_rejected_or_done(&answers);
+            assert!(rejected || answers.iter().any(Answer::is_replay), "those who wait get the response");
         }
         assert_eq!((self.executions.total(), self.executions.repeated()), (CLIENTS + 2, Vec::new()));
     }
 }
 
 /// The default limit of a store call leaves nobody waiting for a connection without end.
-fn assert_refused_or_done(answers: &[Answer]) {
+fn assert_rejected_or_done(answers: &[Answer]) {
     for answer in answers.iter().filter(|answer| answer.status != StatusCode::OK) {
-        assert!(["store_unavailable", "in_flight"].contains(&answer.refusal().as_str()), "{answer:?}");
+        assert!(["store_unavailable", "in_flight"].contains(&answer.rejection().as_str()), "{answer:?}");
         assert!(answer.headers.contains_key("retry-after"), "{answer:?}");
     }
 }
@@ -153,7 +153,7 @@ async fn rejected_claims_of_a_tx_begin_no_transaction() {
         let without_key = answer(server.post("/holds")).await;
         let rejected = join_all((0..100).map(|client| send(format!("k{client}")))).await;
         for answer in rejected.iter().chain([&without_key]) {
-            assert_eq!(answer.refusal(), "store_unavailable");
+            assert_eq!(answer.rejection(), "store_unavailable");
         }
         runs.let_finish(2);
     });

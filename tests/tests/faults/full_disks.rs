@@ -1,4 +1,4 @@
-//! The disk under SQLite or PostgreSQL is full: new keys are refused, old ones replayed where the database still runs,
+//! The disk under SQLite or PostgreSQL is full: new keys are rejected, old ones replayed where the database still runs,
 //! and what ran meanwhile is recorded as soon as there is room.
 
 use axum::Router;
@@ -15,7 +15,7 @@ use sqlx::{ConnectOptions as _, PgPool};
 /// So that what room the database has left in its own files is soon gone.
 const BODY: usize = 5_000;
 
-/// More than it has left when it has just refused a key.
+/// More than it has left when it has just rejected a key.
 const LARGE_BODY: usize = 400_000;
 
 #[derive(Clone)]
@@ -64,20 +64,20 @@ impl Service {
         service
     }
 
-    /// The code of a refusal.
+    /// The code of a rejection.
     async fn post_new(&mut self, number: usize) -> Result<(), String> {
         let key = format!("k{number}");
         let answer = self.server.post_with_key("/charges", &key).await;
         if answer.status != StatusCode::CREATED {
             assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
-            return Err(answer.refusal());
+            return Err(answer.rejection());
         }
         self.accepted.push(key);
         Ok(())
     }
 
-    /// The disk is full, but the database has room in its own files for a while; new keys until one is refused.
-    async fn post_until_refused(&mut self) -> usize {
+    /// The disk is full, but the database has room in its own files for a while; new keys until one is rejected.
+    async fn post_until_rejected(&mut self) -> usize {
         for number in self.accepted.len()..10_000 {
             if let Err(code) = self.post_new(number).await {
                 assert_eq!(code, "store_unavailable");
@@ -125,7 +125,7 @@ async fn assert_full_and_nothing_lost(store: impl Store + Clone, disk: &Tmpfs) {
     let running = tokio::spawn(service.server.post("/charges").header("idempotency-key", "running").send());
     held.until_started(1).await;
     let filling = disk.fill();
-    let refused = service.post_until_refused().await;
+    let rejected = service.post_until_rejected().await;
     let error = until_full(&store).await;
     assert!(matches!(error, StoreError::Full), "{error:?}");
     for number in 0..20 {
@@ -136,10 +136,10 @@ async fn assert_full_and_nothing_lost(store: impl Store + Clone, disk: &Tmpfs) {
     let running = running.await.expect("the request runs").expect("the server answers");
     assert_eq!(running.status(), StatusCode::CREATED, "what was done is told");
     let duplicate = service.server.post_with_key("/charges", "running").await;
-    assert_eq!(duplicate.refusal(), "in_flight", "it is not recorded yet");
+    assert_eq!(duplicate.rejection(), "in_flight", "it is not recorded yet");
     drop(filling);
     service.assert_nothing_is_lost().await;
-    service.post_new(refused).await.expect("there is room again");
+    service.post_new(rejected).await.expect("there is room again");
     assert_eq!(service.executions.repeated(), Vec::new());
 }
 
@@ -173,7 +173,7 @@ async fn postgres_with_a_full_disk_of_tables_loses_no_record() {
 }
 
 /// PostgreSQL cannot go on without its log of writes: it breaks off, cannot recover either, and ends itself. Until
-/// whoever supervises it starts it again, when there is room, old keys are refused as well.
+/// whoever supervises it starts it again, when there is room, old keys are rejected as well.
 #[tokio::test]
 async fn on_a_full_disk_of_its_log_postgres_stops_and_loses_no_record() {
     let server = PostgresServer::start_on_small_disk(OnSmallDisk::LogOfWrites, 16).await;
@@ -183,7 +183,7 @@ async fn on_a_full_disk_of_its_log_postgres_stops_and_loses_no_record() {
     let running = tokio::spawn(service.server.post("/charges").header("idempotency-key", "running").send());
     held.until_started(1).await;
     let filling = server.disk().fill();
-    let refused = service.post_until_refused().await;
+    let rejected = service.post_until_rejected().await;
     held.let_finish(1);
     let running = running.await.expect("the request runs").expect("the server answers");
     assert_eq!(running.status(), StatusCode::CREATED, "what was done is told");
@@ -195,6 +195,6 @@ async fn on_a_full_disk_of_its_log_postgres_stops_and_loses_no_record() {
     drop(filling);
     server.restart().await;
     service.assert_nothing_is_lost().await;
-    service.post_new(refused).await.expect("there is room again");
+    service.post_new(rejected).await.expect("there is room again");
     assert_eq!(service.executions.repeated(), Vec::new());
 }

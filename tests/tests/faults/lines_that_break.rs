@@ -1,4 +1,4 @@
-//! The line to Redis or PostgreSQL is slow, stops, loses answers or is cut under load: requests wait or are refused, none
+//! The line to Redis or PostgreSQL is slow, stops, loses answers or is cut under load: requests wait or are rejected, none
 //! is executed twice, and everything goes on by itself when the line is there again.
 
 use std::collections::HashSet;
@@ -43,7 +43,7 @@ async fn serve(store: impl Store, executions: &Executions, expect: Expect) -> Se
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Expect {
     Waiting,
-    Refusals,
+    Rejections,
 }
 
 /// While requests are under way.
@@ -57,8 +57,8 @@ async fn disturb(line: &Proxy, executions: &Executions, mode: Mode) {
 
 async fn assert_each_once(server: &Server, line: &Proxy, executions: &Executions, mode: Mode, expect: Expect) {
     let posting = post_until_answered(server, "/plain", "p", KEYS);
-    let ((answers, refused), ()) = tokio::join!(posting, disturb(line, executions, mode));
-    assert_eq!(refused > 0, expect == Expect::Refusals, "{refused} refusals");
+    let ((answers, rejected), ()) = tokio::join!(posting, disturb(line, executions, mode));
+    assert_eq!(rejected > 0, expect == Expect::Rejections, "{rejected} rejections");
     assert!(answers.iter().all(|answer| answer.text() == "execution 1"));
     assert_eq!(answers.iter().filter(|answer| !answer.is_replay()).count(), KEYS);
     assert_eq!((executions.total(), executions.repeated()), (KEYS, Vec::new()));
@@ -82,8 +82,8 @@ async fn over_postgres(mode: Mode, expect: Expect) {
     assert_each_once(&server, &line, &executions, mode, expect).await;
 
     let posting = post_until_answered(&server, "/in-transaction", "t", KEYS);
-    let ((answers, refused), ()) = tokio::join!(posting, disturb(&line, &executions, mode));
-    assert_eq!(refused > 0, expect == Expect::Refusals, "{refused} refusals");
+    let ((answers, rejected), ()) = tokio::join!(posting, disturb(&line, &executions, mode));
+    assert_eq!(rejected > 0, expect == Expect::Rejections, "{rejected} rejections");
     assert_eq!((answers.len(), effects(&pool).await), (2 * KEYS, (KEYS, KEYS)));
 }
 
@@ -106,22 +106,22 @@ async fn a_slow_line_to_redis_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_line_to_redis_that_is_too_slow_executes_nothing_twice() {
-    over_redis(TOO_SLOW, Expect::Refusals).await;
+    over_redis(TOO_SLOW, Expect::Rejections).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_line_to_redis_that_stops_executes_nothing_twice() {
-    over_redis(Mode::Stops, Expect::Refusals).await;
+    over_redis(Mode::Stops, Expect::Rejections).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_line_to_redis_that_loses_answers_executes_nothing_twice() {
-    over_redis(Mode::LosesAnswers, Expect::Refusals).await;
+    over_redis(Mode::LosesAnswers, Expect::Rejections).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_line_to_redis_that_is_cut_executes_nothing_twice() {
-    over_redis(Mode::IsCut, Expect::Refusals).await;
+    over_redis(Mode::IsCut, Expect::Rejections).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -131,20 +131,20 @@ async fn a_slow_line_to_postgres_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_line_to_postgres_that_is_too_slow_executes_nothing_twice() {
-    over_postgres(TOO_SLOW, Expect::Refusals).await;
+    over_postgres(TOO_SLOW, Expect::Rejections).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_line_to_postgres_that_stops_executes_nothing_twice() {
-    over_postgres(Mode::Stops, Expect::Refusals).await;
+    over_postgres(Mode::Stops, Expect::Rejections).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_line_to_postgres_that_loses_answers_executes_nothing_twice() {
-    over_postgres(Mode::LosesAnswers, Expect::Refusals).await;
+    over_postgres(Mode::LosesAnswers, Expect::Rejections).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_line_to_postgres_that_is_cut_executes_nothing_twice() {
-    over_postgres(Mode::IsCut, Expect::Refusals).await;
+    over_postgres(Mode::IsCut, Expect::Rejections).await;
 }

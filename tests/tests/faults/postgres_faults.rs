@@ -1,4 +1,4 @@
-//! A PostgreSQL that restarts or stands still under load: refusals, never a second execution, and no restart of the
+//! A PostgreSQL that restarts or stands still under load: rejections, never a second execution, and no restart of the
 //! application.
 
 use std::collections::HashSet;
@@ -42,26 +42,31 @@ async fn serve(pool: PgPool, executions: &Executions) -> Server {
 
 const KEYS: usize = 400;
 
-/// How many requests were refused while `disturb` ran, once for plain handlers and once for those in a transaction; every
+/// How many requests were rejected while `disturb` ran, once for plain handlers and once for those in a transaction; every
 /// key has had its effect once in the end.
-async fn refused_while(server: &Server, pool: &PgPool, executions: &Executions, disturb: impl AsyncFn()) -> [usize; 2] {
+async fn rejected_while(
+    server: &Server,
+    pool: &PgPool,
+    executions: &Executions,
+    disturb: impl AsyncFn(),
+) -> [usize; 2] {
     let disturbing = async || {
         executions.ten_more().await;
         disturb().await;
     };
     let posting = post_until_answered(server, "/plain", "p", KEYS);
-    let ((answers, plain_refused), ()) = tokio::join!(posting, disturbing());
+    let ((answers, plain_rejected), ()) = tokio::join!(posting, disturbing());
     assert!(answers.iter().all(|answer| answer.text() == "execution 1"));
     assert_eq!(answers.iter().filter(|answer| !answer.is_replay()).count(), KEYS);
     assert_eq!((executions.total(), executions.repeated()), (KEYS, Vec::new()));
 
     let posting = post_until_answered(server, "/in-transaction", "t", KEYS);
-    let ((answers, transactions_refused), ()) = tokio::join!(posting, disturbing());
+    let ((answers, transactions_rejected), ()) = tokio::join!(posting, disturbing());
     assert_eq!(answers.len(), 2 * KEYS);
     let effects = sqlx::query_scalar::<_, String>("SELECT key FROM effects").fetch_all(pool).await;
     let effects = effects.expect("the server answers");
     assert_eq!((effects.len(), effects.iter().collect::<HashSet<_>>().len()), (KEYS, KEYS));
-    [plain_refused, transactions_refused]
+    [plain_rejected, transactions_rejected]
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -70,8 +75,8 @@ async fn a_restart_under_load_executes_nothing_twice() {
     let (database, executions) = (server.database().await, Executions::default());
     let pool = database.pool(8).await;
     let app = serve(pool.clone(), &executions).await;
-    // A restart may be over before a store call gives up: how many are refused is a matter of luck.
-    refused_while(&app, &database.pool(1).await, &executions, async || server.restart().await).await;
+    // A restart may be over before a store call gives up: how many are rejected is a matter of luck.
+    rejected_while(&app, &database.pool(1).await, &executions, async || server.restart().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -86,6 +91,6 @@ async fn postgres_stopped_under_load_executes_nothing_twice() {
         tokio::time::sleep(Duration::from_secs(2)).await;
         server.signal("CONT");
     };
-    let refused = refused_while(&app, &database.pool(1).await, &executions, stand_still).await;
-    assert!(refused.iter().all(|&refused| refused > 0), "no store call waits for two seconds: {refused:?}");
+    let rejected = rejected_while(&app, &database.pool(1).await, &executions, stand_still).await;
+    assert!(rejected.iter().all(|&rejected| rejected > 0), "no store call waits for two seconds: {rejected:?}");
 }

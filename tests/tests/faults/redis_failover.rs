@@ -76,7 +76,7 @@ async fn serve(store: RedisStoreBuilder, runs: &Runs) -> (Server, Registry) {
     (Server::start(app.layer(registry.layer())).await, registry)
 }
 
-/// The store reconnects within a second or so; until then requests are refused.
+/// The store reconnects within a second or so; until then requests are rejected.
 async fn post_until_reached(server: &Server, key: &str) -> Answer {
     let post = async || server.post_with_key("/charges", key).await;
     eventually(post, |answer| answer.status != StatusCode::SERVICE_UNAVAILABLE).await
@@ -94,7 +94,7 @@ async fn failover_to_a_replica_in_sync_loses_nothing() {
         runs.until_started(101).await;
         pair.until_in_sync().await;
         let promoted = pair.fail_over().await;
-        assert_eq!(post_until_reached(&server, "running").await.refusal(), "in_flight", "the claim is there");
+        assert_eq!(post_until_reached(&server, "running").await.rejection(), "in_flight", "the claim is there");
         runs.let_finish(1);
         promoted
     });
@@ -133,7 +133,7 @@ async fn wait_replicas_runs_nothing_with_an_unreplicated_claim() {
     assert_eq!(server.post_with_key("/charges", "replicated").await.text(), "charge 1");
     pair.stop_replication().await;
     for _ in 0..3 {
-        assert_eq!(server.post_with_key("/charges", "new").await.refusal(), "store_unavailable");
+        assert_eq!(server.post_with_key("/charges", "new").await.rejection(), "store_unavailable");
     }
     assert_eq!(runs.started(), 1, "no success that the promoted replica does not know of");
     // It acknowledges to the store what it is made master of.

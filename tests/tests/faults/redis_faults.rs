@@ -1,4 +1,4 @@
-//! A Redis that is killed or stands still under load: refusals, never a second execution, and no restart of the
+//! A Redis that is killed or stands still under load: rejections, never a second execution, and no restart of the
 //! application.
 
 use std::time::Duration;
@@ -16,8 +16,8 @@ async fn create_charge(State(executions): State<Executions>, idempotency: Idempo
     format!("execution {}", executions.count(idempotency.key().unwrap_or_default()))
 }
 
-/// How many requests were refused, of which each was executed once in the end.
-async fn refused_while(disturb: impl AsyncFn(&RedisServer)) -> usize {
+/// How many requests were rejected, of which each was executed once in the end.
+async fn rejected_while(disturb: impl AsyncFn(&RedisServer)) -> usize {
     const KEYS: usize = 2000;
 
     let redis = RedisServer::start(&[]).await;
@@ -32,26 +32,26 @@ async fn refused_while(disturb: impl AsyncFn(&RedisServer)) -> usize {
         disturb(&redis).await;
     };
     let posting = post_until_answered(&server, "/charges", "k", KEYS);
-    let ((answers, refused), ()) = tokio::join!(posting, disturbing);
+    let ((answers, rejected), ()) = tokio::join!(posting, disturbing);
     assert!(answers.iter().all(|answer| answer.text() == "execution 1"));
     assert_eq!(answers.iter().filter(|answer| !answer.is_replay()).count(), KEYS);
     assert_eq!((executions.total(), executions.repeated()), (KEYS, Vec::new()));
-    refused
+    rejected
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kill_and_restart_under_load_executes_nothing_twice() {
-    // A restart may be over before a store call gives up: how many are refused is a matter of luck.
-    refused_while(async |redis| redis.restart().await).await;
+    // A restart may be over before a store call gives up: how many are rejected is a matter of luck.
+    rejected_while(async |redis| redis.restart().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_stopped_for_five_seconds_executes_nothing_twice() {
-    let refused = refused_while(async |redis| {
+    let rejected = rejected_while(async |redis| {
         redis.signal("STOP");
         // How long the fault lasts.
         tokio::time::sleep(Duration::from_secs(5)).await;
         redis.signal("CONT");
     });
-    assert!(refused.await > 0, "no store call waits for five seconds");
+    assert!(rejected.await > 0, "no store call waits for five seconds");
 }

@@ -18,8 +18,8 @@ async fn create_charge(State(executions): State<Executions>, idempotency: Idempo
 
 const KEYS: usize = 300;
 
-/// How many requests were refused, of which each has been executed once in the end.
-async fn refused_while(store: impl Store, signal: impl Fn(&str), pause: Duration) -> usize {
+/// How many requests were rejected, of which each has been executed once in the end.
+async fn rejected_while(store: impl Store, signal: impl Fn(&str), pause: Duration) -> usize {
     let executions = Executions::default();
     let app = Router::new().route("/charges", post(create_charge)).with_state(executions.clone());
     let server = Server::start(app.layer(Registry::new(store).layer())).await;
@@ -29,42 +29,42 @@ async fn refused_while(store: impl Store, signal: impl Fn(&str), pause: Duration
         tokio::time::sleep(pause).await;
         signal("CONT");
     };
-    let ((answers, refused), ()) = tokio::join!(post_until_answered(&server, "/charges", "k", KEYS), pausing);
+    let ((answers, rejected), ()) = tokio::join!(post_until_answered(&server, "/charges", "k", KEYS), pausing);
     assert!(answers.iter().all(|answer| answer.text() == "execution 1"));
     assert_eq!(answers.iter().filter(|answer| !answer.is_replay()).count(), KEYS);
     assert_eq!((executions.total(), executions.repeated()), (KEYS, Vec::new()));
-    refused
+    rejected
 }
 
-async fn refused_by_redis(pause: Duration) -> usize {
+async fn rejected_by_redis(pause: Duration) -> usize {
     let redis = RedisServer::start(&[]).await;
     let store = RedisStore::connect(&redis.url()).await.expect("the store opens");
-    refused_while(store, |signal| redis.signal(signal), pause).await
+    rejected_while(store, |signal| redis.signal(signal), pause).await
 }
 
-async fn refused_by_postgres(pause: Duration) -> usize {
+async fn rejected_by_postgres(pause: Duration) -> usize {
     let postgres = PostgresServer::start(&[]).await;
     let store = PostgresStore::new(postgres.database().await.pool(8).await);
     store.migrate().await.expect("the tables are made");
-    refused_while(store, |signal| postgres.signal(signal), pause).await
+    rejected_while(store, |signal| postgres.signal(signal), pause).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_pauses_for_a_second_is_waited_for() {
-    assert_eq!(refused_by_redis(Duration::from_secs(1)).await, 0);
+    assert_eq!(rejected_by_redis(Duration::from_secs(1)).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_paused_for_ten_seconds_executes_nothing_twice() {
-    assert!(refused_by_redis(Duration::from_secs(10)).await > 0);
+    assert!(rejected_by_redis(Duration::from_secs(10)).await > 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_postgres_that_pauses_for_a_second_is_waited_for() {
-    assert_eq!(refused_by_postgres(Duration::from_secs(1)).await, 0);
+    assert_eq!(rejected_by_postgres(Duration::from_secs(1)).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_paused_for_ten_seconds_executes_nothing_twice() {
-    assert!(refused_by_postgres(Duration::from_secs(10)).await > 0);
+    assert!(rejected_by_postgres(Duration::from_secs(10)).await > 0);
 }

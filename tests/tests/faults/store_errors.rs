@@ -36,8 +36,8 @@ async fn runs_after_waiting(State(runs): State<Runs>) -> (StatusCode, String) {
     (StatusCode::CREATED, format!("charge {}", runs.run().await))
 }
 
-#[idempotent(scope = "refuses-after-crash", after_crash = "refuse")]
-async fn refuses_after_crash(State(runs): State<Runs>) -> (StatusCode, String) {
+#[idempotent(scope = "rejects-after-crash", after_crash = "reject")]
+async fn rejects_after_crash(State(runs): State<Runs>) -> (StatusCode, String) {
     (StatusCode::CREATED, format!("charge {}", runs.run().await))
 }
 
@@ -59,7 +59,7 @@ async fn serve_with(runs: &Runs, registry: Registry) -> (Server, Registry) {
         .route("/fails", post(fails))
         .route("/short-lease", post(with_short_lease))
         .route("/runs-after-waiting", post(runs_after_waiting))
-        .route("/refuses-after-crash", post(refuses_after_crash))
+        .route("/rejects-after-crash", post(rejects_after_crash))
         .route("/attempts", post(tells_its_attempt))
         .with_state(runs.clone())
         .layer(registry.layer());
@@ -67,7 +67,7 @@ async fn serve_with(runs: &Runs, registry: Registry) -> (Server, Registry) {
 }
 
 fn assert_unavailable(answer: &Answer) {
-    assert_eq!((answer.status, answer.refusal().as_str()), (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"));
+    assert_eq!((answer.status, answer.rejection().as_str()), (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"));
     assert_eq!(answer.headers["retry-after"], "1");
 }
 
@@ -130,8 +130,8 @@ async fn claim_given_back_hides_no_crashed_attempt() {
 }
 
 #[tokio::test]
-async fn claim_that_arrives_after_its_refusal_is_given_back() {
-    for path in ["/charges", "/refuses-after-crash"] {
+async fn claim_that_arrives_after_its_rejection_is_given_back() {
+    for path in ["/charges", "/rejects-after-crash"] {
         let (runs, store) = (Runs::free(), FaultyStore::new());
         let (server, _) = serve(&runs, store.clone()).await;
         store.on_claim(Fault::ArrivesLate);
@@ -139,7 +139,7 @@ async fn claim_that_arrives_after_its_refusal_is_given_back() {
         eventually(async || store.ends(), |&tried| tried >= 1).await;
         store.on_claim(Fault::None);
         store.let_through();
-        // Under `after_crash = "refuse"`, the release keeps it out.
+        // Under `after_crash = "reject"`, the release keeps it out.
         if path == "/charges" {
             eventually(async || store.inner().len(), |&entries| entries == 1).await;
         }
@@ -247,7 +247,7 @@ async fn response_not_recorded_is_sent_and_recorded_later() {
         );
         assert!(!logs.text().contains("planted-key"), "the key is in no log");
         if fault != Fault::AnswerIsLost {
-            assert_eq!(server.post_with_key("/charges", "planted-key").await.refusal(), "in_flight", "{fault:?}");
+            assert_eq!(server.post_with_key("/charges", "planted-key").await.rejection(), "in_flight", "{fault:?}");
         }
         store.on_complete(Fault::None);
         assert_eq!(registry.drain(PATIENCE).await, 0, "a drain waits for the recording");
@@ -297,7 +297,7 @@ async fn a_release_that_fails_is_tried_again() {
     let (server, registry) = serve(&runs, store.clone()).await;
     store.on_release(Fault::Unreachable);
     assert_eq!(server.post_with_key("/fails", "k").await.status, StatusCode::INTERNAL_SERVER_ERROR);
-    assert_eq!(server.post_with_key("/fails", "k").await.refusal(), "in_flight");
+    assert_eq!(server.post_with_key("/fails", "k").await.rejection(), "in_flight");
     store.on_release(Fault::None);
     assert_eq!(registry.drain(PATIENCE).await, 0);
     assert_eq!(server.post_with_key("/fails", "k").await.status, StatusCode::INTERNAL_SERVER_ERROR);
@@ -323,12 +323,12 @@ async fn store_away_runs_no_request_beside_itself() {
 }
 
 #[tokio::test]
-async fn a_full_store_refuses_new_keys_and_still_replays_old_ones() {
+async fn a_full_store_rejects_new_keys_and_still_replays_old_ones() {
     let runs = Runs::free();
     let store = MemoryStore::builder().max_bytes(2_000).build();
     let (server, _) = serve(&runs, store.clone()).await;
     let mut recorded = 0;
-    let refused = loop {
+    let rejected = loop {
         let answer = server.post_with_key("/charges", &format!("k{recorded}")).await;
         if answer.status != StatusCode::CREATED {
             break answer;
@@ -336,7 +336,7 @@ async fn a_full_store_refuses_new_keys_and_still_replays_old_ones() {
         recorded += 1;
         assert!(recorded < 100, "the store is never full");
     };
-    assert_unavailable(&refused);
+    assert_unavailable(&rejected);
     assert!(recorded > 0);
     for number in 0..recorded {
         assert!(server.post_with_key("/charges", &format!("k{number}")).await.is_replay());
@@ -362,7 +362,7 @@ async fn handler_that_lost_its_claim_overwrites_no_successor() {
     runs.until_started(2).await;
     runs.let_finish(1);
     let first = first.await.expect("the request runs");
-    assert_eq!(first.refusal(), "claim_lost", "one key has one response");
+    assert_eq!(first.rejection(), "claim_lost", "one key has one response");
     assert_eq!(first.headers["retry-after"], "1");
     assert!(logs.of_level("ERROR").iter().any(|line| line.contains("claim was lost")), "{:?}", logs.of_level("ERROR"));
     runs.let_finish(1);

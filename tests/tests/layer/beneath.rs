@@ -93,15 +93,15 @@ async fn a_transaction_needs_a_scope_of_its_own() {
             .with_state(runs.clone())
             .layer(registry.layer());
         for scope in scopes.iter().rev() {
-            // It would record the refusal, if it recorded any.
+            // It would record the rejection, if it recorded any.
             let policy = Policy::builder(*scope).cache_all().build().expect("the policy is valid");
             app = app.layer(IdempotencyLayer::new(policy).with_registry(registry.clone()));
         }
         let server = Server::start(app).await;
         for _ in 1..=2 {
-            let refused = server.post_with_key("/same", "a").await;
+            let rejected = server.post_with_key("/same", "a").await;
             assert_eq!(
-                (refused.status, refused.refusal().as_str(), refused.is_replay()),
+                (rejected.status, rejected.rejection().as_str(), rejected.is_replay()),
                 (StatusCode::INTERNAL_SERVER_ERROR, "transaction_failed", false),
                 "{scopes:?}"
             );

@@ -243,11 +243,11 @@ async fn rejection_of_a_second_run_is_never_recorded() {
     let logs = Logs::collect();
     for between in [false, true] {
         let runs = Runs::free();
-        let policy = Policy::builder("copies-api").cache_all().after_crash(AfterCrash::Refuse);
+        let policy = Policy::builder("copies-api").cache_all().after_crash(AfterCrash::Reject);
         let server = serve_same_scope(&runs, between, true, policy).await;
-        assert_eq!(server.post_with_key("/", "k").await.refusal(), "in_flight");
+        assert_eq!(server.post_with_key("/", "k").await.rejection(), "in_flight");
         let retry = server.post_with_key("/", "k").await;
-        assert_eq!((retry.refusal().as_str(), retry.is_replay()), ("outcome_unknown", false), "between: {between}");
+        assert_eq!((retry.rejection().as_str(), retry.is_replay()), ("outcome_unknown", false), "between: {between}");
         assert_eq!(runs.started(), 1);
     }
     assert!(logs.text().contains("something sent a request twice under one claim"), "{}", logs.text());

@@ -171,7 +171,7 @@ async fn in_a_transaction(State(runs): State<Both>, _tx: Tx<Sqlite>) -> String {
 
 /// The layer has a key, the handler has none, and its store has no transactions.
 #[tokio::test]
-async fn layer_that_records_all_records_no_refusal_beneath_it() {
+async fn layer_that_records_all_records_no_rejection_beneath_it() {
     let (runs, store) = (Both::free(), MemoryStore::new());
     let app = Router::new()
         .route("/", post(in_a_transaction))
@@ -180,8 +180,8 @@ async fn layer_that_records_all_records_no_refusal_beneath_it() {
         .layer(layer(Policy::builder("api").header("x-request-id").cache_all(), &store));
     let server = Server::start(app).await;
     for _ in 1..=2 {
-        let refused = answer(server.post("/").header("x-request-id", "k")).await;
-        assert_eq!((refused.refusal().as_str(), refused.is_replay()), ("transaction_failed", false));
+        let rejected = answer(server.post("/").header("x-request-id", "k")).await;
+        assert_eq!((rejected.rejection().as_str(), rejected.is_replay()), ("transaction_failed", false));
     }
     assert_eq!((runs.started(), store.len()), ((0, 0), 0));
 }

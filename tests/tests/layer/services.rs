@@ -50,7 +50,7 @@ async fn a_whole_router_is_guarded() {
     let second = server.post_with_key("/charges", "a").await;
     assert_eq!((second.status, second.text(), second.is_replay()), (StatusCode::CREATED, "charge 1", true));
     let other_route = server.post_with_key("/declined", "a").await;
-    assert_eq!(other_route.refusal(), "key_reused");
+    assert_eq!(other_route.rejection(), "key_reused");
     assert_eq!(runs.started(), 1);
 }
 
@@ -91,18 +91,18 @@ async fn statuses_that_are_not_recorded_free_the_key() {
 }
 
 #[tokio::test]
-async fn a_missing_and_an_odd_key_are_refused_as_the_policy_says() {
+async fn a_missing_and_an_odd_key_are_rejected_as_the_policy_says() {
     let (runs, store) = (Runs::free(), MemoryStore::new());
     let server = serve(Policy::builder("api").required().header("X-Request-Id"), &runs, &store).await;
-    assert_eq!(server.post_with_key("/charges", "a").await.refusal(), "missing_key");
+    assert_eq!(server.post_with_key("/charges", "a").await.rejection(), "missing_key");
     let odd = server.post("/charges").header("x-request-id", "a,b");
-    assert_eq!(answer(odd).await.refusal(), "invalid_key");
+    assert_eq!(answer(odd).await.rejection(), "invalid_key");
     let good = server.post("/charges").header("x-request-id", "a");
     assert_eq!(answer(good).await.text(), "charge 1");
 }
 
 #[tokio::test]
-async fn a_duplicate_of_a_running_request_is_refused_or_waits() {
+async fn a_duplicate_of_a_running_request_is_rejected_or_waits() {
     let (runs, store) = (Runs::held(), MemoryStore::new());
     let server = serve(Policy::builder("api"), &runs, &store).await;
     let waiting = Policy::builder("api").in_flight(InFlight::Wait(Duration::from_mins(1)));
@@ -110,7 +110,7 @@ async fn a_duplicate_of_a_running_request_is_refused_or_waits() {
     let first = server.post_with_key("/charges", "a");
     let others = async {
         runs.until_started(1).await;
-        assert_eq!(server.post_with_key("/charges", "a").await.refusal(), "in_flight");
+        assert_eq!(server.post_with_key("/charges", "a").await.rejection(), "in_flight");
         let (late, ()) = tokio::join!(waiting.post_with_key("/charges", "a"), async { runs.let_finish(1) });
         late
     };
@@ -134,7 +134,7 @@ async fn a_request_goes_on_when_its_client_leaves() {
 }
 
 #[tokio::test]
-async fn a_body_over_the_limit_is_refused_unless_it_is_not_read() {
+async fn a_body_over_the_limit_is_rejected_unless_it_is_not_read() {
     let store = MemoryStore::new();
     let length = async |body: Body| {
         let bytes = axum::body::to_bytes(body, usize::MAX).await.expect("the body comes whole");
@@ -173,7 +173,7 @@ async fn of_the_same_scope(State(runs): State<Runs>) -> String {
     format!("charge {}", runs.run().await)
 }
 
-/// The handler's policy goes before the layer's, which records neither its response nor its replays and refusals.
+/// The handler's policy goes before the layer's, which records neither its response nor its replays and rejections.
 #[tokio::test]
 async fn annotated_handler_under_a_layer_is_recorded_once_by_itself() {
     let (runs, store) = (Runs::free(), MemoryStore::new());
@@ -194,7 +194,7 @@ async fn annotated_handler_under_a_layer_is_recorded_once_by_itself() {
     assert_eq!(entries.iter().map(|entry| entry.key.scope().into_owned()).collect::<Vec<_>>(), ["services-annotated"]);
     let reused = server.post("/annotated?other").header("idempotency-key", "a");
     for _ in 1..=2 {
-        assert_eq!(answer(reused.try_clone().expect("it has no body")).await.refusal(), "key_reused");
+        assert_eq!(answer(reused.try_clone().expect("it has no body")).await.rejection(), "key_reused");
     }
     assert_eq!(store.len(), 1);
 
@@ -223,11 +223,11 @@ async fn layers_of_layers_claim_once_for_each_scope() {
 }
 
 #[tokio::test]
-async fn a_request_without_a_registry_is_refused() {
+async fn a_request_without_a_registry_is_rejected() {
     let policy = Policy::builder("api").build().expect("the policy is valid");
     let app = Router::new().route("/", post(async || "charged")).layer(IdempotencyLayer::new(policy));
     let server = Server::start(app).await;
-    assert_eq!(server.post_with_key("/", "a").await.refusal(), "store_unavailable");
+    assert_eq!(server.post_with_key("/", "a").await.rejection(), "store_unavailable");
 }
 
 #[derive(Debug, PartialEq)]
@@ -259,10 +259,10 @@ async fn service_error_reaches_the_caller_unrecorded() {
     assert_eq!(replay.headers()["idempotent-replayed"], "true");
 
     let calls = Arc::default();
-    let policy = Policy::builder("refuse").cache_all().after_crash(AfterCrash::Refuse);
-    let refuse = layer(policy, &MemoryStore::new()).layer(failing_first(&calls));
-    assert_eq!(refuse.clone().oneshot(request("a")).await.map(drop), Err(Broken));
-    let retry = refuse.oneshot(request("a")).await.expect("a refusal");
+    let policy = Policy::builder("reject").cache_all().after_crash(AfterCrash::Reject);
+    let reject = layer(policy, &MemoryStore::new()).layer(failing_first(&calls));
+    assert_eq!(reject.clone().oneshot(request("a")).await.map(drop), Err(Broken));
+    let retry = reject.oneshot(request("a")).await.expect("a rejection");
     assert_eq!((retry.status(), calls.load(Ordering::SeqCst)), (StatusCode::CONFLICT, 1));
 }
 

@@ -175,7 +175,7 @@ async fn assert_in_use_elsewhere(elsewhere: &Server, effects: &Effects, keys: &[
             // A handler that runs is held, and so gives no answer.
             let answer = timeout(LEASE, elsewhere.post_with_key(path, key)).await;
             let answer = answer.unwrap_or_else(|_| panic!("{key} is executed again after {:?}", begun.elapsed()));
-            assert_eq!(answer.refusal(), "in_flight", "{key} after {:?}", begun.elapsed());
+            assert_eq!(answer.rejection(), "in_flight", "{key} after {:?}", begun.elapsed());
         }
         sleep(LEASE / 10).await;
     }
@@ -393,8 +393,8 @@ impl Store for OneKeyHangs {
         self.0.purge(key).await
     }
 
-    async fn sweep(&self) -> Result<usize, StoreError> {
-        self.0.sweep().await
+    async fn delete_expired(&self) -> Result<usize, StoreError> {
+        self.0.delete_expired().await
     }
 
     async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {

@@ -19,8 +19,8 @@ async fn reruns(State(runs): State<Runs>, idempotency: Idempotency) -> (StatusCo
     (StatusCode::CREATED, format!("attempt {}", idempotency.attempt()))
 }
 
-#[idempotent(scope = "refuses", fingerprint = none, after_crash = "refuse")]
-async fn refuses(State(runs): State<Runs>) -> (StatusCode, String) {
+#[idempotent(scope = "rejects", fingerprint = none, after_crash = "reject")]
+async fn rejects(State(runs): State<Runs>) -> (StatusCode, String) {
     (StatusCode::CREATED, format!("charge {}", runs.run().await))
 }
 
@@ -65,7 +65,7 @@ async fn panics(State(runs): State<Runs>) {
     }
 }
 
-#[idempotent(scope = "panics-once", after_crash = "refuse")]
+#[idempotent(scope = "panics-once", after_crash = "reject")]
 async fn panics_and_must_not_rerun(State(runs): State<Runs>) {
     runs.run().await;
     panic!("the card was charged and then this happened");
@@ -83,7 +83,7 @@ async fn panics_in_its_body(State(runs): State<Runs>) -> axum::body::Body {
 async fn serve(runs: &Runs, store: &MemoryStore) -> Server {
     let app = Router::new()
         .route("/reruns", post(reruns))
-        .route("/refuses", post(refuses))
+        .route("/rejects", post(rejects))
         .route("/waits", post(waits))
         .route("/fails-second", post(fails_in_its_second_attempt))
         .route("/panics-second", post(panics_in_its_second_attempt))
@@ -102,7 +102,7 @@ async fn rerun_after_a_crash_is_the_next_attempt() {
     let (runs, store) = (Runs::free(), MemoryStore::new());
     let server = serve(&runs, &store).await;
     let (key, token) = leave_a_claim(&store, "reruns", Duration::from_secs(30)).await;
-    assert_eq!(server.post_with_key("/reruns", "k").await.refusal(), "in_flight");
+    assert_eq!(server.post_with_key("/reruns", "k").await.rejection(), "in_flight");
     let _ = store.renew(&key, token, Duration::ZERO).await;
     assert_eq!(server.post_with_key("/reruns", "k").await.text(), "attempt 2");
     assert!(server.post_with_key("/reruns", "k").await.is_replay());
@@ -126,28 +126,28 @@ async fn attempt_failed_after_a_crash_still_counts() {
 }
 
 #[tokio::test]
-async fn after_a_crash_refuse_answers_409_until_the_entry_is_purged() {
+async fn after_a_crash_reject_answers_409_until_the_entry_is_purged() {
     let (runs, store) = (Runs::free(), MemoryStore::new());
     let server = serve(&runs, &store).await;
-    let (key, _) = leave_a_claim(&store, "refuses", Duration::ZERO).await;
+    let (key, _) = leave_a_claim(&store, "rejects", Duration::ZERO).await;
     for _ in 0..3 {
-        let answer = server.post_with_key("/refuses", "k").await;
-        assert_eq!((answer.status, answer.refusal().as_str()), (StatusCode::CONFLICT, "outcome_unknown"));
+        let answer = server.post_with_key("/rejects", "k").await;
+        assert_eq!((answer.status, answer.rejection().as_str()), (StatusCode::CONFLICT, "outcome_unknown"));
         assert!(!answer.headers.contains_key("retry-after"), "asking again does not help");
     }
     assert_eq!(runs.started(), 0);
     assert!(store.purge(&key).await.expect("the store answers"));
-    assert_eq!(server.post_with_key("/refuses", "k").await.text(), "charge 1");
+    assert_eq!(server.post_with_key("/rejects", "k").await.text(), "charge 1");
 }
 
 #[tokio::test]
 async fn another_authorization_does_not_take_a_dead_claim_over() {
     let (runs, store) = (Runs::free(), MemoryStore::new());
     let server = serve(&runs, &store).await;
-    for (path, scope) in [("/reruns", "reruns"), ("/refuses", "refuses")] {
+    for (path, scope) in [("/reruns", "reruns"), ("/rejects", "rejects")] {
         leave_a_claim(&store, scope, Duration::ZERO).await;
         let other = server.post(path).header("idempotency-key", "k").header("authorization", "Bearer mallory");
-        assert_eq!(answer(other).await.refusal(), "other_credentials", "422 beats 409");
+        assert_eq!(answer(other).await.rejection(), "other_credentials", "422 beats 409");
     }
     assert_eq!(runs.started(), 0);
 }
@@ -157,16 +157,16 @@ async fn a_waiter_of_a_dead_process_is_told_and_its_retry_executes() {
     let (runs, store) = (Runs::free(), MemoryStore::new());
     let server = serve(&runs, &store).await;
     leave_a_claim(&store, "waits", Duration::from_millis(300)).await;
-    assert_eq!((server.post_with_key("/waits", "k").await.refusal().as_str(), runs.started()), ("not_recorded", 0));
+    assert_eq!((server.post_with_key("/waits", "k").await.rejection().as_str(), runs.started()), ("not_recorded", 0));
     assert_eq!(server.post_with_key("/waits", "k").await.text(), "attempt 2");
 }
 
-/// Duplicates are refused over three lengths of the lease, so the claim is renewed.
+/// Duplicates are rejected over three lengths of the lease, so the claim is renewed.
 async fn assert_stays_in_flight(server: &Server, path: &str) {
     let begun = std::time::Instant::now();
     eventually(
         async || {
-            assert_eq!(server.post_with_key(path, "k").await.refusal(), "in_flight");
+            assert_eq!(server.post_with_key(path, "k").await.rejection(), "in_flight");
             begun.elapsed()
         },
         |&elapsed| elapsed > 3 * LEASE,
@@ -224,11 +224,11 @@ async fn a_panic_while_the_body_is_collected_frees_the_key() {
 }
 
 #[tokio::test]
-async fn a_panic_under_refuse_leaves_the_outcome_unknown_at_once() {
+async fn a_panic_under_reject_leaves_the_outcome_unknown_at_once() {
     let (runs, store) = (Runs::free(), MemoryStore::new());
     let server = serve(&runs, &store).await;
     assert_eq!(server.post_with_key("/panics-once", "k").await.status, StatusCode::INTERNAL_SERVER_ERROR);
-    assert_eq!(server.post_with_key("/panics-once", "k").await.refusal(), "outcome_unknown");
+    assert_eq!(server.post_with_key("/panics-once", "k").await.rejection(), "outcome_unknown");
     assert_eq!(runs.started(), 1);
 }
 

@@ -51,12 +51,12 @@ async fn sent(State(runs): State<Runs>, idempotency: Idempotency, body: String) 
     charge(&runs, &idempotency, &body).await
 }
 
-#[idempotent(scope = "sent-once", lease = "1s", after_crash = "refuse")]
+#[idempotent(scope = "sent-once", lease = "1s", after_crash = "reject")]
 async fn sent_once(State(runs): State<Runs>, idempotency: Idempotency, body: String) -> Charged {
     charge(&runs, &idempotency, &body).await
 }
 
-#[idempotent(scope = "panics", lease = "300ms", after_crash = "refuse")]
+#[idempotent(scope = "panics", lease = "300ms", after_crash = "reject")]
 async fn panics(State(runs): State<Runs>) {
     runs.run().await;
     panic!("always");
@@ -111,10 +111,10 @@ async fn end(request: JoinHandle<Answer>) -> Answer {
 }
 
 /// What a second request gets that must not be executed.
-async fn refusal(server: &Server, path: &str, body: &'static str, runs: &Runs) -> String {
+async fn rejection(server: &Server, path: &str, body: &'static str, runs: &Runs) -> String {
     let before = runs.started();
     tokio::select! {
-        answer = end(begin(server, path, body)) => answer.refusal(),
+        answer = end(begin(server, path, body)) => answer.rejection(),
         () = runs.until_started(before + 1) => panic!("{body} is executed"),
     }
 }
@@ -140,8 +140,8 @@ async fn a_duplicate_of_a_forgotten_claim_is_not_executed() {
     store.on_renew(Fault::Unreachable);
     eventually(async || state(&store, "brief").await, Option::is_none).await;
 
-    assert_eq!(refusal(&server, "/brief", "ham", &runs).await, "key_reused");
-    assert_eq!(refusal(&server, "/brief", "tea", &runs).await, "in_flight");
+    assert_eq!(rejection(&server, "/brief", "ham", &runs).await, "key_reused");
+    assert_eq!(rejection(&server, "/brief", "tea", &runs).await, "in_flight");
     assert!(logs.of_level("WARN").iter().any(|line| line.contains("it keeps its key")), "{:?}", logs.of_level("WARN"));
     runs.let_finish(1);
     assert_eq!(end(first).await.text(), "tea of attempt 1");
@@ -158,13 +158,13 @@ async fn a_claim_outlives_a_lease_as_long_as_its_ttl() {
     let second = loop {
         let mut second = begin(&another_process, "/brief", "tea");
         tokio::select! {
-            answer = &mut second => assert_eq!(answer.expect("the request runs").refusal(), "in_flight"),
+            answer = &mut second => assert_eq!(answer.expect("the request runs").rejection(), "in_flight"),
             () = runs.until_started(2) => break second,
         }
     };
     store.on_renew(Fault::None);
     runs.let_finish(2);
-    assert_eq!(end(first).await.refusal(), "claim_lost");
+    assert_eq!(end(first).await.rejection(), "claim_lost");
     assert_eq!(end(second).await.text(), "tea of attempt 2", "the claim was remembered when its lease was over");
 }
 
@@ -179,7 +179,7 @@ async fn an_outage_longer_than_the_ttl_executes_nothing_twice() {
     }
     eventually(async || state(&store, "outage").await, Option::is_none).await;
     store.on_claim(Fault::None);
-    assert_eq!(refusal(&server, "/outage", "tea", &runs).await, "in_flight");
+    assert_eq!(rejection(&server, "/outage", "tea", &runs).await, "in_flight");
     store.on_renew(Fault::None);
     store.on_complete(Fault::None);
     runs.let_finish(1);
@@ -205,7 +205,7 @@ async fn a_purged_key_is_claimed_again_by_its_handler() {
     purge(&store, "purged").await;
     eventually(async || state(&store, "purged").await, Option::is_some).await;
 
-    assert_eq!(refusal(&another_process, "/purged", "tea", &runs).await, "in_flight");
+    assert_eq!(rejection(&another_process, "/purged", "tea", &runs).await, "in_flight");
     runs.let_finish(1);
     assert_eq!(end(first).await.text(), "tea of attempt 1");
     assert!(end(begin(&another_process, "/purged", "tea")).await.is_replay());
@@ -222,13 +222,13 @@ async fn a_purged_key_stays_claimed_in_its_process() {
         purge(&store, "purged").await;
 
         let expected = if other == "tea" { "in_flight" } else { "key_reused" };
-        assert_eq!(refusal(&server, "/purged", other, &runs).await, expected);
-        assert_eq!(refusal(&server, "/purged", "tea", &runs).await, "in_flight");
+        assert_eq!(rejection(&server, "/purged", other, &runs).await, expected);
+        assert_eq!(rejection(&server, "/purged", "tea", &runs).await, "in_flight");
         runs.let_finish(1);
         assert_eq!(end(first).await.text(), "tea of attempt 1");
         for process in [&server, &another_process] {
             assert!(end(begin(process, "/purged", "tea")).await.is_replay());
-            assert_eq!(refusal(process, "/purged", "ham", &runs).await, "key_reused");
+            assert_eq!(rejection(process, "/purged", "ham", &runs).await, "key_reused");
         }
     }
 }
@@ -240,12 +240,12 @@ async fn a_key_reused_after_a_purge_stays_with_its_first_request() {
     let first = begin(&server, "/purged", "tea");
     runs.until_started(1).await;
     purge(&store, "purged").await;
-    assert_eq!(refusal(&server, "/purged", "ham", &runs).await, "key_reused");
+    assert_eq!(rejection(&server, "/purged", "ham", &runs).await, "key_reused");
 
     // The store knows the key as that of the handler's own request again.
-    let tea_elsewhere = async || refusal(&another_process, "/purged", "tea", &runs).await;
-    eventually(tea_elsewhere, |refusal| refusal == "in_flight").await;
-    assert_eq!(refusal(&another_process, "/purged", "ham", &runs).await, "key_reused");
+    let tea_elsewhere = async || rejection(&another_process, "/purged", "tea", &runs).await;
+    eventually(tea_elsewhere, |rejection| rejection == "in_flight").await;
+    assert_eq!(rejection(&another_process, "/purged", "ham", &runs).await, "key_reused");
     runs.let_finish(1);
     assert_eq!(end(first).await.text(), "tea of attempt 1");
 }
@@ -262,10 +262,10 @@ async fn a_purged_key_that_another_process_took_is_lost() {
         let second = begin(&another_process, "/purged", other);
         runs.until_started(2).await;
         store.on_renew(Fault::None);
-        assert_eq!(refusal(&server, "/purged", "tea", &runs).await, "in_flight");
+        assert_eq!(rejection(&server, "/purged", "tea", &runs).await, "in_flight");
 
         runs.let_finish(2);
-        assert_eq!(end(first).await.refusal(), "claim_lost");
+        assert_eq!(end(first).await.rejection(), "claim_lost");
         let second = end(second).await;
         assert_eq!((second.status, second.text().starts_with(other)), (StatusCode::CREATED, true));
         let retry = end(begin(&server, "/purged", other)).await;
@@ -274,7 +274,7 @@ async fn a_purged_key_that_another_process_took_is_lost() {
 }
 
 #[tokio::test]
-async fn a_panic_after_a_purge_is_not_forgotten_under_refuse() {
+async fn a_panic_after_a_purge_is_not_forgotten_under_reject() {
     let (runs, store) = (Runs::held(), FaultyStore::new());
     let server = serve(&runs, &store).await;
     let first = begin(&server, "/panics", "");
@@ -282,7 +282,7 @@ async fn a_panic_after_a_purge_is_not_forgotten_under_refuse() {
     purge(&store, "panics").await;
     runs.let_finish(1);
     assert_eq!(end(first).await.status, StatusCode::INTERNAL_SERVER_ERROR);
-    assert_eq!(refusal(&server, "/panics", "", &runs).await, "outcome_unknown");
+    assert_eq!(rejection(&server, "/panics", "", &runs).await, "outcome_unknown");
 }
 
 #[tokio::test]
@@ -306,8 +306,8 @@ async fn on_store_error_run_does_not_run_beside_another_request() {
     let first = begin(&server, "/unguarded", "tea");
     runs.until_started(1).await;
     store.on_claim(Fault::Unreachable);
-    assert_eq!(refusal(&server, "/unguarded", "ham", &runs).await, "key_reused");
-    assert_eq!(refusal(&server, "/unguarded", "tea", &runs).await, "store_unavailable");
+    assert_eq!(rejection(&server, "/unguarded", "ham", &runs).await, "key_reused");
+    assert_eq!(rejection(&server, "/unguarded", "tea", &runs).await, "store_unavailable");
     runs.let_finish(1);
     assert_eq!(end(first).await.text(), "tea of attempt 1");
 }
@@ -322,7 +322,7 @@ async fn a_tx_handler_does_not_run_beside_a_forgotten_claim() {
     store.on_renew(Fault::Unreachable);
     purge(&store, "both").await;
     // The path is part of the fingerprint.
-    assert_eq!(refusal(&server, "/in-transaction", "", &runs).await, "key_reused");
+    assert_eq!(rejection(&server, "/in-transaction", "", &runs).await, "key_reused");
     runs.let_finish(1);
     assert_eq!(end(first).await.status, StatusCode::OK);
 }
@@ -368,7 +368,7 @@ async fn a_response_after_its_lease_is_no_second_success() {
     assert_eq!(second.text(), "tea of attempt 2");
     let first = end(first).await;
     assert_eq!(
-        (first.status, first.refusal().as_str()),
+        (first.status, first.rejection().as_str()),
         (StatusCode::CONFLICT, "claim_lost"),
         "one key has one success"
     );
@@ -388,7 +388,7 @@ async fn a_response_after_its_lease_is_recorded_for_the_retry() {
     until_the_lease_is_over(&stores[0], "purged").await;
     runs.let_finish(1);
     let first = end(first).await;
-    assert_eq!((first.status, first.refusal().as_str()), (StatusCode::CONFLICT, "claim_lost"));
+    assert_eq!((first.status, first.rejection().as_str()), (StatusCode::CONFLICT, "claim_lost"));
     assert!(
         logs.of_level("ERROR").iter().any(|line| line.contains("its lease is over")),
         "{:?}",
@@ -431,10 +431,10 @@ async fn a_sent_response_gets_a_second_one_after_a_longer_outage() {
 }
 
 #[tokio::test]
-async fn a_sent_response_is_unknown_until_recorded_under_refuse() {
+async fn a_sent_response_is_unknown_until_recorded_under_reject() {
     let runs = Runs::held();
     let (stores, [cut_off, other]) = sent_before_the_lease_was_over(&runs, "sent-once").await;
-    assert_eq!(refusal(&other, "/sent-once", "tea", &runs).await, "outcome_unknown");
+    assert_eq!(rejection(&other, "/sent-once", "tea", &runs).await, "outcome_unknown");
     restore(&stores[0]);
     let is_recorded = async || matches!(state(&stores[0], "sent-once").await, Some(EntryState::Completed { .. }));
     eventually(is_recorded, |recorded| *recorded).await;

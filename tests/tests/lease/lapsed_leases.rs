@@ -25,7 +25,7 @@ async fn fails_first(State(runs): State<Runs>, idempotency: Idempotency) -> Char
     (status, idempotency.attempt().to_string())
 }
 
-#[idempotent(scope = "at-most-once", lease = "200ms", after_crash = "refuse")]
+#[idempotent(scope = "at-most-once", lease = "200ms", after_crash = "reject")]
 async fn at_most_once(State(runs): State<Runs>, body: String) -> Charged {
     (StatusCode::CREATED, format!("{body} {}", runs.run().await))
 }
@@ -96,10 +96,10 @@ async fn its_duplicates_are_in_flight_at_most_once_too() {
     store.on_renew(Fault::Unreachable);
     until_lapsed(&store, "at-most-once").await;
 
-    assert_eq!(end(begin(&server, "/at-most-once", "tea")).await.refusal(), "in_flight");
-    assert_eq!(end(begin(&server, "/at-most-once", "ham")).await.refusal(), "key_reused");
+    assert_eq!(end(begin(&server, "/at-most-once", "tea")).await.rejection(), "in_flight");
+    assert_eq!(end(begin(&server, "/at-most-once", "ham")).await.rejection(), "key_reused");
     let another_process = serve(&runs, &store).await;
-    assert_eq!(end(begin(&another_process, "/at-most-once", "tea")).await.refusal(), "outcome_unknown");
+    assert_eq!(end(begin(&another_process, "/at-most-once", "tea")).await.rejection(), "outcome_unknown");
 
     runs.let_finish(1);
     assert_eq!(end(first).await.text(), "tea 1");
@@ -120,7 +120,7 @@ async fn key_kept_beyond_its_lease_is_no_first_claim() {
     store.on_renew(Fault::None);
     runs.let_finish(2);
     assert_eq!(end(first).await.text(), "1");
-    assert_eq!((end(duplicate).await.refusal().as_str(), runs.started()), ("not_recorded", 1));
+    assert_eq!((end(duplicate).await.rejection().as_str(), runs.started()), ("not_recorded", 1));
     let retry = end(begin(&server, "/fails-first", "")).await;
     assert_eq!((retry.status, retry.is_replay(), runs.started()), (StatusCode::CREATED, false, 2));
     assert!(retry.text().parse::<u32>().expect("a number") > 2, "{}", retry.text());

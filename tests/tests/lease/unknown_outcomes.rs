@@ -15,19 +15,19 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 const TTL: Duration = Duration::from_secs(1);
 
-#[idempotent(scope = "panics-for-good", fingerprint = none, ttl = "1s", lease = "300ms", after_crash = "refuse")]
+#[idempotent(scope = "panics-for-good", fingerprint = none, ttl = "1s", lease = "300ms", after_crash = "reject")]
 async fn panics(State(runs): State<Runs>) {
     panic!("run {}", runs.run().await);
 }
 
-#[idempotent(scope = "panics-in-a-step", fingerprint = none, ttl = "1s", lease = "300ms", after_crash = "refuse")]
+#[idempotent(scope = "panics-in-a-step", fingerprint = none, ttl = "1s", lease = "300ms", after_crash = "reject")]
 async fn panics_in_a_step(State(runs): State<Runs>, idempotency: Idempotency) -> StatusCode {
     let charged: Result<(), StatusCode> = idempotency.step("charge", async || panic!("run {}", runs.run().await)).await;
     charged.err().unwrap_or(StatusCode::OK)
 }
 
-#[idempotent(scope = "changes-its-policy", fingerprint = none, ttl = "1s", lease = "300ms", after_crash = "refuse")]
-async fn refuses(State(runs): State<Runs>) -> String {
+#[idempotent(scope = "changes-its-policy", fingerprint = none, ttl = "1s", lease = "300ms", after_crash = "reject")]
+async fn rejects(State(runs): State<Runs>) -> String {
     format!("run {}", runs.run().await)
 }
 
@@ -35,7 +35,7 @@ async fn serve(runs: &Runs, store: &(impl Store + Clone)) -> Server {
     let app = Router::new()
         .route("/panics", post(panics))
         .route("/panics-in-a-step", post(panics_in_a_step))
-        .route("/refuses", post(refuses))
+        .route("/rejects", post(rejects))
         .with_state(runs.clone())
         .layer(Registry::new(store.clone()).layer())
         .layer(CatchPanicLayer::new());
@@ -56,10 +56,10 @@ async fn a_panic_is_never_run_again(store: &(impl Store + Clone)) {
     for (path, scope) in [("/panics", "panics-for-good"), ("/panics-in-a-step", "panics-in-a-step")] {
         let before = runs.started();
         assert_eq!(server.post_with_key(path, "k").await.status, StatusCode::INTERNAL_SERVER_ERROR);
-        assert_eq!(server.post_with_key(path, "k").await.refusal(), "outcome_unknown", "at once");
+        assert_eq!(server.post_with_key(path, "k").await.rejection(), "outcome_unknown", "at once");
         until_the_ttl_is_over(store).await;
-        let _ = store.sweep().await.expect("the store answers");
-        assert_eq!(server.post_with_key(path, "k").await.refusal(), "outcome_unknown", "after the ttl");
+        let _ = store.delete_expired().await.expect("the store answers");
+        assert_eq!(server.post_with_key(path, "k").await.rejection(), "outcome_unknown", "after the ttl");
         assert_eq!(runs.started(), before + 1);
         let key = RecordKey::new(scope, None, "k");
         assert!(store.get(&key).await.expect("the store answers").is_some(), "operators see it");
@@ -71,21 +71,21 @@ async fn a_panic_is_never_run_again(store: &(impl Store + Clone)) {
 }
 
 /// The claim was made while the handler was still `after_crash = "rerun"`, and would expire by itself.
-async fn what_was_refused_once_stays_refused(store: &(impl Store + Clone)) {
+async fn what_was_rejected_once_stays_rejected(store: &(impl Store + Clone)) {
     let runs = Runs::free();
     let server = serve(&runs, store).await;
     let (key, token) = leave_a_claim_for(store, "changes-its-policy", TTL / 2, TTL).await;
     let lapsed = store.renew(&key, token, Duration::ZERO).await.expect("the store answers");
     assert_eq!(lapsed, Held::Yes);
-    assert_eq!(server.post_with_key("/refuses", "k").await.refusal(), "outcome_unknown");
+    assert_eq!(server.post_with_key("/rejects", "k").await.rejection(), "outcome_unknown");
     until_the_ttl_is_over(store).await;
-    assert_eq!(server.post_with_key("/refuses", "k").await.refusal(), "outcome_unknown");
+    assert_eq!(server.post_with_key("/rejects", "k").await.rejection(), "outcome_unknown");
     assert_eq!(runs.started(), 0);
     assert!(store.purge(&key).await.expect("the store answers"));
-    assert_eq!(server.post_with_key("/refuses", "k").await.text(), "run 1");
-    assert!(server.post_with_key("/refuses", "k").await.is_replay());
+    assert_eq!(server.post_with_key("/rejects", "k").await.text(), "run 1");
+    assert!(server.post_with_key("/rejects", "k").await.is_replay());
     until_the_ttl_is_over(store).await;
-    assert_eq!(server.post_with_key("/refuses", "k").await.text(), "run 2", "a record expires as ever");
+    assert_eq!(server.post_with_key("/rejects", "k").await.text(), "run 2", "a record expires as ever");
     assert!(store.purge(&key).await.expect("the store answers"));
 }
 
@@ -100,9 +100,9 @@ macro_rules! in_every_store {
         }
 
         #[tokio::test]
-        async fn a_refused_retry_stays_refused_after_the_ttl() {
+        async fn a_rejected_retry_stays_rejected_after_the_ttl() {
             let (store, _outlives) = $store.await;
-            what_was_refused_once_stays_refused(&store).await;
+            what_was_rejected_once_stays_rejected(&store).await;
         }
     })* };
 }
@@ -123,8 +123,8 @@ async fn without_more<S>(store: impl Future<Output = S>) -> (S, ()) {
 /// The set of claims that never expire has no name of one that has ended, whichever server of a Cluster has which key.
 async fn leaves_no_name_behind(store: RedisStore, members: impl AsyncFn() -> usize) {
     let key = |number: usize| RecordKey::new("indexed", None, &number.to_string());
-    let refuse = || ClaimRequest { after_crash: AfterCrash::Refuse, ..claim_request() };
-    let requests: Vec<_> = (0..30).map(|_| refuse()).collect();
+    let reject = || ClaimRequest { after_crash: AfterCrash::Reject, ..claim_request() };
+    let requests: Vec<_> = (0..30).map(|_| reject()).collect();
     for (number, request) in requests.iter().enumerate() {
         let claim = store.claim(&key(number), *request).await.expect("the store answers");
         assert_eq!(claim, Claim::Acquired { attempt: 1 });

@@ -137,7 +137,7 @@ fn a_handler_keeps_all_that_aide_sees_without_us() {
 }
 
 #[test]
-fn a_handler_documents_header_refusals_replay_and_policy() {
+fn a_handler_documents_header_rejections_replay_and_policy() {
     let document = document(ApiRouter::new().api_route("/charges", post(guarded::create_charge)), |api| api);
     let operation = &document["paths"]["/charges"]["post"];
     let parameter = key_parameter(operation);

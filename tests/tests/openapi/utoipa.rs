@@ -184,7 +184,7 @@ fn handler_with_a_tx_documents_that_it_may_conflict() {
 }
 
 #[test]
-fn either_order_documents_header_refusals_replay_and_policy() {
+fn either_order_documents_header_rejections_replay_and_policy() {
     for document in [documents!(above::create_charge), documents!(below::create_charge)].as_flattened() {
         let operation = operation(document);
         let parameter = key_parameter(operation).expect("a header");
@@ -224,7 +224,7 @@ fn a_409_of_the_users_own_keeps_its_words_and_its_schema() {
 
 /// Requires its key, in a header of another name, and runs at most once.
 #[utoipa::path(put, path = "/refunds", responses((status = "2XX"), (status = "4XX", body = ApiError)))]
-#[idempotent(scope = "refunds", required, header = "X-Request-Id", after_crash = "refuse", ttl = "90s",
+#[idempotent(scope = "refunds", required, header = "X-Request-Id", after_crash = "reject", ttl = "90s",
     in_flight = wait("5s"), oversize = "rerun", cache = [200..=299])]
 async fn refund() -> StatusCode {
     StatusCode::OK
@@ -240,13 +240,13 @@ fn a_required_key_in_another_header_is_documented_as_such() {
         assert_eq!(codes(operation, "409"), ["in_flight", "not_recorded", "claim_lost", "outcome_unknown"]);
         let policy = &operation["x-idempotency"];
         assert_eq!((&policy["statuses"], &policy["ttl"]), (&json!(["2XX"]), &json!("1m30s")));
-        assert_eq!((&policy["in_flight"], &policy["after_crash"]), (&json!("wait 5s"), &json!("refuse")));
+        assert_eq!((&policy["in_flight"], &policy["after_crash"]), (&json!("wait 5s"), &json!("reject")));
         assert!(operation["responses"]["2XX"]["headers"]["idempotent-replayed"].is_object());
     }
 }
 
 #[test]
-fn range_of_statuses_documented_by_the_user_covers_refusals() {
+fn range_of_statuses_documented_by_the_user_covers_rejections() {
     let [document, _] = documents!(refund);
     for status in ["400", "409", "422"] {
         let content = &operation(&document)["responses"][status]["content"];

@@ -1,4 +1,4 @@
-//! Two handlers that would share a default scope are refused at start-up: one could replay the other's responses.
+//! Two handlers that would share a default scope are rejected at start-up: one could replay the other's responses.
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -63,7 +63,7 @@ async fn install_names_both_handlers() {
 }
 
 #[tokio::test]
-async fn layer_refuses_the_requests_as_it_cannot_refuse_start_up() {
+async fn layer_rejects_the_requests_as_it_cannot_reject_start_up() {
     let logs = Logs::collect();
     let app = Router::new()
         .route("/charges", post(Charges::create))
@@ -71,9 +71,9 @@ async fn layer_refuses_the_requests_as_it_cannot_refuse_start_up() {
         .layer(Registry::new(MemoryStore::new()).layer());
     let server = Server::start(app).await;
     for path in ["/charges", "/refunds"] {
-        let refused = server.post_with_key(path, "k").await;
+        let rejected = server.post_with_key(path, "k").await;
         assert_eq!(
-            (refused.status, refused.refusal().as_str()),
+            (rejected.status, rejected.rejection().as_str()),
             (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable")
         );
         assert_eq!(answer(server.post(path)).await.status, StatusCode::OK, "a request without a key has none to share");

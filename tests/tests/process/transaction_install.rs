@@ -1,4 +1,4 @@
-//! A handler whose `Tx` its store cannot give is refused at start-up.
+//! A handler whose `Tx` its store cannot give is rejected at start-up.
 
 use std::convert::Infallible;
 

@@ -39,8 +39,8 @@ fn request(server: &Server, path: &str, caller: &str, key: &str) -> RequestBuild
     server.post(path).header("idempotency-key", key).body(caller.to_owned())
 }
 
-fn is_refused(answer: &Answer) {
-    assert_eq!(answer.refusal(), "too_many_in_flight");
+fn is_rejected(answer: &Answer) {
+    assert_eq!(answer.rejection(), "too_many_in_flight");
     assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(answer.headers["retry-after"], "1");
 }
@@ -51,7 +51,7 @@ async fn callers_each_have_their_number_of_requests_under_way() {
     let server = serve(&runs, MemoryStore::new(), 2).await;
     let first = ["a", "b"].map(|key| tokio::spawn(request(&server, "/charges", "alice", key).send()));
     runs.until_started(2).await;
-    is_refused(&answer(request(&server, "/charges", "alice", "c")).await);
+    is_rejected(&answer(request(&server, "/charges", "alice", "c")).await);
     let others = [request(&server, "/charges", "bob", "c"), request(&server, "/refunds", "alice", "c")];
     let others = others.map(|request| tokio::spawn(request.send()));
     runs.until_started(4).await;
@@ -60,7 +60,7 @@ async fn callers_each_have_their_number_of_requests_under_way() {
         let response = request.await.expect("the task ends").expect("the server answers");
         assert_eq!(response.status(), StatusCode::CREATED);
     }
-    // The refused request ran nothing, and the places are free again.
+    // The rejected request ran nothing, and the places are free again.
     assert_eq!(answer(request(&server, "/charges", "alice", "c")).await.text(), "charge 5");
     assert!(answer(request(&server, "/charges", "alice", "c")).await.is_replay());
 }
@@ -79,8 +79,8 @@ async fn credentials_count_where_the_handler_names_no_caller() {
     let running = [send(Some("alice"), "a"), send(Some("bob"), "b"), send(None, "c")];
     let running = running.map(|request| tokio::spawn(request.send()));
     runs.until_started(3).await;
-    is_refused(&answer(send(Some("alice"), "d")).await);
-    is_refused(&answer(send(None, "e")).await);
+    is_rejected(&answer(send(Some("alice"), "d")).await);
+    is_rejected(&answer(send(None, "e")).await);
     runs.let_finish(3);
     for request in running {
         request.await.expect("the task ends").expect("the server answers");
@@ -95,7 +95,7 @@ async fn client_that_hangs_up_keeps_its_place_until_the_end() {
     runs.until_started(1).await;
     leaving.abort();
     let _ = leaving.await;
-    is_refused(&answer(request(&server, "/charges", "alice", "b")).await);
+    is_rejected(&answer(request(&server, "/charges", "alice", "b")).await);
     runs.let_finish(2);
     idempotent_tests::eventually(
         async || answer(request(&server, "/charges", "alice", "b")).await.status,
@@ -121,16 +121,16 @@ async fn flood_of_fresh_keys_neither_evicts_nor_stops_others() {
     runs.let_finish(8 + 1);
     assert_eq!(bob.await.expect("the task ends").status, StatusCode::CREATED);
     let flooded = join_all(flooding).await.into_iter().map(|flooded| flooded.expect("the task ends"));
-    let (charged, refused): (Vec<_>, Vec<_>) = flooded.partition(|answer| answer.status == StatusCode::CREATED);
-    assert_eq!((charged.len(), refused.len()), (8, 92));
-    refused.iter().for_each(is_refused);
+    let (charged, rejected): (Vec<_>, Vec<_>) = flooded.partition(|answer| answer.status == StatusCode::CREATED);
+    assert_eq!((charged.len(), rejected.len()), (8, 92));
+    rejected.iter().for_each(is_rejected);
 
     runs.let_finish(10_000);
     let mut number = 100;
     while answer(flood(number)).await.status == StatusCode::CREATED {
         number += 1;
     }
-    assert_eq!(answer(flood(number)).await.refusal(), "store_unavailable", "a full store evicts nothing");
+    assert_eq!(answer(flood(number)).await.rejection(), "store_unavailable", "a full store evicts nothing");
     for key in ["k", "another"] {
         assert!(answer(request(&server, "/charges", "bob", key)).await.is_replay(), "{key}");
     }

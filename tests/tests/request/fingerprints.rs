@@ -125,9 +125,9 @@ async fn method_path_query_and_body_must_be_repeated() {
     ] {
         let answer = send(&server, method.clone(), target, body).await;
         assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY, "{method} {target} {body}");
-        assert_eq!(answer.refusal(), "key_reused");
+        assert_eq!(answer.rejection(), "key_reused");
     }
-    assert!(send(&server, Method::POST, "/default?a=1", "tea").await.is_replay(), "refusals change nothing");
+    assert!(send(&server, Method::POST, "/default?a=1", "tea").await.is_replay(), "rejections change nothing");
 }
 
 #[tokio::test]
@@ -144,8 +144,8 @@ async fn an_expression_is_all_that_must_be_repeated() {
     };
     assert_eq!(order(r#"{"amount":5,"currency":"EUR","note":"x"}"#).await.text(), "x noted, run 1");
     assert!(order(r#"{"note":"y","currency":"EUR","amount":5}"#).await.is_replay());
-    assert_eq!(order(r#"{"amount":6,"currency":"EUR"}"#).await.refusal(), "key_reused");
-    assert_eq!(order(r#"{"amount":5,"currency":"USD"}"#).await.refusal(), "key_reused");
+    assert_eq!(order(r#"{"amount":6,"currency":"EUR"}"#).await.rejection(), "key_reused");
+    assert_eq!(order(r#"{"amount":5,"currency":"USD"}"#).await.rejection(), "key_reused");
 }
 
 #[tokio::test]
@@ -153,8 +153,8 @@ async fn expression_is_compared_with_method_and_path_not_query() {
     let server = serve(&Runs::free()).await;
     assert!(!server.post_with_key("/shapes/1?width=1", "k").await.is_replay());
     assert!(server.post_with_key("/shapes/1?width=1&x=1", "k").await.is_replay());
-    assert_eq!(server.post_with_key("/shapes/1?width=2", "k").await.refusal(), "key_reused");
-    assert_eq!(server.post_with_key("/shapes/2?width=1", "k").await.refusal(), "key_reused");
+    assert_eq!(server.post_with_key("/shapes/1?width=2", "k").await.rejection(), "key_reused");
+    assert_eq!(server.post_with_key("/shapes/2?width=1", "k").await.rejection(), "key_reused");
 }
 
 #[tokio::test]
@@ -172,7 +172,7 @@ async fn no_fingerprint_still_keeps_another_authorization_out() {
         answer(server.post("/none").header("idempotency-key", "k").header("authorization", token))
     };
     assert_eq!(as_user("Bearer alice").await.status, StatusCode::OK);
-    assert_eq!(as_user("Bearer mallory").await.refusal(), "other_credentials");
+    assert_eq!(as_user("Bearer mallory").await.rejection(), "other_credentials");
     assert!(as_user("Bearer alice").await.is_replay());
 }
 
@@ -190,7 +190,7 @@ async fn another_authorization_never_sees_a_record() {
     assert_eq!(as_user(Some("Bearer alice")).await.text(), "3 bytes, run 1");
     for other in [Some("Bearer mallory"), Some("bearer alice"), Some(""), None] {
         let answer = as_user(other).await;
-        assert_eq!(answer.refusal(), "other_credentials", "{other:?}");
+        assert_eq!(answer.rejection(), "other_credentials", "{other:?}");
         assert!(!answer.text().contains("run 1"));
     }
     assert!(as_user(Some("Bearer alice")).await.is_replay());
@@ -231,9 +231,9 @@ async fn a_multipart_body_is_compared_without_its_boundary() {
     let first = form("aaaa", "5", false).await;
     assert_eq!(first.text(), "amount=5&note=not --aaaa a delimiter, run 1");
     // Here the boundary stands in the content too, so the content differs: it is no delimiter in mid line.
-    assert_eq!(form("bbbb", "5", false).await.refusal(), "key_reused");
+    assert_eq!(form("bbbb", "5", false).await.rejection(), "key_reused");
     assert!(form("aaaa", "5", true).await.is_replay());
-    assert_eq!(form("aaaa", "6", false).await.refusal(), "key_reused");
+    assert_eq!(form("aaaa", "6", false).await.rejection(), "key_reused");
     assert_eq!(runs.started(), 1);
 }
 
@@ -258,7 +258,7 @@ async fn a_multipart_retry_of_a_real_client_replays() {
 async fn the_original_path_counts_under_nest() {
     let server = serve(&Runs::free()).await;
     assert_eq!(server.post_with_key("/a/nested", "k").await.text(), "run 1");
-    assert_eq!(server.post_with_key("/b/nested", "k").await.refusal(), "key_reused");
+    assert_eq!(server.post_with_key("/b/nested", "k").await.rejection(), "key_reused");
     assert!(server.post_with_key("/a/nested", "k").await.is_replay());
 }
 

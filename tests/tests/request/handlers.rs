@@ -71,7 +71,7 @@ async fn bytes(body: axum::body::Bytes) -> Vec<u8> {
 
 #[idempotent(scope = "request")]
 async fn request(request: Request) -> Result<impl IntoResponse, StatusCode> {
-    if request.headers().contains_key("x-refuse") {
+    if request.headers().contains_key("x-reject") {
         return Err(StatusCode::FORBIDDEN);
     }
     let body = axum::body::to_bytes(request.into_body(), 1000).await.map_err(|_| StatusCode::BAD_REQUEST)?;
@@ -344,7 +344,7 @@ async fn a_failing_extractor_answers_itself_and_claims_nothing() {
     assert_eq!(fallible.status, StatusCode::IM_A_TEAPOT, "the handler sees the rejection itself");
     let own = answer(server.post("/own").header("idempotency-key", "k").body("no number")).await;
     assert_eq!(own.status, StatusCode::UNPROCESSABLE_ENTITY);
-    let early = server.post("/request").header("idempotency-key", "k").header("x-refuse", "1");
+    let early = server.post("/request").header("idempotency-key", "k").header("x-reject", "1");
     assert_eq!(answer(early).await.status, StatusCode::FORBIDDEN);
 }
 

@@ -29,7 +29,7 @@ async fn plain(idempotency: Idempotency, _body: String) -> String {
     idempotency.downstream_key("network")
 }
 
-#[idempotent(scope = "identity-at-most-once", after_crash = "refuse", fingerprint = none)]
+#[idempotent(scope = "identity-at-most-once", after_crash = "reject", fingerprint = none)]
 async fn at_most_once() -> &'static str {
     "charged"
 }
@@ -125,14 +125,14 @@ async fn with(server: &Server, path: &str, name: &str, value: &str) -> Answer {
 }
 
 #[tokio::test]
-async fn other_credentials_of_any_kind_are_refused_and_never_replayed() {
+async fn other_credentials_of_any_kind_are_rejected_and_never_replayed() {
     let logs = Logs::collect();
     let (runs, mut expected) = (Runs::free(), 0);
     for header in ["authorization", "proxy-authorization", "cookie", "x-api-key"] {
         let server = serve(&runs).await;
         assert_eq!(with(&server, "/charges", header, "acme-secret").await.status, StatusCode::OK);
         let other = with(&server, "/charges", header, "globex-secret").await;
-        assert_eq!((other.status, other.refusal().as_str()), (StatusCode::UNPROCESSABLE_ENTITY, "other_credentials"));
+        assert_eq!((other.status, other.rejection().as_str()), (StatusCode::UNPROCESSABLE_ENTITY, "other_credentials"));
         let detail = other.json()["detail"].as_str().expect("text").to_owned();
         assert!(detail.contains("Retry with the credentials of the first request"), "{detail}");
         assert!(!detail.to_lowercase().contains("new key"), "{detail}");
@@ -150,11 +150,11 @@ async fn another_host_or_body_is_key_reused_and_the_log_says_which() {
     let server = serve(&Runs::free()).await;
     assert_eq!(with(&server, "/charges", "host", "a.example:3000").await.status, StatusCode::OK);
     assert!(with(&server, "/charges", "host", "A.example:4000").await.is_replay(), "another port of the same service");
-    assert_eq!(with(&server, "/charges", "host", "b.example").await.refusal(), "key_reused");
+    assert_eq!(with(&server, "/charges", "host", "b.example").await.rejection(), "key_reused");
     assert!(logs.text().contains("differs=\"target\""));
     assert!(!logs.text().contains("differs=\"body\""));
     let other = answer(keyed(&server, "/charges").header("host", "a.example").body("ham")).await;
-    assert_eq!(other.refusal(), "key_reused");
+    assert_eq!(other.rejection(), "key_reused");
     assert!(!other.text().to_lowercase().contains("new key"), "{}", other.text());
     assert!(logs.text().contains("differs=\"body\""));
 }
@@ -164,7 +164,7 @@ async fn credential_headers_can_be_replaced() {
     let registry = Registry::builder(MemoryStore::new()).credential_headers(["X-Tenant"]).build();
     let server = Server::start(routes(&Runs::free()).layer(registry.layer())).await;
     assert_eq!(with(&server, "/charges", "x-tenant", "acme").await.status, StatusCode::OK);
-    assert_eq!(with(&server, "/charges", "x-tenant", "globex").await.refusal(), "other_credentials");
+    assert_eq!(with(&server, "/charges", "x-tenant", "globex").await.rejection(), "other_credentials");
     let request = keyed(&server, "/charges").header("x-tenant", "acme").header("cookie", "fresh=1").body("tea");
     assert!(answer(request).await.is_replay(), "a cookie does not count here");
 }
@@ -178,7 +178,7 @@ async fn lines_of_credentials_are_never_run_together() {
     };
     assert_eq!(cookies(&["ab", "c"]).await.status, StatusCode::OK);
     for other in [&["a", "bc"][..], &["abc"], &["c", "ab"], &["ab"], &[]] {
-        assert_eq!(cookies(other).await.refusal(), "other_credentials", "{other:?}");
+        assert_eq!(cookies(other).await.rejection(), "other_credentials", "{other:?}");
     }
 }
 
@@ -195,7 +195,7 @@ async fn cookies_in_several_lines_are_those_in_one() {
         assert!(cookies(same).await.is_replay(), "{same:?}");
     }
     for other in [&["a=1", "c=3", "b=2"][..], &["a=1b=2; c=3"], &["a=1; b=2"], &[]] {
-        assert_eq!(cookies(other).await.refusal(), "other_credentials", "{other:?}");
+        assert_eq!(cookies(other).await.rejection(), "other_credentials", "{other:?}");
     }
 }
 
@@ -235,7 +235,7 @@ async fn registry_caller_partitions_keys_and_frees_credentials() {
     };
     let first = tokio::spawn(send(Some("acme"), "one", "k"));
     runs.until_started(1).await;
-    assert_eq!(send(Some("acme"), "two", "other").await.refusal(), "too_many_in_flight", "it counts by the caller");
+    assert_eq!(send(Some("acme"), "two", "other").await.rejection(), "too_many_in_flight", "it counts by the caller");
     let second = tokio::spawn(send(Some("globex"), "one", "k"));
     let third = tokio::spawn(send(None, "one", "k"));
     runs.until_started(3).await;
@@ -245,7 +245,7 @@ async fn registry_caller_partitions_keys_and_frees_credentials() {
     }
     assert!(send(Some("acme"), "renewed", "k").await.is_replay());
     assert!(send(None, "one", "k").await.is_replay());
-    assert_eq!(send(None, "renewed", "k").await.refusal(), "other_credentials", "it has no caller");
+    assert_eq!(send(None, "renewed", "k").await.rejection(), "other_credentials", "it has no caller");
 }
 
 #[tokio::test]
@@ -264,7 +264,7 @@ async fn a_layer_takes_caller_and_key_from_the_head() {
     assert!(send("/deliveries/7", "acme").await.is_replay());
     assert_eq!(send("/deliveries/7", "globex").await.text(), "run 2");
     assert_eq!(send("/deliveries/8", "acme").await.text(), "run 3");
-    assert_eq!(send("/deliveries/", "acme").await.refusal(), "missing_key");
+    assert_eq!(send("/deliveries/", "acme").await.rejection(), "missing_key");
 }
 
 #[tokio::test]
@@ -277,12 +277,12 @@ async fn other_credentials_of_a_crashed_request_are_told_apart() {
         fingerprint: nothing.parse::<Fingerprint>().expect("64 digits"),
         lease: std::time::Duration::ZERO,
         ttl: std::time::Duration::from_hours(1),
-        after_crash: AfterCrash::Refuse,
+        after_crash: AfterCrash::Reject,
     };
     let key = RecordKey::new("identity-at-most-once", None, "k");
     assert_eq!(store.claim(&key, request).await.expect("the store answers"), Claim::Acquired { attempt: 1 });
-    assert_eq!(with(&server, "/at-most-once", "cookie", "session=1").await.refusal(), "other_credentials");
-    assert_eq!(server.post_with_key("/at-most-once", "k").await.refusal(), "outcome_unknown");
+    assert_eq!(with(&server, "/at-most-once", "cookie", "session=1").await.rejection(), "other_credentials");
+    assert_eq!(server.post_with_key("/at-most-once", "k").await.rejection(), "outcome_unknown");
 }
 
 #[tokio::test]
@@ -314,12 +314,12 @@ async fn an_expression_counts_with_the_path_unless_only() {
     let server = serve(&Runs::free()).await;
     let body = r#"{"amount":5,"memo":{"a":1,"b":0.5}}"#;
     assert_eq!(json(&server, "/transfers/1", JSON, body).await.text(), "5 from 1, run 1");
-    assert_eq!(json(&server, "/transfers/2", JSON, body).await.refusal(), "key_reused");
+    assert_eq!(json(&server, "/transfers/2", JSON, body).await.rejection(), "key_reused");
     assert!(json(&server, "/transfers/1?x", JSON, r#"{"memo":{"b":0.5,"a":1},"amount":5}"#).await.is_replay());
-    assert_eq!(json(&server, "/transfers/1", JSON, r#"{"amount":5,"memo":{"a":1}}"#).await.refusal(), "key_reused");
+    assert_eq!(json(&server, "/transfers/1", JSON, r#"{"amount":5,"memo":{"a":1}}"#).await.rejection(), "key_reused");
     assert_eq!(json(&server, "/only/1", JSON, r#"{"amount":9007199254740993}"#).await.status, StatusCode::OK);
     assert!(json(&server, "/only/2", JSON, r#"{"amount":9007199254740993}"#).await.is_replay());
-    assert_eq!(json(&server, "/only/1", JSON, r#"{"amount":9007199254740992}"#).await.refusal(), "key_reused");
+    assert_eq!(json(&server, "/only/1", JSON, r#"{"amount":9007199254740992}"#).await.rejection(), "key_reused");
 }
 
 #[tokio::test]
@@ -329,7 +329,7 @@ async fn an_expression_that_is_not_finite_runs_nothing() {
     for body in [r#"{"amount":5}"#, r#"{"amount":5,"share":0.5}"#] {
         let answer = json(&server, "/floats", "application/json", body).await;
         assert_eq!(
-            (answer.status, answer.refusal().as_str()),
+            (answer.status, answer.rejection().as_str()),
             (StatusCode::INTERNAL_SERVER_ERROR, "fingerprint_failed")
         );
     }
@@ -373,7 +373,7 @@ async fn the_media_type_must_be_repeated() {
     assert_eq!(json(&server, "/charges", "text/csv; header=present", "tea").await.status, StatusCode::OK);
     assert!(json(&server, "/charges", "Text/CSV;header=\"present\"", "tea").await.is_replay());
     for other in ["text/plain", "text/csv", "text/csv; header=absent", "no media type"] {
-        assert_eq!(json(&server, "/charges", other, "tea").await.refusal(), "key_reused", "{other}");
+        assert_eq!(json(&server, "/charges", other, "tea").await.rejection(), "key_reused", "{other}");
     }
 }
 
@@ -384,10 +384,10 @@ async fn the_content_coding_must_be_repeated() {
     assert_eq!(coded("gzip, br").await.status, StatusCode::OK);
     assert!(coded("GZIP,identity,BR").await.is_replay());
     for other in ["gzip", "br, gzip", "gzipbr", "identity"] {
-        assert_eq!(coded(other).await.refusal(), "key_reused", "{other}");
+        assert_eq!(coded(other).await.rejection(), "key_reused", "{other}");
     }
     let uncoded = answer(keyed(&server, "/charges").body("tea")).await;
-    assert_eq!(uncoded.refusal(), "key_reused");
+    assert_eq!(uncoded.rejection(), "key_reused");
 
     // What is coded is no JSON yet.
     let json = async |body: &'static str| {
@@ -396,7 +396,7 @@ async fn the_content_coding_must_be_repeated() {
         answer(request.body(body)).await
     };
     assert_eq!(json(r#"{"a":1,"b":2}"#).await.status, StatusCode::OK);
-    assert_eq!(json(r#"{"b":2,"a":1}"#).await.refusal(), "key_reused");
+    assert_eq!(json(r#"{"b":2,"a":1}"#).await.rejection(), "key_reused");
 }
 
 #[tokio::test]
@@ -410,8 +410,8 @@ async fn a_delimiter_that_is_content_makes_the_boundary_count() {
         answer(keyed(&server, "/charges").header("content-type", content_type).body(body)).await
     };
     assert_eq!(form("X", "--XY").await.status, StatusCode::OK);
-    assert_eq!(form("Z", "--ZY").await.refusal(), "key_reused");
-    assert_eq!(form("Z", "--XY").await.refusal(), "key_reused", "it can be read in two ways under X");
+    assert_eq!(form("Z", "--ZY").await.rejection(), "key_reused");
+    assert_eq!(form("Z", "--XY").await.rejection(), "key_reused", "it can be read in two ways under X");
     assert!(form("X", "--XY").await.is_replay());
 }
 

@@ -68,13 +68,13 @@ async fn fifty_at_once_run_once(store: impl Store) {
         runs.until_started(1).await;
         runs.let_finish(50);
     });
-    let (created, refused): (Vec<_>, Vec<_>) =
+    let (created, rejected): (Vec<_>, Vec<_>) =
         answers.into_iter().partition(|answer| answer.status == StatusCode::CREATED);
     assert_eq!(runs.started(), 1);
     assert!(created.iter().all(|answer| answer.text() == "charge 1"));
     assert_eq!(created.iter().filter(|answer| !answer.is_replay()).count(), 1);
-    for answer in refused {
-        assert_eq!((answer.status, answer.refusal().as_str()), (StatusCode::CONFLICT, "in_flight"));
+    for answer in rejected {
+        assert_eq!((answer.status, answer.rejection().as_str()), (StatusCode::CONFLICT, "in_flight"));
         assert_eq!(answer.headers["retry-after"], "1");
     }
 }
@@ -105,14 +105,14 @@ async fn fifty_waiters_get_the_response_of_the_one_that_runs() {
 }
 
 #[tokio::test]
-async fn a_waiter_that_gives_up_is_refused_and_changes_nothing() {
+async fn a_waiter_that_gives_up_is_rejected_and_changes_nothing() {
     let runs = Runs::held();
     let server = serve(&runs, MemoryStore::new()).await;
     let first = tokio::spawn(answer(server.post("/waits-shortly").header("idempotency-key", "k")));
     runs.until_started(1).await;
     let begun = std::time::Instant::now();
     let waiter = server.post_with_key("/waits-shortly", "k").await;
-    assert_eq!((waiter.status, waiter.refusal().as_str()), (StatusCode::CONFLICT, "in_flight"));
+    assert_eq!((waiter.status, waiter.rejection().as_str()), (StatusCode::CONFLICT, "in_flight"));
     assert!(begun.elapsed() >= Duration::from_millis(50), "it waited");
     runs.let_finish(1);
     assert_eq!(first.await.expect("the request runs").text(), "charge 1");
@@ -134,7 +134,7 @@ async fn waiters_of_a_failed_request_execute_nothing() {
         let (waiters, ()) = tokio::join!(waiters, finish);
         assert_eq!(first.await.expect("the request runs").status, StatusCode::INTERNAL_SERVER_ERROR);
         for waiter in waiters {
-            assert_eq!((waiter.status, waiter.refusal().as_str()), (StatusCode::CONFLICT, "not_recorded"));
+            assert_eq!((waiter.status, waiter.rejection().as_str()), (StatusCode::CONFLICT, "not_recorded"));
             assert_eq!(waiter.headers["retry-after"], "1");
             let detail = waiter.json()["detail"].as_str().expect("checked").to_owned();
             assert!(detail.contains("ran nothing") && detail.contains("with the same key"), "{detail}");
@@ -169,7 +169,7 @@ async fn a_waiter_of_a_dead_process_executes_nothing() {
     let server = serve(&runs, store.clone()).await;
     let _ = leave_a_claim(&store, "waits-for-a-process", Duration::from_millis(300)).await;
     let waiter = server.post_with_key("/waits-for-a-process", "k").await;
-    assert_eq!((waiter.refusal().as_str(), runs.started()), ("not_recorded", 0));
+    assert_eq!((waiter.rejection().as_str(), runs.started()), ("not_recorded", 0));
     assert_eq!(server.post_with_key("/waits-for-a-process", "k").await.text(), "attempt 2");
 }
 
@@ -181,7 +181,7 @@ async fn another_request_under_a_running_key_is_422_at_once() {
         let first = tokio::spawn(answer(server.post(path).header("idempotency-key", "k").body("tea")));
         runs.until_started(1).await;
         let other = answer(server.post(path).header("idempotency-key", "k").body("ham")).await;
-        assert_eq!((other.status, other.refusal().as_str()), (StatusCode::UNPROCESSABLE_ENTITY, "key_reused"));
+        assert_eq!((other.status, other.rejection().as_str()), (StatusCode::UNPROCESSABLE_ENTITY, "key_reused"));
         runs.let_finish(1);
         assert_eq!(first.await.expect("the request runs").status, StatusCode::CREATED);
     }
@@ -216,8 +216,8 @@ impl Store for Silent {
         self.0.purge(key).await
     }
 
-    async fn sweep(&self) -> Result<usize, StoreError> {
-        self.0.sweep().await
+    async fn delete_expired(&self) -> Result<usize, StoreError> {
+        self.0.delete_expired().await
     }
 
     async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
@@ -319,8 +319,8 @@ async fn drain_gives_back_what_an_undriven_runtime_holds() {
     store.on_claim(Fault::AnswerIsLost);
     store.on_renew(Fault::Unreachable);
     let url = format!("http://{}/rejects", leaving.address);
-    let refused = answer(reqwest::Client::new().post(url).header("idempotency-key", "k")).await;
-    assert_eq!(refused.refusal(), "store_unavailable");
+    let rejected = answer(reqwest::Client::new().post(url).header("idempotency-key", "k")).await;
+    assert_eq!(rejected.rejection(), "store_unavailable");
     eventually(async || store.ends(), |&ends| ends > 0).await;
     leaving.leave.send(()).expect("it serves");
     leaving.has_left.await.expect("it leaves");

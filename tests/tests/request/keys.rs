@@ -131,12 +131,12 @@ async fn every_vector_of_the_key_syntax() {
     for value in rejected {
         let value = HeaderValue::from_bytes(value).expect("the header's own syntax allows it");
         let answer = answer(server.post("/echo").header("idempotency-key", value.clone())).await;
-        assert_eq!((answer.status, answer.refusal().as_str()), (StatusCode::BAD_REQUEST, "invalid_key"), "{value:?}");
+        assert_eq!((answer.status, answer.rejection().as_str()), (StatusCode::BAD_REQUEST, "invalid_key"), "{value:?}");
     }
     for over in ["k".repeat(256), format!("\"{}\"", "k".repeat(256))] {
-        assert_eq!(server.post_with_key("/echo", &over).await.refusal(), "invalid_key");
+        assert_eq!(server.post_with_key("/echo", &over).await.rejection(), "invalid_key");
     }
-    assert_eq!(runs.started(), before, "a refused key runs nothing");
+    assert_eq!(runs.started(), before, "a rejected key runs nothing");
     // Counted in characters of the key, not of the header.
     assert_eq!(server.post_with_key("/echo", &quoted_escapes).await.text(), "\"".repeat(255));
 }
@@ -165,7 +165,7 @@ async fn two_header_lines_are_rejected_even_when_they_agree() {
     let server = serve(&Runs::free()).await;
     let request = server.post("/echo").header("idempotency-key", "k").header("idempotency-key", "k");
     let answer = answer(request).await;
-    assert_eq!(answer.refusal(), "invalid_key");
+    assert_eq!(answer.rejection(), "invalid_key");
     assert!(answer.json()["detail"].as_str().is_some_and(|detail| detail.contains("more than once")));
 }
 
@@ -175,7 +175,7 @@ async fn a_required_key_that_is_missing_is_400_and_names_the_header() {
     let server = serve(&runs).await;
     for (path, header) in [("/required", "idempotency-key"), ("/required-header", "x-request-id")] {
         let answer = answer(server.post(path)).await;
-        assert_eq!((answer.status, answer.refusal().as_str()), (StatusCode::BAD_REQUEST, "missing_key"));
+        assert_eq!((answer.status, answer.rejection().as_str()), (StatusCode::BAD_REQUEST, "missing_key"));
         assert!(answer.json()["detail"].as_str().is_some_and(|detail| detail.contains(header)), "{answer:?}");
     }
     assert_eq!(runs.started(), 0);
@@ -189,7 +189,7 @@ async fn an_ignored_malformed_key_counts_as_none() {
     let twice = server.post("/lenient").header("idempotency-key", "a").header("idempotency-key", "b");
     assert_eq!(answer(twice).await.text(), "none");
     assert_eq!(server.post_with_key("/lenient", "a,b").await.text(), "none");
-    assert_eq!(server.post_with_key("/lenient-and-required", "a,b").await.refusal(), "missing_key");
+    assert_eq!(server.post_with_key("/lenient-and-required", "a,b").await.rejection(), "missing_key");
 }
 
 #[tokio::test]
@@ -201,10 +201,10 @@ async fn a_key_from_the_arguments_replaces_the_header() {
     let first = order(r#"{"tea":1,"token":"t"}"#).await;
     assert_eq!(first.text(), "1 of tea, charge 1");
     assert!(order(r#"{"tea":1,"token":"t"}"#).await.is_replay());
-    assert_eq!(order(r#"{"tea":2,"token":"t"}"#).await.refusal(), "key_reused");
-    assert_eq!(order(r#"{"tea":1,"token":null}"#).await.refusal(), "missing_key");
+    assert_eq!(order(r#"{"tea":2,"token":"t"}"#).await.rejection(), "key_reused");
+    assert_eq!(order(r#"{"tea":1,"token":null}"#).await.rejection(), "missing_key");
     for malformed in [r#"{"tea":1,"token":""}"#, r#"{"tea":1,"token":"  "}"#, "{\"tea\":1,\"token\":\"\u{e9}\"}"] {
-        assert_eq!(order(malformed).await.refusal(), "invalid_key", "{malformed}");
+        assert_eq!(order(malformed).await.rejection(), "invalid_key", "{malformed}");
     }
     let with_header = server
         .post("/expression")

@@ -22,13 +22,13 @@ async fn create_charge(State(runs): State<Runs>) -> (StatusCode, String) {
     (StatusCode::CREATED, format!("charge {}", runs.run().await))
 }
 
-#[idempotent(scope = "refuses", after_crash = "refuse")]
-async fn refuses_after_crash(State(runs): State<Runs>) -> (StatusCode, String) {
+#[idempotent(scope = "rejects", after_crash = "reject")]
+async fn rejects_after_crash(State(runs): State<Runs>) -> (StatusCode, String) {
     (StatusCode::CREATED, format!("charge {}", runs.run().await))
 }
 
-#[idempotent(scope = "briefly", after_crash = "refuse", lease = "300ms")]
-async fn refuses_after_crash_briefly(State(runs): State<Runs>) -> (StatusCode, String) {
+#[idempotent(scope = "briefly", after_crash = "reject", lease = "300ms")]
+async fn rejects_after_crash_briefly(State(runs): State<Runs>) -> (StatusCode, String) {
     (StatusCode::CREATED, format!("charge {}", runs.run().await))
 }
 
@@ -39,8 +39,8 @@ async fn plain(State(runs): State<Runs>) -> (StatusCode, String) {
 fn app(runs: &Runs, registry: &Registry) -> Router {
     Router::new()
         .route("/charges", post(create_charge))
-        .route("/refuses", post(refuses_after_crash))
-        .route("/briefly", post(refuses_after_crash_briefly))
+        .route("/rejects", post(rejects_after_crash))
+        .route("/briefly", post(rejects_after_crash_briefly))
         .with_state(runs.clone())
         .layer(registry.layer())
 }
@@ -138,7 +138,7 @@ async fn a_drain_waits_until_a_lost_claim_is_given_back() {
     let server = Server::start(app(&runs, &registry)).await;
     store.on_claim(Fault::AnswerIsLost);
     store.on_release(Fault::Unreachable);
-    assert_eq!(server.post_with_key("/refuses", "k").await.refusal(), "store_unavailable");
+    assert_eq!(server.post_with_key("/rejects", "k").await.rejection(), "store_unavailable");
     let logs = Logs::collect();
     assert_eq!(registry.drain(Duration::from_millis(50)).await, 0, "no handler runs");
     assert!(logs.of_level("WARN").iter().any(|line| line.contains("given back")), "{}", logs.text());
@@ -147,7 +147,7 @@ async fn a_drain_waits_until_a_lost_claim_is_given_back() {
     assert_eq!(registry.drain(PATIENCE).await, 0);
     assert!(store.inner().is_empty(), "the release has reached the store");
     let next_process = Server::start(app(&runs, &Registry::new(store))).await;
-    assert_eq!(next_process.post_with_key("/refuses", "k").await.text(), "charge 1");
+    assert_eq!(next_process.post_with_key("/rejects", "k").await.text(), "charge 1");
 }
 
 #[tokio::test]
@@ -156,7 +156,7 @@ async fn a_drain_waits_for_a_claim_that_arrives_late() {
     let registry = Registry::builder(store.clone()).store_timeout(Duration::from_millis(50)).build();
     let server = Server::start(app(&runs, &registry)).await;
     store.on_claim(Fault::ArrivesLate);
-    assert_eq!(server.post_with_key("/refuses", "k").await.refusal(), "store_unavailable");
+    assert_eq!(server.post_with_key("/rejects", "k").await.rejection(), "store_unavailable");
     eventually(async || store.ends(), |&tried| tried >= 1).await;
     let draining = tokio::spawn(async move { registry.drain(PATIENCE).await });
     store.let_through();
@@ -165,13 +165,13 @@ async fn a_drain_waits_for_a_claim_that_arrives_late() {
 }
 
 #[tokio::test]
-async fn a_claim_that_arrives_after_its_lease_refuses_nothing() {
+async fn a_claim_that_arrives_after_its_lease_rejects_nothing() {
     let (runs, store) = (Runs::free(), FaultyStore::new());
     let registry = Registry::builder(store.clone()).store_timeout(Duration::from_millis(50)).build();
     let server = Server::start(app(&runs, &registry)).await;
     store.on_claim(Fault::ArrivesLate);
     for _ in 0..2 {
-        assert_eq!(server.post_with_key("/briefly", "k").await.refusal(), "store_unavailable");
+        assert_eq!(server.post_with_key("/briefly", "k").await.rejection(), "store_unavailable");
     }
     assert_eq!(registry.drain(PATIENCE).await, 0);
     assert_eq!(registry.drain(PATIENCE).await, 0, "it is not tried any more");
@@ -186,7 +186,7 @@ async fn a_claim_that_arrives_after_its_lease_refuses_nothing() {
 }
 
 #[tokio::test]
-async fn a_claim_that_postgres_holds_up_refuses_nothing() {
+async fn a_claim_that_postgres_holds_up_rejects_nothing() {
     let database = PostgresServer::shared().await.database().await;
     let store = PostgresStore::new(database.pool(4).await);
     store.migrate().await.expect("the tables are made");
@@ -203,7 +203,7 @@ async fn a_claim_that_postgres_holds_up_refuses_nothing() {
     let (runs, store) = (Runs::free(), FaultyStore::around(store));
     let registry = Registry::builder(store.clone()).store_timeout(Duration::from_millis(200)).build();
     let server = Server::start(app(&runs, &registry)).await;
-    assert_eq!(server.post_with_key("/briefly", "k").await.refusal(), "store_unavailable");
+    assert_eq!(server.post_with_key("/briefly", "k").await.rejection(), "store_unavailable");
     // The third try comes after the lease.
     eventually(async || store.ends(), |&tried| tried >= 3).await;
     sqlx::raw_sql("ROLLBACK").execute(&mut other).await.expect("it is rolled back");
@@ -266,7 +266,7 @@ async fn given_back_after_twenty<S: Store>(runs: &Runs, store: &FaultyStore<S>) 
     let server = Server::start(app(runs, &registry)).await;
     let keys: Vec<String> = (0..20).map(|number| format!("k{number}")).collect();
     for answer in join_all(keys.iter().map(|key| server.post_with_key("/charges", key))).await {
-        assert_eq!(answer.refusal(), "store_unavailable");
+        assert_eq!(answer.rejection(), "store_unavailable");
     }
     // What is given back at all is tried at once.
     let _ = registry.drain(Duration::from_millis(20)).await;
@@ -274,7 +274,7 @@ async fn given_back_after_twenty<S: Store>(runs: &Runs, store: &FaultyStore<S>) 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_overload_costs_what_it_serves_and_is_refused_early() {
+async fn an_overload_costs_what_it_serves_and_is_rejected_early() {
     let database = PostgresServer::shared().await.database().await;
     let store = PostgresStore::new(database.pool(2).await);
     store.migrate().await.expect("the tables are made");
@@ -301,22 +301,22 @@ async fn an_overload_costs_what_it_serves_and_is_refused_early() {
     burst("first").await;
     let second = burst("second").await;
     let done = second.iter().filter(|(status, _)| *status == StatusCode::CREATED).count();
-    let mut refused: Vec<Duration> = second
+    let mut rejected: Vec<Duration> = second
         .iter()
         .filter(|(status, _)| *status == StatusCode::SERVICE_UNAVAILABLE)
         .map(|(_, after)| *after)
         .collect();
-    refused.sort_unstable();
+    rejected.sort_unstable();
     assert!(done > 0, "it serves what it can");
-    assert!(refused.len() > 500, "{} refused", refused.len());
-    let median = refused[refused.len() / 2];
-    assert!(median < Duration::from_millis(250), "half of them are refused early: {median:?}");
+    assert!(rejected.len() > 500, "{} rejected", rejected.len());
+    let median = rejected[rejected.len() / 2];
+    assert!(median < Duration::from_millis(250), "half of them are rejected early: {median:?}");
     let ends = store.ends();
     assert!(ends <= 16, "{ends} claims were given back");
 }
 
 /// A store in PostgreSQL, over two connections, in which a claim takes some time; a claim that a store of this kind cannot
-/// serve within three seconds is refused.
+/// serve within three seconds is rejected.
 struct Slow {
     store: PostgresStore,
     app: Router,
@@ -345,8 +345,8 @@ impl Slow {
             .expect("it is dropped");
     }
 
-    /// How many of so many requests at once are refused.
-    async fn refused_of(&self, burst: &str, requests: usize) -> usize {
+    /// How many of so many requests at once are rejected.
+    async fn rejected_of(&self, burst: &str, requests: usize) -> usize {
         let send = |number: usize| {
             let request = Request::post("/charges").header("idempotency-key", format!("{burst}-{number}"));
             self.app.clone().oneshot(request.body(Body::empty()).expect("a well-formed request"))
@@ -358,16 +358,16 @@ impl Slow {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_time_refuses_nothing_after_its_end() {
+async fn a_slow_time_rejects_nothing_after_its_end() {
     let slow = Slow::new("0.05").await;
-    assert_eq!(slow.refused_of("slow", 60).await, 0, "they take 1.5 s");
+    assert_eq!(slow.rejected_of("slow", 60).await, 0, "they take 1.5 s");
     slow.becomes_fast().await;
-    assert_eq!(slow.refused_of("fast", 400).await, 0, "at the former pace, they would take 10 s");
+    assert_eq!(slow.rejected_of("fast", 400).await, 0, "at the former pace, they would take 10 s");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_beginning_of_a_burst_refuses_nothing() {
+async fn a_slow_beginning_of_a_burst_rejects_nothing() {
     // As while connections are opened: the first forty claims take 1 s.
     let slow = Slow::new("CASE WHEN nextval('inserted') <= 40 THEN 0.05 ELSE 0 END").await;
-    assert_eq!(slow.refused_of("burst", 400).await, 0);
+    assert_eq!(slow.rejected_of("burst", 400).await, 0);
 }

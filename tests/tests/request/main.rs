@@ -18,7 +18,7 @@ mod raw_requests;
 mod recording;
 mod rustango;
 mod security;
-mod stripe_refusals;
+mod stripe_rejections;
 mod testing;
 mod webhooks;
 

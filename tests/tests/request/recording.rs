@@ -264,7 +264,7 @@ async fn a_response_over_the_cap_arrives_whole_and_never_runs_again() {
         let first = send(&server, path, key, "100000").await;
         assert_eq!((first.status, first.body.len()), (StatusCode::ACCEPTED, 100_000), "{path}");
         let retry = send(&server, path, key, "100000").await;
-        assert_eq!((retry.status, retry.refusal().as_str()), (StatusCode::CONFLICT, "response_not_recorded"));
+        assert_eq!((retry.status, retry.rejection().as_str()), (StatusCode::CONFLICT, "response_not_recorded"));
         assert_eq!(retry.json()["original_status"], 202);
         assert!(retry.json()["detail"].as_str().is_some_and(|detail| detail.contains("202")));
     }
@@ -277,8 +277,8 @@ async fn the_cap_is_the_largest_recorded_length() {
     send(&server, "/large", "a", "1024").await;
     assert!(send(&server, "/large", "a", "1024").await.is_replay());
     send(&server, "/large", "b", "1025").await;
-    assert_eq!(send(&server, "/large", "b", "1025").await.refusal(), "response_not_recorded");
-    assert_eq!(send(&server, "/large", "b", "1").await.refusal(), "key_reused", "422 beats 409");
+    assert_eq!(send(&server, "/large", "b", "1025").await.rejection(), "response_not_recorded");
+    assert_eq!(send(&server, "/large", "b", "1").await.rejection(), "key_reused", "422 beats 409");
 }
 
 #[tokio::test]
@@ -321,7 +321,7 @@ async fn broken_off_response_is_not_replayed_as_whole() {
         let request = server.post(path).header("idempotency-key", "k");
         let read = async { request.send().await?.bytes().await };
         assert!(read.await.is_err(), "the client sees it break off");
-        assert_eq!(send(&server, path, "k", "").await.refusal(), "response_not_recorded");
+        assert_eq!(send(&server, path, "k", "").await.rejection(), "response_not_recorded");
         assert_eq!(runs.started(), run);
     }
 }
@@ -340,7 +340,7 @@ async fn server_sent_events_stream_while_they_are_written() {
         rest.into_iter().map(|chunk| chunk.expect("whole")).collect::<Vec<_>>().concat(),
         b"data: run 1 is done\n\n"
     );
-    assert_eq!(send(&server, "/events", "k", "").await.refusal(), "response_not_recorded");
+    assert_eq!(send(&server, "/events", "k", "").await.rejection(), "response_not_recorded");
     assert_eq!(runs.started(), 1);
 }
 

@@ -111,7 +111,7 @@ async fn an_empty_or_oversize_key_is_rejected_by_default() {
     let server = serve(&runs).await;
     for key in [String::new(), "k".repeat(256)] {
         let answer = server.post_with_key("/charges", &key).await;
-        assert_eq!((answer.status, answer.refusal().as_str()), (StatusCode::BAD_REQUEST, "invalid_key"));
+        assert_eq!((answer.status, answer.rejection().as_str()), (StatusCode::BAD_REQUEST, "invalid_key"));
     }
     assert_eq!(runs.started(), 0);
 }

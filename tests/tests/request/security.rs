@@ -1,4 +1,4 @@
-//! What one principal learns of another, and what the logs and refusals learn of anybody.
+//! What one principal learns of another, and what the logs and rejections learn of anybody.
 
 use axum::Router;
 use axum::extract::State;
@@ -47,7 +47,7 @@ async fn large(State(runs): State<Runs>) -> String {
     SECRET.repeat(100)
 }
 
-#[idempotent(scope = "unknown", after_crash = "refuse", lease = "500ms")]
+#[idempotent(scope = "unknown", after_crash = "reject", lease = "500ms")]
 async fn panics(State(runs): State<Runs>) -> String {
     runs.run().await;
     panic!("after the card was charged");
@@ -81,13 +81,13 @@ async fn key_reused_by_another_principal_shows_nothing() {
     let server = serve(&runs, store.clone()).await;
     send(&server, "/by-credentials", "k", "Bearer alice", "tea").await;
     let before = store.claims();
-    let refused = send(&server, "/by-credentials", "k", "Bearer mallory", "tea").await;
-    assert_eq!(refused.refusal(), "other_credentials");
-    assert!(!shows(&refused, SECRET), "{refused:?}");
-    assert!(!refused.is_replay());
+    let rejected = send(&server, "/by-credentials", "k", "Bearer mallory", "tea").await;
+    assert_eq!(rejected.rejection(), "other_credentials");
+    assert!(!shows(&rejected, SECRET), "{rejected:?}");
+    assert!(!rejected.is_replay());
     // What mallory asks for makes no difference: nothing tells what alice has asked for.
     let another = send(&server, "/by-credentials", "k", "Bearer mallory", "coffee").await;
-    assert_eq!((another.status, another.body), (refused.status, refused.body));
+    assert_eq!((another.status, another.body), (rejected.status, rejected.body));
     assert_eq!(store.claims(), before + 2, "one look at the store each, as a fresh key has");
     assert_eq!(runs.started(), 1);
 }
@@ -116,46 +116,46 @@ async fn a_key_of_one_scope_never_reaches_another() {
 }
 
 #[tokio::test]
-async fn no_refusal_and_no_log_shows_a_key_a_body_or_a_credential() {
+async fn no_rejection_and_no_log_shows_a_key_a_body_or_a_credential() {
     const KEY: &str = "planted-key-91cd";
     const USER: &str = "planted-credential-3f";
     const BODY: &str = "planted-request-body";
     let logs = Logs::collect();
     let (runs, store) = (Runs::held(), FaultyStore::new());
     let server = std::sync::Arc::new(serve(&runs, store.clone()).await);
-    let mut refusals = Vec::new();
+    let mut rejections = Vec::new();
 
     let first = tokio::spawn({
         let server = server.clone();
         async move { send(&server, "/by-credentials", KEY, USER, BODY).await }
     });
     runs.until_started(1).await;
-    refusals.push(send(&server, "/by-credentials", KEY, USER, BODY).await);
+    rejections.push(send(&server, "/by-credentials", KEY, USER, BODY).await);
     let second = tokio::spawn({
         let server = server.clone();
         async move { send(&server, "/by-credentials", "planted-key-2", USER, BODY).await }
     });
     runs.until_started(2).await;
-    refusals.push(send(&server, "/by-credentials", "planted-key-3", USER, BODY).await);
+    rejections.push(send(&server, "/by-credentials", "planted-key-3", USER, BODY).await);
     runs.let_finish(100);
     first.await.expect("the request runs");
     second.await.expect("the request runs");
-    refusals.push(send(&server, "/by-credentials", KEY, USER, "planted-request-body-2").await);
-    refusals.push(send(&server, "/by-credentials", "planted,key", USER, BODY).await);
+    rejections.push(send(&server, "/by-credentials", KEY, USER, "planted-request-body-2").await);
+    rejections.push(send(&server, "/by-credentials", "planted,key", USER, BODY).await);
     send(&server, "/large", KEY, USER, BODY).await;
-    refusals.push(send(&server, "/large", KEY, USER, BODY).await);
+    rejections.push(send(&server, "/large", KEY, USER, BODY).await);
     send(&server, "/unknown", KEY, USER, BODY).await;
-    refusals.push(send(&server, "/unknown", KEY, USER, BODY).await);
+    rejections.push(send(&server, "/unknown", KEY, USER, BODY).await);
     for fault in [Fault::Unreachable, Fault::Damaged, Fault::Full] {
         store.on_claim(fault);
-        refusals.push(send(&server, "/by-credentials", "planted-key-4", USER, BODY).await);
+        rejections.push(send(&server, "/by-credentials", "planted-key-4", USER, BODY).await);
     }
     store.on_claim(Fault::None);
     store.on_complete(Fault::Unreachable);
     send(&server, "/by-credentials", "planted-key-5", USER, BODY).await;
     store.on_complete(Fault::None);
 
-    let codes: Vec<String> = refusals.iter().map(Answer::refusal).collect();
+    let codes: Vec<String> = rejections.iter().map(Answer::rejection).collect();
     assert_eq!(
         codes,
         [
@@ -171,7 +171,7 @@ async fn no_refusal_and_no_log_shows_a_key_a_body_or_a_credential() {
         ]
     );
     for secret in ["planted-key", "planted,key", USER, BODY, SECRET] {
-        assert!(refusals.iter().all(|refusal| !shows(refusal, secret)), "{secret} in {refusals:?}");
+        assert!(rejections.iter().all(|rejection| !shows(rejection, secret)), "{secret} in {rejections:?}");
         // What hyper says of its own buffers at TRACE is not ours.
         let text = logs.text();
         let ours = text.lines().filter(|line| line.contains("idempotent")).find(|line| line.contains(secret));

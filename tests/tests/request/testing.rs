@@ -10,7 +10,7 @@ use axum::response::Response;
 use axum::routing::{any, post};
 use idempotent_runtime::store::{MemoryStore, SqliteStore};
 use idempotent_runtime::testing::{self, Fault, TestRegistry, assert_not_replayed, assert_replayed, idempotency};
-use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, RecordKey, Refusal, Registry, Tx, idempotent};
+use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, RecordKey, Registry, Rejection, Tx, idempotent};
 use idempotent_tests::{Logs, PATIENCE, Runs, Server, take_over};
 use sqlx::Sqlite;
 use tokio::time::{Instant, advance, timeout};
@@ -60,7 +60,7 @@ async fn text(response: Response) -> String {
 }
 
 #[tokio::test]
-async fn executions_replays_refusals_count_by_scope_and_registry() {
+async fn executions_replays_rejections_count_by_scope_and_registry() {
     let (runs, registry, other) = (Runs::free(), testing::registry(), testing::registry());
     let (app, other_app) = (app(&runs, &registry), app(&runs, &other));
     for _ in 0..3 {
@@ -72,8 +72,8 @@ async fn executions_replays_refusals_count_by_scope_and_registry() {
     send(&app, "POST", "/refunds", None, "").await;
     post_to(&other_app, "/charges", "k").await;
     assert_eq!((registry.executions("charges"), registry.replays("charges")), (3, 2));
-    assert_eq!((registry.refusals("charges", "key_reused"), registry.refusals("charges", "missing_key")), (1, 0));
-    assert_eq!((registry.refusals("refunds", "missing_key"), registry.executions("refunds")), (1, 0));
+    assert_eq!((registry.rejections("charges", "key_reused"), registry.rejections("charges", "missing_key")), (1, 0));
+    assert_eq!((registry.rejections("refunds", "missing_key"), registry.executions("refunds")), (1, 0));
     assert_eq!((other.executions("charges"), other.replays("charges")), (1, 0));
     assert_eq!(runs.started(), 4);
 }
@@ -97,11 +97,11 @@ async fn take_one_step_twice(idempotency: Idempotency) -> Result<String, Respons
 }
 
 #[tokio::test]
-async fn the_refusal_of_a_step_is_counted_in_the_handlers_scope() {
+async fn the_rejection_of_a_step_is_counted_in_the_handlers_scope() {
     let registry = testing::registry();
     let app: Router = Router::new().route("/", post(take_one_step_twice)).layer(registry.layer());
     assert_eq!(post_to(&app, "/", "k").await.status(), StatusCode::INTERNAL_SERVER_ERROR);
-    assert_eq!((registry.executions("steps"), registry.refusals("steps", "step_failed")), (1, 1));
+    assert_eq!((registry.executions("steps"), registry.rejections("steps", "step_failed")), (1, 1));
 }
 
 #[tokio::test]
@@ -113,13 +113,13 @@ async fn a_claim_is_not_seeded_where_something_stands() {
 }
 
 #[tokio::test]
-#[should_panic(expected = "no refusal has the code \"inflight\"")]
+#[should_panic(expected = "no rejection has the code \"inflight\"")]
 async fn a_code_that_is_none_is_no_zero() {
-    testing::registry().refusals("charges", "inflight");
+    testing::registry().rejections("charges", "inflight");
 }
 
 #[tokio::test]
-async fn handler_that_lost_its_key_counts_as_run_and_refused() {
+async fn handler_that_lost_its_key_counts_as_run_and_rejected() {
     let (runs, registry) = (Runs::held(), testing::registry());
     let app = app(&runs, &registry);
     let first = tokio::spawn({
@@ -130,7 +130,7 @@ async fn handler_that_lost_its_key_counts_as_run_and_refused() {
     take_over(registry.store().inner(), &RecordKey::new("charges", None, "k")).await;
     runs.let_finish(1);
     assert_eq!(first.await.expect("it runs").status(), StatusCode::CONFLICT);
-    assert_eq!((registry.executions("charges"), registry.refusals("charges", "claim_lost")), (1, 1));
+    assert_eq!((registry.executions("charges"), registry.rejections("charges", "claim_lost")), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -234,8 +234,8 @@ async fn a_disabled_registry_runs_handlers_bare_and_says_so() {
     assert_eq!(send(&app, "POST", "/refunds", None, "").await.status(), StatusCode::BAD_REQUEST, "still required");
     assert_eq!(post_to(&app, "/charges", "\"broken").await.status(), StatusCode::BAD_REQUEST);
     for key in [Some("k"), None] {
-        let refused = send(&app, "POST", "/transfers", key, "").await;
-        assert_eq!(refused.status(), Refusal::TransactionFailed.status());
+        let rejected = send(&app, "POST", "/transfers", key, "").await;
+        assert_eq!(rejected.status(), Rejection::TransactionFailed.status());
     }
     assert_eq!(runs.started(), 2);
     assert_eq!(logs.of_level("WARN").len(), 1, "once");

@@ -81,8 +81,8 @@ async fn forged_event_claims_nothing_and_the_genuine_one_runs() {
     for (run, path) in [(1, "/events"), (2, "/layered")] {
         let claims = store.claims();
         for forged in [None, Some(&b"guessed"[..])] {
-            let refused = deliver(&server, path, forged).await;
-            assert_eq!((refused.status, refused.is_replay()), (StatusCode::UNAUTHORIZED, false), "{path}");
+            let rejected = deliver(&server, path, forged).await;
+            assert_eq!((rejected.status, rejected.is_replay()), (StatusCode::UNAUTHORIZED, false), "{path}");
         }
         assert_eq!((store.claims(), runs.started()), (claims, run - 1), "{path}");
         for is_replay in [false, true, true] {

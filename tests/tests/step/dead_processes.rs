@@ -142,11 +142,11 @@ async fn stand_still(bench: &Bench, place: Place) -> (Answer, Answer) {
 
 async fn a_stale_attempt_replaces_nothing_and_begins_nothing(bench: Bench) {
     let (first, _) = stand_still(&bench, Place::InCharge).await;
-    assert_eq!(first.refusal(), "claim_lost", "its result came too late");
+    assert_eq!(first.rejection(), "claim_lost", "its result came too late");
     let key = Place::InCharge.to_string();
     assert_eq!((bench.effects("reserve", &key), bench.effects("charge", &key)), (1, 2));
     let (first, _) = stand_still(&bench, Place::Reserved).await;
-    assert_eq!(first.refusal(), "claim_lost", "its next step came too late");
+    assert_eq!(first.rejection(), "claim_lost", "its next step came too late");
     let key = Place::Reserved.to_string();
     assert_eq!((bench.effects("reserve", &key), bench.effects("charge", &key)), (1, 1));
 }

@@ -116,7 +116,7 @@ async fn gives_a_step_up(State(runs): State<Executions>, idempotency: Idempotenc
     gives_up(&runs, &idempotency).await
 }
 
-#[idempotent(scope = "gives-up-once", after_crash = "refuse")]
+#[idempotent(scope = "gives-up-once", after_crash = "reject")]
 async fn gives_a_step_up_and_must_not_rerun(
     State(runs): State<Executions>,
     idempotency: Idempotency,
@@ -250,9 +250,9 @@ async fn request_with_another_fingerprint_gets_no_foreign_steps() {
     let post = |body| answer(server.post("/orders").header("idempotency-key", "k").body(body));
     assert_eq!(post("ten").await.status, StatusCode::BAD_GATEWAY);
     let other = post("twenty").await;
-    assert_eq!((other.status, other.refusal().as_str()), (StatusCode::UNPROCESSABLE_ENTITY, "key_reused"));
+    assert_eq!((other.status, other.rejection().as_str()), (StatusCode::UNPROCESSABLE_ENTITY, "key_reused"));
     let request = server.post("/orders").header("idempotency-key", "k").header("cookie", "session=2").body("ten");
-    assert_eq!(answer(request).await.refusal(), "other_credentials");
+    assert_eq!(answer(request).await.rejection(), "other_credentials");
     assert_eq!(post("ten").await.text(), "reservation 1");
     assert_eq!(runs.step.started(), 1);
 }
@@ -262,8 +262,11 @@ async fn second_step_of_one_name_is_an_error_with_and_without_key() {
     let (logs, runs) = (Logs::collect(), Executions::free());
     let server = serve(&runs, &Registry::new(MemoryStore::new())).await;
     for request in [server.post("/twice").header("idempotency-key", "k"), server.post("/twice")] {
-        let refused = answer(request).await;
-        assert_eq!((refused.status, refused.refusal().as_str()), (StatusCode::INTERNAL_SERVER_ERROR, "step_failed"));
+        let rejected = answer(request).await;
+        assert_eq!(
+            (rejected.status, rejected.rejection().as_str()),
+            (StatusCode::INTERNAL_SERVER_ERROR, "step_failed")
+        );
     }
     assert_eq!(runs.step.started(), 2);
     let errors = logs.of_level("ERROR");
@@ -276,8 +279,8 @@ async fn a_name_that_is_none_is_an_error_and_the_step_does_not_run() {
     let runs = Executions::free();
     let server = serve(&runs, &Registry::new(MemoryStore::new())).await;
     for name in [String::new(), "a".repeat(256), "line\nbreak".to_owned()] {
-        let refused = answer(server.post("/names").header("idempotency-key", "k").body(name)).await;
-        assert_eq!(refused.refusal(), "step_failed");
+        let rejected = answer(server.post("/names").header("idempotency-key", "k").body(name)).await;
+        assert_eq!(rejected.rejection(), "step_failed");
     }
     assert_eq!(runs.step.started(), 0);
     for (key, name) in [("long", "a".repeat(255)), ("odd", "é/%0A ".to_owned())] {
@@ -296,13 +299,13 @@ async fn a_step_that_panics_may_have_run_and_runs_again_at_once() {
 }
 
 #[tokio::test]
-async fn a_step_that_is_given_up_runs_again_and_never_under_refuse() {
+async fn a_step_that_is_given_up_runs_again_and_never_under_reject() {
     let runs = Executions::free();
     let server = serve(&runs, &Registry::new(MemoryStore::new())).await;
     let given_up = timeout(PATIENCE, server.post_with_key("/gives-up", "k")).await.expect("no lease is waited for");
     assert_eq!(given_up.text(), "run 1");
-    let refused = server.post_with_key("/gives-up-once", "k").await;
-    assert_eq!((refused.status, refused.refusal().as_str()), (StatusCode::CONFLICT, "outcome_unknown"));
+    let rejected = server.post_with_key("/gives-up-once", "k").await;
+    assert_eq!((rejected.status, rejected.rejection().as_str()), (StatusCode::CONFLICT, "outcome_unknown"));
     assert_eq!(runs.step.started(), 1);
 }
 
@@ -324,8 +327,11 @@ async fn result_not_recorded_is_an_error_and_recorded_later() {
     let registry = Registry::builder(store.clone()).store_timeout(Duration::from_millis(50)).build();
     let server = serve(&runs, &registry).await;
     store.on_complete(Fault::Unreachable);
-    let refused = server.post_with_key("/two", "k").await;
-    assert_eq!((refused.status, refused.refusal().as_str()), (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"));
+    let rejected = server.post_with_key("/two", "k").await;
+    assert_eq!(
+        (rejected.status, rejected.rejection().as_str()),
+        (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable")
+    );
     assert_eq!((runs.step.started(), runs.handler.started()), (1, 0), "nothing goes on as if it were recorded");
     let errors = logs.of_level("ERROR");
     assert!(errors.iter().any(|line| line.contains("a step ran") && line.contains("reserve")), "{errors:?}");
@@ -348,7 +354,7 @@ async fn a_step_result_after_its_lease_is_claim_lost() {
     let state = async || store.get(&step).await.expect("the store answers").expect("it is claimed").state;
     eventually(state, |state| matches!(state, EntryState::Claimed { lease: None, .. })).await;
     runs.step.let_finish(1);
-    assert_eq!(first.await.expect("the request runs").refusal(), "claim_lost", "another attempt may have run it");
+    assert_eq!(first.await.expect("the request runs").rejection(), "claim_lost", "another attempt may have run it");
 
     store.on_renew(Fault::None);
     store.on_complete(Fault::None);
@@ -367,7 +373,7 @@ async fn a_step_does_not_run_while_the_store_cannot_be_asked() {
     runs.step.until_started(1).await;
     store.on_claim(Fault::Unreachable);
     runs.step.let_finish(1);
-    assert_eq!(first.await.expect("the request runs").refusal(), "store_unavailable");
+    assert_eq!(first.await.expect("the request runs").rejection(), "store_unavailable");
     assert_eq!(runs.handler.started(), 0);
     store.on_claim(Fault::None);
     assert_eq!(server.post_with_key("/two", "k").await.text(), "1 1");
@@ -384,7 +390,7 @@ async fn an_attempt_that_lost_its_key_begins_no_step() {
     take_over(&store, &key).await;
     runs.step.let_finish(1);
     let lost = first.await.expect("the request runs");
-    assert_eq!((lost.status, lost.refusal().as_str()), (StatusCode::CONFLICT, "claim_lost"));
+    assert_eq!((lost.status, lost.rejection().as_str()), (StatusCode::CONFLICT, "claim_lost"));
     assert_eq!(runs.handler.started(), 0, "the second step has not begun");
     assert!(store.purge(&key).await.expect("the store answers"));
     assert_eq!(server.post_with_key("/two", "k").await.text(), "1 1", "its first step counts");
@@ -405,7 +411,7 @@ async fn a_step_that_another_attempt_still_runs_is_waited_for() {
     eventually(entry, Option::is_some).await;
     runs.step.let_finish(2);
     assert_eq!(second.await.expect("the request runs").text(), "1 1");
-    assert_eq!(first.await.expect("the request runs").refusal(), "claim_lost");
+    assert_eq!(first.await.expect("the request runs").rejection(), "claim_lost");
     assert_eq!((runs.step.started(), runs.handler.started()), (1, 1));
 }
 
@@ -457,7 +463,7 @@ async fn a_handler_in_a_transaction_has_no_steps() {
     let runs = Executions::free();
     let server = serve(&runs, &Registry::new(sqlite)).await;
     for request in [server.post("/in-transaction").header("idempotency-key", "k"), server.post("/in-transaction")] {
-        assert_eq!(answer(request).await.refusal(), "step_failed");
+        assert_eq!(answer(request).await.rejection(), "step_failed");
     }
     assert_eq!(runs.step.started(), 0);
 }
@@ -466,7 +472,7 @@ async fn a_handler_in_a_transaction_has_no_steps() {
 async fn result_that_json_changes_is_an_error_in_attempt_one() {
     let (runs, store) = (Executions::free(), MemoryStore::new());
     let server = serve(&runs, &Registry::new(store.clone())).await;
-    assert_eq!(server.post_with_key("/unserialisable", "k").await.refusal(), "step_failed");
+    assert_eq!(server.post_with_key("/unserialisable", "k").await.rejection(), "step_failed");
     assert_eq!(runs.step.started(), 1);
 }
 

@@ -181,14 +181,14 @@ async fn any_listed_key_opens_and_the_first_one_seals() {
     assert!(charge(&rotated, "/charges").await.is_replay());
     let other =
         answer(rotated.post("/charges").header("idempotency-key", KEY).header("x-caller", CALLER).body("other"));
-    assert_eq!(other.await.refusal(), "key_reused");
+    assert_eq!(other.await.rejection(), "key_reused");
 
     let by_client = |server: &Server, client: &'static str| {
         answer(server.post("/bytes").header("idempotency-key", "by-client").header("x-api-key", client).body("tea"))
     };
     assert!(by_client(&server(vec![sealing_key(1)]).await, "acme").await.status.is_success());
     assert!(by_client(&rotated, "acme").await.is_replay());
-    assert_eq!(by_client(&rotated, "globex").await.refusal(), "other_credentials", "told by the older key");
+    assert_eq!(by_client(&rotated, "globex").await.rejection(), "other_credentials", "told by the older key");
 
     let fresh = |server: &Server| answer(server.post("/charges").header("idempotency-key", "fresh").body("tea"));
     assert_eq!(fresh(&rotated).await.status, StatusCode::CREATED);
@@ -197,14 +197,14 @@ async fn any_listed_key_opens_and_the_first_one_seals() {
 }
 
 #[tokio::test]
-async fn a_record_that_no_key_opens_is_refused_and_never_run_again() {
+async fn a_record_that_no_key_opens_is_rejected_and_never_run_again() {
     let (runs, store, logs) = (Runs::free(), MemoryStore::new(), Logs::collect());
     let sealed = serve(Registry::builder(store.clone()).seal_with(sealing_key(1)), &runs).await;
     charge(&sealed, "/charges").await;
     let other = serve(Registry::builder(store.clone()).seal_with(sealing_key(2)), &runs).await;
-    assert_eq!(charge(&other, "/charges").await.refusal(), "store_unavailable");
+    assert_eq!(charge(&other, "/charges").await.rejection(), "store_unavailable");
     let without = serve(Registry::builder(store), &runs).await;
-    assert_eq!(charge(&without, "/charges").await.refusal(), "store_unavailable");
+    assert_eq!(charge(&without, "/charges").await.rejection(), "store_unavailable");
     assert_eq!(runs.started(), 1);
     let errors = logs.of_level("ERROR");
     assert_eq!(errors.len(), 2, "{errors:?}");
@@ -213,7 +213,7 @@ async fn a_record_that_no_key_opens_is_refused_and_never_run_again() {
 }
 
 #[tokio::test]
-async fn sealed_record_moved_or_changed_is_refused_and_logged() {
+async fn sealed_record_moved_or_changed_is_rejected_and_logged() {
     let (runs, logs) = (Runs::free(), Logs::collect());
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("records.db");
@@ -235,7 +235,7 @@ async fn sealed_record_moved_or_changed_is_refused_and_logged() {
     ] {
         sqlx::query(damage).execute(&mut connection).await.expect("it is changed");
         let before = logs.of_level("ERROR").len();
-        assert_eq!(send("mine").await.refusal(), "store_unavailable", "{damage}");
+        assert_eq!(send("mine").await.rejection(), "store_unavailable", "{damage}");
         let errors = logs.of_level("ERROR");
         assert_eq!(errors.len(), before + 1, "{errors:?}");
         let line = &errors[before];
@@ -253,7 +253,7 @@ async fn records_from_before_the_sealing_are_replayed() {
     assert!(charge(&sealing, "/charges").await.is_replay());
     let other =
         answer(sealing.post("/charges").header("idempotency-key", KEY).header("x-caller", CALLER).body("other"));
-    assert_eq!(other.await.refusal(), "key_reused");
+    assert_eq!(other.await.rejection(), "key_reused");
     assert_eq!(runs.started(), 1);
 }
 

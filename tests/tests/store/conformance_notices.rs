@@ -35,7 +35,7 @@ enum Flaw {
     TrustsStaleTokens,
     IgnoresFingerprints,
     IgnoresAfterCrash,
-    RefusesLateHolders,
+    RejectsLateHolders,
     KeepsAttemptsAfterRelease,
     NeverExpires,
     ForgetsClaimsEarly,
@@ -46,7 +46,7 @@ enum Flaw {
     ListsOnePage,
     SweepsTheLiving,
     ForgetsUnknownOutcomes,
-    ForgetsWhatItRefused,
+    ForgetsWhatItRejected,
     NeverTakesUnknownOver,
     CountsNothing,
     ForgetsWhatWasGivenBack,
@@ -104,7 +104,7 @@ impl Store for Flawed {
             request.after_crash = AfterCrash::Rerun;
         }
         if let Some(Entry { state: EntryState::Claimed { lease: None, .. }, expires_in, fingerprint, .. }) = standing {
-            let only_looks = self.has(Flaw::ForgetsWhatItRefused) && request.after_crash == AfterCrash::Refuse;
+            let only_looks = self.has(Flaw::ForgetsWhatItRejected) && request.after_crash == AfterCrash::Reject;
             if only_looks || self.has(Flaw::NeverTakesUnknownOver) && expires_in.is_none() {
                 return Ok(Claim::Lapsed { fingerprint });
             }
@@ -201,7 +201,7 @@ impl Store for Flawed {
             let seized = self.seize(&key).await;
             return self.store.complete(&key, seized, record, ttl).await;
         }
-        if self.has(Flaw::RefusesLateHolders)
+        if self.has(Flaw::RejectsLateHolders)
             && let Some(Entry { state: EntryState::Claimed { lease: None, .. }, .. }) = self.store.get(&key).await?
         {
             return Ok(Held::No);
@@ -242,14 +242,14 @@ impl Store for Flawed {
         self.store.purge(&self.key(key)).await
     }
 
-    async fn sweep(&self) -> Result<usize, StoreError> {
+    async fn delete_expired(&self) -> Result<usize, StoreError> {
         if self.has(Flaw::SweepsTheLiving) {
             let page = self.store.list(None, 1000).await?;
             for entry in &page.entries {
                 let _ = self.store.purge(&entry.key).await?;
             }
         }
-        self.store.sweep().await
+        self.store.delete_expired().await
     }
 
     async fn unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {
@@ -298,13 +298,13 @@ notices! {
     a_stale_token_can_neither_renew_complete_nor_release: TrustsStaleTokens;
     a_claim_that_was_given_back_does_not_arrive: ForgetsWhatWasGivenBack;
     another_fingerprint_never_takes_over: IgnoresFingerprints;
-    refuse_never_takes_over: IgnoresAfterCrash;
-    a_late_holder_completes_while_nobody_took_over: RefusesLateHolders;
+    reject_never_takes_over: IgnoresAfterCrash;
+    a_late_holder_completes_while_nobody_took_over: RejectsLateHolders;
     a_release_frees_the_key_and_the_attempts: KeepsAttemptsAfterRelease;
     a_record_expires: NeverExpires;
     a_claim_expires_after_its_last_sign_of_life: ForgetsClaimsEarly;
     an_unknown_outcome_never_expires: ForgetsUnknownOutcomes;
-    what_was_refused_once_stays_refused: ForgetsWhatItRefused;
+    what_was_rejected_once_stays_rejected: ForgetsWhatItRejected;
     a_rerun_takes_an_unknown_outcome_over: NeverTakesUnknownOver;
     unknown_outcomes_are_counted: CountsNothing;
     different_keys_never_meet: GluesKeys;

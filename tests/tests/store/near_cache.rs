@@ -70,8 +70,8 @@ async fn a_replay_asks_no_redis() {
 
     redis.signal("STOP");
     assert_replays(&send(&server, "/charges", "k", "tea").await, &first);
-    assert_eq!(send(&server, "/charges", "k", "ham").await.refusal(), "key_reused");
-    assert_eq!(send(&server, "/charges", "another", "tea").await.refusal(), "store_unavailable");
+    assert_eq!(send(&server, "/charges", "k", "ham").await.rejection(), "key_reused");
+    assert_eq!(send(&server, "/charges", "another", "tea").await.rejection(), "store_unavailable");
     redis.signal("CONT");
     assert_eq!(runs.started(), 1);
 }
@@ -87,7 +87,7 @@ async fn a_replay_of_a_transaction_asks_no_postgresql() {
 
     postgres.signal("STOP");
     assert_replays(&send(&server, "/in-transaction", "k", "tea").await, &first);
-    assert_eq!(send(&server, "/in-transaction", "another", "tea").await.refusal(), "store_unavailable");
+    assert_eq!(send(&server, "/in-transaction", "another", "tea").await.rejection(), "store_unavailable");
     postgres.signal("CONT");
     assert_eq!(runs.started(), 1);
 }
@@ -192,12 +192,12 @@ fn any_room_and_any_time_will_do() {
 
 #[test]
 #[should_panic(expected = "room for at least one record")]
-fn a_cache_without_room_is_refused() {
+fn a_cache_without_room_is_rejected() {
     let _ = Registry::builder(MemoryStore::new()).near_cache(0, HOUR);
 }
 
 #[test]
 #[should_panic(expected = "for some time")]
-fn a_cache_without_time_is_refused() {
+fn a_cache_without_time_is_rejected() {
     let _ = Registry::builder(MemoryStore::new()).near_cache(MEGABYTE, Duration::ZERO);
 }

@@ -120,7 +120,7 @@ proptest! {
 }
 
 #[test]
-fn a_newer_or_damaged_record_is_refused_with_a_reason() {
+fn a_newer_or_damaged_record_is_rejected_with_a_reason() {
     let whole = r#"{"version":1,"status":201,"headers":[["a","b"]],"body":"cGFpZA==","fingerprint":"0000000000000000000000000000000000000000000000000000000000000000","recorded_at":"2026-01-02T03:04:05.678Z"}"#;
     assert!(serde_json::from_str::<Record>(whole).is_ok());
     for (from, to, reason) in [

@@ -74,7 +74,7 @@ impl Model {
                         dead.attempt + 1
                     }
                     Some(dead) => {
-                        // What is refused once stays refused.
+                        // What is rejected once stays rejected.
                         dead.expires &= after_crash == AfterCrash::Rerun || dead.fingerprint != fingerprint;
                         return Answer::Claim(Claim::Lapsed { fingerprint: digest(dead.fingerprint) });
                     }
@@ -185,7 +185,7 @@ async fn ask(store: &impl Store, names: &mut Names, operation: &Operation) -> An
 
 fn operation() -> impl Strategy<Value = Operation> {
     let (key, token) = (|| 0..KEYS, || 0..TOKENS);
-    let after_crash = prop_oneof![Just(AfterCrash::Rerun), Just(AfterCrash::Refuse)];
+    let after_crash = prop_oneof![Just(AfterCrash::Rerun), Just(AfterCrash::Reject)];
     prop_oneof![
         6 => (key(), token(), 0..2_u8, after_crash).prop_map(|(key, token, fingerprint, after_crash)| {
             Operation::Claim { key, token, fingerprint, after_crash }

@@ -86,17 +86,17 @@ async fn rows(pool: &PgPool) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn second_process_refuses_tells_requests_apart_and_replays() {
+async fn second_process_rejects_tells_requests_apart_and_replays() {
     let (database, pool) = database().await;
     let runs = Runs::held();
     let (first, _) = process(pool.clone(), &runs).await;
     let (second, _) = process(database.pool(2).await, &runs).await;
     let (answered, ()) = tokio::join!(send(&first, "/charges", "k", "tea"), async {
         runs.until_started(1).await;
-        assert_eq!(send(&second, "/charges", "k", "tea").await.refusal(), "in_flight");
-        assert_eq!(send(&second, "/charges", "k", "ham").await.refusal(), "key_reused", "422 beats 409");
+        assert_eq!(send(&second, "/charges", "k", "tea").await.rejection(), "in_flight");
+        assert_eq!(send(&second, "/charges", "k", "ham").await.rejection(), "key_reused", "422 beats 409");
         let other = second.post("/charges").header("idempotency-key", "k").header("cookie", "session=2").body("tea");
-        assert_eq!(answer(other).await.refusal(), "other_credentials");
+        assert_eq!(answer(other).await.rejection(), "other_credentials");
         runs.let_finish(1);
     });
     assert_eq!(answered.text(), "run 1");
@@ -123,7 +123,7 @@ async fn key_held_without_a_request_is_in_flight_not_reused() {
     });
     let mut held = pool.begin().await.expect("the pool has another connection");
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(key).execute(&mut *held).await.expect("its claim has ended");
-    assert_eq!(send(&second, "/swallows", "k", "tea").await.refusal(), "in_flight");
+    assert_eq!(send(&second, "/swallows", "k", "tea").await.rejection(), "in_flight");
     held.rollback().await.expect("rolled back");
     runs.let_finish(1);
     assert_eq!(send(&second, "/swallows", "k", "tea").await.status, StatusCode::INTERNAL_SERVER_ERROR);
@@ -153,7 +153,7 @@ async fn a_transaction_that_begins_too_late_is_left_to_nobody() {
     assert_eq!(answer(server.post("/begins")).await.status, StatusCode::OK, "a connection is there");
     eventually(async || pool.num_idle(), |&idle| idle == 1).await;
     proxy.set(Mode::Stops);
-    assert_eq!(answer(server.post("/begins")).await.refusal(), "store_unavailable");
+    assert_eq!(answer(server.post("/begins")).await.rejection(), "store_unavailable");
     proxy.set(Mode::Passes);
     assert!(!is_left_in_a_transaction(&pool).await);
 }
@@ -210,7 +210,7 @@ async fn two_hundred_duplicates_over_a_pool_of_two_do_not_deadlock() {
     let (database, pool) = database().await;
     for path in ["/charges", "/waits"] {
         let runs = Runs::held();
-        // Two processes: duplicates of the same one are refused without a connection.
+        // Two processes: duplicates of the same one are rejected without a connection.
         let (first, _) = process(database.pool(2).await, &runs).await;
         let (second, _) = process(database.pool(2).await, &runs).await;
         let servers = [&first, &second];
@@ -220,11 +220,11 @@ async fn two_hundred_duplicates_over_a_pool_of_two_do_not_deadlock() {
                 runs.let_finish(200);
             });
         assert_eq!(runs.started(), 1);
-        let (done, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status.is_success());
+        let (done, rejected): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status.is_success());
         assert!(done.iter().all(|answer| answer.text() == "run 1"));
         assert_eq!(done.iter().filter(|answer| !answer.is_replay()).count(), 1);
-        assert!(refused.iter().all(|answer| answer.refusal() == "in_flight"), "{refused:?}");
-        assert!(path == "/charges" || refused.is_empty(), "every waiter gets the response");
+        assert!(rejected.iter().all(|answer| answer.rejection() == "in_flight"), "{rejected:?}");
+        assert!(path == "/charges" || rejected.is_empty(), "every waiter gets the response");
     }
     assert_eq!(rows(&pool).await, ["tea"; 2]);
 }
@@ -246,7 +246,7 @@ async fn lost_answer_to_commit_is_told_by_the_record() {
                 assert_eq!((retry.text(), retry.is_replay()), ("run 1", true));
             }
             Loss::Request => {
-                assert_eq!(first.refusal(), "store_unavailable", "it was rolled back");
+                assert_eq!(first.rejection(), "store_unavailable", "it was rolled back");
                 assert_eq!((retry.text(), retry.is_replay()), ("run 2", false));
             }
         }
@@ -267,7 +267,7 @@ async fn connection_dead_under_the_handler_keeps_nothing() {
         assert_eq!(ended, [true]);
         runs.let_finish(2);
     });
-    assert_eq!(first.refusal(), "store_unavailable");
+    assert_eq!(first.rejection(), "store_unavailable");
     assert_eq!(rows(&pool).await, [""; 0]);
     let retry = send(&server, "/charges", "k", "tea").await;
     assert_eq!((retry.text(), retry.is_replay()), ("run 2", false));
@@ -281,9 +281,9 @@ async fn an_error_that_the_handler_swallowed_is_never_told_as_success() {
     let logs = Logs::collect();
     let without_key = answer(server.post("/swallows").body("tea")).await;
     let with_key = send(&server, "/swallows", "k", "tea").await;
-    for refused in [without_key, with_key] {
-        let code = refused.refusal();
-        assert_eq!((refused.status, code.as_str()), (StatusCode::INTERNAL_SERVER_ERROR, "transaction_failed"));
+    for rejected in [without_key, with_key] {
+        let code = rejected.rejection();
+        assert_eq!((rejected.status, code.as_str()), (StatusCode::INTERNAL_SERVER_ERROR, "transaction_failed"));
     }
     let errors = logs.of_level("ERROR");
     assert_eq!(errors.iter().filter(|line| line.contains("in a savepoint")).count(), 2, "{errors:?}");

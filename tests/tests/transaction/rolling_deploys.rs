@@ -35,7 +35,7 @@ async fn send(server: &Server, path: &str, key: &str, body: &'static str) -> Ans
 }
 
 macro_rules! versions_over {
-    ($name:ident, $database:ty, $start:expr, $refusals_of_two:expr) => {
+    ($name:ident, $database:ty, $start:expr, $rejections_of_two:expr) => {
         mod $name {
             use super::*;
 
@@ -65,18 +65,18 @@ macro_rules! versions_over {
                 (with_tx, without, outlives)
             }
 
-            async fn plain_beside_a_transaction(processes: Processes, refusals: &[&str]) {
+            async fn plain_beside_a_transaction(processes: Processes, rejections: &[&str]) {
                 let runs = Runs::held();
                 let (with_tx, without, _outlives) = deploy(&runs, processes).await;
                 let (first, ()) = tokio::join!(send(&with_tx, "/charges", "k", "tea"), async {
                     runs.until_started(1).await;
                     let sent = tokio::time::timeout(PATIENCE / 2, send(&without, "/charges", "k", "tea")).await;
-                    let refused = sent.expect("it is refused, and does not run beside the transaction");
-                    let code = refused.refusal();
-                    assert!(refusals.contains(&code.as_str()), "{code}");
-                    if refusals == ["in_flight"] {
+                    let rejected = sent.expect("it is rejected, and does not run beside the transaction");
+                    let code = rejected.rejection();
+                    assert!(rejections.contains(&code.as_str()), "{code}");
+                    if rejections == ["in_flight"] {
                         assert_eq!(
-                            send(&without, "/charges", "k", "ham").await.refusal(),
+                            send(&without, "/charges", "k", "ham").await.rejection(),
                             "key_reused",
                             "422 beats 409"
                         );
@@ -94,8 +94,8 @@ macro_rules! versions_over {
                 let (with_tx, without, _outlives) = deploy(&runs, processes).await;
                 let (first, ()) = tokio::join!(send(&without, "/charges", "k", "tea"), async {
                     runs.until_started(1).await;
-                    assert_eq!(send(&with_tx, "/charges", "k", "tea").await.refusal(), "in_flight");
-                    assert_eq!(send(&with_tx, "/charges", "k", "ham").await.refusal(), "key_reused");
+                    assert_eq!(send(&with_tx, "/charges", "k", "tea").await.rejection(), "in_flight");
+                    assert_eq!(send(&with_tx, "/charges", "k", "ham").await.rejection(), "key_reused");
                     runs.let_finish(1);
                 });
                 assert_eq!(first.text(), "plain tea: run 1");
@@ -146,7 +146,7 @@ macro_rules! versions_over {
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn a_plain_claim_sees_a_transaction_in_another_process() {
-                plain_beside_a_transaction(Processes::Two, $refusals_of_two).await;
+                plain_beside_a_transaction(Processes::Two, $rejections_of_two).await;
             }
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -133,7 +133,7 @@ async fn send(server: &Server, path: &str, key: &str, steps: &str) -> Answer {
 async fn assert_conflict(bench: &Bench, path: &str, key: &str, steps: &str, beside: impl Future<Output = ()>) {
     let (conflict, ()) = tokio::join!(send(&bench.server, path, key, steps), beside);
     assert_eq!(
-        (conflict.status, conflict.refusal()),
+        (conflict.status, conflict.rejection()),
         (StatusCode::SERVICE_UNAVAILABLE, "transaction_conflict".to_owned()),
         "{path} {steps}"
     );
@@ -226,7 +226,7 @@ async fn error_of_another_cause_keeps_the_answer_under_isolation() {
     }
     // Ignored, it is the handler's fault, and no moment that is over.
     let ignored = send(&bench.server, "/serializable", "ignored", "sql INSERT INTO accounts VALUES (1, 0)").await;
-    assert_eq!(ignored.refusal(), "transaction_failed");
+    assert_eq!(ignored.rejection(), "transaction_failed");
     // It went back to a savepoint: its transaction is in order.
     let recovered =
         "sql SAVEPOINT s|sql SELECT 1 / 0|sql ROLLBACK TO SAVEPOINT s|sql UPDATE accounts SET cents = 1 WHERE id = 1";
@@ -250,7 +250,7 @@ async fn postgres_statement_after_a_dropped_begin_takes_no_effect() {
                 let key = steps.replace(|character: char| !character.is_ascii_alphanumeric(), "-");
                 let ended = send(&bench.server, "/postgres", &key, &steps).await;
                 if status == 201 {
-                    assert_eq!(ended.refusal(), "transaction_failed", "{steps}");
+                    assert_eq!(ended.rejection(), "transaction_failed", "{steps}");
                 } else {
                     let says_so = |line: &str| line.contains("transaction of this handler has ended");
                     assert!(ended.text().lines().next().is_some_and(says_so), "{steps}: {}", ended.text());
@@ -268,7 +268,7 @@ async fn postgres_statement_after_a_dropped_begin_takes_no_effect() {
 
 /// What the guide's page on transactions names as exceptions.
 #[tokio::test]
-async fn postgres_after_a_raw_rollback_only_rows_are_refused() {
+async fn postgres_after_a_raw_rollback_only_rows_are_rejected() {
     let bench = Bench::new().await;
     let mut jobs = PgListener::connect_with(&bench.pool).await.expect("a listener");
     jobs.listen("jobs").await.expect("it listens");
@@ -280,7 +280,7 @@ async fn postgres_after_a_raw_rollback_only_rows_are_refused() {
 }
 
 #[tokio::test]
-async fn sqlite_statement_after_the_end_is_refused_and_says_so() {
+async fn sqlite_statement_after_the_end_is_rejected_and_says_so() {
     let file = SqliteFile::new();
     file.execute("CREATE TABLE names (name TEXT UNIQUE ON CONFLICT ROLLBACK)").await;
     let store = SqliteStore::open(file.path()).await.expect("the store opens");

@@ -193,22 +193,22 @@ macro_rules! transactions_of {
                 let first = answers.iter().filter(|answer| answer.status == StatusCode::CREATED && !answer.is_replay());
                 assert_eq!(first.count(), 1);
                 for answer in answers.iter().filter(|answer| answer.status != StatusCode::CREATED) {
-                    assert_eq!(answer.refusal(), "in_flight");
+                    assert_eq!(answer.rejection(), "in_flight");
                 }
             }
 
             #[tokio::test]
-            async fn running_transaction_refuses_duplicates_and_other_requests() {
+            async fn running_transaction_rejects_duplicates_and_other_requests() {
                 let runs = Runs::held();
                 let bench = Bench::new(&runs).await;
                 let (first, ()) = tokio::join!(bench.post("/charges", "k", "tea"), async {
                     runs.until_started(1).await;
-                    assert_eq!(bench.post("/charges", "k", "tea").await.refusal(), "in_flight");
-                    assert_eq!(bench.post("/charges", "k", "ham").await.refusal(), "key_reused");
+                    assert_eq!(bench.post("/charges", "k", "tea").await.rejection(), "in_flight");
+                    assert_eq!(bench.post("/charges", "k", "ham").await.rejection(), "key_reused");
                     runs.let_finish(1);
                 });
                 assert_eq!(first.text(), "run 1, attempt 1");
-                assert_eq!(bench.post("/charges", "k", "ham").await.refusal(), "key_reused");
+                assert_eq!(bench.post("/charges", "k", "ham").await.rejection(), "key_reused");
                 assert_eq!(bench.rows().await, ["tea"]);
             }
 
@@ -256,7 +256,7 @@ macro_rules! transactions_of {
                 for path in ["/large", "/large-reruns"] {
                     assert_eq!(bench.post(path, "k", "").await.body.len(), 100_000);
                 }
-                assert_eq!(bench.post("/large", "k", "").await.refusal(), "response_not_recorded");
+                assert_eq!(bench.post("/large", "k", "").await.rejection(), "response_not_recorded");
                 assert_eq!(bench.post("/large-reruns", "k", "").await.body.len(), 100_000);
                 assert_eq!(bench.rows().await, ["large"; 3]);
             }
@@ -267,7 +267,7 @@ macro_rules! transactions_of {
                     let bench = Bench::new(&Runs::free()).await;
                     let logs = Logs::collect();
                     let failed = bench.post(path, "planted-key", "").await;
-                    let code = failed.refusal();
+                    let code = failed.rejection();
                     assert_eq!((failed.status, code.as_str()), (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"));
                     assert_eq!(bench.rows().await, [""; 0], "{path}");
                     let errors = logs.of_level("ERROR");
@@ -313,7 +313,7 @@ macro_rules! transactions_of {
                 let logs = Logs::collect();
                 let kept = bench.post("/keeps", "k", "").await;
                 assert_eq!(
-                    (kept.status, kept.refusal().as_str()),
+                    (kept.status, kept.rejection().as_str()),
                     (StatusCode::INTERNAL_SERVER_ERROR, "transaction_failed")
                 );
                 let errors = logs.of_level("ERROR");
@@ -332,7 +332,7 @@ macro_rules! transactions_of {
             #[tokio::test]
             async fn second_or_unannotated_transaction_is_500() {
                 let bench = Bench::new(&Runs::free()).await;
-                assert_eq!(bench.post("/two", "k", "").await.refusal(), "transaction_failed");
+                assert_eq!(bench.post("/two", "k", "").await.rejection(), "transaction_failed");
                 assert_eq!(bench.post("/not-annotated", "k", "").await.status, StatusCode::INTERNAL_SERVER_ERROR);
                 assert_eq!(bench.rows().await, [""; 0]);
             }
@@ -343,10 +343,10 @@ macro_rules! transactions_of {
                 let registry = Registry::new(MemoryStore::new());
                 let server = Server::start(router(&Runs::free()).layer(registry.layer())).await;
                 for request in [server.post("/charges"), server.post("/charges").header("idempotency-key", "k")] {
-                    let refused = answer(request).await;
-                    let code = refused.refusal();
+                    let rejected = answer(request).await;
+                    let code = rejected.rejection();
                     assert_eq!(
-                        (refused.status, code.as_str()),
+                        (rejected.status, code.as_str()),
                         (StatusCode::INTERNAL_SERVER_ERROR, "transaction_failed")
                     );
                 }
@@ -363,7 +363,7 @@ macro_rules! transactions_of {
             async fn without_a_registry_it_is_503_with_and_without_a_key() {
                 let server = Server::start(router(&Runs::free())).await;
                 for request in [server.post("/charges"), server.post("/charges").header("idempotency-key", "k")] {
-                    assert_eq!(answer(request).await.refusal(), "store_unavailable");
+                    assert_eq!(answer(request).await.rejection(), "store_unavailable");
                 }
             }
 

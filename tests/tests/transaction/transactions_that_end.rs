@@ -68,14 +68,14 @@ async fn assert_nothing_stays<R: Future<Output = Vec<String>>>(server: &Server, 
     for key in ["first", "retry"] {
         let failed = send(server, steps, steps).await;
         assert_eq!(
-            (failed.status, failed.refusal()),
+            (failed.status, failed.rejection()),
             (StatusCode::INTERNAL_SERVER_ERROR, "transaction_failed".to_owned()),
             "{steps} {key}"
         );
         assert_eq!(rows().await, [""; 0], "{steps} {key}");
     }
     let without_key = answer(server.post("/charges").body(steps.to_owned())).await;
-    assert_eq!(without_key.refusal(), "transaction_failed", "{steps} without a key");
+    assert_eq!(without_key.rejection(), "transaction_failed", "{steps} without a key");
     let steps = format!("{steps}|answer 502");
     assert_eq!(send(server, &steps, &steps).await.status, StatusCode::BAD_GATEWAY, "{steps}");
     assert_eq!(rows().await, [""; 0], "{steps}");
@@ -164,7 +164,7 @@ async fn postgres_raw_commit_is_never_told_as_success() {
     let bench = OnPostgres::new().await;
     for commit in ["COMMIT", "COMMIT AND CHAIN"] {
         let steps = format!("insert a|sql {commit}|insert b");
-        assert_eq!(send(&bench.server, commit, &steps).await.refusal(), "transaction_failed");
+        assert_eq!(send(&bench.server, commit, &steps).await.rejection(), "transaction_failed");
         assert_eq!(bench.rows().await, ["a"], "{commit}");
         bench.clear().await;
     }
@@ -260,7 +260,7 @@ async fn postgres_reset_of_the_session_keeps_nothing() {
     let bench = OnPostgres::new().await;
     for reset in ["RESET ALL", "DISCARD ALL"] {
         let steps = format!("insert a|sql {reset}|insert b");
-        assert_eq!(send(&bench.server, reset, &steps).await.refusal(), "transaction_failed", "{reset}");
+        assert_eq!(send(&bench.server, reset, &steps).await.rejection(), "transaction_failed", "{reset}");
         assert_eq!(bench.rows().await, [""; 0], "{reset}");
     }
     for set in [
@@ -312,7 +312,7 @@ async fn postgres_transaction_that_cannot_be_recorded_is_told() {
         ("sql SET TRANSACTION READ ONLY", "transaction_failed"),
         ("insert a|sql INSERT INTO entries VALUES (1)", "store_unavailable"),
     ] {
-        assert_eq!(send(&bench.server, steps, steps).await.refusal(), code, "{steps}");
+        assert_eq!(send(&bench.server, steps, steps).await.rejection(), code, "{steps}");
         assert_eq!(bench.rows().await, [""; 0], "{steps}");
         assert_eq!(of_all(&bench.pool, "SHOW default_transaction_read_only").await, ["off"; 2], "{steps}");
     }
@@ -336,7 +336,7 @@ async fn postgres_role_without_privileges_runs_and_records() {
         assert_eq!(send(&server, steps, steps).await.status, StatusCode::CREATED, "{steps}");
         assert!(send(&server, steps, steps).await.is_replay(), "{steps}");
     }
-    assert_eq!(send(&server, "lost", "insert a|sql ROLLBACK").await.refusal(), "transaction_failed");
+    assert_eq!(send(&server, "lost", "insert a|sql ROLLBACK").await.rejection(), "transaction_failed");
     assert_eq!(bench.rows().await, ["a"; 2]);
     pool.close().await;
     drop(server);
@@ -519,12 +519,12 @@ async fn serialization_failure_is_503_and_the_retry_succeeds() {
         });
         let lost: Vec<_> = (0..2).filter(|&at| answers[at].status != StatusCode::CREATED).collect();
         assert_eq!(lost.len(), 1, "{answers:?}");
-        let refused = &answers[lost[0]];
+        let rejected = &answers[lost[0]];
         assert_eq!(
-            (refused.status, refused.refusal()),
+            (rejected.status, rejected.rejection()),
             (StatusCode::SERVICE_UNAVAILABLE, "transaction_conflict".to_owned())
         );
-        assert_eq!(refused.headers["retry-after"], "0");
+        assert_eq!(rejected.headers["retry-after"], "0");
         runs.let_finish(1);
         let retry = send(&server, &keys[lost[0]], how).await;
         assert_eq!((retry.status, retry.is_replay()), (StatusCode::CREATED, false), "{how}");
@@ -575,7 +575,7 @@ async fn faults_of_the_testing_kit_hit_each_moment_of_a_tx() {
     for moment in [Moment::Begin, Moment::Record, Moment::Commit] {
         store.fail_transactions(Some(moment));
         assert_eq!(
-            send(&server, &format!("{moment:?}"), "insert a").await.refusal(),
+            send(&server, &format!("{moment:?}"), "insert a").await.rejection(),
             "store_unavailable",
             "{moment:?}"
         );

@@ -30,7 +30,7 @@ async fn handler_in_flight() {}
 #[idempotent(lease = "30s", lease = "30s")]
 async fn handler_lease() {}
 
-#[idempotent(after_crash = "refuse", after_crash = "refuse")]
+#[idempotent(after_crash = "reject", after_crash = "reject")]
 async fn handler_after_crash() {}
 
 #[idempotent(max_body = "4MiB", max_body = "4MiB")]

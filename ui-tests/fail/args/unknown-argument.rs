@@ -39,7 +39,7 @@ async fn handler_in_flight() {}
 #[idempotent(leese = "30s")]
 async fn handler_lease() {}
 
-#[idempotent(aftercrash = "refuse")]
+#[idempotent(aftercrash = "reject")]
 async fn handler_after_crash() {}
 
 #[idempotent(maxbody = "4MiB")]

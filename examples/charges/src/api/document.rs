@@ -33,12 +33,12 @@ impl Modify for Names {
     }
 }
 
-/// How the extractors of a handler with a body refuse it.
+/// How the extractors of a handler with a body reject it.
 pub(super) struct BodyErrors;
 
 impl IntoResponses for BodyErrors {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        let refusal = |status: StatusCode, description: &str, media_types: &[&str]| {
+        let rejection = |status: StatusCode, description: &str, media_types: &[&str]| {
             let response =
                 media_types.iter().fold(ResponseBuilder::new().description(description), |response, media_type| {
                     let schema = match *media_type {
@@ -51,10 +51,10 @@ impl IntoResponses for BodyErrors {
         };
         let (text, json) = ("text/plain", "application/json");
         BTreeMap::from([
-            refusal(StatusCode::BAD_REQUEST, "The body is no JSON", &[text]),
-            refusal(StatusCode::UNAUTHORIZED, "Nobody asks", &[json]),
-            refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is said to be no JSON", &[text]),
-            refusal(StatusCode::UNPROCESSABLE_ENTITY, "The body is not what it must be", &[text, json]),
+            rejection(StatusCode::BAD_REQUEST, "The body is no JSON", &[text]),
+            rejection(StatusCode::UNAUTHORIZED, "Nobody asks", &[json]),
+            rejection(StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is said to be no JSON", &[text]),
+            rejection(StatusCode::UNPROCESSABLE_ENTITY, "The body is not what it must be", &[text, json]),
         ])
     }
 }

@@ -54,7 +54,7 @@ pub(super) struct Refund {
     fingerprint = (refund.charge, refund.amount),
     in_flight = wait("5s"),
     lease = "3s",
-    after_crash = "refuse",
+    after_crash = "reject",
 )]
 pub(super) async fn create_refund(
     State(app): State<App>,

@@ -32,7 +32,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// The code of a refusal or an error of the API.
+    /// The code of a rejection or an error of the API.
     pub(super) fn code(&self) -> &str {
         self.body["code"].as_str().or_else(|| self.body["error"].as_str()).unwrap_or_default()
     }

@@ -66,12 +66,12 @@ async fn fifty_at_once(stage: &mut Stage) -> anyhow::Result<()> {
     let answers =
         try_join_all((0..50).map(|_| operation.send(&stage.client, stage.server.as_ref().expect("it runs")))).await?;
     let ran = answers.iter().filter(|answer| answer.status == StatusCode::CREATED && !answer.replayed).count();
-    let refused = answers.iter().filter(|answer| answer.is_in_flight()).count();
+    let rejected = answers.iter().filter(|answer| answer.is_in_flight()).count();
     let replayed = answers.iter().filter(|answer| answer.replayed).count();
-    says(&format!("{ran} ran, {refused} were refused with 409 in_flight, {replayed} were replayed"));
+    says(&format!("{ran} ran, {rejected} were rejected with 409 in_flight, {replayed} were replayed"));
     stage.check(
-        "exactly one ran, and every other one was refused or replayed",
-        ran == 1 && ran + refused + replayed == 50,
+        "exactly one ran, and every other one was rejected or replayed",
+        ran == 1 && ran + rejected + replayed == 50,
     );
     stage.expect_entries("fifty-clicks", 1).await
 }
@@ -80,7 +80,7 @@ async fn a_key_is_reused(stage: &mut Stage) -> anyhow::Result<()> {
     stage.scene("A key is reused for another amount");
     let body = r#"{"amount": 99000, "currency": "EUR", "card": "4242"}"#;
     let answer = stage.send(Operation { body, ..charge("alice", "lost-response") }).await?;
-    stage.expect_refusal("it is refused", &answer, StatusCode::UNPROCESSABLE_ENTITY, "key_reused");
+    stage.expect_rejection("it is rejected", &answer, StatusCode::UNPROCESSABLE_ENTITY, "key_reused");
     stage.expect_entries("lost-response", 1).await
 }
 
@@ -165,7 +165,7 @@ async fn the_server_is_killed_in_a_refund(stage: &mut Stage) -> anyhow::Result<(
     stage.kill_and_restart().await?;
     drop(connection);
     let retry = operation.retry_until_settled(&stage.client, stage.server()?).await?;
-    stage.expect_refusal("it is never run again", &retry, StatusCode::CONFLICT, "outcome_unknown");
+    stage.expect_rejection("it is never run again", &retry, StatusCode::CONFLICT, "outcome_unknown");
     let unsettled =
         stage.ledger().await?.iter().any(|line| line.key.as_deref() == Some("killed-refund") && !line.settled);
     stage.check("its entry stays unsettled, for a person who asks the card network what became of it", unsettled);
@@ -237,7 +237,7 @@ impl Stage {
         self.check(&format!("{expectation}: {}", answer.summary()), holds);
     }
 
-    fn expect_refusal(&mut self, expectation: &str, answer: &Answer, status: StatusCode, code: &str) {
+    fn expect_rejection(&mut self, expectation: &str, answer: &Answer, status: StatusCode, code: &str) {
         let holds = answer.status == status && answer.code() == code;
         self.check(&format!("{expectation}: {}", answer.summary()), holds);
     }

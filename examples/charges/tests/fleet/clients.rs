@@ -71,7 +71,7 @@ impl Answer {
         body[name].clone()
     }
 
-    /// The code of a refusal.
+    /// The code of a rejection.
     pub(crate) fn code(&self) -> Option<String> {
         self.member("code").as_str().map(str::to_owned)
     }

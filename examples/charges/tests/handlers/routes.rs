@@ -40,12 +40,12 @@ async fn a_retry_gets_the_same_charge_and_no_money_moves() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_used_for_another_amount_is_refused() {
+async fn a_key_that_is_used_for_another_amount_is_rejected() {
     let (books, registry) = (Books::open().await, testing::registry());
     let router = books.router(&registry);
     charge(&router, "k", 1999).await;
     assert_eq!(charge(&router, "k", 2999).await.status(), StatusCode::UNPROCESSABLE_ENTITY);
-    assert_eq!((registry.executions("charges"), registry.refusals("charges", "key_reused")), (1, 1));
+    assert_eq!((registry.executions("charges"), registry.rejections("charges", "key_reused")), (1, 1));
 }
 
 #[tokio::test]
@@ -54,7 +54,7 @@ async fn of_a_double_click_one_is_executed() {
     let router = books.router(&registry);
     let (first, second) = tokio::join!(charge(&router, "k", 1999), charge(&router, "k", 1999));
     assert_eq!((first.status(), second.status()), (StatusCode::CREATED, StatusCode::CONFLICT));
-    assert_eq!((registry.executions("charges"), registry.refusals("charges", "in_flight")), (1, 1));
+    assert_eq!((registry.executions("charges"), registry.rejections("charges", "in_flight")), (1, 1));
 }
 
 #[tokio::test]
@@ -87,7 +87,7 @@ async fn while_the_store_cannot_be_asked_nothing_is_charged() {
     tokio::time::pause();
     assert_eq!(charge(&router, "k", 1999).await.status(), StatusCode::SERVICE_UNAVAILABLE);
     tokio::time::resume();
-    assert_eq!(registry.refusals("charges", "store_unavailable"), 1);
+    assert_eq!(registry.rejections("charges", "store_unavailable"), 1);
     assert_eq!(books.lines_and_times_asked().await, (0, 0));
 }
 

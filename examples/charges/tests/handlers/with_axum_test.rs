@@ -35,9 +35,9 @@ async fn a_charge_and_its_refund_are_executed_once_each() {
 async fn a_refund_needs_a_key() {
     let (books, registry) = (Books::open().await, testing::registry());
     let server = TestServer::new(books.router(&registry));
-    let refused =
+    let rejected =
         server.post("/refunds").authorization_bearer("alice").json(&json!({ "charge": 1, "amount": 1 })).await;
-    refused.assert_status_bad_request();
-    assert_eq!(refused.json::<Value>()["code"], "missing_key");
-    assert_eq!(registry.refusals("refunds", "missing_key"), 1);
+    rejected.assert_status_bad_request();
+    assert_eq!(rejected.json::<Value>()["code"], "missing_key");
+    assert_eq!(registry.rejections("refunds", "missing_key"), 1);
 }

@@ -6,7 +6,7 @@ mod sdk;
 
 use axum::Router;
 use axum::routing::post;
-use idempotent_runtime::{Refusal, Registry, refusal};
+use idempotent_runtime::{Registry, Rejection, rejection};
 use idempotent_tests::{Fault, Runs, Server};
 use serde_json::{Value, json};
 
@@ -159,15 +159,15 @@ async fn a_key_in_use_is_never_taken_for_a_success(sdk: Sdk) {
     let mut first = sdk.client_of(bench.server.address());
     let mut second = sdk.client_of(bench.server.address());
     let payment = payment();
-    let refused = async {
+    let rejected = async {
         bench.runs.until_started(1).await;
-        let refused = second.does(pay(&payment, "k", 0)).await;
+        let rejected = second.does(pay(&payment, "k", 0)).await;
         bench.runs.let_finish(1);
-        refused
+        rejected
     };
-    let (first, refused) = tokio::join!(first.does(pay(&payment, "k", 0)), refused);
-    is_raised(&refused, &sdk.error("API"), 409, "idempotency_key_in_use");
-    assert_eq!(refused["type"], "idempotency_error");
+    let (first, rejected) = tokio::join!(first.does(pay(&payment, "k", 0)), rejected);
+    is_raised(&rejected, &sdk.error("API"), 409, "idempotency_key_in_use");
+    assert_eq!(rejected["type"], "idempotency_error");
     assert_eq!(first["returned"]["status"], "succeeded");
     assert_eq!(bench.payments().await, 1);
 }
@@ -188,14 +188,14 @@ async fn a_store_that_is_away_is_an_api_error_and_retried(sdk: Sdk) {
 }
 
 async fn what_no_retry_can_help_is_asked_once(sdk: Sdk) {
-    for (refusal, code) in [
-        (Refusal::OutcomeUnknown, "outcome_unknown"),
-        (Refusal::TransactionFailed, "transaction_failed"),
-        (Refusal::StepFailed, "step_failed"),
+    for (rejection, code) in [
+        (Rejection::OutcomeUnknown, "outcome_unknown"),
+        (Rejection::TransactionFailed, "transaction_failed"),
+        (Rejection::StepFailed, "step_failed"),
     ] {
         let door = Door::default();
-        let refuse = post(async move || refusal::stripe(refusal.clone()));
-        let server = Server::start(door.guard(Router::new().route("/v1/payment_intents", refuse))).await;
+        let reject = post(async move || rejection::stripe(rejection.clone()));
+        let server = Server::start(door.guard(Router::new().route("/v1/payment_intents", reject))).await;
         let failed = sdk.client_of(server.address()).does(pay(&payment(), "k", 9)).await;
         is_raised(&failed, &sdk.error("API"), 500, code);
         assert_eq!(door.seen(), [("k".to_owned(), 500)]);
@@ -225,7 +225,7 @@ async fn a_wrong_parameter_is_named_and_its_key_stays_free(sdk: Sdk) {
     assert_eq!((&corrected["returned"]["status"], &corrected["replayed"]), (&json!("succeeded"), &json!(false)));
 }
 
-/// Why refusals are rendered for these SDKs: this is what they make of problem details.
+/// Why rejections are rendered for these SDKs: this is what they make of problem details.
 #[tokio::test]
 async fn stripe_node_takes_problem_details_for_a_success() {
     for sdk in [Sdk::Node, Sdk::Python] {
@@ -233,18 +233,18 @@ async fn stripe_node_takes_problem_details_for_a_success() {
         let mut first = sdk.client_of(bench.server.address());
         let mut second = sdk.client_of(bench.server.address());
         let payment = payment();
-        let refused = async {
+        let rejected = async {
             bench.runs.until_started(1).await;
             let in_flight = second.does(pay(&payment, "k", 0)).await;
             let reused = second.does(pay(&with("amount", 2999), "k", 0)).await;
             bench.runs.let_finish(1);
             [(409, "in_flight", in_flight), (422, "key_reused", reused)]
         };
-        let (_, refused) = tokio::join!(first.does(pay(&payment, "k", 0)), refused);
-        for (status, code, outcome) in refused {
+        let (_, rejected) = tokio::join!(first.does(pay(&payment, "k", 0)), rejected);
+        for (status, code, outcome) in rejected {
             assert_eq!(outcome["status"], status, "{outcome}");
             match sdk {
-                // A "payment intent" of a payment that was refused.
+                // A "payment intent" of a payment that was rejected.
                 Sdk::Node => {
                     assert_eq!(outcome["returned"]["code"], code, "{outcome}");
                     assert!(outcome["returned"]["id"].is_null(), "{outcome}");

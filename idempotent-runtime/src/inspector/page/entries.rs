@@ -4,28 +4,28 @@ use std::time::Duration;
 
 use maud::{Markup, html};
 
-use super::words::{Link, age, badge, meaning, number, span, text, title};
-use super::{Panel, View};
-use crate::inspector::asked::Target;
+use crate::inspector::entry_view::{EntryReport, EntryView, State};
+use crate::inspector::masking::{Keys, visible};
+use crate::inspector::page::format::{Link, age, badge, meaning, number, span, text, title};
+use crate::inspector::page::{Panel, View};
 use crate::inspector::problem::Problem;
-use crate::inspector::shown::{Keys, visible};
-use crate::inspector::sighting::{EntryReport, Sighting, State};
-use crate::policies;
+use crate::inspector::query::Target;
+use crate::policy::registration::policies;
 
 pub(super) fn table(view: &View<'_>, state: State) -> Markup {
-    let (sightings, count) = (view.scan.of(state), view.scan.counts().of(state));
+    let (entry_views, count) = (view.scan.of(state), view.scan.counts().of(state));
     let order = if matches!(state, State::Completed | State::ResponseNotRecorded) { "newest" } else { "oldest" };
     html! {
         section aria-labelledby=(state) id="entries" class={ "entries " (state) } {
             div class="heading" {
                 h2 id=(state) { (title(state)) @if state == State::InFlight { " now" } }
                 span class="quiet" {
-                    @if count > sightings.len() { (order) " " (sightings.len()) " of " (number(count)) }
+                    @if count > entry_views.len() { (order) " " (entry_views.len()) " of " (number(count)) }
                     @else if count > 1 { (order) " first" }
                 }
             }
             p class="quiet" { (meaning(state)) }
-            @if sightings.is_empty() {
+            @if entry_views.is_empty() {
                 p class="empty" { "There are none." }
             } @else {
                 table {
@@ -38,19 +38,19 @@ pub(super) fn table(view: &View<'_>, state: State) -> Markup {
                         th { "Kept for" }
                         th { span class="hidden" { "Details" } }
                     } }
-                    tbody { @for sighting in sightings { (row(view, sighting)) } }
+                    tbody { @for entry_view in entry_views { (row(view, entry_view)) } }
                 }
             }
         }
     }
 }
 
-fn row(view: &View<'_>, sighting: &Sighting) -> Markup {
-    let report = sighting.report(view.desk.selection.keys);
-    let link = Link { id: report.id.as_deref(), fragment: "#entry", ..Link::of(&view.desk.selection) };
+fn row(view: &View<'_>, entry_view: &EntryView) -> Markup {
+    let report = entry_view.report(view.service.selection.keys);
+    let link = Link { id: report.id.as_deref(), fragment: "#entry", ..Link::of(&view.service.selection) };
     html! {
         tr {
-            td data-label=(since(report.state)) { (age(sighting, report.since.as_deref())) }
+            td data-label=(since(report.state)) { (age(entry_view, report.since.as_deref())) }
             td data-label="Scope" { (part(report.scope.as_deref())) }
             td data-label="Caller" { (part(report.caller.as_deref())) }
             td data-label="Key" { (key(&report)) }
@@ -62,9 +62,9 @@ fn row(view: &View<'_>, sighting: &Sighting) -> Markup {
 }
 
 pub(super) fn look_up(view: &View<'_>) -> Markup {
-    let selection = &view.desk.selection;
+    let selection = &view.service.selection;
     let given = selection.scope.as_deref().filter(|scope| visible(scope) == *scope);
-    let scopes: std::collections::BTreeSet<_> = policies().map(crate::Policy::scope).collect();
+    let scopes: std::collections::BTreeSet<_> = policies().map(crate::policy::Policy::scope).collect();
     html! {
         section aria-labelledby="look-up" class="look-up" {
             h2 id="look-up" { "Look one key up" }
@@ -78,7 +78,7 @@ pub(super) fn look_up(view: &View<'_>) -> Markup {
             }
             p class="quiet" id="about-callers" {
                 "The key as the client sends it, without quotes. The caller where the handler names one, else nothing."
-                @if view.desk.keys_are_digests() { " This registry stores digests: scope, caller and key are digested before they are looked for." }
+                @if view.service.keys_are_digests() { " This registry stores digests: scope, caller and key are digested before they are looked for." }
             }
         }
     }
@@ -86,13 +86,13 @@ pub(super) fn look_up(view: &View<'_>) -> Markup {
 
 pub(super) fn panel(view: &View<'_>, panel: &Panel) -> Markup {
     match panel {
-        Panel::Found { target, sighting } => found(view, target, sighting),
+        Panel::Found { target, entry_view } => found(view, target, entry_view),
         Panel::Failed(problem) => failed(problem),
-        Panel::Purged(sighting) => html! {
+        Panel::Purged(entry_view) => html! {
             section class="panel done" id="entry" role="status" {
                 h2 { "Purged" }
                 p { "What stood there is gone: the next request with this key runs the handler. The audit has been told." }
-                (facts(view, sighting))
+                (facts(view, entry_view))
             }
         },
     }
@@ -107,26 +107,26 @@ fn failed(problem: &Problem) -> Markup {
     }
 }
 
-fn found(view: &View<'_>, target: &Target, sighting: &Sighting) -> Markup {
+fn found(view: &View<'_>, target: &Target, entry_view: &EntryView) -> Markup {
     html! {
-        section class={ "panel " (sighting.state()) } id="entry" aria-labelledby="entry-title" {
+        section class={ "panel " (entry_view.state()) } id="entry" aria-labelledby="entry-title" {
             div class="heading" {
                 h2 id="entry-title" { "One entry" }
-                (badge(sighting.state()))
+                (badge(entry_view.state()))
             }
-            p { (meaning(sighting.state())) }
-            (facts(view, sighting))
-            @if let Some(confirmation) = view.desk.confirmation(sighting) {
+            p { (meaning(entry_view.state())) }
+            (facts(view, entry_view))
+            @if let Some(confirmation) = view.service.confirmation(entry_view) {
                 details class="purge" {
                     summary { "Purge this entry…" }
-                    form method="post" action=(Link { fragment: "#entry", ..Link::of(&view.desk.selection) }) {
+                    form method="post" action=(Link { fragment: "#entry", ..Link::of(&view.service.selection) }) {
                         (settings(view))
                         @match target {
                             Target::Id(id) => input type="hidden" name="id" value=(id);,
                             // In the encoding of record keys: a form would change line breaks and control characters.
                             Target::Key(key) => input type="hidden" name="record_key" value=(key.as_str());,
                         }
-                        p { strong { "Careful: " } (sighting.state().consequence()) "." }
+                        p { strong { "Careful: " } (entry_view.state().consequence()) "." }
                         label class="confirm" {
                             input type="checkbox" name="confirm" value=(confirmation) required;
                             " I have looked into it, and the handler may run again."
@@ -141,7 +141,7 @@ fn found(view: &View<'_>, target: &Target, sighting: &Sighting) -> Markup {
 
 /// What every form of the page hands on.
 fn settings(view: &View<'_>) -> Markup {
-    let selection = &view.desk.selection;
+    let selection = &view.service.selection;
     html! {
         input type="hidden" name="store" value=[selection.store.as_deref()];
         input type="hidden" name="limit" value=(selection.limit);
@@ -149,14 +149,14 @@ fn settings(view: &View<'_>) -> Markup {
     }
 }
 
-fn facts(view: &View<'_>, sighting: &Sighting) -> Markup {
-    let report = sighting.report(view.desk.selection.keys);
+fn facts(view: &View<'_>, entry_view: &EntryView) -> Markup {
+    let report = entry_view.report(view.service.selection.keys);
     html! {
         dl {
             div { dt { "Scope" } dd { (part(report.scope.as_deref())) } }
             div { dt { "Caller" } dd { (part(report.caller.as_deref())) } }
             div { dt { "Key" } dd { (key(&report)) } }
-            div { dt { (since(report.state)) } dd { (age(sighting, report.since.as_deref())) @if let Some(stamp) = &report.since { span class="quiet" { " · " (stamp) } } } }
+            div { dt { (since(report.state)) } dd { (age(entry_view, report.since.as_deref())) @if let Some(stamp) = &report.since { span class="quiet" { " · " (stamp) } } } }
             div { dt { (particulars(report.state)) } dd { (particular(&report)) } }
             div { dt { "Kept for" } dd { (kept(&report)) } }
             @if let Some(fingerprint) = &report.fingerprint { div { dt { "Fingerprint" } dd { code { (fingerprint) "…" } } } }

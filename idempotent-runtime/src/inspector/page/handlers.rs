@@ -2,12 +2,12 @@
 
 use maud::{Markup, html};
 
-use super::View;
-use super::words::{number, span};
 use crate::inspector::DEFAULT_STORE;
+use crate::inspector::entry_view::State;
 use crate::inspector::handlers::HandlerReport;
-use crate::inspector::sighting::State;
-use crate::policies;
+use crate::inspector::page::View;
+use crate::inspector::page::format::{number, span};
+use crate::policy::registration::policies;
 
 pub(super) fn table(view: &View<'_>) -> Markup {
     let handlers: Vec<_> = policies().map(HandlerReport::of).collect();
@@ -63,7 +63,7 @@ fn name(handler: &str) -> &str {
 
 /// How many keys of this scope stand in the store that is shown.
 fn keys(view: &View<'_>, handler: &HandlerReport) -> Markup {
-    let is_shown = handler.store == view.desk.selection.store.as_deref().unwrap_or(DEFAULT_STORE);
+    let is_shown = handler.store == view.service.selection.store.as_deref().unwrap_or(DEFAULT_STORE);
     let counts = view.scan.scopes().get(handler.scope).filter(|_| is_shown);
     let all = counts.map_or(0, |counts| State::ALL.into_iter().map(|state| counts.of(state)).sum());
     html! {

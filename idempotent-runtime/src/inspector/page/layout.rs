@@ -2,14 +2,14 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::words::{Link, badge, meaning, number, text, title};
-use super::{STYLE, View, entries, handlers};
 use crate::inspector::DEFAULT_STORE;
-use crate::inspector::asked::LARGEST_LIMIT;
+use crate::inspector::entry_view::State;
+use crate::inspector::masking::Keys;
+use crate::inspector::page::format::{Link, badge, meaning, number, text, title};
+use crate::inspector::page::{STYLE, View, entries, handlers};
 use crate::inspector::problem::Problem;
+use crate::inspector::query::LARGEST_LIMIT;
 use crate::inspector::scan::Counts;
-use crate::inspector::shown::Keys;
-use crate::inspector::sighting::State;
 
 pub(super) fn page(view: &View<'_>) -> Markup {
     document(&html! {
@@ -17,7 +17,7 @@ pub(super) fn page(view: &View<'_>) -> Markup {
         main {
             @if let Some(panel) = &view.panel { (entries::panel(view, panel)) }
             (overview(view))
-            @match view.desk.selection.state {
+            @match view.service.selection.state {
                 Some(state) => (entries::table(view, state)),
                 None => {
                     @for state in State::ALL.into_iter().filter(|&state| state.is_stuck() && view.scan.counts().of(state) > 0) {
@@ -64,7 +64,7 @@ fn document(body: &Markup) -> Markup {
 }
 
 fn header(view: &View<'_>) -> Markup {
-    let selection = &view.desk.selection;
+    let selection = &view.service.selection;
     let stores = [None].into_iter().chain(view.inspector.registry.store_names().map(Some));
     let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string();
     let link = Link::of(selection);
@@ -91,7 +91,7 @@ fn header(view: &View<'_>) -> Markup {
 }
 
 fn overview(view: &View<'_>) -> Markup {
-    let (scan, selection) = (view.scan, &view.desk.selection);
+    let (scan, selection) = (view.scan, &view.service.selection);
     let counts = scan.counts();
     html! {
         section aria-labelledby="overview" {
@@ -121,7 +121,7 @@ fn overview(view: &View<'_>) -> Markup {
 
 /// Whether the figures are the whole.
 fn reach(view: &View<'_>) -> Markup {
-    let (scan, selection) = (view.scan, &view.desk.selection);
+    let (scan, selection) = (view.scan, &view.service.selection);
     let scanned = number(scan.scanned());
     let more = (selection.limit.saturating_mul(10)).min(LARGEST_LIMIT);
     html! {

@@ -1,9 +1,9 @@
 //! The page: one document, without scripts and without anything from elsewhere.
 
-mod entries;
-mod handlers;
-mod layout;
-mod words;
+pub(crate) mod entries;
+pub(crate) mod format;
+pub(crate) mod handlers;
+pub(crate) mod layout;
 
 use std::sync::{Arc, LazyLock};
 
@@ -17,13 +17,13 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use maud::Markup;
 use sha2::{Digest, Sha256};
 
-use super::Inspector;
-use super::asked::{Asked, Selection, Target};
-use super::audit::Operator;
-use super::desk::Desk;
-use super::problem::Problem;
-use super::scan::Scan;
-use super::sighting::Sighting;
+use crate::inspector::Inspector;
+use crate::inspector::audit::Operator;
+use crate::inspector::entry_view::EntryView;
+use crate::inspector::problem::Problem;
+use crate::inspector::query::{EntryQuery, Selection, Target};
+use crate::inspector::scan::Scan;
+use crate::inspector::service::Service;
 
 const STYLE: &str = include_str!("style.css");
 
@@ -45,7 +45,7 @@ pub(super) fn content_security_policy() -> HeaderValue {
 
 /// What is shown beside the overview.
 struct View<'a> {
-    desk: &'a Desk<'a>,
+    service: &'a Service<'a>,
     inspector: &'a Inspector,
     scan: &'a Scan,
     panel: Option<Panel>,
@@ -53,23 +53,23 @@ struct View<'a> {
 
 /// About one entry.
 enum Panel {
-    Found { target: Target, sighting: Sighting },
-    Purged(Sighting),
+    Found { target: Target, entry_view: EntryView },
+    Purged(EntryView),
     Failed(Problem),
 }
 
 pub(super) async fn show(
     Shared(inspector): Shared<Arc<Inspector>>,
     operator: Option<Extension<Operator>>,
-    asked: Result<Query<Asked>, QueryRejection>,
+    asked: Result<Query<EntryQuery>, QueryRejection>,
 ) -> Response {
     let shown = async {
-        let desk = Desk::open(&inspector, super::api::in_address(asked)?, super::api::who(operator.as_ref()))?;
-        let panel = match &desk.selection.target {
+        let service = Service::open(&inspector, super::api::in_address(asked)?, super::api::who(operator.as_ref()))?;
+        let panel = match &service.selection.target {
             None => None,
-            Some(target) => Some(look_up(&desk, target.clone()).await),
+            Some(target) => Some(look_up(&service, target.clone()).await),
         };
-        render(&inspector, &desk, panel).await
+        render(&inspector, &service, panel).await
     };
     shown.await.unwrap_or_else(|problem| failed(&problem))
 }
@@ -78,37 +78,37 @@ pub(super) async fn act(
     Shared(inspector): Shared<Arc<Inspector>>,
     operator: Option<Extension<Operator>>,
     headers: HeaderMap,
-    asked: Result<Form<Asked>, FormRejection>,
+    asked: Result<Form<EntryQuery>, FormRejection>,
 ) -> Response {
     let acted = async {
         let purges = asked.as_ref().is_ok_and(|Form(asked)| asked.action.as_deref() == Some("purge"));
         let selection: Selection = super::api::in_body(asked)?;
-        let desk = Desk::open(&inspector, selection, super::api::who(operator.as_ref()))?;
-        let target = super::api::target(&desk)?;
+        let service = Service::open(&inspector, selection, super::api::who(operator.as_ref()))?;
+        let target = super::api::target(&service)?;
         let panel = if purges {
-            desk.purge(&target, &headers).await.map_or_else(Panel::Failed, Panel::Purged)
+            service.purge(&target, &headers).await.map_or_else(Panel::Failed, Panel::Purged)
         } else {
-            look_up(&desk, target).await
+            look_up(&service, target).await
         };
-        render(&inspector, &desk, Some(panel)).await
+        render(&inspector, &service, Some(panel)).await
     };
     acted.await.unwrap_or_else(|problem| failed(&problem))
 }
 
-async fn look_up(desk: &Desk<'_>, target: Target) -> Panel {
-    match desk.look_up(&target).await {
-        Ok(sighting) => Panel::Found { target, sighting },
+async fn look_up(service: &Service<'_>, target: Target) -> Panel {
+    match service.look_up(&target).await {
+        Ok(entry_view) => Panel::Found { target, entry_view },
         Err(problem) => Panel::Failed(problem),
     }
 }
 
-async fn render(inspector: &Inspector, desk: &Desk<'_>, panel: Option<Panel>) -> Result<Response, Problem> {
-    let scan = desk.scan(KEPT).await?;
+async fn render(inspector: &Inspector, service: &Service<'_>, panel: Option<Panel>) -> Result<Response, Problem> {
+    let scan = service.scan(KEPT).await?;
     let status = match &panel {
         Some(Panel::Failed(problem)) => problem.status,
         _ => StatusCode::OK,
     };
-    Ok(html(status, layout::page(&View { desk, inspector, scan: &scan, panel })))
+    Ok(html(status, layout::page(&View { service, inspector, scan: &scan, panel })))
 }
 
 fn failed(problem: &Problem) -> Response {

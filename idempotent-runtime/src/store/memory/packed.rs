@@ -6,8 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use crate::store::Token;
-use crate::{Fingerprint, Record, RecordKey, RecordedBody};
+use crate::fingerprint::Fingerprint;
+use crate::key::RecordKey;
+use crate::record::{Record, RecordedBody};
+use crate::store::claim::Token;
 
 /// Bodies from this length on stand apart, so that a replay shares them instead of copying.
 const LARGE_BODY: usize = 4 * 1024;

@@ -7,9 +7,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use hashbrown::HashTable;
 
-use super::packed::Packed;
-use crate::store::{AfterCrash, Claim, ClaimRequest, Entry, EntryState, Held, Token};
-use crate::{Fingerprint, Record, RecordKey};
+use crate::fingerprint::Fingerprint;
+use crate::key::RecordKey;
+use crate::policy::AfterCrash;
+use crate::record::Record;
+use crate::store::claim::{Claim, ClaimRequest, Held, Token};
+use crate::store::entry::{Entry, EntryState};
+use crate::store::memory::packed::Packed;
 
 /// What an entry is counted for beside its key and payload: what it takes at most, with its places in table and queue.
 /// The first one of a shard takes somewhat more.
@@ -134,8 +138,8 @@ impl Shard {
         if fingerprint != request.fingerprint {
             return Stands::Answer(Claim::Lapsed { fingerprint });
         }
-        if request.after_crash == AfterCrash::Refuse {
-            // What is refused once must not run later because the claim that it met has expired.
+        if request.after_crash == AfterCrash::Reject {
+            // What is rejected once must not run later because the claim that it met has expired.
             let expired_once = !slot.entry.is_endless();
             slot.entry.never_expire();
             self.endless += usize::from(expired_once);
@@ -312,7 +316,7 @@ impl Claimed {
             ttl: request.ttl,
             expires_at: match request.after_crash {
                 AfterCrash::Rerun => now.saturating_add(request.ttl),
-                AfterCrash::Refuse => NEVER,
+                AfterCrash::Reject => NEVER,
             },
         }
     }

@@ -3,12 +3,12 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::Inner;
-use super::shard::Moment;
 use crate::deadline::Deadline;
-use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::tokio::sync::Notify;
-use crate::sync::{Mutex, lock, tokio};
+use crate::store::memory::duty::UNKNOWN;
+use crate::store::memory::shard::Moment;
+use crate::store::memory::store::Inner;
+use crate::sync::atomic::Ordering;
+use crate::sync::{lock, tokio};
 
 /// The sweeper rests at least this long, or a busy store would wake it for every single expiry.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -18,36 +18,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 const IN_ONE_GO: usize = 512;
 const MOMENT: Duration = Duration::from_millis(1);
 
-/// Nobody sweeps, or it is being found out when the next one will.
-const UNKNOWN: u64 = u64::MAX;
-
-pub(super) struct Sweeper {
-    /// In nanoseconds since the store began. Written under the lock, and read without it: a claim need not take it.
-    wakes_at: AtomicU64,
-    is_on_duty: Mutex<bool>,
-    /// Apart from the rest, so that the sweeper can sleep without holding the store.
-    earlier: Arc<Notify>,
-}
-
-impl Default for Sweeper {
-    fn default() -> Self {
-        Self { wakes_at: AtomicU64::new(UNKNOWN), is_on_duty: Mutex::default(), earlier: Arc::default() }
-    }
-}
-
-impl Sweeper {
-    /// The task finds nothing left to sweep, and ends.
-    pub(super) fn end(&self) {
-        self.earlier.notify_one();
-    }
-
-    /// The next one who enters something sends for another task.
-    fn leave(&self, is_on_duty: &mut bool) {
-        *is_on_duty = false;
-        self.wakes_at.store(UNKNOWN, Ordering::SeqCst);
-    }
-}
-
 impl Inner {
     /// Sees to it that the sweeper wakes by then.
     pub(super) fn sweep_at(self: &Arc<Self>, expires_at: Moment) {
@@ -55,16 +25,16 @@ impl Inner {
         if self.sweeper.wakes_at.load(Ordering::SeqCst) <= wanted {
             return;
         }
-        let mut is_on_duty = lock(&self.sweeper.is_on_duty);
+        let mut has_task = lock(&self.sweeper.has_task);
         if self.sweeper.wakes_at.load(Ordering::SeqCst) <= wanted {
             return;
         }
         self.sweeper.wakes_at.store(wanted, Ordering::SeqCst);
-        if *is_on_duty {
+        if *has_task {
             self.sweeper.earlier.notify_one();
         } else {
-            *is_on_duty = true;
-            drop(is_on_duty);
+            *has_task = true;
+            drop(has_task);
             // A runtime that shuts down drops the task here and now, and with it its duty, which takes the lock.
             tokio::spawn(sweep_forever(OnDuty(Arc::downgrade(self))));
         }
@@ -95,7 +65,7 @@ impl Inner {
 }
 
 #[cfg(all(test, shuttle))]
-impl super::MemoryStore {
+impl crate::store::memory::store::MemoryStore {
     /// Leaves what expires to the calls of the store: with the sweeper's steps, the schedules are too many to try all.
     pub(crate) fn without_sweeper(self) -> Self {
         self.0.sweeper.wakes_at.store(0, Ordering::SeqCst);
@@ -109,7 +79,7 @@ struct OnDuty(Weak<Inner>);
 impl Drop for OnDuty {
     fn drop(&mut self) {
         if let Some(inner) = self.0.upgrade() {
-            inner.sweeper.leave(&mut lock(&inner.sweeper.is_on_duty));
+            inner.sweeper.leave(&mut lock(&inner.sweeper.has_task));
         }
     }
 }
@@ -120,11 +90,11 @@ async fn sweep_forever(mut duty: OnDuty) {
         let Some(inner) = duty.0.upgrade() else { return };
         inner.sweep_all().await;
         let wakes_at = {
-            let mut is_on_duty = lock(&inner.sweeper.is_on_duty);
+            let mut has_task = lock(&inner.sweeper.has_task);
             // Who enters something from here on waits for the lock and corrects the time; what was entered before is seen.
             inner.sweeper.wakes_at.store(UNKNOWN, Ordering::SeqCst);
             let Some(next) = inner.next_expiry() else {
-                inner.sweeper.leave(&mut is_on_duty);
+                inner.sweeper.leave(&mut has_task);
                 duty.0 = Weak::new();
                 return;
             };

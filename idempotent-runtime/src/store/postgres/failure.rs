@@ -1,6 +1,6 @@
 //! What PostgreSQL's errors mean to a caller.
 
-use crate::store::StoreError;
+use crate::store::error::StoreError;
 
 /// Whether the statement took no effect and is likely to succeed at once: a conflict of the application's own isolation
 /// level, or a deadlock that PostgreSQL has solved.
@@ -27,7 +27,7 @@ pub(super) fn store_error(error: sqlx::Error) -> StoreError {
     }
 }
 
-/// For a claim, which is refused where there is no room for its row.
+/// For a claim, which is rejected where there is no room for its row.
 pub(super) fn claim_error(error: sqlx::Error) -> StoreError {
     match code(&error).as_deref() {
         Some("53100") => StoreError::Full,

@@ -11,10 +11,13 @@ use sqlx::postgres::{PgConnection, PgTransactionManager, Postgres};
 use sqlx::{AssertSqlSafe, Row as _, SqlSafeStr as _};
 use sqlx_core::transaction::TransactionManager as _;
 
-use super::failure::{is_aborted, is_read_only, is_transient, store_error};
 use crate::policy::Isolation;
-use crate::store::{StoreError, Token};
-use crate::transaction::{Aborted, Begun, Conflict, Ended, Failure, ReadOnly};
+use crate::store::claim::Token;
+use crate::store::error::StoreError;
+use crate::store::postgres::failure::{is_aborted, is_read_only, is_transient, store_error};
+use crate::transaction::begun::Begun;
+use crate::transaction::begun::Failure;
+use crate::transaction::error::{Aborted, Conflict, Ended, ReadOnly};
 
 /// A transaction of a handler, by the value of its setting.
 pub(super) struct InTransaction(String);

@@ -67,7 +67,7 @@ pub enum MigrateError {
         /// The schema, quoted.
         schema: String,
     },
-    /// PostgreSQL refused, or could not be reached.
+    /// PostgreSQL rejected, or could not be reached.
     #[error(
         "the tables of the store could not be made; the role needs the right to create a schema, or run the SQL of `PostgresStore::sql` as one that has it"
     )]

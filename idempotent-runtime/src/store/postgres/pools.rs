@@ -7,11 +7,11 @@ use sqlx::{AssertSqlSafe, SqlSafeStr as _};
 use sqlx_core::transaction::TransactionManager as _;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::failure::store_error;
-use super::in_transaction::InTransaction;
-use crate::store::StoreError;
+use crate::store::error::StoreError;
 use crate::store::line::Call;
-use crate::transaction::{Doubtful, Open};
+use crate::store::postgres::failure::store_error;
+use crate::store::postgres::in_transaction::InTransaction;
+use crate::transaction::open::{Doubtful, Open};
 
 /// Both reach the same database in the same way.
 ///

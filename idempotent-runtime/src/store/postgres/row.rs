@@ -5,8 +5,8 @@ use std::fmt;
 use sqlx::postgres::{PgRow, Postgres};
 use sqlx::{Decode, Row as _, Type};
 
-use crate::RecordKey;
-use crate::store::StoreError;
+use crate::key::RecordKey;
+use crate::store::error::StoreError;
 use crate::store::row::Columns;
 
 /// Whether the statement made the claim, and as which attempt.

@@ -13,7 +13,7 @@ macro_rules! now {
     };
 }
 
-macro_rules! standing {
+macro_rules! existing {
     () => {
         "SELECT id, state, fingerprint, token, attempt, lease_until > clock_timestamp() AS leased, \
          isfinite(expires_at) AS expires, (extract(epoch FROM recorded_at) * 1000)::bigint AS recorded_at, status, headers::text AS headers, body, \
@@ -46,7 +46,7 @@ macro_rules! other_request {
 }
 
 /// What stands under the digest $1 and is alive.
-const STANDING: &str = standing!();
+const EXISTING: &str = existing!();
 
 // A duplicate only reads. The INSERT is tried where the snapshot shows nothing alive, or a claim that may be taken over;
 // its own condition judges again, on the newest version of the row. When another one was faster, that one's row is in
@@ -68,10 +68,10 @@ const STANDING: &str = standing!();
 // the answer. It judges by the newest version of the row, whatever the statement has waited for.
 const CLAIM: &str = concat!(
     "WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now), \
-     standing AS MATERIALIZED (",
-    standing!(),
+     existing AS MATERIALIZED (",
+    existing!(),
     "), turn AS MATERIALIZED (\
-     SELECT pg_try_advisory_xact_lock_shared($10) AS is_free WHERE NOT EXISTS (SELECT FROM standing \
+     SELECT pg_try_advisory_xact_lock_shared($10) AS is_free WHERE NOT EXISTS (SELECT FROM existing \
      WHERE NOT ($7 AND state = 'claimed' AND NOT leased AND fingerprint = $3 AND token <> $4))), claimed AS (\
      INSERT INTO {schema}.records AS r \
      (digest, key, state, fingerprint, token, attempt, claim_ttl, lease_until, expires_at) \
@@ -90,7 +90,7 @@ const CLAIM: &str = concat!(
      UNION ALL SELECT NULL, 'transaction', NULL, NULL, ",
     other_request!("$8", "$9", "$10"),
     ", NULL, NULL, NULL, NULL, NULL, NULL, false FROM turn WHERE NOT is_free \
-     UNION ALL SELECT * FROM standing WHERE NOT EXISTS (SELECT FROM claimed) AND NOT EXISTS (SELECT FROM turn WHERE NOT is_free)"
+     UNION ALL SELECT * FROM existing WHERE NOT EXISTS (SELECT FROM claimed) AND NOT EXISTS (SELECT FROM turn WHERE NOT is_free)"
 );
 
 const RENEW: &str = "UPDATE {schema}.records SET lease_until = clock_timestamp() + $3 * interval '1 millisecond', \
@@ -111,7 +111,7 @@ const RENEW_MANY: &str = "WITH renewal AS MATERIALIZED (\
      ELSE r.expires_at END FROM free WHERE r.digest = free.digest RETURNING r.token) \
      SELECT held.token, EXISTS (SELECT FROM renewed WHERE renewed.token = held.token) AS renewed FROM held";
 
-/// The claim was refused as one of unknown outcome, and stays so.
+/// The claim was rejected as one of unknown outcome, and stays so.
 const KEEP: &str = "UPDATE {schema}.records SET expires_at = 'infinity' WHERE digest = $1 AND token = $2 \
      AND state = 'claimed' AND expires_at > clock_timestamp() AND lease_until <= clock_timestamp()";
 
@@ -237,7 +237,7 @@ impl Statement {
 }
 
 pub(super) struct Statements {
-    pub(super) standing: Statement,
+    pub(super) existing: Statement,
     pub(super) claim: Statement,
     pub(super) renew: Statement,
     pub(super) renew_many: Statement,
@@ -260,7 +260,7 @@ impl Statements {
     pub(super) fn new(schema: &str) -> Self {
         let statement = |template| Statement::new(template, schema);
         Self {
-            standing: statement(STANDING),
+            existing: statement(EXISTING),
             claim: statement(CLAIM),
             renew: statement(RENEW),
             renew_many: statement(RENEW_MANY),

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use super::pools::Pools;
-use super::statements::Statement;
+use crate::store::postgres::pools::Pools;
+use crate::store::postgres::statements::Statement;
 
 pub(super) struct Sweeper {
     sweep: Sweep,
@@ -34,7 +34,7 @@ impl Sweeper {
     }
 
     /// One batch; 0 when nothing is left, or another process is at it.
-    pub(super) async fn sweep(&self) -> Result<usize, sqlx::Error> {
+    pub(super) async fn delete_expired(&self) -> Result<usize, sqlx::Error> {
         self.sweep.once().await
     }
 

@@ -1,32 +1,25 @@
 //! Transactions for handlers, claimed by advisory locks.
 
 use futures_util::future::BoxFuture;
-use sha2::{Digest as _, Sha256};
 use sqlx::postgres::{PgExecutor, Postgres};
 
-use super::failure::store_error;
-use super::in_transaction::{InTransaction, LOCKED, in_transaction};
-use super::row::{HeldInTransaction, digest};
-use super::statements::{IS_LOCKED, OTHER_REQUEST, TRY_LOCK, try_locks};
-use super::{PostgresStore, headers_text, held, held_in_transaction};
+use crate::fingerprint::Fingerprint;
+use crate::key::RecordKey;
+use crate::policy::AfterCrash;
 use crate::policy::Isolation;
+use crate::store::claim::{Claim, ClaimRequest, Held, Token};
+use crate::store::claim_decision::{Decision, StoredState, decide};
 use crate::store::columns::{span_millis, token_text, unix_millis};
-use crate::store::standing::{Standing, Verdict, judge};
-use crate::store::{AfterCrash, Claim, ClaimRequest, Held, StoreError, Token};
-use crate::transaction::{Holder, Open, Recording, TransactionClaim, TransactionalStore};
-use crate::{Fingerprint, RecordKey};
-
-/// The number of an advisory lock. PostgreSQL has two spaces of them for the whole database, of 64 bits each: two that meet
-/// by chance cost a refusal, never a second execution.
-pub(super) fn lock(purpose: &[u8], parts: &[&[u8]]) -> i64 {
-    let mut digest = Sha256::new_with_prefix("idempotent-runtime");
-    for part in std::iter::once(&purpose).chain(parts) {
-        digest.update((part.len() as u64).to_le_bytes());
-        digest.update(part);
-    }
-    let digest: [u8; 32] = digest.finalize().into();
-    i64::from_le_bytes(digest[..8].try_into().expect("eight bytes"))
-}
+use crate::store::error::StoreError;
+use crate::store::postgres::advisory_locks::lock;
+use crate::store::postgres::failure::store_error;
+use crate::store::postgres::in_transaction::{InTransaction, LOCKED, in_transaction};
+use crate::store::postgres::row::{HeldInTransaction, digest};
+use crate::store::postgres::statements::{IS_LOCKED, OTHER_REQUEST, TRY_LOCK, try_locks};
+use crate::store::postgres::store::{PostgresStore, headers_text, held, held_in_transaction};
+use crate::transaction::open::Open;
+use crate::transaction::slot::{TransactionClaim, TransactionalStore};
+use crate::transaction::transactions::{Holder, Recording};
 
 impl PostgresStore {
     pub(super) fn lock_of_key(&self, key: &RecordKey) -> i64 {
@@ -40,13 +33,13 @@ impl PostgresStore {
         (i32::from_le_bytes(half(requests)), fingerprint.bits())
     }
 
-    async fn standing<'c>(
+    async fn existing<'c>(
         &self,
         executor: impl PgExecutor<'c>,
         key: &RecordKey,
-    ) -> Result<Option<Standing>, StoreError> {
-        let row = self.0.statements.standing.query().bind(digest(key)).fetch_optional(executor).await;
-        row.map_err(store_error)?.as_ref().map(Standing::from_row).transpose()
+    ) -> Result<Option<StoredState>, StoreError> {
+        let row = self.0.statements.existing.query().bind(digest(key)).fetch_optional(executor).await;
+        row.map_err(store_error)?.as_ref().map(StoredState::from_row).transpose()
     }
 }
 
@@ -81,16 +74,16 @@ impl TransactionalStore<Postgres> for PostgresStore {
         isolation: Option<Isolation>,
     ) -> BoxFuture<'a, Result<TransactionClaim<Postgres>, StoreError>> {
         Box::pin(async move {
-            let in_flight = |fingerprint| Ok(TransactionClaim::Standing(Claim::InFlight { fingerprint }));
+            let in_flight = |fingerprint| Ok(TransactionClaim::Existing(Claim::InFlight { fingerprint }));
             if let Some(fingerprint) = self.0.running.fingerprint(key) {
                 return in_flight(fingerprint);
             }
-            match judge(self.standing(self.0.pools.own(), key).await?, &request) {
-                Verdict::Answer(claim) => return Ok(TransactionClaim::Standing(claim)),
-                Verdict::Keep { token, fingerprint } => {
-                    return self.keep(key, token, fingerprint).await.map(TransactionClaim::Standing);
+            match decide(self.existing(self.0.pools.own(), key).await?, &request) {
+                Decision::Answer(claim) => return Ok(TransactionClaim::Existing(claim)),
+                Decision::Keep { token, fingerprint } => {
+                    return self.keep(key, token, fingerprint).await.map(TransactionClaim::Existing);
                 }
-                Verdict::Take { .. } => {}
+                Decision::Take { .. } => {}
             }
             let running = match self.0.running.enter(key, request.fingerprint) {
                 Ok(running) => running,
@@ -103,9 +96,9 @@ impl TransactionalStore<Postgres> for PostgresStore {
             let mut open = self.0.pools.begin(statements, begun).await?;
             // Looked for again under the locks, since the request that held them may have recorded meanwhile; and outside of
             // the transaction, whose snapshot may be older than its locks, as its isolation has it.
-            let (locked, standing) = tokio::join!(
+            let (locked, existing) = tokio::join!(
                 sqlx::query_scalar::<_, String>(LOCKED).fetch_one(&mut *open),
-                self.standing(self.0.pools.own(), key)
+                self.existing(self.0.pools.own(), key)
             );
             match locked.map_err(store_error)?.as_str() {
                 "acquired" => {}
@@ -114,15 +107,15 @@ impl TransactionalStore<Postgres> for PostgresStore {
                     let compare = sqlx::query_scalar(OTHER_REQUEST).bind(requests).bind(asked_for).bind(lock_of_key);
                     let other: Option<i32> = compare.fetch_one(&mut *open).await.map_err(store_error)?;
                     let holder = other.map_or(HeldInTransaction::Same, HeldInTransaction::Other);
-                    return Ok(TransactionClaim::Standing(held_in_transaction(request.fingerprint, &holder)));
+                    return Ok(TransactionClaim::Existing(held_in_transaction(request.fingerprint, &holder)));
                 }
             }
-            match judge(standing?, &request) {
-                Verdict::Answer(claim) => Ok(TransactionClaim::Standing(claim)),
-                Verdict::Keep { token, fingerprint } => {
-                    self.keep(key, token, fingerprint).await.map(TransactionClaim::Standing)
+            match decide(existing?, &request) {
+                Decision::Answer(claim) => Ok(TransactionClaim::Existing(claim)),
+                Decision::Keep { token, fingerprint } => {
+                    self.keep(key, token, fingerprint).await.map(TransactionClaim::Existing)
                 }
-                Verdict::Take { attempt } => {
+                Decision::Take { attempt } => {
                     self.0.sweeper.start();
                     Ok(TransactionClaim::Acquired { attempt, open: open.holding(running) })
                 }

@@ -4,7 +4,7 @@ use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
 use redis::{Cmd, RedisResult, Value};
 
-use super::connection::Node;
+use crate::store::redis::node::Node;
 
 /// The first server of each range of slots.
 pub(super) async fn masters(cluster: &ClusterConnection) -> RedisResult<Vec<Node>> {

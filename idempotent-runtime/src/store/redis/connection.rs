@@ -9,11 +9,12 @@ use redis::cluster_async::ClusterConnection;
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind};
 use tokio::sync::Mutex;
 
-#[cfg(feature = "redis-cluster")]
-use super::cluster;
-use super::scripts::Source;
 use crate::store::columns::span_millis;
 use crate::store::line::Call;
+#[cfg(feature = "redis-cluster")]
+use crate::store::redis::cluster;
+use crate::store::redis::node::Node;
+use crate::store::redis::scripts::Source;
 
 #[derive(Clone)]
 pub(super) enum Connection {
@@ -21,9 +22,6 @@ pub(super) enum Connection {
     #[cfg(feature = "redis-cluster")]
     Cluster(ClusterConnection),
 }
-
-/// One server of a Cluster; `None` is the only one.
-pub(super) type Node = Option<(String, u16)>;
 
 impl Connection {
     pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {

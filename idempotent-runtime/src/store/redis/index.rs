@@ -7,9 +7,10 @@
 
 use futures_util::future::join_all;
 
-use super::{RedisStore, store_error};
-use crate::RecordKey;
-use crate::store::{Entry, StoreError, UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes};
+use crate::key::RecordKey;
+use crate::store::entry::{Entry, UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes};
+use crate::store::error::StoreError;
+use crate::store::redis::store::{RedisStore, store_error};
 
 /// How many claims are looked at together.
 const TOGETHER: usize = 100;

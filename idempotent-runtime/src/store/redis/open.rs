@@ -6,10 +6,10 @@ use std::time::Duration;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, RedisError};
 
-use super::connection::{Acknowledged, Connection};
-use super::listener::Listener;
-use super::scripts::Scripts;
-use super::{Inner, RedisStore};
+use crate::store::redis::connection::{Acknowledged, Connection};
+use crate::store::redis::listener::Listener;
+use crate::store::redis::scripts::Scripts;
+use crate::store::redis::store::{Inner, RedisStore};
 
 /// Collects the options of a [`RedisStore`].
 #[must_use = "a builder does nothing until `open`"]
@@ -70,7 +70,7 @@ impl RedisStoreBuilder {
     }
 
     /// Waits after each claim and each completion until `replicas` replicas have it, for at most `timeout`; otherwise the
-    /// request is refused with 503, or its recording is tried again.
+    /// request is rejected with 503, or its recording is tried again.
     ///
     /// It narrows what a failover can lose, and is no guarantee: Redis may promote a replica that has not got the last
     /// writes, and a claim that was written but not acknowledged in time may survive.
@@ -104,7 +104,7 @@ impl RedisStoreBuilder {
         };
         let version = version(&connection).await?;
         if !self.allow_eviction {
-            refuse_eviction(&connection).await?;
+            reject_eviction(&connection).await?;
         }
         let acknowledged = match (self.wait, &client, &connection) {
             (None, ..) => None,
@@ -172,7 +172,7 @@ async fn version(connection: &Connection) -> Result<(u32, u32), RedisOpenError> 
     Ok(oldest_found)
 }
 
-async fn refuse_eviction(connection: &Connection) -> Result<(), RedisOpenError> {
+async fn reject_eviction(connection: &Connection) -> Result<(), RedisOpenError> {
     for node in connection.nodes().await.map_err(RedisOpenError::Unreachable)? {
         let mut get = redis::cmd("CONFIG");
         get.arg("GET").arg("maxmemory-policy");
@@ -201,7 +201,7 @@ pub enum RedisOpenError {
     /// The URL is malformed.
     #[error("this is no URL of a Redis server; write one such as `redis://user:password@host:6379/0`")]
     Url(#[source] RedisError),
-    /// The server does not answer, or refuses.
+    /// The server does not answer, or rejects.
     #[error("Redis cannot be reached")]
     Unreachable(#[source] RedisError),
     /// It evicts keys when its memory is full.
@@ -225,4 +225,39 @@ pub enum RedisOpenError {
          connection and not by a Cluster"
     )]
     CannotWait,
+}
+
+impl RedisStore {
+    /// Connects to the server with the default options.
+    ///
+    /// # Errors
+    ///
+    /// [`RedisOpenError`] says what is wrong and what to do.
+    pub async fn connect(url: &str) -> Result<Self, RedisOpenError> {
+        Self::builder(url).open().await
+    }
+
+    /// A store on the server of this URL, with options to follow.
+    pub fn builder(url: &str) -> RedisStoreBuilder {
+        RedisStoreBuilder::url(url)
+    }
+
+    /// A store on the application's own connection, with options to follow.
+    ///
+    /// Its response timeout should not be shorter than the registry's limit for a store.
+    pub fn with_connection(connection: ConnectionManager) -> RedisStoreBuilder {
+        RedisStoreBuilder::manager(connection)
+    }
+
+    /// A store in a Cluster, of which some servers are named, with options to follow.
+    #[cfg(feature = "redis-cluster")]
+    pub fn cluster(urls: impl IntoIterator<Item = impl Into<String>>) -> RedisStoreBuilder {
+        RedisStoreBuilder::cluster_urls(urls.into_iter().map(Into::into).collect())
+    }
+
+    /// A store on the application's own connection to a Cluster, with options to follow.
+    #[cfg(feature = "redis-cluster")]
+    pub fn with_cluster_connection(connection: redis::cluster_async::ClusterConnection) -> RedisStoreBuilder {
+        RedisStoreBuilder::cluster(connection)
+    }
 }

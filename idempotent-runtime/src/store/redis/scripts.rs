@@ -131,7 +131,7 @@ if ttl then
     if not claim.ttl then index('SREM', ARGV[6]) end
     return acquired(claim.attempt + 1)
 end
--- What is refused once must not run later because the claim that it met has expired.
+-- What is rejected once must not run later because the claim that it met has expired.
 if claim.ttl then write(claim.token, claim.fingerprint, claim.attempt, 0, nil) end
 return {'lapsed', claim.fingerprint, index('SADD', ARGV[6]) and '' or 'enter'}
 "#
@@ -232,7 +232,7 @@ pub(super) struct Scripts {
 
 impl Scripts {
     /// From version 7 on a script may say that it writes to a full server too: a claim that was granted can then be renewed
-    /// and completed, and only new ones are refused.
+    /// and completed, and only new ones are rejected.
     pub(super) fn new(may_overcommit: bool) -> Self {
         let granted = if may_overcommit { "#!lua flags=allow-oom\n" } else { "" };
         Self {

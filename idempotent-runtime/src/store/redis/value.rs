@@ -5,9 +5,13 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::fingerprint::Fingerprint;
+use crate::key::RecordKey;
+use crate::record::Record;
+use crate::store::claim::{Claim, ClaimRequest, Token};
 use crate::store::columns::{span_millis, token_in, token_text};
-use crate::store::{Claim, ClaimRequest, Entry, EntryState, StoreError, Token};
-use crate::{Fingerprint, Record, RecordKey};
+use crate::store::entry::{Entry, EntryState};
+use crate::store::error::StoreError;
 
 /// In the order that the scripts rely on.
 #[derive(Serialize)]
@@ -88,7 +92,7 @@ pub(crate) fn completed(token: Token, record: &Record) -> Result<String, StoreEr
 }
 
 /// What a claim meets that is no claim.
-pub(crate) fn standing(value: &[u8]) -> Result<Claim, StoreError> {
+pub(crate) fn existing(value: &[u8]) -> Result<Claim, StoreError> {
     if may_be_claim(value) {
         return Err(damaged("a claim that the script cannot read"));
     }

@@ -6,8 +6,8 @@
 
 use sqlx::sqlite::SqliteConnection;
 
-use super::schema;
 use crate::store::columns::unix_millis;
+use crate::store::sqlite::schema;
 
 /// What tells the time to the statements.
 #[derive(Clone, Copy)]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::store::StoreError;
+use crate::store::error::StoreError;
 
 /// The primary result codes of SQLite that have an answer of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

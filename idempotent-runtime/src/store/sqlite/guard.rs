@@ -11,13 +11,15 @@ use futures_util::future::BoxFuture;
 use sqlx::sqlite::{Sqlite, SqliteConnection, SqliteTransactionManager};
 use sqlx_core::transaction::TransactionManager as _;
 
-use super::clock::Clock;
-use super::failure::store_error;
-use super::lock_time::LockTime;
-use super::settings;
-use crate::store::StoreError;
+use crate::store::error::StoreError;
+use crate::store::sqlite::clock::Clock;
+use crate::store::sqlite::failure::store_error;
+use crate::store::sqlite::lock_time::LockTime;
+use crate::store::sqlite::settings;
 use crate::sync::{Mutex, lock};
-use crate::transaction::{Begun, Ended, Failure};
+use crate::transaction::begun::Begun;
+use crate::transaction::begun::Failure;
+use crate::transaction::error::Ended;
 
 /// What the handler writes can be undone while the lock is kept.
 pub(super) const BEGIN: &str = "BEGIN IMMEDIATE; SAVEPOINT idempotency_handler";

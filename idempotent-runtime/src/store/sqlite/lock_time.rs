@@ -7,8 +7,8 @@
 
 use sqlx::sqlite::SqliteConnection;
 
-use super::clock::Clock;
-use super::schema;
+use crate::store::sqlite::clock::Clock;
+use crate::store::sqlite::schema;
 
 /// In milliseconds. A shorter time is what any write takes.
 const LONG: i64 = 20;

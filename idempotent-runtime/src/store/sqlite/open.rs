@@ -4,27 +4,22 @@ use std::error::Error;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions as _, Executor as _};
 
-use super::clock::Clock;
-use super::failure::Cause;
-use super::readers::Readers;
-use super::transactions::{HandlerTransactions, Turn};
-use super::writer::{Others, Writer};
-use super::{Inner, SqliteStore, schema};
 use crate::deadline::Deadline;
-use crate::store::given_back::GivenBackTokens;
+use crate::store::sqlite::clock::Clock;
+use crate::store::sqlite::failure::Cause;
+use crate::store::sqlite::schema;
 
 /// Collects the options of a [`SqliteStore`].
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `open`"]
 pub struct SqliteStoreBuilder {
     path: PathBuf,
-    synchronous: Synchronous,
+    synchronous: SqliteSynchronous,
     max_bytes: Option<u64>,
     sweep_interval: Duration,
     busy_timeout: Duration,
@@ -34,7 +29,7 @@ pub struct SqliteStoreBuilder {
 
 /// What the store waits for before it answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Synchronous {
+pub enum SqliteSynchronous {
     /// The disk has it: what was answered survives a loss of power.
     #[default]
     Full,
@@ -49,7 +44,7 @@ impl SqliteStoreBuilder {
             // Readers open later, when the program may have changed its folder; and SQLite gives a meaning of its own
             // to relative names such as `:memory:` and `file:…`.
             path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
-            synchronous: Synchronous::Full,
+            synchronous: SqliteSynchronous::Full,
             max_bytes: None,
             sweep_interval: Duration::from_secs(5),
             busy_timeout: Duration::from_secs(5),
@@ -58,13 +53,13 @@ impl SqliteStoreBuilder {
         }
     }
 
-    /// What the store waits for before it answers; [`Synchronous::Full`] by default.
-    pub fn synchronous(mut self, synchronous: Synchronous) -> Self {
+    /// What the store waits for before it answers; [`SqliteSynchronous::Full`] by default.
+    pub fn synchronous(mut self, synchronous: SqliteSynchronous) -> Self {
         self.synchronous = synchronous;
         self
     }
 
-    /// Once the content of the file takes this much, other tables in it included, new claims are refused; no bound by
+    /// Once the content of the file takes this much, other tables in it included, new claims are rejected; no bound by
     /// default.
     ///
     /// Nothing that is alive is evicted, and the record of a claim that was granted is always taken, so that the bound
@@ -87,30 +82,6 @@ impl SqliteStoreBuilder {
         self
     }
 
-    /// Opens the file, and creates it if it is not there.
-    ///
-    /// # Errors
-    ///
-    /// [`OpenError`] names the path and what to do.
-    pub async fn open(self) -> Result<SqliteStore, OpenError> {
-        let readers = Readers::new(self.connect_options().create_if_missing(false).pragma("query_only", "ON"));
-        let readers = Arc::new(readers);
-        let turn = Turn::default();
-        let transactions = HandlerTransactions::new(self.connect_options(), Arc::clone(&turn));
-        let others = Others { readers: Arc::clone(&readers), transactions: transactions.pool() };
-        let (writer, Opened { synchronous, clock }) = Writer::start(self.clone(), turn, others).await?;
-        let given_back = GivenBackTokens::default();
-        Ok(SqliteStore(Arc::new(Inner {
-            options: self,
-            synchronous,
-            clock,
-            readers,
-            transactions,
-            writer,
-            given_back,
-        })))
-    }
-
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -124,7 +95,7 @@ impl SqliteStoreBuilder {
     }
 
     /// The connection that writes, on a file that has the tables.
-    pub(super) async fn connect(&self) -> Result<(SqliteConnection, Opened), OpenError> {
+    pub(super) async fn connect(&self) -> Result<(SqliteConnection, Opened), SqliteOpenError> {
         let deadline = Deadline::after(self.busy_timeout);
         loop {
             match self.try_connect().await {
@@ -152,18 +123,22 @@ impl SqliteStoreBuilder {
         }
         let clock = migrate(&mut connection).await?;
         let synchronous = match sqlx::query_scalar("PRAGMA synchronous").fetch_one(&mut connection).await? {
-            2_i64 | 3 => Synchronous::Full,
-            _ => Synchronous::Normal,
+            2_i64 | 3 => SqliteSynchronous::Full,
+            _ => SqliteSynchronous::Normal,
         };
         Ok((connection, Opened { synchronous, clock }))
     }
 
     pub(super) fn connect_options(&self) -> SqliteConnectOptions {
-        let full = self.synchronous == Synchronous::Full;
+        let full = self.synchronous == SqliteSynchronous::Full;
         SqliteConnectOptions::new()
             .filename(&self.path)
             .busy_timeout(self.busy_timeout)
-            .synchronous(if full { SqliteSynchronous::Full } else { SqliteSynchronous::Normal })
+            .synchronous(if full {
+                sqlx::sqlite::SqliteSynchronous::Full
+            } else {
+                sqlx::sqlite::SqliteSynchronous::Normal
+            })
             // On macOS `fsync` alone leaves the data in the disk's own cache; elsewhere this does nothing.
             .pragma("fullfsync", if full { "ON" } else { "OFF" })
             // One burst of large bodies shall not occupy the disk for ever.
@@ -172,41 +147,41 @@ impl SqliteStoreBuilder {
             .disable_statement_logging()
     }
 
-    fn explain(&self, obstacle: Obstacle) -> OpenError {
+    fn explain(&self, obstacle: Obstacle) -> SqliteOpenError {
         let path = self.path.clone();
         let error = match obstacle {
             Obstacle::NewerSchema(found) => {
-                return OpenError::NewerSchema { path, found, supported: schema::VERSION };
+                return SqliteOpenError::NewerSchema { path, found, supported: schema::VERSION };
             }
             Obstacle::NoVersion => {
-                return OpenError::Damaged { path, source: "idempotency_schema names no version".into() };
+                return SqliteOpenError::Damaged { path, source: "idempotency_schema names no version".into() };
             }
-            Obstacle::NoWal => return OpenError::NoWriteAheadLog { path },
+            Obstacle::NoWal => return SqliteOpenError::NoWriteAheadLog { path },
             Obstacle::Sqlite(error) => error,
         };
         let cause = Cause::of(&error);
         let source = error.into();
         match cause {
-            Cause::Corrupt => OpenError::Damaged { path, source },
-            Cause::Full => OpenError::Full { path, source },
-            Cause::Locked => OpenError::Locked { path, waited: self.busy_timeout, source },
-            Cause::ReadOnly => OpenError::ReadOnly { path, source },
-            Cause::CannotOpen if path.is_dir() => OpenError::Folder { path },
+            Cause::Corrupt => SqliteOpenError::Damaged { path, source },
+            Cause::Full => SqliteOpenError::Full { path, source },
+            Cause::Locked => SqliteOpenError::Locked { path, waited: self.busy_timeout, source },
+            Cause::ReadOnly => SqliteOpenError::ReadOnly { path, source },
+            Cause::CannotOpen if path.is_dir() => SqliteOpenError::Folder { path },
             Cause::CannotOpen => match path.parent() {
-                Some(folder) if !folder.is_dir() => OpenError::MissingFolder { folder: folder.to_owned(), path },
+                Some(folder) if !folder.is_dir() => SqliteOpenError::MissingFolder { folder: folder.to_owned(), path },
                 _ => match access(&path) {
-                    Some(source) => OpenError::ReadOnly { path, source: source.into() },
-                    None => OpenError::Failed { path, source },
+                    Some(source) => SqliteOpenError::ReadOnly { path, source: source.into() },
+                    None => SqliteOpenError::Failed { path, source },
                 },
             },
-            Cause::Other => OpenError::Failed { path, source },
+            Cause::Other => SqliteOpenError::Failed { path, source },
         }
     }
 }
 
 /// What is known once the file is open.
 pub(super) struct Opened {
-    pub(super) synchronous: Synchronous,
+    pub(super) synchronous: SqliteSynchronous,
     pub(super) clock: Clock,
 }
 
@@ -263,7 +238,7 @@ fn access(path: &Path) -> Option<io::Error> {
 /// Why a [`SqliteStore`] could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum OpenError {
+pub enum SqliteOpenError {
     /// A newer version of this library has written it.
     #[error(
         "`{path}` has schema version {found}, this library knows {supported}: update `idempotent-runtime`, or give \

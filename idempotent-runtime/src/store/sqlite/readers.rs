@@ -6,8 +6,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::failure::store_error;
-use crate::store::StoreError;
+use crate::store::error::StoreError;
+use crate::store::sqlite::failure::store_error;
 
 /// Each has a thread of its own in sqlx, so there are few.
 const READERS: usize = 4;

@@ -5,7 +5,7 @@ use std::fmt;
 use sqlx::sqlite::{Sqlite, SqliteRow};
 use sqlx::{Decode, Row as _, Type};
 
-use crate::store::StoreError;
+use crate::store::error::StoreError;
 use crate::store::row::Columns;
 
 /// Where a listing goes on after it.

@@ -77,13 +77,13 @@ macro_rules! never {
 }
 
 /// What stands under the key ?2 and is alive.
-pub(super) const STANDING: &str = concat!(
+pub(super) const EXISTING: &str = concat!(
     "SELECT id, state, fingerprint, token, attempt, lease_until > ?1 AS leased, expires_at < ",
     never!(),
     " AS expires, recorded_at, status, headers, body FROM idempotency_records WHERE key = ?2 AND expires_at > ?1"
 );
 
-/// Overwrites what [`crate::store::standing::judge`] found expired or lapsed.
+/// Overwrites what [`crate::store::claim_decision::decide`] found expired or lapsed.
 pub(super) const CLAIM: &str = "\
     INSERT INTO idempotency_records (key, state, fingerprint, token, attempt, claim_ttl, lease_until, expires_at) \
     VALUES (?2, 'claimed', ?3, ?4, ?5, ?6, ?1 + ?7, ?8) \
@@ -121,7 +121,7 @@ pub(super) const MADE_UP_UNTIL: &str = "SELECT made_up_until FROM idempotency_lo
 
 pub(super) const MAKE_UP_UNTIL: &str = "UPDATE idempotency_lock_time SET made_up_until = ?1";
 
-/// The claim was refused as one of unknown outcome, and stays so.
+/// The claim was rejected as one of unknown outcome, and stays so.
 pub(super) const KEEP: &str = concat!(
     "UPDATE idempotency_records SET expires_at = ",
     never!(),

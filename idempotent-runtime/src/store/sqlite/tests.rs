@@ -8,10 +8,16 @@ use http::StatusCode;
 use sqlx::{ConnectOptions as _, Executor as _};
 use tempfile::TempDir;
 
-use super::writes::ClaimWrite;
-use super::{OpenError, SqliteStore};
-use crate::store::{AfterCrash, Claim, ClaimRequest, Held, Store as _, StoreError, Token};
-use crate::{Fingerprint, Record, RecordKey, RecordedBody};
+use crate::fingerprint::Fingerprint;
+use crate::key::RecordKey;
+use crate::policy::AfterCrash;
+use crate::record::{Record, RecordedBody};
+use crate::store::claim::{Claim, ClaimRequest, Held, Token};
+use crate::store::contract::Store as _;
+use crate::store::error::StoreError;
+use crate::store::sqlite::open::SqliteOpenError;
+use crate::store::sqlite::store::SqliteStore;
+use crate::store::sqlite::writes::ClaimWrite;
 
 const TTL: Duration = Duration::from_hours(1);
 
@@ -57,14 +63,14 @@ async fn full_disk_is_full_to_claims_and_unavailable_to_completions() {
     let too_large = store.complete(&key, request.token, record(vec![1; 200_000]), TTL).await;
     assert!(matches!(too_large, Err(StoreError::Unavailable(_))), "{too_large:?}");
     let mut granted = 0;
-    let refusal = loop {
+    let rejection = loop {
         match store.claim(&record_key(&format!("{granted}")), claim_request()).await {
             Ok(claim) => assert_eq!(claim, Claim::Acquired { attempt: 1 }),
-            Err(refusal) => break refusal,
+            Err(rejection) => break rejection,
         }
         granted += 1;
     };
-    assert!(matches!(refusal, StoreError::Full), "{refusal:?} after {granted}");
+    assert!(matches!(rejection, StoreError::Full), "{rejection:?} after {granted}");
 
     assert!(store.purge(&record_key("0")).await.unwrap());
     let small = store.complete(&key, request.token, record(Vec::new()), TTL).await.unwrap();
@@ -79,7 +85,7 @@ async fn a_full_disk_is_said_when_the_file_is_made() {
 
     let error = builder.open().await.unwrap_err();
 
-    assert!(matches!(error, OpenError::Full { .. }), "{error:?}");
+    assert!(matches!(error, SqliteOpenError::Full { .. }), "{error:?}");
     assert!(error.to_string().starts_with(&format!("no space is left for `{}`", path.display())), "{error}");
 }
 

@@ -1,93 +1,22 @@
-//! Transactions for handlers: one at a time, since SQLite has one writer.
-
-use std::sync::Arc;
+//! The claim and the record of a handler that runs in a transaction.
 
 use futures_util::future::BoxFuture;
-use sqlx::SqlSafeStr as _;
-use sqlx::sqlite::{Sqlite, SqliteConnectOptions, SqlitePool, SqlitePoolOptions, SqliteTransactionManager};
-use sqlx_core::transaction::TransactionManager as _;
+use sqlx::sqlite::Sqlite;
 
-use super::clock::Clock;
-use super::failure::{Failure, store_error};
-use super::guard::{self, Guard};
-use super::lock_time::LockTime;
-use super::writes::{headers_text, held, keep, make_room};
-use super::{SqliteStore, schema};
-use crate::RecordKey;
+use crate::key::RecordKey;
+use crate::policy::AfterCrash;
 use crate::policy::Isolation;
+use crate::store::claim::{Claim, ClaimRequest, Held, Token};
+use crate::store::claim_decision::{Decision, StoredState, decide};
 use crate::store::columns::{span_millis, token_text, unix_millis};
-use crate::store::line::Call;
-use crate::store::running::Running;
-use crate::store::standing::{Standing, Verdict, judge};
-use crate::store::{AfterCrash, Claim, ClaimRequest, Held, StoreError, Token};
-use crate::sync::{Mutex, lock};
-use crate::transaction::{Doubtful, Holder, Open, Recording, TransactionClaim, TransactionalStore};
-
-/// Who writes in this process: the writer's thread for a batch, or a handler for its transaction. Waiting here is fair, as
-/// waiting for SQLite's own lock is not.
-pub(super) type Turn = Arc<tokio::sync::Mutex<()>>;
-
-pub(super) struct HandlerTransactions {
-    pool: SqlitePool,
-    /// Of the connection that the pool has opened last.
-    newest: Arc<Mutex<Arc<Guard>>>,
-    turn: Turn,
-    running: Arc<Running>,
-}
-
-impl HandlerTransactions {
-    pub(super) fn new(options: SqliteConnectOptions, turn: Turn) -> Self {
-        let newest = Arc::<Mutex<Arc<Guard>>>::default();
-        let (opened, given_back) = (Arc::clone(&newest), Arc::clone(&newest));
-        let pool = SqlitePoolOptions::new()
-            .max_connections(1)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .after_connect(move |connection, _| {
-                let newest = Arc::clone(&opened);
-                Box::pin(async move {
-                    *lock(&newest) = Guard::watch(connection).await?;
-                    Ok(())
-                })
-            })
-            // What is not as it was is closed.
-            .after_release(move |connection, _| {
-                let guard = Arc::clone(&lock(&given_back));
-                Box::pin(async move { guard.finds_as_it_was(connection).await })
-            });
-        Self { pool: pool.connect_lazy_with(options), newest, turn, running: Arc::default() }
-    }
-
-    pub(super) fn pool(&self) -> SqlitePool {
-        self.pool.clone()
-    }
-
-    /// The keys of this process's handlers that run in a transaction.
-    pub(super) fn running(&self) -> &Running {
-        &self.running
-    }
-
-    /// With the write lock: a transaction that had read before it writes could not get it any more.
-    async fn begin(&self, clock: Clock) -> Result<Open<Sqlite>, StoreError> {
-        let call = Call::hold_back();
-        let turn = Arc::clone(&self.turn).lock_owned().await;
-        let connection = self.pool.acquire().await.map_err(store_error)?;
-        if !call.send() {
-            return Err(StoreError::unavailable("the caller has given up"));
-        }
-        let mut connection = Doubtful::new(connection);
-        // The pool has one connection, and only the one whose turn it is takes it.
-        let guard = Arc::clone(&lock(&self.newest));
-        let waiting = LockTime::starts(clock);
-        SqliteTransactionManager::begin(&mut connection, Some(guard::BEGIN.into_sql_str()))
-            .await
-            .map_err(store_error)?;
-        let holding = LockTime::starts(clock);
-        guard.begun(clock, waiting, holding);
-        waiting.make_up(&mut connection, clock).await.map_err(store_error)?;
-        Ok(Open::new(connection, guard, Box::new(turn)))
-    }
-}
+use crate::store::error::StoreError;
+use crate::store::sqlite::failure::{Failure, store_error};
+use crate::store::sqlite::schema;
+use crate::store::sqlite::store::SqliteStore;
+use crate::store::sqlite::writes::{headers_text, held, keep, make_room};
+use crate::transaction::open::Open;
+use crate::transaction::slot::{TransactionClaim, TransactionalStore};
+use crate::transaction::transactions::{Holder, Recording};
 
 impl Holder for SqliteStore {
     /// In this process: nothing tells what a transaction of another one is about.
@@ -113,13 +42,13 @@ impl TransactionalStore<Sqlite> for SqliteStore {
         _: Option<Isolation>,
     ) -> BoxFuture<'a, Result<TransactionClaim<Sqlite>, StoreError>> {
         Box::pin(async move {
-            let in_flight = |fingerprint| Ok(TransactionClaim::Standing(Claim::InFlight { fingerprint }));
+            let in_flight = |fingerprint| Ok(TransactionClaim::Existing(Claim::InFlight { fingerprint }));
             let transactions = &self.0.transactions;
             if let Some(fingerprint) = transactions.running.fingerprint(key) {
                 return in_flight(fingerprint);
             }
-            if let Verdict::Answer(claim) = judge(self.standing(key).await?, &request) {
-                return Ok(TransactionClaim::Standing(claim));
+            if let Decision::Answer(claim) = decide(self.existing(key).await?, &request) {
+                return Ok(TransactionClaim::Existing(claim));
             }
             let running = match transactions.running.enter(key, request.fingerprint) {
                 Ok(running) => running,
@@ -128,17 +57,17 @@ impl TransactionalStore<Sqlite> for SqliteStore {
             let mut open = transactions.begin(self.0.clock).await?;
             // Again, under the write lock: another process may have recorded meanwhile.
             let row =
-                schema::at(self.0.clock.now(), schema::STANDING).bind(key.as_str()).fetch_optional(&mut *open).await;
-            let standing = row.map_err(store_error)?.as_ref().map(Standing::from_row).transpose()?;
-            let is_fresh = standing.is_none();
-            let attempt = match judge(standing, &request) {
-                Verdict::Answer(claim) => return Ok(TransactionClaim::Standing(claim)),
-                Verdict::Keep { token, fingerprint } => {
+                schema::at(self.0.clock.now(), schema::EXISTING).bind(key.as_str()).fetch_optional(&mut *open).await;
+            let existing = row.map_err(store_error)?.as_ref().map(StoredState::from_row).transpose()?;
+            let is_fresh = existing.is_none();
+            let attempt = match decide(existing, &request) {
+                Decision::Answer(claim) => return Ok(TransactionClaim::Existing(claim)),
+                Decision::Keep { token, fingerprint } => {
                     keep(&mut open, self.0.clock.now(), key, token).await.map_err(store_error)?;
                     open.commit().await?;
-                    return Ok(TransactionClaim::Standing(Claim::Lapsed { fingerprint }));
+                    return Ok(TransactionClaim::Existing(Claim::Lapsed { fingerprint }));
                 }
-                Verdict::Take { attempt } => attempt,
+                Decision::Take { attempt } => attempt,
             };
             if is_fresh && let Some(max_bytes) = self.0.options.bound() {
                 make_room(&mut open, self.0.clock, max_bytes).await.map_err(failed)?;

@@ -10,18 +10,19 @@ use sqlx::error::BoxDynError;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqlitePool};
 use tokio::sync::{mpsc, oneshot};
 
-use super::clock::Clock;
-use super::failure::Failure;
-use super::lock_time::LockTime;
-use super::open::{OpenError, Opened, SqliteStoreBuilder};
-use super::readers::Readers;
-use super::rows::{self, Kind, SIZES};
-use super::schema;
-use super::transactions::Turn;
-use super::writes::{Write, sweep};
 use crate::deadline::Deadline;
-use crate::store::StoreError;
+use crate::store::error::StoreError;
 use crate::store::line::Call;
+use crate::store::sqlite::clock::Clock;
+use crate::store::sqlite::failure::Failure;
+use crate::store::sqlite::handler_transactions::Turn;
+use crate::store::sqlite::lock_time::LockTime;
+use crate::store::sqlite::open::{Opened, SqliteOpenError, SqliteStoreBuilder};
+use crate::store::sqlite::readers::Readers;
+use crate::store::sqlite::rows;
+use crate::store::sqlite::rows::{Kind, SIZES};
+use crate::store::sqlite::schema;
+use crate::store::sqlite::writes::{Write, sweep};
 
 /// The writes that share a commit, at most: more would keep the first of them waiting.
 const BATCH: usize = 512;
@@ -41,11 +42,11 @@ impl Writer {
         options: SqliteStoreBuilder,
         turn: Turn,
         others: Others,
-    ) -> Result<(Self, Opened), OpenError> {
+    ) -> Result<(Self, Opened), SqliteOpenError> {
         let (sender, queue) = mpsc::channel(QUEUE);
         let (opened, answer) = oneshot::channel();
         let path = options.path().to_owned();
-        let failed = |source: Box<dyn Error + Send + Sync>| OpenError::Failed { path: path.clone(), source };
+        let failed = |source: Box<dyn Error + Send + Sync>| SqliteOpenError::Failed { path: path.clone(), source };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let runtime = runtime.map_err(|error| failed(error.into()))?;
         let life = async move {
@@ -113,7 +114,7 @@ trait Job: Send {
     fn was_row(&mut self);
     /// Tells the outcome, which is on disk now.
     fn settle(self: Box<Self>);
-    fn refuse(self: Box<Self>, error: Arc<sqlx::Error>);
+    fn reject(self: Box<Self>, error: Arc<sqlx::Error>);
     /// Whether nobody waits for it who would have to. Asked once, when it goes out.
     fn abandoned(&self) -> bool;
     fn goes_after_others(&self) -> bool;
@@ -162,8 +163,8 @@ impl<W: Write> Job for Pending<W> {
         }
     }
 
-    fn refuse(self: Box<Self>, error: Arc<sqlx::Error>) {
-        let _ = self.reply.send(Err(self.write.refused(error)));
+    fn reject(self: Box<Self>, error: Arc<sqlx::Error>) {
+        let _ = self.reply.send(Err(self.write.rejected(error)));
     }
 
     fn abandoned(&self) -> bool {
@@ -226,7 +227,7 @@ async fn batch(
     }
     let lock_time = match locked {
         Ok(lock_time) => lock_time,
-        Err(error) => return refuse(jobs, error),
+        Err(error) => return reject(jobs, error),
     };
     jobs.retain(|job| !job.abandoned());
     let (later, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.goes_after_others());
@@ -246,7 +247,7 @@ async fn batch(
 async fn commit(connection: &mut SqliteConnection, clock: Clock, lock_time: LockTime, mut jobs: Vec<Box<dyn Job>>) {
     match apply_and_commit(connection, clock, lock_time, &mut jobs).await {
         Ok(()) => jobs.into_iter().for_each(Job::settle),
-        Err(error) if jobs.len() == 1 => refuse(jobs, error),
+        Err(error) if jobs.len() == 1 => reject(jobs, error),
         // Nothing of the batch took effect and nobody was answered: alone, one bad write harms no other.
         Err(_) => {
             for job in jobs {
@@ -256,10 +257,10 @@ async fn commit(connection: &mut SqliteConnection, clock: Clock, lock_time: Lock
     }
 }
 
-fn refuse(jobs: Vec<Box<dyn Job>>, error: sqlx::Error) {
+fn reject(jobs: Vec<Box<dyn Job>>, error: sqlx::Error) {
     let error = Arc::new(error);
     for job in jobs {
-        job.refuse(Arc::clone(&error));
+        job.reject(Arc::clone(&error));
     }
 }
 
@@ -272,7 +273,7 @@ async fn alone(connection: &mut SqliteConnection, clock: Clock, job: Box<dyn Job
     let [job] = jobs;
     match done {
         Ok(()) => job.settle(),
-        Err(error) => job.refuse(Arc::new(error)),
+        Err(error) => job.reject(Arc::new(error)),
     }
 }
 

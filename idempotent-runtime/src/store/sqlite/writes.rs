@@ -9,15 +9,18 @@ use sqlx::error::BoxDynError;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 use sqlx::{Arguments as _, Row as _};
 
-use super::clock::Clock;
-use super::failure::{Cause, Failure, store_error};
-use super::rows::Kind;
-use super::schema;
+use crate::key::RecordKey;
+use crate::policy::AfterCrash;
 use crate::record::HeadersText;
+use crate::record::Record;
+use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
+use crate::store::claim_decision::{Decision, StoredState, decide};
 use crate::store::columns::{span_millis, token_text, unix_millis};
-use crate::store::standing::{Standing, Verdict, judge};
-use crate::store::{AfterCrash, Claim, ClaimRequest, Held, Renewal, StoreError, Token};
-use crate::{Record, RecordKey};
+use crate::store::error::StoreError;
+use crate::store::sqlite::clock::Clock;
+use crate::store::sqlite::failure::{Cause, Failure, store_error};
+use crate::store::sqlite::rows::Kind;
+use crate::store::sqlite::schema;
 
 /// One change. It may be applied again after its transaction was rolled back.
 pub(super) trait Write: Send + Sync + 'static {
@@ -46,8 +49,8 @@ pub(super) trait Write: Send + Sync + 'static {
     /// Whether the writes that came with it go first, in a commit of their own.
     const AFTER_OTHERS: bool = false;
 
-    /// What its caller gets when SQLite refused it.
-    fn refused(&self, error: Arc<sqlx::Error>) -> StoreError {
+    /// What its caller gets when SQLite rejected it.
+    fn rejected(&self, error: Arc<sqlx::Error>) -> StoreError {
         store_error(error)
     }
 
@@ -72,16 +75,16 @@ impl Write for ClaimWrite {
     async fn apply(&self, connection: &mut SqliteConnection, clock: Clock) -> Result<Claim, Failure> {
         // Again, under the write lock: what a reader saw may have changed since.
         let row =
-            schema::at(clock.now(), schema::STANDING).bind(self.key.as_str()).fetch_optional(&mut *connection).await?;
-        let standing = row.as_ref().map(Standing::from_row).transpose()?;
-        let fresh = standing.is_none();
-        let attempt = match judge(standing, &self.request) {
-            Verdict::Answer(claim) => return Ok(claim),
-            Verdict::Keep { token, fingerprint } => {
+            schema::at(clock.now(), schema::EXISTING).bind(self.key.as_str()).fetch_optional(&mut *connection).await?;
+        let existing = row.as_ref().map(StoredState::from_row).transpose()?;
+        let fresh = existing.is_none();
+        let attempt = match decide(existing, &self.request) {
+            Decision::Answer(claim) => return Ok(claim),
+            Decision::Keep { token, fingerprint } => {
                 keep(connection, clock.now(), &self.key, token).await?;
                 return Ok(Claim::Lapsed { fingerprint });
             }
-            Verdict::Take { attempt } => attempt,
+            Decision::Take { attempt } => attempt,
         };
         if fresh && let Some(max_bytes) = self.max_bytes {
             make_room(connection, clock, max_bytes).await?;
@@ -115,7 +118,7 @@ impl Write for ClaimWrite {
         arguments.add(expires_at(&self.request, now))
     }
 
-    fn refused(&self, error: Arc<sqlx::Error>) -> StoreError {
+    fn rejected(&self, error: Arc<sqlx::Error>) -> StoreError {
         match Cause::of(&error) {
             Cause::Full => StoreError::Full,
             _ => store_error(error),
@@ -127,7 +130,7 @@ impl Write for ClaimWrite {
 fn expires_at(request: &ClaimRequest, now: i64) -> i64 {
     match request.after_crash {
         AfterCrash::Rerun => now + span_millis(request.ttl),
-        AfterCrash::Refuse => schema::NEVER,
+        AfterCrash::Reject => schema::NEVER,
     }
 }
 

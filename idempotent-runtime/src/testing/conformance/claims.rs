@@ -5,11 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-use super::fixtures::{
+use crate::key::RecordKey;
+use crate::record::{Record, RecordedBody};
+use crate::store::claim::{Claim, ClaimRequest, Held, Token};
+use crate::store::contract::Store;
+use crate::testing::conformance::fixtures::{
     LONG, claim, complete, fingerprint, get, lapse, purge, record, release, renew, request, unique_key,
 };
-use crate::store::{Claim, ClaimRequest, Held, Store, Token};
-use crate::{Record, RecordKey, RecordedBody};
 
 /// Of two claims on one key, the first gets attempt 1 and the second learns the fingerprint.
 ///

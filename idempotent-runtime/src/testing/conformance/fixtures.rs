@@ -7,8 +7,13 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 use tokio::time::{Instant, sleep};
 
-use crate::store::{AfterCrash, Claim, ClaimRequest, Entry, Held, Store, Token};
-use crate::{Fingerprint, Record, RecordKey, RecordedBody};
+use crate::fingerprint::Fingerprint;
+use crate::key::RecordKey;
+use crate::policy::AfterCrash;
+use crate::record::{Record, RecordedBody};
+use crate::store::claim::{Claim, ClaimRequest, Held, Token};
+use crate::store::contract::Store;
+use crate::store::entry::Entry;
 
 /// Longer than any rule takes.
 pub(super) const LONG: Duration = Duration::from_mins(10);

@@ -6,11 +6,15 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::time::{Instant, sleep};
 
-use super::fixtures::{
+use crate::key::RecordKey;
+use crate::policy::AfterCrash;
+use crate::record::Record;
+use crate::store::claim::{Claim, ClaimRequest, Held};
+use crate::store::claim::{Renewal, Token};
+use crate::store::contract::Store;
+use crate::testing::conformance::fixtures::{
     LONG, ROUNDING, claim, complete, fingerprint, get, lapse, record, release, renew, request, unique_key, until,
 };
-use crate::store::{AfterCrash, Claim, ClaimRequest, Held, Renewal, Store, Token};
-use crate::{Record, RecordKey};
 
 /// A claim that nobody renews is taken over when its lease is over, and not before.
 ///
@@ -119,7 +123,7 @@ pub async fn a_stale_token_can_neither_renew_complete_nor_release<S: Store>(stor
 /// When the store breaks the rule.
 pub async fn a_claim_that_was_given_back_does_not_arrive<S: Store>(store: &Arc<S>) {
     let key = unique_key("given-back");
-    let late = [request(), ClaimRequest { after_crash: AfterCrash::Refuse, ..request() }];
+    let late = [request(), ClaimRequest { after_crash: AfterCrash::Reject, ..request() }];
     for request in late {
         assert_eq!(release(store, &key, request.token).await, Held::No);
     }
@@ -148,19 +152,19 @@ pub async fn another_fingerprint_never_takes_over<S: Store>(store: &Arc<S>) {
     assert_eq!(claim(store, &key, request()).await, Claim::Acquired { attempt: 2 });
 }
 
-/// Under [`AfterCrash::Refuse`] a claim whose lease ran out stays as it is.
+/// Under [`AfterCrash::Reject`] a claim whose lease ran out stays as it is.
 ///
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn refuse_never_takes_over<S: Store>(store: &Arc<S>) {
-    let (key, first) = (unique_key("refuse"), request());
+pub async fn reject_never_takes_over<S: Store>(store: &Arc<S>) {
+    let (key, first) = (unique_key("reject"), request());
     let _ = claim(store, &key, first).await;
-    let refuse = || ClaimRequest { after_crash: AfterCrash::Refuse, ..request() };
-    assert_eq!(claim(store, &key, refuse()).await, Claim::InFlight { fingerprint: fingerprint(1) });
+    let reject = || ClaimRequest { after_crash: AfterCrash::Reject, ..request() };
+    assert_eq!(claim(store, &key, reject()).await, Claim::InFlight { fingerprint: fingerprint(1) });
     lapse(store, &key, first.token).await;
     for _ in 0..3 {
-        assert_eq!(claim(store, &key, refuse()).await, Claim::Lapsed { fingerprint: fingerprint(1) });
+        assert_eq!(claim(store, &key, reject()).await, Claim::Lapsed { fingerprint: fingerprint(1) });
     }
     assert_eq!(claim(store, &key, request()).await, Claim::Acquired { attempt: 2 }, "the request's own policy decides");
 }

@@ -79,7 +79,7 @@
 //!             Some(row) if row.fingerprint != request.fingerprint => {
 //!                 return Ok(Claim::Lapsed { fingerprint: row.fingerprint });
 //!             }
-//!             Some(row) if request.after_crash == AfterCrash::Refuse => {
+//!             Some(row) if request.after_crash == AfterCrash::Reject => {
 //!                 row.expires_at = None;
 //!                 return Ok(Claim::Lapsed { fingerprint: row.fingerprint });
 //!             }
@@ -127,7 +127,7 @@
 //!         Ok(self.with(key, |_| true, |row| row.expires_at = Some(Instant::now())).is_some())
 //!     }
 //!
-//!     async fn sweep(&self) -> Result<usize, StoreError> {
+//!     async fn delete_expired(&self) -> Result<usize, StoreError> {
 //!         let mut rows = self.0.lock().unwrap();
 //!         let before = rows.len();
 //!         rows.retain(|_, row| row.is_alive());
@@ -150,21 +150,21 @@
 //! # });
 //! ```
 
-mod claims;
-mod fixtures;
-mod leases;
-mod operators;
-mod records;
-mod unknown;
+pub(crate) mod claims;
+pub(crate) mod fixtures;
+pub(crate) mod leases;
+pub(crate) mod operators;
+pub(crate) mod records;
+pub(crate) mod unknown;
 
 use std::sync::Arc;
 
-pub use self::claims::*;
-pub use self::leases::*;
-pub use self::operators::*;
-pub use self::records::*;
-pub use self::unknown::*;
-use crate::store::Store;
+use crate::store::contract::Store;
+pub use crate::testing::conformance::claims::*;
+pub use crate::testing::conformance::leases::*;
+pub use crate::testing::conformance::operators::*;
+pub use crate::testing::conformance::records::*;
+pub use crate::testing::conformance::unknown::*;
 
 /// Runs every rule.
 ///
@@ -188,13 +188,13 @@ pub async fn all<S: Store>(store: S) {
     a_stale_token_can_neither_renew_complete_nor_release(&store).await;
     a_claim_that_was_given_back_does_not_arrive(&store).await;
     another_fingerprint_never_takes_over(&store).await;
-    refuse_never_takes_over(&store).await;
+    reject_never_takes_over(&store).await;
     a_late_holder_completes_while_nobody_took_over(&store).await;
     a_release_frees_the_key_and_the_attempts(&store).await;
     a_record_expires(&store).await;
     a_claim_expires_after_its_last_sign_of_life(&store).await;
     an_unknown_outcome_never_expires(&store).await;
-    what_was_refused_once_stays_refused(&store).await;
+    what_was_rejected_once_stays_rejected(&store).await;
     a_rerun_takes_an_unknown_outcome_over(&store).await;
     unknown_outcomes_are_counted(&store).await;
     different_keys_never_meet(&store).await;

@@ -3,9 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::fixtures::{LONG, claim, complete, fingerprint, get, lapse, purge, record, request, unique_key, until};
-use crate::Record;
-use crate::store::{Claim, ClaimRequest, Cursor, EntryState, Held, Store};
+use crate::record::Record;
+use crate::store::claim::{Claim, ClaimRequest, Held};
+use crate::store::contract::Store;
+use crate::store::entry::{Cursor, EntryState};
+use crate::testing::conformance::fixtures::{
+    LONG, claim, complete, fingerprint, get, lapse, purge, record, request, unique_key, until,
+};
 
 /// A purge leaves nothing behind that a token could hold.
 ///
@@ -92,7 +96,7 @@ pub async fn a_sweep_removes_what_is_past_its_time_and_nothing_else<S: Store>(st
     let _ = claim(store, &dead, second).await;
     let _ = complete(store, &dead, second.token, &record(), Duration::from_millis(100)).await;
     until(async || get(store, &dead).await, Option::is_none).await;
-    until(async || store.sweep().await.expect("the store sweeps"), |&swept| swept == 0).await;
+    until(async || store.delete_expired().await.expect("the store sweeps"), |&swept| swept == 0).await;
     assert_eq!(get(store, &dead).await, None);
     assert_eq!(complete(store, &alive, first.token, &record(), LONG).await, Held::Yes);
 }

@@ -7,11 +7,12 @@ use bytes::Bytes;
 use http::StatusCode;
 use tokio::time::Instant;
 
-use super::fixtures::{
+use crate::record::{Record, RecordedBody};
+use crate::store::claim::{Claim, ClaimRequest, Held};
+use crate::store::contract::Store;
+use crate::testing::conformance::fixtures::{
     LONG, ROUNDING, claim, complete, fingerprint, get, record, release, renew, request, summary, unique_key, until,
 };
-use crate::store::{Claim, ClaimRequest, Held, Store};
-use crate::{Record, RecordedBody};
 
 /// Headers as bytes and in order, empty and 4 MiB bodies, and bodies that were not recorded.
 ///

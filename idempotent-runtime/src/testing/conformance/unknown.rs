@@ -3,11 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::fixtures::{
+use crate::key::RecordKey;
+use crate::policy::AfterCrash;
+use crate::store::claim::{Claim, ClaimRequest, Held, Token};
+use crate::store::contract::Store;
+use crate::store::entry::EntryState;
+use crate::testing::conformance::fixtures::{
     LONG, claim, complete, fingerprint, get, lapse, purge, record, release, renew, request, unique_key, until,
 };
-use crate::RecordKey;
-use crate::store::{AfterCrash, Claim, ClaimRequest, EntryState, Held, Store, Token};
 
 const TTL: Duration = Duration::from_secs(1);
 
@@ -23,21 +26,21 @@ async fn until_expired<S: Store>(store: &Arc<S>) {
     until(async || get(store, &key).await, Option::is_none).await;
 }
 
-/// Under [`AfterCrash::Refuse`] a claim has no ttl: it is there until it is completed, released or purged.
+/// Under [`AfterCrash::Reject`] a claim has no ttl: it is there until it is completed, released or purged.
 ///
 /// # Panics
 ///
 /// When the store breaks the rule.
 pub async fn an_unknown_outcome_never_expires<S: Store>(store: &Arc<S>) {
     let keys: [_; 4] = std::array::from_fn(|_| unique_key("unknown"));
-    let requests: [_; 4] = std::array::from_fn(|_| short(AfterCrash::Refuse));
+    let requests: [_; 4] = std::array::from_fn(|_| short(AfterCrash::Reject));
     for (key, request) in keys.iter().zip(requests) {
         assert_eq!(claim(store, key, request).await, Claim::Acquired { attempt: 1 });
     }
     until_expired(store).await;
-    let _ = store.sweep().await.expect("the store sweeps");
+    let _ = store.delete_expired().await.expect("the store sweeps");
     for (key, request) in keys.iter().zip(requests) {
-        let retry = claim(store, key, short(AfterCrash::Refuse)).await;
+        let retry = claim(store, key, short(AfterCrash::Reject)).await;
         assert_eq!(retry, Claim::Lapsed { fingerprint: fingerprint(1) }, "after its ttl");
         let entry = get(store, key).await.expect("the claim stands");
         assert_eq!(entry.expires_in, None, "{entry:?}");
@@ -51,7 +54,7 @@ pub async fn an_unknown_outcome_never_expires<S: Store>(store: &Arc<S>) {
     assert_eq!(release(store, &released, gone).await, Held::Yes);
     assert!(purge(store, &purged).await);
     for key in [&released, &purged] {
-        assert_eq!(claim(store, key, short(AfterCrash::Refuse)).await, Claim::Acquired { attempt: 1 });
+        assert_eq!(claim(store, key, short(AfterCrash::Reject)).await, Claim::Acquired { attempt: 1 });
         assert!(purge(store, key).await);
     }
     assert_eq!(renew(store, &renewed, back, LONG).await, Held::Yes);
@@ -60,22 +63,22 @@ pub async fn an_unknown_outcome_never_expires<S: Store>(store: &Arc<S>) {
     assert!(purge(store, &renewed).await);
 }
 
-/// A claim that expires, and that a request under [`AfterCrash::Refuse`] was refused for, expires no more.
+/// A claim that expires, and that a request under [`AfterCrash::Reject`] was rejected for, expires no more.
 ///
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn what_was_refused_once_stays_refused<S: Store>(store: &Arc<S>) {
-    let (key, first) = (unique_key("refused-once"), short(AfterCrash::Rerun));
+pub async fn what_was_rejected_once_stays_rejected<S: Store>(store: &Arc<S>) {
+    let (key, first) = (unique_key("rejected-once"), short(AfterCrash::Rerun));
     let _ = claim(store, &key, first).await;
     lapse(store, &key, first.token).await;
-    let another = ClaimRequest { fingerprint: fingerprint(2), ..short(AfterCrash::Refuse) };
+    let another = ClaimRequest { fingerprint: fingerprint(2), ..short(AfterCrash::Reject) };
     assert_eq!(claim(store, &key, another).await, Claim::Lapsed { fingerprint: fingerprint(1) });
     let entry = get(store, &key).await.expect("the claim stands");
     assert!(entry.expires_in.is_some(), "another request has no say: {entry:?}");
     for _ in 0..2 {
-        let refused = claim(store, &key, short(AfterCrash::Refuse)).await;
-        assert_eq!(refused, Claim::Lapsed { fingerprint: fingerprint(1) });
+        let rejected = claim(store, &key, short(AfterCrash::Reject)).await;
+        assert_eq!(rejected, Claim::Lapsed { fingerprint: fingerprint(1) });
         until_expired(store).await;
     }
     assert!(purge(store, &key).await);
@@ -88,7 +91,7 @@ pub async fn what_was_refused_once_stays_refused<S: Store>(store: &Arc<S>) {
 ///
 /// When the store breaks the rule.
 pub async fn a_rerun_takes_an_unknown_outcome_over<S: Store>(store: &Arc<S>) {
-    let (key, first, second) = (unique_key("policy-changed"), short(AfterCrash::Refuse), short(AfterCrash::Rerun));
+    let (key, first, second) = (unique_key("policy-changed"), short(AfterCrash::Reject), short(AfterCrash::Rerun));
     let _ = claim(store, &key, first).await;
     assert_eq!(claim(store, &key, second).await, Claim::InFlight { fingerprint: fingerprint(1) });
     lapse(store, &key, first.token).await;
@@ -113,9 +116,9 @@ pub async fn unknown_outcomes_are_counted<S: Store>(store: &Arc<S>) {
         unknown.get(&scope).copied()
     };
     let claims = [
-        ("first", AfterCrash::Refuse),
-        ("second", AfterCrash::Refuse),
-        ("runs", AfterCrash::Refuse),
+        ("first", AfterCrash::Reject),
+        ("second", AfterCrash::Reject),
+        ("runs", AfterCrash::Reject),
         ("may-run-again", AfterCrash::Rerun),
     ];
     for (name, after_crash) in claims {
@@ -130,9 +133,9 @@ pub async fn unknown_outcomes_are_counted<S: Store>(store: &Arc<S>) {
     assert_eq!(counted().await, Some(1));
     assert_eq!(claim(store, &key("second"), request()).await, Claim::Acquired { attempt: 2 });
     assert_eq!(counted().await, None, "somebody takes care of it");
-    let refuse = ClaimRequest { after_crash: AfterCrash::Refuse, ..request() };
-    assert_eq!(claim(store, &key("may-run-again"), refuse).await, Claim::Lapsed { fingerprint: fingerprint(1) });
-    assert_eq!(counted().await, Some(1), "it is refused from now on");
+    let reject = ClaimRequest { after_crash: AfterCrash::Reject, ..request() };
+    assert_eq!(claim(store, &key("may-run-again"), reject).await, Claim::Lapsed { fingerprint: fingerprint(1) });
+    assert_eq!(counted().await, Some(1), "it is rejected from now on");
     for (name, _) in claims {
         let _ = purge(store, &key(name)).await;
     }

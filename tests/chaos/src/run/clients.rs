@@ -12,8 +12,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::asked::{Asked, Origin};
 use super::fleet::Server;
+use super::planned::{Origin, PlannedRequest};
 use super::{Book, Fleet, Plan};
 use crate::history::{Answer, Guarantee, Request};
 use crate::now;
@@ -34,7 +34,7 @@ pub(super) struct Clients {
     http1: Client,
     http2: Client,
     /// Every key so far.
-    asked: Mutex<Vec<Asked>>,
+    planned: Mutex<Vec<PlannedRequest>>,
 }
 
 impl Clients {
@@ -47,63 +47,63 @@ impl Clients {
             book,
             http1: client().http1_only().build().expect("a client"),
             http2: client().http2_prior_knowledge().build().expect("a client"),
-            asked: Mutex::default(),
+            planned: Mutex::default(),
         }
     }
 
     /// New keys all the time, each with duplicates at once, soon and late.
     pub(super) async fn play(&self) {
         let asking = stream::iter(std::iter::from_fn(|| (Instant::now() < self.ends_at).then(|| self.next_key())));
-        asking.for_each_concurrent(self.plan.keys_at_once, |(asked, random)| self.live(asked, random)).await;
+        asking.for_each_concurrent(self.plan.keys_at_once, |(planned, random)| self.live(planned, random)).await;
     }
 
-    fn next_key(&self) -> (Asked, Rng) {
-        let mut all = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+    fn next_key(&self) -> (PlannedRequest, Rng) {
+        let mut all = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
         let number = all.len() as u64;
         let mut random = self.plan.random(1_000 + number);
-        let asked = Asked::draw(number, &self.plan, &mut random);
-        all.push(asked.clone());
-        self.book.write(|history| _ = history.keys.insert(asked.key.clone(), asked.guarantee));
-        (asked, random)
+        let planned = PlannedRequest::draw(number, &self.plan, &mut random);
+        all.push(planned.clone());
+        self.book.write(|history| _ = history.keys.insert(planned.key.clone(), planned.guarantee));
+        (planned, random)
     }
 
     /// The whole of a key's life: duplicates, then retries until one of them has an answer.
-    async fn live(&self, asked: Asked, mut random: Rng) {
+    async fn live(&self, planned: PlannedRequest, mut random: Rng) {
         let duplicates = (0..random.usize(1..5)).map(|_| {
             let (delay, random) = (Duration::from_millis(random.u64(..150)), random.fork());
-            let asked = &asked;
+            let planned = &planned;
             async move {
                 tokio::time::sleep(delay).await;
-                self.ask(asked, random).await
+                self.ask(planned, random).await
             }
         });
         let answers = join_all(duplicates.collect::<Vec<_>>()).await;
         let mut is_answered = answers.into_iter().flatten().any(|answer| is_an_end(&answer));
         if !is_answered {
-            is_answered = self.until_answered(&asked, random.fork()).await.is_some();
+            is_answered = self.until_answered(&planned, random.fork()).await.is_some();
         }
-        if let Some(intruder) = asked.intruder.as_ref().filter(|_| is_answered) {
+        if let Some(intruder) = planned.intruder.as_ref().filter(|_| is_answered) {
             for _ in 0..2 {
-                self.intrude(&asked, intruder, &mut random).await;
+                self.intrude(&planned, intruder, &mut random).await;
             }
         }
     }
 
     /// The record is there by now, and not for this one.
-    async fn intrude(&self, asked: &Asked, intruder: &Origin, random: &mut Rng) {
+    async fn intrude(&self, planned: &PlannedRequest, intruder: &Origin, random: &mut Rng) {
         let server = self.fleet.server(random.usize(..self.fleet.len()));
         let sent = now();
-        let answer = self.send(&self.http1, &server, asked, intruder, None, None).await;
+        let answer = self.send(&self.http1, &server, planned, intruder, None, None).await;
         let (time, origin, manner) = ((sent, now()), intruder.told.clone(), "another client".to_owned());
-        let request = Request { time, key: asked.key.clone(), server: server.name, manner, origin, answer };
+        let request = Request { time, key: planned.key.clone(), server: server.name, manner, origin, answer };
         self.book.write(|history| history.intrusions.push(request));
     }
 
     /// `None` when it takes too long.
-    async fn until_answered(&self, asked: &Asked, mut random: Rng) -> Option<Answer> {
+    async fn until_answered(&self, planned: &PlannedRequest, mut random: Rng) -> Option<Answer> {
         let begun = Instant::now();
         while begun.elapsed() < self.plan.patience {
-            if let Some(answer) = self.ask(asked, random.fork()).await.filter(is_an_end) {
+            if let Some(answer) = self.ask(planned, random.fork()).await.filter(is_an_end) {
                 return Some(answer);
             }
             tokio::time::sleep(Duration::from_millis(random.u64(50..200))).await;
@@ -113,25 +113,25 @@ impl Clients {
 
     /// When everything runs again, and for good: the truth that every key's retry gets from now on.
     pub(super) async fn ask_every_key_again(&self) {
-        let asked = std::mem::take(&mut *self.asked.lock().unwrap_or_else(PoisonError::into_inner));
-        stream::iter(asked.into_iter().zip(0..))
-            .for_each_concurrent(self.plan.keys_at_once, |(asked, number)| async move {
-                if let Some(answer) = self.until_answered(&asked, self.plan.random(1_000_000 + number)).await {
-                    self.book.write(|history| _ = history.finally.insert(asked.key, answer));
+        let planned = std::mem::take(&mut *self.planned.lock().unwrap_or_else(PoisonError::into_inner));
+        stream::iter(planned.into_iter().zip(0..))
+            .for_each_concurrent(self.plan.keys_at_once, |(planned, number)| async move {
+                if let Some(answer) = self.until_answered(&planned, self.plan.random(1_000_000 + number)).await {
+                    self.book.write(|history| _ = history.finally.insert(planned.key, answer));
                 }
             })
             .await;
     }
 
-    async fn ask(&self, asked: &Asked, mut random: Rng) -> Option<Answer> {
+    async fn ask(&self, planned: &PlannedRequest, mut random: Rng) -> Option<Answer> {
         let server = self.fleet.server(random.usize(..self.fleet.len()));
         let is_calm = Instant::now() >= self.ends_at;
         let dies_at = (!is_calm && random.u32(..1_000) < self.plan.faults.die_at_step * DEATHS_PER_MILLE)
             .then(|| Step::ALL[random.usize(..Step::ALL.len())]);
         let is_cut = !is_calm && random.u32(..100) < self.plan.faults.cut_percent;
         let manner = Manner::draw(is_cut, &mut random);
-        let version = (asked.guarantee == Guarantee::Mixed).then(|| VERSIONS[random.usize(..VERSIONS.len())]);
-        let ask_by = |client| self.send(client, &server, asked, &asked.owner, dies_at, version);
+        let version = (planned.guarantee == Guarantee::Mixed).then(|| VERSIONS[random.usize(..VERSIONS.len())]);
+        let ask_by = |client| self.send(client, &server, planned, &planned.owner, dies_at, version);
         let sent = now();
         let answer = match manner {
             Manner::Http1 => ask_by(&self.http1).await,
@@ -140,7 +140,7 @@ impl Clients {
             Manner::Http2LeavesAfter(time) => leave(time, ask_by(&self.http2)).await,
             Manner::CutInRequest | Manner::CutInResponse => {
                 // What such a client hears it does not understand.
-                let _ = leave(HEARS_NOTHING, cut(&server, asked, manner)).await;
+                let _ = leave(HEARS_NOTHING, cut(&server, planned, manner)).await;
                 None
             }
         };
@@ -149,10 +149,10 @@ impl Clients {
         manner.extend(dies_at.map(|step| format!(", dies at {}", step.name())));
         let request = Request {
             time: (sent, now()),
-            key: asked.key.clone(),
+            key: planned.key.clone(),
             server: server.name,
             manner,
-            origin: asked.owner.told.clone(),
+            origin: planned.owner.told.clone(),
             answer: answer.clone(),
         };
         self.book.write(|history| history.requests.push(request));
@@ -163,13 +163,13 @@ impl Clients {
         &self,
         client: &Client,
         server: &Server,
-        asked: &Asked,
+        planned: &PlannedRequest,
         origin: &Origin,
         dies_at: Option<Step>,
         version: Option<&str>,
     ) -> Option<Answer> {
-        let url = format!("http://{}{}", server.address, asked.path);
-        let mut request = client.post(url).header("idempotency-key", &asked.key).json(&asked.order);
+        let url = format!("http://{}{}", server.address, planned.path);
+        let mut request = client.post(url).header("idempotency-key", &planned.key).json(&planned.order);
         for (name, value) in &origin.headers {
             request = request.header(*name, value);
         }
@@ -226,14 +226,14 @@ async fn leave<T>(after: Duration, asking: impl Future<Output = Option<T>>) -> O
 }
 
 /// Breaks the connection in the middle of the request or of the response.
-async fn cut(server: &Server, asked: &Asked, manner: Manner) -> Option<()> {
-    let body = serde_json::to_string(&asked.order).ok()?;
-    let headers: Vec<_> = asked.owner.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+async fn cut(server: &Server, planned: &PlannedRequest, manner: Manner) -> Option<()> {
+    let body = serde_json::to_string(&planned.order).ok()?;
+    let headers: Vec<_> = planned.owner.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let headers = headers.concat();
     let request = format!(
         "POST {} HTTP/1.1\r\nHost: chaos\r\nContent-Type: application/json\r\nIdempotency-Key: {}\r\n{headers}Content-Length: {}\r\n\r\n{body}",
-        asked.path,
-        asked.key,
+        planned.path,
+        planned.key,
         body.len()
     );
     let mut stream = TcpStream::connect(&server.address).await.ok()?;

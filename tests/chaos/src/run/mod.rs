@@ -1,9 +1,9 @@
 //! One run: servers over a store, clients that repeat everything, faults in between, and the judgement.
 
-mod asked;
 mod clients;
 mod faults;
 mod fleet;
+mod planned;
 mod stores;
 
 use std::fs::File;
@@ -20,9 +20,9 @@ use self::clients::Clients;
 use self::faults::Faults;
 pub use self::fleet::Fleet;
 pub use self::stores::{StoreKind, TestedStore};
+use crate::checker::{Violation, check};
 use crate::family::Family;
 use crate::history::{Fault, FaultKind, Guarantee, History};
-use crate::judge::{Violation, judge};
 use crate::now;
 use crate::server::{Guard, Ledger, prepare};
 
@@ -147,7 +147,7 @@ impl Plan {
         let (faults, long_handlers) = match guard {
             // In the middle of a handler, which the long ones make likely.
             Guard::Token => (FaultWeights { long_stop: 1, ..none }, 100),
-            Guard::RecordFirst | Guard::RefusalAfterCrash | Guard::Transaction => {
+            Guard::RecordFirst | Guard::RejectionAfterCrash | Guard::Transaction => {
                 (FaultWeights { kill: 1, die_at_step: 10, ..none }, 0)
             }
             Guard::Disconnect => (FaultWeights { cut_percent: 50, ..none }, 0),
@@ -250,7 +250,7 @@ pub async fn play(plan: &Plan, program: PathBuf) -> anyhow::Result<Outcome> {
     watches.iter().for_each(JoinHandle::abort);
     let history = stage.history().await?;
     stage.fleet.stop().await;
-    let violations = judge(&history);
+    let violations = check(&history);
     Ok(Outcome { history, violations })
 }
 

@@ -67,7 +67,7 @@ async fn at_least_once(State(app): State<Arc<App>>, idempotency: Idempotency, Js
     execute(&app, &idempotency, &order, String::new()).await
 }
 
-#[idempotent(scope = "at-most-once", cache = [201, 402], lease = "3s", after_crash = "refuse")]
+#[idempotent(scope = "at-most-once", cache = [201, 402], lease = "3s", after_crash = "reject")]
 async fn at_most_once(State(app): State<Arc<App>>, idempotency: Idempotency, Json(order): Json<Order>) -> Response {
     execute(&app, &idempotency, &order, String::new()).await
 }

@@ -4,10 +4,10 @@ mod fault_injection;
 mod handlers;
 mod ledger;
 mod origins;
-mod rigged;
 mod runtimes;
 mod steps;
 mod transactional;
+mod weakened_store;
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -35,16 +35,16 @@ pub use self::fault_injection::{Ending, HowEnded};
 pub use self::handlers::{Order, Outcome};
 pub use self::ledger::Ledger;
 pub use self::origins::{CREDENTIALS, FORWARD_TO};
-use self::rigged::Rigged;
 pub use self::runtimes::END_RUNTIME;
 use self::runtimes::Runtimes;
 use self::steps::Steps;
 pub use self::steps::{DIE_AT, Step};
 pub use self::transactional::{VERSION, VERSIONS};
+use self::weakened_store::WeakenedStore;
 use crate::family::Family;
 use crate::run::StoreKind;
 
-/// A guard of the engine that is taken out, to see that the judge notices.
+/// A guard of the engine that is taken out, to see that the checker notices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Guard {
     /// Only the holder of the current token may complete.
@@ -55,8 +55,8 @@ pub enum Guard {
     Disconnect,
     /// A running handler's lease is renewed.
     Renewal,
-    /// A claim of a dead process is refused where the policy says so.
-    RefusalAfterCrash,
+    /// A claim of a dead process is rejected where the policy says so.
+    RejectionAfterCrash,
     /// The effect and the record commit together.
     Transaction,
     /// A lease is renewed while a handler blocks a thread.
@@ -177,7 +177,7 @@ async fn serve_over<S: Store>(
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let (blocked_thread, runtimes) = (Arc::<BlockedThread>::default(), Runtimes::default());
-    let store = Arc::new(Rigged::new(store, Arc::clone(&blocked_thread), runtimes.clone(), options.without));
+    let store = Arc::new(WeakenedStore::new(store, Arc::clone(&blocked_thread), runtimes.clone(), options.without));
     let mut registry = Registry::builder(Arc::clone(&store));
     if options.without == Some(Guard::SharedClaims) {
         registry = registry.store("apart", MemoryStore::new());
@@ -201,7 +201,7 @@ async fn serve_over<S: Store>(
 
 /// All that the runtimes of a process share.
 struct Site<S: Store> {
-    store: Arc<Rigged<S>>,
+    store: Arc<WeakenedStore<S>>,
     registry: Registry,
     transactional: fn() -> Router<Arc<App>>,
     ledger: Ledger,
@@ -271,12 +271,12 @@ async fn pass_steps(State(app): State<Arc<App>>, request: Request, next: Next) -
 
 /// What a naive layer does.
 async fn release_on_disconnect<S: Store>(
-    State(store): State<Arc<Rigged<S>>>,
+    State(store): State<Arc<WeakenedStore<S>>>,
     request: Request,
     next: Next,
 ) -> Response {
     let Some(key) = steps::key_of(request.headers()) else { return next.run(request).await };
-    let mut leaving = rigged::Leaving::new(store, key);
+    let mut leaving = weakened_store::Leaving::new(store, key);
     let response = next.run(request).await;
     leaving.stayed();
     response

@@ -84,7 +84,7 @@ async fn handlers_that_end_are_not_in_flight_any_more() {
     let (first, second) = (send("first"), send("second"));
     runs.until_started(2).await;
     server.post_with_key("/ends", "first").await;
-    assert_eq!(in_flight("in-flight-ends"), Some(2.0), "a refusal is no handler that runs");
+    assert_eq!(in_flight("in-flight-ends"), Some(2.0), "a rejection is no handler that runs");
     runs.let_finish(1);
     eventually(async || in_flight("in-flight-ends"), |running| *running == Some(1.0)).await;
     runs.let_finish(1);
@@ -102,7 +102,7 @@ async fn a_handler_whose_client_left_is_in_flight_until_it_has_ended() {
     runs.until_started(1).await;
     drop(connection);
     // It shows that the server has seen the other connection close.
-    assert_eq!(server.post_with_key("/is-left", "k").await.refusal(), "in_flight");
+    assert_eq!(server.post_with_key("/is-left", "k").await.rejection(), "in_flight");
     assert_eq!(in_flight("in-flight-is-left"), Some(1.0));
     runs.let_finish(1);
     until_none_is_in_flight("in-flight-is-left").await;
@@ -133,7 +133,7 @@ async fn handler_that_lost_its_claim_is_in_flight_until_its_end() {
     runs.until_started(2).await;
     assert_eq!(in_flight("in-flight-is-purged"), Some(2.0), "both of them run");
     runs.let_finish(2);
-    assert_eq!(purged.await.expect("the request runs").refusal(), "claim_lost");
+    assert_eq!(purged.await.expect("the request runs").rejection(), "claim_lost");
     next.await.expect("the request runs");
     until_none_is_in_flight("in-flight-is-purged").await;
 }

@@ -33,7 +33,7 @@ async fn ends_as_asked(State(runs): State<Runs>, body: String) -> (StatusCode, B
     }
 }
 
-#[idempotent(scope = "outcomes-at-most-once", after_crash = "refuse")]
+#[idempotent(scope = "outcomes-at-most-once", after_crash = "reject")]
 async fn panics() {
     panic!("always");
 }
@@ -147,7 +147,7 @@ async fn lost_claim_seen_by_renewal_and_end_counts_once() {
     take_over(&store, &RecordKey::new("outcomes-fenced", None, "k")).await;
     eventually(async || lost(), |lost| *lost == Some(1.0)).await;
     runs.let_finish(1);
-    assert_eq!(fenced.await.expect("the request runs").refusal(), "claim_lost");
+    assert_eq!(fenced.await.expect("the request runs").rejection(), "claim_lost");
     assert_eq!((lost(), counted("outcomes-fenced")), (Some(1.0), once(&["claim_lost"])));
 }
 

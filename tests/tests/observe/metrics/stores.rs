@@ -51,7 +51,7 @@ async fn calls_of_a_stopped_redis_are_errors_of_the_longest_time() {
     assert_eq!(server.post_with_key("/", "before").await.status, StatusCode::OK);
     assert_eq!((calls("stopped-redis", "claim"), calls("stopped-redis", "complete")), ((1.0, 0.0), (1.0, 0.0)));
     redis.signal("STOP");
-    assert_eq!(server.post_with_key("/", "meanwhile").await.refusal(), "store_unavailable");
+    assert_eq!(server.post_with_key("/", "meanwhile").await.rejection(), "store_unavailable");
     redis.signal("CONT");
     assert_eq!(calls("stopped-redis", "claim"), (2.0, 1.0));
     let labels = [("store", "stopped-redis"), ("op", "claim")];

@@ -16,7 +16,7 @@ use crate::exposition::Exposition;
 /// A handler that is cut off, in a scope of its own: one process, one gauge.
 macro_rules! cut_off {
     ($name:ident, $scope:literal) => {
-        #[idempotent(scope = $scope, ttl = "1s", after_crash = "refuse")]
+        #[idempotent(scope = $scope, ttl = "1s", after_crash = "reject")]
         async fn $name() {
             panic!("cut off");
         }
@@ -47,7 +47,7 @@ async fn is_counted_until_it_is_purged<S: Store + Clone>(
     let server = Server::start(app.layer(registry.layer()).layer(CatchPanicLayer::new())).await;
     for key in ["k1", "k2"] {
         server.post_with_key("/", key).await;
-        assert_eq!(server.post_with_key("/", key).await.refusal(), "outcome_unknown");
+        assert_eq!(server.post_with_key("/", key).await.rejection(), "outcome_unknown");
     }
     until_shown(scope, 2.0).await;
     // Another process begins, in which no request comes, and this one ends.

@@ -51,14 +51,14 @@ async fn every_outcome_and_every_metric_is_explained() {
     }
 }
 
-/// The README lists the refusals as clients get them.
+/// The README lists the rejections as clients get them.
 #[test]
-fn every_refusal_has_a_section() {
+fn every_rejection_has_a_section() {
     let readme = read("../../README.md");
     let codes = readme.lines().filter(|line| line.starts_with("| ")).filter_map(|line| {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-        let is_refusal = cells.get(2).is_some_and(|status| status.starts_with(['4', '5']));
-        is_refusal.then(|| cells[3].trim_matches('`').to_owned())
+        let is_rejection = cells.get(2).is_some_and(|status| status.starts_with(['4', '5']));
+        is_rejection.then(|| cells[3].trim_matches('`').to_owned())
     });
     let codes: BTreeSet<String> = codes.collect();
     assert!(codes.len() >= 10, "{codes:?}");

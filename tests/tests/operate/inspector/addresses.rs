@@ -22,7 +22,7 @@ async fn a_wrong_parameter_is_told_what_would_be_right() {
         ("stat=completed", "unreadable_parameters", "unknown field `stat`"),
     ] {
         let answer = shop.get(&format!("/api/entries?{query}")).await;
-        assert_eq!((answer.status, answer.refusal().as_str()), (StatusCode::BAD_REQUEST, code), "{query}");
+        assert_eq!((answer.status, answer.rejection().as_str()), (StatusCode::BAD_REQUEST, code), "{query}");
         assert!(answer.text().contains(right), "{query}: {}", answer.text());
         let page = shop.get(&format!("?{query}")).await;
         assert_eq!(page.status, StatusCode::BAD_REQUEST, "{query}");
@@ -34,7 +34,7 @@ async fn a_wrong_parameter_is_told_what_would_be_right() {
         (&[("scope", "c"), ("key", "k"), ("id", "00000000000000000000000000000000")], "several_keys"),
     ] {
         let answer = shop.form("/api/look-up", fields).await;
-        assert_eq!((answer.status, answer.refusal().as_str()), (StatusCode::BAD_REQUEST, code), "{fields:?}");
+        assert_eq!((answer.status, answer.rejection().as_str()), (StatusCode::BAD_REQUEST, code), "{fields:?}");
         assert_eq!(shop.form("", fields).await.status, StatusCode::BAD_REQUEST, "{fields:?}");
     }
 }

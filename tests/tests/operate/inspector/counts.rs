@@ -120,7 +120,7 @@ async fn handlers_are_told_with_their_policies() {
     assert!(payouts["file"].as_str().is_some_and(|file| file.ends_with("shop.rs")), "{payouts}");
     assert_eq!((&of("charges")["caller"], &of("charges")["fingerprint"]), (&json!(true), &json!("none")));
     assert_eq!((&of("exports")["cache"], &of("exports")["max_body"]), (&json!("200-299, 303"), &json!(8)));
-    assert_eq!((&of("transfers")["after_crash"], &of("transfers")["required"]), (&json!("refuse"), &json!(true)));
+    assert_eq!((&of("transfers")["after_crash"], &of("transfers")["required"]), (&json!("reject"), &json!(true)));
     assert!(shop.get("").await.text().contains("pay_out"));
 }
 
@@ -132,7 +132,7 @@ async fn layer_claim_that_never_reruns_is_an_unknown_outcome() {
     leave_behind(&store, &RecordKey::new("layer-of-the-inspector", None, "k")).await;
     let shop = Shop::open(&registry, Inspector::new(&registry)).await;
     assert_eq!(shop.json("/api/summary").await["counts"]["past_lease"], 1);
-    let policy = Policy::builder("layer-of-the-inspector").after_crash(AfterCrash::Refuse).build();
+    let policy = Policy::builder("layer-of-the-inspector").after_crash(AfterCrash::Reject).build();
     let _layer = IdempotencyLayer::new(policy.expect("the policy is valid"));
     assert_eq!(shop.json("/api/summary").await["counts"]["outcome_unknown"], 1);
 }

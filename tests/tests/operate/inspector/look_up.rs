@@ -33,10 +33,10 @@ async fn a_key_is_found_by_scope_caller_and_key(store: impl Store + Clone) {
         [("scope", "charges"), ("caller", "alice"), ("key", "completed")],
     ] {
         let missing = shop.form("/api/look-up", &fields).await;
-        assert_eq!((missing.status, missing.refusal().as_str()), (StatusCode::NOT_FOUND, "not_found"), "{fields:?}");
+        assert_eq!((missing.status, missing.rejection().as_str()), (StatusCode::NOT_FOUND, "not_found"), "{fields:?}");
     }
     let missing = shop.get("/api/entries/00000000000000000000000000000000").await;
-    assert_eq!((missing.status, missing.refusal().as_str()), (StatusCode::NOT_FOUND, "not_found"));
+    assert_eq!((missing.status, missing.rejection().as_str()), (StatusCode::NOT_FOUND, "not_found"));
 
     let cut_off = [("action", "look_up"), ("scope", "transfers"), ("caller", ""), ("key", "cut-off-8e03978e")];
     let page = shop.form("", &cut_off).await;
@@ -67,7 +67,7 @@ async fn each_store_of_the_registry_is_looked_at_by_its_name() {
     let other = shop.json("/api/summary?store=empty").await;
     assert_eq!((&other["store"], &other["scanned"]), (&json!("empty"), &json!(0)));
     let unknown = shop.get("/api/summary?store=emtpy").await;
-    assert_eq!((unknown.status, unknown.refusal().as_str()), (StatusCode::BAD_REQUEST, "unknown_store"));
+    assert_eq!((unknown.status, unknown.rejection().as_str()), (StatusCode::BAD_REQUEST, "unknown_store"));
     assert!(unknown.text().contains("write one of default, empty"), "{}", unknown.text());
     assert_eq!(shop.get("?store=emtpy").await.status, StatusCode::BAD_REQUEST);
 }

@@ -49,5 +49,5 @@ async fn anything_but_keys_cannot_be_revealed() {
     let registry = Registry::new(MemoryStore::new());
     let shop = Shop::open(&registry, Inspector::new(&registry)).await;
     let answer = shop.get("/api/entries?reveal=bodies").await;
-    assert_eq!((answer.status, answer.refusal().as_str()), (StatusCode::BAD_REQUEST, "unknown_reveal"));
+    assert_eq!((answer.status, answer.rejection().as_str()), (StatusCode::BAD_REQUEST, "unknown_reveal"));
 }

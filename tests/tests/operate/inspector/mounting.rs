@@ -17,9 +17,13 @@ async fn it_answers_only_where_it_is_nested() {
     let merged = Server::start(Router::new().merge(Inspector::new(&registry).allow_purge().router())).await;
     for server in [by_itself, merged] {
         for path in ["/", "/api/summary", "/api/entries/0"] {
-            let refused = answer(server.request(Method::GET, path)).await;
-            assert_eq!((refused.status, refused.refusal().as_str()), (StatusCode::FORBIDDEN, "not_nested"), "{path}");
-            assert!(refused.text().contains(".layer(authentication)"), "{}", refused.text());
+            let rejected = answer(server.request(Method::GET, path)).await;
+            assert_eq!(
+                (rejected.status, rejected.rejection().as_str()),
+                (StatusCode::FORBIDDEN, "not_nested"),
+                "{path}"
+            );
+            assert!(rejected.text().contains(".layer(authentication)"), "{}", rejected.text());
         }
     }
     let nested = Server::start(Router::new().nest("/ops", inspector::router(&registry))).await;

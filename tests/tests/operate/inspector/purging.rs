@@ -1,4 +1,4 @@
-//! A purge: refused, confirmed, done, and told to the audit.
+//! A purge: rejected, confirmed, done, and told to the audit.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::inspector::shop::{AT, Shop};
 use crate::inspector::stores::on_every_store;
 
 on_every_store!(
-    a_purge_is_refused_unless_it_is_allowed_and_confirmed,
+    a_purge_is_rejected_unless_it_is_allowed_and_confirmed,
     what_was_purged_runs_again,
     what_was_purged_is_not_at_hand_any_more
 );
@@ -22,8 +22,8 @@ on_every_store!(
 const CUT_OFF: [(&str, &str); 2] = [("scope", "transfers"), ("key", "cut-off-8e03978e")];
 const RUNNING: [(&str, &str); 2] = [("scope", "payouts"), ("key", "running-8e03978e")];
 
-fn assert_refused(answer: &Answer, status: StatusCode, code: &str) {
-    assert_eq!((answer.status, answer.refusal().as_str()), (status, code), "{}", answer.text());
+fn assert_rejected(answer: &Answer, status: StatusCode, code: &str) {
+    assert_eq!((answer.status, answer.rejection().as_str()), (status, code), "{}", answer.text());
 }
 
 async fn confirmation(shop: &Shop, fields: &[(&str, &str)]) -> String {
@@ -31,7 +31,7 @@ async fn confirmation(shop: &Shop, fields: &[(&str, &str)]) -> String {
     found["confirm"].as_str().expect("it may be purged").to_owned()
 }
 
-async fn a_purge_is_refused_unless_it_is_allowed_and_confirmed(store: impl Store + Clone) {
+async fn a_purge_is_rejected_unless_it_is_allowed_and_confirmed(store: impl Store + Clone) {
     let logs = Logs::collect();
     let registry = Registry::new(store.clone());
     let shows = Shop::open(&registry, Inspector::new(&registry)).await;
@@ -42,35 +42,35 @@ async fn a_purge_is_refused_unless_it_is_allowed_and_confirmed(store: impl Store
     assert!(found["consequence"].as_str().is_some_and(|text| text.contains("find out first")), "{found}");
 
     let confirmed = [CUT_OFF[0], CUT_OFF[1], ("confirm", &confirm)];
-    assert_refused(&shows.form("/api/purge", &confirmed).await, StatusCode::FORBIDDEN, "purge_not_allowed");
+    assert_rejected(&shows.form("/api/purge", &confirmed).await, StatusCode::FORBIDDEN, "purge_not_allowed");
     let id = found["entry"]["id"].as_str().expect("an id");
     let by_id = format!("/api/entries/{id}");
     let delete = answer(shows.asking(Method::DELETE, &format!("{by_id}?confirm={confirm}"))).await;
-    assert_refused(&delete, StatusCode::FORBIDDEN, "purge_not_allowed");
+    assert_rejected(&delete, StatusCode::FORBIDDEN, "purge_not_allowed");
     let page = shows.form("", &[&confirmed[..], &[("action", "purge")]].concat()).await;
     assert_eq!(page.status, StatusCode::FORBIDDEN);
     assert!(!shows.form("", &CUT_OFF).await.text().contains("Purge"), "there is no button that does nothing");
 
     let unconfirmed = purges.form("/api/purge", &CUT_OFF).await;
-    assert_refused(&unconfirmed, StatusCode::PRECONDITION_REQUIRED, "not_confirmed");
-    assert_refused(
+    assert_rejected(&unconfirmed, StatusCode::PRECONDITION_REQUIRED, "not_confirmed");
+    assert_rejected(
         &answer(purges.asking(Method::DELETE, &by_id)).await,
         StatusCode::PRECONDITION_REQUIRED,
         "not_confirmed",
     );
     let of_another = confirmation(&purges, &RUNNING).await;
     let crossed = purges.form("/api/purge", &[CUT_OFF[0], CUT_OFF[1], ("confirm", &of_another)]).await;
-    assert_refused(&crossed, StatusCode::CONFLICT, "changed");
+    assert_rejected(&crossed, StatusCode::CONFLICT, "changed");
     assert_eq!(purges.json("/api/summary").await["scanned"], 5, "nothing of it took effect");
 
     let done = purges.form("/api/purge", &confirmed).await;
     assert_eq!((done.status, &done.json()["purged"]), (StatusCode::OK, &json!(true)), "{}", done.text());
-    assert_refused(&purges.form("/api/purge", &confirmed).await, StatusCode::NOT_FOUND, "not_found");
+    assert_rejected(&purges.form("/api/purge", &confirmed).await, StatusCode::NOT_FOUND, "not_found");
     assert_eq!(purges.json("/api/summary").await["scanned"], 4);
 
     let audit: Vec<String> = logs.of_level("WARN").into_iter().filter(|line| line.contains(AUDIT_TARGET)).collect();
     for outcome in
-        ["refused: purge_not_allowed", "refused: not_confirmed", "refused: changed", "purged", "nothing_there"]
+        ["rejected: purge_not_allowed", "rejected: not_confirmed", "rejected: changed", "purged", "nothing_there"]
     {
         assert!(audit.iter().any(|line| line.contains(&format!("outcome=\"{outcome}\""))), "{outcome}: {audit:#?}");
     }
@@ -172,7 +172,7 @@ async fn what_has_changed_since_the_look_is_not_purged() {
     shop.runs.until_finished(1).await;
     assert_eq!(registry.drain(idempotent_tests::PATIENCE).await, 0);
     let late = shop.form("/api/purge", &[RUNNING[0], RUNNING[1], ("confirm", &confirm)]).await;
-    assert_refused(&late, StatusCode::CONFLICT, "changed");
+    assert_rejected(&late, StatusCode::CONFLICT, "changed");
     assert_eq!(shop.json("/api/summary").await["counts"]["completed"], 1);
 }
 
@@ -201,7 +201,7 @@ async fn a_page_of_another_site_cannot_purge() {
         &[("origin", "null")],
         &[("origin", "")],
     ] {
-        assert_refused(&sent("/api/purge", foreign).await, StatusCode::FORBIDDEN, "cross_site");
+        assert_rejected(&sent("/api/purge", foreign).await, StatusCode::FORBIDDEN, "cross_site");
         assert_eq!(sent("", foreign).await.status, StatusCode::FORBIDDEN, "{foreign:?}");
     }
     assert_eq!(shop.json("/api/summary").await["scanned"], 1);

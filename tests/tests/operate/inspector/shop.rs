@@ -42,7 +42,7 @@ async fn pay_out(State(runs): State<Runs>) -> StatusCode {
     StatusCode::CREATED
 }
 
-#[idempotent(scope = "transfers", after_crash = "refuse", required)]
+#[idempotent(scope = "transfers", after_crash = "reject", required)]
 async fn transfer() -> StatusCode {
     panic!("the handler was cut off")
 }

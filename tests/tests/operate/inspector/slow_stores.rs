@@ -24,7 +24,7 @@ async fn a_store_that_is_away_is_told() {
     let registry = Registry::new(PostgresStore::new(away));
     let shop = Shop::open(&registry, Inspector::new(&registry)).await;
     let answer = shop.get("/api/summary").await;
-    assert_eq!((answer.status, answer.refusal().as_str()), (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"));
+    assert_eq!((answer.status, answer.rejection().as_str()), (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"));
     let page = shop.get("").await;
     assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(page.text().contains("the store is unavailable"), "{}", page.text());
@@ -61,8 +61,8 @@ impl Store for Tiring {
         self.store.purge(key).await
     }
 
-    async fn sweep(&self) -> Result<usize, StoreError> {
-        self.store.sweep().await
+    async fn delete_expired(&self) -> Result<usize, StoreError> {
+        self.store.delete_expired().await
     }
 
     async fn list(&self, cursor: Option<Cursor>, _: usize) -> Result<Page, StoreError> {

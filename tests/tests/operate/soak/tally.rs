@@ -9,9 +9,9 @@ pub(crate) struct Tally {
     pub(crate) keys: u64,
     pub(crate) requests: u64,
     pub(crate) replays: u64,
-    /// Refused since the first one still ran.
+    /// Rejected since the first one still ran.
     pub(crate) in_flight: u64,
-    /// Refused since the store was full, or too slow.
+    /// Rejected since the store was full, or too slow.
     pub(crate) unavailable: u64,
     /// Connections that were closed in the middle of a request, or before its answer.
     pub(crate) left: u64,

@@ -1,4 +1,4 @@
-//! What an installed registry says of refusals stands in the document.
+//! What an installed registry says of rejections stands in the document.
 
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
@@ -28,7 +28,8 @@ fn document_after_install_shows_no_problem_rendered_otherwise() {
     assert!(before["409"]["content"]["application/problem+json"].is_object());
     assert_eq!(before["429"], Value::Null, "nobody limits callers");
 
-    let builder = Registry::builder(MemoryStore::new()).render_refusals(|refusal| refusal.status().into_response());
+    let builder =
+        Registry::builder(MemoryStore::new()).render_rejections(|rejection| rejection.status().into_response());
     builder.max_in_flight_per_caller(1).store("payments", MemoryStore::new()).build().install().expect("the only one");
     let after = responses();
     for status in ["400", "409", "422", "429", "503"] {

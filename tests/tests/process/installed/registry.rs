@@ -1,4 +1,4 @@
-//! Which registry and store a request finds, and how refusals are rendered.
+//! Which registry and store a request finds, and how rejections are rendered.
 //!
 //! The installed registry is one for the process, so everything about it stands in one test.
 
@@ -42,7 +42,10 @@ async fn installed_registry_serves_routers_without_their_own() {
     assert!(Registry::installed().is_none());
     for path in ["/default", "/named"] {
         let answer = server.post_with_key(path, "k").await;
-        assert_eq!((answer.status, answer.refusal().as_str()), (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"));
+        assert_eq!(
+            (answer.status, answer.rejection().as_str()),
+            (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable")
+        );
         assert!(answer.headers.contains_key("retry-after"));
     }
     assert_eq!(runs.started(), 0);
@@ -87,24 +90,24 @@ async fn installed_registry_serves_routers_without_their_own() {
     assert!(!layered.post_with_key("/default", "k").await.is_replay());
     assert_eq!(own.len(), 1);
 
-    // A layered registry without the named store is a refusal that the log explains.
+    // A layered registry without the named store is a rejection that the log explains.
     let answer = layered.post_with_key("/named", "k").await;
-    assert_eq!(answer.refusal(), "store_unavailable");
+    assert_eq!(answer.rejection(), "store_unavailable");
     assert!(logs.of_level("ERROR").join("\n").contains("no registry with this store"));
 }
 
 #[tokio::test]
-async fn refusals_are_rendered_as_the_registry_says() {
+async fn rejections_are_rendered_as_the_registry_says() {
     let runs = Runs::free();
     let registry = Registry::builder(MemoryStore::new())
-        .render_refusals(|refusal| {
-            let body = format!("{{\"error\":{:?}}}", refusal.code());
+        .render_rejections(|rejection| {
+            let body = format!("{{\"error\":{:?}}}", rejection.code());
             (StatusCode::IM_A_TEAPOT, [(header::CONTENT_TYPE, "application/json")], body).into_response()
         })
         .build();
     let server = Server::start(router(&runs).layer(registry.layer())).await;
-    let refused = server.post_with_key("/default", "a,b").await;
-    assert_eq!((refused.status, refused.text()), (StatusCode::IM_A_TEAPOT, "{\"error\":\"invalid_key\"}"));
+    let rejected = server.post_with_key("/default", "a,b").await;
+    assert_eq!((rejected.status, rejected.text()), (StatusCode::IM_A_TEAPOT, "{\"error\":\"invalid_key\"}"));
 }
 
 #[test]

@@ -17,18 +17,18 @@ fn framed(path: &str, key: &str, framing: &str, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Refused, and so without a trace that the key is free for a good request.
-async fn is_refused_without_a_trace(charges: &Charges, number: usize, framing: &str, body: &str, status: u16) {
+/// Rejected, and so without a trace that the key is free for a good request.
+async fn is_rejected_without_a_trace(charges: &Charges, number: usize, framing: &str, body: &str, status: u16) {
     let key = format!("{SECRET}-{status}-{number}");
     for path in PATHS {
         let name = format!("{path}, {framing:?}, {} bytes {:?}", body.len(), body.get(..60).unwrap_or(body));
-        charges.is_refused(&name, &framed(path, &key, framing, body), status).await;
+        charges.is_rejected(&name, &framed(path, &key, framing, body), status).await;
         charges.is_executed_once(&name, &request(path, &key, b"good")).await;
     }
 }
 
 #[tokio::test]
-async fn framing_that_contradicts_itself_is_refused() {
+async fn framing_that_contradicts_itself_is_rejected() {
     let (logs, charges) = (Logs::collect(), Charges::start().await);
     let cases = [
         "content-length: 4\r\ncontent-length: 5",
@@ -48,14 +48,14 @@ async fn framing_that_contradicts_itself_is_refused() {
         "content-length: 4\r\ntransfer-encoding: identity",
     ];
     for (number, framing) in cases.into_iter().enumerate() {
-        is_refused_without_a_trace(&charges, number, framing, "body", 400).await;
+        is_rejected_without_a_trace(&charges, number, framing, "body", 400).await;
     }
     // The one number that hyper finds too large, and not malformed.
-    is_refused_without_a_trace(&charges, 0, "content-length: 18446744073709551615", "body", 431).await;
+    is_rejected_without_a_trace(&charges, 0, "content-length: 18446744073709551615", "body", 431).await;
     let old = format!(
         "POST /charges HTTP/1.0\r\nidempotency-key: {SECRET}-old\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
     );
-    charges.is_refused("chunks in HTTP/1.0", old.as_bytes(), 400).await;
+    charges.is_rejected("chunks in HTTP/1.0", old.as_bytes(), 400).await;
     let twice = framed("/charges", &format!("{SECRET}-twice"), "content-length: 4\r\ncontent-length: 4", "body");
     charges.is_executed_once("the same length twice", &twice).await;
     charges.is_unharmed(&logs).await;
@@ -86,7 +86,7 @@ async fn a_request_smuggled_behind_two_framings_does_not_run() {
 }
 
 #[tokio::test]
-async fn chunks_that_are_none_are_refused() {
+async fn chunks_that_are_none_are_rejected() {
     let (logs, charges) = (Logs::collect(), Charges::start().await);
     let long_extension = format!("4;{}\r\nbody\r\n0\r\n\r\n", "e".repeat(64 * 1024));
     let mut many_trailers = "0\r\n".to_owned();
@@ -112,7 +112,7 @@ async fn chunks_that_are_none_are_refused() {
         &many_trailers,
     ];
     for (number, body) in cases.into_iter().enumerate() {
-        is_refused_without_a_trace(&charges, number, "transfer-encoding: chunked", body, 400).await;
+        is_rejected_without_a_trace(&charges, number, "transfer-encoding: chunked", body, 400).await;
     }
     for (number, body) in [
         "4\r\nbody\r\n0\r\n\r\n",
@@ -131,24 +131,24 @@ async fn chunks_that_are_none_are_refused() {
 }
 
 #[tokio::test]
-async fn body_over_its_limit_is_refused_or_not_recorded() {
+async fn body_over_its_limit_is_rejected_or_not_recorded() {
     let (logs, charges) = (Logs::collect(), Charges::start().await);
     // Axum's `DefaultBodyLimit`.
     let too_large = "b".repeat(2 * 1024 * 1024 + 1);
     let announced = format!("content-length: {}", too_large.len());
-    is_refused_without_a_trace(&charges, 0, &announced, &too_large, 413).await;
+    is_rejected_without_a_trace(&charges, 0, &announced, &too_large, 413).await;
     let mut chunks = String::new();
     for chunk in too_large.as_bytes().chunks(16 * 1024) {
         let text = str::from_utf8(chunk).expect("it is ASCII");
         write!(chunks, "{:x}\r\n{text}\r\n", chunk.len()).expect("a string takes everything");
     }
-    is_refused_without_a_trace(&charges, 1, "transfer-encoding: chunked", &(chunks + "0\r\n\r\n"), 413).await;
+    is_rejected_without_a_trace(&charges, 1, "transfer-encoding: chunked", &(chunks + "0\r\n\r\n"), 413).await;
     let before = charges.executions();
     let bytes = request("/charges", &format!("{SECRET}-large"), &[b'b'; 2048]);
     let first = charges.answer(&bytes).await;
     assert_eq!((first.status, first.body.len()), (StatusCode::CREATED, 2048));
     let again = charges.answer(&bytes).await;
-    assert_eq!((again.status, again.refusal().as_str()), (StatusCode::CONFLICT, "response_not_recorded"));
+    assert_eq!((again.status, again.rejection().as_str()), (StatusCode::CONFLICT, "response_not_recorded"));
     assert_eq!(charges.executions(), before + 1);
     charges.is_unharmed(&logs).await;
 }
@@ -188,6 +188,6 @@ async fn pipelined_requests_with_one_key_run_once() {
     assert_eq!(exchange.answers.len(), 51, "{exchange:?}");
     let replays = exchange.answers.iter().filter(|answer| answer.is_replay()).count();
     assert_eq!((replays, charges.executions()), (49, 1));
-    assert_eq!(exchange.answers[49].refusal(), "key_reused");
+    assert_eq!(exchange.answers[49].rejection(), "key_reused");
     charges.is_unharmed(&logs).await;
 }

@@ -79,8 +79,8 @@ impl Charges {
         exchange.answers.remove(0)
     }
 
-    /// Refused with this status, and no handler has run.
-    pub(crate) async fn is_refused(&self, name: &str, bytes: &[u8], status: u16) -> Answer {
+    /// Rejected with this status, and no handler has run.
+    pub(crate) async fn is_rejected(&self, name: &str, bytes: &[u8], status: u16) -> Answer {
         let before = self.executions();
         let answer = self.answer(bytes).await;
         assert_eq!(answer.status.as_u16(), status, "{name}: {answer:?}");
@@ -129,7 +129,7 @@ fn check(answer: &Answer) {
         _ => panic!("not documented: {answer:?}"),
     };
     if answer.headers.get("content-type").is_some_and(|value| value == "application/problem+json") {
-        assert!(expected.contains(&answer.refusal().as_str()), "{answer:?}");
+        assert!(expected.contains(&answer.rejection().as_str()), "{answer:?}");
     } else {
         assert!(!matches!(answer.status.as_u16(), 409 | 422), "not documented: {answer:?}");
     }

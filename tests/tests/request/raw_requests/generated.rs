@@ -42,7 +42,7 @@ async fn requests_broken_at_random_harm_nobody() {
     let outcomes = join_all((0..ATTACKERS).map(async |attacker| {
         let charges = Charges::start().await;
         let mut random = seed.random(attacker);
-        let (mut executed, mut refused) = (0, 0);
+        let (mut executed, mut rejected) = (0, 0);
         for number in 0..REQUESTS {
             let bytes = attack(&mut random, number);
             let before = charges.executions();
@@ -54,24 +54,24 @@ async fn requests_broken_at_random_harm_nobody() {
             let is_consistent = if exchange.server_closed { ran == told } else { ran >= told };
             assert!(is_consistent, "{ran} executions, {seed}: {} got {exchange:?}", bytes.escape_ascii());
             executed += ran;
-            refused += exchange.answers.iter().filter(|answer| answer.status.is_client_error()).count();
+            rejected += exchange.answers.iter().filter(|answer| answer.status.is_client_error()).count();
         }
         charges.is_unharmed(&logs).await;
-        (executed, refused)
+        (executed, rejected)
     }))
     .await;
     let sent = outcomes.len() * REQUESTS;
-    let (executed, refused) = outcomes.into_iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-    println!("{sent} broken requests: {executed} executions, {refused} refusals");
+    let (executed, rejected) = outcomes.into_iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    println!("{sent} broken requests: {executed} executions, {rejected} rejections");
     // Neither harmless nor all of them hopeless, or they would test one half alone.
-    assert!(executed > 100 && refused > 100, "{executed} executions, {refused} refusals, {seed}");
+    assert!(executed > 100 && rejected > 100, "{executed} executions, {rejected} rejections, {seed}");
 }
 
 /// One to three good requests of few keys, damaged in one to four places.
 fn attack(random: &mut Rng, number: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     for _ in 0..random.usize(1..=3) {
-        // Of the current key and the ones before: retries of what was refused, and of what was executed.
+        // Of the current key and the ones before: retries of what was rejected, and of what was executed.
         let key = format!("{SECRET}-{}", number.saturating_sub(random.usize(0..3)));
         let body = vec![b'b'; random.usize(0..64)];
         bytes.extend(good(random, &key, &body));

@@ -22,29 +22,29 @@ fn bomb(lines: usize) -> String {
 }
 
 #[tokio::test]
-async fn header_bombs_are_refused_and_run_nothing() {
+async fn header_bombs_are_rejected_and_run_nothing() {
     let (logs, charges) = (Logs::collect(), Charges::start().await);
     charges.is_executed_once("as many headers as allowed", bomb(MOST_HEADERS).as_bytes()).await;
     for lines in [MOST_HEADERS + 1, 1_000, 5_000, 20_000] {
-        charges.is_refused("a header bomb", bomb(lines).as_bytes(), 431).await;
+        charges.is_rejected("a header bomb", bomb(lines).as_bytes(), 431).await;
     }
     let same = format!("{HEAD}{}\r\n", format!("idempotency-key: {SECRET}\r\n").repeat(5_000));
-    charges.is_refused("five thousand lines of the key", same.as_bytes(), 431).await;
+    charges.is_rejected("five thousand lines of the key", same.as_bytes(), 431).await;
     for (name, line) in [
         ("a value without end", format!("idempotency-key: {SECRET}{}", "k".repeat(1 << 20))),
         ("a name without end", format!("{SECRET}{}", "k".repeat(1 << 20))),
     ] {
-        charges.is_refused(name, format!("{HEAD}{line}").as_bytes(), 431).await;
+        charges.is_rejected(name, format!("{HEAD}{line}").as_bytes(), 431).await;
     }
     let path = format!("POST /charges?{} HTTP/1.1\r\n\r\n", "p".repeat(70_000));
-    charges.is_refused("a long path", path.as_bytes(), 414).await;
+    charges.is_rejected("a long path", path.as_bytes(), 414).await;
     let line = format!("POST /{}", "p".repeat(1 << 20));
-    charges.is_refused("a request line without end", line.as_bytes(), 431).await;
+    charges.is_rejected("a request line without end", line.as_bytes(), 431).await;
     charges.is_unharmed(&logs).await;
 }
 
 #[tokio::test]
-async fn heads_that_are_no_http_are_refused() {
+async fn heads_that_are_no_http_are_rejected() {
     let (logs, charges) = (Logs::collect(), Charges::start().await);
     let key = format!("idempotency-key: {SECRET}");
     let cases = [
@@ -67,7 +67,7 @@ async fn heads_that_are_no_http_are_refused() {
         ("a TLS hello", "\x16\x03\x01\x02\0\x01\0\x01\u{7c}\x03\x03\r\n\r\n".to_owned()),
     ];
     for (name, bytes) in cases {
-        let answer = charges.is_refused(name, bytes.as_bytes(), 400).await;
+        let answer = charges.is_rejected(name, bytes.as_bytes(), 400).await;
         assert!(answer.body.is_empty(), "{name} reached us: {answer:?}");
     }
     let old = format!("POST /charges HTTP/1.0\r\ncontent-length: 0\r\n{key}-old\r\n\r\n");

@@ -88,11 +88,11 @@ async fn every_byte_at_every_place_of_a_key_bare_and_quoted() {
                         charges.is_executed_once(&name, &bytes).await;
                     }
                     Verdict::Invalid => {
-                        let answer = charges.is_refused(&name, &bytes, 400).await;
-                        assert_eq!(answer.refusal(), "invalid_key", "{name}");
+                        let answer = charges.is_rejected(&name, &bytes, 400).await;
+                        assert_eq!(answer.rejection(), "invalid_key", "{name}");
                     }
                     Verdict::NotHttp => {
-                        let answer = charges.is_refused(&name, &bytes, 400).await;
+                        let answer = charges.is_rejected(&name, &bytes, 400).await;
                         assert!(answer.body.is_empty(), "{name} reached us: {answer:?}");
                     }
                 }
@@ -104,7 +104,7 @@ async fn every_byte_at_every_place_of_a_key_bare_and_quoted() {
 }
 
 #[tokio::test]
-async fn several_lines_of_the_header_are_always_refused() {
+async fn several_lines_of_the_header_are_always_rejected() {
     let (logs, charges) = (Logs::collect(), Charges::start().await);
     let key = |name: &str, value: &str| format!("{name}: {SECRET}{value}").into_bytes();
     let (lower, upper, mixed) = (key("idempotency-key", "1"), key("IDEMPOTENCY-KEY", "1"), key("iDeMpOtEnCy-KeY", "2"));
@@ -122,8 +122,8 @@ async fn several_lines_of_the_header_are_always_refused() {
         &ninety,
     ];
     for case in cases {
-        let answer = charges.is_refused("several lines", &lines(case), 400).await;
-        assert_eq!(answer.refusal(), "invalid_key");
+        let answer = charges.is_rejected("several lines", &lines(case), 400).await;
+        assert_eq!(answer.rejection(), "invalid_key");
         assert!(answer.json()["detail"].as_str().is_some_and(|detail| detail.contains("more than once")), "{answer:?}");
     }
     for (number, name) in ["idempotency-key", "IDEMPOTENCY-KEY", "iDeMpOtEnCy-KeY"].into_iter().enumerate() {
@@ -133,13 +133,13 @@ async fn several_lines_of_the_header_are_always_refused() {
 }
 
 #[tokio::test]
-async fn broken_quoting_is_refused_and_parameters_are_passed_over() {
+async fn broken_quoting_is_rejected_and_parameters_are_passed_over() {
     let (logs, charges) = (Logs::collect(), Charges::start().await);
     let long = format!("{SECRET}{}", "k".repeat(64 * 1024));
     let long_quoted = format!("\"{long}\"");
     let many_quotes = "\"".repeat(4096);
     let many_escapes = format!("\"{}", "\\\"".repeat(4096));
-    let refused = [
+    let rejected = [
         "",
         "\"",
         "\"\"",
@@ -165,10 +165,10 @@ async fn broken_quoting_is_refused_and_parameters_are_passed_over() {
         &many_quotes,
         &many_escapes,
     ];
-    for value in refused {
+    for value in rejected {
         let name = value.get(..40).unwrap_or(value);
-        let answer = charges.is_refused(name, &request(value.as_bytes()), 400).await;
-        assert_eq!(answer.refusal(), "invalid_key", "{name}");
+        let answer = charges.is_rejected(name, &request(value.as_bytes()), 400).await;
+        assert_eq!(answer.rejection(), "invalid_key", "{name}");
     }
     let parameters = format!("\"hush-many\"{}", ";a=1".repeat(4096));
     let accepted = [

@@ -45,23 +45,23 @@ async fn keep(store: &MemoryStore, number: usize, bytes: usize, ttl: Duration) {
 #[tokio::test(start_paused = true)]
 async fn unknown_outcomes_stay_and_stay_counted_in_the_bound() {
     let store = MemoryStore::builder().max_bytes(1_000).build();
-    let refuse = || ClaimRequest { after_crash: AfterCrash::Refuse, ..request() };
+    let reject = || ClaimRequest { after_crash: AfterCrash::Reject, ..request() };
     let mut granted = 0;
-    while store.claim(&key(granted), refuse()).await.is_ok() {
+    while store.claim(&key(granted), reject()).await.is_ok() {
         granted += 1;
     }
     let used = store.used_bytes();
     // Longer than the coarse clock of the queue of expiries can tell.
     for _ in 0..10 {
         tokio::time::advance(Duration::from_hours(24 * 365)).await;
-        assert_eq!(store.sweep().await.expect("memory answers"), 0);
-        assert!(matches!(store.claim(&key(1_000), refuse()).await, Err(StoreError::Full)));
+        assert_eq!(store.delete_expired().await.expect("memory answers"), 0);
+        assert!(matches!(store.claim(&key(1_000), reject()).await, Err(StoreError::Full)));
     }
     assert_eq!((store.len(), store.used_bytes()), (granted, used));
-    let fingerprint = refuse().fingerprint;
-    assert_eq!(store.claim(&key(0), refuse()).await.expect("memory answers"), Claim::Lapsed { fingerprint });
+    let fingerprint = reject().fingerprint;
+    assert_eq!(store.claim(&key(0), reject()).await.expect("memory answers"), Claim::Lapsed { fingerprint });
     assert!(store.purge(&key(0)).await.expect("memory answers"));
-    assert_eq!(store.claim(&key(1_000), refuse()).await.expect("there is room"), Claim::Acquired { attempt: 1 });
+    assert_eq!(store.claim(&key(1_000), reject()).await.expect("there is room"), Claim::Acquired { attempt: 1 });
 }
 
 #[tokio::test(start_paused = true)]
@@ -114,7 +114,7 @@ async fn one_sweep_frees_a_bounded_batch() {
     let mut left = store.len();
     let mut largest = 0;
     loop {
-        let freed = store.sweep().await.expect("it sweeps");
+        let freed = store.delete_expired().await.expect("it sweeps");
         if freed == 0 {
             break;
         }
@@ -126,7 +126,7 @@ async fn one_sweep_frees_a_bounded_batch() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_store_refuses_new_claims_and_nothing_else() {
+async fn a_full_store_rejects_new_claims_and_nothing_else() {
     let store = MemoryStore::builder().max_bytes(10_000).build();
     let running = request();
     let _ = store.claim(&key(0), running).await;

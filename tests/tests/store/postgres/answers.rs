@@ -70,13 +70,13 @@ async fn only_the_state_of_a_full_disk_is_a_full_store() {
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_new_keys_and_replays_old_ones() {
+async fn a_full_disk_rejects_new_keys_and_replays_old_ones() {
     let pool = PostgresServer::shared().await.database().await.pool(4).await;
     let runs = Runs::free();
     let server = serve(store_of(&pool).await, &runs).await;
     assert_eq!(server.post_with_key("/charges", "old").await.text(), "charge 1");
     execute(&pool, &fail_inserts("53100")).await;
-    assert_eq!(server.post_with_key("/charges", "new").await.refusal(), "store_unavailable");
+    assert_eq!(server.post_with_key("/charges", "new").await.rejection(), "store_unavailable");
     assert!(server.post_with_key("/charges", "old").await.is_replay());
     execute(&pool, "DROP TRIGGER fail ON idempotency.records").await;
     assert_eq!(server.post_with_key("/charges", "new").await.text(), "charge 2");
@@ -90,7 +90,7 @@ async fn read_only_server_runs_nothing_until_it_is_writable() {
     let (pool, runs) = (database.pool(4).await, Runs::free());
     let app = serve(store_of(&pool).await, &runs).await;
     assert_eq!(app.post_with_key("/charges", "old").await.text(), "charge 1");
-    for (read_only, refused) in [("on", true), ("off", false)] {
+    for (read_only, rejected) in [("on", true), ("off", false)] {
         execute(&pool, &format!("ALTER SYSTEM SET default_transaction_read_only = {read_only}")).await;
         execute(&pool, "SELECT pg_reload_conf()").await;
         let shown = async || {
@@ -98,9 +98,9 @@ async fn read_only_server_runs_nothing_until_it_is_writable() {
             shown.expect("the server answers")
         };
         eventually(shown, |shown| shown == read_only).await;
-        if refused {
-            let refused = app.post_with_key("/charges", "new").await;
-            assert_eq!(refused.refusal(), "store_unavailable");
+        if rejected {
+            let rejected = app.post_with_key("/charges", "new").await;
+            assert_eq!(rejected.rejection(), "store_unavailable");
             assert_eq!(runs.started(), 1);
         }
     }

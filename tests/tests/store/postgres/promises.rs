@@ -92,7 +92,7 @@ async fn a_store_that_is_not_migrated_says_so_and_runs_nothing() {
         store.claim(&RecordKey::new("postgres-charges", None, "k"), request()).await.expect_err("there are no tables");
     let source = std::error::Error::source(&error).expect("a reason").to_string();
     assert!(source.contains("PostgresStore::migrate"), "{source}");
-    assert_eq!(send(&serve(store, &runs).await, "k").await.refusal(), "store_unavailable");
+    assert_eq!(send(&serve(store, &runs).await, "k").await.rejection(), "store_unavailable");
     assert_eq!(runs.started(), 0);
 }
 
@@ -188,7 +188,7 @@ async fn a_replay_is_one_statement_and_a_first_execution_two() {
 }
 
 #[tokio::test]
-async fn a_damaged_row_is_refused_and_never_run_again() {
+async fn a_damaged_row_is_rejected_and_never_run_again() {
     let pool = pool().await;
     let runs = Runs::free();
     let server = serve(migrated(&pool).await, &runs).await;
@@ -207,7 +207,7 @@ async fn a_damaged_row_is_refused_and_never_run_again() {
         let key = format!("k{number}");
         send(&server, &key).await;
         execute(&pool, &format!("UPDATE idempotency.records SET {damage} WHERE key LIKE '%{key}'")).await;
-        assert_eq!(send(&server, &key).await.refusal(), "store_unavailable", "{damage}");
+        assert_eq!(send(&server, &key).await.rejection(), "store_unavailable", "{damage}");
     }
     assert_eq!(runs.started(), damages.len());
     let store = PostgresStore::new(pool);
@@ -271,7 +271,7 @@ async fn expired_rows_go_in_batches_without_anyone_asking() {
     };
     execute(&pool, many).await;
     let idle = PostgresStore::builder(pool.clone()).build();
-    assert_eq!(idle.sweep().await.expect("it sweeps"), 500, "a batch is bounded");
+    assert_eq!(idle.delete_expired().await.expect("it sweeps"), 500, "a batch is bounded");
     assert_eq!(left().await, 700);
     // The first claim sets the sweeper going.
     let _ = store.claim(&RecordKey::new("postgres-charges", None, "k"), request()).await.expect("the store claims");
@@ -322,20 +322,21 @@ async fn one_process_sweeps_at_a_time() {
     .await;
     let mut holder = pool.acquire().await.expect("a connection");
     sqlx::query("SELECT pg_advisory_lock(42)").execute(&mut *holder).await.expect("the lock is free");
-    let first = tokio::spawn(async move { store.sweep().await });
+    let first = tokio::spawn(async move { store.delete_expired().await });
     let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = 42";
     let waiting = async || sqlx::query_scalar::<_, i64>(waits).fetch_one(&pool).await.expect("the server answers");
     eventually(waiting, |&waiting| waiting == 1).await;
-    let second = tokio::time::timeout(PATIENCE, elsewhere.sweep()).await.expect("it does not wait for the first one");
+    let second =
+        tokio::time::timeout(PATIENCE, elsewhere.delete_expired()).await.expect("it does not wait for the first one");
     assert_eq!(second.expect("it answers"), 0);
     sqlx::query("SELECT pg_advisory_unlock(42)").execute(&mut *holder).await.expect("the lock is given back");
     assert_eq!(first.await.expect("the task runs").expect("it sweeps"), 500);
-    assert_eq!(elsewhere.sweep().await.expect("it sweeps"), 500);
+    assert_eq!(elsewhere.delete_expired().await.expect("it sweeps"), 500);
 }
 
-/// Under `refuse`, a retry pins the claim that it is refused for: that must not take a connection beside the one it has.
+/// Under `reject`, a retry pins the claim that it is rejected for: that must not take a connection beside the one it has.
 #[tokio::test]
-async fn refused_retries_on_all_connections_are_answered() {
+async fn rejected_retries_on_all_connections_are_answered() {
     let store = migrated(&pool().await).await;
     let keys = ["a", "b", "c", "d"].map(|key| RecordKey::new("postgres-charges", None, key));
     for key in &keys {
@@ -343,7 +344,7 @@ async fn refused_retries_on_all_connections_are_answered() {
         let _ = store.claim(key, request).await.expect("the store claims");
         assert_eq!(store.renew(key, request.token, Duration::ZERO).await.expect("the store renews"), Held::Yes);
     }
-    let retry = || ClaimRequest { after_crash: AfterCrash::Refuse, ..request() };
+    let retry = || ClaimRequest { after_crash: AfterCrash::Reject, ..request() };
     let retries = join_all(keys.iter().map(|key| store.claim(key, retry())));
     for answer in tokio::time::timeout(PATIENCE, retries).await.expect("no retry waits for another one") {
         assert!(matches!(answer, Ok(Claim::Lapsed { .. })), "{answer:?}");

@@ -116,7 +116,7 @@ async fn scripts_that_the_server_has_forgotten_are_sent_again() {
 }
 
 #[tokio::test]
-async fn a_server_that_evicts_is_refused_unless_that_is_allowed() {
+async fn a_server_that_evicts_is_rejected_unless_that_is_allowed() {
     let server = RedisServer::start(&["--maxmemory 50mb", "--maxmemory-policy allkeys-lru"]).await;
     let error = RedisStore::connect(&server.url()).await.expect_err("it evicts");
     assert!(matches!(&error, RedisOpenError::Evicts { policy } if policy == "allkeys-lru"), "{error}");
@@ -154,7 +154,7 @@ async fn full_server_replays_and_takes_records_of_granted_claims() {
     let (granted, ()) = tokio::join!(send(&app, "granted"), async {
         runs.until_started(2).await;
         let _: String = server.command("CONFIG SET maxmemory 1").await;
-        assert_eq!(send(&app, "new").await.refusal(), "store_unavailable");
+        assert_eq!(send(&app, "new").await.rejection(), "store_unavailable");
         let error = store.claim(&RecordKey::new("charges", None, "new"), request()).await.expect_err("it is full");
         assert!(matches!(error, StoreError::Full), "{error}");
         runs.let_finish(1);
@@ -168,7 +168,7 @@ async fn full_server_replays_and_takes_records_of_granted_claims() {
 }
 
 #[tokio::test]
-async fn a_damaged_value_is_refused_and_never_run_again() {
+async fn a_damaged_value_is_rejected_and_never_run_again() {
     let server = RedisServer::start(&[]).await;
     let (runs, store) = (Runs::free(), connect(&server).await);
     let app = serve(store.clone(), &runs).await;
@@ -188,11 +188,11 @@ async fn a_damaged_value_is_refused_and_never_run_again() {
         let name = format!("idempotency:{}", RecordKey::new("charges", None, &key).as_str());
         let _: String = server.command(&format!("SET {name} {damage} KEEPTTL")).await;
         let answer = send(&app, &key).await;
-        assert!(["store_unavailable", "key_reused"].contains(&answer.refusal().as_str()), "{damage}: {answer:?}");
+        assert!(["store_unavailable", "key_reused"].contains(&answer.rejection().as_str()), "{damage}: {answer:?}");
     }
     let name = format!("idempotency:{}", RecordKey::new("charges", None, "list").as_str());
     let _: u32 = server.command(&format!("LPUSH {name} x")).await;
-    assert_eq!(send(&app, "list").await.refusal(), "store_unavailable");
+    assert_eq!(send(&app, "list").await.rejection(), "store_unavailable");
     assert_eq!(runs.started(), damages.len());
     let error = store.get(&RecordKey::new("charges", None, "list")).await.expect_err("it is no string");
     assert!(matches!(error, StoreError::Damaged(_)), "{error}");
@@ -253,7 +253,7 @@ async fn waiters_of_two_processes_get_one_response() {
 }
 
 #[tokio::test]
-async fn a_write_that_too_few_replicas_have_is_refused() {
+async fn a_write_that_too_few_replicas_have_is_rejected() {
     let master = RedisServer::start(&[]).await;
     let replica = RedisServer::start(&[&format!("--replicaof {}", master.address().replace(':', " "))]).await;
     eventually(

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use idempotent_runtime::store::{Claim, Held, OpenError, SqliteStore, Store as _, Synchronous};
+use idempotent_runtime::store::{Claim, Held, SqliteOpenError, SqliteStore, SqliteSynchronous, Store as _};
 #[cfg(target_os = "linux")]
 use idempotent_tests::sqlite::{SecondProcess, second_process, tell};
 use idempotent_tests::sqlite::{SqliteFile, acquire, claim_request, record, record_key};
@@ -15,9 +15,9 @@ use sqlx::Executor as _;
 async fn what_was_answered_is_on_disk_unless_told_otherwise() {
     let file = SqliteFile::new();
     let store = SqliteStore::open(file.path()).await.unwrap();
-    assert_eq!(store.synchronous(), Synchronous::Full);
-    let store = SqliteStore::builder(file.path()).synchronous(Synchronous::Normal).open().await.unwrap();
-    assert_eq!(store.synchronous(), Synchronous::Normal);
+    assert_eq!(store.synchronous(), SqliteSynchronous::Full);
+    let store = SqliteStore::builder(file.path()).synchronous(SqliteSynchronous::Normal).open().await.unwrap();
+    assert_eq!(store.synchronous(), SqliteSynchronous::Normal);
     assert!(store.path().is_absolute());
 }
 
@@ -70,7 +70,7 @@ async fn a_newer_schema_is_left_alone() {
 
     let error = SqliteStore::open(file.path()).await.unwrap_err();
 
-    assert!(matches!(error, OpenError::NewerSchema { found: 7, supported: 1, .. }), "{error:?}");
+    assert!(matches!(error, SqliteOpenError::NewerSchema { found: 7, supported: 1, .. }), "{error:?}");
     says(&error, &[&file.path().display().to_string(), "version 7", "update `idempotent-runtime`"]);
     assert_eq!(file.number("SELECT version FROM idempotency_schema").await, 7);
 }
@@ -101,7 +101,7 @@ async fn a_schema_without_version_is_damage() {
     for damage in ["UPDATE idempotency_schema SET version = 0", "DELETE FROM idempotency_schema"] {
         file.execute(damage).await;
         let error = SqliteStore::open(file.path()).await.unwrap_err();
-        assert!(matches!(error, OpenError::Damaged { .. }), "{damage}: {error:?}");
+        assert!(matches!(error, SqliteOpenError::Damaged { .. }), "{damage}: {error:?}");
     }
 }
 
@@ -113,7 +113,7 @@ async fn a_file_that_is_no_database_is_left_alone() {
 
     let error = SqliteStore::open(file.path()).await.unwrap_err();
 
-    assert!(matches!(error, OpenError::Damaged { .. }), "{error:?}");
+    assert!(matches!(error, SqliteOpenError::Damaged { .. }), "{error:?}");
     says(&error, &[&file.path().display().to_string(), "restore it from a backup"]);
     assert!(error.source().unwrap().to_string().contains("file is not a database"));
     assert_eq!(fs::read_to_string(file.path()).unwrap(), letter);
@@ -130,7 +130,7 @@ async fn a_corrupt_schema_is_damage() {
 
     let error = SqliteStore::open(file.path()).await.unwrap_err();
 
-    assert!(matches!(error, OpenError::Damaged { .. }), "{error:?}");
+    assert!(matches!(error, SqliteOpenError::Damaged { .. }), "{error:?}");
 }
 
 #[tokio::test]
@@ -140,7 +140,7 @@ async fn a_missing_folder_is_named() {
 
     let error = SqliteStore::open(folder.join("idempotency.db")).await.unwrap_err();
 
-    assert!(matches!(error, OpenError::MissingFolder { .. }), "{error:?}");
+    assert!(matches!(error, SqliteOpenError::MissingFolder { .. }), "{error:?}");
     says(&error, &[&format!("`{}` is not a folder: create it", folder.display())]);
     assert!(!folder.exists());
 }
@@ -152,7 +152,7 @@ async fn a_folder_is_no_file() {
 
     let error = SqliteStore::open(&folder).await.unwrap_err();
 
-    assert!(matches!(error, OpenError::Folder { .. }), "{error:?}");
+    assert!(matches!(error, SqliteOpenError::Folder { .. }), "{error:?}");
     says(&error, &[&format!("such as `{}`", folder.join("idempotency.db").display())]);
     fs::remove_dir_all(folder.parent().unwrap()).unwrap();
 }
@@ -165,7 +165,7 @@ async fn a_file_that_stays_locked_is_not_waited_for_without_end() {
 
     let error = SqliteStore::builder(file.path()).busy_timeout(Duration::from_millis(20)).open().await.unwrap_err();
 
-    assert!(matches!(error, OpenError::Locked { .. }), "{error:?}");
+    assert!(matches!(error, SqliteOpenError::Locked { .. }), "{error:?}");
     says(&error, &["stayed locked for 20ms"]);
     other.execute("ROLLBACK").await.unwrap();
     let store = SqliteStore::open(file.path()).await.unwrap();
@@ -180,7 +180,7 @@ async fn what_cannot_be_written_is_said_when_it_is_opened() {
 
     if let Some(path) = second_process() {
         let error = SqliteStore::open(path).await.unwrap_err();
-        return tell(&format!("{} {error}", matches!(error, OpenError::ReadOnly { .. })));
+        return tell(&format!("{} {error}", matches!(error, SqliteOpenError::ReadOnly { .. })));
     }
     let file = SqliteFile::new();
     let folder = file.path().parent().unwrap().to_owned();
@@ -207,7 +207,7 @@ async fn what_cannot_be_written_is_said_when_it_is_opened() {
     }
 }
 
-fn says(error: &OpenError, parts: &[&str]) {
+fn says(error: &SqliteOpenError, parts: &[&str]) {
     for part in parts {
         assert!(error.to_string().contains(part), "{part:?} is missing in: {error}");
     }

@@ -82,7 +82,7 @@ async fn a_claim_takes_over_the_row_of_an_expired_record() {
 }
 
 #[tokio::test]
-async fn a_damaged_record_is_refused_and_never_run_again() {
+async fn a_damaged_record_is_rejected_and_never_run_again() {
     for damage in [
         "status = NULL",
         "status = 99",
@@ -112,7 +112,7 @@ async fn a_damaged_record_is_refused_and_never_run_again() {
 }
 
 #[tokio::test]
-async fn a_damaged_claim_is_refused_and_never_run_again() {
+async fn a_damaged_claim_is_rejected_and_never_run_again() {
     for damage in ["token = 'nobody'", "attempt = -1", "attempt = 4294967296", "fingerprint = ''", "lease_until = NULL"]
     {
         let file = SqliteFile::new();
@@ -154,7 +154,7 @@ async fn operators_are_told_which_row_is_damaged() {
 }
 
 #[tokio::test]
-async fn a_damaged_page_is_refused_as_damage() {
+async fn a_damaged_page_is_rejected_as_damage() {
     let file = SqliteFile::new();
     let key = record_key("k");
     let store = SqliteStore::open(file.path()).await.unwrap();
@@ -214,10 +214,10 @@ async fn sweeping_takes_small_batches() {
     ))
     .await;
 
-    assert_eq!(store.sweep().await.unwrap(), 512, "as many rows as a batch may have");
-    assert_eq!(store.sweep().await.unwrap(), 600 - 512 + 2, "no more bodies than a batch may have");
-    assert_eq!(store.sweep().await.unwrap(), 1);
-    assert_eq!(store.sweep().await.unwrap(), 0);
+    assert_eq!(store.delete_expired().await.unwrap(), 512, "as many rows as a batch may have");
+    assert_eq!(store.delete_expired().await.unwrap(), 600 - 512 + 2, "no more bodies than a batch may have");
+    assert_eq!(store.delete_expired().await.unwrap(), 1);
+    assert_eq!(store.delete_expired().await.unwrap(), 0);
 }
 
 #[tokio::test]
@@ -230,8 +230,8 @@ async fn full_store_takes_only_records_of_granted_claims() {
     let short = Duration::from_millis(200);
     assert_eq!(store.complete(&first, token, record(vec![1; 300_000]), short).await.unwrap(), Held::Yes);
 
-    let refused = store.claim(&record_key("new"), claim_request()).await;
-    assert!(matches!(refused, Err(StoreError::Full)), "{refused:?}");
+    let rejected = store.claim(&record_key("new"), claim_request()).await;
+    assert!(matches!(rejected, Err(StoreError::Full)), "{rejected:?}");
     assert_eq!(store.renew(&running, running_token, NEVER).await.unwrap(), Held::Yes);
     let large = record(vec![2; 300_000]);
     assert_eq!(store.complete(&running, running_token, large.clone(), NEVER).await.unwrap(), Held::Yes);
@@ -283,7 +283,7 @@ async fn entries_are_listed_page_by_page() {
     for number in 0..5 {
         acquire(&store, &record_key(&format!("k{number}"))).await;
     }
-    let lapsed = ClaimRequest { lease: Duration::ZERO, after_crash: AfterCrash::Refuse, ..claim_request() };
+    let lapsed = ClaimRequest { lease: Duration::ZERO, after_crash: AfterCrash::Reject, ..claim_request() };
     store.claim(&record_key("lapsed"), lapsed).await.unwrap();
 
     let (mut keys, mut cursor) = (Vec::new(), None);

@@ -215,8 +215,8 @@ async fn a_lock_that_stays_is_an_error_and_replays_go_on() {
     let mut lock = file.connect().await;
     lock.execute("BEGIN IMMEDIATE").await.unwrap();
 
-    let refused = store.claim(&record_key("new"), claim_request()).await;
-    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    let rejected = store.claim(&record_key("new"), claim_request()).await;
+    assert!(matches!(rejected, Err(StoreError::Unavailable(_))), "{rejected:?}");
     assert_eq!(store.claim(&key, claim_request()).await.unwrap(), Claim::Completed(record("paid")));
 
     lock.execute("ROLLBACK").await.unwrap();

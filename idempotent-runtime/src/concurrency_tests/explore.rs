@@ -1,0 +1,75 @@
+//! Runs a proof under many schedules, or under all of them.
+
+use std::cell::Cell;
+use std::env;
+use std::thread;
+use std::time::Duration;
+
+use shuttle::scheduler::{DfsScheduler, PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
+use shuttle::{Config, FailurePersistence, Runner};
+
+use crate::concurrency_tests::clock;
+
+/// How many places of a schedule have to go one certain way for a bug to show: three are enough for nearly every known
+/// one.
+const DEPTH: usize = 3;
+
+/// Builds everything anew, and fails by a panic.
+pub(super) trait Proof: AsyncFn() + Copy + Send + Sync + 'static {}
+
+impl<P: AsyncFn() + Copy + Send + Sync + 'static> Proof for P {}
+
+thread_local! {
+    static EXECUTIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Runs `proof` under every schedule there is, which must be at most `limit`.
+pub(super) fn every_schedule(limit: usize, proof: impl Proof) {
+    let executions = run(DfsScheduler::new(Some(limit), true), proof);
+    assert!(env::var_os("REPLAY").is_some() || executions < limit, "more than {limit} schedules: this proves nothing");
+}
+
+/// Runs `proof` under `count` schedules: half of them drawn step by step, half by a few changes of priority, which finds
+/// what needs one thread to rest for long.
+pub(super) fn schedules(count: usize, proof: impl Proof) {
+    let count = env::var("SCHEDULES").map_or(count, |count| count.parse().expect("SCHEDULES is a number"));
+    run(RandomScheduler::new(count / 2), proof);
+    run(PctScheduler::new(DEPTH, count / 2), proof);
+}
+
+fn run(scheduler: impl Scheduler + 'static, proof: impl Proof) -> usize {
+    let mut config = Config::new();
+    config.stack_size = 256 * 1024;
+    config.failure_persistence = match env::var_os("SCHEDULE_FOLDER") {
+        Some(folder) => FailurePersistence::File(Some(folder.into())),
+        None => FailurePersistence::Print,
+    };
+    let body = move || {
+        EXECUTIONS.set(EXECUTIONS.get() + 1);
+        clock::reset();
+        shuttle::future::block_on(async {
+            proof().await;
+            // The tasks that sleep although nothing is left to do see it and end: the checker takes a task whose handle
+            // is kept for one that somebody waits for.
+            clock::advance(Duration::from_hours(48));
+        });
+    };
+    let _told = TellOnFailure;
+    match env::var_os("REPLAY") {
+        Some(file) => {
+            let scheduler = ReplayScheduler::new_from_file(file).expect("REPLAY names the file of a schedule");
+            Runner::new(scheduler, config).run(body)
+        }
+        None => Runner::new(scheduler, config).run(body),
+    }
+}
+
+struct TellOnFailure;
+
+impl Drop for TellOnFailure {
+    fn drop(&mut self) {
+        let executions = EXECUTIONS.get();
+        let outcome = if thread::panicking() { "fails in execution" } else { "holds after" };
+        println!("{}: {outcome} {executions}", thread::current().name().unwrap_or_default());
+    }
+}

@@ -1,0 +1,141 @@
+//! What the concurrency tests ask of a store, and a store that counts what it is asked.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, UNIX_EPOCH};
+
+use http::StatusCode;
+
+use crate::fingerprint::Fingerprint;
+use crate::key::RecordKey;
+use crate::policy::AfterCrash;
+use crate::record::{Record, RecordedBody};
+use crate::store::claim::{Claim, ClaimRequest, Held, Token};
+use crate::store::contract::Store;
+use crate::store::entry::{Cursor, Entry, Page};
+use crate::store::error::StoreError;
+use crate::store::memory::store::MemoryStore;
+use crate::sync::tokio::sync::Notify;
+use crate::sync::tokio::task::yield_now;
+
+pub(super) const LEASE: Duration = Duration::from_secs(30);
+pub(super) const TTL: Duration = Duration::from_hours(1);
+
+pub(super) fn record_key(name: &str) -> RecordKey {
+    RecordKey::new("charges", None, name)
+}
+
+/// A new request that may follow one whose lease ran out.
+pub(super) fn claim_request() -> ClaimRequest {
+    ClaimRequest {
+        token: Token::unique(),
+        fingerprint: Fingerprint::from_bytes([7; 32]),
+        lease: LEASE,
+        ttl: TTL,
+        after_crash: AfterCrash::Rerun,
+    }
+}
+
+pub(super) fn record(body: &str) -> Record {
+    Record {
+        status: StatusCode::CREATED,
+        headers: Vec::new(),
+        body: RecordedBody::Whole(body.to_owned().into()),
+        fingerprint: Fingerprint::from_bytes([7; 32]),
+        recorded_at: UNIX_EPOCH,
+    }
+}
+
+/// A store in memory as if behind a line: other tasks get their turn before and after each claim and renewal. Its counters
+/// belong to the proof, not to what is proved, so the checker need not switch tasks at them.
+#[derive(Clone, Default)]
+pub(super) struct CountingStore {
+    pub(super) store: MemoryStore,
+    calls: Arc<Calls>,
+}
+
+#[derive(Default)]
+struct Calls {
+    claims: AtomicUsize,
+    acquired: AtomicUsize,
+    ended_claims: AtomicUsize,
+    renewed: Mutex<Vec<RecordKey>>,
+    renewal: Notify,
+}
+
+impl CountingStore {
+    /// How often somebody began to ask for a claim.
+    pub(super) fn claims(&self) -> usize {
+        self.calls.claims.load(Ordering::Relaxed)
+    }
+
+    /// How often somebody got one.
+    pub(super) fn acquired(&self) -> usize {
+        self.calls.acquired.load(Ordering::Relaxed)
+    }
+
+    /// How often a claim was completed or released by its holder.
+    pub(super) fn settled(&self) -> usize {
+        self.calls.ended_claims.load(Ordering::Relaxed)
+    }
+
+    /// Resolves when the claim under `key` has been renewed so many times.
+    pub(super) async fn until_renewed(&self, key: &RecordKey, times: usize) {
+        while self.renewals(key) < times {
+            self.calls.renewal.notified().await;
+        }
+    }
+
+    fn renewals(&self, key: &RecordKey) -> usize {
+        let renewed = self.calls.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        renewed.iter().filter(|renewed| *renewed == key).count()
+    }
+}
+
+impl Store for CountingStore {
+    async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
+        self.calls.claims.fetch_add(1, Ordering::Relaxed);
+        yield_now().await;
+        let claim = self.store.claim(key, request).await?;
+        self.calls.acquired.fetch_add(usize::from(matches!(claim, Claim::Acquired { .. })), Ordering::Relaxed);
+        yield_now().await;
+        Ok(claim)
+    }
+
+    async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
+        yield_now().await;
+        let held = self.store.renew(key, token, lease).await?;
+        self.calls.renewed.lock().unwrap_or_else(PoisonError::into_inner).push(key.clone());
+        self.calls.renewal.notify_one();
+        yield_now().await;
+        Ok(held)
+    }
+
+    async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
+        let held = self.store.complete(key, token, record, ttl).await?;
+        self.calls.ended_claims.fetch_add(usize::from(held == Held::Yes), Ordering::Relaxed);
+        Ok(held)
+    }
+
+    async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
+        let held = self.store.release(key, token).await?;
+        self.calls.ended_claims.fetch_add(usize::from(held == Held::Yes), Ordering::Relaxed);
+        Ok(held)
+    }
+
+    async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
+        self.store.get(key).await
+    }
+
+    async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
+        self.store.purge(key).await
+    }
+
+    async fn delete_expired(&self) -> Result<usize, StoreError> {
+        self.store.delete_expired().await
+    }
+
+    async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
+        self.store.list(cursor, limit).await
+    }
+}

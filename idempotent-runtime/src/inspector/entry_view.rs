@@ -1,0 +1,273 @@
+//! What was seen under one key, and what is told of it.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::inspector::masking::{Keys, masked};
+use crate::key::RecordKey;
+use crate::policy::AfterCrash;
+use crate::store::entry::{DamagedEntry, Entry, EntryState};
+
+/// What stands under a key, in an operator's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// A handler that is `after_crash = "reject"` was cut off: whether it did its work is for a person to find out.
+    OutcomeUnknown,
+    /// It cannot be read; requests with this key are rejected until it is purged.
+    Damaged,
+    /// A process died in the handler, or stands still: the next request with this key may run it again.
+    PastLease,
+    /// A handler runs.
+    InFlight,
+    /// A response is recorded.
+    Completed,
+    /// A handler has answered with more than is recorded; a retry is rejected.
+    ResponseNotRecorded,
+}
+
+impl State {
+    /// All of them, the most urgent first.
+    pub const ALL: [Self; 6] = [
+        Self::OutcomeUnknown,
+        Self::Damaged,
+        Self::PastLease,
+        Self::InFlight,
+        Self::Completed,
+        Self::ResponseNotRecorded,
+    ];
+
+    /// The name in JSON and in addresses, such as `in_flight`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::OutcomeUnknown => "outcome_unknown",
+            Self::Damaged => "damaged",
+            Self::PastLease => "past_lease",
+            Self::InFlight => "in_flight",
+            Self::Completed => "completed",
+            Self::ResponseNotRecorded => "response_not_recorded",
+        }
+    }
+
+    /// What whoever purges must know before.
+    pub const fn consequence(self) -> &'static str {
+        match self {
+            Self::InFlight => {
+                "the handler may still be running: after a purge, a retry that reaches another process runs it a second time beside the first; in its own process the key stays claimed until it ends"
+            }
+            Self::OutcomeUnknown => {
+                "the handler may have done its work: after a purge, a retry runs it again, so find out first whether it did"
+            }
+            Self::PastLease => {
+                "the handler may have done its work, or be only slow: after a purge, a retry runs it as if for the first time"
+            }
+            Self::Completed | Self::ResponseNotRecorded => {
+                "the handler has done its work: after a purge, a retry runs it again"
+            }
+            Self::Damaged => {
+                "it may have been the record of work that was done: after a purge, a retry runs the handler"
+            }
+        }
+    }
+
+    /// Whether a person should look at it.
+    pub const fn is_stuck(self) -> bool {
+        matches!(self, Self::OutcomeUnknown | Self::Damaged | Self::PastLease)
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// There is no such state; the message lists those that there are.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no state `{0}`: write one of {names}", names = State::ALL.map(State::as_str).join(", "))]
+pub struct UnknownState(String);
+
+impl std::str::FromStr for State {
+    type Err = UnknownState;
+
+    fn from_str(name: &str) -> Result<Self, UnknownState> {
+        Self::ALL.into_iter().find(|state| state.as_str() == name).ok_or_else(|| UnknownState(name.to_owned()))
+    }
+}
+
+/// What was seen under a key at one moment.
+#[derive(Clone, Debug)]
+pub struct EntryView {
+    key: Option<RecordKey>,
+    state: State,
+    found: Result<Entry, String>,
+}
+
+impl EntryView {
+    /// Of an entry. Of a claim past its lease, the store says by itself that it may not be taken over if it never expires;
+    /// of one from before the handler's policy was changed, the policy says so, where it is known.
+    pub fn of(entry: Entry, after_crash: Option<AfterCrash>) -> Self {
+        let state = match entry.state {
+            EntryState::Claimed { lease: Some(_), .. } => State::InFlight,
+            EntryState::Claimed { lease: None, .. }
+                if entry.is_unknown_outcome() || after_crash == Some(AfterCrash::Reject) =>
+            {
+                State::OutcomeUnknown
+            }
+            EntryState::Claimed { lease: None, .. } => State::PastLease,
+            EntryState::Completed { body_bytes: Some(_), .. } => State::Completed,
+            EntryState::Completed { body_bytes: None, .. } => State::ResponseNotRecorded,
+        };
+        Self { key: Some(entry.key.clone()), state, found: Ok(entry) }
+    }
+
+    /// Of what cannot be read.
+    pub fn of_damage(damaged: DamagedEntry) -> Self {
+        Self { key: damaged.key, state: State::Damaged, found: Err(damaged.reason) }
+    }
+
+    /// The key; `None` when it is the key that cannot be read.
+    pub fn key(&self) -> Option<&RecordKey> {
+        self.key.as_ref()
+    }
+
+    /// The state.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// What names the entry without telling its key: the first 128 bits of the SHA-256 of the record key.
+    ///
+    /// Whoever can guess a key can verify the guess with it.
+    pub fn id(&self) -> Option<String> {
+        self.key.as_ref().map(|key| digest(key.as_str()))
+    }
+
+    /// Since when the claim stands, or the response is recorded, by the clock of the process that did it.
+    pub fn since(&self) -> Option<SystemTime> {
+        match self.found.as_ref().ok()?.state {
+            EntryState::Claimed { token, .. } => Some(token.created_at()),
+            EntryState::Completed { recorded_at, .. } => Some(recorded_at),
+        }
+    }
+
+    /// What a purge must repeat, so that what is purged is what was looked at: another claim, or another state of the
+    /// same one, has another.
+    pub fn confirmation(&self) -> Option<String> {
+        let which = match &self.found {
+            Ok(Entry { state: EntryState::Claimed { token, .. }, .. }) => format!("{token:?}"),
+            Ok(Entry { state: EntryState::Completed { recorded_at, .. }, .. }) => format!("{recorded_at:?}"),
+            Err(reason) => reason.clone(),
+        };
+        // A record key has no line breaks.
+        Some(digest(&format!("{}\n{}\n{which}", self.key.as_ref()?.as_str(), self.state)))
+    }
+
+    /// What is told of it.
+    pub fn report(&self, keys: Keys) -> EntryReport {
+        let key = self.key.as_ref().map(RecordKey::key);
+        let mut report = EntryReport {
+            id: self.id(),
+            state: self.state,
+            scope: self.key.as_ref().map(|key| key.scope().into_owned()),
+            caller: self.key.as_ref().and_then(RecordKey::caller).map(Cow::into_owned),
+            key_hint: key.as_deref().map(masked),
+            key: key.filter(|_| keys == Keys::Revealed).map(Cow::into_owned),
+            since: self.since().and_then(timestamp),
+            ..EntryReport::nothing(self.state)
+        };
+        match &self.found {
+            Err(reason) => report.reason = Some(reason.clone()),
+            Ok(entry) => {
+                report.expires_in_ms = entry.expires_in.map(millis);
+                report.fingerprint = Some(entry.fingerprint.to_string()[..16].to_owned());
+                match entry.state {
+                    EntryState::Claimed { attempt, lease, .. } => {
+                        report.attempt = Some(attempt);
+                        report.lease_left_ms = lease.map(millis);
+                    }
+                    EntryState::Completed { status, body_bytes, .. } => {
+                        report.status = Some(status.as_u16());
+                        report.body_bytes = body_bytes;
+                    }
+                }
+            }
+        }
+        report
+    }
+}
+
+/// What is told of an entry: in JSON, every member is always there, and `null` where it says nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct EntryReport {
+    /// See [`Sighting::id`].
+    pub id: Option<String>,
+    /// What stands there.
+    pub state: State,
+    /// The scope.
+    pub scope: Option<String>,
+    /// The caller, where the handler names one; a digest if the registry stores digests.
+    pub caller: Option<String>,
+    /// The key, if it was asked for; a digest if the registry stores digests.
+    pub key: Option<String>,
+    /// The key as [`masked`](super::masked) shows it.
+    pub key_hint: Option<String>,
+    /// How many times it was claimed, while it is claimed.
+    pub attempt: Option<u32>,
+    /// When it was claimed or recorded, as RFC 3339 writes it.
+    pub since: Option<String>,
+    /// What is left of the lease, in milliseconds.
+    pub lease_left_ms: Option<u64>,
+    /// The status of the response.
+    pub status: Option<u16>,
+    /// The length of the recorded body.
+    pub body_bytes: Option<u64>,
+    /// The first 64 bits of what the request asked for.
+    pub fingerprint: Option<String>,
+    /// How long it is still kept, in milliseconds; nothing for what never expires, and for what cannot be read.
+    pub expires_in_ms: Option<u64>,
+    /// Why it cannot be read.
+    pub reason: Option<String>,
+}
+
+impl EntryReport {
+    fn nothing(state: State) -> Self {
+        Self {
+            id: None,
+            state,
+            scope: None,
+            caller: None,
+            key: None,
+            key_hint: None,
+            attempt: None,
+            since: None,
+            lease_left_ms: None,
+            status: None,
+            body_bytes: None,
+            fingerprint: None,
+            expires_in_ms: None,
+            reason: None,
+        }
+    }
+}
+
+fn digest(text: &str) -> String {
+    format!("{:x}", Bytes::copy_from_slice(&Sha256::digest(text)[..16]))
+}
+
+/// `None` for a time that RFC 3339 does not tell, at which the formatter would fail.
+fn timestamp(time: SystemTime) -> Option<String> {
+    const YEAR_10000: Duration = Duration::from_hours(70_389_528);
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).ok().filter(|&since| since < YEAR_10000)?;
+    Some(humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + since).to_string())
+}
+
+pub(super) fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}

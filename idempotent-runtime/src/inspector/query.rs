@@ -1,0 +1,121 @@
+//! What a request asks for: the parameters of the page, of its forms and of the JSON, read strictly.
+
+use serde::Deserialize;
+
+use crate::inspector::entry_view::State;
+use crate::inspector::masking::{Keys, visible};
+use crate::inspector::problem::Problem;
+use crate::key::RecordKey;
+
+/// As it comes: a form sends its empty fields too.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct EntryQuery {
+    pub(super) action: Option<String>,
+    store: Option<String>,
+    scope: Option<String>,
+    caller: Option<String>,
+    key: Option<String>,
+    record_key: Option<String>,
+    id: Option<String>,
+    state: Option<String>,
+    limit: Option<String>,
+    reveal: Option<String>,
+    confirm: Option<String>,
+}
+
+/// As it is understood.
+#[derive(Clone, Default)]
+pub(super) struct Selection {
+    /// `None` is the default one.
+    pub(super) store: Option<String>,
+    pub(super) scope: Option<String>,
+    pub(super) state: Option<State>,
+    pub(super) target: Option<Target>,
+    pub(super) limit: usize,
+    pub(super) keys: Keys,
+    /// What a purge was confirmed with.
+    pub(super) confirm: Option<String>,
+}
+
+/// One entry.
+#[derive(Clone)]
+pub(super) enum Target {
+    /// By the key under which it was claimed, before the registry digests it.
+    Key(RecordKey),
+    /// By its id, which is looked for.
+    Id(String),
+}
+
+/// How many entries are looked at unless another number is asked for.
+pub(super) const DEFAULT_LIMIT: usize = 10_000;
+pub(super) const LARGEST_LIMIT: usize = 1_000_000;
+
+impl EntryQuery {
+    /// Of an address, which logs and histories keep: no key belongs there.
+    pub(super) fn in_address(self) -> Result<Selection, Problem> {
+        if self.key.is_some() || self.caller.is_some() || self.record_key.is_some() {
+            return Err(Problem::bad_request(
+                "key_in_address",
+                "a key and its caller do not belong in an address, which logs keep: send them as a form by POST",
+            ));
+        }
+        self.selection()
+    }
+
+    pub(super) fn selection(self) -> Result<Selection, Problem> {
+        let given = |field: Option<String>| field.filter(|text| !text.is_empty());
+        let (mut scope, key) = (given(self.scope), given(self.key));
+        let target = match (key, given(self.record_key), given(self.id)) {
+            (None, None, None) => None,
+            (None, None, Some(id)) => Some(Target::id(&id)?),
+            (None, Some(text), None) => Some(Target::Key(
+                RecordKey::parse(&text)
+                    .map_err(|error| Problem::bad_request("malformed_record_key", error.to_string()))?,
+            )),
+            (Some(key), None, None) => {
+                // It is the key's, and not what the overview is narrowed to.
+                let scope = scope.take().ok_or_else(|| {
+                    Problem::bad_request("missing_scope", "a key belongs to a scope: give `scope` too")
+                })?;
+                Some(Target::Key(RecordKey::new(&scope, given(self.caller).as_deref(), &key)))
+            }
+            _ => {
+                return Err(Problem::bad_request(
+                    "several_keys",
+                    "give one of `key`, `record_key` and `id`, not several",
+                ));
+            }
+        };
+        let state = given(self.state).map(|name| name.parse::<State>()).transpose();
+        Ok(Selection {
+            store: given(self.store).filter(|name| name != crate::inspector::DEFAULT_STORE),
+            scope,
+            state: state.map_err(|error| Problem::bad_request("unknown_state", visible(&error.to_string())))?,
+            target,
+            limit: limit(given(self.limit).as_deref())?,
+            keys: match given(self.reveal).as_deref() {
+                None => Keys::Masked,
+                Some("keys") => Keys::Revealed,
+                Some(_) => return Err(Problem::bad_request("unknown_reveal", "write `reveal=keys`, or leave it out")),
+            },
+            confirm: given(self.confirm),
+        })
+    }
+}
+
+impl Target {
+    pub(super) fn id(id: &str) -> Result<Self, Problem> {
+        let is_id = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_id.then(|| Self::Id(id.to_ascii_lowercase())).ok_or_else(|| {
+            Problem::bad_request("malformed_id", "an id has 32 hexadecimal digits, as the listings show it")
+        })
+    }
+}
+
+fn limit(text: Option<&str>) -> Result<usize, Problem> {
+    let Some(text) = text else { return Ok(DEFAULT_LIMIT) };
+    text.parse().ok().filter(|limit| (1..=LARGEST_LIMIT).contains(limit)).ok_or_else(|| {
+        Problem::bad_request("bad_limit", format!("`limit` is a number of entries from 1 to {LARGEST_LIMIT}"))
+    })
+}

@@ -1,0 +1,243 @@
+//! What an operator can do with one store: look through it, look one key up, purge it.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode, header};
+use tokio::time::{Instant, timeout_at};
+
+use crate::inspector::audit;
+use crate::inspector::audit::Operator;
+use crate::inspector::entry_view::EntryView;
+use crate::inspector::masking::{Keys, visible};
+use crate::inspector::problem::Problem;
+use crate::inspector::query::{LARGEST_LIMIT, Selection, Target};
+use crate::inspector::scan::{Pages, Scan};
+use crate::inspector::{DEFAULT_STORE, Inspector};
+use crate::key::RecordKey;
+use crate::layer::policies_of_layers;
+use crate::policy::AfterCrash;
+use crate::policy::registration::policies;
+use crate::store::entry::{DamagedEntry, Page};
+use crate::store::error::StoreError;
+use crate::store::handle::StoreHandle;
+
+/// How long a look through a store may take; what it has seen by then is shown as a part.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// One store of the registry, and one request about it.
+pub(super) struct Service<'a> {
+    inspector: &'a Inspector,
+    store: &'a StoreHandle,
+    pub(super) selection: Selection,
+    operator: Option<&'a Operator>,
+    never_again: HashSet<&'static str>,
+}
+
+impl<'a> Service<'a> {
+    pub(super) fn open(
+        inspector: &'a Inspector,
+        selection: Selection,
+        operator: Option<&'a Operator>,
+    ) -> Result<Self, Problem> {
+        let name = selection.store.as_deref();
+        let store = inspector.registry.store_named(name).ok_or_else(|| {
+            let known: Vec<&str> = [DEFAULT_STORE].into_iter().chain(inspector.registry.store_names()).collect();
+            let name = visible(name.unwrap_or_default());
+            Problem::bad_request(
+                "unknown_store",
+                format!("there is no store `{name}`: write one of {}", known.join(", ")),
+            )
+        })?;
+        if selection.keys == Keys::Revealed {
+            audit::revealed(operator, store.name());
+        }
+        let rejecting = policies()
+            .chain(policies_of_layers())
+            .filter(|policy| policy.store() == name && policy.after_crash() == AfterCrash::Reject);
+        let never_again = rejecting.map(crate::policy::Policy::scope).collect();
+        Ok(Self { inspector, store, selection, operator, never_again })
+    }
+
+    pub(super) fn store_name(&self) -> &str {
+        self.store.name()
+    }
+
+    pub(super) fn keys_are_digests(&self) -> bool {
+        self.inspector.registry.at_rest().digest_keys
+    }
+
+    /// Looks through the store, and keeps at most `keep` entries of each state.
+    pub(super) async fn scan(&self, keep: usize) -> Result<Scan, Problem> {
+        let mut scan = Scan::new(self.selection.limit, keep).in_scope(self.selection.scope.clone());
+        let deadline = Instant::now() + PATIENCE;
+        while let Some((cursor, limit)) = scan.next() {
+            match timeout_at(deadline, self.store.list(cursor, limit)).await {
+                Ok(page) => scan.add(page.map_err(|error| Problem::of_store(&error))?, |scope| self.after_crash(scope)),
+                Err(_) if scan.scanned() > 0 => break,
+                Err(_) => return Err(Problem::of_store(&StoreError::TimedOut(PATIENCE))),
+            }
+        }
+        Ok(scan)
+    }
+
+    /// What stands under the key, or under the one that has the id.
+    pub(super) async fn look_up(&self, target: &Target) -> Result<EntryView, Problem> {
+        let found = match target {
+            Target::Id(id) => self.find(id).await?,
+            Target::Key(key) => self.get(&self.stored(key)).await?,
+        };
+        found.ok_or_else(|| {
+            let detail = match target {
+                Target::Key(_) => "nothing stands under this scope, caller and key: it was never used, was given \
+                                       back, has expired, or was purged"
+                    .to_owned(),
+                Target::Id(_) => format!(
+                    "none of the first {} entries has this id; look it up by scope, caller and key, or with a `limit` \
+                     of up to {LARGEST_LIMIT}",
+                    self.selection.limit
+                ),
+            };
+            Problem::new(StatusCode::NOT_FOUND, "not_found", detail)
+        })
+    }
+
+    /// Purges what was looked at, if that still stands there.
+    ///
+    /// Whatever becomes of it, the audit is told.
+    pub(super) async fn purge(&self, target: &Target, headers: &HeaderMap) -> Result<EntryView, Problem> {
+        let audit = audit::Purge {
+            operator: self.operator,
+            store: self.store.name(),
+            keys_are_digests: self.keys_are_digests(),
+        };
+        let (given, named) = match target {
+            Target::Key(key) => (Some(self.stored(key)), None),
+            Target::Id(id) => (None, Some(id.as_str())),
+        };
+        let rejected = |problem: Problem, entry_view: Option<&EntryView>| {
+            let key = entry_view.and_then(EntryView::key).or(given.as_ref());
+            let (id, state) = (entry_view.and_then(EntryView::id), entry_view.map(EntryView::state));
+            let outcome = match problem.code {
+                "not_found" => "nothing_there".to_owned(),
+                "store_unavailable" => "failed".to_owned(),
+                code => format!("rejected: {code}"),
+            };
+            audit.ended(key, id.as_deref().or(named), state, &outcome);
+            problem
+        };
+        self.may_purge(headers).map_err(|problem| rejected(problem, None))?;
+        let entry_view = self.look_up(target).await.map_err(|problem| rejected(problem, None))?;
+        self.is_confirmed(&entry_view).map_err(|problem| rejected(problem, Some(&entry_view)))?;
+        let Some(key) = entry_view.key() else { return Err(rejected(unpurgeable(), Some(&entry_view))) };
+        let purged = self.store.purge(key).await;
+        let purged = purged.map_err(|error| rejected(Problem::of_store(&error), Some(&entry_view)))?;
+        let outcome = if purged { "purged" } else { "nothing_there" };
+        audit.ended(Some(key), entry_view.id().as_deref(), Some(entry_view.state()), outcome);
+        Ok(entry_view)
+    }
+
+    /// What the entry must be confirmed with, where it may be purged.
+    pub(super) fn confirmation(&self, entry_view: &EntryView) -> Option<String> {
+        self.inspector.allows_purge.then(|| entry_view.confirmation()).flatten()
+    }
+
+    fn may_purge(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        if !self.inspector.allows_purge {
+            return Err(Problem::new(
+                StatusCode::FORBIDDEN,
+                "purge_not_allowed",
+                "this inspector only shows: build it with `Inspector::new(registry).allow_purge()` to purge",
+            ));
+        }
+        if comes_from_elsewhere(headers) {
+            return Err(Problem::new(
+                StatusCode::FORBIDDEN,
+                "cross_site",
+                "a purge must be asked for from this inspector's own page, or by a client that is no browser",
+            ));
+        }
+        Ok(())
+    }
+
+    fn is_confirmed(&self, entry_view: &EntryView) -> Result<(), Problem> {
+        match (&self.selection.confirm, entry_view.confirmation()) {
+            (Some(given), Some(wanted)) if *given == wanted => Ok(()),
+            (Some(_), _) => Err(Problem::new(
+                StatusCode::CONFLICT,
+                "changed",
+                "what stands there is not what was looked at: look it up again, and confirm that",
+            )),
+            (None, _) => Err(Problem::new(
+                StatusCode::PRECONDITION_REQUIRED,
+                "not_confirmed",
+                format!("look it up, and repeat its `confirm`; {}", entry_view.state().consequence()),
+            )),
+        }
+    }
+
+    /// The key as the registry stores it.
+    fn stored(&self, key: &RecordKey) -> RecordKey {
+        self.inspector.registry.at_rest().key(key)
+    }
+
+    async fn get(&self, key: &RecordKey) -> Result<Option<EntryView>, Problem> {
+        match self.store.get(key).await {
+            Ok(entry) => Ok(entry.map(|entry| {
+                let after_crash = self.after_crash(&entry.key.scope());
+                EntryView::of(entry, after_crash)
+            })),
+            Err(StoreError::Damaged(reason)) => {
+                Ok(Some(EntryView::of_damage(DamagedEntry { key: Some(key.clone()), reason })))
+            }
+            Err(error) => Err(Problem::of_store(&error)),
+        }
+    }
+
+    async fn find(&self, id: &str) -> Result<Option<EntryView>, Problem> {
+        let mut pages = Pages::of_at_most(self.selection.limit);
+        let deadline = Instant::now() + PATIENCE;
+        while let Some((cursor, limit)) = pages.next() {
+            let page = timeout_at(deadline, self.store.list(cursor, limit)).await;
+            let page = page.unwrap_or(Err(StoreError::TimedOut(PATIENCE)));
+            let mut page = page.map_err(|error| Problem::of_store(&error))?;
+            pages.took(&mut page);
+            if let Some(found) = self.in_page(page, id) {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    fn in_page(&self, page: Page, id: &str) -> Option<EntryView> {
+        let entries = page.entries.into_iter().map(|entry| {
+            let after_crash = self.after_crash(&entry.key.scope());
+            EntryView::of(entry, after_crash)
+        });
+        let mut entry_views = entries.chain(page.damaged.into_iter().map(EntryView::of_damage));
+        entry_views.find(|entry_view| entry_view.id().as_deref() == Some(id))
+    }
+
+    fn after_crash(&self, scope: &str) -> Option<AfterCrash> {
+        self.never_again.contains(scope).then_some(AfterCrash::Reject)
+    }
+}
+
+fn unpurgeable() -> Problem {
+    Problem::new(
+        StatusCode::CONFLICT,
+        "key_unreadable",
+        "the key of this entry cannot be read: remove it with the tools of the database",
+    )
+}
+
+/// Whether a browser sends it for another site's page. A client that is no browser says neither.
+fn comes_from_elsewhere(headers: &HeaderMap) -> bool {
+    let text = |name: header::HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    if let Some(site) = text(header::HeaderName::from_static("sec-fetch-site")) {
+        return site != "same-origin";
+    }
+    let Some(origin) = text(header::ORIGIN) else { return false };
+    let host = origin.split_once("://").map(|(_, host)| host);
+    host.is_none() || host != text(header::HOST)
+}

@@ -1,0 +1,268 @@
+//! The same engine as a tower layer: for routes that cannot be annotated, and for whole routers.
+
+use std::convert::identity;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::{fmt, mem};
+
+use axum::BoxError;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::request::Parts;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::key::IdempotencyKey;
+use crate::policy::Policy;
+use crate::registry::OfRequest;
+use crate::registry::Registry;
+use crate::request::context::Execution;
+use crate::request::gate::Gate;
+use crate::request::input::{ClaimInput, InputKey, RequestInput, ask, key_in};
+use crate::request::response_mark::{failed, its_own};
+
+/// Guards every service under it by one policy: claims, records and replays as `#[idempotent]` does for one handler.
+///
+/// An annotated handler goes further: its policy stands where it is reviewed, and may name the caller, another key or what
+/// a reused key must repeat. So it has the last word under a layer: where the handler's own guard takes a request, the
+/// layer keeps duplicates out meanwhile, and records nothing. Nothing is recorded twice, and no policy of a handler is
+/// weakened by a layer around it.
+///
+/// Give layers and handlers different scopes. Where several guards around a request have the same scope, caller and key,
+/// whatever guards lie between them, only the outermost one claims: what is beneath runs under its claim, policy and store,
+/// and each retry gets its record. One claim lets one execution through: where something between two such guards sends the
+/// request on again, as a middleware that retries or hedges does, the handler does not run a second time. The second one gets
+/// 409 `in_flight`, and a WARN is logged. If that 409 is what comes to the outer guard, it is never recorded, and the claim ends
+/// as after a crash, by `after_crash`. So put such a middleware around the outermost guard. A handler that takes a `Tx` cannot record under the claim of another guard: it answers 500
+/// `transaction_failed` and does not run. [`Registry::install`] compares the scopes of handlers, not those of layers.
+///
+/// [`Idempotency`](crate::Idempotency) tells a handler the claim that it runs under, and records its steps under it: the claim
+/// of its own key, or else that of the nearest layer around it.
+///
+/// What is different from an annotated handler:
+///
+/// - The key is claimed before anything under the layer sees the request, its authentication included. So put the layer
+///   beneath that of authentication, and name the [`caller`](Self::caller). Without one, another user's key is rejected as
+///   long as users differ in their [credentials](crate::RegistryBuilder::credential_headers).
+/// - Responses that extractors, fallbacks and layers beneath it make are recorded like those of handlers.
+/// - The body of a keyed request is read before it is passed on, within axum's
+///   [`DefaultBodyLimit`](axum::extract::DefaultBodyLimit); a longer one gets 413.
+///   [`without_fingerprint`](crate::PolicyBuilder::without_fingerprint) leaves it alone.
+/// - A timeout or another layer *beneath* it that drops the service's future ends the handler in the middle of its work, and
+///   the answer of that layer is judged as the handler's own. Put such layers around it: the service then runs to its end.
+/// - What stands between it and a handler's own guard, a middleware or a handler that forwards the request and returns the
+///   response as it comes, runs for each attempt. A response that such a handler makes itself is recorded.
+/// - When the service answers with an error, which axum's never do, the claim ends as that of a handler that panics.
+///
+/// # Examples
+///
+/// ```
+/// use axum::{Router, routing::post};
+/// use idempotent_runtime::{IdempotencyLayer, Policy, Registry, store::MemoryStore};
+///
+/// let policy = Policy::builder("api").cache((200..=299).chain([402, 409])).build()?;
+/// let layer = IdempotencyLayer::new(policy).with_registry(Registry::new(MemoryStore::new()));
+/// let app: Router = Router::new().route("/charges", post(async || "charged")).layer(layer);
+/// # Ok::<(), idempotent_runtime::InvalidPolicy>(())
+/// ```
+#[derive(Clone)]
+pub struct IdempotencyLayer {
+    policy: &'static Policy,
+    registry: Option<Registry>,
+    caller: Option<Arc<OfRequest>>,
+    key: Option<Arc<OfRequest>>,
+}
+
+impl fmt::Debug for IdempotencyLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IdempotencyLayer")
+            .field("policy", &self.policy)
+            .field("registry", &self.registry)
+            .field("caller", &self.caller.is_some())
+            .field("key", &self.key.is_some())
+            .finish()
+    }
+}
+
+impl IdempotencyLayer {
+    /// A layer with this policy, on the registry of a [`Registry::layer`] around it, or the installed one.
+    ///
+    /// The memory of the policy is never freed: make the layer once, at start-up.
+    pub fn new(policy: Policy) -> Self {
+        let policy: &'static Policy = Box::leak(Box::new(policy));
+        #[cfg(feature = "inspector")]
+        MADE.lock().unwrap_or_else(PoisonError::into_inner).push(policy);
+        Self { policy, registry: None, caller: None, key: None }
+    }
+
+    /// Makes this the registry, whatever others there are.
+    #[must_use]
+    pub fn with_registry(mut self, registry: Registry) -> Self {
+        self.registry = Some(registry);
+        self
+    }
+
+    /// Names the caller of each request by its head, in place of the registry's function: as
+    /// [`RegistryBuilder::caller`](crate::RegistryBuilder::caller) does, with the same rules. Where the answer is `None`,
+    /// the registry's function is asked.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use axum::http::request::Parts;
+    /// use idempotent_runtime::{IdempotencyLayer, Policy};
+    ///
+    /// #[derive(Clone)]
+    /// struct Tenant(String);
+    ///
+    /// fn tenant(parts: &Parts) -> Option<String> {
+    ///     parts.extensions.get::<Tenant>().map(|tenant| tenant.0.clone())
+    /// }
+    ///
+    /// let layer = IdempotencyLayer::new(Policy::builder("api").build()?).caller(tenant);
+    /// # Ok::<(), idempotent_runtime::InvalidPolicy>(())
+    /// ```
+    #[must_use]
+    pub fn caller(mut self, caller: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
+        self.caller = Some(Arc::new(caller));
+        self
+    }
+
+    /// Takes the key of each request from its head, in place of the policy's header. `None` is a request without a key.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use idempotent_runtime::{IdempotencyLayer, Policy};
+    ///
+    /// let layer = IdempotencyLayer::new(Policy::builder("deliveries").build()?)
+    ///     .key(|parts| parts.uri.path().strip_prefix("/deliveries/").map(str::to_owned));
+    /// # Ok::<(), idempotent_runtime::InvalidPolicy>(())
+    /// ```
+    #[must_use]
+    pub fn key(mut self, key: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
+        self.key = Some(Arc::new(key));
+        self
+    }
+
+    /// The policy.
+    pub fn policy(&self) -> &'static Policy {
+        self.policy
+    }
+}
+
+/// The policies of all layers of the program.
+#[cfg(feature = "inspector")]
+static MADE: Mutex<Vec<&'static Policy>> = Mutex::new(Vec::new());
+
+#[cfg(feature = "inspector")]
+pub(crate) fn policies_of_layers() -> Vec<&'static Policy> {
+    MADE.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+impl<S> Layer<S> for IdempotencyLayer {
+    type Service = IdempotencyService<S>;
+
+    fn layer(&self, inner: S) -> IdempotencyService<S> {
+        IdempotencyService { layer: self.clone(), inner }
+    }
+}
+
+/// A service under an [`IdempotencyLayer`].
+#[derive(Clone, Debug)]
+pub struct IdempotencyService<S> {
+    layer: IdempotencyLayer,
+    inner: S,
+}
+
+impl<S, B, R> Service<http::Request<B>> for IdempotencyService<S>
+where
+    S: Service<Request, Response = http::Response<R>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+    R: http_body::Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    type Response = Response;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<Response, S::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        // The clone need not be ready; the one that was asked is.
+        let clone = self.inner.clone();
+        let inner = mem::replace(&mut self.inner, clone);
+        Box::pin(self.layer.clone().guard(inner, request.map(Body::new)))
+    }
+}
+
+impl IdempotencyLayer {
+    async fn guard<S, R>(self, mut inner: S, mut request: Request) -> Result<Response, S::Error>
+    where
+        S: Service<Request, Response = http::Response<R>> + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Send + 'static,
+        R: http_body::Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
+        let gate = self.gate(&mut request).await;
+        let Some((gate, execution)) = gate else {
+            return inner.call(request).await.map(|response| response.map(Body::new));
+        };
+        let error = Arc::new(Mutex::new(None));
+        let kept_error = Arc::clone(&error);
+        let answering = async move {
+            execution.put_around(request.extensions_mut());
+            match inner.call(request).await {
+                Ok(response) if execution.must_answer() => its_own(response.map(Body::new)),
+                Ok(response) => response.map(Body::new),
+                Err(error) => {
+                    *kept_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    failed()
+                }
+            }
+        };
+        let response = gate.run(answering, identity).await;
+        let error = error.lock().unwrap_or_else(PoisonError::into_inner).take();
+        error.map_or(Ok(response), Err)
+    }
+
+    /// Where a request stands that has a key, or is rejected for having none; `None` for one that is to be passed on.
+    async fn gate(&self, request: &mut Request) -> Option<(Gate, Arc<Execution>)> {
+        let policy = self.policy;
+        if !policy.guards(request.method()) {
+            return None;
+        }
+        let registry = self.registry.clone().or_else(|| Registry::serving(request.extensions()));
+        let key = match self.key.as_deref() {
+            Some(function) => InputKey::Computed(ask(request, function).map(|key| IdempotencyKey::new(&key))),
+            None => InputKey::Header(key_in(&request.headers().get_all(policy.header))),
+        };
+        let claim_input = match key {
+            InputKey::Header(None) | InputKey::Computed(None) => ClaimInput::default(),
+            _ => {
+                let functions = [self.caller.as_deref(), registry.as_ref().and_then(Registry::caller)];
+                let caller = functions.into_iter().flatten().find_map(|function| ask(request, function));
+                ClaimInput::of(request, policy.fingerprint.reads(), registry.as_ref(), caller).await
+            }
+        };
+        let execution = Arc::new(Execution::beneath(request.extensions()));
+        let input = RequestInput {
+            method: request.method().clone(),
+            registry,
+            execution: Some(Arc::clone(&execution)),
+            key,
+            claim_input,
+        };
+        let gate = Gate::new(policy, Some(input));
+        gate.is_asked().then_some((gate, execution))
+    }
+}

@@ -1,0 +1,242 @@
+//! One claim of this process: its lease, and who holds it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::deadline::Deadline;
+use crate::fingerprint::Fingerprint;
+use crate::key::RecordKey;
+use crate::observe;
+use crate::store::claim::{ClaimRequest, Held, Token};
+use crate::store::error::StoreError;
+use crate::store::handle::StoreHandle;
+use crate::sync::tokio::runtime::Handle;
+use crate::sync::tokio::sync::RwLockWriteGuard;
+use crate::sync::tokio::time::Instant;
+use crate::sync::{Mutex, lock, tokio};
+
+/// When a lease is due. The number tells those apart that are due at the same moment.
+pub(super) type Slot = (Instant, u64);
+
+/// A claim that this process holds.
+pub(crate) struct Lease {
+    pub(crate) store: StoreHandle,
+    pub(crate) key: RecordKey,
+    pub(crate) scope: &'static str,
+    /// What was asked for, so that it can be asked for again.
+    pub(super) request: ClaimRequest,
+    pub(super) length: Duration,
+    pub(super) holding: Mutex<Holding>,
+    /// Claims of requests for something else, which must be released: they were made while the store had forgotten this one.
+    pub(super) others: Mutex<Vec<Token>>,
+    /// Its place among those that wait, which is changed under the lock of the renewer alone.
+    pub(super) slot: Mutex<Option<Slot>>,
+    pub(super) is_counted_as_lost: AtomicBool,
+    /// The batch that it was renewed in got no answer in time.
+    pub(super) is_alone: AtomicBool,
+    /// Shared by renewals, since one may be stuck on a runtime that is blocked while another one does its work; exclusive for
+    /// what must come after them.
+    pub(super) renewing: tokio::sync::RwLock<()>,
+    /// The runtime in which the key was claimed.
+    pub(super) runtime: Option<Handle>,
+}
+
+/// By which token the claim is held.
+#[derive(Clone, Copy)]
+pub(super) struct Holding {
+    pub(super) token: Token,
+    pub(super) state: State,
+    pub(super) may_change_hands: bool,
+    pub(super) has_changed_hands: bool,
+    /// Its end is on its way to the store: a renewal that finds no claim says nothing any more.
+    pub(super) is_ending: bool,
+    /// How often a request of this process has left its claim to this one.
+    pub(super) hand_overs: u32,
+    /// When the last claim or renewal that succeeded was asked for: its lease began then, or later.
+    pub(super) confirmed_at: Instant,
+}
+
+impl Holding {
+    /// Whether a renewal by this token that finds no claim tells of a loss. One that is about to be ended is gone when the
+    /// answer to that was lost, or is on its way.
+    fn is_renewed_by(&self, token: Token) -> bool {
+        self.state == State::Held && self.token == token && self.may_change_hands && !self.is_ending
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Held,
+    /// As far as is known, another attempt has it.
+    Lost,
+    /// It has ended, or nobody wants it any more.
+    Over,
+}
+
+impl Lease {
+    pub(crate) fn new(store: StoreHandle, key: RecordKey, request: &ClaimRequest, scope: &'static str) -> Self {
+        let &ClaimRequest { token, lease: length, .. } = request;
+        let holding = Holding {
+            token,
+            state: State::Held,
+            may_change_hands: true,
+            has_changed_hands: false,
+            is_ending: false,
+            hand_overs: 0,
+            confirmed_at: Instant::now(),
+        };
+        Self {
+            store,
+            key,
+            scope,
+            request: *request,
+            length,
+            holding: Mutex::new(holding),
+            others: Mutex::default(),
+            slot: Mutex::default(),
+            is_counted_as_lost: AtomicBool::new(false),
+            is_alone: AtomicBool::new(false),
+            renewing: tokio::sync::RwLock::new(()),
+            runtime: Handle::try_current().ok(),
+        }
+    }
+
+    pub(super) fn token_and_hand_overs(&self) -> (Token, u32) {
+        let holding = lock(&self.holding);
+        (holding.token, holding.hand_overs)
+    }
+
+    pub(crate) fn token(&self) -> Token {
+        lock(&self.holding).token
+    }
+
+    /// Takes no claim back from here on: there is no response to record. Whether others have claimed the key so far, of whose
+    /// executions nothing may be known.
+    pub(crate) fn has_changed_hands_for_good(&self) -> bool {
+        let mut holding = lock(&self.holding);
+        holding.may_change_hands = false;
+        holding.has_changed_hands
+    }
+
+    /// Whether an answer is the last one that was asked for after so many hand-overs. If so, no claim is handed over any more.
+    pub(super) fn is_over(&self, hand_overs: u32, held: Held) -> bool {
+        let mut holding = lock(&self.holding);
+        let is_over = held == Held::Yes || holding.hand_overs == hand_overs;
+        if is_over {
+            holding.state = State::Over;
+        }
+        is_over
+    }
+
+    /// Takes the claim that a duplicate has got in the store; false when it has nothing to end any more but the claim itself.
+    pub(super) fn take_back(&self, taken: &Taken<'_>, is_same_request: bool) -> bool {
+        let mut holding = lock(&self.holding);
+        let is_accepted = holding.state != State::Over && holding.may_change_hands;
+        holding.hand_overs += u32::from(is_accepted);
+        if is_accepted && is_same_request {
+            *holding = Holding {
+                token: taken.request.token,
+                state: State::Held,
+                has_changed_hands: holding.has_changed_hands || taken.attempt > 1,
+                confirmed_at: taken.asked_at,
+                ..*holding
+            };
+        } else if is_accepted {
+            // What stands in the store must be the claim for this handler's own request: the next renewal, or the end, releases
+            // the other claim and claims the key anew.
+            holding.state = State::Held;
+            lock(&self.others).push(taken.request.token);
+        }
+        is_accepted
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        lock(&self.holding).state != State::Over
+    }
+
+    /// Whether a claim that the store has forgotten is to be made again: the handler may still have something to record.
+    pub(super) fn may_reclaim(&self, token: Token) -> bool {
+        let holding = lock(&self.holding);
+        holding.is_renewed_by(token)
+    }
+
+    pub(super) fn confirm_at(&self, asked_at: Instant) {
+        let mut holding = lock(&self.holding);
+        holding.confirmed_at = holding.confirmed_at.max(asked_at);
+    }
+
+    /// Whether the lease is over by this process's own clock, so that another process may run by now.
+    pub(crate) fn is_known_to_be_over(&self) -> bool {
+        let confirmed_at = lock(&self.holding).confirmed_at;
+        confirmed_at.elapsed() > self.length
+    }
+
+    /// The token to renew the claim by, as long as that makes sense.
+    pub(super) fn token_to_renew(&self) -> Option<Token> {
+        let holding = *lock(&self.holding);
+        (holding.state == State::Held).then_some(holding.token)
+    }
+
+    /// Whether the claim that was held by this token is lost.
+    pub(super) fn has_lost(&self, token: Token) -> bool {
+        let mut holding = lock(&self.holding);
+        let has_lost = holding.is_renewed_by(token);
+        if has_lost {
+            holding.state = State::Lost;
+        }
+        has_lost
+    }
+
+    /// A renewal may see it, and the end of the handler once more.
+    pub(crate) fn count_as_lost(&self) {
+        if !self.is_counted_as_lost.swap(true, Ordering::Relaxed) {
+            observe::lease_lost(self.scope);
+        }
+    }
+}
+
+/// What a request has got from the store.
+pub(crate) struct Taken<'a> {
+    pub(crate) request: &'a ClaimRequest,
+    pub(crate) attempt: u32,
+    pub(crate) asked_at: Instant,
+}
+
+/// Whose handler runs in this process under a key that a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Running {
+    /// That of a request for the same.
+    SameRequest,
+    /// That of a request for something else, which has this fingerprint.
+    AnotherRequest(Fingerprint),
+}
+
+impl Running {
+    pub(super) fn of(lease: &Lease, is_same_request: impl Fn(Fingerprint) -> bool) -> Self {
+        let fingerprint = lease.request.fingerprint;
+        if is_same_request(fingerprint) { Self::SameRequest } else { Self::AnotherRequest(fingerprint) }
+    }
+}
+
+impl Lease {
+    /// Starts the lease anew; [`Held::No`] when the claim is lost or has ended.
+    pub(crate) async fn confirm(&self) -> Result<Held, StoreError> {
+        // Not behind the back of whoever ends the renewals: it would bring the lease back to life.
+        let _renewing = self.after_renewals().await;
+        loop {
+            let Some(token) = self.token_to_renew() else { return Ok(Held::No) };
+            let held = self.renew_or_reclaim(token).await?;
+            if held == Held::Yes || self.token() == token {
+                return Ok(held);
+            }
+        }
+    }
+}
+
+impl Lease {
+    /// Waits until no renewal is on its way, and keeps others from beginning. Not for ever: one may be stuck on a runtime that
+    /// is blocked, and the store rejects it if it arrives after the end of its claim.
+    pub(super) async fn after_renewals(&self) -> Option<RwLockWriteGuard<'_, ()>> {
+        Deadline::after(self.store.limit()).bound(self.renewing.write()).await
+    }
+}

@@ -1,0 +1,103 @@
+//! One meter for each scope of the process.
+
+use std::collections::HashMap;
+use std::sync::{LazyLock, PoisonError, RwLock};
+use std::time::SystemTime;
+
+use ::tokio::sync::watch;
+
+use metrics::{Histogram, Unit, describe_counter, describe_gauge, describe_histogram};
+
+use crate::observe::metrics::names::{
+    IN_FLIGHT, LEASE_LOST_TOTAL, MISMATCHES_TOTAL, OLDEST_IN_FLIGHT_SECONDS, REPLAY_AGE_SECONDS, REQUESTS_TOTAL,
+    STORE_DURATION_SECONDS, STORE_ERRORS_TOTAL, UNKNOWN_OUTCOMES,
+};
+use crate::observe::metrics::scope::Scope;
+use crate::policy::registration::policies;
+
+static ASKED_FOR: LazyLock<watch::Sender<()>> = LazyLock::new(|| watch::Sender::new(()));
+
+/// Tells of each time when the numbers are about to be read.
+pub(crate) fn asked_for() -> watch::Receiver<()> {
+    ASKED_FOR.subscribe()
+}
+
+// One for the process: several registries may serve handlers of one scope.
+pub(crate) static METERS: LazyLock<Meters> = LazyLock::new(Meters::of_all_policies);
+
+pub(crate) struct Meters {
+    /// As many as the program has scopes, which live as long as it does.
+    scopes: RwLock<HashMap<&'static str, &'static Scope>>,
+    replay_age: Histogram,
+}
+
+impl Meters {
+    fn of_all_policies() -> Self {
+        describe();
+        let meters = Self { scopes: RwLock::default(), replay_age: metrics::histogram!(REPLAY_AGE_SECONDS) };
+        // A counter that appears with its first event shows no increase.
+        for policy in policies() {
+            meters.scope(policy.scope);
+        }
+        meters
+    }
+
+    pub(super) fn scope(&self, name: &'static str) -> &'static Scope {
+        if let Some(scope) = self.scopes.read().unwrap_or_else(PoisonError::into_inner).get(name) {
+            return scope;
+        }
+        let mut scopes = self.scopes.write().unwrap_or_else(PoisonError::into_inner);
+        scopes.entry(name).or_insert_with(|| Box::leak(Box::new(Scope::new(name))))
+    }
+
+    fn refresh(&self) {
+        for scope in self.scopes.read().unwrap_or_else(PoisonError::into_inner).values() {
+            scope.refresh();
+        }
+    }
+}
+
+fn describe() {
+    describe_counter!(REQUESTS_TOTAL, Unit::Count, "Guarded requests that have ended, by outcome.");
+    describe_gauge!(IN_FLIGHT, Unit::Count, "Handlers that run under a claim or in a transaction.");
+    describe_gauge!(OLDEST_IN_FLIGHT_SECONDS, Unit::Seconds, "How long the oldest running handler has run.");
+    describe_histogram!(REPLAY_AGE_SECONDS, Unit::Seconds, "How old replayed records are.");
+    describe_histogram!(STORE_DURATION_SECONDS, Unit::Seconds, "How long the calls of stores take.");
+    describe_counter!(STORE_ERRORS_TOTAL, Unit::Count, "Calls of stores that failed or were cut off.");
+    describe_gauge!(UNKNOWN_OUTCOMES, Unit::Count, "Requests that may have been executed and may not run again.");
+    describe_counter!(
+        MISMATCHES_TOTAL,
+        Unit::Count,
+        "Requests whose key was used for another request, by what differs."
+    );
+    describe_counter!(LEASE_LOST_TOTAL, Unit::Count, "Claims that were lost while their handler ran.");
+}
+
+/// A request has ended so.
+pub(crate) fn outcome(scope: &'static str, outcome: &'static str) {
+    METERS.scope(scope).count(outcome);
+}
+
+/// A key came with another request.
+pub(crate) fn mismatched(scope: &'static str, differs: &'static str, header: &str) {
+    METERS.scope(scope).mismatched(differs, header);
+}
+
+/// Somebody else has the claim of a handler that runs, or nobody.
+pub(crate) fn lease_lost(scope: &'static str) {
+    METERS.scope(scope).lease_lost();
+}
+
+/// A record of this time was sent.
+pub(crate) fn replayed(recorded_at: SystemTime) {
+    // The process that recorded it may have a clock that is ahead of ours.
+    let age = SystemTime::now().duration_since(recorded_at).unwrap_or_default();
+    METERS.replay_age.record(age);
+}
+
+/// Brings [`OLDEST_IN_FLIGHT_SECONDS`] up to date, and has [`UNKNOWN_OUTCOMES`] counted anew: to be called before the metrics
+/// are rendered.
+pub fn refresh() {
+    ASKED_FOR.send_replace(());
+    METERS.refresh();
+}

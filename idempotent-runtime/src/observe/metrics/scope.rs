@@ -1,0 +1,155 @@
+//! What is counted for one scope.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, counter, gauge};
+
+use crate::observe::metrics::names::{
+    IN_FLIGHT, LEASE_LOST_TOTAL, MISMATCHES_TOTAL, OLDEST_IN_FLIGHT_SECONDS, REQUESTS_TOTAL,
+};
+use crate::sync::tokio;
+use crate::sync::tokio::runtime::Handle;
+use crate::sync::tokio::task::JoinHandle;
+use crate::sync::tokio::time::Instant;
+
+/// How old the age of the oldest handler may be.
+const RESOLUTION: Duration = Duration::from_secs(5);
+
+/// Those that can be told beforehand, the frequent ones first; any other has a series from its first request on.
+const OUTCOMES: [&str; 22] = [
+    "recorded",
+    "replayed",
+    "not_recorded",
+    "in_flight",
+    "waited_not_recorded",
+    "key_reused",
+    "other_credentials",
+    "missing_key",
+    "invalid_key",
+    "store_unavailable",
+    "too_many_in_flight",
+    "unguarded",
+    "outcome_unknown",
+    "claim_lost",
+    "response_not_recorded",
+    "transaction_conflict",
+    "transaction_failed",
+    "fingerprint_failed",
+    "too_large",
+    "broken",
+    "recording_failed",
+    "panicked",
+];
+
+pub(super) struct Scope {
+    name: &'static str,
+    outcomes: [(&'static str, Counter); OUTCOMES.len()],
+    lost: Counter,
+    in_flight: Gauge,
+    oldest: Gauge,
+    running: Mutex<Running>,
+}
+
+#[derive(Default)]
+struct Running {
+    /// When each began, by its number: the first is the oldest.
+    begun: BTreeMap<u64, Instant>,
+    next_number: u64,
+    /// Brings the age of the oldest up to date while there is one.
+    task: Option<JoinHandle<()>>,
+}
+
+impl Scope {
+    pub(super) fn new(name: &'static str) -> Self {
+        let scope = Self {
+            name,
+            outcomes: OUTCOMES.map(|outcome| (outcome, requests(name, outcome))),
+            lost: counter!(LEASE_LOST_TOTAL, "scope" => name),
+            in_flight: gauge!(IN_FLIGHT, "scope" => name),
+            oldest: gauge!(OLDEST_IN_FLIGHT_SECONDS, "scope" => name),
+            running: Mutex::default(),
+        };
+        // A counter that appears with its first event shows no increase; the headers are not known here.
+        for differs in ["credentials", "target", "body"] {
+            mismatches(name, differs, "").increment(0);
+        }
+        scope.show(&Running::default());
+        scope
+    }
+
+    pub(super) fn count(&self, outcome: &'static str) {
+        match self.outcomes.iter().find(|(name, _)| *name == outcome) {
+            Some((_, requests)) => requests.increment(1),
+            None => requests(self.name, outcome).increment(1),
+        }
+    }
+
+    pub(super) fn mismatched(&self, differs: &'static str, header: &str) {
+        mismatches(self.name, differs, header).increment(1);
+    }
+
+    pub(super) fn lease_lost(&self) {
+        self.lost.increment(1);
+    }
+
+    pub(super) fn refresh(&self) {
+        self.show(&self.lock());
+    }
+
+    /// The number of a handler that begins.
+    pub(super) fn enter(&'static self) -> u64 {
+        let mut running = self.lock();
+        let number = running.next_number;
+        running.next_number += 1;
+        running.begun.insert(number, Instant::now());
+        self.show(&running);
+        // It dies with the runtime that it was spawned on, which need not be the last one of the process.
+        if running.task.as_ref().is_none_or(JoinHandle::is_finished)
+            && let Ok(runtime) = Handle::try_current()
+        {
+            running.task = Some(runtime.spawn(self.keep_up()));
+        }
+        number
+    }
+
+    pub(super) fn leave(&self, number: u64) {
+        let mut running = self.lock();
+        running.begun.remove(&number);
+        self.show(&running);
+    }
+
+    async fn keep_up(&self) {
+        loop {
+            tokio::time::sleep(RESOLUTION).await;
+            let mut running = self.lock();
+            if running.begun.is_empty() {
+                // The lock is held: whoever enters next sees this and spawns a new task.
+                running.task = None;
+                return;
+            }
+            self.show(&running);
+        }
+    }
+
+    /// Under the lock, or a later value could be overtaken by an earlier one.
+    #[expect(clippy::cast_precision_loss, reason = "nobody runs 2^52 handlers")]
+    fn show(&self, running: &Running) {
+        self.in_flight.set(running.begun.len() as f64);
+        self.oldest.set(running.begun.first_key_value().map_or(Duration::ZERO, |(_, begun)| begun.elapsed()));
+    }
+
+    /// No code of ours panics while it holds this lock; a recorder might.
+    fn lock(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn requests(scope: &'static str, outcome: &'static str) -> Counter {
+    counter!(REQUESTS_TOTAL, "scope" => scope, "outcome" => outcome)
+}
+
+fn mismatches(scope: &'static str, differs: &'static str, header: &str) -> Counter {
+    counter!(MISMATCHES_TOTAL, "scope" => scope, "differs" => differs, "header" => header.to_owned())
+}

@@ -1,0 +1,21 @@
+//! What the engine tells of itself in numbers; without the feature `metrics` all of it is nothing.
+
+pub(crate) mod event;
+#[cfg(feature = "metrics")]
+pub mod metrics;
+pub(crate) mod op;
+#[cfg(feature = "opentelemetry")]
+pub(crate) mod open_telemetry;
+#[cfg(not(feature = "metrics"))]
+pub(crate) mod silent;
+pub(crate) mod telemetry;
+pub(crate) mod traceparent;
+
+#[cfg(feature = "metrics")]
+pub(crate) use crate::observe::metrics::in_flight::InFlight;
+#[cfg(feature = "metrics")]
+pub(crate) use crate::observe::metrics::meters::{lease_lost, mismatched, outcome, replayed};
+#[cfg(feature = "metrics")]
+pub(crate) use crate::observe::metrics::store::StoreMeter;
+#[cfg(not(feature = "metrics"))]
+pub(crate) use crate::observe::silent::*;

@@ -1,0 +1,38 @@
+//! Without the feature `metrics`: the same calls, and nothing is counted.
+
+use std::time::SystemTime;
+
+use crate::observe::op::Op;
+
+pub(crate) struct InFlight;
+
+impl InFlight {
+    pub(crate) fn enter(_scope: &'static str) -> Self {
+        Self
+    }
+}
+
+pub(crate) struct StoreMeter;
+
+#[expect(clippy::unused_self, reason = "its counterpart has something to keep")]
+impl StoreMeter {
+    pub(crate) fn new(_store: &str) -> Self {
+        Self
+    }
+
+    pub(crate) fn measure<C>(&self, _: Op, call: C) -> C {
+        call
+    }
+
+    pub(crate) fn measure_now<T>(&self, _: Op, call: impl FnOnce() -> T) -> T {
+        call()
+    }
+}
+
+pub(crate) fn outcome(_scope: &'static str, _outcome: &'static str) {}
+
+pub(crate) fn mismatched(_scope: &'static str, _differs: &'static str, _header: &str) {}
+
+pub(crate) fn lease_lost(_scope: &'static str) {}
+
+pub(crate) fn replayed(_recorded_at: SystemTime) {}

@@ -1,0 +1,271 @@
+//! One span per guarded request, and the events that an operator must see. No key, caller or body ever appears in them.
+
+use std::error::Error;
+use std::fmt::Display;
+
+use tracing::Span;
+use tracing::field::Empty;
+
+use crate::fingerprint::difference::Difference;
+use crate::fingerprint::expression::Unserialisable;
+use crate::observe;
+use crate::policy::Policy;
+use crate::store::error::StoreError;
+use crate::transaction::error::TransactionError;
+
+/// The span of a guarded request; its outcome, and the trace of what it replays, are filled in when they are known.
+pub(crate) fn span(policy: &Policy) -> Span {
+    tracing::info_span!(
+        "idempotent",
+        idempotency.scope = policy.scope,
+        idempotency.outcome = Empty,
+        idempotency.recorded_by = Empty
+    )
+}
+
+/// How a guarded request ended.
+#[derive(Clone, Copy)]
+pub(crate) enum Outcome {
+    /// The handler ran and its response is recorded.
+    Recorded,
+    /// The handler ran, and its policy does not record this response.
+    NotRecorded,
+    /// The handler ran and its response is too large to record.
+    TooLarge,
+    /// The handler ran and the body of its response broke off.
+    Broken,
+    /// The handler ran and its response could not be recorded at once.
+    RecordingFailed,
+    /// The handler ran, and somebody else holds its key by now.
+    ClaimLost,
+    /// The handler ran beneath a layer, and its own guard decides what is recorded.
+    LeftToHandler,
+    /// The handler panicked.
+    Panicked,
+    /// The service beneath a layer answered with an error.
+    Failed,
+    /// The handler runs without a claim, since the store cannot be asked.
+    Unguarded,
+    /// The recorded response was sent.
+    Replayed,
+    /// A rejection was sent, of this code.
+    Rejected(&'static str),
+}
+
+impl Outcome {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Recorded => "recorded",
+            Self::NotRecorded => "not_recorded",
+            Self::TooLarge => "too_large",
+            Self::Broken => "broken",
+            Self::RecordingFailed => "recording_failed",
+            Self::ClaimLost => "claim_lost",
+            Self::LeftToHandler => "left_to_handler",
+            Self::Panicked => "panicked",
+            Self::Failed => "failed",
+            Self::Unguarded => "unguarded",
+            Self::Replayed => "replayed",
+            Self::Rejected(code) => code,
+        }
+    }
+
+    /// Counts the outcome and enters it into the request's span: once for each request.
+    pub(crate) fn enter(self, span: &Span, policy: &Policy) {
+        observe::outcome(policy.scope, self.as_str());
+        self.correct(span);
+    }
+
+    /// Enters what has become of a request after its outcome was counted.
+    pub(crate) fn correct(self, span: &Span) {
+        span.record("idempotency.outcome", self.as_str());
+        tracing::debug!(parent: span, outcome = self.as_str(), "a guarded request has ended");
+    }
+}
+
+/// A key came with another request than the first one. The header is told by its name, never by its value.
+pub(crate) fn other_request(scope: &'static str, difference: &Difference) {
+    let (differs, header) = (difference.as_str(), difference.header());
+    observe::mismatched(scope, differs, header);
+    tracing::info!(scope, differs, header, "a key was used for another request: it is rejected, and nothing ran");
+}
+
+/// `fingerprint = expr` has a value that cannot be compared.
+pub(crate) fn no_fingerprint(policy: &Policy, error: Unserialisable) {
+    tracing::error!(
+        scope = policy.scope,
+        handler = %policy,
+        "the value of `fingerprint = …` cannot be compared: the request is rejected, and nothing ran: {error}"
+    );
+}
+
+/// What `install` says of handlers without a caller under a registry without one.
+pub(crate) fn without_caller(policies: impl Iterator<Item = &'static Policy>) {
+    let handlers: Vec<String> = policies.filter(|policy| !policy.partitioned).map(Policy::handler).collect();
+    if !handlers.is_empty() {
+        tracing::warn!(
+            handlers = handlers.join(", "),
+            "some handlers name no caller: a retry with renewed credentials is rejected; write `caller = …`, or \
+             `Registry::builder(…).caller(…)` for all of them"
+        );
+    }
+}
+
+/// Handlers take their transactions from a pool of few connections.
+pub(crate) fn small_pool(store: &str, connections: u32, handlers: &[String]) {
+    tracing::warn!(
+        store,
+        connections,
+        handlers = handlers.join(", "),
+        "some handlers take a `Tx` from a small pool: one that waits for a second connection of it may stall with the others; \
+         write through the `Tx` alone, or take the second connection from another pool"
+    );
+}
+
+/// The store could not be asked for a claim.
+pub(crate) fn claim_failed(policy: &Policy, store: &str, error: &StoreError) {
+    tracing::error!(
+        scope = policy.scope,
+        handler = %policy,
+        store,
+        error = error as &dyn Error,
+        "the store could not be asked for a claim"
+    );
+}
+
+/// What the handler has done is not written down yet.
+pub(crate) fn settling_failed(
+    policy: &Policy,
+    store: &str,
+    what: &'static str,
+    lease_is_over: bool,
+    error: &StoreError,
+) {
+    let claim = if lease_is_over { "its lease is over" } else { "its claim is held" };
+    tracing::error!(
+        scope = policy.scope,
+        handler = %policy,
+        store,
+        error = error as &dyn Error,
+        "the handler ran, but its {what} failed; {claim} and it is tried again"
+    );
+}
+
+/// What a step has done is not written down yet.
+pub(crate) fn step_not_recorded(scope: &str, store: &str, step: &str, error: &StoreError) {
+    tracing::error!(
+        scope,
+        store,
+        step,
+        error = error as &dyn Error,
+        "a step ran, but its result could not be recorded; its claim is held and it is tried again"
+    );
+}
+
+/// A step that no retry can take: the program must be changed.
+pub(crate) fn step_failed(step: &str, reason: impl Display) {
+    tracing::error!(step, "a step of a handler cannot be taken: {reason}");
+}
+
+/// What the handler has done will never be written down.
+pub(crate) fn settling_given_up(policy: &Policy, store: &str, what: &'static str) {
+    tracing::error!(
+        scope = policy.scope,
+        handler = %policy,
+        store,
+        "the handler ran, but its {what} was given up: its time to live is over"
+    );
+}
+
+/// The claim was somebody else's when the handler had ended.
+pub(crate) fn claim_lost(policy: &Policy, store: &str) {
+    tracing::error!(
+        scope = policy.scope,
+        handler = %policy,
+        store,
+        "the handler ran, but its claim was lost before its response could be recorded"
+    );
+}
+
+/// The store has given a key away whose handler still runs in this process.
+pub(crate) fn claim_handed_back(policy: &Policy, store: &str) {
+    tracing::warn!(
+        scope = policy.scope,
+        handler = %policy,
+        store,
+        "the store had no living claim of a handler that runs in this process: it keeps its key, and a duplicate is not executed"
+    );
+}
+
+/// The handler's transaction could not be begun or committed.
+pub(crate) fn transaction_failed(policy: &Policy, store: &str, error: &TransactionError) {
+    if let TransactionError::Conflict(_) = error {
+        // Part of the isolation that the application asks for: the client retries.
+        return tracing::info!(
+            scope = policy.scope,
+            handler = %policy,
+            store,
+            error = error as &dyn Error,
+            "a handler's transaction conflicts with another one: nothing was kept, and the client is told to retry"
+        );
+    }
+    tracing::error!(
+        scope = policy.scope,
+        handler = %policy,
+        store,
+        error = error as &dyn Error,
+        "the handler's transaction failed"
+    );
+}
+
+/// A guard around it has claimed the very key under which the handler's transaction would record.
+pub(crate) fn covered_transaction(policy: &Policy) {
+    tracing::error!(
+        scope = policy.scope,
+        handler = %policy,
+        "a guard around this handler has the same scope, so that its `Tx` cannot record in it: give each its own scope"
+    );
+}
+
+/// Something beneath a guard has sent a request on twice under one claim.
+pub(crate) fn second_run(policy: &Policy) {
+    tracing::warn!(
+        scope = policy.scope,
+        handler = %policy,
+        "something sent a request twice under one claim: the second one was rejected and ran nothing; put what retries or \
+         hedges around the outermost guard of this scope, or give the guards scopes of their own"
+    );
+}
+
+/// Two handlers whose keys meet, under a registry that was not installed.
+pub(crate) fn shared_scope(first: &Policy, second: &Policy) {
+    tracing::error!(
+        scope = first.scope,
+        %first,
+        %second,
+        "two handlers have one scope: one may replay the other's responses; \
+         give each its own with `scope = \"…\"`, or write `shared_scope` on both"
+    );
+}
+
+/// No registry, or one that cannot serve this handler.
+pub(crate) fn misconfigured(policy: &Policy, has_registry: bool) {
+    match policy.store {
+        None if has_registry => tracing::error!(
+            scope = policy.scope,
+            handler = %policy,
+            "another handler has the same default scope: give each its own with `scope = \"…\"`"
+        ),
+        None => tracing::error!(
+            scope = policy.scope,
+            handler = %policy,
+            "no registry: call `idempotent_runtime::install(store)` at start-up or add `.layer(registry.layer())`"
+        ),
+        Some(name) => tracing::error!(
+            scope = policy.scope,
+            handler = %policy,
+            store = name,
+            "no registry with this store: add it with `Registry::builder(default_store).store(name, store)`"
+        ),
+    }
+}

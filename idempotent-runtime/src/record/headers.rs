@@ -1,0 +1,74 @@
+//! Which headers of a response are recorded.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use crate::observe::traceparent::RECORDED_BY;
+use crate::policy::DEFAULT_HEADER;
+use crate::policy::Policy;
+
+/// Headers that speak of one connection or one moment, or that hand a secret to one client.
+///
+/// RFC 9110, section 7.6.1, names those of the connection; content length and date are written anew on every answer.
+static LEFT_OUT: [HeaderName; 12] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::CONTENT_LENGTH,
+    header::DATE,
+    header::PROXY_AUTHENTICATE,
+    HeaderName::from_static("proxy-authentication-info"),
+    header::SET_COOKIE,
+];
+
+/// Headers of one connection, or computed for each answer: no policy can have them recorded.
+pub(crate) const NEVER_KEPT: [&str; 9] = [
+    "connection",
+    "content-length",
+    "idempotency-recorded-by",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// The header that marks a replay.
+pub(crate) static REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// The header that carries the key, unless the policy names another one.
+pub(crate) static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static(DEFAULT_HEADER);
+
+/// The header lines to record, multi-valued ones line by line and in order.
+pub(crate) fn recorded(headers: &HeaderMap, policy: &Policy) -> Vec<(HeaderName, HeaderValue)> {
+    let named_by_connection: Vec<&str> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .collect();
+    let is_recorded = |name: &HeaderName, value: &HeaderValue| {
+        let kept = policy.keep_headers.contains(&name.as_str());
+        let left_out = LEFT_OUT.contains(name)
+            || *name == REPLAYED
+            || *name == RECORDED_BY
+            || (*name == header::RETRY_AFTER && is_relative(value))
+            || named_by_connection.iter().any(|named| named.eq_ignore_ascii_case(name.as_str()));
+        (kept || !left_out) && !policy.drop_headers.contains(&name.as_str())
+    };
+    headers
+        .iter()
+        .filter(|(name, value)| is_recorded(name, value))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+/// A number of seconds counts from a moment that is over at the replay; a date still says the same.
+fn is_relative(retry_after: &HeaderValue) -> bool {
+    retry_after.as_bytes().trim_ascii().iter().all(u8::is_ascii_digit)
+}

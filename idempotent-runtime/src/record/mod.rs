@@ -1,0 +1,265 @@
+//! The stored response, and the text form that an operator can read.
+
+pub(crate) mod headers;
+pub(crate) mod protection;
+#[cfg(feature = "seal")]
+pub(crate) mod sealing;
+
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode};
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{SeqAccess, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+
+use crate::fingerprint::Fingerprint;
+
+/// A completed request: the response that its retries get.
+///
+/// It serialises to JSON that a person can read, with the body in base64:
+///
+/// ```
+/// # use std::time::SystemTime;
+/// # use bytes::Bytes;
+/// # use http::{HeaderValue, StatusCode, header};
+/// use idempotent_runtime::{Fingerprint, Record, RecordedBody};
+///
+/// let record = Record {
+///     status: StatusCode::CREATED,
+///     headers: vec![(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"))],
+///     body: RecordedBody::Whole(Bytes::from_static(b"paid")),
+///     fingerprint: Fingerprint::from_bytes([7; 32]),
+///     recorded_at: SystemTime::UNIX_EPOCH,
+/// };
+/// let text = serde_json::to_string(&record)?;
+/// assert!(text.contains(r#""status":201,"headers":[["content-type","text/plain"]],"body":"cGFpZA==""#));
+/// assert_eq!(serde_json::from_str::<Record>(&text)?, record);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The status of the response.
+    pub status: StatusCode,
+    /// The recorded headers, multi-valued ones line by line, in the order in which they were sent; after them, if the
+    /// handler ran in a trace, its `traceparent` in the line `idempotency-recorded-by`, which is not replayed.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The body.
+    pub body: RecordedBody,
+    /// What the request asked for.
+    pub fingerprint: Fingerprint,
+    /// When the handler had answered, in whole milliseconds by the clock of the process that ran it; the text form tells
+    /// the years 1970 to 9999, and is an error for any other.
+    pub recorded_at: SystemTime,
+}
+
+/// The body of a completed request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecordedBody {
+    /// All of its bytes.
+    Whole(Bytes),
+    /// It was too large or endless: a retry is rejected with the status, since nothing can be replayed.
+    NotRecorded,
+    /// Headers and body, encrypted by the registry's `seal_with`; to a store, mere bytes.
+    Sealed(Bytes),
+}
+
+impl Record {
+    /// The bytes of headers and body: what the record costs beyond a store's own overhead.
+    pub fn payload_bytes(&self) -> usize {
+        let headers: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        headers + self.body_bytes().map_or(0, Bytes::len)
+    }
+
+    /// The bytes of the recorded body, if it was recorded: encrypted and with the headers among them if it is sealed.
+    pub fn body_bytes(&self) -> Option<&Bytes> {
+        match &self.body {
+            RecordedBody::Whole(bytes) | RecordedBody::Sealed(bytes) => Some(bytes),
+            RecordedBody::NotRecorded => None,
+        }
+    }
+}
+
+const UNWRITABLE_TIME: &str = "`recorded_at` is not within the years 1970 to 9999, which the text form can tell";
+
+/// The time as text; `humantime` would panic outside of these years.
+fn rfc3339(time: SystemTime) -> Option<String> {
+    const YEAR_10000: u64 = 253_402_300_800;
+    let is_writable = time.duration_since(UNIX_EPOCH).is_ok_and(|since_epoch| since_epoch.as_secs() < YEAR_10000);
+    is_writable.then(|| humantime::format_rfc3339_millis(time).to_string())
+}
+
+/// The version of the text form; a reader rejects any other.
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RecordText {
+    version: u32,
+    status: u16,
+    headers: HeadersText,
+    /// Base64; `null` where the body was not recorded.
+    body: Option<String>,
+    fingerprint: Fingerprint,
+    recorded_at: String,
+}
+
+impl Serialize for Record {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let text = RecordText {
+            version: VERSION,
+            status: self.status.as_u16(),
+            headers: HeadersText::of(self),
+            body: self.body_bytes().map(|body| BASE64_STANDARD.encode(body)),
+            fingerprint: self.fingerprint,
+            recorded_at: rfc3339(self.recorded_at).ok_or_else(|| ser::Error::custom(UNWRITABLE_TIME))?,
+        };
+        text.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Record {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = RecordText::deserialize(deserializer)?;
+        if text.version != VERSION {
+            return Err(de::Error::custom(format_args!(
+                "the record has version {}, this library reads version {VERSION}",
+                text.version
+            )));
+        }
+        let body = text.body.map(|body| BASE64_STANDARD.decode(body)).transpose().map_err(de::Error::custom)?;
+        let (headers, body) = text.headers.with_body(body.map(Bytes::from)).map_err(de::Error::custom)?;
+        Ok(Self {
+            status: StatusCode::from_u16(text.status).map_err(de::Error::custom)?,
+            headers,
+            body,
+            fingerprint: text.fingerprint,
+            recorded_at: humantime::parse_rfc3339(&text.recorded_at).map(whole_millis).map_err(de::Error::custom)?,
+        })
+    }
+}
+
+/// The headers of a record as JSON: lines, or the word that they are among what is sealed.
+pub(crate) enum HeadersText {
+    Lines(HeaderLines),
+    Sealed,
+}
+
+const SEALED: &str = "sealed";
+
+impl Serialize for HeadersText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Lines(lines) => lines.serialize(serializer),
+            Self::Sealed => serializer.serialize_str(SEALED),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for HeadersText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct EitherForm;
+
+        impl<'de> Visitor<'de> for EitherForm {
+            type Value = HeadersText;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of header lines or \"sealed\"")
+            }
+
+            fn visit_str<E: de::Error>(self, word: &str) -> Result<HeadersText, E> {
+                if word == SEALED {
+                    Ok(HeadersText::Sealed)
+                } else {
+                    Err(E::invalid_value(Unexpected::Other("a word"), &self))
+                }
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, lines: A) -> Result<HeadersText, A::Error> {
+                HeaderLines::deserialize(SeqAccessDeserializer::new(lines)).map(HeadersText::Lines)
+            }
+        }
+
+        deserializer.deserialize_any(EitherForm)
+    }
+}
+
+/// The body does not belong to its headers.
+#[derive(Debug, thiserror::Error)]
+#[error("the headers are sealed, and there is no body")]
+pub(crate) struct NothingSealed;
+
+impl HeadersText {
+    pub(crate) fn of(record: &Record) -> Self {
+        match record.body {
+            RecordedBody::Sealed(_) => Self::Sealed,
+            RecordedBody::Whole(_) | RecordedBody::NotRecorded => Self::Lines(HeaderLines(record.headers.clone())),
+        }
+    }
+
+    /// The record's headers and body, from what was stored as such.
+    pub(crate) fn with_body(
+        self,
+        body: Option<Bytes>,
+    ) -> Result<(Vec<(HeaderName, HeaderValue)>, RecordedBody), NothingSealed> {
+        match (self, body) {
+            (Self::Lines(HeaderLines(lines)), Some(body)) => Ok((lines, RecordedBody::Whole(body))),
+            (Self::Lines(HeaderLines(lines)), None) => Ok((lines, RecordedBody::NotRecorded)),
+            (Self::Sealed, Some(body)) => Ok((Vec::new(), RecordedBody::Sealed(body))),
+            (Self::Sealed, None) => Err(NothingSealed),
+        }
+    }
+}
+
+/// Header lines as JSON: `[["content-type","text/plain"],["x-raw",{"base64":"/w=="}]]`.
+///
+/// A value that is not visible ASCII is written in base64, since a header's bytes need not be text.
+pub(crate) struct HeaderLines(pub(crate) Vec<(HeaderName, HeaderValue)>);
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+enum ValueText {
+    Plain(String),
+    Binary { base64: String },
+}
+
+impl Serialize for HeaderLines {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|(name, value)| {
+            let value = match value.to_str() {
+                Ok(plain) => ValueText::Plain(plain.to_owned()),
+                Err(_) => ValueText::Binary { base64: BASE64_STANDARD.encode(value.as_bytes()) },
+            };
+            (name.as_str(), value)
+        }))
+    }
+}
+
+impl<'de> Deserialize<'de> for HeaderLines {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let lines = Vec::<(String, ValueText)>::deserialize(deserializer)?;
+        let headers = lines.into_iter().map(|(name, value)| {
+            let value = match value {
+                ValueText::Plain(plain) => plain.into_bytes(),
+                ValueText::Binary { base64 } => BASE64_STANDARD.decode(base64).map_err(de::Error::custom)?,
+            };
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(de::Error::custom)?;
+            let value = HeaderValue::from_bytes(&value).map_err(de::Error::custom)?;
+            Ok((name, value))
+        });
+        headers.collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// Now, in the precision that every store keeps.
+pub(crate) fn now_in_millis() -> SystemTime {
+    whole_millis(SystemTime::now())
+}
+
+fn whole_millis(time: SystemTime) -> SystemTime {
+    let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    UNIX_EPOCH + Duration::from_millis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+}

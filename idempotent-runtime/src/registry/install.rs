@@ -1,0 +1,145 @@
+//! Makes a registry that of the program or of a router, once what its handlers need is found to be there.
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use axum::Extension;
+use http::Extensions;
+
+use crate::observe::telemetry;
+use crate::policy::Policy;
+use crate::policy::registration::policies;
+use crate::registry::Registry;
+use crate::registry::install_error::InstallError;
+use crate::registry::scopes;
+use crate::store::contract::Store;
+use crate::store::handle::StoreHandle;
+use crate::sync::atomic::Ordering;
+
+/// As many as a pool of sqlx has unless told otherwise: a smaller one was chosen, perhaps without a thought of handlers that
+/// take two.
+const MANY_CONNECTIONS: u32 = 10;
+
+static INSTALLED: OnceLock<Registry> = OnceLock::new();
+
+/// Installs `store` as the default store of every annotated handler, once, at start-up.
+///
+/// # Errors
+///
+/// As [`Registry::install`].
+///
+/// # Examples
+///
+/// ```standalone_crate
+/// use idempotent_runtime::store::MemoryStore;
+///
+/// idempotent_runtime::install(MemoryStore::new())?;
+/// # Ok::<(), idempotent_runtime::InstallError>(())
+/// ```
+pub fn install(store: impl Store) -> Result<Registry, InstallError> {
+    Registry::new(store).install()
+}
+
+impl Registry {
+    /// Makes this the registry of every annotated handler whose router has none of its own.
+    ///
+    /// It warns once, in one line, of the handlers that name no caller, if the registry has no
+    /// [`caller`](RegistryBuilder::caller) either: a client that renews its credentials between two attempts is rejected
+    /// there. And it warns of each store whose handlers take a [`Tx`](crate::Tx) from a pool of fewer than ten connections,
+    /// which such a handler may exhaust if it takes a second one.
+    ///
+    /// # Errors
+    ///
+    /// When one is installed already; when a handler names a store that is not here; when two handlers have one scope,
+    /// unless both say `shared_scope`. Two methods of one name in one module have one default scope.
+    pub fn install(self) -> Result<Self, InstallError> {
+        self.check(policies())?;
+        INSTALLED.set(self.clone()).map_err(|_| InstallError::AlreadyInstalled)?;
+        if self.0.caller.is_none() {
+            telemetry::without_caller(policies());
+        }
+        self.warn_of_small_pools(policies());
+        Ok(self)
+    }
+
+    /// The installed registry.
+    pub fn installed() -> Option<Self> {
+        INSTALLED.get().cloned()
+    }
+
+    /// The registry of a request: that of the layer around its route, or the installed one.
+    pub(crate) fn serving(extensions: &Extensions) -> Option<Self> {
+        extensions.get::<Self>().cloned().or_else(Self::installed)
+    }
+
+    /// A layer that gives the routes under it this registry; it goes before the installed one.
+    ///
+    /// What [`install`](Self::install) would reject, it cannot: handlers that have one scope without `shared_scope` on each
+    /// are logged at ERROR, once for each registry, and handlers that have one default scope answer 503.
+    pub fn layer(&self) -> Extension<Self> {
+        self.compare_scopes();
+        Extension(self.clone())
+    }
+
+    fn check(&self, policies: impl Iterator<Item = &'static Policy>) -> Result<(), InstallError> {
+        #[cfg(feature = "testing")]
+        if self.is_disabled() {
+            return Ok(());
+        }
+        let policies: Vec<_> = policies.collect();
+        for &policy in &policies {
+            if let Some(name) = policy.store
+                && !self.0.named.contains_key(name)
+            {
+                let known = self.0.named.keys().cloned().collect();
+                return Err(InstallError::UnknownStore { name, handler: policy, known });
+            }
+            if let (Some(wanted), Some(store)) = (policy.database, self.store_named(policy.store)) {
+                let found = store.transactions().map(|transactions| transactions.database);
+                if found != Some(wanted) {
+                    return Err(InstallError::NoTransactions { handler: policy, wanted, found });
+                }
+            }
+        }
+        match scopes::conflicts(policies.into_iter()).next() {
+            Some((first, second)) if first.default_scope && second.default_scope => {
+                Err(InstallError::SharedDefaultScope { first, second })
+            }
+            Some((first, second)) => Err(InstallError::SharedScope { first, second }),
+            None => Ok(()),
+        }
+    }
+
+    /// A handler that holds the connection of its `Tx` while it waits for a second one of the pool stalls once as many of them
+    /// run as the pool has connections.
+    fn warn_of_small_pools(&self, policies: impl Iterator<Item = &'static Policy>) {
+        let mut by_store = BTreeMap::<_, Vec<_>>::new();
+        for policy in policies.filter(|policy| policy.database.is_some()) {
+            by_store.entry(policy.store).or_default().push(policy.handler());
+        }
+        for (name, handlers) in by_store {
+            let transactions = self.store_named(name).and_then(StoreHandle::transactions);
+            let connections = transactions.and_then(|transactions| transactions.holder.connections());
+            if let Some(connections) = connections.filter(|&connections| connections < MANY_CONNECTIONS) {
+                telemetry::small_pool(name.unwrap_or("default"), connections, &handlers);
+            }
+        }
+    }
+
+    /// Says once what `install` would have said of explicit scopes.
+    fn compare_scopes(&self) {
+        #[cfg(feature = "testing")]
+        if self.is_disabled() {
+            return;
+        }
+        if self.0.has_compared_scopes.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        for (first, second) in scopes::conflicts(policies()) {
+            // Requests of those with one default scope are rejected, and each says why.
+            if !(first.default_scope && second.default_scope) {
+                telemetry::shared_scope(first, second);
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! How many outcomes are unknown: asked of the stores, since they are there whatever became of the process that left them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use ::tokio::runtime::Handle;
+use ::tokio::task::AbortHandle;
+use metrics::gauge;
+
+use crate::observe::metrics::meters::{METERS, asked_for};
+use crate::observe::metrics::names::UNKNOWN_OUTCOMES;
+use crate::policy::registration::policies;
+use crate::store::entry::UnknownOutcomes;
+use crate::store::handle::StoreHandle;
+
+/// A process that has just begun has more urgent things to ask of its store.
+const FIRST_COUNT: Duration = Duration::from_secs(5);
+const EVERY: Duration = Duration::from_secs(15);
+/// However often the numbers are asked for.
+const AT_MOST_EVERY: Duration = Duration::from_secs(1);
+
+/// Counts for one registry, and ends with it.
+pub(crate) struct UnknownGauge {
+    number: u64,
+    stores: Arc<Vec<StoreHandle>>,
+    is_counting: Arc<AtomicBool>,
+    task: Mutex<Option<AbortHandle>>,
+}
+
+impl UnknownGauge {
+    pub(crate) fn new(stores: Vec<StoreHandle>) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let gauge = Self {
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            stores: Arc::new(stores),
+            is_counting: Arc::default(),
+            task: Mutex::default(),
+        };
+        gauge.start();
+        gauge
+    }
+
+    /// Sees to it that somebody counts: the task dies with its runtime, and a registry may be built outside of any.
+    pub(crate) fn start(&self) {
+        // The checker of `concurrency_tests` tries all orders of all tasks that there are; this one never ends.
+        if cfg!(all(test, shuttle)) || self.is_counting.load(Ordering::Relaxed) {
+            return;
+        }
+        let Ok(runtime) = Handle::try_current() else { return };
+        if !self.is_counting.swap(true, Ordering::Relaxed) {
+            let counting = Counting(Arc::clone(&self.is_counting));
+            let task = runtime.spawn(count_for_ever(self.number, Arc::downgrade(&self.stores), counting));
+            *self.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task.abort_handle());
+        }
+    }
+}
+
+impl Drop for UnknownGauge {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            task.abort();
+        }
+        let mut table = table();
+        if table.by_registry.remove(&self.number).is_some() {
+            table.show();
+        }
+    }
+}
+
+/// The task lives.
+struct Counting(Arc<AtomicBool>);
+
+impl Drop for Counting {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+async fn count_for_ever(number: u64, stores: Weak<Vec<StoreHandle>>, _counting: Counting) {
+    let mut is_asked_for = asked_for();
+    let mut known = Vec::new();
+    let mut pause = FIRST_COUNT;
+    loop {
+        ::tokio::select! {
+            () = ::tokio::time::sleep(pause) => {}
+            _ = is_asked_for.changed() => {}
+        }
+        // Those who ask while it is counted want the next number.
+        is_asked_for.mark_unchanged();
+        let Some(stores) = stores.upgrade() else { return };
+        if count(&stores, &mut known).await {
+            let mut table = table();
+            table.by_registry.insert(number, sum(&known));
+            table.show();
+        }
+        drop(stores);
+        ::tokio::time::sleep(AT_MOST_EVERY).await;
+        pause = EVERY.saturating_sub(AT_MOST_EVERY);
+    }
+}
+
+/// Whether there is a number for each store: one that does not answer keeps the one that it had.
+async fn count(stores: &[StoreHandle], known: &mut Vec<Option<UnknownOutcomes>>) -> bool {
+    known.resize(stores.len(), None);
+    for (store, known) in stores.iter().zip(&mut *known) {
+        // The error is counted as any other of the store.
+        if let Ok(counted) = store.unknown_outcomes().await {
+            *known = Some(counted);
+        }
+    }
+    known.iter().all(Option::is_some)
+}
+
+fn sum(known: &[Option<UnknownOutcomes>]) -> UnknownOutcomes {
+    let mut sum = UnknownOutcomes::new();
+    for (scope, count) in known.iter().flatten().flatten() {
+        *sum.entry(scope.clone()).or_default() += count;
+    }
+    sum
+}
+
+/// What the registries of this process have counted.
+#[derive(Default)]
+struct Table {
+    by_registry: HashMap<u64, UnknownOutcomes>,
+    /// Those that were shown once: a number that is gone must become 0.
+    scopes: BTreeSet<String>,
+}
+
+impl Table {
+    /// Of two registries over one store, both have counted the same.
+    #[expect(clippy::cast_precision_loss, reason = "no store has 2^52 unknown outcomes")]
+    fn show(&mut self) {
+        LazyLock::force(&METERS);
+        self.scopes.extend(policies().map(|policy| policy.scope.to_owned()));
+        self.scopes.extend(self.by_registry.values().flat_map(|counted| counted.keys().cloned()));
+        for scope in &self.scopes {
+            let counts = self.by_registry.values().filter_map(|counted| counted.get(scope));
+            let most = counts.copied().max().unwrap_or_default();
+            gauge!(UNKNOWN_OUTCOMES, "scope" => scope.clone()).set(most as f64);
+        }
+    }
+}
+
+fn table() -> MutexGuard<'static, Table> {
+    static TABLE: LazyLock<Mutex<Table>> = LazyLock::new(Mutex::default);
+    TABLE.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,350 @@
+//! The answers of the guard, as problem details (RFC 9457).
+
+use std::time::Duration;
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
+
+use crate::key::InvalidKey;
+
+/// Why a request was answered without running its handler.
+///
+/// As a response it is `application/problem+json` with `type`, `title`, `status`, `detail` and the extension member
+/// `code`. [`RegistryBuilder::render_rejections`](crate::RegistryBuilder::render_rejections) replaces it for clients that
+/// read another shape, such as [`stripe`]'s.
+///
+/// # Examples
+///
+/// ```
+/// use axum::response::IntoResponse;
+/// use idempotent_runtime::Rejection;
+///
+/// let response = Rejection::KeyReused.into_response();
+/// assert_eq!(response.status(), 422);
+/// assert_eq!(response.headers()["content-type"], "application/problem+json");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Rejection {
+    /// The handler requires a key and the request has none.
+    #[non_exhaustive]
+    MissingKey {
+        /// Where the handler looks for it; `None` when it computes the key from its arguments.
+        header: Option<&'static str>,
+    },
+    /// The key is malformed.
+    #[non_exhaustive]
+    InvalidKey {
+        /// What is wrong with it.
+        reason: InvalidKey,
+    },
+    /// The key was used for a different request.
+    KeyReused,
+    /// The key was used by a request with other credentials, and no caller says that both are the same client.
+    OtherCredentials,
+    /// The first request with this key still runs.
+    #[non_exhaustive]
+    InFlight {
+        /// When to ask again.
+        retry_after: Duration,
+    },
+    /// This request waited for the first one (`in_flight = wait`), which has ended without a recorded response. It ran nothing;
+    /// a retry with the same key executes, or gets the response of one that does.
+    #[non_exhaustive]
+    NotRecorded {
+        /// When to retry.
+        retry_after: Duration,
+    },
+    /// The process that ran the handler died, and the handler must not run twice.
+    OutcomeUnknown,
+    /// The handler ran, and another process may have run it too: the lease was over, because this process stood still or could
+    /// not reach the store, or an operator purged the key and another process claimed it. A retry gets the response that counts.
+    ///
+    /// A claim that the store has merely forgotten is made again, and the response is recorded and sent.
+    #[non_exhaustive]
+    ClaimLost {
+        /// When to ask for it.
+        retry_after: Duration,
+    },
+    /// The first request is done, but its response was too large to record, endless, or broke off.
+    #[non_exhaustive]
+    ResponseNotRecorded {
+        /// The status of that response.
+        status: StatusCode,
+    },
+    /// The caller has as many requests under way as the registry lets it have.
+    #[non_exhaustive]
+    TooManyInFlight {
+        /// When to ask again.
+        retry_after: Duration,
+    },
+    /// The store cannot be asked.
+    #[non_exhaustive]
+    StoreUnavailable {
+        /// When to ask again.
+        retry_after: Duration,
+    },
+    /// The database aborted the handler's transaction because it conflicts with another one: a serialization failure or a
+    /// deadlock. Nothing was kept, and a retry is likely to succeed.
+    TransactionConflict,
+    /// The handler takes a `Tx` that cannot be had, was not given back or has ended: its program must be changed.
+    TransactionFailed,
+    /// The value of `fingerprint = expr` has no digest, because it holds a float that is not finite or its `Serialize`
+    /// fails: the program must be changed.
+    FingerprintFailed,
+    /// A step of the handler cannot be taken, or its result not be recorded or read: its program must be changed.
+    ///
+    /// Only handlers give this answer, by a [`StepError`](crate::StepError).
+    StepFailed,
+}
+
+/// Every [`Rejection::code`].
+#[cfg(feature = "testing")]
+pub(crate) const CODES: [&str; 15] = [
+    "missing_key",
+    "invalid_key",
+    "key_reused",
+    "other_credentials",
+    "in_flight",
+    "not_recorded",
+    "outcome_unknown",
+    "claim_lost",
+    "response_not_recorded",
+    "too_many_in_flight",
+    "store_unavailable",
+    "transaction_conflict",
+    "transaction_failed",
+    "fingerprint_failed",
+    "step_failed",
+];
+
+impl Rejection {
+    /// The status of the answer.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::MissingKey { .. } | Self::InvalidKey { .. } => StatusCode::BAD_REQUEST,
+            Self::KeyReused | Self::OtherCredentials => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::InFlight { .. }
+            | Self::NotRecorded { .. }
+            | Self::OutcomeUnknown
+            | Self::ClaimLost { .. }
+            | Self::ResponseNotRecorded { .. } => StatusCode::CONFLICT,
+            Self::TooManyInFlight { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::StoreUnavailable { .. } | Self::TransactionConflict => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TransactionFailed | Self::FingerprintFailed | Self::StepFailed => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The stable word for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::MissingKey { .. } => "missing_key",
+            Self::InvalidKey { .. } => "invalid_key",
+            Self::KeyReused => "key_reused",
+            Self::OtherCredentials => "other_credentials",
+            Self::InFlight { .. } => "in_flight",
+            Self::NotRecorded { .. } => "not_recorded",
+            Self::OutcomeUnknown => "outcome_unknown",
+            Self::ClaimLost { .. } => "claim_lost",
+            Self::ResponseNotRecorded { .. } => "response_not_recorded",
+            Self::TooManyInFlight { .. } => "too_many_in_flight",
+            Self::StoreUnavailable { .. } => "store_unavailable",
+            Self::TransactionConflict => "transaction_conflict",
+            Self::TransactionFailed => "transaction_failed",
+            Self::FingerprintFailed => "fingerprint_failed",
+            Self::StepFailed => "step_failed",
+        }
+    }
+
+    /// What logs and metrics call it: the code, where no execution has an outcome of that name.
+    pub(crate) fn outcome(&self) -> &'static str {
+        match self {
+            Self::NotRecorded { .. } => "waited_not_recorded",
+            rejection => rejection.code(),
+        }
+    }
+
+    /// The stable `type` of the problem: the address of its documentation.
+    pub fn problem_type(&self) -> &'static str {
+        macro_rules! documented_at {
+            ($variant:literal) => {
+                concat!(
+                    "https://docs.rs/idempotent-runtime/latest/idempotent_runtime/enum.Rejection.html#variant.",
+                    $variant
+                )
+            };
+        }
+        match self {
+            Self::MissingKey { .. } => documented_at!("MissingKey"),
+            Self::InvalidKey { .. } => documented_at!("InvalidKey"),
+            Self::KeyReused => documented_at!("KeyReused"),
+            Self::OtherCredentials => documented_at!("OtherCredentials"),
+            Self::InFlight { .. } => documented_at!("InFlight"),
+            Self::NotRecorded { .. } => documented_at!("NotRecorded"),
+            Self::OutcomeUnknown => documented_at!("OutcomeUnknown"),
+            Self::ClaimLost { .. } => documented_at!("ClaimLost"),
+            Self::ResponseNotRecorded { .. } => documented_at!("ResponseNotRecorded"),
+            Self::TooManyInFlight { .. } => documented_at!("TooManyInFlight"),
+            Self::StoreUnavailable { .. } => documented_at!("StoreUnavailable"),
+            Self::TransactionConflict => documented_at!("TransactionConflict"),
+            Self::TransactionFailed => documented_at!("TransactionFailed"),
+            Self::FingerprintFailed => documented_at!("FingerprintFailed"),
+            Self::StepFailed => documented_at!("StepFailed"),
+        }
+    }
+
+    /// The stable summary for people.
+    pub fn title(&self) -> &'static str {
+        match self {
+            Self::MissingKey { .. } => "An idempotency key is required",
+            Self::InvalidKey { .. } => "The idempotency key is malformed",
+            Self::KeyReused => "The idempotency key was used for a different request",
+            Self::OtherCredentials => "The idempotency key was used with other credentials",
+            Self::InFlight { .. } => "A request with this idempotency key is still running",
+            Self::NotRecorded { .. } => "The first request with this idempotency key ended without a recorded response",
+            Self::OutcomeUnknown => "The outcome of the first request is unknown",
+            Self::ClaimLost { .. } => "This request lost its idempotency key while it ran",
+            Self::ResponseNotRecorded { .. } => "The response of the first request was not recorded",
+            Self::TooManyInFlight { .. } => "Too many requests of this caller are still running",
+            Self::StoreUnavailable { .. } => "Idempotency keys cannot be checked now",
+            Self::TransactionConflict => "The transaction of this request conflicts with another one",
+            Self::TransactionFailed => "The transaction of this request failed",
+            Self::FingerprintFailed => "This request cannot be compared with others",
+            Self::StepFailed => "A step of this request failed",
+        }
+    }
+
+    /// What happened to this request and what to do; the key itself is never repeated.
+    pub fn detail(&self) -> String {
+        match self {
+            Self::MissingKey { header: Some(header) } => {
+                format!(
+                    "Send a key that is unique to this operation in the header `{header}`, and the same key on every retry."
+                )
+            }
+            Self::MissingKey { header: None } => {
+                "Send a key that is unique to this operation, and the same key on every retry.".to_owned()
+            }
+            Self::InvalidKey { reason } => {
+                format!(
+                    "{reason}. Send 1 to 255 visible ASCII characters, bare or as a quoted string.",
+                    reason = capitalised(reason)
+                )
+            }
+            Self::KeyReused => {
+                "This request ran nothing. A retry must repeat the first request with this key exactly; this one asks for something else."
+                    .to_owned()
+            }
+            Self::OtherCredentials => {
+                "This key was used by a request with other credentials. This request ran nothing. Retry with the credentials of the first request."
+                    .to_owned()
+            }
+            Self::InFlight { .. } => {
+                "This request ran nothing; the first one still runs. Retry with the same key to get its response."
+                    .to_owned()
+            }
+            Self::NotRecorded { .. } => {
+                "This request ran nothing; the first one ended without a recorded response. Retry with the same key.".to_owned()
+            }
+            Self::OutcomeUnknown => {
+                "The server died while it ran this request, which may have taken effect. It is not run again."
+                    .to_owned()
+            }
+            Self::ClaimLost { .. } => {
+                "This request was executed, but lost its key meanwhile, so that another one with its key may have been executed too. Retry with the same key to get the response that counts."
+                    .to_owned()
+            }
+            Self::ResponseNotRecorded { status } => format!(
+                "The request has been executed and answered with status {status}. Its response cannot be repeated: it was too large, endless or broke off.",
+                status = status.as_u16()
+            ),
+            Self::TooManyInFlight { .. } => {
+                "This request ran nothing. Retry with the same key when an earlier request has ended.".to_owned()
+            }
+            Self::StoreUnavailable { .. } => {
+                "A request with this key may have taken effect, or not. Retry, and only with the same key.".to_owned()
+            }
+            Self::TransactionConflict => {
+                "The database aborted the transaction of this request. Nothing of it was kept. Retry with the same key."
+                    .to_owned()
+            }
+            Self::TransactionFailed => {
+                "The server did not commit the transaction of this request, and will not commit that of a retry until the server is fixed."
+                    .to_owned()
+            }
+            Self::FingerprintFailed => {
+                "This request ran nothing, and a retry will not either until the server is fixed.".to_owned()
+            }
+            Self::StepFailed => {
+                "This request may have taken effect in part, and a retry will not get further until the server is mended."
+                    .to_owned()
+            }
+        }
+    }
+
+    /// When to ask again, where that can help.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::InFlight { retry_after }
+            | Self::NotRecorded { retry_after }
+            | Self::ClaimLost { retry_after }
+            | Self::TooManyInFlight { retry_after }
+            | Self::StoreUnavailable { retry_after } => Some(*retry_after),
+            Self::TransactionConflict => Some(Duration::ZERO),
+            _ => None,
+        }
+    }
+
+    /// For the header `Retry-After`: whole seconds, none of them too few.
+    pub(super) fn retry_after_seconds(&self) -> Option<HeaderValue> {
+        let retry_after = self.retry_after()?;
+        Some(HeaderValue::from(retry_after.as_secs().saturating_add(u64::from(retry_after.subsec_nanos() > 0))))
+    }
+}
+
+fn capitalised(reason: &InvalidKey) -> String {
+    let reason = reason.to_string();
+    let (first, rest) = reason.split_at(1);
+    first.to_uppercase() + rest
+}
+
+#[derive(Serialize)]
+struct Problem {
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: String,
+    code: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    original_status: Option<u16>,
+}
+
+impl IntoResponse for Rejection {
+    fn into_response(self) -> Response {
+        let problem = Problem {
+            r#type: self.problem_type(),
+            title: self.title(),
+            status: self.status().as_u16(),
+            detail: self.detail(),
+            code: self.code(),
+            original_status: match self {
+                Self::ResponseNotRecorded { status } => Some(status.as_u16()),
+                _ => None,
+            },
+        };
+        let body = serde_json::to_vec(&problem).expect("strings and numbers serialise");
+        let mut response = (self.status(), [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
+        if let Some(seconds) = self.retry_after_seconds() {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
+        response
+    }
+}
+
+/// What a rejected client is told to wait: long enough not to hammer, short beside what people notice.
+pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+pub(crate) const UNAVAILABLE: Rejection = Rejection::StoreUnavailable { retry_after: RETRY_AFTER };
+
+pub(crate) const CLAIM_LOST: Rejection = Rejection::ClaimLost { retry_after: RETRY_AFTER };

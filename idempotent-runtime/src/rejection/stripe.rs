@@ -1,0 +1,117 @@
+//! Rejections in the shape of Stripe's API.
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use serde::Serialize;
+
+use crate::rejection::problem::Rejection;
+
+/// Stripe's SDKs obey it before they look at the status.
+static SHOULD_RETRY: HeaderName = HeaderName::from_static("stripe-should-retry");
+
+/// Renders a rejection as Stripe's API answers, for [`render_rejections`](crate::RegistryBuilder::render_rejections).
+///
+/// Stripe's own SDKs, and programs that were written for them, find an error in the member `error` of the body alone. To
+/// stripe-node a body without that member is a success whatever its status: it makes a `PaymentIntent` even of a 409 with
+/// problem details.
+///
+/// | rejection | status | `type` | `code` | raised by stripe-node, stripe-python | `Stripe-Should-Retry` |
+/// |---|---|---|---|---|---|
+/// | `missing_key` | 400 | `invalid_request_error` | `missing_key` | `StripeInvalidRequestError`, `InvalidRequestError` | false |
+/// | `invalid_key` | 400 | `invalid_request_error` | `invalid_key` | `StripeInvalidRequestError`, `InvalidRequestError` | false |
+/// | `key_reused` | 400 | `idempotency_error` | `key_reused` | `StripeIdempotencyError`, `IdempotencyError` | false |
+/// | `other_credentials` | 400 | `idempotency_error` | `other_credentials` | `StripeIdempotencyError`, `IdempotencyError` | false |
+/// | `in_flight` | 409 | `idempotency_error` | `idempotency_key_in_use` | `StripeAPIError`, `APIError` | true |
+/// | `not_recorded` | 409 | `idempotency_error` | `idempotency_key_in_use` | `StripeAPIError`, `APIError` | true |
+/// | `claim_lost` | 409 | `idempotency_error` | `idempotency_key_in_use` | `StripeAPIError`, `APIError` | true |
+/// | `too_many_in_flight` | 429 | `invalid_request_error` | `rate_limit` | `StripeRateLimitError`, `RateLimitError` | true |
+/// | `store_unavailable` | 503 | `api_error` | `store_unavailable` | `StripeAPIError`, `APIError` | true |
+/// | `transaction_conflict` | 503 | `api_error` | `transaction_conflict` | `StripeAPIError`, `APIError` | true |
+/// | `outcome_unknown` | 500 | `api_error` | `outcome_unknown` | `StripeAPIError`, `APIError` | false |
+/// | `response_not_recorded` | 500 | `api_error` | `response_not_recorded` | `StripeAPIError`, `APIError` | false |
+/// | `transaction_failed` | 500 | `api_error` | `transaction_failed` | `StripeAPIError`, `APIError` | false |
+/// | `fingerprint_failed` | 500 | `api_error` | `fingerprint_failed` | `StripeAPIError`, `APIError` | false |
+/// | `step_failed` | 500 | `api_error` | `step_failed` | `StripeAPIError`, `APIError` | false |
+///
+/// `code` is Stripe's word where Stripe has one, and [`Rejection::code`] where it has none. `message` says what happened and
+/// what to do, and `doc_url` is [`Rejection::problem_type`]. `Stripe-Should-Retry: true`, always with `Retry-After`, makes the
+/// SDKs ask again with the same key, as often as their `maxNetworkRetries` allows; `false` keeps them from it.
+///
+/// A status is another one than [`Rejection::status`] where Stripe's clients would draw the wrong conclusion from that. A
+/// reused key is an idempotency error to the SDKs with 400 only. Where the request was or may have been executed, and no
+/// retry will tell, it is 500: Stripe's clients take that for an outcome to be looked up, but a 4xx for a request that had no
+/// effect, which they may send once more under a new key.
+///
+/// # Examples
+///
+/// ```
+/// use idempotent_runtime::{Rejection, Registry, rejection, store::MemoryStore};
+///
+/// let registry = Registry::builder(MemoryStore::new()).render_rejections(rejection::stripe).build();
+///
+/// let response = rejection::stripe(Rejection::KeyReused);
+/// assert_eq!(response.status(), 400);
+/// assert_eq!(response.headers()["stripe-should-retry"], "false");
+/// ```
+#[expect(clippy::needless_pass_by_value, reason = "`render_rejections` gives the rejection away")]
+pub fn stripe(rejection: Rejection) -> Response {
+    let (status, kind, code) = dialect(&rejection);
+    let error = StripeError {
+        r#type: kind,
+        code,
+        message: format!("{}. {}", rejection.title(), rejection.detail()),
+        doc_url: rejection.problem_type(),
+    };
+    let content_type = [(header::CONTENT_TYPE, "application/json")];
+    let mut response = (status, content_type, error.into_body()).into_response();
+    let retry_after = rejection.retry_after_seconds();
+    let should_retry = HeaderValue::from_static(if retry_after.is_some() { "true" } else { "false" });
+    response.headers_mut().insert(SHOULD_RETRY.clone(), should_retry);
+    if let Some(seconds) = retry_after {
+        response.headers_mut().insert(header::RETRY_AFTER, seconds);
+    }
+    response
+}
+
+/// Status, `type` and `code`.
+fn dialect(rejection: &Rejection) -> (StatusCode, &'static str, &'static str) {
+    match rejection {
+        Rejection::MissingKey { .. } | Rejection::InvalidKey { .. } => {
+            (StatusCode::BAD_REQUEST, "invalid_request_error", rejection.code())
+        }
+        Rejection::KeyReused | Rejection::OtherCredentials => {
+            (StatusCode::BAD_REQUEST, "idempotency_error", rejection.code())
+        }
+        Rejection::InFlight { .. } | Rejection::NotRecorded { .. } | Rejection::ClaimLost { .. } => {
+            (StatusCode::CONFLICT, "idempotency_error", "idempotency_key_in_use")
+        }
+        Rejection::TooManyInFlight { .. } => (StatusCode::TOO_MANY_REQUESTS, "invalid_request_error", "rate_limit"),
+        Rejection::StoreUnavailable { .. } | Rejection::TransactionConflict => {
+            (StatusCode::SERVICE_UNAVAILABLE, "api_error", rejection.code())
+        }
+        Rejection::OutcomeUnknown
+        | Rejection::ResponseNotRecorded { .. }
+        | Rejection::TransactionFailed
+        | Rejection::FingerprintFailed
+        | Rejection::StepFailed => (StatusCode::INTERNAL_SERVER_ERROR, "api_error", rejection.code()),
+    }
+}
+
+#[derive(Serialize)]
+struct Body {
+    error: StripeError,
+}
+
+#[derive(Serialize)]
+struct StripeError {
+    r#type: &'static str,
+    code: &'static str,
+    message: String,
+    doc_url: &'static str,
+}
+
+impl StripeError {
+    fn into_body(self) -> Vec<u8> {
+        serde_json::to_vec(&Body { error: self }).expect("strings serialise")
+    }
+}

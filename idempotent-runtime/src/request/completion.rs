@@ -1,0 +1,97 @@
+//! The running future survives its caller: polled in place while the client waits, spawned when it is dropped
+//! unfinished.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::response::Response;
+use futures_util::future::BoxFuture;
+
+use crate::request::context::Execution;
+use crate::request::response_mark::{is_of_another_guard, of_another_guard};
+use crate::sync::atomic::Ordering;
+use crate::sync::tokio::runtime::Handle;
+
+/// What an annotated handler returns: the future of its response, which drives the guarded request to its end.
+///
+/// # Cancel safety
+///
+/// Dropping it never cancels a handler that holds a claim: the rest runs as a task of its own. A request that waits for
+/// another one, or runs unguarded, ends with the drop as any other axum handler does.
+///
+/// # Panics
+///
+/// As the handler does, after its claim is settled.
+///
+/// # Examples
+///
+/// ```
+/// use idempotent_runtime::{Completion, idempotent};
+///
+/// #[idempotent]
+/// async fn double(body: String) -> String {
+///     body.repeat(2)
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let completion: Completion = double(String::from("tea").into());
+/// assert_eq!(completion.await.status(), 200);
+/// # });
+/// ```
+#[must_use = "futures do nothing unless polled"]
+pub struct Completion {
+    running: Option<BoxFuture<'static, Response>>,
+    /// `None` for a request that nothing can keep alive: it has no key.
+    execution: Option<Arc<Execution>>,
+}
+
+impl Completion {
+    pub(crate) fn new(running: BoxFuture<'static, Response>, execution: Option<Arc<Execution>>) -> Self {
+        Self { running: Some(running), execution }
+    }
+}
+
+impl Future for Completion {
+    type Output = Response;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response> {
+        // Taken out for the time of the poll: a handler that panicked must not be spawned by our drop.
+        let mut running = self.running.take().expect("a future is not polled after it was ready");
+        let Poll::Ready(response) = running.as_mut().poll(cx) else {
+            self.running = Some(running);
+            return Poll::Pending;
+        };
+        let Some(execution) = &self.execution else { return Poll::Ready(response) };
+        if execution.outranks_layer() {
+            return Poll::Ready(of_another_guard(response));
+        }
+        if !is_of_another_guard(&response) {
+            execution.leave_response();
+        }
+        Poll::Ready(response)
+    }
+}
+
+impl Drop for Completion {
+    fn drop(&mut self) {
+        let (Some(running), Some(execution)) = (self.running.take(), &self.execution) else { return };
+        let detach_state = &execution.detach_state;
+        if !detach_state.must_finish.load(Ordering::Relaxed) {
+            return;
+        }
+        detach_state.abandoned.store(true, Ordering::Relaxed);
+        // Whoever drops a request does not do it in the request's span.
+        let span = detach_state.span.get().cloned();
+        if let Some(runtime) = Handle::try_current().ok().or_else(|| detach_state.runtime.get().cloned()) {
+            tracing::debug!(parent: span, "the client left; the handler goes on without it");
+            runtime.spawn(running);
+        } else {
+            tracing::error!(
+                parent: span,
+                "a running handler was polled and dropped outside of a tokio runtime; its claim lapses with its lease"
+            );
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The wrapper around a handler's last argument that remembers the request it was extracted from.
+
+use std::marker::PhantomData;
+
+use axum::extract::{FromRequest, Request};
+use axum::response::{IntoResponse, Response};
+
+use crate::policy::Reads;
+use crate::request::input::RequestInput;
+
+/// The last argument of an annotated handler, with what the engine needs to know of the request.
+///
+/// The attribute writes this type into the handler's signature. A unit test that calls the handler directly passes
+/// `.into()`, `().into()` where there is none; such a call runs unguarded.
+///
+/// # Examples
+///
+/// ```
+/// use axum::Json;
+/// use idempotent_runtime::idempotent;
+///
+/// #[idempotent]
+/// async fn double(Json(number): Json<u32>) -> String {
+///     (number * 2).to_string()
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let response = double(Json(21).into()).await;
+/// assert_eq!(response.status(), 200);
+/// # });
+/// ```
+pub struct Guarded<B, M = Buffered> {
+    pub(crate) inner: B,
+    pub(crate) request: Option<RequestInput>,
+    mode: PhantomData<fn() -> M>,
+}
+
+/// The body is part of the fingerprint: it is read before the inner extractor gets it.
+pub enum Buffered {}
+
+/// The same, in its canonical form where it is JSON.
+pub enum BufferedJson {}
+
+/// An expression stands for the body, which reaches the inner extractor as it comes; the target counts.
+pub enum Targeted {}
+
+/// Nothing of the request is part of the fingerprint: it reaches the inner extractor as it comes.
+pub enum Streamed {}
+
+/// The key is not in the header `idempotency-key`, so that only the engine can tell whether there is one.
+pub struct KeyElsewhere<M>(PhantomData<M>);
+
+/// Axum's marker for the extractors that [`Guarded`] wraps, over the inner extractor's own marker.
+pub struct ViaGuarded<M>(PhantomData<M>);
+
+impl<B, M> From<B> for Guarded<B, M> {
+    fn from(inner: B) -> Self {
+        Self { inner, request: None, mode: PhantomData }
+    }
+}
+
+impl<S, B, M, Mode> FromRequest<S, ViaGuarded<M>> for Guarded<B, Mode>
+where
+    B: FromRequest<S, M>,
+    S: Send + Sync,
+    Mode: Reading,
+{
+    type Rejection = Response;
+
+    async fn from_request(mut request: Request, state: &S) -> Result<Self, Response> {
+        let input = RequestInput::of(&mut request, Mode::KEY_ELSEWHERE, Mode::READS).await;
+        // Compiled for each handler: neither a closure nor a `?` more than it takes.
+        match B::from_request(request, state).await {
+            Ok(inner) => Ok(Self { inner, request: Some(input), mode: PhantomData }),
+            Err(rejection) => Err(rejection.into_response()),
+        }
+    }
+}
+
+/// What is read of a request before the inner extractor gets it.
+pub trait Reading: sealed::Sealed {
+    #[doc(hidden)]
+    const READS: Reads;
+    #[doc(hidden)]
+    const KEY_ELSEWHERE: bool = false;
+}
+
+pub(crate) mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::Buffered {}
+    impl Sealed for super::BufferedJson {}
+    impl Sealed for super::Targeted {}
+    impl Sealed for super::Streamed {}
+    impl<M> Sealed for super::KeyElsewhere<M> {}
+}
+
+impl Reading for Buffered {
+    const READS: Reads = Reads::Body;
+}
+
+impl Reading for BufferedJson {
+    const READS: Reads = Reads::Json;
+}
+
+impl Reading for Targeted {
+    const READS: Reads = Reads::Target;
+}
+
+impl Reading for Streamed {
+    const READS: Reads = Reads::Nothing;
+}
+
+impl<M: Reading> Reading for KeyElsewhere<M> {
+    const READS: Reads = M::READS;
+    const KEY_ELSEWHERE: bool = true;
+}

@@ -1,0 +1,257 @@
+//! What a request brings for the engine: its key, and what it asks for.
+
+use std::convert::Infallible;
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::{BoxError, RequestExt};
+use bytes::Bytes;
+use http::header::GetAll;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http_body::{Body as _, Frame};
+use http_body_util::{BodyExt, LengthLimitError};
+
+use crate::fingerprint::body::{BodyForm, digest_of_body};
+use crate::fingerprint::builder::{Credentials, PartDigest};
+use crate::fingerprint::target::digest_of_target;
+use crate::key::{IdempotencyKey, InvalidKey};
+use crate::observe::traceparent::TraceParent;
+use crate::policy::Reads;
+use crate::record::headers::IDEMPOTENCY_KEY;
+use crate::registry::OfRequest;
+use crate::registry::Registry;
+use crate::request::body::{Gathered, Remembering, Resumed};
+use crate::request::context::Execution;
+
+/// What a request brought: all that the engine reads of it.
+pub(crate) struct RequestInput {
+    pub(crate) method: Method,
+    pub(crate) registry: Option<Registry>,
+    /// `None` where nobody could ask for it: there is no key, and no extractor has asked before.
+    pub(crate) execution: Option<Arc<Execution>>,
+    pub(crate) key: InputKey,
+    pub(crate) claim_input: ClaimInput,
+}
+
+pub(crate) enum InputKey {
+    /// The header `idempotency-key`.
+    Header(Option<Result<IdempotencyKey, InvalidKey>>),
+    /// Among these headers, or in the handler's arguments.
+    Elsewhere(Box<HeaderMap>),
+    /// What the `key` function of a layer says.
+    Computed(Option<Result<IdempotencyKey, InvalidKey>>),
+}
+
+impl RequestInput {
+    /// Of a request on its way to the extractors of a handler: it is read if it has a key.
+    pub(crate) async fn of(request: &mut Request, key_is_elsewhere: bool, reads: Reads) -> Self {
+        let key = if key_is_elsewhere {
+            InputKey::Elsewhere(Box::new(request.headers().clone()))
+        } else {
+            InputKey::Header(key_in(&request.headers().get_all(&IDEMPOTENCY_KEY)))
+        };
+        let method = request.method().clone();
+        let registry = Registry::serving(request.extensions());
+        let (execution, claim_input) = if matches!(key, InputKey::Header(None)) {
+            (Execution::of_unkeyed(request.extensions_mut()), ClaimInput::default())
+        } else {
+            let execution = Execution::of(request.extensions_mut());
+            let caller = registry.as_ref().and_then(Registry::caller).and_then(|caller| ask(request, caller));
+            (Some(execution), ClaimInput::of(request, reads, registry.as_ref(), caller).await)
+        };
+        Execution::pass_inside(request.extensions_mut());
+        Self { method, registry, execution, key, claim_input }
+    }
+}
+
+impl InputKey {
+    /// Whether a client sends it in a header.
+    pub(crate) fn is_in_header(&self) -> bool {
+        !matches!(self, Self::Computed(_))
+    }
+
+    /// The key in the header of this name.
+    pub(crate) fn in_header(self, name: &str) -> Option<Result<IdempotencyKey, InvalidKey>> {
+        match self {
+            Self::Header(key) | Self::Computed(key) => key,
+            Self::Elsewhere(headers) => key_in(&headers.get_all(name)),
+        }
+    }
+}
+
+/// The answer of the application's function about the request's head.
+pub(crate) fn ask(request: &mut Request, function: &OfRequest) -> Option<String> {
+    let (parts, body) = mem::take(request).into_parts();
+    let answer = function(&parts);
+    *request = Request::from_parts(parts, body);
+    answer
+}
+
+/// What the request asks for, and on whose behalf; nothing where there is no key.
+#[derive(Default)]
+pub(crate) struct ClaimInput {
+    /// As the registry or the layer says.
+    pub(crate) caller: Option<String>,
+    /// Where that names none.
+    pub(crate) credentials: Credentials,
+    pub(crate) trace: Option<Box<TraceParent>>,
+    /// Where it counts.
+    pub(crate) target: Option<PartDigest>,
+    pub(crate) body: InputBody,
+}
+
+#[derive(Default)]
+pub(crate) enum InputBody {
+    Read(PartDigest),
+    #[default]
+    NotRead,
+    /// The body could not be read; the answer is what axum's own body extractors say.
+    Broken(Broken),
+}
+
+impl ClaimInput {
+    pub(crate) async fn of(
+        request: &mut Request,
+        reads: Reads,
+        registry: Option<&Registry>,
+        caller: Option<String>,
+    ) -> Self {
+        let credentials = match registry {
+            Some(registry) if caller.is_none() => Credentials::of(registry.credential_headers(), request.headers()),
+            _ => Credentials::default(),
+        };
+        let trace = TraceParent::of(request.headers()).map(Box::new);
+        let target = match reads {
+            Reads::Nothing => None,
+            Reads::Target => Some(digest_of_target(request, false)),
+            Reads::Body | Reads::Json => Some(digest_of_target(request, true)),
+        };
+        let body = match reads {
+            Reads::Nothing | Reads::Target => InputBody::NotRead,
+            Reads::Body => read(request, BodyForm::Bytes).await,
+            Reads::Json => read(request, BodyForm::Json).await,
+        };
+        Self { caller, credentials, trace, target, body }
+    }
+}
+
+/// The digest of the body, which is still to be read afterwards.
+async fn read(request: &mut Request, form: BodyForm) -> InputBody {
+    match buffer(request).await {
+        Ok(bytes) => InputBody::Read(digest_of_body(request.headers(), &bytes, form)),
+        Err(broken) => InputBody::Broken(broken),
+    }
+}
+
+/// The key in the lines of its header, if there is one.
+pub(crate) fn key_in(lines: &GetAll<'_, HeaderValue>) -> Option<Result<IdempotencyKey, InvalidKey>> {
+    let mut values = lines.iter();
+    let first = values.next()?;
+    match values.next() {
+        None => Some(IdempotencyKey::from_header(first)),
+        Some(_) => Some(Err(InvalidKey::SeveralHeaderLines)),
+    }
+}
+
+/// In bytes; a body from here on is not read beyond `DefaultBodyLimit`.
+const SMALL_BODY: u64 = 4 * 1024;
+
+/// Reads the body, and leaves the same bytes in its place.
+async fn buffer(request: &mut Request) -> Result<Bytes, Broken> {
+    let length = request.body().size_hint().exact();
+    // It lies in memory with the head: the inner extractor alone shall judge its length.
+    if length.is_some_and(|length| length <= SMALL_BODY) {
+        return buffer_whole(request.body_mut()).await;
+    }
+    let body = mem::replace(request.body_mut(), Body::new(Unbounded));
+    // `DefaultBodyLimit` is known to axum alone, which tells it as the upper bound of a body without one.
+    let (parts, limited) = mem::take(request).with_limited_body().into_parts();
+    let limit = limited.size_hint().upper();
+    *request = Request::from_parts(parts, body);
+    if length.is_some_and(|length| limit.is_none_or(|limit| length <= limit)) {
+        buffer_whole(request.body_mut()).await
+    } else {
+        buffer_up_to_limit(request).await
+    }
+}
+
+/// Reads a body whose length is known to be within the limit.
+async fn buffer_whole(body: &mut Body) -> Result<Bytes, Broken> {
+    let mut data = Gathered::default();
+    while let Some(frame) = body.frame().await {
+        match frame.map(Frame::into_data) {
+            Ok(Ok(chunk)) => data.push(chunk),
+            // Trailers: no extractor of a whole body passes them on.
+            Ok(Err(_)) => {}
+            Err(error) => {
+                let error = innermost(error);
+                let broken = broken(StatusCode::BAD_REQUEST, &error);
+                // The inner extractor meets the same error and answers it in its own way.
+                *body = Body::new(Resumed::new([Ok(Frame::data(data.whole())), Err(error)], Body::empty()));
+                return Err(broken);
+            }
+        }
+    }
+    let bytes = data.whole();
+    *body = Body::from(bytes.clone());
+    Ok(bytes)
+}
+
+/// Reads a body that may be too large.
+async fn buffer_up_to_limit(request: &mut Request) -> Result<Bytes, Broken> {
+    let remembering = Remembering::new(mem::take(request.body_mut()));
+    *request.body_mut() = Body::new(remembering.clone());
+    let (parts, limited) = mem::take(request).with_limited_body().into_parts();
+    let (read, body) = match limited.collect().await {
+        Ok(collected) => {
+            let bytes = collected.to_bytes();
+            (Ok(bytes.clone()), Body::from(bytes))
+        }
+        Err(error) => {
+            let error = innermost(error);
+            let is_too_large = error.is::<LengthLimitError>();
+            let status = if is_too_large { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
+            let broken = broken(status, &error);
+            // The inner extractor meets the same limit or error and answers it in its own way; one that reads without a
+            // limit gets all of it, for a request without a key.
+            (Err(broken), Body::new(remembering.again((!is_too_large).then_some(error))))
+        }
+    };
+    *request = Request::from_parts(parts, body);
+    read
+}
+
+/// What axum's own body extractors answer.
+type Broken = Box<(StatusCode, String)>;
+
+#[expect(clippy::unnecessary_box_returns, reason = "it travels in the request, nearly always absent")]
+fn broken(status: StatusCode, error: &BoxError) -> Broken {
+    Box::new((status, format!("Failed to buffer the request body: {error}")))
+}
+
+/// A body that says nothing of its length.
+struct Unbounded;
+
+impl http_body::Body for Unbounded {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(None)
+    }
+}
+
+/// Axum wraps a body's error once for each layer; we look for what lies beneath.
+fn innermost(error: axum::Error) -> BoxError {
+    let mut error: BoxError = error.into();
+    loop {
+        match error.downcast::<axum::Error>() {
+            Ok(wrapper) => error = wrapper.into_inner(),
+            Err(innermost) => return innermost,
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! The pipeline of one request, one file for each stage, in the order in which a request passes through.
+//!
+//! ```text
+//!  extract      Guarded takes the request from axum, and reads what the guard needs of it: input
+//!     │         a crash leaves nothing
+//!     ▼
+//!  gate         takes key, caller and fingerprint from the policy's expressions: key_expression
+//!     │         a crash leaves nothing
+//!     ▼
+//!  admission    finds registry, store and fingerprint; a request without a key passes by; what cannot be claimed is answered
+//!     │         a crash leaves nothing
+//!     ▼
+//!  claim        asks the store ───▶ completed: replay sends the record
+//!     │            │           └──▶ in flight: wait looks until the other request has ended, or rejects at once: watches
+//!     │            └──────────────▶ anything else: a rejection
+//!     │         a crash leaves a claim under which nothing ran: the next request takes it over when its lease is over;
+//!     │         under `after_crash = "reject"` an operator purges it
+//!     ▼
+//!  run          passage lets the handler run; completion polls it in place, and spawns it when its client leaves
+//!     │         a crash leaves a claim under which something may have run: attempt + 1, or `outcome_unknown`;
+//!     │         a transaction leaves nothing
+//!     ▼
+//!  response     decides what becomes of the response by the policy: response_body, response_mark
+//!     │         a crash leaves the same
+//!     ▼
+//!  settle       completes, releases or keeps the claim, and wakes waiters; settle_transaction commits instead
+//!               a crash before the store has answered leaves the same; after that, every retry gets the record
+//! ```
+//!
+//! [`context`] is what these stages share for one request: whether the handler outlives its client, and which guards are around.
+//! [`idempotency`] shows a part of it to the handler.
+
+pub(crate) mod admission;
+pub(crate) mod body;
+pub(crate) mod claim;
+pub(crate) mod completion;
+pub(crate) mod context;
+pub(crate) mod extract;
+pub(crate) mod gate;
+pub(crate) mod idempotency;
+pub(crate) mod input;
+pub(crate) mod key_expression;
+pub(crate) mod passage;
+pub(crate) mod replay;
+pub(crate) mod response;
+pub(crate) mod response_body;
+pub(crate) mod response_mark;
+pub(crate) mod run;
+pub(crate) mod settle;
+pub(crate) mod settle_transaction;
+pub(crate) mod wait;
+pub(crate) mod watches;

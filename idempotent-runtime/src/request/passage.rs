@@ -1,0 +1,38 @@
+//! What a request has come to at its claim: the handler may run, or there is an answer.
+
+use axum::response::Response;
+
+use crate::request::settle::Claimed;
+use crate::request::settle_transaction::InTransaction;
+use futures_util::future::BoxFuture;
+
+/// The right to run the handler.
+#[allow(clippy::large_enum_variant, reason = "it is moved twice, which costs less than a box")]
+pub(super) enum Passage {
+    Unguarded,
+    Claimed(Claimed),
+    InTransaction(Box<InTransaction>),
+}
+
+/// What a claim has come to.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "it is moved once, which costs less than a box; how large it is depends on features"
+)]
+pub(super) enum Entered {
+    Now(Result<Passage, Response>),
+    Later(BoxFuture<'static, Result<Passage, Response>>),
+}
+
+#[cfg(feature = "testing")]
+impl Entered {
+    /// Tells those who count that the handler was let through, when it is.
+    pub(super) fn witnessed(self, witness: Option<(crate::registry::Registry, &'static str)>) -> Self {
+        let Some((registry, scope)) = witness else { return self };
+        let tell = move |_: &Passage| registry.tell(scope, crate::observe::event::Event::Executed);
+        match self {
+            Self::Now(entered) => Self::Now(entered.inspect(tell)),
+            Self::Later(entering) => Self::Later(Box::pin(async move { entering.await.inspect(tell) })),
+        }
+    }
+}

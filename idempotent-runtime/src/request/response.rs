@@ -1,0 +1,128 @@
+//! What the policy makes of the handler's outcome.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use axum::response::Response;
+use futures_util::FutureExt;
+use http::response;
+
+use crate::fingerprint::Fingerprint;
+use crate::observe::telemetry::Outcome;
+use crate::observe::traceparent::TraceParent;
+use crate::policy::CacheIf;
+use crate::policy::Oversize;
+use crate::policy::Policy;
+use crate::record::now_in_millis;
+use crate::record::{Record, RecordedBody, headers};
+use crate::request::response_body::Content;
+use crate::request::response_mark::{Mark, is_of_second_run};
+
+pub(super) type Panic = Box<dyn Any + Send>;
+
+/// What becomes of a response's claim.
+pub(super) enum Classification {
+    /// It is recorded.
+    Record(Record),
+    /// Its status frees the key.
+    Free,
+    /// It cannot be recorded, and the policy lets a retry run the handler again.
+    Rerun,
+    /// It stands for an error of the service beneath a layer, or comes after another execution under this claim: what has been
+    /// done is unknown.
+    Failed,
+}
+
+/// What can be said of a response at once.
+pub(super) enum ClassifiedNow {
+    Whole((Response, Classification, Outcome)),
+    /// Its body has to be waited for.
+    Later(Response),
+}
+
+/// Judges the response of one claim.
+pub(super) struct ResponseClassifier {
+    pub(super) policy: &'static Policy,
+    pub(super) fingerprint: Fingerprint,
+    pub(super) cache_if: Option<CacheIf>,
+    pub(super) trace: Option<Box<TraceParent>>,
+}
+
+impl ResponseClassifier {
+    /// Judges a response whose body is there at once.
+    pub(super) fn classify_now(&self, response: Response) -> Result<ClassifiedNow, Panic> {
+        // A body or a predicate of the user's may panic as the handler may.
+        catch_unwind(AssertUnwindSafe(|| {
+            let (mut parts, body) = response.into_parts();
+            let marked = match parts.extensions.remove::<Mark>() {
+                None => None,
+                Some(Mark::Failed) => Some((Classification::Failed, Outcome::Failed)),
+                Some(Mark::SecondRun) => {
+                    // For the guards around this one.
+                    parts.extensions.insert(Mark::SecondRun);
+                    Some((Classification::Failed, Outcome::Failed))
+                }
+                Some(Mark::OfAnotherGuard) => Some((Classification::Free, Outcome::LeftToHandler)),
+            };
+            if let Some((classification, outcome)) = marked {
+                return ClassifiedNow::Whole((Response::from_parts(parts, body), classification, outcome));
+            }
+            if !self.admits(&parts) {
+                return ClassifiedNow::Whole((
+                    Response::from_parts(parts, body),
+                    Classification::Free,
+                    Outcome::NotRecorded,
+                ));
+            }
+            match Content::read_now(&parts, body, self.policy.max_body) {
+                Ok((whole, body)) => {
+                    let record = self.record(&parts, RecordedBody::Whole(whole));
+                    let response = Response::from_parts(parts, body);
+                    ClassifiedNow::Whole((response, Classification::Record(record), Outcome::Recorded))
+                }
+                Err(body) => ClassifiedNow::Later(Response::from_parts(parts, body)),
+            }
+        }))
+    }
+
+    pub(super) async fn classify(&self, response: Response) -> Result<(Response, Classification, Outcome), Panic> {
+        AssertUnwindSafe(self.observe(response)).catch_unwind().await
+    }
+
+    /// Whether the policy records a response with this head.
+    pub(super) fn admits(&self, parts: &response::Parts) -> bool {
+        self.policy.cache.admits(parts.status).or_else(|| self.cache_if.map(|admits| admits(parts))).unwrap_or(false)
+    }
+
+    async fn observe(&self, response: Response) -> (Response, Classification, Outcome) {
+        if is_of_second_run(&response) {
+            return (response, Classification::Failed, Outcome::Failed);
+        }
+        let (parts, body) = response.into_parts();
+        if !self.admits(&parts) {
+            return (Response::from_parts(parts, body), Classification::Free, Outcome::NotRecorded);
+        }
+        let (recorded, body, outcome) = match Content::read(&parts, body, self.policy.max_body).await {
+            Content::Whole(whole, body) => (RecordedBody::Whole(whole), body, Outcome::Recorded),
+            Content::Broken(body) => (RecordedBody::NotRecorded, body, Outcome::Broken),
+            Content::TooLarge(body) if self.policy.oversize == Oversize::Rerun => {
+                return (Response::from_parts(parts, body), Classification::Rerun, Outcome::TooLarge);
+            }
+            Content::TooLarge(body) => (RecordedBody::NotRecorded, body, Outcome::TooLarge),
+        };
+        let record = self.record(&parts, recorded);
+        (Response::from_parts(parts, body), Classification::Record(record), outcome)
+    }
+
+    fn record(&self, parts: &response::Parts, body: RecordedBody) -> Record {
+        let headers = match body {
+            RecordedBody::Whole(_) => {
+                let mut lines = headers::recorded(&parts.headers, self.policy);
+                lines.extend(self.trace.as_ref().map(|trace| trace.line()));
+                lines
+            }
+            RecordedBody::NotRecorded | RecordedBody::Sealed(_) => Vec::new(),
+        };
+        Record { status: parts.status, headers, body, fingerprint: self.fingerprint, recorded_at: now_in_millis() }
+    }
+}

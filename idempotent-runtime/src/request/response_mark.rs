@@ -1,0 +1,51 @@
+//! Marks on a response, by which guards that are nested tell each other who answers for it.
+
+use axum::response::Response;
+
+/// What a layer knows of the response of the service beneath it before that is judged.
+#[derive(Clone, Copy)]
+pub(super) enum Mark {
+    Failed,
+    OfAnotherGuard,
+    SecondRun,
+}
+
+/// A response that is never recorded and never sent: the layer knows the error that it stands for.
+pub(crate) fn failed() -> Response {
+    let mut response = Response::default();
+    response.extensions_mut().insert(Mark::Failed);
+    response
+}
+
+/// A response that a guard beneath a layer answers for, because it has recorded it or rejected the request: the layer records
+/// nothing. The mark is on the response, since what is made of the request beneath a layer need not be what the layer sends.
+pub(crate) fn of_another_guard(mut response: Response) -> Response {
+    if is_of_second_run(&response) {
+        return response;
+    }
+    response.extensions_mut().insert(Mark::OfAnotherGuard);
+    response
+}
+
+pub(crate) fn is_of_another_guard(response: &Response) -> bool {
+    matches!(response.extensions().get(), Some(Mark::OfAnotherGuard))
+}
+
+/// A rejection of what would have been a second execution under one claim. No guard on its way records it; and what the first
+/// execution has done, they do not know.
+pub(super) fn of_second_run(mut response: Response) -> Response {
+    response.extensions_mut().insert(Mark::SecondRun);
+    response
+}
+
+pub(super) fn is_of_second_run(response: &Response) -> bool {
+    matches!(response.extensions().get(), Some(Mark::SecondRun))
+}
+
+/// The response as one that no guard has answered for yet.
+pub(crate) fn its_own(mut response: Response) -> Response {
+    if !is_of_second_run(&response) {
+        response.extensions_mut().remove::<Mark>();
+    }
+    response
+}

@@ -1,0 +1,268 @@
+//! The future of one request: asked, entered, run and settled.
+//!
+//! All that is compiled for each handler, beside its own body, is how that is polled.
+
+use crate::observe::telemetry;
+use crate::request::admission::Admission;
+use crate::request::completion::Completion;
+use crate::request::context::Execution;
+use crate::request::passage::Entered;
+use crate::request::passage::Passage;
+use axum::response::Response;
+use std::future;
+use std::mem;
+use std::ops::{Deref, DerefMut};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tracing::Instrument;
+
+use futures_util::future::BoxFuture;
+use pin_project_lite::pin_project;
+
+use crate::request::gate::Gate;
+use crate::request::settle::Settling;
+use crate::sync::{Mutex, lock};
+
+impl Gate {
+    /// Lets the handler through or answers in its place, and settles what it comes to: its response is recorded before it is
+    /// sent.
+    pub fn run<F>(self, handler: F, into_response: fn(F::Output) -> Response) -> Completion
+    where
+        F: Future + Send + 'static,
+    {
+        let execution = self.execution.clone();
+        Completion::new(Box::pin(Run { handler, into_response, stage: Stage::Entering(self) }), execution)
+    }
+
+    /// Gives the gate to the handler's future, where alone the policy's expressions find the handler's variables.
+    pub fn lend(self) -> (LentGate, PendingGate) {
+        let (desk, execution) = (Desk::default(), self.execution.clone());
+        (LentGate { gate: self, desk: desk.clone() }, PendingGate { desk, execution })
+    }
+
+    /// Claims the request's key.
+    pub(super) fn enter(self) -> Entered {
+        #[cfg(feature = "testing")]
+        {
+            let mut gate = self;
+            let witness = gate.witness();
+            gate.enter_now().witnessed(witness)
+        }
+        #[cfg(not(feature = "testing"))]
+        self.enter_now()
+    }
+
+    /// Who counts the execution. Under a registry that is disabled, a request with a key becomes one without.
+    #[cfg(feature = "testing")]
+    fn witness(&mut self) -> Option<(crate::registry::Registry, &'static str)> {
+        let (registry, scope) = (self.registry.clone()?, self.policy.scope);
+        let Some((Ok(key), execution)) = self.key.as_ref().zip(self.execution.as_ref()) else {
+            return Some((registry, scope));
+        };
+        let record_key = crate::key::RecordKey::new(scope, self.caller.as_deref(), key.as_str());
+        if execution.is_covered(&record_key) {
+            // The guard around it has told of it.
+            return None;
+        }
+        if registry.is_disabled() {
+            let fingerprint = self.identity().fingerprint(&self.claim_input, &registry);
+            execution.grant(key.clone(), record_key, fingerprint, 1);
+            self.key = None;
+        }
+        Some((registry, scope))
+    }
+
+    fn enter_now(mut self) -> Entered {
+        let transaction = self.execution.as_ref().and_then(|execution| execution.transaction());
+        if self.key.is_none() && transaction.is_none() {
+            if let Some(execution) = &self.execution {
+                execution.enter();
+            }
+            return Entered::Now(Ok(Passage::Unguarded));
+        }
+        let span = telemetry::span(self.policy);
+        if let Some(execution) = &self.execution {
+            execution.detach_state.set_span(&span);
+        }
+        let admission = Admission {
+            policy: self.policy,
+            registry: self.registry.take(),
+            span: span.clone(),
+            cache_if: self.cache_if,
+            trace: self.claim_input.trace.take(),
+            // Without one there is no key to claim, only a rejection to give.
+            execution: self.execution.take().unwrap_or_default(),
+            transaction,
+        };
+        match self.key.take() {
+            Some(key) => span.in_scope(|| admission.enter(&self.claim_input, key, self.identity())),
+            None => Entered::Later(Box::pin(admission.begin().instrument(span))),
+        }
+    }
+}
+
+pin_project! {
+    /// A handler on its way to a settled claim.
+    pub(super) struct Run<F: Future> {
+        #[pin]
+        pub(super) handler: F,
+        pub(super) into_response: fn(F::Output) -> Response,
+        pub(super) stage: Stage,
+    }
+}
+
+impl<F: Future> Future for Run<F> {
+    type Output = Response;
+
+    /// # Panics
+    ///
+    /// Goes on with the handler's own panic, after the claim is settled.
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response> {
+        let mut this = self.project();
+        let into_response = *this.into_response;
+        this.stage.poll(cx, &mut |cx| match this.handler.as_mut().poll(cx) {
+            Poll::Ready(returned) => Poll::Ready(into_response(returned)),
+            Poll::Pending => Poll::Pending,
+        })
+    }
+}
+
+/// How far a request has come.
+#[allow(clippy::large_enum_variant, reason = "they lie in the box of the handler's future, which is as large")]
+pub(super) enum Stage {
+    /// The handler's future has the gate, and asks the policy's expressions.
+    Evaluating(Desk),
+    Entering(Gate),
+    Claiming(BoxFuture<'static, Result<Passage, Response>>),
+    Running(Passage),
+    Settling(BoxFuture<'static, Response>),
+    Done,
+}
+
+/// Polls the handler's future.
+type Handler<'a> = &'a mut dyn FnMut(&mut Context<'_>) -> Poll<Response>;
+
+impl Stage {
+    fn poll(&mut self, cx: &mut Context<'_>, handler: Handler<'_>) -> Poll<Response> {
+        loop {
+            match self {
+                Self::Evaluating(desk) => match (handler(cx), desk.take()) {
+                    (Poll::Pending, Some(gate)) => *self = Self::Entering(gate),
+                    (Poll::Pending, None) => return Poll::Pending,
+                    // An expression has ended the handler by `?`: nothing is claimed yet.
+                    (Poll::Ready(response), _) => {
+                        *self = Self::Done;
+                        return Poll::Ready(response);
+                    }
+                },
+                Self::Entering(_) => {
+                    let Self::Entering(gate) = mem::replace(self, Self::Done) else { unreachable!("matched above") };
+                    match gate.enter() {
+                        Entered::Now(Ok(passage)) => *self = Self::Running(passage),
+                        Entered::Now(Err(answer)) => return Poll::Ready(answer),
+                        Entered::Later(claiming) => *self = Self::Claiming(claiming),
+                    }
+                }
+                Self::Claiming(claiming) => match claiming.as_mut().poll(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(passage)) => *self = Self::Running(passage),
+                    Poll::Ready(Err(answer)) => {
+                        *self = Self::Done;
+                        return Poll::Ready(answer);
+                    }
+                },
+                Self::Running(passage) => {
+                    let span = match passage {
+                        Passage::Unguarded => return handler(cx),
+                        Passage::Claimed(claimed) => claimed.span(),
+                        Passage::InTransaction(transaction) => transaction.span(),
+                    };
+                    let ran = match span.in_scope(|| catch_unwind(AssertUnwindSafe(|| handler(cx)))) {
+                        Ok(Poll::Pending) => return Poll::Pending,
+                        Ok(Poll::Ready(response)) => Ok(response),
+                        Err(panic) => Err(panic),
+                    };
+                    let settling = match mem::replace(self, Self::Done) {
+                        Self::Running(Passage::Claimed(claimed)) => claimed.settle(ran),
+                        Self::Running(Passage::InTransaction(transaction)) => {
+                            Settling::Later(Box::pin(transaction.settle(ran)))
+                        }
+                        _ => unreachable!("matched above"),
+                    };
+                    match settling {
+                        Settling::Done(response) => return Poll::Ready(response),
+                        Settling::Later(settling) => *self = Self::Settling(settling),
+                    }
+                }
+                Self::Settling(settling) => return settling.as_mut().poll(cx),
+                Self::Done => panic!("a future is not polled after it was ready"),
+            }
+        }
+    }
+}
+
+/// Where the handler's future leaves the gate when the policy's expressions have been asked.
+#[derive(Clone, Default)]
+pub(super) struct Desk(Arc<Mutex<Option<Gate>>>);
+
+impl Desk {
+    fn put(&self, gate: Gate) {
+        *lock(&self.0) = Some(gate);
+    }
+
+    fn take(&self) -> Option<Gate> {
+        lock(&self.0).take()
+    }
+}
+
+/// A gate in the hands of the handler's future.
+pub struct LentGate {
+    gate: Gate,
+    desk: Desk,
+}
+
+impl LentGate {
+    /// Gives it back, and waits to be let through; a request that is not ends here.
+    pub fn give_back(self) -> impl Future<Output = ()> + Send {
+        let mut gate = Some(self.gate);
+        future::poll_fn(move |_| match gate.take() {
+            None => Poll::Ready(()),
+            Some(gate) => {
+                self.desk.put(gate);
+                Poll::Pending
+            }
+        })
+    }
+}
+
+impl Deref for LentGate {
+    type Target = Gate;
+
+    fn deref(&self) -> &Gate {
+        &self.gate
+    }
+}
+
+impl DerefMut for LentGate {
+    fn deref_mut(&mut self) -> &mut Gate {
+        &mut self.gate
+    }
+}
+
+/// A request whose gate is lent.
+pub struct PendingGate {
+    desk: Desk,
+    execution: Option<Arc<Execution>>,
+}
+
+impl PendingGate {
+    /// [`Gate::run`], once `handler` has given the gate back.
+    pub fn run<F>(self, handler: F, into_response: fn(F::Output) -> Response) -> Completion
+    where
+        F: Future + Send + 'static,
+    {
+        Completion::new(Box::pin(Run { handler, into_response, stage: Stage::Evaluating(self.desk) }), self.execution)
+    }
+}

@@ -1,0 +1,244 @@
+//! From the handler's outcome to the end of its claim: recorded, released, or left to lapse.
+
+use std::time::Duration;
+
+use axum::response::Response;
+use futures_util::future::BoxFuture;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::{Instrument, Span};
+
+use crate::caller_limit::Permit;
+use crate::deadline::Deadline;
+use crate::lease::renewer::KeptLease;
+use crate::observe::InFlight;
+use crate::observe::telemetry;
+use crate::observe::telemetry::Outcome;
+use crate::policy::AfterCrash;
+use crate::record::Record;
+use crate::registry::Registry;
+use crate::rejection::problem::CLAIM_LOST;
+use crate::request::context::Holding;
+use crate::request::response::{Classification, ClassifiedNow, Panic, ResponseClassifier};
+use crate::store::claim::Held;
+use crate::store::error::StoreError;
+use crate::sync::tokio;
+use crate::sync::tokio::time::Instant;
+
+/// A handler that runs under a claim.
+pub(super) struct Claimed {
+    pub(super) registry: Registry,
+    pub(super) lease: KeptLease,
+    pub(super) attempt: u32,
+    pub(super) classifier: ResponseClassifier,
+    pub(super) span: Span,
+    /// A drain waits for it.
+    pub(super) _running: Option<TaskTrackerToken>,
+    /// Until it is settled, what is forwarded runs under its claim.
+    pub(super) _holding: Holding,
+    pub(super) _permit: Option<Permit>,
+    pub(super) _in_flight: InFlight,
+}
+
+/// A response, or what it has to wait for.
+pub(super) enum Settling {
+    Done(Response),
+    Later(BoxFuture<'static, Response>),
+}
+
+/// How a claim ends.
+enum Ending {
+    Record {
+        record: Record,
+        /// The first time: the store may have kept it since, although no answer said so.
+        asked_at: Instant,
+    },
+    Release,
+    /// Nobody knows what the handler did, now or in an earlier attempt: the claim stays, as if the process had died.
+    Lapse,
+}
+
+impl Ending {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Record { .. } => "record",
+            Self::Release | Self::Lapse => "release",
+        }
+    }
+}
+
+impl Claimed {
+    pub(super) fn span(&self) -> &Span {
+        &self.span
+    }
+
+    /// Ends the claim, and only then lets the response go: at once where body and store are there at once.
+    pub(super) fn settle(self, ran: Result<Response, Panic>) -> Settling {
+        // Bodies and predicates are the handler's own code too, and a task of its own is polled in no other span.
+        let span = self.span.clone();
+        let _entered = span.enter();
+        let classified = match ran.and_then(|response| self.classifier.classify_now(response)) {
+            Ok(ClassifiedNow::Whole(classified)) => Ok(classified),
+            Ok(ClassifiedNow::Later(response)) => {
+                let settling = async move {
+                    let classified = self.classifier.classify(response).await;
+                    self.settle_classified(classified).await
+                };
+                return Settling::Later(Box::pin(settling.in_current_span()));
+            }
+            Err(panic) => Err(panic),
+        };
+        match (classified, self.lease.store.immediate()) {
+            (Ok((response, Classification::Record(record), outcome)), Some(store)) => {
+                let record = self.registry.at_rest().seal(&self.lease.key, record);
+                let complete = |token| store.complete(&self.lease.key, token, &record, self.classifier.policy.ttl);
+                if self.lease.end_now(complete) {
+                    Settling::Done(self.recorded(response, outcome))
+                } else {
+                    Settling::Later(Box::pin(self.record(response, record, outcome).in_current_span()))
+                }
+            }
+            (classified, _) => Settling::Later(Box::pin(self.settle_classified(classified).in_current_span())),
+        }
+    }
+
+    async fn settle_classified(self, classified: Result<(Response, Classification, Outcome), Panic>) -> Response {
+        match classified {
+            Ok((response, Classification::Record(record), outcome)) => {
+                let record = self.registry.at_rest().seal(&self.lease.key, record);
+                self.record(response, record, outcome).await
+            }
+            Ok((response, Classification::Free | Classification::Rerun, outcome)) => {
+                let ending = self.release();
+                let _ = self.end(ending, outcome).await;
+                response
+            }
+            Ok((response, Classification::Failed, outcome)) => {
+                let ending = self.end_of_unknown();
+                let _ = self.end(ending, outcome).await;
+                response
+            }
+            Err(panic) => {
+                let ending = self.end_of_unknown();
+                let _ = self.end(ending, Outcome::Panicked).await;
+                std::panic::resume_unwind(panic)
+            }
+        }
+    }
+
+    async fn record(self, response: Response, record: Record, outcome: Outcome) -> Response {
+        let (registry, scope) = (self.registry.clone(), self.classifier.policy.scope);
+        match self.end(Ending::Record { record, asked_at: Instant::now() }, outcome).await {
+            Held::Yes => response,
+            // A retry may get its successor's response: two of them for one key would be one too many.
+            Held::No => registry.reject(scope, CLAIM_LOST),
+        }
+    }
+
+    fn recorded(&self, response: Response, outcome: Outcome) -> Response {
+        self.registry.ended_claims().notify(&self.lease.key);
+        outcome.enter(&self.span, self.classifier.policy);
+        response
+    }
+
+    /// A released key has no past: after a crash that would tell the next attempt that it is the first.
+    fn release(&self) -> Ending {
+        let has_changed_hands = self.lease.has_changed_hands_for_good();
+        if self.attempt == 1 && !has_changed_hands { Ending::Release } else { Ending::Lapse }
+    }
+
+    /// Nobody knows how far the handler came.
+    fn end_of_unknown(&self) -> Ending {
+        match self.classifier.policy.after_crash {
+            AfterCrash::Rerun => self.release(),
+            AfterCrash::Reject => Ending::Lapse,
+        }
+    }
+
+    /// Whether the claim held until its end, as far as that is known.
+    async fn end(self, ending: Ending, outcome: Outcome) -> Held {
+        match self.end_within_limit(&ending).await {
+            Ok(Held::Yes) => {
+                outcome.enter(&self.span, self.classifier.policy);
+                Held::Yes
+            }
+            // It was purged or forgotten: there was nothing to free.
+            Ok(Held::No) if matches!(ending, Ending::Release) && !self.lease.is_known_to_be_over() => {
+                outcome.enter(&self.span, self.classifier.policy);
+                Held::No
+            }
+            Ok(Held::No) => {
+                self.lost().enter(&self.span, self.classifier.policy);
+                Held::No
+            }
+            Err(error) => {
+                // Another process may have run the request by now, and have sent another response.
+                let is_over = self.lease.is_known_to_be_over();
+                telemetry::settling_failed(
+                    self.classifier.policy,
+                    self.lease.store.name(),
+                    ending.name(),
+                    is_over,
+                    &error,
+                );
+                Outcome::RecordingFailed.enter(&self.span, self.classifier.policy);
+                tokio::spawn(Box::new(self).keep_trying(ending).in_current_span());
+                if is_over { Held::No } else { Held::Yes }
+            }
+        }
+    }
+
+    /// What is sent before it is recorded is forgotten if the process dies in between: a store that is away for a moment is
+    /// waited for, as long as one that hangs would be.
+    async fn end_within_limit(&self, ending: &Ending) -> Result<Held, StoreError> {
+        match ending {
+            Ending::Record { .. } => self.lease.store.persistently(|| self.try_end(ending)).await,
+            Ending::Release | Ending::Lapse => self.try_end(ending).await,
+        }
+    }
+
+    async fn try_end(&self, ending: &Ending) -> Result<Held, StoreError> {
+        let lease = &self.lease;
+        let held = match ending {
+            Ending::Record { record, asked_at } => {
+                let ttl = self.classifier.policy.ttl;
+                let held = lease.end(|token| lease.store.complete(&lease.key, token, record.clone(), ttl)).await;
+                if let Ok(Held::Yes) = held {
+                    lease.store.keep_near(&lease.key, record, *asked_at, ttl);
+                }
+                held
+            }
+            Ending::Release => lease.release().await,
+            Ending::Lapse => lease.lapse().await,
+        };
+        if held.is_ok() {
+            self.registry.ended_claims().notify(&lease.key);
+        }
+        held
+    }
+
+    /// The lease is renewed meanwhile, so no other request runs while there is hope; the token fences us off otherwise.
+    async fn keep_trying(self: Box<Self>, ending: Ending) {
+        let forgotten = Deadline::after(self.classifier.policy.ttl);
+        let mut pause = Duration::from_millis(50);
+        while !forgotten.is_over() {
+            tokio::time::sleep(pause).await;
+            match self.try_end(&ending).await {
+                Ok(Held::Yes) => {
+                    tracing::info!(scope = self.classifier.policy.scope, "the {} succeeded after all", ending.name());
+                    return;
+                }
+                // The first try had freed it, although its answer did not come.
+                Ok(Held::No) if !matches!(ending, Ending::Record { .. }) => return,
+                Ok(Held::No) => return self.lost().correct(&self.span),
+                Err(_) => pause = Duration::from_secs(1).min(pause * 2),
+            }
+        }
+        telemetry::settling_given_up(self.classifier.policy, self.lease.store.name(), ending.name());
+    }
+
+    fn lost(&self) -> Outcome {
+        self.lease.count_as_lost();
+        telemetry::claim_lost(self.classifier.policy, self.lease.store.name());
+        Outcome::ClaimLost
+    }
+}

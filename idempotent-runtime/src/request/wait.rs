@@ -1,0 +1,219 @@
+//! Duplicates that wait for the request that runs (`in_flight = wait`). A waiter never executes, and looks without claiming.
+//!
+//! Those of one key and one runtime share their looks at the store: a key with a thousand waiters costs what one costs. Waiters
+//! of different runtimes share none, since a runtime that ends, or that no thread drives, would take the looks along.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use axum::response::Response;
+use futures_util::FutureExt;
+
+use crate::deadline::Deadline;
+use crate::key::RecordKey;
+use crate::observe::telemetry;
+use crate::policy::AfterCrash;
+use crate::policy::Policy;
+use crate::registry::Registry;
+use crate::rejection::problem::Rejection;
+use crate::rejection::problem::{RETRY_AFTER, UNAVAILABLE};
+use crate::request::admission::Claiming;
+use crate::request::watches::{Ended, Watched};
+use crate::store::claim::{Claim, ClaimRequest, Token};
+use crate::store::entry::EntryState;
+use crate::store::error::StoreError;
+use crate::store::handle::StoreHandle;
+use crate::sync::tokio::time::Instant;
+use crate::sync::{current_runtime, tokio};
+use crate::transaction::contract::HandlerTransaction;
+
+/// How long the waiters of a key sleep between two looks at the store; another process need not ring a bell in this one.
+const FIRST_LOOK: Duration = Duration::from_millis(5);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+impl Claiming {
+    /// Waits for the end of the request that runs: its response, or why there is none.
+    pub(super) async fn wait(mut self, limit: Duration) -> Response {
+        // It executes nothing: a drain need not wait for it.
+        self.running = None;
+        let in_flight = Rejection::InFlight { retry_after: RETRY_AFTER };
+        let detach_state = &self.admission.execution.detach_state;
+        if detach_state.is_abandoned() {
+            // Its client left while the store was asked.
+            return self.admission.reject(in_flight);
+        }
+        detach_state.set_must_finish(false);
+        let watch = Watch {
+            policy: self.admission.policy,
+            registry: self.registry.clone(),
+            store: self.store.clone(),
+            key: self.stored_key.clone(),
+            request: self.request,
+            transaction: self.admission.transaction.clone(),
+        };
+        match Deadline::after(limit)
+            .bound(self.registry.watches().end_of(&watch.watched(), || watch.clone().until_ended().boxed()))
+            .await
+        {
+            Some(Ended::Recorded(record)) => self.completed(record),
+            Some(Ended::Lapsed) if self.admission.policy.after_crash == AfterCrash::Reject => {
+                self.admission.reject(Rejection::OutcomeUnknown)
+            }
+            Some(Ended::Gone | Ended::Lapsed) => {
+                self.admission.reject(Rejection::NotRecorded { retry_after: RETRY_AFTER })
+            }
+            Some(Ended::Rejected(rejection)) => self.admission.reject(rejection),
+            None => self.admission.reject(in_flight),
+        }
+    }
+}
+
+/// All that it takes to look.
+#[derive(Clone)]
+struct Watch {
+    policy: &'static Policy,
+    registry: Registry,
+    store: StoreHandle,
+    key: RecordKey,
+    request: ClaimRequest,
+    transaction: Option<std::sync::Arc<dyn HandlerTransaction>>,
+}
+
+impl Watch {
+    fn watched(&self) -> Watched {
+        (self.store.address(), self.key.clone(), self.transaction.is_some(), current_runtime())
+    }
+
+    /// How it has ended, and when the look began that found it out.
+    async fn until_ended(self) -> (Instant, Ended) {
+        let mut next_look = FIRST_LOOK;
+        loop {
+            // Armed before the look, or an end between the look and the wait would go unheard.
+            let mut heard = pin!(self.listen().fuse());
+            let _ = heard.as_mut().now_or_never();
+            let looked_at = Instant::now();
+            let looked = match &self.transaction {
+                None => self.look().await,
+                Some(transaction) => self.look_in_transaction(&**transaction).await,
+            };
+            if let Some(ended) = looked {
+                return (looked_at, ended);
+            }
+            tokio::select! {
+                () = heard => {}
+                () = tokio::time::sleep(next_look) => {}
+            }
+            next_look = LOOK_EVERY.min(next_look * 2);
+        }
+    }
+
+    /// Resolves when the entry of the key may have changed since the first poll.
+    async fn listen(&self) {
+        tokio::select! {
+            () = self.registry.ended_claims().ended(&self.key) => {}
+            () = self.store.changed(&self.key) => {}
+        }
+    }
+
+    /// `None` while it runs.
+    async fn look(&self) -> Option<Ended> {
+        let ended = self.find().await?;
+        if !matches!(ended, Ended::Gone | Ended::Lapsed) || self.store.transactions().is_none() {
+            return Some(ended);
+        }
+        // Another version of the program may run it in a transaction.
+        match self.store.is_in_transaction(&self.key).await {
+            Ok(true) => None,
+            // It may have been committed since it was looked for.
+            Ok(false) => self.find().await,
+            Err(error) => {
+                telemetry::claim_failed(self.policy, self.store.name(), &error);
+                Some(Ended::Rejected(UNAVAILABLE))
+            }
+        }
+    }
+
+    /// What the rows tell.
+    async fn find(&self) -> Option<Ended> {
+        let entry = match self.store.get(&self.key).await {
+            Ok(entry) => entry,
+            Err(error) => {
+                telemetry::claim_failed(self.policy, self.store.name(), &error);
+                return Some(Ended::Rejected(UNAVAILABLE));
+            }
+        };
+        match entry.map(|entry| entry.state) {
+            Some(EntryState::Completed { .. }) => self.fetch().await,
+            Some(EntryState::Claimed { lease: Some(_), .. }) => None,
+            // Whatever the store has forgotten, a handler that runs in this process has not ended.
+            Some(_) => (!self.runs_here()).then_some(Ended::Lapsed),
+            None => (!self.runs_here()).then_some(Ended::Gone),
+        }
+    }
+
+    /// The record of the key: only a claim is answered with its body.
+    async fn fetch(&self) -> Option<Ended> {
+        if let Some(record) = self.store.near(&self.key) {
+            return Some(Ended::Recorded(record));
+        }
+        let request = ClaimRequest { token: Token::unique(), ..self.request };
+        let mut unwanted = Unwanted { watch: self, request, may_stand: true };
+        // A drain waits for a claim that is on its way.
+        let _running = self.registry.running().token();
+        let claimed = self.store.claim(&self.key, request).await;
+        unwanted.may_stand =
+            matches!(claimed, Ok(Claim::Acquired { .. }) | Err(StoreError::Unavailable(_) | StoreError::TimedOut(_)));
+        match claimed {
+            Ok(Claim::Completed(record)) => Some(Ended::Recorded(record)),
+            Ok(Claim::InFlight { .. }) => None,
+            Ok(Claim::Lapsed { .. }) => Some(Ended::Lapsed),
+            // Nothing is there, or no longer. Nothing has run under this claim: released, it leaves no attempt to count.
+            Ok(Claim::Acquired { attempt: 1 }) => {
+                unwanted.may_stand = self.store.release(&self.key, request.token).await.is_err();
+                Some(Ended::Gone)
+            }
+            Ok(Claim::Acquired { .. }) => Some(Ended::Gone),
+            Err(error) => {
+                telemetry::claim_failed(self.policy, self.store.name(), &error);
+                Some(Ended::Rejected(UNAVAILABLE))
+            }
+        }
+    }
+
+    /// A transaction leaves nothing behind: one that could begin is rolled back, and nothing has happened.
+    async fn look_in_transaction(&self, transaction: &dyn HandlerTransaction) -> Option<Ended> {
+        let request = ClaimRequest { token: Token::unique(), ..self.request };
+        match transaction.claim(&self.store, &self.key, request, self.policy.isolation).await {
+            Ok(Claim::Completed(record)) => Some(Ended::Recorded(record)),
+            Ok(Claim::InFlight { .. }) => None,
+            Ok(Claim::Lapsed { .. }) => (!self.runs_here()).then_some(Ended::Lapsed),
+            Ok(Claim::Acquired { .. }) => {
+                transaction.roll_back(&self.store).await;
+                Some(Ended::Gone)
+            }
+            Err(error) => {
+                telemetry::transaction_failed(self.policy, self.store.name(), &error);
+                Some(Ended::Rejected(error.rejection(UNAVAILABLE)))
+            }
+        }
+    }
+
+    fn runs_here(&self) -> bool {
+        self.registry.renewer().running(&self.store, &self.key, |_| true).is_some()
+    }
+}
+
+/// A claim under which nothing runs. If the store may have it, it is given back, also when its look is dropped.
+struct Unwanted<'a> {
+    watch: &'a Watch,
+    request: ClaimRequest,
+    may_stand: bool,
+}
+
+impl Drop for Unwanted<'_> {
+    fn drop(&mut self) {
+        if self.may_stand {
+            self.watch.store.give_back(&self.watch.key, &self.request);
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The keys that are waited for in this process: one look for all who wait for the same.
+
+use std::collections::HashMap;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared, WeakShared};
+
+use crate::key::RecordKey;
+use crate::record::Record;
+use crate::rejection::problem::Rejection;
+use crate::sync::tokio::time::Instant;
+use crate::sync::{Mutex, RuntimeId, lock};
+
+/// How the request that was waited for has ended.
+#[derive(Clone)]
+pub(crate) enum Ended {
+    Recorded(Record),
+    /// Released, rolled back, purged or expired.
+    Gone,
+    /// Its lease has expired, or it left its claim to lapse.
+    Lapsed,
+    /// That cannot be found out.
+    Rejected(Rejection),
+}
+
+/// How a request has ended, and when the look began that found it out.
+pub(super) type Look = BoxFuture<'static, (Instant, Ended)>;
+type Looking = Shared<Look>;
+/// Store, key, whether it is claimed in transactions, and the runtime whose clock wakes the look.
+pub(super) type Watched = (usize, RecordKey, bool, Option<RuntimeId>);
+
+/// The keys that are waited for in this process.
+#[derive(Default)]
+pub(crate) struct Watches(Mutex<HashMap<Watched, WeakShared<Look>>>);
+
+impl Watches {
+    /// What a look that begins from now on finds.
+    pub(super) async fn end_of(&self, watched: &Watched, look: impl Fn() -> Look) -> Ended {
+        let since = Instant::now();
+        loop {
+            let joined = self.join(watched, &look);
+            let (looked_at, ended) = joined.looking.clone().await;
+            // An older look may have found the end of a request before the one that we wait for.
+            if looked_at >= since {
+                return ended;
+            }
+        }
+    }
+
+    fn join(&self, watched: &Watched, look: impl Fn() -> Look) -> Joined<'_> {
+        let mut all = lock(&self.0);
+        let under_way = all.get(watched).and_then(WeakShared::upgrade).filter(|looking| looking.peek().is_none());
+        let looking = under_way.unwrap_or_else(|| {
+            let looking = look().shared();
+            all.extend(looking.downgrade().map(|weak| (watched.clone(), weak)));
+            looking
+        });
+        Joined { looking, _leave: Leave { watches: self, watched: watched.clone() } }
+    }
+}
+
+/// One waiter; its fields are dropped in this order.
+struct Joined<'a> {
+    looking: Looking,
+    _leave: Leave<'a>,
+}
+
+struct Leave<'a> {
+    watches: &'a Watches,
+    watched: Watched,
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        let mut watches = lock(&self.watches.0);
+        let left = watches.get(&self.watched).and_then(WeakShared::upgrade);
+        if left.as_ref().is_none_or(|looking| looking.peek().is_some()) {
+            watches.remove(&self.watched);
+        }
+        drop(watches);
+    }
+}

@@ -1,0 +1,112 @@
+//! The steps of one handler: begun, recorded, or taken from an earlier attempt.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join;
+
+use crate::fingerprint::Fingerprint;
+use crate::fingerprint::difference::Difference;
+use crate::key::RecordKey;
+use crate::lease::state::Lease;
+use crate::observe::telemetry;
+use crate::record::Record;
+use crate::record::protection::{Fingerprints, Opened};
+use crate::registry::Registry;
+use crate::step::claim::StepClaim;
+use crate::step::error::StepErrorKind;
+use crate::store::claim::{Claim, ClaimRequest, Held};
+use crate::store::error::StoreError;
+use crate::sync::tokio;
+use crate::sync::tokio::time::Instant;
+
+/// How long an attempt sleeps between two looks at a step that another one runs.
+const FIRST_LOOK: Duration = Duration::from_millis(5);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// The steps of one handler that runs under a claim.
+pub(crate) struct Steps {
+    pub(crate) registry: Registry,
+    /// The handler's own claim.
+    pub(crate) handler: Arc<Lease>,
+    /// What that claim asked for.
+    pub(crate) request: ClaimRequest,
+    /// How long a result is kept.
+    pub(crate) ttl: Duration,
+    pub(crate) fingerprints: Fingerprints,
+    /// A caller is named, so that credentials do not count.
+    pub(crate) is_partitioned: bool,
+}
+
+/// Where a step stands before its closure.
+pub(crate) enum Begun {
+    /// Its result, as JSON.
+    Recorded(Bytes),
+    Running(StepClaim),
+}
+
+impl Steps {
+    pub(crate) fn registry_and_scope(&self) -> (Registry, &'static str) {
+        (self.registry.clone(), self.handler.scope)
+    }
+
+    pub(crate) async fn begin(&self, name: &str) -> Result<Begun, StepErrorKind> {
+        let mut claim = StepClaim::new(&self.registry, &self.handler, self.request, self.ttl, name);
+        let mut next_look = FIRST_LOOK;
+        loop {
+            let asked_at = Instant::now();
+            // Confirmed with every look: an attempt that lost its key must not begin what its successor may have undone.
+            let confirmed = self.handler.store.persistently(|| self.handler.confirm());
+            let (claimed, confirmed) = join(claim.ask(), confirmed).await;
+            let claimed = claimed.map_err(StepErrorKind::Store)?;
+            if confirmed.map_err(StepErrorKind::Store)? == Held::No {
+                return Err(StepErrorKind::ClaimLost);
+            }
+            match claimed {
+                Claim::Acquired { attempt } => {
+                    if claim.keep(attempt, asked_at).await {
+                        return Ok(Begun::Running(claim));
+                    }
+                }
+                Claim::Completed(record) => return self.recorded(claim.key(), record).map(Begun::Recorded),
+                Claim::InFlight { fingerprint } | Claim::Lapsed { fingerprint }
+                    if !self.fingerprints.contain(fingerprint) =>
+                {
+                    return Err(self.of_another(fingerprint));
+                }
+                Claim::InFlight { .. } => {
+                    tokio::time::sleep(next_look).await;
+                    next_look = LOOK_EVERY.min(next_look * 2);
+                }
+                // Claimed when the registry had other sealing keys: the store knows the request by that digest alone.
+                Claim::Lapsed { fingerprint } if claim.ask_as(fingerprint) => {}
+                Claim::Lapsed { .. } => return Err(StepErrorKind::OutcomeUnknown),
+            }
+        }
+    }
+
+    /// The step belongs to the request with this fingerprint.
+    fn of_another(&self, fingerprint: Fingerprint) -> StepErrorKind {
+        let names = if self.is_partitioned { &[] } else { self.registry.credential_headers() };
+        let difference = self.fingerprints.difference(fingerprint, names);
+        telemetry::other_request(self.handler.scope, &difference);
+        match difference {
+            Difference::Credentials(_) => StepErrorKind::OtherCredentials,
+            Difference::Target | Difference::Body => StepErrorKind::OtherRequest,
+        }
+    }
+
+    fn recorded(&self, key: &RecordKey, record: Record) -> Result<Bytes, StepErrorKind> {
+        let fingerprint = record.fingerprint;
+        // Opened first: of a key that is not listed any more, every fingerprint looks like another request's.
+        let opened = self.registry.at_rest().open(key, record).map_err(StepErrorKind::Store)?;
+        if !self.fingerprints.contain(fingerprint) {
+            return Err(self.of_another(fingerprint));
+        }
+        match opened {
+            Opened::Whole(_, json) => Ok(json),
+            Opened::NotRecorded => Err(StepErrorKind::Store(StoreError::damaged("the step's result was not recorded"))),
+        }
+    }
+}

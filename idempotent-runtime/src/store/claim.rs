@@ -1,0 +1,143 @@
+//! The words of a claim: what is asked for, and what is answered.
+
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::fingerprint::Fingerprint;
+use crate::key::RecordKey;
+use crate::policy::AfterCrash;
+use crate::record::Record;
+
+/// What a claim asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClaimRequest {
+    /// Drawn by the claimant, so that a retried call recognises its own claim.
+    pub token: Token,
+    /// What the request asks for.
+    pub fingerprint: Fingerprint,
+    /// How long the claim is exclusive unless it is renewed.
+    pub lease: Duration,
+    /// How long the claim is remembered after its last claim or renewal, under [`AfterCrash::Rerun`]. The engine asks for at
+    /// least twice the `lease`, whatever the policy's `ttl`, so that a claim outlives its lease.
+    pub ttl: Duration,
+    /// Whether a claim whose lease ran out may be taken over. If not, the claim never expires.
+    pub after_crash: AfterCrash,
+}
+
+impl ClaimRequest {
+    /// How long a claim is remembered whose record will be kept for `ttl`.
+    ///
+    /// It outlives its lease: a claim that is forgotten when its lease is over would make the next attempt the first one.
+    pub(crate) fn remembered_for(ttl: Duration, lease: Duration) -> Duration {
+        ttl.max(lease.saturating_mul(2))
+    }
+}
+
+/// What a renewal asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Renewal {
+    /// The key.
+    pub key: RecordKey,
+    /// Of the claim that is renewed.
+    pub token: Token,
+    /// How long the claim is exclusive from now on.
+    pub lease: Duration,
+}
+
+/// What stood under the key when a claim came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// The claim is the caller's.
+    Acquired {
+        /// 1 for the first one, one more for each claim whose lease ran out before.
+        attempt: u32,
+    },
+    /// Somebody else holds it.
+    InFlight {
+        /// What that request asks for.
+        fingerprint: Fingerprint,
+    },
+    /// Somebody else held it and may not be followed.
+    Lapsed {
+        /// What that request asked for.
+        fingerprint: Fingerprint,
+    },
+    /// It is done.
+    Completed(Record),
+}
+
+/// Whether the token held the claim when it was used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a lost claim means that somebody else may be running"]
+pub enum Held {
+    /// It did, and the call took effect.
+    Yes,
+    /// It did not, and nothing changed.
+    No,
+}
+
+/// The fencing token of a claim: unique, so that a holder that lost its claim can be told from its successor.
+///
+/// # Examples
+///
+/// ```
+/// use idempotent_runtime::store::Token;
+///
+/// let token = Token::unique();
+/// assert_ne!(token, Token::unique());
+/// assert_eq!(token, Token::from_u128(token.as_u128()));
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Token(pub(crate) u128);
+
+impl Token {
+    /// A token that no other claim of any process has: 48 random bits of this process, 42 of the time in milliseconds
+    /// since 1970, and 38 of a counter.
+    pub fn unique() -> Self {
+        static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()));
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let count = NEXT.fetch_add(1, Ordering::Relaxed);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (process, millis) = (u128::from(*PROCESS) >> 16, now.as_millis() & low_bits(42));
+        Self(process << 80 | millis << 38 | u128::from(count) & low_bits(38))
+    }
+
+    /// When it was drawn, by the clock of the process that drew it: when its claim was asked for.
+    ///
+    /// For people who look, not for judging leases; of a token that [`unique`](Self::unique) did not make it says nothing.
+    ///
+    /// ```
+    /// use std::time::{Duration, SystemTime};
+    /// use idempotent_runtime::store::Token;
+    ///
+    /// let before = SystemTime::now() - Duration::from_millis(1); // It is told in whole milliseconds.
+    /// assert!((before..=SystemTime::now()).contains(&Token::unique().drawn_at()));
+    /// ```
+    pub fn created_at(self) -> SystemTime {
+        let millis = self.0 >> 38 & low_bits(42);
+        UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or_default())
+    }
+
+    /// The token with this number, as a store reads it back.
+    pub const fn from_u128(number: u128) -> Self {
+        Self(number)
+    }
+
+    /// The token as a number, as a store writes it.
+    pub const fn as_u128(self) -> u128 {
+        self.0
+    }
+}
+
+const fn low_bits(count: u32) -> u128 {
+    (1 << count) - 1
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Token({:032x})", self.0)
+    }
+}

@@ -1,0 +1,361 @@
+//! A store of the registry: its name, and the limit on how long one call may take.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use crate::deadline::Deadline;
+use crate::key::RecordKey;
+use crate::observe::StoreMeter;
+use crate::observe::op::Op;
+use crate::record::Record;
+use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
+use crate::store::contract::ImmediateStore;
+use crate::store::erased::ErasedStore;
+use crate::store::error::StoreError;
+#[cfg(not(feature = "near-cache"))]
+use crate::store::handle::without::RecordCache;
+use crate::store::line::{Call, Line, Withdrawn};
+#[cfg(feature = "near-cache")]
+use crate::store::record_cache::RecordCache;
+use crate::store::unwanted_claims::GiveBacks;
+use crate::sync::tokio;
+use crate::sync::tokio::time::Instant;
+use crate::transaction::transactions::Transactions;
+
+/// A call that hangs is cut off and counts as unreachable.
+#[derive(Clone)]
+pub(crate) struct StoreHandle(Arc<Inner>);
+
+struct Inner {
+    name: Box<str>,
+    store: Arc<dyn ErasedStore>,
+    limit: Duration,
+    meter: StoreMeter,
+    near: Option<RecordCache>,
+    line: Arc<Line>,
+    /// Of the calls that wait for a transaction, which handlers hold as long as they run: their pace says nothing of the others.
+    #[cfg_attr(
+        not(any(feature = "postgres", feature = "sqlite")),
+        allow(dead_code, reason = "there are no transactions")
+    )]
+    transaction_line: Arc<Line>,
+    give_backs: GiveBacks,
+}
+
+impl StoreHandle {
+    pub(crate) fn new(name: &str, store: Arc<dyn ErasedStore>, limit: Duration) -> Self {
+        Self(Arc::new(Inner {
+            name: name.into(),
+            store,
+            limit,
+            meter: StoreMeter::new(name),
+            near: None,
+            line: Arc::new(Line::with_limit(limit)),
+            transaction_line: Arc::new(Line::with_limit(limit)),
+            give_backs: GiveBacks::default(),
+        }))
+    }
+
+    /// With a cache in front of it, unless it answers at once by itself.
+    #[cfg(feature = "near-cache")]
+    ///
+    /// # Panics
+    ///
+    /// When it is shared already.
+    pub(crate) fn behind(mut self, near: RecordCache) -> Self {
+        let inner = Arc::get_mut(&mut self.0).expect("a store gets its cache before anybody uses it");
+        inner.near = inner.store.immediate().is_none().then_some(near);
+        self
+    }
+
+    /// The record that this process has made, if it is at hand.
+    pub(crate) fn near(&self, key: &RecordKey) -> Option<Record> {
+        self.0.near.as_ref()?.get(key)
+    }
+
+    /// Has at hand what the store was asked to keep at this time or later.
+    pub(crate) fn keep_near(&self, key: &RecordKey, record: &Record, asked_at: Instant, ttl: Duration) {
+        if let Some(near) = &self.0.near {
+            near.keep(key, record, asked_at, ttl);
+        }
+    }
+
+    /// Whether both are the same store of one registry.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    pub(super) fn give_backs(&self) -> &GiveBacks {
+        &self.0.give_backs
+    }
+
+    /// How long one call may take.
+    pub(crate) fn limit(&self) -> Duration {
+        self.0.limit
+    }
+
+    /// The same store, if it answers at once.
+    pub(crate) fn immediate(&self) -> Option<Immediate<'_>> {
+        Some(Immediate { store: self.0.store.immediate()?, meter: &self.0.meter })
+    }
+
+    pub(crate) async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
+        self.bounded(Op::Claim, self.0.store.claim(key, request)).await
+    }
+
+    pub(crate) async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
+        self.bounded(Op::Renew, self.0.store.renew(key, token, lease)).await
+    }
+
+    /// One answer for each, or an error where none of them was renewed within this time.
+    pub(crate) async fn renew_many(
+        &self,
+        renewals: &[Renewal],
+        within: Duration,
+    ) -> Result<Vec<Result<Held, StoreError>>, StoreError> {
+        let renewing = async {
+            let mut answers = self.0.store.renew_many(renewals).await;
+            if answers.iter().all(Result::is_err) {
+                // The first one speaks for all.
+                return answers.swap_remove(0).map(|_| Vec::new());
+            }
+            Ok(answers)
+        };
+        let in_time = async {
+            let renewed = Deadline::after(within).bound(renewing).await;
+            renewed.unwrap_or(Err(StoreError::TimedOut(within)))
+        };
+        self.bounded(Op::Renew, in_time).await
+    }
+
+    pub(crate) async fn complete(
+        &self,
+        key: &RecordKey,
+        token: Token,
+        record: Record,
+        ttl: Duration,
+    ) -> Result<Held, StoreError> {
+        self.bounded(Op::Complete, self.0.store.complete(key, token, record, ttl)).await
+    }
+
+    pub(crate) async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
+        self.bounded(Op::Release, self.0.store.release(key, token)).await
+    }
+
+    /// Without a limit: it ends when its waiter gives up.
+    pub(crate) async fn changed(&self, key: &RecordKey) {
+        self.0.store.changed(key).await;
+    }
+
+    pub(crate) fn transactions(&self) -> Option<Transactions> {
+        self.0.store.transactions()
+    }
+
+    /// Whether a handler's transaction holds the key, so far as the store can tell: it has no row.
+    pub(crate) async fn is_in_transaction(&self, key: &RecordKey) -> Result<bool, StoreError> {
+        match self.transactions() {
+            Some(transactions) => self.bounded(Op::Get, transactions.holder.holds(key)).await,
+            None => Ok(false),
+        }
+    }
+
+    #[cfg(feature = "metrics")]
+    pub(crate) async fn unknown_outcomes(&self) -> Result<crate::store::entry::UnknownOutcomes, StoreError> {
+        self.bounded(Op::Count, self.0.store.unknown_outcomes()).await
+    }
+
+    /// What tells it from the other stores of this process.
+    pub(crate) fn address(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
+    pub(crate) async fn get(&self, key: &RecordKey) -> Result<Option<crate::store::entry::Entry>, StoreError> {
+        let found = self.bounded(Op::Get, self.0.store.get(key)).await;
+        if let (Ok(None), Some(near)) = (&found, &self.0.near) {
+            // Purged elsewhere: who looks it up here has found that out.
+            near.forget(key);
+        }
+        found
+    }
+
+    #[cfg(feature = "inspector")]
+    pub(crate) async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
+        let purged = self.bounded(Op::Purge, self.0.store.purge(key)).await;
+        // Whatever came of it: who asks is told by the store from here on.
+        if let Some(near) = &self.0.near {
+            near.forget(key);
+        }
+        purged
+    }
+
+    /// Without a limit: a listing may take longer than a request can wait.
+    #[cfg(feature = "inspector")]
+    pub(crate) async fn list(
+        &self,
+        cursor: Option<crate::store::entry::Cursor>,
+        limit: usize,
+    ) -> Result<crate::store::entry::Page, StoreError> {
+        self.0.store.list(cursor, limit).await
+    }
+
+    /// Repeats a call that fails until it succeeds, as long as one that hangs would take, but at least once: a call that hung
+    /// may have met a moment of load. What cannot be read stays so.
+    pub(crate) async fn persistently<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let deadline = Deadline::after(self.limit());
+        let mut pause = Duration::from_millis(10);
+        let mut is_first = true;
+        loop {
+            match call().await {
+                Err(error)
+                    if !matches!(error, StoreError::Damaged(_))
+                        && (deadline.outlasts(pause) || std::mem::take(&mut is_first)) =>
+                {
+                    tokio::time::sleep(pause).await;
+                    pause = Duration::from_millis(200).min(pause * 2);
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Cuts `call` off when the limit is over.
+    pub(crate) async fn bounded<T>(
+        &self,
+        op: Op,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        self.0.meter.measure(op, self.in_line(&self.0.line, op, call)).await
+    }
+
+    /// The same for a call that begins a transaction.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(crate) async fn bounded_begin<T>(
+        &self,
+        op: Op,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        self.0.meter.measure(op, self.in_line(&self.0.transaction_line, op, call)).await
+    }
+
+    async fn in_line<T>(
+        &self,
+        line: &Arc<Line>,
+        op: Op,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let (limit, begun) = (self.limit(), Instant::now());
+        let (ahead, sent) = (line.held_back(), line.sent());
+        let too_long = || StoreError::not_sent(LineTooLong { ahead, limit });
+        // What runs already must be recorded: only what has not begun is turned away.
+        let is_claim = matches!(op, Op::Claim);
+        if is_claim && line.is_too_long(ahead, limit) {
+            return Err(too_long());
+        }
+        let this = Call::of(line);
+        let _withdrawn = Withdrawn(&this);
+        let deadline = Deadline::after(limit);
+        let mut asking = pin!(Arc::clone(&this).scope(call));
+        let in_time = poll_fn(|cx| {
+            // Its turn has come too late: begun only to be cut off, it would take its connection along.
+            if deadline.is_over() && this.withdraw() {
+                return Poll::Ready(Err(StoreError::not_sent(NoTurn(limit))));
+            }
+            asking.as_mut().poll(cx)
+        });
+        let mut answering = pin!(deadline.bound(in_time));
+        // How long the line takes may show only while it stands. Each look of many that wait costs those that are served.
+        for pause in [limit / 2, limit / 4] {
+            if !is_claim || ahead < SHORT {
+                break;
+            }
+            if let Some(answer) = Deadline::after(pause).bound(&mut answering).await {
+                return this.result_of(answer, limit);
+            }
+            let left = ahead.saturating_sub(line.sent().wrapping_sub(sent));
+            if line.is_too_long(left, limit.saturating_sub(begun.elapsed())) && this.withdraw() {
+                return Err(too_long());
+            }
+        }
+        this.result_of(answering.await, limit)
+    }
+}
+
+/// A call looks whether it can still be served where so many stand in front of it.
+const SHORT: usize = 64;
+
+impl Call {
+    /// A call that never went out had no effect, whatever its store says.
+    fn result_of<T>(&self, answer: Option<Result<T, StoreError>>, limit: Duration) -> Result<T, StoreError> {
+        match answer {
+            Some(Err(StoreError::Unavailable(source))) if self.withdraw() => Err(StoreError::NotSent(source)),
+            Some(answer) => answer,
+            None if self.withdraw() => Err(StoreError::not_sent(NoTurn(limit))),
+            None => Err(StoreError::TimedOut(limit)),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{ahead} calls wait for the store, more than it takes within {limit:?}")]
+struct LineTooLong {
+    ahead: usize,
+    limit: Duration,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the call waited for its turn for {0:?}")]
+struct NoTurn(Duration);
+
+/// A store that needs no limit because it answers at once.
+pub(crate) struct Immediate<'a> {
+    store: &'a dyn ImmediateStore,
+    meter: &'a StoreMeter,
+}
+
+impl Immediate<'_> {
+    pub(crate) fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
+        self.meter.measure_now(Op::Claim, || self.store.claim_now(key, request))
+    }
+
+    pub(crate) fn complete(
+        &self,
+        key: &RecordKey,
+        token: Token,
+        record: &Record,
+        ttl: Duration,
+    ) -> Result<Held, StoreError> {
+        self.meter.measure_now(Op::Complete, || self.store.complete_now(key, token, record, ttl))
+    }
+}
+
+/// There is no cache to be had.
+#[cfg(not(feature = "near-cache"))]
+mod without {
+    use super::{Duration, Instant, Record, RecordKey};
+
+    pub(super) enum RecordCache {}
+
+    impl RecordCache {
+        pub(super) fn get(&self, _: &RecordKey) -> Option<Record> {
+            match *self {}
+        }
+
+        pub(super) fn keep(&self, _: &RecordKey, _: &Record, _: Instant, _: Duration) {
+            match *self {}
+        }
+
+        pub(super) fn forget(&self, _: &RecordKey) {
+            match *self {}
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Whether a task of the store frees what expires, and when it wakes.
+
+use std::sync::Arc;
+
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::tokio::sync::Notify;
+
+/// Nobody sweeps, or it is being found out when the next one will.
+pub(super) const UNKNOWN: u64 = u64::MAX;
+
+pub(super) struct Duty {
+    /// In nanoseconds since the store began. Written under the lock, and read without it: a claim need not take it.
+    pub(super) wakes_at: AtomicU64,
+    pub(super) has_task: Mutex<bool>,
+    /// Apart from the rest, so that the sweeper can sleep without holding the store.
+    pub(super) earlier: Arc<Notify>,
+}
+
+impl Default for Duty {
+    fn default() -> Self {
+        Self { wakes_at: AtomicU64::new(UNKNOWN), has_task: Mutex::default(), earlier: Arc::default() }
+    }
+}
+
+impl Duty {
+    /// The task finds nothing left to sweep, and ends.
+    pub(super) fn end(&self) {
+        self.earlier.notify_one();
+    }
+
+    /// The next one who enters something sends for another task.
+    pub(super) fn leave(&self, has_task: &mut bool) {
+        *has_task = false;
+        self.wakes_at.store(UNKNOWN, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,325 @@
+//! The store itself.
+
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::key::RecordKey;
+use crate::policy::AfterCrash;
+use crate::record::Record;
+use crate::store::claim::{Claim, ClaimRequest, Held, Token};
+use crate::store::contract::{ImmediateStore, Store};
+use crate::store::entry::{Cursor, Entry, Page, UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes};
+use crate::store::error::StoreError;
+use crate::store::given_back::GivenBackTokens;
+use crate::store::memory::duty::Duty;
+use crate::store::memory::shard::{ENTRY_BYTES, Moment, Shard, Stands, Tag};
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::tokio::time::Instant;
+use crate::sync::{KeyHasher, Mutex, lock};
+
+/// Keeps claims and records in this process, bounded by bytes.
+///
+/// Nothing that is alive is ever evicted, and so no unknown outcome: a full store rejects new claims. The record of a claim that was granted is
+/// always taken, so the bound can be passed by the responses of the requests in flight at that moment, each at most
+/// `max_body` of its handler. What is past its time to live is freed by a task of the store's own, in small batches.
+///
+/// Time is [`tokio::time`], so that a test can pause and advance it. A clone is cheap and shares everything.
+///
+/// # Examples
+///
+/// ```
+/// use idempotent_runtime::store::MemoryStore;
+///
+/// let store = MemoryStore::builder().max_bytes(16 * 1024 * 1024).build();
+/// assert_eq!(store.used_bytes(), 0);
+/// ```
+#[derive(Clone)]
+pub struct MemoryStore(Arc<Inner>);
+
+/// Collects the options of a [`MemoryStore`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct MemoryStoreBuilder {
+    max_bytes: usize,
+}
+
+impl MemoryStoreBuilder {
+    /// The bytes that keys, headers, bodies and a fixed cost of 192 bytes an entry and up to 8 bytes a header line may take;
+    /// 256 MiB by default.
+    pub fn max_bytes(mut self, bytes: usize) -> Self {
+        self.max_bytes = bytes;
+        self
+    }
+
+    /// The store.
+    pub fn build(self) -> MemoryStore {
+        MemoryStore(Arc::new(Inner {
+            began: Instant::now(),
+            hasher: KeyHasher::default(),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            used_bytes: AtomicUsize::new(0),
+            max_bytes: self.max_bytes,
+            sweeper: Duty::default(),
+            given_back: GivenBackTokens::default(),
+        }))
+    }
+}
+
+impl Default for MemoryStoreBuilder {
+    fn default() -> Self {
+        Self { max_bytes: 256 * 1024 * 1024 }
+    }
+}
+
+impl MemoryStore {
+    /// A store of at most 256 MiB.
+    pub fn new() -> Self {
+        Self::builder().build()
+    }
+
+    /// A store with options to follow.
+    pub fn builder() -> MemoryStoreBuilder {
+        MemoryStoreBuilder::default()
+    }
+
+    /// What keys, headers, bodies and the fixed cost of the entries take now.
+    pub fn used_bytes(&self) -> usize {
+        self.0.used_bytes.load(Ordering::Relaxed)
+    }
+
+    /// How many claims and records are kept, those included that are past their time and not freed yet.
+    pub fn len(&self) -> usize {
+        self.0.shards.iter().map(|shard| lock(shard).len()).sum()
+    }
+
+    /// Whether nothing is kept.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemoryStore").field("used_bytes", &self.used_bytes()).finish_non_exhaustive()
+    }
+}
+
+/// A table that grows, or rids itself of the marks that removed entries left, moves all of its entries, and so does a queue:
+/// with many small ones, no request waits for a large move. At ten million records each of these has 2,500.
+const SHARDS: usize = if cfg!(all(test, shuttle)) { 2 } else { 4096 };
+
+/// How many expired entries are freed while one lock is held.
+const BATCH: usize = 64;
+
+pub(super) struct Inner {
+    pub(super) began: Instant,
+    pub(super) hasher: KeyHasher,
+    pub(super) shards: Box<[Mutex<Shard>]>,
+    pub(super) used_bytes: AtomicUsize,
+    pub(super) max_bytes: usize,
+    pub(super) sweeper: Duty,
+    pub(super) given_back: GivenBackTokens,
+}
+
+impl ImmediateStore for MemoryStore {
+    fn claim_now(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
+        let now = self.0.now();
+        match self.0.claim(key, &request, now) {
+            Err(StoreError::Full) => self.0.make_room(now, || self.0.claim(key, &request, now)),
+            claim => claim,
+        }
+    }
+
+    fn complete_now(&self, key: &RecordKey, token: Token, record: &Record, ttl: Duration) -> Result<Held, StoreError> {
+        let now = self.0.now();
+        let expires_at = now.saturating_add(ttl);
+        let (shard, tag) = self.0.place(key);
+        let held = {
+            let mut shard = lock(shard);
+            let (held, bytes) = shard.complete(tag, key, token, record, expires_at, now);
+            self.0.used_bytes.fetch_add(bytes, Ordering::Relaxed);
+            held
+        };
+        self.0.sweep_at(expires_at);
+        Ok(held)
+    }
+}
+
+impl Store for MemoryStore {
+    async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
+        self.claim_now(key, request)
+    }
+
+    async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
+        let (shard, tag) = self.0.place(key);
+        Ok(lock(shard).renew(tag, key, token, lease, self.0.now()))
+    }
+
+    async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
+        self.complete_now(key, token, &record, ttl)
+    }
+
+    async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
+        let (shard, tag) = self.0.place(key);
+        let mut shard = lock(shard);
+        let Some(bytes) = shard.release(tag, key, token, self.0.now()) else {
+            // Under the lock under which a claim looks.
+            self.0.given_back.remember(token);
+            return Ok(Held::No);
+        };
+        self.0.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        Ok(Held::Yes)
+    }
+
+    fn immediate(&self) -> Option<&dyn ImmediateStore> {
+        Some(self)
+    }
+
+    async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
+        let (shard, tag) = self.0.place(key);
+        Ok(lock(shard).entry(tag, key, self.0.now()))
+    }
+
+    async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
+        let now = self.0.now();
+        let (shard, tag) = self.0.place(key);
+        Ok(self.0.remove(&mut lock(shard), tag, key).is_some_and(|expires_at| expires_at > now))
+    }
+
+    async fn delete_expired(&self) -> Result<usize, StoreError> {
+        let now = self.0.now();
+        Ok(self
+            .0
+            .shards
+            .iter()
+            .map(|shard| self.0.free_expired(&mut lock(shard), now))
+            .find(|&freed| freed > 0)
+            .unwrap_or(0))
+    }
+
+    async fn unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {
+        let (mut unknown, now) = (UnknownOutcomes::new(), self.0.now());
+        let mut counted = 0;
+        for shard in &self.0.shards {
+            for entry in lock(shard).endless(now).filter(Entry::is_unknown_outcome) {
+                *unknown.entry(entry.key.scope().into_owned()).or_default() += 1;
+                counted += 1;
+            }
+            if counted >= UNKNOWN_OUTCOMES_COUNTED {
+                break;
+            }
+        }
+        Ok(unknown)
+    }
+
+    /// Shard by shard, and within a shard in the order of the keys.
+    async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
+        let now = self.0.now();
+        let (first_shard, mut first_key) = match &cursor {
+            None => (0, ""),
+            Some(cursor) => place(cursor).ok_or_else(|| StoreError::unavailable("the cursor is not of this store"))?,
+        };
+        let mut entries = Vec::new();
+        for (index, shard) in self.0.shards.iter().enumerate().skip(first_shard) {
+            let mut living: Vec<_> = lock(shard).entries(now).filter(|entry| entry.key.as_str() >= first_key).collect();
+            living.sort_by(|a, b| a.key.cmp(&b.key));
+            for entry in living {
+                if entries.len() == limit {
+                    let next = Some(Cursor(format!("{index}:{}", entry.key.as_str())));
+                    return Ok(Page { entries, next, ..Page::default() });
+                }
+                entries.push(entry);
+            }
+            first_key = "";
+        }
+        Ok(Page { entries, ..Page::default() })
+    }
+}
+
+fn place(cursor: &Cursor) -> Option<(usize, &str)> {
+    let (shard, key) = cursor.0.split_once(':')?;
+    Some((shard.parse().ok().filter(|&shard| shard < SHARDS)?, key))
+}
+
+impl Inner {
+    pub(super) fn now(&self) -> Moment {
+        Instant::now().saturating_duration_since(self.began)
+    }
+
+    fn claim(self: &Arc<Self>, key: &RecordKey, request: &ClaimRequest, now: Moment) -> Result<Claim, StoreError> {
+        let (shard, tag) = self.place(key);
+        let mut shard = lock(shard);
+        self.free_expired(&mut shard, now);
+        let attempt = match shard.claim(tag, key, request, now) {
+            Stands::Answer(claim) => return Ok(claim),
+            Stands::TakenOver { attempt } => attempt,
+            Stands::Absent => {
+                self.given_back.check(request.token)?;
+                // More may have expired than one batch frees.
+                self.remove(&mut shard, tag, key);
+                if !self.reserve(ENTRY_BYTES + key.as_str().len()) {
+                    return Err(StoreError::Full);
+                }
+                shard.insert(tag, key, request, now);
+                1
+            }
+        };
+        drop(shard);
+        if request.after_crash == AfterCrash::Rerun {
+            self.sweep_at(now.saturating_add(request.ttl));
+        }
+        Ok(Claim::Acquired { attempt })
+    }
+
+    /// Where the entry of this key is, if it is.
+    fn place(&self, key: &RecordKey) -> (&Mutex<Shard>, Tag) {
+        let hash = self.hasher.hash_one(key);
+        let [first, second, _, _, a, b, c, d] = hash.to_be_bytes();
+        let shard = usize::from(u16::from_be_bytes([first, second])) % SHARDS;
+        (&self.shards[shard], Tag(u32::from_be_bytes([a, b, c, d])))
+    }
+
+    fn reserve(&self, bytes: usize) -> bool {
+        let fits = |used: usize| used.checked_add(bytes).filter(|&sum| sum <= self.max_bytes);
+        self.used_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
+    }
+
+    /// When what stood there expires, if anything did.
+    fn remove(&self, shard: &mut Shard, tag: Tag, key: &RecordKey) -> Option<Moment> {
+        let (bytes, expires_at) = shard.remove(tag, key)?;
+        self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        Some(expires_at)
+    }
+
+    pub(super) fn free_expired(&self, shard: &mut Shard, now: Moment) -> usize {
+        let (freed, bytes) = shard.remove_expired(now, BATCH);
+        self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        freed
+    }
+
+    /// Tries again for as long as what has expired in the other shards may be room enough.
+    fn make_room(&self, now: Moment, claim: impl Fn() -> Result<Claim, StoreError>) -> Result<Claim, StoreError> {
+        for shard in &self.shards {
+            if self.free_expired(&mut lock(shard), now) > 0 {
+                match claim() {
+                    Err(StoreError::Full) => {}
+                    claim => return claim,
+                }
+            }
+        }
+        Err(StoreError::Full)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.sweeper.end();
+    }
+}

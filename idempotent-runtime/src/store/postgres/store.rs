@@ -1,0 +1,453 @@
+//! The store itself.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::{PgPool, PgPoolOptions, PgRow};
+use sqlx::{Postgres, Row as _};
+
+use crate::fingerprint::Fingerprint;
+use crate::key::RecordKey;
+use crate::policy::AfterCrash;
+use crate::record::HeadersText;
+use crate::record::Record;
+use crate::store::active_transactions::ActiveTransactions;
+use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
+use crate::store::claim_decision::{Decision, StoredState, decide};
+use crate::store::columns::{span_millis, token_text, unix_millis};
+use crate::store::contract::Store;
+use crate::store::entry::{Cursor, Entry, Page, UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes};
+use crate::store::error::StoreError;
+use crate::store::given_back::REMEMBERED;
+use crate::store::line::Call;
+use crate::store::postgres::advisory_locks::lock;
+use crate::store::postgres::failure::{claim_error, is_transient, store_error};
+use crate::store::postgres::listener::Listener;
+use crate::store::postgres::migrate;
+use crate::store::postgres::migrate::MigrateError;
+use crate::store::postgres::pools::Pools;
+use crate::store::postgres::row;
+use crate::store::postgres::row::{HeldInTransaction, digest};
+use crate::store::postgres::statements::Statements;
+use crate::store::postgres::sweeper::Sweeper;
+use crate::store::row::each;
+use crate::store::row::unknown_outcomes;
+use crate::transaction::transactions::Transactions;
+
+/// Keeps claims and records in PostgreSQL 13 or newer, in tables that a person can read.
+///
+/// It takes the application's own pool, from which handlers get their transactions ([`Tx`](crate::Tx)). For its own
+/// statements it opens a second one of the same options when it is first used, so that each of them commits by itself,
+/// whatever becomes of the application's connections: a process may so hold twice as many. Waiters (`in_flight = wait`) keep
+/// none of them, and are woken over one connection beside them. Expired rows are deleted in small batches, by one process at a time, without anyone asking.
+/// A clone is cheap and shares everything.
+///
+/// While a handler has a connection for its `Tx`, the session's `default_transaction_read_only` is on; the pool gets the connection
+/// back as it was lent. A handler that takes a `Tx` and a second connection of the same small pool stalls under load: see
+/// [the guide](crate::guide::transactions).
+///
+/// A row is in schema `idempotency` unless told otherwise. [`migrate`](Self::migrate) makes the tables; for migrations of
+/// your own, [`sql`](Self::sql) tells what to run. It does not touch sqlx's `_sqlx_migrations`.
+///
+/// # Durability
+///
+/// What was answered to a client is as durable as the database makes a commit: leave `synchronous_commit` on for the role.
+/// With asynchronous replicas, a failover can lose the last commits, and with them the memory that a request was
+/// executed; `synchronous_standby_names` prevents that.
+///
+/// # Examples
+///
+/// ```no_run
+/// use idempotent_runtime::store::PostgresStore;
+/// use sqlx::PgPool;
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = PgPool::connect("postgres://localhost/app").await?;
+///
+/// let store = PostgresStore::new(pool.clone());
+/// store.migrate().await?;
+/// idempotent_runtime::install(store)?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct PostgresStore(pub(super) Arc<Inner>);
+
+pub(super) struct Inner {
+    pub(super) pools: Arc<Pools>,
+    /// Quoted.
+    pub(super) schema: String,
+    pub(super) statements: Arc<Statements>,
+    pub(super) listener: Listener,
+    pub(super) sweeper: Sweeper,
+    pub(super) running: Arc<ActiveTransactions>,
+}
+
+/// Collects the options of a [`PostgresStore`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct PostgresStoreBuilder {
+    pool: PgPool,
+    schema: String,
+    sweep_interval: Duration,
+}
+
+impl PostgresStoreBuilder {
+    /// The schema of the tables; `idempotency` by default. Any name will do: it is quoted.
+    ///
+    /// # Panics
+    ///
+    /// When it is empty, longer than the 63 bytes that PostgreSQL keeps of a name, or has a NUL in it.
+    pub fn schema(mut self, name: impl Into<String>) -> Self {
+        let name = name.into();
+        assert!(
+            (1..=63).contains(&name.len()) && !name.contains('\0'),
+            "{name:?} is no name of a schema: PostgreSQL takes 1 to 63 bytes without NUL"
+        );
+        self.schema = name;
+        self
+    }
+
+    /// How long expired rows may stay; 30 seconds by default.
+    pub fn sweep_every(mut self, interval: Duration) -> Self {
+        self.sweep_interval = interval.max(Duration::from_millis(1));
+        self
+    }
+
+    /// The store. It connects when it is first used.
+    pub fn build(self) -> PostgresStore {
+        let schema = format!("\"{}\"", self.schema.replace('"', "\"\""));
+        let statements = Arc::new(Statements::new(&schema));
+        let lock = lock(b"sweep", &[schema.as_bytes()]);
+        let pools = Arc::new(Pools::new(self.pool));
+        PostgresStore(Arc::new(Inner {
+            listener: Listener::new(channel(&schema)),
+            sweeper: Sweeper::new(Arc::clone(&pools), statements.sweep.clone(), lock, self.sweep_interval),
+            running: Arc::default(),
+            pools,
+            schema,
+            statements,
+        }))
+    }
+}
+
+/// How often a statement is sent that met a conflict, before it counts as failed.
+const ROUNDS: usize = 20;
+
+/// A channel is a name too, of 63 bytes at most.
+fn channel(schema: &str) -> String {
+    let digest = lock(b"channel", &[schema.as_bytes()]);
+    format!("idempotency_{digest:016x}")
+}
+
+impl PostgresStore {
+    /// A store in the application's own database.
+    ///
+    /// Unless it was built with `test_before_acquire(false)`, a pool pings a connection before each use: one more round
+    /// trip for each statement.
+    pub fn new(pool: PgPool) -> Self {
+        Self::builder(pool).build()
+    }
+
+    /// A store with a pool of its own, of ten connections.
+    ///
+    /// # Errors
+    ///
+    /// When the URL is malformed, or the server cannot be reached or rejects.
+    pub async fn connect(url: &str) -> Result<Self, sqlx::Error> {
+        // The test would be a round trip for every statement, and a statement on a broken connection fails all the same.
+        Ok(Self::new(PgPoolOptions::new().test_before_acquire(false).connect(url).await?))
+    }
+
+    /// A store in the application's own database, with options to follow.
+    pub fn builder(pool: PgPool) -> PostgresStoreBuilder {
+        PostgresStoreBuilder { pool, schema: "idempotency".to_owned(), sweep_interval: Duration::from_secs(30) }
+    }
+
+    /// Creates the tables, or brings them up to date. Every process may call it, also all at once.
+    ///
+    /// # Errors
+    ///
+    /// [`MigrateError`] says what to do.
+    ///
+    /// # Cancel safety
+    ///
+    /// All of it is one transaction: dropped, it has taken effect or not.
+    pub async fn migrate(&self) -> Result<(), MigrateError> {
+        let lock = lock(b"migrate", &[self.0.schema.as_bytes()]);
+        migrate::migrate(self.0.pools.application(), &self.0.schema, lock).await
+    }
+
+    /// The SQL that [`migrate`](Self::migrate) runs on a database without the tables, for migrations of your own.
+    pub fn sql(&self) -> String {
+        migrate::sql(&self.0.schema)
+    }
+
+    /// The pool that it was made with.
+    pub fn pool(&self) -> &PgPool {
+        self.0.pools.application()
+    }
+
+    /// Asks until the statement either took effect or met what stands there.
+    async fn claim_or_existing(&self, key: &RecordKey, request: &ClaimRequest) -> Result<Claim, StoreError> {
+        let digest = digest(key);
+        let (lock, (requests, asked_for)) = (self.lock_of_key(key), self.lock_of_request(key, request.fingerprint));
+        let call = Call::hold_back();
+        let _turn = self.0.pools.turn().await?;
+        let mut connection = self.0.pools.own().acquire().await.map_err(store_error)?;
+        call.send();
+        // A row that another claim has committed after our snapshot is neither inserted nor seen, and a new snapshot sees
+        // it. More rounds than two take a key that is claimed and released all the time.
+        for _ in 0..ROUNDS {
+            let row = self
+                .0
+                .statements
+                .claim
+                .query()
+                .bind(digest)
+                .bind(key.as_str())
+                .bind(request.fingerprint.to_string())
+                .bind(token_text(request.token))
+                .bind(span_millis(request.ttl))
+                .bind(span_millis(request.lease))
+                .bind(request.after_crash == AfterCrash::Rerun)
+                .bind(requests)
+                .bind(asked_for)
+                .bind(lock)
+                .fetch_optional(&mut *connection)
+                .await;
+            let row = match row {
+                Ok(Some(row)) => row,
+                Ok(None) => continue,
+                Err(error) if is_transient(&error) => continue,
+                Err(error) => return Err(claim_error(error)),
+            };
+            if let Some(attempt) = row::acquired(&row)? {
+                return Ok(Claim::Acquired { attempt });
+            }
+            if let Some(holder) = row::held_by_transaction(&row)? {
+                return Ok(held_in_transaction(request.fingerprint, &holder));
+            }
+            match decide(Some(StoredState::from_row(&row)?), request) {
+                Decision::Answer(claim) => return Ok(claim),
+                Decision::Keep { token, fingerprint } => {
+                    // It takes one of its own: with two each, as many requests as there are connections would all wait.
+                    drop(connection);
+                    return self.keep(key, token, fingerprint).await;
+                }
+                Decision::Take { .. } => {}
+            }
+        }
+        Err(StoreError::unavailable(format!(
+            "the key changed hands at every one of {ROUNDS} looks, or the claim was given back before it arrived"
+        )))
+    }
+
+    /// Sees to it that a claim which is rejected as one of unknown outcome never expires.
+    pub(super) async fn keep(
+        &self,
+        key: &RecordKey,
+        token: Token,
+        fingerprint: Fingerprint,
+    ) -> Result<Claim, StoreError> {
+        let (digest, token) = (digest(key), token_text(token));
+        let keep =
+            || async { self.0.statements.keep.query().bind(digest).bind(&token).execute(self.0.pools.own()).await };
+        let is_kept = retried(keep).await?.rows_affected() > 0;
+        // What was renewed, taken over or ended meanwhile is for the client's next request to find.
+        Ok(if is_kept { Claim::Lapsed { fingerprint } } else { Claim::InFlight { fingerprint } })
+    }
+
+    pub(super) async fn held(&self, query: impl Fn() -> Query) -> Result<Held, StoreError> {
+        let row = retried(|| async { query().fetch_optional(self.0.pools.own()).await }).await?;
+        Ok(held(row.as_ref()))
+    }
+}
+
+type Query = sqlx::query::Query<'static, Postgres, sqlx::postgres::PgArguments>;
+
+/// A statement of its own takes no effect when it fails by a conflict, and may be sent again.
+async fn retried<T, F>(mut statement: impl FnMut() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, sqlx::Error>>,
+{
+    let mut round = 1;
+    loop {
+        match statement().await {
+            Err(error) if is_transient(&error) && round < ROUNDS => round += 1,
+            done => return done.map_err(store_error),
+        }
+    }
+}
+
+/// A statement that took effect tells so by its row.
+pub(super) fn held(row: Option<&PgRow>) -> Held {
+    if row.is_some() { Held::Yes } else { Held::No }
+}
+
+/// Whether a claim that holds, if it does, was renewed.
+fn is_renewed(held: Option<&bool>) -> Result<Held, StoreError> {
+    match held {
+        None => Ok(Held::No),
+        Some(true) => Ok(Held::Yes),
+        Some(false) => Err(StoreError::unavailable("another statement has locked the row of the claim")),
+    }
+}
+
+/// What is told of a handler that runs in a transaction: its lock tells in which parts another request differs, and no more
+/// matters.
+pub(super) fn held_in_transaction(asked_for: Fingerprint, holder: &HeldInTransaction) -> Claim {
+    let fingerprint = match holder {
+        HeldInTransaction::Same => asked_for,
+        HeldInTransaction::Other(bits) => asked_for.with_bits(*bits),
+    };
+    Claim::InFlight { fingerprint }
+}
+
+pub(super) fn headers_text(record: &Record) -> Result<String, StoreError> {
+    serde_json::to_string(&HeadersText::of(record)).map_err(StoreError::unavailable)
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore").field("schema", &self.0.schema).finish_non_exhaustive()
+    }
+}
+
+impl Store for PostgresStore {
+    async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
+        if let Some(fingerprint) = self.0.running.fingerprint(key) {
+            return Ok(Claim::InFlight { fingerprint });
+        }
+        let claim = self.claim_or_existing(key, &request).await?;
+        if matches!(claim, Claim::Acquired { .. }) {
+            self.0.sweeper.start();
+        }
+        Ok(claim)
+    }
+
+    async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
+        let (digest, token, lease) = (digest(key), token_text(token), span_millis(lease));
+        let renew = || async {
+            self.0.statements.renew.query().bind(digest).bind(&token).bind(lease).execute(self.0.pools.own()).await
+        };
+        let renewed = retried(renew).await?;
+        Ok(if renewed.rows_affected() > 0 { Held::Yes } else { Held::No })
+    }
+
+    async fn renew_many(&self, renewals: &[Renewal]) -> Vec<Result<Held, StoreError>> {
+        let digests: Vec<Vec<u8>> = renewals.iter().map(|renewal| digest(&renewal.key).to_vec()).collect();
+        let tokens: Vec<String> = renewals.iter().map(|renewal| token_text(renewal.token)).collect();
+        let leases: Vec<i64> = renewals.iter().map(|renewal| span_millis(renewal.lease)).collect();
+        let renew = || async {
+            let query = self.0.statements.renew_many.query().bind(&digests).bind(&tokens).bind(&leases);
+            query.fetch_all(self.0.pools.own()).await
+        };
+        let rows = match retried(renew).await {
+            Ok(rows) => rows,
+            Err(error) => return each(renewals.len(), Err(error)),
+        };
+        let renewed: Result<HashMap<String, bool>, _> =
+            rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect();
+        match renewed.map_err(store_error) {
+            Ok(renewed) => tokens.iter().map(|token| is_renewed(renewed.get(token))).collect(),
+            Err(error) => each(renewals.len(), Err(error)),
+        }
+    }
+
+    async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
+        let (digest, token, headers) = (digest(key), token_text(token), headers_text(&record)?);
+        let complete = || {
+            let query = self.0.statements.complete.query().bind(digest).bind(token.clone()).bind(span_millis(ttl));
+            let query = query.bind(record.fingerprint.to_string()).bind(unix_millis(record.recorded_at));
+            let query = query.bind(i32::from(record.status.as_u16())).bind(headers.clone());
+            query.bind(record.body_bytes().map(|body| body.to_vec())).bind(self.0.listener.channel().to_owned())
+        };
+        if self.held(complete).await? == Held::Yes {
+            return Ok(Held::Yes);
+        }
+        // A first call that was cut off may have been committed while this one waited for its row, after this one's
+        // snapshot: only a new statement sees that.
+        let completed_by = || async {
+            self.0.statements.completed_by.query().bind(digest).bind(&token).fetch_one(self.0.pools.own()).await
+        };
+        let is_completed: bool = retried(completed_by).await?.try_get(0).map_err(store_error)?;
+        Ok(if is_completed { Held::Yes } else { Held::No })
+    }
+
+    async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
+        let (digest, token) = (digest(key), token_text(token));
+        let release = || {
+            let query = self.0.statements.release.query().bind(digest).bind(token.clone());
+            query.bind(self.0.listener.channel().to_owned())
+        };
+        if self.held(release).await? == Held::Yes {
+            return Ok(Held::Yes);
+        }
+        let give_back = || async {
+            let query = self.0.statements.give_back.query().bind(digest).bind(key.as_str()).bind(&token);
+            let query = query.bind(self.lock_of_key(key)).bind(span_millis(REMEMBERED));
+            query.fetch_one(self.0.pools.own()).await
+        };
+        let is_kept_out = retried(give_back).await?.try_get(0).map_err(store_error)?;
+        if is_kept_out { Ok(Held::No) } else { Err(StoreError::unavailable("a claim of the key is on its way")) }
+    }
+
+    async fn changed(&self, key: &RecordKey) {
+        let digest = digest(key);
+        let bell = self.0.listener.bell(self.0.pools.own(), &digest);
+        // The first poll, which comes before the waiter's look, only arms the bell: a connection that it took would be
+        // held, and never given back, while the look waits for one.
+        tokio::task::yield_now().await;
+        // The holder only notifies where it is told that somebody waits; it is told again at each look.
+        let _ = self.0.statements.await_end.query().bind(digest).execute(self.0.pools.own()).await;
+        bell.await;
+    }
+
+    fn transactions(&self) -> Option<Transactions> {
+        Some(Transactions::of::<Postgres, _>(Arc::new(self.clone())))
+    }
+
+    async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
+        let row = self.0.statements.entry.query().bind(digest(key)).fetch_optional(self.0.pools.own()).await;
+        row.map_err(store_error)?.as_ref().map(Entry::from_row).transpose()
+    }
+
+    async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
+        let digest = digest(key);
+        let row =
+            retried(|| async { self.0.statements.purge.query().bind(digest).fetch_optional(self.0.pools.own()).await });
+        Ok(row.await?.is_some_and(|row| row.get("alive")))
+    }
+
+    async fn delete_expired(&self) -> Result<usize, StoreError> {
+        self.0.sweeper.delete_expired().await.map_err(store_error)
+    }
+
+    async fn unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {
+        let most = i64::try_from(UNKNOWN_OUTCOMES_COUNTED).unwrap_or(i64::MAX);
+        let rows = self.0.statements.unknown_outcomes.query().bind(most).fetch_all(self.0.pools.own()).await;
+        unknown_outcomes(&rows.map_err(store_error)?)
+    }
+
+    /// In the order of the keys' digests.
+    async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
+        // One more than asked for tells whether there is a next page.
+        let rows = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
+        let Cursor(after) = cursor.unwrap_or_else(|| Cursor(String::new()));
+        let found = self.0.statements.list.query().bind(after).bind(rows).fetch_all(self.0.pools.own()).await;
+        let found = found.map_err(store_error)?;
+        let mut page = Page::default();
+        for row in found.iter().take(limit) {
+            page.add_row(row)?;
+        }
+        if found.len() > limit {
+            // A row whose key cannot be read has its place in the listing too.
+            page.next = found[..limit].last().map(row::place).transpose()?.map(Cursor);
+        }
+        Ok(page)
+    }
+}

@@ -1,0 +1,328 @@
+//! The store itself.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use redis::{FromRedisValue, RedisError, Value};
+
+use crate::key::RecordKey;
+use crate::policy::AfterCrash;
+use crate::record::Record;
+use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
+use crate::store::columns::{span_millis, token_text};
+use crate::store::contract::Store;
+use crate::store::entry::{Cursor, Entry, Page, UnknownOutcomes};
+use crate::store::error::StoreError;
+use crate::store::given_back::{REMEMBERED, given_back};
+use crate::store::redis::connection::{Acknowledged, Argument, Connection};
+use crate::store::redis::listener::Listener;
+use crate::store::redis::scripts::{Scripts, Source};
+use crate::store::redis::value;
+
+/// Keeps claims and records in Redis or Valkey, version 6.2 or newer; with feature `redis-cluster` also in a Cluster.
+///
+/// It reconnects by itself. A clone is cheap and shares everything. Waiters (`in_flight = wait`) of all processes are woken
+/// by a message, over a connection of their own, where the store was opened by a URL; otherwise they look every now and then.
+///
+/// # What Redis can lose
+///
+/// A record that is lost is a request that runs again. So `maxmemory-policy` must be `noeviction`: a full server rejects
+/// new claims with 503, replays what it has, and from version 7 on still takes the records of claims that it granted.
+/// Without `appendonly yes` a restart loses what came after the last snapshot; with `appendfsync everysec`, the default,
+/// a loss of power loses the last second; with `always`, nothing. Replication is asynchronous: a failover can lose what
+/// the replica had not got yet. [`wait_replicas`](RedisStoreBuilder::wait_replicas) narrows that window and does not close
+/// it. Where none of this is acceptable, use `PostgresStore`.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use idempotent_runtime::store::RedisStore;
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = RedisStore::connect("redis://127.0.0.1/").await?;
+///
+/// // Or with options:
+/// let store = RedisStore::builder("redis://127.0.0.1/")
+///     .prefix("payments:")
+///     .wait_replicas(1, Duration::from_millis(500))
+///     .open()
+///     .await?;
+/// idempotent_runtime::install(store)?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct RedisStore(pub(super) Arc<Inner>);
+
+pub(super) struct Inner {
+    pub(super) connection: Connection,
+    pub(super) acknowledged: Option<Acknowledged>,
+    pub(super) listener: Option<Listener>,
+    pub(super) channel: String,
+    pub(super) prefix: String,
+    /// The name of the set of claims that never expire.
+    pub(super) index: String,
+    pub(super) scripts: Scripts,
+    /// From version 7 on `SET` can tell what stands where it writes nothing.
+    pub(super) claims_by_set: bool,
+}
+
+impl RedisStore {
+    pub(super) fn name(&self, key: &RecordKey) -> Vec<u8> {
+        [self.0.prefix.as_bytes(), key.as_str().as_bytes()].concat()
+    }
+
+    async fn run<T: FromRedisValue>(
+        &self,
+        script: &Source,
+        key: &RecordKey,
+        arguments: &[Argument<'_>],
+    ) -> Result<T, StoreError> {
+        self.0.connection.run(script, &self.name(key), arguments).await.map_err(store_error)
+    }
+
+    /// What stands there, or the first claim of the key: by the server's own command, which is faster than any script.
+    async fn claim_by_set(
+        &self,
+        key: &RecordKey,
+        token: &str,
+        request: &ClaimRequest,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let ttl = span_millis(request.ttl);
+        let mut set = redis::cmd("SET");
+        set.arg(self.name(key)).arg(value::claimed(token, request)).arg("NX").arg("GET").arg("PX").arg(ttl);
+        self.0.connection.query(&set).await.map_err(store_error)
+    }
+
+    /// Where it is asked for, the replicas must have it too.
+    async fn run_acknowledged<T: FromRedisValue>(
+        &self,
+        script: &Source,
+        key: &RecordKey,
+        arguments: &[Argument<'_>],
+    ) -> Result<T, StoreError> {
+        let Some(acknowledged) = &self.0.acknowledged else { return self.run(script, key, arguments).await };
+        let (answer, replicas) = acknowledged.run(script, &self.name(key), arguments).await.map_err(store_error)?;
+        if replicas < acknowledged.replicas {
+            return Err(StoreError::unavailable(NotReplicated { replicas, wanted: acknowledged.replicas }));
+        }
+        Ok(answer)
+    }
+
+    pub(super) async fn look(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
+        let (value, left, now): (Option<Vec<u8>>, i64, i64) = self.run(&self.0.scripts.look, key, &[]).await?;
+        let stands = value.filter(|value| !value::is_given_back(value));
+        stands.map(|value| value::entry(key.clone(), &value, left, now)).transpose()
+    }
+
+    /// The keys of all entries, in order.
+    async fn keys(&self) -> Result<Vec<RecordKey>, StoreError> {
+        let pattern = format!("{}*", escaped(&self.0.prefix));
+        let mut keys = Vec::new();
+        for node in self.0.connection.nodes().await.map_err(store_error)? {
+            let mut cursor = 0_u64;
+            loop {
+                let mut scan = redis::cmd("SCAN");
+                scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(1000);
+                let (next, found): (u64, Vec<Vec<u8>>) =
+                    self.0.connection.query_node(&node, scan).await.map_err(store_error)?;
+                keys.extend(found.iter().filter_map(|name| self.key_of(name)));
+                cursor = next;
+                if cursor == 0 {
+                    break;
+                }
+            }
+        }
+        // SCAN may show a key more than once.
+        keys.sort_by(|one, other| one.as_str().cmp(other.as_str()));
+        keys.dedup();
+        Ok(keys)
+    }
+
+    /// `None` for a key of somebody else's.
+    pub(super) fn key_of(&self, name: &[u8]) -> Option<RecordKey> {
+        RecordKey::parse(str::from_utf8(name.strip_prefix(self.0.prefix.as_bytes())?).ok()?).ok()
+    }
+}
+
+/// A prefix as a pattern that matches it alone.
+fn escaped(prefix: &str) -> String {
+    prefix.chars().fold(String::new(), |mut pattern, char| {
+        if "*?[]^-\\".contains(char) {
+            pattern.push('\\');
+        }
+        pattern.push(char);
+        pattern
+    })
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("only {replicas} of the wanted {wanted} replicas have acknowledged the write in time")]
+struct NotReplicated {
+    replicas: usize,
+    wanted: usize,
+}
+
+pub(super) fn store_error(error: RedisError) -> StoreError {
+    // Before version 7 the error of a command in a script comes inside of a text.
+    let text = error.to_string();
+    let is = |code: &str| error.code() == Some(code) || text.contains(&format!("-{code} "));
+    if is("OOM") {
+        StoreError::Full
+    } else if is("WRONGTYPE") {
+        StoreError::damaged("the key holds no string: somebody else has written it")
+    } else if error.is_connection_refusal() {
+        StoreError::not_sent(error)
+    } else {
+        StoreError::unavailable(error)
+    }
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStore").field("prefix", &self.0.prefix).finish_non_exhaustive()
+    }
+}
+
+fn millis(span: Duration) -> Argument<'static> {
+    Argument::Millis(span_millis(span).unsigned_abs())
+}
+
+impl Store for RedisStore {
+    async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
+        let token = token_text(request.token);
+        let expires = request.after_crash == AfterCrash::Rerun;
+        if self.0.claims_by_set && self.0.acknowledged.is_none() && expires {
+            match self.claim_by_set(key, &token, &request).await {
+                Ok(None) => return Ok(Claim::Acquired { attempt: 1 }),
+                Ok(Some(existing)) if !value::is_for_a_script(&existing) => return value::existing(&existing),
+                // Whose claim stands there, and whether its lease has run out, is for the server to judge; and a full one
+                // rejects the command even where it would only read.
+                Ok(Some(_)) | Err(StoreError::Full) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let fingerprint = request.fingerprint.to_string();
+        let arguments = [
+            Argument::Text(&token),
+            Argument::Text(&fingerprint),
+            millis(request.lease),
+            millis(request.ttl),
+            Argument::Text(if expires { "1" } else { "0" }),
+            Argument::Text(&self.0.index),
+        ];
+        let unreadable = |_| value::damaged("the script's answer cannot be read");
+        match self.run_acknowledged(&self.0.scripts.claim, key, &arguments).await? {
+            Value::Int(attempt) => {
+                let attempt = attempt.try_into().map_err(|_| value::damaged("the attempt is out of range"))?;
+                Ok(Claim::Acquired { attempt })
+            }
+            Value::BulkString(existing) => value::existing(&existing),
+            other => {
+                let (what, text, rest): (String, String, String) =
+                    redis::from_redis_value(other).map_err(unreadable)?;
+                if what == "given_back" {
+                    return Err(given_back());
+                }
+                if rest == "enter" {
+                    self.enter(key).await?;
+                }
+                if what == "acquired" {
+                    let attempt = text.parse().map_err(|_| value::damaged("the attempt is out of range"))?;
+                    return Ok(Claim::Acquired { attempt });
+                }
+                let fingerprint = value::fingerprint(&text)?;
+                Ok(if what == "in_flight" { Claim::InFlight { fingerprint } } else { Claim::Lapsed { fingerprint } })
+            }
+        }
+    }
+
+    async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
+        let token = token_text(token);
+        self.run(&self.0.scripts.renew, key, &[Argument::Text(&token), millis(lease)]).await.map(held)
+    }
+
+    async fn renew_many(&self, renewals: &[Renewal]) -> Vec<Result<Held, StoreError>> {
+        let tokens: Vec<String> = renewals.iter().map(|renewal| token_text(renewal.token)).collect();
+        let runs: Vec<_> = renewals
+            .iter()
+            .zip(&tokens)
+            .map(|(renewal, token)| (self.name(&renewal.key), vec![Argument::Text(token), millis(renewal.lease)]))
+            .collect();
+        match self.0.connection.run_many(&self.0.scripts.renew, &runs).await {
+            Some(Ok(answers)) => answers.into_iter().map(|answer| Ok(held(answer))).collect(),
+            // One at a time: the server does not know the script, or cannot renew one of them.
+            _ => join_all(renewals.iter().map(|renewal| self.renew(&renewal.key, renewal.token, renewal.lease))).await,
+        }
+    }
+
+    async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
+        let value = value::completed(token, &record)?;
+        let token = token_text(token);
+        let (channel, index) = (Argument::Text(&self.0.channel), Argument::Text(&self.0.index));
+        let arguments = [Argument::Text(&token), Argument::Text(&value), millis(ttl), channel, index];
+        let ended = self.run_acknowledged(&self.0.scripts.complete, key, &arguments).await?;
+        Ok(held(self.ended(key, ended).await))
+    }
+
+    async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
+        let token = token_text(token);
+        let (channel, index) = (Argument::Text(&self.0.channel), Argument::Text(&self.0.index));
+        let arguments = [Argument::Text(&token), channel, index, millis(REMEMBERED)];
+        let ended = self.run(&self.0.scripts.release, key, &arguments).await?;
+        Ok(held(self.ended(key, ended).await))
+    }
+
+    async fn changed(&self, key: &RecordKey) {
+        match &self.0.listener {
+            Some(listener) => listener.bell(&self.name(key)).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
+        self.look(key).await
+    }
+
+    async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
+        let purged = self.run(&self.0.scripts.purge, key, &[Argument::Text(&self.0.index)]).await?;
+        Ok(self.ended(key, purged).await > 0)
+    }
+
+    /// Redis does it by itself.
+    async fn delete_expired(&self) -> Result<usize, StoreError> {
+        Ok(0)
+    }
+
+    async fn unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {
+        self.count_unknown_outcomes().await
+    }
+
+    /// In the order of the keys. Each page reads the names of all of them: for operators, not for every request.
+    async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
+        let after = cursor.map_or(String::new(), |Cursor(after)| after);
+        let (mut page, mut last) = (Page::default(), None);
+        let keys: Vec<RecordKey> = self.keys().await?.into_iter().filter(|key| key.as_str() > after.as_str()).collect();
+        for some in keys.chunks(limit.clamp(1, 100)) {
+            let looks = join_all(some.iter().map(|key| self.look(key))).await;
+            for (key, look) in some.iter().zip(looks) {
+                let Some(found) = look.transpose() else { continue };
+                if page.entries.len() + page.damaged.len() == limit {
+                    page.next = last.map(|key: &RecordKey| Cursor(key.as_str().to_owned()));
+                    return Ok(page);
+                }
+                page.add(Some(key.clone()), found)?;
+                last = Some(key);
+            }
+        }
+        Ok(page)
+    }
+}
+
+fn held(yes: u32) -> Held {
+    if yes > 0 { Held::Yes } else { Held::No }
+}

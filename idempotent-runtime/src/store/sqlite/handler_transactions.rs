@@ -1,0 +1,84 @@
+//! The connection of handlers' transactions: one at a time, since SQLite has one writer.
+
+use std::sync::Arc;
+
+use sqlx::SqlSafeStr as _;
+use sqlx::sqlite::{Sqlite, SqliteConnectOptions, SqlitePool, SqlitePoolOptions, SqliteTransactionManager};
+use sqlx_core::transaction::TransactionManager as _;
+
+use crate::store::active_transactions::ActiveTransactions;
+use crate::store::error::StoreError;
+use crate::store::line::Call;
+use crate::store::sqlite::clock::Clock;
+use crate::store::sqlite::failure::store_error;
+use crate::store::sqlite::guard;
+use crate::store::sqlite::guard::Guard;
+use crate::store::sqlite::lock_time::LockTime;
+use crate::sync::{Mutex, lock};
+use crate::transaction::open::{Doubtful, Open};
+
+/// Who writes in this process: the writer's thread for a batch, or a handler for its transaction. Waiting here is fair, as
+/// waiting for SQLite's own lock is not.
+pub(super) type Turn = Arc<tokio::sync::Mutex<()>>;
+
+pub(super) struct HandlerTransactions {
+    pool: SqlitePool,
+    /// Of the connection that the pool has opened last.
+    newest: Arc<Mutex<Arc<Guard>>>,
+    turn: Turn,
+    pub(super) running: Arc<ActiveTransactions>,
+}
+
+impl HandlerTransactions {
+    pub(super) fn new(options: SqliteConnectOptions, turn: Turn) -> Self {
+        let newest = Arc::<Mutex<Arc<Guard>>>::default();
+        let (opened, given_back) = (Arc::clone(&newest), Arc::clone(&newest));
+        let pool = SqlitePoolOptions::new()
+            .max_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .after_connect(move |connection, _| {
+                let newest = Arc::clone(&opened);
+                Box::pin(async move {
+                    *lock(&newest) = Guard::watch(connection).await?;
+                    Ok(())
+                })
+            })
+            // What is not as it was is closed.
+            .after_release(move |connection, _| {
+                let guard = Arc::clone(&lock(&given_back));
+                Box::pin(async move { guard.finds_as_it_was(connection).await })
+            });
+        Self { pool: pool.connect_lazy_with(options), newest, turn, running: Arc::default() }
+    }
+
+    pub(super) fn pool(&self) -> SqlitePool {
+        self.pool.clone()
+    }
+
+    /// The keys of this process's handlers that run in a transaction.
+    pub(super) fn running(&self) -> &ActiveTransactions {
+        &self.running
+    }
+
+    /// With the write lock: a transaction that had read before it writes could not get it any more.
+    pub(super) async fn begin(&self, clock: Clock) -> Result<Open<Sqlite>, StoreError> {
+        let call = Call::hold_back();
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let connection = self.pool.acquire().await.map_err(store_error)?;
+        if !call.send() {
+            return Err(StoreError::unavailable("the caller has given up"));
+        }
+        let mut connection = Doubtful::new(connection);
+        // The pool has one connection, and only the one whose turn it is takes it.
+        let guard = Arc::clone(&lock(&self.newest));
+        let waiting = LockTime::starts(clock);
+        SqliteTransactionManager::begin(&mut connection, Some(guard::BEGIN.into_sql_str()))
+            .await
+            .map_err(store_error)?;
+        let holding = LockTime::starts(clock);
+        guard.begun(clock, waiting, holding);
+        waiting.make_up(&mut connection, clock).await.map_err(store_error)?;
+        Ok(Open::new(connection, guard, Box::new(turn)))
+    }
+}

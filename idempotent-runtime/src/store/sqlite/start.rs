@@ -1,0 +1,53 @@
+//! Opens a store: its file, its connections and the thread that writes.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::store::given_back::GivenBackTokens;
+use crate::store::sqlite::handler_transactions::{HandlerTransactions, Turn};
+use crate::store::sqlite::open::{Opened, SqliteOpenError, SqliteStoreBuilder};
+use crate::store::sqlite::readers::Readers;
+use crate::store::sqlite::store::{Inner, SqliteStore};
+use crate::store::sqlite::writer::{Others, Writer};
+
+impl SqliteStoreBuilder {
+    /// Opens the file, and creates it if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// [`SqliteOpenError`] names the path and what to do.
+    pub async fn open(self) -> Result<SqliteStore, SqliteOpenError> {
+        let readers = Readers::new(self.connect_options().create_if_missing(false).pragma("query_only", "ON"));
+        let readers = Arc::new(readers);
+        let turn = Turn::default();
+        let transactions = HandlerTransactions::new(self.connect_options(), Arc::clone(&turn));
+        let others = Others { readers: Arc::clone(&readers), transactions: transactions.pool() };
+        let (writer, Opened { synchronous, clock }) = Writer::start(self.clone(), turn, others).await?;
+        let given_back = GivenBackTokens::default();
+        Ok(SqliteStore(Arc::new(Inner {
+            options: self,
+            synchronous,
+            clock,
+            readers,
+            transactions,
+            writer,
+            given_back,
+        })))
+    }
+}
+
+impl SqliteStore {
+    /// Opens the file with the default options, and creates it if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// [`SqliteOpenError`] names the path and what to do.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, SqliteOpenError> {
+        Self::builder(path).open().await
+    }
+
+    /// A store in this file, with options to follow.
+    pub fn builder(path: impl AsRef<Path>) -> SqliteStoreBuilder {
+        SqliteStoreBuilder::new(path.as_ref())
+    }
+}

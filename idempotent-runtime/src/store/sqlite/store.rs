@@ -1,0 +1,202 @@
+//! The store itself.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::sqlite::Sqlite;
+
+use crate::key::RecordKey;
+use crate::record::Record;
+use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
+use crate::store::claim_decision::{Decision, StoredState, decide};
+use crate::store::contract::Store;
+use crate::store::entry::{Cursor, Entry, Page, UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes};
+use crate::store::error::StoreError;
+use crate::store::given_back::GivenBackTokens;
+use crate::store::line::Call;
+use crate::store::row::each;
+use crate::store::row::unknown_outcomes;
+use crate::store::sqlite::clock::Clock;
+use crate::store::sqlite::failure::store_error;
+use crate::store::sqlite::handler_transactions::HandlerTransactions;
+use crate::store::sqlite::open::{SqliteStoreBuilder, SqliteSynchronous};
+use crate::store::sqlite::readers::Readers;
+use crate::store::sqlite::row;
+use crate::store::sqlite::schema;
+use crate::store::sqlite::writer::Writer;
+use crate::store::sqlite::writes::{
+    ClaimWrite, CompleteWrite, PurgeWrite, ReleaseWrite, RenewManyWrite, RenewWrite, SweepWrite,
+};
+use crate::transaction::transactions::Transactions;
+
+/// Keeps claims and records in a SQLite file, which may be the application's own database.
+///
+/// What was answered to a client is on disk first ([`SqliteSynchronous::Full`]). Several processes of one machine may share
+/// the file; put it on a local disk, since SQLite's write-ahead log does not work over a network.
+///
+/// Whoever holds the file's write lock for long keeps the others from renewing their leases, so that time does not count for
+/// a lease. [`transactions`](crate::guide::transactions) tells what that does not cover.
+///
+/// On Linux, time goes on evenly for the store from the first opening in each boot of the machine: setting the clock has no
+/// effect on leases and expiry until the next boot. On other systems they follow the clock, and one that is set forward by
+/// more than a lease lets the request of a running handler be executed again.
+///
+/// The tables are `idempotency_records`, readable by a person, `idempotency_schema`, `idempotency_clock` and
+/// `idempotency_lock_time`. Expired rows are deleted in small batches between the writes, without anyone asking. A clone is cheap
+/// and shares everything; the connections
+/// close when the last one is dropped.
+///
+/// # Examples
+///
+/// ```
+/// # use std::time::Duration;
+/// use idempotent_runtime::store::{SqliteStore, SqliteSynchronous};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("idempotency.db");
+/// let store = SqliteStore::open(&path).await?;
+/// assert_eq!(store.synchronous(), SqliteSynchronous::Full);
+///
+/// // Or with options:
+/// let store = SqliteStore::builder(&path).max_bytes(1024 * 1024 * 1024).open().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct SqliteStore(pub(super) Arc<Inner>);
+
+pub(super) struct Inner {
+    pub(super) options: SqliteStoreBuilder,
+    /// As SQLite reports it.
+    pub(super) synchronous: SqliteSynchronous,
+    pub(super) clock: Clock,
+    pub(super) readers: Arc<Readers>,
+    pub(super) transactions: HandlerTransactions,
+    pub(super) writer: Writer,
+    /// Of this process alone: what it sends comes to the file in order, so that no other one can have a claim of theirs.
+    pub(super) given_back: GivenBackTokens,
+}
+
+impl SqliteStore {
+    /// The file.
+    pub fn path(&self) -> &Path {
+        self.0.options.path()
+    }
+
+    /// What the connection that writes waits for before it answers, as SQLite itself reports it.
+    pub fn synchronous(&self) -> SqliteSynchronous {
+        self.0.synchronous
+    }
+
+    pub(super) async fn existing(&self, key: &RecordKey) -> Result<Option<StoredState>, StoreError> {
+        let mut reader = self.0.readers.acquire().await?;
+        let row = schema::at(self.0.clock.now(), schema::EXISTING)
+            .bind(key.as_str())
+            .fetch_optional(reader.connection())
+            .await;
+        let row = row.map_err(store_error)?;
+        reader.give_back();
+        row.as_ref().map(StoredState::from_row).transpose()
+    }
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStore")
+            .field("path", &self.path())
+            .field("synchronous", &self.synchronous())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store for SqliteStore {
+    async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
+        // The write would wait for the end of the handler's transaction, which may last longer than a store may take.
+        if let Some(fingerprint) = self.0.transactions.running().fingerprint(key) {
+            return Ok(Claim::InFlight { fingerprint });
+        }
+        let call = Call::hold_back();
+        if let Decision::Answer(claim) = decide(self.existing(key).await?, &request) {
+            return Ok(claim);
+        }
+        self.0.given_back.check(request.token)?;
+        let max_bytes = self.0.options.bound();
+        self.0.writer.submit_held_back(ClaimWrite { key: key.clone(), request, max_bytes }, Some(call)).await
+    }
+
+    async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
+        self.0.writer.submit(RenewWrite { key: key.clone(), token, lease }).await
+    }
+
+    async fn renew_many(&self, renewals: &[Renewal]) -> Vec<Result<Held, StoreError>> {
+        let write = RenewManyWrite { renewals: renewals.to_vec() };
+        each(renewals.len(), self.0.writer.submit(write).await)
+    }
+
+    async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
+        self.0.writer.submit(CompleteWrite::new(key.clone(), token, record, ttl)?).await
+    }
+
+    async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
+        let released = self.0.writer.submit(ReleaseWrite { key: key.clone(), token }).await?;
+        if released == Held::No {
+            self.0.given_back.remember(token);
+        }
+        Ok(released)
+    }
+
+    fn transactions(&self) -> Option<Transactions> {
+        Some(Transactions::of::<Sqlite, _>(Arc::new(self.clone())))
+    }
+
+    async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
+        let mut reader = self.0.readers.acquire().await?;
+        let row =
+            schema::at(self.0.clock.now(), schema::ENTRY).bind(key.as_str()).fetch_optional(reader.connection()).await;
+        let row = row.map_err(store_error)?;
+        reader.give_back();
+        row.as_ref().map(Entry::from_row).transpose()
+    }
+
+    async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
+        self.0.writer.submit(PurgeWrite { key: key.clone() }).await
+    }
+
+    async fn delete_expired(&self) -> Result<usize, StoreError> {
+        self.0.writer.submit(SweepWrite).await
+    }
+
+    async fn unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {
+        let most = i64::try_from(UNKNOWN_OUTCOMES_COUNTED).unwrap_or(i64::MAX);
+        let mut reader = self.0.readers.acquire().await?;
+        let count = schema::at(self.0.clock.now(), schema::UNKNOWN_OUTCOMES).bind(most);
+        let rows = count.fetch_all(reader.connection()).await.map_err(store_error)?;
+        reader.give_back();
+        unknown_outcomes(&rows)
+    }
+
+    async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
+        // One more than asked for tells whether there is a next page.
+        let rows = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
+        let Cursor(after) = cursor.unwrap_or_else(|| Cursor(String::new()));
+        let mut reader = self.0.readers.acquire().await?;
+        let found =
+            schema::at(self.0.clock.now(), schema::LIST).bind(&after).bind(rows).fetch_all(reader.connection()).await;
+        let found = found.map_err(store_error)?;
+        reader.give_back();
+        let mut page = Page::default();
+        for row in found.iter().take(limit) {
+            page.add_row(row)?;
+        }
+        if found.len() > limit {
+            // Also after a row whose key is none.
+            let last = found[..limit].last().map(row::place).transpose()?;
+            page.next = Some(Cursor(last.unwrap_or(after)));
+        }
+        Ok(page)
+    }
+}

@@ -1,0 +1,85 @@
+//! The claims of one store that are on their way back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use crate::deadline::Deadline;
+use crate::key::RecordKey;
+use crate::store::claim::{Held, Token};
+use crate::store::error::StoreError;
+use crate::sync::Mutex;
+use crate::sync::tokio::sync::Notify;
+use crate::sync::tokio::task::JoinHandle;
+use crate::sync::tokio::time::Instant;
+
+/// How many are asked for at once: what is given back must not hold up what is claimed.
+const AT_ONCE: usize = 8;
+
+/// The lease of a claim that is to lapse.
+pub(crate) trait Lapse: Send + Sync + 'static {
+    fn key(&self) -> &RecordKey;
+
+    fn token(&self) -> Token;
+
+    /// Ends the lease, once no renewal is on its way.
+    fn lapse(&self) -> BoxFuture<'_, Result<Held, StoreError>>;
+}
+
+/// A claim that ends without a word of what ran.
+#[derive(Clone)]
+pub(super) struct Unwanted {
+    pub(super) key: RecordKey,
+    pub(super) token: Token,
+    /// Whether the key is free afterwards; otherwise the claim lapses, and keeps the number of its attempt.
+    pub(super) is_released: bool,
+    /// The claim may arrive in the store after its own end, so that an end which finds nothing is repeated until then. A release
+    /// keeps it from arriving later than that, unless others have taken the key meanwhile.
+    pub(super) arrives_until: Deadline,
+    /// Tried so long where the store fails.
+    pub(super) tried_until: Deadline,
+    pub(super) pause: Duration,
+    /// A release has found nothing, so that the claim cannot arrive any more unless another one has come and gone meanwhile.
+    pub(super) is_kept_out: bool,
+    /// A renewal that is on its way comes first.
+    pub(super) renewed: Option<Arc<dyn Lapse>>,
+}
+
+#[derive(Default)]
+pub(crate) struct GiveBacks {
+    pub(super) queue: Mutex<Queue>,
+    pub(super) changed: Notify,
+}
+
+#[derive(Default)]
+pub(super) struct Queue {
+    pub(super) by_due: BTreeMap<(Instant, u64), Unwanted>,
+    pub(super) next_number: u64,
+    pub(super) task: Option<JoinHandle<()>>,
+    /// When the task has looked at the queue last.
+    pub(super) looked_at: Option<Instant>,
+    pub(super) has_overflowed: bool,
+}
+
+impl Queue {
+    pub(super) fn insert(&mut self, due: Instant, unwanted: Unwanted) {
+        self.next_number += 1;
+        self.by_due.insert((due, self.next_number), unwanted);
+    }
+
+    /// Whether the task has not looked for so long although something was due.
+    pub(super) fn stands_still(&self, patience: Duration) -> bool {
+        let first_due = self.by_due.first_key_value().map(|((due, _), _)| *due);
+        let is_long_ago = |moment: Option<Instant>| moment.is_some_and(|moment| moment.elapsed() > patience);
+        is_long_ago(self.looked_at) && is_long_ago(first_due)
+    }
+
+    /// Those that are due, which stay here until they have ended: a task may be dropped with its runtime.
+    pub(super) fn due(&self) -> Vec<((Instant, u64), Unwanted)> {
+        let now = Instant::now();
+        let due = self.by_due.iter().take(AT_ONCE).take_while(|((due, _), _)| *due <= now);
+        due.map(|(place, unwanted)| (*place, unwanted.clone())).collect()
+    }
+}

@@ -1,0 +1,42 @@
+//! What a store does with a transaction that has begun.
+
+use futures_util::future::BoxFuture;
+use sqlx::Database;
+
+use crate::store::error::StoreError;
+
+/// How a store ends its transactions, and what it knows of one of them.
+pub(crate) trait Begun<DB: Database>: Send + Sync + 'static {
+    /// Proves that the connection is in the transaction that was begun, and readies it for the record; fails with [`Ended`](crate::transaction::error::Ended)
+    /// or [`Aborted`](crate::transaction::error::Aborted) otherwise.
+    fn prove<'a>(&'a self, connection: &'a mut DB::Connection) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    fn commit<'a>(&'a self, connection: &'a mut DB::Connection) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Undoes what was written, and leaves the connection as the pool has lent it.
+    fn roll_back<'a>(&'a self, connection: &'a mut DB::Connection) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// What an error of a statement of the handler says of the transaction; `None` where it says nothing.
+    fn failure(&self, error: &sqlx::Error) -> Option<Failure>;
+
+    /// Whether the database has told that it has ended.
+    fn has_ended(&self) -> bool;
+
+    /// Sees to it that no further statement takes effect on the connection, whose transaction has ended.
+    fn close_off(&self, connection: &mut DB::Connection);
+}
+
+/// What an error of a statement says of its transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    not(feature = "postgres"),
+    allow(dead_code, reason = "SQLite aborts no transaction for the sake of another one")
+)]
+pub(crate) enum Failure {
+    /// The database has aborted it for the sake of another one.
+    Conflict,
+    /// It was aborted for another reason.
+    Other,
+    /// It had been aborted before.
+    Aborted,
+}

@@ -1,0 +1,44 @@
+//! What the pipeline asks of a handler's transaction, whatever its database is.
+
+use futures_util::future::BoxFuture;
+
+use crate::key::RecordKey;
+use crate::policy::Isolation;
+use crate::store::claim::{Claim, ClaimRequest};
+use crate::store::handle::StoreHandle;
+use crate::transaction::error::TransactionError;
+use crate::transaction::transactions::Recording;
+
+/// What the engine does with a handler's transaction, whatever its database is.
+pub(crate) trait HandlerTransaction: Send + Sync {
+    /// Begins it and claims the key in it; nothing is begun unless the claim is acquired.
+    fn claim<'a>(
+        &'a self,
+        store: &'a StoreHandle,
+        key: &'a RecordKey,
+        request: ClaimRequest,
+        isolation: Option<Isolation>,
+    ) -> BoxFuture<'a, Result<Claim, TransactionError>>;
+
+    /// Begins it for a request that has no key.
+    fn begin<'a>(
+        &'a self,
+        store: &'a StoreHandle,
+        isolation: Option<Isolation>,
+    ) -> BoxFuture<'a, Result<(), TransactionError>>;
+
+    /// Commits what the handler wrote, and the record with it, once it is proven that both are still in the transaction that
+    /// was begun.
+    fn commit<'a>(
+        &'a self,
+        store: &'a StoreHandle,
+        recording: Option<&'a Recording>,
+    ) -> BoxFuture<'a, Result<(), TransactionError>>;
+
+    /// Undoes what the handler wrote.
+    fn roll_back<'a>(&'a self, store: &'a StoreHandle) -> BoxFuture<'a, ()>;
+
+    /// Whether the database has aborted it for the sake of another one. Where that was not seen, it counts as the cause of an
+    /// answer that tells of a failure, in a handler that asks for isolation.
+    fn met_a_conflict<'a>(&'a self, store: &'a StoreHandle, is_failure: bool) -> BoxFuture<'a, bool>;
+}

@@ -1,0 +1,81 @@
+//! Why a handler's transaction could not be begun or committed.
+
+use std::time::Duration;
+
+use crate::rejection::problem::Rejection;
+use crate::store::error::StoreError;
+
+/// Why a handler's transaction could not be begun or committed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TransactionError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(
+        "the handler takes a `Tx<{wanted}>`, but its store has {}: give the handler a store on that database",
+        found.map_or_else(|| "no transactions".to_owned(), |found| format!("transactions of {found}"))
+    )]
+    WrongDatabase { wanted: &'static str, found: Option<&'static str> },
+    #[error(
+        "the handler did not give its `Tx` back: it must not outlive the handler, in another task or in the response"
+    )]
+    Kept,
+    #[error(
+        "a statement of the handler failed, so that its transaction cannot commit any more, and yet it answered with a \
+         status that is recorded; let it answer with another one, or run what may fail in a savepoint: `tx.begin()`"
+    )]
+    Aborted,
+    #[error(
+        "the transaction ended while the handler ran: a handler must not send COMMIT or ROLLBACK itself, must not drop the \
+         future of a nested `begin` half way, and must not go on after an error by which the database ends the transaction"
+    )]
+    Ended,
+    #[error(
+        "the handler has made its transaction read-only, so that its response cannot be recorded in it: remove `SET \
+         TRANSACTION READ ONLY`"
+    )]
+    ReadOnly(#[source] StoreError),
+    #[error("the database aborted the transaction, because it conflicts with another one")]
+    Conflict(#[source] StoreError),
+    #[error("another request has recorded its response under the key")]
+    Overtaken,
+    #[error("the transaction was rolled back")]
+    RolledBack(#[source] StoreError),
+    #[error("whether the transaction was committed could not be found out within {0:?}")]
+    Unknown(Duration),
+}
+
+impl TransactionError {
+    /// Whether the program must be changed before a retry can succeed.
+    pub(crate) fn is_permanent(&self) -> bool {
+        matches!(self, Self::WrongDatabase { .. } | Self::Kept | Self::Aborted | Self::Ended | Self::ReadOnly(_))
+    }
+
+    /// What the client is told.
+    pub(crate) fn rejection(&self, unavailable: Rejection) -> Rejection {
+        match self {
+            Self::Conflict(_) => Rejection::TransactionConflict,
+            error if error.is_permanent() => Rejection::TransactionFailed,
+            _ => unavailable,
+        }
+    }
+}
+
+/// What a store answers when a statement has failed, so that the database only waits for the rollback.
+#[derive(Debug, thiserror::Error)]
+#[error("the transaction is aborted")]
+pub(crate) struct Aborted;
+
+/// What a store answers when the connection is not in the transaction that was begun, or not at its outermost level.
+#[derive(Debug, thiserror::Error)]
+#[error("the transaction has ended")]
+pub(crate) struct Ended;
+
+/// What a store answers when nothing can be written in the transaction, because the handler has said so.
+#[derive(Debug, thiserror::Error)]
+#[error("the transaction is read-only")]
+pub(crate) struct ReadOnly(#[source] pub(crate) Box<dyn std::error::Error + Send + Sync>);
+
+/// What a store answers when the database has aborted the transaction for the sake of another one.
+#[derive(Debug, thiserror::Error)]
+#[error("the transaction conflicts with another one")]
+pub(crate) struct Conflict(#[source] pub(crate) Box<dyn std::error::Error + Send + Sync>);

@@ -1,0 +1,73 @@
+//! The way from a store to the transactions of its database.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use crate::key::RecordKey;
+use crate::record::Record;
+use crate::store::claim::ClaimRequest;
+use crate::store::error::StoreError;
+
+/// The record of a claim that was made in a transaction.
+pub(crate) struct Recording {
+    pub(crate) key: RecordKey,
+    pub(crate) request: ClaimRequest,
+    pub(crate) record: Record,
+    /// Whether somebody may be waiting for it in another process.
+    #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "SQLite has no way to tell another process"))]
+    pub(crate) may_be_awaited: bool,
+}
+
+/// The way from a store to the transactions of its database, for [`Tx`](crate::Tx); opaque.
+///
+/// A store that wraps one of this crate's stores hands on what that one's
+/// [`Store::transactions`](crate::store::Store::transactions) returns.
+#[derive(Clone)]
+pub struct Transactions {
+    pub(crate) database: &'static str,
+    /// An `Arc<dyn TransactionalStore<DB>>`.
+    pub(crate) store: Arc<dyn Any + Send + Sync>,
+    pub(crate) holder: Arc<dyn Holder>,
+    /// Those of a test.
+    #[cfg_attr(
+        not(any(feature = "postgres", feature = "sqlite")),
+        allow(dead_code, reason = "there are no transactions")
+    )]
+    pub(crate) faults: Option<Arc<dyn TransactionFaults>>,
+}
+
+/// What a store tells of its transactions, whatever its database is.
+pub(crate) trait Holder: Send + Sync {
+    /// Whether a transaction holds the key: it stands in no row.
+    fn holds<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<bool, StoreError>>;
+
+    /// How many connections the pool has from which handlers get their transactions, where it is the application's own.
+    fn connections(&self) -> Option<u32>;
+}
+
+/// Makes a transaction fail before a moment of its life.
+pub(crate) trait TransactionFaults: Send + Sync {
+    fn before(&self, moment: Moment) -> Option<StoreError>;
+}
+
+/// A moment in the life of a handler's transaction, for [`FaultyStore::fail_transactions`](crate::testing::FaultyStore::fail_transactions).
+#[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "`testing` exports it"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Moment {
+    /// Before it begins: the handler does not run.
+    Begin,
+    /// Before the record of its response is written: the handler has run, and nothing is kept.
+    Record,
+    /// Before it is committed: the handler has run, and nothing is kept.
+    Commit,
+}
+
+impl fmt::Debug for Transactions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transactions").field("database", &self.database).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,41 @@
+//! The concurrency tests: the runtime's own code under a checker that chooses who goes on.
+
+use std::env;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use crate::step::Failure;
+
+/// Apart from the other builds, which have none of the checker's flags.
+const TARGET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/concurrency");
+
+/// Runs the concurrency tests whose name contains `name`; an empty one is in all of them. The answer is how many there were.
+pub(crate) fn run(name: &str) -> Result<usize, Failure> {
+    let features = "--no-default-features --features=macros,memory";
+    let arguments = format!("test -p idempotent-runtime --lib {features} -- --nocapture {name}");
+    let folder = schedules().unwrap_or_else(|error| panic!("no folder for schedules in {TARGET}: {error}"));
+    let mut step = crate::cargo("concurrency tests", &arguments)
+        .env("CARGO_TARGET_DIR", TARGET)
+        .env("RUSTFLAGS", "--cfg shuttle")
+        .env("SCHEDULE_FOLDER", &folder)
+        // It says that weak orderings count as strong ones, which the concurrency tests' own documentation does too.
+        .env("SHUTTLE_SILENCE_WARNINGS", "1");
+    if let Ok(schedule) = env::var("REPLAY") {
+        // Tests run in the folder of their package.
+        let schedule = absolute(&schedule).unwrap_or_else(|error| panic!("{schedule} cannot be replayed: {error}"));
+        step = step.env("REPLAY", &schedule);
+    }
+    step.run_tests()
+}
+
+/// Where the failing schedules are written, each to be replayed.
+fn schedules() -> io::Result<String> {
+    let folder = format!("{TARGET}/schedules");
+    fs::create_dir_all(&folder)?;
+    absolute(&folder)
+}
+
+fn absolute(path: &str) -> io::Result<String> {
+    Ok(Path::new(path).canonicalize()?.to_string_lossy().into_owned())
+}
