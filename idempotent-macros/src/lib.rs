@@ -31,7 +31,7 @@ mod units;
 /// | `required` | off | a request without a key gets 400; otherwise it passes through unguarded |
 /// | `invalid_key = "ignore"` | `"reject"` | a malformed key: 400, or it counts as none |
 /// | `methods = [POST, PATCH]` | `[POST, PUT, PATCH, DELETE]` | others pass through; `any` for all |
-/// | `caller = expr` | the registry's | partitions keys by principal (`Display`); without any, other credentials are rejected the record |
+/// | `caller = expr` | the registry's | partitions keys by principal (`Display`); without it, a retry with other credentials is rejected |
 /// | `fingerprint = expr` | method, authority, path, query, media type, content coding, body | what a reused key must repeat in place of query and body: any `serde::Serialize` expression over the arguments; `only(expr)` in place of all of them; `json`: the body in its canonical form; `none` |
 /// | `in_flight = wait("5s")` | `reject` | a duplicate of a running request: 409 at once, or wait for its response and replay it; a waiter never executes |
 /// | `lease = "30s"` | `"30s"`, or `ttl` if that is shorter | how long a dead process holds a key, at least 100ms; renewed while the handler runs |

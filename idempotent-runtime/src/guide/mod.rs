@@ -2,6 +2,7 @@
 //!
 //! | page | the question |
 //! |---|---|
+//! | [`arguments`] | what can a policy say, and for whole routers? |
 //! | [`choosing_a_guarantee`] | what may a retry do after the process died in the handler? |
 //! | [`transactions`] | what may happen to a `Tx`, and what is its client told? |
 //! | [`choosing_a_store`] | where do the records lie, and what can that place lose? |
@@ -10,6 +11,12 @@
 //! | [`streaming`] | uploads, downloads and events: what can be replayed? |
 //! | [`background_work`] | what of a handler goes on without its client, and what of it survives? |
 //! | [`writing_a_store`] | how do I add a store of my own? |
+//! | [`rejections`] | what does a client get, and when? |
+//! | [`limits`] | what holds, what does not, and what keeps records private? |
+//! | [`documenting`] | what does an OpenAPI document say of a handler? |
+//! | [`operating`] | how do operators look inside, and what do they watch? |
+//! | [`testing_handlers`] | how does an application test its handlers? |
+//! | [`glossary`] | what does a word mean? |
 //!
 //! Coming from somewhere else:
 //!
@@ -38,6 +45,13 @@ macro_rules! pages {
 }
 
 pages! {
+    arguments: "arguments.md",
+    rejections: "rejections.md",
+    limits: "limits.md",
+    documenting: "documenting.md",
+    operating: "operating.md",
+    testing_handlers: "testing_handlers.md",
+    glossary: "glossary.md",
     choosing_a_guarantee: "choosing_a_guarantee.md",
     transactions: "transactions.md",
     choosing_a_store: "choosing_a_store.md",

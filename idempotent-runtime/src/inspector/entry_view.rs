@@ -206,7 +206,7 @@ impl EntryView {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct EntryReport {
-    /// See [`Sighting::id`].
+    /// See [`EntryView::id`].
     pub id: Option<String>,
     /// What stands there.
     pub state: State,

@@ -44,7 +44,7 @@ impl Registry {
     /// Makes this the registry of every annotated handler whose router has none of its own.
     ///
     /// It warns once, in one line, of the handlers that name no caller, if the registry has no
-    /// [`caller`](RegistryBuilder::caller) either: a client that renews its credentials between two attempts is rejected
+    /// [`caller`](crate::RegistryBuilder::caller) either: a client that renews its credentials between two attempts is rejected
     /// there. And it warns of each store whose handlers take a [`Tx`](crate::Tx) from a pool of fewer than ten connections,
     /// which such a handler may exhaust if it takes a second one.
     ///

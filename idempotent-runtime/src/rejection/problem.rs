@@ -12,7 +12,7 @@ use crate::key::InvalidKey;
 ///
 /// As a response it is `application/problem+json` with `type`, `title`, `status`, `detail` and the extension member
 /// `code`. [`RegistryBuilder::render_rejections`](crate::RegistryBuilder::render_rejections) replaces it for clients that
-/// read another shape, such as [`stripe`]'s.
+/// read another shape, such as [`stripe`](crate::rejection::stripe())'s.
 ///
 /// # Examples
 ///

@@ -92,7 +92,7 @@ impl Idempotency {
     /// Runs `run` once for this key, and records what it came to: an attempt after a crash gets the recorded result in its
     /// place.
     ///
-    /// The result is kept as JSON in the handler's store, under [`RecordKey::step`], for the handler's `ttl` from then on;
+    /// The result is kept as JSON in the handler's store, under [`RecordKey::step`](crate::RecordKey::step), for the handler's `ttl` from then on;
     /// it is on its way through JSON in the attempt that makes it too, so that no attempt sees another value. With
     /// `digest_keys` and `seal_with` it is stored as responses are; the name is readable, so put no secret into it.
     ///

@@ -53,14 +53,14 @@ pub trait Store: Send + Sync + 'static {
     /// | nothing, and `request.token` was [released](Self::release) before | an error | nothing |
     /// | a claim with `request.token` | [`Claim::Acquired`], its attempt | nothing: a retried call recognises itself |
     /// | a claim within its lease | [`Claim::InFlight`] | nothing |
-    /// | a claim whose lease ran out, the same fingerprint, [`AfterCrash::Rerun`] | [`Claim::Acquired`], attempt + 1 | claimed for `request`; the old token is worthless |
-    /// | a claim whose lease ran out, the same fingerprint, [`AfterCrash::Reject`] | [`Claim::Lapsed`] | the claim never expires |
+    /// | a claim whose lease ran out, the same fingerprint, [`AfterCrash::Rerun`](crate::AfterCrash::Rerun) | [`Claim::Acquired`], attempt + 1 | claimed for `request`; the old token is worthless |
+    /// | a claim whose lease ran out, the same fingerprint, [`AfterCrash::Reject`](crate::AfterCrash::Reject) | [`Claim::Lapsed`] | the claim never expires |
     /// | a claim whose lease ran out, another fingerprint | [`Claim::Lapsed`] | nothing |
     /// | a record | [`Claim::Completed`] | nothing |
     ///
-    /// Under [`AfterCrash::Rerun`] a claim is remembered for `request.ttl` after its last claim or renewal. That is at least
+    /// Under [`AfterCrash::Rerun`](crate::AfterCrash::Rerun) a claim is remembered for `request.ttl` after its last claim or renewal. That is at least
     /// twice its lease, so a claim outlives its lease: what comes between the two is the next attempt, not the first one.
-    /// Under [`AfterCrash::Reject`] a claim never expires: it stays until it is completed, released or purged. Where the
+    /// Under [`AfterCrash::Reject`](crate::AfterCrash::Reject) a claim never expires: it stays until it is completed, released or purged. Where the
     /// policy changes, that of the request decides: what it takes over lives by its own rule, and what it rejects to run
     /// again stays rejected.
     ///
@@ -103,7 +103,7 @@ pub trait Store: Send + Sync + 'static {
     /// Gives the claim of `token` up: nothing stands under `key` afterwards. A record is not touched.
     ///
     /// If `token` has no claim and nothing else stands under `key`, a claim by `token` may still be on its way to the store. It
-    /// must fail when it arrives, for a day at least: nothing will run under it, and under [`AfterCrash::Reject`] it would
+    /// must fail when it arrives, for a day at least: nothing will run under it, and under [`AfterCrash::Reject`](crate::AfterCrash::Reject) it would
     /// reject its key for ever. Claims by other tokens are not affected, and [`get`](Self::get), [`list`](Self::list) and
     /// [`purge`](Self::purge) do not show what a store keeps for this.
     fn release(&self, key: &RecordKey, token: Token) -> impl Future<Output = Result<Held, StoreError>> + Send;

@@ -24,7 +24,7 @@ pub struct Entry {
     pub fingerprint: Fingerprint,
     /// Claim or record.
     pub state: EntryState,
-    /// How long it is still kept; `None` when it never expires, as the claim of a handler with [`AfterCrash::Reject`].
+    /// How long it is still kept; `None` when it never expires, as the claim of a handler with [`AfterCrash::Reject`](crate::AfterCrash::Reject).
     pub expires_in: Option<Duration>,
 }
 

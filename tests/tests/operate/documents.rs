@@ -81,6 +81,22 @@ fn the_readme_leads_to_every_page_that_is_there() {
     assert!(missing.is_empty(), "{missing:?}");
 }
 
+#[test]
+fn the_readme_stays_short() {
+    let words = read("README.md").split_whitespace().count();
+    assert!(words <= 1200, "{words} words: what is said in detail has its home in the guide");
+}
+
+/// What crates.io shows is a part of the README, not a second one; only its links are others.
+#[test]
+fn the_readme_of_the_crate_is_a_part_of_the_readme() {
+    let (whole, part) = (read("README.md"), read("idempotent-runtime/README.md"));
+    let (said, links) = part.split_once("The [documentation]").expect("the links come last");
+    assert!(links.contains("docs.rs"));
+    let invented: Vec<_> = said.lines().skip(1).filter(|line| !whole.lines().any(|known| known == *line)).collect();
+    assert!(said.lines().count() > 40 && invented.is_empty(), "{invented:?}");
+}
+
 /// The folders of the test programs, and those in them.
 fn folders(of: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(of).expect("the folder is there").flatten().map(|entry| entry.path());

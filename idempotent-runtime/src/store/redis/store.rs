@@ -32,7 +32,7 @@ use crate::store::redis::value;
 /// new claims with 503, replays what it has, and from version 7 on still takes the records of claims that it granted.
 /// Without `appendonly yes` a restart loses what came after the last snapshot; with `appendfsync everysec`, the default,
 /// a loss of power loses the last second; with `always`, nothing. Replication is asynchronous: a failover can lose what
-/// the replica had not got yet. [`wait_replicas`](RedisStoreBuilder::wait_replicas) narrows that window and does not close
+/// the replica had not got yet. [`wait_replicas`](crate::store::RedisStoreBuilder::wait_replicas) narrows that window and does not close
 /// it. Where none of this is acceptable, use `PostgresStore`.
 ///
 /// # Examples

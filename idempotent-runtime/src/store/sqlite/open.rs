@@ -14,7 +14,7 @@ use crate::store::sqlite::clock::Clock;
 use crate::store::sqlite::failure::Cause;
 use crate::store::sqlite::schema;
 
-/// Collects the options of a [`SqliteStore`].
+/// Collects the options of a [`SqliteStore`](crate::store::SqliteStore).
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `open`"]
 pub struct SqliteStoreBuilder {
@@ -235,7 +235,7 @@ fn access(path: &Path) -> Option<io::Error> {
     matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem).then_some(error)
 }
 
-/// Why a [`SqliteStore`] could not be opened.
+/// Why a [`SqliteStore`](crate::store::SqliteStore) could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SqliteOpenError {

@@ -51,11 +51,11 @@ async fn every_outcome_and_every_metric_is_explained() {
     }
 }
 
-/// The README lists the rejections as clients get them.
+/// The guide lists the rejections as clients get them.
 #[test]
 fn every_rejection_has_a_section() {
-    let readme = read("../../README.md");
-    let codes = readme.lines().filter(|line| line.starts_with("| ")).filter_map(|line| {
+    let guide = read("../../idempotent-runtime/src/guide/rejections.md");
+    let codes = guide.lines().filter(|line| line.starts_with("| ")).filter_map(|line| {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
         let is_rejection = cells.get(2).is_some_and(|status| status.starts_with(['4', '5']));
         is_rejection.then(|| cells[3].trim_matches('`').to_owned())
