@@ -75,7 +75,7 @@ impl CountingStore {
     }
 
     /// How often a claim was completed or released by its holder.
-    pub(super) fn settled(&self) -> usize {
+    pub(super) fn ended_claims(&self) -> usize {
         self.calls.ended_claims.load(Ordering::Relaxed)
     }
 

@@ -64,10 +64,7 @@ impl KeptLease {
 
 impl Drop for KeptLease {
     fn drop(&mut self) {
-        self.renewer.forget(&self.lease);
-        if let Some(renewing) = &self.on_paused_clock {
-            renewing.abort();
-        }
+        self.stop_renewals();
     }
 }
 
@@ -78,6 +75,13 @@ impl Lapse for KeptLease {
 
     fn token(&self) -> Token {
         self.lease.token()
+    }
+
+    fn stop_renewals(&self) {
+        self.renewer.forget(&self.lease);
+        if let Some(renewing) = &self.on_paused_clock {
+            renewing.abort();
+        }
     }
 
     fn lapse(&self) -> BoxFuture<'_, Result<Held, StoreError>> {

@@ -221,8 +221,9 @@ impl Running {
 impl Lease {
     /// Starts the lease anew; [`Held::No`] when the claim is lost or has ended.
     pub(crate) async fn confirm(&self) -> Result<Held, StoreError> {
-        // Not behind the back of whoever ends the renewals: it would bring the lease back to life.
-        let _renewing = self.after_renewals().await;
+        // Not behind the back of whoever ends the renewals: it would bring the lease back to life. Beside the renewals: the
+        // handler may not poll this for longer than the lease, and they must go on meanwhile.
+        let _renewing = Deadline::after(self.store.limit()).bound(self.renewing.read()).await;
         loop {
             let Some(token) = self.token_to_renew() else { return Ok(Held::No) };
             let held = self.renew_or_reclaim(token).await?;

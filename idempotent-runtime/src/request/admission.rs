@@ -22,6 +22,7 @@ use crate::registry::Registry;
 use crate::rejection::problem::Rejection;
 use crate::rejection::problem::{RETRY_AFTER, UNAVAILABLE};
 use crate::request::context::Execution;
+use crate::request::covered_run::CoveredRun;
 use crate::request::input::{ClaimInput, InputBody};
 use crate::request::passage::Passage;
 use crate::request::response::ResponseClassifier;
@@ -94,7 +95,7 @@ pub(super) struct Claiming {
 pub(super) enum Prepared {
     Claim(Claiming),
     /// Another claim for the same key would wait for that one.
-    RunUnderAnothersClaim,
+    RunUnderAnothersClaim(CoveredRun),
     Answer(Response),
 }
 
@@ -121,7 +122,9 @@ impl Admission {
                 return Prepared::Answer(self.reject_second_run());
             }
             self.execution.enter();
-            return Prepared::RunUnderAnothersClaim;
+            // Covered: it has one.
+            let covering = self.execution.covering().unwrap_or(&self.execution);
+            return Prepared::RunUnderAnothersClaim(CoveredRun::begin(covering));
         }
         self.execution.take_over();
         let Some((registry, store)) = self.registry_and_store() else {
@@ -194,7 +197,7 @@ impl Admission {
             classifier,
             span,
             _running: Some(running),
-            _holding: self.execution.hold(),
+            holding: self.execution.hold(),
             _permit: None,
             _in_flight: observe::InFlight::enter(self.policy.scope),
         })))
@@ -214,7 +217,8 @@ impl Admission {
     /// To something beneath a guard that sends the request on twice under its claim.
     fn reject_second_run(&self) -> Response {
         telemetry::second_run(self.policy);
-        of_second_run(self.reject(Rejection::InFlight { retry_after: RETRY_AFTER }))
+        let covering = self.execution.covering().unwrap_or(&self.execution);
+        of_second_run(self.reject(Rejection::InFlight { retry_after: RETRY_AFTER }), covering)
     }
 
     pub(super) fn reject(&self, rejection: Rejection) -> Response {

@@ -50,7 +50,7 @@ impl Admission {
     ) -> Entered {
         let mut claiming = match self.prepare(claim_input, key, identity) {
             Prepared::Claim(claiming) => claiming,
-            Prepared::RunUnderAnothersClaim => return Entered::Now(Ok(Passage::Unguarded)),
+            Prepared::RunUnderAnothersClaim(run) => return Entered::Now(Ok(Passage::Covered(run))),
             Prepared::Answer(answer) => return Entered::Now(Err(answer)),
         };
         let asked_at = Instant::now();
@@ -246,7 +246,7 @@ impl Claiming {
             classifier: ResponseClassifier { policy, fingerprint: self.request.fingerprint, cache_if, trace },
             span,
             _running: self.running,
-            _holding: execution.hold(),
+            holding: execution.hold(),
             _permit: self.permit,
             _in_flight: observe::InFlight::enter(policy.scope),
         };
@@ -269,7 +269,7 @@ impl Claiming {
             }),
             span,
             _running: self.running,
-            _holding: execution.hold(),
+            holding: execution.hold(),
             _permit: self.permit,
             _in_flight: observe::InFlight::enter(policy.scope),
         }))

@@ -84,14 +84,44 @@ impl Drop for Completion {
         detach_state.abandoned.store(true, Ordering::Relaxed);
         // Whoever drops a request does not do it in the request's span.
         let span = detach_state.span.get().cloned();
-        if let Some(runtime) = Handle::try_current().ok().or_else(|| detach_state.runtime.get().cloned()) {
+        // Its own runtime first, where its store's connections live: the one in which it is dropped may not be driven, or end.
+        let mut runtimes: Vec<Handle> = detach_state.runtime.get().cloned().into_iter().collect();
+        runtimes
+            .extend(Handle::try_current().ok().filter(|current| runtimes.iter().all(|own| own.id() != current.id())));
+        if let Some(runtime) = runtimes.first().cloned() {
             tracing::debug!(parent: span, "the client left; the handler goes on without it");
-            runtime.spawn(running);
+            runtimes.remove(0);
+            runtime.spawn(Detached { running: Some(running), has_begun: false, next: runtimes.pop() });
         } else {
             tracing::error!(
                 parent: span,
                 "a running handler was polled and dropped outside of a tokio runtime; its claim lapses with its lease"
             );
+        }
+    }
+}
+
+/// A handler without its client. A runtime that has ended drops it unpolled: it goes on in the next one.
+struct Detached {
+    running: Option<BoxFuture<'static, Response>>,
+    has_begun: bool,
+    next: Option<Handle>,
+}
+
+impl Future for Detached {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.has_begun = true;
+        let Some(running) = &mut self.running else { return Poll::Ready(()) };
+        running.as_mut().poll(cx).map(drop)
+    }
+}
+
+impl Drop for Detached {
+    fn drop(&mut self) {
+        if let (false, Some(running), Some(next)) = (self.has_begun, self.running.take(), self.next.take()) {
+            next.spawn(Self { running: Some(running), has_begun: false, next: None });
         }
     }
 }

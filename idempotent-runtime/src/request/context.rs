@@ -9,8 +9,9 @@ use crate::key::{IdempotencyKey, RecordKey};
 use crate::step::names::Names;
 use crate::step::steps::Steps;
 use crate::store::claim::Token;
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::tokio::runtime::Handle;
+use crate::sync::tokio::sync::Notify;
 use crate::transaction::contract::HandlerTransaction;
 use tracing::Id;
 use tracing::Span;
@@ -48,6 +49,8 @@ pub(crate) struct Execution {
     pub(super) covered_by: OnceLock<Arc<Self>>,
     /// A guard beneath it has run under the claim that it runs under.
     pub(super) has_let_in: AtomicBool,
+    /// What runs beneath it under its claim.
+    pub(super) covered_runs: CoveredRuns,
     /// Its guard has taken the request, and has the last word on what is recorded.
     pub(super) has_taken_over: AtomicBool,
     /// What has run beneath it under its claim is recorded by nobody else.
@@ -195,6 +198,11 @@ impl Execution {
         let _ = self.grant.set(Grant { key, record_key, fingerprint, attempt });
     }
 
+    /// The execution under whose claim it runs.
+    pub(super) fn covering(&self) -> Option<&Arc<Self>> {
+        self.covered_by.get()
+    }
+
     /// For as long as the claim is held.
     pub(crate) fn hold(self: &Arc<Self>) -> Holding {
         Holding(Arc::clone(self))
@@ -213,8 +221,59 @@ impl Execution {
     }
 }
 
+/// Handlers beneath a guard that run under its claim, which must not end before they have.
+#[derive(Default)]
+pub(super) struct CoveredRuns {
+    pub(super) running: AtomicUsize,
+    pub(super) was_cut_off: AtomicBool,
+    pub(super) ended: Notify,
+}
+
 /// Nothing runs under the claim of this execution when it is dropped.
 pub(crate) struct Holding(Arc<Execution>);
+
+impl Holding {
+    /// Whether it is the execution of this guard, or of one around it.
+    pub(super) fn is_beneath(&self, other: &Arc<Execution>) -> bool {
+        let mut execution = Some(&self.0);
+        while let Some(this) = execution {
+            if Arc::ptr_eq(this, other) {
+                return true;
+            }
+            execution = this.around.as_ref();
+        }
+        false
+    }
+
+    pub(super) fn is_of(&self, execution: &Arc<Execution>) -> bool {
+        Arc::ptr_eq(&self.0, execution)
+    }
+
+    pub(super) fn is_beneath_a_guard(&self) -> bool {
+        self.0.around.is_some()
+    }
+
+    /// Whether something runs under this claim beneath its guard, though the guard's own handler has ended.
+    pub(super) fn covers_a_run(&self) -> bool {
+        self.0.covered_runs.running.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether something that ran under this claim was dropped half way, or panicked.
+    pub(super) fn has_cut_off_a_run(&self) -> bool {
+        self.0.covered_runs.was_cut_off.load(Ordering::Acquire)
+    }
+
+    pub(super) async fn until_covered_runs_ended(&self) {
+        loop {
+            // Made before the look: it hears of an end that comes in between.
+            let ended = self.0.covered_runs.ended.notified();
+            if !self.covers_a_run() {
+                return;
+            }
+            ended.await;
+        }
+    }
+}
 
 impl Drop for Holding {
     fn drop(&mut self) {

@@ -35,6 +35,7 @@ pub(crate) mod body;
 pub(crate) mod claim;
 pub(crate) mod completion;
 pub(crate) mod context;
+pub(crate) mod covered_run;
 pub(crate) mod extract;
 pub(crate) mod gate;
 pub(crate) mod idempotency;

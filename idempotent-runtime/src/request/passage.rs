@@ -2,6 +2,7 @@
 
 use axum::response::Response;
 
+use crate::request::covered_run::CoveredRun;
 use crate::request::settle::Claimed;
 use crate::request::settle_transaction::InTransaction;
 use futures_util::future::BoxFuture;
@@ -10,6 +11,8 @@ use futures_util::future::BoxFuture;
 #[allow(clippy::large_enum_variant, reason = "it is moved twice, which costs less than a box")]
 pub(super) enum Passage {
     Unguarded,
+    /// Under the claim of a guard around this one.
+    Covered(CoveredRun),
     Claimed(Claimed),
     InTransaction(Box<InTransaction>),
 }

@@ -15,6 +15,7 @@ use crate::policy::Oversize;
 use crate::policy::Policy;
 use crate::record::now_in_millis;
 use crate::record::{Record, RecordedBody, headers};
+use crate::request::context::Holding;
 use crate::request::response_body::Content;
 use crate::request::response_mark::{Mark, is_of_second_run};
 
@@ -50,18 +51,21 @@ pub(super) struct ResponseClassifier {
 
 impl ResponseClassifier {
     /// Judges a response whose body is there at once.
-    pub(super) fn classify_now(&self, response: Response) -> Result<ClassifiedNow, Panic> {
+    pub(super) fn classify_now(&self, response: Response, holding: &Holding) -> Result<ClassifiedNow, Panic> {
         // A body or a predicate of the user's may panic as the handler may.
         catch_unwind(AssertUnwindSafe(|| {
             let (mut parts, body) = response.into_parts();
             let marked = match parts.extensions.remove::<Mark>() {
-                None => None,
                 Some(Mark::Failed) => Some((Classification::Failed, Outcome::Failed)),
-                Some(Mark::SecondRun) => {
-                    // For the guards around this one.
-                    parts.extensions.insert(Mark::SecondRun);
+                Some(Mark::SecondRun(covering)) if holding.is_beneath(&covering) => {
+                    if !holding.is_of(&covering) {
+                        // For the guards around this one.
+                        parts.extensions.insert(Mark::SecondRun(covering));
+                    }
                     Some((Classification::Failed, Outcome::Failed))
                 }
+                // Of another request's guards.
+                None | Some(Mark::SecondRun(_)) => None,
                 Some(Mark::OfAnotherGuard) => Some((Classification::Free, Outcome::LeftToHandler)),
             };
             if let Some((classification, outcome)) = marked {
@@ -85,8 +89,12 @@ impl ResponseClassifier {
         }))
     }
 
-    pub(super) async fn classify(&self, response: Response) -> Result<(Response, Classification, Outcome), Panic> {
-        AssertUnwindSafe(self.observe(response)).catch_unwind().await
+    pub(super) async fn classify(
+        &self,
+        response: Response,
+        holding: &Holding,
+    ) -> Result<(Response, Classification, Outcome), Panic> {
+        AssertUnwindSafe(self.observe(response, holding)).catch_unwind().await
     }
 
     /// Whether the policy records a response with this head.
@@ -94,8 +102,8 @@ impl ResponseClassifier {
         self.policy.cache.admits(parts.status).or_else(|| self.cache_if.map(|admits| admits(parts))).unwrap_or(false)
     }
 
-    async fn observe(&self, response: Response) -> (Response, Classification, Outcome) {
-        if is_of_second_run(&response) {
+    async fn observe(&self, response: Response, holding: &Holding) -> (Response, Classification, Outcome) {
+        if is_of_second_run(&response, holding) {
             return (response, Classification::Failed, Outcome::Failed);
         }
         let (parts, body) = response.into_parts();

@@ -1,13 +1,18 @@
 //! Marks on a response, by which guards that are nested tell each other who answers for it.
 
+use std::sync::Arc;
+
 use axum::response::Response;
 
+use crate::request::context::{Execution, Holding};
+
 /// What a layer knows of the response of the service beneath it before that is judged.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) enum Mark {
     Failed,
     OfAnotherGuard,
-    SecondRun,
+    /// Of the guard under whose claim the first run goes.
+    SecondRun(Arc<Execution>),
 }
 
 /// A response that is never recorded and never sent: the layer knows the error that it stands for.
@@ -20,7 +25,7 @@ pub(crate) fn failed() -> Response {
 /// A response that a guard beneath a layer answers for, because it has recorded it or rejected the request: the layer records
 /// nothing. The mark is on the response, since what is made of the request beneath a layer need not be what the layer sends.
 pub(crate) fn of_another_guard(mut response: Response) -> Response {
-    if is_of_second_run(&response) {
+    if is_any_second_run(&response) {
         return response;
     }
     response.extensions_mut().insert(Mark::OfAnotherGuard);
@@ -33,18 +38,23 @@ pub(crate) fn is_of_another_guard(response: &Response) -> bool {
 
 /// A rejection of what would have been a second execution under one claim. No guard on its way records it; and what the first
 /// execution has done, they do not know.
-pub(super) fn of_second_run(mut response: Response) -> Response {
-    response.extensions_mut().insert(Mark::SecondRun);
+pub(super) fn of_second_run(mut response: Response, covering: &Arc<Execution>) -> Response {
+    response.extensions_mut().insert(Mark::SecondRun(Arc::clone(covering)));
     response
 }
 
-pub(super) fn is_of_second_run(response: &Response) -> bool {
-    matches!(response.extensions().get(), Some(Mark::SecondRun))
+/// Whether it is the rejection of a second run under the claim of this guard, or of one around it.
+pub(super) fn is_of_second_run(response: &Response, holding: &Holding) -> bool {
+    matches!(response.extensions().get(), Some(Mark::SecondRun(covering)) if holding.is_beneath(covering))
+}
+
+fn is_any_second_run(response: &Response) -> bool {
+    matches!(response.extensions().get(), Some(Mark::SecondRun(_)))
 }
 
 /// The response as one that no guard has answered for yet.
 pub(crate) fn its_own(mut response: Response) -> Response {
-    if !is_of_second_run(&response) {
+    if !is_any_second_run(&response) {
         response.extensions_mut().remove::<Mark>();
     }
     response

@@ -12,7 +12,7 @@ use axum::response::Response;
 use std::future;
 use std::mem;
 use std::ops::{Deref, DerefMut};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -33,7 +33,10 @@ impl Gate {
         F: Future + Send + 'static,
     {
         let execution = self.execution.clone();
-        Completion::new(Box::pin(Run { handler, into_response, stage: Stage::Entering(self) }), execution)
+        Completion::new(
+            Box::pin(Run { handler: Some(handler), into_response, stage: Stage::Entering(self) }),
+            execution,
+        )
     }
 
     /// Gives the gate to the handler's future, where alone the policy's expressions find the handler's variables.
@@ -106,8 +109,9 @@ impl Gate {
 pin_project! {
     /// A handler on its way to a settled claim.
     pub(super) struct Run<F: Future> {
+        // Gone as soon as it has ended: what it holds may be a handler that runs under this one's claim.
         #[pin]
-        pub(super) handler: F,
+        pub(super) handler: Option<F>,
         pub(super) into_response: fn(F::Output) -> Response,
         pub(super) stage: Stage,
     }
@@ -122,9 +126,13 @@ impl<F: Future> Future for Run<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response> {
         let mut this = self.project();
         let into_response = *this.into_response;
-        this.stage.poll(cx, &mut |cx| match this.handler.as_mut().poll(cx) {
-            Poll::Ready(returned) => Poll::Ready(into_response(returned)),
-            Poll::Pending => Poll::Pending,
+        this.stage.poll(cx, &mut |cx| {
+            let handler = this.handler.as_mut().as_pin_mut().expect("a handler is not polled after it has ended");
+            let polled = catch_unwind(AssertUnwindSafe(|| handler.poll(cx)));
+            if !matches!(polled, Ok(Poll::Pending)) {
+                this.handler.set(None);
+            }
+            polled.unwrap_or_else(|panic| resume_unwind(panic)).map(into_response)
         })
     }
 }
@@ -176,6 +184,7 @@ impl Stage {
                 Self::Running(passage) => {
                     let span = match passage {
                         Passage::Unguarded => return handler(cx),
+                        Passage::Covered(_) => return self.poll_covered(cx, handler),
                         Passage::Claimed(claimed) => claimed.span(),
                         Passage::InTransaction(transaction) => transaction.span(),
                     };
@@ -200,6 +209,21 @@ impl Stage {
                 Self::Done => panic!("a future is not polled after it was ready"),
             }
         }
+    }
+}
+
+impl Stage {
+    fn poll_covered(&mut self, cx: &mut Context<'_>, handler: Handler<'_>) -> Poll<Response> {
+        let polled = catch_unwind(AssertUnwindSafe(|| handler(cx)));
+        if matches!(polled, Ok(Poll::Pending)) {
+            return Poll::Pending;
+        }
+        // Dropped with a panic, it tells of a run that was cut off.
+        let stage = mem::replace(self, Self::Done);
+        if let (Self::Running(Passage::Covered(run)), Ok(_)) = (stage, &polled) {
+            run.end();
+        }
+        polled.unwrap_or_else(|panic| resume_unwind(panic))
     }
 }
 
@@ -263,6 +287,9 @@ impl PendingGate {
     where
         F: Future + Send + 'static,
     {
-        Completion::new(Box::pin(Run { handler, into_response, stage: Stage::Evaluating(self.desk) }), self.execution)
+        Completion::new(
+            Box::pin(Run { handler: Some(handler), into_response, stage: Stage::Evaluating(self.desk) }),
+            self.execution,
+        )
     }
 }

@@ -34,7 +34,7 @@ pub(super) struct Claimed {
     /// A drain waits for it.
     pub(super) _running: Option<TaskTrackerToken>,
     /// Until it is settled, what is forwarded runs under its claim.
-    pub(super) _holding: Holding,
+    pub(super) holding: Holding,
     pub(super) _permit: Option<Permit>,
     pub(super) _in_flight: InFlight,
 }
@@ -76,11 +76,11 @@ impl Claimed {
         // Bodies and predicates are the handler's own code too, and a task of its own is polled in no other span.
         let span = self.span.clone();
         let _entered = span.enter();
-        let classified = match ran.and_then(|response| self.classifier.classify_now(response)) {
+        let classified = match ran.and_then(|response| self.classifier.classify_now(response, &self.holding)) {
             Ok(ClassifiedNow::Whole(classified)) => Ok(classified),
             Ok(ClassifiedNow::Later(response)) => {
                 let settling = async move {
-                    let classified = self.classifier.classify(response).await;
+                    let classified = self.classifier.classify(response, &self.holding).await;
                     self.settle_classified(classified).await
                 };
                 return Settling::Later(Box::pin(settling.in_current_span()));
@@ -107,22 +107,36 @@ impl Claimed {
                 let record = self.registry.at_rest().seal(&self.lease.key, record);
                 self.record(response, record, outcome).await
             }
-            Ok((response, Classification::Free | Classification::Rerun, outcome)) => {
-                let ending = self.release();
-                let _ = self.end(ending, outcome).await;
-                response
-            }
-            Ok((response, Classification::Failed, outcome)) => {
-                let ending = self.end_of_unknown();
-                let _ = self.end(ending, outcome).await;
+            Ok((response, classification, outcome)) => {
+                let is_unknown = matches!(classification, Classification::Failed);
+                self.end_without_record(is_unknown, outcome).await;
                 response
             }
             Err(panic) => {
-                let ending = self.end_of_unknown();
-                let _ = self.end(ending, Outcome::Panicked).await;
+                self.end_without_record(true, Outcome::Panicked).await;
                 std::panic::resume_unwind(panic)
             }
         }
+    }
+
+    /// What runs beneath under this claim ends first, or another attempt would run beside it: its response is not waited for.
+    async fn end_without_record(self, is_unknown: bool, outcome: Outcome) {
+        if self.holding.covers_a_run() {
+            let ending = async move {
+                self.holding.until_covered_runs_ended().await;
+                self.end_now_without_record(is_unknown, outcome).await;
+            };
+            tokio::spawn(Box::pin(ending).in_current_span());
+        } else {
+            self.end_now_without_record(is_unknown, outcome).await;
+        }
+    }
+
+    async fn end_now_without_record(self, is_unknown: bool, outcome: Outcome) {
+        let was_cut_off = self.holding.has_cut_off_a_run();
+        let ending = if is_unknown || was_cut_off { self.end_of_unknown() } else { self.release() };
+        let outcome = if was_cut_off && !is_unknown { Outcome::Failed } else { outcome };
+        let _ = self.end(ending, outcome).await;
     }
 
     async fn record(self, response: Response, record: Record, outcome: Outcome) -> Response {

@@ -39,7 +39,7 @@ pub(super) struct InTransaction {
     /// A drain waits for it.
     pub(super) _running: Option<TaskTrackerToken>,
     /// Until it is settled, what is forwarded runs under its claim.
-    pub(super) _holding: Holding,
+    pub(super) holding: Holding,
     pub(super) _permit: Option<Permit>,
     pub(super) _in_flight: InFlight,
 }
@@ -61,9 +61,10 @@ impl InTransaction {
     }
 
     async fn settle_in_span(mut self: Box<Self>, ran: Result<Response, Panic>) -> Response {
+        self.holding.until_covered_runs_ended().await;
         let classified = match &self.claim {
             Some(_) => match ran {
-                Ok(response) => self.classifier.classify(response).await,
+                Ok(response) => self.classifier.classify(response, &self.holding).await,
                 Err(panic) => Err(panic),
             },
             None => self.classify_without_key(ran).await,
@@ -141,7 +142,8 @@ impl InTransaction {
         telemetry::transaction_failed(self.classifier.policy, self.store.name(), error);
         let rejection = error.rejection(UNAVAILABLE);
         Outcome::Rejected(rejection.code()).enter(&self.span, self.classifier.policy);
-        // Without a key nobody has taken the request over, and a rejection is never recorded.
-        of_another_guard(self.registry.reject(self.classifier.policy.scope, rejection))
+        let response = self.registry.reject(self.classifier.policy.scope, rejection);
+        // Without a key nobody has taken the request over, and a layer around it must not record a rejection.
+        if self.holding.is_beneath_a_guard() { of_another_guard(response) } else { response }
     }
 }

@@ -114,7 +114,7 @@ impl Token {
     /// use idempotent_runtime::store::Token;
     ///
     /// let before = SystemTime::now() - Duration::from_millis(1); // It is told in whole milliseconds.
-    /// assert!((before..=SystemTime::now()).contains(&Token::unique().drawn_at()));
+    /// assert!((before..=SystemTime::now()).contains(&Token::unique().created_at()));
     /// ```
     pub fn created_at(self) -> SystemTime {
         let millis = self.0 >> 38 & low_bits(42);

@@ -12,6 +12,7 @@ use crate::store::claim::{ClaimRequest, Held};
 use crate::store::error::StoreError;
 use crate::store::handle::StoreHandle;
 use crate::store::unwanted_claims::{Lapse, Queue, Unwanted};
+use crate::sync::atomic::Ordering;
 use crate::sync::tokio::time::Instant;
 use crate::sync::{lock, tokio};
 
@@ -49,6 +50,7 @@ impl StoreHandle {
 
     /// Lets a claim lapse at once under which something may have run.
     pub(crate) fn let_lapse(&self, lease: impl Lapse, length: Duration) {
+        lease.stop_renewals();
         self.enqueue(Unwanted {
             key: lease.key().clone(),
             token: lease.token(),
@@ -75,9 +77,21 @@ impl StoreHandle {
             return;
         }
         queue.insert(Instant::now(), unwanted);
+        give_backs.has_any.store(true, Ordering::Relaxed);
         self.see_to_a_task(&mut queue);
         drop(queue);
         give_backs.changed.notify_one();
+    }
+
+    /// Any request that claims in a runtime that lives brings a queue forward whose own runtime does not.
+    pub(super) fn look_after_give_backs(&self) {
+        let give_backs = self.give_backs();
+        if give_backs.has_any.load(Ordering::Relaxed) {
+            let mut queue = lock(&give_backs.queue);
+            if !queue.by_due.is_empty() {
+                self.see_to_a_task(&mut queue);
+            }
+        }
     }
 
     /// The task dies with the runtime that it was spawned on, which need not be the last one of the process, and stands still
@@ -155,6 +169,7 @@ async fn give_all_back(store: StoreHandle) {
             let Some((&(next, _), _)) = queue.by_due.first_key_value() else {
                 // The lock is held: who enters the next one sees this and spawns a new task.
                 queue.task = None;
+                store.give_backs().has_any.store(false, Ordering::Relaxed);
                 queue.has_overflowed = false;
                 return;
             };

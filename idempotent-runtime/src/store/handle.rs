@@ -107,6 +107,7 @@ impl StoreHandle {
     }
 
     pub(crate) async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
+        self.look_after_give_backs();
         self.bounded(Op::Claim, self.0.store.claim(key, request)).await
     }
 

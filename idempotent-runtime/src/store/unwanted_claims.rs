@@ -11,6 +11,7 @@ use crate::key::RecordKey;
 use crate::store::claim::{Held, Token};
 use crate::store::error::StoreError;
 use crate::sync::Mutex;
+use crate::sync::atomic::AtomicBool;
 use crate::sync::tokio::sync::Notify;
 use crate::sync::tokio::task::JoinHandle;
 use crate::sync::tokio::time::Instant;
@@ -23,6 +24,9 @@ pub(crate) trait Lapse: Send + Sync + 'static {
     fn key(&self) -> &RecordKey;
 
     fn token(&self) -> Token;
+
+    /// Renews it no longer, so that it lapses by itself if its end cannot be asked for.
+    fn stop_renewals(&self);
 
     /// Ends the lease, once no renewal is on its way.
     fn lapse(&self) -> BoxFuture<'_, Result<Held, StoreError>>;
@@ -49,6 +53,8 @@ pub(super) struct Unwanted {
 
 #[derive(Default)]
 pub(crate) struct GiveBacks {
+    /// Whether the queue may hold some: a claim need not take the lock otherwise.
+    pub(super) has_any: AtomicBool,
     pub(super) queue: Mutex<Queue>,
     pub(super) changed: Notify,
 }

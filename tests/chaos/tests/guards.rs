@@ -79,7 +79,7 @@ async fn leases_that_are_not_renewed_are_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn running_again_after_a_crash_where_that_is_rejected_is_noticed() {
+async fn running_again_after_a_rejected_crash_is_noticed() {
     the_want_is_noticed(Guard::RejectionAfterCrash, StoreKind::Redis, Rule::RanAgain).await;
 }
 

@@ -2,5 +2,6 @@
 
 mod beneath;
 mod copied;
+mod covered;
 mod forwarded;
 mod services;

@@ -22,7 +22,7 @@ async fn create_charge(State(runs): State<Runs>) -> (StatusCode, String) {
     (StatusCode::CREATED, format!("charge {}", runs.run().await))
 }
 
-#[idempotent(scope = "rejects", after_crash = "reject")]
+#[idempotent(scope = "limits-rejects", after_crash = "reject")]
 async fn rejects_after_crash(State(runs): State<Runs>) -> (StatusCode, String) {
     (StatusCode::CREATED, format!("charge {}", runs.run().await))
 }

@@ -207,6 +207,11 @@ impl Shard {
         held.then(|| self.remove(tag, key).map_or(0, |(bytes, _)| bytes))
     }
 
+    /// Whether the record of this token stands under the key.
+    pub(super) fn is_completed_by(&mut self, tag: Tag, key: &RecordKey, token: Token, now: Moment) -> bool {
+        self.held(tag, key, token, now).is_some_and(|slot| !slot.entry.is_claimed())
+    }
+
     /// What the entry took, if there was one, and when it expires.
     pub(super) fn remove(&mut self, tag: Tag, key: &RecordKey) -> Option<(usize, Moment)> {
         let place = self.slots.find_entry(tag.hash(), |slot| slot.is(tag, key)).ok()?;

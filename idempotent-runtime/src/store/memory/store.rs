@@ -35,7 +35,7 @@ use crate::sync::{KeyHasher, Mutex, lock};
 /// assert_eq!(store.used_bytes(), 0);
 /// ```
 #[derive(Clone)]
-pub struct MemoryStore(Arc<Inner>);
+pub struct MemoryStore(pub(super) Arc<Inner>);
 
 /// Collects the options of a [`MemoryStore`].
 #[derive(Clone, Debug)]
@@ -170,8 +170,10 @@ impl Store for MemoryStore {
         let (shard, tag) = self.0.place(key);
         let mut shard = lock(shard);
         let Some(bytes) = shard.release(tag, key, token, self.0.now()) else {
-            // Under the lock under which a claim looks.
-            self.0.given_back.remember(token);
+            // Under the lock under which a claim looks. Of one that has been completed, nothing is on its way.
+            if !shard.is_completed_by(tag, key, token, self.0.now()) {
+                self.0.given_back.remember(token);
+            }
             return Ok(Held::No);
         };
         self.0.used_bytes.fetch_sub(bytes, Ordering::Relaxed);

@@ -11,6 +11,7 @@ use crate::key::RecordKey;
 use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
 use crate::store::claim_decision::{Decision, StoredState, decide};
+use crate::store::columns::token_text;
 use crate::store::contract::Store;
 use crate::store::entry::{Cursor, Entry, Page, UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes};
 use crate::store::error::StoreError;
@@ -92,6 +93,18 @@ impl SqliteStore {
         self.0.synchronous
     }
 
+    async fn is_completed_by(&self, key: &RecordKey, token: Token) -> Result<bool, StoreError> {
+        let mut reader = self.0.readers.acquire().await?;
+        let found = schema::at(self.0.clock.now(), schema::COMPLETED_BY)
+            .bind(key.as_str())
+            .bind(token_text(token))
+            .fetch_optional(reader.connection())
+            .await
+            .map_err(store_error)?;
+        reader.give_back();
+        Ok(found.is_some())
+    }
+
     pub(super) async fn existing(&self, key: &RecordKey) -> Result<Option<StoredState>, StoreError> {
         let mut reader = self.0.readers.acquire().await?;
         let row = schema::at(self.0.clock.now(), schema::EXISTING)
@@ -119,10 +132,13 @@ impl Store for SqliteStore {
         if let Some(fingerprint) = self.0.transactions.running().fingerprint(key) {
             return Ok(Claim::InFlight { fingerprint });
         }
-        let call = Call::hold_back();
-        if let Decision::Answer(claim) = decide(self.existing(key).await?, &request) {
+        // A lease that looks expired may be of a holder who waits for the lock: that is judged under the lock.
+        if let Decision::Answer(claim) = decide(self.existing(key).await?, &request)
+            && !matches!(claim, Claim::Lapsed { .. })
+        {
             return Ok(claim);
         }
+        let call = Call::hold_back();
         self.0.given_back.check(request.token)?;
         let max_bytes = self.0.options.bound();
         self.0.writer.submit_held_back(ClaimWrite { key: key.clone(), request, max_bytes }, Some(call)).await
@@ -143,7 +159,8 @@ impl Store for SqliteStore {
 
     async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
         let released = self.0.writer.submit(ReleaseWrite { key: key.clone(), token }).await?;
-        if released == Held::No {
+        // Of a claim that has been completed, nothing is on its way.
+        if released == Held::No && !self.is_completed_by(key, token).await? {
             self.0.given_back.remember(token);
         }
         Ok(released)

@@ -47,7 +47,10 @@ impl TransactionalStore<Sqlite> for SqliteStore {
             if let Some(fingerprint) = transactions.running.fingerprint(key) {
                 return in_flight(fingerprint);
             }
-            if let Decision::Answer(claim) = decide(self.existing(key).await?, &request) {
+            // As without a transaction: an expired lease is judged under the lock.
+            if let Decision::Answer(claim) = decide(self.existing(key).await?, &request)
+                && !matches!(claim, Claim::Lapsed { .. })
+            {
                 return Ok(TransactionClaim::Existing(claim));
             }
             let running = match transactions.running.enter(key, request.fingerprint) {

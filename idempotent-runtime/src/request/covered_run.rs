@@ -1,0 +1,35 @@
+//! A handler that runs beneath another guard, under that guard's claim.
+
+use std::sync::Arc;
+
+use crate::request::context::Execution;
+use crate::sync::atomic::Ordering;
+
+/// The claim does not end before this does. Dropped without a word of its end, nothing is known of what it has done.
+pub(super) struct CoveredRun {
+    covering: Arc<Execution>,
+    has_ended: bool,
+}
+
+impl CoveredRun {
+    pub(super) fn begin(covering: &Arc<Execution>) -> Self {
+        covering.covered_runs.running.fetch_add(1, Ordering::AcqRel);
+        Self { covering: Arc::clone(covering), has_ended: false }
+    }
+
+    /// Its handler has answered.
+    pub(super) fn end(mut self) {
+        self.has_ended = true;
+    }
+}
+
+impl Drop for CoveredRun {
+    fn drop(&mut self) {
+        let runs = &self.covering.covered_runs;
+        if !self.has_ended {
+            runs.was_cut_off.store(true, Ordering::Release);
+        }
+        runs.running.fetch_sub(1, Ordering::AcqRel);
+        runs.ended.notify_waiters();
+    }
+}
