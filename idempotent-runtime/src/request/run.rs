@@ -22,6 +22,7 @@ use futures_util::future::BoxFuture;
 use pin_project_lite::pin_project;
 
 use crate::request::gate::Gate;
+use crate::request::response::Panic;
 use crate::request::settle::Settling;
 use crate::sync::{Mutex, lock};
 
@@ -128,11 +129,14 @@ impl<F: Future> Future for Run<F> {
         let into_response = *this.into_response;
         this.stage.poll(cx, &mut |cx| {
             let handler = this.handler.as_mut().as_pin_mut().expect("a handler is not polled after it has ended");
-            let polled = catch_unwind(AssertUnwindSafe(|| handler.poll(cx)));
+            let polled = catch_unwind(AssertUnwindSafe(|| handler.poll(cx).map(into_response)));
             if !matches!(polled, Ok(Poll::Pending)) {
                 this.handler.set(None);
             }
-            polled.unwrap_or_else(|panic| resume_unwind(panic)).map(into_response)
+            match polled {
+                Ok(polled) => polled.map(Ok),
+                Err(panic) => Poll::Ready(Err(panic)),
+            }
         })
     }
 }
@@ -149,8 +153,12 @@ pub(super) enum Stage {
     Done,
 }
 
-/// Polls the handler's future.
-type Handler<'a> = &'a mut dyn FnMut(&mut Context<'_>) -> Poll<Response>;
+/// Polls the handler's future, and catches its panic.
+type Handler<'a> = &'a mut dyn FnMut(&mut Context<'_>) -> Poll<Result<Response, Panic>>;
+
+fn or_resume(ran: Result<Response, Panic>) -> Response {
+    ran.unwrap_or_else(|panic| resume_unwind(panic))
+}
 
 impl Stage {
     fn poll(&mut self, cx: &mut Context<'_>, handler: Handler<'_>) -> Poll<Response> {
@@ -160,9 +168,9 @@ impl Stage {
                     (Poll::Pending, Some(gate)) => *self = Self::Entering(gate),
                     (Poll::Pending, None) => return Poll::Pending,
                     // An expression has ended the handler by `?`: nothing is claimed yet.
-                    (Poll::Ready(response), _) => {
+                    (Poll::Ready(ran), _) => {
                         *self = Self::Done;
-                        return Poll::Ready(response);
+                        return Poll::Ready(or_resume(ran));
                     }
                 },
                 Self::Entering(_) => {
@@ -183,16 +191,12 @@ impl Stage {
                 },
                 Self::Running(passage) => {
                     let span = match passage {
-                        Passage::Unguarded => return handler(cx),
+                        Passage::Unguarded => return handler(cx).map(or_resume),
                         Passage::Covered(_) => return self.poll_covered(cx, handler),
                         Passage::Claimed(claimed) => claimed.span(),
                         Passage::InTransaction(transaction) => transaction.span(),
                     };
-                    let ran = match span.in_scope(|| catch_unwind(AssertUnwindSafe(|| handler(cx)))) {
-                        Ok(Poll::Pending) => return Poll::Pending,
-                        Ok(Poll::Ready(response)) => Ok(response),
-                        Err(panic) => Err(panic),
-                    };
+                    let Poll::Ready(ran) = span.in_scope(|| handler(cx)) else { return Poll::Pending };
                     let settling = match mem::replace(self, Self::Done) {
                         Self::Running(Passage::Claimed(claimed)) => claimed.settle(ran),
                         Self::Running(Passage::InTransaction(transaction)) => {
@@ -214,16 +218,13 @@ impl Stage {
 
 impl Stage {
     fn poll_covered(&mut self, cx: &mut Context<'_>, handler: Handler<'_>) -> Poll<Response> {
-        let polled = catch_unwind(AssertUnwindSafe(|| handler(cx)));
-        if matches!(polled, Ok(Poll::Pending)) {
-            return Poll::Pending;
-        }
+        let Poll::Ready(ran) = handler(cx) else { return Poll::Pending };
         // Dropped with a panic, it tells of a run that was cut off.
         let stage = mem::replace(self, Self::Done);
-        if let (Self::Running(Passage::Covered(run)), Ok(_)) = (stage, &polled) {
+        if let (Self::Running(Passage::Covered(run)), Ok(_)) = (stage, &ran) {
             run.end();
         }
-        polled.unwrap_or_else(|panic| resume_unwind(panic))
+        Poll::Ready(or_resume(ran))
     }
 }
 
