@@ -10,31 +10,6 @@ use crate::diagnostics::{Diagnostics, listed, nearest};
 /// Stands first among the arguments that the attribute wrote itself when it put itself behind the others.
 pub(crate) const LAST: &str = "__idempotent_last";
 
-const NAMES: [&str; 22] = [
-    "scope",
-    "shared_scope",
-    "ttl",
-    "cache",
-    "cache_if",
-    "header",
-    "key",
-    "required",
-    "invalid_key",
-    "methods",
-    "caller",
-    "fingerprint",
-    "in_flight",
-    "lease",
-    "after_crash",
-    "isolation",
-    "max_body",
-    "oversize",
-    "keep_headers",
-    "drop_headers",
-    "store",
-    "on_store_error",
-];
-
 /// `name = value`, or the bare name.
 pub(crate) struct Argument {
     pub(crate) name: Ident,
@@ -44,12 +19,14 @@ pub(crate) struct Argument {
 /// The arguments as written.
 pub(crate) struct Arguments {
     pub(crate) is_last: bool,
+    valid: &'static [&'static str],
     given: Vec<Argument>,
 }
 
 impl Arguments {
-    pub(crate) fn parse(tokens: TokenStream, diagnostics: &mut Diagnostics) -> Self {
-        let mut arguments = Self { is_last: false, given: Vec::new() };
+    /// Those of the names in `valid`; everything else is a mistake.
+    pub(crate) fn parse(tokens: TokenStream, valid: &'static [&'static str], diagnostics: &mut Diagnostics) -> Self {
+        let mut arguments = Self { is_last: false, valid, given: Vec::new() };
         let parser = |input: ParseStream<'_>| {
             while !input.is_empty() {
                 if let Err(error) = arguments.parse_one(input, diagnostics) {
@@ -68,15 +45,17 @@ impl Arguments {
         arguments
     }
 
-    /// The argument of this name, which must be one of [`NAMES`].
+    /// The argument of this name, which must be a valid one.
     pub(crate) fn get(&self, name: &str) -> Option<&Argument> {
-        debug_assert!(NAMES.contains(&name), "{name} is no argument");
+        debug_assert!(self.valid.contains(&name), "{name} is no argument");
         self.given.iter().find(|argument| argument.name == name)
     }
 
     fn parse_one(&mut self, input: ParseStream<'_>, diagnostics: &mut Diagnostics) -> syn::Result<()> {
         if !input.peek(Ident::peek_any) {
-            return Err(input.error(format!("expected the name of an argument; the arguments are {}", listed(&NAMES))));
+            return Err(
+                input.error(format!("expected the name of an argument; the arguments are {}", listed(self.valid)))
+            );
         }
         let name = input.call(Ident::parse_any)?;
         if name == LAST {
@@ -84,10 +63,10 @@ impl Arguments {
             return Ok(());
         }
         let written = name.to_string();
-        let is_known = NAMES.contains(&written.as_str());
+        let is_known = self.valid.contains(&written.as_str());
         if !is_known {
-            let meant = nearest(&written, &NAMES).map(|meant| format!("; write `{meant}`")).unwrap_or_default();
-            let message = format!("unknown argument `{written}`{meant}\nthe arguments are {}", listed(&NAMES));
+            let meant = nearest(&written, self.valid).map(|meant| format!("; write `{meant}`")).unwrap_or_default();
+            let message = format!("unknown argument `{written}`{meant}\nthe arguments are {}", listed(self.valid));
             diagnostics.error(&name, message);
         } else if self.get(&written).is_some() {
             diagnostics.error(&name, format!("`{written}` is given twice; keep one of them"));

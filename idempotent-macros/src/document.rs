@@ -103,7 +103,7 @@ pub(crate) fn mode(signature: &Signature, model: &Model, mode: &TokenStream) -> 
         }
     };
     let function = crate::expand::name(signature);
-    let scope = crate::expand::scope(model, &function);
+    let scope = crate::settings::scope(model, &function);
     quote! {
         ::idempotent_runtime::__private::Documented<
             #mode,

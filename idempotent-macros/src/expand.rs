@@ -22,7 +22,8 @@ use syn::{Attribute, FnArg, Generics, Lifetime, PatType, ReturnType, Signature, 
 use crate::args::LAST;
 use crate::document;
 use crate::handler::Handler;
-use crate::model::{Cache, Fingerprint, Isolation, Methods, Model};
+use crate::model::{Fingerprint, Model};
+use crate::settings;
 
 /// The function untouched, with this attribute behind all others, so that they see what the user wrote.
 pub(crate) fn behind_the_others(handler: &Handler, arguments: &TokenStream) -> TokenStream {
@@ -181,18 +182,10 @@ pub(crate) fn name(signature: &Signature) -> String {
 
 fn policy(signature: &Signature, arguments: &[&PatType], model: &Model) -> TokenStream {
     let function = name(signature);
-    let settings = settings(model, &function);
-    let transactions = arguments.iter().filter_map(|argument| transaction(argument, &signature.generics)).map(|ty| {
-        quote! {
-            .with_database({
-                #[allow(unused_imports)]
-                use ::idempotent_runtime::__private::OtherArgument as _;
-                ::idempotent_runtime::__private::Argument::<#ty>::DATABASE
-            })
-        }
-    });
+    let settings = settings::literal(model, &function);
+    let transactions = arguments.iter().filter_map(|argument| transaction(argument, &signature.generics));
     quote! {
-        ::idempotent_runtime::__private::policy! { __IDEMPOTENT_POLICY #function #(#settings)* #(#transactions)* }
+        ::idempotent_runtime::__private::policy! { __IDEMPOTENT_POLICY #function [#(#transactions),*] #settings }
     }
 }
 
@@ -224,108 +217,6 @@ impl<'ast> Visit<'ast> for Mentions<'_> {
     fn visit_ident(&mut self, ident: &'ast Ident) {
         self.found |= ident == "Self" || self.generics.type_params().any(|parameter| parameter.ident == *ident);
     }
-}
-
-/// The scope that is given, or the path of the function.
-pub(crate) fn scope(model: &Model, function: &str) -> TokenStream {
-    if let Some(scope) = &model.scope {
-        scope.to_token_stream()
-    } else {
-        quote!(::core::concat!(::core::module_path!(), "::", #function))
-    }
-}
-
-/// One call for each argument that is given.
-fn settings(model: &Model, function: &str) -> Vec<TokenStream> {
-    let mut settings = Vec::new();
-    let mut set = |setting: TokenStream| settings.push(setting);
-    let private = quote!(::idempotent_runtime::__private);
-    let scope = scope(model, function);
-    match &model.scope {
-        Some(_) => set(quote!(.with_scope(#scope))),
-        None => set(quote!(.with_default_scope(#scope))),
-    }
-    if model.shares_scope {
-        set(quote!(.with_shared_scope()));
-    }
-    if let Some(millis) = model.ttl_millis {
-        set(quote!(.with_ttl_millis(#millis)));
-    }
-    match &model.cache {
-        None => {}
-        Some(Cache::All) => set(quote!(.with_cache(#private::Cache::All))),
-        Some(Cache::Statuses(ranges)) => {
-            let ranges = ranges.iter().map(|(low, high)| quote!((#low, #high)));
-            set(quote!(.with_cache(#private::Cache::Statuses(&[#(#ranges),*]))));
-        }
-    }
-    if model.cache_if.is_some() {
-        set(quote!(.with_cache(#private::Cache::Predicate)));
-    }
-    if let Some(header) = &model.header {
-        set(quote!(.with_header(#header)));
-    }
-    if model.key.is_some() {
-        set(quote!(.with_key_expression()));
-    }
-    if model.is_required {
-        set(quote!(.with_required()));
-    }
-    if model.ignores_invalid_key {
-        set(quote!(.with_invalid_key(#private::InvalidKeyPolicy::Ignore)));
-    }
-    match &model.methods {
-        None => {}
-        Some(Methods::Any) => set(quote!(.with_methods(#private::Methods::Any))),
-        Some(Methods::Only(methods)) => set(quote!(.with_methods(#private::Methods::Only(&[#(#methods),*])))),
-    }
-    if model.caller.is_some() {
-        set(quote!(.with_caller()));
-    }
-    match &model.fingerprint {
-        Fingerprint::Request => {}
-        Fingerprint::None => set(quote!(.with_fingerprint(#private::FingerprintSource::None))),
-        Fingerprint::Json => set(quote!(.with_fingerprint(#private::FingerprintSource::Json))),
-        Fingerprint::Expression(_) => set(quote!(.with_fingerprint(#private::FingerprintSource::Expression))),
-        Fingerprint::Only(_) => set(quote!(.with_fingerprint(#private::FingerprintSource::Only))),
-    }
-    if let Some(millis) = model.wait_millis {
-        set(quote!(.with_wait_millis(#millis)));
-    }
-    if let Some(millis) = model.lease_millis {
-        set(quote!(.with_lease_millis(#millis)));
-    }
-    if model.rejects_after_crash {
-        set(quote!(.with_after_crash(#private::AfterCrash::Reject)));
-    }
-    if let Some(isolation) = model.isolation {
-        let isolation = match isolation {
-            Isolation::RepeatableRead => quote!(RepeatableRead),
-            Isolation::Serializable => quote!(Serializable),
-        };
-        set(quote!(.with_isolation(#private::Isolation::#isolation)));
-    }
-    if let Some(bytes) = model.max_body {
-        set(quote!(.with_max_body(#bytes)));
-    }
-    if model.reruns_oversize {
-        set(quote!(.with_oversize(#private::Oversize::Rerun)));
-    }
-    if let [_, ..] = model.keep_headers.as_slice() {
-        let names = &model.keep_headers;
-        set(quote!(.with_keep_headers(&[#(#names),*])));
-    }
-    if let [_, ..] = model.drop_headers.as_slice() {
-        let names = &model.drop_headers;
-        set(quote!(.with_drop_headers(&[#(#names),*])));
-    }
-    if let Some(store) = &model.store {
-        set(quote!(.with_store(#store)));
-    }
-    if model.runs_on_store_error {
-        set(quote!(.with_on_store_error(#private::OnStoreError::Run)));
-    }
-    settings
 }
 
 /// What the policy asks of the handler's own variables, the key first: the others only count for a keyed request.

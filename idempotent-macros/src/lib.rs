@@ -9,6 +9,7 @@ mod handler;
 mod model;
 mod reader;
 mod rewrite;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod units;

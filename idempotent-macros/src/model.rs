@@ -2,18 +2,45 @@
 
 use std::time::Duration;
 
+use idempotent_policy::{SHORTEST_LEASE, SHORTEST_TTL, TTL};
 use syn::Expr;
 
 use crate::args::Arguments;
 use crate::diagnostics::Diagnostics;
 use crate::reader::Reader;
 
+/// The names of all arguments.
+pub(crate) const ARGUMENTS: &[&str] = &[
+    "scope",
+    "shared_scope",
+    "ttl",
+    "cache",
+    "cache_if",
+    "header",
+    "key",
+    "required",
+    "invalid_key",
+    "methods",
+    "caller",
+    "fingerprint",
+    "in_flight",
+    "lease",
+    "after_crash",
+    "isolation",
+    "max_body",
+    "oversize",
+    "keep_headers",
+    "drop_headers",
+    "store",
+    "on_store_error",
+];
+
 /// What the attribute says; `None` and `false` leave the default.
 #[expect(clippy::struct_excessive_bools, reason = "each is one argument with two values")]
 pub(crate) struct Model {
     pub(crate) scope: Option<String>,
     pub(crate) shares_scope: bool,
-    pub(crate) ttl_millis: Option<u64>,
+    pub(crate) ttl: Option<Duration>,
     pub(crate) cache: Option<Cache>,
     pub(crate) cache_if: Option<Expr>,
     pub(crate) header: Option<String>,
@@ -23,8 +50,8 @@ pub(crate) struct Model {
     pub(crate) methods: Option<Methods>,
     pub(crate) caller: Option<Expr>,
     pub(crate) fingerprint: Fingerprint,
-    pub(crate) wait_millis: Option<u64>,
-    pub(crate) lease_millis: Option<u64>,
+    pub(crate) wait: Option<Duration>,
+    pub(crate) lease: Option<Duration>,
     pub(crate) rejects_after_crash: bool,
     pub(crate) isolation: Option<Isolation>,
     pub(crate) max_body: Option<usize>,
@@ -62,16 +89,13 @@ pub(crate) enum Fingerprint {
     Only(Expr),
 }
 
-const DEFAULT_TTL_MILLIS: u64 = 24 * 60 * 60 * 1000;
-const DEFAULT_LEASE_MILLIS: u64 = 30 * 1000;
-
 impl Model {
     pub(crate) fn new(arguments: &Arguments, diagnostics: &mut Diagnostics) -> Self {
         let mut reader = Reader { arguments, diagnostics };
         let model = Self {
             scope: reader.scope(),
             shares_scope: reader.flag("shared_scope"),
-            ttl_millis: reader.duration("ttl", "24h", 1000),
+            ttl: reader.duration("ttl", "24h", SHORTEST_TTL),
             cache: reader.cache(),
             cache_if: reader.expression("cache_if", "is_final"),
             header: reader.header(),
@@ -81,8 +105,8 @@ impl Model {
             methods: reader.methods(),
             caller: reader.expression("caller", "user.id"),
             fingerprint: reader.fingerprint(),
-            wait_millis: reader.wait(),
-            lease_millis: reader.duration("lease", "30s", 100),
+            wait: reader.wait(),
+            lease: reader.duration("lease", "30s", SHORTEST_LEASE),
             rejects_after_crash: reader.choice("after_crash", ["rerun", "reject"]),
             isolation: reader.isolation(),
             max_body: reader.max_body(),
@@ -107,27 +131,22 @@ impl Model {
         if let (Some(_), Some(header)) = (arguments.get("key"), arguments.get("header")) {
             diagnostics.error(&header.name, "`key` replaces the header; remove `header` or `key`");
         }
-        // A wrong `ttl` is reported already; nothing follows from it for the lease.
-        let ttl = self.ttl_millis.or(arguments.get("ttl").is_none().then_some(DEFAULT_TTL_MILLIS)).unwrap_or(u64::MAX);
-        match (self.lease_millis, arguments.get("lease")) {
-            (Some(lease), Some(argument)) if lease > ttl => {
-                let longest = humantime::format_duration(Duration::from_millis(ttl));
-                let message = format!(
-                    "`lease` must not be longer than `ttl`: a claim would outlive its memory; write `lease = \"{longest}\"` or less"
-                );
-                diagnostics.error(&argument.value, message);
+        // A wrong `ttl` or `lease` is reported already; nothing follows from it.
+        let is_read = |name, value: Option<Duration>| value.is_some() || arguments.get(name).is_none();
+        if is_read("ttl", self.ttl) && is_read("lease", self.lease) {
+            match (idempotent_policy::lease(self.lease, self.ttl.unwrap_or(TTL)), arguments.get("lease")) {
+                (Ok(lease), _) => self.lease = Some(lease),
+                (Err(wrong), argument) => {
+                    let longest = humantime::format_duration(self.ttl.unwrap_or(TTL));
+                    let at = argument.map(|argument| &argument.value);
+                    diagnostics.error(at, format!("{wrong}; write `lease = \"{longest}\"` or less"));
+                }
             }
-            // A short ttl alone shortens the default lease with it.
-            (None, None) if ttl < DEFAULT_LEASE_MILLIS => self.lease_millis = Some(ttl),
-            _ => {}
         }
-        if let Some(both) = self.keep_headers.iter().find(|name| self.drop_headers.contains(name))
-            && let Some(argument) = arguments.get("drop_headers")
+        if let (Err(wrong), Some(argument)) =
+            (idempotent_policy::check_disjoint(&self.keep_headers, &self.drop_headers), arguments.get("drop_headers"))
         {
-            diagnostics.error(
-                &argument.value,
-                format!("`{both}` is both in `keep_headers` and in `drop_headers`; remove one of them"),
-            );
+            diagnostics.error(&argument.value, wrong);
         }
         self
     }

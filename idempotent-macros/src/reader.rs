@@ -2,31 +2,17 @@
 
 use std::time::Duration;
 
+use idempotent_policy::{KNOWN_METHODS, SHORTEST_WAIT};
 use quote::ToTokens;
 use syn::{Expr, Lit};
 
 use crate::args::{Argument, Arguments};
 use crate::diagnostics::{Diagnostics, listed, nearest};
 use crate::model::{Cache, Fingerprint, Isolation, Methods};
-use crate::units::{LONGEST_MILLIS, duration_in_millis, size_in_bytes};
-
-const METHODS: [&str; 9] = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
+use crate::units::{duration, size_in_bytes};
 
 const ONLY: &str =
     "`only` takes one expression, or several as a tuple; write `fingerprint = only((&order.amount, &order.currency))`";
-
-/// Headers of one connection, or computed for each answer: a replay cannot carry them.
-const NEVER_KEPT: [&str; 9] = [
-    "connection",
-    "content-length",
-    "idempotency-recorded-by",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
 
 /// Reads one argument after the other; a wrong one is reported and reads as absent.
 pub(crate) struct Reader<'a> {
@@ -59,46 +45,35 @@ impl Reader<'_> {
     /// A name that people read in logs and stores.
     pub(crate) fn name(&mut self, name: &str, example: &str) -> Option<String> {
         let (text, at) = self.string(name, example)?;
-        let wrong = if text.trim().is_empty() {
-            "must not be blank"
-        } else if text.chars().any(char::is_control) {
-            "must not hold control characters"
-        } else if text.chars().count() > 255 {
-            "must not be longer than 255 characters"
-        } else {
-            return Some(text);
-        };
-        self.diagnostics.error(at, format!("`{name}` {wrong}; write `{name} = \"{example}\"`"));
-        None
+        match idempotent_policy::check_name(&text) {
+            Ok(()) => Some(text),
+            Err(wrong) => {
+                self.diagnostics.error(at, format!("`{name}` {wrong}; write `{name} = \"{example}\"`"));
+                None
+            }
+        }
     }
 
     pub(crate) fn scope(&mut self) -> Option<String> {
         self.name("scope", "charges")
     }
 
-    pub(crate) fn duration(&mut self, name: &str, example: &str, least_millis: u64) -> Option<u64> {
+    pub(crate) fn duration(&mut self, name: &str, example: &str, shortest: Duration) -> Option<Duration> {
         let (text, at) = self.string(name, example)?;
-        self.millis(name, &text, &at, &format!("{name} = \"{example}\""), least_millis)
+        self.duration_in(name, &text, &at, &format!("{name} = \"{example}\""), shortest)
     }
 
-    fn millis(&mut self, name: &str, text: &str, at: impl ToTokens, example: &str, least: u64) -> Option<u64> {
-        match duration_in_millis(text) {
-            Ok(millis) if millis > LONGEST_MILLIS => {
-                let longest = humantime::format_duration(Duration::from_millis(LONGEST_MILLIS));
-                self.diagnostics.error(at, format!("`{name}` must be at most {longest}; write `{example}`"));
-                None
-            }
-            Ok(millis) if millis >= least => Some(millis),
-            Ok(_) => {
-                let least = humantime::format_duration(Duration::from_millis(least));
-                self.diagnostics.error(at, format!("`{name}` must be at least {least}; write `{example}`"));
-                None
-            }
-            Err(reason) => {
-                self.diagnostics.error(at, format!("`{name}` is no duration: {reason}; write `{example}`"));
-                None
-            }
-        }
+    fn duration_in(
+        &mut self,
+        name: &str,
+        text: &str,
+        at: impl ToTokens,
+        example: &str,
+        shortest: Duration,
+    ) -> Option<Duration> {
+        let read = duration(text).map_err(|reason| format!("is no duration: {reason}"));
+        let checked = read.and_then(|read| idempotent_policy::check_duration(read, shortest).map(|()| read));
+        checked.map_err(|wrong| self.diagnostics.error(at, format!("`{name}` {wrong}; write `{example}`"))).ok()
     }
 
     pub(crate) fn flag(&mut self, name: &str) -> bool {
@@ -207,17 +182,13 @@ impl Reader<'_> {
             },
             _ => None,
         };
+        // The end of a half-open range may be one more.
         match status {
-            Some(status) if (200..=highest).contains(&status) => Some(status),
-            Some(100..=199) => {
-                let message =
-                    "an interim status (1xx) is no response that could be recorded; a final one is 200 to 599";
-                self.diagnostics.error(expression, message);
-                None
-            }
-            _ => {
-                self.diagnostics.error(expression, "a status is a number from 200 to 599; write `201`");
-                None
+            Some(status) if status == highest => Some(status),
+            status => {
+                let status = status.unwrap_or_default();
+                let checked = idempotent_policy::check_status(status);
+                checked.map_err(|wrong| self.diagnostics.error(expression, wrong)).ok().map(|()| status)
             }
         }
     }
@@ -240,10 +211,10 @@ impl Reader<'_> {
                 continue;
             };
             let Some(header) = self.header_name(&text, element) else { continue };
-            if name == "keep_headers" && NEVER_KEPT.contains(&header.as_str()) {
-                let message =
-                    format!("`{header}` belongs to one connection or answer and cannot be replayed; remove it");
-                self.diagnostics.error(element, message);
+            if name == "keep_headers"
+                && let Err(wrong) = idempotent_policy::check_kept_header(&header)
+            {
+                self.diagnostics.error(element, wrong);
                 continue;
             }
             names.push(header);
@@ -251,16 +222,8 @@ impl Reader<'_> {
         names
     }
 
-    /// A field name is a token (RFC 9110, section 5.1).
-    fn header_name(&mut self, text: &str, at: impl ToTokens) -> Option<String> {
-        let is_token_char = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-        if !text.is_empty() && text.bytes().all(is_token_char) {
-            return Some(text.to_ascii_lowercase());
-        }
-        let message =
-            format!("{text:?} is no header name: letters, digits and `-` without spaces; write \"x-request-id\"");
-        self.diagnostics.error(at, message);
-        None
+    fn header_name(&mut self, name: &str, at: impl ToTokens) -> Option<String> {
+        idempotent_policy::header_name(name).map_err(|wrong| self.diagnostics.error(at, wrong)).ok()
     }
 
     pub(crate) fn methods(&mut self) -> Option<Methods> {
@@ -283,12 +246,12 @@ impl Reader<'_> {
 
     fn method(&mut self, element: &Expr) -> Option<&'static str> {
         let written = word_of(element).or_else(|| string_of(element));
-        if let Some(method) = METHODS.iter().find(|method| Some(**method) == written.as_deref()) {
+        if let Some(method) = KNOWN_METHODS.iter().find(|method| Some(**method) == written.as_deref()) {
             return Some(method);
         }
-        let meant = written.as_deref().and_then(|written| nearest(written, &METHODS));
+        let meant = written.as_deref().and_then(|written| nearest(written, KNOWN_METHODS));
         let meant = meant.map(|meant| format!("; write `{meant}`")).unwrap_or_default();
-        self.diagnostics.error(element, format!("unknown method{meant}\nthe methods are {}", listed(&METHODS)));
+        self.diagnostics.error(element, format!("unknown method{meant}\nthe methods are {}", listed(KNOWN_METHODS)));
         None
     }
 
@@ -313,7 +276,7 @@ impl Reader<'_> {
         }
     }
 
-    pub(crate) fn wait(&mut self) -> Option<u64> {
+    pub(crate) fn wait(&mut self) -> Option<Duration> {
         let value = self.value("in_flight", "wait(\"5s\")")?;
         if is_word(&value, "reject") {
             return None;
@@ -323,7 +286,7 @@ impl Reader<'_> {
             && let (Some(limit), 1) = (call.args.first(), call.args.len())
             && let Some(text) = string_of(limit)
         {
-            return self.millis("wait", &text, limit, "in_flight = wait(\"5s\")", 1);
+            return self.duration_in("wait", &text, limit, "in_flight = wait(\"5s\")", SHORTEST_WAIT);
         }
         self.diagnostics.error(value, "`in_flight` is `reject` or `wait(…)`; write `in_flight = wait(\"5s\")`");
         None

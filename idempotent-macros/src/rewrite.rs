@@ -5,12 +5,12 @@ use proc_macro2::TokenStream;
 use crate::args::Arguments;
 use crate::diagnostics::Diagnostics;
 use crate::handler::Handler;
-use crate::model::Model;
+use crate::model::{self, Model};
 use crate::{expand, fallback};
 
 pub(crate) fn rewrite(arguments: &TokenStream, item: &TokenStream) -> TokenStream {
     let mut diagnostics = Diagnostics::new();
-    let parsed = Arguments::parse(arguments.clone(), &mut diagnostics);
+    let parsed = Arguments::parse(arguments.clone(), model::ARGUMENTS, &mut diagnostics);
     let model = Model::new(&parsed, &mut diagnostics);
     let handler = Handler::parse(item.clone());
     match &handler {

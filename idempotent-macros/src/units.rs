@@ -1,15 +1,15 @@
 //! Durations and sizes as people write them.
 
-/// The longest time that a policy may state, for stores add it to clocks of their own: 100 years.
-pub(crate) const LONGEST_MILLIS: u64 = 100 * 31_557_600 * 1000;
+use std::time::Duration;
 
-/// `90s`, `15m`, `24h`, `7d`, `500ms` and sums such as `1h30m`, in milliseconds.
-pub(crate) fn duration_in_millis(text: &str) -> Result<u64, String> {
+/// `90s`, `15m`, `24h`, `7d`, `500ms` and sums such as `1h30m`; whole milliseconds, the precision of the stores.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(format!("{text:?} has no unit"));
     }
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    u64::try_from(duration.as_millis()).map_err(|_| "it is too long".to_owned())
+    let millis = u64::try_from(duration.as_millis()).map_err(|_| "it is too long".to_owned())?;
+    Ok(Duration::from_millis(millis))
 }
 
 const UNITS: [(&str, usize); 7] = [

@@ -7,6 +7,7 @@ use http::HeaderName;
 
 use crate::fingerprint::Fingerprint;
 use crate::fingerprint::builder::{Credentials, FingerprintBuilder};
+use crate::policy::scope::Scope;
 
 /// Whom a request counts for.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -36,7 +37,7 @@ impl Caller {
 /// Counts the requests under way, caller by caller and scope by scope.
 pub(crate) struct CallerLimit {
     most: usize,
-    under_way: Mutex<HashMap<(&'static str, Caller), usize>>,
+    under_way: Mutex<HashMap<(Scope, Caller), usize>>,
 }
 
 impl CallerLimit {
@@ -45,7 +46,7 @@ impl CallerLimit {
     }
 
     /// A permit, until it is dropped; `None` when the caller has as many as it may.
-    pub(crate) fn enter(self: &Arc<Self>, scope: &'static str, caller: Caller) -> Option<Permit> {
+    pub(crate) fn enter(self: &Arc<Self>, scope: Scope, caller: Caller) -> Option<Permit> {
         let counted = (scope, caller);
         let mut under_way = self.lock();
         let count = under_way.entry(counted.clone()).or_default();
@@ -57,7 +58,7 @@ impl CallerLimit {
     }
 
     /// No code of ours panics while it holds this lock.
-    fn lock(&self) -> MutexGuard<'_, HashMap<(&'static str, Caller), usize>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(Scope, Caller), usize>> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -65,7 +66,7 @@ impl CallerLimit {
 /// One request under way.
 pub(crate) struct Permit {
     limit: Arc<CallerLimit>,
-    counted: (&'static str, Caller),
+    counted: (Scope, Caller),
 }
 
 impl Drop for Permit {

@@ -6,9 +6,6 @@ use std::time::Duration;
 use crate::sync::tokio;
 use crate::sync::tokio::time::Instant;
 
-/// The longest time that a policy may state, for stores add it to clocks of their own: 100 years.
-pub(crate) const LONGEST: Duration = Duration::from_hours(100 * 8766);
-
 /// A point in time; `None` is never.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline(Option<Instant>);

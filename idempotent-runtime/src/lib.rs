@@ -105,11 +105,12 @@ pub use crate::key::{IdempotencyKey, InvalidKey, MalformedRecordKey, RecordKey};
 pub use crate::layer::{IdempotencyLayer, IdempotencyService};
 #[cfg(feature = "metrics")]
 pub use crate::observe::metrics;
+pub use crate::policy::Policy;
 pub use crate::policy::builder::{InvalidPolicy, PolicyBuilder};
 pub use crate::policy::registration::policies;
-pub use crate::policy::{
-    AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, Isolation, KeySource, Methods, OnStoreError,
-    Oversize, Policy,
+pub use crate::policy::values::{
+    AfterCrash, Cache, FingerprintSource, HeaderNames, InFlight, InvalidKeyPolicy, Isolation, KeySource, Methods,
+    OnStoreError, Oversize,
 };
 #[cfg(feature = "seal")]
 pub use crate::record::sealing::{MalformedSealingKey, SealingKey, SealingKeys};
@@ -162,10 +163,11 @@ pub mod __private {
     #[cfg(feature = "utoipa")]
     pub use crate::openapi::utoipa::operation;
     pub use crate::policy::registration::Registration;
-    pub use crate::policy::{
+    pub use crate::policy::values::{
         AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, Isolation, KeySource, Methods, OnStoreError,
-        Oversize, Policy,
+        Oversize,
     };
+    pub use crate::policy::{Policy, Settings};
     pub use crate::request::completion::Completion;
     pub use crate::request::extract::{Buffered, BufferedJson, Guarded, KeyElsewhere, Streamed, Targeted, ViaGuarded};
     pub use crate::request::gate::{Gate, into_response, never, open};

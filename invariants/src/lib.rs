@@ -30,6 +30,8 @@ mod model;
 mod reader;
 #[path = "../../idempotent-macros/src/rewrite.rs"]
 mod rewrite;
+#[path = "../../idempotent-macros/src/settings.rs"]
+mod settings;
 #[path = "../../idempotent-macros/src/units.rs"]
 mod units;
 

@@ -1,8 +1,6 @@
 //! `ttl = "24h"` and `max_body = "4MiB"`.
 
-use std::time::Duration;
-
-use crate::units::{duration_in_millis, size_in_bytes};
+use crate::units::{duration, size_in_bytes};
 
 /// A text is a duration, or an error that says why, and so for a size; what is one can be written out and read back.
 ///
@@ -11,13 +9,13 @@ use crate::units::{duration_in_millis, size_in_bytes};
 /// When that does not hold.
 pub fn units_of_time_and_size(bytes: &[u8]) {
     let Ok(text) = str::from_utf8(bytes) else { return };
-    match duration_in_millis(text) {
-        Ok(millis) => {
+    match duration(text) {
+        Ok(read) => {
             assert!(text.contains(|c: char| c.is_ascii_digit()), "{text:?} has no number");
             // 0 alone needs no unit for humantime.
             assert!(text.contains(char::is_alphabetic), "{text:?} has no unit");
-            let written = humantime::format_duration(Duration::from_millis(millis)).to_string();
-            assert_eq!(duration_in_millis(&written), Ok(millis), "{text:?} as {written:?}");
+            let written = humantime::format_duration(read).to_string();
+            assert_eq!(duration(&written), Ok(read), "{text:?} as {written:?}");
         }
         Err(reason) => assert!(!reason.is_empty()),
     }

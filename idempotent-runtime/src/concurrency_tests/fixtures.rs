@@ -8,7 +8,7 @@ use http::StatusCode;
 
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
-use crate::policy::AfterCrash;
+use crate::policy::values::AfterCrash;
 use crate::record::{Record, RecordedBody};
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::contract::Store;

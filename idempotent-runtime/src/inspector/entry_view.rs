@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::inspector::masking::{Keys, masked};
 use crate::key::RecordKey;
-use crate::policy::AfterCrash;
+use crate::policy::values::AfterCrash;
 use crate::store::entry::{DamagedEntry, Entry, EntryState};
 
 /// What stands under a key, in an operator's words.

@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::inspector::entry_view::millis;
-use crate::policy::{
+use crate::policy::Policy;
+use crate::policy::values::{
     AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, KeySource, Methods, OnStoreError, Oversize,
-    Policy,
 };
 
 /// One annotated handler: the words of its attribute, with the defaults filled in.
@@ -16,8 +16,8 @@ pub(super) struct HandlerReport {
     pub(super) handler: String,
     pub(super) file: &'static str,
     line: u32,
-    pub(super) scope: &'static str,
-    pub(super) store: &'static str,
+    pub(super) scope: String,
+    pub(super) store: String,
     ttl_ms: u64,
     pub(super) cache: String,
     pub(super) key: String,
@@ -31,8 +31,8 @@ pub(super) struct HandlerReport {
     pub(super) after_crash: &'static str,
     max_body: usize,
     oversize: &'static str,
-    keep_headers: &'static [&'static str],
-    drop_headers: &'static [&'static str],
+    keep_headers: Vec<String>,
+    drop_headers: Vec<String>,
     on_store_error: &'static str,
     pub(super) transaction: Option<&'static str>,
     #[serde(skip)]
@@ -47,8 +47,8 @@ impl HandlerReport {
             handler: policy.handler(),
             file: policy.file(),
             line: policy.line(),
-            scope: policy.scope(),
-            store: policy.store().unwrap_or(super::DEFAULT_STORE),
+            scope: policy.scope().to_owned(),
+            store: policy.store().unwrap_or(super::DEFAULT_STORE).to_owned(),
             ttl_ms: millis(policy.ttl()),
             cache: match policy.cache() {
                 Cache::All => "all".to_owned(),
@@ -96,8 +96,8 @@ impl HandlerReport {
                 Oversize::Reject => "reject",
                 Oversize::Rerun => "rerun",
             },
-            keep_headers: policy.keep_headers(),
-            drop_headers: policy.drop_headers(),
+            keep_headers: policy.keep_headers().iter().map(str::to_owned).collect(),
+            drop_headers: policy.drop_headers().iter().map(str::to_owned).collect(),
             on_store_error: match policy.on_store_error() {
                 OnStoreError::Reject => "reject",
                 OnStoreError::Run => "run",

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::inspector::entry_view::{EntryView, State};
-use crate::policy::AfterCrash;
+use crate::policy::values::AfterCrash;
 use crate::store::entry::{Cursor, Page};
 
 /// How many entries are asked for at once.

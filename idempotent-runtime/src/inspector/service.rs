@@ -15,9 +15,10 @@ use crate::inspector::query::{LARGEST_LIMIT, Selection, Target};
 use crate::inspector::scan::{Pages, Scan};
 use crate::inspector::{DEFAULT_STORE, Inspector};
 use crate::key::RecordKey;
-use crate::layer::policies_of_layers;
-use crate::policy::AfterCrash;
+use crate::layer::made::policies_of_layers;
+use crate::policy::Policy;
 use crate::policy::registration::policies;
+use crate::policy::values::AfterCrash;
 use crate::store::entry::{DamagedEntry, Page};
 use crate::store::error::StoreError;
 use crate::store::handle::StoreHandle;
@@ -31,7 +32,7 @@ pub(super) struct Service<'a> {
     store: &'a StoreHandle,
     pub(super) selection: Selection,
     operator: Option<&'a Operator>,
-    never_again: HashSet<&'static str>,
+    never_again: HashSet<String>,
 }
 
 impl<'a> Service<'a> {
@@ -52,10 +53,10 @@ impl<'a> Service<'a> {
         if selection.keys == Keys::Revealed {
             audit::revealed(operator, store.name());
         }
-        let rejecting = policies()
-            .chain(policies_of_layers())
-            .filter(|policy| policy.store() == name && policy.after_crash() == AfterCrash::Reject);
-        let never_again = rejecting.map(crate::policy::Policy::scope).collect();
+        let rejects = |policy: &&Policy| policy.store() == name && policy.after_crash() == AfterCrash::Reject;
+        let of_layers = policies_of_layers();
+        let policies = policies().map(|policy: &Policy| policy).chain(of_layers.iter().map(|policy| &**policy));
+        let never_again = policies.filter(rejects).map(|policy| policy.scope().to_owned()).collect();
         Ok(Self { inspector, store, selection, operator, never_again })
     }
 

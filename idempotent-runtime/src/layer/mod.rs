@@ -1,5 +1,8 @@
 //! The same engine as a tower layer: for routes that cannot be annotated, and for whole routers.
 
+#[cfg(feature = "inspector")]
+pub(crate) mod made;
+
 use std::convert::identity;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -17,6 +20,7 @@ use tower_service::Service;
 
 use crate::key::IdempotencyKey;
 use crate::policy::Policy;
+use crate::policy::handle::PolicyHandle;
 use crate::registry::OfRequest;
 use crate::registry::Registry;
 use crate::request::context::Execution;
@@ -70,7 +74,7 @@ use crate::request::response_mark::{failed, its_own};
 /// ```
 #[derive(Clone)]
 pub struct IdempotencyLayer {
-    policy: &'static Policy,
+    policy: Arc<Policy>,
     registry: Option<Registry>,
     caller: Option<Arc<OfRequest>>,
     key: Option<Arc<OfRequest>>,
@@ -90,11 +94,10 @@ impl fmt::Debug for IdempotencyLayer {
 impl IdempotencyLayer {
     /// A layer with this policy, on the registry of a [`Registry::layer`] around it, or the installed one.
     ///
-    /// The memory of the policy is never freed: make the layer once, at start-up.
     pub fn new(policy: Policy) -> Self {
-        let policy: &'static Policy = Box::leak(Box::new(policy));
+        let policy = Arc::new(policy);
         #[cfg(feature = "inspector")]
-        MADE.lock().unwrap_or_else(PoisonError::into_inner).push(policy);
+        made::add(&policy);
         Self { policy, registry: None, caller: None, key: None }
     }
 
@@ -149,18 +152,9 @@ impl IdempotencyLayer {
     }
 
     /// The policy.
-    pub fn policy(&self) -> &'static Policy {
-        self.policy
+    pub fn policy(&self) -> &Policy {
+        &self.policy
     }
-}
-
-/// The policies of all layers of the program.
-#[cfg(feature = "inspector")]
-static MADE: Mutex<Vec<&'static Policy>> = Mutex::new(Vec::new());
-
-#[cfg(feature = "inspector")]
-pub(crate) fn policies_of_layers() -> Vec<&'static Policy> {
-    MADE.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 impl<S> Layer<S> for IdempotencyLayer {
@@ -237,21 +231,21 @@ impl IdempotencyLayer {
 
     /// Where a request stands that has a key, or is rejected for having none; `None` for one that is to be passed on.
     async fn gate(&self, request: &mut Request) -> Option<(Gate, Arc<Execution>)> {
-        let policy = self.policy;
+        let policy = &self.policy;
         if !policy.guards(request.method()) {
             return None;
         }
         let registry = self.registry.clone().or_else(|| Registry::serving(request.extensions()));
         let key = match self.key.as_deref() {
             Some(function) => InputKey::Computed(ask(request, function).map(|key| IdempotencyKey::new(&key))),
-            None => InputKey::Header(key_in(&request.headers().get_all(policy.header))),
+            None => InputKey::Header(key_in(&request.headers().get_all(policy.header()))),
         };
         let claim_input = match key {
             InputKey::Header(None) | InputKey::Computed(None) => ClaimInput::default(),
             _ => {
                 let functions = [self.caller.as_deref(), registry.as_ref().and_then(Registry::caller)];
                 let caller = functions.into_iter().flatten().find_map(|function| ask(request, function));
-                ClaimInput::of(request, policy.fingerprint.reads(), registry.as_ref(), caller).await
+                ClaimInput::of(request, policy.fingerprint().reads(), registry.as_ref(), caller).await
             }
         };
         let execution = Arc::new(Execution::beneath(request.extensions()));
@@ -262,7 +256,7 @@ impl IdempotencyLayer {
             key,
             claim_input,
         };
-        let gate = Gate::new(policy, Some(input));
+        let gate = Gate::new(PolicyHandle::Layer(Arc::clone(policy)), Some(input));
         gate.is_asked().then_some((gate, execution))
     }
 }

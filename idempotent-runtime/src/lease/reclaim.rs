@@ -113,7 +113,7 @@ impl Lease {
         }
         self.confirm_at(asked_at);
         tracing::warn!(
-            scope = self.scope,
+            scope = &*self.scope,
             store = self.store.name(),
             "the store had lost the claim of a running handler: its key is claimed again"
         );

@@ -329,7 +329,7 @@ impl Shared {
             Ok(Held::No) => {
                 lease.count_as_lost();
                 tracing::error!(
-                    scope = lease.scope,
+                    scope = &*lease.scope,
                     store = lease.store.name(),
                     "a running handler has lost its claim: another request with its key may run"
                 );
@@ -359,7 +359,7 @@ impl Shared {
 
 fn warn(lease: &Lease, leases: usize, error: &StoreError) {
     tracing::warn!(
-        scope = lease.scope,
+        scope = &*lease.scope,
         store = lease.store.name(),
         leases,
         error = error as &dyn std::error::Error,

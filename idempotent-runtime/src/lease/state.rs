@@ -7,6 +7,7 @@ use crate::deadline::Deadline;
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
 use crate::observe;
+use crate::policy::scope::Scope;
 use crate::store::claim::{ClaimRequest, Held, Token};
 use crate::store::error::StoreError;
 use crate::store::handle::StoreHandle;
@@ -22,7 +23,7 @@ pub(super) type Slot = (Instant, u64);
 pub(crate) struct Lease {
     pub(crate) store: StoreHandle,
     pub(crate) key: RecordKey,
-    pub(crate) scope: &'static str,
+    pub(crate) scope: Scope,
     /// What was asked for, so that it can be asked for again.
     pub(super) request: ClaimRequest,
     pub(super) length: Duration,
@@ -74,7 +75,7 @@ pub(super) enum State {
 }
 
 impl Lease {
-    pub(crate) fn new(store: StoreHandle, key: RecordKey, request: &ClaimRequest, scope: &'static str) -> Self {
+    pub(crate) fn new(store: StoreHandle, key: RecordKey, request: &ClaimRequest, scope: Scope) -> Self {
         let &ClaimRequest { token, lease: length, .. } = request;
         let holding = Holding {
             token,
@@ -190,7 +191,7 @@ impl Lease {
     /// A renewal may see it, and the end of the handler once more.
     pub(crate) fn count_as_lost(&self) {
         if !self.is_counted_as_lost.swap(true, Ordering::Relaxed) {
-            observe::lease_lost(self.scope);
+            observe::lease_lost(&self.scope);
         }
     }
 }

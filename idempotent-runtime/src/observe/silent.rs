@@ -7,7 +7,7 @@ use crate::observe::op::Op;
 pub(crate) struct InFlight;
 
 impl InFlight {
-    pub(crate) fn enter(_scope: &'static str) -> Self {
+    pub(crate) fn enter(_scope: &str) -> Self {
         Self
     }
 }
@@ -29,10 +29,10 @@ impl StoreMeter {
     }
 }
 
-pub(crate) fn outcome(_scope: &'static str, _outcome: &'static str) {}
+pub(crate) fn outcome(_scope: &str, _outcome: &'static str) {}
 
-pub(crate) fn mismatched(_scope: &'static str, _differs: &'static str, _header: &str) {}
+pub(crate) fn mismatched(_scope: &str, _differs: &'static str, _header: &str) {}
 
-pub(crate) fn lease_lost(_scope: &'static str) {}
+pub(crate) fn lease_lost(_scope: &str) {}
 
 pub(crate) fn replayed(_recorded_at: SystemTime) {}

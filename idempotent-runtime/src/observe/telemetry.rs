@@ -17,7 +17,7 @@ use crate::transaction::error::TransactionError;
 pub(crate) fn span(policy: &Policy) -> Span {
     tracing::info_span!(
         "idempotent",
-        idempotency.scope = policy.scope,
+        idempotency.scope = policy.scope(),
         idempotency.outcome = Empty,
         idempotency.recorded_by = Empty
     )
@@ -72,7 +72,7 @@ impl Outcome {
 
     /// Counts the outcome and enters it into the request's span: once for each request.
     pub(crate) fn enter(self, span: &Span, policy: &Policy) {
-        observe::outcome(policy.scope, self.as_str());
+        observe::outcome(policy.scope(), self.as_str());
         self.correct(span);
     }
 
@@ -84,7 +84,7 @@ impl Outcome {
 }
 
 /// A key came with another request than the first one. The header is told by its name, never by its value.
-pub(crate) fn other_request(scope: &'static str, difference: &Difference) {
+pub(crate) fn other_request(scope: &str, difference: &Difference) {
     let (differs, header) = (difference.as_str(), difference.header());
     observe::mismatched(scope, differs, header);
     tracing::info!(scope, differs, header, "a key was used for another request: it is rejected, and nothing ran");
@@ -93,7 +93,7 @@ pub(crate) fn other_request(scope: &'static str, difference: &Difference) {
 /// `fingerprint = expr` has a value that cannot be compared.
 pub(crate) fn no_fingerprint(policy: &Policy, error: Unserialisable) {
     tracing::error!(
-        scope = policy.scope,
+        scope = policy.scope(),
         handler = %policy,
         "the value of `fingerprint = …` cannot be compared: the request is rejected, and nothing ran: {error}"
     );
@@ -101,7 +101,8 @@ pub(crate) fn no_fingerprint(policy: &Policy, error: Unserialisable) {
 
 /// What `install` says of handlers without a caller under a registry without one.
 pub(crate) fn without_caller(policies: impl Iterator<Item = &'static Policy>) {
-    let handlers: Vec<String> = policies.filter(|policy| !policy.partitioned).map(Policy::handler).collect();
+    let handlers: Vec<String> =
+        policies.filter(|policy| !policy.partitioned_by_caller()).map(Policy::handler).collect();
     if !handlers.is_empty() {
         tracing::warn!(
             handlers = handlers.join(", "),
@@ -125,7 +126,7 @@ pub(crate) fn small_pool(store: &str, connections: u32, handlers: &[String]) {
 /// The store could not be asked for a claim.
 pub(crate) fn claim_failed(policy: &Policy, store: &str, error: &StoreError) {
     tracing::error!(
-        scope = policy.scope,
+        scope = policy.scope(),
         handler = %policy,
         store,
         error = error as &dyn Error,
@@ -143,7 +144,7 @@ pub(crate) fn settling_failed(
 ) {
     let claim = if lease_is_over { "its lease is over" } else { "its claim is held" };
     tracing::error!(
-        scope = policy.scope,
+        scope = policy.scope(),
         handler = %policy,
         store,
         error = error as &dyn Error,
@@ -170,7 +171,7 @@ pub(crate) fn step_failed(step: &str, reason: impl Display) {
 /// What the handler has done will never be written down.
 pub(crate) fn settling_given_up(policy: &Policy, store: &str, what: &'static str) {
     tracing::error!(
-        scope = policy.scope,
+        scope = policy.scope(),
         handler = %policy,
         store,
         "the handler ran, but its {what} was given up: its time to live is over"
@@ -180,7 +181,7 @@ pub(crate) fn settling_given_up(policy: &Policy, store: &str, what: &'static str
 /// The claim was somebody else's when the handler had ended.
 pub(crate) fn claim_lost(policy: &Policy, store: &str) {
     tracing::error!(
-        scope = policy.scope,
+        scope = policy.scope(),
         handler = %policy,
         store,
         "the handler ran, but its claim was lost before its response could be recorded"
@@ -190,7 +191,7 @@ pub(crate) fn claim_lost(policy: &Policy, store: &str) {
 /// The store has given a key away whose handler still runs in this process.
 pub(crate) fn claim_handed_back(policy: &Policy, store: &str) {
     tracing::warn!(
-        scope = policy.scope,
+        scope = policy.scope(),
         handler = %policy,
         store,
         "the store had no living claim of a handler that runs in this process: it keeps its key, and a duplicate is not executed"
@@ -202,7 +203,7 @@ pub(crate) fn transaction_failed(policy: &Policy, store: &str, error: &Transacti
     if let TransactionError::Conflict(_) = error {
         // Part of the isolation that the application asks for: the client retries.
         return tracing::info!(
-            scope = policy.scope,
+            scope = policy.scope(),
             handler = %policy,
             store,
             error = error as &dyn Error,
@@ -210,7 +211,7 @@ pub(crate) fn transaction_failed(policy: &Policy, store: &str, error: &Transacti
         );
     }
     tracing::error!(
-        scope = policy.scope,
+        scope = policy.scope(),
         handler = %policy,
         store,
         error = error as &dyn Error,
@@ -221,7 +222,7 @@ pub(crate) fn transaction_failed(policy: &Policy, store: &str, error: &Transacti
 /// A guard around it has claimed the very key under which the handler's transaction would record.
 pub(crate) fn covered_transaction(policy: &Policy) {
     tracing::error!(
-        scope = policy.scope,
+        scope = policy.scope(),
         handler = %policy,
         "a guard around this handler has the same scope, so that its `Tx` cannot record in it: give each its own scope"
     );
@@ -230,7 +231,7 @@ pub(crate) fn covered_transaction(policy: &Policy) {
 /// Something beneath a guard has sent a request on twice under one claim.
 pub(crate) fn second_run(policy: &Policy) {
     tracing::warn!(
-        scope = policy.scope,
+        scope = policy.scope(),
         handler = %policy,
         "something sent a request twice under one claim: the second one was rejected and ran nothing; put what retries or \
          hedges around the outermost guard of this scope, or give the guards scopes of their own"
@@ -240,7 +241,7 @@ pub(crate) fn second_run(policy: &Policy) {
 /// Two handlers whose keys meet, under a registry that was not installed.
 pub(crate) fn shared_scope(first: &Policy, second: &Policy) {
     tracing::error!(
-        scope = first.scope,
+        scope = first.scope(),
         %first,
         %second,
         "two handlers have one scope: one may replay the other's responses; \
@@ -250,19 +251,19 @@ pub(crate) fn shared_scope(first: &Policy, second: &Policy) {
 
 /// No registry, or one that cannot serve this handler.
 pub(crate) fn misconfigured(policy: &Policy, has_registry: bool) {
-    match policy.store {
+    match policy.store() {
         None if has_registry => tracing::error!(
-            scope = policy.scope,
+            scope = policy.scope(),
             handler = %policy,
             "another handler has the same default scope: give each its own with `scope = \"…\"`"
         ),
         None => tracing::error!(
-            scope = policy.scope,
+            scope = policy.scope(),
             handler = %policy,
             "no registry: call `idempotent_runtime::install(store)` at start-up or add `.layer(registry.layer())`"
         ),
         Some(name) => tracing::error!(
-            scope = policy.scope,
+            scope = policy.scope(),
             handler = %policy,
             store = name,
             "no registry with this store: add it with `Registry::builder(default_store).store(name, store)`"

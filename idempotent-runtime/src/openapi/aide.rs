@@ -12,8 +12,8 @@ use serde_json::Value;
 use crate::openapi::description::{Description, EXTENSION, replay_header};
 use crate::openapi::recorded::Recorded;
 use crate::policy::Policy;
-use crate::policy::Reads;
 use crate::policy::registration::policies;
+use crate::policy::values::Reads;
 use crate::record::headers::REPLAYED;
 use crate::request::extract::Guarded;
 use crate::request::extract::{Reading, sealed};
@@ -53,8 +53,9 @@ const fn hashed(mut hash: u128, bytes: &[u8]) -> u128 {
 
 fn policy_of(wanted: u128) -> Option<&'static Policy> {
     policies().find(|policy| {
-        let place = (policy.file, policy.line, policy.column);
-        identity(policy.module, policy.function, policy.scope, place) == wanted
+        let (module, function) = policy.module_and_function();
+        let place = (policy.file(), policy.line(), policy.column());
+        identity(module, function, policy.scope(), place) == wanted
     })
 }
 
@@ -67,7 +68,7 @@ impl<B: OperationInput, M, const IDENTITY: u128, R: OperationOutput> OperationIn
         let Description { key, extension, .. } = Description::new(policy, true);
         operation.extensions.entry(EXTENSION.to_owned()).or_insert(extension);
         if let Some((name, parameter)) = key
-            && !operation.parameters.iter().any(|parameter| is_header(parameter, name))
+            && !operation.parameters.iter().any(|parameter| is_header(parameter, &name))
         {
             operation.parameters.push(ReferenceOr::Item(object(parameter)));
         }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::key::{IdempotencyKey, InvalidKey};
 use crate::openapi::recorded::Recorded;
 use crate::policy::Policy;
-use crate::policy::{AfterCrash, FingerprintSource, InFlight, InvalidKeyPolicy, KeySource, Oversize};
+use crate::policy::values::{AfterCrash, FingerprintSource, InFlight, InvalidKeyPolicy, KeySource, Oversize};
 use crate::registry::Registry;
 use crate::rejection::problem::Rejection;
 
@@ -25,7 +25,7 @@ const KEY_PATTERN: &str = r#"^(?:[!#-+\--:<-\[\]-~]+|" *(?:[!#-\[\]-~]|\\["\\])(
 /// What a policy adds to its operation.
 pub(super) struct Description {
     /// The name of the header that carries the key, and its Parameter Object.
-    pub(super) key: Option<(&'static str, Value)>,
+    pub(super) key: Option<(String, Value)>,
     /// By status, a Response Object.
     pub(super) rejections: BTreeMap<u16, Value>,
     pub(super) recorded: Recorded,
@@ -37,26 +37,26 @@ impl Description {
     /// With `may_require` off, a key is optional whatever the policy says: the operation has methods that it leaves alone.
     pub(super) fn new(policy: &Policy, may_require: bool) -> Self {
         let registry = Registry::installed();
-        let required = policy.required && may_require;
-        let recorded = Recorded::by(policy.cache);
+        let required = policy.required() && may_require;
+        let recorded = Recorded::by(policy.cache());
         let mut extension = json!({
-            "scope": policy.scope,
-            "ttl": readable(policy.ttl),
-            "ttl_seconds": policy.ttl.as_secs(),
+            "scope": policy.scope(),
+            "ttl": readable(policy.ttl()),
+            "ttl_seconds": policy.ttl().as_secs(),
             "statuses": recorded.to_json(),
             "required": required,
-            "in_flight": match policy.in_flight {
+            "in_flight": match policy.in_flight() {
                 InFlight::Reject => "reject".to_owned(),
                 InFlight::Wait(limit) => format!("wait {}", readable(limit)),
             },
-            "after_crash": match policy.after_crash {
+            "after_crash": match policy.after_crash() {
                 AfterCrash::Rerun => "rerun",
                 AfterCrash::Reject => "reject",
             },
         });
-        let key = (policy.key == KeySource::Header).then(|| {
-            extension["header"] = json!(policy.header);
-            (policy.header, key_parameter(policy, required))
+        let key = (policy.key() == KeySource::Header).then(|| {
+            extension["header"] = json!(policy.header());
+            (policy.header().to_owned(), key_parameter(policy, required))
         });
         let mut by_status = BTreeMap::<StatusCode, Vec<Rejection>>::new();
         for rejection in rejections(policy, registry.as_ref()) {
@@ -80,10 +80,10 @@ pub(super) fn replay_header() -> Value {
 }
 
 fn key_parameter(policy: &Policy, required: bool) -> Value {
-    let kept = readable(policy.ttl);
+    let kept = readable(policy.ttl());
     let without = if required { "" } else { " A request without a key is not guarded." };
     json!({
-        "name": policy.header,
+        "name": policy.header(),
         "in": "header",
         "required": required,
         "description": format!(
@@ -101,36 +101,36 @@ fn key_parameter(policy: &Policy, required: bool) -> Value {
 /// What clients of this handler may get in its place.
 fn rejections(policy: &Policy, registry: Option<&Registry>) -> Vec<Rejection> {
     let retry_after = Duration::ZERO;
-    let has_claim = policy.database.is_none();
+    let has_claim = policy.database().is_none();
     let mut rejections = vec![Rejection::InFlight { retry_after }, Rejection::StoreUnavailable { retry_after }];
-    if policy.required {
+    if policy.required() {
         rejections.push(Rejection::MissingKey { header: None });
     }
-    if policy.invalid_key == InvalidKeyPolicy::Reject {
+    if policy.invalid_key() == InvalidKeyPolicy::Reject {
         rejections.push(Rejection::InvalidKey { reason: InvalidKey::Empty });
     }
-    if policy.fingerprint != FingerprintSource::None {
+    if policy.fingerprint() != FingerprintSource::None {
         rejections.push(Rejection::KeyReused);
     }
-    if matches!(policy.in_flight, InFlight::Wait(_)) {
+    if matches!(policy.in_flight(), InFlight::Wait(_)) {
         rejections.push(Rejection::NotRecorded { retry_after });
     }
     // The function of a registry may leave a request without a caller.
-    if !policy.partitioned {
+    if !policy.partitioned_by_caller() {
         rejections.push(Rejection::OtherCredentials);
     }
     // A transaction leaves nothing behind in a crash, and has no lease to lose.
     if has_claim {
         rejections.push(Rejection::ClaimLost { retry_after });
     }
-    if has_claim && policy.after_crash == AfterCrash::Reject {
+    if has_claim && policy.after_crash() == AfterCrash::Reject {
         rejections.push(Rejection::OutcomeUnknown);
     }
     // SQLite's transactions wait for each other instead.
-    if policy.database == Some("PostgreSQL") {
+    if policy.database() == Some("PostgreSQL") {
         rejections.push(Rejection::TransactionConflict);
     }
-    if policy.oversize == Oversize::Reject {
+    if policy.oversize() == Oversize::Reject {
         rejections.push(Rejection::ResponseNotRecorded { status: StatusCode::OK });
     }
     if registry.is_some_and(|registry| registry.caller_limit().is_some()) {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::policy::Cache;
+use crate::policy::values::Cache;
 
 /// The statuses that a policy records.
 pub(super) enum Recorded {
@@ -18,7 +18,7 @@ const ALL: &str = "all";
 const PREDICATE: &str = "cache_if";
 
 impl Recorded {
-    pub(super) fn by(cache: Cache) -> Self {
+    pub(super) fn by(cache: Cache<'_>) -> Self {
         match cache {
             Cache::Statuses(ranges) => Self::Ranges(ranges.to_vec()),
             Cache::All => Self::All,

@@ -30,7 +30,8 @@ pub fn operation<P: Path>(policy: &Policy) -> Operation {
 /// `use elsewhere::*`.
 fn is_of<P>(policy: &Policy) -> bool {
     let plain = |path: &str| path.replace("r#", "");
-    plain(type_name::<P>()) == plain(&format!("{}::__path_{}", policy.module, policy.function))
+    let (module, function) = policy.module_and_function();
+    plain(type_name::<P>()) == plain(&format!("{module}::__path_{function}"))
 }
 
 fn http_method(method: &HttpMethod) -> http::Method {
@@ -54,7 +55,7 @@ fn complete(operation: &mut Operation, description: Description) {
         let parameters = operation.parameters.get_or_insert_default();
         let is_documented = parameters.iter().any(|parameter| match parameter {
             RefOr::T(parameter) => {
-                parameter.parameter_in == ParameterIn::Header && parameter.name.eq_ignore_ascii_case(name)
+                parameter.parameter_in == ParameterIn::Header && parameter.name.eq_ignore_ascii_case(&name)
             }
             RefOr::Ref(_) => false,
         });

@@ -1,15 +1,16 @@
 //! A policy that is built at run time, for the layer.
 
 use std::fmt;
+use std::panic::Location;
 use std::time::Duration;
 
-use http::{HeaderName, Method, response};
+use http::{Method, response};
+use idempotent_policy::{KNOWN_METHODS, SHORTEST_LEASE, SHORTEST_TTL, SHORTEST_WAIT};
 
-use crate::deadline::LONGEST;
-use crate::policy::{
-    AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, Methods, OnStoreError, Oversize, Policy,
+use crate::policy::values::{
+    AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, Methods, OnStoreError, Oversize,
 };
-use crate::record::headers::NEVER_KEPT;
+use crate::policy::{Built, CacheIf, Place, Policy, Settings};
 
 /// Collects the options of a [`Policy`] for an [`IdempotencyLayer`](crate::IdempotencyLayer): those of the attribute, but
 /// for the ones that need a handler's arguments.
@@ -33,7 +34,10 @@ use crate::record::headers::NEVER_KEPT;
 #[derive(Debug)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct PolicyBuilder {
-    policy: Policy,
+    place: Place,
+    settings: Settings,
+    built: Built,
+    predicate: Option<CacheIf>,
     lease: Option<Duration>,
     wrong: Vec<String>,
 }
@@ -45,21 +49,34 @@ impl Policy {
     /// compares the scopes of layers: `install` knows the handlers of the program, and a layer may be made at any time.
     #[track_caller]
     pub fn builder(scope: impl Into<String>) -> PolicyBuilder {
-        let scope = scope.into();
-        let wrong = name("scope", &scope).into_iter().collect();
-        let scope: &'static str = scope.leak();
-        PolicyBuilder { policy: Self::new("layer", scope), lease: None, wrong }
+        let location = Location::caller();
+        let (file, line, column) = (location.file(), location.line(), location.column());
+        let built = Built {
+            scope: scope.into().into(),
+            header: idempotent_policy::HEADER.to_owned(),
+            statuses: idempotent_policy::STATUSES.to_vec(),
+            methods: idempotent_policy::METHODS.to_vec(),
+            keep_headers: Vec::new(),
+            drop_headers: Vec::new(),
+            store: None,
+        };
+        let wrong = wrong_name("scope", &built.scope).into_iter().collect();
+        PolicyBuilder {
+            place: Place { module: "layer", function: "", file, line, column, path: || "" },
+            settings: Settings::DEFAULT,
+            built,
+            predicate: None,
+            lease: None,
+            wrong,
+        }
     }
 }
 
 impl PolicyBuilder {
     /// How long a record is kept, at least a second and at most 100 years; 24 hours by default.
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.policy.ttl = ttl;
-        self.wrong.extend(too_long("ttl", ttl, ".ttl(Duration::from_hours(24))"));
-        if ttl < Duration::from_secs(1) {
-            self.wrong.push("`ttl` must be at least 1s; write `.ttl(Duration::from_hours(24))`".to_owned());
-        }
+        self.check_duration("ttl", ttl, SHORTEST_TTL, ".ttl(Duration::from_hours(24))");
+        self.settings.ttl = ttl;
         self
     }
 
@@ -71,207 +88,198 @@ impl PolicyBuilder {
         if statuses.is_empty() {
             self.wrong.push("`cache` must name at least one status; write `.cache([201, 409])`".to_owned());
         }
-        if let Some(wrong) = statuses.iter().find(|status| !(200..=599).contains(*status)) {
-            self.wrong.push(format!("`cache`: {wrong} is no status that could be recorded; those are 200 to 599"));
-        }
+        let wrong = statuses.iter().find_map(|&status| Some((status, idempotent_policy::check_status(status).err()?)));
+        self.wrong.extend(wrong.map(|(status, wrong)| format!("`cache`: {status}: {wrong}")));
         let ranges = statuses.chunk_by(|a, b| a + 1 == *b).map(|range| (range[0], range[range.len() - 1]));
-        self.policy.cache = Cache::Statuses(ranges.collect::<Vec<_>>().leak());
+        self.built.statuses = ranges.collect();
+        self.settings.cache = Cache::Statuses(&[]);
         self
     }
 
     /// Every response is recorded, whatever its status.
     pub fn cache_all(mut self) -> Self {
-        self.policy.cache = Cache::All;
+        self.settings.cache = Cache::All;
         self
     }
 
     /// Responses are recorded for which this answers true.
     pub fn cache_if(mut self, predicate: fn(&response::Parts) -> bool) -> Self {
-        self.policy.cache = Cache::Predicate;
-        self.policy.predicate = Some(predicate);
+        self.settings.cache = Cache::Predicate;
+        self.predicate = Some(predicate);
         self
     }
 
     /// The header that carries the key; `idempotency-key` by default.
     pub fn header(mut self, header: impl AsRef<str>) -> Self {
         if let Some(header) = self.header_name("header", header.as_ref()) {
-            self.policy.header = header;
+            self.built.header = header;
         }
         self
     }
 
     /// A request without a key gets 400.
     pub fn required(mut self) -> Self {
-        self.policy.required = true;
+        self.settings.required = true;
         self
     }
 
     /// What becomes of a malformed key; [`InvalidKeyPolicy::Reject`] by default.
     pub fn invalid_key(mut self, policy: InvalidKeyPolicy) -> Self {
-        self.policy.invalid_key = policy;
+        self.settings.invalid_key = policy;
         self
     }
 
     /// The methods that are guarded; POST, PUT, PATCH and DELETE by default.
     pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
-        let names: Vec<&'static str> = methods.into_iter().map(|method| &*method.as_str().to_owned().leak()).collect();
-        if names.is_empty() {
+        self.built.methods.clear();
+        for method in methods {
+            match KNOWN_METHODS.iter().find(|known| **known == method.as_str()) {
+                Some(known) => self.built.methods.push(known),
+                None => self.wrong.push(format!(
+                    "`methods`: unknown method {method}; write one of {}, or `.any_method()`",
+                    KNOWN_METHODS.join(", ")
+                )),
+            }
+        }
+        if self.built.methods.is_empty() {
             self.wrong
                 .push("`methods` must name at least one; write `.methods([Method::POST, Method::PATCH])`".to_owned());
         }
-        self.policy.methods = Methods::Only(names.leak());
+        self.settings.methods = Methods::Only(&[]);
         self
     }
 
     /// Requests of any method are guarded.
     pub fn any_method(mut self) -> Self {
-        self.policy.methods = Methods::Any;
+        self.settings.methods = Methods::Any;
         self
     }
 
     /// A body that is JSON is compared in its canonical form, so that the order of members and spaces do not matter; as
     /// `fingerprint = json` of the attribute.
     pub fn json_fingerprint(mut self) -> Self {
-        self.policy.fingerprint = FingerprintSource::Json;
+        self.settings.fingerprint = FingerprintSource::Json;
         self
     }
 
     /// A reused key need not bring the same method, path, query and body; the body then reaches the service as it comes,
     /// whatever its length.
     pub fn without_fingerprint(mut self) -> Self {
-        self.policy.fingerprint = FingerprintSource::None;
+        self.settings.fingerprint = FingerprintSource::None;
         self
     }
 
     /// How a duplicate of a running request is answered; [`InFlight::Reject`] by default. `InFlight::Wait(Duration::MAX)` waits
     /// without a limit.
     pub fn in_flight(mut self, in_flight: InFlight) -> Self {
-        if matches!(in_flight, InFlight::Wait(limit) if limit.is_zero()) {
+        if let InFlight::Wait(limit) = in_flight
+            && limit < SHORTEST_WAIT
+        {
             self.wrong.push(
-                "`in_flight` must wait for some time; write `.in_flight(InFlight::Wait(Duration::from_secs(5)))`"
+                "`in_flight` must wait for at least 1ms; write `.in_flight(InFlight::Wait(Duration::from_secs(5)))`"
                     .to_owned(),
             );
         }
-        self.policy.in_flight = in_flight;
+        self.settings.in_flight = in_flight;
         self
     }
 
     /// How long a dead process holds a key, at least 100 ms and at most 100 years; 30 seconds by default, or `ttl` if that is
     /// shorter.
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.wrong.extend(too_long("lease", lease, ".lease(Duration::from_secs(30))"));
-        if lease < Duration::from_millis(100) {
-            self.wrong.push("`lease` must be at least 100ms; write `.lease(Duration::from_secs(30))`".to_owned());
-        }
+        self.check_duration("lease", lease, SHORTEST_LEASE, ".lease(Duration::from_secs(30))");
         self.lease = Some(lease);
         self
     }
 
     /// What the next request may do when the process died that ran the first; [`AfterCrash::Rerun`] by default.
     pub fn after_crash(mut self, after_crash: AfterCrash) -> Self {
-        self.policy.after_crash = after_crash;
+        self.settings.after_crash = after_crash;
         self
     }
 
     /// The largest recorded body, in bytes; 4 MiB by default.
     pub fn max_body(mut self, bytes: usize) -> Self {
-        self.policy.max_body = bytes;
+        self.settings.max_body = bytes;
         self
     }
 
     /// What a retry gets whose first response was too large to record; [`Oversize::Reject`] by default.
     pub fn oversize(mut self, oversize: Oversize) -> Self {
-        self.policy.oversize = oversize;
+        self.settings.oversize = oversize;
         self
     }
 
     /// Headers that are recorded although the default leaves them out.
     pub fn keep_headers(mut self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         let names = self.header_names("keep_headers", names);
-        for name in names.iter().filter(|name| NEVER_KEPT.contains(name)) {
-            self.wrong.push(format!(
-                "`keep_headers`: `{name}` belongs to one connection or answer and cannot be replayed; remove it"
-            ));
-        }
-        self.policy.keep_headers = names.leak();
+        let wrong = names.iter().filter_map(|name| idempotent_policy::check_kept_header(name).err());
+        self.wrong.extend(wrong.map(|wrong| format!("`keep_headers`: {wrong}")));
+        self.built.keep_headers = names;
         self
     }
 
     /// Headers that are not recorded although the default would.
     pub fn drop_headers(mut self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
-        self.policy.drop_headers = self.header_names("drop_headers", names).leak();
+        self.built.drop_headers = self.header_names("drop_headers", names);
         self
     }
 
     /// The registry's store of this name, in place of its default store.
     pub fn store(mut self, store: impl Into<String>) -> Self {
         let store = store.into();
-        self.wrong.extend(name("store", &store));
-        self.policy.store = Some(store.leak());
+        self.wrong.extend(wrong_name("store", &store));
+        self.built.store = Some(store);
         self
     }
 
     /// What becomes of a request whose store cannot be asked; [`OnStoreError::Reject`] by default.
     pub fn on_store_error(mut self, policy: OnStoreError) -> Self {
-        self.policy.on_store_error = policy;
+        self.settings.on_store_error = policy;
         self
     }
 
-    /// The policy. What its names take is never given back, as if they stood in the program: build it once, at start-up.
+    /// The policy.
     ///
     /// # Errors
     ///
     /// [`InvalidPolicy`] names everything that is wrong, and what would be right.
     pub fn build(mut self) -> Result<Policy, InvalidPolicy> {
-        let ttl = self.policy.ttl;
-        match self.lease {
-            Some(lease) if lease > ttl => self.wrong.push(format!(
-                "`lease` must not be longer than `ttl`, which is {}: a claim would outlive its memory",
-                humantime::format_duration(ttl)
-            )),
-            Some(lease) => self.policy.lease = lease,
-            None => self.policy.lease = self.policy.lease.min(ttl),
+        match idempotent_policy::lease(self.lease, self.settings.ttl) {
+            Ok(lease) => self.settings.lease = lease,
+            Err(wrong) => self.wrong.push(wrong),
         }
-        if let Some(both) = self.policy.keep_headers.iter().find(|name| self.policy.drop_headers.contains(name)) {
-            self.wrong.push(format!("`{both}` is both in `keep_headers` and in `drop_headers`; remove one of them"));
+        self.wrong.extend(idempotent_policy::check_disjoint(&self.built.keep_headers, &self.built.drop_headers).err());
+        if !self.wrong.is_empty() {
+            return Err(InvalidPolicy(self.wrong));
         }
-        if self.wrong.is_empty() { Ok(self.policy) } else { Err(InvalidPolicy(self.wrong)) }
+        Ok(Policy {
+            place: self.place,
+            settings: self.settings,
+            database: None,
+            built: Some(Box::new(self.built)),
+            predicate: self.predicate,
+        })
     }
 
-    fn header_names(&mut self, option: &str, names: impl IntoIterator<Item = impl AsRef<str>>) -> Vec<&'static str> {
+    fn check_duration(&mut self, option: &str, given: Duration, shortest: Duration, example: &str) {
+        let wrong = idempotent_policy::check_duration(given, shortest).err();
+        self.wrong.extend(wrong.map(|wrong| format!("`{option}` {wrong}; write `{example}`")));
+    }
+
+    fn header_names(&mut self, option: &str, names: impl IntoIterator<Item = impl AsRef<str>>) -> Vec<String> {
         names.into_iter().filter_map(|name| self.header_name(option, name.as_ref())).collect()
     }
 
     /// In lower case.
-    fn header_name(&mut self, option: &str, name: &str) -> Option<&'static str> {
-        if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
-            return Some(name.as_str().to_owned().leak());
-        }
-        self.wrong.push(format!(
-            "`{option}`: {name:?} is no header name: letters, digits and `-` without spaces, such as \"x-request-id\""
-        ));
-        None
+    fn header_name(&mut self, option: &str, name: &str) -> Option<String> {
+        let read = idempotent_policy::header_name(name);
+        read.map_err(|wrong| self.wrong.push(format!("`{option}`: {wrong}"))).ok()
     }
 }
 
-/// What is wrong with a time that stores add to their clocks.
-fn too_long(option: &str, span: Duration, example: &str) -> Option<String> {
-    let longest = humantime::format_duration(LONGEST);
-    (span > LONGEST).then(|| format!("`{option}` must be at most {longest}; write `{example}`"))
-}
-
-/// What is wrong with a name that people read in logs and stores.
-fn name(option: &str, name: &str) -> Option<String> {
-    let wrong = if name.trim().is_empty() {
-        "must not be blank"
-    } else if name.chars().any(char::is_control) {
-        "must not hold control characters"
-    } else if name.chars().count() > 255 {
-        "must not be longer than 255 characters"
-    } else {
-        return None;
-    };
-    Some(format!("`{option}` {wrong}"))
+fn wrong_name(option: &str, name: &str) -> Option<String> {
+    idempotent_policy::check_name(name).err().map(|wrong| format!("`{option}` {wrong}"))
 }
 
 /// What is wrong with a policy: every mistake at once.

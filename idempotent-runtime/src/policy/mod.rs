@@ -1,17 +1,26 @@
-//! What one annotated handler asks of its idempotency: the validated, const-built form of the attribute.
+//! What one annotated handler or layer asks of its idempotency: the validated form of the attribute and of the builder.
 
-pub(crate) mod build;
 pub(crate) mod builder;
+pub(crate) mod handle;
 pub(crate) mod registration;
+pub(crate) mod scope;
+pub(crate) mod values;
 
 use std::fmt;
-use std::ops::RangeInclusive;
+use std::panic::Location;
+use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, StatusCode, response};
+use http::{Method, response};
 
-/// Where the key is, unless the attribute says otherwise.
-pub(crate) const DEFAULT_HEADER: &str = "idempotency-key";
+use crate::policy::scope::Scope;
+use crate::policy::values::{
+    AfterCrash, Cache, FingerprintSource, HeaderNames, InFlight, InvalidKeyPolicy, Isolation, KeySource, Methods,
+    Names, OnStoreError, Oversize,
+};
+
+/// The predicate of `cache_if`.
+pub(crate) type CacheIf = fn(&response::Parts) -> bool;
 
 /// The policy of one annotated handler, built at compile time by `#[idempotent(...)]`, or that of an
 /// [`IdempotencyLayer`](crate::IdempotencyLayer), built by [`Policy::builder`].
@@ -25,286 +34,256 @@ pub(crate) const DEFAULT_HEADER: &str = "idempotency-key";
 ///     println!("{} ({}:{}) keeps records for {:?}", policy.handler(), policy.file(), policy.line(), policy.ttl());
 /// }
 /// ```
-#[expect(clippy::struct_excessive_bools, reason = "each is one argument with two values")]
 #[derive(Debug)]
 pub struct Policy {
-    pub(crate) module: &'static str,
-    pub(crate) function: &'static str,
-    pub(crate) file: &'static str,
-    pub(crate) line: u32,
-    pub(crate) column: u32,
+    place: Place,
+    settings: Settings,
+    /// The database of the handler's `Tx`.
+    database: Option<&'static str>,
+    /// What a builder has collected, in place of the text of the settings.
+    built: Option<Box<Built>>,
+    predicate: Option<CacheIf>,
+}
+
+/// Where the policy is written.
+#[derive(Debug)]
+struct Place {
+    module: &'static str,
+    function: &'static str,
+    file: &'static str,
+    line: u32,
+    column: u32,
     /// The name of a type in the handler's body.
-    pub(crate) path: fn() -> &'static str,
-    pub(crate) default_scope: bool,
-    pub(crate) scope: &'static str,
-    pub(crate) shared_scope: bool,
-    pub(crate) ttl: Duration,
-    pub(crate) cache: Cache,
-    /// That of a layer; the one of a handler is an expression of the handler's.
-    pub(crate) predicate: Option<fn(&response::Parts) -> bool>,
-    pub(crate) header: &'static str,
-    pub(crate) key: KeySource,
-    pub(crate) required: bool,
-    pub(crate) invalid_key: InvalidKeyPolicy,
-    pub(crate) methods: Methods,
-    pub(crate) partitioned: bool,
-    pub(crate) fingerprint: FingerprintSource,
-    pub(crate) in_flight: InFlight,
-    pub(crate) lease: Duration,
-    pub(crate) after_crash: AfterCrash,
-    pub(crate) max_body: usize,
-    pub(crate) oversize: Oversize,
-    pub(crate) keep_headers: &'static [&'static str],
-    pub(crate) drop_headers: &'static [&'static str],
-    pub(crate) store: Option<&'static str>,
-    pub(crate) on_store_error: OnStoreError,
-    pub(crate) database: Option<&'static str>,
-    pub(crate) isolation: Option<Isolation>,
+    path: fn() -> &'static str,
 }
 
-/// Which responses are recorded (`cache`, `cache_if`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cache {
-    /// Those whose status lies in one of these ranges, both ends included.
-    Statuses(&'static [(u16, u16)]),
-    /// Every one (`cache = all`).
-    All,
-    /// Those for which the function of `cache_if` answers true.
-    Predicate,
+/// One field for each argument of the attribute, which writes those that are given over the defaults.
+#[doc(hidden)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one argument with two values")]
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub scope: &'static str,
+    pub has_default_scope: bool,
+    pub shared_scope: bool,
+    pub ttl: Duration,
+    pub cache: Cache<'static>,
+    pub header: &'static str,
+    pub key: KeySource,
+    pub required: bool,
+    pub invalid_key: InvalidKeyPolicy,
+    pub methods: Methods<'static>,
+    pub partitioned: bool,
+    pub fingerprint: FingerprintSource,
+    pub in_flight: InFlight,
+    pub lease: Duration,
+    pub after_crash: AfterCrash,
+    pub isolation: Option<Isolation>,
+    pub max_body: usize,
+    pub oversize: Oversize,
+    pub keep_headers: &'static [&'static str],
+    pub drop_headers: &'static [&'static str],
+    pub store: Option<&'static str>,
+    pub on_store_error: OnStoreError,
 }
 
-/// Where the key comes from (`header`, `key`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeySource {
-    /// The header of [`Policy::header`].
-    Header,
-    /// An expression over the handler's arguments.
-    Expression,
+/// The text of a builder's policy; the attribute has it in the program.
+#[derive(Debug)]
+struct Built {
+    scope: Arc<str>,
+    header: String,
+    statuses: Vec<(u16, u16)>,
+    methods: Vec<&'static str>,
+    keep_headers: Vec<String>,
+    drop_headers: Vec<String>,
+    store: Option<String>,
 }
 
-/// What becomes of a request with a malformed key (`invalid_key`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InvalidKeyPolicy {
-    /// It is answered with 400.
-    Reject,
-    /// It counts as a request without a key.
-    Ignore,
+#[doc(hidden)]
+impl Settings {
+    pub const DEFAULT: Self = Self {
+        scope: "",
+        has_default_scope: false,
+        shared_scope: false,
+        ttl: idempotent_policy::TTL,
+        cache: Cache::Statuses(idempotent_policy::STATUSES),
+        header: idempotent_policy::HEADER,
+        key: KeySource::Header,
+        required: false,
+        invalid_key: InvalidKeyPolicy::Reject,
+        methods: Methods::Only(idempotent_policy::METHODS),
+        partitioned: false,
+        fingerprint: FingerprintSource::Request,
+        in_flight: InFlight::Reject,
+        lease: idempotent_policy::LEASE,
+        after_crash: AfterCrash::Rerun,
+        isolation: None,
+        max_body: idempotent_policy::MAX_BODY,
+        oversize: Oversize::Reject,
+        keep_headers: &[],
+        drop_headers: &[],
+        store: None,
+        on_store_error: OnStoreError::Reject,
+    };
 }
 
-/// Which request methods are guarded (`methods`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Methods {
-    /// These, by their names.
-    Only(&'static [&'static str]),
-    /// Every one (`methods = any`).
-    Any,
-}
-
-/// What a reused key must repeat (`fingerprint`), beside the credentials where no caller is named.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum FingerprintSource {
-    /// Method, authority, path, query, media type, content coding and body.
-    Request,
-    /// The same, but for the body in its canonical form where it is JSON.
-    Json,
-    /// Method, authority, path, and an expression over the handler's arguments in place of query and body.
-    Expression,
-    /// An expression over the handler's arguments, and nothing else of the request.
-    Only,
-    /// Nothing of the request's content.
-    None,
-}
-
-/// What the fingerprint needs of a request before its handler's extractors have the body.
-#[derive(Clone, Copy)]
-pub enum Reads {
-    Nothing,
-    /// Without the query.
-    Target,
-    Body,
-    Json,
-}
-
-impl FingerprintSource {
-    pub(crate) fn reads(self) -> Reads {
-        match self {
-            Self::Request => Reads::Body,
-            Self::Json => Reads::Json,
-            Self::Expression => Reads::Target,
-            Self::Only | Self::None => Reads::Nothing,
+#[doc(hidden)]
+impl Policy {
+    /// That of a handler, at the place of the call: what the attribute's expansion calls. `path` names a type in the static of
+    /// the policy, in the handler's body; `databases` are those of the arguments that look like a `Tx`.
+    #[track_caller]
+    pub const fn of_handler(
+        module: &'static str,
+        function: &'static str,
+        path: fn() -> &'static str,
+        databases: &[Option<&'static str>],
+        settings: Settings,
+    ) -> Self {
+        let location = Location::caller();
+        let (file, line, column) = (location.file(), location.line(), location.column());
+        let place = Place { module, function, file, line, column, path };
+        let mut database = None;
+        let mut index = 0;
+        while index < databases.len() {
+            if databases[index].is_some() {
+                database = databases[index];
+            }
+            index += 1;
         }
+        Self { place, settings, database, built: None, predicate: None }
     }
-}
-
-/// How a duplicate of a running request is answered (`in_flight`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InFlight {
-    /// With 409, at once.
-    Reject,
-    /// With the response of the running request, if it comes within this time. A request that waits is never executed: if the
-    /// running one ends without a recorded response, it gets 409 `not_recorded`.
-    Wait(Duration),
-}
-
-/// What the next request may do when the process that ran the handler died (`after_crash`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AfterCrash {
-    /// Run the handler again: at least once.
-    Rerun,
-    /// Nothing: at most once. The claim never expires, whatever the ttl: it is rejected until it is completed or purged.
-    Reject,
-}
-
-/// What a retry of a request gets whose response was too large to record (`oversize`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Oversize {
-    /// 409 with the original status.
-    Reject,
-    /// The handler runs again.
-    Rerun,
-}
-
-/// What becomes of a request whose store cannot be asked (`on_store_error`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnStoreError {
-    /// It is answered with 503.
-    Reject,
-    /// The handler runs unguarded.
-    Run,
-}
-
-/// How far the transaction of a handler's `Tx` is isolated from others (`isolation`).
-///
-/// SQLite has one writer at a time, whose transactions are always serializable: there it makes no difference.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Isolation {
-    /// All its statements see the database as it was when the transaction began.
-    RepeatableRead,
-    /// As if it ran alone.
-    Serializable,
 }
 
 impl Policy {
     /// The handler's module path and name, such as `shop::charges::create_charge`.
     pub fn handler(&self) -> String {
-        format!("{}::{}", self.module, self.function)
+        format!("{}::{}", self.place.module, self.place.function)
     }
 
     /// The source file of the handler.
     pub fn file(&self) -> &'static str {
-        self.file
+        self.place.file
     }
 
     /// The line of the attribute, counted from 1.
     pub fn line(&self) -> u32 {
-        self.line
+        self.place.line
     }
 
     /// The column of the attribute, counted from 1.
     pub fn column(&self) -> u32 {
-        self.column
+        self.place.column
     }
 
     /// The namespace of the handler's keys.
-    pub fn scope(&self) -> &'static str {
-        self.scope
+    pub fn scope(&self) -> &str {
+        self.built.as_ref().map_or(self.settings.scope, |built| &built.scope)
     }
 
     /// Whether other handlers may have the same scope (`shared_scope`).
     pub fn shared_scope(&self) -> bool {
-        self.shared_scope
+        self.settings.shared_scope
     }
 
     /// How long a record is kept.
     pub fn ttl(&self) -> Duration {
-        self.ttl
+        self.settings.ttl
     }
 
     /// Which responses are recorded.
-    pub fn cache(&self) -> Cache {
-        self.cache
+    pub fn cache(&self) -> Cache<'_> {
+        match (self.settings.cache, &self.built) {
+            (Cache::Statuses(_), Some(built)) => Cache::Statuses(&built.statuses),
+            (cache, _) => cache,
+        }
     }
 
     /// The name of the header that carries the key, in lower case.
-    pub fn header(&self) -> &'static str {
-        self.header
+    pub fn header(&self) -> &str {
+        self.built.as_ref().map_or(self.settings.header, |built| &built.header)
     }
 
     /// Where the key comes from.
     pub fn key(&self) -> KeySource {
-        self.key
+        self.settings.key
     }
 
     /// Whether a request without a key is rejected.
     pub fn required(&self) -> bool {
-        self.required
+        self.settings.required
     }
 
     /// What becomes of a malformed key.
     pub fn invalid_key(&self) -> InvalidKeyPolicy {
-        self.invalid_key
+        self.settings.invalid_key
     }
 
     /// Which methods are guarded.
-    pub fn methods(&self) -> Methods {
-        self.methods
+    pub fn methods(&self) -> Methods<'_> {
+        match (self.settings.methods, &self.built) {
+            (Methods::Only(_), Some(built)) => Methods::Only(&built.methods),
+            (methods, _) => methods,
+        }
     }
 
     /// Whether keys are partitioned by a `caller`.
     pub fn partitioned_by_caller(&self) -> bool {
-        self.partitioned
+        self.settings.partitioned
     }
 
     /// What a reused key must repeat.
     pub fn fingerprint(&self) -> FingerprintSource {
-        self.fingerprint
+        self.settings.fingerprint
     }
 
     /// How a duplicate of a running request is answered.
     pub fn in_flight(&self) -> InFlight {
-        self.in_flight
+        self.settings.in_flight
     }
 
     /// How long a dead process holds a key.
     pub fn lease(&self) -> Duration {
-        self.lease
+        self.settings.lease
     }
 
     /// What the next request may do after a crash.
     pub fn after_crash(&self) -> AfterCrash {
-        self.after_crash
+        self.settings.after_crash
     }
 
     /// The largest recorded body, in bytes.
     pub fn max_body(&self) -> usize {
-        self.max_body
+        self.settings.max_body
     }
 
     /// What a retry gets whose first response was larger than [`Policy::max_body`].
     pub fn oversize(&self) -> Oversize {
-        self.oversize
+        self.settings.oversize
     }
 
     /// Headers that are recorded although the default leaves them out.
-    pub fn keep_headers(&self) -> &'static [&'static str] {
-        self.keep_headers
+    pub fn keep_headers(&self) -> HeaderNames<'_> {
+        HeaderNames(match &self.built {
+            None => Names::Static(self.settings.keep_headers),
+            Some(built) => Names::Built(&built.keep_headers),
+        })
     }
 
     /// Headers that are not recorded although the default would.
-    pub fn drop_headers(&self) -> &'static [&'static str] {
-        self.drop_headers
+    pub fn drop_headers(&self) -> HeaderNames<'_> {
+        HeaderNames(match &self.built {
+            None => Names::Static(self.settings.drop_headers),
+            Some(built) => Names::Built(&built.drop_headers),
+        })
     }
 
     /// The name of the handler's store; `None` is the default store.
-    pub fn store(&self) -> Option<&'static str> {
-        self.store
+    pub fn store(&self) -> Option<&str> {
+        self.built.as_ref().map_or(self.settings.store, |built| built.store.as_deref())
     }
 
     /// What becomes of a request whose store cannot be asked.
     pub fn on_store_error(&self) -> OnStoreError {
-        self.on_store_error
+        self.settings.on_store_error
     }
 
     /// The database of the `Tx` that the handler takes, such as `"PostgreSQL"`, if it names one by that type.
@@ -314,11 +293,34 @@ impl Policy {
 
     /// The isolation level of the handler's `Tx`; `None` is the database's default.
     pub fn isolation(&self) -> Option<Isolation> {
-        self.isolation
+        self.settings.isolation
+    }
+
+    /// [`Policy::scope`], for what outlives the policy.
+    pub(crate) fn owned_scope(&self) -> Scope {
+        match &self.built {
+            None => Scope::Handler(self.settings.scope),
+            Some(built) => Scope::Layer(Arc::clone(&built.scope)),
+        }
+    }
+
+    /// The handler's module, and its name in there.
+    pub(crate) fn module_and_function(&self) -> (&'static str, &'static str) {
+        (self.place.module, self.place.function)
+    }
+
+    /// That of a layer; the one of a handler is an expression of the handler's.
+    pub(crate) fn predicate(&self) -> Option<CacheIf> {
+        self.predicate
+    }
+
+    /// Whether the scope is the function's path, because the attribute gives none.
+    pub(crate) fn has_default_scope(&self) -> bool {
+        self.settings.has_default_scope
     }
 
     pub(crate) fn guards(&self, method: &Method) -> bool {
-        match self.methods {
+        match self.methods() {
             Methods::Any => true,
             Methods::Only(names) => names.contains(&method.as_str()),
         }
@@ -329,42 +331,36 @@ impl Policy {
     /// A place does not tell handlers apart: a macro may emit several at one place. The path does, for people.
     pub(crate) fn function_path(&self) -> &'static str {
         // The type lies in the static of the policy, which lies in the function.
-        (self.path)().rsplitn(3, "::").nth(2).unwrap_or_default()
+        (self.place.path)().rsplitn(3, "::").nth(2).unwrap_or_default()
     }
 
     /// Whether this is the copy of a handler that `debug_handler` makes for a check of its own, and which never runs.
     pub(crate) fn is_copy(&self) -> bool {
-        (self.path)().split("::").any(|part| part.starts_with("__axum_macros_check_") && part.ends_with("_future"))
+        (self.place.path)()
+            .split("::")
+            .any(|part| part.starts_with("__axum_macros_check_") && part.ends_with("_future"))
     }
 
     /// Names and places first.
     pub(crate) fn order(&self) -> impl Ord + use<> {
-        (self.module, self.function, self.file, self.line, self.column, self.function_path())
-    }
-}
-
-impl Cache {
-    /// Whether a response of this status is recorded; `None` when only the predicate can tell.
-    pub(crate) fn admits(self, status: StatusCode) -> Option<bool> {
-        match self {
-            Self::All => Some(true),
-            Self::Predicate => None,
-            Self::Statuses(ranges) => {
-                let status = status.as_u16();
-                Some(ranges.iter().any(|&(low, high)| RangeInclusive::new(low, high).contains(&status)))
-            }
-        }
+        (
+            self.place.module,
+            self.place.function,
+            self.place.file,
+            self.place.line,
+            self.place.column,
+            self.function_path(),
+        )
     }
 }
 
 impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.function_path() {
-            "" => write!(f, "{}::{} at {}:{}", self.module, self.function, self.file, self.line),
-            path => write!(f, "{path} at {}:{}", self.file, self.line),
+            "" => {
+                write!(f, "{}::{} at {}:{}", self.place.module, self.place.function, self.place.file, self.place.line)
+            }
+            path => write!(f, "{path} at {}:{}", self.place.file, self.place.line),
         }
     }
 }
-
-/// The predicate of `cache_if`.
-pub(crate) type CacheIf = fn(&response::Parts) -> bool;

@@ -12,13 +12,19 @@ inventory::collect!(Registration);
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __policy {
-    ($policy:ident $function:literal $($settings:tt)*) => {
+    ($policy:ident $function:literal [$($transaction:ty),*] $settings:expr) => {
         static $policy: $crate::__private::Policy = {
             // Its name has the path of the function, with the type and the trait of its `impl` block.
             enum Here {}
-            $crate::__private::Policy::new(::core::module_path!(), $function)
-                .with_path(::core::any::type_name::<Here>)
-                $($settings)*
+            #[allow(unused_imports)]
+            use $crate::__private::OtherArgument as _;
+            $crate::__private::Policy::of_handler(
+                ::core::module_path!(),
+                $function,
+                ::core::any::type_name::<Here>,
+                &[$($crate::__private::Argument::<$transaction>::DATABASE),*],
+                $settings,
+            )
         };
         $crate::__private::inventory::submit! { $crate::__private::Registration(&$policy) }
     };

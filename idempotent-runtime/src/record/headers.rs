@@ -3,7 +3,6 @@
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::observe::traceparent::RECORDED_BY;
-use crate::policy::DEFAULT_HEADER;
 use crate::policy::Policy;
 
 /// Headers that speak of one connection or one moment, or that hand a secret to one client.
@@ -24,24 +23,11 @@ static LEFT_OUT: [HeaderName; 12] = [
     header::SET_COOKIE,
 ];
 
-/// Headers of one connection, or computed for each answer: no policy can have them recorded.
-pub(crate) const NEVER_KEPT: [&str; 9] = [
-    "connection",
-    "content-length",
-    "idempotency-recorded-by",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-
 /// The header that marks a replay.
 pub(crate) static REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// The header that carries the key, unless the policy names another one.
-pub(crate) static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static(DEFAULT_HEADER);
+pub(crate) static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static(idempotent_policy::HEADER);
 
 /// The header lines to record, multi-valued ones line by line and in order.
 pub(crate) fn recorded(headers: &HeaderMap, policy: &Policy) -> Vec<(HeaderName, HeaderValue)> {
@@ -53,13 +39,13 @@ pub(crate) fn recorded(headers: &HeaderMap, policy: &Policy) -> Vec<(HeaderName,
         .map(str::trim)
         .collect();
     let is_recorded = |name: &HeaderName, value: &HeaderValue| {
-        let kept = policy.keep_headers.contains(&name.as_str());
+        let kept = policy.keep_headers().contains(name.as_str());
         let left_out = LEFT_OUT.contains(name)
             || *name == REPLAYED
             || *name == RECORDED_BY
             || (*name == header::RETRY_AFTER && is_relative(value))
             || named_by_connection.iter().any(|named| named.eq_ignore_ascii_case(name.as_str()));
-        (kept || !left_out) && !policy.drop_headers.contains(&name.as_str())
+        (kept || !left_out) && !policy.drop_headers().contains(name.as_str())
     };
     headers
         .iter()

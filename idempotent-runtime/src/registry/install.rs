@@ -88,13 +88,13 @@ impl Registry {
         }
         let policies: Vec<_> = policies.collect();
         for &policy in &policies {
-            if let Some(name) = policy.store
+            if let Some(name) = policy.store()
                 && !self.0.named.contains_key(name)
             {
                 let known = self.0.named.keys().cloned().collect();
                 return Err(InstallError::UnknownStore { name, handler: policy, known });
             }
-            if let (Some(wanted), Some(store)) = (policy.database, self.store_named(policy.store)) {
+            if let (Some(wanted), Some(store)) = (policy.database(), self.store_named(policy.store())) {
                 let found = store.transactions().map(|transactions| transactions.database);
                 if found != Some(wanted) {
                     return Err(InstallError::NoTransactions { handler: policy, wanted, found });
@@ -102,7 +102,7 @@ impl Registry {
             }
         }
         match scopes::conflicts(policies.into_iter()).next() {
-            Some((first, second)) if first.default_scope && second.default_scope => {
+            Some((first, second)) if first.has_default_scope() && second.has_default_scope() => {
                 Err(InstallError::SharedDefaultScope { first, second })
             }
             Some((first, second)) => Err(InstallError::SharedScope { first, second }),
@@ -114,8 +114,8 @@ impl Registry {
     /// run as the pool has connections.
     fn warn_of_small_pools(&self, policies: impl Iterator<Item = &'static Policy>) {
         let mut by_store = BTreeMap::<_, Vec<_>>::new();
-        for policy in policies.filter(|policy| policy.database.is_some()) {
-            by_store.entry(policy.store).or_default().push(policy.handler());
+        for policy in policies.filter(|policy| policy.database().is_some()) {
+            by_store.entry(policy.store()).or_default().push(policy.handler());
         }
         for (name, handlers) in by_store {
             let transactions = self.store_named(name).and_then(StoreHandle::transactions);
@@ -137,7 +137,7 @@ impl Registry {
         }
         for (first, second) in scopes::conflicts(policies()) {
             // Requests of those with one default scope are rejected, and each says why.
-            if !(first.default_scope && second.default_scope) {
+            if !(first.has_default_scope() && second.has_default_scope()) {
                 telemetry::shared_scope(first, second);
             }
         }

@@ -138,11 +138,11 @@ impl Registry {
     /// The store of the handler; `None` when this registry cannot serve it.
     pub(crate) fn store_for(&self, policy: &Policy) -> Option<&StoreHandle> {
         // `install` would have said so; a layer is only told by the requests that come.
-        if policy.default_scope && shared_default_scopes().contains(policy.scope) {
+        if policy.has_default_scope() && shared_default_scopes().contains(policy.scope()) {
             return None;
         }
         self.0.unknown.start();
-        self.store_named(policy.store)
+        self.store_named(policy.store())
     }
 
     pub(crate) fn store_named(&self, name: Option<&str>) -> Option<&StoreHandle> {
@@ -235,8 +235,8 @@ fn shared_default_scopes() -> &'static HashSet<&'static str> {
     static SHARED: LazyLock<HashSet<&'static str>> = LazyLock::new(|| {
         let mut seen = HashSet::new();
         policies()
-            .filter(|policy| policy.default_scope)
-            .map(|policy| policy.scope)
+            .filter(|policy| policy.has_default_scope())
+            .map(Policy::scope)
             .filter(|scope| !seen.insert(*scope))
             .collect()
     });

@@ -12,8 +12,8 @@ pub(super) fn conflicts(
 ) -> impl Iterator<Item = (&'static Policy, &'static Policy)> {
     let mut by_scope = HashMap::new();
     policies.filter_map(move |policy| {
-        let first = *by_scope.entry(policy.scope).or_insert(policy);
-        let are_shared = first.shared_scope && policy.shared_scope;
+        let first = *by_scope.entry(policy.scope()).or_insert(policy);
+        let are_shared = first.shared_scope() && policy.shared_scope();
         (!std::ptr::eq(first, policy) && !are_shared).then_some((first, policy))
     })
 }

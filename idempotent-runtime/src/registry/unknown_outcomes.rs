@@ -134,7 +134,7 @@ impl Table {
     #[expect(clippy::cast_precision_loss, reason = "no store has 2^52 unknown outcomes")]
     fn show(&mut self) {
         LazyLock::force(&METERS);
-        self.scopes.extend(policies().map(|policy| policy.scope.to_owned()));
+        self.scopes.extend(policies().map(|policy| policy.scope().to_owned()));
         self.scopes.extend(self.by_registry.values().flat_map(|counted| counted.keys().cloned()));
         for scope in &self.scopes {
             let counts = self.by_registry.values().filter_map(|counted| counted.get(scope));

@@ -31,7 +31,7 @@ pub enum Rejection {
     #[non_exhaustive]
     MissingKey {
         /// Where the handler looks for it; `None` when it computes the key from its arguments.
-        header: Option<&'static str>,
+        header: Option<String>,
     },
     /// The key is malformed.
     #[non_exhaustive]

@@ -16,7 +16,7 @@ use crate::observe::telemetry;
 use crate::observe::telemetry::Outcome;
 use crate::observe::traceparent::TraceParent;
 use crate::policy::CacheIf;
-use crate::policy::Policy;
+use crate::policy::handle::PolicyHandle;
 use crate::record::protection::Fingerprints;
 use crate::registry::Registry;
 use crate::rejection::problem::Rejection;
@@ -35,7 +35,7 @@ use crate::transaction::error::TransactionError;
 
 /// One request on its way to a claim.
 pub(super) struct Admission {
-    pub(super) policy: &'static Policy,
+    pub(super) policy: PolicyHandle,
     pub(super) registry: Option<Registry>,
     pub(super) span: Span,
     pub(super) cache_if: Option<CacheIf>,
@@ -112,10 +112,10 @@ impl Admission {
             Ok(key) => key,
             Err(rejection) => return Prepared::Answer(self.reject(rejection)),
         };
-        let record_key = RecordKey::new(self.policy.scope, caller, key.as_str());
+        let record_key = RecordKey::new(self.policy.scope(), caller, key.as_str());
         if self.execution.is_covered(&record_key) {
             if self.transaction.is_some() {
-                telemetry::covered_transaction(self.policy);
+                telemetry::covered_transaction(&self.policy);
                 return Prepared::Answer(self.reject(Rejection::TransactionFailed));
             }
             if !self.execution.is_let_in(&record_key) {
@@ -128,11 +128,11 @@ impl Admission {
         }
         self.execution.take_over();
         let Some((registry, store)) = self.registry_and_store() else {
-            telemetry::misconfigured(self.policy, self.registry.is_some());
+            telemetry::misconfigured(&self.policy, self.registry.is_some());
             return Prepared::Answer(self.reject(UNAVAILABLE));
         };
         if let Some(Err(error)) = value {
-            telemetry::no_fingerprint(self.policy, error);
+            telemetry::no_fingerprint(&self.policy, error);
             return Prepared::Answer(self.reject(Rejection::FingerprintFailed));
         }
         if let InputBody::Broken(broken) = &claim_input.body {
@@ -143,7 +143,7 @@ impl Admission {
             None => None,
             Some(limit) => {
                 let caller = Caller::of(caller, registry.credential_headers(), &claim_input.credentials);
-                match limit.enter(self.policy.scope, caller) {
+                match limit.enter(self.policy.owned_scope(), caller) {
                     Some(permit) => Some(permit),
                     None => {
                         return Prepared::Answer(self.reject(Rejection::TooManyInFlight { retry_after: RETRY_AFTER }));
@@ -157,9 +157,9 @@ impl Admission {
             request: ClaimRequest {
                 token: Token::unique(),
                 fingerprint: fingerprints.first,
-                lease: self.policy.lease,
-                ttl: ClaimRequest::remembered_for(self.policy.ttl, self.policy.lease),
-                after_crash: self.policy.after_crash,
+                lease: self.policy.lease(),
+                ttl: ClaimRequest::remembered_for(self.policy.ttl(), self.policy.lease()),
+                after_crash: self.policy.after_crash(),
             },
             // Counted from here on, so that a drain waits for a claim that is on its way.
             running: Some(registry.running().token()),
@@ -179,14 +179,15 @@ impl Admission {
         let Some(transaction) = self.transaction.clone() else { return Ok(Passage::Unguarded) };
         self.execution.enter();
         let Some((registry, store)) = self.registry_and_store() else {
-            telemetry::misconfigured(self.policy, self.registry.is_some());
+            telemetry::misconfigured(&self.policy, self.registry.is_some());
             return Err(self.reject(UNAVAILABLE));
         };
         let running = registry.running().token();
-        if let Err(error) = transaction.begin(&store, self.policy.isolation).await {
+        if let Err(error) = transaction.begin(&store, self.policy.isolation()).await {
             return Err(self.reject_transaction(&store, &error));
         }
         let fingerprint = FingerprintBuilder::new().finish();
+        let in_flight = observe::InFlight::enter(self.policy.scope());
         let classifier = ResponseClassifier { policy: self.policy, fingerprint, cache_if: self.cache_if, trace: None };
         let span = self.span;
         Ok(Passage::InTransaction(Box::new(InTransaction {
@@ -199,24 +200,24 @@ impl Admission {
             _running: Some(running),
             holding: self.execution.hold(),
             _permit: None,
-            _in_flight: observe::InFlight::enter(self.policy.scope),
+            _in_flight: in_flight,
         })))
     }
 
     fn registry_and_store(&self) -> Option<(Registry, StoreHandle)> {
         let registry = self.registry.clone()?;
-        let store = registry.store_for(self.policy)?.clone();
+        let store = registry.store_for(&self.policy)?.clone();
         Some((registry, store))
     }
 
     pub(super) fn reject_transaction(&self, store: &StoreHandle, error: &TransactionError) -> Response {
-        telemetry::transaction_failed(self.policy, store.name(), error);
+        telemetry::transaction_failed(&self.policy, store.name(), error);
         self.reject(error.rejection(UNAVAILABLE))
     }
 
     /// To something beneath a guard that sends the request on twice under its claim.
     fn reject_second_run(&self) -> Response {
-        telemetry::second_run(self.policy);
+        telemetry::second_run(&self.policy);
         let covering = self.execution.covering().unwrap_or(&self.execution);
         of_second_run(self.reject(Rejection::InFlight { retry_after: RETRY_AFTER }), covering)
     }
@@ -224,9 +225,9 @@ impl Admission {
     pub(super) fn reject(&self, rejection: Rejection) -> Response {
         // No layer around it may record a rejection.
         self.execution.take_over();
-        Outcome::Rejected(rejection.outcome()).enter(&self.span, self.policy);
+        Outcome::Rejected(rejection.outcome()).enter(&self.span, &self.policy);
         match &self.registry {
-            Some(registry) => registry.reject(self.policy.scope, rejection),
+            Some(registry) => registry.reject(self.policy.scope(), rejection),
             None => rejection.into_response(),
         }
     }

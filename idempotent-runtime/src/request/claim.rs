@@ -14,7 +14,7 @@ use crate::observe;
 use crate::observe::telemetry;
 use crate::observe::telemetry::Outcome;
 use crate::observe::traceparent::TraceParent;
-use crate::policy::{InFlight, OnStoreError};
+use crate::policy::values::{InFlight, OnStoreError};
 use crate::rejection::problem::Rejection;
 use crate::rejection::problem::{RETRY_AFTER, UNAVAILABLE};
 use crate::request::admission::{Admission, Claiming, Identity, Prepared};
@@ -60,7 +60,7 @@ impl Admission {
                 Decision::Acquired { attempt } => Entered::Now(Ok(claiming.acquired(attempt, asked_at))),
                 Decision::Unguarded => Entered::Now(Ok(claiming.unguarded())),
                 Decision::Answer(answer) => Entered::Now(Err(answer)),
-                Decision::InFlight(rejection) => match claiming.admission.policy.in_flight {
+                Decision::InFlight(rejection) => match claiming.admission.policy.in_flight() {
                     InFlight::Reject => Entered::Now(Err(claiming.admission.reject(rejection))),
                     InFlight::Wait(limit) => {
                         let waiting = async move { Err(claiming.wait(limit).await) };
@@ -98,7 +98,7 @@ impl Claiming {
                     self.decide(claimed, asked_at)
                 }
                 Some(transaction) => match transaction
-                    .claim(&self.store, &self.stored_key, self.request, self.admission.policy.isolation)
+                    .claim(&self.store, &self.stored_key, self.request, self.admission.policy.isolation())
                     .await
                 {
                     Ok(Claim::Acquired { attempt }) => match self.running_here() {
@@ -119,7 +119,7 @@ impl Claiming {
                 Decision::Acquired { attempt } => self.acquired_late(attempt, asked_at).await,
                 Decision::Unguarded => Ok(self.unguarded()),
                 Decision::Answer(answer) => Err(answer),
-                Decision::InFlight(rejection) => Err(match self.admission.policy.in_flight {
+                Decision::InFlight(rejection) => Err(match self.admission.policy.in_flight() {
                     InFlight::Reject => self.admission.reject(rejection),
                     InFlight::Wait(limit) => self.wait(limit).await,
                 }),
@@ -132,14 +132,14 @@ impl Claiming {
         let claim = match claimed {
             Ok(claim) => claim,
             Err(error) => {
-                telemetry::claim_failed(self.admission.policy, self.store.name(), &error);
+                telemetry::claim_failed(&self.admission.policy, self.store.name(), &error);
                 if matches!(error, StoreError::Unavailable(_) | StoreError::TimedOut(_)) {
                     // The claim may stand although its answer did not come, and nobody will run it.
                     self.store.give_back(&self.stored_key, &self.request);
                 }
                 // No policy asks for running beside a record that cannot be read, or beside another one.
                 let is_free = !matches!(error, StoreError::Damaged(_));
-                let may_run = self.admission.policy.on_store_error == OnStoreError::Run && is_free;
+                let may_run = self.admission.policy.on_store_error() == OnStoreError::Run && is_free;
                 return match may_run.then(|| self.running_here()) {
                     Some(None) => Decision::Unguarded,
                     Some(Some(Running::AnotherRequest(fingerprint))) => {
@@ -181,7 +181,7 @@ impl Claiming {
         let taken = Taken { request: &self.request, attempt, asked_at };
         let is_same_request = |fingerprint| self.fingerprints.contain(fingerprint);
         let running = self.registry.renewer().hand_over(&self.store, &self.stored_key, &taken, is_same_request)?;
-        telemetry::claim_handed_back(self.admission.policy, self.store.name());
+        telemetry::claim_handed_back(&self.admission.policy, self.store.name());
         // What becomes of this request must not end the claim of the other one.
         self.request.token = Token::unique();
         Some(running)
@@ -190,7 +190,7 @@ impl Claiming {
     /// The key belongs to another request, which has this fingerprint.
     pub(super) fn reject_other(&self, fingerprint: Fingerprint) -> Response {
         let difference = self.fingerprints.difference(fingerprint, self.credential_headers());
-        telemetry::other_request(self.admission.policy.scope, &difference);
+        telemetry::other_request(self.admission.policy.scope(), &difference);
         self.admission.reject(match difference {
             Difference::Credentials(_) => Rejection::OtherCredentials,
             Difference::Target | Difference::Body => Rejection::KeyReused,
@@ -228,14 +228,15 @@ impl Claiming {
     fn acquired(self, attempt: u32, asked_at: Instant) -> Passage {
         let Admission { policy, cache_if, trace, execution, span, .. } = self.admission;
         let trace = TraceParent::of_handler(&span, trace);
+        let in_flight = observe::InFlight::enter(policy.scope());
         execution.grant(self.key, self.record_key, self.fingerprints.plain, attempt);
-        let lease = Lease::new(self.store, self.stored_key, &self.request, policy.scope);
+        let lease = Lease::new(self.store, self.stored_key, &self.request, policy.owned_scope());
         let lease = self.registry.renewer().keep(lease, asked_at);
         execution.open_steps(Steps {
             registry: self.registry.clone(),
             handler: lease.share(),
             request: self.request,
-            ttl: policy.ttl,
+            ttl: policy.ttl(),
             fingerprints: self.fingerprints,
             is_partitioned: self.is_partitioned,
         });
@@ -248,7 +249,7 @@ impl Claiming {
             _running: self.running,
             holding: execution.hold(),
             _permit: self.permit,
-            _in_flight: observe::InFlight::enter(policy.scope),
+            _in_flight: in_flight,
         };
         Passage::Claimed(claimed)
     }
@@ -256,22 +257,23 @@ impl Claiming {
     fn begun(self, attempt: u32, transaction: Arc<dyn HandlerTransaction>) -> Passage {
         let Admission { policy, cache_if, trace, execution, span, .. } = self.admission;
         let trace = TraceParent::of_handler(&span, trace);
+        let in_flight = observe::InFlight::enter(policy.scope());
         execution.grant(self.key, self.record_key, self.fingerprints.plain, attempt);
         Passage::InTransaction(Box::new(InTransaction {
             registry: self.registry,
             store: self.store,
             transaction,
-            classifier: ResponseClassifier { policy, fingerprint: self.request.fingerprint, cache_if, trace },
             // There is no claim to outlive a lease; the record lives as long as the policy says.
             claim: Some(TransactionClaim {
                 key: self.stored_key,
-                request: ClaimRequest { ttl: policy.ttl, ..self.request },
+                request: ClaimRequest { ttl: policy.ttl(), ..self.request },
             }),
+            classifier: ResponseClassifier { policy, fingerprint: self.request.fingerprint, cache_if, trace },
             span,
             _running: self.running,
             holding: execution.hold(),
             _permit: self.permit,
-            _in_flight: observe::InFlight::enter(policy.scope),
+            _in_flight: in_flight,
         }))
     }
 
@@ -279,7 +281,7 @@ impl Claiming {
         // From here on the request is what any axum request is: it ends when its client leaves.
         self.admission.execution.detach_state.set_must_finish(false);
         self.admission.execution.grant(self.key, self.record_key, self.fingerprints.plain, 1);
-        Outcome::Unguarded.enter(&self.admission.span, self.admission.policy);
+        Outcome::Unguarded.enter(&self.admission.span, &self.admission.policy);
         Passage::Unguarded
     }
 }

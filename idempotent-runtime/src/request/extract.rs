@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use axum::extract::{FromRequest, Request};
 use axum::response::{IntoResponse, Response};
 
-use crate::policy::Reads;
+use crate::policy::values::Reads;
 use crate::request::input::RequestInput;
 
 /// The last argument of an annotated handler, with what the engine needs to know of the request.

@@ -15,9 +15,9 @@ use serde::Serialize;
 use crate::fingerprint::builder::PartDigest;
 use crate::fingerprint::expression::{Unserialisable, digest_of_value};
 use crate::key::{IdempotencyKey, InvalidKey};
-use crate::policy::CacheIf;
-use crate::policy::Policy;
-use crate::policy::{InvalidKeyPolicy, KeySource};
+use crate::policy::handle::PolicyHandle;
+use crate::policy::values::{InvalidKeyPolicy, KeySource};
+use crate::policy::{CacheIf, Policy};
 use crate::registry::Registry;
 use crate::rejection::problem::Rejection;
 use crate::request::admission::Identity;
@@ -29,12 +29,12 @@ use crate::request::response_mark::its_own;
 
 /// Opens the gate to an annotated handler for one request: what the attribute's expansion calls.
 pub fn open<B, M>(policy: &'static Policy, guarded: Guarded<B, M>) -> (Gate, B) {
-    (Gate::new(policy, guarded.request), guarded.inner)
+    (Gate::new(PolicyHandle::Handler(policy), guarded.request), guarded.inner)
 }
 
 /// Where a request stands before its handler.
 pub struct Gate {
-    pub(super) policy: &'static Policy,
+    pub(super) policy: PolicyHandle,
     /// A direct call is not, and neither is a method that the policy leaves alone.
     pub(super) is_guarded: bool,
     pub(super) claim_input: ClaimInput,
@@ -48,28 +48,29 @@ pub struct Gate {
 }
 
 impl Gate {
-    pub(crate) fn new(policy: &'static Policy, input: Option<RequestInput>) -> Self {
+    pub(crate) fn new(policy: PolicyHandle, input: Option<RequestInput>) -> Self {
         let mut gate = Self {
+            cache_if: policy.predicate(),
             policy,
             is_guarded: false,
             claim_input: ClaimInput::default(),
             key: None,
             caller: None,
             value: None,
-            cache_if: policy.predicate,
             execution: None,
             registry: None,
         };
         let Some(input) = input else { return gate };
+        let policy = &gate.policy;
         gate.registry = input.registry;
         gate.execution = input.execution;
         if policy.guards(&input.method) {
             gate.is_guarded = true;
             gate.claim_input = input.claim_input;
             gate.caller = gate.claim_input.caller.take();
-            if policy.key == KeySource::Header {
-                let header = input.key.is_in_header().then_some(policy.header);
-                gate.key = check_key(policy, header, input.key.in_header(policy.header));
+            if policy.key() == KeySource::Header {
+                let header = input.key.is_in_header().then_some(policy.header());
+                gate.key = check_key(policy, header, input.key.in_header(policy.header()));
             }
         }
         gate
@@ -78,7 +79,7 @@ impl Gate {
     /// Takes the key of `key = expr`; before the other expressions, which only count for a keyed request.
     pub fn key<K: KeyExpression + ?Sized>(&mut self, key: &K) {
         if self.is_guarded {
-            self.key = check_key(self.policy, None, key.key().map(IdempotencyKey::new));
+            self.key = check_key(&self.policy, None, key.key().map(IdempotencyKey::new));
         }
     }
 
@@ -118,15 +119,15 @@ impl Gate {
 /// What the policy makes of the key; `None` lets the request pass unguarded. `header` is where a client puts it, if it does.
 fn check_key(
     policy: &Policy,
-    header: Option<&'static str>,
+    header: Option<&str>,
     key: Option<Result<IdempotencyKey, InvalidKey>>,
 ) -> Option<Result<IdempotencyKey, Rejection>> {
     match key {
         Some(Ok(key)) => Some(Ok(key)),
-        Some(Err(reason)) if policy.invalid_key == InvalidKeyPolicy::Reject => {
+        Some(Err(reason)) if policy.invalid_key() == InvalidKeyPolicy::Reject => {
             Some(Err(Rejection::InvalidKey { reason }))
         }
-        _ if policy.required => Some(Err(Rejection::MissingKey { header })),
+        _ if policy.required() => Some(Err(Rejection::MissingKey { header: header.map(str::to_owned) })),
         _ => None,
     }
 }

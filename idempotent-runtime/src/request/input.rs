@@ -20,7 +20,7 @@ use crate::fingerprint::builder::{Credentials, PartDigest};
 use crate::fingerprint::target::digest_of_target;
 use crate::key::{IdempotencyKey, InvalidKey};
 use crate::observe::traceparent::TraceParent;
-use crate::policy::Reads;
+use crate::policy::values::Reads;
 use crate::record::headers::IDEMPOTENCY_KEY;
 use crate::registry::OfRequest;
 use crate::registry::Registry;

@@ -23,7 +23,7 @@ impl Claiming {
         let opened = match self.registry.at_rest().open(&self.stored_key, record) {
             Ok(opened) => opened,
             Err(error) => {
-                telemetry::claim_failed(self.admission.policy, self.store.name(), &error);
+                telemetry::claim_failed(&self.admission.policy, self.store.name(), &error);
                 return self.admission.reject(UNAVAILABLE);
             }
         };
@@ -36,9 +36,9 @@ impl Claiming {
         if let Some(trace) = TraceParent::take(&mut lines) {
             trace.enter(&self.admission.span);
         }
-        Outcome::Replayed.enter(&self.admission.span, self.admission.policy);
+        Outcome::Replayed.enter(&self.admission.span, &self.admission.policy);
         observe::replayed(recorded_at);
-        self.registry.tell(self.admission.policy.scope, Event::Replayed);
+        self.registry.tell(self.admission.policy.scope(), Event::Replayed);
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = status;
         let headers = response.headers_mut();

@@ -11,8 +11,8 @@ use crate::fingerprint::Fingerprint;
 use crate::observe::telemetry::Outcome;
 use crate::observe::traceparent::TraceParent;
 use crate::policy::CacheIf;
-use crate::policy::Oversize;
-use crate::policy::Policy;
+use crate::policy::handle::PolicyHandle;
+use crate::policy::values::Oversize;
 use crate::record::now_in_millis;
 use crate::record::{Record, RecordedBody, headers};
 use crate::request::context::Holding;
@@ -43,7 +43,7 @@ pub(super) enum ClassifiedNow {
 
 /// Judges the response of one claim.
 pub(super) struct ResponseClassifier {
-    pub(super) policy: &'static Policy,
+    pub(super) policy: PolicyHandle,
     pub(super) fingerprint: Fingerprint,
     pub(super) cache_if: Option<CacheIf>,
     pub(super) trace: Option<Box<TraceParent>>,
@@ -78,7 +78,7 @@ impl ResponseClassifier {
                     Outcome::NotRecorded,
                 ));
             }
-            match Content::read_now(&parts, body, self.policy.max_body) {
+            match Content::read_now(&parts, body, self.policy.max_body()) {
                 Ok((whole, body)) => {
                     let record = self.record(&parts, RecordedBody::Whole(whole));
                     let response = Response::from_parts(parts, body);
@@ -99,7 +99,7 @@ impl ResponseClassifier {
 
     /// Whether the policy records a response with this head.
     pub(super) fn admits(&self, parts: &response::Parts) -> bool {
-        self.policy.cache.admits(parts.status).or_else(|| self.cache_if.map(|admits| admits(parts))).unwrap_or(false)
+        self.policy.cache().admits(parts.status).or_else(|| self.cache_if.map(|admits| admits(parts))).unwrap_or(false)
     }
 
     async fn observe(&self, response: Response, holding: &Holding) -> (Response, Classification, Outcome) {
@@ -110,10 +110,10 @@ impl ResponseClassifier {
         if !self.admits(&parts) {
             return (Response::from_parts(parts, body), Classification::Free, Outcome::NotRecorded);
         }
-        let (recorded, body, outcome) = match Content::read(&parts, body, self.policy.max_body).await {
+        let (recorded, body, outcome) = match Content::read(&parts, body, self.policy.max_body()).await {
             Content::Whole(whole, body) => (RecordedBody::Whole(whole), body, Outcome::Recorded),
             Content::Broken(body) => (RecordedBody::NotRecorded, body, Outcome::Broken),
-            Content::TooLarge(body) if self.policy.oversize == Oversize::Rerun => {
+            Content::TooLarge(body) if self.policy.oversize() == Oversize::Rerun => {
                 return (Response::from_parts(parts, body), Classification::Rerun, Outcome::TooLarge);
             }
             Content::TooLarge(body) => (RecordedBody::NotRecorded, body, Outcome::TooLarge),
@@ -125,7 +125,7 @@ impl ResponseClassifier {
     fn record(&self, parts: &response::Parts, body: RecordedBody) -> Record {
         let headers = match body {
             RecordedBody::Whole(_) => {
-                let mut lines = headers::recorded(&parts.headers, self.policy);
+                let mut lines = headers::recorded(&parts.headers, &self.policy);
                 lines.extend(self.trace.as_ref().map(|trace| trace.line()));
                 lines
             }

@@ -60,12 +60,12 @@ impl Gate {
 
     /// Who counts the execution. Under a registry that is disabled, a request with a key becomes one without.
     #[cfg(feature = "testing")]
-    fn witness(&mut self) -> Option<(crate::registry::Registry, &'static str)> {
-        let (registry, scope) = (self.registry.clone()?, self.policy.scope);
+    fn witness(&mut self) -> Option<(crate::registry::Registry, crate::policy::scope::Scope)> {
+        let (registry, scope) = (self.registry.clone()?, self.policy.owned_scope());
         let Some((Ok(key), execution)) = self.key.as_ref().zip(self.execution.as_ref()) else {
             return Some((registry, scope));
         };
-        let record_key = crate::key::RecordKey::new(scope, self.caller.as_deref(), key.as_str());
+        let record_key = crate::key::RecordKey::new(&scope, self.caller.as_deref(), key.as_str());
         if execution.is_covered(&record_key) {
             // The guard around it has told of it.
             return None;
@@ -86,12 +86,12 @@ impl Gate {
             }
             return Entered::Now(Ok(Passage::Unguarded));
         }
-        let span = telemetry::span(self.policy);
+        let span = telemetry::span(&self.policy);
         if let Some(execution) = &self.execution {
             execution.detach_state.set_span(&span);
         }
         let admission = Admission {
-            policy: self.policy,
+            policy: self.policy.clone(),
             registry: self.registry.take(),
             span: span.clone(),
             cache_if: self.cache_if,

@@ -13,7 +13,7 @@ use crate::lease::renewer::KeptLease;
 use crate::observe::InFlight;
 use crate::observe::telemetry;
 use crate::observe::telemetry::Outcome;
-use crate::policy::AfterCrash;
+use crate::policy::values::AfterCrash;
 use crate::record::Record;
 use crate::registry::Registry;
 use crate::rejection::problem::CLAIM_LOST;
@@ -90,7 +90,7 @@ impl Claimed {
         match (classified, self.lease.store.immediate()) {
             (Ok((response, Classification::Record(record), outcome)), Some(store)) => {
                 let record = self.registry.at_rest().seal(&self.lease.key, record);
-                let complete = |token| store.complete(&self.lease.key, token, &record, self.classifier.policy.ttl);
+                let complete = |token| store.complete(&self.lease.key, token, &record, self.classifier.policy.ttl());
                 if self.lease.end_now(complete) {
                     Settling::Done(self.recorded(response, outcome))
                 } else {
@@ -140,17 +140,17 @@ impl Claimed {
     }
 
     async fn record(self, response: Response, record: Record, outcome: Outcome) -> Response {
-        let (registry, scope) = (self.registry.clone(), self.classifier.policy.scope);
+        let (registry, scope) = (self.registry.clone(), self.classifier.policy.owned_scope());
         match self.end(Ending::Record { record, asked_at: Instant::now() }, outcome).await {
             Held::Yes => response,
             // A retry may get its successor's response: two of them for one key would be one too many.
-            Held::No => registry.reject(scope, CLAIM_LOST),
+            Held::No => registry.reject(&scope, CLAIM_LOST),
         }
     }
 
     fn recorded(&self, response: Response, outcome: Outcome) -> Response {
         self.registry.ended_claims().notify(&self.lease.key);
-        outcome.enter(&self.span, self.classifier.policy);
+        outcome.enter(&self.span, &self.classifier.policy);
         response
     }
 
@@ -162,7 +162,7 @@ impl Claimed {
 
     /// Nobody knows how far the handler came.
     fn end_of_unknown(&self) -> Ending {
-        match self.classifier.policy.after_crash {
+        match self.classifier.policy.after_crash() {
             AfterCrash::Rerun => self.release(),
             AfterCrash::Reject => Ending::Lapse,
         }
@@ -172,29 +172,29 @@ impl Claimed {
     async fn end(self, ending: Ending, outcome: Outcome) -> Held {
         match self.end_within_limit(&ending).await {
             Ok(Held::Yes) => {
-                outcome.enter(&self.span, self.classifier.policy);
+                outcome.enter(&self.span, &self.classifier.policy);
                 Held::Yes
             }
             // It was purged or forgotten: there was nothing to free.
             Ok(Held::No) if matches!(ending, Ending::Release) && !self.lease.is_known_to_be_over() => {
-                outcome.enter(&self.span, self.classifier.policy);
+                outcome.enter(&self.span, &self.classifier.policy);
                 Held::No
             }
             Ok(Held::No) => {
-                self.lost().enter(&self.span, self.classifier.policy);
+                self.lost().enter(&self.span, &self.classifier.policy);
                 Held::No
             }
             Err(error) => {
                 // Another process may have run the request by now, and have sent another response.
                 let is_over = self.lease.is_known_to_be_over();
                 telemetry::settling_failed(
-                    self.classifier.policy,
+                    &self.classifier.policy,
                     self.lease.store.name(),
                     ending.name(),
                     is_over,
                     &error,
                 );
-                Outcome::RecordingFailed.enter(&self.span, self.classifier.policy);
+                Outcome::RecordingFailed.enter(&self.span, &self.classifier.policy);
                 tokio::spawn(Box::new(self).keep_trying(ending).in_current_span());
                 if is_over { Held::No } else { Held::Yes }
             }
@@ -214,7 +214,7 @@ impl Claimed {
         let lease = &self.lease;
         let held = match ending {
             Ending::Record { record, asked_at } => {
-                let ttl = self.classifier.policy.ttl;
+                let ttl = self.classifier.policy.ttl();
                 let held = lease.end(|token| lease.store.complete(&lease.key, token, record.clone(), ttl)).await;
                 if let Ok(Held::Yes) = held {
                     lease.store.keep_near(&lease.key, record, *asked_at, ttl);
@@ -232,13 +232,13 @@ impl Claimed {
 
     /// The lease is renewed meanwhile, so no other request runs while there is hope; the token fences us off otherwise.
     async fn keep_trying(self: Box<Self>, ending: Ending) {
-        let forgotten = Deadline::after(self.classifier.policy.ttl);
+        let forgotten = Deadline::after(self.classifier.policy.ttl());
         let mut pause = Duration::from_millis(50);
         while !forgotten.is_over() {
             tokio::time::sleep(pause).await;
             match self.try_end(&ending).await {
                 Ok(Held::Yes) => {
-                    tracing::info!(scope = self.classifier.policy.scope, "the {} succeeded after all", ending.name());
+                    tracing::info!(scope = self.classifier.policy.scope(), "the {} succeeded after all", ending.name());
                     return;
                 }
                 // The first try had freed it, although its answer did not come.
@@ -247,12 +247,12 @@ impl Claimed {
                 Err(_) => pause = Duration::from_secs(1).min(pause * 2),
             }
         }
-        telemetry::settling_given_up(self.classifier.policy, self.lease.store.name(), ending.name());
+        telemetry::settling_given_up(&self.classifier.policy, self.lease.store.name(), ending.name());
     }
 
     fn lost(&self) -> Outcome {
         self.lease.count_as_lost();
-        telemetry::claim_lost(self.classifier.policy, self.lease.store.name());
+        telemetry::claim_lost(&self.classifier.policy, self.lease.store.name());
         Outcome::ClaimLost
     }
 }

@@ -92,7 +92,7 @@ impl InTransaction {
             // What the handler did stands, and its retry may do it again.
             (Classification::Rerun, _) | (Classification::Record(_), None) => None,
             (Classification::Record(record), Some(TransactionClaim { key, request })) => {
-                let may_be_awaited = matches!(self.classifier.policy.in_flight, policy::InFlight::Wait(_));
+                let may_be_awaited = matches!(self.classifier.policy.in_flight(), policy::values::InFlight::Wait(_));
                 let record = self.registry.at_rest().seal(key, record);
                 Some(Recording { key: key.clone(), request: *request, record, may_be_awaited })
             }
@@ -105,7 +105,7 @@ impl InTransaction {
                 if let Some(Recording { key, request, record, .. }) = &recording {
                     self.store.keep_near(key, record, asked_at, request.ttl);
                 }
-                outcome.enter(&self.span, self.classifier.policy);
+                outcome.enter(&self.span, &self.classifier.policy);
                 response
             }
             Err(error) => self.reject(&error),
@@ -128,7 +128,7 @@ impl InTransaction {
 
     async fn roll_back(&self, outcome: Outcome) {
         self.transaction.roll_back(&self.store).await;
-        outcome.enter(&self.span, self.classifier.policy);
+        outcome.enter(&self.span, &self.classifier.policy);
     }
 
     fn notify(&self, claim: Option<&TransactionClaim>) {
@@ -139,10 +139,10 @@ impl InTransaction {
 
     /// The handler's own response would tell of effects that are gone, or may be.
     fn reject(&self, error: &TransactionError) -> Response {
-        telemetry::transaction_failed(self.classifier.policy, self.store.name(), error);
+        telemetry::transaction_failed(&self.classifier.policy, self.store.name(), error);
         let rejection = error.rejection(UNAVAILABLE);
-        Outcome::Rejected(rejection.code()).enter(&self.span, self.classifier.policy);
-        let response = self.registry.reject(self.classifier.policy.scope, rejection);
+        Outcome::Rejected(rejection.code()).enter(&self.span, &self.classifier.policy);
+        let response = self.registry.reject(self.classifier.policy.scope(), rejection);
         // Without a key nobody has taken the request over, and a layer around it must not record a rejection.
         if self.holding.is_beneath_a_guard() { of_another_guard(response) } else { response }
     }

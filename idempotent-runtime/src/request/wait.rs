@@ -12,8 +12,8 @@ use futures_util::FutureExt;
 use crate::deadline::Deadline;
 use crate::key::RecordKey;
 use crate::observe::telemetry;
-use crate::policy::AfterCrash;
-use crate::policy::Policy;
+use crate::policy::handle::PolicyHandle;
+use crate::policy::values::AfterCrash;
 use crate::registry::Registry;
 use crate::rejection::problem::Rejection;
 use crate::rejection::problem::{RETRY_AFTER, UNAVAILABLE};
@@ -44,7 +44,7 @@ impl Claiming {
         }
         detach_state.set_must_finish(false);
         let watch = Watch {
-            policy: self.admission.policy,
+            policy: self.admission.policy.clone(),
             registry: self.registry.clone(),
             store: self.store.clone(),
             key: self.stored_key.clone(),
@@ -56,7 +56,7 @@ impl Claiming {
             .await
         {
             Some(Ended::Recorded(record)) => self.completed(record),
-            Some(Ended::Lapsed) if self.admission.policy.after_crash == AfterCrash::Reject => {
+            Some(Ended::Lapsed) if self.admission.policy.after_crash() == AfterCrash::Reject => {
                 self.admission.reject(Rejection::OutcomeUnknown)
             }
             Some(Ended::Gone | Ended::Lapsed) => {
@@ -71,7 +71,7 @@ impl Claiming {
 /// All that it takes to look.
 #[derive(Clone)]
 struct Watch {
-    policy: &'static Policy,
+    policy: PolicyHandle,
     registry: Registry,
     store: StoreHandle,
     key: RecordKey,
@@ -127,7 +127,7 @@ impl Watch {
             // It may have been committed since it was looked for.
             Ok(false) => self.find().await,
             Err(error) => {
-                telemetry::claim_failed(self.policy, self.store.name(), &error);
+                telemetry::claim_failed(&self.policy, self.store.name(), &error);
                 Some(Ended::Rejected(UNAVAILABLE))
             }
         }
@@ -138,7 +138,7 @@ impl Watch {
         let entry = match self.store.get(&self.key).await {
             Ok(entry) => entry,
             Err(error) => {
-                telemetry::claim_failed(self.policy, self.store.name(), &error);
+                telemetry::claim_failed(&self.policy, self.store.name(), &error);
                 return Some(Ended::Rejected(UNAVAILABLE));
             }
         };
@@ -174,7 +174,7 @@ impl Watch {
             }
             Ok(Claim::Acquired { .. }) => Some(Ended::Gone),
             Err(error) => {
-                telemetry::claim_failed(self.policy, self.store.name(), &error);
+                telemetry::claim_failed(&self.policy, self.store.name(), &error);
                 Some(Ended::Rejected(UNAVAILABLE))
             }
         }
@@ -183,7 +183,7 @@ impl Watch {
     /// A transaction leaves nothing behind: one that could begin is rolled back, and nothing has happened.
     async fn look_in_transaction(&self, transaction: &dyn HandlerTransaction) -> Option<Ended> {
         let request = ClaimRequest { token: Token::unique(), ..self.request };
-        match transaction.claim(&self.store, &self.key, request, self.policy.isolation).await {
+        match transaction.claim(&self.store, &self.key, request, self.policy.isolation()).await {
             Ok(Claim::Completed(record)) => Some(Ended::Recorded(record)),
             Ok(Claim::InFlight { .. }) => None,
             Ok(Claim::Lapsed { .. }) => (!self.runs_here()).then_some(Ended::Lapsed),
@@ -192,7 +192,7 @@ impl Watch {
                 Some(Ended::Gone)
             }
             Err(error) => {
-                telemetry::transaction_failed(self.policy, self.store.name(), &error);
+                telemetry::transaction_failed(&self.policy, self.store.name(), &error);
                 Some(Ended::Rejected(error.rejection(UNAVAILABLE)))
             }
         }

@@ -10,6 +10,7 @@ use crate::key::RecordKey;
 use crate::lease::renewer::KeptLease;
 use crate::lease::state::Lease;
 use crate::observe::telemetry;
+use crate::policy::scope::Scope;
 use crate::record::now_in_millis;
 use crate::record::{Record, RecordedBody};
 use crate::registry::Registry;
@@ -26,7 +27,7 @@ use crate::sync::tokio::time::Instant;
 pub(crate) struct StepClaim {
     registry: Registry,
     store: StoreHandle,
-    scope: &'static str,
+    scope: Scope,
     key: RecordKey,
     request: ClaimRequest,
     ttl: Duration,
@@ -49,7 +50,7 @@ impl StepClaim {
         Self {
             registry: registry.clone(),
             store: handler.store.clone(),
-            scope: handler.scope,
+            scope: handler.scope.clone(),
             key: handler.key.step(name),
             request: ClaimRequest { token: Token::unique(), ..request },
             ttl,
@@ -77,7 +78,7 @@ impl StepClaim {
 
     /// Keeps the lease of the claim that was acquired; false when it may have run out meanwhile.
     pub(super) async fn keep(&mut self, attempt: u32, asked_at: Instant) -> bool {
-        let lease = Lease::new(self.store.clone(), self.key.clone(), &self.request, self.scope);
+        let lease = Lease::new(self.store.clone(), self.key.clone(), &self.request, self.scope.clone());
         let lease = self.registry.renewer().keep(lease, asked_at);
         // The lease began before its answer came; what is left of it must last until it is renewed.
         if asked_at.elapsed() >= self.request.lease / 3 && !matches!(lease.confirm().await, Ok(Held::Yes)) {
@@ -105,7 +106,7 @@ impl StepClaim {
         match (recorded, running) {
             (Ok(Held::Yes), _) => Ok(()),
             (Err(error), Stage::Running { lease, .. }) => {
-                telemetry::step_not_recorded(self.scope, self.store.name(), name, &error);
+                telemetry::step_not_recorded(&self.scope, self.store.name(), name, &error);
                 // Another attempt may have run the step by now, and have another result.
                 let is_over = lease.is_known_to_be_over();
                 tokio::spawn(self.keep_trying(record, lease));

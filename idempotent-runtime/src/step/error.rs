@@ -5,6 +5,7 @@ use std::fmt;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 
+use crate::policy::scope::Scope;
 use crate::registry::Registry;
 use crate::rejection::problem::CLAIM_LOST;
 use crate::rejection::problem::Rejection;
@@ -47,7 +48,7 @@ pub struct StepError {
     step: Box<str>,
     kind: StepErrorKind,
     /// Those of the claim, if there is one.
-    registry_and_scope: Option<(Registry, &'static str)>,
+    registry_and_scope: Option<(Registry, Scope)>,
 }
 
 /// What happened, and whether the step's closure has run in this attempt.
@@ -96,7 +97,7 @@ pub enum StepErrorKind {
 }
 
 impl StepError {
-    pub(crate) fn new(step: &str, kind: StepErrorKind, registry_and_scope: Option<(Registry, &'static str)>) -> Self {
+    pub(crate) fn new(step: &str, kind: StepErrorKind, registry_and_scope: Option<(Registry, Scope)>) -> Self {
         Self { step: step.into(), kind, registry_and_scope }
     }
 

@@ -11,6 +11,7 @@ use crate::fingerprint::difference::Difference;
 use crate::key::RecordKey;
 use crate::lease::state::Lease;
 use crate::observe::telemetry;
+use crate::policy::scope::Scope;
 use crate::record::Record;
 use crate::record::protection::{Fingerprints, Opened};
 use crate::registry::Registry;
@@ -47,8 +48,8 @@ pub(crate) enum Begun {
 }
 
 impl Steps {
-    pub(crate) fn registry_and_scope(&self) -> (Registry, &'static str) {
-        (self.registry.clone(), self.handler.scope)
+    pub(crate) fn registry_and_scope(&self) -> (Registry, Scope) {
+        (self.registry.clone(), self.handler.scope.clone())
     }
 
     pub(crate) async fn begin(&self, name: &str) -> Result<Begun, StepErrorKind> {
@@ -90,7 +91,7 @@ impl Steps {
     fn of_another(&self, fingerprint: Fingerprint) -> StepErrorKind {
         let names = if self.is_partitioned { &[] } else { self.registry.credential_headers() };
         let difference = self.fingerprints.difference(fingerprint, names);
-        telemetry::other_request(self.handler.scope, &difference);
+        telemetry::other_request(&self.handler.scope, &difference);
         match difference {
             Difference::Credentials(_) => StepErrorKind::OtherCredentials,
             Difference::Target | Difference::Body => StepErrorKind::OtherRequest,

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
-use crate::policy::AfterCrash;
+use crate::policy::values::AfterCrash;
 use crate::record::Record;
 
 /// What a claim asks for.

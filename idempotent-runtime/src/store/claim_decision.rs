@@ -1,7 +1,7 @@
 //! What stands under a key in a table, and what becomes of a claim on it: one rule for every store that judges in Rust.
 
 use crate::fingerprint::Fingerprint;
-use crate::policy::AfterCrash;
+use crate::policy::values::AfterCrash;
 use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Token};
 

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 
 use crate::deadline::Deadline;
 use crate::key::RecordKey;
-use crate::policy::AfterCrash;
+use crate::policy::values::AfterCrash;
 use crate::store::claim::{ClaimRequest, Held};
 use crate::store::error::StoreError;
 use crate::store::handle::StoreHandle;

@@ -49,7 +49,7 @@ pub(crate) mod row;
 pub(crate) mod sqlite;
 pub(crate) mod unwanted_claims;
 
-pub use crate::policy::AfterCrash;
+pub use crate::policy::values::AfterCrash;
 pub use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
 pub use crate::store::contract::{ImmediateStore, Store};
 pub use crate::store::entry::{

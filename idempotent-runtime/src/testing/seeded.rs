@@ -10,8 +10,8 @@ use tokio::sync::Mutex;
 
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
-use crate::policy::AfterCrash;
 use crate::policy::Policy;
+use crate::policy::values::AfterCrash;
 use crate::record::now_in_millis;
 use crate::record::{Record, RecordedBody, headers};
 use crate::store::claim::{Claim, ClaimRequest, Token};

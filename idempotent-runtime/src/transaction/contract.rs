@@ -3,7 +3,7 @@
 use futures_util::future::BoxFuture;
 
 use crate::key::RecordKey;
-use crate::policy::Isolation;
+use crate::policy::values::Isolation;
 use crate::store::claim::{Claim, ClaimRequest};
 use crate::store::handle::StoreHandle;
 use crate::transaction::error::TransactionError;

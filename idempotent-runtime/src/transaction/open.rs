@@ -10,7 +10,7 @@ use sqlx::{Database, Transaction};
 use sqlx_core::transaction::TransactionManager as _;
 use tokio::runtime::Handle;
 
-use crate::policy::Isolation;
+use crate::policy::values::Isolation;
 use crate::store::error::StoreError;
 use crate::transaction::begun::Begun;
 use crate::transaction::error::Ended;

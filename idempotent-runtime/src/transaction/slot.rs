@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::key::RecordKey;
 use crate::observe::op::Op;
-use crate::policy::Isolation;
+use crate::policy::values::Isolation;
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::error::StoreError;
 use crate::store::handle::StoreHandle;

@@ -2,7 +2,7 @@
 
 use sqlx::Database;
 
-use crate::policy::Isolation;
+use crate::policy::values::Isolation;
 use crate::transaction::begun::{Begun, Failure};
 
 #[derive(Default)]

@@ -64,7 +64,7 @@ fn name(handler: &str) -> &str {
 /// How many keys of this scope stand in the store that is shown.
 fn keys(view: &View<'_>, handler: &HandlerReport) -> Markup {
     let is_shown = handler.store == view.service.selection.store.as_deref().unwrap_or(DEFAULT_STORE);
-    let counts = view.scan.scopes().get(handler.scope).filter(|_| is_shown);
+    let counts = view.scan.scopes().get(handler.scope.as_str()).filter(|_| is_shown);
     let all = counts.map_or(0, |counts| State::ALL.into_iter().map(|state| counts.of(state)).sum());
     html! {
         @if is_shown { (number(all)) } @else { span class="quiet" { "–" } }

@@ -10,7 +10,7 @@ pub(crate) struct InFlight {
 }
 
 impl InFlight {
-    pub(crate) fn enter(scope: &'static str) -> Self {
+    pub(crate) fn enter(scope: &str) -> Self {
         let scope = METERS.scope(scope);
         Self { scope, number: scope.enter() }
     }

@@ -27,7 +27,7 @@ pub(crate) static METERS: LazyLock<Meters> = LazyLock::new(Meters::of_all_polici
 
 pub(crate) struct Meters {
     /// As many as the program has scopes, which live as long as it does.
-    scopes: RwLock<HashMap<&'static str, &'static Scope>>,
+    scopes: RwLock<HashMap<String, &'static Scope>>,
     replay_age: Histogram,
 }
 
@@ -37,17 +37,17 @@ impl Meters {
         let meters = Self { scopes: RwLock::default(), replay_age: metrics::histogram!(REPLAY_AGE_SECONDS) };
         // A counter that appears with its first event shows no increase.
         for policy in policies() {
-            meters.scope(policy.scope);
+            meters.scope(policy.scope());
         }
         meters
     }
 
-    pub(super) fn scope(&self, name: &'static str) -> &'static Scope {
+    pub(super) fn scope(&self, name: &str) -> &'static Scope {
         if let Some(scope) = self.scopes.read().unwrap_or_else(PoisonError::into_inner).get(name) {
             return scope;
         }
         let mut scopes = self.scopes.write().unwrap_or_else(PoisonError::into_inner);
-        scopes.entry(name).or_insert_with(|| Box::leak(Box::new(Scope::new(name))))
+        scopes.entry(name.to_owned()).or_insert_with(|| Box::leak(Box::new(Scope::new(name))))
     }
 
     fn refresh(&self) {
@@ -74,17 +74,17 @@ fn describe() {
 }
 
 /// A request has ended so.
-pub(crate) fn outcome(scope: &'static str, outcome: &'static str) {
+pub(crate) fn outcome(scope: &str, outcome: &'static str) {
     METERS.scope(scope).count(outcome);
 }
 
 /// A key came with another request.
-pub(crate) fn mismatched(scope: &'static str, differs: &'static str, header: &str) {
+pub(crate) fn mismatched(scope: &str, differs: &'static str, header: &str) {
     METERS.scope(scope).mismatched(differs, header);
 }
 
 /// Somebody else has the claim of a handler that runs, or nobody.
-pub(crate) fn lease_lost(scope: &'static str) {
+pub(crate) fn lease_lost(scope: &str) {
     METERS.scope(scope).lease_lost();
 }
 

@@ -44,7 +44,7 @@ const OUTCOMES: [&str; 22] = [
 ];
 
 pub(super) struct Scope {
-    name: &'static str,
+    name: String,
     outcomes: [(&'static str, Counter); OUTCOMES.len()],
     lost: Counter,
     in_flight: Gauge,
@@ -62,13 +62,13 @@ struct Running {
 }
 
 impl Scope {
-    pub(super) fn new(name: &'static str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let scope = Self {
-            name,
+            name: name.to_owned(),
             outcomes: OUTCOMES.map(|outcome| (outcome, requests(name, outcome))),
-            lost: counter!(LEASE_LOST_TOTAL, "scope" => name),
-            in_flight: gauge!(IN_FLIGHT, "scope" => name),
-            oldest: gauge!(OLDEST_IN_FLIGHT_SECONDS, "scope" => name),
+            lost: counter!(LEASE_LOST_TOTAL, "scope" => name.to_owned()),
+            in_flight: gauge!(IN_FLIGHT, "scope" => name.to_owned()),
+            oldest: gauge!(OLDEST_IN_FLIGHT_SECONDS, "scope" => name.to_owned()),
             running: Mutex::default(),
         };
         // A counter that appears with its first event shows no increase; the headers are not known here.
@@ -82,12 +82,12 @@ impl Scope {
     pub(super) fn count(&self, outcome: &'static str) {
         match self.outcomes.iter().find(|(name, _)| *name == outcome) {
             Some((_, requests)) => requests.increment(1),
-            None => requests(self.name, outcome).increment(1),
+            None => requests(&self.name, outcome).increment(1),
         }
     }
 
     pub(super) fn mismatched(&self, differs: &'static str, header: &str) {
-        mismatches(self.name, differs, header).increment(1);
+        mismatches(&self.name, differs, header).increment(1);
     }
 
     pub(super) fn lease_lost(&self) {
@@ -146,10 +146,10 @@ impl Scope {
     }
 }
 
-fn requests(scope: &'static str, outcome: &'static str) -> Counter {
-    counter!(REQUESTS_TOTAL, "scope" => scope, "outcome" => outcome)
+fn requests(scope: &str, outcome: &'static str) -> Counter {
+    counter!(REQUESTS_TOTAL, "scope" => scope.to_owned(), "outcome" => outcome)
 }
 
-fn mismatches(scope: &'static str, differs: &'static str, header: &str) -> Counter {
-    counter!(MISMATCHES_TOTAL, "scope" => scope, "differs" => differs, "header" => header.to_owned())
+fn mismatches(scope: &str, differs: &'static str, header: &str) -> Counter {
+    counter!(MISMATCHES_TOTAL, "scope" => scope.to_owned(), "differs" => differs, "header" => header.to_owned())
 }

@@ -9,7 +9,7 @@ use hashbrown::HashTable;
 
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
-use crate::policy::AfterCrash;
+use crate::policy::values::AfterCrash;
 use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::entry::{Entry, EntryState};

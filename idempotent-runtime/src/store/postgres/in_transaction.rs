@@ -11,7 +11,7 @@ use sqlx::postgres::{PgConnection, PgTransactionManager, Postgres};
 use sqlx::{AssertSqlSafe, Row as _, SqlSafeStr as _};
 use sqlx_core::transaction::TransactionManager as _;
 
-use crate::policy::Isolation;
+use crate::policy::values::Isolation;
 use crate::store::claim::Token;
 use crate::store::error::StoreError;
 use crate::store::postgres::failure::{is_aborted, is_read_only, is_transient, store_error};

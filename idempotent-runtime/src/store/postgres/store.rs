@@ -10,7 +10,7 @@ use sqlx::{Postgres, Row as _};
 
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
-use crate::policy::AfterCrash;
+use crate::policy::values::AfterCrash;
 use crate::record::HeadersText;
 use crate::record::Record;
 use crate::store::active_transactions::ActiveTransactions;

@@ -5,8 +5,8 @@ use sqlx::postgres::{PgExecutor, Postgres};
 
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
-use crate::policy::AfterCrash;
-use crate::policy::Isolation;
+use crate::policy::values::AfterCrash;
+use crate::policy::values::Isolation;
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::claim_decision::{Decision, StoredState, decide};
 use crate::store::columns::{span_millis, token_text, unix_millis};

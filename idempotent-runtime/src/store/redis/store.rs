@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use redis::{FromRedisValue, RedisError, Value};
 
 use crate::key::RecordKey;
-use crate::policy::AfterCrash;
+use crate::policy::values::AfterCrash;
 use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
 use crate::store::columns::{span_millis, token_text};

@@ -4,8 +4,8 @@ use futures_util::future::BoxFuture;
 use sqlx::sqlite::Sqlite;
 
 use crate::key::RecordKey;
-use crate::policy::AfterCrash;
-use crate::policy::Isolation;
+use crate::policy::values::AfterCrash;
+use crate::policy::values::Isolation;
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::claim_decision::{Decision, StoredState, decide};
 use crate::store::columns::{span_millis, token_text, unix_millis};

@@ -10,7 +10,7 @@ use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 use sqlx::{Arguments as _, Row as _};
 
 use crate::key::RecordKey;
-use crate::policy::AfterCrash;
+use crate::policy::values::AfterCrash;
 use crate::record::HeadersText;
 use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};

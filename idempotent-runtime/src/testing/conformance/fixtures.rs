@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
-use crate::policy::AfterCrash;
+use crate::policy::values::AfterCrash;
 use crate::record::{Record, RecordedBody};
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::contract::Store;

@@ -7,7 +7,7 @@ use http::StatusCode;
 use tokio::time::{Instant, sleep};
 
 use crate::key::RecordKey;
-use crate::policy::AfterCrash;
+use crate::policy::values::AfterCrash;
 use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Held};
 use crate::store::claim::{Renewal, Token};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::key::RecordKey;
-use crate::policy::AfterCrash;
+use crate::policy::values::AfterCrash;
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::contract::Store;
 use crate::store::entry::EntryState;

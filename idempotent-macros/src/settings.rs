@@ -1,0 +1,106 @@
+//! The policy's literal: what the attribute says, over the runtime's defaults.
+
+use std::time::Duration;
+
+use idempotent_policy::LEASE;
+use proc_macro2::TokenStream;
+use quote::{ToTokens, quote};
+
+use crate::model::{Cache, Fingerprint, Isolation, Methods, Model};
+
+/// `Settings { scope: "charges", ttl: …, ..Settings::DEFAULT }`.
+pub(crate) fn literal(model: &Model, function: &str) -> TokenStream {
+    let private = quote!(::idempotent_runtime::__private);
+    let mut fields = vec![field("scope", &scope(model, function))];
+    let mut set = |name: &str, value: Option<TokenStream>| fields.extend(value.map(|value| field(name, &value)));
+    set("has_default_scope", is(model.scope.is_none()));
+    set("shared_scope", is(model.shares_scope));
+    set("ttl", model.ttl.map(duration));
+    set("cache", cache(model));
+    set("header", model.header.as_ref().map(ToTokens::to_token_stream));
+    set("key", model.key.as_ref().map(|_| quote!(#private::KeySource::Expression)));
+    set("required", is(model.is_required));
+    set("invalid_key", model.ignores_invalid_key.then(|| quote!(#private::InvalidKeyPolicy::Ignore)));
+    set("methods", model.methods.as_ref().map(methods));
+    set("partitioned", is(model.caller.is_some()));
+    set("fingerprint", fingerprint(&model.fingerprint));
+    set("in_flight", model.wait.map(duration).map(|limit| quote!(#private::InFlight::Wait(#limit))));
+    set("lease", model.lease.filter(|lease| *lease != LEASE).map(duration));
+    set("after_crash", model.rejects_after_crash.then(|| quote!(#private::AfterCrash::Reject)));
+    set("isolation", model.isolation.map(isolation));
+    set("max_body", model.max_body.map(ToTokens::into_token_stream));
+    set("oversize", model.reruns_oversize.then(|| quote!(#private::Oversize::Rerun)));
+    set("keep_headers", list(&model.keep_headers));
+    set("drop_headers", list(&model.drop_headers));
+    set("store", model.store.as_ref().map(|name| quote!(::core::option::Option::Some(#name))));
+    set("on_store_error", model.runs_on_store_error.then(|| quote!(#private::OnStoreError::Run)));
+    quote!(#private::Settings { #(#fields,)* ..#private::Settings::DEFAULT })
+}
+
+/// The scope that is given, or the path of the function.
+pub(crate) fn scope(model: &Model, function: &str) -> TokenStream {
+    if let Some(scope) = &model.scope {
+        scope.to_token_stream()
+    } else {
+        quote!(::core::concat!(::core::module_path!(), "::", #function))
+    }
+}
+
+fn field(name: &str, value: &TokenStream) -> TokenStream {
+    let name = proc_macro2::Ident::new(name, proc_macro2::Span::mixed_site());
+    quote!(#name: #value)
+}
+
+fn is(given: bool) -> Option<TokenStream> {
+    given.then(|| quote!(true))
+}
+
+fn duration(duration: Duration) -> TokenStream {
+    let millis = u64::try_from(duration.as_millis()).expect("the reader has checked that it is at most 100 years");
+    quote!(::core::time::Duration::from_millis(#millis))
+}
+
+fn list(names: &[String]) -> Option<TokenStream> {
+    (!names.is_empty()).then(|| quote!(&[#(#names),*]))
+}
+
+fn cache(model: &Model) -> Option<TokenStream> {
+    let private = quote!(::idempotent_runtime::__private);
+    if model.cache_if.is_some() {
+        return Some(quote!(#private::Cache::Predicate));
+    }
+    Some(match model.cache.as_ref()? {
+        Cache::All => quote!(#private::Cache::All),
+        Cache::Statuses(ranges) => {
+            let ranges = ranges.iter().map(|(low, high)| quote!((#low, #high)));
+            quote!(#private::Cache::Statuses(&[#(#ranges),*]))
+        }
+    })
+}
+
+fn methods(methods: &Methods) -> TokenStream {
+    let private = quote!(::idempotent_runtime::__private);
+    match methods {
+        Methods::Any => quote!(#private::Methods::Any),
+        Methods::Only(names) => quote!(#private::Methods::Only(&[#(#names),*])),
+    }
+}
+
+fn fingerprint(fingerprint: &Fingerprint) -> Option<TokenStream> {
+    let source = match fingerprint {
+        Fingerprint::Request => return None,
+        Fingerprint::None => quote!(None),
+        Fingerprint::Json => quote!(Json),
+        Fingerprint::Expression(_) => quote!(Expression),
+        Fingerprint::Only(_) => quote!(Only),
+    };
+    Some(quote!(::idempotent_runtime::__private::FingerprintSource::#source))
+}
+
+fn isolation(isolation: Isolation) -> TokenStream {
+    let level = match isolation {
+        Isolation::RepeatableRead => quote!(RepeatableRead),
+        Isolation::Serializable => quote!(Serializable),
+    };
+    quote!(::core::option::Option::Some(::idempotent_runtime::__private::Isolation::#level))
+}

@@ -1,0 +1,147 @@
+//! The defaults, limits and checks of policies, which the attribute and the builder share. Use the crate `idempotent-runtime`.
+
+use std::time::Duration;
+
+/// How long a record is kept.
+pub const TTL: Duration = Duration::from_hours(24);
+
+/// How long a claim is exclusive without renewal.
+pub const LEASE: Duration = Duration::from_secs(30);
+
+/// The header that carries the key.
+pub const HEADER: &str = "idempotency-key";
+
+/// The statuses that are recorded, both ends of each range included.
+pub const STATUSES: &[(u16, u16)] = &[(200, 299), (303, 303)];
+
+/// The methods that are guarded.
+pub const METHODS: &[&str] = &["POST", "PUT", "PATCH", "DELETE"];
+
+/// The largest recorded body, in bytes.
+pub const MAX_BODY: usize = 4 * 1024 * 1024;
+
+/// The methods that a policy may name (RFC 9110, section 9, and RFC 5789).
+pub const KNOWN_METHODS: &[&str] = &["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
+
+/// The longest duration of a policy, 100 years: stores add it to clocks of their own.
+pub const LONGEST: Duration = Duration::from_hours(100 * 8766);
+
+/// The shortest ttl.
+pub const SHORTEST_TTL: Duration = Duration::from_secs(1);
+
+/// The shortest lease: a shorter one could not be renewed in time.
+pub const SHORTEST_LEASE: Duration = Duration::from_millis(100);
+
+/// The shortest time that a duplicate waits for a running request.
+pub const SHORTEST_WAIT: Duration = Duration::from_millis(1);
+
+/// Headers of one connection, or computed for each answer: no policy can have them recorded.
+pub const NEVER_RECORDED: &[&str] = &[
+    "connection",
+    "content-length",
+    "idempotency-recorded-by",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Checks a name that people read in logs and stores: a scope, or a store's name.
+///
+/// # Errors
+///
+/// What is wrong, as the end of a sentence that begins with the argument.
+pub fn check_name(name: &str) -> Result<(), &'static str> {
+    if name.trim().is_empty() {
+        Err("must not be blank")
+    } else if name.chars().any(char::is_control) {
+        Err("must not hold control characters")
+    } else if name.chars().count() > 255 {
+        Err("must not be longer than 255 characters")
+    } else {
+        Ok(())
+    }
+}
+
+/// Checks a duration against `shortest` and [`LONGEST`].
+///
+/// # Errors
+///
+/// What is wrong, as the end of a sentence that begins with the argument.
+pub fn check_duration(duration: Duration, shortest: Duration) -> Result<(), String> {
+    if duration > LONGEST {
+        Err(format!("must be at most {}", humantime::format_duration(LONGEST)))
+    } else if duration < shortest {
+        Err(format!("must be at least {}", humantime::format_duration(shortest)))
+    } else {
+        Ok(())
+    }
+}
+
+/// The lease of a policy: the one that is given, or the default, which is never longer than `ttl`.
+///
+/// # Errors
+///
+/// The lease is longer than the ttl.
+pub fn lease(given: Option<Duration>, ttl: Duration) -> Result<Duration, String> {
+    match given {
+        None => Ok(LEASE.min(ttl)),
+        Some(lease) if lease <= ttl => Ok(lease),
+        Some(_) => Err(format!(
+            "`lease` must not be longer than `ttl`, which is {}: a claim would outlive its memory",
+            humantime::format_duration(ttl)
+        )),
+    }
+}
+
+/// Checks that a response of this status can be recorded.
+///
+/// # Errors
+///
+/// What is wrong, as a sentence.
+pub fn check_status(status: u16) -> Result<(), &'static str> {
+    match status {
+        200..=599 => Ok(()),
+        100..=199 => Err("an interim status (1xx) is no response that could be recorded; a final one is 200 to 599"),
+        _ => Err("a status is a number from 200 to 599; write `201`"),
+    }
+}
+
+/// A header's name in lower case. It is a token (RFC 9110, section 5.1).
+///
+/// # Errors
+///
+/// What is wrong, as a sentence.
+pub fn header_name(name: &str) -> Result<String, String> {
+    let is_token_char = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if !name.is_empty() && name.bytes().all(is_token_char) {
+        return Ok(name.to_ascii_lowercase());
+    }
+    Err(format!("{name:?} is no header name: letters, digits and `-` without spaces; write \"x-request-id\""))
+}
+
+/// Checks that a header, in lower case, can be recorded and replayed.
+///
+/// # Errors
+///
+/// What is wrong, as a sentence.
+pub fn check_kept_header(name: &str) -> Result<(), String> {
+    if NEVER_RECORDED.contains(&name) {
+        return Err(format!("`{name}` belongs to one connection or answer and cannot be replayed; remove it"));
+    }
+    Ok(())
+}
+
+/// Checks that no header is both recorded by `keep_headers` and left out by `drop_headers`.
+///
+/// # Errors
+///
+/// What is wrong, as a sentence.
+pub fn check_disjoint(keep: &[String], drop: &[String]) -> Result<(), String> {
+    match keep.iter().find(|name| drop.contains(name)) {
+        Some(both) => Err(format!("`{both}` is both in `keep_headers` and in `drop_headers`; remove one of them")),
+        None => Ok(()),
+    }
+}

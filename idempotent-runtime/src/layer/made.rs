@@ -1,0 +1,19 @@
+//! The policies of the layers that the program has made, for operators: no linker gathers them.
+
+use std::sync::{Arc, Mutex, Weak};
+
+use crate::policy::Policy;
+use crate::sync::lock;
+
+static MADE: Mutex<Vec<Weak<Policy>>> = Mutex::new(Vec::new());
+
+pub(super) fn add(policy: &Arc<Policy>) {
+    let mut made = lock(&MADE);
+    made.retain(|policy| policy.strong_count() > 0);
+    made.push(Arc::downgrade(policy));
+}
+
+/// Those of the layers that are still there.
+pub(crate) fn policies_of_layers() -> Vec<Arc<Policy>> {
+    lock(&MADE).iter().filter_map(Weak::upgrade).collect()
+}
