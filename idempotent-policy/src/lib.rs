@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// How long a record is kept.
-pub const TTL: Duration = Duration::from_hours(24);
+pub const TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long a claim is exclusive without renewal.
 pub const LEASE: Duration = Duration::from_secs(30);
@@ -24,7 +24,7 @@ pub const MAX_BODY: usize = 4 * 1024 * 1024;
 pub const KNOWN_METHODS: &[&str] = &["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
 
 /// The longest duration of a policy, 100 years: stores add it to clocks of their own.
-pub const LONGEST: Duration = Duration::from_hours(100 * 8766);
+pub const LONGEST: Duration = Duration::from_secs(100 * 8766 * 60 * 60);
 
 /// The shortest ttl.
 pub const SHORTEST_TTL: Duration = Duration::from_secs(1);

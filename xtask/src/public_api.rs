@@ -92,7 +92,7 @@ pub(crate) fn instead_of_rustdoc() -> Option<ExitCode> {
 
 fn items(library: &str) -> Result<String, Failure> {
     let json = target().join("doc").join(format!("{library}.json"));
-    let builder = public_api::Builder::from_rustdoc_json(&json).omit_blanket_impls(true);
+    let builder = public_api::Builder::from_rustdoc_json(&json).omit_blanket_impls(true).omit_auto_trait_impls(true);
     let read = builder.build().map_err(|error| Failure::of(NAME, format!("{}: {error}", json.display())))?;
     let lines = read.items().map(|item| format!("{item}\n"));
     Ok(lines.filter(|line| !UNNAMEABLE.iter().any(|name| line.contains(name))).collect())

@@ -1,4 +1,4 @@
-//! Whether the declared `rust-version` is true: nothing that is compiled in needs a newer compiler.
+//! Whether the declared `rust-version` is true: nothing that is compiled in with the default features needs a newer compiler.
 //!
 //! Clippy's `incompatible_msrv` compares it with what our own code takes from the standard library. Of the language no tool
 //! knows, so that the evidence for it is a run by the declared compiler itself.
@@ -17,7 +17,7 @@ pub(crate) fn check(workspace: &Workspace) -> Result<(), Failure> {
         if declared.is_empty() {
             return Err(Failure::of(NAME, format!("{name} declares none; write `rust-version.workspace = true`")));
         }
-        let foreign = workspace.dependencies(package).into_iter().filter(|dependency| !dependency.is_ours());
+        let foreign = workspace.default_dependencies(package)?.into_iter().filter(|dependency| !dependency.is_ours());
         if let Some(newest) = foreign.max_by_key(|dependency| numbers(needed(dependency))) {
             let (dependency, version, needs) = (&newest.name, &newest.version, needed(newest));
             if numbers(needs) > numbers(declared) {
@@ -25,7 +25,9 @@ pub(crate) fn check(workspace: &Workspace) -> Result<(), Failure> {
                 let found = format!("{name} declares {declared}, but {dependency} {version} needs {needs}: {advice}");
                 return Err(Failure::of(NAME, found));
             }
-            println!("{name} declares {declared}; of its dependencies {dependency} {version} needs the most, {needs}.");
+            println!(
+                "{name} declares {declared}; of what its default features need {dependency} {version} needs the most, {needs}."
+            );
         }
         if !compiler.starts_with(&format!("{declared}.")) {
             println!("NOT SHOWN: that Rust {declared} compiles {name}, since this is Rust {compiler}.");

@@ -101,6 +101,23 @@ impl Workspace {
         }
         self.packages.iter().filter(|package| found.contains(package.id.as_str())).collect()
     }
+
+    /// Whatever is compiled into this package with its default features, or runs when it is compiled.
+    pub(crate) fn default_dependencies(&self, package: &Package) -> Result<Vec<&Package>, Failure> {
+        let arguments = format!("tree -p {} -e normal,build --target all --prefix none --format {{p}}", package.name);
+        let answer = cargo("the dependencies of the default features", &arguments).within(root()).answer()?;
+        let tree = String::from_utf8_lossy(&answer);
+        // `name v1.2.3`, and for our own the path.
+        let found: BTreeSet<_> = tree
+            .lines()
+            .filter_map(|line| {
+                let mut words = line.split_whitespace();
+                Some((words.next()?, words.next()?.strip_prefix('v')?))
+            })
+            .collect();
+        let is_found = |other: &&Package| found.contains(&(other.name.as_str(), other.version.as_str()));
+        Ok(self.packages.iter().filter(is_found).collect())
+    }
 }
 
 impl Dependency {

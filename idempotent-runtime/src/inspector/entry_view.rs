@@ -263,7 +263,7 @@ fn digest(text: &str) -> String {
 
 /// `None` for a time that RFC 3339 does not tell, at which the formatter would fail.
 fn timestamp(time: SystemTime) -> Option<String> {
-    const YEAR_10000: Duration = Duration::from_hours(70_389_528);
+    const YEAR_10000: Duration = Duration::from_secs(70_389_528 * 60 * 60);
     let since = time.duration_since(SystemTime::UNIX_EPOCH).ok().filter(|&since| since < YEAR_10000)?;
     Some(humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + since).to_string())
 }

@@ -305,6 +305,7 @@ impl Policy {
     }
 
     /// The handler's module, and its name in there.
+    #[cfg(any(feature = "aide", feature = "utoipa"))]
     pub(crate) fn module_and_function(&self) -> (&'static str, &'static str) {
         (self.place.module, self.place.function)
     }

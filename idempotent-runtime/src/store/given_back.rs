@@ -17,7 +17,7 @@ use crate::sync::tokio::time::Instant;
 use crate::sync::{KeyHasher, Mutex, lock};
 
 /// How long such a token is remembered: longer than any network or server keeps what was sent.
-pub(crate) const REMEMBERED: Duration = Duration::from_hours(24);
+pub(crate) const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[cfg(any(feature = "memory", feature = "redis", feature = "sqlite"))]
 #[derive(Debug, thiserror::Error)]

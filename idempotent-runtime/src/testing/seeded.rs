@@ -19,7 +19,7 @@ use crate::store::contract::Store;
 use crate::store::error::StoreError;
 
 /// Longer than a test lets its clock run.
-const LONG: Duration = Duration::from_hours(24 * 365);
+const LONG: Duration = Duration::from_secs(24 * 365 * 60 * 60);
 
 /// The seeds of one store. A clone is the same.
 #[derive(Clone, Default)]

@@ -16,7 +16,7 @@ use crate::store::contract::Store;
 use crate::store::entry::Entry;
 
 /// Longer than any rule takes.
-pub(super) const LONG: Duration = Duration::from_mins(10);
+pub(super) const LONG: Duration = Duration::from_secs(10 * 60);
 
 /// How long a rule waits for what must happen.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
