@@ -2,7 +2,7 @@
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use idempotent_runtime::RecordKey;
-use idempotent_runtime::inspector::{Keys, State};
+use idempotent_runtime::operate::{Keys, State};
 
 use crate::address::Address;
 

@@ -78,6 +78,6 @@ impl Failure {
             text = format!("{text}\n  because: {error}");
             cause = error.source();
         }
-        idempotent_runtime::inspector::visible(&text).replace(r"\u{a}", "\n")
+        idempotent_runtime::operate::visible(&text).replace(r"\u{a}", "\n")
     }
 }

@@ -10,7 +10,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use idempotent_runtime::inspector::{EntryReport, EntryView, State};
+use idempotent_runtime::operate::{EntryReport, EntryView, State};
 use serde::Serialize;
 
 use crate::arguments::{Arguments, Command, Entry};

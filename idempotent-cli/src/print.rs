@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::time::{Duration, SystemTime};
 
-use idempotent_runtime::inspector::{Counts, EntryReport, EntryView, Keys, Scan, State, visible};
+use idempotent_runtime::operate::{Counts, EntryReport, EntryView, Keys, Scan, State, visible};
 use serde::Serialize;
 
 /// A listing, in the shape of the inspector's.

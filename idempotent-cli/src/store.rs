@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use idempotent_runtime::RecordKey;
-use idempotent_runtime::inspector::{EntryView, Scan};
+use idempotent_runtime::operate::{EntryView, Scan};
 use idempotent_runtime::store::{
     Cursor, DamagedEntry, Page, PostgresStore, RedisOpenError, RedisStore, SqliteStore, Store, StoreError,
 };

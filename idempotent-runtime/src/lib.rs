@@ -55,6 +55,7 @@
 //! | `redis` | | `store::RedisStore` |
 //! | `redis-cluster` | | `store::RedisStore` in a Cluster |
 //! | `seal` | | `RegistryBuilder::seal_with`: records are encrypted before they reach their store |
+//! | `operate` | | [`operate`]: what is in a store, for tools of operators |
 //! | `inspector` | | `inspector::router`: what stands in the stores, for operators |
 //! | `metrics` | | [`metrics`]: counts, gauges and durations for the crate of that name |
 //! | `near-cache` | | [`RegistryBuilder::near_cache`]: replays without a round trip, in the process that made the record |
@@ -84,6 +85,8 @@ mod lease;
 mod observe;
 #[cfg(any(feature = "aide", feature = "utoipa"))]
 pub mod openapi;
+#[cfg(feature = "operate")]
+pub mod operate;
 mod policy;
 mod record;
 mod registry;

@@ -11,13 +11,13 @@ use http::HeaderMap;
 use serde::Serialize;
 
 use crate::inspector::audit::Operator;
-use crate::inspector::entry_view::{EntryReport, EntryView, State};
 use crate::inspector::handlers::HandlerReport;
 use crate::inspector::problem::Problem;
 use crate::inspector::query::{EntryQuery, Selection, Target};
-use crate::inspector::scan::Counts;
 use crate::inspector::service::Service;
 use crate::inspector::{DEFAULT_STORE, Inspector};
+use crate::operate::entry_view::{EntryReport, EntryView, State};
+use crate::operate::scan::Counts;
 use crate::policy::registration::policies;
 
 /// How many entries of each state are told at once.

@@ -1,8 +1,8 @@
 //! Who has done what here: events for the log that is kept.
 
-use crate::inspector::entry_view::State;
-use crate::inspector::masking::{masked, visible};
 use crate::key::RecordKey;
+use crate::operate::entry_view::State;
+use crate::operate::masking::{masked, visible};
 
 /// The `target` of the audit events: route it to where it is kept.
 ///

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::inspector::entry_view::millis;
+use crate::operate::entry_view::millis;
 use crate::policy::Policy;
 use crate::policy::values::{
     AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, KeySource, Methods, OnStoreError, Oversize,

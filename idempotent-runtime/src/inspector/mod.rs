@@ -78,13 +78,10 @@
 
 pub(crate) mod api;
 pub(crate) mod audit;
-pub(crate) mod entry_view;
 pub(crate) mod handlers;
-pub(crate) mod masking;
 pub(crate) mod page;
 pub(crate) mod problem;
 pub(crate) mod query;
-pub(crate) mod scan;
 pub(crate) mod service;
 
 use std::borrow::Borrow;
@@ -98,10 +95,9 @@ use axum::routing::{get, post};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
 pub use crate::inspector::audit::{AUDIT_TARGET, Operator};
-pub use crate::inspector::entry_view::{EntryReport, EntryView, State, UnknownState};
-pub use crate::inspector::masking::{Keys, masked, visible};
 use crate::inspector::problem::Problem;
-pub use crate::inspector::scan::{Counts, Scan};
+#[doc(no_inline)]
+pub use crate::operate::{Counts, EntryReport, EntryView, Keys, Scan, State, UnknownState, masked, visible};
 use crate::registry::Registry;
 
 /// What the default store is called where a name is needed.

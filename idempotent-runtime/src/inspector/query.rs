@@ -2,10 +2,10 @@
 
 use serde::Deserialize;
 
-use crate::inspector::entry_view::State;
-use crate::inspector::masking::{Keys, visible};
 use crate::inspector::problem::Problem;
 use crate::key::RecordKey;
+use crate::operate::entry_view::State;
+use crate::operate::masking::{Keys, visible};
 
 /// As it comes: a form sends its empty fields too.
 #[derive(Default, Deserialize)]

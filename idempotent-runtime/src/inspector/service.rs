@@ -8,14 +8,14 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::inspector::audit;
 use crate::inspector::audit::Operator;
-use crate::inspector::entry_view::EntryView;
-use crate::inspector::masking::{Keys, visible};
 use crate::inspector::problem::Problem;
 use crate::inspector::query::{LARGEST_LIMIT, Selection, Target};
-use crate::inspector::scan::{Pages, Scan};
 use crate::inspector::{DEFAULT_STORE, Inspector};
 use crate::key::RecordKey;
 use crate::layer::made::policies_of_layers;
+use crate::operate::entry_view::EntryView;
+use crate::operate::masking::{Keys, visible};
+use crate::operate::scan::{Pages, Scan};
 use crate::policy::Policy;
 use crate::policy::registration::policies;
 use crate::policy::values::AfterCrash;

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use maud::{Markup, html};
 
-use crate::inspector::entry_view::{EntryReport, EntryView, State};
-use crate::inspector::masking::{Keys, visible};
 use crate::inspector::page::format::{Link, age, badge, meaning, number, span, text, title};
 use crate::inspector::page::{Panel, View};
 use crate::inspector::problem::Problem;
 use crate::inspector::query::Target;
+use crate::operate::entry_view::{EntryReport, EntryView, State};
+use crate::operate::masking::{Keys, visible};
 use crate::policy::registration::policies;
 
 pub(super) fn table(view: &View<'_>, state: State) -> Markup {

@@ -4,9 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use maud::{Markup, Render, html};
 
-use crate::inspector::entry_view::{EntryView, State};
-use crate::inspector::masking::{Keys, visible};
 use crate::inspector::query::{DEFAULT_LIMIT, Selection};
+use crate::operate::entry_view::{EntryView, State};
+use crate::operate::masking::{Keys, visible};
 
 /// How much of a text is shown: callers may be of any length.
 const LONGEST: usize = 120;

@@ -3,10 +3,10 @@
 use maud::{Markup, html};
 
 use crate::inspector::DEFAULT_STORE;
-use crate::inspector::entry_view::State;
 use crate::inspector::handlers::HandlerReport;
 use crate::inspector::page::View;
 use crate::inspector::page::format::{number, span};
+use crate::operate::entry_view::State;
 use crate::policy::registration::policies;
 
 pub(super) fn table(view: &View<'_>) -> Markup {

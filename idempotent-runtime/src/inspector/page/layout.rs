@@ -3,13 +3,13 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::inspector::DEFAULT_STORE;
-use crate::inspector::entry_view::State;
-use crate::inspector::masking::Keys;
 use crate::inspector::page::format::{Link, badge, meaning, number, text, title};
 use crate::inspector::page::{STYLE, View, entries, handlers};
 use crate::inspector::problem::Problem;
 use crate::inspector::query::LARGEST_LIMIT;
-use crate::inspector::scan::Counts;
+use crate::operate::entry_view::State;
+use crate::operate::masking::Keys;
+use crate::operate::scan::Counts;
 
 pub(super) fn page(view: &View<'_>) -> Markup {
     document(&html! {

@@ -19,11 +19,11 @@ use sha2::{Digest, Sha256};
 
 use crate::inspector::Inspector;
 use crate::inspector::audit::Operator;
-use crate::inspector::entry_view::EntryView;
 use crate::inspector::problem::Problem;
 use crate::inspector::query::{EntryQuery, Selection, Target};
-use crate::inspector::scan::Scan;
 use crate::inspector::service::Service;
+use crate::operate::entry_view::EntryView;
+use crate::operate::scan::Scan;
 
 const STYLE: &str = include_str!("style.css");
 

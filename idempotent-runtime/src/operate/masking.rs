@@ -15,7 +15,7 @@ pub enum Keys {
 /// The first four characters of a long key, none of a short one, and how many there are.
 ///
 /// ```
-/// use idempotent_runtime::inspector::masked;
+/// use idempotent_runtime::operate::masked;
 ///
 /// assert_eq!(masked("8e03978e-40d5-43dd"), "8e03… (18)");
 /// assert_eq!(masked("4711"), "… (4)");
@@ -29,7 +29,7 @@ pub fn masked(key: &str) -> String {
 /// The text with every character written out that cannot be seen, or that moves or reorders what stands around it.
 ///
 /// ```
-/// use idempotent_runtime::inspector::visible;
+/// use idempotent_runtime::operate::visible;
 ///
 /// assert_eq!(visible("bob\u{1b}[2J\u{202e}"), r"bob\u{1b}[2J\u{202e}");
 /// ```

@@ -8,14 +8,15 @@ use bytes::Bytes;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::inspector::masking::{Keys, masked};
 use crate::key::RecordKey;
+use crate::operate::masking::{Keys, masked};
 use crate::policy::values::AfterCrash;
 use crate::store::entry::{DamagedEntry, Entry, EntryState};
 
 /// What stands under a key, in an operator's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum State {
     /// A handler that is `after_crash = "reject"` was cut off: whether it did its work is for a person to find out.
     OutcomeUnknown,
@@ -268,6 +269,6 @@ fn timestamp(time: SystemTime) -> Option<String> {
     Some(humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + since).to_string())
 }
 
-pub(super) fn millis(span: Duration) -> u64 {
+pub(crate) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

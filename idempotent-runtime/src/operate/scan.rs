@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::inspector::entry_view::{EntryView, State};
+use crate::operate::entry_view::{EntryView, State};
 use crate::policy::values::AfterCrash;
 use crate::store::entry::{Cursor, Page};
 
@@ -13,7 +13,7 @@ const PAGE: usize = 10_000;
 
 /// How far a listing has been read, and how far it shall be.
 #[derive(Debug)]
-pub(super) struct Pages {
+pub(crate) struct Pages {
     cursor: Option<Cursor>,
     is_at_end: bool,
     most: usize,
@@ -21,17 +21,17 @@ pub(super) struct Pages {
 }
 
 impl Pages {
-    pub(super) fn of_at_most(most: usize) -> Self {
+    pub(crate) fn of_at_most(most: usize) -> Self {
         Self { cursor: None, is_at_end: false, most, seen: 0 }
     }
 
     /// What to ask the store for.
-    pub(super) fn next(&mut self) -> Option<(Option<Cursor>, usize)> {
+    pub(crate) fn next(&mut self) -> Option<(Option<Cursor>, usize)> {
         let wanted = self.most.saturating_sub(self.seen).min(PAGE);
         (wanted > 0 && !self.is_at_end).then(|| (self.cursor.take(), wanted))
     }
 
-    pub(super) fn took(&mut self, page: &mut Page) {
+    pub(crate) fn took(&mut self, page: &mut Page) {
         self.seen += page.entries.len() + page.damaged.len();
         self.cursor = page.next.take();
         self.is_at_end = self.cursor.is_none();
@@ -41,6 +41,7 @@ impl Pages {
 /// How many entries are in each state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[expect(missing_docs, reason = "they are the states")]
+#[non_exhaustive]
 pub struct Counts {
     pub outcome_unknown: usize,
     pub damaged: usize,
@@ -76,7 +77,7 @@ impl Counts {
 /// # Examples
 ///
 /// ```
-/// use idempotent_runtime::inspector::Scan;
+/// use idempotent_runtime::operate::Scan;
 /// use idempotent_runtime::store::{MemoryStore, Store};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
