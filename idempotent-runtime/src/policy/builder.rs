@@ -88,8 +88,9 @@ impl PolicyBuilder {
         if statuses.is_empty() {
             self.wrong.push("`cache` must name at least one status; write `.cache([201, 409])`".to_owned());
         }
-        let wrong = statuses.iter().find_map(|&status| Some((status, idempotent_policy::check_status(status).err()?)));
-        self.wrong.extend(wrong.map(|(status, wrong)| format!("`cache`: {status}: {wrong}")));
+        if let Some(wrong) = statuses.iter().find(|status| idempotent_policy::check_status(**status).is_err()) {
+            self.wrong.push(format!("`cache`: {wrong} is no status that could be recorded; those are 200 to 599"));
+        }
         let ranges = statuses.chunk_by(|a, b| a + 1 == *b).map(|range| (range[0], range[range.len() - 1]));
         self.built.statuses = ranges.collect();
         self.settings.cache = Cache::Statuses(&[]);
