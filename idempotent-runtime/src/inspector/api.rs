@@ -17,6 +17,7 @@ use crate::inspector::query::{EntryQuery, Selection, Target};
 use crate::inspector::service::Service;
 use crate::inspector::{DEFAULT_STORE, Inspector};
 use crate::operate::entry_view::{EntryReport, EntryView, State};
+use crate::operate::masking::visible;
 use crate::operate::scan::Counts;
 use crate::policy::registration::policies;
 
@@ -190,5 +191,5 @@ pub(super) fn in_body(asked: Body) -> Result<Selection, Problem> {
 }
 
 fn unreadable(text: &str) -> Problem {
-    Problem::bad_request("unreadable_parameters", super::visible(text))
+    Problem::bad_request("unreadable_parameters", visible(text))
 }

@@ -12,7 +12,7 @@ use crate::operate::masking::{masked, visible};
 /// | `outcome` | of a purge: `purged`, `nothing_there`, `failed`, `rejected: …`; else `shown` |
 /// | `by` | what the [`Operator`] of the request says, or `unknown` |
 /// | `store` | its name in the registry |
-/// | `scope`, `caller_digest`, `key`, `id` | of a purge: which entry; the key is [`masked`](super::masked), the caller the digest that [`RecordKey::digested`](crate::RecordKey::digested) gives, or as it is stored if the registry stores digests |
+/// | `scope`, `caller_digest`, `key`, `id` | of a purge: which entry; the key is [`masked`](crate::operate::masked), the caller the digest that [`RecordKey::digested`](crate::RecordKey::digested) gives, or as it is stored if the registry stores digests |
 /// | `state` | of a purge: what stood there |
 pub const AUDIT_TARGET: &str = "idempotent::audit";
 

@@ -41,6 +41,18 @@ pub(super) struct HandlerReport {
     pub(super) place: String,
 }
 
+/// Such as `200-299, 409`.
+fn statuses(cache: Cache<'_>) -> String {
+    match cache {
+        Cache::All => "all".to_owned(),
+        Cache::Predicate => "cache_if".to_owned(),
+        Cache::Statuses(ranges) => {
+            let range = |(low, high): &(u16, u16)| if low == high { low.to_string() } else { format!("{low}-{high}") };
+            listed(ranges.iter().map(range))
+        }
+    }
+}
+
 impl HandlerReport {
     pub(super) fn of(policy: &Policy) -> Self {
         Self {
@@ -50,17 +62,7 @@ impl HandlerReport {
             scope: policy.scope().to_owned(),
             store: policy.store().unwrap_or(super::DEFAULT_STORE).to_owned(),
             ttl_ms: millis(policy.ttl()),
-            cache: match policy.cache() {
-                Cache::All => "all".to_owned(),
-                Cache::Predicate => "cache_if".to_owned(),
-                Cache::Statuses(ranges) => {
-                    listed(ranges.iter().map(
-                        |(low, high)| {
-                            if low == high { low.to_string() } else { format!("{low}-{high}") }
-                        },
-                    ))
-                }
-            },
+            cache: statuses(policy.cache()),
             key: match policy.key() {
                 KeySource::Header => policy.header().to_owned(),
                 KeySource::Expression => "expression".to_owned(),

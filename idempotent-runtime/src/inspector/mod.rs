@@ -53,7 +53,7 @@
 //! |---|---|---|
 //! | `GET /api/handlers` | | `handlers`: the policy of each |
 //! | `GET /api/summary` | `store`, `limit`, `scope` | `store`, `stores`, `scanned`, `complete`, `counts` by state, `scopes` with the counts of each, `purge_allowed`, `keys_are_digests` |
-//! | `GET /api/entries` | the same, `state`, `reveal` | `store`, `scanned`, `complete`, `counts`, `entries`: at most 1,000 of each state as [`EntryReport`], claims the oldest first, records the newest |
+//! | `GET /api/entries` | the same, `state`, `reveal` | `store`, `scanned`, `complete`, `counts`, `entries`: at most 1,000 of each state as [`EntryReport`](crate::operate::EntryReport), claims the oldest first, records the newest |
 //! | `GET /api/entries/{id}` | `store`, `limit`, `reveal` | `store`, `entry`, `consequence` of a purge, and what it must `confirm` |
 //! | `POST /api/look-up` | a form: `scope`, `caller`, `key`, `store`, `reveal` | the same |
 //! | `DELETE /api/entries/{id}` | `store`, `limit`, `confirm` | `store`, `purged`, and the `entry` that it was |
@@ -96,8 +96,6 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 
 pub use crate::inspector::audit::{AUDIT_TARGET, Operator};
 use crate::inspector::problem::Problem;
-#[doc(no_inline)]
-pub use crate::operate::{Counts, EntryReport, EntryView, Keys, Scan, State, UnknownState, masked, visible};
 use crate::registry::Registry;
 
 /// What the default store is called where a name is needed.

@@ -218,47 +218,36 @@ impl Rejection {
     /// What happened to this request and what to do; the key itself is never repeated.
     pub fn detail(&self) -> String {
         match self {
-            Self::MissingKey { header: Some(header) } => {
-                format!(
-                    "Send a key that is unique to this operation in the header `{header}`, and the same key on every retry."
-                )
+            Self::MissingKey { header } => {
+                let place = header.as_ref().map(|header| format!(" in the header `{header}`")).unwrap_or_default();
+                format!("Send a key that is unique to this operation{place}, and the same key on every retry.")
             }
-            Self::MissingKey { header: None } => {
-                "Send a key that is unique to this operation, and the same key on every retry.".to_owned()
-            }
-            Self::InvalidKey { reason } => {
-                format!(
-                    "{reason}. Send 1 to 255 visible ASCII characters, bare or as a quoted string.",
-                    reason = capitalised(reason)
-                )
-            }
+            Self::InvalidKey { reason } => format!(
+                "{reason}. Send 1 to 255 visible ASCII characters, bare or as a quoted string.",
+                reason = capitalised(reason)
+            ),
+            Self::ResponseNotRecorded { status } => format!(
+                "The request has been executed and answered with status {status}. Its response cannot be repeated: it was too large, endless or broke off.",
+                status = status.as_u16()
+            ),
             Self::KeyReused => {
-                "This request ran nothing. A retry must repeat the first request with this key exactly; this one asks for something else."
-                    .to_owned()
+                "This request ran nothing. A retry must repeat the first request with this key exactly; this one asks for something else.".to_owned()
             }
             Self::OtherCredentials => {
-                "This key was used by a request with other credentials. This request ran nothing. Retry with the credentials of the first request."
-                    .to_owned()
+                "This key was used by a request with other credentials. This request ran nothing. Retry with the credentials of the first request.".to_owned()
             }
             Self::InFlight { .. } => {
-                "This request ran nothing; the first one still runs. Retry with the same key to get its response."
-                    .to_owned()
+                "This request ran nothing; the first one still runs. Retry with the same key to get its response.".to_owned()
             }
             Self::NotRecorded { .. } => {
                 "This request ran nothing; the first one ended without a recorded response. Retry with the same key.".to_owned()
             }
             Self::OutcomeUnknown => {
-                "The server died while it ran this request, which may have taken effect. It is not run again."
-                    .to_owned()
+                "The server died while it ran this request, which may have taken effect. It is not run again.".to_owned()
             }
             Self::ClaimLost { .. } => {
-                "This request was executed, but lost its key meanwhile, so that another one with its key may have been executed too. Retry with the same key to get the response that counts."
-                    .to_owned()
+                "This request was executed, but lost its key meanwhile, so that another one with its key may have been executed too. Retry with the same key to get the response that counts.".to_owned()
             }
-            Self::ResponseNotRecorded { status } => format!(
-                "The request has been executed and answered with status {status}. Its response cannot be repeated: it was too large, endless or broke off.",
-                status = status.as_u16()
-            ),
             Self::TooManyInFlight { .. } => {
                 "This request ran nothing. Retry with the same key when an earlier request has ended.".to_owned()
             }
@@ -266,19 +255,16 @@ impl Rejection {
                 "A request with this key may have taken effect, or not. Retry, and only with the same key.".to_owned()
             }
             Self::TransactionConflict => {
-                "The database aborted the transaction of this request. Nothing of it was kept. Retry with the same key."
-                    .to_owned()
+                "The database aborted the transaction of this request. Nothing of it was kept. Retry with the same key.".to_owned()
             }
             Self::TransactionFailed => {
-                "The server did not commit the transaction of this request, and will not commit that of a retry until the server is fixed."
-                    .to_owned()
+                "The server did not commit the transaction of this request, and will not commit that of a retry until the server is fixed.".to_owned()
             }
             Self::FingerprintFailed => {
                 "This request ran nothing, and a retry will not either until the server is fixed.".to_owned()
             }
             Self::StepFailed => {
-                "This request may have taken effect in part, and a retry will not get further until the server is mended."
-                    .to_owned()
+                "This request may have taken effect in part, and a retry will not get further until the server is fixed.".to_owned()
             }
         }
     }

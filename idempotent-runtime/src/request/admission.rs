@@ -139,17 +139,9 @@ impl Admission {
             let (status, reason) = &**broken;
             return Prepared::Answer((*status, reason.clone()).into_response());
         }
-        let permit = match registry.caller_limit() {
-            None => None,
-            Some(limit) => {
-                let caller = Caller::of(caller, registry.credential_headers(), &claim_input.credentials);
-                match limit.enter(self.policy.owned_scope(), caller) {
-                    Some(permit) => Some(permit),
-                    None => {
-                        return Prepared::Answer(self.reject(Rejection::TooManyInFlight { retry_after: RETRY_AFTER }));
-                    }
-                }
-            }
+        let permit = match self.permit(&registry, caller, claim_input) {
+            Ok(permit) => permit,
+            Err(rejection) => return Prepared::Answer(self.reject(rejection)),
         };
         let fingerprints = registry.at_rest().fingerprints(identity.fingerprint(claim_input, &registry));
         Prepared::Claim(Claiming {
@@ -202,6 +194,19 @@ impl Admission {
             _permit: None,
             _in_flight: in_flight,
         })))
+    }
+
+    /// One of as many as the caller may have, if the registry limits them.
+    fn permit(
+        &self,
+        registry: &Registry,
+        caller: Option<&str>,
+        claim_input: &ClaimInput,
+    ) -> Result<Option<Permit>, Rejection> {
+        let Some(limit) = registry.caller_limit() else { return Ok(None) };
+        let caller = Caller::of(caller, registry.credential_headers(), &claim_input.credentials);
+        let permit = limit.enter(self.policy.owned_scope(), caller);
+        permit.map(Some).ok_or(Rejection::TooManyInFlight { retry_after: RETRY_AFTER })
     }
 
     fn registry_and_store(&self) -> Option<(Registry, StoreHandle)> {

@@ -67,6 +67,36 @@ async fn serve(runs: &Runs) -> Server {
     Server::start(app).await
 }
 
+/// Values of the header that are rejected.
+const NO_KEYS: &[&[u8]] = &[
+    b"",
+    b"   ",
+    b"\"\"",
+    b"\"   \"",
+    b"two words",
+    b"a\tb",
+    b"k\"",
+    b"a\"b",
+    b"\"open",
+    b"\"",
+    b"\"a\"b",
+    b"\"a\" \"b\"",
+    b"\"a\", \"b\"",
+    b"\"a\" ;x=1",
+    b"\"a\";",
+    b"\"a\";A=1",
+    br#""bad \escape""#,
+    b"\"tab\tinside\"",
+    b"a,b",
+    b"a;b=1",
+    b"a\\b",
+    "ключ".as_bytes(),
+    "\"ключ\"".as_bytes(),
+    b"caf\xe9",
+    b"\"caf\xe9\"",
+    b"\xff",
+];
+
 #[tokio::test]
 async fn every_vector_of_the_key_syntax() {
     let longest = "k".repeat(255);
@@ -93,34 +123,6 @@ async fn every_vector_of_the_key_syntax() {
         (&longest, &longest),
         (&quoted_longest, &longest),
     ];
-    let rejected: &[&[u8]] = &[
-        b"",
-        b"   ",
-        b"\"\"",
-        b"\"   \"",
-        b"two words",
-        b"a\tb",
-        b"k\"",
-        b"a\"b",
-        b"\"open",
-        b"\"",
-        b"\"a\"b",
-        b"\"a\" \"b\"",
-        b"\"a\", \"b\"",
-        b"\"a\" ;x=1",
-        b"\"a\";",
-        b"\"a\";A=1",
-        br#""bad \escape""#,
-        b"\"tab\tinside\"",
-        b"a,b",
-        b"a;b=1",
-        b"a\\b",
-        "ключ".as_bytes(),
-        "\"ключ\"".as_bytes(),
-        b"caf\xe9",
-        b"\"caf\xe9\"",
-        b"\xff",
-    ];
     let runs = Runs::free();
     let server = serve(&runs).await;
     for (value, key) in accepted {
@@ -128,7 +130,7 @@ async fn every_vector_of_the_key_syntax() {
         assert_eq!((answer.status, answer.text()), (StatusCode::OK, *key), "{value:?}");
     }
     let before = runs.started();
-    for value in rejected {
+    for value in NO_KEYS {
         let value = HeaderValue::from_bytes(value).expect("the header's own syntax allows it");
         let answer = answer(server.post("/echo").header("idempotency-key", value.clone())).await;
         assert_eq!((answer.status, answer.rejection().as_str()), (StatusCode::BAD_REQUEST, "invalid_key"), "{value:?}");

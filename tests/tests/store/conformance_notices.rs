@@ -83,6 +83,23 @@ impl Flawed {
         let _ = self.store.claim(key, request).await;
         request.token
     }
+
+    fn spoil(&self, record: &mut Record) {
+        if self.has(Flaw::LosesHeaderOrder) {
+            record.headers.reverse();
+        }
+        if self.has(Flaw::DecodesHeaders) {
+            for (_, value) in &mut record.headers {
+                let text = String::from_utf8_lossy(value.as_bytes()).into_owned();
+                *value = HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("?"));
+            }
+        }
+        if self.has(Flaw::CutsBodies)
+            && let RecordedBody::Whole(body) = &mut record.body
+        {
+            body.truncate(1024 * 1024);
+        }
+    }
 }
 
 impl Store for Flawed {
@@ -127,22 +144,7 @@ impl Store for Flawed {
             {
                 *attempt += 2;
             }
-            Claim::Completed(record) => {
-                if self.has(Flaw::LosesHeaderOrder) {
-                    record.headers.reverse();
-                }
-                if self.has(Flaw::DecodesHeaders) {
-                    for (_, value) in &mut record.headers {
-                        let text = String::from_utf8_lossy(value.as_bytes()).into_owned();
-                        *value = HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("?"));
-                    }
-                }
-                if self.has(Flaw::CutsBodies)
-                    && let RecordedBody::Whole(body) = &mut record.body
-                {
-                    body.truncate(1024 * 1024);
-                }
-            }
+            Claim::Completed(record) => self.spoil(record),
             _ => {}
         }
         Ok(claim)
