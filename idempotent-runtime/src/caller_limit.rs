@@ -1,13 +1,14 @@
 //! Bounds how many requests of one caller are under way, so that one caller cannot take what all need.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use http::HeaderName;
 
 use crate::fingerprint::Fingerprint;
 use crate::fingerprint::builder::{Credentials, FingerprintBuilder};
 use crate::policy::scope::Scope;
+use crate::sync::{Mutex, MutexGuard, lock};
 
 /// Whom a request counts for.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -59,7 +60,7 @@ impl CallerLimit {
 
     /// No code of ours panics while it holds this lock.
     fn lock(&self) -> MutexGuard<'_, HashMap<(Scope, Caller), usize>> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.under_way)
     }
 }
 

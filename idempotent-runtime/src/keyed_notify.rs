@@ -1,18 +1,19 @@
-//! The bells that wake waiters.
+//! Wakes those who wait for one key.
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hash};
 
-use crate::key::RecordKey;
 use crate::sync::KeyHasher;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::tokio::sync::Notify;
 
-/// Wakes this process's waiters when a claim has ended.
+/// Keys that share one of these wake each other for nothing, which costs one more look.
+const SIZE: usize = 256;
+
+/// Notifies the waiters of a key when its claim has ended.
 pub(crate) struct KeyedNotify {
     hasher: KeyHasher,
     waiting: AtomicUsize,
-    // Keys that share a bell wake each other for nothing, which costs one more look.
-    bells: [Notify; 64],
+    by_key: [Notify; SIZE],
 }
 
 impl Default for KeyedNotify {
@@ -20,28 +21,35 @@ impl Default for KeyedNotify {
         Self {
             hasher: KeyHasher::default(),
             waiting: AtomicUsize::new(0),
-            bells: std::array::from_fn(|_| Notify::new()),
+            by_key: std::array::from_fn(|_| Notify::new()),
         }
     }
 }
 
 impl KeyedNotify {
-    /// Wakes those who wait for the end of the claim of `key`.
-    pub(crate) fn notify(&self, key: &RecordKey) {
-        // Who counts itself after this load looks at the store after the end that is rung for.
+    /// Wakes those who wait for `key`.
+    pub(crate) fn notify(&self, key: &(impl Hash + ?Sized)) {
+        // A waiter that is counted after this load looks at the store after the end that this tells of.
         if self.waiting.load(Ordering::SeqCst) > 0 {
-            self.bell(key).notify_waiters();
+            self.of(key).notify_waiters();
         }
     }
 
-    /// Resolves when the claim of `key` may have ended since the first poll.
-    pub(crate) async fn ended(&self, key: &RecordKey) {
-        let _waiting = Waiting::enter(&self.waiting);
-        self.bell(key).notified().await;
+    /// Wakes everybody who waits: what ended is not known.
+    #[cfg_attr(not(any(feature = "postgres", feature = "redis")), expect(dead_code, reason = "of listeners"))]
+    pub(crate) fn notify_all(&self) {
+        self.by_key.iter().for_each(Notify::notify_waiters);
     }
 
-    fn bell(&self, key: &RecordKey) -> &Notify {
-        &self.bells[usize::try_from(self.hasher.hash_one(key) % 64).unwrap_or_default()]
+    /// Resolves when `key` has been notified since the first poll.
+    pub(crate) async fn notified(&self, key: &(impl Hash + ?Sized)) {
+        let _waiting = Waiting::enter(&self.waiting);
+        self.of(key).notified().await;
+    }
+
+    fn of(&self, key: &(impl Hash + ?Sized)) -> &Notify {
+        let hash = self.hasher.hash_one(key) % SIZE as u64;
+        &self.by_key[usize::try_from(hash).unwrap_or_default()]
     }
 }
 

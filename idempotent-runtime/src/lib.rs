@@ -70,6 +70,9 @@
 #[cfg(all(test, shuttle))]
 extern crate self as idempotent_runtime;
 
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod background_task;
+mod backoff;
 mod caller_limit;
 #[cfg(all(test, shuttle))]
 mod concurrency_tests;

@@ -10,7 +10,7 @@ pub(crate) use crate::concurrency_tests::primitives::*;
 #[cfg(not(all(test, shuttle)))]
 pub(crate) use crate::sync::real::*;
 
-/// Of a mutex under which no code of ours panics.
+/// Locks a mutex under which no code of ours panics.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -11,6 +11,7 @@ use crate::key::RecordKey;
 use crate::lease::renewer::KeptLease;
 use crate::lease::renewer::LeaseRenewer;
 use crate::lease::state::{Lease, Running, Taken};
+use crate::policy::scope::Scope;
 use crate::store::claim::{Claim, ClaimRequest, Held};
 use crate::store::contract::Store as _;
 use crate::store::handle::StoreHandle;
@@ -24,7 +25,7 @@ async fn lease(store: &CountingStore, key: &RecordKey, length: Duration) -> Leas
     assert_eq!(claimed, Claim::Acquired { attempt: 1 });
     // Time stands still while a store answers, and then goes on by leaps: a limit would be over without any delay.
     let bounded = StoreHandle::new("default", Arc::new(store.clone()), Duration::MAX);
-    Lease::new(bounded, key.clone(), &request, "charges")
+    Lease::new(bounded, key.clone(), &request, Scope::Handler("charges"))
 }
 
 /// As the engine keeps a lease.

@@ -1,9 +1,9 @@
 //! The policies of the layers that the program has made, for operators: no linker gathers them.
 
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
 use crate::policy::Policy;
-use crate::sync::lock;
+use crate::sync::{Mutex, lock};
 
 static MADE: Mutex<Vec<Weak<Policy>>> = Mutex::new(Vec::new());
 

@@ -4,7 +4,7 @@
 pub(crate) mod made;
 
 use std::convert::identity;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::{fmt, mem};
 
@@ -27,6 +27,7 @@ use crate::request::context::Execution;
 use crate::request::gate::Gate;
 use crate::request::input::{ClaimInput, InputKey, RequestInput, ask, key_in};
 use crate::request::response_mark::{failed, its_own};
+use crate::sync::{Mutex, lock};
 
 /// Guards every service under it by one policy: claims, records and replays as `#[idempotent]` does for one handler.
 ///
@@ -219,13 +220,13 @@ impl IdempotencyLayer {
                 Ok(response) if execution.must_answer() => its_own(response.map(Body::new)),
                 Ok(response) => response.map(Body::new),
                 Err(error) => {
-                    *kept_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    *lock(&kept_error) = Some(error);
                     failed()
                 }
             }
         };
         let response = gate.run(answering, identity).await;
-        let error = error.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let error = lock(&error).take();
         error.map_or(Ok(response), Err)
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
 use ::tokio::runtime::Handle;
@@ -14,6 +14,7 @@ use crate::observe::metrics::names::UNKNOWN_OUTCOMES;
 use crate::policy::registration::policies;
 use crate::store::entry::UnknownOutcomes;
 use crate::store::handle::StoreHandle;
+use crate::sync::{Mutex, MutexGuard, lock};
 
 /// A process that has just begun has more urgent things to ask of its store.
 const FIRST_COUNT: Duration = Duration::from_secs(5);
@@ -25,6 +26,7 @@ const AT_MOST_EVERY: Duration = Duration::from_secs(1);
 pub(crate) struct UnknownGauge {
     number: u64,
     stores: Arc<Vec<StoreHandle>>,
+    // No `BackgroundTask`: every request asks, and must not take a lock.
     is_counting: Arc<AtomicBool>,
     task: Mutex<Option<AbortHandle>>,
 }
@@ -52,14 +54,14 @@ impl UnknownGauge {
         if !self.is_counting.swap(true, Ordering::Relaxed) {
             let counting = Counting(Arc::clone(&self.is_counting));
             let task = runtime.spawn(count_for_ever(self.number, Arc::downgrade(&self.stores), counting));
-            *self.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task.abort_handle());
+            *lock(&self.task) = Some(task.abort_handle());
         }
     }
 }
 
 impl Drop for UnknownGauge {
     fn drop(&mut self) {
-        if let Some(task) = self.task.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(task) = lock(&self.task).take() {
             task.abort();
         }
         let mut table = table();
@@ -146,5 +148,5 @@ impl Table {
 
 fn table() -> MutexGuard<'static, Table> {
     static TABLE: LazyLock<Mutex<Table>> = LazyLock::new(Mutex::default);
-    TABLE.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(&TABLE)
 }

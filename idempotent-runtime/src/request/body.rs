@@ -1,8 +1,9 @@
 //! Bodies that were read in part, so that nobody who comes later misses a byte.
 
+use crate::sync::{Mutex, MutexGuard, lock};
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::BoxError;
@@ -110,7 +111,7 @@ impl Remembering {
     }
 
     fn lock(&self) -> MutexGuard<'_, Remembered> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{Instrument, Span};
 
+use crate::backoff::Backoff;
 use crate::caller_limit::Permit;
 use crate::deadline::Deadline;
 use crate::lease::renewer::KeptLease;
@@ -233,9 +234,9 @@ impl Claimed {
     /// The lease is renewed meanwhile, so no other request runs while there is hope; the token fences us off otherwise.
     async fn keep_trying(self: Box<Self>, ending: Ending) {
         let forgotten = Deadline::after(self.classifier.policy.ttl());
-        let mut pause = Duration::from_millis(50);
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         while !forgotten.is_over() {
-            tokio::time::sleep(pause).await;
+            backoff.wait().await;
             match self.try_end(&ending).await {
                 Ok(Held::Yes) => {
                     tracing::info!(scope = self.classifier.policy.scope(), "the {} succeeded after all", ending.name());
@@ -244,7 +245,7 @@ impl Claimed {
                 // The first try had freed it, although its answer did not come.
                 Ok(Held::No) if !matches!(ending, Ending::Record { .. }) => return,
                 Ok(Held::No) => return self.lost().correct(&self.span),
-                Err(_) => pause = Duration::from_secs(1).min(pause * 2),
+                Err(_) => {}
             }
         }
         telemetry::settling_given_up(&self.classifier.policy, self.lease.store.name(), ending.name());

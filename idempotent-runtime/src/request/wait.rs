@@ -110,7 +110,7 @@ impl Watch {
     /// Resolves when the entry of the key may have changed since the first poll.
     async fn listen(&self) {
         tokio::select! {
-            () = self.registry.ended_claims().ended(&self.key) => {}
+            () = self.registry.ended_claims().notified(&self.key) => {}
             () = self.store.changed(&self.key) => {}
         }
     }

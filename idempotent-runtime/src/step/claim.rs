@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, StatusCode, header};
 
+use crate::backoff::Backoff;
 use crate::deadline::Deadline;
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
@@ -120,10 +121,9 @@ impl StepClaim {
     async fn keep_trying(self, record: Record, lease: KeptLease) {
         let _counted = self.registry.running().token();
         let forgotten = Deadline::after(self.ttl);
-        let mut pause = Duration::from_millis(50);
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         while !forgotten.is_over() && complete(&lease, &record, self.ttl).await.is_err() {
-            tokio::time::sleep(pause).await;
-            pause = Duration::from_secs(1).min(pause * 2);
+            backoff.wait().await;
         }
     }
 

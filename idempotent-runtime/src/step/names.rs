@@ -1,10 +1,9 @@
 //! The names of the steps that one execution has taken.
 
 use std::collections::BTreeSet;
-use std::sync::PoisonError;
 
 use crate::step::error::StepErrorKind;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, lock};
 
 /// In bytes; with the longest key beside it, all of it encoded, a record key still fits into every store's index.
 const LONGEST: usize = 255;
@@ -25,7 +24,7 @@ impl Names {
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut BTreeSet<Box<str>>) -> T) -> T {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut lock(&self.0))
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
+use crate::backoff::Backoff;
 use crate::deadline::Deadline;
 use crate::key::RecordKey;
 use crate::policy::values::AfterCrash;
@@ -42,7 +43,7 @@ impl StoreHandle {
             arrives_until: lease,
             // A claim that may be taken over is free when its lease is over; the other one never is.
             tried_until: if is_released { Deadline::after(Duration::MAX) } else { lease },
-            pause: FIRST_PAUSE,
+            backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
             is_kept_out: false,
             renewed: None,
         });
@@ -57,7 +58,7 @@ impl StoreHandle {
             is_released: false,
             arrives_until: Deadline::after(Duration::ZERO),
             tried_until: Deadline::after(length),
-            pause: FIRST_PAUSE,
+            backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
             is_kept_out: false,
             renewed: Some(Arc::new(lease)),
         });
@@ -116,7 +117,7 @@ impl StoreHandle {
 
     /// Resolves when none is on its way back any more. Those that wait for their next try are tried now.
     pub(crate) async fn until_given_back(&self) {
-        let mut pause = Duration::from_millis(1);
+        let mut backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(20));
         {
             let mut queue = lock(&self.give_backs().queue);
             if queue.by_due.is_empty() {
@@ -131,9 +132,8 @@ impl StoreHandle {
         }
         self.give_backs().changed.notify_one();
         while self.given_back() > 0 {
-            tokio::time::sleep(pause).await;
+            backoff.wait().await;
             self.see_to_a_task(&mut lock(&self.give_backs().queue));
-            pause = Duration::from_millis(20).min(pause * 2);
         }
     }
 
@@ -189,8 +189,9 @@ async fn give_all_back(store: StoreHandle) {
             for ((place, unwanted), tried) in due.into_iter().zip(tried) {
                 gone.extend(queue.by_due.remove(&place));
                 if tried != Tried::HasEnded {
-                    let (pause, is_kept_out) = (unwanted.pause, unwanted.is_kept_out || tried == Tried::IsKeptOut);
-                    let later = Unwanted { pause: LONGEST_PAUSE.min(pause * 2), is_kept_out, ..unwanted };
+                    let is_kept_out = unwanted.is_kept_out || tried == Tried::IsKeptOut;
+                    let mut later = Unwanted { is_kept_out, ..unwanted };
+                    let pause = later.backoff.advance();
                     queue.insert(Instant::now() + pause, later);
                 }
             }

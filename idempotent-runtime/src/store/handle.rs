@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use crate::backoff::Backoff;
 use crate::deadline::Deadline;
 use crate::key::RecordKey;
 use crate::observe::StoreMeter;
@@ -21,7 +22,6 @@ use crate::store::line::{Call, Line, Withdrawn};
 #[cfg(feature = "near-cache")]
 use crate::store::record_cache::RecordCache;
 use crate::store::unwanted_claims::GiveBacks;
-use crate::sync::tokio;
 use crate::sync::tokio::time::Instant;
 use crate::transaction::transactions::Transactions;
 
@@ -213,16 +213,15 @@ impl StoreHandle {
         F: Future<Output = Result<T, StoreError>>,
     {
         let deadline = Deadline::after(self.limit());
-        let mut pause = Duration::from_millis(10);
+        let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(200));
         let mut is_first = true;
         loop {
             match call().await {
                 Err(error)
                     if !matches!(error, StoreError::Damaged(_))
-                        && (deadline.outlasts(pause) || std::mem::take(&mut is_first)) =>
+                        && (deadline.outlasts(backoff.peek()) || std::mem::take(&mut is_first)) =>
                 {
-                    tokio::time::sleep(pause).await;
-                    pause = Duration::from_millis(200).min(pause * 2);
+                    backoff.wait().await;
                 }
                 answer => return answer,
             }

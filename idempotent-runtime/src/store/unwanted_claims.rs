@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
+use crate::backoff::Backoff;
 use crate::deadline::Deadline;
 use crate::key::RecordKey;
 use crate::store::claim::{Held, Token};
@@ -44,7 +45,7 @@ pub(super) struct Unwanted {
     pub(super) arrives_until: Deadline,
     /// Tried so long where the store fails.
     pub(super) tried_until: Deadline,
-    pub(super) pause: Duration,
+    pub(super) backoff: Backoff,
     /// A release has found nothing, so that the claim cannot arrive any more unless another one has come and gone meanwhile.
     pub(super) is_kept_out: bool,
     /// A renewal that is on its way comes first.

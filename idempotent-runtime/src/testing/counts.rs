@@ -1,10 +1,11 @@
 //! What a registry has let happen, by scope.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use crate::observe::event::Event;
 use crate::rejection::problem::CODES;
+use crate::sync::{Mutex, lock};
 
 /// A clone counts on in the same place.
 #[derive(Clone, Debug, Default)]
@@ -16,11 +17,11 @@ impl Counts {
             !matches!(event, Event::Rejected(code) if !CODES.contains(&code)),
             "{event:?} is missing in CODES"
         );
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry((scope.to_owned(), event)).or_default() += 1;
+        *lock(&self.0).entry((scope.to_owned(), event)).or_default() += 1;
     }
 
     pub(crate) fn of(&self, scope: &str, event: Event) -> usize {
-        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = lock(&self.0);
         counts.get(&(scope.to_owned(), event)).copied().unwrap_or_default()
     }
 }

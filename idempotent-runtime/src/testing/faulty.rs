@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::pending;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -14,6 +14,7 @@ use crate::store::contract::Store;
 use crate::store::entry::{Cursor, Entry, Page, UnknownOutcomes};
 use crate::store::error::StoreError;
 use crate::store::memory::store::MemoryStore;
+use crate::sync::{Mutex, lock};
 use crate::testing::seeded::{SeededClaim, Seeds};
 use crate::transaction::transactions::Transactions;
 use crate::transaction::transactions::{Moment, TransactionFaults};
@@ -67,7 +68,7 @@ struct Faults {
 
 impl TransactionFaults for Mutex<Faults> {
     fn before(&self, moment: Moment) -> Option<StoreError> {
-        let fails = self.lock().unwrap_or_else(PoisonError::into_inner).transactions == Some(moment);
+        let fails = lock(self).transactions == Some(moment);
         fails.then(|| StoreError::unavailable("the line of the transaction is cut"))
     }
 }
@@ -250,7 +251,7 @@ impl<S: Store> FaultyStore<S> {
     }
 
     fn with<T>(&self, ask: impl FnOnce(&mut Faults) -> T) -> T {
-        ask(&mut self.faults.lock().unwrap_or_else(PoisonError::into_inner))
+        ask(&mut lock(&self.faults))
     }
 }
 

@@ -1,18 +1,20 @@
 //! Where the transaction lies while the handler does not use it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sqlx::Database;
 use tokio::time::Instant;
 
+use crate::backoff::Backoff;
 use crate::key::RecordKey;
 use crate::observe::op::Op;
 use crate::policy::values::Isolation;
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::error::StoreError;
 use crate::store::handle::StoreHandle;
+use crate::sync::{Mutex, lock};
 use crate::transaction::contract::HandlerTransaction;
 use crate::transaction::error::{Aborted, Conflict, Ended, ReadOnly, TransactionError};
 use crate::transaction::faults::Faults;
@@ -66,11 +68,11 @@ impl<DB: Database> Default for Slot<DB> {
 
 impl<DB: Database> Slot<DB> {
     pub(super) fn put(&self, open: Open<DB>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(open);
+        *lock(&self.0) = Some(open);
     }
 
     fn take(&self) -> Option<Open<DB>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        lock(&self.0).take()
     }
 
     pub(super) fn take_begun(&self) -> Open<DB> {
@@ -244,14 +246,13 @@ async fn look_up<DB: Database>(
 ) -> Result<(), TransactionError> {
     let limit = recording.request.lease;
     let begun = Instant::now();
-    let mut pause = Duration::from_millis(50);
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
     loop {
         match store.bounded_begin(Op::LookUp, transactions.is_recorded(&recording.key, recording.request.token)).await {
             Ok(true) => return Ok(()),
             Ok(false) => return Err(TransactionError::RolledBack(error)),
-            Err(_) if begun.elapsed() + pause > limit => return Err(TransactionError::Unknown(limit)),
-            Err(_) => tokio::time::sleep(pause).await,
+            Err(_) if begun.elapsed() + backoff.peek() > limit => return Err(TransactionError::Unknown(limit)),
+            Err(_) => backoff.wait().await,
         }
-        pause = Duration::from_secs(1).min(pause * 2);
     }
 }

@@ -1,7 +1,6 @@
 //! What is counted for one scope.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, counter, gauge};
@@ -13,6 +12,7 @@ use crate::sync::tokio;
 use crate::sync::tokio::runtime::Handle;
 use crate::sync::tokio::task::JoinHandle;
 use crate::sync::tokio::time::Instant;
+use crate::sync::{Mutex, MutexGuard, lock};
 
 /// How old the age of the oldest handler may be.
 const RESOLUTION: Duration = Duration::from_secs(5);
@@ -142,7 +142,7 @@ impl Scope {
 
     /// No code of ours panics while it holds this lock; a recorder might.
     fn lock(&self) -> MutexGuard<'_, Running> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.running)
     }
 }
 

@@ -1,58 +1,35 @@
 //! One connection that listens for the ends of claims in all processes, on behalf of all waiters.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgListener, PgPool, PgPoolOptions};
-use tokio::sync::Notify;
-use tokio::sync::futures::Notified;
-use tokio::task::JoinHandle;
+
+use crate::background_task::BackgroundTask;
+use crate::backoff::Backoff;
+use crate::keyed_notify::KeyedNotify;
 
 pub(super) struct Listener {
     channel: String,
-    bells: Arc<Bells>,
-    task: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// Keys that share a bell wake each other for nothing, which costs one more look.
-struct Bells([Notify; 256]);
-
-impl Bells {
-    fn of(&self, digest: &[u8; 32]) -> &Notify {
-        &self.0[usize::from(digest[0])]
-    }
-
-    fn ring_all(&self) {
-        self.0.iter().for_each(Notify::notify_waiters);
-    }
+    ended: Arc<KeyedNotify>,
+    task: BackgroundTask,
 }
 
 impl Listener {
     pub(super) fn new(channel: String) -> Self {
-        Self { channel, bells: Arc::new(Bells(std::array::from_fn(|_| Notify::new()))), task: Mutex::default() }
+        Self { channel, ended: Arc::default(), task: BackgroundTask::default() }
     }
 
     pub(super) fn channel(&self) -> &str {
         &self.channel
     }
 
-    /// Rings when the claim of this digest may have ended; listens from now on.
-    pub(super) fn bell(&self, pool: &PgPool, digest: &[u8; 32]) -> Notified<'_> {
-        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
-        // The task dies with the runtime that it was spawned on, which need not be the last one of the process. If no thread
-        // drives that runtime, no bell rings, and waiters look by themselves every 250 ms.
-        if task.as_ref().is_none_or(JoinHandle::is_finished) {
-            *task = Some(tokio::spawn(listen(own_pool(pool), self.channel.clone(), Arc::clone(&self.bells))));
-        }
-        self.bells.of(digest).notified()
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let Some(task) = self.task.get_mut().unwrap_or_else(PoisonError::into_inner) {
-            task.abort();
-        }
+    /// Resolves when the claim of this digest may have ended since the first poll.
+    ///
+    /// If no thread drives the runtime of the connection, it never does, and waiters look by themselves every 250 ms.
+    pub(super) async fn ended(&self, pool: &PgPool, digest: &[u8; 32]) {
+        self.task.ensure(|| listen(own_pool(pool), self.channel.clone(), Arc::clone(&self.ended)));
+        self.ended.notified(digest).await;
     }
 }
 
@@ -61,30 +38,29 @@ fn own_pool(pool: &PgPool) -> PgPool {
     PgPoolOptions::new().max_connections(1).connect_lazy_with((*pool.connect_options()).clone())
 }
 
-async fn listen(pool: PgPool, channel: String, bells: Arc<Bells>) {
-    let mut pause = Duration::from_millis(100);
+async fn listen(pool: PgPool, channel: String, ended: Arc<KeyedNotify>) {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
         if let Ok(mut listener) = PgListener::connect_with(&pool).await
             && listener.listen(&channel).await.is_ok()
         {
-            pause = Duration::from_millis(100);
-            // Whatever ended while nobody listened.
-            bells.ring_all();
+            backoff.reset();
+            // Claims may have ended before the connection listened.
+            ended.notify_all();
             loop {
                 match listener.try_recv().await {
                     Ok(Some(notification)) => match digest_of(notification.payload()) {
-                        Some(digest) => bells.of(&digest).notify_waiters(),
-                        None => bells.ring_all(),
+                        Some(digest) => ended.notify(&digest),
+                        None => ended.notify_all(),
                     },
                     // The connection was lost, and with it what came meanwhile.
-                    Ok(None) => bells.ring_all(),
+                    Ok(None) => ended.notify_all(),
                     Err(_) => break,
                 }
             }
         }
         // Waiters look by themselves meanwhile.
-        tokio::time::sleep(pause).await;
-        pause = Duration::from_secs(5).min(pause * 2);
+        backoff.wait().await;
     }
 }
 

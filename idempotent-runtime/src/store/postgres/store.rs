@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::poll;
 use sqlx::postgres::{PgPool, PgPoolOptions, PgRow};
 use sqlx::{Postgres, Row as _};
 
@@ -398,13 +400,16 @@ impl Store for PostgresStore {
 
     async fn changed(&self, key: &RecordKey) {
         let digest = digest(key);
-        let bell = self.0.listener.bell(self.0.pools.own(), &digest);
-        // The first poll, which comes before the waiter's look, only arms the bell: a connection that it took would be
-        // held, and never given back, while the look waits for one.
+        let mut ended = pin!(self.0.listener.ended(self.0.pools.own(), &digest));
+        // The first poll, which comes before the waiter's look, only subscribes: a connection that it took would be held, and
+        // never given back, while the look waits for one.
+        if poll!(ended.as_mut()).is_ready() {
+            return;
+        }
         tokio::task::yield_now().await;
         // The holder only notifies where it is told that somebody waits; it is told again at each look.
         let _ = self.0.statements.await_end.query().bind(digest).execute(self.0.pools.own()).await;
-        bell.await;
+        ended.await;
     }
 
     fn transactions(&self) -> Option<Transactions> {

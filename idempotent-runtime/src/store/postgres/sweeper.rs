@@ -1,17 +1,16 @@
 //! Deletes expired rows, in one process at a time.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
-
+use crate::background_task::BackgroundTask;
 use crate::store::postgres::pools::Pools;
 use crate::store::postgres::statements::Statement;
 
 pub(super) struct Sweeper {
     sweep: Sweep,
     interval: Duration,
-    task: Mutex<Option<JoinHandle<()>>>,
+    task: BackgroundTask,
 }
 
 #[derive(Clone)]
@@ -30,7 +29,7 @@ impl Sweep {
 
 impl Sweeper {
     pub(super) fn new(pools: Arc<Pools>, statement: Statement, lock: i64, interval: Duration) -> Self {
-        Self { sweep: Sweep { pools, statement, lock }, interval, task: Mutex::default() }
+        Self { sweep: Sweep { pools, statement, lock }, interval, task: BackgroundTask::default() }
     }
 
     /// One batch; 0 when nothing is left, or another process is at it.
@@ -38,22 +37,12 @@ impl Sweeper {
         self.sweep.once().await
     }
 
-    /// Sees to it that somebody sweeps.
+    /// Starts to sweep, if this process does not yet.
+    ///
+    /// If no thread drives the runtime of the task, another process sweeps, or expired rows wait: claims judge expiry by
+    /// themselves.
     pub(super) fn start(&self) {
-        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
-        // The task dies with the runtime that it was spawned on, which need not be the last one of the process. If no thread
-        // drives that runtime, another process sweeps, or expired rows wait: claims judge expiry by themselves.
-        if task.as_ref().is_none_or(JoinHandle::is_finished) {
-            *task = Some(tokio::spawn(sweep_for_ever(self.sweep.clone(), self.interval)));
-        }
-    }
-}
-
-impl Drop for Sweeper {
-    fn drop(&mut self) {
-        if let Some(task) = self.task.get_mut().unwrap_or_else(PoisonError::into_inner) {
-            task.abort();
-        }
+        self.task.ensure(|| sweep_for_ever(self.sweep.clone(), self.interval));
     }
 }
 

@@ -279,7 +279,7 @@ impl Store for RedisStore {
 
     async fn changed(&self, key: &RecordKey) {
         match &self.0.listener {
-            Some(listener) => listener.bell(&self.name(key)).await,
+            Some(listener) => listener.ended(&self.name(key)).await,
             None => std::future::pending().await,
         }
     }

@@ -1,13 +1,12 @@
 //! The connections that only read.
 
-use std::sync::{Mutex, PoisonError};
-
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::store::error::StoreError;
 use crate::store::sqlite::failure::store_error;
+use crate::sync::{Mutex, lock};
 
 /// Each has a thread of its own in sqlx, so there are few.
 const READERS: usize = 4;
@@ -26,7 +25,7 @@ impl Readers {
 
     pub(super) async fn acquire(&self) -> Result<Reader<'_>, StoreError> {
         let permit = self.permits.acquire().await.map_err(StoreError::unavailable)?;
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let idle = lock(&self.idle).pop();
         let connection = match idle {
             Some(connection) => connection,
             None => self.options.connect().await.map_err(store_error)?,
@@ -35,7 +34,7 @@ impl Readers {
     }
 
     pub(super) async fn close(&self) {
-        let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
+        let idle = std::mem::take(&mut *lock(&self.idle));
         for connection in idle {
             if let Err(error) = connection.close().await {
                 tracing::warn!(%error, "a reader of the SQLite store did not close cleanly");
@@ -58,6 +57,6 @@ impl Reader<'_> {
     }
 
     pub(super) fn give_back(self) {
-        self.readers.idle.lock().unwrap_or_else(PoisonError::into_inner).push(self.connection);
+        lock(&self.readers.idle).push(self.connection);
     }
 }

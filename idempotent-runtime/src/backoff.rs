@@ -1,0 +1,41 @@
+//! How long to wait before the next try.
+
+use std::time::Duration;
+
+use crate::sync::tokio;
+
+/// Twice as long each time, up to a limit.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Backoff {
+    first: Duration,
+    next: Duration,
+    longest: Duration,
+}
+
+impl Backoff {
+    pub(crate) const fn new(first: Duration, longest: Duration) -> Self {
+        Self { first, next: first, longest }
+    }
+
+    /// What [`advance`](Self::advance) would return.
+    pub(crate) fn peek(&self) -> Duration {
+        self.next
+    }
+
+    /// The pause before the next try; the one after it is longer.
+    pub(crate) fn advance(&mut self) -> Duration {
+        let pause = self.next;
+        self.next = self.longest.min(pause * 2);
+        pause
+    }
+
+    pub(crate) async fn wait(&mut self) {
+        tokio::time::sleep(self.advance()).await;
+    }
+
+    /// After a success.
+    #[cfg_attr(not(any(feature = "postgres", feature = "redis")), expect(dead_code, reason = "of listeners"))]
+    pub(crate) fn reset(&mut self) {
+        self.next = self.first;
+    }
+}
