@@ -107,7 +107,7 @@ use crate::registry::Registry;
 /// What the default store is called where a name is needed.
 const DEFAULT_STORE: &str = "default";
 
-/// The inspector of this registry, which only shows: to be nested behind your own authentication, see [the module](self).
+/// The read-only inspector of this registry. Nest it behind your own authentication: see [the module](self).
 pub fn router(registry: impl Borrow<Registry>) -> Router {
     Inspector::new(registry).router()
 }
@@ -133,20 +133,20 @@ pub struct Inspector {
 }
 
 impl Inspector {
-    /// An inspector of this registry, which only shows.
+    /// A read-only inspector of this registry.
     pub fn new(registry: impl Borrow<Registry>) -> Self {
         Self { registry: registry.borrow().clone(), allows_purge: false }
     }
 
     /// Lets operators purge single keys.
     ///
-    /// **What is purged is forgotten: a retry runs the handler again.**
+    /// **After a purge, a retry runs the handler again.**
     pub fn allow_purge(mut self) -> Self {
         self.allows_purge = true;
         self
     }
 
-    /// The router, to be nested behind your own authentication.
+    /// The router. Nest it behind your own authentication.
     pub fn router(self) -> Router {
         Router::new()
             .route("/", get(page::show).post(page::act))

@@ -11,8 +11,8 @@ use crate::policy::{
 };
 use crate::record::headers::NEVER_KEPT;
 
-/// Collects the options of a [`Policy`] for an [`IdempotencyLayer`](crate::IdempotencyLayer): those of the attribute, but
-/// for the ones that need a handler's arguments.
+/// Collects the options of a [`Policy`] for an [`IdempotencyLayer`](crate::IdempotencyLayer): those of the attribute, except
+/// the ones that need a handler's arguments.
 ///
 /// # Examples
 ///
@@ -39,10 +39,10 @@ pub struct PolicyBuilder {
 }
 
 impl Policy {
-    /// A policy with this namespace for its keys, and options to follow; the defaults are the attribute's.
+    /// A policy with this scope, and options to follow. The defaults are those of the attribute.
     ///
-    /// What one policy has recorded is replayed by any other one, of a handler or a layer, with the same scope. Nothing
-    /// compares the scopes of layers: `install` knows the handlers of the program, and a layer may be made at any time.
+    /// Policies of handlers and layers with the same scope replay each other's records. `install` compares only the scopes of
+    /// handlers, because a layer can be created at any time.
     #[track_caller]
     pub fn builder(scope: impl Into<String>) -> PolicyBuilder {
         let scope = scope.into();
@@ -79,13 +79,13 @@ impl PolicyBuilder {
         self
     }
 
-    /// Every response is recorded, whatever its status.
+    /// Records every response, whatever its status.
     pub fn cache_all(mut self) -> Self {
         self.policy.cache = Cache::All;
         self
     }
 
-    /// Responses are recorded for which this answers true.
+    /// Records the responses for which this function returns true.
     pub fn cache_if(mut self, predicate: fn(&response::Parts) -> bool) -> Self {
         self.policy.cache = Cache::Predicate;
         self.policy.predicate = Some(predicate);
@@ -106,7 +106,7 @@ impl PolicyBuilder {
         self
     }
 
-    /// What becomes of a malformed key; [`InvalidKeyPolicy::Reject`] by default.
+    /// How a malformed key is treated; [`InvalidKeyPolicy::Reject`] by default.
     pub fn invalid_key(mut self, policy: InvalidKeyPolicy) -> Self {
         self.policy.invalid_key = policy;
         self
@@ -123,28 +123,28 @@ impl PolicyBuilder {
         self
     }
 
-    /// Requests of any method are guarded.
+    /// Guards requests with any method.
     pub fn any_method(mut self) -> Self {
         self.policy.methods = Methods::Any;
         self
     }
 
-    /// A body that is JSON is compared in its canonical form, so that the order of members and spaces do not matter; as
-    /// `fingerprint = json` of the attribute.
+    /// Compares a JSON body in its canonical form, so spaces and the order of members do not matter, like `fingerprint =
+    /// json` of the attribute.
     pub fn json_fingerprint(mut self) -> Self {
         self.policy.fingerprint = FingerprintSource::Json;
         self
     }
 
-    /// A reused key need not bring the same method, path, query and body; the body then reaches the service as it comes,
-    /// whatever its length.
+    /// A retry need not repeat method, path, query and body. The body then reaches the service as it arrives, whatever its
+    /// length.
     pub fn without_fingerprint(mut self) -> Self {
         self.policy.fingerprint = FingerprintSource::None;
         self
     }
 
-    /// How a duplicate of a running request is answered; [`InFlight::Reject`] by default. `InFlight::Wait(Duration::MAX)` waits
-    /// without a limit.
+    /// How a duplicate of a running request is answered; [`InFlight::Reject`] by default. `InFlight::Wait(Duration::MAX)`
+    /// waits without a limit.
     pub fn in_flight(mut self, in_flight: InFlight) -> Self {
         if matches!(in_flight, InFlight::Wait(limit) if limit.is_zero()) {
             self.wrong.push(
@@ -167,7 +167,7 @@ impl PolicyBuilder {
         self
     }
 
-    /// What the next request may do when the process died that ran the first; [`AfterCrash::Rerun`] by default.
+    /// What the next request can do if the process died in the handler; [`AfterCrash::Rerun`] by default.
     pub fn after_crash(mut self, after_crash: AfterCrash) -> Self {
         self.policy.after_crash = after_crash;
         self
@@ -179,7 +179,7 @@ impl PolicyBuilder {
         self
     }
 
-    /// What a retry gets whose first response was too large to record; [`Oversize::Reject`] by default.
+    /// What a retry gets if the first response was too large to record; [`Oversize::Reject`] by default.
     pub fn oversize(mut self, oversize: Oversize) -> Self {
         self.policy.oversize = oversize;
         self
@@ -197,13 +197,13 @@ impl PolicyBuilder {
         self
     }
 
-    /// Headers that are not recorded although the default would.
+    /// Headers that are not recorded although the default records them.
     pub fn drop_headers(mut self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         self.policy.drop_headers = self.header_names("drop_headers", names).leak();
         self
     }
 
-    /// The registry's store of this name, in place of its default store.
+    /// The store with this name in the registry, instead of the default store.
     pub fn store(mut self, store: impl Into<String>) -> Self {
         let store = store.into();
         self.wrong.extend(name("store", &store));
@@ -211,17 +211,17 @@ impl PolicyBuilder {
         self
     }
 
-    /// What becomes of a request whose store cannot be asked; [`OnStoreError::Reject`] by default.
+    /// What happens to a request if the store cannot be asked; [`OnStoreError::Reject`] by default.
     pub fn on_store_error(mut self, policy: OnStoreError) -> Self {
         self.policy.on_store_error = policy;
         self
     }
 
-    /// The policy. What its names take is never given back, as if they stood in the program: build it once, at start-up.
+    /// The policy. The memory of its names is never freed, so build it once, at start-up.
     ///
     /// # Errors
     ///
-    /// [`InvalidPolicy`] names everything that is wrong, and what would be right.
+    /// [`InvalidPolicy`] lists all mistakes, each with a correct value.
     pub fn build(mut self) -> Result<Policy, InvalidPolicy> {
         let ttl = self.policy.ttl;
         match self.lease {
@@ -274,12 +274,12 @@ fn name(option: &str, name: &str) -> Option<String> {
     Some(format!("`{option}` {wrong}"))
 }
 
-/// What is wrong with a policy: every mistake at once.
+/// What is wrong with a policy: all mistakes at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidPolicy(Vec<String>);
 
 impl InvalidPolicy {
-    /// The mistakes, each with what would be right.
+    /// The mistakes, each with a correct value.
     pub fn mistakes(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)
     }

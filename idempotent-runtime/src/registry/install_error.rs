@@ -6,7 +6,7 @@ use crate::policy::Policy;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InstallError {
-    /// One is installed already.
+    /// A registry is already installed.
     #[error(
         "a registry is already installed; install once at start-up, and use `router.layer(registry.layer())` for others"
     )]

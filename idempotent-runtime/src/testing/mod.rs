@@ -112,7 +112,8 @@ pub use crate::testing::seeded::SeededClaim;
 #[doc(inline)]
 pub use crate::transaction::transactions::Moment;
 
-/// What a handler is given that runs under this key, for a test that calls it: its steps run and record nothing.
+/// The `Idempotency` of a handler that runs under this key, for a test that calls the handler. Its steps run and record
+/// nothing.
 ///
 /// The scope of its downstream keys is `test`.
 ///
