@@ -279,7 +279,7 @@ impl Rejection {
                 "This request ran nothing, and a retry will not either until the server is fixed.".to_owned()
             }
             Self::StepFailed => {
-                "This request may have taken effect in part, and a retry will not get further until the server is mended."
+                "This request may have taken effect in part, and a retry will not get further until the server is fixed."
                     .to_owned()
             }
         }
