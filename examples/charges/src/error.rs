@@ -18,7 +18,7 @@ pub(crate) struct ErrorBody {
 /// What is wrong.
 #[derive(Debug)]
 pub enum ApiError {
-    /// Nobody says who asks.
+    /// The request is not authenticated.
     Unauthenticated,
     /// It is not over 0.
     InvalidAmount,

@@ -173,7 +173,7 @@ pub(crate) fn settling_given_up(policy: &Policy, store: &str, what: &'static str
         scope = policy.scope,
         handler = %policy,
         store,
-        "the handler ran, but its {what} could not be written: its ttl has expired"
+        "the handler ran, but its {what} failed until the ttl expired"
     );
 }
 
