@@ -16,7 +16,7 @@ use crate::record::Record;
 pub struct ClaimRequest {
     /// Chosen by the claimant, so that a repeated call recognises its own claim.
     pub token: Token,
-    /// What the request asks for.
+    /// The fingerprint of the request.
     pub fingerprint: Fingerprint,
     /// How long the claim is exclusive unless it is renewed.
     pub lease: Duration,
@@ -52,17 +52,17 @@ pub struct Renewal {
 pub enum Claim {
     /// The caller has the claim.
     Acquired {
-        /// 1 for the first one, one more for each claim whose lease ran out before.
+        /// 1 for the first claim; one more for each earlier claim whose lease expired.
         attempt: u32,
     },
     /// Another claim exists, and its lease has not expired.
     InFlight {
-        /// What that request asks for.
+        /// The fingerprint of that request.
         fingerprint: Fingerprint,
     },
     /// Another claim exists. Its lease has expired, and this request may not take it over.
     Lapsed {
-        /// What that request asked for.
+        /// The fingerprint of that request.
         fingerprint: Fingerprint,
     },
     /// The key has a record.
@@ -71,11 +71,11 @@ pub enum Claim {
 
 /// Whether the token held the claim when it was used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "a lost claim means that somebody else may be running"]
+#[must_use = "a lost claim means that another handler may run"]
 pub enum Held {
-    /// It did, and the call took effect.
+    /// It held the claim, and the call took effect.
     Yes,
-    /// It did not, and nothing changed.
+    /// It did not hold the claim, and nothing changed.
     No,
 }
 

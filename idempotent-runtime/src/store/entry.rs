@@ -43,18 +43,18 @@ pub enum EntryState {
     Claimed {
         /// How many times the key was claimed.
         attempt: u32,
-        /// What is left of the lease; `None` when it ran out.
+        /// The rest of the lease; `None` if it has expired.
         lease: Option<Duration>,
-        /// Whose it is, which tells since when ([`Token::created_at`]).
+        /// The token of the claim, which contains the time of the claim ([`Token::created_at`]).
         token: Token,
     },
     /// A handler has answered.
     Completed {
-        /// With this status.
+        /// The status of the response.
         status: StatusCode,
-        /// The length of the recorded body in bytes; `None` when it was not recorded.
+        /// The length of the recorded body in bytes; `None` if it was not recorded.
         body_bytes: Option<u64>,
-        /// When.
+        /// When it was recorded.
         recorded_at: SystemTime,
     },
 }

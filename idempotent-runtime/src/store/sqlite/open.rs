@@ -252,7 +252,7 @@ pub enum SqliteOpenError {
         /// The newest that this version of the library knows.
         supported: i64,
     },
-    /// It is no database, or a damaged one.
+    /// The file is not a database, or is damaged.
     #[error(
         "`{path}` is no SQLite database, or a damaged one: restore it from a backup; moving it away starts a store \
          that has forgotten every recorded response"
@@ -263,7 +263,7 @@ pub enum SqliteOpenError {
         /// What SQLite says.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// This process may not write it.
+    /// This process may not write the file.
     #[error(
         "`{path}` cannot be written: let this process write to the file and to its folder, where SQLite keeps its log \
          beside it"
@@ -301,7 +301,7 @@ pub enum SqliteOpenError {
     Locked {
         /// The file.
         path: PathBuf,
-        /// How long it was waited for.
+        /// How long the store waited.
         waited: Duration,
         /// What SQLite says.
         source: Box<dyn Error + Send + Sync>,
