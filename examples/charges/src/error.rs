@@ -18,7 +18,7 @@ pub(crate) struct ErrorBody {
 /// What is wrong.
 #[derive(Debug)]
 pub enum ApiError {
-    /// The request is not authenticated.
+    /// Nobody says who asks.
     Unauthenticated,
     /// It is not over 0.
     InvalidAmount,

@@ -52,7 +52,7 @@ impl IntoResponses for BodyErrors {
         let (text, json) = ("text/plain", "application/json");
         BTreeMap::from([
             rejection(StatusCode::BAD_REQUEST, "The body is no JSON", &[text]),
-            rejection(StatusCode::UNAUTHORIZED, "Not authenticated", &[json]),
+            rejection(StatusCode::UNAUTHORIZED, "Nobody asks", &[json]),
             rejection(StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is said to be no JSON", &[text]),
             rejection(StatusCode::UNPROCESSABLE_ENTITY, "The body is not what it must be", &[text, json]),
         ])

@@ -71,7 +71,7 @@ pub fn router(app: App, transactions: Transactions) -> Router {
     responses(
         (status = 200, body = Entry, description = "The charge, and what is left of it"),
         (status = 400, body = String, content_type = "text/plain", description = "The id is no number"),
-        (status = 401, body = ErrorBody, description = "Not authenticated"),
+        (status = 401, body = ErrorBody, description = "Nobody asks"),
         (status = 404, body = ErrorBody, description = "The charge is not there, or another user's"),
     ),
 )]
