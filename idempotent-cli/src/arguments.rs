@@ -16,22 +16,22 @@ Examples:
 
 Exit status:
   0  done
-  1  nothing stands under the key (show, purge); something is stuck (stuck --check)
+  1  the key has no entry (show, purge); something is stuck (stuck --check)
   2  the arguments are wrong
   3  the store cannot be opened, or does not answer
   4  the purge was not confirmed";
 
-/// What stands in a store of idempotent-runtime: claims of running handlers, and recorded responses. Never a body, and
-/// keys only with --reveal.
+/// Show and purge the entries of a store of idempotent-runtime: claims of running handlers, and recorded responses. A body is
+/// never shown. Keys are shown only with --reveal.
 #[derive(Parser)]
 #[command(name = "idempotent", version, after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) store: StoreOptions,
-    /// Print JSON, in the shapes of the inspector.
+    /// Print JSON, in the format of the inspector.
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Print keys whole.
+    /// Print complete keys.
     #[arg(long, global = true)]
     pub(crate) reveal: bool,
     #[command(subcommand)]
@@ -43,10 +43,10 @@ pub(crate) struct StoreOptions {
     /// Where the store is: `sqlite://PATH`, `redis://HOST:PORT` or `postgres://USER@HOST/DATABASE`.
     #[arg(long = "store", value_name = "URL", env = "IDEMPOTENT_STORE", hide_env_values = true, global = true)]
     pub(crate) address: Option<Address>,
-    /// The server is part of a Redis Cluster, of which all is read.
+    /// The server is part of a Redis Cluster: read the whole Cluster.
     #[arg(long, global = true)]
     pub(crate) cluster: bool,
-    /// What the names of the keys in Redis begin with [default: idempotency:].
+    /// The prefix of the keys in Redis [default: idempotency:].
     #[arg(long, global = true)]
     pub(crate) prefix: Option<String>,
     /// The schema of the tables in PostgreSQL [default: idempotency].
@@ -56,7 +56,7 @@ pub(crate) struct StoreOptions {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Count all entries by state, and list them: claims the oldest first, records the newest.
+    /// Count all entries by state, and list them: the oldest claims first, the newest records first.
     List {
         #[command(flatten)]
         filter: Filter,
@@ -64,7 +64,7 @@ pub(crate) enum Command {
         #[arg(long)]
         state: Option<State>,
     },
-    /// List what a person should look at: claims past their lease, and what cannot be read.
+    /// List what a person should look at: claims with an expired lease, and damaged entries.
     ///
     /// `outcome_unknown` is the claim of a handler with `after_crash = "reject"`: it never expires, and every retry is rejected
     /// until it is purged. `past_lease` is any other claim: the next retry runs the handler again.
@@ -75,16 +75,16 @@ pub(crate) enum Command {
         #[arg(long)]
         check: bool,
     },
-    /// Show what stands under one key.
+    /// Show the entry of one key.
     Show {
         #[command(flatten)]
         target: Target,
     },
-    /// Forget what stands under one key: a retry runs its handler again.
+    /// Delete the entry of one key: a retry runs its handler again.
     Purge {
         #[command(flatten)]
         target: Target,
-        /// Do not ask. Where there is no terminal to ask on, nothing is purged without it.
+        /// Do not ask for a confirmation. Without a terminal, nothing is purged unless this is given.
         #[arg(long)]
         yes: bool,
     },
@@ -109,13 +109,13 @@ pub(crate) struct Target {
     /// The scope of its handler.
     #[arg(long, requires = "key")]
     scope: Option<String>,
-    /// Its caller, where the handler names one.
+    /// Its caller, if the handler names one.
     #[arg(long, requires = "key")]
     caller: Option<String>,
-    /// The registry is one with `digest_keys`: caller and key are digested before they are looked for.
+    /// The registry uses `digest_keys`: digest caller and key before the search.
     #[arg(long, requires = "key")]
     digested: bool,
-    /// In place of a key: the id that a listing shows, which is searched for.
+    /// The id that a listing shows, instead of a key. The store is searched for it.
     #[arg(long)]
     id: Option<String>,
 }

@@ -47,7 +47,7 @@ pub(crate) enum Failure {
     Store { address: String, source: StoreError },
 
     #[error(
-        "nothing stands under this scope, caller and key: it was never used, was given back, has expired, or was purged"
+        "no entry has this scope, caller and key: the key was never used, was released, has expired, or was purged"
     )]
     NothingThere,
     #[error("no entry of this store has the id {0}")]
@@ -56,7 +56,7 @@ pub(crate) enum Failure {
     NotAsked,
     #[error("nothing was purged: only the answer `yes` confirms")]
     NotConfirmed,
-    #[error("nothing was purged: what stands there has changed meanwhile; look at it again")]
+    #[error("nothing was purged: the entry has changed meanwhile; look at it again")]
     Changed,
 }
 

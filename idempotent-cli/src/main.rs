@@ -1,4 +1,4 @@
-//! `idempotent`: what stands in a store of idempotent-runtime, from a terminal.
+//! `idempotent`: shows and purges the entries of a store of idempotent-runtime, from a terminal.
 
 mod address;
 mod arguments;

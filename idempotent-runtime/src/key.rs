@@ -13,8 +13,8 @@ use smallvec::SmallVec;
 
 /// A well-formed key: 1 to 255 characters of ASCII, not blank.
 ///
-/// The header's value is a Structured Field String (RFC 9651, section 3.3.3), as the `Idempotency-Key` draft says, or the
-/// same characters bare, as most clients send it. Both spellings name the same key.
+/// The header's value is a Structured Field String (RFC 9651, section 3.3.3), as in the `Idempotency-Key` draft, or the same
+/// characters bare, as most clients send them. Both spellings are the same key.
 ///
 /// # Examples
 ///
@@ -68,11 +68,11 @@ impl IdempotencyKey {
         Self::new(text)
     }
 
-    /// Takes a key that came from elsewhere than a header, as `key = expr` does.
+    /// Reads a key that does not come from a header, such as that of `key = expr`.
     ///
     /// # Errors
     ///
-    /// [`InvalidKey`] when it is empty, blank, over 255 characters or holds anything but printable ASCII.
+    /// [`InvalidKey`] if it is empty, blank, over 255 characters, or contains anything but printable ASCII.
     pub fn new(text: &str) -> Result<Self, InvalidKey> {
         if text.is_empty() {
             return Err(InvalidKey::Empty);
@@ -116,33 +116,33 @@ fn is_syntax(byte: u8) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidKey {
-    /// There are no characters in it.
+    /// The key has no characters.
     #[error("the key is empty")]
     Empty,
-    /// There are only spaces in it.
+    /// The key has only spaces.
     #[error("the key is blank")]
     Blank,
-    /// It has more than [`IdempotencyKey::MAX_LENGTH`] characters.
+    /// The key has more than [`IdempotencyKey::MAX_LENGTH`] characters.
     #[error("the key has {length} characters, at most {max} are allowed", max = IdempotencyKey::MAX_LENGTH)]
     TooLong {
         /// How many it has.
         length: usize,
     },
-    /// It holds something else than visible ASCII characters; a quoted key may also hold spaces.
+    /// The key contains characters other than visible ASCII. A quoted key may also contain spaces.
     #[error("the key may hold visible ASCII characters only")]
     NotVisibleAscii,
     /// The request has several lines of the header.
     #[error("the header stands more than once in the request")]
     SeveralHeaderLines,
-    /// It opens with a quote and is no Structured Field String, or is bare and holds a character of that syntax.
+    /// The key begins with a quote and is not a Structured Field String, or is bare and contains a character of that syntax.
     #[error("the key is neither a quoted string of RFC 9651 nor free of the characters \" , ; \\")]
     BrokenQuoting,
 }
 
-/// What a record stands under: (scope, caller, key), in one text without ambiguity.
+/// The name of a record in its store: scope, caller and key, in one unambiguous text.
 ///
-/// The text reads `scope/@caller/key`, or `scope//key` without a caller. Everything but unreserved visible ASCII is
-/// percent-encoded in each part, the slash included, so that no two different triples share a text. A clone is cheap.
+/// The text is `scope/@caller/key`, or `scope//key` without a caller. In each part, every character except unreserved visible
+/// ASCII is percent-encoded, including the slash, so two different triples never have the same text. A clone is cheap.
 ///
 /// # Examples
 ///
@@ -173,7 +173,7 @@ const fn stands_for_itself(byte: u8) -> bool {
 }
 
 impl RecordKey {
-    /// The record key of these three parts; any text will do for each of them.
+    /// The record key of these three parts. Each part can be any text.
     #[expect(clippy::missing_panics_doc, reason = "percent-encoded text is ASCII")]
     pub fn new(scope: &str, caller: Option<&str>, key: &str) -> Self {
         // All three parts are short as a rule, and then a text on the stack saves an allocation.
@@ -189,11 +189,11 @@ impl RecordKey {
         Self(str::from_utf8(&text).expect("percent-encoded text is ASCII").into())
     }
 
-    /// Reads the text that [`RecordKey::as_str`] gave, as a store does when it lists its entries.
+    /// Reads a text of [`RecordKey::as_str`], for instance when a store lists its entries.
     ///
     /// # Errors
     ///
-    /// [`MalformedRecordKey`] when the text is no record key.
+    /// [`MalformedRecordKey`] if the text is not a record key.
     pub fn parse(text: &str) -> Result<Self, MalformedRecordKey> {
         let parsed = Self(text.into());
         let well_formed = text.split('/').count() == 3 && {
@@ -204,13 +204,13 @@ impl RecordKey {
         well_formed.then_some(parsed).ok_or(MalformedRecordKey)
     }
 
-    /// The key as a registry with [`digest_keys`](crate::RegistryBuilder::digest_keys) stores it: the scope as it is,
+    /// The key as a registry with [`digest_keys`](crate::RegistryBuilder::digest_keys) stores it: the plain scope, and
     /// SHA-256 digests of the caller in this scope and of the whole key.
     ///
-    /// The name of a step stays as it is: it is the program's word, as the scope is.
+    /// The name of a step stays plain, because it is a word of the program, like the scope.
     ///
-    /// Operators look up and purge with it what such a registry has recorded. A caller that can be guessed, such as a
-    /// number, can also be found by digesting all of them.
+    /// Operators use it to look up and purge records of such a registry. A caller that can be guessed, such as a number, can
+    /// be found by digesting all candidates.
     ///
     /// ```
     /// use idempotent_runtime::RecordKey;
@@ -230,10 +230,10 @@ impl RecordKey {
         Self::new(&decode(scope), caller.as_deref(), &hex_digest(self.as_str()))
     }
 
-    /// The key under which the step of this name is recorded, of the handler that runs under this key.
+    /// The key under which a step of this name is recorded, for a handler that runs under this key.
     ///
-    /// Scope and caller are the same, and the key is followed by a newline, which no client's key can hold, and the name:
-    /// in a listing the steps stand beside their handler's entry. Operators purge a step by it.
+    /// Scope and caller are the same. The key is followed by a newline, which no client's key can contain, and the name. So a
+    /// listing shows the steps beside the entry of their handler. Operators purge a step by this key.
     ///
     /// ```
     /// use idempotent_runtime::RecordKey;
@@ -262,11 +262,11 @@ impl RecordKey {
         Some((Self(handler.into()), decode(name).into_owned()))
     }
 
-    /// The text that stores use as their key: ASCII without spaces and control characters, `/` between the parts.
+    /// The text that stores use as their key: ASCII without spaces and control characters, with `/` between the parts.
     ///
-    /// It is as long as the caller makes it, since a caller may be any text. A store whose keys must be short, as the names of
-    /// files are, keeps this text beside the entry and looks it up by its digest: the [`key`](Self::key) of
-    /// [`digested`](Self::digested), 64 hexadecimal digits of the whole.
+    /// Its length depends on the caller, which can be any text. A store whose keys must be short, such as file names, keeps
+    /// this text beside the entry and finds it by its digest: the [`key`](Self::key) of [`digested`](Self::digested), 64
+    /// hexadecimal digits of the whole key.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -276,7 +276,7 @@ impl RecordKey {
         decode(self.parts()[0])
     }
 
-    /// The caller, where the handler names one.
+    /// The caller, if the handler names one.
     pub fn caller(&self) -> Option<Cow<'_, str>> {
         self.parts()[1].strip_prefix('@').map(decode)
     }
@@ -314,7 +314,7 @@ impl fmt::Debug for RecordKey {
     }
 }
 
-/// The text is no record key.
+/// The text is not a record key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a record key reads `scope/@caller/key` or `scope//key`, percent-encoded")]
 pub struct MalformedRecordKey;

@@ -1,7 +1,7 @@
 //! Idempotency keys for single axum handlers: the first request with a given `Idempotency-Key` runs the handler and
-//! records the response, every later one gets that response back.
+//! records the response, and every later request with that key gets the recorded response.
 //!
-//! **A client that sent a key never has its request executed twice without its handler's policy having said so.**
+//! **A client that sent a key never has its request executed twice unless the handler's policy allows it.**
 //!
 //! ```
 //! use axum::{Router, http::StatusCode, routing::post};
@@ -20,29 +20,29 @@
 //!
 //! | | |
 //! |---|---|
-//! | [`guide`] | what there is to decide: guarantee, store, keys, what to record; coming from another crate |
+//! | [`guide`] | guarantees, stores, keys, recorded statuses, tests, operation; migration from other crates |
 //! | [`macro@idempotent`] | the attribute and its arguments |
-//! | [`IdempotencyLayer`] | the same for routes that cannot be annotated, and for whole routers |
-//! | [`install`], [`Registry`] | which stores the handlers use, how rejections look, [`Registry::drain`] at shutdown |
-//! | [`store`] | the stores of this crate, and the trait for one of your own |
-//! | `Tx` | the handler's own transaction, in which its writes and its record commit together (features `sqlite`, `postgres`) |
-//! | [`Idempotency`] | what a handler may know about its key: the attempt, keys for other services |
+//! | [`IdempotencyLayer`] | the same engine for routes that cannot be annotated, and for whole routers |
+//! | [`install`], [`Registry`] | the stores of the handlers, and what applies to all handlers; [`Registry::drain`] at shutdown |
+//! | [`store`] | the stores of this crate, and the trait for a store of your own |
+//! | `Tx` | the handler's transaction: its writes and its record commit together (features `sqlite`, `postgres`) |
+//! | [`Idempotency`] | what a handler can know about its key: the attempt, keys for other services |
 //! | [`Idempotency::step`] | parts of a handler that an attempt after a crash does not repeat |
-//! | [`Rejection`], [`rejection::stripe`] | what a client gets in place of a response, as problem details or as Stripe's SDKs read it |
+//! | [`Rejection`], [`rejection::stripe`] | what a client gets in place of a response: problem details, or errors that Stripe's SDKs read |
 //! | [`policies`] | every annotated handler of the program |
 //! | `inspector` | a page and JSON for operators, behind your own authentication (feature `inspector`) |
-//! | [`openapi`] | what an OpenAPI document says of an annotated handler (features `utoipa`, `aide`) |
-//! | [`testing`] | registries that count, stores that fail on command, the rules that every store keeps (feature `testing`) |
+//! | [`openapi`] | what an OpenAPI document says about an annotated handler (features `utoipa`, `aide`) |
+//! | [`testing`] | registries that count, stores that fail on command, the conformance suite (feature `testing`) |
 //!
 //! # What happens to a request
 //!
-//! 1. axum runs the handler's extractors. One that fails answers; no key is claimed.
+//! 1. axum runs the handler's extractors. If one fails, its rejection is the response; no key is claimed.
 //! 2. Without a key the handler runs unguarded, unless the policy says `required`.
-//! 3. The key is claimed in the store. A record under it is replayed; a running request is waited for or rejected; a key
-//!    that was used for another request is rejected.
-//! 4. The handler runs. Its claim has a lease that is renewed meanwhile. When the client leaves, or a timeout layer gives
-//!    up, the handler goes on as a task of its own.
-//! 5. The response is recorded, if the policy records its status, and then sent. Otherwise the key is free again.
+//! 3. The guard claims the key in the store. If the key has a record, the record is replayed. If another request with the key
+//!    still runs, this one waits or is rejected. If the key was used for another request, this one is rejected.
+//! 4. The handler runs. Its claim has a lease that is renewed meanwhile. If the client disconnects or a timeout layer gives
+//!    up, the handler continues as a task of its own.
+//! 5. If the policy records the response's status, the response is recorded and then sent. Otherwise the key is free again.
 //!
 //! # Features
 //!
@@ -55,14 +55,14 @@
 //! | `redis` | | `store::RedisStore` |
 //! | `redis-cluster` | | `store::RedisStore` in a Cluster |
 //! | `seal` | | `RegistryBuilder::seal_with`: records are encrypted before they reach their store |
-//! | `operate` | | [`operate`]: what is in a store, for tools of operators |
-//! | `inspector` | | `inspector::router`: what stands in the stores, for operators |
-//! | `metrics` | | [`metrics`]: counts, gauges and durations for the crate of that name |
+//! | `operate` | | [`operate`]: the contents of a store in an operator's words, for tools of your own |
+//! | `inspector` | | `inspector::router`: the contents of the stores, for operators |
+//! | `metrics` | | [`metrics`]: counters, gauges and histograms for the crate of that name |
 //! | `near-cache` | | [`RegistryBuilder::near_cache`]: replays without a round trip, in the process that made the record |
-//! | `testing` | | `testing`: for tests of handlers and of stores; `Registry::disabled` |
+//! | `testing` | | `testing`: tests of handlers and of stores; `Registry::disabled` |
 //! | `utoipa` | | [`openapi`] of handlers under `#[utoipa::path]` |
 //! | `aide` | | [`openapi`] of handlers in aide's `api_route` |
-//! | `opentelemetry` | | the span of a replay links to the one in which its response was made |
+//! | `opentelemetry` | | the span of a replay links to the span in which its response was made |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -136,8 +136,8 @@ pub use crate::transaction::connection::TxConnection;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use crate::transaction::tx::Tx;
 // The crate of the attribute comes before this one, so it cannot run an example.
-/// Makes retries of requests to one axum handler safe: the first request with a given `Idempotency-Key` runs the handler
-/// and records the response, every later one gets that response back.
+/// Makes retried requests to one axum handler safe: the first request with a given `Idempotency-Key` runs the handler and
+/// records the response, and every later request with that key gets the recorded response.
 ///
 /// ```
 /// use axum::http::StatusCode;
@@ -148,6 +148,10 @@ pub use crate::transaction::tx::Tx;
 ///     (StatusCode::CREATED, format!("charged for {order}"))
 /// }
 /// ```
+///
+/// # Arguments
+///
+#[doc = include_str!("guide/arguments.md")]
 #[cfg(feature = "macros")]
 #[doc(inline)]
 pub use idempotent_macros::idempotent;

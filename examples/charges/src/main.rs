@@ -27,7 +27,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Start a server on a free port and play clients that lose responses, hang up and retry.
+    /// Start a server on a free port and play clients that lose responses, disconnect and retry.
     Demo,
 }
 
@@ -37,21 +37,21 @@ struct ServerOptions {
     /// Where to listen.
     #[arg(long, default_value = "127.0.0.1:3000")]
     addr: SocketAddr,
-    /// Where the idempotency records lie: `memory`, `sqlite:PATH`, `redis://HOST:PORT` or `postgres://USER@HOST/DATABASE`.
-    /// SQLite and PostgreSQL hold the ledger too, and charges are exactly once there; else it lies in the folder `--data`
-    /// [default: `sqlite:` and the file ledger.db in that folder]
+    /// The store of the idempotency records: `memory`, `sqlite:PATH`, `redis://HOST:PORT` or `postgres://USER@HOST/DATABASE`.
+    /// SQLite and PostgreSQL have the ledger too, and charges are exactly once there. Otherwise the ledger is in the folder
+    /// `--data` [default: `sqlite:` and the file ledger.db in that folder]
     #[arg(long)]
     store: Option<StoreOption>,
-    /// The folder of the files that `--store` does not name, and of the card network's books; created if it is not there.
+    /// The folder of the files that `--store` does not name, and of the card network's data; created if it does not exist.
     #[arg(long, default_value = "charges-data")]
     data: PathBuf,
     /// How long the pretended card network takes for one authorisation.
     #[arg(long, default_value = "50ms", value_parser = humantime::parse_duration)]
     network_latency: Duration,
-    /// Who may look into the idempotency records at `/ops/idempotency`, and purge them: `NAME:PASSWORD`. Nobody by default.
+    /// The operator who may look up and purge idempotency records at `/ops/idempotency`: `NAME:PASSWORD`. None by default.
     #[arg(long, env = "CHARGES_OPERATOR", hide_env_values = true)]
     operator: Option<operators::Account>,
-    /// How long a shutdown waits for open connections, and then for handlers whose client is gone.
+    /// How long a shutdown waits for open connections, and then for handlers whose clients have disconnected.
     #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
     grace: Duration,
 }

@@ -107,7 +107,7 @@ async fn a_wrong_entry_is_told_what_to_write() {
         (&["show", "k"], 2, "--scope"),
         (&["show", "--id", "a", "--scope", "s", "k"], 2, "cannot be used with"),
         (&["show", "--id", "abc"], 2, "`--id abc` is no id: write the 32 hexadecimal digits"),
-        (&["show", "--scope", "s", "k"], 1, "nothing stands under this scope, caller and key"),
+        (&["show", "--scope", "s", "k"], 1, "no entry has this scope, caller and key"),
         (&["show", "--id", "00000000000000000000000000000000"], 1, "no entry of this store has the id 0000"),
         (&["list", "--state", "inflight"], 2, "there is no state `inflight`: write one of outcome_unknown"),
         (&["list", "--limit", "many"], 2, "invalid value 'many'"),

@@ -30,7 +30,7 @@ async fn nothing_is_purged_without_a_yes() {
         assert_eq!(shop.asks(&["list", "--json"]).await.json()["scanned"], 2);
         let again = shop.asks(&[&CUT_OFF[..], &["--yes"]].concat()).await;
         assert_eq!(again.code, Some(1), "{again:?}");
-        assert!(again.error.contains("nothing stands under this scope, caller and key"), "{again:?}");
+        assert!(again.error.contains("no entry has this scope, caller and key"), "{again:?}");
     }
 }
 
@@ -52,7 +52,7 @@ async fn what_changes_while_a_person_thinks_is_not_purged() {
     for shop in Shop::of_every_kind().await {
         let late = shop.asks_a_person_who_waits(&RUNNING, async || shop.finish_the_payout().await, "yes").await;
         assert_eq!(late.code, Some(4), "{late:?}");
-        assert!(late.out.contains("what stands there has changed meanwhile; look at it again"), "{late:?}");
+        assert!(late.out.contains("the entry has changed meanwhile; look at it again"), "{late:?}");
         assert_eq!(shop.asks(&["list", "--json"]).await.json()["counts"]["completed"], 2);
     }
 }

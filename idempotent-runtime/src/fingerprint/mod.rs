@@ -12,7 +12,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// What a request asks for, in 32 bytes, shown as 64 hexadecimal digits. Two requests are the same if all 32 bytes are.
+/// The digest of what a request asks for: 32 bytes, shown as 64 hexadecimal digits. Two requests are the same if all 32 bytes
+/// are equal.
 ///
 /// | bytes | content |
 /// |---|---|
@@ -21,9 +22,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 /// | 21 to 23 | a hint at the body: 24 bits of its digest |
 /// | 24 to 31 | a hint at each credential header: four slots of 16 bits. With more than four headers, they share slots |
 ///
-/// The hints tell which part of another request differs. They are so short because whoever reads a store must not be able
-/// to find out a secret with them: 65,536 values, and as many guesses, fit a slot. With
-/// [`RegistryBuilder::seal_with`](crate::RegistryBuilder::seal_with), every part is keyed, and tells a reader nothing.
+/// The hints tell which part of another request differs. They are short, so that a reader of the store cannot find a secret
+/// with them: a slot has 65,536 values, and many secrets share each value. With
+/// [`RegistryBuilder::seal_with`](crate::RegistryBuilder::seal_with), every part is keyed, and a reader learns nothing.
 ///
 /// # Examples
 ///

@@ -1,38 +1,68 @@
-//! The guide: what there is to decide, in the order in which it comes up.
+//! The guide: what to decide, and where each subject is documented.
+//!
+//! **Decide**, in this order:
 //!
 //! | page | the question |
 //! |---|---|
-//! | [`arguments`] | what can a policy say, and for whole routers? |
-//! | [`choosing_a_guarantee`] | what may a retry do after the process died in the handler? |
-//! | [`transactions`] | what may happen to a `Tx`, and what is its client told? |
-//! | [`choosing_a_store`] | where do the records lie, and what can that place lose? |
-//! | [`keys_and_callers`] | whose key is it, where does it come from, and what must a retry repeat? |
-//! | [`what_to_cache`] | which responses are final, and what of them is kept? |
-//! | [`streaming`] | uploads, downloads and events: what can be replayed? |
-//! | [`background_work`] | what of a handler goes on without its client, and what of it survives? |
-//! | [`writing_a_store`] | how do I add a store of my own? |
-//! | [`rejections`] | what does a client get, and when? |
-//! | [`limits`] | what holds, what does not, and what keeps records private? |
-//! | [`documenting`] | what does an OpenAPI document say of a handler? |
-//! | [`operating`] | how do operators look inside, and what do they watch? |
-//! | [`testing_handlers`] | how does an application test its handlers? |
-//! | [`glossary`] | what does a word mean? |
+//! | [`choosing_a_guarantee`] | What can a retry do if the process died in the handler? |
+//! | [`choosing_a_store`] | Where are the records kept, and what can that store lose? |
+//! | [`keys_and_callers`] | Who owns a key, where does it come from, and what must a retry repeat? |
+//! | [`what_to_cache`] | Which responses are final, and which parts of them are recorded? |
 //!
-//! Coming from somewhere else:
+//! **Go further**:
 //!
-//! | page | |
+//! | page | the subject |
 //! |---|---|
-//! | [`migrating_from_rustango`] | its router middleware |
+//! | [`transactions`] | how a `Tx` can end, and what its client gets |
+//! | [`streaming`] | uploads, downloads and event streams |
+//! | [`background_work`] | handlers without a client, spawned tasks, jobs |
+//! | [`layer`] | whole routers, and routes that cannot be annotated |
+//! | [`testing`] | tests of your handlers |
+//! | [`writing_a_store`] | a store of your own |
+//!
+//! **Operate**:
+//!
+//! | page | the subject |
+//! |---|---|
+//! | [`metrics`] | metrics, dashboards, alerts and traces |
+//! | [`inspector`] | a page for operators, and the program `idempotent` |
+//! | [`openapi`] | what an OpenAPI document says about a handler |
+//!
+//! **Look up**:
+//!
+//! | page | the subject |
+//! |---|---|
+//! | [`arguments`] | every argument of the attribute |
+//! | [`registry`] | every setting for all handlers |
+//! | [`rejections`] | every status and code that the guard answers with |
+//! | [`limits`] | what is guaranteed, and what is not |
+//! | [`glossary`] | the words |
+//!
+//! **Migrate**:
+//!
+//! | page | from |
+//! |---|---|
+//! | [`migrating_from_rustango`] | Rustango's router middleware |
 //! | [`migrating_from_axum_idempotent`] | the crate `axum-idempotent` |
 //! | [`migrating_from_idempotent`] | the crate `idempotent` |
 //! | [`migrating_from_nothing`] | an API whose clients send no keys yet |
 //!
-//! The [cookbook](https://github.com/idempotent-rs/idempotent/blob/main/docs/cookbook.md) has commands to paste for the
-//! things that people try first.
+//! The [cookbook](https://github.com/idempotent-rs/idempotent/blob/main/docs/cookbook.md) has commands to paste for the first
+//! steps.
 
 #![cfg_attr(
-    not(all(feature = "postgres", feature = "redis", feature = "sqlite", feature = "testing")),
-    allow(rustdoc::broken_intra_doc_links, reason = "the pages link to what other features add")
+    not(all(
+        feature = "inspector",
+        feature = "metrics",
+        feature = "near-cache",
+        feature = "postgres",
+        feature = "redis",
+        feature = "seal",
+        feature = "sqlite",
+        feature = "testing",
+        any(feature = "aide", feature = "utoipa"),
+    )),
+    allow(rustdoc::broken_intra_doc_links, reason = "the pages link to items of other features")
 )]
 
 macro_rules! pages {
@@ -45,21 +75,24 @@ macro_rules! pages {
 }
 
 pages! {
-    arguments: "arguments.md",
-    rejections: "rejections.md",
-    limits: "limits.md",
-    documenting: "documenting.md",
-    operating: "operating.md",
-    testing_handlers: "testing_handlers.md",
-    glossary: "glossary.md",
     choosing_a_guarantee: "choosing_a_guarantee.md",
-    transactions: "transactions.md",
     choosing_a_store: "choosing_a_store.md",
     keys_and_callers: "keys_and_callers.md",
     what_to_cache: "what_to_cache.md",
+    transactions: "transactions.md",
     streaming: "streaming.md",
     background_work: "background_work.md",
+    layer: "layer.md",
+    testing: "testing.md",
     writing_a_store: "writing_a_store.md",
+    metrics: "metrics.md",
+    inspector: "inspector.md",
+    openapi: "openapi.md",
+    arguments: "arguments.md",
+    registry: "registry.md",
+    rejections: "rejections.md",
+    limits: "limits.md",
+    glossary: "glossary.md",
     migrating_from_rustango: "migrating_from_rustango.md",
     migrating_from_axum_idempotent: "migrating_from_axum_idempotent.md",
     migrating_from_idempotent: "migrating_from_idempotent.md",

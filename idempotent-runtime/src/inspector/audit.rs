@@ -4,19 +4,19 @@ use crate::key::RecordKey;
 use crate::operate::entry_view::State;
 use crate::operate::masking::{masked, visible};
 
-/// The `target` of the audit events: route it to where it is kept.
+/// The `target` of the audit events. Route it to your audit log.
 ///
 /// | field | |
 /// |---|---|
 /// | `action` | `purge`, or `reveal_keys` |
 /// | `outcome` | of a purge: `purged`, `nothing_there`, `failed`, `rejected: …`; else `shown` |
-/// | `by` | what the [`Operator`] of the request says, or `unknown` |
-/// | `store` | its name in the registry |
-/// | `scope`, `caller_digest`, `key`, `id` | of a purge: which entry; the key is [`masked`](crate::operate::masked), the caller the digest that [`RecordKey::digested`](crate::RecordKey::digested) gives, or as it is stored if the registry stores digests |
-/// | `state` | of a purge: what stood there |
+/// | `by` | the name of the request's [`Operator`], or `unknown` |
+/// | `store` | the name of the store in the registry |
+/// | `scope`, `caller_digest`, `key`, `id` | of a purge: the entry. The key is [`masked`](crate::operate::masked). The caller is the digest of [`RecordKey::digested`](crate::RecordKey::digested), or as it is stored if the registry stores digests |
+/// | `state` | of a purge: the state of the entry before |
 pub const AUDIT_TARGET: &str = "idempotent::audit";
 
-/// Who is asking, for the audit: put in by your own authentication, as an extension of the request.
+/// The operator who makes the request, for the audit. Your own authentication adds it to the request's extensions.
 ///
 /// # Examples
 ///
@@ -38,7 +38,7 @@ pub const AUDIT_TARGET: &str = "idempotent::audit";
 pub struct Operator(String);
 
 impl Operator {
-    /// Of this name.
+    /// An operator with this name.
     pub fn new(name: impl Into<String>) -> Self {
         Self(name.into())
     }

@@ -1,12 +1,13 @@
-//! What stands in the stores, for operators: one page of HTML, and JSON.
+//! The entries of the stores, for operators: one page of HTML, and JSON.
 //!
-//! It shows the annotated handlers and their policies, how many keys are in which state, what runs now, what is past its
-//! lease and whose outcome is unknown, and looks one key up. It never shows a body, and keys only to those who ask.
+//! It shows the annotated handlers and their policies, the number of keys in each state, the keys in flight, the keys with an
+//! expired lease, and the keys of unknown outcome. It looks up single keys. It never shows a body, and shows keys only on
+//! request.
 //!
 //! # Behind your own authentication
 //!
-//! There is none in here. So the router answers only where it is nested, and rejects everything when it is served by
-//! itself or merged; nest it behind what lets your operators in, and nobody else:
+//! The inspector has no authentication of its own. So the router answers only where it is nested, and rejects every request
+//! if it is served directly or merged. Nest it behind the authentication of your operators:
 //!
 //! ```
 //! use axum::extract::Request;
@@ -22,7 +23,7 @@
 //!     StatusCode::CREATED
 //! }
 //!
-//! /// Your own: it also tells the audit who is asking.
+//! /// Your authentication. It also names the operator for the audit.
 //! async fn operators_only(mut request: Request, next: Next) -> Result<Response, StatusCode> {
 //!     let authorization = request.headers().get("authorization").ok_or(StatusCode::UNAUTHORIZED)?;
 //!     if authorization != "Bearer of-alice-the-operator" {
@@ -40,14 +41,14 @@
 //!     .nest("/ops/idempotency", inspector);
 //! ```
 //!
-//! [`router`] only shows. To purge, say so: `Inspector::new(&registry).allow_purge().router()`. Both take the registry or a
+//! [`router`] is read-only. `Inspector::new(&registry).allow_purge().router()` can purge too. Both take the registry or a
 //! reference to it.
 //!
 //! # JSON
 //!
-//! Below the place where it is nested. `store` names a store of the registry, the default one if it is left out; `limit` is
-//! how many entries are looked at, 10,000 if it is left out; `reveal=keys` tells keys whole. Members that say nothing are
-//! `null`; new ones may be added.
+//! All addresses are relative to the path of the router. `store` names a store of the registry; without it, the default store
+//! is used. `limit` is the number of entries that are read; 10,000 by default. `reveal=keys` shows complete keys. A member
+//! without a value is `null`. New members may be added.
 //!
 //! | request | parameters | answer |
 //! |---|---|---|
@@ -59,22 +60,22 @@
 //! | `DELETE /api/entries/{id}` | `store`, `limit`, `confirm` | `store`, `purged`, and the `entry` that it was |
 //! | `POST /api/purge` | a form: `scope`, `caller`, `key`, `store`, `confirm` | the same |
 //!
-//! `complete` is false where a store has more than `limit` entries, or takes longer than ten seconds: then every figure is a
-//! part of the whole. Anything wrong is answered with `application/problem+json` and a stable `code`. Keys and callers are
-//! sent in bodies, since logs keep addresses; in place of `scope`, `caller` and `key` a form may send `record_key`, the text
-//! of [`RecordKey::as_str`](crate::RecordKey::as_str).
+//! `complete` is false if a store has more than `limit` entries, or takes longer than ten seconds. Then every count is a
+//! lower bound. Every error is `application/problem+json` with a stable `code`. Keys and callers are sent in bodies, because
+//! logs contain addresses. Instead of `scope`, `caller` and `key` a form can send `record_key`, the text of
+//! [`RecordKey::as_str`](crate::RecordKey::as_str).
 //!
-//! # What cannot be seen
+//! # What it does not show
 //!
-//! A handler that takes a `Tx` leaves nothing in its store while it runs. A claim past its lease is `outcome_unknown` if a
-//! handler or a layer of its scope in *this program* is `after_crash = "reject"`. Layers are not among the handlers.
+//! A running handler with a `Tx` has no entry in its store. A claim with an expired lease is `outcome_unknown` if a handler
+//! or a layer of its scope in *this program* has `after_crash = "reject"`. Layers are not among the handlers.
 //!
 //! # Purging
 //!
-//! A purge must repeat the `confirm` of what was looked at, so that nothing else is purged than what stands there when it is
-//! asked for; only what changes between that last look and the purge, one round trip of the store, is not noticed. A page of
-//! another site cannot ask for one. Every purge that is asked for, done or not, and every showing of keys is an event of the target
-//! [`AUDIT_TARGET`].
+//! A purge must repeat the `confirm` of the entry that the operator looked at, so no other entry is purged. Only a change
+//! between the last check and the purge, one round trip of the store, is not noticed. A page of another site cannot send a
+//! purge. Every purge request, whether the entry is purged or not, and every display of complete keys is an event of the
+//! target [`AUDIT_TARGET`].
 
 pub(crate) mod api;
 pub(crate) mod audit;
@@ -101,7 +102,7 @@ use crate::registry::Registry;
 /// What the default store is called where a name is needed.
 const DEFAULT_STORE: &str = "default";
 
-/// The inspector of this registry, which only shows: to be nested behind your own authentication, see [the module](self).
+/// The read-only inspector of this registry. Nest it behind your own authentication: see [the module](self).
 pub fn router(registry: impl Borrow<Registry>) -> Router {
     Inspector::new(registry).router()
 }
@@ -127,20 +128,20 @@ pub struct Inspector {
 }
 
 impl Inspector {
-    /// An inspector of this registry, which only shows.
+    /// A read-only inspector of this registry.
     pub fn new(registry: impl Borrow<Registry>) -> Self {
         Self { registry: registry.borrow().clone(), allows_purge: false }
     }
 
     /// Lets operators purge single keys.
     ///
-    /// **What is purged is forgotten: a retry runs the handler again.**
+    /// **After a purge, a retry runs the handler again.**
     pub fn allow_purge(mut self) -> Self {
         self.allows_purge = true;
         self
     }
 
-    /// The router, to be nested behind your own authentication.
+    /// The router. Nest it behind your own authentication.
     pub fn router(self) -> Router {
         Router::new()
             .route("/", get(page::show).post(page::act))

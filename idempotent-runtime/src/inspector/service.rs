@@ -90,8 +90,8 @@ impl<'a> Service<'a> {
         };
         found.ok_or_else(|| {
             let detail = match target {
-                Target::Key(_) => "nothing stands under this scope, caller and key: it was never used, was given \
-                                       back, has expired, or was purged"
+                Target::Key(_) => "no entry has this scope, caller and key: the key was never used, was released, has \
+                 expired, or was purged"
                     .to_owned(),
                 Target::Id(_) => format!(
                     "none of the first {} entries has this id; look it up by scope, caller and key, or with a `limit` \
@@ -167,7 +167,7 @@ impl<'a> Service<'a> {
             (Some(_), _) => Err(Problem::new(
                 StatusCode::CONFLICT,
                 "changed",
-                "what stands there is not what was looked at: look it up again, and confirm that",
+                "the entry has changed since the look-up: look it up again, and confirm that",
             )),
             (None, _) => Err(Problem::new(
                 StatusCode::PRECONDITION_REQUIRED,

@@ -29,38 +29,43 @@ use crate::request::input::{ClaimInput, InputKey, RequestInput, ask, key_in};
 use crate::request::response_mark::{failed, its_own};
 use crate::sync::{Mutex, lock};
 
-/// Guards every service under it by one policy: claims, records and replays as `#[idempotent]` does for one handler.
+/// Guards every service beneath it with one policy: it claims, records and replays as `#[idempotent]` does for one handler.
 ///
-/// An annotated handler goes further: its policy stands where it is reviewed, and may name the caller, another key or what
-/// a reused key must repeat. So it has the last word under a layer: where the handler's own guard takes a request, the
-/// layer keeps duplicates out meanwhile, and records nothing. Nothing is recorded twice, and no policy of a handler is
-/// weakened by a layer around it.
+/// An annotated handler beneath a layer keeps its own policy, because that policy is written where it is reviewed, and can
+/// name the caller, another key, or what a retry must repeat. If the handler's own guard takes a request, the layer keeps
+/// duplicates out meanwhile and records nothing. Nothing is recorded twice, and no layer weakens the policy of a handler.
 ///
-/// Give layers and handlers different scopes. Where several guards around a request have the same scope, caller and key,
-/// whatever guards lie between them, only the outermost one claims: what is beneath runs under its claim, policy and store,
-/// and each retry gets its record. One claim lets one execution through: where something between two such guards sends the
-/// request on again, as a middleware that retries or hedges does, the handler does not run a second time. The second one gets
-/// 409 `in_flight`, and a WARN is logged. If that 409 is what comes to the outer guard, it is never recorded, and the claim ends
-/// as after a crash, by `after_crash`. So put such a middleware around the outermost guard. A handler that takes a `Tx` cannot record under the claim of another guard: it answers 500
-/// `transaction_failed` and does not run. [`Registry::install`] compares the scopes of handlers, not those of layers.
+/// # Scopes
 ///
-/// [`Idempotency`](crate::Idempotency) tells a handler the claim that it runs under, and records its steps under it: the claim
-/// of its own key, or else that of the nearest layer around it.
+/// Give layers and handlers different scopes. [`Registry::install`] compares the scopes of handlers, not those of layers.
 ///
-/// What is different from an annotated handler:
+/// If several guards around a request have the same scope, caller and key, only the outermost one claims, whatever guards are
+/// in between. The inner guards run under its claim, policy and store, and each retry gets its record. One claim allows one
+/// execution. If something between two such guards sends the request on twice, for instance a middleware that retries or
+/// hedges, the handler does not run a second time: the second one gets 409 `in_flight`, and a WARN is logged. If the outer
+/// guard receives that 409, it does not record it, and the claim ends as after a crash, by `after_crash`. So put such a
+/// middleware around the outermost guard.
 ///
-/// - The key is claimed before anything under the layer sees the request, its authentication included. So put the layer
-///   beneath that of authentication, and name the [`caller`](Self::caller). Without one, another user's key is rejected as
-///   long as users differ in their [credentials](crate::RegistryBuilder::credential_headers).
-/// - Responses that extractors, fallbacks and layers beneath it make are recorded like those of handlers.
-/// - The body of a keyed request is read before it is passed on, within axum's
-///   [`DefaultBodyLimit`](axum::extract::DefaultBodyLimit); a longer one gets 413.
-///   [`without_fingerprint`](crate::PolicyBuilder::without_fingerprint) leaves it alone.
+/// A handler that takes a `Tx` cannot record under the claim of another guard: it answers 500 `transaction_failed` and does
+/// not run.
+///
+/// [`Idempotency`](crate::Idempotency) describes the claim under which a handler runs, and records its steps under that
+/// claim: the claim of the handler's own key, or else the claim of the nearest layer around it.
+///
+/// # Differences from an annotated handler
+///
+/// - The layer claims the key before anything beneath it sees the request, including authentication. So put the layer beneath
+///   the authentication, and name the [`caller`](Self::caller). Without a caller, another user's key is rejected if the users
+///   have different [credentials](crate::RegistryBuilder::credential_headers).
+/// - Responses of extractors, fallbacks and layers beneath it are recorded like those of handlers.
+/// - The body of a keyed request is read before it is passed on, up to axum's
+///   [`DefaultBodyLimit`](axum::extract::DefaultBodyLimit); a longer body gets 413. With
+///   [`without_fingerprint`](crate::PolicyBuilder::without_fingerprint) the body is not read.
 /// - A timeout or another layer *beneath* it that drops the service's future ends the handler in the middle of its work, and
-///   the answer of that layer is judged as the handler's own. Put such layers around it: the service then runs to its end.
-/// - What stands between it and a handler's own guard, a middleware or a handler that forwards the request and returns the
-///   response as it comes, runs for each attempt. A response that such a handler makes itself is recorded.
-/// - When the service answers with an error, which axum's never do, the claim ends as that of a handler that panics.
+///   the response of that layer counts as the handler's. Put such layers around it: then the service runs to its end.
+/// - A middleware or a forwarding handler between the layer and a handler's own guard runs for each attempt. If it returns
+///   the response as it is, the handler's guard records it. If it makes a response itself, the layer records that one.
+/// - If the service answers with an error, which axum's services never do, the claim ends as that of a handler that panics.
 ///
 /// # Examples
 ///
@@ -93,7 +98,7 @@ impl fmt::Debug for IdempotencyLayer {
 }
 
 impl IdempotencyLayer {
-    /// A layer with this policy, on the registry of a [`Registry::layer`] around it, or the installed one.
+    /// A layer with this policy. It uses the registry of a [`Registry::layer`] around it, or the installed one.
     ///
     pub fn new(policy: Policy) -> Self {
         let policy = Arc::new(policy);
@@ -102,16 +107,15 @@ impl IdempotencyLayer {
         Self { policy, registry: None, caller: None, key: None }
     }
 
-    /// Makes this the registry, whatever others there are.
+    /// Uses this registry, whatever other registries there are.
     #[must_use]
     pub fn with_registry(mut self, registry: Registry) -> Self {
         self.registry = Some(registry);
         self
     }
 
-    /// Names the caller of each request by its head, in place of the registry's function: as
-    /// [`RegistryBuilder::caller`](crate::RegistryBuilder::caller) does, with the same rules. Where the answer is `None`,
-    /// the registry's function is asked.
+    /// Names the caller of each request from its head, instead of the registry's function, with the rules of
+    /// [`RegistryBuilder::caller`](crate::RegistryBuilder::caller). If it returns `None`, the registry's function is asked.
     ///
     /// # Examples
     ///
@@ -135,7 +139,7 @@ impl IdempotencyLayer {
         self
     }
 
-    /// Takes the key of each request from its head, in place of the policy's header. `None` is a request without a key.
+    /// Takes the key of each request from its head, instead of the policy's header. `None` means that the request has no key.
     ///
     /// # Examples
     ///

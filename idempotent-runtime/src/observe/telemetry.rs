@@ -168,13 +168,13 @@ pub(crate) fn step_failed(step: &str, reason: impl Display) {
     tracing::error!(step, "a step of a handler cannot be taken: {reason}");
 }
 
-/// What the handler has done will never be written down.
+/// The response of a handler can no longer be recorded.
 pub(crate) fn settling_given_up(policy: &Policy, store: &str, what: &'static str) {
     tracing::error!(
         scope = policy.scope(),
         handler = %policy,
         store,
-        "the handler ran, but its {what} was given up: its time to live is over"
+        "the handler ran, but its {what} failed until the ttl expired"
     );
 }
 

@@ -106,8 +106,8 @@ impl OperationInput for Idempotency {}
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 impl<DB: sqlx::Database> OperationInput for crate::transaction::tx::Tx<DB> {}
 
-/// Marks the recorded responses that a handler's `…_with` transform has documented, which aide asks last: for
-/// `ApiRouter::finish_api_with`.
+/// Marks the recorded responses that a handler's `…_with` transform has documented. aide runs these transforms last, so pass
+/// this function to `ApiRouter::finish_api_with`.
 ///
 /// ```
 /// use aide::axum::{ApiRouter, routing::post_with};

@@ -1,10 +1,10 @@
-//! What an annotated handler says of itself in an OpenAPI document (features `utoipa`, `aide`).
+//! What an annotated handler adds to an OpenAPI document (features `utoipa`, `aide`).
 //!
-//! - **The header of the key**, with its name, at most 255 characters, and required if the policy says so. A policy with
-//!   `key = expr` has none.
-//! - **The rejections** that this policy can answer with, by status, with the schema of [`Rejection`](crate::Rejection) and the
-//!   `code`s that may come; `Retry-After` where it is sent. The schema stands in each response and is called
-//!   `IdempotencyProblem`: it names the codes of that status alone.
+//! - **The header of the key**: its name, at most 255 characters, required if the policy says so. A policy with `key = expr`
+//!   has none.
+//! - **The rejections** of this policy, by status, with the schema of [`Rejection`](crate::Rejection), the possible `code`s,
+//!   and `Retry-After` if it is sent. The schema is in each response and is called `IdempotencyProblem`: it lists the codes
+//!   of that status only.
 //! - **`idempotent-replayed`** on every response whose status is recorded.
 //! - **`x-idempotency`**, an extension of the operation:
 //!
@@ -19,22 +19,23 @@
 //!
 //! # What you document stays
 //!
-//! A parameter, a response, a header or an extension of yours is kept as it is, and added to where something is missing: a
-//! 409 of your own gets the problem's media type beside yours, or keeps its `application/problem+json` if you described
-//! that. A response that is a `$ref` is left alone, since it is others' too. What you said of `4XX` or `default` is said
-//! of each rejection as well, which would hide it otherwise. Requests, responses and their schemas are what the framework
-//! sees without us.
+//! Your own parameters, responses, headers and extensions stay as they are. Only missing parts are added: a 409 of your own
+//! gets the problem's media type beside yours, or keeps its `application/problem+json` if you described one. A response that
+//! is a `$ref` is not changed, because other operations use it too. What you wrote for `4XX` or `default` is added to each
+//! rejection, which would hide it otherwise. Requests, responses and their schemas are what the framework sees without this
+//! crate.
 //!
-//! A registry that is [installed](crate::install) before the document is made has its say: where it [renders
-//! rejections](crate::RegistryBuilder::render_rejections) itself, their schema is left out, since only you know it, and where it
-//! limits callers, there is a 429. A registry in a [layer](crate::Registry::layer) is not known to the document.
+//! If a registry is [installed](crate::install) before the document is made, the document depends on it. If the registry
+//! [renders rejections](crate::RegistryBuilder::render_rejections), their schema is left out, because only you know it. If it
+//! limits callers, there is a 429. The document does not know a registry in a [layer](crate::Registry::layer).
 //!
 //! # utoipa
 //!
-//! `#[utoipa::path]` of utoipa 6 may stand above or below. Both `routes!` of utoipa-axum and `#[openapi(paths(…))]` give the
-//! whole operation; no further call is needed. Methods that the policy leaves alone are documented as they are.
+//! `#[utoipa::path]` of utoipa 6 can stand above or below `#[idempotent]`. Both `routes!` of utoipa-axum and
+//! `#[openapi(paths(…))]` produce the whole operation without a further call. Methods that the policy does not guard are
+//! documented without the additions.
 //!
-//! A handler inside of another function's body is not seen, nor is one with `impl_for`: put it into a module.
+//! A handler inside of another function's body is not found, and neither is a handler with `impl_for`. Put it into a module.
 //!
 #![cfg_attr(feature = "utoipa", doc = "```")]
 #![cfg_attr(not(feature = "utoipa"), doc = "```ignore")]
@@ -64,11 +65,11 @@
 //!
 //! # aide
 //!
-//! A handler in `api_route` of aide 0.15 documents itself as soon as its arguments and its return type are aide's
-//! `OperationInput` and `OperationOutput`, as without us. aide tells a handler nothing of its method: one that is routed for
-//! a method that its policy leaves alone is documented as if it were guarded. A handler's `…_with` transform comes last and
-//! replaces what stands under a status; `complete`, given to `finish_api_with`, marks the recorded ones among its responses
-//! too. With `aide::generate::infer_responses(false)` the rejections are not documented either.
+//! A handler in `api_route` of aide 0.15 documents itself if its arguments and its return type implement aide's
+//! `OperationInput` and `OperationOutput`. aide does not tell a handler its method: a handler that is routed for an unguarded
+//! method is documented as if it were guarded. A handler's `…_with` transform runs last and replaces the response of a
+//! status. `complete`, given to `finish_api_with`, marks the recorded responses among these too. With
+//! `aide::generate::infer_responses(false)` the rejections are not documented either.
 
 #[cfg(feature = "aide")]
 pub(crate) mod aide;

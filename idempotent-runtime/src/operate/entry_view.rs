@@ -13,27 +13,27 @@ use crate::operate::masking::{Keys, masked};
 use crate::policy::values::AfterCrash;
 use crate::store::entry::{DamagedEntry, Entry, EntryState};
 
-/// What stands under a key, in an operator's words.
+/// The state of an entry, as operators see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum State {
-    /// A handler that is `after_crash = "reject"` was cut off: whether it did its work is for a person to find out.
+    /// A handler with `after_crash = "reject"` crashed or panicked. A person must find out whether it did its work.
     OutcomeUnknown,
-    /// It cannot be read; requests with this key are rejected until it is purged.
+    /// The entry cannot be read. Requests with this key are rejected until it is purged.
     Damaged,
-    /// A process died in the handler, or stands still: the next request with this key may run it again.
+    /// The process died in the handler, or stands still. The next request with this key can run the handler again.
     PastLease,
     /// A handler runs.
     InFlight,
     /// A response is recorded.
     Completed,
-    /// A handler has answered with more than is recorded; a retry is rejected.
+    /// The handler's response was too large to record. A retry is rejected.
     ResponseNotRecorded,
 }
 
 impl State {
-    /// All of them, the most urgent first.
+    /// All states, the most urgent first.
     pub const ALL: [Self; 6] = [
         Self::OutcomeUnknown,
         Self::Damaged,
@@ -55,7 +55,7 @@ impl State {
         }
     }
 
-    /// What whoever purges must know before.
+    /// What an operator must know before a purge.
     pub const fn consequence(self) -> &'static str {
         match self {
             Self::InFlight => {
@@ -88,7 +88,7 @@ impl fmt::Display for State {
     }
 }
 
-/// There is no such state; the message lists those that there are.
+/// There is no such state. The message lists all states.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("there is no state `{0}`: write one of {names}", names = State::ALL.map(State::as_str).join(", "))]
 pub struct UnknownState(String);
@@ -101,7 +101,7 @@ impl std::str::FromStr for State {
     }
 }
 
-/// What was seen under a key at one moment.
+/// An entry of a store, as it was at one moment.
 #[derive(Clone, Debug)]
 pub struct EntryView {
     key: Option<RecordKey>,
@@ -110,8 +110,8 @@ pub struct EntryView {
 }
 
 impl EntryView {
-    /// Of an entry. Of a claim past its lease, the store says by itself that it may not be taken over if it never expires;
-    /// of one from before the handler's policy was changed, the policy says so, where it is known.
+    /// A view of this entry. A claim that never expires cannot be taken over, and the store itself says so. For an older
+    /// claim, made before the handler's policy was changed, pass the policy's `after_crash` if it is known.
     pub fn of(entry: Entry, after_crash: Option<AfterCrash>) -> Self {
         let state = match entry.state {
             EntryState::Claimed { lease: Some(_), .. } => State::InFlight,
@@ -127,12 +127,12 @@ impl EntryView {
         Self { key: Some(entry.key.clone()), state, found: Ok(entry) }
     }
 
-    /// Of what cannot be read.
+    /// A view of an entry that cannot be read.
     pub fn of_damage(damaged: DamagedEntry) -> Self {
         Self { key: damaged.key, state: State::Damaged, found: Err(damaged.reason) }
     }
 
-    /// The key; `None` when it is the key that cannot be read.
+    /// The key; `None` if the key itself cannot be read.
     pub fn key(&self) -> Option<&RecordKey> {
         self.key.as_ref()
     }
@@ -142,14 +142,14 @@ impl EntryView {
         self.state
     }
 
-    /// What names the entry without telling its key: the first 128 bits of the SHA-256 of the record key.
+    /// An id that names the entry without its key: the first 128 bits of the SHA-256 digest of the record key.
     ///
-    /// Whoever can guess a key can verify the guess with it.
+    /// A reader who can guess a key can verify the guess with it.
     pub fn id(&self) -> Option<String> {
         self.key.as_ref().map(|key| digest(key.as_str()))
     }
 
-    /// Since when the claim stands, or the response is recorded, by the clock of the process that did it.
+    /// When the key was claimed or the response was recorded, by the clock of the process that did it.
     pub fn since(&self) -> Option<SystemTime> {
         match self.found.as_ref().ok()?.state {
             EntryState::Claimed { token, .. } => Some(token.created_at()),
@@ -157,8 +157,8 @@ impl EntryView {
         }
     }
 
-    /// What a purge must repeat, so that what is purged is what was looked at: another claim, or another state of the
-    /// same one, has another.
+    /// A value that a purge must repeat, so that only the entry that was looked at is purged. Another claim, or another state
+    /// of the same claim, has another value.
     pub fn confirmation(&self) -> Option<String> {
         let which = match &self.found {
             Ok(Entry { state: EntryState::Claimed { token, .. }, .. }) => format!("{token:?}"),
@@ -169,7 +169,7 @@ impl EntryView {
         Some(digest(&format!("{}\n{}\n{which}", self.key.as_ref()?.as_str(), self.state)))
     }
 
-    /// What is told of it.
+    /// A report of this view.
     pub fn report(&self, keys: Keys) -> EntryReport {
         let key = self.key.as_ref().map(RecordKey::key);
         let mut report = EntryReport {
@@ -203,37 +203,37 @@ impl EntryView {
     }
 }
 
-/// What is told of an entry: in JSON, every member is always there, and `null` where it says nothing.
+/// A report of an entry. In JSON every member is always present, and `null` if it has no value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct EntryReport {
     /// See [`EntryView::id`].
     pub id: Option<String>,
-    /// What stands there.
+    /// The state.
     pub state: State,
     /// The scope.
     pub scope: Option<String>,
-    /// The caller, where the handler names one; a digest if the registry stores digests.
+    /// The caller, if the handler names one; a digest if the registry stores digests.
     pub caller: Option<String>,
-    /// The key, if it was asked for; a digest if the registry stores digests.
+    /// The key, if keys are revealed; a digest if the registry stores digests.
     pub key: Option<String>,
     /// The key as [`masked`](super::masked) shows it.
     pub key_hint: Option<String>,
-    /// How many times it was claimed, while it is claimed.
+    /// How many times the key was claimed, if it is claimed.
     pub attempt: Option<u32>,
-    /// When it was claimed or recorded, as RFC 3339 writes it.
+    /// When the key was claimed or recorded, in the format of RFC 3339.
     pub since: Option<String>,
-    /// What is left of the lease, in milliseconds.
+    /// The rest of the lease, in milliseconds.
     pub lease_left_ms: Option<u64>,
     /// The status of the response.
     pub status: Option<u16>,
     /// The length of the recorded body.
     pub body_bytes: Option<u64>,
-    /// The first 64 bits of what the request asked for.
+    /// The first 64 bits of the fingerprint.
     pub fingerprint: Option<String>,
-    /// How long it is still kept, in milliseconds; nothing for what never expires, and for what cannot be read.
+    /// How long the entry is still kept, in milliseconds; `None` if it never expires or cannot be read.
     pub expires_in_ms: Option<u64>,
-    /// Why it cannot be read.
+    /// Why the entry cannot be read.
     pub reason: Option<String>,
 }
 

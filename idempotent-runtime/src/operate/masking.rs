@@ -2,17 +2,17 @@
 
 use std::fmt::Write as _;
 
-/// Whether keys are told whole.
+/// Whether keys are shown completely.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Keys {
-    /// Their beginning and their length.
+    /// Only their beginning and their length.
     #[default]
     Masked,
-    /// Whole.
+    /// Completely.
     Revealed,
 }
 
-/// The first four characters of a long key, none of a short one, and how many there are.
+/// The first four characters of a long key, none of a short key, and the number of characters.
 ///
 /// ```
 /// use idempotent_runtime::operate::masked;
@@ -26,7 +26,7 @@ pub fn masked(key: &str) -> String {
     format!("{}… ({length})", visible(&beginning))
 }
 
-/// The text with every character written out that cannot be seen, or that moves or reorders what stands around it.
+/// The text, with an escape for every character that is invisible, or that moves or reorders the characters around it.
 ///
 /// ```
 /// use idempotent_runtime::operate::visible;

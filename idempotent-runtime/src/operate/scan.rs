@@ -52,7 +52,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// How many are in this one.
+    /// How many entries are in this state.
     pub fn of(&self, state: State) -> usize {
         let mut counts = self.clone();
         *counts.place(state)
@@ -70,9 +70,10 @@ impl Counts {
     }
 }
 
-/// Reads a store's listing, and keeps counts and a bounded number of sightings of each state.
+/// Counts the entries of a store's listing, and keeps a bounded number of views of each state.
 ///
-/// It asks for nothing itself: what [`next`](Self::next) wants is asked of the store, and given to [`add`](Self::add).
+/// It does not call the store: you pass what [`next`](Self::next) returns to the store, and the store's answer to
+/// [`add`](Self::add).
 ///
 /// # Examples
 ///
@@ -103,7 +104,7 @@ pub struct Scan {
 }
 
 impl Scan {
-    /// Of at most `most` entries, of which at most `keep` are kept in each state.
+    /// A scan of at most `most` entries, which keeps at most `keep` views of each state.
     pub fn new(most: usize, keep: usize) -> Self {
         Self {
             pages: Pages::of_at_most(most),
@@ -115,7 +116,7 @@ impl Scan {
         }
     }
 
-    /// Counts and keeps only what is in this scope.
+    /// Counts and keeps only entries of this scope.
     #[must_use]
     pub fn in_scope(mut self, scope: Option<String>) -> Self {
         self.scope = scope;
@@ -128,7 +129,7 @@ impl Scan {
         self.pages.next()
     }
 
-    /// Takes what the store answered; `after_crash` says what the handlers of a scope do, where that is known.
+    /// Adds the store's answer. `after_crash` returns the policy of the handlers of a scope, if it is known.
     pub fn add(&mut self, mut page: Page, after_crash: impl Fn(&str) -> Option<AfterCrash>) {
         self.pages.took(&mut page);
         for entry in page.entries {
@@ -158,12 +159,12 @@ impl Scan {
         }
     }
 
-    /// How many entries were looked at, whatever their scope.
+    /// How many entries were read, of all scopes.
     pub fn scanned(&self) -> usize {
         self.pages.seen
     }
 
-    /// Whether these were all: otherwise every figure is a part.
+    /// Whether all entries were read. If not, every count is a lower bound.
     pub fn is_complete(&self) -> bool {
         self.pages.is_at_end
     }
@@ -173,12 +174,12 @@ impl Scan {
         &self.counts
     }
 
-    /// The same, for each scope.
+    /// How many entries are in each state, for each scope.
     pub fn scopes(&self) -> &BTreeMap<String, Counts> {
         &self.scopes
     }
 
-    /// Those in this state: of claims the oldest first, of records the newest.
+    /// The views of this state: the oldest claims first, the newest records first.
     pub fn of(&self, state: State) -> &[EntryView] {
         self.kept.get(&state).map_or(&[], Vec::as_slice)
     }

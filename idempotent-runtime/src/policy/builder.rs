@@ -12,8 +12,8 @@ use crate::policy::values::{
 };
 use crate::policy::{Built, CacheIf, Place, Policy, Settings};
 
-/// Collects the options of a [`Policy`] for an [`IdempotencyLayer`](crate::IdempotencyLayer): those of the attribute, but
-/// for the ones that need a handler's arguments.
+/// Collects the options of a [`Policy`] for an [`IdempotencyLayer`](crate::IdempotencyLayer): those of the attribute, except
+/// the ones that need a handler's arguments.
 ///
 /// # Examples
 ///
@@ -43,10 +43,10 @@ pub struct PolicyBuilder {
 }
 
 impl Policy {
-    /// A policy with this namespace for its keys, and options to follow; the defaults are the attribute's.
+    /// A policy with this scope, and options to follow. The defaults are those of the attribute.
     ///
-    /// What one policy has recorded is replayed by any other one, of a handler or a layer, with the same scope. Nothing
-    /// compares the scopes of layers: `install` knows the handlers of the program, and a layer may be made at any time.
+    /// Policies of handlers and layers with the same scope replay each other's records. `install` compares only the scopes of
+    /// handlers, because a layer can be created at any time.
     #[track_caller]
     pub fn builder(scope: impl Into<String>) -> PolicyBuilder {
         let location = Location::caller();
@@ -97,13 +97,13 @@ impl PolicyBuilder {
         self
     }
 
-    /// Every response is recorded, whatever its status.
+    /// Records every response, whatever its status.
     pub fn cache_all(mut self) -> Self {
         self.settings.cache = Cache::All;
         self
     }
 
-    /// Responses are recorded for which this answers true.
+    /// Records the responses for which this function returns true.
     pub fn cache_if(mut self, predicate: fn(&response::Parts) -> bool) -> Self {
         self.settings.cache = Cache::Predicate;
         self.predicate = Some(predicate);
@@ -124,7 +124,7 @@ impl PolicyBuilder {
         self
     }
 
-    /// What becomes of a malformed key; [`InvalidKeyPolicy::Reject`] by default.
+    /// How a malformed key is treated; [`InvalidKeyPolicy::Reject`] by default.
     pub fn invalid_key(mut self, policy: InvalidKeyPolicy) -> Self {
         self.settings.invalid_key = policy;
         self
@@ -150,28 +150,28 @@ impl PolicyBuilder {
         self
     }
 
-    /// Requests of any method are guarded.
+    /// Guards requests with any method.
     pub fn any_method(mut self) -> Self {
         self.settings.methods = Methods::Any;
         self
     }
 
-    /// A body that is JSON is compared in its canonical form, so that the order of members and spaces do not matter; as
-    /// `fingerprint = json` of the attribute.
+    /// Compares a JSON body in its canonical form, so spaces and the order of members do not matter, like `fingerprint =
+    /// json` of the attribute.
     pub fn json_fingerprint(mut self) -> Self {
         self.settings.fingerprint = FingerprintSource::Json;
         self
     }
 
-    /// A reused key need not bring the same method, path, query and body; the body then reaches the service as it comes,
-    /// whatever its length.
+    /// A retry need not repeat method, path, query and body. The body then reaches the service as it arrives, whatever its
+    /// length.
     pub fn without_fingerprint(mut self) -> Self {
         self.settings.fingerprint = FingerprintSource::None;
         self
     }
 
-    /// How a duplicate of a running request is answered; [`InFlight::Reject`] by default. `InFlight::Wait(Duration::MAX)` waits
-    /// without a limit.
+    /// How a duplicate of a running request is answered; [`InFlight::Reject`] by default. `InFlight::Wait(Duration::MAX)`
+    /// waits without a limit.
     pub fn in_flight(mut self, in_flight: InFlight) -> Self {
         if let InFlight::Wait(limit) = in_flight
             && limit < SHORTEST_WAIT
@@ -193,7 +193,7 @@ impl PolicyBuilder {
         self
     }
 
-    /// What the next request may do when the process died that ran the first; [`AfterCrash::Rerun`] by default.
+    /// What the next request can do if the process died in the handler; [`AfterCrash::Rerun`] by default.
     pub fn after_crash(mut self, after_crash: AfterCrash) -> Self {
         self.settings.after_crash = after_crash;
         self
@@ -205,7 +205,7 @@ impl PolicyBuilder {
         self
     }
 
-    /// What a retry gets whose first response was too large to record; [`Oversize::Reject`] by default.
+    /// What a retry gets if the first response was too large to record; [`Oversize::Reject`] by default.
     pub fn oversize(mut self, oversize: Oversize) -> Self {
         self.settings.oversize = oversize;
         self
@@ -220,13 +220,13 @@ impl PolicyBuilder {
         self
     }
 
-    /// Headers that are not recorded although the default would.
+    /// Headers that are not recorded although the default records them.
     pub fn drop_headers(mut self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         self.built.drop_headers = self.header_names("drop_headers", names);
         self
     }
 
-    /// The registry's store of this name, in place of its default store.
+    /// The store with this name in the registry, instead of the default store.
     pub fn store(mut self, store: impl Into<String>) -> Self {
         let store = store.into();
         self.wrong.extend(wrong_name("store", &store));
@@ -234,7 +234,7 @@ impl PolicyBuilder {
         self
     }
 
-    /// What becomes of a request whose store cannot be asked; [`OnStoreError::Reject`] by default.
+    /// What happens to a request if the store cannot be asked; [`OnStoreError::Reject`] by default.
     pub fn on_store_error(mut self, policy: OnStoreError) -> Self {
         self.settings.on_store_error = policy;
         self
@@ -244,7 +244,7 @@ impl PolicyBuilder {
     ///
     /// # Errors
     ///
-    /// [`InvalidPolicy`] names everything that is wrong, and what would be right.
+    /// [`InvalidPolicy`] lists all mistakes, each with a correct value.
     pub fn build(mut self) -> Result<Policy, InvalidPolicy> {
         match idempotent_policy::lease(self.lease, self.settings.ttl) {
             Ok(lease) => self.settings.lease = lease,
@@ -283,12 +283,12 @@ fn wrong_name(option: &str, name: &str) -> Option<String> {
     idempotent_policy::check_name(name).err().map(|wrong| format!("`{option}` {wrong}"))
 }
 
-/// What is wrong with a policy: every mistake at once.
+/// What is wrong with a policy: all mistakes at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidPolicy(Vec<String>);
 
 impl InvalidPolicy {
-    /// The mistakes, each with what would be right.
+    /// The mistakes, each with a correct value.
     pub fn mistakes(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)
     }

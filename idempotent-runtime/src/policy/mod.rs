@@ -212,7 +212,7 @@ impl Policy {
         self.settings.required
     }
 
-    /// What becomes of a malformed key.
+    /// How a malformed key is treated.
     pub fn invalid_key(&self) -> InvalidKeyPolicy {
         self.settings.invalid_key
     }
@@ -230,7 +230,7 @@ impl Policy {
         self.settings.partitioned
     }
 
-    /// What a reused key must repeat.
+    /// What a retry must repeat.
     pub fn fingerprint(&self) -> FingerprintSource {
         self.settings.fingerprint
     }
@@ -245,7 +245,7 @@ impl Policy {
         self.settings.lease
     }
 
-    /// What the next request may do after a crash.
+    /// What the next request can do after a crash.
     pub fn after_crash(&self) -> AfterCrash {
         self.settings.after_crash
     }
@@ -255,7 +255,7 @@ impl Policy {
         self.settings.max_body
     }
 
-    /// What a retry gets whose first response was larger than [`Policy::max_body`].
+    /// What a retry gets if the first response was larger than [`Policy::max_body`].
     pub fn oversize(&self) -> Oversize {
         self.settings.oversize
     }
@@ -281,12 +281,12 @@ impl Policy {
         self.built.as_ref().map_or(self.settings.store, |built| built.store.as_deref())
     }
 
-    /// What becomes of a request whose store cannot be asked.
+    /// What happens to a request if the store cannot be asked.
     pub fn on_store_error(&self) -> OnStoreError {
         self.settings.on_store_error
     }
 
-    /// The database of the `Tx` that the handler takes, such as `"PostgreSQL"`, if it names one by that type.
+    /// The database of the handler's `Tx`, such as `"PostgreSQL"`; `None` if the handler takes no argument of that type.
     pub fn database(&self) -> Option<&'static str> {
         self.database
     }

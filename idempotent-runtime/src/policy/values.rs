@@ -10,11 +10,11 @@ use http::StatusCode;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cache<'a> {
-    /// Those whose status is in one of these ranges, both ends included.
+    /// Responses whose status is in one of these ranges, both ends included.
     Statuses(&'a [(u16, u16)]),
-    /// Every one (`cache = all`).
+    /// Every response (`cache = all`).
     All,
-    /// Those for which the function of `cache_if` answers true.
+    /// Responses for which the function of `cache_if` returns true.
     Predicate,
 }
 
@@ -22,17 +22,17 @@ pub enum Cache<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeySource {
-    /// The header of [`Policy::header`].
+    /// The header of [`Policy::header`](crate::Policy::header).
     Header,
     /// An expression over the handler's arguments.
     Expression,
 }
 
-/// What becomes of a request with a malformed key (`invalid_key`).
+/// How a request with a malformed key is treated (`invalid_key`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidKeyPolicy {
-    /// It is answered with 400.
+    /// It gets 400.
     Reject,
     /// It counts as a request without a key.
     Ignore,
@@ -44,21 +44,21 @@ pub enum InvalidKeyPolicy {
 pub enum Methods<'a> {
     /// These, by their names.
     Only(&'a [&'static str]),
-    /// Every one (`methods = any`).
+    /// Every method (`methods = any`).
     Any,
 }
 
-/// What a reused key must repeat (`fingerprint`), beside the credentials where no caller is named.
+/// What a retry must repeat (`fingerprint`), besides the credentials if no caller is named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FingerprintSource {
     /// Method, authority, path, query, media type, content coding and body.
     Request,
-    /// The same, but for the body in its canonical form where it is JSON.
+    /// The same, but a JSON body in its canonical form.
     Json,
-    /// Method, authority, path, and an expression over the handler's arguments in place of query and body.
+    /// Method, authority, path, and an expression over the handler's arguments instead of query and body.
     Expression,
-    /// An expression over the handler's arguments, and nothing else of the request.
+    /// Only an expression over the handler's arguments.
     Only,
     /// Nothing of the request's content.
     None,
@@ -89,24 +89,24 @@ impl FingerprintSource {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InFlight {
-    /// With 409, at once.
+    /// 409, at once.
     Reject,
-    /// With the response of the running request, if it comes within this time. A request that waits is never executed: if the
-    /// running one ends without a recorded response, it gets 409 `not_recorded`.
+    /// The response of the running request, if it is recorded within this time. A request that waits never executes. If the
+    /// running request ends without a recorded response, the waiting one gets 409 `not_recorded`.
     Wait(Duration),
 }
 
-/// What the next request may do when the process that ran the handler died (`after_crash`).
+/// What the next request can do if the process died in the handler (`after_crash`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AfterCrash {
     /// Run the handler again: at least once.
     Rerun,
-    /// Nothing: at most once. The claim never expires, whatever the ttl: it is rejected until it is completed or purged.
+    /// It is rejected: at most once. The claim never expires, whatever the ttl, until it is completed or purged.
     Reject,
 }
 
-/// What a retry of a request gets whose response was too large to record (`oversize`).
+/// What a retry gets if the first response was too large to record (`oversize`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Oversize {
@@ -116,23 +116,23 @@ pub enum Oversize {
     Rerun,
 }
 
-/// What becomes of a request whose store cannot be asked (`on_store_error`).
+/// What happens to a request if the store cannot be asked (`on_store_error`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnStoreError {
-    /// It is answered with 503.
+    /// It gets 503.
     Reject,
     /// The handler runs unguarded.
     Run,
 }
 
-/// How far the transaction of a handler's `Tx` is isolated from others (`isolation`).
+/// The isolation level of the transaction of a handler's `Tx` (`isolation`).
 ///
-/// SQLite has one writer at a time, whose transactions are always serializable: there it makes no difference.
+/// It makes no difference on SQLite, which has one writer at a time and whose transactions are always serializable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Isolation {
-    /// All its statements see the database as it was when the transaction began.
+    /// All statements see the database as it was when the transaction began.
     RepeatableRead,
     /// As if it ran alone.
     Serializable,

@@ -44,15 +44,15 @@ use crate::fingerprint::Fingerprint;
 pub struct Record {
     /// The status of the response.
     pub status: StatusCode,
-    /// The recorded headers, multi-valued ones line by line, in the order in which they were sent; after them, if the
-    /// handler ran in a trace, its `traceparent` in the line `idempotency-recorded-by`, which is not replayed.
+    /// The recorded headers, line by line, in the order in which they were sent. If the handler ran in a trace, its
+    /// `traceparent` follows in the line `idempotency-recorded-by`, which is not replayed.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The body.
     pub body: RecordedBody,
     /// What the request asked for.
     pub fingerprint: Fingerprint,
-    /// When the handler had answered, in whole milliseconds by the clock of the process that ran it; the text form tells
-    /// the years 1970 to 9999, and is an error for any other.
+    /// When the handler answered, in whole milliseconds by the clock of the process that ran it. The text form supports the
+    /// years 1970 to 9999, and is an error for any other.
     pub recorded_at: SystemTime,
 }
 
@@ -61,20 +61,21 @@ pub struct Record {
 pub enum RecordedBody {
     /// All of its bytes.
     Whole(Bytes),
-    /// It was too large or endless: a retry is rejected with the status, since nothing can be replayed.
+    /// The body was too large or had no end. A retry is rejected with the status, because nothing can be replayed.
     NotRecorded,
-    /// Headers and body, encrypted by the registry's `seal_with`; to a store, mere bytes.
+    /// Headers and body, encrypted by the registry's `seal_with`. A store sees only bytes.
     Sealed(Bytes),
 }
 
 impl Record {
-    /// The bytes of headers and body: what the record costs beyond a store's own overhead.
+    /// The bytes of headers and body, without a store's own overhead.
     pub fn payload_bytes(&self) -> usize {
         let headers: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
         headers + self.body_bytes().map_or(0, Bytes::len)
     }
 
-    /// The bytes of the recorded body, if it was recorded: encrypted and with the headers among them if it is sealed.
+    /// The bytes of the recorded body, if it was recorded. If the record is sealed, they are encrypted and include the
+    /// headers.
     pub fn body_bytes(&self) -> Option<&Bytes> {
         match &self.body {
             RecordedBody::Whole(bytes) | RecordedBody::Sealed(bytes) => Some(bytes),

@@ -42,7 +42,7 @@ pub struct SealingKey {
 }
 
 impl SealingKey {
-    /// The key with these bytes, which must come from a random generator made for secrets.
+    /// The key with these bytes. They must come from a cryptographic random generator.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         // One secret, two uses: each gets a key of its own.
         let derived = |purpose: &[u8]| mac(&bytes).chain_update(purpose).finalize().into_bytes();
@@ -64,14 +64,14 @@ impl fmt::Debug for SealingKey {
     }
 }
 
-/// The text is no sealing key.
+/// The text is not a sealing key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MalformedSealingKey {
     /// It is not base64.
     #[error("a sealing key is written in base64, as `openssl rand -base64 32` prints it")]
     NotBase64,
-    /// It has another length.
+    /// It does not have 32 bytes.
     #[error("a sealing key has 32 bytes, and this one has {bytes}; make one with `openssl rand -base64 32`")]
     #[non_exhaustive]
     WrongLength {
@@ -90,10 +90,10 @@ impl FromStr for SealingKey {
     }
 }
 
-/// The keys of a registry: the first one seals, any of them opens.
+/// The keys of a registry: the first key seals, every key opens.
 ///
-/// To rotate, put the new key first and keep the old one listed until the last record that it sealed has expired: for
-/// the longest `ttl` of all handlers.
+/// To rotate, put the new key first. Keep the old key in the list until the last record that it sealed has expired: for the
+/// longest `ttl` of all handlers.
 #[derive(Clone, Debug)]
 pub struct SealingKeys {
     first: SealingKey,

@@ -79,11 +79,11 @@ impl RegistryBuilder {
         }
     }
 
-    /// Adds the store that handlers name by `store = "…"`.
+    /// Adds a store for the handlers with `store = "…"`.
     ///
     /// # Panics
     ///
-    /// When the name is taken.
+    /// If the name is taken.
     pub fn store(mut self, name: impl Into<String>, store: impl Store) -> Self {
         let name = name.into();
         assert!(!self.named.contains_key(&name), "the registry already has a store named {name:?}");
@@ -91,14 +91,15 @@ impl RegistryBuilder {
         self
     }
 
-    /// Renders every rejection, in place of the problem details of RFC 9457; [`rejection::stripe`](crate::rejection::stripe) does
-    /// it for Stripe's SDKs.
+    /// Renders every rejection, instead of the problem details of RFC 9457. [`rejection::stripe`](crate::rejection::stripe)
+    /// renders them for Stripe's SDKs.
     pub fn render_rejections(mut self, render: impl Fn(Rejection) -> Response + Send + Sync + 'static) -> Self {
         self.render = Some(Box::new(render));
         self
     }
 
-    /// How long one call of a store may take before it counts as unreachable; 2 s by default, and `Duration::MAX` is no limit.
+    /// How long one call to a store may take before the store counts as unreachable; 2 s by default. `Duration::MAX` means no
+    /// limit.
     ///
     /// # Panics
     ///
@@ -109,22 +110,22 @@ impl RegistryBuilder {
         self
     }
 
-    /// Stores keys and callers as SHA-256 digests only, so that whoever reads a store learns neither.
+    /// Stores SHA-256 digests of keys and callers, so a reader of the store learns neither.
     ///
-    /// What a registry without it has recorded is not found any more: its retries run again. Turn it on before the first
-    /// request, or change the handlers' scopes with it and take no retries from before. Operators find a record under
-    /// [`RecordKey::digested`](crate::RecordKey::digested).
+    /// Records that were made without this setting are no longer found: their retries run again. So turn it on before the
+    /// first request. Later, change the scopes of the handlers at the same time, at a moment without retries. Operators find
+    /// a record under [`RecordKey::digested`](crate::RecordKey::digested).
     pub fn digest_keys(mut self) -> Self {
         self.at_rest.digest_keys = true;
         self
     }
 
-    /// Encrypts the headers and bodies of recorded responses, and keys their fingerprints, with the first of these keys;
-    /// opens what any of them has sealed.
+    /// Encrypts the headers and bodies of recorded responses, and keys their fingerprints, with the first of these keys. Any
+    /// of the keys can open a record.
     ///
-    /// The status stays readable, as do scope, caller and key without [`digest_keys`](Self::digest_keys), and the length
-    /// of what is sealed. Records from before are replayed as they are. A record that none of the keys opens is rejected
-    /// with 503 and logged; it is never run again.
+    /// The status stays readable, and so do the scope, the length of the sealed data and, without
+    /// [`digest_keys`](Self::digest_keys), caller and key. Records from before this setting are replayed as they are. A
+    /// record that no key opens is rejected with 503 and logged. It never runs again.
     ///
     /// # Examples
     ///
@@ -139,20 +140,20 @@ impl RegistryBuilder {
     ///
     /// # Panics
     ///
-    /// When the list of keys is empty.
+    /// If the list of keys is empty.
     #[cfg(feature = "seal")]
     pub fn seal_with(mut self, keys: impl Into<crate::record::sealing::SealingKeys>) -> Self {
         self.at_rest.sealing = Some(keys.into());
         self
     }
 
-    /// Names the caller of every request whose handler or layer names none: the principal that its key belongs to, such as
-    /// a tenant or a user. Each caller has keys of its own, and may come with other credentials at each attempt.
+    /// Names the caller of every request whose handler or layer names none: the principal that owns the key, such as a tenant
+    /// or a user. Each caller has keys of its own, and may use other credentials for each attempt.
     ///
-    /// The function gets the head of the request as the last extractor of its handler sees it, with what a middleware for
-    /// authentication has put into the extensions. **Take the caller from what is authenticated**: whoever can choose the
-    /// caller gets that caller's responses. `None` means that the request has no caller: its credentials tell it apart, as
-    /// [`credential_headers`](Self::credential_headers) says. `caller = expr` on a handler goes before the function.
+    /// The function gets the head of the request as the last extractor of its handler sees it, with the extensions that an
+    /// authentication middleware has added. **Take the caller from authenticated data**: a client that can choose its caller
+    /// gets that caller's responses. `None` means that the request has no caller. Then its credentials identify it: see
+    /// [`credential_headers`](Self::credential_headers). `caller = expr` on a handler takes precedence over this function.
     ///
     /// # Examples
     ///
@@ -171,12 +172,15 @@ impl RegistryBuilder {
         self
     }
 
-    /// The headers that tell clients apart where no caller is named; `Authorization`, `Proxy-Authorization`, `Cookie` and
+    /// The headers that identify a client if no caller is named; `Authorization`, `Proxy-Authorization`, `Cookie` and
     /// `X-Api-Key` by default. This list replaces them.
     ///
-    /// All lines of these headers are part of the fingerprint: a key that comes with other ones gets 422
-    /// `other_credentials`, and never the response. Cookies in several lines, as HTTP/2 may send them, are those in one. Leave out a header that changes from attempt to attempt, such as a
-    /// cookie of an analytics service, only if another header identifies the client.
+    /// All lines of these headers are part of the fingerprint. A key that comes with other values gets 422
+    /// `other_credentials`, and never the response. Cookies in several lines, as HTTP/2 can send them, equal the same cookies
+    /// in one line.
+    ///
+    /// You can leave out a header that changes between attempts, such as a cookie of an analytics service, but only if
+    /// another header identifies the client.
     ///
     /// # Examples
     ///
@@ -205,12 +209,12 @@ impl RegistryBuilder {
         self
     }
 
-    /// How many keyed requests of one caller may be under way at once in one scope; no limit by default.
+    /// How many keyed requests of one caller can be in flight in one scope; no limit by default.
     ///
-    /// Those beyond it get 429 with `Retry-After` before the store is asked, so that a flood of one caller takes no
-    /// more than so many claims, connections and handlers. The caller is what the handler, its layer or
-    /// [`caller`](Self::caller) says, else the digest of all credentials; all requests that have neither count as one
-    /// caller. Each process counts its own.
+    /// Further requests get 429 with `Retry-After` before the store is asked. So a flood of one caller takes only a limited
+    /// number of claims, connections and handlers. The caller is the one that the handler, its layer or
+    /// [`caller`](Self::caller) names, or else the digest of all credentials. All requests that have neither count as one
+    /// caller. Each process counts separately.
     ///
     /// # Panics
     ///
@@ -221,20 +225,21 @@ impl RegistryBuilder {
         self
     }
 
-    /// Keeps the records that this process makes at hand for `max_age`, in up to `max_bytes` for each store, so that a retry
-    /// which comes to the same process is replayed without asking the store; off by default.
+    /// Keeps the records that this process makes in its memory for `max_age`, in up to `max_bytes` for each store. A retry
+    /// that reaches the same process is then replayed without asking the store. Off by default.
     ///
-    /// A record never changes while it lives, so that no retry gets another response for it, with these exceptions:
+    /// A live record never changes, so no retry gets another response, with two exceptions:
     ///
-    /// - **A purge in another process**, by `idempotent-cli` or by hand is not seen here: this process replays the response
-    ///   until `max_age` is over, while others run the handler again. A purge by the [`inspector`](crate::inspector) of this
-    ///   registry, or a look-up there that finds nothing, is seen at once, under the name of the store that it was done by.
-    /// - **A store that loses a record**, a Redis that fails over for instance, gets others to run the handler again, and
-    ///   this process replays the first response in the meantime.
+    /// - **A purge in another process**, by `idempotent-cli` or by hand, is not seen here. This process replays the response
+    ///   until `max_age` has passed, while others run the handler again. This process sees a purge by the
+    ///   [`inspector`](crate::inspector) of this registry at once, and so it does a look-up there that finds nothing, under
+    ///   the name of the store that was used.
+    /// - **A store that loses a record**, for instance a Redis that fails over. Other processes run the handler again, while
+    ///   this one replays the first response.
     ///
-    /// So let `max_age` be as long as a client retries, not as long as records live: a minute, say. When there is no more
-    /// room, records are displaced, and their retries ask the store again. Results of steps are never kept, and a store in
-    /// memory needs none of it. Records are kept as the store has them, sealed ones sealed.
+    /// So choose a `max_age` as long as a client retries, for instance a minute, and not as long as records live. If the
+    /// memory is full, records are removed from it, and their retries ask the store again. Results of steps are never kept. A
+    /// store in memory does not need this setting. Records are kept as the store has them: sealed records stay sealed.
     ///
     /// # Examples
     ///

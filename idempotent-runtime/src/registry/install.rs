@@ -41,17 +41,19 @@ pub fn install(store: impl Store) -> Result<Registry, InstallError> {
 }
 
 impl Registry {
-    /// Makes this the registry of every annotated handler whose router has none of its own.
+    /// Makes this the registry of every annotated handler whose router has no registry of its own.
     ///
-    /// It warns once, in one line, of the handlers that name no caller, if the registry has no
-    /// [`caller`](crate::RegistryBuilder::caller) either: a client that renews its credentials between two attempts is rejected
-    /// there. And it warns of each store whose handlers take a [`Tx`](crate::Tx) from a pool of fewer than ten connections,
-    /// which such a handler may exhaust if it takes a second one.
+    /// It logs two warnings, each once:
+    ///
+    /// - the handlers without a caller, if the registry has no [`caller`](crate::RegistryBuilder::caller) either: a client
+    ///   that renews its credentials between two attempts is rejected there;
+    /// - each store whose handlers take a [`Tx`](crate::Tx) from a pool of fewer than ten connections, because a handler that
+    ///   takes a second connection can exhaust it.
     ///
     /// # Errors
     ///
-    /// When one is installed already; when a handler names a store that is not here; when two handlers have one scope,
-    /// unless both say `shared_scope`. Two methods of one name in one module have one default scope.
+    /// If a registry is already installed; if a handler names a store that this registry does not have; if two handlers have
+    /// one scope and not both say `shared_scope`. Two methods of one name in one module have the same default scope.
     pub fn install(self) -> Result<Self, InstallError> {
         self.check(policies())?;
         INSTALLED.set(self.clone()).map_err(|_| InstallError::AlreadyInstalled)?;
@@ -72,10 +74,10 @@ impl Registry {
         extensions.get::<Self>().cloned().or_else(Self::installed)
     }
 
-    /// A layer that gives the routes under it this registry; it goes before the installed one.
+    /// A layer that gives this registry to the routes under it. It takes precedence over the installed registry.
     ///
-    /// What [`install`](Self::install) would reject, it cannot: handlers that have one scope without `shared_scope` on each
-    /// are logged at ERROR, once for each registry, and handlers that have one default scope answer 503.
+    /// It cannot reject what [`install`](Self::install) rejects. Handlers that have one scope without `shared_scope` on each
+    /// are logged at ERROR, once for each registry. Handlers that have the same default scope answer 503.
     pub fn layer(&self) -> Extension<Self> {
         self.compare_scopes();
         Extension(self.clone())

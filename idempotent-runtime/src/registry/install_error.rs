@@ -6,7 +6,7 @@ use crate::policy::Policy;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InstallError {
-    /// One is installed already.
+    /// A registry is already installed.
     #[error(
         "a registry is already installed; install once at start-up, and use `router.layer(registry.layer())` for others"
     )]
@@ -26,7 +26,7 @@ pub enum InstallError {
         /// The names that the registry has.
         known: Vec<String>,
     },
-    /// A handler takes a `Tx` of another database than its store is on.
+    /// A handler takes a `Tx` of another database than that of its store.
     #[error(
         "the handler {handler} takes a transaction of {wanted}, but its store has {}; \
          give it a store on that database, with `store = \"…\"` if it is not the default one",
@@ -55,7 +55,7 @@ pub enum InstallError {
     },
     /// Two handlers have the same scope, so that one could replay the other's responses, and not both say `shared_scope`.
     ///
-    /// Different stores make no difference: two names may stand for one store, and operators, metrics and limits know a
+    /// This applies to handlers on different stores too: two names can be one store, and operators, metrics and limits identify a
     /// handler by its scope.
     #[error(
         "the handlers {first} and {second} have the same scope {:?}, so that one could replay the other's responses; \

@@ -39,7 +39,7 @@ use crate::sync::atomic::AtomicBool;
 /// What an application says of a request by its head: whose it is, or which key it has.
 pub(crate) type OfRequest = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 
-/// The stores by name, and how rejections are rendered. A clone is cheap and shares everything.
+/// The stores by name, and the settings of all handlers. A clone is cheap and shares everything.
 ///
 /// # Examples
 ///
@@ -78,16 +78,17 @@ pub(super) struct Inner {
 }
 
 impl Registry {
-    /// Waits until no guarded handler runs any more, those included that outlived their client; for at most `limit`, and
-    /// without a limit for `Duration::MAX`.
+    /// Waits until no guarded handler runs any more, including handlers whose clients have disconnected. Waits for at most
+    /// `limit`; `Duration::MAX` means no limit.
     ///
-    /// Call it at shutdown, after the server has stopped to accept requests. The answer is how many were still
-    /// running: their keys are free again, or rejected, when their leases have run out.
+    /// Call it at shutdown, after the server has stopped to accept requests. Returns how many handlers still run. When their
+    /// leases have expired, their retries run again or are rejected, as `after_crash` says.
     ///
-    /// A request that waits for another one (`in_flight = wait`) executes nothing, and is not waited for.
+    /// It does not wait for a request that waits for another one (`in_flight = wait`), because such a request executes
+    /// nothing.
     ///
-    /// It also waits for claims under which nothing ran and whose answer was lost, until they are given back: they count as no
-    /// handler, but under `after_crash = "reject"` one that stays would reject its key.
+    /// It also waits until claims under which nothing ran are released, if the response to the claim was lost. They do not
+    /// count as handlers, but under `after_crash = "reject"` a claim that stays would reject its key.
     ///
     /// # Cancel safety
     ///

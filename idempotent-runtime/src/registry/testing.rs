@@ -13,13 +13,13 @@ pub(crate) struct Testing {
 }
 
 impl Registry {
-    /// A registry under which handlers run bare: nothing is claimed, recorded, replayed or waited for, a handler ends when
-    /// its client leaves, and **every retry executes again**. It says so once, at WARN.
+    /// A registry under which handlers run unguarded: nothing is claimed, recorded, replayed or waited for, a handler ends
+    /// when its client disconnects, and **every retry executes again**. It logs this once, at WARN.
     ///
-    /// For tests of what a handler does, and of clients that must not be helped. What a request may look like does not
-    /// depend on it: a missing key that is `required` is still rejected, and so is a malformed one.
-    /// [`Idempotency`](crate::Idempotency) tells key and downstream keys, attempt 1 each time, and its steps run and record
-    /// nothing. A handler with a `Tx` is rejected with 500 `transaction_failed`: there is no database in which to begin one.
+    /// Use it for tests of what a handler does, and of clients whose retries must not be hidden. Requests are still
+    /// validated: a missing key that is `required` is rejected, and so is a malformed key.
+    /// [`Idempotency`](crate::Idempotency) has the key and downstream keys, and attempt 1 each time. Its steps run and record
+    /// nothing. A handler with a `Tx` is rejected with 500 `transaction_failed`, because there is no database.
     ///
     /// # Examples
     ///

@@ -1,5 +1,5 @@
-//! The answers that the engine gives in the handler's place, as problem details (RFC 9457) or in the dialect of clients
-//! that read another shape.
+//! The answers of the guard instead of the handler's response, as problem details (RFC 9457) or in the format that other
+//! clients expect.
 
 pub(crate) mod problem;
 pub(crate) mod stripe;

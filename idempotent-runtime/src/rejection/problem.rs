@@ -8,11 +8,11 @@ use serde::Serialize;
 
 use crate::key::InvalidKey;
 
-/// Why a request was answered without running its handler.
+/// An answer of the guard instead of the handler's response.
 ///
-/// As a response it is `application/problem+json` with `type`, `title`, `status`, `detail` and the extension member
-/// `code`. [`RegistryBuilder::render_rejections`](crate::RegistryBuilder::render_rejections) replaces it for clients that
-/// read another shape, such as [`stripe`](crate::rejection::stripe())'s.
+/// As a response it is `application/problem+json` with `type`, `title`, `status`, `detail` and the extension member `code`.
+/// [`RegistryBuilder::render_rejections`](crate::RegistryBuilder::render_rejections) replaces it for clients that need
+/// another format, such as [`stripe`](crate::rejection::stripe())'s.
 ///
 /// # Examples
 ///
@@ -27,10 +27,10 @@ use crate::key::InvalidKey;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Rejection {
-    /// The handler requires a key and the request has none.
+    /// The handler requires a key, and the request has none.
     #[non_exhaustive]
     MissingKey {
-        /// Where the handler looks for it; `None` when it computes the key from its arguments.
+        /// The header that carries the key; `None` if the handler computes the key from its arguments.
         header: Option<String>,
     },
     /// The key is malformed.
@@ -41,7 +41,7 @@ pub enum Rejection {
     },
     /// The key was used for a different request.
     KeyReused,
-    /// The key was used by a request with other credentials, and no caller says that both are the same client.
+    /// The key was used with other credentials, and no caller says that both requests have the same client.
     OtherCredentials,
     /// The first request with this key still runs.
     #[non_exhaustive]
@@ -49,31 +49,32 @@ pub enum Rejection {
         /// When to ask again.
         retry_after: Duration,
     },
-    /// This request waited for the first one (`in_flight = wait`), which has ended without a recorded response. It ran nothing;
-    /// a retry with the same key executes, or gets the response of one that does.
+    /// This request waited for the first one (`in_flight = wait`), which ended without a recorded response. This request ran
+    /// nothing. A retry with the same key executes, or gets the response of another request that does.
     #[non_exhaustive]
     NotRecorded {
         /// When to retry.
         retry_after: Duration,
     },
-    /// The process that ran the handler died, and the handler must not run twice.
+    /// The process died in the handler, or the handler panicked, and the handler must not run twice.
     OutcomeUnknown,
-    /// The handler ran, and another process may have run it too: the lease was over, because this process stood still or could
-    /// not reach the store, or an operator purged the key and another process claimed it. A retry gets the response that counts.
+    /// The handler ran, and another process may have run it too. Either the lease expired, because this process stood still
+    /// or could not reach the store, or an operator purged the key and another process claimed it. A retry gets the response
+    /// that counts.
     ///
-    /// A claim that the store has merely forgotten is made again, and the response is recorded and sent.
+    /// If the store has only forgotten the claim, the key is claimed again, and the response is recorded and sent.
     #[non_exhaustive]
     ClaimLost {
         /// When to ask for it.
         retry_after: Duration,
     },
-    /// The first request is done, but its response was too large to record, endless, or broke off.
+    /// The first request is done, but its response was too large to record, had no end, or broke off.
     #[non_exhaustive]
     ResponseNotRecorded {
         /// The status of that response.
         status: StatusCode,
     },
-    /// The caller has as many requests under way as the registry lets it have.
+    /// The caller has as many requests in flight as the registry allows.
     #[non_exhaustive]
     TooManyInFlight {
         /// When to ask again.
@@ -88,14 +89,15 @@ pub enum Rejection {
     /// The database aborted the handler's transaction because it conflicts with another one: a serialization failure or a
     /// deadlock. Nothing was kept, and a retry is likely to succeed.
     TransactionConflict,
-    /// The handler takes a `Tx` that cannot be had, was not given back or has ended: its program must be changed.
+    /// The handler takes a `Tx` that its store does not have, that the handler did not give back, or that has ended. The
+    /// program must be changed.
     TransactionFailed,
-    /// The value of `fingerprint = expr` has no digest, because it holds a float that is not finite or its `Serialize`
-    /// fails: the program must be changed.
+    /// The value of `fingerprint = expr` has no digest, because it contains a float that is not finite, or its `Serialize`
+    /// fails. The program must be changed.
     FingerprintFailed,
-    /// A step of the handler cannot be taken, or its result not be recorded or read: its program must be changed.
+    /// A step of the handler cannot be taken, or its result cannot be recorded or read. The program must be changed.
     ///
-    /// Only handlers give this answer, by a [`StepError`](crate::StepError).
+    /// Only handlers give this answer, with a [`StepError`](crate::StepError).
     StepFailed,
 }
 
@@ -120,7 +122,7 @@ pub(crate) const CODES: [&str; 15] = [
 ];
 
 impl Rejection {
-    /// The status of the answer.
+    /// The status of the response.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::MissingKey { .. } | Self::InvalidKey { .. } => StatusCode::BAD_REQUEST,
@@ -136,7 +138,7 @@ impl Rejection {
         }
     }
 
-    /// The stable word for programs.
+    /// The stable code for programs.
     pub fn code(&self) -> &'static str {
         match self {
             Self::MissingKey { .. } => "missing_key",
@@ -215,7 +217,7 @@ impl Rejection {
         }
     }
 
-    /// What happened to this request and what to do; the key itself is never repeated.
+    /// What happened to this request, and what the client should do. It never contains the key.
     pub fn detail(&self) -> String {
         match self {
             Self::MissingKey { header } => {
@@ -269,7 +271,7 @@ impl Rejection {
         }
     }
 
-    /// When to ask again, where that can help.
+    /// When to retry, if a retry can help.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::InFlight { retry_after }

@@ -9,11 +9,11 @@ use crate::rejection::problem::Rejection;
 /// Stripe's SDKs obey it before they look at the status.
 static SHOULD_RETRY: HeaderName = HeaderName::from_static("stripe-should-retry");
 
-/// Renders a rejection as Stripe's API answers, for [`render_rejections`](crate::RegistryBuilder::render_rejections).
+/// Renders a rejection in the format of Stripe's API, for [`render_rejections`](crate::RegistryBuilder::render_rejections).
 ///
-/// Stripe's own SDKs, and programs that were written for them, find an error in the member `error` of the body alone. To
-/// stripe-node a body without that member is a success whatever its status: it makes a `PaymentIntent` even of a 409 with
-/// problem details.
+/// Stripe's own SDKs, and programs written for them, read errors only from the member `error` of the body. stripe-node takes
+/// every body without that member for a success, whatever its status: it makes a `PaymentIntent` even of a 409 with problem
+/// details.
 ///
 /// | rejection | status | `type` | `code` | raised by stripe-node, stripe-python | `Stripe-Should-Retry` |
 /// |---|---|---|---|---|---|
@@ -33,14 +33,15 @@ static SHOULD_RETRY: HeaderName = HeaderName::from_static("stripe-should-retry")
 /// | `fingerprint_failed` | 500 | `api_error` | `fingerprint_failed` | `StripeAPIError`, `APIError` | false |
 /// | `step_failed` | 500 | `api_error` | `step_failed` | `StripeAPIError`, `APIError` | false |
 ///
-/// `code` is Stripe's word where Stripe has one, and [`Rejection::code`] where it has none. `message` says what happened and
-/// what to do, and `doc_url` is [`Rejection::problem_type`]. `Stripe-Should-Retry: true`, always with `Retry-After`, makes the
-/// SDKs ask again with the same key, as often as their `maxNetworkRetries` allows; `false` keeps them from it.
+/// `code` is Stripe's code if Stripe has one, and [`Rejection::code`] otherwise. `message` says what happened and what to do.
+/// `doc_url` is [`Rejection::problem_type`]. `Stripe-Should-Retry: true`, always with `Retry-After`, makes the SDKs retry
+/// with the same key, as often as their `maxNetworkRetries` allows. `false` stops them.
 ///
-/// A status is another one than [`Rejection::status`] where Stripe's clients would draw the wrong conclusion from that. A
-/// reused key is an idempotency error to the SDKs with 400 only. Where the request was or may have been executed, and no
-/// retry will tell, it is 500: Stripe's clients take that for an outcome to be looked up, but a 4xx for a request that had no
-/// effect, which they may send once more under a new key.
+/// Some statuses differ from [`Rejection::status`], because Stripe's clients would draw the wrong conclusion from it:
+///
+/// - A reused key is an idempotency error to the SDKs only with 400.
+/// - If the request was or may have been executed, and no retry will tell, the status is 500. Stripe's clients look up the
+///   outcome after a 500. After a 4xx they assume that the request had no effect, and may send it again with a new key.
 ///
 /// # Examples
 ///

@@ -14,16 +14,16 @@ use crate::request::response_mark::{is_of_another_guard, of_another_guard};
 use crate::sync::atomic::Ordering;
 use crate::sync::tokio::runtime::Handle;
 
-/// What an annotated handler returns: the future of its response, which drives the guarded request to its end.
+/// What an annotated handler returns: the future of its response. It drives the guarded request to its end.
 ///
 /// # Cancel safety
 ///
-/// Dropping it never cancels a handler that holds a claim: the rest runs as a task of its own. A request that waits for
-/// another one, or runs unguarded, ends with the drop as any other axum handler does.
+/// Dropping it never cancels a handler that holds a claim: the handler continues as a task of its own. A request that waits
+/// for another one, or runs unguarded, ends with the drop like any other axum handler.
 ///
 /// # Panics
 ///
-/// As the handler does, after its claim is settled.
+/// If the handler panics, after its claim is settled.
 ///
 /// # Examples
 ///

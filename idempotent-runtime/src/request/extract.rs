@@ -8,10 +8,10 @@ use axum::response::{IntoResponse, Response};
 use crate::policy::values::Reads;
 use crate::request::input::RequestInput;
 
-/// The last argument of an annotated handler, with what the engine needs to know of the request.
+/// The last argument of an annotated handler, together with the data of the request that the guard needs.
 ///
-/// The attribute writes this type into the handler's signature. A unit test that calls the handler directly passes
-/// `.into()`, `().into()` where there is none; such a call runs unguarded.
+/// The attribute writes this type into the handler's signature. A unit test that calls the handler passes `.into()`, or
+/// `().into()` if the handler has no arguments. Such a call runs unguarded.
 ///
 /// # Examples
 ///

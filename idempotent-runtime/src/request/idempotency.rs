@@ -18,7 +18,7 @@ use crate::step::steps::{Begun, Steps};
 use crate::store::claim::Token;
 use std::future::Future;
 
-/// What the handler may know about the key under which it runs.
+/// What a handler can know about the key under which it runs.
 ///
 /// # Examples
 ///
@@ -31,11 +31,11 @@ use std::future::Future;
 /// }
 /// ```
 ///
-/// A clone of a request, as a batch handler or a middleware that hedges makes it, is a request of its own: its handler gets an
-/// `Idempotency` of its own, with the key, the attempt and the steps of that copy. What was extracted before from the request
-/// that was cloned tells nothing of the copies.
+/// A clone of a request, for instance by a batch handler or a hedging middleware, is a request of its own. Its handler gets
+/// an `Idempotency` with the key, the attempt and the steps of that clone. An `Idempotency` that was extracted from the
+/// original request knows nothing about its clones.
 ///
-/// A unit test that calls the handler passes `Idempotency::default()`: that of a request without a key.
+/// A unit test that calls the handler passes `Idempotency::default()`, which is that of a request without a key.
 #[derive(Clone, Default)]
 pub struct Idempotency(Arc<Execution>);
 
@@ -50,28 +50,29 @@ impl Idempotency {
         Self(Arc::new(execution))
     }
 
-    /// The client's key, decoded; `None` when this request runs unguarded because it has none.
+    /// The client's key, decoded; `None` if the request has no key and runs unguarded.
     pub fn key(&self) -> Option<&str> {
         self.0.granted().map(|grant| grant.key.as_str())
     }
 
-    /// How many times this key was claimed: 1, and one more for each claim that may have run the handler and left neither
-    /// a record nor a word of its end, because its process died or was cut off from the store.
+    /// The number of this attempt: 1, plus one for each earlier claim that may have run the handler and left no record,
+    /// because its process died or lost the connection to the store.
     ///
-    /// Once there was such a one, the number only grows, until the key is recorded or its time to live is over: an attempt
-    /// that ends with a status that is not recorded does not make the next one the first.
+    /// After such a claim the number only grows, until the key is recorded or the claim's ttl expires. An attempt that ends
+    /// with a status that is not recorded does not reset it.
     pub fn attempt(&self) -> u32 {
         self.0.granted().map_or(1, |grant| grant.attempt)
     }
 
-    /// A key to pass on to `api`, another service that this handler calls: 32 hexadecimal digits, derived from scope,
-    /// caller, key and fingerprint.
+    /// A key for `api`, another service that this handler calls: 32 hexadecimal digits, derived from scope, caller, key and
+    /// fingerprint.
     ///
-    /// It is the same on every attempt of one request, so that the other service recognises a repetition, and another one
-    /// for each `api`. It differs from client to client, and from request to request: when a key is free again, because a
-    /// response was not recorded, and comes with another request or other credentials, the other service sees a new
-    /// operation. With a caller, credentials may be renewed between attempts; without one, they belong to the request. A
-    /// request without a key gets a fresh one, since it is an execution of its own. Under an
+    /// It is the same on every attempt of one request, so the other service detects a repetition. It is different for each
+    /// `api`, for each client and for each request. If a response was not recorded, the key is free again. If it then comes
+    /// with another request or other credentials, the other service sees a new operation. With a caller, a client can renew
+    /// its credentials between attempts; without a caller, the credentials belong to the request.
+    ///
+    /// A request without a key gets a random key, because each such request is an execution of its own. Under an
     /// [`IdempotencyLayer`](crate::IdempotencyLayer), a handler without the attribute gets the key of the layer's claim.
     pub fn downstream_key(&self, api: &str) -> String {
         let mut digest = Sha256::new();
@@ -89,45 +90,45 @@ impl Idempotency {
         format!("{:032x}", digest[..16].iter().fold(0_u128, |number, &byte| number << 8 | u128::from(byte)))
     }
 
-    /// Runs `run` once for this key, and records what it came to: an attempt after a crash gets the recorded result in its
-    /// place.
+    /// Runs `run` once for this key, and records its result. An attempt after a crash gets the recorded result.
     ///
-    /// The result is kept as JSON in the handler's store, under [`RecordKey::step`](crate::RecordKey::step), for the handler's `ttl` from then on;
-    /// it is on its way through JSON in the attempt that makes it too, so that no attempt sees another value. With
-    /// `digest_keys` and `seal_with` it is stored as responses are; the name is readable, so put no secret into it.
+    /// The result is stored as JSON in the handler's store, under [`RecordKey::step`](crate::RecordKey::step), for the
+    /// handler's `ttl` from then on. The attempt that makes it also gets it back from JSON, so all attempts see the same
+    /// value. `digest_keys` and `seal_with` apply to it as to responses. The name is readable, so do not put a secret into
+    /// it.
     ///
     /// # What it promises
     ///
-    /// | when | what becomes of the step |
+    /// | event | the step |
     /// |---|---|
     /// | the process dies before `run`, or in it | the next attempt runs it: **at least once**, so pass [`downstream_key`](Self::downstream_key) on |
     /// | … after `run`, before its result is recorded | the same: it runs a second time |
-    /// | … after that | every later attempt gets the result; `run` is not called |
-    /// | this attempt lost its key to another one, because its process stood still | no step of it begins, and none replaces a result: [`StepErrorKind::ClaimLost`](crate::StepErrorKind::ClaimLost) |
-    /// | … while it runs a step | the other attempt waits for it as long as it shows signs of life, and gets its result |
-    /// | `run` returns an error | the error is yours, and nothing is recorded: the name may be taken again |
-    /// | `run` panics, or the step is dropped, by a timeout around it | it may have run: it runs again |
-    /// | the client leaves | handler and step go on |
-    /// | the store is away | tried again for as long as the registry lets a store take, then an error; when `run` has run already, [`StepErrorKind::NotRecorded`](crate::StepErrorKind::NotRecorded), and the recording is tried on while this process lives: a later attempt waits for it |
-    /// | the handler ends with a status that is not recorded | its steps stay: the next request with this key gets their results. Return an error from `run` where that must not be |
-    /// | … and that request asks for something else | [`StepErrorKind::OtherRequest`](crate::StepErrorKind::OtherRequest), 422 |
-    /// | … or comes with other credentials, and no caller is named | [`StepErrorKind::OtherCredentials`](crate::StepErrorKind::OtherCredentials), 422 |
+    /// | … after its result is recorded | every later attempt gets the result; `run` is not called |
+    /// | this attempt lost its key to another one, because its process stood still | it begins no step, and none of its steps replaces a result: [`StepErrorKind::ClaimLost`](crate::StepErrorKind::ClaimLost) |
+    /// | … while it runs a step | the other attempt waits until the step ends or its lease expires, and gets its result |
+    /// | `run` returns an error | you get the error, and nothing is recorded: the name can be used again |
+    /// | `run` panics, or the step is dropped, for instance by a timeout around it | it may have run, and it runs again |
+    /// | the client disconnects | handler and step continue |
+    /// | the store is unreachable | the call is repeated for as long as the registry lets a store take, then it is an error. If `run` has already run, that is [`StepErrorKind::NotRecorded`](crate::StepErrorKind::NotRecorded), and recording is tried again while this process lives: a later attempt waits for it |
+    /// | the handler ends with a status that is not recorded | its steps stay: the next request with this key gets their results. If that must not be, return an error from `run` |
+    /// | … and the next request is a different one | [`StepErrorKind::OtherRequest`](crate::StepErrorKind::OtherRequest), 422 |
+    /// | … or has other credentials, and no caller is named | [`StepErrorKind::OtherCredentials`](crate::StepErrorKind::OtherCredentials), 422 |
     /// | the code was changed, and reads the result as another type | [`StepErrorKind::WrongType`](crate::StepErrorKind::WrongType); it never runs again silently |
-    /// | `after_crash = "reject"` | after a crash there is no further attempt for which a step could be recorded; one that may have run is not run again: [`StepErrorKind::OutcomeUnknown`](crate::StepErrorKind::OutcomeUnknown) |
-    /// | the handler takes a `Tx` | [`StepErrorKind::InTransaction`](crate::StepErrorKind::InTransaction): a rollback would undo what the step wrote and leave its result |
-    /// | without a key, or without a store by `on_store_error = "run"` | it runs, and nothing is recorded |
+    /// | `after_crash = "reject"` | after a crash there is no further attempt. A step that may have run does not run again: [`StepErrorKind::OutcomeUnknown`](crate::StepErrorKind::OutcomeUnknown) |
+    /// | the handler takes a `Tx` | [`StepErrorKind::InTransaction`](crate::StepErrorKind::InTransaction): a rollback would undo what the step wrote, and keep its result |
+    /// | there is no key, or no store under `on_store_error = "run"` | it runs, and nothing is recorded |
     /// | an operator purges the key | its steps stay until they are purged by their own keys |
     ///
-    /// Two steps of one execution need two names; the second one of a name is an error, also without a key. Steps of
-    /// different names may run at once. Each costs its store two writes and a renewal of the handler's claim.
+    /// Each step of an execution needs a name of its own. The second step with a name is an error, also without a key. Steps
+    /// with different names can run concurrently. Each step costs its store two writes and a renewal of the handler's claim.
     ///
     /// # Errors
     ///
-    /// What `run` returned, or a [`StepError`] where the step could not be taken, recorded or read.
+    /// The error of `run`, or a [`StepError`] if the step could not be taken, recorded or read.
     ///
     /// # Cancel safety
     ///
-    /// A step that is dropped counts as one that died: it may have run, and runs again.
+    /// A dropped step counts as one that crashed: it may have run, and it runs again.
     ///
     /// # Examples
     ///

@@ -1,34 +1,34 @@
 //! The pipeline of one request, one file for each stage, in the order in which a request passes through.
 //!
 //! ```text
-//!  extract      Guarded takes the request from axum, and reads what the guard needs of it: input
+//!  extract      Guarded takes the request from axum, and reads what the guard needs: input
 //!     │         a crash leaves nothing
 //!     ▼
 //!  gate         takes key, caller and fingerprint from the policy's expressions: key_expression
 //!     │         a crash leaves nothing
 //!     ▼
-//!  admission    finds registry, store and fingerprint; a request without a key passes by; what cannot be claimed is answered
+//!  admission    finds registry, store and fingerprint; answers a request that cannot claim; one without a key runs unguarded
 //!     │         a crash leaves nothing
 //!     ▼
 //!  claim        asks the store ───▶ completed: replay sends the record
-//!     │            │           └──▶ in flight: wait looks until the other request has ended, or rejects at once: watches
+//!     │            │           └──▶ in flight: wait looks until the other request has ended (watches), or rejects at once
 //!     │            └──────────────▶ anything else: a rejection
-//!     │         a crash leaves a claim under which nothing ran: the next request takes it over when its lease is over;
+//!     │         a crash leaves a claim under which nothing ran: the next request takes it over when its lease has expired;
 //!     │         under `after_crash = "reject"` an operator purges it
 //!     ▼
-//!  run          passage lets the handler run; completion polls it in place, and spawns it when its client leaves
+//!  run          passage lets the handler run; completion polls it in place, and spawns it if its client disconnects
 //!     │         a crash leaves a claim under which something may have run: attempt + 1, or `outcome_unknown`;
 //!     │         a transaction leaves nothing
 //!     ▼
-//!  response     decides what becomes of the response by the policy: response_body, response_mark
+//!  response     decides by the policy whether the response is recorded: response_body, response_mark
 //!     │         a crash leaves the same
 //!     ▼
-//!  settle       completes, releases or keeps the claim, and wakes waiters; settle_transaction commits instead
+//!  settle       completes, releases or keeps the claim, and wakes waiting requests; settle_transaction commits instead
 //!               a crash before the store has answered leaves the same; after that, every retry gets the record
 //! ```
 //!
-//! [`context`] is what these stages share for one request: whether the handler outlives its client, and which guards are around.
-//! [`idempotency`] shows a part of it to the handler.
+//! [`context`] has what these stages share for one request: whether the handler outlives its client, and which guards are around
+//! it. [`idempotency`] shows a part of it to the handler.
 
 pub(crate) mod admission;
 pub(crate) mod body;

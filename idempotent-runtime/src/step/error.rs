@@ -12,11 +12,11 @@ use crate::rejection::problem::Rejection;
 use crate::rejection::problem::UNAVAILABLE;
 use crate::store::error::StoreError;
 
-/// Why [`Idempotency::step`](crate::Idempotency::step) has no result, where its closure is not to blame.
+/// Why [`Idempotency::step`](crate::Idempotency::step) has no result, although its closure returned no error.
 ///
-/// A handler's error type takes it by a `From`, so that `?` works; `anyhow::Error`, `Box<dyn Error + Send + Sync>`,
-/// [`StatusCode`] and [`Response`] do already. As a response it is the [`StepError::rejection`], rendered as the registry
-/// renders its own.
+/// Implement `From<StepError>` for the handler's error type, so that `?` works. `anyhow::Error`, `Box<dyn Error + Send +
+/// Sync>`, [`StatusCode`] and [`Response`] work already. As a response it is [`StepError::rejection`], rendered as the
+/// registry renders rejections.
 ///
 /// # Examples
 ///
@@ -58,40 +58,40 @@ pub enum StepErrorKind {
     /// Not run: the name is empty, longer than 255 bytes or holds a control character.
     #[error("its name must have 1 to 255 bytes and no control character")]
     InvalidName,
-    /// Not run: this execution has taken a step of this name already, or takes one now.
+    /// Not run: this execution has already begun a step of this name.
     #[error(
         "this execution has a step of that name already; give each its own, such as `format!(\"ship-{{}}\", line.id)`"
     )]
     Repeated,
-    /// Not run: the handler takes a `Tx`. What it wrote would be gone after a rollback, and the step would still count.
+    /// Not run: the handler takes a `Tx`. A rollback would undo what the step wrote, and the step would still count as done.
     #[error("the handler takes a `Tx`, which has no steps: a rollback would undo their writes and leave their results")]
     InTransaction,
-    /// Not run: the store cannot be asked whether it ran before, or what stands there cannot be read.
+    /// Not run: the store cannot be asked whether the step ran before, or its entry cannot be read.
     #[error("the store cannot be asked for it")]
     Store(#[source] StoreError),
-    /// **Run**, and the result could not be recorded, while the lease of the step still held. It is tried again in the
-    /// background, and a later attempt waits for that; if this process dies before, the step runs again.
+    /// **Run**, and the result could not be recorded while the lease of the step was alive. Recording is tried again in the
+    /// background, and a later attempt waits for it. If this process dies before that, the step runs again.
     #[error("it ran, but its result could not be recorded")]
     NotRecorded(#[source] StoreError),
-    /// Another attempt holds the key, or the step, or may hold it: this attempt stood still or could not reach the store for
-    /// longer than its lease, or an operator purged the entry and another process claimed it. The closure may have run; if it
-    /// has, its result need not be the one that counts.
+    /// Another attempt has the key or the step, or may have it: this attempt stood still, or could not reach the store, for
+    /// longer than its lease, or an operator purged the entry and another process claimed it. The closure may have run. If it
+    /// has, its result may not be the one that counts.
     #[error("this attempt has lost its claim")]
     ClaimLost,
-    /// Not run: another request under the same key has run it, or may have.
+    /// Not run: another request with the same key has run it, or may have.
     #[error("it belongs to another request under the same key")]
     OtherRequest,
-    /// Not run: a request with other credentials has run it under the same key, or may have.
+    /// Not run: a request with other credentials and the same key has run it, or may have.
     #[error("it belongs to a request with other credentials under the same key")]
     OtherCredentials,
     /// Not run: it began before and may have run, and the policy says `after_crash = "reject"`.
     #[error("it may have run before, and `after_crash = \"reject\"` forbids to run it again")]
     OutcomeUnknown,
-    /// **Run**, and nothing is recorded: the result cannot be written as JSON, or not be read back.
+    /// **Run**, and nothing is recorded: the result cannot be written as JSON, or cannot be read back.
     #[error("it ran, but its result does not survive JSON")]
     Unserialisable(#[source] serde_json::Error),
-    /// Not run: the recorded result is not of this type. The program was changed since; give the step another name if it
-    /// must run again.
+    /// Not run: the recorded result has another type, because the program has changed. If the step must run again, give it
+    /// another name.
     #[error("the recorded result is not of this type: the code was changed since it was recorded")]
     WrongType(#[source] serde_json::Error),
 }
@@ -111,8 +111,8 @@ impl StepError {
         &self.kind
     }
 
-    /// What a client is to be told: `store_unavailable`, `claim_lost`, `key_reused`, `other_credentials` or
-    /// `outcome_unknown`, and `step_failed` where the program must be changed.
+    /// The rejection for the client: `store_unavailable`, `claim_lost`, `key_reused`, `other_credentials` or
+    /// `outcome_unknown`; `step_failed` if the program must be changed.
     pub fn rejection(&self) -> Rejection {
         match self.kind {
             StepErrorKind::Store(_) | StepErrorKind::NotRecorded(_) => UNAVAILABLE,

@@ -14,16 +14,16 @@ use crate::record::Record;
 /// What a claim asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClaimRequest {
-    /// Drawn by the claimant, so that a retried call recognises its own claim.
+    /// Chosen by the claimant, so that a repeated call recognises its own claim.
     pub token: Token,
-    /// What the request asks for.
+    /// The fingerprint of the request.
     pub fingerprint: Fingerprint,
     /// How long the claim is exclusive unless it is renewed.
     pub lease: Duration,
-    /// How long the claim is remembered after its last claim or renewal, under [`AfterCrash::Rerun`]. The engine asks for at
-    /// least twice the `lease`, whatever the policy's `ttl`, so that a claim outlives its lease.
+    /// How long the claim is kept after its last claim or renewal, under [`AfterCrash::Rerun`]. The engine asks for at least
+    /// twice the `lease`, whatever the policy's `ttl`, so a claim outlives its lease.
     pub ttl: Duration,
-    /// Whether a claim whose lease ran out may be taken over. If not, the claim never expires.
+    /// Whether a claim with an expired lease may be taken over. If not, the claim never expires.
     pub after_crash: AfterCrash,
 }
 
@@ -47,39 +47,39 @@ pub struct Renewal {
     pub lease: Duration,
 }
 
-/// What stood under the key when a claim came.
+/// What a claim found under its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// The claim is the caller's.
+    /// The caller has the claim.
     Acquired {
-        /// 1 for the first one, one more for each claim whose lease ran out before.
+        /// 1 for the first claim; one more for each earlier claim whose lease expired.
         attempt: u32,
     },
-    /// Somebody else holds it.
+    /// Another claim exists, and its lease has not expired.
     InFlight {
-        /// What that request asks for.
+        /// The fingerprint of that request.
         fingerprint: Fingerprint,
     },
-    /// Somebody else held it and may not be followed.
+    /// Another claim exists. Its lease has expired, and this request may not take it over.
     Lapsed {
-        /// What that request asked for.
+        /// The fingerprint of that request.
         fingerprint: Fingerprint,
     },
-    /// It is done.
+    /// The key has a record.
     Completed(Record),
 }
 
 /// Whether the token held the claim when it was used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "a lost claim means that somebody else may be running"]
+#[must_use = "a lost claim means that another handler may run"]
 pub enum Held {
-    /// It did, and the call took effect.
+    /// It held the claim, and the call took effect.
     Yes,
-    /// It did not, and nothing changed.
+    /// It did not hold the claim, and nothing changed.
     No,
 }
 
-/// The fencing token of a claim: unique, so that a holder that lost its claim can be told from its successor.
+/// The fencing token of a claim. Tokens are unique, so a holder that lost its claim cannot be confused with its successor.
 ///
 /// # Examples
 ///
@@ -105,9 +105,10 @@ impl Token {
         Self(process << 80 | millis << 38 | u128::from(count) & low_bits(38))
     }
 
-    /// When it was drawn, by the clock of the process that drew it: when its claim was asked for.
+    /// When the token was made, by the clock of the process that made it. That is when its claim was sent.
     ///
-    /// For people who look, not for judging leases; of a token that [`unique`](Self::unique) did not make it says nothing.
+    /// Show it to people, and do not decide about leases by it. It is meaningful only for a token that
+    /// [`unique`](Self::unique) made.
     ///
     /// ```
     /// use std::time::{Duration, SystemTime};

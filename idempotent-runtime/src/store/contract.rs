@@ -15,17 +15,18 @@ use crate::transaction::transactions::Transactions;
 
 /// Keeps claims and records.
 ///
-/// Implement it with plain `async fn`; every method is atomic, and the store's own clock judges leases and expiry.
+/// Implement it with plain `async fn`. Every method is atomic. The store's own clock decides about leases and expiry.
 ///
 /// # Cancel safety
 ///
-/// The engine may drop any of these futures at any await, as it does when the time limit of the registry is over. A
-/// dropped call may have taken effect or not, but never half.
+/// The engine may drop any of these futures at any await, for instance when the registry's time limit has passed. A dropped
+/// call must have its whole effect or none.
 ///
 /// # Examples
 ///
-/// [`guide::writing_a_store`](crate::guide::writing_a_store) has a whole store of files, and
-/// [`testing::conformance`](crate::testing::conformance) one in memory. An application looks into a store by the same methods:
+/// [`guide::writing_a_store`](crate::guide::writing_a_store) has a complete store of files, and
+/// [`testing::conformance`](crate::testing::conformance) one in memory. An application can look into a store with the same
+/// methods:
 ///
 /// ```
 /// # #[cfg(feature = "memory")]
@@ -45,32 +46,36 @@ use crate::transaction::transactions::Transactions;
 /// # fn main() {}
 /// ```
 pub trait Store: Send + Sync + 'static {
-    /// The first caller gets the claim; every other one learns what stands there. One round trip.
+    /// Claims `key` for one caller. Every other caller learns what the key has. One round trip.
     ///
-    /// | what stands under `key` | what comes back | what changes |
+    /// | the key has | the answer | what changes |
     /// |---|---|---|
-    /// | nothing, or something whose time to live is over | [`Claim::Acquired`], attempt 1 | claimed for `request` |
-    /// | nothing, and `request.token` was [released](Self::release) before | an error | nothing |
-    /// | a claim with `request.token` | [`Claim::Acquired`], its attempt | nothing: a retried call recognises itself |
-    /// | a claim within its lease | [`Claim::InFlight`] | nothing |
-    /// | a claim whose lease ran out, the same fingerprint, [`AfterCrash::Rerun`](crate::AfterCrash::Rerun) | [`Claim::Acquired`], attempt + 1 | claimed for `request`; the old token is worthless |
-    /// | a claim whose lease ran out, the same fingerprint, [`AfterCrash::Reject`](crate::AfterCrash::Reject) | [`Claim::Lapsed`] | the claim never expires |
-    /// | a claim whose lease ran out, another fingerprint | [`Claim::Lapsed`] | nothing |
+    /// | no entry, or an expired one | [`Claim::Acquired`], attempt 1 | claimed for `request` |
+    /// | no entry, and `request.token` was [released](Self::release) before | an error | nothing |
+    /// | a claim with `request.token` | [`Claim::Acquired`], its attempt | nothing: a repeated call recognises its own claim |
+    /// | a claim whose lease has not expired | [`Claim::InFlight`] | nothing |
+    /// | a claim with an expired lease and the same fingerprint, under [`AfterCrash::Rerun`](crate::AfterCrash::Rerun) | [`Claim::Acquired`], attempt + 1 | claimed for `request`; the old token no longer works |
+    /// | a claim with an expired lease and the same fingerprint, under [`AfterCrash::Reject`](crate::AfterCrash::Reject) | [`Claim::Lapsed`] | the claim never expires |
+    /// | a claim with an expired lease and another fingerprint | [`Claim::Lapsed`] | nothing |
     /// | a record | [`Claim::Completed`] | nothing |
     ///
-    /// Under [`AfterCrash::Rerun`](crate::AfterCrash::Rerun) a claim is remembered for `request.ttl` after its last claim or renewal. That is at least
-    /// twice its lease, so a claim outlives its lease: what comes between the two is the next attempt, not the first one.
-    /// Under [`AfterCrash::Reject`](crate::AfterCrash::Reject) a claim never expires: it stays until it is completed, released or purged. Where the
-    /// policy changes, that of the request decides: what it takes over lives by its own rule, and what it rejects to run
-    /// again stays rejected.
+    /// Under [`AfterCrash::Rerun`](crate::AfterCrash::Rerun) a claim is kept for `request.ttl` after its last claim or
+    /// renewal. That is at least twice its lease, so a claim outlives its lease: a request that comes in between is the next
+    /// attempt, not the first one.
+    ///
+    /// Under [`AfterCrash::Reject`](crate::AfterCrash::Reject) a claim never expires: it stays until it is completed,
+    /// released or purged.
+    ///
+    /// If the policy changes, the policy of the request decides. A claim that it takes over follows the request's rule. A
+    /// claim that it rejects never expires.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Full`] when there is no room for a new claim: nothing that is alive is evicted to make some.
-    /// [`StoreError::Damaged`] when what stands there cannot be read: as if it were absent, the request would run twice.
+    /// [`StoreError::Full`] if there is no room for a new claim: a store never evicts a live entry. [`StoreError::Damaged`]
+    /// if the entry cannot be read: if it counted as absent, the request would run twice.
     fn claim(&self, key: &RecordKey, request: ClaimRequest) -> impl Future<Output = Result<Claim, StoreError>> + Send;
 
-    /// Sets the lease to `lease` from now, zero included, if `token` still holds the claim.
+    /// Starts the lease again, for `lease` from now, if `token` still holds the claim. A `lease` of zero is allowed.
     fn renew(
         &self,
         key: &RecordKey,
@@ -78,20 +83,20 @@ pub trait Store: Send + Sync + 'static {
         lease: Duration,
     ) -> impl Future<Output = Result<Held, StoreError>> + Send;
 
-    /// [`renew`](Self::renew) for many keys at once: one answer each, in the order of `renewals`. The provided method calls
-    /// `renew` for all of them together.
+    /// [`renew`](Self::renew) for many keys at once. Returns one answer for each, in the order of `renewals`. The provided
+    /// method calls `renew` for each of them concurrently.
     ///
-    /// The engine calls it once at a time for a store, with at most 256 renewals. One that cannot be read must not fail the
-    /// others, and none may hold up claims or completions for longer than one such call takes.
+    /// The engine makes one such call at a time for a store, with at most 256 renewals. A renewal that fails must not fail
+    /// the others. No renewal may delay claims or completions for longer than one such call takes.
     fn renew_many(&self, renewals: &[Renewal]) -> impl Future<Output = Vec<Result<Held, StoreError>>> + Send {
         join_all(renewals.iter().map(|renewal| self.renew(&renewal.key, renewal.token, renewal.lease)))
     }
 
     /// Turns the claim of `token` into `record`, kept for `ttl` from now. One round trip.
     ///
-    /// Once this returned [`Held::Yes`], a retry gets the record, even after a crash (as far as the store promises
-    /// durability). A second call with the same token is [`Held::Yes`] and changes nothing. A store that is full
-    /// still takes the record of a claim that it granted.
+    /// Once this has returned [`Held::Yes`], a retry gets the record, even after a crash, as far as the store is durable. A
+    /// second call with the same token returns [`Held::Yes`] and changes nothing. A full store still accepts the record of a
+    /// claim that it granted.
     fn complete(
         &self,
         key: &RecordKey,
@@ -100,69 +105,69 @@ pub trait Store: Send + Sync + 'static {
         ttl: Duration,
     ) -> impl Future<Output = Result<Held, StoreError>> + Send;
 
-    /// Gives the claim of `token` up: nothing stands under `key` afterwards. A record is not touched.
+    /// Ends the claim of `token`: `key` has no entry afterwards. A record is not touched.
     ///
-    /// If `token` has no claim and nothing else stands under `key`, a claim by `token` may still be on its way to the store. It
-    /// must fail when it arrives, for a day at least: nothing will run under it, and under [`AfterCrash::Reject`](crate::AfterCrash::Reject) it would
-    /// reject its key for ever. Claims by other tokens are not affected, and [`get`](Self::get), [`list`](Self::list) and
-    /// [`purge`](Self::purge) do not show what a store keeps for this.
+    /// If `token` has no claim and `key` has no entry, a claim by `token` may still be on its way to the store. It must fail
+    /// when it arrives, for at least a day: nothing will run under it, and under
+    /// [`AfterCrash::Reject`](crate::AfterCrash::Reject) it would reject its key forever. Claims by other tokens are not
+    /// affected. [`get`](Self::get), [`list`](Self::list) and [`purge`](Self::purge) do not show what a store keeps for this.
     fn release(&self, key: &RecordKey, token: Token) -> impl Future<Output = Result<Held, StoreError>> + Send;
 
-    /// Resolves when what stands under `key` may have changed, in whatever process.
+    /// Resolves when the entry of `key` may have changed, in any process.
     ///
-    /// The engine polls it once before its look, so that nothing goes unheard, and then not again until the look is done:
-    /// the first poll begins to listen, and must not take what the look may have to wait for, such as a connection.
+    /// The engine polls it once before it looks at the entry, and not again until that look is done. The first poll must
+    /// subscribe, so that no change is missed. It must not hold anything that the look needs, such as a connection.
     ///
-    /// A mere hint, so that a waiter looks at once and not at the end of its pause: it may come too often or, as in the
-    /// provided method, never. The engine hears of the ends in its own process by itself.
+    /// This is a hint that lets a waiting request look at once. It may resolve too often or, as in the provided method,
+    /// never. The engine learns of changes in its own process without it.
     fn changed(&self, key: &RecordKey) -> impl Future<Output = ()> + Send {
         let _ = key;
         std::future::pending()
     }
 
-    /// The transactions of the store's database, for handlers that take a `Tx`; the provided method has none.
+    /// The transactions of the store's database, for handlers that take a `Tx`. The provided method returns none.
     ///
-    /// A store that wraps another one hands on what that one returns.
+    /// A store that wraps another store returns the transactions of that store.
     fn transactions(&self) -> Option<Transactions> {
         None
     }
 
-    /// The same store, if it answers without ever waiting; the provided method says that it does not.
+    /// The same store, if it never waits before it answers. The provided method returns `None`.
     ///
-    /// The engine then takes the short way: no boxed future, no timer.
+    /// For such a store the engine saves a boxed future and a timer.
     fn immediate(&self) -> Option<&dyn ImmediateStore> {
         None
     }
 
-    /// What stands under `key`, for operators.
+    /// The entry of `key`, for operators.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Damaged`] when it cannot be read, as from [`claim`](Self::claim).
+    /// [`StoreError::Damaged`] if the entry cannot be read, as from [`claim`](Self::claim).
     fn get(&self, key: &RecordKey) -> impl Future<Output = Result<Option<Entry>, StoreError>> + Send;
 
-    /// Removes what stands under `key`, claim or record; false when nothing did. What cannot be read is removed too, and
-    /// counts as something.
+    /// Removes the entry of `key`, a claim or a record. Returns false if there was none. An entry that cannot be read is
+    /// removed too, and counts.
     ///
-    /// The next request runs the handler again: for operators who know that this is right. A handler that still runs keeps its
-    /// key in its own process, and claims it anew at its next renewal or when it records. Another process that claims the key
-    /// before executes it a second time, and then the first handler cannot record any more.
+    /// The next request runs the handler again, so this is for operators who know that it may. A handler that still runs
+    /// keeps its key in its own process, and claims it again at its next renewal or when it records. If another process
+    /// claims the key before that, the request is executed twice, and the first handler can no longer record.
     fn purge(&self, key: &RecordKey) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// Removes one batch of what is past its time to live, and says how many; 0 when nothing is left.
+    /// Deletes one batch of expired entries. Returns how many it deleted; 0 if none are left.
     ///
-    /// Stores do this by themselves: the method is for those who want it now.
+    /// The stores of this crate do this by themselves. Call it to delete expired entries at once.
     fn delete_expired(&self) -> impl Future<Output = Result<usize, StoreError>> + Send;
 
-    /// How many outcomes are unknown, by scope: claims that never expire and whose lease is over. Without those scopes that
-    /// have none.
+    /// How many outcomes are unknown in each scope: claims that never expire and whose lease has expired. A scope without any
+    /// is left out.
     ///
-    /// It is asked every few seconds, so it must not look through the whole store: a store uses an index, and counts at
-    /// most [`UNKNOWN_OUTCOMES_COUNTED`]. The provided method looks at the first so many entries of the listing.
+    /// The engine calls it every few seconds, so it must not read the whole store. A store uses an index, and counts at most
+    /// [`UNKNOWN_OUTCOMES_COUNTED`]. The provided method reads that many entries of the listing.
     ///
     /// # Errors
     ///
-    /// When the store cannot be asked. A damaged entry is no error, and is not counted.
+    /// If the store cannot be asked. A damaged entry is no error, and is not counted.
     fn unknown_outcomes(&self) -> impl Future<Output = Result<UnknownOutcomes, StoreError>> + Send {
         async {
             let (mut unknown, mut cursor, mut seen) = (UnknownOutcomes::new(), None, 0);
@@ -181,9 +186,9 @@ pub trait Store: Send + Sync + 'static {
         }
     }
 
-    /// One page of at most `limit` living entries, the damaged ones included, in an order of the store's own.
+    /// One page of at most `limit` live and damaged entries, in an order that the store chooses.
     ///
-    /// Following [`Page::next`] to its end shows every entry that stood there all the time exactly once.
+    /// Following [`Page::next`] to the end returns every entry that exists all the time exactly once.
     fn list(&self, cursor: Option<Cursor>, limit: usize) -> impl Future<Output = Result<Page, StoreError>> + Send;
 }
 

@@ -12,10 +12,10 @@ use crate::store::claim::Token;
 /// How many unknown outcomes there are in each scope.
 pub type UnknownOutcomes = BTreeMap<String, u64>;
 
-/// How many unknown outcomes a store counts at most, all scopes together.
+/// How many unknown outcomes a store counts at most, in all scopes together.
 pub const UNKNOWN_OUTCOMES_COUNTED: usize = 10_000;
 
-/// What stands under a key, without the body.
+/// The claim or record of a key, without the body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The key.
@@ -29,8 +29,8 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Whether it is a claim that is never taken over and whose lease is over: nobody knows whether the handler has done
-    /// its work.
+    /// Whether it is a claim that cannot be taken over and whose lease has expired. It is unknown whether its handler has
+    /// done its work.
     pub fn is_unknown_outcome(&self) -> bool {
         self.expires_in.is_none() && matches!(self.state, EntryState::Claimed { lease: None, .. })
     }
@@ -43,18 +43,18 @@ pub enum EntryState {
     Claimed {
         /// How many times the key was claimed.
         attempt: u32,
-        /// What is left of the lease; `None` when it ran out.
+        /// The rest of the lease; `None` if it has expired.
         lease: Option<Duration>,
-        /// Whose it is, which tells since when ([`Token::created_at`]).
+        /// The token of the claim, which contains the time of the claim ([`Token::created_at`]).
         token: Token,
     },
     /// A handler has answered.
     Completed {
-        /// With this status.
+        /// The status of the response.
         status: StatusCode,
-        /// The length of the recorded body in bytes; `None` when it was not recorded.
+        /// The length of the recorded body in bytes; `None` if it was not recorded.
         body_bytes: Option<u64>,
-        /// When.
+        /// When it was recorded.
         recorded_at: SystemTime,
     },
 }
@@ -63,10 +63,10 @@ pub enum EntryState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor(pub String);
 
-/// What stands under a key and cannot be read; requests with that key are rejected until it is purged.
+/// An entry that cannot be read. Requests with its key are rejected until it is purged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DamagedEntry {
-    /// The key; `None` when it is the key that cannot be read.
+    /// The key; `None` if the key itself cannot be read.
     pub key: Option<RecordKey>,
     /// What is wrong, in words that can be logged: no key, and nothing of a response.
     pub reason: String,
@@ -77,7 +77,7 @@ pub struct DamagedEntry {
 pub struct Page {
     /// The entries.
     pub entries: Vec<Entry>,
-    /// What stands between them and cannot be read: one damaged entry must not hide the others.
+    /// Damaged entries on this page: a damaged entry must not hide the others.
     pub damaged: Vec<DamagedEntry>,
     /// Where the next page begins; `None` after the last one.
     pub next: Option<Cursor>,

@@ -1,20 +1,19 @@
-//! Where claims and records live: the trait, its words, and the stores that come with this crate.
+//! Where claims and records are kept: the trait, its types, and the stores of this crate.
 //!
-//! | store | for | engine |
+//! | store | use it for | engine |
 //! |---|---|---|
 //! | `MemoryStore` | tests, one process | in-process, bounded by bytes |
-//! | `SqliteStore` | the embedded default: survives a restart | SQLite in WAL mode, group commit |
-//! | `RedisStore` | many processes | Redis or Valkey 6.2 or newer, Cluster included; one script an operation |
-//! | `PostgresStore` | many processes | PostgreSQL 13 or newer; takes the application's own pool |
+//! | `SqliteStore` | one machine; survives a restart | SQLite in WAL mode, group commit |
+//! | `RedisStore` | many processes | Redis or Valkey 6.2 or newer, Cluster included; one script for each operation |
+//! | `PostgresStore` | many processes | PostgreSQL 13 or newer; takes the application's pool |
 //!
-//! A store of your own implements [`Store`] and shows with
-//! [`testing::conformance`](crate::testing::conformance) (feature `testing`) that it keeps the contract:
-//! [`guide::writing_a_store`](crate::guide::writing_a_store) has the rules in words, and a whole one.
+//! A store of your own implements [`Store`] and passes [`testing::conformance`](crate::testing::conformance) (feature
+//! `testing`). [`guide::writing_a_store`](crate::guide::writing_a_store) has the rules and a complete store.
 //!
 //! ```text
 //! absent ──claim──▶ claimed(token, lease, attempt) ──complete──▶ completed(record) ──ttl──▶ absent
 //!    ▲                  │            │
-//!    └────release───────┘            └─ lease ran out: the next claim with the same fingerprint takes over
+//!    └────release───────┘            └─ lease expired: the next claim with the same fingerprint takes over
 //!                                       (attempt + 1) under `AfterCrash::Rerun`, and never under `AfterCrash::Reject`:
 //!                                       such a claim has no ttl, until it is completed, released or purged
 //! ```

@@ -10,7 +10,7 @@ use crate::record::headers::REPLAYED;
 ///
 /// # Panics
 ///
-/// When they are not, with what they are.
+/// If they are not. The message shows the headers.
 ///
 /// # Examples
 ///
@@ -30,11 +30,11 @@ pub fn assert_replayed(headers: &HeaderMap) {
     );
 }
 
-/// Asserts that these are the headers of a response that is no replay.
+/// Asserts that these headers do not mark a replay.
 ///
 /// # Panics
 ///
-/// When they are a replay's.
+/// If they mark a replay.
 #[track_caller]
 pub fn assert_not_replayed(headers: &HeaderMap) {
     assert!(

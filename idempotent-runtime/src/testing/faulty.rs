@@ -22,22 +22,22 @@ use crate::transaction::transactions::{Moment, TransactionFaults};
 /// What a call does before it reaches the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fault {
-    /// It goes through.
+    /// The call reaches the store.
     #[default]
     None,
-    /// It fails and has no effect.
+    /// The call fails and has no effect.
     Unreachable,
-    /// It fails for lack of room.
+    /// The call fails because the store is full.
     Full,
-    /// What is stored cannot be read.
+    /// The entry cannot be read.
     Damaged,
-    /// It never answers and has no effect.
+    /// The call never answers and has no effect.
     Hangs,
-    /// It takes effect and never answers.
+    /// The call takes effect and never answers.
     AnswerIsLost,
-    /// It takes effect and answers when [`FaultyStore::let_through`] says so.
+    /// The call takes effect, and answers when [`FaultyStore::let_through`] is called.
     AnswerIsLate,
-    /// It takes effect when [`FaultyStore::let_through`] says so, even if its caller gave up.
+    /// The call takes effect when [`FaultyStore::let_through`] is called, even if its caller no longer waits.
     ArrivesLate,
 }
 
@@ -73,11 +73,11 @@ impl TransactionFaults for Mutex<Faults> {
     }
 }
 
-/// A store behind a line that breaks on command. A clone is the same store.
+/// A store whose calls fail on command. A clone is the same store.
 ///
-/// Under `tokio::time::pause` a call that hangs takes no time: the clock goes on to the registry's limit by itself, if the
-/// store behind the line is on that clock, as `MemoryStore` is. The transaction of a `Tx` goes past the
-/// line, and fails by [`fail_transactions`](Self::fail_transactions).
+/// Under `tokio::time::pause` a call that hangs takes no real time: the clock advances to the registry's limit by itself, if
+/// the inner store uses that clock, as `MemoryStore` does. The transaction of a `Tx` bypasses these faults;
+/// [`fail_transactions`](Self::fail_transactions) makes it fail.
 ///
 /// # Examples
 ///
@@ -120,50 +120,50 @@ impl<S: Store> FaultyStore<S> {
         }
     }
 
-    /// The store behind the line.
+    /// The inner store.
     pub fn inner(&self) -> &S {
         &self.store
     }
 
-    /// A claim of `key` as of another process whose handler runs: requests with the key are rejected, or wait, until it is
-    /// ended.
+    /// Claims `key` as another process would whose handler runs. Requests with the key are rejected, or wait, until you end
+    /// the claim.
     ///
-    /// The key is the one that the store sees: `key.digested()` under a registry with `digest_keys`. A handler with a `Tx`
-    /// claims in its database's transaction, past this store, and is not held up.
+    /// The key is the one that the store gets: `key.digested()` under a registry with `digest_keys`. A handler with a `Tx`
+    /// claims in its database's transaction and does not see this claim.
     ///
     /// # Panics
     ///
-    /// When something stands under the key, or the store behind the line fails.
+    /// If the key already has an entry, or the inner store fails.
     pub async fn seed_in_flight(&self, key: RecordKey) -> SeededClaim<S> {
         let standing = self.store.get(&key).await.expect("the store behind the line can be asked");
         assert!(standing.is_none(), "a claim cannot be seeded under {}, where one stands: {standing:?}", key.as_str());
         SeededClaim::new(Arc::clone(&self.store), self.seeds.clone(), key).await
     }
 
-    /// What claims do from now on.
+    /// Sets the fault of claims from now on.
     pub fn on_claim(&self, fault: Fault) {
         self.with(|faults| faults.claim = fault);
     }
 
-    /// What renewals do from now on.
+    /// Sets the fault of renewals from now on.
     pub fn on_renew(&self, fault: Fault) {
         self.with(|faults| faults.renew = fault);
     }
 
-    /// What completions do from now on.
+    /// Sets the fault of completions from now on.
     pub fn on_complete(&self, fault: Fault) {
         self.with(|faults| faults.complete = fault);
     }
 
-    /// What releases do from now on.
+    /// Sets the fault of releases from now on.
     pub fn on_release(&self, fault: Fault) {
         self.with(|faults| faults.release = fault);
     }
 
-    /// Where transactions of handlers that take a [`Tx`](crate::Tx) fail from now on; `None` lets them through.
+    /// Makes transactions of handlers that take a [`Tx`](crate::Tx) fail at this moment from now on. With `None` they succeed
+    /// again.
     ///
-    /// The client gets 503 `store_unavailable`, and nothing of the request is kept. The store behind the line must be one
-    /// with transactions.
+    /// The client gets 503 `store_unavailable`, and nothing of the request is kept. The inner store must have transactions.
     ///
     /// # Examples
     ///
@@ -202,7 +202,7 @@ impl<S: Store> FaultyStore<S> {
         self.with(|faults| faults.claims)
     }
 
-    /// How often an entry was looked up, as a request does that waits for another one.
+    /// How often an entry was looked up, for instance by a request that waits for another one.
     pub fn looks(&self) -> usize {
         self.with(|faults| faults.looks)
     }
@@ -212,7 +212,7 @@ impl<S: Store> FaultyStore<S> {
         self.with(|faults| faults.completions)
     }
 
-    /// How often the end of a claim, a release or a renewal for no time, was tried.
+    /// How often a claim was ended: by a release, or by a renewal with a lease of zero.
     pub fn ends(&self) -> usize {
         self.with(|faults| faults.ends)
     }

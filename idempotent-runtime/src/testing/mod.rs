@@ -1,19 +1,19 @@
-//! For tests: registries that count, stores that fail on command, handlers that run bare, and the rules of stores.
+//! For tests: registries that count, stores that fail on command, handlers that run unguarded, and the rules of stores.
 //!
 //! | | |
 //! |---|---|
 //! | a direct call | the handler as a function, unguarded |
-//! | [`registry`], [`TestRegistry`] | a registry of one test's own, which counts executions, replays and rejections by scope |
-//! | [`assert_replayed`], [`assert_not_replayed`] | what a response is |
-//! | [`FaultyStore`] | a store that fails or stalls on command, around any other |
-//! | [`TestRegistry::seed_in_flight`] | a claim as of another process |
-//! | [`Registry::disabled`](crate::Registry::disabled) | handlers that run bare |
-//! | [`conformance`] | the rules that every store keeps |
+//! | [`registry`], [`TestRegistry`] | a registry for one test, which counts executions, replays and rejections by scope |
+//! | [`assert_replayed`], [`assert_not_replayed`] | whether a response is a replay |
+//! | [`FaultyStore`] | a wrapper of any store that fails or stalls on command |
+//! | [`TestRegistry::seed_in_flight`] | a claim of another process |
+//! | [`Registry::disabled`](crate::Registry::disabled) | handlers that run unguarded |
+//! | [`conformance`] | the rules of every store |
 //!
 //! # A handler as a function
 //!
-//! An annotated handler takes `.into()` for its last argument. Called so, it claims and records nothing: what is tested is
-//! the body alone.
+//! An annotated handler takes `.into()` for its last argument. A direct call claims and records nothing: it tests only the
+//! body of the handler.
 //!
 //! ```
 //! use axum::Json;
@@ -44,10 +44,12 @@
 //!
 //! # A router, its retries and its duplicates
 //!
-//! Each test has a registry of its own, so that tests run side by side. Its store is on tokio's clock: under
-//! `tokio::time::pause` a lease, a time to live or a store that hangs costs no time. What waits for a database or a socket
-//! does not belong under a paused clock: tokio moves it on whenever nothing of its own is to be done, and the time limits of
-//! connection pools are over at once. Such a test pauses for the moment of `tokio::time::advance` alone.
+//! Each test has a registry of its own, so tests can run in parallel. Its store uses tokio's clock: under
+//! `tokio::time::pause` a lease, a ttl or a store that hangs takes no real time.
+//!
+//! Do not wait for a database or a socket under a paused clock: tokio advances that clock whenever its tasks are idle, and
+//! then the time limits of connection pools expire at once. Pause the clock in such a test only while `tokio::time::advance`
+//! runs.
 //!
 //! ```
 //! use std::time::Duration;
@@ -86,7 +88,7 @@
 //! other.complete((StatusCode::CREATED, "charged over there")).await.unwrap();
 //! assert_replayed(charge(&app, "b").await.headers());
 //!
-//! // The store is away.
+//! // The store is unreachable.
 //! registry.store().on_claim(Fault::Hangs);
 //! assert_eq!(charge(&app, "c").await.status(), StatusCode::SERVICE_UNAVAILABLE);
 //! assert_eq!(registry.rejections("charges", "in_flight"), 1);
@@ -112,7 +114,8 @@ pub use crate::testing::seeded::SeededClaim;
 #[doc(inline)]
 pub use crate::transaction::transactions::Moment;
 
-/// What a handler is given that runs under this key, for a test that calls it: its steps run and record nothing.
+/// The `Idempotency` of a handler that runs under this key, for a test that calls the handler. Its steps run and record
+/// nothing.
 ///
 /// The scope of its downstream keys is `test`.
 ///

@@ -14,7 +14,7 @@ use crate::testing::counts::Counts;
 use crate::testing::faulty::FaultyStore;
 use crate::testing::seeded::SeededClaim;
 
-/// A registry over a [`MemoryStore`] of its own: what one test records, counts or breaks, no other one sees.
+/// A registry over a [`MemoryStore`] of its own. Tests with different registries do not affect each other.
 ///
 /// # Examples
 ///
@@ -23,9 +23,9 @@ pub fn registry() -> TestRegistry {
     TestRegistry::over(MemoryStore::new())
 }
 
-/// A [`Registry`] that counts what becomes of requests, over a store that fails on command.
+/// A [`Registry`] that counts executed, replayed and rejected requests, over a store that fails on command.
 ///
-/// It dereferences to the registry, so that `layer` and `drain` are there; `Registry::clone` gives one to keep.
+/// It dereferences to the registry, which has `layer` and `drain`. `Registry::clone` returns one to keep.
 ///
 /// # Examples
 ///
@@ -60,14 +60,14 @@ impl<S: Store> TestRegistry<S> {
         Self { registry, store, counts }
     }
 
-    /// The default store, to command it or to look into it.
+    /// The default store. Use it to inject faults or to look up entries.
     pub fn store(&self) -> &FaultyStore<S> {
         &self.store
     }
 
-    /// How often handlers of this scope were executed; a request without a key, and a method that is not guarded, are
-    /// executions too. Of an [`IdempotencyLayer`](crate::IdempotencyLayer), how often it let a request with a key through; a
-    /// handler beneath it that has the same scope and key is not counted again.
+    /// How often handlers of this scope were executed, including requests without a key and requests with an unguarded
+    /// method. For an [`IdempotencyLayer`](crate::IdempotencyLayer): how often it let a request with a key through. A handler
+    /// beneath it with the same scope and key is not counted again.
     pub fn executions(&self, scope: &str) -> usize {
         self.counts.of(scope, Event::Executed)
     }
@@ -77,13 +77,13 @@ impl<S: Store> TestRegistry<S> {
         self.counts.of(scope, Event::Replayed)
     }
 
-    /// How many requests of this scope were rejected with this [`Rejection::code`](crate::Rejection::code), responses that are made
-    /// of a [`StepError`](crate::StepError) of a request with a key included. The extractor of a second `Tx` knows no scope, and
-    /// its 500 is not counted.
+    /// How many requests of this scope were rejected with this [`Rejection::code`](crate::Rejection::code), including
+    /// responses made from a [`StepError`](crate::StepError) of a request with a key. The extractor of a second `Tx` knows no
+    /// scope, so its 500 is not counted.
     ///
     /// # Panics
     ///
-    /// When there is no such code, which would be counted as 0 for ever.
+    /// If no rejection has this code.
     #[track_caller]
     pub fn rejections(&self, scope: &str, code: &str) -> usize {
         let known = CODES.iter().find(|known| **known == code);
@@ -91,7 +91,7 @@ impl<S: Store> TestRegistry<S> {
         self.counts.of(scope, Event::Rejected(code))
     }
 
-    /// As [`FaultyStore::seed_in_flight`], also where the registry digests its keys.
+    /// Like [`FaultyStore::seed_in_flight`], but it works also if the registry digests its keys.
     ///
     /// # Panics
     ///

@@ -78,11 +78,11 @@ async fn end<S: Store>(
     Ok(())
 }
 
-/// A claim as of another process that runs the handler, made by
-/// [`FaultyStore::seed_in_flight`](super::FaultyStore::seed_in_flight); it holds its key until it is ended.
+/// A claim of a pretended other process whose handler runs, made by
+/// [`FaultyStore::seed_in_flight`](super::FaultyStore::seed_in_flight). It holds its key until you end it.
 ///
-/// It counts as a claim for the same request as the first one that comes with the key, so that one gets `in_flight`, and
-/// another request gets `key_reused`.
+/// It counts as a claim for the same request as the first request that comes with the key: that one gets `in_flight`, and a
+/// different request gets `key_reused`.
 ///
 /// # Examples
 ///
@@ -124,7 +124,7 @@ impl<S: Store> SeededClaim<S> {
         Self { store, seeds, key }
     }
 
-    /// The other process has answered with a status that is not recorded: the key is free.
+    /// The other process answers with a status that is not recorded: the key is free.
     ///
     /// # Errors
     ///
@@ -136,8 +136,8 @@ impl<S: Store> SeededClaim<S> {
         Ok(())
     }
 
-    /// The other process has answered with `response`, and recorded it as policies do by default, without `set-cookie` for
-    /// instance: retries get it.
+    /// The other process answers with `response`, and records it as policies do by default, for instance without
+    /// `set-cookie`. Retries get it.
     ///
     /// # Errors
     ///
@@ -160,7 +160,7 @@ impl<S: Store> SeededClaim<S> {
         .await
     }
 
-    /// The other process has died, and its lease has run out: the policy says what comes next.
+    /// The other process dies, and its lease expires: the policy says what happens next.
     ///
     /// # Errors
     ///

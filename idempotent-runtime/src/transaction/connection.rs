@@ -12,17 +12,18 @@ use sqlx_core::describe::Describe;
 
 use crate::transaction::open::Open;
 
-/// The connection of a [`Tx`](crate::Tx), which remembers the error that its transaction was aborted by.
+/// The connection of a [`Tx`](crate::Tx). It remembers the error that aborted its transaction.
 ///
-/// `&mut *tx` is one. It is an [`Executor`] and an [`Acquire`] as the connection itself is, and dereferences to that one
-/// for functions that take it, and for a nested `begin`. A statement that runs through it tells the engine its error, so that
-/// a serialization failure or a deadlock becomes 503 `transaction_conflict`. One that runs on the connection beneath it does
-/// not: where that matters, let a function take an `impl Executor<'_, Database = Postgres>` in place of a `&mut PgConnection`.
+/// `&mut *tx` is one. It is an [`Executor`] and an [`Acquire`] like the connection itself, and dereferences to the connection
+/// for functions that take one, and for a nested `begin`. The engine sees the error of a statement that runs through it, so a
+/// serialization failure or a deadlock becomes 503 `transaction_conflict`. It does not see errors of statements on the
+/// connection itself. If that matters, let a function take an `impl Executor<'_, Database = Postgres>` instead of a `&mut
+/// PgConnection`.
 ///
 /// # Errors
 ///
-/// When the transaction has ended while the handler ran, each statement fails with [`sqlx::Error::InvalidArgument`], which
-/// says so, and is not sent.
+/// If the transaction ended while the handler ran, each statement fails with [`sqlx::Error::InvalidArgument`], which says so.
+/// The statement is not sent.
 ///
 /// # Examples
 ///
@@ -44,7 +45,7 @@ use crate::transaction::open::Open;
 pub struct TxConnection<DB: Database>(pub(super) Open<DB>);
 
 impl<DB: Database> TxConnection<DB> {
-    /// The same, for a function that takes an executor or a connection.
+    /// The same connection, for a function that takes an executor or a connection.
     #[expect(clippy::should_implement_trait, reason = "the trait's method gives the connection beneath it")]
     pub fn as_mut(&mut self) -> &mut Self {
         self

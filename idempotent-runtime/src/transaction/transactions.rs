@@ -23,8 +23,8 @@ pub(crate) struct Recording {
 
 /// The way from a store to the transactions of its database, for [`Tx`](crate::Tx); opaque.
 ///
-/// A store that wraps one of this crate's stores hands on what that one's
-/// [`Store::transactions`](crate::store::Store::transactions) returns.
+/// A store that wraps one of this crate's stores returns what [`Store::transactions`](crate::store::Store::transactions) of
+/// that store returns.
 #[derive(Clone)]
 pub struct Transactions {
     pub(crate) database: &'static str,

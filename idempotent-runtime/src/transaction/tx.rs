@@ -18,39 +18,40 @@ use crate::transaction::slot::Slot;
 
 /// The transaction in which an annotated handler runs: its writes and the record of its response commit together.
 ///
-/// The engine begins it with the claim. When the handler answers with a status that its policy records, the record is
-/// inserted and everything is committed before the response is sent; any other status, a panic or a crash rolls all of
-/// it back, and the next attempt starts at once, since there is no lease to wait out. So the request is executed
-/// **exactly once**, as far as its effects are rows of this database: what the handler does elsewhere, such as a call to
+/// The engine begins the transaction with the claim. If the handler answers with a recorded status, the engine inserts the
+/// record and commits everything before it sends the response. After any other status, a panic or a crash, everything is
+/// rolled back, and the next attempt starts at once, because there is no lease to wait for. So the request is executed
+/// **exactly once**, as far as its effects are rows of this database. What the handler does elsewhere, such as a call to
 /// another API, needs [`Idempotency::downstream_key`](crate::Idempotency::downstream_key).
 ///
-/// It dereferences to the [connection](TxConnection), as sqlx's own [`Transaction`] does; a nested `begin` is a savepoint. The store of
-/// the handler must be on this database: [`install`](crate::install) rejects another one, and under a registry's layer
+/// It dereferences to the [connection](TxConnection), like sqlx's own [`Transaction`]; a nested `begin` is a savepoint. The
+/// handler's store must be in this database: [`install`](crate::install) rejects another store, and under a registry's layer
 /// requests get 500. Without a key, the transaction commits on the same statuses, and nothing is recorded.
 ///
-/// On PostgreSQL it takes a connection of the application's pool from the claim to the commit. A handler that takes a second
-/// connection of the same pool stalls when as many of them run as the pool has connections: write through the `Tx` alone, or take
-/// the second one from another pool. [`install`](crate::install) warns of pools of fewer than ten connections.
+/// On PostgreSQL it takes a connection of the application's pool from the claim to the commit. If a handler takes a second
+/// connection from the same pool, handlers block each other as soon as there are as many of them as connections. Write
+/// through the `Tx` only, or take the second connection from another pool. [`install`](crate::install) warns of pools of
+/// fewer than ten connections.
 ///
-/// The transaction must stay the one that was begun: the handler sends no `COMMIT` or `ROLLBACK`, and awaits a nested `begin` to
-/// its end. The guide's page on [`transactions`](crate::guide::transactions) tells what else can end it, and all about
-/// `isolation`.
+/// The transaction must stay open: the handler sends no `COMMIT` or `ROLLBACK`, and awaits a nested `begin` to its end. The
+/// guide's page [`transactions`](crate::guide::transactions) lists what else can end it, and documents `isolation`.
 ///
-/// `after_crash` and `lease` have no meaning for such a handler: a crash leaves nothing behind, not even the count of
-/// [`Idempotency::attempt`](crate::Idempotency::attempt). Nor does `on_store_error = "run"`.
+/// `after_crash`, `lease` and `on_store_error = "run"` have no effect on such a handler. A crash leaves nothing behind, not
+/// even the count of [`Idempotency::attempt`](crate::Idempotency::attempt).
 ///
 /// # Errors
 ///
-/// When the commit fails, the client gets 503 in place of the handler's response, whose effects are gone. When the
-/// answer to `COMMIT` is lost, the outcome is looked up first. A serialization failure or a deadlock, at `COMMIT` or at a
-/// statement on the [`TxConnection`], is 503 `transaction_conflict` with `Retry-After: 0`, whatever the handler answers. A
-/// transaction that has ended under its handler, or that another error has aborted although the handler answers with a status
-/// that is recorded, is 500 `transaction_failed`.
+/// - If the commit fails, the client gets 503 instead of the handler's response, and the effects are gone.
+/// - If the response to `COMMIT` is lost, the engine looks the outcome up first.
+/// - A serialization failure or a deadlock, at `COMMIT` or in a statement on the [`TxConnection`], is 503
+///   `transaction_conflict` with `Retry-After: 0`, whatever the handler answers.
+/// - If the transaction ended while the handler ran, or another error aborted it and the handler answers with a recorded
+///   status, the client gets 500 `transaction_failed`.
 ///
 /// # Panics
 ///
-/// Dereferencing panics where no engine has begun the transaction: in a handler without `#[idempotent]`, and in the
-/// expressions of the attribute, which come before the claim.
+/// Dereferencing panics if no engine has begun the transaction: in a handler without `#[idempotent]`, and in the expressions
+/// of the attribute, which run before the claim.
 ///
 /// # Examples
 ///

@@ -1,4 +1,4 @@
-//! What the documents say is shown by a test is shown by one.
+//! Every test that the documents name exists, and so does every page that the README links.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -53,7 +53,7 @@ fn every_cell_of_the_guarantees_links_to_a_test_that_is_there() {
     assert_eq!(dangling, Vec::<&str>::new(), "cells without a link");
 }
 
-/// What a page of the guide takes away is what the measurements compile against those crates.
+/// The code that a migration page removes is code that the benchmarks compile against the other crate.
 #[test]
 fn what_is_migrated_from_is_code_that_compiles() {
     let compiled = read("benches/src/peers.rs");
@@ -71,30 +71,64 @@ fn what_is_migrated_from_is_code_that_compiles() {
     }
 }
 
+/// Where the links of a page lead, in this repository.
+fn files(document: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
+    let targets = document.split("](").skip(1).filter_map(|rest| rest.split_once(')').map(|(target, _)| target));
+    let files = targets.filter(|target| !target.contains("://") && !target.starts_with('#'));
+    files.map(|target| target.split_once('#').map_or((target, None), |(file, heading)| (file, Some(heading))))
+}
+
+fn has_heading(page: &str, anchor: &str) -> bool {
+    let headings = page.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    headings.map(|heading| heading.to_lowercase().replace(' ', "-")).any(|heading| heading == anchor)
+}
+
 #[test]
-fn the_readme_leads_to_every_page_that_is_there() {
+fn links_of_the_pages_lead_to_files_and_headings() {
+    let pages =
+        ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "tests/README.md", "examples/charges/README.md"];
+    for page in pages {
+        let document = read(page);
+        assert!(files(&document).count() > 1, "{page}");
+        let folder = Path::new(page).parent().expect("a page is in a folder");
+        let is_there = |(file, heading): &(&str, Option<&str>)| {
+            let path = folder.join(file);
+            let target = || read(path.to_str().expect("UTF-8"));
+            root().join(&path).exists() && heading.is_none_or(|heading| has_heading(&target(), heading))
+        };
+        let missing: Vec<_> = files(&document).filter(|link| !is_there(link)).collect();
+        assert!(missing.is_empty(), "{page}: {missing:?}");
+    }
+}
+
+#[test]
+fn readme_leads_to_every_page_of_the_guide() {
     let readme = read("README.md");
-    let targets = readme.split("](").skip(1).filter_map(|rest| rest.split_once(')').map(|(target, _)| target));
-    let files: Vec<_> = targets.filter(|target| !target.contains("://") && !target.starts_with('#')).collect();
-    assert!(files.len() > 10 && files.contains(&"docs/cookbook.md"));
-    let missing: Vec<_> = files.iter().filter(|file| !root().join(file).exists()).collect();
+    let pages = fs::read_dir(root().join("idempotent-runtime/src/guide")).expect("the guide is there").flatten();
+    let pages =
+        pages.map(|page| page.path()).filter(|page| page.extension().is_some_and(|extension| extension == "md"));
+    let names = pages.map(|page| page.file_name().expect("a file").to_str().expect("UTF-8").to_owned());
+    let linked: Vec<&str> = files(&readme).map(|(file, _)| file).collect();
+    let is_linked = |name: &String| linked.contains(&format!("idempotent-runtime/src/guide/{name}").as_str());
+    let missing: Vec<_> = names.filter(|name| !is_linked(name)).collect();
     assert!(missing.is_empty(), "{missing:?}");
 }
 
 #[test]
-fn the_readme_stays_short() {
+fn readme_has_at_most_1200_words() {
     let words = read("README.md").split_whitespace().count();
-    assert!(words <= 1200, "{words} words: what is said in detail has its home in the guide");
+    assert!(words <= 1_200, "{words} words: move details to the guide");
 }
 
-/// What crates.io shows is a part of the README, not a second one; only its links are others.
+/// crates.io shows a part of the README, so that no statement has two wordings.
 #[test]
-fn the_readme_of_the_crate_is_a_part_of_the_readme() {
-    let (whole, part) = (read("README.md"), read("idempotent-runtime/README.md"));
-    let (said, links) = part.split_once("The [documentation]").expect("the links come last");
-    assert!(links.contains("docs.rs"));
-    let invented: Vec<_> = said.lines().skip(1).filter(|line| !whole.lines().any(|known| known == *line)).collect();
-    assert!(said.lines().count() > 40 && invented.is_empty(), "{invented:?}");
+fn crate_readme_has_only_sections_of_the_readme() {
+    let (readme, of_crate) = (read("README.md"), read("idempotent-runtime/README.md"));
+    let sections: Vec<&str> = readme.split("\n## ").map(str::trim_end).collect();
+    let changed: Vec<_> =
+        of_crate.split("\n## ").map(str::trim_end).filter(|section| !sections.contains(section)).collect();
+    assert!(of_crate.lines().count() > 40 && changed.is_empty(), "{changed:?}");
+    assert_eq!(files(&of_crate).count(), 0, "its links lead out of the crate");
 }
 
 /// The folders of the test programs, and those in them.
@@ -104,7 +138,7 @@ fn folders(of: &Path) -> Vec<PathBuf> {
     within.chain([of.to_owned()]).collect()
 }
 
-/// A file that no module names is no error of the compiler: its tests are not there.
+/// The compiler reports no file that no module names: its tests would silently not run.
 #[test]
 fn every_test_file_belongs_to_one_of_twelve_programs() {
     let (tests, manifest) = (root().join("tests/tests"), read("tests/Cargo.toml"));

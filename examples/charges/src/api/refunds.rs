@@ -37,7 +37,7 @@ pub(super) struct Refund {
     post,
     path = "/refunds",
     summary = "Gives money back",
-    description = "At most once: when nobody knows whether it was given, it is never given again.",
+    description = "At most once: if it is unknown whether the refund was given, it is never given again.",
     security(("name" = [])),
     responses(
         (status = 201, body = Refund, description = "The money was given back"),

@@ -53,7 +53,7 @@ async fn play(data: &tempfile::TempDir) -> anyhow::Result<()> {
         bail!("{} of the expectations above did not hold", stage.failures());
     }
     println!(
-        "\n{entered} charges in the ledger, {moved} by the card network, no key twice: {HOLDS}nobody was charged twice{HOLDS:#}."
+        "\n{entered} charges in the ledger, {moved} by the card network, no key twice: {HOLDS}no customer was charged twice{HOLDS:#}."
     );
     Ok(())
 }

@@ -51,12 +51,12 @@ async fn a_response_is_lost(stage: &mut Stage) -> anyhow::Result<()> {
 }
 
 async fn a_client_hangs_up(stage: &mut Stage) -> anyhow::Result<()> {
-    stage.scene("A client hangs up while the handler runs");
+    stage.scene("A client disconnects while the handler runs");
     let operation = charge("alice", "hang-up");
     drop(operation.begin(&stage.client, stage.server()?).await?);
-    says("the connection is closed in the middle of the handler, which goes on alone");
+    says("the connection is closed in the middle of the handler, which continues");
     let retry = operation.retry_until_settled(&stage.client, stage.server()?).await?;
-    stage.expect("the retry gets the response that nobody saw", &retry, StatusCode::CREATED, true);
+    stage.expect("the retry gets the response that the client missed", &retry, StatusCode::CREATED, true);
     stage.expect_entries("hang-up", 1).await
 }
 
@@ -147,7 +147,7 @@ async fn the_server_is_killed_in_a_charge(stage: &mut Stage) -> anyhow::Result<(
     stage.kill_and_restart().await?;
     drop(connection);
     let rolled_back = stage.ledger().await?.iter().all(|line| line.key.as_deref() != Some("killed"));
-    stage.check("nothing of it is left in the ledger, and no claim to wait for", rolled_back);
+    stage.check("the ledger has nothing of it, and no claim blocks the retry", rolled_back);
     let retry = stage.send(operation).await?;
     stage.expect("the first retry runs at once", &retry, StatusCode::CREATED, false);
     let again = stage.send(operation).await?;
@@ -168,9 +168,9 @@ async fn the_server_is_killed_in_a_refund(stage: &mut Stage) -> anyhow::Result<(
     stage.expect_rejection("it is never run again", &retry, StatusCode::CONFLICT, "outcome_unknown");
     let unsettled =
         stage.ledger().await?.iter().any(|line| line.key.as_deref() == Some("killed-refund") && !line.settled);
-    stage.check("its entry stays unsettled, for a person who asks the card network what became of it", unsettled);
+    stage.check("its entry stays unsettled until a person asks the card network for the outcome", unsettled);
     let asked = stage.times_asked("killed-refund").await?;
-    stage.check("which was asked once", asked == Some(1));
+    stage.check("the card network was asked once", asked == Some(1));
     stage.expect_entries("killed-refund", 1).await
 }
 

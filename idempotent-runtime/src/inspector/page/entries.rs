@@ -77,8 +77,8 @@ pub(super) fn look_up(view: &View<'_>) -> Markup {
                 button name="action" value="look_up" { "Look up" }
             }
             p class="quiet" id="about-callers" {
-                "The key as the client sends it, without quotes. The caller where the handler names one, else nothing."
-                @if view.service.keys_are_digests() { " This registry stores digests: scope, caller and key are digested before they are looked for." }
+                "The key as the client sends it, without quotes. The caller if the handler names one; otherwise leave it empty."
+                @if view.service.keys_are_digests() { " This registry stores digests: enter the plain caller and key, they are digested before the search." }
             }
         }
     }
@@ -91,7 +91,7 @@ pub(super) fn panel(view: &View<'_>, panel: &Panel) -> Markup {
         Panel::Purged(entry_view) => html! {
             section class="panel done" id="entry" role="status" {
                 h2 { "Purged" }
-                p { "What stood there is gone: the next request with this key runs the handler. The audit has been told." }
+                p { "The entry is gone: the next request with this key runs the handler. The purge is in the audit log." }
                 (facts(view, entry_view))
             }
         },

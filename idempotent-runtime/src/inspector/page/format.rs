@@ -70,15 +70,15 @@ pub(super) fn title(state: State) -> &'static str {
 pub(super) fn meaning(state: State) -> &'static str {
     match state {
         State::OutcomeUnknown => {
-            "The handler was cut off and must not run again. Retries get 409 until somebody looks and purges."
+            "The handler crashed or panicked, and must not run again. Retries get 409 until an operator purges the key."
         }
-        State::Damaged => "It cannot be read. Requests with this key get 503 until it is purged.",
+        State::Damaged => "The entry cannot be read. Requests with this key get 503 until it is purged.",
         State::PastLease => {
             "The process died, or stands still. The next retry runs the handler again, as the next attempt."
         }
         State::InFlight => "A handler is running. A duplicate waits or gets 409.",
         State::Completed => "A response is recorded. A retry gets it back.",
-        State::ResponseNotRecorded => "Answered, with more than is recorded. A retry gets 409.",
+        State::ResponseNotRecorded => "The response was too large to record. A retry gets 409.",
     }
 }
 

@@ -95,8 +95,7 @@ pub(crate) fn replayed(recorded_at: SystemTime) {
     METERS.replay_age.record(age);
 }
 
-/// Brings [`OLDEST_IN_FLIGHT_SECONDS`] up to date, and has [`UNKNOWN_OUTCOMES`] counted anew: to be called before the metrics
-/// are rendered.
+/// Updates [`OLDEST_IN_FLIGHT_SECONDS`], and counts [`UNKNOWN_OUTCOMES`] again. Call it before you render the metrics.
 pub fn refresh() {
     ASKED_FOR.send_replace(());
     METERS.refresh();

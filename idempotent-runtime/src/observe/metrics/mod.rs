@@ -1,45 +1,50 @@
-//! What the runtime does, in numbers: for the recorder that the application has installed with the crate
-//! [`metrics`](https://docs.rs/metrics).
+//! Metrics of the guard, for the recorder that the application installs with the crate [`metrics`](https://docs.rs/metrics).
 //!
-//! | metric | kind | labels | what it says |
+//! | metric | kind | labels | meaning |
 //! |---|---|---|---|
-//! | [`REQUESTS_TOTAL`] | counter | `scope`, `outcome` | guarded requests that have ended, each with one outcome; without a key only those that were rejected or ran in a `Tx` |
-//! | [`IN_FLIGHT`] | gauge | `scope` | handlers of this process under a claim or in a `Tx`, until they are recorded, released or rolled back |
-//! | [`OLDEST_IN_FLIGHT_SECONDS`] | gauge | `scope` | the age of the oldest of them; 0 when there is none |
-//! | [`REPLAY_AGE_SECONDS`] | histogram | | how old the records are that are replayed |
-//! | [`STORE_DURATION_SECONDS`] | histogram | `store`, `op` | how long each call of a store took, those that failed or were cut off included |
-//! | [`STORE_ERRORS_TOTAL`] | counter | `store`, `op` | calls of a store that failed or were cut off |
-//! | [`UNKNOWN_OUTCOMES`] | gauge | `scope` | requests in the stores that may have been executed and may not run again, until each is completed or purged |
+//! | [`REQUESTS_TOTAL`] | counter | `scope`, `outcome` | guarded requests that have ended; each has one outcome. A request without a key counts only if it was rejected or ran in a `Tx` |
+//! | [`IN_FLIGHT`] | gauge | `scope` | handlers of this process that have a claim or a `Tx`, until it is recorded, released or rolled back |
+//! | [`OLDEST_IN_FLIGHT_SECONDS`] | gauge | `scope` | the age of the oldest of these handlers, or 0 |
+//! | [`REPLAY_AGE_SECONDS`] | histogram | | the age of each record when it is replayed |
+//! | [`STORE_DURATION_SECONDS`] | histogram | `store`, `op` | how long each call to a store took, including calls that failed or exceeded the time limit |
+//! | [`STORE_ERRORS_TOTAL`] | counter | `store`, `op` | calls to a store that failed or exceeded the time limit |
+//! | [`UNKNOWN_OUTCOMES`] | gauge | `scope` | requests in the stores that may have been executed and must not run again, until each is completed or purged |
 //! | [`MISMATCHES_TOTAL`] | counter | `scope`, `differs`, `header` | requests that were rejected because their key was used for another request |
-//! | [`LEASE_LOST_TOTAL`] | counter | `scope` | claims that another process held when their handler ran |
+//! | [`LEASE_LOST_TOTAL`] | counter | `scope` | claims that another process took while their handler ran |
 //!
-//! No label ever carries anything of a request: each has a bounded number of values, which stand in the program.
+//! No label has any data of a request. Each label has a bounded number of values, which the program determines.
 //!
 //! - **`scope`** is the handler's. The series of all annotated handlers begin at 0 with the first guarded request of the
 //!   process.
-//! - **`outcome`** is what the span's `idempotency.outcome` says: `recorded`, `not_recorded`, `too_large`, `broken`,
-//!   `recording_failed`, `claim_lost`, `panicked`, `failed`, `left_to_handler`, `unguarded`, `replayed`, or the [code](crate::Rejection::code) of a
-//!   rejection, that of `not_recorded` as `waited_not_recorded`: the handler did not run. A response that could not be recorded at once is counted so, whatever becomes of it later.
-//! - **`differs`** is the part that was not repeated: `credentials`, `target` or `body`; of several, the first of these.
-//!   **`header`** is the name of the one credential header that differs, never its value, and empty otherwise. The names
-//!   are those of [`credential_headers`](crate::RegistryBuilder::credential_headers).
-//! - **`store`** is the name in the registry; `default` is the one without a name.
-//! - **`op`** is `claim`, `renew`, `complete` or `release`, for `MemoryStore` too; of a `Tx` it is `begin`, `claim`,
-//!   `record`, `verify` (that the transaction can still be committed), `commit`, `roll_back`, or `look_up` (whether a commit
-//!   whose answer was lost took place). A `commit` also fails when a deferred constraint of the handler's own is violated.
-//!   A request that waits for another one looks by `get`; so does the inspector, which also asks for `purge`. `count` is asked
-//!   for [`UNKNOWN_OUTCOMES`].
+//! - **`outcome`** equals the span's `idempotency.outcome`: `recorded`, `not_recorded`, `too_large`, `broken`,
+//!   `recording_failed`, `claim_lost`, `panicked`, `failed`, `left_to_handler`, `unguarded`, `replayed`, or the
+//!   [code](crate::Rejection::code) of a rejection, which means that the handler did not run. The code `not_recorded` is
+//!   reported as `waited_not_recorded`. A response that could not be recorded at once counts as `recording_failed`, even if
+//!   it is recorded later.
+//! - **`differs`** is the part that the retry did not repeat: `credentials`, `target` or `body`; if several differ, the first
+//!   of these. **`header`** is the name of the one credential header that differs, and empty otherwise. It is never the
+//!   value. The names are those of [`credential_headers`](crate::RegistryBuilder::credential_headers).
+//! - **`store`** is the name of the store in the registry, or `default`.
+//! - **`op`** is `claim`, `renew`, `complete` or `release`. For a `Tx` it is `begin`, `claim`, `record`, `verify` (whether
+//!   the transaction can still be committed), `commit`, `roll_back`, or `look_up` (whether a commit took place whose response
+//!   was lost). A `commit` fails also if a deferred constraint of the handler's own tables is violated. A request that waits
+//!   for another one uses `get`. So does the inspector, which also uses `purge`. `count` is the call for
+//!   [`UNKNOWN_OUTCOMES`].
 //!
-//! The age of the oldest handler is brought up to date when one begins or ends, every five seconds while one runs, and by
-//! [`refresh`]. It counts from the claim, so that a `Tx`, which has no lease, is seen as any other handler.
+//! The age of the oldest handler is updated when a handler begins or ends, every five seconds while one runs, and by
+//! [`refresh`]. It counts from the claim. A handler with a `Tx`, which has no lease, counts like any other.
 //!
-//! **Unknown outcomes** are counted in the stores, whichever process left them: every process that uses a store reports the same number,
-//! so take the `max` over processes, not the `sum`. They are counted five seconds after a registry is built, every 15 seconds,
-//! and when [`refresh`] is called, for the scrape after that one; at most 10,000 in each store. A registry that is built outside
-//! of a runtime begins with its first guarded request. A store that cannot be asked leaves the number as it was. Scopes of other
-//! programs that use the store are counted too.
+//! **Unknown outcomes** are counted in the stores, whichever process left them. Every process that uses a store reports the
+//! same number, so take the `max` over processes, not the `sum`. Scopes of other programs that use the store are included.
+//! They are counted
 //!
-//! Install the recorder before the first guarded request: what was asked for without one stays without one.
+//! - five seconds after a registry is built (if it is built outside of a runtime, from its first guarded request on);
+//! - every 15 seconds;
+//! - when [`refresh`] is called, for the scrape after that one.
+//!
+//! At most 10,000 are counted in each store. If a store cannot be asked, the number does not change.
+//!
+//! Install the recorder before the first guarded request: metrics that are created without a recorder are never reported.
 //!
 //! # Examples
 //!

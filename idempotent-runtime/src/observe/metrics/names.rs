@@ -4,15 +4,15 @@
 pub const REQUESTS_TOTAL: &str = "idempotency_requests_total";
 /// Gauge: handlers that run under a claim or in a transaction.
 pub const IN_FLIGHT: &str = "idempotency_in_flight";
-/// Gauge: how long the oldest of them has run.
+/// Gauge: how long the oldest of these handlers has run.
 pub const OLDEST_IN_FLIGHT_SECONDS: &str = "idempotency_oldest_in_flight_seconds";
-/// Histogram: how old the records are that are replayed.
+/// Histogram: the age of each record when it is replayed.
 pub const REPLAY_AGE_SECONDS: &str = "idempotency_replay_age_seconds";
-/// Histogram: how long the calls of stores take.
+/// Histogram: how long the calls to stores take.
 pub const STORE_DURATION_SECONDS: &str = "idempotency_store_duration_seconds";
-/// Counter: calls of stores that failed or were cut off.
+/// Counter: calls to stores that failed or exceeded the registry's time limit.
 pub const STORE_ERRORS_TOTAL: &str = "idempotency_store_errors_total";
-/// Gauge: claims of handlers with `after_crash = "reject"` that were cut off.
+/// Gauge: requests of unknown outcome in the stores, under `after_crash = "reject"`.
 pub const UNKNOWN_OUTCOMES: &str = "idempotency_unknown_outcomes";
 /// Counter: requests whose key was used for another request.
 pub const MISMATCHES_TOTAL: &str = "idempotency_mismatches_total";

@@ -20,9 +20,9 @@ use crate::sync::{KeyHasher, Mutex, lock};
 
 /// Keeps claims and records in this process, bounded by bytes.
 ///
-/// Nothing that is alive is ever evicted, and so no unknown outcome: a full store rejects new claims. The record of a claim that was granted is
-/// always taken, so the bound can be passed by the responses of the requests in flight at that moment, each at most
-/// `max_body` of its handler. What is past its time to live is freed by a task of the store's own, in small batches.
+/// A live entry is never evicted, nor is an unknown outcome: a full store rejects new claims. It always accepts the record of
+/// a claim that it granted. So the responses of the requests in flight can exceed the bound, each by at most the `max_body`
+/// of its handler. A task of the store frees expired entries in small batches.
 ///
 /// Time is [`tokio::time`], so that a test can pause and advance it. A clone is cheap and shares everything.
 ///
@@ -83,17 +83,17 @@ impl MemoryStore {
         MemoryStoreBuilder::default()
     }
 
-    /// What keys, headers, bodies and the fixed cost of the entries take now.
+    /// The bytes that keys, headers, bodies and the fixed cost of the entries take now.
     pub fn used_bytes(&self) -> usize {
         self.0.used_bytes.load(Ordering::Relaxed)
     }
 
-    /// How many claims and records are kept, those included that are past their time and not freed yet.
+    /// How many claims and records are kept, including expired ones that are not freed yet.
     pub fn len(&self) -> usize {
         self.0.shards.iter().map(|shard| lock(shard).len()).sum()
     }
 
-    /// Whether nothing is kept.
+    /// Whether the store has no entry.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

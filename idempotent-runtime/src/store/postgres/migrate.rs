@@ -42,7 +42,7 @@ async fn version(connection: &mut PgConnection, schema: &str) -> Result<usize, M
         .ok_or_else(|| MigrateError::NoVersion { schema: schema.to_owned() })
 }
 
-/// Why the tables could not be made.
+/// Why the tables could not be created.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MigrateError {
@@ -59,7 +59,7 @@ pub enum MigrateError {
         /// The newest that this version of the library knows.
         supported: usize,
     },
-    /// The table of versions is there and empty.
+    /// The table of versions exists and is empty.
     #[error(
         "the table {schema}.schema_version names no version: restore its row, or drop the schema, which forgets every record"
     )]
@@ -67,7 +67,7 @@ pub enum MigrateError {
         /// The schema, quoted.
         schema: String,
     },
-    /// PostgreSQL rejected, or could not be reached.
+    /// PostgreSQL rejected a statement, or could not be reached.
     #[error(
         "the tables of the store could not be made; the role needs the right to create a schema, or run the SQL of `PostgresStore::sql` as one that has it"
     )]

@@ -41,23 +41,23 @@ use crate::transaction::transactions::Transactions;
 /// Keeps claims and records in PostgreSQL 13 or newer, in tables that a person can read.
 ///
 /// It takes the application's own pool, from which handlers get their transactions ([`Tx`](crate::Tx)). For its own
-/// statements it opens a second one of the same options when it is first used, so that each of them commits by itself,
-/// whatever becomes of the application's connections: a process may so hold twice as many. Waiters (`in_flight = wait`) keep
-/// none of them, and are woken over one connection beside them. Expired rows are deleted in small batches, by one process at a time, without anyone asking.
-/// A clone is cheap and shares everything.
+/// statements it opens a second pool with the same options when it is first used. So each of these statements commits by
+/// itself, whatever happens to the application's connections, and a process can hold twice as many connections. Requests that
+/// wait (`in_flight = wait`) hold no connection; one extra connection wakes them. One process at a time deletes expired rows,
+/// in small batches, in the background. A clone is cheap and shares everything.
 ///
-/// While a handler has a connection for its `Tx`, the session's `default_transaction_read_only` is on; the pool gets the connection
-/// back as it was lent. A handler that takes a `Tx` and a second connection of the same small pool stalls under load: see
-/// [the guide](crate::guide::transactions).
+/// While a handler has a connection for its `Tx`, the session's `default_transaction_read_only` is on. The pool gets the
+/// connection back unchanged. A handler that takes a `Tx` and a second connection of the same small pool stalls under load:
+/// see [the guide](crate::guide::transactions).
 ///
-/// A row is in schema `idempotency` unless told otherwise. [`migrate`](Self::migrate) makes the tables; for migrations of
-/// your own, [`sql`](Self::sql) tells what to run. It does not touch sqlx's `_sqlx_migrations`.
+/// The tables are in the schema `idempotency` by default. [`migrate`](Self::migrate) creates them. For migrations of your
+/// own, run [`sql`](Self::sql). Neither touches sqlx's `_sqlx_migrations`.
 ///
 /// # Durability
 ///
-/// What was answered to a client is as durable as the database makes a commit: leave `synchronous_commit` on for the role.
-/// With asynchronous replicas, a failover can lose the last commits, and with them the memory that a request was
-/// executed; `synchronous_standby_names` prevents that.
+/// A response that was sent is as durable as a commit of the database: leave `synchronous_commit` on for the role. With
+/// asynchronous replicas, a failover can lose the last commits, and then a retry runs again. `synchronous_standby_names`
+/// prevents that.
 ///
 /// # Examples
 ///
@@ -98,7 +98,7 @@ pub struct PostgresStoreBuilder {
 }
 
 impl PostgresStoreBuilder {
-    /// The schema of the tables; `idempotency` by default. Any name will do: it is quoted.
+    /// The schema of the tables; `idempotency` by default. Every name is allowed: it is quoted.
     ///
     /// # Panics
     ///
@@ -113,7 +113,7 @@ impl PostgresStoreBuilder {
         self
     }
 
-    /// How long expired rows may stay; 30 seconds by default.
+    /// How long expired rows can stay; 30 seconds by default.
     pub fn sweep_every(mut self, interval: Duration) -> Self {
         self.sweep_interval = interval.max(Duration::from_millis(1));
         self
@@ -148,8 +148,8 @@ fn channel(schema: &str) -> String {
 impl PostgresStore {
     /// A store in the application's own database.
     ///
-    /// Unless it was built with `test_before_acquire(false)`, a pool pings a connection before each use: one more round
-    /// trip for each statement.
+    /// A pool pings a connection before each use, unless it was built with `test_before_acquire(false)`. That is one more
+    /// round trip for each statement.
     pub fn new(pool: PgPool) -> Self {
         Self::builder(pool).build()
     }
@@ -169,7 +169,7 @@ impl PostgresStore {
         PostgresStoreBuilder { pool, schema: "idempotency".to_owned(), sweep_interval: Duration::from_secs(30) }
     }
 
-    /// Creates the tables, or brings them up to date. Every process may call it, also all at once.
+    /// Creates the tables, or updates them. Every process may call it, also at the same time.
     ///
     /// # Errors
     ///
@@ -177,7 +177,7 @@ impl PostgresStore {
     ///
     /// # Cancel safety
     ///
-    /// All of it is one transaction: dropped, it has taken effect or not.
+    /// The migration is one transaction. If the future is dropped, it has taken effect or not.
     pub async fn migrate(&self) -> Result<(), MigrateError> {
         let lock = lock(b"migrate", &[self.0.schema.as_bytes()]);
         migrate::migrate(self.0.pools.application(), &self.0.schema, lock).await
@@ -188,7 +188,7 @@ impl PostgresStore {
         migrate::sql(&self.0.schema)
     }
 
-    /// The pool that it was made with.
+    /// The pool that the store was made with.
     pub fn pool(&self) -> &PgPool {
         self.0.pools.application()
     }

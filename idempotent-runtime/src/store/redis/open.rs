@@ -55,25 +55,25 @@ impl RedisStoreBuilder {
         Self::new(Source::Cluster(connection))
     }
 
-    /// What the names of the store's keys begin with; `idempotency:` by default.
+    /// The prefix of the store's keys in Redis; `idempotency:` by default.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
     }
 
-    /// Takes a server that evicts keys when its memory is full.
+    /// Accepts a server that evicts keys when its memory is full.
     ///
-    /// **A record that is evicted is forgotten: its retry runs the handler again.** Only where that is harmless.
+    /// **If a record is evicted, its retry runs the handler again.** Use this only if that is harmless.
     pub fn allow_eviction(mut self) -> Self {
         self.allow_eviction = true;
         self
     }
 
-    /// Waits after each claim and each completion until `replicas` replicas have it, for at most `timeout`; otherwise the
-    /// request is rejected with 503, or its recording is tried again.
+    /// Waits after each claim and each completion until `replicas` replicas have it, for at most `timeout`. If they do not
+    /// have it by then, the request is rejected with 503, or its recording is tried again.
     ///
-    /// It narrows what a failover can lose, and is no guarantee: Redis may promote a replica that has not got the last
-    /// writes, and a claim that was written but not acknowledged in time may survive.
+    /// This reduces what a failover can lose. It is no guarantee: Redis can promote a replica that has not received the last
+    /// writes, and a claim that was written but not acknowledged in time can survive.
     pub fn wait_replicas(mut self, replicas: usize, timeout: Duration) -> Self {
         self.wait = Some((replicas, timeout));
         self
@@ -201,7 +201,7 @@ pub enum RedisOpenError {
     /// The URL is malformed.
     #[error("this is no URL of a Redis server; write one such as `redis://user:password@host:6379/0`")]
     Url(#[source] RedisError),
-    /// The server does not answer, or rejects.
+    /// The server does not answer, or rejects the connection.
     #[error("Redis cannot be reached")]
     Unreachable(#[source] RedisError),
     /// It evicts keys when its memory is full.
@@ -244,12 +244,12 @@ impl RedisStore {
 
     /// A store on the application's own connection, with options to follow.
     ///
-    /// Its response timeout should not be shorter than the registry's limit for a store.
+    /// The response timeout of the connection should not be shorter than the registry's `store_timeout`.
     pub fn with_connection(connection: ConnectionManager) -> RedisStoreBuilder {
         RedisStoreBuilder::manager(connection)
     }
 
-    /// A store in a Cluster, of which some servers are named, with options to follow.
+    /// A store in a Cluster, with the URLs of some of its servers, and options to follow.
     #[cfg(feature = "redis-cluster")]
     pub fn cluster(urls: impl IntoIterator<Item = impl Into<String>>) -> RedisStoreBuilder {
         RedisStoreBuilder::cluster_urls(urls.into_iter().map(Into::into).collect())

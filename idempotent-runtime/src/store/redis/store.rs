@@ -23,17 +23,21 @@ use crate::store::redis::value;
 
 /// Keeps claims and records in Redis or Valkey, version 6.2 or newer; with feature `redis-cluster` also in a Cluster.
 ///
-/// It reconnects by itself. A clone is cheap and shares everything. Waiters (`in_flight = wait`) of all processes are woken
-/// by a message, over a connection of their own, where the store was opened by a URL; otherwise they look every now and then.
+/// It reconnects by itself. A clone is cheap and shares everything. If the store was opened by a URL, a message over a
+/// connection of its own wakes the waiting requests (`in_flight = wait`) of all processes. Otherwise they poll.
 ///
 /// # What Redis can lose
 ///
-/// A record that is lost is a request that runs again. So `maxmemory-policy` must be `noeviction`: a full server rejects
-/// new claims with 503, replays what it has, and from version 7 on still takes the records of claims that it granted.
-/// Without `appendonly yes` a restart loses what came after the last snapshot; with `appendfsync everysec`, the default,
-/// a loss of power loses the last second; with `always`, nothing. Replication is asynchronous: a failover can lose what
-/// the replica had not got yet. [`wait_replicas`](crate::store::RedisStoreBuilder::wait_replicas) narrows that window and does not close
-/// it. Where none of this is acceptable, use `PostgresStore`.
+/// A lost record means that a retry runs again.
+///
+/// - **Eviction:** `maxmemory-policy` must be `noeviction`. A full server rejects new claims with 503 and replays what it
+///   has. From version 7 on it still accepts the records of claims that it granted.
+/// - **Restart:** without `appendonly yes`, a restart loses what came after the last snapshot.
+/// - **Loss of power:** with `appendfsync everysec`, the default, it loses the last second; with `always`, nothing.
+/// - **Failover:** replication is asynchronous, so a failover can lose what the replica had not received.
+///   [`wait_replicas`](crate::store::RedisStoreBuilder::wait_replicas) reduces that risk and does not remove it.
+///
+/// If none of this is acceptable, use `PostgresStore`.
 ///
 /// # Examples
 ///

@@ -30,11 +30,11 @@ pub struct SqliteStoreBuilder {
 /// What the store waits for before it answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SqliteSynchronous {
-    /// The disk has it: what was answered survives a loss of power.
+    /// The disk has the data: a sent response survives a loss of power.
     #[default]
     Full,
-    /// The operating system has it: what was answered survives a crash of the process, but the last moments before a
-    /// loss of power may be gone, and with them the memory that a request was executed.
+    /// The operating system has the data: a sent response survives a crash of the process. A loss of power can lose the last
+    /// moments, and then a retry runs again.
     Normal,
 }
 
@@ -59,17 +59,17 @@ impl SqliteStoreBuilder {
         self
     }
 
-    /// Once the content of the file takes this much, other tables in it included, new claims are rejected; no bound by
-    /// default.
+    /// The bytes that the content of the file can take before new claims are rejected, including other tables in it; no bound
+    /// by default.
     ///
-    /// Nothing that is alive is evicted, and the record of a claim that was granted is always taken, so that the bound
-    /// can be passed by the responses of the requests in flight.
+    /// A live entry is never evicted, and the record of a granted claim is always accepted. So the responses of the requests
+    /// in flight can exceed the bound.
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.max_bytes = Some(bytes);
         self
     }
 
-    /// How long expired rows may stay while nobody asks for them; 5 seconds by default.
+    /// How long expired rows can stay if the store is not used; 5 seconds by default.
     pub fn sweep_every(mut self, interval: Duration) -> Self {
         self.sweep_interval = interval.max(Duration::from_millis(1));
         self
@@ -252,7 +252,7 @@ pub enum SqliteOpenError {
         /// The newest that this version of the library knows.
         supported: i64,
     },
-    /// It is no database, or a damaged one.
+    /// The file is not a database, or is damaged.
     #[error(
         "`{path}` is no SQLite database, or a damaged one: restore it from a backup; moving it away starts a store \
          that has forgotten every recorded response"
@@ -263,7 +263,7 @@ pub enum SqliteOpenError {
         /// What SQLite says.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// This process may not write it.
+    /// This process may not write the file.
     #[error(
         "`{path}` cannot be written: let this process write to the file and to its folder, where SQLite keeps its log \
          beside it"
@@ -301,7 +301,7 @@ pub enum SqliteOpenError {
     Locked {
         /// The file.
         path: PathBuf,
-        /// How long it was waited for.
+        /// How long the store waited.
         waited: Duration,
         /// What SQLite says.
         source: Box<dyn Error + Send + Sync>,

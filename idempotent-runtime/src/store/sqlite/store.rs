@@ -34,20 +34,19 @@ use crate::transaction::transactions::Transactions;
 
 /// Keeps claims and records in a SQLite file, which may be the application's own database.
 ///
-/// What was answered to a client is on disk first ([`SqliteSynchronous::Full`]). Several processes of one machine may share
-/// the file; put it on a local disk, since SQLite's write-ahead log does not work over a network.
+/// A record is on the disk before its response is sent ([`SqliteSynchronous::Full`]). Several processes of one machine can
+/// share the file. Put it on a local disk, because SQLite's write-ahead log does not work over a network.
 ///
-/// Whoever holds the file's write lock for long keeps the others from renewing their leases, so that time does not count for
-/// a lease. [`transactions`](crate::guide::transactions) tells what that does not cover.
+/// A process that holds the file's write lock for long keeps other processes from renewing their leases. So that time does
+/// not count for their leases. [`transactions`](crate::guide::transactions) says what this does not cover.
 ///
-/// On Linux, time goes on evenly for the store from the first opening in each boot of the machine: setting the clock has no
-/// effect on leases and expiry until the next boot. On other systems they follow the clock, and one that is set forward by
-/// more than a lease lets the request of a running handler be executed again.
+/// On Linux the store uses the uptime of the machine, from the first opening in each boot: changing the clock has no effect
+/// on leases and expiry until the next boot. On other systems the store uses the system clock. If that clock is set forward
+/// by more than a lease, a retry can run while the first request still runs.
 ///
 /// The tables are `idempotency_records`, readable by a person, `idempotency_schema`, `idempotency_clock` and
-/// `idempotency_lock_time`. Expired rows are deleted in small batches between the writes, without anyone asking. A clone is cheap
-/// and shares everything; the connections
-/// close when the last one is dropped.
+/// `idempotency_lock_time`. The store deletes expired rows in small batches between its writes. A clone is cheap and shares
+/// everything; the connections close when the last clone is dropped.
 ///
 /// # Examples
 ///
@@ -88,7 +87,7 @@ impl SqliteStore {
         self.0.options.path()
     }
 
-    /// What the connection that writes waits for before it answers, as SQLite itself reports it.
+    /// What the writing connection waits for before it answers, as SQLite itself reports it.
     pub fn synchronous(&self) -> SqliteSynchronous {
         self.0.synchronous
     }

@@ -27,7 +27,7 @@ pub async fn the_first_claim_is_acquired_and_the_second_is_in_flight<S: Store>(s
     assert_eq!(claim(store, &key, other).await, in_flight, "the fingerprint is the holder's");
 }
 
-/// However many ask at once, one gets the claim.
+/// Of many concurrent claims, one is acquired.
 ///
 /// # Panics
 ///
@@ -46,7 +46,7 @@ pub async fn of_64_concurrent_claims_one_is_acquired<S: Store>(store: &Arc<S>) {
     }
 }
 
-/// A claim that is sent again, because its answer was lost, is not its own duplicate.
+/// A claim that is repeated because its response was lost is not its own duplicate.
 ///
 /// # Panics
 ///
@@ -59,7 +59,7 @@ pub async fn a_retried_claim_recognises_its_token<S: Store>(store: &Arc<S>) {
     }
 }
 
-/// No token holds a key that nobody claimed.
+/// An unknown key has no entry, and no token holds it.
 ///
 /// # Panics
 ///
@@ -91,7 +91,7 @@ pub async fn a_release_frees_the_key_and_the_attempts<S: Store>(store: &Arc<S>) 
     assert_eq!(claim(store, &key, other).await, Claim::Acquired { attempt: 1 });
 }
 
-/// Keys that look alike when they are glued together are different ones.
+/// Keys whose parts have the same concatenation are different keys.
 ///
 /// # Panics
 ///

@@ -16,7 +16,7 @@ use crate::testing::conformance::fixtures::{
     LONG, ROUNDING, claim, complete, fingerprint, get, lapse, record, release, renew, request, unique_key, until,
 };
 
-/// A claim that nobody renews is taken over when its lease is over, and not before.
+/// A claim without renewals can be taken over when its lease has expired, and not before.
 ///
 /// # Panics
 ///
@@ -83,7 +83,7 @@ pub async fn renewals_of_many_keys_are_answered_one_by_one<S: Store>(store: &Arc
     assert!(store.renew_many(&[]).await.is_empty(), "nothing is asked for");
 }
 
-/// A holder that knows that it cannot go on says so with a lease of zero.
+/// A renewal with a lease of zero ends the lease at once.
 ///
 /// # Panics
 ///
@@ -95,7 +95,7 @@ pub async fn a_lease_of_zero_lapses_at_once<S: Store>(store: &Arc<S>) {
     assert_eq!(claim(store, &key, request()).await, Claim::Acquired { attempt: 2 });
 }
 
-/// Whoever was followed by another one has no say any more.
+/// After a takeover the old token can no longer renew, complete or release.
 ///
 /// # Panics
 ///
@@ -116,7 +116,7 @@ pub async fn a_stale_token_can_neither_renew_complete_nor_release<S: Store>(stor
     assert_eq!(claim(store, &key, request()).await, Claim::Completed(own));
 }
 
-/// A claim that is released before it arrives fails when it does, and nothing is seen of it.
+/// A claim that is released before it arrives fails when it arrives, and leaves no entry.
 ///
 /// # Panics
 ///
@@ -138,7 +138,7 @@ pub async fn a_claim_that_was_given_back_does_not_arrive<S: Store>(store: &Arc<S
     assert!(matches!(claim(store, &key, request()).await, Claim::Completed(_)), "the record is gone");
 }
 
-/// A claim whose lease ran out is only taken over by a request that asks for the same.
+/// A claim with an expired lease can be taken over only by the same request.
 ///
 /// # Panics
 ///
@@ -152,7 +152,7 @@ pub async fn another_fingerprint_never_takes_over<S: Store>(store: &Arc<S>) {
     assert_eq!(claim(store, &key, request()).await, Claim::Acquired { attempt: 2 });
 }
 
-/// Under [`AfterCrash::Reject`] a claim whose lease ran out stays as it is.
+/// Under [`AfterCrash::Reject`] a claim with an expired lease stays as it is.
 ///
 /// # Panics
 ///
@@ -169,7 +169,7 @@ pub async fn reject_never_takes_over<S: Store>(store: &Arc<S>) {
     assert_eq!(claim(store, &key, request()).await, Claim::Acquired { attempt: 2 }, "the request's own policy decides");
 }
 
-/// A holder that is late but was not followed can still complete or renew.
+/// A late holder can still complete or renew if no other claim took over.
 ///
 /// # Panics
 ///
@@ -185,7 +185,7 @@ pub async fn a_late_holder_completes_while_nobody_took_over<S: Store>(store: &Ar
     assert_eq!(claim(store, &key, request()).await, Claim::Completed(record()));
 }
 
-/// A claim of a dead process is remembered for its `ttl`, counted from its last claim or renewal: past its lease.
+/// The claim of a dead process is kept for its `ttl` after its last claim or renewal, so longer than its lease.
 ///
 /// # Panics
 ///

@@ -1,10 +1,10 @@
-//! The rules of the [`Store`] contract, one function each, to be run against a store of your own.
+//! The rules of the [`Store`] contract, one function each. Run them against a store of your own.
 //!
-//! [`all`] runs every rule. Keys are drawn anew by every call, so that a store that holds other data can be tested, and
-//! nothing is wiped. Rules about time wait with [`tokio::time`]: a store on that clock can be tested under
-//! `tokio::time::pause`, any other waits for some seconds in all.
+//! [`all`] runs every rule. Every call uses new keys and deletes no other data, so you can test a store that has data. Rules
+//! about time wait with [`tokio::time`]: a store that uses that clock can be tested under `tokio::time::pause`. Every other
+//! store waits some seconds in total.
 //!
-//! Each function panics with what was expected and what came.
+//! Each function panics with the expected and the actual result.
 //!
 //! # A store of your own
 //!
@@ -28,7 +28,7 @@
 //!     attempt: u32,
 //!     lease_until: Instant,
 //!     ttl: Duration,
-//!     /// `None` is never.
+//!     /// `None` means never.
 //!     expires_at: Option<Instant>,
 //!     record: Option<Record>,
 //! }
@@ -40,7 +40,7 @@
 //! }
 //!
 //! impl SimpleStore {
-//!     /// What stands under the key and is alive, if `which` says so, is handed to `change`.
+//!     /// Calls `change` with the live row of the key, if `which` returns true for it.
 //!     fn with<T>(&self, key: &RecordKey, which: impl Fn(&Row) -> bool, change: impl FnOnce(&mut Row) -> T) -> Option<T> {
 //!         let mut rows = self.0.lock().unwrap();
 //!         rows.get_mut(key).filter(|row| row.is_alive() && which(row)).map(change)
@@ -70,7 +70,7 @@
 //!         let mut rows = self.0.lock().unwrap();
 //!         let attempt = match rows.get_mut(key).filter(|row| row.is_alive()) {
 //!             None if self.1.lock().unwrap().contains(&request.token) => {
-//!                 return Err(StoreError::unavailable("it was given back before it arrived"));
+//!                 return Err(StoreError::unavailable("the claim was released before it arrived"));
 //!             }
 //!             None => 1,
 //!             Some(Row { record: Some(record), .. }) => return Ok(Claim::Completed(record.clone())),

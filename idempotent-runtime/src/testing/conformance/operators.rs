@@ -11,7 +11,7 @@ use crate::testing::conformance::fixtures::{
     LONG, claim, complete, fingerprint, get, lapse, purge, record, request, unique_key, until,
 };
 
-/// A purge leaves nothing behind that a token could hold.
+/// After a purge, no token holds the key.
 ///
 /// # Panics
 ///
@@ -29,7 +29,7 @@ pub async fn a_purge_removes_claims_and_records<S: Store>(store: &Arc<S>) {
     assert_eq!(claim(store, &key, request()).await, Claim::Acquired { attempt: 1 });
 }
 
-/// [`Store::get`] tells claims in their lease, claims past it, and records.
+/// [`Store::get`] distinguishes claims with a live lease, claims with an expired lease, and records.
 ///
 /// # Panics
 ///
@@ -52,7 +52,7 @@ pub async fn an_entry_says_what_stands_there<S: Store>(store: &Arc<S>) {
     assert_eq!(entry.state, EntryState::Completed { status, body_bytes: Some(4), recorded_at });
 }
 
-/// Following the pages shows every entry that stands there once, whatever their size.
+/// Following the pages shows every entry once, whatever the page size.
 ///
 /// # Panics
 ///
@@ -84,7 +84,7 @@ pub async fn a_listing_shows_every_entry_once<S: Store>(store: &Arc<S>) {
     }
 }
 
-/// After a sweep nothing that is past its time is counted again, and all that is alive is still there.
+/// [`Store::delete_expired`] deletes every expired entry and no live one.
 ///
 /// # Panics
 ///

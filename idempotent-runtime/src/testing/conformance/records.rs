@@ -57,7 +57,7 @@ pub async fn every_status_comes_back<S: Store>(store: &Arc<S>) {
     }
 }
 
-/// A completion that is sent again, because its answer was lost, succeeds and leaves the first record.
+/// A completion that is repeated because its response was lost succeeds, and keeps the first record.
 ///
 /// # Panics
 ///
@@ -71,7 +71,7 @@ pub async fn a_second_completion_changes_nothing<S: Store>(store: &Arc<S>) {
     assert_eq!(claim(store, &key, self::request()).await, Claim::Completed(record()));
 }
 
-/// Once a record stands, its own token can neither renew nor release it, and other claims read it.
+/// A record cannot be renewed or released by its own token, and other claims read it.
 ///
 /// # Panics
 ///
@@ -87,7 +87,7 @@ pub async fn a_record_is_not_touched_by_its_token<S: Store>(store: &Arc<S>) {
     assert_eq!(claim(store, &key, other).await, Claim::Completed(record()), "the engine compares fingerprints");
 }
 
-/// A record is there for its time to live, and gone afterwards.
+/// A record is there until its ttl expires, and then gone.
 ///
 /// # Panics
 ///

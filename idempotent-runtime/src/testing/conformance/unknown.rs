@@ -26,7 +26,7 @@ async fn until_expired<S: Store>(store: &Arc<S>) {
     until(async || get(store, &key).await, Option::is_none).await;
 }
 
-/// Under [`AfterCrash::Reject`] a claim has no ttl: it is there until it is completed, released or purged.
+/// Under [`AfterCrash::Reject`] a claim has no ttl: it stays until it is completed, released or purged.
 ///
 /// # Panics
 ///
@@ -63,7 +63,7 @@ pub async fn an_unknown_outcome_never_expires<S: Store>(store: &Arc<S>) {
     assert!(purge(store, &renewed).await);
 }
 
-/// A claim that expires, and that a request under [`AfterCrash::Reject`] was rejected for, expires no more.
+/// A claim never expires once a request under [`AfterCrash::Reject`] was rejected because of it.
 ///
 /// # Panics
 ///
@@ -84,8 +84,8 @@ pub async fn what_was_rejected_once_stays_rejected<S: Store>(store: &Arc<S>) {
     assert!(purge(store, &key).await);
 }
 
-/// The policy of the request decides: under [`AfterCrash::Rerun`] it takes over what was claimed under another one, and what
-/// it has taken over expires as its own claims do.
+/// The policy of the request decides: under [`AfterCrash::Rerun`] it takes over a claim that was made under another policy,
+/// and the claim then expires like its own.
 ///
 /// # Panics
 ///
@@ -103,7 +103,7 @@ pub async fn a_rerun_takes_an_unknown_outcome_over<S: Store>(store: &Arc<S>) {
     assert_eq!(claim(store, &key, request()).await, Claim::Acquired { attempt: 1 });
 }
 
-/// [`Store::unknown_outcomes`] counts, by scope, the claims that never expire and whose lease is over.
+/// [`Store::unknown_outcomes`] counts, by scope, the claims that never expire and whose lease has expired.
 ///
 /// # Panics
 ///

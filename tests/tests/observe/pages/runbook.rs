@@ -1,4 +1,4 @@
-//! The runbook has a section for whatever sends somebody to it.
+//! The runbook has a section for every alert, outcome and rejection that refers to it.
 
 use std::collections::BTreeSet;
 
@@ -54,8 +54,8 @@ async fn every_outcome_and_every_metric_is_explained() {
 /// The guide lists the rejections as clients get them.
 #[test]
 fn every_rejection_has_a_section() {
-    let guide = read("../../idempotent-runtime/src/guide/rejections.md");
-    let codes = guide.lines().filter(|line| line.starts_with("| ")).filter_map(|line| {
+    let page = read("../../idempotent-runtime/src/guide/rejections.md");
+    let codes = page.lines().filter(|line| line.starts_with("| ")).filter_map(|line| {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
         let is_rejection = cells.get(2).is_some_and(|status| status.starts_with(['4', '5']));
         is_rejection.then(|| cells[3].trim_matches('`').to_owned())
