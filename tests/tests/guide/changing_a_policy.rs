@@ -49,6 +49,16 @@ async fn with_caller(Path(account): Path<String>, State(runs): State<Runs>, orde
     create(&runs, &order).await
 }
 
+#[idempotent(scope = "versions", shared_scope, cache = [201], caller = format!("account-{account}"))]
+async fn with_other_caller(
+    Path(account): Path<String>,
+    State(runs): State<Runs>,
+    order: String,
+) -> (StatusCode, String) {
+    let _ = account;
+    create(&runs, &order).await
+}
+
 #[idempotent(scope = "versions", shared_scope, cache = [201], key = header_of(&headers))]
 async fn key_by_expression(
     Path(_account): Path<String>,
@@ -149,9 +159,10 @@ async fn other_scope_runs_again() {
 }
 
 #[tokio::test]
-async fn caller_that_was_not_named_runs_again() {
+async fn caller_added_removed_or_changed_runs_again() {
     assert_runs_again(&across(post(old), post(with_caller)).await);
     assert_runs_again(&across(post(with_caller), post(old)).await);
+    assert_runs_again(&across(post(with_caller), post(with_other_caller)).await);
 }
 
 #[tokio::test]

@@ -9,62 +9,14 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Form, Router};
 use idempotent_runtime::store::PostgresStore;
-use idempotent_runtime::{Registry, Tx, TxConnection, idempotent};
+use idempotent_runtime::{Registry, Tx, idempotent};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::{Runs, Server, answer};
 use sea_orm::entity::prelude::*;
-use sea_orm::sea_query::Values;
-use sea_orm::{ActiveValue, DbBackend, ExecResult, QueryResult, RuntimeErr, Statement};
-use sea_query_sqlx::SqlxValues;
-use sqlx::{AssertSqlSafe, Postgres};
-use tokio::sync::Mutex;
+use sea_orm::{Set, SqlErr};
+use sqlx::Postgres;
 
-/// A handler's transaction as a connection of SeaORM. SeaORM's queries take `&self` and sqlx's take `&mut self`, so there is a lock.
-struct SeaTx<'t>(Mutex<&'t mut TxConnection<Postgres>>);
-
-impl<'t> SeaTx<'t> {
-    fn new(tx: &'t mut Tx<Postgres>) -> Self {
-        Self(Mutex::new(&mut **tx))
-    }
-}
-
-fn query(statement: &Statement) -> sqlx::query::Query<'_, Postgres, SqlxValues> {
-    let values = statement.values.clone().unwrap_or(Values(Vec::new()));
-    sqlx::query_with(AssertSqlSafe(statement.sql.as_str()), SqlxValues(values))
-}
-
-fn failed(error: sqlx::Error) -> DbErr {
-    DbErr::Query(RuntimeErr::SqlxError(error.into()))
-}
-
-#[async_trait::async_trait]
-impl ConnectionTrait for SeaTx<'_> {
-    fn get_database_backend(&self) -> DbBackend {
-        DbBackend::Postgres
-    }
-
-    async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
-        let mut connection = self.0.lock().await;
-        query(&statement).execute(&mut **connection).await.map(Into::into).map_err(failed)
-    }
-
-    async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
-        let mut connection = self.0.lock().await;
-        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut **connection).await.map(Into::into).map_err(failed)
-    }
-
-    async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
-        let mut connection = self.0.lock().await;
-        let row = query(&statement).fetch_optional(&mut **connection).await.map_err(failed)?;
-        Ok(row.map(Into::into))
-    }
-
-    async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-        let mut connection = self.0.lock().await;
-        let rows = query(&statement).fetch_all(&mut **connection).await.map_err(failed)?;
-        Ok(rows.into_iter().map(Into::into).collect())
-    }
-}
+use crate::guide::sea_tx::SeaTx;
 
 #[allow(unreachable_pub, reason = "SeaORM's derive macro makes public items")]
 mod charge {
@@ -75,6 +27,8 @@ mod charge {
     pub struct Model {
         #[sea_orm(primary_key)]
         pub id: i64,
+        #[sea_orm(unique)]
+        pub invoice: String,
         pub cents: i64,
     }
 
@@ -86,35 +40,52 @@ mod charge {
 
 #[derive(serde::Deserialize)]
 struct NewCharge {
+    invoice: String,
     cents: i64,
 }
 
-/// Declines a charge of 12 or more after the row is written. A charge of 0 meets a conflict, as another transaction may cause it.
-#[idempotent(scope = "sea-charges", cache = [201])]
-async fn create_charge(
-    mut tx: Tx<Postgres>,
-    State(runs): State<Runs>,
-    Form(order): Form<NewCharge>,
-) -> Result<(StatusCode, String), StatusCode> {
-    runs.run().await;
+// The page has the following handler, word for word.
+
+#[idempotent(scope = "sea-charges", cache = [201, 409])]
+async fn create_charge(mut tx: Tx<Postgres>, Form(order): Form<NewCharge>) -> Result<(StatusCode, String), StatusCode> {
     let failed = |_| StatusCode::INTERNAL_SERVER_ERROR;
     let database = SeaTx::new(&mut tx);
-    let charge = charge::ActiveModel { cents: ActiveValue::Set(order.cents), ..Default::default() };
-    let charge = charge.insert(&database).await.map_err(failed)?;
-    let found = charge::Entity::find_by_id(charge.id).one(&database).await.map_err(failed)?;
-    assert_eq!(found.map(|found| found.cents), Some(order.cents), "the transaction sees its own row");
-    let all = charge::Entity::find().all(&database).await.map_err(failed)?;
-    let updated = database.execute_unprepared("UPDATE charges SET cents = cents").await.map_err(failed)?;
-    assert_eq!(updated.rows_affected(), all.len() as u64);
-    match order.cents {
-        0 => {
-            let conflict = "DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'serialization_failure'; END $$";
-            database.execute_unprepared(conflict).await.map_err(failed)?;
-            Ok((StatusCode::CREATED, "unreachable: the statement fails".to_owned()))
+    let NewCharge { invoice, cents } = order;
+    let charge = charge::ActiveModel { invoice: Set(invoice), cents: Set(cents), ..Default::default() };
+    database.execute_unprepared("SAVEPOINT before_insert").await.map_err(failed)?;
+    match charge.insert(&database).await {
+        Ok(charge) => Ok((StatusCode::CREATED, charge.id.to_string())),
+        Err(error) if matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) => {
+            database.execute_unprepared("ROLLBACK TO before_insert").await.map_err(failed)?;
+            Err(StatusCode::CONFLICT)
         }
-        1..12 => Ok((StatusCode::CREATED, charge.id.to_string())),
-        _ => Err(StatusCode::PAYMENT_REQUIRED),
+        Err(error) => Err(failed(error)),
     }
+}
+
+// The code of the page ends here.
+
+/// Uses what the handler of the page does not, and answers 402, which is not recorded.
+#[idempotent(scope = "sea-declined-charges", cache = [201])]
+async fn decline_charge(mut tx: Tx<Postgres>, State(runs): State<Runs>, Form(order): Form<NewCharge>) -> StatusCode {
+    runs.run().await;
+    let database = SeaTx::new(&mut tx);
+    let charge = charge::ActiveModel { invoice: Set(order.invoice), cents: Set(order.cents), ..Default::default() };
+    let charge = charge.insert(&database).await.expect("the row is inserted");
+    let found = charge::Entity::find_by_id(charge.id).one(&database).await.expect("the row is read");
+    assert_eq!(found.map(|found| found.cents), Some(order.cents), "the transaction sees its own row");
+    let all = charge::Entity::find().all(&database).await.expect("the rows are read");
+    let deleted = charge::Entity::delete_many().exec(&database).await.expect("the rows are deleted");
+    assert_eq!(deleted.rows_affected, all.len() as u64);
+    StatusCode::PAYMENT_REQUIRED
+}
+
+/// Answers 201 although another transaction won.
+#[idempotent(scope = "sea-conflicts", cache = [201])]
+async fn meet_a_conflict(mut tx: Tx<Postgres>) -> StatusCode {
+    let conflict = "DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'serialization_failure'; END $$";
+    SeaTx::new(&mut tx).execute_unprepared(conflict).await.expect_err("the statement fails");
+    StatusCode::CREATED
 }
 
 #[tokio::test]
@@ -123,23 +94,34 @@ async fn sea_orm_writes_commit_with_the_record_or_not_at_all() {
     let pool = database.pool(4).await;
     let store = PostgresStore::new(pool.clone());
     store.migrate().await.expect("the tables are made");
-    let table = "CREATE TABLE charges (id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, cents BIGINT NOT NULL)";
+    let table =
+        "CREATE TABLE charges (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, invoice text UNIQUE, cents bigint)";
     sqlx::raw_sql(table).execute(&pool).await.expect("the table is made");
     let runs = Runs::free();
-    let app = Router::new().route("/charges", post(create_charge)).with_state(runs.clone());
+    let app = Router::new()
+        .route("/charges", post(create_charge))
+        .route("/declined", post(decline_charge))
+        .route("/conflicts", post(meet_a_conflict))
+        .with_state(runs.clone());
     let server = Server::start(app.layer(Registry::new(store).layer())).await;
-    let send = async |key: &str, cents: &str| {
-        answer(server.post("/charges").header("idempotency-key", key).form(&[("cents", cents)])).await
+    let send = async |path: &str, key: &str| {
+        let form = [("invoice", "2026-1"), ("cents", "1999")];
+        answer(server.post(path).header("idempotency-key", key).form(&form)).await
     };
-    let first = send("k", "7").await;
-    assert_eq!((first.status, first.text()), (StatusCode::CREATED, "1"));
-    let retry = send("k", "7").await;
-    assert_eq!((retry.text(), retry.is_replay(), runs.started()), ("1", true, 1));
-    for run in [2, 3] {
-        assert_eq!(send("declined", "12").await.status, StatusCode::PAYMENT_REQUIRED);
-        assert_eq!(runs.started(), run, "nothing is recorded");
+    for (key, status, is_replay) in [
+        ("first", StatusCode::CREATED, false),
+        ("first", StatusCode::CREATED, true),
+        ("second", StatusCode::CONFLICT, false),
+        ("second", StatusCode::CONFLICT, true),
+    ] {
+        let charged = send("/charges", key).await;
+        assert_eq!((charged.status, charged.is_replay()), (status, is_replay), "{key}: {}", charged.text());
     }
-    assert_eq!(send("conflict", "0").await.rejection(), "transaction_conflict", "the engine sees SeaORM's errors");
+    assert_eq!(send("/conflicts", "k").await.rejection(), "transaction_conflict", "the engine sees SeaORM's errors");
+    sqlx::raw_sql("UPDATE charges SET invoice = '2026-0'").execute(&pool).await.expect("the row is updated");
+    for run in [1, 2] {
+        assert_eq!((send("/declined", "k").await.status, runs.started()), (StatusCode::PAYMENT_REQUIRED, run));
+    }
     let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM charges").fetch_one(&pool).await.expect("a number");
     assert_eq!(rows, 1);
 }
@@ -186,8 +168,8 @@ fn versions_of_the_page_are_those_of_the_manifest() {
 
 #[test]
 fn code_of_the_bridge_to_sea_orm_is_what_is_played() {
-    let played = include_str!("compatibility.rs");
-    let begin = played.find("/// A handler's transaction as").expect("the bridge begins");
-    let end = played.find("#[allow(unreachable_pub").expect("the bridge ends");
-    assert!(crate::guide::page("compatibility").contains(played[begin..end].trim_end()));
+    let (played, page) = (include_str!("compatibility.rs"), crate::guide::page("compatibility"));
+    let (_, handler) = played.split_once("the following handler, word for word.\n\n").expect("the handler begins");
+    let (handler, _) = handler.split_once("\n// The code of the page ends here.").expect("the handler ends");
+    assert!(page.contains(include_str!("sea_tx.rs")) && page.contains(handler));
 }

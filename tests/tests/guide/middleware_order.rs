@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::post;
@@ -62,8 +62,9 @@ fn timeout(milliseconds: u64) -> TimeoutLayer {
 }
 
 fn cors() -> CorsLayer {
-    let exposed = [HeaderName::from_static("retry-after"), HeaderName::from_static("idempotent-replayed")];
-    CorsLayer::new().allow_origin(Any).allow_headers(Any).expose_headers(exposed)
+    let allowed = [header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("idempotency-key")];
+    let exposed = [header::RETRY_AFTER, HeaderName::from_static("idempotent-replayed")];
+    CorsLayer::new().allow_origin(Any).allow_headers(allowed).expose_headers(exposed)
 }
 
 /// Everything in the order of the picture.
@@ -126,6 +127,7 @@ async fn order_of_the_picture_replays_through_every_layer() {
     let preflight = server.request(Method::OPTIONS, "/charges").header("origin", "https://shop.example");
     let preflight = answer(preflight.header("access-control-request-method", "POST")).await;
     assert_eq!(preflight.status, StatusCode::OK, "before authentication");
+    assert_eq!(preflight.headers["access-control-allow-headers"], "authorization,content-type,idempotency-key");
 
     let claims = store.claims();
     assert_eq!(charge(&server, &[]).await.status, StatusCode::UNAUTHORIZED);

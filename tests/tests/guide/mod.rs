@@ -5,6 +5,7 @@ mod changing_a_policy;
 mod compatibility;
 mod errors_in_transactions;
 mod middleware_order;
+mod sea_tx;
 mod shutdown;
 mod webhooks;
 

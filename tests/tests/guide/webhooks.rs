@@ -13,7 +13,7 @@ use idempotent_runtime::{Registry, idempotent};
 use idempotent_tests::{Answer, FaultyStore, Server, answer};
 use sha2::Sha256;
 
-// What follows is the page's, word for word.
+// The page has the following code, word for word.
 
 /// The secrets that are shared with the senders.
 #[derive(Clone)]
@@ -27,14 +27,14 @@ fn header<'h>(headers: &'h HeaderMap, name: &str) -> Result<&'h str, StatusCode>
     headers.get(name).and_then(|value| value.to_str().ok()).ok_or(StatusCode::UNAUTHORIZED)
 }
 
-/// A captured delivery is of no use to an attacker after five minutes, either way.
+/// Limits how long an attacker can send a captured delivery again.
 fn check_time(seconds: &str) -> Result<(), StatusCode> {
     let sent: u64 = seconds.parse().map_err(|_| StatusCode::UNAUTHORIZED)?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_secs());
     if now.abs_diff(sent) <= Duration::from_mins(5).as_secs() { Ok(()) } else { Err(StatusCode::UNAUTHORIZED) }
 }
 
-/// One of the signatures is enough: a sender signs with two secrets while it replaces one.
+/// One valid signature is enough: a sender signs with two secrets while it replaces one. Compares in constant time.
 fn check_signature(
     secret: &[u8],
     signed: &[&[u8]],
@@ -70,7 +70,7 @@ impl FromRequest<Secrets> for StripeEvent {
 
 #[idempotent(scope = "stripe-events", ttl = "7d", key = event.id, required, fingerprint = none)]
 async fn receive_from_stripe(event: StripeEvent) -> String {
-    format!("{} is booked", event.id)
+    format!("received {}", event.id)
 }
 
 struct StandardEvent {
@@ -121,7 +121,7 @@ async fn receive_from_github(event: GitHubEvent) -> String {
     format!("{}: {} bytes", event.delivery, event.body.len())
 }
 
-// The page's ends here.
+// The code of the page ends here.
 
 const STRIPE: &str = "whsec_of-stripe";
 const STANDARD: &[u8] = b"the secret of standard webhooks";
@@ -261,6 +261,6 @@ fn published_signatures_are_verified() {
 #[test]
 fn code_of_the_webhooks_page_is_what_is_played() {
     let (_, played) = include_str!("webhooks.rs").split_once("word for word.\n\n").expect("the marker");
-    let (played, _) = played.split_once("\n// The page's ends here.").expect("the marker");
+    let (played, _) = played.split_once("\n// The code of the page ends here.").expect("the marker");
     assert!(crate::guide::page("webhooks").contains(played));
 }
