@@ -1,4 +1,4 @@
-//! Pages of another origin, in a real browser too; forms.
+//! Forms, and pages of another origin: over HTTP and in a real browser.
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
@@ -93,7 +93,7 @@ async fn answers_to_a_page_expose_the_mark_and_retry_after() {
 async fn form_with_a_hidden_key_sent_twice_runs_once() {
     let runs = Runs::free();
     let server = Server::start(orders(&runs)).await;
-    // The client of the tests would follow the redirect.
+    // The client of `Server` follows redirects.
     let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client");
     let send = async |item: &str, key: &str| {
         let request = client.post(format!("http://{}/forms", server.address()));
@@ -111,14 +111,14 @@ async fn form_with_a_hidden_key_sent_twice_runs_once() {
     assert_eq!(send("tea", "another").await.headers["location"], "/orders/tea-2");
 }
 
-/// A proxy that loses the answer to the first request, though the handler has run.
+/// Acts as a proxy that loses the response to the first request after the handler has run.
 async fn lose_the_first(State(lost): State<Arc<AtomicBool>>, request: Request, next: Next) -> Response {
     let is_post = request.method() == Method::POST;
     let response = next.run(request).await;
     if is_post && !lost.swap(true, Ordering::SeqCst) { StatusCode::BAD_GATEWAY.into_response() } else { response }
 }
 
-/// The page's script with shorter pauses, and what is to be run after it.
+/// The script of the page, with shorter pauses, followed by `call`.
 fn with_script_of_the_page(call: &str) -> String {
     let page = page("browsers");
     let (_, script) = page.split_once("```js\n").expect("the page has a script");
@@ -130,7 +130,7 @@ fn with_script_of_the_page(call: &str) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn script_of_the_page_in_a_browser_retries_with_one_key() {
     let chromium = Chromium::start().await;
-    // Whatever becomes of the test, the browser ends with it.
+    // The browser must end even if the test fails.
     let outcome = AssertUnwindSafe(visit(&chromium)).catch_unwind().await;
     chromium.driver.clone().quit().await.expect("Chromium ends");
     outcome.unwrap_or_else(|panic| resume_unwind(panic));
@@ -170,7 +170,7 @@ async fn visit(chromium: &Chromium) {
     assert_eq!(call(&server).await, json!("TypeError"));
     assert_eq!(runs.started(), 0);
 
-    // Without the layer around the guard, the answer is there, and the page cannot read it.
+    // Without a CORS layer around the guard the server answers, but the page cannot read the response.
     let preflight_only = from_fn(async |request: Request, next: Next| {
         let is_preflight = request.method() == Method::OPTIONS;
         let headers = [("access-control-allow-origin", "*"), ("access-control-allow-headers", "*")];

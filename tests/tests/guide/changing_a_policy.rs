@@ -12,7 +12,7 @@ use idempotent_tests::sqlite::SqliteFile;
 use idempotent_tests::{Answer, PATIENCE, Runs, Server, answer};
 use sqlx::Sqlite;
 
-/// Handlers that differ in nothing but their policy.
+/// Handlers that differ only in their policy.
 macro_rules! versions {
     ($($name:ident($($policy:tt)*))*) => {$(
         #[idempotent(shared_scope, $($policy)*)]
@@ -26,7 +26,7 @@ macro_rules! versions {
     )*};
 }
 
-/// What is ordered may say which status it gets.
+/// Answers with the status that the order names, or 201.
 async fn create(runs: &Runs, order: &str) -> (StatusCode, String) {
     let status = order.parse().ok().and_then(|status| StatusCode::from_u16(status).ok());
     (status.unwrap_or(StatusCode::CREATED), format!("run {}", runs.run().await))
@@ -118,12 +118,12 @@ async fn order_of(server: &Server, order: &'static str, headers: &[(&str, &str)]
     answer(request.body(order)).await
 }
 
-/// A request that runs in place of being rejected would wait for the test.
+/// If the request runs instead, it waits for the test: the limit turns that into a failure.
 async fn rejected_soon(request: impl Future<Output = Answer>) -> Answer {
     tokio::time::timeout(PATIENCE / 2, request).await.expect("it is rejected, and does not run")
 }
 
-/// What a request gets that reached the old version first, and now the new one, over one store.
+/// Sends a request to the old version, then to the new one over the same store, and returns the second response.
 async fn across(old: MethodRouter<Runs>, new: MethodRouter<Runs>) -> Answer {
     let registry = Registry::new(MemoryStore::new());
     across_registries(&registry, old, &registry, new).await
@@ -267,7 +267,7 @@ async fn statuses_that_are_not_recorded_run_again_under_a_longer_list() {
     assert!(order_of(&more, "402", &[]).await.is_replay());
 }
 
-/// A registry of each version, over one store.
+/// A registry for each version, over one store.
 fn registries(
     one: impl FnOnce(Arc<MemoryStore>) -> Registry,
     other: impl FnOnce(Arc<MemoryStore>) -> Registry,

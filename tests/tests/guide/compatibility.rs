@@ -1,4 +1,4 @@
-//! The table of versions, and SeaORM over a handler's transaction.
+//! The table of versions, and SeaORM on a handler's transaction.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -65,7 +65,7 @@ async fn create_charge(mut tx: Tx<Postgres>, Form(order): Form<NewCharge>) -> Re
 
 // The code of the page ends here.
 
-/// Uses what the handler of the page does not, and answers 402, which is not recorded.
+/// Uses the methods that the handler of the page does not use, and answers 402, which is not recorded.
 #[idempotent(scope = "sea-declined-charges", cache = [201])]
 async fn decline_charge(mut tx: Tx<Postgres>, State(runs): State<Runs>, Form(order): Form<NewCharge>) -> StatusCode {
     runs.run().await;
@@ -80,7 +80,7 @@ async fn decline_charge(mut tx: Tx<Postgres>, State(runs): State<Runs>, Form(ord
     StatusCode::PAYMENT_REQUIRED
 }
 
-/// Answers 201 although another transaction won.
+/// Answers 201 although the database aborted the transaction.
 #[idempotent(scope = "sea-conflicts", cache = [201])]
 async fn meet_a_conflict(mut tx: Tx<Postgres>) -> StatusCode {
     let conflict = "DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'serialization_failure'; END $$";

@@ -29,7 +29,7 @@ impl From<sqlx::Error> for Failed {
     }
 }
 
-/// Under a key of its own; who signs up is in the body.
+/// Sends the same body with this key.
 async fn send(server: &Server, path: &str, key: &str) -> Answer {
     answer(server.post(path).header("idempotency-key", key).body("ada@example.com")).await
 }
@@ -196,7 +196,7 @@ macro_rules! errors_over {
                 assert_eq!((count(&pool, CHARGES).await, runs.started()), (1, 2));
             }
 
-            /// What a unique violation without a savepoint, and a 409 that is to be recorded, come to.
+            /// A unique violation without a savepoint, answered with a 409 of `cache`: two responses and the rows that are kept.
             pub(super) async fn bare_violation() -> (Answer, Answer, i64) {
                 let (server, pool, _outlives) = serve(&Runs::free()).await;
                 assert_eq!(send(&server, "/bare", "first").await.status, StatusCode::CREATED);

@@ -22,7 +22,7 @@ use tower_http::cors::{Any, CorsLayer};
 use tower_http::timeout::TimeoutLayer;
 use tower_http::trace::TraceLayer;
 
-/// What a test reads and sets of the layers that are the application's own.
+/// The state of the application's own layers, for the tests to read and set.
 #[derive(Clone, Default)]
 struct Gatekeeper {
     revoked: Arc<AtomicBool>,
@@ -67,7 +67,7 @@ fn cors() -> CorsLayer {
     CorsLayer::new().allow_origin(Any).allow_headers(allowed).expose_headers(exposed)
 }
 
-/// Everything in the order of the picture.
+/// A server with all layers in the order of the picture.
 async fn in_order(runs: &Runs, keeper: &Gatekeeper, store: FaultyStore, limit: u64) -> Server {
     let layers = ServiceBuilder::new()
         .layer(TraceLayer::new_for_http())
@@ -80,7 +80,7 @@ async fn in_order(runs: &Runs, keeper: &Gatekeeper, store: FaultyStore, limit: u
     Server::start(Router::new().route("/charges", post(create_charge)).with_state(runs.clone()).layer(layers)).await
 }
 
-/// A plain handler under a layer of these, from the outermost one.
+/// A server of a plain handler beneath an `IdempotencyLayer` and these layers, outermost first.
 macro_rules! beneath {
     ($policy:expr, $runs:expr, $($layer:expr),*) => {{
         let policy = $policy.cache([201]).build().expect("the policy is valid");

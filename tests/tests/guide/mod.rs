@@ -1,4 +1,4 @@
-//! Pages of the guide, each played over HTTP: what a page says is shown here, the wrong ways included.
+//! Pages of the guide, played over HTTP: each statement of a page, and what the page warns of.
 
 mod browsers;
 mod changing_a_policy;

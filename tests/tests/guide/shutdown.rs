@@ -1,4 +1,4 @@
-//! SIGTERM for a server process of its own, with a handler that outlives its client.
+//! SIGTERM for a server in a process of its own, while a handler runs whose client has left.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// It goes on when the test says so.
+/// Runs until the test says go.
 #[idempotent(scope = "slow-orders", shared_scope, cache = [201], lease = "2s")]
 async fn create_order(idempotency: Idempotency) -> (StatusCode, String) {
     tell("it runs");
@@ -26,7 +26,7 @@ async fn registry(path: &Path) -> Registry {
     Registry::new(SqliteStore::open(path).await.expect("the store opens"))
 }
 
-/// As the page has it, and what it comes to.
+/// Serves and drains as the page shows it, and tells the test the result.
 async fn serve(path: &Path, limit: Duration) {
     let registry = registry(path).await;
     let app: Router = Router::new().route("/orders", post(create_order)).layer(registry.layer());
@@ -38,11 +38,11 @@ async fn serve(path: &Path, limit: Duration) {
     tell("the server has stopped");
     let left = registry.drain(limit).await;
     tell(&format!("left: {left}"));
-    // A handler that is left holds a thread until the test says go, and the runtime would wait for it.
+    // A handler that is left blocks a thread until the test says go, and the runtime would wait for that thread.
     std::process::exit(0);
 }
 
-/// The new process of a rolling restart, which is this one.
+/// The new version in a rolling restart. It runs in the process of the test.
 async fn start_anew(file: &SqliteFile) -> Server {
     #[idempotent(scope = "slow-orders", shared_scope, cache = [201], lease = "2s")]
     async fn create_order_anew(idempotency: Idempotency) -> (StatusCode, String) {
@@ -53,11 +53,11 @@ async fn start_anew(file: &SqliteFile) -> Server {
 }
 
 async fn retry(server: &Server, old: &str) -> Answer {
-    // Both are one service: the authority of a request counts.
+    // The fingerprint includes the authority, so the retry names the same one.
     answer(server.post("/orders").header("host", old).header("idempotency-key", "k")).await
 }
 
-/// A server process whose client has hung up, and that was told to end: its address.
+/// Starts a request, disconnects its client and sends SIGTERM. Returns the address of the server.
 async fn stopped_with_a_handler(process: &mut SecondProcess) -> String {
     let told = process.told();
     let (address, pid) = told.split_once(' ').expect("an address and a process");

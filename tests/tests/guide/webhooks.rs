@@ -142,7 +142,7 @@ type Headers = Vec<(&'static str, String)>;
 
 fn by_stripe(secret: &str, sent: u64, body: &str) -> Headers {
     let signature = hex::encode(sign(secret.as_bytes(), &format!("{sent}.{body}")));
-    // While a secret is replaced there are two signatures.
+    // A sender that replaces its secret sends two signatures.
     vec![("stripe-signature", format!("t={sent},v1={},v1={signature},v0=00", "0".repeat(64)))]
 }
 
@@ -172,7 +172,7 @@ async fn deliver(server: &Server, path: &str, headers: Headers, body: &'static s
     answer(request.body(body)).await
 }
 
-/// Forged deliveries, the genuine one, its redelivery, and forged ones once more.
+/// Plays forged deliveries, the genuine one, its redelivery, and the forged ones again.
 async fn play(
     path: &str,
     forged: impl Fn() -> Vec<Headers>,
@@ -246,7 +246,7 @@ async fn event_without_an_id_claims_nothing() {
     assert_eq!((nameless.status, store.claims()), (StatusCode::BAD_REQUEST, 0));
 }
 
-/// The examples of the schemes' own documentation.
+/// Examples from the documentation of GitHub and Standard Webhooks.
 #[test]
 fn published_signatures_are_verified() {
     let github = hex::decode("757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17").expect("digits");
