@@ -1,5 +1,5 @@
 //! What the run needs beside cargo: two components of the toolchain, a C compiler for the embedded SQLite, the servers
-//! and the browser that the tests start, curl and the interpreters of the clients that they drive, and the program that
+//! and the browser that the tests start, curl, openssl and the interpreters of the clients that they drive, and the program that
 //! tests the alerts.
 
 use std::io;
@@ -20,6 +20,9 @@ pub(crate) fn install() -> Result<(), Failure> {
     }
     if !answers("curl") {
         packages.push("curl");
+    }
+    if !answers("openssl") {
+        packages.push("openssl");
     }
     if !answers("initdb") && !has_postgres_folder() {
         packages.push("postgresql");

@@ -18,8 +18,10 @@ pub(crate) struct ErrorBody {
 /// What is wrong.
 #[derive(Debug)]
 pub enum ApiError {
-    /// Nobody says who asks.
+    /// The request names no user.
     Unauthenticated,
+    /// The signature of an event is missing, wrong or old.
+    BadSignature,
     /// It is not over 0.
     InvalidAmount,
     /// By the card network.
@@ -47,6 +49,11 @@ impl IntoResponse for ApiError {
             Self::Unauthenticated => {
                 (StatusCode::UNAUTHORIZED, "unauthenticated", "send `Authorization: Bearer <name>`".to_owned())
             }
+            Self::BadSignature => (
+                StatusCode::UNAUTHORIZED,
+                "bad_signature",
+                "sign the body, and send the signature within five minutes in `Network-Signature`".to_owned(),
+            ),
             Self::InvalidAmount => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "invalid_amount", "the amount must be over 0".to_owned())
             }

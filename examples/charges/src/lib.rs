@@ -5,5 +5,6 @@ pub mod api;
 pub mod error;
 pub mod ledger;
 pub mod network;
+pub mod signature;
 pub mod sqlite;
 pub mod user;

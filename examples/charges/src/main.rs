@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use charges::signature::NetworkSecret;
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
@@ -51,6 +52,10 @@ struct ServerOptions {
     /// The operator who may look up and purge idempotency records at `/ops/idempotency`: `NAME:PASSWORD`. None by default.
     #[arg(long, env = "CHARGES_OPERATOR", hide_env_values = true)]
     operator: Option<operators::Account>,
+    /// The secret with which the card network signs its events, of at least 16 characters. The default is public: everyone can
+    /// sign with it.
+    #[arg(long, env = "CHARGES_NETWORK_SECRET", hide_env_values = true, default_value = NetworkSecret::PUBLIC)]
+    network_secret: NetworkSecret,
     /// How long a shutdown waits for open connections, and then for handlers whose clients have disconnected.
     #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
     grace: Duration,

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use anyhow::Context;
 use charges::api::{App, router};
 use charges::network::CardNetwork;
+use charges::signature::NetworkSecret;
 use futures_util::FutureExt;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,7 +15,7 @@ use crate::operators;
 use crate::store::{Opened, StoreOption};
 
 pub(crate) async fn run(options: ServerOptions) -> anyhow::Result<()> {
-    let ServerOptions { addr, store, data, network_latency, operator, grace } = options;
+    let ServerOptions { addr, store, data, network_latency, operator, network_secret, grace } = options;
     let folder = data.display();
     tokio::fs::create_dir_all(&data).await.with_context(|| format!("the folder {folder} cannot be created"))?;
     let store = store.unwrap_or_else(|| StoreOption::Sqlite(data.join("ledger.db")));
@@ -26,14 +27,18 @@ pub(crate) async fn run(options: ServerOptions) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("cannot listen on {addr}; choose another address with --addr"))?;
     let address = listener.local_addr()?;
-    let mut app = router(App { ledger, network }, transactions);
+    if network_secret.is_public() {
+        tracing::warn!("everyone can sign events: set CHARGES_NETWORK_SECRET to a secret of your own");
+    }
+    let secret = if network_secret.is_public() { NetworkSecret::PUBLIC } else { "$CHARGES_NETWORK_SECRET" };
+    let mut app = router(App { ledger, network, network_secret }, transactions);
     if let Some(account) = operator {
         app = app.merge(operators::router(&registry, account));
         tracing::info!("operators look into the records at http://{address}{}", operators::PATH);
     }
     let stop = stop_signal()?.shared();
 
-    greet(address);
+    greet(address, secret);
     for policy in idempotent_runtime::policies() {
         let ttl = humantime::format_duration(policy.ttl());
         tracing::info!("{} guards {} and keeps its responses for {ttl}", policy.scope(), policy.handler());
@@ -64,7 +69,8 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
     })
 }
 
-fn greet(address: SocketAddr) {
+/// `secret` is what a shell expands to the secret of the events.
+fn greet(address: SocketAddr, secret: &str) {
     println!(
         "\
 listening on http://{address}
@@ -74,7 +80,9 @@ Try, twice each:
        --json '{{\"amount\": 1999, \"currency\": \"EUR\", \"card\": \"4242\"}}'
   curl -i http://{address}/refunds -H 'Authorization: Bearer alice' -H 'Idempotency-Key: first-refund' \\
        --json '{{\"charge\": 1, \"amount\": 500}}'
-  curl -i http://{address}/network-events --json '{{\"id\": \"evt_1\", \"charge\": 1, \"kind\": \"dispute\"}}'
+  event='{{\"id\": \"evt_1\", \"charge\": 1, \"kind\": \"dispute\"}}' time=$(date +%s)
+  signature=$(printf '%s.%s' \"$time\" \"$event\" | openssl dgst -sha256 -hmac \"{secret}\" -r | cut -d ' ' -f 1)
+  curl -i http://{address}/network-events -H \"Network-Signature: t=$time,v1=$signature\" --json \"$event\"
   curl -s http://{address}/charges/1 -H 'Authorization: Bearer alice'
   curl -s http://{address}/ledger
 "

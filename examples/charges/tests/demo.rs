@@ -102,6 +102,7 @@ fn a_wrong_option_is_named() {
         (&["demmo"], "demo"),
         (&["--store", "mysql://localhost/app"], "`postgres://USER@HOST/DATABASE`"),
         (&["--store", "ledger.db"], "`sqlite:PATH`"),
+        (&["--network-secret", "short"], "at least 16 characters"),
     ] {
         let output = charges(arguments);
         let errors = String::from_utf8_lossy(&output.stderr);

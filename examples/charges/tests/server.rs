@@ -8,10 +8,11 @@ use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
+use charges::signature::{self, NetworkSecret};
 use futures_util::future::join_all;
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::RedisServer;
-use reqwest::{Client, RequestBuilder, StatusCode};
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -39,6 +40,14 @@ impl Server {
     fn post(&self, path: &str, key: &str, body: &Value) -> RequestBuilder {
         let request = self.client.post(format!("http://{}{path}", self.address())).bearer_auth("alice").json(body);
         request.header("idempotency-key", key)
+    }
+
+    /// An event of the card network.
+    async fn deliver(&self, event: &Value) -> Response {
+        let (body, url) = (event.to_string(), format!("http://{}/network-events", self.address()));
+        let secret: NetworkSecret = NetworkSecret::PUBLIC.parse().expect("it is long enough");
+        let request = self.client.post(url).header(signature::HEADER, secret.sign(body.as_bytes()));
+        request.header("content-type", "application/json").body(body).send().await.expect("an answer")
     }
 
     async fn get(&self, path: &str) -> Vec<Value> {
@@ -147,7 +156,7 @@ async fn every_store_serves_charges_refunds_and_events() {
         for replayed in [false, true] {
             let (status, is_replay, _) = server.settled("/refunds", "refund", &refund).await;
             assert_eq!((status, is_replay), (StatusCode::CREATED, replayed), "{store}");
-            let taken = server.post("/network-events", "unused", &event).send().await.expect("an answer");
+            let taken = server.deliver(&event).await;
             assert_eq!(taken.status(), StatusCode::NO_CONTENT, "{store}");
         }
         assert_eq!(
@@ -167,6 +176,28 @@ async fn every_store_serves_charges_refunds_and_events() {
         assert_eq!(kinds, ["charge", "refund", "dispute"], "{store}");
     }
     assert!(file.exists());
+}
+
+/// With the public secret, and with one of the environment.
+#[test]
+fn printed_commands_work_when_they_are_pasted() {
+    const SECRET: &str = "the card network's own secret";
+    for options in [&["--network-latency", "1ms"][..], &["--network-latency", "1ms", "--network-secret", SECRET]] {
+        let data = folder();
+        let server = Process::start(data.path(), options);
+        let (_, commands) = server.greeting.split_once("Try, twice each:\n").expect("commands");
+        for replays in [0, 3] {
+            let mut shell = Command::new("sh");
+            let output =
+                shell.args(["-ec", commands]).env("CHARGES_NETWORK_SECRET", SECRET).output().expect("sh starts");
+            let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            let said = said.to_lowercase();
+            let statuses: Vec<&str> = said.split("http/1.1 ").skip(1).filter_map(|rest| rest.get(..3)).collect();
+            assert_eq!(statuses, ["201", "201", "204"], "{commands}\n{said}\n{errors}");
+            assert_eq!(said.matches("idempotent-replayed: true").count(), replays, "{said}");
+            assert!(said.contains("\"kind\":\"dispute\""), "the ledger has the event: {said}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -14,9 +14,13 @@
 //! | page | the subject |
 //! |---|---|
 //! | [`transactions`] | how a `Tx` can end, and what its client gets |
+//! | [`errors_in_transactions`] | statements that fail in a `Tx`, savepoints, a unique violation that becomes a 409 |
 //! | [`streaming`] | uploads, downloads and event streams |
 //! | [`background_work`] | handlers without a client, spawned tasks, jobs |
 //! | [`layer`] | whole routers, and routes that cannot be annotated |
+//! | [`webhooks`] | events of Stripe, Standard Webhooks and GitHub: their signatures and keys |
+//! | [`browsers`] | CORS, forms and `fetch` |
+//! | [`middleware_order`] | the order of layers around a guard |
 //! | [`testing`] | tests of your handlers |
 //! | [`writing_a_store`] | a store of your own |
 //!
@@ -24,6 +28,8 @@
 //!
 //! | page | the subject |
 //! |---|---|
+//! | [`shutdown`] | running handlers at SIGTERM and in a rolling restart |
+//! | [`changing_a_policy`] | what a retry gets across a deploy that changes a policy |
 //! | [`metrics`] | metrics, dashboards, alerts and traces |
 //! | [`inspector`] | a page for operators, and the program `idempotent` |
 //! | [`openapi`] | what an OpenAPI document says about a handler |
@@ -36,6 +42,7 @@
 //! | [`registry`] | every setting for all handlers |
 //! | [`rejections`] | every status and code that the guard answers with |
 //! | [`limits`] | what is guaranteed, and what is not |
+//! | [`compatibility`] | versions of axum, sqlx, SeaORM and others |
 //! | [`glossary`] | the words |
 //!
 //! **Migrate**:
@@ -82,9 +89,15 @@ pages! {
     transactions: "transactions.md",
     streaming: "streaming.md",
     background_work: "background_work.md",
+    errors_in_transactions: "errors_in_transactions.md",
     layer: "layer.md",
+    webhooks: "webhooks.md",
+    browsers: "browsers.md",
+    middleware_order: "middleware_order.md",
     testing: "testing.md",
     writing_a_store: "writing_a_store.md",
+    shutdown: "shutdown.md",
+    changing_a_policy: "changing_a_policy.md",
     metrics: "metrics.md",
     inspector: "inspector.md",
     openapi: "openapi.md",
@@ -92,6 +105,7 @@ pages! {
     registry: "registry.md",
     rejections: "rejections.md",
     limits: "limits.md",
+    compatibility: "compatibility.md",
     glossary: "glossary.md",
     migrating_from_rustango: "migrating_from_rustango.md",
     migrating_from_axum_idempotent: "migrating_from_axum_idempotent.md",

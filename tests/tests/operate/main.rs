@@ -1,6 +1,11 @@
 //! What operators look at and rely on: the inspector, the documents, and a load that leaves nothing behind.
+//!
+//! The program runs `guide` too.
 
+mod chromium;
 mod documents;
+#[path = "../guide/mod.rs"]
+mod guide;
 mod inspector;
 mod soak;
 

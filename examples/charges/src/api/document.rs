@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::http::StatusCode;
 use utoipa::openapi::RefOr;
-use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, OpenApi, Ref, Response, ResponseBuilder};
 use utoipa::{IntoResponses, Modify, PartialSchema, ToSchema};
 
@@ -18,18 +18,22 @@ use crate::error::ErrorBody;
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
     servers((url = "/", description = "The server of this document")),
-    modifiers(&Names),
+    modifiers(&SecuritySchemes),
 )]
 pub(super) struct Document;
 
-/// Who asks says so by name.
-struct Names;
+/// Users send their name, and the card network signs its events.
+struct SecuritySchemes;
 
-impl Modify for Names {
+impl Modify for SecuritySchemes {
     fn modify(&self, document: &mut OpenApi) {
         let name =
             Http::builder().scheme(HttpAuthScheme::Bearer).description(Some("A name, which is believed.")).build();
-        document.components.get_or_insert_default().add_security_scheme("name", SecurityScheme::Http(name));
+        let format = "`t=<seconds since 1970>,v1=<hexadecimal HMAC-SHA256 of the time, a dot and the body>`";
+        let signature = ApiKey::Header(ApiKeyValue::with_description("Network-Signature", format));
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("name", SecurityScheme::Http(name));
+        components.add_security_scheme("signature", SecurityScheme::ApiKey(signature));
     }
 }
 
@@ -52,7 +56,11 @@ impl IntoResponses for BodyErrors {
         let (text, json) = ("text/plain", "application/json");
         BTreeMap::from([
             rejection(StatusCode::BAD_REQUEST, "The body is no JSON", &[text]),
-            rejection(StatusCode::UNAUTHORIZED, "Nobody asks", &[json]),
+            rejection(
+                StatusCode::UNAUTHORIZED,
+                "The request names no user, or the signature of an event is missing, wrong or old",
+                &[json],
+            ),
             rejection(StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is said to be no JSON", &[text]),
             rejection(StatusCode::UNPROCESSABLE_ENTITY, "The body is not what it must be", &[text, json]),
         ])

@@ -1,6 +1,5 @@
-//! Webhooks of the card network: at least once, under a key of the sender's.
+//! Webhooks of the card network, which signs them: at least once, and the sender's id of the event is the key.
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use idempotent_runtime::{Idempotency, idempotent};
@@ -11,6 +10,7 @@ use super::App;
 use super::document::BodyErrors;
 use crate::error::ApiError;
 use crate::ledger::NewEntry;
+use crate::signature::Signed;
 
 #[derive(Deserialize, ToSchema)]
 pub(super) struct NetworkEvent {
@@ -23,22 +23,22 @@ pub(super) struct NetworkEvent {
 
 /// Takes an event: **at least once**, and once in effect, since the ledger enters a reference once.
 ///
-/// The card network repeats an event until it sees a 2xx, and sends no header of ours: the key is the event's own id.
-/// A real service would verify the network's signature, in an extractor in place of `Json`: an extractor runs before the
-/// event's id is claimed, so that a forged event cannot take it. The guide's page on keys shows one.
+/// The card network repeats an event until it sees a 2xx. It sends no `Idempotency-Key`: the key is the event's own id.
+/// [`Signed`] verifies the signature before the id is claimed.
 #[utoipa::path(
     post,
     path = "/network-events",
     summary = "Takes an event of the card network",
     description = "The network repeats it until it sees this answer.",
-    security(()),
+    security(("signature" = [])),
+    request_body = NetworkEvent,
     responses((status = 204, description = "The event is in the ledger"), BodyErrors),
 )]
 #[idempotent(scope = "network-events", ttl = "30d", key = event.id, fingerprint = none)]
 pub(super) async fn receive_network_event(
     State(app): State<App>,
     idempotency: Idempotency,
-    Json(event): Json<NetworkEvent>,
+    Signed(event): Signed<NetworkEvent>,
 ) -> Result<StatusCode, ApiError> {
     let entry = NewEntry {
         kind: &event.kind,

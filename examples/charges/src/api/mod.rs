@@ -19,6 +19,7 @@ use self::document::Document;
 use crate::error::{ApiError, ErrorBody};
 use crate::ledger::{Entry, Ledger};
 use crate::network::{CardNetwork, NetworkCharge};
+use crate::signature::NetworkSecret;
 use crate::user::User;
 
 /// What the handlers share.
@@ -28,6 +29,8 @@ pub struct App {
     pub ledger: Ledger,
     /// The other company.
     pub network: CardNetwork,
+    /// What that company signs its events with.
+    pub network_secret: NetworkSecret,
 }
 
 /// Which database the handlers' transactions are of.
@@ -71,7 +74,7 @@ pub fn router(app: App, transactions: Transactions) -> Router {
     responses(
         (status = 200, body = Entry, description = "The charge, and what is left of it"),
         (status = 400, body = String, content_type = "text/plain", description = "The id is no number"),
-        (status = 401, body = ErrorBody, description = "Nobody asks"),
+        (status = 401, body = ErrorBody, description = "The request names no user"),
         (status = 404, body = ErrorBody, description = "The charge is not there, or another user's"),
     ),
 )]

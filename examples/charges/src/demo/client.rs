@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use reqwest::{Client, StatusCode};
+use charges::signature::{self, NetworkSecret};
+use reqwest::{Client, RequestBuilder, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
@@ -62,11 +63,7 @@ impl Operation<'_> {
             .header("idempotency-key", self.key)
             .header("content-type", "application/json")
             .body(self.body.to_owned());
-        let response = request.send().await.context("the server does not answer")?;
-        let status = response.status();
-        let replayed = response.headers().contains_key("idempotent-replayed");
-        let body = response.bytes().await?;
-        Ok(Answer { status, replayed, body: serde_json::from_slice(&body).unwrap_or(Value::Null) })
+        answer(request).await
     }
 
     /// Sends it again and again while the first one still runs, as a client that honours `Retry-After` does, in haste.
@@ -104,6 +101,25 @@ impl Operation<'_> {
         }
         Ok(connection)
     }
+}
+
+/// Delivers an event as the card network does, with a signature by this secret.
+pub(super) async fn deliver(client: &Client, server: &Server, secret: &str, event: &str) -> anyhow::Result<Answer> {
+    let secret: NetworkSecret = secret.parse().map_err(anyhow::Error::msg)?;
+    let request = client
+        .post(format!("http://{}/network-events", server.address()))
+        .header(signature::HEADER, secret.sign(event.as_bytes()))
+        .header("content-type", "application/json")
+        .body(event.to_owned());
+    answer(request).await
+}
+
+async fn answer(request: RequestBuilder) -> anyhow::Result<Answer> {
+    let response = request.send().await.context("the server does not answer")?;
+    let status = response.status();
+    let replayed = response.headers().contains_key("idempotent-replayed");
+    let body = response.bytes().await?;
+    Ok(Answer { status, replayed, body: serde_json::from_slice(&body).unwrap_or(Value::Null) })
 }
 
 /// The card network's books.

@@ -2,10 +2,11 @@
 
 use anstream::println;
 use anyhow::Context;
+use charges::signature::NetworkSecret;
 use futures_util::future::try_join_all;
 use reqwest::{Client, StatusCode};
 
-use super::client::{Answer, NetworkCharge, Operation, books};
+use super::client::{Answer, NetworkCharge, Operation, books, deliver};
 use super::server::Server;
 use super::{ASIDE, BROKEN, HOLDS, Line, TITLE};
 
@@ -118,10 +119,11 @@ async fn a_double_click_waits(stage: &mut Stage) -> anyhow::Result<()> {
 
 async fn an_event_is_delivered_three_times(stage: &mut Stage) -> anyhow::Result<()> {
     stage.scene("The card network delivers an event three times: its id is the key");
-    let body = r#"{"id": "evt_1", "charge": 1, "kind": "dispute"}"#;
+    let event = r#"{"id": "evt_1", "charge": 1, "kind": "dispute"}"#;
+    let forged = deliver(&stage.client, stage.server()?, "a secret that is guessed", event).await?;
+    stage.expect_rejection("a forged one claims nothing", &forged, StatusCode::UNAUTHORIZED, "bad_signature");
     for delivery in 0..3 {
-        let operation = Operation { user: "network", path: "/network-events", key: "unused", body };
-        let answer = stage.send(operation).await?;
+        let answer = deliver(&stage.client, stage.server()?, NetworkSecret::PUBLIC, event).await?;
         let expectation = if delivery == 0 { "the first one is taken" } else { "a repeated one is replayed" };
         stage.expect(expectation, &answer, StatusCode::NO_CONTENT, delivery > 0);
     }

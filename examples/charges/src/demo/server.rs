@@ -6,11 +6,15 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use charges::signature::NetworkSecret;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
 /// How long the pretended card network takes in the demo: long enough to be killed in.
 const LATENCY: &str = "400ms";
+
+/// Where the server reads the secret of the card network's events.
+const SECRET: &str = "CHARGES_NETWORK_SECRET";
 
 /// How long a process may take to start or to stop.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -30,6 +34,7 @@ impl Server {
         let mut child = Command::new(std::env::current_exe()?)
             .args(["--addr", "127.0.0.1:0", "--network-latency", LATENCY, "--data"])
             .arg(data)
+            .env(SECRET, NetworkSecret::PUBLIC)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)

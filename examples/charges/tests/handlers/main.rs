@@ -1,6 +1,7 @@
 //! The handlers in this process, without a server: how an application tests its own.
 
 mod direct_calls;
+mod events;
 mod routes;
 mod with_axum_test;
 
@@ -14,6 +15,9 @@ use charges::sqlite;
 use idempotent_runtime::Registry;
 use tempfile::TempDir;
 
+/// Of the card network's events.
+const SECRET: &str = "shared with the card network";
+
 /// Our books and the card network's, of one test's own.
 struct Books {
     app: App,
@@ -26,7 +30,9 @@ impl Books {
         let ledger = Ledger::Sqlite(sqlite::open(&folder.path().join("ledger.db")).await.expect("the ledger opens"));
         ledger.migrate().await.expect("the tables are made");
         let network = CardNetwork::open(&folder.path().join("network.db"), Duration::ZERO).await;
-        Self { app: App { ledger, network: network.expect("the network opens") }, _folder: folder }
+        let network = network.expect("the network opens");
+        let network_secret = SECRET.parse().expect("it is long enough");
+        Self { app: App { ledger, network, network_secret }, _folder: folder }
     }
 
     fn router(&self, registry: &Registry) -> axum::Router {

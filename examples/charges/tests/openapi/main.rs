@@ -50,6 +50,7 @@ async fn the_document_says_how_charges_and_refunds_are_guarded() {
         }
     }
     assert_eq!(operation("/network-events")["parameters"], Value::Null, "the key is in the body");
+    assert_eq!(operation("/network-events")["requestBody"]["required"], true);
     assert_eq!(document["paths"]["/charges/{id}"]["get"]["x-idempotency"], Value::Null);
     let page = get(&server, "/docs/").await.text().await.expect("a page");
     assert!(page.contains("swagger-ui"), "{page}");
@@ -78,10 +79,13 @@ async fn made_up_requests_get_only_documented_answers() {
     let (data, server) = server();
     let mut schemathesis = tools::python("schemathesis");
     schemathesis.arg("--config-file").arg(format!("{FOLDER}/schemathesis.toml"));
+    schemathesis.env("SCHEMATHESIS_HOOKS", format!("{FOLDER}/hooks.py")).env("PYTHONDONTWRITEBYTECODE", "1");
     schemathesis.args(["--no-color", "run", &format!("http://{}/openapi.json", server.address)]);
     schemathesis.current_dir(data.path());
     let report = assert_finds_nothing(schemathesis);
     assert!(report.contains("Tested: 4") && report.contains("No issues found"), "{report}");
+    let ledger: Vec<Value> = get(&server, "/ledger").await.json().await.expect("JSON");
+    assert!(ledger.iter().any(|line| line["user"] == "card network"), "the hook signs events, and they are taken");
     let log = std::fs::read_to_string(data.path().join(LOG)).expect("a log");
     assert!(log.contains("a guarded request has ended") && !log.contains("ERROR"), "{log}");
 }

@@ -12,6 +12,9 @@ pub(crate) const LOG: &str = "server.log";
 pub(crate) struct Process {
     pub(crate) child: Child,
     pub(crate) address: String,
+    /// What it prints, up to the last command to try.
+    #[allow(dead_code, reason = "not each of the programs reads it")]
+    pub(crate) greeting: String,
 }
 
 impl Process {
@@ -25,17 +28,19 @@ impl Process {
             .stdout(Stdio::piped())
             .stderr(log)
             .env_remove("RUST_LOG")
+            .env_remove("CHARGES_NETWORK_SECRET")
             .spawn()
             .expect("the server starts");
-        let mut greeting = BufReader::new(child.stdout.take().expect("a piped output"));
-        let mut line = String::new();
-        greeting.read_line(&mut line).expect("a greeting");
-        let Some(address) = line.trim().strip_prefix("listening on http://").map(str::to_owned) else {
+        let mut output = BufReader::new(child.stdout.take().expect("a piped output"));
+        let mut greeting = String::new();
+        while !greeting.contains("/ledger\n") && output.read_line(&mut greeting).expect("a greeting") > 0 {}
+        let address = greeting.lines().next().and_then(|line| line.strip_prefix("listening on http://"));
+        let Some(address) = address.map(str::to_owned) else {
             panic!("the server did not start:\n{}", std::fs::read_to_string(data.join(LOG)).unwrap_or_default());
         };
-        // The rest of the greeting is read too: a closed pipe would fail the server's next line.
-        std::thread::spawn(move || greeting.read_to_end(&mut Vec::new()));
-        Self { child, address }
+        // The rest of the output is read too: a closed pipe would fail the server's next line.
+        std::thread::spawn(move || output.read_to_end(&mut Vec::new()));
+        Self { child, address, greeting }
     }
 }
 

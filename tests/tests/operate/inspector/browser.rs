@@ -11,7 +11,7 @@ use idempotent_tests::sqlite::SqliteFile;
 use idempotent_tests::{PATIENCE, eventually};
 use thirtyfour::prelude::*;
 
-use crate::inspector::chromium::Chromium;
+use crate::chromium::Chromium;
 use crate::inspector::shop::{AT, Shop};
 
 const HOURS: u64 = 3600;

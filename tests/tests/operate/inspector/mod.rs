@@ -2,8 +2,6 @@
 
 mod addresses;
 mod browser;
-
-mod chromium;
 mod counts;
 mod damage;
 mod hostile;
