@@ -34,6 +34,12 @@ async fn keep(renewer: &Arc<LeaseRenewer>, lease: Lease) -> KeptLease {
 }
 
 /// Two renewals, each when a third of the length is over.
+///
+/// Time goes on when the call of the first one has ended, and not before. Else, with time that leaps by 10 s and a call that may
+/// take 12.5 s:
+///   at 10 s the renewer asks, and the store has not answered yet
+///   at 20 s the store renews; its answer is on its way
+///   at 30 s the call is over its limit: the renewer asks again in 3 s, and no time goes on any more
 async fn assert_is_renewed(store: &CountingStore, key: &RecordKey, length: Duration) {
     for times in 1..=2 {
         clock::advance(length / 3);
