@@ -4,6 +4,7 @@
 //! LeaseRenewer: leases by due time and by key ──a thread of the library──▶ batches ──deliver──▶ a live runtime ──▶ the store
 //! ```
 
+pub(crate) mod asked;
 pub(crate) mod delivery;
 pub(crate) mod reclaim;
 pub(crate) mod renewer;

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::deadline::Deadline;
 use crate::lease::state::{Lease, State};
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::error::StoreError;
@@ -20,7 +21,7 @@ impl Lease {
         F: Future<Output = Result<Held, StoreError>>,
     {
         lock(&self.holding).is_ending = true;
-        let mut reclaims = 0;
+        let (mut reclaims, mut has_waited) = (0, false);
         loop {
             let (token, hand_overs) = self.token_and_hand_overs();
             let mut held = ask(token).await?;
@@ -31,12 +32,27 @@ impl Lease {
                     continue;
                 }
             }
+            // Who has the key may be a request of this process that does not know it yet.
+            if held == Held::No && !has_waited && self.requests_are_answered(hand_overs).await {
+                has_waited = true;
+                continue;
+            }
             if self.is_over(hand_overs, held) {
                 return Ok(held);
             }
             // A request of this process has left its claim to this one meanwhile.
-            reclaims = 0;
+            (reclaims, has_waited) = (0, false);
         }
+    }
+
+    /// Waits for the answers to requests of this process that ask for a claim of the key, or for one of them to leave its claim;
+    /// false when none is on its way.
+    async fn requests_are_answered(&self, hand_overs: u32) -> bool {
+        let Some(asked) = self.asked.as_deref().filter(|asked| asked.is_any(&self.key)) else { return false };
+        let answered = asked.answered(&self.key, || self.token_and_hand_overs().1 != hand_overs);
+        // What is not answered by then is given up by its request.
+        let _ = Deadline::after(self.store.limit()).bound(answered).await;
+        true
     }
 
     /// Ends the claim where the store answers at once; false when that needs [`end`](Self::end).
@@ -63,17 +79,9 @@ impl Lease {
     /// Leaves the claim in the store as that of a process that has died.
     pub(crate) async fn lapse(&self) -> Result<Held, StoreError> {
         // A renewal that comes later would bring the lease back to life.
-        lock(&self.holding).state = State::Over;
+        lock(&self.holding).state = State::Lapsing;
         drop(self.after_renewals().await);
-        let token = self.token();
-        let lapsing = || self.store.renew(&self.key, token, Duration::ZERO);
-        match lapsing().await? {
-            Held::Yes => Ok(Held::Yes),
-            Held::No => match self.reclaim(token).await? {
-                Held::Yes => lapsing().await,
-                Held::No => Ok(Held::No),
-            },
-        }
+        self.end(|token| self.store.renew(&self.key, token, Duration::ZERO)).await
     }
 
     /// Starts the lease anew, and claims the key anew where the store has forgotten it. The caller holds `renewing`.
@@ -95,7 +103,17 @@ impl Lease {
                 self.confirm_at(asked_at);
                 Ok(Held::Yes)
             }
-            Held::No if self.may_reclaim(token) => self.reclaim(token).await,
+            Held::No if self.may_reclaim(token) => {
+                let held = self.reclaim(token).await?;
+                if held == Held::Yes && !self.has_reclaimed() {
+                    // The handler has ended meanwhile, without it.
+                    if self.store.release(&self.key, token).await.is_err() {
+                        self.store.give_back(&self.key, &ClaimRequest { token, ..self.request });
+                    }
+                    return Ok(Held::No);
+                }
+                Ok(held)
+            }
             Held::No => Ok(Held::No),
         }
     }

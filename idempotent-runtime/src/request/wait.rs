@@ -160,6 +160,7 @@ impl Watch {
         let mut unwanted = Unwanted { watch: self, request, may_stand: true };
         // A drain waits for a claim that is on its way.
         let _running = self.registry.running().token();
+        let _on_its_way = self.registry.renewer().asks(&self.key);
         let claimed = self.store.claim(&self.key, request).await;
         unwanted.may_stand =
             matches!(claimed, Ok(Claim::Acquired { .. }) | Err(StoreError::Unavailable(_) | StoreError::TimedOut(_)));
