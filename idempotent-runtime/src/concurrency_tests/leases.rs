@@ -123,7 +123,7 @@ fn duplicate(
     let (renewer, store, key, running) = (Arc::clone(renewer), store.clone(), key.clone(), running.clone());
     tokio::spawn(async move {
         let asked_at = Instant::now();
-        let _on_its_way = renewer.asks(&key);
+        let _pending = renewer.asks(&key);
         let Claim::Acquired { attempt } = store.claim(&key, request).await.expect("there is room") else {
             return None;
         };

@@ -4,8 +4,8 @@
 //! LeaseRenewer: leases by due time and by key ──a thread of the library──▶ batches ──deliver──▶ a live runtime ──▶ the store
 //! ```
 
-pub(crate) mod asked;
 pub(crate) mod delivery;
+pub(crate) mod pending_claims;
 pub(crate) mod reclaim;
 pub(crate) mod renewer;
 pub(crate) mod state;

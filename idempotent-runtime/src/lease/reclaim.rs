@@ -4,14 +4,16 @@
 use std::time::Duration;
 
 use crate::deadline::Deadline;
+use crate::lease::pending_claims::Count;
 use crate::lease::state::{Lease, State};
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::error::StoreError;
 use crate::sync::lock;
 use crate::sync::tokio::time::Instant;
 
-/// How often one end may find its claim forgotten. A store that forgets each claim at once keeps no record either.
-const MOST_RECLAIMS: u32 = 3;
+/// How often one end may find its claim forgotten, or taken by a request of this process. A store that forgets each claim at once
+/// keeps no record either.
+const MOST_TRIES: u32 = 3;
 
 impl Lease {
     /// Ends the claim by what `ask` asks of the store. Asks again where a duplicate has handed its claim over meanwhile, and
@@ -21,37 +23,37 @@ impl Lease {
         F: Future<Output = Result<Held, StoreError>>,
     {
         lock(&self.holding).is_ending = true;
-        let (mut reclaims, mut has_waited) = (0, false);
+        let mut tries = 0;
         loop {
             let (token, hand_overs) = self.token_and_hand_overs();
-            let mut held = ask(token).await?;
-            if held == Held::No && reclaims < MOST_RECLAIMS {
-                reclaims += 1;
-                held = self.reclaim(token).await?;
-                if held == Held::Yes {
+            let held = ask(token).await?;
+            if held == Held::No && tries < MOST_TRIES {
+                tries += 1;
+                // Who has the key may be a request of this process that does not know it yet.
+                if self.reclaim(token).await? == Held::Yes || self.pending_claims_ended(hand_overs).await {
                     continue;
                 }
-            }
-            // Who has the key may be a request of this process that does not know it yet.
-            if held == Held::No && !has_waited && self.requests_are_answered(hand_overs).await {
-                has_waited = true;
-                continue;
             }
             if self.is_over(hand_overs, held) {
                 return Ok(held);
             }
             // A request of this process has left its claim to this one meanwhile.
-            (reclaims, has_waited) = (0, false);
+            tries = 0;
         }
     }
 
-    /// Waits for the answers to requests of this process that ask for a claim of the key, or for one of them to leave its claim;
-    /// false when none is on its way.
-    async fn requests_are_answered(&self, hand_overs: u32) -> bool {
-        let Some(asked) = self.asked.as_deref().filter(|asked| asked.is_any(&self.key)) else { return false };
-        let answered = asked.answered(&self.key, || self.token_and_hand_overs().1 != hand_overs);
-        // What is not answered by then is given up by its request.
-        let _ = Deadline::after(self.store.limit()).bound(answered).await;
+    /// Waits until no claim of the key is on its way in this process, or one was left to this handler; false when there is none.
+    async fn pending_claims_ended(&self, hand_overs: u32) -> bool {
+        let Some(mut pending) = self.pending_claims.as_ref().map(Count::subscribe) else { return false };
+        if *pending.borrow() == 0 {
+            return false;
+        }
+        let ended = async {
+            let is_enough = |&pending: &usize| pending == 0 || self.token_and_hand_overs().1 != hand_overs;
+            let _ = pending.wait_for(is_enough).await;
+        };
+        // A claim that has no answer by then is given up by its request.
+        let _ = Deadline::after(self.store.limit()).bound(ended).await;
         true
     }
 

@@ -1,13 +1,12 @@
 //! One claim of this process: its lease, and who holds it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::deadline::Deadline;
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
-use crate::lease::asked::Asked;
+use crate::lease::pending_claims::Count;
 use crate::observe;
 use crate::store::claim::{ClaimRequest, Held, Token};
 use crate::store::error::StoreError;
@@ -41,8 +40,8 @@ pub(crate) struct Lease {
     pub(super) renewing: tokio::sync::RwLock<()>,
     /// The runtime in which the key was claimed.
     pub(super) runtime: Option<Handle>,
-    /// Since it is kept.
-    pub(super) asked: Option<Arc<Asked>>,
+    /// Of the key; since this is kept.
+    pub(super) pending_claims: Option<Count>,
 }
 
 /// By which token the claim is held.
@@ -104,7 +103,7 @@ impl Lease {
             is_alone: AtomicBool::new(false),
             renewing: tokio::sync::RwLock::new(()),
             runtime: Handle::try_current().ok(),
-            asked: None,
+            pending_claims: None,
         }
     }
 

@@ -76,8 +76,7 @@ impl Admission {
 
 impl Claiming {
     fn claim_and_judge_now(&mut self, asked_at: Instant) -> Option<Decision> {
-        let registry = self.registry.clone();
-        let _on_its_way = registry.renewer().asks(&self.stored_key);
+        let _pending = self.registry.renewer().asks(&self.stored_key);
         let claimed = self.claim_now()?;
         Some(self.decide(claimed, asked_at))
     }
@@ -99,8 +98,7 @@ impl Claiming {
             let asked_at = Instant::now();
             // A claim that the store has made must not be forgotten because the client left meanwhile.
             self.admission.execution.detach_state.set_must_finish(true);
-            let registry = self.registry.clone();
-            let on_its_way = registry.renewer().asks(&self.stored_key);
+            let pending = self.registry.renewer().asks(&self.stored_key);
             let decision = match self.admission.transaction.clone() {
                 None => {
                     let claimed = self.store.claim(&self.stored_key, self.request).await;
@@ -124,7 +122,7 @@ impl Claiming {
                     Err(error) => return Err(self.admission.reject_transaction(&self.store, &error)),
                 },
             };
-            drop(on_its_way);
+            drop(pending);
             return match decision {
                 Decision::Acquired { attempt } => self.acquired_late(attempt, asked_at).await,
                 Decision::Unguarded => Ok(self.unguarded()),
