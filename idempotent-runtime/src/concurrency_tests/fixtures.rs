@@ -79,7 +79,7 @@ impl CountingStore {
         self.calls.ended_claims.load(Ordering::Relaxed)
     }
 
-    /// Resolves when the claim under `key` has been renewed so many times.
+    /// Resolves when the claim under `key` has been renewed so many times, and each of these calls has ended.
     pub(super) async fn until_renewed(&self, key: &RecordKey, times: usize) {
         while self.renewals(key) < times {
             self.calls.renewal.notified().await;
@@ -105,9 +105,10 @@ impl Store for CountingStore {
     async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
         yield_now().await;
         let held = self.store.renew(key, token, lease).await?;
+        yield_now().await;
+        // Last of all: a proof that moves time on must not do so while the answer is on its way, which has a limit.
         self.calls.renewed.lock().unwrap_or_else(PoisonError::into_inner).push(key.clone());
         self.calls.renewal.notify_one();
-        yield_now().await;
         Ok(held)
     }
 

@@ -3,14 +3,17 @@
 
 use std::time::Duration;
 
+use crate::deadline::Deadline;
+use crate::lease::pending_claims::Count;
 use crate::lease::state::{Lease, State};
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::error::StoreError;
 use crate::sync::lock;
 use crate::sync::tokio::time::Instant;
 
-/// How often one end may find its claim forgotten. A store that forgets each claim at once keeps no record either.
-const MOST_RECLAIMS: u32 = 3;
+/// How often one end may find its claim forgotten, or taken by a request of this process. A store that forgets each claim at once
+/// keeps no record either.
+const MOST_TRIES: u32 = 3;
 
 impl Lease {
     /// Ends the claim by what `ask` asks of the store. Asks again where a duplicate has handed its claim over meanwhile, and
@@ -20,14 +23,14 @@ impl Lease {
         F: Future<Output = Result<Held, StoreError>>,
     {
         lock(&self.holding).is_ending = true;
-        let mut reclaims = 0;
+        let mut tries = 0;
         loop {
             let (token, hand_overs) = self.token_and_hand_overs();
-            let mut held = ask(token).await?;
-            if held == Held::No && reclaims < MOST_RECLAIMS {
-                reclaims += 1;
-                held = self.reclaim(token).await?;
-                if held == Held::Yes {
+            let held = ask(token).await?;
+            if held == Held::No && tries < MOST_TRIES {
+                tries += 1;
+                // Who has the key may be a request of this process that does not know it yet.
+                if self.reclaim(token).await? == Held::Yes || self.pending_claims_ended(hand_overs).await {
                     continue;
                 }
             }
@@ -35,8 +38,23 @@ impl Lease {
                 return Ok(held);
             }
             // A request of this process has left its claim to this one meanwhile.
-            reclaims = 0;
+            tries = 0;
         }
+    }
+
+    /// Waits until no claim of the key is on its way in this process, or one was left to this handler; false when there is none.
+    async fn pending_claims_ended(&self, hand_overs: u32) -> bool {
+        let Some(mut pending) = self.pending_claims.as_ref().map(Count::subscribe) else { return false };
+        if *pending.borrow() == 0 {
+            return false;
+        }
+        let ended = async {
+            let is_enough = |&pending: &usize| pending == 0 || self.token_and_hand_overs().1 != hand_overs;
+            let _ = pending.wait_for(is_enough).await;
+        };
+        // A claim that has no answer by then is given up by its request.
+        let _ = Deadline::after(self.store.limit()).bound(ended).await;
+        true
     }
 
     /// Ends the claim where the store answers at once; false when that needs [`end`](Self::end).
@@ -63,17 +81,9 @@ impl Lease {
     /// Leaves the claim in the store as that of a process that has died.
     pub(crate) async fn lapse(&self) -> Result<Held, StoreError> {
         // A renewal that comes later would bring the lease back to life.
-        lock(&self.holding).state = State::Over;
+        lock(&self.holding).state = State::Lapsing;
         drop(self.after_renewals().await);
-        let token = self.token();
-        let lapsing = || self.store.renew(&self.key, token, Duration::ZERO);
-        match lapsing().await? {
-            Held::Yes => Ok(Held::Yes),
-            Held::No => match self.reclaim(token).await? {
-                Held::Yes => lapsing().await,
-                Held::No => Ok(Held::No),
-            },
-        }
+        self.end(|token| self.store.renew(&self.key, token, Duration::ZERO)).await
     }
 
     /// Starts the lease anew, and claims the key anew where the store has forgotten it. The caller holds `renewing`.
@@ -95,7 +105,17 @@ impl Lease {
                 self.confirm_at(asked_at);
                 Ok(Held::Yes)
             }
-            Held::No if self.may_reclaim(token) => self.reclaim(token).await,
+            Held::No if self.may_reclaim(token) => {
+                let held = self.reclaim(token).await?;
+                if held == Held::Yes && !self.has_reclaimed() {
+                    // The handler has ended meanwhile, without it.
+                    if self.store.release(&self.key, token).await.is_err() {
+                        self.store.give_back(&self.key, &ClaimRequest { token, ..self.request });
+                    }
+                    return Ok(Held::No);
+                }
+                Ok(held)
+            }
             Held::No => Ok(Held::No),
         }
     }

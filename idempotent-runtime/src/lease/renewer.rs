@@ -17,6 +17,7 @@ use futures_util::future::BoxFuture;
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
 use crate::lease::delivery::{Renewing, Runtimes, deliver, runtime_of};
+use crate::lease::pending_claims::{PendingClaim, PendingClaims};
 use crate::lease::state::{Lease, Running, Slot, Taken};
 use crate::store::claim::{Held, Renewal, Token};
 use crate::store::error::StoreError;
@@ -95,6 +96,7 @@ pub(super) struct Shared {
     leases: Mutex<Leases>,
     earlier: Notify,
     pub(super) runtimes: Runtimes,
+    pending_claims: PendingClaims,
 }
 
 #[derive(Default)]
@@ -135,8 +137,9 @@ impl LeaseRenewer {
     ///
     /// The first renewal is due between a sixth and a third of the lease's length, the next ones after a third each: claims
     /// that came at once do not come due at once.
-    pub(crate) fn keep(self: &Arc<Self>, lease: Lease, asked_at: Instant) -> KeptLease {
+    pub(crate) fn keep(self: &Arc<Self>, mut lease: Lease, asked_at: Instant) -> KeptLease {
         lock(&lease.holding).confirmed_at = asked_at;
+        lease.pending_claims = Some(self.0.pending_claims.of(&lease.key).clone());
         self.0.runtimes.saw(lease.runtime.as_ref());
         let mut leases = lock(&self.0.leases);
         let due = asked_at + lease.length / 6 + spread(lease.length / 6, leases.next_number);
@@ -155,6 +158,12 @@ impl LeaseRenewer {
 
     pub(super) fn forget(&self, lease: &Arc<Lease>) {
         lock(&self.0.leases).remove(lease);
+    }
+
+    /// A request asks for a claim of `key`. To be held until its answer is judged: a handler that ends under the key waits for
+    /// what it gets by [`hand_over`](Self::hand_over).
+    pub(crate) fn asks(&self, key: &RecordKey) -> PendingClaim {
+        self.0.pending_claims.enter(key)
     }
 
     /// Gives the claim that a request has got to the handler of an earlier request with the key, if that runs in this process.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::deadline::Deadline;
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
+use crate::lease::pending_claims::Count;
 use crate::observe;
 use crate::policy::scope::Scope;
 use crate::store::claim::{ClaimRequest, Held, Token};
@@ -40,6 +41,8 @@ pub(crate) struct Lease {
     pub(super) renewing: tokio::sync::RwLock<()>,
     /// The runtime in which the key was claimed.
     pub(super) runtime: Option<Handle>,
+    /// Of the key; since this is kept.
+    pub(super) pending_claims: Option<Count>,
 }
 
 /// By which token the claim is held.
@@ -51,7 +54,7 @@ pub(super) struct Holding {
     pub(super) has_changed_hands: bool,
     /// Its end is on its way to the store: a renewal that finds no claim says nothing any more.
     pub(super) is_ending: bool,
-    /// How often a request of this process has left its claim to this one.
+    /// How often the key was claimed for it since: by a request of this process that has left it its claim, or by a renewal.
     pub(super) hand_overs: u32,
     /// When the last claim or renewal that succeeded was asked for: its lease began then, or later.
     pub(super) confirmed_at: Instant,
@@ -70,6 +73,8 @@ pub(super) enum State {
     Held,
     /// As far as is known, another attempt has it.
     Lost,
+    /// To be left to lapse: no renewal begins any more.
+    Lapsing,
     /// It has ended, or nobody wants it any more.
     Over,
 }
@@ -99,6 +104,7 @@ impl Lease {
             is_alone: AtomicBool::new(false),
             renewing: tokio::sync::RwLock::new(()),
             runtime: Handle::try_current().ok(),
+            pending_claims: None,
         }
     }
 
@@ -134,10 +140,11 @@ impl Lease {
         let mut holding = lock(&self.holding);
         let is_accepted = holding.state != State::Over && holding.may_change_hands;
         holding.hand_overs += u32::from(is_accepted);
+        let state = if holding.state == State::Lost { State::Held } else { holding.state };
         if is_accepted && is_same_request {
             *holding = Holding {
                 token: taken.request.token,
-                state: State::Held,
+                state,
                 has_changed_hands: holding.has_changed_hands || taken.attempt > 1,
                 confirmed_at: taken.asked_at,
                 ..*holding
@@ -145,7 +152,7 @@ impl Lease {
         } else if is_accepted {
             // What stands in the store must be the claim for this handler's own request: the next renewal, or the end, releases
             // the other claim and claims the key anew.
-            holding.state = State::Held;
+            holding.state = state;
             lock(&self.others).push(taken.request.token);
         }
         is_accepted
@@ -159,6 +166,14 @@ impl Lease {
     pub(super) fn may_reclaim(&self, token: Token) -> bool {
         let holding = lock(&self.holding);
         holding.is_renewed_by(token)
+    }
+
+    /// A renewal has claimed the key anew: an end that found it taken must look again. False when there is no end to come.
+    pub(super) fn has_reclaimed(&self) -> bool {
+        let mut holding = lock(&self.holding);
+        let is_running = holding.state != State::Over;
+        holding.hand_overs += u32::from(is_running);
+        is_running
     }
 
     pub(super) fn confirm_at(&self, asked_at: Instant) {

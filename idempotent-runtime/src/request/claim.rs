@@ -55,8 +55,8 @@ impl Admission {
         };
         let asked_at = Instant::now();
         let span = claiming.admission.span.clone();
-        while let Some(claimed) = claiming.claim_now() {
-            return match claiming.decide(claimed, asked_at) {
+        while let Some(decision) = claiming.claim_and_judge_now(asked_at) {
+            return match decision {
                 Decision::Acquired { attempt } => Entered::Now(Ok(claiming.acquired(attempt, asked_at))),
                 Decision::Unguarded => Entered::Now(Ok(claiming.unguarded())),
                 Decision::Answer(answer) => Entered::Now(Err(answer)),
@@ -75,6 +75,12 @@ impl Admission {
 }
 
 impl Claiming {
+    fn claim_and_judge_now(&mut self, asked_at: Instant) -> Option<Decision> {
+        let _pending = self.registry.renewer().asks(&self.stored_key);
+        let claimed = self.claim_now()?;
+        Some(self.decide(claimed, asked_at))
+    }
+
     /// The store's answer, if it gives one without waiting.
     fn claim_now(&self) -> Option<Result<Claim, StoreError>> {
         if let Some(record) = self.store.near(&self.stored_key) {
@@ -92,6 +98,7 @@ impl Claiming {
             let asked_at = Instant::now();
             // A claim that the store has made must not be forgotten because the client left meanwhile.
             self.admission.execution.detach_state.set_must_finish(true);
+            let pending = self.registry.renewer().asks(&self.stored_key);
             let decision = match self.admission.transaction.clone() {
                 None => {
                     let claimed = self.store.claim(&self.stored_key, self.request).await;
@@ -115,6 +122,7 @@ impl Claiming {
                     Err(error) => return Err(self.admission.reject_transaction(&self.store, &error)),
                 },
             };
+            drop(pending);
             return match decision {
                 Decision::Acquired { attempt } => self.acquired_late(attempt, asked_at).await,
                 Decision::Unguarded => Ok(self.unguarded()),

@@ -160,6 +160,7 @@ impl Watch {
         let mut unwanted = Unwanted { watch: self, request, may_stand: true };
         // A drain waits for a claim that is on its way.
         let _running = self.registry.running().token();
+        let _pending = self.registry.renewer().asks(&self.key);
         let claimed = self.store.claim(&self.key, request).await;
         unwanted.may_stand =
             matches!(claimed, Ok(Claim::Acquired { .. }) | Err(StoreError::Unavailable(_) | StoreError::TimedOut(_)));
@@ -183,6 +184,7 @@ impl Watch {
     /// A transaction leaves nothing behind: one that could begin is rolled back, and nothing has happened.
     async fn look_in_transaction(&self, transaction: &dyn HandlerTransaction) -> Option<Ended> {
         let request = ClaimRequest { token: Token::unique(), ..self.request };
+        let _pending = self.registry.renewer().asks(&self.key);
         match transaction.claim(&self.store, &self.key, request, self.policy.isolation()).await {
             Ok(Claim::Completed(record)) => Some(Ended::Recorded(record)),
             Ok(Claim::InFlight { .. }) => None,

@@ -5,8 +5,15 @@ use sqlx::Database;
 
 use crate::store::error::StoreError;
 
+/// How deep a transaction is that has begun and is in no savepoint.
+pub(crate) const OUTERMOST: usize = 1;
+
 /// How a store ends its transactions, and what it knows of one of them.
 pub(crate) trait Begun<DB: Database>: Send + Sync + 'static {
+    /// Resolves when sqlx's count of the levels is right again, after a handler that had the connection itself: a nested
+    /// transaction that is dropped has its rollback queued.
+    fn catch_up<'a>(&'a self, connection: &'a mut DB::Connection) -> BoxFuture<'a, Result<(), StoreError>>;
+
     /// Proves that the connection is in the transaction that was begun, and readies it for the record; fails with [`Ended`](crate::transaction::error::Ended)
     /// or [`Aborted`](crate::transaction::error::Aborted) otherwise.
     fn prove<'a>(&'a self, connection: &'a mut DB::Connection) -> BoxFuture<'a, Result<(), StoreError>>;
@@ -19,8 +26,8 @@ pub(crate) trait Begun<DB: Database>: Send + Sync + 'static {
     /// What an error of a statement of the handler says of the transaction; `None` where it says nothing.
     fn failure(&self, error: &sqlx::Error) -> Option<Failure>;
 
-    /// Whether the database has told that it has ended.
-    fn has_ended(&self) -> bool;
+    /// Whether it has ended, as far as that is known without asking. Once it has, nothing brings it back.
+    fn has_ended(&self, connection: &DB::Connection) -> bool;
 
     /// Sees to it that no further statement takes effect on the connection, whose transaction has ended.
     fn close_off(&self, connection: &mut DB::Connection);

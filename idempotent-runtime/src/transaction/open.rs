@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 
 use crate::policy::values::Isolation;
 use crate::store::error::StoreError;
-use crate::transaction::begun::Begun;
+use crate::transaction::begun::{Begun, OUTERMOST};
 use crate::transaction::error::Ended;
 use crate::transaction::watch::{Seen, Watch};
 
@@ -70,7 +70,7 @@ impl<DB: Database> Open<DB> {
     pub(super) fn watched(&mut self) -> Result<(&mut DB::Connection, Watch<'_, DB>), sqlx::Error> {
         let Inner { source, seen, .. } = self.inner_mut();
         match source {
-            Source::Begun(connection, begun) if connection.outermost().is_err() || begun.has_ended() => {
+            Source::Begun(connection, begun) if begun.has_ended(connection) => {
                 Err(sqlx::Error::InvalidArgument(HAS_ENDED.to_owned()))
             }
             Source::Begun(connection, begun) => Ok((connection, Watch { seen, begun: Some(&**begun) })),
@@ -84,7 +84,7 @@ impl<DB: Database> Open<DB> {
         seen.lend();
         match source {
             Source::Begun(connection, begun) => {
-                if connection.depth() < Doubtful::<DB>::OUTERMOST {
+                if connection.depth() < OUTERMOST {
                     begun.close_off(connection);
                 }
                 connection
@@ -94,7 +94,10 @@ impl<DB: Database> Open<DB> {
     }
 
     pub(super) async fn prove(&mut self) -> Result<(), StoreError> {
-        let Source::Begun(connection, begun) = &mut self.inner_mut().source else { return Ok(()) };
+        let Inner { source: Source::Begun(connection, begun), seen, .. } = self.inner_mut() else { return Ok(()) };
+        if seen.is_lent() {
+            begun.catch_up(connection).await?;
+        }
         connection.outermost()?;
         begun.prove(connection).await
     }
@@ -143,12 +146,13 @@ impl<DB: Database> Open<DB> {
 
 impl<DB: Database> Inner<DB> {
     async fn roll_back(self) -> Result<(), StoreError> {
-        let Self { source, hold, .. } = self;
+        let Self { source, seen, hold } = self;
         let (mut connection, begun) = match source {
             Source::Begun(connection, begun) => (connection, begun),
             Source::Given(transaction) => return transaction.rollback().await.map_err(StoreError::unavailable),
         };
-        let undone = match connection.outermost() {
+        let caught_up = if seen.is_lent() { begun.catch_up(&mut connection).await } else { Ok(()) };
+        let undone = match caught_up.and_then(|()| connection.outermost()) {
             Ok(()) => begun.roll_back(&mut connection).await,
             Err(ended) => {
                 connection.undo_and_close(&*begun).await;
@@ -199,9 +203,6 @@ impl<DB: Database> Drop for Open<DB> {
 pub(crate) struct Doubtful<DB: Database>(Option<PoolConnection<DB>>);
 
 impl<DB: Database> Doubtful<DB> {
-    /// How deep a transaction is that has begun and is in no savepoint.
-    const OUTERMOST: usize = 1;
-
     pub(crate) fn new(connection: PoolConnection<DB>) -> Self {
         Self(Some(connection))
     }
@@ -231,7 +232,7 @@ impl<DB: Database> Doubtful<DB> {
     /// sqlx counts the levels of its own transactions. A future of a nested `begin` that is dropped half way rolls back the
     /// level around it, which is ours; one that is forgotten would make a COMMIT of ours the end of a savepoint.
     fn outermost(&self) -> Result<(), StoreError> {
-        if self.depth() == Self::OUTERMOST { Ok(()) } else { Err(StoreError::unavailable(Ended)) }
+        if self.depth() == OUTERMOST { Ok(()) } else { Err(StoreError::unavailable(Ended)) }
     }
 }
 

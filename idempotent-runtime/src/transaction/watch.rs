@@ -29,6 +29,10 @@ impl Seen {
     pub(super) fn lend(&mut self) {
         self.is_lent = true;
     }
+
+    pub(super) fn is_lent(&self) -> bool {
+        self.is_lent
+    }
 }
 
 /// Sees what one statement meets.

@@ -150,6 +150,8 @@ pub struct Execution {
 pub struct History {
     /// What each key's handler promises.
     pub keys: BTreeMap<String, Guarantee>,
+    /// What is asked for under each key, for a person to read.
+    pub orders: BTreeMap<String, String>,
     /// In any order.
     pub requests: Vec<Request>,
     /// Requests under these keys that other clients sent, or that ask for something else. In any order.
@@ -213,8 +215,10 @@ impl History {
             let millis = micros_to_millis(at.saturating_sub(span.0));
             format!("  {millis:>10.3} ms  {line}\n")
         });
+        let asked = [self.keys.get(key).map(|guarantee| format!("{guarantee:?}")), self.orders.get(key).cloned()];
+        let asked = asked.into_iter().flatten().collect::<Vec<_>>().join(", ");
         let finally = self.finally.get(key).map_or_else(|| "no answer".to_owned(), ToString::to_string);
-        format!("{}  effects: {:?}\n  finally: {finally}\n", shown.collect::<String>(), self.effects_of(key))
+        format!("  {asked}\n{}  effects: {:?}\n  finally: {finally}\n", shown.collect::<String>(), self.effects_of(key))
     }
 }
 

@@ -33,6 +33,7 @@ fn execution(id: &str, attempt: u32, begun_at: u64) -> Execution {
 fn sound(guarantee: Guarantee) -> History {
     History {
         keys: [(KEY.to_owned(), guarantee)].into(),
+        orders: [(KEY.to_owned(), "an order".to_owned())].into(),
         requests: vec![told(done("a", 1))],
         intrusions: Vec::new(),
         executions: vec![execution("a", 1, 0)],
@@ -224,6 +225,7 @@ fn the_history_of_a_key_can_be_followed() {
     let told = with_fault(again, FaultKind::Died, Some("s0"), (SECOND, SECOND)).of_key(KEY);
     let lines: Vec<&str> = told.lines().map(str::trim_start).collect();
     let place = |what: &str| lines.iter().position(|line| line.contains(what)).unwrap_or_else(|| panic!("{told}"));
+    assert_eq!(lines[0], "AtLeastOnce, an order");
     assert!(place("execution a begins") < place("fault: Died s0"));
     assert!(place("fault: Died s0") < place("execution b begins on s0, attempt 2"));
     assert!(place("finally: 201 for b, attempt 2") == lines.len() - 1);

@@ -8,9 +8,9 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use idempotent_runtime::store::{EntryState, MemoryStore, SqliteStore, Store};
+use idempotent_runtime::store::{EntryState, Held, MemoryStore, SqliteStore, Store};
 use idempotent_runtime::{Idempotency, RecordKey, Registry, Tx, idempotent};
-use idempotent_tests::sqlite::SqliteFile;
+use idempotent_tests::sqlite::{SqliteFile, claim_request};
 use idempotent_tests::{Answer, Fault, FaultyStore, Logs, Runs, Server, answer, eventually};
 use sqlx::Sqlite;
 use tokio::task::JoinHandle;
@@ -85,7 +85,11 @@ async fn in_transaction(_tx: Tx<Sqlite>, State(runs): State<Runs>) {
 
 /// One process.
 async fn serve(runs: &Runs, store: &FaultyStore<impl Store>) -> Server {
-    let registry = Registry::builder(store.clone()).store_timeout(Duration::from_millis(100)).build();
+    serve_within(Duration::from_millis(100), runs, store).await
+}
+
+async fn serve_within(limit: Duration, runs: &Runs, store: &FaultyStore<impl Store>) -> Server {
+    let registry = Registry::builder(store.clone()).store_timeout(limit).build();
     let app = Router::new()
         .route("/brief", post(brief))
         .route("/outage", post(outage))
@@ -271,6 +275,75 @@ async fn a_purged_key_that_another_process_took_is_lost() {
         let retry = end(begin(&server, "/purged", other)).await;
         assert_eq!((retry.text(), retry.is_replay(), runs.started()), (second.text(), true, 2));
     }
+}
+
+/// A handler runs whose claim is forgotten, and a duplicate in its process has got the key without knowing it yet.
+async fn forgotten_and_taken(scope: &str, other: &'static str) -> (Runs, FaultyStore, Server, [JoinHandle<Answer>; 2]) {
+    let (runs, store, path) = (Runs::held(), FaultyStore::new(), format!("/{scope}"));
+    let server = serve_within(Duration::from_secs(10), &runs, &store).await;
+    let first = begin(&server, &path, "tea");
+    runs.until_started(1).await;
+    store.on_renew(Fault::Unreachable);
+    purge(&store, scope).await;
+    store.on_claim(Fault::AnswerIsLate);
+    let duplicate = begin(&server, &path, other);
+    eventually(async || state(&store, scope).await, Option::is_some).await;
+    store.on_claim(Fault::None);
+    store.on_renew(Fault::None);
+    (runs, store, server, [first, duplicate])
+}
+
+#[tokio::test]
+async fn an_end_waits_for_a_duplicate_that_got_its_key() {
+    for (other, expected) in [("tea", "in_flight"), ("ham", "key_reused")] {
+        let (runs, store, server, [first, duplicate]) = forgotten_and_taken("purged", other).await;
+        runs.let_finish(1);
+        eventually(async || store.completions(), |completions| *completions > 0).await;
+        store.let_through();
+        tokio::select! {
+            duplicate = end(duplicate) => assert_eq!(duplicate.rejection(), expected),
+            () = runs.until_started(2) => panic!("{other} is executed beside tea"),
+        }
+        assert_eq!(end(first).await.text(), "tea of attempt 1");
+        assert!(end(begin(&server, "/purged", "tea")).await.is_replay());
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_outcome_waits_for_a_duplicate_with_its_key() {
+    let (runs, store, server, [first, duplicate]) = forgotten_and_taken("panics", "tea").await;
+    runs.let_finish(1);
+    eventually(async || store.ends(), |ends| *ends > 0).await;
+    store.let_through();
+    tokio::select! {
+        duplicate = end(duplicate) => assert_eq!(duplicate.rejection(), "in_flight"),
+        () = runs.until_started(2) => panic!("it is executed again"),
+    }
+    assert_eq!(end(first).await.status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(rejection(&server, "/panics", "tea", &runs).await, "outcome_unknown");
+}
+
+#[tokio::test]
+async fn a_renewal_after_a_lost_end_leaves_no_claim() {
+    let (runs, store) = (Runs::held(), FaultyStore::new());
+    let server = serve_within(Duration::from_secs(10), &runs, &store).await;
+    let first = begin(&server, "/purged", "tea");
+    runs.until_started(1).await;
+    let claims = store.claims();
+    store.on_claim(Fault::ArrivesLate);
+    purge(&store, "purged").await;
+    eventually(async || store.claims(), |more| *more > claims).await;
+    store.on_claim(Fault::None);
+
+    // Another process gets the key, and frees it after the end.
+    let other = claim_request();
+    store.inner().claim(&key("purged"), other).await.expect("the store answers");
+    runs.let_finish(1);
+    assert_eq!(end(first).await.rejection(), "claim_lost");
+    assert_eq!(store.inner().release(&key("purged"), other.token).await.expect("the store answers"), Held::Yes);
+    store.let_through();
+    eventually(async || store.ends(), |ends| *ends > 0).await;
+    assert_eq!(state(&store, "purged").await, None);
 }
 
 #[tokio::test]

@@ -32,6 +32,11 @@ macro_rules! handler_of {
                     ("sql", sql) => {
                         let _ = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut *tx).await;
                     }
+                    ("nested-dropped", note) => {
+                        let mut nested = tx.begin().await.expect("a savepoint");
+                        let insert = "INSERT INTO charges (note) VALUES ($1)";
+                        sqlx::query(insert).bind(note).execute(&mut *nested).await.expect("it is inserted");
+                    }
                     // One that is ready at once is no more than a savepoint.
                     ("begin-dropped", _) => while tx.begin().now_or_never().is_some() {},
                     ("begin-forgotten", _) => std::mem::forget(tx.begin().await.expect("a savepoint")),
@@ -84,6 +89,20 @@ async fn assert_nothing_stays<R: Future<Output = Vec<String>>>(server: &Server, 
     assert_eq!(send(server, &next, "insert next").await.status, StatusCode::CREATED, "after {steps}");
     assert!(send(server, &next, "insert next").await.is_replay(), "after {steps}");
     assert_eq!(rows().await, ["next"], "after {steps}");
+}
+
+/// Of a nested transaction that is dropped, and of nothing else, nothing stays. Many times: sqlx rolls it back on another thread.
+async fn assert_only_the_nested_is_rolled_back<R: Future<Output = Vec<String>>>(server: &Server, rows: impl Fn() -> R) {
+    let steps = vec!["nested-dropped n|insert a"; 50].join("|");
+    assert_eq!(send(server, "statements", &steps).await.status, StatusCode::CREATED);
+    assert_eq!(rows().await, ["a"; 50]);
+    for number in 0..20 {
+        let sent = send(server, &format!("end {number}"), "insert b|nested-dropped n").await;
+        assert_eq!(sent.status, StatusCode::CREATED, "{}", sent.text());
+        let sent = send(server, &format!("failure {number}"), "insert c|nested-dropped n|answer 502").await;
+        assert_eq!(sent.status, StatusCode::BAD_GATEWAY);
+    }
+    assert_eq!(rows().await, [["a"; 50].as_slice(), &["b"; 20]].concat());
 }
 
 struct OnPostgres {
@@ -140,6 +159,12 @@ async fn postgres_transaction_that_ended_keeps_nothing() {
         assert_nothing_stays(&bench.server, steps, || bench.rows()).await;
         bench.clear().await;
     }
+}
+
+#[tokio::test]
+async fn postgres_nested_transaction_that_is_dropped_ends_alone() {
+    let bench = OnPostgres::new().await;
+    assert_only_the_nested_is_rolled_back(&bench.server, || bench.rows()).await;
 }
 
 #[tokio::test]
@@ -439,6 +464,13 @@ async fn sqlite_transaction_that_ended_keeps_nothing() {
         assert_nothing_stays(&bench.server, steps, || bench.rows()).await;
         sqlx::raw_sql("DELETE FROM charges").execute(&bench.pool).await.expect("the table is emptied");
     }
+}
+
+#[tokio::test]
+async fn sqlite_nested_transaction_that_is_dropped_ends_alone() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let bench = OnSqlite::new(folder.path()).await;
+    assert_only_the_nested_is_rolled_back(&bench.server, || bench.rows()).await;
 }
 
 #[tokio::test]

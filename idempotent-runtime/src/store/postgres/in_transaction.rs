@@ -5,6 +5,8 @@
 //! So a handler whose transaction has ended under it, by a ROLLBACK of its own or by the future of a nested `begin` that was
 //! dropped, cannot go on to write what nothing would undo.
 
+use std::future::ready;
+
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use sqlx::postgres::{PgConnection, PgTransactionManager, Postgres};
@@ -15,8 +17,7 @@ use crate::policy::values::Isolation;
 use crate::store::claim::Token;
 use crate::store::error::StoreError;
 use crate::store::postgres::failure::{is_aborted, is_read_only, is_transient, store_error};
-use crate::transaction::begun::Begun;
-use crate::transaction::begun::Failure;
+use crate::transaction::begun::{Begun, Failure, OUTERMOST};
 use crate::transaction::error::{Aborted, Conflict, Ended, ReadOnly};
 
 /// A transaction of a handler, by the value of its setting.
@@ -62,6 +63,11 @@ impl InTransaction {
 }
 
 impl Begun<Postgres> for InTransaction {
+    /// sqlx counts as soon as the rollback is queued.
+    fn catch_up<'a>(&'a self, _: &'a mut PgConnection) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(ready(Ok(())))
+    }
+
     /// What is deferred to the commit fails here, where all is undone in one message: a COMMIT that fails leaves the session's
     /// setting behind.
     fn prove<'a>(&'a self, connection: &'a mut PgConnection) -> BoxFuture<'a, Result<(), StoreError>> {
@@ -109,9 +115,10 @@ impl Begun<Postgres> for InTransaction {
         })
     }
 
-    /// PostgreSQL tells nothing but the answers to statements.
-    fn has_ended(&self) -> bool {
-        false
+    /// PostgreSQL tells nothing but the answers to statements. A level that is missing does not come back before the end, and
+    /// one too many is of a nested transaction that was forgotten.
+    fn has_ended(&self, connection: &PgConnection) -> bool {
+        PgTransactionManager::get_transaction_depth(connection) != OUTERMOST
     }
 
     /// A session that is read-only may still send notifications, and change large objects: it waits in a transaction that has

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::BoxFuture;
+use sqlx::Connection as _;
 use sqlx::sqlite::{Sqlite, SqliteConnection, SqliteTransactionManager};
 use sqlx_core::transaction::TransactionManager as _;
 
@@ -17,8 +18,7 @@ use crate::store::sqlite::failure::store_error;
 use crate::store::sqlite::lock_time::LockTime;
 use crate::store::sqlite::settings;
 use crate::sync::{Mutex, lock};
-use crate::transaction::begun::Begun;
-use crate::transaction::begun::Failure;
+use crate::transaction::begun::{Begun, Failure, OUTERMOST};
 use crate::transaction::error::Ended;
 
 /// What the handler writes can be undone while the lock is kept.
@@ -87,11 +87,16 @@ impl Guard {
     }
 
     fn holds(&self) -> Result<(), StoreError> {
-        if self.has_ended() { Err(StoreError::unavailable(Ended)) } else { Ok(()) }
+        if self.has_ended.load(Ordering::SeqCst) { Err(StoreError::unavailable(Ended)) } else { Ok(()) }
     }
 }
 
 impl Begun<Sqlite> for Guard {
+    /// The thread of the connection counts, when it gets to what is queued.
+    fn catch_up<'a>(&'a self, connection: &'a mut SqliteConnection) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async { connection.ping().await.map_err(store_error) })
+    }
+
     fn prove<'a>(&'a self, _: &'a mut SqliteConnection) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async { self.holds() })
     }
@@ -140,7 +145,9 @@ impl Begun<Sqlite> for Guard {
         None
     }
 
-    fn has_ended(&self) -> bool {
+    /// Not by the levels: after a nested transaction that was dropped, there is one too many until its rollback has run. What
+    /// follows on the connection runs after that, and where that ends the transaction, SQLite lets nothing be committed.
+    fn has_ended(&self, _: &SqliteConnection) -> bool {
         self.has_ended.load(Ordering::SeqCst)
     }
 
@@ -151,7 +158,7 @@ impl Begun<Sqlite> for Guard {
 /// Whatever nested transactions a handler has left open.
 async fn commit_all(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     match SqliteTransactionManager::get_transaction_depth(connection) {
-        1 => SqliteTransactionManager::commit(connection).await,
+        OUTERMOST => SqliteTransactionManager::commit(connection).await,
         // sqlx does not learn of it, so that the connection can only be closed.
         _ => sqlx::query("COMMIT").execute(connection).await.map(drop),
     }
@@ -159,7 +166,7 @@ async fn commit_all(connection: &mut SqliteConnection) -> Result<(), sqlx::Error
 
 /// Whatever nested transactions a handler has left open.
 async fn roll_back_all(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-    if SqliteTransactionManager::get_transaction_depth(connection) == 1 {
+    if SqliteTransactionManager::get_transaction_depth(connection) == OUTERMOST {
         return SqliteTransactionManager::rollback(connection).await;
     }
     // Fails where the rollback of a nested `begin` that was dropped has come first.

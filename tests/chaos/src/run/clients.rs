@@ -63,7 +63,10 @@ impl Clients {
         let mut random = self.plan.random(1_000 + number);
         let planned = PlannedRequest::draw(number, &self.plan, &mut random);
         all.push(planned.clone());
-        self.book.write(|history| _ = history.keys.insert(planned.key.clone(), planned.guarantee));
+        self.book.write(|history| {
+            history.keys.insert(planned.key.clone(), planned.guarantee);
+            history.orders.insert(planned.key.clone(), format!("{:?}", planned.order));
+        });
         (planned, random)
     }
 

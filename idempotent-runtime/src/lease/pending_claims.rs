@@ -1,0 +1,57 @@
+//! The claims that requests of this process have asked a store for, and that have no answer yet.
+//!
+//! A handler whose claim the store has forgotten, or whose lease has run out, may find the key taken when it ends: by another
+//! process, or by a request of this one that has not heard of it yet. That one will leave its claim to the handler, which waits
+//! for it.
+
+use std::hash::BuildHasher;
+
+use crate::key::RecordKey;
+use crate::sync::KeyHasher;
+use crate::sync::tokio::sync::watch;
+
+// Keys that share a count wait for each other, in an end that is rare.
+const COUNTS: usize = 64;
+
+/// How many are on their way, for the keys that share a count.
+pub(super) type Count = watch::Sender<usize>;
+
+pub(super) struct PendingClaims {
+    hasher: KeyHasher,
+    counts: [Count; COUNTS],
+}
+
+impl Default for PendingClaims {
+    fn default() -> Self {
+        Self { hasher: KeyHasher::default(), counts: std::array::from_fn(|_| watch::channel(0).0) }
+    }
+}
+
+impl PendingClaims {
+    pub(super) fn of(&self, key: &RecordKey) -> &Count {
+        &self.counts[usize::try_from(self.hasher.hash_one(key) % COUNTS as u64).unwrap_or_default()]
+    }
+
+    pub(super) fn enter(&self, key: &RecordKey) -> PendingClaim {
+        let count = self.of(key);
+        count.send_if_modified(|pending| {
+            *pending += 1;
+            // Nobody waits for more of them.
+            false
+        });
+        PendingClaim(count.clone())
+    }
+}
+
+/// A claim that is on its way.
+pub(crate) struct PendingClaim(Count);
+
+impl Drop for PendingClaim {
+    fn drop(&mut self) {
+        self.0.send_if_modified(|pending| {
+            *pending -= 1;
+            // Who begins to listen after this looks at the count after this.
+            self.0.receiver_count() > 0
+        });
+    }
+}
