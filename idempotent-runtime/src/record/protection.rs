@@ -50,12 +50,14 @@ impl AtRest {
         match record.body {
             RecordedBody::Whole(body) => Ok(Opened::Whole(record.headers, body)),
             RecordedBody::NotRecorded => Ok(Opened::NotRecorded),
-            RecordedBody::Sealed(_) if let Some(sealing) = &self.sealing => {
+            RecordedBody::Sealed(_) => {
+                let Some(sealing) = &self.sealing else {
+                    return Err(StoreError::damaged(
+                        "the record is sealed, and the registry was built without `seal_with`",
+                    ));
+                };
                 let (headers, body) = sealing.open(key, &record)?;
                 Ok(Opened::Whole(headers, body))
-            }
-            RecordedBody::Sealed(_) => {
-                Err(StoreError::damaged("the record is sealed, and the registry was built without `seal_with`"))
             }
         }
     }
