@@ -218,6 +218,15 @@ pub(crate) fn transaction_failed(policy: &Policy, store: &str, error: &Transacti
     );
 }
 
+/// The handler asks for two transactions, in different ways.
+pub(crate) fn second_transaction(policy: &Policy) {
+    tracing::error!(
+        scope = policy.scope,
+        handler = %policy,
+        "a handler has two arguments `Tx`, but one transaction; remove one of them"
+    );
+}
+
 /// A guard around it has claimed the very key under which the handler's transaction would record.
 pub(crate) fn covered_transaction(policy: &Policy) {
     tracing::error!(

@@ -28,6 +28,7 @@
 //! ```
 //!
 //! [`context`] is what these stages share for one request: whether the handler outlives its client, and which guards are around.
+//! [`coverage`] finds the guard around a request that has claimed its key already, and [`covered_run`] runs under that claim.
 //! [`idempotency`] shows a part of it to the handler.
 
 pub(crate) mod admission;
@@ -35,12 +36,16 @@ pub(crate) mod body;
 pub(crate) mod claim;
 pub(crate) mod completion;
 pub(crate) mod context;
+pub(crate) mod coverage;
 pub(crate) mod covered_run;
+pub(crate) mod detach_state;
 pub(crate) mod extract;
 pub(crate) mod gate;
+pub(crate) mod holding;
 pub(crate) mod idempotency;
 pub(crate) mod input;
 pub(crate) mod key_expression;
+pub(crate) mod lent;
 pub(crate) mod passage;
 pub(crate) mod replay;
 pub(crate) mod response;

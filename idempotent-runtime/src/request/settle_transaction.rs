@@ -16,7 +16,7 @@ use crate::observe::telemetry::Outcome;
 use crate::policy;
 use crate::registry::Registry;
 use crate::rejection::problem::UNAVAILABLE;
-use crate::request::context::Holding;
+use crate::request::holding::Holding;
 use crate::request::response::{Classification, Panic, ResponseClassifier};
 use crate::request::response_mark::of_another_guard;
 use crate::store::claim::ClaimRequest;

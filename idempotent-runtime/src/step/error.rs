@@ -62,6 +62,10 @@ pub enum StepErrorKind {
         "this execution has a step of that name already; give each its own, such as `format!(\"ship-{{}}\", line.id)`"
     )]
     Repeated,
+    /// Not run: a handler around this one, which forwards its request, or one beneath it has taken a step of this name under the
+    /// same claim.
+    #[error("another handler under the same claim has a step of that name: give each its own")]
+    OfAnotherHandler,
     /// Not run: the handler takes a `Tx`. What it wrote would be gone after a rollback, and the step would still count.
     #[error("the handler takes a `Tx`, which has no steps: a rollback would undo their writes and leave their results")]
     InTransaction,
@@ -121,6 +125,7 @@ impl StepError {
             StepErrorKind::OutcomeUnknown => Rejection::OutcomeUnknown,
             StepErrorKind::InvalidName
             | StepErrorKind::Repeated
+            | StepErrorKind::OfAnotherHandler
             | StepErrorKind::InTransaction
             | StepErrorKind::Unserialisable(_)
             | StepErrorKind::WrongType(_) => Rejection::StepFailed,
