@@ -7,7 +7,7 @@ use crate::rejection::problem::Rejection;
 use crate::request::admission::Admission;
 use crate::request::completion::Completion;
 use crate::request::context::Execution;
-use crate::request::coverage::{covering, polled_in};
+use crate::request::coverage::polled_in;
 use crate::request::passage::Entered;
 use crate::request::passage::Passage;
 use axum::response::Response;
@@ -68,7 +68,7 @@ impl Gate {
             return Some((registry, scope));
         };
         let record_key = crate::key::RecordKey::new(scope, self.caller.as_deref(), key.as_str());
-        if covering(execution, &record_key).is_some() {
+        if crate::request::coverage::covering(execution, &record_key).is_some() {
             // The guard around it has told of it.
             return None;
         }
