@@ -52,7 +52,8 @@ use crate::request::response_mark::{failed, its_own};
 ///   [`DefaultBodyLimit`](axum::extract::DefaultBodyLimit); a longer one gets 413.
 ///   [`without_fingerprint`](crate::PolicyBuilder::without_fingerprint) leaves it alone.
 /// - A timeout or another layer *beneath* it that drops the service's future ends the handler in the middle of its work, and
-///   the answer of that layer is judged as the handler's own. Put such layers around it: the service then runs to its end.
+///   the answer of that layer is judged as the handler's own. Put such layers around it: the service then runs to its end. A
+///   handler beneath that has a guard of its own goes on without it; where that guard has the same scope, the claim lasts as long.
 /// - What stands between it and a handler's own guard, a middleware or a handler that forwards the request and returns the
 ///   response as it comes, runs for each attempt. A response that such a handler makes itself is recorded.
 /// - When the service answers with an error, which axum's never do, the claim ends as that of a handler that panics.

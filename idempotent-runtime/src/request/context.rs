@@ -1,5 +1,6 @@
 //! What the extractors, the guard and the future of one request share, and which guards are around it.
 
+use std::ptr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
@@ -266,6 +267,11 @@ impl Execution {
     pub(super) fn end_extraction(&self, policy: &'static Policy) -> bool {
         let _ = self.policy.set(policy);
         self.lending.adopt().into_iter().all(|transaction| self.joined().set(transaction).is_ok())
+    }
+
+    /// Whether its guard is the one with this policy.
+    pub(super) fn is_of(&self, policy: &Policy) -> bool {
+        self.policy.get().is_some_and(|own| ptr::eq(*own, policy))
     }
 
     pub(crate) fn grant(&self, key: IdempotencyKey, record_key: RecordKey, fingerprint: Fingerprint, attempt: u32) {

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use crate::key::RecordKey;
+use crate::policy::Policy;
 use crate::request::context::Execution;
 use crate::sync::thread_local;
 
@@ -16,19 +17,28 @@ thread_local! {
     static POLLED: RefCell<Vec<Arc<Execution>>> = RefCell::new(Vec::new());
 }
 
-/// The execution under whose claim `execution` runs, whose key this is.
-pub(super) fn covering<'a>(execution: &'a Arc<Execution>, record_key: &RecordKey) -> Option<&'a Arc<Execution>> {
+/// The execution under whose claim `execution` runs, for a guard with this policy and this key.
+pub(super) fn covering<'a>(
+    execution: &'a Arc<Execution>,
+    policy: &Policy,
+    record_key: &RecordKey,
+) -> Option<&'a Arc<Execution>> {
     if !execution.is_beneath_key(record_key)
-        && let Some(sender) = innermost_polled(record_key)
+        && let Some(sender) = sender(policy, record_key)
     {
         execution.is_sent_by(sender);
     }
     execution.covered_by(record_key)
 }
 
-fn innermost_polled(record_key: &RecordKey) -> Option<Arc<Execution>> {
+/// The innermost guard that is polled and runs under this key. A request to the guard itself is a duplicate: a handler may poll
+/// other clients' requests too.
+fn sender(policy: &Policy, record_key: &RecordKey) -> Option<Arc<Execution>> {
     let find = |polled: &RefCell<Vec<Arc<Execution>>>| {
-        polled.borrow().iter().rev().find(|execution| execution.runs_under(record_key)).cloned()
+        let polled = polled.borrow();
+        let mut with_key = polled.iter().rev().filter(|polled| polled.runs_under(record_key));
+        let innermost = with_key.clone().next()?;
+        with_key.all(|polled| !polled.is_of(policy)).then(|| Arc::clone(innermost))
     };
     // Gone when the thread ends.
     POLLED.try_with(find).ok().flatten()

@@ -68,7 +68,7 @@ impl Gate {
             return Some((registry, scope));
         };
         let record_key = crate::key::RecordKey::new(scope, self.caller.as_deref(), key.as_str());
-        if crate::request::coverage::covering(execution, &record_key).is_some() {
+        if crate::request::coverage::covering(execution, self.policy, &record_key).is_some() {
             // The guard around it has told of it.
             return None;
         }

@@ -107,6 +107,24 @@ async fn request_made_anew_twice_under_one_claim_runs_once() {
     assert!(logs.text().contains("something sent a request twice under one claim"), "{}", logs.text());
 }
 
+#[idempotent(scope = "anew-itself")]
+async fn sends_copy_to_itself(State(runs): State<Runs>, parts: Parts, _: Bytes) -> String {
+    if runs.run().await > 1 {
+        return "a second run".to_owned();
+    }
+    let router: Router = Router::new().fallback(sends_copy_to_itself).with_state(runs);
+    router.oneshot(copy(&parts)).await.expect("a router answers").status().to_string()
+}
+
+/// A handler that polls what other clients have sent, as a batch may, must not take a duplicate for a part of itself.
+#[tokio::test]
+async fn request_made_anew_for_its_own_handler_is_a_duplicate() {
+    let runs = Runs::free();
+    let app = Router::new().route("/", post(sends_copy_to_itself)).with_state(runs.clone());
+    let server = Server::start(app.layer(Registry::new(MemoryStore::new()).layer())).await;
+    assert_eq!((server.post_with_key("/", "k").await.text(), runs.started()), ("409 Conflict", 1));
+}
+
 #[idempotent(scope = "anew", shared_scope)]
 async fn sends_copy_in_a_task(State(runs): State<Runs>, parts: Parts, _: Bytes) -> String {
     let sending = tokio::spawn(async move { send(&runs, copy(&parts)).await.status() });
