@@ -14,7 +14,7 @@ use crate::sync::thread_local;
 
 thread_local! {
     /// The guards whose handlers this thread polls at this moment, the innermost one last.
-    static POLLED: RefCell<Vec<Arc<Execution>>> = RefCell::new(Vec::new());
+    static POLLED: RefCell<Vec<Arc<Execution>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The execution under whose claim `execution` runs, for a guard with this policy and this key.
