@@ -263,6 +263,12 @@ impl Execution {
         self.joined().get()
     }
 
+    /// Whether its claim is a transaction's, its own or that of the guard under whose claim it runs.
+    pub(super) fn is_in_transaction(&self) -> bool {
+        let has_one = |execution: &Self| execution.transaction().is_some();
+        has_one(self) || self.covered_by.get().is_some_and(|covering| has_one(covering))
+    }
+
     /// The extractors of the handler with this policy have all run. False when they ask for two transactions.
     pub(super) fn end_extraction(&self, policy: &'static Policy) -> bool {
         let _ = self.policy.set(policy);

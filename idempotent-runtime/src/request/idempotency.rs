@@ -118,7 +118,7 @@ impl Idempotency {
     /// | another handler has taken a step of this name under the same claim: one forwards the request to the other | [`StepErrorKind::OfAnotherHandler`](crate::StepErrorKind::OfAnotherHandler); give each its own name |
     /// | the code was changed, and reads the result as another type | [`StepErrorKind::WrongType`](crate::StepErrorKind::WrongType); it never runs again silently |
     /// | `after_crash = "reject"` | after a crash there is no further attempt for which a step could be recorded; one that may have run is not run again: [`StepErrorKind::OutcomeUnknown`](crate::StepErrorKind::OutcomeUnknown) |
-    /// | the handler takes a `Tx` | [`StepErrorKind::InTransaction`](crate::StepErrorKind::InTransaction): a rollback would undo what the step wrote and leave its result |
+    /// | the handler takes a `Tx`, or runs under the claim of one that does | [`StepErrorKind::InTransaction`](crate::StepErrorKind::InTransaction): a rollback would undo what the step wrote and leave its result |
     /// | without a key, or without a store by `on_store_error = "run"` | it runs, and nothing is recorded |
     /// | an operator purges the key | its steps stay until they are purged by their own keys |
     ///
@@ -170,7 +170,7 @@ impl Idempotency {
             error
         };
         let taken = execution.step_names.take(name).map_err(fails)?;
-        if execution.transaction().is_some() {
+        if execution.is_in_transaction() {
             return Err(fails(StepErrorKind::InTransaction).into());
         }
         let running = match execution.steps() {

@@ -66,7 +66,7 @@ pub enum StepErrorKind {
     /// same claim.
     #[error("another handler under the same claim has a step of that name: give each its own")]
     OfAnotherHandler,
-    /// Not run: the handler takes a `Tx`. What it wrote would be gone after a rollback, and the step would still count.
+    /// Not run: the handler takes a `Tx`, or runs under the claim of one that does. What it wrote would be gone after a rollback, and the step would still count.
     #[error("the handler takes a `Tx`, which has no steps: a rollback would undo their writes and leave their results")]
     InTransaction,
     /// Not run: the store cannot be asked whether it ran before, or what stands there cannot be read.

@@ -8,9 +8,11 @@ use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::post;
 use http_body_util::BodyExt;
-use idempotent_runtime::store::MemoryStore;
-use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, Registry, idempotent};
+use idempotent_runtime::store::{MemoryStore, SqliteStore};
+use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, Registry, Tx, idempotent};
+use idempotent_tests::sqlite::SqliteFile;
 use idempotent_tests::{Runs, Server, answer};
+use sqlx::Sqlite;
 use tower::ServiceExt;
 
 type Result<T, E = Response> = std::result::Result<T, E>;
@@ -93,6 +95,21 @@ async fn step_name_of_another_handler_under_one_claim_is_an_error() {
             assert_eq!((answer.text(), answer.is_replay()), (expected, is_replay), "{path}");
         }
     }
+}
+
+#[idempotent(scope = "steps-of-two", shared_scope)]
+async fn in_transaction(_tx: Tx<Sqlite>, State(runs): State<Runs>, request: Request) -> String {
+    forward(Router::new().fallback(inner).with_state(runs), request).await
+}
+
+/// A rollback would undo what the step wrote, and leave its result.
+#[tokio::test]
+async fn handler_under_the_claim_of_a_tx_has_no_steps() {
+    let (file, runs) = (SqliteFile::new(), Runs::free());
+    let store = SqliteStore::open(file.path()).await.expect("the store opens");
+    let app = Router::new().route("/", post(in_transaction)).with_state(runs.clone());
+    let server = Server::start(app.layer(Registry::new(store).layer())).await;
+    assert_eq!((server.post_with_key("/", "k").await.text(), runs.started()), (r#""step_failed""#, 0));
 }
 
 /// Its first run fails, after its step.
