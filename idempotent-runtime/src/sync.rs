@@ -19,6 +19,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod real {
     pub(crate) use std::hash::RandomState as KeyHasher;
     pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
+    pub(crate) use std::thread_local;
 
     pub(crate) use ::tokio;
     pub(crate) use ::tokio::runtime::Id as RuntimeId;

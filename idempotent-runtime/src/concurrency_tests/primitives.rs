@@ -3,6 +3,7 @@
 use std::hash::{BuildHasherDefault, DefaultHasher};
 
 pub(crate) use shuttle::sync::{Mutex, MutexGuard, atomic};
+pub(crate) use shuttle::thread_local;
 
 /// The same in every run: a failing schedule can be replayed only if its keys lie where they lay.
 pub(crate) type KeyHasher = BuildHasherDefault<DefaultHasher>;

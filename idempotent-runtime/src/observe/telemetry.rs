@@ -210,12 +210,30 @@ pub(crate) fn transaction_failed(policy: &Policy, store: &str, error: &Transacti
             "a handler's transaction conflicts with another one: nothing was kept, and the client is told to retry"
         );
     }
+    if let TransactionError::Unseen = error {
+        return tracing::warn!(
+            scope = policy.scope(),
+            handler = %policy,
+            store,
+            error = error as &dyn Error,
+            "a handler's transaction was aborted: nothing was kept, and the client is told to retry"
+        );
+    }
     tracing::error!(
         scope = policy.scope(),
         handler = %policy,
         store,
         error = error as &dyn Error,
         "the handler's transaction failed"
+    );
+}
+
+/// The handler asks for two transactions, in different ways.
+pub(crate) fn second_transaction(policy: &Policy) {
+    tracing::error!(
+        scope = policy.scope(),
+        handler = %policy,
+        "a handler has two arguments `Tx`, but one transaction; remove one of them"
     );
 }
 

@@ -22,7 +22,9 @@ use crate::registry::Registry;
 use crate::rejection::problem::Rejection;
 use crate::rejection::problem::{RETRY_AFTER, UNAVAILABLE};
 use crate::request::context::Execution;
+use crate::request::coverage::covering;
 use crate::request::covered_run::CoveredRun;
+use crate::request::holding::Holding;
 use crate::request::input::{ClaimInput, InputBody};
 use crate::request::passage::Passage;
 use crate::request::response::ResponseClassifier;
@@ -113,18 +115,16 @@ impl Admission {
             Err(rejection) => return Prepared::Answer(self.reject(rejection)),
         };
         let record_key = RecordKey::new(self.policy.scope(), caller, key.as_str());
-        if self.execution.is_covered(&record_key) {
+        if let Some(covering) = covering(&self.execution, &self.policy, &record_key).cloned() {
             if self.transaction.is_some() {
                 telemetry::covered_transaction(&self.policy);
                 return Prepared::Answer(self.reject(Rejection::TransactionFailed));
             }
             if !self.execution.is_let_in(&record_key) {
-                return Prepared::Answer(self.reject_second_run());
+                return Prepared::Answer(self.reject_second_run(&covering));
             }
             self.execution.enter();
-            // Covered: it has one.
-            let covering = self.execution.covering().unwrap_or(&self.execution);
-            return Prepared::RunUnderAnothersClaim(CoveredRun::begin(covering));
+            return Prepared::RunUnderAnothersClaim(CoveredRun::begin(self.execution, covering));
         }
         self.execution.take_over();
         let Some((registry, store)) = self.registry_and_store() else {
@@ -190,7 +190,7 @@ impl Admission {
             classifier,
             span,
             _running: Some(running),
-            holding: self.execution.hold(),
+            holding: Holding::of(&self.execution),
             _permit: None,
             _in_flight: in_flight,
         })))
@@ -221,9 +221,8 @@ impl Admission {
     }
 
     /// To something beneath a guard that sends the request on twice under its claim.
-    fn reject_second_run(&self) -> Response {
+    fn reject_second_run(&self, covering: &Arc<Execution>) -> Response {
         telemetry::second_run(&self.policy);
-        let covering = self.execution.covering().unwrap_or(&self.execution);
         of_second_run(self.reject(Rejection::InFlight { retry_after: RETRY_AFTER }), covering)
     }
 

@@ -18,12 +18,14 @@ use crate::policy::values::{InFlight, OnStoreError};
 use crate::rejection::problem::Rejection;
 use crate::rejection::problem::{RETRY_AFTER, UNAVAILABLE};
 use crate::request::admission::{Admission, Claiming, Identity, Prepared};
+use crate::request::holding::Holding;
 use crate::request::input::ClaimInput;
 use crate::request::passage::Entered;
 use crate::request::passage::Passage;
 use crate::request::response::ResponseClassifier;
 use crate::request::settle::Claimed;
 use crate::request::settle_transaction::{InTransaction, TransactionClaim};
+use crate::step::names::Owners;
 use crate::step::steps::Steps;
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::error::StoreError;
@@ -247,6 +249,7 @@ impl Claiming {
             ttl: policy.ttl(),
             fingerprints: self.fingerprints,
             is_partitioned: self.is_partitioned,
+            owners: Owners::default(),
         });
         let claimed = Claimed {
             lease,
@@ -255,7 +258,7 @@ impl Claiming {
             classifier: ResponseClassifier { policy, fingerprint: self.request.fingerprint, cache_if, trace },
             span,
             _running: self.running,
-            holding: execution.hold(),
+            holding: Holding::of(&execution),
             _permit: self.permit,
             _in_flight: in_flight,
         };
@@ -279,7 +282,7 @@ impl Claiming {
             classifier: ResponseClassifier { policy, fingerprint: self.request.fingerprint, cache_if, trace },
             span,
             _running: self.running,
-            holding: execution.hold(),
+            holding: Holding::of(&execution),
             _permit: self.permit,
             _in_flight: in_flight,
         }))

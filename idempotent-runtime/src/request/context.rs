@@ -1,20 +1,23 @@
 //! What the extractors, the guard and the future of one request share, and which guards are around it.
 
+use std::ptr;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
 use http::Extensions;
 
 use crate::fingerprint::Fingerprint;
 use crate::key::{IdempotencyKey, RecordKey};
-use crate::step::names::Names;
+use crate::policy::Policy;
+use crate::policy::handle::PolicyHandle;
+use crate::request::detach_state::DetachState;
+use crate::request::lent::{Lending, Lent};
+use crate::step::names::{Names, Owner};
 use crate::step::steps::Steps;
 use crate::store::claim::Token;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use crate::sync::tokio::runtime::Handle;
 use crate::sync::tokio::sync::Notify;
 use crate::transaction::contract::HandlerTransaction;
-use tracing::Id;
-use tracing::Span;
 
 /// In the extensions of a request: the guard that it has met last.
 struct Met {
@@ -22,6 +25,15 @@ struct Met {
     /// This guard has passed the request on to what it guards. Another copy of the request, as a middleware in front of the
     /// guard makes one, is not inside: it is a duplicate.
     is_inside: bool,
+}
+
+impl Met {
+    /// Whether the next guard is that of this execution.
+    fn is_open(&self) -> bool {
+        !self.is_inside
+            && !self.execution.has_entered()
+            && self.execution.lent.as_ref().is_none_or(|lent| lent.is_open())
+    }
 }
 
 /// Who clones a request's extensions makes another request, which may be sent at the same time: it has a key, steps, a
@@ -39,27 +51,36 @@ impl Clone for Met {
 pub(crate) struct Execution {
     pub(crate) detach_state: DetachState,
     /// Another run, of a request that the handler forwards, must not share it.
-    pub(super) has_entered: AtomicBool,
-    pub(super) grant: OnceLock<Grant>,
-    pub(super) unkeyed: OnceLock<Token>,
-    pub(super) transaction: OnceLock<Arc<dyn HandlerTransaction>>,
+    has_entered: AtomicBool,
+    grant: OnceLock<Grant>,
+    unkeyed: OnceLock<Token>,
+    transaction: OnceLock<Arc<dyn HandlerTransaction>>,
     /// That of the nearest guard around this one: of a layer, or of a handler that forwards its request.
-    pub(super) around: Option<Arc<Self>>,
+    around: Option<Arc<Self>>,
+    /// The guard whose handler sends the request, where the request itself does not tell.
+    sent_by: OnceLock<Arc<Self>>,
     /// The one among those around it under whose claim it runs, because its key is the same.
-    pub(super) covered_by: OnceLock<Arc<Self>>,
+    covered_by: OnceLock<Arc<Self>>,
     /// A guard beneath it has run under the claim that it runs under.
-    pub(super) has_let_in: AtomicBool,
+    has_let_in: AtomicBool,
     /// What runs beneath it under its claim.
     pub(super) covered_runs: CoveredRuns,
     /// Its guard has taken the request, and has the last word on what is recorded.
-    pub(super) has_taken_over: AtomicBool,
+    has_taken_over: AtomicBool,
     /// What has run beneath it under its claim is recorded by nobody else.
-    pub(super) must_answer: AtomicBool,
+    must_answer: AtomicBool,
     /// Its claim has ended.
     pub(super) is_over: AtomicBool,
-    pub(super) step_names: Names,
+    /// Of its guard; no guard has taken what only a middleware or a handler without one has asked for.
+    policy: OnceLock<PolicyHandle>,
+    /// For those that take steps.
+    id: OnceLock<u64>,
+    pub(crate) step_names: Names,
     /// Of a handler that runs under a claim.
-    pub(super) steps: OnceLock<Steps>,
+    steps: OnceLock<Steps>,
+    /// It is one that an extractor of the last argument of the handler around it got.
+    lent: Option<Arc<Lent>>,
+    lending: Lending,
 }
 
 pub(super) struct Grant {
@@ -71,15 +92,27 @@ pub(super) struct Grant {
 }
 
 impl Execution {
-    /// That of the run which a request with these extensions belongs to.
+    /// For an extractor: that of the run which a request with these extensions belongs to.
     pub(crate) fn of(extensions: &mut Extensions) -> Arc<Self> {
-        if let Some(Met { execution, .. }) = extensions.get::<Met>()
-            && !execution.has_entered.load(Ordering::Relaxed)
-        {
-            return Arc::clone(execution);
-        }
-        let execution = Arc::new(Self::beneath(extensions));
+        let execution = match extensions.get::<Met>() {
+            Some(met) if met.is_open() => return Arc::clone(&met.execution),
+            Some(Met { execution, is_inside: true }) if !execution.has_entered() => execution.lend(),
+            _ => Self::beneath(extensions),
+        };
+        let execution = Arc::new(execution);
         extensions.insert(Met { execution: Arc::clone(&execution), is_inside: false });
+        execution
+    }
+
+    /// For the guard of a handler; what comes with these extensions from here on is inside of it.
+    pub(crate) fn of_guard(extensions: &mut Extensions) -> Arc<Self> {
+        let execution = match extensions.get::<Met>() {
+            Some(met) if met.is_open() && met.execution.lent.as_ref().is_none_or(|lent| lent.take()) => {
+                Arc::clone(&met.execution)
+            }
+            _ => Arc::new(Self::beneath(extensions)),
+        };
+        extensions.insert(Met { execution: Arc::clone(&execution), is_inside: true });
         execution
     }
 
@@ -93,13 +126,22 @@ impl Execution {
 
     /// Another one, beneath the same guards.
     fn beside(&self) -> Self {
-        Self { around: self.around.clone(), ..Self::default() }
+        match &self.around {
+            Some(around) if self.lent.is_some() && !around.has_entered() => around.lend(),
+            around => Self { around: around.clone(), ..Self::default() },
+        }
     }
 
-    /// What comes with these extensions from here on is inside of the guard that they have met last.
-    pub(crate) fn pass_inside(extensions: &mut Extensions) {
-        if let Some(met) = extensions.get_mut::<Met>() {
-            met.is_inside = true;
+    /// For what asks while the last argument of its handler is extracted.
+    fn lend(self: &Arc<Self>) -> Self {
+        Self { around: Some(Arc::clone(self)), lent: Some(self.lending.lend()), ..Self::default() }
+    }
+
+    /// That of the handler which it was extracted for.
+    pub(super) fn owner(&self) -> &Self {
+        match (&self.lent, &self.around) {
+            (Some(lent), Some(around)) if !lent.is_taken() => around,
+            _ => self,
         }
     }
 
@@ -116,34 +158,50 @@ impl Execution {
 
     /// Whether a layer around it must record nothing of its response.
     pub(crate) fn outranks_layer(&self) -> bool {
-        self.around.is_some() && self.has_taken_over.load(Ordering::Relaxed)
+        self.around().is_some() && self.has_taken_over.load(Ordering::Relaxed)
     }
 
-    /// Whether a guard around it, however far, runs under this very key: then it runs under that one's claim.
-    pub(crate) fn is_covered(&self, record_key: &RecordKey) -> bool {
-        let Some(around) = self.around_with(record_key) else { return false };
+    pub(super) fn around(&self) -> Option<&Arc<Self>> {
+        self.sent_by.get().or(self.around.as_ref())
+    }
+
+    /// The execution under whose claim it runs: a guard around it, however far, has this very key.
+    pub(super) fn covered_by(&self, record_key: &RecordKey) -> Option<&Arc<Self>> {
+        let around = self.around_with(record_key)?;
         let claiming = around.covered_by.get().unwrap_or(around);
-        let _ = self.covered_by.set(Arc::clone(claiming));
-        true
+        Some(self.covered_by.get_or_init(|| Arc::clone(claiming)))
+    }
+
+    /// Makes this the nearest guard around it.
+    pub(super) fn is_sent_by(&self, sender: Arc<Self>) {
+        let _ = self.sent_by.set(sender);
     }
 
     /// Whether it is the first one to run beneath the guard around it that runs under this key: under one claim the request is
     /// executed once, however often something in between sends it on.
-    pub(crate) fn is_let_in(&self, record_key: &RecordKey) -> bool {
+    pub(super) fn is_let_in(&self, record_key: &RecordKey) -> bool {
         self.around_with(record_key).is_some_and(|around| !around.has_let_in.swap(true, Ordering::AcqRel))
     }
 
-    /// The nearest guard around it that runs under this key, by a claim of its own or under that of another one.
+    pub(super) fn is_beneath_key(&self, record_key: &RecordKey) -> bool {
+        self.around_with(record_key).is_some()
+    }
+
+    /// The nearest guard around it that runs under this key.
     fn around_with(&self, record_key: &RecordKey) -> Option<&Arc<Self>> {
-        let mut around = self.around.as_ref();
+        let mut around = self.around();
         while let Some(execution) = around {
-            let is_covered = || execution.covered_by.get().is_some_and(|covering| covering.holds(record_key));
-            if execution.holds(record_key) || is_covered() {
+            if execution.runs_under(record_key) {
                 return Some(execution);
             }
-            around = execution.around.as_ref();
+            around = execution.around();
         }
         None
+    }
+
+    /// By a claim of its own or under that of another one.
+    pub(super) fn runs_under(&self, record_key: &RecordKey) -> bool {
+        self.holds(record_key) || self.covered_by.get().is_some_and(|covering| covering.holds(record_key))
     }
 
     fn holds(&self, record_key: &RecordKey) -> bool {
@@ -168,14 +226,19 @@ impl Execution {
     pub(super) fn granted(&self) -> Option<&Grant> {
         match self.grant.get() {
             Some(grant) => Some(grant),
-            None => self.covered_by.get().or(self.around.as_ref())?.granted(),
+            None => self.covered_by.get().or(self.around())?.granted(),
         }
     }
 
-    /// The execution of a request without a key, if anybody may ask for it: a `Tx` does.
-    pub(crate) fn of_unkeyed(extensions: &mut Extensions) -> Option<Arc<Self>> {
+    /// What tells the executions of a request without a key apart.
+    pub(super) fn unkeyed(&self) -> Token {
+        *self.unkeyed.get_or_init(Token::unique)
+    }
+
+    /// For the guard of a request without a key, if anybody may ask for its execution: a `Tx` does.
+    pub(crate) fn of_unkeyed_guard(extensions: &mut Extensions) -> Option<Arc<Self>> {
         let has_transactions = cfg!(any(feature = "postgres", feature = "sqlite"));
-        (has_transactions || extensions.get::<Met>().is_some()).then(|| Self::of(extensions))
+        (has_transactions || extensions.get::<Met>().is_some()).then(|| Self::of_guard(extensions))
     }
 
     /// The handler is about to run: what comes now with this request's extensions is another run.
@@ -183,29 +246,44 @@ impl Execution {
         self.has_entered.store(true, Ordering::Relaxed);
     }
 
+    fn has_entered(&self) -> bool {
+        self.has_entered.load(Ordering::Relaxed)
+    }
+
     /// Makes this the transaction of the run; false when it has one already.
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn join(&self, transaction: Arc<dyn HandlerTransaction>) -> bool {
-        self.transaction.set(transaction).is_ok()
+        self.joined().set(transaction).is_ok()
     }
 
-    pub(crate) fn transaction(&self) -> Option<Arc<dyn HandlerTransaction>> {
-        self.transaction.get().cloned()
+    fn joined(&self) -> &OnceLock<Arc<dyn HandlerTransaction>> {
+        self.lent.as_ref().map_or(&self.transaction, |lent| &lent.transaction)
+    }
+
+    pub(super) fn transaction(&self) -> Option<&Arc<dyn HandlerTransaction>> {
+        self.joined().get()
+    }
+
+    /// Whether its claim is a transaction's, its own or that of the guard under whose claim it runs.
+    pub(super) fn is_in_transaction(&self) -> bool {
+        let has_one = |execution: &Self| execution.transaction().is_some();
+        has_one(self) || self.covered_by.get().is_some_and(|covering| has_one(covering))
+    }
+
+    /// The extractors of the handler with this policy have all run. False when they ask for two transactions.
+    pub(super) fn end_extraction(&self, policy: &PolicyHandle) -> bool {
+        let _ = self.policy.set(policy.clone());
+        self.lending.adopt().into_iter().all(|transaction| self.joined().set(transaction).is_ok())
+    }
+
+    /// Whether its guard is the one with this policy.
+    pub(super) fn is_of(&self, policy: &Policy) -> bool {
+        self.policy.get().is_some_and(|own| ptr::eq(&raw const **own, policy))
     }
 
     pub(crate) fn grant(&self, key: IdempotencyKey, record_key: RecordKey, fingerprint: Fingerprint, attempt: u32) {
         self.enter();
         let _ = self.grant.set(Grant { key, record_key, fingerprint, attempt });
-    }
-
-    /// The execution under whose claim it runs.
-    pub(super) fn covering(&self) -> Option<&Arc<Self>> {
-        self.covered_by.get()
-    }
-
-    /// For as long as the claim is held.
-    pub(crate) fn hold(self: &Arc<Self>) -> Holding {
-        Holding(Arc::clone(self))
     }
 
     pub(crate) fn open_steps(&self, steps: Steps) {
@@ -216,8 +294,24 @@ impl Execution {
     pub(super) fn steps(&self) -> Option<&Steps> {
         match self.grant.get() {
             Some(_) => self.steps.get(),
-            None => self.covered_by.get().or(self.around.as_ref())?.steps(),
+            None => self.covered_by.get().or(self.around())?.steps(),
         }
+    }
+
+    /// Who takes a step, for those that other handlers take under the same claim.
+    pub(super) fn owner_of_steps(&self) -> Owner {
+        let mut path = vec![self.id()];
+        let mut around = self.around();
+        while let Some(execution) = around {
+            path.push(execution.id());
+            around = execution.around();
+        }
+        Owner { path, handler: self.policy.get().cloned() }
+    }
+
+    fn id(&self) -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        *self.id.get_or_init(|| NEXT.fetch_add(1, Ordering::Relaxed))
     }
 }
 
@@ -227,89 +321,4 @@ pub(super) struct CoveredRuns {
     pub(super) running: AtomicUsize,
     pub(super) was_cut_off: AtomicBool,
     pub(super) ended: Notify,
-}
-
-/// Nothing runs under the claim of this execution when it is dropped.
-pub(crate) struct Holding(Arc<Execution>);
-
-impl Holding {
-    /// Whether it is the execution of this guard, or of one around it.
-    pub(super) fn is_beneath(&self, other: &Arc<Execution>) -> bool {
-        let mut execution = Some(&self.0);
-        while let Some(this) = execution {
-            if Arc::ptr_eq(this, other) {
-                return true;
-            }
-            execution = this.around.as_ref();
-        }
-        false
-    }
-
-    pub(super) fn is_of(&self, execution: &Arc<Execution>) -> bool {
-        Arc::ptr_eq(&self.0, execution)
-    }
-
-    pub(super) fn is_beneath_a_guard(&self) -> bool {
-        self.0.around.is_some()
-    }
-
-    /// Whether something runs under this claim beneath its guard, though the guard's own handler has ended.
-    pub(super) fn covers_a_run(&self) -> bool {
-        self.0.covered_runs.running.load(Ordering::Acquire) > 0
-    }
-
-    /// Whether something that ran under this claim was dropped half way, or panicked.
-    pub(super) fn has_cut_off_a_run(&self) -> bool {
-        self.0.covered_runs.was_cut_off.load(Ordering::Acquire)
-    }
-
-    pub(super) async fn until_covered_runs_ended(&self) {
-        loop {
-            // Made before the look: it hears of an end that comes in between.
-            let ended = self.0.covered_runs.ended.notified();
-            if !self.covers_a_run() {
-                return;
-            }
-            ended.await;
-        }
-    }
-}
-
-impl Drop for Holding {
-    fn drop(&mut self) {
-        self.0.is_over.store(true, Ordering::Release);
-    }
-}
-
-/// What the running future and whoever polls it tell each other.
-#[derive(Default)]
-pub(crate) struct DetachState {
-    pub(super) must_finish: AtomicBool,
-    pub(super) abandoned: AtomicBool,
-    /// Where the running future was polled when it had to finish: its caller may drop it outside of every runtime.
-    pub(super) runtime: OnceLock<Handle>,
-    /// The number of the request's span, which the running future keeps open.
-    pub(super) span: OnceLock<Id>,
-}
-
-impl DetachState {
-    /// Whether the running future goes on when its caller drops it.
-    pub(crate) fn set_must_finish(&self, must: bool) {
-        if must && let Ok(runtime) = Handle::try_current() {
-            let _ = self.runtime.set(runtime);
-        }
-        self.must_finish.store(must, Ordering::Relaxed);
-    }
-
-    /// Tells in which span the running future runs.
-    pub(crate) fn set_span(&self, span: &Span) {
-        if let Some(id) = span.id() {
-            let _ = self.span.set(id);
-        }
-    }
-
-    /// Whether the caller is gone.
-    pub(crate) fn is_abandoned(&self) -> bool {
-        self.abandoned.load(Ordering::Relaxed)
-    }
 }

@@ -7,19 +7,26 @@ use crate::sync::atomic::Ordering;
 
 /// The claim does not end before this does. Dropped without a word of its end, nothing is known of what it has done.
 pub(super) struct CoveredRun {
+    execution: Arc<Execution>,
     covering: Arc<Execution>,
     has_ended: bool,
 }
 
 impl CoveredRun {
-    pub(super) fn begin(covering: &Arc<Execution>) -> Self {
+    pub(super) fn begin(execution: Arc<Execution>, covering: Arc<Execution>) -> Self {
         covering.covered_runs.running.fetch_add(1, Ordering::AcqRel);
-        Self { covering: Arc::clone(covering), has_ended: false }
+        // As a handler that holds a claim of its own.
+        execution.detach_state.set_must_finish(true);
+        Self { execution, covering, has_ended: false }
     }
 
-    /// Its handler has answered.
+    pub(super) fn execution(&self) -> &Arc<Execution> {
+        &self.execution
+    }
+
+    /// Its handler has answered. What was cut off by something between the guards has answered nobody.
     pub(super) fn end(mut self) {
-        self.has_ended = true;
+        self.has_ended = !self.execution.detach_state.is_abandoned();
     }
 }
 

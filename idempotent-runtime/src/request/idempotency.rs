@@ -15,7 +15,6 @@ use crate::rejection::problem::Rejection;
 use crate::request::context::Execution;
 use crate::step::error::{StepError, StepErrorKind};
 use crate::step::steps::{Begun, Steps};
-use crate::store::claim::Token;
 use std::future::Future;
 
 /// What a handler can know about the key under which it runs.
@@ -50,9 +49,13 @@ impl Idempotency {
         Self(Arc::new(execution))
     }
 
+    fn execution(&self) -> &Execution {
+        self.0.owner()
+    }
+
     /// The client's key, decoded; `None` if the request has no key and runs unguarded.
     pub fn key(&self) -> Option<&str> {
-        self.0.granted().map(|grant| grant.key.as_str())
+        self.execution().granted().map(|grant| grant.key.as_str())
     }
 
     /// The number of this attempt: 1, plus one for each earlier claim that may have run the handler and left no record,
@@ -61,7 +64,7 @@ impl Idempotency {
     /// After such a claim the number only grows, until the key is recorded or the claim's ttl expires. An attempt that ends
     /// with a status that is not recorded does not reset it.
     pub fn attempt(&self) -> u32 {
-        self.0.granted().map_or(1, |grant| grant.attempt)
+        self.execution().granted().map_or(1, |grant| grant.attempt)
     }
 
     /// A key for `api`, another service that this handler calls: 32 hexadecimal digits, derived from scope, caller, key and
@@ -76,12 +79,12 @@ impl Idempotency {
     /// [`IdempotencyLayer`](crate::IdempotencyLayer), a handler without the attribute gets the key of the layer's claim.
     pub fn downstream_key(&self, api: &str) -> String {
         let mut digest = Sha256::new();
-        match self.0.granted() {
+        match self.execution().granted() {
             Some(grant) => {
                 digest.update(grant.fingerprint.as_bytes());
                 digest.update(grant.record_key.as_str());
             }
-            None => digest.update(self.0.unkeyed.get_or_init(Token::unique).as_u128().to_le_bytes()),
+            None => digest.update(self.execution().unkeyed().as_u128().to_le_bytes()),
         }
         // A record key holds no NUL, so this ends it.
         digest.update([0]);
@@ -113,9 +116,10 @@ impl Idempotency {
     /// | the handler ends with a status that is not recorded | its steps stay: the next request with this key gets their results. If that must not be, return an error from `run` |
     /// | … and the next request is a different one | [`StepErrorKind::OtherRequest`](crate::StepErrorKind::OtherRequest), 422 |
     /// | … or has other credentials, and no caller is named | [`StepErrorKind::OtherCredentials`](crate::StepErrorKind::OtherCredentials), 422 |
+    /// | another handler has a step of this name under the same claim, because one forwards the request to the other | [`StepErrorKind::OfAnotherHandler`](crate::StepErrorKind::OfAnotherHandler): give each step its own name |
     /// | the code was changed, and reads the result as another type | [`StepErrorKind::WrongType`](crate::StepErrorKind::WrongType); it never runs again silently |
     /// | `after_crash = "reject"` | after a crash there is no further attempt. A step that may have run does not run again: [`StepErrorKind::OutcomeUnknown`](crate::StepErrorKind::OutcomeUnknown) |
-    /// | the handler takes a `Tx` | [`StepErrorKind::InTransaction`](crate::StepErrorKind::InTransaction): a rollback would undo what the step wrote, and keep its result |
+    /// | the handler takes a `Tx`, or runs under the claim of a handler that does | [`StepErrorKind::InTransaction`](crate::StepErrorKind::InTransaction): a rollback would undo what the step wrote, and keep its result |
     /// | there is no key, or no store under `on_store_error = "run"` | it runs, and nothing is recorded |
     /// | an operator purges the key | its steps stay until they are purged by their own keys |
     ///
@@ -157,21 +161,22 @@ impl Idempotency {
         F: FnOnce() -> R,
         R: Future<Output = Result<T, E>>,
     {
+        let execution = self.execution();
         let fails = |kind| {
-            let error = StepError::new(name, kind, self.0.steps().map(Steps::registry_and_scope));
+            let error = StepError::new(name, kind, execution.steps().map(Steps::registry_and_scope));
             if matches!(error.rejection(), Rejection::StepFailed) {
                 // Without its source, which may quote the result.
                 telemetry::step_failed(error.step(), error.kind());
             }
             error
         };
-        let taken = self.0.step_names.take(name).map_err(fails)?;
-        if self.0.transaction.get().is_some() {
+        let taken = execution.step_names.take(name).map_err(fails)?;
+        if execution.is_in_transaction() {
             return Err(fails(StepErrorKind::InTransaction).into());
         }
-        let running = match self.0.steps() {
+        let running = match execution.steps() {
             None => None,
-            Some(steps) => match steps.begin(name).await.map_err(fails)? {
+            Some(steps) => match steps.begin(name, execution.owner_of_steps()).await.map_err(fails)? {
                 Begun::Running(running) => Some(running),
                 Begun::Recorded(json) => {
                     let result =

@@ -57,13 +57,12 @@ impl RequestInput {
         let method = request.method().clone();
         let registry = Registry::serving(request.extensions());
         let (execution, claim_input) = if matches!(key, InputKey::Header(None)) {
-            (Execution::of_unkeyed(request.extensions_mut()), ClaimInput::default())
+            (Execution::of_unkeyed_guard(request.extensions_mut()), ClaimInput::default())
         } else {
-            let execution = Execution::of(request.extensions_mut());
+            let execution = Execution::of_guard(request.extensions_mut());
             let caller = registry.as_ref().and_then(Registry::caller).and_then(|caller| ask(request, caller));
             (Some(execution), ClaimInput::of(request, reads, registry.as_ref(), caller).await)
         };
-        Execution::pass_inside(request.extensions_mut());
         Self { method, registry, execution, key, claim_input }
     }
 }

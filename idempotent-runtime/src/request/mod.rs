@@ -28,19 +28,24 @@
 //! ```
 //!
 //! [`context`] has what these stages share for one request: whether the handler outlives its client, and which guards are around
-//! it. [`idempotency`] shows a part of it to the handler.
+//! it. [`coverage`] finds a guard around the request that has already claimed its key, and [`covered_run`] runs under that claim.
+//! [`idempotency`] shows a part of the context to the handler.
 
 pub(crate) mod admission;
 pub(crate) mod body;
 pub(crate) mod claim;
 pub(crate) mod completion;
 pub(crate) mod context;
+pub(crate) mod coverage;
 pub(crate) mod covered_run;
+pub(crate) mod detach_state;
 pub(crate) mod extract;
 pub(crate) mod gate;
+pub(crate) mod holding;
 pub(crate) mod idempotency;
 pub(crate) mod input;
 pub(crate) mod key_expression;
+pub(crate) mod lent;
 pub(crate) mod passage;
 pub(crate) mod replay;
 pub(crate) mod response;

@@ -15,7 +15,7 @@ use crate::policy::handle::PolicyHandle;
 use crate::policy::values::Oversize;
 use crate::record::now_in_millis;
 use crate::record::{Record, RecordedBody, headers};
-use crate::request::context::Holding;
+use crate::request::holding::Holding;
 use crate::request::response_body::Content;
 use crate::request::response_mark::{Mark, is_of_second_run};
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use axum::response::Response;
 
-use crate::request::context::{Execution, Holding};
+use crate::request::context::Execution;
+use crate::request::holding::Holding;
 
 /// What a layer knows of the response of the service beneath it before that is judged.
 #[derive(Clone)]

@@ -3,9 +3,11 @@
 //! All that is compiled for each handler, beside its own body, is how that is polled.
 
 use crate::observe::telemetry;
+use crate::rejection::problem::Rejection;
 use crate::request::admission::Admission;
 use crate::request::completion::Completion;
 use crate::request::context::Execution;
+use crate::request::coverage::polled_in;
 use crate::request::passage::Entered;
 use crate::request::passage::Passage;
 use axum::response::Response;
@@ -66,7 +68,7 @@ impl Gate {
             return Some((registry, scope));
         };
         let record_key = crate::key::RecordKey::new(&scope, self.caller.as_deref(), key.as_str());
-        if execution.is_covered(&record_key) {
+        if crate::request::coverage::covering(execution, &self.policy, &record_key).is_some() {
             // The guard around it has told of it.
             return None;
         }
@@ -79,7 +81,8 @@ impl Gate {
     }
 
     fn enter_now(mut self) -> Entered {
-        let transaction = self.execution.as_ref().and_then(|execution| execution.transaction());
+        let has_one_transaction = self.execution.as_ref().is_none_or(|execution| execution.end_extraction(&self.policy));
+        let transaction = self.execution.as_ref().and_then(|execution| execution.transaction().cloned());
         if self.key.is_none() && transaction.is_none() {
             if let Some(execution) = &self.execution {
                 execution.enter();
@@ -100,6 +103,10 @@ impl Gate {
             execution: self.execution.take().unwrap_or_default(),
             transaction,
         };
+        if !has_one_transaction {
+            telemetry::second_transaction(&self.policy);
+            return Entered::Now(Err(admission.reject(Rejection::TransactionFailed)));
+        }
         match self.key.take() {
             Some(key) => span.in_scope(|| admission.enter(&self.claim_input, key, self.identity())),
             None => Entered::Later(Box::pin(admission.begin().instrument(span))),
@@ -190,13 +197,14 @@ impl Stage {
                     }
                 },
                 Self::Running(passage) => {
-                    let span = match passage {
+                    let (span, holding) = match passage {
                         Passage::Unguarded => return handler(cx).map(or_resume),
                         Passage::Covered(_) => return self.poll_covered(cx, handler),
-                        Passage::Claimed(claimed) => claimed.span(),
-                        Passage::InTransaction(transaction) => transaction.span(),
+                        Passage::Claimed(claimed) => (claimed.span(), &claimed.holding),
+                        Passage::InTransaction(transaction) => (transaction.span(), &transaction.holding),
                     };
-                    let Poll::Ready(ran) = span.in_scope(|| handler(cx)) else { return Poll::Pending };
+                    let polled = polled_in(holding.execution(), || span.in_scope(|| handler(cx)));
+                    let Poll::Ready(ran) = polled else { return Poll::Pending };
                     let settling = match mem::replace(self, Self::Done) {
                         Self::Running(Passage::Claimed(claimed)) => claimed.settle(ran),
                         Self::Running(Passage::InTransaction(transaction)) => {
@@ -218,7 +226,8 @@ impl Stage {
 
 impl Stage {
     fn poll_covered(&mut self, cx: &mut Context<'_>, handler: Handler<'_>) -> Poll<Response> {
-        let Poll::Ready(ran) = handler(cx) else { return Poll::Pending };
+        let Self::Running(Passage::Covered(run)) = self else { unreachable!("it is polled as one") };
+        let Poll::Ready(ran) = polled_in(run.execution(), || handler(cx)) else { return Poll::Pending };
         // Dropped with a panic, it tells of a run that was cut off.
         let stage = mem::replace(self, Self::Done);
         if let (Self::Running(Passage::Covered(run)), Ok(_)) = (stage, &ran) {

@@ -18,7 +18,7 @@ use crate::policy::values::AfterCrash;
 use crate::record::Record;
 use crate::registry::Registry;
 use crate::rejection::problem::CLAIM_LOST;
-use crate::request::context::Holding;
+use crate::request::holding::Holding;
 use crate::request::response::{Classification, ClassifiedNow, Panic, ResponseClassifier};
 use crate::store::claim::Held;
 use crate::store::error::StoreError;

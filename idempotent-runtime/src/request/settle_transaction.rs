@@ -16,15 +16,14 @@ use crate::observe::telemetry::Outcome;
 use crate::policy;
 use crate::registry::Registry;
 use crate::rejection::problem::UNAVAILABLE;
-use crate::request::context::Holding;
+use crate::request::holding::Holding;
 use crate::request::response::{Classification, Panic, ResponseClassifier};
 use crate::request::response_mark::of_another_guard;
 use crate::store::claim::ClaimRequest;
-use crate::store::error::StoreError;
 use crate::store::handle::StoreHandle;
 use crate::sync::tokio::time::Instant;
 use crate::transaction::contract::HandlerTransaction;
-use crate::transaction::error::{Aborted, TransactionError};
+use crate::transaction::error::TransactionError;
 use crate::transaction::transactions::Recording;
 
 /// A handler that runs in a transaction.
@@ -80,10 +79,11 @@ impl InTransaction {
         let recording = match (classification, &claim) {
             (Classification::Free | Classification::Failed, _) => {
                 // The answer tells of an error by which nothing is known of the request: its retry may succeed at once.
-                if self.transaction.met_a_conflict(&self.store, response.status().is_server_error()).await {
+                let is_failure = response.status().is_server_error();
+                if let Some(conflict) = self.transaction.conflict(&self.store, is_failure).await {
                     self.transaction.roll_back(&self.store).await;
                     self.notify(claim.as_ref());
-                    return self.reject(&TransactionError::Conflict(StoreError::unavailable(Aborted)));
+                    return self.reject(&conflict);
                 }
                 self.roll_back(outcome).await;
                 self.notify(claim.as_ref());

@@ -63,7 +63,12 @@ pub enum StepErrorKind {
         "this execution has a step of that name already; give each its own, such as `format!(\"ship-{{}}\", line.id)`"
     )]
     Repeated,
-    /// Not run: the handler takes a `Tx`. A rollback would undo what the step wrote, and the step would still count as done.
+    /// Not run: another handler has taken a step of this name under the same claim. One of the two forwards its request to the
+    /// other.
+    #[error("another handler under the same claim has a step of that name: give each its own")]
+    OfAnotherHandler,
+    /// Not run: the handler takes a `Tx`, or runs under the claim of a handler that does. A rollback would undo what the step
+    /// wrote, and the step would still count as done.
     #[error("the handler takes a `Tx`, which has no steps: a rollback would undo their writes and leave their results")]
     InTransaction,
     /// Not run: the store cannot be asked whether the step ran before, or its entry cannot be read.
@@ -122,6 +127,7 @@ impl StepError {
             StepErrorKind::OutcomeUnknown => Rejection::OutcomeUnknown,
             StepErrorKind::InvalidName
             | StepErrorKind::Repeated
+            | StepErrorKind::OfAnotherHandler
             | StepErrorKind::InTransaction
             | StepErrorKind::Unserialisable(_)
             | StepErrorKind::WrongType(_) => Rejection::StepFailed,

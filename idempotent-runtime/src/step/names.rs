@@ -1,7 +1,9 @@
-//! The names of the steps that one execution has taken.
+//! The names of the steps that one execution has taken, and those that were taken under one claim.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ptr;
 
+use crate::policy::handle::PolicyHandle;
 use crate::step::error::StepErrorKind;
 use crate::sync::{Mutex, lock};
 
@@ -44,6 +46,44 @@ impl Drop for Taken<'_> {
     fn drop(&mut self) {
         if let Some(name) = self.name.take() {
             self.names.with(|names| names.remove(&name));
+        }
+    }
+}
+
+/// Who takes a step: the numbers of its execution and of those around it, from the inside out, and its handler.
+pub(crate) struct Owner {
+    pub(crate) path: Vec<u64>,
+    /// `None` for a handler without a guard of its own.
+    pub(crate) handler: Option<PolicyHandle>,
+}
+
+impl Owner {
+    /// Whether both may mean the same step: those of one execution do, and those of a handler that something between it and
+    /// its claim calls again.
+    fn may_share_with(&self, other: &Self) -> bool {
+        if self.path.first() == other.path.first() {
+            return true;
+        }
+        let is_nested = self.path.ends_with(&other.path) || other.path.ends_with(&self.path);
+        let handlers = [&self.handler, &other.handler].map(|handler| handler.as_deref().map_or(ptr::null(), ptr::from_ref));
+        !is_nested && handlers[0] == handlers[1]
+    }
+}
+
+/// Who has taken which name first under one claim.
+#[derive(Default)]
+pub(crate) struct Owners(Mutex<BTreeMap<Box<str>, Owner>>);
+
+impl Owners {
+    pub(super) fn take(&self, name: &str, owner: Owner) -> Result<(), StepErrorKind> {
+        let mut owners = lock(&self.0);
+        match owners.get(name) {
+            Some(first) if !first.may_share_with(&owner) => Err(StepErrorKind::OfAnotherHandler),
+            Some(_) => Ok(()),
+            None => {
+                owners.insert(name.into(), owner);
+                Ok(())
+            }
         }
     }
 }

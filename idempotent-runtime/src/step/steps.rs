@@ -17,6 +17,7 @@ use crate::record::protection::{Fingerprints, Opened};
 use crate::registry::Registry;
 use crate::step::claim::StepClaim;
 use crate::step::error::StepErrorKind;
+use crate::step::names::{Owner, Owners};
 use crate::store::claim::{Claim, ClaimRequest, Held};
 use crate::store::error::StoreError;
 use crate::sync::tokio;
@@ -38,6 +39,7 @@ pub(crate) struct Steps {
     pub(crate) fingerprints: Fingerprints,
     /// A caller is named, so that credentials do not count.
     pub(crate) is_partitioned: bool,
+    pub(crate) owners: Owners,
 }
 
 /// Where a step stands before its closure.
@@ -52,7 +54,8 @@ impl Steps {
         (self.registry.clone(), self.handler.scope.clone())
     }
 
-    pub(crate) async fn begin(&self, name: &str) -> Result<Begun, StepErrorKind> {
+    pub(crate) async fn begin(&self, name: &str, owner: Owner) -> Result<Begun, StepErrorKind> {
+        self.owners.take(name, owner)?;
         let mut claim = StepClaim::new(&self.registry, &self.handler, self.request, self.ttl, name);
         let mut next_look = FIRST_LOOK;
         loop {

@@ -38,7 +38,7 @@ pub(crate) trait HandlerTransaction: Send + Sync {
     /// Undoes what the handler wrote.
     fn roll_back<'a>(&'a self, store: &'a StoreHandle) -> BoxFuture<'a, ()>;
 
-    /// Whether the database has aborted it for the sake of another one. Where that was not seen, it counts as the cause of an
+    /// Tells if the database has aborted it for the sake of another one. Where that was not seen, it counts as the cause of an
     /// answer that tells of a failure, in a handler that asks for isolation.
-    fn met_a_conflict<'a>(&'a self, store: &'a StoreHandle, is_failure: bool) -> BoxFuture<'a, bool>;
+    fn conflict<'a>(&'a self, store: &'a StoreHandle, is_failure: bool) -> BoxFuture<'a, Option<TransactionError>>;
 }

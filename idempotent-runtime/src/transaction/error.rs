@@ -36,6 +36,11 @@ pub(crate) enum TransactionError {
     ReadOnly(#[source] StoreError),
     #[error("the database aborted the transaction, because it conflicts with another one")]
     Conflict(#[source] StoreError),
+    #[error(
+        "an error that was not seen aborted the transaction: it counts as a conflict with another one, because the handler \
+         asks for isolation; run the statement on `&mut *tx`, so that its error is seen"
+    )]
+    Unseen,
     #[error("another request has recorded its response under the key")]
     Overtaken,
     #[error("the transaction was rolled back")]
@@ -53,7 +58,7 @@ impl TransactionError {
     /// What the client is told.
     pub(crate) fn rejection(&self, unavailable: Rejection) -> Rejection {
         match self {
-            Self::Conflict(_) => Rejection::TransactionConflict,
+            Self::Conflict(_) | Self::Unseen => Rejection::TransactionConflict,
             error if error.is_permanent() => Rejection::TransactionFailed,
             _ => unavailable,
         }

@@ -151,7 +151,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
                 Ok(Held::Yes) => None,
                 Ok(Held::No) => Some(TransactionError::Overtaken),
                 Err(error) if is::<Aborted>(&error) && (open.seen().is_conflict() || open.seen().may_be_conflict()) => {
-                    Some(TransactionError::Conflict(error))
+                    Some(open.seen().conflict(error))
                 }
                 Err(error) => Some(TransactionError::hindered_by(error)),
             };
@@ -184,15 +184,17 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
         })
     }
 
-    fn met_a_conflict<'a>(&'a self, store: &'a StoreHandle, is_failure: bool) -> BoxFuture<'a, bool> {
+    fn conflict<'a>(&'a self, store: &'a StoreHandle, is_failure: bool) -> BoxFuture<'a, Option<TransactionError>> {
         Box::pin(async move {
-            let Some(mut open) = self.take() else { return false };
-            let seen = open.seen();
-            // The handler may have gone back to a savepoint, so that the error that was seen aborted nothing.
-            let is_aborted = (seen.is_conflict() || is_failure && seen.may_be_conflict())
-                && store.bounded(Op::Verify, open.prove()).await.is_err_and(|error| is::<Aborted>(&error));
+            let mut open = self.take()?;
+            let mut conflict = None;
+            if open.seen().is_conflict() || is_failure && open.seen().may_be_conflict() {
+                // The handler may have gone back to a savepoint, so that the error that was seen aborted nothing.
+                let aborted = store.bounded(Op::Verify, open.prove()).await.err().filter(is::<Aborted>);
+                conflict = aborted.map(|error| open.seen().conflict(error));
+            }
             self.put(open);
-            is_aborted
+            conflict
         })
     }
 }

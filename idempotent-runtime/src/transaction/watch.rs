@@ -3,7 +3,9 @@
 use sqlx::Database;
 
 use crate::policy::values::Isolation;
+use crate::store::error::StoreError;
 use crate::transaction::begun::{Begun, Failure};
+use crate::transaction::error::TransactionError;
 
 #[derive(Default)]
 pub(super) struct Seen {
@@ -24,6 +26,11 @@ impl Seen {
     /// safe in any case.
     pub(super) fn may_be_conflict(&self) -> bool {
         self.failure.is_none() && self.is_lent && self.isolation.is_some()
+    }
+
+    /// Of a transaction that was aborted by one, or may have been.
+    pub(super) fn conflict(&self, aborted: StoreError) -> TransactionError {
+        if self.is_conflict() { TransactionError::Conflict(aborted) } else { TransactionError::Unseen }
     }
 
     pub(super) fn lend(&mut self) {

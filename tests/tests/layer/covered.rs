@@ -36,9 +36,42 @@ async fn covered_handler_that_is_cut_off_is_an_unknown_outcome() {
     let timeout = TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, Duration::from_millis(100));
     let server = Server::start(router.layer(timeout).layer(rejecting("covered-cut-off", &registry))).await;
     assert_eq!(server.post_with_key("/", "k").await.status, StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(server.post_with_key("/", "k").await.rejection(), "in_flight", "it goes on");
     runs.let_finish(2);
-    assert_eq!(server.post_with_key("/", "k").await.rejection(), "outcome_unknown");
-    assert_eq!(runs.started(), 1);
+    eventually(async || server.post_with_key("/", "k").await.rejection(), |code| code == "outcome_unknown").await;
+    assert_eq!((runs.started(), runs.finished()), (1, 1));
+}
+
+#[idempotent(scope = "covered-goes-on")]
+async fn goes_on(State(runs): State<Runs>) -> String {
+    format!("run {}", runs.run().await)
+}
+
+/// What lies between two guards of one scope drops what is beneath, a handler with a guard of its own or without one.
+#[tokio::test]
+async fn covered_handler_that_is_cut_off_goes_on_to_its_end() {
+    for is_annotated in [true, false] {
+        let (runs, registry) = (Runs::held(), Registry::new(MemoryStore::new()));
+        let layer = || {
+            let policy = Policy::builder("covered-goes-on").build().expect("a valid policy");
+            IdempotencyLayer::new(policy).with_registry(registry.clone())
+        };
+        let route = if is_annotated {
+            post(goes_on)
+        } else {
+            post(async |State(runs): State<Runs>| format!("run {}", runs.run().await)).layer(layer())
+        };
+        let router = Router::new().route("/", route).with_state(runs.clone()).layer(registry.layer());
+        let timeout = TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, Duration::from_millis(100));
+        let server = Server::start(router.layer(timeout).layer(layer())).await;
+        assert_eq!(server.post_with_key("/", "k").await.status, StatusCode::GATEWAY_TIMEOUT);
+        assert_eq!(server.post_with_key("/", "k").await.rejection(), "in_flight", "annotated: {is_annotated}");
+        runs.let_finish(2);
+        runs.until_finished(1).await;
+        assert_eq!(registry.drain(Duration::from_secs(10)).await, 0);
+        // Its answer reached nobody, and what was sent in its place is not recorded.
+        assert_eq!(server.post_with_key("/", "k").await.text(), "run 2", "annotated: {is_annotated}");
+    }
 }
 
 #[idempotent(scope = "covered-panics", after_crash = "reject")]

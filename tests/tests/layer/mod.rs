@@ -3,5 +3,8 @@
 mod beneath;
 mod copied;
 mod covered;
+mod extractors;
 mod forwarded;
+mod made_anew;
 mod services;
+mod steps;

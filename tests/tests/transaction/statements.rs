@@ -12,7 +12,7 @@ use idempotent_runtime::store::{PostgresStore, SqliteStore, Store};
 use idempotent_runtime::{Registry, Tx, idempotent};
 use idempotent_tests::postgres::{Database, PostgresServer};
 use idempotent_tests::sqlite::SqliteFile;
-use idempotent_tests::{Answer, Runs, Server, answer, eventually};
+use idempotent_tests::{Answer, Logs, Runs, Server, answer, eventually};
 use sqlx::postgres::{PgAdvisoryLock, PgConnection, PgListener};
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{Acquire, AssertSqlSafe, Connection as _, Executor as _, PgPool, Postgres, SqlSafeStr as _, Sqlite};
@@ -235,6 +235,33 @@ async fn error_of_another_cause_keeps_the_answer_under_isolation() {
         assert_eq!(recorded.status, StatusCode::CREATED, "{path}");
         assert!(send(&bench.server, path, "recovered", recovered).await.is_replay(), "{path}");
     }
+}
+
+/// PostgreSQL tells no more than that the transaction is aborted: the engine says what it takes that for.
+#[tokio::test]
+async fn unseen_error_under_isolation_counts_as_a_conflict() {
+    let (logs, bench) = (Logs::collect(), Bench::new().await);
+    let insert = "INSERT INTO accounts VALUES (1, 0)";
+    for steps in [format!("helper {insert}|failed 500"), format!("nested {insert}|helper {insert}|answer 201")] {
+        let key = if steps.ends_with("500") { "k1" } else { "k2" };
+        assert_eq!(
+            send(&bench.server, "/serializable", key, &steps).await.rejection(),
+            "transaction_conflict",
+            "{steps}"
+        );
+    }
+    let warnings = || {
+        let says_so = |warning: &&String| warning.contains("run the statement on `&mut *tx`");
+        logs.of_level("WARN").iter().filter(says_so).count()
+    };
+    assert_eq!(warnings(), 2, "{}", logs.text());
+    // Any other answer is the handler's own; without an isolation, each one.
+    for (path, status) in [("/serializable", 400), ("/postgres", 400), ("/postgres", 500)] {
+        let own = send(&bench.server, path, "k3", &format!("helper {insert}|failed {status}")).await;
+        assert_eq!(own.status.as_u16(), status, "{path}");
+        assert!(own.text().contains("duplicate key"), "{path}: {}", own.text());
+    }
+    assert_eq!(warnings(), 2, "{}", logs.text());
 }
 
 #[tokio::test]
