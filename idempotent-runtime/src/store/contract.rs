@@ -50,7 +50,7 @@ pub trait Store: Send + Sync + 'static {
     /// | what stands under `key` | what comes back | what changes |
     /// |---|---|---|
     /// | nothing, or something whose time to live is over | [`Claim::Acquired`], attempt 1 | claimed for `request` |
-    /// | nothing, and `request.token` was [released](Self::release) before | an error | nothing |
+    /// | what this request would acquire, and `request.token` was [released](Self::release) before | an error | nothing |
     /// | a claim with `request.token` | [`Claim::Acquired`], its attempt | nothing: a retried call recognises itself |
     /// | a claim within its lease | [`Claim::InFlight`] | nothing |
     /// | a claim whose lease ran out, the same fingerprint, [`AfterCrash::Rerun`](crate::AfterCrash::Rerun) | [`Claim::Acquired`], attempt + 1 | claimed for `request`; the old token is worthless |
@@ -102,10 +102,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Gives the claim of `token` up: nothing stands under `key` afterwards. A record is not touched.
     ///
-    /// If `token` has no claim and nothing else stands under `key`, a claim by `token` may still be on its way to the store. It
-    /// must fail when it arrives, for a day at least: nothing will run under it, and under [`AfterCrash::Reject`](crate::AfterCrash::Reject) it would
-    /// reject its key for ever. Claims by other tokens are not affected, and [`get`](Self::get), [`list`](Self::list) and
-    /// [`purge`](Self::purge) do not show what a store keeps for this.
+    /// If `token` has neither a claim nor a record under `key`, a claim by `token` may still be on its way to the store. Under
+    /// [`AfterCrash::Reject`](crate::AfterCrash::Reject) it must fail when it arrives, for a day at least, and whatever becomes of the key until then: other
+    /// tokens may claim it, release it or complete it, and what they leave may expire or be purged. Nothing would run under
+    /// it, and it would reject its key for ever. Under [`AfterCrash::Rerun`](crate::AfterCrash::Rerun) it may be granted: it ends with its lease. Claims by
+    /// other tokens are not affected, and [`get`](Self::get), [`list`](Self::list) and [`purge`](Self::purge) do not show what a store keeps
+    /// for this.
     fn release(&self, key: &RecordKey, token: Token) -> impl Future<Output = Result<Held, StoreError>> + Send;
 
     /// Resolves when what stands under `key` may have changed, in whatever process.

@@ -1,0 +1,93 @@
+//! A Redis Cluster whose client sends a claim more than once, or a part of it to another server: what the last try says does not
+//! tell that nothing was claimed.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::post;
+use idempotent_runtime::store::RedisStore;
+use idempotent_runtime::{RecordKey, Registry, idempotent};
+use idempotent_tests::redis::{RedisServer, cluster_behind};
+use idempotent_tests::{Mode, PATIENCE, Proxy, Runs, Server, eventually};
+
+#[idempotent(scope = "cluster-charges", after_crash = "reject", lease = "300ms")]
+async fn create_charge(State(runs): State<Runs>) -> String {
+    format!("charge {}", runs.run().await)
+}
+
+/// Its calls have time for every try of the client.
+async fn serve(proxy: &Proxy, runs: &Runs) -> Server {
+    let store = RedisStore::cluster([format!("redis://{}/", proxy.address())]).open().await.expect("the store opens");
+    let registry = Registry::builder(store).store_timeout(PATIENCE).build();
+    let app = Router::new().route("/charges", post(create_charge)).with_state(runs.clone());
+    Server::start(app.layer(registry.layer())).await
+}
+
+fn name(key: &str) -> String {
+    format!("idempotency:{}", RecordKey::new("cluster-charges", None, key).as_str())
+}
+
+async fn until_claimed(master: &RedisServer, key: &str) {
+    let exists = format!("EXISTS {}", name(key));
+    eventually(async || master.command::<u32>(&exists).await, |&exists| exists == 1).await;
+}
+
+/// A claim that stayed would reject the key for ever.
+async fn runs_at_its_retry(server: &Server, runs: &Runs, key: &str) {
+    let retry = eventually(async || server.post_with_key("/charges", key).await, |answer| answer.status == 200).await;
+    assert_eq!((retry.text(), retry.is_replay(), runs.started()), ("charge 1", false, 1));
+}
+
+/// The client sends the claim, its connection breaks, and the next one is refused.
+#[tokio::test]
+async fn cluster_claim_sent_before_a_refusal_is_given_back() {
+    let mut proxy = Proxy::to("127.0.0.1:1").await;
+    let (runs, masters) = (Runs::free(), cluster_behind(&[&proxy]).await);
+    let server = serve(&proxy, &runs).await;
+    proxy.set(Mode::LosesAnswers);
+    let (answer, ()) = tokio::join!(server.post_with_key("/charges", "k"), async {
+        until_claimed(&masters[0], "k").await;
+        proxy.close().await;
+    });
+    assert_eq!(answer.rejection(), "store_unavailable");
+    proxy.open().await;
+    runs_at_its_retry(&server, &runs, "k").await;
+}
+
+/// The client sends the claim, its connection breaks, and the server is full when it comes again.
+#[tokio::test]
+async fn cluster_claim_made_before_the_server_is_full_is_given_back() {
+    let proxy = Proxy::to("127.0.0.1:1").await;
+    let (runs, masters) = (Runs::free(), cluster_behind(&[&proxy]).await);
+    let server = serve(&proxy, &runs).await;
+    proxy.set(Mode::LosesAnswers);
+    let (answer, ()) = tokio::join!(server.post_with_key("/charges", "k"), async {
+        until_claimed(&masters[0], "k").await;
+        let _: String = masters[0].command("CONFIG SET maxmemory 1").await;
+        proxy.set(Mode::Passes);
+    });
+    assert_eq!(answer.rejection(), "store_unavailable");
+    let _: String = masters[0].command("CONFIG SET maxmemory 0").await;
+    runs_at_its_retry(&server, &runs, "k").await;
+}
+
+/// The claim is made by one server, and the set of the claims that never expire is another one's, which is away.
+#[tokio::test]
+async fn cluster_claim_whose_index_is_refused_is_given_back() {
+    let mut proxies = [Proxy::to("127.0.0.1:1").await, Proxy::to("127.0.0.1:1").await];
+    let (runs, masters) = (Runs::free(), cluster_behind(&[&proxies[0], &proxies[1]]).await);
+    let is_of_first = async |name: String| masters[0].command::<u32>(&format!("CLUSTER KEYSLOT {name}")).await < 8192;
+    let of_index = usize::from(!is_of_first("idempotency:unknown_outcomes".to_owned()).await);
+    let mut number = 0;
+    while usize::from(!is_of_first(name(&format!("k{number}"))).await) == of_index {
+        number += 1;
+    }
+    let key = format!("k{number}");
+    let server = serve(&proxies[1 - of_index], &runs).await;
+    proxies[of_index].close().await;
+    assert_eq!(server.post_with_key("/charges", &key).await.rejection(), "store_unavailable");
+    assert_eq!(runs.started(), 0);
+    proxies[of_index].open().await;
+    runs_at_its_retry(&server, &runs, &key).await;
+}
