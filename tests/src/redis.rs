@@ -197,7 +197,8 @@ pub async fn cluster_behind(proxies: &[&Proxy]) -> Vec<RedisServer> {
         let (host, port) = proxy.address().rsplit_once(':').expect("a port");
         let announced = format!("--cluster-announce-ip {host} --cluster-announce-port {port}");
         let bus = free_port();
-        let settings = format!("--cluster-enabled yes --cluster-port {bus} --cluster-announce-bus-port {bus} {announced}");
+        let settings =
+            format!("--cluster-enabled yes --cluster-port {bus} --cluster-announce-bus-port {bus} {announced}");
         let master = RedisServer::start(&[&settings]).await;
         let own_slots = format!("CLUSTER ADDSLOTSRANGE {} {}", number * slots, (number + 1) * slots - 1);
         let _: String = master.command(&own_slots).await;
@@ -208,11 +209,8 @@ pub async fn cluster_behind(proxies: &[&Proxy]) -> Vec<RedisServer> {
         masters.push(master);
     }
     for master in &masters {
-        eventually(
-            async || master.command::<String>("CLUSTER INFO").await,
-            |info| info.contains("cluster_state:ok"),
-        )
-        .await;
+        eventually(async || master.command::<String>("CLUSTER INFO").await, |info| info.contains("cluster_state:ok"))
+            .await;
     }
     masters
 }

@@ -8,25 +8,41 @@ use idempotent_runtime::store::RedisStore;
 use idempotent_runtime::{RecordKey, Registry, idempotent};
 use idempotent_tests::redis::{RedisServer, cluster_behind};
 use idempotent_tests::{Mode, PATIENCE, Proxy, Runs, Server, eventually};
+use redis::cluster::ClusterClientBuilder;
 
 #[idempotent(scope = "cluster-charges", after_crash = "reject", lease = "300ms")]
 async fn create_charge(State(runs): State<Runs>) -> String {
     format!("charge {}", runs.run().await)
 }
 
+async fn store(proxy: &Proxy) -> RedisStore {
+    RedisStore::cluster([url(proxy)]).open().await.expect("the store opens")
+}
+
+fn url(proxy: &Proxy) -> String {
+    format!("redis://{}/", proxy.address())
+}
+
 /// Its calls have time for every try of the client.
-async fn serve(proxy: &Proxy, runs: &Runs) -> Server {
-    let store = RedisStore::cluster([format!("redis://{}/", proxy.address())]).open().await.expect("the store opens");
+async fn serve(store: RedisStore, runs: &Runs) -> Server {
     let registry = Registry::builder(store).store_timeout(PATIENCE).build();
     let app = Router::new().route("/charges", post(create_charge)).with_state(runs.clone());
     let server = Server::start(app.layer(registry.layer())).await;
-    // The scripts are known afterwards.
-    assert_eq!(server.post_with_key("/charges", "warm").await.text(), "charge 1");
+    // The scripts are known afterwards, to each server.
+    for number in 1..=10 {
+        server.post_with_key("/charges", &format!("warm-{number}")).await;
+    }
+    assert_eq!(runs.started(), 10);
     server
 }
 
 fn name(key: &str) -> String {
     format!("idempotency:{}", RecordKey::new("cluster-charges", None, key).as_str())
+}
+
+/// Of two masters.
+async fn is_of_first(masters: &[RedisServer], name: &str) -> bool {
+    masters[0].command::<u32>(&format!("CLUSTER KEYSLOT {name}")).await < 8192
 }
 
 async fn until_claimed(master: &RedisServer, key: &str) {
@@ -37,22 +53,27 @@ async fn until_claimed(master: &RedisServer, key: &str) {
 /// A claim that stayed would reject the key for ever.
 async fn runs_at_its_retry(server: &Server, runs: &Runs, key: &str) {
     let retry = eventually(async || server.post_with_key("/charges", key).await, |answer| answer.status == 200).await;
-    assert_eq!((retry.text(), retry.is_replay(), runs.started()), ("charge 2", false, 2));
+    assert_eq!((retry.text(), retry.is_replay(), runs.started()), ("charge 11", false, 11));
 }
 
-/// The client sends the claim, its connection breaks, and the next one is refused.
+/// The client sends the claim and its connection breaks. It asks the other server, which sends it back, and is refused.
 #[tokio::test]
 async fn cluster_claim_sent_before_a_refusal_is_given_back() {
-    let mut proxy = Proxy::to("127.0.0.1:1").await;
-    let (runs, masters) = (Runs::free(), cluster_behind(&[&proxy]).await);
-    let server = serve(&proxy, &runs).await;
-    proxy.set(Mode::LosesAnswers);
+    let mut proxies = [Proxy::to("127.0.0.1:1").await, Proxy::to("127.0.0.1:1").await];
+    let (runs, masters) = (Runs::free(), cluster_behind(&[&proxies[0], &proxies[1]]).await);
+    let client =
+        ClusterClientBuilder::new(proxies.iter().map(url)).retries(2).build().expect("the URLs are well-formed");
+    let connection = client.get_async_connection().await.expect("the Cluster answers");
+    let store = RedisStore::with_cluster_connection(connection).open().await.expect("the store opens");
+    let server = serve(store, &runs).await;
+    let of_key = usize::from(!is_of_first(&masters, &name("k")).await);
+    proxies[of_key].set(Mode::LosesAnswers);
     let (answer, ()) = tokio::join!(server.post_with_key("/charges", "k"), async {
-        until_claimed(&masters[0], "k").await;
-        proxy.close().await;
+        until_claimed(&masters[of_key], "k").await;
+        proxies[of_key].close().await;
     });
     assert_eq!(answer.rejection(), "store_unavailable");
-    proxy.open().await;
+    proxies[of_key].open().await;
     runs_at_its_retry(&server, &runs, "k").await;
 }
 
@@ -61,7 +82,7 @@ async fn cluster_claim_sent_before_a_refusal_is_given_back() {
 async fn cluster_claim_made_before_the_server_is_full_is_given_back() {
     let proxy = Proxy::to("127.0.0.1:1").await;
     let (runs, masters) = (Runs::free(), cluster_behind(&[&proxy]).await);
-    let server = serve(&proxy, &runs).await;
+    let server = serve(store(&proxy).await, &runs).await;
     proxy.set(Mode::LosesAnswers);
     let (answer, ()) = tokio::join!(server.post_with_key("/charges", "k"), async {
         until_claimed(&masters[0], "k").await;
@@ -78,11 +99,10 @@ async fn cluster_claim_made_before_the_server_is_full_is_given_back() {
 async fn cluster_claim_whose_index_is_full_is_given_back() {
     let proxies = [Proxy::to("127.0.0.1:1").await, Proxy::to("127.0.0.1:1").await];
     let (runs, masters) = (Runs::free(), cluster_behind(&[&proxies[0], &proxies[1]]).await);
-    let server = serve(&proxies[0], &runs).await;
-    let is_of_first = async |name: String| masters[0].command::<u32>(&format!("CLUSTER KEYSLOT {name}")).await < 8192;
-    let index_is_of_first = is_of_first("idempotency:unknown_outcomes".to_owned()).await;
+    let server = serve(store(&proxies[0]).await, &runs).await;
+    let index_is_of_first = is_of_first(&masters, "idempotency:unknown_outcomes").await;
     let mut number = 0;
-    while is_of_first(name(&format!("k{number}"))).await == index_is_of_first {
+    while is_of_first(&masters, &name(&format!("k{number}"))).await == index_is_of_first {
         number += 1;
     }
     let (key, of_index) = (format!("k{number}"), &masters[usize::from(!index_is_of_first)]);

@@ -158,11 +158,8 @@ const COMPLETED_BY: &str = "SELECT EXISTS (SELECT FROM {schema}.records WHERE di
      AND state = 'completed' AND expires_at > clock_timestamp())";
 
 /// Returns whether the removed row was alive.
-const PURGE: &str = concat!(
-    "DELETE FROM {schema}.records WHERE digest = $1 RETURNING expires_at > ",
-    now!(),
-    " AS alive"
-);
+const PURGE: &str =
+    concat!("DELETE FROM {schema}.records WHERE digest = $1 RETURNING expires_at > ", now!(), " AS alive");
 
 // One process at a time, and never in the way of a claim. The large values of a body are deleted with it.
 const SWEEP: &str = concat!(

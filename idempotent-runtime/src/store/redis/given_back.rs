@@ -79,7 +79,8 @@ mod tests {
                 let neighbour = [prefix.as_bytes(), key.as_bytes()].concat();
                 let name = name(prefix, &neighbour, Token::unique());
                 assert_eq!(slot(&name), slot(&neighbour), "{}", String::from_utf8_lossy(&name));
-                let after = name.strip_prefix(prefix.as_bytes()).map(|after| str::from_utf8(after).expect("it is ASCII"));
+                let after =
+                    name.strip_prefix(prefix.as_bytes()).map(|after| str::from_utf8(after).expect("it is ASCII"));
                 assert!(after.is_none_or(|after| RecordKey::parse(after).is_err()), "a listing would show it");
             }
         }

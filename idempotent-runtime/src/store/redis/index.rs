@@ -45,7 +45,8 @@ impl RedisStore {
         loop {
             let mut scan = redis::cmd("SSCAN");
             scan.arg(&self.0.index).arg(cursor).arg("COUNT").arg(1000);
-            let (next, mut names): (u64, Vec<Vec<u8>>) = self.0.connection.query(&scan).await.map_err(|error| self.error(error))?;
+            let (next, mut names): (u64, Vec<Vec<u8>>) =
+                self.0.connection.query(&scan).await.map_err(|error| self.error(error))?;
             names.truncate(UNKNOWN_OUTCOMES_COUNTED - seen);
             seen += names.len();
             for some in names.chunks(TOGETHER) {

@@ -35,6 +35,11 @@ use crate::store::redis::value;
 /// the replica had not got yet. [`wait_replicas`](crate::store::RedisStoreBuilder::wait_replicas) narrows that window and does not close
 /// it. Where none of this is acceptable, use `PostgresStore`.
 ///
+/// # In a Cluster
+///
+/// While a Cluster moves the slot of a key, the first claim of the key under `AfterCrash::Reject` may be rejected with 503: it
+/// reads two names, and one of them may have moved already.
+///
 /// # Examples
 ///
 /// ```no_run
@@ -115,7 +120,8 @@ impl RedisStore {
     }
 
     pub(super) async fn look(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
-        let (value, left, now): (Option<Vec<u8>>, i64, i64) = self.run(&self.0.scripts.look, &[self.name(key)], &[]).await?;
+        let (value, left, now): (Option<Vec<u8>>, i64, i64) =
+            self.run(&self.0.scripts.look, &[self.name(key)], &[]).await?;
         value.map(|value| value::entry(key.clone(), &value, left, now)).transpose()
     }
 
