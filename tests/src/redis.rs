@@ -190,6 +190,10 @@ impl RedisCluster {
 }
 
 /// The masters of a Cluster that clients reach at these addresses, as `host:port`, where a proxy leads to each.
+///
+/// # Panics
+///
+/// When they form none, or a proxy leads to a socket.
 pub async fn cluster_behind(proxies: &[&Proxy]) -> Vec<RedisServer> {
     let mut masters: Vec<RedisServer> = Vec::new();
     let slots = 16_384 / proxies.len();
