@@ -93,13 +93,26 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let entrance = listener.local_addr().expect("a bound listener has an address").to_string();
         let (mode, line) = line(Target::Address(address.into()));
-        let accepting = line.clone();
-        let task = tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(relay(Box::new(client), accepting.clone()));
-            }
-        });
+        let task = tokio::spawn(accept(listener, line.clone()));
         Self { entrance: Entrance::Address(entrance), mode, line, task }
+    }
+
+    /// Refuses connections at `host:port`, and breaks those that are there.
+    pub async fn close(&mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
+        self.set(Mode::IsCut);
+    }
+
+    /// Takes connections again where [`close`](Self::close) refused them.
+    ///
+    /// # Panics
+    ///
+    /// When something else listens there.
+    pub async fn open(&mut self) {
+        let listener = TcpListener::bind(self.address()).await.expect("the port is free");
+        self.set(Mode::Passes);
+        self.task = tokio::spawn(accept(listener, self.line.clone()));
     }
 
     /// Where the socket to PostgreSQL lies.
@@ -152,6 +165,12 @@ impl Drop for Proxy {
 fn line(target: Target) -> (watch::Sender<Mode>, Line) {
     let (sender, mode) = watch::channel(Mode::Passes);
     (sender, Line { mode, loss: Arc::default(), target: Arc::new(Mutex::new(target)) })
+}
+
+async fn accept(listener: TcpListener, line: Line) {
+    while let Ok((client, _)) = listener.accept().await {
+        tokio::spawn(relay(Box::new(client), line.clone()));
+    }
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}

@@ -10,6 +10,7 @@ use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
 
 use crate::eventually;
+use crate::proxy::Proxy;
 
 /// A running server.
 pub struct RedisServer {
@@ -186,6 +187,36 @@ impl RedisCluster {
     pub fn masters(&self) -> &[RedisServer] {
         &self.masters
     }
+}
+
+/// The masters of a Cluster that clients reach at these addresses, as `host:port`, where a proxy leads to each.
+///
+/// # Panics
+///
+/// When they form none, or a proxy leads to a socket.
+pub async fn cluster_behind(proxies: &[&Proxy]) -> Vec<RedisServer> {
+    let mut masters: Vec<RedisServer> = Vec::new();
+    let slots = 16_384 / proxies.len();
+    for (number, proxy) in proxies.iter().enumerate() {
+        let (host, port) = proxy.address().rsplit_once(':').expect("a port");
+        let announced = format!("--cluster-announce-ip {host} --cluster-announce-port {port}");
+        let bus = free_port();
+        let settings =
+            format!("--cluster-enabled yes --cluster-port {bus} --cluster-announce-bus-port {bus} {announced}");
+        let master = RedisServer::start(&[&settings]).await;
+        let own_slots = format!("CLUSTER ADDSLOTSRANGE {} {}", number * slots, (number + 1) * slots - 1);
+        let _: String = master.command(&own_slots).await;
+        proxy.lead_to(master.address());
+        if let Some(first) = masters.first() {
+            let _: String = first.command(&format!("CLUSTER MEET 127.0.0.1 {} {bus}", master.port)).await;
+        }
+        masters.push(master);
+    }
+    for master in &masters {
+        eventually(async || master.command::<String>("CLUSTER INFO").await, |info| info.contains("cluster_state:ok"))
+            .await;
+    }
+    masters
 }
 
 fn free_port() -> u16 {

@@ -81,7 +81,8 @@ impl Gate {
     }
 
     fn enter_now(mut self) -> Entered {
-        let has_one_transaction = self.execution.as_ref().is_none_or(|execution| execution.end_extraction(&self.policy));
+        let has_one_transaction =
+            self.execution.as_ref().is_none_or(|execution| execution.end_extraction(&self.policy));
         let transaction = self.execution.as_ref().and_then(|execution| execution.transaction().cloned());
         if self.key.is_none() && transaction.is_none() {
             if let Some(execution) = &self.execution {

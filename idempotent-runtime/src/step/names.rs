@@ -65,7 +65,8 @@ impl Owner {
             return true;
         }
         let is_nested = self.path.ends_with(&other.path) || other.path.ends_with(&self.path);
-        let handlers = [&self.handler, &other.handler].map(|handler| handler.as_deref().map_or(ptr::null(), ptr::from_ref));
+        let handlers =
+            [&self.handler, &other.handler].map(|handler| handler.as_deref().map_or(ptr::null(), ptr::from_ref));
         !is_nested && handlers[0] == handlers[1]
     }
 }

@@ -51,7 +51,7 @@ pub trait Store: Send + Sync + 'static {
     /// | the key has | the answer | what changes |
     /// |---|---|---|
     /// | no entry, or an expired one | [`Claim::Acquired`], attempt 1 | claimed for `request` |
-    /// | no entry, and `request.token` was [released](Self::release) before | an error | nothing |
+    /// | an entry that this request would replace, or none, and `request.token` was [released](Self::release) before | an error | nothing |
     /// | a claim with `request.token` | [`Claim::Acquired`], its attempt | nothing: a repeated call recognises its own claim |
     /// | a claim whose lease has not expired | [`Claim::InFlight`] | nothing |
     /// | a claim with an expired lease and the same fingerprint, under [`AfterCrash::Rerun`](crate::AfterCrash::Rerun) | [`Claim::Acquired`], attempt + 1 | claimed for `request`; the old token no longer works |
@@ -107,10 +107,14 @@ pub trait Store: Send + Sync + 'static {
 
     /// Ends the claim of `token`: `key` has no entry afterwards. A record is not touched.
     ///
-    /// If `token` has no claim and `key` has no entry, a claim by `token` may still be on its way to the store. It must fail
-    /// when it arrives, for at least a day: nothing will run under it, and under
-    /// [`AfterCrash::Reject`](crate::AfterCrash::Reject) it would reject its key forever. Claims by other tokens are not
-    /// affected. [`get`](Self::get), [`list`](Self::list) and [`purge`](Self::purge) do not show what a store keeps for this.
+    /// If `token` has neither a claim nor a record under `key`, a claim by `token` may still be on its way to the store. Under
+    /// [`AfterCrash::Reject`](crate::AfterCrash::Reject) that claim must fail when it arrives, for at least a day, because
+    /// nothing would run under it and it would reject its key forever. That holds whatever happens to the key in between:
+    /// requests with other tokens may claim, release or complete it, and their entries may expire or be purged. Under
+    /// [`AfterCrash::Rerun`](crate::AfterCrash::Rerun) the late claim may be granted: it ends with its lease.
+    ///
+    /// Claims by other tokens are not affected. [`get`](Self::get), [`list`](Self::list) and [`purge`](Self::purge) do not
+    /// show what a store keeps for this.
     fn release(&self, key: &RecordKey, token: Token) -> impl Future<Output = Result<Held, StoreError>> + Send;
 
     /// Resolves when the entry of `key` may have changed, in any process.

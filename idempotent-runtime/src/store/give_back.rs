@@ -44,7 +44,6 @@ impl StoreHandle {
             // A claim that may be taken over is free when its lease is over; the other one never is.
             tried_until: if is_released { Deadline::after(Duration::MAX) } else { lease },
             backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
-            is_kept_out: false,
             renewed: None,
         });
     }
@@ -59,7 +58,6 @@ impl StoreHandle {
             arrives_until: Deadline::after(Duration::ZERO),
             tried_until: Deadline::after(length),
             backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
-            is_kept_out: false,
             renewed: Some(Arc::new(lease)),
         });
     }
@@ -112,7 +110,7 @@ impl StoreHandle {
 
     /// How many claims are on their way back.
     pub(crate) fn given_back(&self) -> usize {
-        lock(&self.give_backs().queue).by_due.values().filter(|unwanted| !unwanted.is_kept_out).count()
+        lock(&self.give_backs().queue).by_due.len()
     }
 
     /// Resolves when none is on its way back any more. Those that wait for their next try are tried now.
@@ -137,28 +135,20 @@ impl StoreHandle {
         }
     }
 
-    async fn try_to_end(&self, unwanted: &Unwanted) -> Tried {
+    /// Whether it has ended, or need not be tried again.
+    async fn try_to_end(&self, unwanted: &Unwanted) -> bool {
         let ended: Result<Held, StoreError> = match &unwanted.renewed {
             Some(lease) => lease.lapse().await,
             None if unwanted.is_released => self.release(&unwanted.key, unwanted.token).await,
             None => self.renew(&unwanted.key, unwanted.token, Duration::ZERO).await,
         };
         match ended {
-            Ok(Held::Yes) => Tried::HasEnded,
-            Ok(Held::No) if unwanted.arrives_until.is_over() => Tried::HasEnded,
-            Ok(Held::No) if unwanted.is_released => Tried::IsKeptOut,
-            Err(_) if unwanted.tried_until.is_over() => Tried::HasEnded,
-            Ok(Held::No) | Err(_) => Tried::InVain,
+            Ok(Held::Yes) => true,
+            // A release keeps the claim from arriving.
+            Ok(Held::No) => unwanted.is_released || unwanted.arrives_until.is_over(),
+            Err(_) => unwanted.tried_until.is_over(),
         }
     }
-}
-
-/// What a try to end a claim came to; only after the first one it is not tried again.
-#[derive(PartialEq, Eq)]
-enum Tried {
-    HasEnded,
-    IsKeptOut,
-    InVain,
 }
 
 async fn give_all_back(store: StoreHandle) {
@@ -186,11 +176,10 @@ async fn give_all_back(store: StoreHandle) {
         let mut gone = Vec::new();
         {
             let mut queue = lock(&store.give_backs().queue);
-            for ((place, unwanted), tried) in due.into_iter().zip(tried) {
+            for ((place, unwanted), has_ended) in due.into_iter().zip(tried) {
                 gone.extend(queue.by_due.remove(&place));
-                if tried != Tried::HasEnded {
-                    let is_kept_out = unwanted.is_kept_out || tried == Tried::IsKeptOut;
-                    let mut later = Unwanted { is_kept_out, ..unwanted };
+                if !has_ended {
+                    let mut later = unwanted;
                     let pause = later.backoff.advance();
                     queue.insert(Instant::now() + pause, later);
                 }

@@ -9,7 +9,6 @@ use std::{
 
 #[cfg(any(feature = "memory", feature = "sqlite"))]
 use crate::store::claim::Token;
-#[cfg(any(feature = "memory", feature = "redis", feature = "sqlite"))]
 use crate::store::error::StoreError;
 #[cfg(any(feature = "memory", feature = "sqlite"))]
 use crate::sync::tokio::time::Instant;
@@ -19,13 +18,11 @@ use crate::sync::{KeyHasher, Mutex, lock};
 /// How long such a token is remembered: longer than any network or server keeps what was sent.
 pub(crate) const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
 
-#[cfg(any(feature = "memory", feature = "redis", feature = "sqlite"))]
 #[derive(Debug, thiserror::Error)]
 #[error("the claim was given back before it arrived")]
 struct GivenBack;
 
 /// The answer to a claim by such a token.
-#[cfg(any(feature = "memory", feature = "redis", feature = "sqlite"))]
 pub(super) fn given_back() -> StoreError {
     StoreError::unavailable(GivenBack)
 }

@@ -40,14 +40,11 @@ pub(super) struct Unwanted {
     pub(super) token: Token,
     /// Whether the key is free afterwards; otherwise the claim lapses, and keeps the number of its attempt.
     pub(super) is_released: bool,
-    /// The claim may arrive in the store after its own end, so that an end which finds nothing is repeated until then. A release
-    /// keeps it from arriving later than that, unless others have taken the key meanwhile.
+    /// The claim may arrive in the store after its own end, so that a renewal which finds nothing is repeated until then.
     pub(super) arrives_until: Deadline,
     /// Tried so long where the store fails.
     pub(super) tried_until: Deadline,
     pub(super) backoff: Backoff,
-    /// A release has found nothing, so that the claim cannot arrive any more unless another one has come and gone meanwhile.
-    pub(super) is_kept_out: bool,
     /// A renewal that is on its way comes first.
     pub(super) renewed: Option<Arc<dyn Lapse>>,
 }

@@ -5,6 +5,7 @@ mod exhausted_pools;
 mod full_disks;
 mod lines_that_break;
 mod postgres_faults;
+mod redis_cluster;
 mod redis_failover;
 mod redis_faults;
 mod servers_that_pause;

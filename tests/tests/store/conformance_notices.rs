@@ -1,7 +1,8 @@
 //! A store with one flaw fails the rule that forbids it.
 
+use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -50,11 +51,18 @@ enum Flaw {
     NeverTakesUnknownOver,
     CountsNothing,
     ForgetsWhatWasGivenBack,
+    ForgetsItAtClaims,
+    ForgetsItAtTakeovers,
+    ForgetsItWithRecords,
+    ForgetsItAtPurges,
+    ForgetsItBesideOthers,
 }
 
 struct Flawed {
     store: MemoryStore,
     flaw: Flaw,
+    /// Where no claim is kept from arriving any more.
+    forgotten: Mutex<HashSet<RecordKey>>,
 }
 
 impl Flawed {
@@ -68,6 +76,10 @@ impl Flawed {
             return RecordKey::new("glued", None, &glued);
         }
         key.clone()
+    }
+
+    fn forget_what_was_given_back(&self, key: &RecordKey) {
+        self.forgotten.lock().expect("no test panics in here").insert(key.clone());
     }
 
     /// Whoever holds the claim, as a store finds that does not compare tokens.
@@ -105,7 +117,8 @@ impl Flawed {
 impl Store for Flawed {
     async fn claim(&self, key: &RecordKey, mut request: ClaimRequest) -> Result<Claim, StoreError> {
         let key = self.key(key);
-        if self.has(Flaw::ForgetsTheToken) {
+        let has_forgotten = self.forgotten.lock().expect("no test panics in here").contains(&key);
+        if self.has(Flaw::ForgetsTheToken) || has_forgotten && request.after_crash == AfterCrash::Reject {
             request.token = Token::unique();
         }
         if self.has(Flaw::IgnoresFingerprints)
@@ -136,6 +149,11 @@ impl Store for Flawed {
             request.ttl = request.lease / 4;
         }
         let mut claim = self.store.claim(&key, request).await?;
+        if let Claim::Acquired { attempt } = claim
+            && (self.has(Flaw::ForgetsItAtClaims) || self.has(Flaw::ForgetsItAtTakeovers) && attempt > 1)
+        {
+            self.forget_what_was_given_back(&key);
+        }
         match &mut claim {
             Claim::InFlight { .. } if self.has(Flaw::ClaimsAlways) => claim = Claim::Acquired { attempt: 1 },
             Claim::Acquired { attempt } if self.has(Flaw::ForgetsAttempts) => *attempt = 1,
@@ -198,6 +216,9 @@ impl Store for Flawed {
 
     async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
         let key = self.key(key);
+        if self.has(Flaw::ForgetsItWithRecords) {
+            self.forget_what_was_given_back(&key);
+        }
         let ttl = if self.has(Flaw::NeverExpires) { Duration::from_hours(1) } else { ttl };
         if self.has(Flaw::OverwritesRecords) || self.has(Flaw::TrustsStaleTokens) {
             let seized = self.seize(&key).await;
@@ -216,10 +237,15 @@ impl Store for Flawed {
             return Ok(if self.store.purge(key).await? { Held::Yes } else { Held::No });
         }
         let key = self.key(key);
-        if self.has(Flaw::ForgetsWhatWasGivenBack) && self.store.get(&key).await?.is_none() {
+        let is_free = self.store.get(&key).await?.is_none();
+        if self.has(Flaw::ForgetsWhatWasGivenBack) && is_free {
             return Ok(Held::No);
         }
-        self.store.release(&key, token).await
+        let held = self.store.release(&key, token).await;
+        if self.has(Flaw::ForgetsItBesideOthers) && !is_free && matches!(held, Ok(Held::No)) {
+            self.forget_what_was_given_back(&key);
+        }
+        held
     }
 
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
@@ -240,6 +266,9 @@ impl Store for Flawed {
     async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
         if self.has(Flaw::PurgesNothing) {
             return Ok(self.store.get(key).await?.is_some());
+        }
+        if self.has(Flaw::ForgetsItAtPurges) {
+            self.forget_what_was_given_back(key);
         }
         self.store.purge(&self.key(key)).await
     }
@@ -275,7 +304,7 @@ macro_rules! notices {
         $(#[tokio::test(start_paused = true)]
         async fn $rule() {
             for flaw in [$(Flaw::$flaw),+] {
-                let store = Arc::new(Flawed { store: MemoryStore::new(), flaw });
+                let store = Arc::new(Flawed { store: MemoryStore::new(), flaw, forgotten: Mutex::default() });
                 let judged = AssertUnwindSafe(rules::$rule(&store)).catch_unwind().await;
                 let name = [$(stringify!($flaw)),+].join(" or ");
                 assert!(judged.is_err(), "one of {name} was not noticed");
@@ -299,6 +328,9 @@ notices! {
     a_lease_of_zero_lapses_at_once: ForgetsAttempts;
     a_stale_token_can_neither_renew_complete_nor_release: TrustsStaleTokens;
     a_claim_that_was_given_back_does_not_arrive: ForgetsWhatWasGivenBack;
+    others_let_no_claim_arrive_that_was_given_back: ForgetsItAtClaims, ForgetsItAtTakeovers, ForgetsItWithRecords;
+    a_purge_lets_no_claim_arrive_that_was_given_back: ForgetsItAtPurges;
+    a_claim_given_back_beside_another_does_not_arrive: ForgetsItBesideOthers;
     another_fingerprint_never_takes_over: IgnoresFingerprints;
     reject_never_takes_over: IgnoresAfterCrash;
     a_late_holder_completes_while_nobody_took_over: RejectsLateHolders;

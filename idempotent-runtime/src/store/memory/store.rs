@@ -263,6 +263,7 @@ impl Inner {
             Stands::Answer(claim) => return Ok(claim),
             Stands::TakenOver { attempt } => attempt,
             Stands::Absent => {
+                // Under `AfterCrash::Reject`, a claim gets a key in no other case.
                 self.given_back.check(request.token)?;
                 // More may have expired than one batch frees.
                 self.remove(&mut shard, tag, key);

@@ -1,6 +1,7 @@
 //! What PostgreSQL's errors mean to a caller.
 
 use crate::store::error::StoreError;
+use crate::store::given_back::given_back;
 
 /// Whether the statement took no effect and is likely to succeed at once: a conflict of the application's own isolation
 /// level, or a deadlock that PostgreSQL has solved.
@@ -27,10 +28,11 @@ pub(super) fn store_error(error: sqlx::Error) -> StoreError {
     }
 }
 
-/// For a claim, which is rejected where there is no room for its row.
+/// For a claim, which is rejected where there is no room for its row, or where its token was given back before.
 pub(super) fn claim_error(error: sqlx::Error) -> StoreError {
     match code(&error).as_deref() {
         Some("53100") => StoreError::Full,
+        Some("23505") => given_back(),
         _ => store_error(error),
     }
 }

@@ -4,7 +4,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgConnection, PgPool};
 
 /// What this version reads and writes, and how it comes about: each file makes one version of the one before.
-const MIGRATIONS: [&str; 1] = [include_str!("migrations/1.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("migrations/1.sql"), include_str!("migrations/2.sql")];
 
 /// The schema's name in those files.
 const TEMPLATE: &str = "\"idempotency\"";

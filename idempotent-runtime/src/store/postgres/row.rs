@@ -35,6 +35,11 @@ pub(super) fn held_by_transaction(row: &PgRow) -> Result<Option<HeldInTransactio
     Ok(Some(other.map_or(HeldInTransaction::Same, HeldInTransaction::Other)))
 }
 
+/// Whether the claim's token was given back before.
+pub(super) fn is_given_back(row: &PgRow) -> Result<bool, StoreError> {
+    Ok(row.text("state")? == Some("given back"))
+}
+
 /// Where a listing goes on after it.
 pub(super) fn place(row: &PgRow) -> Result<String, StoreError> {
     let place = row.text("place")?.map(str::to_owned);

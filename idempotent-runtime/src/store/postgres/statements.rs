@@ -17,7 +17,7 @@ macro_rules! existing {
     () => {
         "SELECT id, state, fingerprint, token, attempt, lease_until > clock_timestamp() AS leased, \
          isfinite(expires_at) AS expires, (extract(epoch FROM recorded_at) * 1000)::bigint AS recorded_at, status, headers::text AS headers, body, \
-         false AS acquired FROM {schema}.records WHERE digest = $1 AND expires_at > clock_timestamp() AND state <> 'given back'"
+         false AS acquired FROM {schema}.records WHERE digest = $1 AND expires_at > clock_timestamp()"
     };
 }
 
@@ -64,24 +64,27 @@ const EXISTING: &str = existing!();
 //
 // A replay and a duplicate of a plain claim insert nothing, and take no lock.
 //
-// A row in the state `given back` is nothing, except to the tokens in it: the INSERT changes nothing then, and there is no row in
-// the answer. It judges by the newest version of the row, whatever the statement has waited for.
+// A token that was given back has a row of its own, for which the statement looks where it would claim. If that row is committed
+// after the snapshot, its unique index fails a claim that never expires.
 const CLAIM: &str = concat!(
     "WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now), \
      existing AS MATERIALIZED (",
     existing!(),
     "), turn AS MATERIALIZED (\
      SELECT pg_try_advisory_xact_lock_shared($10) AS is_free WHERE NOT EXISTS (SELECT FROM existing \
-     WHERE NOT ($7 AND state = 'claimed' AND NOT leased AND fingerprint = $3 AND token <> $4))), claimed AS (\
+     WHERE NOT ($7 AND state = 'claimed' AND NOT leased AND fingerprint = $3 AND token <> $4))), \
+     given_back AS MATERIALIZED (\
+     SELECT FROM {schema}.records WHERE digest = $1 || decode($4, 'hex') AND expires_at > clock_timestamp()), claimed AS (\
      INSERT INTO {schema}.records AS r \
      (digest, key, state, fingerprint, token, attempt, claim_ttl, lease_until, expires_at) \
      SELECT $1, $2, 'claimed', $3, $4, 1, $5, now + $6 * interval '1 millisecond', \
-     CASE WHEN $7 THEN now + $5 * interval '1 millisecond' ELSE 'infinity' END FROM moment, turn WHERE is_free \
+     CASE WHEN $7 THEN now + $5 * interval '1 millisecond' ELSE 'infinity' END FROM moment, turn \
+     WHERE is_free AND NOT EXISTS (SELECT FROM given_back) \
      ON CONFLICT (digest) DO UPDATE SET key = excluded.key, state = 'claimed', fingerprint = excluded.fingerprint, \
      token = excluded.token, attempt = CASE WHEN r.expires_at <= (SELECT now FROM moment) THEN 1 ELSE r.attempt + 1 END, \
      claim_ttl = excluded.claim_ttl, awaited = false, lease_until = excluded.lease_until, \
      expires_at = excluded.expires_at, recorded_at = NULL, status = NULL, headers = NULL, body = NULL \
-     WHERE r.expires_at <= (SELECT now FROM moment) OR (r.state = 'given back' AND NOT r.headers ? $4) OR ($7 \
+     WHERE r.expires_at <= (SELECT now FROM moment) OR ($7 \
      AND r.state = 'claimed' AND r.lease_until <= (SELECT now FROM moment) AND r.fingerprint = $3) \
      RETURNING r.id, r.attempt) \
      SELECT id, 'claimed' AS state, NULL AS fingerprint, NULL AS token, attempt, true AS leased, \
@@ -90,6 +93,8 @@ const CLAIM: &str = concat!(
      UNION ALL SELECT NULL, 'transaction', NULL, NULL, ",
     other_request!("$8", "$9", "$10"),
     ", NULL, NULL, NULL, NULL, NULL, NULL, false FROM turn WHERE NOT is_free \
+     UNION ALL SELECT NULL, 'given back', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, false \
+     FROM turn WHERE is_free AND EXISTS (SELECT FROM given_back) \
      UNION ALL SELECT * FROM existing WHERE NOT EXISTS (SELECT FROM claimed) AND NOT EXISTS (SELECT FROM turn WHERE NOT is_free)"
 );
 
@@ -126,21 +131,12 @@ const RELEASE: &str = "DELETE FROM {schema}.records \
      WHERE digest = $1 AND token = $2 AND state = 'claimed' AND expires_at > clock_timestamp() \
      RETURNING CASE WHEN awaited THEN pg_notify($3, encode($1, 'hex'))::text END";
 
-/// Keeps a claim of the token $3 from arriving, for $5 milliseconds: nothing of others stands there. What is false is to be tried
-/// again: a claim of the key is on its way, which holds the lock $4, and might be this one; to wait for it would take the
-/// connection along.
-const GIVE_BACK: &str = "WITH turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock($4) AS is_free), given_back AS (\
-     INSERT INTO {schema}.records AS r \
-     (digest, key, state, fingerprint, token, attempt, claim_ttl, expires_at, headers) \
-     SELECT $1, $2, 'given back', '', $3, 0, 0, clock_timestamp() + $5 * interval '1 millisecond', \
-     jsonb_build_array($3::text) FROM turn WHERE is_free \
-     ON CONFLICT (digest) DO UPDATE SET state = 'given back', fingerprint = '', token = excluded.token, attempt = 0, \
-     claim_ttl = 0, awaited = false, lease_until = NULL, expires_at = excluded.expires_at, recorded_at = NULL, \
-     status = NULL, body = NULL, headers = CASE WHEN r.state <> 'given back' THEN excluded.headers \
-     WHEN r.headers ? $3 THEN r.headers ELSE r.headers || excluded.headers END \
-     WHERE r.expires_at <= clock_timestamp() OR r.state = 'given back' OR (r.state = 'claimed' AND r.token = $3)) \
-     SELECT is_free OR EXISTS (SELECT FROM {schema}.records WHERE digest = $1 AND state <> 'given back' AND token <> $3 \
-     AND expires_at > clock_timestamp()) FROM turn";
+/// Keeps a claim of the token $2 from arriving under the digest $1, for $3 milliseconds, unless it is recorded there. Inserts
+/// nothing where that is said already, or where a claim that never expires has arrived meanwhile.
+const GIVE_BACK: &str = "INSERT INTO {schema}.records (digest, key, state, fingerprint, token, attempt, claim_ttl, expires_at) \
+     SELECT $1 || decode($2, 'hex'), '', 'given back', '', $2, 0, 0, clock_timestamp() + $3 * interval '1 millisecond' \
+     WHERE NOT EXISTS (SELECT FROM {schema}.records WHERE digest = $1 AND token = $2 AND state = 'completed' \
+     AND expires_at > clock_timestamp()) ON CONFLICT DO NOTHING";
 
 const AWAIT: &str =
     "UPDATE {schema}.records SET awaited = true WHERE digest = $1 AND state = 'claimed' AND NOT awaited";
@@ -153,7 +149,7 @@ const RECORD: &str = "INSERT INTO {schema}.records AS r (digest, key, state, fin
      ON CONFLICT (digest) DO UPDATE SET key = excluded.key, state = 'completed', fingerprint = excluded.fingerprint, \
      token = excluded.token, claim_ttl = excluded.claim_ttl, lease_until = NULL, expires_at = excluded.expires_at, \
      recorded_at = excluded.recorded_at, status = excluded.status, headers = excluded.headers, body = excluded.body \
-     WHERE r.expires_at <= clock_timestamp() OR r.state = 'given back' OR ($10 AND r.state = 'claimed' \
+     WHERE r.expires_at <= clock_timestamp() OR ($10 AND r.state = 'claimed' \
      AND r.lease_until <= clock_timestamp() AND r.fingerprint = $3) \
      RETURNING CASE WHEN $12 THEN pg_notify($11, encode($1, 'hex'))::text END";
 
@@ -162,11 +158,8 @@ const COMPLETED_BY: &str = "SELECT EXISTS (SELECT FROM {schema}.records WHERE di
      AND state = 'completed' AND expires_at > clock_timestamp())";
 
 /// Returns whether the removed row was alive.
-const PURGE: &str = concat!(
-    "DELETE FROM {schema}.records WHERE digest = $1 RETURNING state <> 'given back' AND expires_at > ",
-    now!(),
-    " AS alive"
-);
+const PURGE: &str =
+    concat!("DELETE FROM {schema}.records WHERE digest = $1 RETURNING expires_at > ", now!(), " AS alive");
 
 // One process at a time, and never in the way of a claim. The large values of a body are deleted with it.
 const SWEEP: &str = concat!(
@@ -186,7 +179,7 @@ macro_rules! entry {
             ") * 1000)::bigint AS lease_left, CASE WHEN isfinite(expires_at) THEN (extract(epoch FROM expires_at - ",
             now!(),
             ") * 1000)::bigint END AS time_left, (extract(epoch FROM recorded_at) * 1000)::bigint AS recorded_at, status, length(body)::bigint AS body_bytes \
-             FROM {schema}.records WHERE state <> 'given back' AND expires_at > ",
+             FROM {schema}.records WHERE expires_at > ",
             now!()
         )
     };
@@ -194,7 +187,8 @@ macro_rules! entry {
 
 const ENTRY: &str = concat!(entry!(), " AND digest = $1");
 
-const LIST: &str = concat!(entry!(), " AND digest > decode($1, 'hex') ORDER BY digest LIMIT $2");
+const LIST: &str =
+    concat!(entry!(), " AND state <> 'given back' AND digest > decode($1, 'hex') ORDER BY digest LIMIT $2");
 
 /// The unknown outcomes by scope, $1 at most. The index of what expires finds them.
 const UNKNOWN_OUTCOMES: &str = concat!(

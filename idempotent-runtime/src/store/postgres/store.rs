@@ -22,7 +22,7 @@ use crate::store::columns::{span_millis, token_text, unix_millis};
 use crate::store::contract::Store;
 use crate::store::entry::{Cursor, Entry, Page, UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes};
 use crate::store::error::StoreError;
-use crate::store::given_back::REMEMBERED;
+use crate::store::given_back::{REMEMBERED, given_back};
 use crate::store::line::Call;
 use crate::store::postgres::advisory_locks::lock;
 use crate::store::postgres::failure::{claim_error, is_transient, store_error};
@@ -233,6 +233,9 @@ impl PostgresStore {
             if let Some(holder) = row::held_by_transaction(&row)? {
                 return Ok(held_in_transaction(request.fingerprint, &holder));
             }
+            if row::is_given_back(&row)? {
+                return Err(given_back());
+            }
             match decide(Some(StoredState::from_row(&row)?), request) {
                 Decision::Answer(claim) => return Ok(claim),
                 Decision::Keep { token, fingerprint } => {
@@ -243,9 +246,7 @@ impl PostgresStore {
                 Decision::Take { .. } => {}
             }
         }
-        Err(StoreError::unavailable(format!(
-            "the key changed hands at every one of {ROUNDS} looks, or the claim was given back before it arrived"
-        )))
+        Err(StoreError::unavailable(format!("the key changed hands at every one of {ROUNDS} looks")))
     }
 
     /// Sees to it that a claim which is rejected as one of unknown outcome never expires.
@@ -390,12 +391,14 @@ impl Store for PostgresStore {
             return Ok(Held::Yes);
         }
         let give_back = || async {
-            let query = self.0.statements.give_back.query().bind(digest).bind(key.as_str()).bind(&token);
-            let query = query.bind(self.lock_of_key(key)).bind(span_millis(REMEMBERED));
-            query.fetch_one(self.0.pools.own()).await
+            let query = self.0.statements.give_back.query().bind(digest).bind(&token).bind(span_millis(REMEMBERED));
+            query.execute(self.0.pools.own()).await
         };
-        let is_kept_out = retried(give_back).await?.try_get(0).map_err(store_error)?;
-        if is_kept_out { Ok(Held::No) } else { Err(StoreError::unavailable("a claim of the key is on its way")) }
+        if retried(give_back).await?.rows_affected() > 0 {
+            return Ok(Held::No);
+        }
+        // If the claim has arrived since, it is there now.
+        self.held(release).await
     }
 
     async fn changed(&self, key: &RecordKey) {

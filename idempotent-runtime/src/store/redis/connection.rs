@@ -1,5 +1,6 @@
 //! The connections: one server's, or a Cluster's.
 
+use std::slice;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -24,6 +25,12 @@ pub(super) enum Connection {
 }
 
 impl Connection {
+    /// Whether a call goes out once at most. A Cluster's client sends it again when its connection breaks, so that the answer to
+    /// the last try, or that a connection was refused, tells nothing of the tries before.
+    pub(super) fn sends_once(&self) -> bool {
+        matches!(self, Self::Single(_))
+    }
+
     pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
         match self {
             Self::Single(manager) => command.query_async(&mut manager.clone()).await,
@@ -36,12 +43,12 @@ impl Connection {
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         script: &Source,
-        key: &[u8],
+        keys: &[Vec<u8>],
         arguments: &[Argument<'_>],
     ) -> RedisResult<T> {
-        match self.query(&invocation("EVALSHA", &script.hash, key, arguments)).await {
+        match self.query(&invocation("EVALSHA", &script.hash, keys, arguments)).await {
             Err(error) if is_unknown_script(&error) => {
-                self.query(&invocation("EVAL", &script.text, key, arguments)).await
+                self.query(&invocation("EVAL", &script.text, keys, arguments)).await
             }
             done => done,
         }
@@ -59,7 +66,7 @@ impl Connection {
         let Self::Single(manager) = self;
         let mut all = redis::pipe();
         for (key, arguments) in runs {
-            all.add_command(invocation("EVALSHA", &script.hash, key, arguments));
+            all.add_command(invocation("EVALSHA", &script.hash, slice::from_ref(key), arguments));
         }
         Some(all.query_async(&mut manager.clone()).await)
     }
@@ -92,9 +99,9 @@ pub(super) enum Argument<'a> {
     Millis(u64),
 }
 
-fn invocation(command: &str, script: &str, key: &[u8], arguments: &[Argument<'_>]) -> Cmd {
+fn invocation(command: &str, script: &str, keys: &[Vec<u8>], arguments: &[Argument<'_>]) -> Cmd {
     let mut invocation = redis::cmd(command);
-    invocation.arg(script).arg(1).arg(key);
+    invocation.arg(script).arg(keys.len()).arg(keys);
     for argument in arguments {
         match argument {
             Argument::Text(text) => invocation.arg(*text),
@@ -126,7 +133,7 @@ impl Acknowledged {
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         script: &Source,
-        key: &[u8],
+        keys: &[Vec<u8>],
         arguments: &[Argument<'_>],
     ) -> RedisResult<(T, usize)> {
         let index = self.next.fetch_add(1, Ordering::Relaxed) % self.connections.len();
@@ -139,7 +146,7 @@ impl Acknowledged {
         wait.arg(i32::try_from(self.replicas).unwrap_or(i32::MAX)).arg(millis);
         let mut send = async |command: &str, text: &str| {
             let mut both = redis::pipe();
-            both.add_command(invocation(command, text, key, arguments)).add_command(wait.clone());
+            both.add_command(invocation(command, text, keys, arguments)).add_command(wait.clone());
             both.query_async(&mut *connection).await
         };
         match send("EVALSHA", &script.hash).await {

@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use crate::key::RecordKey;
 use crate::store::entry::{Entry, UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes};
 use crate::store::error::StoreError;
-use crate::store::redis::store::{RedisStore, store_error};
+use crate::store::redis::store::RedisStore;
 
 /// How many claims are looked at together.
 const TOGETHER: usize = 100;
@@ -21,8 +21,9 @@ impl RedisStore {
         format!("{prefix}unknown_outcomes")
     }
 
+    /// Enters the name of a claim that was made: an error must not say of the claim that it was never sent or found no room.
     pub(super) async fn enter(&self, key: &RecordKey) -> Result<(), StoreError> {
-        self.index("SADD", &self.name(key)).await
+        self.index("SADD", &self.name(key)).await.map_err(StoreError::unavailable)
     }
 
     /// What a script says that has ended a claim or a record; takes its name out of the set where the script could not.
@@ -35,7 +36,8 @@ impl RedisStore {
     }
 
     async fn index(&self, command: &str, name: &[u8]) -> Result<(), StoreError> {
-        self.0.connection.query(redis::cmd(command).arg(&self.0.index).arg(name)).await.map_err(store_error)
+        let command = redis::cmd(command).arg(&self.0.index).arg(name).to_owned();
+        self.0.connection.query(&command).await.map_err(|error| self.error(error))
     }
 
     pub(super) async fn count_unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {
@@ -43,7 +45,8 @@ impl RedisStore {
         loop {
             let mut scan = redis::cmd("SSCAN");
             scan.arg(&self.0.index).arg(cursor).arg("COUNT").arg(1000);
-            let (next, mut names): (u64, Vec<Vec<u8>>) = self.0.connection.query(&scan).await.map_err(store_error)?;
+            let (next, mut names): (u64, Vec<Vec<u8>>) =
+                self.0.connection.query(&scan).await.map_err(|error| self.error(error))?;
             names.truncate(UNKNOWN_OUTCOMES_COUNTED - seen);
             seen += names.len();
             for some in names.chunks(TOGETHER) {

@@ -70,18 +70,6 @@ end
     };
 }
 
-/// What stands there if no claim of some tokens may arrive; to all others, that is nothing.
-macro_rules! given_back {
-    () => {
-        r#"
-local given_back = '{"state":"given_back","tokens":["'
-local function is_given_back(value)
-    return value and string.sub(value, 1, #given_back) == given_back
-end
-"#
-    };
-}
-
 /// WAIT counts who has this connection's last write: an earlier try's, made on another connection, is not known to it.
 macro_rules! write_nothing_new {
     () => {
@@ -94,7 +82,8 @@ end
     };
 }
 
-/// Arguments: token, fingerprint, lease, ttl, whether a lapsed claim may be taken over, the set of those that never expire.
+/// Keys: the name, and the one that is there when the token was given back. Arguments: token, fingerprint, lease, ttl, whether a
+/// lapsed claim may be taken over, the set of those that never expire.
 ///
 /// A number is the attempt of the claim that was made, a text what stands there and is no claim. Of three texts the last one
 /// says whether the name must still be entered in the set.
@@ -102,22 +91,18 @@ const CLAIM: &str = concat!(
     claim_in!(),
     write!(),
     index!(),
-    given_back!(),
     write_nothing_new!(),
     r#"
 local ttl = ARGV[4]
 if ARGV[5] ~= '1' then ttl = nil end
 local function acquired(attempt)
+    if redis.call('EXISTS', KEYS[2]) == 1 then return {'given_back', '', ''} end
     write(ARGV[1], ARGV[2], attempt, ARGV[3], ttl)
     if ttl or index('SADD', ARGV[6]) then return attempt end
     return {'acquired', string.format('%.0f', attempt), 'enter'}
 end
 local value = redis.call('GET', KEYS[1])
 if not value then return acquired(1) end
-if is_given_back(value) then
-    if string.find(value, ARGV[1], 1, true) then return {'given_back', '', ''} end
-    return acquired(1)
-end
 local claim = claim_in(value)
 if not claim then return value end
 if claim.token == ARGV[1] then
@@ -128,8 +113,9 @@ end
 if claim.is_leased then return {'in_flight', claim.fingerprint, ''} end
 if claim.fingerprint ~= ARGV[2] then return {'lapsed', claim.fingerprint, ''} end
 if ttl then
-    if not claim.ttl then index('SREM', ARGV[6]) end
-    return acquired(claim.attempt + 1)
+    local taken_over = acquired(claim.attempt + 1)
+    if type(taken_over) == 'number' and not claim.ttl then index('SREM', ARGV[6]) end
+    return taken_over
 end
 -- What is rejected once must not run later because the claim that it met has expired.
 if claim.ttl then write(claim.token, claim.fingerprint, claim.attempt, 0, nil) end
@@ -173,29 +159,25 @@ return 1
 "#
 );
 
-/// Arguments: token, channel, the set of those that never expire, how long it is remembered that no claim of the token may arrive.
+/// Keys: the name, and the one that keeps a claim of the token from arriving. Arguments: token, channel, the set of those that
+/// never expire, for how long the claim is kept from arriving.
 ///
 /// 2 when the name must still be taken out of the set.
 const RELEASE: &str = concat!(
     index!(),
-    given_back!(),
     r#"
+local value = redis.call('GET', KEYS[1]) or ''
 local claim = '{"state":"claimed","token":"' .. ARGV[1] .. '"'
-local value = redis.call('GET', KEYS[1])
-if not value then
-    redis.call('SET', KEYS[1], given_back .. ARGV[1] .. '"]}', 'PX', ARGV[4])
-    return 0
+if string.sub(value, 1, #claim) == claim then
+    redis.call('DEL', KEYS[1])
+    redis.pcall('PUBLISH', ARGV[2], KEYS[1])
+    if string.find(value, '"lease_until":', 1, true) and not index('SREM', ARGV[3]) then return 2 end
+    return 1
 end
-if is_given_back(value) then
-    if not string.find(value, ARGV[1], 1, true) then value = string.sub(value, 1, -3) .. ',"' .. ARGV[1] .. '"]}' end
-    redis.call('SET', KEYS[1], value, 'PX', ARGV[4])
-    return 0
-end
-if string.sub(value, 1, #claim) ~= claim then return 0 end
-redis.call('DEL', KEYS[1])
-redis.pcall('PUBLISH', ARGV[2], KEYS[1])
-if string.find(value, '"lease_until":', 1, true) and not index('SREM', ARGV[3]) then return 2 end
-return 1
+-- Of a claim that has been completed, nothing is on its way.
+local own_record = '{"state":"completed","token":"' .. ARGV[1] .. '"'
+if string.sub(value, 1, #own_record) ~= own_record then redis.call('SET', KEYS[2], '', 'PX', ARGV[4]) end
+return 0
 "#
 );
 
@@ -210,12 +192,8 @@ return {redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1]), time[1] * 1000 
 /// 2 when the name must still be taken out of the set.
 const PURGE: &str = concat!(
     index!(),
-    given_back!(),
     r"
--- What is no string is purged too.
-local head = redis.pcall('GETRANGE', KEYS[1], 0, #given_back - 1)
 local purged = redis.call('DEL', KEYS[1])
-if type(head) == 'string' and is_given_back(head) then return 0 end
 if purged > 0 and not index('SREM', ARGV[1]) then return 2 end
 return purged
 "

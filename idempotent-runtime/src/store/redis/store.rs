@@ -13,7 +13,7 @@ use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
 use crate::store::columns::{span_millis, token_text};
 use crate::store::contract::Store;
-use crate::store::entry::{Cursor, Entry, Page, UnknownOutcomes};
+use crate::store::entry::{Cursor, Entry, EntryState, Page, UnknownOutcomes};
 use crate::store::error::StoreError;
 use crate::store::given_back::{REMEMBERED, given_back};
 use crate::store::redis::connection::{Acknowledged, Argument, Connection};
@@ -38,6 +38,11 @@ use crate::store::redis::value;
 ///   [`wait_replicas`](crate::store::RedisStoreBuilder::wait_replicas) reduces that risk and does not remove it.
 ///
 /// If none of this is acceptable, use `PostgresStore`.
+///
+/// # In a Cluster
+///
+/// While a Cluster moves the slot of a key, the first claim of the key under `AfterCrash::Reject` may be rejected with 503: it
+/// reads two names, and one of them may have moved already.
 ///
 /// # Examples
 ///
@@ -83,10 +88,10 @@ impl RedisStore {
     async fn run<T: FromRedisValue>(
         &self,
         script: &Source,
-        key: &RecordKey,
+        keys: &[Vec<u8>],
         arguments: &[Argument<'_>],
     ) -> Result<T, StoreError> {
-        self.0.connection.run(script, &self.name(key), arguments).await.map_err(store_error)
+        self.0.connection.run(script, keys, arguments).await.map_err(|error| self.error(error))
     }
 
     /// What stands there, or the first claim of the key: by the server's own command, which is faster than any script.
@@ -99,18 +104,19 @@ impl RedisStore {
         let ttl = span_millis(request.ttl);
         let mut set = redis::cmd("SET");
         set.arg(self.name(key)).arg(value::claimed(token, request)).arg("NX").arg("GET").arg("PX").arg(ttl);
-        self.0.connection.query(&set).await.map_err(store_error)
+        self.0.connection.query(&set).await.map_err(|error| self.error(error))
     }
 
     /// Where it is asked for, the replicas must have it too.
     async fn run_acknowledged<T: FromRedisValue>(
         &self,
         script: &Source,
-        key: &RecordKey,
+        keys: &[Vec<u8>],
         arguments: &[Argument<'_>],
     ) -> Result<T, StoreError> {
-        let Some(acknowledged) = &self.0.acknowledged else { return self.run(script, key, arguments).await };
-        let (answer, replicas) = acknowledged.run(script, &self.name(key), arguments).await.map_err(store_error)?;
+        let Some(acknowledged) = &self.0.acknowledged else { return self.run(script, keys, arguments).await };
+        let run = acknowledged.run(script, keys, arguments).await;
+        let (answer, replicas) = run.map_err(|error| self.error(error))?;
         if replicas < acknowledged.replicas {
             return Err(StoreError::unavailable(NotReplicated { replicas, wanted: acknowledged.replicas }));
         }
@@ -118,22 +124,51 @@ impl RedisStore {
     }
 
     pub(super) async fn look(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
-        let (value, left, now): (Option<Vec<u8>>, i64, i64) = self.run(&self.0.scripts.look, key, &[]).await?;
-        let stands = value.filter(|value| !value::is_given_back(value));
-        stands.map(|value| value::entry(key.clone(), &value, left, now)).transpose()
+        let (value, left, now): (Option<Vec<u8>>, i64, i64) =
+            self.run(&self.0.scripts.look, &[self.name(key)], &[]).await?;
+        value.map(|value| value::entry(key.clone(), &value, left, now)).transpose()
+    }
+
+    pub(super) fn error(&self, error: RedisError) -> StoreError {
+        // Before version 7 the error of a command in a script comes inside of a text.
+        let text = error.to_string();
+        let is = |code: &str| error.code() == Some(code) || text.contains(&format!("-{code} "));
+        if is("OOM") {
+            StoreError::Full
+        } else if is("WRONGTYPE") {
+            StoreError::damaged("the key holds no string: somebody else has written it")
+        } else if error.is_connection_refusal() && self.0.connection.sends_once() {
+            StoreError::not_sent(error)
+        } else {
+            StoreError::unavailable(error)
+        }
+    }
+
+    /// The claim's answer from a server that is full. A try before the last one may have made the claim.
+    async fn full(&self, key: &RecordKey, token: Token) -> StoreError {
+        if self.0.connection.sends_once() {
+            return StoreError::Full;
+        }
+        match self.look(key).await {
+            Ok(Some(Entry { state: EntryState::Claimed { token: holder, .. }, .. })) if holder == token => {
+                StoreError::unavailable("the server is full, and an earlier try of the call has claimed the key")
+            }
+            Ok(_) => StoreError::Full,
+            Err(error) => error,
+        }
     }
 
     /// The keys of all entries, in order.
     async fn keys(&self) -> Result<Vec<RecordKey>, StoreError> {
         let pattern = format!("{}*", escaped(&self.0.prefix));
         let mut keys = Vec::new();
-        for node in self.0.connection.nodes().await.map_err(store_error)? {
+        for node in self.0.connection.nodes().await.map_err(|error| self.error(error))? {
             let mut cursor = 0_u64;
             loop {
                 let mut scan = redis::cmd("SCAN");
                 scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(1000);
                 let (next, found): (u64, Vec<Vec<u8>>) =
-                    self.0.connection.query_node(&node, scan).await.map_err(store_error)?;
+                    self.0.connection.query_node(&node, scan).await.map_err(|error| self.error(error))?;
                 keys.extend(found.iter().filter_map(|name| self.key_of(name)));
                 cursor = next;
                 if cursor == 0 {
@@ -171,21 +206,6 @@ struct NotReplicated {
     wanted: usize,
 }
 
-pub(super) fn store_error(error: RedisError) -> StoreError {
-    // Before version 7 the error of a command in a script comes inside of a text.
-    let text = error.to_string();
-    let is = |code: &str| error.code() == Some(code) || text.contains(&format!("-{code} "));
-    if is("OOM") {
-        StoreError::Full
-    } else if is("WRONGTYPE") {
-        StoreError::damaged("the key holds no string: somebody else has written it")
-    } else if error.is_connection_refusal() {
-        StoreError::not_sent(error)
-    } else {
-        StoreError::unavailable(error)
-    }
-}
-
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisStore").field("prefix", &self.0.prefix).finish_non_exhaustive()
@@ -203,7 +223,7 @@ impl Store for RedisStore {
         if self.0.claims_by_set && self.0.acknowledged.is_none() && expires {
             match self.claim_by_set(key, &token, &request).await {
                 Ok(None) => return Ok(Claim::Acquired { attempt: 1 }),
-                Ok(Some(existing)) if !value::is_for_a_script(&existing) => return value::existing(&existing),
+                Ok(Some(existing)) if !value::may_be_claim(&existing) => return value::existing(&existing),
                 // Whose claim stands there, and whether its lease has run out, is for the server to judge; and a full one
                 // rejects the command even where it would only read.
                 Ok(Some(_)) | Err(StoreError::Full) => {}
@@ -220,7 +240,12 @@ impl Store for RedisStore {
             Argument::Text(&self.0.index),
         ];
         let unreadable = |_| value::damaged("the script's answer cannot be read");
-        match self.run_acknowledged(&self.0.scripts.claim, key, &arguments).await? {
+        let keys = [self.name(key), self.name_of_given_back(key, request.token)];
+        let answer = match self.run_acknowledged(&self.0.scripts.claim, &keys, &arguments).await {
+            Err(StoreError::Full) => return Err(self.full(key, request.token).await),
+            answer => answer?,
+        };
+        match answer {
             Value::Int(attempt) => {
                 let attempt = attempt.try_into().map_err(|_| value::damaged("the attempt is out of range"))?;
                 Ok(Claim::Acquired { attempt })
@@ -247,7 +272,7 @@ impl Store for RedisStore {
 
     async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
         let token = token_text(token);
-        self.run(&self.0.scripts.renew, key, &[Argument::Text(&token), millis(lease)]).await.map(held)
+        self.run(&self.0.scripts.renew, &[self.name(key)], &[Argument::Text(&token), millis(lease)]).await.map(held)
     }
 
     async fn renew_many(&self, renewals: &[Renewal]) -> Vec<Result<Held, StoreError>> {
@@ -269,15 +294,16 @@ impl Store for RedisStore {
         let token = token_text(token);
         let (channel, index) = (Argument::Text(&self.0.channel), Argument::Text(&self.0.index));
         let arguments = [Argument::Text(&token), Argument::Text(&value), millis(ttl), channel, index];
-        let ended = self.run_acknowledged(&self.0.scripts.complete, key, &arguments).await?;
+        let ended = self.run_acknowledged(&self.0.scripts.complete, &[self.name(key)], &arguments).await?;
         Ok(held(self.ended(key, ended).await))
     }
 
     async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
+        let keys = [self.name(key), self.name_of_given_back(key, token)];
         let token = token_text(token);
         let (channel, index) = (Argument::Text(&self.0.channel), Argument::Text(&self.0.index));
         let arguments = [Argument::Text(&token), channel, index, millis(REMEMBERED)];
-        let ended = self.run(&self.0.scripts.release, key, &arguments).await?;
+        let ended = self.run(&self.0.scripts.release, &keys, &arguments).await?;
         Ok(held(self.ended(key, ended).await))
     }
 
@@ -293,7 +319,7 @@ impl Store for RedisStore {
     }
 
     async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
-        let purged = self.run(&self.0.scripts.purge, key, &[Argument::Text(&self.0.index)]).await?;
+        let purged = self.run(&self.0.scripts.purge, &[self.name(key)], &[Argument::Text(&self.0.index)]).await?;
         Ok(self.ended(key, purged).await > 0)
     }
 

@@ -65,16 +65,6 @@ pub(super) fn may_be_claim(value: &[u8]) -> bool {
     value.starts_with(CLAIMED)
 }
 
-/// Whether it only keeps claims of some tokens from arriving: nothing stands there.
-pub(super) fn is_given_back(value: &[u8]) -> bool {
-    value.starts_with(br#"{"state":"given_back""#)
-}
-
-/// Whether a claim that meets it is for a script to judge.
-pub(super) fn is_for_a_script(value: &[u8]) -> bool {
-    may_be_claim(value) || is_given_back(value)
-}
-
 /// The value of a first claim that expires, as the scripts read and write it too.
 pub(super) fn claimed(token: &str, request: &ClaimRequest) -> String {
     format!(

@@ -116,28 +116,6 @@ pub async fn a_stale_token_can_neither_renew_complete_nor_release<S: Store>(stor
     assert_eq!(claim(store, &key, request()).await, Claim::Completed(own));
 }
 
-/// A claim that is released before it arrives fails when it arrives, and leaves no entry.
-///
-/// # Panics
-///
-/// When the store breaks the rule.
-pub async fn a_claim_that_was_given_back_does_not_arrive<S: Store>(store: &Arc<S>) {
-    let key = unique_key("given-back");
-    let late = [request(), ClaimRequest { after_crash: AfterCrash::Reject, ..request() }];
-    for request in late {
-        assert_eq!(release(store, &key, request.token).await, Held::No);
-    }
-    for request in late {
-        let arrived = store.claim(&key, request).await;
-        assert!(arrived.is_err(), "it was given back before: {arrived:?}");
-        assert_eq!(get(store, &key).await, None);
-    }
-    let next = request();
-    assert_eq!(claim(store, &key, next).await, Claim::Acquired { attempt: 1 });
-    assert_eq!(complete(store, &key, next.token, &record(), LONG).await, Held::Yes);
-    assert!(matches!(claim(store, &key, request()).await, Claim::Completed(_)), "the record is gone");
-}
-
 /// A claim with an expired lease can be taken over only by the same request.
 ///
 /// # Panics

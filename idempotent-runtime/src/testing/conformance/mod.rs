@@ -152,6 +152,7 @@
 
 pub(crate) mod claims;
 pub(crate) mod fixtures;
+pub(crate) mod given_back;
 pub(crate) mod leases;
 pub(crate) mod operators;
 pub(crate) mod records;
@@ -161,6 +162,7 @@ use std::sync::Arc;
 
 use crate::store::contract::Store;
 pub use crate::testing::conformance::claims::*;
+pub use crate::testing::conformance::given_back::*;
 pub use crate::testing::conformance::leases::*;
 pub use crate::testing::conformance::operators::*;
 pub use crate::testing::conformance::records::*;
@@ -187,6 +189,9 @@ pub async fn all<S: Store>(store: S) {
     a_lease_of_zero_lapses_at_once(&store).await;
     a_stale_token_can_neither_renew_complete_nor_release(&store).await;
     a_claim_that_was_given_back_does_not_arrive(&store).await;
+    others_let_no_claim_arrive_that_was_given_back(&store).await;
+    a_purge_lets_no_claim_arrive_that_was_given_back(&store).await;
+    a_claim_given_back_beside_another_does_not_arrive(&store).await;
     another_fingerprint_never_takes_over(&store).await;
     reject_never_takes_over(&store).await;
     a_late_holder_completes_while_nobody_took_over(&store).await;

@@ -1,2 +1,3 @@
 mod answers;
+mod given_back;
 mod promises;

@@ -81,7 +81,7 @@ async fn ten_processes_that_start_at_once_migrate_once() {
     migrated(&pool).await;
     let versions: Vec<i32> =
         sqlx::query_scalar("SELECT version FROM idempotency.schema_version").fetch_all(&pool).await.expect("the table");
-    assert_eq!(versions, [1]);
+    assert_eq!(versions, [2]);
 }
 
 #[tokio::test]
@@ -102,7 +102,7 @@ async fn a_newer_schema_and_one_without_a_version_are_left_alone() {
     let store = migrated(&pool).await;
     execute(&pool, "UPDATE idempotency.schema_version SET version = 7").await;
     let error = store.migrate().await.expect_err("it is newer");
-    assert!(matches!(error, MigrateError::NewerSchema { found: 7, supported: 1, .. }), "{error}");
+    assert!(matches!(error, MigrateError::NewerSchema { found: 7, supported: 2, .. }), "{error}");
     assert!(error.to_string().contains("update `idempotent-runtime`"), "{error}");
     execute(&pool, "DELETE FROM idempotency.schema_version").await;
     assert!(matches!(store.migrate().await, Err(MigrateError::NoVersion { .. })));

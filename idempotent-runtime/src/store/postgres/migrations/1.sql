@@ -14,7 +14,7 @@ CREATE TABLE "idempotency".records (
     digest bytea PRIMARY KEY,        -- SHA-256 of the key: a key may be longer than what an index takes
     id bigint GENERATED ALWAYS AS IDENTITY, -- names a row in logs, where keys do not belong
     key text NOT NULL,               -- scope/@caller/key, percent-encoded
-    state text NOT NULL,             -- 'claimed', 'completed', or 'given back': no claim of the tokens in headers may arrive
+    state text NOT NULL,             -- 'claimed' or 'completed'; 'given back': see 2.sql
     fingerprint text NOT NULL,       -- SHA-256, 64 hexadecimal digits
     token text NOT NULL,             -- of the claim, kept by its record, 32 hexadecimal digits
     attempt integer NOT NULL,        -- 1, and one more for each claim whose lease ran out

@@ -1,0 +1,124 @@
+//! What becomes of a claim that is released before it arrives.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::key::RecordKey;
+use crate::policy::values::AfterCrash;
+use crate::store::claim::{Claim, ClaimRequest, Held};
+use crate::store::contract::Store;
+use crate::testing::conformance::fixtures::{
+    LONG, claim, complete, get, lapse, purge, record, release, request, unique_key, until,
+};
+
+/// A claim under [`AfterCrash::Reject`] that is released before it arrives fails when it does, and nothing is seen of it.
+///
+/// # Panics
+///
+/// When the store breaks the rule.
+pub async fn a_claim_that_was_given_back_does_not_arrive<S: Store>(store: &Arc<S>) {
+    let key = unique_key("given-back");
+    let late = [given_back(store, &key).await, given_back(store, &key).await];
+    assert_eq!(release(store, &key, late[0].token).await, Held::No, "a release may be repeated");
+    assert_eq!(get(store, &key).await, None);
+    for request in late {
+        does_not_arrive(store, &key, request).await;
+    }
+    let next = request();
+    assert_eq!(claim(store, &key, next).await, Claim::Acquired { attempt: 1 });
+    assert_eq!(complete(store, &key, next.token, &record(), LONG).await, Held::Yes);
+    assert!(matches!(claim(store, &key, request()).await, Claim::Completed(_)), "the record is gone");
+}
+
+/// A claim under [`AfterCrash::Reject`] that was given back does not arrive after other requests have had the key either.
+///
+/// # Panics
+///
+/// When the store breaks the rule.
+pub async fn others_let_no_claim_arrive_that_was_given_back<S: Store>(store: &Arc<S>) {
+    let key = unique_key("given-back-and-claimed");
+    let late = given_back(store, &key).await;
+    for _ in 0..2 {
+        let other = another_claim(store, &key).await;
+        assert_eq!(release(store, &key, other.token).await, Held::Yes);
+    }
+    does_not_arrive(store, &key, late).await;
+
+    let key = unique_key("given-back-and-taken-over");
+    let late = given_back(store, &key).await;
+    let crashed = another_claim(store, &key).await;
+    lapse(store, &key, crashed.token).await;
+    let successor = request();
+    assert_eq!(claim(store, &key, successor).await, Claim::Acquired { attempt: 2 });
+    assert_eq!(release(store, &key, successor.token).await, Held::Yes);
+    does_not_arrive(store, &key, late).await;
+
+    let key = unique_key("given-back-and-recorded");
+    let late = given_back(store, &key).await;
+    let recorded = another_claim(store, &key).await;
+    assert_eq!(complete(store, &key, recorded.token, &record(), Duration::from_millis(50)).await, Held::Yes);
+    until(async || get(store, &key).await, Option::is_none).await;
+    while store.delete_expired().await.expect("the store deletes what has expired") > 0 {}
+    does_not_arrive(store, &key, late).await;
+}
+
+/// A claim under [`AfterCrash::Reject`] that was given back does not arrive after an operator has purged its key either.
+///
+/// # Panics
+///
+/// When the store breaks the rule.
+pub async fn a_purge_lets_no_claim_arrive_that_was_given_back<S: Store>(store: &Arc<S>) {
+    let key = unique_key("given-back-and-purged");
+    let late = given_back(store, &key).await;
+    assert!(!purge(store, &key).await, "nothing is there");
+    does_not_arrive(store, &key, late).await;
+
+    for is_recorded in [false, true] {
+        let other = another_claim(store, &key).await;
+        if is_recorded {
+            assert_eq!(complete(store, &key, other.token, &record(), LONG).await, Held::Yes);
+        }
+        assert!(purge(store, &key).await);
+        does_not_arrive(store, &key, late).await;
+    }
+}
+
+/// A claim under [`AfterCrash::Reject`] that was given back while another request had the key does not arrive after it.
+///
+/// # Panics
+///
+/// When the store breaks the rule.
+pub async fn a_claim_given_back_beside_another_does_not_arrive<S: Store>(store: &Arc<S>) {
+    let key = unique_key("given-back-beside-a-claim");
+    let other = another_claim(store, &key).await;
+    let late = given_back(store, &key).await;
+    assert_eq!(release(store, &key, other.token).await, Held::Yes, "it is another one's");
+    does_not_arrive(store, &key, late).await;
+
+    let key = unique_key("given-back-beside-a-record");
+    let other = another_claim(store, &key).await;
+    assert_eq!(complete(store, &key, other.token, &record(), LONG).await, Held::Yes);
+    let late = given_back(store, &key).await;
+    assert!(matches!(claim(store, &key, request()).await, Claim::Completed(_)), "the record is gone");
+    assert!(purge(store, &key).await);
+    does_not_arrive(store, &key, late).await;
+}
+
+/// The claim that is still on its way when it is released.
+async fn given_back<S: Store>(store: &Arc<S>, key: &RecordKey) -> ClaimRequest {
+    let late = ClaimRequest { after_crash: AfterCrash::Reject, ..request() };
+    assert_eq!(release(store, key, late.token).await, Held::No);
+    late
+}
+
+async fn another_claim<S: Store>(store: &Arc<S>, key: &RecordKey) -> ClaimRequest {
+    let other = request();
+    assert_eq!(claim(store, key, other).await, Claim::Acquired { attempt: 1 }, "others are not kept from the key");
+    other
+}
+
+async fn does_not_arrive<S: Store>(store: &Arc<S>, key: &RecordKey, late: ClaimRequest) {
+    let arrived = store.claim(key, late).await;
+    assert!(arrived.is_err(), "it was given back before: {arrived:?}");
+    assert_eq!(get(store, key).await, None);
+}
