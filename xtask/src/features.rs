@@ -2,7 +2,7 @@
 
 use crate::step::Failure;
 use crate::workspace::Workspace;
-use crate::{cargo, supply_chain};
+use crate::{cargo, platforms, supply_chain};
 
 /// All subsets would be tens of thousands. What is compiled differently depends on one feature or on a pair of them, so that
 /// every pair is asked for.
@@ -16,5 +16,5 @@ pub(crate) fn check(workspace: &Workspace) -> Result<(), Failure> {
         let arguments = format!("hack clippy -p {} --lib {powerset} --quiet -- -D warnings", package.name);
         cargo(&name, &arguments).run()?;
     }
-    Ok(())
+    platforms::check(workspace)
 }

@@ -8,6 +8,7 @@ mod features;
 mod fuzz;
 mod nightly;
 mod package;
+mod platforms;
 mod prerequisites;
 mod public_api;
 mod release;
@@ -52,7 +53,10 @@ commands:
           rust-version and the public interface, as in `test`, and these three:
   docs-rs the documentation as docs.rs makes it, into target/docs-rs; needs a nightly compiler
   features
-          every two features of each crate together; installs cargo-hack
+          every two features of each crate together, and what `platforms` does; installs cargo-hack
+  platforms
+          all features for Windows and macOS, and the default ones by the compiler that each crate declares; installs
+          MinGW, and by rustup what those need
   package the archives that would be published: what is in them, and their tests in a folder outside of the repository
 ";
 
@@ -73,6 +77,7 @@ fn main() -> ExitCode {
         ["release"] => on_the_workspace(release::run),
         ["docs-rs"] => on_the_workspace(docs_rs::check),
         ["features"] => on_the_workspace(features::check),
+        ["platforms"] => on_the_workspace(platforms::check),
         ["package"] => on_the_workspace(package::run),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

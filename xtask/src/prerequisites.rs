@@ -51,6 +51,11 @@ pub(crate) fn install() -> Result<(), Failure> {
     install_packages(&packages)
 }
 
+/// What compiles C for Windows.
+pub(crate) fn install_for_windows() -> Result<(), Failure> {
+    if answers("x86_64-w64-mingw32-gcc") { Ok(()) } else { install_packages(&["gcc-mingw-w64-x86-64"]) }
+}
+
 /// Beside the rest, what counts instructions and what sends requests.
 pub(crate) fn install_for_measurements() -> Result<(), Failure> {
     install()?;
