@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -12,6 +13,8 @@ use sqlx::{ConnectOptions as _, Executor as _};
 use crate::deadline::Deadline;
 use crate::store::sqlite::clock::Clock;
 use crate::store::sqlite::failure::Cause;
+use crate::store::sqlite::leases::Leases;
+use crate::store::sqlite::leases_file;
 use crate::store::sqlite::schema;
 
 /// Collects the options of a [`SqliteStore`](crate::store::SqliteStore).
@@ -100,7 +103,9 @@ impl SqliteStoreBuilder {
         loop {
             match self.try_connect().await {
                 // SQLite does not wait for the lock that a change to WAL needs, as two processes that start together do.
-                Err(Obstacle::Sqlite(error)) if Cause::of(&error) == Cause::Locked && !deadline.is_over() => {
+                Err(Obstacle::Sqlite(error) | Obstacle::Leases(_, error))
+                    if Cause::of(&error) == Cause::Locked && !deadline.is_over() =>
+                {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
                 Err(obstacle) => return Err(self.explain(obstacle)),
@@ -121,12 +126,42 @@ impl SqliteStoreBuilder {
         if mode != "wal" {
             return Err(Obstacle::NoWal);
         }
-        let clock = migrate(&mut connection).await?;
+        let (database, clock) = self.migrate(&mut connection).await?;
         let synchronous = match sqlx::query_scalar("PRAGMA synchronous").fetch_one(&mut connection).await? {
             2_i64 | 3 => SqliteSynchronous::Full,
             _ => SqliteSynchronous::Normal,
         };
-        Ok((connection, Opened { synchronous, clock }))
+        let leases = Leases::new(self.leases_options(&leases_file::path(&database)), database, clock);
+        Ok((connection, Opened { synchronous, clock, leases: Arc::new(leases) }))
+    }
+
+    /// The path of the database and its clock. Dropping the connection half way rolls back.
+    async fn migrate(&self, connection: &mut SqliteConnection) -> Result<(String, Clock), Obstacle> {
+        connection.execute("BEGIN IMMEDIATE").await?;
+        if sqlx::query(schema::EXISTS).fetch_optional(&mut *connection).await?.is_none() {
+            connection.execute(sqlx::raw_sql(schema::CREATE)).await?;
+        } else {
+            match sqlx::query_scalar::<_, i64>(schema::STORED_VERSION).fetch_optional(&mut *connection).await? {
+                Some(schema::VERSION) => connection.execute(schema::TOUCH).await?,
+                Some(version) if version > schema::VERSION => return Err(Obstacle::NewerSchema(version)),
+                Some(_) | None => return Err(Obstacle::NoVersion),
+            };
+        }
+        let clock = Clock::of_file(connection).await?;
+        let database = leases_file::path_of_database(connection).await?;
+        let path = leases_file::path(&database);
+        leases_file::create_like(&database, &path);
+        let name = leases_file::open(self.leases_options(&path)).await;
+        let name = name.map_err(|error| Obstacle::Leases(path.into(), error))?;
+        leases_file::adopt(connection, clock, &name).await?;
+        connection.execute("COMMIT").await?;
+        Ok((database, clock))
+    }
+
+    /// Leases need not survive a loss of power: the processes that have them do not either.
+    fn leases_options(&self, path: &str) -> SqliteConnectOptions {
+        let options = self.connect_options().filename(path).create_if_missing(false);
+        options.synchronous(sqlx::sqlite::SqliteSynchronous::Normal).pragma("fullfsync", "OFF")
     }
 
     pub(super) fn connect_options(&self) -> SqliteConnectOptions {
@@ -148,16 +183,21 @@ impl SqliteStoreBuilder {
     }
 
     fn explain(&self, obstacle: Obstacle) -> SqliteOpenError {
-        let path = self.path.clone();
-        let error = match obstacle {
+        let (path, error) = match obstacle {
             Obstacle::NewerSchema(found) => {
+                let path = self.path.clone();
                 return SqliteOpenError::NewerSchema { path, found, supported: schema::VERSION };
             }
             Obstacle::NoVersion => {
-                return SqliteOpenError::Damaged { path, source: "idempotency_schema names no version".into() };
+                let source = "idempotency_schema names no version".into();
+                return SqliteOpenError::Damaged { path: self.path.clone(), source };
             }
-            Obstacle::NoWal => return SqliteOpenError::NoWriteAheadLog { path },
-            Obstacle::Sqlite(error) => error,
+            Obstacle::NoWal => return SqliteOpenError::NoWriteAheadLog { path: self.path.clone() },
+            Obstacle::Leases(path, error) if Cause::of(&error) == Cause::Corrupt => {
+                return SqliteOpenError::DamagedLeases { path, source: error.into() };
+            }
+            Obstacle::Leases(path, error) => (path, error),
+            Obstacle::Sqlite(error) => (self.path.clone(), error),
         };
         let cause = Cause::of(&error);
         let source = error.into();
@@ -183,10 +223,13 @@ impl SqliteStoreBuilder {
 pub(super) struct Opened {
     pub(super) synchronous: SqliteSynchronous,
     pub(super) clock: Clock,
+    pub(super) leases: Arc<Leases>,
 }
 
 enum Obstacle {
     Sqlite(sqlx::Error),
+    /// With the path of the file of leases.
+    Leases(PathBuf, sqlx::Error),
     NewerSchema(i64),
     NoVersion,
     NoWal,
@@ -196,24 +239,6 @@ impl From<sqlx::Error> for Obstacle {
     fn from(error: sqlx::Error) -> Self {
         Self::Sqlite(error)
     }
-}
-
-/// Dropping the connection half way rolls back.
-async fn migrate(connection: &mut SqliteConnection) -> Result<Clock, Obstacle> {
-    connection.execute("BEGIN IMMEDIATE").await?;
-    if sqlx::query(schema::EXISTS).fetch_optional(&mut *connection).await?.is_none() {
-        connection.execute(sqlx::raw_sql(schema::CREATE)).await?;
-    } else {
-        match sqlx::query_scalar::<_, i64>(schema::STORED_VERSION).fetch_optional(&mut *connection).await? {
-            Some(schema::VERSION) => connection.execute(schema::TOUCH).await?,
-            Some(version) if version > schema::VERSION => return Err(Obstacle::NewerSchema(version)),
-            Some(_) | None => return Err(Obstacle::NoVersion),
-        };
-    }
-    connection.execute(sqlx::raw_sql(schema::ADD)).await?;
-    let clock = Clock::of_file(connection).await?;
-    connection.execute("COMMIT").await?;
-    Ok(clock)
 }
 
 /// Why this process may not open the file, if that is the reason.
@@ -259,6 +284,17 @@ pub enum SqliteOpenError {
     )]
     Damaged {
         /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The file of leases beside it is no database, or a damaged one.
+    #[error(
+        "`{path}` is no SQLite database, or a damaged one: stop the processes that use it and delete it; it holds leases, \
+         no record is lost"
+    )]
+    DamagedLeases {
+        /// The file of leases.
         path: PathBuf,
         /// What SQLite says.
         source: Box<dyn Error + Send + Sync>,

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::Row as _;
 use sqlx::sqlite::Sqlite;
 
 use crate::key::RecordKey;
@@ -20,16 +21,16 @@ use crate::store::line::Call;
 use crate::store::row::each;
 use crate::store::row::unknown_outcomes;
 use crate::store::sqlite::clock::Clock;
+use crate::store::sqlite::connections::Connections;
 use crate::store::sqlite::failure::store_error;
 use crate::store::sqlite::handler_transactions::HandlerTransactions;
+use crate::store::sqlite::leases::{Leases, Renewed};
+use crate::store::sqlite::locked::Context;
 use crate::store::sqlite::open::{SqliteStoreBuilder, SqliteSynchronous};
-use crate::store::sqlite::readers::Readers;
 use crate::store::sqlite::row;
 use crate::store::sqlite::schema;
 use crate::store::sqlite::writer::Writer;
-use crate::store::sqlite::writes::{
-    ClaimWrite, CompleteWrite, PurgeWrite, ReleaseWrite, RenewManyWrite, RenewWrite, SweepWrite,
-};
+use crate::store::sqlite::writes::{ClaimWrite, CompleteWrite, PurgeWrite, ReleaseWrite, SweepWrite, held};
 use crate::transaction::transactions::Transactions;
 
 /// Keeps claims and records in a SQLite file, which may be the application's own database.
@@ -75,11 +76,18 @@ pub(super) struct Inner {
     /// As SQLite reports it.
     pub(super) synchronous: SqliteSynchronous,
     pub(super) clock: Clock,
-    pub(super) readers: Arc<Readers>,
+    pub(super) readers: Arc<Connections>,
+    pub(super) leases: Arc<Leases>,
     pub(super) transactions: HandlerTransactions,
     pub(super) writer: Writer,
     /// Of this process alone: what it sends comes to the file in order, so that no other one can have a claim of theirs.
     pub(super) given_back: GivenBackTokens,
+}
+
+impl Inner {
+    pub(super) fn context(&self) -> Context<'_> {
+        Context { clock: self.clock, leases: &self.leases }
+    }
 }
 
 impl SqliteStore {
@@ -105,15 +113,23 @@ impl SqliteStore {
         Ok(found.is_some())
     }
 
+    /// What stands under the key, with the renewals of its lease. Not a claim that has expired as far as its row tells: that
+    /// needs the write lock.
     pub(super) async fn existing(&self, key: &RecordKey) -> Result<Option<StoredState>, StoreError> {
         let mut reader = self.0.readers.acquire().await?;
-        let row = schema::at(self.0.clock.now(), schema::EXISTING)
-            .bind(key.as_str())
-            .fetch_optional(reader.connection())
-            .await;
-        let row = row.map_err(store_error)?;
+        let row = schema::at(self.0.clock.now(), schema::EXISTING).bind(key.as_str());
+        let row = row.fetch_optional(reader.connection()).await.map_err(store_error)?;
+        let mut state = row.as_ref().map(StoredState::from_row).transpose()?;
+        if let (Some(row), Some(StoredState::Claimed { .. })) = (&row, &state)
+            && let Some(id) = row.try_get("lease_id").map_err(store_error)?
+            && let Some(Renewed { renewals, .. }) = self.0.leases.of(id).await?
+        {
+            let renewed = schema::at(self.0.clock.now(), schema::EXISTING_RENEWED).bind(key.as_str()).bind(renewals);
+            let row = renewed.fetch_optional(reader.connection()).await.map_err(store_error)?;
+            state = row.as_ref().map(StoredState::from_row).transpose()?;
+        }
         reader.give_back();
-        row.as_ref().map(StoredState::from_row).transpose()
+        Ok(state)
     }
 }
 
@@ -132,25 +148,29 @@ impl Store for SqliteStore {
         if let Some(fingerprint) = self.0.transactions.running().fingerprint(key) {
             return Ok(Claim::InFlight { fingerprint });
         }
-        // A lease that looks expired may be of a holder who waits for the lock: that is judged under the lock.
+        // A claim of its own may need a new lease, and what is rejected may have to be kept: both need the lock.
         if let Decision::Answer(claim) = decide(self.existing(key).await?, &request)
-            && !matches!(claim, Claim::Lapsed { .. })
+            && !matches!(claim, Claim::Acquired { .. } | Claim::Lapsed { .. })
         {
             return Ok(claim);
         }
         let call = Call::hold_back();
         self.0.given_back.check(request.token)?;
-        let max_bytes = self.0.options.bound();
-        self.0.writer.submit_held_back(ClaimWrite { key: key.clone(), request, max_bytes }, Some(call)).await
+        let write = ClaimWrite::new(key.clone(), request, self.0.options.bound());
+        self.0.writer.submit_held_back(write, Some(call)).await
     }
 
     async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
-        self.0.writer.submit(RenewWrite { key: key.clone(), token, lease }).await
+        let renewed = self.0.leases.renew(&[Renewal { key: key.clone(), token, lease }]).await?;
+        Ok(held(!renewed.is_empty()))
     }
 
     async fn renew_many(&self, renewals: &[Renewal]) -> Vec<Result<Held, StoreError>> {
-        let write = RenewManyWrite { renewals: renewals.to_vec() };
-        each(renewals.len(), self.0.writer.submit(write).await)
+        let renewed =
+            self.0.leases.renew(renewals).await.map(|renewed| {
+                renewals.iter().map(|renewal| held(renewed.contains(&token_text(renewal.token)))).collect()
+            });
+        each(renewals.len(), renewed)
     }
 
     async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
@@ -171,9 +191,10 @@ impl Store for SqliteStore {
     }
 
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
+        let renewals = self.0.leases.all().await?;
         let mut reader = self.0.readers.acquire().await?;
-        let row =
-            schema::at(self.0.clock.now(), schema::ENTRY).bind(key.as_str()).fetch_optional(reader.connection()).await;
+        let row = schema::at(self.0.clock.now(), schema::ENTRY).bind(renewals).bind(key.as_str());
+        let row = row.fetch_optional(reader.connection()).await;
         let row = row.map_err(store_error)?;
         reader.give_back();
         row.as_ref().map(Entry::from_row).transpose()
@@ -184,13 +205,15 @@ impl Store for SqliteStore {
     }
 
     async fn delete_expired(&self) -> Result<usize, StoreError> {
+        self.0.leases.sweep().await?;
         self.0.writer.submit(SweepWrite).await
     }
 
     async fn unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {
         let most = i64::try_from(UNKNOWN_OUTCOMES_COUNTED).unwrap_or(i64::MAX);
+        let renewals = self.0.leases.all().await?;
         let mut reader = self.0.readers.acquire().await?;
-        let count = schema::at(self.0.clock.now(), schema::UNKNOWN_OUTCOMES).bind(most);
+        let count = schema::at(self.0.clock.now(), schema::UNKNOWN_OUTCOMES).bind(most).bind(renewals);
         let rows = count.fetch_all(reader.connection()).await.map_err(store_error)?;
         reader.give_back();
         unknown_outcomes(&rows)
@@ -200,10 +223,10 @@ impl Store for SqliteStore {
         // One more than asked for tells whether there is a next page.
         let rows = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
         let Cursor(after) = cursor.unwrap_or_else(|| Cursor(String::new()));
+        let renewals = self.0.leases.all().await?;
         let mut reader = self.0.readers.acquire().await?;
-        let found =
-            schema::at(self.0.clock.now(), schema::LIST).bind(&after).bind(rows).fetch_all(reader.connection()).await;
-        let found = found.map_err(store_error)?;
+        let found = schema::at(self.0.clock.now(), schema::LIST).bind(renewals).bind(&after).bind(rows);
+        let found = found.fetch_all(reader.connection()).await.map_err(store_error)?;
         reader.give_back();
         let mut page = Page::default();
         for row in found.iter().take(limit) {

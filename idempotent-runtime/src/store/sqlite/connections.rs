@@ -1,4 +1,4 @@
-//! The connections that only read.
+//! Connections that are used for a moment each, a few at a time.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -9,36 +9,49 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::store::error::StoreError;
 use crate::store::sqlite::failure::store_error;
 
-/// Each has a thread of its own in sqlx, so there are few.
-const READERS: usize = 4;
-
 /// Not sqlx's own pool: that one gives connections back in a spawned task, which dies with the runtime of the caller.
-pub(super) struct Readers {
+pub(super) struct Connections {
     options: SqliteConnectOptions,
+    /// Another file, which their statements name `records`.
+    attached: Option<String>,
     permits: Semaphore,
     idle: Mutex<Vec<SqliteConnection>>,
 }
 
-impl Readers {
-    pub(super) fn new(options: SqliteConnectOptions) -> Self {
-        Self { options, permits: Semaphore::new(READERS), idle: Mutex::default() }
+impl Connections {
+    /// Each has a thread of its own in sqlx, so there should be few.
+    pub(super) fn new(options: SqliteConnectOptions, most: usize) -> Self {
+        Self { options, attached: None, permits: Semaphore::new(most), idle: Mutex::default() }
     }
 
-    pub(super) async fn acquire(&self) -> Result<Reader<'_>, StoreError> {
+    pub(super) fn attaching(self, path: String) -> Self {
+        Self { attached: Some(path), ..self }
+    }
+
+    pub(super) async fn acquire(&self) -> Result<Acquired<'_>, StoreError> {
         let permit = self.permits.acquire().await.map_err(StoreError::unavailable)?;
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let connection = match idle {
             Some(connection) => connection,
-            None => self.options.connect().await.map_err(store_error)?,
+            None => self.connect().await.map_err(store_error)?,
         };
-        Ok(Reader { readers: self, connection, _permit: permit })
+        Ok(Acquired { connections: self, connection, _permit: permit })
     }
 
+    async fn connect(&self) -> Result<SqliteConnection, sqlx::Error> {
+        let mut connection = self.options.connect().await?;
+        if let Some(path) = &self.attached {
+            sqlx::query("ATTACH ?1 AS records").bind(path).execute(&mut connection).await?;
+        }
+        Ok(connection)
+    }
+
+    /// Closes those that nobody uses.
     pub(super) async fn close(&self) {
         let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
         for connection in idle {
             if let Err(error) = connection.close().await {
-                tracing::warn!(%error, "a reader of the SQLite store did not close cleanly");
+                tracing::warn!(%error, "a connection of the SQLite store did not close cleanly; nothing is lost");
             }
         }
     }
@@ -46,18 +59,18 @@ impl Readers {
 
 /// A connection on loan. One that is dropped instead of given back, because its query failed or its caller went away,
 /// is closed: it may be in the middle of something.
-pub(super) struct Reader<'a> {
-    readers: &'a Readers,
+pub(super) struct Acquired<'a> {
+    connections: &'a Connections,
     connection: SqliteConnection,
     _permit: SemaphorePermit<'a>,
 }
 
-impl Reader<'_> {
+impl Acquired<'_> {
     pub(super) fn connection(&mut self) -> &mut SqliteConnection {
         &mut self.connection
     }
 
     pub(super) fn give_back(self) {
-        self.readers.idle.lock().unwrap_or_else(PoisonError::into_inner).push(self.connection);
+        self.connections.idle.lock().unwrap_or_else(PoisonError::into_inner).push(self.connection);
     }
 }
