@@ -32,9 +32,6 @@ use crate::store::sqlite::clock::Clock;
 use crate::store::sqlite::connections::{Acquired, Connections};
 use crate::store::sqlite::failure::store_error;
 
-/// A renewal must not wait for a look.
-const CONNECTIONS: usize = 2;
-
 pub(super) const CREATE: &str = "
 CREATE TABLE IF NOT EXISTS idempotency_leases (
     id INTEGER PRIMARY KEY,   -- idempotency_records.lease_id of the claim
@@ -110,25 +107,22 @@ pub(super) fn new_id() -> i64 {
 struct Replaced;
 
 pub(super) struct Leases {
-    connections: Connections,
+    writing: Connections,
+    /// A renewal must not wait for a crowd that looks.
+    looking: Connections,
     clock: Clock,
 }
 
 impl Leases {
     pub(super) fn new(options: SqliteConnectOptions, database: String, clock: Clock) -> Self {
-        Self { connections: Connections::new(options, CONNECTIONS).attaching(database), clock }
+        let connections = |options| Connections::new(options, 1).attaching(database.clone());
+        Self { writing: connections(options.clone()), looking: connections(options), clock }
     }
 
-    async fn acquire(&self) -> Result<Acquired<'_>, StoreError> {
-        for _ in 0..2 {
-            let mut acquired = self.connections.acquire().await?;
-            if sqlx::query_scalar(IS_CURRENT).fetch_one(acquired.connection()).await.map_err(store_error)? {
-                return Ok(acquired);
-            }
-            drop(acquired);
-            self.connections.close().await;
-        }
-        Err(StoreError::unavailable(Replaced))
+    /// Opens the connection that renews. A file that is deleted while processes have it open is still one for all of them.
+    pub(super) async fn connect(&self) -> Result<(), StoreError> {
+        current(&self.writing).await?.give_back();
+        Ok(())
     }
 
     /// Renews those of these claims that their tokens hold, which are the answer.
@@ -138,7 +132,7 @@ impl Leases {
             .map(|renewal| (renewal.key.as_str(), token_text(renewal.token), span_millis(renewal.lease)))
             .collect();
         let list = serde_json::to_string(&list).map_err(StoreError::unavailable)?;
-        let mut acquired = self.acquire().await?;
+        let mut acquired = current(&self.writing).await?;
         let renewed = sqlx::query_scalar(RENEW).bind(self.clock.now()).bind(list);
         let renewed: Vec<String> = renewed.fetch_all(acquired.connection()).await.map_err(store_error)?;
         acquired.give_back();
@@ -148,7 +142,7 @@ impl Leases {
     /// Ends those of these claims that were not renewed since they were found lapsed or expired at `now`: they are the answer.
     pub(super) async fn fence(&self, now: i64, claims: &[ClaimId]) -> Result<HashSet<i64>, StoreError> {
         let list = serde_json::to_string(claims).map_err(StoreError::unavailable)?;
-        let mut acquired = self.acquire().await?;
+        let mut acquired = current(&self.writing).await?;
         let fenced = sqlx::query_scalar(FENCE).bind(now).bind(list);
         let fenced: Vec<i64> = fenced.fetch_all(acquired.connection()).await.map_err(store_error)?;
         acquired.give_back();
@@ -157,7 +151,7 @@ impl Leases {
 
     /// What is known of the claim of this number, if it was renewed or is over.
     pub(super) async fn of(&self, id: i64) -> Result<Option<Renewed>, StoreError> {
-        let mut acquired = self.acquire().await?;
+        let mut acquired = current(&self.looking).await?;
         let row = sqlx::query(ONE).bind(id).fetch_optional(acquired.connection()).await.map_err(store_error)?;
         acquired.give_back();
         Ok(row.map(|row| Renewed { renewals: row.get("renewals"), is_over: row.get("is_over") }))
@@ -165,7 +159,7 @@ impl Leases {
 
     /// To be read before the rows of the database are: what is renewed later counts from then on.
     pub(super) async fn all(&self) -> Result<Renewals, StoreError> {
-        let mut acquired = self.acquire().await?;
+        let mut acquired = current(&self.looking).await?;
         let all = sqlx::query_scalar(ALL).fetch_one(acquired.connection()).await.map_err(store_error)?;
         acquired.give_back();
         Ok(all)
@@ -173,13 +167,25 @@ impl Leases {
 
     /// Deletes what no claim needs any more.
     pub(super) async fn sweep(&self) -> Result<(), StoreError> {
-        let mut acquired = self.acquire().await?;
+        let mut acquired = current(&self.writing).await?;
         sqlx::query(SWEEP).bind(self.clock.now()).execute(acquired.connection()).await.map_err(store_error)?;
         acquired.give_back();
         Ok(())
     }
 
     pub(super) async fn close(&self) {
-        self.connections.close().await;
+        self.looking.close().await;
+        self.writing.close().await;
     }
+}
+
+/// A connection to the file that the database names.
+async fn current(connections: &Connections) -> Result<Acquired<'_>, StoreError> {
+    for _ in 0..2 {
+        let mut acquired = connections.acquire().await?;
+        if sqlx::query_scalar(IS_CURRENT).fetch_one(acquired.connection()).await.map_err(store_error)? {
+            return Ok(acquired);
+        }
+    }
+    Err(StoreError::unavailable(Replaced))
 }

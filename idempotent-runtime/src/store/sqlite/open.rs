@@ -11,6 +11,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions as _, Executor as _};
 
 use crate::deadline::Deadline;
+use crate::store::error::StoreError;
 use crate::store::sqlite::clock::Clock;
 use crate::store::sqlite::failure::Cause;
 use crate::store::sqlite::leases::Leases;
@@ -109,7 +110,14 @@ impl SqliteStoreBuilder {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
                 Err(obstacle) => return Err(self.explain(obstacle)),
-                Ok(opened) => return Ok(opened),
+                Ok((connection, opened)) => {
+                    let failed = |error: StoreError| SqliteOpenError::Failed {
+                        path: leases_file::path(&self.path.display().to_string()).into(),
+                        source: error.into(),
+                    };
+                    opened.leases.connect().await.map_err(failed)?;
+                    return Ok((connection, opened));
+                }
             }
         }
     }
