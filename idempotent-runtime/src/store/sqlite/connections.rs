@@ -46,7 +46,7 @@ impl Connections {
         Ok(connection)
     }
 
-    /// Closes those that nobody uses.
+    /// Closes the idle ones.
     pub(super) async fn close(&self) {
         let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
         for connection in idle {

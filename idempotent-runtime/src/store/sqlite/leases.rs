@@ -4,20 +4,21 @@
 //! database for longer than a lease, and the leases of handlers that run meanwhile must be renewed. So a renewal writes to a
 //! file of its own, which no transaction of a handler ever locks.
 //!
-//! A row of the database has the lease that its claim began with, and a row here counts instead of it. Each claim has a number
-//! ([`new_id`]) by which the two are matched: the same token may claim twice.
+//! A row of the database has the lease that its claim began with. A row here counts instead of it. Each claim has a number
+//! ([`new_id`]) by which the two are matched: one token may claim twice.
 //!
-//! Two rules keep a handler from running beside one that took its claim over:
+//! Two rules keep a handler from running beside another one that took its claim over:
 //!
-//! 1. Who takes a claim over, or deletes one that has expired, [fences](Leases::fence) its lease first. That fails where the
-//!    lease was renewed meanwhile, and no renewal succeeds after it.
-//! 2. A renewal reads the row of the database while it holds the write lock of this file. So it sees each fence, or what the
-//!    one who fenced has written since.
+//! 1. Before a claim is taken over, or deleted because it expired, its lease is [fenced](Leases::fence). That fails if the lease
+//!    was renewed meanwhile, and no renewal succeeds after it.
+//! 2. A renewal reads the row of the database while it holds the write lock of this file. So it finds either the fence, or what
+//!    was written under it.
 //!
-//! The holder of this file's lock never waits for that of the database, so the order is always: database, then leases.
+//! Locks are always taken in one order: database, then leases.
 //!
-//! The database knows its file of leases by name ([`IS_CURRENT`]). A file that is gone was deleted, or not restored with the
-//! database: its successor begins with all claims renewed, and processes that have the old one open change to the new one.
+//! The database knows its file of leases by name ([`IS_CURRENT`]). If that file was deleted, or not restored with the database,
+//! all claims count as renewed when the next process makes a new one. Processes that still have the old file open change to
+//! the new one.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
@@ -74,7 +75,7 @@ const ONE: &str = "SELECT json_array(json_array(id, lease_until, expires_at)) AS
 
 const ALL: &str = "SELECT json_group_array(json_array(id, lease_until, expires_at)) FROM main.idempotency_leases";
 
-/// Rows of claims that stand no more.
+/// Of claims that have ended.
 const SWEEP: &str = "DELETE FROM main.idempotency_leases AS l WHERE coalesce(lease_until, 0) <= ?1 AND NOT EXISTS (\
      SELECT 1 FROM records.idempotency_records AS r WHERE r.id = l.record AND r.lease_id = l.id AND r.state = 'claimed')";
 
@@ -87,7 +88,7 @@ pub(super) fn none() -> Renewals {
     "[]".to_owned()
 }
 
-/// What is known of one claim.
+/// What this file has of one claim.
 pub(super) struct Renewed {
     pub(super) renewals: Renewals,
     /// It cannot be renewed any more.
@@ -139,7 +140,7 @@ impl Leases {
         Ok(renewed.into_iter().collect())
     }
 
-    /// Ends those of these claims that were not renewed since they were found lapsed or expired at `now`: they are the answer.
+    /// Ends the leases of those of these claims, found lapsed or expired at `now`, that were not renewed since: they are the answer.
     pub(super) async fn fence(&self, now: i64, claims: &[ClaimId]) -> Result<HashSet<i64>, StoreError> {
         let list = serde_json::to_string(claims).map_err(StoreError::unavailable)?;
         let mut acquired = current(&self.writing).await?;
@@ -149,7 +150,7 @@ impl Leases {
         Ok(fenced.into_iter().collect())
     }
 
-    /// What is known of the claim of this number, if it was renewed or is over.
+    /// What this file has of the claim with this number.
     pub(super) async fn of(&self, id: i64) -> Result<Option<Renewed>, StoreError> {
         let mut acquired = current(&self.looking).await?;
         let row = sqlx::query(ONE).bind(id).fetch_optional(acquired.connection()).await.map_err(store_error)?;
@@ -157,7 +158,7 @@ impl Leases {
         Ok(row.map(|row| Renewed { renewals: row.get("renewals"), is_over: row.get("is_over") }))
     }
 
-    /// To be read before the rows of the database are: what is renewed later counts from then on.
+    /// Of all claims. To be read before the rows of the database are.
     pub(super) async fn all(&self) -> Result<Renewals, StoreError> {
         let mut acquired = current(&self.looking).await?;
         let all = sqlx::query_scalar(ALL).fetch_one(acquired.connection()).await.map_err(store_error)?;

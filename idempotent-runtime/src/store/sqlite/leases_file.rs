@@ -33,7 +33,7 @@ pub(super) async fn open(options: SqliteConnectOptions) -> Result<String, sqlx::
     Ok(name)
 }
 
-/// Whose renewals are unknown counts as renewed now: its handler may run.
+/// A claim whose renewals are lost counts as renewed now: its handler may run.
 pub(super) async fn adopt(database: &mut SqliteConnection, clock: Clock, name: &str) -> Result<(), sqlx::Error> {
     let known: Option<String> = sqlx::query_scalar(schema::LEASES_FILE).fetch_optional(&mut *database).await?;
     if known.as_deref() == Some(name) {

@@ -38,8 +38,8 @@ pub(super) struct Decided {
     pub(super) is_fresh: bool,
 }
 
-/// What becomes of a claim, whose own number is `id` if it can have been made before. What it takes over cannot be renewed
-/// any more.
+/// What becomes of a claim. `id` is its own number: an earlier try of the same write may have made it. What it takes over
+/// cannot be renewed any more.
 pub(super) async fn decide_claim(
     connection: &mut SqliteConnection,
     context: Context<'_>,
@@ -61,14 +61,14 @@ pub(super) async fn decide_claim(
         let existing = row.as_ref().map(StoredState::from_row).transpose()?;
         let is_fresh = existing.is_none();
         let decision = match decide(existing, request) {
-            // It was about to be taken over, so that its lease cannot be renewed: it needs another one.
+            // Another claim has fenced its lease and did not take it over: it needs a new one.
             Decision::Answer(Claim::Acquired { attempt }) if is_over => Decision::Take { attempt },
             decision => decision,
         };
         if let (Decision::Take { .. }, Some(claim)) = (&decision, holder)
             && !context.leases.fence(now, &[claim]).await?.contains(&claim.0)
         {
-            // Renewed meanwhile.
+            // It was renewed meanwhile.
             continue;
         }
         return Ok(Decided { decision, is_fresh });

@@ -38,15 +38,16 @@ use crate::transaction::transactions::Transactions;
 /// What was answered to a client is on disk first ([`SqliteSynchronous::Full`]). Several processes of one machine may share
 /// the file; put it on a local disk, since SQLite's write-ahead log does not work over a network.
 ///
-/// Whoever holds the file's write lock for long keeps the others from renewing their leases, so that time does not count for
-/// a lease. [`transactions`](crate::guide::transactions) tells what that does not cover.
+/// Leases are renewed in a second file, `<path>-leases`, so that no transaction keeps another process from renewing, however
+/// long it holds the write lock of the first one. It holds no key and no record, and need not be backed up: without it, all
+/// leases begin anew when the store is opened.
 ///
 /// On Linux, time goes on evenly for the store from the first opening in each boot of the machine: setting the clock has no
 /// effect on leases and expiry until the next boot. On other systems they follow the clock, and one that is set forward by
 /// more than a lease lets the request of a running handler be executed again.
 ///
 /// The tables are `idempotency_records`, readable by a person, `idempotency_schema`, `idempotency_clock` and
-/// `idempotency_lock_time`. Expired rows are deleted in small batches between the writes, without anyone asking. A clone is cheap
+/// `idempotency_leases_file`. Expired rows are deleted in small batches between the writes, without anyone asking. A clone is cheap
 /// and shares everything; the connections
 /// close when the last one is dropped.
 ///

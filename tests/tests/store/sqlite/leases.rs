@@ -84,7 +84,7 @@ async fn renewal_and_take_over_exclude_each_other() {
 
 /// A process that dies between the two files, or a full disk: the lease has been fenced, and the claim stands.
 #[tokio::test]
-async fn take_over_that_fails_ends_the_claim_of_nobody() {
+async fn failed_take_over_leaves_the_claim_to_its_holder() {
     let file = SqliteFile::new();
     let (holder, other) = (open(&file).await, open(&file).await);
     let (key, first) = (record_key("k"), brief(0));
@@ -99,7 +99,7 @@ async fn take_over_that_fails_ends_the_claim_of_nobody() {
 
     assert_eq!(holder.renew(&key, first.token, LONG).await.unwrap(), Held::No, "the lease is over");
     let again = ClaimRequest { lease: LONG, ..first };
-    assert_eq!(holder.claim(&key, again).await.unwrap(), Claim::Acquired { attempt: 1 }, "nobody else has the claim");
+    assert_eq!(holder.claim(&key, again).await.unwrap(), Claim::Acquired { attempt: 1 }, "no other one has the claim");
     assert!(matches!(other.claim(&key, claim_request()).await.unwrap(), Claim::InFlight { .. }));
     assert_eq!(holder.renew(&key, first.token, LONG).await.unwrap(), Held::Yes);
     assert_eq!(holder.complete(&key, first.token, record("paid"), TTL).await.unwrap(), Held::Yes);
