@@ -115,8 +115,8 @@ pub(super) struct Leases {
 }
 
 impl Leases {
-    pub(super) fn new(options: SqliteConnectOptions, database: String, clock: Clock) -> Self {
-        let connections = |options| Connections::new(options, 1).attaching(database.clone());
+    pub(super) fn new(options: SqliteConnectOptions, database: &str, clock: Clock) -> Self {
+        let connections = |options| Connections::new(options, 1).attaching(database.to_owned());
         Self { writing: connections(options.clone()), looking: connections(options), clock }
     }
 

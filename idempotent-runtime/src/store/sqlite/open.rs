@@ -139,7 +139,7 @@ impl SqliteStoreBuilder {
             2_i64 | 3 => SqliteSynchronous::Full,
             _ => SqliteSynchronous::Normal,
         };
-        let leases = Leases::new(self.leases_options(&leases_file::path(&database)), database, clock);
+        let leases = Leases::new(self.leases_options(&leases_file::path(&database)), &database, clock);
         Ok((connection, Opened { synchronous, clock, leases: Arc::new(leases) }))
     }
 
