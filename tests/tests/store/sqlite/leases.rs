@@ -68,7 +68,12 @@ async fn renewal_and_take_over_exclude_each_other() {
         let (renewed, claimed) = tokio::join!(
             tokio::spawn({
                 let (holder, key) = (holder.clone(), key.clone());
-                async move { holder.renew(&key, first.token, LONG).await.unwrap() }
+                async move {
+                    // Somewhere between the begin of the claim and its end.
+                    let moment = Duration::from_micros(50 * round);
+                    tokio::task::spawn_blocking(move || std::thread::sleep(moment)).await.unwrap();
+                    holder.renew(&key, first.token, LONG).await.unwrap()
+                }
             }),
             tokio::spawn({
                 let (other, key) = (other.clone(), key.clone());
