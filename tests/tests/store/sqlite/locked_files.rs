@@ -150,6 +150,22 @@ async fn long_transaction_makes_no_outcome_unknown() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_transaction_that_panics_ends_no_lease() {
+    let shop = Shop::new().await;
+    let locked = async {
+        let judged = async {
+            shop.in_transaction.until_started(1).await;
+            shop.executes_once("/plain", async { shop.in_transaction.let_finish(1) }).await;
+        };
+        let holder = shop.second.post("/in-transaction").header("idempotency-key", "tx").body("no status").send();
+        // Its connection is closed.
+        let (holder, ()) = tokio::join!(holder, judged);
+        assert!(holder.is_err(), "{holder:?}");
+    };
+    shop.beside("/plain", locked).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transaction_that_sqlite_ends_ends_no_lease() {
     let shop = Shop::new().await;
     let locked = async {
