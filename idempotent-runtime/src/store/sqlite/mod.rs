@@ -28,6 +28,7 @@ pub(crate) mod leases;
 pub(crate) mod leases_file;
 pub(crate) mod locked;
 pub(crate) mod open;
+pub(crate) mod open_error;
 pub(crate) mod row;
 pub(crate) mod rows;
 pub(crate) mod schema;

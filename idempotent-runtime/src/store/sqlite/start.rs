@@ -6,7 +6,8 @@ use std::sync::Arc;
 use crate::store::given_back::GivenBackTokens;
 use crate::store::sqlite::connections::Connections;
 use crate::store::sqlite::handler_transactions::{HandlerTransactions, Turn};
-use crate::store::sqlite::open::{Opened, SqliteOpenError, SqliteStoreBuilder};
+use crate::store::sqlite::open::{Opened, SqliteStoreBuilder};
+use crate::store::sqlite::open_error::SqliteOpenError;
 use crate::store::sqlite::store::{Inner, SqliteStore};
 use crate::store::sqlite::writer::{Others, Writer};
 

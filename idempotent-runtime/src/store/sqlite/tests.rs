@@ -15,7 +15,7 @@ use crate::record::{Record, RecordedBody};
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::contract::Store as _;
 use crate::store::error::StoreError;
-use crate::store::sqlite::open::SqliteOpenError;
+use crate::store::sqlite::open_error::SqliteOpenError;
 use crate::store::sqlite::store::SqliteStore;
 use crate::store::sqlite::writes::ClaimWrite;
 
