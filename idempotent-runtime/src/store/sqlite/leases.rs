@@ -33,6 +33,9 @@ use crate::store::sqlite::clock::Clock;
 use crate::store::sqlite::connections::{Acquired, Connections};
 use crate::store::sqlite::failure::store_error;
 
+/// Of in-flight duplicates and operators; each has a thread in sqlx.
+const LOOKING: usize = 2;
+
 pub(super) const CREATE: &str = "
 CREATE TABLE IF NOT EXISTS idempotency_leases (
     id INTEGER PRIMARY KEY,   -- idempotency_records.lease_id of the claim
@@ -116,8 +119,8 @@ pub(super) struct Leases {
 
 impl Leases {
     pub(super) fn new(options: SqliteConnectOptions, database: &str, clock: Clock) -> Self {
-        let connections = |options| Connections::new(options, 1).attaching(database.to_owned());
-        Self { writing: connections(options.clone()), looking: connections(options), clock }
+        let connections = |options, most| Connections::new(options, most).attaching(database.to_owned());
+        Self { writing: connections(options.clone(), 1), looking: connections(options, LOOKING), clock }
     }
 
     /// Opens the connection that renews. A file that is deleted while processes have it open is still one for all of them.
@@ -150,17 +153,22 @@ impl Leases {
         Ok(fenced.into_iter().collect())
     }
 
+    /// A connection on which the database is `records` and this file `main`.
+    pub(super) async fn look(&self) -> Result<Acquired<'_>, StoreError> {
+        current(&self.looking).await
+    }
+
     /// What this file has of the claim with this number.
     pub(super) async fn of(&self, id: i64) -> Result<Option<Renewed>, StoreError> {
-        let mut acquired = current(&self.looking).await?;
+        let mut acquired = self.look().await?;
         let row = sqlx::query(ONE).bind(id).fetch_optional(acquired.connection()).await.map_err(store_error)?;
         acquired.give_back();
         Ok(row.map(|row| Renewed { renewals: row.get("renewals"), is_over: row.get("is_over") }))
     }
 
-    /// Of all claims. To be read before the rows of the database are.
+    /// Of all claims.
     pub(super) async fn all(&self) -> Result<Renewals, StoreError> {
-        let mut acquired = current(&self.looking).await?;
+        let mut acquired = self.look().await?;
         let all = sqlx::query_scalar(ALL).fetch_one(acquired.connection()).await.map_err(store_error)?;
         acquired.give_back();
         Ok(all)

@@ -89,19 +89,8 @@ macro_rules! state {
     };
 }
 
-/// The renewals of the claim in the row `r`, out of a JSON list of [`Renewals`](crate::store::sqlite::leases::Renewals): what
-/// they say counts instead of the row.
-macro_rules! renewals {
-    ($list:literal) => {
-        concat!(
-            "LEFT JOIN (SELECT value ->> 0 AS id, value ->> 1 AS lease_until, value ->> 2 AS expires_at FROM json_each(",
-            $list,
-            ")) AS l ON l.id = r.lease_id AND r.state = 'claimed' "
-        )
-    };
-}
-
-/// When a row expires, out of such a list with its own claim only.
+/// When a row expires, with the renewals of its claim in a JSON list of
+/// [`Renewals`](crate::store::sqlite::leases::Renewals).
 macro_rules! expires_at {
     ($list:literal) => {
         concat!("max(expires_at, coalesce((SELECT value ->> 2 FROM json_each(", $list, ")), 0))")
@@ -111,11 +100,11 @@ macro_rules! expires_at {
 /// What stands under the key ?2 and is alive, as far as the row tells.
 pub(super) const EXISTING: &str = concat!(state!("r.lease_until"), "WHERE key = ?2 AND r.expires_at > ?1");
 
-/// The same with the renewals ?3.
+/// The same with the renewals ?3 of the claim in it.
 pub(super) const EXISTING_RENEWED: &str = concat!(
     state!("coalesce(l.lease_until, r.lease_until)"),
-    renewals!("?3"),
-    "WHERE key = ?2 AND max(r.expires_at, coalesce(l.expires_at, 0)) > ?1"
+    "LEFT JOIN (SELECT value ->> 0 AS id, value ->> 1 AS lease_until, value ->> 2 AS expires_at FROM json_each(?3)) AS l \
+     ON l.id = r.lease_id AND r.state = 'claimed' WHERE key = ?2 AND max(r.expires_at, coalesce(l.expires_at, 0)) > ?1"
 );
 
 /// The claim that stands under a key, expired or not, and whose it is.
@@ -201,10 +190,18 @@ pub(super) const CATCH_UP: &str = "\
 
 pub(super) const DELETE: &str = "DELETE FROM idempotency_records WHERE id IN (SELECT value FROM json_each(?1))";
 
-/// The unknown outcomes by scope, ?2 at most, with the renewals ?3.
+/// Rows with the renewals of their claims, on a connection to the file of leases.
+macro_rules! with_leases {
+    () => {
+        "records.idempotency_records AS r \
+         LEFT JOIN main.idempotency_leases AS l ON l.id = r.lease_id AND r.state = 'claimed' "
+    };
+}
+
+/// The unknown outcomes by scope, ?2 at most.
 pub(super) const UNKNOWN_OUTCOMES: &str = concat!(
-    "SELECT substr(key, 1, instr(key, '/') - 1) AS scope, count(*) AS count FROM (SELECT key FROM idempotency_records AS r ",
-    renewals!("?3"),
+    "SELECT substr(key, 1, instr(key, '/') - 1) AS scope, count(*) AS count FROM (SELECT key FROM ",
+    with_leases!(),
     "WHERE r.expires_at = ",
     never!(),
     " AND r.state = 'claimed' AND coalesce(l.lease_until, r.lease_until) <= ?1 LIMIT ?2) GROUP BY scope"
@@ -214,21 +211,20 @@ pub(super) const UNKNOWN_OUTCOMES: &str = concat!(
 pub(super) const USED_BYTES: &str = "SELECT (page_count - freelist_count) * page_size \
      FROM pragma_page_count, pragma_freelist_count, pragma_page_size";
 
-/// With the renewals ?2.
 macro_rules! entry {
     ($rest:literal) => {
         concat!(
-            "SELECT r.id, key, state, fingerprint, token, attempt, coalesce(l.lease_until, r.lease_until) - ?1 AS lease_left, \
+            "SELECT r.id, key, state, fingerprint, r.token, attempt, coalesce(l.lease_until, r.lease_until) - ?1 AS lease_left, \
              nullif(max(r.expires_at, coalesce(l.expires_at, 0)), ",
             never!(),
-            ") - ?1 AS time_left, recorded_at, status, length(body) AS body_bytes FROM idempotency_records AS r ",
-            renewals!("?2"),
+            ") - ?1 AS time_left, recorded_at, status, length(body) AS body_bytes FROM ",
+            with_leases!(),
             "WHERE max(r.expires_at, coalesce(l.expires_at, 0)) > ?1 ",
             $rest
         )
     };
 }
 
-pub(super) const ENTRY: &str = entry!("AND key = ?3");
+pub(super) const ENTRY: &str = entry!("AND key = ?2");
 
-pub(super) const LIST: &str = entry!("AND key > ?3 ORDER BY key LIMIT ?4");
+pub(super) const LIST: &str = entry!("AND key > ?2 ORDER BY key LIMIT ?3");

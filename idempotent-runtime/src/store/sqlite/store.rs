@@ -192,12 +192,10 @@ impl Store for SqliteStore {
     }
 
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
-        let renewals = self.0.leases.all().await?;
-        let mut reader = self.0.readers.acquire().await?;
-        let row = schema::at(self.0.clock.now(), schema::ENTRY).bind(renewals).bind(key.as_str());
-        let row = row.fetch_optional(reader.connection()).await;
-        let row = row.map_err(store_error)?;
-        reader.give_back();
+        let mut look = self.0.leases.look().await?;
+        let row = schema::at(self.0.clock.now(), schema::ENTRY).bind(key.as_str()).fetch_optional(look.connection());
+        let row = row.await.map_err(store_error)?;
+        look.give_back();
         row.as_ref().map(Entry::from_row).transpose()
     }
 
@@ -212,11 +210,10 @@ impl Store for SqliteStore {
 
     async fn unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {
         let most = i64::try_from(UNKNOWN_OUTCOMES_COUNTED).unwrap_or(i64::MAX);
-        let renewals = self.0.leases.all().await?;
-        let mut reader = self.0.readers.acquire().await?;
-        let count = schema::at(self.0.clock.now(), schema::UNKNOWN_OUTCOMES).bind(most).bind(renewals);
-        let rows = count.fetch_all(reader.connection()).await.map_err(store_error)?;
-        reader.give_back();
+        let mut look = self.0.leases.look().await?;
+        let count = schema::at(self.0.clock.now(), schema::UNKNOWN_OUTCOMES).bind(most);
+        let rows = count.fetch_all(look.connection()).await.map_err(store_error)?;
+        look.give_back();
         unknown_outcomes(&rows)
     }
 
@@ -224,11 +221,10 @@ impl Store for SqliteStore {
         // One more than asked for tells whether there is a next page.
         let rows = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
         let Cursor(after) = cursor.unwrap_or_else(|| Cursor(String::new()));
-        let renewals = self.0.leases.all().await?;
-        let mut reader = self.0.readers.acquire().await?;
-        let found = schema::at(self.0.clock.now(), schema::LIST).bind(renewals).bind(&after).bind(rows);
-        let found = found.fetch_all(reader.connection()).await.map_err(store_error)?;
-        reader.give_back();
+        let mut look = self.0.leases.look().await?;
+        let found = schema::at(self.0.clock.now(), schema::LIST).bind(&after).bind(rows).fetch_all(look.connection());
+        let found = found.await.map_err(store_error)?;
+        look.give_back();
         let mut page = Page::default();
         for row in found.iter().take(limit) {
             page.add_row(row)?;
