@@ -43,6 +43,11 @@ impl SqliteFile {
         self.folder.path().join("idempotency.db-wal")
     }
 
+    /// The file of leases beside it.
+    pub fn leases(&self) -> PathBuf {
+        self.folder.path().join("idempotency.db-leases")
+    }
+
     /// A connection past the store.
     ///
     /// # Panics
@@ -76,6 +81,34 @@ impl SqliteFile {
         let number = query.fetch_one(&mut connection).await.expect("the query gives a number");
         connection.close().await.expect("the connection closes");
         number
+    }
+
+    /// One number out of the file and its leases, which the query names `leases`.
+    ///
+    /// # Panics
+    ///
+    /// When the query gives none.
+    pub async fn number_with_leases(&self, sql: &str) -> i64 {
+        let mut connection = self.connect().await;
+        let path = self.leases().display().to_string();
+        sqlx::query("ATTACH ?1 AS leases").bind(path).execute(&mut connection).await.expect("the leases open");
+        let query = sqlx::query_scalar(AssertSqlSafe(sql.to_owned()));
+        let number = query.fetch_one(&mut connection).await.expect("the query gives a number");
+        connection.close().await.expect("the connection closes");
+        number
+    }
+
+    /// Waits until the lease that each claim began with has been over for this many milliseconds.
+    ///
+    /// # Panics
+    ///
+    /// When it does not end.
+    pub async fn first_leases_over(&self, for_millis: u32) {
+        let left = format!(
+            "SELECT count(*) FROM idempotency_records WHERE state = 'claimed' \
+             AND lease_until + {for_millis} > unixepoch('subsec') * 1000"
+        );
+        eventually("the first leases are over", async || self.number(&left).await == 0).await;
     }
 
     /// The commits in the write-ahead log: its frames that say how large the file is after them.

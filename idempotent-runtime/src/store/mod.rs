@@ -66,7 +66,9 @@ pub use crate::store::redis::open::{RedisOpenError, RedisStoreBuilder};
 #[cfg(feature = "redis")]
 pub use crate::store::redis::store::RedisStore;
 #[cfg(feature = "sqlite")]
-pub use crate::store::sqlite::open::{SqliteOpenError, SqliteStoreBuilder, SqliteSynchronous};
+pub use crate::store::sqlite::open::{SqliteStoreBuilder, SqliteSynchronous};
+#[cfg(feature = "sqlite")]
+pub use crate::store::sqlite::open_error::SqliteOpenError;
 #[cfg(feature = "sqlite")]
 pub use crate::store::sqlite::store::SqliteStore;
 pub use crate::transaction::transactions::Transactions;

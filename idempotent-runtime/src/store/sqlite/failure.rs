@@ -47,6 +47,15 @@ pub(super) enum Failure {
     Sqlite(sqlx::Error),
 }
 
+impl Failure {
+    pub(super) fn into_error(self) -> StoreError {
+        match self {
+            Self::Answer(error) => error,
+            Self::Sqlite(error) => store_error(error),
+        }
+    }
+}
+
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         Self::Answer(error)

@@ -9,11 +9,8 @@ use sqlx_core::transaction::TransactionManager as _;
 use crate::store::active_transactions::ActiveTransactions;
 use crate::store::error::StoreError;
 use crate::store::line::Call;
-use crate::store::sqlite::clock::Clock;
 use crate::store::sqlite::failure::store_error;
-use crate::store::sqlite::guard;
 use crate::store::sqlite::guard::Guard;
-use crate::store::sqlite::lock_time::LockTime;
 use crate::sync::{Mutex, lock};
 use crate::transaction::open::{Doubtful, Open};
 
@@ -62,7 +59,7 @@ impl HandlerTransactions {
     }
 
     /// With the write lock: a transaction that had read before it writes could not get it any more.
-    pub(super) async fn begin(&self, clock: Clock) -> Result<Open<Sqlite>, StoreError> {
+    pub(super) async fn begin(&self) -> Result<Open<Sqlite>, StoreError> {
         let call = Call::hold_back();
         let turn = Arc::clone(&self.turn).lock_owned().await;
         let connection = self.pool.acquire().await.map_err(store_error)?;
@@ -72,13 +69,10 @@ impl HandlerTransactions {
         let mut connection = Doubtful::new(connection);
         // The pool has one connection, and only the one whose turn it is takes it.
         let guard = Arc::clone(&lock(&self.newest));
-        let waiting = LockTime::starts(clock);
-        SqliteTransactionManager::begin(&mut connection, Some(guard::BEGIN.into_sql_str()))
+        SqliteTransactionManager::begin(&mut connection, Some("BEGIN IMMEDIATE".into_sql_str()))
             .await
             .map_err(store_error)?;
-        let holding = LockTime::starts(clock);
-        guard.begun(clock, waiting, holding);
-        waiting.make_up(&mut connection, clock).await.map_err(store_error)?;
+        guard.begun();
         Ok(Open::new(connection, guard, Box::new(turn)))
     }
 }

@@ -14,16 +14,21 @@
 //! its last handle. What changes nothing (a replay, a duplicate in flight) is answered by a reader and never waits for
 //! the writer.
 //!
+//! Leases are renewed in a second file, which no handler's transaction locks: `leases`.
+//!
 //! Leases and expiry are judged inside the statements by a clock that all processes on the file have in common and that
 //! does not follow when the machine's is set: `clock`.
 
 pub(crate) mod clock;
+pub(crate) mod connections;
 pub(crate) mod failure;
 pub(crate) mod guard;
 pub(crate) mod handler_transactions;
-pub(crate) mod lock_time;
+pub(crate) mod leases;
+pub(crate) mod leases_file;
+pub(crate) mod locked;
 pub(crate) mod open;
-pub(crate) mod readers;
+pub(crate) mod open_error;
 pub(crate) mod row;
 pub(crate) mod rows;
 pub(crate) mod schema;

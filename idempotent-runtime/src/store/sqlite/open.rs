@@ -1,17 +1,21 @@
-//! Opening the file: options, schema, and errors that say what to do.
+//! Opening the file: options and schema.
 
-use std::error::Error;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions as _, Executor as _};
 
 use crate::deadline::Deadline;
+use crate::store::error::StoreError;
 use crate::store::sqlite::clock::Clock;
 use crate::store::sqlite::failure::Cause;
+use crate::store::sqlite::leases::Leases;
+use crate::store::sqlite::leases_file;
+use crate::store::sqlite::open_error::SqliteOpenError;
 use crate::store::sqlite::schema;
 
 /// Collects the options of a [`SqliteStore`](crate::store::SqliteStore).
@@ -100,11 +104,20 @@ impl SqliteStoreBuilder {
         loop {
             match self.try_connect().await {
                 // SQLite does not wait for the lock that a change to WAL needs, as two processes that start together do.
-                Err(Obstacle::Sqlite(error)) if Cause::of(&error) == Cause::Locked && !deadline.is_over() => {
+                Err(Obstacle::Sqlite(error) | Obstacle::Leases(_, error))
+                    if Cause::of(&error) == Cause::Locked && !deadline.is_over() =>
+                {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
                 Err(obstacle) => return Err(self.explain(obstacle)),
-                Ok(opened) => return Ok(opened),
+                Ok((connection, opened)) => {
+                    let failed = |error: StoreError| SqliteOpenError::Failed {
+                        path: leases_file::path(&self.path.display().to_string()).into(),
+                        source: error.into(),
+                    };
+                    opened.leases.connect().await.map_err(failed)?;
+                    return Ok((connection, opened));
+                }
             }
         }
     }
@@ -121,12 +134,42 @@ impl SqliteStoreBuilder {
         if mode != "wal" {
             return Err(Obstacle::NoWal);
         }
-        let clock = migrate(&mut connection).await?;
+        let (database, clock) = self.migrate(&mut connection).await?;
         let synchronous = match sqlx::query_scalar("PRAGMA synchronous").fetch_one(&mut connection).await? {
             2_i64 | 3 => SqliteSynchronous::Full,
             _ => SqliteSynchronous::Normal,
         };
-        Ok((connection, Opened { synchronous, clock }))
+        let leases = Leases::new(self.leases_options(&leases_file::path(&database)), &database, clock);
+        Ok((connection, Opened { synchronous, clock, leases: Arc::new(leases) }))
+    }
+
+    /// The path of the database and its clock. Dropping the connection half way rolls back.
+    async fn migrate(&self, connection: &mut SqliteConnection) -> Result<(String, Clock), Obstacle> {
+        connection.execute("BEGIN IMMEDIATE").await?;
+        if sqlx::query(schema::EXISTS).fetch_optional(&mut *connection).await?.is_none() {
+            connection.execute(sqlx::raw_sql(schema::CREATE)).await?;
+        } else {
+            match sqlx::query_scalar::<_, i64>(schema::STORED_VERSION).fetch_optional(&mut *connection).await? {
+                Some(schema::VERSION) => connection.execute(schema::TOUCH).await?,
+                Some(version) if version > schema::VERSION => return Err(Obstacle::NewerSchema(version)),
+                Some(_) | None => return Err(Obstacle::NoVersion),
+            };
+        }
+        let clock = Clock::of_file(connection).await?;
+        let database = leases_file::path_of_database(connection).await?;
+        let path = leases_file::path(&database);
+        leases_file::create_like(&database, &path);
+        let name = leases_file::open(self.leases_options(&path)).await;
+        let name = name.map_err(|error| Obstacle::Leases(path.into(), error))?;
+        leases_file::adopt(connection, clock, &name).await?;
+        connection.execute("COMMIT").await?;
+        Ok((database, clock))
+    }
+
+    /// Leases need not survive a loss of power: the processes that have them do not either.
+    fn leases_options(&self, path: &str) -> SqliteConnectOptions {
+        let options = self.connect_options().filename(path).create_if_missing(false);
+        options.synchronous(sqlx::sqlite::SqliteSynchronous::Normal).pragma("fullfsync", "OFF")
     }
 
     pub(super) fn connect_options(&self) -> SqliteConnectOptions {
@@ -148,16 +191,21 @@ impl SqliteStoreBuilder {
     }
 
     fn explain(&self, obstacle: Obstacle) -> SqliteOpenError {
-        let path = self.path.clone();
-        let error = match obstacle {
+        let (path, error) = match obstacle {
             Obstacle::NewerSchema(found) => {
+                let path = self.path.clone();
                 return SqliteOpenError::NewerSchema { path, found, supported: schema::VERSION };
             }
             Obstacle::NoVersion => {
-                return SqliteOpenError::Damaged { path, source: "idempotency_schema names no version".into() };
+                let source = "idempotency_schema names no version".into();
+                return SqliteOpenError::Damaged { path: self.path.clone(), source };
             }
-            Obstacle::NoWal => return SqliteOpenError::NoWriteAheadLog { path },
-            Obstacle::Sqlite(error) => error,
+            Obstacle::NoWal => return SqliteOpenError::NoWriteAheadLog { path: self.path.clone() },
+            Obstacle::Leases(path, error) if Cause::of(&error) == Cause::Corrupt => {
+                return SqliteOpenError::DamagedLeases { path, source: error.into() };
+            }
+            Obstacle::Leases(path, error) => (path, error),
+            Obstacle::Sqlite(error) => (self.path.clone(), error),
         };
         let cause = Cause::of(&error);
         let source = error.into();
@@ -183,10 +231,13 @@ impl SqliteStoreBuilder {
 pub(super) struct Opened {
     pub(super) synchronous: SqliteSynchronous,
     pub(super) clock: Clock,
+    pub(super) leases: Arc<Leases>,
 }
 
 enum Obstacle {
     Sqlite(sqlx::Error),
+    /// With the path of the file of leases.
+    Leases(PathBuf, sqlx::Error),
     NewerSchema(i64),
     NoVersion,
     NoWal,
@@ -196,24 +247,6 @@ impl From<sqlx::Error> for Obstacle {
     fn from(error: sqlx::Error) -> Self {
         Self::Sqlite(error)
     }
-}
-
-/// Dropping the connection half way rolls back.
-async fn migrate(connection: &mut SqliteConnection) -> Result<Clock, Obstacle> {
-    connection.execute("BEGIN IMMEDIATE").await?;
-    if sqlx::query(schema::EXISTS).fetch_optional(&mut *connection).await?.is_none() {
-        connection.execute(sqlx::raw_sql(schema::CREATE)).await?;
-    } else {
-        match sqlx::query_scalar::<_, i64>(schema::STORED_VERSION).fetch_optional(&mut *connection).await? {
-            Some(schema::VERSION) => connection.execute(schema::TOUCH).await?,
-            Some(version) if version > schema::VERSION => return Err(Obstacle::NewerSchema(version)),
-            Some(_) | None => return Err(Obstacle::NoVersion),
-        };
-    }
-    connection.execute(sqlx::raw_sql(schema::ADD)).await?;
-    let clock = Clock::of_file(connection).await?;
-    connection.execute("COMMIT").await?;
-    Ok(clock)
 }
 
 /// Why this process may not open the file, if that is the reason.
@@ -233,91 +266,4 @@ fn access(path: &Path) -> Option<io::Error> {
         }
     };
     matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem).then_some(error)
-}
-
-/// Why a [`SqliteStore`](crate::store::SqliteStore) could not be opened.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SqliteOpenError {
-    /// A newer version of this library has written it.
-    #[error(
-        "`{path}` has schema version {found}, this library knows {supported}: update `idempotent-runtime`, or give \
-         this program a file of its own"
-    )]
-    NewerSchema {
-        /// The file.
-        path: PathBuf,
-        /// What the file has.
-        found: i64,
-        /// The newest that this version of the library knows.
-        supported: i64,
-    },
-    /// The file is not a database, or is damaged.
-    #[error(
-        "`{path}` is no SQLite database, or a damaged one: restore it from a backup; moving it away starts a store \
-         that has forgotten every recorded response"
-    )]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What SQLite says.
-        source: Box<dyn Error + Send + Sync>,
-    },
-    /// This process may not write the file.
-    #[error(
-        "`{path}` cannot be written: let this process write to the file and to its folder, where SQLite keeps its log \
-         beside it"
-    )]
-    ReadOnly {
-        /// The file.
-        path: PathBuf,
-        /// What SQLite or the operating system says.
-        source: Box<dyn Error + Send + Sync>,
-    },
-    /// Its folder does not exist.
-    #[error("`{folder}` is not a folder: create it before `{path}` is opened")]
-    MissingFolder {
-        /// The folder.
-        folder: PathBuf,
-        /// The file.
-        path: PathBuf,
-    },
-    /// It is a folder.
-    #[error("`{path}` is a folder: name a file in it, such as `{}`", path.join("idempotency.db").display())]
-    Folder {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// There is no room for it.
-    #[error("no space is left for `{path}`: free some, or choose another disk")]
-    Full {
-        /// The file.
-        path: PathBuf,
-        /// What SQLite says.
-        source: Box<dyn Error + Send + Sync>,
-    },
-    /// Another process kept it locked.
-    #[error("`{path}` stayed locked for {waited:?}: end what holds it, such as an open transaction of another program")]
-    Locked {
-        /// The file.
-        path: PathBuf,
-        /// How long the store waited.
-        waited: Duration,
-        /// What SQLite says.
-        source: Box<dyn Error + Send + Sync>,
-    },
-    /// Its file system cannot keep a write-ahead log.
-    #[error("`{path}` lies on a file system without shared memory for SQLite's write-ahead log: choose a local disk")]
-    NoWriteAheadLog {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Anything else.
-    #[error("`{path}` cannot be opened")]
-    Failed {
-        /// The file.
-        path: PathBuf,
-        /// What SQLite or the operating system says.
-        source: Box<dyn Error + Send + Sync>,
-    },
 }

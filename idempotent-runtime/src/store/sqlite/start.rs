@@ -4,11 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::store::given_back::GivenBackTokens;
+use crate::store::sqlite::connections::Connections;
 use crate::store::sqlite::handler_transactions::{HandlerTransactions, Turn};
-use crate::store::sqlite::open::{Opened, SqliteOpenError, SqliteStoreBuilder};
-use crate::store::sqlite::readers::Readers;
+use crate::store::sqlite::open::{Opened, SqliteStoreBuilder};
+use crate::store::sqlite::open_error::SqliteOpenError;
 use crate::store::sqlite::store::{Inner, SqliteStore};
 use crate::store::sqlite::writer::{Others, Writer};
+
+const READERS: usize = 4;
 
 impl SqliteStoreBuilder {
     /// Opens the file, and creates it if it is not there.
@@ -17,18 +20,19 @@ impl SqliteStoreBuilder {
     ///
     /// [`SqliteOpenError`] names the path and what to do.
     pub async fn open(self) -> Result<SqliteStore, SqliteOpenError> {
-        let readers = Readers::new(self.connect_options().create_if_missing(false).pragma("query_only", "ON"));
-        let readers = Arc::new(readers);
+        let reading = self.connect_options().create_if_missing(false).pragma("query_only", "ON");
+        let readers = Arc::new(Connections::new(reading, READERS));
         let turn = Turn::default();
         let transactions = HandlerTransactions::new(self.connect_options(), Arc::clone(&turn));
         let others = Others { readers: Arc::clone(&readers), transactions: transactions.pool() };
-        let (writer, Opened { synchronous, clock }) = Writer::start(self.clone(), turn, others).await?;
+        let (writer, Opened { synchronous, clock, leases }) = Writer::start(self.clone(), turn, others).await?;
         let given_back = GivenBackTokens::default();
         Ok(SqliteStore(Arc::new(Inner {
             options: self,
             synchronous,
             clock,
             readers,
+            leases,
             transactions,
             writer,
             given_back,

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::Row as _;
 use sqlx::sqlite::Sqlite;
 
 use crate::key::RecordKey;
@@ -20,16 +21,16 @@ use crate::store::line::Call;
 use crate::store::row::each;
 use crate::store::row::unknown_outcomes;
 use crate::store::sqlite::clock::Clock;
+use crate::store::sqlite::connections::Connections;
 use crate::store::sqlite::failure::store_error;
 use crate::store::sqlite::handler_transactions::HandlerTransactions;
+use crate::store::sqlite::leases::{Leases, Renewed};
+use crate::store::sqlite::locked::Context;
 use crate::store::sqlite::open::{SqliteStoreBuilder, SqliteSynchronous};
-use crate::store::sqlite::readers::Readers;
 use crate::store::sqlite::row;
 use crate::store::sqlite::schema;
 use crate::store::sqlite::writer::Writer;
-use crate::store::sqlite::writes::{
-    ClaimWrite, CompleteWrite, PurgeWrite, ReleaseWrite, RenewManyWrite, RenewWrite, SweepWrite,
-};
+use crate::store::sqlite::writes::{ClaimWrite, CompleteWrite, PurgeWrite, ReleaseWrite, SweepWrite, held};
 use crate::transaction::transactions::Transactions;
 
 /// Keeps claims and records in a SQLite file, which may be the application's own database.
@@ -37,15 +38,16 @@ use crate::transaction::transactions::Transactions;
 /// A record is on the disk before its response is sent ([`SqliteSynchronous::Full`]). Several processes of one machine can
 /// share the file. Put it on a local disk, because SQLite's write-ahead log does not work over a network.
 ///
-/// A process that holds the file's write lock for long keeps other processes from renewing their leases. So that time does
-/// not count for their leases. [`transactions`](crate::guide::transactions) says what this does not cover.
+/// Leases are renewed in a second file, `<path>-leases`. So no transaction keeps another process from renewing, however long it
+/// holds the write lock of the first file. The second file has no keys and no records, and needs no backup: without it, all
+/// leases start again when the store is opened.
 ///
 /// On Linux the store uses the uptime of the machine, from the first opening in each boot: changing the clock has no effect
 /// on leases and expiry until the next boot. On other systems the store uses the system clock. If that clock is set forward
 /// by more than a lease, a retry can run while the first request still runs.
 ///
 /// The tables are `idempotency_records`, readable by a person, `idempotency_schema`, `idempotency_clock` and
-/// `idempotency_lock_time`. The store deletes expired rows in small batches between its writes. A clone is cheap and shares
+/// `idempotency_leases_file`. The store deletes expired rows in small batches between its writes. A clone is cheap and shares
 /// everything; the connections close when the last clone is dropped.
 ///
 /// # Examples
@@ -74,11 +76,18 @@ pub(super) struct Inner {
     /// As SQLite reports it.
     pub(super) synchronous: SqliteSynchronous,
     pub(super) clock: Clock,
-    pub(super) readers: Arc<Readers>,
+    pub(super) readers: Arc<Connections>,
+    pub(super) leases: Arc<Leases>,
     pub(super) transactions: HandlerTransactions,
     pub(super) writer: Writer,
     /// Of this process alone: what it sends comes to the file in order, so that no other one can have a claim of theirs.
     pub(super) given_back: GivenBackTokens,
+}
+
+impl Inner {
+    pub(super) fn context(&self) -> Context<'_> {
+        Context { clock: self.clock, leases: &self.leases }
+    }
 }
 
 impl SqliteStore {
@@ -104,15 +113,23 @@ impl SqliteStore {
         Ok(found.is_some())
     }
 
+    /// What stands under the key, with the renewals of its lease. Not a claim that has expired as far as its row tells: that
+    /// needs the write lock.
     pub(super) async fn existing(&self, key: &RecordKey) -> Result<Option<StoredState>, StoreError> {
         let mut reader = self.0.readers.acquire().await?;
-        let row = schema::at(self.0.clock.now(), schema::EXISTING)
-            .bind(key.as_str())
-            .fetch_optional(reader.connection())
-            .await;
-        let row = row.map_err(store_error)?;
+        let row = schema::at(self.0.clock.now(), schema::EXISTING).bind(key.as_str());
+        let row = row.fetch_optional(reader.connection()).await.map_err(store_error)?;
+        let mut state = row.as_ref().map(StoredState::from_row).transpose()?;
+        if let (Some(row), Some(StoredState::Claimed { .. })) = (&row, &state)
+            && let Some(id) = row.try_get("lease_id").map_err(store_error)?
+            && let Some(Renewed { renewals, .. }) = self.0.leases.of(id).await?
+        {
+            let renewed = schema::at(self.0.clock.now(), schema::EXISTING_RENEWED).bind(key.as_str()).bind(renewals);
+            let row = renewed.fetch_optional(reader.connection()).await.map_err(store_error)?;
+            state = row.as_ref().map(StoredState::from_row).transpose()?;
+        }
         reader.give_back();
-        row.as_ref().map(StoredState::from_row).transpose()
+        Ok(state)
     }
 }
 
@@ -131,25 +148,29 @@ impl Store for SqliteStore {
         if let Some(fingerprint) = self.0.transactions.running().fingerprint(key) {
             return Ok(Claim::InFlight { fingerprint });
         }
-        // A lease that looks expired may be of a holder who waits for the lock: that is judged under the lock.
+        // A claim of its own may need a new lease, and what is rejected may have to be kept: both need the lock.
         if let Decision::Answer(claim) = decide(self.existing(key).await?, &request)
-            && !matches!(claim, Claim::Lapsed { .. })
+            && !matches!(claim, Claim::Acquired { .. } | Claim::Lapsed { .. })
         {
             return Ok(claim);
         }
         let call = Call::hold_back();
         self.0.given_back.check(request.token)?;
-        let max_bytes = self.0.options.bound();
-        self.0.writer.submit_held_back(ClaimWrite { key: key.clone(), request, max_bytes }, Some(call)).await
+        let write = ClaimWrite::new(key.clone(), request, self.0.options.bound());
+        self.0.writer.submit_held_back(write, Some(call)).await
     }
 
     async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
-        self.0.writer.submit(RenewWrite { key: key.clone(), token, lease }).await
+        let renewed = self.0.leases.renew(&[Renewal { key: key.clone(), token, lease }]).await?;
+        Ok(held(!renewed.is_empty()))
     }
 
     async fn renew_many(&self, renewals: &[Renewal]) -> Vec<Result<Held, StoreError>> {
-        let write = RenewManyWrite { renewals: renewals.to_vec() };
-        each(renewals.len(), self.0.writer.submit(write).await)
+        let renewed =
+            self.0.leases.renew(renewals).await.map(|renewed| {
+                renewals.iter().map(|renewal| held(renewed.contains(&token_text(renewal.token)))).collect()
+            });
+        each(renewals.len(), renewed)
     }
 
     async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
@@ -170,11 +191,10 @@ impl Store for SqliteStore {
     }
 
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
-        let mut reader = self.0.readers.acquire().await?;
-        let row =
-            schema::at(self.0.clock.now(), schema::ENTRY).bind(key.as_str()).fetch_optional(reader.connection()).await;
-        let row = row.map_err(store_error)?;
-        reader.give_back();
+        let mut look = self.0.leases.look().await?;
+        let row = schema::at(self.0.clock.now(), schema::ENTRY).bind(key.as_str()).fetch_optional(look.connection());
+        let row = row.await.map_err(store_error)?;
+        look.give_back();
         row.as_ref().map(Entry::from_row).transpose()
     }
 
@@ -183,15 +203,16 @@ impl Store for SqliteStore {
     }
 
     async fn delete_expired(&self) -> Result<usize, StoreError> {
+        self.0.leases.sweep().await?;
         self.0.writer.submit(SweepWrite).await
     }
 
     async fn unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {
         let most = i64::try_from(UNKNOWN_OUTCOMES_COUNTED).unwrap_or(i64::MAX);
-        let mut reader = self.0.readers.acquire().await?;
+        let mut look = self.0.leases.look().await?;
         let count = schema::at(self.0.clock.now(), schema::UNKNOWN_OUTCOMES).bind(most);
-        let rows = count.fetch_all(reader.connection()).await.map_err(store_error)?;
-        reader.give_back();
+        let rows = count.fetch_all(look.connection()).await.map_err(store_error)?;
+        look.give_back();
         unknown_outcomes(&rows)
     }
 
@@ -199,11 +220,10 @@ impl Store for SqliteStore {
         // One more than asked for tells whether there is a next page.
         let rows = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
         let Cursor(after) = cursor.unwrap_or_else(|| Cursor(String::new()));
-        let mut reader = self.0.readers.acquire().await?;
-        let found =
-            schema::at(self.0.clock.now(), schema::LIST).bind(&after).bind(rows).fetch_all(reader.connection()).await;
-        let found = found.map_err(store_error)?;
-        reader.give_back();
+        let mut look = self.0.leases.look().await?;
+        let found = schema::at(self.0.clock.now(), schema::LIST).bind(&after).bind(rows).fetch_all(look.connection());
+        let found = found.await.map_err(store_error)?;
+        look.give_back();
         let mut page = Page::default();
         for row in found.iter().take(limit) {
             page.add_row(row)?;

@@ -15,7 +15,7 @@ use crate::record::{Record, RecordedBody};
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::contract::Store as _;
 use crate::store::error::StoreError;
-use crate::store::sqlite::open::SqliteOpenError;
+use crate::store::sqlite::open_error::SqliteOpenError;
 use crate::store::sqlite::store::SqliteStore;
 use crate::store::sqlite::writes::ClaimWrite;
 
@@ -96,7 +96,7 @@ async fn a_claim_whose_caller_has_gone_is_not_made() {
     let store = SqliteStore::open(&path).await.unwrap();
     let mut lock = store.0.options.connect_options().connect().await.unwrap();
     lock.execute("BEGIN IMMEDIATE").await.unwrap();
-    let claim = |name| ClaimWrite { key: record_key(name), request: claim_request(), max_bytes: None };
+    let claim = |name| ClaimWrite::new(record_key(name), claim_request(), None);
     let mut gone = store.0.writer.submit(claim("gone")).boxed();
     let mut waiting = store.0.writer.submit(claim("waiting")).boxed();
     assert!(poll!(&mut gone).is_pending() && poll!(&mut waiting).is_pending());

@@ -4,16 +4,16 @@ use futures_util::future::BoxFuture;
 use sqlx::sqlite::Sqlite;
 
 use crate::key::RecordKey;
-use crate::policy::values::AfterCrash;
 use crate::policy::values::Isolation;
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
-use crate::store::claim_decision::{Decision, StoredState, decide};
+use crate::store::claim_decision::{Decision, decide};
 use crate::store::columns::{span_millis, token_text, unix_millis};
 use crate::store::error::StoreError;
 use crate::store::sqlite::failure::{Failure, store_error};
+use crate::store::sqlite::locked::{Decided, decide_claim, make_room};
 use crate::store::sqlite::schema;
 use crate::store::sqlite::store::SqliteStore;
-use crate::store::sqlite::writes::{headers_text, held, keep, make_room};
+use crate::store::sqlite::writes::{headers_text, held, keep};
 use crate::transaction::open::Open;
 use crate::transaction::slot::{TransactionClaim, TransactionalStore};
 use crate::transaction::transactions::{Holder, Recording};
@@ -32,7 +32,7 @@ impl Holder for SqliteStore {
 impl TransactionalStore<Sqlite> for SqliteStore {
     /// SQLite's transactions are serializable, whatever is asked for.
     fn begin(&self, _: Option<Isolation>) -> BoxFuture<'_, Result<Open<Sqlite>, StoreError>> {
-        Box::pin(self.0.transactions.begin(self.0.clock))
+        Box::pin(self.0.transactions.begin())
     }
 
     fn claim<'a>(
@@ -57,23 +57,22 @@ impl TransactionalStore<Sqlite> for SqliteStore {
                 Ok(running) => running,
                 Err(fingerprint) => return in_flight(fingerprint),
             };
-            let mut open = transactions.begin(self.0.clock).await?;
+            let mut open = transactions.begin().await?;
             // Again, under the write lock: another process may have recorded meanwhile.
-            let row =
-                schema::at(self.0.clock.now(), schema::EXISTING).bind(key.as_str()).fetch_optional(&mut *open).await;
-            let existing = row.map_err(store_error)?.as_ref().map(StoredState::from_row).transpose()?;
-            let is_fresh = existing.is_none();
-            let attempt = match decide(existing, &request) {
+            let context = self.0.context();
+            let decided = decide_claim(&mut open, context, key, &request, None).await;
+            let Decided { decision, is_fresh } = decided.map_err(Failure::into_error)?;
+            let attempt = match decision {
                 Decision::Answer(claim) => return Ok(TransactionClaim::Existing(claim)),
                 Decision::Keep { token, fingerprint } => {
-                    keep(&mut open, self.0.clock.now(), key, token).await.map_err(store_error)?;
+                    keep(&mut open, key, token).await.map_err(store_error)?;
                     open.commit().await?;
                     return Ok(TransactionClaim::Existing(Claim::Lapsed { fingerprint }));
                 }
                 Decision::Take { attempt } => attempt,
             };
             if is_fresh && let Some(max_bytes) = self.0.options.bound() {
-                make_room(&mut open, self.0.clock, max_bytes).await.map_err(failed)?;
+                make_room(&mut open, context, max_bytes).await.map_err(Failure::into_error)?;
             }
             Ok(TransactionClaim::Acquired { attempt, open: open.holding(running) })
         })
@@ -85,28 +84,23 @@ impl TransactionalStore<Sqlite> for SqliteStore {
         recording: &'a Recording,
     ) -> BoxFuture<'a, Result<Held, StoreError>> {
         Box::pin(async move {
-            let Recording { key, request, record, .. } = recording;
-            let recorded = schema::at(self.0.clock.now(), schema::RECORD)
-                .bind(key.as_str())
-                .bind(record.fingerprint.to_string())
-                .bind(token_text(request.token))
-                .bind(span_millis(request.ttl))
-                .bind(unix_millis(record.recorded_at))
-                .bind(record.status.as_u16())
-                .bind(headers_text(record)?)
-                .bind(record.body_bytes().map(AsRef::<[u8]>::as_ref))
-                .bind(request.after_crash == AfterCrash::Rerun)
-                .bind(request.fingerprint.to_string())
-                .execute(&mut **open)
-                .await;
-            Ok(held(recorded.map_err(store_error)?.rows_affected() > 0))
+            let Recording { key, request, .. } = recording;
+            if self.write(open, recording, None).await? {
+                return Ok(Held::Yes);
+            }
+            // A claim stands there, whose lease was over when the transaction began.
+            let decided = decide_claim(open, self.0.context(), key, request, None).await;
+            match decided.map_err(Failure::into_error)?.decision {
+                Decision::Take { attempt } => Ok(held(self.write(open, recording, Some(attempt)).await?)),
+                _ => Ok(Held::No),
+            }
         })
     }
 
     fn is_recorded<'a>(&'a self, key: &'a RecordKey, token: Token) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(async move {
             // The write lock is free when the other transaction has ended.
-            let mut open = self.0.transactions.begin(self.0.clock).await?;
+            let mut open = self.0.transactions.begin().await?;
             let found = schema::at(self.0.clock.now(), schema::COMPLETED_BY).bind(key.as_str()).bind(token_text(token));
             let found = found.fetch_optional(&mut *open).await.map_err(store_error)?;
             let _ = open.roll_back().await;
@@ -115,9 +109,27 @@ impl TransactionalStore<Sqlite> for SqliteStore {
     }
 }
 
-fn failed(failure: Failure) -> StoreError {
-    match failure {
-        Failure::Answer(error) => error,
-        Failure::Sqlite(error) => store_error(error),
+impl SqliteStore {
+    /// Writes the record of a transaction, over what stands there if it is the attempt of this number.
+    async fn write(
+        &self,
+        open: &mut Open<Sqlite>,
+        recording: &Recording,
+        attempt: Option<u32>,
+    ) -> Result<bool, StoreError> {
+        let Recording { key, request, record, .. } = recording;
+        let written = schema::at(self.0.clock.now(), schema::RECORD)
+            .bind(key.as_str())
+            .bind(record.fingerprint.to_string())
+            .bind(token_text(request.token))
+            .bind(span_millis(request.ttl))
+            .bind(unix_millis(record.recorded_at))
+            .bind(record.status.as_u16())
+            .bind(headers_text(record)?)
+            .bind(record.body_bytes().map(AsRef::<[u8]>::as_ref))
+            .bind(attempt)
+            .execute(&mut **open)
+            .await;
+        Ok(written.map_err(store_error)?.rows_affected() > 0)
     }
 }

@@ -13,16 +13,16 @@ use tokio::sync::{mpsc, oneshot};
 use crate::deadline::Deadline;
 use crate::store::error::StoreError;
 use crate::store::line::Call;
-use crate::store::sqlite::clock::Clock;
+use crate::store::sqlite::connections::Connections;
 use crate::store::sqlite::failure::Failure;
 use crate::store::sqlite::handler_transactions::Turn;
-use crate::store::sqlite::lock_time::LockTime;
-use crate::store::sqlite::open::{Opened, SqliteOpenError, SqliteStoreBuilder};
-use crate::store::sqlite::readers::Readers;
+use crate::store::sqlite::locked::{Context, sweep};
+use crate::store::sqlite::open::{Opened, SqliteStoreBuilder};
+use crate::store::sqlite::open_error::SqliteOpenError;
 use crate::store::sqlite::rows;
 use crate::store::sqlite::rows::{Kind, SIZES};
 use crate::store::sqlite::schema;
-use crate::store::sqlite::writes::{Write, sweep};
+use crate::store::sqlite::writes::Write;
 
 /// The writes that share a commit, at most: more would keep the first of them waiting.
 const BATCH: usize = 512;
@@ -54,11 +54,13 @@ impl Writer {
                 Ok(connected) => connected,
                 Err(error) => return drop(opened.send(Err(error))),
             };
-            let clock = facts.clock;
+            let (clock, leases) = (facts.clock, Arc::clone(&facts.leases));
             // If the caller has gone, the queue has lost its only sender and `run` ends at once.
             let _ = opened.send(Ok(facts));
-            let connection = run(connection, clock, queue, &turn, options.sweep_interval()).await;
+            let context = Context { clock, leases: &leases };
+            let connection = run(connection, context, queue, &turn, options.sweep_interval()).await;
             // One after the other: of two that close at once, each may leave the log to the other.
+            leases.close().await;
             others.readers.close().await;
             others.transactions.close().await;
             if let Err(error) = connection.close().await {
@@ -91,7 +93,7 @@ impl Writer {
 
 /// The other connections, which close before the writer's own.
 pub(super) struct Others {
-    pub(super) readers: Arc<Readers>,
+    pub(super) readers: Arc<Connections>,
     pub(super) transactions: SqlitePool,
 }
 
@@ -105,7 +107,7 @@ trait Job: Send {
     fn apply<'a>(
         &'a mut self,
         connection: &'a mut SqliteConnection,
-        clock: Clock,
+        context: Context<'a>,
     ) -> BoxFuture<'a, Result<(), sqlx::Error>>;
     /// The statement in which it can be a row among others.
     fn row_of(&self) -> Option<Kind>;
@@ -117,7 +119,6 @@ trait Job: Send {
     fn reject(self: Box<Self>, error: Arc<sqlx::Error>);
     /// Whether nobody waits for it who would have to. Asked once, when it goes out.
     fn abandoned(&self) -> bool;
-    fn goes_after_others(&self) -> bool;
     fn bytes(&self) -> usize;
 }
 
@@ -132,10 +133,10 @@ impl<W: Write> Job for Pending<W> {
     fn apply<'a>(
         &'a mut self,
         connection: &'a mut SqliteConnection,
-        clock: Clock,
+        context: Context<'a>,
     ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         Box::pin(async move {
-            self.outcome = Some(match self.write.apply(connection, clock).await {
+            self.outcome = Some(match self.write.apply(connection, context).await {
                 Ok(output) => Ok(output),
                 Err(Failure::Answer(error)) => Err(error),
                 Err(Failure::Sqlite(error)) => return Err(error),
@@ -172,10 +173,6 @@ impl<W: Write> Job for Pending<W> {
         is_withdrawn || W::ONLY_IF_AWAITED && self.reply.is_closed()
     }
 
-    fn goes_after_others(&self) -> bool {
-        W::AFTER_OTHERS
-    }
-
     fn bytes(&self) -> usize {
         self.write.bytes()
     }
@@ -183,7 +180,7 @@ impl<W: Write> Job for Pending<W> {
 
 async fn run(
     mut connection: SqliteConnection,
-    clock: Clock,
+    context: Context<'_>,
     mut queue: mpsc::Receiver<Box<dyn Job>>,
     turn: &Turn,
     sweep_interval: Duration,
@@ -193,15 +190,15 @@ async fn run(
         match sweep.bound(queue.recv()).await {
             Some(Some(first)) => {
                 let _turn = turn.lock().await;
-                batch(&mut connection, clock, first, &mut queue).await;
+                batch(&mut connection, context, first, &mut queue).await;
             }
             Some(None) => break,
             None => {}
         }
         if sweep.is_over() {
-            let _turn = turn.lock().await;
-            let more = sweep_once(&mut connection, clock).await.unwrap_or_else(|error| {
-                tracing::warn!(%error, "expired idempotency records could not be deleted; this is tried again");
+            let more = sweep_all(&mut connection, context, turn).await.unwrap_or_else(|error| {
+                let error: &dyn Error = &error;
+                tracing::warn!(error, "expired idempotency records could not be deleted; this is tried again");
                 false
             });
             sweep = Deadline::after(if more { Duration::ZERO } else { sweep_interval });
@@ -212,11 +209,11 @@ async fn run(
 
 async fn batch(
     connection: &mut SqliteConnection,
-    clock: Clock,
+    context: Context<'_>,
     first: Box<dyn Job>,
     queue: &mut mpsc::Receiver<Box<dyn Job>>,
 ) {
-    let locked = begin(connection, clock).await;
+    let locked = begin(connection).await;
     // After the lock was granted, so that what came while we waited for it shares the commit.
     let mut bytes = first.bytes();
     let mut jobs = vec![first];
@@ -225,33 +222,20 @@ async fn batch(
         bytes += job.bytes();
         jobs.push(job);
     }
-    let lock_time = match locked {
-        Ok(lock_time) => lock_time,
-        Err(error) => return reject(jobs, error),
-    };
+    if let Err(error) = locked {
+        return reject(jobs, error);
+    }
     jobs.retain(|job| !job.abandoned());
-    let (later, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.goes_after_others());
-    if jobs.is_empty() && later.is_empty() {
+    if jobs.is_empty() {
         return rollback(connection).await;
     }
-    if jobs.is_empty() {
-        return commit(connection, clock, lock_time, later).await;
-    }
-    commit(connection, clock, lock_time, jobs).await;
-    for job in later {
-        alone(connection, clock, job).await;
-    }
-}
-
-/// Applies writes in the transaction that has begun, and answers them.
-async fn commit(connection: &mut SqliteConnection, clock: Clock, lock_time: LockTime, mut jobs: Vec<Box<dyn Job>>) {
-    match apply_and_commit(connection, clock, lock_time, &mut jobs).await {
+    match apply_and_commit(connection, context, &mut jobs).await {
         Ok(()) => jobs.into_iter().for_each(Job::settle),
         Err(error) if jobs.len() == 1 => reject(jobs, error),
         // Nothing of the batch took effect and nobody was answered: alone, one bad write harms no other.
         Err(_) => {
             for job in jobs {
-                alone(connection, clock, job).await;
+                alone(connection, context, job).await;
             }
         }
     }
@@ -264,10 +248,10 @@ fn reject(jobs: Vec<Box<dyn Job>>, error: sqlx::Error) {
     }
 }
 
-async fn alone(connection: &mut SqliteConnection, clock: Clock, job: Box<dyn Job>) {
+async fn alone(connection: &mut SqliteConnection, context: Context<'_>, job: Box<dyn Job>) {
     let mut jobs = [job];
-    let done = match begin(connection, clock).await {
-        Ok(lock_time) => apply_and_commit(connection, clock, lock_time, &mut jobs).await,
+    let done = match begin(connection).await {
+        Ok(()) => apply_and_commit(connection, context, &mut jobs).await,
         Err(error) => Err(error),
     };
     let [job] = jobs;
@@ -279,52 +263,51 @@ async fn alone(connection: &mut SqliteConnection, clock: Clock, job: Box<dyn Job
 
 async fn apply_and_commit(
     connection: &mut SqliteConnection,
-    clock: Clock,
-    lock_time: LockTime,
+    context: Context<'_>,
     jobs: &mut [Box<dyn Job>],
 ) -> Result<(), sqlx::Error> {
-    let done = async {
-        apply(connection, clock.stopped(), jobs).await?;
-        lock_time.make_up(connection, clock).await?;
-        execute(connection, "COMMIT").await
-    };
-    match done.await {
-        Ok(()) => Ok(()),
-        Err(error) => {
-            rollback(connection).await;
-            Err(error)
-        }
+    let mut done = apply(connection, context.stopped(), jobs).await;
+    if done.is_ok() {
+        done = execute(connection, "COMMIT").await;
     }
+    if done.is_err() {
+        rollback(connection).await;
+    }
+    done
 }
 
 /// In any order: all of them wait at the same time.
-async fn apply(connection: &mut SqliteConnection, clock: Clock, jobs: &mut [Box<dyn Job>]) -> Result<(), sqlx::Error> {
+async fn apply(
+    connection: &mut SqliteConnection,
+    context: Context<'_>,
+    jobs: &mut [Box<dyn Job>],
+) -> Result<(), sqlx::Error> {
     for kind in Kind::ALL {
         let mut rows: Vec<_> = jobs.iter_mut().filter(|job| job.row_of() == Some(kind)).collect();
         let mut rest = &mut rows[..];
         for size in SIZES {
             let mut chunks = rest.chunks_exact_mut(size);
             for rows in chunks.by_ref() {
-                apply_rows(connection, clock, kind, rows).await?;
+                apply_rows(connection, context, kind, rows).await?;
             }
             rest = chunks.into_remainder();
         }
     }
     for job in jobs.iter_mut().filter(|job| job.row_of().is_none()) {
-        job.apply(connection, clock).await?;
+        job.apply(connection, context).await?;
     }
     Ok(())
 }
 
 async fn apply_rows(
     connection: &mut SqliteConnection,
-    clock: Clock,
+    context: Context<'_>,
     kind: Kind,
     jobs: &mut [&mut Box<dyn Job>],
 ) -> Result<(), sqlx::Error> {
     let mut arguments = SqliteArguments::default();
     for job in &*jobs {
-        job.add_to(&mut arguments, clock.now()).map_err(sqlx::Error::Encode)?;
+        job.add_to(&mut arguments, context.now()).map_err(sqlx::Error::Encode)?;
     }
     if rows::write(connection, kind, jobs.len(), arguments).await? {
         for job in jobs {
@@ -333,23 +316,28 @@ async fn apply_rows(
         return Ok(());
     }
     for job in jobs {
-        job.apply(connection, clock).await?;
+        job.apply(connection, context).await?;
     }
     Ok(())
 }
 
-/// Whether there may be more to sweep. Looks before it locks: an idle store writes nothing.
-async fn sweep_once(connection: &mut SqliteConnection, clock: Clock) -> Result<bool, sqlx::Error> {
-    if schema::at(clock.now(), schema::ANY_EXPIRED).fetch_optional(&mut *connection).await?.is_none() {
+/// Whether there may be more to sweep.
+async fn sweep_all(connection: &mut SqliteConnection, context: Context<'_>, turn: &Turn) -> Result<bool, StoreError> {
+    context.leases.sweep().await?;
+    let _turn = turn.lock().await;
+    sweep_once(connection, context).await.map_err(Failure::into_error)
+}
+
+/// Looks before it locks: an idle store writes nothing.
+async fn sweep_once(connection: &mut SqliteConnection, context: Context<'_>) -> Result<bool, Failure> {
+    if schema::at(context.now(), schema::ANY_EXPIRED).fetch_optional(&mut *connection).await?.is_none() {
         return Ok(false);
     }
-    let lock_time = begin(connection, clock).await?;
-    let sweeping = async {
-        let swept = sweep(connection, clock).await?;
-        lock_time.make_up(connection, clock).await?;
-        execute(connection, "COMMIT").await.map(|()| swept)
-    };
-    let swept = sweeping.await;
+    begin(connection).await?;
+    let mut swept = sweep(connection, context).await;
+    if swept.is_ok() {
+        swept = execute(connection, "COMMIT").await.map_err(Failure::from).and(swept);
+    }
     if swept.is_err() {
         rollback(connection).await;
     }
@@ -357,16 +345,8 @@ async fn sweep_once(connection: &mut SqliteConnection, clock: Clock) -> Result<b
 }
 
 // Plain statements: sqlx's `Transaction` counts its depth, and does not learn that SQLite itself rolled back.
-//
-// Answers since when the lock is held, once it has made up for the time in which another one held it.
-async fn begin(connection: &mut SqliteConnection, clock: Clock) -> Result<LockTime, sqlx::Error> {
-    let waiting = LockTime::starts(clock);
-    let beginning = async {
-        execute(connection, "BEGIN IMMEDIATE").await?;
-        let holding = LockTime::starts(clock);
-        waiting.make_up(connection, clock).await.map(|()| holding)
-    };
-    let begun = beginning.await;
+async fn begin(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    let begun = execute(connection, "BEGIN IMMEDIATE").await;
     if begun.is_err() {
         rollback(connection).await;
     }

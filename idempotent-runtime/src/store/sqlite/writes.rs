@@ -1,6 +1,5 @@
 //! What the writer does for a caller; each runs inside a transaction that holds the write lock.
 
-use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,12 +12,14 @@ use crate::key::RecordKey;
 use crate::policy::values::AfterCrash;
 use crate::record::HeadersText;
 use crate::record::Record;
-use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
-use crate::store::claim_decision::{Decision, StoredState, decide};
+use crate::store::claim::{Claim, ClaimRequest, Held, Token};
+use crate::store::claim_decision::Decision;
 use crate::store::columns::{span_millis, token_text, unix_millis};
 use crate::store::error::StoreError;
-use crate::store::sqlite::clock::Clock;
 use crate::store::sqlite::failure::{Cause, Failure, store_error};
+use crate::store::sqlite::leases;
+use crate::store::sqlite::leases::Renewals;
+use crate::store::sqlite::locked::{Context, Decided, decide_claim, make_room, renewals_of, sweep};
 use crate::store::sqlite::rows::Kind;
 use crate::store::sqlite::schema;
 
@@ -32,7 +33,7 @@ pub(super) trait Write: Send + Sync + 'static {
     fn apply(
         &self,
         connection: &mut SqliteConnection,
-        clock: Clock,
+        context: Context<'_>,
     ) -> impl Future<Output = Result<Self::Output, Failure>> + Send;
 
     /// The statement in which it can be a row among others, and what its caller gets where that one did it.
@@ -46,9 +47,6 @@ pub(super) trait Write: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Whether the writes that came with it go first, in a commit of their own.
-    const AFTER_OTHERS: bool = false;
-
     /// What its caller gets when SQLite rejected it.
     fn rejected(&self, error: Arc<sqlx::Error>) -> StoreError {
         store_error(error)
@@ -61,9 +59,16 @@ pub(super) trait Write: Send + Sync + 'static {
 }
 
 pub(super) struct ClaimWrite {
-    pub(super) key: RecordKey,
-    pub(super) request: ClaimRequest,
-    pub(super) max_bytes: Option<u64>,
+    key: RecordKey,
+    request: ClaimRequest,
+    max_bytes: Option<u64>,
+    lease_id: i64,
+}
+
+impl ClaimWrite {
+    pub(super) fn new(key: RecordKey, request: ClaimRequest, max_bytes: Option<u64>) -> Self {
+        Self { key, request, max_bytes, lease_id: leases::new_id() }
+    }
 }
 
 impl Write for ClaimWrite {
@@ -72,24 +77,22 @@ impl Write for ClaimWrite {
     // Nobody would run the handler, so nobody would complete or release the claim.
     const ONLY_IF_AWAITED: bool = true;
 
-    async fn apply(&self, connection: &mut SqliteConnection, clock: Clock) -> Result<Claim, Failure> {
+    async fn apply(&self, connection: &mut SqliteConnection, context: Context<'_>) -> Result<Claim, Failure> {
         // Again, under the write lock: what a reader saw may have changed since.
-        let row =
-            schema::at(clock.now(), schema::EXISTING).bind(self.key.as_str()).fetch_optional(&mut *connection).await?;
-        let existing = row.as_ref().map(StoredState::from_row).transpose()?;
-        let fresh = existing.is_none();
-        let attempt = match decide(existing, &self.request) {
+        let Decided { decision, is_fresh } =
+            decide_claim(connection, context, &self.key, &self.request, Some(self.lease_id)).await?;
+        let attempt = match decision {
             Decision::Answer(claim) => return Ok(claim),
             Decision::Keep { token, fingerprint } => {
-                keep(connection, clock.now(), &self.key, token).await?;
+                keep(connection, &self.key, token).await?;
                 return Ok(Claim::Lapsed { fingerprint });
             }
             Decision::Take { attempt } => attempt,
         };
-        if fresh && let Some(max_bytes) = self.max_bytes {
-            make_room(connection, clock, max_bytes).await?;
+        if is_fresh && let Some(max_bytes) = self.max_bytes {
+            make_room(connection, context, max_bytes).await?;
         }
-        let now = clock.now();
+        let now = context.now();
         schema::at(now, schema::CLAIM)
             .bind(self.key.as_str())
             .bind(self.request.fingerprint.to_string())
@@ -98,6 +101,7 @@ impl Write for ClaimWrite {
             .bind(span_millis(self.request.ttl))
             .bind(span_millis(self.request.lease))
             .bind(expires_at(&self.request, now))
+            .bind(self.lease_id)
             .execute(connection)
             .await?;
         Ok(Claim::Acquired { attempt })
@@ -115,7 +119,8 @@ impl Write for ClaimWrite {
         arguments.add(token_text(self.request.token))?;
         arguments.add(ttl)?;
         arguments.add(now + lease)?;
-        arguments.add(expires_at(&self.request, now))
+        arguments.add(expires_at(&self.request, now))?;
+        arguments.add(self.lease_id)
     }
 
     fn rejected(&self, error: Arc<sqlx::Error>) -> StoreError {
@@ -135,79 +140,8 @@ fn expires_at(request: &ClaimRequest, now: i64) -> i64 {
 }
 
 /// Under the write lock: what was judged is what is kept.
-pub(super) async fn keep(
-    connection: &mut SqliteConnection,
-    now: i64,
-    key: &RecordKey,
-    token: Token,
-) -> Result<(), sqlx::Error> {
-    schema::at(now, schema::KEEP).bind(key.as_str()).bind(token_text(token)).execute(connection).await.map(drop)
-}
-
-/// What has expired may be room enough.
-pub(super) async fn make_room(connection: &mut SqliteConnection, clock: Clock, max_bytes: u64) -> Result<(), Failure> {
-    let max_bytes = i64::try_from(max_bytes).unwrap_or(i64::MAX);
-    for last in [false, true] {
-        let used: i64 = sqlx::query_scalar(schema::USED_BYTES).fetch_one(&mut *connection).await?;
-        if used < max_bytes {
-            return Ok(());
-        }
-        if last || sweep(connection, clock).await? == 0 {
-            break;
-        }
-    }
-    Err(StoreError::Full.into())
-}
-
-pub(super) struct RenewWrite {
-    pub(super) key: RecordKey,
-    pub(super) token: Token,
-    pub(super) lease: Duration,
-}
-
-impl Write for RenewWrite {
-    type Output = Held;
-
-    async fn apply(&self, connection: &mut SqliteConnection, clock: Clock) -> Result<Held, Failure> {
-        let renewed = schema::at(clock.now(), schema::RENEW)
-            .bind(self.key.as_str())
-            .bind(token_text(self.token))
-            .bind(span_millis(self.lease))
-            .execute(connection)
-            .await?;
-        Ok(held(renewed.rows_affected() > 0))
-    }
-}
-
-pub(super) struct RenewManyWrite {
-    pub(super) renewals: Vec<Renewal>,
-}
-
-impl Write for RenewManyWrite {
-    type Output = Vec<Held>;
-
-    // One that came too late would bring a lease back to life that was let lapse.
-    const ONLY_IF_AWAITED: bool = true;
-
-    // A request waits for each of the others.
-    const AFTER_OTHERS: bool = true;
-
-    async fn apply(&self, connection: &mut SqliteConnection, clock: Clock) -> Result<Vec<Held>, Failure> {
-        let renewals: Vec<_> = self
-            .renewals
-            .iter()
-            .map(|renewal| (renewal.key.as_str(), token_text(renewal.token), span_millis(renewal.lease)))
-            .collect();
-        let renewals_text = serde_json::to_string(&renewals).map_err(StoreError::unavailable)?;
-        let renewed: HashSet<String> = sqlx::query_scalar(schema::RENEW_MANY)
-            .bind(clock.now())
-            .bind(renewals_text)
-            .fetch_all(connection)
-            .await?
-            .into_iter()
-            .collect();
-        Ok(renewals.iter().map(|(_, token, _)| held(renewed.contains(token))).collect())
-    }
+pub(super) async fn keep(connection: &mut SqliteConnection, key: &RecordKey, token: Token) -> Result<(), sqlx::Error> {
+    sqlx::query(schema::KEEP).bind(key.as_str()).bind(token_text(token)).execute(connection).await.map(drop)
 }
 
 pub(super) struct CompleteWrite {
@@ -229,9 +163,10 @@ impl CompleteWrite {
 impl Write for CompleteWrite {
     type Output = Held;
 
-    async fn apply(&self, connection: &mut SqliteConnection, clock: Clock) -> Result<Held, Failure> {
+    async fn apply(&self, connection: &mut SqliteConnection, context: Context<'_>) -> Result<Held, Failure> {
         let token = token_text(self.token);
-        let completed = schema::at(clock.now(), schema::COMPLETE)
+        let renewals = renewals_of(connection, context.leases, &self.key).await?;
+        let completed = schema::at(context.now(), schema::COMPLETE)
             .bind(self.key.as_str())
             .bind(&token)
             .bind(span_millis(self.ttl))
@@ -240,12 +175,13 @@ impl Write for CompleteWrite {
             .bind(self.record.status.as_u16())
             .bind(&self.headers)
             .bind(self.record.body_bytes().map(AsRef::<[u8]>::as_ref))
+            .bind(renewals)
             .execute(&mut *connection)
             .await?;
         if completed.rows_affected() > 0 {
             return Ok(Held::Yes);
         }
-        let before = schema::at(clock.now(), schema::COMPLETED_BY).bind(self.key.as_str()).bind(&token);
+        let before = schema::at(context.now(), schema::COMPLETED_BY).bind(self.key.as_str()).bind(&token);
         Ok(held(before.fetch_optional(connection).await?.is_some()))
     }
 
@@ -279,9 +215,26 @@ pub(super) struct ReleaseWrite {
 impl Write for ReleaseWrite {
     type Output = Held;
 
-    async fn apply(&self, connection: &mut SqliteConnection, clock: Clock) -> Result<Held, Failure> {
-        let released = schema::at(clock.now(), schema::RELEASE).bind(self.key.as_str()).bind(token_text(self.token));
-        Ok(held(released.execute(connection).await?.rows_affected() > 0))
+    async fn apply(&self, connection: &mut SqliteConnection, context: Context<'_>) -> Result<Held, Failure> {
+        let now = context.now();
+        if self.release(connection, now, leases::none()).await? {
+            return Ok(Held::Yes);
+        }
+        // Without renewals, it may look expired.
+        let renewals = renewals_of(connection, context.leases, &self.key).await?;
+        Ok(held(renewals != leases::none() && self.release(connection, now, renewals).await?))
+    }
+}
+
+impl ReleaseWrite {
+    async fn release(
+        &self,
+        connection: &mut SqliteConnection,
+        now: i64,
+        renewals: Renewals,
+    ) -> Result<bool, sqlx::Error> {
+        let release = schema::at(now, schema::RELEASE).bind(self.key.as_str()).bind(token_text(self.token));
+        Ok(release.bind(renewals).execute(connection).await?.rows_affected() > 0)
     }
 }
 
@@ -292,8 +245,10 @@ pub(super) struct PurgeWrite {
 impl Write for PurgeWrite {
     type Output = bool;
 
-    async fn apply(&self, connection: &mut SqliteConnection, clock: Clock) -> Result<bool, Failure> {
-        let purged = schema::at(clock.now(), schema::PURGE).bind(self.key.as_str()).fetch_optional(connection).await?;
+    async fn apply(&self, connection: &mut SqliteConnection, context: Context<'_>) -> Result<bool, Failure> {
+        let renewals = renewals_of(connection, context.leases, &self.key).await?;
+        let purge = schema::at(context.now(), schema::PURGE).bind(self.key.as_str()).bind(renewals);
+        let purged = purge.fetch_optional(connection).await?;
         Ok(purged.is_some_and(|row| row.get("alive")))
     }
 }
@@ -303,14 +258,9 @@ pub(super) struct SweepWrite;
 impl Write for SweepWrite {
     type Output = usize;
 
-    async fn apply(&self, connection: &mut SqliteConnection, clock: Clock) -> Result<usize, Failure> {
-        Ok(sweep(connection, clock).await?)
+    async fn apply(&self, connection: &mut SqliteConnection, context: Context<'_>) -> Result<usize, Failure> {
+        sweep(connection, context).await
     }
-}
-
-pub(super) async fn sweep(connection: &mut SqliteConnection, clock: Clock) -> Result<usize, sqlx::Error> {
-    let swept = schema::at(clock.now(), schema::SWEEP).execute(connection).await?.rows_affected();
-    Ok(usize::try_from(swept).unwrap_or(usize::MAX))
 }
 
 pub(super) fn headers_text(record: &Record) -> Result<String, StoreError> {

@@ -3,11 +3,11 @@
 use std::process::Command;
 
 use idempotent_runtime::RecordKey;
-use idempotent_runtime::store::{PostgresStore, RedisStore, SqliteStore, Store};
+use idempotent_runtime::store::{Held, PostgresStore, RedisStore, SqliteStore, Store};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::RedisServer;
 use idempotent_tests::sqlite::{SqliteFile, acquire, record};
-use sqlx::{AssertSqlSafe, Row};
+use sqlx::{AssertSqlSafe, Executor as _, Row};
 
 use super::read;
 
@@ -32,11 +32,28 @@ async fn fill(store: &impl Store) {
 #[tokio::test]
 async fn in_sqlite() {
     let file = SqliteFile::new();
-    fill(&SqliteStore::open(file.path()).await.expect("the file can be opened")).await;
-    let [line] = blocks("SQLite").try_into().expect("one block");
-    let statement = line.split('"').nth(1).expect("the statement is quoted").to_owned();
-    let row = sqlx::query(AssertSqlSafe(statement)).fetch_one(&mut file.connect().await).await.expect("it is found");
+    let store = SqliteStore::open(file.path()).await.expect("the file can be opened");
+    fill(&store).await;
+    let [line, claims] = blocks("SQLite").try_into().expect("two blocks");
+    let statement = |line: &str| line.split('"').nth(1).expect("the statement is quoted").to_owned();
+    let row = sqlx::query(AssertSqlSafe(statement(&line))).fetch_one(&mut file.connect().await).await;
+    let row = row.expect("it is found");
     assert_eq!((row.get::<&str, _>("state"), row.get::<i64, _>("status")), ("completed", 201));
+
+    let runs = RecordKey::new("charges", None, "runs");
+    let token = acquire(&store, &runs).await;
+    let renewed = store.renew(&runs, token, std::time::Duration::from_hours(24)).await.expect("the store answers");
+    assert_eq!(renewed, Held::Yes);
+    let claims = statement(&claims).replace("idempotency.db-leases", &file.leases().display().to_string());
+    let (attach, claims) = claims.split_once(';').expect("two statements");
+    let mut connection = file.connect().await;
+    connection.execute(AssertSqlSafe(attach.to_owned())).await.expect("it is SQL");
+    let row = sqlx::query(AssertSqlSafe(claims.to_owned())).fetch_one(&mut connection).await.expect("it is found");
+    assert_eq!(row.get::<&str, _>("key"), runs.as_str());
+    let is_renewed = sqlx::query_scalar("SELECT ?1 > datetime('now', '+23 hours')");
+    let lease_until: String = row.get("lease_until");
+    let is_renewed: bool = is_renewed.bind(&lease_until).fetch_one(&mut connection).await.expect("it is SQL");
+    assert!(is_renewed, "{lease_until}");
 }
 
 #[tokio::test]

@@ -1,3 +1,5 @@
+mod leases;
+mod locked_files;
 mod open;
 mod promises;
 mod sharing;

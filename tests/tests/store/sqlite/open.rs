@@ -5,10 +5,10 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use idempotent_runtime::store::{Claim, Held, SqliteOpenError, SqliteStore, SqliteSynchronous, Store as _};
+use idempotent_runtime::store::{Claim, SqliteOpenError, SqliteStore, SqliteSynchronous, Store as _};
 #[cfg(target_os = "linux")]
 use idempotent_tests::sqlite::{SecondProcess, second_process, tell};
-use idempotent_tests::sqlite::{SqliteFile, acquire, claim_request, record, record_key};
+use idempotent_tests::sqlite::{SqliteFile, acquire, claim_request, record_key};
 use sqlx::Executor as _;
 
 #[tokio::test]
@@ -76,25 +76,6 @@ async fn a_newer_schema_is_left_alone() {
 }
 
 #[tokio::test]
-async fn file_of_an_older_version_gets_what_it_lacks() {
-    let file = SqliteFile::new();
-    let store = SqliteStore::open(file.path()).await.unwrap();
-    let token = acquire(&store, &record_key("running")).await;
-    drop(store);
-    file.closed().await;
-    file.execute("DROP INDEX idempotency_records_lease_until; DROP TABLE idempotency_lock_time").await;
-
-    let store = SqliteStore::open(file.path()).await.unwrap();
-    let added =
-        "SELECT count(*) FROM sqlite_schema WHERE name IN ('idempotency_records_lease_until', 'idempotency_lock_time')";
-    assert_eq!(file.number(added).await, 2);
-    assert_eq!(
-        store.complete(&record_key("running"), token, record("paid"), Duration::from_hours(1)).await.unwrap(),
-        Held::Yes
-    );
-}
-
-#[tokio::test]
 async fn a_schema_without_version_is_damage() {
     let file = SqliteFile::new();
     drop(SqliteStore::open(file.path()).await.unwrap());
@@ -131,6 +112,21 @@ async fn a_corrupt_schema_is_damage() {
     let error = SqliteStore::open(file.path()).await.unwrap_err();
 
     assert!(matches!(error, SqliteOpenError::Damaged { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn damaged_file_of_leases_may_be_deleted() {
+    let file = SqliteFile::new();
+    drop(SqliteStore::open(file.path()).await.unwrap());
+    file.closed().await;
+    fs::write(file.leases(), "Dear reader, this is no database. ".repeat(500)).unwrap();
+
+    let error = SqliteStore::open(file.path()).await.unwrap_err();
+
+    assert!(matches!(error, SqliteOpenError::DamagedLeases { .. }), "{error:?}");
+    says(&error, &[&file.leases().display().to_string(), "delete it", "no record is lost"]);
+    fs::remove_file(file.leases()).unwrap();
+    SqliteStore::open(file.path()).await.unwrap();
 }
 
 #[tokio::test]
@@ -205,6 +201,17 @@ async fn what_cannot_be_written_is_said_when_it_is_opened() {
         let expected = format!("true `{}` cannot be written", path.display());
         assert!(told.starts_with(&expected), "folder {folder_mode:o}, file {file_mode:o}: {told}");
     }
+    // None of the files that the processes above have left.
+    let file = SqliteFile::new();
+    drop(SqliteStore::open(file.path()).await.unwrap());
+    file.closed().await;
+    set_mode(file.path().parent().unwrap(), 0o777);
+    set_mode(&file.path(), 0o666);
+    set_mode(&file.leases(), 0o444);
+    let mut unprivileged =
+        SecondProcess::start_unprivileged(what_cannot_be_written_is_said_when_it_is_opened, &file.path());
+    let told = unprivileged.told();
+    assert!(told.starts_with(&format!("true `{}` cannot be written", file.leases().display())), "{told}");
 }
 
 fn says(error: &SqliteOpenError, parts: &[&str]) {

@@ -1,0 +1,75 @@
+//! Connections that are used for a moment each, a few at a time.
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions as _, Connection as _};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::store::error::StoreError;
+use crate::store::sqlite::failure::store_error;
+use crate::sync::{Mutex, lock};
+
+/// Not sqlx's own pool: that one gives connections back in a spawned task, which dies with the runtime of the caller.
+pub(super) struct Connections {
+    options: SqliteConnectOptions,
+    /// Another file, which their statements name `records`.
+    attached: Option<String>,
+    permits: Semaphore,
+    idle: Mutex<Vec<SqliteConnection>>,
+}
+
+impl Connections {
+    /// Each has a thread of its own in sqlx, so there should be few.
+    pub(super) fn new(options: SqliteConnectOptions, most: usize) -> Self {
+        Self { options, attached: None, permits: Semaphore::new(most), idle: Mutex::default() }
+    }
+
+    pub(super) fn attaching(self, path: String) -> Self {
+        Self { attached: Some(path), ..self }
+    }
+
+    pub(super) async fn acquire(&self) -> Result<Acquired<'_>, StoreError> {
+        let permit = self.permits.acquire().await.map_err(StoreError::unavailable)?;
+        let idle = lock(&self.idle).pop();
+        let connection = match idle {
+            Some(connection) => connection,
+            None => self.connect().await.map_err(store_error)?,
+        };
+        Ok(Acquired { connections: self, connection, _permit: permit })
+    }
+
+    async fn connect(&self) -> Result<SqliteConnection, sqlx::Error> {
+        let mut connection = self.options.connect().await?;
+        if let Some(path) = &self.attached {
+            sqlx::query("ATTACH ?1 AS records").bind(path).execute(&mut connection).await?;
+        }
+        Ok(connection)
+    }
+
+    /// Closes the idle ones.
+    pub(super) async fn close(&self) {
+        let idle = std::mem::take(&mut *lock(&self.idle));
+        for connection in idle {
+            if let Err(error) = connection.close().await {
+                tracing::warn!(%error, "a connection of the SQLite store did not close cleanly; nothing is lost");
+            }
+        }
+    }
+}
+
+/// A connection on loan. One that is dropped instead of given back, because its query failed or its caller went away,
+/// is closed: it may be in the middle of something.
+pub(super) struct Acquired<'a> {
+    connections: &'a Connections,
+    connection: SqliteConnection,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl Acquired<'_> {
+    pub(super) fn connection(&mut self) -> &mut SqliteConnection {
+        &mut self.connection
+    }
+
+    pub(super) fn give_back(self) {
+        lock(&self.connections.idle).push(self.connection);
+    }
+}

@@ -1,0 +1,103 @@
+//! Why a store cannot be opened, and what to do.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Why a [`SqliteStore`](crate::store::SqliteStore) could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SqliteOpenError {
+    /// A newer version of this library has written it.
+    #[error(
+        "`{path}` has schema version {found}, this library knows {supported}: update `idempotent-runtime`, or give \
+         this program a file of its own"
+    )]
+    NewerSchema {
+        /// The file.
+        path: PathBuf,
+        /// What the file has.
+        found: i64,
+        /// The newest that this version of the library knows.
+        supported: i64,
+    },
+    /// It is no database, or a damaged one.
+    #[error(
+        "`{path}` is no SQLite database, or a damaged one: restore it from a backup; moving it away starts a store \
+         that has forgotten every recorded response"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The file of leases beside it is no database, or a damaged one.
+    #[error(
+        "`{path}` is no SQLite database, or a damaged one: stop the processes that use it and delete it; it holds leases, \
+         no record is lost"
+    )]
+    DamagedLeases {
+        /// The file of leases.
+        path: PathBuf,
+        /// What SQLite says.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// This process may not write it.
+    #[error(
+        "`{path}` cannot be written: let this process write to the file and to its folder, where SQLite keeps its log \
+         beside it"
+    )]
+    ReadOnly {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite or the operating system says.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// Its folder does not exist.
+    #[error("`{folder}` is not a folder: create it before `{path}` is opened")]
+    MissingFolder {
+        /// The folder.
+        folder: PathBuf,
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is a folder.
+    #[error("`{path}` is a folder: name a file in it, such as `{}`", path.join("idempotency.db").display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// There is no room for it.
+    #[error("no space is left for `{path}`: free some, or choose another disk")]
+    Full {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// Another process kept it locked.
+    #[error("`{path}` stayed locked for {waited:?}: end what holds it, such as an open transaction of another program")]
+    Locked {
+        /// The file.
+        path: PathBuf,
+        /// How long it was waited for.
+        waited: Duration,
+        /// What SQLite says.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// Its file system cannot keep a write-ahead log.
+    #[error("`{path}` lies on a file system without shared memory for SQLite's write-ahead log: choose a local disk")]
+    NoWriteAheadLog {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Anything else.
+    #[error("`{path}` cannot be opened")]
+    Failed {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite or the operating system says.
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
