@@ -6,7 +6,7 @@ use std::time::Duration;
 use idempotent_runtime::RecordKey;
 use idempotent_runtime::operate::{EntryView, Scan};
 use idempotent_runtime::store::{
-    Cursor, DamagedEntry, Page, PostgresStore, RedisOpenError, RedisStore, SqliteStore, Store, StoreError,
+    Cursor, DamagedEntry, Page, PostgresStore, RedisOpenError, RedisStore, SqliteStore, StoreAdmin, StoreError,
 };
 use sqlx::Connection as _;
 use sqlx::postgres::PgPoolOptions;

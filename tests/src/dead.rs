@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, Store, Token};
+use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, Store, StoreAdmin, Token};
 use idempotent_runtime::{Fingerprint, RecordKey};
 
 /// A first claim of the key `k` that nobody renews, made by a request to a handler with `fingerprint = none`.
@@ -39,7 +39,7 @@ pub async fn leave_a_claim_for(store: &impl Store, scope: &str, lease: Duration,
 /// # Panics
 ///
 /// When the store fails.
-pub async fn take_over(store: &impl Store, key: &RecordKey) {
+pub async fn take_over(store: &impl StoreAdmin, key: &RecordKey) {
     let request = ClaimRequest {
         token: Token::unique(),
         fingerprint: Fingerprint::from_bytes([7; 32]),

@@ -35,7 +35,7 @@ use axum::extract::FromRef;
 use axum::extract::Request;
 use axum::routing::{get, post};
 use axum::{Router, middleware};
-use idempotent_runtime::store::Store;
+use idempotent_runtime::store::StoreAdmin;
 use idempotent_runtime::{Registry, rejection};
 
 pub use self::accounts::Accounts;
@@ -55,7 +55,7 @@ pub struct App {
 }
 
 /// The records in `store`, and rejections that Stripe's SDKs understand.
-pub fn registry(store: impl Store) -> Registry {
+pub fn registry(store: impl StoreAdmin) -> Registry {
     Registry::builder(store).render_rejections(rejection::stripe).build()
 }
 

@@ -6,7 +6,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
-use idempotent_runtime::store::{PostgresStore, RedisStore, SqliteStore, Store, Token};
+use idempotent_runtime::store::{PostgresStore, RedisStore, SqliteStore, StoreAdmin, Token};
 use idempotent_runtime::{Registry, idempotent};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::{RedisCluster, RedisServer};
@@ -52,7 +52,7 @@ pub(crate) struct Shop {
 }
 
 impl Shop {
-    async fn open(store: impl Store, options: &[&str], file: Option<SqliteFile>) -> Self {
+    async fn open(store: impl StoreAdmin, options: &[&str], file: Option<SqliteFile>) -> Self {
         let runs = Runs::held();
         let app = Router::new()
             .route("/charges", post(charge))

@@ -4,7 +4,7 @@ use crate::concurrency_tests::clock;
 use crate::concurrency_tests::explore::schedules;
 use crate::concurrency_tests::fixtures::{TTL, claim_request, record, record_key};
 use crate::store::claim::{Claim, Held};
-use crate::store::contract::Store as _;
+use crate::store::contract::{Store as _, StoreAdmin};
 use crate::store::error::StoreError;
 use crate::store::memory::store::MemoryStore;
 use crate::sync::tokio;

@@ -9,7 +9,7 @@ use crate::concurrency_tests::explore::{every_schedule, schedules};
 use crate::concurrency_tests::fixtures::{LEASE, TTL, claim_request, record, record_key};
 use crate::record::RecordedBody;
 use crate::store::claim::{Claim, ClaimRequest, Held};
-use crate::store::contract::Store as _;
+use crate::store::contract::{Store as _, StoreAdmin};
 use crate::store::memory::store::MemoryStore;
 use crate::sync::tokio;
 use crate::sync::tokio::task::JoinHandle;

@@ -11,7 +11,7 @@ use crate::key::RecordKey;
 use crate::policy::values::AfterCrash;
 use crate::record::{Record, RecordedBody};
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
-use crate::store::contract::Store;
+use crate::store::contract::{Store, StoreAdmin};
 use crate::store::entry::{Cursor, Entry, Page};
 use crate::store::error::StoreError;
 use crate::store::memory::store::MemoryStore;
@@ -123,7 +123,9 @@ impl Store for CountingStore {
         self.calls.ended_claims.fetch_add(usize::from(held == Held::Yes), Ordering::Relaxed);
         Ok(held)
     }
+}
 
+impl StoreAdmin for CountingStore {
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
         self.store.get(key).await
     }

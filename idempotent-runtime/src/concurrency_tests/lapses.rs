@@ -15,7 +15,7 @@ use crate::concurrency_tests::clock;
 use crate::concurrency_tests::explore::schedules;
 use crate::concurrency_tests::fixtures::{CountingStore, LEASE, record_key};
 use crate::registry::Registry;
-use crate::store::contract::Store as _;
+use crate::store::contract::{Store as _, StoreAdmin};
 use crate::store::entry::EntryState;
 use crate::sync::tokio;
 use crate::sync::tokio::sync::Notify;

@@ -14,7 +14,7 @@ use crate::lease::state::{Lease, Running, Taken};
 use crate::policy::scope::Scope;
 use crate::policy::values::AfterCrash;
 use crate::store::claim::{Claim, ClaimRequest, Held};
-use crate::store::contract::Store as _;
+use crate::store::contract::{Store as _, StoreAdmin};
 use crate::store::handle::StoreHandle;
 use crate::sync::tokio;
 use crate::sync::tokio::task::JoinHandle;

@@ -79,7 +79,7 @@ impl Counts {
 ///
 /// ```
 /// use idempotent_runtime::operate::Scan;
-/// use idempotent_runtime::store::{MemoryStore, Store};
+/// use idempotent_runtime::store::{MemoryStore, Store, StoreAdmin};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), idempotent_runtime::store::StoreError> {

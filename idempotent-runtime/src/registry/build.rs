@@ -16,7 +16,7 @@ use crate::registry::unknown_outcomes::UnknownGauge;
 use crate::registry::{Inner, OfRequest, Registry};
 use crate::rejection::problem::Rejection;
 use crate::request::watches::Watches;
-use crate::store::contract::Store;
+use crate::store::contract::StoreAdmin;
 use crate::store::erased::ErasedStore;
 use crate::store::handle::StoreHandle;
 #[cfg(feature = "near-cache")]
@@ -57,7 +57,7 @@ pub struct RegistryBuilder {
 }
 
 impl RegistryBuilder {
-    pub(super) fn new(default_store: impl Store) -> Self {
+    pub(super) fn new(default_store: impl StoreAdmin) -> Self {
         Self {
             default: Arc::new(default_store),
             named: BTreeMap::new(),
@@ -84,7 +84,7 @@ impl RegistryBuilder {
     /// # Panics
     ///
     /// If the name is taken.
-    pub fn store(mut self, name: impl Into<String>, store: impl Store) -> Self {
+    pub fn store(mut self, name: impl Into<String>, store: impl StoreAdmin) -> Self {
         let name = name.into();
         assert!(!self.named.contains_key(&name), "the registry already has a store named {name:?}");
         self.named.insert(name, Arc::new(store));
@@ -246,9 +246,9 @@ impl RegistryBuilder {
     /// ```
     /// use std::time::Duration;
     ///
-    /// use idempotent_runtime::{Registry, store::Store};
+    /// use idempotent_runtime::{Registry, store::StoreAdmin};
     ///
-    /// fn registry(store: impl Store) -> Registry {
+    /// fn registry(store: impl StoreAdmin) -> Registry {
     ///     Registry::builder(store).near_cache(64 * 1024 * 1024, Duration::from_secs(60)).build()
     /// }
     /// ```
@@ -302,12 +302,12 @@ impl RegistryBuilder {
 
 impl Registry {
     /// A registry with this default store and no options.
-    pub fn new(store: impl Store) -> Self {
+    pub fn new(store: impl StoreAdmin) -> Self {
         Self::builder(store).build()
     }
 
     /// A registry with this default store, and options to follow.
-    pub fn builder(default_store: impl Store) -> RegistryBuilder {
+    pub fn builder(default_store: impl StoreAdmin) -> RegistryBuilder {
         RegistryBuilder::new(default_store)
     }
 }

@@ -12,7 +12,7 @@ use crate::policy::registration::policies;
 use crate::registry::Registry;
 use crate::registry::install_error::InstallError;
 use crate::registry::scopes;
-use crate::store::contract::Store;
+use crate::store::contract::StoreAdmin;
 use crate::store::handle::StoreHandle;
 use crate::sync::atomic::Ordering;
 
@@ -36,7 +36,7 @@ static INSTALLED: OnceLock<Registry> = OnceLock::new();
 /// idempotent_runtime::install(MemoryStore::new())?;
 /// # Ok::<(), idempotent_runtime::InstallError>(())
 /// ```
-pub fn install(store: impl Store) -> Result<Registry, InstallError> {
+pub fn install(store: impl StoreAdmin) -> Result<Registry, InstallError> {
     Registry::new(store).install()
 }
 

@@ -33,7 +33,7 @@ use crate::transaction::transactions::Transactions;
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
 /// use idempotent_runtime::RecordKey;
-/// use idempotent_runtime::store::{MemoryStore, Store};
+/// use idempotent_runtime::store::{MemoryStore, Store, StoreAdmin};
 ///
 /// let store = MemoryStore::new();
 /// let key = RecordKey::new("charges", Some("alice"), "8e03978e");
@@ -113,7 +113,7 @@ pub trait Store: Send + Sync + 'static {
     /// requests with other tokens may claim, release or complete it, and their entries may expire or be purged. Under
     /// [`AfterCrash::Rerun`](crate::AfterCrash::Rerun) the late claim may be granted: it ends with its lease.
     ///
-    /// Claims by other tokens are not affected. [`get`](Self::get), [`list`](Self::list) and [`purge`](Self::purge) do not
+    /// Claims by other tokens are not affected. [`get`](StoreAdmin::get), [`list`](StoreAdmin::list) and [`purge`](StoreAdmin::purge) do not
     /// show what a store keeps for this.
     fn release(&self, key: &RecordKey, token: Token) -> impl Future<Output = Result<Held, StoreError>> + Send;
 
@@ -142,12 +142,18 @@ pub trait Store: Send + Sync + 'static {
     fn immediate(&self) -> Option<&dyn ImmediateStore> {
         None
     }
+}
 
+/// What operators, the inspector and waiting requests ask of a store: they look at entries and remove them.
+///
+/// A [`Registry`](crate::Registry) needs both traits. The future of each method can be dropped at any await: a dropped call may
+/// have taken effect or not, but never half.
+pub trait StoreAdmin: Store {
     /// The entry of `key`, for operators.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Damaged`] if the entry cannot be read, as from [`claim`](Self::claim).
+    /// [`StoreError::Damaged`] if the entry cannot be read, as from [`claim`](Store::claim).
     fn get(&self, key: &RecordKey) -> impl Future<Output = Result<Option<Entry>, StoreError>> + Send;
 
     /// Removes the entry of `key`, a claim or a record. Returns false if there was none. An entry that cannot be read is
@@ -246,7 +252,9 @@ impl<T: Store> Store for Arc<T> {
     fn immediate(&self) -> Option<&dyn ImmediateStore> {
         T::immediate(self)
     }
+}
 
+impl<T: StoreAdmin> StoreAdmin for Arc<T> {
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
         T::get(self, key).await
     }

@@ -1,7 +1,7 @@
 //! The object-safe twin of a store.
 
 use crate::store::contract::ImmediateStore;
-use crate::store::contract::Store;
+use crate::store::contract::{Store, StoreAdmin};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -47,7 +47,7 @@ pub(crate) trait ErasedStore: Send + Sync {
     ) -> BoxFuture<'_, Result<crate::store::entry::Page, StoreError>>;
 }
 
-impl<T: Store> ErasedStore for T {
+impl<T: StoreAdmin> ErasedStore for T {
     fn claim<'a>(&'a self, key: &'a RecordKey, request: ClaimRequest) -> BoxFuture<'a, Result<Claim, StoreError>> {
         Box::pin(Store::claim(self, key, request))
     }
@@ -93,16 +93,16 @@ impl<T: Store> ErasedStore for T {
 
     #[cfg(feature = "metrics")]
     fn unknown_outcomes(&self) -> BoxFuture<'_, Result<crate::store::entry::UnknownOutcomes, StoreError>> {
-        Box::pin(Store::unknown_outcomes(self))
+        Box::pin(StoreAdmin::unknown_outcomes(self))
     }
 
     fn get<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<Option<Entry>, StoreError>> {
-        Box::pin(Store::get(self, key))
+        Box::pin(StoreAdmin::get(self, key))
     }
 
     #[cfg(feature = "inspector")]
     fn purge<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<bool, StoreError>> {
-        Box::pin(Store::purge(self, key))
+        Box::pin(StoreAdmin::purge(self, key))
     }
 
     #[cfg(feature = "inspector")]
@@ -111,6 +111,6 @@ impl<T: Store> ErasedStore for T {
         cursor: Option<crate::store::entry::Cursor>,
         limit: usize,
     ) -> BoxFuture<'_, Result<crate::store::entry::Page, StoreError>> {
-        Box::pin(Store::list(self, cursor, limit))
+        Box::pin(StoreAdmin::list(self, cursor, limit))
     }
 }

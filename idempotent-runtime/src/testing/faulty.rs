@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use crate::key::RecordKey;
 use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
-use crate::store::contract::Store;
+use crate::store::contract::{Store, StoreAdmin};
 use crate::store::entry::{Cursor, Entry, Page, UnknownOutcomes};
 use crate::store::error::StoreError;
 use crate::store::memory::store::MemoryStore;
@@ -109,7 +109,7 @@ impl Default for FaultyStore {
     }
 }
 
-impl<S: Store> FaultyStore<S> {
+impl<S: StoreAdmin> FaultyStore<S> {
     /// This store, without faults.
     pub fn around(store: S) -> Self {
         Self {
@@ -272,7 +272,7 @@ impl<S: fmt::Debug> fmt::Debug for FaultyStore<S> {
     }
 }
 
-impl<S: Store> Store for FaultyStore<S> {
+impl<S: StoreAdmin> Store for FaultyStore<S> {
     async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
         let fault = self.with(|faults| {
             faults.claims += 1;
@@ -329,7 +329,9 @@ impl<S: Store> Store for FaultyStore<S> {
         let transactions = self.store.transactions()?;
         Some(Transactions { faults: Some(self.faults.clone()), ..transactions })
     }
+}
 
+impl<S: StoreAdmin> StoreAdmin for FaultyStore<S> {
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
         self.with(|faults| faults.looks += 1);
         self.store.get(key).await

@@ -8,7 +8,7 @@ use crate::observe::event::Event;
 use crate::registry::Registry;
 use crate::registry::build::RegistryBuilder;
 use crate::rejection::problem::CODES;
-use crate::store::contract::Store;
+use crate::store::contract::StoreAdmin;
 use crate::store::memory::store::MemoryStore;
 use crate::testing::counts::Counts;
 use crate::testing::faulty::FaultyStore;
@@ -36,7 +36,7 @@ pub struct TestRegistry<S = MemoryStore> {
     counts: Counts,
 }
 
-impl<S: Store> TestRegistry<S> {
+impl<S: StoreAdmin> TestRegistry<S> {
     /// A registry over this store.
     pub fn over(store: S) -> Self {
         Self::with_options(store, |builder| builder)

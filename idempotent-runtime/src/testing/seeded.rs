@@ -15,7 +15,7 @@ use crate::policy::values::AfterCrash;
 use crate::record::now_in_millis;
 use crate::record::{Record, RecordedBody, headers};
 use crate::store::claim::{Claim, ClaimRequest, Token};
-use crate::store::contract::Store;
+use crate::store::contract::{Store, StoreAdmin};
 use crate::store::error::StoreError;
 
 /// Longer than a test lets its clock run.
@@ -40,7 +40,7 @@ enum Ending {
 
 impl Seeds {
     /// Enters the claim that is seeded under the key, with what this first request asks for.
-    pub(super) async fn plant<S: Store>(
+    pub(super) async fn plant<S: StoreAdmin>(
         &self,
         store: &S,
         key: &RecordKey,
@@ -64,7 +64,7 @@ impl Seeds {
     }
 }
 
-async fn end<S: Store>(
+async fn end<S: StoreAdmin>(
     store: &S,
     key: &RecordKey,
     token: Token,
@@ -117,7 +117,7 @@ pub struct SeededClaim<S> {
     key: RecordKey,
 }
 
-impl<S: Store> SeededClaim<S> {
+impl<S: StoreAdmin> SeededClaim<S> {
     pub(super) async fn new(store: Arc<S>, seeds: Seeds, key: RecordKey) -> Self {
         let seed = Seed { token: Token::unique(), fingerprint: None, ending: None };
         seeds.0.lock().await.insert(key.clone(), seed);

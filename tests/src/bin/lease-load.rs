@@ -14,7 +14,7 @@ use axum::http::{Request, StatusCode};
 use axum::routing::post;
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
-use idempotent_runtime::store::{PostgresStore, SqliteStore, Store};
+use idempotent_runtime::store::{PostgresStore, SqliteStore, StoreAdmin};
 use idempotent_runtime::{IdempotencyLayer, Policy, Registry};
 use idempotent_tests::postgres::PostgresServer;
 use sqlx::PgPool;
@@ -37,7 +37,7 @@ fn request(path: &str, key: &str) -> Request<Body> {
     Request::post(path).header("idempotency-key", key).body(Body::empty()).expect("a well-formed request")
 }
 
-async fn measure(store: impl Store, handlers: usize, lease: Duration) {
+async fn measure(store: impl StoreAdmin, handlers: usize, lease: Duration) {
     let registry = Registry::new(store);
     let policy = Policy::builder("load").lease(lease).build().expect("a policy");
     let layer = IdempotencyLayer::new(policy).with_registry(registry.clone());
@@ -98,7 +98,7 @@ async fn measure(store: impl Store, handlers: usize, lease: Duration) {
 }
 
 /// Requests that all come at once, of handlers that answer at once.
-async fn burst(store: impl Store, requests: usize) {
+async fn burst(store: impl StoreAdmin, requests: usize) {
     let layer = IdempotencyLayer::new(Policy::builder("load").build().expect("a policy"));
     let app =
         Router::new().route("/", post(async || StatusCode::CREATED)).layer(layer.with_registry(Registry::new(store)));

@@ -12,7 +12,7 @@ use axum::Router;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::routing::post;
-use idempotent_runtime::store::{MemoryStore, SqliteStore, SqliteSynchronous, Store};
+use idempotent_runtime::store::{MemoryStore, SqliteStore, SqliteSynchronous, StoreAdmin};
 use idempotent_runtime::{Registry, idempotent};
 use idempotent_tests::soak::{MEMORY_BYTES, Reading};
 use tokio::io::{AsyncBufReadExt, BufReader};

@@ -5,7 +5,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use idempotent_runtime::store::{MemoryStore, PostgresStore, RedisStore, SqliteStore, Store, StoreError};
+use idempotent_runtime::store::{MemoryStore, PostgresStore, RedisStore, SqliteStore, StoreAdmin, StoreError};
 use idempotent_runtime::{Idempotency, RecordKey, Registry, idempotent};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::RedisServer;
@@ -32,7 +32,12 @@ fn record_key(key: &str) -> RecordKey {
 }
 
 /// The handler of a claimed key is held until the end.
-async fn assert_rejected_and_found<S: Store + Clone, D>(store: S, raw: impl Damage<D>, records: &[D], claims: &[D]) {
+async fn assert_rejected_and_found<S: StoreAdmin + Clone, D>(
+    store: S,
+    raw: impl Damage<D>,
+    records: &[D],
+    claims: &[D],
+) {
     let runs = Runs::held();
     let registry = Registry::builder(MemoryStore::new()).store("payments", store.clone()).build();
     let app = Router::new().route("/charges", post(create_charge)).with_state(runs.clone()).layer(registry.layer());
@@ -89,7 +94,7 @@ async fn assert_rejected_and_found<S: Store + Clone, D>(store: S, raw: impl Dama
 }
 
 /// In small pages: the keys of what can be read, and of what cannot.
-async fn listing(store: &impl Store) -> (Vec<RecordKey>, Vec<RecordKey>) {
+async fn listing(store: &impl StoreAdmin) -> (Vec<RecordKey>, Vec<RecordKey>) {
     let (mut found, mut damaged, mut cursor) = (Vec::new(), Vec::new(), None);
     loop {
         let page = store.list(cursor, 2).await.expect("the store lists");

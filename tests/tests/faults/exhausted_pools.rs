@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use futures_util::future::join_all;
-use idempotent_runtime::store::{PostgresStore, RedisStore, SqliteStore, Store};
+use idempotent_runtime::store::{PostgresStore, RedisStore, SqliteStore, StoreAdmin};
 use idempotent_runtime::{Idempotency, Registry, Tx, idempotent};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::RedisServer;
@@ -53,7 +53,7 @@ struct Service {
 }
 
 impl Service {
-    async fn start(store: impl Store) -> Self {
+    async fn start(store: impl StoreAdmin) -> Self {
         let executions = Executions::default();
         let app = Router::new()
             .route("/plain", post(plain))

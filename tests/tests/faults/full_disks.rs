@@ -5,7 +5,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use idempotent_runtime::store::{AfterCrash, ClaimRequest, PostgresStore, SqliteStore, Store, StoreError, Token};
+use idempotent_runtime::store::{AfterCrash, ClaimRequest, PostgresStore, SqliteStore, StoreAdmin, StoreError, Token};
 use idempotent_runtime::{Fingerprint, Idempotency, RecordKey, Registry, idempotent};
 use idempotent_tests::postgres::{OnSmallDisk, PostgresServer};
 use idempotent_tests::{Executions, PATIENCE, Runs, Server, Tmpfs, eventually};
@@ -52,7 +52,7 @@ struct Service {
 }
 
 impl Service {
-    async fn start(store: impl Store) -> Self {
+    async fn start(store: impl StoreAdmin) -> Self {
         let (executions, held, registry) = (Executions::default(), Runs::held(), Registry::new(store));
         let app = App { executions: executions.clone(), held: held.clone() };
         let router = Router::new().route("/charges", post(create_charge)).with_state(app).layer(registry.layer());
@@ -110,7 +110,7 @@ fn request() -> ClaimRequest {
 }
 
 /// A small row may still fit where a larger one did not.
-async fn until_full(store: &impl Store) -> StoreError {
+async fn until_full(store: &impl StoreAdmin) -> StoreError {
     for number in 0..10_000 {
         if let Err(error) = store.claim(&RecordKey::new("of the test", None, &number.to_string()), request()).await {
             return error;
@@ -119,7 +119,7 @@ async fn until_full(store: &impl Store) -> StoreError {
     panic!("the store is never full");
 }
 
-async fn assert_full_and_nothing_lost(store: impl Store + Clone, disk: &Tmpfs) {
+async fn assert_full_and_nothing_lost(store: impl StoreAdmin + Clone, disk: &Tmpfs) {
     let mut service = Service::start(store.clone()).await;
     let held = service.held.clone();
     let running = tokio::spawn(service.server.post("/charges").header("idempotency-key", "running").send());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::routing::post;
-use idempotent_runtime::store::{PostgresStore, RedisStore, Store};
+use idempotent_runtime::store::{PostgresStore, RedisStore, StoreAdmin};
 use idempotent_runtime::{Idempotency, Registry, Tx, idempotent};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::RedisServer;
@@ -33,7 +33,7 @@ async fn in_transaction(
 
 const KEYS: usize = 300;
 
-async fn serve(store: impl Store, executions: &Executions, expect: Expect) -> Server {
+async fn serve(store: impl StoreAdmin, executions: &Executions, expect: Expect) -> Server {
     let limit = if expect == Expect::Waiting { PATIENCE } else { Duration::from_millis(500) };
     let registry = Registry::builder(store).store_timeout(limit).build();
     let app = Router::new().route("/plain", post(plain)).route("/in-transaction", post(in_transaction));

@@ -6,7 +6,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use idempotent_runtime::store::{RedisStore, RedisStoreBuilder, Store};
+use idempotent_runtime::store::{RedisStore, RedisStoreBuilder, StoreAdmin};
 use idempotent_runtime::{RecordKey, Registry, idempotent};
 use idempotent_tests::redis::RedisServer;
 use idempotent_tests::{Answer, Mode, PATIENCE, Proxy, Runs, Server, eventually};

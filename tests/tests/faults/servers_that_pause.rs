@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::routing::post;
-use idempotent_runtime::store::{PostgresStore, RedisStore, Store};
+use idempotent_runtime::store::{PostgresStore, RedisStore, StoreAdmin};
 use idempotent_runtime::{Idempotency, Registry, idempotent};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::RedisServer;
@@ -19,7 +19,7 @@ async fn create_charge(State(executions): State<Executions>, idempotency: Idempo
 const KEYS: usize = 300;
 
 /// How many requests were rejected, of which each has been executed once in the end.
-async fn rejected_while(store: impl Store, signal: impl Fn(&str), pause: Duration) -> usize {
+async fn rejected_while(store: impl StoreAdmin, signal: impl Fn(&str), pause: Duration) -> usize {
     let executions = Executions::default();
     let app = Router::new().route("/charges", post(create_charge)).with_state(executions.clone());
     let server = Server::start(app.layer(Registry::new(store).layer())).await;

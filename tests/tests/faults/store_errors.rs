@@ -6,7 +6,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use idempotent_runtime::store::{EntryState, Held, MemoryStore, Store};
+use idempotent_runtime::store::{EntryState, Held, MemoryStore, Store, StoreAdmin};
 use idempotent_runtime::{Idempotency, RecordKey, Registry, idempotent};
 use idempotent_tests::{Answer, Fault, FaultyStore, Logs, PATIENCE, Runs, Server, answer, eventually, leave_a_claim};
 
@@ -48,7 +48,7 @@ async fn tells_its_attempt(idempotency: Idempotency) -> (StatusCode, String) {
 
 const TIMEOUT: Duration = Duration::from_millis(100);
 
-async fn serve(runs: &Runs, store: impl Store) -> (Server, Registry) {
+async fn serve(runs: &Runs, store: impl StoreAdmin) -> (Server, Registry) {
     serve_with(runs, Registry::builder(store).store_timeout(TIMEOUT).build()).await
 }
 

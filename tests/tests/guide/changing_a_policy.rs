@@ -6,7 +6,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::{MethodRouter, post};
 use axum::{Json, Router};
-use idempotent_runtime::store::{MemoryStore, SqliteStore, Store};
+use idempotent_runtime::store::{MemoryStore, SqliteStore, StoreAdmin};
 use idempotent_runtime::{IdempotencyLayer, Policy, Registry, SealingKey, Tx, idempotent};
 use idempotent_tests::sqlite::SqliteFile;
 use idempotent_tests::{Answer, PATIENCE, Runs, Server, answer};
@@ -276,11 +276,11 @@ fn registries(
     (one(Arc::clone(&store)), other(store))
 }
 
-fn digesting(store: impl Store) -> Registry {
+fn digesting(store: impl StoreAdmin) -> Registry {
     Registry::builder(store).digest_keys().build()
 }
 
-fn sealing(store: impl Store) -> Registry {
+fn sealing(store: impl StoreAdmin) -> Registry {
     Registry::builder(store).seal_with(SealingKey::from_bytes([7; 32])).build()
 }
 

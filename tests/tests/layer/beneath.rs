@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::post;
-use idempotent_runtime::store::{MemoryStore, SqliteStore, Store};
+use idempotent_runtime::store::{MemoryStore, SqliteStore, StoreAdmin};
 use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, RecordKey, Registry, Tx, idempotent};
 use idempotent_tests::{Logs, Runs, Server};
 use sqlx::Sqlite;

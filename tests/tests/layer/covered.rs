@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
-use idempotent_runtime::store::{EntryState, MemoryStore, SqliteStore, Store as _};
+use idempotent_runtime::store::{EntryState, MemoryStore, SqliteStore, StoreAdmin};
 use idempotent_runtime::{AfterCrash, Idempotency, IdempotencyLayer, Policy, Registry, StepError, idempotent};
 use idempotent_tests::sqlite::SqliteFile;
 use idempotent_tests::{Runs, Server, answer, eventually};

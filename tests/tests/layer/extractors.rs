@@ -7,7 +7,7 @@ use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::response::Response;
 use axum::routing::post;
-use idempotent_runtime::store::{MemoryStore, SqliteStore, Store};
+use idempotent_runtime::store::{MemoryStore, SqliteStore, StoreAdmin};
 use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, RecordKey, Registry, Tx, idempotent};
 use idempotent_tests::sqlite::SqliteFile;
 use idempotent_tests::{Server, answer};

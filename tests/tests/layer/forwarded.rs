@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::post;
-use idempotent_runtime::store::{MemoryStore, Store};
+use idempotent_runtime::store::{MemoryStore, StoreAdmin};
 use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, PolicyBuilder, RecordKey, Registry, Tx, idempotent};
 use idempotent_tests::{Runs, Server, answer};
 use sqlx::Sqlite;

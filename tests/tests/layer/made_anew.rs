@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::post;
-use idempotent_runtime::store::{MemoryStore, Store};
+use idempotent_runtime::store::{MemoryStore, StoreAdmin};
 use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, RecordKey, Registry, idempotent};
 use idempotent_tests::{Logs, Runs, Server};
 use tower::ServiceExt;

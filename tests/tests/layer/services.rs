@@ -11,7 +11,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use idempotent_runtime::store::{MemoryStore, Store};
+use idempotent_runtime::store::{MemoryStore, StoreAdmin};
 use idempotent_runtime::{
     AfterCrash, Idempotency, IdempotencyLayer, InFlight, Policy, PolicyBuilder, Registry, idempotent,
 };

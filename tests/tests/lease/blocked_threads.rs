@@ -13,7 +13,7 @@ use axum::http::Request;
 use axum::routing::{get, post};
 use futures_util::future::join;
 use idempotent_runtime::store::{
-    Claim, ClaimRequest, Cursor, Entry, Held, MemoryStore, Page, PostgresStore, Store, StoreError, Token,
+    Claim, ClaimRequest, Cursor, Entry, Held, MemoryStore, Page, PostgresStore, Store, StoreAdmin, StoreError, Token,
 };
 use idempotent_runtime::{Idempotency, Record, RecordKey, Registry, idempotent};
 use idempotent_tests::postgres::PostgresServer;
@@ -183,7 +183,11 @@ async fn assert_in_use_elsewhere(elsewhere: &Server, effects: &Effects, keys: &[
 }
 
 /// A handler sleeps, another one blocks its thread, and both outlast their leases.
-async fn one_handler_blocks_while_another_sleeps(runtime: Beside, store: impl Store, store_elsewhere: impl Store) {
+async fn one_handler_blocks_while_another_sleeps(
+    runtime: Beside,
+    store: impl StoreAdmin,
+    store_elsewhere: impl StoreAdmin,
+) {
     let effects = Effects::new();
     let server = serve_on(&runtime, app(&effects, &Registry::new(store))).await;
     let elsewhere = Server::start(app(&effects, &Registry::new(store_elsewhere))).await;
@@ -258,7 +262,7 @@ fn runtime_that_has_served(app: Router) -> Beside {
 }
 
 /// What becomes of the runtime of the first claim, while a handler runs on another one.
-async fn first_runtime_leaves(store: impl Store, store_elsewhere: impl Store, ends: bool) {
+async fn first_runtime_leaves(store: impl StoreAdmin, store_elsewhere: impl StoreAdmin, ends: bool) {
     let effects = Effects::new();
     let app_here = app(&effects, &Registry::new(store));
     let first = {
@@ -315,7 +319,7 @@ fn core(app: Router) -> (std::net::SocketAddr, tokio::sync::oneshot::Sender<()>)
     (address.recv().expect("the core serves"), end)
 }
 
-async fn one_core_blocks_while_another_sleeps(store: impl Store, store_elsewhere: impl Store) {
+async fn one_core_blocks_while_another_sleeps(store: impl StoreAdmin, store_elsewhere: impl StoreAdmin) {
     let effects = Effects::new();
     let app_here = app(&effects, &Registry::new(store));
     let (cores, client) = ([core(app_here.clone()), core(app_here)], reqwest::Client::new());
@@ -384,7 +388,9 @@ impl Store for OneKeyHangs {
     async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
         self.0.release(key, token).await
     }
+}
 
+impl StoreAdmin for OneKeyHangs {
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
         self.0.get(key).await
     }

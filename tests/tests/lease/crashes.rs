@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Extension, Router};
-use idempotent_runtime::store::{MemoryStore, Store};
+use idempotent_runtime::store::{MemoryStore, Store, StoreAdmin};
 use idempotent_runtime::{Idempotency, RecordKey, Registry, idempotent};
 use idempotent_tests::{Runs, Server, answer, eventually, leave_a_claim};
 use tower_http::catch_panic::CatchPanicLayer;

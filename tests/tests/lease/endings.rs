@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use axum::http::{Request, StatusCode};
 use axum::response::Response;
 use axum::routing::post;
-use idempotent_runtime::store::{EntryState, MemoryStore, Store};
+use idempotent_runtime::store::{EntryState, MemoryStore, StoreAdmin};
 use idempotent_runtime::{Idempotency, RecordKey, Registry, idempotent};
 use idempotent_tests::{Logs, PATIENCE, Runs, Server, eventually};
 use tokio::net::TcpListener;

@@ -8,7 +8,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use idempotent_runtime::store::{EntryState, Held, MemoryStore, SqliteStore, Store};
+use idempotent_runtime::store::{EntryState, Held, MemoryStore, SqliteStore, Store, StoreAdmin};
 use idempotent_runtime::{Idempotency, RecordKey, Registry, Tx, idempotent};
 use idempotent_tests::sqlite::{SqliteFile, claim_request};
 use idempotent_tests::{Answer, Fault, FaultyStore, Logs, Runs, Server, answer, eventually};
@@ -84,11 +84,11 @@ async fn in_transaction(_tx: Tx<Sqlite>, State(runs): State<Runs>) {
 }
 
 /// One process.
-async fn serve(runs: &Runs, store: &FaultyStore<impl Store>) -> Server {
+async fn serve(runs: &Runs, store: &FaultyStore<impl StoreAdmin>) -> Server {
     serve_within(Duration::from_millis(100), runs, store).await
 }
 
-async fn serve_within(limit: Duration, runs: &Runs, store: &FaultyStore<impl Store>) -> Server {
+async fn serve_within(limit: Duration, runs: &Runs, store: &FaultyStore<impl StoreAdmin>) -> Server {
     let registry = Registry::builder(store.clone()).store_timeout(limit).build();
     let app = Router::new()
         .route("/brief", post(brief))
@@ -127,11 +127,11 @@ fn key(scope: &str) -> RecordKey {
     RecordKey::new(scope, None, "k")
 }
 
-async fn state(store: &FaultyStore<impl Store>, scope: &str) -> Option<EntryState> {
+async fn state(store: &FaultyStore<impl StoreAdmin>, scope: &str) -> Option<EntryState> {
     store.inner().get(&key(scope)).await.expect("the store answers").map(|entry| entry.state)
 }
 
-async fn purge(store: &FaultyStore<impl Store>, scope: &str) {
+async fn purge(store: &FaultyStore<impl StoreAdmin>, scope: &str) {
     assert!(store.purge(&key(scope)).await.expect("the store answers"));
 }
 

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use futures_util::future::join_all;
-use idempotent_runtime::store::{EntryState, Store};
+use idempotent_runtime::store::{EntryState, StoreAdmin};
 use idempotent_runtime::{Idempotency, RecordKey, Registry, idempotent};
 use idempotent_tests::{Answer, Fault, FaultyStore, Logs, Runs, Server, answer, eventually};
 use tokio::task::JoinHandle;

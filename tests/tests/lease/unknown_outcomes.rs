@@ -6,7 +6,9 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, Held, MemoryStore, RedisStore, Store, Token};
+use idempotent_runtime::store::{
+    AfterCrash, Claim, ClaimRequest, Held, MemoryStore, RedisStore, Store, StoreAdmin, Token,
+};
 use idempotent_runtime::{Idempotency, RecordKey, Registry, idempotent};
 use idempotent_tests::redis::{RedisCluster, RedisServer};
 use idempotent_tests::sqlite::{claim_request, record};
@@ -31,7 +33,7 @@ async fn rejects(State(runs): State<Runs>) -> String {
     format!("run {}", runs.run().await)
 }
 
-async fn serve(runs: &Runs, store: &(impl Store + Clone)) -> Server {
+async fn serve(runs: &Runs, store: &(impl StoreAdmin + Clone)) -> Server {
     let app = Router::new()
         .route("/panics", post(panics))
         .route("/panics-in-a-step", post(panics_in_a_step))
@@ -43,14 +45,14 @@ async fn serve(runs: &Runs, store: &(impl Store + Clone)) -> Server {
 }
 
 /// Until a claim that began now would have expired.
-async fn until_the_ttl_is_over(store: &impl Store) {
+async fn until_the_ttl_is_over(store: &impl StoreAdmin) {
     let key = RecordKey::new("expires", None, &format!("{:x}", Token::unique().as_u128()));
     let request = ClaimRequest { lease: TTL / 2, ttl: TTL, after_crash: AfterCrash::Rerun, ..claim_request() };
     assert_eq!(store.claim(&key, request).await.expect("the store answers"), Claim::Acquired { attempt: 1 });
     eventually(async || store.get(&key).await.expect("the store answers"), Option::is_none).await;
 }
 
-async fn a_panic_is_never_run_again(store: &(impl Store + Clone)) {
+async fn a_panic_is_never_run_again(store: &(impl StoreAdmin + Clone)) {
     let runs = Runs::free();
     let server = serve(&runs, store).await;
     for (path, scope) in [("/panics", "panics-for-good"), ("/panics-in-a-step", "panics-in-a-step")] {
@@ -71,7 +73,7 @@ async fn a_panic_is_never_run_again(store: &(impl Store + Clone)) {
 }
 
 /// The claim was made while the handler was still `after_crash = "rerun"`, and would expire by itself.
-async fn what_was_rejected_once_stays_rejected(store: &(impl Store + Clone)) {
+async fn what_was_rejected_once_stays_rejected(store: &(impl StoreAdmin + Clone)) {
     let runs = Runs::free();
     let server = serve(&runs, store).await;
     let (key, token) = leave_a_claim_for(store, "changes-its-policy", TTL / 2, TTL).await;

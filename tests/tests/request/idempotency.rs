@@ -4,7 +4,7 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::post;
-use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, MemoryStore, RedisStore, Store, Token};
+use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, MemoryStore, RedisStore, Store, StoreAdmin, Token};
 use idempotent_runtime::{Fingerprint, Idempotency, RecordKey, Registry, idempotent};
 use idempotent_tests::redis::RedisServer;
 use idempotent_tests::{Runs, Server, answer, stores};
@@ -44,7 +44,7 @@ async fn not_annotated(idempotency: Idempotency) -> axum::Json<Value> {
     describe(&idempotency)
 }
 
-async fn serve(store: impl Store) -> Server {
+async fn serve(store: impl StoreAdmin) -> Server {
     let app = Router::new()
         .route("/first", post(as_first_argument))
         .route("/last", post(as_last_argument))
@@ -72,7 +72,7 @@ async fn downstream_key_differs_by_all_but_the_attempt() {
     assert!(text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit()), "{text}");
 }
 
-async fn downstream_key_survives_a_crash_that_the_attempt_counts<S: Store>(store: S) -> Value {
+async fn downstream_key_survives_a_crash_that_the_attempt_counts<S: StoreAdmin>(store: S) -> Value {
     let store = Arc::new(store);
     let server = serve(Arc::clone(&store)).await;
     let first = server.post_with_key("/first", "k").await.json();

@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use futures_util::future::join_all;
 use idempotent_runtime::store::{
-    Claim, ClaimRequest, Cursor, Entry, Held, MemoryStore, Page, SqliteStore, Store, StoreError, Token,
+    Claim, ClaimRequest, Cursor, Entry, Held, MemoryStore, Page, SqliteStore, Store, StoreAdmin, StoreError, Token,
 };
 use idempotent_runtime::{Idempotency, Record, RecordKey, Registry, idempotent};
 use idempotent_tests::{Fault, FaultyStore, Runs, Server, answer, eventually, leave_a_claim};
@@ -46,7 +46,7 @@ async fn waits_for_a_process(State(runs): State<Runs>, idempotency: Idempotency)
     (StatusCode::CREATED, format!("attempt {}", idempotency.attempt()))
 }
 
-fn app(runs: &Runs, store: impl Store) -> Router {
+fn app(runs: &Runs, store: impl StoreAdmin) -> Router {
     Router::new()
         .route("/rejects", post(rejects))
         .route("/waits", post(waits))
@@ -57,11 +57,11 @@ fn app(runs: &Runs, store: impl Store) -> Router {
         .layer(Registry::new(store).layer())
 }
 
-async fn serve(runs: &Runs, store: impl Store) -> Server {
+async fn serve(runs: &Runs, store: impl StoreAdmin) -> Server {
     Server::start(app(runs, store)).await
 }
 
-async fn fifty_at_once_run_once(store: impl Store) {
+async fn fifty_at_once_run_once(store: impl StoreAdmin) {
     let runs = Runs::held();
     let server = serve(&runs, store).await;
     let (answers, ()) = tokio::join!(join_all((0..50).map(|_| server.post_with_key("/rejects", "k"))), async {
@@ -207,7 +207,9 @@ impl Store for Silent {
     async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
         self.0.release(key, token).await
     }
+}
 
+impl StoreAdmin for Silent {
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
         self.0.get(key).await
     }

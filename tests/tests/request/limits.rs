@@ -8,7 +8,7 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::routing::post;
 use futures_util::future::join_all;
-use idempotent_runtime::store::{MemoryStore, PostgresStore, RedisStore, SqliteStore, Store};
+use idempotent_runtime::store::{MemoryStore, PostgresStore, RedisStore, SqliteStore, StoreAdmin};
 use idempotent_runtime::{IdempotencyLayer, InFlight, Policy, RecordKey, Registry, RegistryBuilder, idempotent};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::RedisServer;
@@ -213,7 +213,7 @@ async fn a_claim_that_postgres_holds_up_rejects_nothing() {
 }
 
 /// The claim arrives after another request had its key, and an operator purged what that one left.
-async fn late_claim_after_a_purge_rejects_nothing(store: impl Store) {
+async fn late_claim_after_a_purge_rejects_nothing(store: impl StoreAdmin) {
     let (runs, store) = (Runs::free(), FaultyStore::around(store));
     let registry = Registry::builder(store.clone()).store_timeout(PATIENCE).build();
     let in_haste = Registry::builder(store.clone()).store_timeout(Duration::from_millis(50)).build();
@@ -291,7 +291,7 @@ async fn a_claim_that_waited_for_the_writer_is_not_given_back() {
 }
 
 /// How many of twenty claims are given back that do not come through.
-async fn given_back_after_twenty<S: Store>(runs: &Runs, store: &FaultyStore<S>) -> usize {
+async fn given_back_after_twenty<S: StoreAdmin>(runs: &Runs, store: &FaultyStore<S>) -> usize {
     let registry = Registry::builder(store.clone()).store_timeout(Duration::from_millis(200)).build();
     let server = Server::start(app(runs, &registry)).await;
     let keys: Vec<String> = (0..20).map(|number| format!("k{number}")).collect();

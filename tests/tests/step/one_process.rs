@@ -9,7 +9,7 @@ use axum::response::Response;
 use axum::routing::post;
 use futures_util::future::join;
 use http::StatusCode;
-use idempotent_runtime::store::{EntryState, MemoryStore, RedisStore, SqliteStore, Store};
+use idempotent_runtime::store::{EntryState, MemoryStore, RedisStore, SqliteStore, StoreAdmin};
 use idempotent_runtime::{Idempotency, RecordKey, Registry, SealingKey, StepError, StepErrorKind, Tx, idempotent};
 use idempotent_tests::redis::RedisServer;
 use idempotent_tests::{Fault, FaultyStore, Logs, PATIENCE, Runs, Server, answer, eventually, stores, take_over};
@@ -193,7 +193,7 @@ async fn serve(runs: &Executions, registry: &Registry) -> Server {
     Server::start(app).await
 }
 
-async fn a_step_outlives_an_answer_that_is_not_recorded(store: impl Store) {
+async fn a_step_outlives_an_answer_that_is_not_recorded(store: impl StoreAdmin) {
     let (runs, store) = (Executions::free(), Arc::new(store));
     let server = serve(&runs, &Registry::new(Arc::clone(&store))).await;
     let first = server.post_with_key("/orders", "k").await;

@@ -6,7 +6,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
-use idempotent_runtime::store::{EntryState, MemoryStore, PostgresStore, RedisStore, SqliteStore, Store};
+use idempotent_runtime::store::{EntryState, MemoryStore, PostgresStore, RedisStore, SqliteStore, StoreAdmin};
 use idempotent_runtime::{Idempotency, RecordKey, Registry, RegistryBuilder, SealingKey, Tx, idempotent};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::RedisServer;
@@ -82,7 +82,7 @@ fn sealing_key(number: u8) -> SealingKey {
 }
 
 /// Charges over a plain store, whose dump must show what is recorded, and over a private one, whose dump must not.
-async fn a_dump_shows_no_secret<S: Store>(
+async fn a_dump_shows_no_secret<S: StoreAdmin>(
     path: &str,
     (plain, plain_folder): (S, &Path),
     (private, private_folder): (S, &Path),

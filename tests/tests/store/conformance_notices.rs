@@ -8,8 +8,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use http::HeaderValue;
 use idempotent_runtime::store::{
-    AfterCrash, Claim, ClaimRequest, Cursor, Entry, EntryState, Held, MemoryStore, Page, Renewal, Store, StoreError,
-    Token, UnknownOutcomes,
+    AfterCrash, Claim, ClaimRequest, Cursor, Entry, EntryState, Held, MemoryStore, Page, Renewal, Store, StoreAdmin,
+    StoreError, Token, UnknownOutcomes,
 };
 use idempotent_runtime::testing::conformance as rules;
 use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody};
@@ -247,7 +247,9 @@ impl Store for Flawed {
         }
         held
     }
+}
 
+impl StoreAdmin for Flawed {
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
         let mut entry = self.store.get(&self.key(key)).await?;
         if self.has(Flaw::HidesLeases)

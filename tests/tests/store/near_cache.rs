@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use futures_util::future::join_all;
-use idempotent_runtime::store::{MemoryStore, PostgresStore, RedisStore, Store};
+use idempotent_runtime::store::{MemoryStore, PostgresStore, RedisStore, StoreAdmin};
 use idempotent_runtime::{RecordKey, Registry, RegistryBuilder, SealingKey, Tx, idempotent};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::RedisServer;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use idempotent_runtime::store::{Claim, EntryState, Held, MemoryStore, RedisStore, SqliteStore, Store, Token};
+use idempotent_runtime::store::{Claim, EntryState, Held, MemoryStore, RedisStore, SqliteStore, StoreAdmin, Token};
 use idempotent_runtime::{Record, RecordKey};
 use idempotent_tests::any;
 use idempotent_tests::redis::RedisServer;
@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 
 const TTL: Duration = Duration::from_hours(1);
 
-async fn in_and_out(store: &impl Store, record: &Record) -> (Claim, Option<EntryState>) {
+async fn in_and_out(store: &impl StoreAdmin, record: &Record) -> (Claim, Option<EntryState>) {
     let request = claim_request();
     let key = RecordKey::new("round-trips", Some("any"), &format!("{:x}", Token::unique().as_u128()));
     assert_eq!(store.claim(&key, request).await.expect("the store claims"), Claim::Acquired { attempt: 1 });
@@ -25,7 +25,7 @@ async fn in_and_out(store: &impl Store, record: &Record) -> (Claim, Option<Entry
     (claim, entry.map(|entry| entry.state))
 }
 
-fn every_record_comes_back(runtime: &Runtime, store: &impl Store) {
+fn every_record_comes_back(runtime: &Runtime, store: &impl StoreAdmin) {
     let config = Config { cases: 96, failure_persistence: None, ..Config::default() };
     let run = TestRunner::new(config).run(&any::record(), |record| {
         let (claim, entry) = runtime.block_on(in_and_out(store, &record));

@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use http::StatusCode;
 use idempotent_runtime::store::{
-    AfterCrash, Claim, ClaimRequest, Held, MemoryStore, RedisStore, SqliteStore, Store, Token,
+    AfterCrash, Claim, ClaimRequest, Held, MemoryStore, RedisStore, SqliteStore, StoreAdmin, Token,
 };
 use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody};
 use idempotent_tests::redis::{RedisCluster, RedisServer};
@@ -152,7 +152,7 @@ impl Names {
 const KEYS: u8 = 3;
 const TOKENS: u8 = 4;
 
-async fn ask(store: &impl Store, names: &mut Names, operation: &Operation) -> Answer {
+async fn ask(store: &impl StoreAdmin, names: &mut Names, operation: &Operation) -> Answer {
     let held = |held: Result<Held, _>| Answer::Held(held.expect("the store answers"));
     match *operation {
         Operation::Claim { key, token: drawn, fingerprint, after_crash } => {
@@ -199,7 +199,7 @@ fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
-fn agrees_with_the_model(runtime: &tokio::runtime::Runtime, store: &impl Store, cases: u32) {
+fn agrees_with_the_model(runtime: &tokio::runtime::Runtime, store: &impl StoreAdmin, cases: u32) {
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let run = TestRunner::new(config).run(&proptest::collection::vec(operation(), 1..80), |operations| {
         let (mut names, mut model) = (Names::new(), Model::default());

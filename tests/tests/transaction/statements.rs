@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use futures_util::FutureExt as _;
-use idempotent_runtime::store::{PostgresStore, SqliteStore, Store};
+use idempotent_runtime::store::{PostgresStore, SqliteStore, StoreAdmin};
 use idempotent_runtime::{Registry, Tx, idempotent};
 use idempotent_tests::postgres::{Database, PostgresServer};
 use idempotent_tests::sqlite::SqliteFile;
@@ -116,7 +116,7 @@ impl Bench {
     }
 }
 
-async fn server(store: impl Store, runs: &Runs) -> Server {
+async fn server(store: impl StoreAdmin, runs: &Runs) -> Server {
     let app = Router::new()
         .route("/postgres", post(in_postgres))
         .route("/serializable", post(serializable))

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
-use idempotent_runtime::store::{PostgresStore, SqliteStore, Store};
+use idempotent_runtime::store::{PostgresStore, SqliteStore, StoreAdmin};
 use idempotent_runtime::testing::{FaultyStore, Moment};
 use idempotent_runtime::{RecordKey, Registry, Tx, idempotent};
 use idempotent_tests::postgres::{Database, PostgresServer};
@@ -138,7 +138,7 @@ async fn rows_of(pool: &PgPool) -> Vec<String> {
     sqlx::query_scalar("SELECT note FROM charges ORDER BY id").fetch_all(pool).await.expect("the table is read")
 }
 
-async fn server(store: impl Store, handler: axum::routing::MethodRouter) -> Server {
+async fn server(store: impl StoreAdmin, handler: axum::routing::MethodRouter) -> Server {
     Server::start(Router::new().route("/charges", handler).layer(Registry::new(store).layer())).await
 }
 

@@ -8,7 +8,7 @@ use crate::key::RecordKey;
 use crate::policy::values::AfterCrash;
 use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
-use crate::store::contract::{ImmediateStore, Store};
+use crate::store::contract::{ImmediateStore, Store, StoreAdmin};
 use crate::store::entry::{Cursor, Entry, Page, UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes};
 use crate::store::error::StoreError;
 use crate::store::given_back::GivenBackTokens;
@@ -183,7 +183,9 @@ impl Store for MemoryStore {
     fn immediate(&self) -> Option<&dyn ImmediateStore> {
         Some(self)
     }
+}
 
+impl StoreAdmin for MemoryStore {
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
         let (shard, tag) = self.0.place(key);
         Ok(lock(shard).entry(tag, key, self.0.now()))

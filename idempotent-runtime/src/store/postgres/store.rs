@@ -19,7 +19,7 @@ use crate::store::active_transactions::ActiveTransactions;
 use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
 use crate::store::claim_decision::{Decision, StoredState, decide};
 use crate::store::columns::{span_millis, token_text, unix_millis};
-use crate::store::contract::Store;
+use crate::store::contract::{Store, StoreAdmin};
 use crate::store::entry::{Cursor, Entry, Page, UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes};
 use crate::store::error::StoreError;
 use crate::store::given_back::{REMEMBERED, given_back};
@@ -418,7 +418,9 @@ impl Store for PostgresStore {
     fn transactions(&self) -> Option<Transactions> {
         Some(Transactions::of::<Postgres, _>(Arc::new(self.clone())))
     }
+}
 
+impl StoreAdmin for PostgresStore {
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
         let row = self.0.statements.entry.query().bind(digest(key)).fetch_optional(self.0.pools.own()).await;
         row.map_err(store_error)?.as_ref().map(Entry::from_row).transpose()

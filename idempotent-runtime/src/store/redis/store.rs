@@ -12,7 +12,7 @@ use crate::policy::values::AfterCrash;
 use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
 use crate::store::columns::{span_millis, token_text};
-use crate::store::contract::Store;
+use crate::store::contract::{Store, StoreAdmin};
 use crate::store::entry::{Cursor, Entry, EntryState, Page, UnknownOutcomes};
 use crate::store::error::StoreError;
 use crate::store::given_back::{REMEMBERED, given_back};
@@ -313,7 +313,9 @@ impl Store for RedisStore {
             None => std::future::pending().await,
         }
     }
+}
 
+impl StoreAdmin for RedisStore {
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
         self.look(key).await
     }

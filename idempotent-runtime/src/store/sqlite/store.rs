@@ -13,7 +13,7 @@ use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
 use crate::store::claim_decision::{Decision, StoredState, decide};
 use crate::store::columns::token_text;
-use crate::store::contract::Store;
+use crate::store::contract::{Store, StoreAdmin};
 use crate::store::entry::{Cursor, Entry, Page, UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes};
 use crate::store::error::StoreError;
 use crate::store::given_back::GivenBackTokens;
@@ -189,7 +189,9 @@ impl Store for SqliteStore {
     fn transactions(&self) -> Option<Transactions> {
         Some(Transactions::of::<Sqlite, _>(Arc::new(self.clone())))
     }
+}
 
+impl StoreAdmin for SqliteStore {
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
         let mut look = self.0.leases.look().await?;
         let row = schema::at(self.0.clock.now(), schema::ENTRY).bind(key.as_str()).fetch_optional(look.connection());

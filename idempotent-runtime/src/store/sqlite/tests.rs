@@ -13,7 +13,7 @@ use crate::key::RecordKey;
 use crate::policy::values::AfterCrash;
 use crate::record::{Record, RecordedBody};
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
-use crate::store::contract::Store as _;
+use crate::store::contract::{Store as _, StoreAdmin};
 use crate::store::error::StoreError;
 use crate::store::sqlite::open_error::SqliteOpenError;
 use crate::store::sqlite::store::SqliteStore;

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use crate::key::RecordKey;
 use crate::record::{Record, RecordedBody};
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
-use crate::store::contract::Store;
+use crate::store::contract::StoreAdmin;
 use crate::testing::conformance::fixtures::{
     LONG, claim, complete, fingerprint, get, lapse, purge, record, release, renew, request, unique_key,
 };
@@ -18,7 +18,7 @@ use crate::testing::conformance::fixtures::{
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn the_first_claim_is_acquired_and_the_second_is_in_flight<S: Store>(store: &Arc<S>) {
+pub async fn the_first_claim_is_acquired_and_the_second_is_in_flight<S: StoreAdmin>(store: &Arc<S>) {
     let key = unique_key("first");
     assert_eq!(claim(store, &key, request()).await, Claim::Acquired { attempt: 1 });
     let in_flight = Claim::InFlight { fingerprint: fingerprint(1) };
@@ -32,7 +32,7 @@ pub async fn the_first_claim_is_acquired_and_the_second_is_in_flight<S: Store>(s
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn of_64_concurrent_claims_one_is_acquired<S: Store>(store: &Arc<S>) {
+pub async fn of_64_concurrent_claims_one_is_acquired<S: StoreAdmin>(store: &Arc<S>) {
     for _ in 0..8 {
         let key = unique_key("concurrent");
         let claims = (0..64).map(|_| {
@@ -51,7 +51,7 @@ pub async fn of_64_concurrent_claims_one_is_acquired<S: Store>(store: &Arc<S>) {
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn a_retried_claim_recognises_its_token<S: Store>(store: &Arc<S>) {
+pub async fn a_retried_claim_recognises_its_token<S: StoreAdmin>(store: &Arc<S>) {
     let key = unique_key("retried");
     let request = request();
     for _ in 0..3 {
@@ -64,7 +64,7 @@ pub async fn a_retried_claim_recognises_its_token<S: Store>(store: &Arc<S>) {
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn nothing_stands_under_an_unknown_key<S: Store>(store: &Arc<S>) {
+pub async fn nothing_stands_under_an_unknown_key<S: StoreAdmin>(store: &Arc<S>) {
     let (key, token) = (unique_key("unknown"), Token::unique());
     assert_eq!(renew(store, &key, token, LONG).await, Held::No);
     assert_eq!(complete(store, &key, token, &record(), LONG).await, Held::No);
@@ -78,7 +78,7 @@ pub async fn nothing_stands_under_an_unknown_key<S: Store>(store: &Arc<S>) {
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn a_release_frees_the_key_and_the_attempts<S: Store>(store: &Arc<S>) {
+pub async fn a_release_frees_the_key_and_the_attempts<S: StoreAdmin>(store: &Arc<S>) {
     let (key, first, second) = (unique_key("released"), request(), request());
     let _ = claim(store, &key, first).await;
     lapse(store, &key, first.token).await;
@@ -96,7 +96,7 @@ pub async fn a_release_frees_the_key_and_the_attempts<S: Store>(store: &Arc<S>) 
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn different_keys_never_meet<S: Store>(store: &Arc<S>) {
+pub async fn different_keys_never_meet<S: StoreAdmin>(store: &Arc<S>) {
     let unique = format!("{:x}", Token::unique().as_u128());
     let long = "x".repeat(3000);
     let parts: [(&str, Option<&str>, &str); 24] = [

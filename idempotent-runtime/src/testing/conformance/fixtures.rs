@@ -12,7 +12,7 @@ use crate::key::RecordKey;
 use crate::policy::values::AfterCrash;
 use crate::record::{Record, RecordedBody};
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
-use crate::store::contract::Store;
+use crate::store::contract::{Store, StoreAdmin};
 use crate::store::entry::Entry;
 
 /// Longer than any rule takes.
@@ -67,15 +67,15 @@ pub(super) fn summary(record: &Record) -> (StatusCode, Option<usize>, SystemTime
     (record.status, record.body_bytes().map(Bytes::len), record.recorded_at, record.fingerprint)
 }
 
-pub(super) async fn claim<S: Store>(store: &Arc<S>, key: &RecordKey, request: ClaimRequest) -> Claim {
+pub(super) async fn claim<S: StoreAdmin>(store: &Arc<S>, key: &RecordKey, request: ClaimRequest) -> Claim {
     store.claim(key, request).await.expect("the store claims")
 }
 
-pub(super) async fn renew<S: Store>(store: &Arc<S>, key: &RecordKey, token: Token, lease: Duration) -> Held {
+pub(super) async fn renew<S: StoreAdmin>(store: &Arc<S>, key: &RecordKey, token: Token, lease: Duration) -> Held {
     store.renew(key, token, lease).await.expect("the store renews")
 }
 
-pub(super) async fn complete<S: Store>(
+pub(super) async fn complete<S: StoreAdmin>(
     store: &Arc<S>,
     key: &RecordKey,
     token: Token,
@@ -85,19 +85,19 @@ pub(super) async fn complete<S: Store>(
     store.complete(key, token, record.clone(), ttl).await.expect("the store completes")
 }
 
-pub(super) async fn release<S: Store>(store: &Arc<S>, key: &RecordKey, token: Token) -> Held {
+pub(super) async fn release<S: StoreAdmin>(store: &Arc<S>, key: &RecordKey, token: Token) -> Held {
     store.release(key, token).await.expect("the store releases")
 }
 
-pub(super) async fn get<S: Store>(store: &Arc<S>, key: &RecordKey) -> Option<Entry> {
+pub(super) async fn get<S: StoreAdmin>(store: &Arc<S>, key: &RecordKey) -> Option<Entry> {
     store.get(key).await.expect("the store answers")
 }
 
-pub(super) async fn purge<S: Store>(store: &Arc<S>, key: &RecordKey) -> bool {
+pub(super) async fn purge<S: StoreAdmin>(store: &Arc<S>, key: &RecordKey) -> bool {
     store.purge(key).await.expect("the store purges")
 }
 
-pub(super) async fn lapse<S: Store>(store: &Arc<S>, key: &RecordKey, token: Token) {
+pub(super) async fn lapse<S: StoreAdmin>(store: &Arc<S>, key: &RecordKey, token: Token) {
     assert_eq!(renew(store, key, token, Duration::ZERO).await, Held::Yes);
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::key::RecordKey;
 use crate::policy::values::AfterCrash;
 use crate::store::claim::{Claim, ClaimRequest, Held};
-use crate::store::contract::Store;
+use crate::store::contract::{Store, StoreAdmin};
 use crate::testing::conformance::fixtures::{
     LONG, claim, complete, get, lapse, purge, record, release, request, unique_key, until,
 };
@@ -16,7 +16,7 @@ use crate::testing::conformance::fixtures::{
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn a_claim_that_was_given_back_does_not_arrive<S: Store>(store: &Arc<S>) {
+pub async fn a_claim_that_was_given_back_does_not_arrive<S: StoreAdmin>(store: &Arc<S>) {
     let key = unique_key("given-back");
     let late = [given_back(store, &key).await, given_back(store, &key).await];
     assert_eq!(release(store, &key, late[0].token).await, Held::No, "a release may be repeated");
@@ -35,7 +35,7 @@ pub async fn a_claim_that_was_given_back_does_not_arrive<S: Store>(store: &Arc<S
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn others_let_no_claim_arrive_that_was_given_back<S: Store>(store: &Arc<S>) {
+pub async fn others_let_no_claim_arrive_that_was_given_back<S: StoreAdmin>(store: &Arc<S>) {
     let key = unique_key("given-back-and-claimed");
     let late = given_back(store, &key).await;
     for _ in 0..2 {
@@ -67,7 +67,7 @@ pub async fn others_let_no_claim_arrive_that_was_given_back<S: Store>(store: &Ar
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn a_purge_lets_no_claim_arrive_that_was_given_back<S: Store>(store: &Arc<S>) {
+pub async fn a_purge_lets_no_claim_arrive_that_was_given_back<S: StoreAdmin>(store: &Arc<S>) {
     let key = unique_key("given-back-and-purged");
     let late = given_back(store, &key).await;
     assert!(!purge(store, &key).await, "nothing is there");
@@ -88,7 +88,7 @@ pub async fn a_purge_lets_no_claim_arrive_that_was_given_back<S: Store>(store: &
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn a_claim_given_back_beside_another_does_not_arrive<S: Store>(store: &Arc<S>) {
+pub async fn a_claim_given_back_beside_another_does_not_arrive<S: StoreAdmin>(store: &Arc<S>) {
     let key = unique_key("given-back-beside-a-claim");
     let other = another_claim(store, &key).await;
     let late = given_back(store, &key).await;
@@ -105,19 +105,19 @@ pub async fn a_claim_given_back_beside_another_does_not_arrive<S: Store>(store: 
 }
 
 /// The claim that is still on its way when it is released.
-async fn given_back<S: Store>(store: &Arc<S>, key: &RecordKey) -> ClaimRequest {
+async fn given_back<S: StoreAdmin>(store: &Arc<S>, key: &RecordKey) -> ClaimRequest {
     let late = ClaimRequest { after_crash: AfterCrash::Reject, ..request() };
     assert_eq!(release(store, key, late.token).await, Held::No);
     late
 }
 
-async fn another_claim<S: Store>(store: &Arc<S>, key: &RecordKey) -> ClaimRequest {
+async fn another_claim<S: StoreAdmin>(store: &Arc<S>, key: &RecordKey) -> ClaimRequest {
     let other = request();
     assert_eq!(claim(store, key, other).await, Claim::Acquired { attempt: 1 }, "others are not kept from the key");
     other
 }
 
-async fn does_not_arrive<S: Store>(store: &Arc<S>, key: &RecordKey, late: ClaimRequest) {
+async fn does_not_arrive<S: StoreAdmin>(store: &Arc<S>, key: &RecordKey, late: ClaimRequest) {
     let arrived = store.claim(key, late).await;
     assert!(arrived.is_err(), "it was given back before: {arrived:?}");
     assert_eq!(get(store, key).await, None);

@@ -11,7 +11,7 @@ use crate::policy::values::AfterCrash;
 use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Held};
 use crate::store::claim::{Renewal, Token};
-use crate::store::contract::Store;
+use crate::store::contract::{Store, StoreAdmin};
 use crate::testing::conformance::fixtures::{
     LONG, ROUNDING, claim, complete, fingerprint, get, lapse, record, release, renew, request, unique_key, until,
 };
@@ -21,7 +21,7 @@ use crate::testing::conformance::fixtures::{
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn a_lease_that_runs_out_is_taken_over_as_the_next_attempt<S: Store>(store: &Arc<S>) {
+pub async fn a_lease_that_runs_out_is_taken_over_as_the_next_attempt<S: StoreAdmin>(store: &Arc<S>) {
     const LEASE: Duration = Duration::from_secs(1);
 
     let key = unique_key("lease");
@@ -38,7 +38,7 @@ pub async fn a_lease_that_runs_out_is_taken_over_as_the_next_attempt<S: Store>(s
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn a_renewal_keeps_the_claim<S: Store>(store: &Arc<S>) {
+pub async fn a_renewal_keeps_the_claim<S: StoreAdmin>(store: &Arc<S>) {
     const LEASE: Duration = Duration::from_secs(1);
 
     let (key, request) = (unique_key("renewed"), ClaimRequest { lease: LEASE, ..request() });
@@ -54,7 +54,7 @@ pub async fn a_renewal_keeps_the_claim<S: Store>(store: &Arc<S>) {
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn renewals_of_many_keys_are_answered_one_by_one<S: Store>(store: &Arc<S>) {
+pub async fn renewals_of_many_keys_are_answered_one_by_one<S: StoreAdmin>(store: &Arc<S>) {
     let (kept, lapsed, other, recorded) = (request(), request(), request(), request());
     let keys @ [kept_key, lapsed_key, other_key, recorded_key, unknown_key] =
         &["many-kept", "many-lapsed", "many-other", "many-recorded", "many-unknown"].map(unique_key);
@@ -88,7 +88,7 @@ pub async fn renewals_of_many_keys_are_answered_one_by_one<S: Store>(store: &Arc
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn a_lease_of_zero_lapses_at_once<S: Store>(store: &Arc<S>) {
+pub async fn a_lease_of_zero_lapses_at_once<S: StoreAdmin>(store: &Arc<S>) {
     let (key, first) = (unique_key("zero"), request());
     let _ = claim(store, &key, first).await;
     lapse(store, &key, first.token).await;
@@ -100,7 +100,7 @@ pub async fn a_lease_of_zero_lapses_at_once<S: Store>(store: &Arc<S>) {
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn a_stale_token_can_neither_renew_complete_nor_release<S: Store>(store: &Arc<S>) {
+pub async fn a_stale_token_can_neither_renew_complete_nor_release<S: StoreAdmin>(store: &Arc<S>) {
     let (key, stale, current) = (unique_key("stale"), request(), request());
     let _ = claim(store, &key, stale).await;
     lapse(store, &key, stale.token).await;
@@ -121,7 +121,7 @@ pub async fn a_stale_token_can_neither_renew_complete_nor_release<S: Store>(stor
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn another_fingerprint_never_takes_over<S: Store>(store: &Arc<S>) {
+pub async fn another_fingerprint_never_takes_over<S: StoreAdmin>(store: &Arc<S>) {
     let (key, first) = (unique_key("other-fingerprint"), request());
     let _ = claim(store, &key, first).await;
     lapse(store, &key, first.token).await;
@@ -135,7 +135,7 @@ pub async fn another_fingerprint_never_takes_over<S: Store>(store: &Arc<S>) {
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn reject_never_takes_over<S: Store>(store: &Arc<S>) {
+pub async fn reject_never_takes_over<S: StoreAdmin>(store: &Arc<S>) {
     let (key, first) = (unique_key("reject"), request());
     let _ = claim(store, &key, first).await;
     let reject = || ClaimRequest { after_crash: AfterCrash::Reject, ..request() };
@@ -152,7 +152,7 @@ pub async fn reject_never_takes_over<S: Store>(store: &Arc<S>) {
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn a_late_holder_completes_while_nobody_took_over<S: Store>(store: &Arc<S>) {
+pub async fn a_late_holder_completes_while_nobody_took_over<S: StoreAdmin>(store: &Arc<S>) {
     let (key, late) = (unique_key("late"), request());
     let _ = claim(store, &key, late).await;
     lapse(store, &key, late.token).await;
@@ -168,7 +168,7 @@ pub async fn a_late_holder_completes_while_nobody_took_over<S: Store>(store: &Ar
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn a_claim_expires_after_its_last_sign_of_life<S: Store>(store: &Arc<S>) {
+pub async fn a_claim_expires_after_its_last_sign_of_life<S: StoreAdmin>(store: &Arc<S>) {
     const TTL: Duration = Duration::from_secs(1);
 
     let (key, first) = (unique_key("claim-expires"), ClaimRequest { ttl: TTL, lease: TTL / 2, ..request() });

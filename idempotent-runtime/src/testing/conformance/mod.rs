@@ -1,4 +1,4 @@
-//! The rules of the [`Store`] contract, one function each. Run them against a store of your own.
+//! The rules of the [`Store`](crate::store::Store) contract, one function each. Run them against a store of your own.
 //!
 //! [`all`] runs every rule. Every call uses new keys and deletes no other data, so you can test a store that has data. Rules
 //! about time wait with [`tokio::time`]: a store that uses that clock can be tested under `tokio::time::pause`. Every other
@@ -118,7 +118,9 @@
 //!         self.1.lock().unwrap().insert(token);
 //!         Ok(if released.is_some() { Held::Yes } else { Held::No })
 //!     }
+//! }
 //!
+//! impl StoreAdmin for SimpleStore {
 //!     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
 //!         Ok(self.with(key, |_| true, |row| Self::entry(key, row)))
 //!     }
@@ -160,7 +162,7 @@ pub(crate) mod unknown;
 
 use std::sync::Arc;
 
-use crate::store::contract::Store;
+use crate::store::contract::StoreAdmin;
 pub use crate::testing::conformance::claims::*;
 pub use crate::testing::conformance::given_back::*;
 pub use crate::testing::conformance::leases::*;
@@ -173,7 +175,7 @@ pub use crate::testing::conformance::unknown::*;
 /// # Panics
 ///
 /// When the store breaks one.
-pub async fn all<S: Store>(store: S) {
+pub async fn all<S: StoreAdmin>(store: S) {
     let store = Arc::new(store);
     the_first_claim_is_acquired_and_the_second_is_in_flight(&store).await;
     of_64_concurrent_claims_one_is_acquired(&store).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Held};
-use crate::store::contract::Store;
+use crate::store::contract::StoreAdmin;
 use crate::store::entry::{Cursor, EntryState};
 use crate::testing::conformance::fixtures::{
     LONG, claim, complete, fingerprint, get, lapse, purge, record, request, unique_key, until,
@@ -16,7 +16,7 @@ use crate::testing::conformance::fixtures::{
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn a_purge_removes_claims_and_records<S: Store>(store: &Arc<S>) {
+pub async fn a_purge_removes_claims_and_records<S: StoreAdmin>(store: &Arc<S>) {
     let (key, first) = (unique_key("purged"), request());
     let _ = claim(store, &key, first).await;
     assert!(purge(store, &key).await);
@@ -29,12 +29,12 @@ pub async fn a_purge_removes_claims_and_records<S: Store>(store: &Arc<S>) {
     assert_eq!(claim(store, &key, request()).await, Claim::Acquired { attempt: 1 });
 }
 
-/// [`Store::get`] distinguishes claims with a live lease, claims with an expired lease, and records.
+/// [`StoreAdmin::get`] distinguishes claims with a live lease, claims with an expired lease, and records.
 ///
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn an_entry_says_what_stands_there<S: Store>(store: &Arc<S>) {
+pub async fn an_entry_says_what_stands_there<S: StoreAdmin>(store: &Arc<S>) {
     let (key, first) = (unique_key("entry"), ClaimRequest { lease: LONG / 2, ..request() });
     let _ = claim(store, &key, first).await;
     let entry = get(store, &key).await.expect("the claim stands");
@@ -57,7 +57,7 @@ pub async fn an_entry_says_what_stands_there<S: Store>(store: &Arc<S>) {
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn a_listing_shows_every_entry_once<S: Store>(store: &Arc<S>) {
+pub async fn a_listing_shows_every_entry_once<S: StoreAdmin>(store: &Arc<S>) {
     let mut expected: Vec<_> = (0..5).map(|_| unique_key("listed")).collect();
     for (index, key) in expected.iter().enumerate() {
         let request = request();
@@ -84,12 +84,12 @@ pub async fn a_listing_shows_every_entry_once<S: Store>(store: &Arc<S>) {
     }
 }
 
-/// [`Store::delete_expired`] deletes every expired entry and no live one.
+/// [`StoreAdmin::delete_expired`] deletes every expired entry and no live one.
 ///
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn a_sweep_removes_what_is_past_its_time_and_nothing_else<S: Store>(store: &Arc<S>) {
+pub async fn a_sweep_removes_what_is_past_its_time_and_nothing_else<S: StoreAdmin>(store: &Arc<S>) {
     let (alive, dead) = (unique_key("alive"), unique_key("dead"));
     let (first, second) = (request(), request());
     let _ = claim(store, &alive, first).await;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::record::{Record, RecordedBody};
 use crate::store::claim::{Claim, ClaimRequest, Held};
-use crate::store::contract::Store;
+use crate::store::contract::StoreAdmin;
 use crate::testing::conformance::fixtures::{
     LONG, ROUNDING, claim, complete, fingerprint, get, record, release, renew, request, summary, unique_key, until,
 };
@@ -19,7 +19,7 @@ use crate::testing::conformance::fixtures::{
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn a_record_comes_back_whole<S: Store>(store: &Arc<S>) {
+pub async fn a_record_comes_back_whole<S: StoreAdmin>(store: &Arc<S>) {
     let large: Bytes = (0..4 * 1024 * 1024_u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     for body in [
         RecordedBody::Whole(Bytes::new()),
@@ -47,7 +47,7 @@ pub async fn a_record_comes_back_whole<S: Store>(store: &Arc<S>) {
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn every_status_comes_back<S: Store>(store: &Arc<S>) {
+pub async fn every_status_comes_back<S: StoreAdmin>(store: &Arc<S>) {
     for status in [200, 201, 204, 301, 402, 409, 418, 451, 500, 503, 599, 999] {
         let record = Record { status: StatusCode::from_u16(status).expect("a status"), ..record() };
         let (key, request) = (unique_key("status"), request());
@@ -62,7 +62,7 @@ pub async fn every_status_comes_back<S: Store>(store: &Arc<S>) {
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn a_second_completion_changes_nothing<S: Store>(store: &Arc<S>) {
+pub async fn a_second_completion_changes_nothing<S: StoreAdmin>(store: &Arc<S>) {
     let (key, request) = (unique_key("completed-twice"), request());
     let _ = claim(store, &key, request).await;
     assert_eq!(complete(store, &key, request.token, &record(), LONG).await, Held::Yes);
@@ -76,7 +76,7 @@ pub async fn a_second_completion_changes_nothing<S: Store>(store: &Arc<S>) {
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn a_record_is_not_touched_by_its_token<S: Store>(store: &Arc<S>) {
+pub async fn a_record_is_not_touched_by_its_token<S: StoreAdmin>(store: &Arc<S>) {
     let (key, request) = (unique_key("settled"), request());
     let _ = claim(store, &key, request).await;
     let _ = complete(store, &key, request.token, &record(), LONG).await;
@@ -92,7 +92,7 @@ pub async fn a_record_is_not_touched_by_its_token<S: Store>(store: &Arc<S>) {
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn a_record_expires<S: Store>(store: &Arc<S>) {
+pub async fn a_record_expires<S: StoreAdmin>(store: &Arc<S>) {
     const TTL: Duration = Duration::from_secs(1);
 
     let (key, request) = (unique_key("record-expires"), request());

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::key::RecordKey;
 use crate::policy::values::AfterCrash;
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
-use crate::store::contract::Store;
+use crate::store::contract::StoreAdmin;
 use crate::store::entry::EntryState;
 use crate::testing::conformance::fixtures::{
     LONG, claim, complete, fingerprint, get, lapse, purge, record, release, renew, request, unique_key, until,
@@ -20,7 +20,7 @@ fn short(after_crash: AfterCrash) -> ClaimRequest {
 }
 
 /// Until a claim that was made before has expired, if it can.
-async fn until_expired<S: Store>(store: &Arc<S>) {
+async fn until_expired<S: StoreAdmin>(store: &Arc<S>) {
     let key = unique_key("expires");
     let _ = claim(store, &key, short(AfterCrash::Rerun)).await;
     until(async || get(store, &key).await, Option::is_none).await;
@@ -31,7 +31,7 @@ async fn until_expired<S: Store>(store: &Arc<S>) {
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn an_unknown_outcome_never_expires<S: Store>(store: &Arc<S>) {
+pub async fn an_unknown_outcome_never_expires<S: StoreAdmin>(store: &Arc<S>) {
     let keys: [_; 4] = std::array::from_fn(|_| unique_key("unknown"));
     let requests: [_; 4] = std::array::from_fn(|_| short(AfterCrash::Reject));
     for (key, request) in keys.iter().zip(requests) {
@@ -68,7 +68,7 @@ pub async fn an_unknown_outcome_never_expires<S: Store>(store: &Arc<S>) {
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn what_was_rejected_once_stays_rejected<S: Store>(store: &Arc<S>) {
+pub async fn what_was_rejected_once_stays_rejected<S: StoreAdmin>(store: &Arc<S>) {
     let (key, first) = (unique_key("rejected-once"), short(AfterCrash::Rerun));
     let _ = claim(store, &key, first).await;
     lapse(store, &key, first.token).await;
@@ -90,7 +90,7 @@ pub async fn what_was_rejected_once_stays_rejected<S: Store>(store: &Arc<S>) {
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn a_rerun_takes_an_unknown_outcome_over<S: Store>(store: &Arc<S>) {
+pub async fn a_rerun_takes_an_unknown_outcome_over<S: StoreAdmin>(store: &Arc<S>) {
     let (key, first, second) = (unique_key("policy-changed"), short(AfterCrash::Reject), short(AfterCrash::Rerun));
     let _ = claim(store, &key, first).await;
     assert_eq!(claim(store, &key, second).await, Claim::InFlight { fingerprint: fingerprint(1) });
@@ -103,12 +103,12 @@ pub async fn a_rerun_takes_an_unknown_outcome_over<S: Store>(store: &Arc<S>) {
     assert_eq!(claim(store, &key, request()).await, Claim::Acquired { attempt: 1 });
 }
 
-/// [`Store::unknown_outcomes`] counts, by scope, the claims that never expire and whose lease has expired.
+/// [`StoreAdmin::unknown_outcomes`] counts, by scope, the claims that never expire and whose lease has expired.
 ///
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn unknown_outcomes_are_counted<S: Store>(store: &Arc<S>) {
+pub async fn unknown_outcomes_are_counted<S: StoreAdmin>(store: &Arc<S>) {
     let scope = format!("conformance: {:x}", Token::unique().as_u128());
     let key = |name: &str| RecordKey::new(&scope, Some("counted/by"), name);
     let counted = async || {

@@ -24,7 +24,7 @@ use axum::routing::{IntoMakeService, get};
 use axum::{Router, ServiceExt};
 use clap::ValueEnum;
 use idempotent_runtime::Registry;
-use idempotent_runtime::store::{MemoryStore, PostgresStore, RedisStore, SqliteStore, Store};
+use idempotent_runtime::store::{MemoryStore, PostgresStore, RedisStore, SqliteStore, StoreAdmin};
 use sqlx::postgres::PgPoolOptions;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -169,7 +169,7 @@ pub async fn prepare(store: &str, ledger: &Path) -> anyhow::Result<()> {
     ledger::create_effects(store).await
 }
 
-async fn serve_over<S: Store>(
+async fn serve_over<S: StoreAdmin>(
     store: S,
     transactional: fn() -> Router<Arc<App>>,
     options: Options,
@@ -200,7 +200,7 @@ async fn serve_over<S: Store>(
 }
 
 /// All that the runtimes of a process share.
-struct Site<S: Store> {
+struct Site<S: StoreAdmin> {
     store: Arc<WeakenedStore<S>>,
     registry: Registry,
     transactional: fn() -> Router<Arc<App>>,
@@ -210,7 +210,7 @@ struct Site<S: Store> {
     without: Option<Guard>,
 }
 
-impl<S: Store> Site<S> {
+impl<S: StoreAdmin> Site<S> {
     /// The handlers of the process, or of the runtime with this name; those with a `Tx` run on `elsewhere` if that is given.
     fn router(&self, name: String, elsewhere: Option<Handle>) -> Router {
         let mut transactional = match self.without {
@@ -270,7 +270,7 @@ async fn pass_steps(State(app): State<Arc<App>>, request: Request, next: Next) -
 }
 
 /// What a naive layer does.
-async fn release_on_disconnect<S: Store>(
+async fn release_on_disconnect<S: StoreAdmin>(
     State(store): State<Arc<WeakenedStore<S>>>,
     request: Request,
     next: Next,

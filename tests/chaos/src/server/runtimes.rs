@@ -11,7 +11,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::serve::Listener;
-use idempotent_runtime::store::Store;
+use idempotent_runtime::store::StoreAdmin;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{Notify, mpsc};
@@ -32,7 +32,7 @@ impl Runtimes {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) async fn serve<S: Store>(
+    pub(super) async fn serve<S: StoreAdmin>(
         &self,
         listener: TcpListener,
         count: usize,
@@ -58,7 +58,7 @@ impl Runtimes {
     }
 
     /// One runtime after the other on this thread.
-    fn run<S: Store>(&self, number: usize, site: &Site<S>, main: &Handle, connections: &Connections) {
+    fn run<S: StoreAdmin>(&self, number: usize, site: &Site<S>, main: &Handle, connections: &Connections) {
         for incarnation in 0.. {
             let name = format!("{}/r{number}.{incarnation}", site.name);
             let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -74,7 +74,13 @@ impl Runtimes {
     }
 }
 
-fn serve_until_ended<S: Store>(runtime: &Runtime, name: &str, site: &Site<S>, main: &Handle, connections: Connections) {
+fn serve_until_ended<S: StoreAdmin>(
+    runtime: &Runtime,
+    name: &str,
+    site: &Site<S>,
+    main: &Handle,
+    connections: Connections,
+) {
     let end = Arc::new(Notify::new());
     let ending = Arc::clone(&end);
     let router = site.router(name.to_owned(), Some(main.clone()));

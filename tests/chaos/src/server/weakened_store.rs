@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use idempotent_runtime::store::{
-    AfterCrash, Claim, ClaimRequest, Cursor, Entry, EntryState, Held, Page, Store, StoreError, Token, Transactions,
+    AfterCrash, Claim, ClaimRequest, Cursor, Entry, EntryState, Held, Page, Store, StoreAdmin, StoreError, Token,
+    Transactions,
 };
 use idempotent_runtime::{Record, RecordKey};
 
@@ -27,7 +28,7 @@ pub(super) struct WeakenedStore<S> {
     claimed: Mutex<HashMap<RecordKey, Token>>,
 }
 
-impl<S: Store> WeakenedStore<S> {
+impl<S: StoreAdmin> WeakenedStore<S> {
     pub(super) fn new(
         store: S,
         blocked_thread: Arc<BlockedThread>,
@@ -70,7 +71,7 @@ impl<S: Store> WeakenedStore<S> {
     }
 }
 
-impl<S: Store> Store for WeakenedStore<S> {
+impl<S: StoreAdmin> Store for WeakenedStore<S> {
     async fn claim(&self, key: &RecordKey, mut request: ClaimRequest) -> Result<Claim, StoreError> {
         if self.without == Some(Guard::RejectionAfterCrash) {
             request.after_crash = AfterCrash::Rerun;
@@ -131,7 +132,9 @@ impl<S: Store> Store for WeakenedStore<S> {
     fn transactions(&self) -> Option<Transactions> {
         self.store.transactions()
     }
+}
 
+impl<S: StoreAdmin> StoreAdmin for WeakenedStore<S> {
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
         self.store.get(key).await
     }
@@ -150,12 +153,12 @@ impl<S: Store> Store for WeakenedStore<S> {
 }
 
 /// Frees the key of a client that leaves.
-pub(super) struct Leaving<S: Store> {
+pub(super) struct Leaving<S: StoreAdmin> {
     store: Arc<WeakenedStore<S>>,
     key: Option<String>,
 }
 
-impl<S: Store> Leaving<S> {
+impl<S: StoreAdmin> Leaving<S> {
     pub(super) fn new(store: Arc<WeakenedStore<S>>, key: String) -> Self {
         Self { store, key: Some(key) }
     }
@@ -165,7 +168,7 @@ impl<S: Store> Leaving<S> {
     }
 }
 
-impl<S: Store> Drop for Leaving<S> {
+impl<S: StoreAdmin> Drop for Leaving<S> {
     fn drop(&mut self) {
         let Some(key) = self.key.take() else { return };
         let store = Arc::clone(&self.store);

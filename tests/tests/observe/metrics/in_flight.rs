@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::Request;
 use axum::routing::post;
 use idempotent_runtime::metrics::{self, IN_FLIGHT, OLDEST_IN_FLIGHT_SECONDS};
-use idempotent_runtime::store::{MemoryStore, SqliteStore, Store};
+use idempotent_runtime::store::{MemoryStore, SqliteStore, StoreAdmin};
 use idempotent_runtime::{RecordKey, Registry, Tx, idempotent};
 use idempotent_tests::sqlite::SqliteFile;
 use idempotent_tests::{Fault, FaultyStore, PATIENCE, Runs, Server, answer, eventually};
@@ -46,7 +46,7 @@ async fn in_transaction(_tx: Tx<sqlx::Sqlite>, State(runs): State<Runs>) {
     runs.run().await;
 }
 
-fn app(runs: &Runs, store: impl Store) -> Router {
+fn app(runs: &Runs, store: impl StoreAdmin) -> Router {
     Exposition::begin();
     let registry = Registry::builder(store).store_timeout(Duration::from_millis(100)).build();
     Router::new()

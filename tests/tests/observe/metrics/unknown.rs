@@ -3,7 +3,7 @@
 use axum::Router;
 use axum::routing::post;
 use idempotent_runtime::metrics::{self, UNKNOWN_OUTCOMES};
-use idempotent_runtime::store::{MemoryStore, PostgresStore, RedisStore, SqliteStore, Store};
+use idempotent_runtime::store::{MemoryStore, PostgresStore, RedisStore, SqliteStore, StoreAdmin};
 use idempotent_runtime::{RecordKey, Registry, idempotent};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::RedisServer;
@@ -36,7 +36,7 @@ async fn until_shown(scope: &str, count: f64) {
     eventually(ask, |shown| *shown == Some(count)).await;
 }
 
-async fn is_counted_until_it_is_purged<S: Store + Clone>(
+async fn is_counted_until_it_is_purged<S: StoreAdmin + Clone>(
     scope: &str,
     store: S,
     app: Router,

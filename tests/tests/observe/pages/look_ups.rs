@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use idempotent_runtime::RecordKey;
-use idempotent_runtime::store::{Held, PostgresStore, RedisStore, SqliteStore, Store};
+use idempotent_runtime::store::{Held, PostgresStore, RedisStore, SqliteStore, Store, StoreAdmin};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::RedisServer;
 use idempotent_tests::sqlite::{SqliteFile, acquire, record};
@@ -23,7 +23,7 @@ fn blocks(section: &str) -> Vec<String> {
     section.split("```").skip(1).step_by(2).map(|block| block.split_once('\n').expect("code").1.to_owned()).collect()
 }
 
-async fn fill(store: &impl Store) {
+async fn fill(store: &impl StoreAdmin) {
     let token = acquire(store, &key()).await;
     let ttl = std::time::Duration::from_hours(24);
     let _ = store.complete(&key(), token, record("paid"), ttl).await.expect("the store answers");

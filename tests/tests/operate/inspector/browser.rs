@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt as _;
 use idempotent_runtime::inspector::Inspector;
-use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, MemoryStore, SqliteStore, Store, Token};
+use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, MemoryStore, SqliteStore, StoreAdmin, Token};
 use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody, Registry};
 use idempotent_tests::sqlite::SqliteFile;
 use idempotent_tests::{PATIENCE, eventually};
@@ -25,7 +25,7 @@ struct Past<'a> {
 }
 
 impl Past<'_> {
-    async fn claimed(&self, store: &impl Store, lease: Duration) -> (RecordKey, Token) {
+    async fn claimed(&self, store: &impl StoreAdmin, lease: Duration) -> (RecordKey, Token) {
         // The time that a token tells stands above the 38 bits of its counter.
         let token = Token::from_u128(Token::unique().as_u128() - (u128::from(self.seconds * 1000) << 38));
         let request = ClaimRequest {
@@ -40,7 +40,7 @@ impl Past<'_> {
         (key, token)
     }
 
-    async fn recorded(&self, store: &impl Store, body: RecordedBody) {
+    async fn recorded(&self, store: &impl StoreAdmin, body: RecordedBody) {
         let (key, token) = self.claimed(store, Duration::from_mins(1)).await;
         let record = Record {
             status: http::StatusCode::CREATED,
@@ -54,7 +54,7 @@ impl Past<'_> {
 }
 
 /// A day of a shop, with some trouble in it.
-async fn fill(store: &impl Store, file: &SqliteFile) {
+async fn fill(store: &impl StoreAdmin, file: &SqliteFile) {
     let mut uuids = (1_u64..).map(|number| {
         let mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         format!("{:08x}-{:04x}-4{:03x}-8e21-{:012x}", mixed >> 32, mixed >> 16 & 0xffff, mixed & 0xfff, mixed >> 20)

@@ -1,7 +1,7 @@
 //! How many keys are in which state, which they are, and how far a look goes.
 
 use idempotent_runtime::inspector::Inspector;
-use idempotent_runtime::store::{MemoryStore, Store};
+use idempotent_runtime::store::{MemoryStore, StoreAdmin};
 use idempotent_runtime::{AfterCrash, IdempotencyLayer, Policy, RecordKey, Registry};
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::inspector::stores::on_every_store;
 
 on_every_store!(every_state_is_told, claims_come_oldest_first_and_records_newest_first);
 
-async fn every_state_is_told(store: impl Store + Clone) {
+async fn every_state_is_told(store: impl StoreAdmin + Clone) {
     let registry = Registry::new(store.clone());
     let shop = Shop::open(&registry, Inspector::new(&registry)).await;
     shop.leave_every_state(&store).await;
@@ -56,7 +56,7 @@ async fn every_state_is_told(store: impl Store + Clone) {
     shop.runs.until_finished(1).await;
 }
 
-async fn claims_come_oldest_first_and_records_newest_first(store: impl Store + Clone) {
+async fn claims_come_oldest_first_and_records_newest_first(store: impl StoreAdmin + Clone) {
     let registry = Registry::new(store.clone());
     let shop = Shop::open(&registry, Inspector::new(&registry)).await;
     let names = ["z-first", "a-second", "m-third", "b-fourth"];

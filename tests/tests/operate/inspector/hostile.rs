@@ -2,7 +2,7 @@
 
 use axum::http::StatusCode;
 use idempotent_runtime::inspector::Inspector;
-use idempotent_runtime::store::Store;
+use idempotent_runtime::store::StoreAdmin;
 use idempotent_runtime::{RecordKey, Registry};
 use serde_json::json;
 
@@ -20,7 +20,7 @@ const HOSTILE: [&str; 6] = [
     "100%2F/@//%<&amp;",
 ];
 
-async fn hostile_text_is_shown_and_does_nothing(store: impl Store + Clone) {
+async fn hostile_text_is_shown_and_does_nothing(store: impl StoreAdmin + Clone) {
     let registry = Registry::new(store.clone());
     let shop = Shop::open(&registry, Inspector::new(&registry).allow_purge()).await;
     for text in HOSTILE {

@@ -3,7 +3,7 @@
 use axum::http::StatusCode;
 use idempotent_runtime::Registry;
 use idempotent_runtime::inspector::Inspector;
-use idempotent_runtime::store::{MemoryStore, Store};
+use idempotent_runtime::store::{MemoryStore, StoreAdmin};
 use serde_json::json;
 
 use crate::inspector::shop::Shop;
@@ -11,7 +11,7 @@ use crate::inspector::stores::on_every_store;
 
 on_every_store!(a_key_is_found_by_scope_caller_and_key);
 
-async fn a_key_is_found_by_scope_caller_and_key(store: impl Store + Clone) {
+async fn a_key_is_found_by_scope_caller_and_key(store: impl StoreAdmin + Clone) {
     let registry = Registry::new(store.clone());
     let shop = Shop::open(&registry, Inspector::new(&registry)).await;
     shop.leave_every_state(&store).await;

@@ -3,7 +3,7 @@
 use axum::http::StatusCode;
 use idempotent_runtime::Registry;
 use idempotent_runtime::inspector::{AUDIT_TARGET, Inspector};
-use idempotent_runtime::store::{MemoryStore, Store};
+use idempotent_runtime::store::{MemoryStore, StoreAdmin};
 use idempotent_tests::Logs;
 use serde_json::json;
 
@@ -12,7 +12,7 @@ use crate::inspector::stores::on_every_store;
 
 on_every_store!(keys_are_masked_unless_asked_for);
 
-async fn keys_are_masked_unless_asked_for(store: impl Store + Clone) {
+async fn keys_are_masked_unless_asked_for(store: impl StoreAdmin + Clone) {
     let logs = Logs::collect();
     let registry = Registry::new(store.clone());
     let shop = Shop::open(&registry, Inspector::new(&registry).allow_purge()).await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use idempotent_runtime::inspector::{AUDIT_TARGET, Inspector};
-use idempotent_runtime::store::{MemoryStore, Store};
+use idempotent_runtime::store::{MemoryStore, StoreAdmin};
 use idempotent_runtime::{RecordKey, Registry};
 use idempotent_tests::{Answer, Fault, FaultyStore, Logs, answer, eventually};
 use reqwest::Method;
@@ -31,7 +31,7 @@ async fn confirmation(shop: &Shop, fields: &[(&str, &str)]) -> String {
     found["confirm"].as_str().expect("it may be purged").to_owned()
 }
 
-async fn a_purge_is_rejected_unless_it_is_allowed_and_confirmed(store: impl Store + Clone) {
+async fn a_purge_is_rejected_unless_it_is_allowed_and_confirmed(store: impl StoreAdmin + Clone) {
     let logs = Logs::collect();
     let registry = Registry::new(store.clone());
     let shows = Shop::open(&registry, Inspector::new(&registry)).await;
@@ -89,7 +89,7 @@ async fn a_purge_is_rejected_unless_it_is_allowed_and_confirmed(store: impl Stor
     assert!(!logs.text().contains("cut-off-8e03978e"), "no key is logged");
 }
 
-async fn what_was_purged_runs_again(store: impl Store + Clone) {
+async fn what_was_purged_runs_again(store: impl StoreAdmin + Clone) {
     let registry = Registry::new(store.clone());
     let shop = Shop::open(&registry, Inspector::new(&registry).allow_purge()).await;
     shop.begin_payout("running-8e03978e").await;
@@ -110,7 +110,7 @@ async fn what_was_purged_runs_again(store: impl Store + Clone) {
     }
 }
 
-async fn what_was_purged_is_not_at_hand_any_more(store: impl Store) {
+async fn what_was_purged_is_not_at_hand_any_more(store: impl StoreAdmin) {
     let registry = Registry::builder(store).near_cache(1_000_000, Duration::from_hours(1)).build();
     let shop = Shop::open(&registry, Inspector::new(&registry).allow_purge()).await;
     let is_replay = async || {

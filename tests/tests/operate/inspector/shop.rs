@@ -9,7 +9,7 @@ use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::post;
 use idempotent_runtime::inspector::{Inspector, Operator};
-use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, Store, Token};
+use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, StoreAdmin, Token};
 use idempotent_runtime::{Fingerprint, RecordKey, Registry, idempotent};
 use idempotent_tests::{Answer, Runs, Server, answer};
 use reqwest::Method;
@@ -83,7 +83,7 @@ impl Shop {
     }
 
     /// One entry in each state but damage: `completed`, `unrecorded`, `running`, `cut-off`, `left-behind`.
-    pub(crate) async fn leave_every_state(&self, store: &impl Store) {
+    pub(crate) async fn leave_every_state(&self, store: &impl StoreAdmin) {
         self.charge("alice", "completed-8e03978e").await;
         let unrecorded = self.server.post_with_key("/exports", "unrecorded-8e03978e").await;
         assert_eq!(unrecorded.status, StatusCode::OK);
@@ -117,7 +117,7 @@ impl Shop {
 }
 
 /// A claim of a process that died.
-pub(crate) async fn leave_behind(store: &impl Store, key: &RecordKey) {
+pub(crate) async fn leave_behind(store: &impl StoreAdmin, key: &RecordKey) {
     let request = ClaimRequest {
         token: Token::unique(),
         fingerprint: Fingerprint::from_bytes([7; 32]),

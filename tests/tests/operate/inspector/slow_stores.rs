@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use idempotent_runtime::inspector::{self, Inspector};
 use idempotent_runtime::store::{
-    Claim, ClaimRequest, Cursor, Entry, Held, MemoryStore, Page, PostgresStore, Store, StoreError, Token,
+    Claim, ClaimRequest, Cursor, Entry, Held, MemoryStore, Page, PostgresStore, Store, StoreAdmin, StoreError, Token,
 };
 use idempotent_runtime::{Record, RecordKey, Registry};
 use serde_json::Value;
@@ -52,7 +52,9 @@ impl Store for Tiring {
     async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
         self.store.release(key, token).await
     }
+}
 
+impl StoreAdmin for Tiring {
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
         self.store.get(key).await
     }

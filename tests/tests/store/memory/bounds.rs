@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use http::{HeaderName, HeaderValue, StatusCode};
-use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, Held, MemoryStore, Store, StoreError, Token};
+use idempotent_runtime::store::{
+    AfterCrash, Claim, ClaimRequest, Held, MemoryStore, Store, StoreAdmin, StoreError, Token,
+};
 use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody};
 use idempotent_tests::{PATIENCE, eventually};
 

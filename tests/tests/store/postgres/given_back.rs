@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, Held, PostgresStore, Store, Token};
+use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, Held, PostgresStore, Store, StoreAdmin, Token};
 use idempotent_runtime::{Fingerprint, RecordKey};
 use idempotent_tests::eventually;
 use idempotent_tests::postgres::PostgresServer;

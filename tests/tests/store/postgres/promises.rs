@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use futures_util::future::join_all;
 use idempotent_runtime::store::{
-    AfterCrash, Claim, ClaimRequest, Held, MigrateError, PostgresStore, Store, StoreError, Token,
+    AfterCrash, Claim, ClaimRequest, Held, MigrateError, PostgresStore, Store, StoreAdmin, StoreError, Token,
 };
 use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody, Registry, idempotent};
 use idempotent_tests::postgres::PostgresServer;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, Held, RedisStore, Store, Token};
+use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, Held, RedisStore, Store, StoreAdmin, Token};
 use idempotent_runtime::{Fingerprint, RecordKey};
 use idempotent_tests::redis::RedisCluster;
 

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::routing::post;
 use futures_util::future::join_all;
 use idempotent_runtime::store::{
-    AfterCrash, Claim, ClaimRequest, EntryState, Held, RedisOpenError, RedisStore, Store, StoreError, Token,
+    AfterCrash, Claim, ClaimRequest, EntryState, Held, RedisOpenError, RedisStore, Store, StoreAdmin, StoreError, Token,
 };
 use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody, Registry, idempotent};
 use idempotent_tests::redis::{RedisCluster, RedisServer};

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use idempotent_runtime::store::{
-    AfterCrash, Claim, ClaimRequest, EntryState, Held, SqliteStore, Store as _, StoreError, Token,
+    AfterCrash, Claim, ClaimRequest, EntryState, Held, SqliteStore, Store as _, StoreAdmin, StoreError, Token,
 };
 use idempotent_runtime::{Registry, Tx, idempotent};
 use idempotent_tests::sqlite::{SqliteFile, acquire, claim_request, eventually, record, record_key};

@@ -100,7 +100,7 @@ impl Shop {
         };
         assert_eq!(duplicate.status, StatusCode::CONFLICT, "{}", duplicate.text());
         assert!(duplicate.rejection().contains("in_flight"), "{}", duplicate.text());
-        let unknown = idempotent_runtime::store::Store::unknown_outcomes(&self.third_store).await;
+        let unknown = idempotent_runtime::store::StoreAdmin::unknown_outcomes(&self.third_store).await;
         assert!(unknown.expect("the store answers").is_empty(), "the handler runs");
         self.plain.let_finish(1);
     }

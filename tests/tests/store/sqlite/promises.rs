@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use idempotent_runtime::RecordedBody;
 use idempotent_runtime::store::{
-    AfterCrash, Claim, ClaimRequest, EntryState, Held, SqliteStore, Store as _, StoreError,
+    AfterCrash, Claim, ClaimRequest, EntryState, Held, SqliteStore, Store as _, StoreAdmin, StoreError,
 };
 use idempotent_tests::sqlite::{SqliteFile, acquire, claim_request, eventually, record, record_key};
 

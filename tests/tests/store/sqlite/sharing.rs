@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::{FutureExt as _, poll};
-use idempotent_runtime::store::{Claim, EntryState, Held, SqliteStore, Store as _, StoreError, Token};
+use idempotent_runtime::store::{Claim, EntryState, Held, SqliteStore, Store as _, StoreAdmin, StoreError, Token};
 use idempotent_runtime::{Record, RecordKey};
 use idempotent_tests::sqlite::{
     SecondProcess, SqliteFile, acquire, claim_request, eventually, record, record_key, second_process, tell,
