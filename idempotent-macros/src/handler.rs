@@ -6,8 +6,8 @@ use syn::parse::{ParseStream, Parser};
 use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 use syn::{
-    Attribute, FnArg, Item, Lifetime, ParenthesizedGenericArguments, PatType, Safety, Signature, TraitBound, TypeFnPtr,
-    TypeReference, Visibility,
+    Attribute, Expr, ExprPath, FnArg, Ident, Item, Lifetime, ParenthesizedGenericArguments, PatIdent, PatType, Safety,
+    Signature, TraitBound, TypeFnPtr, TypeReference, Visibility,
 };
 
 use crate::diagnostics::Diagnostics;
@@ -108,6 +108,33 @@ impl Handler {
             })
         }
         self.arguments().any(|argument| mentions(argument.ty.to_token_stream()))
+    }
+
+    /// Whether an argument binds this variable.
+    pub(crate) fn binds(&self, variable: &Ident) -> bool {
+        struct Bindings<'a>(&'a Ident, bool);
+        impl<'ast> Visit<'ast> for Bindings<'_> {
+            fn visit_pat_ident(&mut self, pattern: &'ast PatIdent) {
+                self.1 |= pattern.ident == *self.0;
+                visit::visit_pat_ident(self, pattern);
+            }
+        }
+        let mut bindings = Bindings(variable, false);
+        self.arguments().for_each(|argument| bindings.visit_pat(&argument.pat));
+        bindings.1
+    }
+
+    /// Whether the expression mentions a variable that an argument binds.
+    pub(crate) fn binds_any_of(&self, expression: &Expr) -> bool {
+        struct Variables<'a>(&'a Handler, bool);
+        impl<'ast> Visit<'ast> for Variables<'_> {
+            fn visit_expr_path(&mut self, path: &'ast ExprPath) {
+                self.1 |= path.path.get_ident().is_some_and(|ident| self.0.binds(ident));
+            }
+        }
+        let mut variables = Variables(self, false);
+        variables.visit_expr(expression);
+        variables.1
     }
 
     /// Whether axum's `debug_handler` will see the function.

@@ -260,6 +260,16 @@ impl Reader<'_> {
             None => Fingerprint::Request,
             Some(value) if is_word(&value, "none") => Fingerprint::None,
             Some(value) if is_word(&value, "json") => Fingerprint::Json,
+            Some(value) if string_of(&value).is_some() => {
+                let text = string_of(&value).unwrap_or_default();
+                let meant = nearest(&text, &["json", "none"]).unwrap_or("json");
+                let message = format!(
+                    "`fingerprint` is `json`, `none` or an expression over the handler's arguments, and this is the same \
+                     text for every request; write `fingerprint = {meant}` or the expression without quotes"
+                );
+                self.diagnostics.error(value, message);
+                Fingerprint::Request
+            }
             Some(value) if is_word(&value, "only") => {
                 self.diagnostics.error(value, ONLY);
                 Fingerprint::Request
@@ -329,7 +339,7 @@ fn ungrouped(mut value: &Expr) -> &Expr {
     value
 }
 
-fn string_of(value: &Expr) -> Option<String> {
+pub(crate) fn string_of(value: &Expr) -> Option<String> {
     match ungrouped(value) {
         Expr::Lit(literal) => match &literal.lit {
             Lit::Str(text) => Some(text.value()),

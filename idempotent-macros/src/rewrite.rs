@@ -2,10 +2,13 @@
 
 use proc_macro2::TokenStream;
 
-use crate::args::Arguments;
+use syn::Expr;
+
+use crate::args::{Argument, Arguments};
 use crate::diagnostics::Diagnostics;
 use crate::handler::Handler;
 use crate::model::{self, Model};
+use crate::reader::string_of;
 use crate::{expand, fallback};
 
 pub(crate) fn rewrite(arguments: &TokenStream, item: &TokenStream) -> TokenStream {
@@ -16,6 +19,15 @@ pub(crate) fn rewrite(arguments: &TokenStream, item: &TokenStream) -> TokenStrea
     match &handler {
         Ok(handler) => {
             handler.check(&mut diagnostics);
+            for name in ["key", "caller"] {
+                if let Some(text) = parsed.get(name).and_then(|argument| text_of_expression(argument, handler)) {
+                    let message = format!(
+                        "`{name}` is an expression, and this is the same text for every request; write `{name} = {}`",
+                        text.1
+                    );
+                    diagnostics.error(text.0, message);
+                }
+            }
             if let Some(isolation) = parsed.get("isolation")
                 && !handler.names_a_transaction()
             {
@@ -33,4 +45,16 @@ pub(crate) fn rewrite(arguments: &TokenStream, item: &TokenStream) -> TokenStrea
         (Ok(()), Ok(handler)) => expand::expand(&handler, &model),
         (Err(errors), _) | (Ok(()), Err(errors)) => fallback::fallback(&errors, item),
     }
+}
+
+/// A string that looks like an expression over the handler's variables.
+fn text_of_expression<'a>(argument: &'a Argument, handler: &Handler) -> Option<(&'a Expr, String)> {
+    let value = argument.value.as_ref()?;
+    let text = string_of(value)?;
+    let is_meant_as_one = match syn::parse_str::<Expr>(&text).ok()? {
+        Expr::Path(path) => path.path.get_ident().is_some_and(|ident| handler.binds(ident)),
+        Expr::Lit(_) => false,
+        expression => handler.binds_any_of(&expression),
+    };
+    is_meant_as_one.then_some((value, text))
 }

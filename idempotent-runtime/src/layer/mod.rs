@@ -62,7 +62,8 @@ use crate::sync::{Mutex, lock};
 ///   [`DefaultBodyLimit`](axum::extract::DefaultBodyLimit); a longer body gets 413. With
 ///   [`without_fingerprint`](crate::PolicyBuilder::without_fingerprint) the body is not read.
 /// - A timeout or another layer *beneath* it that drops the service's future ends the handler in the middle of its work, and
-///   the response of that layer counts as the handler's. Put such layers around it: then the service runs to its end. A
+///   the response of that layer counts as the handler's. Put such layers around the
+///   `IdempotencyLayer`: then they cannot stop the service. A
 ///   handler beneath it with a guard of its own continues without it; if that guard has the same scope, the claim lasts until
 ///   that handler ends.
 /// - A middleware or a forwarding handler between the layer and a handler's own guard runs for each attempt. If it returns

@@ -110,8 +110,8 @@ pub struct EntryView {
 }
 
 impl EntryView {
-    /// A view of this entry. A claim that never expires cannot be taken over, and the store itself says so. For an older
-    /// claim, made before the handler's policy was changed, pass the policy's `after_crash` if it is known.
+    /// A view of this entry. A claim that never expires cannot be taken over, and the store itself says so. For a
+    /// claim from before the handler's policy was changed, pass the `after_crash` of the current policy, if it is known.
     pub fn of(entry: Entry, after_crash: Option<AfterCrash>) -> Self {
         let state = match entry.state {
             EntryState::Claimed { lease: Some(_), .. } => State::InFlight,

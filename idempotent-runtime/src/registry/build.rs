@@ -151,8 +151,8 @@ impl RegistryBuilder {
     /// or a user. Each caller has keys of its own, and may use other credentials for each attempt.
     ///
     /// The function gets the head of the request as the last extractor of its handler sees it, with the extensions that an
-    /// authentication middleware has added. **Take the caller from authenticated data**: a client that can choose its caller
-    /// gets that caller's responses. `None` means that the request has no caller. Then its credentials identify it: see
+    /// authentication middleware has added. **Take the caller from authenticated data**: a client that can claim to be
+    /// another caller gets that caller's responses. `None` means that the request has no caller. Then its credentials identify it: see
     /// [`credential_headers`](Self::credential_headers). `caller = expr` on a handler takes precedence over this function.
     ///
     /// # Examples

@@ -60,7 +60,7 @@ pub enum InstallError {
     #[error(
         "the handlers {first} and {second} have the same scope {:?}, so that one could replay the other's responses; \
          give each its own with `scope = \"…\"`, or write `scope = {:?}, shared_scope` on both \
-         if a key that one has seen is used up for the other",
+         if both handlers are to share their keys",
         first.scope(), first.scope()
     )]
     #[non_exhaustive]

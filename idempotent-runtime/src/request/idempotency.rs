@@ -61,8 +61,8 @@ impl Idempotency {
     /// The number of this attempt: 1, plus one for each earlier claim that may have run the handler and left no record,
     /// because its process died or lost the connection to the store.
     ///
-    /// After such a claim the number only grows, until the key is recorded or the claim's ttl expires. An attempt that ends
-    /// with a status that is not recorded does not reset it.
+    /// After a crash, the number stays above 1 until a response is recorded or the claim's ttl expires, even if a later attempt
+    /// ends with a status that is not recorded.
     pub fn attempt(&self) -> u32 {
         self.execution().granted().map_or(1, |grant| grant.attempt)
     }
@@ -71,8 +71,8 @@ impl Idempotency {
     /// fingerprint.
     ///
     /// It is the same on every attempt of one request, so the other service detects a repetition. It is different for each
-    /// `api`, for each client and for each request. If a response was not recorded, the key is free again. If it then comes
-    /// with another request or other credentials, the other service sees a new operation. With a caller, a client can renew
+    /// `api`, for each client and for each request. If a response was not recorded, the key is free again. If a
+    /// client then sends the key with another request or other credentials, the other service sees a new operation. With a caller, a client can renew
     /// its credentials between attempts; without a caller, the credentials belong to the request.
     ///
     /// A request without a key gets a random key, because each such request is an execution of its own. Under an

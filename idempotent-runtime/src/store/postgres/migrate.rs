@@ -48,8 +48,8 @@ async fn version(connection: &mut PgConnection, schema: &str) -> Result<usize, M
 pub enum MigrateError {
     /// A newer version of this library has made them.
     #[error(
-        "the schema {schema} has version {found}, this library knows {supported}: update `idempotent-runtime`, or give \
-         this program a schema of its own with `PostgresStore::builder(pool).schema(\"…\")`"
+        "the schema {schema} has version {found}, this library knows {supported}: run the version of \
+         `idempotent-runtime` that made them, or a newer one. Do not use an empty schema instead: every retry would run again"
     )]
     NewerSchema {
         /// The schema, quoted.
@@ -69,7 +69,8 @@ pub enum MigrateError {
     },
     /// PostgreSQL rejected a statement, or could not be reached.
     #[error(
-        "the tables of the store could not be made; the role needs the right to create a schema, or run the SQL of `PostgresStore::sql` as one that has it"
+        "the tables of the store could not be looked up or created. If the cause is a missing right, let a role run the SQL of \
+         `PostgresStore::sql` that may create a schema, and grant this role SELECT on all of them"
     )]
     Failed(#[from] sqlx::Error),
 }
