@@ -29,24 +29,24 @@ pub(super) struct Guard {
 impl Guard {
     pub(super) async fn watch(connection: &mut SqliteConnection) -> Result<Arc<Self>, sqlx::Error> {
         let settings = settings::of(connection).await?;
-        let guard = Arc::new(Self { settings, ..Self::default() });
+        Ok(Arc::new(Self { settings, ..Self::default() }))
+    }
+
+    /// A transaction has begun. The hooks are set each time, because a handler before may have replaced them.
+    pub(super) async fn begun(self: &Arc<Self>, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+        self.may_commit.store(false, Ordering::SeqCst);
+        self.has_ended.store(false, Ordering::SeqCst);
         let mut handle = connection.lock_handle().await?;
         handle.set_commit_hook({
-            let guard = Arc::clone(&guard);
+            let guard = Arc::clone(self);
             // A commit that may not be becomes a rollback.
             move || guard.may_commit.load(Ordering::SeqCst)
         });
         handle.set_rollback_hook({
-            let guard = Arc::clone(&guard);
+            let guard = Arc::clone(self);
             move || guard.has_ended.store(true, Ordering::SeqCst)
         });
-        Ok(guard)
-    }
-
-    /// A transaction has begun.
-    pub(super) fn begun(&self) {
-        self.may_commit.store(false, Ordering::SeqCst);
-        self.has_ended.store(false, Ordering::SeqCst);
+        Ok(())
     }
 
     /// Whether a handler has left the connection as it was opened.

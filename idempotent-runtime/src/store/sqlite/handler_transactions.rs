@@ -72,7 +72,7 @@ impl HandlerTransactions {
         SqliteTransactionManager::begin(&mut connection, Some("BEGIN IMMEDIATE".into_sql_str()))
             .await
             .map_err(store_error)?;
-        guard.begun();
+        guard.begun(&mut connection).await.map_err(store_error)?;
         Ok(Open::new(connection, guard, Box::new(turn)))
     }
 }

@@ -34,13 +34,22 @@ pub(super) async fn open(options: SqliteConnectOptions) -> Result<String, sqlx::
 }
 
 /// A claim whose renewals are lost counts as renewed now: its handler may run.
-pub(super) async fn adopt(database: &mut SqliteConnection, clock: Clock, name: &str) -> Result<(), sqlx::Error> {
+pub(super) async fn adopt(
+    database: &mut SqliteConnection,
+    options: SqliteConnectOptions,
+    clock: Clock,
+    name: &str,
+) -> Result<(), sqlx::Error> {
     let known: Option<String> = sqlx::query_scalar(schema::LEASES_FILE).fetch_optional(&mut *database).await?;
     if known.as_deref() == Some(name) {
         return Ok(());
     }
     sqlx::query(schema::SET_LEASES_FILE).bind(name).execute(&mut *database).await?;
     if known.is_some() {
+        // An older file may have been put here: what it says of leases is out of date.
+        let mut leases = options.connect().await?;
+        leases.execute("DELETE FROM idempotency_leases").await?;
+        leases.close().await?;
         schema::at(clock.now(), schema::RENEW_ALL).execute(database).await?;
     }
     Ok(())
@@ -57,8 +66,10 @@ pub(super) fn create_like(database: &str, path: &str) {
     let created = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     // Where it cannot be made, SQLite tells why.
     let Ok(file) = created else { return };
-    // Only root may give a file away; for others the owner is theirs anyway.
-    let _ = fchown(&file, Some(of_database.uid()), Some(of_database.gid()));
+    // Only root may give a file away. Others may give it to a group of theirs, so that the owner of the database can open it.
+    if fchown(&file, Some(of_database.uid()), Some(of_database.gid())).is_err() {
+        let _ = fchown(&file, None, Some(of_database.gid()));
+    }
     let _ = file.set_permissions(of_database.permissions());
 }
 

@@ -47,8 +47,8 @@ pub(super) async fn decide_claim(
     request: &ClaimRequest,
     id: Option<i64>,
 ) -> Result<Decided, Failure> {
-    let now = context.now();
-    loop {
+    for _ in 0..MOST_LOOKS {
+        let now = context.now();
         let holder = holder(connection, key).await?.filter(|&(holder, _)| Some(holder) != id);
         let renewed = match holder {
             Some((holder, _)) => context.leases.of(holder).await?,
@@ -61,8 +61,10 @@ pub(super) async fn decide_claim(
         let existing = row.as_ref().map(StoredState::from_row).transpose()?;
         let is_fresh = existing.is_none();
         let decision = match decide(existing, request) {
-            // Another claim has fenced its lease and did not take it over: it needs a new one.
-            Decision::Answer(Claim::Acquired { attempt }) if is_over => Decision::Take { attempt },
+            // Another claim has fenced its lease and did not take it over. The holder of the token needs a new one.
+            Decision::Answer(Claim::Acquired { attempt }) if is_over => {
+                return Ok(Decided { decision: Decision::Take { attempt }, is_fresh });
+            }
             decision => decision,
         };
         if let (Decision::Take { .. }, Some(claim)) = (&decision, holder)
@@ -73,7 +75,11 @@ pub(super) async fn decide_claim(
         }
         return Ok(Decided { decision, is_fresh });
     }
+    Err(StoreError::unavailable("the lease of the claim was renewed at each of three looks").into())
 }
+
+/// Each look but the last one meets a renewal since the row was read.
+const MOST_LOOKS: usize = 3;
 
 /// The claim that stands under the key, expired or not.
 async fn holder(connection: &mut SqliteConnection, key: &RecordKey) -> Result<Option<ClaimId>, sqlx::Error> {

@@ -160,8 +160,8 @@ impl SqliteStoreBuilder {
         let path = leases_file::path(&database);
         leases_file::create_like(&database, &path);
         let name = leases_file::open(self.leases_options(&path)).await;
-        let name = name.map_err(|error| Obstacle::Leases(path.into(), error))?;
-        leases_file::adopt(connection, clock, &name).await?;
+        let name = name.map_err(|error| Obstacle::Leases(path.clone().into(), error))?;
+        leases_file::adopt(connection, self.leases_options(&path), clock, &name).await?;
         connection.execute("COMMIT").await?;
         Ok((database, clock))
     }

@@ -39,14 +39,14 @@ impl Kind {
         let values = |row: &str| vec![row; rows].join(", ");
         match self {
             Self::Claim => format!(
-                "INSERT INTO idempotency_records (key, fingerprint, token, claim_ttl, lease_until, expires_at, lease_id, \
+                "INSERT INTO main.idempotency_records (key, fingerprint, token, claim_ttl, lease_until, expires_at, lease_id, \
                  state, attempt) VALUES {} ON CONFLICT (key) DO NOTHING",
                 values("(?, ?, ?, ?, ?, ?, ?, 'claimed', 1)")
             ),
             // The token is compared in the same statement: a holder whose claim went to a successor changes nothing.
             Self::Complete => format!(
                 "WITH done (key, token, now, expires_at, fingerprint, recorded_at, status, headers, body) AS (VALUES {}) \
-                 UPDATE idempotency_records SET state = 'completed', lease_until = NULL, expires_at = done.expires_at, \
+                 UPDATE main.idempotency_records SET state = 'completed', lease_until = NULL, expires_at = done.expires_at, \
                  fingerprint = done.fingerprint, recorded_at = done.recorded_at, status = done.status, \
                  headers = done.headers, body = done.body FROM done WHERE idempotency_records.key = done.key \
                  AND idempotency_records.token = done.token AND idempotency_records.state = 'claimed' \

@@ -53,13 +53,15 @@ CREATE INDEX idempotency_records_claimed ON idempotency_records (expires_at) WHE
 INSERT INTO idempotency_schema (id, version) VALUES (1, 1);
 ";
 
-pub(super) const CLOCK: &str = "SELECT began_at FROM idempotency_clock WHERE boot = ?1";
+pub(super) const CLOCK: &str = "SELECT began_at FROM main.idempotency_clock WHERE boot = ?1";
 
-pub(super) const SET_CLOCK: &str = "INSERT OR REPLACE INTO idempotency_clock (id, boot, began_at) VALUES (1, ?1, ?2)";
+pub(super) const SET_CLOCK: &str =
+    "INSERT OR REPLACE INTO main.idempotency_clock (id, boot, began_at) VALUES (1, ?1, ?2)";
 
-pub(super) const LEASES_FILE: &str = "SELECT name FROM idempotency_leases_file";
+pub(super) const LEASES_FILE: &str = "SELECT name FROM main.idempotency_leases_file";
 
-pub(super) const SET_LEASES_FILE: &str = "INSERT OR REPLACE INTO idempotency_leases_file (id, name) VALUES (1, ?1)";
+pub(super) const SET_LEASES_FILE: &str =
+    "INSERT OR REPLACE INTO main.idempotency_leases_file (id, name) VALUES (1, ?1)";
 
 /// A statement in which ?1 is now.
 pub(super) fn at(now: i64, sql: &'static str) -> Query<'static, Sqlite, SqliteArguments> {
@@ -84,7 +86,7 @@ macro_rules! state {
             $lease_until,
             " > ?1 AS leased, r.expires_at < ",
             never!(),
-            " AS expires, recorded_at, status, headers, body FROM idempotency_records AS r "
+            " AS expires, recorded_at, status, headers, body FROM main.idempotency_records AS r "
         )
     };
 }
@@ -109,11 +111,11 @@ pub(super) const EXISTING_RENEWED: &str = concat!(
 
 /// The claim that stands under a key, expired or not, and whose it is.
 pub(super) const HOLDER: &str =
-    "SELECT id, lease_id FROM idempotency_records WHERE key = ?1 AND state = 'claimed' AND lease_id IS NOT NULL";
+    "SELECT id, lease_id FROM main.idempotency_records WHERE key = ?1 AND state = 'claimed' AND lease_id IS NOT NULL";
 
 /// Overwrites what [`crate::store::claim_decision::decide`] found expired or lapsed.
 pub(super) const CLAIM: &str = "\
-    INSERT INTO idempotency_records (key, state, fingerprint, token, attempt, claim_ttl, lease_until, expires_at, lease_id) \
+    INSERT INTO main.idempotency_records (key, state, fingerprint, token, attempt, claim_ttl, lease_until, expires_at, lease_id) \
     VALUES (?2, 'claimed', ?3, ?4, ?5, ?6, ?1 + ?7, ?8, ?9) \
     ON CONFLICT (key) DO UPDATE SET state = excluded.state, fingerprint = excluded.fingerprint, \
     token = excluded.token, attempt = excluded.attempt, claim_ttl = excluded.claim_ttl, \
@@ -122,21 +124,23 @@ pub(super) const CLAIM: &str = "\
 
 /// Begins all leases anew, as long as they were.
 pub(super) const RENEW_ALL: &str = concat!(
-    "UPDATE idempotency_records SET lease_until = ?1 + lease_until - (expires_at - claim_ttl), expires_at = ?1 + claim_ttl \
-     WHERE state = 'claimed' AND expires_at < ",
-    never!()
+    "UPDATE main.idempotency_records SET lease_until = ?1 + CASE expires_at WHEN ",
+    never!(),
+    " THEN min(claim_ttl / 2, 600000) ELSE lease_until - (expires_at - claim_ttl) END, expires_at = CASE expires_at WHEN ",
+    never!(),
+    " THEN expires_at ELSE ?1 + claim_ttl END WHERE state = 'claimed'"
 );
 
 /// The claim was rejected as one of unknown outcome, and stays so.
 pub(super) const KEEP: &str = concat!(
-    "UPDATE idempotency_records SET expires_at = ",
+    "UPDATE main.idempotency_records SET expires_at = ",
     never!(),
     " WHERE key = ?1 AND token = ?2 AND state = 'claimed'"
 );
 
 // In these the token is compared in the same statement: a holder whose claim went to a successor changes nothing.
 pub(super) const COMPLETE: &str = concat!(
-    "UPDATE idempotency_records SET state = 'completed', lease_until = NULL, expires_at = ?1 + ?4, fingerprint = ?5, \
+    "UPDATE main.idempotency_records SET state = 'completed', lease_until = NULL, expires_at = ?1 + ?4, fingerprint = ?5, \
      recorded_at = ?6, status = ?7, headers = ?8, body = ?9 \
      WHERE key = ?2 AND token = ?3 AND state = 'claimed' AND ",
     expires_at!("?10"),
@@ -146,7 +150,7 @@ pub(super) const COMPLETE: &str = concat!(
 /// The record of a claim that lives in a transaction: nothing stands there yet, or a record that has expired. With an attempt
 /// ?10, it takes over what stands there.
 pub(super) const RECORD: &str = "\
-    INSERT INTO idempotency_records AS r (key, state, fingerprint, token, attempt, claim_ttl, expires_at, recorded_at, \
+    INSERT INTO main.idempotency_records AS r (key, state, fingerprint, token, attempt, claim_ttl, expires_at, recorded_at, \
     status, headers, body) VALUES (?2, 'completed', ?3, ?4, coalesce(?10, 1), ?5, ?1 + ?5, ?6, ?7, ?8, ?9) \
     ON CONFLICT (key) DO UPDATE SET state = excluded.state, fingerprint = excluded.fingerprint, token = excluded.token, \
     attempt = excluded.attempt, claim_ttl = excluded.claim_ttl, \
@@ -155,40 +159,40 @@ pub(super) const RECORD: &str = "\
     WHERE ?10 IS NOT NULL OR (r.state <> 'claimed' AND r.expires_at <= ?1)";
 
 pub(super) const RELEASE: &str = concat!(
-    "DELETE FROM idempotency_records WHERE key = ?2 AND token = ?3 AND state = 'claimed' AND ",
+    "DELETE FROM main.idempotency_records WHERE key = ?2 AND token = ?3 AND state = 'claimed' AND ",
     expires_at!("?4"),
     " > ?1"
 );
 
 /// Whether ?3 has completed the key ?2 before.
 pub(super) const COMPLETED_BY: &str =
-    "SELECT 1 FROM idempotency_records WHERE key = ?2 AND token = ?3 AND state = 'completed' AND expires_at > ?1";
+    "SELECT 1 FROM main.idempotency_records WHERE key = ?2 AND token = ?3 AND state = 'completed' AND expires_at > ?1";
 
 /// Returns whether the removed row was alive.
 pub(super) const PURGE: &str =
-    concat!("DELETE FROM idempotency_records WHERE key = ?2 RETURNING ", expires_at!("?3"), " > ?1 AS alive");
+    concat!("DELETE FROM main.idempotency_records WHERE key = ?2 RETURNING ", expires_at!("?3"), " > ?1 AS alive");
 
-pub(super) const ANY_EXPIRED: &str = "SELECT 1 FROM idempotency_records WHERE expires_at <= ?1 LIMIT 1";
+pub(super) const ANY_EXPIRED: &str = "SELECT 1 FROM main.idempotency_records WHERE expires_at <= ?1 LIMIT 1";
 
 /// At most 512 rows, and no more than one after 4 MiB of bodies: freeing a body walks all its pages. Claims go by themselves:
 /// they may have been renewed.
 pub(super) const SWEEP: &str = "\
-    DELETE FROM idempotency_records WHERE id IN (SELECT id FROM (SELECT id, sum(bytes) OVER (\
+    DELETE FROM main.idempotency_records WHERE id IN (SELECT id FROM (SELECT id, sum(bytes) OVER (\
     ORDER BY expires_at, id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before \
-    FROM (SELECT id, expires_at, coalesce(length(body), 0) AS bytes FROM idempotency_records WHERE expires_at <= ?1 \
+    FROM (SELECT id, expires_at, coalesce(length(body), 0) AS bytes FROM main.idempotency_records WHERE expires_at <= ?1 \
     AND state <> 'claimed' ORDER BY expires_at, id LIMIT 512)) WHERE coalesce(bytes_before, 0) < 4194304)";
 
 /// The claims that have expired, as far as their rows tell.
 pub(super) const EXPIRED_CLAIMS: &str =
-    "SELECT id, lease_id FROM idempotency_records WHERE state = 'claimed' AND expires_at <= ?1 LIMIT 512";
+    "SELECT id, lease_id FROM main.idempotency_records WHERE state = 'claimed' AND expires_at <= ?1 LIMIT 512";
 
 /// Those rows of them that were renewed by ?2 get what that says.
 pub(super) const CATCH_UP: &str = "\
-    UPDATE idempotency_records AS r SET expires_at = l.expires_at, lease_until = l.lease_until \
+    UPDATE main.idempotency_records AS r SET expires_at = l.expires_at, lease_until = l.lease_until \
     FROM (SELECT value ->> 0 AS id, value ->> 1 AS lease_until, value ->> 2 AS expires_at FROM json_each(?2)) AS l \
     WHERE r.state = 'claimed' AND r.expires_at <= ?1 AND l.id = r.lease_id AND l.expires_at > ?1";
 
-pub(super) const DELETE: &str = "DELETE FROM idempotency_records WHERE id IN (SELECT value FROM json_each(?1))";
+pub(super) const DELETE: &str = "DELETE FROM main.idempotency_records WHERE id IN (SELECT value FROM json_each(?1))";
 
 /// Rows with the renewals of their claims, on a connection to the file of leases.
 macro_rules! with_leases {

@@ -288,3 +288,121 @@ async fn file_of_leases_has_the_rights_of_the_database() {
         delete_leases(&file);
     }
 }
+
+async fn leases_connection(file: &SqliteFile) -> sqlx::SqliteConnection {
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file.leases());
+    sqlx::ConnectOptions::connect(&options).await.expect("the file opens")
+}
+
+/// By a clock that is ahead of ours, as that of a process in another time namespace, or by one that was set back since.
+#[tokio::test]
+async fn lease_fenced_before_its_end_is_begun_anew_by_its_token() {
+    let file = SqliteFile::new();
+    let store = open(&file).await;
+    let (key, request) = (record_key("k"), claim_request());
+    store.claim(&key, request).await.unwrap();
+    assert_eq!(store.renew(&key, request.token, LONG).await.unwrap(), Held::Yes);
+    leases_connection(&file).await.execute("UPDATE idempotency_leases SET is_over = 1").await.unwrap();
+
+    assert_eq!(store.renew(&key, request.token, LONG).await.unwrap(), Held::No);
+    assert_eq!(store.claim(&key, request).await.unwrap(), Claim::Acquired { attempt: 1 });
+    assert_eq!(store.renew(&key, request.token, LONG).await.unwrap(), Held::Yes);
+    let other = store.claim(&record_key("other"), claim_request()).await.unwrap();
+    assert_eq!(other, Claim::Acquired { attempt: 1 }, "the writer goes on");
+}
+
+#[tokio::test]
+async fn lost_file_of_leases_makes_no_running_claim_unknown() {
+    let file = SqliteFile::new();
+    let holder = open(&file).await;
+    let (key, request) = (record_key("k"), ClaimRequest { after_crash: AfterCrash::Reject, ..brief(50) });
+    holder.claim(&key, request).await.unwrap();
+    assert_eq!(holder.renew(&key, request.token, LONG).await.unwrap(), Held::Yes);
+    file.first_leases_over(0).await;
+    delete_leases(&file);
+
+    let other = open(&file).await;
+    assert!(other.unknown_outcomes().await.unwrap().is_empty());
+    for after_crash in [AfterCrash::Reject, AfterCrash::Rerun] {
+        let retry = ClaimRequest { token: Token::unique(), after_crash, ..request };
+        assert!(matches!(other.claim(&key, retry).await.unwrap(), Claim::InFlight { .. }));
+    }
+    assert_eq!(holder.renew(&key, request.token, LONG).await.unwrap(), Held::Yes, "in the new file");
+}
+
+#[tokio::test]
+async fn restored_older_file_of_leases_ends_no_lease() {
+    let file = SqliteFile::new();
+    let holder = open(&file).await;
+    let (key, request) = (record_key("k"), brief(300));
+    holder.claim(&key, request).await.unwrap();
+    assert_eq!(holder.renew(&key, request.token, request.lease).await.unwrap(), Held::Yes);
+    let backup = format!("{}.backup", file.leases().display());
+    let copy = sqlx::AssertSqlSafe(format!("VACUUM INTO '{backup}'"));
+    leases_connection(&file).await.execute(sqlx::query(copy)).await.unwrap();
+    delete_leases(&file);
+    drop(open(&file).await);
+    // What the backup says of the lease is out of date by then.
+    let mut old = {
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&backup);
+        sqlx::ConnectOptions::connect(&options).await.unwrap()
+    };
+    old.execute("UPDATE idempotency_leases SET lease_until = 1").await.unwrap();
+    sqlx::Connection::close(old).await.unwrap();
+    delete_leases(&file);
+    fs::rename(&backup, file.leases()).unwrap();
+
+    let other = open(&file).await;
+    assert!(matches!(other.claim(&key, claim_request()).await.unwrap(), Claim::InFlight { .. }));
+    assert_eq!(holder.renew(&key, request.token, request.lease).await.unwrap(), Held::Yes);
+}
+
+/// A handler that hides the store's tables behind one of its own, or takes the store's hook from its connection.
+#[idempotent(scope = "sqlite-own-tables-and-hooks", cache = [201])]
+async fn hostile_to_the_store(mut tx: Tx<Sqlite>, body: String) -> StatusCode {
+    match body.as_str() {
+        "hook" => {
+            let connection: &mut sqlx::SqliteConnection = &mut tx;
+            connection.lock_handle().await.expect("the handle").set_commit_hook(|| true);
+        }
+        "commit" => {
+            let _ = sqlx::query("COMMIT").execute(&mut *tx).await;
+        }
+        table => {
+            let _ = sqlx::raw_sql(sqlx::AssertSqlSafe(table.to_owned())).execute(&mut *tx).await;
+        }
+    }
+    let _ = sqlx::query("INSERT INTO charges (note) VALUES ('a')").execute(&mut *tx).await;
+    StatusCode::CREATED
+}
+
+async fn serve_hostile(file: &SqliteFile) -> Server {
+    file.execute("CREATE TABLE charges (note TEXT)").await;
+    let app = Router::new().route("/", post(hostile_to_the_store)).layer(Registry::new(open(file).await).layer());
+    Server::start(app).await
+}
+
+#[tokio::test]
+async fn temporary_table_of_a_handler_hides_no_record() {
+    let file = SqliteFile::new();
+    let server = serve_hostile(&file).await;
+    let table = "CREATE TEMP TABLE idempotency_records (key TEXT UNIQUE, state, fingerprint, token, attempt, claim_ttl, \
+                 lease_until, expires_at, lease_id, recorded_at, status, headers, body)";
+    for replays in [false, true] {
+        let answer = idempotent_tests::answer(server.post("/").header("idempotency-key", "k").body(table)).await;
+        assert_eq!((answer.status, answer.is_replay()), (StatusCode::CREATED, replays));
+    }
+    assert_eq!(file.number("SELECT count(*) FROM charges").await, 1);
+}
+
+#[tokio::test]
+async fn commit_hook_of_a_handler_does_not_outlive_it() {
+    let file = SqliteFile::new();
+    let server = serve_hostile(&file).await;
+    let post = async |key: &'static str| {
+        idempotent_tests::answer(server.post("/").header("idempotency-key", key).body(key)).await.status
+    };
+    assert_eq!(post("hook").await, StatusCode::CREATED);
+    assert_eq!(post("commit").await, StatusCode::INTERNAL_SERVER_ERROR, "nothing is committed by the handler");
+    assert_eq!(file.number("SELECT count(*) FROM charges").await, 1);
+}
