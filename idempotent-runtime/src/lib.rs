@@ -65,6 +65,7 @@
 //! | `opentelemetry` | | the span of a replay links to the span in which its response was made |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![warn(missing_debug_implementations)]
 
 // The attribute names the crate, which the concurrency tests are a part of.
 #[cfg(all(test, shuttle))]

@@ -1,5 +1,6 @@
 //! Opening the store: options, what the server must be like, and errors that say what to do.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,17 @@ enum Source {
 
 /// How many claims and completions wait for replicas at once: each blocks a connection.
 const WAITING_CONNECTIONS: usize = 16;
+
+/// Without the URL, which can hold a password.
+impl fmt::Debug for RedisStoreBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStoreBuilder")
+            .field("prefix", &self.prefix)
+            .field("allow_eviction", &self.allow_eviction)
+            .field("wait", &self.wait)
+            .finish_non_exhaustive()
+    }
+}
 
 impl RedisStoreBuilder {
     fn new(source: Source) -> Self {
