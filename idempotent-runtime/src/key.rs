@@ -149,6 +149,7 @@ pub enum InvalidKey {
     Blank,
     /// The key has more than [`IdempotencyKey::MAX_LENGTH`] characters.
     #[error("the key has {length} characters, at most {max} are allowed", max = IdempotencyKey::MAX_LENGTH)]
+    #[non_exhaustive]
     TooLong {
         /// How many it has.
         length: usize,
@@ -341,5 +342,6 @@ impl fmt::Debug for RecordKey {
 
 /// The text is not a record key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 #[error("a record key reads `scope/@caller/key` or `scope//key`, percent-encoded")]
 pub struct MalformedRecordKey;

@@ -51,6 +51,7 @@ pub enum PostgresMigrateError {
         "the schema {schema} has version {found}, this library knows {supported}: update `idempotent-runtime`, or give \
          this program a schema of its own with `PostgresStore::builder(pool).schema(\"…\")`"
     )]
+    #[non_exhaustive]
     NewerSchema {
         /// The schema, quoted.
         schema: String,
@@ -63,6 +64,7 @@ pub enum PostgresMigrateError {
     #[error(
         "the table {schema}.schema_version names no version: restore its row, or drop the schema, which forgets every record"
     )]
+    #[non_exhaustive]
     NoVersion {
         /// The schema, quoted.
         schema: String,

@@ -89,6 +89,23 @@ pub(super) struct Inner {
 }
 
 /// Collects the options of a [`PostgresStore`].
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use idempotent_runtime::store::PostgresStore;
+/// use sqlx::PgPool;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), sqlx::Error> {
+/// let pool = PgPool::connect_lazy("postgres://localhost/app")?;
+/// let store = PostgresStore::builder(pool).schema("payments").sweep_every(Duration::from_secs(60)).build();
+/// assert!(store.sql().contains("\"payments\""));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct PostgresStoreBuilder {

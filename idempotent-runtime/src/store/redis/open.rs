@@ -13,6 +13,19 @@ use crate::store::redis::scripts::Scripts;
 use crate::store::redis::store::{Inner, RedisStore};
 
 /// Collects the options of a [`RedisStore`].
+///
+/// # Examples
+///
+/// ```
+/// use idempotent_runtime::store::{RedisOpenError, RedisStore};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let builder = RedisStore::builder("http://localhost/").prefix("payments:");
+/// let error = builder.open().await.expect_err("Redis has URLs of its own");
+/// assert!(matches!(error, RedisOpenError::Url(_)));
+/// # }
+/// ```
 #[must_use = "a builder does nothing until `open`"]
 pub struct RedisStoreBuilder {
     source: Source,
@@ -221,12 +234,14 @@ pub enum RedisOpenError {
         "Redis evicts keys when its memory is full (maxmemory-policy is {policy}), and a record that is evicted is run \
          again: set `maxmemory-policy noeviction`, or say `.allow_eviction()` where a second execution is harmless"
     )]
+    #[non_exhaustive]
     Evicts {
         /// Its `maxmemory-policy`.
         policy: String,
     },
     /// Its version lacks what the scripts need.
     #[error("Redis {found} is too old: version {}.{} or newer is needed", OLDEST.0, OLDEST.1)]
+    #[non_exhaustive]
     TooOld {
         /// Its version.
         found: String,

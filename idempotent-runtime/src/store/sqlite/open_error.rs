@@ -13,6 +13,7 @@ pub enum SqliteOpenError {
         "`{path}` has schema version {found}, this library knows {supported}: update `idempotent-runtime`, or give \
          this program a file of its own"
     )]
+    #[non_exhaustive]
     NewerSchema {
         /// The file.
         path: PathBuf,
@@ -26,6 +27,7 @@ pub enum SqliteOpenError {
         "`{path}` is no SQLite database, or a damaged one: restore it from a backup; moving it away starts a store \
          that has forgotten every recorded response"
     )]
+    #[non_exhaustive]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -37,6 +39,7 @@ pub enum SqliteOpenError {
         "`{path}` is no SQLite database, or a damaged one: stop the processes that use it and delete it; it holds leases, \
          no record is lost"
     )]
+    #[non_exhaustive]
     DamagedLeases {
         /// The file of leases.
         path: PathBuf,
@@ -48,6 +51,7 @@ pub enum SqliteOpenError {
         "`{path}` cannot be written: let this process write to the file and to its folder, where SQLite keeps its log \
          beside it"
     )]
+    #[non_exhaustive]
     ReadOnly {
         /// The file.
         path: PathBuf,
@@ -56,6 +60,7 @@ pub enum SqliteOpenError {
     },
     /// Its folder does not exist.
     #[error("`{folder}` is not a folder: create it before `{path}` is opened")]
+    #[non_exhaustive]
     MissingFolder {
         /// The folder.
         folder: PathBuf,
@@ -64,6 +69,7 @@ pub enum SqliteOpenError {
     },
     /// It is a folder.
     #[error("`{path}` is a folder: name a file in it, such as `{}`", path.join("idempotency.db").display())]
+    #[non_exhaustive]
     Folder {
         /// The folder.
         path: PathBuf,

@@ -116,7 +116,7 @@ async fn scripts_that_the_server_has_forgotten_are_sent_again() {
 async fn a_server_that_evicts_is_rejected_unless_that_is_allowed() {
     let server = RedisServer::start(&["--maxmemory 50mb", "--maxmemory-policy allkeys-lru"]).await;
     let error = RedisStore::connect(&server.url()).await.expect_err("it evicts");
-    assert!(matches!(&error, RedisOpenError::Evicts { policy } if policy == "allkeys-lru"), "{error}");
+    assert!(matches!(&error, RedisOpenError::Evicts { policy, .. } if policy == "allkeys-lru"), "{error}");
     for part in ["allkeys-lru", "maxmemory-policy noeviction", ".allow_eviction()"] {
         assert!(error.to_string().contains(part), "{part} in {error}");
     }
