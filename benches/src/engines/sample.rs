@@ -19,15 +19,24 @@ pub fn record_key(number: usize) -> RecordKey {
 
 /// A claim as the attribute's defaults make it.
 pub fn request() -> ClaimRequest {
-    ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([7; 32])).with_lease(Duration::from_secs(30)).with_ttl(TTL).with_after_crash(AfterCrash::Rerun)
+    ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([7; 32]))
+        .with_lease(Duration::from_secs(30))
+        .with_ttl(TTL)
+        .with_after_crash(AfterCrash::Rerun)
 }
 
 /// A created charge: two headers, 300 bytes of JSON.
 pub fn record() -> Record {
-    Record::new(StatusCode::CREATED, vec![
+    Record::new(
+        StatusCode::CREATED,
+        vec![
             (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
             (header::LOCATION, HeaderValue::from_static("/charges/ch_3MmlLrLkdIwHu7ix0snN0B15")),
-        ], RecordedBody::Whole(body()), Fingerprint::from_bytes([7; 32]), SystemTime::now())
+        ],
+        RecordedBody::Whole(body()),
+        Fingerprint::from_bytes([7; 32]),
+        SystemTime::now(),
+    )
 }
 
 /// The body of [`record`].

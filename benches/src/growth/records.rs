@@ -4,7 +4,7 @@ use std::fs;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use idempotent_runtime::store::{Claim, ClaimRequest, Held, ImmediateStore, MemoryStore, Store, StoreAdmin};
+use idempotent_runtime::store::{Claim, Held, ImmediateStore, MemoryStore, Store, StoreAdmin};
 use idempotent_runtime::{Record, RecordKey, RecordedBody};
 
 use crate::engines::sample::{TTL, record, request};
