@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use idempotent_runtime::idempotent;
-use idempotent_runtime::store::{MemoryStore, Store, StoreAdmin};
+use idempotent_runtime::store::{MemoryStore, StoreAdmin};
 use tower::ServiceExt;
 
 use crate::by_hand;

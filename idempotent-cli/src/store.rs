@@ -78,7 +78,7 @@ impl Opened {
         match on!(self, store => store.get(key)) {
             Ok(entry) => Ok(entry.map(|entry| EntryView::of(entry, None))),
             Err(StoreError::Damaged(reason)) => {
-                Ok(Some(EntryView::of_damage(DamagedEntry { key: Some(key.clone()), reason })))
+                Ok(Some(EntryView::of_damage(DamagedEntry::new(reason).with_key(key.clone()))))
             }
             Err(error) => Err(self.failed(error)),
         }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -96,6 +97,30 @@ impl IdempotencyKey {
     }
 }
 
+/// As [`IdempotencyKey::new`].
+///
+/// ```
+/// use idempotent_runtime::{IdempotencyKey, InvalidKey};
+///
+/// let key: IdempotencyKey = "8e03978e".parse()?;
+/// assert_eq!(key.as_ref(), "8e03978e");
+/// assert_eq!("".parse::<IdempotencyKey>(), Err(InvalidKey::Empty));
+/// # Ok::<(), InvalidKey>(())
+/// ```
+impl FromStr for IdempotencyKey {
+    type Err = InvalidKey;
+
+    fn from_str(text: &str) -> Result<Self, InvalidKey> {
+        Self::new(text)
+    }
+}
+
+impl AsRef<str> for IdempotencyKey {
+    fn as_ref(&self) -> &str {
+        self.as_str()
+    }
+}
+
 impl fmt::Debug for IdempotencyKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("IdempotencyKey").field(&self.as_str()).finish()
@@ -124,6 +149,7 @@ pub enum InvalidKey {
     Blank,
     /// The key has more than [`IdempotencyKey::MAX_LENGTH`] characters.
     #[error("the key has {length} characters, at most {max} are allowed", max = IdempotencyKey::MAX_LENGTH)]
+    #[non_exhaustive]
     TooLong {
         /// How many it has.
         length: usize,
@@ -152,7 +178,7 @@ pub enum InvalidKey {
 /// let key = RecordKey::new("charges", Some("acct/7"), "8e03978e");
 /// assert_eq!(key.as_str(), "charges/@acct%2F7/8e03978e");
 /// assert_eq!(key.caller().as_deref(), Some("acct/7"));
-/// assert_eq!(RecordKey::parse(key.as_str()), Ok(key));
+/// assert_eq!(key.as_str().parse(), Ok(key));
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RecordKey(Arc<str>);
@@ -187,21 +213,6 @@ impl RecordKey {
         text.push(b'/');
         encode(key, &mut text);
         Self(str::from_utf8(&text).expect("percent-encoded text is ASCII").into())
-    }
-
-    /// Reads a text of [`RecordKey::as_str`], for instance when a store lists its entries.
-    ///
-    /// # Errors
-    ///
-    /// [`MalformedRecordKey`] if the text is not a record key.
-    pub fn parse(text: &str) -> Result<Self, MalformedRecordKey> {
-        let parsed = Self(text.into());
-        let well_formed = text.split('/').count() == 3 && {
-            let [scope, caller, key] = parsed.parts();
-            (caller.is_empty() || caller.starts_with('@'))
-                && Self::new(&decode(scope), caller.strip_prefix('@').map(decode).as_deref(), &decode(key)) == parsed
-        };
-        well_formed.then_some(parsed).ok_or(MalformedRecordKey)
     }
 
     /// The key as a registry with [`digest_keys`](crate::RegistryBuilder::digest_keys) stores it: the plain scope, and
@@ -307,6 +318,21 @@ fn hex_digest(text: &str) -> String {
     format!("{:x}", Bytes::from_owner(Sha256::digest(text)))
 }
 
+/// Reads a text of [`RecordKey::as_str`], for instance when a store lists its entries.
+impl FromStr for RecordKey {
+    type Err = MalformedRecordKey;
+
+    fn from_str(text: &str) -> Result<Self, MalformedRecordKey> {
+        let parsed = Self(text.into());
+        let well_formed = text.split('/').count() == 3 && {
+            let [scope, caller, key] = parsed.parts();
+            (caller.is_empty() || caller.starts_with('@'))
+                && Self::new(&decode(scope), caller.strip_prefix('@').map(decode).as_deref(), &decode(key)) == parsed
+        };
+        well_formed.then_some(parsed).ok_or(MalformedRecordKey)
+    }
+}
+
 /// Shows the scope alone: keys and callers do not belong in logs.
 impl fmt::Debug for RecordKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -316,5 +342,6 @@ impl fmt::Debug for RecordKey {
 
 /// The text is not a record key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 #[error("a record key reads `scope/@caller/key` or `scope//key`, percent-encoded")]
 pub struct MalformedRecordKey;

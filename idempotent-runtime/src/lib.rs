@@ -65,6 +65,7 @@
 //! | `opentelemetry` | | the span of a replay links to the span in which its response was made |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![warn(missing_debug_implementations)]
 
 // The attribute names the crate, which the concurrency tests are a part of.
 #[cfg(all(test, shuttle))]
@@ -77,6 +78,7 @@ mod caller_limit;
 #[cfg(all(test, shuttle))]
 mod concurrency_tests;
 mod deadline;
+mod error_text;
 mod fingerprint;
 pub mod guide;
 #[cfg(feature = "inspector")]

@@ -91,3 +91,39 @@ fn tokens(text: &str) -> Option<TokenStream> {
     }
     text.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::{after_errors, tokens};
+    use crate::args::Arguments;
+    use crate::diagnostics::Diagnostics;
+    use crate::model::ARGUMENTS;
+    use crate::rewrite::rewrite;
+
+    /// The names that an accepted seed gives a value.
+    fn names(seed: &str) -> Vec<&'static str> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds/attribute").join(seed);
+        let text = fs::read_to_string(path).expect("the seed");
+        let (arguments, item) = text.split_once('\n').expect("its arguments have a line of their own");
+        let (arguments, item) = (tokens(arguments).expect("tokens"), tokens(item).expect("tokens"));
+        let written = rewrite(&arguments, &item);
+        assert!(after_errors(&written).is_none(), "{seed} is rejected:\n{written}");
+        let mut diagnostics = Diagnostics::new();
+        let parsed = Arguments::parse(arguments, ARGUMENTS, &mut diagnostics);
+        diagnostics.into_result().expect("it is accepted");
+        ARGUMENTS.iter().copied().filter(|name| parsed.get(name).is_some()).collect()
+    }
+
+    #[test]
+    fn seeds_are_accepted_and_name_every_argument() {
+        // `key` excludes `header`, and `cache_if` excludes `cache`, so that one seed cannot name them all.
+        let exclusive = ["cache_if", "key"];
+        let others: Vec<_> = ARGUMENTS.iter().copied().filter(|name| !exclusive.contains(name)).collect();
+        assert_eq!(names("every-argument"), others);
+        let rest = names("key-and-predicate");
+        assert!(exclusive.iter().all(|name| rest.contains(name)), "{rest:?}");
+    }
+}

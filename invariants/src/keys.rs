@@ -28,7 +28,7 @@ pub fn key_header(bytes: &[u8]) {
                 assert_eq!(text.as_bytes(), bytes.trim_ascii(), "a bare key is what was sent");
             }
         }
-        Err(InvalidKey::TooLong { length }) => assert!(length > IdempotencyKey::MAX_LENGTH, "{length}"),
+        Err(InvalidKey::TooLong { length, .. }) => assert!(length > IdempotencyKey::MAX_LENGTH, "{length}"),
         Err(InvalidKey::SeveralHeaderLines) => panic!("there is one"),
         Err(error) => assert!(!error.to_string().is_empty()),
     }
@@ -50,7 +50,7 @@ fn read(text: &str) -> Result<IdempotencyKey, InvalidKey> {
 /// When that does not hold.
 pub fn record_key(bytes: &[u8]) {
     if let Ok(text) = str::from_utf8(bytes)
-        && let Ok(key) = RecordKey::parse(text)
+        && let Ok(key) = text.parse::<RecordKey>()
     {
         assert_eq!(key.as_str(), text);
         assert_eq!(RecordKey::new(&key.scope(), key.caller().as_deref(), &key.key()), key);
@@ -62,7 +62,7 @@ pub fn record_key(bytes: &[u8]) {
     let [a, b] = [&one, &other].map(|(scope, caller, key)| {
         let record_key = RecordKey::new(scope, caller.as_deref(), key);
         assert!(record_key.as_str().bytes().all(|byte| byte.is_ascii_graphic()), "{:?}", record_key.as_str());
-        assert_eq!(RecordKey::parse(record_key.as_str()).as_ref(), Ok(&record_key));
+        assert_eq!(record_key.as_str().parse().as_ref(), Ok(&record_key));
         assert_eq!(record_key.scope(), scope.as_str());
         assert_eq!(record_key.caller().as_deref(), caller.as_deref());
         assert_eq!(record_key.key(), key.as_str());

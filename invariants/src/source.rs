@@ -61,7 +61,7 @@ impl<'a> Source<'a> {
         };
         let status = StatusCode::from_u16(status).expect("100 to 999");
         let headers = if matches!(body, RecordedBody::Sealed(_)) { Vec::new() } else { headers };
-        Record { status, headers, body, fingerprint, recorded_at }
+        Record::new(status, headers, body, fingerprint, recorded_at)
     }
 
     fn header(&mut self) -> Option<(HeaderName, HeaderValue)> {

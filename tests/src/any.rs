@@ -22,12 +22,14 @@ pub fn record() -> impl Strategy<Value = Record> {
     ];
     let millis = 0..YEAR_10000.unsigned_abs();
     (100..1000_u16, proptest::collection::vec(header(), 0..8), body, any::<[u8; 32]>(), millis).prop_map(
-        |(status, headers, body, digest, millis)| Record {
-            status: StatusCode::from_u16(status).expect("a status"),
-            headers: if matches!(body, RecordedBody::Sealed(_)) { Vec::new() } else { headers },
-            body,
-            fingerprint: Fingerprint::from_bytes(digest),
-            recorded_at: UNIX_EPOCH + Duration::from_millis(millis),
+        |(status, headers, body, digest, millis)| {
+            Record::new(
+                StatusCode::from_u16(status).expect("a status"),
+                if matches!(body, RecordedBody::Sealed(_)) { Vec::new() } else { headers },
+                body,
+                Fingerprint::from_bytes(digest),
+                UNIX_EPOCH + Duration::from_millis(millis),
+            )
         },
     )
 }

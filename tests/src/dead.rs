@@ -22,13 +22,10 @@ pub async fn leave_a_claim(store: &impl Store, scope: &str, lease: Duration) -> 
 pub async fn leave_a_claim_for(store: &impl Store, scope: &str, lease: Duration, ttl: Duration) -> (RecordKey, Token) {
     // What `fingerprint = none` and no `Authorization` make: the digest of nothing.
     let nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-    let request = ClaimRequest {
-        token: Token::unique(),
-        fingerprint: nothing.parse::<Fingerprint>().expect("64 digits"),
-        lease,
-        ttl,
-        after_crash: AfterCrash::Rerun,
-    };
+    let request = ClaimRequest::new(Token::unique(), nothing.parse::<Fingerprint>().expect("64 digits"))
+        .with_lease(lease)
+        .with_ttl(ttl)
+        .with_after_crash(AfterCrash::Rerun);
     let key = RecordKey::new(scope, None, "k");
     assert_eq!(store.claim(&key, request).await.expect("the store answers"), Claim::Acquired { attempt: 1 });
     (key, request.token)
@@ -40,13 +37,10 @@ pub async fn leave_a_claim_for(store: &impl Store, scope: &str, lease: Duration,
 ///
 /// When the store fails.
 pub async fn take_over(store: &impl StoreAdmin, key: &RecordKey) {
-    let request = ClaimRequest {
-        token: Token::unique(),
-        fingerprint: Fingerprint::from_bytes([7; 32]),
-        lease: Duration::from_hours(1),
-        ttl: Duration::from_hours(24),
-        after_crash: AfterCrash::Rerun,
-    };
+    let request = ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([7; 32]))
+        .with_lease(Duration::from_hours(1))
+        .with_ttl(Duration::from_hours(24))
+        .with_after_crash(AfterCrash::Rerun);
     loop {
         store.purge(key).await.expect("the store answers");
         if store.claim(key, request).await.expect("the store answers") == (Claim::Acquired { attempt: 1 }) {

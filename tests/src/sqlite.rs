@@ -157,13 +157,10 @@ pub fn record_key(name: &str) -> RecordKey {
 
 /// A claim for a minute by a claimant of its own.
 pub fn claim_request() -> ClaimRequest {
-    ClaimRequest {
-        token: Token::unique(),
-        fingerprint: Fingerprint::from_bytes([7; 32]),
-        lease: Duration::from_mins(1),
-        ttl: Duration::from_hours(1),
-        after_crash: AfterCrash::Rerun,
-    }
+    ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([7; 32]))
+        .with_lease(Duration::from_mins(1))
+        .with_ttl(Duration::from_hours(1))
+        .with_after_crash(AfterCrash::Rerun)
 }
 
 /// A record with this body.
@@ -172,16 +169,16 @@ pub fn claim_request() -> ClaimRequest {
 ///
 /// Never.
 pub fn record(body: impl Into<Vec<u8>>) -> Record {
-    Record {
-        status: StatusCode::CREATED,
-        headers: vec![
+    Record::new(
+        StatusCode::CREATED,
+        vec![
             (HeaderName::from_static("x-line"), HeaderValue::from_static("one")),
             (HeaderName::from_static("x-line"), HeaderValue::from_bytes(b"\xff two").expect("opaque bytes")),
         ],
-        body: RecordedBody::Whole(body.into().into()),
-        fingerprint: Fingerprint::from_bytes([7; 32]),
-        recorded_at: std::time::UNIX_EPOCH + Duration::from_millis(1_750_000_000_123),
-    }
+        RecordedBody::Whole(body.into().into()),
+        Fingerprint::from_bytes([7; 32]),
+        std::time::UNIX_EPOCH + Duration::from_millis(1_750_000_000_123),
+    )
 }
 
 /// Claims `key` and hands the token back.

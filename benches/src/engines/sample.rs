@@ -19,27 +19,24 @@ pub fn record_key(number: usize) -> RecordKey {
 
 /// A claim as the attribute's defaults make it.
 pub fn request() -> ClaimRequest {
-    ClaimRequest {
-        token: Token::unique(),
-        fingerprint: Fingerprint::from_bytes([7; 32]),
-        lease: Duration::from_secs(30),
-        ttl: TTL,
-        after_crash: AfterCrash::Rerun,
-    }
+    ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([7; 32]))
+        .with_lease(Duration::from_secs(30))
+        .with_ttl(TTL)
+        .with_after_crash(AfterCrash::Rerun)
 }
 
 /// A created charge: two headers, 300 bytes of JSON.
 pub fn record() -> Record {
-    Record {
-        status: StatusCode::CREATED,
-        headers: vec![
+    Record::new(
+        StatusCode::CREATED,
+        vec![
             (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
             (header::LOCATION, HeaderValue::from_static("/charges/ch_3MmlLrLkdIwHu7ix0snN0B15")),
         ],
-        body: RecordedBody::Whole(body()),
-        fingerprint: Fingerprint::from_bytes([7; 32]),
-        recorded_at: SystemTime::now(),
-    }
+        RecordedBody::Whole(body()),
+        Fingerprint::from_bytes([7; 32]),
+        SystemTime::now(),
+    )
 }
 
 /// The body of [`record`].

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use idempotent_runtime::store::{SqliteStore, SqliteSynchronous};
+use idempotent_runtime::store::{self, SqliteStore};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Executor as _};
 use tempfile::TempDir;
@@ -44,7 +44,7 @@ const HEADERS: &str = r#"[["content-type","application/json"],["location","/char
 pub async fn measure(section: &mut Section, effort: Effort) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = SqliteStore::open(folder.path().join("store.db")).await.expect("the store opens");
-    assert_eq!(store.synchronous(), SqliteSynchronous::Full);
+    assert_eq!(store.synchronous(), store::SqliteSynchronous::Full);
     let single = table(&folder, "single.db").await;
     let batch = table(&folder, "batch.db").await;
 

@@ -114,7 +114,7 @@ async fn pair(store: &impl Store, key: &RecordKey) -> bool {
             true
         }
         Claim::InFlight { .. } | Claim::Completed(_) => false,
-        Claim::Lapsed { .. } => panic!("no lease runs out within seconds"),
+        claim => panic!("no lease runs out within seconds: {claim:?}"),
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use idempotent_runtime::store::{Claim, ClaimRequest, Held, ImmediateStore, MemoryStore, Store, StoreAdmin};
+use idempotent_runtime::store::{Claim, Held, ImmediateStore, MemoryStore, Store, StoreAdmin};
 use idempotent_runtime::{Record, RecordKey, RecordedBody};
 
 use crate::engines::sample::{TTL, record, request};
@@ -49,7 +49,7 @@ pub(super) fn immediate(store: &MemoryStore) -> &dyn ImmediateStore {
 
 /// Enters one record as the engine does.
 pub(super) fn enter(store: &dyn ImmediateStore, key: &RecordKey, record: &Record, ttl: Duration) {
-    let request = ClaimRequest { ttl, ..request() };
+    let request = request().with_ttl(ttl);
     let claim = store.claim_now(key, request).expect("there is room");
     assert_eq!(claim, Claim::Acquired { attempt: 1 });
     assert_eq!(store.complete_now(key, request.token, record, ttl).expect("the store completes"), Held::Yes);

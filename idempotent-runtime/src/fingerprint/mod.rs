@@ -66,6 +66,7 @@ impl fmt::Debug for Fingerprint {
 
 /// The text is not 64 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 #[error("a fingerprint is 64 hexadecimal digits")]
 pub struct MalformedFingerprint;
 

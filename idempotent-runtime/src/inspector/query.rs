@@ -70,7 +70,7 @@ impl EntryQuery {
             (None, None, None) => None,
             (None, None, Some(id)) => Some(Target::id(&id)?),
             (None, Some(text), None) => Some(Target::Key(
-                RecordKey::parse(&text)
+                text.parse::<RecordKey>()
                     .map_err(|error| Problem::bad_request("malformed_record_key", error.to_string()))?,
             )),
             (Some(key), None, None) => {

@@ -20,6 +20,7 @@ use crate::request::extract::{Reading, sealed};
 use crate::request::idempotency::Idempotency;
 
 /// A mode of [`Guarded`] that knows its handler's policy by [`identity`], and the return type that was written.
+#[derive(Debug)]
 pub struct Documented<M, const IDENTITY: u128, R>(PhantomData<(M, fn() -> R)>);
 
 impl<M, const IDENTITY: u128, R> sealed::Sealed for Documented<M, IDENTITY, R> {}

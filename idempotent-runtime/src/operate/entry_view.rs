@@ -102,6 +102,22 @@ impl std::str::FromStr for State {
 }
 
 /// An entry of a store, as it was at one moment.
+///
+/// # Examples
+///
+/// ```
+/// use idempotent_runtime::operate::{EntryView, Keys, State};
+/// use idempotent_runtime::store::{Entry, EntryState, Token};
+/// use idempotent_runtime::{Fingerprint, RecordKey};
+///
+/// // A claim whose lease has expired, and which never expires itself.
+/// let claimed = EntryState::Claimed { attempt: 1, lease: None, token: Token::unique() };
+/// let key = RecordKey::new("payouts", None, "8e03978e-40d5-43dd");
+/// let view = EntryView::of(Entry::new(key, Fingerprint::from_bytes([7; 32]), claimed, None), None);
+///
+/// assert_eq!(view.state(), State::OutcomeUnknown);
+/// assert_eq!(view.report(Keys::Masked).key_hint.as_deref(), Some("8e03… (18)"));
+/// ```
 #[derive(Clone, Debug)]
 pub struct EntryView {
     key: Option<RecordKey>,

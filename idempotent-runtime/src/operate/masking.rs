@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 /// Whether keys are shown completely.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Keys {
     /// Only their beginning and their length.
     #[default]

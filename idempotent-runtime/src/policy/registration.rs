@@ -4,6 +4,7 @@ use crate::policy::Policy;
 
 /// One `inventory` entry per emitted handler.
 #[doc(hidden)]
+#[derive(Debug)]
 pub struct Registration(pub &'static Policy);
 
 inventory::collect!(Registration);

@@ -65,7 +65,7 @@ pub enum FingerprintSource {
 }
 
 /// What the fingerprint needs of a request before its handler's extractors have the body.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub enum Reads {
     Nothing,
     /// Without the query.

@@ -28,19 +28,20 @@ use crate::fingerprint::Fingerprint;
 /// # use http::{HeaderValue, StatusCode, header};
 /// use idempotent_runtime::{Fingerprint, Record, RecordedBody};
 ///
-/// let record = Record {
-///     status: StatusCode::CREATED,
-///     headers: vec![(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"))],
-///     body: RecordedBody::Whole(Bytes::from_static(b"paid")),
-///     fingerprint: Fingerprint::from_bytes([7; 32]),
-///     recorded_at: SystemTime::UNIX_EPOCH,
-/// };
+/// let record = Record::new(
+///     StatusCode::CREATED,
+///     vec![(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"))],
+///     RecordedBody::Whole(Bytes::from_static(b"paid")),
+///     Fingerprint::from_bytes([7; 32]),
+///     SystemTime::UNIX_EPOCH,
+/// );
 /// let text = serde_json::to_string(&record)?;
 /// assert!(text.contains(r#""status":201,"headers":[["content-type","text/plain"]],"body":"cGFpZA==""#));
 /// assert_eq!(serde_json::from_str::<Record>(&text)?, record);
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Record {
     /// The status of the response.
     pub status: StatusCode,
@@ -58,6 +59,7 @@ pub struct Record {
 
 /// The body of a completed request.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RecordedBody {
     /// All of its bytes.
     Whole(Bytes),
@@ -68,6 +70,17 @@ pub enum RecordedBody {
 }
 
 impl Record {
+    /// A record of these parts. All of them are required: a store that forgets one would replay another response.
+    pub const fn new(
+        status: StatusCode,
+        headers: Vec<(HeaderName, HeaderValue)>,
+        body: RecordedBody,
+        fingerprint: Fingerprint,
+        recorded_at: SystemTime,
+    ) -> Self {
+        Self { status, headers, body, fingerprint, recorded_at }
+    }
+
     /// The bytes of headers and body, without a store's own overhead.
     pub fn payload_bytes(&self) -> usize {
         let headers: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();

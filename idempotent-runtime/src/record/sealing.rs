@@ -94,6 +94,18 @@ impl FromStr for SealingKey {
 ///
 /// To rotate, put the new key first. Keep the old key in the list until the last record that it sealed has expired: for the
 /// longest `ttl` of all handlers.
+///
+/// # Examples
+///
+/// ```
+/// use idempotent_runtime::{SealingKey, SealingKeys};
+///
+/// let (this_year, last_year) = (SealingKey::from_bytes([7; 32]), SealingKey::from_bytes([6; 32]));
+/// let only = SealingKeys::from(this_year.clone());
+/// let rotated = SealingKeys::from([this_year, last_year]);
+/// // No key is shown.
+/// assert!(format!("{only:?} {rotated:?}").contains("SealingKey(..)"));
+/// ```
 #[derive(Clone, Debug)]
 pub struct SealingKeys {
     first: SealingKey,

@@ -1,6 +1,7 @@
 //! Collects the options of a registry.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +55,15 @@ pub struct RegistryBuilder {
     near_cache: Option<(usize, Duration)>,
     #[cfg(feature = "testing")]
     pub(super) testing: super::testing::Testing,
+}
+
+impl fmt::Debug for RegistryBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegistryBuilder")
+            .field("named", &self.named.keys())
+            .field("store_timeout", &self.store_timeout)
+            .finish_non_exhaustive()
+    }
 }
 
 impl RegistryBuilder {

@@ -94,22 +94,26 @@ impl Registry {
                 && !self.0.named.contains_key(name)
             {
                 let known = self.0.named.keys().cloned().collect();
-                return Err(InstallError::UnknownStore { name, handler: policy, known });
+                return Err(InstallError::UnknownStore { name: name.to_owned(), handler: policy.to_string(), known });
             }
             if let (Some(wanted), Some(store)) = (policy.database(), self.store_named(policy.store())) {
                 let found = store.transactions().map(|transactions| transactions.database);
                 if found != Some(wanted) {
-                    return Err(InstallError::NoTransactions { handler: policy, wanted, found });
+                    return Err(InstallError::NoTransactions {
+                        handler: policy.to_string(),
+                        wanted: wanted.to_owned(),
+                        found: found.map(str::to_owned),
+                    });
                 }
             }
         }
-        match scopes::conflicts(policies.into_iter()).next() {
-            Some((first, second)) if first.has_default_scope() && second.has_default_scope() => {
-                Err(InstallError::SharedDefaultScope { first, second })
-            }
-            Some((first, second)) => Err(InstallError::SharedScope { first, second }),
-            None => Ok(()),
-        }
+        let Some((one, other)) = scopes::conflicts(policies.into_iter()).next() else { return Ok(()) };
+        let (scope, first, second) = (one.scope().to_owned(), one.to_string(), other.to_string());
+        Err(if one.has_default_scope() && other.has_default_scope() {
+            InstallError::SharedDefaultScope { scope, first, second }
+        } else {
+            InstallError::SharedScope { scope, first, second }
+        })
     }
 
     /// A handler that holds the connection of its `Tx` while it waits for a second one of the pool stalls once as many of them

@@ -1,9 +1,13 @@
 //! Why a registry was not installed.
 
-use crate::policy::Policy;
+use std::fmt;
+
+use crate::error_text::with_causes;
 
 /// Why a registry was not installed.
-#[derive(Debug, thiserror::Error)]
+///
+/// A handler is told as its path and its place in the source, such as `shop::create_charge at src/charges.rs:12`.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum InstallError {
     /// A registry is already installed.
@@ -20,9 +24,9 @@ pub enum InstallError {
     #[non_exhaustive]
     UnknownStore {
         /// The name in the attribute.
-        name: &'static str,
+        name: String,
         /// The handler.
-        handler: &'static Policy,
+        handler: String,
         /// The names that the registry has.
         known: Vec<String>,
     },
@@ -30,45 +34,47 @@ pub enum InstallError {
     #[error(
         "the handler {handler} takes a transaction of {wanted}, but its store has {}; \
          give it a store on that database, with `store = \"…\"` if it is not the default one",
-        found.map_or_else(|| "none".to_owned(), |found| format!("those of {found}"))
+        found.as_ref().map_or_else(|| "none".to_owned(), |found| format!("those of {found}"))
     )]
     #[non_exhaustive]
     NoTransactions {
         /// The handler.
-        handler: &'static Policy,
+        handler: String,
         /// The database of its `Tx`.
-        wanted: &'static str,
+        wanted: String,
         /// The database of its store, if that has transactions.
-        found: Option<&'static str>,
+        found: Option<String>,
     },
     /// Two handlers have the same default scope, so that one could replay the other's responses.
     #[error(
-        "the handlers {first} and {second} have the same default scope {:?}; give each its own with `scope = \"…\"`",
-        first.scope()
+        "the handlers {first} and {second} have the same default scope {scope:?}; give each its own with `scope = \"…\"`"
     )]
     #[non_exhaustive]
     SharedDefaultScope {
+        /// Their scope.
+        scope: String,
         /// One of them.
-        first: &'static Policy,
+        first: String,
         /// The other.
-        second: &'static Policy,
+        second: String,
     },
     /// Two handlers have the same scope, so that one could replay the other's responses, and not both say `shared_scope`.
     ///
     /// This applies to handlers on different stores too: two names can be one store, and operators, metrics and limits identify a
     /// handler by its scope.
     #[error(
-        "the handlers {first} and {second} have the same scope {:?}, so that one could replay the other's responses; \
-         give each its own with `scope = \"…\"`, or write `scope = {:?}, shared_scope` on both \
-         if both handlers are to share their keys",
-        first.scope(), first.scope()
+        "the handlers {first} and {second} have the same scope {scope:?}, so that one could replay the other's responses; \
+         give each its own with `scope = \"…\"`, or write `scope = {scope:?}, shared_scope` on both \
+         if both handlers are to share their keys"
     )]
     #[non_exhaustive]
     SharedScope {
+        /// Their scope.
+        scope: String,
         /// One of them.
-        first: &'static Policy,
+        first: String,
         /// The other.
-        second: &'static Policy,
+        second: String,
     },
 }
 
@@ -78,4 +84,10 @@ fn named(known: &[String]) -> String {
     }
     let quoted: Vec<String> = known.iter().map(|name| format!("{name:?}")).collect();
     format!("only {}", quoted.join(", "))
+}
+
+impl fmt::Debug for InstallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        with_causes(self, f)
+    }
 }

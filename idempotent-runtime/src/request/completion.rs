@@ -1,6 +1,7 @@
 //! The running future survives its caller: polled in place while the client waits, spawned when it is dropped
 //! unfinished.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -50,6 +51,12 @@ pub struct Completion {
 impl Completion {
     pub(crate) fn new(running: BoxFuture<'static, Response>, execution: Option<Arc<Execution>>) -> Self {
         Self { running: Some(running), execution }
+    }
+}
+
+impl fmt::Debug for Completion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Completion").field("is_ready", &self.running.is_none()).finish_non_exhaustive()
     }
 }
 

@@ -1,5 +1,6 @@
 //! The wrapper around a handler's last argument that remembers the request it was extracted from.
 
+use std::fmt;
 use std::marker::PhantomData;
 
 use axum::extract::{FromRequest, Request};
@@ -36,22 +37,35 @@ pub struct Guarded<B, M = Buffered> {
 }
 
 /// The body is part of the fingerprint: it is read before the inner extractor gets it.
+#[derive(Debug)]
 pub enum Buffered {}
 
 /// The same, in its canonical form where it is JSON.
+#[derive(Debug)]
 pub enum BufferedJson {}
 
 /// An expression stands for the body, which reaches the inner extractor as it comes; the target counts.
+#[derive(Debug)]
 pub enum Targeted {}
 
 /// Nothing of the request is part of the fingerprint: it reaches the inner extractor as it comes.
+#[derive(Debug)]
 pub enum Streamed {}
 
 /// The key is not in the header `idempotency-key`, so that only the engine can tell whether there is one.
+#[derive(Debug)]
 pub struct KeyElsewhere<M>(PhantomData<M>);
 
 /// Axum's marker for the extractors that [`Guarded`] wraps, over the inner extractor's own marker.
+#[derive(Debug)]
 pub struct ViaGuarded<M>(PhantomData<M>);
+
+/// Without the request: its headers can hold credentials.
+impl<B: fmt::Debug, M> fmt::Debug for Guarded<B, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guarded").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
 
 impl<B, M> From<B> for Guarded<B, M> {
     fn from(inner: B) -> Self {

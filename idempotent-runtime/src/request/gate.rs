@@ -33,6 +33,7 @@ pub fn open<B, M>(policy: &'static Policy, guarded: Guarded<B, M>) -> (Gate, B) 
 }
 
 /// Where a request stands before its handler.
+#[expect(missing_debug_implementations, reason = "only the expansion of the attribute holds it")]
 pub struct Gate {
     pub(super) policy: PolicyHandle,
     /// A direct call is not, and neither is a method that the policy leaves alone.

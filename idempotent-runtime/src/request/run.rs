@@ -253,6 +253,7 @@ impl Desk {
 }
 
 /// A gate in the hands of the handler's future.
+#[expect(missing_debug_implementations, reason = "only the expansion of the attribute holds it")]
 pub struct LentGate {
     gate: Gate,
     desk: Desk,
@@ -287,6 +288,7 @@ impl DerefMut for LentGate {
 }
 
 /// A request whose gate is lent.
+#[expect(missing_debug_implementations, reason = "only the expansion of the attribute holds it")]
 pub struct PendingGate {
     desk: Desk,
     execution: Option<Arc<Execution>>,

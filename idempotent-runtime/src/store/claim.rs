@@ -12,7 +12,22 @@ use crate::policy::values::AfterCrash;
 use crate::record::Record;
 
 /// What a claim asks for.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use idempotent_runtime::store::{ClaimRequest, Token};
+/// use idempotent_runtime::{AfterCrash, Fingerprint};
+///
+/// let request = ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([7; 32]))
+///     .with_lease(Duration::from_secs(10))
+///     .with_after_crash(AfterCrash::Reject);
+/// assert_eq!(request.ttl, Duration::from_hours(24));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ClaimRequest {
     /// Chosen by the claimant, so that a repeated call recognises its own claim.
     pub token: Token,
@@ -28,6 +43,47 @@ pub struct ClaimRequest {
 }
 
 impl ClaimRequest {
+    /// A request with the attribute's defaults: a lease of 30 seconds, a `ttl` of 24 hours, and [`AfterCrash::Rerun`].
+    pub const fn new(token: Token, fingerprint: Fingerprint) -> Self {
+        Self {
+            token,
+            fingerprint,
+            lease: idempotent_policy::LEASE,
+            ttl: idempotent_policy::TTL,
+            after_crash: AfterCrash::Rerun,
+        }
+    }
+
+    /// The same request of another claimant.
+    #[must_use]
+    pub const fn with_token(self, token: Token) -> Self {
+        Self { token, ..self }
+    }
+
+    /// The same request with another [`fingerprint`](Self::fingerprint).
+    #[must_use]
+    pub const fn with_fingerprint(self, fingerprint: Fingerprint) -> Self {
+        Self { fingerprint, ..self }
+    }
+
+    /// The same request with another [`lease`](Self::lease).
+    #[must_use]
+    pub const fn with_lease(self, lease: Duration) -> Self {
+        Self { lease, ..self }
+    }
+
+    /// The same request with another [`ttl`](Self::ttl).
+    #[must_use]
+    pub const fn with_ttl(self, ttl: Duration) -> Self {
+        Self { ttl, ..self }
+    }
+
+    /// The same request with another [`after_crash`](Self::after_crash).
+    #[must_use]
+    pub const fn with_after_crash(self, after_crash: AfterCrash) -> Self {
+        Self { after_crash, ..self }
+    }
+
     /// How long a claim is remembered whose record will be kept for `ttl`.
     ///
     /// It outlives its lease: a claim that is forgotten when its lease is over would make the next attempt the first one.
@@ -38,6 +94,7 @@ impl ClaimRequest {
 
 /// What a renewal asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Renewal {
     /// The key.
     pub key: RecordKey,
@@ -47,8 +104,38 @@ pub struct Renewal {
     pub lease: Duration,
 }
 
+impl Renewal {
+    /// A renewal of the claim that has this token.
+    pub const fn new(key: RecordKey, token: Token, lease: Duration) -> Self {
+        Self { key, token, lease }
+    }
+}
+
 /// What a claim found under its key.
+///
+/// # Examples
+///
+/// ```
+/// # #[cfg(feature = "memory")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), idempotent_runtime::store::StoreError> {
+/// use idempotent_runtime::store::{Claim, ClaimRequest, MemoryStore, Store, Token};
+/// use idempotent_runtime::{Fingerprint, RecordKey};
+///
+/// let (store, key) = (MemoryStore::new(), RecordKey::new("charges", None, "8e03978e"));
+/// let fingerprint = Fingerprint::from_bytes([7; 32]);
+/// let request = ClaimRequest::new(Token::unique(), fingerprint);
+///
+/// assert_eq!(store.claim(&key, request).await?, Claim::Acquired { attempt: 1 });
+/// let duplicate = request.with_token(Token::unique());
+/// assert_eq!(store.claim(&key, duplicate).await?, Claim::InFlight { fingerprint });
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "memory"))]
+/// # fn main() {}
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Claim {
     /// The caller has the claim.
     Acquired {

@@ -16,7 +16,24 @@ pub type UnknownOutcomes = BTreeMap<String, u64>;
 pub const UNKNOWN_OUTCOMES_COUNTED: usize = 10_000;
 
 /// The claim or record of a key, without the body.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+///
+/// use http::StatusCode;
+/// use idempotent_runtime::store::{Entry, EntryState};
+/// use idempotent_runtime::{Fingerprint, RecordKey};
+///
+/// let recorded_at = SystemTime::UNIX_EPOCH;
+/// let state = EntryState::Completed { status: StatusCode::CREATED, body_bytes: Some(4), recorded_at };
+/// let key = RecordKey::new("charges", None, "8e03978e");
+/// let entry = Entry::new(key, Fingerprint::from_bytes([7; 32]), state, Some(Duration::from_secs(60)));
+/// assert!(!entry.is_unknown_outcome());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Entry {
     /// The key.
     pub key: RecordKey,
@@ -29,6 +46,16 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// An entry of these parts.
+    pub const fn new(
+        key: RecordKey,
+        fingerprint: Fingerprint,
+        state: EntryState,
+        expires_in: Option<Duration>,
+    ) -> Self {
+        Self { key, fingerprint, state, expires_in }
+    }
+
     /// Whether it is a claim that cannot be taken over and whose lease has expired. It is unknown whether its handler has
     /// done its work.
     pub fn is_unknown_outcome(&self) -> bool {
@@ -38,6 +65,7 @@ impl Entry {
 
 /// The state of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum EntryState {
     /// A handler runs, or ran in a process that died.
     Claimed {
@@ -61,10 +89,29 @@ pub enum EntryState {
 
 /// A place in a listing, in the store's own words.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cursor(pub String);
+pub struct Cursor(pub(crate) String);
+
+impl Cursor {
+    /// The place that the store describes by this text.
+    ///
+    /// ```
+    /// use idempotent_runtime::store::Cursor;
+    ///
+    /// assert_eq!(Cursor::new("charges//8e03978e").as_str(), "charges//8e03978e");
+    /// ```
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text that the store made.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
 
 /// An entry that cannot be read. Requests with its key are rejected until it is purged.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DamagedEntry {
     /// The key; `None` if the key itself cannot be read.
     pub key: Option<RecordKey>,
@@ -72,8 +119,31 @@ pub struct DamagedEntry {
     pub reason: String,
 }
 
+impl DamagedEntry {
+    /// A damaged entry whose key cannot be read either.
+    ///
+    /// ```
+    /// use idempotent_runtime::RecordKey;
+    /// use idempotent_runtime::store::DamagedEntry;
+    ///
+    /// assert_eq!(DamagedEntry::new("the row has no fingerprint").key, None);
+    /// let key = RecordKey::new("charges", None, "8e03978e");
+    /// assert_eq!(DamagedEntry::new("the row has no fingerprint").with_key(key.clone()).key, Some(key));
+    /// ```
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self { key: None, reason: reason.into() }
+    }
+
+    /// The same entry, whose key can be read.
+    #[must_use]
+    pub fn with_key(self, key: RecordKey) -> Self {
+        Self { key: Some(key), ..self }
+    }
+}
+
 /// A part of a listing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Page {
     /// The entries.
     pub entries: Vec<Entry>,
@@ -81,4 +151,11 @@ pub struct Page {
     pub damaged: Vec<DamagedEntry>,
     /// Where the next page begins; `None` after the last one.
     pub next: Option<Cursor>,
+}
+
+impl Page {
+    /// A page without damaged entries. An empty one is [`Page::default`].
+    pub const fn new(entries: Vec<Entry>, next: Option<Cursor>) -> Self {
+        Self { entries, damaged: Vec::new(), next }
+    }
 }

@@ -4,6 +4,22 @@ use std::fmt;
 use std::time::Duration;
 
 /// Why a store could not answer.
+///
+/// # Examples
+///
+/// ```
+/// use std::error::Error;
+/// use std::io;
+///
+/// use idempotent_runtime::store::StoreError;
+///
+/// let error = StoreError::unavailable(io::Error::other("the connection is closed"));
+/// assert_eq!(error.to_string(), "the store is unavailable");
+/// assert_eq!(error.source().map(ToString::to_string).as_deref(), Some("the connection is closed"));
+///
+/// let malformed = "seven".parse::<u64>().map_err(StoreError::damaged);
+/// assert!(matches!(malformed, Err(StoreError::Damaged(_))));
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {

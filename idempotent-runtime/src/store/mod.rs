@@ -58,7 +58,7 @@ pub use crate::store::error::StoreError;
 #[cfg(feature = "memory")]
 pub use crate::store::memory::store::{MemoryStore, MemoryStoreBuilder};
 #[cfg(feature = "postgres")]
-pub use crate::store::postgres::migrate::MigrateError;
+pub use crate::store::postgres::migrate::PostgresMigrateError;
 #[cfg(feature = "postgres")]
 pub use crate::store::postgres::store::{PostgresStore, PostgresStoreBuilder};
 #[cfg(feature = "redis")]

@@ -87,7 +87,7 @@ pub(crate) fn unknown_outcomes(rows: &[impl Columns]) -> Result<UnknownOutcomes,
     let mut unknown = UnknownOutcomes::new();
     for row in rows {
         // A scope that cannot be read is of a damaged key, which is told as such elsewhere.
-        let Ok(key) = RecordKey::parse(&format!("{}//any", text(row, "scope")?)) else { continue };
+        let Ok(key) = format!("{}//any", text(row, "scope")?).parse::<RecordKey>() else { continue };
         let count = u64::try_from(long(row, "count")?).unwrap_or_default();
         *unknown.entry(key.scope().into_owned()).or_default() += count;
     }
@@ -95,7 +95,7 @@ pub(crate) fn unknown_outcomes(rows: &[impl Columns]) -> Result<UnknownOutcomes,
 }
 
 fn key(row: &impl Columns) -> Result<RecordKey, StoreError> {
-    RecordKey::parse(text(row, "key")?).map_err(|error| row.damaged(error))
+    text(row, "key")?.parse().map_err(|error| row.damaged(error))
 }
 
 enum State {

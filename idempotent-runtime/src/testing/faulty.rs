@@ -17,10 +17,11 @@ use crate::store::memory::store::MemoryStore;
 use crate::sync::{Mutex, lock};
 use crate::testing::seeded::{SeededClaim, Seeds};
 use crate::transaction::transactions::Transactions;
-use crate::transaction::transactions::{Moment, TransactionFaults};
+use crate::transaction::transactions::{TransactionFaults, TransactionPhase};
 
 /// What a call does before it reaches the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Fault {
     /// The call reaches the store.
     #[default]
@@ -63,12 +64,12 @@ struct Faults {
     looks: usize,
     completions: usize,
     ends: usize,
-    transactions: Option<Moment>,
+    transactions: Option<TransactionPhase>,
 }
 
 impl TransactionFaults for Mutex<Faults> {
-    fn before(&self, moment: Moment) -> Option<StoreError> {
-        let fails = lock(self).transactions == Some(moment);
+    fn before(&self, phase: TransactionPhase) -> Option<StoreError> {
+        let fails = lock(self).transactions == Some(phase);
         fails.then(|| StoreError::unavailable("the line of the transaction is cut"))
     }
 }
@@ -173,13 +174,13 @@ impl<S: StoreAdmin> FaultyStore<S> {
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// use idempotent_runtime::Registry;
     /// use idempotent_runtime::store::SqliteStore;
-    /// use idempotent_runtime::testing::{FaultyStore, Moment};
+    /// use idempotent_runtime::testing::{FaultyStore, TransactionPhase};
     ///
     /// # let folder = tempfile::tempdir()?;
     /// let store = FaultyStore::around(SqliteStore::open(folder.path().join("app.db")).await?);
     /// let registry = Registry::new(store.clone());
     ///
-    /// store.fail_transactions(Some(Moment::Commit));
+    /// store.fail_transactions(Some(TransactionPhase::Commit));
     /// // A handler under `registry.layer()` runs, nothing of it is kept, and its client gets 503.
     /// store.fail_transactions(None);
     /// // A retry with the same key runs the handler again.
@@ -188,7 +189,7 @@ impl<S: StoreAdmin> FaultyStore<S> {
     /// # #[cfg(not(feature = "sqlite"))]
     /// # fn main() {}
     /// ```
-    pub fn fail_transactions(&self, at: Option<Moment>) {
+    pub fn fail_transactions(&self, at: Option<TransactionPhase>) {
         self.with(|faults| faults.transactions = at);
     }
 

@@ -112,7 +112,7 @@ pub use crate::testing::faulty::{Fault, FaultyStore};
 pub use crate::testing::registry::{TestRegistry, registry};
 pub use crate::testing::seeded::SeededClaim;
 #[doc(inline)]
-pub use crate::transaction::transactions::Moment;
+pub use crate::transaction::transactions::TransactionPhase;
 
 /// The `Idempotency` of a handler that runs under this key, for a test that calls the handler. Its steps run and record
 /// nothing.

@@ -4,6 +4,7 @@
 use crate::transaction::tx::Tx;
 
 /// Tells whether an argument's type is a [`Tx`](crate::Tx): an inherent constant goes before that of the trait.
+#[derive(Debug)]
 pub struct Argument<T>(std::marker::PhantomData<T>);
 
 /// What holds for every other type.

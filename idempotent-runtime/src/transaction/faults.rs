@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use crate::store::error::StoreError;
-use crate::transaction::transactions::{Moment, TransactionFaults};
+use crate::transaction::transactions::{TransactionFaults, TransactionPhase};
 
 /// The faults of the store, if it has any.
 pub(super) struct Faults(pub(super) Option<Arc<dyn TransactionFaults>>);
 
 impl Faults {
-    pub(super) fn meet(&self, moment: Moment) -> Result<(), StoreError> {
-        match self.0.as_ref().and_then(|faults| faults.before(moment)) {
+    pub(super) fn meet(&self, phase: TransactionPhase) -> Result<(), StoreError> {
+        match self.0.as_ref().and_then(|faults| faults.before(phase)) {
             None => Ok(()),
             Some(error) => Err(error),
         }

@@ -19,7 +19,7 @@ use crate::transaction::contract::HandlerTransaction;
 use crate::transaction::error::{Aborted, Conflict, Ended, ReadOnly, TransactionError};
 use crate::transaction::faults::Faults;
 use crate::transaction::open::Open;
-use crate::transaction::transactions::{Holder, Moment, Recording, Transactions};
+use crate::transaction::transactions::{Holder, Recording, TransactionPhase, Transactions};
 
 /// A store whose records can be written in the handler's transaction.
 pub(crate) trait TransactionalStore<DB: Database>: Send + Sync + 'static {
@@ -102,7 +102,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
         Box::pin(async move {
             let (transactions, faults) = Self::transactions(store)?;
             let claiming = async {
-                faults.meet(Moment::Begin)?;
+                faults.meet(TransactionPhase::Begin)?;
                 transactions.claim(key, request, isolation).await
             };
             match store.bounded_begin(Op::Claim, claiming).await? {
@@ -123,7 +123,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
         Box::pin(async move {
             let (transactions, faults) = Self::transactions(store)?;
             let beginning = async {
-                faults.meet(Moment::Begin)?;
+                faults.meet(TransactionPhase::Begin)?;
                 transactions.begin(isolation).await
             };
             self.put(store.bounded_begin(Op::Begin, beginning).await?.isolated(isolation));
@@ -142,7 +142,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
             let mut written = store.bounded(Op::Verify, open.prove()).await.map(|()| Held::Yes);
             if let (Ok(_), Some(recording)) = (&written, recording) {
                 let writing = async {
-                    faults.meet(Moment::Record)?;
+                    faults.meet(TransactionPhase::Record)?;
                     transactions.record(&mut open, recording).await
                 };
                 written = store.bounded(Op::Record, writing).await;
@@ -163,7 +163,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
                 return Err(error);
             }
             let committing = async {
-                faults.meet(Moment::Commit)?;
+                faults.meet(TransactionPhase::Commit)?;
                 open.commit().await
             };
             match (store.bounded(Op::Commit, committing).await, recording) {

@@ -48,16 +48,16 @@ pub(crate) trait Holder: Send + Sync {
     fn connections(&self) -> Option<u32>;
 }
 
-/// Makes a transaction fail before a moment of its life.
+/// Makes a transaction fail before a phase.
 pub(crate) trait TransactionFaults: Send + Sync {
-    fn before(&self, moment: Moment) -> Option<StoreError>;
+    fn before(&self, phase: TransactionPhase) -> Option<StoreError>;
 }
 
-/// A moment in the life of a handler's transaction, for [`FaultyStore::fail_transactions`](crate::testing::FaultyStore::fail_transactions).
+/// A phase of a handler's transaction, for [`FaultyStore::fail_transactions`](crate::testing::FaultyStore::fail_transactions).
 #[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "`testing` exports it"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Moment {
+pub enum TransactionPhase {
     /// Before it begins: the handler does not run.
     Begin,
     /// Before the record of its response is written: the handler has run, and nothing is kept.

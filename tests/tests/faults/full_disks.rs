@@ -100,13 +100,10 @@ impl Service {
 }
 
 fn request() -> ClaimRequest {
-    ClaimRequest {
-        token: Token::unique(),
-        fingerprint: "07".repeat(32).parse::<Fingerprint>().expect("64 digits"),
-        lease: PATIENCE,
-        ttl: PATIENCE,
-        after_crash: AfterCrash::Rerun,
-    }
+    ClaimRequest::new(Token::unique(), "07".repeat(32).parse::<Fingerprint>().expect("64 digits"))
+        .with_lease(PATIENCE)
+        .with_ttl(PATIENCE)
+        .with_after_crash(AfterCrash::Rerun)
 }
 
 /// A small row may still fit where a larger one did not.

@@ -6,9 +6,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use idempotent_runtime::store::{
-    AfterCrash, Claim, ClaimRequest, Held, MemoryStore, RedisStore, Store, StoreAdmin, Token,
-};
+use idempotent_runtime::store::{AfterCrash, Claim, Held, MemoryStore, RedisStore, Store, StoreAdmin, Token};
 use idempotent_runtime::{Idempotency, RecordKey, Registry, idempotent};
 use idempotent_tests::redis::{RedisCluster, RedisServer};
 use idempotent_tests::sqlite::{claim_request, record};
@@ -47,7 +45,7 @@ async fn serve(runs: &Runs, store: &(impl StoreAdmin + Clone)) -> Server {
 /// Until a claim that began now would have expired.
 async fn until_the_ttl_is_over(store: &impl StoreAdmin) {
     let key = RecordKey::new("expires", None, &format!("{:x}", Token::unique().as_u128()));
-    let request = ClaimRequest { lease: TTL / 2, ttl: TTL, after_crash: AfterCrash::Rerun, ..claim_request() };
+    let request = claim_request().with_lease(TTL / 2).with_ttl(TTL).with_after_crash(AfterCrash::Rerun);
     assert_eq!(store.claim(&key, request).await.expect("the store answers"), Claim::Acquired { attempt: 1 });
     eventually(async || store.get(&key).await.expect("the store answers"), Option::is_none).await;
 }
@@ -125,7 +123,7 @@ async fn without_more<S>(store: impl Future<Output = S>) -> (S, ()) {
 /// The set of claims that never expire has no name of one that has ended, whichever server of a Cluster has which key.
 async fn leaves_no_name_behind(store: RedisStore, members: impl AsyncFn() -> usize) {
     let key = |number: usize| RecordKey::new("indexed", None, &number.to_string());
-    let reject = || ClaimRequest { after_crash: AfterCrash::Reject, ..claim_request() };
+    let reject = || claim_request().with_after_crash(AfterCrash::Reject);
     let requests: Vec<_> = (0..30).map(|_| reject()).collect();
     for (number, request) in requests.iter().enumerate() {
         let claim = store.claim(&key(number), *request).await.expect("the store answers");

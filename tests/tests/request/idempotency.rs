@@ -76,15 +76,13 @@ async fn downstream_key_survives_a_crash_that_the_attempt_counts<S: StoreAdmin>(
     let store = Arc::new(store);
     let server = serve(Arc::clone(&store)).await;
     let first = server.post_with_key("/first", "k").await.json();
-    let request = ClaimRequest {
-        token: Token::unique(),
-        fingerprint: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-            .parse::<Fingerprint>()
-            .expect("64 digits"),
-        lease: Duration::ZERO,
-        ttl: Duration::from_hours(1),
-        after_crash: AfterCrash::Rerun,
-    };
+    let request = ClaimRequest::new(
+        Token::unique(),
+        "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855".parse::<Fingerprint>().expect("64 digits"),
+    )
+    .with_lease(Duration::ZERO)
+    .with_ttl(Duration::from_hours(1))
+    .with_after_crash(AfterCrash::Rerun);
     let claim = store.claim(&RecordKey::new("first", None, "k"), request).await.expect("the store answers");
     assert_eq!(claim, Claim::Acquired { attempt: 1 });
     let second = server.post_with_key("/first", "k").await.json();

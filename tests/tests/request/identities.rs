@@ -272,13 +272,10 @@ async fn other_credentials_of_a_crashed_request_are_told_apart() {
     let store = Arc::new(MemoryStore::new());
     let server = Server::start(routes(&Runs::free()).layer(Registry::new(Arc::clone(&store)).layer())).await;
     let nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-    let request = ClaimRequest {
-        token: Token::unique(),
-        fingerprint: nothing.parse::<Fingerprint>().expect("64 digits"),
-        lease: std::time::Duration::ZERO,
-        ttl: std::time::Duration::from_hours(1),
-        after_crash: AfterCrash::Reject,
-    };
+    let request = ClaimRequest::new(Token::unique(), nothing.parse::<Fingerprint>().expect("64 digits"))
+        .with_lease(std::time::Duration::ZERO)
+        .with_ttl(std::time::Duration::from_hours(1))
+        .with_after_crash(AfterCrash::Reject);
     let key = RecordKey::new("identity-at-most-once", None, "k");
     assert_eq!(store.claim(&key, request).await.expect("the store answers"), Claim::Acquired { attempt: 1 });
     assert_eq!(with(&server, "/at-most-once", "cookie", "session=1").await.rejection(), "other_credentials");

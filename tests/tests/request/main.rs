@@ -14,6 +14,7 @@ mod keys;
 mod layer;
 mod limits;
 mod policy_expressions;
+mod public_types;
 mod raw_requests;
 mod recording;
 mod rustango;

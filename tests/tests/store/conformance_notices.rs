@@ -84,13 +84,10 @@ impl Flawed {
 
     /// Whoever holds the claim, as a store finds that does not compare tokens.
     async fn seize(&self, key: &RecordKey) -> Token {
-        let request = ClaimRequest {
-            token: Token::unique(),
-            fingerprint: Fingerprint::from_bytes([1; 32]),
-            lease: Duration::from_mins(10),
-            ttl: Duration::from_mins(10),
-            after_crash: AfterCrash::Rerun,
-        };
+        let request = ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([1; 32]))
+            .with_lease(Duration::from_mins(10))
+            .with_ttl(Duration::from_mins(10))
+            .with_after_crash(AfterCrash::Rerun);
         let _ = self.store.purge(key).await;
         let _ = self.store.claim(key, request).await;
         request.token
@@ -198,7 +195,7 @@ impl Store for Flawed {
             }
         }
         let mut answers = Vec::new();
-        for Renewal { key, token, lease } in &renewals {
+        for Renewal { key, token, lease, .. } in &renewals {
             answers.push(self.renew(key, *token, *lease).await);
         }
         if self.has(Flaw::AnswersInReverse) {
@@ -293,9 +290,9 @@ impl StoreAdmin for Flawed {
     }
 
     async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
-        let page = self.store.list(cursor, limit).await?;
+        let mut page = self.store.list(cursor, limit).await?;
         if self.has(Flaw::ListsOnePage) {
-            return Ok(Page { next: None, ..page });
+            page.next = None;
         }
         Ok(page)
     }
@@ -322,8 +319,8 @@ notices! {
     a_record_comes_back_whole: LosesHeaderOrder, DecodesHeaders, CutsBodies;
     a_second_completion_changes_nothing: OverwritesRecords;
     a_record_is_not_touched_by_its_token: ReleasesRecords;
-    nothing_stands_under_an_unknown_key: HoldsUnknownKeys;
-    a_lease_that_runs_out_is_taken_over_as_the_next_attempt: ForgetsAttempts, NeverLapses, LapsesEarly;
+    unknown_key_has_no_entry: HoldsUnknownKeys;
+    expired_lease_is_taken_over_as_next_attempt: ForgetsAttempts, NeverLapses, LapsesEarly;
     a_renewal_keeps_the_claim: IgnoresRenewals;
     renewals_of_many_keys_are_answered_one_by_one: AnswersInReverse, AnswersOnlyWhatIsHeld, AnswersAllAsTheFirst,
         RenewsWithoutTokens, RenewsAllForAsLong;
@@ -335,17 +332,17 @@ notices! {
     a_claim_given_back_beside_another_does_not_arrive: ForgetsItBesideOthers;
     another_fingerprint_never_takes_over: IgnoresFingerprints;
     reject_never_takes_over: IgnoresAfterCrash;
-    a_late_holder_completes_while_nobody_took_over: RejectsLateHolders;
+    late_holder_completes_if_not_taken_over: RejectsLateHolders;
     a_release_frees_the_key_and_the_attempts: KeepsAttemptsAfterRelease;
     a_record_expires: NeverExpires;
-    a_claim_expires_after_its_last_sign_of_life: ForgetsClaimsEarly;
+    claim_expires_ttl_after_last_renewal: ForgetsClaimsEarly;
     an_unknown_outcome_never_expires: ForgetsUnknownOutcomes;
     what_was_rejected_once_stays_rejected: ForgetsWhatItRejected;
     a_rerun_takes_an_unknown_outcome_over: NeverTakesUnknownOver;
     unknown_outcomes_are_counted: CountsNothing;
     different_keys_never_meet: GluesKeys;
     a_purge_removes_claims_and_records: PurgesNothing;
-    an_entry_says_what_stands_there: HidesLeases, HidesHolders;
+    get_describes_entry: HidesLeases, HidesHolders;
     a_listing_shows_every_entry_once: ListsOnePage;
-    a_sweep_removes_what_is_past_its_time_and_nothing_else: SweepsTheLiving;
+    delete_expired_removes_expired_only: SweepsTheLiving;
 }

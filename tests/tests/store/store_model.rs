@@ -113,13 +113,13 @@ fn digest(number: u8) -> Fingerprint {
 }
 
 fn numbered(number: u8) -> Record {
-    Record {
-        status: StatusCode::CREATED,
-        headers: Vec::new(),
-        body: RecordedBody::Whole(vec![number].into()),
-        fingerprint: digest(number),
-        recorded_at: UNIX_EPOCH + Duration::from_millis(u64::from(number)),
-    }
+    Record::new(
+        StatusCode::CREATED,
+        Vec::new(),
+        RecordedBody::Whole(vec![number].into()),
+        digest(number),
+        UNIX_EPOCH + Duration::from_millis(u64::from(number)),
+    )
 }
 
 /// Keys and tokens of one run, apart from those of every other one in the same store.
@@ -156,13 +156,10 @@ async fn ask(store: &impl StoreAdmin, names: &mut Names, operation: &Operation) 
     let held = |held: Result<Held, _>| Answer::Held(held.expect("the store answers"));
     match *operation {
         Operation::Claim { key, token: drawn, fingerprint, after_crash } => {
-            let request = ClaimRequest {
-                token: names.token(key, drawn),
-                fingerprint: digest(fingerprint),
-                lease: LONG,
-                ttl: LONG,
-                after_crash,
-            };
+            let request = ClaimRequest::new(names.token(key, drawn), digest(fingerprint))
+                .with_lease(LONG)
+                .with_ttl(LONG)
+                .with_after_crash(after_crash);
             Answer::Claim(store.claim(&names.key(key), request).await.expect("the store answers"))
         }
         Operation::Renew { key, token: drawn } => {

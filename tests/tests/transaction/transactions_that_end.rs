@@ -9,7 +9,7 @@ use axum::routing::post;
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use idempotent_runtime::store::{PostgresStore, SqliteStore, StoreAdmin};
-use idempotent_runtime::testing::{FaultyStore, Moment};
+use idempotent_runtime::testing::{FaultyStore, TransactionPhase};
 use idempotent_runtime::{RecordKey, Registry, Tx, idempotent};
 use idempotent_tests::postgres::{Database, PostgresServer};
 use idempotent_tests::{Answer, Executions, Mode, Runs, Server, Tmpfs, answer, eventually};
@@ -597,19 +597,19 @@ async fn serializable_by_default_no_key_begins_twice() {
 }
 
 #[tokio::test]
-async fn faults_of_the_testing_kit_hit_each_moment_of_a_tx() {
+async fn faults_of_the_testing_kit_hit_each_phase_of_a_tx() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("app.db");
     let store = FaultyStore::around(SqliteStore::open(&path).await.expect("the store opens"));
     let pool = SqlitePool::connect_with(SqliteConnectOptions::new().filename(&path)).await.expect("it opens");
     sqlx::raw_sql("CREATE TABLE charges (note TEXT)").execute(&pool).await.expect("the table is made");
     let server = server(store.clone(), post(in_sqlite)).await;
-    for moment in [Moment::Begin, Moment::Record, Moment::Commit] {
-        store.fail_transactions(Some(moment));
+    for phase in [TransactionPhase::Begin, TransactionPhase::Record, TransactionPhase::Commit] {
+        store.fail_transactions(Some(phase));
         assert_eq!(
-            send(&server, &format!("{moment:?}"), "insert a").await.rejection(),
+            send(&server, &format!("{phase:?}"), "insert a").await.rejection(),
             "store_unavailable",
-            "{moment:?}"
+            "{phase:?}"
         );
     }
     store.fail_transactions(None);

@@ -419,7 +419,7 @@ impl Stored {
                 (packed.fingerprint(), EntryState::Completed { status, body_bytes, recorded_at })
             }
         };
-        let key = str::from_utf8(self.key()).ok().and_then(|text| RecordKey::parse(text).ok());
+        let key = str::from_utf8(self.key()).ok().and_then(|text| text.parse().ok());
         Some(Entry { key: key.expect("it was packed from a record key"), fingerprint, state, expires_in })
     }
 }

@@ -1,7 +1,11 @@
 //! Creates and upgrades the tables.
 
+use std::fmt;
+
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgConnection, PgPool};
+
+use crate::error_text::with_causes;
 
 /// What this version reads and writes, and how it comes about: each file makes one version of the one before.
 const MIGRATIONS: [&str; 2] = [include_str!("migrations/1.sql"), include_str!("migrations/2.sql")];
@@ -10,14 +14,14 @@ const MIGRATIONS: [&str; 2] = [include_str!("migrations/1.sql"), include_str!("m
 const TEMPLATE: &str = "\"idempotency\"";
 
 /// Safe when many processes start at once: one of them migrates, and the others find it done.
-pub(super) async fn migrate(pool: &PgPool, schema: &str, lock: i64) -> Result<(), MigrateError> {
+pub(super) async fn migrate(pool: &PgPool, schema: &str, lock: i64) -> Result<(), PostgresMigrateError> {
     // Whatever the application's default is: what another process has done while we waited for the lock must be seen.
     let mut transaction = pool.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(lock).execute(&mut *transaction).await?;
     let found = version(&mut transaction, schema).await?;
     let supported = MIGRATIONS.len();
     if found > supported {
-        return Err(MigrateError::NewerSchema { schema: schema.to_owned(), found, supported });
+        return Err(PostgresMigrateError::NewerSchema { schema: schema.to_owned(), found, supported });
     }
     for migration in &MIGRATIONS[found..] {
         let sql = migration.replace(TEMPLATE, schema);
@@ -27,7 +31,7 @@ pub(super) async fn migrate(pool: &PgPool, schema: &str, lock: i64) -> Result<()
 }
 
 /// 0 where nothing is yet.
-async fn version(connection: &mut PgConnection, schema: &str) -> Result<usize, MigrateError> {
+async fn version(connection: &mut PgConnection, schema: &str) -> Result<usize, PostgresMigrateError> {
     let table = format!("{schema}.schema_version");
     let exists: bool =
         sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL").bind(&table).fetch_one(&mut *connection).await?;
@@ -39,18 +43,19 @@ async fn version(connection: &mut PgConnection, schema: &str) -> Result<usize, M
     version
         .and_then(|version| usize::try_from(version).ok())
         .filter(|&version| version > 0)
-        .ok_or_else(|| MigrateError::NoVersion { schema: schema.to_owned() })
+        .ok_or_else(|| PostgresMigrateError::NoVersion { schema: schema.to_owned() })
 }
 
 /// Why the tables could not be created.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
-pub enum MigrateError {
+pub enum PostgresMigrateError {
     /// A newer version of this library has made them.
     #[error(
         "the schema {schema} has version {found}, this library knows {supported}: run the version of \
          `idempotent-runtime` that made them, or a newer one. Do not use an empty schema instead: every retry would run again"
     )]
+    #[non_exhaustive]
     NewerSchema {
         /// The schema, quoted.
         schema: String,
@@ -63,6 +68,7 @@ pub enum MigrateError {
     #[error(
         "the table {schema}.schema_version names no version: restore its row, or drop the schema, which forgets every record"
     )]
+    #[non_exhaustive]
     NoVersion {
         /// The schema, quoted.
         schema: String,
@@ -78,4 +84,10 @@ pub enum MigrateError {
 /// The SQL of all migrations.
 pub(super) fn sql(schema: &str) -> String {
     MIGRATIONS.map(|migration| migration.replace(TEMPLATE, schema)).join("\n")
+}
+
+impl fmt::Debug for PostgresMigrateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        with_causes(self, f)
+    }
 }

@@ -28,7 +28,7 @@ use crate::store::postgres::advisory_locks::lock;
 use crate::store::postgres::failure::{claim_error, is_transient, store_error};
 use crate::store::postgres::listener::Listener;
 use crate::store::postgres::migrate;
-use crate::store::postgres::migrate::MigrateError;
+use crate::store::postgres::migrate::PostgresMigrateError;
 use crate::store::postgres::pools::Pools;
 use crate::store::postgres::row;
 use crate::store::postgres::row::{HeldInTransaction, digest};
@@ -89,6 +89,23 @@ pub(super) struct Inner {
 }
 
 /// Collects the options of a [`PostgresStore`].
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use idempotent_runtime::store::PostgresStore;
+/// use sqlx::PgPool;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), sqlx::Error> {
+/// let pool = PgPool::connect_lazy("postgres://localhost/app")?;
+/// let store = PostgresStore::builder(pool).schema("payments").sweep_every(Duration::from_secs(60)).build();
+/// assert!(store.sql().contains("\"payments\""));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct PostgresStoreBuilder {
@@ -173,12 +190,12 @@ impl PostgresStore {
     ///
     /// # Errors
     ///
-    /// [`MigrateError`] says what to do.
+    /// [`PostgresMigrateError`] says what to do.
     ///
     /// # Cancel safety
     ///
     /// The migration is one transaction. If the future is dropped, it has taken effect or not.
-    pub async fn migrate(&self) -> Result<(), MigrateError> {
+    pub async fn migrate(&self) -> Result<(), PostgresMigrateError> {
         let lock = lock(b"migrate", &[self.0.schema.as_bytes()]);
         migrate::migrate(self.0.pools.application(), &self.0.schema, lock).await
     }

@@ -1,17 +1,32 @@
 //! Opening the store: options, what the server must be like, and errors that say what to do.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, RedisError};
 
+use crate::error_text::with_causes;
 use crate::store::redis::connection::{Acknowledged, Connection};
 use crate::store::redis::listener::Listener;
 use crate::store::redis::scripts::Scripts;
 use crate::store::redis::store::{Inner, RedisStore};
 
 /// Collects the options of a [`RedisStore`].
+///
+/// # Examples
+///
+/// ```
+/// use idempotent_runtime::store::{RedisOpenError, RedisStore};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let builder = RedisStore::builder("http://localhost/").prefix("payments:");
+/// let error = builder.open().await.expect_err("Redis has URLs of its own");
+/// assert!(matches!(error, RedisOpenError::Url(_)));
+/// # }
+/// ```
 #[must_use = "a builder does nothing until `open`"]
 pub struct RedisStoreBuilder {
     source: Source,
@@ -31,6 +46,17 @@ enum Source {
 
 /// How many claims and completions wait for replicas at once: each blocks a connection.
 const WAITING_CONNECTIONS: usize = 16;
+
+/// Without the URL, which can hold a password.
+impl fmt::Debug for RedisStoreBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStoreBuilder")
+            .field("prefix", &self.prefix)
+            .field("allow_eviction", &self.allow_eviction)
+            .field("wait", &self.wait)
+            .finish_non_exhaustive()
+    }
+}
 
 impl RedisStoreBuilder {
     fn new(source: Source) -> Self {
@@ -195,7 +221,7 @@ async fn reject_eviction(connection: &Connection) -> Result<(), RedisOpenError> 
 }
 
 /// Why a [`RedisStore`] could not be opened.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum RedisOpenError {
     /// The URL is malformed.
@@ -209,12 +235,14 @@ pub enum RedisOpenError {
         "Redis evicts keys when its memory is full (maxmemory-policy is {policy}), and a record that is evicted is run \
          again: set `maxmemory-policy noeviction`, or say `.allow_eviction()` where a second execution is harmless"
     )]
+    #[non_exhaustive]
     Evicts {
         /// Its `maxmemory-policy`.
         policy: String,
     },
     /// Its version lacks what the scripts need.
     #[error("Redis {found} is too old: version {}.{} or newer is needed", OLDEST.0, OLDEST.1)]
+    #[non_exhaustive]
     TooOld {
         /// Its version.
         found: String,
@@ -259,5 +287,11 @@ impl RedisStore {
     #[cfg(feature = "redis-cluster")]
     pub fn with_cluster_connection(connection: redis::cluster_async::ClusterConnection) -> RedisStoreBuilder {
         RedisStoreBuilder::cluster(connection)
+    }
+}
+
+impl fmt::Debug for RedisOpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        with_causes(self, f)
     }
 }

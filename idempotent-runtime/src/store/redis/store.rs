@@ -184,7 +184,7 @@ impl RedisStore {
 
     /// `None` for a key of somebody else's.
     pub(super) fn key_of(&self, name: &[u8]) -> Option<RecordKey> {
-        RecordKey::parse(str::from_utf8(name.strip_prefix(self.0.prefix.as_bytes())?).ok()?).ok()
+        str::from_utf8(name.strip_prefix(self.0.prefix.as_bytes())?).ok()?.parse().ok()
     }
 }
 

@@ -33,6 +33,7 @@ pub struct SqliteStoreBuilder {
 
 /// What the store waits for before it answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SqliteSynchronous {
     /// The disk has the data: a sent response survives a loss of power.
     #[default]

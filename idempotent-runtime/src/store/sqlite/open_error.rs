@@ -1,11 +1,14 @@
 //! Why a store cannot be opened, and what to do.
 
 use std::error::Error;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::error_text::with_causes;
+
 /// Why a [`SqliteStore`](crate::store::SqliteStore) could not be opened.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum SqliteOpenError {
     /// A newer version of this library has written it.
@@ -13,6 +16,7 @@ pub enum SqliteOpenError {
         "`{path}` has schema version {found}, this library knows {supported}: update `idempotent-runtime`, or give \
          this program a file of its own"
     )]
+    #[non_exhaustive]
     NewerSchema {
         /// The file.
         path: PathBuf,
@@ -26,6 +30,7 @@ pub enum SqliteOpenError {
         "`{path}` is no SQLite database, or a damaged one: restore it from a backup; moving it away starts a store \
          that has forgotten every recorded response"
     )]
+    #[non_exhaustive]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -37,6 +42,7 @@ pub enum SqliteOpenError {
         "`{path}` is no SQLite database, or a damaged one: stop the processes that use it and delete it; it holds leases, \
          no record is lost"
     )]
+    #[non_exhaustive]
     DamagedLeases {
         /// The file of leases.
         path: PathBuf,
@@ -48,6 +54,7 @@ pub enum SqliteOpenError {
         "`{path}` cannot be written: let this process write to the file and to its folder, where SQLite keeps its log \
          beside it"
     )]
+    #[non_exhaustive]
     ReadOnly {
         /// The file.
         path: PathBuf,
@@ -56,6 +63,7 @@ pub enum SqliteOpenError {
     },
     /// Its folder does not exist.
     #[error("`{folder}` is not a folder: create it before `{path}` is opened")]
+    #[non_exhaustive]
     MissingFolder {
         /// The folder.
         folder: PathBuf,
@@ -64,6 +72,7 @@ pub enum SqliteOpenError {
     },
     /// It is a folder.
     #[error("`{path}` is a folder: name a file in it, such as `{}`", path.join("idempotency.db").display())]
+    #[non_exhaustive]
     Folder {
         /// The folder.
         path: PathBuf,
@@ -100,4 +109,10 @@ pub enum SqliteOpenError {
         /// What SQLite or the operating system says.
         source: Box<dyn Error + Send + Sync>,
     },
+}
+
+impl fmt::Debug for SqliteOpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        with_causes(self, f)
+    }
 }

@@ -64,7 +64,7 @@ pub async fn a_retried_claim_recognises_its_token<S: StoreAdmin>(store: &Arc<S>)
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn nothing_stands_under_an_unknown_key<S: StoreAdmin>(store: &Arc<S>) {
+pub async fn unknown_key_has_no_entry<S: StoreAdmin>(store: &Arc<S>) {
     let (key, token) = (unique_key("unknown"), Token::unique());
     assert_eq!(renew(store, &key, token, LONG).await, Held::No);
     assert_eq!(complete(store, &key, token, &record(), LONG).await, Held::No);

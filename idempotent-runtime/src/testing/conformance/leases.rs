@@ -21,7 +21,7 @@ use crate::testing::conformance::fixtures::{
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn a_lease_that_runs_out_is_taken_over_as_the_next_attempt<S: StoreAdmin>(store: &Arc<S>) {
+pub async fn expired_lease_is_taken_over_as_next_attempt<S: StoreAdmin>(store: &Arc<S>) {
     const LEASE: Duration = Duration::from_secs(1);
 
     let key = unique_key("lease");
@@ -152,7 +152,7 @@ pub async fn reject_never_takes_over<S: StoreAdmin>(store: &Arc<S>) {
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn a_late_holder_completes_while_nobody_took_over<S: StoreAdmin>(store: &Arc<S>) {
+pub async fn late_holder_completes_if_not_taken_over<S: StoreAdmin>(store: &Arc<S>) {
     let (key, late) = (unique_key("late"), request());
     let _ = claim(store, &key, late).await;
     lapse(store, &key, late.token).await;
@@ -168,7 +168,7 @@ pub async fn a_late_holder_completes_while_nobody_took_over<S: StoreAdmin>(store
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn a_claim_expires_after_its_last_sign_of_life<S: StoreAdmin>(store: &Arc<S>) {
+pub async fn claim_expires_ttl_after_last_renewal<S: StoreAdmin>(store: &Arc<S>) {
     const TTL: Duration = Duration::from_secs(1);
 
     let (key, first) = (unique_key("claim-expires"), ClaimRequest { ttl: TTL, lease: TTL / 2, ..request() });

@@ -60,7 +60,7 @@
 //!                 recorded_at: record.recorded_at,
 //!             },
 //!         };
-//!         Entry { key: key.clone(), fingerprint: row.fingerprint, state, expires_in: row.expires_at.map(|at| at - now) }
+//!         Entry::new(key.clone(), row.fingerprint, state, row.expires_at.map(|at| at - now))
 //!     }
 //! }
 //!
@@ -85,7 +85,7 @@
 //!             }
 //!             Some(row) => row.attempt + 1,
 //!         };
-//!         let ClaimRequest { token, fingerprint, lease, ttl, after_crash } = request;
+//!         let ClaimRequest { token, fingerprint, lease, ttl, after_crash, .. } = request;
 //!         let lease_until = now + lease;
 //!         let expires_at = (after_crash == AfterCrash::Rerun).then(|| now + ttl);
 //!         rows.insert(key.clone(), Row { token, fingerprint, attempt, lease_until, ttl, expires_at, record: None });
@@ -138,12 +138,12 @@
 //!
 //!     async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
 //!         let rows = self.0.lock().unwrap();
-//!         let from = cursor.map_or(String::new(), |cursor| cursor.0);
+//!         let from = cursor.map_or(String::new(), |cursor| cursor.as_str().to_owned());
 //!         let mut living = rows.iter().filter(|(_, row)| row.is_alive());
 //!         let mut after = living.by_ref().skip_while(|(key, _)| key.as_str() < from.as_str()).peekable();
 //!         let entries = after.by_ref().take(limit).map(|(key, row)| Self::entry(key, row)).collect();
-//!         let next = after.peek().map(|(key, _)| Cursor(key.as_str().to_owned()));
-//!         Ok(Page { entries, next, ..Page::default() })
+//!         let next = after.peek().map(|(key, _)| Cursor::new(key.as_str()));
+//!         Ok(Page::new(entries, next))
 //!     }
 //! }
 //!
@@ -184,8 +184,8 @@ pub async fn all<S: StoreAdmin>(store: S) {
     every_status_comes_back(&store).await;
     a_second_completion_changes_nothing(&store).await;
     a_record_is_not_touched_by_its_token(&store).await;
-    nothing_stands_under_an_unknown_key(&store).await;
-    a_lease_that_runs_out_is_taken_over_as_the_next_attempt(&store).await;
+    unknown_key_has_no_entry(&store).await;
+    expired_lease_is_taken_over_as_next_attempt(&store).await;
     a_renewal_keeps_the_claim(&store).await;
     renewals_of_many_keys_are_answered_one_by_one(&store).await;
     a_lease_of_zero_lapses_at_once(&store).await;
@@ -196,17 +196,17 @@ pub async fn all<S: StoreAdmin>(store: S) {
     a_claim_given_back_beside_another_does_not_arrive(&store).await;
     another_fingerprint_never_takes_over(&store).await;
     reject_never_takes_over(&store).await;
-    a_late_holder_completes_while_nobody_took_over(&store).await;
+    late_holder_completes_if_not_taken_over(&store).await;
     a_release_frees_the_key_and_the_attempts(&store).await;
     a_record_expires(&store).await;
-    a_claim_expires_after_its_last_sign_of_life(&store).await;
+    claim_expires_ttl_after_last_renewal(&store).await;
     an_unknown_outcome_never_expires(&store).await;
     what_was_rejected_once_stays_rejected(&store).await;
     a_rerun_takes_an_unknown_outcome_over(&store).await;
     unknown_outcomes_are_counted(&store).await;
     different_keys_never_meet(&store).await;
     a_purge_removes_claims_and_records(&store).await;
-    an_entry_says_what_stands_there(&store).await;
+    get_describes_entry(&store).await;
     a_listing_shows_every_entry_once(&store).await;
-    a_sweep_removes_what_is_past_its_time_and_nothing_else(&store).await;
+    delete_expired_removes_expired_only(&store).await;
 }

@@ -34,7 +34,7 @@ pub async fn a_purge_removes_claims_and_records<S: StoreAdmin>(store: &Arc<S>) {
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn an_entry_says_what_stands_there<S: StoreAdmin>(store: &Arc<S>) {
+pub async fn get_describes_entry<S: StoreAdmin>(store: &Arc<S>) {
     let (key, first) = (unique_key("entry"), ClaimRequest { lease: LONG / 2, ..request() });
     let _ = claim(store, &key, first).await;
     let entry = get(store, &key).await.expect("the claim stands");
@@ -89,7 +89,7 @@ pub async fn a_listing_shows_every_entry_once<S: StoreAdmin>(store: &Arc<S>) {
 /// # Panics
 ///
 /// When the store breaks the rule.
-pub async fn a_sweep_removes_what_is_past_its_time_and_nothing_else<S: StoreAdmin>(store: &Arc<S>) {
+pub async fn delete_expired_removes_expired_only<S: StoreAdmin>(store: &Arc<S>) {
     let (alive, dead) = (unique_key("alive"), unique_key("dead"));
     let (first, second) = (request(), request());
     let _ = claim(store, &alive, first).await;

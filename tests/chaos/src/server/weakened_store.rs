@@ -64,8 +64,10 @@ impl<S: StoreAdmin> WeakenedStore<S> {
         ttl: Duration,
     ) -> Result<Held, StoreError> {
         self.store.purge(key).await?;
-        let request =
-            ClaimRequest { token, fingerprint: record.fingerprint, lease: LEASE, ttl, after_crash: AfterCrash::Rerun };
+        let request = ClaimRequest::new(token, record.fingerprint)
+            .with_lease(LEASE)
+            .with_ttl(ttl)
+            .with_after_crash(AfterCrash::Rerun);
         self.store.claim(key, request).await?;
         self.store.complete(key, token, record, ttl).await
     }

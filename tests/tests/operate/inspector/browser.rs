@@ -28,13 +28,10 @@ impl Past<'_> {
     async fn claimed(&self, store: &impl StoreAdmin, lease: Duration) -> (RecordKey, Token) {
         // The time that a token tells stands above the 38 bits of its counter.
         let token = Token::from_u128(Token::unique().as_u128() - (u128::from(self.seconds * 1000) << 38));
-        let request = ClaimRequest {
-            token,
-            fingerprint: Fingerprint::from_bytes([7; 32]),
-            lease,
-            ttl: Duration::from_hours(24).saturating_sub(Duration::from_secs(self.seconds)),
-            after_crash: AfterCrash::Rerun,
-        };
+        let request = ClaimRequest::new(token, Fingerprint::from_bytes([7; 32]))
+            .with_lease(lease)
+            .with_ttl(Duration::from_hours(24).saturating_sub(Duration::from_secs(self.seconds)))
+            .with_after_crash(AfterCrash::Rerun);
         let key = RecordKey::new(self.scope, self.caller, &self.key);
         assert_eq!(store.claim(&key, request).await.expect("the store answers"), Claim::Acquired { attempt: 1 });
         (key, token)
@@ -42,13 +39,13 @@ impl Past<'_> {
 
     async fn recorded(&self, store: &impl StoreAdmin, body: RecordedBody) {
         let (key, token) = self.claimed(store, Duration::from_mins(1)).await;
-        let record = Record {
-            status: http::StatusCode::CREATED,
-            headers: Vec::new(),
+        let record = Record::new(
+            http::StatusCode::CREATED,
+            Vec::new(),
             body,
-            fingerprint: Fingerprint::from_bytes([7; 32]),
-            recorded_at: SystemTime::now() - Duration::from_secs(self.seconds),
-        };
+            Fingerprint::from_bytes([7; 32]),
+            SystemTime::now() - Duration::from_secs(self.seconds),
+        );
         let _ = store.complete(&key, token, record, Duration::from_hours(24)).await.expect("the store answers");
     }
 }

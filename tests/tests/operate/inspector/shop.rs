@@ -118,13 +118,10 @@ impl Shop {
 
 /// A claim of a process that died.
 pub(crate) async fn leave_behind(store: &impl StoreAdmin, key: &RecordKey) {
-    let request = ClaimRequest {
-        token: Token::unique(),
-        fingerprint: Fingerprint::from_bytes([7; 32]),
-        lease: Duration::ZERO,
-        ttl: Duration::from_hours(24),
-        after_crash: AfterCrash::Rerun,
-    };
+    let request = ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([7; 32]))
+        .with_lease(Duration::ZERO)
+        .with_ttl(Duration::from_hours(24))
+        .with_after_crash(AfterCrash::Rerun);
     assert_eq!(store.claim(key, request).await.expect("the store answers"), Claim::Acquired { attempt: 1 });
 }
 

@@ -70,16 +70,16 @@ impl StoreAdmin for Tiring {
     async fn list(&self, cursor: Option<Cursor>, _: usize) -> Result<Page, StoreError> {
         let (listed, place) = match &cursor {
             None => (0, None),
-            Some(Cursor(text)) => {
-                let (listed, place) = text.split_once(' ').expect("its own cursor");
-                (listed.parse().expect("its own cursor"), Some(Cursor(place.to_owned())))
+            Some(cursor) => {
+                let (listed, place) = cursor.as_str().split_once(' ').expect("its own cursor");
+                (listed.parse().expect("its own cursor"), Some(Cursor::new(place)))
             }
         };
         if listed == self.lists {
             std::future::pending::<()>().await;
         }
         let mut page = self.store.list(place, 1).await?;
-        page.next = page.next.map(|Cursor(place)| Cursor(format!("{} {place}", listed + 1)));
+        page.next = page.next.map(|next| Cursor::new(format!("{} {}", listed + 1, next.as_str())));
         Ok(page)
     }
 }

@@ -19,23 +19,20 @@ fn key(number: usize) -> RecordKey {
 }
 
 fn request() -> ClaimRequest {
-    ClaimRequest {
-        token: Token::unique(),
-        fingerprint: Fingerprint::from_bytes([0; 32]),
-        lease: TTL,
-        ttl: TTL,
-        after_crash: AfterCrash::Rerun,
-    }
+    ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([0; 32]))
+        .with_lease(TTL)
+        .with_ttl(TTL)
+        .with_after_crash(AfterCrash::Rerun)
 }
 
 fn record(bytes: usize) -> Record {
-    Record {
-        status: StatusCode::OK,
-        headers: Vec::new(),
-        body: RecordedBody::Whole(vec![0; bytes].into()),
-        fingerprint: Fingerprint::from_bytes([0; 32]),
-        recorded_at: std::time::UNIX_EPOCH,
-    }
+    Record::new(
+        StatusCode::OK,
+        Vec::new(),
+        RecordedBody::Whole(vec![0; bytes].into()),
+        Fingerprint::from_bytes([0; 32]),
+        std::time::UNIX_EPOCH,
+    )
 }
 
 async fn keep(store: &MemoryStore, number: usize, bytes: usize, ttl: Duration) {
@@ -47,7 +44,7 @@ async fn keep(store: &MemoryStore, number: usize, bytes: usize, ttl: Duration) {
 #[tokio::test(start_paused = true)]
 async fn unknown_outcomes_stay_and_stay_counted_in_the_bound() {
     let store = MemoryStore::builder().max_bytes(1_000).build();
-    let reject = || ClaimRequest { after_crash: AfterCrash::Reject, ..request() };
+    let reject = || request().with_after_crash(AfterCrash::Reject);
     let mut granted = 0;
     while store.claim(&key(granted), reject()).await.is_ok() {
         granted += 1;
@@ -163,7 +160,7 @@ async fn a_full_store_makes_room_from_what_has_expired() {
     let store = MemoryStore::builder().max_bytes(3_000).build();
     let mut number = 0;
     while store
-        .claim(&key(number), ClaimRequest { lease: Duration::from_secs(1), ttl: Duration::from_secs(1), ..request() })
+        .claim(&key(number), request().with_lease(Duration::from_secs(1)).with_ttl(Duration::from_secs(1)))
         .await
         .is_ok()
     {
@@ -238,7 +235,8 @@ async fn texts_of_every_length_come_back() {
         let value = HeaderValue::from_bytes(&vec![b'v'; length.min(60_000)]).expect("letters are a value");
         let headers =
             vec![(HeaderName::from_static("x-first"), value.clone()), (HeaderName::from_static("x-last"), value)];
-        let record = Record { headers, ..record(length) };
+        let mut record = record(length);
+        record.headers = headers;
         assert_eq!(store.claim(&key, request).await.expect("there is room"), Claim::Acquired { attempt: 1 });
         let held = store.complete(&key, request.token, record.clone(), TTL).await.expect("it is kept");
         assert_eq!(held, Held::Yes);

@@ -52,13 +52,10 @@ async fn only_the_state_of_a_full_disk_is_a_full_store() {
 
     let pool = PostgresServer::shared().await.database().await.pool(4).await;
     let store = store_of(&pool).await;
-    let request = ClaimRequest {
-        token: Token::unique(),
-        fingerprint: "07".repeat(32).parse().expect("64 digits"),
-        lease: Duration::from_secs(30),
-        ttl: Duration::from_mins(1),
-        after_crash: AfterCrash::Rerun,
-    };
+    let request = ClaimRequest::new(Token::unique(), "07".repeat(32).parse().expect("64 digits"))
+        .with_lease(Duration::from_secs(30))
+        .with_ttl(Duration::from_mins(1))
+        .with_after_crash(AfterCrash::Rerun);
     // disk_full, out_of_memory, too_many_connections, admin_shutdown
     for (state, is_full) in [("53100", true), ("53200", false), ("53300", false), ("57P01", false)] {
         execute(&pool, &fail_inserts(state)).await;

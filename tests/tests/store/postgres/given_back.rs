@@ -8,13 +8,10 @@ use idempotent_tests::eventually;
 use idempotent_tests::postgres::PostgresServer;
 
 fn request() -> ClaimRequest {
-    ClaimRequest {
-        token: Token::unique(),
-        fingerprint: Fingerprint::from_bytes([1; 32]),
-        lease: Duration::from_mins(1),
-        ttl: Duration::from_mins(2),
-        after_crash: AfterCrash::Reject,
-    }
+    ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([1; 32]))
+        .with_lease(Duration::from_mins(1))
+        .with_ttl(Duration::from_mins(2))
+        .with_after_crash(AfterCrash::Reject)
 }
 
 /// The claim's statement has read that nothing was given back, and stands still before it writes.

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use futures_util::future::join_all;
 use idempotent_runtime::store::{
-    AfterCrash, Claim, ClaimRequest, Held, MigrateError, PostgresStore, Store, StoreAdmin, StoreError, Token,
+    AfterCrash, Claim, ClaimRequest, Held, PostgresMigrateError, PostgresStore, Store, StoreAdmin, StoreError, Token,
 };
 use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody, Registry, idempotent};
 use idempotent_tests::postgres::PostgresServer;
@@ -45,23 +45,20 @@ async fn migrated(pool: &PgPool) -> PostgresStore {
 }
 
 fn request() -> ClaimRequest {
-    ClaimRequest {
-        token: Token::unique(),
-        fingerprint: Fingerprint::from_bytes([1; 32]),
-        lease: Duration::from_mins(1),
-        ttl: Duration::from_mins(1),
-        after_crash: AfterCrash::Rerun,
-    }
+    ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([1; 32]))
+        .with_lease(Duration::from_mins(1))
+        .with_ttl(Duration::from_mins(1))
+        .with_after_crash(AfterCrash::Rerun)
 }
 
 fn record() -> Record {
-    Record {
-        status: StatusCode::CREATED,
-        headers: Vec::new(),
-        body: RecordedBody::Whole("paid".into()),
-        fingerprint: Fingerprint::from_bytes([1; 32]),
-        recorded_at: std::time::UNIX_EPOCH,
-    }
+    Record::new(
+        StatusCode::CREATED,
+        Vec::new(),
+        RecordedBody::Whole("paid".into()),
+        Fingerprint::from_bytes([1; 32]),
+        std::time::UNIX_EPOCH,
+    )
 }
 
 async fn execute(pool: &PgPool, sql: &str) {
@@ -102,10 +99,10 @@ async fn a_newer_schema_and_one_without_a_version_are_left_alone() {
     let store = migrated(&pool).await;
     execute(&pool, "UPDATE idempotency.schema_version SET version = 7").await;
     let error = store.migrate().await.expect_err("it is newer");
-    assert!(matches!(error, MigrateError::NewerSchema { found: 7, supported: 2, .. }), "{error}");
+    assert!(matches!(error, PostgresMigrateError::NewerSchema { found: 7, supported: 2, .. }), "{error}");
     assert!(error.to_string().contains("update `idempotent-runtime`"), "{error}");
     execute(&pool, "DELETE FROM idempotency.schema_version").await;
-    assert!(matches!(store.migrate().await, Err(MigrateError::NoVersion { .. })));
+    assert!(matches!(store.migrate().await, Err(PostgresMigrateError::NoVersion { .. })));
 }
 
 #[tokio::test]
@@ -344,7 +341,7 @@ async fn rejected_retries_on_all_connections_are_answered() {
         let _ = store.claim(key, request).await.expect("the store claims");
         assert_eq!(store.renew(key, request.token, Duration::ZERO).await.expect("the store renews"), Held::Yes);
     }
-    let retry = || ClaimRequest { after_crash: AfterCrash::Reject, ..request() };
+    let retry = || request().with_after_crash(AfterCrash::Reject);
     let retries = join_all(keys.iter().map(|key| store.claim(key, retry())));
     for answer in tokio::time::timeout(PATIENCE, retries).await.expect("no retry waits for another one") {
         assert!(matches!(answer, Ok(Claim::Lapsed { .. })), "{answer:?}");

@@ -8,13 +8,10 @@ use idempotent_tests::redis::RedisCluster;
 
 fn request(after_crash: AfterCrash) -> ClaimRequest {
     let fingerprint = Fingerprint::from_bytes([1; 32]);
-    ClaimRequest {
-        token: Token::unique(),
-        fingerprint,
-        lease: Duration::from_mins(1),
-        ttl: Duration::from_mins(2),
-        after_crash,
-    }
+    ClaimRequest::new(Token::unique(), fingerprint)
+        .with_lease(Duration::from_mins(1))
+        .with_ttl(Duration::from_mins(2))
+        .with_after_crash(after_crash)
 }
 
 /// What a client writes in its key, or an application in its prefix, decides over the slot of a name.

@@ -39,23 +39,20 @@ async fn connect(server: &RedisServer) -> RedisStore {
 }
 
 fn request() -> ClaimRequest {
-    ClaimRequest {
-        token: Token::unique(),
-        fingerprint: Fingerprint::from_bytes([1; 32]),
-        lease: Duration::from_mins(1),
-        ttl: Duration::from_mins(2),
-        after_crash: AfterCrash::Rerun,
-    }
+    ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([1; 32]))
+        .with_lease(Duration::from_mins(1))
+        .with_ttl(Duration::from_mins(2))
+        .with_after_crash(AfterCrash::Rerun)
 }
 
 fn record(body: &'static [u8]) -> Record {
-    Record {
-        status: axum::http::StatusCode::CREATED,
-        headers: Vec::new(),
-        body: RecordedBody::Whole(body.into()),
-        fingerprint: Fingerprint::from_bytes([1; 32]),
-        recorded_at: std::time::UNIX_EPOCH,
-    }
+    Record::new(
+        axum::http::StatusCode::CREATED,
+        Vec::new(),
+        RecordedBody::Whole(body.into()),
+        Fingerprint::from_bytes([1; 32]),
+        std::time::UNIX_EPOCH,
+    )
 }
 
 #[tokio::test]
@@ -119,7 +116,7 @@ async fn scripts_that_the_server_has_forgotten_are_sent_again() {
 async fn a_server_that_evicts_is_rejected_unless_that_is_allowed() {
     let server = RedisServer::start(&["--maxmemory 50mb", "--maxmemory-policy allkeys-lru"]).await;
     let error = RedisStore::connect(&server.url()).await.expect_err("it evicts");
-    assert!(matches!(&error, RedisOpenError::Evicts { policy } if policy == "allkeys-lru"), "{error}");
+    assert!(matches!(&error, RedisOpenError::Evicts { policy, .. } if policy == "allkeys-lru"), "{error}");
     for part in ["allkeys-lru", "maxmemory-policy noeviction", ".allow_eviction()"] {
         assert!(error.to_string().contains(part), "{part} in {error}");
     }
@@ -348,7 +345,7 @@ async fn claim_repeated_in_its_last_millisecond_still_expires() {
     let short = Duration::from_millis(3);
     for number in 0..200 {
         let key = RecordKey::new("charges", None, &format!("k{number}"));
-        let request = ClaimRequest { lease: short, ttl: short, ..request() };
+        let request = request().with_lease(short).with_ttl(short);
         for _ in 0..25 {
             let _ = store.claim(&key, request).await.expect("the store claims");
         }

@@ -19,7 +19,7 @@ const LONG: Duration = Duration::from_mins(1);
 const TTL: Duration = Duration::from_hours(1);
 
 fn brief(millis: u64) -> ClaimRequest {
-    ClaimRequest { lease: Duration::from_millis(millis), ..claim_request() }
+    claim_request().with_lease(Duration::from_millis(millis))
 }
 
 async fn open(file: &SqliteFile) -> SqliteStore {
@@ -34,14 +34,14 @@ async fn renewed_leases(file: &SqliteFile) -> i64 {
 async fn renewed_lease_counts_for_every_process() {
     let file = SqliteFile::new();
     let (holder, other) = (open(&file).await, open(&file).await);
-    let (key, request) = (record_key("k"), ClaimRequest { after_crash: AfterCrash::Reject, ..brief(50) });
+    let (key, request) = (record_key("k"), brief(50).with_after_crash(AfterCrash::Reject));
     holder.claim(&key, request).await.unwrap();
     let mut lock = file.connect().await;
     lock.execute("BEGIN IMMEDIATE").await.unwrap();
     assert_eq!(holder.renew(&key, request.token, LONG).await.unwrap(), Held::Yes, "no lock of the database matters");
     file.first_leases_over(0).await;
 
-    let retry = ClaimRequest { token: Token::unique(), ..request };
+    let retry = request.with_token(Token::unique());
     assert!(matches!(other.claim(&key, retry).await.unwrap(), Claim::InFlight { .. }));
     assert!(other.unknown_outcomes().await.unwrap().is_empty());
     for entry in [other.get(&key).await.unwrap().unwrap(), other.list(None, 10).await.unwrap().entries.remove(0)] {
@@ -103,7 +103,7 @@ async fn failed_take_over_leaves_the_claim_to_its_holder() {
     file.execute("DROP TRIGGER fails").await;
 
     assert_eq!(holder.renew(&key, first.token, LONG).await.unwrap(), Held::No, "the lease is over");
-    let again = ClaimRequest { lease: LONG, ..first };
+    let again = first.with_lease(LONG);
     assert_eq!(holder.claim(&key, again).await.unwrap(), Claim::Acquired { attempt: 1 }, "no other one has the claim");
     assert!(matches!(other.claim(&key, claim_request()).await.unwrap(), Claim::InFlight { .. }));
     assert_eq!(holder.renew(&key, first.token, LONG).await.unwrap(), Held::Yes);
@@ -135,7 +135,7 @@ async fn renewed_claim_is_kept_and_found_after_its_first_ttl() {
         let claims = ["completed", "released", "purged", "lapsed"].map(|name| {
             (
                 record_key(name),
-                ClaimRequest { ttl: Duration::from_millis(600), lease: Duration::from_millis(300), ..claim_request() },
+                claim_request().with_lease(Duration::from_millis(300)).with_ttl(Duration::from_millis(600)),
             )
         });
         for (key, request) in &claims {

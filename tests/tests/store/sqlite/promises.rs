@@ -5,9 +5,7 @@ use std::io::{Seek as _, SeekFrom, Write as _};
 use std::time::Duration;
 
 use idempotent_runtime::RecordedBody;
-use idempotent_runtime::store::{
-    AfterCrash, Claim, ClaimRequest, EntryState, Held, SqliteStore, Store as _, StoreAdmin, StoreError,
-};
+use idempotent_runtime::store::{AfterCrash, Claim, EntryState, Held, SqliteStore, Store as _, StoreAdmin, StoreError};
 use idempotent_tests::sqlite::{SqliteFile, acquire, claim_request, eventually, record, record_key};
 
 /// So long that no test meets it.
@@ -23,7 +21,8 @@ async fn records_claims_and_attempts_survive_reopening() {
         let token = acquire(&store, &done).await;
         assert_eq!(store.complete(&done, token, record("paid"), NEVER).await.unwrap(), Held::Yes);
         let token = acquire(&store, &oversize).await;
-        let not_recorded = idempotent_runtime::Record { body: RecordedBody::NotRecorded, ..record("") };
+        let mut not_recorded = record("");
+        not_recorded.body = RecordedBody::NotRecorded;
         assert_eq!(store.complete(&oversize, token, not_recorded, NEVER).await.unwrap(), Held::Yes);
         let token = acquire(&store, &running).await;
         assert_eq!(store.renew(&running, token, Duration::ZERO).await.unwrap(), Held::Yes);
@@ -185,7 +184,7 @@ async fn expired_rows_go_without_anyone_asking() {
     let short = Duration::from_millis(1);
     for number in 0..3 {
         let key = record_key(&format!("claim {number}"));
-        let request = ClaimRequest { ttl: short, lease: short, ..claim_request() };
+        let request = claim_request().with_lease(short).with_ttl(short);
         assert_eq!(store.claim(&key, request).await.unwrap(), Claim::Acquired { attempt: 1 });
         let key = record_key(&format!("record {number}"));
         let token = acquire(&store, &key).await;
@@ -283,7 +282,7 @@ async fn entries_are_listed_page_by_page() {
     for number in 0..5 {
         acquire(&store, &record_key(&format!("k{number}"))).await;
     }
-    let lapsed = ClaimRequest { lease: Duration::ZERO, after_crash: AfterCrash::Reject, ..claim_request() };
+    let lapsed = claim_request().with_lease(Duration::ZERO).with_after_crash(AfterCrash::Reject);
     store.claim(&record_key("lapsed"), lapsed).await.unwrap();
 
     let (mut keys, mut cursor) = (Vec::new(), None);
