@@ -26,7 +26,7 @@ use crate::caller_limit::CallerLimit;
 use crate::deadline::Deadline;
 use crate::keyed_notify::KeyedNotify;
 use crate::lease::renewer::LeaseRenewer;
-use crate::observe::event::Event;
+use crate::observe::event::{Event, Observer};
 use crate::policy::Policy;
 use crate::policy::registration::policies;
 use crate::record::protection::AtRest;
@@ -73,8 +73,8 @@ pub(super) struct Inner {
     pub(super) running: TaskTracker,
     pub(super) unknown: UnknownGauge,
     pub(super) has_compared_scopes: AtomicBool,
-    #[cfg(feature = "testing")]
-    pub(super) testing: self::testing::Testing,
+    pub(super) observer: Option<Box<dyn Observer>>,
+    pub(super) is_disabled: bool,
 }
 
 impl Registry {
@@ -161,21 +161,20 @@ impl Registry {
 
     /// The answer to a request of this scope that is rejected.
     pub(crate) fn reject(&self, scope: &str, rejection: Rejection) -> Response {
-        self.tell(scope, Event::Rejected(rejection.code()));
+        self.observe(scope, Event::Rejected(rejection.code()));
         self.render(rejection)
     }
 
-    /// Tells a test's counters what has happened.
-    #[cfg(feature = "testing")]
-    pub(crate) fn tell(&self, scope: &str, event: Event) {
-        if let Some(counts) = &self.testing().counts {
-            counts.count(scope, event);
+    pub(crate) fn observe(&self, scope: &str, event: Event) {
+        if let Some(observer) = &self.0.observer {
+            observer.observe(scope, event);
         }
     }
 
-    #[cfg(not(feature = "testing"))]
-    #[expect(clippy::unused_self, reason = "the same call with and without listeners")]
-    pub(crate) fn tell(&self, _: &str, _: Event) {}
+    /// Whether handlers run unguarded; only the feature `testing` makes such a registry.
+    pub(crate) fn is_disabled(&self) -> bool {
+        self.0.is_disabled
+    }
 
     pub(crate) fn render(&self, rejection: Rejection) -> Response {
         match &self.0.render {

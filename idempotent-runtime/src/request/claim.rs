@@ -11,6 +11,7 @@ use crate::fingerprint::difference::Difference;
 use crate::key::{IdempotencyKey, RecordKey};
 use crate::lease::state::{Lease, Running, Taken};
 use crate::observe;
+use crate::observe::event::Event;
 use crate::observe::telemetry;
 use crate::observe::telemetry::Outcome;
 use crate::observe::traceparent::TraceParent;
@@ -239,6 +240,7 @@ impl Claiming {
         let Admission { policy, cache_if, trace, execution, span, .. } = self.admission;
         let trace = TraceParent::of_handler(&span, trace);
         let in_flight = observe::InFlight::enter(policy.scope());
+        self.registry.observe(policy.scope(), Event::Executed);
         execution.grant(self.key, self.record_key, self.fingerprints.plain, attempt);
         let lease = Lease::new(self.store, self.stored_key, &self.request, policy.owned_scope());
         let lease = self.registry.renewer().keep(lease, asked_at);
@@ -269,6 +271,7 @@ impl Claiming {
         let Admission { policy, cache_if, trace, execution, span, .. } = self.admission;
         let trace = TraceParent::of_handler(&span, trace);
         let in_flight = observe::InFlight::enter(policy.scope());
+        self.registry.observe(policy.scope(), Event::Executed);
         execution.grant(self.key, self.record_key, self.fingerprints.plain, attempt);
         Passage::InTransaction(Box::new(InTransaction {
             registry: self.registry,
@@ -292,7 +295,7 @@ impl Claiming {
         // From here on the request is what any axum request is: it ends when its client leaves.
         self.admission.execution.detach_state.set_must_finish(false);
         self.admission.execution.grant(self.key, self.record_key, self.fingerprints.plain, 1);
-        Outcome::Unguarded.enter(&self.admission.span, &self.admission.policy);
+        self.admission.report(Outcome::Unguarded, Event::Executed);
         Passage::Unguarded
     }
 }

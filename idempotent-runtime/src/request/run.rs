@@ -2,6 +2,7 @@
 //!
 //! All that is compiled for each handler, beside its own body, is how that is polled.
 
+use crate::observe::event::Event;
 use crate::observe::telemetry;
 use crate::rejection::problem::Rejection;
 use crate::request::admission::Admission;
@@ -49,44 +50,17 @@ impl Gate {
     }
 
     /// Claims the request's key.
-    pub(super) fn enter(self) -> Entered {
-        #[cfg(feature = "testing")]
-        {
-            let mut gate = self;
-            let witness = gate.witness();
-            gate.enter_now().witnessed(witness)
-        }
-        #[cfg(not(feature = "testing"))]
-        self.enter_now()
-    }
-
-    /// Who counts the execution. Under a registry that is disabled, a request with a key becomes one without.
-    #[cfg(feature = "testing")]
-    fn witness(&mut self) -> Option<(crate::registry::Registry, crate::policy::scope::Scope)> {
-        let (registry, scope) = (self.registry.clone()?, self.policy.owned_scope());
-        let Some((Ok(key), execution)) = self.key.as_ref().zip(self.execution.as_ref()) else {
-            return Some((registry, scope));
-        };
-        let record_key = crate::key::RecordKey::new(&scope, self.caller.as_deref(), key.as_str());
-        if crate::request::coverage::covering(execution, &self.policy, &record_key).is_some() {
-            // The guard around it has told of it.
-            return None;
-        }
-        if registry.is_disabled() {
-            let fingerprint = self.identity().fingerprint(&self.claim_input, &registry);
-            execution.grant(key.clone(), record_key, fingerprint, 1);
-            self.key = None;
-        }
-        Some((registry, scope))
-    }
-
-    fn enter_now(mut self) -> Entered {
+    pub(super) fn enter(mut self) -> Entered {
+        self.drop_key_if_disabled();
         let has_one_transaction =
             self.execution.as_ref().is_none_or(|execution| execution.end_extraction(&self.policy));
         let transaction = self.execution.as_ref().and_then(|execution| execution.transaction().cloned());
         if self.key.is_none() && transaction.is_none() {
             if let Some(execution) = &self.execution {
                 execution.enter();
+            }
+            if let Some(registry) = &self.registry {
+                registry.observe(self.policy.scope(), Event::Executed);
             }
             return Entered::Now(Ok(Passage::Unguarded));
         }

@@ -61,6 +61,7 @@ pub(crate) struct GiveBacks {
 pub(super) struct Queue {
     pub(super) by_due: BTreeMap<(Instant, u64), Unwanted>,
     pub(super) next_number: u64,
+    /// No `BackgroundTask`: it ends under the lock of this queue, and is replaced when it makes no progress.
     pub(super) task: Option<JoinHandle<()>>,
     /// When the task has looked at the queue last.
     pub(super) looked_at: Option<Instant>,

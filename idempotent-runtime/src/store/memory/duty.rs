@@ -12,6 +12,7 @@ pub(super) const UNKNOWN: u64 = u64::MAX;
 pub(super) struct Duty {
     /// In nanoseconds since the store began. Written under the lock, and read without it: a claim need not take it.
     pub(super) wakes_at: AtomicU64,
+    /// No `BackgroundTask`: the task ends under this lock, and a runtime that shuts down drops it without an await.
     pub(super) has_task: Mutex<bool>,
     /// Apart from the rest, so that the sweeper can sleep without holding the store.
     pub(super) earlier: Arc<Notify>,

@@ -13,7 +13,7 @@ use crate::store::entry::{Cursor, Entry, Page, UNKNOWN_OUTCOMES_COUNTED, Unknown
 use crate::store::error::StoreError;
 use crate::store::given_back::GivenBackTokens;
 use crate::store::memory::duty::Duty;
-use crate::store::memory::shard::{ENTRY_BYTES, Moment, Shard, Stands, Tag};
+use crate::store::memory::shard::{Claiming, ENTRY_BYTES, Moment, Shard, Tag};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::tokio::time::Instant;
 use crate::sync::{KeyHasher, Mutex, lock};
@@ -262,9 +262,9 @@ impl Inner {
         let mut shard = lock(shard);
         self.free_expired(&mut shard, now);
         let attempt = match shard.claim(tag, key, request, now) {
-            Stands::Answer(claim) => return Ok(claim),
-            Stands::TakenOver { attempt } => attempt,
-            Stands::Absent => {
+            Claiming::Answer(claim) => return Ok(claim),
+            Claiming::TakenOver { attempt } => attempt,
+            Claiming::Absent => {
                 // Under `AfterCrash::Reject`, a claim gets a key in no other case.
                 self.given_back.check(request.token)?;
                 // More may have expired than one batch frees.
