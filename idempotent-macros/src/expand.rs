@@ -45,7 +45,7 @@ pub(crate) fn expand(handler: &Handler, model: &Model) -> TokenStream {
     let Handler { attributes, visibility, signature, body } = handler;
     let arguments: Vec<&PatType> = handler.arguments().collect();
     let names = names(&arguments);
-    let (gate, awaited) = (local("gate"), local("awaited"));
+    let (gate, pending) = (local("gate"), local("pending"));
     let last = names.last().expect("there is at least one");
 
     let mut guarded = signature.clone();
@@ -62,7 +62,7 @@ pub(crate) fn expand(handler: &Handler, model: &Model) -> TokenStream {
     let (lend, expressions, runner) = if expressions.is_empty() {
         (TokenStream::new(), expressions, &gate)
     } else {
-        (quote!(let (mut #gate, #awaited) = #gate.lend();), quote!(#expressions #gate.give_back().await;), &awaited)
+        (quote!(let (mut #gate, #pending) = #gate.lend();), quote!(#expressions #gate.give_back().await;), &pending)
     };
     let never_returned = never_returned(signature);
     let block = inner_block(body);

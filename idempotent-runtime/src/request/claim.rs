@@ -58,7 +58,7 @@ impl Admission {
         };
         let asked_at = Instant::now();
         let span = claiming.admission.span.clone();
-        while let Some(decision) = claiming.claim_and_judge_now(asked_at) {
+        while let Some(decision) = claiming.claim_and_decide_now(asked_at) {
             return match decision {
                 Decision::Acquired { attempt } => Entered::Now(Ok(claiming.acquired(attempt, asked_at))),
                 Decision::Unguarded => Entered::Now(Ok(claiming.unguarded())),
@@ -78,7 +78,7 @@ impl Admission {
 }
 
 impl Claiming {
-    fn claim_and_judge_now(&mut self, asked_at: Instant) -> Option<Decision> {
+    fn claim_and_decide_now(&mut self, asked_at: Instant) -> Option<Decision> {
         let _pending = self.registry.renewer().asks(&self.stored_key);
         let claimed = self.claim_now()?;
         Some(self.decide(claimed, asked_at))
@@ -86,7 +86,7 @@ impl Claiming {
 
     /// The store's answer, if it gives one without waiting.
     fn claim_now(&self) -> Option<Result<Claim, StoreError>> {
-        if let Some(record) = self.store.near(&self.stored_key) {
+        if let Some(record) = self.store.cached(&self.stored_key) {
             return Some(Ok(Claim::Completed(record)));
         }
         let store = self.store.immediate().filter(|_| self.admission.transaction.is_none())?;

@@ -11,7 +11,7 @@ use crate::key::{IdempotencyKey, RecordKey};
 use crate::policy::Policy;
 use crate::policy::handle::PolicyHandle;
 use crate::request::detach_state::DetachState;
-use crate::request::lent::{Lending, Lent};
+use crate::request::ownership::{ExtractorExecutions, Ownership};
 use crate::step::names::{Names, Owner};
 use crate::step::steps::Steps;
 use crate::store::claim::Token;
@@ -32,7 +32,7 @@ impl Met {
     fn is_open(&self) -> bool {
         !self.is_inside
             && !self.execution.has_entered()
-            && self.execution.lent.as_ref().is_none_or(|lent| lent.is_open())
+            && self.execution.ownership.as_ref().is_none_or(|ownership| ownership.is_open())
     }
 }
 
@@ -79,8 +79,8 @@ pub(crate) struct Execution {
     /// Of a handler that runs under a claim.
     steps: OnceLock<Steps>,
     /// It is one that an extractor of the last argument of the handler around it got.
-    lent: Option<Arc<Lent>>,
-    lending: Lending,
+    ownership: Option<Arc<Ownership>>,
+    extractor_executions: ExtractorExecutions,
 }
 
 pub(super) struct Grant {
@@ -96,7 +96,7 @@ impl Execution {
     pub(crate) fn of(extensions: &mut Extensions) -> Arc<Self> {
         let execution = match extensions.get::<Met>() {
             Some(met) if met.is_open() => return Arc::clone(&met.execution),
-            Some(Met { execution, is_inside: true }) if !execution.has_entered() => execution.lend(),
+            Some(Met { execution, is_inside: true }) if !execution.has_entered() => execution.for_extractor(),
             _ => Self::beneath(extensions),
         };
         let execution = Arc::new(execution);
@@ -107,7 +107,7 @@ impl Execution {
     /// For the guard of a handler; what comes with these extensions from here on is inside of it.
     pub(crate) fn of_guard(extensions: &mut Extensions) -> Arc<Self> {
         let execution = match extensions.get::<Met>() {
-            Some(met) if met.is_open() && met.execution.lent.as_ref().is_none_or(|lent| lent.take()) => {
+            Some(met) if met.is_open() && met.execution.ownership.as_ref().is_none_or(|ownership| ownership.take()) => {
                 Arc::clone(&met.execution)
             }
             _ => Arc::new(Self::beneath(extensions)),
@@ -127,20 +127,20 @@ impl Execution {
     /// Another one, beneath the same guards.
     fn beside(&self) -> Self {
         match &self.around {
-            Some(around) if self.lent.is_some() && !around.has_entered() => around.lend(),
+            Some(around) if self.ownership.is_some() && !around.has_entered() => around.for_extractor(),
             around => Self { around: around.clone(), ..Self::default() },
         }
     }
 
     /// For what asks while the last argument of its handler is extracted.
-    fn lend(self: &Arc<Self>) -> Self {
-        Self { around: Some(Arc::clone(self)), lent: Some(self.lending.lend()), ..Self::default() }
+    fn for_extractor(self: &Arc<Self>) -> Self {
+        Self { around: Some(Arc::clone(self)), ownership: Some(self.extractor_executions.add()), ..Self::default() }
     }
 
     /// That of the handler which it was extracted for.
     pub(super) fn owner(&self) -> &Self {
-        match (&self.lent, &self.around) {
-            (Some(lent), Some(around)) if !lent.is_taken() => around,
+        match (&self.ownership, &self.around) {
+            (Some(ownership), Some(around)) if !ownership.is_taken() => around,
             _ => self,
         }
     }
@@ -257,7 +257,7 @@ impl Execution {
     }
 
     fn joined(&self) -> &OnceLock<Arc<dyn HandlerTransaction>> {
-        self.lent.as_ref().map_or(&self.transaction, |lent| &lent.transaction)
+        self.ownership.as_ref().map_or(&self.transaction, |ownership| &ownership.transaction)
     }
 
     pub(super) fn transaction(&self) -> Option<&Arc<dyn HandlerTransaction>> {
@@ -273,7 +273,7 @@ impl Execution {
     /// The extractors of the handler with this policy have all run. False when they ask for two transactions.
     pub(super) fn end_extraction(&self, policy: &PolicyHandle) -> bool {
         let _ = self.policy.set(policy.clone());
-        self.lending.adopt().into_iter().all(|transaction| self.joined().set(transaction).is_ok())
+        self.extractor_executions.adopt().into_iter().all(|transaction| self.joined().set(transaction).is_ok())
     }
 
     /// Whether its guard is the one with this policy.

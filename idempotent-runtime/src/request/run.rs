@@ -1,6 +1,6 @@
-//! The future of one request: asked, entered, run and settled.
+//! The future of one request: evaluates, enters, runs and settles.
 //!
-//! All that is compiled for each handler, beside its own body, is how that is polled.
+//! Only the polling of the handler's body is compiled for each handler.
 
 use crate::observe::event::Event;
 use crate::observe::telemetry;
@@ -19,6 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use tokio::sync::oneshot;
 use tracing::Instrument;
 
 use futures_util::future::BoxFuture;
@@ -27,7 +28,6 @@ use pin_project_lite::pin_project;
 use crate::request::gate::Gate;
 use crate::request::response::Panic;
 use crate::request::settle::Settling;
-use crate::sync::{Mutex, lock};
 
 impl Gate {
     /// Lets the handler through or answers in its place, and settles what it comes to: its response is recorded before it is
@@ -43,10 +43,11 @@ impl Gate {
         )
     }
 
-    /// Gives the gate to the handler's future, where alone the policy's expressions find the handler's variables.
-    pub fn lend(self) -> (LentGate, PendingGate) {
-        let (desk, execution) = (Desk::default(), self.execution.clone());
-        (LentGate { gate: self, desk: desk.clone() }, PendingGate { desk, execution })
+    /// Gives the gate to the handler's future: only there do the policy's expressions see the handler's variables.
+    pub fn lend(self) -> (EvaluatingGate, PendingGate) {
+        let execution = self.execution.clone();
+        let (sender, receiver) = oneshot::channel();
+        (EvaluatingGate { gate: self, sender }, PendingGate { receiver, execution })
     }
 
     /// Claims the request's key.
@@ -92,7 +93,7 @@ impl Gate {
 pin_project! {
     /// A handler on its way to a settled claim.
     pub(super) struct Run<F: Future> {
-        // Gone as soon as it has ended: what it holds may be a handler that runs under this one's claim.
+        // Dropped as soon as it has ended: it may hold a handler that runs under this one's claim.
         #[pin]
         pub(super) handler: Option<F>,
         pub(super) into_response: fn(F::Output) -> Response,
@@ -126,8 +127,8 @@ impl<F: Future> Future for Run<F> {
 /// How far a request has come.
 #[allow(clippy::large_enum_variant, reason = "they lie in the box of the handler's future, which is as large")]
 pub(super) enum Stage {
-    /// The handler's future has the gate, and asks the policy's expressions.
-    Evaluating(Desk),
+    /// The handler's future has the gate, and evaluates the policy's expressions.
+    Evaluating(oneshot::Receiver<Gate>),
     Entering(Gate),
     Claiming(BoxFuture<'static, Result<Passage, Response>>),
     Running(Passage),
@@ -146,9 +147,9 @@ impl Stage {
     fn poll(&mut self, cx: &mut Context<'_>, handler: Handler<'_>) -> Poll<Response> {
         loop {
             match self {
-                Self::Evaluating(desk) => match (handler(cx), desk.take()) {
-                    (Poll::Pending, Some(gate)) => *self = Self::Entering(gate),
-                    (Poll::Pending, None) => return Poll::Pending,
+                Self::Evaluating(gate) => match (handler(cx), gate.try_recv()) {
+                    (Poll::Pending, Ok(gate)) => *self = Self::Entering(gate),
+                    (Poll::Pending, Err(_)) => return Poll::Pending,
                     // An expression has ended the handler by `?`: nothing is claimed yet.
                     (Poll::Ready(ran), _) => {
                         *self = Self::Done;
@@ -212,41 +213,28 @@ impl Stage {
     }
 }
 
-/// Where the handler's future leaves the gate when the policy's expressions have been asked.
-#[derive(Clone, Default)]
-pub(super) struct Desk(Arc<Mutex<Option<Gate>>>);
-
-impl Desk {
-    fn put(&self, gate: Gate) {
-        *lock(&self.0) = Some(gate);
-    }
-
-    fn take(&self) -> Option<Gate> {
-        lock(&self.0).take()
-    }
-}
-
-/// A gate in the hands of the handler's future.
-pub struct LentGate {
+/// A gate inside the handler's future, which evaluates the policy's expressions.
+pub struct EvaluatingGate {
     gate: Gate,
-    desk: Desk,
+    sender: oneshot::Sender<Gate>,
 }
 
-impl LentGate {
-    /// Gives it back, and waits to be let through; a request that is not ends here.
+impl EvaluatingGate {
+    /// Gives the gate back. Resolves when the handler may run; the future of a rejected request is dropped here.
     pub fn give_back(self) -> impl Future<Output = ()> + Send {
-        let mut gate = Some(self.gate);
+        let mut gate = Some((self.gate, self.sender));
         future::poll_fn(move |_| match gate.take() {
             None => Poll::Ready(()),
-            Some(gate) => {
-                self.desk.put(gate);
+            Some((gate, sender)) => {
+                // The receiver polls this future, so it is there.
+                let _ = sender.send(gate);
                 Poll::Pending
             }
         })
     }
 }
 
-impl Deref for LentGate {
+impl Deref for EvaluatingGate {
     type Target = Gate;
 
     fn deref(&self) -> &Gate {
@@ -254,15 +242,15 @@ impl Deref for LentGate {
     }
 }
 
-impl DerefMut for LentGate {
+impl DerefMut for EvaluatingGate {
     fn deref_mut(&mut self) -> &mut Gate {
         &mut self.gate
     }
 }
 
-/// A request whose gate is lent.
+/// A request whose gate is still evaluating.
 pub struct PendingGate {
-    desk: Desk,
+    receiver: oneshot::Receiver<Gate>,
     execution: Option<Arc<Execution>>,
 }
 
@@ -273,7 +261,7 @@ impl PendingGate {
         F: Future + Send + 'static,
     {
         Completion::new(
-            Box::pin(Run { handler: Some(handler), into_response, stage: Stage::Evaluating(self.desk) }),
+            Box::pin(Run { handler: Some(handler), into_response, stage: Stage::Evaluating(self.receiver) }),
             self.execution,
         )
     }

@@ -218,7 +218,7 @@ impl Claimed {
                 let ttl = self.classifier.policy.ttl();
                 let held = lease.end(|token| lease.store.complete(&lease.key, token, record.clone(), ttl)).await;
                 if let Ok(Held::Yes) = held {
-                    lease.store.keep_near(&lease.key, record, *asked_at, ttl);
+                    lease.store.cache(&lease.key, record, *asked_at, ttl);
                 }
                 held
             }

@@ -103,7 +103,7 @@ impl InTransaction {
         match committed {
             Ok(()) => {
                 if let Some(Recording { key, request, record, .. }) = &recording {
-                    self.store.keep_near(key, record, asked_at, request.ttl);
+                    self.store.cache(key, record, asked_at, request.ttl);
                 }
                 outcome.enter(&self.span, &self.classifier.policy);
                 response

@@ -150,7 +150,7 @@ impl Watch {
 
     /// The record of the key: only a claim is answered with its body.
     async fn fetch(&self) -> Option<Ended> {
-        if let Some(record) = self.store.near(&self.key) {
+        if let Some(record) = self.store.cached(&self.key) {
             return Some(Ended::Recorded(record));
         }
         let request = ClaimRequest { token: Token::unique(), ..self.request };

@@ -14,7 +14,7 @@ pub(super) struct Duty {
     pub(super) wakes_at: AtomicU64,
     /// No `BackgroundTask`: the task ends under this lock, and a runtime that shuts down drops it without an await.
     pub(super) has_task: Mutex<bool>,
-    /// Apart from the rest, so that the sweeper can sleep without holding the store.
+    /// Apart from the rest, so that the expired_deletion can sleep without holding the store.
     pub(super) earlier: Arc<Notify>,
 }
 

@@ -60,7 +60,7 @@ impl MemoryStoreBuilder {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             used_bytes: AtomicUsize::new(0),
             max_bytes: self.max_bytes,
-            sweeper: Duty::default(),
+            expired_deletion: Duty::default(),
             given_back: GivenBackTokens::default(),
         }))
     }
@@ -124,7 +124,7 @@ pub(super) struct Inner {
     pub(super) shards: Box<[Mutex<Shard>]>,
     pub(super) used_bytes: AtomicUsize,
     pub(super) max_bytes: usize,
-    pub(super) sweeper: Duty,
+    pub(super) expired_deletion: Duty,
     pub(super) given_back: GivenBackTokens,
 }
 
@@ -147,7 +147,7 @@ impl ImmediateStore for MemoryStore {
             self.0.used_bytes.fetch_add(bytes, Ordering::Relaxed);
             held
         };
-        self.0.sweep_at(expires_at);
+        self.0.delete_expired_at(expires_at);
         Ok(held)
     }
 }
@@ -278,7 +278,7 @@ impl Inner {
         };
         drop(shard);
         if request.after_crash == AfterCrash::Rerun {
-            self.sweep_at(now.saturating_add(request.ttl));
+            self.delete_expired_at(now.saturating_add(request.ttl));
         }
         Ok(Claim::Acquired { attempt })
     }
@@ -325,6 +325,6 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.sweeper.end();
+        self.expired_deletion.end();
     }
 }

@@ -162,7 +162,7 @@ const PURGE: &str =
     concat!("DELETE FROM {schema}.records WHERE digest = $1 RETURNING expires_at > ", now!(), " AS alive");
 
 // One process at a time, and never in the way of a claim. The large values of a body are deleted with it.
-const SWEEP: &str = concat!(
+const DELETE_EXPIRED: &str = concat!(
     "WITH turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock($1) AS is_ours), \
      expired AS MATERIALIZED (SELECT digest FROM {schema}.records WHERE (SELECT is_ours FROM turn) AND expires_at <= ",
     now!(),
@@ -243,7 +243,7 @@ pub(super) struct Statements {
     pub(super) record: Statement,
     pub(super) completed_by: Statement,
     pub(super) purge: Statement,
-    pub(super) sweep: Statement,
+    pub(super) delete_expired: Statement,
     pub(super) entry: Statement,
     pub(super) list: Statement,
     pub(super) unknown_outcomes: Statement,
@@ -266,7 +266,7 @@ impl Statements {
             record: statement(RECORD),
             completed_by: statement(COMPLETED_BY),
             purge: statement(PURGE),
-            sweep: statement(SWEEP),
+            delete_expired: statement(DELETE_EXPIRED),
             entry: statement(ENTRY),
             list: statement(LIST),
             unknown_outcomes: statement(UNKNOWN_OUTCOMES),

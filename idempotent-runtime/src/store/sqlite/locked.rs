@@ -106,7 +106,7 @@ pub(super) async fn make_room(
         if used < max_bytes {
             return Ok(());
         }
-        if last || sweep(connection, context).await? == 0 {
+        if last || delete_expired(connection, context).await? == 0 {
             break;
         }
     }
@@ -114,14 +114,14 @@ pub(super) async fn make_room(
 }
 
 /// Deletes a batch of what has expired, and says how many.
-pub(super) async fn sweep(connection: &mut SqliteConnection, context: Context<'_>) -> Result<usize, Failure> {
+pub(super) async fn delete_expired(connection: &mut SqliteConnection, context: Context<'_>) -> Result<usize, Failure> {
     let now = context.now();
-    let swept = schema::at(now, schema::SWEEP).execute(&mut *connection).await?.rows_affected();
-    let swept = usize::try_from(swept).unwrap_or(usize::MAX);
-    Ok(swept.saturating_add(sweep_claims(connection, context.leases, now).await?))
+    let deleted = schema::at(now, schema::DELETE_EXPIRED).execute(&mut *connection).await?.rows_affected();
+    let deleted = usize::try_from(deleted).unwrap_or(usize::MAX);
+    Ok(deleted.saturating_add(delete_expired_claims(connection, context.leases, now).await?))
 }
 
-async fn sweep_claims(connection: &mut SqliteConnection, leases: &Leases, now: i64) -> Result<usize, Failure> {
+async fn delete_expired_claims(connection: &mut SqliteConnection, leases: &Leases, now: i64) -> Result<usize, Failure> {
     if schema::at(now, schema::EXPIRED_CLAIMS).fetch_optional(&mut *connection).await?.is_none() {
         return Ok(0);
     }

@@ -172,7 +172,7 @@ pub(super) const ANY_EXPIRED: &str = "SELECT 1 FROM idempotency_records WHERE ex
 
 /// At most 512 rows, and no more than one after 4 MiB of bodies: freeing a body walks all its pages. Claims go by themselves:
 /// they may have been renewed.
-pub(super) const SWEEP: &str = "\
+pub(super) const DELETE_EXPIRED: &str = "\
     DELETE FROM idempotency_records WHERE id IN (SELECT id FROM (SELECT id, sum(bytes) OVER (\
     ORDER BY expires_at, id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before \
     FROM (SELECT id, expires_at, coalesce(length(body), 0) AS bytes FROM idempotency_records WHERE expires_at <= ?1 \

@@ -30,7 +30,7 @@ use crate::store::sqlite::open::{SqliteStoreBuilder, SqliteSynchronous};
 use crate::store::sqlite::row;
 use crate::store::sqlite::schema;
 use crate::store::sqlite::writer::Writer;
-use crate::store::sqlite::writes::{ClaimWrite, CompleteWrite, PurgeWrite, ReleaseWrite, SweepWrite, held};
+use crate::store::sqlite::writes::{ClaimWrite, CompleteWrite, DeleteExpiredWrite, PurgeWrite, ReleaseWrite, held};
 use crate::transaction::transactions::Transactions;
 
 /// Keeps claims and records in a SQLite file, which may be the application's own database.
@@ -205,8 +205,8 @@ impl StoreAdmin for SqliteStore {
     }
 
     async fn delete_expired(&self) -> Result<usize, StoreError> {
-        self.0.leases.sweep().await?;
-        self.0.writer.submit(SweepWrite).await
+        self.0.leases.delete_expired().await?;
+        self.0.writer.submit(DeleteExpiredWrite).await
     }
 
     async fn unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {

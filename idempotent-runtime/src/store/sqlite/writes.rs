@@ -19,7 +19,7 @@ use crate::store::error::StoreError;
 use crate::store::sqlite::failure::{Cause, Failure, store_error};
 use crate::store::sqlite::leases;
 use crate::store::sqlite::leases::Renewals;
-use crate::store::sqlite::locked::{Context, Decided, decide_claim, make_room, renewals_of, sweep};
+use crate::store::sqlite::locked::{Context, Decided, decide_claim, delete_expired, make_room, renewals_of};
 use crate::store::sqlite::rows::Kind;
 use crate::store::sqlite::schema;
 
@@ -253,13 +253,13 @@ impl Write for PurgeWrite {
     }
 }
 
-pub(super) struct SweepWrite;
+pub(super) struct DeleteExpiredWrite;
 
-impl Write for SweepWrite {
+impl Write for DeleteExpiredWrite {
     type Output = usize;
 
     async fn apply(&self, connection: &mut SqliteConnection, context: Context<'_>) -> Result<usize, Failure> {
-        sweep(connection, context).await
+        delete_expired(connection, context).await
     }
 }
 
