@@ -52,7 +52,7 @@ pub(crate) fn digest_of_body(headers: &HeaderMap, body: &[u8], form: BodyForm) -
 fn digest_codings(pieces: &mut Pieces, headers: &HeaderMap) -> bool {
     let lines = headers.get_all(header::CONTENT_ENCODING);
     let codings = lines.iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
-    // It stands for no coding (RFC 9110, section 8.4).
+    // `identity` means no coding (RFC 9110, section 8.4).
     let codings =
         codings.map(<[u8]>::trim_ascii).filter(|name| !name.is_empty() && !name.eq_ignore_ascii_case(b"identity"));
     let mut is_coded = false;

@@ -1,5 +1,5 @@
-//! Ends a claim, and claims its key anew where the store has forgotten it: its `ttl` is over, an operator purged it, or the
-//! store was emptied. The handler runs, so its key is not free; only another process that was faster has it.
+//! Ends a claim, and claims its key anew where the store has forgotten it: its `ttl` expired, an operator purged it, or the
+//! store was emptied. The handler still runs, so its key is not free; only another process can have it.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ impl Lease {
             let held = ask(token).await?;
             if held == Held::No && tries < MOST_TRIES {
                 tries += 1;
-                // Who has the key may be a request of this process that does not know it yet.
+                // Perhaps a request of this process has the key, and has not yet received the answer to its claim.
                 if self.reclaim(token).await? == Held::Yes || self.pending_claims_ended(hand_overs).await {
                     continue;
                 }
@@ -52,7 +52,7 @@ impl Lease {
             let is_enough = |&pending: &usize| pending == 0 || self.token_and_hand_overs().1 != hand_overs;
             let _ = pending.wait_for(is_enough).await;
         };
-        // A claim that has no answer by then is given up by its request.
+        // By then, a request whose claim has no answer has failed.
         let _ = Deadline::after(self.store.limit()).bound(ended).await;
         true
     }
@@ -64,7 +64,7 @@ impl Lease {
         matches!(ask(token), Ok(Held::Yes)) && self.is_over(hand_overs, Held::Yes)
     }
 
-    /// Frees the key, if the claim still stands.
+    /// Frees the key, if the claim still exists.
     pub(crate) async fn release(&self) -> Result<Held, StoreError> {
         // A renewal on its way would find nothing, and claim the key anew.
         let _renewing = self.after_renewals().await;

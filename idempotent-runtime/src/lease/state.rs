@@ -1,4 +1,4 @@
-//! One claim of this process: its lease, and who holds it.
+//! One claim of this process: its lease and its holder.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -75,7 +75,7 @@ pub(super) enum State {
     Lost,
     /// To be left to lapse: no renewal begins any more.
     Lapsing,
-    /// It has ended, or nobody wants it any more.
+    /// It has ended, or its handler has no more use for it.
     Over,
 }
 
@@ -150,8 +150,8 @@ impl Lease {
                 ..*holding
             };
         } else if is_accepted {
-            // What stands in the store must be the claim for this handler's own request: the next renewal, or the end, releases
-            // the other claim and claims the key anew.
+            // The store must have the claim of this handler's own request: the next renewal, or the end, releases the other
+            // claim and claims the key again.
             holding.state = state;
             lock(&self.others).push(taken.request.token);
         }
@@ -237,8 +237,8 @@ impl Running {
 impl Lease {
     /// Starts the lease anew; [`Held::No`] when the claim is lost or has ended.
     pub(crate) async fn confirm(&self) -> Result<Held, StoreError> {
-        // Not behind the back of whoever ends the renewals: it would bring the lease back to life. Beside the renewals: the
-        // handler may not poll this for longer than the lease, and they must go on meanwhile.
+        // Excluded while the renewals end, or it would revive the lease. Shared with the renewals: the handler may leave this
+        // unpolled for longer than the lease, and they must continue.
         let _renewing = Deadline::after(self.store.limit()).bound(self.renewing.read()).await;
         loop {
             let Some(token) = self.token_to_renew() else { return Ok(Held::No) };

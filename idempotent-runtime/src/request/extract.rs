@@ -41,7 +41,7 @@ pub enum Buffered {}
 /// The same, in its canonical form where it is JSON.
 pub enum BufferedJson {}
 
-/// An expression stands for the body, which reaches the inner extractor as it comes; the target counts.
+/// An expression replaces the body in the fingerprint; the body reaches the inner extractor unread. The target counts.
 pub enum Targeted {}
 
 /// Nothing of the request is part of the fingerprint: it reaches the inner extractor as it comes.

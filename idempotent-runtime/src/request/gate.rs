@@ -33,10 +33,10 @@ pub fn open<B, M>(policy: &'static Policy, guarded: Guarded<B, M>) -> (Gate, B) 
     (Gate::new(PolicyHandle::Handler(policy), guarded.request), guarded.inner)
 }
 
-/// Where a request stands before its handler.
+/// A request before its handler.
 pub struct Gate {
     pub(super) policy: PolicyHandle,
-    /// A direct call is not, and neither is a method that the policy leaves alone.
+    /// False for a direct call, and for a method that the policy does not guard.
     pub(super) is_guarded: bool,
     pub(super) claim_input: ClaimInput,
     pub(super) key: Option<Result<IdempotencyKey, Rejection>>,
@@ -153,5 +153,5 @@ pub fn into_response<R: IntoResponse>(value: R) -> Response {
 
 /// What an annotated handler would return where it never gets to.
 pub fn never<T>() -> T {
-    unreachable!("it stands behind a condition that is never true")
+    unreachable!("its call is behind a condition that is never true")
 }

@@ -38,7 +38,7 @@ pub(crate) struct Steps {
     pub(crate) owners: Owners,
 }
 
-/// Where a step stands before its closure.
+/// A step before its closure.
 pub(crate) enum Begun {
     /// Its result, as JSON.
     Recorded(Bytes),

@@ -273,7 +273,7 @@ impl StoreHandle {
             asking.as_mut().poll(cx)
         });
         let mut answering = pin!(deadline.bound(in_time));
-        // How long the line takes may show only while it stands. Each look of many that wait costs those that are served.
+        // How long the line takes may show only while the call waits. Each look of many that wait costs those that are served.
         for pause in [limit / 2, limit / 4] {
             if !is_claim || ahead < SHORT {
                 break;

@@ -33,7 +33,7 @@ pub(crate) trait Lapse: Send + Sync + 'static {
     fn lapse(&self) -> BoxFuture<'_, Result<Held, StoreError>>;
 }
 
-/// A claim that ends without a word of what ran.
+/// A claim under which nothing runs.
 #[derive(Clone)]
 pub(super) struct Unwanted {
     pub(super) key: RecordKey,

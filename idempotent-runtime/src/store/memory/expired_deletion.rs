@@ -1,4 +1,4 @@
-//! Frees what has expired, without anyone asking and without a long pause.
+//! Deletes expired entries in the background, in small batches.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -10,16 +10,16 @@ use crate::store::memory::store::Inner;
 use crate::sync::atomic::Ordering;
 use crate::sync::{lock, tokio};
 
-/// The expired_deletion rests at least this long, or a busy store would wake it for every single expiry.
+/// The task sleeps at least this long, or a busy store would wake it for each expiry.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// After so many entries it rests for a moment: whoever waits for the lock of the allocator, which is taken for each of them,
-/// would not get it before.
+/// After so many entries the task sleeps for a moment: each deletion takes the lock of the allocator, and other threads wait
+/// for it.
 const IN_ONE_GO: usize = 512;
 const MOMENT: Duration = Duration::from_millis(1);
 
 impl Inner {
-    /// Sees to it that the expired_deletion wakes by then.
+    /// Makes the task wake by then; spawns it if needed.
     pub(super) fn delete_expired_at(self: &Arc<Self>, expires_at: Moment) {
         let wanted = nanos(expires_at);
         if self.expired_deletion.wakes_at.load(Ordering::SeqCst) <= wanted {
@@ -73,7 +73,7 @@ impl crate::store::memory::store::MemoryStore {
     }
 }
 
-/// The task dies with the runtime that it was spawned on, which need not be the last one of the process.
+/// Its drop reports the end of the task, which ends with its runtime; the process may have others.
 struct OnDuty(Weak<Inner>);
 
 impl Drop for OnDuty {
@@ -91,7 +91,7 @@ async fn delete_expired_forever(mut duty: OnDuty) {
         inner.delete_all_expired().await;
         let wakes_at = {
             let mut has_task = lock(&inner.expired_deletion.has_task);
-            // Who enters something from here on waits for the lock and corrects the time; what was entered before is seen.
+            // A later entry waits for the lock and corrects the time; an earlier one is seen here.
             inner.expired_deletion.wakes_at.store(UNKNOWN, Ordering::SeqCst);
             let Some(next) = inner.next_expiry() else {
                 inner.expired_deletion.leave(&mut has_task);

@@ -82,7 +82,7 @@ impl Tag {
     }
 }
 
-/// A moment in coarse steps, rounded up; the last one stands for all that are later, eight years from the store's beginning.
+/// A moment in coarse steps, rounded up. The last one is eight years after the store's creation and means that or later.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Tick(u32);
 

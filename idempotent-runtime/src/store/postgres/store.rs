@@ -165,7 +165,7 @@ impl PostgresStore {
     ///
     /// When the URL is malformed, or the server cannot be reached or rejects.
     pub async fn connect(url: &str) -> Result<Self, sqlx::Error> {
-        // The test would be a round trip for every statement, and a statement on a broken connection fails all the same.
+        // The test would be a round trip for every statement, and a statement on a broken connection fails anyway.
         Ok(Self::new(PgPoolOptions::new().test_before_acquire(false).connect(url).await?))
     }
 
@@ -198,7 +198,7 @@ impl PostgresStore {
         self.0.pools.application()
     }
 
-    /// Asks until the statement either took effect or met what stands there.
+    /// Repeats the statement until it takes effect or returns an existing row.
     async fn claim_or_existing(&self, key: &RecordKey, request: &ClaimRequest) -> Result<Claim, StoreError> {
         let digest = digest(key);
         let (lock, (requests, asked_for)) = (self.lock_of_key(key), self.lock_of_request(key, request.fingerprint));
@@ -251,7 +251,7 @@ impl PostgresStore {
                 Decision::Take { .. } => {}
             }
         }
-        Err(StoreError::unavailable(format!("the key changed hands at every one of {ROUNDS} looks")))
+        Err(StoreError::unavailable(format!("the claim conflicted {ROUNDS} times with other claims of its key")))
     }
 
     /// Sees to it that a claim which is rejected as one of unknown outcome never expires.
@@ -415,7 +415,7 @@ impl Store for PostgresStore {
             return;
         }
         tokio::task::yield_now().await;
-        // The holder only notifies where it is told that somebody waits; it is told again at each look.
+        // The holder notifies only if a waiter is marked; each look sets the mark again.
         let _ = self.0.statements.await_end.query().bind(digest).execute(self.0.pools.own()).await;
         ended.await;
     }

@@ -31,10 +31,10 @@ impl Context<'_> {
     }
 }
 
-/// What becomes of a claim.
+/// The decision on a claim.
 pub(super) struct Decided {
     pub(super) decision: Decision,
-    /// Nothing alive stands under the key.
+    /// The key has no entry, or an expired one.
     pub(super) is_fresh: bool,
 }
 
@@ -75,13 +75,13 @@ pub(super) async fn decide_claim(
     }
 }
 
-/// The claim that stands under the key, expired or not.
+/// The claim of the key, expired or not.
 async fn holder(connection: &mut SqliteConnection, key: &RecordKey) -> Result<Option<ClaimId>, sqlx::Error> {
     let row = sqlx::query(schema::HOLDER).bind(key.as_str()).fetch_optional(connection).await?;
     Ok(row.map(|row| (row.get("lease_id"), row.get("id"))))
 }
 
-/// What was renewed of the claim that stands under the key.
+/// The renewals of the claim of the key.
 pub(super) async fn renewals_of(
     connection: &mut SqliteConnection,
     leases: &Leases,

@@ -97,7 +97,7 @@ macro_rules! expires_at {
     };
 }
 
-/// What stands under the key ?2 and is alive, as far as the row tells.
+/// The row of the key ?2, unless it has expired by the row alone.
 pub(super) const EXISTING: &str = concat!(state!("r.lease_until"), "WHERE key = ?2 AND r.expires_at > ?1");
 
 /// The same with the renewals ?3 of the claim in it.
@@ -107,7 +107,7 @@ pub(super) const EXISTING_RENEWED: &str = concat!(
      ON l.id = r.lease_id AND r.state = 'claimed' WHERE key = ?2 AND max(r.expires_at, coalesce(l.expires_at, 0)) > ?1"
 );
 
-/// The claim that stands under a key, expired or not, and whose it is.
+/// The claim of a key, expired or not, and its holder.
 pub(super) const HOLDER: &str =
     "SELECT id, lease_id FROM idempotency_records WHERE key = ?1 AND state = 'claimed' AND lease_id IS NOT NULL";
 
@@ -143,8 +143,8 @@ pub(super) const COMPLETE: &str = concat!(
     " > ?1"
 );
 
-/// The record of a claim that lives in a transaction: nothing stands there yet, or a record that has expired. With an attempt
-/// ?10, it takes over what stands there.
+/// The record of a claim in a transaction: there is no row yet, or an expired record. With an attempt ?10, it replaces the
+/// existing row.
 pub(super) const RECORD: &str = "\
     INSERT INTO idempotency_records AS r (key, state, fingerprint, token, attempt, claim_ttl, expires_at, recorded_at, \
     status, headers, body) VALUES (?2, 'completed', ?3, ?4, coalesce(?10, 1), ?5, ?1 + ?5, ?6, ?7, ?8, ?9) \

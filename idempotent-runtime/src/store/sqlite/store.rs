@@ -113,8 +113,8 @@ impl SqliteStore {
         Ok(found.is_some())
     }
 
-    /// What stands under the key, with the renewals of its lease. Not a claim that has expired as far as its row tells: that
-    /// needs the write lock.
+    /// The state of the key, with the renewals of its lease. `None` for a claim that has expired by its row alone: to read its
+    /// renewals takes the write lock.
     pub(super) async fn existing(&self, key: &RecordKey) -> Result<Option<StoredState>, StoreError> {
         let mut reader = self.0.readers.acquire().await?;
         let row = schema::at(self.0.clock.now(), schema::EXISTING).bind(key.as_str());

@@ -117,7 +117,7 @@ trait Job: Send {
     /// Tells the outcome, which is on disk now.
     fn settle(self: Box<Self>);
     fn reject(self: Box<Self>, error: Arc<sqlx::Error>);
-    /// Whether nobody waits for it who would have to. Asked once, when it goes out.
+    /// Whether its caller no longer waits and would have to. Called once, before it is applied.
     fn abandoned(&self) -> bool;
     fn bytes(&self) -> usize;
 }
@@ -232,7 +232,7 @@ async fn batch(
     match apply_and_commit(connection, context, &mut jobs).await {
         Ok(()) => jobs.into_iter().for_each(Job::settle),
         Err(error) if jobs.len() == 1 => reject(jobs, error),
-        // Nothing of the batch took effect and nobody was answered: alone, one bad write harms no other.
+        // Nothing of the batch took effect, and no caller has its answer. One by one, a bad write affects no other.
         Err(_) => {
             for job in jobs {
                 alone(connection, context, job).await;

@@ -27,7 +27,7 @@ use crate::store::sqlite::schema;
 pub(super) trait Write: Send + Sync + 'static {
     type Output: Send;
 
-    /// Whether it is left out when nobody waits for it any more.
+    /// Whether it is skipped if its caller no longer waits.
     const ONLY_IF_AWAITED: bool = false;
 
     fn apply(
@@ -74,7 +74,7 @@ impl ClaimWrite {
 impl Write for ClaimWrite {
     type Output = Claim;
 
-    // Nobody would run the handler, so nobody would complete or release the claim.
+    // Without its caller no handler runs, so the claim would never be completed or released.
     const ONLY_IF_AWAITED: bool = true;
 
     async fn apply(&self, connection: &mut SqliteConnection, context: Context<'_>) -> Result<Claim, Failure> {
