@@ -126,7 +126,7 @@ fn a_late_completion_never_overwrites_its_successor() {
 // What removing the claim under the lock under which its token was compared forbids:
 //   A finds that it still holds its claim, which it wants to release; its lease runs out
 //   B claims, attempt 2
-//   A removes what stands there, which is B's claim: C claims beside B
+//   A removes the entry of the key, which is B's claim: C claims beside B
 #[test]
 fn a_late_release_never_removes_its_successor() {
     schedules(4_000, async || {
@@ -194,11 +194,11 @@ fn a_record_that_was_seen_is_seen_by_every_later_claim() {
 }
 
 // What removing an entry with its place in the queue of expiries, under one lock, forbids:
-//   the expiry task takes the place of A's old claim out of the queue
+//   the expiry task removes A's old claim from the queue
 //   B claims the key anew
 //   the expiry task removes the entry under A's key, which is B's: C claims beside B
 #[test]
-fn a_sweep_of_what_expired_leaves_the_claim_that_followed_it() {
+fn deletion_of_an_expired_claim_leaves_its_successor() {
     schedules(4_000, async || {
         let store = MemoryStore::new();
         let short = ClaimRequest { ttl: LEASE, ..claim_request() };

@@ -13,6 +13,7 @@ use crate::caller_limit::CallerLimit;
 use crate::keyed_notify::KeyedNotify;
 use crate::observe::event::Observer;
 use crate::record::protection::AtRest;
+#[cfg(feature = "metrics")]
 use crate::registry::unknown_outcomes::UnknownGauge;
 use crate::registry::{Inner, OfRequest, Registry};
 use crate::rejection::problem::Rejection;
@@ -282,6 +283,7 @@ impl RegistryBuilder {
         let named: BTreeMap<_, _> =
             self.named.into_iter().map(|(name, store)| (name.clone(), bounded(&name, store))).collect();
         Registry(Arc::new(Inner {
+            #[cfg(feature = "metrics")]
             unknown: UnknownGauge::new(named.values().chain([&default]).cloned().collect()),
             default,
             named,

@@ -8,9 +8,6 @@ pub(crate) mod scopes;
 pub(crate) mod testing;
 #[cfg(feature = "metrics")]
 pub(crate) mod unknown_outcomes;
-#[cfg(not(feature = "metrics"))]
-#[path = "unknown_outcomes_silent.rs"]
-pub(crate) mod unknown_outcomes;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -30,6 +27,7 @@ use crate::observe::event::{Event, Observer};
 use crate::policy::Policy;
 use crate::policy::registration::policies;
 use crate::record::protection::AtRest;
+#[cfg(feature = "metrics")]
 use crate::registry::unknown_outcomes::UnknownGauge;
 use crate::rejection::problem::Rejection;
 use crate::request::watches::Watches;
@@ -71,6 +69,7 @@ pub(super) struct Inner {
     pub(super) ended_claims: KeyedNotify,
     pub(super) watches: Watches,
     pub(super) running: TaskTracker,
+    #[cfg(feature = "metrics")]
     pub(super) unknown: UnknownGauge,
     pub(super) has_compared_scopes: AtomicBool,
     pub(super) observer: Option<Box<dyn Observer>>,
@@ -142,6 +141,7 @@ impl Registry {
         if policy.has_default_scope() && shared_default_scopes().contains(policy.scope()) {
             return None;
         }
+        #[cfg(feature = "metrics")]
         self.0.unknown.start();
         self.store_named(policy.store())
     }

@@ -16,7 +16,14 @@ pub(super) enum Decision {
     /// Nothing changes.
     Answer(Claim),
     /// The claim of this token must not expire from now on: retries are rejected, and after the expiry one would run.
-    Keep { token: Token, fingerprint: Fingerprint },
+    Keep {
+        #[cfg_attr(
+            not(any(feature = "postgres", feature = "sqlite")),
+            expect(dead_code, reason = "the store in memory decides and keeps under one lock")
+        )]
+        token: Token,
+        fingerprint: Fingerprint,
+    },
     /// The request gets the key, as this attempt.
     Take { attempt: u32 },
 }

@@ -106,7 +106,12 @@ async fn handler_without_client_keeps_the_spans_of_its_request() {
     drop(connection);
     idempotent_tests::eventually(
         async || {
-            collector().0.lock().expect("nobody panics with it").iter().any(|seen| seen.message.contains("client left"))
+            collector()
+                .0
+                .lock()
+                .expect("nobody panics with it")
+                .iter()
+                .any(|seen| seen.message.contains("client disconnected"))
         },
         |has_left| *has_left,
     )
