@@ -87,7 +87,7 @@ fn is_json(media_type: &MediaType<'_>) -> bool {
 /// The bytes of a multipart body before, between and after its boundaries: preamble, parts, epilogue.
 ///
 /// `None` if it is no multipart body, or if two readers could divide it in two ways: then the boundary counts too. A
-/// delimiter stands at the start of a line and fills it (RFC 2046, section 5.1.1); in the middle of a line it is content.
+/// delimiter is at the start of a line and fills it (RFC 2046, section 5.1.1); in the middle of a line it is content.
 fn segments<'a>(media_type: &MediaType<'_>, body: &'a [u8]) -> Option<Vec<&'a [u8]>> {
     if media_type.ty != names::MULTIPART {
         return None;
