@@ -58,21 +58,21 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             }
         }
         Command::Show { target } => {
-            let sighting = store.look_up(&target.entry()).await?;
+            let view = store.look_up(&target.entry()).await?;
             if json {
-                print::json(&Shown { entry: sighting.report(keys), consequence: sighting.state().consequence() });
+                print::json(&Shown { entry: view.report(keys), consequence: view.state().consequence() });
             } else {
-                print::out(&print::entry(&sighting, keys));
+                print::out(&print::entry(&view, keys));
             }
         }
         Command::Purge { target, yes } => {
             let entry = target.entry();
-            let confirm = |sighting: &EntryView| {
-                if yes { Ok(()) } else { ask(&print::entry(sighting, keys), sighting.state()) }
+            let confirm = |view: &EntryView| {
+                if yes { Ok(()) } else { ask(&print::entry(view, keys), view.state()) }
             };
-            let sighting = purge(&store, &entry, confirm).await?;
+            let view = purge(&store, &entry, confirm).await?;
             if json {
-                print::json(&Purged { purged: true, entry: sighting.report(keys) });
+                print::json(&Purged { purged: true, entry: view.report(keys) });
             } else {
                 print::out("purged: a retry with this key runs the handler again\n");
             }
@@ -86,16 +86,16 @@ async fn purge(
     entry: &Entry,
     confirm: impl FnOnce(&EntryView) -> Result<(), Failure>,
 ) -> Result<EntryView, Failure> {
-    let sighting = store.look_up(entry).await?;
+    let view = store.look_up(entry).await?;
     // What was found by its key, or by the digest of it, has one.
-    let key = sighting.key().ok_or(Failure::NothingThere)?;
-    confirm(&sighting)?;
+    let key = view.key().ok_or(Failure::NothingThere)?;
+    confirm(&view)?;
     // A person takes a while to answer.
     let now = store.get(key).await?.ok_or(Failure::NothingThere)?;
-    if now.confirmation() != sighting.confirmation() {
+    if now.confirmation() != view.confirmation() {
         return Err(Failure::Changed);
     }
-    if store.purge(key).await? { Ok(sighting) } else { Err(Failure::NothingThere) }
+    if store.purge(key).await? { Ok(view) } else { Err(Failure::NothingThere) }
 }
 
 /// On the terminal, if there is one.

@@ -18,38 +18,37 @@ struct Entries<'a> {
 }
 
 pub(crate) fn entries(scan: &Scan, states: &[State], limit: usize, keys: Keys, json: bool) {
-    let sightings: Vec<&EntryView> = states.iter().flat_map(|&state| scan.of(state)).take(limit).collect();
+    let views: Vec<&EntryView> = states.iter().flat_map(|&state| scan.of(state)).take(limit).collect();
     if json {
         let (scanned, complete, counts) = (scan.scanned(), scan.is_complete(), scan.counts());
-        let entries = sightings.iter().map(|sighting| sighting.report(keys)).collect();
+        let entries = views.iter().map(|view| view.report(keys)).collect();
         return self::json(&Entries { scanned, complete, counts, entries });
     }
     let present = State::ALL.into_iter().filter(|&state| scan.counts().of(state) > 0);
     let counts: Vec<String> = present.map(|state| format!("{} {state}", scan.counts().of(state))).collect();
     let mut text = if counts.is_empty() { "there are no entries\n".to_owned() } else { counts.join(", ") + "\n" };
-    if !sightings.is_empty() {
+    if !views.is_empty() {
         let header = ["STATE", "AGE", "SCOPE", "CALLER", "KEY", "", "ID"].map(str::to_owned);
-        let rows: Vec<_> =
-            std::iter::once(header).chain(sightings.iter().map(|sighting| row(sighting, keys))).collect();
+        let rows: Vec<_> = std::iter::once(header).chain(views.iter().map(|view| row(view, keys))).collect();
         text += "\n";
         text += &table(&rows);
     }
     let all: usize = states.iter().map(|&state| scan.counts().of(state)).sum();
-    if sightings.len() < all {
-        let _ = writeln!(text, "\n{} of {all} are listed; --limit lists more", sightings.len());
+    if views.len() < all {
+        let _ = writeln!(text, "\n{} of {all} are listed; --limit lists more", views.len());
     }
     out(&text);
 }
 
-pub(crate) fn entry(sighting: &EntryView, keys: Keys) -> String {
-    let report = sighting.report(keys);
+pub(crate) fn entry(view: &EntryView, keys: Keys) -> String {
+    let report = view.report(keys);
     let part = |part: Option<&String>| part.map_or_else(|| "none".to_owned(), |part| visible(part));
     let mut lines = vec![
         ("state", report.state.to_string()),
         ("scope", part(report.scope.as_ref())),
         ("caller", part(report.caller.as_ref())),
         ("key", key(&report)),
-        ("since", format!("{} ({} ago)", report.since.as_deref().unwrap_or("unknown"), age(sighting))),
+        ("since", format!("{} ({} ago)", report.since.as_deref().unwrap_or("unknown"), age(view))),
     ];
     let details = particulars(&report);
     if !details.is_empty() {
@@ -90,12 +89,12 @@ pub(crate) fn out(text: &str) {
     let _ = io::stdout().lock().write_all(text.as_bytes());
 }
 
-fn row(sighting: &EntryView, keys: Keys) -> [String; 7] {
-    let report = sighting.report(keys);
+fn row(view: &EntryView, keys: Keys) -> [String; 7] {
+    let report = view.report(keys);
     let part = |part: Option<&String>| part.map_or_else(|| "-".to_owned(), |part| visible(part));
     [
         report.state.to_string(),
-        age(sighting),
+        age(view),
         part(report.scope.as_ref()),
         part(report.caller.as_ref()),
         key(&report),
@@ -109,8 +108,8 @@ fn key(report: &EntryReport) -> String {
     shown.or_else(|| report.key_hint.clone()).unwrap_or_else(|| "unreadable".to_owned())
 }
 
-fn age(sighting: &EntryView) -> String {
-    sighting.since().map_or_else(
+fn age(view: &EntryView) -> String {
+    view.since().map_or_else(
         || "unknown".to_owned(),
         // Another machine's clock may be ahead of ours.
         |since| span(SystemTime::now().duration_since(since).unwrap_or_default()),
@@ -118,19 +117,19 @@ fn age(sighting: &EntryView) -> String {
 }
 
 fn particulars(report: &EntryReport) -> String {
-    let mut words = Vec::new();
+    let mut parts = Vec::new();
     if let Some(attempt) = report.attempt {
-        words.push(format!("attempt {attempt}"));
+        parts.push(format!("attempt {attempt}"));
     }
     if let Some(left) = report.lease_left_ms {
-        words.push(format!("lease {}", span(Duration::from_millis(left))));
+        parts.push(format!("lease {}", span(Duration::from_millis(left))));
     }
     if let Some(status) = report.status {
-        words.push(status.to_string());
-        words.push(report.body_bytes.map_or_else(|| "body not recorded".to_owned(), |bytes| format!("{bytes} bytes")));
+        parts.push(status.to_string());
+        parts.push(report.body_bytes.map_or_else(|| "body not recorded".to_owned(), |bytes| format!("{bytes} bytes")));
     }
-    words.extend(report.reason.as_deref().map(visible));
-    words.join(", ")
+    parts.extend(report.reason.as_deref().map(visible));
+    parts.join(", ")
 }
 
 /// In whole seconds, where there is one.

@@ -96,8 +96,8 @@ impl Opened {
         loop {
             let page = self.list(cursor, 10_000).await?;
             let entries = page.entries.into_iter().map(|entry| EntryView::of(entry, None));
-            let mut sightings = entries.chain(page.damaged.into_iter().map(EntryView::of_damage));
-            if let Some(found) = sightings.find(|sighting| sighting.id().as_deref() == Some(id)) {
+            let mut views = entries.chain(page.damaged.into_iter().map(EntryView::of_damage));
+            if let Some(found) = views.find(|view| view.id().as_deref() == Some(id)) {
                 return Ok(found);
             }
             let Some(next) = page.next else { return Err(Failure::NoSuchId(id.to_owned())) };

@@ -7,7 +7,7 @@ use syn::{Expr, Ident, Token};
 
 use crate::diagnostics::{Diagnostics, listed, nearest};
 
-/// Stands first among the arguments that the attribute wrote itself when it put itself behind the others.
+/// The first of the attribute's own arguments after it has moved itself behind the other attributes.
 pub(crate) const LAST: &str = "__idempotent_last";
 
 /// `name = value`, or the bare name.

@@ -5,7 +5,7 @@ use syn::Signature;
 
 use crate::model::Model;
 
-/// Completes what `#[utoipa::path]` has documented, if it stands on the handler.
+/// Completes what `#[utoipa::path]` has documented, if the handler has it.
 ///
 /// utoipa's `routes!` and `paths(…)` call `__path_pay::operation()`, a method of a trait, which an inherent one goes before:
 ///
@@ -29,8 +29,8 @@ pub(crate) fn operation(signature: &Signature) -> TokenStream {
         const _: () = {
             use ::idempotent_runtime::__private::utoipa::{self, openapi::path::{HttpMethod, Operation}};
 
-            // What the name stands for where utoipa has left nothing: names of the inner block go before it, and the
-            // module's are among them.
+            // The meaning of the name if utoipa has made nothing: names of the inner block take precedence, and those of
+            // the module are among them.
             struct #path;
             impl utoipa::Path for #path {
                 fn methods() -> ::std::vec::Vec<HttpMethod> {

@@ -45,7 +45,7 @@ pub(crate) fn expand(handler: &Handler, model: &Model) -> TokenStream {
     let Handler { attributes, visibility, signature, body } = handler;
     let arguments: Vec<&PatType> = handler.arguments().collect();
     let names = names(&arguments);
-    let (gate, awaited) = (local("gate"), local("awaited"));
+    let (gate, pending) = (local("gate"), local("pending"));
     let last = names.last().expect("there is at least one");
 
     let mut guarded = signature.clone();
@@ -62,7 +62,7 @@ pub(crate) fn expand(handler: &Handler, model: &Model) -> TokenStream {
     let (lend, expressions, runner) = if expressions.is_empty() {
         (TokenStream::new(), expressions, &gate)
     } else {
-        (quote!(let (mut #gate, #awaited) = #gate.lend();), quote!(#expressions #gate.give_back().await;), &awaited)
+        (quote!(let (mut #gate, #pending) = #gate.lend();), quote!(#expressions #gate.give_back().await;), &pending)
     };
     let never_returned = never_returned(signature);
     let block = inner_block(body);
@@ -97,7 +97,7 @@ pub(crate) fn expand(handler: &Handler, model: &Model) -> TokenStream {
     quote! { #lints #(#attributes)* #visibility #guarded #guarded_body }
 }
 
-/// What is true of the function now, and nothing that its author could mend.
+/// Lints that the expansion triggers and that the handler's author cannot fix.
 fn lints(attributes: &[Attribute]) -> TokenStream {
     let must_be_used = attributes.iter().any(|attribute| attribute.path().is_ident("must_use"));
     let double_must_use = must_be_used.then(|| quote!(#[allow(clippy::double_must_use)]));
@@ -152,8 +152,8 @@ fn guarded_inputs(
     }
 }
 
-/// The handler's own variables. Each argument moves in whole before, so that one which nobody reads lives as long as the
-/// handler, and all of them are dropped in the order of a plain function.
+/// The handler's own variables. Each argument first moves in whole, so that an unused one lives as long as the handler and
+/// all are dropped in the order of a plain function.
 fn bindings(arguments: &[&PatType], names: &[Ident]) -> TokenStream {
     if arguments.is_empty() {
         return quote! { #(let #names = #names;)* };

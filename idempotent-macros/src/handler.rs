@@ -144,7 +144,7 @@ impl Handler {
             .any(|attribute| attribute.path().segments.last().is_some_and(|s| s.ident == "debug_handler"))
     }
 
-    /// Whether another attribute macro still stands on the function.
+    /// Whether the function still has another attribute macro.
     pub(crate) fn has_other_macros(&self) -> bool {
         self.attributes.iter().any(|attribute| !is_inert(attribute))
     }

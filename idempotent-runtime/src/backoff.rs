@@ -13,6 +13,9 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
+    /// Between two looks at a claim that another request holds.
+    pub(crate) const BETWEEN_LOOKS: Self = Self::new(Duration::from_millis(5), Duration::from_millis(250));
+
     pub(crate) const fn new(first: Duration, longest: Duration) -> Self {
         Self { first, next: first, longest }
     }

@@ -158,7 +158,7 @@ pub enum InvalidKey {
     #[error("the key may hold visible ASCII characters only")]
     NotVisibleAscii,
     /// The request has several lines of the header.
-    #[error("the header stands more than once in the request")]
+    #[error("the header occurs more than once in the request")]
     SeveralHeaderLines,
     /// The key begins with a quote and is not a Structured Field String, or is bare and contains a character of that syntax.
     #[error("the key is neither a quoted string of RFC 9651 nor free of the characters \" , ; \\")]

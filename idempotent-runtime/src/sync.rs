@@ -1,6 +1,6 @@
 //! What threads and tasks meet in: that of the standard library and of tokio, or of the checker that runs `concurrency_tests`.
 //!
-//! What decides a race goes through here. Anything else, such as a counter that nobody waits for, need not: the checker
+//! What decides a race goes through here. Anything else, such as a counter without waiters, need not: the checker
 //! does not switch threads there.
 
 use std::sync::PoisonError;

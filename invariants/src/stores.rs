@@ -3,7 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use idempotent_runtime::store::{Claim, Entry, EntryState, StoreError, Token};
-use idempotent_runtime::testing::decoders::{self, Row, Stands};
+use idempotent_runtime::testing::decoders::{self, Row, Stored};
 use idempotent_runtime::{Record, RecordKey};
 
 use crate::source::Source;
@@ -56,8 +56,8 @@ pub fn sql_row(bytes: &[u8]) {
     let token = Token::from_u128(u128::from_le_bytes(source.array()));
     let row = row(&mut source);
     let entry = is_sound_or_damaged(row.entry());
-    match is_sound_or_damaged(row.standing()) {
-        Some(Stands::Completed(record)) => {
+    match is_sound_or_damaged(row.stored()) {
+        Some(Stored::Completed(record)) => {
             assert_eq!(in_and_out_of_columns(token, &record), record);
             assert_eq!(Some(i64::from(record.status.as_u16())), row.status);
             assert_eq!(record.body_bytes().map(AsRef::as_ref), row.body.as_deref());
@@ -65,7 +65,7 @@ pub fn sql_row(bytes: &[u8]) {
                 agrees(&entry, &record);
             }
         }
-        Some(Stands::Claimed { fingerprint, attempt, leased, .. }) => {
+        Some(Stored::Claimed { fingerprint, attempt, leased, .. }) => {
             assert_eq!(row.fingerprint.map(|text| text.to_lowercase()), Some(fingerprint.to_string()));
             assert_eq!((row.attempt, row.leased), (Some(attempt.into()), Some(leased)));
         }
@@ -110,8 +110,8 @@ fn row(source: &mut Source<'_>) -> Row {
 }
 
 fn in_and_out_of_columns(token: Token, record: &Record) -> Record {
-    match Row::completed(token, record).standing() {
-        Ok(Stands::Completed(record)) => record,
+    match Row::completed(token, record).stored() {
+        Ok(Stored::Completed(record)) => record,
         other => panic!("{other:?} is not {record:?}"),
     }
 }

@@ -68,7 +68,7 @@ fn bytes_stay_between_zero_and_the_limit_and_end_at_zero() {
             tokio::spawn(async move {
                 store.purge(&record_key("a")).await.expect("memory answers");
                 assert!(store.used_bytes() <= limit, "{} of {limit} bytes", store.used_bytes());
-                // What stands there now expires: the sweeper of the store wakes and meets the others.
+                // The remaining entry expires: the expiry task of the store wakes and meets the others.
                 clock::advance(TTL);
                 store.delete_expired().await.expect("memory answers");
                 assert!(store.used_bytes() <= limit, "{} of {limit} bytes", store.used_bytes());
@@ -84,12 +84,12 @@ fn bytes_stay_between_zero_and_the_limit_and_end_at_zero() {
     });
 }
 
-// The sweeper sleeps until the next expiry that it knows of. What setting its time under its own lock forbids:
-//   the sweeper finds nothing in any shard
-//   A enters a claim, and finds a sweeper that is not finished: it spawns none
-//   the sweeper ends: A's claim is never freed
+// The expiry task sleeps until the next expiry that it knows of. What setting its time under its own lock forbids:
+//   the expiry task finds nothing in any shard
+//   A enters a claim, and finds an expiry task that is not finished: it spawns none
+//   the expiry task ends: A's claim is never freed
 #[test]
-fn what_expires_is_freed_although_the_sweeper_was_about_to_end() {
+fn what_expires_is_freed_although_the_expiry_task_was_about_to_end() {
     schedules(4_000, async || {
         let store = MemoryStore::new();
         let request = claim_request();

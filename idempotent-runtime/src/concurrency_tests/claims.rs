@@ -45,7 +45,7 @@ async fn end<T>(task: JoinHandle<T>) -> T {
 #[test]
 fn of_two_claims_one_is_acquired() {
     every_schedule(200_000, async || {
-        let store = MemoryStore::new().without_sweeper();
+        let store = MemoryStore::new().without_expired_deletion();
         let (first, second) = (claimant(&store), claimant(&store));
         let claims = [end(first).await, end(second).await];
         let acquired = claims.iter().filter(|claim| **claim == Claim::Acquired { attempt: 1 }).count();
@@ -126,7 +126,7 @@ fn a_late_completion_never_overwrites_its_successor() {
 // What removing the claim under the lock under which its token was compared forbids:
 //   A finds that it still holds its claim, which it wants to release; its lease runs out
 //   B claims, attempt 2
-//   A removes what stands there, which is B's claim: C claims beside B
+//   A removes the entry of the key, which is B's claim: C claims beside B
 #[test]
 fn a_late_release_never_removes_its_successor() {
     schedules(4_000, async || {
@@ -194,18 +194,18 @@ fn a_record_that_was_seen_is_seen_by_every_later_claim() {
 }
 
 // What removing an entry with its place in the queue of expiries, under one lock, forbids:
-//   the sweeper takes the place of A's old claim out of the queue
+//   the expiry task removes A's old claim from the queue
 //   B claims the key anew
-//   the sweeper removes the entry under A's key, which is B's: C claims beside B
+//   the expiry task removes the entry under A's key, which is B's: C claims beside B
 #[test]
-fn a_sweep_of_what_expired_leaves_the_claim_that_followed_it() {
+fn deletion_of_an_expired_claim_leaves_its_successor() {
     schedules(4_000, async || {
         let store = MemoryStore::new();
         let short = ClaimRequest { ttl: LEASE, ..claim_request() };
         assert_eq!(claim(&store, short).await, Claim::Acquired { attempt: 1 });
-        // Wakes the store's own sweeper too.
+        // Wakes the store's own expiry task too.
         clock::advance(LEASE + Duration::from_secs(1));
-        let sweeping = {
+        let deleting = {
             let store = store.clone();
             tokio::spawn(async move { store.delete_expired().await })
         };
@@ -218,7 +218,7 @@ fn a_sweep_of_what_expired_leaves_the_claim_that_followed_it() {
         let acquired = claims.iter().filter(|claim| **claim == Claim::Acquired { attempt: 1 }).count();
         assert_eq!(acquired, 1, "{claims:?}");
         assert_eq!(end(renewing).await.expect("memory answers"), Held::No);
-        end(sweeping).await.expect("memory answers");
+        end(deleting).await.expect("memory answers");
         assert!(matches!(claim(&store, claim_request()).await, Claim::InFlight { .. }));
     });
 }

@@ -1,4 +1,4 @@
-//! Time that stands still until a proof moves it on.
+//! Time that advances only when a proof says so.
 
 use std::cell::RefCell;
 use std::future::Future;

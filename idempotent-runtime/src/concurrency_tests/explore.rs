@@ -49,8 +49,8 @@ fn run(scheduler: impl Scheduler + 'static, proof: impl Proof) -> usize {
         clock::reset();
         shuttle::future::block_on(async {
             proof().await;
-            // The tasks that sleep although nothing is left to do see it and end: the checker takes a task whose handle
-            // is kept for one that somebody waits for.
+            // The tasks that sleep although nothing is left to do see it and end: the checker assumes that a task whose
+            // handle is kept is awaited.
             clock::advance(Duration::from_hours(48));
         });
     };

@@ -64,12 +64,12 @@ struct Calls {
 }
 
 impl CountingStore {
-    /// How often somebody began to ask for a claim.
+    /// How many claims were asked for.
     pub(super) fn claims(&self) -> usize {
         self.calls.claims.load(Ordering::Relaxed)
     }
 
-    /// How often somebody got one.
+    /// How many were acquired.
     pub(super) fn acquired(&self) -> usize {
         self.calls.acquired.load(Ordering::Relaxed)
     }

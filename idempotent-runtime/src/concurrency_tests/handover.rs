@@ -43,7 +43,7 @@ impl Ledger {
     }
 }
 
-// The clock of these tests stands still: a waiter goes on when the bell rings, or never.
+// The clock of these tests does not advance: a waiter continues when it is notified, or never.
 #[idempotent(scope = "succeeds", fingerprint = none, in_flight = wait("1h"))]
 async fn succeeds(State(ledger): State<Arc<Ledger>>) -> (StatusCode, String) {
     (StatusCode::CREATED, format!("charge {}", ledger.charge().await))
@@ -116,15 +116,15 @@ async fn end<T>(task: JoinHandle<T>) -> T {
 
 // Four things must hold at once. The rest of a handler is spawned, or its claim lapses:
 //   A claims and runs; its client leaves, and the future is dropped
-//   whoever wakes the handler wakes a task that no longer polls it
+//   a wake-up of the handler reaches a task that no longer polls it
 // A waiter listens before it looks, or it misses the end:
 //   B looks: A is running
-//   A completes, and rings for nobody
+//   A completes, and notifies no waiter
 //   B begins to listen, for ever
-// The claim ends before the bell rings:
-//   A rings; B wakes and looks: A is still running; B goes back to sleep
+// The claim ends before the waiters are notified:
+//   A notifies; B wakes and looks: A is still running; B goes back to sleep
 //   A completes
-// The bell rings for all: B replays what A recorded, and has no reason to wake C.
+// All waiters are notified: B replays what A recorded, and has no reason to wake C.
 #[test]
 fn handler_without_client_ends_once_and_duplicates_get_it() {
     schedules(3_000, async || {
@@ -168,7 +168,7 @@ fn a_handler_that_nobody_waits_for_ends_once() {
     });
 }
 
-// A waiter never executes; a bell that rings before the release leaves both asleep, or has them look too early.
+// A waiter never executes; a notification before the release leaves both asleep, or wakes them too early.
 #[test]
 fn after_a_failure_every_waiter_is_told() {
     schedules(2_000, async || {
@@ -183,7 +183,7 @@ fn after_a_failure_every_waiter_is_told() {
         let mut executed = 0;
         for client in [(); 3].map(|()| service.client("/fails")) {
             let (status, _) = end(client).await;
-            // One that comes after the release has waited for nobody, and executes.
+            // A client that comes after the release waits for no other request, and executes.
             executed += usize::from(status == StatusCode::INTERNAL_SERVER_ERROR);
             assert!(status == StatusCode::INTERNAL_SERVER_ERROR || status == StatusCode::CONFLICT, "{status}");
         }
@@ -197,9 +197,9 @@ fn after_a_failure_every_waiter_is_told() {
 //   A runs
 //   B asks the store, which must not be forgotten: from here on B survives its client
 //   B's client leaves; the rest of B is spawned
-//   the store answers that A is running: B waits, and nobody asks for it any more
+//   the store answers that A is running: B waits, without a client
 //   A fails and releases the key
-//   B claims it, and runs a request that its client has long given up
+//   B claims it, and runs a request whose client left long ago
 #[test]
 fn a_waiter_whose_client_left_asks_the_store_nothing_more() {
     schedules(3_000, async || {
@@ -213,7 +213,7 @@ fn a_waiter_whose_client_left_asks_the_store_nothing_more() {
         let claims = service.store.claims();
         service.ledger.may_end.notify_one();
         end(running).await;
-        // The waiter's last look may come late enough to get the key: then its run, which nobody may forget, ends too.
+        // The waiter's last look may come late enough to get the key: then its run must end too.
         service.ledger.may_end.notify_one();
         service.drain().await;
         assert_eq!(service.store.claims(), claims);

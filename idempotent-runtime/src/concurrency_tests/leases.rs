@@ -24,7 +24,7 @@ async fn lease(store: &CountingStore, key: &RecordKey, length: Duration) -> Leas
     let request = ClaimRequest { lease: length, ..claim_request() };
     let claimed = store.claim(key, request).await.expect("there is room");
     assert_eq!(claimed, Claim::Acquired { attempt: 1 });
-    // Time stands still while a store answers, and then goes on by leaps: a limit would be over without any delay.
+    // Time does not advance while a store answers, and then leaps: a limit would be over without any delay.
     let bounded = StoreHandle::new("default", Arc::new(store.clone()), Duration::MAX);
     Lease::new(bounded, key.clone(), &request, Scope::Handler("charges"))
 }
@@ -74,9 +74,9 @@ fn a_lease_that_is_entered_while_the_task_ends_is_renewed() {
     });
 }
 
-// The task sleeps until the next lease that it knows of. What a permit of the bell forbids:
+// The task sleeps until the next lease that it knows of. What a permit of `Notify` forbids:
 //   the task reads when the long lease is due
-//   the short lease is entered, and rings: nobody listens
+//   the short lease is entered, and notifies: the task does not listen yet
 //   the task goes to sleep, past the end of the short lease
 #[test]
 fn shorter_lease_wakes_the_keeper_before_its_long_sleep() {
@@ -142,7 +142,7 @@ fn duplicate(
 // and its last word under the lock of the token forbid:
 //   the duplicate takes the claim over
 //   the handler completes under its own token: the store rejects
-//   the duplicate hands the claim back: its request waits for a handler that has given up, and nobody ends the claim
+//   the duplicate hands the claim back: its request waits for a handler that has ended, and the claim stays
 #[test]
 fn a_claim_that_is_handed_back_is_ended_by_its_handler() {
     schedules(4_000, async || {
@@ -158,7 +158,7 @@ fn a_claim_that_is_handed_back_is_ended_by_its_handler() {
     });
 }
 
-/// What stands under the key is the record that was to be made there.
+/// The key has the record that its handler was to make.
 async fn assert_is_recorded(store: &CountingStore, key: &RecordKey) {
     let claimed = store.claim(key, claim_request()).await.expect("there is room");
     assert_eq!(claimed, Claim::Completed(record("charge 1")));
@@ -168,7 +168,7 @@ async fn assert_is_recorded(store: &CountingStore, key: &RecordKey) {
 // for the key, for the same or for something else. What the look at the handler before any claim counts, the wait for the
 // answers of such requests, and the handler's own new claim forbid:
 //   the other request gets the claim, and runs beside the handler
-//   the handler completes: the store knows no such token, and its response is lost although nobody took its place
+//   the handler completes: the store knows no such token, and its response is lost although no other attempt took its place
 #[test]
 fn a_forgotten_claim_goes_to_its_handler() {
     for seed in [7, 8] {
@@ -234,7 +234,7 @@ fn of_a_forgotten_claim_and_another_process_one_records() {
 // renewals up until the end forbids:
 //   the renewal finds nothing
 //   the handler ends: there is nothing to release
-//   the renewal claims the key anew, for nobody
+//   the renewal claims the key again, without a handler
 #[test]
 fn no_renewal_claims_a_released_key_anew() {
     schedules(3_000, async || {

@@ -2,8 +2,8 @@
 //! two of them could meet. `cargo xtask concurrency` runs them; nothing of this is in any other build.
 //!
 //! Threads, tasks, locks, atomics, `Notify` and channels are those of [shuttle](https://docs.rs/shuttle) and its model of
-//! tokio, in place of those of the standard library and tokio ([`crate::sync`]). Time is a [`clock`] that stands still
-//! until a proof moves it on. So a wake-up that is lost is not made up for by any timer: nothing can go on, the checker
+//! tokio, in place of those of the standard library and tokio ([`crate::sync`]). Time is a [`clock`] that
+//! advances only when a proof says so. So a wake-up that is lost is not made up for by any timer: nothing can go on, the checker
 //! calls it a deadlock, and the proof fails.
 //!
 //! What this cannot show: the order in which memory becomes visible (every atomic counts as `SeqCst`), what tokio's own

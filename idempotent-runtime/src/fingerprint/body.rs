@@ -52,7 +52,7 @@ pub(crate) fn digest_of_body(headers: &HeaderMap, body: &[u8], form: BodyForm) -
 fn digest_codings(pieces: &mut Pieces, headers: &HeaderMap) -> bool {
     let lines = headers.get_all(header::CONTENT_ENCODING);
     let codings = lines.iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
-    // It stands for no coding (RFC 9110, section 8.4).
+    // `identity` means no coding (RFC 9110, section 8.4).
     let codings =
         codings.map(<[u8]>::trim_ascii).filter(|name| !name.is_empty() && !name.eq_ignore_ascii_case(b"identity"));
     let mut is_coded = false;
@@ -87,7 +87,7 @@ fn is_json(media_type: &MediaType<'_>) -> bool {
 /// The bytes of a multipart body before, between and after its boundaries: preamble, parts, epilogue.
 ///
 /// `None` if it is no multipart body, or if two readers could divide it in two ways: then the boundary counts too. A
-/// delimiter stands at the start of a line and fills it (RFC 2046, section 5.1.1); in the middle of a line it is content.
+/// delimiter is at the start of a line and fills it (RFC 2046, section 5.1.1); in the middle of a line it is content.
 fn segments<'a>(media_type: &MediaType<'_>, body: &'a [u8]) -> Option<Vec<&'a [u8]>> {
     if media_type.ty != names::MULTIPART {
         return None;

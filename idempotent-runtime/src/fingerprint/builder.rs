@@ -132,7 +132,7 @@ impl FingerprintBuilder {
         self.part(0, TARGET, digest);
     }
 
-    /// Of the body, or of the value that stands for it.
+    /// Of the body, or of the value in its place.
     pub(crate) fn body(&mut self, digest: PartDigest) {
         self.part(1, BODY, digest);
     }

@@ -82,7 +82,7 @@ impl<'a> Service<'a> {
         Ok(scan)
     }
 
-    /// What stands under the key, or under the one that has the id.
+    /// The entry of the key, or of the id.
     pub(super) async fn look_up(&self, target: &Target) -> Result<EntryView, Problem> {
         let found = match target {
             Target::Id(id) => self.find(id).await?,
@@ -103,9 +103,9 @@ impl<'a> Service<'a> {
         })
     }
 
-    /// Purges what was looked at, if that still stands there.
+    /// Purges the entry that the operator saw, unless it has changed.
     ///
-    /// Whatever becomes of it, the audit is told.
+    /// The audit gets each outcome.
     pub(super) async fn purge(&self, target: &Target, headers: &HeaderMap) -> Result<EntryView, Problem> {
         let audit = audit::Purge {
             operator: self.operator,

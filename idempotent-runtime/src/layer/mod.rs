@@ -237,7 +237,7 @@ impl IdempotencyLayer {
         error.map_or(Ok(response), Err)
     }
 
-    /// Where a request stands that has a key, or is rejected for having none; `None` for one that is to be passed on.
+    /// The gate of a request that has a key or is rejected without one; `None` if the request passes unguarded.
     async fn gate(&self, request: &mut Request) -> Option<(Gate, Arc<Execution>)> {
         let policy = &self.policy;
         if !policy.guards(request.method()) {

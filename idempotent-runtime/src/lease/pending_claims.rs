@@ -36,7 +36,7 @@ impl PendingClaims {
         let count = self.of(key);
         count.send_if_modified(|pending| {
             *pending += 1;
-            // Nobody waits for more of them.
+            // Waiters wait only for fewer.
             false
         });
         PendingClaim(count.clone())

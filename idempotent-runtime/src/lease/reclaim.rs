@@ -1,5 +1,5 @@
-//! Ends a claim, and claims its key anew where the store has forgotten it: its `ttl` is over, an operator purged it, or the
-//! store was emptied. The handler runs, so its key is not free; only another process that was faster has it.
+//! Ends a claim, and claims its key again if the store has forgotten it: its `ttl` expired, an operator purged it, or the
+//! store was emptied. The handler still runs, so its key is not free; only another process can have it.
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ use crate::sync::tokio::time::Instant;
 const MOST_TRIES: u32 = 3;
 
 impl Lease {
-    /// Ends the claim by what `ask` asks of the store. Asks again where a duplicate has handed its claim over meanwhile, and
-    /// where the store had forgotten the claim: [`Held::No`] means that another process has the key.
+    /// Ends the claim with the call `ask`. Repeats it if a duplicate has handed over its claim meanwhile, or if the store had
+    /// forgotten the claim. [`Held::No`] means that another process has the key.
     pub(crate) async fn end<F>(&self, mut ask: impl FnMut(Token) -> F) -> Result<Held, StoreError>
     where
         F: Future<Output = Result<Held, StoreError>>,
@@ -29,7 +29,7 @@ impl Lease {
             let held = ask(token).await?;
             if held == Held::No && tries < MOST_TRIES {
                 tries += 1;
-                // Who has the key may be a request of this process that does not know it yet.
+                // Perhaps a request of this process has the key, and has not yet received the answer to its claim.
                 if self.reclaim(token).await? == Held::Yes || self.pending_claims_ended(hand_overs).await {
                     continue;
                 }
@@ -37,12 +37,12 @@ impl Lease {
             if self.is_over(hand_overs, held) {
                 return Ok(held);
             }
-            // A request of this process has left its claim to this one meanwhile.
+            // Meanwhile, a request of this process has handed over its claim.
             tries = 0;
         }
     }
 
-    /// Waits until no claim of the key is on its way in this process, or one was left to this handler; false when there is none.
+    /// Waits until no claim of the key is on its way in this process, or one was handed over; false if none was on its way.
     async fn pending_claims_ended(&self, hand_overs: u32) -> bool {
         let Some(mut pending) = self.pending_claims.as_ref().map(Count::subscribe) else { return false };
         if *pending.borrow() == 0 {
@@ -52,21 +52,21 @@ impl Lease {
             let is_enough = |&pending: &usize| pending == 0 || self.token_and_hand_overs().1 != hand_overs;
             let _ = pending.wait_for(is_enough).await;
         };
-        // A claim that has no answer by then is given up by its request.
+        // By then, a request whose claim has no answer has failed.
         let _ = Deadline::after(self.store.limit()).bound(ended).await;
         true
     }
 
-    /// Ends the claim where the store answers at once; false when that needs [`end`](Self::end).
+    /// Ends the claim if the store answers at once; false if it takes [`end`](Self::end).
     pub(crate) fn end_now(&self, ask: impl FnOnce(Token) -> Result<Held, StoreError>) -> bool {
         lock(&self.holding).is_ending = true;
         let (token, hand_overs) = self.token_and_hand_overs();
         matches!(ask(token), Ok(Held::Yes)) && self.is_over(hand_overs, Held::Yes)
     }
 
-    /// Frees the key, if the claim still stands.
+    /// Frees the key, if the claim still exists.
     pub(crate) async fn release(&self) -> Result<Held, StoreError> {
-        // A renewal on its way would find nothing, and claim the key anew.
+        // A renewal on its way would find nothing, and claim the key again.
         let _renewing = self.after_renewals().await;
         loop {
             let (token, hand_overs) = self.token_and_hand_overs();
@@ -78,22 +78,22 @@ impl Lease {
         }
     }
 
-    /// Leaves the claim in the store as that of a process that has died.
+    /// Leaves the claim in the store as if its process had died.
     pub(crate) async fn lapse(&self) -> Result<Held, StoreError> {
-        // A renewal that comes later would bring the lease back to life.
+        // A later renewal would revive the lease.
         lock(&self.holding).state = State::Lapsing;
         drop(self.after_renewals().await);
         self.end(|token| self.store.renew(&self.key, token, Duration::ZERO)).await
     }
 
-    /// Starts the lease anew, and claims the key anew where the store has forgotten it. The caller holds `renewing`.
+    /// Renews the lease, or claims the key again if the store has forgotten it. The caller holds `renewing`.
     pub(super) async fn renew_or_reclaim(&self, token: Token) -> Result<Held, StoreError> {
         let asked_at = Instant::now();
         let renewed = self.store.renew(&self.key, token, self.length).await;
         self.renewed(token, asked_at, renewed).await
     }
 
-    /// What the answer of the store to a renewal means, which was asked for at this time.
+    /// Handles the store's answer to a renewal that was sent at this time.
     pub(super) async fn renewed(
         &self,
         token: Token,
@@ -120,7 +120,7 @@ impl Lease {
         }
     }
 
-    /// Claims the key anew under `token`, which holds nothing in the store any more.
+    /// Claims the key again under `token`, which the store no longer has.
     async fn reclaim(&self, token: Token) -> Result<Held, StoreError> {
         self.release_others().await?;
         let asked_at = Instant::now();
@@ -140,7 +140,7 @@ impl Lease {
         Ok(Held::Yes)
     }
 
-    /// Frees the key of the claims that requests for something else have got while the store had forgotten this one.
+    /// Releases claims that other requests made while the store had forgotten this one.
     async fn release_others(&self) -> Result<(), StoreError> {
         loop {
             let other = lock(&self.others).last().copied();

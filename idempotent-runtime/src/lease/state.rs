@@ -1,4 +1,4 @@
-//! One claim of this process: its lease, and who holds it.
+//! One claim of this process: its lease and its holder.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -25,7 +25,7 @@ pub(crate) struct Lease {
     pub(crate) store: StoreHandle,
     pub(crate) key: RecordKey,
     pub(crate) scope: Scope,
-    /// What was asked for, so that it can be asked for again.
+    /// The request of the claim, for claiming again.
     pub(super) request: ClaimRequest,
     pub(super) length: Duration,
     pub(super) holding: Mutex<Holding>,
@@ -45,14 +45,14 @@ pub(crate) struct Lease {
     pub(super) pending_claims: Option<Count>,
 }
 
-/// By which token the claim is held.
+/// The state of the claim, and its token.
 #[derive(Clone, Copy)]
 pub(super) struct Holding {
     pub(super) token: Token,
     pub(super) state: State,
     pub(super) may_change_hands: bool,
     pub(super) has_changed_hands: bool,
-    /// Its end is on its way to the store: a renewal that finds no claim says nothing any more.
+    /// Its end is on its way to the store: a renewal that finds no claim proves nothing.
     pub(super) is_ending: bool,
     /// How often the key was claimed for it since: by a request of this process that has left it its claim, or by a renewal.
     pub(super) hand_overs: u32,
@@ -61,8 +61,8 @@ pub(super) struct Holding {
 }
 
 impl Holding {
-    /// Whether a renewal by this token that finds no claim tells of a loss. One that is about to be ended is gone when the
-    /// answer to that was lost, or is on its way.
+    /// Whether the claim is lost if a renewal by this token finds none. A claim that is ending may already be gone: the answer
+    /// to its end is on its way, or was lost.
     fn is_renewed_by(&self, token: Token) -> bool {
         self.state == State::Held && self.token == token && self.may_change_hands && !self.is_ending
     }
@@ -71,11 +71,11 @@ impl Holding {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
     Held,
-    /// As far as is known, another attempt has it.
+    /// Another attempt probably has it.
     Lost,
-    /// To be left to lapse: no renewal begins any more.
+    /// It is to lapse: no further renewal begins.
     Lapsing,
-    /// It has ended, or nobody wants it any more.
+    /// It has ended, or its handler has no more use for it.
     Over,
 }
 
@@ -117,15 +117,15 @@ impl Lease {
         lock(&self.holding).token
     }
 
-    /// Takes no claim back from here on: there is no response to record. Whether others have claimed the key so far, of whose
-    /// executions nothing may be known.
+    /// From now on, takes no claim back: there is no response to record. Returns whether others have claimed the key so far;
+    /// their executions may be unknown.
     pub(crate) fn has_changed_hands_for_good(&self) -> bool {
         let mut holding = lock(&self.holding);
         holding.may_change_hands = false;
         holding.has_changed_hands
     }
 
-    /// Whether an answer is the last one that was asked for after so many hand-overs. If so, no claim is handed over any more.
+    /// Whether this answer, which was asked for after so many hand-overs, is final. If so, no further claim is handed over.
     pub(super) fn is_over(&self, hand_overs: u32, held: Held) -> bool {
         let mut holding = lock(&self.holding);
         let is_over = held == Held::Yes || holding.hand_overs == hand_overs;
@@ -135,7 +135,7 @@ impl Lease {
         is_over
     }
 
-    /// Takes the claim that a duplicate has got in the store; false when it has nothing to end any more but the claim itself.
+    /// Takes over the claim that a duplicate has made in the store; false if this handler has already ended.
     pub(super) fn take_back(&self, taken: &Taken<'_>, is_same_request: bool) -> bool {
         let mut holding = lock(&self.holding);
         let is_accepted = holding.state != State::Over && holding.may_change_hands;
@@ -150,8 +150,8 @@ impl Lease {
                 ..*holding
             };
         } else if is_accepted {
-            // What stands in the store must be the claim for this handler's own request: the next renewal, or the end, releases
-            // the other claim and claims the key anew.
+            // The store must have the claim of this handler's own request: the next renewal, or the end, releases the other
+            // claim and claims the key again.
             holding.state = state;
             lock(&self.others).push(taken.request.token);
         }
@@ -162,13 +162,13 @@ impl Lease {
         lock(&self.holding).state != State::Over
     }
 
-    /// Whether a claim that the store has forgotten is to be made again: the handler may still have something to record.
+    /// Whether to claim again after the store has forgotten the claim: the handler may still have something to record.
     pub(super) fn may_reclaim(&self, token: Token) -> bool {
         let holding = lock(&self.holding);
         holding.is_renewed_by(token)
     }
 
-    /// A renewal has claimed the key anew: an end that found it taken must look again. False when there is no end to come.
+    /// A renewal has claimed the key again: an end that found it taken must look again. False if the handler has already ended.
     pub(super) fn has_reclaimed(&self) -> bool {
         let mut holding = lock(&self.holding);
         let is_running = holding.state != State::Over;
@@ -181,13 +181,13 @@ impl Lease {
         holding.confirmed_at = holding.confirmed_at.max(asked_at);
     }
 
-    /// Whether the lease is over by this process's own clock, so that another process may run by now.
+    /// Whether the lease has expired by this process's clock, so that another process may run.
     pub(crate) fn is_known_to_be_over(&self) -> bool {
         let confirmed_at = lock(&self.holding).confirmed_at;
         confirmed_at.elapsed() > self.length
     }
 
-    /// The token to renew the claim by, as long as that makes sense.
+    /// The token to renew the claim by; `None` if it needs no renewal.
     pub(super) fn token_to_renew(&self) -> Option<Token> {
         let holding = *lock(&self.holding);
         (holding.state == State::Held).then_some(holding.token)
@@ -203,7 +203,7 @@ impl Lease {
         has_lost
     }
 
-    /// A renewal may see it, and the end of the handler once more.
+    /// Counts once, although both a renewal and the end of the handler may find it lost.
     pub(crate) fn count_as_lost(&self) {
         if !self.is_counted_as_lost.swap(true, Ordering::Relaxed) {
             observe::lease_lost(&self.scope);
@@ -211,19 +211,19 @@ impl Lease {
     }
 }
 
-/// What a request has got from the store.
+/// The claim that a request has made in the store.
 pub(crate) struct Taken<'a> {
     pub(crate) request: &'a ClaimRequest,
     pub(crate) attempt: u32,
     pub(crate) asked_at: Instant,
 }
 
-/// Whose handler runs in this process under a key that a request asks for.
+/// The handler that runs in this process under the key of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Running {
-    /// That of a request for the same.
+    /// The handler of the same request.
     SameRequest,
-    /// That of a request for something else, which has this fingerprint.
+    /// The handler of another request, which has this fingerprint.
     AnotherRequest(Fingerprint),
 }
 
@@ -235,10 +235,10 @@ impl Running {
 }
 
 impl Lease {
-    /// Starts the lease anew; [`Held::No`] when the claim is lost or has ended.
+    /// Renews the lease; [`Held::No`] if the claim is lost or has ended.
     pub(crate) async fn confirm(&self) -> Result<Held, StoreError> {
-        // Not behind the back of whoever ends the renewals: it would bring the lease back to life. Beside the renewals: the
-        // handler may not poll this for longer than the lease, and they must go on meanwhile.
+        // Excluded while the renewals end, or it would revive the lease. Shared with the renewals: the handler may leave this
+        // unpolled for longer than the lease, and they must continue.
         let _renewing = Deadline::after(self.store.limit()).bound(self.renewing.read()).await;
         loop {
             let Some(token) = self.token_to_renew() else { return Ok(Held::No) };
@@ -251,8 +251,8 @@ impl Lease {
 }
 
 impl Lease {
-    /// Waits until no renewal is on its way, and keeps others from beginning. Not for ever: one may be stuck on a runtime that
-    /// is blocked, and the store rejects it if it arrives after the end of its claim.
+    /// Waits until no renewal is on its way, and prevents new ones. The wait has a limit: a renewal may be stuck on a blocked
+    /// runtime, and the store rejects it if it arrives after the end of its claim.
     pub(super) async fn after_renewals(&self) -> Option<RwLockWriteGuard<'_, ()>> {
         Deadline::after(self.store.limit()).bound(self.renewing.write()).await
     }

@@ -1,7 +1,11 @@
-//! What the engine tells of, for tests that count it; without the feature `testing` it tells nobody.
+//! What a registry reports to its observer. Only the feature `testing` has one.
+
+/// Sees the events of one registry.
+pub(crate) trait Observer: Send + Sync + 'static {
+    fn observe(&self, scope: &str, event: Event);
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(not(feature = "testing"), expect(dead_code, reason = "nobody listens"))]
 pub(crate) enum Event {
     /// The handler was let through.
     Executed,

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt::Display;
+use std::time::SystemTime;
 
 use tracing::Span;
 use tracing::field::Empty;
@@ -36,7 +37,7 @@ pub(crate) enum Outcome {
     Broken,
     /// The handler ran and its response could not be recorded at once.
     RecordingFailed,
-    /// The handler ran, and somebody else holds its key by now.
+    /// The handler ran, and another process holds its key by now.
     ClaimLost,
     /// The handler ran beneath a layer, and its own guard decides what is recorded.
     LeftToHandler,
@@ -47,7 +48,7 @@ pub(crate) enum Outcome {
     /// The handler runs without a claim, since the store cannot be asked.
     Unguarded,
     /// The recorded response was sent.
-    Replayed,
+    Replayed { recorded_at: SystemTime },
     /// A rejection was sent, of this code.
     Rejected(&'static str),
 }
@@ -65,7 +66,7 @@ impl Outcome {
             Self::Panicked => "panicked",
             Self::Failed => "failed",
             Self::Unguarded => "unguarded",
-            Self::Replayed => "replayed",
+            Self::Replayed { .. } => "replayed",
             Self::Rejected(code) => code,
         }
     }
@@ -73,6 +74,9 @@ impl Outcome {
     /// Counts the outcome and enters it into the request's span: once for each request.
     pub(crate) fn enter(self, span: &Span, policy: &Policy) {
         observe::outcome(policy.scope(), self.as_str());
+        if let Self::Replayed { recorded_at } = self {
+            observe::replayed(recorded_at);
+        }
         self.correct(span);
     }
 
@@ -178,7 +182,7 @@ pub(crate) fn settling_given_up(policy: &Policy, store: &str, what: &'static str
     );
 }
 
-/// The claim was somebody else's when the handler had ended.
+/// Another process had the claim when the handler ended.
 pub(crate) fn claim_lost(policy: &Policy, store: &str) {
     tracing::error!(
         scope = policy.scope(),

@@ -163,8 +163,8 @@ fn mark_replays(responses: &mut Responses, recorded: &Recorded) {
     }
 }
 
-/// Adds to what stands under the status, and takes over what a range or `default` says of it: a response of its own would
-/// hide that.
+/// Adds to the documented response of the status. Copies that of a range or of `default` first, which a response of its own
+/// would hide.
 fn reject(responses: &mut Responses, status: u16, rejection: Response) {
     let Responses { responses, default, .. } = responses;
     let key = StatusCode::Code(status);
@@ -172,7 +172,7 @@ fn reject(responses: &mut Responses, status: u16, rejection: Response) {
     let mut response = match documented.or(default.as_ref()) {
         None => rejection.clone(),
         Some(ReferenceOr::Item(response)) => response.clone(),
-        // It stands elsewhere and is others' too.
+        // A shared response, which other operations use too.
         Some(ReferenceOr::Reference { .. }) => return,
     };
     add(&mut response, rejection);

@@ -51,13 +51,13 @@ impl Recorded {
         let Self::Ranges(ranges) = self else { return true };
         ranges.iter().any(|&range| match covered(key) {
             Some(covered) => intersects(range, covered),
-            // `default` stands for what no other response stands for.
+            // `default` covers the statuses that no other response covers.
             None => !documented.iter().filter_map(|key| covered(key)).any(|covered| intersects(range, covered)),
         })
     }
 }
 
-/// The statuses that a response's key stands for; `None` for `default`.
+/// The statuses that a response's key covers; `None` for `default`.
 fn covered(key: &str) -> Option<(u16, u16)> {
     if let Some(class) = key.strip_suffix("XX").or_else(|| key.strip_suffix("xx")) {
         let class: u16 = class.parse().ok()?;

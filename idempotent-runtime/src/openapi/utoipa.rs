@@ -77,8 +77,8 @@ fn complete(operation: &mut Operation, description: Description) {
     }
 }
 
-/// Adds to what stands under the status, and takes over what a range or `default` says of it: a response of its own would
-/// hide that.
+/// Adds to the documented response of the status. Copies that of a range or of `default` first, which a response of its own
+/// would hide.
 fn reject(Responses { responses, .. }: &mut Responses, status: u16, rejection: Response) {
     let key = status.to_string();
     let range = format!("{}XX", status / 100);
@@ -86,7 +86,7 @@ fn reject(Responses { responses, .. }: &mut Responses, status: u16, rejection: R
     let mut response = match documented {
         None => rejection.clone(),
         Some(RefOr::T(response)) => response,
-        // It stands elsewhere and is others' too.
+        // A shared response, which other operations use too.
         Some(RefOr::Ref(_)) => return,
     };
     for (name, header) in rejection.headers {

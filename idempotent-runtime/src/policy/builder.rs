@@ -10,7 +10,7 @@ use idempotent_policy::{KNOWN_METHODS, SHORTEST_LEASE, SHORTEST_TTL, SHORTEST_WA
 use crate::policy::values::{
     AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, Methods, OnStoreError, Oversize,
 };
-use crate::policy::{Built, CacheIf, Place, Policy, Settings};
+use crate::policy::{Built, CacheIf, Policy, Settings, SourceLocation};
 
 /// Collects the options of a [`Policy`] for an [`IdempotencyLayer`](crate::IdempotencyLayer): those of the attribute, except
 /// the ones that need a handler's arguments.
@@ -34,7 +34,7 @@ use crate::policy::{Built, CacheIf, Place, Policy, Settings};
 #[derive(Debug)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct PolicyBuilder {
-    place: Place,
+    location: SourceLocation,
     settings: Settings,
     built: Built,
     predicate: Option<CacheIf>,
@@ -62,7 +62,7 @@ impl Policy {
         };
         let wrong = wrong_name("scope", &built.scope).into_iter().collect();
         PolicyBuilder {
-            place: Place { module: "layer", function: "", file, line, column, path: || "" },
+            location: SourceLocation { module: "layer", function: "", file, line, column, path: || "" },
             settings: Settings::DEFAULT,
             built,
             predicate: None,
@@ -255,7 +255,7 @@ impl PolicyBuilder {
             return Err(InvalidPolicy(self.wrong));
         }
         Ok(Policy {
-            place: self.place,
+            location: self.location,
             settings: self.settings,
             database: None,
             built: Some(Box::new(self.built)),

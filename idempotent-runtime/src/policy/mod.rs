@@ -36,18 +36,18 @@ pub(crate) type CacheIf = fn(&response::Parts) -> bool;
 /// ```
 #[derive(Debug)]
 pub struct Policy {
-    place: Place,
+    location: SourceLocation,
     settings: Settings,
     /// The database of the handler's `Tx`.
     database: Option<&'static str>,
-    /// What a builder has collected, in place of the text of the settings.
+    /// What a builder has collected, in location of the text of the settings.
     built: Option<Box<Built>>,
     predicate: Option<CacheIf>,
 }
 
 /// Where the policy is written.
 #[derive(Debug)]
-struct Place {
+struct SourceLocation {
     module: &'static str,
     function: &'static str,
     file: &'static str,
@@ -128,7 +128,7 @@ impl Settings {
 
 #[doc(hidden)]
 impl Policy {
-    /// That of a handler, at the place of the call: what the attribute's expansion calls. `path` names a type in the static of
+    /// That of a handler, at the location of the call: what the attribute's expansion calls. `path` names a type in the static of
     /// the policy, in the handler's body; `databases` are those of the arguments that look like a `Tx`.
     #[track_caller]
     pub const fn of_handler(
@@ -140,7 +140,7 @@ impl Policy {
     ) -> Self {
         let location = Location::caller();
         let (file, line, column) = (location.file(), location.line(), location.column());
-        let place = Place { module, function, file, line, column, path };
+        let location = SourceLocation { module, function, file, line, column, path };
         let mut database = None;
         let mut index = 0;
         while index < databases.len() {
@@ -149,29 +149,29 @@ impl Policy {
             }
             index += 1;
         }
-        Self { place, settings, database, built: None, predicate: None }
+        Self { location, settings, database, built: None, predicate: None }
     }
 }
 
 impl Policy {
     /// The handler's module path and name, such as `shop::charges::create_charge`.
     pub fn handler(&self) -> String {
-        format!("{}::{}", self.place.module, self.place.function)
+        format!("{}::{}", self.location.module, self.location.function)
     }
 
     /// The source file of the handler.
     pub fn file(&self) -> &'static str {
-        self.place.file
+        self.location.file
     }
 
     /// The line of the attribute, counted from 1.
     pub fn line(&self) -> u32 {
-        self.place.line
+        self.location.line
     }
 
     /// The column of the attribute, counted from 1.
     pub fn column(&self) -> u32 {
-        self.place.column
+        self.location.column
     }
 
     /// The namespace of the handler's keys.
@@ -307,7 +307,7 @@ impl Policy {
     /// The handler's module, and its name in there.
     #[cfg(any(feature = "aide", feature = "utoipa"))]
     pub(crate) fn module_and_function(&self) -> (&'static str, &'static str) {
-        (self.place.module, self.place.function)
+        (self.location.module, self.location.function)
     }
 
     /// That of a layer; the one of a handler is an expression of the handler's.
@@ -329,15 +329,15 @@ impl Policy {
 
     /// The path of the function, with the type and the trait of its `impl` block; empty for a layer's policy.
     ///
-    /// A place does not tell handlers apart: a macro may emit several at one place. The path does, for people.
+    /// A location does not tell handlers apart: a macro may emit several at one location. The path does, for people.
     pub(crate) fn function_path(&self) -> &'static str {
         // The type lies in the static of the policy, which lies in the function.
-        (self.place.path)().rsplitn(3, "::").nth(2).unwrap_or_default()
+        (self.location.path)().rsplitn(3, "::").nth(2).unwrap_or_default()
     }
 
     /// Whether this is the copy of a handler that `debug_handler` makes for a check of its own, and which never runs.
     pub(crate) fn is_copy(&self) -> bool {
-        (self.place.path)()
+        (self.location.path)()
             .split("::")
             .any(|part| part.starts_with("__axum_macros_check_") && part.ends_with("_future"))
     }
@@ -345,11 +345,11 @@ impl Policy {
     /// Names and places first.
     pub(crate) fn order(&self) -> impl Ord + use<> {
         (
-            self.place.module,
-            self.place.function,
-            self.place.file,
-            self.place.line,
-            self.place.column,
+            self.location.module,
+            self.location.function,
+            self.location.file,
+            self.location.line,
+            self.location.column,
             self.function_path(),
         )
     }
@@ -359,9 +359,13 @@ impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.function_path() {
             "" => {
-                write!(f, "{}::{} at {}:{}", self.place.module, self.place.function, self.place.file, self.place.line)
+                write!(
+                    f,
+                    "{}::{} at {}:{}",
+                    self.location.module, self.location.function, self.location.file, self.location.line
+                )
             }
-            path => write!(f, "{path} at {}:{}", self.place.file, self.place.line),
+            path => write!(f, "{path} at {}:{}", self.location.file, self.location.line),
         }
     }
 }

@@ -1,22 +1,13 @@
 //! Which headers of a response are recorded.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use idempotent_policy::NEVER_RECORDED;
 
-use crate::observe::traceparent::RECORDED_BY;
 use crate::policy::Policy;
 
-/// Headers that speak of one connection or one moment, or that hand a secret to one client.
-///
-/// RFC 9110, section 7.6.1, names those of the connection; content length and date are written anew on every answer.
-static LEFT_OUT: [HeaderName; 12] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    header::CONTENT_LENGTH,
+/// Left out unless `keep_headers` names them: they belong to one moment, or hand a secret to one client. The headers of a
+/// connection (RFC 9110, section 7.6.1) are in [`NEVER_RECORDED`].
+static LEFT_OUT_BY_DEFAULT: [HeaderName; 4] = [
     header::DATE,
     header::PROXY_AUTHENTICATE,
     HeaderName::from_static("proxy-authentication-info"),
@@ -40,9 +31,9 @@ pub(crate) fn recorded(headers: &HeaderMap, policy: &Policy) -> Vec<(HeaderName,
         .collect();
     let is_recorded = |name: &HeaderName, value: &HeaderValue| {
         let kept = policy.keep_headers().contains(name.as_str());
-        let left_out = LEFT_OUT.contains(name)
+        let left_out = NEVER_RECORDED.contains(&name.as_str())
+            || LEFT_OUT_BY_DEFAULT.contains(name)
             || *name == REPLAYED
-            || *name == RECORDED_BY
             || (*name == header::RETRY_AFTER && is_relative(value))
             || named_by_connection.iter().any(|named| named.eq_ignore_ascii_case(name.as_str()));
         (kept || !left_out) && !policy.drop_headers().contains(name.as_str())

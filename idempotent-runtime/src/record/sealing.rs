@@ -1,4 +1,4 @@
-//! Encrypts records before they reach their store, so that whoever reads the store reads no responses.
+//! Encrypts records before they reach their store, so that a reader of the store learns no responses.
 //!
 //! XChaCha20-Poly1305 (RFC 8439 with the 192-bit nonce of draft-irtf-cfrg-xchacha): nonces are drawn at random, and so
 //! many of 192 bits can be that no count of records need be kept. The record's key, status, fingerprint and time are
@@ -212,7 +212,7 @@ impl SealingKeys {
     }
 }
 
-/// What stands beside the sealed bytes in clear.
+/// The fields that are stored in clear beside the sealed bytes.
 fn bound_to(key: &RecordKey, record: &Record) -> Vec<u8> {
     let recorded_at = match record.recorded_at.duration_since(UNIX_EPOCH) {
         Ok(after) => after.as_millis().cast_signed(),

@@ -12,7 +12,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::caller_limit::CallerLimit;
 use crate::keyed_notify::KeyedNotify;
+use crate::observe::event::Observer;
 use crate::record::protection::AtRest;
+#[cfg(feature = "metrics")]
 use crate::registry::unknown_outcomes::UnknownGauge;
 use crate::registry::{Inner, OfRequest, Registry};
 use crate::rejection::problem::Rejection;
@@ -53,8 +55,8 @@ pub struct RegistryBuilder {
     /// The most bytes, and the highest age.
     #[cfg(feature = "near-cache")]
     near_cache: Option<(usize, Duration)>,
-    #[cfg(feature = "testing")]
-    pub(super) testing: super::testing::Testing,
+    pub(super) observer: Option<Box<dyn Observer>>,
+    pub(super) is_disabled: bool,
 }
 
 impl fmt::Debug for RegistryBuilder {
@@ -84,8 +86,8 @@ impl RegistryBuilder {
             caller_limit: None,
             #[cfg(feature = "near-cache")]
             near_cache: None,
-            #[cfg(feature = "testing")]
-            testing: super::testing::Testing::default(),
+            observer: None,
+            is_disabled: false,
         }
     }
 
@@ -115,7 +117,7 @@ impl RegistryBuilder {
     ///
     /// When it is zero.
     pub fn store_timeout(mut self, limit: Duration) -> Self {
-        assert!(!limit.is_zero(), "a store needs some time to answer");
+        assert!(!limit.is_zero(), "`store_timeout` must be greater than zero");
         self.store_timeout = limit;
         self
     }
@@ -230,7 +232,7 @@ impl RegistryBuilder {
     ///
     /// When it is zero.
     pub fn max_in_flight_per_caller(mut self, most: usize) -> Self {
-        assert!(most > 0, "a caller needs at least one request under way to get anything done");
+        assert!(most > 0, "`max_in_flight_per_caller` must be greater than zero");
         self.caller_limit = Some(Arc::new(CallerLimit::new(most)));
         self
     }
@@ -268,15 +270,15 @@ impl RegistryBuilder {
     /// When either is zero.
     #[cfg(feature = "near-cache")]
     pub fn near_cache(mut self, max_bytes: usize, max_age: Duration) -> Self {
-        assert!(max_bytes > 0, "a near cache needs room for at least one record");
-        assert!(!max_age.is_zero(), "a near cache keeps records for some time");
+        assert!(max_bytes > 0, "`max_bytes` of the near cache must be greater than zero");
+        assert!(!max_age.is_zero(), "`max_age` of the near cache must be greater than zero");
         self.near_cache = Some((max_bytes, max_age));
         self
     }
 
     /// The registry.
     pub fn build(self) -> Registry {
-        // Only a closed tracker can be waited for; it counts on all the same.
+        // Only a closed tracker can be waited for; it still counts.
         let running = TaskTracker::new();
         running.close();
         let bounded = |name: &str, store| {
@@ -291,6 +293,7 @@ impl RegistryBuilder {
         let named: BTreeMap<_, _> =
             self.named.into_iter().map(|(name, store)| (name.clone(), bounded(&name, store))).collect();
         Registry(Arc::new(Inner {
+            #[cfg(feature = "metrics")]
             unknown: UnknownGauge::new(named.values().chain([&default]).cloned().collect()),
             default,
             named,
@@ -304,8 +307,8 @@ impl RegistryBuilder {
             watches: Watches::default(),
             running,
             has_compared_scopes: AtomicBool::new(false),
-            #[cfg(feature = "testing")]
-            testing: self.testing,
+            observer: self.observer,
+            is_disabled: self.is_disabled,
         }))
     }
 }

@@ -8,9 +8,6 @@ pub(crate) mod scopes;
 pub(crate) mod testing;
 #[cfg(feature = "metrics")]
 pub(crate) mod unknown_outcomes;
-#[cfg(not(feature = "metrics"))]
-#[path = "unknown_outcomes_silent.rs"]
-pub(crate) mod unknown_outcomes;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -26,10 +23,11 @@ use crate::caller_limit::CallerLimit;
 use crate::deadline::Deadline;
 use crate::keyed_notify::KeyedNotify;
 use crate::lease::renewer::LeaseRenewer;
-use crate::observe::event::Event;
+use crate::observe::event::{Event, Observer};
 use crate::policy::Policy;
 use crate::policy::registration::policies;
 use crate::record::protection::AtRest;
+#[cfg(feature = "metrics")]
 use crate::registry::unknown_outcomes::UnknownGauge;
 use crate::rejection::problem::Rejection;
 use crate::request::watches::Watches;
@@ -71,10 +69,11 @@ pub(super) struct Inner {
     pub(super) ended_claims: KeyedNotify,
     pub(super) watches: Watches,
     pub(super) running: TaskTracker,
+    #[cfg(feature = "metrics")]
     pub(super) unknown: UnknownGauge,
     pub(super) has_compared_scopes: AtomicBool,
-    #[cfg(feature = "testing")]
-    pub(super) testing: self::testing::Testing,
+    pub(super) observer: Option<Box<dyn Observer>>,
+    pub(super) is_disabled: bool,
 }
 
 impl Registry {
@@ -142,6 +141,7 @@ impl Registry {
         if policy.has_default_scope() && shared_default_scopes().contains(policy.scope()) {
             return None;
         }
+        #[cfg(feature = "metrics")]
         self.0.unknown.start();
         self.store_named(policy.store())
     }
@@ -161,21 +161,20 @@ impl Registry {
 
     /// The answer to a request of this scope that is rejected.
     pub(crate) fn reject(&self, scope: &str, rejection: Rejection) -> Response {
-        self.tell(scope, Event::Rejected(rejection.code()));
+        self.observe(scope, Event::Rejected(rejection.code()));
         self.render(rejection)
     }
 
-    /// Tells a test's counters what has happened.
-    #[cfg(feature = "testing")]
-    pub(crate) fn tell(&self, scope: &str, event: Event) {
-        if let Some(counts) = &self.testing().counts {
-            counts.count(scope, event);
+    pub(crate) fn observe(&self, scope: &str, event: Event) {
+        if let Some(observer) = &self.0.observer {
+            observer.observe(scope, event);
         }
     }
 
-    #[cfg(not(feature = "testing"))]
-    #[expect(clippy::unused_self, reason = "the same call with and without listeners")]
-    pub(crate) fn tell(&self, _: &str, _: Event) {}
+    /// Whether handlers run unguarded; only the feature `testing` makes such a registry.
+    pub(crate) fn is_disabled(&self) -> bool {
+        self.0.is_disabled
+    }
 
     pub(crate) fn render(&self, rejection: Rejection) -> Response {
         match &self.0.render {

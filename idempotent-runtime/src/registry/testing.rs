@@ -1,16 +1,9 @@
 //! Registries of tests: one that counts, and one that guards nothing.
 
+use crate::observe::event::Observer;
 use crate::registry::Registry;
 use crate::registry::build::RegistryBuilder;
 use crate::store::memory::store::MemoryStore;
-use crate::testing::counts::Counts;
-
-/// What tests ask of a registry.
-#[derive(Default)]
-pub(crate) struct Testing {
-    pub(crate) counts: Option<Counts>,
-    is_disabled: bool,
-}
 
 impl Registry {
     /// A registry under which handlers run unguarded: nothing is claimed, recorded, replayed or waited for, a handler ends
@@ -37,22 +30,14 @@ impl Registry {
     pub fn disabled() -> Self {
         tracing::warn!("idempotency is disabled: handlers run bare, and every retry executes again");
         let mut builder = Self::builder(MemoryStore::new());
-        builder.testing.is_disabled = true;
+        builder.is_disabled = true;
         builder.build()
-    }
-
-    pub(crate) fn is_disabled(&self) -> bool {
-        self.0.testing.is_disabled
-    }
-
-    pub(crate) fn testing(&self) -> &Testing {
-        &self.0.testing
     }
 }
 
 impl RegistryBuilder {
-    pub(crate) fn count_into(mut self, counts: Counts) -> Self {
-        self.testing.counts = Some(counts);
+    pub(crate) fn observed_by(mut self, observer: impl Observer) -> Self {
+        self.observer = Some(Box::new(observer));
         self
     }
 }

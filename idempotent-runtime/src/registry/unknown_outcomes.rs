@@ -1,4 +1,4 @@
-//! How many outcomes are unknown: asked of the stores, since they are there whatever became of the process that left them.
+//! Counts unknown outcomes in the stores, which outlive the processes that left them.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -44,7 +44,7 @@ impl UnknownGauge {
         gauge
     }
 
-    /// Sees to it that somebody counts: the task dies with its runtime, and a registry may be built outside of any.
+    /// Spawns the task unless it runs: it ends with its runtime, and a registry may be built outside of a runtime.
     pub(crate) fn start(&self) {
         // The checker of `concurrency_tests` tries all orders of all tasks that there are; this one never ends.
         if cfg!(all(test, shuttle)) || self.is_counting.load(Ordering::Relaxed) {

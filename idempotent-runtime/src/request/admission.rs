@@ -12,6 +12,7 @@ use crate::fingerprint::builder::{FingerprintBuilder, PartDigest};
 use crate::fingerprint::expression::Unserialisable;
 use crate::key::{IdempotencyKey, RecordKey};
 use crate::observe;
+use crate::observe::event::Event;
 use crate::observe::telemetry;
 use crate::observe::telemetry::Outcome;
 use crate::observe::traceparent::TraceParent;
@@ -180,6 +181,7 @@ impl Admission {
         }
         let fingerprint = FingerprintBuilder::new().finish();
         let in_flight = observe::InFlight::enter(self.policy.scope());
+        registry.observe(self.policy.scope(), Event::Executed);
         let classifier = ResponseClassifier { policy: self.policy, fingerprint, cache_if: self.cache_if, trace: None };
         let span = self.span;
         Ok(Passage::InTransaction(Box::new(InTransaction {
@@ -229,10 +231,18 @@ impl Admission {
     pub(super) fn reject(&self, rejection: Rejection) -> Response {
         // No layer around it may record a rejection.
         self.execution.take_over();
-        Outcome::Rejected(rejection.outcome()).enter(&self.span, &self.policy);
+        self.report(Outcome::Rejected(rejection.outcome()), Event::Rejected(rejection.code()));
         match &self.registry {
-            Some(registry) => registry.reject(self.policy.scope(), rejection),
+            Some(registry) => registry.render(rejection),
             None => rejection.into_response(),
+        }
+    }
+
+    /// Reports how a request ends that executes nothing.
+    pub(super) fn report(&self, outcome: Outcome, event: Event) {
+        outcome.enter(&self.span, &self.policy);
+        if let Some(registry) = &self.registry {
+            registry.observe(self.policy.scope(), event);
         }
     }
 }

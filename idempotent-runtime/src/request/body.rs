@@ -1,4 +1,4 @@
-//! Bodies that were read in part, so that nobody who comes later misses a byte.
+//! Bodies that were read in part: later readers still get every byte.
 
 use crate::sync::{Mutex, MutexGuard, lock};
 use std::collections::VecDeque;

@@ -11,6 +11,7 @@ use crate::fingerprint::difference::Difference;
 use crate::key::{IdempotencyKey, RecordKey};
 use crate::lease::state::{Lease, Running, Taken};
 use crate::observe;
+use crate::observe::event::Event;
 use crate::observe::telemetry;
 use crate::observe::telemetry::Outcome;
 use crate::observe::traceparent::TraceParent;
@@ -57,7 +58,7 @@ impl Admission {
         };
         let asked_at = Instant::now();
         let span = claiming.admission.span.clone();
-        while let Some(decision) = claiming.claim_and_judge_now(asked_at) {
+        while let Some(decision) = claiming.claim_and_decide_now(asked_at) {
             return match decision {
                 Decision::Acquired { attempt } => Entered::Now(Ok(claiming.acquired(attempt, asked_at))),
                 Decision::Unguarded => Entered::Now(Ok(claiming.unguarded())),
@@ -77,7 +78,7 @@ impl Admission {
 }
 
 impl Claiming {
-    fn claim_and_judge_now(&mut self, asked_at: Instant) -> Option<Decision> {
+    fn claim_and_decide_now(&mut self, asked_at: Instant) -> Option<Decision> {
         let _pending = self.registry.renewer().asks(&self.stored_key);
         let claimed = self.claim_now()?;
         Some(self.decide(claimed, asked_at))
@@ -85,7 +86,7 @@ impl Claiming {
 
     /// The store's answer, if it gives one without waiting.
     fn claim_now(&self) -> Option<Result<Claim, StoreError>> {
-        if let Some(record) = self.store.near(&self.stored_key) {
+        if let Some(record) = self.store.cached(&self.stored_key) {
             return Some(Ok(Claim::Completed(record)));
         }
         let store = self.store.immediate().filter(|_| self.admission.transaction.is_none())?;
@@ -94,7 +95,7 @@ impl Claiming {
         Some(store.claim(&self.stored_key, self.request))
     }
 
-    /// Claims, or waits for another one's response where the policy says so.
+    /// Claims the key, or waits for the response of another request if the policy says so.
     async fn claim(mut self) -> Result<Passage, Response> {
         loop {
             let asked_at = Instant::now();
@@ -144,10 +145,10 @@ impl Claiming {
             Err(error) => {
                 telemetry::claim_failed(&self.admission.policy, self.store.name(), &error);
                 if matches!(error, StoreError::Unavailable(_) | StoreError::TimedOut(_)) {
-                    // The claim may stand although its answer did not come, and nobody will run it.
+                    // The store may have made the claim although the answer was lost, and no handler will run under it.
                     self.store.give_back(&self.stored_key, &self.request);
                 }
-                // No policy asks for running beside a record that cannot be read, or beside another one.
+                // No policy allows a run beside a record that cannot be read, or beside another run.
                 let is_free = !matches!(error, StoreError::Damaged(_));
                 let may_run = self.admission.policy.on_store_error() == OnStoreError::Run && is_free;
                 return match may_run.then(|| self.running_here()) {
@@ -177,7 +178,7 @@ impl Claiming {
                 Decision::Again
             }
             Claim::Lapsed { .. } => match self.running_here() {
-                // Its lease has run out, and yet it is known what becomes of it.
+                // Its lease has expired, but its handler runs in this process.
                 Some(running) => self.decide_beside(running),
                 None => Decision::Answer(self.admission.reject(Rejection::OutcomeUnknown)),
             },
@@ -185,14 +186,14 @@ impl Claiming {
         }
     }
 
-    /// The claim that this request has got goes to the handler of an earlier request that runs in this process, if there is
-    /// one: the key stays claimed here whatever the store has forgotten.
+    /// If the handler of an earlier request with this key runs in this process, it gets the claim of this request: the store
+    /// may have forgotten its own.
     fn hand_over(&mut self, attempt: u32, asked_at: Instant) -> Option<Running> {
         let taken = Taken { request: &self.request, attempt, asked_at };
         let is_same_request = |fingerprint| self.fingerprints.contain(fingerprint);
         let running = self.registry.renewer().hand_over(&self.store, &self.stored_key, &taken, is_same_request)?;
         telemetry::claim_handed_back(&self.admission.policy, self.store.name());
-        // What becomes of this request must not end the claim of the other one.
+        // The end of this request must not end the claim of the other one.
         self.request.token = Token::unique();
         Some(running)
     }
@@ -207,7 +208,7 @@ impl Claiming {
         })
     }
 
-    /// Those that count.
+    /// The headers that are part of the fingerprint.
     fn credential_headers(&self) -> &[HeaderName] {
         if self.is_partitioned { &[] } else { self.registry.credential_headers() }
     }
@@ -239,6 +240,7 @@ impl Claiming {
         let Admission { policy, cache_if, trace, execution, span, .. } = self.admission;
         let trace = TraceParent::of_handler(&span, trace);
         let in_flight = observe::InFlight::enter(policy.scope());
+        self.registry.observe(policy.scope(), Event::Executed);
         execution.grant(self.key, self.record_key, self.fingerprints.plain, attempt);
         let lease = Lease::new(self.store, self.stored_key, &self.request, policy.owned_scope());
         let lease = self.registry.renewer().keep(lease, asked_at);
@@ -269,6 +271,7 @@ impl Claiming {
         let Admission { policy, cache_if, trace, execution, span, .. } = self.admission;
         let trace = TraceParent::of_handler(&span, trace);
         let in_flight = observe::InFlight::enter(policy.scope());
+        self.registry.observe(policy.scope(), Event::Executed);
         execution.grant(self.key, self.record_key, self.fingerprints.plain, attempt);
         Passage::InTransaction(Box::new(InTransaction {
             registry: self.registry,
@@ -292,12 +295,12 @@ impl Claiming {
         // From here on the request is what any axum request is: it ends when its client leaves.
         self.admission.execution.detach_state.set_must_finish(false);
         self.admission.execution.grant(self.key, self.record_key, self.fingerprints.plain, 1);
-        Outcome::Unguarded.enter(&self.admission.span, &self.admission.policy);
+        self.admission.report(Outcome::Unguarded, Event::Executed);
         Passage::Unguarded
     }
 }
 
-/// Starts the lease anew; false when there is no telling whether the claim still stands.
+/// Renews the lease; false if it is unknown whether the claim still exists.
 async fn is_still_ours(store: &StoreHandle, key: &RecordKey, request: ClaimRequest) -> bool {
     let asked_at = Instant::now();
     let held = store.renew(key, request.token, request.lease).await;

@@ -89,20 +89,20 @@ impl Drop for Completion {
             return;
         }
         detach_state.abandoned.store(true, Ordering::Relaxed);
-        // Whoever drops a request does not do it in the request's span.
+        // The request is dropped outside of its own span.
         let span = detach_state.span.get().cloned();
         // Its own runtime first, where its store's connections live: the one in which it is dropped may not be driven, or end.
         let mut runtimes: Vec<Handle> = detach_state.runtime.get().cloned().into_iter().collect();
         runtimes
             .extend(Handle::try_current().ok().filter(|current| runtimes.iter().all(|own| own.id() != current.id())));
         if let Some(runtime) = runtimes.first().cloned() {
-            tracing::debug!(parent: span, "the client left; the handler goes on without it");
+            tracing::debug!(parent: span, "the client disconnected: the handler continues");
             runtimes.remove(0);
             runtime.spawn(Detached { running: Some(running), has_begun: false, next: runtimes.pop() });
         } else {
             tracing::error!(
                 parent: span,
-                "a running handler was polled and dropped outside of a tokio runtime; its claim lapses with its lease"
+                "a running handler was polled and dropped outside of a tokio runtime: its claim stays until its lease expires"
             );
         }
     }

@@ -11,7 +11,7 @@ use crate::key::{IdempotencyKey, RecordKey};
 use crate::policy::Policy;
 use crate::policy::handle::PolicyHandle;
 use crate::request::detach_state::DetachState;
-use crate::request::lent::{Lending, Lent};
+use crate::request::ownership::{ExtractorExecutions, Ownership};
 use crate::step::names::{Names, Owner};
 use crate::step::steps::Steps;
 use crate::store::claim::Token;
@@ -19,11 +19,11 @@ use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::tokio::sync::Notify;
 use crate::transaction::contract::HandlerTransaction;
 
-/// In the extensions of a request: the guard that it has met last.
+/// In the extensions of a request: the last guard or extractor that it reached.
 struct Met {
     execution: Arc<Execution>,
-    /// This guard has passed the request on to what it guards. Another copy of the request, as a middleware in front of the
-    /// guard makes one, is not inside: it is a duplicate.
+    /// The guard has passed this request to its handler. A copy that a middleware in front of the guard made is not inside: it
+    /// is a duplicate.
     is_inside: bool,
 }
 
@@ -32,12 +32,12 @@ impl Met {
     fn is_open(&self) -> bool {
         !self.is_inside
             && !self.execution.has_entered()
-            && self.execution.lent.as_ref().is_none_or(|lent| lent.is_open())
+            && self.execution.ownership.as_ref().is_none_or(|ownership| ownership.is_open())
     }
 }
 
-/// Who clones a request's extensions makes another request, which may be sent at the same time: it has a key, steps, a
-/// transaction and a fate of its own.
+/// A clone of a request's extensions belongs to another request, which may run at the same time: it has its own key, steps,
+/// transaction and outcome.
 impl Clone for Met {
     fn clone(&self) -> Self {
         let Self { execution, is_inside } = self;
@@ -46,7 +46,7 @@ impl Clone for Met {
     }
 }
 
-/// What one request's extractors, its engine and whoever polls it share.
+/// State that the extractors of one request, its guard and its future share.
 #[derive(Default)]
 pub(crate) struct Execution {
     pub(crate) detach_state: DetachState,
@@ -59,28 +59,28 @@ pub(crate) struct Execution {
     around: Option<Arc<Self>>,
     /// The guard whose handler sends the request, where the request itself does not tell.
     sent_by: OnceLock<Arc<Self>>,
-    /// The one among those around it under whose claim it runs, because its key is the same.
+    /// The guard around it that has the same key, so that this execution runs under its claim.
     covered_by: OnceLock<Arc<Self>>,
     /// A guard beneath it has run under the claim that it runs under.
     has_let_in: AtomicBool,
     /// What runs beneath it under its claim.
     pub(super) covered_runs: CoveredRuns,
-    /// Its guard has taken the request, and has the last word on what is recorded.
+    /// Its guard has taken the request, and decides what is recorded.
     has_taken_over: AtomicBool,
-    /// What has run beneath it under its claim is recorded by nobody else.
+    /// It must record the response of a guard beneath it, which ran under its claim and recorded nothing.
     must_answer: AtomicBool,
     /// Its claim has ended.
     pub(super) is_over: AtomicBool,
-    /// Of its guard; no guard has taken what only a middleware or a handler without one has asked for.
+    /// Of its guard. Unset if only a middleware or a handler without a guard has used this execution.
     policy: OnceLock<PolicyHandle>,
-    /// For those that take steps.
+    /// Tells apart the handlers that take steps.
     id: OnceLock<u64>,
     pub(crate) step_names: Names,
     /// Of a handler that runs under a claim.
     steps: OnceLock<Steps>,
-    /// It is one that an extractor of the last argument of the handler around it got.
-    lent: Option<Arc<Lent>>,
-    lending: Lending,
+    /// Set if an extractor of the last argument of the handler around it created it.
+    ownership: Option<Arc<Ownership>>,
+    extractor_executions: ExtractorExecutions,
 }
 
 pub(super) struct Grant {
@@ -92,11 +92,11 @@ pub(super) struct Grant {
 }
 
 impl Execution {
-    /// For an extractor: that of the run which a request with these extensions belongs to.
+    /// For an extractor: the execution that a request with these extensions belongs to.
     pub(crate) fn of(extensions: &mut Extensions) -> Arc<Self> {
         let execution = match extensions.get::<Met>() {
             Some(met) if met.is_open() => return Arc::clone(&met.execution),
-            Some(Met { execution, is_inside: true }) if !execution.has_entered() => execution.lend(),
+            Some(Met { execution, is_inside: true }) if !execution.has_entered() => execution.for_extractor(),
             _ => Self::beneath(extensions),
         };
         let execution = Arc::new(execution);
@@ -104,10 +104,10 @@ impl Execution {
         execution
     }
 
-    /// For the guard of a handler; what comes with these extensions from here on is inside of it.
+    /// For the guard of a handler: from now on, a request with these extensions is inside of it.
     pub(crate) fn of_guard(extensions: &mut Extensions) -> Arc<Self> {
         let execution = match extensions.get::<Met>() {
-            Some(met) if met.is_open() && met.execution.lent.as_ref().is_none_or(|lent| lent.take()) => {
+            Some(met) if met.is_open() && met.execution.ownership.as_ref().is_none_or(|ownership| ownership.take()) => {
                 Arc::clone(&met.execution)
             }
             _ => Arc::new(Self::beneath(extensions)),
@@ -116,7 +116,7 @@ impl Execution {
         execution
     }
 
-    /// One of its own, which knows the guards around it.
+    /// A new execution, which knows the guards around it.
     pub(crate) fn beneath(extensions: &Extensions) -> Self {
         let around = extensions.get::<Met>().and_then(|Met { execution, is_inside }| {
             if *is_inside { Some(Arc::clone(execution)) } else { execution.around.clone() }
@@ -124,28 +124,28 @@ impl Execution {
         Self { around, ..Self::default() }
     }
 
-    /// Another one, beneath the same guards.
+    /// A new execution beneath the same guards.
     fn beside(&self) -> Self {
         match &self.around {
-            Some(around) if self.lent.is_some() && !around.has_entered() => around.lend(),
+            Some(around) if self.ownership.is_some() && !around.has_entered() => around.for_extractor(),
             around => Self { around: around.clone(), ..Self::default() },
         }
     }
 
-    /// For what asks while the last argument of its handler is extracted.
-    fn lend(self: &Arc<Self>) -> Self {
-        Self { around: Some(Arc::clone(self)), lent: Some(self.lending.lend()), ..Self::default() }
+    /// For an extractor that runs while the last argument of its handler is extracted.
+    fn for_extractor(self: &Arc<Self>) -> Self {
+        Self { around: Some(Arc::clone(self)), ownership: Some(self.extractor_executions.add()), ..Self::default() }
     }
 
-    /// That of the handler which it was extracted for.
+    /// The execution of the handler that it was extracted for.
     pub(super) fn owner(&self) -> &Self {
-        match (&self.lent, &self.around) {
-            (Some(lent), Some(around)) if !lent.is_taken() => around,
+        match (&self.ownership, &self.around) {
+            (Some(ownership), Some(around)) if !ownership.is_taken() => around,
             _ => self,
         }
     }
 
-    /// What comes with these extensions from here on is inside of this guard, which has entered.
+    /// From now on, a request with these extensions is inside of this guard, which has entered.
     pub(crate) fn put_around(self: &Arc<Self>, extensions: &mut Extensions) {
         self.enter();
         extensions.insert(Met { execution: Arc::clone(self), is_inside: true });
@@ -177,8 +177,8 @@ impl Execution {
         let _ = self.sent_by.set(sender);
     }
 
-    /// Whether it is the first one to run beneath the guard around it that runs under this key: under one claim the request is
-    /// executed once, however often something in between sends it on.
+    /// Whether it is the first to run beneath the guard around it that has this key. Under one claim a request executes once,
+    /// even if a middleware in between sends it several times.
     pub(super) fn is_let_in(&self, record_key: &RecordKey) -> bool {
         self.around_with(record_key).is_some_and(|around| !around.has_let_in.swap(true, Ordering::AcqRel))
     }
@@ -206,23 +206,23 @@ impl Execution {
 
     fn holds(&self, record_key: &RecordKey) -> bool {
         let grant = self.grant.get().is_some_and(|grant| grant.record_key == *record_key);
-        // Who forwards a request after its response is recorded gets a replay of it.
+        // After the claim ends, a forwarded request with this key gets the replay.
         grant && !self.is_over.load(Ordering::Acquire)
     }
 
-    /// Leaves the response to the guard under whose claim it was made, if there is one.
+    /// Leaves the response to the guard whose claim it ran under, if any.
     pub(crate) fn leave_response(&self) {
         if let Some(covering) = self.covered_by.get() {
             covering.must_answer.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Whether its guard records the response, whatever guards beneath it have done: one that ran under its claim did not.
+    /// Whether its guard must record the response, because a guard beneath it ran under its claim and did not.
     pub(crate) fn must_answer(&self) -> bool {
         self.must_answer.load(Ordering::Relaxed)
     }
 
-    /// What was granted to the claim that it runs under, or else to the nearest guard around it.
+    /// The grant of the claim that it runs under, or else that of the nearest guard around it.
     pub(super) fn granted(&self) -> Option<&Grant> {
         match self.grant.get() {
             Some(grant) => Some(grant),
@@ -230,18 +230,18 @@ impl Execution {
         }
     }
 
-    /// What tells the executions of a request without a key apart.
+    /// Identifies the execution of a request without a key.
     pub(super) fn unkeyed(&self) -> Token {
         *self.unkeyed.get_or_init(Token::unique)
     }
 
-    /// For the guard of a request without a key, if anybody may ask for its execution: a `Tx` does.
+    /// For the guard of a request without a key, if an extractor may use its execution: a `Tx` does.
     pub(crate) fn of_unkeyed_guard(extensions: &mut Extensions) -> Option<Arc<Self>> {
         let has_transactions = cfg!(any(feature = "postgres", feature = "sqlite"));
         (has_transactions || extensions.get::<Met>().is_some()).then(|| Self::of_guard(extensions))
     }
 
-    /// The handler is about to run: what comes now with this request's extensions is another run.
+    /// The handler is about to run: from now on, a request with these extensions is another run.
     pub(crate) fn enter(&self) {
         self.has_entered.store(true, Ordering::Relaxed);
     }
@@ -257,7 +257,7 @@ impl Execution {
     }
 
     fn joined(&self) -> &OnceLock<Arc<dyn HandlerTransaction>> {
-        self.lent.as_ref().map_or(&self.transaction, |lent| &lent.transaction)
+        self.ownership.as_ref().map_or(&self.transaction, |ownership| &ownership.transaction)
     }
 
     pub(super) fn transaction(&self) -> Option<&Arc<dyn HandlerTransaction>> {
@@ -273,7 +273,7 @@ impl Execution {
     /// The extractors of the handler with this policy have all run. False when they ask for two transactions.
     pub(super) fn end_extraction(&self, policy: &PolicyHandle) -> bool {
         let _ = self.policy.set(policy.clone());
-        self.lending.adopt().into_iter().all(|transaction| self.joined().set(transaction).is_ok())
+        self.extractor_executions.adopt().into_iter().all(|transaction| self.joined().set(transaction).is_ok())
     }
 
     /// Whether its guard is the one with this policy.
@@ -290,7 +290,7 @@ impl Execution {
         let _ = self.steps.set(steps);
     }
 
-    /// Those under the claim whose key [`Idempotency`] tells.
+    /// The steps under the claim whose key [`Idempotency`] returns.
     pub(super) fn steps(&self) -> Option<&Steps> {
         match self.grant.get() {
             Some(_) => self.steps.get(),
@@ -298,7 +298,7 @@ impl Execution {
         }
     }
 
-    /// Who takes a step, for those that other handlers take under the same claim.
+    /// The owner of a step, to tell apart handlers under the same claim.
     pub(super) fn owner_of_steps(&self) -> Owner {
         let mut path = vec![self.id()];
         let mut around = self.around();

@@ -1,8 +1,8 @@
-//! Under whose claim a request runs that a guard around it has claimed already.
+//! Finds the guard around a request that already holds the claim of the same key.
 //!
-//! As a rule the request tells which guards are around it. One that a handler or a middleware has made anew does not, and
-//! neither does a copy of `Parts` that the handler took as an argument before its last one. It is known by the guard inside of
-//! which it is polled, as long as that has not moved it to a task of its own.
+//! The extensions of a request usually name the guards around it. A request that a handler or a middleware created does not
+//! have them, and neither has a copy of `Parts` from an argument before the last one. For these, the guard is the one whose
+//! handler this thread polls, unless the request was moved to another task.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -31,8 +31,8 @@ pub(super) fn covering<'a>(
     execution.covered_by(record_key)
 }
 
-/// The innermost guard that is polled and runs under this key. A request to the guard itself is a duplicate: a handler may poll
-/// other clients' requests too.
+/// The innermost polled guard that runs under this key. A request to that same guard is a duplicate: a handler may poll the
+/// requests of other clients too.
 fn sender(policy: &Policy, record_key: &RecordKey) -> Option<Arc<Execution>> {
     let find = |polled: &RefCell<Vec<Arc<Execution>>>| {
         let polled = polled.borrow();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::request::context::Execution;
 use crate::sync::atomic::Ordering;
 
-/// The claim does not end before this does. Dropped without a word of its end, nothing is known of what it has done.
+/// The claim cannot end before this run. If this is dropped before [`end`](Self::end), it is unknown what the run did.
 pub(super) struct CoveredRun {
     execution: Arc<Execution>,
     covering: Arc<Execution>,
@@ -24,7 +24,7 @@ impl CoveredRun {
         &self.execution
     }
 
-    /// Its handler has answered. What was cut off by something between the guards has answered nobody.
+    /// The handler has responded. A run that was cut off between the guards has not: its response reached no client.
     pub(super) fn end(mut self) {
         self.has_ended = !self.execution.detach_state.is_abandoned();
     }

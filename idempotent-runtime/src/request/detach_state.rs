@@ -7,7 +7,7 @@ use tracing::{Id, Span};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::tokio::runtime::Handle;
 
-/// What the running future and whoever polls it tell each other.
+/// Shared by the running future and its caller, which polls it.
 #[derive(Default)]
 pub(crate) struct DetachState {
     pub(super) must_finish: AtomicBool,
@@ -27,7 +27,7 @@ impl DetachState {
         self.must_finish.store(must, Ordering::Relaxed);
     }
 
-    /// Tells in which span the running future runs.
+    /// Sets the span of the running future.
     pub(crate) fn set_span(&self, span: &Span) {
         if let Some(id) = span.id() {
             let _ = self.span.set(id);

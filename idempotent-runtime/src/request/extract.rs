@@ -44,7 +44,7 @@ pub enum Buffered {}
 #[derive(Debug)]
 pub enum BufferedJson {}
 
-/// An expression stands for the body, which reaches the inner extractor as it comes; the target counts.
+/// An expression replaces the body in the fingerprint; the body reaches the inner extractor unread. The target counts.
 #[derive(Debug)]
 pub enum Targeted {}
 

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::fingerprint::builder::PartDigest;
 use crate::fingerprint::expression::{Unserialisable, digest_of_value};
-use crate::key::{IdempotencyKey, InvalidKey};
+use crate::key::{IdempotencyKey, InvalidKey, RecordKey};
 use crate::policy::handle::PolicyHandle;
 use crate::policy::values::{InvalidKeyPolicy, KeySource};
 use crate::policy::{CacheIf, Policy};
@@ -22,6 +22,7 @@ use crate::registry::Registry;
 use crate::rejection::problem::Rejection;
 use crate::request::admission::Identity;
 use crate::request::context::Execution;
+use crate::request::coverage::covering;
 use crate::request::extract::Guarded;
 use crate::request::input::{ClaimInput, RequestInput};
 use crate::request::key_expression::KeyExpression;
@@ -32,11 +33,11 @@ pub fn open<B, M>(policy: &'static Policy, guarded: Guarded<B, M>) -> (Gate, B) 
     (Gate::new(PolicyHandle::Handler(policy), guarded.request), guarded.inner)
 }
 
-/// Where a request stands before its handler.
+/// A request before its handler.
 #[expect(missing_debug_implementations, reason = "only the expansion of the attribute holds it")]
 pub struct Gate {
     pub(super) policy: PolicyHandle,
-    /// A direct call is not, and neither is a method that the policy leaves alone.
+    /// False for a direct call, and for a method that the policy does not guard.
     pub(super) is_guarded: bool,
     pub(super) claim_input: ClaimInput,
     pub(super) key: Option<Result<IdempotencyKey, Rejection>>,
@@ -112,6 +113,18 @@ impl Gate {
         Identity { caller: self.caller.as_deref(), value: self.value }
     }
 
+    /// Under a registry that is disabled, a request runs as one without a key; only its extractors see the key.
+    pub(super) fn drop_key_if_disabled(&mut self) {
+        let Some(registry) = self.registry.as_ref().filter(|registry| registry.is_disabled()) else { return };
+        let (Some(Ok(key)), Some(execution)) = (&self.key, &self.execution) else { return };
+        let record_key = RecordKey::new(self.policy.scope(), self.caller.as_deref(), key.as_str());
+        if covering(execution, &self.policy, &record_key).is_none() {
+            let fingerprint = self.identity().fingerprint(&self.claim_input, registry);
+            execution.grant(key.clone(), record_key, fingerprint, 1);
+            self.key = None;
+        }
+    }
+
     fn is_keyed(&self) -> bool {
         matches!(self.key, Some(Ok(_)))
     }
@@ -141,5 +154,5 @@ pub fn into_response<R: IntoResponse>(value: R) -> Response {
 
 /// What an annotated handler would return where it never gets to.
 pub fn never<T>() -> T {
-    unreachable!("it stands behind a condition that is never true")
+    unreachable!("its call is behind a condition that is never true")
 }

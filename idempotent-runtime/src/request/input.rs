@@ -31,7 +31,7 @@ use crate::request::context::Execution;
 pub(crate) struct RequestInput {
     pub(crate) method: Method,
     pub(crate) registry: Option<Registry>,
-    /// `None` where nobody could ask for it: there is no key, and no extractor has asked before.
+    /// `None` if there is no key and no extractor has used it.
     pub(crate) execution: Option<Arc<Execution>>,
     pub(crate) key: InputKey,
     pub(crate) claim_input: ClaimInput,
@@ -162,7 +162,7 @@ const SMALL_BODY: u64 = 4 * 1024;
 /// Reads the body, and leaves the same bytes in its place.
 async fn buffer(request: &mut Request) -> Result<Bytes, Broken> {
     let length = request.body().size_hint().exact();
-    // It lies in memory with the head: the inner extractor alone shall judge its length.
+    // It is in memory with the head, so there is no need for a limit here: the inner extractor checks the length.
     if length.is_some_and(|length| length <= SMALL_BODY) {
         return buffer_whole(request.body_mut()).await;
     }

@@ -45,7 +45,7 @@ pub(crate) mod holding;
 pub(crate) mod idempotency;
 pub(crate) mod input;
 pub(crate) mod key_expression;
-pub(crate) mod lent;
+pub(crate) mod ownership;
 pub(crate) mod passage;
 pub(crate) mod replay;
 pub(crate) mod response;

@@ -26,16 +26,3 @@ pub(super) enum Entered {
     Now(Result<Passage, Response>),
     Later(BoxFuture<'static, Result<Passage, Response>>),
 }
-
-#[cfg(feature = "testing")]
-impl Entered {
-    /// Tells those who count that the handler was let through, when it is.
-    pub(super) fn witnessed(self, witness: Option<(crate::registry::Registry, crate::policy::scope::Scope)>) -> Self {
-        let Some((registry, scope)) = witness else { return self };
-        let tell = move |_: &Passage| registry.tell(&scope, crate::observe::event::Event::Executed);
-        match self {
-            Self::Now(entered) => Self::Now(entered.inspect(tell)),
-            Self::Later(entering) => Self::Later(Box::pin(async move { entering.await.inspect(tell) })),
-        }
-    }
-}

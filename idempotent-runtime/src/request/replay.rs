@@ -4,7 +4,6 @@ use axum::body::Body;
 use axum::response::Response;
 use http::HeaderValue;
 
-use crate::observe;
 use crate::observe::event::Event;
 use crate::observe::telemetry;
 use crate::observe::telemetry::Outcome;
@@ -36,9 +35,7 @@ impl Claiming {
         if let Some(trace) = TraceParent::take(&mut lines) {
             trace.enter(&self.admission.span);
         }
-        Outcome::Replayed.enter(&self.admission.span, &self.admission.policy);
-        observe::replayed(recorded_at);
-        self.registry.tell(self.admission.policy.scope(), Event::Replayed);
+        self.admission.report(Outcome::Replayed { recorded_at }, Event::Replayed);
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = status;
         let headers = response.headers_mut();

@@ -29,8 +29,7 @@ pub(super) enum Classification {
     Free,
     /// It cannot be recorded, and the policy lets a retry run the handler again.
     Rerun,
-    /// It stands for an error of the service beneath a layer, or comes after another execution under this claim: what has been
-    /// done is unknown.
+    /// The service beneath a layer failed, or another execution ran under this claim: what was done is unknown.
     Failed,
 }
 

@@ -16,7 +16,7 @@ pub(super) enum Mark {
     SecondRun(Arc<Execution>),
 }
 
-/// A response that is never recorded and never sent: the layer knows the error that it stands for.
+/// A response that is never recorded and never sent: the layer has the error that it replaces.
 pub(crate) fn failed() -> Response {
     let mut response = Response::default();
     response.extensions_mut().insert(Mark::Failed);

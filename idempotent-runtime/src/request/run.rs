@@ -1,7 +1,8 @@
-//! The future of one request: asked, entered, run and settled.
+//! The future of one request: evaluates, enters, runs and settles.
 //!
-//! All that is compiled for each handler, beside its own body, is how that is polled.
+//! Only the polling of the handler's body is compiled for each handler.
 
+use crate::observe::event::Event;
 use crate::observe::telemetry;
 use crate::rejection::problem::Rejection;
 use crate::request::admission::Admission;
@@ -18,6 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use tokio::sync::oneshot;
 use tracing::Instrument;
 
 use futures_util::future::BoxFuture;
@@ -26,7 +28,6 @@ use pin_project_lite::pin_project;
 use crate::request::gate::Gate;
 use crate::request::response::Panic;
 use crate::request::settle::Settling;
-use crate::sync::{Mutex, lock};
 
 impl Gate {
     /// Lets the handler through or answers in its place, and settles what it comes to: its response is recorded before it is
@@ -42,51 +43,25 @@ impl Gate {
         )
     }
 
-    /// Gives the gate to the handler's future, where alone the policy's expressions find the handler's variables.
-    pub fn lend(self) -> (LentGate, PendingGate) {
-        let (desk, execution) = (Desk::default(), self.execution.clone());
-        (LentGate { gate: self, desk: desk.clone() }, PendingGate { desk, execution })
+    /// Gives the gate to the handler's future: only there do the policy's expressions see the handler's variables.
+    pub fn lend(self) -> (EvaluatingGate, PendingGate) {
+        let execution = self.execution.clone();
+        let (sender, receiver) = oneshot::channel();
+        (EvaluatingGate { gate: self, sender }, PendingGate { receiver, execution })
     }
 
     /// Claims the request's key.
-    pub(super) fn enter(self) -> Entered {
-        #[cfg(feature = "testing")]
-        {
-            let mut gate = self;
-            let witness = gate.witness();
-            gate.enter_now().witnessed(witness)
-        }
-        #[cfg(not(feature = "testing"))]
-        self.enter_now()
-    }
-
-    /// Who counts the execution. Under a registry that is disabled, a request with a key becomes one without.
-    #[cfg(feature = "testing")]
-    fn witness(&mut self) -> Option<(crate::registry::Registry, crate::policy::scope::Scope)> {
-        let (registry, scope) = (self.registry.clone()?, self.policy.owned_scope());
-        let Some((Ok(key), execution)) = self.key.as_ref().zip(self.execution.as_ref()) else {
-            return Some((registry, scope));
-        };
-        let record_key = crate::key::RecordKey::new(&scope, self.caller.as_deref(), key.as_str());
-        if crate::request::coverage::covering(execution, &self.policy, &record_key).is_some() {
-            // The guard around it has told of it.
-            return None;
-        }
-        if registry.is_disabled() {
-            let fingerprint = self.identity().fingerprint(&self.claim_input, &registry);
-            execution.grant(key.clone(), record_key, fingerprint, 1);
-            self.key = None;
-        }
-        Some((registry, scope))
-    }
-
-    fn enter_now(mut self) -> Entered {
+    pub(super) fn enter(mut self) -> Entered {
+        self.drop_key_if_disabled();
         let has_one_transaction =
             self.execution.as_ref().is_none_or(|execution| execution.end_extraction(&self.policy));
         let transaction = self.execution.as_ref().and_then(|execution| execution.transaction().cloned());
         if self.key.is_none() && transaction.is_none() {
             if let Some(execution) = &self.execution {
                 execution.enter();
+            }
+            if let Some(registry) = &self.registry {
+                registry.observe(self.policy.scope(), Event::Executed);
             }
             return Entered::Now(Ok(Passage::Unguarded));
         }
@@ -118,7 +93,7 @@ impl Gate {
 pin_project! {
     /// A handler on its way to a settled claim.
     pub(super) struct Run<F: Future> {
-        // Gone as soon as it has ended: what it holds may be a handler that runs under this one's claim.
+        // Dropped as soon as it has ended: it may hold a handler that runs under this one's claim.
         #[pin]
         pub(super) handler: Option<F>,
         pub(super) into_response: fn(F::Output) -> Response,
@@ -152,8 +127,8 @@ impl<F: Future> Future for Run<F> {
 /// How far a request has come.
 #[allow(clippy::large_enum_variant, reason = "they lie in the box of the handler's future, which is as large")]
 pub(super) enum Stage {
-    /// The handler's future has the gate, and asks the policy's expressions.
-    Evaluating(Desk),
+    /// The handler's future has the gate, and evaluates the policy's expressions.
+    Evaluating(oneshot::Receiver<Gate>),
     Entering(Gate),
     Claiming(BoxFuture<'static, Result<Passage, Response>>),
     Running(Passage),
@@ -172,9 +147,9 @@ impl Stage {
     fn poll(&mut self, cx: &mut Context<'_>, handler: Handler<'_>) -> Poll<Response> {
         loop {
             match self {
-                Self::Evaluating(desk) => match (handler(cx), desk.take()) {
-                    (Poll::Pending, Some(gate)) => *self = Self::Entering(gate),
-                    (Poll::Pending, None) => return Poll::Pending,
+                Self::Evaluating(gate) => match (handler(cx), gate.try_recv()) {
+                    (Poll::Pending, Ok(gate)) => *self = Self::Entering(gate),
+                    (Poll::Pending, Err(_)) => return Poll::Pending,
                     // An expression has ended the handler by `?`: nothing is claimed yet.
                     (Poll::Ready(ran), _) => {
                         *self = Self::Done;
@@ -238,42 +213,29 @@ impl Stage {
     }
 }
 
-/// Where the handler's future leaves the gate when the policy's expressions have been asked.
-#[derive(Clone, Default)]
-pub(super) struct Desk(Arc<Mutex<Option<Gate>>>);
-
-impl Desk {
-    fn put(&self, gate: Gate) {
-        *lock(&self.0) = Some(gate);
-    }
-
-    fn take(&self) -> Option<Gate> {
-        lock(&self.0).take()
-    }
-}
-
-/// A gate in the hands of the handler's future.
+/// A gate inside the handler's future, which evaluates the policy's expressions.
 #[expect(missing_debug_implementations, reason = "only the expansion of the attribute holds it")]
-pub struct LentGate {
+pub struct EvaluatingGate {
     gate: Gate,
-    desk: Desk,
+    sender: oneshot::Sender<Gate>,
 }
 
-impl LentGate {
-    /// Gives it back, and waits to be let through; a request that is not ends here.
+impl EvaluatingGate {
+    /// Gives the gate back. Resolves when the handler may run; the future of a rejected request is dropped here.
     pub fn give_back(self) -> impl Future<Output = ()> + Send {
-        let mut gate = Some(self.gate);
+        let mut gate = Some((self.gate, self.sender));
         future::poll_fn(move |_| match gate.take() {
             None => Poll::Ready(()),
-            Some(gate) => {
-                self.desk.put(gate);
+            Some((gate, sender)) => {
+                // The receiver polls this future, so it is there.
+                let _ = sender.send(gate);
                 Poll::Pending
             }
         })
     }
 }
 
-impl Deref for LentGate {
+impl Deref for EvaluatingGate {
     type Target = Gate;
 
     fn deref(&self) -> &Gate {
@@ -281,16 +243,16 @@ impl Deref for LentGate {
     }
 }
 
-impl DerefMut for LentGate {
+impl DerefMut for EvaluatingGate {
     fn deref_mut(&mut self) -> &mut Gate {
         &mut self.gate
     }
 }
 
-/// A request whose gate is lent.
+/// A request whose gate is still evaluating.
 #[expect(missing_debug_implementations, reason = "only the expansion of the attribute holds it")]
 pub struct PendingGate {
-    desk: Desk,
+    receiver: oneshot::Receiver<Gate>,
     execution: Option<Arc<Execution>>,
 }
 
@@ -301,7 +263,7 @@ impl PendingGate {
         F: Future + Send + 'static,
     {
         Completion::new(
-            Box::pin(Run { handler: Some(handler), into_response, stage: Stage::Evaluating(self.desk) }),
+            Box::pin(Run { handler: Some(handler), into_response, stage: Stage::Evaluating(self.receiver) }),
             self.execution,
         )
     }

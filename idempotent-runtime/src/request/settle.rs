@@ -54,7 +54,7 @@ enum Ending {
         asked_at: Instant,
     },
     Release,
-    /// Nobody knows what the handler did, now or in an earlier attempt: the claim stays, as if the process had died.
+    /// It is unknown what the handler did, now or in an earlier attempt: the claim stays, as if the process had died.
     Lapse,
 }
 
@@ -144,7 +144,7 @@ impl Claimed {
         let (registry, scope) = (self.registry.clone(), self.classifier.policy.owned_scope());
         match self.end(Ending::Record { record, asked_at: Instant::now() }, outcome).await {
             Held::Yes => response,
-            // A retry may get its successor's response: two of them for one key would be one too many.
+            // A retry may get the response of another attempt, and a key must have only one response.
             Held::No => registry.reject(&scope, CLAIM_LOST),
         }
     }
@@ -155,13 +155,13 @@ impl Claimed {
         response
     }
 
-    /// A released key has no past: after a crash that would tell the next attempt that it is the first.
+    /// A release deletes the number of attempts: after a crash, the next attempt would look like the first.
     fn release(&self) -> Ending {
         let has_changed_hands = self.lease.has_changed_hands_for_good();
         if self.attempt == 1 && !has_changed_hands { Ending::Release } else { Ending::Lapse }
     }
 
-    /// Nobody knows how far the handler came.
+    /// How the claim ends if it is unknown what the handler did.
     fn end_of_unknown(&self) -> Ending {
         match self.classifier.policy.after_crash() {
             AfterCrash::Rerun => self.release(),
@@ -202,8 +202,8 @@ impl Claimed {
         }
     }
 
-    /// What is sent before it is recorded is forgotten if the process dies in between: a store that is away for a moment is
-    /// waited for, as long as one that hangs would be.
+    /// A response that is sent before it is recorded is lost if the process dies in between. So this retries a store that is
+    /// briefly unavailable, for as long as one call may take.
     async fn end_within_limit(&self, ending: &Ending) -> Result<Held, StoreError> {
         match ending {
             Ending::Record { .. } => self.lease.store.persistently(|| self.try_end(ending)).await,
@@ -218,7 +218,7 @@ impl Claimed {
                 let ttl = self.classifier.policy.ttl();
                 let held = lease.end(|token| lease.store.complete(&lease.key, token, record.clone(), ttl)).await;
                 if let Ok(Held::Yes) = held {
-                    lease.store.keep_near(&lease.key, record, *asked_at, ttl);
+                    lease.store.cache(&lease.key, record, *asked_at, ttl);
                 }
                 held
             }
@@ -231,7 +231,7 @@ impl Claimed {
         held
     }
 
-    /// The lease is renewed meanwhile, so no other request runs while there is hope; the token fences us off otherwise.
+    /// Meanwhile the lease is renewed, so no other request runs. If it is lost, the store rejects the token.
     async fn keep_trying(self: Box<Self>, ending: Ending) {
         let forgotten = Deadline::after(self.classifier.policy.ttl());
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
@@ -239,10 +239,14 @@ impl Claimed {
             backoff.wait().await;
             match self.try_end(&ending).await {
                 Ok(Held::Yes) => {
-                    tracing::info!(scope = self.classifier.policy.scope(), "the {} succeeded after all", ending.name());
+                    tracing::info!(
+                        scope = self.classifier.policy.scope(),
+                        "a later {} succeeded: retries of the request get its result",
+                        ending.name()
+                    );
                     return;
                 }
-                // The first try had freed it, although its answer did not come.
+                // The first try had freed the key, but its answer was lost.
                 Ok(Held::No) if !matches!(ending, Ending::Record { .. }) => return,
                 Ok(Held::No) => return self.lost().correct(&self.span),
                 Err(_) => {}

@@ -89,7 +89,7 @@ impl InTransaction {
                 self.notify(claim.as_ref());
                 return response;
             }
-            // What the handler did stands, and its retry may do it again.
+            // The handler's changes are committed, and a retry may make them again.
             (Classification::Rerun, _) | (Classification::Record(_), None) => None,
             (Classification::Record(record), Some(TransactionClaim { key, request })) => {
                 let may_be_awaited = matches!(self.classifier.policy.in_flight(), policy::values::InFlight::Wait(_));
@@ -103,7 +103,7 @@ impl InTransaction {
         match committed {
             Ok(()) => {
                 if let Some(Recording { key, request, record, .. }) = &recording {
-                    self.store.keep_near(key, record, asked_at, request.ttl);
+                    self.store.cache(key, record, asked_at, request.ttl);
                 }
                 outcome.enter(&self.span, &self.classifier.policy);
                 response
@@ -143,7 +143,7 @@ impl InTransaction {
         let rejection = error.rejection(UNAVAILABLE);
         Outcome::Rejected(rejection.code()).enter(&self.span, &self.classifier.policy);
         let response = self.registry.reject(self.classifier.policy.scope(), rejection);
-        // Without a key nobody has taken the request over, and a layer around it must not record a rejection.
+        // A request without a key has taken over nothing, and a layer around it must not record a rejection.
         if self.holding.is_beneath_a_guard() { of_another_guard(response) } else { response }
     }
 }

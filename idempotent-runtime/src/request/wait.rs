@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::response::Response;
 use futures_util::FutureExt;
 
+use crate::backoff::Backoff;
 use crate::deadline::Deadline;
 use crate::key::RecordKey;
 use crate::observe::telemetry;
@@ -26,10 +27,6 @@ use crate::store::handle::StoreHandle;
 use crate::sync::tokio::time::Instant;
 use crate::sync::{current_runtime, tokio};
 use crate::transaction::contract::HandlerTransaction;
-
-/// How long the waiters of a key sleep between two looks at the store; another process need not ring a bell in this one.
-const FIRST_LOOK: Duration = Duration::from_millis(5);
-const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 impl Claiming {
     /// Waits for the end of the request that runs: its response, or why there is none.
@@ -86,7 +83,8 @@ impl Watch {
 
     /// How it has ended, and when the look began that found it out.
     async fn until_ended(self) -> (Instant, Ended) {
-        let mut next_look = FIRST_LOOK;
+        // Looks are needed although the waiters listen: a store need not notify about claims that end in other processes.
+        let mut backoff = Backoff::BETWEEN_LOOKS;
         loop {
             // Armed before the look, or an end between the look and the wait would go unheard.
             let mut heard = pin!(self.listen().fuse());
@@ -101,9 +99,8 @@ impl Watch {
             }
             tokio::select! {
                 () = heard => {}
-                () = tokio::time::sleep(next_look) => {}
+                () = backoff.wait() => {}
             }
-            next_look = LOOK_EVERY.min(next_look * 2);
         }
     }
 
@@ -153,7 +150,7 @@ impl Watch {
 
     /// The record of the key: only a claim is answered with its body.
     async fn fetch(&self) -> Option<Ended> {
-        if let Some(record) = self.store.near(&self.key) {
+        if let Some(record) = self.store.cached(&self.key) {
             return Some(Ended::Recorded(record));
         }
         let request = ClaimRequest { token: Token::unique(), ..self.request };

@@ -24,7 +24,7 @@ use crate::sync::tokio::time::Instant;
 
 /// # Cancel safety
 ///
-/// Dropped while its closure runs, the claim lapses at once, as that of a process that died does when its lease is over.
+/// If it is dropped while its closure runs, the claim lapses at once, as if its process had died and its lease had expired.
 pub(crate) struct StepClaim {
     registry: Registry,
     store: StoreHandle,
@@ -36,9 +36,9 @@ pub(crate) struct StepClaim {
 }
 
 enum Stage {
-    /// Nothing in the store is ours.
+    /// The store has no claim of this step.
     Idle,
-    /// The claim may stand, although no answer says so, and nothing runs under it.
+    /// The claim was sent and is unanswered: the store may have made it. Nothing runs under it.
     Claiming,
     Running {
         attempt: u32,

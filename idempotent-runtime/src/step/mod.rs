@@ -1,6 +1,6 @@
 //! Parts of a handler that run once for each record key: what each came to is recorded as it ends.
 //!
-//! A step's record stands in the handler's store under [`RecordKey::step`](crate::RecordKey::step), and is made as a
+//! A step's record is in the handler's store under [`RecordKey::step`](crate::RecordKey::step), and is made as a
 //! response's is: claimed, its lease renewed, completed.
 //!
 //! ```text

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join;
 
+use crate::backoff::Backoff;
 use crate::fingerprint::Fingerprint;
 use crate::fingerprint::difference::Difference;
 use crate::key::RecordKey;
@@ -20,12 +21,7 @@ use crate::step::error::StepErrorKind;
 use crate::step::names::{Owner, Owners};
 use crate::store::claim::{Claim, ClaimRequest, Held};
 use crate::store::error::StoreError;
-use crate::sync::tokio;
 use crate::sync::tokio::time::Instant;
-
-/// How long an attempt sleeps between two looks at a step that another one runs.
-const FIRST_LOOK: Duration = Duration::from_millis(5);
-const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// The steps of one handler that runs under a claim.
 pub(crate) struct Steps {
@@ -42,7 +38,7 @@ pub(crate) struct Steps {
     pub(crate) owners: Owners,
 }
 
-/// Where a step stands before its closure.
+/// A step before its closure.
 pub(crate) enum Begun {
     /// Its result, as JSON.
     Recorded(Bytes),
@@ -57,7 +53,7 @@ impl Steps {
     pub(crate) async fn begin(&self, name: &str, owner: Owner) -> Result<Begun, StepErrorKind> {
         self.owners.take(name, owner)?;
         let mut claim = StepClaim::new(&self.registry, &self.handler, self.request, self.ttl, name);
-        let mut next_look = FIRST_LOOK;
+        let mut backoff = Backoff::BETWEEN_LOOKS;
         loop {
             let asked_at = Instant::now();
             // Confirmed with every look: an attempt that lost its key must not begin what its successor may have undone.
@@ -79,10 +75,7 @@ impl Steps {
                 {
                     return Err(self.of_another(fingerprint));
                 }
-                Claim::InFlight { .. } => {
-                    tokio::time::sleep(next_look).await;
-                    next_look = LOOK_EVERY.min(next_look * 2);
-                }
+                Claim::InFlight { .. } => backoff.wait().await,
                 // Claimed when the registry had other sealing keys: the store knows the request by that digest alone.
                 Claim::Lapsed { fingerprint } if claim.ask_as(fingerprint) => {}
                 Claim::Lapsed { .. } => return Err(StepErrorKind::OutcomeUnknown),

@@ -1,27 +1,34 @@
-//! What stands under a key in a table, and what becomes of a claim on it: one rule for every store that judges in Rust.
+//! The decision on a claim by the stored state of its key: one rule for all stores that decide in Rust.
 
 use crate::fingerprint::Fingerprint;
 use crate::policy::values::AfterCrash;
 use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Token};
 
-/// What stands under a key and is alive.
+/// The entry of a key that has not expired.
 pub(crate) enum StoredState {
     Claimed { fingerprint: Fingerprint, token: Token, attempt: u32, leased: bool, expires: bool },
     Completed(Record),
 }
 
-/// What becomes of a claim.
+/// The answer to a claim, or how to store it.
 pub(super) enum Decision {
     /// Nothing changes.
     Answer(Claim),
-    /// The claim of this token is rejected from here on: it must not expire, or a retry would run.
-    Keep { token: Token, fingerprint: Fingerprint },
-    /// The key is the claimant's to take.
+    /// The claim of this token must not expire from now on: retries are rejected, and after the expiry one would run.
+    Keep {
+        #[cfg_attr(
+            not(any(feature = "postgres", feature = "sqlite")),
+            expect(dead_code, reason = "the store in memory decides and keeps under one lock")
+        )]
+        token: Token,
+        fingerprint: Fingerprint,
+    },
+    /// The request gets the key, as this attempt.
     Take { attempt: u32 },
 }
 
-/// Those who only read and those who write decide by the same rule; only the latter may act on [`Decision::Take`].
+/// Reads and writes of a store share this rule; only writes may act on [`Decision::Take`].
 pub(super) fn decide(existing: Option<StoredState>, request: &ClaimRequest) -> Decision {
     let Some(existing) = existing else { return Decision::Take { attempt: 1 } };
     Decision::Answer(match existing {

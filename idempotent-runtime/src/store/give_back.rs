@@ -1,4 +1,4 @@
-//! Claims under which nothing runs, on their way back: one queue and one task for each store.
+//! Gives back claims under which nothing runs: one queue and one task for each store.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const STANDSTILL: Duration = Duration::from_secs(1);
 
 impl StoreHandle {
-    /// Ends a claim that may stand and under which nothing runs.
+    /// Ends a claim that the store may have made and under which nothing runs.
     ///
     /// Where it may have taken over from an execution that crashed, it lapses: released, it would take the number of attempts
     /// along, and the next one would be told that it is the first. Under `AfterCrash::Reject` nothing is taken over, and a
@@ -82,7 +82,7 @@ impl StoreHandle {
         give_backs.changed.notify_one();
     }
 
-    /// Any request that claims in a runtime that lives brings a queue forward whose own runtime does not.
+    /// Each claim checks that the queue has a live task: the runtime of the former task may be gone.
     pub(super) fn look_after_give_backs(&self) {
         let give_backs = self.give_backs();
         if give_backs.has_any.load(Ordering::Relaxed) {
@@ -93,8 +93,8 @@ impl StoreHandle {
         }
     }
 
-    /// The task dies with the runtime that it was spawned on, which need not be the last one of the process, and stands still
-    /// when no thread drives that runtime.
+    /// The task ends with its runtime, which need not be the last one of the process, and makes no progress if no thread drives
+    /// that runtime.
     fn see_to_a_task(&self, queue: &mut Queue) {
         // An end takes two calls at most. What the task had begun stays in the queue, and is repeated.
         let patience = self.limit().saturating_mul(2).saturating_add(STANDSTILL);
@@ -157,7 +157,7 @@ async fn give_all_back(store: StoreHandle) {
             let mut queue = lock(&store.give_backs().queue);
             queue.looked_at = Some(Instant::now());
             let Some((&(next, _), _)) = queue.by_due.first_key_value() else {
-                // The lock is held: who enters the next one sees this and spawns a new task.
+                // The lock is held: the next claim finds no task and spawns one.
                 queue.task = None;
                 store.give_backs().has_any.store(false, Ordering::Relaxed);
                 queue.has_overflowed = false;

@@ -34,7 +34,7 @@ struct Inner {
     store: Arc<dyn ErasedStore>,
     limit: Duration,
     meter: StoreMeter,
-    near: Option<RecordCache>,
+    record_cache: Option<RecordCache>,
     line: Arc<Line>,
     /// Of the calls that wait for a transaction, which handlers hold as long as they run: their pace says nothing of the others.
     #[cfg_attr(
@@ -52,34 +52,34 @@ impl StoreHandle {
             store,
             limit,
             meter: StoreMeter::new(name),
-            near: None,
+            record_cache: None,
             line: Arc::new(Line::with_limit(limit)),
             transaction_line: Arc::new(Line::with_limit(limit)),
             give_backs: GiveBacks::default(),
         }))
     }
 
-    /// With a cache in front of it, unless it answers at once by itself.
-    #[cfg(feature = "near-cache")]
+    /// With a cache in front of it, unless the store itself answers at once.
     ///
     /// # Panics
     ///
-    /// When it is shared already.
-    pub(crate) fn behind(mut self, near: RecordCache) -> Self {
-        let inner = Arc::get_mut(&mut self.0).expect("a store gets its cache before anybody uses it");
-        inner.near = inner.store.immediate().is_none().then_some(near);
+    /// If the handle is already shared.
+    #[cfg(feature = "near-cache")]
+    pub(crate) fn behind(mut self, cache: RecordCache) -> Self {
+        let inner = Arc::get_mut(&mut self.0).expect("a store gets its cache before it is shared");
+        inner.record_cache = inner.store.immediate().is_none().then_some(cache);
         self
     }
 
-    /// The record that this process has made, if it is at hand.
-    pub(crate) fn near(&self, key: &RecordKey) -> Option<Record> {
-        self.0.near.as_ref()?.get(key)
+    /// The record of the key, if this process has made it and still has it in memory.
+    pub(crate) fn cached(&self, key: &RecordKey) -> Option<Record> {
+        self.0.record_cache.as_ref()?.get(key)
     }
 
-    /// Has at hand what the store was asked to keep at this time or later.
-    pub(crate) fn keep_near(&self, key: &RecordKey, record: &Record, asked_at: Instant, ttl: Duration) {
-        if let Some(near) = &self.0.near {
-            near.keep(key, record, asked_at, ttl);
+    /// Caches a record that the store was asked to keep at this time or later.
+    pub(crate) fn cache(&self, key: &RecordKey, record: &Record, asked_at: Instant, ttl: Duration) {
+        if let Some(cache) = &self.0.record_cache {
+            cache.keep(key, record, asked_at, ttl);
         }
     }
 
@@ -150,7 +150,7 @@ impl StoreHandle {
         self.bounded(Op::Release, self.0.store.release(key, token)).await
     }
 
-    /// Without a limit: it ends when its waiter gives up.
+    /// Without a limit: the waiter has one.
     pub(crate) async fn changed(&self, key: &RecordKey) {
         self.0.store.changed(key).await;
     }
@@ -179,9 +179,9 @@ impl StoreHandle {
 
     pub(crate) async fn get(&self, key: &RecordKey) -> Result<Option<crate::store::entry::Entry>, StoreError> {
         let found = self.bounded(Op::Get, self.0.store.get(key)).await;
-        if let (Ok(None), Some(near)) = (&found, &self.0.near) {
-            // Purged elsewhere: who looks it up here has found that out.
-            near.forget(key);
+        if let (Ok(None), Some(cache)) = (&found, &self.0.record_cache) {
+            // Another process has purged it.
+            cache.forget(key);
         }
         found
     }
@@ -189,9 +189,9 @@ impl StoreHandle {
     #[cfg(feature = "inspector")]
     pub(crate) async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
         let purged = self.bounded(Op::Purge, self.0.store.purge(key)).await;
-        // Whatever came of it: who asks is told by the store from here on.
-        if let Some(near) = &self.0.near {
-            near.forget(key);
+        // Even after an error: only the store knows from now on.
+        if let Some(cache) = &self.0.record_cache {
+            cache.forget(key);
         }
         purged
     }
@@ -273,7 +273,7 @@ impl StoreHandle {
             asking.as_mut().poll(cx)
         });
         let mut answering = pin!(deadline.bound(in_time));
-        // How long the line takes may show only while it stands. Each look of many that wait costs those that are served.
+        // How long the line takes may show only while the call waits. Each look of many that wait costs those that are served.
         for pause in [limit / 2, limit / 4] {
             if !is_claim || ahead < SHORT {
                 break;
@@ -338,7 +338,7 @@ impl Immediate<'_> {
     }
 }
 
-/// There is no cache to be had.
+/// A cache that does not exist.
 #[cfg(not(feature = "near-cache"))]
 mod without {
     use super::{Duration, Instant, Record, RecordKey};

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::sync::tokio::time::Instant;
 use crate::sync::{Mutex, lock};
 
-/// A store that says nothing: the call may have been sent at any time.
+/// The store reports nothing: the call may have been sent at any time.
 const UNKNOWN: u8 = 0;
 const HELD_BACK: u8 = 1;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
@@ -125,10 +125,10 @@ impl Line {
     }
 }
 
-/// What a line that waits all the time has seen, in windows of time: each says how long one call took to follow another.
+/// The pace of a line that never was empty, in windows of time: the time from one sent call to the next.
 ///
-/// Nothing surely follows from the beginning of a burst, when connections are opened and the processors accept requests. So it
-/// counts from half of the limit on, and then the best window does, not the mean.
+/// The beginning of a burst proves nothing, because connections are opened and requests accepted then. So windows count from
+/// half of the limit on, and the best window decides, not the mean.
 struct Pace {
     waits_since: Instant,
     last_sent: Instant,

@@ -21,7 +21,7 @@
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) mod active_transactions;
 pub(crate) mod claim;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "memory", feature = "postgres", feature = "sqlite"))]
 pub(crate) mod claim_decision;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
 pub(crate) mod columns;

@@ -1,7 +1,7 @@
-//! Records that this process has made, at hand, so that their replays ask no other one.
+//! Caches the records that this process has made, so that their replays do not ask the store.
 //!
-//! A record never changes before its time to live is over, but it can be purged: what is kept here outlives a purge
-//! elsewhere, for as long as the registry says.
+//! A record never changes before its ttl expires, but it can be purged: after a purge by another process, the cache still has
+//! it for up to `max_age`.
 
 use std::sync::Arc;
 use std::time::Duration;

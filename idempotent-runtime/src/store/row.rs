@@ -1,4 +1,4 @@
-//! Rows of the SQL stores as the contract's words; whatever does not fit is damage, never a guess.
+//! Converts rows of the SQL stores to the types of the contract. A value that does not fit is damage, never a guess.
 
 use std::sync::Arc;
 
@@ -82,7 +82,7 @@ impl Page {
     }
 }
 
-/// What the rows count: a scope, as it stands in its keys, and how many there are.
+/// Unknown outcomes by scope; each row has a scope, as it is written in keys, and a count.
 pub(crate) fn unknown_outcomes(rows: &[impl Columns]) -> Result<UnknownOutcomes, StoreError> {
     let mut unknown = UnknownOutcomes::new();
     for row in rows {

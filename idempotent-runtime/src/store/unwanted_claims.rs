@@ -33,7 +33,7 @@ pub(crate) trait Lapse: Send + Sync + 'static {
     fn lapse(&self) -> BoxFuture<'_, Result<Held, StoreError>>;
 }
 
-/// A claim that ends without a word of what ran.
+/// A claim under which nothing runs.
 #[derive(Clone)]
 pub(super) struct Unwanted {
     pub(super) key: RecordKey,
@@ -61,6 +61,7 @@ pub(crate) struct GiveBacks {
 pub(super) struct Queue {
     pub(super) by_due: BTreeMap<(Instant, u64), Unwanted>,
     pub(super) next_number: u64,
+    /// No `BackgroundTask`: it ends under the lock of this queue, and is replaced when it makes no progress.
     pub(super) task: Option<JoinHandle<()>>,
     /// When the task has looked at the queue last.
     pub(super) looked_at: Option<Instant>,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::observe::event::Event;
+use crate::observe::event::{Event, Observer};
 use crate::rejection::problem::CODES;
 use crate::sync::{Mutex, lock};
 
@@ -12,16 +12,18 @@ use crate::sync::{Mutex, lock};
 pub(crate) struct Counts(Arc<Mutex<HashMap<(String, Event), usize>>>);
 
 impl Counts {
-    pub(crate) fn count(&self, scope: &str, event: Event) {
+    pub(crate) fn of(&self, scope: &str, event: Event) -> usize {
+        let counts = lock(&self.0);
+        counts.get(&(scope.to_owned(), event)).copied().unwrap_or_default()
+    }
+}
+
+impl Observer for Counts {
+    fn observe(&self, scope: &str, event: Event) {
         debug_assert!(
             !matches!(event, Event::Rejected(code) if !CODES.contains(&code)),
             "{event:?} is missing in CODES"
         );
         *lock(&self.0).entry((scope.to_owned(), event)).or_default() += 1;
-    }
-
-    pub(crate) fn of(&self, scope: &str, event: Event) -> usize {
-        let counts = lock(&self.0);
-        counts.get(&(scope.to_owned(), event)).copied().unwrap_or_default()
     }
 }

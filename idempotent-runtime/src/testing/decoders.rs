@@ -3,7 +3,7 @@
 #[cfg(feature = "redis")]
 pub use crate::testing::decoders::redis::{redis_entry, redis_record, redis_value};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub use crate::testing::decoders::sql::{Row, Stands};
+pub use crate::testing::decoders::sql::{Row, Stored};
 
 use http::HeaderMap;
 
@@ -84,7 +84,7 @@ mod sql {
 
     /// What a claim reads there.
     #[derive(Clone, Debug, PartialEq, Eq)]
-    pub enum Stands {
+    pub enum Stored {
         Claimed { fingerprint: Fingerprint, token: Token, attempt: u32, leased: bool, expires: bool },
         Completed(Record),
     }
@@ -108,12 +108,12 @@ mod sql {
         }
 
         /// What a claim reads there.
-        pub fn standing(&self) -> Result<Stands, StoreError> {
+        pub fn stored(&self) -> Result<Stored, StoreError> {
             Ok(match StoredState::from_row(self)? {
                 StoredState::Claimed { fingerprint, token, attempt, leased, expires } => {
-                    Stands::Claimed { fingerprint, token, attempt, leased, expires }
+                    Stored::Claimed { fingerprint, token, attempt, leased, expires }
                 }
-                StoredState::Completed(record) => Stands::Completed(record),
+                StoredState::Completed(record) => Stored::Completed(record),
             })
         }
 

@@ -56,7 +56,7 @@ impl<S: StoreAdmin> TestRegistry<S> {
     /// ```
     pub fn with_options(store: S, options: impl FnOnce(RegistryBuilder) -> RegistryBuilder) -> Self {
         let (store, counts) = (FaultyStore::around(store), Counts::default());
-        let registry = options(Registry::builder(store.clone())).count_into(counts.clone()).build();
+        let registry = options(Registry::builder(store.clone())).observed_by(counts.clone()).build();
         Self { registry, store, counts }
     }
 

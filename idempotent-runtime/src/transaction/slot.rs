@@ -26,7 +26,7 @@ pub(crate) trait TransactionalStore<DB: Database>: Send + Sync + 'static {
     /// Begins a transaction.
     fn begin(&self, isolation: Option<Isolation>) -> BoxFuture<'_, Result<Open<DB>, StoreError>>;
 
-    /// Claims the key for the life of a transaction: nobody else gets it until that one has ended.
+    /// Claims the key for the life of a transaction: no other request gets it before the transaction ends.
     fn claim<'a>(
         &'a self,
         key: &'a RecordKey,
@@ -34,14 +34,14 @@ pub(crate) trait TransactionalStore<DB: Database>: Send + Sync + 'static {
         isolation: Option<Isolation>,
     ) -> BoxFuture<'a, Result<TransactionClaim<DB>, StoreError>>;
 
-    /// Writes the record; [`Held::No`] when something else stands under the key by now.
+    /// Writes the record; [`Held::No`] if the key has another entry by now.
     fn record<'a>(
         &'a self,
         open: &'a mut Open<DB>,
         recording: &'a Recording,
     ) -> BoxFuture<'a, Result<Held, StoreError>>;
 
-    /// Whether the record of `token` stands under the key; an error as long as its transaction may not have ended.
+    /// Whether the key has the record of `token`; an error as long as its transaction may not have ended.
     fn is_recorded<'a>(&'a self, key: &'a RecordKey, token: Token) -> BoxFuture<'a, Result<bool, StoreError>>;
 }
 
@@ -239,7 +239,7 @@ async fn discard<DB: Database>(store: &StoreHandle, open: Open<DB>) {
     let _ = store.bounded(Op::RollBack, closing).await;
 }
 
-/// The answer to COMMIT did not come, or was an error: only the record can tell which.
+/// The answer to COMMIT was lost or was an error: only the record shows whether it took place.
 async fn look_up<DB: Database>(
     store: &StoreHandle,
     transactions: &dyn TransactionalStore<DB>,

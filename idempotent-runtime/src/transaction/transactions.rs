@@ -16,7 +16,7 @@ pub(crate) struct Recording {
     pub(crate) key: RecordKey,
     pub(crate) request: ClaimRequest,
     pub(crate) record: Record,
-    /// Whether somebody may be waiting for it in another process.
+    /// Whether a request in another process may wait for it.
     #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "SQLite has no way to tell another process"))]
     pub(crate) may_be_awaited: bool,
 }
@@ -41,7 +41,7 @@ pub struct Transactions {
 
 /// What a store tells of its transactions, whatever its database is.
 pub(crate) trait Holder: Send + Sync {
-    /// Whether a transaction holds the key: it stands in no row.
+    /// Whether a transaction holds the key, for which there is no row.
     fn holds<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<bool, StoreError>>;
 
     /// How many connections the pool has from which handlers get their transactions, where it is the application's own.

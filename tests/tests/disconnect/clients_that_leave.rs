@@ -84,7 +84,7 @@ impl Service {
 }
 
 /// What the log says when a client has left a request that goes on.
-const GOES_ON: &str = "the client left; the handler goes on without it";
+const GOES_ON: &str = "the client disconnected: the handler continues";
 
 async fn until_left(logs: &Logs, clients: usize) {
     eventually(async || logs.text().matches(GOES_ON).count(), |&left| left == clients).await;

@@ -179,7 +179,7 @@ async fn a_waiter_that_hangs_up_leaves_the_claim_as_it_is() {
 }
 
 /// What the log says when a client has left a request that goes on.
-const GOES_ON: &str = "the client left; the handler goes on without it";
+const GOES_ON: &str = "the client disconnected: the handler continues";
 
 #[tokio::test]
 async fn waiter_that_hangs_up_in_the_store_call_never_runs() {

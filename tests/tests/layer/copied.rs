@@ -108,7 +108,7 @@ async fn copy_that_waits_leaves_the_running_handler_its_life() {
     runs.until_started(1).await;
     eventually(async || store.looks(), |&looks| looks > 0).await;
     drop(client);
-    eventually(async || logs.text(), |text| text.contains("the handler goes on without it")).await;
+    eventually(async || logs.text(), |text| text.contains("the handler continues")).await;
     runs.let_finish(2);
     runs.until_finished(1).await;
     assert_eq!(registry.drain(PATIENCE).await, 0);

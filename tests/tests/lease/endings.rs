@@ -174,7 +174,7 @@ async fn drain_waits_for_clientless_handlers_and_a_stop_does_not() {
     let client = tokio::spawn(reqwest::Client::new().post(url).header("idempotency-key", "k").send());
     runs.until_started(1).await;
     client.abort();
-    eventually(async || logs.text(), |text| text.contains("the handler goes on without it")).await;
+    eventually(async || logs.text(), |text| text.contains("the handler continues")).await;
     drop(stop);
     let served = tokio::time::timeout(PATIENCE, serving).await.expect("the server stops");
     served.expect("the task runs").expect("the server runs");

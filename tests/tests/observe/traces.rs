@@ -106,7 +106,12 @@ async fn handler_without_client_keeps_the_spans_of_its_request() {
     drop(connection);
     idempotent_tests::eventually(
         async || {
-            collector().0.lock().expect("nobody panics with it").iter().any(|seen| seen.message.contains("client left"))
+            collector()
+                .0
+                .lock()
+                .expect("nobody panics with it")
+                .iter()
+                .any(|seen| seen.message.contains("client disconnected"))
         },
         |has_left| *has_left,
     )
@@ -118,7 +123,7 @@ async fn handler_without_client_keeps_the_spans_of_its_request() {
     assert_eq!(registry.drain(PATIENCE).await, 0);
     let spans = spans_of(&[
         "the handler begins",
-        "the client left; the handler goes on without it",
+        "the client disconnected: the handler continues",
         "the handler goes on",
         "part 0 of the body is made",
         "part 2 of the body is made",

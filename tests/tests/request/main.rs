@@ -2,7 +2,7 @@
 //!
 //! The program runs `layer` too.
 
-mod crowding;
+mod caller_limit;
 mod drop_order;
 mod fingerprints;
 pub mod handlers;

@@ -191,13 +191,13 @@ fn any_room_and_any_time_will_do() {
 }
 
 #[test]
-#[should_panic(expected = "room for at least one record")]
+#[should_panic(expected = "`max_bytes` of the near cache must be greater than zero")]
 fn a_cache_without_room_is_rejected() {
     let _ = Registry::builder(MemoryStore::new()).near_cache(0, HOUR);
 }
 
 #[test]
-#[should_panic(expected = "for some time")]
+#[should_panic(expected = "`max_age` of the near cache must be greater than zero")]
 fn a_cache_without_time_is_rejected() {
     let _ = Registry::builder(MemoryStore::new()).near_cache(MEGABYTE, Duration::ZERO);
 }

@@ -2,7 +2,7 @@
 
 use http::HeaderValue;
 use idempotent_runtime::store::{Claim, Token};
-use idempotent_runtime::testing::decoders::{Row, Stands, redis_record, redis_value};
+use idempotent_runtime::testing::decoders::{Row, Stored, redis_record, redis_value};
 use idempotent_runtime::{Fingerprint, IdempotencyKey, Record, RecordKey};
 use idempotent_tests::any::{YEAR_10000, record, time};
 use proptest::prelude::*;
@@ -40,7 +40,7 @@ proptest! {
         let mut record = record;
         record.recorded_at = time(millis).unwrap_or(record.recorded_at);
         let row = Row::completed(Token::from_u128(token), &record);
-        prop_assert_eq!(row.standing().expect("its own columns"), Stands::Completed(record));
+        prop_assert_eq!(row.stored().expect("its own columns"), Stored::Completed(record));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::operate::masking::{Keys, visible};
 /// How much of a text is shown: callers may be of any length.
 const LONGEST: usize = 120;
 
-/// Somebody else's text.
+/// Text of another party.
 pub(super) fn text(text: &str) -> String {
     let length = text.chars().count();
     if length <= LONGEST {

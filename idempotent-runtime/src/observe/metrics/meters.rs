@@ -83,7 +83,7 @@ pub(crate) fn mismatched(scope: &str, differs: &'static str, header: &str) {
     METERS.scope(scope).mismatched(differs, header);
 }
 
-/// Somebody else has the claim of a handler that runs, or nobody.
+/// A running handler has lost its claim.
 pub(crate) fn lease_lost(scope: &str) {
     METERS.scope(scope).lease_lost();
 }

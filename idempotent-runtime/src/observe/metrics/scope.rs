@@ -57,7 +57,7 @@ struct Running {
     /// When each began, by its number: the first is the oldest.
     begun: BTreeMap<u64, Instant>,
     next_number: u64,
-    /// Brings the age of the oldest up to date while there is one.
+    /// Updates the age of the oldest while a handler runs. No `BackgroundTask`: it ends under the lock that new handlers take.
     task: Option<JoinHandle<()>>,
 }
 
@@ -125,7 +125,7 @@ impl Scope {
             tokio::time::sleep(RESOLUTION).await;
             let mut running = self.lock();
             if running.begun.is_empty() {
-                // The lock is held: whoever enters next sees this and spawns a new task.
+                // The lock is held: the next handler finds no task and spawns one.
                 running.task = None;
                 return;
             }
@@ -134,7 +134,7 @@ impl Scope {
     }
 
     /// Under the lock, or a later value could be overtaken by an earlier one.
-    #[expect(clippy::cast_precision_loss, reason = "nobody runs 2^52 handlers")]
+    #[expect(clippy::cast_precision_loss, reason = "no process runs 2^52 handlers")]
     fn show(&self, running: &Running) {
         self.in_flight.set(running.begun.len() as f64);
         self.oldest.set(running.begun.first_key_value().map_or(Duration::ZERO, |(_, begun)| begun.elapsed()));

@@ -6,14 +6,15 @@ use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::tokio::sync::Notify;
 
-/// Nobody sweeps, or it is being found out when the next one will.
+/// No task runs, or it is about to find the next expiry.
 pub(super) const UNKNOWN: u64 = u64::MAX;
 
 pub(super) struct Duty {
     /// In nanoseconds since the store began. Written under the lock, and read without it: a claim need not take it.
     pub(super) wakes_at: AtomicU64,
+    /// No `BackgroundTask`: the task ends under this lock, and a runtime that shuts down drops it without an await.
     pub(super) has_task: Mutex<bool>,
-    /// Apart from the rest, so that the sweeper can sleep without holding the store.
+    /// In an `Arc` of its own, so that the task can sleep without holding the store.
     pub(super) earlier: Arc<Notify>,
 }
 
@@ -24,12 +25,12 @@ impl Default for Duty {
 }
 
 impl Duty {
-    /// The task finds nothing left to sweep, and ends.
+    /// Wakes the task, which ends when the store is gone.
     pub(super) fn end(&self) {
         self.earlier.notify_one();
     }
 
-    /// The next one who enters something sends for another task.
+    /// The next entry that expires spawns another task.
     pub(super) fn leave(&self, has_task: &mut bool) {
         *has_task = false;
         self.wakes_at.store(UNKNOWN, Ordering::SeqCst);

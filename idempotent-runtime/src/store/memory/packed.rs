@@ -11,7 +11,7 @@ use crate::key::RecordKey;
 use crate::record::{Record, RecordedBody};
 use crate::store::claim::Token;
 
-/// Bodies from this length on stand apart, so that a replay shares them instead of copying.
+/// Bodies from this length on have their own allocation, so that a replay shares them instead of copying.
 const LARGE_BODY: usize = 4 * 1024;
 
 /// The fixed fields, then the lengths of key and header lines, then these and a small body.
@@ -38,7 +38,7 @@ enum BodyKind {
 }
 
 impl Packed {
-    /// The record, and its body if that stands apart.
+    /// The record, and its body if that has its own allocation.
     pub(super) fn new(key: &RecordKey, token: Token, record: &Record, expires_at: Duration) -> (Self, Option<Bytes>) {
         let key = key.as_str().as_bytes();
         let texts = || record.headers.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
@@ -173,14 +173,14 @@ fn length_of(length: usize) -> usize {
     bits.div_ceil(7).max(1) as usize
 }
 
-/// The length that stands here, and what comes after it.
+/// The length at the beginning, and the rest.
 fn take_length(bytes: &[u8]) -> (usize, &[u8]) {
     let last = bytes.iter().position(|byte| byte & 0x80 == 0).expect("a length ends");
     let (length, rest) = bytes.split_at(last + 1);
     (length.iter().rev().fold(0, |sum, byte| sum << 7 | usize::from(byte & 0x7f)), rest)
 }
 
-/// What a length stands before, and what comes after it.
+/// The bytes after a length, as many as it says, and the rest.
 fn take(bytes: &[u8]) -> (&[u8], &[u8]) {
     let (length, rest) = take_length(bytes);
     rest.split_at(length)

@@ -12,6 +12,7 @@ use crate::key::RecordKey;
 use crate::policy::values::AfterCrash;
 use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
+use crate::store::claim_decision::{Decision, StoredState, decide};
 use crate::store::entry::{Entry, EntryState};
 use crate::store::memory::packed::Packed;
 
@@ -50,13 +51,13 @@ enum Stored {
 
 enum Rare {
     Claimed(Claimed),
-    /// Completed, with a body that stands apart.
+    /// Completed, with a body in an allocation of its own.
     Large(Packed, Bytes),
 }
 
 enum State<'a> {
     Claimed(&'a Claimed),
-    /// And its body, if that stands apart.
+    /// And its body, if that has an allocation of its own.
     Completed(&'a Packed, Option<&'a Bytes>),
 }
 
@@ -81,7 +82,7 @@ impl Tag {
     }
 }
 
-/// A moment in coarse steps, rounded up; the last one stands for all that are later, eight years from the store's beginning.
+/// A moment in coarse steps, rounded up. The last one is eight years after the store's creation and means that or later.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Tick(u32);
 
@@ -105,7 +106,8 @@ struct Expiry {
     tag: Tag,
 }
 
-pub(super) enum Stands {
+/// How far a claim has come without room for a new entry.
+pub(super) enum Claiming {
     Absent,
     Answer(Claim),
     /// The claim was taken over.
@@ -120,41 +122,28 @@ impl Shard {
     }
 
     /// Answers a claim as far as that needs no room.
-    pub(super) fn claim(&mut self, tag: Tag, key: &RecordKey, request: &ClaimRequest, now: Moment) -> Stands {
+    pub(super) fn claim(&mut self, tag: Tag, key: &RecordKey, request: &ClaimRequest, now: Moment) -> Claiming {
         let Some(slot) = self.find(tag, key).filter(|slot| slot.entry.expires_at() > now) else {
-            return Stands::Absent;
+            return Claiming::Absent;
         };
-        let claimed = match slot.entry.state() {
-            State::Claimed(claimed) => claimed,
-            State::Completed(packed, apart) => return Stands::Answer(Claim::Completed(packed.record(apart))),
+        let attempt = match decide(Some(slot.entry.stored_state(now)), request) {
+            Decision::Answer(claim) => return Claiming::Answer(claim),
+            Decision::Keep { fingerprint, .. } => {
+                slot.entry.never_expire();
+                self.endless += 1;
+                return Claiming::Answer(Claim::Lapsed { fingerprint });
+            }
+            Decision::Take { attempt } => attempt,
         };
-        let fingerprint = claimed.fingerprint;
-        if claimed.token == request.token {
-            return Stands::Answer(Claim::Acquired { attempt: claimed.attempt });
-        }
-        if now < claimed.lease_until {
-            return Stands::Answer(Claim::InFlight { fingerprint });
-        }
-        if fingerprint != request.fingerprint {
-            return Stands::Answer(Claim::Lapsed { fingerprint });
-        }
-        if request.after_crash == AfterCrash::Reject {
-            // What is rejected once must not run later because the claim that it met has expired.
-            let expired_once = !slot.entry.is_endless();
-            slot.entry.never_expire();
-            self.endless += usize::from(expired_once);
-            return Stands::Answer(Claim::Lapsed { fingerprint });
-        }
-        let attempt = claimed.attempt.saturating_add(1);
         let was_endless = slot.entry.is_endless();
         slot.entry = Stored::claimed(Claimed::new(key, request, attempt, now));
         let sooner = slot.due_sooner();
         self.endless -= usize::from(was_endless);
         self.queue(sooner);
-        Stands::TakenOver { attempt }
+        Claiming::TakenOver { attempt }
     }
 
-    /// Enters the first claim of a key under which nothing stands.
+    /// Enters the first claim of a key that has no entry.
     pub(super) fn insert(&mut self, tag: Tag, key: &RecordKey, request: &ClaimRequest, now: Moment) {
         let claimed = Claimed::new(key, request, 1, now);
         let due = Tick::after(claimed.expires_at);
@@ -207,7 +196,7 @@ impl Shard {
         held.then(|| self.remove(tag, key).map_or(0, |(bytes, _)| bytes))
     }
 
-    /// Whether the record of this token stands under the key.
+    /// Whether the key has the record of this token.
     pub(super) fn is_completed_by(&mut self, tag: Tag, key: &RecordKey, token: Token, now: Moment) -> bool {
         self.held(tag, key, token, now).is_some_and(|slot| !slot.entry.is_claimed())
     }
@@ -345,6 +334,19 @@ impl Stored {
             Self::Rare(rare) => match &**rare {
                 Rare::Claimed(claimed) => State::Claimed(claimed),
                 Rare::Large(packed, body) => State::Completed(packed, Some(body)),
+            },
+        }
+    }
+
+    fn stored_state(&self, now: Moment) -> StoredState {
+        match self.state() {
+            State::Completed(packed, apart) => StoredState::Completed(packed.record(apart)),
+            State::Claimed(claimed) => StoredState::Claimed {
+                fingerprint: claimed.fingerprint,
+                token: claimed.token,
+                attempt: claimed.attempt,
+                leased: now < claimed.lease_until,
+                expires: !self.is_endless(),
             },
         }
     }

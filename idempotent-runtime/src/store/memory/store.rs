@@ -13,7 +13,7 @@ use crate::store::entry::{Cursor, Entry, Page, UNKNOWN_OUTCOMES_COUNTED, Unknown
 use crate::store::error::StoreError;
 use crate::store::given_back::GivenBackTokens;
 use crate::store::memory::duty::Duty;
-use crate::store::memory::shard::{ENTRY_BYTES, Moment, Shard, Stands, Tag};
+use crate::store::memory::shard::{Claiming, ENTRY_BYTES, Moment, Shard, Tag};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::tokio::time::Instant;
 use crate::sync::{KeyHasher, Mutex, lock};
@@ -60,7 +60,7 @@ impl MemoryStoreBuilder {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             used_bytes: AtomicUsize::new(0),
             max_bytes: self.max_bytes,
-            sweeper: Duty::default(),
+            expired_deletion: Duty::default(),
             given_back: GivenBackTokens::default(),
         }))
     }
@@ -124,7 +124,7 @@ pub(super) struct Inner {
     pub(super) shards: Box<[Mutex<Shard>]>,
     pub(super) used_bytes: AtomicUsize,
     pub(super) max_bytes: usize,
-    pub(super) sweeper: Duty,
+    pub(super) expired_deletion: Duty,
     pub(super) given_back: GivenBackTokens,
 }
 
@@ -147,7 +147,7 @@ impl ImmediateStore for MemoryStore {
             self.0.used_bytes.fetch_add(bytes, Ordering::Relaxed);
             held
         };
-        self.0.sweep_at(expires_at);
+        self.0.delete_expired_at(expires_at);
         Ok(held)
     }
 }
@@ -262,9 +262,9 @@ impl Inner {
         let mut shard = lock(shard);
         self.free_expired(&mut shard, now);
         let attempt = match shard.claim(tag, key, request, now) {
-            Stands::Answer(claim) => return Ok(claim),
-            Stands::TakenOver { attempt } => attempt,
-            Stands::Absent => {
+            Claiming::Answer(claim) => return Ok(claim),
+            Claiming::TakenOver { attempt } => attempt,
+            Claiming::Absent => {
                 // Under `AfterCrash::Reject`, a claim gets a key in no other case.
                 self.given_back.check(request.token)?;
                 // More may have expired than one batch frees.
@@ -278,7 +278,7 @@ impl Inner {
         };
         drop(shard);
         if request.after_crash == AfterCrash::Rerun {
-            self.sweep_at(now.saturating_add(request.ttl));
+            self.delete_expired_at(now.saturating_add(request.ttl));
         }
         Ok(Claim::Acquired { attempt })
     }
@@ -325,6 +325,6 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.sweeper.end();
+        self.expired_deletion.end();
     }
 }

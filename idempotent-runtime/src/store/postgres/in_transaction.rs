@@ -1,9 +1,9 @@
 //! How a handler's transaction begins, how it is proven to be the one that has begun, and how it ends.
 //!
-//! Two settings of the connection do it. One is of the transaction alone, holds a value that no other one has, and is gone
-//! with it. The other one is of the session: what runs outside of a transaction that says `READ WRITE` may write nothing.
-//! So a handler whose transaction has ended under it, by a ROLLBACK of its own or by the future of a nested `begin` that was
-//! dropped, cannot go on to write what nothing would undo.
+//! It takes two settings of the connection. The first is local to the transaction, has a unique value, and ends with the
+//! transaction. The second belongs to the session: only a transaction with `READ WRITE` can write. So a handler whose
+//! transaction has ended too early, by its own ROLLBACK or by a dropped future of a nested `begin`, cannot write anything that
+//! would not be undone.
 
 use std::future::ready;
 
@@ -26,8 +26,8 @@ pub(super) struct InTransaction(String);
 /// As the statements of a claim leave it behind.
 pub(super) const LOCKED: &str = "SELECT current_setting('idempotent_runtime.locked')";
 
-/// Gives the session the value back that it was lent with. Undone with a transaction that is rolled back, and so to be said
-/// after each that was not committed. Behind a pooler it may reach another session, which remembers none: that stays as it is.
+/// Restores the session's original value. A rollback undoes it, so it must run after each transaction that was not committed.
+/// Behind a pooler it may reach another session, which has no remembered value and does not change.
 const LIFT_GUARD: &str = "SELECT set_config('default_transaction_read_only', current_setting('idempotent_runtime.read_only'), false), \
      set_config('idempotent_runtime.read_only', '', false) WHERE current_setting('idempotent_runtime.read_only', true) <> ''";
 
@@ -46,8 +46,9 @@ impl InTransaction {
             Some(Isolation::Serializable) => " ISOLATION LEVEL SERIALIZABLE",
         };
         let locked = try_locks.unwrap_or("''");
-        // A session that a pooler hands on may be guarded still; what it remembers is its own value. In a transaction of its own: PostgreSQL takes the statements before a BEGIN into the transaction. It says READ WRITE
-        // so that a standby, which must not keep the setting until it becomes the primary, fails before.
+        // A pooler may hand over a session that is still read-only; then the remembered value is the right one. The settings
+        // are in a transaction of their own, because PostgreSQL takes statements before a BEGIN into that transaction. It is
+        // READ WRITE so that a standby fails first: it must not keep the setting until it becomes the primary.
         format!(
             "BEGIN READ WRITE; SELECT set_config('idempotent_runtime.read_only', \
              coalesce(nullif(current_setting('idempotent_runtime.read_only', true), ''), \
@@ -115,14 +116,14 @@ impl Begun<Postgres> for InTransaction {
         })
     }
 
-    /// PostgreSQL tells nothing but the answers to statements. A level that is missing does not come back before the end, and
-    /// one too many is of a nested transaction that was forgotten.
+    /// PostgreSQL reports only the answers to statements, so this reads sqlx's count of levels. A missing level means that the
+    /// transaction has ended; an extra level belongs to a nested transaction that was forgotten.
     fn has_ended(&self, connection: &PgConnection) -> bool {
         PgTransactionManager::get_transaction_depth(connection) != OUTERMOST
     }
 
-    /// A session that is read-only may still send notifications, and change large objects: it waits in a transaction that has
-    /// failed.
+    /// A read-only session can still send notifications and change large objects. So the session waits in a failed
+    /// transaction.
     fn close_off(&self, connection: &mut PgConnection) {
         // Queued at the first poll, and its drop undoes nothing, since sqlx counts no level.
         let failed = "BEGIN READ ONLY; SELECT 'the transaction of this handler has ended'::integer";

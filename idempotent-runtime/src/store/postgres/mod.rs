@@ -10,6 +10,7 @@
 //! which one has the `Tx`, exclude each other.
 
 pub(crate) mod advisory_locks;
+pub(crate) mod expired_deletion;
 pub(crate) mod failure;
 pub(crate) mod in_transaction;
 pub(crate) mod listener;
@@ -18,5 +19,4 @@ pub(crate) mod pools;
 pub(crate) mod row;
 pub(crate) mod statements;
 pub(crate) mod store;
-pub(crate) mod sweeper;
 pub(crate) mod transactions;

@@ -58,7 +58,7 @@ impl Pools {
         let call = Call::hold_back();
         let connection = self.application.acquire().await.map_err(store_error)?;
         if !call.send() {
-            return Err(StoreError::unavailable("the caller has given up"));
+            return Err(StoreError::unavailable("the caller has stopped waiting"));
         }
         let mut connection = Doubtful::new(connection);
         let beginning = tokio::spawn(async move {

@@ -21,9 +21,9 @@ macro_rules! existing {
     };
 }
 
-/// Which other request the holder of a key holds as well, by [`Fingerprint::bits`](crate::Fingerprint::bits), or NULL. That it
-/// does not hold ours is no proof: PostgreSQL gives the locks of a transaction up one after the other, and a look for a lost
-/// record holds the key alone.
+/// The other request whose lock the holder of the key has too, by [`Fingerprint::bits`](crate::Fingerprint::bits), or NULL. A
+/// missing lock of our request proves nothing: PostgreSQL releases the locks of a transaction one by one, and a look for a
+/// lost record holds only the lock of the key.
 ///
 /// `pg_locks` is read once, because each look at it is a moment of its own.
 macro_rules! other_request {
@@ -45,15 +45,15 @@ macro_rules! other_request {
     };
 }
 
-/// What stands under the digest $1 and is alive.
+/// The row of the digest $1, unless it has expired.
 const EXISTING: &str = existing!();
 
 // A duplicate only reads. The INSERT is tried where the snapshot shows nothing alive, or a claim that may be taken over;
-// its own condition judges again, on the newest version of the row. When another one was faster, that one's row is in
-// neither part of the answer: it was committed after the snapshot. Then there is no row at all, and the caller asks again.
+// its own condition is checked again on the newest version of the row. If another claim was faster, its row is in neither
+// part of the answer, because it was committed after the snapshot. Then there is no row at all, and the caller asks again.
 //
-// A handler with a `Tx` has no row yet: its claim is the lock of the key, which it holds alone. Whoever would insert takes
-// that lock before, shared with other plain claims, until its statement has committed:
+// A handler with a `Tx` has no row yet: its claim is the lock of the key, which it holds alone. A plain claim takes that
+// lock before its INSERT, shared with other plain claims, until its statement has committed:
 //
 // - A transaction holds the lock: nothing is inserted, and the answer is a row in the state `transaction`.
 // - It committed between our snapshot and the lock: its row is visible before its lock is free, so that the INSERT meets the
@@ -120,7 +120,7 @@ const RENEW_MANY: &str = "WITH renewal AS MATERIALIZED (\
 const KEEP: &str = "UPDATE {schema}.records SET expires_at = 'infinity' WHERE digest = $1 AND token = $2 \
      AND state = 'claimed' AND expires_at > clock_timestamp() AND lease_until <= clock_timestamp()";
 
-// NOTIFY takes a lock of the whole database at COMMIT, so it is sent only where somebody waits.
+// NOTIFY takes a lock of the whole database at COMMIT, so it is sent only if a request waits.
 const COMPLETE: &str = "UPDATE {schema}.records SET state = 'completed', lease_until = NULL, \
      expires_at = clock_timestamp() + $3 * interval '1 millisecond', fingerprint = $4, \
      recorded_at = timestamptz 'epoch' + $5 * interval '1 millisecond', status = $6, headers = $7::jsonb, body = $8 \
@@ -141,7 +141,7 @@ const GIVE_BACK: &str = "INSERT INTO {schema}.records (digest, key, state, finge
 const AWAIT: &str =
     "UPDATE {schema}.records SET awaited = true WHERE digest = $1 AND state = 'claimed' AND NOT awaited";
 
-/// The record of a claim that lives in a transaction: nothing stands there yet, or what may be taken over.
+/// The record of a claim in a transaction: there is no row yet, or one that may be taken over.
 const RECORD: &str = "INSERT INTO {schema}.records AS r (digest, key, state, fingerprint, token, attempt, claim_ttl, \
      expires_at, recorded_at, status, headers, body) \
      VALUES ($1, $2, 'completed', $3, $4, 1, $5, clock_timestamp() + $5 * interval '1 millisecond', \
@@ -162,7 +162,7 @@ const PURGE: &str =
     concat!("DELETE FROM {schema}.records WHERE digest = $1 RETURNING expires_at > ", now!(), " AS alive");
 
 // One process at a time, and never in the way of a claim. The large values of a body are deleted with it.
-const SWEEP: &str = concat!(
+const DELETE_EXPIRED: &str = concat!(
     "WITH turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock($1) AS is_ours), \
      expired AS MATERIALIZED (SELECT digest FROM {schema}.records WHERE (SELECT is_ours FROM turn) AND expires_at <= ",
     now!(),
@@ -198,8 +198,8 @@ const UNKNOWN_OUTCOMES: &str = concat!(
     " LIMIT $1) AS unknown GROUP BY scope"
 );
 
-/// Tries the locks of a request and of its key, and says which it got. The request first, then the key: whoever holds the
-/// key has said before what it asks for.
+/// Tries the locks of a request and of its key, and returns which it got. The request's lock comes first, so that the request
+/// of each holder of a key is known.
 pub(super) fn try_locks(requests: i32, asked_for: i32, key: i64) -> String {
     format!(
         "CASE WHEN NOT pg_try_advisory_xact_lock({requests}, {asked_for}) THEN 'same' \
@@ -243,7 +243,7 @@ pub(super) struct Statements {
     pub(super) record: Statement,
     pub(super) completed_by: Statement,
     pub(super) purge: Statement,
-    pub(super) sweep: Statement,
+    pub(super) delete_expired: Statement,
     pub(super) entry: Statement,
     pub(super) list: Statement,
     pub(super) unknown_outcomes: Statement,
@@ -266,7 +266,7 @@ impl Statements {
             record: statement(RECORD),
             completed_by: statement(COMPLETED_BY),
             purge: statement(PURGE),
-            sweep: statement(SWEEP),
+            delete_expired: statement(DELETE_EXPIRED),
             entry: statement(ENTRY),
             list: statement(LIST),
             unknown_outcomes: statement(UNKNOWN_OUTCOMES),

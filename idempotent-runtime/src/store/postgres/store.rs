@@ -25,6 +25,7 @@ use crate::store::error::StoreError;
 use crate::store::given_back::{REMEMBERED, given_back};
 use crate::store::line::Call;
 use crate::store::postgres::advisory_locks::lock;
+use crate::store::postgres::expired_deletion::ExpiredDeletion;
 use crate::store::postgres::failure::{claim_error, is_transient, store_error};
 use crate::store::postgres::listener::Listener;
 use crate::store::postgres::migrate;
@@ -33,7 +34,6 @@ use crate::store::postgres::pools::Pools;
 use crate::store::postgres::row;
 use crate::store::postgres::row::{HeldInTransaction, digest};
 use crate::store::postgres::statements::Statements;
-use crate::store::postgres::sweeper::Sweeper;
 use crate::store::row::each;
 use crate::store::row::unknown_outcomes;
 use crate::transaction::transactions::Transactions;
@@ -84,7 +84,7 @@ pub(super) struct Inner {
     pub(super) schema: String,
     pub(super) statements: Arc<Statements>,
     pub(super) listener: Listener,
-    pub(super) sweeper: Sweeper,
+    pub(super) expired_deletion: ExpiredDeletion,
     pub(super) running: Arc<ActiveTransactions>,
 }
 
@@ -111,7 +111,7 @@ pub(super) struct Inner {
 pub struct PostgresStoreBuilder {
     pool: PgPool,
     schema: String,
-    sweep_interval: Duration,
+    deletion_interval: Duration,
 }
 
 impl PostgresStoreBuilder {
@@ -132,7 +132,7 @@ impl PostgresStoreBuilder {
 
     /// How long expired rows can stay; 30 seconds by default.
     pub fn sweep_every(mut self, interval: Duration) -> Self {
-        self.sweep_interval = interval.max(Duration::from_millis(1));
+        self.deletion_interval = interval.max(Duration::from_millis(1));
         self
     }
 
@@ -144,7 +144,12 @@ impl PostgresStoreBuilder {
         let pools = Arc::new(Pools::new(self.pool));
         PostgresStore(Arc::new(Inner {
             listener: Listener::new(channel(&schema)),
-            sweeper: Sweeper::new(Arc::clone(&pools), statements.sweep.clone(), lock, self.sweep_interval),
+            expired_deletion: ExpiredDeletion::new(
+                Arc::clone(&pools),
+                statements.delete_expired.clone(),
+                lock,
+                self.deletion_interval,
+            ),
             running: Arc::default(),
             pools,
             schema,
@@ -177,13 +182,13 @@ impl PostgresStore {
     ///
     /// When the URL is malformed, or the server cannot be reached or rejects.
     pub async fn connect(url: &str) -> Result<Self, sqlx::Error> {
-        // The test would be a round trip for every statement, and a statement on a broken connection fails all the same.
+        // The test would be a round trip for every statement, and a statement on a broken connection fails anyway.
         Ok(Self::new(PgPoolOptions::new().test_before_acquire(false).connect(url).await?))
     }
 
     /// A store in the application's own database, with options to follow.
     pub fn builder(pool: PgPool) -> PostgresStoreBuilder {
-        PostgresStoreBuilder { pool, schema: "idempotency".to_owned(), sweep_interval: Duration::from_secs(30) }
+        PostgresStoreBuilder { pool, schema: "idempotency".to_owned(), deletion_interval: Duration::from_secs(30) }
     }
 
     /// Creates the tables, or updates them. Every process may call it, also at the same time.
@@ -210,7 +215,7 @@ impl PostgresStore {
         self.0.pools.application()
     }
 
-    /// Asks until the statement either took effect or met what stands there.
+    /// Repeats the statement until it takes effect or returns an existing row.
     async fn claim_or_existing(&self, key: &RecordKey, request: &ClaimRequest) -> Result<Claim, StoreError> {
         let digest = digest(key);
         let (lock, (requests, asked_for)) = (self.lock_of_key(key), self.lock_of_request(key, request.fingerprint));
@@ -263,7 +268,7 @@ impl PostgresStore {
                 Decision::Take { .. } => {}
             }
         }
-        Err(StoreError::unavailable(format!("the key changed hands at every one of {ROUNDS} looks")))
+        Err(StoreError::unavailable(format!("the claim conflicted {ROUNDS} times with other claims of its key")))
     }
 
     /// Sees to it that a claim which is rejected as one of unknown outcome never expires.
@@ -344,7 +349,7 @@ impl Store for PostgresStore {
         }
         let claim = self.claim_or_existing(key, &request).await?;
         if matches!(claim, Claim::Acquired { .. }) {
-            self.0.sweeper.start();
+            self.0.expired_deletion.start();
         }
         Ok(claim)
     }
@@ -427,7 +432,7 @@ impl Store for PostgresStore {
             return;
         }
         tokio::task::yield_now().await;
-        // The holder only notifies where it is told that somebody waits; it is told again at each look.
+        // The holder notifies only if a waiter is marked; each look sets the mark again.
         let _ = self.0.statements.await_end.query().bind(digest).execute(self.0.pools.own()).await;
         ended.await;
     }
@@ -451,7 +456,7 @@ impl StoreAdmin for PostgresStore {
     }
 
     async fn delete_expired(&self) -> Result<usize, StoreError> {
-        self.0.sweeper.delete_expired().await.map_err(store_error)
+        self.0.expired_deletion.delete_expired().await.map_err(store_error)
     }
 
     async fn unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {

@@ -116,7 +116,7 @@ impl TransactionalStore<Postgres> for PostgresStore {
                     self.keep(key, token, fingerprint).await.map(TransactionClaim::Existing)
                 }
                 Decision::Take { attempt } => {
-                    self.0.sweeper.start();
+                    self.0.expired_deletion.start();
                     Ok(TransactionClaim::Acquired { attempt, open: open.holding(running) })
                 }
             }

@@ -115,7 +115,7 @@ fn is_unknown_script(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
-/// Connections on which `WAIT` may block without holding anybody else up.
+/// Connections on which `WAIT` may block without blocking other commands.
 pub(super) struct Acknowledged {
     pub(super) replicas: usize,
     pub(super) timeout: Duration,

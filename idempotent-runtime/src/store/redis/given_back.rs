@@ -1,6 +1,6 @@
-//! The names under which claims are kept from arriving that were given back: one for each token, in the slot of its key.
+//! The marks of claims that were given back: a claim that arrives after its mark is rejected. One name for each token.
 //!
-//! A script reaches two names of a Cluster only in one slot, and the client's key has a part in what the slot of its own name is.
+//! In a Cluster, a script can use two names only if they are in one slot. So the mark's name is made for the slot of the key.
 
 use std::sync::LazyLock;
 
@@ -12,7 +12,7 @@ use crate::store::redis::store::RedisStore;
 const SLOTS: u16 = 16_384;
 
 impl RedisStore {
-    /// The name that is there when a claim of `key` by `token` was given back. It is no record key, so no listing shows it.
+    /// The name of the mark of a claim of `key` by `token`. It is no record key, so no listing shows it.
     pub(super) fn name_of_given_back(&self, key: &RecordKey, token: Token) -> Vec<u8> {
         name(&self.0.prefix, &self.name(key), token)
     }

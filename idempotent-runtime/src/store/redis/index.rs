@@ -1,9 +1,9 @@
-//! The set of the claims that never expire: what operators must see however long ago it was, without a look through all of
-//! the server.
+//! The set of the claims that never expire: operators see them, however old, without a scan of the whole server.
 //!
-//! A name is entered with its claim, by the claim's own script, and taken out with it. Where a script cannot reach the set,
-//! as in most of a Cluster, the store does both, which is one more round trip for the claim and for its end: a process that dies in between leaves a claim without its name, which the
-//! next request with the key enters, or a name without its claim, which the next count takes out.
+//! The script of a claim adds its name, and the script that ends the claim removes it. In a Cluster, a script often cannot
+//! reach the set. Then the store adds and removes the name, with one more round trip each. A process that dies in between
+//! leaves a claim without its name, which the next request with the key adds, or a name without its claim, which the next
+//! count removes.
 
 use futures_util::future::join_all;
 
@@ -26,7 +26,7 @@ impl RedisStore {
         self.index("SADD", &self.name(key)).await.map_err(StoreError::unavailable)
     }
 
-    /// What a script says that has ended a claim or a record; takes its name out of the set where the script could not.
+    /// Takes the answer of a script that ended a claim or a record. Removes its name from the set if the script could not.
     pub(super) async fn ended(&self, key: &RecordKey, answer: u32) -> u32 {
         if answer == 2 {
             // The claim has ended whether or not this succeeds, and a count finds the name too.
@@ -63,7 +63,7 @@ impl RedisStore {
         }
     }
 
-    /// What stands under the name, if it is a claim that never expires; otherwise the name is taken out of the set.
+    /// The entry of the name if it is a claim that never expires; otherwise removes the name from the set.
     async fn verified(&self, name: &[u8]) -> Result<Option<Entry>, StoreError> {
         let Some(key) = self.key_of(name) else { return Ok(None) };
         let entry = self.endless(&key).await?;

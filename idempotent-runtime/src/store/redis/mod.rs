@@ -1,11 +1,13 @@
 //! The store for many processes that have a Redis or Valkey already.
 //!
-//! Each operation is one round trip: a replay costs one, a first execution two. From Redis 7 on a claim is the server's own
-//! `SET … NX GET`, which tells what stands there already; everything else is a script, and so is the claim of a key that
-//! somebody holds, which takes a second round trip. All of a key's data is one value under one name, so that a Cluster needs
-//! no hash tags. Only what keeps a claim from arriving that was given back before has a name of its own: `given_back`. The value is JSON; the key's own expiry is the time to live, by which its lease is judged too, so that
-//! attempt numbers outlive a lease and only the server's clock counts. A claim that never expires carries the end of its
-//! lease, by the same clock; the names of these claims are in a set of their own: `index`.
+//! Each operation is one round trip: a replay costs one, a first execution two. From Redis 7 on a claim is the command
+//! `SET … NX GET`, which returns an existing value. Everything else is a script, and so is the claim of a key that is already
+//! claimed, which takes a second round trip.
+//!
+//! All data of a key is one JSON value under one name, so a Cluster needs no hash tags. Only the marks of claims that were
+//! given back have names of their own: `given_back`. The ttl is the expiry of the name. The lease is computed from it, so
+//! attempt numbers outlive a lease and only the server's clock counts. A claim that never expires has the end of its lease in
+//! its value, by the same clock; the names of these claims are in a set: `index`.
 
 #[cfg(feature = "redis-cluster")]
 pub(crate) mod cluster;

@@ -33,7 +33,7 @@ local function claim_in(value)
     token, fingerprint, attempt, lease, ttl = string.match(value or '', head .. '"lease":(%d+),"ttl":(%d+)}$')
     if not token then return nil end
     local left = redis.call('PTTL', KEYS[1])
-    -- A key that somebody made persistent tells nothing of its lease: it may still run.
+    -- A key that was made persistent has lost its lease: it may still run.
     local is_leased = left < 0 or left > ttl - lease
     return {token = token, fingerprint = fingerprint, attempt = tonumber(attempt), is_leased = is_leased, ttl = ttl}
 end
@@ -85,8 +85,8 @@ end
 /// Keys: the name, and the one that is there when the token was given back. Arguments: token, fingerprint, lease, ttl, whether a
 /// lapsed claim may be taken over, the set of those that never expire.
 ///
-/// A number is the attempt of the claim that was made, a text what stands there and is no claim. Of three texts the last one
-/// says whether the name must still be entered in the set.
+/// Returns the attempt of the claim that was made, as a number; or the existing value that is no claim, as a text; or three
+/// texts, of which the last one says whether the name must still be added to the set.
 const CLAIM: &str = concat!(
     claim_in!(),
     write!(),

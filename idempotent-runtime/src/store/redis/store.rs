@@ -76,7 +76,7 @@ pub(super) struct Inner {
     /// The name of the set of claims that never expire.
     pub(super) index: String,
     pub(super) scripts: Scripts,
-    /// From version 7 on `SET` can tell what stands where it writes nothing.
+    /// From version 7 on, `SET` returns the existing value if it writes nothing.
     pub(super) claims_by_set: bool,
 }
 
@@ -94,7 +94,7 @@ impl RedisStore {
         self.0.connection.run(script, keys, arguments).await.map_err(|error| self.error(error))
     }
 
-    /// What stands there, or the first claim of the key: by the server's own command, which is faster than any script.
+    /// The existing value, or the first claim of the key, by one command: it is faster than a script.
     async fn claim_by_set(
         &self,
         key: &RecordKey,
@@ -136,7 +136,7 @@ impl RedisStore {
         if is("OOM") {
             StoreError::Full
         } else if is("WRONGTYPE") {
-            StoreError::damaged("the key holds no string: somebody else has written it")
+            StoreError::damaged("the key holds no string: another program has written it")
         } else if error.is_connection_refusal() && self.0.connection.sends_once() {
             StoreError::not_sent(error)
         } else {
@@ -182,7 +182,7 @@ impl RedisStore {
         Ok(keys)
     }
 
-    /// `None` for a key of somebody else's.
+    /// `None` for a name of another program.
     pub(super) fn key_of(&self, name: &[u8]) -> Option<RecordKey> {
         str::from_utf8(name.strip_prefix(self.0.prefix.as_bytes())?).ok()?.parse().ok()
     }
@@ -224,8 +224,8 @@ impl Store for RedisStore {
             match self.claim_by_set(key, &token, &request).await {
                 Ok(None) => return Ok(Claim::Acquired { attempt: 1 }),
                 Ok(Some(existing)) if !value::may_be_claim(&existing) => return value::existing(&existing),
-                // Whose claim stands there, and whether its lease has run out, is for the server to judge; and a full one
-                // rejects the command even where it would only read.
+                // The server must decide whose claim it is and whether its lease has expired. A full server rejects the
+                // command even if it would only read.
                 Ok(Some(_)) | Err(StoreError::Full) => {}
                 Err(error) => return Err(error),
             }

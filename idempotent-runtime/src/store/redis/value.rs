@@ -1,4 +1,4 @@
-//! Values as the contract's words; whatever does not fit is damage, never a guess.
+//! Converts values to the types of the contract. A value that does not fit is damage, never a guess.
 
 use std::time::Duration;
 

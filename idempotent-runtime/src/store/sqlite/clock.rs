@@ -1,4 +1,4 @@
-//! The clock by which leases and expiry are judged: one for all processes on the file, and one that nobody can set.
+//! The clock of leases and expiry: the same for all processes on the file, and no one can set it.
 //!
 //! Where the machine tells how long it has been up, and in which boot, now is the wall clock's time at the first opening
 //! in this boot and what has passed since then. A wall clock that is set forward by an hour would otherwise end the lease

@@ -64,7 +64,7 @@ impl HandlerTransactions {
         let turn = Arc::clone(&self.turn).lock_owned().await;
         let connection = self.pool.acquire().await.map_err(store_error)?;
         if !call.send() {
-            return Err(StoreError::unavailable("the caller has given up"));
+            return Err(StoreError::unavailable("the caller has stopped waiting"));
         }
         let mut connection = Doubtful::new(connection);
         // The pool has one connection, and only the one whose turn it is takes it.

@@ -79,7 +79,7 @@ const ONE: &str = "SELECT json_array(json_array(id, lease_until, expires_at)) AS
 const ALL: &str = "SELECT json_group_array(json_array(id, lease_until, expires_at)) FROM main.idempotency_leases";
 
 /// Of claims that have ended.
-const SWEEP: &str = "DELETE FROM main.idempotency_leases AS l WHERE coalesce(lease_until, 0) <= ?1 AND NOT EXISTS (\
+const DELETE_EXPIRED: &str = "DELETE FROM main.idempotency_leases AS l WHERE coalesce(lease_until, 0) <= ?1 AND NOT EXISTS (\
      SELECT 1 FROM records.idempotency_records AS r WHERE r.id = l.record AND r.lease_id = l.id AND r.state = 'claimed')";
 
 /// Renewals as a statement on the database takes them: a JSON list of the number of the claim, the end of its lease, and when
@@ -175,9 +175,9 @@ impl Leases {
     }
 
     /// Deletes what no claim needs any more.
-    pub(super) async fn sweep(&self) -> Result<(), StoreError> {
+    pub(super) async fn delete_expired(&self) -> Result<(), StoreError> {
         let mut acquired = current(&self.writing).await?;
-        sqlx::query(SWEEP).bind(self.clock.now()).execute(acquired.connection()).await.map_err(store_error)?;
+        sqlx::query(DELETE_EXPIRED).bind(self.clock.now()).execute(acquired.connection()).await.map_err(store_error)?;
         acquired.give_back();
         Ok(())
     }

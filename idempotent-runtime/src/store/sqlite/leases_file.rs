@@ -55,7 +55,7 @@ pub(super) async fn adopt(
     Ok(())
 }
 
-/// Before SQLite makes the file: nobody may read it who may not read the database.
+/// Creates the file before SQLite does, so that only those who can read the database can read it.
 #[cfg(unix)]
 pub(super) fn create_like(database: &str, path: &str) {
     use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};

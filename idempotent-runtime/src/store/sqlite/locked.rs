@@ -31,10 +31,10 @@ impl Context<'_> {
     }
 }
 
-/// What becomes of a claim.
+/// The decision on a claim.
 pub(super) struct Decided {
     pub(super) decision: Decision,
-    /// Nothing alive stands under the key.
+    /// The key has no entry, or an expired one.
     pub(super) is_fresh: bool,
 }
 
@@ -81,13 +81,13 @@ pub(super) async fn decide_claim(
 /// Each look but the last one meets a renewal since the row was read.
 const MOST_LOOKS: usize = 3;
 
-/// The claim that stands under the key, expired or not.
+/// The claim of the key, expired or not.
 async fn holder(connection: &mut SqliteConnection, key: &RecordKey) -> Result<Option<ClaimId>, sqlx::Error> {
     let row = sqlx::query(schema::HOLDER).bind(key.as_str()).fetch_optional(connection).await?;
     Ok(row.map(|row| (row.get("lease_id"), row.get("id"))))
 }
 
-/// What was renewed of the claim that stands under the key.
+/// The renewals of the claim of the key.
 pub(super) async fn renewals_of(
     connection: &mut SqliteConnection,
     leases: &Leases,
@@ -112,7 +112,7 @@ pub(super) async fn make_room(
         if used < max_bytes {
             return Ok(());
         }
-        if last || sweep(connection, context).await? == 0 {
+        if last || delete_expired(connection, context).await? == 0 {
             break;
         }
     }
@@ -120,14 +120,14 @@ pub(super) async fn make_room(
 }
 
 /// Deletes a batch of what has expired, and says how many.
-pub(super) async fn sweep(connection: &mut SqliteConnection, context: Context<'_>) -> Result<usize, Failure> {
+pub(super) async fn delete_expired(connection: &mut SqliteConnection, context: Context<'_>) -> Result<usize, Failure> {
     let now = context.now();
-    let swept = schema::at(now, schema::SWEEP).execute(&mut *connection).await?.rows_affected();
-    let swept = usize::try_from(swept).unwrap_or(usize::MAX);
-    Ok(swept.saturating_add(sweep_claims(connection, context.leases, now).await?))
+    let deleted = schema::at(now, schema::DELETE_EXPIRED).execute(&mut *connection).await?.rows_affected();
+    let deleted = usize::try_from(deleted).unwrap_or(usize::MAX);
+    Ok(deleted.saturating_add(delete_expired_claims(connection, context.leases, now).await?))
 }
 
-async fn sweep_claims(connection: &mut SqliteConnection, leases: &Leases, now: i64) -> Result<usize, Failure> {
+async fn delete_expired_claims(connection: &mut SqliteConnection, leases: &Leases, now: i64) -> Result<usize, Failure> {
     if schema::at(now, schema::EXPIRED_CLAIMS).fetch_optional(&mut *connection).await?.is_none() {
         return Ok(0);
     }

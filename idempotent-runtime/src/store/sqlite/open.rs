@@ -25,7 +25,7 @@ pub struct SqliteStoreBuilder {
     path: PathBuf,
     synchronous: SqliteSynchronous,
     max_bytes: Option<u64>,
-    sweep_interval: Duration,
+    deletion_interval: Duration,
     busy_timeout: Duration,
     #[cfg(test)]
     pub(super) max_pages: Option<u32>,
@@ -51,7 +51,7 @@ impl SqliteStoreBuilder {
             path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
             synchronous: SqliteSynchronous::Full,
             max_bytes: None,
-            sweep_interval: Duration::from_secs(5),
+            deletion_interval: Duration::from_secs(5),
             busy_timeout: Duration::from_secs(5),
             #[cfg(test)]
             max_pages: None,
@@ -76,7 +76,7 @@ impl SqliteStoreBuilder {
 
     /// How long expired rows can stay if the store is not used; 5 seconds by default.
     pub fn sweep_every(mut self, interval: Duration) -> Self {
-        self.sweep_interval = interval.max(Duration::from_millis(1));
+        self.deletion_interval = interval.max(Duration::from_millis(1));
         self
     }
 
@@ -95,8 +95,8 @@ impl SqliteStoreBuilder {
         self.max_bytes
     }
 
-    pub(super) fn sweep_interval(&self) -> Duration {
-        self.sweep_interval
+    pub(super) fn deletion_interval(&self) -> Duration {
+        self.deletion_interval
     }
 
     /// The connection that writes, on a file that has the tables.

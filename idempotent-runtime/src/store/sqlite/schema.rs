@@ -99,7 +99,7 @@ macro_rules! expires_at {
     };
 }
 
-/// What stands under the key ?2 and is alive, as far as the row tells.
+/// The row of the key ?2, unless it has expired by the row alone.
 pub(super) const EXISTING: &str = concat!(state!("r.lease_until"), "WHERE key = ?2 AND r.expires_at > ?1");
 
 /// The same with the renewals ?3 of the claim in it.
@@ -109,7 +109,7 @@ pub(super) const EXISTING_RENEWED: &str = concat!(
      ON l.id = r.lease_id AND r.state = 'claimed' WHERE key = ?2 AND max(r.expires_at, coalesce(l.expires_at, 0)) > ?1"
 );
 
-/// The claim that stands under a key, expired or not, and whose it is.
+/// The claim of a key, expired or not, and its holder.
 pub(super) const HOLDER: &str =
     "SELECT id, lease_id FROM main.idempotency_records WHERE key = ?1 AND state = 'claimed' AND lease_id IS NOT NULL";
 
@@ -147,8 +147,8 @@ pub(super) const COMPLETE: &str = concat!(
     " > ?1"
 );
 
-/// The record of a claim that lives in a transaction: nothing stands there yet, or a record that has expired. With an attempt
-/// ?10, it takes over what stands there.
+/// The record of a claim in a transaction: there is no row yet, or an expired record. With an attempt ?10, it replaces the
+/// existing row.
 pub(super) const RECORD: &str = "\
     INSERT INTO main.idempotency_records AS r (key, state, fingerprint, token, attempt, claim_ttl, expires_at, recorded_at, \
     status, headers, body) VALUES (?2, 'completed', ?3, ?4, coalesce(?10, 1), ?5, ?1 + ?5, ?6, ?7, ?8, ?9) \
@@ -176,7 +176,7 @@ pub(super) const ANY_EXPIRED: &str = "SELECT 1 FROM main.idempotency_records WHE
 
 /// At most 512 rows, and no more than one after 4 MiB of bodies: freeing a body walks all its pages. Claims go by themselves:
 /// they may have been renewed.
-pub(super) const SWEEP: &str = "\
+pub(super) const DELETE_EXPIRED: &str = "\
     DELETE FROM main.idempotency_records WHERE id IN (SELECT id FROM (SELECT id, sum(bytes) OVER (\
     ORDER BY expires_at, id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before \
     FROM (SELECT id, expires_at, coalesce(length(body), 0) AS bytes FROM main.idempotency_records WHERE expires_at <= ?1 \

@@ -30,7 +30,7 @@ use crate::store::sqlite::open::{SqliteStoreBuilder, SqliteSynchronous};
 use crate::store::sqlite::row;
 use crate::store::sqlite::schema;
 use crate::store::sqlite::writer::Writer;
-use crate::store::sqlite::writes::{ClaimWrite, CompleteWrite, PurgeWrite, ReleaseWrite, SweepWrite, held};
+use crate::store::sqlite::writes::{ClaimWrite, CompleteWrite, DeleteExpiredWrite, PurgeWrite, ReleaseWrite, held};
 use crate::transaction::transactions::Transactions;
 
 /// Keeps claims and records in a SQLite file, which may be the application's own database.
@@ -113,8 +113,8 @@ impl SqliteStore {
         Ok(found.is_some())
     }
 
-    /// What stands under the key, with the renewals of its lease. Not a claim that has expired as far as its row tells: that
-    /// needs the write lock.
+    /// The state of the key, with the renewals of its lease. `None` for a claim that has expired by its row alone: to read its
+    /// renewals takes the write lock.
     pub(super) async fn existing(&self, key: &RecordKey) -> Result<Option<StoredState>, StoreError> {
         let mut reader = self.0.readers.acquire().await?;
         let row = schema::at(self.0.clock.now(), schema::EXISTING).bind(key.as_str());
@@ -205,8 +205,8 @@ impl StoreAdmin for SqliteStore {
     }
 
     async fn delete_expired(&self) -> Result<usize, StoreError> {
-        self.0.leases.sweep().await?;
-        self.0.writer.submit(SweepWrite).await
+        self.0.leases.delete_expired().await?;
+        self.0.writer.submit(DeleteExpiredWrite).await
     }
 
     async fn unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {

@@ -89,7 +89,7 @@ async fn a_full_disk_is_said_when_the_file_is_made() {
     assert!(error.to_string().starts_with(&format!("no space is left for `{}`", path.display())), "{error}");
 }
 
-/// The claim waits behind another process's lock until its caller gives up: nobody would ever complete or release it.
+/// The claim waits behind another process's lock until its caller gives up: no handler would ever complete or release it.
 #[tokio::test]
 async fn a_claim_whose_caller_has_gone_is_not_made() {
     let (_folder, path) = file();

@@ -88,7 +88,7 @@ impl TransactionalStore<Sqlite> for SqliteStore {
             if self.write(open, recording, None).await? {
                 return Ok(Held::Yes);
             }
-            // A claim stands there, whose lease was over when the transaction began.
+            // There is a claim whose lease had expired when the transaction began.
             let decided = decide_claim(open, self.0.context(), key, request, None).await;
             match decided.map_err(Failure::into_error)?.decision {
                 Decision::Take { attempt } => Ok(held(self.write(open, recording, Some(attempt)).await?)),
@@ -110,7 +110,7 @@ impl TransactionalStore<Sqlite> for SqliteStore {
 }
 
 impl SqliteStore {
-    /// Writes the record of a transaction, over what stands there if it is the attempt of this number.
+    /// Writes the record of a transaction. With an attempt, it replaces the existing row.
     async fn write(
         &self,
         open: &mut Open<Sqlite>,

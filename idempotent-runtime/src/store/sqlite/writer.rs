@@ -16,7 +16,7 @@ use crate::store::line::Call;
 use crate::store::sqlite::connections::Connections;
 use crate::store::sqlite::failure::Failure;
 use crate::store::sqlite::handler_transactions::Turn;
-use crate::store::sqlite::locked::{Context, sweep};
+use crate::store::sqlite::locked::{Context, delete_expired};
 use crate::store::sqlite::open::{Opened, SqliteStoreBuilder};
 use crate::store::sqlite::open_error::SqliteOpenError;
 use crate::store::sqlite::rows;
@@ -58,7 +58,7 @@ impl Writer {
             // If the caller has gone, the queue has lost its only sender and `run` ends at once.
             let _ = opened.send(Ok(facts));
             let context = Context { clock, leases: &leases };
-            let connection = run(connection, context, queue, &turn, options.sweep_interval()).await;
+            let connection = run(connection, context, queue, &turn, options.deletion_interval()).await;
             // One after the other: of two that close at once, each may leave the log to the other.
             leases.close().await;
             others.readers.close().await;
@@ -117,7 +117,7 @@ trait Job: Send {
     /// Tells the outcome, which is on disk now.
     fn settle(self: Box<Self>);
     fn reject(self: Box<Self>, error: Arc<sqlx::Error>);
-    /// Whether nobody waits for it who would have to. Asked once, when it goes out.
+    /// Whether its caller no longer waits and would have to. Called once, before it is applied.
     fn abandoned(&self) -> bool;
     fn bytes(&self) -> usize;
 }
@@ -183,11 +183,11 @@ async fn run(
     context: Context<'_>,
     mut queue: mpsc::Receiver<Box<dyn Job>>,
     turn: &Turn,
-    sweep_interval: Duration,
+    deletion_interval: Duration,
 ) -> SqliteConnection {
-    let mut sweep = Deadline::after(sweep_interval);
+    let mut next_deletion = Deadline::after(deletion_interval);
     loop {
-        match sweep.bound(queue.recv()).await {
+        match next_deletion.bound(queue.recv()).await {
             Some(Some(first)) => {
                 let _turn = turn.lock().await;
                 batch(&mut connection, context, first, &mut queue).await;
@@ -195,13 +195,13 @@ async fn run(
             Some(None) => break,
             None => {}
         }
-        if sweep.is_over() {
-            let more = sweep_all(&mut connection, context, turn).await.unwrap_or_else(|error| {
+        if next_deletion.is_over() {
+            let more = delete_expired_batch(&mut connection, context, turn).await.unwrap_or_else(|error| {
                 let error: &dyn Error = &error;
                 tracing::warn!(error, "expired idempotency records could not be deleted; this is tried again");
                 false
             });
-            sweep = Deadline::after(if more { Duration::ZERO } else { sweep_interval });
+            next_deletion = Deadline::after(if more { Duration::ZERO } else { deletion_interval });
         }
     }
     connection
@@ -232,7 +232,7 @@ async fn batch(
     match apply_and_commit(connection, context, &mut jobs).await {
         Ok(()) => jobs.into_iter().for_each(Job::settle),
         Err(error) if jobs.len() == 1 => reject(jobs, error),
-        // Nothing of the batch took effect and nobody was answered: alone, one bad write harms no other.
+        // Nothing of the batch took effect, and no caller has its answer. One by one, a bad write affects no other.
         Err(_) => {
             for job in jobs {
                 alone(connection, context, job).await;
@@ -321,27 +321,31 @@ async fn apply_rows(
     Ok(())
 }
 
-/// Whether there may be more to sweep.
-async fn sweep_all(connection: &mut SqliteConnection, context: Context<'_>, turn: &Turn) -> Result<bool, StoreError> {
-    context.leases.sweep().await?;
+/// Whether there may be more to delete.
+async fn delete_expired_batch(
+    connection: &mut SqliteConnection,
+    context: Context<'_>,
+    turn: &Turn,
+) -> Result<bool, StoreError> {
+    context.leases.delete_expired().await?;
     let _turn = turn.lock().await;
-    sweep_once(connection, context).await.map_err(Failure::into_error)
+    delete_expired_rows(connection, context).await.map_err(Failure::into_error)
 }
 
 /// Looks before it locks: an idle store writes nothing.
-async fn sweep_once(connection: &mut SqliteConnection, context: Context<'_>) -> Result<bool, Failure> {
+async fn delete_expired_rows(connection: &mut SqliteConnection, context: Context<'_>) -> Result<bool, Failure> {
     if schema::at(context.now(), schema::ANY_EXPIRED).fetch_optional(&mut *connection).await?.is_none() {
         return Ok(false);
     }
     begin(connection).await?;
-    let mut swept = sweep(connection, context).await;
-    if swept.is_ok() {
-        swept = execute(connection, "COMMIT").await.map_err(Failure::from).and(swept);
+    let mut deleted = delete_expired(connection, context).await;
+    if deleted.is_ok() {
+        deleted = execute(connection, "COMMIT").await.map_err(Failure::from).and(deleted);
     }
-    if swept.is_err() {
+    if deleted.is_err() {
         rollback(connection).await;
     }
-    Ok(swept? > 0)
+    Ok(deleted? > 0)
 }
 
 // Plain statements: sqlx's `Transaction` counts its depth, and does not learn that SQLite itself rolled back.

@@ -19,7 +19,7 @@ use crate::store::error::StoreError;
 use crate::store::sqlite::failure::{Cause, Failure, store_error};
 use crate::store::sqlite::leases;
 use crate::store::sqlite::leases::Renewals;
-use crate::store::sqlite::locked::{Context, Decided, decide_claim, make_room, renewals_of, sweep};
+use crate::store::sqlite::locked::{Context, Decided, decide_claim, delete_expired, make_room, renewals_of};
 use crate::store::sqlite::rows::Kind;
 use crate::store::sqlite::schema;
 
@@ -27,7 +27,7 @@ use crate::store::sqlite::schema;
 pub(super) trait Write: Send + Sync + 'static {
     type Output: Send;
 
-    /// Whether it is left out when nobody waits for it any more.
+    /// Whether it is skipped if its caller no longer waits.
     const ONLY_IF_AWAITED: bool = false;
 
     fn apply(
@@ -74,7 +74,7 @@ impl ClaimWrite {
 impl Write for ClaimWrite {
     type Output = Claim;
 
-    // Nobody would run the handler, so nobody would complete or release the claim.
+    // Without its caller no handler runs, so the claim would never be completed or released.
     const ONLY_IF_AWAITED: bool = true;
 
     async fn apply(&self, connection: &mut SqliteConnection, context: Context<'_>) -> Result<Claim, Failure> {
@@ -253,13 +253,13 @@ impl Write for PurgeWrite {
     }
 }
 
-pub(super) struct SweepWrite;
+pub(super) struct DeleteExpiredWrite;
 
-impl Write for SweepWrite {
+impl Write for DeleteExpiredWrite {
     type Output = usize;
 
     async fn apply(&self, connection: &mut SqliteConnection, context: Context<'_>) -> Result<usize, Failure> {
-        sweep(connection, context).await
+        delete_expired(connection, context).await
     }
 }
 

@@ -315,7 +315,7 @@ async fn lease_fenced_before_its_end_is_begun_anew_by_its_token() {
 async fn lost_file_of_leases_makes_no_running_claim_unknown() {
     let file = SqliteFile::new();
     let holder = open(&file).await;
-    let (key, request) = (record_key("k"), ClaimRequest { after_crash: AfterCrash::Reject, ..brief(50) });
+    let (key, request) = (record_key("k"), brief(50).with_after_crash(AfterCrash::Reject));
     holder.claim(&key, request).await.unwrap();
     assert_eq!(holder.renew(&key, request.token, LONG).await.unwrap(), Held::Yes);
     file.first_leases_over(0).await;
@@ -324,7 +324,7 @@ async fn lost_file_of_leases_makes_no_running_claim_unknown() {
     let other = open(&file).await;
     assert!(other.unknown_outcomes().await.unwrap().is_empty());
     for after_crash in [AfterCrash::Reject, AfterCrash::Rerun] {
-        let retry = ClaimRequest { token: Token::unique(), after_crash, ..request };
+        let retry = request.with_token(Token::unique()).with_after_crash(after_crash);
         assert!(matches!(other.claim(&key, retry).await.unwrap(), Claim::InFlight { .. }));
     }
     assert_eq!(holder.renew(&key, request.token, LONG).await.unwrap(), Held::Yes, "in the new file");

@@ -7,50 +7,50 @@ use crate::background_task::BackgroundTask;
 use crate::store::postgres::pools::Pools;
 use crate::store::postgres::statements::Statement;
 
-pub(super) struct Sweeper {
-    sweep: Sweep,
+pub(super) struct ExpiredDeletion {
+    deletion: Deletion,
     interval: Duration,
     task: BackgroundTask,
 }
 
 #[derive(Clone)]
-struct Sweep {
+struct Deletion {
     pools: Arc<Pools>,
     statement: Statement,
     lock: i64,
 }
 
-impl Sweep {
+impl Deletion {
     async fn once(&self) -> Result<usize, sqlx::Error> {
-        let swept = self.statement.query().bind(self.lock).execute(self.pools.own()).await?.rows_affected();
-        Ok(usize::try_from(swept).unwrap_or(usize::MAX))
+        let deleted = self.statement.query().bind(self.lock).execute(self.pools.own()).await?.rows_affected();
+        Ok(usize::try_from(deleted).unwrap_or(usize::MAX))
     }
 }
 
-impl Sweeper {
+impl ExpiredDeletion {
     pub(super) fn new(pools: Arc<Pools>, statement: Statement, lock: i64, interval: Duration) -> Self {
-        Self { sweep: Sweep { pools, statement, lock }, interval, task: BackgroundTask::default() }
+        Self { deletion: Deletion { pools, statement, lock }, interval, task: BackgroundTask::default() }
     }
 
-    /// One batch; 0 when nothing is left, or another process is at it.
+    /// One batch; 0 when nothing is left or another process deletes.
     pub(super) async fn delete_expired(&self) -> Result<usize, sqlx::Error> {
-        self.sweep.once().await
+        self.deletion.once().await
     }
 
-    /// Starts to sweep, if this process does not yet.
+    /// Starts the task of this process, unless it runs.
     ///
-    /// If no thread drives the runtime of the task, another process sweeps, or expired rows wait: claims judge expiry by
-    /// themselves.
+    /// If no thread drives the runtime of the task, another process deletes, or expired rows wait: claims do not
+    /// depend on the deletion.
     pub(super) fn start(&self) {
-        self.task.ensure(|| sweep_for_ever(self.sweep.clone(), self.interval));
+        self.task.ensure(|| delete_expired_for_ever(self.deletion.clone(), self.interval));
     }
 }
 
-async fn sweep_for_ever(sweep: Sweep, interval: Duration) {
+async fn delete_expired_for_ever(deletion: Deletion, interval: Duration) {
     loop {
         tokio::time::sleep(interval).await;
         loop {
-            match sweep.once().await {
+            match deletion.once().await {
                 Ok(0) => break,
                 Ok(_) => {}
                 Err(error) => {

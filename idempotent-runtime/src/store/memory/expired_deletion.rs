@@ -1,4 +1,4 @@
-//! Frees what has expired, without anyone asking and without a long pause.
+//! Deletes expired entries in the background, in small batches.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -10,37 +10,37 @@ use crate::store::memory::store::Inner;
 use crate::sync::atomic::Ordering;
 use crate::sync::{lock, tokio};
 
-/// The sweeper rests at least this long, or a busy store would wake it for every single expiry.
+/// The task sleeps at least this long, or a busy store would wake it for each expiry.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// After so many entries it rests for a moment: whoever waits for the lock of the allocator, which is taken for each of them,
-/// would not get it before.
+/// After so many entries the task sleeps for a moment: each deletion takes the lock of the allocator, and other threads wait
+/// for it.
 const IN_ONE_GO: usize = 512;
 const MOMENT: Duration = Duration::from_millis(1);
 
 impl Inner {
-    /// Sees to it that the sweeper wakes by then.
-    pub(super) fn sweep_at(self: &Arc<Self>, expires_at: Moment) {
+    /// Makes the task wake by then; spawns it if needed.
+    pub(super) fn delete_expired_at(self: &Arc<Self>, expires_at: Moment) {
         let wanted = nanos(expires_at);
-        if self.sweeper.wakes_at.load(Ordering::SeqCst) <= wanted {
+        if self.expired_deletion.wakes_at.load(Ordering::SeqCst) <= wanted {
             return;
         }
-        let mut has_task = lock(&self.sweeper.has_task);
-        if self.sweeper.wakes_at.load(Ordering::SeqCst) <= wanted {
+        let mut has_task = lock(&self.expired_deletion.has_task);
+        if self.expired_deletion.wakes_at.load(Ordering::SeqCst) <= wanted {
             return;
         }
-        self.sweeper.wakes_at.store(wanted, Ordering::SeqCst);
+        self.expired_deletion.wakes_at.store(wanted, Ordering::SeqCst);
         if *has_task {
-            self.sweeper.earlier.notify_one();
+            self.expired_deletion.earlier.notify_one();
         } else {
             *has_task = true;
             drop(has_task);
             // A runtime that shuts down drops the task here and now, and with it its duty, which takes the lock.
-            tokio::spawn(sweep_forever(OnDuty(Arc::downgrade(self))));
+            tokio::spawn(delete_expired_forever(OnDuty(Arc::downgrade(self))));
         }
     }
 
-    async fn sweep_all(&self) {
+    async fn delete_all_expired(&self) {
         let mut in_one_go = 0;
         for shard in &self.shards {
             loop {
@@ -66,43 +66,43 @@ impl Inner {
 
 #[cfg(all(test, shuttle))]
 impl crate::store::memory::store::MemoryStore {
-    /// Leaves what expires to the calls of the store: with the sweeper's steps, the schedules are too many to try all.
-    pub(crate) fn without_sweeper(self) -> Self {
-        self.0.sweeper.wakes_at.store(0, Ordering::SeqCst);
+    /// Leaves what expires to the calls of the store: with the expired_deletion's steps, the schedules are too many to try all.
+    pub(crate) fn without_expired_deletion(self) -> Self {
+        self.0.expired_deletion.wakes_at.store(0, Ordering::SeqCst);
         self
     }
 }
 
-/// The task dies with the runtime that it was spawned on, which need not be the last one of the process.
+/// Its drop reports the end of the task, which ends with its runtime; the process may have others.
 struct OnDuty(Weak<Inner>);
 
 impl Drop for OnDuty {
     fn drop(&mut self) {
         if let Some(inner) = self.0.upgrade() {
-            inner.sweeper.leave(&mut lock(&inner.sweeper.has_task));
+            inner.expired_deletion.leave(&mut lock(&inner.expired_deletion.has_task));
         }
     }
 }
 
 /// Ends when the last handle of the store is gone.
-async fn sweep_forever(mut duty: OnDuty) {
+async fn delete_expired_forever(mut duty: OnDuty) {
     loop {
         let Some(inner) = duty.0.upgrade() else { return };
-        inner.sweep_all().await;
+        inner.delete_all_expired().await;
         let wakes_at = {
-            let mut has_task = lock(&inner.sweeper.has_task);
-            // Who enters something from here on waits for the lock and corrects the time; what was entered before is seen.
-            inner.sweeper.wakes_at.store(UNKNOWN, Ordering::SeqCst);
+            let mut has_task = lock(&inner.expired_deletion.has_task);
+            // A later entry waits for the lock and corrects the time; an earlier one is seen here.
+            inner.expired_deletion.wakes_at.store(UNKNOWN, Ordering::SeqCst);
             let Some(next) = inner.next_expiry() else {
-                inner.sweeper.leave(&mut has_task);
+                inner.expired_deletion.leave(&mut has_task);
                 duty.0 = Weak::new();
                 return;
             };
             let wakes_at = next.max(inner.now() + PAUSE);
-            inner.sweeper.wakes_at.store(nanos(wakes_at), Ordering::SeqCst);
+            inner.expired_deletion.wakes_at.store(nanos(wakes_at), Ordering::SeqCst);
             Deadline::since(inner.began, wakes_at)
         };
-        let earlier = Arc::clone(&inner.sweeper.earlier);
+        let earlier = Arc::clone(&inner.expired_deletion.earlier);
         drop(inner);
         tokio::select! {
             () = wakes_at.reached() => {}

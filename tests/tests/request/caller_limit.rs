@@ -10,17 +10,17 @@ use idempotent_runtime::{Registry, idempotent};
 use idempotent_tests::{Answer, Runs, Server, answer};
 use reqwest::RequestBuilder;
 
-#[idempotent(scope = "crowding-charges", caller = body)]
+#[idempotent(scope = "caller-limit-charges", caller = body)]
 async fn by_caller(State(runs): State<Runs>, body: String) -> (StatusCode, String) {
     (StatusCode::CREATED, format!("charge {}", runs.run().await))
 }
 
-#[idempotent(scope = "crowding-refunds", caller = body)]
+#[idempotent(scope = "caller-limit-refunds", caller = body)]
 async fn in_another_scope(State(runs): State<Runs>, body: String) -> (StatusCode, String) {
     (StatusCode::CREATED, format!("refund {}", runs.run().await))
 }
 
-#[idempotent(scope = "crowding-by-credentials")]
+#[idempotent(scope = "caller-limit-by-credentials")]
 async fn by_credentials(State(runs): State<Runs>) -> (StatusCode, String) {
     (StatusCode::CREATED, format!("charge {}", runs.run().await))
 }
