@@ -257,8 +257,7 @@ impl Claiming {
             attempt,
             classifier: ResponseClassifier { policy, fingerprint: self.request.fingerprint, cache_if, trace },
             span,
-            _running: self.running,
-            holding: Holding::of(&execution),
+            holding: Holding::of(&execution, self.running),
             _permit: self.permit,
             _in_flight: in_flight,
         };
@@ -281,8 +280,7 @@ impl Claiming {
             }),
             classifier: ResponseClassifier { policy, fingerprint: self.request.fingerprint, cache_if, trace },
             span,
-            _running: self.running,
-            holding: Holding::of(&execution),
+            holding: Holding::of(&execution, self.running),
             _permit: self.permit,
             _in_flight: in_flight,
         }))
@@ -293,7 +291,7 @@ impl Claiming {
         self.admission.execution.detach_state.set_must_finish(false);
         self.admission.execution.grant(self.key, self.record_key, self.fingerprints.plain, 1);
         Outcome::Unguarded.enter(&self.admission.span, &self.admission.policy);
-        Passage::Unguarded
+        Passage::Unguarded { _holding: Some(Holding::of(&self.admission.execution, None)) }
     }
 }
 

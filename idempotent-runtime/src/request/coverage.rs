@@ -2,13 +2,18 @@
 //!
 //! As a rule the request tells which guards are around it. One that a handler or a middleware has made anew does not, and
 //! neither does a copy of `Parts` that the handler took as an argument before its last one. It is known by the guard inside of
-//! which it is polled, as long as that has not moved it to a task of its own.
+//! which it is polled, as long as that has not moved it to a task of its own. The innermost one is the nearest guard around it,
+//! whatever its key. Under its claim, and with its steps, runs only what has the same credentials: a handler may poll other
+//! clients' requests too.
 
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use http::HeaderMap;
+
 use crate::key::RecordKey;
 use crate::policy::Policy;
+use crate::registry::Registry;
 use crate::request::context::Execution;
 use crate::sync::thread_local;
 
@@ -23,25 +28,22 @@ pub(super) fn covering<'a>(
     policy: &Policy,
     record_key: &RecordKey,
 ) -> Option<&'a Arc<Execution>> {
-    if !execution.is_beneath_key(record_key)
-        && let Some(sender) = sender(policy, record_key)
-    {
-        execution.is_sent_by(sender);
-    }
-    execution.covered_by(record_key)
+    if execution.is_sent_by_itself(policy, record_key) { None } else { execution.covered_by(record_key) }
 }
 
-/// The innermost guard that is polled and runs under this key. A request to the guard itself is a duplicate: a handler may poll
-/// other clients' requests too.
-fn sender(policy: &Policy, record_key: &RecordKey) -> Option<Arc<Execution>> {
-    let find = |polled: &RefCell<Vec<Arc<Execution>>>| {
-        let polled = polled.borrow();
-        let mut with_key = polled.iter().rev().filter(|polled| polled.runs_under(record_key));
-        let innermost = with_key.clone().next()?;
-        with_key.all(|polled| !polled.is_of(policy)).then(|| Arc::clone(innermost))
-    };
+/// Makes the innermost guard that is polled the nearest one around this execution, where the request does not tell of that one.
+pub(crate) fn find_sender(execution: &Arc<Execution>, registry: Option<&Registry>, headers: &HeaderMap) {
     // Gone when the thread ends.
-    POLLED.try_with(find).ok().flatten()
+    let innermost = POLLED.try_with(|polled| polled.borrow().last().cloned()).ok().flatten();
+    if let Some(guard) = innermost
+        && !execution.is_beneath(&guard)
+        && execution.around().is_none_or(|around| guard.is_beneath(around))
+    {
+        execution.is_sent_by(guard, headers);
+    }
+    if let Some(registry) = registry {
+        execution.is_of_client(registry, headers);
+    }
 }
 
 /// Polls the handler of this execution's guard.
