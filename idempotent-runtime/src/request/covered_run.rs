@@ -12,7 +12,6 @@ use http_body::{Body as _, Frame, SizeHint};
 use crate::policy::CacheIf;
 use crate::policy::handle::PolicyHandle;
 use crate::request::context::Execution;
-use crate::request::response::admits;
 use crate::request::response_body::Content;
 
 /// The claim does not end before this does. Dropped without a word of its end, nothing is known of what it has done.
@@ -51,7 +50,7 @@ impl CoveredRun {
             return response;
         }
         let (mut parts, body) = response.into_parts();
-        if !admits(&self.policy, self.cache_if, &parts) {
+        if !self.policy.admits(self.cache_if, &parts) {
             self.has_ended = true;
             return Response::from_parts(parts, body);
         }

@@ -17,20 +17,28 @@ struct State {
     running: usize,
     /// Those that have answered, and whose bodies have not ended.
     streaming: usize,
-    /// The claim ends without a record, or has ended.
-    is_closed: bool,
+    claim: Phase,
     was_cut_off: bool,
     /// One has answered with a response that is to be recorded, and the guard has not got it.
     has_unheard_answer: bool,
-    is_over: bool,
     /// A drain waits for the claim and for the handlers that run under it.
     counted: Option<TaskTrackerToken>,
+}
+
+/// How far the claim has come.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    #[default]
+    Open,
+    /// It ends without a record: nothing begins under it any more.
+    Closed,
+    Over,
 }
 
 impl State {
     /// What no drain waits for any more.
     fn uncounted(&mut self) -> Option<TaskTrackerToken> {
-        let is_idle = self.is_over && self.running == 0;
+        let is_idle = self.claim == Phase::Over && self.running == 0;
         self.counted.take_if(|_| is_idle)
     }
 }
@@ -43,10 +51,11 @@ impl CoveredRuns {
     /// Whether one may begin, which then has.
     pub(super) fn begin(&self) -> bool {
         let mut state = lock(&self.state);
-        if !state.is_closed {
+        let is_open = state.claim == Phase::Open;
+        if is_open {
             state.running += 1;
         }
-        !state.is_closed
+        is_open
     }
 
     pub(super) fn answer(&self) {
@@ -74,8 +83,7 @@ impl CoveredRuns {
     /// The claim has ended.
     pub(super) fn claim_ended(&self) {
         let mut state = lock(&self.state);
-        state.is_closed = true;
-        state.is_over = true;
+        state.claim = Phase::Over;
         let uncounted = state.uncounted();
         drop(state);
         drop(uncounted);
@@ -107,8 +115,10 @@ impl CoveredRuns {
 
     fn close_if(&self, may_close: impl FnOnce(&State) -> bool) -> bool {
         let mut state = lock(&self.state);
-        state.is_closed |= may_close(&state);
-        state.is_closed
+        if may_close(&state) {
+            state.claim = state.claim.max(Phase::Closed);
+        }
+        state.claim != Phase::Open
     }
 
     async fn until(&self, is_closed: impl Fn(&Self) -> bool) {

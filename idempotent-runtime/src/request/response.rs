@@ -10,9 +10,9 @@ use http::response;
 use crate::fingerprint::Fingerprint;
 use crate::observe::telemetry::Outcome;
 use crate::observe::traceparent::TraceParent;
+use crate::policy::CacheIf;
 use crate::policy::handle::PolicyHandle;
 use crate::policy::values::Oversize;
-use crate::policy::{CacheIf, Policy};
 use crate::record::now_in_millis;
 use crate::record::{Record, RecordedBody, headers};
 use crate::request::holding::Holding;
@@ -20,11 +20,6 @@ use crate::request::response_body::Content;
 use crate::request::response_mark::{Mark, is_of_second_run};
 
 pub(super) type Panic = Box<dyn Any + Send>;
-
-/// Whether the policy records a response with this head.
-pub(super) fn admits(policy: &Policy, cache_if: Option<CacheIf>, parts: &response::Parts) -> bool {
-    policy.cache().admits(parts.status).or_else(|| cache_if.map(|admits| admits(parts))).unwrap_or(false)
-}
 
 /// What becomes of a response's claim.
 pub(super) enum Classification {
@@ -104,7 +99,7 @@ impl ResponseClassifier {
 
     /// Whether the policy records a response with this head.
     pub(super) fn admits(&self, parts: &response::Parts) -> bool {
-        admits(&self.policy, self.cache_if, parts)
+        self.policy.admits(self.cache_if, parts)
     }
 
     async fn observe(&self, response: Response, holding: &Holding) -> (Response, Classification, Outcome) {
