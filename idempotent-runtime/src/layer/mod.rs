@@ -24,6 +24,7 @@ use crate::policy::handle::PolicyHandle;
 use crate::registry::OfRequest;
 use crate::registry::Registry;
 use crate::request::context::Execution;
+use crate::request::coverage::find_sender;
 use crate::request::gate::Gate;
 use crate::request::input::{ClaimInput, InputKey, RequestInput, ask, key_in};
 use crate::request::response_mark::{failed, its_own};
@@ -65,7 +66,8 @@ use crate::sync::{Mutex, lock};
 ///   the response of that layer counts as the handler's. Put such layers around the
 ///   `IdempotencyLayer`: then they cannot stop the service. A
 ///   handler beneath it with a guard of its own continues without it; if that guard has the same scope, the claim lasts until
-///   that handler ends.
+///   that handler ends. If a response that the handler's policy records does not reach the layer, and the layer records no other
+///   one, the claim ends as after a crash.
 /// - A middleware or a forwarding handler between the layer and a handler's own guard runs for each attempt. If it returns
 ///   the response as it is, the handler's guard records it. If it makes a response itself, the layer records that one.
 /// - If the service answers with an error, which axum's services never do, the claim ends as that of a handler that panics.
@@ -257,6 +259,7 @@ impl IdempotencyLayer {
             }
         };
         let execution = Arc::new(Execution::beneath(request.extensions()));
+        find_sender(&execution, registry.as_ref(), request.headers());
         let input = RequestInput {
             method: request.method().clone(),
             registry,

@@ -4,12 +4,21 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use crate::policy::Policy;
+use http::response;
+
+use crate::policy::{CacheIf, Policy};
 
 #[derive(Clone)]
 pub(crate) enum PolicyHandle {
     Handler(&'static Policy),
     Layer(Arc<Policy>),
+}
+
+impl PolicyHandle {
+    /// Whether a response with this head is recorded, by its status or else by the predicate.
+    pub(crate) fn admits(&self, cache_if: Option<CacheIf>, parts: &response::Parts) -> bool {
+        self.cache().admits(parts.status).or_else(|| cache_if.map(|admits| admits(parts))).unwrap_or(false)
+    }
 }
 
 impl Deref for PolicyHandle {

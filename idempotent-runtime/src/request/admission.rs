@@ -125,7 +125,11 @@ impl Admission {
                 return Prepared::Answer(self.reject_second_run(&covering));
             }
             self.execution.enter();
-            return Prepared::RunUnderAnothersClaim(CoveredRun::begin(self.execution, covering));
+            let (execution, policy) = (Arc::clone(&self.execution), self.policy.clone());
+            return match CoveredRun::begin(execution, Arc::clone(&covering), policy, self.cache_if) {
+                Some(run) => Prepared::RunUnderAnothersClaim(run),
+                None => Prepared::Answer(self.reject_beneath(&covering)),
+            };
         }
         self.execution.take_over();
         let Some((registry, store)) = self.registry_and_store() else {
@@ -169,7 +173,7 @@ impl Admission {
 
     /// Begins the transaction of a request without a key.
     pub(super) async fn begin(self) -> Result<Passage, Response> {
-        let Some(transaction) = self.transaction.clone() else { return Ok(Passage::Unguarded) };
+        let Some(transaction) = self.transaction.clone() else { return Ok(Passage::Unguarded { _holding: None }) };
         self.execution.enter();
         let Some((registry, store)) = self.registry_and_store() else {
             telemetry::misconfigured(&self.policy, self.registry.is_some());
@@ -191,8 +195,7 @@ impl Admission {
             claim: None,
             classifier,
             span,
-            _running: Some(running),
-            holding: Holding::of(&self.execution),
+            holding: Holding::of(&self.execution, Some(running)),
             _permit: None,
             _in_flight: in_flight,
         })))
@@ -225,6 +228,11 @@ impl Admission {
     /// To something beneath a guard that sends the request on twice under its claim.
     fn reject_second_run(&self, covering: &Arc<Execution>) -> Response {
         telemetry::second_run(&self.policy);
+        self.reject_beneath(covering)
+    }
+
+    /// What does not run under the claim of this guard, although its key is the same.
+    fn reject_beneath(&self, covering: &Arc<Execution>) -> Response {
         of_second_run(self.reject(Rejection::InFlight { retry_after: RETRY_AFTER }), covering)
     }
 

@@ -259,8 +259,7 @@ impl Claiming {
             attempt,
             classifier: ResponseClassifier { policy, fingerprint: self.request.fingerprint, cache_if, trace },
             span,
-            _running: self.running,
-            holding: Holding::of(&execution),
+            holding: Holding::of(&execution, self.running),
             _permit: self.permit,
             _in_flight: in_flight,
         };
@@ -284,8 +283,7 @@ impl Claiming {
             }),
             classifier: ResponseClassifier { policy, fingerprint: self.request.fingerprint, cache_if, trace },
             span,
-            _running: self.running,
-            holding: Holding::of(&execution),
+            holding: Holding::of(&execution, self.running),
             _permit: self.permit,
             _in_flight: in_flight,
         }))
@@ -295,8 +293,9 @@ impl Claiming {
         // From here on the request is what any axum request is: it ends when its client leaves.
         self.admission.execution.detach_state.set_must_finish(false);
         self.admission.execution.grant(self.key, self.record_key, self.fingerprints.plain, 1);
+        let holding = Holding::of(&self.admission.execution, None);
         self.admission.report(Outcome::Unguarded, Event::Executed);
-        Passage::Unguarded
+        Passage::Unguarded { _holding: Some(holding) }
     }
 }
 

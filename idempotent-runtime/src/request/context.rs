@@ -4,19 +4,21 @@ use std::ptr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
-use http::Extensions;
+use http::{Extensions, HeaderMap};
 
 use crate::fingerprint::Fingerprint;
 use crate::key::{IdempotencyKey, RecordKey};
 use crate::policy::Policy;
 use crate::policy::handle::PolicyHandle;
+use crate::registry::Registry;
+use crate::request::client::Client;
+use crate::request::covered_runs::CoveredRuns;
 use crate::request::detach_state::DetachState;
 use crate::request::ownership::{ExtractorExecutions, Ownership};
 use crate::step::names::{Names, Owner};
 use crate::step::steps::Steps;
 use crate::store::claim::Token;
-use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use crate::sync::tokio::sync::Notify;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::transaction::contract::HandlerTransaction;
 
 /// In the extensions of a request: the last guard or extractor that it reached.
@@ -58,7 +60,9 @@ pub(crate) struct Execution {
     /// That of the nearest guard around this one: of a layer, or of a handler that forwards its request.
     around: Option<Arc<Self>>,
     /// The guard whose handler sends the request, where the request itself does not tell.
-    sent_by: OnceLock<Arc<Self>>,
+    sent_by: OnceLock<Sender>,
+    /// Identifies the client of the request, for the requests that its handler sends.
+    client: OnceLock<Client>,
     /// The guard around it that has the same key, so that this execution runs under its claim.
     covered_by: OnceLock<Arc<Self>>,
     /// A guard beneath it has run under the claim that it runs under.
@@ -81,6 +85,12 @@ pub(crate) struct Execution {
     /// Set if an extractor of the last argument of the handler around it created it.
     ownership: Option<Arc<Ownership>>,
     extractor_executions: ExtractorExecutions,
+}
+
+/// Who sends a request that does not tell of it.
+struct Sender {
+    guard: Arc<Execution>,
+    is_same_client: bool,
 }
 
 pub(super) struct Grant {
@@ -162,7 +172,24 @@ impl Execution {
     }
 
     pub(super) fn around(&self) -> Option<&Arc<Self>> {
-        self.sent_by.get().or(self.around.as_ref())
+        self.sent_by.get().map(|sender| &sender.guard).or(self.around.as_ref())
+    }
+
+    /// The guard around it, if this is a request of the same client: a handler may poll what other clients have sent.
+    fn around_of_client(&self) -> Option<&Arc<Self>> {
+        self.around().filter(|_| self.sent_by.get().is_none_or(|sender| sender.is_same_client))
+    }
+
+    /// Whether `other` is this guard, or one around it.
+    pub(super) fn is_beneath(self: &Arc<Self>, other: &Arc<Self>) -> bool {
+        let mut execution = Some(self);
+        while let Some(this) = execution {
+            if Arc::ptr_eq(this, other) {
+                return true;
+            }
+            execution = this.around();
+        }
+        false
     }
 
     /// The execution under whose claim it runs: a guard around it, however far, has this very key.
@@ -172,9 +199,14 @@ impl Execution {
         Some(self.covered_by.get_or_init(|| Arc::clone(claiming)))
     }
 
-    /// Makes this the nearest guard around it.
-    pub(super) fn is_sent_by(&self, sender: Arc<Self>) {
-        let _ = self.sent_by.set(sender);
+    /// Makes this the nearest guard around it, for a request with these headers.
+    pub(super) fn is_sent_by(&self, guard: Arc<Self>, headers: &HeaderMap) {
+        let is_same_client = guard.client.get().is_some_and(|client| client.has_sent(headers));
+        let _ = self.sent_by.set(Sender { guard, is_same_client });
+    }
+
+    pub(super) fn is_of_client(&self, registry: &Registry, headers: &HeaderMap) {
+        let _ = self.client.set(Client::of(registry, headers));
     }
 
     /// Whether it is the first to run beneath the guard around it that has this key. Under one claim a request executes once,
@@ -183,18 +215,28 @@ impl Execution {
         self.around_with(record_key).is_some_and(|around| !around.has_let_in.swap(true, Ordering::AcqRel))
     }
 
-    pub(super) fn is_beneath_key(&self, record_key: &RecordKey) -> bool {
-        self.around_with(record_key).is_some()
+    /// Whether a guard with this policy has sent the request anew to itself. That is a duplicate: a handler may poll other
+    /// clients' requests too.
+    pub(super) fn is_sent_by_itself(&self, policy: &Policy, record_key: &RecordKey) -> bool {
+        let (mut this, mut is_anew) = (self, false);
+        while let Some(around) = this.around_of_client() {
+            is_anew |= this.sent_by.get().is_some();
+            if around.runs_under(record_key) && (!is_anew || around.is_of(policy)) {
+                return is_anew;
+            }
+            this = around;
+        }
+        false
     }
 
     /// The nearest guard around it that runs under this key.
     fn around_with(&self, record_key: &RecordKey) -> Option<&Arc<Self>> {
-        let mut around = self.around();
+        let mut around = self.around_of_client();
         while let Some(execution) = around {
             if execution.runs_under(record_key) {
                 return Some(execution);
             }
-            around = execution.around();
+            around = execution.around_of_client();
         }
         None
     }
@@ -222,11 +264,18 @@ impl Execution {
         self.must_answer.load(Ordering::Relaxed)
     }
 
+    /// The nearest guard around it whose key and steps it sees. Without a link to that guard, its handler may be polling another
+    /// client's request. Only credentials can tell, and they count only if no caller is named.
+    fn shared(&self) -> Option<&Arc<Self>> {
+        let has_caller = |guard: &Self| guard.granted().is_some_and(|grant| grant.record_key.caller().is_some());
+        self.around_of_client().filter(|guard| self.sent_by.get().is_none() || !has_caller(guard))
+    }
+
     /// The grant of the claim that it runs under, or else that of the nearest guard around it.
     pub(super) fn granted(&self) -> Option<&Grant> {
         match self.grant.get() {
             Some(grant) => Some(grant),
-            None => self.covered_by.get().or(self.around())?.granted(),
+            None => self.covered_by.get().or_else(|| self.shared())?.granted(),
         }
     }
 
@@ -294,7 +343,7 @@ impl Execution {
     pub(super) fn steps(&self) -> Option<&Steps> {
         match self.grant.get() {
             Some(_) => self.steps.get(),
-            None => self.covered_by.get().or(self.around())?.steps(),
+            None => self.covered_by.get().or_else(|| self.shared())?.steps(),
         }
     }
 
@@ -313,12 +362,4 @@ impl Execution {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         *self.id.get_or_init(|| NEXT.fetch_add(1, Ordering::Relaxed))
     }
-}
-
-/// Handlers beneath a guard that run under its claim, which must not end before they have.
-#[derive(Default)]
-pub(super) struct CoveredRuns {
-    pub(super) running: AtomicUsize,
-    pub(super) was_cut_off: AtomicBool,
-    pub(super) ended: Notify,
 }

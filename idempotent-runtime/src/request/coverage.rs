@@ -3,12 +3,17 @@
 //! The extensions of a request usually name the guards around it. A request that a handler or a middleware created does not
 //! have them, and neither has a copy of `Parts` from an argument before the last one. For these, the guard is the one whose
 //! handler this thread polls, unless the request was moved to another task.
+//! The innermost of these is the nearest guard around the request, whatever its key. Only a request with the same credentials
+//! runs under its claim and with its steps, because a handler can poll the requests of other clients too.
 
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use http::HeaderMap;
+
 use crate::key::RecordKey;
 use crate::policy::Policy;
+use crate::registry::Registry;
 use crate::request::context::Execution;
 use crate::sync::thread_local;
 
@@ -23,25 +28,22 @@ pub(super) fn covering<'a>(
     policy: &Policy,
     record_key: &RecordKey,
 ) -> Option<&'a Arc<Execution>> {
-    if !execution.is_beneath_key(record_key)
-        && let Some(sender) = sender(policy, record_key)
-    {
-        execution.is_sent_by(sender);
-    }
-    execution.covered_by(record_key)
+    if execution.is_sent_by_itself(policy, record_key) { None } else { execution.covered_by(record_key) }
 }
 
-/// The innermost polled guard that runs under this key. A request to that same guard is a duplicate: a handler may poll the
-/// requests of other clients too.
-fn sender(policy: &Policy, record_key: &RecordKey) -> Option<Arc<Execution>> {
-    let find = |polled: &RefCell<Vec<Arc<Execution>>>| {
-        let polled = polled.borrow();
-        let mut with_key = polled.iter().rev().filter(|polled| polled.runs_under(record_key));
-        let innermost = with_key.clone().next()?;
-        with_key.all(|polled| !polled.is_of(policy)).then(|| Arc::clone(innermost))
-    };
+/// Makes the innermost polled guard the nearest one around this execution, if the request itself does not name that guard.
+pub(crate) fn find_sender(execution: &Arc<Execution>, registry: Option<&Registry>, headers: &HeaderMap) {
     // Gone when the thread ends.
-    POLLED.try_with(find).ok().flatten()
+    let innermost = POLLED.try_with(|polled| polled.borrow().last().cloned()).ok().flatten();
+    if let Some(guard) = innermost
+        && !execution.is_beneath(&guard)
+        && execution.around().is_none_or(|around| guard.is_beneath(around))
+    {
+        execution.is_sent_by(guard, headers);
+    }
+    if let Some(registry) = registry {
+        execution.is_of_client(registry, headers);
+    }
 }
 
 /// Polls the handler of this execution's guard.

@@ -1,42 +1,122 @@
 //! A handler that runs beneath another guard, under that guard's claim.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+
+use crate::policy::CacheIf;
+use crate::policy::handle::PolicyHandle;
 use crate::request::context::Execution;
-use crate::sync::atomic::Ordering;
+use crate::request::response_body::Content;
 
 /// The claim cannot end before this run. If this is dropped before [`end`](Self::end), it is unknown what the run did.
 pub(super) struct CoveredRun {
     execution: Arc<Execution>,
     covering: Arc<Execution>,
+    policy: PolicyHandle,
+    cache_if: Option<CacheIf>,
+    has_answered: bool,
     has_ended: bool,
 }
 
 impl CoveredRun {
-    pub(super) fn begin(execution: Arc<Execution>, covering: Arc<Execution>) -> Self {
-        covering.covered_runs.running.fetch_add(1, Ordering::AcqRel);
-        // As a handler that holds a claim of its own.
-        execution.detach_state.set_must_finish(true);
-        Self { execution, covering, has_ended: false }
+    /// `None` when the claim is about to end: nothing begins under it any more.
+    pub(super) fn begin(
+        execution: Arc<Execution>,
+        covering: Arc<Execution>,
+        policy: PolicyHandle,
+        cache_if: Option<CacheIf>,
+    ) -> Option<Self> {
+        covering.covered_runs.begin().then(|| {
+            // As a handler that holds a claim of its own.
+            execution.detach_state.set_must_finish(true);
+            Self { execution, covering, policy, cache_if, has_answered: false, has_ended: false }
+        })
     }
 
     pub(super) fn execution(&self) -> &Arc<Execution> {
         &self.execution
     }
 
-    /// The handler has responded. A run that was cut off between the guards has not: its response reached no client.
-    pub(super) fn end(mut self) {
-        self.has_ended = !self.execution.detach_state.is_abandoned();
+    /// The handler has responded. A run that was cut off between the guards has not: its response reached no client. A response
+    /// that the policy records is complete only with its body, as under a claim of its own.
+    pub(super) fn end(mut self, response: Response) -> Response {
+        if self.execution.detach_state.is_abandoned() {
+            return response;
+        }
+        let (mut parts, body) = response.into_parts();
+        if !self.policy.admits(self.cache_if, &parts) {
+            self.has_ended = true;
+            return Response::from_parts(parts, body);
+        }
+        parts.extensions.insert(Answer(Arc::clone(&self.covering)));
+        self.covering.covered_runs.answer();
+        self.has_answered = true;
+        let body = match Content::read_now(&parts, body, self.policy.max_body()) {
+            Ok((_, whole)) => {
+                self.has_ended = true;
+                whole
+            }
+            Err(body) if body.is_end_stream() => {
+                self.has_ended = true;
+                body
+            }
+            Err(body) => Body::new(CoveredBody { body, run: Some(self) }),
+        };
+        Response::from_parts(parts, body)
     }
 }
 
 impl Drop for CoveredRun {
     fn drop(&mut self) {
-        let runs = &self.covering.covered_runs;
-        if !self.has_ended {
-            runs.was_cut_off.store(true, Ordering::Release);
-        }
-        runs.running.fetch_sub(1, Ordering::AcqRel);
-        runs.ended.notify_waiters();
+        self.covering.covered_runs.end(self.has_answered, self.has_ended);
     }
 }
+
+/// The body of a covered handler's response, which may be a part of its work.
+struct CoveredBody {
+    body: Body,
+    run: Option<CoveredRun>,
+}
+
+impl CoveredBody {
+    fn end(&mut self) {
+        if let Some(mut run) = self.run.take() {
+            run.has_ended = true;
+        }
+    }
+}
+
+impl http_body::Body for CoveredBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        match &polled {
+            Poll::Pending => {}
+            // It broke off: what it has done is unknown.
+            Poll::Ready(Some(Err(_))) => self.run = None,
+            Poll::Ready(Some(Ok(_))) if !self.body.is_end_stream() => {}
+            Poll::Ready(_) => self.end(),
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// On the response of a covered handler: the guard under whose claim it was made.
+#[derive(Clone)]
+pub(super) struct Answer(pub(super) Arc<Execution>);

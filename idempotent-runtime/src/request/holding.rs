@@ -2,15 +2,21 @@
 
 use std::sync::Arc;
 
+use axum::response::Response;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
 use crate::request::context::Execution;
+use crate::request::covered_run::Answer;
+use crate::request::covered_runs::CoveredRuns;
 use crate::sync::atomic::Ordering;
 
 /// Nothing runs under the claim of this execution when it is dropped.
 pub(crate) struct Holding(Arc<Execution>);
 
 impl Holding {
-    /// For as long as the claim is held.
-    pub(super) fn of(execution: &Arc<Execution>) -> Self {
+    /// For as long as the claim is held. A drain that counts it waits for what runs under it too.
+    pub(super) fn of(execution: &Arc<Execution>, counted: Option<TaskTrackerToken>) -> Self {
+        execution.covered_runs.count(counted);
         Self(Arc::clone(execution))
     }
 
@@ -20,14 +26,7 @@ impl Holding {
 
     /// Whether it is the execution of this guard, or of one around it.
     pub(super) fn is_beneath(&self, other: &Arc<Execution>) -> bool {
-        let mut execution = Some(&self.0);
-        while let Some(this) = execution {
-            if Arc::ptr_eq(this, other) {
-                return true;
-            }
-            execution = this.around();
-        }
-        false
+        self.0.is_beneath(other)
     }
 
     pub(super) fn is_of(&self, execution: &Arc<Execution>) -> bool {
@@ -38,24 +37,17 @@ impl Holding {
         self.0.around().is_some()
     }
 
-    /// Whether something runs under this claim beneath its guard, though the guard's own handler has ended.
-    pub(super) fn covers_a_run(&self) -> bool {
-        self.0.covered_runs.running.load(Ordering::Acquire) > 0
+    /// What runs beneath the guard under this claim.
+    pub(super) fn covered_runs(&self) -> &CoveredRuns {
+        &self.0.covered_runs
     }
 
-    /// Whether something that ran under this claim was dropped half way, or panicked.
-    pub(super) fn has_cut_off_a_run(&self) -> bool {
-        self.0.covered_runs.was_cut_off.load(Ordering::Acquire)
-    }
-
-    pub(super) async fn until_covered_runs_ended(&self) {
-        loop {
-            // Made before the look: it hears of an end that comes in between.
-            let ended = self.0.covered_runs.ended.notified();
-            if !self.covers_a_run() {
-                return;
-            }
-            ended.await;
+    /// Takes note of the answer of what has run under this claim, if it has come as far as this guard.
+    pub(super) fn hears(&self, response: &mut Response) {
+        let extensions = response.extensions_mut();
+        if matches!(extensions.get(), Some(Answer(covering)) if self.is_of(covering)) {
+            extensions.remove::<Answer>();
+            self.0.covered_runs.answer_is_heard();
         }
     }
 }
@@ -63,5 +55,6 @@ impl Holding {
 impl Drop for Holding {
     fn drop(&mut self) {
         self.0.is_over.store(true, Ordering::Release);
+        self.0.covered_runs.claim_ended();
     }
 }

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::observe::telemetry;
 use crate::rejection::problem::Rejection;
 use crate::request::context::Execution;
+use crate::request::coverage::find_sender;
 use crate::step::error::{StepError, StepErrorKind};
 use crate::step::steps::{Begun, Steps};
 use std::future::Future;
@@ -215,6 +216,8 @@ impl<S: Sync> FromRequestParts<S> for Idempotency {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self(Execution::of(&mut parts.extensions)))
+        let execution = Execution::of(&mut parts.extensions);
+        find_sender(&execution, None, &parts.headers);
+        Ok(Self(execution))
     }
 }

@@ -26,6 +26,7 @@ use crate::registry::OfRequest;
 use crate::registry::Registry;
 use crate::request::body::{Gathered, Remembering, Resumed};
 use crate::request::context::Execution;
+use crate::request::coverage::find_sender;
 
 /// What a request brought: all that the engine reads of it.
 pub(crate) struct RequestInput {
@@ -60,6 +61,7 @@ impl RequestInput {
             (Execution::of_unkeyed_guard(request.extensions_mut()), ClaimInput::default())
         } else {
             let execution = Execution::of_guard(request.extensions_mut());
+            find_sender(&execution, registry.as_ref(), request.headers());
             let caller = registry.as_ref().and_then(Registry::caller).and_then(|caller| ask(request, caller));
             (Some(execution), ClaimInput::of(request, reads, registry.as_ref(), caller).await)
         };

@@ -3,6 +3,7 @@
 use axum::response::Response;
 
 use crate::request::covered_run::CoveredRun;
+use crate::request::holding::Holding;
 use crate::request::settle::Claimed;
 use crate::request::settle_transaction::InTransaction;
 use futures_util::future::BoxFuture;
@@ -10,7 +11,10 @@ use futures_util::future::BoxFuture;
 /// The right to run the handler.
 #[allow(clippy::large_enum_variant, reason = "it is moved twice, which costs less than a box")]
 pub(super) enum Passage {
-    Unguarded,
+    /// What is forwarded runs as unguarded, for as long as this handler runs.
+    Unguarded {
+        _holding: Option<Holding>,
+    },
     /// Under the claim of a guard around this one.
     Covered(CoveredRun),
     Claimed(Claimed),

@@ -98,7 +98,7 @@ impl ResponseClassifier {
 
     /// Whether the policy records a response with this head.
     pub(super) fn admits(&self, parts: &response::Parts) -> bool {
-        self.policy.cache().admits(parts.status).or_else(|| self.cache_if.map(|admits| admits(parts))).unwrap_or(false)
+        self.policy.admits(self.cache_if, parts)
     }
 
     async fn observe(&self, response: Response, holding: &Holding) -> (Response, Classification, Outcome) {

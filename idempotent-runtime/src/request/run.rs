@@ -63,7 +63,7 @@ impl Gate {
             if let Some(registry) = &self.registry {
                 registry.observe(self.policy.scope(), Event::Executed);
             }
-            return Entered::Now(Ok(Passage::Unguarded));
+            return Entered::Now(Ok(Passage::Unguarded { _holding: None }));
         }
         let span = telemetry::span(&self.policy);
         if let Some(execution) = &self.execution {
@@ -174,7 +174,11 @@ impl Stage {
                 },
                 Self::Running(passage) => {
                     let (span, holding) = match passage {
-                        Passage::Unguarded => return handler(cx).map(or_resume),
+                        Passage::Unguarded { .. } => {
+                            let Poll::Ready(ran) = handler(cx) else { return Poll::Pending };
+                            *self = Self::Done;
+                            return Poll::Ready(or_resume(ran));
+                        }
                         Passage::Covered(_) => return self.poll_covered(cx, handler),
                         Passage::Claimed(claimed) => (claimed.span(), &claimed.holding),
                         Passage::InTransaction(transaction) => (transaction.span(), &transaction.holding),
@@ -206,10 +210,10 @@ impl Stage {
         let Poll::Ready(ran) = polled_in(run.execution(), || handler(cx)) else { return Poll::Pending };
         // Dropped with a panic, it tells of a run that was cut off.
         let stage = mem::replace(self, Self::Done);
-        if let (Self::Running(Passage::Covered(run)), Ok(_)) = (stage, &ran) {
-            run.end();
+        match (stage, ran) {
+            (Self::Running(Passage::Covered(run)), Ok(response)) => Poll::Ready(run.end(response)),
+            (_, ran) => Poll::Ready(or_resume(ran)),
         }
-        Poll::Ready(or_resume(ran))
     }
 }
 

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use axum::response::Response;
 use futures_util::future::BoxFuture;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{Instrument, Span};
 
 use crate::backoff::Backoff;
@@ -32,8 +31,6 @@ pub(super) struct Claimed {
     pub(super) attempt: u32,
     pub(super) classifier: ResponseClassifier,
     pub(super) span: Span,
-    /// A drain waits for it.
-    pub(super) _running: Option<TaskTrackerToken>,
     /// Until it is settled, what is forwarded runs under its claim.
     pub(super) holding: Holding,
     pub(super) _permit: Option<Permit>,
@@ -77,7 +74,10 @@ impl Claimed {
         // Bodies and predicates are the handler's own code too, and a task of its own is polled in no other span.
         let span = self.span.clone();
         let _entered = span.enter();
-        let classified = match ran.and_then(|response| self.classifier.classify_now(response, &self.holding)) {
+        let classified = match ran.and_then(|mut response| {
+            self.holding.hears(&mut response);
+            self.classifier.classify_now(response, &self.holding)
+        }) {
             Ok(ClassifiedNow::Whole(classified)) => Ok(classified),
             Ok(ClassifiedNow::Later(response)) => {
                 let settling = async move {
@@ -121,22 +121,23 @@ impl Claimed {
     }
 
     /// What runs beneath under this claim ends first, or another attempt would run beside it: its response is not waited for.
+    /// When nothing runs, nothing begins any more.
     async fn end_without_record(self, is_unknown: bool, outcome: Outcome) {
-        if self.holding.covers_a_run() {
+        if self.holding.covered_runs().close() {
+            self.end_now_without_record(is_unknown, outcome).await;
+        } else {
             let ending = async move {
-                self.holding.until_covered_runs_ended().await;
+                self.holding.covered_runs().until_closed().await;
                 self.end_now_without_record(is_unknown, outcome).await;
             };
             tokio::spawn(Box::pin(ending).in_current_span());
-        } else {
-            self.end_now_without_record(is_unknown, outcome).await;
         }
     }
 
     async fn end_now_without_record(self, is_unknown: bool, outcome: Outcome) {
-        let was_cut_off = self.holding.has_cut_off_a_run();
-        let ending = if is_unknown || was_cut_off { self.end_of_unknown() } else { self.release() };
-        let outcome = if was_cut_off && !is_unknown { Outcome::Failed } else { outcome };
+        let has_unknown_run = self.holding.covered_runs().has_unknown_outcome();
+        let ending = if is_unknown || has_unknown_run { self.end_of_unknown() } else { self.release() };
+        let outcome = if has_unknown_run && !is_unknown { Outcome::Failed } else { outcome };
         let _ = self.end(ending, outcome).await;
     }
 

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use axum::response::Response;
 use futures_util::FutureExt;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{Instrument, Span};
 
 use crate::caller_limit::Permit;
@@ -35,8 +34,6 @@ pub(super) struct InTransaction {
     pub(super) claim: Option<TransactionClaim>,
     pub(super) classifier: ResponseClassifier,
     pub(super) span: Span,
-    /// A drain waits for it.
-    pub(super) _running: Option<TaskTrackerToken>,
     /// Until it is settled, what is forwarded runs under its claim.
     pub(super) holding: Holding,
     pub(super) _permit: Option<Permit>,
@@ -60,7 +57,6 @@ impl InTransaction {
     }
 
     async fn settle_in_span(mut self: Box<Self>, ran: Result<Response, Panic>) -> Response {
-        self.holding.until_covered_runs_ended().await;
         let classified = match &self.claim {
             Some(_) => match ran {
                 Ok(response) => self.classifier.classify(response, &self.holding).await,
@@ -68,6 +64,8 @@ impl InTransaction {
             },
             None => self.classify_without_key(ran).await,
         };
+        // Its body may have driven what runs beneath it. From here on nothing begins beneath it.
+        self.holding.covered_runs().until_closed_to_handlers().await;
         let (response, classification, outcome) = match classified {
             Ok(classified) => classified,
             Err(panic) => {

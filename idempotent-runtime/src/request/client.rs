@@ -1,0 +1,24 @@
+//! Whose a request is that no guard has passed on.
+
+use http::HeaderMap;
+
+use crate::fingerprint::builder::Credentials;
+use crate::registry::Registry;
+
+/// What tells one client's requests from another's, beside the callers that the keys of records tell.
+pub(super) struct Client {
+    registry: Registry,
+    credentials: Credentials,
+}
+
+impl Client {
+    pub(super) fn of(registry: &Registry, headers: &HeaderMap) -> Self {
+        let credentials = Credentials::of(registry.credential_headers(), headers);
+        Self { registry: registry.clone(), credentials }
+    }
+
+    /// Whether a request with these headers has the same credentials.
+    pub(super) fn has_sent(&self, headers: &HeaderMap) -> bool {
+        Credentials::of(self.registry.credential_headers(), headers) == self.credentials
+    }
+}
