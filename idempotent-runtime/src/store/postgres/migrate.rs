@@ -52,8 +52,8 @@ async fn version(connection: &mut PgConnection, schema: &str) -> Result<usize, P
 pub enum PostgresMigrateError {
     /// A newer version of this library has made them.
     #[error(
-        "the schema {schema} has version {found}, this library knows {supported}: run the version of \
-         `idempotent-runtime` that made them, or a newer one. Do not use an empty schema instead: every retry would run again"
+        "the schema {schema} has version {found}, this library knows {supported}: update `idempotent-runtime` \
+         to the version that made them, or a newer one. Do not use an empty schema instead: every retry would run again"
     )]
     #[non_exhaustive]
     NewerSchema {
