@@ -17,6 +17,7 @@ pub mod sqlite;
 pub mod steps;
 pub mod stores;
 mod tmpfs;
+mod wrapped;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -44,6 +45,7 @@ pub use self::raw::{Exchange, Raw};
 pub use self::scopes::assert_different_scopes;
 pub use self::seed::Seed;
 pub use self::tmpfs::Tmpfs;
+pub use self::wrapped::{Wrapped, Wrapper};
 
 /// How long a test waits for what must happen before it fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -12,13 +12,11 @@ use axum::extract::State;
 use axum::http::Request;
 use axum::routing::{get, post};
 use futures_util::future::join;
-use idempotent_runtime::store::{
-    Claim, ClaimRequest, Cursor, Entry, Held, MemoryStore, Page, PostgresStore, Store, StoreAdmin, StoreError, Token,
-};
-use idempotent_runtime::{Idempotency, Record, RecordKey, Registry, idempotent};
+use idempotent_runtime::store::{Held, MemoryStore, PostgresStore, Store, StoreAdmin, StoreError, Token};
+use idempotent_runtime::{Idempotency, RecordKey, Registry, idempotent};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::stores::sqlite;
-use idempotent_tests::{Executions, Runs, Server, answer};
+use idempotent_tests::{Executions, Runs, Server, Wrapped, Wrapper, answer};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt as _;
@@ -360,14 +358,14 @@ async fn blocked_core_ends_no_lease_of_any_core_in_sqlite() {
 struct OneKeyHangs(MemoryStore, Arc<Thread>);
 
 impl OneKeyHangs {
-    fn new() -> Self {
-        Self(MemoryStore::new(), Arc::default())
+    fn new() -> Wrapped<Self> {
+        Wrapped(Self(MemoryStore::new(), Arc::default()))
     }
 }
 
-impl Store for OneKeyHangs {
-    async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
-        self.0.claim(key, request).await
+impl Wrapper for OneKeyHangs {
+    fn inner(&self) -> &impl StoreAdmin {
+        &self.0
     }
 
     async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
@@ -379,32 +377,6 @@ impl Store for OneKeyHangs {
         }
         assert!(!key.as_str().contains("panics"), "a store of one's own may panic");
         self.0.renew(key, token, lease).await
-    }
-
-    async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
-        self.0.complete(key, token, record, ttl).await
-    }
-
-    async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
-        self.0.release(key, token).await
-    }
-}
-
-impl StoreAdmin for OneKeyHangs {
-    async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
-        self.0.get(key).await
-    }
-
-    async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
-        self.0.purge(key).await
-    }
-
-    async fn delete_expired(&self) -> Result<usize, StoreError> {
-        self.0.delete_expired().await
-    }
-
-    async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
-        self.0.list(cursor, limit).await
     }
 }
 

@@ -1,5 +1,6 @@
 //! Duplicates of a request that still runs.
 
+use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -9,11 +10,9 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use futures_util::future::join_all;
-use idempotent_runtime::store::{
-    Claim, ClaimRequest, Cursor, Entry, Held, MemoryStore, Page, SqliteStore, Store, StoreAdmin, StoreError, Token,
-};
-use idempotent_runtime::{Idempotency, Record, RecordKey, Registry, idempotent};
-use idempotent_tests::{Fault, FaultyStore, Runs, Server, answer, eventually, leave_a_claim};
+use idempotent_runtime::store::{MemoryStore, SqliteStore, StoreAdmin};
+use idempotent_runtime::{Idempotency, RecordKey, Registry, idempotent};
+use idempotent_tests::{Fault, FaultyStore, Runs, Server, Wrapped, Wrapper, answer, eventually, leave_a_claim};
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -191,39 +190,13 @@ async fn another_request_under_a_running_key_is_422_at_once() {
 #[derive(Clone)]
 struct Silent(MemoryStore);
 
-impl Store for Silent {
-    async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
-        self.0.claim(key, request).await
+impl Wrapper for Silent {
+    fn inner(&self) -> &impl StoreAdmin {
+        &self.0
     }
 
-    async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
-        self.0.renew(key, token, lease).await
-    }
-
-    async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
-        self.0.complete(key, token, record, ttl).await
-    }
-
-    async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
-        self.0.release(key, token).await
-    }
-}
-
-impl StoreAdmin for Silent {
-    async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
-        self.0.get(key).await
-    }
-
-    async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
-        self.0.purge(key).await
-    }
-
-    async fn delete_expired(&self) -> Result<usize, StoreError> {
-        self.0.delete_expired().await
-    }
-
-    async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
-        self.0.list(cursor, limit).await
+    async fn changed(&self, _: &RecordKey) {
+        pending::<()>().await;
     }
 }
 
@@ -268,7 +241,7 @@ impl Leaving {
 async fn waiter_outlives_the_first_waiters_runtime(builder: Builder, ends: bool) {
     let (runs, memory) = (Runs::held(), MemoryStore::new());
     let owner = serve(&runs, memory.clone()).await;
-    let store = FaultyStore::around(Silent(memory));
+    let store = FaultyStore::around(Wrapped(Silent(memory)));
     let waiting = app(&runs, store.clone());
     let leaving = Leaving::start(builder, waiting.clone(), ends);
     let staying = Server::start(waiting).await;

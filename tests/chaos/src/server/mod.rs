@@ -25,6 +25,7 @@ use axum::{Router, ServiceExt};
 use clap::ValueEnum;
 use idempotent_runtime::Registry;
 use idempotent_runtime::store::{MemoryStore, PostgresStore, RedisStore, SqliteStore, StoreAdmin};
+use idempotent_tests::Wrapped;
 use sqlx::postgres::PgPoolOptions;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -201,7 +202,7 @@ async fn serve_over<S: StoreAdmin>(
 
 /// All that the runtimes of a process share.
 struct Site<S: StoreAdmin> {
-    store: Arc<WeakenedStore<S>>,
+    store: Arc<Wrapped<WeakenedStore<S>>>,
     registry: Registry,
     transactional: fn() -> Router<Arc<App>>,
     ledger: Ledger,
@@ -271,7 +272,7 @@ async fn pass_steps(State(app): State<Arc<App>>, request: Request, next: Next) -
 
 /// What a naive layer does.
 async fn release_on_disconnect<S: StoreAdmin>(
-    State(store): State<Arc<WeakenedStore<S>>>,
+    State(store): State<Arc<Wrapped<WeakenedStore<S>>>>,
     request: Request,
     next: Next,
 ) -> Response {

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use idempotent_runtime::store::{
-    AfterCrash, Claim, ClaimRequest, Cursor, Entry, EntryState, Held, Page, Store, StoreAdmin, StoreError, Token,
-    Transactions,
+    AfterCrash, Claim, ClaimRequest, Entry, EntryState, Held, Store, StoreAdmin, StoreError, Token,
 };
 use idempotent_runtime::{Record, RecordKey};
+use idempotent_tests::{Wrapped, Wrapper};
 
 use super::Guard;
 use super::fault_injection::BlockedThread;
@@ -34,9 +34,9 @@ impl<S: StoreAdmin> WeakenedStore<S> {
         blocked_thread: Arc<BlockedThread>,
         runtimes: Runtimes,
         without: Option<Guard>,
-    ) -> Self {
+    ) -> Wrapped<Self> {
         let (store, steps, claimed) = (Arc::new(store), Arc::default(), Mutex::default());
-        Self { store, steps, blocked_thread, runtimes, without, claimed }
+        Wrapped(Self { store, steps, blocked_thread, runtimes, without, claimed })
     }
 
     pub(super) fn steps(&self) -> &Arc<Steps> {
@@ -73,7 +73,11 @@ impl<S: StoreAdmin> WeakenedStore<S> {
     }
 }
 
-impl<S: StoreAdmin> Store for WeakenedStore<S> {
+impl<S: StoreAdmin> Wrapper for WeakenedStore<S> {
+    fn inner(&self) -> &impl StoreAdmin {
+        &self.store
+    }
+
     async fn claim(&self, key: &RecordKey, mut request: ClaimRequest) -> Result<Claim, StoreError> {
         if self.without == Some(Guard::RejectionAfterCrash) {
             request.after_crash = AfterCrash::Rerun;
@@ -122,46 +126,16 @@ impl<S: StoreAdmin> Store for WeakenedStore<S> {
         self.steps.reach(&key.key(), Step::Recorded);
         Ok(held)
     }
-
-    async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
-        self.store.release(key, token).await
-    }
-
-    async fn changed(&self, key: &RecordKey) {
-        self.store.changed(key).await;
-    }
-
-    fn transactions(&self) -> Option<Transactions> {
-        self.store.transactions()
-    }
-}
-
-impl<S: StoreAdmin> StoreAdmin for WeakenedStore<S> {
-    async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
-        self.store.get(key).await
-    }
-
-    async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
-        self.store.purge(key).await
-    }
-
-    async fn delete_expired(&self) -> Result<usize, StoreError> {
-        self.store.delete_expired().await
-    }
-
-    async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
-        self.store.list(cursor, limit).await
-    }
 }
 
 /// Frees the key of a client that leaves.
 pub(super) struct Leaving<S: StoreAdmin> {
-    store: Arc<WeakenedStore<S>>,
+    store: Arc<Wrapped<WeakenedStore<S>>>,
     key: Option<String>,
 }
 
 impl<S: StoreAdmin> Leaving<S> {
-    pub(super) fn new(store: Arc<WeakenedStore<S>>, key: String) -> Self {
+    pub(super) fn new(store: Arc<Wrapped<WeakenedStore<S>>>, key: String) -> Self {
         Self { store, key: Some(key) }
     }
 

@@ -6,10 +6,9 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use idempotent_runtime::inspector::{self, Inspector};
-use idempotent_runtime::store::{
-    Claim, ClaimRequest, Cursor, Entry, Held, MemoryStore, Page, PostgresStore, Store, StoreAdmin, StoreError, Token,
-};
-use idempotent_runtime::{Record, RecordKey, Registry};
+use idempotent_runtime::store::{Cursor, MemoryStore, Page, PostgresStore, StoreAdmin, StoreError};
+use idempotent_runtime::{RecordKey, Registry};
+use idempotent_tests::{Wrapped, Wrapper};
 use serde_json::Value;
 use sqlx::postgres::PgPoolOptions;
 use tower::ServiceExt as _;
@@ -36,35 +35,9 @@ struct Tiring {
     lists: usize,
 }
 
-impl Store for Tiring {
-    async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
-        self.store.claim(key, request).await
-    }
-
-    async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
-        self.store.renew(key, token, lease).await
-    }
-
-    async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
-        self.store.complete(key, token, record, ttl).await
-    }
-
-    async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
-        self.store.release(key, token).await
-    }
-}
-
-impl StoreAdmin for Tiring {
-    async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
-        self.store.get(key).await
-    }
-
-    async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
-        self.store.purge(key).await
-    }
-
-    async fn delete_expired(&self) -> Result<usize, StoreError> {
-        self.store.delete_expired().await
+impl Wrapper for Tiring {
+    fn inner(&self) -> &impl StoreAdmin {
+        &self.store
     }
 
     async fn list(&self, cursor: Option<Cursor>, _: usize) -> Result<Page, StoreError> {
@@ -89,7 +62,7 @@ async fn summary_of_a_store_that_lists(lists: usize) -> (StatusCode, Value) {
     for number in 0..3 {
         leave_behind(&store, &RecordKey::new("payouts", None, &number.to_string())).await;
     }
-    let registry = Registry::new(Tiring { store, lists });
+    let registry = Registry::new(Wrapped(Tiring { store, lists }));
     let app: Router = Router::new().nest("/ops", inspector::router(&registry));
     let request = Request::get("/ops/api/summary").body(Body::empty()).expect("the parts are valid");
     let response = app.oneshot(request).await.expect("a router answers");
