@@ -3,4 +3,6 @@
 mod errors;
 mod purges;
 mod shop;
+#[path = "../../../tests/tests/operate/inspector/shop_handlers.rs"]
+mod shop_handlers;
 mod shows;

@@ -2,46 +2,16 @@
 
 use std::process::{Command, Output, Stdio};
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::routing::post;
+use axum::http::StatusCode;
+use idempotent_runtime::Registry;
 use idempotent_runtime::store::{PostgresStore, RedisStore, SqliteStore, StoreAdmin, Token};
-use idempotent_runtime::{Registry, idempotent};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::{RedisCluster, RedisServer};
 use idempotent_tests::sqlite::SqliteFile;
 use idempotent_tests::{Runs, Server, answer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tower_http::catch_panic::CatchPanicLayer;
 
-/// Nobody may learn it from the program.
-pub(crate) const BODY: &str = "the-secret-of-the-response";
-
-fn caller(headers: &HeaderMap) -> String {
-    headers.get("x-caller").map_or_else(String::new, |value| String::from_utf8_lossy(value.as_bytes()).into_owned())
-}
-
-#[idempotent(scope = "charges", caller = caller(&headers), fingerprint = none)]
-async fn charge(headers: HeaderMap) -> (StatusCode, &'static str) {
-    (StatusCode::CREATED, BODY)
-}
-
-#[idempotent(scope = "exports", max_body = "8B")]
-async fn export() -> &'static str {
-    BODY
-}
-
-#[idempotent(scope = "payouts")]
-async fn pay_out(State(runs): State<Runs>) -> StatusCode {
-    runs.run().await;
-    StatusCode::CREATED
-}
-
-#[idempotent(scope = "transfers", after_crash = "reject")]
-async fn transfer() -> StatusCode {
-    panic!("the handler was cut off")
-}
+use crate::shop_handlers::routes;
 
 /// A store, how the program is told of it, and the handlers that use it.
 pub(crate) struct Shop {
@@ -54,14 +24,7 @@ pub(crate) struct Shop {
 impl Shop {
     async fn open(store: impl StoreAdmin, options: &[&str], file: Option<SqliteFile>) -> Self {
         let runs = Runs::held();
-        let app = Router::new()
-            .route("/charges", post(charge))
-            .route("/exports", post(export))
-            .route("/payouts", post(pay_out))
-            .route("/transfers", post(transfer))
-            .with_state(runs.clone())
-            .layer(Registry::new(store).layer())
-            .layer(CatchPanicLayer::new());
+        let app = routes(&Registry::new(store), &runs);
         let options = options.iter().map(|&option| option.to_owned()).collect();
         Self { options, server: Server::start(app).await, runs, _file: file }
     }

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::shop::{BODY, Shop, idempotent};
+use crate::shop::{Shop, idempotent};
+use crate::shop_handlers::BODY;
 
 #[tokio::test]
 async fn every_store_is_listed() {

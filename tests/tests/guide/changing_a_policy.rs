@@ -357,3 +357,43 @@ async fn bridge_does_not_carry_keys_back_to_the_old_version() {
     assert_eq!(order(&bridged).await.text(), "run 1");
     assert_runs_again(&order(&old).await);
 }
+
+/// The four versions of a rolling deploy in three steps: old, old with the new policy around it, new with the old policy
+/// around it, new.
+fn steps_of_a_rolling_deploy() -> [MethodRouter<Runs>; 4] {
+    let new_policy = Policy::builder("versions-2").cache([201]).build().expect("the policy is valid");
+    let prepared = post(old).layer(IdempotencyLayer::new(new_policy));
+    [post(old), prepared, post(other_scope).layer(bridge()), post(other_scope)]
+}
+
+#[tokio::test]
+async fn rolling_deploy_in_three_steps_replays_in_both_directions() {
+    for step in 0..3 {
+        for (first, then) in [(step, step + 1), (step + 1, step)] {
+            let mut versions = steps_of_a_rolling_deploy().map(Some);
+            let mut version = |number: usize| versions[number].take().expect("each is used once");
+            assert_replays(&across(version(first), version(then)).await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn rolling_deploy_in_three_steps_rejects_while_it_runs() {
+    for step in 0..3 {
+        for (first, then) in [(step, step + 1), (step + 1, step)] {
+            let (runs, registry) = (Runs::held(), Registry::new(MemoryStore::new()));
+            let mut versions = steps_of_a_rolling_deploy().map(Some);
+            let first = serve(versions[first].take().expect("it is used once"), &registry, &runs).await;
+            let then = serve(versions[then].take().expect("it is used once"), &registry, &runs).await;
+            let (answered, meanwhile) = tokio::join!(order(&first), async {
+                runs.until_started(1).await;
+                let meanwhile = rejected_soon(order(&then)).await;
+                runs.let_finish(1);
+                meanwhile
+            });
+            assert_eq!((answered.text(), meanwhile.rejection().as_str()), ("run 1", "in_flight"));
+            assert_replays(&order(&then).await);
+            assert_eq!(runs.started(), 1);
+        }
+    }
+}

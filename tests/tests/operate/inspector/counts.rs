@@ -5,7 +5,8 @@ use idempotent_runtime::store::{MemoryStore, StoreAdmin};
 use idempotent_runtime::{AfterCrash, IdempotencyLayer, Policy, RecordKey, Registry};
 use serde_json::{Value, json};
 
-use crate::inspector::shop::{BODY, Shop, leave_behind};
+use crate::inspector::shop::{Shop, leave_behind};
+use crate::inspector::shop_handlers::BODY;
 use crate::inspector::stores::on_every_store;
 
 on_every_store!(every_state_is_told, claims_come_oldest_first_and_records_newest_first);
@@ -116,8 +117,8 @@ async fn handlers_are_told_with_their_policies() {
     let payouts = of("payouts");
     assert_eq!((&payouts["cache"], &payouts["ttl_ms"]), (&json!("201, 409"), &json!(7 * 24 * 3600 * 1000)));
     assert_eq!((&payouts["in_flight"], &payouts["after_crash"]), (&json!("wait 5s"), &json!("rerun")));
-    assert!(payouts["handler"].as_str().is_some_and(|name| name.ends_with("shop::pay_out")), "{payouts}");
-    assert!(payouts["file"].as_str().is_some_and(|file| file.ends_with("shop.rs")), "{payouts}");
+    assert!(payouts["handler"].as_str().is_some_and(|name| name.ends_with("shop_handlers::pay_out")), "{payouts}");
+    assert!(payouts["file"].as_str().is_some_and(|file| file.ends_with("shop_handlers.rs")), "{payouts}");
     assert_eq!((&of("charges")["caller"], &of("charges")["fingerprint"]), (&json!(true), &json!("none")));
     assert_eq!((&of("exports")["cache"], &of("exports")["max_body"]), (&json!("200-299, 303"), &json!(8)));
     assert_eq!((&of("transfers")["after_crash"], &of("transfers")["required"]), (&json!("reject"), &json!(true)));

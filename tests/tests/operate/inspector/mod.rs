@@ -10,5 +10,6 @@ mod masking;
 mod mounting;
 mod purging;
 mod shop;
+mod shop_handlers;
 mod slow_stores;
 mod stores;

@@ -2,50 +2,21 @@
 
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::Request;
+use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
-use axum::routing::post;
 use idempotent_runtime::inspector::{Inspector, Operator};
 use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, StoreAdmin, Token};
-use idempotent_runtime::{Fingerprint, RecordKey, Registry, idempotent};
+use idempotent_runtime::{Fingerprint, RecordKey, Registry};
 use idempotent_tests::{Answer, Runs, Server, answer};
 use reqwest::Method;
 use serde_json::Value;
-use tower_http::catch_panic::CatchPanicLayer;
 
-/// Nobody may learn it from the inspector.
-pub(crate) const BODY: &str = "the-secret-of-the-response";
+use crate::inspector::shop_handlers::routes;
 
 /// Where it is nested.
 pub(crate) const AT: &str = "/ops/idempotency";
-
-fn caller(headers: &HeaderMap) -> String {
-    headers.get("x-caller").map_or_else(String::new, |value| String::from_utf8_lossy(value.as_bytes()).into_owned())
-}
-
-#[idempotent(scope = "charges", caller = caller(&headers), fingerprint = none)]
-async fn charge(headers: HeaderMap) -> (StatusCode, &'static str) {
-    (StatusCode::CREATED, BODY)
-}
-
-#[idempotent(scope = "exports", max_body = "8B")]
-async fn export() -> &'static str {
-    BODY
-}
-
-#[idempotent(scope = "payouts", ttl = "7d", cache = [201, 409], in_flight = wait("5s"))]
-async fn pay_out(State(runs): State<Runs>) -> StatusCode {
-    runs.run().await;
-    StatusCode::CREATED
-}
-
-#[idempotent(scope = "transfers", after_crash = "reject", required)]
-async fn transfer() -> StatusCode {
-    panic!("the handler was cut off")
-}
 
 /// A server whose handlers are held in `payouts` until they may go on.
 pub(crate) struct Shop {
@@ -56,16 +27,8 @@ pub(crate) struct Shop {
 impl Shop {
     pub(crate) async fn open(registry: &Registry, inspector: Inspector) -> Self {
         let runs = Runs::held();
-        let shop = Router::new()
-            .route("/charges", post(charge))
-            .route("/exports", post(export))
-            .route("/payouts", post(pay_out))
-            .route("/transfers", post(transfer))
-            .with_state(runs.clone())
-            .layer(registry.layer())
-            .layer(CatchPanicLayer::new());
         let inspector = inspector.router().layer(from_fn(operators_only));
-        Self { server: Server::start(shop.nest(AT, inspector)).await, runs }
+        Self { server: Server::start(routes(registry, &runs).nest(AT, inspector)).await, runs }
     }
 
     /// A charge that is answered.
