@@ -10,10 +10,11 @@ use crate::inspector::problem::Problem;
 use crate::inspector::query::Target;
 use crate::operate::entry_view::{EntryReport, EntryView, State};
 use crate::operate::masking::{Keys, visible};
+use crate::operate::scan::Scan;
 use crate::policy::registration::policies;
 
-pub(super) fn table(view: &View<'_>, state: State) -> Markup {
-    let (entry_views, count) = (view.scan.of(state), view.scan.counts().of(state));
+pub(super) fn table(view: &View<'_>, scan: &Scan, state: State) -> Markup {
+    let (entry_views, count) = (scan.of(state), scan.counts().of(state));
     let order = if matches!(state, State::Completed | State::ResponseNotRecorded) { "newest" } else { "oldest" };
     html! {
         section aria-labelledby=(state) id="entries" class={ "entries " (state) } {

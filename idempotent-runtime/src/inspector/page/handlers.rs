@@ -7,9 +7,10 @@ use crate::inspector::handlers::HandlerReport;
 use crate::inspector::page::View;
 use crate::inspector::page::format::{number, span};
 use crate::operate::entry_view::State;
+use crate::operate::scan::Scan;
 use crate::policy::registration::policies;
 
-pub(super) fn table(view: &View<'_>) -> Markup {
+pub(super) fn table(view: &View<'_>, scan: &Scan) -> Markup {
     let handlers: Vec<_> = policies().map(HandlerReport::of).collect();
     html! {
         section aria-labelledby="handlers" {
@@ -25,14 +26,14 @@ pub(super) fn table(view: &View<'_>) -> Markup {
                         th { "Scope" } th { "Handler" } th { "After a crash" } th { "Records" } th { "Kept" }
                         th { "A duplicate" } th { "Must repeat" } th { "Keys" }
                     } }
-                    tbody { @for handler in &handlers { (row(view, handler)) } }
+                    tbody { @for handler in &handlers { (row(view, scan, handler)) } }
                 }
             }
         }
     }
 }
 
-fn row(view: &View<'_>, handler: &HandlerReport) -> Markup {
+fn row(view: &View<'_>, scan: &Scan, handler: &HandlerReport) -> Markup {
     html! {
         tr {
             td data-label="Scope" {
@@ -49,7 +50,7 @@ fn row(view: &View<'_>, handler: &HandlerReport) -> Markup {
             td data-label="A duplicate" { (handler.in_flight) }
             td data-label="Must repeat" { (handler.fingerprint) @if handler.caller { span class="quiet" { " per caller" } } }
             td data-label="Keys" {
-                (keys(view, handler))
+                (keys(view, scan, handler))
                 @if handler.required { span class="quiet" { " required" } }
             }
         }
@@ -62,9 +63,9 @@ fn name(handler: &str) -> &str {
 }
 
 /// How many keys of this scope stand in the store that is shown.
-fn keys(view: &View<'_>, handler: &HandlerReport) -> Markup {
+fn keys(view: &View<'_>, scan: &Scan, handler: &HandlerReport) -> Markup {
     let is_shown = handler.store == view.service.selection.store.as_deref().unwrap_or(DEFAULT_STORE);
-    let counts = view.scan.scopes().get(handler.scope.as_str()).filter(|_| is_shown);
+    let counts = scan.scopes().get(handler.scope.as_str()).filter(|_| is_shown);
     let all = counts.map_or(0, |counts| State::ALL.into_iter().map(|state| counts.of(state)).sum());
     html! {
         @if is_shown { (number(all)) } @else { span class="quiet" { "–" } }

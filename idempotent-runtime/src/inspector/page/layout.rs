@@ -4,30 +4,42 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::inspector::DEFAULT_STORE;
 use crate::inspector::page::format::{Link, badge, meaning, number, text, title};
-use crate::inspector::page::{STYLE, View, entries, handlers};
+use crate::inspector::page::{Panel, STYLE, View, entries, handlers};
 use crate::inspector::problem::Problem;
 use crate::inspector::query::LARGEST_LIMIT;
 use crate::operate::entry_view::State;
 use crate::operate::masking::Keys;
-use crate::operate::scan::Counts;
+use crate::operate::scan::{Counts, Scan};
 
-pub(super) fn page(view: &View<'_>) -> Markup {
+pub(super) fn page(view: &View<'_>, panel: Option<&Panel>, scan: &Scan) -> Markup {
     document(&html! {
         (header(view))
         main {
-            @if let Some(panel) = &view.panel { (entries::panel(view, panel)) }
-            (overview(view))
+            @if let Some(panel) = panel { (entries::panel(view, panel)) }
+            (overview(view, scan))
             @match view.service.selection.state {
-                Some(state) => (entries::table(view, state)),
+                Some(state) => (entries::table(view, scan, state)),
                 None => {
-                    @for state in State::ALL.into_iter().filter(|&state| state.is_stuck() && view.scan.counts().of(state) > 0) {
-                        (entries::table(view, state))
+                    @for state in State::ALL.into_iter().filter(|&state| state.is_stuck() && scan.counts().of(state) > 0) {
+                        (entries::table(view, scan, state))
                     }
-                    (entries::table(view, State::InFlight))
+                    (entries::table(view, scan, State::InFlight))
                 }
             }
             (entries::look_up(view))
-            (handlers::table(view))
+            (handlers::table(view, scan))
+        }
+    })
+}
+
+/// The page of one entry, without the overview.
+pub(super) fn one_entry(view: &View<'_>, panel: &Panel) -> Markup {
+    document(&html! {
+        (header(view))
+        main {
+            (entries::panel(view, panel))
+            p { a id="all" href=(Link::of(&view.service.selection)) { "Show all entries" } }
+            (entries::look_up(view))
         }
     })
 }
@@ -90,8 +102,8 @@ fn header(view: &View<'_>) -> Markup {
     }
 }
 
-fn overview(view: &View<'_>) -> Markup {
-    let (scan, selection) = (view.scan, &view.service.selection);
+fn overview(view: &View<'_>, scan: &Scan) -> Markup {
+    let selection = &view.service.selection;
     let counts = scan.counts();
     html! {
         section aria-labelledby="overview" {
@@ -114,14 +126,14 @@ fn overview(view: &View<'_>) -> Markup {
                     }
                 }
             }
-            (reach(view))
+            (reach(view, scan))
         }
     }
 }
 
 /// Whether the figures are the whole.
-fn reach(view: &View<'_>) -> Markup {
-    let (scan, selection) = (view.scan, &view.service.selection);
+fn reach(view: &View<'_>, scan: &Scan) -> Markup {
+    let selection = &view.service.selection;
     let scanned = number(scan.scanned());
     let more = (selection.limit.saturating_mul(10)).min(LARGEST_LIMIT);
     html! {

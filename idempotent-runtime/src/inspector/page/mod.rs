@@ -23,7 +23,6 @@ use crate::inspector::problem::Problem;
 use crate::inspector::query::{EntryQuery, Selection, Target};
 use crate::inspector::service::Service;
 use crate::operate::entry_view::EntryView;
-use crate::operate::scan::Scan;
 
 const STYLE: &str = include_str!("style.css");
 
@@ -43,12 +42,10 @@ pub(super) fn content_security_policy() -> HeaderValue {
     POLICY.clone()
 }
 
-/// What is shown beside the overview.
+/// What every part of the page needs.
 struct View<'a> {
     service: &'a Service<'a>,
     inspector: &'a Inspector,
-    scan: &'a Scan,
-    panel: Option<Panel>,
 }
 
 /// About one entry.
@@ -69,11 +66,16 @@ pub(super) async fn show(
             None => None,
             Some(target) => Some(look_up(&service, target.clone()).await),
         };
-        render(&inspector, &service, panel).await
+        let scan = service.scan(KEPT).await?;
+        let page = layout::page(&View { service: &service, inspector: &inspector }, panel.as_ref(), &scan);
+        Ok(html(status_of(panel.as_ref()), page))
     };
     shown.await.unwrap_or_else(|problem| failed(&problem))
 }
 
+/// Looks one entry up, or purges it.
+///
+/// It reads nothing else of the store: if a purge took effect, no listing that takes too long may report a failure.
 pub(super) async fn act(
     Shared(inspector): Shared<Arc<Inspector>>,
     operator: Option<Extension<Operator>>,
@@ -90,7 +92,8 @@ pub(super) async fn act(
         } else {
             look_up(&service, target).await
         };
-        render(&inspector, &service, Some(panel)).await
+        let page = layout::one_entry(&View { service: &service, inspector: &inspector }, &panel);
+        Ok(html(status_of(Some(&panel)), page))
     };
     acted.await.unwrap_or_else(|problem| failed(&problem))
 }
@@ -102,13 +105,11 @@ async fn look_up(service: &Service<'_>, target: Target) -> Panel {
     }
 }
 
-async fn render(inspector: &Inspector, service: &Service<'_>, panel: Option<Panel>) -> Result<Response, Problem> {
-    let scan = service.scan(KEPT).await?;
-    let status = match &panel {
+fn status_of(panel: Option<&Panel>) -> StatusCode {
+    match panel {
         Some(Panel::Failed(problem)) => problem.status,
         _ => StatusCode::OK,
-    };
-    Ok(html(status, layout::page(&View { service, inspector, scan: &scan, panel })))
+    }
 }
 
 fn failed(problem: &Problem) -> Response {

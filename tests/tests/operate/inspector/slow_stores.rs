@@ -81,3 +81,23 @@ async fn what_a_store_lists_in_time_is_told_as_a_part() {
     assert_eq!((status, &nothing["code"]), (StatusCode::SERVICE_UNAVAILABLE, &"store_unavailable".into()));
     assert!(nothing["detail"].as_str().is_some_and(|detail| detail.contains("10s")), "{nothing}");
 }
+
+/// A purge that took effect must not be reported as failed: the operator would purge again, and a retry in between would run
+/// once more.
+#[tokio::test]
+async fn purge_answers_although_the_store_lists_nothing() {
+    let store = MemoryStore::new();
+    leave_behind(&store, &RecordKey::new("payouts", None, "k")).await;
+    let registry = Registry::new(Wrapped(Tiring { store: store.clone(), lists: 0 }));
+    let shop = Shop::open(&registry, Inspector::new(&registry).allow_purge()).await;
+    let entry = [("scope", "payouts"), ("key", "k")];
+    let found = shop.form("", &[&entry[..], &[("action", "look_up")]].concat()).await;
+    assert_eq!(found.status, StatusCode::OK, "{}", found.text());
+    let confirm =
+        shop.form("/api/look-up", &entry).await.json()["confirm"].as_str().expect("it may be purged").to_owned();
+    let purge = [&entry[..], &[("confirm", confirm.as_str()), ("action", "purge")]].concat();
+    let purged = shop.form("", &purge).await;
+    assert_eq!(purged.status, StatusCode::OK, "{}", purged.text());
+    assert!(purged.text().contains("<h2>Purged</h2>"), "{}", purged.text());
+    assert_eq!(store.get(&RecordKey::new("payouts", None, "k")).await.expect("memory answers"), None);
+}
