@@ -16,9 +16,9 @@ pub(crate) enum Address {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum MalformedAddress {
     #[error(
-        "`{0}` is no store of this program: write `sqlite://PATH`, `redis://HOST:PORT` or `postgres://USER@HOST/DATABASE`"
+        "the URL's scheme names no store of this program: write `sqlite://PATH`, `redis://HOST:PORT` or `postgres://USER@HOST/DATABASE`"
     )]
-    Scheme(String),
+    Scheme,
     #[error("this is no URL: write `sqlite://PATH`, `redis://HOST:PORT` or `postgres://USER@HOST/DATABASE`")]
     NoScheme,
     #[error(
@@ -45,7 +45,7 @@ impl FromStr for Address {
             ("redis", Some(_)) => Ok(Self::Redis(text.to_owned())),
             ("postgres" | "postgresql", Some(_)) => Ok(Self::Postgres(text.to_owned())),
             ("rediss", Some(_)) => Err(MalformedAddress::Tls),
-            (scheme, Some(_)) => Err(MalformedAddress::Scheme(scheme.to_owned())),
+            (_, Some(_)) => Err(MalformedAddress::Scheme),
             (_, None) => Err(MalformedAddress::NoScheme),
         }
     }
@@ -58,11 +58,21 @@ impl fmt::Display for Address {
             Self::Sqlite(path) => write!(f, "sqlite://{}", path.display()),
             Self::Redis(url) | Self::Postgres(url) => {
                 let (scheme, rest) = url.split_once("://").unwrap_or((url, ""));
-                let (server, _) = rest.split_once('?').unwrap_or((rest, ""));
-                write!(f, "{scheme}://{}", server.rsplit_once('@').map_or(server, |(_, server)| server))
+                write!(f, "{scheme}://{}", without_password(rest).unwrap_or("…"))
             }
         }
     }
+}
+
+/// Host, port and path of what follows the scheme. None where a password that is not percent-encoded may be a part of them.
+fn without_password(rest: &str) -> Option<&str> {
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    if path.contains('@') {
+        return None;
+    }
+    let host = authority.rsplit_once('@').map_or(0, |(user, _)| user.len() + 1);
+    let end = path.find(['?', '#']).map_or(rest.len(), |end| authority.len() + end);
+    Some(&rest[host..end])
 }
 
 #[cfg(test)]
@@ -88,6 +98,10 @@ mod tests {
             ("postgres://app:s3cret@db:5432/shop?password=s3cret", "postgres://db:5432/shop"),
             ("redis://:s3@cret@h:1/0", "redis://h:1/0"),
             ("redis://h:1", "redis://h:1"),
+            ("postgres://app:s3/cret@db/shop", "postgres://…"),
+            ("postgres://app:s3?cret@db/shop", "postgres://…"),
+            ("redis://app:s3#cret@db", "redis://…"),
+            ("redis://h:1/0?password=s3@cret", "redis://…"),
         ] {
             assert_eq!(text.parse::<Address>().map(|address| address.to_string()), Ok(shown.to_owned()));
         }

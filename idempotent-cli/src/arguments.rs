@@ -4,8 +4,6 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 use idempotent_runtime::RecordKey;
 use idempotent_runtime::operate::{Keys, State};
 
-use crate::address::Address;
-
 const EXAMPLES: &str = "\
 Examples:
   idempotent --store sqlite://idempotency.db list --state in_flight
@@ -40,9 +38,10 @@ pub(crate) struct Arguments {
 
 #[derive(Args)]
 pub(crate) struct StoreOptions {
+    // Parsed later: clap would print a value that it rejects, with its password.
     /// Where the store is: `sqlite://PATH`, `redis://HOST:PORT` or `postgres://USER@HOST/DATABASE`.
     #[arg(long = "store", value_name = "URL", env = "IDEMPOTENT_STORE", hide_env_values = true, global = true)]
-    pub(crate) address: Option<Address>,
+    pub(crate) url: Option<String>,
     /// The server is part of a Redis Cluster: read the whole Cluster.
     #[arg(long, global = true)]
     pub(crate) cluster: bool,

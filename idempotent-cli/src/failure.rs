@@ -6,12 +6,16 @@ use std::process::ExitCode;
 
 use idempotent_runtime::store::{RedisOpenError, SqliteOpenError, StoreError};
 
+use crate::address::MalformedAddress;
+
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     #[error(
         "no store is named: write `--store URL`, or set IDEMPOTENT_STORE to `sqlite://PATH`, `redis://HOST:PORT` or `postgres://USER@HOST/DATABASE`"
     )]
     NoStore,
+    #[error("`--store`: {0}")]
+    Address(#[from] MalformedAddress),
     #[error("`{option}` is for {of}, and this store is {address}: leave it out")]
     ForAnotherStore { option: &'static str, of: &'static str, address: String },
     #[error("`--schema {0}` is no name of a schema: PostgreSQL takes 1 to 63 bytes without NUL")]
@@ -64,7 +68,7 @@ impl Failure {
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::NothingThere | Self::NoSuchId(_) => 1,
-            Self::NoStore | Self::ForAnotherStore { .. } | Self::Schema(_) | Self::Id(_) => 2,
+            Self::NoStore | Self::Address(_) | Self::ForAnotherStore { .. } | Self::Schema(_) | Self::Id(_) => 2,
             Self::NotAsked | Self::NotConfirmed | Self::Changed => 4,
             _ => 3,
         })

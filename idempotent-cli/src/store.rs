@@ -44,7 +44,7 @@ macro_rules! on {
 
 impl Opened {
     pub(crate) async fn open(options: &StoreOptions) -> Result<Self, Failure> {
-        let address = options.address.as_ref().ok_or(Failure::NoStore)?;
+        let address: &Address = &options.url.as_ref().ok_or(Failure::NoStore)?.parse()?;
         check(options, address)?;
         let opening = async {
             Ok::<_, Failure>(match address {

@@ -23,16 +23,16 @@ async fn assert_fails(arguments: &[&str], code: i32, words: &[&str]) {
 async fn a_wrong_url_is_told_what_to_write() {
     assert_fails(&["list"], 2, &["no store is named", "--store URL", "IDEMPOTENT_STORE"]).await;
     for (url, words) in [
-        ("mysql://app:s3cret@db/shop", "`mysql` is no store of this program: write `sqlite://PATH`"),
+        ("mysql://app:s3cret@db/shop", "the URL's scheme names no store of this program: write `sqlite://PATH`"),
+        ("s3cret://db/shop", "the URL's scheme names no store of this program"),
+        ("postgres//app:s3cret@db/shop", "this is no URL: write `sqlite://PATH`"),
         ("idempotency.db", "this is no URL: write `sqlite://PATH`"),
         ("redis:h", "this is no URL"),
         ("sqlite://", "the URL names no file"),
         ("sqlite://a.db?mode=ro", "a SQLite URL has no parameters here"),
         ("rediss://:s3cret@cache", "this program speaks no TLS"),
     ] {
-        let said = idempotent(&["--store", url, "list"]).await;
-        assert_eq!(said.code, Some(2), "{said:?}");
-        assert!(said.error.contains(words), "{words} in {said:?}");
+        assert_fails(&["--store", url, "list"], 2, &[words]).await;
     }
 }
 
@@ -74,6 +74,11 @@ async fn a_server_that_is_not_reached_is_named_without_its_password() {
     assert_fails(&["--store", "postgres://app:s3cret@127.0.0.1:1/shop", "list"], 3, &words).await;
     let nowhere = ["--store", "redis://:s3cret@127.0.0.1:1/", "list"];
     assert_fails(&nowhere, 3, &["Redis cannot be reached", "because:"]).await;
+    for unencoded in ["app:s3/s3cret@db", "app:s3?s3cret@db", "app:s3#s3cret@db", "127.0.0.1:1/?password=a@s3cret"] {
+        assert_fails(&["--store", &format!("postgres://{unencoded}"), "list"], 3, &["cannot be reached"]).await;
+        let said = idempotent(&["--store", &format!("redis://{unencoded}"), "list"]).await;
+        assert!(said.code == Some(3) && !said.error.contains("s3cret"), "{said:?}");
+    }
     let malformed = ["--store", "redis://:s3cret@[::/", "list"];
     assert_fails(&malformed, 3, &["this is no URL of a Redis server"]).await;
     // It takes the connection, and says nothing.
