@@ -289,8 +289,13 @@ fn as_account(account: Option<&(&str, u32, u32)>, program: &Path) -> Command {
     command
 }
 
-/// Debian keeps the programs of each version in a folder of its own.
+/// `TEST_POSTGRES_BIN` names the folder of another version. Debian keeps the programs of each version in a folder of its own.
 fn program(name: &str) -> PathBuf {
+    if let Some(folder) = std::env::var_os("TEST_POSTGRES_BIN") {
+        let path = Path::new(&folder).join(name);
+        assert!(path.is_file(), "TEST_POSTGRES_BIN names a folder without `{name}`");
+        return path;
+    }
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut folders: Vec<PathBuf> = versions.map(|version| version.path().join("bin")).collect();
     folders.sort();

@@ -64,7 +64,7 @@ impl RedisServer {
         let folder = TempDir::with_prefix("redis").expect("a temporary folder").keep();
         let port = free_port();
         let mut keeper = Command::new("sh");
-        keeper.args(["-c", KEEPER, "keeper"]).arg(&folder).args([program("redis-server"), "--port".to_owned()]);
+        keeper.args(["-c", KEEPER, "keeper"]).arg(&folder).args([server(), "--port".to_owned()]);
         keeper.arg(port.to_string()).args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--dir"]);
         keeper.arg(&folder).args(settings.iter().flat_map(|setting| setting.split(' ')));
         // The shell tells of every process that it sees killed.
@@ -222,6 +222,11 @@ pub async fn cluster_behind(proxies: &[&Proxy]) -> Vec<RedisServer> {
 fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     listener.local_addr().expect("a bound listener has an address").port()
+}
+
+/// `TEST_REDIS_SERVER` is the path of another server.
+fn server() -> String {
+    std::env::var("TEST_REDIS_SERVER").unwrap_or_else(|_| program("redis-server"))
 }
 
 fn program(name: &str) -> String {

@@ -4,6 +4,7 @@ mod bench;
 mod chaos;
 mod concurrency;
 mod docs_rs;
+mod engines;
 mod features;
 mod fuzz;
 mod nightly;
@@ -46,6 +47,9 @@ commands:
           the instructions of each path against benches/budget.toml; --set-budget writes that file
   picture the inspector's page as the browser shows it, into docs/operations/inspector.png, and the demo as a terminal
           shows it, into docs/demo.svg
+  engines [NAME]
+          the tests of each store on every version of its server that npm, PyPI and Debian have, or on those whose name
+          contains NAME, such as postgres-18; in some 20 minutes
   concurrency  the concurrency tests alone, or those whose name contains the word after it
   public-api
           writes what users can name into docs/public-api; `test` compares
@@ -71,6 +75,8 @@ fn main() -> ExitCode {
         ["chaos", options @ ..] if let Some(chaos) = chaos::planned(options) => chaos::run(&chaos),
         ["bench", options @ ..] => bench::run(options),
         ["picture"] => picture(),
+        ["engines"] => engines::run(""),
+        ["engines", name] => engines::run(name),
         ["concurrency"] => concurrency::run("").map(drop),
         ["concurrency", name] => concurrency::run(name).map(drop),
         ["public-api"] => on_the_workspace(public_api::write),
