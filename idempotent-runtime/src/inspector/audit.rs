@@ -16,7 +16,8 @@ use crate::operate::masking::{masked, visible};
 /// | `state` | of a purge: the state of the entry before |
 pub const AUDIT_TARGET: &str = "idempotent::audit";
 
-/// The operator who makes the request, for the audit. Your own authentication adds it to the request's extensions.
+/// The operator who makes the request. Your own authentication adds it to the request's extensions: the inspector rejects
+/// requests without one, and writes the name to the audit.
 ///
 /// # Examples
 ///

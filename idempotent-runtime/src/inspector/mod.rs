@@ -6,8 +6,9 @@
 //!
 //! # Behind your own authentication
 //!
-//! The inspector has no authentication of its own. So the router answers only where it is nested, and rejects every request
-//! if it is served directly or merged. Nest it behind the authentication of your operators:
+//! The inspector has no authentication of its own. It answers only requests whose extensions have an [`Operator`], which your
+//! authentication adds; wherever the router is mounted, every other request gets 403. Nest it behind the authentication of your
+//! operators:
 //!
 //! ```
 //! use axum::extract::Request;
@@ -23,7 +24,7 @@
 //!     StatusCode::CREATED
 //! }
 //!
-//! /// Your authentication. It also names the operator for the audit.
+//! /// Your authentication. It names the operator, for the audit too.
 //! async fn operators_only(mut request: Request, next: Next) -> Result<Response, StatusCode> {
 //!     let authorization = request.headers().get("authorization").ok_or(StatusCode::UNAUTHORIZED)?;
 //!     if authorization != "Bearer of-alice-the-operator" {
@@ -89,8 +90,8 @@ use std::borrow::Borrow;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{NestedPath, Request};
-use axum::middleware::{Next, from_fn};
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http::{HeaderName, HeaderValue, StatusCode, header};
@@ -102,7 +103,7 @@ use crate::registry::Registry;
 /// What the default store is called where a name is needed.
 const DEFAULT_STORE: &str = "default";
 
-/// The read-only inspector of this registry. Nest it behind your own authentication: see [the module](self).
+/// The read-only inspector of this registry. It answers only requests with an [`Operator`]: see [the module](self).
 pub fn router(registry: impl Borrow<Registry>) -> Router {
     Inspector::new(registry).router()
 }
@@ -125,12 +126,13 @@ pub fn router(registry: impl Borrow<Registry>) -> Router {
 pub struct Inspector {
     registry: Registry,
     allows_purge: bool,
+    trusts_everybody: bool,
 }
 
 impl Inspector {
     /// A read-only inspector of this registry.
     pub fn new(registry: impl Borrow<Registry>) -> Self {
-        Self { registry: registry.borrow().clone(), allows_purge: false }
+        Self { registry: registry.borrow().clone(), allows_purge: false, trusts_everybody: false }
     }
 
     /// Lets operators purge single keys.
@@ -141,8 +143,18 @@ impl Inspector {
         self
     }
 
-    /// The router. Nest it behind your own authentication.
+    /// Answers requests without an [`Operator`] too.
+    ///
+    /// **Everybody who reaches the router sees all entries**, and purges them with [`allow_purge`](Self::allow_purge). This is for
+    /// routers that only operators reach, such as those of a separate loopback listener.
+    pub fn trust_everybody(mut self) -> Self {
+        self.trusts_everybody = true;
+        self
+    }
+
+    /// The router. Nest it behind your own authentication, which adds the [`Operator`].
     pub fn router(self) -> Router {
+        let inspector = Arc::new(self);
         Router::new()
             .route("/", get(page::show).post(page::act))
             .route("/api/handlers", get(api::handlers))
@@ -151,8 +163,8 @@ impl Inspector {
             .route("/api/entries/{id}", get(api::entry).delete(api::purge_by_id))
             .route("/api/look-up", post(api::look_up))
             .route("/api/purge", post(api::purge))
-            .with_state(Arc::new(self))
-            .layer(from_fn(guard))
+            .with_state(Arc::clone(&inspector))
+            .layer(from_fn_with_state(inspector, guard))
     }
 }
 
@@ -162,14 +174,14 @@ impl From<Inspector> for Router {
     }
 }
 
-/// Rejects what was mounted by itself, and keeps every answer out of caches, frames and other sites.
-async fn guard(request: Request, next: Next) -> Response {
-    let mut response = if request.extensions().get::<NestedPath>().is_some() {
+/// Rejects requests that name no operator, and keeps every answer out of caches, frames and other sites.
+async fn guard(State(inspector): State<Arc<Inspector>>, request: Request, next: Next) -> Response {
+    let mut response = if inspector.trusts_everybody || request.extensions().get::<Operator>().is_some() {
         next.run(request).await
     } else {
-        let detail = "the inspector answers only where it is nested behind the application's own authentication: \
-                      `Router::new().nest(\"/ops/idempotency\", inspector::router(registry).layer(authentication))`";
-        Problem::new(StatusCode::FORBIDDEN, "not_nested", detail).into_response()
+        let detail = "the inspector answers only the application's operators: put your own authentication around it, and let \
+                      that add `Operator::new(name)` to the request's extensions, as in `inspector::router(registry).layer(from_fn(operators_only))`";
+        Problem::new(StatusCode::FORBIDDEN, "no_operator", detail).into_response()
     };
     let headers = response.headers_mut();
     for (name, value) in [
