@@ -86,13 +86,12 @@ impl Claiming {
 
     /// The store's answer, if it gives one without waiting.
     fn claim_now(&self) -> Option<Result<Claim, StoreError>> {
-        if let Some(record) = self.store.cached(&self.stored_key) {
-            return Some(Ok(Claim::Completed(record)));
+        if self.admission.transaction.is_some() {
+            return None;
         }
-        let store = self.store.immediate().filter(|_| self.admission.transaction.is_none())?;
         // A claim that the store has made must not be forgotten because the client left meanwhile.
         self.admission.execution.detach_state.set_must_finish(true);
-        Some(store.claim(&self.stored_key, self.request))
+        self.store.claim_now(&self.stored_key, self.request)
     }
 
     /// Claims the key, or waits for the response of another request if the policy says so.

@@ -150,9 +150,6 @@ impl Watch {
 
     /// The record of the key: only a claim is answered with its body.
     async fn fetch(&self) -> Option<Ended> {
-        if let Some(record) = self.store.cached(&self.key) {
-            return Some(Ended::Recorded(record));
-        }
         let request = ClaimRequest { token: Token::unique(), ..self.request };
         let mut unwanted = Unwanted { watch: self, request, may_stand: true };
         // A drain waits for a claim that is on its way.

@@ -16,11 +16,7 @@ use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
 use crate::store::contract::ImmediateStore;
 use crate::store::erased::ErasedStore;
 use crate::store::error::StoreError;
-#[cfg(not(feature = "near-cache"))]
-use crate::store::handle::without::RecordCache;
 use crate::store::line::{Call, Line, Withdrawn};
-#[cfg(feature = "near-cache")]
-use crate::store::record_cache::RecordCache;
 use crate::store::unwanted_claims::GiveBacks;
 use crate::sync::tokio::time::Instant;
 use crate::transaction::transactions::Transactions;
@@ -34,7 +30,6 @@ struct Inner {
     store: Arc<dyn ErasedStore>,
     limit: Duration,
     meter: StoreMeter,
-    record_cache: Option<RecordCache>,
     line: Arc<Line>,
     /// Of the calls that wait for a transaction, which handlers hold as long as they run: their pace says nothing of the others.
     #[cfg_attr(
@@ -52,35 +47,10 @@ impl StoreHandle {
             store,
             limit,
             meter: StoreMeter::new(name),
-            record_cache: None,
             line: Arc::new(Line::with_limit(limit)),
             transaction_line: Arc::new(Line::with_limit(limit)),
             give_backs: GiveBacks::default(),
         }))
-    }
-
-    /// With a cache in front of it, unless the store itself answers at once.
-    ///
-    /// # Panics
-    ///
-    /// If the handle is already shared.
-    #[cfg(feature = "near-cache")]
-    pub(crate) fn behind(mut self, cache: RecordCache) -> Self {
-        let inner = Arc::get_mut(&mut self.0).expect("a store gets its cache before it is shared");
-        inner.record_cache = inner.store.immediate().is_none().then_some(cache);
-        self
-    }
-
-    /// The record of the key, if this process has made it and still has it in memory.
-    pub(crate) fn cached(&self, key: &RecordKey) -> Option<Record> {
-        self.0.record_cache.as_ref()?.get(key)
-    }
-
-    /// Caches a record that the store was asked to keep at this time or later.
-    pub(crate) fn cache(&self, key: &RecordKey, record: &Record, asked_at: Instant, ttl: Duration) {
-        if let Some(cache) = &self.0.record_cache {
-            cache.keep(key, record, asked_at, ttl);
-        }
     }
 
     /// Whether both are the same store of one registry.
@@ -106,7 +76,18 @@ impl StoreHandle {
         Some(Immediate { store: self.0.store.immediate()?, meter: &self.0.meter })
     }
 
+    /// The answer to a claim, if it is there without waiting.
+    pub(crate) fn claim_now(&self, key: &RecordKey, request: ClaimRequest) -> Option<Result<Claim, StoreError>> {
+        if let Some(store) = self.0.store.immediate() {
+            return Some(self.0.meter.measure_now(Op::Claim, || store.claim_now(key, request)));
+        }
+        self.0.store.at_hand(key).map(|record| Ok(Claim::Completed(record)))
+    }
+
     pub(crate) async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
+        if let Some(record) = self.0.store.at_hand(key) {
+            return Ok(Claim::Completed(record));
+        }
         self.look_after_give_backs();
         self.bounded(Op::Claim, self.0.store.claim(key, request)).await
     }
@@ -178,22 +159,12 @@ impl StoreHandle {
     }
 
     pub(crate) async fn get(&self, key: &RecordKey) -> Result<Option<crate::store::entry::Entry>, StoreError> {
-        let found = self.bounded(Op::Get, self.0.store.get(key)).await;
-        if let (Ok(None), Some(cache)) = (&found, &self.0.record_cache) {
-            // Another process has purged it.
-            cache.forget(key);
-        }
-        found
+        self.bounded(Op::Get, self.0.store.get(key)).await
     }
 
     #[cfg(feature = "inspector")]
     pub(crate) async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
-        let purged = self.bounded(Op::Purge, self.0.store.purge(key)).await;
-        // Even after an error: only the store knows from now on.
-        if let Some(cache) = &self.0.record_cache {
-            cache.forget(key);
-        }
-        purged
+        self.bounded(Op::Purge, self.0.store.purge(key)).await
     }
 
     /// Without a limit: a listing may take longer than a request can wait.
@@ -323,10 +294,6 @@ pub(crate) struct Immediate<'a> {
 }
 
 impl Immediate<'_> {
-    pub(crate) fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
-        self.meter.measure_now(Op::Claim, || self.store.claim_now(key, request))
-    }
-
     pub(crate) fn complete(
         &self,
         key: &RecordKey,
@@ -335,27 +302,5 @@ impl Immediate<'_> {
         ttl: Duration,
     ) -> Result<Held, StoreError> {
         self.meter.measure_now(Op::Complete, || self.store.complete_now(key, token, record, ttl))
-    }
-}
-
-/// A cache that does not exist.
-#[cfg(not(feature = "near-cache"))]
-mod without {
-    use super::{Duration, Instant, Record, RecordKey};
-
-    pub(super) enum RecordCache {}
-
-    impl RecordCache {
-        pub(super) fn get(&self, _: &RecordKey) -> Option<Record> {
-            match *self {}
-        }
-
-        pub(super) fn keep(&self, _: &RecordKey, _: &Record, _: Instant, _: Duration) {
-            match *self {}
-        }
-
-        pub(super) fn forget(&self, _: &RecordKey) {
-            match *self {}
-        }
     }
 }

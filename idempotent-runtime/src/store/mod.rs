@@ -20,6 +20,8 @@
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) mod active_transactions;
+#[cfg(feature = "near-cache")]
+pub(crate) mod cache;
 pub(crate) mod claim;
 #[cfg(any(feature = "memory", feature = "postgres", feature = "sqlite"))]
 pub(crate) mod claim_decision;
@@ -38,8 +40,6 @@ pub(crate) mod line;
 pub(crate) mod memory;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
-#[cfg(feature = "near-cache")]
-pub(crate) mod record_cache;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
