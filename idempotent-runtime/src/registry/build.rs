@@ -16,9 +16,9 @@ use crate::observe::event::Observer;
 use crate::record::protection::AtRest;
 #[cfg(feature = "metrics")]
 use crate::registry::unknown_outcomes::UnknownGauge;
+use crate::registry::watches::Watches;
 use crate::registry::{Inner, OfRequest, Registry};
 use crate::rejection::problem::Rejection;
-use crate::request::watches::Watches;
 #[cfg(feature = "near-cache")]
 use crate::store::cache::CachedStore;
 use crate::store::contract::StoreAdmin;

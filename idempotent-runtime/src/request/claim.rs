@@ -3,11 +3,8 @@
 use std::sync::Arc;
 
 use axum::response::Response;
-use http::HeaderName;
 use tracing::Instrument;
 
-use crate::fingerprint::Fingerprint;
-use crate::fingerprint::difference::Difference;
 use crate::key::{IdempotencyKey, RecordKey};
 use crate::lease::state::{Lease, Running, Taken};
 use crate::observe;
@@ -195,21 +192,6 @@ impl Claiming {
         // The end of this request must not end the claim of the other one.
         self.request.token = Token::unique();
         Some(running)
-    }
-
-    /// The key belongs to another request, which has this fingerprint.
-    pub(super) fn reject_other(&self, fingerprint: Fingerprint) -> Response {
-        let difference = self.fingerprints.difference(fingerprint, self.credential_headers());
-        telemetry::other_request(self.admission.policy.scope(), &difference);
-        self.admission.reject(match difference {
-            Difference::Credentials(_) => Rejection::OtherCredentials,
-            Difference::Target | Difference::Body => Rejection::KeyReused,
-        })
-    }
-
-    /// The headers that are part of the fingerprint.
-    fn credential_headers(&self) -> &[HeaderName] {
-        if self.is_partitioned { &[] } else { self.registry.credential_headers() }
     }
 
     fn running_here(&self) -> Option<Running> {
