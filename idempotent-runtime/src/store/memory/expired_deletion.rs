@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::deadline::Deadline;
 use crate::store::memory::duty::UNKNOWN;
-use crate::store::memory::shard::Moment;
-use crate::store::memory::store::Inner;
+use crate::store::memory::stored::Moment;
+use crate::store::memory::table::Table;
 use crate::sync::atomic::Ordering;
 use crate::sync::{lock, tokio};
 
@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 const IN_ONE_GO: usize = 512;
 const MOMENT: Duration = Duration::from_millis(1);
 
-impl Inner {
+impl Table {
     /// Makes the task wake by then; spawns it if needed.
     pub(super) fn delete_expired_at(self: &Arc<Self>, expires_at: Moment) {
         let wanted = nanos(expires_at);
@@ -64,17 +64,8 @@ impl Inner {
     }
 }
 
-#[cfg(all(test, shuttle))]
-impl crate::store::memory::store::MemoryStore {
-    /// Leaves what expires to the calls of the store: with the expired_deletion's steps, the schedules are too many to try all.
-    pub(crate) fn without_expired_deletion(self) -> Self {
-        self.0.expired_deletion.wakes_at.store(0, Ordering::SeqCst);
-        self
-    }
-}
-
 /// Its drop reports the end of the task, which ends with its runtime; the process may have others.
-struct OnDuty(Weak<Inner>);
+struct OnDuty(Weak<Table>);
 
 impl Drop for OnDuty {
     fn drop(&mut self) {

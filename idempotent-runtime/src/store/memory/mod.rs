@@ -5,3 +5,5 @@ pub(crate) mod expired_deletion;
 pub(crate) mod packed;
 pub(crate) mod shard;
 pub(crate) mod store;
+pub(crate) mod stored;
+pub(crate) mod table;
