@@ -204,11 +204,11 @@ impl Shard {
     }
 
     pub(super) fn entry(&self, tag: Tag, key: &RecordKey, now: Moment) -> Option<Entry> {
-        self.slots.find(tag.hash(), |slot| slot.is(tag, key))?.entry.told(now)
+        self.slots.find(tag.hash(), |slot| slot.is(tag, key))?.entry.entry(now)
     }
 
     pub(super) fn entries(&self, now: Moment) -> impl Iterator<Item = Entry> {
-        self.slots.iter().filter_map(move |slot| slot.entry.told(now))
+        self.slots.iter().filter_map(move |slot| slot.entry.entry(now))
     }
 
     /// Those that never expire.
@@ -216,7 +216,7 @@ impl Shard {
         // With none of them, not one slot is looked at.
         let slots = (self.endless > 0).then_some(&self.slots);
         let endless = slots.into_iter().flatten().filter(|slot| slot.entry.is_endless());
-        endless.filter_map(move |slot| slot.entry.told(now))
+        endless.filter_map(move |slot| slot.entry.entry(now))
     }
 
     fn find(&mut self, tag: Tag, key: &RecordKey) -> Option<&mut Slot> {

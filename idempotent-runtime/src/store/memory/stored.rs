@@ -160,7 +160,7 @@ impl Stored {
     }
 
     /// For operators, if it still lives.
-    pub(super) fn told(&self, now: Moment) -> Option<Entry> {
+    pub(super) fn entry(&self, now: Moment) -> Option<Entry> {
         let left = self.expires_at().checked_sub(now).filter(|left| !left.is_zero())?;
         let expires_in = (!self.is_endless()).then_some(left);
         let (fingerprint, state) = match self.state() {

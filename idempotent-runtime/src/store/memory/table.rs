@@ -6,7 +6,7 @@ use crate::key::RecordKey;
 use crate::store::claim::Claim;
 use crate::store::error::StoreError;
 use crate::store::given_back::GivenBackTokens;
-use crate::store::memory::duty::Duty;
+use crate::store::memory::deletion_task::DeletionTask;
 use crate::store::memory::shard::{Shard, Tag};
 use crate::store::memory::stored::Moment;
 use crate::sync::atomic::{AtomicUsize, Ordering};
@@ -20,7 +20,7 @@ pub(super) struct Table {
     pub(super) shards: Box<[Mutex<Shard>]>,
     pub(super) used_bytes: AtomicUsize,
     max_bytes: usize,
-    pub(super) expired_deletion: Duty,
+    pub(super) expired_deletion: DeletionTask,
     pub(super) given_back: GivenBackTokens,
 }
 
@@ -39,7 +39,7 @@ impl Table {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             used_bytes: AtomicUsize::new(0),
             max_bytes,
-            expired_deletion: Duty::default(),
+            expired_deletion: DeletionTask::default(),
             given_back: GivenBackTokens::default(),
         }
     }
@@ -94,6 +94,6 @@ impl Table {
 
 impl Drop for Table {
     fn drop(&mut self) {
-        self.expired_deletion.end();
+        self.expired_deletion.wake();
     }
 }
