@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::deadline::Deadline;
 use crate::sync::tokio;
 
 /// Twice as long each time, up to a limit.
@@ -16,9 +15,6 @@ pub(crate) struct Backoff {
 impl Backoff {
     /// Between two looks at a claim that another request holds.
     pub(crate) const BETWEEN_LOOKS: Self = Self::new(Duration::from_millis(5), Duration::from_millis(250));
-
-    /// Between two tries at what must be recorded, while a client waits for it or a retry would.
-    pub(crate) const OF_RECORDING: Self = Self::new(Duration::from_millis(50), Duration::from_secs(1));
 
     pub(crate) const fn new(first: Duration, longest: Duration) -> Self {
         Self { first, next: first, longest }
@@ -38,20 +34,6 @@ impl Backoff {
 
     pub(crate) async fn wait(&mut self) {
         tokio::time::sleep(self.advance()).await;
-    }
-
-    /// Repeats a call that has failed until it succeeds, with a pause before each try; `None` when the deadline is over.
-    pub(crate) async fn repeat<T, E, F>(mut self, deadline: Deadline, mut call: impl FnMut() -> F) -> Option<T>
-    where
-        F: Future<Output = Result<T, E>>,
-    {
-        while !deadline.is_over() {
-            self.wait().await;
-            if let Ok(answer) = call().await {
-                return Some(answer);
-            }
-        }
-        None
     }
 
     /// After a success.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use crate::deadline::Deadline;
 use crate::lease::pending_claims::Count;
 use crate::lease::state::{Lease, State};
-use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::error::StoreError;
 use crate::sync::lock;
@@ -64,11 +63,6 @@ impl Lease {
         lock(&self.holding).is_ending = true;
         let (token, hand_overs) = self.token_and_hand_overs();
         matches!(ask(token), Ok(Held::Yes)) && self.is_over(hand_overs, Held::Yes)
-    }
-
-    /// Turns the claim into this record.
-    pub(crate) async fn record(&self, record: &Record, ttl: Duration) -> Result<Held, StoreError> {
-        self.end(|token| self.store.complete(&self.key, token, record.clone(), ttl)).await
     }
 
     /// Frees the key, if the claim still exists.

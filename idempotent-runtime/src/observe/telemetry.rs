@@ -255,19 +255,19 @@ pub(crate) fn shared_scope(first: &Policy, second: &Policy) {
 /// No registry, or one that cannot serve this handler.
 pub(crate) fn misconfigured(policy: &Policy, has_registry: bool) {
     match policy.store() {
-        None if has_registry => of_handler!(
-            error,
-            policy,
+        None if has_registry => tracing::error!(
+            scope = policy.scope(),
+            handler = %policy,
             "another handler has the same default scope: give each its own with `scope = \"…\"`"
         ),
-        None => of_handler!(
-            error,
-            policy,
+        None => tracing::error!(
+            scope = policy.scope(),
+            handler = %policy,
             "no registry: call `idempotent_runtime::install(store)` at start-up or add `.layer(registry.layer())`"
         ),
-        Some(name) => of_handler!(
-            error,
-            policy,
+        Some(name) => tracing::error!(
+            scope = policy.scope(),
+            handler = %policy,
             store = name,
             "no registry with this store: add it with `Registry::builder(default_store).store(name, store)`"
         ),

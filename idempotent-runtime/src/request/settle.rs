@@ -1,5 +1,7 @@
 //! From the handler's outcome to the end of its claim: recorded, released, or left to lapse.
 
+use std::time::Duration;
+
 use axum::response::Response;
 use futures_util::future::BoxFuture;
 use tracing::{Instrument, Span};
@@ -208,7 +210,10 @@ impl Claimed {
     async fn try_end(&self, ending: &Ending) -> Result<Held, StoreError> {
         let lease = &self.lease;
         let held = match ending {
-            Ending::Record(record) => lease.record(record, self.classifier.policy.ttl()).await,
+            Ending::Record(record) => {
+                let ttl = self.classifier.policy.ttl();
+                lease.end(|token| lease.store.complete(&lease.key, token, record.clone(), ttl)).await
+            }
             Ending::Release => lease.release().await,
             Ending::Lapse => lease.lapse().await,
         };
@@ -221,19 +226,25 @@ impl Claimed {
     /// Meanwhile the lease is renewed, so no other request runs. If it is lost, the store rejects the token.
     async fn keep_trying(self: Box<Self>, ending: Ending) {
         let forgotten = Deadline::after(self.classifier.policy.ttl());
-        let (policy, what) = (&self.classifier.policy, ending.name());
-        match Backoff::OF_RECORDING.repeat(forgotten, || self.try_end(&ending)).await {
-            Some(Held::Yes) => {
-                tracing::info!(
-                    scope = policy.scope(),
-                    "a later {what} succeeded: retries of the request get its result"
-                );
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+        while !forgotten.is_over() {
+            backoff.wait().await;
+            match self.try_end(&ending).await {
+                Ok(Held::Yes) => {
+                    tracing::info!(
+                        scope = self.classifier.policy.scope(),
+                        "a later {} succeeded: retries of the request get its result",
+                        ending.name()
+                    );
+                    return;
+                }
+                // The first try had freed the key, but its answer was lost.
+                Ok(Held::No) if !matches!(ending, Ending::Record(_)) => return,
+                Ok(Held::No) => return self.lost().correct(&self.span),
+                Err(_) => {}
             }
-            // The first try had freed the key, but its answer was lost.
-            Some(Held::No) if !matches!(ending, Ending::Record(_)) => {}
-            Some(Held::No) => self.lost().correct(&self.span),
-            None => telemetry::settling_given_up(policy, self.lease.store.name(), what),
         }
+        telemetry::settling_given_up(&self.classifier.policy, self.lease.store.name(), ending.name());
     }
 
     fn lost(&self) -> Outcome {

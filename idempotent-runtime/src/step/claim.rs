@@ -100,7 +100,7 @@ impl StepClaim {
         };
         let record = self.registry.at_rest().seal(&self.key, record);
         let recorded = match &self.stage {
-            Stage::Running { lease, .. } => self.store.persistently(|| lease.record(&record, self.ttl)).await,
+            Stage::Running { lease, .. } => self.store.persistently(|| complete(lease, &record, self.ttl)).await,
             Stage::Idle | Stage::Claiming => Ok(Held::No),
         };
         let running = std::mem::replace(&mut self.stage, Stage::Idle);
@@ -121,8 +121,10 @@ impl StepClaim {
     async fn keep_trying(self, record: Record, lease: KeptLease) {
         let _counted = self.registry.running().token();
         let forgotten = Deadline::after(self.ttl);
-        // Whether it is recorded or lost, nothing is left to do.
-        let _ = Backoff::OF_RECORDING.repeat(forgotten, || lease.record(&record, self.ttl)).await;
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+        while !forgotten.is_over() && complete(&lease, &record, self.ttl).await.is_err() {
+            backoff.wait().await;
+        }
     }
 
     /// Ends a step that has failed: the next one with its name runs.
@@ -137,6 +139,10 @@ impl StepClaim {
             self.store.let_lapse(lease, self.request.lease);
         }
     }
+}
+
+async fn complete(lease: &KeptLease, record: &Record, ttl: Duration) -> Result<Held, StoreError> {
+    lease.end(|token| lease.store.complete(&lease.key, token, record.clone(), ttl)).await
 }
 
 async fn lapse(lease: KeptLease) {
