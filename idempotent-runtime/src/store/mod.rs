@@ -29,8 +29,6 @@ pub(crate) mod claim_decision;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
 pub(crate) mod columns;
 pub(crate) mod contract;
-#[cfg(any(feature = "postgres", feature = "redis"))]
-pub(crate) mod ended_claims;
 pub(crate) mod entry;
 pub(crate) mod erased;
 pub(crate) mod error;

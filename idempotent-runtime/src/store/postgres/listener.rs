@@ -1,22 +1,23 @@
-//! One connection that listens for the ends of claims in all processes.
+//! One connection that listens for the ends of claims in all processes, on behalf of all waiters.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::postgres::{PgListener, PgPool, PgPoolOptions};
 
-use crate::store::ended_claims::{EndedClaims, Heard, Subscription};
+use crate::background_task::BackgroundTask;
+use crate::backoff::Backoff;
+use crate::keyed_notify::KeyedNotify;
 
 pub(super) struct Listener {
     channel: String,
-    ended: EndedClaims,
-}
-
-struct Channel {
-    pool: PgPool,
-    name: String,
+    ended: Arc<KeyedNotify>,
+    task: BackgroundTask,
 }
 
 impl Listener {
     pub(super) fn new(channel: String) -> Self {
-        Self { channel, ended: EndedClaims::default() }
+        Self { channel, ended: Arc::default(), task: BackgroundTask::default() }
     }
 
     pub(super) fn channel(&self) -> &str {
@@ -24,8 +25,11 @@ impl Listener {
     }
 
     /// Resolves when the claim of this digest may have ended since the first poll.
+    ///
+    /// If no thread drives the runtime of the connection, it never does, and waiters look by themselves every 250 ms.
     pub(super) async fn ended(&self, pool: &PgPool, digest: &[u8; 32]) {
-        self.ended.of(digest, || Channel { pool: own_pool(pool), name: self.channel.clone() }).await;
+        self.task.ensure(|| listen(own_pool(pool), self.channel.clone(), Arc::clone(&self.ended)));
+        self.ended.notified(digest).await;
     }
 }
 
@@ -34,24 +38,29 @@ fn own_pool(pool: &PgPool) -> PgPool {
     PgPoolOptions::new().max_connections(1).connect_lazy_with((*pool.connect_options()).clone())
 }
 
-impl Subscription for Channel {
-    async fn listen(&self, heard: &mut Heard) {
-        let Ok(mut listener) = PgListener::connect_with(&self.pool).await else { return };
-        if listener.listen(&self.name).await.is_err() {
-            return;
-        }
-        heard.begins();
-        loop {
-            match listener.try_recv().await {
-                Ok(Some(notification)) => match digest_of(notification.payload()) {
-                    Some(digest) => heard.of(&digest),
-                    None => heard.any(),
-                },
-                // The connection was lost, and with it what came meanwhile.
-                Ok(None) => heard.any(),
-                Err(_) => return,
+async fn listen(pool: PgPool, channel: String, ended: Arc<KeyedNotify>) {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    loop {
+        if let Ok(mut listener) = PgListener::connect_with(&pool).await
+            && listener.listen(&channel).await.is_ok()
+        {
+            backoff.reset();
+            // Claims may have ended before the connection listened.
+            ended.notify_all();
+            loop {
+                match listener.try_recv().await {
+                    Ok(Some(notification)) => match digest_of(notification.payload()) {
+                        Some(digest) => ended.notify(&digest),
+                        None => ended.notify_all(),
+                    },
+                    // The connection was lost, and with it what came meanwhile.
+                    Ok(None) => ended.notify_all(),
+                    Err(_) => break,
+                }
             }
         }
+        // Waiters look by themselves meanwhile.
+        backoff.wait().await;
     }
 }
 

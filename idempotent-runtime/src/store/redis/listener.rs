@@ -1,41 +1,51 @@
-//! One subscription that hears of the ends of claims in all processes.
+//! One subscription that hears of the ends of claims in all processes, on behalf of all waiters.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use redis::Client;
 
-use crate::store::ended_claims::{EndedClaims, Heard, Subscription};
+use crate::background_task::BackgroundTask;
+use crate::backoff::Backoff;
+use crate::keyed_notify::KeyedNotify;
 
 pub(super) struct Listener {
-    channel: Channel,
-    ended: EndedClaims,
-}
-
-#[derive(Clone)]
-struct Channel {
     client: Client,
-    name: String,
+    channel: String,
+    ended: Arc<KeyedNotify>,
+    task: BackgroundTask,
 }
 
 impl Listener {
     pub(super) fn new(client: Client, channel: String) -> Self {
-        Self { channel: Channel { client, name: channel }, ended: EndedClaims::default() }
+        Self { client, channel, ended: Arc::default(), task: BackgroundTask::default() }
     }
 
     /// Resolves when the claim of this key may have ended since the first poll.
+    ///
+    /// If no thread drives the runtime of the subscription, it never does, and waiters look by themselves every 250 ms.
     pub(super) async fn ended(&self, key: &[u8]) {
-        self.ended.of(key, || self.channel.clone()).await;
+        self.task.ensure(|| listen(self.client.clone(), self.channel.clone(), Arc::clone(&self.ended)));
+        self.ended.notified(key).await;
     }
 }
 
-impl Subscription for Channel {
-    async fn listen(&self, heard: &mut Heard) {
-        let Ok(mut subscription) = self.client.get_async_pubsub().await else { return };
-        if subscription.subscribe(&self.name).await.is_ok() {
-            heard.begins();
+async fn listen(client: Client, channel: String, ended: Arc<KeyedNotify>) {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    loop {
+        if let Ok(mut subscription) = client.get_async_pubsub().await
+            && subscription.subscribe(&channel).await.is_ok()
+        {
+            backoff.reset();
+            // Claims may have ended before the subscription began.
+            ended.notify_all();
             let mut messages = subscription.on_message();
             while let Some(message) = messages.next().await {
-                heard.of(message.get_payload_bytes());
+                ended.notify(message.get_payload_bytes());
             }
         }
+        // Waiters look by themselves meanwhile.
+        backoff.wait().await;
     }
 }
