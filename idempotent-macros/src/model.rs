@@ -35,36 +35,44 @@ pub(crate) const ARGUMENTS: &[&str] = &[
     "on_store_error",
 ];
 
-/// What the attribute says; `None` and `false` leave the default.
-#[expect(clippy::struct_excessive_bools, reason = "each is one argument with two values")]
+/// What the attribute says, one field for each argument; `None` and `false` leave the default.
 pub(crate) struct Model {
     pub(crate) scope: Option<String>,
-    pub(crate) shares_scope: bool,
+    pub(crate) shared_scope: bool,
     pub(crate) ttl: Option<Duration>,
     pub(crate) cache: Option<Cache>,
     pub(crate) cache_if: Option<Expr>,
     pub(crate) header: Option<String>,
     pub(crate) key: Option<Expr>,
-    pub(crate) is_required: bool,
-    pub(crate) ignores_invalid_key: bool,
+    pub(crate) required: bool,
+    pub(crate) invalid_key: Choice,
     pub(crate) methods: Option<Methods>,
     pub(crate) caller: Option<Expr>,
     pub(crate) fingerprint: Fingerprint,
-    pub(crate) wait: Option<Duration>,
+    pub(crate) in_flight: InFlight,
     pub(crate) lease: Option<Duration>,
-    pub(crate) rejects_after_crash: bool,
+    pub(crate) after_crash: Choice,
     pub(crate) isolation: Option<Isolation>,
     pub(crate) max_body: Option<usize>,
-    pub(crate) reruns_oversize: bool,
+    pub(crate) oversize: Choice,
     pub(crate) keep_headers: Vec<String>,
     pub(crate) drop_headers: Vec<String>,
     pub(crate) store: Option<String>,
-    pub(crate) runs_on_store_error: bool,
+    pub(crate) on_store_error: Choice,
 }
 
 pub(crate) enum Cache {
     All,
     Statuses(Vec<(u16, u16)>),
+}
+
+/// The word that is chosen, unless it is the default.
+pub(crate) type Choice = Option<&'static str>;
+
+#[derive(Clone, Copy)]
+pub(crate) enum InFlight {
+    Reject,
+    Wait(Duration),
 }
 
 pub(crate) enum Methods {
@@ -94,34 +102,34 @@ impl Model {
         let mut reader = Reader { arguments, diagnostics };
         let model = Self {
             scope: reader.scope(),
-            shares_scope: reader.flag("shared_scope"),
+            shared_scope: reader.flag("shared_scope"),
             ttl: reader.duration("ttl", "24h", SHORTEST_TTL),
             cache: reader.cache(),
             cache_if: reader.expression("cache_if", "is_final"),
             header: reader.header(),
             key: reader.expression("key", "order.client_token"),
-            is_required: reader.flag("required"),
-            ignores_invalid_key: reader.choice("invalid_key", ["reject", "ignore"]),
+            required: reader.flag("required"),
+            invalid_key: reader.choice("invalid_key", ["reject", "ignore"]),
             methods: reader.methods(),
             caller: reader.expression("caller", "user.id"),
             fingerprint: reader.fingerprint(),
-            wait: reader.wait(),
+            in_flight: reader.in_flight(),
             lease: reader.duration("lease", "30s", SHORTEST_LEASE),
-            rejects_after_crash: reader.choice("after_crash", ["rerun", "reject"]),
+            after_crash: reader.choice("after_crash", ["rerun", "reject"]),
             isolation: reader.isolation(),
             max_body: reader.max_body(),
-            reruns_oversize: reader.choice("oversize", ["reject", "rerun"]),
+            oversize: reader.choice("oversize", ["reject", "rerun"]),
             keep_headers: reader.headers("keep_headers", "set-cookie"),
             drop_headers: reader.headers("drop_headers", "x-trace"),
             store: reader.name("store", "payments"),
-            runs_on_store_error: reader.choice("on_store_error", ["reject", "run"]),
+            on_store_error: reader.choice("on_store_error", ["reject", "run"]),
         };
         model.check(arguments, diagnostics)
     }
 
     /// What one argument says about another.
     fn check(mut self, arguments: &Arguments, diagnostics: &mut Diagnostics) -> Self {
-        if let (None, Some(shared), true) = (arguments.get("scope"), arguments.get("shared_scope"), self.shares_scope) {
+        if let (None, Some(shared), true) = (arguments.get("scope"), arguments.get("shared_scope"), self.shared_scope) {
             let message = "`shared_scope` needs the scope that is shared; write `scope = \"charges\", shared_scope`";
             diagnostics.error(&shared.name, message);
         }

@@ -8,7 +8,7 @@ use syn::{Expr, Lit};
 
 use crate::args::{Argument, Arguments};
 use crate::diagnostics::{Diagnostics, listed, nearest};
-use crate::model::{Cache, Fingerprint, Isolation, Methods};
+use crate::model::{Cache, Choice, Fingerprint, InFlight, Isolation, Methods};
 use crate::units::{duration, size_in_bytes};
 
 const ONLY: &str =
@@ -90,18 +90,18 @@ impl Reader<'_> {
         }
     }
 
-    /// Whether the second of two words is chosen; the first is the default.
-    pub(crate) fn choice(&mut self, name: &str, words: [&str; 2]) -> bool {
+    /// One of two words; the first is the default.
+    pub(crate) fn choice(&mut self, name: &str, words: [&'static str; 2]) -> Choice {
         let example = format!("\"{}\"", words[1]);
-        let Some(value) = self.value(name, &example) else { return false };
+        let value = self.value(name, &example)?;
         let word = string_of(&value).or_else(|| word_of(&value));
         if let Some(at) = word.as_deref().and_then(|word| words.iter().position(|valid| *valid == word)) {
-            return at == 1;
+            return (at == 1).then_some(words[1]);
         }
         let meant = word.and_then(|word| nearest(&word, &words)).unwrap_or(words[1]);
         let message = format!("`{name}` is \"{}\" or \"{}\"; write `{name} = \"{meant}\"`", words[0], words[1]);
         self.diagnostics.error(value, message);
-        false
+        None
     }
 
     pub(crate) fn cache(&mut self) -> Option<Cache> {
@@ -286,7 +286,11 @@ impl Reader<'_> {
         }
     }
 
-    pub(crate) fn wait(&mut self) -> Option<Duration> {
+    pub(crate) fn in_flight(&mut self) -> InFlight {
+        self.wait().map_or(InFlight::Reject, InFlight::Wait)
+    }
+
+    fn wait(&mut self) -> Option<Duration> {
         let value = self.value("in_flight", "wait(\"5s\")")?;
         if is_word(&value, "reject") {
             return None;

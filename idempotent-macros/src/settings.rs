@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use idempotent_policy::LEASE;
-use proc_macro2::TokenStream;
+use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, quote};
 
-use crate::model::{Cache, Fingerprint, Isolation, Methods, Model};
+use crate::model::{Cache, Choice, Fingerprint, InFlight, Isolation, Methods, Model};
 
 /// `Settings { scope: "charges", ttl: …, ..Settings::DEFAULT }`.
 pub(crate) fn literal(model: &Model, function: &str) -> TokenStream {
@@ -14,26 +14,26 @@ pub(crate) fn literal(model: &Model, function: &str) -> TokenStream {
     let mut fields = vec![field("scope", &scope(model, function))];
     let mut set = |name: &str, value: Option<TokenStream>| fields.extend(value.map(|value| field(name, &value)));
     set("has_default_scope", is(model.scope.is_none()));
-    set("shared_scope", is(model.shares_scope));
+    set("shared_scope", is(model.shared_scope));
     set("ttl", model.ttl.map(duration));
     set("cache", cache(model));
     set("header", model.header.as_ref().map(ToTokens::to_token_stream));
     set("key", model.key.as_ref().map(|_| quote!(#private::KeySource::Expression)));
-    set("required", is(model.is_required));
-    set("invalid_key", model.ignores_invalid_key.then(|| quote!(#private::InvalidKeyPolicy::Ignore)));
+    set("required", is(model.required));
+    set("invalid_key", choice("InvalidKeyPolicy", model.invalid_key));
     set("methods", model.methods.as_ref().map(methods));
-    set("partitioned", is(model.caller.is_some()));
+    set("caller", is(model.caller.is_some()));
     set("fingerprint", fingerprint(&model.fingerprint));
-    set("in_flight", model.wait.map(duration).map(|limit| quote!(#private::InFlight::Wait(#limit))));
+    set("in_flight", in_flight(model.in_flight));
     set("lease", model.lease.filter(|lease| *lease != LEASE).map(duration));
-    set("after_crash", model.rejects_after_crash.then(|| quote!(#private::AfterCrash::Reject)));
+    set("after_crash", choice("AfterCrash", model.after_crash));
     set("isolation", model.isolation.map(isolation));
     set("max_body", model.max_body.map(ToTokens::into_token_stream));
-    set("oversize", model.reruns_oversize.then(|| quote!(#private::Oversize::Rerun)));
+    set("oversize", choice("Oversize", model.oversize));
     set("keep_headers", list(&model.keep_headers));
     set("drop_headers", list(&model.drop_headers));
     set("store", model.store.as_ref().map(|name| quote!(::core::option::Option::Some(#name))));
-    set("on_store_error", model.runs_on_store_error.then(|| quote!(#private::OnStoreError::Run)));
+    set("on_store_error", choice("OnStoreError", model.on_store_error));
     quote!(#private::Settings { #(#fields,)* ..#private::Settings::DEFAULT })
 }
 
@@ -47,8 +47,25 @@ pub(crate) fn scope(model: &Model, function: &str) -> TokenStream {
 }
 
 fn field(name: &str, value: &TokenStream) -> TokenStream {
-    let name = proc_macro2::Ident::new(name, proc_macro2::Span::mixed_site());
+    let name = ident(name);
     quote!(#name: #value)
+}
+
+fn ident(name: &str) -> Ident {
+    Ident::new(name, Span::mixed_site())
+}
+
+/// The variant that is called as the word.
+fn choice(of_type: &str, word: Choice) -> Option<TokenStream> {
+    let word = word?;
+    let (of_type, variant) = (ident(of_type), ident(&(word[..1].to_ascii_uppercase() + &word[1..])));
+    Some(quote!(::idempotent_runtime::__private::#of_type::#variant))
+}
+
+fn in_flight(in_flight: InFlight) -> Option<TokenStream> {
+    let InFlight::Wait(limit) = in_flight else { return None };
+    let limit = duration(limit);
+    Some(quote!(::idempotent_runtime::__private::InFlight::Wait(#limit)))
 }
 
 fn is(given: bool) -> Option<TokenStream> {

@@ -1,9 +1,10 @@
 //! What holds for every expansion, whatever the runtime is that it will meet.
 
 use proc_macro2::{TokenStream, TokenTree};
-use quote::{ToTokens, quote};
+use quote::{ToTokens, format_ident, quote};
 use syn::{File, Item, ItemFn, parse_quote};
 
+use crate::model::ARGUMENTS;
 use crate::rewrite::rewrite;
 
 fn policy() -> TokenStream {
@@ -72,6 +73,21 @@ fn nothing_of_the_runtime_is_named_but_what_is_private_to_both() {
     let after: Vec<_> = found.windows(2).filter(|pair| pair[0] == "idempotent_runtime").map(|pair| &pair[1]).collect();
     assert!(!after.is_empty());
     assert!(after.iter().all(|word| *word == "__private"), "{after:?}");
+}
+
+/// One that is not read would be accepted and do nothing.
+#[test]
+fn every_argument_is_read() {
+    let handler = handler().to_token_stream();
+    let expansion = |arguments: &TokenStream| rewrite(arguments, &handler).to_string();
+    // What documents a function is in its first expansion alone.
+    expansion(&TokenStream::new());
+    let without = expansion(&TokenStream::new());
+    for name in ARGUMENTS {
+        // It sets a flag, or lacks its value.
+        let argument = format_ident!("{name}").into_token_stream();
+        assert!(expansion(&argument) != without, "`{name}` is not read");
+    }
 }
 
 #[test]

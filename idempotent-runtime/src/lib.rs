@@ -174,12 +174,13 @@ pub mod __private {
     pub use crate::openapi::aide::{Documented, identity};
     #[cfg(feature = "utoipa")]
     pub use crate::openapi::utoipa::operation;
+    pub use crate::policy::Policy;
     pub use crate::policy::registration::Registration;
+    pub use crate::policy::settings::Settings;
     pub use crate::policy::values::{
         AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, Isolation, KeySource, Methods, OnStoreError,
         Oversize,
     };
-    pub use crate::policy::{Policy, Settings};
     pub use crate::request::completion::Completion;
     pub use crate::request::extract::{Buffered, BufferedJson, Guarded, KeyElsewhere, Streamed, Targeted, ViaGuarded};
     pub use crate::request::gate::{Gate, into_response, never, open};

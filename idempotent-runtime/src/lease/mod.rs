@@ -8,4 +8,5 @@ pub(crate) mod delivery;
 pub(crate) mod pending_claims;
 pub(crate) mod reclaim;
 pub(crate) mod renewer;
+pub(crate) mod schedule;
 pub(crate) mod state;

@@ -9,6 +9,7 @@ use crate::lease::state::{Lease, State};
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::error::StoreError;
 use crate::sync::lock;
+use crate::sync::tokio::sync::RwLockWriteGuard;
 use crate::sync::tokio::time::Instant;
 
 /// How often one end may find its claim forgotten, or taken by a request of this process. A store that forgets each claim at once
@@ -84,6 +85,26 @@ impl Lease {
         lock(&self.holding).state = State::Lapsing;
         drop(self.after_renewals().await);
         self.end(|token| self.store.renew(&self.key, token, Duration::ZERO)).await
+    }
+
+    /// Renews the lease; [`Held::No`] if the claim is lost or has ended.
+    pub(crate) async fn confirm(&self) -> Result<Held, StoreError> {
+        // Excluded while the renewals end, or it would revive the lease. Shared with the renewals: the handler may leave this
+        // unpolled for longer than the lease, and they must continue.
+        let _renewing = Deadline::after(self.store.limit()).bound(self.renewing.read()).await;
+        loop {
+            let Some(token) = self.token_to_renew() else { return Ok(Held::No) };
+            let held = self.renew_or_reclaim(token).await?;
+            if held == Held::Yes || self.token() == token {
+                return Ok(held);
+            }
+        }
+    }
+
+    /// Waits until no renewal is on its way, and prevents new ones. The wait has a limit: a renewal may be stuck on a blocked
+    /// runtime, and the store rejects it if it arrives after the end of its claim.
+    async fn after_renewals(&self) -> Option<RwLockWriteGuard<'_, ()>> {
+        Deadline::after(self.store.limit()).bound(self.renewing.write()).await
     }
 
     /// Renews the lease, or claims the key again if the store has forgotten it. The caller holds `renewing`.

@@ -1,24 +1,23 @@
-//! When each lease is renewed: all leases of a registry, by the time at which they are due and by their keys.
+//! Renews the leases of a registry, when its schedule says so.
 //!
 //! The time is kept by a thread of the library, so that no handler that blocks its thread, and no runtime that ends or is not
 //! driven any more, holds a renewal up. A store gets few batches of renewals at a time, and what else is due waits, so that claims
 //! and completions go first. A lease whose batch got no answer in time is renewed alone from then on, a few at a time: if one
 //! key of a store hangs, the others are renewed.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
-use crate::lease::delivery::{Renewing, Runtimes, deliver, runtime_of};
+use crate::lease::delivery::{Renewing, Runtimes, deliver};
 use crate::lease::pending_claims::{PendingClaim, PendingClaims};
-use crate::lease::state::{Lease, Running, Slot, Taken};
+use crate::lease::schedule::{Batch, Schedule};
+use crate::lease::state::{Lease, Running, Taken};
 use crate::store::claim::{Held, Renewal, Token};
 use crate::store::error::StoreError;
 use crate::store::handle::StoreHandle;
@@ -26,16 +25,7 @@ use crate::store::unwanted_claims::Lapse;
 use crate::sync::tokio::sync::Notify;
 use crate::sync::tokio::task::JoinHandle;
 use crate::sync::tokio::time::Instant;
-use crate::sync::{KeyHasher, Mutex, RuntimeId, clock_is_paused, lock, on_own_thread, tokio};
-
-/// How many leases one call of a store renews, at most.
-const BATCH: usize = 256;
-
-/// How many leases are looked at, at most, while the lock is held: those beyond them are seen when a batch has ended.
-const LOOKED_AT: usize = 16 * BATCH;
-
-/// How many leases of a store are renewed alone at once, beside its batch.
-const ALONE: usize = 4;
+use crate::sync::{Mutex, clock_is_paused, lock, on_own_thread, tokio};
 
 /// Keeps the leases of one registry alive. Its thread ends with it.
 #[derive(Default)]
@@ -101,50 +91,21 @@ pub(super) struct Shared {
 
 #[derive(Default)]
 struct Leases {
-    of_stores: Vec<OfStore>,
-    next_number: u64,
+    schedule: Schedule,
     wakes_at: Option<Instant>,
     has_thread: bool,
     is_closed: bool,
 }
 
-/// What goes to a store together.
-struct Batch {
-    leases: Vec<Arc<Lease>>,
-    is_alone: bool,
-}
-
-/// Leases that are renewed together: of one runtime, which may be blocked, and about as long, since a batch may take as much
-/// time as its shortest lease allows. So no lease waits for those that have more time.
-type Group = (Option<RuntimeId>, u32);
-
-fn group(lease: &Lease) -> Group {
-    (runtime_of(lease), lease.length.as_millis().max(1).ilog2())
-}
-
-struct OfStore {
-    store: StoreHandle,
-    by_due: BTreeMap<Slot, Arc<Lease>>,
-    by_key: HashMap<RecordKey, Vec<Arc<Lease>>, KeyHasher>,
-    /// The batches that are on their way: what is due meanwhile and belongs to the same one waits for its end.
-    batches: HashSet<Group>,
-    /// How many are on their way alone.
-    alone: usize,
-}
-
 impl LeaseRenewer {
     /// Renews `lease` from now on until the answer is dropped; its claim was asked for at `asked_at`.
-    ///
-    /// The first renewal is due between a sixth and a third of the lease's length, the next ones after a third each: claims
-    /// that came at once do not come due at once.
     pub(crate) fn keep(self: &Arc<Self>, mut lease: Lease, asked_at: Instant) -> KeptLease {
         lock(&lease.holding).confirmed_at = asked_at;
         lease.pending_claims = Some(self.0.pending_claims.of(&lease.key).clone());
         self.0.runtimes.saw(lease.runtime.as_ref());
-        let mut leases = lock(&self.0.leases);
-        let due = asked_at + lease.length / 6 + spread(lease.length / 6, leases.next_number);
         let lease = Arc::new(lease);
-        leases.enter(&lease, due);
+        let mut leases = lock(&self.0.leases);
+        let due = leases.schedule.enter(&lease, asked_at);
         if !leases.has_thread {
             leases.has_thread = start(&self.0);
         }
@@ -157,7 +118,7 @@ impl LeaseRenewer {
     }
 
     pub(super) fn forget(&self, lease: &Arc<Lease>) {
-        lock(&self.0.leases).remove(lease);
+        lock(&self.0.leases).schedule.remove(lease);
     }
 
     /// A request asks for a claim of `key`. To be held until its answer is judged: a handler that ends under the key waits for
@@ -176,7 +137,7 @@ impl LeaseRenewer {
         is_same_request: impl Fn(Fingerprint) -> bool,
     ) -> Option<Running> {
         let mut leases = lock(&self.0.leases);
-        let lease = leases.running(store, key)?;
+        let lease = leases.schedule.running(store, key)?;
         let running = Running::of(&lease, is_same_request);
         if !lease.take_back(taken, running == Running::SameRequest) {
             return None;
@@ -193,7 +154,7 @@ impl LeaseRenewer {
         key: &RecordKey,
         is_same_request: impl Fn(Fingerprint) -> bool,
     ) -> Option<Running> {
-        let lease = lock(&self.0.leases).running(store, key)?;
+        let lease = lock(&self.0.leases).schedule.running(store, key)?;
         Some(Running::of(&lease, is_same_request))
     }
 }
@@ -203,13 +164,6 @@ impl Drop for LeaseRenewer {
         lock(&self.0.leases).is_closed = true;
         self.0.earlier.notify_one();
     }
-}
-
-/// A part of `whole` for each number, so that numbers which follow each other lie apart: steps of the golden ratio.
-fn spread(whole: Duration, number: u64) -> Duration {
-    let part = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-    // In two steps, since the product of both would not fit.
-    (whole / 4096) * u32::try_from(part >> 20).unwrap_or_default()
 }
 
 /// Whether the thread runs. If it cannot be started, the next lease tries again.
@@ -230,10 +184,10 @@ async fn run(shared: Arc<Shared>) {
             if leases.is_closed {
                 return;
             }
-            for batch in leases.take_due(Instant::now()) {
+            for batch in leases.schedule.take_due(Instant::now()) {
                 tokio::spawn(renew(Arc::clone(&shared), batch));
             }
-            leases.wakes_at = leases.next_due();
+            leases.wakes_at = leases.schedule.next_due();
             leases.wakes_at
         };
         match wakes_at {
@@ -271,12 +225,7 @@ struct UnderWay {
 impl Drop for UnderWay {
     fn drop(&mut self) {
         let mut leases = lock(&self.shared.leases);
-        let of_store = leases.of(&self.first.store);
-        if self.is_alone {
-            of_store.alone -= 1;
-        } else {
-            of_store.batches.remove(&group(&self.first));
-        }
+        leases.schedule.returned(&self.first, self.is_alone);
         drop(leases);
         self.shared.earlier.notify_one();
     }
@@ -351,7 +300,7 @@ impl Shared {
     }
 
     fn renew_at(&self, leases: &mut Leases, lease: &Arc<Lease>, due: Instant) {
-        if leases.place_again(lease, due) {
+        if leases.schedule.place_again(lease, due) {
             self.wake(leases, lease, due);
         }
     }
@@ -359,7 +308,7 @@ impl Shared {
     /// Wakes the thread where it would sleep for too long. A lease whose batch has to wait is looked for when the one that is on
     /// its way has ended.
     fn wake(&self, leases: &mut Leases, lease: &Lease, due: Instant) {
-        if leases.wakes_at.is_none_or(|wakes_at| due < wakes_at) && leases.of(&lease.store).may_go(lease) {
+        if leases.wakes_at.is_none_or(|wakes_at| due < wakes_at) && leases.schedule.may_go(lease) {
             leases.wakes_at = Some(due);
             self.earlier.notify_one();
         }
@@ -374,117 +323,4 @@ fn warn(lease: &Lease, leases: usize, error: &StoreError) {
         error = error as &dyn std::error::Error,
         "leases could not be renewed: trying again"
     );
-}
-
-impl Leases {
-    /// The leases of a store; there are few stores.
-    fn of(&mut self, store: &StoreHandle) -> &mut OfStore {
-        let index = self.of_stores.iter().position(|leases| leases.store.is(store)).unwrap_or_else(|| {
-            self.of_stores.push(OfStore {
-                store: store.clone(),
-                by_due: BTreeMap::new(),
-                by_key: HashMap::default(),
-                batches: HashSet::new(),
-                alone: 0,
-            });
-            self.of_stores.len() - 1
-        });
-        &mut self.of_stores[index]
-    }
-
-    fn enter(&mut self, lease: &Arc<Lease>, due: Instant) {
-        self.of(&lease.store).by_key.entry(lease.key.clone()).or_default().push(Arc::clone(lease));
-        self.slot(lease, Some(due));
-    }
-
-    fn remove(&mut self, lease: &Arc<Lease>) {
-        self.slot(lease, None);
-        let by_key = &mut self.of(&lease.store).by_key;
-        if let Some(of_key) = by_key.get_mut(&lease.key) {
-            of_key.retain(|other| !Arc::ptr_eq(other, lease));
-            if of_key.is_empty() {
-                by_key.remove(&lease.key);
-            }
-        }
-    }
-
-    /// The last one that has claimed this key and has not ended.
-    fn running(&self, store: &StoreHandle, key: &RecordKey) -> Option<Arc<Lease>> {
-        let leases = self.of_stores.iter().find(|leases| leases.store.is(store))?;
-        leases.by_key.get(key)?.iter().rev().find(|lease| lease.is_running()).cloned()
-    }
-
-    /// What can go to the stores now, already entered again for the next renewal.
-    fn take_due(&mut self, now: Instant) -> Vec<Batch> {
-        let mut batches = Vec::new();
-        for index in 0..self.of_stores.len() {
-            let due = self.of_stores[index].take_due(now);
-            for lease in due.iter().flat_map(|batch| &batch.leases) {
-                self.slot(lease, Some(now + lease.length / 3));
-            }
-            batches.extend(due);
-        }
-        batches
-    }
-
-    /// When something can go next. What waits for an answer of its store is looked for again when that has come.
-    fn next_due(&self) -> Option<Instant> {
-        self.of_stores.iter().filter_map(OfStore::next_due).min()
-    }
-
-    /// Moves the lease, if it is still kept.
-    fn place_again(&mut self, lease: &Arc<Lease>, due: Instant) -> bool {
-        let is_kept = lock(&lease.slot).is_some();
-        if is_kept {
-            self.slot(lease, Some(due));
-        }
-        is_kept
-    }
-
-    /// Moves the lease to where it is due at this time, or takes it out.
-    fn slot(&mut self, lease: &Arc<Lease>, due: Option<Instant>) {
-        self.next_number += 1;
-        let number = self.next_number;
-        let by_due = &mut self.of(&lease.store).by_due;
-        let mut slot = lock(&lease.slot);
-        if let Some(former) = slot.take() {
-            by_due.remove(&former);
-        }
-        *slot = due.map(|at| {
-            by_due.insert((at, number), Arc::clone(lease));
-            (at, number)
-        });
-    }
-}
-
-impl OfStore {
-    fn take_due(&mut self, now: Instant) -> Vec<Batch> {
-        let mut alone = Vec::new();
-        let mut together = HashMap::<Group, Vec<Arc<Lease>>>::new();
-        for (_, lease) in self.by_due.range(..=(now, u64::MAX)).take(LOOKED_AT) {
-            let group = group(lease);
-            if lease.is_alone.load(Ordering::Relaxed) {
-                if self.alone < ALONE {
-                    self.alone += 1;
-                    alone.push(Batch { leases: vec![Arc::clone(lease)], is_alone: true });
-                }
-            } else if !self.batches.contains(&group) {
-                let batch = together.entry(group).or_default();
-                if batch.len() < BATCH {
-                    batch.push(Arc::clone(lease));
-                }
-            }
-        }
-        self.batches.extend(together.keys().copied());
-        alone.extend(together.into_values().map(|leases| Batch { leases, is_alone: false }));
-        alone
-    }
-
-    fn next_due(&self) -> Option<Instant> {
-        self.by_due.iter().take(LOOKED_AT).find(|(_, lease)| self.may_go(lease)).map(|(&(due, _), _)| due)
-    }
-
-    fn may_go(&self, lease: &Lease) -> bool {
-        if lease.is_alone.load(Ordering::Relaxed) { self.alone < ALONE } else { !self.batches.contains(&group(lease)) }
-    }
 }

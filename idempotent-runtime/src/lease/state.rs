@@ -3,17 +3,14 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::deadline::Deadline;
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
 use crate::lease::pending_claims::Count;
 use crate::observe;
 use crate::policy::scope::Scope;
 use crate::store::claim::{ClaimRequest, Held, Token};
-use crate::store::error::StoreError;
 use crate::store::handle::StoreHandle;
 use crate::sync::tokio::runtime::Handle;
-use crate::sync::tokio::sync::RwLockWriteGuard;
 use crate::sync::tokio::time::Instant;
 use crate::sync::{Mutex, lock, tokio};
 
@@ -231,29 +228,5 @@ impl Running {
     pub(super) fn of(lease: &Lease, is_same_request: impl Fn(Fingerprint) -> bool) -> Self {
         let fingerprint = lease.request.fingerprint;
         if is_same_request(fingerprint) { Self::SameRequest } else { Self::AnotherRequest(fingerprint) }
-    }
-}
-
-impl Lease {
-    /// Renews the lease; [`Held::No`] if the claim is lost or has ended.
-    pub(crate) async fn confirm(&self) -> Result<Held, StoreError> {
-        // Excluded while the renewals end, or it would revive the lease. Shared with the renewals: the handler may leave this
-        // unpolled for longer than the lease, and they must continue.
-        let _renewing = Deadline::after(self.store.limit()).bound(self.renewing.read()).await;
-        loop {
-            let Some(token) = self.token_to_renew() else { return Ok(Held::No) };
-            let held = self.renew_or_reclaim(token).await?;
-            if held == Held::Yes || self.token() == token {
-                return Ok(held);
-            }
-        }
-    }
-}
-
-impl Lease {
-    /// Waits until no renewal is on its way, and prevents new ones. The wait has a limit: a renewal may be stuck on a blocked
-    /// runtime, and the store rejects it if it arrives after the end of its claim.
-    pub(super) async fn after_renewals(&self) -> Option<RwLockWriteGuard<'_, ()>> {
-        Deadline::after(self.store.limit()).bound(self.renewing.write()).await
     }
 }

@@ -14,6 +14,13 @@ use crate::policy::Policy;
 use crate::store::error::StoreError;
 use crate::transaction::error::TransactionError;
 
+/// An event that tells which handler it is about.
+macro_rules! of_handler {
+    ($level:ident, $policy:expr, $($event:tt)+) => {
+        tracing::$level!(scope = $policy.scope(), handler = %$policy, $($event)+)
+    };
+}
+
 /// The span of a guarded request; its outcome, and the trace of what it replays, are filled in when they are known.
 pub(crate) fn span(policy: &Policy) -> Span {
     tracing::info_span!(
@@ -96,9 +103,9 @@ pub(crate) fn other_request(scope: &str, difference: &Difference) {
 
 /// `fingerprint = expr` has a value that cannot be compared.
 pub(crate) fn no_fingerprint(policy: &Policy, error: Unserialisable) {
-    tracing::error!(
-        scope = policy.scope(),
-        handler = %policy,
+    of_handler!(
+        error,
+        policy,
         "the value of `fingerprint = …` cannot be compared: the request is rejected, and nothing ran: {error}"
     );
 }
@@ -129,13 +136,7 @@ pub(crate) fn small_pool(store: &str, connections: u32, handlers: &[String]) {
 
 /// The store could not be asked for a claim.
 pub(crate) fn claim_failed(policy: &Policy, store: &str, error: &StoreError) {
-    tracing::error!(
-        scope = policy.scope(),
-        handler = %policy,
-        store,
-        error = error as &dyn Error,
-        "the store could not be asked for a claim"
-    );
+    of_handler!(error, policy, store, error = error as &dyn Error, "the store could not be asked for a claim");
 }
 
 /// What the handler has done is not written down yet.
@@ -147,9 +148,9 @@ pub(crate) fn settling_failed(
     error: &StoreError,
 ) {
     let claim = if lease_is_over { "its lease is over" } else { "its claim is held" };
-    tracing::error!(
-        scope = policy.scope(),
-        handler = %policy,
+    of_handler!(
+        error,
+        policy,
         store,
         error = error as &dyn Error,
         "the handler ran, but its {what} failed; {claim} and it is tried again"
@@ -174,29 +175,19 @@ pub(crate) fn step_failed(step: &str, reason: impl Display) {
 
 /// The response of a handler can no longer be recorded.
 pub(crate) fn settling_given_up(policy: &Policy, store: &str, what: &'static str) {
-    tracing::error!(
-        scope = policy.scope(),
-        handler = %policy,
-        store,
-        "the handler ran, but its {what} failed until the ttl expired"
-    );
+    of_handler!(error, policy, store, "the handler ran, but its {what} failed until the ttl expired");
 }
 
 /// Another process had the claim when the handler ended.
 pub(crate) fn claim_lost(policy: &Policy, store: &str) {
-    tracing::error!(
-        scope = policy.scope(),
-        handler = %policy,
-        store,
-        "the handler ran, but its claim was lost before its response could be recorded"
-    );
+    of_handler!(error, policy, store, "the handler ran, but its claim was lost before its response could be recorded");
 }
 
 /// The store has given a key away whose handler still runs in this process.
 pub(crate) fn claim_handed_back(policy: &Policy, store: &str) {
-    tracing::warn!(
-        scope = policy.scope(),
-        handler = %policy,
+    of_handler!(
+        warn,
+        policy,
         store,
         "the store had no living claim of a handler that runs in this process: it keeps its key, and a duplicate is not executed"
     );
@@ -206,55 +197,45 @@ pub(crate) fn claim_handed_back(policy: &Policy, store: &str) {
 pub(crate) fn transaction_failed(policy: &Policy, store: &str, error: &TransactionError) {
     if let TransactionError::Conflict(_) = error {
         // Part of the isolation that the application asks for: the client retries.
-        return tracing::info!(
-            scope = policy.scope(),
-            handler = %policy,
+        return of_handler!(
+            info,
+            policy,
             store,
             error = error as &dyn Error,
             "a handler's transaction conflicts with another one: nothing was kept, and the client is told to retry"
         );
     }
     if let TransactionError::Unseen = error {
-        return tracing::warn!(
-            scope = policy.scope(),
-            handler = %policy,
+        return of_handler!(
+            warn,
+            policy,
             store,
             error = error as &dyn Error,
             "a handler's transaction was aborted: nothing was kept, and the client is told to retry"
         );
     }
-    tracing::error!(
-        scope = policy.scope(),
-        handler = %policy,
-        store,
-        error = error as &dyn Error,
-        "the handler's transaction failed"
-    );
+    of_handler!(error, policy, store, error = error as &dyn Error, "the handler's transaction failed");
 }
 
 /// The handler asks for two transactions, in different ways.
 pub(crate) fn second_transaction(policy: &Policy) {
-    tracing::error!(
-        scope = policy.scope(),
-        handler = %policy,
-        "a handler has two arguments `Tx`, but one transaction; remove one of them"
-    );
+    of_handler!(error, policy, "a handler has two arguments `Tx`, but one transaction; remove one of them");
 }
 
 /// A guard around it has claimed the very key under which the handler's transaction would record.
 pub(crate) fn covered_transaction(policy: &Policy) {
-    tracing::error!(
-        scope = policy.scope(),
-        handler = %policy,
+    of_handler!(
+        error,
+        policy,
         "a guard around this handler has the same scope, so that its `Tx` cannot record in it: give each its own scope"
     );
 }
 
 /// Something beneath a guard has sent a request on twice under one claim.
 pub(crate) fn second_run(policy: &Policy) {
-    tracing::warn!(
-        scope = policy.scope(),
-        handler = %policy,
+    of_handler!(
+        warn,
+        policy,
         "something sent a request twice under one claim: the second one was rejected and ran nothing; put what retries or \
          hedges around the outermost guard of this scope, or give the guards scopes of their own"
     );

@@ -6,10 +6,8 @@ use aide::generate::GenContext;
 use aide::openapi::{Header, Operation, Parameter, PathItem, ReferenceOr, Response, Responses, StatusCode};
 use aide::transform::TransformOpenApi;
 use aide::{OperationInput, OperationOutput};
-use serde::de::DeserializeOwned;
-use serde_json::Value;
 
-use crate::openapi::description::{Description, EXTENSION, replay_header};
+use crate::openapi::description::{Description, EXTENSION, object, replay_header};
 use crate::openapi::recorded::Recorded;
 use crate::policy::Policy;
 use crate::policy::registration::policies;
@@ -192,8 +190,4 @@ fn add_header(response: &mut Response, name: &str, header: ReferenceOr<Header>) 
     if !response.headers.keys().any(|documented| documented.eq_ignore_ascii_case(name)) {
         response.headers.insert(name.to_owned(), header);
     }
-}
-
-fn object<T: DeserializeOwned>(object: Value) -> T {
-    serde_json::from_value(object).expect("it is an object of OpenAPI 3.1")
 }

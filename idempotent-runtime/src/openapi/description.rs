@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use http::StatusCode;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use crate::key::{IdempotencyKey, InvalidKey};
@@ -193,4 +194,9 @@ fn readable(duration: Duration) -> String {
         return format!("{}h", seconds / HOUR);
     }
     humantime::format_duration(duration).to_string().replace(' ', "")
+}
+
+/// One of these values, as a type of the crate that makes the document.
+pub(super) fn object<T: DeserializeOwned>(object: Value) -> T {
+    serde_json::from_value(object).expect("it is an object of OpenAPI 3.1")
 }

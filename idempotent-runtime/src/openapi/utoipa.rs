@@ -2,13 +2,11 @@
 
 use std::any::type_name;
 
-use serde::de::DeserializeOwned;
-use serde_json::Value;
 use utoipa::Path;
 use utoipa::openapi::path::{HttpMethod, Operation, ParameterIn};
 use utoipa::openapi::{Header, RefOr, Response, Responses};
 
-use crate::openapi::description::{Description, EXTENSION, replay_header};
+use crate::openapi::description::{Description, EXTENSION, object, replay_header};
 use crate::policy::Policy;
 use crate::record::headers::REPLAYED;
 
@@ -77,6 +75,8 @@ fn complete(operation: &mut Operation, description: Description) {
     }
 }
 
+// aide has types of its own for these objects, so that this and its `reject` share no code.
+
 /// Adds to the documented response of the status. Copies that of a range or of `default` first, which a response of its own
 /// would hide.
 fn reject(Responses { responses, .. }: &mut Responses, status: u16, rejection: Response) {
@@ -102,8 +102,4 @@ fn add_header(response: &mut Response, name: &str, header: RefOr<Header>) {
     if !response.headers.keys().any(|documented| documented.eq_ignore_ascii_case(name)) {
         response.headers.insert(name.to_owned(), header);
     }
-}
-
-fn object<T: DeserializeOwned>(object: Value) -> T {
-    serde_json::from_value(object).expect("it is an object of OpenAPI 3.1")
 }

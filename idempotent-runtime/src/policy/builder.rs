@@ -7,10 +7,11 @@ use std::time::Duration;
 use http::{Method, response};
 use idempotent_policy::{KNOWN_METHODS, SHORTEST_LEASE, SHORTEST_TTL, SHORTEST_WAIT};
 
+use crate::policy::settings::Settings;
 use crate::policy::values::{
     AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, Methods, OnStoreError, Oversize,
 };
-use crate::policy::{Built, CacheIf, Policy, Settings, SourceLocation};
+use crate::policy::{Built, CacheIf, Policy, SourceLocation};
 
 /// Collects the options of a [`Policy`] for an [`IdempotencyLayer`](crate::IdempotencyLayer): those of the attribute, except
 /// the ones that need a handler's arguments.

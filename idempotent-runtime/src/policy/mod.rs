@@ -4,6 +4,7 @@ pub(crate) mod builder;
 pub(crate) mod handle;
 pub(crate) mod registration;
 pub(crate) mod scope;
+pub(crate) mod settings;
 pub(crate) mod values;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use http::{Method, response};
 
 use crate::policy::scope::Scope;
+use crate::policy::settings::Settings;
 use crate::policy::values::{
     AfterCrash, Cache, FingerprintSource, HeaderNames, InFlight, InvalidKeyPolicy, Isolation, KeySource, Methods,
     Names, OnStoreError, Oversize,
@@ -40,7 +42,7 @@ pub struct Policy {
     settings: Settings,
     /// The database of the handler's `Tx`.
     database: Option<&'static str>,
-    /// What a builder has collected, in location of the text of the settings.
+    /// What a builder has collected, in place of the text of the settings.
     built: Option<Box<Built>>,
     predicate: Option<CacheIf>,
 }
@@ -57,35 +59,6 @@ struct SourceLocation {
     path: fn() -> &'static str,
 }
 
-/// One field for each argument of the attribute, which writes those that are given over the defaults.
-#[doc(hidden)]
-#[expect(clippy::struct_excessive_bools, reason = "each is one argument with two values")]
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    pub scope: &'static str,
-    pub has_default_scope: bool,
-    pub shared_scope: bool,
-    pub ttl: Duration,
-    pub cache: Cache<'static>,
-    pub header: &'static str,
-    pub key: KeySource,
-    pub required: bool,
-    pub invalid_key: InvalidKeyPolicy,
-    pub methods: Methods<'static>,
-    pub partitioned: bool,
-    pub fingerprint: FingerprintSource,
-    pub in_flight: InFlight,
-    pub lease: Duration,
-    pub after_crash: AfterCrash,
-    pub isolation: Option<Isolation>,
-    pub max_body: usize,
-    pub oversize: Oversize,
-    pub keep_headers: &'static [&'static str],
-    pub drop_headers: &'static [&'static str],
-    pub store: Option<&'static str>,
-    pub on_store_error: OnStoreError,
-}
-
 /// The text of a builder's policy; the attribute has it in the program.
 #[derive(Debug)]
 struct Built {
@@ -96,34 +69,6 @@ struct Built {
     keep_headers: Vec<String>,
     drop_headers: Vec<String>,
     store: Option<String>,
-}
-
-#[doc(hidden)]
-impl Settings {
-    pub const DEFAULT: Self = Self {
-        scope: "",
-        has_default_scope: false,
-        shared_scope: false,
-        ttl: idempotent_policy::TTL,
-        cache: Cache::Statuses(idempotent_policy::STATUSES),
-        header: idempotent_policy::HEADER,
-        key: KeySource::Header,
-        required: false,
-        invalid_key: InvalidKeyPolicy::Reject,
-        methods: Methods::Only(idempotent_policy::METHODS),
-        partitioned: false,
-        fingerprint: FingerprintSource::Request,
-        in_flight: InFlight::Reject,
-        lease: idempotent_policy::LEASE,
-        after_crash: AfterCrash::Rerun,
-        isolation: None,
-        max_body: idempotent_policy::MAX_BODY,
-        oversize: Oversize::Reject,
-        keep_headers: &[],
-        drop_headers: &[],
-        store: None,
-        on_store_error: OnStoreError::Reject,
-    };
 }
 
 #[doc(hidden)]
@@ -227,7 +172,7 @@ impl Policy {
 
     /// Whether keys are partitioned by a `caller`.
     pub fn partitioned_by_caller(&self) -> bool {
-        self.settings.partitioned
+        self.settings.caller
     }
 
     /// What a retry must repeat.

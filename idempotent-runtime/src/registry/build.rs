@@ -16,14 +16,14 @@ use crate::observe::event::Observer;
 use crate::record::protection::AtRest;
 #[cfg(feature = "metrics")]
 use crate::registry::unknown_outcomes::UnknownGauge;
+use crate::registry::watches::Watches;
 use crate::registry::{Inner, OfRequest, Registry};
 use crate::rejection::problem::Rejection;
-use crate::request::watches::Watches;
+#[cfg(feature = "near-cache")]
+use crate::store::cache::CachedStore;
 use crate::store::contract::StoreAdmin;
 use crate::store::erased::ErasedStore;
 use crate::store::handle::StoreHandle;
-#[cfg(feature = "near-cache")]
-use crate::store::record_cache::RecordCache;
 use crate::sync::atomic::AtomicBool;
 
 /// Collects the options of a [`Registry`].
@@ -282,12 +282,12 @@ impl RegistryBuilder {
         let running = TaskTracker::new();
         running.close();
         let bounded = |name: &str, store| {
-            let bounded = StoreHandle::new(name, store, self.store_timeout);
             #[cfg(feature = "near-cache")]
-            if let Some((max_bytes, max_age)) = self.near_cache {
-                return bounded.behind(RecordCache::new(max_bytes, max_age));
-            }
-            bounded
+            let store = match self.near_cache {
+                Some((max_bytes, max_age)) => CachedStore::in_front_of(store, max_bytes, max_age),
+                None => store,
+            };
+            StoreHandle::new(name, store, self.store_timeout)
         };
         let default = bounded("default", self.default);
         let named: BTreeMap<_, _> =

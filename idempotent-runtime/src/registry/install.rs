@@ -13,7 +13,6 @@ use crate::registry::Registry;
 use crate::registry::install_error::InstallError;
 use crate::registry::scopes;
 use crate::store::contract::StoreAdmin;
-use crate::store::handle::StoreHandle;
 use crate::sync::atomic::Ordering;
 
 /// As many as a pool of sqlx has unless told otherwise: a smaller one was chosen, perhaps without a thought of handlers that
@@ -123,7 +122,7 @@ impl Registry {
             by_store.entry(policy.store()).or_default().push(policy.handler());
         }
         for (name, handlers) in by_store {
-            let transactions = self.store_named(name).and_then(StoreHandle::transactions);
+            let transactions = self.store_named(name).and_then(|store| store.transactions());
             let connections = transactions.and_then(|transactions| transactions.holder.connections());
             if let Some(connections) = connections.filter(|&connections| connections < MANY_CONNECTIONS) {
                 telemetry::small_pool(name.unwrap_or("default"), connections, &handlers);

@@ -8,6 +8,7 @@ pub(crate) mod scopes;
 pub(crate) mod testing;
 #[cfg(feature = "metrics")]
 pub(crate) mod unknown_outcomes;
+pub(crate) mod watches;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -29,8 +30,8 @@ use crate::policy::registration::policies;
 use crate::record::protection::AtRest;
 #[cfg(feature = "metrics")]
 use crate::registry::unknown_outcomes::UnknownGauge;
+use crate::registry::watches::Watches;
 use crate::rejection::problem::Rejection;
-use crate::request::watches::Watches;
 use crate::store::handle::StoreHandle;
 use crate::sync::atomic::AtomicBool;
 

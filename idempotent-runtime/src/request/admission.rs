@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use axum::response::{IntoResponse, Response};
+use http::HeaderName;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::Span;
 
 use crate::caller_limit::{Caller, Permit};
 use crate::fingerprint::Fingerprint;
 use crate::fingerprint::builder::{FingerprintBuilder, PartDigest};
+use crate::fingerprint::difference::Difference;
 use crate::fingerprint::expression::Unserialisable;
 use crate::key::{IdempotencyKey, RecordKey};
 use crate::observe;
@@ -91,6 +93,23 @@ pub(super) struct Claiming {
     /// Until it waits for another request.
     pub(super) running: Option<TaskTrackerToken>,
     pub(super) permit: Option<Permit>,
+}
+
+impl Claiming {
+    /// The key belongs to another request, which has this fingerprint.
+    pub(super) fn reject_other(&self, fingerprint: Fingerprint) -> Response {
+        let difference = self.fingerprints.difference(fingerprint, self.credential_headers());
+        telemetry::other_request(self.admission.policy.scope(), &difference);
+        self.admission.reject(match difference {
+            Difference::Credentials(_) => Rejection::OtherCredentials,
+            Difference::Target | Difference::Body => Rejection::KeyReused,
+        })
+    }
+
+    /// The headers that are part of the fingerprint.
+    fn credential_headers(&self) -> &[HeaderName] {
+        if self.is_partitioned { &[] } else { self.registry.credential_headers() }
+    }
 }
 
 /// What a request with a key comes to before its store is asked.

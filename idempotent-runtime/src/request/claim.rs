@@ -3,11 +3,8 @@
 use std::sync::Arc;
 
 use axum::response::Response;
-use http::HeaderName;
 use tracing::Instrument;
 
-use crate::fingerprint::Fingerprint;
-use crate::fingerprint::difference::Difference;
 use crate::key::{IdempotencyKey, RecordKey};
 use crate::lease::state::{Lease, Running, Taken};
 use crate::observe;
@@ -86,13 +83,12 @@ impl Claiming {
 
     /// The store's answer, if it gives one without waiting.
     fn claim_now(&self) -> Option<Result<Claim, StoreError>> {
-        if let Some(record) = self.store.cached(&self.stored_key) {
-            return Some(Ok(Claim::Completed(record)));
+        if self.admission.transaction.is_some() {
+            return None;
         }
-        let store = self.store.immediate().filter(|_| self.admission.transaction.is_none())?;
         // A claim that the store has made must not be forgotten because the client left meanwhile.
         self.admission.execution.detach_state.set_must_finish(true);
-        Some(store.claim(&self.stored_key, self.request))
+        self.store.claim_now(&self.stored_key, self.request)
     }
 
     /// Claims the key, or waits for the response of another request if the policy says so.
@@ -196,21 +192,6 @@ impl Claiming {
         // The end of this request must not end the claim of the other one.
         self.request.token = Token::unique();
         Some(running)
-    }
-
-    /// The key belongs to another request, which has this fingerprint.
-    pub(super) fn reject_other(&self, fingerprint: Fingerprint) -> Response {
-        let difference = self.fingerprints.difference(fingerprint, self.credential_headers());
-        telemetry::other_request(self.admission.policy.scope(), &difference);
-        self.admission.reject(match difference {
-            Difference::Credentials(_) => Rejection::OtherCredentials,
-            Difference::Target | Difference::Body => Rejection::KeyReused,
-        })
-    }
-
-    /// The headers that are part of the fingerprint.
-    fn credential_headers(&self) -> &[HeaderName] {
-        if self.is_partitioned { &[] } else { self.registry.credential_headers() }
     }
 
     fn running_here(&self) -> Option<Running> {

@@ -11,7 +11,7 @@
 //!     │         a crash leaves nothing
 //!     ▼
 //!  claim        asks the store ───▶ completed: replay sends the record
-//!     │            │           └──▶ in flight: wait looks until the other request has ended (watches), or rejects at once
+//!     │            │           └──▶ in flight: wait looks until the other request has ended, or rejects at once
 //!     │            └──────────────▶ anything else: a rejection
 //!     │         a crash leaves a claim under which nothing ran: the next request takes it over when its lease has expired;
 //!     │         under `after_crash = "reject"` an operator purges it
@@ -59,4 +59,3 @@ pub(crate) mod run;
 pub(crate) mod settle;
 pub(crate) mod settle_transaction;
 pub(crate) mod wait;
-pub(crate) mod watches;

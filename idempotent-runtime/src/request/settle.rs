@@ -22,7 +22,6 @@ use crate::request::response::{Classification, ClassifiedNow, Panic, ResponseCla
 use crate::store::claim::Held;
 use crate::store::error::StoreError;
 use crate::sync::tokio;
-use crate::sync::tokio::time::Instant;
 
 /// A handler that runs under a claim.
 pub(super) struct Claimed {
@@ -45,11 +44,7 @@ pub(super) enum Settling {
 
 /// How a claim ends.
 enum Ending {
-    Record {
-        record: Record,
-        /// The first time: the store may have kept it since, although no answer said so.
-        asked_at: Instant,
-    },
+    Record(Record),
     Release,
     /// It is unknown what the handler did, now or in an earlier attempt: the claim stays, as if the process had died.
     Lapse,
@@ -58,7 +53,7 @@ enum Ending {
 impl Ending {
     fn name(&self) -> &'static str {
         match self {
-            Self::Record { .. } => "record",
+            Self::Record(_) => "record",
             Self::Release | Self::Lapse => "release",
         }
     }
@@ -143,7 +138,7 @@ impl Claimed {
 
     async fn record(self, response: Response, record: Record, outcome: Outcome) -> Response {
         let (registry, scope) = (self.registry.clone(), self.classifier.policy.owned_scope());
-        match self.end(Ending::Record { record, asked_at: Instant::now() }, outcome).await {
+        match self.end(Ending::Record(record), outcome).await {
             Held::Yes => response,
             // A retry may get the response of another attempt, and a key must have only one response.
             Held::No => registry.reject(&scope, CLAIM_LOST),
@@ -207,7 +202,7 @@ impl Claimed {
     /// briefly unavailable, for as long as one call may take.
     async fn end_within_limit(&self, ending: &Ending) -> Result<Held, StoreError> {
         match ending {
-            Ending::Record { .. } => self.lease.store.persistently(|| self.try_end(ending)).await,
+            Ending::Record(_) => self.lease.store.persistently(|| self.try_end(ending)).await,
             Ending::Release | Ending::Lapse => self.try_end(ending).await,
         }
     }
@@ -215,13 +210,9 @@ impl Claimed {
     async fn try_end(&self, ending: &Ending) -> Result<Held, StoreError> {
         let lease = &self.lease;
         let held = match ending {
-            Ending::Record { record, asked_at } => {
+            Ending::Record(record) => {
                 let ttl = self.classifier.policy.ttl();
-                let held = lease.end(|token| lease.store.complete(&lease.key, token, record.clone(), ttl)).await;
-                if let Ok(Held::Yes) = held {
-                    lease.store.cache(&lease.key, record, *asked_at, ttl);
-                }
-                held
+                lease.end(|token| lease.store.complete(&lease.key, token, record.clone(), ttl)).await
             }
             Ending::Release => lease.release().await,
             Ending::Lapse => lease.lapse().await,
@@ -248,7 +239,7 @@ impl Claimed {
                     return;
                 }
                 // The first try had freed the key, but its answer was lost.
-                Ok(Held::No) if !matches!(ending, Ending::Record { .. }) => return,
+                Ok(Held::No) if !matches!(ending, Ending::Record(_)) => return,
                 Ok(Held::No) => return self.lost().correct(&self.span),
                 Err(_) => {}
             }

@@ -20,7 +20,6 @@ use crate::request::response::{Classification, Panic, ResponseClassifier};
 use crate::request::response_mark::of_another_guard;
 use crate::store::claim::ClaimRequest;
 use crate::store::handle::StoreHandle;
-use crate::sync::tokio::time::Instant;
 use crate::transaction::contract::HandlerTransaction;
 use crate::transaction::error::TransactionError;
 use crate::transaction::transactions::Recording;
@@ -95,14 +94,10 @@ impl InTransaction {
                 Some(Recording { key: key.clone(), request: *request, record, may_be_awaited })
             }
         };
-        let asked_at = Instant::now();
         let committed = self.transaction.commit(&self.store, recording.as_ref()).await;
         self.notify(claim.as_ref());
         match committed {
             Ok(()) => {
-                if let Some(Recording { key, request, record, .. }) = &recording {
-                    self.store.cache(key, record, asked_at, request.ttl);
-                }
                 outcome.enter(&self.span, &self.classifier.policy);
                 response
             }

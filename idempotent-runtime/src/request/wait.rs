@@ -16,10 +16,10 @@ use crate::observe::telemetry;
 use crate::policy::handle::PolicyHandle;
 use crate::policy::values::AfterCrash;
 use crate::registry::Registry;
+use crate::registry::watches::{Ended, Watched};
 use crate::rejection::problem::Rejection;
 use crate::rejection::problem::{RETRY_AFTER, UNAVAILABLE};
 use crate::request::admission::Claiming;
-use crate::request::watches::{Ended, Watched};
 use crate::store::claim::{Claim, ClaimRequest, Token};
 use crate::store::entry::EntryState;
 use crate::store::error::StoreError;
@@ -150,9 +150,6 @@ impl Watch {
 
     /// The record of the key: only a claim is answered with its body.
     async fn fetch(&self) -> Option<Ended> {
-        if let Some(record) = self.store.cached(&self.key) {
-            return Some(Ended::Recorded(record));
-        }
         let request = ClaimRequest { token: Token::unique(), ..self.request };
         let mut unwanted = Unwanted { watch: self, request, may_stand: true };
         // A drain waits for a claim that is on its way.

@@ -15,6 +15,12 @@ use crate::transaction::transactions::Transactions;
 
 /// The object-safe twin of [`Store`], so that the engine is compiled once for all of them.
 pub(crate) trait ErasedStore: Send + Sync {
+    /// The record of the key, if a claim can be answered with it without asking the store.
+    fn at_hand(&self, key: &RecordKey) -> Option<Record> {
+        let _ = key;
+        None
+    }
+
     fn claim<'a>(&'a self, key: &'a RecordKey, request: ClaimRequest) -> BoxFuture<'a, Result<Claim, StoreError>>;
     fn renew<'a>(
         &'a self,

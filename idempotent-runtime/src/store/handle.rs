@@ -1,86 +1,54 @@
-//! A store of the registry: its name, and the limit on how long one call may take.
+//! A store of the registry. It takes claims back under which nothing runs: one queue and one task for each store.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::ops::Deref;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
+
+use futures_util::future::join_all;
 
 use crate::backoff::Backoff;
 use crate::deadline::Deadline;
 use crate::key::RecordKey;
-use crate::observe::StoreMeter;
-use crate::observe::op::Op;
-use crate::record::Record;
-use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
-use crate::store::contract::ImmediateStore;
+use crate::policy::values::AfterCrash;
+use crate::store::bounded::BoundedStore;
+use crate::store::claim::{Claim, ClaimRequest, Held};
 use crate::store::erased::ErasedStore;
 use crate::store::error::StoreError;
-#[cfg(not(feature = "near-cache"))]
-use crate::store::handle::without::RecordCache;
-use crate::store::line::{Call, Line, Withdrawn};
-#[cfg(feature = "near-cache")]
-use crate::store::record_cache::RecordCache;
-use crate::store::unwanted_claims::GiveBacks;
+use crate::store::unwanted_claims::{GiveBacks, Lapse, Queue, Unwanted};
+use crate::sync::atomic::Ordering;
 use crate::sync::tokio::time::Instant;
-use crate::transaction::transactions::Transactions;
+use crate::sync::{lock, tokio};
 
-/// A call that hangs is cut off and counts as unreachable.
+/// The claims that one queue takes; at most some 10 MB.
+const MOST: usize = 10_000;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// Until then, a claim that has arrived late rejects its key.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// A runtime that is driven wakes a task sooner.
+const STANDSTILL: Duration = Duration::from_secs(1);
+
+/// A store of the registry.
 #[derive(Clone)]
 pub(crate) struct StoreHandle(Arc<Inner>);
 
 struct Inner {
-    name: Box<str>,
-    store: Arc<dyn ErasedStore>,
-    limit: Duration,
-    meter: StoreMeter,
-    record_cache: Option<RecordCache>,
-    line: Arc<Line>,
-    /// Of the calls that wait for a transaction, which handlers hold as long as they run: their pace says nothing of the others.
-    #[cfg_attr(
-        not(any(feature = "postgres", feature = "sqlite")),
-        allow(dead_code, reason = "there are no transactions")
-    )]
-    transaction_line: Arc<Line>,
+    store: BoundedStore,
     give_backs: GiveBacks,
+}
+
+impl Deref for StoreHandle {
+    type Target = BoundedStore;
+
+    fn deref(&self) -> &BoundedStore {
+        &self.0.store
+    }
 }
 
 impl StoreHandle {
     pub(crate) fn new(name: &str, store: Arc<dyn ErasedStore>, limit: Duration) -> Self {
-        Self(Arc::new(Inner {
-            name: name.into(),
-            store,
-            limit,
-            meter: StoreMeter::new(name),
-            record_cache: None,
-            line: Arc::new(Line::with_limit(limit)),
-            transaction_line: Arc::new(Line::with_limit(limit)),
-            give_backs: GiveBacks::default(),
-        }))
-    }
-
-    /// With a cache in front of it, unless the store itself answers at once.
-    ///
-    /// # Panics
-    ///
-    /// If the handle is already shared.
-    #[cfg(feature = "near-cache")]
-    pub(crate) fn behind(mut self, cache: RecordCache) -> Self {
-        let inner = Arc::get_mut(&mut self.0).expect("a store gets its cache before it is shared");
-        inner.record_cache = inner.store.immediate().is_none().then_some(cache);
-        self
-    }
-
-    /// The record of the key, if this process has made it and still has it in memory.
-    pub(crate) fn cached(&self, key: &RecordKey) -> Option<Record> {
-        self.0.record_cache.as_ref()?.get(key)
-    }
-
-    /// Caches a record that the store was asked to keep at this time or later.
-    pub(crate) fn cache(&self, key: &RecordKey, record: &Record, asked_at: Instant, ttl: Duration) {
-        if let Some(cache) = &self.0.record_cache {
-            cache.keep(key, record, asked_at, ttl);
-        }
+        Self(Arc::new(Inner { store: BoundedStore::new(name, store, limit), give_backs: GiveBacks::default() }))
     }
 
     /// Whether both are the same store of one registry.
@@ -88,274 +56,174 @@ impl StoreHandle {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    pub(crate) fn name(&self) -> &str {
-        &self.0.name
-    }
-
-    pub(super) fn give_backs(&self) -> &GiveBacks {
-        &self.0.give_backs
-    }
-
-    /// How long one call may take.
-    pub(crate) fn limit(&self) -> Duration {
-        self.0.limit
-    }
-
-    /// The same store, if it answers at once.
-    pub(crate) fn immediate(&self) -> Option<Immediate<'_>> {
-        Some(Immediate { store: self.0.store.immediate()?, meter: &self.0.meter })
-    }
-
-    pub(crate) async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
-        self.look_after_give_backs();
-        self.bounded(Op::Claim, self.0.store.claim(key, request)).await
-    }
-
-    pub(crate) async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
-        self.bounded(Op::Renew, self.0.store.renew(key, token, lease)).await
-    }
-
-    /// One answer for each, or an error where none of them was renewed within this time.
-    pub(crate) async fn renew_many(
-        &self,
-        renewals: &[Renewal],
-        within: Duration,
-    ) -> Result<Vec<Result<Held, StoreError>>, StoreError> {
-        let renewing = async {
-            let mut answers = self.0.store.renew_many(renewals).await;
-            if answers.iter().all(Result::is_err) {
-                // The first one speaks for all.
-                return answers.swap_remove(0).map(|_| Vec::new());
-            }
-            Ok(answers)
-        };
-        let in_time = async {
-            let renewed = Deadline::after(within).bound(renewing).await;
-            renewed.unwrap_or(Err(StoreError::TimedOut(within)))
-        };
-        self.bounded(Op::Renew, in_time).await
-    }
-
-    pub(crate) async fn complete(
-        &self,
-        key: &RecordKey,
-        token: Token,
-        record: Record,
-        ttl: Duration,
-    ) -> Result<Held, StoreError> {
-        self.bounded(Op::Complete, self.0.store.complete(key, token, record, ttl)).await
-    }
-
-    pub(crate) async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
-        self.bounded(Op::Release, self.0.store.release(key, token)).await
-    }
-
-    /// Without a limit: the waiter has one.
-    pub(crate) async fn changed(&self, key: &RecordKey) {
-        self.0.store.changed(key).await;
-    }
-
-    pub(crate) fn transactions(&self) -> Option<Transactions> {
-        self.0.store.transactions()
-    }
-
-    /// Whether a handler's transaction holds the key, so far as the store can tell: it has no row.
-    pub(crate) async fn is_in_transaction(&self, key: &RecordKey) -> Result<bool, StoreError> {
-        match self.transactions() {
-            Some(transactions) => self.bounded(Op::Get, transactions.holder.holds(key)).await,
-            None => Ok(false),
-        }
-    }
-
-    #[cfg(feature = "metrics")]
-    pub(crate) async fn unknown_outcomes(&self) -> Result<crate::store::entry::UnknownOutcomes, StoreError> {
-        self.bounded(Op::Count, self.0.store.unknown_outcomes()).await
-    }
-
     /// What tells it from the other stores of this process.
     pub(crate) fn address(&self) -> usize {
         Arc::as_ptr(&self.0).addr()
     }
 
-    pub(crate) async fn get(&self, key: &RecordKey) -> Result<Option<crate::store::entry::Entry>, StoreError> {
-        let found = self.bounded(Op::Get, self.0.store.get(key)).await;
-        if let (Ok(None), Some(cache)) = (&found, &self.0.record_cache) {
-            // Another process has purged it.
-            cache.forget(key);
-        }
-        found
+    pub(crate) async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
+        self.look_after_give_backs();
+        self.0.store.claim(key, request).await
     }
 
-    #[cfg(feature = "inspector")]
-    pub(crate) async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
-        let purged = self.bounded(Op::Purge, self.0.store.purge(key)).await;
-        // Even after an error: only the store knows from now on.
-        if let Some(cache) = &self.0.record_cache {
-            cache.forget(key);
-        }
-        purged
-    }
-
-    /// Without a limit: a listing may take longer than a request can wait.
-    #[cfg(feature = "inspector")]
-    pub(crate) async fn list(
-        &self,
-        cursor: Option<crate::store::entry::Cursor>,
-        limit: usize,
-    ) -> Result<crate::store::entry::Page, StoreError> {
-        self.0.store.list(cursor, limit).await
-    }
-
-    /// Repeats a call that fails until it succeeds, as long as one that hangs would take, but at least once: a call that hung
-    /// may have met a moment of load. What cannot be read stays so.
-    pub(crate) async fn persistently<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T, StoreError>
-    where
-        F: Future<Output = Result<T, StoreError>>,
-    {
-        let deadline = Deadline::after(self.limit());
-        let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(200));
-        let mut is_first = true;
-        loop {
-            match call().await {
-                Err(error)
-                    if !matches!(error, StoreError::Damaged(_))
-                        && (deadline.outlasts(backoff.peek()) || std::mem::take(&mut is_first)) =>
-                {
-                    backoff.wait().await;
-                }
-                answer => return answer,
-            }
-        }
-    }
-
-    /// Cuts `call` off when the limit is over.
-    pub(crate) async fn bounded<T>(
-        &self,
-        op: Op,
-        call: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        self.0.meter.measure(op, self.in_line(&self.0.line, op, call)).await
-    }
-
-    /// The same for a call that begins a transaction.
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
-    pub(crate) async fn bounded_begin<T>(
-        &self,
-        op: Op,
-        call: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        self.0.meter.measure(op, self.in_line(&self.0.transaction_line, op, call)).await
-    }
-
-    async fn in_line<T>(
-        &self,
-        line: &Arc<Line>,
-        op: Op,
-        call: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        let (limit, begun) = (self.limit(), Instant::now());
-        let (ahead, sent) = (line.held_back(), line.sent());
-        let too_long = || StoreError::not_sent(LineTooLong { ahead, limit });
-        // What runs already must be recorded: only what has not begun is turned away.
-        let is_claim = matches!(op, Op::Claim);
-        if is_claim && line.is_too_long(ahead, limit) {
-            return Err(too_long());
-        }
-        let this = Call::of(line);
-        let _withdrawn = Withdrawn(&this);
-        let deadline = Deadline::after(limit);
-        let mut asking = pin!(Arc::clone(&this).scope(call));
-        let in_time = poll_fn(|cx| {
-            // Its turn has come too late: begun only to be cut off, it would take its connection along.
-            if deadline.is_over() && this.withdraw() {
-                return Poll::Ready(Err(StoreError::not_sent(NoTurn(limit))));
-            }
-            asking.as_mut().poll(cx)
+    /// Ends a claim that the store may have made and under which nothing runs.
+    ///
+    /// Where it may have taken over from an execution that crashed, it lapses: released, it would take the number of attempts
+    /// along, and the next one would be told that it is the first. Under `AfterCrash::Reject` nothing is taken over, and a
+    /// claim that stays would reject its key.
+    pub(crate) fn give_back(&self, key: &RecordKey, request: &ClaimRequest) {
+        let lease = Deadline::after(request.lease);
+        let is_released = request.after_crash == AfterCrash::Reject;
+        self.enqueue(Unwanted {
+            key: key.clone(),
+            token: request.token,
+            is_released,
+            arrives_until: lease,
+            // A claim that may be taken over is free when its lease is over; the other one never is.
+            tried_until: if is_released { Deadline::after(Duration::MAX) } else { lease },
+            backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
+            renewed: None,
         });
-        let mut answering = pin!(deadline.bound(in_time));
-        // How long the line takes may show only while the call waits. Each look of many that wait costs those that are served.
-        for pause in [limit / 2, limit / 4] {
-            if !is_claim || ahead < SHORT {
-                break;
+    }
+
+    /// Lets a claim lapse at once under which something may have run.
+    pub(crate) fn let_lapse(&self, lease: impl Lapse, length: Duration) {
+        lease.stop_renewals();
+        self.enqueue(Unwanted {
+            key: lease.key().clone(),
+            token: lease.token(),
+            is_released: false,
+            arrives_until: Deadline::after(Duration::ZERO),
+            tried_until: Deadline::after(length),
+            backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
+            renewed: Some(Arc::new(lease)),
+        });
+    }
+
+    fn enqueue(&self, unwanted: Unwanted) {
+        let give_backs = &self.0.give_backs;
+        let mut queue = lock(&give_backs.queue);
+        if queue.by_due.len() >= MOST {
+            if !std::mem::replace(&mut queue.has_overflowed, true) {
+                tracing::error!(
+                    store = self.name(),
+                    "too many claims under which nothing ran wait to be given back: each further one stays until its lease \
+                     is over, and under `after_crash = \"reject\"` until an operator purges it"
+                );
             }
-            if let Some(answer) = Deadline::after(pause).bound(&mut answering).await {
-                return this.result_of(answer, limit);
+            return;
+        }
+        queue.insert(Instant::now(), unwanted);
+        give_backs.has_any.store(true, Ordering::Relaxed);
+        self.see_to_a_task(&mut queue);
+        drop(queue);
+        give_backs.changed.notify_one();
+    }
+
+    /// Each claim checks that the queue has a live task: the runtime of the former task may be gone.
+    fn look_after_give_backs(&self) {
+        let give_backs = &self.0.give_backs;
+        if give_backs.has_any.load(Ordering::Relaxed) {
+            let mut queue = lock(&give_backs.queue);
+            if !queue.by_due.is_empty() {
+                self.see_to_a_task(&mut queue);
             }
-            let left = ahead.saturating_sub(line.sent().wrapping_sub(sent));
-            if line.is_too_long(left, limit.saturating_sub(begun.elapsed())) && this.withdraw() {
-                return Err(too_long());
+        }
+    }
+
+    /// The task ends with its runtime, which need not be the last one of the process, and makes no progress if no thread drives
+    /// that runtime.
+    fn see_to_a_task(&self, queue: &mut Queue) {
+        // An end takes two calls at most. What the task had begun stays in the queue, and is repeated.
+        let patience = self.limit().saturating_mul(2).saturating_add(STANDSTILL);
+        if queue.task.as_ref().is_some_and(|task| !task.is_finished()) && !queue.stands_still(patience) {
+            return;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        queue.looked_at = Some(Instant::now());
+        if let Some(former) = queue.task.replace(runtime.spawn(give_all_back(self.clone()))) {
+            former.abort();
+        }
+    }
+
+    /// How many claims are on their way back.
+    pub(crate) fn given_back(&self) -> usize {
+        lock(&self.0.give_backs.queue).by_due.len()
+    }
+
+    /// Resolves when none is on its way back any more. Those that wait for their next try are tried now.
+    pub(crate) async fn until_given_back(&self) {
+        let mut backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(20));
+        {
+            let mut queue = lock(&self.0.give_backs.queue);
+            if queue.by_due.is_empty() {
+                return;
+            }
+            // Those that are due stay where their task looks for them.
+            let now = Instant::now();
+            for (_, unwanted) in queue.by_due.split_off(&(now, u64::MAX)) {
+                queue.insert(now, unwanted);
+            }
+            self.see_to_a_task(&mut queue);
+        }
+        self.0.give_backs.changed.notify_one();
+        while self.given_back() > 0 {
+            backoff.wait().await;
+            self.see_to_a_task(&mut lock(&self.0.give_backs.queue));
+        }
+    }
+
+    /// Whether it has ended, or need not be tried again.
+    async fn try_to_end(&self, unwanted: &Unwanted) -> bool {
+        let ended: Result<Held, StoreError> = match &unwanted.renewed {
+            Some(lease) => lease.lapse().await,
+            None if unwanted.is_released => self.release(&unwanted.key, unwanted.token).await,
+            None => self.renew(&unwanted.key, unwanted.token, Duration::ZERO).await,
+        };
+        match ended {
+            Ok(Held::Yes) => true,
+            // A release keeps the claim from arriving.
+            Ok(Held::No) => unwanted.is_released || unwanted.arrives_until.is_over(),
+            Err(_) => unwanted.tried_until.is_over(),
+        }
+    }
+}
+
+async fn give_all_back(store: StoreHandle) {
+    loop {
+        let (due, next) = {
+            let mut queue = lock(&store.0.give_backs.queue);
+            queue.looked_at = Some(Instant::now());
+            let Some((&(next, _), _)) = queue.by_due.first_key_value() else {
+                // The lock is held: the next claim finds no task and spawns one.
+                queue.task = None;
+                store.0.give_backs.has_any.store(false, Ordering::Relaxed);
+                queue.has_overflowed = false;
+                return;
+            };
+            (queue.due(), next)
+        };
+        if due.is_empty() {
+            tokio::select! {
+                () = tokio::time::sleep_until(next) => {}
+                () = store.0.give_backs.changed.notified() => {}
+            }
+            continue;
+        }
+        let tried = join_all(due.iter().map(|(_, unwanted)| store.try_to_end(unwanted))).await;
+        let mut gone = Vec::new();
+        {
+            let mut queue = lock(&store.0.give_backs.queue);
+            for ((place, unwanted), has_ended) in due.into_iter().zip(tried) {
+                gone.extend(queue.by_due.remove(&place));
+                if !has_ended {
+                    let mut later = unwanted;
+                    let pause = later.backoff.advance();
+                    queue.insert(Instant::now() + pause, later);
+                }
             }
         }
-        this.result_of(answering.await, limit)
-    }
-}
-
-/// A call looks whether it can still be served where so many stand in front of it.
-const SHORT: usize = 64;
-
-impl Call {
-    /// A call that never went out had no effect, whatever its store says.
-    fn result_of<T>(&self, answer: Option<Result<T, StoreError>>, limit: Duration) -> Result<T, StoreError> {
-        match answer {
-            Some(Err(StoreError::Unavailable(source))) if self.withdraw() => Err(StoreError::NotSent(source)),
-            Some(answer) => answer,
-            None if self.withdraw() => Err(StoreError::not_sent(NoTurn(limit))),
-            None => Err(StoreError::TimedOut(limit)),
-        }
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("{ahead} calls wait for the store, more than it takes within {limit:?}")]
-struct LineTooLong {
-    ahead: usize,
-    limit: Duration,
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("the call waited for its turn for {0:?}")]
-struct NoTurn(Duration);
-
-/// A store that needs no limit because it answers at once.
-pub(crate) struct Immediate<'a> {
-    store: &'a dyn ImmediateStore,
-    meter: &'a StoreMeter,
-}
-
-impl Immediate<'_> {
-    pub(crate) fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
-        self.meter.measure_now(Op::Claim, || self.store.claim_now(key, request))
-    }
-
-    pub(crate) fn complete(
-        &self,
-        key: &RecordKey,
-        token: Token,
-        record: &Record,
-        ttl: Duration,
-    ) -> Result<Held, StoreError> {
-        self.meter.measure_now(Op::Complete, || self.store.complete_now(key, token, record, ttl))
-    }
-}
-
-/// A cache that does not exist.
-#[cfg(not(feature = "near-cache"))]
-mod without {
-    use super::{Duration, Instant, Record, RecordKey};
-
-    pub(super) enum RecordCache {}
-
-    impl RecordCache {
-        pub(super) fn get(&self, _: &RecordKey) -> Option<Record> {
-            match *self {}
-        }
-
-        pub(super) fn keep(&self, _: &RecordKey, _: &Record, _: Instant, _: Duration) {
-            match *self {}
-        }
-
-        pub(super) fn forget(&self, _: &RecordKey) {
-            match *self {}
-        }
+        // Not under the lock: a lease takes one of its own.
+        drop(gone);
     }
 }

@@ -20,6 +20,9 @@
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) mod active_transactions;
+pub(crate) mod bounded;
+#[cfg(feature = "near-cache")]
+pub(crate) mod cache;
 pub(crate) mod claim;
 #[cfg(any(feature = "memory", feature = "postgres", feature = "sqlite"))]
 pub(crate) mod claim_decision;
@@ -29,7 +32,6 @@ pub(crate) mod contract;
 pub(crate) mod entry;
 pub(crate) mod erased;
 pub(crate) mod error;
-pub(crate) mod give_back;
 #[cfg(any(feature = "memory", feature = "postgres", feature = "redis", feature = "sqlite"))]
 pub(crate) mod given_back;
 pub(crate) mod handle;
@@ -38,8 +40,6 @@ pub(crate) mod line;
 pub(crate) mod memory;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
-#[cfg(feature = "near-cache")]
-pub(crate) mod record_cache;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

@@ -15,64 +15,9 @@ use crate::store::entry::{Cursor, Entry, Page, UnknownOutcomes};
 use crate::store::error::StoreError;
 use crate::store::memory::store::MemoryStore;
 use crate::sync::{Mutex, lock};
+use crate::testing::fault::{Fault, Faults};
 use crate::testing::seeded::{SeededClaim, Seeds};
-use crate::transaction::transactions::Transactions;
-use crate::transaction::transactions::{TransactionFaults, TransactionPhase};
-
-/// What a call does before it reaches the store.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Fault {
-    /// The call reaches the store.
-    #[default]
-    None,
-    /// The call fails and has no effect.
-    Unreachable,
-    /// The call fails because the store is full.
-    Full,
-    /// The entry cannot be read.
-    Damaged,
-    /// The call never answers and has no effect.
-    Hangs,
-    /// The call takes effect and never answers.
-    AnswerIsLost,
-    /// The call takes effect, and answers when [`FaultyStore::let_through`] is called.
-    AnswerIsLate,
-    /// The call takes effect when [`FaultyStore::let_through`] is called, even if its caller no longer waits.
-    ArrivesLate,
-}
-
-impl Fault {
-    /// Of a call that fails at once.
-    fn error(self) -> Option<StoreError> {
-        match self {
-            Self::Unreachable => Some(StoreError::unavailable("the line is cut")),
-            Self::Full => Some(StoreError::Full),
-            Self::Damaged => Some(StoreError::damaged("not a record")),
-            Self::None | Self::Hangs | Self::AnswerIsLost | Self::AnswerIsLate | Self::ArrivesLate => None,
-        }
-    }
-}
-
-#[derive(Debug, Default)]
-struct Faults {
-    claim: Fault,
-    renew: Fault,
-    complete: Fault,
-    release: Fault,
-    claims: usize,
-    looks: usize,
-    completions: usize,
-    ends: usize,
-    transactions: Option<TransactionPhase>,
-}
-
-impl TransactionFaults for Mutex<Faults> {
-    fn before(&self, phase: TransactionPhase) -> Option<StoreError> {
-        let fails = lock(self).transactions == Some(phase);
-        fails.then(|| StoreError::unavailable("the line of the transaction is cut"))
-    }
-}
+use crate::transaction::transactions::{TransactionPhase, Transactions};
 
 /// A store whose calls fail on command. A clone is the same store.
 ///
@@ -136,8 +81,8 @@ impl<S: StoreAdmin> FaultyStore<S> {
     ///
     /// If the key already has an entry, or the inner store fails.
     pub async fn seed_in_flight(&self, key: RecordKey) -> SeededClaim<S> {
-        let standing = self.store.get(&key).await.expect("the store behind the line can be asked");
-        assert!(standing.is_none(), "a claim cannot be seeded under {}, where one stands: {standing:?}", key.as_str());
+        let existing = self.store.get(&key).await.expect("the inner store can be asked");
+        assert!(existing.is_none(), "a claim cannot be seeded under {}, where one stands: {existing:?}", key.as_str());
         SeededClaim::new(Arc::clone(&self.store), self.seeds.clone(), key).await
     }
 

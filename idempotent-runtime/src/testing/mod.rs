@@ -102,13 +102,15 @@ pub mod conformance;
 pub(crate) mod counts;
 #[doc(hidden)]
 pub mod decoders;
+pub(crate) mod fault;
 pub(crate) mod faulty;
 pub(crate) mod registry;
 pub(crate) mod seeded;
 
 use crate::request::idempotency::Idempotency;
 pub use crate::testing::assertions::{assert_not_replayed, assert_replayed};
-pub use crate::testing::faulty::{Fault, FaultyStore};
+pub use crate::testing::fault::Fault;
+pub use crate::testing::faulty::FaultyStore;
 pub use crate::testing::registry::{TestRegistry, registry};
 pub use crate::testing::seeded::SeededClaim;
 #[doc(inline)]

@@ -19,7 +19,7 @@ use crate::transaction::contract::HandlerTransaction;
 use crate::transaction::error::{Aborted, Conflict, Ended, ReadOnly, TransactionError};
 use crate::transaction::faults::Faults;
 use crate::transaction::open::Open;
-use crate::transaction::transactions::{Holder, Recording, TransactionPhase, Transactions};
+use crate::transaction::transactions::{CommittedRecords, Holder, Recording, TransactionPhase, Transactions};
 
 /// A store whose records can be written in the handler's transaction.
 pub(crate) trait TransactionalStore<DB: Database>: Send + Sync + 'static {
@@ -54,7 +54,7 @@ impl Transactions {
     pub(crate) fn of<DB: Database, S: TransactionalStore<DB> + Holder>(store: Arc<S>) -> Self {
         let holder: Arc<dyn Holder> = store.clone();
         let store: Arc<dyn TransactionalStore<DB>> = store;
-        Self { database: DB::NAME, store: Arc::new(store), holder, faults: None }
+        Self { database: DB::NAME, store: Arc::new(store), holder, faults: None, records: None }
     }
 }
 
@@ -79,16 +79,21 @@ impl<DB: Database> Slot<DB> {
         self.take().expect("the transaction has begun: `Tx` is used in the body of a handler with `#[idempotent]`")
     }
 
-    fn transactions(store: &StoreHandle) -> Result<(Arc<dyn TransactionalStore<DB>>, Faults), TransactionError> {
-        let transactions = store.transactions();
-        let found =
-            transactions.as_ref().and_then(|found| found.store.downcast_ref::<Arc<dyn TransactionalStore<DB>>>());
-        let found = found.cloned().ok_or_else(|| TransactionError::WrongDatabase {
-            wanted: DB::NAME,
-            found: transactions.as_ref().map(|found| found.database),
-        })?;
-        Ok((found, Faults(transactions.and_then(|transactions| transactions.faults))))
+    fn transactions(store: &StoreHandle) -> Result<Found<DB>, TransactionError> {
+        let wrong = |found| TransactionError::WrongDatabase { wanted: DB::NAME, found };
+        let Transactions { database, store, faults, records, .. } = store.transactions().ok_or(wrong(None))?;
+        match store.downcast_ref::<Arc<dyn TransactionalStore<DB>>>() {
+            Some(transactions) => Ok(Found { transactions: transactions.clone(), faults: Faults(faults), records }),
+            None => Err(wrong(Some(database))),
+        }
     }
+}
+
+/// The transactions of a store whose database is this one.
+struct Found<DB: Database> {
+    transactions: Arc<dyn TransactionalStore<DB>>,
+    faults: Faults,
+    records: Option<Arc<dyn CommittedRecords>>,
 }
 
 impl<DB: Database> HandlerTransaction for Slot<DB> {
@@ -100,7 +105,10 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
         isolation: Option<Isolation>,
     ) -> BoxFuture<'a, Result<Claim, TransactionError>> {
         Box::pin(async move {
-            let (transactions, faults) = Self::transactions(store)?;
+            let Found { transactions, faults, records } = Self::transactions(store)?;
+            if let Some(record) = records.and_then(|records| records.at_hand(key)) {
+                return Ok(Claim::Completed(record));
+            }
             let claiming = async {
                 faults.meet(TransactionPhase::Begin)?;
                 transactions.claim(key, request, isolation).await
@@ -121,7 +129,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
         isolation: Option<Isolation>,
     ) -> BoxFuture<'a, Result<(), TransactionError>> {
         Box::pin(async move {
-            let (transactions, faults) = Self::transactions(store)?;
+            let Found { transactions, faults, .. } = Self::transactions(store)?;
             let beginning = async {
                 faults.meet(TransactionPhase::Begin)?;
                 transactions.begin(isolation).await
@@ -137,7 +145,8 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
         recording: Option<&'a Recording>,
     ) -> BoxFuture<'a, Result<(), TransactionError>> {
         Box::pin(async move {
-            let (transactions, faults) = Self::transactions(store)?;
+            let Found { transactions, faults, records } = Self::transactions(store)?;
+            let asked_at = Instant::now();
             let mut open = self.take().ok_or(TransactionError::Kept)?;
             let mut written = store.bounded(Op::Verify, open.prove()).await.map(|()| Held::Yes);
             if let (Ok(_), Some(recording)) = (&written, recording) {
@@ -167,12 +176,16 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
                 open.commit().await
             };
             match (store.bounded(Op::Commit, committing).await, recording) {
-                (Ok(()), _) => Ok(()),
+                (Ok(()), _) => {}
                 // The database has told that it is not committed.
-                (Err(error), _) if is::<Conflict>(&error) => Err(TransactionError::Conflict(error)),
-                (Err(error), Some(recording)) => look_up(store, &*transactions, recording, error).await,
-                (Err(error), None) => Err(error.into()),
+                (Err(error), _) if is::<Conflict>(&error) => return Err(TransactionError::Conflict(error)),
+                (Err(error), Some(recording)) => look_up(store, &*transactions, recording, error).await?,
+                (Err(error), None) => return Err(error.into()),
             }
+            if let (Some(recording), Some(records)) = (recording, records) {
+                records.committed(recording, asked_at);
+            }
+            Ok(())
         })
     }
 

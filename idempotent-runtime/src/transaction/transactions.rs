@@ -10,6 +10,7 @@ use crate::key::RecordKey;
 use crate::record::Record;
 use crate::store::claim::ClaimRequest;
 use crate::store::error::StoreError;
+use crate::sync::tokio::time::Instant;
 
 /// The record of a claim that was made in a transaction.
 pub(crate) struct Recording {
@@ -37,6 +38,12 @@ pub struct Transactions {
         allow(dead_code, reason = "there are no transactions")
     )]
     pub(crate) faults: Option<Arc<dyn TransactionFaults>>,
+    /// What keeps the committed records in memory.
+    #[cfg_attr(
+        not(any(feature = "postgres", feature = "sqlite")),
+        allow(dead_code, reason = "there are no transactions")
+    )]
+    pub(crate) records: Option<Arc<dyn CommittedRecords>>,
 }
 
 /// What a store tells of its transactions, whatever its database is.
@@ -46,6 +53,15 @@ pub(crate) trait Holder: Send + Sync {
 
     /// How many connections the pool has from which handlers get their transactions, where it is the application's own.
     fn connections(&self) -> Option<u32>;
+}
+
+/// Keeps the records of committed transactions, and answers claims with them.
+pub(crate) trait CommittedRecords: Send + Sync {
+    /// The record of the key, if a claim can be answered with it without asking the database.
+    fn at_hand(&self, key: &RecordKey) -> Option<Record>;
+
+    /// Takes in a record whose COMMIT was asked for at `asked_at`, and has succeeded.
+    fn committed(&self, recording: &Recording, asked_at: Instant);
 }
 
 /// Makes a transaction fail before a phase.

@@ -49,7 +49,7 @@ async fn main() {
     let memory = MemoryStore::builder().max_bytes(MEMORY_BYTES).build();
     let sqlite = SqliteStore::builder(Path::new(&file))
         .synchronous(SqliteSynchronous::Normal)
-        .sweep_every(Duration::from_secs(1))
+        .delete_expired_every(Duration::from_secs(1))
         .open()
         .await
         .expect("the file can be opened");

@@ -118,14 +118,14 @@ fn durations_over_a_century_are_invalid_policies() {
 #[tokio::test]
 async fn stores_take_intervals_without_end() {
     let (runs, file) = (Runs::free(), SqliteFile::new());
-    let store = SqliteStore::builder(file.path()).sweep_every(Duration::MAX).busy_timeout(Duration::MAX);
+    let store = SqliteStore::builder(file.path()).delete_expired_every(Duration::MAX).busy_timeout(Duration::MAX);
     let store = store.max_bytes(u64::MAX).open().await.expect("the store opens");
     let sqlite = Server::start(app(&runs, &Registry::new(store))).await;
     assert_eq!(sqlite.post_with_key("/charges", "k").await.text(), "charge 1");
     assert!(sqlite.post_with_key("/charges", "k").await.is_replay());
 
     let pool = PostgresServer::shared().await.database().await.pool(2).await;
-    let store = PostgresStore::builder(pool).sweep_every(Duration::MAX).build();
+    let store = PostgresStore::builder(pool).delete_expired_every(Duration::MAX).build();
     store.migrate().await.expect("the tables are made");
     let postgres = Server::start(app(&runs, &Registry::new(store))).await;
     assert_eq!(postgres.post_with_key("/charges", "k").await.text(), "charge 2");

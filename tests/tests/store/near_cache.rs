@@ -5,10 +5,11 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::Response;
 use axum::routing::post;
 use futures_util::future::join_all;
 use idempotent_runtime::store::{MemoryStore, PostgresStore, RedisStore, StoreAdmin};
-use idempotent_runtime::{RecordKey, Registry, RegistryBuilder, SealingKey, Tx, idempotent};
+use idempotent_runtime::{Idempotency, RecordKey, Registry, RegistryBuilder, SealingKey, Tx, idempotent};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::RedisServer;
 use idempotent_tests::{Answer, Fault, FaultyStore, Runs, Server, answer, eventually};
@@ -39,13 +40,23 @@ async fn in_transaction(mut tx: Tx<Postgres>, State(runs): State<Runs>, body: St
     charged(&runs, &body).await
 }
 
+#[idempotent(scope = "near-steps")]
+async fn fails_after_a_step(
+    State(runs): State<Runs>,
+    idempotency: Idempotency,
+) -> Result<(StatusCode, String), Response> {
+    let run = idempotency.step("reserve", async || Ok::<_, Response>(runs.run().await)).await?;
+    Ok((StatusCode::INTERNAL_SERVER_ERROR, run.to_string()))
+}
+
 /// One process of an application.
 async fn serve(registry: RegistryBuilder, runs: &Runs) -> Server {
     let registry = registry.store_timeout(Duration::from_millis(300)).build();
     let app = Router::new()
         .route("/charges", post(charge))
         .route("/short", post(short))
-        .route("/in-transaction", post(in_transaction));
+        .route("/in-transaction", post(in_transaction))
+        .route("/fails-after-a-step", post(fails_after_a_step));
     Server::start(app.with_state(runs.clone()).layer(registry.layer())).await
 }
 
@@ -151,6 +162,18 @@ async fn record_with_a_lost_answer_is_not_kept_beyond_its_ttl() {
     let elsewhere = async || send(&another_process, "/short", "k", "tea").await.text().to_owned();
     eventually(elsewhere, |text| text == "tea 2").await;
     assert_eq!(send(&server, "/short", "k", "tea").await.text(), "tea 2");
+}
+
+#[tokio::test]
+async fn result_of_a_step_is_asked_of_the_store() {
+    let (runs, store) = (Runs::free(), FaultyStore::new());
+    let server = serve(Registry::builder(store.clone()).near_cache(MEGABYTE, HOUR), &runs).await;
+    // One of the handler, one of its step.
+    for claims in [2, 4] {
+        let failed = send(&server, "/fails-after-a-step", "k", "tea").await;
+        assert_eq!((failed.status, failed.text()), (StatusCode::INTERNAL_SERVER_ERROR, "1"));
+        assert_eq!(store.claims(), claims);
+    }
 }
 
 #[tokio::test]

@@ -4,9 +4,9 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::deadline::Deadline;
-use crate::store::memory::duty::UNKNOWN;
-use crate::store::memory::shard::Moment;
-use crate::store::memory::store::Inner;
+use crate::store::memory::deletion_task::UNKNOWN;
+use crate::store::memory::stored::Moment;
+use crate::store::memory::table::Table;
 use crate::sync::atomic::Ordering;
 use crate::sync::{lock, tokio};
 
@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 const IN_ONE_GO: usize = 512;
 const MOMENT: Duration = Duration::from_millis(1);
 
-impl Inner {
+impl Table {
     /// Makes the task wake by then; spawns it if needed.
     pub(super) fn delete_expired_at(self: &Arc<Self>, expires_at: Moment) {
         let wanted = nanos(expires_at);
@@ -35,8 +35,8 @@ impl Inner {
         } else {
             *has_task = true;
             drop(has_task);
-            // A runtime that shuts down drops the task here and now, and with it its duty, which takes the lock.
-            tokio::spawn(delete_expired_forever(OnDuty(Arc::downgrade(self))));
+            // A runtime that shuts down drops the task here and now, and with it the guard, which takes the lock.
+            tokio::spawn(delete_expired_forever(TaskGuard(Arc::downgrade(self))));
         }
     }
 
@@ -64,46 +64,37 @@ impl Inner {
     }
 }
 
-#[cfg(all(test, shuttle))]
-impl crate::store::memory::store::MemoryStore {
-    /// Leaves what expires to the calls of the store: with the expired_deletion's steps, the schedules are too many to try all.
-    pub(crate) fn without_expired_deletion(self) -> Self {
-        self.0.expired_deletion.wakes_at.store(0, Ordering::SeqCst);
-        self
-    }
-}
-
 /// Its drop reports the end of the task, which ends with its runtime; the process may have others.
-struct OnDuty(Weak<Inner>);
+struct TaskGuard(Weak<Table>);
 
-impl Drop for OnDuty {
+impl Drop for TaskGuard {
     fn drop(&mut self) {
-        if let Some(inner) = self.0.upgrade() {
-            inner.expired_deletion.leave(&mut lock(&inner.expired_deletion.has_task));
+        if let Some(table) = self.0.upgrade() {
+            table.expired_deletion.has_ended(&mut lock(&table.expired_deletion.has_task));
         }
     }
 }
 
 /// Ends when the last handle of the store is gone.
-async fn delete_expired_forever(mut duty: OnDuty) {
+async fn delete_expired_forever(mut guard: TaskGuard) {
     loop {
-        let Some(inner) = duty.0.upgrade() else { return };
-        inner.delete_all_expired().await;
+        let Some(table) = guard.0.upgrade() else { return };
+        table.delete_all_expired().await;
         let wakes_at = {
-            let mut has_task = lock(&inner.expired_deletion.has_task);
+            let mut has_task = lock(&table.expired_deletion.has_task);
             // A later entry waits for the lock and corrects the time; an earlier one is seen here.
-            inner.expired_deletion.wakes_at.store(UNKNOWN, Ordering::SeqCst);
-            let Some(next) = inner.next_expiry() else {
-                inner.expired_deletion.leave(&mut has_task);
-                duty.0 = Weak::new();
+            table.expired_deletion.wakes_at.store(UNKNOWN, Ordering::SeqCst);
+            let Some(next) = table.next_expiry() else {
+                table.expired_deletion.has_ended(&mut has_task);
+                guard.0 = Weak::new();
                 return;
             };
-            let wakes_at = next.max(inner.now() + PAUSE);
-            inner.expired_deletion.wakes_at.store(nanos(wakes_at), Ordering::SeqCst);
-            Deadline::since(inner.began, wakes_at)
+            let wakes_at = next.max(table.now() + PAUSE);
+            table.expired_deletion.wakes_at.store(nanos(wakes_at), Ordering::SeqCst);
+            Deadline::since(table.began, wakes_at)
         };
-        let earlier = Arc::clone(&inner.expired_deletion.earlier);
-        drop(inner);
+        let earlier = Arc::clone(&table.expired_deletion.earlier);
+        drop(table);
         tokio::select! {
             () = wakes_at.reached() => {}
             () = earlier.notified() => {}

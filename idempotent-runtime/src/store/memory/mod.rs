@@ -1,7 +1,9 @@
 //! The in-process store: for tests, and for one process that may forget its keys when it ends.
 
-pub(crate) mod duty;
+pub(crate) mod deletion_task;
 pub(crate) mod expired_deletion;
 pub(crate) mod packed;
 pub(crate) mod shard;
 pub(crate) mod store;
+pub(crate) mod stored;
+pub(crate) mod table;

@@ -4,27 +4,14 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use bytes::Bytes;
 use hashbrown::HashTable;
 
-use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
-use crate::policy::values::AfterCrash;
 use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
-use crate::store::claim_decision::{Decision, StoredState, decide};
-use crate::store::entry::{Entry, EntryState};
-use crate::store::memory::packed::Packed;
-
-/// What an entry is counted for beside its key and payload: what it takes at most, with its places in table and queue.
-/// The first one of a shard takes somewhat more.
-pub(super) const ENTRY_BYTES: usize = 192;
-
-/// A time since the store began.
-pub(super) type Moment = Duration;
-
-/// When what never expires does.
-pub(super) const NEVER: Moment = Moment::MAX;
+use crate::store::claim_decision::{Decision, decide};
+use crate::store::entry::Entry;
+use crate::store::memory::stored::{Claimed, Moment, NEVER, Stored};
 
 #[derive(Default)]
 pub(super) struct Shard {
@@ -41,34 +28,6 @@ struct Slot {
     /// When the entry is looked at next; it may live on by then.
     due: Tick,
     entry: Stored,
-}
-
-enum Stored {
-    Completed(Packed),
-    /// With one box for both, the enum is as small as what it mostly holds.
-    Rare(Box<Rare>),
-}
-
-enum Rare {
-    Claimed(Claimed),
-    /// Completed, with a body in an allocation of its own.
-    Large(Packed, Bytes),
-}
-
-enum State<'a> {
-    Claimed(&'a Claimed),
-    /// And its body, if that has an allocation of its own.
-    Completed(&'a Packed, Option<&'a Bytes>),
-}
-
-struct Claimed {
-    key: RecordKey,
-    token: Token,
-    fingerprint: Fingerprint,
-    attempt: u32,
-    lease_until: Moment,
-    ttl: Duration,
-    expires_at: Moment,
 }
 
 /// A part of the key's hash: what the table and the queue know an entry by.
@@ -245,11 +204,11 @@ impl Shard {
     }
 
     pub(super) fn entry(&self, tag: Tag, key: &RecordKey, now: Moment) -> Option<Entry> {
-        self.slots.find(tag.hash(), |slot| slot.is(tag, key))?.entry.told(now)
+        self.slots.find(tag.hash(), |slot| slot.is(tag, key))?.entry.entry(now)
     }
 
     pub(super) fn entries(&self, now: Moment) -> impl Iterator<Item = Entry> {
-        self.slots.iter().filter_map(move |slot| slot.entry.told(now))
+        self.slots.iter().filter_map(move |slot| slot.entry.entry(now))
     }
 
     /// Those that never expire.
@@ -257,7 +216,7 @@ impl Shard {
         // With none of them, not one slot is looked at.
         let slots = (self.endless > 0).then_some(&self.slots);
         let endless = slots.into_iter().flatten().filter(|slot| slot.entry.is_endless());
-        endless.filter_map(move |slot| slot.entry.told(now))
+        endless.filter_map(move |slot| slot.entry.entry(now))
     }
 
     fn find(&mut self, tag: Tag, key: &RecordKey) -> Option<&mut Slot> {
@@ -296,132 +255,5 @@ impl Slot {
 
     fn is(&self, tag: Tag, key: &RecordKey) -> bool {
         self.tag == tag && self.entry.key() == key.as_str().as_bytes()
-    }
-}
-
-impl Claimed {
-    fn new(key: &RecordKey, request: &ClaimRequest, attempt: u32, now: Moment) -> Self {
-        Self {
-            key: key.clone(),
-            token: request.token,
-            fingerprint: request.fingerprint,
-            attempt,
-            lease_until: now.saturating_add(request.lease),
-            ttl: request.ttl,
-            expires_at: match request.after_crash {
-                AfterCrash::Rerun => now.saturating_add(request.ttl),
-                AfterCrash::Reject => NEVER,
-            },
-        }
-    }
-}
-
-impl Stored {
-    fn claimed(claimed: Claimed) -> Self {
-        Self::Rare(Box::new(Rare::Claimed(claimed)))
-    }
-
-    fn completed(key: &RecordKey, token: Token, record: &Record, expires_at: Moment) -> Self {
-        match Packed::new(key, token, record, expires_at) {
-            (packed, None) => Self::Completed(packed),
-            (packed, Some(body)) => Self::Rare(Box::new(Rare::Large(packed, body))),
-        }
-    }
-
-    fn state(&self) -> State<'_> {
-        match self {
-            Self::Completed(packed) => State::Completed(packed, None),
-            Self::Rare(rare) => match &**rare {
-                Rare::Claimed(claimed) => State::Claimed(claimed),
-                Rare::Large(packed, body) => State::Completed(packed, Some(body)),
-            },
-        }
-    }
-
-    fn stored_state(&self, now: Moment) -> StoredState {
-        match self.state() {
-            State::Completed(packed, apart) => StoredState::Completed(packed.record(apart)),
-            State::Claimed(claimed) => StoredState::Claimed {
-                fingerprint: claimed.fingerprint,
-                token: claimed.token,
-                attempt: claimed.attempt,
-                leased: now < claimed.lease_until,
-                expires: !self.is_endless(),
-            },
-        }
-    }
-
-    fn claim_mut(&mut self) -> Option<&mut Claimed> {
-        match self {
-            Self::Rare(rare) => match &mut **rare {
-                Rare::Claimed(claimed) => Some(claimed),
-                Rare::Large(..) => None,
-            },
-            Self::Completed(_) => None,
-        }
-    }
-
-    /// Whether it is a claim that never expires: a record does, if only after centuries.
-    fn is_endless(&self) -> bool {
-        matches!(self.state(), State::Claimed(claimed) if claimed.expires_at == NEVER)
-    }
-
-    fn never_expire(&mut self) {
-        if let Some(claimed) = self.claim_mut() {
-            claimed.expires_at = NEVER;
-        }
-    }
-
-    fn is_claimed(&self) -> bool {
-        matches!(self.state(), State::Claimed(_))
-    }
-
-    fn key(&self) -> &[u8] {
-        match self.state() {
-            State::Claimed(claimed) => claimed.key.as_str().as_bytes(),
-            State::Completed(packed, _) => packed.key(),
-        }
-    }
-
-    fn token(&self) -> Token {
-        match self.state() {
-            State::Claimed(claimed) => claimed.token,
-            State::Completed(packed, _) => packed.token(),
-        }
-    }
-
-    fn expires_at(&self) -> Moment {
-        match self.state() {
-            State::Claimed(claimed) => claimed.expires_at,
-            State::Completed(packed, _) => packed.expires_at(),
-        }
-    }
-
-    /// What the entry is counted for.
-    fn bytes(&self) -> usize {
-        ENTRY_BYTES
-            + match self.state() {
-                State::Claimed(claimed) => claimed.key.as_str().len(),
-                State::Completed(packed, apart) => packed.variable_bytes() + apart.map_or(0, Bytes::len),
-            }
-    }
-
-    /// For operators, if it still lives.
-    fn told(&self, now: Moment) -> Option<Entry> {
-        let left = self.expires_at().checked_sub(now).filter(|left| !left.is_zero())?;
-        let expires_in = (!self.is_endless()).then_some(left);
-        let (fingerprint, state) = match self.state() {
-            State::Claimed(claimed) => {
-                let lease = claimed.lease_until.checked_sub(now).filter(|left| !left.is_zero());
-                (claimed.fingerprint, EntryState::Claimed { attempt: claimed.attempt, lease, token: claimed.token })
-            }
-            State::Completed(packed, apart) => {
-                let (status, body_bytes) = (packed.status(), packed.body_length(apart));
-                let recorded_at = packed.recorded_at();
-                (packed.fingerprint(), EntryState::Completed { status, body_bytes, recorded_at })
-            }
-        };
-        let key = str::from_utf8(self.key()).ok().and_then(|text| text.parse().ok());
-        Some(Entry { key: key.expect("it was packed from a record key"), fingerprint, state, expires_in })
     }
 }

@@ -1,6 +1,5 @@
 //! The store itself.
 
-use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,12 +10,11 @@ use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::contract::{ImmediateStore, Store, StoreAdmin};
 use crate::store::entry::{Cursor, Entry, Page, UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes};
 use crate::store::error::StoreError;
-use crate::store::given_back::GivenBackTokens;
-use crate::store::memory::duty::Duty;
-use crate::store::memory::shard::{Claiming, ENTRY_BYTES, Moment, Shard, Tag};
-use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::tokio::time::Instant;
-use crate::sync::{KeyHasher, Mutex, lock};
+use crate::store::memory::shard::Claiming;
+use crate::store::memory::stored::{ENTRY_BYTES, Moment};
+use crate::store::memory::table::{SHARDS, Table};
+use crate::sync::atomic::Ordering;
+use crate::sync::lock;
 
 /// Keeps claims and records in this process, bounded by bytes.
 ///
@@ -35,7 +33,7 @@ use crate::sync::{KeyHasher, Mutex, lock};
 /// assert_eq!(store.used_bytes(), 0);
 /// ```
 #[derive(Clone)]
-pub struct MemoryStore(pub(super) Arc<Inner>);
+pub struct MemoryStore(Arc<Table>);
 
 /// Collects the options of a [`MemoryStore`].
 #[derive(Clone, Debug)]
@@ -54,15 +52,7 @@ impl MemoryStoreBuilder {
 
     /// The store.
     pub fn build(self) -> MemoryStore {
-        MemoryStore(Arc::new(Inner {
-            began: Instant::now(),
-            hasher: KeyHasher::default(),
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            used_bytes: AtomicUsize::new(0),
-            max_bytes: self.max_bytes,
-            expired_deletion: Duty::default(),
-            given_back: GivenBackTokens::default(),
-        }))
+        MemoryStore(Arc::new(Table::new(self.max_bytes)))
     }
 }
 
@@ -111,28 +101,11 @@ impl std::fmt::Debug for MemoryStore {
     }
 }
 
-/// A table that grows, or rids itself of the marks that removed entries left, moves all of its entries, and so does a queue:
-/// with many small ones, no request waits for a large move. At ten million records each of these has 2,500.
-const SHARDS: usize = if cfg!(all(test, shuttle)) { 2 } else { 4096 };
-
-/// How many expired entries are freed while one lock is held.
-const BATCH: usize = 64;
-
-pub(super) struct Inner {
-    pub(super) began: Instant,
-    pub(super) hasher: KeyHasher,
-    pub(super) shards: Box<[Mutex<Shard>]>,
-    pub(super) used_bytes: AtomicUsize,
-    pub(super) max_bytes: usize,
-    pub(super) expired_deletion: Duty,
-    pub(super) given_back: GivenBackTokens,
-}
-
 impl ImmediateStore for MemoryStore {
     fn claim_now(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
         let now = self.0.now();
-        match self.0.claim(key, &request, now) {
-            Err(StoreError::Full) => self.0.make_room(now, || self.0.claim(key, &request, now)),
+        match self.try_to_claim(key, &request, now) {
+            Err(StoreError::Full) => self.0.make_room(now, || self.try_to_claim(key, &request, now)),
             claim => claim,
         }
     }
@@ -252,24 +225,20 @@ fn place(cursor: &Cursor) -> Option<(usize, &str)> {
     Some((shard.parse().ok().filter(|&shard| shard < SHARDS)?, key))
 }
 
-impl Inner {
-    pub(super) fn now(&self) -> Moment {
-        Instant::now().saturating_duration_since(self.began)
-    }
-
-    fn claim(self: &Arc<Self>, key: &RecordKey, request: &ClaimRequest, now: Moment) -> Result<Claim, StoreError> {
-        let (shard, tag) = self.place(key);
+impl MemoryStore {
+    fn try_to_claim(&self, key: &RecordKey, request: &ClaimRequest, now: Moment) -> Result<Claim, StoreError> {
+        let (shard, tag) = self.0.place(key);
         let mut shard = lock(shard);
-        self.free_expired(&mut shard, now);
+        self.0.free_expired(&mut shard, now);
         let attempt = match shard.claim(tag, key, request, now) {
             Claiming::Answer(claim) => return Ok(claim),
             Claiming::TakenOver { attempt } => attempt,
             Claiming::Absent => {
                 // Under `AfterCrash::Reject`, a claim gets a key in no other case.
-                self.given_back.check(request.token)?;
+                self.0.given_back.check(request.token)?;
                 // More may have expired than one batch frees.
-                self.remove(&mut shard, tag, key);
-                if !self.reserve(ENTRY_BYTES + key.as_str().len()) {
+                self.0.remove(&mut shard, tag, key);
+                if !self.0.reserve(ENTRY_BYTES + key.as_str().len()) {
                     return Err(StoreError::Full);
                 }
                 shard.insert(tag, key, request, now);
@@ -278,53 +247,17 @@ impl Inner {
         };
         drop(shard);
         if request.after_crash == AfterCrash::Rerun {
-            self.delete_expired_at(now.saturating_add(request.ttl));
+            self.0.delete_expired_at(now.saturating_add(request.ttl));
         }
         Ok(Claim::Acquired { attempt })
     }
-
-    /// Where the entry of this key is, if it is.
-    fn place(&self, key: &RecordKey) -> (&Mutex<Shard>, Tag) {
-        let hash = self.hasher.hash_one(key);
-        let [first, second, _, _, a, b, c, d] = hash.to_be_bytes();
-        let shard = usize::from(u16::from_be_bytes([first, second])) % SHARDS;
-        (&self.shards[shard], Tag(u32::from_be_bytes([a, b, c, d])))
-    }
-
-    fn reserve(&self, bytes: usize) -> bool {
-        let fits = |used: usize| used.checked_add(bytes).filter(|&sum| sum <= self.max_bytes);
-        self.used_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
-    }
-
-    /// When what stood there expires, if anything did.
-    fn remove(&self, shard: &mut Shard, tag: Tag, key: &RecordKey) -> Option<Moment> {
-        let (bytes, expires_at) = shard.remove(tag, key)?;
-        self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        Some(expires_at)
-    }
-
-    pub(super) fn free_expired(&self, shard: &mut Shard, now: Moment) -> usize {
-        let (freed, bytes) = shard.remove_expired(now, BATCH);
-        self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        freed
-    }
-
-    /// Tries again for as long as what has expired in the other shards may be room enough.
-    fn make_room(&self, now: Moment, claim: impl Fn() -> Result<Claim, StoreError>) -> Result<Claim, StoreError> {
-        for shard in &self.shards {
-            if self.free_expired(&mut lock(shard), now) > 0 {
-                match claim() {
-                    Err(StoreError::Full) => {}
-                    claim => return claim,
-                }
-            }
-        }
-        Err(StoreError::Full)
-    }
 }
 
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.expired_deletion.end();
+#[cfg(all(test, shuttle))]
+impl MemoryStore {
+    /// Leaves what expires to the calls of the store: with the steps of that task, the schedules are too many to try all.
+    pub(crate) fn without_expired_deletion(self) -> Self {
+        self.0.expired_deletion.wakes_at.store(0, Ordering::SeqCst);
+        self
     }
 }

@@ -101,7 +101,7 @@ pub(super) struct Inner {
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), sqlx::Error> {
 /// let pool = PgPool::connect_lazy("postgres://localhost/app")?;
-/// let store = PostgresStore::builder(pool).schema("payments").sweep_every(Duration::from_secs(60)).build();
+/// let store = PostgresStore::builder(pool).schema("payments").delete_expired_every(Duration::from_secs(60)).build();
 /// assert!(store.sql().contains("\"payments\""));
 /// # Ok(())
 /// # }
@@ -131,7 +131,7 @@ impl PostgresStoreBuilder {
     }
 
     /// How long expired rows can stay; 30 seconds by default.
-    pub fn sweep_every(mut self, interval: Duration) -> Self {
+    pub fn delete_expired_every(mut self, interval: Duration) -> Self {
         self.deletion_interval = interval.max(Duration::from_millis(1));
         self
     }

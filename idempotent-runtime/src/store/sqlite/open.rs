@@ -75,7 +75,7 @@ impl SqliteStoreBuilder {
     }
 
     /// How long expired rows can stay if the store is not used; 5 seconds by default.
-    pub fn sweep_every(mut self, interval: Duration) -> Self {
+    pub fn delete_expired_every(mut self, interval: Duration) -> Self {
         self.deletion_interval = interval.max(Duration::from_millis(1));
         self
     }

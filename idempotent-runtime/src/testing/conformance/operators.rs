@@ -96,7 +96,8 @@ pub async fn delete_expired_removes_expired_only<S: StoreAdmin>(store: &Arc<S>) 
     let _ = claim(store, &dead, second).await;
     let _ = complete(store, &dead, second.token, &record(), Duration::from_millis(100)).await;
     until(async || get(store, &dead).await, Option::is_none).await;
-    until(async || store.delete_expired().await.expect("the store sweeps"), |&swept| swept == 0).await;
+    until(async || store.delete_expired().await.expect("the store deletes expired entries"), |&deleted| deleted == 0)
+        .await;
     assert_eq!(get(store, &dead).await, None);
     assert_eq!(complete(store, &alive, first.token, &record(), LONG).await, Held::Yes);
 }

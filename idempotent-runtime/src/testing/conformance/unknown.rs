@@ -38,7 +38,7 @@ pub async fn an_unknown_outcome_never_expires<S: StoreAdmin>(store: &Arc<S>) {
         assert_eq!(claim(store, key, request).await, Claim::Acquired { attempt: 1 });
     }
     until_expired(store).await;
-    let _ = store.delete_expired().await.expect("the store sweeps");
+    let _ = store.delete_expired().await.expect("the store deletes expired entries");
     for (key, request) in keys.iter().zip(requests) {
         let retry = claim(store, key, short(AfterCrash::Reject)).await;
         assert_eq!(retry, Claim::Lapsed { fingerprint: fingerprint(1) }, "after its ttl");

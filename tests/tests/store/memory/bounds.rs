@@ -80,7 +80,7 @@ async fn what_has_expired_is_freed_without_anyone_asking() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_earlier_expiry_wakes_the_sweeper_earlier() {
+async fn an_earlier_expiry_wakes_the_deletion_earlier() {
     let store = MemoryStore::new();
     keep(&store, 0, 0, TTL).await;
     tokio::task::yield_now().await;
@@ -103,17 +103,17 @@ async fn releases_and_purges_leave_nothing_behind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_sweep_frees_a_bounded_batch() {
+async fn one_deletion_frees_a_bounded_batch() {
     let store = MemoryStore::new();
     for number in 0..10_000 {
         keep(&store, number, 0, Duration::from_secs(1)).await;
     }
-    // Advancing runs no other task, so the store's own sweeper has not been here.
+    // Advancing runs no other task, so the task of the store has not run.
     tokio::time::advance(Duration::from_secs(2)).await;
     let mut left = store.len();
     let mut largest = 0;
     loop {
-        let freed = store.delete_expired().await.expect("it sweeps");
+        let freed = store.delete_expired().await.expect("it deletes expired rows");
         if freed == 0 {
             break;
         }

@@ -259,7 +259,7 @@ async fn waiters_of_two_processes_get_one_response() {
 async fn expired_rows_go_in_batches_without_anyone_asking() {
     let pool = pool().await;
     migrated(&pool).await;
-    let store = PostgresStore::builder(pool.clone()).sweep_every(Duration::from_millis(20)).build();
+    let store = PostgresStore::builder(pool.clone()).delete_expired_every(Duration::from_millis(20)).build();
     let many = "INSERT INTO idempotency.records (digest, key, state, fingerprint, token, attempt, claim_ttl, expires_at) \
          SELECT int8send(n), 'k' || n, 'claimed', '', '', 1, 1, now() - interval '1 second' FROM generate_series(1, 1200) n";
     let left = async || {
@@ -268,9 +268,9 @@ async fn expired_rows_go_in_batches_without_anyone_asking() {
     };
     execute(&pool, many).await;
     let idle = PostgresStore::builder(pool.clone()).build();
-    assert_eq!(idle.delete_expired().await.expect("it sweeps"), 500, "a batch is bounded");
+    assert_eq!(idle.delete_expired().await.expect("it deletes expired rows"), 500, "a batch is bounded");
     assert_eq!(left().await, 700);
-    // The first claim sets the sweeper going.
+    // The first claim starts the deletion.
     let _ = store.claim(&RecordKey::new("postgres-charges", None, "k"), request()).await.expect("the store claims");
     eventually(left, |&left| left == 1).await;
 }
@@ -303,11 +303,11 @@ async fn long_callers_have_keys_of_their_own() {
 }
 
 #[tokio::test]
-async fn one_process_sweeps_at_a_time() {
+async fn one_process_deletes_expired_rows_at_a_time() {
     let database = PostgresServer::shared().await.database().await;
     let (pool, other) = (database.pool(4).await, database.pool(1).await);
     let (store, elsewhere) = (migrated(&pool).await, PostgresStore::new(other));
-    // More than one batch; the sweep that deletes the first one stands still until lock 42 is free.
+    // More than one batch; the deletion of the first one stands still until lock 42 is free.
     execute(
         &pool,
         "INSERT INTO idempotency.records (digest, key, state, fingerprint, token, attempt, claim_ttl, expires_at)
@@ -327,8 +327,8 @@ async fn one_process_sweeps_at_a_time() {
         tokio::time::timeout(PATIENCE, elsewhere.delete_expired()).await.expect("it does not wait for the first one");
     assert_eq!(second.expect("it answers"), 0);
     sqlx::query("SELECT pg_advisory_unlock(42)").execute(&mut *holder).await.expect("the lock is given back");
-    assert_eq!(first.await.expect("the task runs").expect("it sweeps"), 500);
-    assert_eq!(elsewhere.delete_expired().await.expect("it sweeps"), 500);
+    assert_eq!(first.await.expect("the task runs").expect("it deletes expired rows"), 500);
+    assert_eq!(elsewhere.delete_expired().await.expect("it deletes expired rows"), 500);
 }
 
 /// Under `reject`, a retry pins the claim that it is rejected for: that must not take a connection beside the one it has.

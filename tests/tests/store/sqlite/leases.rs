@@ -1,4 +1,4 @@
-//! Leases are renewed in a file of their own: what a claim, a look and a sweep make of them, and a file that is gone.
+//! Leases are renewed in a file of their own: what a claim, a look and a deletion make of them, and a file that is gone.
 
 use std::fs;
 use std::time::Duration;
@@ -129,9 +129,9 @@ async fn token_that_claims_again_begins_a_new_lease() {
 /// The row of the database says that it has expired, again and again.
 #[tokio::test]
 async fn renewed_claim_is_kept_and_found_after_its_first_ttl() {
-    for sweep_every in [Duration::from_millis(5), TTL] {
+    for delete_expired_every in [Duration::from_millis(5), TTL] {
         let file = SqliteFile::new();
-        let store = SqliteStore::builder(file.path()).sweep_every(sweep_every).open().await.unwrap();
+        let store = SqliteStore::builder(file.path()).delete_expired_every(delete_expired_every).open().await.unwrap();
         let claims = ["completed", "released", "purged", "lapsed"].map(|name| {
             (
                 record_key(name),
@@ -166,7 +166,7 @@ async fn renewed_claim_is_kept_and_found_after_its_first_ttl() {
 #[tokio::test]
 async fn leases_of_ended_claims_are_deleted() {
     let file = SqliteFile::new();
-    let store = SqliteStore::builder(file.path()).sweep_every(Duration::from_millis(5)).open().await.unwrap();
+    let store = SqliteStore::builder(file.path()).delete_expired_every(Duration::from_millis(5)).open().await.unwrap();
     let (done, running) = (record_key("done"), record_key("running"));
     let (token, running_token) = (acquire(&store, &done).await, acquire(&store, &running).await);
     for (key, token) in [(&done, token), (&running, running_token)] {

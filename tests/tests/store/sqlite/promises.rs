@@ -61,7 +61,7 @@ async fn rows_can_be_read_by_a_person() {
 #[tokio::test]
 async fn a_claim_takes_over_the_row_of_an_expired_record() {
     let file = SqliteFile::new();
-    let store = SqliteStore::builder(file.path()).sweep_every(NEVER).open().await.unwrap();
+    let store = SqliteStore::builder(file.path()).delete_expired_every(NEVER).open().await.unwrap();
     let key = record_key("k");
     let old = acquire(&store, &key).await;
     assert_eq!(store.complete(&key, old, record("old"), Duration::ZERO).await.unwrap(), Held::Yes);
@@ -179,7 +179,7 @@ async fn a_damaged_page_is_rejected_as_damage() {
 #[tokio::test]
 async fn expired_rows_go_without_anyone_asking() {
     let file = SqliteFile::new();
-    let store = SqliteStore::builder(file.path()).sweep_every(Duration::from_millis(5)).open().await.unwrap();
+    let store = SqliteStore::builder(file.path()).delete_expired_every(Duration::from_millis(5)).open().await.unwrap();
     acquire(&store, &record_key("alive")).await;
     let short = Duration::from_millis(1);
     for number in 0..3 {
@@ -200,9 +200,9 @@ async fn expired_rows_go_without_anyone_asking() {
 }
 
 #[tokio::test]
-async fn sweeping_takes_small_batches() {
+async fn deletion_of_expired_rows_takes_small_batches() {
     let file = SqliteFile::new();
-    let store = SqliteStore::builder(file.path()).sweep_every(NEVER).open().await.unwrap();
+    let store = SqliteStore::builder(file.path()).delete_expired_every(NEVER).open().await.unwrap();
     let expired =
         "INSERT INTO idempotency_records (key, state, fingerprint, token, attempt, claim_ttl, expires_at, body)";
     file.execute(&format!(
@@ -222,7 +222,7 @@ async fn sweeping_takes_small_batches() {
 #[tokio::test]
 async fn full_store_takes_only_records_of_granted_claims() {
     let file = SqliteFile::new();
-    let store = SqliteStore::builder(file.path()).max_bytes(200_000).sweep_every(NEVER).open().await.unwrap();
+    let store = SqliteStore::builder(file.path()).max_bytes(200_000).delete_expired_every(NEVER).open().await.unwrap();
     let (first, running) = (record_key("first"), record_key("running"));
     let token = acquire(&store, &first).await;
     let running_token = acquire(&store, &running).await;

@@ -101,7 +101,7 @@ struct Queued {
 impl Queued {
     async fn claim(names: &[&'static str]) -> Self {
         let file = SqliteFile::new();
-        let store = SqliteStore::builder(file.path()).sweep_every(TTL).open().await.expect("a new file opens");
+        let store = SqliteStore::builder(file.path()).delete_expired_every(TTL).open().await.expect("a new file opens");
         let mut claims = HashMap::new();
         for &name in names {
             let key = record_key(name);

@@ -9,7 +9,8 @@ use crate::sync::tokio::sync::Notify;
 /// No task runs, or it is about to find the next expiry.
 pub(super) const UNKNOWN: u64 = u64::MAX;
 
-pub(super) struct Duty {
+/// The task that deletes what expires.
+pub(super) struct DeletionTask {
     /// In nanoseconds since the store began. Written under the lock, and read without it: a claim need not take it.
     pub(super) wakes_at: AtomicU64,
     /// No `BackgroundTask`: the task ends under this lock, and a runtime that shuts down drops it without an await.
@@ -18,20 +19,20 @@ pub(super) struct Duty {
     pub(super) earlier: Arc<Notify>,
 }
 
-impl Default for Duty {
+impl Default for DeletionTask {
     fn default() -> Self {
         Self { wakes_at: AtomicU64::new(UNKNOWN), has_task: Mutex::default(), earlier: Arc::default() }
     }
 }
 
-impl Duty {
+impl DeletionTask {
     /// Wakes the task, which ends when the store is gone.
-    pub(super) fn end(&self) {
+    pub(super) fn wake(&self) {
         self.earlier.notify_one();
     }
 
-    /// The next entry that expires spawns another task.
-    pub(super) fn leave(&self, has_task: &mut bool) {
+    /// It has ended: the next entry that expires spawns another one.
+    pub(super) fn has_ended(&self, has_task: &mut bool) {
         *has_task = false;
         self.wakes_at.store(UNKNOWN, Ordering::SeqCst);
     }

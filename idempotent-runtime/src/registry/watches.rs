@@ -24,10 +24,10 @@ pub(crate) enum Ended {
 }
 
 /// How a request has ended, and when the look began that found it out.
-pub(super) type Look = BoxFuture<'static, (Instant, Ended)>;
+pub(crate) type Look = BoxFuture<'static, (Instant, Ended)>;
 type Looking = Shared<Look>;
 /// Store, key, whether it is claimed in transactions, and the runtime whose clock wakes the look.
-pub(super) type Watched = (usize, RecordKey, bool, Option<RuntimeId>);
+pub(crate) type Watched = (usize, RecordKey, bool, Option<RuntimeId>);
 
 /// The keys that are waited for in this process.
 #[derive(Default)]
@@ -35,7 +35,7 @@ pub(crate) struct Watches(Mutex<HashMap<Watched, WeakShared<Look>>>);
 
 impl Watches {
     /// What a look that begins from now on finds.
-    pub(super) async fn end_of(&self, watched: &Watched, look: impl Fn() -> Look) -> Ended {
+    pub(crate) async fn end_of(&self, watched: &Watched, look: impl Fn() -> Look) -> Ended {
         let since = Instant::now();
         loop {
             let joined = self.join(watched, &look);

@@ -1,0 +1,283 @@
+//! A store with a name, and a limit on how long one call may take.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use crate::backoff::Backoff;
+use crate::deadline::Deadline;
+use crate::key::RecordKey;
+use crate::observe::StoreMeter;
+use crate::observe::op::Op;
+use crate::record::Record;
+use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
+use crate::store::contract::ImmediateStore;
+use crate::store::erased::ErasedStore;
+use crate::store::error::StoreError;
+use crate::store::line::{Call, Line, Withdrawn};
+use crate::sync::tokio::time::Instant;
+use crate::transaction::transactions::Transactions;
+
+/// A call that hangs is cut off and counts as unreachable.
+pub(crate) struct BoundedStore {
+    name: Box<str>,
+    store: Arc<dyn ErasedStore>,
+    limit: Duration,
+    meter: StoreMeter,
+    line: Arc<Line>,
+    /// Of the calls that wait for a transaction, which handlers hold as long as they run: their pace says nothing of the others.
+    #[cfg_attr(
+        not(any(feature = "postgres", feature = "sqlite")),
+        allow(dead_code, reason = "there are no transactions")
+    )]
+    transaction_line: Arc<Line>,
+}
+
+impl BoundedStore {
+    pub(super) fn new(name: &str, store: Arc<dyn ErasedStore>, limit: Duration) -> Self {
+        Self {
+            name: name.into(),
+            store,
+            limit,
+            meter: StoreMeter::new(name),
+            line: Arc::new(Line::with_limit(limit)),
+            transaction_line: Arc::new(Line::with_limit(limit)),
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How long one call may take.
+    pub(crate) fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// The same store, if it answers at once.
+    pub(crate) fn immediate(&self) -> Option<Immediate<'_>> {
+        Some(Immediate { store: self.store.immediate()?, meter: &self.meter })
+    }
+
+    /// The answer to a claim, if it is there without waiting.
+    pub(crate) fn claim_now(&self, key: &RecordKey, request: ClaimRequest) -> Option<Result<Claim, StoreError>> {
+        if let Some(store) = self.store.immediate() {
+            return Some(self.meter.measure_now(Op::Claim, || store.claim_now(key, request)));
+        }
+        self.store.at_hand(key).map(|record| Ok(Claim::Completed(record)))
+    }
+
+    pub(super) async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
+        if let Some(record) = self.store.at_hand(key) {
+            return Ok(Claim::Completed(record));
+        }
+        self.bounded(Op::Claim, self.store.claim(key, request)).await
+    }
+
+    pub(crate) async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
+        self.bounded(Op::Renew, self.store.renew(key, token, lease)).await
+    }
+
+    /// One answer for each, or an error where none of them was renewed within this time.
+    pub(crate) async fn renew_many(
+        &self,
+        renewals: &[Renewal],
+        within: Duration,
+    ) -> Result<Vec<Result<Held, StoreError>>, StoreError> {
+        let renewing = async {
+            let mut answers = self.store.renew_many(renewals).await;
+            if answers.iter().all(Result::is_err) {
+                // The first one speaks for all.
+                return answers.swap_remove(0).map(|_| Vec::new());
+            }
+            Ok(answers)
+        };
+        let in_time = async {
+            let renewed = Deadline::after(within).bound(renewing).await;
+            renewed.unwrap_or(Err(StoreError::TimedOut(within)))
+        };
+        self.bounded(Op::Renew, in_time).await
+    }
+
+    pub(crate) async fn complete(
+        &self,
+        key: &RecordKey,
+        token: Token,
+        record: Record,
+        ttl: Duration,
+    ) -> Result<Held, StoreError> {
+        self.bounded(Op::Complete, self.store.complete(key, token, record, ttl)).await
+    }
+
+    pub(crate) async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
+        self.bounded(Op::Release, self.store.release(key, token)).await
+    }
+
+    /// Without a limit: the waiter has one.
+    pub(crate) async fn changed(&self, key: &RecordKey) {
+        self.store.changed(key).await;
+    }
+
+    pub(crate) fn transactions(&self) -> Option<Transactions> {
+        self.store.transactions()
+    }
+
+    /// Whether a handler's transaction holds the key, so far as the store can tell: it has no row.
+    pub(crate) async fn is_in_transaction(&self, key: &RecordKey) -> Result<bool, StoreError> {
+        match self.transactions() {
+            Some(transactions) => self.bounded(Op::Get, transactions.holder.holds(key)).await,
+            None => Ok(false),
+        }
+    }
+
+    #[cfg(feature = "metrics")]
+    pub(crate) async fn unknown_outcomes(&self) -> Result<crate::store::entry::UnknownOutcomes, StoreError> {
+        self.bounded(Op::Count, self.store.unknown_outcomes()).await
+    }
+
+    pub(crate) async fn get(&self, key: &RecordKey) -> Result<Option<crate::store::entry::Entry>, StoreError> {
+        self.bounded(Op::Get, self.store.get(key)).await
+    }
+
+    #[cfg(feature = "inspector")]
+    pub(crate) async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
+        self.bounded(Op::Purge, self.store.purge(key)).await
+    }
+
+    /// Without a limit: a listing may take longer than a request can wait.
+    #[cfg(feature = "inspector")]
+    pub(crate) async fn list(
+        &self,
+        cursor: Option<crate::store::entry::Cursor>,
+        limit: usize,
+    ) -> Result<crate::store::entry::Page, StoreError> {
+        self.store.list(cursor, limit).await
+    }
+
+    /// Repeats a call that fails until it succeeds, as long as one that hangs would take, but at least once: a call that hung
+    /// may have met a moment of load. What cannot be read stays so.
+    pub(crate) async fn persistently<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let deadline = Deadline::after(self.limit());
+        let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(200));
+        let mut is_first = true;
+        loop {
+            match call().await {
+                Err(error)
+                    if !matches!(error, StoreError::Damaged(_))
+                        && (deadline.outlasts(backoff.peek()) || std::mem::take(&mut is_first)) =>
+                {
+                    backoff.wait().await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Cuts `call` off when the limit is over.
+    pub(crate) async fn bounded<T>(
+        &self,
+        op: Op,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        self.meter.measure(op, self.in_line(&self.line, op, call)).await
+    }
+
+    /// The same for a call that begins a transaction.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(crate) async fn bounded_begin<T>(
+        &self,
+        op: Op,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        self.meter.measure(op, self.in_line(&self.transaction_line, op, call)).await
+    }
+
+    async fn in_line<T>(
+        &self,
+        line: &Arc<Line>,
+        op: Op,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let (limit, begun) = (self.limit(), Instant::now());
+        let (ahead, sent) = (line.held_back(), line.sent());
+        let too_long = || StoreError::not_sent(LineTooLong { ahead, limit });
+        // What runs already must be recorded: only what has not begun is turned away.
+        let is_claim = matches!(op, Op::Claim);
+        if is_claim && line.is_too_long(ahead, limit) {
+            return Err(too_long());
+        }
+        let this = Call::of(line);
+        let _withdrawn = Withdrawn(&this);
+        let deadline = Deadline::after(limit);
+        let mut asking = pin!(Arc::clone(&this).scope(call));
+        let in_time = poll_fn(|cx| {
+            // Its turn has come too late: begun only to be cut off, it would take its connection along.
+            if deadline.is_over() && this.withdraw() {
+                return Poll::Ready(Err(StoreError::not_sent(NoTurn(limit))));
+            }
+            asking.as_mut().poll(cx)
+        });
+        let mut answering = pin!(deadline.bound(in_time));
+        // How long the line takes may show only while the call waits. Each look of many that wait costs those that are served.
+        for pause in [limit / 2, limit / 4] {
+            if !is_claim || ahead < SHORT {
+                break;
+            }
+            if let Some(answer) = Deadline::after(pause).bound(&mut answering).await {
+                return result_of(&this, answer, limit);
+            }
+            let left = ahead.saturating_sub(line.sent().wrapping_sub(sent));
+            if line.is_too_long(left, limit.saturating_sub(begun.elapsed())) && this.withdraw() {
+                return Err(too_long());
+            }
+        }
+        result_of(&this, answering.await, limit)
+    }
+}
+
+/// A call looks whether it can still be served where so many stand in front of it.
+const SHORT: usize = 64;
+
+/// A call that never went out had no effect, whatever its store says.
+fn result_of<T>(call: &Call, answer: Option<Result<T, StoreError>>, limit: Duration) -> Result<T, StoreError> {
+    match answer {
+        Some(Err(StoreError::Unavailable(source))) if call.withdraw() => Err(StoreError::NotSent(source)),
+        Some(answer) => answer,
+        None if call.withdraw() => Err(StoreError::not_sent(NoTurn(limit))),
+        None => Err(StoreError::TimedOut(limit)),
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{ahead} calls wait for the store, more than it takes within {limit:?}")]
+struct LineTooLong {
+    ahead: usize,
+    limit: Duration,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the call waited for its turn for {0:?}")]
+struct NoTurn(Duration);
+
+/// A store that needs no limit because it answers at once.
+pub(crate) struct Immediate<'a> {
+    store: &'a dyn ImmediateStore,
+    meter: &'a StoreMeter,
+}
+
+impl Immediate<'_> {
+    pub(crate) fn complete(
+        &self,
+        key: &RecordKey,
+        token: Token,
+        record: &Record,
+        ttl: Duration,
+    ) -> Result<Held, StoreError> {
+        self.meter.measure_now(Op::Complete, || self.store.complete_now(key, token, record, ttl))
+    }
+}

@@ -1,0 +1,99 @@
+//! The entries of one store, in many shards that are locked on their own.
+
+use std::hash::BuildHasher;
+
+use crate::key::RecordKey;
+use crate::store::claim::Claim;
+use crate::store::error::StoreError;
+use crate::store::given_back::GivenBackTokens;
+use crate::store::memory::deletion_task::DeletionTask;
+use crate::store::memory::shard::{Shard, Tag};
+use crate::store::memory::stored::Moment;
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::tokio::time::Instant;
+use crate::sync::{KeyHasher, Mutex, lock};
+
+/// Claims and records, and the bytes that they take.
+pub(super) struct Table {
+    pub(super) began: Instant,
+    hasher: KeyHasher,
+    pub(super) shards: Box<[Mutex<Shard>]>,
+    pub(super) used_bytes: AtomicUsize,
+    max_bytes: usize,
+    pub(super) expired_deletion: DeletionTask,
+    pub(super) given_back: GivenBackTokens,
+}
+
+/// A table that grows, or rids itself of the marks that removed entries left, moves all of its entries, and so does a queue:
+/// with many small ones, no request waits for a large move. At ten million records each of these has 2,500.
+pub(super) const SHARDS: usize = if cfg!(all(test, shuttle)) { 2 } else { 4096 };
+
+/// How many expired entries are freed while one lock is held.
+const BATCH: usize = 64;
+
+impl Table {
+    pub(super) fn new(max_bytes: usize) -> Self {
+        Self {
+            began: Instant::now(),
+            hasher: KeyHasher::default(),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            used_bytes: AtomicUsize::new(0),
+            max_bytes,
+            expired_deletion: DeletionTask::default(),
+            given_back: GivenBackTokens::default(),
+        }
+    }
+
+    pub(super) fn now(&self) -> Moment {
+        Instant::now().saturating_duration_since(self.began)
+    }
+
+    /// Where the entry of this key is, if it is.
+    pub(super) fn place(&self, key: &RecordKey) -> (&Mutex<Shard>, Tag) {
+        let hash = self.hasher.hash_one(key);
+        let [first, second, _, _, a, b, c, d] = hash.to_be_bytes();
+        let shard = usize::from(u16::from_be_bytes([first, second])) % SHARDS;
+        (&self.shards[shard], Tag(u32::from_be_bytes([a, b, c, d])))
+    }
+
+    pub(super) fn reserve(&self, bytes: usize) -> bool {
+        let fits = |used: usize| used.checked_add(bytes).filter(|&sum| sum <= self.max_bytes);
+        self.used_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
+    }
+
+    /// When the removed entry expires, if there was one.
+    pub(super) fn remove(&self, shard: &mut Shard, tag: Tag, key: &RecordKey) -> Option<Moment> {
+        let (bytes, expires_at) = shard.remove(tag, key)?;
+        self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        Some(expires_at)
+    }
+
+    pub(super) fn free_expired(&self, shard: &mut Shard, now: Moment) -> usize {
+        let (freed, bytes) = shard.remove_expired(now, BATCH);
+        self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        freed
+    }
+
+    /// Tries again for as long as what has expired in the other shards may be room enough.
+    pub(super) fn make_room(
+        &self,
+        now: Moment,
+        claim: impl Fn() -> Result<Claim, StoreError>,
+    ) -> Result<Claim, StoreError> {
+        for shard in &self.shards {
+            if self.free_expired(&mut lock(shard), now) > 0 {
+                match claim() {
+                    Err(StoreError::Full) => {}
+                    claim => return claim,
+                }
+            }
+        }
+        Err(StoreError::Full)
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        self.expired_deletion.wake();
+    }
+}

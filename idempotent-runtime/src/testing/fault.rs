@@ -1,0 +1,61 @@
+//! What makes a call fail, and the count of calls.
+
+use crate::store::error::StoreError;
+use crate::sync::{Mutex, lock};
+use crate::transaction::transactions::{TransactionFaults, TransactionPhase};
+
+/// What a call does before it reaches the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The call reaches the store.
+    #[default]
+    None,
+    /// The call fails and has no effect.
+    Unreachable,
+    /// The call fails because the store is full.
+    Full,
+    /// The entry cannot be read.
+    Damaged,
+    /// The call never answers and has no effect.
+    Hangs,
+    /// The call takes effect and never answers.
+    AnswerIsLost,
+    /// The call takes effect, and answers when [`FaultyStore::let_through`] is called.
+    AnswerIsLate,
+    /// The call takes effect when [`FaultyStore::let_through`] is called, even if its caller no longer waits.
+    ArrivesLate,
+}
+
+impl Fault {
+    /// Of a call that fails at once.
+    pub(super) fn error(self) -> Option<StoreError> {
+        match self {
+            Self::Unreachable => Some(StoreError::unavailable("the line is cut")),
+            Self::Full => Some(StoreError::Full),
+            Self::Damaged => Some(StoreError::damaged("not a record")),
+            Self::None | Self::Hangs | Self::AnswerIsLost | Self::AnswerIsLate | Self::ArrivesLate => None,
+        }
+    }
+}
+
+/// The faults that are set, and how often each call came.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    pub(super) claim: Fault,
+    pub(super) renew: Fault,
+    pub(super) complete: Fault,
+    pub(super) release: Fault,
+    pub(super) claims: usize,
+    pub(super) looks: usize,
+    pub(super) completions: usize,
+    pub(super) ends: usize,
+    pub(super) transactions: Option<TransactionPhase>,
+}
+
+impl TransactionFaults for Mutex<Faults> {
+    fn before(&self, phase: TransactionPhase) -> Option<StoreError> {
+        let fails = lock(self).transactions == Some(phase);
+        fails.then(|| StoreError::unavailable("the line of the transaction is cut"))
+    }
+}
