@@ -18,7 +18,7 @@ use http::request::Parts;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::key::IdempotencyKey;
+use crate::key::{IdempotencyKey, key_in};
 use crate::policy::Policy;
 use crate::policy::handle::PolicyHandle;
 use crate::registry::OfRequest;
@@ -26,8 +26,8 @@ use crate::registry::Registry;
 use crate::request::context::Execution;
 use crate::request::coverage::find_sender;
 use crate::request::gate::Gate;
-use crate::request::input::{ClaimInput, InputKey, RequestInput, ask, key_in};
-use crate::request::response_mark::{failed, its_own};
+use crate::request::input::{ClaimInput, InputKey, RequestInput, ask};
+use crate::request::response_mark::{failed, is_of_another_guard, its_own};
 use crate::sync::{Mutex, lock};
 
 /// Guards every service beneath it with one policy: it claims, records and replays as `#[idempotent]` does for one handler.
@@ -226,8 +226,11 @@ impl IdempotencyLayer {
         let answering = async move {
             execution.put_around(request.extensions_mut());
             match inner.call(request).await {
-                Ok(response) if execution.must_answer() => its_own(response.map(Body::new)),
-                Ok(response) => response.map(Body::new),
+                Ok(response) => {
+                    let response = response.map(Body::new);
+                    let is_answered = is_of_another_guard(&response, &execution) && !execution.must_answer();
+                    if is_answered { response } else { its_own(response) }
+                }
                 Err(error) => {
                     *lock(&kept_error) = Some(error);
                     failed()
@@ -259,6 +262,7 @@ impl IdempotencyLayer {
             }
         };
         let execution = Arc::new(Execution::beneath(request.extensions()));
+        execution.is_at(request.method(), request.uri());
         find_sender(&execution, registry.as_ref(), request.headers());
         let input = RequestInput {
             method: request.method().clone(),

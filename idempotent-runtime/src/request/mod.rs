@@ -42,6 +42,7 @@ pub(crate) mod context;
 pub(crate) mod coverage;
 pub(crate) mod covered_run;
 pub(crate) mod covered_runs;
+pub(crate) mod destination;
 pub(crate) mod detach_state;
 pub(crate) mod extract;
 pub(crate) mod gate;

@@ -142,6 +142,7 @@ impl InTransaction {
         Outcome::Rejected(rejection.code()).enter(&self.span, &self.classifier.policy);
         let response = self.registry.reject(self.classifier.policy.scope(), rejection);
         // A request without a key has taken over nothing, and a layer around it must not record a rejection.
-        if self.holding.is_beneath_a_guard() { of_another_guard(response) } else { response }
+        let execution = self.holding.execution();
+        if execution.around().is_some() { of_another_guard(response, execution) } else { response }
     }
 }
