@@ -1,6 +1,6 @@
 //! The same engine as a tower layer: for routes that cannot be annotated, and for whole routers.
 
-#[cfg(feature = "inspector")]
+#[cfg(any(feature = "inspector", feature = "testing"))]
 pub(crate) mod made;
 
 use std::convert::identity;
@@ -69,7 +69,8 @@ use crate::sync::{Mutex, lock};
 ///   that handler ends. If a response that the handler's policy records does not reach the layer, and the layer records no other
 ///   one, the claim ends as after a crash.
 /// - A middleware or a forwarding handler between the layer and a handler's own guard runs for each attempt. If it returns
-///   the response as it is, the handler's guard records it. If it makes a response itself, the layer records that one.
+///   the response as it is, the handler's guard records it. If it makes a response itself, or returns the response to a request
+///   with another key, the layer records that one.
 /// - If the service answers with an error, which axum's services never do, the claim ends as that of a handler that panics.
 ///
 /// # Examples
@@ -107,7 +108,7 @@ impl IdempotencyLayer {
     ///
     pub fn new(policy: Policy) -> Self {
         let policy = Arc::new(policy);
-        #[cfg(feature = "inspector")]
+        #[cfg(any(feature = "inspector", feature = "testing"))]
         made::add(&policy);
         Self { policy, registry: None, caller: None, key: None }
     }
