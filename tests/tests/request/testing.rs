@@ -118,6 +118,17 @@ async fn a_code_that_is_none_is_no_zero() {
     testing::registry().rejections("charges", "inflight");
 }
 
+/// Handlers count nothing until there are requests, and neither do layers.
+#[tokio::test]
+#[should_panic(expected = "no handler and no layer has the scope \"charge\"; the scopes are {")]
+async fn scope_that_does_not_exist_is_no_zero() {
+    let registry = testing::registry();
+    let layer = IdempotencyLayer::new(Policy::builder("testing-unasked").build().expect("a valid policy"));
+    assert_eq!((registry.executions("charges"), registry.replays("testing-unasked")), (0, 0));
+    drop(layer);
+    registry.executions("charge");
+}
+
 #[tokio::test]
 async fn handler_that_lost_its_key_counts_as_run_and_rejected() {
     let (runs, registry) = (Runs::held(), testing::registry());
