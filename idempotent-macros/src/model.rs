@@ -8,6 +8,7 @@ use syn::Expr;
 use crate::args::Arguments;
 use crate::diagnostics::Diagnostics;
 use crate::reader::Reader;
+use crate::runtime::Runtime;
 
 /// The names of all arguments.
 pub(crate) const ARGUMENTS: &[&str] = &[
@@ -33,6 +34,7 @@ pub(crate) const ARGUMENTS: &[&str] = &[
     "drop_headers",
     "store",
     "on_store_error",
+    "crate",
 ];
 
 /// What the attribute says; `None` and `false` leave the default.
@@ -60,6 +62,7 @@ pub(crate) struct Model {
     pub(crate) drop_headers: Vec<String>,
     pub(crate) store: Option<String>,
     pub(crate) runs_on_store_error: bool,
+    pub(crate) runtime: Runtime,
 }
 
 pub(crate) enum Cache {
@@ -115,6 +118,7 @@ impl Model {
             drop_headers: reader.headers("drop_headers", "x-trace"),
             store: reader.name("store", "payments"),
             runs_on_store_error: reader.choice("on_store_error", ["reject", "run"]),
+            runtime: reader.runtime(),
         };
         model.check(arguments, diagnostics)
     }

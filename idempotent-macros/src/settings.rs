@@ -7,10 +7,11 @@ use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
 
 use crate::model::{Cache, Fingerprint, Isolation, Methods, Model};
+use crate::runtime::Runtime;
 
 /// `Settings { scope: "charges", ttl: …, ..Settings::DEFAULT }`.
 pub(crate) fn literal(model: &Model, function: &str) -> TokenStream {
-    let private = quote!(::idempotent_runtime::__private);
+    let private = &model.runtime;
     let mut fields = vec![field("scope", &scope(model, function))];
     let mut set = |name: &str, value: Option<TokenStream>| fields.extend(value.map(|value| field(name, &value)));
     set("has_default_scope", is(model.scope.is_none()));
@@ -21,13 +22,13 @@ pub(crate) fn literal(model: &Model, function: &str) -> TokenStream {
     set("key", model.key.as_ref().map(|_| quote!(#private::KeySource::Expression)));
     set("required", is(model.is_required));
     set("invalid_key", model.ignores_invalid_key.then(|| quote!(#private::InvalidKeyPolicy::Ignore)));
-    set("methods", model.methods.as_ref().map(methods));
+    set("methods", model.methods.as_ref().map(|given| methods(given, private)));
     set("partitioned", is(model.caller.is_some()));
-    set("fingerprint", fingerprint(&model.fingerprint));
+    set("fingerprint", fingerprint(&model.fingerprint, private));
     set("in_flight", model.wait.map(duration).map(|limit| quote!(#private::InFlight::Wait(#limit))));
     set("lease", model.lease.filter(|lease| *lease != LEASE).map(duration));
     set("after_crash", model.rejects_after_crash.then(|| quote!(#private::AfterCrash::Reject)));
-    set("isolation", model.isolation.map(isolation));
+    set("isolation", model.isolation.map(|level| isolation(level, private)));
     set("max_body", model.max_body.map(ToTokens::into_token_stream));
     set("oversize", model.reruns_oversize.then(|| quote!(#private::Oversize::Rerun)));
     set("keep_headers", list(&model.keep_headers));
@@ -65,7 +66,7 @@ fn list(names: &[String]) -> Option<TokenStream> {
 }
 
 fn cache(model: &Model) -> Option<TokenStream> {
-    let private = quote!(::idempotent_runtime::__private);
+    let private = &model.runtime;
     if model.cache_if.is_some() {
         return Some(quote!(#private::Cache::Predicate));
     }
@@ -78,15 +79,14 @@ fn cache(model: &Model) -> Option<TokenStream> {
     })
 }
 
-fn methods(methods: &Methods) -> TokenStream {
-    let private = quote!(::idempotent_runtime::__private);
+fn methods(methods: &Methods, private: &Runtime) -> TokenStream {
     match methods {
         Methods::Any => quote!(#private::Methods::Any),
         Methods::Only(names) => quote!(#private::Methods::Only(&[#(#names),*])),
     }
 }
 
-fn fingerprint(fingerprint: &Fingerprint) -> Option<TokenStream> {
+fn fingerprint(fingerprint: &Fingerprint, private: &Runtime) -> Option<TokenStream> {
     let source = match fingerprint {
         Fingerprint::Request => return None,
         Fingerprint::None => quote!(None),
@@ -94,13 +94,13 @@ fn fingerprint(fingerprint: &Fingerprint) -> Option<TokenStream> {
         Fingerprint::Expression(_) => quote!(Expression),
         Fingerprint::Only(_) => quote!(Only),
     };
-    Some(quote!(::idempotent_runtime::__private::FingerprintSource::#source))
+    Some(quote!(#private::FingerprintSource::#source))
 }
 
-fn isolation(isolation: Isolation) -> TokenStream {
+fn isolation(isolation: Isolation, private: &Runtime) -> TokenStream {
     let level = match isolation {
         Isolation::RepeatableRead => quote!(RepeatableRead),
         Isolation::Serializable => quote!(Serializable),
     };
-    quote!(::core::option::Option::Some(::idempotent_runtime::__private::Isolation::#level))
+    quote!(::core::option::Option::Some(#private::Isolation::#level))
 }

@@ -339,8 +339,7 @@ impl IntoResponse for Rejection {
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// For a request that has run nothing.
-pub(crate) const UNAVAILABLE: Rejection =
-    Rejection::StoreUnavailable { retry_after: RETRY_AFTER, may_have_run: false };
+pub(crate) const UNAVAILABLE: Rejection = Rejection::StoreUnavailable { retry_after: RETRY_AFTER, may_have_run: false };
 
 pub(crate) const UNAVAILABLE_AFTER_RUN: Rejection =
     Rejection::StoreUnavailable { retry_after: RETRY_AFTER, may_have_run: true };

@@ -11,8 +11,8 @@ use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use futures_util::future::BoxFuture;
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use idempotent_runtime::store::{MemoryStore, StoreAdmin};
 use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, RecordKey, Registry, idempotent};
 use idempotent_tests::{Logs, Runs, Server};
@@ -240,12 +240,9 @@ async fn relays_once(State(runs): State<Runs>, method: Method, parts: Parts, _: 
 /// One policy may be that of several handlers.
 #[tokio::test]
 async fn request_made_anew_for_another_handler_of_its_policy_runs() {
-    for (path, expected) in [
-        ("/generic", "run 1"),
-        ("/layer", "run 1"),
-        ("/to-another-path", "run 2"),
-        ("/to-another-method", "run 2"),
-    ] {
+    for (path, expected) in
+        [("/generic", "run 1"), ("/layer", "run 1"), ("/to-another-path", "run 2"), ("/to-another-method", "run 2")]
+    {
         let (runs, registry) = (Runs::free(), Registry::new(MemoryStore::new()));
         let policy = Policy::builder("anew-layer").build().expect("a valid policy");
         let layer = IdempotencyLayer::new(policy).with_registry(registry.clone());

@@ -74,7 +74,12 @@ async fn response_that_another_request_replayed_has_no_mark() {
             let before = runs.started();
             for is_replay in [false, true, true] {
                 let answer = server.post_with_key(path, key).await;
-                assert_eq!((answer.status.as_u16(), answer.is_replay()), (200, is_replay), "{path} {key} {}", answer.text());
+                assert_eq!(
+                    (answer.status.as_u16(), answer.is_replay()),
+                    (200, is_replay),
+                    "{path} {key} {}",
+                    answer.text()
+                );
             }
             assert_eq!(runs.started(), before + 1, "{path} {key}");
         }

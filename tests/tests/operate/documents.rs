@@ -90,7 +90,7 @@ fn links_of_the_pages_lead_to_files_and_headings() {
         ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "tests/README.md", "examples/charges/README.md"];
     for page in pages {
         let document = read(page);
-        assert!(files(&document).count() > 1, "{page}");
+        assert!(files(&document).count() > 0, "{page}");
         let folder = Path::new(page).parent().expect("a page is in a folder");
         let is_there = |(file, heading): &(&str, Option<&str>)| {
             let path = folder.join(file);
