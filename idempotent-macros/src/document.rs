@@ -4,6 +4,7 @@ use proc_macro2::TokenStream;
 use syn::Signature;
 
 use crate::model::Model;
+use crate::runtime::Runtime;
 
 /// Completes what `#[utoipa::path]` has documented, if the handler has it.
 ///
@@ -16,7 +17,7 @@ use crate::model::Model;
 /// impl __path_pay { pub fn operation() -> Operation { operation::<Self>(&POLICY) } }
 /// ```
 #[cfg(feature = "utoipa")]
-pub(crate) fn operation(signature: &Signature) -> TokenStream {
+pub(crate) fn operation(signature: &Signature, private: &Runtime) -> TokenStream {
     use proc_macro2::Span;
     use quote::{format_ident, quote};
 
@@ -25,9 +26,8 @@ pub(crate) fn operation(signature: &Signature) -> TokenStream {
     }
     let path = format_ident!("__path_{}", signature.ident, span = Span::mixed_site());
     quote! {
-        #[allow(dead_code, non_camel_case_types, non_local_definitions, unused_imports)]
         const _: () = {
-            use ::idempotent_runtime::__private::utoipa::{self, openapi::path::{HttpMethod, Operation}};
+            use #private::utoipa::{self, openapi::path::{HttpMethod, Operation}};
 
             // The meaning of the name if utoipa has made nothing: names of the inner block take precedence, and those of
             // the module are among them.
@@ -45,10 +45,11 @@ pub(crate) fn operation(signature: &Signature) -> TokenStream {
             }
             const _: () = {
                 use self::*;
+                #[allow(non_local_definitions)]
                 impl #path {
                     #[doc(hidden)]
-                    pub fn operation() -> ::idempotent_runtime::__private::utoipa::openapi::path::Operation {
-                        ::idempotent_runtime::__private::operation::<Self>(&__IDEMPOTENT_POLICY)
+                    pub fn operation() -> #private::utoipa::openapi::path::Operation {
+                        #private::operation::<Self>(&__IDEMPOTENT_POLICY)
                     }
                 }
             };
@@ -57,7 +58,7 @@ pub(crate) fn operation(signature: &Signature) -> TokenStream {
 }
 
 #[cfg(not(feature = "utoipa"))]
-pub(crate) fn operation(_: &Signature) -> TokenStream {
+pub(crate) fn operation(_: &Signature, _: &Runtime) -> TokenStream {
     TokenStream::new()
 }
 
@@ -94,21 +95,22 @@ pub(crate) fn mode(signature: &Signature, model: &Model, mode: &TokenStream) -> 
         }
     }
 
+    let private = &model.runtime;
     let declared = match &signature.output {
         ReturnType::Default => quote!(()),
         ReturnType::Type(_, declared) => {
             let mut only_returned = OnlyReturned(false);
             only_returned.visit_type(declared);
-            if only_returned.0 { quote!(::idempotent_runtime::__private::Response) } else { declared.to_token_stream() }
+            if only_returned.0 { quote!(#private::Response) } else { declared.to_token_stream() }
         }
     };
     let function = crate::expand::name(signature);
     let scope = crate::settings::scope(model, &function);
     quote! {
-        ::idempotent_runtime::__private::Documented<
+        #private::Documented<
             #mode,
             {
-                ::idempotent_runtime::__private::identity(
+                #private::identity(
                     ::core::module_path!(),
                     #function,
                     #scope,

@@ -15,20 +15,24 @@ use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
-use syn::visit::Visit;
 use syn::visit_mut::{self, VisitMut};
-use syn::{Attribute, FnArg, Generics, Lifetime, PatType, ReturnType, Signature, Token, Type, TypeParamBound};
+use syn::{
+    FnArg, GenericArgument, Generics, Lifetime, Pat, PatType, PathArguments, PathSegment, ReturnType, Signature, Token,
+    Type, TypeParamBound, Visibility,
+};
 
 use crate::args::LAST;
 use crate::document;
 use crate::handler::Handler;
 use crate::model::{Fingerprint, Model};
+use crate::presence::presence;
+use crate::runtime::Runtime;
 use crate::settings;
 
 /// The function untouched, with this attribute behind all others, so that they see what the user wrote.
-pub(crate) fn behind_the_others(handler: &Handler, arguments: &TokenStream) -> TokenStream {
+pub(crate) fn behind_the_others(handler: &Handler, model: &Model, arguments: &TokenStream) -> TokenStream {
     let Handler { attributes, visibility, signature, body } = handler;
-    let last = Ident::new(LAST, Span::call_site());
+    let (last, private) = (Ident::new(LAST, Span::call_site()), &model.runtime);
     let mut signature = signature.clone();
     if signature.inputs.is_empty() && handler.is_under_debug_handler() {
         // It calls the function with as many arguments as it sees.
@@ -36,7 +40,7 @@ pub(crate) fn behind_the_others(handler: &Handler, arguments: &TokenStream) -> T
     }
     quote! {
         #(#attributes)*
-        #[::idempotent_runtime::__private::idempotent(#last, #arguments)]
+        #[#private::idempotent(#last, #arguments)]
         #visibility #signature #body
     }
 }
@@ -45,17 +49,19 @@ pub(crate) fn expand(handler: &Handler, model: &Model) -> TokenStream {
     let Handler { attributes, visibility, signature, body } = handler;
     let arguments: Vec<&PatType> = handler.arguments().collect();
     let names = names(&arguments);
-    let (gate, pending) = (local("gate"), local("pending"));
+    let (gate, pending, private) = (local("gate"), local("pending"), &model.runtime);
     let last = names.last().expect("there is at least one");
 
     let mut guarded = signature.clone();
     guarded.asyncness = None;
     guarded.inputs = guarded_inputs(signature, &arguments, &names, model);
     // With the user's span: a signature that ends in ours would be foreign code to `dead_code` and other lints.
-    guarded.output = syn::parse_quote_spanned!(signature.ident.span()=> -> ::idempotent_runtime::__private::Completion);
+    let span = signature.ident.span();
+    let completion = private.located(span);
+    guarded.output = syn::parse_quote_spanned!(span=> -> #completion::Completion);
 
     let policy = policy(signature, &arguments, model);
-    let document = document::operation(signature);
+    let document = document::operation(signature, private);
     let bindings = bindings(&arguments, &names);
     let expressions = policy_expressions(model);
     // Its expressions see the handler's variables, which are in the handler's future alone.
@@ -64,14 +70,13 @@ pub(crate) fn expand(handler: &Handler, model: &Model) -> TokenStream {
     } else {
         (quote!(let (mut #gate, #pending) = #gate.lend();), quote!(#expressions #gate.give_back().await;), &pending)
     };
-    let never_returned = never_returned(signature);
+    let never_returned = never_returned(signature, private);
     let block = inner_block(body);
     // Located at the name, so that a future that is not `Send` is reported there.
     let run = Ident::new("run", signature.ident.span().resolved_at(Span::mixed_site()));
     // Located at the body, which is what its errors are about.
     let future = quote_spanned!(body.span().resolved_at(Span::mixed_site())=> async move {
         #bindings
-        #[allow(unreachable_code, clippy::diverging_sub_expression)]
         if false {
             #never_returned
         }
@@ -83,26 +88,29 @@ pub(crate) fn expand(handler: &Handler, model: &Model) -> TokenStream {
         ReturnType::Default => Span::mixed_site(),
         ReturnType::Type(_, declared) => declared.span().resolved_at(Span::mixed_site()),
     };
-    let into_response = quote_spanned!(span=> ::idempotent_runtime::__private::into_response);
+    let at_return = private.located(span);
+    let into_response = quote_spanned!(span=> #at_return::into_response);
     let guarded_body = quote! {
         #policy
         #document
-        let (#gate, #last) = ::idempotent_runtime::__private::open(&__IDEMPOTENT_POLICY, #last);
+        let (#gate, #last) = #private::open(&__IDEMPOTENT_POLICY, #last);
         #lend
         #runner.#run(#future, #into_response)
     };
     let mut guarded_body = Group::new(Delimiter::Brace, guarded_body);
     guarded_body.set_span(body.span());
-    let lints = lints(attributes);
+    let lints = lints(handler);
     quote! { #lints #(#attributes)* #visibility #guarded #guarded_body }
 }
 
-/// Lints that the expansion triggers and that the handler's author cannot fix.
-fn lints(attributes: &[Attribute]) -> TokenStream {
+/// Lints that the expansion triggers and that the handler's author cannot fix. As few as possible: a crate that forbids a lint
+/// cannot allow it.
+fn lints(Handler { attributes, visibility, .. }: &Handler) -> TokenStream {
     let must_be_used = attributes.iter().any(|attribute| attribute.path().is_ident("must_use"));
     let double_must_use = must_be_used.then(|| quote!(#[allow(clippy::double_must_use)]));
     // For a method of a trait that says `async fn`.
-    quote! { #[allow(refining_impl_trait)] #double_must_use }
+    let refining = matches!(visibility, Visibility::Inherited).then(|| quote!(#[allow(refining_impl_trait)]));
+    quote! { #refining #double_must_use }
 }
 
 /// One for each argument, and for that of a handler without any: located there, so that errors of its type are too.
@@ -126,21 +134,18 @@ fn guarded_inputs(
     names: &[Ident],
     model: &Model,
 ) -> Punctuated<FnArg, Token![,]> {
+    let private = &model.runtime;
     let mode = match model.fingerprint {
-        Fingerprint::Request => quote!(::idempotent_runtime::__private::Buffered),
-        Fingerprint::Json => quote!(::idempotent_runtime::__private::BufferedJson),
-        Fingerprint::Expression(_) => quote!(::idempotent_runtime::__private::Targeted),
-        Fingerprint::None | Fingerprint::Only(_) => quote!(::idempotent_runtime::__private::Streamed),
+        Fingerprint::Request => quote!(#private::Buffered),
+        Fingerprint::Json => quote!(#private::BufferedJson),
+        Fingerprint::Expression(_) => quote!(#private::Targeted),
+        Fingerprint::None | Fingerprint::Only(_) => quote!(#private::Streamed),
     };
-    let mode = if model.header.is_none() && model.key.is_none() {
-        mode
-    } else {
-        quote!(::idempotent_runtime::__private::KeyElsewhere<#mode>)
-    };
+    let mode = if model.header.is_none() && model.key.is_none() { mode } else { quote!(#private::KeyElsewhere<#mode>) };
     let mode = document::mode(signature, model, &mode);
     let Some((last, others)) = arguments.split_last() else {
         let name = &names[0];
-        return syn::parse_quote!(#name: ::idempotent_runtime::__private::Guarded<(), #mode>);
+        return syn::parse_quote!(#name: #private::Guarded<(), #mode>);
     };
     let attributes = others.iter().map(|argument| presence(argument));
     let types = others.iter().map(|argument| &argument.ty);
@@ -148,7 +153,7 @@ fn guarded_inputs(
     let (last_name, other_names) = names.split_last().expect("there is at least one");
     syn::parse_quote! {
         #(#attributes #other_names: #types,)*
-        #last_name: ::idempotent_runtime::__private::Guarded<#last_type, #mode>
+        #last_name: #private::Guarded<#last_type, #mode>
     }
 }
 
@@ -160,19 +165,15 @@ fn bindings(arguments: &[&PatType], names: &[Ident]) -> TokenStream {
     }
     let each = arguments.iter().zip(names).map(|(argument, name)| {
         let (pattern, attributes, presence) = (&argument.pat, &argument.attrs, presence(argument));
+        // Where it looks unused, `clippy::no_effect_underscore_binding` would call the plain one pointless.
+        let is_underscored = matches!(&**pattern, Pat::Ident(variable) if variable.ident.to_string().starts_with('_'));
+        let binding = if is_underscored { quote!((#pattern,) = (#name,)) } else { quote!(#pattern = #name) };
         quote! {
             #presence let #name = #name;
-            #(#attributes)* #[allow(clippy::no_effect_underscore_binding)] let #pattern = #name;
+            #(#attributes)* let #binding;
         }
     });
     quote! { #(#each)* }
-}
-
-/// What decides whether an argument is there at all. The lints of an argument go to its pattern alone: an `expect` would
-/// not be met by the generated name.
-fn presence(argument: &PatType) -> TokenStream {
-    let conditions = argument.attrs.iter().filter(|attribute| attribute.path().is_ident("cfg"));
-    quote! { #(#conditions)* }
 }
 
 /// The name of the function, as paths have it.
@@ -184,19 +185,36 @@ fn policy(signature: &Signature, arguments: &[&PatType], model: &Model) -> Token
     let function = name(signature);
     let settings = settings::literal(model, &function);
     let transactions = arguments.iter().filter_map(|argument| transaction(argument, &signature.generics));
+    let private = &model.runtime;
     quote! {
-        ::idempotent_runtime::__private::policy! { __IDEMPOTENT_POLICY #function [#(#transactions),*] #settings }
+        #private::policy! { __IDEMPOTENT_POLICY #function [#(#transactions),*] #settings }
     }
 }
 
-/// The type of an argument that looks like a `Tx`. One that depends on the handler's generics, or may be compiled out,
-/// cannot be asked in a static; it is asked when it is used.
+/// What the type of a transaction's database is called.
+const DATABASES: [&str; 2] = ["Postgres", "Sqlite"];
+
+/// The type of an argument that looks like a `Tx`. A static cannot ask for one that depends on generics, of the function or of
+/// its `impl` block, which no attribute sees; nor for one that may be compiled out. It is asked when it is used.
 fn transaction<'a>(argument: &'a PatType, generics: &Generics) -> Option<&'a Type> {
-    let Type::Path(path) = written(&argument.ty) else { return None };
-    let looks_like_it = path.path.segments.last().is_some_and(|segment| segment.ident == "Tx");
-    let mut generic = Mentions { generics, found: false };
-    generic.visit_type(&argument.ty);
-    (looks_like_it && !generic.found && presence(argument).is_empty()).then_some(&argument.ty)
+    let is_named_like = |ty: &Type| match last_segment(ty) {
+        Some(segment) => DATABASES.iter().any(|database| segment.ident == database),
+        None => false,
+    };
+    let segment = last_segment(&argument.ty).filter(|segment| segment.ident == "Tx")?;
+    let is_concrete = match &segment.arguments {
+        PathArguments::None => generics.type_params().all(|parameter| parameter.ident != segment.ident),
+        PathArguments::AngleBracketed(arguments) => match (arguments.args.first(), arguments.args.len()) {
+            (Some(GenericArgument::Type(database)), 1) => is_named_like(database),
+            _ => false,
+        },
+        PathArguments::Parenthesized(_) => false,
+    };
+    (is_concrete && presence(argument).is_empty()).then_some(&argument.ty)
+}
+
+fn last_segment(ty: &Type) -> Option<&PathSegment> {
+    if let Type::Path(path) = written(ty) { path.path.segments.last() } else { None }
 }
 
 /// Without what a macro or its author has put around it.
@@ -205,17 +223,6 @@ fn written(ty: &Type) -> &Type {
         Type::Group(group) => written(&group.elem),
         Type::Paren(paren) => written(&paren.elem),
         ty => ty,
-    }
-}
-
-struct Mentions<'a> {
-    generics: &'a Generics,
-    found: bool,
-}
-
-impl<'ast> Visit<'ast> for Mentions<'_> {
-    fn visit_ident(&mut self, ident: &'ast Ident) {
-        self.found |= ident == "Self" || self.generics.type_params().any(|parameter| parameter.ident == *ident);
     }
 }
 
@@ -230,7 +237,8 @@ fn policy_expressions(model: &Model) -> TokenStream {
         gate.set_span(span);
         let argument = if by_reference { quote_spanned!(span=> &(#expression)) } else { expression.to_token_stream() };
         // By its path: a trait of the user's may have a method of this name for every type.
-        let method = quote_spanned!(span=> ::idempotent_runtime::__private::Gate::#method);
+        let private = model.runtime.located(span);
+        let method = quote_spanned!(span=> #private::Gate::#method);
         expressions.extend(quote_spanned!(span=> #method(&mut #gate, #argument);));
     };
     if let Some(key) = &model.key {
@@ -268,8 +276,10 @@ fn inner_block(body: &Group) -> Group {
 }
 
 /// A `return` of the declared type that is never taken makes inference and errors those of the function as it was written.
-fn never_returned(signature: &Signature) -> TokenStream {
-    let ReturnType::Type(_, declared) = &signature.output else { return never(&quote!(()), Span::mixed_site()) };
+fn never_returned(signature: &Signature, private: &Runtime) -> TokenStream {
+    let ReturnType::Type(_, declared) = &signature.output else {
+        return never(&quote!(()), Span::mixed_site(), private);
+    };
     // Located there, since that is where the body's type comes from.
     let span = declared.span().resolved_at(Span::mixed_site());
     let mut opaque = OpaqueTypes { named: Vec::new(), can_be_named: signature.generics.params.is_empty() };
@@ -278,23 +288,23 @@ fn never_returned(signature: &Signature) -> TokenStream {
     if !opaque.can_be_named {
         let mut inferred = (**declared).clone();
         InferOpaqueTypes.visit_type_mut(&mut inferred);
-        return never(&inferred, span);
+        return never(&inferred, span, private);
     }
     if opaque.named.is_empty() {
-        return never(&inferred, span);
+        return never(&inferred, span, private);
     }
     let (names, bounds): (Vec<_>, Vec<_>) = opaque.named.into_iter().unzip();
     quote! {
-        #[allow(clippy::items_after_statements)]
         fn __idempotent_declared<#(#names: #bounds),*>() -> #inferred {
-            ::idempotent_runtime::__private::never()
+            #private::never()
         }
         return __idempotent_declared();
     }
 }
 
-fn never(ty: &impl ToTokens, span: Span) -> TokenStream {
-    quote_spanned! {span=> return ::idempotent_runtime::__private::never::<#ty>(); }
+fn never(ty: &impl ToTokens, span: Span, private: &Runtime) -> TokenStream {
+    let private = private.located(span);
+    quote_spanned! {span=> return #private::never::<#ty>(); }
 }
 
 /// Turns each `impl Trait` into a type parameter with its bounds: `impl Stream<Item = Result<Event, Infallible>>` says

@@ -11,6 +11,7 @@ use syn::{
 };
 
 use crate::diagnostics::Diagnostics;
+use crate::presence::condition;
 
 /// An `async fn`. The body stays as it was written, so that half-typed code survives in an editor.
 pub(crate) struct Handler {
@@ -78,10 +79,8 @@ impl Handler {
             );
         }
         self.arguments().for_each(|argument| check_owned(argument, diagnostics));
-        if let Some(conditional) = self
-            .arguments()
-            .last()
-            .and_then(|last| last.attrs.iter().find(|attribute| attribute.path().is_ident("cfg")))
+        if let Some(conditional) =
+            self.arguments().last().and_then(|last| last.attrs.iter().find(|attribute| condition(attribute).is_some()))
         {
             diagnostics.error(
                 conditional,

@@ -7,8 +7,10 @@ mod expand;
 mod fallback;
 mod handler;
 mod model;
+mod presence;
 mod reader;
 mod rewrite;
+mod runtime;
 mod settings;
 #[cfg(test)]
 mod tests;

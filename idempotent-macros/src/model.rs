@@ -8,6 +8,7 @@ use syn::Expr;
 use crate::args::Arguments;
 use crate::diagnostics::Diagnostics;
 use crate::reader::Reader;
+use crate::runtime::Runtime;
 
 /// The names of all arguments.
 pub(crate) const ARGUMENTS: &[&str] = &[
@@ -33,6 +34,7 @@ pub(crate) const ARGUMENTS: &[&str] = &[
     "drop_headers",
     "store",
     "on_store_error",
+    "crate",
 ];
 
 /// What the attribute says, one field for each argument; `None` and `false` leave the default.
@@ -59,6 +61,7 @@ pub(crate) struct Model {
     pub(crate) drop_headers: Vec<String>,
     pub(crate) store: Option<String>,
     pub(crate) on_store_error: Choice,
+    pub(crate) runtime: Runtime,
 }
 
 pub(crate) enum Cache {
@@ -123,6 +126,7 @@ impl Model {
             drop_headers: reader.headers("drop_headers", "x-trace"),
             store: reader.name("store", "payments"),
             on_store_error: reader.choice("on_store_error", ["reject", "run"]),
+            runtime: reader.runtime(),
         };
         model.check(arguments, diagnostics)
     }

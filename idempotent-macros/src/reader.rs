@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use idempotent_policy::{KNOWN_METHODS, SHORTEST_WAIT};
 use quote::ToTokens;
-use syn::{Expr, Lit};
+use syn::spanned::Spanned;
+use syn::{Expr, Lit, LitStr, Path};
 
 use crate::args::{Argument, Arguments};
 use crate::diagnostics::{Diagnostics, listed, nearest};
 use crate::model::{Cache, Choice, Fingerprint, InFlight, Isolation, Methods};
+use crate::runtime::Runtime;
 use crate::units::{duration, size_in_bytes};
 
 const ONLY: &str =
@@ -323,6 +325,19 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    pub(crate) fn runtime(&mut self) -> Runtime {
+        const EXAMPLE: &str = "idem";
+        let Some((text, at)) = self.string("crate", EXAMPLE) else { return Runtime::of_manifest() };
+        // With the span of the string, where a path that leads nowhere is reported.
+        let path = LitStr::new(&text, at.span()).parse_with(Path::parse_mod_style);
+        let Ok(path) = path else {
+            let message = format!("`crate` must be a path to the runtime; write `crate = \"{EXAMPLE}\"`");
+            self.diagnostics.error(at, message);
+            return Runtime::of_manifest();
+        };
+        Runtime::at_path(&path)
     }
 
     pub(crate) fn max_body(&mut self) -> Option<usize> {

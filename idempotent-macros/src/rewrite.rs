@@ -40,7 +40,7 @@ pub(crate) fn rewrite(arguments: &TokenStream, item: &TokenStream) -> TokenStrea
     }
     match (diagnostics.into_result(), handler) {
         (Ok(()), Ok(handler)) if handler.has_other_macros() && !parsed.is_last => {
-            expand::behind_the_others(&handler, arguments)
+            expand::behind_the_others(&handler, &model, arguments)
         }
         (Ok(()), Ok(handler)) => expand::expand(&handler, &model),
         (Err(errors), _) | (Ok(()), Err(errors)) => fallback::fallback(&errors, item),

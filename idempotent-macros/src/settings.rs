@@ -7,10 +7,11 @@ use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, quote};
 
 use crate::model::{Cache, Choice, Fingerprint, InFlight, Isolation, Methods, Model};
+use crate::runtime::Runtime;
 
 /// `Settings { scope: "charges", ttl: …, ..Settings::DEFAULT }`.
 pub(crate) fn literal(model: &Model, function: &str) -> TokenStream {
-    let private = quote!(::idempotent_runtime::__private);
+    let private = &model.runtime;
     let mut fields = vec![field("scope", &scope(model, function))];
     let mut set = |name: &str, value: Option<TokenStream>| fields.extend(value.map(|value| field(name, &value)));
     set("has_default_scope", is(model.scope.is_none()));
@@ -20,20 +21,20 @@ pub(crate) fn literal(model: &Model, function: &str) -> TokenStream {
     set("header", model.header.as_ref().map(ToTokens::to_token_stream));
     set("key", model.key.as_ref().map(|_| quote!(#private::KeySource::Expression)));
     set("required", is(model.required));
-    set("invalid_key", choice("InvalidKeyPolicy", model.invalid_key));
-    set("methods", model.methods.as_ref().map(methods));
+    set("invalid_key", choice("InvalidKeyPolicy", model.invalid_key, private));
+    set("methods", model.methods.as_ref().map(|given| methods(given, private)));
     set("caller", is(model.caller.is_some()));
-    set("fingerprint", fingerprint(&model.fingerprint));
-    set("in_flight", in_flight(model.in_flight));
+    set("fingerprint", fingerprint(&model.fingerprint, private));
+    set("in_flight", in_flight(model.in_flight, private));
     set("lease", model.lease.filter(|lease| *lease != LEASE).map(duration));
-    set("after_crash", choice("AfterCrash", model.after_crash));
-    set("isolation", model.isolation.map(isolation));
+    set("after_crash", choice("AfterCrash", model.after_crash, private));
+    set("isolation", model.isolation.map(|level| isolation(level, private)));
     set("max_body", model.max_body.map(ToTokens::into_token_stream));
-    set("oversize", choice("Oversize", model.oversize));
+    set("oversize", choice("Oversize", model.oversize, private));
     set("keep_headers", list(&model.keep_headers));
     set("drop_headers", list(&model.drop_headers));
     set("store", model.store.as_ref().map(|name| quote!(::core::option::Option::Some(#name))));
-    set("on_store_error", choice("OnStoreError", model.on_store_error));
+    set("on_store_error", choice("OnStoreError", model.on_store_error, private));
     quote!(#private::Settings { #(#fields,)* ..#private::Settings::DEFAULT })
 }
 
@@ -56,16 +57,16 @@ fn ident(name: &str) -> Ident {
 }
 
 /// The variant that is called as the word.
-fn choice(of_type: &str, word: Choice) -> Option<TokenStream> {
+fn choice(of_type: &str, word: Choice, private: &Runtime) -> Option<TokenStream> {
     let word = word?;
     let (of_type, variant) = (ident(of_type), ident(&(word[..1].to_ascii_uppercase() + &word[1..])));
-    Some(quote!(::idempotent_runtime::__private::#of_type::#variant))
+    Some(quote!(#private::#of_type::#variant))
 }
 
-fn in_flight(in_flight: InFlight) -> Option<TokenStream> {
+fn in_flight(in_flight: InFlight, private: &Runtime) -> Option<TokenStream> {
     let InFlight::Wait(limit) = in_flight else { return None };
     let limit = duration(limit);
-    Some(quote!(::idempotent_runtime::__private::InFlight::Wait(#limit)))
+    Some(quote!(#private::InFlight::Wait(#limit)))
 }
 
 fn is(given: bool) -> Option<TokenStream> {
@@ -82,7 +83,7 @@ fn list(names: &[String]) -> Option<TokenStream> {
 }
 
 fn cache(model: &Model) -> Option<TokenStream> {
-    let private = quote!(::idempotent_runtime::__private);
+    let private = &model.runtime;
     if model.cache_if.is_some() {
         return Some(quote!(#private::Cache::Predicate));
     }
@@ -95,15 +96,14 @@ fn cache(model: &Model) -> Option<TokenStream> {
     })
 }
 
-fn methods(methods: &Methods) -> TokenStream {
-    let private = quote!(::idempotent_runtime::__private);
+fn methods(methods: &Methods, private: &Runtime) -> TokenStream {
     match methods {
         Methods::Any => quote!(#private::Methods::Any),
         Methods::Only(names) => quote!(#private::Methods::Only(&[#(#names),*])),
     }
 }
 
-fn fingerprint(fingerprint: &Fingerprint) -> Option<TokenStream> {
+fn fingerprint(fingerprint: &Fingerprint, private: &Runtime) -> Option<TokenStream> {
     let source = match fingerprint {
         Fingerprint::Request => return None,
         Fingerprint::None => quote!(None),
@@ -111,13 +111,13 @@ fn fingerprint(fingerprint: &Fingerprint) -> Option<TokenStream> {
         Fingerprint::Expression(_) => quote!(Expression),
         Fingerprint::Only(_) => quote!(Only),
     };
-    Some(quote!(::idempotent_runtime::__private::FingerprintSource::#source))
+    Some(quote!(#private::FingerprintSource::#source))
 }
 
-fn isolation(isolation: Isolation) -> TokenStream {
+fn isolation(isolation: Isolation, private: &Runtime) -> TokenStream {
     let level = match isolation {
         Isolation::RepeatableRead => quote!(RepeatableRead),
         Isolation::Serializable => quote!(Serializable),
     };
-    quote!(::core::option::Option::Some(::idempotent_runtime::__private::Isolation::#level))
+    quote!(::core::option::Option::Some(#private::Isolation::#level))
 }

@@ -91,6 +91,15 @@ fn every_argument_is_read() {
 }
 
 #[test]
+fn nothing_of_the_runtime_is_named_but_by_the_given_path() {
+    let mut found = Vec::new();
+    let policy = policy();
+    words(rewrite(&quote!(#policy, crate = "facade::idem"), &handler().to_token_stream()), &mut found);
+    assert!(found.windows(3).any(|words| words == ["facade", "idem", "__private"]));
+    assert!(!found.iter().any(|word| word == "idempotent_runtime"), "{found:?}");
+}
+
+#[test]
 fn mistakes_are_told_at_once_beside_the_unchanged_function() {
     let arguments = quote! { scpoe = "charges", ttl = "soon", cache = [999], max_body = "4", after_crash = "panic" };
     let items = items(&arguments, &handler());

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::HeaderValue;
+use http::header::GetAll;
 use percent_encoding::{AsciiSet, percent_decode_str, utf8_percent_encode};
 use sfv::{BareItem, Item, Parser};
 use sha2::{Digest, Sha256};
@@ -107,6 +108,16 @@ impl IdempotencyKey {
 /// assert_eq!("".parse::<IdempotencyKey>(), Err(InvalidKey::Empty));
 /// # Ok::<(), InvalidKey>(())
 /// ```
+/// The key in the lines of its header, if there is one.
+pub(crate) fn key_in(lines: &GetAll<'_, HeaderValue>) -> Option<Result<IdempotencyKey, InvalidKey>> {
+    let mut values = lines.iter();
+    let first = values.next()?;
+    match values.next() {
+        None => Some(IdempotencyKey::from_header(first)),
+        Some(_) => Some(Err(InvalidKey::SeveralHeaderLines)),
+    }
+}
+
 impl FromStr for IdempotencyKey {
     type Err = InvalidKey;
 

@@ -21,6 +21,20 @@ async fn conditional(#[cfg(any())] gone: NoSuchType, #[cfg(all())] method: Metho
     format!("{method} {body}")
 }
 
+#[idempotent(caller = method)]
+async fn conditional_attributes(
+    #[cfg_attr(all(), cfg(any()))] gone: NoSuchType,
+    #[cfg_attr(all(), cfg_attr(all(), cfg(any()), allow(unused_mut)))] mut gone_too: NoSuchType,
+    #[cfg_attr(any(), cfg(any()))] method: Method,
+    #[cfg_attr(all(), cfg(all()), expect(unused_variables))] headers: HeaderMap,
+    #[cfg_attr(all(), allow(unused_mut))] mut body: String,
+) -> String {
+    format!("{method} {body}")
+}
+
 fn main() {
-    let _: Router = Router::new().route("/lints", post(lints)).route("/conditional", post(conditional));
+    let _: Router = Router::new()
+        .route("/lints", post(lints))
+        .route("/conditional", post(conditional))
+        .route("/attributes", post(conditional_attributes));
 }

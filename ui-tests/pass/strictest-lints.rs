@@ -33,6 +33,7 @@ pub mod charges {
         drop_headers = ["x-trace"],
         store = "payments",
         on_store_error = "run",
+        crate = "::idempotent_runtime",
     )]
     pub async fn create(State(()): State<()>, Path(id): Path<u64>, mut body: String) -> Result<String, StatusCode> {
         if body.is_empty() {

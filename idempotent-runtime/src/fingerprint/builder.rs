@@ -33,6 +33,7 @@ pub(super) enum Piece {
     HeaderValue,
     ContentCoding,
     OtherHost,
+    OriginalQuery,
 }
 
 /// Collects the pieces of a part; each goes in with its kind and length, so that no two lists of pieces meet.

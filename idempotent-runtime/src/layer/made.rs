@@ -1,4 +1,4 @@
-//! The policies of the layers that the program has made, for operators: no linker gathers them.
+//! The policies of the layers that the program has made, for operators and tests: no linker gathers them.
 
 use std::sync::{Arc, Weak};
 

@@ -1,6 +1,6 @@
 //! The same engine as a tower layer: for routes that cannot be annotated, and for whole routers.
 
-#[cfg(feature = "inspector")]
+#[cfg(any(feature = "inspector", feature = "testing"))]
 pub(crate) mod made;
 
 use std::convert::identity;
@@ -18,7 +18,7 @@ use http::request::Parts;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::key::IdempotencyKey;
+use crate::key::{IdempotencyKey, key_in};
 use crate::policy::Policy;
 use crate::policy::handle::PolicyHandle;
 use crate::registry::OfRequest;
@@ -26,8 +26,8 @@ use crate::registry::Registry;
 use crate::request::context::Execution;
 use crate::request::coverage::find_sender;
 use crate::request::gate::Gate;
-use crate::request::input::{ClaimInput, InputKey, RequestInput, ask, key_in};
-use crate::request::response_mark::{failed, its_own};
+use crate::request::input::{ClaimInput, InputKey, RequestInput, ask};
+use crate::request::response_mark::{failed, is_of_another_guard, its_own};
 use crate::sync::{Mutex, lock};
 
 /// Guards every service beneath it with one policy: it claims, records and replays as `#[idempotent]` does for one handler.
@@ -69,7 +69,8 @@ use crate::sync::{Mutex, lock};
 ///   that handler ends. If a response that the handler's policy records does not reach the layer, and the layer records no other
 ///   one, the claim ends as after a crash.
 /// - A middleware or a forwarding handler between the layer and a handler's own guard runs for each attempt. If it returns
-///   the response as it is, the handler's guard records it. If it makes a response itself, the layer records that one.
+///   the response as it is, the handler's guard records it. If it makes a response itself, or returns the response to a request
+///   with another key, the layer records that one.
 /// - If the service answers with an error, which axum's services never do, the claim ends as that of a handler that panics.
 ///
 /// # Examples
@@ -107,7 +108,7 @@ impl IdempotencyLayer {
     ///
     pub fn new(policy: Policy) -> Self {
         let policy = Arc::new(policy);
-        #[cfg(feature = "inspector")]
+        #[cfg(any(feature = "inspector", feature = "testing"))]
         made::add(&policy);
         Self { policy, registry: None, caller: None, key: None }
     }
@@ -226,8 +227,11 @@ impl IdempotencyLayer {
         let answering = async move {
             execution.put_around(request.extensions_mut());
             match inner.call(request).await {
-                Ok(response) if execution.must_answer() => its_own(response.map(Body::new)),
-                Ok(response) => response.map(Body::new),
+                Ok(response) => {
+                    let response = response.map(Body::new);
+                    let is_answered = is_of_another_guard(&response, &execution) && !execution.must_answer();
+                    if is_answered { response } else { its_own(response) }
+                }
                 Err(error) => {
                     *lock(&kept_error) = Some(error);
                     failed()
@@ -259,6 +263,7 @@ impl IdempotencyLayer {
             }
         };
         let execution = Arc::new(Execution::beneath(request.extensions()));
+        execution.is_at(request.method(), request.uri());
         find_sender(&execution, registry.as_ref(), request.headers());
         let input = RequestInput {
             method: request.method().clone(),

@@ -254,22 +254,24 @@ pub(crate) fn shared_scope(first: &Policy, second: &Policy) {
 
 /// No registry, or one that cannot serve this handler.
 pub(crate) fn misconfigured(policy: &Policy, has_registry: bool) {
-    match policy.store() {
-        None if has_registry => tracing::error!(
+    match (policy.store(), has_registry) {
+        (None, true) => tracing::error!(
             scope = policy.scope(),
             handler = %policy,
-            "another handler has the same default scope: give each its own with `scope = \"…\"`"
+            "another handler has the same default scope: the request ran nothing; give each its own with `scope = \"…\"`"
         ),
-        None => tracing::error!(
+        (_, false) => tracing::error!(
             scope = policy.scope(),
             handler = %policy,
-            "no registry: call `idempotent_runtime::install(store)` at start-up or add `.layer(registry.layer())`"
+            "no registry is installed: the request ran nothing; call `idempotent_runtime::install(store)` at start-up or add \
+             `.layer(registry.layer())`"
         ),
-        Some(name) => tracing::error!(
+        (Some(name), true) => tracing::error!(
             scope = policy.scope(),
             handler = %policy,
             store = name,
-            "no registry with this store: add it with `Registry::builder(default_store).store(name, store)`"
+            "no registry with this store: the request ran nothing; add it with \
+             `Registry::builder(default_store).store(name, store)`"
         ),
     }
 }

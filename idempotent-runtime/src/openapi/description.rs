@@ -103,7 +103,8 @@ fn key_parameter(policy: &Policy, required: bool) -> Value {
 fn rejections(policy: &Policy, registry: Option<&Registry>) -> Vec<Rejection> {
     let retry_after = Duration::ZERO;
     let has_claim = policy.database().is_none();
-    let mut rejections = vec![Rejection::InFlight { retry_after }, Rejection::StoreUnavailable { retry_after }];
+    let mut rejections =
+        vec![Rejection::InFlight { retry_after }, Rejection::StoreUnavailable { retry_after, may_have_run: false }];
     if policy.required() {
         rejections.push(Rejection::MissingKey { header: None });
     }

@@ -17,7 +17,6 @@ macro_rules! __policy {
         static $policy: $crate::__private::Policy = {
             // Its name has the path of the function, with the type and the trait of its `impl` block.
             enum Here {}
-            #[allow(unused_imports)]
             use $crate::__private::OtherArgument as _;
             $crate::__private::Policy::of_handler(
                 ::core::module_path!(),

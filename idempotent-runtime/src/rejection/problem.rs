@@ -85,6 +85,8 @@ pub enum Rejection {
     StoreUnavailable {
         /// When to ask again.
         retry_after: Duration,
+        /// Whether the request may have taken effect: the store was lost while or after the handler ran.
+        may_have_run: bool,
     },
     /// The database aborted the handler's transaction because it conflicts with another one: a serialization failure or a
     /// deadlock. Nothing was kept, and a retry is likely to succeed.
@@ -253,8 +255,11 @@ impl Rejection {
             Self::TooManyInFlight { .. } => {
                 "This request ran nothing. Retry with the same key when an earlier request has ended.".to_owned()
             }
-            Self::StoreUnavailable { .. } => {
-                "A request with this key may have taken effect, or not. Retry, and only with the same key.".to_owned()
+            Self::StoreUnavailable { may_have_run: true, .. } => {
+                "This request may have taken effect, or not. Retry, and only with the same key.".to_owned()
+            }
+            Self::StoreUnavailable { may_have_run: false, .. } => {
+                "This request ran nothing; an earlier one with its key may have taken effect. Retry, and only with the same key.".to_owned()
             }
             Self::TransactionConflict => {
                 "The database aborted the transaction of this request. Nothing of it was kept. Retry with the same key.".to_owned()
@@ -278,7 +283,7 @@ impl Rejection {
             | Self::NotRecorded { retry_after }
             | Self::ClaimLost { retry_after }
             | Self::TooManyInFlight { retry_after }
-            | Self::StoreUnavailable { retry_after } => Some(*retry_after),
+            | Self::StoreUnavailable { retry_after, .. } => Some(*retry_after),
             Self::TransactionConflict => Some(Duration::ZERO),
             _ => None,
         }
@@ -333,6 +338,10 @@ impl IntoResponse for Rejection {
 /// What a rejected client is told to wait: long enough not to hammer, short beside what people notice.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-pub(crate) const UNAVAILABLE: Rejection = Rejection::StoreUnavailable { retry_after: RETRY_AFTER };
+/// For a request that has run nothing.
+pub(crate) const UNAVAILABLE: Rejection = Rejection::StoreUnavailable { retry_after: RETRY_AFTER, may_have_run: false };
+
+pub(crate) const UNAVAILABLE_AFTER_RUN: Rejection =
+    Rejection::StoreUnavailable { retry_after: RETRY_AFTER, may_have_run: true };
 
 pub(crate) const CLAIM_LOST: Rejection = Rejection::ClaimLost { retry_after: RETRY_AFTER };

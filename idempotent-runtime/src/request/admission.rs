@@ -135,7 +135,7 @@ impl Admission {
             Err(rejection) => return Prepared::Answer(self.reject(rejection)),
         };
         let record_key = RecordKey::new(self.policy.scope(), caller, key.as_str());
-        if let Some(covering) = covering(&self.execution, &self.policy, &record_key).cloned() {
+        if let Some(covering) = covering(&self.execution, &record_key).cloned() {
             if self.transaction.is_some() {
                 telemetry::covered_transaction(&self.policy);
                 return Prepared::Answer(self.reject(Rejection::TransactionFailed));

@@ -72,9 +72,9 @@ impl Future for Completion {
         };
         let Some(execution) = &self.execution else { return Poll::Ready(response) };
         if execution.outranks_layer() {
-            return Poll::Ready(of_another_guard(response));
+            return Poll::Ready(of_another_guard(response, execution));
         }
-        if !is_of_another_guard(&response) {
+        if !is_of_another_guard(&response, execution) {
             execution.leave_response();
         }
         Poll::Ready(response)

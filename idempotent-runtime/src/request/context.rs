@@ -1,18 +1,18 @@
 //! What the extractors, the guard and the future of one request share, and which guards are around it.
 
-use std::ptr;
+use std::any::TypeId;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
-use http::{Extensions, HeaderMap};
+use http::{Extensions, HeaderMap, Method, Uri};
 
 use crate::fingerprint::Fingerprint;
-use crate::key::{IdempotencyKey, RecordKey};
-use crate::policy::Policy;
+use crate::key::{IdempotencyKey, RecordKey, key_in};
 use crate::policy::handle::PolicyHandle;
 use crate::registry::Registry;
 use crate::request::client::Client;
 use crate::request::covered_runs::CoveredRuns;
+use crate::request::destination::Destination;
 use crate::request::detach_state::DetachState;
 use crate::request::ownership::{ExtractorExecutions, Ownership};
 use crate::step::names::{Names, Owner};
@@ -61,6 +61,10 @@ pub(crate) struct Execution {
     around: Option<Arc<Self>>,
     /// The guard whose handler sends the request, where the request itself does not tell.
     sent_by: OnceLock<Sender>,
+    /// Its key is in the header that its policy names.
+    has_key_in_header: AtomicBool,
+    /// Its request has come with another key than that of the guard around it.
+    has_other_key: AtomicBool,
     /// Identifies the client of the request, for the requests that its handler sends.
     client: OnceLock<Client>,
     /// The guard around it that has the same key, so that this execution runs under its claim.
@@ -77,6 +81,7 @@ pub(crate) struct Execution {
     pub(super) is_over: AtomicBool,
     /// Of its guard. Unset if only a middleware or a handler without a guard has used this execution.
     policy: OnceLock<PolicyHandle>,
+    destination: Destination,
     /// Tells apart the handlers that take steps.
     id: OnceLock<u64>,
     pub(crate) step_names: Names,
@@ -180,6 +185,22 @@ impl Execution {
         self.around().filter(|_| self.sent_by.get().is_none_or(|sender| sender.is_same_client))
     }
 
+    /// Whether its response can be that of the request of `guard`, which is around it.
+    pub(super) fn answers_for(self: &Arc<Self>, guard: &Arc<Self>) -> bool {
+        let mut execution = Some(self);
+        while let Some(this) = execution {
+            if Arc::ptr_eq(this, guard) {
+                return true;
+            }
+            let is_of_other_client = this.sent_by.get().is_some_and(|sender| !sender.is_same_client);
+            if is_of_other_client || this.has_other_key.load(Ordering::Relaxed) {
+                return false;
+            }
+            execution = this.around();
+        }
+        false
+    }
+
     /// Whether `other` is this guard, or one around it.
     pub(super) fn is_beneath(self: &Arc<Self>, other: &Arc<Self>) -> bool {
         let mut execution = Some(self);
@@ -205,6 +226,22 @@ impl Execution {
         let _ = self.sent_by.set(Sender { guard, is_same_client });
     }
 
+    /// A request with these headers has come to it.
+    pub(super) fn compare_keys(&self, headers: &HeaderMap) {
+        let has_other_key = self.around().is_some_and(|around| around.would_have_other_key(headers));
+        self.has_other_key.store(has_other_key, Ordering::Relaxed);
+    }
+
+    fn would_have_other_key(&self, headers: &HeaderMap) -> bool {
+        let (Some(policy), Some(grant)) = (self.policy.get(), self.granted()) else { return false };
+        let key = key_in(&headers.get_all(policy.header()));
+        self.has_key_in_header.load(Ordering::Relaxed) && key.is_some_and(|key| key.ok().as_ref() != Some(&grant.key))
+    }
+
+    pub(super) fn has_key_in_header(&self) {
+        self.has_key_in_header.store(true, Ordering::Relaxed);
+    }
+
     pub(super) fn is_of_client(&self, registry: &Registry, headers: &HeaderMap) {
         let _ = self.client.set(Client::of(registry, headers));
     }
@@ -215,13 +252,13 @@ impl Execution {
         self.around_with(record_key).is_some_and(|around| !around.has_let_in.swap(true, Ordering::AcqRel))
     }
 
-    /// Whether a guard with this policy has sent the request anew to itself. That is a duplicate: a handler may poll other
-    /// clients' requests too.
-    pub(super) fn is_sent_by_itself(&self, policy: &Policy, record_key: &RecordKey) -> bool {
+    /// Whether its handler has sent the request anew to itself. That is a duplicate: a handler may poll other clients'
+    /// requests too.
+    pub(super) fn is_sent_by_itself(&self, record_key: &RecordKey) -> bool {
         let (mut this, mut is_anew) = (self, false);
         while let Some(around) = this.around_of_client() {
             is_anew |= this.sent_by.get().is_some();
-            if around.runs_under(record_key) && (!is_anew || around.is_of(policy)) {
+            if around.runs_under(record_key) && (!is_anew || around.has_the_handler_of(self)) {
                 return is_anew;
             }
             this = around;
@@ -325,14 +362,29 @@ impl Execution {
         self.extractor_executions.adopt().into_iter().all(|transaction| self.joined().set(transaction).is_ok())
     }
 
-    /// Whether its guard is the one with this policy.
-    pub(super) fn is_of(&self, policy: &Policy) -> bool {
-        self.policy.get().is_some_and(|own| ptr::eq(&raw const **own, policy))
+    pub(super) fn runs(&self, handler: TypeId) {
+        self.destination.runs(handler);
+    }
+
+    pub(crate) fn is_at(&self, method: &Method, uri: &Uri) {
+        self.destination.is_at(method, uri);
+    }
+
+    /// Whether both guard one handler.
+    fn has_the_handler_of(&self, other: &Self) -> bool {
+        let [policy, others] = [self, other].map(|it| it.policy.get().map(|policy| &raw const **policy));
+        policy == others && self.destination == other.destination
     }
 
     pub(crate) fn grant(&self, key: IdempotencyKey, record_key: RecordKey, fingerprint: Fingerprint, attempt: u32) {
         self.enter();
         let _ = self.grant.set(Grant { key, record_key, fingerprint, attempt });
+    }
+
+    /// For a handler that runs unguarded: it sees its key, and nothing runs under it.
+    pub(super) fn grant_without_claim(&self, key: IdempotencyKey, record_key: RecordKey, fingerprint: Fingerprint) {
+        self.grant(key, record_key, fingerprint, 1);
+        self.is_over.store(true, Ordering::Release);
     }
 
     pub(crate) fn open_steps(&self, steps: Steps) {

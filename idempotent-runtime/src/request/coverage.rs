@@ -2,17 +2,18 @@
 //!
 //! The extensions of a request usually name the guards around it. A request that a handler or a middleware created does not
 //! have them, and neither has a copy of `Parts` from an argument before the last one. For these, the guard is the one whose
-//! handler this thread polls, unless the request was moved to another task.
+//! handler, or the body of whose response, this thread polls, unless the request was moved to another task.
 //! The innermost of these is the nearest guard around the request, whatever its key. Only a request with the same credentials
 //! runs under its claim and with its steps, because a handler can poll the requests of other clients too.
 
 use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 
 use http::HeaderMap;
 
 use crate::key::RecordKey;
-use crate::policy::Policy;
 use crate::registry::Registry;
 use crate::request::context::Execution;
 use crate::sync::thread_local;
@@ -22,13 +23,9 @@ thread_local! {
     static POLLED: RefCell<Vec<Arc<Execution>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The execution under whose claim `execution` runs, for a guard with this policy and this key.
-pub(super) fn covering<'a>(
-    execution: &'a Arc<Execution>,
-    policy: &Policy,
-    record_key: &RecordKey,
-) -> Option<&'a Arc<Execution>> {
-    if execution.is_sent_by_itself(policy, record_key) { None } else { execution.covered_by(record_key) }
+/// The execution under whose claim `execution` runs, for this key.
+pub(super) fn covering<'a>(execution: &'a Arc<Execution>, record_key: &RecordKey) -> Option<&'a Arc<Execution>> {
+    if execution.is_sent_by_itself(record_key) { None } else { execution.covered_by(record_key) }
 }
 
 /// Makes the innermost polled guard the nearest one around this execution, if the request itself does not name that guard.
@@ -41,15 +38,21 @@ pub(crate) fn find_sender(execution: &Arc<Execution>, registry: Option<&Registry
     {
         execution.is_sent_by(guard, headers);
     }
+    execution.compare_keys(headers);
     if let Some(registry) = registry {
         execution.is_of_client(registry, headers);
     }
 }
 
-/// Polls the handler of this execution's guard.
+/// Polls the handler of this execution's guard, or the body of its response.
 pub(super) fn polled_in<T>(execution: &Arc<Execution>, poll: impl FnOnce() -> T) -> T {
     let _polled = Polled::begin(execution);
     poll()
+}
+
+pub(super) async fn polled_in_each_poll<F: Future>(execution: &Arc<Execution>, future: F) -> F::Output {
+    let mut future = pin!(future);
+    poll_fn(|cx| polled_in(execution, || future.as_mut().poll(cx))).await
 }
 
 struct Polled(bool);

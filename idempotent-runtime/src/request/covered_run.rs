@@ -12,6 +12,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use crate::policy::CacheIf;
 use crate::policy::handle::PolicyHandle;
 use crate::request::context::Execution;
+use crate::request::coverage::polled_in;
 use crate::request::response_body::Content;
 
 /// The claim cannot end before this run. If this is dropped before [`end`](Self::end), it is unknown what the run did.
@@ -57,7 +58,8 @@ impl CoveredRun {
         parts.extensions.insert(Answer(Arc::clone(&self.covering)));
         self.covering.covered_runs.answer();
         self.has_answered = true;
-        let body = match Content::read_now(&parts, body, self.policy.max_body()) {
+        let read = || Content::read_now(&parts, body, self.policy.max_body());
+        let body = match polled_in(&self.execution, read) {
             Ok((_, whole)) => {
                 self.has_ended = true;
                 whole
@@ -97,7 +99,12 @@ impl http_body::Body for CoveredBody {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let Self { body, run } = &mut *self;
+        let mut poll = || Pin::new(&mut *body).poll_frame(cx);
+        let polled = match run {
+            Some(run) => polled_in(&run.execution, poll),
+            None => poll(),
+        };
         match &polled {
             Poll::Pending => {}
             // It broke off: what it has done is unknown.

@@ -22,7 +22,6 @@ use crate::registry::Registry;
 use crate::rejection::problem::Rejection;
 use crate::request::admission::Identity;
 use crate::request::context::Execution;
-use crate::request::coverage::covering;
 use crate::request::extract::Guarded;
 use crate::request::input::{ClaimInput, RequestInput};
 use crate::request::key_expression::KeyExpression;
@@ -72,6 +71,9 @@ impl Gate {
             gate.caller = gate.claim_input.caller.take();
             if policy.key() == KeySource::Header {
                 let header = input.key.is_in_header().then_some(policy.header());
+                if let (Some(_), Some(execution)) = (header, &gate.execution) {
+                    execution.has_key_in_header();
+                }
                 gate.key = check_key(policy, header, input.key.in_header(policy.header()));
             }
         }
@@ -118,11 +120,9 @@ impl Gate {
         let Some(registry) = self.registry.as_ref().filter(|registry| registry.is_disabled()) else { return };
         let (Some(Ok(key)), Some(execution)) = (&self.key, &self.execution) else { return };
         let record_key = RecordKey::new(self.policy.scope(), self.caller.as_deref(), key.as_str());
-        if covering(execution, &self.policy, &record_key).is_none() {
-            let fingerprint = self.identity().fingerprint(&self.claim_input, registry);
-            execution.grant(key.clone(), record_key, fingerprint, 1);
-            self.key = None;
-        }
+        let fingerprint = self.identity().fingerprint(&self.claim_input, registry);
+        execution.grant_without_claim(key.clone(), record_key, fingerprint);
+        self.key = None;
     }
 
     fn is_keyed(&self) -> bool {

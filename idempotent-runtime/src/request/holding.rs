@@ -33,10 +33,6 @@ impl Holding {
         Arc::ptr_eq(&self.0, execution)
     }
 
-    pub(super) fn is_beneath_a_guard(&self) -> bool {
-        self.0.around().is_some()
-    }
-
     /// What runs beneath the guard under this claim.
     pub(super) fn covered_runs(&self) -> &CoveredRuns {
         &self.0.covered_runs

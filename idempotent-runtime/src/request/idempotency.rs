@@ -129,7 +129,8 @@ impl Idempotency {
     ///
     /// # Errors
     ///
-    /// The error of `run`, or a [`StepError`] if the step could not be taken, recorded or read.
+    /// The error of `run`, or a [`StepError`] if the step could not be taken, recorded or read. `E` can be the handler's own error
+    /// type: [`StepError`] has an example.
     ///
     /// # Cancel safety
     ///

@@ -10,15 +10,14 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::{BoxError, RequestExt};
 use bytes::Bytes;
-use http::header::GetAll;
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, LengthLimitError};
 
 use crate::fingerprint::body::{BodyForm, digest_of_body};
 use crate::fingerprint::builder::{Credentials, PartDigest};
 use crate::fingerprint::target::digest_of_target;
-use crate::key::{IdempotencyKey, InvalidKey};
+use crate::key::{IdempotencyKey, InvalidKey, key_in};
 use crate::observe::traceparent::TraceParent;
 use crate::policy::values::Reads;
 use crate::record::headers::IDEMPOTENCY_KEY;
@@ -61,6 +60,7 @@ impl RequestInput {
             (Execution::of_unkeyed_guard(request.extensions_mut()), ClaimInput::default())
         } else {
             let execution = Execution::of_guard(request.extensions_mut());
+            execution.is_at(request.method(), request.uri());
             find_sender(&execution, registry.as_ref(), request.headers());
             let caller = registry.as_ref().and_then(Registry::caller).and_then(|caller| ask(request, caller));
             (Some(execution), ClaimInput::of(request, reads, registry.as_ref(), caller).await)
@@ -145,16 +145,6 @@ async fn read(request: &mut Request, form: BodyForm) -> InputBody {
     match buffer(request).await {
         Ok(bytes) => InputBody::Read(digest_of_body(request.headers(), &bytes, form)),
         Err(broken) => InputBody::Broken(broken),
-    }
-}
-
-/// The key in the lines of its header, if there is one.
-pub(crate) fn key_in(lines: &GetAll<'_, HeaderValue>) -> Option<Result<IdempotencyKey, InvalidKey>> {
-    let mut values = lines.iter();
-    let first = values.next()?;
-    match values.next() {
-        None => Some(IdempotencyKey::from_header(first)),
-        Some(_) => Some(Err(InvalidKey::SeveralHeaderLines)),
     }
 }
 

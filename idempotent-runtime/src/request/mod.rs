@@ -30,7 +30,7 @@
 //! [`context`] has what these stages share for one request: whether the handler outlives its client, and which guards are around
 //! it. [`coverage`] finds a guard around the request that has already claimed its key, and [`covered_run`] runs under that claim.
 //! [`covered_runs`] counts those that do, so that the claim ends after them; [`client`] tells clients apart where a request does
-//! not know its guards.
+//! not know its guards, and [`destination`] the handlers that have one policy.
 //! [`idempotency`] shows a part of the context to the handler.
 
 pub(crate) mod admission;
@@ -42,6 +42,7 @@ pub(crate) mod context;
 pub(crate) mod coverage;
 pub(crate) mod covered_run;
 pub(crate) mod covered_runs;
+pub(crate) mod destination;
 pub(crate) mod detach_state;
 pub(crate) mod extract;
 pub(crate) mod gate;

@@ -15,6 +15,7 @@ use crate::policy::handle::PolicyHandle;
 use crate::policy::values::Oversize;
 use crate::record::now_in_millis;
 use crate::record::{Record, RecordedBody, headers};
+use crate::request::coverage::{polled_in, polled_in_each_poll};
 use crate::request::holding::Holding;
 use crate::request::response_body::Content;
 use crate::request::response_mark::{Mark, is_of_second_run};
@@ -52,7 +53,7 @@ impl ResponseClassifier {
     /// Judges a response whose body is there at once.
     pub(super) fn classify_now(&self, response: Response, holding: &Holding) -> Result<ClassifiedNow, Panic> {
         // A body or a predicate of the user's may panic as the handler may.
-        catch_unwind(AssertUnwindSafe(|| {
+        let classify = AssertUnwindSafe(|| {
             let (mut parts, body) = response.into_parts();
             let marked = match parts.extensions.remove::<Mark>() {
                 Some(Mark::Failed) => Some((Classification::Failed, Outcome::Failed)),
@@ -65,7 +66,7 @@ impl ResponseClassifier {
                 }
                 // Of another request's guards.
                 None | Some(Mark::SecondRun(_)) => None,
-                Some(Mark::OfAnotherGuard) => Some((Classification::Free, Outcome::LeftToHandler)),
+                Some(Mark::OfAnotherGuard(_)) => Some((Classification::Free, Outcome::LeftToHandler)),
             };
             if let Some((classification, outcome)) = marked {
                 return ClassifiedNow::Whole((Response::from_parts(parts, body), classification, outcome));
@@ -85,7 +86,8 @@ impl ResponseClassifier {
                 }
                 Err(body) => ClassifiedNow::Later(Response::from_parts(parts, body)),
             }
-        }))
+        });
+        polled_in(holding.execution(), || catch_unwind(classify))
     }
 
     pub(super) async fn classify(
@@ -93,7 +95,8 @@ impl ResponseClassifier {
         response: Response,
         holding: &Holding,
     ) -> Result<(Response, Classification, Outcome), Panic> {
-        AssertUnwindSafe(self.observe(response, holding)).catch_unwind().await
+        let observing = polled_in_each_poll(holding.execution(), self.observe(response, holding));
+        AssertUnwindSafe(observing).catch_unwind().await
     }
 
     /// Whether the policy records a response with this head.

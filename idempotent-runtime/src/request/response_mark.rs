@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::response::Response;
 
+use crate::record::headers::REPLAYED;
 use crate::request::context::Execution;
 use crate::request::holding::Holding;
 
@@ -11,7 +12,8 @@ use crate::request::holding::Holding;
 #[derive(Clone)]
 pub(super) enum Mark {
     Failed,
-    OfAnotherGuard,
+    /// Of the guard that answers for it.
+    OfAnotherGuard(Arc<Execution>),
     /// Of the guard under whose claim the first run goes.
     SecondRun(Arc<Execution>),
 }
@@ -23,18 +25,20 @@ pub(crate) fn failed() -> Response {
     response
 }
 
-/// A response that a guard beneath a layer answers for, because it has recorded it or rejected the request: the layer records
+/// A response that this guard, beneath a layer, answers for, because it has recorded it or rejected the request: the layer records
 /// nothing. The mark is on the response, since what is made of the request beneath a layer need not be what the layer sends.
-pub(crate) fn of_another_guard(mut response: Response) -> Response {
+pub(crate) fn of_another_guard(mut response: Response, answering: &Arc<Execution>) -> Response {
     if is_any_second_run(&response) {
         return response;
     }
-    response.extensions_mut().insert(Mark::OfAnotherGuard);
+    response.extensions_mut().insert(Mark::OfAnotherGuard(Arc::clone(answering)));
     response
 }
 
-pub(crate) fn is_of_another_guard(response: &Response) -> bool {
-    matches!(response.extensions().get(), Some(Mark::OfAnotherGuard))
+/// Whether a guard beneath this one answers for it. A response to another request, which something has kept or asked for, has a
+/// mark that says nothing of this one.
+pub(crate) fn is_of_another_guard(response: &Response, execution: &Arc<Execution>) -> bool {
+    matches!(response.extensions().get(), Some(Mark::OfAnotherGuard(answering)) if answering.answers_for(execution))
 }
 
 /// A rejection of what would have been a second execution under one claim. No guard on its way records it; and what the first
@@ -53,10 +57,11 @@ fn is_any_second_run(response: &Response) -> bool {
     matches!(response.extensions().get(), Some(Mark::SecondRun(_)))
 }
 
-/// The response as one that no guard has answered for yet.
+/// The response as one that no guard has answered for yet, which is no replay.
 pub(crate) fn its_own(mut response: Response) -> Response {
     if !is_any_second_run(&response) {
         response.extensions_mut().remove::<Mark>();
     }
+    response.headers_mut().remove(&REPLAYED);
     response
 }

@@ -12,6 +12,7 @@ use crate::request::coverage::polled_in;
 use crate::request::passage::Entered;
 use crate::request::passage::Passage;
 use axum::response::Response;
+use std::any::TypeId;
 use std::future;
 use std::mem;
 use std::ops::{Deref, DerefMut};
@@ -37,6 +38,7 @@ impl Gate {
         F: Future + Send + 'static,
     {
         let execution = self.execution.clone();
+        runs::<F>(execution.as_deref());
         Completion::new(
             Box::pin(Run { handler: Some(handler), into_response, stage: Stage::Entering(self) }),
             execution,
@@ -87,6 +89,12 @@ impl Gate {
             Some(key) => span.in_scope(|| admission.enter(&self.claim_input, key, self.identity())),
             None => Entered::Later(Box::pin(admission.begin().instrument(span))),
         }
+    }
+}
+
+fn runs<F: 'static>(execution: Option<&Execution>) {
+    if let Some(execution) = execution {
+        execution.runs(TypeId::of::<F>());
     }
 }
 
@@ -266,6 +274,7 @@ impl PendingGate {
     where
         F: Future + Send + 'static,
     {
+        runs::<F>(self.execution.as_deref());
         Completion::new(
             Box::pin(Run { handler: Some(handler), into_response, stage: Stage::Evaluating(self.receiver) }),
             self.execution,

@@ -14,7 +14,7 @@ use crate::observe::telemetry;
 use crate::observe::telemetry::Outcome;
 use crate::policy;
 use crate::registry::Registry;
-use crate::rejection::problem::UNAVAILABLE;
+use crate::rejection::problem::UNAVAILABLE_AFTER_RUN;
 use crate::request::holding::Holding;
 use crate::request::response::{Classification, Panic, ResponseClassifier};
 use crate::request::response_mark::of_another_guard;
@@ -133,10 +133,11 @@ impl InTransaction {
     /// The handler's own response would tell of effects that are gone, or may be.
     fn reject(&self, error: &TransactionError) -> Response {
         telemetry::transaction_failed(&self.classifier.policy, self.store.name(), error);
-        let rejection = error.rejection(UNAVAILABLE);
+        let rejection = error.rejection(UNAVAILABLE_AFTER_RUN);
         Outcome::Rejected(rejection.code()).enter(&self.span, &self.classifier.policy);
         let response = self.registry.reject(self.classifier.policy.scope(), rejection);
         // A request without a key has taken over nothing, and a layer around it must not record a rejection.
-        if self.holding.is_beneath_a_guard() { of_another_guard(response) } else { response }
+        let execution = self.holding.execution();
+        if execution.around().is_some() { of_another_guard(response, execution) } else { response }
     }
 }

@@ -9,7 +9,7 @@ use crate::policy::scope::Scope;
 use crate::registry::Registry;
 use crate::rejection::problem::CLAIM_LOST;
 use crate::rejection::problem::Rejection;
-use crate::rejection::problem::UNAVAILABLE;
+use crate::rejection::problem::UNAVAILABLE_AFTER_RUN;
 use crate::store::error::StoreError;
 
 /// Why [`Idempotency::step`](crate::Idempotency::step) has no result, although its closure returned no error.
@@ -120,7 +120,7 @@ impl StepError {
     /// `outcome_unknown`; `step_failed` if the program must be changed.
     pub fn rejection(&self) -> Rejection {
         match self.kind {
-            StepErrorKind::Store(_) | StepErrorKind::NotRecorded(_) => UNAVAILABLE,
+            StepErrorKind::Store(_) | StepErrorKind::NotRecorded(_) => UNAVAILABLE_AFTER_RUN,
             StepErrorKind::ClaimLost => CLAIM_LOST,
             StepErrorKind::OtherRequest => Rejection::KeyReused,
             StepErrorKind::OtherCredentials => Rejection::OtherCredentials,

@@ -16,6 +16,11 @@ impl Counts {
         let counts = lock(&self.0);
         counts.get(&(scope.to_owned(), event)).copied().unwrap_or_default()
     }
+
+    /// Those of which something was counted.
+    pub(crate) fn scopes(&self) -> Vec<String> {
+        lock(&self.0).keys().map(|(scope, _)| scope.clone()).collect()
+    }
 }
 
 impl Observer for Counts {

@@ -1,10 +1,13 @@
 //! A registry of one test's own.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Deref;
 
 use crate::key::RecordKey;
+use crate::layer::made::policies_of_layers;
 use crate::observe::event::Event;
+use crate::policy::registration::policies;
 use crate::registry::Registry;
 use crate::registry::build::RegistryBuilder;
 use crate::rejection::problem::CODES;
@@ -68,13 +71,23 @@ impl<S: StoreAdmin> TestRegistry<S> {
     /// How often handlers of this scope were executed, including requests without a key and requests with an unguarded
     /// method. For an [`IdempotencyLayer`](crate::IdempotencyLayer): how often it let a request with a key through. A handler
     /// beneath it with the same scope and key is not counted again.
+    ///
+    /// # Panics
+    ///
+    /// If no handler and no layer of the program has this scope.
+    #[track_caller]
     pub fn executions(&self, scope: &str) -> usize {
-        self.counts.of(scope, Event::Executed)
+        self.count(scope, Event::Executed)
     }
 
     /// How many requests of this scope were answered with a recorded response.
+    ///
+    /// # Panics
+    ///
+    /// If no handler and no layer of the program has this scope.
+    #[track_caller]
     pub fn replays(&self, scope: &str) -> usize {
-        self.counts.of(scope, Event::Replayed)
+        self.count(scope, Event::Replayed)
     }
 
     /// How many requests of this scope were rejected with this [`Rejection::code`](crate::Rejection::code), including
@@ -83,12 +96,22 @@ impl<S: StoreAdmin> TestRegistry<S> {
     ///
     /// # Panics
     ///
-    /// If no rejection has this code.
+    /// If no rejection has this code, or no handler and no layer of the program has this scope.
     #[track_caller]
     pub fn rejections(&self, scope: &str, code: &str) -> usize {
         let known = CODES.iter().find(|known| **known == code);
         let code = known.unwrap_or_else(|| panic!("no rejection has the code {code:?}; write one of {CODES:?}"));
-        self.counts.of(scope, Event::Rejected(code))
+        self.count(scope, Event::Rejected(code))
+    }
+
+    /// A scope that does not exist would count nothing, and a test that expects nothing would pass.
+    #[track_caller]
+    fn count(&self, scope: &str, event: Event) -> usize {
+        let mut known: BTreeSet<String> = policies().map(|policy| policy.scope().to_owned()).collect();
+        known.extend(policies_of_layers().iter().map(|policy| policy.scope().to_owned()));
+        known.extend(self.counts.scopes());
+        assert!(known.contains(scope), "no handler and no layer has the scope {scope:?}; the scopes are {known:?}");
+        self.counts.of(scope, event)
     }
 
     /// Like [`FaultyStore::seed_in_flight`], but it works also if the registry digests its keys.

@@ -68,7 +68,7 @@ impl FromRequest<Secrets> for StripeEvent {
     }
 }
 
-#[idempotent(scope = "stripe-events", ttl = "7d", key = event.id, required, fingerprint = none)]
+#[idempotent(scope = "stripe-events", ttl = "7d", key = event.id, caller = "stripe", required, fingerprint = none)]
 async fn receive_from_stripe(event: StripeEvent) -> String {
     format!("received {}", event.id)
 }
@@ -93,7 +93,7 @@ impl FromRequest<Secrets> for StandardEvent {
     }
 }
 
-#[idempotent(scope = "standard-events", ttl = "7d", key = event.id, required, fingerprint = none)]
+#[idempotent(scope = "standard-events", ttl = "7d", key = event.id, caller = "standard", required, fingerprint = none)]
 async fn receive_standard(event: StandardEvent) -> String {
     format!("{}: {} bytes", event.id, event.body.len())
 }
@@ -116,7 +116,7 @@ impl FromRequest<Secrets> for GitHubEvent {
     }
 }
 
-#[idempotent(scope = "github-events", ttl = "7d", key = event.delivery, required)]
+#[idempotent(scope = "github-events", ttl = "7d", key = event.delivery, caller = "github", required)]
 async fn receive_from_github(event: GitHubEvent) -> String {
     format!("{}: {} bytes", event.delivery, event.body.len())
 }

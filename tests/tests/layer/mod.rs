@@ -7,6 +7,7 @@ mod covered;
 mod extractors;
 mod forwarded;
 mod made_anew;
+mod marks;
 mod rebuilt;
 mod services;
 mod steps;

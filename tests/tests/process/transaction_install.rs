@@ -42,6 +42,23 @@ async fn generic<DB: Database>(tx: idempotent_runtime::Tx<DB>) {
     drop(tx);
 }
 
+struct Repository<DB>(std::marker::PhantomData<DB>);
+
+impl<DB: Database> Repository<DB> {
+    /// The same, and no attribute sees that its database is generic.
+    #[idempotent(scope = "method")]
+    async fn method(tx: idempotent_runtime::Tx<DB>) {
+        drop(tx);
+    }
+}
+
+type Tx = idempotent_runtime::Tx<Sqlite>;
+
+#[idempotent(scope = "alias", store = "embedded")]
+async fn by_an_alias(tx: Tx) {
+    drop(tx);
+}
+
 macro_rules! with_a_fragment {
     ($argument:ty) => {
         #[idempotent(scope = "fragment", store = "embedded")]
@@ -62,8 +79,11 @@ async fn install_names_the_handler_and_both_databases() {
     assert_eq!(database("::create_charge"), Some("SQLite"));
     assert_eq!(database("::with_the_tx_of_another_crate"), None);
     assert_eq!(database("::generic"), None);
+    assert_eq!(database("::method"), None);
+    assert_eq!(database("::by_an_alias"), Some("SQLite"));
     assert_eq!(database("::in_a_fragment"), Some("SQLite"));
     let _ = (create_charge, from_a_pool, with_the_tx_of_another_crate, generic::<Sqlite>, in_a_fragment);
+    let _ = (Repository::<Sqlite>::method, by_an_alias);
 
     let folder = tempfile::tempdir().expect("a temporary folder");
     let embedded = SqliteStore::open(folder.path().join("idempotency.db")).await.expect("the store opens");

@@ -20,6 +20,7 @@ mod recording;
 mod rustango;
 mod security;
 mod stripe_rejections;
+mod targets;
 mod testing;
 mod webhooks;
 

@@ -118,6 +118,17 @@ async fn a_code_that_is_none_is_no_zero() {
     testing::registry().rejections("charges", "inflight");
 }
 
+/// Handlers count nothing until there are requests, and neither do layers.
+#[tokio::test]
+#[should_panic(expected = "no handler and no layer has the scope \"charge\"; the scopes are {")]
+async fn scope_that_does_not_exist_is_no_zero() {
+    let registry = testing::registry();
+    let layer = IdempotencyLayer::new(Policy::builder("testing-unasked").build().expect("a valid policy"));
+    assert_eq!((registry.executions("charges"), registry.replays("testing-unasked")), (0, 0));
+    drop(layer);
+    registry.executions("charge");
+}
+
 #[tokio::test]
 async fn handler_that_lost_its_key_counts_as_run_and_rejected() {
     let (runs, registry) = (Runs::held(), testing::registry());
@@ -262,4 +273,30 @@ async fn a_handler_is_called_as_a_function() {
     let steps = idempotency("k", 1);
     let step = timeout(PATIENCE, steps.step("reserve", || async { Ok::<_, StatusCode>(7) }));
     assert_eq!(step.await.expect("it asks nobody"), Ok(7));
+}
+
+#[idempotent(scope = "disabled-chain", shared_scope)]
+async fn forwards_twice(State(runs): State<Runs>, request: Request<Body>) -> String {
+    let (parts, _) = request.into_parts();
+    let inner: Router = Router::new().fallback(forwarded_to).with_state(runs);
+    let send = async || {
+        let copy = Request::from_parts(parts.clone(), Body::empty());
+        text(inner.clone().oneshot(copy).await.expect("a router answers")).await
+    };
+    format!("{}, {}", send().await, send().await)
+}
+
+#[idempotent(scope = "disabled-chain", shared_scope)]
+async fn forwarded_to(State(runs): State<Runs>, idempotency: Idempotency) -> String {
+    format!("run {} of {:?}", runs.run().await, idempotency.key())
+}
+
+/// Nothing is claimed, so that nothing runs under a claim, and no run is a second one.
+#[tokio::test]
+async fn disabled_registry_runs_whatever_a_handler_forwards() {
+    let runs = Runs::free();
+    let app = Router::new().route("/", post(forwards_twice)).with_state(runs.clone());
+    let app = app.layer(Registry::disabled().layer());
+    assert_eq!(text(post_to(&app, "/", "k").await).await, r#"run 1 of Some("k"), run 2 of Some("k")"#);
+    assert_eq!(text(post_to(&app, "/", "k").await).await, r#"run 3 of Some("k"), run 4 of Some("k")"#);
 }

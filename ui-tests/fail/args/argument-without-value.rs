@@ -57,4 +57,7 @@ async fn handler_store() {}
 #[idempotent(on_store_error)]
 async fn handler_on_store_error() {}
 
+#[idempotent(crate)]
+async fn handler_crate() {}
+
 fn main() {}

@@ -60,4 +60,7 @@ async fn handler_key() {}
 #[idempotent(caller = user, caller = user)]
 async fn handler_caller() {}
 
+#[idempotent(crate = "idempotent_runtime", crate = "idempotent_runtime")]
+async fn handler_crate() {}
+
 fn main() {}

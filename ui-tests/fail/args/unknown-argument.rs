@@ -60,4 +60,7 @@ async fn handler_store() {}
 #[idempotent(on_store_eror = "run")]
 async fn handler_on_store_error() {}
 
+#[idempotent(crat = "idem")]
+async fn handler_crate() {}
+
 fn main() {}

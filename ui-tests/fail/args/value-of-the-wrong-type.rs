@@ -48,4 +48,7 @@ async fn handler_store() {}
 #[idempotent(on_store_error = run())]
 async fn handler_on_store_error() {}
 
+#[idempotent(crate = idem)]
+async fn handler_crate() {}
+
 fn main() {}

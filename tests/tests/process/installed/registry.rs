@@ -47,10 +47,17 @@ async fn installed_registry_serves_routers_without_their_own() {
             (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable")
         );
         assert!(answer.headers.contains_key("retry-after"));
+        assert!(answer.text().contains("This request ran nothing"), "{}", answer.text());
+        assert!(!answer.text().contains("install"), "{}", answer.text());
     }
     assert_eq!(runs.started(), 0);
-    let errors = logs.of_level("ERROR").join("\n");
-    assert!(errors.contains("idempotent_runtime::install(store)"), "the log says what to call: {errors}");
+    let errors = logs.of_level("ERROR");
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    for error in errors {
+        for part in ["no registry is installed: the request ran nothing", "idempotent_runtime::install(store)"] {
+            assert!(error.contains(part), "{part} in {error}");
+        }
+    }
     assert_eq!(answer(server.post("/default")).await.text(), "charge 1", "without a key nothing is asked");
 
     // A store that a handler names is missing.

@@ -1,0 +1,6 @@
+use idempotent_runtime::idempotent;
+
+#[idempotent(crate = "idempotent-runtime")]
+async fn create_charge() {}
+
+fn main() {}

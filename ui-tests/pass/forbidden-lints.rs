@@ -1,0 +1,78 @@
+//! The expansion allows none of these lints: `allow` under `forbid` is an error.
+
+#![forbid(
+    dead_code,
+    non_camel_case_types,
+    non_snake_case,
+    unreachable_code,
+    unreachable_patterns,
+    unused_braces,
+    unused_imports,
+    unused_must_use,
+    unused_mut,
+    unused_variables
+)]
+#![deny(warnings)]
+
+use std::convert::Infallible;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Sse, sse};
+use futures_util::{Stream, stream};
+use idempotent_runtime::idempotent;
+
+/// Each kind of expression and argument.
+#[idempotent(key = token, caller = id, fingerprint = (&body, id), cache_if = is_final)]
+pub async fn expressions(
+    State(token): State<String>,
+    Path(id): Path<u64>,
+    _unused: axum::http::Method,
+    mut body: String,
+) -> Result<String, StatusCode> {
+    body.push('!');
+    if id == 0 { Err(StatusCode::BAD_REQUEST) } else { Ok(format!("{token} {id} {body}")) }
+}
+
+fn is_final(parts: &axum::http::response::Parts) -> bool {
+    parts.status.is_success()
+}
+
+/// Without arguments or a type.
+#[idempotent]
+pub async fn nothing() {}
+
+/// A type without a value.
+#[idempotent]
+pub async fn never_returns(_body: String) -> Infallible {
+    std::future::pending().await
+}
+
+/// Types that the body decides.
+#[idempotent]
+pub async fn opaque() -> impl IntoResponse {
+    StatusCode::CREATED
+}
+
+/// One whose errors are inferred.
+#[idempotent]
+pub async fn events() -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
+    Sse::new(stream::iter([Ok(sse::Event::default())]))
+}
+
+/// A generic one.
+#[idempotent]
+pub async fn generic<T: serde::de::DeserializeOwned + Send + 'static>(Json(_value): Json<T>) -> &'static str {
+    "read"
+}
+
+fn main() {
+    let _: axum::Router = axum::Router::new()
+        .route("/{id}", axum::routing::post(expressions).with_state(String::new()))
+        .route("/nothing", axum::routing::post(nothing))
+        .route("/never", axum::routing::post(never_returns))
+        .route("/opaque", axum::routing::post(opaque))
+        .route("/events", axum::routing::post(events))
+        .route("/generic", axum::routing::post(generic::<u8>));
+}

@@ -1,0 +1,63 @@
+//! An argument that looks like a `Tx` and depends on generics, of the function or of its `impl` block.
+
+#![deny(warnings)]
+
+use std::convert::Infallible;
+use std::marker::PhantomData;
+
+use axum::Router;
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::routing::post;
+use idempotent_runtime::idempotent;
+
+/// As that of another crate.
+struct Tx<T>(PhantomData<fn() -> T>);
+
+impl<S: Sync, T> FromRequestParts<S> for Tx<T> {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(_: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self(PhantomData))
+    }
+}
+
+trait Tenant: Send + Sync + 'static {
+    type Database: Send + Sync + 'static;
+}
+
+struct Acme;
+
+impl Tenant for Acme {
+    type Database = u8;
+}
+
+struct Api<T>(PhantomData<fn() -> T>);
+
+impl<T: Tenant> Api<T> {
+    #[idempotent]
+    async fn of_the_block(tx: Tx<T>, body: String) -> String {
+        let Tx(_) = tx;
+        body
+    }
+
+    #[idempotent]
+    async fn of_an_associated_type(tx: Tx<T::Database>, body: String) -> String {
+        let Tx(_) = tx;
+        body
+    }
+
+    #[idempotent]
+    async fn of_the_function<U: Tenant>(tx: Tx<(T, U)>, body: String) -> String {
+        let Tx(_) = tx;
+        body
+    }
+}
+
+fn main() {
+    let _: Router = Router::new()
+        .route("/block", post(Api::<Acme>::of_the_block))
+        .route("/associated", post(Api::<Acme>::of_an_associated_type))
+        .route("/function", post(Api::<Acme>::of_the_function::<Acme>));
+    assert_eq!(idempotent_runtime::policies().count(), 3);
+}
