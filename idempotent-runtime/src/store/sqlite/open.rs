@@ -16,6 +16,7 @@ use crate::store::sqlite::failure::Cause;
 use crate::store::sqlite::leases::Leases;
 use crate::store::sqlite::leases_file;
 use crate::store::sqlite::open_error::SqliteOpenError;
+use crate::store::sqlite::place::Place;
 use crate::store::sqlite::schema;
 
 /// Collects the options of a [`SqliteStore`](crate::store::SqliteStore).
@@ -29,6 +30,8 @@ pub struct SqliteStoreBuilder {
     busy_timeout: Duration,
     #[cfg(test)]
     pub(super) max_pages: Option<u32>,
+    #[cfg(test)]
+    pub(super) clock: Option<Clock>,
 }
 
 /// What the store waits for before it answers.
@@ -55,6 +58,8 @@ impl SqliteStoreBuilder {
             busy_timeout: Duration::from_secs(5),
             #[cfg(test)]
             max_pages: None,
+            #[cfg(test)]
+            clock: None,
         }
     }
 
@@ -140,8 +145,9 @@ impl SqliteStoreBuilder {
             2_i64 | 3 => SqliteSynchronous::Full,
             _ => SqliteSynchronous::Normal,
         };
-        let leases = Leases::new(self.leases_options(&leases_file::path(&database)), &database, clock);
-        Ok((connection, Opened { synchronous, clock, leases: Arc::new(leases) }))
+        let options = self.leases_options(&leases_file::path(&database));
+        let leases = Arc::new(Leases::new(options, &database, clock, self.busy_timeout));
+        Ok((connection, Opened { synchronous, clock, leases, place: Arc::new(Place::new(&database)) }))
     }
 
     /// The path of the database and its clock. Dropping the connection half way rolls back.
@@ -157,12 +163,12 @@ impl SqliteStoreBuilder {
             };
         }
         let clock = Clock::of_file(connection).await?;
+        #[cfg(test)]
+        let clock = self.clock.unwrap_or(clock);
         let database = leases_file::path_of_database(connection).await?;
         let path = leases_file::path(&database);
-        leases_file::create_like(&database, &path);
-        let name = leases_file::open(self.leases_options(&path)).await;
-        let name = name.map_err(|error| Obstacle::Leases(path.clone().into(), error))?;
-        leases_file::adopt(connection, self.leases_options(&path), clock, &name).await?;
+        let settled = leases_file::settle(connection, &database, self.leases_options(&path), clock).await;
+        settled.map_err(|error| Obstacle::Leases(path.into(), error))?;
         connection.execute("COMMIT").await?;
         Ok((database, clock))
     }
@@ -233,6 +239,7 @@ pub(super) struct Opened {
     pub(super) synchronous: SqliteSynchronous,
     pub(super) clock: Clock,
     pub(super) leases: Arc<Leases>,
+    pub(super) place: Arc<Place>,
 }
 
 enum Obstacle {
