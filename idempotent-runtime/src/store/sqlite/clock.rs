@@ -61,6 +61,11 @@ impl Clock {
         Self { id, began_at: wall(), uptime: Uptime::Since(Instant::now()), stopped_at: None }
     }
 
+    #[cfg(test)]
+    pub(super) fn ahead(self, millis: i64) -> Self {
+        Self { began_at: self.began_at + millis, ..self }
+    }
+
     /// What tells it from other clocks.
     pub(super) fn id(self) -> i64 {
         self.id

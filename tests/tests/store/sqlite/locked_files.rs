@@ -1,8 +1,8 @@
-//! The database is locked for longer than a lease, by a handler's transaction or another program: no handler that runs in
-//! another process loses its lease by that, however the lock ends.
+//! The database or its file of leases is locked for longer than a lease, by a handler's transaction or another program: no
+//! handler that runs in another process loses its lease by that, however the lock ends.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
@@ -214,6 +214,44 @@ async fn long_lock_of_another_program_ends_no_lease() {
         shop.executes_once("/plain", unlock).await;
     };
     shop.beside("/plain", locked).await;
+}
+
+/// The leases are renewed in the database meanwhile.
+async fn locked_leases(path: &str) {
+    let shop = Shop::new().await;
+    let locked = async {
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(shop.file.leases());
+        let mut lock = sqlx::ConnectOptions::connect(&options).await.unwrap();
+        lock.execute("BEGIN IMMEDIATE").await.unwrap();
+        let locked = Instant::now();
+        for leases in [3, 4] {
+            while locked.elapsed() < leases * Duration::from_millis(300) {
+                let duplicate = shop.third.post_with_key(path, "k").await;
+                assert_eq!(shop.plain.started(), 1, "the duplicate is executed too: {}", duplicate.text());
+                assert!(duplicate.rejection().contains("in_flight"), "{}", duplicate.text());
+                // A key without a claim needs no file of leases.
+                let new = shop.second.post_with_key("/short", &format!("{:?}", locked.elapsed())).await;
+                assert_eq!(new.status, StatusCode::OK, "{}", new.text());
+            }
+            let unknown = idempotent_runtime::store::StoreAdmin::unknown_outcomes(&shop.third_store).await;
+            assert!(unknown.expect("the store answers").is_empty(), "the handler runs");
+            if leases == 3 {
+                lock.execute("ROLLBACK").await.unwrap();
+            }
+        }
+        shop.plain.let_finish(1);
+    };
+    shop.beside(path, locked).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_lock_of_the_leases_ends_no_lease() {
+    locked_leases("/plain").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_lock_of_the_leases_makes_no_outcome_unknown() {
+    locked_leases("/at-most-once").await;
 }
 
 /// Waiting for SQLite's lock is not fair: a process may get it never while others always have a transaction.
