@@ -140,7 +140,9 @@ fn namespace_offset() -> Option<i64> {
 
     match (read_link("/proc/self/ns/time"), read_link("/proc/self/ns/time_for_children")) {
         // What the file below tells is that of the children.
-        (Ok(own), Ok(of_children)) if own == of_children => boot_offset(&read_to_string("/proc/self/timens_offsets").ok()?),
+        (Ok(own), Ok(of_children)) if own == of_children => {
+            boot_offset(&read_to_string("/proc/self/timens_offsets").ok()?)
+        }
         // A kernel without time namespaces.
         (Err(_), Err(_)) => read_link("/proc/self/ns/pid").is_ok().then_some(0),
         _ => None,

@@ -50,6 +50,9 @@ const LOOKING: usize = 2;
 /// How long a statement waits for the lock of this file. Renewals hold it for less.
 const LOCK_WAIT: Duration = Duration::from_millis(50);
 
+/// The same of a renewal, which asks again: a short lease has no more to spare.
+const RENEWAL_LOCK_WAIT: Duration = Duration::from_millis(10);
+
 /// Renewals as a statement on the database takes them: a JSON list of what the columns of [`schema::renewals`] say.
 pub(super) type Renewals = String;
 
@@ -114,12 +117,12 @@ impl Leases {
         let connections = |options: &SqliteConnectOptions, most| {
             Connections::new(options.clone(), most).attaching(database.to_owned())
         };
-        let brief = options.clone().busy_timeout(LOCK_WAIT);
+        let waiting = |wait| options.clone().busy_timeout(wait);
         Self {
             path: leases_file::path(database).into(),
             database: database.to_owned(),
-            renewing: connections(&brief, 1),
-            writing: connections(&brief, 1),
+            renewing: connections(&waiting(RENEWAL_LOCK_WAIT), 1),
+            writing: connections(&waiting(LOCK_WAIT), 1),
             looking: connections(&options, LOOKING),
             options,
             clock,
@@ -149,9 +152,10 @@ impl Leases {
             .map(|renewal| (renewal.key.as_str(), token_text(renewal.token), span_millis(renewal.lease)))
             .collect();
         let list = serde_json::to_string(&list).map_err(StoreError::unavailable)?;
-        // What is left is for the database.
+        // What is left is for the database, and all of it where the last renewal had to go there.
         let shortest = renewals.iter().map(|renewal| renewal.lease).filter(|lease| !lease.is_zero()).min();
-        let wait = shortest.map_or(LOCK_WAIT, |lease| lease / 6).min(self.busy_timeout);
+        let wait = shortest.map_or(LOCK_WAIT, |lease| lease / 12).min(self.busy_timeout);
+        let wait = if self.is_reported.load(Ordering::Relaxed) { Duration::ZERO } else { wait };
         let start = Instant::now();
         let renewed = loop {
             match self.try_renew(&list).await {
@@ -233,8 +237,11 @@ impl Leases {
                 (claim, Duration::from_millis(row.get::<i64, _>(3).unsigned_abs()))
             })
             .collect();
-        let ended: Vec<_> =
-            claims.iter().filter(|(claim, lease)| self.watch.has_ended(claim, *lease)).map(|(claim, _)| *claim).collect();
+        let ended: Vec<_> = claims
+            .iter()
+            .filter(|(claim, lease)| self.watch.has_ended(claim, *lease))
+            .map(|(claim, _)| *claim)
+            .collect();
         self.watch.retain(&claims.iter().map(|(claim, _)| *claim).collect::<Vec<_>>());
         if !ended.is_empty() {
             self.lapse(&ended).await?;
@@ -323,4 +330,3 @@ fn is_locked(error: &StoreError) -> bool {
     let StoreError::Unavailable(source) = error else { return false };
     source.downcast_ref::<std::sync::Arc<sqlx::Error>>().is_some_and(|error| Cause::of(error) == Cause::Locked)
 }
-

@@ -129,6 +129,7 @@ impl SqliteStoreBuilder {
     }
 
     async fn try_connect(&self) -> Result<(SqliteConnection, Opened), Obstacle> {
+        create_private(&self.path);
         let mut connection = self.connect_options().create_if_missing(true).connect().await?;
         #[cfg(test)]
         if let Some(pages) = self.max_pages {
@@ -256,6 +257,18 @@ impl From<sqlx::Error> for Obstacle {
         Self::Sqlite(error)
     }
 }
+
+/// Creates the file before SQLite does, for its owner alone: the files beside it get its rights.
+#[cfg(unix)]
+fn create_private(path: &Path) {
+    use std::os::unix::fs::OpenOptionsExt as _;
+
+    // Where it cannot be made, SQLite tells why. One that is there is not opened, as below.
+    let _ = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+}
+
+#[cfg(not(unix))]
+fn create_private(_: &Path) {}
 
 /// Why this process may not open the file, if that is the reason.
 fn access(path: &Path) -> Option<io::Error> {

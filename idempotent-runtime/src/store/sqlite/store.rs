@@ -21,10 +21,10 @@ use crate::store::line::Call;
 use crate::store::row::each;
 use crate::store::row::unknown_outcomes;
 use crate::store::sqlite::clock::Clock;
+use crate::store::sqlite::connections::Acquired;
 use crate::store::sqlite::connections::Connections;
 use crate::store::sqlite::failure::{Failure, store_error};
 use crate::store::sqlite::handler_transactions::HandlerTransactions;
-use crate::store::sqlite::connections::Acquired;
 use crate::store::sqlite::leases;
 use crate::store::sqlite::leases::Leases;
 use crate::store::sqlite::locked::{Context, look};
@@ -43,15 +43,36 @@ use crate::transaction::transactions::Transactions;
 /// A record is on the disk before its response is sent ([`SqliteSynchronous::Full`]). Several processes of one machine can
 /// share the file. Put it on a local disk, because SQLite's write-ahead log does not work over a network.
 ///
+/// # Files
+///
 /// Leases are renewed in a second file, `<path>-leases`. So no transaction keeps another process from renewing, however long it
-/// holds the write lock of the first file. The second file has no keys and no records, and needs no backup: without it, all
-/// leases start again when the store is opened.
+/// holds the write lock of the first file. The second file has no keys and no records, and needs no backup: if it is deleted
+/// or replaced, the store makes a new one, and all leases start again. While another program holds its lock, leases are
+/// renewed in the first file.
 ///
-/// On Linux the store uses the uptime of the machine, from the first opening in each boot: changing the clock has no effect
-/// on leases and expiry until the next boot. On other systems the store uses the system clock. If that clock is set forward
-/// by more than a lease, a retry can run while the first request still runs.
+/// If the first file is moved, deleted or replaced while a process has it open, that process logs an ERROR and rejects
+/// requests with 503 until the file is put back or the process is restarted.
 ///
-/// The tables are `idempotency_records`, readable by a person, `idempotency_schema`, `idempotency_clock` and
+/// New files can be read and written by their owner only (mode 0600). The mode of an existing file is kept, and the files
+/// beside it have the same mode.
+///
+/// # Clocks
+///
+/// On Linux all processes of one boot share one clock: the uptime of the machine, from the first opening in each boot.
+/// Changing the system clock has no effect on leases. A process that cannot read the boot's id (in
+/// `/proc/sys/kernel/random/boot_id`) has a clock of its own, and so has each process on other systems.
+///
+/// A process never compares the times of a lease that another clock wrote, such as after a reboot. It takes the claim over
+/// when it has seen no renewal for a whole lease since it was opened, or since it first saw the claim. So a retry after a
+/// crash can wait for one lease longer.
+///
+/// Whether a record has expired is judged by the clock of the process that looks. Each clock starts with the time of the
+/// system clock. If that is an hour ahead when a clock starts, records of other clocks expire an hour early, and a retry in
+/// that hour runs again. If it is behind, they expire late.
+///
+/// # Tables
+///
+/// The tables are `idempotency_records`, readable by a person, `idempotency_schema`, `idempotency_clocks` and
 /// `idempotency_leases_file`. The store deletes expired rows in small batches between its writes. A clone is cheap and shares
 /// everything; the connections close when the last clone is dropped.
 ///
@@ -186,9 +207,10 @@ impl Store for SqliteStore {
     }
 
     async fn renew_many(&self, renewals: &[Renewal]) -> Vec<Result<Held, StoreError>> {
-        let renewed = self.renewed(renewals).await.map(|renewed| {
-            renewals.iter().map(|renewal| held(renewed.contains(&token_text(renewal.token)))).collect()
-        });
+        let renewed = self
+            .renewed(renewals)
+            .await
+            .map(|renewed| renewals.iter().map(|renewal| held(renewed.contains(&token_text(renewal.token)))).collect());
         each(renewals.len(), renewed)
     }
 

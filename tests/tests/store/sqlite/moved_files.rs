@@ -56,7 +56,8 @@ async fn moved_database_is_noticed_until_it_is_put_back() {
         }
     }
     assert_eq!(runs.started(), 1, "nothing runs");
-    let errors = || logs.of_level("ERROR").iter().filter(|line| line.contains("was moved, deleted or replaced")).count();
+    let errors =
+        || logs.of_level("ERROR").iter().filter(|line| line.contains("was moved, deleted or replaced")).count();
     eventually("it is logged", async || errors() > 0).await;
 
     move_files(&elsewhere, &file.path());
