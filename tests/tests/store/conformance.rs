@@ -58,6 +58,7 @@ stores!([
     others_let_no_claim_arrive_that_was_given_back,
     a_purge_lets_no_claim_arrive_that_was_given_back,
     a_claim_given_back_beside_another_does_not_arrive,
+    a_release_beside_its_claim_leaves_no_claim,
     another_fingerprint_never_takes_over,
     reject_never_takes_over,
     late_holder_completes_if_not_taken_over,

@@ -56,6 +56,7 @@ enum Flaw {
     ForgetsItWithRecords,
     ForgetsItAtPurges,
     ForgetsItBesideOthers,
+    ForgetsItForAMoment,
 }
 
 struct Flawed {
@@ -238,6 +239,10 @@ impl Store for Flawed {
         if self.has(Flaw::ForgetsWhatWasGivenBack) && is_free {
             return Ok(Held::No);
         }
+        if self.has(Flaw::ForgetsItForAMoment) && self.store.get(&key).await?.is_none() {
+            tokio::task::yield_now().await;
+            return self.store.release(&RecordKey::new("another", None, "key"), token).await;
+        }
         let held = self.store.release(&key, token).await;
         if self.has(Flaw::ForgetsItBesideOthers) && !is_free && matches!(held, Ok(Held::No)) {
             self.forget_what_was_given_back(&key);
@@ -330,6 +335,7 @@ notices! {
     others_let_no_claim_arrive_that_was_given_back: ForgetsItAtClaims, ForgetsItAtTakeovers, ForgetsItWithRecords;
     a_purge_lets_no_claim_arrive_that_was_given_back: ForgetsItAtPurges;
     a_claim_given_back_beside_another_does_not_arrive: ForgetsItBesideOthers;
+    a_release_beside_its_claim_leaves_no_claim: ForgetsItForAMoment;
     another_fingerprint_never_takes_over: IgnoresFingerprints;
     reject_never_takes_over: IgnoresAfterCrash;
     late_holder_completes_if_not_taken_over: RejectsLateHolders;

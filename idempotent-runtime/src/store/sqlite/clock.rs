@@ -1,78 +1,199 @@
-//! The clock of leases and expiry: the same for all processes on the file, and no one can set it.
+//! The clock of leases and expiry, which does not follow when the machine's is set.
 //!
-//! Where the machine tells how long it has been up, and in which boot, now is the wall clock's time at the first opening
-//! in this boot and what has passed since then. A wall clock that is set forward by an hour would otherwise end the lease
-//! of a handler that runs, whose request would be executed twice; set back, it would keep the keys of processes that died.
+//! A wall clock that is set forward by an hour would otherwise end the lease of a handler that runs, whose request would be
+//! executed twice; set back, it would keep the keys of processes that died.
+//!
+//! A lease names the clock that it was written by. A process compares times of its own clock alone. The lease of another
+//! clock ends when it was not renewed for as long as it lasts: [`watch`](crate::store::sqlite::watch).
+//!
+//! Where the machine tells how long it has been up, and in which boot, all processes of that boot have one clock, also those
+//! in other time namespaces: now is the wall clock's time at the first opening in this boot and what has passed since then. A
+//! process that cannot learn this has a clock of its own.
+//!
+//! When a record expires is compared whatever clock wrote it. All clocks begin with the time of the wall clock.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant, SystemTime};
 
 use sqlx::sqlite::SqliteConnection;
 
-use crate::store::columns::unix_millis;
+use crate::store::columns::{span_millis, unix_millis};
 use crate::store::sqlite::schema;
 
 /// What tells the time to the statements.
-#[derive(Clone, Copy)]
-pub(super) enum Clock {
-    /// Milliseconds between 1970 and the moment from which the machine's uptime counts.
-    Steady { began_at: i64 },
-    /// The machine has no such clock: that on the wall.
-    Wall,
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    id: i64,
+    /// Milliseconds between 1970 and the moment from which the uptime counts.
+    began_at: i64,
+    uptime: Uptime,
     /// It was this late when it was looked at.
-    Stopped { at: i64 },
+    stopped_at: Option<i64>,
 }
 
+#[derive(Clone, Copy, Debug)]
+enum Uptime {
+    Machine(Boot),
+    Since(Instant),
+}
+
+/// The clock of a process that cannot share one.
+static OF_PROCESS: LazyLock<Clock> = LazyLock::new(Clock::alone);
+
+/// A wall clock that is ahead by less is so by rounding.
+const AHEAD: i64 = 1_000;
+
 impl Clock {
-    /// The one of this file and boot, which the first process to open it decides; within a transaction.
+    /// That of this boot, which the first process to open the file decides, or of this process; within a transaction.
     pub(super) async fn of_file(connection: &mut SqliteConnection) -> Result<Self, sqlx::Error> {
-        let Some((boot, uptime)) = boot().zip(uptime()) else { return Ok(Self::Wall) };
-        let known = sqlx::query_scalar(schema::CLOCK).bind(&boot).fetch_optional(&mut *connection).await?;
-        let began_at = if let Some(began_at) = known {
-            began_at
-        } else {
-            let began_at = wall() - uptime;
-            sqlx::query(schema::SET_CLOCK).bind(&boot).bind(began_at).execute(connection).await?;
-            began_at
+        let Some((boot, uptime)) = Boot::current().and_then(|boot| Some((boot, boot.uptime()?))) else {
+            return Ok(*OF_PROCESS);
         };
-        Ok(Self::Steady { began_at })
+        sqlx::query(schema::ADD_CLOCK).bind(boot.id).bind(wall() - uptime).execute(&mut *connection).await?;
+        let began_at = sqlx::query_scalar(schema::CLOCK).bind(boot.id).fetch_one(connection).await?;
+        Ok(Self { id: boot.id, began_at, uptime: Uptime::Machine(boot), stopped_at: None })
+    }
+
+    /// One that no other process and no other store has.
+    pub(super) fn alone() -> Self {
+        let id = RandomState::new().hash_one(std::process::id()).cast_signed();
+        Self { id, began_at: wall(), uptime: Uptime::Since(Instant::now()), stopped_at: None }
+    }
+
+    #[cfg(test)]
+    pub(super) fn ahead(self, millis: i64) -> Self {
+        Self { began_at: self.began_at + millis, ..self }
+    }
+
+    /// What tells it from other clocks.
+    pub(super) fn id(self) -> i64 {
+        self.id
     }
 
     /// Milliseconds since 1970.
     pub(super) fn now(self) -> i64 {
-        match self {
-            Self::Steady { began_at } => uptime().map_or_else(wall, |uptime| began_at + uptime),
-            Self::Wall => wall(),
-            Self::Stopped { at } => at,
+        if let Some(at) = self.stopped_at {
+            return at;
         }
+        match self.uptime {
+            Uptime::Machine(boot) => boot.uptime().map_or_else(wall, |uptime| self.began_at + uptime),
+            Uptime::Since(start) => self.began_at.saturating_add(span_millis(start.elapsed())),
+        }
+    }
+
+    /// When a record expires that is made now. The next boot may begin with a wall clock that was behind in this one: it must
+    /// not find the record expired too early.
+    pub(super) fn after(self, ttl: Duration) -> i64 {
+        let now = self.now();
+        let wall = wall();
+        let now = if wall - now > AHEAD { wall } else { now };
+        now.saturating_add(span_millis(ttl))
     }
 
     /// For what shall happen in one moment.
     pub(super) fn stopped(self) -> Self {
-        Self::Stopped { at: self.now() }
+        Self { stopped_at: Some(self.now()), ..self }
     }
 }
 
 fn wall() -> i64 {
-    unix_millis(std::time::SystemTime::now())
+    unix_millis(SystemTime::now())
 }
 
-/// How long the machine has been up, its sleep included, in milliseconds.
-#[cfg(target_os = "linux")]
-fn uptime() -> Option<i64> {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    time.tv_sec.checked_mul(1000)?.checked_add(time.tv_nsec / 1_000_000)
+/// One boot of the machine.
+#[derive(Clone, Copy, Debug)]
+struct Boot {
+    id: i64,
+    /// How far the clock of this time namespace is ahead of the machine's, in milliseconds.
+    offset: i64,
 }
 
-/// What tells one boot from the others.
 #[cfg(target_os = "linux")]
-fn boot() -> Option<String> {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_owned())
+impl Boot {
+    fn current() -> Option<Self> {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        Some(Self { id: boot_id(&id)?, offset: namespace_offset()? })
+    }
+
+    /// How long the machine has been up, its sleep included, in milliseconds.
+    fn uptime(self) -> Option<i64> {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        time.tv_sec.checked_mul(1000)?.checked_add(time.tv_nsec / 1_000_000)?.checked_sub(self.offset)
+    }
+}
+
+/// The first half of the boot's UUID.
+#[cfg(any(target_os = "linux", test))]
+fn boot_id(text: &str) -> Option<i64> {
+    let digits: String = text.trim().chars().filter(|&digit| digit != '-').collect();
+    if digits.len() != 32 {
+        return None;
+    }
+    u64::from_str_radix(digits.get(..16)?, 16).ok().map(u64::cast_signed)
+}
+
+/// That of the time namespace of this process; `None` if it cannot be told.
+#[cfg(target_os = "linux")]
+fn namespace_offset() -> Option<i64> {
+    use std::fs::{read_link, read_to_string};
+
+    match (read_link("/proc/self/ns/time"), read_link("/proc/self/ns/time_for_children")) {
+        // What the file below tells is that of the children.
+        (Ok(own), Ok(of_children)) if own == of_children => {
+            boot_offset(&read_to_string("/proc/self/timens_offsets").ok()?)
+        }
+        // A kernel without time namespaces.
+        (Err(_), Err(_)) => read_link("/proc/self/ns/pid").is_ok().then_some(0),
+        _ => None,
+    }
+}
+
+/// In lines such as `boottime 3600 0`: seconds and nanoseconds.
+#[cfg(any(target_os = "linux", test))]
+fn boot_offset(offsets: &str) -> Option<i64> {
+    offsets.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        let (clock, seconds, nanos) = (words.next()?, words.next()?, words.next()?);
+        // The clock by its number, in the first kernels that had the file.
+        if clock != "boottime" && clock != "7" {
+            return None;
+        }
+        let (seconds, nanos) = (seconds.parse::<i64>().ok()?, nanos.parse::<i64>().ok()?);
+        seconds.checked_mul(1000)?.checked_add(nanos / 1_000_000)
+    })
 }
 
 #[cfg(not(target_os = "linux"))]
-fn uptime() -> Option<i64> {
-    None
+impl Boot {
+    fn current() -> Option<Self> {
+        None
+    }
+
+    fn uptime(self) -> Option<i64> {
+        let _ = (self.id, self.offset);
+        None
+    }
 }
 
-#[cfg(not(target_os = "linux"))]
-fn boot() -> Option<String> {
-    None
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::{boot_id, boot_offset};
+
+    #[test]
+    fn boot_without_a_whole_uuid_is_none() {
+        assert_eq!(boot_id("00000000-0000-0011-8000-000000000000\n"), Some(17));
+        for text in ["", "00000000-0000-0011", "not-a-boot-000000000000000000000000"] {
+            assert_eq!(boot_id(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn time_namespace_without_an_offset_is_none() {
+        assert_eq!(boot_offset("monotonic  1  0\nboottime  3600  5000000\n"), Some(3_600_005));
+        assert_eq!(boot_offset("monotonic -1 0\nboottime -2 999000000\n"), Some(-1_001));
+        for text in ["", "monotonic 1 0", "boottime one 0", "boottime 1"] {
+            assert_eq!(boot_offset(text), None, "{text}");
+        }
+    }
 }

@@ -2,10 +2,11 @@
 //!
 //! SQLite has one write lock for each file. A handler's `Tx`, a crowd of short ones or another program may hold the lock of the
 //! database for longer than a lease, and the leases of handlers that run meanwhile must be renewed. So a renewal writes to a
-//! file of its own, which no transaction of a handler ever locks.
+//! file of its own, which no transaction of a handler ever locks. Where that one cannot be written, because a program holds its
+//! lock or it is lost, a renewal writes to the database after all.
 //!
-//! A row of the database has the lease that its claim began with. A row here counts instead of it. Each claim has a number
-//! ([`new_id`]) by which the two are matched: one token may claim twice.
+//! A row of the database has the lease that its claim began with. A row here counts instead of it, unless the database has
+//! more renewals. Each claim has a number ([`new_id`]) by which the two are matched: one token may claim twice.
 //!
 //! Two rules keep a handler from running beside another one that took its claim over:
 //!
@@ -14,76 +15,45 @@
 //! 2. A renewal reads the row of the database while it holds the write lock of this file. So it finds either the fence, or what
 //!    was written under it.
 //!
-//! Locks are always taken in one order: database, then leases.
+//! Locks are always taken in one order: database, then leases. Who has the first waits for the second a moment only: a renewal
+//! may need the first.
 //!
-//! The database knows its file of leases by name ([`IS_CURRENT`]). If that file was deleted, or not restored with the database,
-//! all claims count as renewed when the next process makes a new one. Processes that still have the old file open change to
-//! the new one.
+//! The database knows its file of leases by the name that is in it and by its number in the file system: [`Leases::current`].
+//! Where another file is at its path, or none, the writer [makes a new one](Leases::repair), and all claims count as renewed.
+//! The other processes change to the new one.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::{Duration, Instant};
 
+use serde::Serialize;
 use sqlx::Row as _;
-use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
 use crate::store::claim::Renewal;
 use crate::store::columns::{span_millis, token_text};
 use crate::store::error::StoreError;
 use crate::store::sqlite::clock::Clock;
 use crate::store::sqlite::connections::{Acquired, Connections};
-use crate::store::sqlite::failure::store_error;
+use crate::store::sqlite::failure::{Cause, store_error};
+use crate::store::sqlite::leases_file;
+use crate::store::sqlite::leases_schema as schema;
+use crate::store::sqlite::place::inode;
+use crate::store::sqlite::watch::Watch;
+use crate::sync::{Mutex, lock};
 
 /// Of in-flight duplicates and operators; each has a thread in sqlx.
 const LOOKING: usize = 2;
 
-pub(super) const CREATE: &str = "
-CREATE TABLE IF NOT EXISTS idempotency_leases (
-    id INTEGER PRIMARY KEY,   -- idempotency_records.lease_id of the claim
-    record INTEGER NOT NULL,  -- idempotency_records.id
-    token TEXT,               -- of the claim, as there
-    lease_until INTEGER,      -- since the last renewal, as the one below; NULL where there was none
-    expires_at INTEGER,       -- without regard to a claim that never does
-    is_over INTEGER NOT NULL  -- the claim is taken over or deleted: it cannot be renewed any more
-) STRICT;
-CREATE TABLE IF NOT EXISTS idempotency_leases_file (
-    id INTEGER PRIMARY KEY CHECK (id = 1),
-    name TEXT NOT NULL
-) STRICT;
-INSERT OR IGNORE INTO idempotency_leases_file (id, name) VALUES (1, lower(hex(randomblob(16))));
-";
+/// How long a statement waits for the lock of this file. Renewals hold it for less.
+const LOCK_WAIT: Duration = Duration::from_millis(50);
 
-/// Whether this is the file that the database names.
-const IS_CURRENT: &str = "SELECT own.name = known.name \
-     FROM main.idempotency_leases_file AS own, records.idempotency_leases_file AS known";
+/// The same of a renewal, which asks again: a short lease has no more to spare.
+const RENEWAL_LOCK_WAIT: Duration = Duration::from_millis(10);
 
-// `main` is locked before the snapshot of `records` is taken: SQLite begins transactions in the order of its files.
-const RENEW: &str = "\
-    INSERT INTO main.idempotency_leases (id, record, token, lease_until, expires_at, is_over) \
-    SELECT r.lease_id, r.id, r.token, ?1 + renewal.lease, ?1 + r.claim_ttl, 0 \
-    FROM (SELECT value ->> 0 AS key, value ->> 1 AS token, value ->> 2 AS lease FROM json_each(?2)) AS renewal \
-    CROSS JOIN records.idempotency_records AS r ON r.key = renewal.key \
-    LEFT JOIN main.idempotency_leases AS l ON l.id = r.lease_id \
-    WHERE r.token = renewal.token AND r.state = 'claimed' AND r.lease_id IS NOT NULL \
-    AND max(r.expires_at, coalesce(l.expires_at, 0)) > ?1 \
-    ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until, expires_at = excluded.expires_at WHERE is_over = 0 \
-    RETURNING token";
-
-const FENCE: &str = "\
-    INSERT INTO main.idempotency_leases (id, record, is_over) SELECT value ->> 0, value ->> 1, 1 FROM json_each(?2) WHERE true \
-    ON CONFLICT (id) DO UPDATE SET is_over = 1 WHERE min(coalesce(lease_until, 0), coalesce(expires_at, 0)) <= ?1 \
-    RETURNING id";
-
-const ONE: &str = "SELECT json_array(json_array(id, lease_until, expires_at)) AS renewals, is_over \
-     FROM main.idempotency_leases WHERE id = ?1";
-
-const ALL: &str = "SELECT json_group_array(json_array(id, lease_until, expires_at)) FROM main.idempotency_leases";
-
-/// Of claims that have ended.
-const DELETE_EXPIRED: &str = "DELETE FROM main.idempotency_leases AS l WHERE coalesce(lease_until, 0) <= ?1 AND NOT EXISTS (\
-     SELECT 1 FROM records.idempotency_records AS r WHERE r.id = l.record AND r.lease_id = l.id AND r.state = 'claimed')";
-
-/// Renewals as a statement on the database takes them: a JSON list of the number of the claim, the end of its lease, and when
-/// it expires.
+/// Renewals as a statement on the database takes them: a JSON list of what the columns of [`schema::renewals`] say.
 pub(super) type Renewals = String;
 
 /// No renewals.
@@ -93,13 +63,21 @@ pub(super) fn none() -> Renewals {
 
 /// What this file has of one claim.
 pub(super) struct Renewed {
-    pub(super) renewals: Renewals,
+    pub(super) list: Renewals,
+    pub(super) renewals: i64,
     /// It cannot be renewed any more.
     pub(super) is_over: bool,
 }
 
-/// A claim by its number, in the row with this one.
-pub(super) type ClaimId = (i64, i64);
+/// A claim as it was looked at: after so many renewals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct ClaimId {
+    /// Its number.
+    pub(super) lease: i64,
+    /// Of the row in the database.
+    pub(super) record: i64,
+    pub(super) renewals: i64,
+}
 
 /// The number of a claim, which no other one has.
 pub(super) fn new_id() -> i64 {
@@ -107,26 +85,64 @@ pub(super) fn new_id() -> i64 {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("the file of leases beside the database was replaced, and this process cannot open the new one: restart it")]
-struct Replaced;
+#[error("the file of leases beside the database was deleted or replaced, and a new one is not made yet")]
+struct Lost;
+
+/// Whether the file of leases is to be made anew.
+pub(super) fn is_lost(error: &StoreError) -> bool {
+    matches!(error, StoreError::Unavailable(source) if source.is::<Lost>())
+}
 
 pub(super) struct Leases {
+    path: PathBuf,
+    database: String,
+    options: SqliteConnectOptions,
+    renewing: Connections,
+    /// Of who has the lock of the database, or may wait.
     writing: Connections,
     /// A renewal must not wait for a crowd that looks.
     looking: Connections,
     clock: Clock,
+    watch: Watch,
+    /// The number of the file when it was the current one.
+    inode: AtomicI64,
+    /// When a fence found it locked.
+    locked_at: Mutex<Option<Instant>>,
+    is_reported: AtomicBool,
+    busy_timeout: Duration,
 }
 
 impl Leases {
-    pub(super) fn new(options: SqliteConnectOptions, database: &str, clock: Clock) -> Self {
-        let connections = |options, most| Connections::new(options, most).attaching(database.to_owned());
-        Self { writing: connections(options.clone(), 1), looking: connections(options, LOOKING), clock }
+    pub(super) fn new(options: SqliteConnectOptions, database: &str, clock: Clock, busy_timeout: Duration) -> Self {
+        let connections = |options: &SqliteConnectOptions, most| {
+            Connections::new(options.clone(), most).attaching(database.to_owned())
+        };
+        let waiting = |wait| options.clone().busy_timeout(wait);
+        Self {
+            path: leases_file::path(database).into(),
+            database: database.to_owned(),
+            renewing: connections(&waiting(RENEWAL_LOCK_WAIT), 1),
+            writing: connections(&waiting(LOCK_WAIT), 1),
+            looking: connections(&options, LOOKING),
+            options,
+            clock,
+            watch: Watch::default(),
+            inode: AtomicI64::new(-1),
+            locked_at: Mutex::default(),
+            is_reported: AtomicBool::new(false),
+            busy_timeout,
+        }
     }
 
-    /// Opens the connection that renews. A file that is deleted while processes have it open is still one for all of them.
+    /// Opens the connection that renews.
     pub(super) async fn connect(&self) -> Result<(), StoreError> {
-        current(&self.writing).await?.give_back();
-        Ok(())
+        let start = Instant::now();
+        loop {
+            match self.current(&self.renewing).await {
+                Err(error) if is_locked(&error) && start.elapsed() < self.busy_timeout => {}
+                current => return current.map(Acquired::give_back),
+            }
+        }
     }
 
     /// Renews those of these claims that their tokens hold, which are the answer.
@@ -136,65 +152,181 @@ impl Leases {
             .map(|renewal| (renewal.key.as_str(), token_text(renewal.token), span_millis(renewal.lease)))
             .collect();
         let list = serde_json::to_string(&list).map_err(StoreError::unavailable)?;
-        let mut acquired = current(&self.writing).await?;
-        let renewed = sqlx::query_scalar(RENEW).bind(self.clock.now()).bind(list);
+        // What is left is for the database, and all of it where the last renewal had to go there.
+        let shortest = renewals.iter().map(|renewal| renewal.lease).filter(|lease| !lease.is_zero()).min();
+        let wait = shortest.map_or(LOCK_WAIT, |lease| lease / 12).min(self.busy_timeout);
+        let wait = if self.is_reported.load(Ordering::Relaxed) { Duration::ZERO } else { wait };
+        let start = Instant::now();
+        let renewed = loop {
+            match self.try_renew(&list).await {
+                Err(error) if is_locked(&error) && start.elapsed() < wait => {}
+                renewed => break renewed,
+            }
+        };
+        let failed = renewed.as_ref().err();
+        if self.is_reported.swap(failed.is_some(), Ordering::Relaxed) == failed.is_some() {
+            return renewed;
+        }
+        match failed {
+            Some(error) => tracing::warn!(
+                path = %self.path.display(),
+                error = error as &dyn std::error::Error,
+                "the file of leases cannot be written: leases are renewed in the database"
+            ),
+            None => tracing::info!(path = %self.path.display(), "the file of leases can be written again"),
+        }
+        renewed
+    }
+
+    async fn try_renew(&self, list: &str) -> Result<HashSet<String>, StoreError> {
+        let mut acquired = self.current(&self.renewing).await?;
+        let renewed = sqlx::query_scalar(schema::RENEW).bind(self.clock.now()).bind(self.clock.id()).bind(list);
         let renewed: Vec<String> = renewed.fetch_all(acquired.connection()).await.map_err(store_error)?;
+        // Where another file has taken its place meanwhile, it counts for nobody.
+        if !self.is_current(acquired.connection()).await? {
+            return Err(StoreError::unavailable(Lost));
+        }
         acquired.give_back();
         Ok(renewed.into_iter().collect())
     }
 
-    /// Ends the leases of those of these claims, found lapsed or expired at `now`, that were not renewed since: they are the answer.
-    pub(super) async fn fence(&self, now: i64, claims: &[ClaimId]) -> Result<HashSet<i64>, StoreError> {
+    /// Ends the leases of those of these claims that were not renewed since they were looked at: they are the answer. They
+    /// cannot be renewed any more. The caller has the lock of the database.
+    pub(super) async fn fence(&self, claims: &[ClaimId]) -> Result<HashSet<i64>, StoreError> {
+        self.end(claims, true).await
+    }
+
+    /// The same, of leases that can be renewed afterwards: all clocks take note that they are over.
+    pub(super) async fn lapse(&self, claims: &[ClaimId]) -> Result<HashSet<i64>, StoreError> {
+        self.end(claims, false).await
+    }
+
+    async fn end(&self, claims: &[ClaimId], is_over: bool) -> Result<HashSet<i64>, StoreError> {
+        // Those of a whole batch must not wait one after the other.
+        if lock(&self.locked_at).is_some_and(|at| at.elapsed() < LOCK_WAIT) {
+            return Err(StoreError::unavailable("the file of leases is locked by another program"));
+        }
         let list = serde_json::to_string(claims).map_err(StoreError::unavailable)?;
-        let mut acquired = current(&self.writing).await?;
-        let fenced = sqlx::query_scalar(FENCE).bind(now).bind(list);
-        let fenced: Vec<i64> = fenced.fetch_all(acquired.connection()).await.map_err(store_error)?;
+        let mut acquired = self.current(&self.writing).await?;
+        let ended = sqlx::query_scalar(schema::END).bind(is_over).bind(list).fetch_all(acquired.connection()).await;
+        let ended: Vec<i64> = ended.map_err(|error| {
+            if Cause::of(&error) == Cause::Locked {
+                *lock(&self.locked_at) = Some(Instant::now());
+            }
+            store_error(error)
+        })?;
         acquired.give_back();
-        Ok(fenced.into_iter().collect())
+        Ok(ended.into_iter().collect())
+    }
+
+    /// Whether the lease of a claim that another clock wrote has ended, which all clocks take note of.
+    pub(super) async fn has_ended(&self, claim: ClaimId, lease: Duration) -> Result<bool, StoreError> {
+        Ok(self.watch.has_ended(&claim, lease) && !self.lapse(&[claim]).await?.is_empty())
+    }
+
+    /// Looks at all claims of other clocks.
+    pub(super) async fn watch(&self) -> Result<(), StoreError> {
+        let mut look = self.look().await?;
+        let rows = sqlx::query(schema::OF_OTHER_CLOCKS).bind(self.clock.id()).fetch_all(look.connection());
+        let rows = rows.await.map_err(store_error)?;
+        look.give_back();
+        let claims: Vec<_> = rows
+            .iter()
+            .map(|row| {
+                let claim = ClaimId { lease: row.get(0), record: row.get(1), renewals: row.get(2) };
+                (claim, Duration::from_millis(row.get::<i64, _>(3).unsigned_abs()))
+            })
+            .collect();
+        let ended: Vec<_> = claims
+            .iter()
+            .filter(|(claim, lease)| self.watch.has_ended(claim, *lease))
+            .map(|(claim, _)| *claim)
+            .collect();
+        self.watch.retain(&claims.iter().map(|(claim, _)| *claim).collect::<Vec<_>>());
+        if !ended.is_empty() {
+            self.lapse(&ended).await?;
+        }
+        Ok(())
     }
 
     /// A connection on which the database is `records` and this file `main`.
     pub(super) async fn look(&self) -> Result<Acquired<'_>, StoreError> {
-        current(&self.looking).await
+        self.current(&self.looking).await
     }
 
     /// What this file has of the claim with this number.
     pub(super) async fn of(&self, id: i64) -> Result<Option<Renewed>, StoreError> {
         let mut acquired = self.look().await?;
-        let row = sqlx::query(ONE).bind(id).fetch_optional(acquired.connection()).await.map_err(store_error)?;
+        let row = sqlx::query(schema::ONE).bind(id).fetch_optional(acquired.connection()).await.map_err(store_error)?;
         acquired.give_back();
-        Ok(row.map(|row| Renewed { renewals: row.get("renewals"), is_over: row.get("is_over") }))
+        Ok(row.map(|row| Renewed { list: row.get(0), renewals: row.get(1), is_over: row.get(2) }))
     }
 
     /// Of all claims.
     pub(super) async fn all(&self) -> Result<Renewals, StoreError> {
         let mut acquired = self.look().await?;
-        let all = sqlx::query_scalar(ALL).fetch_one(acquired.connection()).await.map_err(store_error)?;
+        let all = sqlx::query_scalar(schema::ALL).fetch_one(acquired.connection()).await.map_err(store_error)?;
         acquired.give_back();
         Ok(all)
     }
 
     /// Deletes what no claim needs any more.
     pub(super) async fn delete_expired(&self) -> Result<(), StoreError> {
-        let mut acquired = current(&self.writing).await?;
-        sqlx::query(DELETE_EXPIRED).bind(self.clock.now()).execute(acquired.connection()).await.map_err(store_error)?;
+        let mut acquired = self.current(&self.writing).await?;
+        let deletion = sqlx::query(schema::DELETE_EXPIRED).bind(self.clock.now()).execute(acquired.connection());
+        deletion.await.map_err(store_error)?;
         acquired.give_back();
         Ok(())
     }
 
+    /// Whether another file is at its path, or none.
+    pub(super) fn is_lost(&self) -> bool {
+        inode(&self.path) != Some(self.inode.load(Ordering::Relaxed))
+    }
+
+    /// Makes a new file, unless another process has done so. The caller has the lock of the database.
+    pub(super) async fn repair(&self, database: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+        leases_file::settle(database, &self.database, self.options.clone(), self.clock).await
+    }
+
     pub(super) async fn close(&self) {
-        self.looking.close().await;
-        self.writing.close().await;
+        for connections in [&self.looking, &self.writing, &self.renewing] {
+            connections.close().await;
+        }
+    }
+
+    /// A connection to the file that the database names.
+    async fn current<'a>(&self, connections: &'a Connections) -> Result<Acquired<'a>, StoreError> {
+        for _ in 0..2 {
+            let mut acquired = connections.acquire().await.map_err(|error| self.or_lost(error))?;
+            if self.is_current(acquired.connection()).await? {
+                return Ok(acquired);
+            }
+            // Those that are idle may be on an older file as well.
+            drop(acquired);
+            connections.close().await;
+        }
+        Err(StoreError::unavailable(Lost))
+    }
+
+    async fn is_current(&self, connection: &mut SqliteConnection) -> Result<bool, StoreError> {
+        let row = sqlx::query(schema::IS_CURRENT).fetch_one(connection).await;
+        let row = row.map_err(|error| self.or_lost(store_error(error)))?;
+        let known: i64 = row.get(1);
+        let is_current = row.get(0) && inode(&self.path) == Some(known);
+        if is_current {
+            self.inode.store(known, Ordering::Relaxed);
+        }
+        Ok(is_current)
+    }
+
+    /// What is at its path may be no file of leases at all.
+    fn or_lost(&self, error: StoreError) -> StoreError {
+        if self.is_lost() { StoreError::unavailable(Lost) } else { error }
     }
 }
 
-/// A connection to the file that the database names.
-async fn current(connections: &Connections) -> Result<Acquired<'_>, StoreError> {
-    for _ in 0..2 {
-        let mut acquired = connections.acquire().await?;
-        if sqlx::query_scalar(IS_CURRENT).fetch_one(acquired.connection()).await.map_err(store_error)? {
-            return Ok(acquired);
-        }
-    }
-    Err(StoreError::unavailable(Replaced))
+fn is_locked(error: &StoreError) -> bool {
+    let StoreError::Unavailable(source) = error else { return false };
+    source.downcast_ref::<std::sync::Arc<sqlx::Error>>().is_some_and(|error| Cause::of(error) == Cause::Locked)
 }

@@ -6,7 +6,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
 
 use crate::store::sqlite::clock::Clock;
-use crate::store::sqlite::leases;
+use crate::store::sqlite::leases_schema;
+use crate::store::sqlite::place::inode;
 use crate::store::sqlite::schema;
 
 /// The path of the database as SQLite itself names the files beside it: without symbolic links.
@@ -19,40 +20,34 @@ pub(super) fn path(database: &str) -> String {
     format!("{database}-leases")
 }
 
-/// The name of the file, which is made where there is none; the caller holds the write lock of the database.
-pub(super) async fn open(options: SqliteConnectOptions) -> Result<String, sqlx::Error> {
+/// Makes the file where there is none, and makes it known. The caller has the write lock of the database.
+///
+/// A claim whose renewals are lost counts as renewed now: its handler may run.
+pub(super) async fn settle(
+    database: &mut SqliteConnection,
+    of_database: &str,
+    options: SqliteConnectOptions,
+    clock: Clock,
+) -> Result<(), sqlx::Error> {
+    let path = path(of_database);
+    create_like(of_database, &path);
     let mut leases = options.create_if_missing(true).connect().await?;
     leases.execute("PRAGMA journal_mode = WAL").await?;
     leases.execute("BEGIN IMMEDIATE").await?;
-    leases.execute(sqlx::raw_sql(leases::CREATE)).await?;
-    // On a file that cannot be written, all of this succeeds where it changes nothing.
-    leases.execute("UPDATE idempotency_leases_file SET name = name").await?;
-    leases.execute("COMMIT").await?;
-    let name = sqlx::query_scalar("SELECT name FROM idempotency_leases_file").fetch_one(&mut leases).await?;
-    leases.close().await?;
-    Ok(name)
-}
-
-/// A claim whose renewals are lost counts as renewed now: its handler may run.
-pub(super) async fn adopt(
-    database: &mut SqliteConnection,
-    options: SqliteConnectOptions,
-    clock: Clock,
-    name: &str,
-) -> Result<(), sqlx::Error> {
-    let known: Option<String> = sqlx::query_scalar(schema::LEASES_FILE).fetch_optional(&mut *database).await?;
-    if known.as_deref() == Some(name) {
-        return Ok(());
-    }
-    sqlx::query(schema::SET_LEASES_FILE).bind(name).execute(&mut *database).await?;
-    if known.is_some() {
+    leases.execute(sqlx::raw_sql(leases_schema::CREATE)).await?;
+    leases.execute(leases_schema::TOUCH).await?;
+    let name: String = sqlx::query_scalar(leases_schema::NAME).fetch_one(&mut leases).await?;
+    let inode = inode(Path::new(&path)).unwrap_or_default();
+    let known: Option<(String, i64)> = sqlx::query_as(schema::LEASES_FILE).fetch_optional(&mut *database).await?;
+    if known != Some((name, inode)) {
         // An older file may have been put here: what it says of leases is out of date.
-        let mut leases = options.connect().await?;
-        leases.execute("DELETE FROM idempotency_leases").await?;
-        leases.close().await?;
-        schema::at(clock.now(), schema::RENEW_ALL).execute(database).await?;
+        leases.execute(leases_schema::DELETE_ALL).await?;
+        let name: String = sqlx::query_scalar(leases_schema::RENAME).fetch_one(&mut leases).await?;
+        sqlx::query(schema::SET_LEASES_FILE).bind(name).bind(inode).execute(&mut *database).await?;
+        sqlx::query(schema::RENEW_ALL).bind(clock.now()).execute(database).await?;
     }
-    Ok(())
+    leases.execute("COMMIT").await?;
+    leases.close().await
 }
 
 /// Creates the file before SQLite does, so that only those who can read the database can read it.

@@ -1,5 +1,8 @@
 //! What is decided under the write lock of the database, with the leases that were renewed.
 
+use std::collections::HashSet;
+use std::time::Duration;
+
 use sqlx::Row as _;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
@@ -10,7 +13,8 @@ use crate::store::error::StoreError;
 use crate::store::sqlite::clock::Clock;
 use crate::store::sqlite::failure::Failure;
 use crate::store::sqlite::leases;
-use crate::store::sqlite::leases::{ClaimId, Leases, Renewals};
+use crate::store::sqlite::leases::{ClaimId, Leases, Renewals, Renewed};
+use crate::store::sqlite::place::Place;
 use crate::store::sqlite::schema;
 
 /// By what is decided.
@@ -18,6 +22,7 @@ use crate::store::sqlite::schema;
 pub(super) struct Context<'a> {
     pub(super) clock: Clock,
     pub(super) leases: &'a Leases,
+    pub(super) place: &'a Place,
 }
 
 impl Context<'_> {
@@ -38,6 +43,69 @@ pub(super) struct Decided {
     pub(super) is_fresh: bool,
 }
 
+/// The claim of a key, expired or not.
+pub(super) struct Holder {
+    pub(super) claim: ClaimId,
+    pub(super) renewals: Renewals,
+    /// It cannot be renewed any more.
+    pub(super) is_over: bool,
+}
+
+impl Holder {
+    pub(super) async fn of(
+        connection: &mut SqliteConnection,
+        context: Context<'_>,
+        key: &RecordKey,
+    ) -> Result<Option<Self>, Failure> {
+        let row = sqlx::query(schema::HOLDER).bind(key.as_str()).fetch_optional(connection).await?;
+        let Some(mut claim) = row.as_ref().map(claim_id) else { return Ok(None) };
+        Ok(Some(match context.leases.of(claim.lease).await? {
+            Some(Renewed { list, renewals, is_over }) => {
+                claim.renewals = claim.renewals.max(renewals);
+                Self { claim, renewals: list, is_over }
+            }
+            None => Self { claim, renewals: leases::none(), is_over: false },
+        }))
+    }
+}
+
+fn claim_id(row: &SqliteRow) -> ClaimId {
+    ClaimId { lease: row.get("lease_id"), record: row.get("id"), renewals: row.get("renewals") }
+}
+
+/// The renewals of the claim of the key.
+pub(super) async fn renewals_of(
+    connection: &mut SqliteConnection,
+    context: Context<'_>,
+    key: &RecordKey,
+) -> Result<Renewals, Failure> {
+    Ok(Holder::of(connection, context, key).await?.map_or_else(leases::none, |holder| holder.renewals))
+}
+
+/// The entry of the key, and its claim, except for the one with the number `id`.
+pub(super) async fn look(
+    connection: &mut SqliteConnection,
+    context: Context<'_>,
+    key: &RecordKey,
+    id: Option<i64>,
+) -> Result<(Option<StoredState>, Option<Holder>), Failure> {
+    for _ in 0..MOST_LOOKS {
+        let holder = Holder::of(connection, context, key).await?.filter(|holder| Some(holder.claim.lease) != id);
+        let renewals = holder.as_ref().map_or_else(leases::none, |holder| holder.renewals.clone());
+        let row = schema::by(context.clock, schema::EXISTING).bind(key.as_str()).bind(renewals);
+        let row = row.fetch_optional(&mut *connection).await?;
+        let state = row.as_ref().map(StoredState::from_row).transpose()?;
+        let other_lease = row.as_ref().map(|row| row.try_get::<Option<i64>, _>("other_lease")).transpose()?.flatten();
+        if let (Some(holder), Some(lease)) = (&holder, other_lease)
+            && context.leases.has_ended(holder.claim, Duration::from_millis(lease.unsigned_abs())).await?
+        {
+            continue;
+        }
+        return Ok((state, holder));
+    }
+    Err(changing().into())
+}
+
 /// What becomes of a claim. `id` is its own number: an earlier try of the same write may have made it. What it takes over
 /// cannot be renewed any more.
 pub(super) async fn decide_claim(
@@ -48,56 +116,32 @@ pub(super) async fn decide_claim(
     id: Option<i64>,
 ) -> Result<Decided, Failure> {
     for _ in 0..MOST_LOOKS {
-        let now = context.now();
-        let holder = holder(connection, key).await?.filter(|&(holder, _)| Some(holder) != id);
-        let renewed = match holder {
-            Some((holder, _)) => context.leases.of(holder).await?,
-            None => None,
-        };
-        let is_over = renewed.as_ref().is_some_and(|renewed| renewed.is_over);
-        let renewals = renewed.map_or_else(leases::none, |renewed| renewed.renewals);
-        let row = schema::at(now, schema::EXISTING_RENEWED).bind(key.as_str()).bind(renewals);
-        let row = row.fetch_optional(&mut *connection).await?;
-        let existing = row.as_ref().map(StoredState::from_row).transpose()?;
-        let is_fresh = existing.is_none();
-        let decision = match decide(existing, request) {
+        let (state, holder) = look(connection, context, key, id).await?;
+        let is_over = holder.as_ref().is_some_and(|holder| holder.is_over);
+        let is_fresh = state.is_none();
+        let decision = match decide(state, request) {
             // Another claim has fenced its lease and did not take it over. The holder of the token needs a new one.
             Decision::Answer(Claim::Acquired { attempt }) if is_over => {
                 return Ok(Decided { decision: Decision::Take { attempt }, is_fresh });
             }
             decision => decision,
         };
-        if let (Decision::Take { .. }, Some(claim)) = (&decision, holder)
-            && !context.leases.fence(now, &[claim]).await?.contains(&claim.0)
+        if let (Decision::Take { .. }, Some(Holder { claim, .. })) = (&decision, holder)
+            && !context.leases.fence(&[claim]).await?.contains(&claim.lease)
         {
             // It was renewed meanwhile.
             continue;
         }
         return Ok(Decided { decision, is_fresh });
     }
-    Err(StoreError::unavailable("the lease of the claim was renewed at each of three looks").into())
+    Err(changing().into())
 }
 
 /// Each look but the last one meets a renewal since the row was read.
 const MOST_LOOKS: usize = 3;
 
-/// The claim of the key, expired or not.
-async fn holder(connection: &mut SqliteConnection, key: &RecordKey) -> Result<Option<ClaimId>, sqlx::Error> {
-    let row = sqlx::query(schema::HOLDER).bind(key.as_str()).fetch_optional(connection).await?;
-    Ok(row.map(|row| (row.get("lease_id"), row.get("id"))))
-}
-
-/// The renewals of the claim of the key.
-pub(super) async fn renewals_of(
-    connection: &mut SqliteConnection,
-    leases: &Leases,
-    key: &RecordKey,
-) -> Result<Renewals, Failure> {
-    let renewed = match holder(connection, key).await? {
-        Some((holder, _)) => leases.of(holder).await?,
-        None => None,
-    };
-    Ok(renewed.map_or_else(leases::none, |renewed| renewed.renewals))
+fn changing() -> StoreError {
+    StoreError::unavailable("the lease of the claim was renewed at each of three looks")
 }
 
 /// What has expired may be room enough.
@@ -121,26 +165,28 @@ pub(super) async fn make_room(
 
 /// Deletes a batch of what has expired, and says how many.
 pub(super) async fn delete_expired(connection: &mut SqliteConnection, context: Context<'_>) -> Result<usize, Failure> {
-    let now = context.now();
-    let deleted = schema::at(now, schema::DELETE_EXPIRED).execute(&mut *connection).await?.rows_affected();
+    let context = context.stopped();
+    let deleted = schema::at(context.now(), schema::DELETE_EXPIRED).execute(&mut *connection).await?.rows_affected();
     let deleted = usize::try_from(deleted).unwrap_or(usize::MAX);
-    Ok(deleted.saturating_add(delete_expired_claims(connection, context.leases, now).await?))
+    Ok(deleted.saturating_add(delete_expired_claims(connection, context).await?))
 }
 
-async fn delete_expired_claims(connection: &mut SqliteConnection, leases: &Leases, now: i64) -> Result<usize, Failure> {
-    if schema::at(now, schema::EXPIRED_CLAIMS).fetch_optional(&mut *connection).await?.is_none() {
+async fn delete_expired_claims(connection: &mut SqliteConnection, context: Context<'_>) -> Result<usize, Failure> {
+    let now = context.now();
+    if schema::at(now, schema::ANY_EXPIRED_CLAIM).fetch_optional(&mut *connection).await?.is_none() {
         return Ok(0);
     }
-    let renewals = leases.all().await?;
+    let renewals = context.leases.all().await?;
     schema::at(now, schema::CATCH_UP).bind(renewals).execute(&mut *connection).await?;
-    let expired = schema::at(now, schema::EXPIRED_CLAIMS).fetch_all(&mut *connection).await?;
-    let claim = |row: &SqliteRow| Some((row.get::<Option<i64>, _>("lease_id")?, row.get("id")));
-    let claims: Vec<ClaimId> = expired.iter().filter_map(claim).collect();
-    let fenced = leases.fence(now, &claims).await?;
-    let over: Vec<i64> = expired
-        .iter()
-        .filter(|row| row.get::<Option<i64>, _>("lease_id").is_none_or(|claim| fenced.contains(&claim)))
+    let expired = schema::by(context.clock, schema::EXPIRED_CLAIMS).fetch_all(&mut *connection).await?;
+    let (claims, others): (Vec<_>, Vec<_>) =
+        expired.iter().partition(|row| row.get::<Option<i64>, _>("lease_id").is_some());
+    let claims: Vec<ClaimId> = claims.into_iter().map(claim_id).collect();
+    let fenced = if claims.is_empty() { HashSet::new() } else { context.leases.fence(&claims).await? };
+    let over: Vec<i64> = others
+        .into_iter()
         .map(|row| row.get("id"))
+        .chain(claims.iter().filter(|claim| fenced.contains(&claim.lease)).map(|claim| claim.record))
         .collect();
     let over = serde_json::to_string(&over).map_err(StoreError::unavailable)?;
     let deleted = sqlx::query(schema::DELETE).bind(over).execute(connection).await?.rows_affected();

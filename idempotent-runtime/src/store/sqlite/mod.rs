@@ -16,8 +16,8 @@
 //!
 //! Leases are renewed in a second file, which no handler's transaction locks: `leases`.
 //!
-//! Leases and expiry are judged inside the statements by a clock that all processes on the file have in common and that
-//! does not follow when the machine's is set: `clock`.
+//! Leases and expiry are judged inside the statements by a clock that does not follow when the machine's is set: `clock`. The
+//! lease of a process that has another clock ends when it was not renewed for as long as it lasts: `watch`.
 
 pub(crate) mod clock;
 pub(crate) mod connections;
@@ -26,9 +26,11 @@ pub(crate) mod guard;
 pub(crate) mod handler_transactions;
 pub(crate) mod leases;
 pub(crate) mod leases_file;
+pub(crate) mod leases_schema;
 pub(crate) mod locked;
 pub(crate) mod open;
 pub(crate) mod open_error;
+pub(crate) mod place;
 pub(crate) mod row;
 pub(crate) mod rows;
 pub(crate) mod schema;
@@ -38,5 +40,6 @@ pub(crate) mod store;
 #[cfg(test)]
 pub(crate) mod tests;
 pub(crate) mod transactions;
+pub(crate) mod watch;
 pub(crate) mod writer;
 pub(crate) mod writes;

@@ -16,6 +16,7 @@ use crate::store::sqlite::failure::Cause;
 use crate::store::sqlite::leases::Leases;
 use crate::store::sqlite::leases_file;
 use crate::store::sqlite::open_error::SqliteOpenError;
+use crate::store::sqlite::place::Place;
 use crate::store::sqlite::schema;
 
 /// Collects the options of a [`SqliteStore`](crate::store::SqliteStore).
@@ -29,6 +30,8 @@ pub struct SqliteStoreBuilder {
     busy_timeout: Duration,
     #[cfg(test)]
     pub(super) max_pages: Option<u32>,
+    #[cfg(test)]
+    pub(super) clock: Option<Clock>,
 }
 
 /// What the store waits for before it answers.
@@ -55,6 +58,8 @@ impl SqliteStoreBuilder {
             busy_timeout: Duration::from_secs(5),
             #[cfg(test)]
             max_pages: None,
+            #[cfg(test)]
+            clock: None,
         }
     }
 
@@ -124,6 +129,7 @@ impl SqliteStoreBuilder {
     }
 
     async fn try_connect(&self) -> Result<(SqliteConnection, Opened), Obstacle> {
+        create_private(&self.path);
         let mut connection = self.connect_options().create_if_missing(true).connect().await?;
         #[cfg(test)]
         if let Some(pages) = self.max_pages {
@@ -140,8 +146,9 @@ impl SqliteStoreBuilder {
             2_i64 | 3 => SqliteSynchronous::Full,
             _ => SqliteSynchronous::Normal,
         };
-        let leases = Leases::new(self.leases_options(&leases_file::path(&database)), &database, clock);
-        Ok((connection, Opened { synchronous, clock, leases: Arc::new(leases) }))
+        let options = self.leases_options(&leases_file::path(&database));
+        let leases = Arc::new(Leases::new(options, &database, clock, self.busy_timeout));
+        Ok((connection, Opened { synchronous, clock, leases, place: Arc::new(Place::new(&database)) }))
     }
 
     /// The path of the database and its clock. Dropping the connection half way rolls back.
@@ -157,12 +164,12 @@ impl SqliteStoreBuilder {
             };
         }
         let clock = Clock::of_file(connection).await?;
+        #[cfg(test)]
+        let clock = self.clock.unwrap_or(clock);
         let database = leases_file::path_of_database(connection).await?;
         let path = leases_file::path(&database);
-        leases_file::create_like(&database, &path);
-        let name = leases_file::open(self.leases_options(&path)).await;
-        let name = name.map_err(|error| Obstacle::Leases(path.clone().into(), error))?;
-        leases_file::adopt(connection, self.leases_options(&path), clock, &name).await?;
+        let settled = leases_file::settle(connection, &database, self.leases_options(&path), clock).await;
+        settled.map_err(|error| Obstacle::Leases(path.into(), error))?;
         connection.execute("COMMIT").await?;
         Ok((database, clock))
     }
@@ -233,6 +240,7 @@ pub(super) struct Opened {
     pub(super) synchronous: SqliteSynchronous,
     pub(super) clock: Clock,
     pub(super) leases: Arc<Leases>,
+    pub(super) place: Arc<Place>,
 }
 
 enum Obstacle {
@@ -249,6 +257,18 @@ impl From<sqlx::Error> for Obstacle {
         Self::Sqlite(error)
     }
 }
+
+/// Creates the file before SQLite does, for its owner alone: the files beside it get its rights.
+#[cfg(unix)]
+fn create_private(path: &Path) {
+    use std::os::unix::fs::OpenOptionsExt as _;
+
+    // Where it cannot be made, SQLite tells why. One that is there is not opened, as below.
+    let _ = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+}
+
+#[cfg(not(unix))]
+fn create_private(_: &Path) {}
 
 /// Why this process may not open the file, if that is the reason.
 fn access(path: &Path) -> Option<io::Error> {

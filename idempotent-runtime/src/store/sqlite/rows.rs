@@ -39,9 +39,9 @@ impl Kind {
         let values = |row: &str| vec![row; rows].join(", ");
         match self {
             Self::Claim => format!(
-                "INSERT INTO main.idempotency_records (key, fingerprint, token, claim_ttl, lease_until, expires_at, lease_id, \
-                 state, attempt) VALUES {} ON CONFLICT (key) DO NOTHING",
-                values("(?, ?, ?, ?, ?, ?, ?, 'claimed', 1)")
+                "INSERT INTO main.idempotency_records (key, fingerprint, token, claim_ttl, lease, lease_until, expires_at, \
+                 lease_id, clock, state, attempt) VALUES {} ON CONFLICT (key) DO NOTHING",
+                values("(?, ?, ?, ?, ?, ?, ?, ?, ?, 'claimed', 1)")
             ),
             // The token is compared in the same statement: a holder whose claim went to a successor changes nothing.
             Self::Complete => format!(

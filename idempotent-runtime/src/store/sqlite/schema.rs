@@ -3,6 +3,8 @@
 use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments};
 
+use crate::store::sqlite::clock::Clock;
+
 /// What this version reads and writes.
 pub(super) const VERSION: i64 = 1;
 
@@ -31,41 +33,48 @@ CREATE TABLE idempotency_records (
     token TEXT NOT NULL,         -- of the claim, kept by its record, 32 hexadecimal digits
     attempt INTEGER NOT NULL,    -- 1, and one more for each claim whose lease ran out
     lease_id INTEGER,            -- of the claim, in the file of leases
+    clock INTEGER NOT NULL DEFAULT 0,    -- of the times of a claim; 0 is that of no process
+    renewals INTEGER NOT NULL DEFAULT 0, -- of the claim, as far as this row tells
     claim_ttl INTEGER NOT NULL,  -- milliseconds; what a renewal adds to now for expires_at
-    lease_until INTEGER,         -- milliseconds since 1970 by the store's clock, as all below; without the renewals
+    lease INTEGER,               -- milliseconds
+    lease_until INTEGER,         -- milliseconds since 1970, as all below; without the renewals; 0: over by every clock
     expires_at INTEGER NOT NULL,
     recorded_at INTEGER,
     status INTEGER,
     headers TEXT,                -- JSON
     body BLOB                    -- NULL in a completed row: it was too large to record
 ) STRICT;
-CREATE TABLE idempotency_clock (
-    id INTEGER PRIMARY KEY CHECK (id = 1),
-    boot TEXT NOT NULL,          -- the boot of the machine that this holds for
+CREATE TABLE idempotency_clocks (
+    id INTEGER PRIMARY KEY,      -- of one boot of the machine; no row is deleted, because a process may have it
     began_at INTEGER NOT NULL    -- when that boot began, by what the wall clock said at its first opening
 ) STRICT;
 CREATE TABLE idempotency_leases_file (
     id INTEGER PRIMARY KEY CHECK (id = 1),
-    name TEXT NOT NULL           -- that the file of leases has given itself
+    name TEXT NOT NULL,          -- that the file of leases has given itself
+    inode INTEGER NOT NULL       -- its number in the file system
 ) STRICT;
 CREATE INDEX idempotency_records_expires_at ON idempotency_records (expires_at);
-CREATE INDEX idempotency_records_claimed ON idempotency_records (expires_at) WHERE state = 'claimed';
+CREATE INDEX idempotency_records_claimed ON idempotency_records (expires_at, clock) WHERE state = 'claimed';
 INSERT INTO idempotency_schema (id, version) VALUES (1, 1);
 ";
 
-pub(super) const CLOCK: &str = "SELECT began_at FROM main.idempotency_clock WHERE boot = ?1";
+pub(super) const CLOCK: &str = "SELECT began_at FROM main.idempotency_clocks WHERE id = ?1";
 
-pub(super) const SET_CLOCK: &str =
-    "INSERT OR REPLACE INTO main.idempotency_clock (id, boot, began_at) VALUES (1, ?1, ?2)";
+pub(super) const ADD_CLOCK: &str = "INSERT OR IGNORE INTO main.idempotency_clocks (id, began_at) VALUES (?1, ?2)";
 
-pub(super) const LEASES_FILE: &str = "SELECT name FROM main.idempotency_leases_file";
+pub(super) const LEASES_FILE: &str = "SELECT name, inode FROM main.idempotency_leases_file";
 
 pub(super) const SET_LEASES_FILE: &str =
-    "INSERT OR REPLACE INTO main.idempotency_leases_file (id, name) VALUES (1, ?1)";
+    "INSERT OR REPLACE INTO main.idempotency_leases_file (id, name, inode) VALUES (1, ?1, ?2)";
 
 /// A statement in which ?1 is now.
 pub(super) fn at(now: i64, sql: &'static str) -> Query<'static, Sqlite, SqliteArguments> {
     sqlx::query(sql).bind(now)
+}
+
+/// A statement in which ?1 is now, and ?2 the clock of that.
+pub(super) fn by(clock: Clock, sql: &'static str) -> Query<'static, Sqlite, SqliteArguments> {
+    at(clock.now(), sql).bind(clock.id())
 }
 
 /// What never expires does so at the end of all times: the rows need no column more, and their index finds it.
@@ -78,57 +87,120 @@ macro_rules! never {
     };
 }
 
-/// The columns of [`StoredState`](crate::store::claim_decision::StoredState), with `leased` of this time.
-macro_rules! state {
-    ($lease_until:literal) => {
+// What holds of a claim `r` with its renewals `l`, which count unless the row has more of them. The times of another clock
+// cannot be compared with ?1: its lease lasts until it is known to be over.
+
+macro_rules! lease_until {
+    () => {
+        "coalesce(l.lease_until, r.lease_until)"
+    };
+}
+
+macro_rules! is_of_other_clock {
+    () => {
+        "coalesce(l.clock, r.clock) <> ?2"
+    };
+}
+
+macro_rules! is_alive {
+    () => {
         concat!(
-            "SELECT r.id, lease_id, state, fingerprint, token, attempt, ",
-            $lease_until,
-            " > ?1 AS leased, r.expires_at < ",
-            never!(),
-            " AS expires, recorded_at, status, headers, body FROM main.idempotency_records AS r "
+            "(max(r.expires_at, coalesce(l.expires_at, 0)) > ?1 OR r.state = 'claimed' AND ",
+            is_of_other_clock!(),
+            " AND ",
+            lease_until!(),
+            " > 0)"
         )
     };
 }
 
-/// When a row expires, with the renewals of its claim in a JSON list of
-/// [`Renewals`](crate::store::sqlite::leases::Renewals).
-macro_rules! expires_at {
-    ($list:literal) => {
-        concat!("max(expires_at, coalesce((SELECT value ->> 2 FROM json_each(", $list, ")), 0))")
+macro_rules! is_leased {
+    () => {
+        concat!("(", lease_until!(), " > ?1 OR ", is_of_other_clock!(), " AND ", lease_until!(), " > 0)")
     };
 }
 
-/// The row of the key ?2, unless it has expired by the row alone.
-pub(super) const EXISTING: &str = concat!(state!("r.lease_until"), "WHERE key = ?2 AND r.expires_at > ?1");
+/// A JSON list of [`Renewals`](crate::store::sqlite::leases::Renewals).
+macro_rules! renewals {
+    ($list:literal) => {
+        concat!(
+            "(SELECT value ->> 0 AS id, value ->> 1 AS lease_until, value ->> 2 AS expires_at, value ->> 3 AS clock, \
+             value ->> 4 AS renewals, value ->> 5 AS lease FROM json_each(",
+            $list,
+            ")) AS l "
+        )
+    };
+}
 
-/// The same with the renewals ?3 of the claim in it.
-pub(super) const EXISTING_RENEWED: &str = concat!(
-    state!("coalesce(l.lease_until, r.lease_until)"),
-    "LEFT JOIN (SELECT value ->> 0 AS id, value ->> 1 AS lease_until, value ->> 2 AS expires_at FROM json_each(?3)) AS l \
-     ON l.id = r.lease_id AND r.state = 'claimed' WHERE key = ?2 AND max(r.expires_at, coalesce(l.expires_at, 0)) > ?1"
+macro_rules! on_claim {
+    () => {
+        "ON l.id = r.lease_id AND l.renewals >= r.renewals AND r.state = 'claimed' "
+    };
+}
+
+/// The rows that are alive, with the renewals in a list.
+macro_rules! alive_ids {
+    ($list:literal, $condition:literal) => {
+        concat!(
+            "id IN (SELECT r.id FROM main.idempotency_records AS r LEFT JOIN ",
+            renewals!($list),
+            on_claim!(),
+            "WHERE ",
+            $condition,
+            " AND ",
+            is_alive!(),
+            ")"
+        )
+    };
+}
+
+/// The columns of [`StoredState`](crate::store::claim_decision::StoredState) of the row of the key ?3, unless it has expired;
+/// with the renewals ?4 of the claim in it. `other_lease` is how long its lease lasts by another clock.
+pub(super) const EXISTING: &str = concat!(
+    "SELECT r.id, r.state, r.fingerprint, r.token, r.attempt, ",
+    is_leased!(),
+    " AS leased, r.expires_at < ",
+    never!(),
+    " AS expires, CASE WHEN ",
+    is_of_other_clock!(),
+    " AND ",
+    lease_until!(),
+    " > 0 THEN coalesce(l.lease, r.lease, 0) END AS other_lease, r.recorded_at, r.status, r.headers, r.body \
+     FROM main.idempotency_records AS r LEFT JOIN ",
+    renewals!("?4"),
+    on_claim!(),
+    "WHERE r.key = ?3 AND ",
+    is_alive!()
 );
 
 /// The claim of a key, expired or not, and its holder.
-pub(super) const HOLDER: &str =
-    "SELECT id, lease_id FROM main.idempotency_records WHERE key = ?1 AND state = 'claimed' AND lease_id IS NOT NULL";
+pub(super) const HOLDER: &str = "SELECT lease_id, id, renewals FROM main.idempotency_records \
+     WHERE key = ?1 AND state = 'claimed' AND lease_id IS NOT NULL";
 
 /// Overwrites what [`crate::store::claim_decision::decide`] found expired or lapsed.
 pub(super) const CLAIM: &str = "\
-    INSERT INTO main.idempotency_records (key, state, fingerprint, token, attempt, claim_ttl, lease_until, expires_at, lease_id) \
-    VALUES (?2, 'claimed', ?3, ?4, ?5, ?6, ?1 + ?7, ?8, ?9) \
+    INSERT INTO main.idempotency_records (key, state, fingerprint, token, attempt, claim_ttl, lease, lease_until, expires_at, \
+    lease_id, clock) \
+    VALUES (?3, 'claimed', ?4, ?5, ?6, ?7, ?8, CASE ?8 WHEN 0 THEN 0 ELSE ?1 + ?8 END, ?9, ?10, ?2) \
     ON CONFLICT (key) DO UPDATE SET state = excluded.state, fingerprint = excluded.fingerprint, \
-    token = excluded.token, attempt = excluded.attempt, claim_ttl = excluded.claim_ttl, \
+    token = excluded.token, attempt = excluded.attempt, claim_ttl = excluded.claim_ttl, lease = excluded.lease, \
     lease_until = excluded.lease_until, expires_at = excluded.expires_at, lease_id = excluded.lease_id, \
-    recorded_at = NULL, status = NULL, headers = NULL, body = NULL";
+    clock = excluded.clock, renewals = 0, recorded_at = NULL, status = NULL, headers = NULL, body = NULL";
 
-/// Begins all leases anew, as long as they were.
+/// Begins all leases anew, as long as they were: each process waits for that long by its own clock.
 pub(super) const RENEW_ALL: &str = concat!(
-    "UPDATE main.idempotency_records SET lease_until = ?1 + CASE expires_at WHEN ",
-    never!(),
-    " THEN min(claim_ttl / 2, 600000) ELSE lease_until - (expires_at - claim_ttl) END, expires_at = CASE expires_at WHEN ",
+    "UPDATE main.idempotency_records SET clock = 0, renewals = renewals + 1, lease_until = 1, expires_at = CASE expires_at WHEN ",
     never!(),
     " THEN expires_at ELSE ?1 + claim_ttl END WHERE state = 'claimed'"
+);
+
+/// Renews the lease of the claim of ?4, in the row of the key ?3, for ?5. It has ?6 renewals then.
+pub(super) const RENEW: &str = concat!(
+    "UPDATE main.idempotency_records SET clock = ?2, renewals = ?6, lease = ?5, \
+     lease_until = CASE ?5 WHEN 0 THEN 0 ELSE ?1 + ?5 END, expires_at = CASE expires_at WHEN ",
+    never!(),
+    " THEN expires_at ELSE ?1 + claim_ttl END WHERE ",
+    alive_ids!("?7", "r.key = ?3 AND r.token = ?4 AND r.state = 'claimed'")
 );
 
 /// The claim was rejected as one of unknown outcome, and stays so.
@@ -140,37 +212,31 @@ pub(super) const KEEP: &str = concat!(
 
 // In these the token is compared in the same statement: a holder whose claim went to a successor changes nothing.
 pub(super) const COMPLETE: &str = concat!(
-    "UPDATE main.idempotency_records SET state = 'completed', lease_until = NULL, expires_at = ?1 + ?4, fingerprint = ?5, \
-     recorded_at = ?6, status = ?7, headers = ?8, body = ?9 \
-     WHERE key = ?2 AND token = ?3 AND state = 'claimed' AND ",
-    expires_at!("?10"),
-    " > ?1"
+    "UPDATE main.idempotency_records SET state = 'completed', lease_until = NULL, expires_at = ?5, fingerprint = ?6, \
+     recorded_at = ?7, status = ?8, headers = ?9, body = ?10 WHERE ",
+    alive_ids!("?11", "r.key = ?3 AND r.token = ?4 AND r.state = 'claimed'")
 );
 
 /// The record of a claim in a transaction: there is no row yet, or an expired record. With an attempt ?10, it replaces the
 /// existing row.
 pub(super) const RECORD: &str = "\
     INSERT INTO main.idempotency_records AS r (key, state, fingerprint, token, attempt, claim_ttl, expires_at, recorded_at, \
-    status, headers, body) VALUES (?2, 'completed', ?3, ?4, coalesce(?10, 1), ?5, ?1 + ?5, ?6, ?7, ?8, ?9) \
+    status, headers, body) VALUES (?2, 'completed', ?3, ?4, coalesce(?10, 1), ?5, ?11, ?6, ?7, ?8, ?9) \
     ON CONFLICT (key) DO UPDATE SET state = excluded.state, fingerprint = excluded.fingerprint, token = excluded.token, \
-    attempt = excluded.attempt, claim_ttl = excluded.claim_ttl, \
-    lease_until = NULL, expires_at = excluded.expires_at, recorded_at = excluded.recorded_at, status = excluded.status, \
+    attempt = excluded.attempt, claim_ttl = excluded.claim_ttl, lease_until = NULL, expires_at = excluded.expires_at, recorded_at = excluded.recorded_at, status = excluded.status, \
     headers = excluded.headers, body = excluded.body \
     WHERE ?10 IS NOT NULL OR (r.state <> 'claimed' AND r.expires_at <= ?1)";
 
 pub(super) const RELEASE: &str = concat!(
-    "DELETE FROM main.idempotency_records WHERE key = ?2 AND token = ?3 AND state = 'claimed' AND ",
-    expires_at!("?4"),
-    " > ?1"
+    "DELETE FROM main.idempotency_records WHERE ",
+    alive_ids!("?5", "r.key = ?3 AND r.token = ?4 AND r.state = 'claimed'")
 );
 
 /// Whether ?3 has completed the key ?2 before.
 pub(super) const COMPLETED_BY: &str =
     "SELECT 1 FROM main.idempotency_records WHERE key = ?2 AND token = ?3 AND state = 'completed' AND expires_at > ?1";
 
-/// Returns whether the removed row was alive.
-pub(super) const PURGE: &str =
-    concat!("DELETE FROM main.idempotency_records WHERE key = ?2 RETURNING ", expires_at!("?3"), " > ?1 AS alive");
+pub(super) const PURGE: &str = "DELETE FROM main.idempotency_records WHERE key = ?1";
 
 pub(super) const ANY_EXPIRED: &str = "SELECT 1 FROM main.idempotency_records WHERE expires_at <= ?1 LIMIT 1";
 
@@ -182,15 +248,22 @@ pub(super) const DELETE_EXPIRED: &str = "\
     FROM (SELECT id, expires_at, coalesce(length(body), 0) AS bytes FROM main.idempotency_records WHERE expires_at <= ?1 \
     AND state <> 'claimed' ORDER BY expires_at, id LIMIT 512)) WHERE coalesce(bytes_before, 0) < 4194304)";
 
+/// Whether a claim may have expired.
+pub(super) const ANY_EXPIRED_CLAIM: &str =
+    "SELECT 1 FROM main.idempotency_records WHERE state = 'claimed' AND expires_at <= ?1 LIMIT 1";
+
 /// The claims that have expired, as far as their rows tell.
-pub(super) const EXPIRED_CLAIMS: &str =
-    "SELECT id, lease_id FROM main.idempotency_records WHERE state = 'claimed' AND expires_at <= ?1 LIMIT 512";
+pub(super) const EXPIRED_CLAIMS: &str = "SELECT lease_id, id, renewals FROM main.idempotency_records \
+     WHERE state = 'claimed' AND expires_at <= ?1 AND (clock = ?2 OR lease_until = 0) LIMIT 512";
 
 /// Those rows of them that were renewed by ?2 get what that says.
-pub(super) const CATCH_UP: &str = "\
-    UPDATE main.idempotency_records AS r SET expires_at = l.expires_at, lease_until = l.lease_until \
-    FROM (SELECT value ->> 0 AS id, value ->> 1 AS lease_until, value ->> 2 AS expires_at FROM json_each(?2)) AS l \
-    WHERE r.state = 'claimed' AND r.expires_at <= ?1 AND l.id = r.lease_id AND l.expires_at > ?1";
+pub(super) const CATCH_UP: &str = concat!(
+    "UPDATE main.idempotency_records AS r SET expires_at = max(r.expires_at, coalesce(l.expires_at, 0)), \
+     lease_until = coalesce(l.lease_until, r.lease_until), clock = coalesce(l.clock, r.clock), renewals = l.renewals, \
+     lease = coalesce(l.lease, r.lease) FROM ",
+    renewals!("?2"),
+    "WHERE r.state = 'claimed' AND r.expires_at <= ?1 AND l.id = r.lease_id AND l.renewals >= r.renewals"
+);
 
 pub(super) const DELETE: &str = "DELETE FROM main.idempotency_records WHERE id IN (SELECT value FROM json_each(?1))";
 
@@ -198,37 +271,46 @@ pub(super) const DELETE: &str = "DELETE FROM main.idempotency_records WHERE id I
 macro_rules! with_leases {
     () => {
         "records.idempotency_records AS r \
-         LEFT JOIN main.idempotency_leases AS l ON l.id = r.lease_id AND r.state = 'claimed' "
+         LEFT JOIN main.idempotency_leases AS l ON l.id = r.lease_id AND l.renewals >= r.renewals AND r.state = 'claimed' "
     };
 }
 
-/// The unknown outcomes by scope, ?2 at most.
+/// The unknown outcomes by scope, ?3 at most.
 pub(super) const UNKNOWN_OUTCOMES: &str = concat!(
     "SELECT substr(key, 1, instr(key, '/') - 1) AS scope, count(*) AS count FROM (SELECT key FROM ",
     with_leases!(),
     "WHERE r.expires_at = ",
     never!(),
-    " AND r.state = 'claimed' AND coalesce(l.lease_until, r.lease_until) <= ?1 LIMIT ?2) GROUP BY scope"
+    " AND r.state = 'claimed' AND NOT ",
+    is_leased!(),
+    " LIMIT ?3) GROUP BY scope"
 );
 
 /// What the file's content takes, without its free pages.
 pub(super) const USED_BYTES: &str = "SELECT (page_count - freelist_count) * page_size \
      FROM pragma_page_count, pragma_freelist_count, pragma_page_size";
 
+// The times of another clock are near to those of ours where neither was set. Its lease lasts for as long again, at most.
 macro_rules! entry {
     ($rest:literal) => {
         concat!(
-            "SELECT r.id, key, state, fingerprint, r.token, attempt, coalesce(l.lease_until, r.lease_until) - ?1 AS lease_left, \
-             nullif(max(r.expires_at, coalesce(l.expires_at, 0)), ",
+            "SELECT r.id, key, state, fingerprint, r.token, attempt, CASE WHEN ",
+            is_of_other_clock!(),
+            " AND ",
+            lease_until!(),
+            " > 0 THEN coalesce(l.lease, r.lease, 0) ELSE ",
+            lease_until!(),
+            " - ?1 END AS lease_left, nullif(max(r.expires_at, coalesce(l.expires_at, 0)), ",
             never!(),
             ") - ?1 AS time_left, recorded_at, status, length(body) AS body_bytes FROM ",
             with_leases!(),
-            "WHERE max(r.expires_at, coalesce(l.expires_at, 0)) > ?1 ",
+            "WHERE ",
+            is_alive!(),
             $rest
         )
     };
 }
 
-pub(super) const ENTRY: &str = entry!("AND key = ?2");
+pub(super) const ENTRY: &str = entry!(" AND key = ?3");
 
-pub(super) const LIST: &str = entry!("AND key > ?2 ORDER BY key LIMIT ?3");
+pub(super) const LIST: &str = entry!(" AND key > ?3 ORDER BY key LIMIT ?4");

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::store::given_back::GivenBackTokens;
 use crate::store::sqlite::connections::Connections;
 use crate::store::sqlite::handler_transactions::{HandlerTransactions, Turn};
 use crate::store::sqlite::open::{Opened, SqliteStoreBuilder};
@@ -25,12 +24,13 @@ impl SqliteStoreBuilder {
         let turn = Turn::default();
         let transactions = HandlerTransactions::new(self.connect_options(), Arc::clone(&turn));
         let others = Others { readers: Arc::clone(&readers), transactions: transactions.pool() };
-        let (writer, Opened { synchronous, clock, leases }) = Writer::start(self.clone(), turn, others).await?;
-        let given_back = GivenBackTokens::default();
+        let (writer, Opened { synchronous, clock, leases, place }) = Writer::start(self.clone(), turn, others).await?;
+        let given_back = Arc::default();
         Ok(SqliteStore(Arc::new(Inner {
             options: self,
             synchronous,
             clock,
+            place,
             readers,
             leases,
             transactions,

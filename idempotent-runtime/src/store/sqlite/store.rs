@@ -1,11 +1,11 @@
 //! The store itself.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::Row as _;
 use sqlx::sqlite::Sqlite;
 
 use crate::key::RecordKey;
@@ -21,16 +21,21 @@ use crate::store::line::Call;
 use crate::store::row::each;
 use crate::store::row::unknown_outcomes;
 use crate::store::sqlite::clock::Clock;
+use crate::store::sqlite::connections::Acquired;
 use crate::store::sqlite::connections::Connections;
-use crate::store::sqlite::failure::store_error;
+use crate::store::sqlite::failure::{Failure, store_error};
 use crate::store::sqlite::handler_transactions::HandlerTransactions;
-use crate::store::sqlite::leases::{Leases, Renewed};
-use crate::store::sqlite::locked::Context;
+use crate::store::sqlite::leases;
+use crate::store::sqlite::leases::Leases;
+use crate::store::sqlite::locked::{Context, look};
 use crate::store::sqlite::open::{SqliteStoreBuilder, SqliteSynchronous};
+use crate::store::sqlite::place::Place;
 use crate::store::sqlite::row;
 use crate::store::sqlite::schema;
 use crate::store::sqlite::writer::Writer;
-use crate::store::sqlite::writes::{ClaimWrite, CompleteWrite, DeleteExpiredWrite, PurgeWrite, ReleaseWrite, held};
+use crate::store::sqlite::writes::{
+    ClaimWrite, CompleteWrite, DeleteExpiredWrite, PurgeWrite, ReleaseWrite, RenewWrite, RepairWrite, held,
+};
 use crate::transaction::transactions::Transactions;
 
 /// Keeps claims and records in a SQLite file, which may be the application's own database.
@@ -38,15 +43,36 @@ use crate::transaction::transactions::Transactions;
 /// A record is on the disk before its response is sent ([`SqliteSynchronous::Full`]). Several processes of one machine can
 /// share the file. Put it on a local disk, because SQLite's write-ahead log does not work over a network.
 ///
+/// # Files
+///
 /// Leases are renewed in a second file, `<path>-leases`. So no transaction keeps another process from renewing, however long it
-/// holds the write lock of the first file. The second file has no keys and no records, and needs no backup: without it, all
-/// leases start again when the store is opened.
+/// holds the write lock of the first file. The second file has no keys and no records, and needs no backup: if it is deleted
+/// or replaced, the store makes a new one, and all leases start again. While another program holds its lock, leases are
+/// renewed in the first file.
 ///
-/// On Linux the store uses the uptime of the machine, from the first opening in each boot: changing the clock has no effect
-/// on leases and expiry until the next boot. On other systems the store uses the system clock. If that clock is set forward
-/// by more than a lease, a retry can run while the first request still runs.
+/// If the first file is moved, deleted or replaced while a process has it open, that process logs an ERROR and rejects
+/// requests with 503 until the file is put back or the process is restarted.
 ///
-/// The tables are `idempotency_records`, readable by a person, `idempotency_schema`, `idempotency_clock` and
+/// New files can be read and written by their owner only (mode 0600). The mode of an existing file is kept, and the files
+/// beside it have the same mode.
+///
+/// # Clocks
+///
+/// On Linux all processes of one boot share one clock: the uptime of the machine, from the first opening in each boot.
+/// Changing the system clock has no effect on leases. A process that cannot read the boot's id (in
+/// `/proc/sys/kernel/random/boot_id`) has a clock of its own, and so has each process on other systems.
+///
+/// A process never compares the times of a lease that another clock wrote, such as after a reboot. It takes the claim over
+/// when it has seen no renewal for a whole lease since it was opened, or since it first saw the claim. So a retry after a
+/// crash can wait for one lease longer.
+///
+/// Whether a record has expired is judged by the clock of the process that looks. Each clock starts with the time of the
+/// system clock. If that is an hour ahead when a clock starts, records of other clocks expire an hour early, and a retry in
+/// that hour runs again. If it is behind, they expire late.
+///
+/// # Tables
+///
+/// The tables are `idempotency_records`, readable by a person, `idempotency_schema`, `idempotency_clocks` and
 /// `idempotency_leases_file`. The store deletes expired rows in small batches between its writes. A clone is cheap and shares
 /// everything; the connections close when the last clone is dropped.
 ///
@@ -76,17 +102,18 @@ pub(super) struct Inner {
     /// As SQLite reports it.
     pub(super) synchronous: SqliteSynchronous,
     pub(super) clock: Clock,
+    pub(super) place: Arc<Place>,
     pub(super) readers: Arc<Connections>,
     pub(super) leases: Arc<Leases>,
     pub(super) transactions: HandlerTransactions,
     pub(super) writer: Writer,
     /// Of this process alone: what it sends comes to the file in order, so that no other one can have a claim of theirs.
-    pub(super) given_back: GivenBackTokens,
+    pub(super) given_back: Arc<GivenBackTokens>,
 }
 
 impl Inner {
     pub(super) fn context(&self) -> Context<'_> {
-        Context { clock: self.clock, leases: &self.leases }
+        Context { clock: self.clock, leases: &self.leases, place: &self.place }
     }
 }
 
@@ -101,35 +128,50 @@ impl SqliteStore {
         self.0.synchronous
     }
 
-    async fn is_completed_by(&self, key: &RecordKey, token: Token) -> Result<bool, StoreError> {
-        let mut reader = self.0.readers.acquire().await?;
-        let found = schema::at(self.0.clock.now(), schema::COMPLETED_BY)
-            .bind(key.as_str())
-            .bind(token_text(token))
-            .fetch_optional(reader.connection())
-            .await
-            .map_err(store_error)?;
-        reader.give_back();
-        Ok(found.is_some())
-    }
-
     /// The state of the key, with the renewals of its lease. `None` for a claim that has expired by its row alone: to read its
     /// renewals takes the write lock.
     pub(super) async fn existing(&self, key: &RecordKey) -> Result<Option<StoredState>, StoreError> {
+        self.0.place.check()?;
+        match self.try_existing(key).await {
+            Err(error) if leases::is_lost(&error) => {
+                self.0.writer.submit(RepairWrite).await?;
+                self.try_existing(key).await
+            }
+            existing => existing,
+        }
+    }
+
+    async fn try_existing(&self, key: &RecordKey) -> Result<Option<StoredState>, StoreError> {
         let mut reader = self.0.readers.acquire().await?;
-        let row = schema::at(self.0.clock.now(), schema::EXISTING).bind(key.as_str());
+        let row = schema::by(self.0.clock, schema::EXISTING).bind(key.as_str()).bind(leases::none());
         let row = row.fetch_optional(reader.connection()).await.map_err(store_error)?;
         let mut state = row.as_ref().map(StoredState::from_row).transpose()?;
-        if let (Some(row), Some(StoredState::Claimed { .. })) = (&row, &state)
-            && let Some(id) = row.try_get("lease_id").map_err(store_error)?
-            && let Some(Renewed { renewals, .. }) = self.0.leases.of(id).await?
-        {
-            let renewed = schema::at(self.0.clock.now(), schema::EXISTING_RENEWED).bind(key.as_str()).bind(renewals);
-            let row = renewed.fetch_optional(reader.connection()).await.map_err(store_error)?;
-            state = row.as_ref().map(StoredState::from_row).transpose()?;
+        if matches!(state, Some(StoredState::Claimed { .. })) {
+            let looked = look(reader.connection(), self.0.context(), key, None).await;
+            (state, _) = looked.map_err(Failure::into_error)?;
         }
         reader.give_back();
         Ok(state)
+    }
+
+    /// A connection on which the database is `records` and the leases are `main`.
+    async fn look(&self) -> Result<Acquired<'_>, StoreError> {
+        match self.0.leases.look().await {
+            Err(error) if leases::is_lost(&error) => {
+                self.0.writer.submit(RepairWrite).await?;
+                self.0.leases.look().await
+            }
+            look => look,
+        }
+    }
+
+    /// The tokens whose leases were renewed.
+    async fn renewed(&self, renewals: &[Renewal]) -> Result<HashSet<String>, StoreError> {
+        match self.0.leases.renew(renewals).await {
+            // Another process must not find a lease over because of that.
+            Err(_) => self.0.writer.submit(RenewWrite(renewals.to_vec())).await,
+            renewed => renewed,
+        }
     }
 }
 
@@ -155,21 +197,20 @@ impl Store for SqliteStore {
             return Ok(claim);
         }
         let call = Call::hold_back();
-        self.0.given_back.check(request.token)?;
-        let write = ClaimWrite::new(key.clone(), request, self.0.options.bound());
+        let write = ClaimWrite::new(key.clone(), request, self.0.options.bound(), Arc::clone(&self.0.given_back));
         self.0.writer.submit_held_back(write, Some(call)).await
     }
 
     async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
-        let renewed = self.0.leases.renew(&[Renewal { key: key.clone(), token, lease }]).await?;
+        let renewed = self.renewed(&[Renewal { key: key.clone(), token, lease }]).await?;
         Ok(held(!renewed.is_empty()))
     }
 
     async fn renew_many(&self, renewals: &[Renewal]) -> Vec<Result<Held, StoreError>> {
-        let renewed =
-            self.0.leases.renew(renewals).await.map(|renewed| {
-                renewals.iter().map(|renewal| held(renewed.contains(&token_text(renewal.token)))).collect()
-            });
+        let renewed = self
+            .renewed(renewals)
+            .await
+            .map(|renewed| renewals.iter().map(|renewal| held(renewed.contains(&token_text(renewal.token)))).collect());
         each(renewals.len(), renewed)
     }
 
@@ -178,12 +219,8 @@ impl Store for SqliteStore {
     }
 
     async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
-        let released = self.0.writer.submit(ReleaseWrite { key: key.clone(), token }).await?;
-        // Of a claim that has been completed, nothing is on its way.
-        if released == Held::No && !self.is_completed_by(key, token).await? {
-            self.0.given_back.remember(token);
-        }
-        Ok(released)
+        let given_back = Arc::clone(&self.0.given_back);
+        self.0.writer.submit(ReleaseWrite { key: key.clone(), token, given_back }).await
     }
 
     fn transactions(&self) -> Option<Transactions> {
@@ -193,8 +230,8 @@ impl Store for SqliteStore {
 
 impl StoreAdmin for SqliteStore {
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
-        let mut look = self.0.leases.look().await?;
-        let row = schema::at(self.0.clock.now(), schema::ENTRY).bind(key.as_str()).fetch_optional(look.connection());
+        let mut look = self.look().await?;
+        let row = schema::by(self.0.clock, schema::ENTRY).bind(key.as_str()).fetch_optional(look.connection());
         let row = row.await.map_err(store_error)?;
         look.give_back();
         row.as_ref().map(Entry::from_row).transpose()
@@ -205,14 +242,15 @@ impl StoreAdmin for SqliteStore {
     }
 
     async fn delete_expired(&self) -> Result<usize, StoreError> {
+        let deleted = self.0.writer.submit(DeleteExpiredWrite).await?;
         self.0.leases.delete_expired().await?;
-        self.0.writer.submit(DeleteExpiredWrite).await
+        Ok(deleted)
     }
 
     async fn unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {
         let most = i64::try_from(UNKNOWN_OUTCOMES_COUNTED).unwrap_or(i64::MAX);
-        let mut look = self.0.leases.look().await?;
-        let count = schema::at(self.0.clock.now(), schema::UNKNOWN_OUTCOMES).bind(most);
+        let mut look = self.look().await?;
+        let count = schema::by(self.0.clock, schema::UNKNOWN_OUTCOMES).bind(most);
         let rows = count.fetch_all(look.connection()).await.map_err(store_error)?;
         look.give_back();
         unknown_outcomes(&rows)
@@ -222,8 +260,8 @@ impl StoreAdmin for SqliteStore {
         // One more than asked for tells whether there is a next page.
         let rows = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
         let Cursor(after) = cursor.unwrap_or_else(|| Cursor(String::new()));
-        let mut look = self.0.leases.look().await?;
-        let found = schema::at(self.0.clock.now(), schema::LIST).bind(&after).bind(rows).fetch_all(look.connection());
+        let mut look = self.look().await?;
+        let found = schema::by(self.0.clock, schema::LIST).bind(&after).bind(rows).fetch_all(look.connection());
         let found = found.await.map_err(store_error)?;
         look.give_back();
         let mut page = Page::default();

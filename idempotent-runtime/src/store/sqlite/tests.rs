@@ -1,7 +1,8 @@
-//! What only shows from inside: a disk that is full, and a claim whose caller has gone.
+//! What only shows from inside: a disk that is full, a claim whose caller has gone, and processes with clocks of their own.
 
-use std::path::PathBuf;
-use std::time::{Duration, UNIX_EPOCH};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use futures_util::{FutureExt as _, poll};
 use http::StatusCode;
@@ -14,7 +15,9 @@ use crate::policy::values::AfterCrash;
 use crate::record::{Record, RecordedBody};
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::contract::{Store as _, StoreAdmin};
+use crate::store::entry::EntryState;
 use crate::store::error::StoreError;
+use crate::store::sqlite::clock::Clock;
 use crate::store::sqlite::open_error::SqliteOpenError;
 use crate::store::sqlite::store::SqliteStore;
 use crate::store::sqlite::writes::ClaimWrite;
@@ -96,7 +99,7 @@ async fn a_claim_whose_caller_has_gone_is_not_made() {
     let store = SqliteStore::open(&path).await.unwrap();
     let mut lock = store.0.options.connect_options().connect().await.unwrap();
     lock.execute("BEGIN IMMEDIATE").await.unwrap();
-    let claim = |name| ClaimWrite::new(record_key(name), claim_request(), None);
+    let claim = |name| ClaimWrite::new(record_key(name), claim_request(), None, Arc::default());
     let mut gone = store.0.writer.submit(claim("gone")).boxed();
     let mut waiting = store.0.writer.submit(claim("waiting")).boxed();
     assert!(poll!(&mut gone).is_pending() && poll!(&mut waiting).is_pending());
@@ -106,4 +109,106 @@ async fn a_claim_whose_caller_has_gone_is_not_made() {
 
     assert_eq!(waiting.await.unwrap(), Claim::Acquired { attempt: 1 });
     assert_eq!(store.get(&record_key("gone")).await.unwrap(), None);
+}
+
+const LEASE: Duration = Duration::from_millis(300);
+const HOUR: i64 = 60 * 60 * 1000;
+
+/// As a process that cannot learn what its boot is, and whose wall clock is ahead by so much.
+async fn open_by_other_clock(path: &Path, ahead: i64) -> SqliteStore {
+    let mut builder = SqliteStore::builder(path).sweep_every(Duration::from_millis(20));
+    builder.clock = Some(Clock::alone().ahead(ahead));
+    builder.open().await.unwrap()
+}
+
+fn brief() -> ClaimRequest {
+    ClaimRequest { lease: LEASE, ttl: 2 * LEASE, ..claim_request() }
+}
+
+async fn lease_left(store: &SqliteStore, key: &RecordKey) -> Option<Duration> {
+    match store.get(key).await.unwrap().unwrap().state {
+        EntryState::Claimed { lease, .. } => lease,
+        state => panic!("{state:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn renewed_lease_is_never_taken_over_by_another_clock() {
+    for ahead in [-HOUR, 0, HOUR] {
+        let (_folder, path) = file();
+        let (holder, other) = (SqliteStore::open(&path).await.unwrap(), open_by_other_clock(&path, ahead).await);
+        let (rerun, reject) = (record_key("rerun"), record_key("reject"));
+        let (first, at_most_once) = (brief(), ClaimRequest { after_crash: AfterCrash::Reject, ..brief() });
+        holder.claim(&rerun, first).await.unwrap();
+        holder.claim(&reject, at_most_once).await.unwrap();
+
+        let begun = Instant::now();
+        while begun.elapsed() < 3 * LEASE {
+            for (key, request) in [(&rerun, first), (&reject, at_most_once)] {
+                assert_eq!(holder.renew(key, request.token, LEASE).await.unwrap(), Held::Yes);
+                let duplicate = other.claim(key, ClaimRequest { token: Token::unique(), ..request }).await.unwrap();
+                assert!(matches!(duplicate, Claim::InFlight { .. }), "{ahead}: {duplicate:?}");
+                assert!(lease_left(&other, key).await.is_some());
+            }
+            assert!(other.unknown_outcomes().await.unwrap().is_empty());
+            assert_eq!(other.delete_expired().await.unwrap(), 0);
+        }
+        // Two hours: when it expires is judged by each clock, an hour early by one that is ahead.
+        assert_eq!(holder.complete(&rerun, first.token, record(Vec::new()), 2 * TTL).await.unwrap(), Held::Yes);
+        assert_eq!(other.claim(&rerun, claim_request()).await.unwrap(), Claim::Completed(record(Vec::new())));
+        assert_eq!(holder.release(&reject, at_most_once.token).await.unwrap(), Held::Yes);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lease_not_renewed_is_taken_over_by_another_clock() {
+    for ahead in [-HOUR, HOUR] {
+        let (_folder, path) = file();
+        let (holder, other) = (SqliteStore::open(&path).await.unwrap(), open_by_other_clock(&path, ahead).await);
+        let (rerun, reject) = (record_key("rerun"), record_key("reject"));
+        let (dead, at_most_once) = (brief(), ClaimRequest { after_crash: AfterCrash::Reject, ..brief() });
+        holder.claim(&rerun, dead).await.unwrap();
+        holder.claim(&reject, at_most_once).await.unwrap();
+        let looked = Instant::now();
+        let retry = ClaimRequest { ttl: TTL, ..brief() };
+        while matches!(other.claim(&rerun, retry).await.unwrap(), Claim::InFlight { .. }) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(looked.elapsed() >= LEASE - Duration::from_millis(5), "{ahead}: {:?}", looked.elapsed());
+        assert_eq!(lease_left(&other, &rerun).await.map(|left| left > LEASE), Some(false));
+        assert_eq!(holder.renew(&rerun, dead.token, LEASE).await.unwrap(), Held::No);
+
+        // Without a retry, too, and for all clocks: an operator's program ends long before it could see that itself.
+        let third = open_by_other_clock(&path, 0).await;
+        while lease_left(&third, &reject).await.is_some() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        for store in [&holder, &other, &third] {
+            assert_eq!(store.unknown_outcomes().await.unwrap().values().sum::<u64>(), 1);
+        }
+        assert_eq!(other.delete_expired().await.unwrap(), 0, "it never expires");
+        assert_eq!(holder.renew(&reject, at_most_once.token, LEASE).await.unwrap(), Held::Yes, "it is late, but alive");
+        assert!(third.unknown_outcomes().await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn expired_claims_of_another_clock_are_deleted() {
+    let (_folder, path) = file();
+    let (holder, other) = (SqliteStore::open(&path).await.unwrap(), open_by_other_clock(&path, HOUR).await);
+    let (renewed, not_renewed) = (brief(), brief());
+    holder.claim(&record_key("renewed"), renewed).await.unwrap();
+    holder.claim(&record_key("not renewed"), not_renewed).await.unwrap();
+    holder.renew(&record_key("renewed"), renewed.token, LEASE).await.unwrap();
+    drop(holder);
+    while !other.list(None, 10).await.unwrap().entries.is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[cfg(feature = "testing")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_of_its_own_keeps_the_contract() {
+    let (_folder, path) = file();
+    crate::testing::conformance::all(open_by_other_clock(&path, HOUR).await).await;
 }

@@ -32,7 +32,10 @@ impl Holder for SqliteStore {
 impl TransactionalStore<Sqlite> for SqliteStore {
     /// SQLite's transactions are serializable, whatever is asked for.
     fn begin(&self, _: Option<Isolation>) -> BoxFuture<'_, Result<Open<Sqlite>, StoreError>> {
-        Box::pin(self.0.transactions.begin())
+        Box::pin(async {
+            self.0.place.check()?;
+            self.0.transactions.begin().await
+        })
     }
 
     fn claim<'a>(
@@ -128,6 +131,7 @@ impl SqliteStore {
             .bind(headers_text(record)?)
             .bind(record.body_bytes().map(AsRef::<[u8]>::as_ref))
             .bind(attempt)
+            .bind(self.0.clock.after(request.ttl))
             .execute(&mut **open)
             .await;
         Ok(written.map_err(store_error)?.rows_affected() > 0)

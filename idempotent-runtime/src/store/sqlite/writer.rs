@@ -1,6 +1,7 @@
 //! The thread that owns the writing connection: queued writes share a commit, and expired rows go between them.
 
 use std::error::Error;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +14,9 @@ use tokio::sync::{mpsc, oneshot};
 use crate::deadline::Deadline;
 use crate::store::error::StoreError;
 use crate::store::line::Call;
+use crate::store::sqlite::clock::Clock;
 use crate::store::sqlite::connections::Connections;
-use crate::store::sqlite::failure::Failure;
+use crate::store::sqlite::failure::{Failure, store_error};
 use crate::store::sqlite::handler_transactions::Turn;
 use crate::store::sqlite::locked::{Context, delete_expired};
 use crate::store::sqlite::open::{Opened, SqliteStoreBuilder};
@@ -54,10 +56,10 @@ impl Writer {
                 Ok(connected) => connected,
                 Err(error) => return drop(opened.send(Err(error))),
             };
-            let (clock, leases) = (facts.clock, Arc::clone(&facts.leases));
+            let (clock, leases, place) = (facts.clock, Arc::clone(&facts.leases), Arc::clone(&facts.place));
             // If the caller has gone, the queue has lost its only sender and `run` ends at once.
             let _ = opened.send(Ok(facts));
-            let context = Context { clock, leases: &leases };
+            let context = Context { clock, leases: &leases, place: &place };
             let connection = run(connection, context, queue, &turn, options.deletion_interval()).await;
             // One after the other: of two that close at once, each may leave the log to the other.
             leases.close().await;
@@ -111,7 +113,7 @@ trait Job: Send {
     ) -> BoxFuture<'a, Result<(), sqlx::Error>>;
     /// The statement in which it can be a row among others.
     fn row_of(&self) -> Option<Kind>;
-    fn add_to(&self, arguments: &mut SqliteArguments, now: i64) -> Result<(), BoxDynError>;
+    fn add_to(&self, arguments: &mut SqliteArguments, clock: Clock) -> Result<(), BoxDynError>;
     /// Keeps the outcome of a row that was written.
     fn was_row(&mut self);
     /// Tells the outcome, which is on disk now.
@@ -149,8 +151,8 @@ impl<W: Write> Job for Pending<W> {
         self.write.as_row().map(|(kind, _)| kind)
     }
 
-    fn add_to(&self, arguments: &mut SqliteArguments, now: i64) -> Result<(), BoxDynError> {
-        self.write.add_to(arguments, now)
+    fn add_to(&self, arguments: &mut SqliteArguments, clock: Clock) -> Result<(), BoxDynError> {
+        self.write.add_to(arguments, clock)
     }
 
     fn was_row(&mut self) {
@@ -186,16 +188,21 @@ async fn run(
     deletion_interval: Duration,
 ) -> SqliteConnection {
     let mut next_deletion = Deadline::after(deletion_interval);
+    watch(context).await;
     loop {
         match next_deletion.bound(queue.recv()).await {
             Some(Some(first)) => {
                 let _turn = turn.lock().await;
+                if context.place.check().is_ok() {
+                    repair_leases(&mut connection, context).await;
+                }
                 batch(&mut connection, context, first, &mut queue).await;
             }
             Some(None) => break,
             None => {}
         }
         if next_deletion.is_over() {
+            watch(context).await;
             let more = delete_expired_batch(&mut connection, context, turn).await.unwrap_or_else(|error| {
                 let error: &dyn Error = &error;
                 tracing::warn!(error, "expired idempotency records could not be deleted; this is tried again");
@@ -207,13 +214,51 @@ async fn run(
     connection
 }
 
+/// Looks at the leases of other clocks.
+async fn watch(context: Context<'_>) {
+    if let Err(error) = context.leases.watch().await {
+        tracing::debug!(error = &error as &dyn Error, "the leases of other clocks could not be looked at");
+    }
+}
+
+/// Makes the file of leases anew, where it is lost.
+async fn repair_leases(connection: &mut SqliteConnection, context: Context<'_>) {
+    if !context.leases.is_lost() {
+        return;
+    }
+    let repaired = async {
+        begin(&mut *connection).await?;
+        context.leases.repair(&mut *connection).await?;
+        execute(&mut *connection, "COMMIT").await
+    };
+    let repaired = match repaired.await {
+        Ok(()) => context.leases.connect().await,
+        Err(error) => {
+            rollback(connection).await;
+            Err(store_error(error))
+        }
+    };
+    match repaired {
+        Ok(()) => tracing::warn!(
+            "the file of leases beside the database was deleted or replaced: there is a new one, and each claim has one more lease"
+        ),
+        Err(error) => tracing::error!(
+            error = &error as &dyn Error,
+            "the file of leases beside the database was deleted or replaced, and cannot be made anew: this is tried again"
+        ),
+    }
+}
+
 async fn batch(
     connection: &mut SqliteConnection,
     context: Context<'_>,
     first: Box<dyn Job>,
     queue: &mut mpsc::Receiver<Box<dyn Job>>,
 ) {
-    let locked = begin(connection).await;
+    let locked = match context.place.check() {
+        Ok(()) => begin(connection).await,
+        Err(moved) => Err(sqlx::Error::Io(io::Error::other(moved))),
+    };
     // After the lock was granted, so that what came while we waited for it shares the commit.
     let mut bytes = first.bytes();
     let mut jobs = vec![first];
@@ -307,7 +352,7 @@ async fn apply_rows(
 ) -> Result<(), sqlx::Error> {
     let mut arguments = SqliteArguments::default();
     for job in &*jobs {
-        job.add_to(&mut arguments, context.now()).map_err(sqlx::Error::Encode)?;
+        job.add_to(&mut arguments, context.clock).map_err(sqlx::Error::Encode)?;
     }
     if rows::write(connection, kind, jobs.len(), arguments).await? {
         for job in jobs {
@@ -327,8 +372,10 @@ async fn delete_expired_batch(
     context: Context<'_>,
     turn: &Turn,
 ) -> Result<bool, StoreError> {
-    context.leases.delete_expired().await?;
     let _turn = turn.lock().await;
+    context.place.check()?;
+    repair_leases(connection, context).await;
+    context.leases.delete_expired().await?;
     delete_expired_rows(connection, context).await.map_err(Failure::into_error)
 }
 

@@ -1,25 +1,27 @@
 //! What the writer does for a caller; each runs inside a transaction that holds the write lock.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::Arguments as _;
 use sqlx::error::BoxDynError;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection};
-use sqlx::{Arguments as _, Row as _};
 
 use crate::key::RecordKey;
 use crate::policy::values::AfterCrash;
 use crate::record::HeadersText;
 use crate::record::Record;
-use crate::store::claim::{Claim, ClaimRequest, Held, Token};
+use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
 use crate::store::claim_decision::Decision;
 use crate::store::columns::{span_millis, token_text, unix_millis};
 use crate::store::error::StoreError;
+use crate::store::given_back::GivenBackTokens;
+use crate::store::sqlite::clock::Clock;
 use crate::store::sqlite::failure::{Cause, Failure, store_error};
 use crate::store::sqlite::leases;
-use crate::store::sqlite::leases::Renewals;
-use crate::store::sqlite::locked::{Context, Decided, decide_claim, delete_expired, make_room, renewals_of};
+use crate::store::sqlite::locked::{Context, Decided, Holder, decide_claim, delete_expired, make_room, renewals_of};
 use crate::store::sqlite::rows::Kind;
 use crate::store::sqlite::schema;
 
@@ -42,8 +44,8 @@ pub(super) trait Write: Send + Sync + 'static {
     }
 
     /// The row's arguments.
-    fn add_to(&self, arguments: &mut SqliteArguments, now: i64) -> Result<(), BoxDynError> {
-        let _ = (arguments, now);
+    fn add_to(&self, arguments: &mut SqliteArguments, clock: Clock) -> Result<(), BoxDynError> {
+        let _ = (arguments, clock);
         Ok(())
     }
 
@@ -63,11 +65,17 @@ pub(super) struct ClaimWrite {
     request: ClaimRequest,
     max_bytes: Option<u64>,
     lease_id: i64,
+    given_back: Arc<GivenBackTokens>,
 }
 
 impl ClaimWrite {
-    pub(super) fn new(key: RecordKey, request: ClaimRequest, max_bytes: Option<u64>) -> Self {
-        Self { key, request, max_bytes, lease_id: leases::new_id() }
+    pub(super) fn new(
+        key: RecordKey,
+        request: ClaimRequest,
+        max_bytes: Option<u64>,
+        given_back: Arc<GivenBackTokens>,
+    ) -> Self {
+        Self { key, request, max_bytes, lease_id: leases::new_id(), given_back }
     }
 }
 
@@ -78,6 +86,7 @@ impl Write for ClaimWrite {
     const ONLY_IF_AWAITED: bool = true;
 
     async fn apply(&self, connection: &mut SqliteConnection, context: Context<'_>) -> Result<Claim, Failure> {
+        self.given_back.check(self.request.token)?;
         // Again, under the write lock: what a reader saw may have changed since.
         let Decided { decision, is_fresh } =
             decide_claim(connection, context, &self.key, &self.request, Some(self.lease_id)).await?;
@@ -92,35 +101,37 @@ impl Write for ClaimWrite {
         if is_fresh && let Some(max_bytes) = self.max_bytes {
             make_room(connection, context, max_bytes).await?;
         }
-        let now = context.now();
-        schema::at(now, schema::CLAIM)
+        schema::by(context.clock, schema::CLAIM)
             .bind(self.key.as_str())
             .bind(self.request.fingerprint.to_string())
             .bind(token_text(self.request.token))
             .bind(attempt)
             .bind(span_millis(self.request.ttl))
             .bind(span_millis(self.request.lease))
-            .bind(expires_at(&self.request, now))
+            .bind(expires_at(&self.request, context.now()))
             .bind(self.lease_id)
             .execute(connection)
             .await?;
         Ok(Claim::Acquired { attempt })
     }
 
-    /// Not where the store has a bound, which is for each claim to keep.
+    /// Not where the store has a bound, which is for each claim to keep, and not where it was released before.
     fn as_row(&self) -> Option<(Kind, Claim)> {
-        self.max_bytes.is_none().then_some((Kind::Claim, Claim::Acquired { attempt: 1 }))
+        let is_usual = self.max_bytes.is_none() && self.given_back.check(self.request.token).is_ok();
+        is_usual.then_some((Kind::Claim, Claim::Acquired { attempt: 1 }))
     }
 
-    fn add_to(&self, arguments: &mut SqliteArguments, now: i64) -> Result<(), BoxDynError> {
-        let (ttl, lease) = (span_millis(self.request.ttl), span_millis(self.request.lease));
+    fn add_to(&self, arguments: &mut SqliteArguments, clock: Clock) -> Result<(), BoxDynError> {
+        let (now, ttl, lease) = (clock.now(), span_millis(self.request.ttl), span_millis(self.request.lease));
         arguments.add(self.key.as_str())?;
         arguments.add(self.request.fingerprint.to_string())?;
         arguments.add(token_text(self.request.token))?;
         arguments.add(ttl)?;
-        arguments.add(now + lease)?;
+        arguments.add(lease)?;
+        arguments.add(if lease == 0 { 0 } else { now + lease })?;
         arguments.add(expires_at(&self.request, now))?;
-        arguments.add(self.lease_id)
+        arguments.add(self.lease_id)?;
+        arguments.add(clock.id())
     }
 
     fn rejected(&self, error: Arc<sqlx::Error>) -> StoreError {
@@ -165,11 +176,11 @@ impl Write for CompleteWrite {
 
     async fn apply(&self, connection: &mut SqliteConnection, context: Context<'_>) -> Result<Held, Failure> {
         let token = token_text(self.token);
-        let renewals = renewals_of(connection, context.leases, &self.key).await?;
-        let completed = schema::at(context.now(), schema::COMPLETE)
+        let renewals = renewals_of(connection, context, &self.key).await?;
+        let completed = schema::by(context.clock, schema::COMPLETE)
             .bind(self.key.as_str())
             .bind(&token)
-            .bind(span_millis(self.ttl))
+            .bind(context.clock.after(self.ttl))
             .bind(self.record.fingerprint.to_string())
             .bind(unix_millis(self.record.recorded_at))
             .bind(self.record.status.as_u16())
@@ -181,8 +192,7 @@ impl Write for CompleteWrite {
         if completed.rows_affected() > 0 {
             return Ok(Held::Yes);
         }
-        let before = schema::at(context.now(), schema::COMPLETED_BY).bind(self.key.as_str()).bind(&token);
-        Ok(held(before.fetch_optional(connection).await?.is_some()))
+        Ok(held(is_completed_by(connection, context.clock, &self.key, self.token).await?))
     }
 
     /// Not where the record is over at once: applied again, it would not find itself.
@@ -190,11 +200,11 @@ impl Write for CompleteWrite {
         (!self.ttl.is_zero()).then_some((Kind::Complete, Held::Yes))
     }
 
-    fn add_to(&self, arguments: &mut SqliteArguments, now: i64) -> Result<(), BoxDynError> {
+    fn add_to(&self, arguments: &mut SqliteArguments, clock: Clock) -> Result<(), BoxDynError> {
         arguments.add(self.key.as_str())?;
         arguments.add(token_text(self.token))?;
-        arguments.add(now)?;
-        arguments.add(now + span_millis(self.ttl))?;
+        arguments.add(clock.now())?;
+        arguments.add(clock.after(self.ttl))?;
         arguments.add(self.record.fingerprint.to_string())?;
         arguments.add(unix_millis(self.record.recorded_at))?;
         arguments.add(self.record.status.as_u16())?;
@@ -210,31 +220,72 @@ impl Write for CompleteWrite {
 pub(super) struct ReleaseWrite {
     pub(super) key: RecordKey,
     pub(super) token: Token,
+    pub(super) given_back: Arc<GivenBackTokens>,
 }
 
 impl Write for ReleaseWrite {
     type Output = Held;
 
     async fn apply(&self, connection: &mut SqliteConnection, context: Context<'_>) -> Result<Held, Failure> {
-        let now = context.now();
-        if self.release(connection, now, leases::none()).await? {
+        let renewals = renewals_of(connection, context, &self.key).await?;
+        let release = schema::by(context.clock, schema::RELEASE).bind(self.key.as_str()).bind(token_text(self.token));
+        if release.bind(renewals).execute(&mut *connection).await?.rows_affected() > 0 {
             return Ok(Held::Yes);
         }
-        // Without renewals, it may look expired.
-        let renewals = renewals_of(connection, context.leases, &self.key).await?;
-        Ok(held(renewals != leases::none() && self.release(connection, now, renewals).await?))
+        // Here, because a claim may be on its way to this thread. Of one that has been completed, nothing is.
+        if !is_completed_by(connection, context.clock, &self.key, self.token).await? {
+            self.given_back.remember(self.token);
+        }
+        Ok(Held::No)
     }
 }
 
-impl ReleaseWrite {
-    async fn release(
-        &self,
-        connection: &mut SqliteConnection,
-        now: i64,
-        renewals: Renewals,
-    ) -> Result<bool, sqlx::Error> {
-        let release = schema::at(now, schema::RELEASE).bind(self.key.as_str()).bind(token_text(self.token));
-        Ok(release.bind(renewals).execute(connection).await?.rows_affected() > 0)
+/// Whether the record of the key is that of this claim.
+async fn is_completed_by(
+    connection: &mut SqliteConnection,
+    clock: Clock,
+    key: &RecordKey,
+    token: Token,
+) -> Result<bool, sqlx::Error> {
+    let found = schema::at(clock.now(), schema::COMPLETED_BY).bind(key.as_str()).bind(token_text(token));
+    Ok(found.fetch_optional(connection).await?.is_some())
+}
+
+/// Renews leases in the database, because the file of leases cannot be written.
+pub(super) struct RenewWrite(pub(super) Vec<Renewal>);
+
+impl Write for RenewWrite {
+    /// The tokens whose leases were renewed.
+    type Output = HashSet<String>;
+
+    async fn apply(&self, connection: &mut SqliteConnection, context: Context<'_>) -> Result<Self::Output, Failure> {
+        let mut renewed = HashSet::new();
+        for Renewal { key, token, lease } in &self.0 {
+            let holder = Holder::of(connection, context, key).await?.filter(|holder| !holder.is_over);
+            let Some(Holder { claim, renewals, .. }) = holder else { continue };
+            let token = token_text(*token);
+            let renew = schema::by(context.clock, schema::RENEW)
+                .bind(key.as_str())
+                .bind(&token)
+                .bind(span_millis(*lease))
+                .bind(claim.renewals + 1)
+                .bind(renewals);
+            if renew.execute(&mut *connection).await?.rows_affected() > 0 {
+                renewed.insert(token);
+            }
+        }
+        Ok(renewed)
+    }
+}
+
+/// Waits for the writer, which makes the file of leases anew before its next batch.
+pub(super) struct RepairWrite;
+
+impl Write for RepairWrite {
+    type Output = ();
+
+    async fn apply(&self, _: &mut SqliteConnection, _: Context<'_>) -> Result<(), Failure> {
+        Ok(())
     }
 }
 
@@ -246,10 +297,11 @@ impl Write for PurgeWrite {
     type Output = bool;
 
     async fn apply(&self, connection: &mut SqliteConnection, context: Context<'_>) -> Result<bool, Failure> {
-        let renewals = renewals_of(connection, context.leases, &self.key).await?;
-        let purge = schema::at(context.now(), schema::PURGE).bind(self.key.as_str()).bind(renewals);
-        let purged = purge.fetch_optional(connection).await?;
-        Ok(purged.is_some_and(|row| row.get("alive")))
+        let renewals = renewals_of(connection, context, &self.key).await?;
+        let alive = schema::by(context.clock, schema::EXISTING).bind(self.key.as_str()).bind(renewals);
+        let alive = alive.fetch_optional(&mut *connection).await?;
+        sqlx::query(schema::PURGE).bind(self.key.as_str()).execute(connection).await?;
+        Ok(alive.is_some())
     }
 }
 

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join;
+
 use crate::key::RecordKey;
 use crate::policy::values::AfterCrash;
 use crate::store::claim::{Claim, ClaimRequest, Held};
@@ -102,6 +104,31 @@ pub async fn a_claim_given_back_beside_another_does_not_arrive<S: StoreAdmin>(st
     assert!(matches!(claim(store, &key, request()).await, Claim::Completed(_)), "the record is gone");
     assert!(purge(store, &key).await);
     does_not_arrive(store, &key, late).await;
+}
+
+/// A claim under [`AfterCrash::Reject`] that is released while it arrives does not stay: the release ends it, or it fails.
+///
+/// # Panics
+///
+/// When the store breaks the rule.
+pub async fn a_release_beside_its_claim_leaves_no_claim<S: StoreAdmin>(store: &Arc<S>) {
+    for round in 0..32 {
+        let key = unique_key("released-beside");
+        let late = ClaimRequest { after_crash: AfterCrash::Reject, ..request() };
+        let (claim, release) = (store.claim(&key, late), release(store, &key, late.token));
+        let (claimed, released) = if round % 2 == 0 {
+            join(claim, release).await
+        } else {
+            let (released, claimed) = join(release, claim).await;
+            (claimed, released)
+        };
+        let both = format!("{claimed:?} beside {released:?}");
+        assert!(claimed.is_err() || released == Held::Yes, "{both}: the claim stays");
+        assert_eq!(get(store, &key).await, None, "{both}");
+        if released == Held::No {
+            does_not_arrive(store, &key, late).await;
+        }
+    }
 }
 
 /// The claim that is still on its way when it is released.

@@ -194,6 +194,7 @@ pub async fn all<S: StoreAdmin>(store: S) {
     others_let_no_claim_arrive_that_was_given_back(&store).await;
     a_purge_lets_no_claim_arrive_that_was_given_back(&store).await;
     a_claim_given_back_beside_another_does_not_arrive(&store).await;
+    a_release_beside_its_claim_leaves_no_claim(&store).await;
     another_fingerprint_never_takes_over(&store).await;
     reject_never_takes_over(&store).await;
     late_holder_completes_if_not_taken_over(&store).await;

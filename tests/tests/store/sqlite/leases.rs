@@ -10,7 +10,7 @@ use axum::routing::post;
 use idempotent_runtime::store::{
     AfterCrash, Claim, ClaimRequest, EntryState, Held, SqliteStore, Store as _, StoreAdmin, StoreError, Token,
 };
-use idempotent_runtime::{Registry, Tx, idempotent};
+use idempotent_runtime::{RecordKey, Registry, Tx, idempotent};
 use idempotent_tests::sqlite::{SqliteFile, acquire, claim_request, eventually, record, record_key};
 use idempotent_tests::{Runs, Server};
 use sqlx::{Executor as _, Sqlite};
@@ -294,7 +294,7 @@ async fn leases_connection(file: &SqliteFile) -> sqlx::SqliteConnection {
     sqlx::ConnectOptions::connect(&options).await.expect("the file opens")
 }
 
-/// By a clock that is ahead of ours, as that of a process in another time namespace, or by one that was set back since.
+/// Whatever the clock of the process that has fenced it.
 #[tokio::test]
 async fn lease_fenced_before_its_end_is_begun_anew_by_its_token() {
     let file = SqliteFile::new();
@@ -355,6 +355,57 @@ async fn restored_older_file_of_leases_ends_no_lease() {
     let other = open(&file).await;
     assert!(matches!(other.claim(&key, claim_request()).await.unwrap(), Claim::InFlight { .. }));
     assert_eq!(holder.renew(&key, request.token, request.lease).await.unwrap(), Held::Yes);
+}
+
+/// As a backup that is put back, of the file that is in use.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copy_put_back_of_the_same_leases_ends_no_lease() {
+    let file = SqliteFile::new();
+    let holder = open(&file).await;
+    let (key, request) = (record_key("k"), brief(300));
+    holder.claim(&key, request).await.unwrap();
+    let backup = format!("{}.backup", file.leases().display());
+    let copy = sqlx::AssertSqlSafe(format!("VACUUM INTO '{backup}'"));
+    leases_connection(&file).await.execute(sqlx::query(copy)).await.unwrap();
+    assert_eq!(holder.renew(&key, request.token, request.lease).await.unwrap(), Held::Yes);
+    delete_leases(&file);
+    fs::rename(&backup, file.leases()).unwrap();
+
+    let other = open(&file).await;
+
+    stays_in_flight(&holder, &other, &key, &request).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leases_deleted_under_two_processes_end_no_lease() {
+    let file = SqliteFile::new();
+    let (holder, other) = (open(&file).await, open(&file).await);
+    let (key, request) = (record_key("k"), brief(300));
+    holder.claim(&key, request).await.unwrap();
+    assert_eq!(holder.renew(&key, request.token, request.lease).await.unwrap(), Held::Yes);
+    // A renewal that fails opens the file anew.
+    let mut old = leases_connection(&file).await;
+    old.execute("BEGIN IMMEDIATE").await.unwrap();
+    delete_leases(&file);
+
+    stays_in_flight(&holder, &other, &key, &request).await;
+
+    assert!(file.leases().exists(), "it is made anew");
+    old.execute("ROLLBACK").await.unwrap();
+    stays_in_flight(&holder, &other, &key, &request).await;
+    assert_eq!(holder.complete(&key, request.token, record("paid"), TTL).await.unwrap(), Held::Yes);
+}
+
+/// For two of its leases, as the holder renews them.
+async fn stays_in_flight(holder: &SqliteStore, other: &SqliteStore, key: &RecordKey, request: &ClaimRequest) {
+    let begun = tokio::time::Instant::now();
+    while begun.elapsed() < 2 * request.lease {
+        assert_eq!(holder.renew(key, request.token, request.lease).await.unwrap(), Held::Yes);
+        let duplicate = other.claim(key, request.with_token(Token::unique())).await.unwrap();
+        assert!(matches!(duplicate, Claim::InFlight { .. }), "{:?}: {duplicate:?}", begun.elapsed());
+        let entry = other.get(key).await.unwrap().unwrap();
+        assert!(matches!(entry.state, EntryState::Claimed { lease: Some(_), .. }), "{entry:?}");
+    }
 }
 
 /// A handler that hides the store's tables behind one of its own, or takes the store's hook from its connection.

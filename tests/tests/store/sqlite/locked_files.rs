@@ -1,8 +1,8 @@
-//! The database is locked for longer than a lease, by a handler's transaction or another program: no handler that runs in
-//! another process loses its lease by that, however the lock ends.
+//! The database or its file of leases is locked for longer than a lease, by a handler's transaction or another program: no
+//! handler that runs in another process loses its lease by that, however the lock ends.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
@@ -28,6 +28,16 @@ async fn plain(State(Handlers { plain, .. }): State<Handlers>) -> String {
 
 #[idempotent(scope = "locked-reject", lease = "300ms", after_crash = "reject")]
 async fn at_most_once(State(Handlers { plain, .. }): State<Handlers>) -> String {
+    format!("run {}", plain.run().await)
+}
+
+#[idempotent(scope = "locked-leases", lease = "900ms")]
+async fn longer(State(Handlers { plain, .. }): State<Handlers>) -> String {
+    format!("run {}", plain.run().await)
+}
+
+#[idempotent(scope = "locked-leases-reject", lease = "900ms", after_crash = "reject")]
+async fn longer_at_most_once(State(Handlers { plain, .. }): State<Handlers>) -> String {
     format!("run {}", plain.run().await)
 }
 
@@ -59,6 +69,8 @@ async fn serve(path: PathBuf, handlers: &Handlers) -> (Server, SqliteStore) {
     let router = Router::new()
         .route("/plain", post(plain))
         .route("/at-most-once", post(at_most_once))
+        .route("/longer", post(longer))
+        .route("/longer-at-most-once", post(longer_at_most_once))
         .route("/in-transaction", post(in_transaction))
         .route("/ended", post(ended))
         .route("/short", post(short))
@@ -214,6 +226,43 @@ async fn long_lock_of_another_program_ends_no_lease() {
         shop.executes_once("/plain", unlock).await;
     };
     shop.beside("/plain", locked).await;
+}
+
+/// The leases are renewed in the database meanwhile.
+async fn locked_leases(path: &str) {
+    let shop = Shop::new().await;
+    let locked = async {
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(shop.file.leases());
+        let mut lock = sqlx::ConnectOptions::connect(&options).await.unwrap();
+        lock.execute("BEGIN IMMEDIATE").await.unwrap();
+        let locked = Instant::now();
+        for millis in [2_000, 2_500] {
+            while locked.elapsed() < Duration::from_millis(millis) {
+                let duplicate = shop.third.post_with_key(path, "k").await;
+                assert_eq!(shop.plain.started(), 1, "the duplicate is executed too: {}", duplicate.text());
+                assert!(duplicate.rejection().contains("in_flight"), "{}", duplicate.text());
+            }
+            let unknown = idempotent_runtime::store::StoreAdmin::unknown_outcomes(&shop.third_store).await;
+            assert!(unknown.expect("the store answers").is_empty(), "the handler runs");
+            let new = shop.third.post_with_key("/short", &format!("{millis}")).await;
+            assert_eq!(new.status, StatusCode::OK, "a key without a claim needs no file of leases: {}", new.text());
+            if millis == 2_000 {
+                lock.execute("ROLLBACK").await.unwrap();
+            }
+        }
+        shop.plain.let_finish(1);
+    };
+    shop.beside(path, locked).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_lock_of_the_leases_ends_no_lease() {
+    locked_leases("/longer").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_lock_of_the_leases_makes_no_outcome_unknown() {
+    locked_leases("/longer-at-most-once").await;
 }
 
 /// Waiting for SQLite's lock is not fair: a process may get it never while others always have a transaction.

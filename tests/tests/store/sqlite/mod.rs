@@ -1,5 +1,6 @@
 mod leases;
 mod locked_files;
+mod moved_files;
 mod open;
 mod promises;
 mod sharing;

@@ -21,6 +21,22 @@ async fn what_was_answered_is_on_disk_unless_told_otherwise() {
     assert!(store.path().is_absolute());
 }
 
+#[cfg(unix)]
+#[tokio::test]
+async fn new_files_are_for_their_owner_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let file = SqliteFile::new();
+    let store = SqliteStore::open(file.path()).await.unwrap();
+    acquire(&store, &record_key("k")).await;
+    for path in [file.path(), file.leases()] {
+        for suffix in ["", "-wal", "-shm"] {
+            let path = format!("{}{suffix}", path.display());
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "{path}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn stores_that_start_together_on_a_new_file_all_open() {
     let file = SqliteFile::new();

@@ -1,0 +1,59 @@
+//! Where a file is, and whether it still is the one that this process has open.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::store::error::StoreError;
+
+/// The number of the file that this path names; `None` if there is none. Elsewhere than on Unix a file cannot be replaced
+/// while it is open, and all have one number.
+#[cfg(unix)]
+pub(super) fn inode(path: &Path) -> Option<i64> {
+    use std::os::unix::fs::MetadataExt as _;
+
+    std::fs::metadata(path).ok().map(|file| file.ino().cast_signed())
+}
+
+#[cfg(not(unix))]
+pub(super) fn inode(path: &Path) -> Option<i64> {
+    path.exists().then_some(0)
+}
+
+/// The database as it was opened.
+pub(super) struct Place {
+    path: PathBuf,
+    inode: Option<i64>,
+    is_reported: AtomicBool,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the SQLite file was moved, deleted or replaced while it was open: put it back, or restart the process")]
+pub(super) struct Moved;
+
+impl From<Moved> for StoreError {
+    fn from(moved: Moved) -> Self {
+        Self::unavailable(moved)
+    }
+}
+
+impl Place {
+    pub(super) fn new(path: &str) -> Self {
+        let path = PathBuf::from(path);
+        let inode = inode(&path);
+        Self { path, inode, is_reported: AtomicBool::new(false) }
+    }
+
+    /// Fails if what this process writes would never be read: the next process opens another file.
+    pub(super) fn check(&self) -> Result<(), Moved> {
+        let is_there = inode(&self.path) == self.inode;
+        let was_reported = self.is_reported.swap(!is_there, Ordering::Relaxed);
+        if !is_there && !was_reported {
+            tracing::error!(
+                path = %self.path.display(),
+                "the SQLite file was moved, deleted or replaced while it was open: requests with a key get 503 until it is \
+                 put back or the process is restarted"
+            );
+        }
+        if is_there { Ok(()) } else { Err(Moved) }
+    }
+}
