@@ -1,2 +1,4 @@
 mod given_back;
+mod prefixes;
 mod promises;
+mod rights;
