@@ -1,16 +1,21 @@
 //! Connections to Redis that lead nowhere: to a master that was demoted, to a server that loads, through a network that
 //! drops everything, and those that the server has closed. The store finds its way by itself.
 
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
+use futures_util::{Stream, stream};
 use idempotent_runtime::store::{RedisStore, RedisStoreBuilder};
 use idempotent_runtime::{Registry, idempotent};
 use idempotent_tests::redis::RedisServer;
 use idempotent_tests::{Answer, Mode, Proxy, Runs, Server, eventually};
+use redis::RedisResult;
+use redis::auth::{BasicAuth, StreamingCredentialsProvider};
 
 #[idempotent(scope = "reconnecting-charges")]
 async fn create_charge(State(runs): State<Runs>) -> String {
@@ -74,6 +79,55 @@ async fn demoted_master_is_left_by_its_connections() {
 async fn replica_without_its_master_is_left_by_its_connections() {
     for connections in [Connections::Shared, Connections::OfItsOwn] {
         follows_when("CONFIG SET replica-serve-stale-data no, REPLICAOF 127.0.0.1 1", connections).await;
+    }
+}
+
+#[tokio::test]
+async fn demoted_master_is_left_by_the_applications_connection() {
+    let (old, new) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    let line = Proxy::to(old.address()).await;
+    let client = redis::Client::open(format!("redis://{}/", line.address())).expect("the URL is well-formed");
+    let manager = client.get_connection_manager().await.expect("the server answers");
+    let server = serve(RedisStore::with_connection(manager)).await;
+    let _: String = old.command("REPLICAOF 127.0.0.1 1").await;
+    assert_eq!(server.post_with_key("/charges", "k").await.rejection(), "store_unavailable");
+    line.lead_to(new.address());
+    assert_eq!(post_until_reached(&server, "k").await.text(), "charge 1");
+}
+
+/// A password that is replaced from time to time.
+#[derive(Clone, Default)]
+struct Passwords(Arc<Mutex<String>>);
+
+impl Passwords {
+    fn set(&self, password: &str) {
+        *self.0.lock().expect("no test panics under it") = password.to_owned();
+    }
+}
+
+impl StreamingCredentialsProvider for Passwords {
+    fn subscribe(&self) -> Pin<Box<dyn Stream<Item = RedisResult<BasicAuth>> + Send + 'static>> {
+        let password = self.0.lock().expect("no test panics under it").clone();
+        Box::pin(stream::iter([Ok(BasicAuth::new("app".to_owned(), password))]))
+    }
+}
+
+#[tokio::test]
+async fn rotated_password_is_used_at_the_next_connection() {
+    for connections in [Connections::Shared, Connections::OfItsOwn] {
+        let (redis, passwords) = (RedisServer::start(&[]).await, Passwords::default());
+        passwords.set("first");
+        let () = redis.command("ACL SETUSER app on >first ~* &* +@all").await;
+        let server = serve(connections.to(&redis.address()).credentials_provider(passwords.clone())).await;
+        assert_eq!(server.post_with_key("/charges", "k1").await.text(), "charge 1");
+        for (number, password) in [(2, "second"), (3, "third")] {
+            let () = redis.command(&format!("ACL SETUSER app resetpass >{password}")).await;
+            passwords.set(password);
+            let closed: u64 = redis.command("CLIENT KILL TYPE normal").await;
+            assert!(closed > 0);
+            let text = format!("charge {number}");
+            assert_eq!(server.post_with_key("/charges", &format!("k{number}")).await.text(), text);
+        }
     }
 }
 

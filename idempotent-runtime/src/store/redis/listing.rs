@@ -6,7 +6,6 @@
 use std::collections::HashSet;
 
 use futures_util::future::join_all;
-use redis::RedisError;
 
 use crate::key::RecordKey;
 use crate::store::entry::{Cursor, Entry, Page};
@@ -76,7 +75,7 @@ impl RedisStore {
             let some: Vec<_> = place.names.drain(..place.names.len().min(room).min(TOGETHER)).collect();
             // The server may tell a name twice.
             let some: Vec<_> = some.into_iter().filter(|key| seen.insert(key.clone())).collect();
-            for (key, found) in some.iter().zip(join_all(some.iter().map(|key| self.summary(key))).await) {
+            for (key, found) in some.iter().zip(self.summaries(&some).await) {
                 if let Some(found) = found.transpose() {
                     page.add(Some(key.clone()), found)?;
                 }
@@ -88,14 +87,30 @@ impl RedisStore {
         Ok(page)
     }
 
+    /// One for each, in one round trip if all can be read.
+    async fn summaries(&self, keys: &[RecordKey]) -> Vec<Result<Option<Entry>, StoreError>> {
+        let runs: Vec<_> = keys.iter().map(|key| (self.name(key), ENDS.to_vec())).collect();
+        match self.0.operators.run_many::<Ends>(&self.0.scripts.summary, &runs).await {
+            Some(Ok(answers)) => keys.iter().zip(answers).map(|(key, ends)| entry(key, ends)).collect(),
+            // One at a time: the server does not know the script, or cannot read one of them.
+            _ => join_all(keys.iter().map(|key| self.summary(key))).await,
+        }
+    }
+
     /// The entry without the response's headers and body.
     pub(super) async fn summary(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
-        let ends = [Argument::Millis(value::HEAD as u64), Argument::Millis(value::TAIL as u64)];
-        let answer = self.0.operators.run(&self.0.scripts.summary, &[self.name(key)], &ends).await;
-        let (head, tail, left, now): (Option<Vec<u8>>, Vec<u8>, i64, i64) =
-            answer.map_err(|error: RedisError| self.error(error))?;
-        head.map(|head| value::summary(key.clone(), &head, &tail, left, now)).transpose()
+        let answer = self.0.operators.run(&self.0.scripts.summary, &[self.name(key)], &ENDS).await;
+        entry(key, answer.map_err(|error| self.error(error))?)
     }
+}
+
+/// The beginning and the end of a value, what is left of its life, and how late it is.
+type Ends = (Option<Vec<u8>>, Vec<u8>, i64, i64);
+
+const ENDS: [Argument<'static>; 2] = [Argument::Millis(value::HEAD as u64), Argument::Millis(value::TAIL as u64)];
+
+fn entry(key: &RecordKey, (head, tail, left, now): Ends) -> Result<Option<Entry>, StoreError> {
+    head.map(|head| value::summary(key.clone(), &head, &tail, left, now)).transpose()
 }
 
 /// A prefix as a pattern that matches it alone.

@@ -13,7 +13,7 @@ use redis::cluster::ClusterClient;
 #[cfg(feature = "redis-cluster")]
 use redis::cluster_async::ClusterConnection;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, RedisResult};
+use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisResult};
 
 use crate::store::redis::connection::{Acknowledged, Connection};
 use crate::store::redis::listener::Listener;
@@ -235,10 +235,10 @@ impl StreamingCredentialsProvider for Credentials {
 
 impl Origin {
     fn of(url: &str, credentials: Option<Credentials>) -> Result<Self, RedisOpenError> {
-        let information = url.into_connection_info().map_err(RedisOpenError::Url)?;
-        if matches!(information.addr(), ConnectionAddr::TcpTls { .. }) && !information.addr().is_supported() {
-            return Err(RedisOpenError::Tls);
-        }
+        let information = url.into_connection_info().map_err(|error| {
+            // The client tells it by this text alone.
+            if error.to_string().contains("TLS") { RedisOpenError::Tls } else { RedisOpenError::Url(error) }
+        })?;
         let client = Client::open(information.set_tcp_settings(tcp_settings())).map_err(RedisOpenError::Url)?;
         Ok(Self { client, credentials })
     }

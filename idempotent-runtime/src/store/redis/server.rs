@@ -24,7 +24,7 @@ pub(super) async fn version(connection: &Connection) -> Result<(u32, u32), Redis
             Err(error) => {
                 unless_unreachable(error)?;
                 tracing::warn!(
-                    "the version of Redis cannot be read (INFO is forbidden): taken for {}.{}, so claims cost more",
+                    "the version of Redis cannot be read (INFO is forbidden, grant +info): taken for {}.{}, so claims cost more",
                     OLDEST.0,
                     OLDEST.1
                 );

@@ -40,6 +40,11 @@ use crate::store::redis::value;
 ///
 /// If none of this is acceptable, use `PostgresStore`.
 ///
+/// # Listings
+///
+/// A listing goes through the server with `SCAN`, over a connection that no request uses, and reads no headers and no bodies. If
+/// the server shrinks its table of names meanwhile, a listing may tell an entry on two of its pages.
+///
 /// # In a Cluster
 ///
 /// While a Cluster moves the slot of a key, the first claim of the key under `AfterCrash::Reject` may be rejected with 503: it
@@ -321,8 +326,7 @@ impl StoreAdmin for RedisStore {
         self.count_unknown_outcomes().await
     }
 
-    /// In the order of the server's `SCAN`, over a connection that no request uses. Bodies are not read, so a damaged body does
-    /// not show. If the server rehashes its names meanwhile, it may tell an entry on two pages.
+    /// In the order of the server's `SCAN`. Damage within headers or body does not show.
     async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
         self.page(cursor, limit).await
     }

@@ -136,7 +136,8 @@ async fn each_documented_right_is_needed_and_named_at_open() {
             "+config|get" => drop(opened.expect("it is optional")),
             "+info" | "+publish" | "+subscribe" | "&idempotency:ended" => {
                 let store = opened.unwrap_or_else(|error| panic!("{missing}: {error}"));
-                let mut heard = std::pin::pin!(store.changed(&RecordKey::new("rights", None, "k")));
+                let key = RecordKey::new("rights", None, "k");
+                let mut heard = std::pin::pin!(store.changed(&key));
                 assert!(futures_util::poll!(heard.as_mut()).is_pending());
                 eventually(async || logs.of_level("WARN"), |warnings| !warnings.is_empty()).await;
                 assert!(logs.of_level("WARN")[0].contains(if missing == "+info" { "INFO" } else { missing }), "{missing}");
