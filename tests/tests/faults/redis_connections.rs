@@ -101,7 +101,7 @@ struct Passwords(Arc<Mutex<String>>);
 
 impl Passwords {
     fn set(&self, password: &str) {
-        *self.0.lock().expect("no test panics under it") = password.to_owned();
+        password.clone_into(&mut self.0.lock().expect("no test panics under it"));
     }
 }
 

@@ -45,19 +45,22 @@ pub(super) fn name(prefix: &str, neighbour: &[u8], token: Token) -> Vec<u8> {
 /// What must follow `before` for the slot of `neighbour`.
 fn digits(before: &[u8], neighbour: &[u8]) -> String {
     // The checksum is linear: that of two texts one after the other is that of the first, followed by zeros, and of the second.
-    let followed = [0; DIGITS].iter().fold(crc(before), crc_step) % SLOTS;
-    format!("{:0width$x}", NUMBERS[usize::from(slot(neighbour) ^ followed)], width = DIGITS)
+    let followed = [0; DIGITS].iter().fold(crc(before), |crc, &byte| crc_step(crc, byte)) % SLOTS;
+    hexadecimal(NUMBERS[usize::from(slot(neighbour) ^ followed)])
 }
 
 const DIGITS: usize = 6;
+
+fn hexadecimal(number: u32) -> String {
+    format!("{number:0DIGITS$x}")
+}
 
 /// For each slot, a number that is in it when it is written in so many hexadecimal digits.
 static NUMBERS: LazyLock<Vec<u32>> = LazyLock::new(|| {
     let mut numbers = vec![None; usize::from(SLOTS)];
     let mut missing = numbers.len();
     for number in 0.. {
-        let number_of_slot =
-            &mut numbers[usize::from(crc(format!("{number:0width$x}", width = DIGITS).as_bytes()) % SLOTS)];
+        let number_of_slot = &mut numbers[usize::from(crc(hexadecimal(number).as_bytes()) % SLOTS)];
         missing -= usize::from(number_of_slot.is_none());
         number_of_slot.get_or_insert(number);
         if missing == 0 {
@@ -73,11 +76,11 @@ fn slot(name: &[u8]) -> u16 {
 }
 
 fn crc(bytes: &[u8]) -> u16 {
-    bytes.iter().fold(0, crc_step)
+    bytes.iter().fold(0, |crc, &byte| crc_step(crc, byte))
 }
 
-fn crc_step(crc: u16, byte: &u8) -> u16 {
-    (0..8).fold(crc ^ u16::from(*byte) << 8, |crc, _| if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 })
+fn crc_step(crc: u16, byte: u8) -> u16 {
+    (0..8).fold(crc ^ u16::from(byte) << 8, |crc, _| if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 })
 }
 
 fn hash_tag(name: &[u8]) -> Option<&[u8]> {

@@ -239,7 +239,10 @@ impl Origin {
             // The client tells it by this text alone.
             if error.to_string().contains("TLS") { RedisOpenError::Tls } else { RedisOpenError::Url(error) }
         })?;
-        let client = Client::open(information.set_tcp_settings(tcp_settings())).map_err(RedisOpenError::Url)?;
+        // To name the library, the user would need another right.
+        let settings = information.redis_settings().clone().set_skip_set_lib_name();
+        let information = information.set_redis_settings(settings).set_tcp_settings(tcp_settings());
+        let client = Client::open(information).map_err(RedisOpenError::Url)?;
         Ok(Self { client, credentials })
     }
 

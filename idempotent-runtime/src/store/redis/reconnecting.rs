@@ -197,7 +197,7 @@ fn leads_nowhere(error: &RedisError) -> bool {
     match error.kind() {
         ErrorKind::Server(kind) if KINDS.contains(&kind) => true,
         // Before version 7 the error of a command in a script comes inside of a text.
-        _ => error.to_string().contains("-READONLY "),
+        _ => error.to_string().contains("READONLY "),
     }
 }
 

@@ -42,9 +42,9 @@ impl RedisStore {
         let token = Token::unique();
         let name = format!("{}trial:{}", self.0.prefix, token_text(token));
         let mark = given_back::name(&self.0.prefix, name.as_bytes(), token);
-        // Gone by itself, if the process dies meanwhile.
-        let (briefly, index) = (1000, &self.0.index);
-        let script = &self.0.scripts.look;
+        // In milliseconds: gone by itself, if the process dies meanwhile.
+        let briefly = "1000";
+        let (index, script) = (&self.0.index, &self.0.scripts.look);
         let one = |command: &'static str| {
             let mut words = redis::cmd(command);
             words.arg(&name);
@@ -55,16 +55,15 @@ impl RedisStore {
             (command, words)
         };
         let of = |command: &'static str, words: &[&[u8]]| (command, redis::cmd(command).arg(words).to_owned());
-        let briefly = briefly.to_string();
         let mut commands = vec![
             of("EVALSHA", &[script.hash.as_bytes(), b"1", name.as_bytes()]),
             of("EVAL", &[b"return 0", b"2", name.as_bytes(), &mark]),
-            with(one("SET"), &["", "PX", &briefly]),
+            with(one("SET"), &["", "PX", briefly]),
             one("GET"),
             with(one("GETRANGE"), &["0", "0"]),
             one("EXISTS"),
             one("PTTL"),
-            with(one("PEXPIRE"), &[&briefly]),
+            with(one("PEXPIRE"), &[briefly]),
             one("DEL"),
             of("SET", &[&mark, b"", b"PX", briefly.as_bytes()]),
             of("DEL", &[&mark]),
@@ -87,7 +86,7 @@ impl RedisStore {
         commands.dedup();
         let pattern = self.pattern();
         format!(
-            "ACL SETUSER USER ~{pattern} &{} +{} +info +config|get +publish +subscribe",
+            "ACL SETUSER USER resetchannels ~{pattern} &{} +{} +info +config|get +publish +subscribe",
             self.0.channel,
             commands.join(" +")
         )

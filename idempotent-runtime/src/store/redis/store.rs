@@ -141,7 +141,7 @@ impl RedisStore {
     pub(super) fn error(&self, error: RedisError) -> StoreError {
         // Before version 7 the error of a command in a script comes inside of a text.
         let text = error.to_string();
-        let is = |code: &str| error.code() == Some(code) || text.contains(&format!("-{code} "));
+        let is = |code: &str| error.code() == Some(code) || text.split([' ', '-']).any(|word| word == code);
         if is("OOM") {
             StoreError::Full
         } else if ["invalid bulk length", "proto-max-bulk-len"].iter().any(|what| text.contains(what)) {
@@ -311,7 +311,7 @@ impl StoreAdmin for RedisStore {
     }
 
     async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
-        let arguments = [Argument::Text(&*self.0.index)];
+        let arguments = [Argument::Text(&self.0.index)];
         let purged = self.0.connection.run_once(&self.0.scripts.purge, &[self.name(key)], &arguments).await;
         let purged = purged.map_err(|error| self.error(error))?;
         Ok(self.ended(key, purged).await > 0)

@@ -194,13 +194,15 @@ mod tests {
     fn summary_tells_what_the_whole_value_does() {
         let key = RecordKey::new("charges", None, "k");
         let headers = || vec![(HeaderName::from_static("x-charge"), HeaderValue::from_static(r#"{"fingerprint":""#))];
-        let bodies = [RecordedBody::Whole("x".repeat(1000).into()), RecordedBody::Whole("".into()), RecordedBody::NotRecorded];
+        let bodies =
+            [RecordedBody::Whole("x".repeat(1000).into()), RecordedBody::Whole("".into()), RecordedBody::NotRecorded];
         for body in bodies.into_iter().chain([RecordedBody::Sealed("sealed".into())]) {
             let headers = if matches!(body, RecordedBody::Sealed(_)) { Vec::new() } else { headers() };
             let (fingerprint, now) = (Fingerprint::from_bytes([7; 32]), SystemTime::UNIX_EPOCH);
             let record = Record::new(StatusCode::CREATED, headers, body, fingerprint, now);
             let value = completed(Token::unique(), &record).expect("it is written");
-            let (head, tail) = (&value.as_bytes()[..HEAD.min(value.len())], &value.as_bytes()[value.len().saturating_sub(TAIL)..]);
+            let (head, tail) =
+                (&value.as_bytes()[..HEAD.min(value.len())], &value.as_bytes()[value.len().saturating_sub(TAIL)..]);
             let summary = summary(key.clone(), head, tail, 1000, 0).expect("it is whole");
             assert_eq!(summary, entry(key.clone(), value.as_bytes(), 1000, 0).expect("it is whole"));
             for cut in [value.len() - 1, value.len() - 80, 60] {

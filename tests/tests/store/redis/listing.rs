@@ -4,9 +4,7 @@ use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
 use axum::http::StatusCode;
-use idempotent_runtime::store::{
-    AfterCrash, ClaimRequest, EntryState, Held, RedisStore, Store, StoreAdmin, Token,
-};
+use idempotent_runtime::store::{AfterCrash, ClaimRequest, EntryState, Held, RedisStore, Store, StoreAdmin, Token};
 use idempotent_runtime::testing::decoders::redis_value;
 use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody};
 use idempotent_tests::redis::{RedisCluster, RedisServer};
@@ -20,7 +18,8 @@ fn record(body: Vec<u8>) -> Record {
 async fn figure(server: &RedisServer, section: &str, name: &str) -> u64 {
     let info: String = server.command(&format!("INFO {section}")).await;
     let line = info.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
-    let digits: String = line.chars().skip_while(|char| !char.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
+    let digits: String =
+        line.chars().skip_while(|char| !char.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
     digits.parse().unwrap_or_default()
 }
 

@@ -34,7 +34,11 @@ async fn prefix_shows_and_purges_no_name_of_a_longer_one() {
             for scope in scopes {
                 let key = RecordKey::new(scope, None, other);
                 let is_own = other == prefix;
-                assert_eq!(store.get(&key).await.expect("the store looks").is_some(), is_own, "{prefix} {other} {scope}");
+                assert_eq!(
+                    store.get(&key).await.expect("the store looks").is_some(),
+                    is_own,
+                    "{prefix} {other} {scope}"
+                );
                 if !is_own {
                     assert!(!store.purge(&key).await.expect("the store purges"), "{prefix} {other} {scope}");
                 }
