@@ -27,7 +27,9 @@ pub(crate) enum MalformedAddress {
     NoFile,
     #[error("a SQLite URL has no parameters here: write `sqlite://PATH` without the `?` and what follows it")]
     Parameters,
-    #[error("this program speaks no TLS: reach the server through a tunnel, and write `redis://HOST:PORT`")]
+    #[error(
+        "this program speaks no TLS to Redis: run a tunnel that does on this machine, such as stunnel, and write `redis://127.0.0.1:PORT` of the tunnel"
+    )]
     Tls,
 }
 

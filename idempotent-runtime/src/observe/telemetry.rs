@@ -157,6 +157,16 @@ pub(crate) fn settling_failed(
     );
 }
 
+/// The store takes no record of this size, now or later.
+pub(crate) fn record_too_large(policy: &Policy, store: &str) {
+    tracing::warn!(
+        scope = policy.scope(),
+        handler = %policy,
+        store,
+        "the response is too large for its store: it is sent and not recorded; lower `max_body` or raise the store's limit"
+    );
+}
+
 /// What a step has done is not written down yet.
 pub(crate) fn step_not_recorded(scope: &str, store: &str, step: &str, error: &StoreError) {
     tracing::error!(

@@ -81,6 +81,12 @@ impl Record {
         Self { status, headers, body, fingerprint, recorded_at }
     }
 
+    /// The same outcome without headers and body: a retry learns that the request was executed.
+    pub(crate) fn without_response(&self) -> Self {
+        let Self { status, fingerprint, recorded_at, .. } = *self;
+        Self::new(status, Vec::new(), RecordedBody::NotRecorded, fingerprint, recorded_at)
+    }
+
     /// The bytes of headers and body, without a store's own overhead.
     pub fn payload_bytes(&self) -> usize {
         let headers: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();

@@ -13,7 +13,7 @@ use crate::lease::renewer::KeptLease;
 use crate::observe::InFlight;
 use crate::observe::telemetry;
 use crate::observe::telemetry::Outcome;
-use crate::policy::values::AfterCrash;
+use crate::policy::values::{AfterCrash, Oversize};
 use crate::record::Record;
 use crate::registry::Registry;
 use crate::rejection::problem::CLAIM_LOST;
@@ -165,9 +165,23 @@ impl Claimed {
         }
     }
 
+    /// How the claim ends instead of with a record that its store never takes, as with a response over `max_body`.
+    fn end_of_too_large(&self, record: &Record) -> Ending {
+        telemetry::record_too_large(&self.classifier.policy, self.lease.store.name());
+        match self.classifier.policy.oversize() {
+            Oversize::Reject => Ending::Record { record: record.without_response(), asked_at: Instant::now() },
+            Oversize::Rerun => self.release(),
+        }
+    }
+
     /// Whether the claim held until its end, as far as that is known.
-    async fn end(self, ending: Ending, outcome: Outcome) -> Held {
-        match self.end_within_limit(&ending).await {
+    async fn end(self, mut ending: Ending, mut outcome: Outcome) -> Held {
+        let mut ended = self.end_within_limit(&ending).await;
+        if let (Err(StoreError::RecordTooLarge(_)), Ending::Record { record, .. }) = (&ended, &ending) {
+            (ending, outcome) = (self.end_of_too_large(record), Outcome::TooLarge);
+            ended = self.end_within_limit(&ending).await;
+        }
+        match ended {
             Ok(Held::Yes) => {
                 outcome.enter(&self.span, &self.classifier.policy);
                 Held::Yes
@@ -224,7 +238,7 @@ impl Claimed {
     }
 
     /// Meanwhile the lease is renewed, so no other request runs. If it is lost, the store rejects the token.
-    async fn keep_trying(self: Box<Self>, ending: Ending) {
+    async fn keep_trying(self: Box<Self>, mut ending: Ending) {
         let forgotten = Deadline::after(self.classifier.policy.ttl());
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         while !forgotten.is_over() {
@@ -241,6 +255,11 @@ impl Claimed {
                 // The first try had freed the key, but its answer was lost.
                 Ok(Held::No) if !matches!(ending, Ending::Record(_)) => return,
                 Ok(Held::No) => return self.lost().correct(&self.span),
+                Err(StoreError::RecordTooLarge(_)) => {
+                    if let Ending::Record { record, .. } = &ending {
+                        ending = self.end_of_too_large(record);
+                    }
+                }
                 Err(_) => {}
             }
         }

@@ -118,11 +118,17 @@ impl StepClaim {
     }
 
     /// The lease is renewed meanwhile: a later attempt waits for the result, and does not run the step beside it.
-    async fn keep_trying(self, record: Record, lease: KeptLease) {
+    async fn keep_trying(self, mut record: Record, lease: KeptLease) {
         let _counted = self.registry.running().token();
         let forgotten = Deadline::after(self.ttl);
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-        while !forgotten.is_over() && complete(&lease, &record, self.ttl).await.is_err() {
+        while !forgotten.is_over()
+            && let Err(error) = complete(&lease, &record, self.ttl).await
+        {
+            if matches!(error, StoreError::RecordTooLarge(_)) {
+                // A later attempt must not run the step again.
+                record = record.without_response();
+            }
             backoff.wait().await;
         }
     }

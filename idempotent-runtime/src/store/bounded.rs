@@ -157,7 +157,7 @@ impl BoundedStore {
     }
 
     /// Repeats a call that fails until it succeeds, as long as one that hangs would take, but at least once: a call that hung
-    /// may have met a moment of load. What cannot be read stays so.
+    /// may have met a moment of load. What cannot be read, or is too large, stays so.
     pub(crate) async fn persistently<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, StoreError>>,
@@ -168,7 +168,7 @@ impl BoundedStore {
         loop {
             match call().await {
                 Err(error)
-                    if !matches!(error, StoreError::Damaged(_))
+                    if !matches!(error, StoreError::Damaged(_) | StoreError::RecordTooLarge(_))
                         && (deadline.outlasts(backoff.peek()) || std::mem::take(&mut is_first)) =>
                 {
                     backoff.wait().await;

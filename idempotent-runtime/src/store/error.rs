@@ -35,6 +35,9 @@ pub enum StoreError {
     /// The store did not answer within the registry's time limit. The call may have taken effect.
     #[error("the store did not answer within {0:?}")]
     TimedOut(Duration),
+    /// The store takes no record of this size, however often it is asked. The claim is as it was.
+    #[error("the record is too large for the store")]
+    RecordTooLarge(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The entry of the key cannot be read. The request is rejected and never runs again.
     #[error("what is stored cannot be read: {0}")]
     Damaged(String),
@@ -49,6 +52,11 @@ impl StoreError {
     /// The call was not sent for this reason. It had no effect, so a claim need not be released.
     pub fn not_sent(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::NotSent(source.into())
+    }
+
+    /// The store never takes this record, for this reason. The engine records the outcome without the response instead.
+    pub fn record_too_large(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::RecordTooLarge(source.into())
     }
 
     /// The entry of the key cannot be read for this reason.

@@ -62,7 +62,9 @@ pub use crate::store::postgres::migrate::PostgresMigrateError;
 #[cfg(feature = "postgres")]
 pub use crate::store::postgres::store::{PostgresStore, PostgresStoreBuilder};
 #[cfg(feature = "redis")]
-pub use crate::store::redis::open::{RedisOpenError, RedisStoreBuilder};
+pub use crate::store::redis::open::RedisStoreBuilder;
+#[cfg(feature = "redis")]
+pub use crate::store::redis::open_error::RedisOpenError;
 #[cfg(feature = "redis")]
 pub use crate::store::redis::store::RedisStore;
 #[cfg(feature = "sqlite")]

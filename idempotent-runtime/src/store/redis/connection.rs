@@ -4,10 +4,9 @@ use std::slice;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use redis::aio::ConnectionManager;
 #[cfg(feature = "redis-cluster")]
 use redis::cluster_async::ClusterConnection;
-use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind};
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind, Value, from_redis_value};
 use tokio::sync::Mutex;
 
 use crate::store::columns::span_millis;
@@ -15,43 +14,80 @@ use crate::store::line::Call;
 #[cfg(feature = "redis-cluster")]
 use crate::store::redis::cluster;
 use crate::store::redis::node::Node;
+use crate::store::redis::reconnecting::{Reconnecting, Sent, may_succeed_at_once};
 use crate::store::redis::scripts::Source;
 
 #[derive(Clone)]
 pub(super) enum Connection {
-    Single(ConnectionManager),
+    Single(Reconnecting),
     #[cfg(feature = "redis-cluster")]
     Cluster(ClusterConnection),
 }
 
 impl Connection {
-    /// Whether a call goes out once at most. A Cluster's client sends it again when its connection breaks, so that the answer to
-    /// the last try, or that a connection was refused, tells nothing of the tries before.
+    /// Whether an error tells of all tries of a call. A Cluster's client sends it again when its connection breaks, so that the
+    /// answer to the last try, or that a connection was refused, tells nothing of the tries before.
     pub(super) fn sends_once(&self) -> bool {
         matches!(self, Self::Single(_))
     }
 
-    pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
+    /// A connection for queries that take long: what they hold up is none of the calls of this one.
+    pub(super) fn beside(&self) -> RedisResult<Self> {
         match self {
-            Self::Single(manager) => command.query_async(&mut manager.clone()).await,
+            Self::Single(connection) => connection.beside().map(Self::Single),
             #[cfg(feature = "redis-cluster")]
-            Self::Cluster(cluster) => command.query_async(&mut cluster.clone()).await,
+            Self::Cluster(cluster) => Ok(Self::Cluster(cluster.clone())),
         }
     }
 
-    /// By its hash, and by its text where the server does not know it: that makes it known.
+    /// A command with the same effect however often it is sent.
+    pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
+        match self.send(command).await {
+            Err(error) if self.may_repeat(&error) => self.send(command).await.or(Err(error)),
+            answer => answer,
+        }
+    }
+
+    /// By its hash, and by its text where the server does not know it: that makes it known. A script with the same effect
+    /// however often it is sent.
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         script: &Source,
         keys: &[Vec<u8>],
         arguments: &[Argument<'_>],
     ) -> RedisResult<T> {
-        match self.query(&invocation("EVALSHA", &script.hash, keys, arguments)).await {
+        match self.run_once(script, keys, arguments).await {
+            Err(error) if self.may_repeat(&error) => self.run_once(script, keys, arguments).await.or(Err(error)),
+            answer => answer,
+        }
+    }
+
+    /// The same for a script whose second answer would not be the first one's.
+    pub(super) async fn run_once<T: FromRedisValue>(
+        &self,
+        script: &Source,
+        keys: &[Vec<u8>],
+        arguments: &[Argument<'_>],
+    ) -> RedisResult<T> {
+        match self.send(&invocation("EVALSHA", &script.hash, keys, arguments)).await {
             Err(error) if is_unknown_script(&error) => {
-                self.query(&invocation("EVAL", &script.text, keys, arguments)).await
+                self.send(&invocation("EVAL", &script.text, keys, arguments)).await
             }
             done => done,
         }
+    }
+
+    async fn send<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
+        match self {
+            Self::Single(connection) => Ok(from_redis_value(connection.send(Sent::One(command)).await?)?),
+            #[cfg(feature = "redis-cluster")]
+            Self::Cluster(cluster) => command.query_async(&mut cluster.clone()).await,
+        }
+    }
+
+    /// Whether the call may go out again at once. If that fails too, its first error tells what became of it.
+    fn may_repeat(&self, error: &RedisError) -> bool {
+        self.sends_once() && may_succeed_at_once(error)
     }
 
     /// The script for many keys in one round trip; `None` where each key may be on a server of its own.
@@ -61,14 +97,14 @@ impl Connection {
         runs: &[(Vec<u8>, Vec<Argument<'_>>)],
     ) -> Option<RedisResult<Vec<T>>> {
         #[cfg(feature = "redis-cluster")]
-        let Self::Single(manager) = self else { return None };
+        let Self::Single(connection) = self else { return None };
         #[cfg(not(feature = "redis-cluster"))]
-        let Self::Single(manager) = self;
+        let Self::Single(connection) = self;
         let mut all = redis::pipe();
         for (key, arguments) in runs {
             all.add_command(invocation("EVALSHA", &script.hash, slice::from_ref(key), arguments));
         }
-        Some(all.query_async(&mut manager.clone()).await)
+        Some(connection.send(Sent::Many(&all)).await.and_then(|answers| Ok(from_redis_value(answers)?)))
     }
 
     /// Every server that has keys of its own.
@@ -119,12 +155,12 @@ fn is_unknown_script(error: &RedisError) -> bool {
 pub(super) struct Acknowledged {
     pub(super) replicas: usize,
     pub(super) timeout: Duration,
-    connections: Vec<Mutex<ConnectionManager>>,
+    connections: Vec<Mutex<Reconnecting>>,
     next: AtomicUsize,
 }
 
 impl Acknowledged {
-    pub(super) fn new(replicas: usize, timeout: Duration, connections: Vec<ConnectionManager>) -> Self {
+    pub(super) fn new(replicas: usize, timeout: Duration, connections: Vec<Reconnecting>) -> Self {
         let connections = connections.into_iter().map(Mutex::new).collect();
         Self { replicas, timeout, connections, next: AtomicUsize::new(0) }
     }
@@ -138,20 +174,27 @@ impl Acknowledged {
     ) -> RedisResult<(T, usize)> {
         let index = self.next.fetch_add(1, Ordering::Relaxed) % self.connections.len();
         let call = Call::hold_back();
-        let mut connection = self.connections[index].lock().await;
+        let connection = self.connections[index].lock().await;
         call.send();
         // To WAIT, 0 is for ever.
         let millis = span_millis(self.timeout).max(1);
         let mut wait = redis::cmd("WAIT");
         wait.arg(i32::try_from(self.replicas).unwrap_or(i32::MAX)).arg(millis);
-        let mut send = async |command: &str, text: &str| {
+        let send = async |command: &str, text: &str| {
             let mut both = redis::pipe();
             both.add_command(invocation(command, text, keys, arguments)).add_command(wait.clone());
-            both.query_async(&mut *connection).await
+            connection.send(Sent::Many(&both)).await
         };
-        match send("EVALSHA", &script.hash).await {
-            Err(error) if is_unknown_script(&error) => send("EVAL", &script.text).await,
-            done => done,
-        }
+        let once = async || -> RedisResult<Value> {
+            match send("EVALSHA", &script.hash).await {
+                Err(error) if is_unknown_script(&error) => send("EVAL", &script.text).await,
+                done => done,
+            }
+        };
+        let answer = match once().await {
+            Err(error) if may_succeed_at_once(&error) => once().await.or(Err(error)),
+            answer => answer,
+        };
+        Ok(from_redis_value(answer?)?)
     }
 }

@@ -18,40 +18,69 @@ impl RedisStore {
     }
 }
 
-fn name(prefix: &str, neighbour: &[u8], token: Token) -> Vec<u8> {
-    let (tag, token) = (TAGS[usize::from(slot(neighbour))], token_text(token));
-    // Only the first tag counts. One of the prefix is the neighbour's too; a brace that is none would hide a later one.
-    let hides_tags = prefix.contains('{') && hash_tag(prefix.as_bytes()).is_none();
-    let name = if hides_tags {
-        format!("{{{tag:x}}}{prefix}given-back:{token}")
-    } else {
-        format!("{prefix}given-back:{{{tag:x}}}:{token}")
+/// A name in the slot of `neighbour`, which begins with the prefix too.
+pub(super) fn name(prefix: &str, neighbour: &[u8], token: Token) -> Vec<u8> {
+    let token = token_text(token);
+    // Which part is hashed depends on the first brace, and the digits for its slot are the end of that part.
+    let name = match prefix.split_once('{').map(|(_, after)| after.find('}')) {
+        None => {
+            let before = format!("{prefix}given-back:{{");
+            format!("{before}{digits}}}:{token}", digits = digits(b"", neighbour))
+        }
+        Some(None) => {
+            let before = format!("{prefix}given-back:");
+            let (_, hashed) = before.split_once('{').unwrap_or_default();
+            format!("{before}{digits}}}:{token}", digits = digits(hashed.as_bytes(), neighbour))
+        }
+        Some(Some(0)) => {
+            let before = format!("{prefix}given-back:{token}:");
+            format!("{before}{digits}", digits = digits(before.as_bytes(), neighbour))
+        }
+        // Every name has the prefix's tag.
+        Some(Some(_)) => format!("{prefix}given-back:{token}"),
     };
     name.into_bytes()
 }
 
-/// For each slot, a number that is in it when it is written in hexadecimal digits.
-static TAGS: LazyLock<Vec<u32>> = LazyLock::new(|| {
-    let mut tags = vec![None; usize::from(SLOTS)];
-    let mut missing = tags.len();
+/// What must follow `before` for the slot of `neighbour`.
+fn digits(before: &[u8], neighbour: &[u8]) -> String {
+    // The checksum is linear: that of two texts one after the other is that of the first, followed by zeros, and of the second.
+    let followed = [0; DIGITS].iter().fold(crc(before), |crc, &byte| crc_step(crc, byte)) % SLOTS;
+    hexadecimal(NUMBERS[usize::from(slot(neighbour) ^ followed)])
+}
+
+const DIGITS: usize = 6;
+
+fn hexadecimal(number: u32) -> String {
+    format!("{number:0DIGITS$x}")
+}
+
+/// For each slot, a number that is in it when it is written in so many hexadecimal digits.
+static NUMBERS: LazyLock<Vec<u32>> = LazyLock::new(|| {
+    let mut numbers = vec![None; usize::from(SLOTS)];
+    let mut missing = numbers.len();
     for number in 0.. {
-        let tag = &mut tags[usize::from(slot(format!("{number:x}").as_bytes()))];
-        missing -= usize::from(tag.is_none());
-        tag.get_or_insert(number);
+        let number_of_slot = &mut numbers[usize::from(crc(hexadecimal(number).as_bytes()) % SLOTS)];
+        missing -= usize::from(number_of_slot.is_none());
+        number_of_slot.get_or_insert(number);
         if missing == 0 {
             break;
         }
     }
-    tags.into_iter().flatten().collect()
+    numbers.into_iter().flatten().collect()
 });
 
 /// As the specification of Redis Cluster says: CRC-16 of the hash tag, or of the whole name.
 fn slot(name: &[u8]) -> u16 {
-    let hashed = hash_tag(name).unwrap_or(name);
-    let crc = hashed.iter().fold(0_u16, |crc, &byte| {
-        (0..8).fold(crc ^ u16::from(byte) << 8, |crc, _| if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 })
-    });
-    crc % SLOTS
+    crc(hash_tag(name).unwrap_or(name)) % SLOTS
+}
+
+fn crc(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0, |crc, &byte| crc_step(crc, byte))
+}
+
+fn crc_step(crc: u16, byte: u8) -> u16 {
+    (0..8).fold(crc ^ u16::from(byte) << 8, |crc, _| if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 })
 }
 
 fn hash_tag(name: &[u8]) -> Option<&[u8]> {
@@ -63,6 +92,7 @@ fn hash_tag(name: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::redis::names;
 
     #[test]
     fn slots_are_those_of_the_specification() {
@@ -74,14 +104,13 @@ mod tests {
 
     #[test]
     fn given_back_shares_its_slot_with_every_key() {
-        for prefix in ["idempotency:", "", "{app}:", "a}b:", "a{b:", "{}:", "{"] {
+        for prefix in ["idempotency:", "", "{app}:", "a}b:", "a{b:", "{}:", "{}{a}:", "{:", "a{{b}:"] {
             for key in ["charges//k", "charges/@a/{x}", "charges//a}b{c", "charges//{}", "charges//}", "charges//{"] {
                 let neighbour = [prefix.as_bytes(), key.as_bytes()].concat();
                 let name = name(prefix, &neighbour, Token::unique());
                 assert_eq!(slot(&name), slot(&neighbour), "{}", String::from_utf8_lossy(&name));
-                let after =
-                    name.strip_prefix(prefix.as_bytes()).map(|after| str::from_utf8(after).expect("it is ASCII"));
-                assert!(after.is_none_or(|after| after.parse::<RecordKey>().is_err()), "a listing would show it");
+                assert!(name.starts_with(prefix.as_bytes()), "a user may have no right to other names");
+                assert_eq!(names::key_in(prefix, &name), None, "a listing would show it");
             }
         }
     }

@@ -46,7 +46,7 @@ impl RedisStore {
             let mut scan = redis::cmd("SSCAN");
             scan.arg(&self.0.index).arg(cursor).arg("COUNT").arg(1000);
             let (next, mut names): (u64, Vec<Vec<u8>>) =
-                self.0.connection.query(&scan).await.map_err(|error| self.error(error))?;
+                self.0.operators.query(&scan).await.map_err(|error| self.error(error))?;
             names.truncate(UNKNOWN_OUTCOMES_COUNTED - seen);
             seen += names.len();
             for some in names.chunks(TOGETHER) {
@@ -80,7 +80,7 @@ impl RedisStore {
     }
 
     async fn endless(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
-        match self.look(key).await {
+        match self.summary(key).await {
             Ok(entry) => Ok(entry.filter(|entry| entry.expires_in.is_none())),
             // Listings show it.
             Err(StoreError::Damaged(_)) => Ok(None),

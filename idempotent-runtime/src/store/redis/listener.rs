@@ -1,51 +1,68 @@
 //! One subscription that hears of the ends of claims in all processes, on behalf of all waiters.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use redis::Client;
+use redis::RedisResult;
+use redis::aio::PubSub;
 
 use crate::background_task::BackgroundTask;
 use crate::backoff::Backoff;
 use crate::keyed_notify::KeyedNotify;
+use crate::store::redis::open::Origin;
+use crate::store::redis::scripts::may_not;
 
 pub(super) struct Listener {
-    client: Client,
+    origin: Arc<Origin>,
     channel: String,
     ended: Arc<KeyedNotify>,
     task: BackgroundTask,
 }
 
 impl Listener {
-    pub(super) fn new(client: Client, channel: String) -> Self {
-        Self { client, channel, ended: Arc::default(), task: BackgroundTask::default() }
+    pub(super) fn new(origin: Origin, channel: String) -> Self {
+        Self { origin: Arc::new(origin), channel, ended: Arc::default(), task: BackgroundTask::default() }
     }
 
     /// Resolves when the claim of this key may have ended since the first poll.
     ///
     /// If no thread drives the runtime of the subscription, it never does, and waiters look by themselves every 250 ms.
     pub(super) async fn ended(&self, key: &[u8]) {
-        self.task.ensure(|| listen(self.client.clone(), self.channel.clone(), Arc::clone(&self.ended)));
+        self.task.ensure(|| listen(Arc::clone(&self.origin), self.channel.clone(), Arc::clone(&self.ended)));
         self.ended.notified(key).await;
     }
 }
 
-async fn listen(client: Client, channel: String, ended: Arc<KeyedNotify>) {
+async fn listen(origin: Arc<Origin>, channel: String, ended: Arc<KeyedNotify>) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    let mut has_warned = false;
     loop {
-        if let Ok(mut subscription) = client.get_async_pubsub().await
-            && subscription.subscribe(&channel).await.is_ok()
-        {
-            backoff.reset();
-            // Claims may have ended before the subscription began.
-            ended.notify_all();
-            let mut messages = subscription.on_message();
-            while let Some(message) = messages.next().await {
-                ended.notify(message.get_payload_bytes());
+        match subscribe(&origin, &channel).await {
+            Ok(mut subscription) => {
+                backoff.reset();
+                // Claims may have ended before the subscription began.
+                ended.notify_all();
+                let mut messages = subscription.on_message();
+                while let Some(message) = messages.next().await {
+                    ended.notify(message.get_payload_bytes());
+                }
             }
+            Err(error) if may_not(&error) && !mem::replace(&mut has_warned, true) => tracing::warn!(
+                %error,
+                "messages cannot be heard: requests that wait for one of another process look every 250 ms; grant \
+                 +subscribe and &{channel}"
+            ),
+            Err(_) => {}
         }
         // Waiters look by themselves meanwhile.
         backoff.wait().await;
     }
+}
+
+async fn subscribe(origin: &Origin, channel: &str) -> RedisResult<PubSub> {
+    let mut subscription = origin.listen().await?;
+    subscription.subscribe(channel).await?;
+    Ok(subscription)
 }

@@ -1,16 +1,27 @@
-//! Opening the store: options, what the server must be like, and errors that say what to do.
+//! Opening the store: options, and connections.
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, RedisError};
+use futures_util::{Stream, StreamExt};
+use redis::aio::{ConnectionManager, ConnectionManagerConfig, PubSub};
+use redis::auth::{BasicAuth, StreamingCredentialsProvider};
+#[cfg(feature = "redis-cluster")]
+use redis::cluster::ClusterClient;
+#[cfg(feature = "redis-cluster")]
+use redis::cluster_async::ClusterConnection;
+use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
+use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisResult};
 
-use crate::error_text::with_causes;
 use crate::store::redis::connection::{Acknowledged, Connection};
 use crate::store::redis::listener::Listener;
+use crate::store::redis::names;
+use crate::store::redis::open_error::RedisOpenError;
+use crate::store::redis::reconnecting::Reconnecting;
 use crate::store::redis::scripts::Scripts;
+use crate::store::redis::server;
 use crate::store::redis::store::{Inner, RedisStore};
 
 /// Collects the options of a [`RedisStore`].
@@ -33,6 +44,7 @@ pub struct RedisStoreBuilder {
     prefix: String,
     allow_eviction: bool,
     wait: Option<(usize, Duration)>,
+    credentials: Option<Credentials>,
 }
 
 enum Source {
@@ -41,7 +53,7 @@ enum Source {
     #[cfg(feature = "redis-cluster")]
     ClusterUrls(Vec<String>),
     #[cfg(feature = "redis-cluster")]
-    Cluster(redis::cluster_async::ClusterConnection),
+    Cluster(ClusterConnection),
 }
 
 /// How many claims and completions wait for replicas at once: each blocks a connection.
@@ -60,7 +72,7 @@ impl fmt::Debug for RedisStoreBuilder {
 
 impl RedisStoreBuilder {
     fn new(source: Source) -> Self {
-        Self { source, prefix: "idempotency:".to_owned(), allow_eviction: false, wait: None }
+        Self { source, prefix: "idempotency:".to_owned(), allow_eviction: false, wait: None, credentials: None }
     }
 
     pub(super) fn url(url: &str) -> Self {
@@ -77,13 +89,15 @@ impl RedisStoreBuilder {
     }
 
     #[cfg(feature = "redis-cluster")]
-    pub(super) fn cluster(connection: redis::cluster_async::ClusterConnection) -> Self {
+    pub(super) fn cluster(connection: ClusterConnection) -> Self {
         Self::new(Source::Cluster(connection))
     }
 
-    /// The prefix of the store's keys in Redis; `idempotency:` by default.
+    /// The prefix of all names of the store in Redis; `idempotency:` by default. A colon is added if it does not end with one.
+    ///
+    /// A store sees only names of its own prefix, even if another store's prefix begins with it.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
-        self.prefix = prefix.into();
+        self.prefix = names::prefix(prefix.into());
         self
     }
 
@@ -105,154 +119,181 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// Connects and checks the server.
+    /// Asks `provider` for the user's name and password whenever the store connects, instead of taking those of the URL. The
+    /// first item of its stream is what the connection begins with. An item that follows later authenticates again.
+    ///
+    /// The store does not open over the application's own connection then, which authenticates by itself.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use std::fs;
+    /// use std::pin::Pin;
+    ///
+    /// use futures_util::{Stream, stream};
+    /// use idempotent_runtime::store::RedisStore;
+    /// use redis::auth::{BasicAuth, StreamingCredentialsProvider};
+    /// use redis::RedisResult;
+    ///
+    /// /// A password in a file, which is replaced from time to time.
+    /// struct PasswordFile(&'static str);
+    ///
+    /// impl StreamingCredentialsProvider for PasswordFile {
+    ///     fn subscribe(&self) -> Pin<Box<dyn Stream<Item = RedisResult<BasicAuth>> + Send + 'static>> {
+    ///         let password = fs::read_to_string(self.0).map_err(Into::into);
+    ///         let credentials = password.map(|password| BasicAuth::new("app".to_owned(), password.trim().to_owned()));
+    ///         Box::pin(stream::iter([credentials]))
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let provider = PasswordFile("/run/secrets/redis");
+    /// let store = RedisStore::builder("redis://cache:6379/").credentials_provider(provider).open().await?;
+    /// # drop(store);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn credentials_provider(mut self, provider: impl StreamingCredentialsProvider + 'static) -> Self {
+        self.credentials = Some(Credentials(Arc::new(provider)));
+        self
+    }
+
+    /// Connects, checks the server, and tries every command that the store uses.
     ///
     /// # Errors
     ///
     /// [`RedisOpenError`] says what is wrong and what to do.
     pub async fn open(self) -> Result<RedisStore, RedisOpenError> {
-        let (connection, client) = match self.source {
-            Source::Manager(manager) => (Connection::Single(manager), None),
+        let (connection, origin) = match self.source {
+            Source::Manager(_) if self.credentials.is_some() => return Err(RedisOpenError::CannotAuthenticate),
+            Source::Manager(manager) => (Connection::Single(Reconnecting::over(manager)), None),
             Source::Url(url) => {
-                let client = Client::open(url).map_err(RedisOpenError::Url)?;
-                (Connection::Single(manager(&client).await?), Some(client))
+                let origin = Origin::of(&url, self.credentials)?;
+                (Connection::Single(origin.connect().await?), Some(origin))
             }
+            #[cfg(feature = "redis-cluster")]
+            Source::Cluster(_) if self.credentials.is_some() => return Err(RedisOpenError::CannotAuthenticate),
             #[cfg(feature = "redis-cluster")]
             Source::Cluster(cluster) => (Connection::Cluster(cluster), None),
             #[cfg(feature = "redis-cluster")]
             Source::ClusterUrls(urls) => {
-                let first = urls.first().cloned().unwrap_or_default();
-                let client = Client::open(first).map_err(RedisOpenError::Url)?;
-                let cluster = redis::cluster::ClusterClient::new(urls).map_err(RedisOpenError::Url)?;
-                let connection = cluster.get_async_connection().await.map_err(RedisOpenError::Unreachable)?;
-                (Connection::Cluster(connection), Some(client))
+                let origin = Origin::of(urls.first().map_or("", String::as_str), self.credentials)?;
+                (Connection::Cluster(origin.connect_to_cluster(urls).await?), Some(origin))
             }
         };
-        let version = version(&connection).await?;
+        let version = server::version(&connection).await?;
         if !self.allow_eviction {
-            reject_eviction(&connection).await?;
+            server::reject_eviction(&connection).await?;
         }
-        let acknowledged = match (self.wait, &client, &connection) {
+        let acknowledged = match (self.wait, &origin, &connection) {
             (None, ..) => None,
-            (Some((replicas, timeout)), Some(client), Connection::Single(_)) => {
-                let mut connections = Vec::new();
-                for _ in 0..WAITING_CONNECTIONS {
-                    connections.push(manager(client).await?);
-                }
-                Some(Acknowledged::new(replicas, timeout, connections))
+            (Some((replicas, timeout)), Some(_), Connection::Single(connection)) => {
+                let connections: RedisResult<_> = (0..WAITING_CONNECTIONS).map(|_| connection.beside()).collect();
+                Some(Acknowledged::new(replicas, timeout, connections.map_err(RedisOpenError::Unreachable)?))
             }
             _ => return Err(RedisOpenError::CannotWait),
         };
         let channel = format!("{}ended", self.prefix);
-        Ok(RedisStore(Arc::new(Inner {
+        let store = RedisStore(Arc::new(Inner {
+            longest_value: server::longest_value(&connection).await?,
+            operators: connection.beside().map_err(RedisOpenError::Unreachable)?,
             connection,
             acknowledged,
-            listener: client.map(|client| Listener::new(client, channel.clone())),
+            listener: origin.map(|origin| Listener::new(origin, channel.clone())),
             channel,
             index: RedisStore::index_of(&self.prefix),
             prefix: self.prefix,
             scripts: Scripts::new(version >= (7, 0)),
             claims_by_set: version >= (7, 0),
-        })))
+        }));
+        store.try_rights().await?;
+        Ok(store)
     }
 }
 
 /// The registry's time limit cuts a call off much earlier; this one is for those who call the store themselves.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
-async fn manager(client: &Client) -> Result<ConnectionManager, RedisOpenError> {
-    let config = ConnectionManagerConfig::new()
-        .set_response_timeout(Some(RESPONSE_TIMEOUT))
-        .set_connection_timeout(Some(Duration::from_secs(5)))
-        .set_max_delay(Duration::from_secs(1));
-    // Without this one's patience, which is for a server that was there before.
-    let probe = client.get_multiplexed_async_connection().await;
-    drop(probe.map_err(RedisOpenError::Unreachable)?);
-    ConnectionManager::new_with_config(client.clone(), config).await.map_err(RedisOpenError::Unreachable)
+/// For the first connection, whose failure is told at once.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where the store connects to, and as whom.
+pub(super) struct Origin {
+    client: Client,
+    credentials: Option<Credentials>,
 }
 
-/// The scripts need what Redis can since 6.2, and Valkey always.
-const OLDEST: (u32, u32) = (6, 2);
+#[derive(Clone)]
+struct Credentials(Arc<dyn StreamingCredentialsProvider>);
 
-async fn version(connection: &Connection) -> Result<(u32, u32), RedisOpenError> {
-    let mut oldest_found = (u32::MAX, 0);
-    for node in connection.nodes().await.map_err(RedisOpenError::Unreachable)? {
-        let mut info = redis::cmd("INFO");
-        info.arg("server");
-        let Ok(info) = connection.query_node::<String>(&node, info).await else {
-            tracing::warn!(
-                "the version of Redis cannot be read (INFO is forbidden); taken for {}.{}",
-                OLDEST.0,
-                OLDEST.1
-            );
-            return Ok(OLDEST);
-        };
-        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default();
-        let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or_default());
-        let found = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
-        if found < OLDEST {
-            return Err(RedisOpenError::TooOld { found: version.to_owned() });
-        }
-        oldest_found = oldest_found.min(found);
+impl StreamingCredentialsProvider for Credentials {
+    fn subscribe(&self) -> Pin<Box<dyn Stream<Item = RedisResult<BasicAuth>> + Send + 'static>> {
+        self.0.subscribe()
     }
-    Ok(oldest_found)
 }
 
-async fn reject_eviction(connection: &Connection) -> Result<(), RedisOpenError> {
-    for node in connection.nodes().await.map_err(RedisOpenError::Unreachable)? {
-        let mut get = redis::cmd("CONFIG");
-        get.arg("GET").arg("maxmemory-policy");
-        match connection.query_node::<Vec<String>>(&node, get).await {
-            Ok(answer) if answer.len() == 2 => {
-                if answer[1] != "noeviction" {
-                    return Err(RedisOpenError::Evicts { policy: answer[1].clone() });
-                }
-            }
-            _ => {
-                tracing::warn!(
-                    "whether Redis evicts keys cannot be read (CONFIG is forbidden): see to it that maxmemory-policy is \
-                     noeviction, since a record that is evicted is run again"
-                );
-                return Ok(());
-            }
-        }
+impl Origin {
+    fn of(url: &str, credentials: Option<Credentials>) -> Result<Self, RedisOpenError> {
+        let information = url.into_connection_info().map_err(|error| {
+            // The client tells it by this text alone.
+            if error.to_string().contains("TLS") { RedisOpenError::Tls } else { RedisOpenError::Url(error) }
+        })?;
+        // To name the library, the user would need another right.
+        let settings = information.redis_settings().clone().set_skip_set_lib_name();
+        let information = information.set_redis_settings(settings).set_tcp_settings(tcp_settings());
+        let client = Client::open(information).map_err(RedisOpenError::Url)?;
+        Ok(Self { client, credentials })
     }
-    Ok(())
+
+    async fn connect(&self) -> Result<Reconnecting, RedisOpenError> {
+        // Without the manager's patience, which is for a server that was there before.
+        let mut probe = AsyncConnectionConfig::new().set_connection_timeout(Some(PATIENCE));
+        let mut config = ConnectionManagerConfig::new()
+            .set_response_timeout(Some(RESPONSE_TIMEOUT))
+            .set_connection_timeout(Some(Duration::from_secs(3)))
+            .set_max_delay(Duration::from_secs(1));
+        if let Some(credentials) = &self.credentials {
+            probe = probe.set_credentials_provider(credentials.clone());
+            config = config.set_credentials_provider(credentials.clone());
+        }
+        let probe = self.client.get_multiplexed_async_connection_with_config(&probe).await;
+        drop(probe.map_err(RedisOpenError::Unreachable)?);
+        Reconnecting::to(self.client.clone(), config).await.map_err(RedisOpenError::Unreachable)
+    }
+
+    #[cfg(feature = "redis-cluster")]
+    async fn connect_to_cluster(&self, urls: Vec<String>) -> Result<ClusterConnection, RedisOpenError> {
+        let mut builder = ClusterClient::builder(urls).tcp_settings(tcp_settings());
+        if let Some(credentials) = &self.credentials {
+            builder = builder.set_credentials_provider(credentials.clone());
+        }
+        let client = builder.build().map_err(RedisOpenError::Url)?;
+        client.get_async_connection().await.map_err(RedisOpenError::Unreachable)
+    }
+
+    /// A connection that listens to messages.
+    pub(super) async fn listen(&self) -> RedisResult<PubSub> {
+        let Some(credentials) = &self.credentials else { return self.client.get_async_pubsub().await };
+        let mut information = self.client.get_connection_info().clone();
+        if let Some(current) = credentials.subscribe().next().await.transpose()? {
+            let user = information.redis_settings().clone();
+            let user = user.set_username(current.username()).set_password(current.password());
+            information = information.set_redis_settings(user);
+        }
+        Client::open(information)?.get_async_pubsub().await
+    }
 }
 
-/// Why a [`RedisStore`] could not be opened.
-#[derive(thiserror::Error)]
-#[non_exhaustive]
-pub enum RedisOpenError {
-    /// The URL is malformed.
-    #[error("this is no URL of a Redis server; write one such as `redis://user:password@host:6379/0`")]
-    Url(#[source] RedisError),
-    /// The server does not answer, or rejects the connection.
-    #[error("Redis cannot be reached")]
-    Unreachable(#[source] RedisError),
-    /// It evicts keys when its memory is full.
-    #[error(
-        "Redis evicts keys when its memory is full (maxmemory-policy is {policy}), and a record that is evicted is run \
-         again: set `maxmemory-policy noeviction`, or say `.allow_eviction()` where a second execution is harmless"
-    )]
-    #[non_exhaustive]
-    Evicts {
-        /// Its `maxmemory-policy`.
-        policy: String,
-    },
-    /// Its version lacks what the scripts need.
-    #[error("Redis {found} is too old: version {}.{} or newer is needed", OLDEST.0, OLDEST.1)]
-    #[non_exhaustive]
-    TooOld {
-        /// Its version.
-        found: String,
-    },
-    /// `wait_replicas` needs connections of its own.
-    #[error(
-        "`wait_replicas` blocks connections, and needs some of its own: open the store by a URL of one server, not by a \
-         connection and not by a Cluster"
-    )]
-    CannotWait,
+/// A connection whose packets are dropped breaks within seconds, even while nothing is sent.
+fn tcp_settings() -> TcpSettings {
+    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(5));
+    #[cfg(unix)]
+    let keepalive = keepalive.with_interval(Duration::from_secs(1)).with_retries(3);
+    let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
+    #[cfg(target_os = "linux")]
+    let settings = settings.set_user_timeout(Duration::from_secs(5));
+    settings
 }
 
 impl RedisStore {
@@ -272,7 +313,8 @@ impl RedisStore {
 
     /// A store on the application's own connection, with options to follow.
     ///
-    /// The response timeout of the connection should not be shorter than the registry's `store_timeout`.
+    /// The response timeout of the connection should not be shorter than the registry's `store_timeout`. Its own settings
+    /// decide how soon it leaves a network that drops everything. A store that is opened by a URL does so within seconds.
     pub fn with_connection(connection: ConnectionManager) -> RedisStoreBuilder {
         RedisStoreBuilder::manager(connection)
     }
@@ -285,13 +327,7 @@ impl RedisStore {
 
     /// A store on the application's own connection to a Cluster, with options to follow.
     #[cfg(feature = "redis-cluster")]
-    pub fn with_cluster_connection(connection: redis::cluster_async::ClusterConnection) -> RedisStoreBuilder {
+    pub fn with_cluster_connection(connection: ClusterConnection) -> RedisStoreBuilder {
         RedisStoreBuilder::cluster(connection)
-    }
-}
-
-impl fmt::Debug for RedisOpenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        with_causes(self, f)
     }
 }

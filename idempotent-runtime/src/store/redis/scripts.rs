@@ -12,7 +12,7 @@
 //! outcomes are found without a look through the whole server. In a Cluster the set is mostly another server's: a script
 //! that cannot reach it says so, and the store itself does it.
 
-use redis::Script;
+use redis::{ErrorKind, RedisError, Script, ServerErrorKind};
 
 /// Exactly what is written for a claim; anything else is none. A pattern, since decoding JSON takes several times as long.
 macro_rules! claim_in {
@@ -187,6 +187,15 @@ local time = redis.call('TIME')
 return {redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1]), time[1] * 1000 + math.floor(time[2] / 1000)}
 ";
 
+/// The same with only the beginning and the end of the value. Arguments: how long each is.
+const SUMMARY: &str = r"
+local time = redis.call('TIME')
+local head = redis.call('GETRANGE', KEYS[1], 0, ARGV[1] - 1)
+if head == '' and redis.call('EXISTS', KEYS[1]) == 0 then head = false end
+return {head, redis.call('GETRANGE', KEYS[1], -ARGV[2], -1), redis.call('PTTL', KEYS[1]),
+    time[1] * 1000 + math.floor(time[2] / 1000)}
+";
+
 /// Argument: the set of those that never expire.
 ///
 /// 2 when the name must still be taken out of the set.
@@ -205,6 +214,7 @@ pub(super) struct Scripts {
     pub(super) complete: Source,
     pub(super) release: Source,
     pub(super) look: Source,
+    pub(super) summary: Source,
     pub(super) purge: Source,
 }
 
@@ -219,6 +229,7 @@ impl Scripts {
             complete: Source::new(format!("{granted}{COMPLETE}")),
             release: Source::new(format!("{granted}{RELEASE}")),
             look: Source::new(LOOK.to_owned()),
+            summary: Source::new(SUMMARY.to_owned()),
             purge: Source::new(PURGE.to_owned()),
         }
     }
@@ -235,4 +246,12 @@ impl Source {
         let hash = Script::new(&text).get_hash().to_owned();
         Self { text, hash }
     }
+}
+
+/// Whether the user may not use a command, or a name, or the server has no such command.
+pub(super) fn may_not(error: &RedisError) -> bool {
+    // Before version 7 the error of a command in a script comes inside of a text.
+    let text = error.to_string();
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
+        || ["NOPERM", "unknown command", "Unknown Redis command"].iter().any(|what| text.contains(what))
 }

@@ -18,6 +18,7 @@ use crate::store::error::StoreError;
 use crate::store::given_back::{REMEMBERED, given_back};
 use crate::store::redis::connection::{Acknowledged, Argument, Connection};
 use crate::store::redis::listener::Listener;
+use crate::store::redis::names;
 use crate::store::redis::scripts::{Scripts, Source};
 use crate::store::redis::value;
 
@@ -38,6 +39,11 @@ use crate::store::redis::value;
 ///   [`wait_replicas`](crate::store::RedisStoreBuilder::wait_replicas) reduces that risk and does not remove it.
 ///
 /// If none of this is acceptable, use `PostgresStore`.
+///
+/// # Listings
+///
+/// A listing goes through the server with `SCAN`, over a connection that no request uses, and reads no headers and no bodies. If
+/// the server shrinks its table of names meanwhile, a listing may tell an entry on two of its pages.
 ///
 /// # In a Cluster
 ///
@@ -69,6 +75,8 @@ pub struct RedisStore(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
     pub(super) connection: Connection,
+    /// Of listings and counts.
+    pub(super) operators: Connection,
     pub(super) acknowledged: Option<Acknowledged>,
     pub(super) listener: Option<Listener>,
     pub(super) channel: String,
@@ -76,13 +84,14 @@ pub(super) struct Inner {
     /// The name of the set of claims that never expire.
     pub(super) index: String,
     pub(super) scripts: Scripts,
+    pub(super) longest_value: usize,
     /// From version 7 on, `SET` returns the existing value if it writes nothing.
     pub(super) claims_by_set: bool,
 }
 
 impl RedisStore {
     pub(super) fn name(&self, key: &RecordKey) -> Vec<u8> {
-        [self.0.prefix.as_bytes(), key.as_str().as_bytes()].concat()
+        names::of(&self.0.prefix, key)
     }
 
     async fn run<T: FromRedisValue>(
@@ -132,9 +141,11 @@ impl RedisStore {
     pub(super) fn error(&self, error: RedisError) -> StoreError {
         // Before version 7 the error of a command in a script comes inside of a text.
         let text = error.to_string();
-        let is = |code: &str| error.code() == Some(code) || text.contains(&format!("-{code} "));
+        let is = |code: &str| error.code() == Some(code) || text.split([' ', '-']).any(|word| word == code);
         if is("OOM") {
             StoreError::Full
+        } else if ["invalid bulk length", "proto-max-bulk-len"].iter().any(|what| text.contains(what)) {
+            StoreError::record_too_large(error)
         } else if is("WRONGTYPE") {
             StoreError::damaged("the key holds no string: another program has written it")
         } else if error.is_connection_refusal() && self.0.connection.sends_once() {
@@ -158,45 +169,17 @@ impl RedisStore {
         }
     }
 
-    /// The keys of all entries, in order.
-    async fn keys(&self) -> Result<Vec<RecordKey>, StoreError> {
-        let pattern = format!("{}*", escaped(&self.0.prefix));
-        let mut keys = Vec::new();
-        for node in self.0.connection.nodes().await.map_err(|error| self.error(error))? {
-            let mut cursor = 0_u64;
-            loop {
-                let mut scan = redis::cmd("SCAN");
-                scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(1000);
-                let (next, found): (u64, Vec<Vec<u8>>) =
-                    self.0.connection.query_node(&node, scan).await.map_err(|error| self.error(error))?;
-                keys.extend(found.iter().filter_map(|name| self.key_of(name)));
-                cursor = next;
-                if cursor == 0 {
-                    break;
-                }
-            }
-        }
-        // SCAN may show a key more than once.
-        keys.sort_by(|one, other| one.as_str().cmp(other.as_str()));
-        keys.dedup();
-        Ok(keys)
-    }
-
-    /// `None` for a name of another program.
+    /// `None` for a name of another store or program.
     pub(super) fn key_of(&self, name: &[u8]) -> Option<RecordKey> {
-        str::from_utf8(name.strip_prefix(self.0.prefix.as_bytes())?).ok()?.parse().ok()
+        names::key_in(&self.0.prefix, name)
     }
 }
 
-/// A prefix as a pattern that matches it alone.
-fn escaped(prefix: &str) -> String {
-    prefix.chars().fold(String::new(), |mut pattern, char| {
-        if "*?[]^-\\".contains(char) {
-            pattern.push('\\');
-        }
-        pattern.push(char);
-        pattern
-    })
+#[derive(Debug, thiserror::Error)]
+#[error("the record has {length} bytes as text, and Redis takes {longest} (proto-max-bulk-len)")]
+struct TooLong {
+    length: usize,
+    longest: usize,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -223,6 +206,10 @@ impl Store for RedisStore {
         if self.0.claims_by_set && self.0.acknowledged.is_none() && expires {
             match self.claim_by_set(key, &token, &request).await {
                 Ok(None) => return Ok(Claim::Acquired { attempt: 1 }),
+                // The command was sent twice, because the connection broke.
+                Ok(Some(existing)) if existing == value::claimed(&token, &request).as_bytes() => {
+                    return Ok(Claim::Acquired { attempt: 1 });
+                }
                 Ok(Some(existing)) if !value::may_be_claim(&existing) => return value::existing(&existing),
                 // The server must decide whose claim it is and whether its lease has expired. A full server rejects the
                 // command even if it would only read.
@@ -291,6 +278,9 @@ impl Store for RedisStore {
 
     async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
         let value = value::completed(token, &record)?;
+        if value.len() > self.0.longest_value {
+            return Err(StoreError::record_too_large(TooLong { length: value.len(), longest: self.0.longest_value }));
+        }
         let token = token_text(token);
         let (channel, index) = (Argument::Text(&self.0.channel), Argument::Text(&self.0.index));
         let arguments = [Argument::Text(&token), Argument::Text(&value), millis(ttl), channel, index];
@@ -321,7 +311,9 @@ impl StoreAdmin for RedisStore {
     }
 
     async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
-        let purged = self.run(&self.0.scripts.purge, &[self.name(key)], &[Argument::Text(&self.0.index)]).await?;
+        let arguments = [Argument::Text(&self.0.index)];
+        let purged = self.0.connection.run_once(&self.0.scripts.purge, &[self.name(key)], &arguments).await;
+        let purged = purged.map_err(|error| self.error(error))?;
         Ok(self.ended(key, purged).await > 0)
     }
 
@@ -334,24 +326,9 @@ impl StoreAdmin for RedisStore {
         self.count_unknown_outcomes().await
     }
 
-    /// In the order of the keys. Each page reads the names of all of them: for operators, not for every request.
+    /// In the order of the server's `SCAN`. Damage within headers or body does not show.
     async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
-        let after = cursor.map_or(String::new(), |Cursor(after)| after);
-        let (mut page, mut last) = (Page::default(), None);
-        let keys: Vec<RecordKey> = self.keys().await?.into_iter().filter(|key| key.as_str() > after.as_str()).collect();
-        for some in keys.chunks(limit.clamp(1, 100)) {
-            let looks = join_all(some.iter().map(|key| self.look(key))).await;
-            for (key, look) in some.iter().zip(looks) {
-                let Some(found) = look.transpose() else { continue };
-                if page.entries.len() + page.damaged.len() == limit {
-                    page.next = last.map(|key: &RecordKey| Cursor(key.as_str().to_owned()));
-                    return Ok(page);
-                }
-                page.add(Some(key.clone()), found)?;
-                last = Some(key);
-            }
-        }
-        Ok(page)
+        self.page(cursor, limit).await
     }
 }
 

@@ -13,13 +13,20 @@ use crate::store::columns::{span_millis, token_in, token_text};
 use crate::store::entry::{Entry, EntryState};
 use crate::store::error::StoreError;
 
-/// In the order that the scripts rely on.
+/// In the order that the scripts and listings rely on: a listing reads only the beginning and the end of a value.
 #[derive(Serialize)]
 struct Completed<'a> {
     state: &'a str,
     token: &'a str,
+    body_bytes: Option<u64>,
     record: &'a Record,
 }
+
+/// How much of a value's beginning a listing reads: all of a claim, and of a record everything before its headers.
+pub(super) const HEAD: usize = 256;
+
+/// How much of its end: all that follows the body of a record.
+pub(super) const TAIL: usize = 144;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -43,6 +50,7 @@ struct Recorded {
     _state: IsCompleted,
     #[serde(rename = "token")]
     _token: String,
+    body_bytes: Option<u64>,
     record: Record,
 }
 
@@ -77,7 +85,8 @@ pub(super) fn claimed(token: &str, request: &ClaimRequest) -> String {
 
 /// The value of a completed key.
 pub(crate) fn completed(token: Token, record: &Record) -> Result<String, StoreError> {
-    let value = Completed { state: "completed", token: &token_text(token), record };
+    let body_bytes = body_bytes(record);
+    let value = Completed { state: "completed", token: &token_text(token), body_bytes, record };
     serde_json::to_string(&value).map_err(StoreError::unavailable)
 }
 
@@ -86,7 +95,16 @@ pub(crate) fn existing(value: &[u8]) -> Result<Claim, StoreError> {
     if may_be_claim(value) {
         return Err(damaged("a claim that the script cannot read"));
     }
-    parse::<Recorded>(value).map(|recorded| Claim::Completed(recorded.record))
+    recorded(value).map(Claim::Completed)
+}
+
+fn recorded(value: &[u8]) -> Result<Record, StoreError> {
+    let Recorded { body_bytes: told, record, .. } = parse(value)?;
+    if told == body_bytes(&record) { Ok(record) } else { Err(damaged("the body is not as long as the record says")) }
+}
+
+fn body_bytes(record: &Record) -> Option<u64> {
+    record.body_bytes().map(|body| body.len() as u64)
 }
 
 /// The fingerprint of a claim.
@@ -107,13 +125,40 @@ pub(crate) fn entry(key: RecordKey, value: &[u8], left: i64, now: i64) -> Result
         let token = token_in(&token).ok_or_else(|| damaged("the token is not hexadecimal"))?;
         (fingerprint, EntryState::Claimed { attempt, lease, token })
     } else {
-        let Recorded { record, .. } = parse(value)?;
-        let body_bytes = record.body_bytes().map(|body| body.len() as u64);
+        let record = recorded(value)?;
+        let body_bytes = body_bytes(&record);
         let state = EntryState::Completed { status: record.status, body_bytes, recorded_at: record.recorded_at };
         (record.fingerprint, state)
     };
     let expires_in = u64::try_from(left).ok().map(Duration::from_millis);
     Ok(Entry { key, fingerprint, state, expires_in })
+}
+
+/// The same of a value's beginning and end.
+pub(crate) fn summary(key: RecordKey, head: &[u8], tail: &[u8], left: i64, now: i64) -> Result<Entry, StoreError> {
+    if may_be_claim(head) {
+        return entry(key, head, left, now);
+    }
+    let (head, tail) = (String::from_utf8_lossy(head), String::from_utf8_lossy(tail));
+    summary_of_record(&head, &tail)
+        .map(|(body_bytes, record)| {
+            let state = EntryState::Completed { status: record.status, body_bytes, recorded_at: record.recorded_at };
+            let expires_in = u64::try_from(left).ok().map(Duration::from_millis);
+            Entry { key, fingerprint: record.fingerprint, state, expires_in }
+        })
+        .ok_or_else(|| damaged("a value is not what this version writes"))
+}
+
+/// The length of the body, and the record without headers and body.
+fn summary_of_record(head: &str, tail: &str) -> Option<(Option<u64>, Record)> {
+    let head = head.strip_prefix(r#"{"state":"completed","token":""#)?;
+    let (_, head) = head.split_once(r#"","body_bytes":"#)?;
+    let (body_bytes, head) = head.split_once(r#","record":{"#)?;
+    let (beginning, _) = head.split_once(r#","headers":"#)?;
+    // No body ends like this: base64 has no quotes.
+    let end = &tail[tail.rfind(r#","fingerprint":""#)?..];
+    let record = format!(r#"{{{beginning},"headers":[],"body":null{}"#, end.strip_suffix('}')?);
+    Some((serde_json::from_str(body_bytes).ok()?, serde_json::from_str(&record).ok()?))
 }
 
 /// How much of the time to live is over; nothing of one that has no end.
@@ -134,4 +179,37 @@ fn parse<T: DeserializeOwned>(value: &[u8]) -> Result<T, StoreError> {
 
 pub(super) fn damaged(reason: impl std::fmt::Display) -> StoreError {
     StoreError::damaged(reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use http::{HeaderName, HeaderValue, StatusCode};
+
+    use super::*;
+    use crate::record::RecordedBody;
+
+    #[test]
+    fn summary_tells_what_the_whole_value_does() {
+        let key = RecordKey::new("charges", None, "k");
+        let headers = || vec![(HeaderName::from_static("x-charge"), HeaderValue::from_static(r#"{"fingerprint":""#))];
+        let bodies =
+            [RecordedBody::Whole("x".repeat(1000).into()), RecordedBody::Whole("".into()), RecordedBody::NotRecorded];
+        for body in bodies.into_iter().chain([RecordedBody::Sealed("sealed".into())]) {
+            let headers = if matches!(body, RecordedBody::Sealed(_)) { Vec::new() } else { headers() };
+            let (fingerprint, now) = (Fingerprint::from_bytes([7; 32]), SystemTime::UNIX_EPOCH);
+            let record = Record::new(StatusCode::CREATED, headers, body, fingerprint, now);
+            let value = completed(Token::unique(), &record).expect("it is written");
+            let (head, tail) =
+                (&value.as_bytes()[..HEAD.min(value.len())], &value.as_bytes()[value.len().saturating_sub(TAIL)..]);
+            let summary = summary(key.clone(), head, tail, 1000, 0).expect("it is whole");
+            assert_eq!(summary, entry(key.clone(), value.as_bytes(), 1000, 0).expect("it is whole"));
+            for cut in [value.len() - 1, value.len() - 80, 60] {
+                let value = &value.as_bytes()[..cut];
+                let (head, tail) = (&value[..HEAD.min(cut)], &value[cut.saturating_sub(TAIL)..]);
+                assert!(super::summary(key.clone(), head, tail, 1000, 0).is_err(), "{cut}");
+            }
+        }
+    }
 }

@@ -1,2 +1,5 @@
 mod given_back;
+mod listing;
+mod prefixes;
 mod promises;
+mod rights;

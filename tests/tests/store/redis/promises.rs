@@ -11,7 +11,7 @@ use idempotent_runtime::store::{
 };
 use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody, Registry, idempotent};
 use idempotent_tests::redis::{RedisCluster, RedisServer};
-use idempotent_tests::{Answer, Logs, PATIENCE, Runs, Server, answer, eventually};
+use idempotent_tests::{Answer, PATIENCE, Runs, Server, answer, eventually};
 use serde_json::{Value, json};
 
 #[idempotent(scope = "charges")]
@@ -121,18 +121,6 @@ async fn a_server_that_evicts_is_rejected_unless_that_is_allowed() {
         assert!(error.to_string().contains(part), "{part} in {error}");
     }
     RedisStore::builder(&server.url()).allow_eviction().open().await.expect("it is allowed");
-}
-
-#[tokio::test]
-async fn where_config_is_forbidden_the_log_warns() {
-    let server = RedisServer::start(&["--rename-command CONFIG ".trim_end(), ""]).await;
-    let logs = Logs::collect();
-    connect(&server).await;
-    let warnings = logs.of_level("WARN");
-    assert!(
-        warnings.iter().any(|line| line.contains("maxmemory-policy") && line.contains("noeviction")),
-        "{warnings:?}"
-    );
 }
 
 #[tokio::test]

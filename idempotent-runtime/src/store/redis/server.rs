@@ -1,0 +1,98 @@
+//! What the server is like: its version, whether it evicts keys, and how long a value it takes.
+
+use std::collections::HashMap;
+
+use redis::{RedisError, Value};
+
+use crate::store::redis::connection::Connection;
+use crate::store::redis::node::Node;
+use crate::store::redis::open_error::RedisOpenError;
+
+/// The scripts need what Redis can since 6.2, and Valkey always.
+pub(super) const OLDEST: (u32, u32) = (6, 2);
+
+/// What an operator must not be told to grant when the connection breaks.
+fn unless_unreachable(error: RedisError) -> Result<RedisError, RedisOpenError> {
+    if error.is_io_error() { Err(RedisOpenError::Unreachable(error)) } else { Ok(error) }
+}
+
+pub(super) async fn version(connection: &Connection) -> Result<(u32, u32), RedisOpenError> {
+    let mut oldest_found = (u32::MAX, 0);
+    for node in connection.nodes().await.map_err(RedisOpenError::Unreachable)? {
+        let info = match info(connection, &node, "server").await {
+            Ok(info) => info,
+            Err(error) => {
+                unless_unreachable(error)?;
+                tracing::warn!(
+                    "the version of Redis cannot be read (INFO is forbidden, grant +info): taken for {}.{}, so claims cost more",
+                    OLDEST.0,
+                    OLDEST.1
+                );
+                return Ok(OLDEST);
+            }
+        };
+        let version = field(&info, "redis_version").unwrap_or_default();
+        let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or_default());
+        let found = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+        if found < OLDEST {
+            return Err(RedisOpenError::TooOld { found: version.to_owned() });
+        }
+        oldest_found = oldest_found.min(found);
+    }
+    Ok(oldest_found)
+}
+
+/// Rejects a server that evicts keys, or that may.
+pub(super) async fn reject_eviction(connection: &Connection) -> Result<(), RedisOpenError> {
+    for node in connection.nodes().await.map_err(RedisOpenError::Unreachable)? {
+        let policy = match setting(connection, &node, "maxmemory-policy").await {
+            Ok(Some(policy)) => Some(policy),
+            Ok(None) => None,
+            Err(error) => {
+                unless_unreachable(error)?;
+                None
+            }
+        };
+        let policy = match policy {
+            Some(policy) => policy,
+            None => match info(connection, &node, "memory").await {
+                Ok(info) => field(&info, "maxmemory_policy").unwrap_or("not told").to_owned(),
+                Err(error) => return Err(RedisOpenError::UnknownEviction(unless_unreachable(error)?)),
+            },
+        };
+        if policy != "noeviction" {
+            return Err(RedisOpenError::Evicts { policy });
+        }
+    }
+    Ok(())
+}
+
+/// The longest value that every server takes, as it is by default where it cannot be read.
+pub(super) async fn longest_value(connection: &Connection) -> Result<usize, RedisOpenError> {
+    const DEFAULT: usize = 512 * 1024 * 1024;
+
+    let mut longest = DEFAULT;
+    for node in connection.nodes().await.map_err(RedisOpenError::Unreachable)? {
+        match setting(connection, &node, "proto-max-bulk-len").await {
+            Ok(length) => longest = longest.min(length.and_then(|length| length.parse().ok()).unwrap_or(DEFAULT)),
+            Err(error) => drop(unless_unreachable(error)?),
+        }
+    }
+    Ok(longest)
+}
+
+/// A setting of the server; its answer is a list by one protocol and a map by the other.
+async fn setting(connection: &Connection, node: &Node, name: &str) -> Result<Option<String>, RedisError> {
+    let get = redis::cmd("CONFIG").arg("GET").arg(name).to_owned();
+    let mut settings: HashMap<String, String> = connection.query_node(node, get).await?;
+    Ok(settings.remove(name))
+}
+
+async fn info(connection: &Connection, node: &Node, section: &str) -> Result<String, RedisError> {
+    let info: Value = connection.query_node(node, redis::cmd("INFO").arg(section).to_owned()).await?;
+    Ok(redis::from_redis_value(info)?)
+}
+
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+}

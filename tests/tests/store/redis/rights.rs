@@ -1,0 +1,176 @@
+//! What a user of the server must be allowed to do, and what the server must be like: checked when the store is opened.
+
+use std::fs;
+use std::time::Duration;
+
+use idempotent_runtime::store::{
+    AfterCrash, Claim, ClaimRequest, Held, RedisOpenError, RedisStore, Store, StoreAdmin, Token,
+};
+use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody};
+use idempotent_tests::redis::RedisServer;
+use idempotent_tests::{Logs, eventually};
+
+fn request(after_crash: AfterCrash) -> ClaimRequest {
+    ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([1; 32]))
+        .with_lease(Duration::from_mins(1))
+        .with_ttl(Duration::from_mins(2))
+        .with_after_crash(after_crash)
+}
+
+fn record() -> Record {
+    let (status, body) = (axum::http::StatusCode::CREATED, RecordedBody::Whole("paid".into()));
+    Record::new(status, Vec::new(), body, Fingerprint::from_bytes([1; 32]), std::time::UNIX_EPOCH)
+}
+
+/// The server's URL for a user of these rights.
+async fn url_of_user(server: &RedisServer, rights: &str) -> String {
+    let () = server.command(&format!("ACL SETUSER app reset on >secret resetchannels {rights}")).await;
+    server.url().replace("redis://", "redis://app:secret@")
+}
+
+#[tokio::test]
+async fn resp3_server_that_evicts_is_rejected() {
+    let server = RedisServer::start(&["--maxmemory 50mb", "--maxmemory-policy volatile-lru"]).await;
+    let url = format!("{}?protocol=resp3", server.url());
+    let error = RedisStore::connect(&url).await.expect_err("it evicts");
+    assert!(matches!(&error, RedisOpenError::Evicts { policy, .. } if policy == "volatile-lru"), "{error}");
+    let _: String = server.command("CONFIG SET maxmemory-policy noeviction").await;
+    RedisStore::connect(&url).await.expect("it evicts nothing");
+}
+
+#[tokio::test]
+async fn server_that_evicts_is_rejected_without_config() {
+    let server = RedisServer::start(&["--maxmemory-policy volatile-lru"]).await;
+    for protocol in ["", "?protocol=resp3"] {
+        let url = format!("{}{protocol}", url_of_user(&server, "~* &* +@all -config").await);
+        let error = RedisStore::connect(&url).await.expect_err("it evicts");
+        assert!(matches!(&error, RedisOpenError::Evicts { policy, .. } if policy == "volatile-lru"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn server_of_unknown_policy_is_rejected_unless_allowed() {
+    let server = RedisServer::start(&[]).await;
+    for protocol in ["", "?protocol=resp3"] {
+        let url = format!("{}{protocol}", url_of_user(&server, "~* &* +@all -config -info").await);
+        let error = RedisStore::connect(&url).await.expect_err("it may evict");
+        for part in ["maxmemory-policy", "+info", ".allow_eviction()"] {
+            assert!(error.to_string().contains(part), "{part} in {error}");
+        }
+        RedisStore::builder(&url).allow_eviction().open().await.expect("it is allowed");
+    }
+}
+
+#[tokio::test]
+async fn user_without_scripts_is_rejected_at_open() {
+    let server = RedisServer::start(&[]).await;
+    let url = url_of_user(&server, "~* &* +@all -@scripting").await;
+    let error = RedisStore::connect(&url).await.expect_err("it could record nothing");
+    for part in ["EVAL", "ACL SETUSER", "+evalsha", "~idempotency:*"] {
+        assert!(error.to_string().contains(part), "{part} in {error}");
+    }
+    assert_eq!(server.command::<u64>("DBSIZE").await, 0);
+}
+
+/// The rights of the page for operators, for the default prefix.
+fn documented() -> Vec<String> {
+    let page =
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../idempotent-runtime/src/guide/choosing_a_store.md"))
+            .expect("a page");
+    let line = page.lines().find(|line| line.starts_with("ACL SETUSER ")).expect("the page tells the rights");
+    let rights = line.split(' ').filter(|word| word.starts_with(['~', '&', '+']));
+    rights.map(ToOwned::to_owned).collect()
+}
+
+async fn claims_records_and_lists(store: &RedisStore) {
+    for (number, after_crash) in [AfterCrash::Rerun, AfterCrash::Reject].into_iter().enumerate() {
+        let (key, claim) = (RecordKey::new("rights", None, &format!("k{number}")), request(after_crash));
+        assert_eq!(store.claim(&key, claim).await.expect("it claims"), Claim::Acquired { attempt: 1 });
+        assert_eq!(store.claim(&key, claim).await.expect("it claims"), Claim::Acquired { attempt: 1 });
+        assert!(matches!(store.claim(&key, request(after_crash)).await, Ok(Claim::InFlight { .. })));
+        assert_eq!(store.renew(&key, claim.token, claim.lease).await.expect("it renews"), Held::Yes);
+        assert_eq!(store.complete(&key, claim.token, record(), claim.ttl).await.expect("it records"), Held::Yes);
+        assert_eq!(store.complete(&key, claim.token, record(), claim.ttl).await.expect("it records"), Held::Yes);
+        assert!(store.get(&key).await.expect("it looks").is_some());
+        assert_eq!(store.list(None, 10).await.expect("it lists").entries.len(), 1);
+        assert!(store.purge(&key).await.expect("it purges"));
+        let (key, claim) = (RecordKey::new("rights", None, "given-back"), request(after_crash));
+        assert_eq!(store.release(&key, claim.token).await.expect("it gives back"), Held::No);
+        assert_eq!(store.claim(&key, request(after_crash)).await.expect("it claims"), Claim::Acquired { attempt: 1 });
+        assert_eq!(store.unknown_outcomes().await.expect("it counts").len(), 0);
+        assert!(store.purge(&key).await.expect("it purges"));
+    }
+}
+
+#[tokio::test]
+async fn user_of_the_documented_rights_does_everything() {
+    let server = RedisServer::start(&[]).await;
+    let logs = Logs::collect();
+    for protocol in ["", "?protocol=resp3"] {
+        let url = format!("{}{protocol}", url_of_user(&server, &documented().join(" ")).await);
+        let store = RedisStore::connect(&url).await.expect("the rights are enough");
+        claims_records_and_lists(&store).await;
+        // It is woken, too.
+        let (key, claim) = (RecordKey::new("rights", None, "woken"), request(AfterCrash::Rerun));
+        let _ = store.claim(&key, claim).await.expect("it claims");
+        let mut heard = std::pin::pin!(store.changed(&key));
+        let heard = async || futures_util::poll!(heard.as_mut()).is_ready();
+        eventually(heard, |&is_heard| is_heard).await;
+        assert!(store.purge(&key).await.expect("it purges"));
+    }
+    assert_eq!(logs.of_level("WARN"), Vec::<String>::new());
+    let denied: Vec<redis::Value> = server.command("ACL LOG").await;
+    assert!(denied.is_empty(), "nothing else is tried: {denied:?}");
+}
+
+#[tokio::test]
+async fn each_documented_right_is_needed_and_named_at_open() {
+    let server = RedisServer::start(&[]).await;
+    let rights = documented();
+    assert!(rights.len() > 10, "{rights:?}");
+    for missing in &rights {
+        let others: Vec<_> = rights.iter().filter(|right| *right != missing).cloned().collect();
+        let url = url_of_user(&server, &others.join(" ")).await;
+        let logs = Logs::collect();
+        let opened = RedisStore::connect(&url).await;
+        match missing.as_str() {
+            // `INFO` tells the policy.
+            "+config|get" => drop(opened.expect("it is optional")),
+            "+info" | "+publish" | "+subscribe" | "&idempotency:ended" => {
+                let store = opened.unwrap_or_else(|error| panic!("{missing}: {error}"));
+                let key = RecordKey::new("rights", None, "k");
+                let mut heard = std::pin::pin!(store.changed(&key));
+                assert!(futures_util::poll!(heard.as_mut()).is_pending());
+                eventually(async || logs.of_level("WARN"), |warnings| !warnings.is_empty()).await;
+                assert!(
+                    logs.of_level("WARN")[0].contains(if missing == "+info" { "INFO" } else { missing }),
+                    "{missing}"
+                );
+            }
+            _ => {
+                let error = opened.expect_err(missing).to_string();
+                assert!(error.contains(missing) && error.contains("ACL SETUSER"), "{missing}: {error}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn user_of_one_prefix_reaches_every_name_of_the_store() {
+    let server = RedisServer::start(&[]).await;
+    for prefix in ["shop:", "a{b:", "{app}:", "{}:", "{", ""] {
+        let pattern = prefix.replace('{', "\\{");
+        let url = url_of_user(&server, &format!("~{pattern}* &* +@all")).await;
+        let store = RedisStore::builder(&url).prefix(prefix).open().await.expect("the store opens");
+        claims_records_and_lists(&store).await;
+    }
+}
+
+#[tokio::test]
+async fn url_of_tls_without_tls_never_leads_to_plain_text() {
+    let error =
+        RedisStore::connect("rediss://:secret@localhost/").await.expect_err("these tests are built without TLS");
+    let told = format!("{error} {error:?}");
+    assert!(told.contains("tokio-rustls-comp"), "{told}");
+    assert!(!told.contains(" `redis://") && !told.contains("secret"), "{told}");
+}
