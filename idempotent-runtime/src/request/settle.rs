@@ -169,7 +169,7 @@ impl Claimed {
     fn end_of_too_large(&self, record: &Record) -> Ending {
         telemetry::record_too_large(&self.classifier.policy, self.lease.store.name());
         match self.classifier.policy.oversize() {
-            Oversize::Reject => Ending::Record { record: record.without_response(), asked_at: Instant::now() },
+            Oversize::Reject => Ending::Record(record.without_response()),
             Oversize::Rerun => self.release(),
         }
     }
@@ -177,7 +177,7 @@ impl Claimed {
     /// Whether the claim held until its end, as far as that is known.
     async fn end(self, mut ending: Ending, mut outcome: Outcome) -> Held {
         let mut ended = self.end_within_limit(&ending).await;
-        if let (Err(StoreError::RecordTooLarge(_)), Ending::Record { record, .. }) = (&ended, &ending) {
+        if let (Err(StoreError::RecordTooLarge(_)), Ending::Record(record)) = (&ended, &ending) {
             (ending, outcome) = (self.end_of_too_large(record), Outcome::TooLarge);
             ended = self.end_within_limit(&ending).await;
         }
@@ -256,7 +256,7 @@ impl Claimed {
                 Ok(Held::No) if !matches!(ending, Ending::Record(_)) => return,
                 Ok(Held::No) => return self.lost().correct(&self.span),
                 Err(StoreError::RecordTooLarge(_)) => {
-                    if let Ending::Record { record, .. } = &ending {
+                    if let Ending::Record(record) = &ending {
                         ending = self.end_of_too_large(record);
                     }
                 }
