@@ -167,6 +167,16 @@ pub(crate) fn step_not_recorded(scope: &str, store: &str, step: &str, error: &St
     );
 }
 
+/// A handler in a transaction has answered, and what it has forwarded still runs.
+pub(crate) fn commit_delayed(policy: &Policy) {
+    tracing::warn!(
+        scope = policy.scope(),
+        handler = %policy,
+        "a request that a handler with a `Tx` has forwarded still runs: the client gets 503, and the transaction is committed when \
+         it has ended"
+    );
+}
+
 /// A step that no retry can take: the program must be changed.
 pub(crate) fn step_failed(step: &str, reason: impl Display) {
     tracing::error!(step, "a step of a handler cannot be taken: {reason}");

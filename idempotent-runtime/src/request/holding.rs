@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::response::Response;
+use http::StatusCode;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::request::context::Execution;
@@ -35,6 +36,11 @@ impl Holding {
 
     pub(super) fn is_beneath_a_guard(&self) -> bool {
         self.0.around().is_some()
+    }
+
+    /// Whether a response with this status is the rejection of a step, which is never recorded.
+    pub(super) fn is_rejection_of_a_step(&self, status: StatusCode) -> bool {
+        self.0.is_rejection_of_a_step(status)
     }
 
     /// What runs beneath the guard under this claim.

@@ -14,6 +14,7 @@ use crate::observe::telemetry;
 use crate::rejection::problem::Rejection;
 use crate::request::context::Execution;
 use crate::request::coverage::find_sender;
+use crate::request::step_place::StepPlace;
 use crate::step::error::{StepError, StepErrorKind};
 use crate::step::steps::{Begun, Steps};
 use std::future::Future;
@@ -50,7 +51,7 @@ impl Idempotency {
         Self(Arc::new(execution))
     }
 
-    fn execution(&self) -> &Execution {
+    fn execution(&self) -> &Arc<Execution> {
         self.0.owner()
     }
 
@@ -162,22 +163,29 @@ impl Idempotency {
         F: FnOnce() -> R,
         R: Future<Output = Result<T, E>>,
     {
-        let execution = self.execution();
+        let of_steps = self.0.of_steps();
+        let execution = of_steps.as_ref().map_or(self.execution(), |execution| execution);
+        let place = execution.place_of_steps();
         let fails = |kind| {
-            let error = StepError::new(name, kind, execution.steps().map(Steps::registry_and_scope));
+            let registry_and_scope = place.steps().map(Steps::registry_and_scope);
+            let error = StepError::new(name, kind, registry_and_scope, execution.step_rejections().cloned());
             if matches!(error.rejection(), Rejection::StepFailed) {
                 // Without its source, which may quote the result.
                 telemetry::step_failed(error.step(), error.kind());
             }
             error
         };
-        let taken = execution.step_names.take(name).map_err(fails)?;
+        if let Err(kind) = of_steps {
+            return Err(fails(kind).into());
+        }
+        let taken = execution.step_context.names.take(name).map_err(fails)?;
         if execution.is_in_transaction() {
             return Err(fails(StepErrorKind::InTransaction).into());
         }
-        let running = match execution.steps() {
-            None => None,
-            Some(steps) => match steps.begin(name, execution.owner_of_steps()).await.map_err(fails)? {
+        let running = match &place {
+            StepPlace::Nowhere => None,
+            StepPlace::NoClaim => return Err(fails(StepErrorKind::NoClaim).into()),
+            StepPlace::Claim(steps, owner) => match steps.begin(name, owner).await.map_err(fails)? {
                 Begun::Running(running) => Some(running),
                 Begun::Recorded(json) => {
                     let result =
@@ -218,6 +226,7 @@ impl<S: Sync> FromRequestParts<S> for Idempotency {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         let execution = Execution::of(&mut parts.extensions);
         find_sender(&execution, None, &parts.headers);
+        execution.is_asked_by(&parts.method, &parts.uri);
         Ok(Self(execution))
     }
 }
