@@ -177,6 +177,14 @@ pub(crate) fn commit_delayed(policy: &Policy) {
     );
 }
 
+/// `Idempotency` was extracted from a request that may be another client's, beside a running handler.
+pub(crate) fn unknown_handler() {
+    tracing::error!(
+        "`Idempotency` of a request that a handler has copied or made: it has no key and no steps, since the request may be another \
+         caller's; make it an argument of the handler, or extract it from the `Request` that is the handler's last argument"
+    );
+}
+
 /// A step that no retry can take: the program must be changed.
 pub(crate) fn step_failed(step: &str, reason: impl Display) {
     tracing::error!(step, "a step of a handler cannot be taken: {reason}");

@@ -3,6 +3,7 @@
 use std::ptr;
 use std::sync::{Arc, OnceLock};
 
+use http::request::Parts;
 use http::{Extensions, HeaderMap};
 
 use crate::fingerprint::Fingerprint;
@@ -89,6 +90,8 @@ pub(crate) struct Execution {
 struct Sender {
     guard: Arc<Execution>,
     is_same_client: bool,
+    /// The registry names the caller of the guard's claim for this request too.
+    has_same_caller: AtomicBool,
 }
 
 pub(super) struct Grant {
@@ -200,7 +203,7 @@ impl Execution {
     /// Makes this the nearest guard around it, for a request with these headers.
     pub(super) fn is_sent_by(&self, guard: Arc<Self>, headers: &HeaderMap) {
         let is_same_client = guard.client.get().is_some_and(|client| client.has_sent(headers));
-        let _ = self.sent_by.set(Sender { guard, is_same_client });
+        let _ = self.sent_by.set(Sender { guard, is_same_client, has_same_caller: AtomicBool::default() });
     }
 
     pub(super) fn is_of_client(&self, registry: &Registry, headers: &HeaderMap) {
@@ -263,10 +266,30 @@ impl Execution {
     }
 
     /// The nearest guard around it whose key and steps it sees. Without a link to that guard, its handler may be polling another
-    /// client's request. Only credentials can tell, and they count only if no caller is named.
+    /// client's request. Credentials can tell if no caller is named, and the registry if it names the caller.
     pub(super) fn shared(&self) -> Option<&Arc<Self>> {
-        let has_caller = |guard: &Self| guard.granted().is_some_and(|grant| grant.record_key.caller().is_some());
-        self.around_of_client().filter(|guard| self.sent_by.get().is_none() || !has_caller(guard))
+        self.around_of_client().filter(|guard| self.is_of_caller(guard))
+    }
+
+    /// Whether a guard around it may share its key and steps with it, which cannot be known.
+    pub(super) fn may_be_shared(&self) -> bool {
+        self.around_of_client().is_some_and(|guard| !self.is_of_caller(guard))
+    }
+
+    fn is_of_caller(&self, guard: &Self) -> bool {
+        let has_caller = || guard.granted().is_some_and(|grant| grant.record_key.caller().is_some());
+        match self.sent_by.get() {
+            Some(sender) => sender.has_same_caller.load(Ordering::Relaxed) || !has_caller(),
+            None => true,
+        }
+    }
+
+    /// Asks the registry for the caller of the request with this head, if another guard sends it.
+    pub(super) fn compare_callers(&self, parts: &Parts) {
+        let Some(sender) = self.sent_by.get() else { return };
+        let asked = sender.guard.client.get().and_then(|client| client.caller_of(parts));
+        let granted = sender.guard.granted().and_then(|grant| grant.record_key.caller());
+        sender.has_same_caller.store(asked.is_some() && asked.as_deref() == granted.as_deref(), Ordering::Relaxed);
     }
 
     /// The grant of the claim that it runs under, or what its guard has asked for; or else that of the nearest guard around it.

@@ -184,6 +184,7 @@ impl Idempotency {
         }
         let running = match &place {
             StepPlace::Nowhere => None,
+            StepPlace::Unknown => return Err(fails(StepErrorKind::OfAnotherHandler).into()),
             StepPlace::NoClaim => return Err(fails(StepErrorKind::NoClaim).into()),
             StepPlace::Claim(steps, owner) => match steps.begin(name, owner).await.map_err(fails)? {
                 Begun::Running(running) => Some(running),
@@ -226,6 +227,10 @@ impl<S: Sync> FromRequestParts<S> for Idempotency {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         let execution = Execution::of(&mut parts.extensions);
         find_sender(&execution, None, &parts.headers);
+        execution.compare_callers(parts);
+        if execution.may_be_shared() {
+            telemetry::unknown_handler();
+        }
         execution.is_asked_by(&parts.method, &parts.uri);
         Ok(Self(execution))
     }

@@ -19,13 +19,15 @@ pub(super) enum StepPlace<'a> {
     Nowhere,
     /// The request has a key, and no guard around holds a claim.
     NoClaim,
+    /// It is unknown whether the guard around it holds its claim.
+    Unknown,
 }
 
 impl StepPlace<'_> {
     pub(super) fn steps(&self) -> Option<&Steps> {
         match self {
             Self::Claim(steps, _) => Some(steps),
-            Self::Nowhere | Self::NoClaim => None,
+            Self::Nowhere | Self::NoClaim | Self::Unknown => None,
         }
     }
 }
@@ -55,6 +57,7 @@ impl Execution {
                 Some(steps) => StepPlace::Claim(steps, self.owner_under(holder)),
                 None => StepPlace::Nowhere,
             },
+            None if self.may_be_shared() => StepPlace::Unknown,
             None if self.has_had_a_guard() => StepPlace::NoClaim,
             None => StepPlace::Nowhere,
         }
