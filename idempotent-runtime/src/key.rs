@@ -262,7 +262,11 @@ impl RecordKey {
     /// each has a record. A client's key has no tab.
     pub(crate) fn in_extractor(&self) -> Self {
         let [scope, caller, key] = self.parts();
-        Self::new(&decode(scope), caller.strip_prefix('@').map(decode).as_deref(), &format!("{}\textractor", decode(key)))
+        Self::new(
+            &decode(scope),
+            caller.strip_prefix('@').map(decode).as_deref(),
+            &format!("{}\textractor", decode(key)),
+        )
     }
 
     /// The handler's key and the name of the step, if this is a step's key.

@@ -14,8 +14,8 @@ use crate::observe::InFlight;
 use crate::observe::telemetry;
 use crate::observe::telemetry::Outcome;
 use crate::policy;
-use crate::registry::Registry;
 use crate::record::Record;
+use crate::registry::Registry;
 use crate::rejection::problem::{Rejection, UNAVAILABLE};
 use crate::request::holding::Holding;
 use crate::request::response::{Classification, Panic, ResponseClassifier};
@@ -157,8 +157,8 @@ impl InTransaction {
     ) -> Result<(Response, Classification, Outcome), Panic> {
         let classify = async {
             let (parts, body) = ran?.into_parts();
-            let classification =
-                if self.classifier.admits(&parts) { Classification::Rerun } else { Classification::Free };
+            let is_committed = self.classifier.admits(&parts) && !self.holding.is_rejection_of_a_step(parts.status);
+            let classification = if is_committed { Classification::Rerun } else { Classification::Free };
             Ok((Response::from_parts(parts, body), classification, Outcome::Unguarded))
         };
         AssertUnwindSafe(classify).catch_unwind().await?

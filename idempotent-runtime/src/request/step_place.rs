@@ -71,17 +71,21 @@ impl Execution {
         self.covered_by.get().or_else(|| self.shared())?.claim_holder()
     }
 
-    /// Whether its guard has taken a key, and has not let the request run without a claim.
+    /// Whether a guard whose claim it would run under has taken a key, and has not let the request run without a claim.
     fn has_had_a_guard(&self) -> bool {
         match self.grant.get() {
             Some(_) => self.step_context.steps.get().is_some() || self.transaction().is_some(),
-            None => self.asked_for.get().is_some(),
+            None => {
+                let around = self.covered_by.get().or_else(|| self.shared());
+                self.asked_for.get().is_some() || around.is_some_and(|around| around.has_had_a_guard())
+            }
         }
     }
 
     /// Whether its claim is a transaction's, its own or that of the guard under whose claim it runs.
     pub(super) fn is_in_transaction(&self) -> bool {
-        let has_one = |execution: &Self| execution.transaction().is_some() && !execution.is_over.load(Ordering::Acquire);
+        let has_one =
+            |execution: &Self| execution.transaction().is_some() && !execution.is_over.load(Ordering::Acquire);
         has_one(self) && !self.has_answered() || self.covered_by.get().is_some_and(|covering| has_one(covering))
     }
 
@@ -104,7 +108,9 @@ impl Execution {
 
     /// The rejections of steps that are taken through it: where the response is recorded, if it is.
     pub(super) fn step_rejections(self: &Arc<Self>) -> Option<&Arc<StepRejections>> {
-        self.claim_holder().map(|holder| holder.step_context.rejections.get_or_init(Arc::default))
+        // The transaction of a request without a key is of no claim.
+        let holder = self.claim_holder().or_else(|| self.transaction().map(|_| self));
+        holder.map(|holder| holder.step_context.rejections.get_or_init(Arc::default))
     }
 
     /// Whether a response with this status is the rejection of a step under its claim, as far as that is known.

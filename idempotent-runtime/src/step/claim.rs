@@ -33,7 +33,7 @@ pub(crate) struct StepClaim {
     request: ClaimRequest,
     ttl: Duration,
     /// Of the handlers between it and its claim.
-    owner: Option<HeaderValue>,
+    owner: Option<Box<str>>,
     stage: Stage,
 }
 
@@ -58,7 +58,7 @@ impl StepClaim {
         request: ClaimRequest,
         ttl: Duration,
         name: &str,
-        owner: Option<HeaderValue>,
+        owner: Option<Box<str>>,
     ) -> Self {
         Self {
             registry: registry.clone(),
@@ -79,7 +79,7 @@ impl StepClaim {
     /// Whether the record with these headers is of the same handler.
     pub(super) fn is_owner(&self, headers: &[(HeaderName, HeaderValue)]) -> bool {
         let owner = headers.iter().find_map(|(name, value)| (name == OWNER).then_some(value));
-        owner == self.owner.as_ref()
+        owner.map(HeaderValue::as_bytes) == self.owner.as_ref().map(|owner| owner.as_bytes())
     }
 
     pub(super) async fn ask(&mut self) -> Result<Claim, StoreError> {
@@ -111,7 +111,8 @@ impl StepClaim {
     /// Once this returns, every later attempt gets `json` in place of another execution, even after a crash.
     pub(crate) async fn record(mut self, name: &str, json: Vec<u8>) -> Result<(), StepErrorKind> {
         let mut headers = vec![(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-        headers.extend(self.owner.take().map(|owner| (OWNER.clone(), owner)));
+        let owner = self.owner.as_deref().map(|owner| HeaderValue::from_str(owner).expect("hexadecimal digits"));
+        headers.extend(owner.map(|owner| (OWNER.clone(), owner)));
         let record = Record {
             status: StatusCode::OK,
             headers,

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use http::HeaderValue;
 use sha2::{Digest, Sha256};
 
 use crate::step::error::StepErrorKind;
@@ -56,7 +55,7 @@ pub(crate) struct Owner {
     /// The number of its execution: two executions of one handler may be two parts of a batch.
     pub(crate) execution: u64,
     /// Of the handlers between it and its claim, as other attempts know them. `None` for the handler that holds the claim.
-    pub(crate) digest: Option<HeaderValue>,
+    pub(crate) digest: Option<Box<str>>,
 }
 
 /// The digest of the handlers between a step and its claim.
@@ -73,10 +72,10 @@ impl OwnerDigest {
         }
     }
 
-    pub(crate) fn finish(self) -> Option<HeaderValue> {
+    /// In hexadecimal digits.
+    pub(crate) fn finish(self) -> Option<Box<str>> {
         let digest: [u8; 32] = self.0?.finalize().into();
-        let text = format!("{:032x}", u128::from_be_bytes(digest[..16].try_into().expect("16 bytes")));
-        Some(HeaderValue::from_str(&text).expect("hexadecimal digits"))
+        Some(digest[..16].iter().map(|byte| format!("{byte:02x}")).collect())
     }
 }
 

@@ -51,7 +51,8 @@ impl Steps {
 
     pub(crate) async fn begin(&self, name: &str, owner: &Owner) -> Result<Begun, StepErrorKind> {
         self.owners.take(name, owner)?;
-        let mut claim = StepClaim::new(&self.registry, &self.handler, self.request, self.ttl, name, owner.digest.clone());
+        let mut claim =
+            StepClaim::new(&self.registry, &self.handler, self.request, self.ttl, name, owner.digest.clone());
         let mut backoff = Backoff::BETWEEN_LOOKS;
         loop {
             let asked_at = Instant::now();

@@ -95,7 +95,8 @@ async fn step_of_a_middleware_is_recorded_under_its_layers_claim() {
 #[tokio::test]
 async fn step_of_a_middleware_without_a_claim_is_an_error() {
     let (runs, registry) = (Runs::free(), Registry::new(MemoryStore::new()));
-    let app = Router::new().route("/", post(audited)).layer(registry.layer()).layer(from_fn_with_state(runs.clone(), audit));
+    let app =
+        Router::new().route("/", post(audited)).layer(registry.layer()).layer(from_fn_with_state(runs.clone(), audit));
     let server = Server::start(app).await;
     for _ in 0..2 {
         assert_eq!(server.post_with_key("/", "k").await.rejection(), "step_failed");

@@ -1,5 +1,7 @@
 //! Whose step it is, under one claim, in one attempt and in several: no handler gets another one's result.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
@@ -8,8 +10,9 @@ use axum::http::request::Parts;
 use axum::response::Response;
 use axum::routing::post;
 use idempotent_runtime::store::MemoryStore;
-use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, Registry, idempotent};
+use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, Registry, StepError, StepErrorKind, idempotent};
 use idempotent_tests::{Answer, Runs, Server, answer};
+use tokio::sync::{Notify, mpsc};
 use tower::ServiceExt;
 
 type Result<T, E = Response> = std::result::Result<T, E>;
@@ -73,9 +76,7 @@ async fn guarded_batch(State(runs): State<Runs>, request: Request) -> String {
 #[tokio::test]
 async fn handlers_without_keys_share_no_step_under_one_claim() {
     let registry = Registry::new(MemoryStore::new());
-    for (path, expected) in
-        [("/two", "reserved 1, 500"), ("/batch", "tea 1, 500"), ("/guarded-batch", "tea 1, 500")]
-    {
+    for (path, expected) in [("/two", "reserved 1, 500"), ("/batch", "tea 1, 500"), ("/guarded-batch", "tea 1, 500")] {
         let runs = Runs::free();
         let app = Router::new()
             .route("/two", post(two_handlers))
@@ -157,5 +158,57 @@ async fn step_of_another_handler_in_an_earlier_attempt_is_none() {
         let second = send("2").await;
         let said = if second.status == 200 { second.text().to_owned() } else { second.rejection() };
         assert_eq!((second.status.as_u16(), said.as_str(), runs.started()), (expected.0, expected.1, 1), "{path}");
+    }
+}
+
+/// Takes its step in a task of its own, when its response has been sent.
+async fn step_later(later: &Later, idempotency: Idempotency) -> &'static str {
+    let Later { runs, go, said } = later.clone();
+    tokio::spawn(async move {
+        go.notified().await;
+        let step = idempotency.step("call", async || Ok::<_, StepError>(runs.run().await)).await;
+        said.send(step.map_err(|error| matches!(error.kind(), StepErrorKind::NoClaim))).expect("the test listens");
+    });
+    "accepted"
+}
+
+#[derive(Clone)]
+struct Later {
+    runs: Runs,
+    go: Arc<Notify>,
+    said: mpsc::UnboundedSender<Result<usize, bool>>,
+}
+
+async fn plain_later(State(later): State<Later>, idempotency: Idempotency) -> &'static str {
+    step_later(&later, idempotency).await
+}
+
+#[idempotent(scope = "owners-later")]
+async fn guarded_later(State(later): State<Later>, idempotency: Idempotency) -> &'static str {
+    step_later(&later, idempotency).await
+}
+
+#[idempotent(scope = "owners-later-api", shared_scope)]
+async fn covered_later(State(later): State<Later>, idempotency: Idempotency) -> &'static str {
+    step_later(&later, idempotency).await
+}
+
+#[tokio::test]
+async fn step_after_the_end_of_the_claim_is_an_error() {
+    let registry = Registry::new(MemoryStore::new());
+    let (said, mut hear) = mpsc::unbounded_channel();
+    let later = Later { runs: Runs::free(), go: Arc::default(), said };
+    let app = Router::new()
+        .route("/plain", post(plain_later))
+        .route("/guarded", post(guarded_later))
+        .route("/covered", post(covered_later))
+        .with_state(later.clone())
+        .layer(registry.layer())
+        .layer(layer("owners-later-api", &registry));
+    let server = Server::start(app).await;
+    for path in ["/plain", "/guarded", "/covered"] {
+        assert_eq!(server.post_with_key(path, path).await.text(), "accepted", "{path}");
+        later.go.notify_one();
+        assert_eq!((hear.recv().await, later.runs.started()), (Some(Err(true)), 0), "{path}");
     }
 }

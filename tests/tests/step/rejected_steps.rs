@@ -10,7 +10,7 @@ use axum::routing::{MethodRouter, post};
 use idempotent_runtime::store::SqliteStore;
 use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, Registry, Rejection, StepError, Tx, idempotent};
 use idempotent_tests::sqlite::SqliteFile;
-use idempotent_tests::{Fault, FaultyStore, Runs, Server};
+use idempotent_tests::{Fault, FaultyStore, Runs, Server, answer};
 use sqlx::Sqlite;
 
 /// The store is away for the first step, and there for the second attempt.
@@ -81,7 +81,8 @@ async fn rejection_of_a_step_is_never_recorded() {
 }
 
 #[idempotent(scope = "rejected-tx", cache = all)]
-async fn in_tx(State(runs): State<Runs>, _tx: Tx<Sqlite>, idempotency: Idempotency) -> Result<String, Response> {
+async fn in_tx(State(runs): State<Runs>, mut tx: Tx<Sqlite>, idempotency: Idempotency) -> Result<String, Response> {
+    sqlx::query("INSERT INTO charges (id) VALUES ('charge')").execute(&mut *tx).await.expect("it is inserted");
     if runs.run().await == 1 {
         idempotency.step("charge", async || Ok::<_, Response>(())).await?;
     }
@@ -90,12 +91,20 @@ async fn in_tx(State(runs): State<Runs>, _tx: Tx<Sqlite>, idempotency: Idempoten
 
 #[tokio::test]
 async fn rejection_of_a_step_is_not_committed() {
-    let (file, runs) = (SqliteFile::new(), Runs::free());
-    let store = SqliteStore::open(file.path()).await.expect("the file opens");
-    let app = Router::new().route("/", post(in_tx)).with_state(runs.clone());
-    let server = Server::start(app.layer(Registry::new(store).layer())).await;
-    assert_eq!(server.post_with_key("/", "k").await.rejection(), "step_failed");
-    assert_eq!((server.post_with_key("/", "k").await.text(), runs.started()), ("done", 2));
+    for has_key in [true, false] {
+        let (file, runs) = (SqliteFile::new(), Runs::free());
+        file.execute("CREATE TABLE charges (id TEXT)").await;
+        let store = SqliteStore::open(file.path()).await.expect("the file opens");
+        let app = Router::new().route("/", post(in_tx)).with_state(runs.clone());
+        let server = Server::start(app.layer(Registry::new(store).layer())).await;
+        let send = || {
+            let request = server.post("/");
+            answer(if has_key { request.header("idempotency-key", "k") } else { request })
+        };
+        assert_eq!(send().await.rejection(), "step_failed");
+        assert_eq!((send().await.text(), runs.started()), ("done", 2));
+        assert_eq!(file.number("SELECT count(*) FROM charges").await, 1, "{has_key}");
+    }
 }
 
 /// Its own response, although a step has failed.
