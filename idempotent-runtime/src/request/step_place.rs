@@ -73,13 +73,11 @@ impl Execution {
 
     /// Whether a guard whose claim it would run under has taken a key, and has not let the request run without a claim.
     fn has_had_a_guard(&self) -> bool {
-        match self.grant.get() {
-            Some(_) => self.step_context.steps.get().is_some() || self.transaction().is_some(),
-            None => {
-                let around = self.covered_by.get().or_else(|| self.shared());
-                self.asked_for.get().is_some() || around.is_some_and(|around| around.has_had_a_guard())
-            }
+        if self.grant.get().is_some() {
+            return self.step_context.steps.get().is_some() || self.transaction().is_some();
         }
+        let around = self.covered_by.get().or_else(|| self.shared());
+        self.asked_for.get().is_some() || around.is_some_and(|around| around.has_had_a_guard())
     }
 
     /// Whether its claim is a transaction's, its own or that of the guard under whose claim it runs.
