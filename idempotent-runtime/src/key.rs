@@ -269,6 +269,17 @@ impl RecordKey {
         Self::new(&decode(scope), caller.strip_prefix('@').map(decode).as_deref(), &format!("{}\n{name}", decode(key)))
     }
 
+    /// The key of a handler of this scope to which an extractor of another handler sends its request: both may have one key, and
+    /// each has a record. A client's key has no tab.
+    pub(crate) fn in_extractor(&self) -> Self {
+        let [scope, caller, key] = self.parts();
+        Self::new(
+            &decode(scope),
+            caller.strip_prefix('@').map(decode).as_deref(),
+            &format!("{}\textractor", decode(key)),
+        )
+    }
+
     /// The handler's key and the name of the step, if this is a step's key.
     ///
     /// ```

@@ -178,6 +178,24 @@ pub(crate) fn step_not_recorded(scope: &str, store: &str, step: &str, error: &St
     );
 }
 
+/// A handler in a transaction has answered, and what it has forwarded still runs.
+pub(crate) fn commit_delayed(policy: &Policy) {
+    tracing::warn!(
+        scope = policy.scope(),
+        handler = %policy,
+        "a request that a handler with a `Tx` has forwarded still runs: the client gets 503, and the transaction is committed when \
+         it has ended"
+    );
+}
+
+/// `Idempotency` was extracted from a request that may be another client's, beside a running handler.
+pub(crate) fn unknown_handler() {
+    tracing::error!(
+        "`Idempotency` of a request that a handler has copied or made: it has no key and no steps, since the request may be another \
+         caller's; make it an argument of the handler, or extract it from the `Request` that is the handler's last argument"
+    );
+}
+
 /// A step that no retry can take: the program must be changed.
 pub(crate) fn step_failed(step: &str, reason: impl Display) {
     tracing::error!(step, "a step of a handler cannot be taken: {reason}");

@@ -15,6 +15,14 @@ pub(crate) enum PolicyHandle {
 }
 
 impl PolicyHandle {
+    /// Whether other policies may have its scope; of layers, only the program knows.
+    pub(crate) fn may_share_scope(&self) -> bool {
+        match self {
+            Self::Handler(policy) => policy.shared_scope(),
+            Self::Layer(_) => true,
+        }
+    }
+
     /// Whether a response with this head is recorded, by its status or else by the predicate.
     pub(crate) fn admits(&self, cache_if: Option<CacheIf>, parts: &response::Parts) -> bool {
         self.cache().admits(parts.status).or_else(|| cache_if.map(|admits| admits(parts))).unwrap_or(false)

@@ -134,7 +134,7 @@ impl Admission {
             Ok(key) => key,
             Err(rejection) => return Prepared::Answer(self.reject(rejection)),
         };
-        let record_key = RecordKey::new(self.policy.scope(), caller, key.as_str());
+        let record_key = self.execution.record_key(&self.policy, caller, &key);
         if let Some(covering) = covering(&self.execution, &record_key).cloned() {
             if self.transaction.is_some() {
                 telemetry::covered_transaction(&self.policy);
@@ -163,11 +163,12 @@ impl Admission {
             let (status, reason) = &**broken;
             return Prepared::Answer((*status, reason.clone()).into_response());
         }
+        let fingerprints = registry.at_rest().fingerprints(identity.fingerprint(claim_input, &registry));
+        self.execution.ask_for(key.clone(), record_key.clone(), fingerprints.plain);
         let permit = match self.permit(&registry, caller, claim_input) {
             Ok(permit) => permit,
             Err(rejection) => return Prepared::Answer(self.reject(rejection)),
         };
-        let fingerprints = registry.at_rest().fingerprints(identity.fingerprint(claim_input, &registry));
         Prepared::Claim(Claiming {
             stored_key: registry.at_rest().key(&record_key),
             request: ClaimRequest {

@@ -1,6 +1,7 @@
 //! Whose a request is that no guard has passed on.
 
 use http::HeaderMap;
+use http::request::Parts;
 
 use crate::fingerprint::builder::Credentials;
 use crate::registry::Registry;
@@ -20,5 +21,10 @@ impl Client {
     /// Whether a request with these headers has the same credentials.
     pub(super) fn has_sent(&self, headers: &HeaderMap) -> bool {
         Credentials::of(self.registry.credential_headers(), headers) == self.credentials
+    }
+
+    /// The caller of a request with this head, as the registry names it.
+    pub(super) fn caller_of(&self, parts: &Parts) -> Option<String> {
+        self.registry.caller().and_then(|caller| caller(parts))
     }
 }

@@ -71,6 +71,7 @@ impl Future for Completion {
             return Poll::Pending;
         };
         let Some(execution) = &self.execution else { return Poll::Ready(response) };
+        execution.end_answering(false);
         if execution.outranks_layer() {
             return Poll::Ready(of_another_guard(response, execution));
         }
@@ -83,11 +84,11 @@ impl Future for Completion {
 
 impl Drop for Completion {
     fn drop(&mut self) {
-        let (Some(running), Some(execution)) = (self.running.take(), &self.execution) else { return };
+        let Some(execution) = &self.execution else { return };
         let detach_state = &execution.detach_state;
-        if !detach_state.must_finish.load(Ordering::Relaxed) {
-            return;
-        }
+        let running = self.running.take().filter(|_| detach_state.must_finish.load(Ordering::Relaxed));
+        execution.end_answering(running.is_some());
+        let Some(running) = running else { return };
         detach_state.abandoned.store(true, Ordering::Relaxed);
         // The request is dropped outside of its own span.
         let span = detach_state.span.get().cloned();

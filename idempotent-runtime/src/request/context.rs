@@ -1,9 +1,9 @@
 //! What the extractors, the guard and the future of one request share, and which guards are around it.
 
 use std::any::TypeId;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
+use http::request::Parts;
 use http::{Extensions, HeaderMap, Method, Uri};
 
 use crate::fingerprint::Fingerprint;
@@ -15,8 +15,7 @@ use crate::request::covered_runs::CoveredRuns;
 use crate::request::destination::Destination;
 use crate::request::detach_state::DetachState;
 use crate::request::ownership::{ExtractorExecutions, Ownership};
-use crate::step::names::{Names, Owner};
-use crate::step::steps::Steps;
+use crate::request::step_context::StepContext;
 use crate::store::claim::Token;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::transaction::contract::HandlerTransaction;
@@ -54,9 +53,11 @@ pub(crate) struct Execution {
     pub(crate) detach_state: DetachState,
     /// Another run, of a request that the handler forwards, must not share it.
     has_entered: AtomicBool,
-    grant: OnceLock<Grant>,
+    pub(super) grant: OnceLock<Grant>,
+    /// What its guard has asked its store for, whatever the answer was.
+    pub(super) asked_for: OnceLock<Grant>,
     unkeyed: OnceLock<Token>,
-    transaction: OnceLock<Arc<dyn HandlerTransaction>>,
+    pub(super) transaction: OnceLock<Arc<dyn HandlerTransaction>>,
     /// That of the nearest guard around this one: of a layer, or of a handler that forwards its request.
     around: Option<Arc<Self>>,
     /// The guard whose handler sends the request, where the request itself does not tell.
@@ -68,7 +69,7 @@ pub(crate) struct Execution {
     /// Identifies the client of the request, for the requests that its handler sends.
     client: OnceLock<Client>,
     /// The guard around it that has the same key, so that this execution runs under its claim.
-    covered_by: OnceLock<Arc<Self>>,
+    pub(super) covered_by: OnceLock<Arc<Self>>,
     /// A guard beneath it has run under the claim that it runs under.
     has_let_in: AtomicBool,
     /// What runs beneath it under its claim.
@@ -79,16 +80,14 @@ pub(crate) struct Execution {
     must_answer: AtomicBool,
     /// Its claim has ended.
     pub(super) is_over: AtomicBool,
+    /// Its guard has answered. A claim may last longer.
+    has_answered: AtomicBool,
     /// Of its guard. Unset if only a middleware or a handler without a guard has used this execution.
-    policy: OnceLock<PolicyHandle>,
+    pub(super) policy: OnceLock<PolicyHandle>,
     destination: Destination,
-    /// Tells apart the handlers that take steps.
-    id: OnceLock<u64>,
-    pub(crate) step_names: Names,
-    /// Of a handler that runs under a claim.
-    steps: OnceLock<Steps>,
+    pub(super) step_context: StepContext,
     /// Set if an extractor of the last argument of the handler around it created it.
-    ownership: Option<Arc<Ownership>>,
+    pub(super) ownership: Option<Arc<Ownership>>,
     extractor_executions: ExtractorExecutions,
 }
 
@@ -96,6 +95,8 @@ pub(crate) struct Execution {
 struct Sender {
     guard: Arc<Execution>,
     is_same_client: bool,
+    /// The registry names the caller of the guard's claim for this request too.
+    has_same_caller: AtomicBool,
 }
 
 pub(super) struct Grant {
@@ -153,7 +154,7 @@ impl Execution {
     }
 
     /// The execution of the handler that it was extracted for.
-    pub(super) fn owner(&self) -> &Self {
+    pub(super) fn owner(self: &Arc<Self>) -> &Arc<Self> {
         match (&self.ownership, &self.around) {
             (Some(ownership), Some(around)) if !ownership.is_taken() => around,
             _ => self,
@@ -223,7 +224,7 @@ impl Execution {
     /// Makes this the nearest guard around it, for a request with these headers.
     pub(super) fn is_sent_by(&self, guard: Arc<Self>, headers: &HeaderMap) {
         let is_same_client = guard.client.get().is_some_and(|client| client.has_sent(headers));
-        let _ = self.sent_by.set(Sender { guard, is_same_client });
+        let _ = self.sent_by.set(Sender { guard, is_same_client, has_same_caller: AtomicBool::default() });
     }
 
     /// A request with these headers has come to it.
@@ -302,15 +303,35 @@ impl Execution {
     }
 
     /// The nearest guard around it whose key and steps it sees. Without a link to that guard, its handler may be polling another
-    /// client's request. Only credentials can tell, and they count only if no caller is named.
-    fn shared(&self) -> Option<&Arc<Self>> {
-        let has_caller = |guard: &Self| guard.granted().is_some_and(|grant| grant.record_key.caller().is_some());
-        self.around_of_client().filter(|guard| self.sent_by.get().is_none() || !has_caller(guard))
+    /// client's request. Credentials can tell if no caller is named, and the registry if it names the caller.
+    pub(super) fn shared(&self) -> Option<&Arc<Self>> {
+        self.around_of_client().filter(|guard| self.is_of_caller(guard))
     }
 
-    /// The grant of the claim that it runs under, or else that of the nearest guard around it.
+    /// Whether a guard around it may share its key and steps with it, which cannot be known.
+    pub(super) fn may_be_shared(&self) -> bool {
+        self.around_of_client().is_some_and(|guard| !self.is_of_caller(guard))
+    }
+
+    fn is_of_caller(&self, guard: &Self) -> bool {
+        let has_caller = || guard.granted().is_some_and(|grant| grant.record_key.caller().is_some());
+        match self.sent_by.get() {
+            Some(sender) => sender.has_same_caller.load(Ordering::Relaxed) || !has_caller(),
+            None => true,
+        }
+    }
+
+    /// Asks the registry for the caller of the request with this head, if another guard sends it.
+    pub(super) fn compare_callers(&self, parts: &Parts) {
+        let Some(sender) = self.sent_by.get() else { return };
+        let asked = sender.guard.client.get().and_then(|client| client.caller_of(parts));
+        let granted = sender.guard.granted().and_then(|grant| grant.record_key.caller());
+        sender.has_same_caller.store(asked.is_some() && asked.as_deref() == granted.as_deref(), Ordering::Relaxed);
+    }
+
+    /// The grant of the claim that it runs under, or what its guard has asked for; or else that of the nearest guard around it.
     pub(super) fn granted(&self) -> Option<&Grant> {
-        match self.grant.get() {
+        match self.grant.get().or_else(|| self.asked_for.get()) {
             Some(grant) => Some(grant),
             None => self.covered_by.get().or_else(|| self.shared())?.granted(),
         }
@@ -339,27 +360,50 @@ impl Execution {
     /// Makes this the transaction of the run; false when it has one already.
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn join(&self, transaction: Arc<dyn HandlerTransaction>) -> bool {
-        self.joined().set(transaction).is_ok()
-    }
-
-    fn joined(&self) -> &OnceLock<Arc<dyn HandlerTransaction>> {
-        self.ownership.as_ref().map_or(&self.transaction, |ownership| &ownership.transaction)
+        match &self.ownership {
+            Some(ownership) => {
+                ownership.offer(&transaction);
+                true
+            }
+            None => self.transaction.set(transaction).is_ok(),
+        }
     }
 
     pub(super) fn transaction(&self) -> Option<&Arc<dyn HandlerTransaction>> {
-        self.joined().get()
-    }
-
-    /// Whether its claim is a transaction's, its own or that of the guard under whose claim it runs.
-    pub(super) fn is_in_transaction(&self) -> bool {
-        let has_one = |execution: &Self| execution.transaction().is_some();
-        has_one(self) || self.covered_by.get().is_some_and(|covering| has_one(covering))
+        self.transaction.get()
     }
 
     /// The extractors of the handler with this policy have all run. False when they ask for two transactions.
     pub(super) fn end_extraction(&self, policy: &PolicyHandle) -> bool {
         let _ = self.policy.set(policy.clone());
-        self.extractor_executions.adopt().into_iter().all(|transaction| self.joined().set(transaction).is_ok())
+        // What an extractor that forwards the request has asked for is not this handler's.
+        let ownership = self.ownership.as_ref().filter(|_| policy.database().is_some());
+        let own = ownership.and_then(|ownership| ownership.last_transaction());
+        let adopted = self.extractor_executions.adopt();
+        own.into_iter().chain(adopted).all(|transaction| self.transaction.set(transaction).is_ok())
+    }
+
+    /// Its guard has answered, or goes on without its caller.
+    pub(super) fn end_answering(&self, goes_on: bool) {
+        self.has_answered.store(!goes_on, Ordering::Release);
+        if let Some(ownership) = &self.ownership {
+            ownership.give_back(goes_on);
+        }
+    }
+
+    pub(super) fn has_answered(&self) -> bool {
+        self.has_answered.load(Ordering::Acquire)
+    }
+
+    /// The record key of a request that this guard has, with this policy.
+    pub(super) fn record_key(&self, policy: &PolicyHandle, caller: Option<&str>, key: &IdempotencyKey) -> RecordKey {
+        let record_key = RecordKey::new(policy.scope(), caller, key.as_str());
+        if !policy.may_share_scope() {
+            return record_key;
+        }
+        // The guard of a handler whose extractor sends the request here may have the same scope, and claims its key later.
+        let around = std::iter::successors(self.around(), |execution| execution.around());
+        around.filter(|execution| !execution.has_entered()).fold(record_key, |key, _| key.in_extractor())
     }
 
     pub(super) fn runs(&self, handler: TypeId) {
@@ -376,6 +420,11 @@ impl Execution {
         policy == others && self.destination == other.destination
     }
 
+    /// Its guard asks a store for this.
+    pub(super) fn ask_for(&self, key: IdempotencyKey, record_key: RecordKey, fingerprint: Fingerprint) {
+        let _ = self.asked_for.set(Grant { key, record_key, fingerprint, attempt: 1 });
+    }
+
     pub(crate) fn grant(&self, key: IdempotencyKey, record_key: RecordKey, fingerprint: Fingerprint, attempt: u32) {
         self.enter();
         let _ = self.grant.set(Grant { key, record_key, fingerprint, attempt });
@@ -385,33 +434,5 @@ impl Execution {
     pub(super) fn grant_without_claim(&self, key: IdempotencyKey, record_key: RecordKey, fingerprint: Fingerprint) {
         self.grant(key, record_key, fingerprint, 1);
         self.is_over.store(true, Ordering::Release);
-    }
-
-    pub(crate) fn open_steps(&self, steps: Steps) {
-        let _ = self.steps.set(steps);
-    }
-
-    /// The steps under the claim whose key [`Idempotency`] returns.
-    pub(super) fn steps(&self) -> Option<&Steps> {
-        match self.grant.get() {
-            Some(_) => self.steps.get(),
-            None => self.covered_by.get().or_else(|| self.shared())?.steps(),
-        }
-    }
-
-    /// The owner of a step, to tell apart handlers under the same claim.
-    pub(super) fn owner_of_steps(&self) -> Owner {
-        let mut path = vec![self.id()];
-        let mut around = self.around();
-        while let Some(execution) = around {
-            path.push(execution.id());
-            around = execution.around();
-        }
-        Owner { path, handler: self.policy.get().cloned() }
-    }
-
-    fn id(&self) -> u64 {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        *self.id.get_or_init(|| NEXT.fetch_add(1, Ordering::Relaxed))
     }
 }

@@ -51,7 +51,8 @@ impl CoveredRun {
             return response;
         }
         let (mut parts, body) = response.into_parts();
-        if !self.policy.admits(self.cache_if, &parts) {
+        let is_recorded = self.policy.admits(self.cache_if, &parts);
+        if !is_recorded || self.covering.is_rejection_of_a_step(parts.status) {
             self.has_ended = true;
             return Response::from_parts(parts, body);
         }

@@ -108,9 +108,13 @@ impl CoveredRuns {
         self.until(Self::close).await;
     }
 
-    /// Closes when all handlers have answered: their bodies may be a part of the guard's own response.
+    /// Closes if all handlers have answered: their bodies may be a part of the guard's own response.
+    pub(super) fn close_to_handlers(&self) -> bool {
+        self.close_if(|state| state.running == 0)
+    }
+
     pub(super) async fn until_closed_to_handlers(&self) {
-        self.until(|runs| runs.close_if(|state| state.running == 0)).await;
+        self.until(Self::close_to_handlers).await;
     }
 
     fn close_if(&self, may_close: impl FnOnce(&State) -> bool) -> bool {

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::fingerprint::builder::PartDigest;
 use crate::fingerprint::expression::{Unserialisable, digest_of_value};
-use crate::key::{IdempotencyKey, InvalidKey, RecordKey};
+use crate::key::{IdempotencyKey, InvalidKey};
 use crate::policy::handle::PolicyHandle;
 use crate::policy::values::{InvalidKeyPolicy, KeySource};
 use crate::policy::{CacheIf, Policy};
@@ -119,7 +119,7 @@ impl Gate {
     pub(super) fn drop_key_if_disabled(&mut self) {
         let Some(registry) = self.registry.as_ref().filter(|registry| registry.is_disabled()) else { return };
         let (Some(Ok(key)), Some(execution)) = (&self.key, &self.execution) else { return };
-        let record_key = RecordKey::new(self.policy.scope(), self.caller.as_deref(), key.as_str());
+        let record_key = execution.record_key(&self.policy, self.caller.as_deref(), key);
         let fingerprint = self.identity().fingerprint(&self.claim_input, registry);
         execution.grant_without_claim(key.clone(), record_key, fingerprint);
         self.key = None;

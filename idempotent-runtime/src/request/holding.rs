@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::response::Response;
+use http::StatusCode;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::request::context::Execution;
@@ -31,6 +32,11 @@ impl Holding {
 
     pub(super) fn is_of(&self, execution: &Arc<Execution>) -> bool {
         Arc::ptr_eq(&self.0, execution)
+    }
+
+    /// Whether a response with this status is the rejection of a step, which is never recorded.
+    pub(super) fn is_rejection_of_a_step(&self, status: StatusCode) -> bool {
+        self.0.is_rejection_of_a_step(status)
     }
 
     /// What runs beneath the guard under this claim.

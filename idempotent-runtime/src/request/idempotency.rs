@@ -14,6 +14,7 @@ use crate::observe::telemetry;
 use crate::rejection::problem::Rejection;
 use crate::request::context::Execution;
 use crate::request::coverage::find_sender;
+use crate::request::step_place::StepPlace;
 use crate::step::error::{StepError, StepErrorKind};
 use crate::step::steps::{Begun, Steps};
 use std::future::Future;
@@ -35,6 +36,15 @@ use std::future::Future;
 /// an `Idempotency` with the key, the attempt and the steps of that clone. An `Idempotency` that was extracted from the
 /// original request knows nothing about its clones.
 ///
+/// Make it an argument of the handler. A handler that extracts it while it runs takes it from the `Request` that is its last
+/// argument. A copy of `Parts` has no link to the guard: it is that of the handler only while the handler's own task polls it, and
+/// only if no caller is named or the registry names the same one. Otherwise it has no key, its steps fail, and an ERROR is logged.
+///
+/// An extractor of the last argument runs before the claim. What it takes as a step then is not recorded.
+///
+/// A middleware around a guarded handler gets the handler's key once the handler's guard has answered, on a replay too. Before that, it
+/// has the key of the layer around it, or none and a random [`downstream_key`](Self::downstream_key).
+///
 /// A unit test that calls the handler passes `Idempotency::default()`, which is that of a request without a key.
 #[derive(Clone, Default)]
 pub struct Idempotency(Arc<Execution>);
@@ -50,7 +60,7 @@ impl Idempotency {
         Self(Arc::new(execution))
     }
 
-    fn execution(&self) -> &Execution {
+    fn execution(&self) -> &Arc<Execution> {
         self.0.owner()
     }
 
@@ -117,7 +127,9 @@ impl Idempotency {
     /// | the handler ends with a status that is not recorded | its steps stay: the next request with this key gets their results. If that must not be, return an error from `run` |
     /// | … and the next request is a different one | [`StepErrorKind::OtherRequest`](crate::StepErrorKind::OtherRequest), 422 |
     /// | … or has other credentials, and no caller is named | [`StepErrorKind::OtherCredentials`](crate::StepErrorKind::OtherCredentials), 422 |
-    /// | another handler has a step of this name under the same claim, because one forwards the request to the other | [`StepErrorKind::OfAnotherHandler`](crate::StepErrorKind::OfAnotherHandler): give each step its own name |
+    /// | another handler has a step of this name under the same claim, in this attempt or in an earlier one, because one forwards the request to the other | [`StepErrorKind::OfAnotherHandler`](crate::StepErrorKind::OfAnotherHandler): give each step its own name |
+    /// | something between the claim and the handler calls the handler twice, such as a batch or a middleware that retries | the same for the second call; a retry of the client gets the results |
+    /// | a middleware around the handler takes a step when the handler has answered | it is recorded under the claim of the [`IdempotencyLayer`](crate::IdempotencyLayer) around it; without one, [`StepErrorKind::NoClaim`](crate::StepErrorKind::NoClaim) |
     /// | the code was changed, and reads the result as another type | [`StepErrorKind::WrongType`](crate::StepErrorKind::WrongType); it never runs again silently |
     /// | `after_crash = "reject"` | after a crash there is no further attempt. A step that may have run does not run again: [`StepErrorKind::OutcomeUnknown`](crate::StepErrorKind::OutcomeUnknown) |
     /// | the handler takes a `Tx`, or runs under the claim of a handler that does | [`StepErrorKind::InTransaction`](crate::StepErrorKind::InTransaction): a rollback would undo what the step wrote, and keep its result |
@@ -125,7 +137,8 @@ impl Idempotency {
     /// | an operator purges the key | its steps stay until they are purged by their own keys |
     ///
     /// Each step of an execution needs a name of its own. The second step with a name is an error, also without a key. Steps
-    /// with different names can run concurrently. Each step costs its store two writes and a renewal of the handler's claim.
+    /// with different names can run concurrently. Beneath a layer, a handler without the attribute is known by the method and the path of
+    /// its request. Each step costs its store two writes and a renewal of the handler's claim.
     ///
     /// # Errors
     ///
@@ -163,22 +176,30 @@ impl Idempotency {
         F: FnOnce() -> R,
         R: Future<Output = Result<T, E>>,
     {
-        let execution = self.execution();
+        let of_steps = self.0.of_steps();
+        let execution = of_steps.as_ref().map_or(self.execution(), |execution| execution);
+        let place = execution.place_of_steps();
         let fails = |kind| {
-            let error = StepError::new(name, kind, execution.steps().map(Steps::registry_and_scope));
+            let registry_and_scope = place.steps().map(Steps::registry_and_scope);
+            let error = StepError::new(name, kind, registry_and_scope, execution.step_rejections().cloned());
             if matches!(error.rejection(), Rejection::StepFailed) {
                 // Without its source, which may quote the result.
                 telemetry::step_failed(error.step(), error.kind());
             }
             error
         };
-        let taken = execution.step_names.take(name).map_err(fails)?;
+        if let Err(kind) = of_steps {
+            return Err(fails(kind).into());
+        }
+        let taken = execution.step_context.names.take(name).map_err(fails)?;
         if execution.is_in_transaction() {
             return Err(fails(StepErrorKind::InTransaction).into());
         }
-        let running = match execution.steps() {
-            None => None,
-            Some(steps) => match steps.begin(name, execution.owner_of_steps()).await.map_err(fails)? {
+        let running = match &place {
+            StepPlace::Nowhere => None,
+            StepPlace::Unknown => return Err(fails(StepErrorKind::OfAnotherHandler).into()),
+            StepPlace::NoClaim => return Err(fails(StepErrorKind::NoClaim).into()),
+            StepPlace::Claim(steps, owner) => match steps.begin(name, owner).await.map_err(fails)? {
                 Begun::Running(running) => Some(running),
                 Begun::Recorded(json) => {
                     let result =
@@ -219,6 +240,11 @@ impl<S: Sync> FromRequestParts<S> for Idempotency {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         let execution = Execution::of(&mut parts.extensions);
         find_sender(&execution, None, &parts.headers);
+        execution.compare_callers(parts);
+        if execution.may_be_shared() {
+            telemetry::unknown_handler();
+        }
+        execution.is_asked_by(&parts.method, &parts.uri);
         Ok(Self(execution))
     }
 }

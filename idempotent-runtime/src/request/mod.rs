@@ -31,7 +31,8 @@
 //! it. [`coverage`] finds a guard around the request that has already claimed its key, and [`covered_run`] runs under that claim.
 //! [`covered_runs`] counts those that do, so that the claim ends after them; [`client`] tells clients apart where a request does
 //! not know its guards, and [`destination`] the handlers that have one policy.
-//! [`idempotency`] shows a part of the context to the handler.
+//! [`idempotency`] shows a part of the context to the handler; [`step_place`] finds the claim of the steps that it takes, and what
+//! [`step_context`] keeps of them.
 
 pub(crate) mod admission;
 pub(crate) mod body;
@@ -59,4 +60,6 @@ pub(crate) mod response_mark;
 pub(crate) mod run;
 pub(crate) mod settle;
 pub(crate) mod settle_transaction;
+pub(crate) mod step_context;
+pub(crate) mod step_place;
 pub(crate) mod wait;

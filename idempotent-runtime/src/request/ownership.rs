@@ -1,41 +1,90 @@
 //! Which handler owns an execution that an extractor of a handler's last argument has created.
 //!
 //! Such an extractor may act for the handler itself, as `Tx` does. Or it may forward the request to another handler, whose
-//! extractors do the same: then that handler's guard takes the execution.
+//! extractors do the same: then that handler's guard takes the execution, until it has answered. What asked before the guard
+//! took it may be part of either handler.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Weak};
 
-use crate::sync::atomic::{AtomicU8, Ordering};
 use crate::sync::{Mutex, lock};
 use crate::transaction::contract::HandlerTransaction;
 
-const OPEN: u8 = 0;
-const TAKEN: u8 = 1;
-const ADOPTED: u8 = 2;
-
 /// Shared by the run whose extractor created the execution and the guard that may take it.
 #[derive(Default)]
-pub(super) struct Ownership {
-    state: AtomicU8,
-    pub(super) transaction: OnceLock<Arc<dyn HandlerTransaction>>,
+pub(super) struct Ownership(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    /// A guard has taken the execution for its own handler, and has not answered.
+    is_taken: bool,
+    /// The run whose extractor created it has run all its extractors.
+    is_adopted: bool,
+    /// The handler of the guard that took it goes on without its caller: either handler may use the execution.
+    is_disputed: bool,
+    /// What both handlers have asked for, in order. A handler that was rejected has dropped its own.
+    transactions: Vec<Weak<dyn HandlerTransaction>>,
+}
+
+/// Whose steps are taken through an execution.
+pub(super) enum StepsOwner {
+    /// The handler of the guard that has taken it. Without one, something that runs before the claim.
+    Itself,
+    /// The run whose extractor created it.
+    Creator,
+    /// One of the two.
+    Unknown,
 }
 
 impl Ownership {
+    /// Whether the next guard is that of this execution.
     pub(super) fn is_open(&self) -> bool {
-        self.state.load(Ordering::Acquire) == OPEN
+        let state = lock(&self.0);
+        !state.is_taken && !state.is_adopted
     }
 
-    /// Whether a guard has taken the execution for its own handler.
     pub(super) fn is_taken(&self) -> bool {
-        self.state.load(Ordering::Acquire) == TAKEN
+        lock(&self.0).is_taken
     }
 
     pub(super) fn take(&self) -> bool {
-        self.change(TAKEN)
+        let mut state = lock(&self.0);
+        let is_open = !state.is_taken && !state.is_adopted;
+        state.is_taken |= is_open;
+        is_open
     }
 
-    fn change(&self, state: u8) -> bool {
-        self.state.compare_exchange(OPEN, state, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    /// The guard that took it has answered; or it goes on without its caller, to an answer that reaches no one.
+    pub(super) fn give_back(&self, goes_on: bool) {
+        let mut state = lock(&self.0);
+        state.is_disputed |= goes_on && state.is_taken;
+        state.is_taken = false;
+    }
+
+    pub(super) fn owner_of_steps(&self) -> StepsOwner {
+        let state = lock(&self.0);
+        match (state.is_taken, state.is_adopted) {
+            _ if state.is_disputed => StepsOwner::Unknown,
+            (true, true) => StepsOwner::Unknown,
+            (false, true) => StepsOwner::Creator,
+            (_, false) => StepsOwner::Itself,
+        }
+    }
+
+    /// Adds a transaction that one of the two handlers has asked for.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(super) fn offer(&self, transaction: &Arc<dyn HandlerTransaction>) {
+        lock(&self.0).transactions.push(Arc::downgrade(transaction));
+    }
+
+    /// That of the handler whose guard has taken it: its arguments were extracted last.
+    pub(super) fn last_transaction(&self) -> Option<Arc<dyn HandlerTransaction>> {
+        lock(&self.0).transactions.pop()?.upgrade()
+    }
+
+    fn adopt(&self) -> Vec<Arc<dyn HandlerTransaction>> {
+        let mut state = lock(&self.0);
+        state.is_adopted = true;
+        state.transactions.iter().filter_map(Weak::upgrade).collect()
     }
 }
 
@@ -50,10 +99,9 @@ impl ExtractorExecutions {
         ownership
     }
 
-    /// All extractors have run: the run itself owns each execution that no other guard has taken. Returns their transactions.
+    /// All extractors have run: the run itself owns each execution that no other guard has. Returns their transactions.
     pub(super) fn adopt(&self) -> Vec<Arc<dyn HandlerTransaction>> {
         let executions = std::mem::take(&mut *lock(&self.0));
-        let adopted = executions.iter().filter(|ownership| ownership.change(ADOPTED));
-        adopted.filter_map(|ownership| ownership.transaction.get().cloned()).collect()
+        executions.iter().flat_map(|ownership| ownership.adopt()).collect()
     }
 }

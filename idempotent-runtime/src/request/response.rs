@@ -71,7 +71,7 @@ impl ResponseClassifier {
             if let Some((classification, outcome)) = marked {
                 return ClassifiedNow::Whole((Response::from_parts(parts, body), classification, outcome));
             }
-            if !self.admits(&parts) {
+            if !self.admits(&parts) || holding.is_rejection_of_a_step(parts.status) {
                 return ClassifiedNow::Whole((
                     Response::from_parts(parts, body),
                     Classification::Free,
@@ -109,7 +109,7 @@ impl ResponseClassifier {
             return (response, Classification::Failed, Outcome::Failed);
         }
         let (parts, body) = response.into_parts();
-        if !self.admits(&parts) {
+        if !self.admits(&parts) || holding.is_rejection_of_a_step(parts.status) {
             return (Response::from_parts(parts, body), Classification::Free, Outcome::NotRecorded);
         }
         let (recorded, body, outcome) = match Content::read(&parts, body, self.policy.max_body()).await {

@@ -8,18 +8,21 @@ use futures_util::FutureExt;
 use tracing::{Instrument, Span};
 
 use crate::caller_limit::Permit;
+use crate::deadline::Deadline;
 use crate::key::RecordKey;
 use crate::observe::InFlight;
 use crate::observe::telemetry;
 use crate::observe::telemetry::Outcome;
 use crate::policy;
+use crate::record::Record;
 use crate::registry::Registry;
-use crate::rejection::problem::UNAVAILABLE_AFTER_RUN;
+use crate::rejection::problem::{Rejection, UNAVAILABLE_AFTER_RUN};
 use crate::request::holding::Holding;
 use crate::request::response::{Classification, Panic, ResponseClassifier};
 use crate::request::response_mark::of_another_guard;
 use crate::store::claim::ClaimRequest;
 use crate::store::handle::StoreHandle;
+use crate::sync::tokio;
 use crate::transaction::contract::HandlerTransaction;
 use crate::transaction::error::TransactionError;
 use crate::transaction::transactions::Recording;
@@ -55,7 +58,7 @@ impl InTransaction {
         self.settle_in_span(ran).instrument(span).await
     }
 
-    async fn settle_in_span(mut self: Box<Self>, ran: Result<Response, Panic>) -> Response {
+    async fn settle_in_span(self: Box<Self>, ran: Result<Response, Panic>) -> Response {
         let classified = match &self.claim {
             Some(_) => match ran {
                 Ok(response) => self.classifier.classify(response, &self.holding).await,
@@ -63,39 +66,76 @@ impl InTransaction {
             },
             None => self.classify_without_key(ran).await,
         };
-        // Its body may have driven what runs beneath it. From here on nothing begins beneath it.
-        self.holding.covered_runs().until_closed_to_handlers().await;
-        let (response, classification, outcome) = match classified {
-            Ok(classified) => classified,
-            Err(panic) => {
-                self.roll_back(Outcome::Panicked).await;
-                std::panic::resume_unwind(panic)
-            }
-        };
-        let claim = self.claim.take();
-        let recording = match (classification, &claim) {
-            (Classification::Free | Classification::Failed, _) => {
+        match classified {
+            Ok((response, Classification::Free | Classification::Failed, outcome)) => {
                 // The answer tells of an error by which nothing is known of the request: its retry may succeed at once.
                 let is_failure = response.status().is_server_error();
                 if let Some(conflict) = self.transaction.conflict(&self.store, is_failure).await {
-                    self.transaction.roll_back(&self.store).await;
-                    self.notify(claim.as_ref());
-                    return self.reject(&conflict);
+                    let response = self.reject(&conflict);
+                    self.roll_back(None).await;
+                    return response;
                 }
-                self.roll_back(outcome).await;
-                self.notify(claim.as_ref());
-                return response;
+                self.roll_back(Some(outcome)).await;
+                response
             }
             // The handler's changes are committed, and a retry may make them again.
-            (Classification::Rerun, _) | (Classification::Record(_), None) => None,
-            (Classification::Record(record), Some(TransactionClaim { key, request })) => {
-                let may_be_awaited = matches!(self.classifier.policy.in_flight(), policy::values::InFlight::Wait(_));
-                let record = self.registry.at_rest().seal(key, record);
-                Some(Recording { key: key.clone(), request: *request, record, may_be_awaited })
+            Ok((response, Classification::Rerun, outcome)) => self.commit(response, None, outcome).await,
+            Ok((response, Classification::Record(record), outcome)) => {
+                self.commit(response, Some(record), outcome).await
             }
+            Err(panic) => {
+                self.roll_back(Some(Outcome::Panicked)).await;
+                std::panic::resume_unwind(panic)
+            }
+        }
+    }
+
+    /// What runs beneath under this claim ends first, or another attempt would run beside it: its response is not waited for.
+    async fn roll_back(self: Box<Self>, outcome: Option<Outcome>) {
+        if self.holding.covered_runs().close_to_handlers() {
+            self.roll_back_now(outcome).await;
+        } else {
+            let ending = async move {
+                self.holding.covered_runs().until_closed_to_handlers().await;
+                self.roll_back_now(outcome).await;
+            };
+            tokio::spawn(Box::pin(ending).in_current_span());
+        }
+    }
+
+    async fn roll_back_now(&self, outcome: Option<Outcome>) {
+        self.transaction.roll_back(&self.store).await;
+        if let Some(outcome) = outcome {
+            outcome.enter(&self.span, &self.classifier.policy);
+        }
+        self.notify();
+    }
+
+    /// Commits after what runs beneath under this claim: a commit that fails frees the key. Nobody waits for that for longer than
+    /// a lease.
+    async fn commit(self: Box<Self>, response: Response, record: Option<Record>, outcome: Outcome) -> Response {
+        let limit = Deadline::after(self.classifier.policy.lease());
+        if limit.bound(self.holding.covered_runs().until_closed_to_handlers()).await.is_some() {
+            return self.commit_now(response, record, outcome).await;
+        }
+        telemetry::commit_delayed(&self.classifier.policy);
+        let rejection = self.render(UNAVAILABLE_AFTER_RUN);
+        let committing = async move {
+            self.holding.covered_runs().until_closed_to_handlers().await;
+            self.commit_now(response, record, outcome).await;
         };
+        tokio::spawn(Box::pin(committing).in_current_span());
+        rejection
+    }
+
+    async fn commit_now(&self, response: Response, record: Option<Record>, outcome: Outcome) -> Response {
+        let recording = record.zip(self.claim.as_ref()).map(|(record, TransactionClaim { key, request })| {
+            let may_be_awaited = matches!(self.classifier.policy.in_flight(), policy::values::InFlight::Wait(_));
+            let record = self.registry.at_rest().seal(key, record);
+            Recording { key: key.clone(), request: *request, record, may_be_awaited }
+        });
         let committed = self.transaction.commit(&self.store, recording.as_ref()).await;
-        self.notify(claim.as_ref());
+        self.notify();
         match committed {
             Ok(()) => {
                 outcome.enter(&self.span, &self.classifier.policy);
@@ -112,20 +152,15 @@ impl InTransaction {
     ) -> Result<(Response, Classification, Outcome), Panic> {
         let classify = async {
             let (parts, body) = ran?.into_parts();
-            let classification =
-                if self.classifier.admits(&parts) { Classification::Rerun } else { Classification::Free };
+            let is_committed = self.classifier.admits(&parts) && !self.holding.is_rejection_of_a_step(parts.status);
+            let classification = if is_committed { Classification::Rerun } else { Classification::Free };
             Ok((Response::from_parts(parts, body), classification, Outcome::Unguarded))
         };
         AssertUnwindSafe(classify).catch_unwind().await?
     }
 
-    async fn roll_back(&self, outcome: Outcome) {
-        self.transaction.roll_back(&self.store).await;
-        outcome.enter(&self.span, &self.classifier.policy);
-    }
-
-    fn notify(&self, claim: Option<&TransactionClaim>) {
-        if let Some(claim) = claim {
+    fn notify(&self) {
+        if let Some(claim) = &self.claim {
             self.registry.ended_claims().notify(&claim.key);
         }
     }
@@ -135,6 +170,10 @@ impl InTransaction {
         telemetry::transaction_failed(&self.classifier.policy, self.store.name(), error);
         let rejection = error.rejection(UNAVAILABLE_AFTER_RUN);
         Outcome::Rejected(rejection.code()).enter(&self.span, &self.classifier.policy);
+        self.render(rejection)
+    }
+
+    fn render(&self, rejection: Rejection) -> Response {
         let response = self.registry.reject(self.classifier.policy.scope(), rejection);
         // A request without a key has taken over nothing, and a layer around it must not record a rejection.
         let execution = self.holding.execution();

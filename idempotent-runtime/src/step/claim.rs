@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 
 use crate::backoff::Backoff;
 use crate::deadline::Deadline;
@@ -32,8 +32,13 @@ pub(crate) struct StepClaim {
     key: RecordKey,
     request: ClaimRequest,
     ttl: Duration,
+    /// Of the handlers between it and its claim.
+    owner: Option<Box<str>>,
     stage: Stage,
 }
+
+/// On the record of a step whose handler does not hold the claim.
+static OWNER: HeaderName = HeaderName::from_static("idempotent-step-owner");
 
 enum Stage {
     /// The store has no claim of this step.
@@ -47,7 +52,14 @@ enum Stage {
 }
 
 impl StepClaim {
-    pub(super) fn new(registry: &Registry, handler: &Lease, request: ClaimRequest, ttl: Duration, name: &str) -> Self {
+    pub(super) fn new(
+        registry: &Registry,
+        handler: &Lease,
+        request: ClaimRequest,
+        ttl: Duration,
+        name: &str,
+        owner: Option<Box<str>>,
+    ) -> Self {
         Self {
             registry: registry.clone(),
             store: handler.store.clone(),
@@ -55,12 +67,19 @@ impl StepClaim {
             key: handler.key.step(name),
             request: ClaimRequest { token: Token::unique(), ..request },
             ttl,
+            owner,
             stage: Stage::Idle,
         }
     }
 
     pub(super) fn key(&self) -> &RecordKey {
         &self.key
+    }
+
+    /// Whether the record with these headers is of the same handler.
+    pub(super) fn is_owner(&self, headers: &[(HeaderName, HeaderValue)]) -> bool {
+        let owner = headers.iter().find_map(|(name, value)| (name == OWNER).then_some(value));
+        owner.map(HeaderValue::as_bytes) == self.owner.as_ref().map(|owner| owner.as_bytes())
     }
 
     pub(super) async fn ask(&mut self) -> Result<Claim, StoreError> {
@@ -91,9 +110,12 @@ impl StepClaim {
 
     /// Once this returns, every later attempt gets `json` in place of another execution, even after a crash.
     pub(crate) async fn record(mut self, name: &str, json: Vec<u8>) -> Result<(), StepErrorKind> {
+        let mut headers = vec![(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+        let owner = self.owner.as_deref().map(|owner| HeaderValue::from_str(owner).expect("hexadecimal digits"));
+        headers.extend(owner.map(|owner| (OWNER.clone(), owner)));
         let record = Record {
             status: StatusCode::OK,
-            headers: vec![(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))],
+            headers,
             body: RecordedBody::Whole(json.into()),
             fingerprint: self.request.fingerprint,
             recorded_at: now_in_millis(),

@@ -1,6 +1,7 @@
 //! Why a step has no result.
 
 use std::fmt;
+use std::sync::Arc;
 
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
@@ -10,13 +11,15 @@ use crate::registry::Registry;
 use crate::rejection::problem::CLAIM_LOST;
 use crate::rejection::problem::Rejection;
 use crate::rejection::problem::UNAVAILABLE_AFTER_RUN;
+use crate::step::rejections::StepRejections;
 use crate::store::error::StoreError;
 
 /// Why [`Idempotency::step`](crate::Idempotency::step) has no result, although its closure returned no error.
 ///
 /// Implement `From<StepError>` for the handler's error type, so that `?` works. `anyhow::Error`, `Box<dyn Error + Send +
 /// Sync>`, [`StatusCode`] and [`Response`] work already. As a response it is [`StepError::rejection`], rendered as the
-/// registry renders rejections.
+/// registry renders rejections. Such a response is never recorded, whatever the policy says of its status: a response with that
+/// status, in the same attempt, counts as the rejection.
 ///
 /// # Examples
 ///
@@ -49,6 +52,8 @@ pub struct StepError {
     kind: StepErrorKind,
     /// Those of the claim, if there is one.
     registry_and_scope: Option<(Registry, Scope)>,
+    /// Those under the claim: none of them is recorded.
+    rejections: Option<Arc<StepRejections>>,
 }
 
 /// What happened, and whether the step's closure has run in this attempt.
@@ -63,10 +68,16 @@ pub enum StepErrorKind {
         "this execution has a step of that name already; give each its own, such as `format!(\"ship-{{}}\", line.id)`"
     )]
     Repeated,
-    /// Not run: another handler has taken a step of this name under the same claim. One of the two forwards its request to the
-    /// other.
-    #[error("another handler under the same claim has a step of that name: give each its own")]
+    /// Not run: another handler has taken a step of this name under the same claim, in this attempt or in an earlier one, or may
+    /// have. One of the two forwards its request to the other, or something between the claim and them has called both, or one of
+    /// them twice. Give each step a name of its own; in a batch, one for each item.
+    #[error("another handler under the same claim has a step of that name, or may have: give each its own")]
     OfAnotherHandler,
+    /// Not run: the request has a key, but no guard around holds a claim for it. A middleware has asked after the handler's guard
+    /// has answered, or the handler after its response was sent. Beneath an [`IdempotencyLayer`](crate::IdempotencyLayer), the step
+    /// of a middleware is recorded under the layer's claim.
+    #[error("no claim is held for it: the handler's guard has answered")]
+    NoClaim,
     /// Not run: the handler takes a `Tx`, or runs under the claim of a handler that does. A rollback would undo what the step
     /// wrote, and the step would still count as done.
     #[error("the handler takes a `Tx`, which has no steps: a rollback would undo their writes and leave their results")]
@@ -102,8 +113,22 @@ pub enum StepErrorKind {
 }
 
 impl StepError {
-    pub(crate) fn new(step: &str, kind: StepErrorKind, registry_and_scope: Option<(Registry, Scope)>) -> Self {
-        Self { step: step.into(), kind, registry_and_scope }
+    pub(crate) fn new(
+        step: &str,
+        kind: StepErrorKind,
+        registry_and_scope: Option<(Registry, Scope)>,
+        rejections: Option<Arc<StepRejections>>,
+    ) -> Self {
+        let error = Self { step: step.into(), kind, registry_and_scope, rejections };
+        // The handler may make a response of it that has nothing but its status.
+        error.is_answered_by(error.rejection().status());
+        error
+    }
+
+    fn is_answered_by(&self, status: StatusCode) {
+        if let Some(rejections) = &self.rejections {
+            rejections.add(status);
+        }
     }
 
     /// The name of the step.
@@ -128,6 +153,7 @@ impl StepError {
             StepErrorKind::InvalidName
             | StepErrorKind::Repeated
             | StepErrorKind::OfAnotherHandler
+            | StepErrorKind::NoClaim
             | StepErrorKind::InTransaction
             | StepErrorKind::Unserialisable(_)
             | StepErrorKind::WrongType(_) => Rejection::StepFailed,
@@ -156,10 +182,12 @@ impl std::error::Error for StepError {
 impl IntoResponse for StepError {
     fn into_response(self) -> Response {
         let rejection = self.rejection();
-        match &self.registry_and_scope {
+        let response = match &self.registry_and_scope {
             Some((registry, scope)) => registry.reject(scope, rejection),
             None => rejection.into_response(),
-        }
+        };
+        self.is_answered_by(response.status());
+        response
     }
 }
 

@@ -15,4 +15,5 @@
 pub(crate) mod claim;
 pub(crate) mod error;
 pub(crate) mod names;
+pub(crate) mod rejections;
 pub(crate) mod steps;

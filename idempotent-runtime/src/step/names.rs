@@ -1,9 +1,9 @@
 //! The names of the steps that one execution has taken, and those that were taken under one claim.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ptr;
 
-use crate::policy::handle::PolicyHandle;
+use sha2::{Digest, Sha256};
+
 use crate::step::error::StepErrorKind;
 use crate::sync::{Mutex, lock};
 
@@ -50,41 +50,44 @@ impl Drop for Taken<'_> {
     }
 }
 
-/// Who takes a step: the numbers of its execution and of those around it, from the inside out, and its handler.
+/// Who takes a step.
 pub(crate) struct Owner {
-    pub(crate) path: Vec<u64>,
-    /// `None` for a handler without a guard of its own.
-    pub(crate) handler: Option<PolicyHandle>,
+    /// The number of its execution: two executions of one handler may be two parts of a batch.
+    pub(crate) execution: u64,
+    /// Of the handlers between it and its claim, as other attempts know them. `None` for the handler that holds the claim.
+    pub(crate) digest: Option<Box<str>>,
 }
 
-impl Owner {
-    /// Whether both may mean the same step: those of one execution do, and those of a handler that something between it and
-    /// its claim calls again.
-    fn may_share_with(&self, other: &Self) -> bool {
-        if self.path.first() == other.path.first() {
-            return true;
+/// The digest of the handlers between a step and its claim.
+#[derive(Default)]
+pub(crate) struct OwnerDigest(Option<Sha256>);
+
+impl OwnerDigest {
+    pub(crate) fn add(&mut self, name: &str, place: &str) {
+        let digest = self.0.get_or_insert_default();
+        for part in [name, place] {
+            digest.update(part);
+            // Neither a name nor a path holds one.
+            digest.update([0]);
         }
-        let is_nested = self.path.ends_with(&other.path) || other.path.ends_with(&self.path);
-        let handlers =
-            [&self.handler, &other.handler].map(|handler| handler.as_deref().map_or(ptr::null(), ptr::from_ref));
-        !is_nested && handlers[0] == handlers[1]
+    }
+
+    /// In hexadecimal digits.
+    pub(crate) fn finish(self) -> Option<Box<str>> {
+        let digest: [u8; 32] = self.0?.finalize().into();
+        Some(digest[..16].iter().map(|byte| format!("{byte:02x}")).collect())
     }
 }
 
-/// Who has taken which name first under one claim.
+/// Which execution has taken which name first under one claim.
 #[derive(Default)]
-pub(crate) struct Owners(Mutex<BTreeMap<Box<str>, Owner>>);
+pub(crate) struct Owners(Mutex<BTreeMap<Box<str>, u64>>);
 
 impl Owners {
-    pub(super) fn take(&self, name: &str, owner: Owner) -> Result<(), StepErrorKind> {
-        let mut owners = lock(&self.0);
-        match owners.get(name) {
-            Some(first) if !first.may_share_with(&owner) => Err(StepErrorKind::OfAnotherHandler),
-            Some(_) => Ok(()),
-            None => {
-                owners.insert(name.into(), owner);
-                Ok(())
-            }
+    pub(super) fn take(&self, name: &str, owner: &Owner) -> Result<(), StepErrorKind> {
+        match *lock(&self.0).entry(name.into()).or_insert(owner.execution) {
+            first if first == owner.execution => Ok(()),
+            _ => Err(StepErrorKind::OfAnotherHandler),
         }
     }
 }

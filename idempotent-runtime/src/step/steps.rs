@@ -9,7 +9,6 @@ use futures_util::future::join;
 use crate::backoff::Backoff;
 use crate::fingerprint::Fingerprint;
 use crate::fingerprint::difference::Difference;
-use crate::key::RecordKey;
 use crate::lease::state::Lease;
 use crate::observe::telemetry;
 use crate::policy::scope::Scope;
@@ -50,9 +49,10 @@ impl Steps {
         (self.registry.clone(), self.handler.scope.clone())
     }
 
-    pub(crate) async fn begin(&self, name: &str, owner: Owner) -> Result<Begun, StepErrorKind> {
+    pub(crate) async fn begin(&self, name: &str, owner: &Owner) -> Result<Begun, StepErrorKind> {
         self.owners.take(name, owner)?;
-        let mut claim = StepClaim::new(&self.registry, &self.handler, self.request, self.ttl, name);
+        let mut claim =
+            StepClaim::new(&self.registry, &self.handler, self.request, self.ttl, name, owner.digest.clone());
         let mut backoff = Backoff::BETWEEN_LOOKS;
         loop {
             let asked_at = Instant::now();
@@ -69,7 +69,7 @@ impl Steps {
                         return Ok(Begun::Running(claim));
                     }
                 }
-                Claim::Completed(record) => return self.recorded(claim.key(), record).map(Begun::Recorded),
+                Claim::Completed(record) => return self.recorded(&claim, record).map(Begun::Recorded),
                 Claim::InFlight { fingerprint } | Claim::Lapsed { fingerprint }
                     if !self.fingerprints.contain(fingerprint) =>
                 {
@@ -94,15 +94,16 @@ impl Steps {
         }
     }
 
-    fn recorded(&self, key: &RecordKey, record: Record) -> Result<Bytes, StepErrorKind> {
+    fn recorded(&self, claim: &StepClaim, record: Record) -> Result<Bytes, StepErrorKind> {
         let fingerprint = record.fingerprint;
         // Opened first: of a key that is not listed any more, every fingerprint looks like another request's.
-        let opened = self.registry.at_rest().open(key, record).map_err(StepErrorKind::Store)?;
+        let opened = self.registry.at_rest().open(claim.key(), record).map_err(StepErrorKind::Store)?;
         if !self.fingerprints.contain(fingerprint) {
             return Err(self.of_another(fingerprint));
         }
         match opened {
-            Opened::Whole(_, json) => Ok(json),
+            Opened::Whole(headers, json) if claim.is_owner(&headers) => Ok(json),
+            Opened::Whole(..) => Err(StepErrorKind::OfAnotherHandler),
             Opened::NotRecorded => Err(StepErrorKind::Store(StoreError::damaged("the step's result was not recorded"))),
         }
     }

@@ -245,3 +245,62 @@ async fn body_of_a_tx_handler_drives_what_it_forwarded() {
     assert_eq!(first.expect("it answers").text(), "run 1");
     assert!(server.post_with_key("/", "k").await.is_replay());
 }
+
+/// Waits for a moment, or sends the request to a task of its own.
+#[idempotent(scope = "ending-tx-cut", shared_scope, lease = "1s")]
+async fn forwards_in_tx(State(runs): State<Runs>, mut tx: Tx<Sqlite>, request: Request) -> StatusCode {
+    sqlx::query("INSERT INTO charges (id) VALUES ('outer')").execute(&mut *tx).await.expect("it is inserted");
+    let is_spawned = request.headers().contains_key("x-spawn");
+    let beneath: Router = Router::new().fallback(runs_beneath_tx).with_state(runs.clone());
+    let mut sending = Box::pin(beneath.oneshot(request));
+    tokio::select! {
+        _ = &mut sending => unreachable!("the run is held"),
+        () = runs.until_started(1) => {}
+    }
+    if is_spawned {
+        tokio::spawn(sending);
+        return StatusCode::ACCEPTED;
+    }
+    StatusCode::GATEWAY_TIMEOUT
+}
+
+#[idempotent(scope = "ending-tx-cut", shared_scope)]
+async fn runs_beneath_tx(State(runs): State<Runs>) -> String {
+    format!("run {}", runs.run().await)
+}
+
+async fn serve_tx(runs: &Runs) -> (SqliteFile, Server, Registry) {
+    let file = SqliteFile::new();
+    file.execute("CREATE TABLE charges (id TEXT)").await;
+    let registry = Registry::new(SqliteStore::open(file.path()).await.expect("the file opens"));
+    let app = Router::new().route("/", post(forwards_in_tx)).with_state(runs.clone());
+    let server = Server::start(app.layer(registry.layer())).await;
+    (file, server, registry)
+}
+
+#[tokio::test]
+async fn tx_handler_answers_before_what_it_has_given_up() {
+    let runs = Runs::held();
+    let (file, server, registry) = serve_tx(&runs).await;
+    assert_eq!(server.post_with_key("/", "k").await.status, StatusCode::GATEWAY_TIMEOUT);
+    // What was forwarded still runs, and nothing runs beside it.
+    assert!(!server.post_with_key("/", "k").await.status.is_success());
+    assert_eq!((runs.started(), runs.finished(), registry.drain(Duration::from_millis(10)).await), (1, 0, 1));
+    runs.let_finish(1);
+    assert_eq!(registry.drain(PATIENCE).await, 0);
+    assert_eq!(file.number("SELECT count(*) FROM charges").await, 0);
+}
+
+#[tokio::test]
+async fn tx_handler_is_committed_after_what_it_has_spawned() {
+    let runs = Runs::held();
+    let (file, server, registry) = serve_tx(&runs).await;
+    let send = || answer(server.post("/").header("idempotency-key", "k").header("x-spawn", "1"));
+    assert_eq!(send().await.rejection(), "store_unavailable");
+    assert_eq!((runs.finished(), file.number("SELECT count(*) FROM charges").await), (0, 0));
+    runs.let_finish(1);
+    assert_eq!(registry.drain(PATIENCE).await, 0);
+    let retry = send().await;
+    assert_eq!((retry.status, retry.is_replay(), runs.started()), (StatusCode::ACCEPTED, true, 1));
+    assert_eq!(file.number("SELECT count(*) FROM charges").await, 1);
+}

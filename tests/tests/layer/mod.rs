@@ -1,13 +1,17 @@
 //! `IdempotencyLayer`: around routers and services, and around annotated handlers.
 
+mod asking;
 mod beneath;
 mod claims_that_end;
 mod copied;
 mod covered;
 mod extractors;
 mod forwarded;
+mod late;
 mod made_anew;
 mod marks;
+mod middleware;
 mod rebuilt;
 mod services;
+mod step_owners;
 mod steps;

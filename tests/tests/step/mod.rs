@@ -2,3 +2,4 @@
 
 mod dead_processes;
 mod one_process;
+mod rejected_steps;

@@ -1,0 +1,30 @@
+//! What an execution keeps for steps.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use http::{Method, Uri};
+
+use crate::step::names::Names;
+use crate::step::rejections::StepRejections;
+use crate::step::steps::Steps;
+
+/// What an execution keeps for the steps that are taken through it or recorded under its claim.
+#[derive(Default)]
+pub(super) struct StepContext {
+    /// Tells apart the executions that take steps.
+    id: OnceLock<u64>,
+    pub(super) names: Names,
+    /// Of a handler that runs under a claim.
+    pub(super) steps: OnceLock<Steps>,
+    /// What the first extractor of `Idempotency` was asked about.
+    pub(super) target: OnceLock<(Method, Uri)>,
+    pub(super) rejections: OnceLock<Arc<StepRejections>>,
+}
+
+impl StepContext {
+    pub(super) fn id(&self) -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        *self.id.get_or_init(|| NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}

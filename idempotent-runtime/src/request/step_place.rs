@@ -1,0 +1,118 @@
+//! Whose steps are taken through an execution, and under which claim they are recorded.
+
+use std::sync::Arc;
+
+use http::{Method, StatusCode, Uri};
+
+use crate::request::context::Execution;
+use crate::request::ownership::StepsOwner;
+use crate::step::error::StepErrorKind;
+use crate::step::names::{Owner, OwnerDigest};
+use crate::step::rejections::StepRejections;
+use crate::step::steps::Steps;
+use crate::sync::atomic::Ordering;
+
+/// Where the steps of an execution are recorded.
+pub(super) enum StepPlace<'a> {
+    Claim(&'a Steps, Owner),
+    /// The request runs unguarded.
+    Nowhere,
+    /// The request has a key, and no guard around holds a claim.
+    NoClaim,
+    /// It is unknown whether the guard around it holds its claim.
+    Unknown,
+}
+
+impl StepPlace<'_> {
+    pub(super) fn steps(&self) -> Option<&Steps> {
+        match self {
+            Self::Claim(steps, _) => Some(steps),
+            Self::Nowhere | Self::NoClaim | Self::Unknown => None,
+        }
+    }
+}
+
+impl Execution {
+    pub(crate) fn open_steps(&self, steps: Steps) {
+        let _ = self.step_context.steps.set(steps);
+    }
+
+    /// `Idempotency` is extracted from a request with this head.
+    pub(super) fn is_asked_by(&self, method: &Method, uri: &Uri) {
+        let _ = self.step_context.target.set((method.clone(), uri.clone()));
+    }
+
+    /// The execution whose steps are taken through this one.
+    pub(super) fn of_steps(self: &Arc<Self>) -> Result<&Arc<Self>, StepErrorKind> {
+        match self.ownership.as_ref().map(|ownership| ownership.owner_of_steps()) {
+            None | Some(StepsOwner::Itself) => Ok(self),
+            Some(StepsOwner::Creator) => Ok(self.owner()),
+            Some(StepsOwner::Unknown) => Err(StepErrorKind::OfAnotherHandler),
+        }
+    }
+
+    pub(super) fn place_of_steps(self: &Arc<Self>) -> StepPlace<'_> {
+        match self.claim_holder() {
+            Some(holder) => match holder.step_context.steps.get() {
+                Some(steps) => StepPlace::Claim(steps, self.owner_under(holder)),
+                None => StepPlace::Nowhere,
+            },
+            None if self.may_be_shared() => StepPlace::Unknown,
+            None if self.has_had_a_guard() => StepPlace::NoClaim,
+            None => StepPlace::Nowhere,
+        }
+    }
+
+    /// The guard under whose claim it runs: its own one, or the nearest one around it.
+    fn claim_holder(self: &Arc<Self>) -> Option<&Arc<Self>> {
+        if self.grant.get().is_some() && !self.is_over.load(Ordering::Acquire) {
+            return Some(self);
+        }
+        self.covered_by.get().or_else(|| self.shared())?.claim_holder()
+    }
+
+    /// Whether a guard whose claim it would run under has taken a key, and has not let the request run without a claim.
+    fn has_had_a_guard(&self) -> bool {
+        if self.grant.get().is_some() {
+            return self.step_context.steps.get().is_some() || self.transaction().is_some();
+        }
+        let around = self.covered_by.get().or_else(|| self.shared());
+        self.asked_for.get().is_some() || around.is_some_and(|around| around.has_had_a_guard())
+    }
+
+    /// Whether its claim is a transaction's, its own or that of the guard under whose claim it runs.
+    pub(super) fn is_in_transaction(&self) -> bool {
+        let has_one =
+            |execution: &Self| execution.transaction().is_some() && !execution.is_over.load(Ordering::Acquire);
+        has_one(self) && !self.has_answered() || self.covered_by.get().is_some_and(|covering| has_one(covering))
+    }
+
+    /// What tells apart the handlers that take steps under the claim of this guard, in this attempt and in others.
+    fn owner_under(self: &Arc<Self>, holder: &Arc<Self>) -> Owner {
+        let mut digest = OwnerDigest::default();
+        let mut execution = Some(self);
+        while let Some(this) = execution.filter(|this| !Arc::ptr_eq(this, holder)) {
+            // A middleware in front of a guard shares its execution, and is not its handler.
+            let is_handler = !Arc::ptr_eq(this, self) || !this.has_answered();
+            match (this.policy.get().filter(|_| is_handler), this.step_context.target.get()) {
+                (Some(policy), _) => digest.add(policy.scope(), policy.function_path()),
+                (None, Some((method, uri))) => digest.add(method.as_str(), uri.path()),
+                (None, None) => digest.add("", ""),
+            }
+            execution = this.around();
+        }
+        Owner { execution: self.step_context.id(), digest: digest.finish() }
+    }
+
+    /// The rejections of steps that are taken through it: where the response is recorded, if it is.
+    pub(super) fn step_rejections(self: &Arc<Self>) -> Option<&Arc<StepRejections>> {
+        // The transaction of a request without a key is of no claim.
+        let holder = self.claim_holder().or_else(|| self.transaction().map(|_| self));
+        holder.map(|holder| holder.step_context.rejections.get_or_init(Arc::default))
+    }
+
+    /// Whether a response with this status is the rejection of a step under its claim, as far as that is known.
+    pub(super) fn is_rejection_of_a_step(&self, status: StatusCode) -> bool {
+        self.step_context.rejections.get().is_some_and(|rejections| rejections.contain(status))
+    }
+}

@@ -1,0 +1,81 @@
+//! `Idempotency` that a running handler extracts from the request that it has received.
+
+use axum::body::Bytes;
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::request::Parts;
+use axum::response::Response;
+use axum::routing::{MethodRouter, post};
+use axum::{RequestExt, Router};
+use idempotent_runtime::store::{MemoryStore, StoreAdmin};
+use idempotent_runtime::{Idempotency, RecordKey, Registry, idempotent};
+use idempotent_tests::{Runs, Server, answer};
+
+/// The key, the downstream key and the result of a step.
+async fn describe(runs: &Runs, idempotency: &Idempotency) -> Result<String, Response> {
+    let step = idempotency.step("call", async || Ok::<_, Response>(runs.run().await)).await?;
+    Ok(format!("{:?} {} {step}", idempotency.key(), idempotency.downstream_key("bank")))
+}
+
+#[idempotent(scope = "late-request", cache = [402])]
+async fn of_request(State(runs): State<Runs>, mut request: Request) -> Result<String, Response> {
+    let Ok(idempotency) = request.extract_parts::<Idempotency>().await;
+    describe(&runs, &idempotency).await
+}
+
+#[idempotent(scope = "late-parts", cache = [402])]
+async fn of_parts(State(runs): State<Runs>, mut parts: Parts, _: Bytes) -> Result<String, Response> {
+    let Ok(idempotency) = Idempotency::from_request_parts(&mut parts, &()).await;
+    describe(&runs, &idempotency).await
+}
+
+#[idempotent(scope = "late-caller", cache = [402], caller = "alice")]
+async fn of_request_with_a_caller(State(runs): State<Runs>, mut request: Request) -> Result<String, Response> {
+    let Ok(idempotency) = request.extract_parts::<Idempotency>().await;
+    describe(&runs, &idempotency).await
+}
+
+#[idempotent(scope = "late-parts-caller", cache = [402], caller = "alice")]
+async fn of_parts_with_a_caller(State(runs): State<Runs>, mut parts: Parts, _: Bytes) -> Result<String, Response> {
+    let Ok(idempotency) = Idempotency::from_request_parts(&mut parts, &()).await;
+    describe(&runs, &idempotency).await
+}
+
+async fn attempts(route: MethodRouter<Runs>, has_caller: bool) -> ([String; 2], usize, MemoryStore) {
+    let (runs, store) = (Runs::free(), MemoryStore::new());
+    let mut registry = Registry::builder(store.clone());
+    if has_caller {
+        registry = registry.caller(|parts| Some(parts.headers.get("x-user")?.to_str().ok()?.to_owned()));
+    }
+    let app = Router::new().route("/", route).with_state(runs.clone()).layer(registry.build().layer());
+    let server = Server::start(app).await;
+    let send = async || {
+        let answer = answer(server.post("/").header("idempotency-key", "k").header("x-user", "alice")).await;
+        if answer.status == 200 { answer.text().to_owned() } else { answer.rejection() }
+    };
+    ([send().await, send().await], runs.started(), store)
+}
+
+#[tokio::test]
+async fn late_idempotency_is_that_of_the_running_handler() {
+    for (scope, caller, route, has_caller) in [
+        ("late-request", None, post(of_request), false),
+        ("late-request", Some("alice"), post(of_request), true),
+        ("late-parts", None, post(of_parts), false),
+        ("late-parts", Some("alice"), post(of_parts), true),
+        ("late-caller", Some("alice"), post(of_request_with_a_caller), false),
+        ("late-parts-caller", Some("alice"), post(of_parts_with_a_caller), true),
+    ] {
+        let ([first, second], started, store) = attempts(route, has_caller).await;
+        assert!(first.starts_with(r#"Some("k") "#), "{scope} {has_caller}: {first}");
+        assert_eq!((&first, started), (&second, 1), "{scope} {has_caller}");
+        let step = RecordKey::new(scope, caller, "k").step("call");
+        assert!(store.get(&step).await.expect("the store answers").is_some(), "{scope} {has_caller}");
+    }
+}
+
+/// Only the handler's arguments tell whose it is, and a copy of `Parts` has no link to its guard.
+#[tokio::test]
+async fn late_idempotency_of_an_unknown_caller_takes_no_step() {
+    let (said, started, _) = attempts(post(of_parts_with_a_caller), false).await;
+    assert_eq!((said, started), (["step_failed".to_owned(), "step_failed".to_owned()], 0));
+}
