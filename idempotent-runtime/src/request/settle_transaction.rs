@@ -69,7 +69,8 @@ impl InTransaction {
         let (response, classification, outcome) = match classified {
             Ok(classified) => classified,
             Err(panic) => {
-                self.roll_back(Outcome::Panicked).await;
+                let _ = self.transaction.roll_back(&self.store).await;
+                Outcome::Panicked.enter(&self.span, &self.classifier.policy);
                 std::panic::resume_unwind(panic)
             }
         };
@@ -78,14 +79,16 @@ impl InTransaction {
             (Classification::Free | Classification::Failed, _) => {
                 // The answer tells of an error by which nothing is known of the request: its retry may succeed at once.
                 let is_failure = response.status().is_server_error();
-                if let Some(conflict) = self.transaction.conflict(&self.store, is_failure).await {
-                    self.transaction.roll_back(&self.store).await;
-                    self.notify(claim.as_ref());
-                    return self.reject(&conflict);
-                }
-                self.roll_back(outcome).await;
+                let conflict = self.transaction.conflict(&self.store, is_failure).await;
+                let rolled_back = self.transaction.roll_back(&self.store).await;
                 self.notify(claim.as_ref());
-                return response;
+                return match rolled_back.and(conflict.map_or(Ok(()), Err)) {
+                    Ok(()) => {
+                        outcome.enter(&self.span, &self.classifier.policy);
+                        response
+                    }
+                    Err(error) => self.reject(&error),
+                };
             }
             // The handler's changes are committed, and a retry may make them again.
             (Classification::Rerun, _) | (Classification::Record(_), None) => None,
@@ -122,11 +125,6 @@ impl InTransaction {
             Ok((Response::from_parts(parts, body), classification, Outcome::Unguarded))
         };
         AssertUnwindSafe(classify).catch_unwind().await?
-    }
-
-    async fn roll_back(&self, outcome: Outcome) {
-        self.transaction.roll_back(&self.store).await;
-        outcome.enter(&self.span, &self.classifier.policy);
     }
 
     fn notify(&self, claim: Option<&TransactionClaim>) {

@@ -10,7 +10,8 @@ use futures_util::{FutureExt as _, StreamExt as _, TryFutureExt as _, TryStreamE
 use sqlx::{Acquire, Database, Either, Execute, Executor, SqlStr, Transaction};
 use sqlx_core::describe::Describe;
 
-use crate::transaction::open::Open;
+use crate::transaction::open::{Lent, Open};
+use crate::transaction::savepoint::Savepoint;
 
 /// The connection of a [`Tx`](crate::Tx). It remembers the error that aborted its transaction.
 ///
@@ -49,6 +50,20 @@ impl<DB: Database> TxConnection<DB> {
     #[expect(clippy::should_implement_trait, reason = "the trait's method gives the connection beneath it")]
     pub fn as_mut(&mut self) -> &mut Self {
         self
+    }
+
+    /// Begins a savepoint.
+    ///
+    /// # Errors
+    ///
+    /// The error of the database. The transaction has ended then, as if the future was dropped.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it is ready, the transaction has ended: every later statement fails, and nothing is kept.
+    pub async fn begin(&mut self) -> Result<Savepoint<'_, DB>, sqlx::Error> {
+        let level = self.0.begin_level().await?;
+        Ok(Savepoint::new(self, level))
     }
 }
 
@@ -96,7 +111,7 @@ macro_rules! executor {
                 E: 'q + Execute<'q, $database>,
             {
                 match self.0.watched() {
-                    Ok((connection, mut watch)) => {
+                    Ok(Lent { connection, mut watch, .. }) => {
                         connection.fetch_many(query).inspect_err(move |error| watch.note(error)).boxed()
                     }
                     Err(error) => stream::once(ready(Err(error))).boxed(),
@@ -112,7 +127,7 @@ macro_rules! executor {
                 E: 'q + Execute<'q, $database>,
             {
                 match self.0.watched() {
-                    Ok((connection, mut watch)) => {
+                    Ok(Lent { connection, mut watch, .. }) => {
                         connection.fetch_optional(query).inspect_err(move |error| watch.note(error)).boxed()
                     }
                     Err(error) => ready(Err(error)).boxed(),
@@ -128,7 +143,7 @@ macro_rules! executor {
                 'c: 'e,
             {
                 match self.0.watched() {
-                    Ok((connection, mut watch)) => {
+                    Ok(Lent { connection, mut watch, .. }) => {
                         connection.prepare_with(sql, parameters).inspect_err(move |error| watch.note(error)).boxed()
                     }
                     Err(error) => ready(Err(error)).boxed(),
@@ -141,7 +156,7 @@ macro_rules! executor {
                 'c: 'e,
             {
                 match self.0.watched() {
-                    Ok((connection, mut watch)) => {
+                    Ok(Lent { connection, mut watch, .. }) => {
                         connection.describe(sql).inspect_err(move |error| watch.note(error)).boxed()
                     }
                     Err(error) => ready(Err(error)).boxed(),
@@ -155,7 +170,7 @@ macro_rules! executor {
             type Connection = &'c mut <$database as Database>::Connection;
 
             fn acquire(self) -> BoxFuture<'c, Result<Self::Connection, sqlx::Error>> {
-                ready(self.0.watched().map(|(connection, watch)| {
+                ready(self.0.watched().map(|Lent { connection, watch, .. }| {
                     watch.leave_to_the_handler();
                     connection
                 }))
@@ -163,7 +178,15 @@ macro_rules! executor {
             }
 
             fn begin(self) -> BoxFuture<'c, Result<Transaction<'c, $database>, sqlx::Error>> {
-                Acquire::acquire(self).and_then(Acquire::begin).boxed()
+                Box::pin(async move {
+                    let Lent { connection, watch, levels } = self.0.watched()?;
+                    watch.leave_to_the_handler();
+                    // As for a savepoint of our own, for as long as we see it.
+                    levels.are_lost = true;
+                    let nested = Acquire::begin(connection).await?;
+                    levels.are_lost = false;
+                    Ok(nested)
+                })
             }
         }
     };

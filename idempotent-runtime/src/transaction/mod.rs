@@ -17,6 +17,8 @@ pub(crate) mod faults;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) mod open;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) mod savepoint;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) mod slot;
 pub(crate) mod transactions;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

@@ -19,6 +19,11 @@ pub(super) fn is_read_only(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some("25006")
 }
 
+/// Whether what the handler deferred to the end of its transaction has failed: a constraint, or what a deferred trigger does.
+pub(super) fn is_violation(error: &sqlx::Error) -> bool {
+    matches!(code(error).as_deref().and_then(|code| code.get(..2)), Some("22" | "23" | "27" | "44" | "P0"))
+}
+
 pub(super) fn store_error(error: sqlx::Error) -> StoreError {
     match code(&error).as_deref() {
         Some("42P01" | "3F000") => StoreError::unavailable(NotMigrated(error)),

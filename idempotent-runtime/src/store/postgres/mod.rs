@@ -10,6 +10,7 @@
 //! which one has the `Tx`, exclude each other.
 
 pub(crate) mod advisory_locks;
+pub(crate) mod committed;
 pub(crate) mod expired_deletion;
 pub(crate) mod failure;
 pub(crate) mod in_transaction;

@@ -1,5 +1,7 @@
 //! Transactions for handlers, claimed by advisory locks.
 
+use std::sync::atomic::AtomicBool;
+
 use futures_util::future::BoxFuture;
 use sqlx::postgres::{PgExecutor, Postgres};
 
@@ -12,6 +14,7 @@ use crate::store::claim_decision::{Decision, StoredState, decide};
 use crate::store::columns::{span_millis, token_text, unix_millis};
 use crate::store::error::StoreError;
 use crate::store::postgres::advisory_locks::lock;
+use crate::store::postgres::committed::Claimed;
 use crate::store::postgres::failure::store_error;
 use crate::store::postgres::in_transaction::{InTransaction, LOCKED, in_transaction};
 use crate::store::postgres::row::{HeldInTransaction, digest};
@@ -59,6 +62,37 @@ impl Holder for PostgresStore {
     }
 }
 
+impl PostgresStore {
+    /// Writes the record of a transaction, in it or after it.
+    pub(super) async fn record_on<'c>(
+        &self,
+        executor: impl PgExecutor<'c>,
+        recording: &Recording,
+    ) -> Result<Held, StoreError> {
+        let Recording { key, request, record, may_be_awaited } = recording;
+        let row = self
+            .0
+            .statements
+            .record
+            .query()
+            .bind(digest(key))
+            .bind(key.as_str())
+            .bind(record.fingerprint.to_string())
+            .bind(token_text(request.token))
+            .bind(span_millis(request.ttl))
+            .bind(unix_millis(record.recorded_at))
+            .bind(i32::from(record.status.as_u16()))
+            .bind(headers_text(record)?)
+            .bind(record.body_bytes().map(AsRef::<[u8]>::as_ref))
+            .bind(request.after_crash == AfterCrash::Rerun)
+            .bind(self.0.listener.channel())
+            .bind(may_be_awaited)
+            .fetch_optional(executor)
+            .await;
+        Ok(held(row.map_err(in_transaction)?.as_ref()))
+    }
+}
+
 impl TransactionalStore<Postgres> for PostgresStore {
     fn begin(&self, isolation: Option<Isolation>) -> BoxFuture<'_, Result<Open<Postgres>, StoreError>> {
         Box::pin(async move {
@@ -93,14 +127,15 @@ impl TransactionalStore<Postgres> for PostgresStore {
             let lock_of_key = self.lock_of_key(key);
             let begun = InTransaction::new();
             let statements = begun.begin(isolation, Some(&try_locks(requests, asked_for, lock_of_key)));
-            let mut open = self.0.pools.begin(statements, begun).await?;
+            let mut open = self.0.pools.begin(statements, begun.clone()).await?;
             // Looked for again under the locks, since the request that held them may have recorded meanwhile; and outside of
             // the transaction, whose snapshot may be older than its locks, as its isolation has it.
             let (locked, existing) = tokio::join!(
-                sqlx::query_scalar::<_, String>(LOCKED).fetch_one(&mut *open),
+                sqlx::query_as::<_, (String, String)>(LOCKED).fetch_one(&mut *open),
                 self.existing(self.0.pools.own(), key)
             );
-            match locked.map_err(store_error)?.as_str() {
+            let (locked, id) = locked.map_err(store_error)?;
+            match locked.as_str() {
                 "acquired" => {}
                 "same" => return in_flight(request.fingerprint),
                 _ => {
@@ -117,7 +152,9 @@ impl TransactionalStore<Postgres> for PostgresStore {
                 }
                 Decision::Take { attempt } => {
                     self.0.expired_deletion.start();
-                    Ok(TransactionClaim::Acquired { attempt, open: open.holding(running) })
+                    let (store, key, is_recorded) = (self.clone(), key.clone(), AtomicBool::new(false));
+                    begun.holds(Claimed { store, key, request, id, is_recorded, _running: running });
+                    Ok(TransactionClaim::Acquired { attempt, open })
                 }
             }
         })
@@ -128,29 +165,7 @@ impl TransactionalStore<Postgres> for PostgresStore {
         open: &'a mut Open<Postgres>,
         recording: &'a Recording,
     ) -> BoxFuture<'a, Result<Held, StoreError>> {
-        Box::pin(async move {
-            let Recording { key, request, record, may_be_awaited } = recording;
-            let row = self
-                .0
-                .statements
-                .record
-                .query()
-                .bind(digest(key))
-                .bind(key.as_str())
-                .bind(record.fingerprint.to_string())
-                .bind(token_text(request.token))
-                .bind(span_millis(request.ttl))
-                .bind(unix_millis(record.recorded_at))
-                .bind(i32::from(record.status.as_u16()))
-                .bind(headers_text(record)?)
-                .bind(record.body_bytes().map(AsRef::<[u8]>::as_ref))
-                .bind(request.after_crash == AfterCrash::Rerun)
-                .bind(self.0.listener.channel())
-                .bind(may_be_awaited)
-                .fetch_optional(&mut **open)
-                .await;
-            Ok(held(row.map_err(in_transaction)?.as_ref()))
-        })
+        Box::pin(self.record_on(&mut **open, recording))
     }
 
     fn is_recorded<'a>(&'a self, key: &'a RecordKey, token: Token) -> BoxFuture<'a, Result<bool, StoreError>> {
