@@ -15,8 +15,9 @@ use crate::transaction::savepoint::Savepoint;
 
 /// The connection of a [`Tx`](crate::Tx). It remembers the error that aborted its transaction.
 ///
-/// `&mut *tx` is one. It is an [`Executor`] and an [`Acquire`] like the connection itself, and dereferences to the connection
-/// for functions that take one, and for a nested `begin`. The engine sees the error of a statement that runs through it, so a
+/// `&mut *tx` is one, and so is `&mut *savepoint`. It is an [`Executor`] and an [`Acquire`] like the connection itself, and
+/// dereferences to the connection for functions that take one. [`begin`](Self::begin) takes precedence over that of `Acquire`,
+/// which returns a [`Transaction`] of sqlx: of what fails in that, the engine learns nothing. The engine sees the error of a statement that runs through it, so a
 /// serialization failure or a deadlock becomes 503 `transaction_conflict`. It does not see errors of statements on the
 /// connection itself. If that matters, let a function take an `impl Executor<'_, Database = Postgres>` instead of a `&mut
 /// PgConnection`.

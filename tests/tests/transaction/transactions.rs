@@ -1,7 +1,7 @@
 //! Handlers that take a `Tx`: their writes and their record commit together, or not at all.
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{FromRequestParts, State};
 use axum::http::StatusCode;
 use axum::routing::{any, post};
 use futures_util::future::join_all;
@@ -114,8 +114,15 @@ macro_rules! transactions_of {
                 "done".to_owned()
             }
 
+            /// Two of them as arguments do not compile.
+            #[derive(FromRequestParts)]
+            struct Two {
+                _first: Tx<$database>,
+                _second: Tx<$database>,
+            }
+
             #[idempotent(scope = "two", shared_scope)]
-            async fn two(_first: Tx<$database>, _second: Tx<$database>) {}
+            async fn two(_two: Two) {}
 
             async fn not_annotated(mut tx: Tx<$database>) {
                 insert(&mut tx, "not annotated").await;
