@@ -11,7 +11,6 @@ use sqlx::{Acquire, Database, Either, Execute, Executor, SqlStr, Transaction};
 use sqlx_core::describe::Describe;
 
 use crate::transaction::open::{Lent, Open};
-use crate::transaction::savepoint::Savepoint;
 
 /// The connection of a [`Tx`](crate::Tx). It remembers the error that aborted its transaction.
 ///
@@ -51,20 +50,6 @@ impl<DB: Database> TxConnection<DB> {
     #[expect(clippy::should_implement_trait, reason = "the trait's method gives the connection beneath it")]
     pub fn as_mut(&mut self) -> &mut Self {
         self
-    }
-
-    /// Begins a savepoint.
-    ///
-    /// # Errors
-    ///
-    /// The error of the database. The transaction has ended then, as if the future was dropped.
-    ///
-    /// # Cancel safety
-    ///
-    /// If the future is dropped before it is ready, the transaction has ended: every later statement fails, and nothing is kept.
-    pub async fn begin(&mut self) -> Result<Savepoint<'_, DB>, sqlx::Error> {
-        let level = self.0.begin_level().await?;
-        Ok(Savepoint::new(self, level))
     }
 }
 

@@ -43,11 +43,23 @@ pub struct Savepoint<'tx, DB: Database> {
     level: Option<Level>,
 }
 
-impl<'tx, DB: Database> Savepoint<'tx, DB> {
-    pub(super) fn new(connection: &'tx mut TxConnection<DB>, level: Level) -> Self {
-        Self { connection, level: Some(level) }
+impl<DB: Database> TxConnection<DB> {
+    /// Begins a savepoint.
+    ///
+    /// # Errors
+    ///
+    /// The error of the database. The transaction has ended then, as if the future was dropped.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it is ready, the transaction has ended: every later statement fails, and nothing is kept.
+    pub async fn begin(&mut self) -> Result<Savepoint<'_, DB>, sqlx::Error> {
+        let level = self.0.begin_level().await?;
+        Ok(Savepoint { connection: self, level: Some(level) })
     }
+}
 
+impl<DB: Database> Savepoint<'_, DB> {
     /// Keeps what was written since the savepoint, for as long as the transaction is kept.
     ///
     /// # Errors

@@ -53,6 +53,17 @@ use crate::transaction::slot::Slot;
 /// }
 /// ```
 ///
+/// ```standalone_crate,compile_fail
+/// use axum::http::StatusCode;
+/// use idempotent_runtime::{Tx, idempotent};
+/// use sqlx::Sqlite;
+///
+/// #[idempotent(scope = "charges", on_store_error = "run")]
+/// async fn create_charge(tx: Tx<Sqlite>) -> StatusCode {
+///     StatusCode::CREATED
+/// }
+/// ```
+///
 /// # Errors
 ///
 /// - If the commit fails, the client gets 503 instead of the handler's response, and the effects are gone.

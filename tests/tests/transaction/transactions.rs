@@ -5,6 +5,7 @@ use axum::extract::{FromRequestParts, State};
 use axum::http::StatusCode;
 use axum::routing::{any, post};
 use futures_util::future::join_all;
+use idempotent_runtime::__private::{OnStoreError, Policy, Settings};
 use idempotent_runtime::store::{MemoryStore, PostgresStore, SqliteStore};
 use idempotent_runtime::{Idempotency, Registry, Tx, idempotent};
 use idempotent_tests::postgres::{Database, PostgresServer};
@@ -12,6 +13,19 @@ use idempotent_tests::{Answer, Logs, PATIENCE, Runs, Server, answer, eventually}
 use reqwest::Method;
 use sqlx::sqlite::SqliteConnectOptions;
 use tower_http::catch_panic::CatchPanicLayer;
+
+/// What the compiler says, since the policy is a static.
+#[test]
+fn second_tx_and_runs_without_its_store_do_not_compile() {
+    let message = |databases: &[Option<&'static str>], settings| {
+        let built = std::panic::catch_unwind(|| Policy::of_handler("shop", "charge", || "", databases, settings));
+        built.err().map(|panic| *panic.downcast_ref::<&str>().expect("a message"))
+    };
+    let unguarded = Settings { on_store_error: OnStoreError::Run, ..Settings::DEFAULT };
+    assert!(message(&[Some("SQLite"), None, Some("SQLite")], Settings::DEFAULT).expect("two").contains("remove one"));
+    assert!(message(&[Some("SQLite")], unguarded).expect("it would run").contains("remove `on_store_error`"));
+    assert_eq!((message(&[Some("SQLite"), None], Settings::DEFAULT), message(&[None], unguarded)), (None, None));
+}
 
 /// The handlers and tests of one database.
 macro_rules! transactions_of {

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::StatusCode;
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgPool;
 
 use crate::backoff::Backoff;
 use crate::key::RecordKey;
@@ -17,17 +19,19 @@ use crate::store::active_transactions::ActiveKey;
 use crate::store::claim::{ClaimRequest, Held};
 use crate::store::error::StoreError;
 use crate::store::postgres::failure::store_error;
-use crate::store::postgres::store::PostgresStore;
+use crate::store::postgres::record_statement::RecordStatement;
 use crate::sync::tokio::time::Instant;
 use crate::transaction::transactions::Recording;
 
 /// What a handler's transaction was begun for.
 pub(super) struct Claimed {
-    pub(super) store: PostgresStore,
     pub(super) key: RecordKey,
     pub(super) request: ClaimRequest,
     /// Of the transaction, as PostgreSQL numbers it.
     pub(super) id: String,
+    /// The store's own, of single statements.
+    pub(super) pool: PgPool,
+    pub(super) statement: RecordStatement,
     /// COMMIT was sent for the record, which tells by itself whether it took place.
     pub(super) is_recorded: AtomicBool,
     /// Until all is known, no other request of this process gets the key.
@@ -75,10 +79,8 @@ impl Claimed {
 
     async fn try_record(&self, is_committed: &mut bool) -> Result<(), StoreError> {
         if !*is_committed {
-            let outcome: Option<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(self.status()))
-                .fetch_one(self.store.0.pools.own())
-                .await
-                .map_err(store_error)?;
+            let outcome: Option<String> =
+                sqlx::query_scalar(AssertSqlSafe(self.status())).fetch_one(&self.pool).await.map_err(store_error)?;
             match outcome.as_deref() {
                 Some(COMMITTED) => *is_committed = true,
                 Some("in progress") => return Err(StoreError::unavailable("the transaction has not ended yet")),
@@ -94,7 +96,7 @@ impl Claimed {
             now_in_millis(),
         );
         let recording = Recording { key: self.key.clone(), request: self.request, record, may_be_awaited: true };
-        let held = self.store.record_on(self.store.0.pools.own(), &recording).await?;
+        let held = self.statement.execute(&self.pool, &recording).await?;
         self.tell(held);
         Ok(())
     }

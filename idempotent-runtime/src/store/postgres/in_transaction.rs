@@ -19,9 +19,9 @@ use crate::policy::values::Isolation;
 use crate::store::claim::Token;
 use crate::store::error::StoreError;
 use crate::store::postgres::committed::{COMMITTED, Claimed};
-use crate::store::postgres::failure::{is_aborted, is_read_only, is_transient, is_violation, store_error};
+use crate::store::postgres::failure::{at_the_end, is_aborted, is_transient, store_error};
 use crate::transaction::begun::{Begun, Failure};
-use crate::transaction::error::{Aborted, Committed, Conflict, Ended, ReadOnly, Violated};
+use crate::transaction::error::{Committed, Ended};
 
 /// A transaction of a handler.
 #[derive(Clone)]
@@ -168,22 +168,4 @@ impl Begun<Postgres> for InTransaction {
 /// After a ROLLBACK that sqlx knows nothing of, because it counts the levels.
 async fn for_sqlx(connection: &mut PgConnection) -> Result<(), StoreError> {
     PgTransactionManager::rollback(connection).await.map_err(store_error)
-}
-
-/// What an error means where all that was deferred is checked.
-fn at_the_end(error: sqlx::Error) -> StoreError {
-    if is_violation(&error) { StoreError::unavailable(Violated(Box::new(error))) } else { in_transaction(error) }
-}
-
-/// What an error of a statement in a handler's transaction means for the transaction.
-pub(super) fn in_transaction(error: sqlx::Error) -> StoreError {
-    if is_aborted(&error) {
-        StoreError::unavailable(Aborted)
-    } else if is_transient(&error) {
-        StoreError::unavailable(Conflict(Box::new(error)))
-    } else if is_read_only(&error) {
-        StoreError::unavailable(ReadOnly(Box::new(error)))
-    } else {
-        store_error(error)
-    }
 }

@@ -17,6 +17,7 @@ pub(crate) mod in_transaction;
 pub(crate) mod listener;
 pub(crate) mod migrate;
 pub(crate) mod pools;
+pub(crate) mod record_statement;
 pub(crate) mod row;
 pub(crate) mod statements;
 pub(crate) mod store;

@@ -1,5 +1,6 @@
 //! Transactions for handlers, claimed by advisory locks.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use futures_util::future::BoxFuture;
@@ -7,19 +8,19 @@ use sqlx::postgres::{PgExecutor, Postgres};
 
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
-use crate::policy::values::AfterCrash;
 use crate::policy::values::Isolation;
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::claim_decision::{Decision, StoredState, decide};
-use crate::store::columns::{span_millis, token_text, unix_millis};
+use crate::store::columns::token_text;
 use crate::store::error::StoreError;
 use crate::store::postgres::advisory_locks::lock;
 use crate::store::postgres::committed::Claimed;
 use crate::store::postgres::failure::store_error;
-use crate::store::postgres::in_transaction::{InTransaction, LOCKED, in_transaction};
+use crate::store::postgres::in_transaction::{InTransaction, LOCKED};
+use crate::store::postgres::record_statement::RecordStatement;
 use crate::store::postgres::row::{HeldInTransaction, digest};
 use crate::store::postgres::statements::{IS_LOCKED, OTHER_REQUEST, TRY_LOCK, try_locks};
-use crate::store::postgres::store::{PostgresStore, headers_text, held, held_in_transaction};
+use crate::store::postgres::store::{PostgresStore, held_in_transaction};
 use crate::transaction::open::Open;
 use crate::transaction::slot::{TransactionClaim, TransactionalStore};
 use crate::transaction::transactions::{Holder, Recording};
@@ -34,6 +35,10 @@ impl PostgresStore {
         let half = |lock: i64| *lock.to_le_bytes().first_chunk().expect("four of eight bytes");
         let requests = lock(b"requests", &[self.0.schema.as_bytes(), key.as_str().as_bytes()]);
         (i32::from_le_bytes(half(requests)), fingerprint.bits())
+    }
+
+    fn record_statement(&self) -> RecordStatement {
+        RecordStatement { statements: Arc::clone(&self.0.statements), channel: self.0.listener.channel().to_owned() }
     }
 
     async fn existing<'c>(
@@ -59,37 +64,6 @@ impl Holder for PostgresStore {
 
     fn connections(&self) -> Option<u32> {
         Some(self.0.pools.application().options().get_max_connections())
-    }
-}
-
-impl PostgresStore {
-    /// Writes the record of a transaction, in it or after it.
-    pub(super) async fn record_on<'c>(
-        &self,
-        executor: impl PgExecutor<'c>,
-        recording: &Recording,
-    ) -> Result<Held, StoreError> {
-        let Recording { key, request, record, may_be_awaited } = recording;
-        let row = self
-            .0
-            .statements
-            .record
-            .query()
-            .bind(digest(key))
-            .bind(key.as_str())
-            .bind(record.fingerprint.to_string())
-            .bind(token_text(request.token))
-            .bind(span_millis(request.ttl))
-            .bind(unix_millis(record.recorded_at))
-            .bind(i32::from(record.status.as_u16()))
-            .bind(headers_text(record)?)
-            .bind(record.body_bytes().map(AsRef::<[u8]>::as_ref))
-            .bind(request.after_crash == AfterCrash::Rerun)
-            .bind(self.0.listener.channel())
-            .bind(may_be_awaited)
-            .fetch_optional(executor)
-            .await;
-        Ok(held(row.map_err(in_transaction)?.as_ref()))
     }
 }
 
@@ -152,8 +126,15 @@ impl TransactionalStore<Postgres> for PostgresStore {
                 }
                 Decision::Take { attempt } => {
                     self.0.expired_deletion.start();
-                    let (store, key, is_recorded) = (self.clone(), key.clone(), AtomicBool::new(false));
-                    begun.holds(Claimed { store, key, request, id, is_recorded, _running: running });
+                    begun.holds(Claimed {
+                        key: key.clone(),
+                        request,
+                        id,
+                        pool: self.0.pools.own().clone(),
+                        statement: self.record_statement(),
+                        is_recorded: AtomicBool::new(false),
+                        _running: running,
+                    });
                     Ok(TransactionClaim::Acquired { attempt, open })
                 }
             }
@@ -165,7 +146,7 @@ impl TransactionalStore<Postgres> for PostgresStore {
         open: &'a mut Open<Postgres>,
         recording: &'a Recording,
     ) -> BoxFuture<'a, Result<Held, StoreError>> {
-        Box::pin(self.record_on(&mut **open, recording))
+        Box::pin(async move { self.record_statement().execute(&mut **open, recording).await })
     }
 
     fn is_recorded<'a>(&'a self, key: &'a RecordKey, token: Token) -> BoxFuture<'a, Result<bool, StoreError>> {
