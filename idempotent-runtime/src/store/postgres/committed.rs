@@ -39,7 +39,7 @@ pub(super) struct Claimed {
 }
 
 /// What PostgreSQL answers to [`Claimed::status`].
-pub(super) const COMMITTED: &str = "committed";
+const COMMITTED: &str = "committed";
 
 impl Claimed {
     /// Asks how the transaction has ended.
@@ -51,30 +51,29 @@ impl Claimed {
         self.is_recorded.load(Ordering::SeqCst)
     }
 
+    /// Records that the transaction was committed, if it was; without an `outcome`, this is asked first: a connection that broke
+    /// may have committed before. Returns whether it was, as far as that was found out.
+    ///
     /// Goes to its end even if the caller gives up meanwhile.
-    pub(super) async fn record_without_response(self: Arc<Self>) {
-        let recording = tokio::spawn(async move { self.record(true).await });
-        let _ = recording.await;
+    pub(super) async fn record_if_committed(self: Arc<Self>, outcome: Option<String>) -> bool {
+        if outcome.as_deref().is_some_and(|outcome| outcome != COMMITTED) {
+            return false;
+        }
+        let recording = tokio::spawn(async move { self.record(outcome.is_some()).await });
+        recording.await.unwrap_or(false)
     }
 
-    /// For a connection that broke: the transaction may have been committed before.
-    pub(super) fn find_out(self: Arc<Self>) {
-        tokio::spawn(async move { self.record(false).await });
-    }
-
-    async fn record(&self, mut is_committed: bool) {
+    async fn record(&self, mut is_committed: bool) -> bool {
         let (limit, begun) = (self.request.lease, Instant::now());
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-        loop {
-            let error = match self.try_record(&mut is_committed).await {
-                Ok(told) => return told,
-                Err(error) => error,
-            };
+        while let Err(error) = self.try_record(&mut is_committed).await {
             if begun.elapsed() + backoff.peek() > limit {
-                return self.tell_unrecorded(is_committed, &error);
+                self.tell_unrecorded(is_committed, &error);
+                break;
             }
             backoff.wait().await;
         }
+        is_committed
     }
 
     async fn try_record(&self, is_committed: &mut bool) -> Result<(), StoreError> {

@@ -18,7 +18,7 @@ use sqlx_core::transaction::TransactionManager as _;
 use crate::policy::values::Isolation;
 use crate::store::claim::Token;
 use crate::store::error::StoreError;
-use crate::store::postgres::committed::{COMMITTED, Claimed};
+use crate::store::postgres::committed::Claimed;
 use crate::store::postgres::failure::{at_the_end, is_aborted, is_transient, store_error};
 use crate::transaction::begun::{Begun, Failure};
 use crate::transaction::error::{Committed, Ended};
@@ -126,12 +126,12 @@ impl Begun<Postgres> for InTransaction {
                 undone?;
                 return for_sqlx(connection).await;
             };
-            let rows = undone.inspect_err(|_| Arc::clone(&claimed).find_out())?;
-            let outcome = rows.last().and_then(|row| row.try_get::<Option<String>, _>("outcome").ok()?);
-            if outcome.as_deref() == Some(COMMITTED) {
-                claimed.record_without_response().await;
+            let last = undone.as_ref().ok().and_then(|rows| rows.last());
+            let outcome = last.and_then(|row| row.try_get::<Option<String>, _>("outcome").ok()?);
+            if claimed.record_if_committed(outcome).await {
                 return Err(StoreError::unavailable(Committed));
             }
+            undone?;
             for_sqlx(connection).await
         })
     }
