@@ -15,6 +15,8 @@ pub(crate) mod error;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) mod faults;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) mod levels;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) mod open;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) mod savepoint;

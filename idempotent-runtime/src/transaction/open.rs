@@ -12,8 +12,9 @@ use tokio::runtime::Handle;
 
 use crate::policy::values::Isolation;
 use crate::store::error::StoreError;
-use crate::transaction::begun::{Begun, Failure, OUTERMOST};
+use crate::transaction::begun::{Begun, OUTERMOST};
 use crate::transaction::error::{Ended, is};
+use crate::transaction::levels::{End, Level, Levels};
 use crate::transaction::watch::{Seen, Watch};
 
 /// A transaction that has begun. Dropping it rolls it back.
@@ -25,38 +26,6 @@ struct Inner<DB: Database> {
     levels: Levels,
     /// What the store keeps others out with; dropped after the transaction.
     hold: Box<dyn Any + Send + Sync>,
-}
-
-/// The savepoints of the handler.
-#[derive(Default)]
-pub(super) struct Levels {
-    /// Those that are open.
-    open: usize,
-    /// One was begun, so that its rollback may be queued.
-    were_used: bool,
-    /// The end or the begin of one is not known: sqlx may count too few levels, so that its COMMIT would be that of the whole
-    /// transaction.
-    pub(super) are_lost: bool,
-}
-
-impl Levels {
-    /// What sqlx must count.
-    fn depth(&self) -> usize {
-        OUTERMOST + self.open
-    }
-}
-
-/// A savepoint that is open.
-pub(super) struct Level {
-    number: usize,
-    /// What was seen before it.
-    failure: Option<Failure>,
-}
-
-#[derive(Clone, Copy)]
-pub(super) enum End {
-    Commit,
-    RollBack,
 }
 
 /// A connection that is in its transaction, with what is known of both.
@@ -95,6 +64,7 @@ impl<DB: Database> Open<DB> {
     }
 
     /// Adds to what keeps others out.
+    #[cfg_attr(not(feature = "sqlite"), allow(dead_code, reason = "PostgreSQL's transaction holds its key itself"))]
     pub(crate) fn holding(mut self, more: impl Any + Send + Sync) -> Self {
         let inner = self.inner_mut();
         let hold = std::mem::replace(&mut inner.hold, Box::new(()));

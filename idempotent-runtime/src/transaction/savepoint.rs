@@ -6,7 +6,7 @@ use std::ops::{Deref, DerefMut};
 use sqlx::Database;
 
 use crate::transaction::connection::TxConnection;
-use crate::transaction::open::{End, Level};
+use crate::transaction::levels::{End, Level};
 
 /// A savepoint in the transaction of a [`Tx`](crate::Tx), by [`TxConnection::begin`].
 ///
