@@ -136,6 +136,8 @@ pub use crate::step::error::{StepError, StepErrorKind};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use crate::transaction::connection::TxConnection;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use crate::transaction::savepoint::Savepoint;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use crate::transaction::tx::Tx;
 // The crate of the attribute comes before this one, so it cannot run an example.
 /// Makes retried requests to one axum handler safe: the first request with a given `Idempotency-Key` runs the handler and

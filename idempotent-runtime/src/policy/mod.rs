@@ -90,10 +90,18 @@ impl Policy {
         let mut index = 0;
         while index < databases.len() {
             if databases[index].is_some() {
+                assert!(
+                    database.is_none(),
+                    "the handler has two arguments `Tx`, but one transaction: remove one of them"
+                );
                 database = databases[index];
             }
             index += 1;
         }
+        assert!(
+            database.is_none() || matches!(settings.on_store_error, OnStoreError::Reject),
+            "a handler with a `Tx` cannot run without its store: remove `on_store_error`"
+        );
         Self { location, settings, database, built: None, predicate: None }
     }
 }

@@ -68,7 +68,8 @@ pub enum Rejection {
         /// When to ask for it.
         retry_after: Duration,
     },
-    /// The first request is done, but its response was too large to record, had no end, or broke off.
+    /// The first request is done, but its response was too large to record, had no end, or broke off; or its handler committed
+    /// the transaction of its `Tx` by itself.
     #[non_exhaustive]
     ResponseNotRecorded {
         /// The status of that response.
@@ -91,8 +92,8 @@ pub enum Rejection {
     /// The database aborted the handler's transaction because it conflicts with another one: a serialization failure or a
     /// deadlock. Nothing was kept, and a retry is likely to succeed.
     TransactionConflict,
-    /// The handler takes a `Tx` that its store does not have, that the handler did not give back, or that has ended. The
-    /// program must be changed.
+    /// The handler takes a `Tx` that its store does not have, that the handler did not give back, or that has ended; or a
+    /// deferred constraint failed at its end. The program must be changed.
     TransactionFailed,
     /// The value of `fingerprint = expr` has no digest, because it contains a float that is not finite, or its `Serialize`
     /// fails. The program must be changed.
@@ -231,7 +232,7 @@ impl Rejection {
                 reason = capitalised(reason)
             ),
             Self::ResponseNotRecorded { status } => format!(
-                "The request has been executed and answered with status {status}. Its response cannot be repeated: it was too large, endless or broke off.",
+                "The request has been executed and answered with status {status}. Its response cannot be repeated: it was too large, endless or broke off, or its transaction was committed without it.",
                 status = status.as_u16()
             ),
             Self::KeyReused => {

@@ -111,7 +111,7 @@ impl Claiming {
                         None => return Ok(self.begun(attempt, transaction)),
                         // The store may have forgotten the claim of a handler without a `Tx`.
                         Some(running) => {
-                            transaction.roll_back(&self.store).await;
+                            let _ = transaction.roll_back(&self.store).await;
                             self.decide_beside(running)
                         }
                     },

@@ -70,13 +70,8 @@ impl InTransaction {
             Ok((response, Classification::Free | Classification::Failed, outcome)) => {
                 // The answer tells of an error by which nothing is known of the request: its retry may succeed at once.
                 let is_failure = response.status().is_server_error();
-                if let Some(conflict) = self.transaction.conflict(&self.store, is_failure).await {
-                    let response = self.reject(&conflict);
-                    self.roll_back(None).await;
-                    return response;
-                }
-                self.roll_back(Some(outcome)).await;
-                response
+                let conflict = self.transaction.conflict(&self.store, is_failure).await;
+                self.roll_back(response, conflict, outcome).await
             }
             // The handler's changes are committed, and a retry may make them again.
             Ok((response, Classification::Rerun, outcome)) => self.commit(response, None, outcome).await,
@@ -84,31 +79,49 @@ impl InTransaction {
                 self.commit(response, Some(record), outcome).await
             }
             Err(panic) => {
-                self.roll_back(Some(Outcome::Panicked)).await;
+                let _ = self.roll_back(Response::default(), None, Outcome::Panicked).await;
                 std::panic::resume_unwind(panic)
             }
         }
     }
 
     /// What runs beneath under this claim ends first, or another attempt would run beside it: its response is not waited for.
-    async fn roll_back(self: Box<Self>, outcome: Option<Outcome>) {
+    async fn roll_back(
+        self: Box<Self>,
+        response: Response,
+        conflict: Option<TransactionError>,
+        outcome: Outcome,
+    ) -> Response {
+        let told = conflict.map_or(Ok(()), Err);
         if self.holding.covered_runs().close_to_handlers() {
-            self.roll_back_now(outcome).await;
-        } else {
-            let ending = async move {
-                self.holding.covered_runs().until_closed_to_handlers().await;
-                self.roll_back_now(outcome).await;
-            };
-            tokio::spawn(Box::pin(ending).in_current_span());
+            let rolled_back = self.roll_back_now().await;
+            return self.answer(response, rolled_back.and(told), outcome);
         }
+        let answer = self.answer(response, told, outcome);
+        let ending = async move {
+            self.holding.covered_runs().until_closed_to_handlers().await;
+            if let Err(error) = self.roll_back_now().await {
+                telemetry::transaction_failed(&self.classifier.policy, self.store.name(), &error);
+            }
+        };
+        tokio::spawn(Box::pin(ending).in_current_span());
+        answer
     }
 
-    async fn roll_back_now(&self, outcome: Option<Outcome>) {
-        self.transaction.roll_back(&self.store).await;
-        if let Some(outcome) = outcome {
-            outcome.enter(&self.span, &self.classifier.policy);
-        }
+    async fn roll_back_now(&self) -> Result<(), TransactionError> {
+        let rolled_back = self.transaction.roll_back(&self.store).await;
         self.notify();
+        rolled_back
+    }
+
+    fn answer(&self, response: Response, ended: Result<(), TransactionError>, outcome: Outcome) -> Response {
+        match ended {
+            Ok(()) => {
+                outcome.enter(&self.span, &self.classifier.policy);
+                response
+            }
+            Err(error) => self.reject(&error),
+        }
     }
 
     /// Commits after what runs beneath under this claim: a commit that fails frees the key. Nobody waits for that for longer than

@@ -184,7 +184,7 @@ impl Watch {
             Ok(Claim::InFlight { .. }) => None,
             Ok(Claim::Lapsed { .. }) => (!self.runs_here()).then_some(Ended::Lapsed),
             Ok(Claim::Acquired { .. }) => {
-                transaction.roll_back(&self.store).await;
+                let _ = transaction.roll_back(&self.store).await;
                 Some(Ended::Gone)
             }
             Err(error) => {

@@ -20,14 +20,16 @@ pub(crate) trait Begun<DB: Database>: Send + Sync + 'static {
 
     fn commit<'a>(&'a self, connection: &'a mut DB::Connection) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// Undoes what was written, and leaves the connection as the pool has lent it.
+    /// Undoes what was written, and leaves the connection as the pool has lent it; fails with
+    /// [`Committed`](crate::transaction::error::Committed) if the handler has committed it.
     fn roll_back<'a>(&'a self, connection: &'a mut DB::Connection) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// What an error of a statement of the handler says of the transaction; `None` where it says nothing.
     fn failure(&self, error: &sqlx::Error) -> Option<Failure>;
 
-    /// Whether it has ended, as far as that is known without asking. Once it has, nothing brings it back.
-    fn has_ended(&self, connection: &DB::Connection) -> bool;
+    /// Whether it has ended, as far as that is known without asking, where sqlx must count `depth` levels. Once it has,
+    /// nothing brings it back.
+    fn has_ended(&self, connection: &DB::Connection, depth: usize) -> bool;
 
     /// Sees to it that no further statement takes effect on the connection, whose transaction has ended.
     fn close_off(&self, connection: &mut DB::Connection);

@@ -10,12 +10,13 @@ use futures_util::{FutureExt as _, StreamExt as _, TryFutureExt as _, TryStreamE
 use sqlx::{Acquire, Database, Either, Execute, Executor, SqlStr, Transaction};
 use sqlx_core::describe::Describe;
 
-use crate::transaction::open::Open;
+use crate::transaction::open::{Lent, Open};
 
 /// The connection of a [`Tx`](crate::Tx). It remembers the error that aborted its transaction.
 ///
-/// `&mut *tx` is one. It is an [`Executor`] and an [`Acquire`] like the connection itself, and dereferences to the connection
-/// for functions that take one, and for a nested `begin`. The engine sees the error of a statement that runs through it, so a
+/// `&mut *tx` is one, and so is `&mut *savepoint`. It is an [`Executor`] and an [`Acquire`] like the connection itself, and
+/// dereferences to the connection for functions that take one. [`begin`](Self::begin) takes precedence over that of `Acquire`,
+/// which returns a [`Transaction`] of sqlx: of what fails in that, the engine learns nothing. The engine sees the error of a statement that runs through it, so a
 /// serialization failure or a deadlock becomes 503 `transaction_conflict`. It does not see errors of statements on the
 /// connection itself. If that matters, let a function take an `impl Executor<'_, Database = Postgres>` instead of a `&mut
 /// PgConnection`.
@@ -96,7 +97,7 @@ macro_rules! executor {
                 E: 'q + Execute<'q, $database>,
             {
                 match self.0.watched() {
-                    Ok((connection, mut watch)) => {
+                    Ok(Lent { connection, mut watch, .. }) => {
                         connection.fetch_many(query).inspect_err(move |error| watch.note(error)).boxed()
                     }
                     Err(error) => stream::once(ready(Err(error))).boxed(),
@@ -112,7 +113,7 @@ macro_rules! executor {
                 E: 'q + Execute<'q, $database>,
             {
                 match self.0.watched() {
-                    Ok((connection, mut watch)) => {
+                    Ok(Lent { connection, mut watch, .. }) => {
                         connection.fetch_optional(query).inspect_err(move |error| watch.note(error)).boxed()
                     }
                     Err(error) => ready(Err(error)).boxed(),
@@ -128,7 +129,7 @@ macro_rules! executor {
                 'c: 'e,
             {
                 match self.0.watched() {
-                    Ok((connection, mut watch)) => {
+                    Ok(Lent { connection, mut watch, .. }) => {
                         connection.prepare_with(sql, parameters).inspect_err(move |error| watch.note(error)).boxed()
                     }
                     Err(error) => ready(Err(error)).boxed(),
@@ -141,7 +142,7 @@ macro_rules! executor {
                 'c: 'e,
             {
                 match self.0.watched() {
-                    Ok((connection, mut watch)) => {
+                    Ok(Lent { connection, mut watch, .. }) => {
                         connection.describe(sql).inspect_err(move |error| watch.note(error)).boxed()
                     }
                     Err(error) => ready(Err(error)).boxed(),
@@ -155,7 +156,7 @@ macro_rules! executor {
             type Connection = &'c mut <$database as Database>::Connection;
 
             fn acquire(self) -> BoxFuture<'c, Result<Self::Connection, sqlx::Error>> {
-                ready(self.0.watched().map(|(connection, watch)| {
+                ready(self.0.watched().map(|Lent { connection, watch, .. }| {
                     watch.leave_to_the_handler();
                     connection
                 }))
@@ -163,7 +164,15 @@ macro_rules! executor {
             }
 
             fn begin(self) -> BoxFuture<'c, Result<Transaction<'c, $database>, sqlx::Error>> {
-                Acquire::acquire(self).and_then(Acquire::begin).boxed()
+                Box::pin(async move {
+                    let Lent { connection, watch, levels } = self.0.watched()?;
+                    watch.leave_to_the_handler();
+                    // As for a savepoint of our own, for as long as we see it.
+                    levels.are_lost = true;
+                    let nested = Acquire::begin(connection).await?;
+                    levels.are_lost = false;
+                    Ok(nested)
+                })
             }
         }
     };

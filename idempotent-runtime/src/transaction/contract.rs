@@ -35,10 +35,11 @@ pub(crate) trait HandlerTransaction: Send + Sync {
         recording: Option<&'a Recording>,
     ) -> BoxFuture<'a, Result<(), TransactionError>>;
 
-    /// Undoes what the handler wrote.
-    fn roll_back<'a>(&'a self, store: &'a StoreHandle) -> BoxFuture<'a, ()>;
+    /// Undoes what the handler wrote; fails only where the handler has committed it.
+    fn roll_back<'a>(&'a self, store: &'a StoreHandle) -> BoxFuture<'a, Result<(), TransactionError>>;
 
     /// Tells if the database has aborted it for the sake of another one. Where that was not seen, it counts as the cause of an
-    /// answer that tells of a failure, in a handler that asks for isolation.
+    /// answer that tells of a failure, in a handler that asks for isolation. The same holds for one that was seen and undone by a
+    /// savepoint.
     fn conflict<'a>(&'a self, store: &'a StoreHandle, is_failure: bool) -> BoxFuture<'a, Option<TransactionError>>;
 }

@@ -34,6 +34,16 @@ pub(crate) enum TransactionError {
          TRANSACTION READ ONLY`"
     )]
     ReadOnly(#[source] StoreError),
+    #[error(
+        "what the handler deferred to the end of its transaction has failed: let the handler check it before it answers, for \
+         instance by `SET CONSTRAINTS ALL IMMEDIATE` in a savepoint on PostgreSQL"
+    )]
+    Violated(#[source] StoreError),
+    #[error(
+        "the transaction was committed while the handler ran, so that its effects stay without a record: a handler must not \
+         send COMMIT itself, and must begin savepoints by `tx.begin()` or `savepoint.begin()` only"
+    )]
+    Committed,
     #[error("the database aborted the transaction, because it conflicts with another one")]
     Conflict(#[source] StoreError),
     #[error(
@@ -52,7 +62,16 @@ pub(crate) enum TransactionError {
 impl TransactionError {
     /// Whether the program must be changed before a retry can succeed.
     pub(crate) fn is_permanent(&self) -> bool {
-        matches!(self, Self::WrongDatabase { .. } | Self::Kept | Self::Aborted | Self::Ended | Self::ReadOnly(_))
+        matches!(
+            self,
+            Self::WrongDatabase { .. }
+                | Self::Kept
+                | Self::Aborted
+                | Self::Ended
+                | Self::ReadOnly(_)
+                | Self::Violated(_)
+                | Self::Committed
+        )
     }
 
     /// What the client is told.
@@ -65,6 +84,12 @@ impl TransactionError {
     }
 }
 
+/// Whether a store's error is one of those below.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(super) fn is<E: std::error::Error + 'static>(error: &StoreError) -> bool {
+    matches!(error, StoreError::Unavailable(source) if source.is::<E>())
+}
+
 /// What a store answers when a statement has failed, so that the database only waits for the rollback.
 #[derive(Debug, thiserror::Error)]
 #[error("the transaction is aborted")]
@@ -74,6 +99,17 @@ pub(crate) struct Aborted;
 #[derive(Debug, thiserror::Error)]
 #[error("the transaction has ended")]
 pub(crate) struct Ended;
+
+/// What a store answers when it finds that the handler has committed the transaction. The store has seen to it that no retry
+/// runs the handler again.
+#[derive(Debug, thiserror::Error)]
+#[error("the transaction was committed by its handler")]
+pub(crate) struct Committed;
+
+/// What a store answers when a constraint fails that was deferred to the end of the transaction.
+#[derive(Debug, thiserror::Error)]
+#[error("a deferred constraint has failed")]
+pub(crate) struct Violated(#[source] pub(crate) Box<dyn std::error::Error + Send + Sync>);
 
 /// What a store answers when nothing can be written in the transaction, because the handler has said so.
 #[derive(Debug, thiserror::Error)]

@@ -15,7 +15,11 @@ pub(crate) mod error;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) mod faults;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) mod levels;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) mod open;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) mod savepoint;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) mod slot;
 pub(crate) mod transactions;

@@ -13,7 +13,8 @@ use tokio::runtime::Handle;
 use crate::policy::values::Isolation;
 use crate::store::error::StoreError;
 use crate::transaction::begun::{Begun, OUTERMOST};
-use crate::transaction::error::Ended;
+use crate::transaction::error::{Ended, is};
+use crate::transaction::levels::{End, Level, Levels};
 use crate::transaction::watch::{Seen, Watch};
 
 /// A transaction that has begun. Dropping it rolls it back.
@@ -22,8 +23,16 @@ pub(crate) struct Open<DB: Database>(Option<Inner<DB>>);
 struct Inner<DB: Database> {
     source: Source<DB>,
     seen: Seen,
+    levels: Levels,
     /// What the store keeps others out with; dropped after the transaction.
     hold: Box<dyn Any + Send + Sync>,
+}
+
+/// A connection that is in its transaction, with what is known of both.
+pub(super) struct Lent<'a, DB: Database> {
+    pub(super) connection: &'a mut DB::Connection,
+    pub(super) watch: Watch<'a, DB>,
+    pub(super) levels: &'a mut Levels,
 }
 
 const HAS_ENDED: &str = "the transaction of this handler has ended, and nothing that it writes is kept: it must await a nested \
@@ -37,14 +46,25 @@ enum Source<DB: Database> {
 
 impl<DB: Database> Open<DB> {
     pub(crate) fn new(connection: Doubtful<DB>, begun: Arc<dyn Begun<DB>>, hold: Box<dyn Any + Send + Sync>) -> Self {
-        Self(Some(Inner { source: Source::Begun(connection, begun), seen: Seen::default(), hold }))
+        Self(Some(Inner {
+            source: Source::Begun(connection, begun),
+            seen: Seen::default(),
+            levels: Levels::default(),
+            hold,
+        }))
     }
 
     pub(super) fn given(transaction: Transaction<'static, DB>) -> Self {
-        Self(Some(Inner { source: Source::Given(transaction), seen: Seen::default(), hold: Box::new(()) }))
+        Self(Some(Inner {
+            source: Source::Given(transaction),
+            seen: Seen::default(),
+            levels: Levels::default(),
+            hold: Box::new(()),
+        }))
     }
 
     /// Adds to what keeps others out.
+    #[cfg_attr(not(feature = "sqlite"), allow(dead_code, reason = "PostgreSQL's transaction holds its key itself"))]
     pub(crate) fn holding(mut self, more: impl Any + Send + Sync) -> Self {
         let inner = self.inner_mut();
         let hold = std::mem::replace(&mut inner.hold, Box::new(()));
@@ -67,24 +87,75 @@ impl<DB: Database> Open<DB> {
     /// # Errors
     ///
     /// When the transaction has ended: what follows would commit by itself.
-    pub(super) fn watched(&mut self) -> Result<(&mut DB::Connection, Watch<'_, DB>), sqlx::Error> {
-        let Inner { source, seen, .. } = self.inner_mut();
-        match source {
-            Source::Begun(connection, begun) if begun.has_ended(connection) => {
-                Err(sqlx::Error::InvalidArgument(HAS_ENDED.to_owned()))
+    pub(super) fn watched(&mut self) -> Result<Lent<'_, DB>, sqlx::Error> {
+        let Inner { source, seen, levels, .. } = self.inner_mut();
+        let lent = match source {
+            Source::Begun(connection, begun) if begun.has_ended(connection, levels.depth()) => return Err(has_ended()),
+            Source::Begun(connection, begun) => {
+                Lent { connection: &mut **connection, watch: Watch { seen, begun: Some(&**begun) }, levels }
             }
-            Source::Begun(connection, begun) => Ok((connection, Watch { seen, begun: Some(&**begun) })),
-            Source::Given(transaction) => Ok((transaction, Watch { seen, begun: None })),
+            Source::Given(transaction) => {
+                Lent { connection: &mut **transaction, watch: Watch { seen, begun: None }, levels }
+            }
+        };
+        if lent.levels.are_lost { Err(has_ended()) } else { Ok(lent) }
+    }
+
+    /// Begins a savepoint. Until it is known to have begun, the transaction counts as ended.
+    pub(super) async fn begin_level(&mut self) -> Result<Level, sqlx::Error> {
+        let Lent { connection, mut watch, levels } = self.watched()?;
+        levels.are_lost = true;
+        levels.were_used = true;
+        let begun = DB::TransactionManager::begin(connection, None).await;
+        begun.inspect_err(|error| watch.note(error))?;
+        levels.are_lost = false;
+        levels.open += 1;
+        Ok(Level { number: levels.open, failure: watch.seen.failure })
+    }
+
+    /// Ends the innermost savepoint. On an error of the database, it is still open.
+    pub(super) async fn end_level(&mut self, level: &Level, end: End) -> Result<(), sqlx::Error> {
+        let Lent { connection, mut watch, levels } = self.watched_in(level)?;
+        levels.are_lost = true;
+        let ended = match end {
+            End::Commit => DB::TransactionManager::commit(connection).await,
+            End::RollBack => DB::TransactionManager::rollback(connection).await,
+        };
+        levels.are_lost = false;
+        ended.inspect_err(|error| watch.note(error))?;
+        levels.open -= 1;
+        if let End::RollBack = end {
+            watch.seen.roll_back_to(level.failure);
         }
+        Ok(())
+    }
+
+    /// Rolls the innermost savepoint back before the next statement.
+    pub(super) fn drop_level(&mut self, level: &Level) {
+        if let Ok(Lent { connection, watch, levels }) = self.watched_in(level) {
+            DB::TransactionManager::start_rollback(connection);
+            levels.open -= 1;
+            watch.seen.roll_back_to(level.failure);
+        }
+    }
+
+    /// For a savepoint, which must be the innermost one: what has ended out of turn counts as the end of the transaction.
+    fn watched_in(&mut self, level: &Level) -> Result<Lent<'_, DB>, sqlx::Error> {
+        let is_innermost = self.inner_mut().levels.open == level.number;
+        if !is_innermost || self.watched().is_err() {
+            self.inner_mut().levels.are_lost = true;
+        }
+        self.watched()
     }
 
     /// For what the handler does with the connection itself.
     pub(super) fn lend(&mut self) -> &mut DB::Connection {
-        let Inner { source, seen, .. } = self.inner_mut();
+        let Inner { source, seen, levels, .. } = self.inner_mut();
         seen.lend();
         match source {
             Source::Begun(connection, begun) => {
-                if connection.depth() < OUTERMOST {
+                levels.are_lost |= connection.depth() < levels.depth();
+                if levels.are_lost {
                     begun.close_off(connection);
                 }
                 connection
@@ -94,12 +165,12 @@ impl<DB: Database> Open<DB> {
     }
 
     pub(super) async fn prove(&mut self) -> Result<(), StoreError> {
-        let Inner { source: Source::Begun(connection, begun), seen, .. } = self.inner_mut() else { return Ok(()) };
-        if seen.is_lent() {
-            begun.catch_up(connection).await?;
-        }
-        connection.outermost()?;
-        begun.prove(connection).await
+        let inner = self.inner_mut();
+        inner.catch_up().await?;
+        let Inner { source: Source::Begun(connection, begun), levels, .. } = inner else { return Ok(()) };
+        let proven = begun.prove(connection).await;
+        levels.are_lost |= proven.as_ref().is_err_and(is::<Ended>);
+        proven
     }
 
     /// On an error, nothing is known of the transaction, and its connection is closed.
@@ -111,7 +182,7 @@ impl<DB: Database> Open<DB> {
                 if committed.is_ok() && connection.depth() == 0 {
                     connection.give_back();
                 } else {
-                    connection.undo_and_close(&*begun).await;
+                    let _ = connection.undo_and_close(&*begun).await;
                 }
                 drop(hold);
                 committed
@@ -131,33 +202,39 @@ impl<DB: Database> Open<DB> {
         }
     }
 
-    /// The connection is closed: no other request may meet it in the state in which it is.
-    pub(super) async fn discard(mut self) {
-        if let Some(Inner { source: Source::Begun(connection, begun), hold, .. }) = self.0.take() {
-            connection.undo_and_close(&*begun).await;
-            drop(hold);
-        }
-    }
-
     fn inner_mut(&mut self) -> &mut Inner<DB> {
         self.0.as_mut().expect("it has not ended")
     }
 }
 
+fn has_ended() -> sqlx::Error {
+    sqlx::Error::InvalidArgument(HAS_ENDED.to_owned())
+}
+
 impl<DB: Database> Inner<DB> {
-    async fn roll_back(self) -> Result<(), StoreError> {
-        let Self { source, seen, hold } = self;
+    /// Resolves when what the handler has queued is done; fails where it has lost its transaction, as far as sqlx's count of
+    /// the levels tells.
+    async fn catch_up(&mut self) -> Result<(), StoreError> {
+        let Self { source: Source::Begun(connection, begun), seen, levels, .. } = self else { return Ok(()) };
+        if seen.is_lent() || levels.were_used {
+            begun.catch_up(connection).await?;
+        }
+        if levels.are_lost { Err(StoreError::unavailable(Ended)) } else { connection.outermost() }
+    }
+
+    async fn roll_back(mut self) -> Result<(), StoreError> {
+        let caught_up = self.catch_up().await;
+        let Self { source, hold, .. } = self;
         let (mut connection, begun) = match source {
             Source::Begun(connection, begun) => (connection, begun),
             Source::Given(transaction) => return transaction.rollback().await.map_err(StoreError::unavailable),
         };
-        let caught_up = if seen.is_lent() { begun.catch_up(&mut connection).await } else { Ok(()) };
-        let undone = match caught_up.and_then(|()| connection.outermost()) {
+        let undone = match caught_up {
             Ok(()) => begun.roll_back(&mut connection).await,
             Err(ended) => {
-                connection.undo_and_close(&*begun).await;
+                let undone = connection.undo_and_close(&*begun).await;
                 drop(hold);
-                return Err(ended);
+                return undone.and(Err(ended));
             }
         };
         match undone {
@@ -220,9 +297,10 @@ impl<DB: Database> Doubtful<DB> {
 
     /// Closing it would be enough, but for a pooler between: it keeps the connection to the server, in the state in which it
     /// is, for others.
-    async fn undo_and_close(mut self, begun: &dyn Begun<DB>) {
-        let _ = begun.roll_back(&mut self).await;
+    async fn undo_and_close(mut self, begun: &dyn Begun<DB>) -> Result<(), StoreError> {
+        let undone = begun.roll_back(&mut self).await;
         self.close().await;
+        undone
     }
 
     fn depth(&self) -> usize {

@@ -16,7 +16,7 @@ use crate::store::error::StoreError;
 use crate::store::handle::StoreHandle;
 use crate::sync::{Mutex, lock};
 use crate::transaction::contract::HandlerTransaction;
-use crate::transaction::error::{Aborted, Conflict, Ended, ReadOnly, TransactionError};
+use crate::transaction::error::{Aborted, Committed, Conflict, Ended, ReadOnly, TransactionError, Violated, is};
 use crate::transaction::faults::Faults;
 use crate::transaction::open::Open;
 use crate::transaction::transactions::{CommittedRecords, Holder, Recording, TransactionPhase, Transactions};
@@ -159,16 +159,12 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
             let hindered = match written {
                 Ok(Held::Yes) => None,
                 Ok(Held::No) => Some(TransactionError::Overtaken),
-                Err(error) if is::<Aborted>(&error) && (open.seen().is_conflict() || open.seen().may_be_conflict()) => {
-                    Some(open.seen().conflict(error))
-                }
-                Err(error) => Some(TransactionError::hindered_by(error)),
+                Err(error) => Some(conflict(&open, true, error).unwrap_or_else(TransactionError::hindered_by)),
             };
             if let Some(error) = hindered {
-                match error {
-                    TransactionError::Ended => discard(store, open).await,
-                    _ => roll_back(store, open).await,
-                }
+                // That it has ended is told by `error`.
+                let undone = store.bounded(Op::RollBack, open.roll_back()).await;
+                rolled_back(store, undone.or_else(|error| if is::<Ended>(&error) { Ok(()) } else { Err(error) }))?;
                 return Err(error);
             }
             let committing = async {
@@ -178,7 +174,9 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
             match (store.bounded(Op::Commit, committing).await, recording) {
                 (Ok(()), _) => {}
                 // The database has told that it is not committed.
-                (Err(error), _) if is::<Conflict>(&error) => return Err(TransactionError::Conflict(error)),
+                (Err(error), _) if is::<Conflict>(&error) || is::<Violated>(&error) => {
+                    return Err(TransactionError::hindered_by(error));
+                }
                 (Err(error), Some(recording)) => look_up(store, &*transactions, recording, error).await?,
                 (Err(error), None) => return Err(error.into()),
             }
@@ -189,10 +187,11 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
         })
     }
 
-    fn roll_back<'a>(&'a self, store: &'a StoreHandle) -> BoxFuture<'a, ()> {
+    fn roll_back<'a>(&'a self, store: &'a StoreHandle) -> BoxFuture<'a, Result<(), TransactionError>> {
         Box::pin(async move {
-            if let Some(open) = self.take() {
-                roll_back(store, open).await;
+            match self.take() {
+                Some(open) => rolled_back(store, store.bounded(Op::RollBack, open.roll_back()).await),
+                None => Ok(()),
             }
         })
     }
@@ -200,14 +199,19 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
     fn conflict<'a>(&'a self, store: &'a StoreHandle, is_failure: bool) -> BoxFuture<'a, Option<TransactionError>> {
         Box::pin(async move {
             let mut open = self.take()?;
-            let mut conflict = None;
+            let mut met = None;
             if open.seen().is_conflict() || is_failure && open.seen().may_be_conflict() {
-                // The handler may have gone back to a savepoint, so that the error that was seen aborted nothing.
-                let aborted = store.bounded(Op::Verify, open.prove()).await.err().filter(is::<Aborted>);
-                conflict = aborted.map(|error| open.seen().conflict(error));
+                met = match store.bounded(Op::Verify, open.prove()).await {
+                    Err(error) => conflict(&open, is_failure, error).ok(),
+                    // The handler went back to a savepoint, so that what was seen has aborted nothing.
+                    Ok(()) if is_failure && open.seen().is_conflict() => {
+                        Some(TransactionError::Conflict(StoreError::unavailable("a savepoint has undone it")))
+                    }
+                    Ok(()) => None,
+                };
             }
             self.put(open);
-            conflict
+            met
         })
     }
 }
@@ -223,33 +227,44 @@ impl TransactionError {
             Self::Conflict(error)
         } else if is::<ReadOnly>(&error) {
             Self::ReadOnly(error)
+        } else if is::<Violated>(&error) {
+            Self::Violated(error)
         } else {
             Self::RolledBack(error)
         }
     }
 }
 
-fn is<E: std::error::Error + 'static>(error: &StoreError) -> bool {
-    matches!(error, StoreError::Unavailable(source) if source.is::<E>())
-}
-
-async fn roll_back<DB: Database>(store: &StoreHandle, open: Open<DB>) {
-    if let Err(error) = store.bounded(Op::RollBack, open.roll_back()).await {
-        tracing::warn!(
-            store = store.name(),
-            error = &error as &dyn std::error::Error,
-            "a transaction could not be rolled back: its connection is closed, and the database undoes it"
-        );
-    }
-}
-
-async fn discard<DB: Database>(store: &StoreHandle, open: Open<DB>) {
-    let closing = async {
-        open.discard().await;
-        Ok(())
+/// What the error says of a transaction that has met a conflict, or may have; otherwise the error itself.
+fn conflict<DB: Database>(
+    open: &Open<DB>,
+    is_failure: bool,
+    error: StoreError,
+) -> Result<TransactionError, StoreError> {
+    let seen = open.seen();
+    let is_conflict = if seen.is_conflict() {
+        // One that was aborted may have ended by a nested `begin`, which fails then.
+        is::<Aborted>(&error) || is::<Ended>(&error)
+    } else {
+        is::<Aborted>(&error) && is_failure && seen.may_be_conflict()
     };
-    // What takes longer is closed without waiting for it.
-    let _ = store.bounded(Op::RollBack, closing).await;
+    if is_conflict { Ok(seen.conflict(error)) } else { Err(error) }
+}
+
+/// Fails only where the handler has committed the transaction.
+fn rolled_back(store: &StoreHandle, undone: Result<(), StoreError>) -> Result<(), TransactionError> {
+    match undone {
+        Ok(()) => Ok(()),
+        Err(error) if is::<Committed>(&error) => Err(TransactionError::Committed),
+        Err(error) => {
+            tracing::warn!(
+                store = store.name(),
+                error = &error as &dyn std::error::Error,
+                "a transaction could not be rolled back: its connection is closed, and the database undoes it"
+            );
+            Ok(())
+        }
+    }
 }
 
 /// The answer to COMMIT was lost or was an error: only the record shows whether it took place.

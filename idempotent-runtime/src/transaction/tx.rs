@@ -24,10 +24,11 @@ use crate::transaction::slot::Slot;
 /// **exactly once**, as far as its effects are rows of this database. What the handler does elsewhere, such as a call to
 /// another API, needs [`Idempotency::downstream_key`](crate::Idempotency::downstream_key).
 ///
-/// It dereferences to the [connection](TxConnection), like sqlx's own [`Transaction`]; a nested `begin` is a savepoint. The
-/// handler's store must be in this database: [`install`](crate::install) rejects another store, and under a registry's layer
-/// requests get 500. `install` knows the database if the argument's type is written as `Tx<Postgres>`, `Tx<Sqlite>` or an alias
-/// named `Tx`; requests of a handler with a generic `Tx<DB>` get 500. Without a key, the transaction commits on the same statuses, and nothing is recorded.
+/// It dereferences to the [connection](TxConnection), like sqlx's own [`Transaction`]; `tx.begin()` is a
+/// [`Savepoint`](crate::Savepoint). The handler's store must be in this database: [`install`](crate::install) rejects another
+/// store, and under a registry's layer requests get 500. `install` knows the database if the argument's type is written as
+/// `Tx<Postgres>`, `Tx<Sqlite>` or an alias named `Tx`; requests of a handler with a generic `Tx<DB>` get 500. Without a key,
+/// the transaction commits on the same statuses, and nothing is recorded.
 ///
 /// On PostgreSQL it takes a connection of the application's pool from the claim to the commit. If a handler takes a second
 /// connection from the same pool, handlers block each other as soon as there are as many of them as connections. Write
@@ -35,19 +36,45 @@ use crate::transaction::slot::Slot;
 /// fewer than ten connections.
 ///
 /// The transaction must stay open: the handler sends no `COMMIT` or `ROLLBACK`, and awaits a nested `begin` to its end. The
-/// guide's page [`transactions`](crate::guide::transactions) lists what else can end it, and documents `isolation`.
+/// guide's page [`transactions`](crate::guide::transactions) lists what else can end it, and documents `isolation`. If a
+/// transaction of PostgreSQL was committed by anything but the engine, its effects stay, and retries get 409
+/// `response_not_recorded`.
 ///
-/// `after_crash`, `lease` and `on_store_error = "run"` have no effect on such a handler. A crash leaves nothing behind, not
-/// even the count of [`Idempotency::attempt`](crate::Idempotency::attempt).
+/// A crash leaves nothing behind, not even the count of [`Idempotency::attempt`](crate::Idempotency::attempt): `after_crash`
+/// only counts for claims of a version of the handler without a `Tx`. There is no lease: `lease` only limits how long the
+/// engine looks for a `COMMIT` whose answer was lost. `on_store_error = "run"` does not compile, nor do two arguments `Tx`:
+///
+/// ```standalone_crate,compile_fail
+/// use axum::http::StatusCode;
+/// use idempotent_runtime::{Tx, idempotent};
+/// use sqlx::Sqlite;
+///
+/// #[idempotent(scope = "charges")]
+/// async fn create_charge(one: Tx<Sqlite>, another: Tx<Sqlite>) -> StatusCode {
+///     StatusCode::CREATED
+/// }
+/// ```
+///
+/// ```standalone_crate,compile_fail
+/// use axum::http::StatusCode;
+/// use idempotent_runtime::{Tx, idempotent};
+/// use sqlx::Sqlite;
+///
+/// #[idempotent(scope = "charges", on_store_error = "run")]
+/// async fn create_charge(tx: Tx<Sqlite>) -> StatusCode {
+///     StatusCode::CREATED
+/// }
+/// ```
 ///
 /// # Errors
 ///
 /// - If the commit fails, the client gets 503 instead of the handler's response, and the effects are gone.
 /// - If the response to `COMMIT` is lost, the engine looks the outcome up first.
 /// - A serialization failure or a deadlock, at `COMMIT` or in a statement on the [`TxConnection`], is 503
-///   `transaction_conflict` with `Retry-After: 0`, whatever the handler answers.
-/// - If the transaction ended while the handler ran, or another error aborted it and the handler answers with a recorded
-///   status, the client gets 500 `transaction_failed`.
+///   `transaction_conflict` with `Retry-After: 0`, whatever the handler answers. With `isolation`, so is an error that the
+///   engine did not see.
+/// - If the handler answers with a recorded status, and the transaction ended while it ran, another error aborted it, or a
+///   deferred constraint fails at its end, the client gets 500 `transaction_failed`.
 ///
 /// # Panics
 ///

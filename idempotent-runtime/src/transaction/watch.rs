@@ -10,7 +10,7 @@ use crate::transaction::error::TransactionError;
 #[derive(Default)]
 pub(super) struct Seen {
     /// Of the last statement that failed in a transaction in order.
-    failure: Option<Failure>,
+    pub(super) failure: Option<Failure>,
     /// The connection itself was lent, where errors are not seen.
     is_lent: bool,
     pub(super) isolation: Option<Isolation>,
@@ -31,6 +31,14 @@ impl Seen {
     /// Of a transaction that was aborted by one, or may have been.
     pub(super) fn conflict(&self, aborted: StoreError) -> TransactionError {
         if self.is_conflict() { TransactionError::Conflict(aborted) } else { TransactionError::Unseen }
+    }
+
+    /// What failed since the savepoint is undone, and has aborted nothing. A conflict remains: it may have doomed the
+    /// transaction, and explains a failure of the handler.
+    pub(super) fn roll_back_to(&mut self, before: Option<Failure>) {
+        if !self.is_conflict() {
+            self.failure = before;
+        }
     }
 
     pub(super) fn lend(&mut self) {

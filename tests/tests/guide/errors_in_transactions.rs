@@ -9,7 +9,6 @@ use idempotent_runtime::{Registry, Tx, idempotent};
 use idempotent_tests::postgres::{Database, PostgresServer};
 use idempotent_tests::sqlite::SqliteFile;
 use idempotent_tests::{Answer, Runs, Server, answer};
-use sqlx::Connection as _;
 
 const TABLES: &str = "CREATE TABLE attempts (email TEXT NOT NULL);
     CREATE TABLE accounts (email TEXT NOT NULL UNIQUE);

@@ -1,7 +1,7 @@
 //! Every rejection in the shape of Stripe's API, provoked over real HTTP.
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{FromRequestParts, State};
 use axum::http::StatusCode;
 use axum::routing::post;
 use idempotent_runtime::{RecordKey, Registry, Rejection, Tx, idempotent, rejection};
@@ -26,8 +26,15 @@ async fn transfer(_tx: Tx<Sqlite>) -> StatusCode {
     StatusCode::CREATED
 }
 
+/// Two of them as arguments do not compile.
+#[derive(FromRequestParts)]
+struct Transfers {
+    _from: Tx<Sqlite>,
+    _to: Tx<Sqlite>,
+}
+
 #[idempotent(scope = "double-transfers")]
-async fn transfer_twice(_from: Tx<Sqlite>, _to: Tx<Sqlite>) -> StatusCode {
+async fn transfer_twice(_transfers: Transfers) -> StatusCode {
     StatusCode::CREATED
 }
 

@@ -4,6 +4,7 @@
 
 mod postgres;
 mod rolling_deploys;
+mod savepoints;
 mod statements;
 #[path = "../step/mod.rs"]
 mod step;

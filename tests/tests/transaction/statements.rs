@@ -57,7 +57,7 @@ macro_rules! handler_of {
                     .await,
                     // One that is ready at once is no more than a savepoint.
                     "begin-dropped" => {
-                        while tx.begin().now_or_never().is_some() {}
+                        while matches!(tx.begin().now_or_never(), Some(Ok(_))) {}
                         Ok(())
                     }
                     "meet" => {

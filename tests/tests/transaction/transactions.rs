@@ -1,18 +1,31 @@
 //! Handlers that take a `Tx`: their writes and their record commit together, or not at all.
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{FromRequestParts, State};
 use axum::http::StatusCode;
 use axum::routing::{any, post};
 use futures_util::future::join_all;
+use idempotent_runtime::__private::{OnStoreError, Policy, Settings};
 use idempotent_runtime::store::{MemoryStore, PostgresStore, SqliteStore};
 use idempotent_runtime::{Idempotency, Registry, Tx, idempotent};
 use idempotent_tests::postgres::{Database, PostgresServer};
 use idempotent_tests::{Answer, Logs, PATIENCE, Runs, Server, answer, eventually};
 use reqwest::Method;
-use sqlx::Connection as _;
 use sqlx::sqlite::SqliteConnectOptions;
 use tower_http::catch_panic::CatchPanicLayer;
+
+/// What the compiler says, since the policy is a static.
+#[test]
+fn second_tx_and_runs_without_its_store_do_not_compile() {
+    let message = |databases: &[Option<&'static str>], settings| {
+        let built = std::panic::catch_unwind(|| Policy::of_handler("shop", "charge", || "", databases, settings));
+        built.err().map(|panic| *panic.downcast_ref::<&str>().expect("a message"))
+    };
+    let unguarded = Settings { on_store_error: OnStoreError::Run, ..Settings::DEFAULT };
+    assert!(message(&[Some("SQLite"), None, Some("SQLite")], Settings::DEFAULT).expect("two").contains("remove one"));
+    assert!(message(&[Some("SQLite")], unguarded).expect("it would run").contains("remove `on_store_error`"));
+    assert_eq!((message(&[Some("SQLite"), None], Settings::DEFAULT), message(&[None], unguarded)), (None, None));
+}
 
 /// The handlers and tests of one database.
 macro_rules! transactions_of {
@@ -115,8 +128,15 @@ macro_rules! transactions_of {
                 "done".to_owned()
             }
 
+            /// Two of them as arguments do not compile.
+            #[derive(FromRequestParts)]
+            struct Two {
+                _first: Tx<$database>,
+                _second: Tx<$database>,
+            }
+
             #[idempotent(scope = "two", shared_scope)]
-            async fn two(_first: Tx<$database>, _second: Tx<$database>) {}
+            async fn two(_two: Two) {}
 
             async fn not_annotated(mut tx: Tx<$database>) {
                 insert(&mut tx, "not annotated").await;
@@ -263,12 +283,14 @@ macro_rules! transactions_of {
 
             #[tokio::test]
             async fn failed_record_or_commit_keeps_nothing_and_is_told() {
-                for path in ["/unrecordable", "/violates"] {
+                for (path, expected) in
+                    [("/unrecordable", (503, "store_unavailable")), ("/violates", (500, "transaction_failed"))]
+                {
                     let bench = Bench::new(&Runs::free()).await;
                     let logs = Logs::collect();
                     let failed = bench.post(path, "planted-key", "").await;
                     let code = failed.rejection();
-                    assert_eq!((failed.status, code.as_str()), (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"));
+                    assert_eq!((failed.status.as_u16(), code.as_str()), expected);
                     assert_eq!(bench.rows().await, [""; 0], "{path}");
                     let errors = logs.of_level("ERROR");
                     assert!(errors.iter().any(|line| line.contains("the handler's transaction failed")), "{errors:?}");

@@ -15,7 +15,7 @@ use idempotent_tests::postgres::{Database, PostgresServer};
 use idempotent_tests::{Answer, Executions, Mode, Runs, Server, Tmpfs, answer, eventually};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgPool, Postgres, Sqlite, SqlitePool};
+use sqlx::{AssertSqlSafe, Executor as _, PgPool, Postgres, Sqlite, SqlitePool};
 
 /// A handler that does what its body says, one step after the other, and ignores every error.
 macro_rules! handler_of {
@@ -38,7 +38,7 @@ macro_rules! handler_of {
                         sqlx::query(insert).bind(note).execute(&mut *nested).await.expect("it is inserted");
                     }
                     // One that is ready at once is no more than a savepoint.
-                    ("begin-dropped", _) => while tx.begin().now_or_never().is_some() {},
+                    ("begin-dropped", _) => while matches!(tx.begin().now_or_never(), Some(Ok(_))) {},
                     ("begin-forgotten", _) => std::mem::forget(tx.begin().await.expect("a savepoint")),
                     ("begin-timed-out", _) => {
                         let begun = tokio::time::timeout(Duration::from_millis(20), tx.begin()).await;
@@ -153,8 +153,6 @@ async fn postgres_transaction_that_ended_keeps_nothing() {
         "insert a|sql ROLLBACK AND CHAIN|insert b",
         "insert a|sql ROLLBACK|sql BEGIN|insert b",
         "insert a|sql ROLLBACK|sql BEGIN READ WRITE|insert b",
-        "sql COMMIT|insert b",
-        "sql COMMIT AND CHAIN|insert b",
     ] {
         assert_nothing_stays(&bench.server, steps, || bench.rows()).await;
         bench.clear().await;
@@ -335,7 +333,7 @@ async fn postgres_transaction_that_cannot_be_recorded_is_told() {
     sqlx::raw_sql(schema).execute(&bench.pool).await.expect("the tables are made");
     for (steps, code) in [
         ("sql SET TRANSACTION READ ONLY", "transaction_failed"),
-        ("insert a|sql INSERT INTO entries VALUES (1)", "store_unavailable"),
+        ("insert a|sql INSERT INTO entries VALUES (1)", "transaction_failed"),
     ] {
         assert_eq!(send(&bench.server, steps, steps).await.rejection(), code, "{steps}");
         assert_eq!(bench.rows().await, [""; 0], "{steps}");

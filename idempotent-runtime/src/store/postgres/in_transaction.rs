@@ -6,6 +6,8 @@
 //! would not be undone.
 
 use std::future::ready;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -16,15 +18,23 @@ use sqlx_core::transaction::TransactionManager as _;
 use crate::policy::values::Isolation;
 use crate::store::claim::Token;
 use crate::store::error::StoreError;
-use crate::store::postgres::failure::{is_aborted, is_read_only, is_transient, store_error};
-use crate::transaction::begun::{Begun, Failure, OUTERMOST};
-use crate::transaction::error::{Aborted, Conflict, Ended, ReadOnly};
+use crate::store::postgres::committed::Claimed;
+use crate::store::postgres::failure::{at_the_end, is_aborted, is_transient, store_error};
+use crate::transaction::begun::{Begun, Failure};
+use crate::transaction::error::{Committed, Ended};
 
-/// A transaction of a handler, by the value of its setting.
-pub(super) struct InTransaction(String);
+/// A transaction of a handler.
+#[derive(Clone)]
+pub(super) struct InTransaction {
+    /// The value of its setting.
+    marker: Arc<str>,
+    /// Set once it holds the claim of a key.
+    claimed: Arc<OnceLock<Arc<Claimed>>>,
+}
 
-/// As the statements of a claim leave it behind.
-pub(super) const LOCKED: &str = "SELECT current_setting('idempotent_runtime.locked')";
+/// As the statements of a claim leave it behind; and the transaction's id, if it holds the claim.
+pub(super) const LOCKED: &str = "SELECT current_setting('idempotent_runtime.locked'), \
+     CASE current_setting('idempotent_runtime.locked') WHEN 'acquired' THEN txid_current()::text ELSE '' END";
 
 /// Restores the session's original value. A rollback undoes it, so it must run after each transaction that was not committed.
 /// Behind a pooler it may reach another session, which has no remembered value and does not change.
@@ -33,7 +43,12 @@ const LIFT_GUARD: &str = "SELECT set_config('default_transaction_read_only', cur
 
 impl InTransaction {
     pub(super) fn new() -> Self {
-        Self(format!("{:032x}", Token::unique().0))
+        Self { marker: format!("{:032x}", Token::unique().0).into(), claimed: Arc::default() }
+    }
+
+    pub(super) fn holds(&self, claimed: Claimed) {
+        let is_first = self.claimed.set(Arc::new(claimed)).is_ok();
+        debug_assert!(is_first, "a transaction claims one key");
     }
 
     /// All in one round trip. `try_locks` takes the locks of a key and says which it got.
@@ -58,7 +73,7 @@ impl InTransaction {
              set_config('idempotent_runtime.user', current_setting('session_authorization'), true), \
              set_config('idempotent_runtime.role', current_setting('role'), true), \
              set_config('idempotent_runtime.locked', {locked}, true)",
-            marker = self.0
+            marker = self.marker
         )
     }
 }
@@ -73,7 +88,7 @@ impl Begun<Postgres> for InTransaction {
     /// setting behind.
     fn prove<'a>(&'a self, connection: &'a mut PgConnection) -> BoxFuture<'a, Result<(), StoreError>> {
         let is_ours =
-            format!("current_setting('idempotent_runtime.transaction', true) IS NOT DISTINCT FROM '{}'", self.0);
+            format!("current_setting('idempotent_runtime.transaction', true) IS NOT DISTINCT FROM '{}'", self.marker);
         let restored = |setting, remembered| {
             format!(
                 "CASE WHEN {is_ours} THEN set_config('{setting}', current_setting('{remembered}', true), false) END"
@@ -85,23 +100,39 @@ impl Begun<Postgres> for InTransaction {
             restored("role", "idempotent_runtime.role")
         );
         Box::pin(async move {
-            let rows = sqlx::raw_sql(AssertSqlSafe(statements)).fetch_all(connection).await.map_err(in_transaction)?;
+            let rows = sqlx::raw_sql(AssertSqlSafe(statements)).fetch_all(connection).await.map_err(at_the_end)?;
             let is_ours: bool = rows.first().map_or(Ok(false), |row| row.try_get(0)).map_err(store_error)?;
             if is_ours { Ok(()) } else { Err(StoreError::unavailable(Ended)) }
         })
     }
 
     fn commit<'a>(&'a self, connection: &'a mut PgConnection) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move { PgTransactionManager::commit(connection).await.map_err(in_transaction) })
+        Box::pin(async move {
+            if let Some(claimed) = self.claimed.get() {
+                claimed.is_recorded.store(true, Ordering::SeqCst);
+            }
+            PgTransactionManager::commit(connection).await.map_err(at_the_end)
+        })
     }
 
     fn roll_back<'a>(&'a self, connection: &'a mut PgConnection) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             // In one message: behind a pooler, the next one may go to another connection of the server.
-            let undo = format!("ROLLBACK; {LIFT_GUARD}");
-            sqlx::raw_sql(AssertSqlSafe(undo)).execute(&mut *connection).await.map_err(store_error)?;
-            // For sqlx, which counts the levels.
-            PgTransactionManager::rollback(connection).await.map_err(store_error)
+            let claimed = self.claimed.get().filter(|claimed| !claimed.is_recorded());
+            let status = claimed.map_or_else(|| "SELECT NULL AS outcome".to_owned(), |claimed| claimed.status());
+            let undo = format!("ROLLBACK; {LIFT_GUARD}; {status}");
+            let undone = sqlx::raw_sql(AssertSqlSafe(undo)).fetch_all(&mut *connection).await.map_err(store_error);
+            let Some(claimed) = claimed.map(Arc::clone) else {
+                undone?;
+                return for_sqlx(connection).await;
+            };
+            let last = undone.as_ref().ok().and_then(|rows| rows.last());
+            let outcome = last.and_then(|row| row.try_get::<Option<String>, _>("outcome").ok()?);
+            if claimed.record_if_committed(outcome).await {
+                return Err(StoreError::unavailable(Committed));
+            }
+            undone?;
+            for_sqlx(connection).await
         })
     }
 
@@ -118,28 +149,23 @@ impl Begun<Postgres> for InTransaction {
 
     /// PostgreSQL reports only the answers to statements, so this reads sqlx's count of levels. A missing level means that the
     /// transaction has ended; an extra level belongs to a nested transaction that was forgotten.
-    fn has_ended(&self, connection: &PgConnection) -> bool {
-        PgTransactionManager::get_transaction_depth(connection) != OUTERMOST
+    fn has_ended(&self, connection: &PgConnection, depth: usize) -> bool {
+        PgTransactionManager::get_transaction_depth(connection) != depth
     }
 
     /// A read-only session can still send notifications and change large objects. So the session waits in a failed
     /// transaction.
     fn close_off(&self, connection: &mut PgConnection) {
+        while PgTransactionManager::get_transaction_depth(connection) > 0 {
+            PgTransactionManager::start_rollback(connection);
+        }
         // Queued at the first poll, and its drop undoes nothing, since sqlx counts no level.
         let failed = "BEGIN READ ONLY; SELECT 'the transaction of this handler has ended'::integer";
         let _ = PgTransactionManager::begin(connection, Some(failed.into_sql_str())).now_or_never();
     }
 }
 
-/// What an error of a statement in a handler's transaction means for the transaction.
-pub(super) fn in_transaction(error: sqlx::Error) -> StoreError {
-    if is_aborted(&error) {
-        StoreError::unavailable(Aborted)
-    } else if is_transient(&error) {
-        StoreError::unavailable(Conflict(Box::new(error)))
-    } else if is_read_only(&error) {
-        StoreError::unavailable(ReadOnly(Box::new(error)))
-    } else {
-        store_error(error)
-    }
+/// After a ROLLBACK that sqlx knows nothing of, because it counts the levels.
+async fn for_sqlx(connection: &mut PgConnection) -> Result<(), StoreError> {
+    PgTransactionManager::rollback(connection).await.map_err(store_error)
 }

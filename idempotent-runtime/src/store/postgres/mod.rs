@@ -10,12 +10,14 @@
 //! which one has the `Tx`, exclude each other.
 
 pub(crate) mod advisory_locks;
+pub(crate) mod committed;
 pub(crate) mod expired_deletion;
 pub(crate) mod failure;
 pub(crate) mod in_transaction;
 pub(crate) mod listener;
 pub(crate) mod migrate;
 pub(crate) mod pools;
+pub(crate) mod record_statement;
 pub(crate) mod row;
 pub(crate) mod statements;
 pub(crate) mod store;

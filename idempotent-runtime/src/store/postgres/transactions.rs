@@ -1,22 +1,26 @@
 //! Transactions for handlers, claimed by advisory locks.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
 use futures_util::future::BoxFuture;
 use sqlx::postgres::{PgExecutor, Postgres};
 
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
-use crate::policy::values::AfterCrash;
 use crate::policy::values::Isolation;
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::claim_decision::{Decision, StoredState, decide};
-use crate::store::columns::{span_millis, token_text, unix_millis};
+use crate::store::columns::token_text;
 use crate::store::error::StoreError;
 use crate::store::postgres::advisory_locks::lock;
+use crate::store::postgres::committed::Claimed;
 use crate::store::postgres::failure::store_error;
-use crate::store::postgres::in_transaction::{InTransaction, LOCKED, in_transaction};
+use crate::store::postgres::in_transaction::{InTransaction, LOCKED};
+use crate::store::postgres::record_statement::RecordStatement;
 use crate::store::postgres::row::{HeldInTransaction, digest};
 use crate::store::postgres::statements::{IS_LOCKED, OTHER_REQUEST, TRY_LOCK, try_locks};
-use crate::store::postgres::store::{PostgresStore, headers_text, held, held_in_transaction};
+use crate::store::postgres::store::{PostgresStore, held_in_transaction};
 use crate::transaction::open::Open;
 use crate::transaction::slot::{TransactionClaim, TransactionalStore};
 use crate::transaction::transactions::{Holder, Recording};
@@ -31,6 +35,10 @@ impl PostgresStore {
         let half = |lock: i64| *lock.to_le_bytes().first_chunk().expect("four of eight bytes");
         let requests = lock(b"requests", &[self.0.schema.as_bytes(), key.as_str().as_bytes()]);
         (i32::from_le_bytes(half(requests)), fingerprint.bits())
+    }
+
+    fn record_statement(&self) -> RecordStatement {
+        RecordStatement { statements: Arc::clone(&self.0.statements), channel: self.0.listener.channel().to_owned() }
     }
 
     async fn existing<'c>(
@@ -93,14 +101,15 @@ impl TransactionalStore<Postgres> for PostgresStore {
             let lock_of_key = self.lock_of_key(key);
             let begun = InTransaction::new();
             let statements = begun.begin(isolation, Some(&try_locks(requests, asked_for, lock_of_key)));
-            let mut open = self.0.pools.begin(statements, begun).await?;
+            let mut open = self.0.pools.begin(statements, begun.clone()).await?;
             // Looked for again under the locks, since the request that held them may have recorded meanwhile; and outside of
             // the transaction, whose snapshot may be older than its locks, as its isolation has it.
             let (locked, existing) = tokio::join!(
-                sqlx::query_scalar::<_, String>(LOCKED).fetch_one(&mut *open),
+                sqlx::query_as::<_, (String, String)>(LOCKED).fetch_one(&mut *open),
                 self.existing(self.0.pools.own(), key)
             );
-            match locked.map_err(store_error)?.as_str() {
+            let (locked, id) = locked.map_err(store_error)?;
+            match locked.as_str() {
                 "acquired" => {}
                 "same" => return in_flight(request.fingerprint),
                 _ => {
@@ -117,7 +126,16 @@ impl TransactionalStore<Postgres> for PostgresStore {
                 }
                 Decision::Take { attempt } => {
                     self.0.expired_deletion.start();
-                    Ok(TransactionClaim::Acquired { attempt, open: open.holding(running) })
+                    begun.holds(Claimed {
+                        key: key.clone(),
+                        request,
+                        id,
+                        pool: self.0.pools.own().clone(),
+                        statement: self.record_statement(),
+                        is_recorded: AtomicBool::new(false),
+                        _running: running,
+                    });
+                    Ok(TransactionClaim::Acquired { attempt, open })
                 }
             }
         })
@@ -128,29 +146,7 @@ impl TransactionalStore<Postgres> for PostgresStore {
         open: &'a mut Open<Postgres>,
         recording: &'a Recording,
     ) -> BoxFuture<'a, Result<Held, StoreError>> {
-        Box::pin(async move {
-            let Recording { key, request, record, may_be_awaited } = recording;
-            let row = self
-                .0
-                .statements
-                .record
-                .query()
-                .bind(digest(key))
-                .bind(key.as_str())
-                .bind(record.fingerprint.to_string())
-                .bind(token_text(request.token))
-                .bind(span_millis(request.ttl))
-                .bind(unix_millis(record.recorded_at))
-                .bind(i32::from(record.status.as_u16()))
-                .bind(headers_text(record)?)
-                .bind(record.body_bytes().map(AsRef::<[u8]>::as_ref))
-                .bind(request.after_crash == AfterCrash::Rerun)
-                .bind(self.0.listener.channel())
-                .bind(may_be_awaited)
-                .fetch_optional(&mut **open)
-                .await;
-            Ok(held(row.map_err(in_transaction)?.as_ref()))
-        })
+        Box::pin(async move { self.record_statement().execute(&mut **open, recording).await })
     }
 
     fn is_recorded<'a>(&'a self, key: &'a RecordKey, token: Token) -> BoxFuture<'a, Result<bool, StoreError>> {

@@ -16,7 +16,7 @@ use crate::store::error::StoreError;
 use crate::store::sqlite::failure::store_error;
 use crate::store::sqlite::settings;
 use crate::transaction::begun::{Begun, Failure, OUTERMOST};
-use crate::transaction::error::Ended;
+use crate::transaction::error::{Ended, Violated};
 
 #[derive(Default)]
 pub(super) struct Guard {
@@ -76,7 +76,13 @@ impl Begun<Sqlite> for Guard {
             self.may_commit.store(true, Ordering::SeqCst);
             let committed = SqliteTransactionManager::commit(connection).await;
             self.may_commit.store(false, Ordering::SeqCst);
-            committed.map_err(store_error)
+            // The one constraint that SQLite can defer to the commit.
+            committed.map_err(|error| match error.as_database_error() {
+                Some(violated) if violated.is_foreign_key_violation() => {
+                    StoreError::unavailable(Violated(Box::new(error)))
+                }
+                _ => store_error(error),
+            })
         })
     }
 
@@ -94,7 +100,7 @@ impl Begun<Sqlite> for Guard {
 
     /// Not by the levels: after a nested transaction that was dropped, there is one too many until its rollback has run. What
     /// follows on the connection runs after that, and where that ends the transaction, SQLite lets nothing be committed.
-    fn has_ended(&self, _: &SqliteConnection) -> bool {
+    fn has_ended(&self, _: &SqliteConnection, _: usize) -> bool {
         self.has_ended.load(Ordering::SeqCst)
     }
 

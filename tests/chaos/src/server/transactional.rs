@@ -9,7 +9,7 @@ use axum::response::Response;
 use axum::routing::post;
 use axum::{Json, Router};
 use idempotent_runtime::{Idempotency, Tx, idempotent};
-use sqlx::{Connection as _, Postgres, Sqlite};
+use sqlx::{Postgres, Sqlite};
 
 use super::handlers::{Order, Running, execute};
 use super::{App, Guard};

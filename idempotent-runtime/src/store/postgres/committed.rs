@@ -1,0 +1,132 @@
+//! A handler's transaction that was committed, although not by the engine: its effects stay, and no record came with them.
+//!
+//! The handler sends a COMMIT, or sqlx does: after a nested `begin` that fails or is dropped on the connection itself, sqlx
+//! counts too few levels. Only PostgreSQL knows, by the id of the transaction. Then a record without a response is written, so
+//! that no retry runs the handler again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use http::StatusCode;
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgPool;
+
+use crate::backoff::Backoff;
+use crate::key::RecordKey;
+use crate::record::{Record, RecordedBody, now_in_millis};
+use crate::store::active_transactions::ActiveKey;
+use crate::store::claim::{ClaimRequest, Held};
+use crate::store::error::StoreError;
+use crate::store::postgres::failure::store_error;
+use crate::store::postgres::record_statement::RecordStatement;
+use crate::sync::tokio::time::Instant;
+use crate::transaction::transactions::Recording;
+
+/// What a handler's transaction was begun for.
+pub(super) struct Claimed {
+    pub(super) key: RecordKey,
+    pub(super) request: ClaimRequest,
+    /// Of the transaction, as PostgreSQL numbers it.
+    pub(super) id: String,
+    /// The store's own, of single statements.
+    pub(super) pool: PgPool,
+    pub(super) statement: RecordStatement,
+    /// COMMIT was sent for the record, which tells by itself whether it took place.
+    pub(super) is_recorded: AtomicBool,
+    /// Until all is known, no other request of this process gets the key.
+    pub(super) _running: ActiveKey,
+}
+
+/// What PostgreSQL answers to [`Claimed::status`].
+const COMMITTED: &str = "committed";
+
+impl Claimed {
+    /// Asks how the transaction has ended.
+    pub(super) fn status(&self) -> String {
+        format!("SELECT txid_status({}) AS outcome", self.id)
+    }
+
+    pub(super) fn is_recorded(&self) -> bool {
+        self.is_recorded.load(Ordering::SeqCst)
+    }
+
+    /// Records that the transaction was committed, if it was; without an `outcome`, this is asked first: a connection that broke
+    /// may have committed before. Returns whether it was, as far as that was found out.
+    ///
+    /// Goes to its end even if the caller gives up meanwhile.
+    pub(super) async fn record_if_committed(self: Arc<Self>, outcome: Option<String>) -> bool {
+        if outcome.as_deref().is_some_and(|outcome| outcome != COMMITTED) {
+            return false;
+        }
+        let recording = tokio::spawn(async move { self.record(outcome.is_some()).await });
+        recording.await.unwrap_or(false)
+    }
+
+    async fn record(&self, mut is_committed: bool) -> bool {
+        let (limit, begun) = (self.request.lease, Instant::now());
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+        while let Err(error) = self.try_record(&mut is_committed).await {
+            if begun.elapsed() + backoff.peek() > limit {
+                self.tell_unrecorded(is_committed, &error);
+                break;
+            }
+            backoff.wait().await;
+        }
+        is_committed
+    }
+
+    async fn try_record(&self, is_committed: &mut bool) -> Result<(), StoreError> {
+        if !*is_committed {
+            let outcome: Option<String> =
+                sqlx::query_scalar(AssertSqlSafe(self.status())).fetch_one(&self.pool).await.map_err(store_error)?;
+            match outcome.as_deref() {
+                Some(COMMITTED) => *is_committed = true,
+                Some("in progress") => return Err(StoreError::unavailable("the transaction has not ended yet")),
+                _ => return Ok(()),
+            }
+        }
+        let record = Record::new(
+            // What its client gets for it.
+            StatusCode::INTERNAL_SERVER_ERROR,
+            Vec::new(),
+            RecordedBody::NotRecorded,
+            self.request.fingerprint,
+            now_in_millis(),
+        );
+        let recording = Recording { key: self.key.clone(), request: self.request, record, may_be_awaited: true };
+        let held = self.statement.execute(&self.pool, &recording).await?;
+        self.tell(held);
+        Ok(())
+    }
+
+    fn tell(&self, held: Held) {
+        let scope = &*self.key.scope();
+        if let Held::Yes = held {
+            tracing::error!(
+                scope,
+                transaction = self.id,
+                "a handler's transaction was committed by a COMMIT that is not the engine's: its effects stay, and retries get \
+                 409 `response_not_recorded`; remove the COMMIT, and begin savepoints by `tx.begin()` only"
+            );
+        } else {
+            tracing::error!(
+                scope,
+                transaction = self.id,
+                "a handler's transaction was committed by a COMMIT that is not the engine's: its effects stay, and another \
+                 request has taken the key meanwhile and may have repeated them"
+            );
+        }
+    }
+
+    fn tell_unrecorded(&self, is_committed: bool, error: &StoreError) {
+        tracing::error!(
+            scope = &*self.key.scope(),
+            transaction = self.id,
+            is_committed,
+            error = error as &dyn std::error::Error,
+            "a handler's transaction may have been committed by a COMMIT that is not the engine's, and this could not be \
+             recorded: a retry may repeat its effects"
+        );
+    }
+}

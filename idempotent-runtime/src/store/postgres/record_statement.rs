@@ -1,0 +1,50 @@
+//! The statement that writes the record of a handler's transaction, in it or after it.
+
+use std::sync::Arc;
+
+use sqlx::postgres::PgExecutor;
+
+use crate::policy::values::AfterCrash;
+use crate::record::HeadersText;
+use crate::store::claim::Held;
+use crate::store::columns::{span_millis, token_text, unix_millis};
+use crate::store::error::StoreError;
+use crate::store::postgres::failure::in_transaction;
+use crate::store::postgres::row::digest;
+use crate::store::postgres::statements::Statements;
+use crate::transaction::transactions::Recording;
+
+pub(super) struct RecordStatement {
+    pub(super) statements: Arc<Statements>,
+    /// On which a request of another process is told of the record.
+    pub(super) channel: String,
+}
+
+impl RecordStatement {
+    pub(super) async fn execute<'c>(
+        &self,
+        executor: impl PgExecutor<'c>,
+        recording: &Recording,
+    ) -> Result<Held, StoreError> {
+        let Recording { key, request, record, may_be_awaited } = recording;
+        let headers = serde_json::to_string(&HeadersText::of(record)).map_err(StoreError::unavailable)?;
+        let query = self
+            .statements
+            .record
+            .query()
+            .bind(digest(key))
+            .bind(key.as_str())
+            .bind(record.fingerprint.to_string())
+            .bind(token_text(request.token))
+            .bind(span_millis(request.ttl))
+            .bind(unix_millis(record.recorded_at))
+            .bind(i32::from(record.status.as_u16()))
+            .bind(headers)
+            .bind(record.body_bytes().map(AsRef::<[u8]>::as_ref))
+            .bind(request.after_crash == AfterCrash::Rerun)
+            .bind(&self.channel)
+            .bind(may_be_awaited);
+        let row = query.fetch_optional(executor).await.map_err(in_transaction)?;
+        Ok(if row.is_some() { Held::Yes } else { Held::No })
+    }
+}
