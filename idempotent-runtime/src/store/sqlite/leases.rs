@@ -167,13 +167,14 @@ impl Leases {
         if self.is_reported.swap(failed.is_some(), Ordering::Relaxed) == failed.is_some() {
             return renewed;
         }
-        match failed {
-            Some(error) => tracing::warn!(
+        if let Some(error) = failed {
+            tracing::warn!(
                 path = %self.path.display(),
                 error = error as &dyn std::error::Error,
                 "the file of leases cannot be written: leases are renewed in the database"
-            ),
-            None => tracing::info!(path = %self.path.display(), "the file of leases can be written again"),
+            );
+        } else {
+            tracing::info!(path = %self.path.display(), "the file of leases can be written again");
         }
         renewed
     }

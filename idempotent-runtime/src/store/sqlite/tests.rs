@@ -116,7 +116,7 @@ const HOUR: i64 = 60 * 60 * 1000;
 
 /// As a process that cannot learn what its boot is, and whose wall clock is ahead by so much.
 async fn open_by_other_clock(path: &Path, ahead: i64) -> SqliteStore {
-    let mut builder = SqliteStore::builder(path).sweep_every(Duration::from_millis(20));
+    let mut builder = SqliteStore::builder(path).delete_expired_every(Duration::from_millis(20));
     builder.clock = Some(Clock::alone().ahead(ahead));
     builder.open().await.unwrap()
 }
