@@ -327,12 +327,12 @@ impl Reader<'_> {
         const EXAMPLE: &str = "idem";
         let Some((text, at)) = self.string("crate", EXAMPLE) else { return Runtime::of_manifest() };
         // With the span of the string, where a path that leads nowhere is reported.
-        let path = LitStr::new(&text, at.span()).parse_with(Path::parse_mod_style);
-        path.map(|path| Runtime::at_path(&path)).unwrap_or_else(|_| {
-            let message = format!("`crate` must be a path to the runtime; write `crate = \"{EXAMPLE}\"`");
-            self.diagnostics.error(at, message);
-            Runtime::of_manifest()
-        })
+        if let Ok(path) = LitStr::new(&text, at.span()).parse_with(Path::parse_mod_style) {
+            return Runtime::at_path(&path);
+        }
+        let message = format!("`crate` must be a path to the runtime; write `crate = \"{EXAMPLE}\"`");
+        self.diagnostics.error(at, message);
+        Runtime::of_manifest()
     }
 
     pub(crate) fn max_body(&mut self) -> Option<usize> {
