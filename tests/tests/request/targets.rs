@@ -2,6 +2,7 @@
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
+use axum::http::uri::Authority;
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::post;
@@ -28,7 +29,7 @@ async fn by_value(Extension(Tenant(tenant)): Extension<Tenant>, _: Bytes) -> Str
 async fn take_tenant(mut request: Request, next: Next) -> Response {
     let uri = request.uri();
     let in_query = uri.query().and_then(|query| query.strip_prefix("tenant="));
-    let in_authority = || uri.authority().map(|authority| authority.host());
+    let in_authority = || uri.authority().map(Authority::host);
     let tenant = in_query.or_else(in_authority).or_else(|| uri.path().split('/').nth(1));
     let tenant = Tenant(tenant.unwrap_or_default().to_owned());
     *request.uri_mut() = "/charge".parse().expect("a path");
