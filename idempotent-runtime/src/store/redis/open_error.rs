@@ -5,7 +5,9 @@ use std::fmt;
 use redis::RedisError;
 
 use crate::error_text::with_causes;
-use crate::store::redis::server::OLDEST;
+
+/// The scripts need what Redis can since 6.2, and Valkey always.
+pub(super) const OLDEST: (u32, u32) = (6, 2);
 
 /// Why a [`RedisStore`](crate::store::RedisStore) could not be opened.
 #[derive(thiserror::Error)]

@@ -16,7 +16,8 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime};
 
-use sqlx::sqlite::SqliteConnection;
+use sqlx::query::Query;
+use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection};
 
 use crate::store::columns::{span_millis, unix_millis};
 use crate::store::sqlite::schema;
@@ -89,6 +90,11 @@ impl Clock {
         let wall = wall();
         let now = if wall - now > AHEAD { wall } else { now };
         now.saturating_add(span_millis(ttl))
+    }
+
+    /// A statement in which ?1 is now, and ?2 this clock.
+    pub(super) fn statement(self, sql: &'static str) -> Query<'static, Sqlite, SqliteArguments> {
+        schema::at(self.now(), sql).bind(self.id())
     }
 
     /// For what shall happen in one moment.

@@ -28,7 +28,6 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
 use sqlx::Row as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
@@ -41,7 +40,7 @@ use crate::store::sqlite::failure::{Cause, store_error};
 use crate::store::sqlite::leases_file;
 use crate::store::sqlite::leases_schema as schema;
 use crate::store::sqlite::place::inode;
-use crate::store::sqlite::watch::Watch;
+use crate::store::sqlite::watch::{ClaimId, Watch};
 use crate::sync::{Mutex, lock};
 
 /// Of in-flight duplicates and operators; each has a thread in sqlx.
@@ -67,16 +66,6 @@ pub(super) struct Renewed {
     pub(super) renewals: i64,
     /// It cannot be renewed any more.
     pub(super) is_over: bool,
-}
-
-/// A claim as it was looked at: after so many renewals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct ClaimId {
-    /// Its number.
-    pub(super) lease: i64,
-    /// Of the row in the database.
-    pub(super) record: i64,
-    pub(super) renewals: i64,
 }
 
 /// The number of a claim, which no other one has.

@@ -13,9 +13,10 @@ use crate::store::error::StoreError;
 use crate::store::sqlite::clock::Clock;
 use crate::store::sqlite::failure::Failure;
 use crate::store::sqlite::leases;
-use crate::store::sqlite::leases::{ClaimId, Leases, Renewals, Renewed};
+use crate::store::sqlite::leases::{Leases, Renewals, Renewed};
 use crate::store::sqlite::place::Place;
 use crate::store::sqlite::schema;
+use crate::store::sqlite::watch::ClaimId;
 
 /// By what is decided.
 #[derive(Clone, Copy)]
@@ -92,7 +93,7 @@ pub(super) async fn look(
     for _ in 0..MOST_LOOKS {
         let holder = Holder::of(connection, context, key).await?.filter(|holder| Some(holder.claim.lease) != id);
         let renewals = holder.as_ref().map_or_else(leases::none, |holder| holder.renewals.clone());
-        let row = schema::by(context.clock, schema::EXISTING).bind(key.as_str()).bind(renewals);
+        let row = context.clock.statement(schema::EXISTING).bind(key.as_str()).bind(renewals);
         let row = row.fetch_optional(&mut *connection).await?;
         let state = row.as_ref().map(StoredState::from_row).transpose()?;
         let other_lease = row.as_ref().map(|row| row.try_get::<Option<i64>, _>("other_lease")).transpose()?.flatten();
@@ -178,7 +179,7 @@ async fn delete_expired_claims(connection: &mut SqliteConnection, context: Conte
     }
     let renewals = context.leases.all().await?;
     schema::at(now, schema::CATCH_UP).bind(renewals).execute(&mut *connection).await?;
-    let expired = schema::by(context.clock, schema::EXPIRED_CLAIMS).fetch_all(&mut *connection).await?;
+    let expired = context.clock.statement(schema::EXPIRED_CLAIMS).fetch_all(&mut *connection).await?;
     let (claims, others): (Vec<_>, Vec<_>) =
         expired.iter().partition(|row| row.get::<Option<i64>, _>("lease_id").is_some());
     let claims: Vec<ClaimId> = claims.into_iter().map(claim_id).collect();

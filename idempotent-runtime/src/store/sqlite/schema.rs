@@ -3,8 +3,6 @@
 use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments};
 
-use crate::store::sqlite::clock::Clock;
-
 /// What this version reads and writes.
 pub(super) const VERSION: i64 = 1;
 
@@ -70,11 +68,6 @@ pub(super) const SET_LEASES_FILE: &str =
 /// A statement in which ?1 is now.
 pub(super) fn at(now: i64, sql: &'static str) -> Query<'static, Sqlite, SqliteArguments> {
     sqlx::query(sql).bind(now)
-}
-
-/// A statement in which ?1 is now, and ?2 the clock of that.
-pub(super) fn by(clock: Clock, sql: &'static str) -> Query<'static, Sqlite, SqliteArguments> {
-    at(clock.now(), sql).bind(clock.id())
 }
 
 /// What never expires does so at the end of all times: the rows need no column more, and their index finds it.

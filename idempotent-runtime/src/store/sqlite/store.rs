@@ -143,7 +143,7 @@ impl SqliteStore {
 
     async fn try_existing(&self, key: &RecordKey) -> Result<Option<StoredState>, StoreError> {
         let mut reader = self.0.readers.acquire().await?;
-        let row = schema::by(self.0.clock, schema::EXISTING).bind(key.as_str()).bind(leases::none());
+        let row = self.0.clock.statement(schema::EXISTING).bind(key.as_str()).bind(leases::none());
         let row = row.fetch_optional(reader.connection()).await.map_err(store_error)?;
         let mut state = row.as_ref().map(StoredState::from_row).transpose()?;
         if matches!(state, Some(StoredState::Claimed { .. })) {
@@ -231,7 +231,7 @@ impl Store for SqliteStore {
 impl StoreAdmin for SqliteStore {
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
         let mut look = self.look().await?;
-        let row = schema::by(self.0.clock, schema::ENTRY).bind(key.as_str()).fetch_optional(look.connection());
+        let row = self.0.clock.statement(schema::ENTRY).bind(key.as_str()).fetch_optional(look.connection());
         let row = row.await.map_err(store_error)?;
         look.give_back();
         row.as_ref().map(Entry::from_row).transpose()
@@ -250,7 +250,7 @@ impl StoreAdmin for SqliteStore {
     async fn unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {
         let most = i64::try_from(UNKNOWN_OUTCOMES_COUNTED).unwrap_or(i64::MAX);
         let mut look = self.look().await?;
-        let count = schema::by(self.0.clock, schema::UNKNOWN_OUTCOMES).bind(most);
+        let count = self.0.clock.statement(schema::UNKNOWN_OUTCOMES).bind(most);
         let rows = count.fetch_all(look.connection()).await.map_err(store_error)?;
         look.give_back();
         unknown_outcomes(&rows)
@@ -261,7 +261,7 @@ impl StoreAdmin for SqliteStore {
         let rows = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
         let Cursor(after) = cursor.unwrap_or_else(|| Cursor(String::new()));
         let mut look = self.look().await?;
-        let found = schema::by(self.0.clock, schema::LIST).bind(&after).bind(rows).fetch_all(look.connection());
+        let found = self.0.clock.statement(schema::LIST).bind(&after).bind(rows).fetch_all(look.connection());
         let found = found.await.map_err(store_error)?;
         look.give_back();
         let mut page = Page::default();

@@ -4,8 +4,19 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use crate::store::sqlite::leases::ClaimId;
+use serde::Serialize;
+
 use crate::sync::{Mutex, lock};
+
+/// A claim as it was looked at: after so many renewals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct ClaimId {
+    /// Its number.
+    pub(super) lease: i64,
+    /// Of the row in the database.
+    pub(super) record: i64,
+    pub(super) renewals: i64,
+}
 
 /// What this process has seen of such leases.
 #[derive(Default)]

@@ -101,7 +101,9 @@ impl Write for ClaimWrite {
         if is_fresh && let Some(max_bytes) = self.max_bytes {
             make_room(connection, context, max_bytes).await?;
         }
-        schema::by(context.clock, schema::CLAIM)
+        context
+            .clock
+            .statement(schema::CLAIM)
             .bind(self.key.as_str())
             .bind(self.request.fingerprint.to_string())
             .bind(token_text(self.request.token))
@@ -177,7 +179,9 @@ impl Write for CompleteWrite {
     async fn apply(&self, connection: &mut SqliteConnection, context: Context<'_>) -> Result<Held, Failure> {
         let token = token_text(self.token);
         let renewals = renewals_of(connection, context, &self.key).await?;
-        let completed = schema::by(context.clock, schema::COMPLETE)
+        let completed = context
+            .clock
+            .statement(schema::COMPLETE)
             .bind(self.key.as_str())
             .bind(&token)
             .bind(context.clock.after(self.ttl))
@@ -228,7 +232,7 @@ impl Write for ReleaseWrite {
 
     async fn apply(&self, connection: &mut SqliteConnection, context: Context<'_>) -> Result<Held, Failure> {
         let renewals = renewals_of(connection, context, &self.key).await?;
-        let release = schema::by(context.clock, schema::RELEASE).bind(self.key.as_str()).bind(token_text(self.token));
+        let release = context.clock.statement(schema::RELEASE).bind(self.key.as_str()).bind(token_text(self.token));
         if release.bind(renewals).execute(&mut *connection).await?.rows_affected() > 0 {
             return Ok(Held::Yes);
         }
@@ -264,7 +268,9 @@ impl Write for RenewWrite {
             let holder = Holder::of(connection, context, key).await?.filter(|holder| !holder.is_over);
             let Some(Holder { claim, renewals, .. }) = holder else { continue };
             let token = token_text(*token);
-            let renew = schema::by(context.clock, schema::RENEW)
+            let renew = context
+                .clock
+                .statement(schema::RENEW)
                 .bind(key.as_str())
                 .bind(&token)
                 .bind(span_millis(*lease))
@@ -298,7 +304,7 @@ impl Write for PurgeWrite {
 
     async fn apply(&self, connection: &mut SqliteConnection, context: Context<'_>) -> Result<bool, Failure> {
         let renewals = renewals_of(connection, context, &self.key).await?;
-        let alive = schema::by(context.clock, schema::EXISTING).bind(self.key.as_str()).bind(renewals);
+        let alive = context.clock.statement(schema::EXISTING).bind(self.key.as_str()).bind(renewals);
         let alive = alive.fetch_optional(&mut *connection).await?;
         sqlx::query(schema::PURGE).bind(self.key.as_str()).execute(connection).await?;
         Ok(alive.is_some())
