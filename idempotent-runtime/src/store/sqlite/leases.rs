@@ -167,13 +167,12 @@ impl Leases {
         if self.is_reported.swap(failed.is_some(), Ordering::Relaxed) == failed.is_some() {
             return renewed;
         }
-        match failed {
-            Some(error) => tracing::warn!(
-                path = %self.path.display(),
-                error = error as &dyn std::error::Error,
-                "the file of leases cannot be written: leases are renewed in the database"
-            ),
-            None => tracing::info!(path = %self.path.display(), "the file of leases can be written again"),
+        let path = self.path.display();
+        if let Some(error) = failed {
+            let error: &dyn std::error::Error = error;
+            tracing::warn!(%path, error, "the file of leases cannot be written: leases are renewed in the database");
+        } else {
+            tracing::info!(%path, "the file of leases can be written again");
         }
         renewed
     }
