@@ -162,7 +162,7 @@ async fn step_of_another_handler_in_an_earlier_attempt_is_none() {
 }
 
 /// Takes its step in a task of its own, when its response has been sent.
-async fn step_later(later: &Later, idempotency: Idempotency) -> &'static str {
+fn step_later(later: &Later, idempotency: Idempotency) -> &'static str {
     let Later { runs, go, said } = later.clone();
     tokio::spawn(async move {
         go.notified().await;
@@ -180,17 +180,17 @@ struct Later {
 }
 
 async fn plain_later(State(later): State<Later>, idempotency: Idempotency) -> &'static str {
-    step_later(&later, idempotency).await
+    step_later(&later, idempotency)
 }
 
 #[idempotent(scope = "owners-later")]
 async fn guarded_later(State(later): State<Later>, idempotency: Idempotency) -> &'static str {
-    step_later(&later, idempotency).await
+    step_later(&later, idempotency)
 }
 
 #[idempotent(scope = "owners-later-api", shared_scope)]
 async fn covered_later(State(later): State<Later>, idempotency: Idempotency) -> &'static str {
-    step_later(&later, idempotency).await
+    step_later(&later, idempotency)
 }
 
 #[tokio::test]
