@@ -26,10 +26,14 @@ mod fallback;
 mod handler;
 #[path = "../../idempotent-macros/src/model.rs"]
 mod model;
+#[path = "../../idempotent-macros/src/presence.rs"]
+mod presence;
 #[path = "../../idempotent-macros/src/reader.rs"]
 mod reader;
 #[path = "../../idempotent-macros/src/rewrite.rs"]
 mod rewrite;
+#[path = "../../idempotent-macros/src/runtime.rs"]
+mod runtime;
 #[path = "../../idempotent-macros/src/settings.rs"]
 mod settings;
 #[path = "../../idempotent-macros/src/units.rs"]
