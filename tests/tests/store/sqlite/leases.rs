@@ -400,10 +400,10 @@ async fn leases_deleted_under_two_processes_end_no_lease() {
 async fn stays_in_flight(holder: &SqliteStore, other: &SqliteStore, key: &RecordKey, request: &ClaimRequest) {
     let begun = tokio::time::Instant::now();
     while begun.elapsed() < 2 * request.lease {
-        assert_eq!(holder.renew(key, request.token, request.lease).await.unwrap(), Held::Yes);
-        let duplicate = other.claim(key, request.with_token(Token::unique())).await.unwrap();
+        assert_eq!(holder.renew(key, request.token, request.lease).await.expect("the store renews"), Held::Yes);
+        let duplicate = other.claim(key, request.with_token(Token::unique())).await.expect("the store claims");
         assert!(matches!(duplicate, Claim::InFlight { .. }), "{:?}: {duplicate:?}", begun.elapsed());
-        let entry = other.get(key).await.unwrap().unwrap();
+        let entry = other.get(key).await.expect("the store answers").expect("an entry");
         assert!(matches!(entry.state, EntryState::Claimed { lease: Some(_), .. }), "{entry:?}");
     }
 }

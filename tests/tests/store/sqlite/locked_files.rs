@@ -233,8 +233,8 @@ async fn locked_leases(path: &str) {
     let shop = Shop::new().await;
     let locked = async {
         let options = sqlx::sqlite::SqliteConnectOptions::new().filename(shop.file.leases());
-        let mut lock = sqlx::ConnectOptions::connect(&options).await.unwrap();
-        lock.execute("BEGIN IMMEDIATE").await.unwrap();
+        let mut lock = sqlx::ConnectOptions::connect(&options).await.expect("the file of leases answers");
+        lock.execute("BEGIN IMMEDIATE").await.expect("the file of leases answers");
         let locked = Instant::now();
         for millis in [2_000, 2_500] {
             while locked.elapsed() < Duration::from_millis(millis) {
@@ -247,7 +247,7 @@ async fn locked_leases(path: &str) {
             let new = shop.third.post_with_key("/short", &format!("{millis}")).await;
             assert_eq!(new.status, StatusCode::OK, "a key without a claim needs no file of leases: {}", new.text());
             if millis == 2_000 {
-                lock.execute("ROLLBACK").await.unwrap();
+                lock.execute("ROLLBACK").await.expect("the file of leases answers");
             }
         }
         shop.plain.let_finish(1);
