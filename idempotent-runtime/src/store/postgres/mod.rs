@@ -15,6 +15,8 @@ pub(crate) mod failure;
 pub(crate) mod in_transaction;
 pub(crate) mod listener;
 pub(crate) mod migrate;
+pub(crate) mod own;
+pub(crate) mod pooler;
 pub(crate) mod pools;
 pub(crate) mod row;
 pub(crate) mod statements;

@@ -78,7 +78,7 @@ async fn ten_processes_that_start_at_once_migrate_once() {
     migrated(&pool).await;
     let versions: Vec<i32> =
         sqlx::query_scalar("SELECT version FROM idempotency.schema_version").fetch_all(&pool).await.expect("the table");
-    assert_eq!(versions, [2]);
+    assert_eq!(versions, [3]);
 }
 
 #[tokio::test]
@@ -99,7 +99,7 @@ async fn a_newer_schema_and_one_without_a_version_are_left_alone() {
     let store = migrated(&pool).await;
     execute(&pool, "UPDATE idempotency.schema_version SET version = 7").await;
     let error = store.migrate().await.expect_err("it is newer");
-    assert!(matches!(error, PostgresMigrateError::NewerSchema { found: 7, supported: 2, .. }), "{error}");
+    assert!(matches!(error, PostgresMigrateError::NewerSchema { found: 7, supported: 3, .. }), "{error}");
     assert!(error.to_string().contains("update `idempotent-runtime`"), "{error}");
     execute(&pool, "DELETE FROM idempotency.schema_version").await;
     assert!(matches!(store.migrate().await, Err(PostgresMigrateError::NoVersion { .. })));
