@@ -41,7 +41,8 @@ pub(super) fn is_lost(error: &sqlx::Error) -> bool {
 
 pub(super) fn store_error(error: sqlx::Error) -> StoreError {
     match code(&error).as_deref() {
-        Some("42P01" | "3F000") => StoreError::unavailable(NotMigrated(error)),
+        // undefined_table, invalid_schema_name, undefined_column
+        Some("42P01" | "3F000" | "42703") => StoreError::unavailable(NotMigrated(error)),
         Some("42501") => StoreError::unavailable(NotGranted(error)),
         // data_corrupted, index_corrupted: what cannot be read may be a record.
         Some("XX001" | "XX002") => StoreError::damaged(error),
@@ -63,7 +64,7 @@ fn code(error: &sqlx::Error) -> Option<String> {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("the tables of the store are not there: call `PostgresStore::migrate` at start-up, or run its SQL")]
+#[error("the tables of the store are not there, or are those of an older version: call `PostgresStore::migrate` at start-up, or run its SQL")]
 struct NotMigrated(#[source] sqlx::Error);
 
 #[derive(Debug, thiserror::Error)]

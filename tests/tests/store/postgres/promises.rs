@@ -177,6 +177,8 @@ async fn a_replay_is_one_statement_and_a_first_execution_two() {
              (SELECT oid FROM pg_database WHERE datname = current_database()) AND query NOT LIKE '%pg_stat_statements%'";
         sqlx::query_scalar::<_, i64>(calls).fetch_one(&pool).await.expect("the extension answers")
     };
+    // The first call of a process looks for a pooler.
+    assert!(!send(&server, "first").await.is_replay());
     let before = statements().await;
     assert!(!send(&server, "k").await.is_replay());
     let after_first = statements().await;
