@@ -234,8 +234,18 @@ impl Database {
     ///
     /// When the server does not answer.
     pub async fn untested_pool_over(&self, proxy: &Proxy) -> PgPool {
+        self.untested_pool_of(1, proxy).await
+    }
+
+    /// The same of so many.
+    ///
+    /// # Panics
+    ///
+    /// When the server does not answer.
+    pub async fn untested_pool_of(&self, connections: u32, proxy: &Proxy) -> PgPool {
         let options = self.options.clone().socket(proxy.folder());
-        let pool = PgPoolOptions::new().max_connections(1).test_before_acquire(false).connect_with(options).await;
+        let pool = PgPoolOptions::new().max_connections(connections).test_before_acquire(false);
+        let pool = pool.connect_with(options).await;
         pool.expect("the server answers")
     }
 

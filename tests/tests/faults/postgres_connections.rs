@@ -1,5 +1,4 @@
-//! Connections to PostgreSQL that carry nothing any more and are never closed, and a server that stands still for a while: the
-//! service is there again soon after.
+//! Connections to PostgreSQL that carry nothing any more and are never closed: the service is there again soon after.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +8,10 @@ use axum::routing::post;
 use futures_util::future::join_all;
 use idempotent_runtime::store::PostgresStore;
 use idempotent_runtime::{Registry, Tx, idempotent};
-use idempotent_tests::Server;
 use idempotent_tests::postgres::PostgresServer;
-use sqlx::postgres::{PgPool, PgPoolOptions};
+use idempotent_tests::{Mode, Server};
 use sqlx::Postgres;
+use sqlx::postgres::{PgPool, PgPoolOptions};
 use tokio::task::JoinSet;
 
 #[idempotent(scope = "stranded-plain")]
@@ -60,7 +59,9 @@ async fn use_all_connections(server: &Server, path: &str) {
 async fn strand(path: &str) -> Duration {
     let database = PostgresServer::shared().await.database().await;
     let proxy = database.proxy();
-    let server = serve(database.pool_over(&proxy).await).await;
+    // A pool whose tests of free connections would find them out.
+    let pool = database.untested_pool_of(4, &proxy).await;
+    let server = serve(pool).await;
     use_all_connections(&server, path).await;
     proxy.strand();
     until_first_success(&server, path, "after").await
@@ -78,23 +79,23 @@ async fn stranded_transactions_are_replaced_within_5_seconds() {
     assert!(took < Duration::from_secs(5), "{took:?}");
 }
 
-/// Whoever had stopped waiting for a transaction had it begun after all, one after the other.
+/// The line stops for a while. What was sent meanwhile waits on for its turn to be sent again, which comes long after the end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn abandoned_begins_delay_no_request_after_an_outage() {
-    let postgres = PostgresServer::start(&[]).await;
-    let url = postgres.database().await.url();
-    let pool = PgPoolOptions::new().max_connections(2).connect(&url).await.expect("the server answers");
-    let server = serve(pool).await;
+    let database = PostgresServer::shared().await.database().await;
+    let proxy = database.proxy();
+    let server = serve(database.untested_pool_of(2, &proxy).await).await;
     use_all_connections(&server, "/in-transaction").await;
-    postgres.signal("STOP");
+    proxy.set(Mode::Stops);
     let mut sent = JoinSet::new();
-    for number in 0..200 {
+    for number in 0..120 {
         let request = server.post("/in-transaction").header("idempotency-key", format!("during{number}"));
         sent.spawn(request.send());
         // How long the fault lasts, longer than the time limit of a store call.
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
-    postgres.signal("CONT");
+    proxy.strand();
+    proxy.set(Mode::Passes);
     let took = until_first_success(&server, "/in-transaction", "after").await;
     assert!(took < Duration::from_secs(4), "{took:?}");
 }

@@ -64,7 +64,9 @@ fn code(error: &sqlx::Error) -> Option<String> {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("the tables of the store are not there, or are those of an older version: call `PostgresStore::migrate` at start-up, or run its SQL")]
+#[error(
+    "the tables of the store are not there, or are those of an older version: call `PostgresStore::migrate` at start-up, or run its SQL"
+)]
 struct NotMigrated(#[source] sqlx::Error);
 
 #[derive(Debug, thiserror::Error)]

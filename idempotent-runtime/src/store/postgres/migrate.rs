@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use sqlx::{AssertSqlSafe, Row as _};
 use sqlx::postgres::{PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Row as _};
 
 use crate::error_text::with_causes;
 

@@ -70,7 +70,8 @@ impl Own {
         // The pool's own test waits for the answer without a limit.
         let pool = pool.test_before_acquire(false).before_acquire(|connection, about| {
             Box::pin(async move {
-                Ok(about.idle_for < SURELY_ALIVE || matches!(timeout(ALIVE_WITHIN, connection.ping()).await, Ok(Ok(()))))
+                Ok(about.idle_for < SURELY_ALIVE
+                    || matches!(timeout(ALIVE_WITHIN, connection.ping()).await, Ok(Ok(()))))
             })
         });
         pool.connect_lazy_with(options)
@@ -153,10 +154,7 @@ impl fmt::Debug for Own {
 impl<'p> Executor<'p> for &'p Own {
     type Database = Postgres;
 
-    fn fetch_many<'e, 'q: 'e, E>(
-        self,
-        query: E,
-    ) -> BoxStream<'e, Result<Either<PgQueryResult, PgRow>, sqlx::Error>>
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, Result<Either<PgQueryResult, PgRow>, sqlx::Error>>
     where
         'p: 'e,
         E: 'q + Execute<'q, Postgres>,

@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt as _;
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgQueryResult, PgRow, PgStatement, PgTransactionManager};
+use sqlx::postgres::{
+    PgArguments, PgConnectOptions, PgConnection, PgQueryResult, PgRow, PgStatement, PgTransactionManager,
+};
 use sqlx::{ConnectOptions as _, Connection as _, Either, Execute, Executor as _, Postgres, SqlStr};
 use sqlx_core::error::BoxDynError;
 use sqlx_core::transaction::TransactionManager as _;

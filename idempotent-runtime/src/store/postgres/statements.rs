@@ -204,8 +204,11 @@ const COMPLETED_BY: &str = "SELECT EXISTS (SELECT FROM {schema}.records WHERE di
      AND state = 'completed' AND expires_at > clock_timestamp())";
 
 /// Returns whether the removed row was alive.
-const PURGE: &str =
-    concat!("DELETE FROM {schema}.records WHERE digest = $1 AND $2 = 'purge' RETURNING expires_at > ", now!(), " AS alive");
+const PURGE: &str = concat!(
+    "DELETE FROM {schema}.records WHERE digest = $1 AND $2 = 'purge' RETURNING expires_at > ",
+    now!(),
+    " AS alive"
+);
 
 // One process at a time, and never in the way of a claim. The large values of a body are deleted with it.
 const DELETE_EXPIRED: &str = concat!(
@@ -300,10 +303,8 @@ pub(super) struct Statements {
 impl Statements {
     /// `schema` is quoted.
     pub(super) fn new(schema: &str, pooler: &Arc<Pooler>) -> Self {
-        let statement = |template: &str| Statement {
-            sql: template.replace("{schema}", schema).into(),
-            pooler: Arc::clone(pooler),
-        };
+        let statement =
+            |template: &str| Statement { sql: template.replace("{schema}", schema).into(), pooler: Arc::clone(pooler) };
         Self {
             existing: statement(EXISTING),
             claim: statement(CLAIM),

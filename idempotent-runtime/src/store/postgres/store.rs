@@ -43,8 +43,13 @@ use crate::transaction::transactions::Transactions;
 ///
 /// It takes the application's own pool, from which handlers get their transactions ([`Tx`](crate::Tx)). For its own
 /// statements it opens a second pool with the same options when it is first used. So each of these statements commits by
-/// itself, whatever happens to the application's connections, and a process can hold twice as many connections. Requests that
-/// wait (`in_flight = wait`) hold no connection; one extra connection wakes them. One process at a time deletes expired rows,
+/// itself, whatever happens to the application's connections, and a process can hold twice as many connections. Two more serve
+/// listings, counts and deletions. Requests that wait (`in_flight = wait`) hold no connection; one extra connection wakes them.
+/// New connections of all of them use the options that the application's pool has at that moment
+/// ([`set_connect_options`](PgPool::set_connect_options)). A connection that gives no answer is closed.
+///
+/// It works behind a pooler that lends connections for one transaction, such as PgBouncer, and finds that out by itself
+/// ([`pooled`](PostgresStoreBuilder::pooled)). One process at a time deletes expired rows,
 /// in small batches, in the background. A clone is cheap and shares everything.
 ///
 /// While a handler has a connection for its `Tx`, the session's `default_transaction_read_only` is on. The pool gets the
@@ -199,8 +204,8 @@ fn channel(schema: &str) -> String {
 impl PostgresStore {
     /// A store in the application's own database.
     ///
-    /// A pool pings a connection before each use, unless it was built with `test_before_acquire(false)`. That is one more
-    /// round trip for each statement.
+    /// The store's own connections are pinged only if they were free for a second. `before_acquire` of the application's pool
+    /// does not apply to them, but `after_connect` does.
     pub fn new(pool: PgPool) -> Self {
         Self::builder(pool).build()
     }
@@ -211,7 +216,7 @@ impl PostgresStore {
     ///
     /// When the URL is malformed, or the server cannot be reached or rejects.
     pub async fn connect(url: &str) -> Result<Self, sqlx::Error> {
-        // The test would be a round trip for every statement, and a statement on a broken connection fails anyway.
+        // The test would be a round trip for each transaction of a handler, and a statement on a broken connection fails anyway.
         Ok(Self::new(PgPoolOptions::new().test_before_acquire(false).connect(url).await?))
     }
 

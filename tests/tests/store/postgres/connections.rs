@@ -5,10 +5,12 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::routing::post;
-use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, Held, PostgresStore, Renewal, Store, StoreAdmin, Token};
+use idempotent_runtime::store::{
+    AfterCrash, Claim, ClaimRequest, Held, PostgresStore, Renewal, Store, StoreAdmin, Token,
+};
 use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody, Registry, idempotent};
 use idempotent_tests::postgres::PostgresServer;
-use idempotent_tests::{Runs, Server, eventually};
+use idempotent_tests::{PATIENCE, Runs, Server, eventually};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, PgPool};
 
@@ -115,6 +117,38 @@ async fn replaced_credentials_serve_claims_and_waiters() {
     }
     end_all_others(&administrator).await;
     both("after", "after_rotation").await;
+}
+
+/// Operators' queries have connections of their own.
+#[tokio::test]
+async fn listing_is_answered_while_claims_hold_all_others() {
+    let database = PostgresServer::shared().await.database().await;
+    let administrator = database.pool(2).await;
+    let store = PostgresStore::new(database.pool(1).await);
+    store.migrate().await.expect("the tables are made");
+    let stand_still = "CREATE FUNCTION stand_still() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN PERFORM pg_advisory_lock(44); PERFORM pg_advisory_unlock(44); RETURN NEW; END';
+        CREATE TRIGGER stand_still BEFORE INSERT ON idempotency.records FOR EACH ROW EXECUTE FUNCTION stand_still();";
+    execute(&administrator, stand_still).await;
+    let mut holder = administrator.acquire().await.expect("a connection");
+    sqlx::query("SELECT pg_advisory_lock(44)").execute(&mut *holder).await.expect("the lock is free");
+    let claiming = tokio::spawn({
+        let store = store.clone();
+        async move { store.claim(&RecordKey::new("charges", None, "k"), request(AfterCrash::Rerun)).await }
+    });
+    let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = 44 \
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let waiting = async || sqlx::query_scalar::<_, i64>(waits).fetch_one(&administrator).await.expect("it answers");
+    eventually(waiting, |&waiting| waiting == 1).await;
+    let looking = async {
+        assert_eq!(store.list(None, 10).await.expect("it lists").entries, []);
+        assert!(store.unknown_outcomes().await.expect("it counts").is_empty());
+        assert_eq!(store.delete_expired().await.expect("it deletes"), 0);
+    };
+    tokio::time::timeout(PATIENCE, looking).await.expect("no claim is in the way");
+    sqlx::query("SELECT pg_advisory_unlock(44)").execute(&mut *holder).await.expect("the lock is held");
+    let claimed = claiming.await.expect("the task runs").expect("it claims");
+    assert_eq!(claimed, Claim::Acquired { attempt: 1 });
 }
 
 /// Of renewals and completions, PostgreSQL changes no index.

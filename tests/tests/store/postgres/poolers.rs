@@ -6,7 +6,9 @@ use axum::Router;
 use axum::extract::State;
 use axum::routing::post;
 use futures_util::future::join_all;
-use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, EntryState, Held, PostgresStore, Store, StoreAdmin, Token};
+use idempotent_runtime::store::{
+    AfterCrash, Claim, ClaimRequest, EntryState, Held, PostgresStore, Store, StoreAdmin, Token,
+};
 use idempotent_runtime::{Fingerprint, Idempotency, Record, RecordKey, RecordedBody, Registry, Tx, idempotent};
 use idempotent_tests::pgbouncer::PgBouncer;
 use idempotent_tests::postgres::{Database, PostgresServer};

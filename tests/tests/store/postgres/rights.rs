@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use idempotent_runtime::RecordKey;
 use idempotent_runtime::Fingerprint;
+use idempotent_runtime::RecordKey;
 use idempotent_runtime::store::{
     AfterCrash, Claim, ClaimRequest, Held, PostgresMigrateError, PostgresStore, Store, StoreAdmin, Token,
 };
@@ -88,8 +88,10 @@ async fn schema_that_exists_needs_no_right_on_the_database() {
     execute(&administrator, "UPDATE idempotency.schema_version SET version = 2").await;
     execute(
         &administrator,
-        &format!("REVOKE {owner} FROM {service}; GRANT USAGE ON SCHEMA idempotency TO {service}; \
-         GRANT SELECT ON idempotency.schema_version TO {service}"),
+        &format!(
+            "REVOKE {owner} FROM {service}; GRANT USAGE ON SCHEMA idempotency TO {service}; \
+         GRANT SELECT ON idempotency.schema_version TO {service}"
+        ),
     )
     .await;
     let error = store_of(&database, &service).await.migrate().await.expect_err("it may not migrate").to_string();
