@@ -11,7 +11,7 @@ use idempotent_runtime::{Registry, Tx, idempotent};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::{Mode, Server};
 use sqlx::Postgres;
-use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::postgres::PgPool;
 use tokio::task::JoinSet;
 
 #[idempotent(scope = "stranded-plain")]

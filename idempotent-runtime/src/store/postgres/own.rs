@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
@@ -18,11 +18,9 @@ use sqlx_core::describe::Describe;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use crate::store::postgres::pooler::{Pooler, Unnamed};
+use crate::store::postgres::failure::is_lost;
+use crate::store::postgres::pooler::{ALIVE_WITHIN, Pooler, Unnamed};
 use crate::sync::{Mutex, lock};
-
-/// How long a connection may take for the answer that shows that it works.
-pub(super) const ALIVE_WITHIN: Duration = Duration::from_secs(1);
 
 /// A connection that was used a shorter time ago is not asked whether it works.
 const SURELY_ALIVE: Duration = Duration::from_secs(1);
@@ -36,6 +34,22 @@ pub(super) struct Own {
     connections: u32,
     followed: OnceLock<Followed>,
     pooler: Arc<Pooler>,
+    distrust: Arc<Distrust>,
+}
+
+/// When a connection was found lost: what ended it may have ended all that were free then.
+#[derive(Default)]
+struct Distrust(Mutex<Option<Instant>>);
+
+impl Distrust {
+    fn begin(&self) {
+        *lock(&self.0) = Some(Instant::now());
+    }
+
+    /// Whether a connection that is free for this time was used since.
+    fn is_before(&self, idle_for: Duration) -> bool {
+        lock(&self.0).is_none_or(|begun| idle_for < begun.elapsed())
+    }
 }
 
 struct Followed {
@@ -46,7 +60,7 @@ struct Followed {
 
 impl Own {
     pub(super) fn new(application: PgPool, connections: u32, pooler: Arc<Pooler>) -> Self {
-        Self { application, connections, followed: OnceLock::new(), pooler }
+        Self { application, connections, followed: OnceLock::new(), pooler, distrust: Arc::default() }
     }
 
     fn pool(&self) -> &PgPool {
@@ -68,11 +82,12 @@ impl Own {
     fn connect_with(&self, options: PgConnectOptions) -> PgPool {
         let pool = self.application.options().clone().min_connections(0).max_connections(self.connections);
         // The pool's own test waits for the answer without a limit.
-        let pool = pool.test_before_acquire(false).before_acquire(|connection, about| {
-            Box::pin(async move {
-                Ok(about.idle_for < SURELY_ALIVE
-                    || matches!(timeout(ALIVE_WITHIN, connection.ping()).await, Ok(Ok(()))))
-            })
+        let distrust = Arc::clone(&self.distrust);
+        let pool = pool.test_before_acquire(false).before_acquire(move |connection, about| {
+            let is_trusted = about.idle_for < SURELY_ALIVE && distrust.is_before(about.idle_for);
+            Box::pin(
+                async move { Ok(is_trusted || matches!(timeout(ALIVE_WITHIN, connection.ping()).await, Ok(Ok(())))) },
+            )
         });
         pool.connect_lazy_with(options)
     }
@@ -80,7 +95,12 @@ impl Own {
     /// A connection for some statements, one after the other.
     pub(super) async fn lend(&self) -> Result<Lent, sqlx::Error> {
         let connection = self.pool().acquire().await?;
-        let mut lent = Lent { connection: Some(connection), is_answered: true, pooler: Arc::clone(&self.pooler) };
+        let mut lent = Lent {
+            connection: Some(connection),
+            is_answered: true,
+            pooler: Arc::clone(&self.pooler),
+            distrust: Arc::clone(&self.distrust),
+        };
         if !self.pooler.is_known() {
             let (pooler, options) = (Arc::clone(&self.pooler), self.application.connect_options());
             lent.is_answered = false;
@@ -96,6 +116,7 @@ pub(super) struct Lent {
     connection: Option<PoolConnection<Postgres>>,
     is_answered: bool,
     pooler: Arc<Pooler>,
+    distrust: Arc<Distrust>,
 }
 
 type Answer = Vec<Either<PgQueryResult, PgRow>>;
@@ -118,6 +139,9 @@ impl Lent {
         };
         if let Err(error) = &answer {
             pooler.learn(error);
+            if is_lost(error) {
+                self.distrust.begin();
+            }
         }
         self.is_answered = answer.as_ref().err().is_none_or(|error| error.as_database_error().is_some());
         answer

@@ -19,8 +19,10 @@ use sqlx_core::transaction::TransactionManager as _;
 use tokio::time::timeout;
 
 use crate::store::postgres::failure::is_of_another_statement;
-use crate::store::postgres::own::ALIVE_WITHIN;
 use crate::sync::{Mutex, lock};
+
+/// How long a connection may take for the answer that shows that it works.
+pub(super) const ALIVE_WITHIN: Duration = Duration::from_secs(1);
 
 const UNKNOWN: u8 = 0;
 const ABSENT: u8 = 1;

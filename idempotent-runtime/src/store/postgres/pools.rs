@@ -13,8 +13,8 @@ use crate::store::error::StoreError;
 use crate::store::line::Call;
 use crate::store::postgres::failure::store_error;
 use crate::store::postgres::in_transaction::InTransaction;
-use crate::store::postgres::own::{ALIVE_WITHIN, GRACE, Own};
-use crate::store::postgres::pooler::Pooler;
+use crate::store::postgres::own::{GRACE, Own};
+use crate::store::postgres::pooler::{ALIVE_WITHIN, Pooler};
 use crate::transaction::open::{Doubtful, Open};
 
 /// All reach the same database in the same way.

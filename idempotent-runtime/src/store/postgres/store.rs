@@ -366,9 +366,19 @@ fn may_be_sent_again(error: &sqlx::Error, request: &ClaimRequest) -> bool {
     is_ended_before(error) || (is_lost(error) && request.after_crash == AfterCrash::Rerun)
 }
 
-/// A statement of its own takes no effect when it fails by a conflict, and may be sent again. So may one, once, whose
-/// connection the server had ended before.
-async fn retried<T, F>(mut statement: impl FnMut() -> F) -> Result<T, StoreError>
+/// A statement of its own takes no effect when it fails by a conflict, and may be sent again. So may one whose connection is lost,
+/// once: what changes something has a token.
+async fn retried<T, F>(statement: impl FnMut() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, sqlx::Error>>,
+{
+    retried_after(is_lost, statement).await
+}
+
+async fn retried_after<T, F>(
+    may_be_sent_again: fn(&sqlx::Error) -> bool,
+    mut statement: impl FnMut() -> F,
+) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, sqlx::Error>>,
 {
@@ -376,7 +386,7 @@ where
     loop {
         match statement().await {
             Err(error) if is_transient(&error) && round < ROUNDS => round += 1,
-            Err(error) if is_ended_before(&error) && may_be_lost => may_be_lost = false,
+            Err(error) if may_be_lost && may_be_sent_again(&error) => may_be_lost = false,
             done => return done.map_err(store_error),
         }
     }
@@ -521,8 +531,9 @@ impl Store for PostgresStore {
 
 impl StoreAdmin for PostgresStore {
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
-        let row = self.0.statements.entry.query().bind(digest(key)).fetch_optional(self.0.pools.own()).await;
-        row.map_err(store_error)?.as_ref().map(Entry::from_row).transpose()
+        let digest = digest(key);
+        let entry = || async { self.0.statements.entry.query().bind(digest).fetch_optional(self.0.pools.own()).await };
+        retried(entry).await?.as_ref().map(Entry::from_row).transpose()
     }
 
     async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
@@ -531,7 +542,8 @@ impl StoreAdmin for PostgresStore {
             let query = self.0.statements.purge.query().bind(digest).bind("purge");
             query.fetch_optional(self.0.pools.own()).await
         };
-        Ok(retried(purge).await?.is_some_and(|row| row.get("alive")))
+        // A second one would remove what has come meanwhile.
+        Ok(retried_after(is_ended_before, purge).await?.is_some_and(|row| row.get("alive")))
     }
 
     async fn delete_expired(&self) -> Result<usize, StoreError> {
@@ -540,8 +552,10 @@ impl StoreAdmin for PostgresStore {
 
     async fn unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {
         let most = i64::try_from(UNKNOWN_OUTCOMES_COUNTED).unwrap_or(i64::MAX);
-        let rows = self.0.statements.unknown_outcomes.query().bind(most).fetch_all(self.0.pools.operators()).await;
-        unknown_outcomes(&rows.map_err(store_error)?)
+        let count = || async {
+            self.0.statements.unknown_outcomes.query().bind(most).fetch_all(self.0.pools.operators()).await
+        };
+        unknown_outcomes(&retried(count).await?)
     }
 
     /// In the order of the keys' digests.
@@ -549,8 +563,10 @@ impl StoreAdmin for PostgresStore {
         // One more than asked for tells whether there is a next page.
         let rows = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
         let Cursor(after) = cursor.unwrap_or_else(|| Cursor(String::new()));
-        let found = self.0.statements.list.query().bind(after).bind(rows).fetch_all(self.0.pools.operators()).await;
-        let found = found.map_err(store_error)?;
+        let list = || async {
+            self.0.statements.list.query().bind(&after).bind(rows).fetch_all(self.0.pools.operators()).await
+        };
+        let found = retried(list).await?;
         let mut page = Page::default();
         for row in found.iter().take(limit) {
             page.add_row(row)?;
