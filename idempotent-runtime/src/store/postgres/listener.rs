@@ -49,14 +49,11 @@ async fn listen(pool: PgPool, channel: String, ended: Arc<KeyedNotify>) {
             listener.eager_reconnect(false);
             // Claims may have ended before the connection listened.
             ended.notify_all();
-            loop {
-                match listener.try_recv().await {
-                    Ok(Some(notification)) => match digest_of(notification.payload()) {
-                        Some(digest) => ended.notify(&digest),
-                        None => ended.notify_all(),
-                    },
-                    // The connection was lost.
-                    Ok(None) | Err(_) => break,
+            // Until the connection is lost: a new one is made with the options of that moment.
+            while let Ok(Some(notification)) = listener.try_recv().await {
+                match digest_of(notification.payload()) {
+                    Some(digest) => ended.notify(&digest),
+                    None => ended.notify_all(),
                 }
             }
         }

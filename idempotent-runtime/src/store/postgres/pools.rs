@@ -90,14 +90,14 @@ impl Pools {
         let mut connection = Doubtful::new(connection);
         let (_waits, is_gone) = oneshot::channel::<()>();
         let beginning = tokio::spawn(async move {
-            let begin = PgTransactionManager::begin(&mut connection, Some(AssertSqlSafe(statements).into_sql_str()));
+            let sending = PgTransactionManager::begin(&mut connection, Some(AssertSqlSafe(statements).into_sql_str()));
             let abandoned = async {
                 let _ = is_gone.await;
                 sleep(GRACE).await;
             };
             tokio::select! {
                 biased;
-                begun = begin => begun.map_err(store_error)?,
+                sent = sending => sent.map_err(store_error)?,
                 () = abandoned => return Err(StoreError::unavailable("the caller has stopped waiting")),
             }
             Ok(Open::new(connection, Arc::new(begun), Box::new(())))

@@ -90,9 +90,9 @@ async fn pooler_is_recognised_and_told_once() {
     let key = RecordKey::new("charges", None, "k");
     assert_eq!(direct.get(&key).await.expect("it looks"), None);
     assert_eq!(logs.of_level("WARN"), Vec::<String>::new());
-    let pooled = PostgresStore::new(database.pool_through(&pooler, 2).await);
+    let store = PostgresStore::new(database.pool_through(&pooler, 2).await);
     for _ in 0..3 {
-        assert_eq!(pooled.get(&key).await.expect("it looks"), None);
+        assert_eq!(store.get(&key).await.expect("it looks"), None);
     }
     let warnings = logs.of_level("WARN");
     assert!(warnings.len() == 1 && warnings[0].contains("through a pooler"), "{warnings:?}");
