@@ -6,6 +6,7 @@ mod dead;
 mod dump;
 mod executions;
 mod logs;
+pub mod pgbouncer;
 pub mod postgres;
 mod proxy;
 mod raw;

@@ -11,6 +11,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 use tempfile::TempDir;
 
+use crate::pgbouncer::PgBouncer;
 use crate::{Proxy, Tmpfs, eventually};
 
 /// The superuser of the server.
@@ -233,9 +234,36 @@ impl Database {
     ///
     /// When the server does not answer.
     pub async fn untested_pool_over(&self, proxy: &Proxy) -> PgPool {
+        self.untested_pool_of(1, proxy).await
+    }
+
+    /// The same of so many.
+    ///
+    /// # Panics
+    ///
+    /// When the server does not answer.
+    pub async fn untested_pool_of(&self, connections: u32, proxy: &Proxy) -> PgPool {
         let options = self.options.clone().socket(proxy.folder());
-        let pool = PgPoolOptions::new().max_connections(1).test_before_acquire(false).connect_with(options).await;
+        let pool = PgPoolOptions::new().max_connections(connections).test_before_acquire(false);
+        let pool = pool.connect_with(options).await;
         pool.expect("the server answers")
+    }
+
+    /// A pool whose connections are lent by a pooler.
+    ///
+    /// # Panics
+    ///
+    /// When the pooler does not answer.
+    pub async fn pool_through(&self, pooler: &PgBouncer, connections: u32) -> PgPool {
+        let options = self.options.clone().socket(pooler.folder());
+        let connect = async || options.connect().await.map(drop).map_err(|error| error.to_string());
+        eventually(connect, Result::is_ok).await.expect("awaited");
+        PgPoolOptions::new().max_connections(connections).connect_lazy_with(options)
+    }
+
+    /// How this role reaches it.
+    pub fn options_of(&self, role: &str) -> PgConnectOptions {
+        self.options.clone().username(role)
     }
 
     /// A line to the server that can break.
@@ -269,7 +297,7 @@ impl Database {
 }
 
 /// The account that runs the server, where this process is root, which PostgreSQL does not run as.
-fn account() -> Option<(&'static str, u32, u32)> {
+pub(crate) fn account() -> Option<(&'static str, u32, u32)> {
     let id = |arguments: &[&str]| {
         let output = Command::new("id").args(arguments).output().expect("id starts");
         String::from_utf8_lossy(&output.stdout).trim().parse::<u32>().ok()
@@ -282,7 +310,7 @@ fn account() -> Option<(&'static str, u32, u32)> {
     Some(("postgres", user, group))
 }
 
-fn as_account(account: Option<&(&str, u32, u32)>, program: &Path) -> Command {
+pub(crate) fn as_account(account: Option<&(&str, u32, u32)>, program: &Path) -> Command {
     let Some((name, ..)) = account else { return Command::new(program) };
     let mut command = Command::new("setpriv");
     command.args([&format!("--reuid={name}"), &format!("--regid={name}"), "--clear-groups"]).arg(program);

@@ -1,6 +1,7 @@
 //! A line to a server that delays, stops, loses answers, or is cut.
 
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -40,6 +41,7 @@ pub enum Loss {
 pub struct Proxy {
     entrance: Entrance,
     mode: watch::Sender<Mode>,
+    strandings: watch::Sender<usize>,
     line: Line,
     task: JoinHandle<()>,
 }
@@ -52,6 +54,7 @@ enum Entrance {
 #[derive(Clone)]
 struct Line {
     mode: watch::Receiver<Mode>,
+    strandings: watch::Receiver<usize>,
     loss: Arc<Mutex<Option<Loss>>>,
     target: Arc<Mutex<Target>>,
 }
@@ -74,14 +77,14 @@ impl Proxy {
     pub fn start(folder: &Path) -> Self {
         let entrance = TempDir::with_prefix("proxy").expect("a temporary folder");
         let listener = UnixListener::bind(entrance.path().join(SOCKET)).expect("a socket");
-        let (mode, line) = line(Target::Socket(folder.join(SOCKET)));
+        let (mode, strandings, line) = line(Target::Socket(folder.join(SOCKET)));
         let accepting = line.clone();
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 tokio::spawn(relay(Box::new(client), accepting.clone()));
             }
         });
-        Self { entrance: Entrance::Folder(entrance), mode, line, task }
+        Self { entrance: Entrance::Folder(entrance), mode, strandings, line, task }
     }
 
     /// In front of the server at `host:port`.
@@ -92,9 +95,9 @@ impl Proxy {
     pub async fn to(address: impl Into<String>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let entrance = listener.local_addr().expect("a bound listener has an address").to_string();
-        let (mode, line) = line(Target::Address(address.into()));
+        let (mode, strandings, line) = line(Target::Address(address.into()));
         let task = tokio::spawn(accept(listener, line.clone()));
-        Self { entrance: Entrance::Address(entrance), mode, line, task }
+        Self { entrance: Entrance::Address(entrance), mode, strandings, line, task }
     }
 
     /// Refuses connections at `host:port`, and breaks those that are there.
@@ -140,6 +143,12 @@ impl Proxy {
         self.mode.send_replace(mode);
     }
 
+    /// Carries nothing any more on the connections that are there, for ever, and closes none: a router that has forgotten them.
+    /// New ones pass.
+    pub fn strand(&self) {
+        self.strandings.send_modify(|strandings| *strandings += 1);
+    }
+
     /// Breaks the line of the next COMMIT.
     pub fn lose(&self, loss: Loss) {
         *self.line.loss.lock().unwrap_or_else(PoisonError::into_inner) = Some(loss);
@@ -162,9 +171,10 @@ impl Drop for Proxy {
     }
 }
 
-fn line(target: Target) -> (watch::Sender<Mode>, Line) {
+fn line(target: Target) -> (watch::Sender<Mode>, watch::Sender<usize>, Line) {
     let (sender, mode) = watch::channel(Mode::Passes);
-    (sender, Line { mode, loss: Arc::default(), target: Arc::new(Mutex::new(target)) })
+    let (strand, strandings) = watch::channel(0);
+    (sender, strand, Line { mode, strandings, loss: Arc::default(), target: Arc::new(Mutex::new(target)) })
 }
 
 async fn accept(listener: TcpListener, line: Line) {
@@ -188,9 +198,15 @@ async fn relay(client: Box<dyn Stream>, line: Line) {
     let Ok(server) = server else { return };
     let ((from_client, to_client), (from_server, to_server)) = (io::split(client), io::split(server));
     let commit_has_no_answer = AtomicBool::new(false);
+    let mut strandings = line.strandings.clone();
+    strandings.mark_unchanged();
+    // They own their streams, which stay open.
+    let mut requests = pin!(carry_requests(from_client, to_server, line.clone(), &commit_has_no_answer));
+    let mut answers = pin!(carry_answers(from_server, to_client, line.mode, &commit_has_no_answer));
     tokio::select! {
-        () = carry_requests(from_client, to_server, line.clone(), &commit_has_no_answer) => {}
-        () = carry_answers(from_server, to_client, line.mode, &commit_has_no_answer) => {}
+        () = &mut requests => {}
+        () = &mut answers => {}
+        Ok(()) = strandings.changed() => std::future::pending().await,
     }
 }
 

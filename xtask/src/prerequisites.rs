@@ -27,6 +27,9 @@ pub(crate) fn install() -> Result<(), Failure> {
     if !answers("initdb") && !has_postgres_folder() {
         packages.push("postgresql");
     }
+    if !answers("pgbouncer") {
+        packages.push("pgbouncer");
+    }
     if !answers("faketime") {
         packages.push("faketime");
     }

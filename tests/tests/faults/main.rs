@@ -4,6 +4,7 @@ mod damaged_entries;
 mod exhausted_pools;
 mod full_disks;
 mod lines_that_break;
+mod postgres_connections;
 mod postgres_faults;
 mod records_too_large;
 mod redis_cluster;

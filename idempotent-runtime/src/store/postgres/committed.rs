@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use http::StatusCode;
 use sqlx::AssertSqlSafe;
-use sqlx::postgres::PgPool;
 
 use crate::backoff::Backoff;
 use crate::key::RecordKey;
@@ -19,6 +18,7 @@ use crate::store::active_transactions::ActiveKey;
 use crate::store::claim::{ClaimRequest, Held};
 use crate::store::error::StoreError;
 use crate::store::postgres::failure::store_error;
+use crate::store::postgres::own::Own;
 use crate::store::postgres::record_statement::RecordStatement;
 use crate::sync::tokio::time::Instant;
 use crate::transaction::transactions::Recording;
@@ -30,7 +30,7 @@ pub(super) struct Claimed {
     /// Of the transaction, as PostgreSQL numbers it.
     pub(super) id: String,
     /// The store's own, of single statements.
-    pub(super) pool: PgPool,
+    pub(super) pool: Arc<Own>,
     pub(super) statement: RecordStatement,
     /// COMMIT was sent for the record, which tells by itself whether it took place.
     pub(super) is_recorded: AtomicBool,
@@ -79,7 +79,7 @@ impl Claimed {
     async fn try_record(&self, is_committed: &mut bool) -> Result<(), StoreError> {
         if !*is_committed {
             let outcome: Option<String> =
-                sqlx::query_scalar(AssertSqlSafe(self.status())).fetch_one(&self.pool).await.map_err(store_error)?;
+                sqlx::query_scalar(AssertSqlSafe(self.status())).fetch_one(&*self.pool).await.map_err(store_error)?;
             match outcome.as_deref() {
                 Some(COMMITTED) => *is_committed = true,
                 Some("in progress") => return Err(StoreError::unavailable("the transaction has not ended yet")),
@@ -95,7 +95,7 @@ impl Claimed {
             now_in_millis(),
         );
         let recording = Recording { key: self.key.clone(), request: self.request, record, may_be_awaited: true };
-        let held = self.statement.execute(&self.pool, &recording).await?;
+        let held = self.statement.execute(&*self.pool, &recording).await?;
         self.tell(held);
         Ok(())
     }

@@ -22,7 +22,7 @@ struct Deletion {
 
 impl Deletion {
     async fn once(&self) -> Result<usize, sqlx::Error> {
-        let deleted = self.statement.query().bind(self.lock).execute(self.pools.own()).await?.rows_affected();
+        let deleted = self.statement.query().bind(self.lock).execute(self.pools.operators()).await?.rows_affected();
         Ok(usize::try_from(deleted).unwrap_or(usize::MAX))
     }
 }

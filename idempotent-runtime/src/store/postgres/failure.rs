@@ -43,9 +43,31 @@ pub(super) fn at_the_end(error: sqlx::Error) -> StoreError {
     if is_violation(&error) { StoreError::unavailable(Violated(Box::new(error))) } else { in_transaction(error) }
 }
 
+/// Whether the name of a prepared statement is another client's, as behind a pooler: this one was not run.
+pub(super) fn is_of_another_statement(error: &sqlx::Error) -> bool {
+    // duplicate_prepared_statement, invalid_sql_statement_name, and too few or too many parameters for another one.
+    matches!(code(error).as_deref(), Some("42P05" | "26000" | "08P01"))
+}
+
+/// Whether the server had ended the connection before the statement came, so that it was not run.
+pub(super) fn is_ended_before(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(error) => error.kind() == std::io::ErrorKind::BrokenPipe,
+        // admin_shutdown, crash_shutdown, idle_session_timeout, idle_in_transaction_session_timeout
+        _ => matches!(code(error).as_deref(), Some("57P01" | "57P02" | "57P05" | "25P03")),
+    }
+}
+
+/// Whether the connection is lost. The statement may have been run.
+pub(super) fn is_lost(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Io(_)) || is_ended_before(error)
+}
+
 pub(super) fn store_error(error: sqlx::Error) -> StoreError {
     match code(&error).as_deref() {
-        Some("42P01" | "3F000") => StoreError::unavailable(NotMigrated(error)),
+        // undefined_table, invalid_schema_name, undefined_column
+        Some("42P01" | "3F000" | "42703") => StoreError::unavailable(NotMigrated(error)),
+        Some("42501") => StoreError::unavailable(NotGranted(error)),
         // data_corrupted, index_corrupted: what cannot be read may be a record.
         Some("XX001" | "XX002") => StoreError::damaged(error),
         _ => StoreError::unavailable(error),
@@ -66,5 +88,14 @@ fn code(error: &sqlx::Error) -> Option<String> {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("the tables of the store are not there: call `PostgresStore::migrate` at start-up, or run its SQL")]
+#[error(
+    "the tables of the store are not there, or are those of an older version: call `PostgresStore::migrate` at start-up, or run its SQL"
+)]
 struct NotMigrated(#[source] sqlx::Error);
+
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the role lacks a right on the tables of the store: grant it USAGE on their schema, SELECT, INSERT, UPDATE and DELETE on \
+     `records`, and SELECT on `schema_version`"
+)]
+struct NotGranted(#[source] sqlx::Error);

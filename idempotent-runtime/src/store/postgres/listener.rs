@@ -28,12 +28,13 @@ impl Listener {
     ///
     /// If no thread drives the runtime of the connection, it never does, and waiters look by themselves every 250 ms.
     pub(super) async fn ended(&self, pool: &PgPool, digest: &[u8; 32]) {
-        self.task.ensure(|| listen(own_pool(pool), self.channel.clone(), Arc::clone(&self.ended)));
+        self.task.ensure(|| listen(pool.clone(), self.channel.clone(), Arc::clone(&self.ended)));
         self.ended.notified(digest).await;
     }
 }
 
-/// A connection beside the application's own, of which none is taken away for good.
+/// A connection beside the application's own, of which none is taken away for good. It is made as the application's pool makes
+/// its own at this moment.
 fn own_pool(pool: &PgPool) -> PgPool {
     PgPoolOptions::new().max_connections(1).connect_lazy_with((*pool.connect_options()).clone())
 }
@@ -41,21 +42,18 @@ fn own_pool(pool: &PgPool) -> PgPool {
 async fn listen(pool: PgPool, channel: String, ended: Arc<KeyedNotify>) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
-        if let Ok(mut listener) = PgListener::connect_with(&pool).await
+        if let Ok(mut listener) = PgListener::connect_with(&own_pool(&pool)).await
             && listener.listen(&channel).await.is_ok()
         {
             backoff.reset();
+            listener.eager_reconnect(false);
             // Claims may have ended before the connection listened.
             ended.notify_all();
-            loop {
-                match listener.try_recv().await {
-                    Ok(Some(notification)) => match digest_of(notification.payload()) {
-                        Some(digest) => ended.notify(&digest),
-                        None => ended.notify_all(),
-                    },
-                    // The connection was lost, and with it what came meanwhile.
-                    Ok(None) => ended.notify_all(),
-                    Err(_) => break,
+            // Until the connection is lost: a new one is made with the options of that moment.
+            while let Ok(Some(notification)) = listener.try_recv().await {
+                match digest_of(notification.payload()) {
+                    Some(digest) => ended.notify(&digest),
+                    None => ended.notify_all(),
                 }
             }
         }

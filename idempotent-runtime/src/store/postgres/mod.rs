@@ -1,7 +1,8 @@
 //! The store for many processes that have a PostgreSQL already.
 //!
 //! Claim, renewal, completion and release are one statement each, which commits by itself: a first execution costs two
-//! statements, a replay one. All of them judge leases and expiry by `clock_timestamp()`, the clock of the database.
+//! statements, a replay one. Behind a pooler each is a transaction (`pooler.rs`). All of them judge leases and expiry by
+//! `clock_timestamp()`, the clock of the database.
 //!
 //! A handler that takes a [`Tx`](crate::Tx) leaves no row while it runs. Its claim is a pair of advisory locks of its own
 //! transaction, which PostgreSQL gives up with the transaction, whatever becomes of the process; a duplicate tries them,
@@ -16,6 +17,8 @@ pub(crate) mod failure;
 pub(crate) mod in_transaction;
 pub(crate) mod listener;
 pub(crate) mod migrate;
+pub(crate) mod own;
+pub(crate) mod pooler;
 pub(crate) mod pools;
 pub(crate) mod record_statement;
 pub(crate) mod row;

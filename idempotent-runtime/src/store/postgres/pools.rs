@@ -1,19 +1,23 @@
-//! The application's pool, for transactions of handlers, and one of the store's own, for everything else.
+//! The application's pool, for transactions of handlers, and those of the store's own, for everything else.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgPool, PgTransactionManager, Postgres};
 use sqlx::{AssertSqlSafe, SqlSafeStr as _};
 use sqlx_core::transaction::TransactionManager as _;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
+use tokio::time::{sleep, timeout};
 
 use crate::store::error::StoreError;
 use crate::store::line::Call;
 use crate::store::postgres::failure::store_error;
 use crate::store::postgres::in_transaction::InTransaction;
+use crate::store::postgres::own::{GRACE, Own};
+use crate::store::postgres::pooler::{ALIVE_WITHIN, Pooler};
 use crate::transaction::open::{Doubtful, Open};
 
-/// Both reach the same database in the same way.
+/// All reach the same database in the same way.
 ///
 /// A statement of ours must commit by itself. In a pool that others use it may not: when a future that awaits `pool.begin()`
 /// is dropped, as any axum handler's may be when its client leaves, sqlx 0.9 gives the connection back with the transaction
@@ -21,14 +25,26 @@ use crate::transaction::open::{Doubtful, Open};
 /// the handler runs twice.
 pub(super) struct Pools {
     application: PgPool,
-    own: OnceLock<PgPool>,
+    own: Arc<Own>,
+    operators: Own,
     claims: Semaphore,
+    pooler: Arc<Pooler>,
 }
 
+/// A listing takes one, and what counts or deletes takes another.
+const OF_OPERATORS: u32 = 2;
+
 impl Pools {
-    pub(super) fn new(application: PgPool) -> Self {
-        let claims = Semaphore::new(application.options().get_max_connections() as usize);
-        Self { application, own: OnceLock::new(), claims }
+    pub(super) fn new(application: PgPool, pooler: Arc<Pooler>) -> Self {
+        let connections = application.options().get_max_connections();
+        let own = |connections| Own::new(application.clone(), connections, Arc::clone(&pooler));
+        Self {
+            own: Arc::new(own(connections)),
+            operators: own(connections.min(OF_OPERATORS)),
+            claims: Semaphore::new(connections as usize),
+            application,
+            pooler,
+        }
     }
 
     pub(super) fn application(&self) -> &PgPool {
@@ -36,12 +52,28 @@ impl Pools {
     }
 
     /// Of single statements only.
-    pub(super) fn own(&self) -> &PgPool {
-        // Not before it is used: a pool can only be made inside of a runtime.
-        self.own.get_or_init(|| {
-            let options = self.application.options().clone().min_connections(0);
-            options.connect_lazy_with((*self.application.connect_options()).clone())
-        })
+    pub(super) fn own(&self) -> &Own {
+        &self.own
+    }
+
+    /// For what goes on when its caller does not wait any more.
+    pub(super) fn shared(&self) -> Arc<Own> {
+        Arc::clone(&self.own)
+    }
+
+    /// For what may take its time: no claim waits behind it.
+    pub(super) fn operators(&self) -> &Own {
+        &self.operators
+    }
+
+    /// Whether the server may be behind a pooler, so that no statement may have a name.
+    pub(super) fn is_pooled(&self) -> bool {
+        self.pooler.is_there()
+    }
+
+    /// Whether a session that listens would hear nothing.
+    pub(super) fn is_deaf(&self) -> bool {
+        self.pooler.is_surely_there()
     }
 
     /// The turn of a claim to take a connection. The pool is fair: what ends a claim would wait behind every claim that came
@@ -53,20 +85,38 @@ impl Pools {
     /// Begins a transaction on a connection of the application's by these statements.
     ///
     /// The caller waits for the connection itself: one that gives up leaves the pool's queue at once, and nothing begins for it.
-    /// The statements go to their end even if the caller gives up meanwhile.
+    /// The statements go to their end even if the caller gives up meanwhile, or their connection is closed.
     pub(super) async fn begin(&self, statements: String, begun: InTransaction) -> Result<Open<Postgres>, StoreError> {
         let call = Call::hold_back();
-        let connection = self.application.acquire().await.map_err(store_error)?;
+        let connection = self.lend().await.map_err(store_error)?;
         if !call.send() {
             return Err(StoreError::unavailable("the caller has stopped waiting"));
         }
         let mut connection = Doubtful::new(connection);
+        let (_waits, is_gone) = oneshot::channel::<()>();
         let beginning = tokio::spawn(async move {
-            PgTransactionManager::begin(&mut connection, Some(AssertSqlSafe(statements).into_sql_str()))
-                .await
-                .map_err(store_error)?;
+            let sending = PgTransactionManager::begin(&mut connection, Some(AssertSqlSafe(statements).into_sql_str()));
+            let abandoned = async {
+                let _ = is_gone.await;
+                sleep(GRACE).await;
+            };
+            tokio::select! {
+                biased;
+                sent = sending => sent.map_err(store_error)?,
+                () = abandoned => return Err(StoreError::unavailable("the caller has stopped waiting")),
+            }
             Ok(Open::new(connection, Arc::new(begun), Box::new(())))
         });
         beginning.await.map_err(StoreError::unavailable)?
+    }
+
+    /// The pool tests a free connection without a limit.
+    async fn lend(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+        while self.application.num_idle() > 0 {
+            if let Ok(lent) = timeout(ALIVE_WITHIN, self.application.acquire()).await {
+                return lent;
+            }
+        }
+        self.application.acquire().await
     }
 }

@@ -5,6 +5,8 @@ use sqlx::postgres::Postgres;
 use sqlx::query::Query;
 use std::sync::Arc;
 
+use crate::store::postgres::pooler::Pooler;
+
 /// Only for a statement that looks for many rows: as a subquery, the time is a constant and an index serves. Of one row, whose
 /// digest has found it, it is asked directly, which costs less.
 macro_rules! now {
@@ -45,6 +47,29 @@ macro_rules! other_request {
     };
 }
 
+/// How much later than it expires a row of this ttl may be deleted: so long its handler may run, or its claim be renewed, before
+/// the index of what is to be deleted must be told.
+macro_rules! spare {
+    ($ttl:literal) => {
+        concat!("least(", $ttl, ", 300000) * interval '1 millisecond'")
+    };
+}
+
+/// When a renewed row is to be deleted, unless that is after its expiry already.
+macro_rules! later {
+    ($ttl:literal) => {
+        concat!(
+            "CASE WHEN delete_after < clock_timestamp() + ",
+            $ttl,
+            " * interval '1 millisecond' THEN clock_timestamp() + ",
+            $ttl,
+            " * interval '1 millisecond' + ",
+            spare!($ttl),
+            " END"
+        )
+    };
+}
+
 /// The row of the digest $1, unless it has expired.
 const EXISTING: &str = existing!();
 
@@ -76,14 +101,18 @@ const CLAIM: &str = concat!(
      given_back AS MATERIALIZED (\
      SELECT FROM {schema}.records WHERE digest = $1 || decode($4, 'hex') AND expires_at > clock_timestamp()), claimed AS (\
      INSERT INTO {schema}.records AS r \
-     (digest, key, state, fingerprint, token, attempt, claim_ttl, lease_until, expires_at) \
+     (digest, key, state, fingerprint, token, attempt, claim_ttl, lease_until, expires_at, delete_after, guards_token) \
      SELECT $1, $2, 'claimed', $3, $4, 1, $5, now + $6 * interval '1 millisecond', \
-     CASE WHEN $7 THEN now + $5 * interval '1 millisecond' ELSE 'infinity' END FROM moment, turn \
+     CASE WHEN $7 THEN now + $5 * interval '1 millisecond' ELSE 'infinity' END, \
+     CASE WHEN $7 THEN now + $5 * interval '1 millisecond' + ",
+    spare!("$5"),
+    " ELSE 'infinity' END, NOT $7 FROM moment, turn \
      WHERE is_free AND NOT EXISTS (SELECT FROM given_back) \
      ON CONFLICT (digest) DO UPDATE SET key = excluded.key, state = 'claimed', fingerprint = excluded.fingerprint, \
      token = excluded.token, attempt = CASE WHEN r.expires_at <= (SELECT now FROM moment) THEN 1 ELSE r.attempt + 1 END, \
      claim_ttl = excluded.claim_ttl, awaited = false, lease_until = excluded.lease_until, \
-     expires_at = excluded.expires_at, recorded_at = NULL, status = NULL, headers = NULL, body = NULL \
+     expires_at = excluded.expires_at, delete_after = excluded.delete_after, guards_token = excluded.guards_token, \
+     recorded_at = NULL, status = NULL, headers = NULL, body = NULL \
      WHERE r.expires_at <= (SELECT now FROM moment) OR ($7 \
      AND r.state = 'claimed' AND r.lease_until <= (SELECT now FROM moment) AND r.fingerprint = $3) \
      RETURNING r.id, r.attempt) \
@@ -98,13 +127,18 @@ const CLAIM: &str = concat!(
      UNION ALL SELECT * FROM existing WHERE NOT EXISTS (SELECT FROM claimed) AND NOT EXISTS (SELECT FROM turn WHERE NOT is_free)"
 );
 
-const RENEW: &str = "UPDATE {schema}.records SET lease_until = clock_timestamp() + $3 * interval '1 millisecond', \
+const RENEW: &str = concat!(
+    "UPDATE {schema}.records SET lease_until = clock_timestamp() + $3 * interval '1 millisecond', \
      expires_at = CASE WHEN isfinite(expires_at) THEN clock_timestamp() + claim_ttl * interval '1 millisecond' \
-     ELSE expires_at END WHERE digest = $1 AND token = $2 AND state = 'claimed' AND expires_at > clock_timestamp()";
+     ELSE expires_at END, delete_after = greatest(delete_after, ",
+    later!("records.claim_ttl"),
+    ") WHERE digest = $1 AND token = $2 AND state = 'claimed' AND expires_at > clock_timestamp()"
+);
 
 /// [`RENEW`] for lists of digests, tokens and leases: the tokens that hold their claims, and whether they were renewed. A row
 /// that another statement has locked must not hold the others up.
-const RENEW_MANY: &str = "WITH renewal AS MATERIALIZED (\
+const RENEW_MANY: &str = concat!(
+    "WITH renewal AS MATERIALIZED (\
      SELECT * FROM unnest($1::bytea[], $2::text[], $3::bigint[]) AS renewal (digest, token, lease)), \
      held AS MATERIALIZED (SELECT r.token FROM {schema}.records AS r JOIN renewal USING (digest, token) \
      WHERE r.state = 'claimed' AND r.expires_at > clock_timestamp()), \
@@ -113,29 +147,40 @@ const RENEW_MANY: &str = "WITH renewal AS MATERIALIZED (\
      renewed AS (UPDATE {schema}.records AS r \
      SET lease_until = clock_timestamp() + free.lease * interval '1 millisecond', \
      expires_at = CASE WHEN isfinite(r.expires_at) THEN clock_timestamp() + r.claim_ttl * interval '1 millisecond' \
-     ELSE r.expires_at END FROM free WHERE r.digest = free.digest RETURNING r.token) \
-     SELECT held.token, EXISTS (SELECT FROM renewed WHERE renewed.token = held.token) AS renewed FROM held";
+     ELSE r.expires_at END, delete_after = greatest(delete_after, ",
+    later!("r.claim_ttl"),
+    ") FROM free WHERE r.digest = free.digest RETURNING r.token) \
+     SELECT held.token, EXISTS (SELECT FROM renewed WHERE renewed.token = held.token) AS renewed FROM held"
+);
 
 /// The claim was rejected as one of unknown outcome, and stays so.
-const KEEP: &str = "UPDATE {schema}.records SET expires_at = 'infinity' WHERE digest = $1 AND token = $2 \
+const KEEP: &str = "UPDATE {schema}.records SET expires_at = 'infinity', delete_after = 'infinity' WHERE digest = $1 AND token = $2 \
      AND state = 'claimed' AND expires_at > clock_timestamp() AND lease_until <= clock_timestamp()";
 
 // NOTIFY takes a lock of the whole database at COMMIT, so it is sent only if a request waits.
-const COMPLETE: &str = "UPDATE {schema}.records SET state = 'completed', lease_until = NULL, \
-     expires_at = clock_timestamp() + $3 * interval '1 millisecond', fingerprint = $4, \
+const COMPLETE: &str = concat!(
+    "UPDATE {schema}.records SET state = 'completed', lease_until = NULL, \
+     expires_at = clock_timestamp() + $3 * interval '1 millisecond', \
+     delete_after = CASE WHEN delete_after BETWEEN clock_timestamp() + $3 * interval '1 millisecond' \
+     AND clock_timestamp() + $3 * interval '1 millisecond' + ",
+    spare!("$3"),
+    " THEN delete_after ELSE clock_timestamp() + $3 * interval '1 millisecond' END, fingerprint = $4, \
      recorded_at = timestamptz 'epoch' + $5 * interval '1 millisecond', status = $6, headers = $7::jsonb, body = $8 \
      WHERE digest = $1 AND token = $2 AND state = 'claimed' AND expires_at > clock_timestamp() \
-     RETURNING CASE WHEN awaited THEN pg_notify($9, encode($1, 'hex'))::text END";
+     RETURNING CASE WHEN awaited THEN pg_notify($9, encode($1, 'hex'))::text END"
+);
 
+/// A statement that another one could be taken for, behind a pooler, says by its last parameter that it is meant.
 const RELEASE: &str = "DELETE FROM {schema}.records \
-     WHERE digest = $1 AND token = $2 AND state = 'claimed' AND expires_at > clock_timestamp() \
+     WHERE digest = $1 AND token = $2 AND state = 'claimed' AND expires_at > clock_timestamp() AND $4 = 'release' \
      RETURNING CASE WHEN awaited THEN pg_notify($3, encode($1, 'hex'))::text END";
 
 /// Keeps a claim of the token $2 from arriving under the digest $1, for $3 milliseconds, unless it is recorded there. Inserts
 /// nothing where that is said already, or where a claim that never expires has arrived meanwhile.
-const GIVE_BACK: &str = "INSERT INTO {schema}.records (digest, key, state, fingerprint, token, attempt, claim_ttl, expires_at) \
-     SELECT $1 || decode($2, 'hex'), '', 'given back', '', $2, 0, 0, clock_timestamp() + $3 * interval '1 millisecond' \
-     WHERE NOT EXISTS (SELECT FROM {schema}.records WHERE digest = $1 AND token = $2 AND state = 'completed' \
+const GIVE_BACK: &str = "INSERT INTO {schema}.records (digest, key, state, fingerprint, token, attempt, claim_ttl, expires_at, \
+     delete_after, guards_token) \
+     SELECT $1 || decode($2, 'hex'), '', 'given back', '', $2, 0, 0, clock_timestamp() + $3 * interval '1 millisecond', \
+     clock_timestamp() + $3 * interval '1 millisecond', true WHERE $4 = 'give back' AND NOT EXISTS (SELECT FROM {schema}.records WHERE digest = $1 AND token = $2 AND state = 'completed' \
      AND expires_at > clock_timestamp()) ON CONFLICT DO NOTHING";
 
 const AWAIT: &str =
@@ -143,12 +188,13 @@ const AWAIT: &str =
 
 /// The record of a claim in a transaction: there is no row yet, or one that may be taken over.
 const RECORD: &str = "INSERT INTO {schema}.records AS r (digest, key, state, fingerprint, token, attempt, claim_ttl, \
-     expires_at, recorded_at, status, headers, body) \
+     expires_at, delete_after, recorded_at, status, headers, body) \
      VALUES ($1, $2, 'completed', $3, $4, 1, $5, clock_timestamp() + $5 * interval '1 millisecond', \
+     clock_timestamp() + $5 * interval '1 millisecond', \
      timestamptz 'epoch' + $6 * interval '1 millisecond', $7, $8::jsonb, $9) \
      ON CONFLICT (digest) DO UPDATE SET key = excluded.key, state = 'completed', fingerprint = excluded.fingerprint, \
      token = excluded.token, claim_ttl = excluded.claim_ttl, lease_until = NULL, expires_at = excluded.expires_at, \
-     recorded_at = excluded.recorded_at, status = excluded.status, headers = excluded.headers, body = excluded.body \
+     delete_after = excluded.delete_after, guards_token = false, recorded_at = excluded.recorded_at, status = excluded.status, headers = excluded.headers, body = excluded.body \
      WHERE r.expires_at <= clock_timestamp() OR ($10 AND r.state = 'claimed' \
      AND r.lease_until <= clock_timestamp() AND r.fingerprint = $3) \
      RETURNING CASE WHEN $12 THEN pg_notify($11, encode($1, 'hex'))::text END";
@@ -158,15 +204,20 @@ const COMPLETED_BY: &str = "SELECT EXISTS (SELECT FROM {schema}.records WHERE di
      AND state = 'completed' AND expires_at > clock_timestamp())";
 
 /// Returns whether the removed row was alive.
-const PURGE: &str =
-    concat!("DELETE FROM {schema}.records WHERE digest = $1 RETURNING expires_at > ", now!(), " AS alive");
+const PURGE: &str = concat!(
+    "DELETE FROM {schema}.records WHERE digest = $1 AND $2 = 'purge' RETURNING expires_at > ",
+    now!(),
+    " AS alive"
+);
 
 // One process at a time, and never in the way of a claim. The large values of a body are deleted with it.
 const DELETE_EXPIRED: &str = concat!(
     "WITH turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock($1) AS is_ours), \
-     expired AS MATERIALIZED (SELECT digest FROM {schema}.records WHERE (SELECT is_ours FROM turn) AND expires_at <= ",
+     expired AS MATERIALIZED (SELECT digest FROM {schema}.records WHERE (SELECT is_ours FROM turn) AND delete_after <= ",
     now!(),
-    " ORDER BY expires_at LIMIT 500 FOR UPDATE SKIP LOCKED) \
+    " AND expires_at <= ",
+    now!(),
+    " ORDER BY delete_after LIMIT 500 FOR UPDATE SKIP LOCKED) \
      DELETE FROM {schema}.records USING expired WHERE records.digest = expired.digest"
 );
 
@@ -190,10 +241,10 @@ const ENTRY: &str = concat!(entry!(), " AND digest = $1");
 const LIST: &str =
     concat!(entry!(), " AND state <> 'given back' AND digest > decode($1, 'hex') ORDER BY digest LIMIT $2");
 
-/// The unknown outcomes by scope, $1 at most. The index of what expires finds them.
+/// The unknown outcomes by scope, $1 at most. The index of what is to be deleted finds them.
 const UNKNOWN_OUTCOMES: &str = concat!(
     "SELECT split_part(key, '/', 1) AS scope, count(*) AS count FROM (SELECT key FROM {schema}.records \
-     WHERE expires_at = 'infinity' AND state = 'claimed' AND lease_until <= ",
+     WHERE delete_after = 'infinity' AND expires_at = 'infinity' AND state = 'claimed' AND lease_until <= ",
     now!(),
     " LIMIT $1) AS unknown GROUP BY scope"
 );
@@ -218,15 +269,15 @@ pub(super) const TRY_LOCK: &str = "SELECT pg_try_advisory_xact_lock($1)";
 
 /// The statements for one schema; a clone shares them.
 #[derive(Clone)]
-pub(super) struct Statement(Arc<str>);
+pub(super) struct Statement {
+    sql: Arc<str>,
+    pooler: Arc<Pooler>,
+}
 
 impl Statement {
-    fn new(template: &str, schema: &str) -> Self {
-        Self(template.replace("{schema}", schema).into())
-    }
-
+    /// Without a name behind a pooler, where a name may be another client's.
     pub(super) fn query(&self) -> Query<'static, Postgres, sqlx::postgres::PgArguments> {
-        sqlx::query(AssertSqlSafe(Arc::clone(&self.0)))
+        sqlx::query(AssertSqlSafe(Arc::clone(&self.sql))).persistent(!self.pooler.is_there())
     }
 }
 
@@ -251,8 +302,9 @@ pub(super) struct Statements {
 
 impl Statements {
     /// `schema` is quoted.
-    pub(super) fn new(schema: &str) -> Self {
-        let statement = |template| Statement::new(template, schema);
+    pub(super) fn new(schema: &str, pooler: &Arc<Pooler>) -> Self {
+        let statement =
+            |template: &str| Statement { sql: template.replace("{schema}", schema).into(), pooler: Arc::clone(pooler) };
         Self {
             existing: statement(EXISTING),
             claim: statement(CLAIM),

@@ -26,10 +26,11 @@ use crate::store::given_back::{REMEMBERED, given_back};
 use crate::store::line::Call;
 use crate::store::postgres::advisory_locks::lock;
 use crate::store::postgres::expired_deletion::ExpiredDeletion;
-use crate::store::postgres::failure::{claim_error, is_transient, store_error};
+use crate::store::postgres::failure::{claim_error, is_ended_before, is_lost, is_transient, store_error};
 use crate::store::postgres::listener::Listener;
 use crate::store::postgres::migrate;
 use crate::store::postgres::migrate::PostgresMigrateError;
+use crate::store::postgres::pooler::Pooler;
 use crate::store::postgres::pools::Pools;
 use crate::store::postgres::row;
 use crate::store::postgres::row::{HeldInTransaction, digest};
@@ -42,8 +43,13 @@ use crate::transaction::transactions::Transactions;
 ///
 /// It takes the application's own pool, from which handlers get their transactions ([`Tx`](crate::Tx)). For its own
 /// statements it opens a second pool with the same options when it is first used. So each of these statements commits by
-/// itself, whatever happens to the application's connections, and a process can hold twice as many connections. Requests that
-/// wait (`in_flight = wait`) hold no connection; one extra connection wakes them. One process at a time deletes expired rows,
+/// itself, whatever happens to the application's connections, and a process can hold twice as many connections. Two more serve
+/// listings, counts and deletions. Requests that wait (`in_flight = wait`) hold no connection; one extra connection wakes them.
+/// New connections of all of them use the options that the application's pool has at that moment
+/// ([`set_connect_options`](PgPool::set_connect_options)). A connection that gives no answer is closed.
+///
+/// It works behind a pooler that lends connections for one transaction, such as PgBouncer, and finds that out by itself
+/// ([`pooled`](PostgresStoreBuilder::pooled)). One process at a time deletes expired rows,
 /// in small batches, in the background. A clone is cheap and shares everything.
 ///
 /// While a handler has a connection for its `Tx`, the session's `default_transaction_read_only` is on. The pool gets the
@@ -112,6 +118,7 @@ pub struct PostgresStoreBuilder {
     pool: PgPool,
     schema: String,
     deletion_interval: Duration,
+    is_pooled: bool,
 }
 
 impl PostgresStoreBuilder {
@@ -136,12 +143,36 @@ impl PostgresStoreBuilder {
         self
     }
 
+    /// The server is reached through a pooler that lends a connection for one transaction, such as PgBouncer with
+    /// `pool_mode = transaction`.
+    ///
+    /// Without this call the store finds that out when it connects first: it compares the server's processes behind two
+    /// connections. Behind a pooler no statement is prepared under a name, each one is a transaction of four round trips, and
+    /// waiting requests (`in_flight = wait`) look every 50 milliseconds, because `LISTEN` does not work there.
+    ///
+    /// ```
+    /// use idempotent_runtime::store::PostgresStore;
+    /// use sqlx::PgPool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), sqlx::Error> {
+    /// let pool = PgPool::connect_lazy("postgres://localhost:6432/app")?;
+    /// let store = PostgresStore::builder(pool).pooled().build();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn pooled(mut self) -> Self {
+        self.is_pooled = true;
+        self
+    }
+
     /// The store. It connects when it is first used.
     pub fn build(self) -> PostgresStore {
         let schema = format!("\"{}\"", self.schema.replace('"', "\"\""));
-        let statements = Arc::new(Statements::new(&schema));
+        let pooler = Arc::new(if self.is_pooled { Pooler::present() } else { Pooler::unknown() });
+        let statements = Arc::new(Statements::new(&schema, &pooler));
         let lock = lock(b"sweep", &[schema.as_bytes()]);
-        let pools = Arc::new(Pools::new(self.pool));
+        let pools = Arc::new(Pools::new(self.pool, pooler));
         PostgresStore(Arc::new(Inner {
             listener: Listener::new(channel(&schema)),
             expired_deletion: ExpiredDeletion::new(
@@ -161,6 +192,9 @@ impl PostgresStoreBuilder {
 /// How often a statement is sent that met a conflict, before it counts as failed.
 const ROUNDS: usize = 20;
 
+/// Where no notification comes.
+const BETWEEN_LOOKS_BEHIND_POOLER: Duration = Duration::from_millis(50);
+
 /// A channel is a name too, of 63 bytes at most.
 fn channel(schema: &str) -> String {
     let digest = lock(b"channel", &[schema.as_bytes()]);
@@ -170,8 +204,8 @@ fn channel(schema: &str) -> String {
 impl PostgresStore {
     /// A store in the application's own database.
     ///
-    /// A pool pings a connection before each use, unless it was built with `test_before_acquire(false)`. That is one more
-    /// round trip for each statement.
+    /// The store's own connections are pinged only if they were free for a second. `before_acquire` of the application's pool
+    /// does not apply to them, but `after_connect` does.
     pub fn new(pool: PgPool) -> Self {
         Self::builder(pool).build()
     }
@@ -182,13 +216,18 @@ impl PostgresStore {
     ///
     /// When the URL is malformed, or the server cannot be reached or rejects.
     pub async fn connect(url: &str) -> Result<Self, sqlx::Error> {
-        // The test would be a round trip for every statement, and a statement on a broken connection fails anyway.
+        // The test would be a round trip for each transaction of a handler, and a statement on a broken connection fails anyway.
         Ok(Self::new(PgPoolOptions::new().test_before_acquire(false).connect(url).await?))
     }
 
     /// A store in the application's own database, with options to follow.
     pub fn builder(pool: PgPool) -> PostgresStoreBuilder {
-        PostgresStoreBuilder { pool, schema: "idempotency".to_owned(), deletion_interval: Duration::from_secs(30) }
+        PostgresStoreBuilder {
+            pool,
+            schema: "idempotency".to_owned(),
+            deletion_interval: Duration::from_secs(30),
+            is_pooled: false,
+        }
     }
 
     /// Creates the tables, or updates them. Every process may call it, also at the same time.
@@ -210,6 +249,26 @@ impl PostgresStore {
         migrate::sql(&self.0.schema)
     }
 
+    /// The SQL that makes of the tables of this version those that this version of the library needs, for migrations of your
+    /// own. `SELECT version FROM idempotency.schema_version` gives the version of the tables; with 0 this is [`sql`](Self::sql).
+    /// Empty when nothing is left to do.
+    ///
+    /// ```
+    /// use idempotent_runtime::store::PostgresStore;
+    /// use sqlx::PgPool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), sqlx::Error> {
+    /// let store = PostgresStore::new(PgPool::connect_lazy("postgres://localhost/app")?);
+    /// assert_eq!(store.sql_since(0), store.sql());
+    /// assert!(store.sql_since(2).contains("version = 3"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn sql_since(&self, version: usize) -> String {
+        migrate::sql_since(&self.0.schema, version)
+    }
+
     /// The pool that the store was made with.
     pub fn pool(&self) -> &PgPool {
         self.0.pools.application()
@@ -221,12 +280,13 @@ impl PostgresStore {
         let (lock, (requests, asked_for)) = (self.lock_of_key(key), self.lock_of_request(key, request.fingerprint));
         let call = Call::hold_back();
         let _turn = self.0.pools.turn().await?;
-        let mut connection = self.0.pools.own().acquire().await.map_err(store_error)?;
+        let mut connection = self.0.pools.own().lend().await.map_err(store_error)?;
         call.send();
+        let mut may_be_lost = true;
         // A row that another claim has committed after our snapshot is neither inserted nor seen, and a new snapshot sees
         // it. More rounds than two take a key that is claimed and released all the time.
         for _ in 0..ROUNDS {
-            let row = self
+            let claim = self
                 .0
                 .statements
                 .claim
@@ -240,13 +300,18 @@ impl PostgresStore {
                 .bind(request.after_crash == AfterCrash::Rerun)
                 .bind(requests)
                 .bind(asked_for)
-                .bind(lock)
-                .fetch_optional(&mut *connection)
-                .await;
-            let row = match row {
+                .bind(lock);
+            let row = match connection.fetch_optional(claim).await {
                 Ok(Some(row)) => row,
                 Ok(None) => continue,
                 Err(error) if is_transient(&error) => continue,
+                Err(error) if may_be_lost && may_be_sent_again(&error, request) => {
+                    // Of a connection that was free too long, most often.
+                    may_be_lost = false;
+                    drop(connection);
+                    connection = self.0.pools.own().lend().await.map_err(store_error)?;
+                    continue;
+                }
                 Err(error) => return Err(claim_error(error)),
             };
             if let Some(attempt) = row::acquired(&row)? {
@@ -294,15 +359,34 @@ impl PostgresStore {
 
 type Query = sqlx::query::Query<'static, Postgres, sqlx::postgres::PgArguments>;
 
-/// A statement of its own takes no effect when it fails by a conflict, and may be sent again.
-async fn retried<T, F>(mut statement: impl FnMut() -> F) -> Result<T, StoreError>
+/// Whether a claim whose connection is lost may be sent again at once: it has a token, by which the store knows it again.
+///
+/// The first one may still arrive. Under [`AfterCrash::Reject`] it must not: after a release by then, it would never expire.
+fn may_be_sent_again(error: &sqlx::Error, request: &ClaimRequest) -> bool {
+    is_ended_before(error) || (is_lost(error) && request.after_crash == AfterCrash::Rerun)
+}
+
+/// A statement of its own takes no effect when it fails by a conflict, and may be sent again. So may one whose connection is lost,
+/// once: what changes something has a token.
+async fn retried<T, F>(statement: impl FnMut() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, sqlx::Error>>,
 {
-    let mut round = 1;
+    retried_after(is_lost, statement).await
+}
+
+async fn retried_after<T, F>(
+    may_be_sent_again: fn(&sqlx::Error) -> bool,
+    mut statement: impl FnMut() -> F,
+) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, sqlx::Error>>,
+{
+    let (mut round, mut may_be_lost) = (1, true);
     loop {
         match statement().await {
             Err(error) if is_transient(&error) && round < ROUNDS => round += 1,
+            Err(error) if may_be_lost && may_be_sent_again(&error) => may_be_lost = false,
             done => return done.map_err(store_error),
         }
     }
@@ -407,14 +491,14 @@ impl Store for PostgresStore {
         let (digest, token) = (digest(key), token_text(token));
         let release = || {
             let query = self.0.statements.release.query().bind(digest).bind(token.clone());
-            query.bind(self.0.listener.channel().to_owned())
+            query.bind(self.0.listener.channel().to_owned()).bind("release")
         };
         if self.held(release).await? == Held::Yes {
             return Ok(Held::Yes);
         }
         let give_back = || async {
             let query = self.0.statements.give_back.query().bind(digest).bind(&token).bind(span_millis(REMEMBERED));
-            query.execute(self.0.pools.own()).await
+            query.bind("give back").execute(self.0.pools.own()).await
         };
         if retried(give_back).await?.rows_affected() > 0 {
             return Ok(Held::No);
@@ -424,8 +508,11 @@ impl Store for PostgresStore {
     }
 
     async fn changed(&self, key: &RecordKey) {
+        if self.0.pools.is_deaf() {
+            return tokio::time::sleep(BETWEEN_LOOKS_BEHIND_POOLER).await;
+        }
         let digest = digest(key);
-        let mut ended = pin!(self.0.listener.ended(self.0.pools.own(), &digest));
+        let mut ended = pin!(self.0.listener.ended(self.0.pools.application(), &digest));
         // The first poll, which comes before the waiter's look, only subscribes: a connection that it took would be held, and
         // never given back, while the look waits for one.
         if poll!(ended.as_mut()).is_ready() {
@@ -444,15 +531,19 @@ impl Store for PostgresStore {
 
 impl StoreAdmin for PostgresStore {
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
-        let row = self.0.statements.entry.query().bind(digest(key)).fetch_optional(self.0.pools.own()).await;
-        row.map_err(store_error)?.as_ref().map(Entry::from_row).transpose()
+        let digest = digest(key);
+        let entry = || async { self.0.statements.entry.query().bind(digest).fetch_optional(self.0.pools.own()).await };
+        retried(entry).await?.as_ref().map(Entry::from_row).transpose()
     }
 
     async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
         let digest = digest(key);
-        let row =
-            retried(|| async { self.0.statements.purge.query().bind(digest).fetch_optional(self.0.pools.own()).await });
-        Ok(row.await?.is_some_and(|row| row.get("alive")))
+        let purge = || async {
+            let query = self.0.statements.purge.query().bind(digest).bind("purge");
+            query.fetch_optional(self.0.pools.own()).await
+        };
+        // A second one would remove what has come meanwhile.
+        Ok(retried_after(is_ended_before, purge).await?.is_some_and(|row| row.get("alive")))
     }
 
     async fn delete_expired(&self) -> Result<usize, StoreError> {
@@ -461,8 +552,10 @@ impl StoreAdmin for PostgresStore {
 
     async fn unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {
         let most = i64::try_from(UNKNOWN_OUTCOMES_COUNTED).unwrap_or(i64::MAX);
-        let rows = self.0.statements.unknown_outcomes.query().bind(most).fetch_all(self.0.pools.own()).await;
-        unknown_outcomes(&rows.map_err(store_error)?)
+        let count = || async {
+            self.0.statements.unknown_outcomes.query().bind(most).fetch_all(self.0.pools.operators()).await
+        };
+        unknown_outcomes(&retried(count).await?)
     }
 
     /// In the order of the keys' digests.
@@ -470,8 +563,10 @@ impl StoreAdmin for PostgresStore {
         // One more than asked for tells whether there is a next page.
         let rows = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
         let Cursor(after) = cursor.unwrap_or_else(|| Cursor(String::new()));
-        let found = self.0.statements.list.query().bind(after).bind(rows).fetch_all(self.0.pools.own()).await;
-        let found = found.map_err(store_error)?;
+        let list = || async {
+            self.0.statements.list.query().bind(&after).bind(rows).fetch_all(self.0.pools.operators()).await
+        };
+        let found = retried(list).await?;
         let mut page = Page::default();
         for row in found.iter().take(limit) {
             page.add_row(row)?;

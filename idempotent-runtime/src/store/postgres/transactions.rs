@@ -105,7 +105,9 @@ impl TransactionalStore<Postgres> for PostgresStore {
             // Looked for again under the locks, since the request that held them may have recorded meanwhile; and outside of
             // the transaction, whose snapshot may be older than its locks, as its isolation has it.
             let (locked, existing) = tokio::join!(
-                sqlx::query_as::<_, (String, String)>(LOCKED).fetch_one(&mut *open),
+                sqlx::query_as::<_, (String, String)>(LOCKED)
+                    .persistent(!self.0.pools.is_pooled())
+                    .fetch_one(&mut *open),
                 self.existing(self.0.pools.own(), key)
             );
             let (locked, id) = locked.map_err(store_error)?;
@@ -114,6 +116,7 @@ impl TransactionalStore<Postgres> for PostgresStore {
                 "same" => return in_flight(request.fingerprint),
                 _ => {
                     let compare = sqlx::query_scalar(OTHER_REQUEST).bind(requests).bind(asked_for).bind(lock_of_key);
+                    let compare = compare.persistent(!self.0.pools.is_pooled());
                     let other: Option<i32> = compare.fetch_one(&mut *open).await.map_err(store_error)?;
                     let holder = other.map_or(HeldInTransaction::Same, HeldInTransaction::Other);
                     return Ok(TransactionClaim::Existing(held_in_transaction(request.fingerprint, &holder)));
@@ -130,7 +133,7 @@ impl TransactionalStore<Postgres> for PostgresStore {
                         key: key.clone(),
                         request,
                         id,
-                        pool: self.0.pools.own().clone(),
+                        pool: self.0.pools.shared(),
                         statement: self.record_statement(),
                         is_recorded: AtomicBool::new(false),
                         _running: running,
@@ -155,6 +158,7 @@ impl TransactionalStore<Postgres> for PostgresStore {
             let mut open = self.0.pools.begin(begun.begin(None, None), begun).await?;
             let has_ended: bool = sqlx::query_scalar(TRY_LOCK)
                 .bind(self.lock_of_key(key))
+                .persistent(!self.0.pools.is_pooled())
                 .fetch_one(&mut *open)
                 .await
                 .map_err(store_error)?;

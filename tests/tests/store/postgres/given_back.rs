@@ -54,14 +54,24 @@ async fn tables_of_the_first_version_are_migrated_with_their_rows() {
 
     let pool = PostgresServer::shared().await.database().await.pool(2).await;
     sqlx::raw_sql(FIRST).execute(&pool).await.expect("the tables are made");
-    let store = PostgresStore::new(pool);
+    let store = PostgresStore::new(pool.clone());
     let (key, kept, late) = (RecordKey::new("charges", None, "k"), request(), request());
-    // Until it is migrated, too.
-    assert_eq!(store.claim(&key, kept).await.expect("the store claims"), Claim::Acquired { attempt: 1 });
-    assert_eq!(store.release(&key, late.token).await.expect("the store answers"), Held::No);
+    let error = store.claim(&key, kept).await.expect_err("the tables are too old");
+    let reason = std::error::Error::source(&error).expect("a reason").to_string();
+    assert!(reason.contains("an older version: call `PostgresStore::migrate`"), "{reason}");
+    // As the first version wrote them.
+    let insert = "INSERT INTO idempotency.records \
+         (digest, key, state, fingerprint, token, attempt, claim_ttl, lease_until, expires_at) VALUES \
+         (sha256(convert_to($1, 'UTF8')), $1, 'claimed', $2, $3, 1, 120000, now() + interval '1 hour', 'infinity'), \
+         (sha256(convert_to($1, 'UTF8')) || decode($4, 'hex'), '', 'given back', '', $4, 0, 0, NULL, now() + interval '1 day')";
+    let text = |token: Token| format!("{:032x}", token.as_u128());
+    let insert = sqlx::query(insert).bind(key.as_str()).bind(kept.fingerprint.to_string());
+    insert.bind(text(kept.token)).bind(text(late.token)).execute(&pool).await.expect("the rows are written");
     store.migrate().await.expect("the tables are migrated");
     let arrived = store.claim(&key, late).await.expect("the store answers");
     assert_eq!(arrived, Claim::InFlight { fingerprint: kept.fingerprint });
     assert_eq!(store.release(&key, kept.token).await.expect("the store answers"), Held::Yes);
     assert!(store.claim(&key, late).await.is_err(), "it was given back");
+    let guarded = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM idempotency.records WHERE guards_token");
+    assert_eq!(guarded.fetch_one(&pool).await.expect("the server answers"), 1);
 }

@@ -1,3 +1,6 @@
 mod answers;
+mod connections;
 mod given_back;
+mod poolers;
 mod promises;
+mod rights;

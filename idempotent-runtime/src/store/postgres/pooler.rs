@@ -1,0 +1,154 @@
+//! Whether a pooler such as PgBouncer lends the server's connections for one transaction at a time.
+//!
+//! Behind one, nothing that belongs to a session can be relied on. A statement that one client has prepared may meet the
+//! name of another one's, and the server runs the wrong one: PgBouncer before 1.21 does nothing about that. So every
+//! statement is unnamed there, and in a transaction: sqlx sends the preparation of a statement and its execution in two
+//! messages, and the pooler may lend another connection for the second one. LISTEN is of no use at all.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::TryStreamExt as _;
+use sqlx::postgres::{
+    PgArguments, PgConnectOptions, PgConnection, PgQueryResult, PgRow, PgStatement, PgTransactionManager,
+};
+use sqlx::{ConnectOptions as _, Connection as _, Either, Execute, Executor as _, Postgres, SqlStr};
+use sqlx_core::error::BoxDynError;
+use sqlx_core::transaction::TransactionManager as _;
+use tokio::time::timeout;
+
+use crate::store::postgres::failure::is_of_another_statement;
+use crate::sync::{Mutex, lock};
+
+/// How long a connection may take for the answer that shows that it works.
+pub(super) const ALIVE_WITHIN: Duration = Duration::from_secs(1);
+
+const UNKNOWN: u8 = 0;
+const ABSENT: u8 = 1;
+const PRESENT: u8 = 2;
+
+/// How long one is assumed to be there after a look that told nothing.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// How often the two connections are compared. A pooler with many free connections of the server may give each of ours the
+/// same one again, but hardly each time.
+const LOOKS: usize = 4;
+
+/// What is known of the way to the server.
+pub(super) struct Pooler {
+    state: AtomicU8,
+    looking: tokio::sync::Mutex<()>,
+    told_nothing: Mutex<Option<Instant>>,
+}
+
+impl Pooler {
+    pub(super) fn unknown() -> Self {
+        Self { state: AtomicU8::new(UNKNOWN), looking: tokio::sync::Mutex::default(), told_nothing: Mutex::default() }
+    }
+
+    pub(super) fn present() -> Self {
+        Self { state: AtomicU8::new(PRESENT), ..Self::unknown() }
+    }
+
+    /// As long as nothing is known, one may be there.
+    pub(super) fn is_there(&self) -> bool {
+        self.state.load(Ordering::Relaxed) != ABSENT
+    }
+
+    pub(super) fn is_surely_there(&self) -> bool {
+        self.state.load(Ordering::Relaxed) == PRESENT
+    }
+
+    pub(super) fn is_known(&self) -> bool {
+        self.state.load(Ordering::Relaxed) != UNKNOWN
+            || lock(&self.told_nothing).is_some_and(|looked| looked.elapsed() < LOOK_AGAIN)
+    }
+
+    /// Compares the server's processes behind `first` and a second connection: each has one of its own, unless a pooler lends
+    /// them.
+    pub(super) async fn recognise(
+        &self,
+        first: &mut PgConnection,
+        options: &PgConnectOptions,
+    ) -> Result<(), sqlx::Error> {
+        let _one_at_a_time = self.looking.lock().await;
+        if self.is_known() {
+            return Ok(());
+        }
+        let Ok(Ok(mut second)) = timeout(ALIVE_WITHIN, options.connect()).await else {
+            *lock(&self.told_nothing) = Some(Instant::now());
+            return Ok(());
+        };
+        let (mut of_first, mut of_second) = (HashSet::new(), HashSet::new());
+        for _ in 0..LOOKS {
+            of_first.insert(process(first).await?);
+            of_second.insert(process(&mut second).await?);
+        }
+        let _ = second.close().await;
+        if of_first.len() == 1 && of_second.len() == 1 && of_first.is_disjoint(&of_second) {
+            self.state.store(ABSENT, Ordering::Relaxed);
+        } else {
+            self.found();
+        }
+        Ok(())
+    }
+
+    /// Another client's statement has the name of ours.
+    pub(super) fn learn(&self, error: &sqlx::Error) {
+        if is_of_another_statement(error) && self.state.load(Ordering::Relaxed) != PRESENT {
+            self.found();
+        }
+    }
+
+    fn found(&self) {
+        self.state.store(PRESENT, Ordering::Relaxed);
+        tracing::warn!(
+            "PostgreSQL is reached through a pooler that lends connections for one transaction: statements are not prepared, and \
+             waiting requests look again and again, because LISTEN does not work there"
+        );
+    }
+}
+
+async fn process(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
+    let row = connection.fetch_one(sqlx::raw_sql("SELECT pg_backend_pid()")).await?;
+    sqlx::Row::try_get(&row, 0)
+}
+
+/// A statement without a name, whatever it says itself.
+pub(super) struct Unnamed<E>(pub(super) E);
+
+impl<'q, E: Execute<'q, Postgres> + 'q> Unnamed<E> {
+    /// In a transaction, for which the pooler lends one connection.
+    pub(super) async fn run_on(
+        self,
+        connection: &mut PgConnection,
+    ) -> Result<Vec<Either<PgQueryResult, PgRow>>, sqlx::Error> {
+        PgTransactionManager::begin(connection, None).await?;
+        let answer = connection.fetch_many(self).try_collect().await;
+        if answer.is_ok() {
+            PgTransactionManager::commit(connection).await?;
+        } else {
+            PgTransactionManager::rollback(connection).await?;
+        }
+        answer
+    }
+}
+
+impl<'q, E: Execute<'q, Postgres>> Execute<'q, Postgres> for Unnamed<E> {
+    fn sql(self) -> SqlStr {
+        self.0.sql()
+    }
+
+    fn statement(&self) -> Option<&PgStatement> {
+        None
+    }
+
+    fn take_arguments(&mut self) -> Result<Option<PgArguments>, BoxDynError> {
+        self.0.take_arguments()
+    }
+
+    fn persistent(&self) -> bool {
+        false
+    }
+}

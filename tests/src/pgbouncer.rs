@@ -1,0 +1,65 @@
+//! A PgBouncer of the tests' own in front of a server of theirs, in a temporary folder, gone with the process.
+
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::postgres::{PostgresServer, account, as_account};
+
+/// A running PgBouncer that lends connections of the server for one transaction at a time.
+pub struct PgBouncer {
+    folder: PathBuf,
+    _keeper: Child,
+}
+
+/// Runs the program until the input closes: a process that is killed cannot stop anything.
+const KEEPER: &str = r#"
+folder=$1; shift
+"$@" </dev/null >>"$folder/output" 2>&1 &
+child=$!
+cat >/dev/null
+kill -INT "$child"
+wait "$child"
+rm -rf "$folder"
+"#;
+
+impl PgBouncer {
+    /// With so many connections of the server for each database.
+    ///
+    /// # Panics
+    ///
+    /// When PgBouncer is not installed.
+    pub fn in_front_of(server: &PostgresServer, connections: u32) -> Self {
+        let folder = TempDir::with_prefix("pgbouncer").expect("a temporary folder").keep();
+        let settings = format!(
+            "[databases]\n* = host={server} port=5432\n[pgbouncer]\nlisten_port = 5432\nunix_socket_dir = {folder}\n\
+             auth_type = any\npool_mode = transaction\ndefault_pool_size = {connections}\nmax_client_conn = 500\n\
+             ignore_startup_parameters = extra_float_digits\nlogfile = {folder}/log\npidfile = {folder}/pid\n",
+            server = server.folder().display(),
+            folder = folder.display(),
+        );
+        // `any` takes the user from here.
+        let settings = settings.replace("port=5432\n[", "port=5432 user=tester\n[");
+        fs::write(folder.join("settings"), settings).expect("the folder is writable");
+        let account = account();
+        if let Some((_, user, group)) = &account {
+            chown(&folder, Some(*user), Some(*group)).expect("root gives the folder away");
+        }
+        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].into_iter().find(|path| Path::new(path).is_file());
+        let program = program.expect("no `pgbouncer` here: install it with `apt-get install pgbouncer`");
+        let command = as_account(account.as_ref(), Path::new(program));
+        let mut keeper = Command::new("sh");
+        keeper.args(["-c", KEEPER, "keeper"]).arg(&folder).arg(command.get_program()).args(command.get_args());
+        keeper.arg(folder.join("settings"));
+        let keeper = keeper.current_dir(&folder).stdin(Stdio::piped()).spawn().expect("sh starts");
+        Self { folder, _keeper: keeper }
+    }
+
+    /// Where its socket lies.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
