@@ -11,7 +11,7 @@ use redis::aio::PubSub;
 use crate::background_task::BackgroundTask;
 use crate::backoff::Backoff;
 use crate::keyed_notify::KeyedNotify;
-use crate::store::redis::open::Origin;
+use crate::store::redis::origin::Origin;
 use crate::store::redis::scripts::may_not;
 
 pub(super) struct Listener {

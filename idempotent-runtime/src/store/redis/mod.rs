@@ -20,6 +20,7 @@ pub(crate) mod names;
 pub(crate) mod node;
 pub(crate) mod open;
 pub(crate) mod open_error;
+pub(crate) mod origin;
 pub(crate) mod reconnecting;
 pub(crate) mod rights;
 pub(crate) mod scripts;

@@ -6,10 +6,7 @@ use redis::{RedisError, Value};
 
 use crate::store::redis::connection::Connection;
 use crate::store::redis::node::Node;
-use crate::store::redis::open_error::RedisOpenError;
-
-/// The scripts need what Redis can since 6.2, and Valkey always.
-pub(super) const OLDEST: (u32, u32) = (6, 2);
+use crate::store::redis::open_error::{OLDEST, RedisOpenError};
 
 /// What an operator must not be told to grant when the connection breaks.
 fn unless_unreachable(error: RedisError) -> Result<RedisError, RedisOpenError> {
