@@ -124,7 +124,8 @@ impl RedisStoreBuilder {
     ///
     /// ```no_run
     /// use std::fs;
-    ///     ///
+    /// use std::pin::Pin;
+    ///
     /// use futures_util::{Stream, stream};
     /// use idempotent_runtime::store::RedisStore;
     /// use redis::auth::{BasicAuth, StreamingCredentialsProvider};
