@@ -124,7 +124,8 @@ impl RedisStoreBuilder {
     ///
     /// ```no_run
     /// use std::fs;
-    ///     ///
+    /// use std::pin::Pin;
+    ///
     /// use futures_util::{Stream, stream};
     /// use idempotent_runtime::store::RedisStore;
     /// use redis::auth::{BasicAuth, StreamingCredentialsProvider};
@@ -150,7 +151,7 @@ impl RedisStoreBuilder {
     /// # }
     /// ```
     pub fn credentials_provider(mut self, provider: impl StreamingCredentialsProvider + 'static) -> Self {
-        self.credentials = Some(Credentials::of(provider));
+        self.credentials = Some(Credentials(Arc::new(provider)));
         self
     }
 

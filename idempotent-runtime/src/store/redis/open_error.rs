@@ -6,9 +6,6 @@ use redis::RedisError;
 
 use crate::error_text::with_causes;
 
-/// The scripts need what Redis can since 6.2, and Valkey always.
-pub(super) const OLDEST: (u32, u32) = (6, 2);
-
 /// Why a [`RedisStore`](crate::store::RedisStore) could not be opened.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
@@ -71,6 +68,9 @@ pub enum RedisOpenError {
     #[error("`credentials_provider` needs a store that connects by itself: open it by a URL, not by a connection")]
     CannotAuthenticate,
 }
+
+/// The scripts need what Redis can since 6.2, and Valkey always.
+pub(super) const OLDEST: (u32, u32) = (6, 2);
 
 impl fmt::Debug for RedisOpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

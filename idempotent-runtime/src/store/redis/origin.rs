@@ -1,4 +1,4 @@
-//! Where the store connects to, as whom, and how soon it leaves a connection that breaks.
+//! Where the store connects to, and as whom.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,27 +17,20 @@ use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisResult};
 use crate::store::redis::open_error::RedisOpenError;
 use crate::store::redis::reconnecting::Reconnecting;
 
+/// A server, or some of a Cluster's.
+pub(super) struct Origin {
+    client: Client,
+    credentials: Option<Credentials>,
+}
+
 /// The registry's time limit cuts a call off much earlier; this one is for those who call the store themselves.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// For the first connection, whose failure is told at once.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Where the store connects to, and as whom.
-pub(super) struct Origin {
-    client: Client,
-    credentials: Option<Credentials>,
-}
-
-/// The current user and password, asked for at every connect.
 #[derive(Clone)]
-pub(super) struct Credentials(Arc<dyn StreamingCredentialsProvider>);
-
-impl Credentials {
-    pub(super) fn of(provider: impl StreamingCredentialsProvider + 'static) -> Self {
-        Self(Arc::new(provider))
-    }
-}
+pub(super) struct Credentials(pub(super) Arc<dyn StreamingCredentialsProvider>);
 
 impl StreamingCredentialsProvider for Credentials {
     fn subscribe(&self) -> Pin<Box<dyn Stream<Item = RedisResult<BasicAuth>> + Send + 'static>> {
