@@ -61,8 +61,11 @@ impl RedisServer {
     ///
     /// When Redis is not installed.
     fn launch(settings: &[&str]) -> Self {
+        Self::launch_at(free_port(), settings)
+    }
+
+    fn launch_at(port: u16, settings: &[&str]) -> Self {
         let folder = TempDir::with_prefix("redis").expect("a temporary folder").keep();
-        let port = free_port();
         let mut keeper = Command::new("sh");
         keeper.args(["-c", KEEPER, "keeper"]).arg(&folder).args([server(), "--port".to_owned()]);
         keeper.arg(port.to_string()).args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--dir"]);
@@ -70,6 +73,13 @@ impl RedisServer {
         // The shell tells of every process that it sees killed.
         let keeper = keeper.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("sh starts");
         Self { folder, port, _keeper: keeper }
+    }
+
+    /// A server of a Cluster. Its bus is where version 6.2 has it, which has no setting for that.
+    async fn start_in_cluster(settings: &[&str]) -> Self {
+        let server = Self::launch_at(port_with_bus(), &[&["--cluster-enabled yes"], settings].concat());
+        server.until_ready().await;
+        server
     }
 
     async fn until_ready(&self) {
@@ -160,8 +170,7 @@ impl RedisCluster {
     async fn start() -> Self {
         let mut masters = Vec::new();
         for _ in 0..3 {
-            let bus = format!("--cluster-enabled yes --cluster-port {}", free_port());
-            masters.push(RedisServer::start(&[&bus]).await);
+            masters.push(RedisServer::start_in_cluster(&[]).await);
         }
         let mut create = Command::new(program("redis-cli"));
         create.args(["--cluster", "create"]).args(masters.iter().map(RedisServer::address)).arg("--cluster-yes");
@@ -200,12 +209,11 @@ pub async fn cluster_behind(proxies: &[&Proxy]) -> Vec<RedisServer> {
     for (number, proxy) in proxies.iter().enumerate() {
         let (host, port) = proxy.address().rsplit_once(':').expect("a port");
         let announced = format!("--cluster-announce-ip {host} --cluster-announce-port {port}");
-        let bus = free_port();
-        let settings =
-            format!("--cluster-enabled yes --cluster-port {bus} --cluster-announce-bus-port {bus} {announced}");
-        let master = RedisServer::start(&[&settings]).await;
-        let own_slots = format!("CLUSTER ADDSLOTSRANGE {} {}", number * slots, (number + 1) * slots - 1);
-        let _: String = master.command(&own_slots).await;
+        let master = RedisServer::start_in_cluster(&[&announced]).await;
+        let bus = master.port + BUS;
+        let _: String = master.command(&format!("CONFIG SET cluster-announce-bus-port {bus}")).await;
+        let own_slots: Vec<String> = (number * slots..(number + 1) * slots).map(|slot| slot.to_string()).collect();
+        let _: String = master.command(&format!("CLUSTER ADDSLOTS {}", own_slots.join(" "))).await;
         proxy.lead_to(master.address());
         if let Some(first) = masters.first() {
             let _: String = first.command(&format!("CLUSTER MEET 127.0.0.1 {} {bus}", master.port)).await;
@@ -217,6 +225,17 @@ pub async fn cluster_behind(proxies: &[&Proxy]) -> Vec<RedisServer> {
             .await;
     }
     masters
+}
+
+/// How far the port of a server's bus is from its own.
+const BUS: u16 = 10_000;
+
+fn port_with_bus() -> u16 {
+    let mut ports = std::iter::repeat_with(free_port);
+    let is_free = |port: &u16| {
+        port.checked_add(BUS).is_some_and(|bus| TcpListener::bind(("127.0.0.1", bus)).is_ok())
+    };
+    ports.find(is_free).expect("a port in the lower half is free sooner or later")
 }
 
 fn free_port() -> u16 {
