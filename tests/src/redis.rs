@@ -232,9 +232,7 @@ const BUS: u16 = 10_000;
 
 fn port_with_bus() -> u16 {
     let mut ports = std::iter::repeat_with(free_port);
-    let is_free = |port: &u16| {
-        port.checked_add(BUS).is_some_and(|bus| TcpListener::bind(("127.0.0.1", bus)).is_ok())
-    };
+    let is_free = |port: &u16| port.checked_add(BUS).is_some_and(|bus| TcpListener::bind(("127.0.0.1", bus)).is_ok());
     ports.find(is_free).expect("a port in the lower half is free sooner or later")
 }
 

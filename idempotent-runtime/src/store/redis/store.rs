@@ -169,11 +169,26 @@ impl RedisStore {
         }
     }
 
+    /// Whether the server closes the connection over this value: it was sent twice by now. The server says why, but its client may
+    /// still be writing when the connection ends, and never reads that. A server that answers the next call is alive.
+    async fn hangs_up_on(&self, value: &str, error: &StoreError, key: &RecordKey) -> bool {
+        let StoreError::Unavailable(error) = error else { return false };
+        let is_closed = error.downcast_ref::<RedisError>().is_some_and(RedisError::is_connection_dropped);
+        is_closed && value.len() >= SMALLEST_LIMIT && self.look(key).await.is_ok()
+    }
+
     /// `None` for a name of another store or program.
     pub(super) fn key_of(&self, name: &[u8]) -> Option<RecordKey> {
         names::key_in(&self.0.prefix, name)
     }
 }
+
+/// The server allows no shorter `proto-max-bulk-len`.
+const SMALLEST_LIMIT: usize = 1024 * 1024;
+
+#[derive(Debug, thiserror::Error)]
+#[error("Redis closes the connection when it gets the record, as it does over a value above proto-max-bulk-len")]
+struct HangsUp;
 
 #[derive(Debug, thiserror::Error)]
 #[error("the record has {length} bytes as text, and Redis takes {longest} (proto-max-bulk-len)")]
@@ -284,8 +299,11 @@ impl Store for RedisStore {
         let token = token_text(token);
         let (channel, index) = (Argument::Text(&self.0.channel), Argument::Text(&self.0.index));
         let arguments = [Argument::Text(&token), Argument::Text(&value), millis(ttl), channel, index];
-        let ended = self.run_acknowledged(&self.0.scripts.complete, &[self.name(key)], &arguments).await?;
-        Ok(held(self.ended(key, ended).await))
+        match self.run_acknowledged(&self.0.scripts.complete, &[self.name(key)], &arguments).await {
+            Ok(ended) => Ok(held(self.ended(key, ended).await)),
+            Err(error) if self.hangs_up_on(&value, &error, key).await => Err(StoreError::record_too_large(HangsUp)),
+            Err(error) => Err(error),
+        }
     }
 
     async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
