@@ -21,9 +21,9 @@ pub enum Fault {
     Hangs,
     /// The call takes effect and never answers.
     AnswerIsLost,
-    /// The call takes effect, and answers when [`FaultyStore::let_through`] is called.
+    /// The call takes effect, and answers when [`FaultyStore::let_through`](super::FaultyStore::let_through) is called.
     AnswerIsLate,
-    /// The call takes effect when [`FaultyStore::let_through`] is called, even if its caller no longer waits.
+    /// The call takes effect when [`FaultyStore::let_through`](super::FaultyStore::let_through) is called, even if its caller no longer waits.
     ArrivesLate,
 }
 
