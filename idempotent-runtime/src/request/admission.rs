@@ -140,7 +140,7 @@ impl Admission {
                 telemetry::covered_transaction(&self.policy);
                 return Prepared::Answer(self.reject(Rejection::TransactionFailed));
             }
-            if !self.execution.is_let_in(&record_key) {
+            if !self.execution.begin_first_run_under(&record_key) {
                 return Prepared::Answer(self.reject_second_run(&covering));
             }
             self.execution.enter();

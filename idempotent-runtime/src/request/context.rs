@@ -47,7 +47,7 @@ pub(crate) struct Execution {
     /// The guard around it that has the same key, so that this execution runs under its claim.
     pub(super) covered_by: OnceLock<Arc<Self>>,
     /// A guard beneath it runs, or has run, under the same claim.
-    pub(super) has_let_in: AtomicBool,
+    pub(super) has_covered_run: AtomicBool,
     /// The handlers beneath it that run under its claim.
     pub(super) covered_runs: CoveredRuns,
     /// Its guard has taken the request, and decides what is recorded.
@@ -112,11 +112,13 @@ impl Execution {
         self.sent_by.get().map(|sender| &sender.guard).or(self.around.as_ref())
     }
 
-    pub(super) fn has_key_in_header(&self) {
+    /// Its key is in the header that its policy names.
+    pub(super) fn set_key_in_header(&self) {
         self.has_key_in_header.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn is_of_client(&self, registry: &Registry, headers: &HeaderMap) {
+    /// Notes the client of a request with these headers.
+    pub(super) fn set_client(&self, registry: &Registry, headers: &HeaderMap) {
         let _ = self.client.set(Client::of(registry, headers));
     }
 
@@ -206,12 +208,14 @@ impl Execution {
         around.filter(|execution| !execution.has_entered()).fold(record_key, |key, _| key.in_extractor())
     }
 
-    pub(super) fn runs(&self, handler: TypeId) {
-        self.destination.runs(handler);
+    /// The type of what the guard runs.
+    pub(super) fn set_handler(&self, handler: TypeId) {
+        self.destination.set_handler(handler);
     }
 
-    pub(crate) fn is_at(&self, method: &Method, uri: &Uri) {
-        self.destination.is_at(method, uri);
+    /// Where the request has arrived.
+    pub(crate) fn set_route(&self, method: &Method, uri: &Uri) {
+        self.destination.set_route(method, uri);
     }
 
     /// Whether both guard one handler.

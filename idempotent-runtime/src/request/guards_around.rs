@@ -21,10 +21,10 @@ impl Execution {
         Some(self.covered_by.get_or_init(|| Arc::clone(claiming)))
     }
 
-    /// Whether it is the first to run beneath the guard around it that has this key. Under one claim a request executes once,
-    /// even if a middleware in between sends it several times.
-    pub(super) fn is_let_in(&self, record_key: &RecordKey) -> bool {
-        self.around_with(record_key).is_some_and(|around| !around.has_let_in.swap(true, Ordering::AcqRel))
+    /// Takes the right to run beneath the guard around it that has this key. Returns false if another run was first: under one
+    /// claim a request executes once, even if a middleware in between sends it several times.
+    pub(super) fn begin_first_run_under(&self, record_key: &RecordKey) -> bool {
+        self.around_with(record_key).is_some_and(|around| !around.has_covered_run.swap(true, Ordering::AcqRel))
     }
 
     /// Whether its own handler has sent this request, as a new request with the same key. Such a request is a duplicate. A
@@ -83,7 +83,7 @@ impl Execution {
     }
 
     /// Makes this the nearest guard around it, for a request with these headers.
-    pub(super) fn is_sent_by(&self, guard: Arc<Self>, headers: &HeaderMap) {
+    pub(super) fn set_sender(&self, guard: Arc<Self>, headers: &HeaderMap) {
         let is_same_client = guard.client.get().is_some_and(|client| client.has_sent(headers));
         let _ = self.sent_by.set(Sender { guard, is_same_client, has_same_caller: AtomicBool::default() });
     }

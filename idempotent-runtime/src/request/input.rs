@@ -60,7 +60,7 @@ impl RequestInput {
             (Execution::of_unkeyed_guard(request.extensions_mut()), ClaimInput::default())
         } else {
             let execution = Execution::of_guard(request.extensions_mut());
-            execution.is_at(request.method(), request.uri());
+            execution.set_route(request.method(), request.uri());
             find_sender(&execution, registry.as_ref(), request.headers());
             let caller = registry.as_ref().and_then(Registry::caller).and_then(|caller| ask(request, caller));
             (Some(execution), ClaimInput::of(request, reads, registry.as_ref(), caller).await)

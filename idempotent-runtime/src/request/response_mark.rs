@@ -57,8 +57,8 @@ fn is_any_second_run(response: &Response) -> bool {
     matches!(response.extensions().get(), Some(Mark::SecondRun(_)))
 }
 
-/// The response as one that no guard has answered for yet, which is no replay.
-pub(crate) fn its_own(mut response: Response) -> Response {
+/// The response without the marks of other guards and without the header of a replay: the caller's guard answers for it.
+pub(crate) fn without_mark(mut response: Response) -> Response {
     if !is_any_second_run(&response) {
         response.extensions_mut().remove::<Mark>();
     }

@@ -38,7 +38,7 @@ impl Gate {
         F: Future + Send + 'static,
     {
         let execution = self.execution.clone();
-        runs::<F>(execution.as_deref());
+        set_handler::<F>(execution.as_deref());
         Completion::new(
             Box::pin(Run { handler: Some(handler), into_response, stage: Stage::Entering(self) }),
             execution,
@@ -92,9 +92,9 @@ impl Gate {
     }
 }
 
-fn runs<F: 'static>(execution: Option<&Execution>) {
+fn set_handler<F: 'static>(execution: Option<&Execution>) {
     if let Some(execution) = execution {
-        execution.runs(TypeId::of::<F>());
+        execution.set_handler(TypeId::of::<F>());
     }
 }
 
@@ -274,7 +274,7 @@ impl PendingGate {
     where
         F: Future + Send + 'static,
     {
-        runs::<F>(self.execution.as_deref());
+        set_handler::<F>(self.execution.as_deref());
         Completion::new(
             Box::pin(Run { handler: Some(handler), into_response, stage: Stage::Evaluating(self.receiver) }),
             self.execution,

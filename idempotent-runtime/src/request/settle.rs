@@ -70,7 +70,7 @@ impl Claimed {
         let span = self.span.clone();
         let _entered = span.enter();
         let classified = match ran.and_then(|mut response| {
-            self.holding.hears(&mut response);
+            self.holding.take_answer(&mut response);
             self.classifier.classify_now(response, &self.holding)
         }) {
             Ok(ClassifiedNow::Whole(classified)) => Ok(classified),
