@@ -41,7 +41,7 @@ pub struct Gate {
     pub(super) claim_input: ClaimInput,
     pub(super) key: Option<Result<IdempotencyKey, Rejection>>,
     pub(super) caller: Option<String>,
-    /// Of `fingerprint = expr`.
+    /// The value of `fingerprint = expr`.
     pub(super) value: Option<Result<PartDigest, Unserialisable>>,
     pub(super) cache_if: Option<CacheIf>,
     pub(super) execution: Option<Arc<Execution>>,
@@ -148,7 +148,7 @@ fn check_key(
 
 /// Turns what the handler returned into a response; a name of its own, so that an error can point at the return type.
 pub fn into_response<R: IntoResponse>(value: R) -> Response {
-    // Where the handler has forwarded the request, another guard may have answered; this one answers for its own handler.
+    // If the handler forwarded the request, another guard may have marked the response; this guard answers for its own handler.
     without_mark(value.into_response())
 }
 

@@ -216,7 +216,7 @@ impl Stage {
     fn poll_covered(&mut self, cx: &mut Context<'_>, handler: Handler<'_>) -> Poll<Response> {
         let Self::Running(Passage::Covered(run)) = self else { unreachable!("it is polled as one") };
         let Poll::Ready(ran) = polled_in(run.execution(), || handler(cx)) else { return Poll::Pending };
-        // Dropped with a panic, it tells of a run that was cut off.
+        // If the handler panicked, dropping the run marks it as cut off.
         let stage = mem::replace(self, Self::Done);
         match (stage, ran) {
             (Self::Running(Passage::Covered(run)), Ok(response)) => Poll::Ready(run.end(response)),

@@ -31,7 +31,7 @@ pub(super) struct Pools {
     pooler: Arc<Pooler>,
 }
 
-/// A listing takes one, and what counts or deletes takes another.
+/// One for a listing, and one for counts and deletions.
 const OF_OPERATORS: u32 = 2;
 
 impl Pools {
@@ -51,17 +51,17 @@ impl Pools {
         &self.application
     }
 
-    /// Of single statements only.
+    /// The store's own pool, for single statements.
     pub(super) fn own(&self) -> &Own {
         &self.own
     }
 
-    /// For what goes on when its caller does not wait any more.
+    /// The same pool, for a task that continues when its caller no longer waits.
     pub(super) fn shared(&self) -> Arc<Own> {
         Arc::clone(&self.own)
     }
 
-    /// For what may take its time: no claim waits behind it.
+    /// The pool of statements that may be slow: no claim waits behind them.
     pub(super) fn operators(&self) -> &Own {
         &self.operators
     }
@@ -71,8 +71,8 @@ impl Pools {
         self.pooler.is_there()
     }
 
-    /// Whether a session that listens would hear nothing.
-    pub(super) fn is_deaf(&self) -> bool {
+    /// Whether `LISTEN` has no effect.
+    pub(super) fn cannot_listen(&self) -> bool {
         self.pooler.is_surely_there()
     }
 

@@ -16,7 +16,7 @@ use crate::transaction::transactions::Recording;
 
 pub(super) struct RecordStatement {
     pub(super) statements: Arc<Statements>,
-    /// On which a request of another process is told of the record.
+    /// The channel on which waiting requests of other processes are notified.
     pub(super) channel: String,
 }
 

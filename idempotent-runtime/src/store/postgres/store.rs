@@ -250,7 +250,7 @@ impl Store for PostgresStore {
     }
 
     async fn changed(&self, key: &RecordKey) {
-        if self.0.pools.is_deaf() {
+        if self.0.pools.cannot_listen() {
             return tokio::time::sleep(BETWEEN_LOOKS_BEHIND_POOLER).await;
         }
         let digest = digest(key);

@@ -31,7 +31,7 @@ impl PostgresStore {
         lock(b"key", &[self.0.schema.as_bytes(), key.as_str().as_bytes()])
     }
 
-    /// One half tells the key, the other one what is asked for under it.
+    /// The lock has two halves: one identifies the key, the other has bits of the fingerprint.
     pub(super) fn lock_of_request(&self, key: &RecordKey, fingerprint: Fingerprint) -> (i32, i32) {
         let half = |lock: i64| *lock.to_le_bytes().first_chunk().expect("four of eight bytes");
         let requests = lock(b"requests", &[self.0.schema.as_bytes(), key.as_str().as_bytes()]);

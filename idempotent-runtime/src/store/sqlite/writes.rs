@@ -152,7 +152,7 @@ fn expires_at(request: &ClaimRequest, now: i64) -> i64 {
     }
 }
 
-/// Under the write lock: what was judged is what is kept.
+/// Must run under the write lock, so that the claim is still the one that the decision was made on.
 pub(super) async fn keep(connection: &mut SqliteConnection, key: &RecordKey, token: Token) -> Result<(), sqlx::Error> {
     sqlx::query(schema::KEEP).bind(key.as_str()).bind(token_text(token)).execute(connection).await.map(drop)
 }
@@ -284,7 +284,7 @@ impl Write for RenewWrite {
     }
 }
 
-/// Waits for the writer, which makes the file of leases anew before its next batch.
+/// Changes nothing. The writer repairs the file of leases before each batch, so the answer comes after a repair.
 pub(super) struct RepairWrite;
 
 impl Write for RepairWrite {
