@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::poll;
-use sqlx::postgres::{PgPool, PgRow};
+use sqlx::postgres::PgPool;
 use sqlx::{Postgres, Row as _};
 
 use crate::key::RecordKey;
-use crate::record::HeadersText;
 use crate::record::Record;
 use crate::store::active_transactions::ActiveTransactions;
 use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
@@ -29,7 +28,7 @@ use crate::store::postgres::pools::Pools;
 use crate::store::postgres::retry::retried;
 use crate::store::postgres::row::digest;
 use crate::store::postgres::statements::Statements;
-use crate::store::row::each;
+use crate::store::row::{each, headers_text};
 use crate::transaction::transactions::Transactions;
 
 /// Keeps claims and records in PostgreSQL 13 or newer, in tables that a person can read.
@@ -136,18 +135,14 @@ impl PostgresStore {
         self.0.pools.application()
     }
 
+    /// Sends a statement that returns a row if it took effect.
     async fn held(&self, query: impl Fn() -> Query) -> Result<Held, StoreError> {
         let row = retried(|| async { query().fetch_optional(self.0.pools.own()).await }).await?;
-        Ok(held(row.as_ref()))
+        Ok(Held::of(row.is_some()))
     }
 }
 
 type Query = sqlx::query::Query<'static, Postgres, sqlx::postgres::PgArguments>;
-
-/// A statement that took effect returns a row.
-fn held(row: Option<&PgRow>) -> Held {
-    if row.is_some() { Held::Yes } else { Held::No }
-}
 
 /// What one row of `renew_many` says: there is no row if the claim is lost, and `false` if another statement has locked it.
 fn is_renewed(held: Option<&bool>) -> Result<Held, StoreError> {
@@ -156,10 +151,6 @@ fn is_renewed(held: Option<&bool>) -> Result<Held, StoreError> {
         Some(true) => Ok(Held::Yes),
         Some(false) => Err(StoreError::unavailable("another statement has locked the row of the claim")),
     }
-}
-
-fn headers_text(record: &Record) -> Result<String, StoreError> {
-    serde_json::to_string(&HeadersText::of(record)).map_err(StoreError::unavailable)
 }
 
 impl fmt::Debug for PostgresStore {
@@ -186,7 +177,7 @@ impl Store for PostgresStore {
             self.0.statements.renew.query().bind(digest).bind(&token).bind(lease).execute(self.0.pools.own()).await
         };
         let renewed = retried(renew).await?;
-        Ok(if renewed.rows_affected() > 0 { Held::Yes } else { Held::No })
+        Ok(Held::of(renewed.rows_affected() > 0))
     }
 
     async fn renew_many(&self, renewals: &[Renewal]) -> Vec<Result<Held, StoreError>> {
@@ -226,7 +217,7 @@ impl Store for PostgresStore {
             self.0.statements.completed_by.query().bind(digest).bind(&token).fetch_one(self.0.pools.own()).await
         };
         let is_completed: bool = retried(completed_by).await?.try_get(0).map_err(store_error)?;
-        Ok(if is_completed { Held::Yes } else { Held::No })
+        Ok(Held::of(is_completed))
     }
 
     async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {

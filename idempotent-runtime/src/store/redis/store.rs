@@ -333,5 +333,5 @@ impl StoreAdmin for RedisStore {
 }
 
 fn held(yes: u32) -> Held {
-    if yes > 0 { Held::Yes } else { Held::No }
+    Held::of(yes > 0)
 }
