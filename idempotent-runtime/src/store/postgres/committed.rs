@@ -18,7 +18,7 @@ use crate::store::active_transactions::ActiveKey;
 use crate::store::claim::{ClaimRequest, Held};
 use crate::store::error::StoreError;
 use crate::store::postgres::failure::store_error;
-use crate::store::postgres::own::Own;
+use crate::store::postgres::own::OwnPool;
 use crate::store::postgres::record_statement::RecordStatement;
 use crate::sync::tokio::time::Instant;
 use crate::transaction::transactions::Recording;
@@ -30,7 +30,7 @@ pub(super) struct Claimed {
     /// The id of the transaction in PostgreSQL.
     pub(super) id: String,
     /// The store's own, of single statements.
-    pub(super) pool: Arc<Own>,
+    pub(super) pool: Arc<OwnPool>,
     pub(super) statement: RecordStatement,
     /// COMMIT was sent after the record. So the record itself shows whether the commit took effect.
     pub(super) is_recorded: AtomicBool,

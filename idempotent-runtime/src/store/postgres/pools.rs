@@ -13,7 +13,7 @@ use crate::store::error::StoreError;
 use crate::store::line::Call;
 use crate::store::postgres::failure::store_error;
 use crate::store::postgres::in_transaction::InTransaction;
-use crate::store::postgres::own::{GRACE, Own};
+use crate::store::postgres::own::{GRACE, OwnPool};
 use crate::store::postgres::pooler::{ALIVE_WITHIN, Pooler};
 use crate::transaction::open::{Doubtful, Open};
 
@@ -25,8 +25,8 @@ use crate::transaction::open::{Doubtful, Open};
 /// the handler runs twice.
 pub(super) struct Pools {
     application: PgPool,
-    own: Arc<Own>,
-    operators: Own,
+    own: Arc<OwnPool>,
+    operators: OwnPool,
     claims: Semaphore,
     pooler: Arc<Pooler>,
 }
@@ -37,7 +37,7 @@ const OF_OPERATORS: u32 = 2;
 impl Pools {
     pub(super) fn new(application: PgPool, pooler: Arc<Pooler>) -> Self {
         let connections = application.options().get_max_connections();
-        let own = |connections| Own::new(application.clone(), connections, Arc::clone(&pooler));
+        let own = |connections| OwnPool::new(application.clone(), connections, Arc::clone(&pooler));
         Self {
             own: Arc::new(own(connections)),
             operators: own(connections.min(OF_OPERATORS)),
@@ -52,17 +52,17 @@ impl Pools {
     }
 
     /// The store's own pool, for single statements.
-    pub(super) fn own(&self) -> &Own {
+    pub(super) fn own(&self) -> &OwnPool {
         &self.own
     }
 
     /// The same pool, for a task that continues when its caller no longer waits.
-    pub(super) fn shared(&self) -> Arc<Own> {
+    pub(super) fn shared(&self) -> Arc<OwnPool> {
         Arc::clone(&self.own)
     }
 
     /// The pool of statements that may be slow: no claim waits behind them.
-    pub(super) fn operators(&self) -> &Own {
+    pub(super) fn operators(&self) -> &OwnPool {
         &self.operators
     }
 
