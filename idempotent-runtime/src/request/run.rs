@@ -188,8 +188,8 @@ impl Stage {
                             return Poll::Ready(or_resume(ran));
                         }
                         Passage::Covered(_) => return self.poll_covered(cx, handler),
-                        Passage::Claimed(claimed) => (claimed.span(), &claimed.holding),
-                        Passage::InTransaction(transaction) => (transaction.span(), &transaction.holding),
+                        Passage::Claimed(claimed) => (&claimed.span, &claimed.holding),
+                        Passage::InTransaction(transaction) => (&transaction.span, &transaction.holding),
                     };
                     let polled = polled_in(holding.execution(), || span.in_scope(|| handler(cx)));
                     let Poll::Ready(ran) = polled else { return Poll::Pending };

@@ -60,10 +60,6 @@ impl Ending {
 }
 
 impl Claimed {
-    pub(super) fn span(&self) -> &Span {
-        &self.span
-    }
-
     /// Ends the claim, and only then lets the response go: at once where body and store are there at once.
     pub(super) fn settle(self, ran: Result<Response, Panic>) -> Settling {
         // Bodies and predicates are the handler's own code too, and a task of its own is polled in no other span.

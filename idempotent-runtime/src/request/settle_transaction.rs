@@ -48,10 +48,6 @@ pub(super) struct TransactionClaim {
 }
 
 impl InTransaction {
-    pub(super) fn span(&self) -> &Span {
-        &self.span
-    }
-
     /// Ends the transaction, and only then lets the response go.
     pub(super) async fn settle(self: Box<Self>, ran: Result<Response, Panic>) -> Response {
         let span = self.span.clone();
