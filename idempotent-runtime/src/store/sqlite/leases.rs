@@ -52,7 +52,8 @@ const LOCK_WAIT: Duration = Duration::from_millis(50);
 /// The same of a renewal, which asks again: a short lease has no more to spare.
 const RENEWAL_LOCK_WAIT: Duration = Duration::from_millis(10);
 
-/// Renewals as a statement on the database takes them: a JSON list of what the columns of [`schema::renewals`] say.
+/// Renewals as a statement on the database takes them: a JSON list of rows, with the columns of the macro `renewals` in
+/// `leases_schema`.
 pub(super) type Renewals = String;
 
 /// No renewals.
