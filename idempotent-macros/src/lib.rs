@@ -12,6 +12,7 @@ mod reader;
 mod rewrite;
 mod runtime;
 mod settings;
+mod statuses;
 #[cfg(test)]
 mod tests;
 mod units;

@@ -1,4 +1,4 @@
-//! Reads the value of one argument, whatever it may be: words, strings, lists, units.
+//! Reads the value of one argument: words, strings, lists, units.
 
 use std::time::Duration;
 
@@ -9,21 +9,22 @@ use syn::{Expr, Lit, LitStr, Path};
 
 use crate::args::{Argument, Arguments};
 use crate::diagnostics::{Diagnostics, listed, nearest};
-use crate::model::{Cache, Choice, Fingerprint, InFlight, Isolation, Methods};
+use crate::model::{Choice, Fingerprint, InFlight, Isolation, Methods};
 use crate::runtime::Runtime;
 use crate::units::{duration, size_in_bytes};
 
 const ONLY: &str =
     "`only` takes one expression, or several as a tuple; write `fingerprint = only((&order.amount, &order.currency))`";
 
-/// Reads one argument after the other; a wrong one is reported and reads as absent.
+/// Reads arguments one by one. A wrong one is reported, and reads as absent.
 pub(crate) struct Reader<'a> {
     pub(crate) arguments: &'a Arguments,
     pub(crate) diagnostics: &'a mut Diagnostics,
 }
 
 impl Reader<'_> {
-    fn value(&mut self, name: &str, example: &str) -> Option<Expr> {
+    /// The value of the argument, if it is given.
+    pub(crate) fn value(&mut self, name: &str, example: &str) -> Option<Expr> {
         let Argument { name: at, value } = self.arguments.get(name)?;
         if value.is_none() {
             self.diagnostics.error(at, format!("`{name}` needs a value; write `{name} = {example}`"));
@@ -104,95 +105,6 @@ impl Reader<'_> {
         let message = format!("`{name}` is \"{}\" or \"{}\"; write `{name} = \"{meant}\"`", words[0], words[1]);
         self.diagnostics.error(value, message);
         None
-    }
-
-    pub(crate) fn cache(&mut self) -> Option<Cache> {
-        let value = self.value("cache", "[201, 409]")?;
-        if is_word(&value, "all") {
-            return Some(Cache::All);
-        }
-        let Expr::Array(list) = &value else {
-            // A single status needs no brackets.
-            return self.statuses(&value).map(|range| Cache::Statuses(vec![range]));
-        };
-        if list.elems.is_empty() {
-            let message = "`cache` must name at least one status; write `cache = [201, 409]`, or remove the attribute";
-            self.diagnostics.error(&value, message);
-            return None;
-        }
-        let ranges: Vec<_> = list.elems.iter().map(|element| self.statuses(ungrouped(element))).collect();
-        ranges.into_iter().collect::<Option<_>>().map(Cache::Statuses)
-    }
-
-    /// A status, a range or a class, as a range with both ends.
-    fn statuses(&mut self, element: &Expr) -> Option<(u16, u16)> {
-        const SHAPE: &str =
-            "`cache` holds statuses such as `201`, ranges such as `200..=299` and classes such as `\"2xx\"`";
-        match element {
-            Expr::Range(range) => {
-                let (Some(start), Some(end)) = (&range.start, &range.end) else {
-                    self.diagnostics.error(element, "a range of statuses needs both ends; write `200..=299`");
-                    return None;
-                };
-                let (start, end) = (self.status(start), self.range_end(end, &range.limits));
-                let (start, end) = (start?, end?);
-                if start > end {
-                    self.diagnostics.error(element, "this range of statuses is empty; write `200..=299`");
-                    return None;
-                }
-                Some((start, end))
-            }
-            Expr::Lit(literal) => match &literal.lit {
-                Lit::Int(_) => self.status(element).map(|status| (status, status)),
-                Lit::Str(class) => {
-                    let class = class.value().to_ascii_lowercase();
-                    let hundreds = ["2xx", "3xx", "4xx", "5xx"].iter().position(|valid| *valid == class);
-                    let Some(hundreds) = hundreds.and_then(|at| u16::try_from(at + 2).ok()) else {
-                        self.diagnostics.error(element, "a class of statuses is \"2xx\", \"3xx\", \"4xx\" or \"5xx\"");
-                        return None;
-                    };
-                    Some((hundreds * 100, hundreds * 100 + 99))
-                }
-                _ => {
-                    self.diagnostics.error(element, SHAPE);
-                    None
-                }
-            },
-            _ => {
-                self.diagnostics.error(element, format!("{SHAPE}; `cache = all` records every response"));
-                None
-            }
-        }
-    }
-
-    fn status(&mut self, expression: &Expr) -> Option<u16> {
-        self.status_within(expression, 599)
-    }
-
-    fn range_end(&mut self, end: &Expr, limits: &syn::RangeLimits) -> Option<u16> {
-        match limits {
-            syn::RangeLimits::Closed(_) => self.status_within(end, 599),
-            syn::RangeLimits::HalfOpen(_) => self.status_within(end, 600).map(|end| end - 1),
-        }
-    }
-
-    fn status_within(&mut self, expression: &Expr, highest: u16) -> Option<u16> {
-        let status = match ungrouped(expression) {
-            Expr::Lit(literal) => match &literal.lit {
-                Lit::Int(number) => number.base10_parse::<u16>().ok(),
-                _ => None,
-            },
-            _ => None,
-        };
-        // The end of a half-open range may be one more.
-        match status {
-            Some(status) if status == highest => Some(status),
-            status => {
-                let status = status.unwrap_or_default();
-                let checked = idempotent_policy::check_status(status);
-                checked.map_err(|wrong| self.diagnostics.error(expression, wrong)).ok().map(|()| status)
-            }
-        }
     }
 
     pub(crate) fn header(&mut self) -> Option<String> {
@@ -351,7 +263,7 @@ impl Reader<'_> {
 }
 
 /// The value without the invisible group that a `macro_rules!` puts around its `$value:expr`.
-fn ungrouped(mut value: &Expr) -> &Expr {
+pub(crate) fn ungrouped(mut value: &Expr) -> &Expr {
     while let Expr::Group(group) = value {
         value = &group.expr;
     }
@@ -376,6 +288,6 @@ fn word_of(value: &Expr) -> Option<String> {
 }
 
 /// A word of ours, bare or quoted.
-fn is_word(value: &Expr, word: &str) -> bool {
+pub(crate) fn is_word(value: &Expr, word: &str) -> bool {
     word_of(value).or_else(|| string_of(value)).as_deref() == Some(word)
 }

@@ -36,6 +36,8 @@ mod rewrite;
 mod runtime;
 #[path = "../../idempotent-macros/src/settings.rs"]
 mod settings;
+#[path = "../../idempotent-macros/src/statuses.rs"]
+mod statuses;
 #[path = "../../idempotent-macros/src/units.rs"]
 mod units;
 

@@ -27,7 +27,7 @@ use crate::request::context::Execution;
 use crate::request::coverage::find_sender;
 use crate::request::gate::Gate;
 use crate::request::input::{ClaimInput, InputKey, RequestInput, ask};
-use crate::request::response_mark::{failed, is_of_another_guard, its_own};
+use crate::request::response_mark::{failed, is_of_another_guard, without_mark};
 use crate::sync::{Mutex, lock};
 
 /// Guards every service beneath it with one policy: it claims, records and replays as `#[idempotent]` does for one handler.
@@ -230,7 +230,7 @@ impl IdempotencyLayer {
                 Ok(response) => {
                     let response = response.map(Body::new);
                     let is_answered = is_of_another_guard(&response, &execution) && !execution.must_answer();
-                    if is_answered { response } else { its_own(response) }
+                    if is_answered { response } else { without_mark(response) }
                 }
                 Err(error) => {
                     *lock(&kept_error) = Some(error);
@@ -263,7 +263,7 @@ impl IdempotencyLayer {
             }
         };
         let execution = Arc::new(Execution::beneath(request.extensions()));
-        execution.is_at(request.method(), request.uri());
+        execution.set_route(request.method(), request.uri());
         find_sender(&execution, registry.as_ref(), request.headers());
         let input = RequestInput {
             method: request.method().clone(),
@@ -273,6 +273,6 @@ impl IdempotencyLayer {
             claim_input,
         };
         let gate = Gate::new(PolicyHandle::Layer(Arc::clone(policy)), Some(input));
-        gate.is_asked().then_some((gate, execution))
+        gate.has_key_or_rejection().then_some((gate, execution))
     }
 }

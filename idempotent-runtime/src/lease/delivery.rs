@@ -21,7 +21,7 @@ pub(super) use crate::lease::delivery::real::*;
 pub(super) trait Renewing: Send + Sync + 'static {
     fn runtimes(&self) -> &Runtimes;
 
-    /// Asks the store of these leases, which all have the same one, to start them anew.
+    /// Renews these leases, which are all of one store.
     fn renew(self: Arc<Self>, leases: Vec<Arc<Lease>>) -> BoxFuture<'static, ()>;
 }
 

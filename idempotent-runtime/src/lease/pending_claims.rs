@@ -1,8 +1,8 @@
 //! The claims that requests of this process have asked a store for, and that have no answer yet.
 //!
-//! A handler whose claim the store has forgotten, or whose lease has run out, may find the key taken when it ends: by another
-//! process, or by a request of this one that has not heard of it yet. That one will leave its claim to the handler, which waits
-//! for it.
+//! When a handler ends whose lease has expired, or whose claim the store has forgotten, another request may have claimed its key. A
+//! request of this process hands its claim over to the handler as soon as it has the store's answer. So the handler waits for that
+//! answer.
 
 use std::hash::BuildHasher;
 
@@ -50,7 +50,7 @@ impl Drop for PendingClaim {
     fn drop(&mut self) {
         self.0.send_if_modified(|pending| {
             *pending -= 1;
-            // Who begins to listen after this looks at the count after this.
+            // A listener that subscribes after this line also reads the count after it.
             self.0.receiver_count() > 0
         });
     }

@@ -242,7 +242,7 @@ impl Renewing for Shared {
 }
 
 impl Shared {
-    /// Asks the store of these leases, which all have the same one, to start them anew.
+    /// Renews these leases, which are all of one store.
     async fn renew_all(&self, batch: Vec<Arc<Lease>>) {
         // An end that is on its way has the lock to itself: there is nothing to renew.
         let held: Vec<_> =

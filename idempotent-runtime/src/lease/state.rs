@@ -38,7 +38,7 @@ pub(crate) struct Lease {
     pub(super) renewing: tokio::sync::RwLock<()>,
     /// The runtime in which the key was claimed.
     pub(super) runtime: Option<Handle>,
-    /// Of the key; since this is kept.
+    /// The pending claims of the key, counted since this lease is kept.
     pub(super) pending_claims: Option<Count>,
 }
 

@@ -1,4 +1,4 @@
-//! What the engine tells of itself in numbers; without the feature `metrics` all of it is nothing.
+//! The engine's logs, spans and metrics. Without the feature `metrics`, the metrics do nothing.
 
 pub(crate) mod event;
 #[cfg(feature = "metrics")]

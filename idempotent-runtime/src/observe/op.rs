@@ -11,14 +11,14 @@ pub(crate) enum Op {
     Renew,
     Complete,
     Release,
-    /// Of a waiter, or of an operator as that below.
+    /// By a waiter, or by an operator.
     Get,
     #[cfg(feature = "inspector")]
     Purge,
-    /// Of the unknown outcomes.
+    /// The count of unknown outcomes.
     #[cfg(feature = "metrics")]
     Count,
-    /// Of a handler's transaction, as those below.
+    /// For a handler's transaction, as `Record` and `Verify`.
     Begin,
     Record,
     Verify,

@@ -94,7 +94,7 @@ impl Outcome {
     }
 }
 
-/// A key came with another request than the first one. The header is told by its name, never by its value.
+/// A key came with another request than the first one. The header is logged by its name, never by its value.
 pub(crate) fn other_request(scope: &str, difference: &Difference) {
     let (differs, header) = (difference.as_str(), difference.header());
     observe::mismatched(scope, differs, header);

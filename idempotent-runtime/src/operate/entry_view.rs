@@ -1,4 +1,4 @@
-//! What was seen under one key, and what is told of it.
+//! One entry of a store, as operators see it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -22,7 +22,7 @@ pub enum State {
     OutcomeUnknown,
     /// The entry cannot be read. Requests with this key are rejected until it is purged.
     Damaged,
-    /// The process died in the handler, or stands still. The next request with this key can run the handler again.
+    /// The process died in the handler, or is stopped. The next request with this key can run the handler again.
     PastLease,
     /// A handler runs.
     InFlight,
@@ -278,7 +278,7 @@ fn digest(text: &str) -> String {
     format!("{:x}", Bytes::copy_from_slice(&Sha256::digest(text)[..16]))
 }
 
-/// `None` for a time that RFC 3339 does not tell, at which the formatter would fail.
+/// `None` for a time that RFC 3339 cannot express, because the formatter would fail.
 fn timestamp(time: SystemTime) -> Option<String> {
     const YEAR_10000: Duration = Duration::from_secs(70_389_528 * 60 * 60);
     let since = time.duration_since(SystemTime::UNIX_EPOCH).ok().filter(|&since| since < YEAR_10000)?;

@@ -89,7 +89,7 @@ async fn count_for_ever(number: u64, stores: Weak<Vec<StoreHandle>>, _counting: 
             () = ::tokio::time::sleep(pause) => {}
             _ = is_asked_for.changed() => {}
         }
-        // Those who ask while it is counted want the next number.
+        // A question that arrives during the count wants the next number.
         is_asked_for.mark_unchanged();
         let Some(stores) = stores.upgrade() else { return };
         if count(&stores, &mut known).await {
@@ -127,12 +127,12 @@ fn sum(known: &[Option<UnknownOutcomes>]) -> UnknownOutcomes {
 #[derive(Default)]
 struct Table {
     by_registry: HashMap<u64, UnknownOutcomes>,
-    /// Those that were shown once: a number that is gone must become 0.
+    /// Scopes that had a number once: without unknown outcomes it must become 0.
     scopes: BTreeSet<String>,
 }
 
 impl Table {
-    /// Of two registries over one store, both have counted the same.
+    /// Two registries over one store count the same entries, so this shows the largest number.
     #[expect(clippy::cast_precision_loss, reason = "no store has 2^52 unknown outcomes")]
     fn show(&mut self) {
         LazyLock::force(&METERS);

@@ -19,7 +19,7 @@ pub(crate) enum Ended {
     Gone,
     /// Its lease has expired, or it left its claim to lapse.
     Lapsed,
-    /// That cannot be found out.
+    /// The store cannot say how the request has ended.
     Rejected(Rejection),
 }
 
@@ -34,7 +34,7 @@ pub(crate) type Watched = (usize, RecordKey, bool, Option<RuntimeId>);
 pub(crate) struct Watches(Mutex<HashMap<Watched, WeakShared<Look>>>);
 
 impl Watches {
-    /// What a look that begins from now on finds.
+    /// How the request has ended, by a look that begins from now on.
     pub(crate) async fn end_of(&self, watched: &Watched, look: impl Fn() -> Look) -> Ended {
         let since = Instant::now();
         loop {

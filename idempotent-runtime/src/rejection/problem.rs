@@ -336,7 +336,7 @@ impl IntoResponse for Rejection {
     }
 }
 
-/// What a rejected client is told to wait: long enough not to hammer, short beside what people notice.
+/// How long a rejected client should wait: long enough to protect the server, and too short for people to notice.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// For a request that has run nothing.

@@ -84,11 +84,11 @@ pub(super) struct Claiming {
     pub(super) store: StoreHandle,
     pub(super) key: IdempotencyKey,
     pub(super) record_key: RecordKey,
-    /// As the store knows it.
+    /// The record key as the store sees it: digested, if the registry says so.
     pub(super) stored_key: RecordKey,
     pub(super) request: ClaimRequest,
     pub(super) fingerprints: Fingerprints,
-    /// A caller is named, so that credentials do not count.
+    /// A caller is named, so credentials are not part of the fingerprint.
     pub(super) is_partitioned: bool,
     /// Until it waits for another request.
     pub(super) running: Option<TaskTrackerToken>,
@@ -140,7 +140,7 @@ impl Admission {
                 telemetry::covered_transaction(&self.policy);
                 return Prepared::Answer(self.reject(Rejection::TransactionFailed));
             }
-            if !self.execution.is_let_in(&record_key) {
+            if !self.execution.begin_first_run_under(&record_key) {
                 return Prepared::Answer(self.reject_second_run(&covering));
             }
             self.execution.enter();
@@ -221,7 +221,7 @@ impl Admission {
         })))
     }
 
-    /// One of as many as the caller may have, if the registry limits them.
+    /// A permit of the caller, if the registry limits the requests in flight of each caller.
     fn permit(
         &self,
         registry: &Registry,
@@ -245,13 +245,13 @@ impl Admission {
         self.reject(error.rejection(UNAVAILABLE))
     }
 
-    /// To something beneath a guard that sends the request on twice under its claim.
+    /// Rejects a request that something beneath a guard sends a second time under one claim.
     fn reject_second_run(&self, covering: &Arc<Execution>) -> Response {
         telemetry::second_run(&self.policy);
         self.reject_beneath(covering)
     }
 
-    /// What does not run under the claim of this guard, although its key is the same.
+    /// Rejects a request that may not run under the claim of this guard, although it has the same key.
     fn reject_beneath(&self, covering: &Arc<Execution>) -> Response {
         of_second_run(self.reject(Rejection::InFlight { retry_after: RETRY_AFTER }), covering)
     }

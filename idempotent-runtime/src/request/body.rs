@@ -99,7 +99,7 @@ impl Remembering {
         Self(Arc::new(Mutex::new(Remembered { read: Vec::new(), rest: body })))
     }
 
-    /// The whole body again, from its beginning; or up to the error at which it broke off.
+    /// The whole body from its beginning, or up to the error that ended it.
     pub(crate) fn again(&self, broken: Option<BoxError>) -> Resumed {
         let mut remembered = self.lock();
         let read = std::mem::take(&mut remembered.read).into_iter().map(|data| Ok(Frame::data(data)));

@@ -1,4 +1,4 @@
-//! Whose a request is that no guard has passed on.
+//! Whether a request that no guard has passed on is of the same client as another one.
 
 use http::HeaderMap;
 use http::request::Parts;
@@ -6,7 +6,7 @@ use http::request::Parts;
 use crate::fingerprint::builder::Credentials;
 use crate::registry::Registry;
 
-/// What tells one client's requests from another's, beside the callers that the keys of records tell.
+/// Tells clients apart by their credentials, and by the callers that the registry names.
 pub(super) struct Client {
     registry: Registry,
     credentials: Credentials,

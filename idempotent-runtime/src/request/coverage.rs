@@ -36,11 +36,11 @@ pub(crate) fn find_sender(execution: &Arc<Execution>, registry: Option<&Registry
         && !execution.is_beneath(&guard)
         && execution.around().is_none_or(|around| guard.is_beneath(around))
     {
-        execution.is_sent_by(guard, headers);
+        execution.set_sender(guard, headers);
     }
     execution.compare_keys(headers);
     if let Some(registry) = registry {
-        execution.is_of_client(registry, headers);
+        execution.set_client(registry, headers);
     }
 }
 

@@ -15,12 +15,12 @@ pub(super) struct CoveredRuns {
 #[derive(Default)]
 struct State {
     running: usize,
-    /// Those that have answered, and whose bodies have not ended.
+    /// Handlers that have answered, and whose bodies have not ended.
     streaming: usize,
     claim: Phase,
     was_cut_off: bool,
-    /// One has answered with a response that is to be recorded, and the guard has not got it.
-    has_unheard_answer: bool,
+    /// A handler has answered with a response that is to be recorded, and the guard has not received it yet.
+    awaits_answer: bool,
     /// A drain waits for the claim and for the handlers that run under it.
     counted: Option<TaskTrackerToken>,
 }
@@ -36,7 +36,7 @@ enum Phase {
 }
 
 impl State {
-    /// What no drain waits for any more.
+    /// The token that a drain waits for, once nothing runs any more.
     fn uncounted(&mut self) -> Option<TaskTrackerToken> {
         let is_idle = self.claim == Phase::Over && self.running == 0;
         self.counted.take_if(|_| is_idle)
@@ -48,7 +48,7 @@ impl CoveredRuns {
         lock(&self.state).counted = token;
     }
 
-    /// Whether one may begin, which then has.
+    /// Begins a run. Returns false if no run may begin any more.
     pub(super) fn begin(&self) -> bool {
         let mut state = lock(&self.state);
         let is_open = state.claim == Phase::Open;
@@ -62,7 +62,7 @@ impl CoveredRuns {
         let mut state = lock(&self.state);
         state.running -= 1;
         state.streaming += 1;
-        state.has_unheard_answer = true;
+        state.awaits_answer = true;
         let uncounted = state.uncounted();
         drop(state);
         drop(uncounted);
@@ -89,17 +89,17 @@ impl CoveredRuns {
         drop(uncounted);
     }
 
-    pub(super) fn answer_is_heard(&self) {
-        lock(&self.state).has_unheard_answer = false;
+    pub(super) fn answer_received(&self) {
+        lock(&self.state).awaits_answer = false;
     }
 
-    /// Whether something was dropped half way, or panicked, or its answer got lost on its way to the guard.
+    /// Whether a run was dropped before its end, or panicked, or its answer got lost on the way to the guard.
     pub(super) fn has_unknown_outcome(&self) -> bool {
         let state = lock(&self.state);
-        state.was_cut_off || state.has_unheard_answer
+        state.was_cut_off || state.awaits_answer
     }
 
-    /// Nothing begins from here on, unless something runs.
+    /// Lets no run begin from now on, if none is under way. Returns whether that is so.
     pub(super) fn close(&self) -> bool {
         self.close_if(|state| state.running == 0 && state.streaming == 0)
     }
@@ -108,7 +108,7 @@ impl CoveredRuns {
         self.until(Self::close).await;
     }
 
-    /// Closes if all handlers have answered: their bodies may be a part of the guard's own response.
+    /// As [`close`](Self::close), although bodies may still be read: they may be part of the guard's own response.
     pub(super) fn close_to_handlers(&self) -> bool {
         self.close_if(|state| state.running == 0)
     }
@@ -127,7 +127,7 @@ impl CoveredRuns {
 
     async fn until(&self, is_closed: impl Fn(&Self) -> bool) {
         loop {
-            // Made before the look: it hears of an end that comes in between.
+            // Created before the look, so that it is notified of an end in between.
             let changed = self.changed.notified();
             if is_closed(self) {
                 return;

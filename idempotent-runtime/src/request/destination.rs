@@ -1,24 +1,25 @@
-//! Which handler a request has come to.
+//! Which handler a request has reached.
 
 use std::any::TypeId;
 use std::sync::OnceLock;
 
 use http::{Method, Uri};
 
-/// A policy may be that of several handlers: of all routes beneath a layer, or of all instances of a generic handler.
+/// Identifies the handler. Its policy alone does not: all routes beneath a layer have one policy, and so have all instances of a
+/// generic handler.
 #[derive(Default)]
 pub(super) struct Destination {
     /// The type of what the guard runs.
-    runs: OnceLock<TypeId>,
+    handler: OnceLock<TypeId>,
     route: OnceLock<(Method, Uri)>,
 }
 
 impl Destination {
-    pub(super) fn runs(&self, handler: TypeId) {
-        let _ = self.runs.set(handler);
+    pub(super) fn set_handler(&self, handler: TypeId) {
+        let _ = self.handler.set(handler);
     }
 
-    pub(super) fn is_at(&self, method: &Method, uri: &Uri) {
+    pub(super) fn set_route(&self, method: &Method, uri: &Uri) {
         let _ = self.route.set((method.clone(), uri.clone()));
     }
 }
@@ -26,6 +27,6 @@ impl Destination {
 impl PartialEq for Destination {
     fn eq(&self, other: &Self) -> bool {
         let [route, others] = [self, other].map(|it| it.route.get().map(|(method, uri)| (method, uri.path())));
-        self.runs == other.runs && route == others
+        self.handler == other.handler && route == others
     }
 }

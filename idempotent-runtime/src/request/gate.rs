@@ -25,7 +25,7 @@ use crate::request::context::Execution;
 use crate::request::extract::Guarded;
 use crate::request::input::{ClaimInput, RequestInput};
 use crate::request::key_expression::KeyExpression;
-use crate::request::response_mark::its_own;
+use crate::request::response_mark::without_mark;
 
 /// Opens the gate to an annotated handler for one request: what the attribute's expansion calls.
 pub fn open<B, M>(policy: &'static Policy, guarded: Guarded<B, M>) -> (Gate, B) {
@@ -41,7 +41,7 @@ pub struct Gate {
     pub(super) claim_input: ClaimInput,
     pub(super) key: Option<Result<IdempotencyKey, Rejection>>,
     pub(super) caller: Option<String>,
-    /// Of `fingerprint = expr`.
+    /// The value of `fingerprint = expr`.
     pub(super) value: Option<Result<PartDigest, Unserialisable>>,
     pub(super) cache_if: Option<CacheIf>,
     pub(super) execution: Option<Arc<Execution>>,
@@ -72,7 +72,7 @@ impl Gate {
             if policy.key() == KeySource::Header {
                 let header = input.key.is_in_header().then_some(policy.header());
                 if let (Some(_), Some(execution)) = (header, &gate.execution) {
-                    execution.has_key_in_header();
+                    execution.set_key_in_header();
                 }
                 gate.key = check_key(policy, header, input.key.in_header(policy.header()));
             }
@@ -106,8 +106,8 @@ impl Gate {
         self.cache_if = Some(predicate);
     }
 
-    /// Whether the request has a key, or is rejected for its key's sake.
-    pub(crate) fn is_asked(&self) -> bool {
+    /// Whether the request has a key, or is rejected because of its key.
+    pub(crate) fn has_key_or_rejection(&self) -> bool {
         self.key.is_some()
     }
 
@@ -148,8 +148,8 @@ fn check_key(
 
 /// Turns what the handler returned into a response; a name of its own, so that an error can point at the return type.
 pub fn into_response<R: IntoResponse>(value: R) -> Response {
-    // Where the handler has forwarded the request, another guard may have answered; this one answers for its own handler.
-    its_own(value.into_response())
+    // If the handler forwarded the request, another guard may have marked the response; this guard answers for its own handler.
+    without_mark(value.into_response())
 }
 
 /// What an annotated handler would return where it never gets to.

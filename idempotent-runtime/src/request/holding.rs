@@ -44,12 +44,12 @@ impl Holding {
         &self.0.covered_runs
     }
 
-    /// Takes note of the answer of what has run under this claim, if it has come as far as this guard.
-    pub(super) fn hears(&self, response: &mut Response) {
+    /// Takes the mark of a handler that ran under this claim from the response, and notes that its answer has arrived.
+    pub(super) fn take_answer(&self, response: &mut Response) {
         let extensions = response.extensions_mut();
         if matches!(extensions.get(), Some(Answer(covering)) if self.is_of(covering)) {
             extensions.remove::<Answer>();
-            self.0.covered_runs.answer_is_heard();
+            self.0.covered_runs.answer_received();
         }
     }
 }

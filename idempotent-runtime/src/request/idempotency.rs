@@ -244,7 +244,7 @@ impl<S: Sync> FromRequestParts<S> for Idempotency {
         if execution.may_be_shared() {
             telemetry::unknown_handler();
         }
-        execution.is_asked_by(&parts.method, &parts.uri);
+        execution.set_target(&parts.method, &parts.uri);
         Ok(Self(execution))
     }
 }

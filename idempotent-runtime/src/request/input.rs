@@ -47,7 +47,7 @@ pub(crate) enum InputKey {
 }
 
 impl RequestInput {
-    /// Of a request on its way to the extractors of a handler: it is read if it has a key.
+    /// Reads a request before the extractors of its handler. The body is read only if there is a key.
     pub(crate) async fn of(request: &mut Request, key_is_elsewhere: bool, reads: Reads) -> Self {
         let key = if key_is_elsewhere {
             InputKey::Elsewhere(Box::new(request.headers().clone()))
@@ -60,7 +60,7 @@ impl RequestInput {
             (Execution::of_unkeyed_guard(request.extensions_mut()), ClaimInput::default())
         } else {
             let execution = Execution::of_guard(request.extensions_mut());
-            execution.is_at(request.method(), request.uri());
+            execution.set_route(request.method(), request.uri());
             find_sender(&execution, registry.as_ref(), request.headers());
             let caller = registry.as_ref().and_then(Registry::caller).and_then(|caller| ask(request, caller));
             (Some(execution), ClaimInput::of(request, reads, registry.as_ref(), caller).await)
@@ -97,10 +97,10 @@ pub(crate) fn ask(request: &mut Request, function: &OfRequest) -> Option<String>
 pub(crate) struct ClaimInput {
     /// As the registry or the layer says.
     pub(crate) caller: Option<String>,
-    /// Where that names none.
+    /// The credentials, if no caller is named.
     pub(crate) credentials: Credentials,
     pub(crate) trace: Option<Box<TraceParent>>,
-    /// Where it counts.
+    /// The digest of the target, if it is part of the fingerprint.
     pub(crate) target: Option<PartDigest>,
     pub(crate) body: InputBody,
 }

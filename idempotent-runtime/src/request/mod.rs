@@ -1,7 +1,7 @@
 //! The pipeline of one request, one file for each stage, in the order in which a request passes through.
 //!
 //! ```text
-//!  extract      Guarded takes the request from axum, and reads what the guard needs: input
+//!  extract      Guarded takes the request from axum; input reads what the guard needs, and leaves the body whole: body
 //!     │         a crash leaves nothing
 //!     ▼
 //!  gate         takes key, caller and fingerprint from the policy's expressions: key_expression
@@ -27,12 +27,34 @@
 //!               a crash before the store has answered leaves the same; after that, every retry gets the record
 //! ```
 //!
-//! [`context`] has what these stages share for one request: whether the handler outlives its client, and which guards are around
-//! it. [`coverage`] finds a guard around the request that has already claimed its key, and [`covered_run`] runs under that claim.
-//! [`covered_runs`] counts those that do, so that the claim ends after them; [`client`] tells clients apart where a request does
-//! not know its guards, and [`destination`] the handlers that have one policy.
-//! [`idempotency`] shows a part of the context to the handler; [`step_place`] finds the claim of the steps that it takes, and what
-//! [`step_context`] keeps of them.
+//! [`run`] drives the stages: its future polls the expressions, enters the gate, polls the handler and settles.
+//!
+//! # What the stages share
+//!
+//! An [`Execution`](context::Execution) belongs to one request. Extractors, the guard and the running future share it.
+//!
+//! | file | what it answers |
+//! |---|---|
+//! | [`link`] | Which execution does this request belong to? A clone of a request gets its own. |
+//! | [`context`] | What is known of this execution: key, claim, transaction, policy? |
+//! | [`ownership`] | An extractor created the execution: is it the handler's, or that of a handler that got the request? |
+//! | [`detach_state`] | Does the handler continue when its client disconnects, and where? |
+//! | [`idempotency`] | What does the handler see of it? |
+//!
+//! # Guards in guards
+//!
+//! A layer can be around an annotated handler, and a handler can send requests to other handlers. If they have one key, the inner
+//! handler runs under the claim of the outer guard.
+//!
+//! | file | what it answers |
+//! |---|---|
+//! | [`guards_around`] | Which guard around this request has the same key? May the handler use its key and steps? |
+//! | [`coverage`] | Which guard is around a request without a link: whose handler does this thread poll? |
+//! | [`client`], [`destination`] | Do two requests have one client? Do they have one handler? |
+//! | [`covered_run`], [`covered_runs`] | The run under another guard's claim, and the count of them: the claim ends after them. |
+//! | [`holding`] | The guard that holds the claim: when it is dropped, nothing runs under the claim any more. |
+//! | [`step_place`], [`step_context`] | Under which claim is a step recorded, and what does the execution keep of its steps? |
+//! | [`response_mark`] | Which guard answers for this response? |
 
 pub(crate) mod admission;
 pub(crate) mod body;
@@ -47,10 +69,12 @@ pub(crate) mod destination;
 pub(crate) mod detach_state;
 pub(crate) mod extract;
 pub(crate) mod gate;
+pub(crate) mod guards_around;
 pub(crate) mod holding;
 pub(crate) mod idempotency;
 pub(crate) mod input;
 pub(crate) mod key_expression;
+pub(crate) mod link;
 pub(crate) mod ownership;
 pub(crate) mod passage;
 pub(crate) mod replay;

@@ -31,7 +31,7 @@ pub(super) enum StepsOwner {
     Itself,
     /// The run whose extractor created it.
     Creator,
-    /// One of the two.
+    /// It is unknown which of the two.
     Unknown,
 }
 
@@ -76,7 +76,7 @@ impl Ownership {
         lock(&self.0).transactions.push(Arc::downgrade(transaction));
     }
 
-    /// That of the handler whose guard has taken it: its arguments were extracted last.
+    /// The transaction of the handler whose guard has taken the execution: the arguments of that handler were extracted last.
     pub(super) fn last_transaction(&self) -> Option<Arc<dyn HandlerTransaction>> {
         lock(&self.0).transactions.pop()?.upgrade()
     }

@@ -39,7 +39,7 @@ impl Claiming {
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        // With the mark, and the length that axum adds.
+        // Two more: the mark of a replay, and the length that axum adds.
         headers.reserve(lines.len() + 2);
         for (name, value) in lines {
             headers.append(name, value);

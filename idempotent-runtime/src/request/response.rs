@@ -64,7 +64,7 @@ impl ResponseClassifier {
                     }
                     Some((Classification::Failed, Outcome::Failed))
                 }
-                // Of another request's guards.
+                // The mark is that of another request's guards.
                 None | Some(Mark::SecondRun(_)) => None,
                 Some(Mark::OfAnotherGuard(_)) => Some((Classification::Free, Outcome::LeftToHandler)),
             };

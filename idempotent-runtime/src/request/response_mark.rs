@@ -8,13 +8,13 @@ use crate::record::headers::REPLAYED;
 use crate::request::context::Execution;
 use crate::request::holding::Holding;
 
-/// What a layer knows of the response of the service beneath it before that is judged.
+/// What a layer learns from a response of the service beneath it, before it decides what to record.
 #[derive(Clone)]
 pub(super) enum Mark {
     Failed,
-    /// Of the guard that answers for it.
+    /// The guard that answers for the response.
     OfAnotherGuard(Arc<Execution>),
-    /// Of the guard under whose claim the first run goes.
+    /// The guard under whose claim the first run executes.
     SecondRun(Arc<Execution>),
 }
 
@@ -35,14 +35,14 @@ pub(crate) fn of_another_guard(mut response: Response, answering: &Arc<Execution
     response
 }
 
-/// Whether a guard beneath this one answers for it. A response to another request, which something has kept or asked for, has a
-/// mark that says nothing of this one.
+/// Whether a guard beneath this one answers for the response. The mark on a response to another request does not count: a
+/// middleware may have stored that response, or have sent that request.
 pub(crate) fn is_of_another_guard(response: &Response, execution: &Arc<Execution>) -> bool {
     matches!(response.extensions().get(), Some(Mark::OfAnotherGuard(answering)) if answering.answers_for(execution))
 }
 
-/// A rejection of what would have been a second execution under one claim. No guard on its way records it; and what the first
-/// execution has done, they do not know.
+/// A rejection instead of a second execution under one claim. No guard around records it, because none of them knows what the
+/// first execution has done.
 pub(super) fn of_second_run(mut response: Response, covering: &Arc<Execution>) -> Response {
     response.extensions_mut().insert(Mark::SecondRun(Arc::clone(covering)));
     response
@@ -57,8 +57,8 @@ fn is_any_second_run(response: &Response) -> bool {
     matches!(response.extensions().get(), Some(Mark::SecondRun(_)))
 }
 
-/// The response as one that no guard has answered for yet, which is no replay.
-pub(crate) fn its_own(mut response: Response) -> Response {
+/// The response without the marks of other guards and without the header of a replay: the caller's guard answers for it.
+pub(crate) fn without_mark(mut response: Response) -> Response {
     if !is_any_second_run(&response) {
         response.extensions_mut().remove::<Mark>();
     }

@@ -38,7 +38,7 @@ impl Gate {
         F: Future + Send + 'static,
     {
         let execution = self.execution.clone();
-        runs::<F>(execution.as_deref());
+        set_handler::<F>(execution.as_deref());
         Completion::new(
             Box::pin(Run { handler: Some(handler), into_response, stage: Stage::Entering(self) }),
             execution,
@@ -92,9 +92,9 @@ impl Gate {
     }
 }
 
-fn runs<F: 'static>(execution: Option<&Execution>) {
+fn set_handler<F: 'static>(execution: Option<&Execution>) {
     if let Some(execution) = execution {
-        execution.runs(TypeId::of::<F>());
+        execution.set_handler(TypeId::of::<F>());
     }
 }
 
@@ -188,8 +188,8 @@ impl Stage {
                             return Poll::Ready(or_resume(ran));
                         }
                         Passage::Covered(_) => return self.poll_covered(cx, handler),
-                        Passage::Claimed(claimed) => (claimed.span(), &claimed.holding),
-                        Passage::InTransaction(transaction) => (transaction.span(), &transaction.holding),
+                        Passage::Claimed(claimed) => (&claimed.span, &claimed.holding),
+                        Passage::InTransaction(transaction) => (&transaction.span, &transaction.holding),
                     };
                     let polled = polled_in(holding.execution(), || span.in_scope(|| handler(cx)));
                     let Poll::Ready(ran) = polled else { return Poll::Pending };
@@ -216,7 +216,7 @@ impl Stage {
     fn poll_covered(&mut self, cx: &mut Context<'_>, handler: Handler<'_>) -> Poll<Response> {
         let Self::Running(Passage::Covered(run)) = self else { unreachable!("it is polled as one") };
         let Poll::Ready(ran) = polled_in(run.execution(), || handler(cx)) else { return Poll::Pending };
-        // Dropped with a panic, it tells of a run that was cut off.
+        // If the handler panicked, dropping the run marks it as cut off.
         let stage = mem::replace(self, Self::Done);
         match (stage, ran) {
             (Self::Running(Passage::Covered(run)), Ok(response)) => Poll::Ready(run.end(response)),
@@ -274,7 +274,7 @@ impl PendingGate {
     where
         F: Future + Send + 'static,
     {
-        runs::<F>(self.execution.as_deref());
+        set_handler::<F>(self.execution.as_deref());
         Completion::new(
             Box::pin(Run { handler: Some(handler), into_response, stage: Stage::Evaluating(self.receiver) }),
             self.execution,

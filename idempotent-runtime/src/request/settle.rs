@@ -60,17 +60,13 @@ impl Ending {
 }
 
 impl Claimed {
-    pub(super) fn span(&self) -> &Span {
-        &self.span
-    }
-
     /// Ends the claim, and only then lets the response go: at once where body and store are there at once.
     pub(super) fn settle(self, ran: Result<Response, Panic>) -> Settling {
         // Bodies and predicates are the handler's own code too, and a task of its own is polled in no other span.
         let span = self.span.clone();
         let _entered = span.enter();
         let classified = match ran.and_then(|mut response| {
-            self.holding.hears(&mut response);
+            self.holding.take_answer(&mut response);
             self.classifier.classify_now(response, &self.holding)
         }) {
             Ok(ClassifiedNow::Whole(classified)) => Ok(classified),

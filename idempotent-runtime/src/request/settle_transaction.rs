@@ -48,10 +48,6 @@ pub(super) struct TransactionClaim {
 }
 
 impl InTransaction {
-    pub(super) fn span(&self) -> &Span {
-        &self.span
-    }
-
     /// Ends the transaction, and only then lets the response go.
     pub(super) async fn settle(self: Box<Self>, ran: Result<Response, Panic>) -> Response {
         let span = self.span.clone();
@@ -68,7 +64,7 @@ impl InTransaction {
         };
         match classified {
             Ok((response, Classification::Free | Classification::Failed, outcome)) => {
-                // The answer tells of an error by which nothing is known of the request: its retry may succeed at once.
+                // A server error says nothing about the request itself: its retry may succeed at once.
                 let is_failure = response.status().is_server_error();
                 let conflict = self.transaction.conflict(&self.store, is_failure).await;
                 self.roll_back(response, conflict, outcome).await
@@ -124,8 +120,8 @@ impl InTransaction {
         }
     }
 
-    /// Commits after what runs beneath under this claim: a commit that fails frees the key. Nobody waits for that for longer than
-    /// a lease.
+    /// Commits after the handlers that run under this claim, because a commit that fails frees the key. The commit waits for them
+    /// for at most one lease.
     async fn commit(self: Box<Self>, response: Response, record: Option<Record>, outcome: Outcome) -> Response {
         let limit = Deadline::after(self.classifier.policy.lease());
         if limit.bound(self.holding.covered_runs().until_closed_to_handlers()).await.is_some() {
@@ -178,7 +174,7 @@ impl InTransaction {
         }
     }
 
-    /// The handler's own response would tell of effects that are gone, or may be.
+    /// The rejection replaces the handler's response, which would report effects that are undone, or may be.
     fn reject(&self, error: &TransactionError) -> Response {
         telemetry::transaction_failed(&self.classifier.policy, self.store.name(), error);
         let rejection = error.rejection(UNAVAILABLE_AFTER_RUN);

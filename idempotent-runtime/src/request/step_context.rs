@@ -15,7 +15,7 @@ pub(super) struct StepContext {
     /// Tells apart the executions that take steps.
     id: OnceLock<u64>,
     pub(super) names: Names,
-    /// Of a handler that runs under a claim.
+    /// Set when a handler begins to run under a claim.
     pub(super) steps: OnceLock<Steps>,
     /// What the first extractor of `Idempotency` was asked about.
     pub(super) target: OnceLock<(Method, Uri)>,

@@ -38,7 +38,7 @@ impl Execution {
     }
 
     /// `Idempotency` is extracted from a request with this head.
-    pub(super) fn is_asked_by(&self, method: &Method, uri: &Uri) {
+    pub(super) fn set_target(&self, method: &Method, uri: &Uri) {
         let _ = self.step_context.target.set((method.clone(), uri.clone()));
     }
 

@@ -1,7 +1,7 @@
 //! Duplicates that wait for the request that runs (`in_flight = wait`). A waiter never executes, and looks without claiming.
 //!
-//! Those of one key and one runtime share their looks at the store: a key with a thousand waiters costs what one costs. Waiters
-//! of different runtimes share none, since a runtime that ends, or that no thread drives, would take the looks along.
+//! Waiters of one key in one runtime share their looks at the store: a thousand waiters cost as much as one. Waiters in different
+//! runtimes share nothing, because the looks would end with their runtime, or stop when no thread drives it.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -36,7 +36,7 @@ impl Claiming {
         let in_flight = Rejection::InFlight { retry_after: RETRY_AFTER };
         let detach_state = &self.admission.execution.detach_state;
         if detach_state.is_abandoned() {
-            // Its client left while the store was asked.
+            // The client disconnected while the store was asked.
             return self.admission.reject(in_flight);
         }
         detach_state.set_must_finish(false);

@@ -27,7 +27,8 @@ pub(crate) struct BoundedStore {
     limit: Duration,
     meter: StoreMeter,
     line: Arc<Line>,
-    /// Of the calls that wait for a transaction, which handlers hold as long as they run: their pace says nothing of the others.
+    /// The line of calls that wait for a transaction. Handlers hold transactions for as long as they run, so the pace of this line says
+    /// nothing about other calls.
     #[cfg_attr(
         not(any(feature = "postgres", feature = "sqlite")),
         allow(dead_code, reason = "there are no transactions")
@@ -80,7 +81,7 @@ impl BoundedStore {
         self.bounded(Op::Renew, self.store.renew(key, token, lease)).await
     }
 
-    /// One answer for each, or an error where none of them was renewed within this time.
+    /// One answer for each renewal, or one error if the store renewed nothing within this time.
     pub(crate) async fn renew_many(
         &self,
         renewals: &[Renewal],

@@ -166,6 +166,14 @@ pub enum Held {
     No,
 }
 
+#[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
+impl Held {
+    /// Whether a write that names the token took effect.
+    pub(crate) fn of(took_effect: bool) -> Self {
+        if took_effect { Self::Yes } else { Self::No }
+    }
+}
+
 /// The fencing token of a claim. Tokens are unique, so a holder that lost its claim cannot be confused with its successor.
 ///
 /// # Examples

@@ -27,11 +27,11 @@ pub(super) fn given_back() -> StoreError {
     StoreError::unavailable(GivenBack)
 }
 
-/// Those of a store whose calls come from this process alone.
+/// The tokens of a store whose calls all come from this process.
 #[cfg(any(feature = "memory", feature = "sqlite"))]
 #[derive(Default)]
 pub(super) struct GivenBackTokens {
-    /// With none of them, a claim takes no lock.
+    /// If there is none, a claim takes no lock.
     has_any: AtomicBool,
     tokens: Mutex<Tokens>,
 }

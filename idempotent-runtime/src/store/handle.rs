@@ -136,7 +136,7 @@ impl StoreHandle {
     fn see_to_a_task(&self, queue: &mut Queue) {
         // An end takes two calls at most. What the task had begun stays in the queue, and is repeated.
         let patience = self.limit().saturating_mul(2).saturating_add(STANDSTILL);
-        if queue.task.as_ref().is_some_and(|task| !task.is_finished()) && !queue.stands_still(patience) {
+        if queue.task.as_ref().is_some_and(|task| !task.is_finished()) && !queue.is_stuck(patience) {
             return;
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };

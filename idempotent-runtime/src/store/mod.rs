@@ -60,7 +60,9 @@ pub use crate::store::memory::store::{MemoryStore, MemoryStoreBuilder};
 #[cfg(feature = "postgres")]
 pub use crate::store::postgres::migrate::PostgresMigrateError;
 #[cfg(feature = "postgres")]
-pub use crate::store::postgres::store::{PostgresStore, PostgresStoreBuilder};
+pub use crate::store::postgres::open::PostgresStoreBuilder;
+#[cfg(feature = "postgres")]
+pub use crate::store::postgres::store::PostgresStore;
 #[cfg(feature = "redis")]
 pub use crate::store::redis::open::RedisStoreBuilder;
 #[cfg(feature = "redis")]

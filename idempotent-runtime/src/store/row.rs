@@ -149,6 +149,11 @@ fn present<T>(row: &impl Columns, name: &str, value: Option<T>) -> Result<T, Sto
     value.ok_or_else(|| row.damaged(format_args!("`{name}` is missing")))
 }
 
+/// The column `headers` of a record.
+pub(crate) fn headers_text(record: &Record) -> Result<String, StoreError> {
+    serde_json::to_string(&HeadersText::of(record)).map_err(StoreError::unavailable)
+}
+
 /// One answer for each renewal of a call that took effect or failed as a whole.
 pub(crate) fn each(renewals: usize, answers: Result<Vec<Held>, StoreError>) -> Vec<Result<Held, StoreError>> {
     match answers {

@@ -75,7 +75,7 @@ impl Queue {
     }
 
     /// Whether the task has not looked for so long although something was due.
-    pub(super) fn stands_still(&self, patience: Duration) -> bool {
+    pub(super) fn is_stuck(&self, patience: Duration) -> bool {
         let first_due = self.by_due.first_key_value().map(|((due, _), _)| *due);
         let is_long_ago = |moment: Option<Instant>| moment.is_some_and(|moment| moment.elapsed() > patience);
         is_long_ago(self.looked_at) && is_long_ago(first_due)

@@ -74,7 +74,7 @@ impl TransactionError {
         )
     }
 
-    /// What the client is told.
+    /// The rejection that the client gets.
     pub(crate) fn rejection(&self, unavailable: Rejection) -> Rejection {
         match self {
             Self::Conflict(_) | Self::Unseen => Rejection::TransactionConflict,

@@ -162,7 +162,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
                 Err(error) => Some(conflict(&open, true, error).unwrap_or_else(TransactionError::hindered_by)),
             };
             if let Some(error) = hindered {
-                // That it has ended is told by `error`.
+                // `error` reports that the transaction has ended.
                 let undone = store.bounded(Op::RollBack, open.roll_back()).await;
                 rolled_back(store, undone.or_else(|error| if is::<Ended>(&error) { Ok(()) } else { Err(error) }))?;
                 return Err(error);

@@ -46,7 +46,7 @@ pub struct Transactions {
     pub(crate) records: Option<Arc<dyn CommittedRecords>>,
 }
 
-/// What a store tells of its transactions, whatever its database is.
+/// The transactions of a store, whatever its database is.
 pub(crate) trait Holder: Send + Sync {
     /// Whether a transaction holds the key, for which there is no row.
     fn holds<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<bool, StoreError>>;

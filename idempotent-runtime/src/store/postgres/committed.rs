@@ -18,23 +18,23 @@ use crate::store::active_transactions::ActiveKey;
 use crate::store::claim::{ClaimRequest, Held};
 use crate::store::error::StoreError;
 use crate::store::postgres::failure::store_error;
-use crate::store::postgres::own::Own;
+use crate::store::postgres::own::OwnPool;
 use crate::store::postgres::record_statement::RecordStatement;
 use crate::sync::tokio::time::Instant;
 use crate::transaction::transactions::Recording;
 
-/// What a handler's transaction was begun for.
+/// The claim of a handler's transaction.
 pub(super) struct Claimed {
     pub(super) key: RecordKey,
     pub(super) request: ClaimRequest,
-    /// Of the transaction, as PostgreSQL numbers it.
+    /// The id of the transaction in PostgreSQL.
     pub(super) id: String,
     /// The store's own, of single statements.
-    pub(super) pool: Arc<Own>,
+    pub(super) pool: Arc<OwnPool>,
     pub(super) statement: RecordStatement,
-    /// COMMIT was sent for the record, which tells by itself whether it took place.
+    /// COMMIT was sent after the record. So the record itself shows whether the commit took effect.
     pub(super) is_recorded: AtomicBool,
-    /// Until all is known, no other request of this process gets the key.
+    /// While this is kept, no other request of this process gets the key.
     pub(super) _running: ActiveKey,
 }
 
@@ -51,10 +51,10 @@ impl Claimed {
         self.is_recorded.load(Ordering::SeqCst)
     }
 
-    /// Records that the transaction was committed, if it was; without an `outcome`, this is asked first: a connection that broke
-    /// may have committed before. Returns whether it was, as far as that was found out.
+    /// Records that the transaction was committed, if it was. Without an `outcome`, this asks PostgreSQL first, because a
+    /// connection may break after its commit. Returns whether the transaction was committed, as far as is known.
     ///
-    /// Goes to its end even if the caller gives up meanwhile.
+    /// Continues to its end even if the caller gives up.
     pub(super) async fn record_if_committed(self: Arc<Self>, outcome: Option<String>) -> bool {
         if outcome.as_deref().is_some_and(|outcome| outcome != COMMITTED) {
             return false;
@@ -87,7 +87,7 @@ impl Claimed {
             }
         }
         let record = Record::new(
-            // What its client gets for it.
+            // The client of the first request got this status.
             StatusCode::INTERNAL_SERVER_ERROR,
             Vec::new(),
             RecordedBody::NotRecorded,

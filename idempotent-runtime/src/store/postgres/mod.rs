@@ -10,17 +10,21 @@
 //! transaction tries the lock of the key too, in its own statement, before it inserts its row: two versions of a program, of
 //! which one has the `Tx`, exclude each other.
 
+pub(crate) mod admin;
 pub(crate) mod advisory_locks;
+pub(crate) mod claim;
 pub(crate) mod committed;
 pub(crate) mod expired_deletion;
 pub(crate) mod failure;
 pub(crate) mod in_transaction;
 pub(crate) mod listener;
 pub(crate) mod migrate;
+pub(crate) mod open;
 pub(crate) mod own;
 pub(crate) mod pooler;
 pub(crate) mod pools;
 pub(crate) mod record_statement;
+pub(crate) mod retry;
 pub(crate) mod row;
 pub(crate) mod statements;
 pub(crate) mod store;

@@ -1,8 +1,8 @@
 //! Connections of the store's own, beside those of the application's pool.
 //!
-//! They are made as the application's pool makes its own at that moment: credentials that the application replaces apply here
-//! too. A connection that gives no answer is closed soon. Nothing else ends it: a line that drops packets keeps it open for
-//! many minutes, and a pool of ten such connections would serve nothing for as long.
+//! Each is opened with the options that the application's pool has at that moment. So credentials that the application replaces
+//! apply here too. A connection that gives no answer is closed soon, because nothing else ends it: if the network drops packets,
+//! it stays open for many minutes, and a pool of ten such connections serves nothing meanwhile.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -22,14 +22,14 @@ use crate::store::postgres::failure::is_lost;
 use crate::store::postgres::pooler::{ALIVE_WITHIN, Pooler, Unnamed};
 use crate::sync::{Mutex, lock};
 
-/// A connection that was used a shorter time ago is not asked whether it works.
+/// A connection that was used more recently is not pinged.
 const SURELY_ALIVE: Duration = Duration::from_secs(1);
 
-/// How much more time a connection gets for a statement whose caller has stopped waiting. A new connection costs more.
+/// How long a statement may continue after its caller has stopped waiting: a new connection costs more than that.
 pub(super) const GRACE: Duration = Duration::from_millis(250);
 
-/// A pool of single statements.
-pub(super) struct Own {
+/// A pool for single statements.
+pub(super) struct OwnPool {
     application: PgPool,
     connections: u32,
     followed: OnceLock<Followed>,
@@ -37,7 +37,7 @@ pub(super) struct Own {
     distrust: Arc<Distrust>,
 }
 
-/// When a connection was found lost: what ended it may have ended all that were free then.
+/// When a connection was last found lost. The cause may have ended all connections that were idle at that moment.
 #[derive(Default)]
 struct Distrust(Mutex<Option<Instant>>);
 
@@ -46,25 +46,26 @@ impl Distrust {
         *lock(&self.0) = Some(Instant::now());
     }
 
-    /// Whether a connection that is free for this time was used since.
+    /// Whether a connection that is idle for this time was used after that moment.
     fn is_before(&self, idle_for: Duration) -> bool {
         lock(&self.0).is_none_or(|begun| idle_for < begun.elapsed())
     }
 }
 
+/// The pool, which follows the options of the application's pool.
 struct Followed {
     pool: PgPool,
-    /// What it connects with.
+    /// The options with which it connects.
     options: Mutex<Arc<PgConnectOptions>>,
 }
 
-impl Own {
+impl OwnPool {
     pub(super) fn new(application: PgPool, connections: u32, pooler: Arc<Pooler>) -> Self {
         Self { application, connections, followed: OnceLock::new(), pooler, distrust: Arc::default() }
     }
 
     fn pool(&self) -> &PgPool {
-        // Not before it is used: a pool can only be made inside of a runtime.
+        // Created on first use, because a pool can only be created inside a runtime.
         let followed = self.followed.get_or_init(|| {
             let options = self.application.connect_options();
             Followed { pool: self.connect_with((*options).clone()), options: Mutex::new(options) }
@@ -92,10 +93,10 @@ impl Own {
         pool.connect_lazy_with(options)
     }
 
-    /// A connection for some statements, one after the other.
-    pub(super) async fn lend(&self) -> Result<Lent, sqlx::Error> {
+    /// Takes a connection for several statements, one after the other.
+    pub(super) async fn lend(&self) -> Result<OwnConnection, sqlx::Error> {
         let connection = self.pool().acquire().await?;
-        let mut lent = Lent {
+        let mut lent = OwnConnection {
             connection: Some(connection),
             is_answered: true,
             pooler: Arc::clone(&self.pooler),
@@ -111,8 +112,8 @@ impl Own {
     }
 }
 
-/// A connection that its pool gets back only if it answers.
-pub(super) struct Lent {
+/// A connection of this pool. The pool gets it back only if it answers.
+pub(super) struct OwnConnection {
     connection: Option<PoolConnection<Postgres>>,
     is_answered: bool,
     pooler: Arc<Pooler>,
@@ -121,7 +122,7 @@ pub(super) struct Lent {
 
 type Answer = Vec<Either<PgQueryResult, PgRow>>;
 
-impl Lent {
+impl OwnConnection {
     pub(super) async fn fetch_optional<'q>(
         &mut self,
         query: impl Execute<'q, Postgres> + 'q,
@@ -152,7 +153,7 @@ impl Lent {
     }
 }
 
-impl Drop for Lent {
+impl Drop for OwnConnection {
     fn drop(&mut self) {
         let Some(mut connection) = self.connection.take() else { return };
         // A transaction around an unnamed statement may be open.
@@ -169,13 +170,13 @@ impl Drop for Lent {
     }
 }
 
-impl fmt::Debug for Own {
+impl fmt::Debug for OwnPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Own").finish_non_exhaustive()
+        f.debug_struct("OwnPool").finish_non_exhaustive()
     }
 }
 
-impl<'p> Executor<'p> for &'p Own {
+impl<'p> Executor<'p> for &'p OwnPool {
     type Database = Postgres;
 
     fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, Result<Either<PgQueryResult, PgRow>, sqlx::Error>>

@@ -13,7 +13,7 @@ use crate::store::error::StoreError;
 use crate::store::line::Call;
 use crate::store::postgres::failure::store_error;
 use crate::store::postgres::in_transaction::InTransaction;
-use crate::store::postgres::own::{GRACE, Own};
+use crate::store::postgres::own::{GRACE, OwnPool};
 use crate::store::postgres::pooler::{ALIVE_WITHIN, Pooler};
 use crate::transaction::open::{Doubtful, Open};
 
@@ -25,19 +25,19 @@ use crate::transaction::open::{Doubtful, Open};
 /// the handler runs twice.
 pub(super) struct Pools {
     application: PgPool,
-    own: Arc<Own>,
-    operators: Own,
+    own: Arc<OwnPool>,
+    operators: OwnPool,
     claims: Semaphore,
     pooler: Arc<Pooler>,
 }
 
-/// A listing takes one, and what counts or deletes takes another.
+/// One for a listing, and one for counts and deletions.
 const OF_OPERATORS: u32 = 2;
 
 impl Pools {
     pub(super) fn new(application: PgPool, pooler: Arc<Pooler>) -> Self {
         let connections = application.options().get_max_connections();
-        let own = |connections| Own::new(application.clone(), connections, Arc::clone(&pooler));
+        let own = |connections| OwnPool::new(application.clone(), connections, Arc::clone(&pooler));
         Self {
             own: Arc::new(own(connections)),
             operators: own(connections.min(OF_OPERATORS)),
@@ -51,18 +51,18 @@ impl Pools {
         &self.application
     }
 
-    /// Of single statements only.
-    pub(super) fn own(&self) -> &Own {
+    /// The store's own pool, for single statements.
+    pub(super) fn own(&self) -> &OwnPool {
         &self.own
     }
 
-    /// For what goes on when its caller does not wait any more.
-    pub(super) fn shared(&self) -> Arc<Own> {
+    /// The same pool, for a task that continues when its caller no longer waits.
+    pub(super) fn shared(&self) -> Arc<OwnPool> {
         Arc::clone(&self.own)
     }
 
-    /// For what may take its time: no claim waits behind it.
-    pub(super) fn operators(&self) -> &Own {
+    /// The pool of statements that may be slow: no claim waits behind them.
+    pub(super) fn operators(&self) -> &OwnPool {
         &self.operators
     }
 
@@ -71,8 +71,8 @@ impl Pools {
         self.pooler.is_there()
     }
 
-    /// Whether a session that listens would hear nothing.
-    pub(super) fn is_deaf(&self) -> bool {
+    /// Whether `LISTEN` has no effect.
+    pub(super) fn cannot_listen(&self) -> bool {
         self.pooler.is_surely_there()
     }
 

@@ -5,18 +5,18 @@ use std::sync::Arc;
 use sqlx::postgres::PgExecutor;
 
 use crate::policy::values::AfterCrash;
-use crate::record::HeadersText;
 use crate::store::claim::Held;
 use crate::store::columns::{span_millis, token_text, unix_millis};
 use crate::store::error::StoreError;
 use crate::store::postgres::failure::in_transaction;
 use crate::store::postgres::row::digest;
 use crate::store::postgres::statements::Statements;
+use crate::store::row::headers_text;
 use crate::transaction::transactions::Recording;
 
 pub(super) struct RecordStatement {
     pub(super) statements: Arc<Statements>,
-    /// On which a request of another process is told of the record.
+    /// The channel on which waiting requests of other processes are notified.
     pub(super) channel: String,
 }
 
@@ -27,7 +27,6 @@ impl RecordStatement {
         recording: &Recording,
     ) -> Result<Held, StoreError> {
         let Recording { key, request, record, may_be_awaited } = recording;
-        let headers = serde_json::to_string(&HeadersText::of(record)).map_err(StoreError::unavailable)?;
         let query = self
             .statements
             .record
@@ -39,12 +38,12 @@ impl RecordStatement {
             .bind(span_millis(request.ttl))
             .bind(unix_millis(record.recorded_at))
             .bind(i32::from(record.status.as_u16()))
-            .bind(headers)
+            .bind(headers_text(record)?)
             .bind(record.body_bytes().map(AsRef::<[u8]>::as_ref))
             .bind(request.after_crash == AfterCrash::Rerun)
             .bind(&self.channel)
             .bind(may_be_awaited);
         let row = query.fetch_optional(executor).await.map_err(in_transaction)?;
-        Ok(if row.is_some() { Held::Yes } else { Held::No })
+        Ok(Held::of(row.is_some()))
     }
 }

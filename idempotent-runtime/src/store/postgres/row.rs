@@ -18,11 +18,11 @@ pub(super) fn acquired(row: &PgRow) -> Result<Option<u32>, StoreError> {
     attempt.map(Some).ok_or_else(|| row.damaged("`attempt` is out of range"))
 }
 
-/// Whose transaction holds a key.
+/// The request whose transaction holds a key.
 pub(super) enum HeldInTransaction {
-    /// One of the same request, as far as is known.
+    /// The same request, as far as its lock shows.
     Same,
-    /// One of another request, of which its lock tells these bits.
+    /// Another request. Its lock has these bits of its fingerprint.
     Other(i32),
 }
 
@@ -40,7 +40,7 @@ pub(super) fn is_given_back(row: &PgRow) -> Result<bool, StoreError> {
     Ok(row.text("state")? == Some("given back"))
 }
 
-/// Where a listing goes on after it.
+/// The cursor of a page that ends with this row.
 pub(super) fn place(row: &PgRow) -> Result<String, StoreError> {
     let place = row.text("place")?.map(str::to_owned);
     place.ok_or_else(|| row.damaged("`place` is missing"))

@@ -1,4 +1,4 @@
-//! The store itself.
+//! The store itself: how each operation of the contract becomes statements.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -7,36 +7,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::poll;
-use sqlx::postgres::{PgPool, PgPoolOptions, PgRow};
+use sqlx::postgres::PgPool;
 use sqlx::{Postgres, Row as _};
 
-use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
-use crate::policy::values::AfterCrash;
-use crate::record::HeadersText;
 use crate::record::Record;
 use crate::store::active_transactions::ActiveTransactions;
 use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
-use crate::store::claim_decision::{Decision, StoredState, decide};
 use crate::store::columns::{span_millis, token_text, unix_millis};
-use crate::store::contract::{Store, StoreAdmin};
-use crate::store::entry::{Cursor, Entry, Page, UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes};
+use crate::store::contract::Store;
 use crate::store::error::StoreError;
-use crate::store::given_back::{REMEMBERED, given_back};
-use crate::store::line::Call;
+use crate::store::given_back::REMEMBERED;
 use crate::store::postgres::advisory_locks::lock;
 use crate::store::postgres::expired_deletion::ExpiredDeletion;
-use crate::store::postgres::failure::{claim_error, is_ended_before, is_lost, is_transient, store_error};
+use crate::store::postgres::failure::store_error;
 use crate::store::postgres::listener::Listener;
 use crate::store::postgres::migrate;
 use crate::store::postgres::migrate::PostgresMigrateError;
-use crate::store::postgres::pooler::Pooler;
 use crate::store::postgres::pools::Pools;
-use crate::store::postgres::row;
-use crate::store::postgres::row::{HeldInTransaction, digest};
+use crate::store::postgres::retry::retried;
+use crate::store::postgres::row::digest;
 use crate::store::postgres::statements::Statements;
-use crate::store::row::each;
-use crate::store::row::unknown_outcomes;
+use crate::store::row::{each, headers_text};
 use crate::transaction::transactions::Transactions;
 
 /// Keeps claims and records in PostgreSQL 13 or newer, in tables that a person can read.
@@ -49,7 +41,7 @@ use crate::transaction::transactions::Transactions;
 /// ([`set_connect_options`](PgPool::set_connect_options)). A connection that gives no answer is closed.
 ///
 /// It works behind a pooler that lends connections for one transaction, such as PgBouncer, and finds that out by itself
-/// ([`pooled`](PostgresStoreBuilder::pooled)). One process at a time deletes expired rows,
+/// ([`pooled`](crate::store::PostgresStoreBuilder::pooled)). One process at a time deletes expired rows,
 /// in small batches, in the background. A clone is cheap and shares everything.
 ///
 /// While a handler has a connection for its `Tx`, the session's `default_transaction_read_only` is on. The pool gets the
@@ -94,142 +86,10 @@ pub(super) struct Inner {
     pub(super) running: Arc<ActiveTransactions>,
 }
 
-/// Collects the options of a [`PostgresStore`].
-///
-/// # Examples
-///
-/// ```
-/// use std::time::Duration;
-///
-/// use idempotent_runtime::store::PostgresStore;
-/// use sqlx::PgPool;
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), sqlx::Error> {
-/// let pool = PgPool::connect_lazy("postgres://localhost/app")?;
-/// let store = PostgresStore::builder(pool).schema("payments").delete_expired_every(Duration::from_secs(60)).build();
-/// assert!(store.sql().contains("\"payments\""));
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone, Debug)]
-#[must_use = "a builder does nothing until `build`"]
-pub struct PostgresStoreBuilder {
-    pool: PgPool,
-    schema: String,
-    deletion_interval: Duration,
-    is_pooled: bool,
-}
-
-impl PostgresStoreBuilder {
-    /// The schema of the tables; `idempotency` by default. Every name is allowed: it is quoted.
-    ///
-    /// # Panics
-    ///
-    /// When it is empty, longer than the 63 bytes that PostgreSQL keeps of a name, or has a NUL in it.
-    pub fn schema(mut self, name: impl Into<String>) -> Self {
-        let name = name.into();
-        assert!(
-            (1..=63).contains(&name.len()) && !name.contains('\0'),
-            "{name:?} is no name of a schema: PostgreSQL takes 1 to 63 bytes without NUL"
-        );
-        self.schema = name;
-        self
-    }
-
-    /// How long expired rows can stay; 30 seconds by default.
-    pub fn delete_expired_every(mut self, interval: Duration) -> Self {
-        self.deletion_interval = interval.max(Duration::from_millis(1));
-        self
-    }
-
-    /// The server is reached through a pooler that lends a connection for one transaction, such as PgBouncer with
-    /// `pool_mode = transaction`.
-    ///
-    /// Without this call the store finds that out when it connects first: it compares the server's processes behind two
-    /// connections. Behind a pooler no statement is prepared under a name, each one is a transaction of four round trips, and
-    /// waiting requests (`in_flight = wait`) look every 50 milliseconds, because `LISTEN` does not work there.
-    ///
-    /// ```
-    /// use idempotent_runtime::store::PostgresStore;
-    /// use sqlx::PgPool;
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), sqlx::Error> {
-    /// let pool = PgPool::connect_lazy("postgres://localhost:6432/app")?;
-    /// let store = PostgresStore::builder(pool).pooled().build();
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn pooled(mut self) -> Self {
-        self.is_pooled = true;
-        self
-    }
-
-    /// The store. It connects when it is first used.
-    pub fn build(self) -> PostgresStore {
-        let schema = format!("\"{}\"", self.schema.replace('"', "\"\""));
-        let pooler = Arc::new(if self.is_pooled { Pooler::present() } else { Pooler::unknown() });
-        let statements = Arc::new(Statements::new(&schema, &pooler));
-        let lock = lock(b"sweep", &[schema.as_bytes()]);
-        let pools = Arc::new(Pools::new(self.pool, pooler));
-        PostgresStore(Arc::new(Inner {
-            listener: Listener::new(channel(&schema)),
-            expired_deletion: ExpiredDeletion::new(
-                Arc::clone(&pools),
-                statements.delete_expired.clone(),
-                lock,
-                self.deletion_interval,
-            ),
-            running: Arc::default(),
-            pools,
-            schema,
-            statements,
-        }))
-    }
-}
-
-/// How often a statement is sent that met a conflict, before it counts as failed.
-const ROUNDS: usize = 20;
-
-/// Where no notification comes.
+/// How often a waiter looks at its key behind a pooler, where no notification arrives.
 const BETWEEN_LOOKS_BEHIND_POOLER: Duration = Duration::from_millis(50);
 
-/// A channel is a name too, of 63 bytes at most.
-fn channel(schema: &str) -> String {
-    let digest = lock(b"channel", &[schema.as_bytes()]);
-    format!("idempotency_{digest:016x}")
-}
-
 impl PostgresStore {
-    /// A store in the application's own database.
-    ///
-    /// The store's own connections are pinged only if they were free for a second. `before_acquire` of the application's pool
-    /// does not apply to them, but `after_connect` does.
-    pub fn new(pool: PgPool) -> Self {
-        Self::builder(pool).build()
-    }
-
-    /// A store with a pool of its own, of ten connections.
-    ///
-    /// # Errors
-    ///
-    /// When the URL is malformed, or the server cannot be reached or rejects.
-    pub async fn connect(url: &str) -> Result<Self, sqlx::Error> {
-        // The test would be a round trip for each transaction of a handler, and a statement on a broken connection fails anyway.
-        Ok(Self::new(PgPoolOptions::new().test_before_acquire(false).connect(url).await?))
-    }
-
-    /// A store in the application's own database, with options to follow.
-    pub fn builder(pool: PgPool) -> PostgresStoreBuilder {
-        PostgresStoreBuilder {
-            pool,
-            schema: "idempotency".to_owned(),
-            deletion_interval: Duration::from_secs(30),
-            is_pooled: false,
-        }
-    }
-
     /// Creates the tables, or updates them. Every process may call it, also at the same time.
     ///
     /// # Errors
@@ -249,9 +109,10 @@ impl PostgresStore {
         migrate::sql(&self.0.schema)
     }
 
-    /// The SQL that makes of the tables of this version those that this version of the library needs, for migrations of your
-    /// own. `SELECT version FROM idempotency.schema_version` gives the version of the tables; with 0 this is [`sql`](Self::sql).
-    /// Empty when nothing is left to do.
+    /// The SQL that updates tables of this `version` to the version that this library needs, for migrations of your own.
+    /// It is empty if the tables are up to date. With 0 it is [`sql`](Self::sql).
+    ///
+    /// `SELECT version FROM idempotency.schema_version` returns the version of the tables.
     ///
     /// ```
     /// use idempotent_runtime::store::PostgresStore;
@@ -274,150 +135,22 @@ impl PostgresStore {
         self.0.pools.application()
     }
 
-    /// Repeats the statement until it takes effect or returns an existing row.
-    async fn claim_or_existing(&self, key: &RecordKey, request: &ClaimRequest) -> Result<Claim, StoreError> {
-        let digest = digest(key);
-        let (lock, (requests, asked_for)) = (self.lock_of_key(key), self.lock_of_request(key, request.fingerprint));
-        let call = Call::hold_back();
-        let _turn = self.0.pools.turn().await?;
-        let mut connection = self.0.pools.own().lend().await.map_err(store_error)?;
-        call.send();
-        let mut may_be_lost = true;
-        // A row that another claim has committed after our snapshot is neither inserted nor seen, and a new snapshot sees
-        // it. More rounds than two take a key that is claimed and released all the time.
-        for _ in 0..ROUNDS {
-            let claim = self
-                .0
-                .statements
-                .claim
-                .query()
-                .bind(digest)
-                .bind(key.as_str())
-                .bind(request.fingerprint.to_string())
-                .bind(token_text(request.token))
-                .bind(span_millis(request.ttl))
-                .bind(span_millis(request.lease))
-                .bind(request.after_crash == AfterCrash::Rerun)
-                .bind(requests)
-                .bind(asked_for)
-                .bind(lock);
-            let row = match connection.fetch_optional(claim).await {
-                Ok(Some(row)) => row,
-                Ok(None) => continue,
-                Err(error) if is_transient(&error) => continue,
-                Err(error) if may_be_lost && may_be_sent_again(&error, request) => {
-                    // Of a connection that was free too long, most often.
-                    may_be_lost = false;
-                    drop(connection);
-                    connection = self.0.pools.own().lend().await.map_err(store_error)?;
-                    continue;
-                }
-                Err(error) => return Err(claim_error(error)),
-            };
-            if let Some(attempt) = row::acquired(&row)? {
-                return Ok(Claim::Acquired { attempt });
-            }
-            if let Some(holder) = row::held_by_transaction(&row)? {
-                return Ok(held_in_transaction(request.fingerprint, &holder));
-            }
-            if row::is_given_back(&row)? {
-                return Err(given_back());
-            }
-            match decide(Some(StoredState::from_row(&row)?), request) {
-                Decision::Answer(claim) => return Ok(claim),
-                Decision::Keep { token, fingerprint } => {
-                    // It takes one of its own: with two each, as many requests as there are connections would all wait.
-                    drop(connection);
-                    return self.keep(key, token, fingerprint).await;
-                }
-                Decision::Take { .. } => {}
-            }
-        }
-        Err(StoreError::unavailable(format!("the claim conflicted {ROUNDS} times with other claims of its key")))
-    }
-
-    /// Sees to it that a claim which is rejected as one of unknown outcome never expires.
-    pub(super) async fn keep(
-        &self,
-        key: &RecordKey,
-        token: Token,
-        fingerprint: Fingerprint,
-    ) -> Result<Claim, StoreError> {
-        let (digest, token) = (digest(key), token_text(token));
-        let keep =
-            || async { self.0.statements.keep.query().bind(digest).bind(&token).execute(self.0.pools.own()).await };
-        let is_kept = retried(keep).await?.rows_affected() > 0;
-        // What was renewed, taken over or ended meanwhile is for the client's next request to find.
-        Ok(if is_kept { Claim::Lapsed { fingerprint } } else { Claim::InFlight { fingerprint } })
-    }
-
-    pub(super) async fn held(&self, query: impl Fn() -> Query) -> Result<Held, StoreError> {
+    /// Sends a statement that returns a row if it took effect.
+    async fn held(&self, query: impl Fn() -> Query) -> Result<Held, StoreError> {
         let row = retried(|| async { query().fetch_optional(self.0.pools.own()).await }).await?;
-        Ok(held(row.as_ref()))
+        Ok(Held::of(row.is_some()))
     }
 }
 
 type Query = sqlx::query::Query<'static, Postgres, sqlx::postgres::PgArguments>;
 
-/// Whether a claim whose connection is lost may be sent again at once: it has a token, by which the store knows it again.
-///
-/// The first one may still arrive. Under [`AfterCrash::Reject`] it must not: after a release by then, it would never expire.
-fn may_be_sent_again(error: &sqlx::Error, request: &ClaimRequest) -> bool {
-    is_ended_before(error) || (is_lost(error) && request.after_crash == AfterCrash::Rerun)
-}
-
-/// A statement of its own takes no effect when it fails by a conflict, and may be sent again. So may one whose connection is lost,
-/// once: what changes something has a token.
-async fn retried<T, F>(statement: impl FnMut() -> F) -> Result<T, StoreError>
-where
-    F: Future<Output = Result<T, sqlx::Error>>,
-{
-    retried_after(is_lost, statement).await
-}
-
-async fn retried_after<T, F>(
-    may_be_sent_again: fn(&sqlx::Error) -> bool,
-    mut statement: impl FnMut() -> F,
-) -> Result<T, StoreError>
-where
-    F: Future<Output = Result<T, sqlx::Error>>,
-{
-    let (mut round, mut may_be_lost) = (1, true);
-    loop {
-        match statement().await {
-            Err(error) if is_transient(&error) && round < ROUNDS => round += 1,
-            Err(error) if may_be_lost && may_be_sent_again(&error) => may_be_lost = false,
-            done => return done.map_err(store_error),
-        }
-    }
-}
-
-/// A statement that took effect tells so by its row.
-pub(super) fn held(row: Option<&PgRow>) -> Held {
-    if row.is_some() { Held::Yes } else { Held::No }
-}
-
-/// Whether a claim that holds, if it does, was renewed.
+/// What one row of `renew_many` says: there is no row if the claim is lost, and `false` if another statement has locked it.
 fn is_renewed(held: Option<&bool>) -> Result<Held, StoreError> {
     match held {
         None => Ok(Held::No),
         Some(true) => Ok(Held::Yes),
         Some(false) => Err(StoreError::unavailable("another statement has locked the row of the claim")),
     }
-}
-
-/// What is told of a handler that runs in a transaction: its lock tells in which parts another request differs, and no more
-/// matters.
-pub(super) fn held_in_transaction(asked_for: Fingerprint, holder: &HeldInTransaction) -> Claim {
-    let fingerprint = match holder {
-        HeldInTransaction::Same => asked_for,
-        HeldInTransaction::Other(bits) => asked_for.with_bits(*bits),
-    };
-    Claim::InFlight { fingerprint }
-}
-
-pub(super) fn headers_text(record: &Record) -> Result<String, StoreError> {
-    serde_json::to_string(&HeadersText::of(record)).map_err(StoreError::unavailable)
 }
 
 impl fmt::Debug for PostgresStore {
@@ -444,7 +177,7 @@ impl Store for PostgresStore {
             self.0.statements.renew.query().bind(digest).bind(&token).bind(lease).execute(self.0.pools.own()).await
         };
         let renewed = retried(renew).await?;
-        Ok(if renewed.rows_affected() > 0 { Held::Yes } else { Held::No })
+        Ok(Held::of(renewed.rows_affected() > 0))
     }
 
     async fn renew_many(&self, renewals: &[Renewal]) -> Vec<Result<Held, StoreError>> {
@@ -478,13 +211,13 @@ impl Store for PostgresStore {
         if self.held(complete).await? == Held::Yes {
             return Ok(Held::Yes);
         }
-        // A first call that was cut off may have been committed while this one waited for its row, after this one's
-        // snapshot: only a new statement sees that.
+        // The client may have repeated this call. If the first call committed while this one waited for the row, only a new
+        // statement sees that: the snapshot of this one is older.
         let completed_by = || async {
             self.0.statements.completed_by.query().bind(digest).bind(&token).fetch_one(self.0.pools.own()).await
         };
         let is_completed: bool = retried(completed_by).await?.try_get(0).map_err(store_error)?;
-        Ok(if is_completed { Held::Yes } else { Held::No })
+        Ok(Held::of(is_completed))
     }
 
     async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
@@ -508,73 +241,23 @@ impl Store for PostgresStore {
     }
 
     async fn changed(&self, key: &RecordKey) {
-        if self.0.pools.is_deaf() {
+        if self.0.pools.cannot_listen() {
             return tokio::time::sleep(BETWEEN_LOOKS_BEHIND_POOLER).await;
         }
         let digest = digest(key);
         let mut ended = pin!(self.0.listener.ended(self.0.pools.application(), &digest));
-        // The first poll, which comes before the waiter's look, only subscribes: a connection that it took would be held, and
-        // never given back, while the look waits for one.
+        // The first poll must only subscribe. The waiter then looks at the key, which takes a connection, before it polls this
+        // future again: a connection that the first poll took would not be free for that look.
         if poll!(ended.as_mut()).is_ready() {
             return;
         }
         tokio::task::yield_now().await;
-        // The holder notifies only if a waiter is marked; each look sets the mark again.
+        // A holder notifies only if a mark says that a request waits. Each look sets the mark again.
         let _ = self.0.statements.await_end.query().bind(digest).execute(self.0.pools.own()).await;
         ended.await;
     }
 
     fn transactions(&self) -> Option<Transactions> {
         Some(Transactions::of::<Postgres, _>(Arc::new(self.clone())))
-    }
-}
-
-impl StoreAdmin for PostgresStore {
-    async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
-        let digest = digest(key);
-        let entry = || async { self.0.statements.entry.query().bind(digest).fetch_optional(self.0.pools.own()).await };
-        retried(entry).await?.as_ref().map(Entry::from_row).transpose()
-    }
-
-    async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
-        let digest = digest(key);
-        let purge = || async {
-            let query = self.0.statements.purge.query().bind(digest).bind("purge");
-            query.fetch_optional(self.0.pools.own()).await
-        };
-        // A second one would remove what has come meanwhile.
-        Ok(retried_after(is_ended_before, purge).await?.is_some_and(|row| row.get("alive")))
-    }
-
-    async fn delete_expired(&self) -> Result<usize, StoreError> {
-        self.0.expired_deletion.delete_expired().await.map_err(store_error)
-    }
-
-    async fn unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {
-        let most = i64::try_from(UNKNOWN_OUTCOMES_COUNTED).unwrap_or(i64::MAX);
-        let count = || async {
-            self.0.statements.unknown_outcomes.query().bind(most).fetch_all(self.0.pools.operators()).await
-        };
-        unknown_outcomes(&retried(count).await?)
-    }
-
-    /// In the order of the keys' digests.
-    async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
-        // One more than asked for tells whether there is a next page.
-        let rows = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
-        let Cursor(after) = cursor.unwrap_or_else(|| Cursor(String::new()));
-        let list = || async {
-            self.0.statements.list.query().bind(&after).bind(rows).fetch_all(self.0.pools.operators()).await
-        };
-        let found = retried(list).await?;
-        let mut page = Page::default();
-        for row in found.iter().take(limit) {
-            page.add_row(row)?;
-        }
-        if found.len() > limit {
-            // A row whose key cannot be read has its place in the listing too.
-            page.next = found[..limit].last().map(row::place).transpose()?.map(Cursor);
-        }
-        Ok(page)
     }
 }

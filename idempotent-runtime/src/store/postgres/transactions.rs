@@ -14,13 +14,14 @@ use crate::store::claim_decision::{Decision, StoredState, decide};
 use crate::store::columns::token_text;
 use crate::store::error::StoreError;
 use crate::store::postgres::advisory_locks::lock;
+use crate::store::postgres::claim::held_in_transaction;
 use crate::store::postgres::committed::Claimed;
 use crate::store::postgres::failure::store_error;
 use crate::store::postgres::in_transaction::{InTransaction, LOCKED};
 use crate::store::postgres::record_statement::RecordStatement;
 use crate::store::postgres::row::{HeldInTransaction, digest};
 use crate::store::postgres::statements::{IS_LOCKED, OTHER_REQUEST, TRY_LOCK, try_locks};
-use crate::store::postgres::store::{PostgresStore, held_in_transaction};
+use crate::store::postgres::store::PostgresStore;
 use crate::transaction::open::Open;
 use crate::transaction::slot::{TransactionClaim, TransactionalStore};
 use crate::transaction::transactions::{Holder, Recording};
@@ -30,7 +31,7 @@ impl PostgresStore {
         lock(b"key", &[self.0.schema.as_bytes(), key.as_str().as_bytes()])
     }
 
-    /// One half tells the key, the other one what is asked for under it.
+    /// The lock has two halves: one identifies the key, the other has bits of the fingerprint.
     pub(super) fn lock_of_request(&self, key: &RecordKey, fingerprint: Fingerprint) -> (i32, i32) {
         let half = |lock: i64| *lock.to_le_bytes().first_chunk().expect("four of eight bytes");
         let requests = lock(b"requests", &[self.0.schema.as_bytes(), key.as_str().as_bytes()]);

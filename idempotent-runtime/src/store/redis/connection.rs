@@ -25,8 +25,8 @@ pub(super) enum Connection {
 }
 
 impl Connection {
-    /// Whether an error tells of all tries of a call. A Cluster's client sends it again when its connection breaks, so that the
-    /// answer to the last try, or that a connection was refused, tells nothing of the tries before.
+    /// Whether a call is sent only once. A Cluster's client sends a call again when its connection breaks. Then an error describes
+    /// only the last try, and an earlier one may have taken effect.
     pub(super) fn sends_once(&self) -> bool {
         matches!(self, Self::Single(_))
     }
@@ -48,7 +48,7 @@ impl Connection {
         }
     }
 
-    /// By its hash, and by its text where the server does not know it: that makes it known. A script with the same effect
+    /// Runs a script by its hash, or by its text if the server does not know the hash yet. The script must have the same effect
     /// however often it is sent.
     pub(super) async fn run<T: FromRedisValue>(
         &self,

@@ -1,7 +1,7 @@
 //! What operators read: pages of entries, a page of names at a time and no bodies, over a connection of their own.
 //!
-//! A page begins where the server's own cursor stands. The server answers with a few names more than it is asked for; those
-//! that find no room on the page are in the cursor of the next one.
+//! A page begins at the server's own cursor. The server returns a few names more than the page has room for. The cursor of the next
+//! page has the rest.
 
 use std::collections::HashSet;
 
@@ -20,7 +20,7 @@ const AT_ONCE: usize = 1000;
 /// How many entries are read together.
 const TOGETHER: usize = 100;
 
-/// Where a listing stands: which server, the server's cursor if it has begun, and names that the server has told already.
+/// A place in a listing: the server, its cursor unless the listing has not begun there, and names that it has returned already.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Place {
     node: usize,
@@ -92,7 +92,7 @@ impl RedisStore {
         let runs: Vec<_> = keys.iter().map(|key| (self.name(key), ENDS.to_vec())).collect();
         match self.0.operators.run_many::<Ends>(&self.0.scripts.summary, &runs).await {
             Some(Ok(answers)) => keys.iter().zip(answers).map(|(key, ends)| entry(key, ends)).collect(),
-            // One at a time: the server does not know the script, or cannot read one of them.
+            // Read them one by one: the server does not know the script, or one of the values cannot be read.
             _ => join_all(keys.iter().map(|key| self.summary(key))).await,
         }
     }

@@ -26,7 +26,7 @@ pub(super) struct Origin {
 /// The registry's time limit cuts a call off much earlier; this one is for those who call the store themselves.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// For the first connection, whose failure is told at once.
+/// How long the first connection may take. Its failure is reported at once.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Clone)]

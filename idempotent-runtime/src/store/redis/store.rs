@@ -75,7 +75,7 @@ pub struct RedisStore(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
     pub(super) connection: Connection,
-    /// Of listings and counts.
+    /// The connection for listings and counts.
     pub(super) operators: Connection,
     pub(super) acknowledged: Option<Acknowledged>,
     pub(super) listener: Option<Listener>,
@@ -116,7 +116,7 @@ impl RedisStore {
         self.0.connection.query(&set).await.map_err(|error| self.error(error))
     }
 
-    /// Where it is asked for, the replicas must have it too.
+    /// Runs a script, and waits for the replicas if the builder asked for that.
     async fn run_acknowledged<T: FromRedisValue>(
         &self,
         script: &Source,
@@ -286,7 +286,7 @@ impl Store for RedisStore {
             .collect();
         match self.0.connection.run_many(&self.0.scripts.renew, &runs).await {
             Some(Ok(answers)) => answers.into_iter().map(|answer| Ok(held(answer))).collect(),
-            // One at a time: the server does not know the script, or cannot renew one of them.
+            // Renew them one by one: the server does not know the script, or one of the renewals fails.
             _ => join_all(renewals.iter().map(|renewal| self.renew(&renewal.key, renewal.token, renewal.lease))).await,
         }
     }
@@ -351,5 +351,5 @@ impl StoreAdmin for RedisStore {
 }
 
 fn held(yes: u32) -> Held {
-    if yes > 0 { Held::Yes } else { Held::No }
+    Held::of(yes > 0)
 }

@@ -36,10 +36,10 @@ struct Claimed {
     token: String,
     fingerprint: Fingerprint,
     attempt: u32,
-    /// Of one that expires: how long it is leased, of its time to live.
+    /// A claim that expires has its lease and its ttl here. The expiry of the name shows how much of both is left.
     lease: Option<u64>,
     ttl: Option<u64>,
-    /// Of one that does not: by the server's clock, in milliseconds since 1970.
+    /// A claim that never expires has the end of its lease here: by the server's clock, in milliseconds since 1970.
     lease_until: Option<u64>,
 }
 

@@ -46,7 +46,8 @@ static OF_PROCESS: LazyLock<Clock> = LazyLock::new(Clock::alone);
 const AHEAD: i64 = 1_000;
 
 impl Clock {
-    /// That of this boot, which the first process to open the file decides, or of this process; within a transaction.
+    /// The clock of this boot, which the first process that opens the file defines, or else a clock of this process. Call it in a
+    /// transaction.
     pub(super) async fn of_file(connection: &mut SqliteConnection) -> Result<Self, sqlx::Error> {
         let Some((boot, uptime)) = Boot::current().and_then(|boot| Some((boot, boot.uptime()?))) else {
             return Ok(*OF_PROCESS);
@@ -56,7 +57,7 @@ impl Clock {
         Ok(Self { id: boot.id, began_at, uptime: Uptime::Machine(boot), stopped_at: None })
     }
 
-    /// One that no other process and no other store has.
+    /// A clock that no other process and no other store has.
     pub(super) fn alone() -> Self {
         let id = RandomState::new().hash_one(std::process::id()).cast_signed();
         Self { id, began_at: wall(), uptime: Uptime::Since(Instant::now()), stopped_at: None }
@@ -97,7 +98,7 @@ impl Clock {
         schema::at(self.now(), sql).bind(self.id())
     }
 
-    /// For what shall happen in one moment.
+    /// A clock that shows this moment from now on.
     pub(super) fn stopped(self) -> Self {
         Self { stopped_at: Some(self.now()), ..self }
     }
@@ -139,7 +140,7 @@ fn boot_id(text: &str) -> Option<i64> {
     u64::from_str_radix(digits.get(..16)?, 16).ok().map(u64::cast_signed)
 }
 
-/// That of the time namespace of this process; `None` if it cannot be told.
+/// The offset of this process's time namespace; `None` if it is unknown.
 #[cfg(target_os = "linux")]
 fn namespace_offset() -> Option<i64> {
     use std::fs::{read_link, read_to_string};

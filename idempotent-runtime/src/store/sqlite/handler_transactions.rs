@@ -14,13 +14,13 @@ use crate::store::sqlite::guard::Guard;
 use crate::sync::{Mutex, lock};
 use crate::transaction::open::{Doubtful, Open};
 
-/// Who writes in this process: the writer's thread for a batch, or a handler for its transaction. Waiting here is fair, as
-/// waiting for SQLite's own lock is not.
+/// The turn to write in this process: it belongs to the writer's thread for a batch, or to a handler for its transaction. This lock
+/// is fair, and SQLite's own lock is not.
 pub(super) type Turn = Arc<tokio::sync::Mutex<()>>;
 
 pub(super) struct HandlerTransactions {
     pool: SqlitePool,
-    /// Of the connection that the pool has opened last.
+    /// The guard of the connection that the pool opened last.
     newest: Arc<Mutex<Arc<Guard>>>,
     turn: Turn,
     pub(super) running: Arc<ActiveTransactions>,
@@ -58,7 +58,7 @@ impl HandlerTransactions {
         &self.running
     }
 
-    /// With the write lock: a transaction that had read before it writes could not get it any more.
+    /// Begins with the write lock: a transaction that reads first may not get the lock later.
     pub(super) async fn begin(&self) -> Result<Open<Sqlite>, StoreError> {
         let call = Call::hold_back();
         let turn = Arc::clone(&self.turn).lock_owned().await;

@@ -19,7 +19,7 @@
 //! may need the first.
 //!
 //! The database knows its file of leases by the name that is in it and by its number in the file system: [`Leases::current`].
-//! Where another file is at its path, or none, the writer [makes a new one](Leases::repair), and all claims count as renewed.
+//! If there is another file at its path, or none, the writer [makes a new one](Leases::repair), and all claims count as renewed.
 //! The other processes change to the new one.
 
 use std::collections::HashSet;
@@ -43,7 +43,7 @@ use crate::store::sqlite::place::inode;
 use crate::store::sqlite::watch::{ClaimId, Watch};
 use crate::sync::{Mutex, lock};
 
-/// Of in-flight duplicates and operators; each has a thread in sqlx.
+/// Connections for in-flight duplicates and operators; each has a thread in sqlx.
 const LOOKING: usize = 2;
 
 /// How long a statement waits for the lock of this file. Renewals hold it for less.
@@ -52,7 +52,8 @@ const LOCK_WAIT: Duration = Duration::from_millis(50);
 /// The same of a renewal, which asks again: a short lease has no more to spare.
 const RENEWAL_LOCK_WAIT: Duration = Duration::from_millis(10);
 
-/// Renewals as a statement on the database takes them: a JSON list of what the columns of [`schema::renewals`] say.
+/// Renewals as a statement on the database takes them: a JSON list of rows, with the columns of the macro `renewals` in
+/// `leases_schema`.
 pub(super) type Renewals = String;
 
 /// No renewals.
@@ -77,7 +78,7 @@ pub(super) fn new_id() -> i64 {
 #[error("the file of leases beside the database was deleted or replaced, and a new one is not made yet")]
 struct Lost;
 
-/// Whether the file of leases is to be made anew.
+/// Whether the writer must create a new file of leases.
 pub(super) fn is_lost(error: &StoreError) -> bool {
     matches!(error, StoreError::Unavailable(source) if source.is::<Lost>())
 }
@@ -87,7 +88,7 @@ pub(super) struct Leases {
     database: String,
     options: SqliteConnectOptions,
     renewing: Connections,
-    /// Of who has the lock of the database, or may wait.
+    /// For callers that hold the lock of the database, or that may wait.
     writing: Connections,
     /// A renewal must not wait for a crowd that looks.
     looking: Connections,
@@ -172,7 +173,7 @@ impl Leases {
         let mut acquired = self.current(&self.renewing).await?;
         let renewed = sqlx::query_scalar(schema::RENEW).bind(self.clock.now()).bind(self.clock.id()).bind(list);
         let renewed: Vec<String> = renewed.fetch_all(acquired.connection()).await.map_err(store_error)?;
-        // Where another file has taken its place meanwhile, it counts for nobody.
+        // If another file took the place of this one meanwhile, the renewal has no effect.
         if !self.is_current(acquired.connection()).await? {
             return Err(StoreError::unavailable(Lost));
         }
@@ -192,7 +193,7 @@ impl Leases {
     }
 
     async fn end(&self, claims: &[ClaimId], is_over: bool) -> Result<HashSet<i64>, StoreError> {
-        // Those of a whole batch must not wait one after the other.
+        // The fences of one batch must not wait for the lock one after the other.
         if lock(&self.locked_at).is_some_and(|at| at.elapsed() < LOCK_WAIT) {
             return Err(StoreError::unavailable("the file of leases is locked by another program"));
         }
@@ -252,7 +253,7 @@ impl Leases {
         Ok(row.map(|row| Renewed { list: row.get(0), renewals: row.get(1), is_over: row.get(2) }))
     }
 
-    /// Of all claims.
+    /// The renewals of all claims.
     pub(super) async fn all(&self) -> Result<Renewals, StoreError> {
         let mut acquired = self.look().await?;
         let all = sqlx::query_scalar(schema::ALL).fetch_one(acquired.connection()).await.map_err(store_error)?;
@@ -292,7 +293,7 @@ impl Leases {
             if self.is_current(acquired.connection()).await? {
                 return Ok(acquired);
             }
-            // Those that are idle may be on an older file as well.
+            // The idle connections may have an older file open too.
             drop(acquired);
             connections.close().await;
         }

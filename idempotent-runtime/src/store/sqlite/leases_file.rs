@@ -59,7 +59,7 @@ pub(super) fn create_like(database: &str, path: &str) {
     let Ok(of_database) = std::fs::metadata(database) else { return };
     // Never opens a file that is there: closing it again would take away the locks of every connection on it.
     let created = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    // Where it cannot be made, SQLite tells why.
+    // If the file cannot be created, SQLite reports the reason.
     let Ok(file) = created else { return };
     // Only root may give a file away. Others may give it to a group of theirs, so that the owner of the database can open it.
     if fchown(&file, Some(of_database.uid()), Some(of_database.gid())).is_err() {

@@ -18,7 +18,7 @@ use crate::store::sqlite::place::Place;
 use crate::store::sqlite::schema;
 use crate::store::sqlite::watch::ClaimId;
 
-/// By what is decided.
+/// What each decision needs.
 #[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
     pub(super) clock: Clock,
@@ -27,7 +27,7 @@ pub(super) struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// For what shall happen in one moment.
+    /// The same, with a clock that shows this moment from now on.
     pub(super) fn stopped(self) -> Self {
         Self { clock: self.clock.stopped(), ..self }
     }

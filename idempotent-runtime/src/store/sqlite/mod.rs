@@ -19,11 +19,13 @@
 //! Leases and expiry are judged inside the statements by a clock that does not follow when the machine's is set: `clock`. The
 //! lease of a process that has another clock ends when it was not renewed for as long as it lasts: `watch`.
 
+pub(crate) mod batch;
 pub(crate) mod clock;
 pub(crate) mod connections;
 pub(crate) mod failure;
 pub(crate) mod guard;
 pub(crate) mod handler_transactions;
+pub(crate) mod job;
 pub(crate) mod leases;
 pub(crate) mod leases_file;
 pub(crate) mod leases_schema;
@@ -40,6 +42,8 @@ pub(crate) mod store;
 #[cfg(test)]
 pub(crate) mod tests;
 pub(crate) mod transactions;
+pub(crate) mod upkeep;
 pub(crate) mod watch;
+pub(crate) mod write_transaction;
 pub(crate) mod writer;
 pub(crate) mod writes;

@@ -192,7 +192,7 @@ impl SqliteStoreBuilder {
             })
             // On macOS `fsync` alone leaves the data in the disk's own cache; elsewhere this does nothing.
             .pragma("fullfsync", if full { "ON" } else { "OFF" })
-            // One burst of large bodies shall not occupy the disk for ever.
+            // After a burst of large bodies, the log must shrink again.
             .pragma("journal_size_limit", "67108864")
             .thread_name(|id| format!("idempotent-sqlite-{id}"))
             .disable_statement_logging()
@@ -245,7 +245,7 @@ pub(super) struct Opened {
 
 enum Obstacle {
     Sqlite(sqlx::Error),
-    /// With the path of the file of leases.
+    /// The file of leases, by its path.
     Leases(PathBuf, sqlx::Error),
     NewerSchema(i64),
     NoVersion,
@@ -263,7 +263,7 @@ impl From<sqlx::Error> for Obstacle {
 fn create_private(path: &Path) {
     use std::os::unix::fs::OpenOptionsExt as _;
 
-    // Where it cannot be made, SQLite tells why. One that is there is not opened, as below.
+    // If the file cannot be created, SQLite reports the reason. An existing file is not opened, as below.
     let _ = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
 }
 

@@ -8,7 +8,7 @@ use sqlx::{Decode, Row as _, Type};
 use crate::store::error::StoreError;
 use crate::store::row::Columns;
 
-/// Where a listing goes on after it.
+/// The cursor of a page that ends with this row.
 pub(super) fn place(row: &SqliteRow) -> Result<String, StoreError> {
     let place = row.text("key")?.map(str::to_owned);
     place.ok_or_else(|| row.damaged("`key` is missing"))

@@ -1,9 +1,9 @@
 //! Many writes of one kind in one statement: each statement is two changes of threads in sqlx, which take longer than its
 //! work.
 //!
-//! Only what a write does in the usual case is said so: a key that has no row is claimed, a claim that is held is completed.
-//! Where one of a statement's rows is another case, each of its writes is applied again alone, in the same transaction and
-//! by the same clock: one that took effect then finds its own token, and has the same answer.
+//! Such a statement covers the usual case only: a key without a row is claimed, a held claim is completed. If one of its rows is
+//! another case, each of its writes is applied again alone, in the same transaction and by the same clock. A write that had taken
+//! effect then finds its own token, and gives the same answer.
 
 use std::sync::LazyLock;
 
@@ -34,7 +34,7 @@ impl Kind {
         &texts[size]
     }
 
-    /// One row's arguments stand together, in the order of the columns that are named here.
+    /// The arguments of one row are adjacent, in the order of the columns that are named here.
     fn text(self, rows: usize) -> String {
         let values = |row: &str| vec![row; rows].join(", ");
         match self {

@@ -180,7 +180,7 @@ pub(super) const CLAIM: &str = "\
     lease_until = excluded.lease_until, expires_at = excluded.expires_at, lease_id = excluded.lease_id, \
     clock = excluded.clock, renewals = 0, recorded_at = NULL, status = NULL, headers = NULL, body = NULL";
 
-/// Begins all leases anew, as long as they were: each process waits for that long by its own clock.
+/// Starts all leases again with their full length: each process waits for that long by its own clock.
 pub(super) const RENEW_ALL: &str = concat!(
     "UPDATE main.idempotency_records SET clock = 0, renewals = renewals + 1, lease_until = 1, expires_at = CASE expires_at WHEN ",
     never!(),

@@ -34,7 +34,7 @@ use crate::store::sqlite::row;
 use crate::store::sqlite::schema;
 use crate::store::sqlite::writer::Writer;
 use crate::store::sqlite::writes::{
-    ClaimWrite, CompleteWrite, DeleteExpiredWrite, PurgeWrite, ReleaseWrite, RenewWrite, RepairWrite, held,
+    ClaimWrite, CompleteWrite, DeleteExpiredWrite, PurgeWrite, ReleaseWrite, RenewWrite, RepairWrite,
 };
 use crate::transaction::transactions::Transactions;
 
@@ -203,14 +203,13 @@ impl Store for SqliteStore {
 
     async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
         let renewed = self.renewed(&[Renewal { key: key.clone(), token, lease }]).await?;
-        Ok(held(!renewed.is_empty()))
+        Ok(Held::of(!renewed.is_empty()))
     }
 
     async fn renew_many(&self, renewals: &[Renewal]) -> Vec<Result<Held, StoreError>> {
-        let renewed = self
-            .renewed(renewals)
-            .await
-            .map(|renewed| renewals.iter().map(|renewal| held(renewed.contains(&token_text(renewal.token)))).collect());
+        let renewed = self.renewed(renewals).await.map(|renewed| {
+            renewals.iter().map(|renewal| Held::of(renewed.contains(&token_text(renewal.token)))).collect()
+        });
         each(renewals.len(), renewed)
     }
 

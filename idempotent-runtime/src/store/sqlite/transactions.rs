@@ -9,11 +9,12 @@ use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::claim_decision::{Decision, decide};
 use crate::store::columns::{span_millis, token_text, unix_millis};
 use crate::store::error::StoreError;
+use crate::store::row::headers_text;
 use crate::store::sqlite::failure::{Failure, store_error};
 use crate::store::sqlite::locked::{Decided, decide_claim, make_room};
 use crate::store::sqlite::schema;
 use crate::store::sqlite::store::SqliteStore;
-use crate::store::sqlite::writes::{headers_text, held, keep};
+use crate::store::sqlite::writes::keep;
 use crate::transaction::open::Open;
 use crate::transaction::slot::{TransactionClaim, TransactionalStore};
 use crate::transaction::transactions::{Holder, Recording};
@@ -94,7 +95,7 @@ impl TransactionalStore<Sqlite> for SqliteStore {
             // There is a claim whose lease had expired when the transaction began.
             let decided = decide_claim(open, self.0.context(), key, request, None).await;
             match decided.map_err(Failure::into_error)?.decision {
-                Decision::Take { attempt } => Ok(held(self.write(open, recording, Some(attempt)).await?)),
+                Decision::Take { attempt } => Ok(Held::of(self.write(open, recording, Some(attempt)).await?)),
                 _ => Ok(Held::No),
             }
         })

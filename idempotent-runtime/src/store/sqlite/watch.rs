@@ -13,7 +13,7 @@ use crate::sync::{Mutex, lock};
 pub(super) struct ClaimId {
     /// Its number.
     pub(super) lease: i64,
-    /// Of the row in the database.
+    /// The number of its row in the database.
     pub(super) record: i64,
     pub(super) renewals: i64,
 }

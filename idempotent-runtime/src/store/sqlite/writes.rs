@@ -11,13 +11,13 @@ use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 
 use crate::key::RecordKey;
 use crate::policy::values::AfterCrash;
-use crate::record::HeadersText;
 use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
 use crate::store::claim_decision::Decision;
 use crate::store::columns::{span_millis, token_text, unix_millis};
 use crate::store::error::StoreError;
 use crate::store::given_back::GivenBackTokens;
+use crate::store::row::headers_text;
 use crate::store::sqlite::clock::Clock;
 use crate::store::sqlite::failure::{Cause, Failure, store_error};
 use crate::store::sqlite::leases;
@@ -152,7 +152,7 @@ fn expires_at(request: &ClaimRequest, now: i64) -> i64 {
     }
 }
 
-/// Under the write lock: what was judged is what is kept.
+/// Must run under the write lock, so that the claim is still the one that the decision was made on.
 pub(super) async fn keep(connection: &mut SqliteConnection, key: &RecordKey, token: Token) -> Result<(), sqlx::Error> {
     sqlx::query(schema::KEEP).bind(key.as_str()).bind(token_text(token)).execute(connection).await.map(drop)
 }
@@ -196,7 +196,7 @@ impl Write for CompleteWrite {
         if completed.rows_affected() > 0 {
             return Ok(Held::Yes);
         }
-        Ok(held(is_completed_by(connection, context.clock, &self.key, self.token).await?))
+        Ok(Held::of(is_completed_by(connection, context.clock, &self.key, self.token).await?))
     }
 
     /// Not where the record is over at once: applied again, it would not find itself.
@@ -284,7 +284,7 @@ impl Write for RenewWrite {
     }
 }
 
-/// Waits for the writer, which makes the file of leases anew before its next batch.
+/// Changes nothing. The writer repairs the file of leases before each batch, so the answer comes after a repair.
 pub(super) struct RepairWrite;
 
 impl Write for RepairWrite {
@@ -319,12 +319,4 @@ impl Write for DeleteExpiredWrite {
     async fn apply(&self, connection: &mut SqliteConnection, context: Context<'_>) -> Result<usize, Failure> {
         delete_expired(connection, context).await
     }
-}
-
-pub(super) fn headers_text(record: &Record) -> Result<String, StoreError> {
-    serde_json::to_string(&HeadersText::of(record)).map_err(StoreError::unavailable)
-}
-
-pub(super) fn held(yes: bool) -> Held {
-    if yes { Held::Yes } else { Held::No }
 }

@@ -1,4 +1,4 @@
-//! What becomes of a claim that may not be taken over: it is there until somebody ends it.
+//! A claim that may not be taken over stays until it is completed, released or purged.
 
 use std::sync::Arc;
 use std::time::Duration;

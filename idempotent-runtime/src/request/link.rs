@@ -1,0 +1,95 @@
+//! The link from a request to its execution, by which extractors and guards find the execution that they belong to.
+
+use std::sync::Arc;
+
+use http::Extensions;
+
+use crate::request::context::Execution;
+
+/// In the extensions of a request: the execution of the last guard or extractor that it reached.
+struct Link {
+    execution: Arc<Execution>,
+    /// The guard has passed this request to its handler. A copy that a middleware in front of the guard made is not inside: it
+    /// is a duplicate.
+    is_inside: bool,
+}
+
+impl Link {
+    /// Whether the next guard that the request reaches uses this execution.
+    fn is_open(&self) -> bool {
+        !self.is_inside
+            && !self.execution.has_entered()
+            && self.execution.ownership.as_ref().is_none_or(|ownership| ownership.is_open())
+    }
+}
+
+/// A clone of a request's extensions belongs to another request, which may run at the same time: it has its own key, steps,
+/// transaction and outcome.
+impl Clone for Link {
+    fn clone(&self) -> Self {
+        let Self { execution, is_inside } = self;
+        let execution = if *is_inside { Arc::clone(execution) } else { Arc::new(execution.beside()) };
+        Self { execution, is_inside: *is_inside }
+    }
+}
+
+impl Execution {
+    /// For an extractor: the execution that a request with these extensions belongs to.
+    pub(crate) fn of(extensions: &mut Extensions) -> Arc<Self> {
+        let execution = match extensions.get::<Link>() {
+            Some(link) if link.is_open() => return Arc::clone(&link.execution),
+            Some(Link { execution, is_inside: true }) if !execution.has_entered() => execution.for_extractor(),
+            _ => Self::beneath(extensions),
+        };
+        let execution = Arc::new(execution);
+        extensions.insert(Link { execution: Arc::clone(&execution), is_inside: false });
+        execution
+    }
+
+    /// For the guard of a handler: from now on, a request with these extensions is inside of it.
+    pub(crate) fn of_guard(extensions: &mut Extensions) -> Arc<Self> {
+        let execution = match extensions.get::<Link>() {
+            Some(link)
+                if link.is_open() && link.execution.ownership.as_ref().is_none_or(|ownership| ownership.take()) =>
+            {
+                Arc::clone(&link.execution)
+            }
+            _ => Arc::new(Self::beneath(extensions)),
+        };
+        extensions.insert(Link { execution: Arc::clone(&execution), is_inside: true });
+        execution
+    }
+
+    /// For the guard of a request without a key, if an extractor may use its execution: a `Tx` does.
+    pub(crate) fn of_unkeyed_guard(extensions: &mut Extensions) -> Option<Arc<Self>> {
+        let has_transactions = cfg!(any(feature = "postgres", feature = "sqlite"));
+        (has_transactions || extensions.get::<Link>().is_some()).then(|| Self::of_guard(extensions))
+    }
+
+    /// A new execution beneath the guards of a request with these extensions.
+    pub(crate) fn beneath(extensions: &Extensions) -> Self {
+        let around = extensions.get::<Link>().and_then(|Link { execution, is_inside }| {
+            if *is_inside { Some(Arc::clone(execution)) } else { execution.around.clone() }
+        });
+        Self::new(around, None)
+    }
+
+    /// A new execution beneath the same guards, for a copy of the request.
+    fn beside(&self) -> Self {
+        match &self.around {
+            Some(around) if self.ownership.is_some() && !around.has_entered() => around.for_extractor(),
+            around => Self::new(around.clone(), None),
+        }
+    }
+
+    /// A new execution for an extractor that runs while the last argument of this execution's handler is extracted.
+    fn for_extractor(self: &Arc<Self>) -> Self {
+        Self::new(Some(Arc::clone(self)), Some(self.extractor_executions.add()))
+    }
+
+    /// From now on, a request with these extensions is inside of this guard, which has entered.
+    pub(crate) fn put_around(self: &Arc<Self>, extensions: &mut Extensions) {
+        self.enter();
+        extensions.insert(Link { execution: Arc::clone(self), is_inside: true });
+    }
+}

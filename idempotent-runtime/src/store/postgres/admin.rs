@@ -1,0 +1,64 @@
+//! What operators ask of the store.
+
+use sqlx::Row as _;
+
+use crate::key::RecordKey;
+use crate::store::contract::StoreAdmin;
+use crate::store::entry::{Cursor, Entry, Page, UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes};
+use crate::store::error::StoreError;
+use crate::store::postgres::failure::{is_ended_before, store_error};
+use crate::store::postgres::retry::{retried, retried_after};
+use crate::store::postgres::row;
+use crate::store::postgres::row::digest;
+use crate::store::postgres::store::PostgresStore;
+use crate::store::row::unknown_outcomes;
+
+impl StoreAdmin for PostgresStore {
+    async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
+        let digest = digest(key);
+        let entry = || async { self.0.statements.entry.query().bind(digest).fetch_optional(self.0.pools.own()).await };
+        retried(entry).await?.as_ref().map(Entry::from_row).transpose()
+    }
+
+    async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
+        let digest = digest(key);
+        let purge = || async {
+            let query = self.0.statements.purge.query().bind(digest).bind("purge");
+            query.fetch_optional(self.0.pools.own()).await
+        };
+        // If the first statement took effect, a second one would remove a claim that was made since.
+        Ok(retried_after(is_ended_before, purge).await?.is_some_and(|row| row.get("alive")))
+    }
+
+    async fn delete_expired(&self) -> Result<usize, StoreError> {
+        self.0.expired_deletion.delete_expired().await.map_err(store_error)
+    }
+
+    async fn unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {
+        let most = i64::try_from(UNKNOWN_OUTCOMES_COUNTED).unwrap_or(i64::MAX);
+        let count = || async {
+            self.0.statements.unknown_outcomes.query().bind(most).fetch_all(self.0.pools.operators()).await
+        };
+        unknown_outcomes(&retried(count).await?)
+    }
+
+    /// In the order of the keys' digests.
+    async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
+        // One more than asked for tells whether there is a next page.
+        let rows = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
+        let Cursor(after) = cursor.unwrap_or_else(|| Cursor(String::new()));
+        let list = || async {
+            self.0.statements.list.query().bind(&after).bind(rows).fetch_all(self.0.pools.operators()).await
+        };
+        let found = retried(list).await?;
+        let mut page = Page::default();
+        for row in found.iter().take(limit) {
+            page.add_row(row)?;
+        }
+        if found.len() > limit {
+            // The cursor is the digest: a row whose key cannot be read has one too.
+            page.next = found[..limit].last().map(row::place).transpose()?.map(Cursor);
+        }
+        Ok(page)
+    }
+}

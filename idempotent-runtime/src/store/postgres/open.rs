@@ -1,0 +1,145 @@
+//! How a store is made: from the application's pool, with its options.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::{PgPool, PgPoolOptions};
+
+use crate::store::postgres::advisory_locks::lock;
+use crate::store::postgres::expired_deletion::ExpiredDeletion;
+use crate::store::postgres::listener::Listener;
+use crate::store::postgres::pooler::Pooler;
+use crate::store::postgres::pools::Pools;
+use crate::store::postgres::statements::Statements;
+use crate::store::postgres::store::{Inner, PostgresStore};
+
+/// Collects the options of a [`PostgresStore`].
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use idempotent_runtime::store::PostgresStore;
+/// use sqlx::PgPool;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), sqlx::Error> {
+/// let pool = PgPool::connect_lazy("postgres://localhost/app")?;
+/// let store = PostgresStore::builder(pool).schema("payments").delete_expired_every(Duration::from_secs(60)).build();
+/// assert!(store.sql().contains("\"payments\""));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct PostgresStoreBuilder {
+    pool: PgPool,
+    schema: String,
+    deletion_interval: Duration,
+    is_pooled: bool,
+}
+
+impl PostgresStoreBuilder {
+    /// The schema of the tables; `idempotency` by default. Every name is allowed: it is quoted.
+    ///
+    /// # Panics
+    ///
+    /// When it is empty, longer than the 63 bytes that PostgreSQL keeps of a name, or has a NUL in it.
+    pub fn schema(mut self, name: impl Into<String>) -> Self {
+        let name = name.into();
+        assert!(
+            (1..=63).contains(&name.len()) && !name.contains('\0'),
+            "{name:?} is no name of a schema: PostgreSQL takes 1 to 63 bytes without NUL"
+        );
+        self.schema = name;
+        self
+    }
+
+    /// How long expired rows can stay; 30 seconds by default.
+    pub fn delete_expired_every(mut self, interval: Duration) -> Self {
+        self.deletion_interval = interval.max(Duration::from_millis(1));
+        self
+    }
+
+    /// The server is reached through a pooler that lends a connection for one transaction, such as PgBouncer with
+    /// `pool_mode = transaction`.
+    ///
+    /// Without this call the store finds that out when it connects first: it compares the server's processes behind two
+    /// connections. Behind a pooler no statement is prepared under a name, each one is a transaction of four round trips, and
+    /// waiting requests (`in_flight = wait`) look every 50 milliseconds, because `LISTEN` does not work there.
+    ///
+    /// ```
+    /// use idempotent_runtime::store::PostgresStore;
+    /// use sqlx::PgPool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), sqlx::Error> {
+    /// let pool = PgPool::connect_lazy("postgres://localhost:6432/app")?;
+    /// let store = PostgresStore::builder(pool).pooled().build();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn pooled(mut self) -> Self {
+        self.is_pooled = true;
+        self
+    }
+
+    /// The store. It connects when it is first used.
+    pub fn build(self) -> PostgresStore {
+        let schema = format!("\"{}\"", self.schema.replace('"', "\"\""));
+        let pooler = Arc::new(if self.is_pooled { Pooler::present() } else { Pooler::unknown() });
+        let statements = Arc::new(Statements::new(&schema, &pooler));
+        let lock = lock(b"sweep", &[schema.as_bytes()]);
+        let pools = Arc::new(Pools::new(self.pool, pooler));
+        PostgresStore(Arc::new(Inner {
+            listener: Listener::new(channel(&schema)),
+            expired_deletion: ExpiredDeletion::new(
+                Arc::clone(&pools),
+                statements.delete_expired.clone(),
+                lock,
+                self.deletion_interval,
+            ),
+            running: Arc::default(),
+            pools,
+            schema,
+            statements,
+        }))
+    }
+}
+
+/// A channel is a name too, of 63 bytes at most.
+fn channel(schema: &str) -> String {
+    let digest = lock(b"channel", &[schema.as_bytes()]);
+    format!("idempotency_{digest:016x}")
+}
+
+impl PostgresStore {
+    /// A store in the application's own database.
+    ///
+    /// The store's own connections are pinged only if they were free for a second. `before_acquire` of the application's pool
+    /// does not apply to them, but `after_connect` does.
+    pub fn new(pool: PgPool) -> Self {
+        Self::builder(pool).build()
+    }
+
+    /// A store with a pool of its own, of ten connections.
+    ///
+    /// # Errors
+    ///
+    /// When the URL is malformed, or the server cannot be reached or rejects.
+    pub async fn connect(url: &str) -> Result<Self, sqlx::Error> {
+        // The test would be a round trip for each transaction of a handler, and a statement on a broken connection fails anyway.
+        Ok(Self::new(PgPoolOptions::new().test_before_acquire(false).connect(url).await?))
+    }
+
+    /// A store in the application's own database, with options to follow.
+    pub fn builder(pool: PgPool) -> PostgresStoreBuilder {
+        PostgresStoreBuilder {
+            pool,
+            schema: "idempotency".to_owned(),
+            deletion_interval: Duration::from_secs(30),
+            is_pooled: false,
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! How often a statement is sent again, and after which failures.
+
+use crate::store::error::StoreError;
+use crate::store::postgres::failure::{is_lost, is_transient, store_error};
+
+/// How often a statement is sent that met a conflict, before it counts as failed.
+pub(super) const ROUNDS: usize = 20;
+
+/// Sends a statement again after a conflict, in which it took no effect, and once after its connection was lost.
+///
+/// A statement that changes something must have a token, because the lost one may have taken effect.
+pub(super) async fn retried<T, F>(statement: impl FnMut() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, sqlx::Error>>,
+{
+    retried_after(is_lost, statement).await
+}
+
+/// As [`retried`]; `may_be_sent_again` says after which errors the statement is sent a second time.
+pub(super) async fn retried_after<T, F>(
+    may_be_sent_again: fn(&sqlx::Error) -> bool,
+    mut statement: impl FnMut() -> F,
+) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, sqlx::Error>>,
+{
+    let (mut round, mut may_be_lost) = (1, true);
+    loop {
+        match statement().await {
+            Err(error) if is_transient(&error) && round < ROUNDS => round += 1,
+            Err(error) if may_be_lost && may_be_sent_again(&error) => may_be_lost = false,
+            done => return done.map_err(store_error),
+        }
+    }
+}
