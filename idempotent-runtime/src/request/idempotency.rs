@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::observe::telemetry;
 use crate::rejection::problem::Rejection;
-use crate::request::context::Execution;
+use crate::request::context::{Execution, Grant};
 use crate::request::coverage::find_sender;
 use crate::request::step_place::StepPlace;
 use crate::step::error::{StepError, StepErrorKind};
@@ -64,9 +64,18 @@ impl Idempotency {
         self.0.owner()
     }
 
+    /// Tells if there is no key, and a guard may have one.
+    fn granted(&self) -> Option<&Grant> {
+        let granted = self.execution().granted();
+        if granted.is_none() && self.execution().may_be_shared() {
+            telemetry::unknown_handler();
+        }
+        granted
+    }
+
     /// The client's key, decoded; `None` if the request has no key and runs unguarded.
     pub fn key(&self) -> Option<&str> {
-        self.execution().granted().map(|grant| grant.key.as_str())
+        self.granted().map(|grant| grant.key.as_str())
     }
 
     /// The number of this attempt: 1, plus one for each earlier claim that may have run the handler and left no record,
@@ -90,7 +99,7 @@ impl Idempotency {
     /// [`IdempotencyLayer`](crate::IdempotencyLayer), a handler without the attribute gets the key of the layer's claim.
     pub fn downstream_key(&self, api: &str) -> String {
         let mut digest = Sha256::new();
-        match self.execution().granted() {
+        match self.granted() {
             Some(grant) => {
                 digest.update(grant.fingerprint.as_bytes());
                 digest.update(grant.record_key.as_str());
@@ -197,7 +206,10 @@ impl Idempotency {
         }
         let running = match &place {
             StepPlace::Nowhere => None,
-            StepPlace::Unknown => return Err(fails(StepErrorKind::OfAnotherHandler).into()),
+            StepPlace::Unknown => {
+                telemetry::unknown_handler();
+                return Err(fails(StepErrorKind::OfAnotherHandler).into());
+            }
             StepPlace::NoClaim => return Err(fails(StepErrorKind::NoClaim).into()),
             StepPlace::Claim(steps, owner) => match steps.begin(name, owner).await.map_err(fails)? {
                 Begun::Running(running) => Some(running),
@@ -241,9 +253,6 @@ impl<S: Sync> FromRequestParts<S> for Idempotency {
         let execution = Execution::of(&mut parts.extensions);
         find_sender(&execution, None, &parts.headers);
         execution.compare_callers(parts);
-        if execution.may_be_shared() {
-            telemetry::unknown_handler();
-        }
         execution.is_asked_by(&parts.method, &parts.uri);
         Ok(Self(execution))
     }
