@@ -37,8 +37,9 @@ use std::future::Future;
 /// original request knows nothing about its clones.
 ///
 /// Make it an argument of the handler. A handler that extracts it while it runs takes it from the `Request` that is its last
-/// argument. A copy of `Parts` has no link to the guard: it is that of the handler only while the handler's own task polls it, and
-/// only if no caller is named or the registry names the same one. Otherwise it has no key, its steps fail, and an ERROR is logged.
+/// argument. A copy of `Parts` has no link to the guard: it is that of the handler only if the handler's own task extracts it while
+/// the handler runs, and only if no caller is named or the registry names the same one. Otherwise it has no key. In the handler's own
+/// task, its steps fail and an ERROR is logged. In another task, nothing can tell, and its steps are not recorded.
 ///
 /// An extractor of the last argument runs before the claim. What it takes as a step then is not recorded.
 ///
@@ -67,7 +68,7 @@ impl Idempotency {
     /// Tells if there is no key, and a guard may have one.
     fn granted(&self) -> Option<&Grant> {
         let granted = self.execution().granted();
-        if granted.is_none() && self.execution().may_be_shared() {
+        if granted.is_none() && self.execution().may_have_lost_its_guard() {
             telemetry::unknown_handler();
         }
         granted

@@ -1,5 +1,7 @@
 //! `Idempotency` that a running handler extracts from the request that it has received.
 
+use std::convert::Infallible;
+
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
@@ -79,6 +81,38 @@ async fn late_idempotency_is_that_of_the_running_handler() {
 async fn late_idempotency_of_an_unknown_caller_takes_no_step() {
     let (said, started, _) = attempts(post(of_parts_with_a_caller), false).await;
     assert_eq!((said, started), (["step_failed".to_owned(), "step_failed".to_owned()], 0));
+}
+
+/// What an extractor in front of the last argument finds in a copy of the head.
+struct OfCopy(Idempotency);
+
+impl<S: Sync> FromRequestParts<S> for OfCopy {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Infallible> {
+        Idempotency::from_request_parts(&mut parts.clone(), state).await.map(Self)
+    }
+}
+
+#[idempotent(scope = "late-early-copy", cache = [402])]
+async fn of_early_copy(State(runs): State<Runs>, OfCopy(idempotency): OfCopy, _: Bytes) -> Result<String, Response> {
+    describe(&runs, &idempotency).await
+}
+
+#[idempotent(scope = "late-default", cache = [402])]
+async fn of_default(State(runs): State<Runs>, _: Bytes) -> Result<String, Response> {
+    describe(&runs, &Idempotency::default()).await
+}
+
+#[tokio::test]
+async fn idempotency_of_a_copy_before_the_guard_takes_no_step() {
+    let logs = Logs::collect();
+    let (said, started, _) = attempts(post(of_early_copy), false).await;
+    assert_eq!((said, started), (["step_failed".to_owned(), "step_failed".to_owned()], 0));
+    assert!(logs.text().contains("that a handler has copied or made"), "{}", logs.text());
+    let ([first, _], started, _) = attempts(post(of_default), false).await;
+    assert!(first.starts_with("None "), "one that belongs to no request has no guard: {first}");
+    assert_eq!(started, 2);
 }
 
 #[idempotent(scope = "late-part")]
