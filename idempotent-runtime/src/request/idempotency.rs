@@ -43,8 +43,13 @@ use std::future::Future;
 ///
 /// An extractor of the last argument runs before the claim. What it takes as a step then is not recorded.
 ///
-/// A middleware around a guarded handler gets the handler's key once the handler's guard has answered, on a replay too. Before that, it
-/// has the key of the layer around it, or none and a random [`downstream_key`](Self::downstream_key).
+/// A middleware around a guarded handler gets the handler's key once the handler's guard has claimed it or has answered, on a replay
+/// too. Before that, it has the key of the layer around it, or none and a random [`downstream_key`](Self::downstream_key). Take its
+/// steps after the handler has answered: a step that it takes while the handler runs is recorded under the handler's claim, and runs
+/// again when a retry replays the handler.
+///
+/// The same holds for a handler that extracts it from its `Request` and then forwards that request to a guarded handler: from then on,
+/// both have it in common. Such a handler takes it as an argument instead.
 ///
 /// A unit test that calls the handler passes `Idempotency::default()`, which is that of a request without a key.
 #[derive(Clone, Default)]
