@@ -28,11 +28,15 @@ pub(super) fn covering<'a>(execution: &'a Arc<Execution>, record_key: &RecordKey
     if execution.is_sent_by_itself(record_key) { None } else { execution.covered_by(record_key) }
 }
 
+/// The guard whose handler, or the body of whose response, this thread polls.
+pub(super) fn innermost() -> Option<Arc<Execution>> {
+    // Gone when the thread ends.
+    POLLED.try_with(|polled| polled.borrow().last().cloned()).ok().flatten()
+}
+
 /// Makes the innermost polled guard the nearest one around this execution, if the request itself does not name that guard.
 pub(crate) fn find_sender(execution: &Arc<Execution>, registry: Option<&Registry>, headers: &HeaderMap) {
-    // Gone when the thread ends.
-    let innermost = POLLED.try_with(|polled| polled.borrow().last().cloned()).ok().flatten();
-    if let Some(guard) = innermost
+    if let Some(guard) = innermost()
         && !execution.is_beneath(&guard)
         && execution.around().is_none_or(|around| guard.is_beneath(around))
     {

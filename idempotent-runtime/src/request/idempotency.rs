@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::observe::telemetry;
 use crate::rejection::problem::Rejection;
-use crate::request::context::Execution;
+use crate::request::context::{Execution, Grant};
 use crate::request::coverage::find_sender;
 use crate::request::step_place::StepPlace;
 use crate::step::error::{StepError, StepErrorKind};
@@ -37,13 +37,19 @@ use std::future::Future;
 /// original request knows nothing about its clones.
 ///
 /// Make it an argument of the handler. A handler that extracts it while it runs takes it from the `Request` that is its last
-/// argument. A copy of `Parts` has no link to the guard: it is that of the handler only while the handler's own task polls it, and
-/// only if no caller is named or the registry names the same one. Otherwise it has no key, its steps fail, and an ERROR is logged.
+/// argument. A copy of `Parts` has no link to the guard: it is that of the handler only if the handler's own task extracts it while
+/// the handler runs, and only if no caller is named or the registry names the same one. Otherwise it has no key. In the handler's own
+/// task, its steps fail and an ERROR is logged. In another task, nothing can tell, and its steps are not recorded.
 ///
 /// An extractor of the last argument runs before the claim. What it takes as a step then is not recorded.
 ///
-/// A middleware around a guarded handler gets the handler's key once the handler's guard has answered, on a replay too. Before that, it
-/// has the key of the layer around it, or none and a random [`downstream_key`](Self::downstream_key).
+/// A middleware around a guarded handler gets the handler's key once the handler's guard has claimed it or has answered, on a replay
+/// too. Before that, it has the key of the layer around it, or none and a random [`downstream_key`](Self::downstream_key). Take its
+/// steps after the handler has answered: a step that it takes while the handler runs is recorded under the handler's claim, and runs
+/// again when a retry replays the handler.
+///
+/// The same holds for a handler that extracts it from its `Request` and then forwards that request to a guarded handler: from then on,
+/// both have it in common. Such a handler takes it as an argument instead.
 ///
 /// A unit test that calls the handler passes `Idempotency::default()`, which is that of a request without a key.
 #[derive(Clone, Default)]
@@ -64,9 +70,18 @@ impl Idempotency {
         self.0.owner()
     }
 
+    /// Tells if there is no key, and a guard may have one.
+    fn granted(&self) -> Option<&Grant> {
+        let granted = self.execution().granted();
+        if granted.is_none() && self.execution().may_have_lost_its_guard() {
+            telemetry::unknown_handler();
+        }
+        granted
+    }
+
     /// The client's key, decoded; `None` if the request has no key and runs unguarded.
     pub fn key(&self) -> Option<&str> {
-        self.execution().granted().map(|grant| grant.key.as_str())
+        self.granted().map(|grant| grant.key.as_str())
     }
 
     /// The number of this attempt: 1, plus one for each earlier claim that may have run the handler and left no record,
@@ -90,7 +105,7 @@ impl Idempotency {
     /// [`IdempotencyLayer`](crate::IdempotencyLayer), a handler without the attribute gets the key of the layer's claim.
     pub fn downstream_key(&self, api: &str) -> String {
         let mut digest = Sha256::new();
-        match self.execution().granted() {
+        match self.granted() {
             Some(grant) => {
                 digest.update(grant.fingerprint.as_bytes());
                 digest.update(grant.record_key.as_str());
@@ -197,7 +212,10 @@ impl Idempotency {
         }
         let running = match &place {
             StepPlace::Nowhere => None,
-            StepPlace::Unknown => return Err(fails(StepErrorKind::OfAnotherHandler).into()),
+            StepPlace::Unknown => {
+                telemetry::unknown_handler();
+                return Err(fails(StepErrorKind::OfAnotherHandler).into());
+            }
             StepPlace::NoClaim => return Err(fails(StepErrorKind::NoClaim).into()),
             StepPlace::Claim(steps, owner) => match steps.begin(name, owner).await.map_err(fails)? {
                 Begun::Running(running) => Some(running),
@@ -241,9 +259,6 @@ impl<S: Sync> FromRequestParts<S> for Idempotency {
         let execution = Execution::of(&mut parts.extensions);
         find_sender(&execution, None, &parts.headers);
         execution.compare_callers(parts);
-        if execution.may_be_shared() {
-            telemetry::unknown_handler();
-        }
         execution.set_target(&parts.method, &parts.uri);
         Ok(Self(execution))
     }

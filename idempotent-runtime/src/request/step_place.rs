@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::{Method, StatusCode, Uri};
 
 use crate::request::context::Execution;
+use crate::request::coverage::innermost;
 use crate::request::ownership::StepsOwner;
 use crate::step::error::StepErrorKind;
 use crate::step::names::{Owner, OwnerDigest};
@@ -57,10 +58,20 @@ impl Execution {
                 Some(steps) => StepPlace::Claim(steps, self.owner_under(holder)),
                 None => StepPlace::Nowhere,
             },
-            None if self.may_be_shared() => StepPlace::Unknown,
+            None if self.may_have_lost_its_guard() => StepPlace::Unknown,
             None if self.has_had_a_guard() => StepPlace::NoClaim,
             None => StepPlace::Nowhere,
         }
+    }
+
+    /// Whether a guard may share its key and steps with it, which cannot be known: an extractor may have asked for `Idempotency` with a
+    /// copy of the head of its request, before the guard had the request.
+    pub(super) fn may_have_lost_its_guard(&self) -> bool {
+        let is_extracted_alone = self.step_context.target.get().is_some()
+            && self.around().is_none()
+            && self.ownership.is_none()
+            && self.policy.get().is_none();
+        self.may_be_shared() || is_extracted_alone && innermost().is_some_and(|guard| guard.granted().is_some())
     }
 
     /// The guard under whose claim it runs: its own one, or the nearest one around it.

@@ -1,6 +1,8 @@
 //! `Idempotency` that a running handler extracts from the request that it has received.
 
-use axum::body::Bytes;
+use std::convert::Infallible;
+
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::response::Response;
@@ -8,7 +10,8 @@ use axum::routing::{MethodRouter, post};
 use axum::{RequestExt, Router};
 use idempotent_runtime::store::{MemoryStore, StoreAdmin};
 use idempotent_runtime::{Idempotency, RecordKey, Registry, idempotent};
-use idempotent_tests::{Runs, Server, answer};
+use idempotent_tests::{Logs, Runs, Server, answer};
+use tower::ServiceExt;
 
 /// The key, the downstream key and the result of a step.
 async fn describe(runs: &Runs, idempotency: &Idempotency) -> Result<String, Response> {
@@ -78,4 +81,59 @@ async fn late_idempotency_is_that_of_the_running_handler() {
 async fn late_idempotency_of_an_unknown_caller_takes_no_step() {
     let (said, started, _) = attempts(post(of_parts_with_a_caller), false).await;
     assert_eq!((said, started), (["step_failed".to_owned(), "step_failed".to_owned()], 0));
+}
+
+/// What an extractor in front of the last argument finds in a copy of the head.
+struct OfCopy(Idempotency);
+
+impl<S: Sync> FromRequestParts<S> for OfCopy {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Infallible> {
+        Idempotency::from_request_parts(&mut parts.clone(), state).await.map(Self)
+    }
+}
+
+#[idempotent(scope = "late-early-copy", cache = [402])]
+async fn of_early_copy(State(runs): State<Runs>, OfCopy(idempotency): OfCopy, _: Bytes) -> Result<String, Response> {
+    describe(&runs, &idempotency).await
+}
+
+#[idempotent(scope = "late-default", cache = [402])]
+async fn of_default(State(runs): State<Runs>, _: Bytes) -> Result<String, Response> {
+    describe(&runs, &Idempotency::default()).await
+}
+
+#[tokio::test]
+async fn idempotency_of_a_copy_before_the_guard_takes_no_step() {
+    let logs = Logs::collect();
+    let (said, started, _) = attempts(post(of_early_copy), false).await;
+    assert_eq!((said, started), (["step_failed".to_owned(), "step_failed".to_owned()], 0));
+    assert!(logs.text().contains("that a handler has copied or made"), "{}", logs.text());
+    let ([first, _], started, _) = attempts(post(of_default), false).await;
+    assert!(first.starts_with("None "), "one that belongs to no request has no guard: {first}");
+    assert_eq!(started, 2);
+}
+
+#[idempotent(scope = "late-part")]
+async fn part(idempotency: Idempotency) -> String {
+    format!("{:?}", idempotency.key())
+}
+
+#[idempotent(scope = "late-batch", caller = "alice")]
+async fn batch(State(registry): State<Registry>, _: Bytes) -> String {
+    let request = Request::post("/").header("idempotency-key", "part").body(Body::empty()).expect("a request");
+    let parts: Router = Router::new().fallback(part).layer(registry.layer());
+    let said = to_bytes(parts.oneshot(request).await.expect("a router answers").into_body(), usize::MAX).await;
+    String::from_utf8(said.expect("the body arrives").to_vec()).expect("it is text")
+}
+
+/// It is not known whose request it is, but it has a guard of its own.
+#[tokio::test]
+async fn part_with_a_key_of_its_own_logs_no_error() {
+    let (logs, registry) = (Logs::collect(), Registry::new(MemoryStore::new()));
+    let app = Router::new().route("/", post(batch)).with_state(registry.clone()).layer(registry.layer());
+    let server = Server::start(app).await;
+    assert_eq!(server.post_with_key("/", "k").await.text(), r#"Some("part")"#);
+    assert!(!logs.text().contains("that a handler has copied or made"), "{}", logs.text());
 }
