@@ -74,12 +74,15 @@ impl Failure {
         })
     }
 
-    /// With the causes, which may say what the server says.
+    /// With the causes, which may say what the server says. A cause that only repeats the message before it is left out.
     pub(crate) fn explained(&self) -> String {
         let mut text = self.to_string();
         let mut cause = self.source();
         while let Some(error) = cause {
-            text = format!("{text}\n  because: {error}");
+            let reason = error.to_string();
+            if !text.ends_with(&reason) {
+                text = format!("{text}\n  because: {reason}");
+            }
             cause = error.source();
         }
         idempotent_runtime::operate::visible(&text).replace(r"\u{a}", "\n")

@@ -26,6 +26,10 @@ pub(crate) fn rewrite(arguments: &TokenStream, item: &TokenStream) -> TokenStrea
                         text.1
                     );
                     diagnostics.error(text.0, message);
+                } else if let ("key", Some(value)) = (name, parsed.get(name).and_then(text_of_argument)) {
+                    let message = "`key` is an expression over the handler's arguments, and this is the same text for \
+                                   every request; write `header = \"x-request-id\"` if the key comes in another header";
+                    diagnostics.error(value, message);
                 }
             }
             if let Some(isolation) = parsed.get("isolation")
@@ -45,6 +49,10 @@ pub(crate) fn rewrite(arguments: &TokenStream, item: &TokenStream) -> TokenStrea
         (Ok(()), Ok(handler)) => expand::expand(&handler, &model),
         (Err(errors), _) | (Ok(()), Err(errors)) => fallback::fallback(&errors, item),
     }
+}
+
+fn text_of_argument(argument: &Argument) -> Option<&Expr> {
+    argument.value.as_ref().filter(|value| string_of(value).is_some())
 }
 
 /// A string that looks like an expression over the handler's variables.

@@ -48,7 +48,11 @@ impl Reader<'_> {
                     let class = class.value().to_ascii_lowercase();
                     let hundreds = ["2xx", "3xx", "4xx", "5xx"].iter().position(|valid| *valid == class);
                     let Some(hundreds) = hundreds.and_then(|at| u16::try_from(at + 2).ok()) else {
-                        self.diagnostics.error(element, "a class of statuses is \"2xx\", \"3xx\", \"4xx\" or \"5xx\"");
+                        let message = class.parse::<u16>().map_or_else(
+                            |_| "a class of statuses is \"2xx\", \"3xx\", \"4xx\" or \"5xx\"".to_owned(),
+                            |status| format!("a status has no quotes; write `cache = [{status}]`"),
+                        );
+                        self.diagnostics.error(element, message);
                         return None;
                     };
                     Some((hundreds * 100, hundreds * 100 + 99))

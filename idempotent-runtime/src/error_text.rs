@@ -3,12 +3,18 @@
 use std::error::Error;
 use std::fmt;
 
-/// The message and those of its causes, for `Debug`: `main` prints that and not `Display`.
+/// The message and those of its causes, for `Debug`: `main` prints that and not `Display`. A cause that only repeats the message
+/// before it is left out.
 pub(crate) fn with_causes(error: &dyn Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    write!(f, "{error}")?;
+    let mut said = error.to_string();
+    f.write_str(&said)?;
     let mut cause = error.source();
     while let Some(error) = cause {
-        write!(f, ": {error}")?;
+        let reason = error.to_string();
+        if !said.ends_with(&reason) {
+            write!(f, ": {reason}")?;
+        }
+        said = reason;
         cause = error.source();
     }
     Ok(())

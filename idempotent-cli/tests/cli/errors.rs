@@ -69,6 +69,16 @@ async fn a_store_that_is_not_there_is_not_made() {
 }
 
 #[tokio::test]
+async fn error_says_each_cause_once() {
+    for store in ["redis://127.0.0.1:1", "rediss://127.0.0.1:1", "mysql://db", "idempotency.db"] {
+        let said = idempotent(&["--store", store, "list"]).await.error;
+        let reasons: Vec<_> =
+            said.lines().map(|line| line.rsplit_once(": ").map_or(line, |(_, reason)| reason)).collect();
+        assert!(reasons.windows(2).all(|pair| pair[0] != pair[1]), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_is_not_reached_is_named_without_its_password() {
     let words = ["127.0.0.1:1/shop cannot be reached", "the right server, user and database"];
     assert_fails(&["--store", "postgres://app:s3cret@127.0.0.1:1/shop", "list"], 3, &words).await;

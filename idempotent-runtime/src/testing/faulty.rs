@@ -86,7 +86,8 @@ impl<S: StoreAdmin> FaultyStore<S> {
         SeededClaim::new(Arc::clone(&self.store), self.seeds.clone(), key).await
     }
 
-    /// Sets the fault of claims from now on.
+    /// Sets the fault of claims from now on. A handler with a [`Tx`](crate::Tx) claims in its transaction: see
+    /// [`fail_transactions`](Self::fail_transactions).
     pub fn on_claim(&self, fault: Fault) {
         self.with(|faults| faults.claim = fault);
     }

@@ -24,6 +24,8 @@ use crate::store::sqlite::schema;
 #[must_use = "a builder does nothing until `open`"]
 pub struct SqliteStoreBuilder {
     path: PathBuf,
+    /// What was given, if that is no path.
+    pub(super) no_path: Option<PathBuf>,
     synchronous: SqliteSynchronous,
     max_bytes: Option<u64>,
     deletion_interval: Duration,
@@ -52,6 +54,7 @@ impl SqliteStoreBuilder {
             // Readers open later, when the program may have changed its folder; and SQLite gives a meaning of its own
             // to relative names such as `:memory:` and `file:…`.
             path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+            no_path: (!is_path(path)).then(|| path.to_owned()),
             synchronous: SqliteSynchronous::Full,
             max_bytes: None,
             deletion_interval: Duration::from_secs(5),
@@ -241,6 +244,13 @@ pub(super) struct Opened {
     pub(super) clock: Clock,
     pub(super) leases: Arc<Leases>,
     pub(super) place: Arc<Place>,
+}
+
+/// Whether this is no URL such as `sqlite://idempotency.db`, and no name of a database in memory: it would become the name of
+/// a file.
+fn is_path(path: &Path) -> bool {
+    let text = path.to_string_lossy();
+    !(text.is_empty() || text == ":memory:" || ["sqlite:", "file:"].iter().any(|scheme| text.starts_with(scheme)))
 }
 
 enum Obstacle {

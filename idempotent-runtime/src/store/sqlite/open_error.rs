@@ -61,6 +61,16 @@ pub enum SqliteOpenError {
         /// What SQLite or the operating system says.
         source: Box<dyn Error + Send + Sync>,
     },
+    /// It is a URL, a name that SQLite has for a database in memory, or empty.
+    #[error(
+        "`{path}` is no path of a file: write the path alone, such as `idempotency.db`, without `sqlite:`; a store in memory is \
+         `MemoryStore`"
+    )]
+    #[non_exhaustive]
+    NoPath {
+        /// The text.
+        path: PathBuf,
+    },
     /// Its folder does not exist.
     #[error("`{folder}` is not a folder: create it before `{path}` is opened")]
     #[non_exhaustive]

@@ -19,6 +19,9 @@ impl SqliteStoreBuilder {
     ///
     /// [`SqliteOpenError`] names the path and what to do.
     pub async fn open(self) -> Result<SqliteStore, SqliteOpenError> {
+        if let Some(path) = self.no_path {
+            return Err(SqliteOpenError::NoPath { path });
+        }
         let reading = self.connect_options().create_if_missing(false).pragma("query_only", "ON");
         let readers = Arc::new(Connections::new(reading, READERS));
         let turn = Turn::default();

@@ -127,6 +127,9 @@ async fn a_server_that_evicts_is_rejected_unless_that_is_allowed() {
 async fn malformed_url_and_absent_server_are_told_apart() {
     assert!(matches!(RedisStore::connect("http://localhost").await, Err(RedisOpenError::Url(_))));
     assert!(matches!(RedisStore::connect("redis://127.0.0.1:1/").await, Err(RedisOpenError::Unreachable(_))));
+    let printed =
+        format!("{:?}", RedisStore::connect("redis://127.0.0.1:1/").await.expect_err("nothing listens there"));
+    assert_eq!(printed.matches("Connection refused").count(), 1, "{printed}");
 }
 
 #[tokio::test]

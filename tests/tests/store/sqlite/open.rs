@@ -146,6 +146,16 @@ async fn damaged_file_of_leases_may_be_deleted() {
 }
 
 #[tokio::test]
+async fn url_or_name_in_memory_is_no_path() {
+    for text in ["sqlite://idempotency.db", "sqlite:idempotency.db", "file:idempotency.db", ":memory:", ""] {
+        let error = SqliteStore::open(text).await.unwrap_err();
+        assert!(matches!(error, SqliteOpenError::NoPath { .. }), "{error:?}");
+        says(&error, &[&format!("`{text}` is no path of a file"), "write the path alone"]);
+        assert!(!std::path::Path::new(text).exists());
+    }
+}
+
+#[tokio::test]
 async fn a_missing_folder_is_named() {
     let file = SqliteFile::new();
     let folder = file.path().with_file_name("missing");
