@@ -1,18 +1,18 @@
 //! Tokens that were released without a claim: a claim of one may still be on its way, and must not arrive.
 
 use std::time::Duration;
-#[cfg(any(feature = "memory", feature = "sqlite"))]
+#[cfg(any(feature = "memory", feature = "redis", feature = "sqlite"))]
 use std::{
     collections::{HashSet, VecDeque},
     sync::atomic::{AtomicBool, Ordering},
 };
 
-#[cfg(any(feature = "memory", feature = "sqlite"))]
+#[cfg(any(feature = "memory", feature = "redis", feature = "sqlite"))]
 use crate::store::claim::Token;
 use crate::store::error::StoreError;
-#[cfg(any(feature = "memory", feature = "sqlite"))]
+#[cfg(any(feature = "memory", feature = "redis", feature = "sqlite"))]
 use crate::sync::tokio::time::Instant;
-#[cfg(any(feature = "memory", feature = "sqlite"))]
+#[cfg(any(feature = "memory", feature = "redis", feature = "sqlite"))]
 use crate::sync::{KeyHasher, Mutex, lock};
 
 /// How long such a token is remembered: longer than any network or server keeps what was sent.
@@ -27,24 +27,24 @@ pub(super) fn given_back() -> StoreError {
     StoreError::unavailable(GivenBack)
 }
 
-/// The tokens of a store whose calls all come from this process.
-#[cfg(any(feature = "memory", feature = "sqlite"))]
+/// Tokens that a store remembers in this process.
+#[cfg(any(feature = "memory", feature = "redis", feature = "sqlite"))]
 #[derive(Default)]
-pub(super) struct GivenBackTokens {
+pub(super) struct RememberedTokens {
     /// If there is none, a claim takes no lock.
     has_any: AtomicBool,
     tokens: Mutex<Tokens>,
 }
 
-#[cfg(any(feature = "memory", feature = "sqlite"))]
+#[cfg(any(feature = "memory", feature = "redis", feature = "sqlite"))]
 #[derive(Default)]
 struct Tokens {
     all: HashSet<Token, KeyHasher>,
     by_age: VecDeque<(Instant, Token)>,
 }
 
-#[cfg(any(feature = "memory", feature = "sqlite"))]
-impl GivenBackTokens {
+#[cfg(any(feature = "memory", feature = "redis", feature = "sqlite"))]
+impl RememberedTokens {
     pub(super) fn remember(&self, token: Token) {
         let (mut tokens, now) = (lock(&self.tokens), Instant::now());
         while let Some(&(since, oldest)) = tokens.by_age.front()
@@ -59,9 +59,13 @@ impl GivenBackTokens {
         self.has_any.store(true, Ordering::SeqCst);
     }
 
+    pub(super) fn contains(&self, token: Token) -> bool {
+        self.has_any.load(Ordering::SeqCst) && lock(&self.tokens).all.contains(&token)
+    }
+
     /// Fails a claim by one of them.
+    #[cfg(any(feature = "memory", feature = "sqlite"))]
     pub(super) fn check(&self, token: Token) -> Result<(), StoreError> {
-        let is_given_back = self.has_any.load(Ordering::SeqCst) && lock(&self.tokens).all.contains(&token);
-        if is_given_back { Err(given_back()) } else { Ok(()) }
+        if self.contains(token) { Err(given_back()) } else { Ok(()) }
     }
 }

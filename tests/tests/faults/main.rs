@@ -3,6 +3,7 @@
 mod damaged_entries;
 mod exhausted_pools;
 mod full_disks;
+mod late_claims;
 mod lines_that_break;
 mod postgres_connections;
 mod postgres_faults;

@@ -1,15 +1,17 @@
 //! Connections to PostgreSQL that carry nothing any more and are never closed: the service is there again soon after.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use futures_util::future::join_all;
 use idempotent_runtime::store::PostgresStore;
 use idempotent_runtime::{Registry, Tx, idempotent};
 use idempotent_tests::postgres::PostgresServer;
-use idempotent_tests::{Mode, Server};
+use idempotent_tests::{Answer, Logs, Loss, Mode, Proxy, Runs, Server, answer, eventually};
 use sqlx::Postgres;
 use sqlx::postgres::PgPool;
 use tokio::task::JoinSet;
@@ -98,4 +100,55 @@ async fn abandoned_begins_delay_no_request_after_an_outage() {
     proxy.set(Mode::Passes);
     let took = until_first_success(&server, "/in-transaction", "after").await;
     assert!(took < Duration::from_secs(4), "{took:?}");
+}
+
+/// Commits by itself, and then the line does what the body says.
+#[idempotent(scope = "stranded-after-commit", lease = "10s")]
+async fn commits(mut tx: Tx<Postgres>, State(line): State<(Runs, Arc<Proxy>)>, body: String) -> StatusCode {
+    let (runs, proxy) = line;
+    runs.run().await;
+    for sql in ["INSERT INTO effects (key) VALUES ('k')", "COMMIT"] {
+        sqlx::raw_sql(sql).execute(&mut *tx).await.expect("executed");
+    }
+    match body.as_str() {
+        "strands" => proxy.strand(),
+        "loses an answer" => proxy.lose(Loss::Answer),
+        other => panic!("{other}"),
+    }
+    StatusCode::CREATED
+}
+
+/// What the retries get in the end, after one effect.
+async fn retried_after_own_commit(line: &'static str) -> Answer {
+    let database = PostgresServer::shared().await.database().await;
+    let proxy = Arc::new(database.proxy());
+    // Behind a pooler, each statement of the store has a COMMIT whose answer can be lost.
+    let store = PostgresStore::builder(database.untested_pool_of(4, &proxy).await).pooled().build();
+    store.migrate().await.expect("the tables are made");
+    let direct = database.pool(1).await;
+    sqlx::raw_sql("CREATE TABLE effects (key text NOT NULL)").execute(&direct).await.expect("the table is made");
+    let runs = Runs::free();
+    let app = Router::new().route("/commits", post(commits)).with_state((runs.clone(), proxy));
+    let server = Server::start(app.layer(Registry::new(store).layer())).await;
+    let send = async || answer(server.post("/commits").header("idempotency-key", "k").body(line)).await;
+    assert!(send().await.status.is_server_error());
+    let in_the_end = |answer: &Answer| answer.status == StatusCode::CONFLICT && answer.rejection() != "in_flight";
+    let retried = eventually(send, in_the_end).await;
+    let effects: i64 = sqlx::query_scalar("SELECT count(*) FROM effects").fetch_one(&direct).await.expect("counted");
+    assert_eq!((runs.started(), effects), (1, 1));
+    retried
+}
+
+/// The engine cannot ask over the handler's connection how its transaction has ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn own_commit_before_the_line_strands_is_not_run_again() {
+    assert_eq!(retried_after_own_commit("strands").await.rejection(), "response_not_recorded");
+}
+
+#[tokio::test]
+async fn own_commit_whose_record_has_no_answer_is_told_truly() {
+    let logs = Logs::collect();
+    assert_eq!(retried_after_own_commit("loses an answer").await.rejection(), "response_not_recorded");
+    let told: Vec<_> = logs.of_level("ERROR").into_iter().filter(|line| line.contains("is not the engine's")).collect();
+    assert!(told.len() == 1 && told[0].contains("retries get 409 `response_not_recorded`"), "{told:?}");
 }

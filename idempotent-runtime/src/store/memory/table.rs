@@ -5,7 +5,7 @@ use std::hash::BuildHasher;
 use crate::key::RecordKey;
 use crate::store::claim::Claim;
 use crate::store::error::StoreError;
-use crate::store::given_back::GivenBackTokens;
+use crate::store::given_back::RememberedTokens;
 use crate::store::memory::deletion_task::DeletionTask;
 use crate::store::memory::shard::{Shard, Tag};
 use crate::store::memory::stored::Moment;
@@ -21,7 +21,7 @@ pub(super) struct Table {
     pub(super) used_bytes: AtomicUsize,
     max_bytes: usize,
     pub(super) expired_deletion: DeletionTask,
-    pub(super) given_back: GivenBackTokens,
+    pub(super) given_back: RememberedTokens,
 }
 
 /// A table that grows, or rids itself of the marks that removed entries left, moves all of its entries, and so does a queue:
@@ -40,7 +40,7 @@ impl Table {
             used_bytes: AtomicUsize::new(0),
             max_bytes,
             expired_deletion: DeletionTask::default(),
-            given_back: GivenBackTokens::default(),
+            given_back: RememberedTokens::default(),
         }
     }
 

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use http::StatusCode;
 use sqlx::AssertSqlSafe;
+use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 use crate::backoff::Backoff;
 use crate::key::RecordKey;
@@ -37,6 +39,35 @@ pub(super) struct Claimed {
     /// While this is kept, no other request of this process gets the key.
     pub(super) _running: ActiveKey,
 }
+
+/// A transaction whose end is on its way. If its caller gives up, the end is found out all the same.
+pub(super) struct Ending(Option<Arc<Claimed>>);
+
+impl Ending {
+    pub(super) fn of(claimed: Arc<Claimed>) -> Self {
+        Self(Some(claimed))
+    }
+
+    /// As [`Claimed::record_if_committed`].
+    pub(super) async fn record_if_committed(mut self, outcome: Option<String>) -> bool {
+        match self.0.take() {
+            Some(claimed) => claimed.record_if_committed(outcome).await,
+            None => false,
+        }
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        // Without a runtime, the process ends.
+        if let (Some(claimed), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(claimed.record_if_committed(None));
+        }
+    }
+}
+
+/// How long one try to record may take.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 
 /// What PostgreSQL answers to [`Claimed::status`].
 const COMMITTED: &str = "committed";
@@ -66,7 +97,7 @@ impl Claimed {
     async fn record(&self, mut is_committed: bool) -> bool {
         let (limit, begun) = (self.request.lease, Instant::now());
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-        while let Err(error) = self.try_record(&mut is_committed).await {
+        while let Err(error) = self.try_record_in_time(&mut is_committed).await {
             if begun.elapsed() + backoff.peek() > limit {
                 self.tell_unrecorded(is_committed, &error);
                 break;
@@ -74,6 +105,12 @@ impl Claimed {
             backoff.wait().await;
         }
         is_committed
+    }
+
+    /// A connection that carries nothing any more is left for another one.
+    async fn try_record_in_time(&self, is_committed: &mut bool) -> Result<(), StoreError> {
+        let tried = timeout(ANSWERED_WITHIN, self.try_record(is_committed)).await;
+        tried.unwrap_or(Err(StoreError::TimedOut(ANSWERED_WITHIN)))
     }
 
     async fn try_record(&self, is_committed: &mut bool) -> Result<(), StoreError> {
@@ -95,7 +132,11 @@ impl Claimed {
             now_in_millis(),
         );
         let recording = Recording { key: self.key.clone(), request: self.request, record, may_be_awaited: true };
-        let held = self.statement.execute(&*self.pool, &recording).await?;
+        let held = match self.statement.execute(&*self.pool, &recording).await? {
+            Held::Yes => Held::Yes,
+            // An earlier try may have written the record, whose answer was lost.
+            Held::No => self.statement.is_written(&*self.pool, &recording).await?,
+        };
         self.tell(held);
         Ok(())
     }

@@ -18,7 +18,7 @@ use sqlx_core::transaction::TransactionManager as _;
 use crate::policy::values::Isolation;
 use crate::store::claim::Token;
 use crate::store::error::StoreError;
-use crate::store::postgres::committed::Claimed;
+use crate::store::postgres::committed::{Claimed, Ending};
 use crate::store::postgres::failure::{at_the_end, is_aborted, is_transient, store_error};
 use crate::transaction::begun::{Begun, Failure};
 use crate::transaction::error::{Committed, Ended};
@@ -121,14 +121,15 @@ impl Begun<Postgres> for InTransaction {
             let claimed = self.claimed.get().filter(|claimed| !claimed.is_recorded());
             let status = claimed.map_or_else(|| "SELECT NULL AS outcome".to_owned(), |claimed| claimed.status());
             let undo = format!("ROLLBACK; {LIFT_GUARD}; {status}");
+            let ending = claimed.map(|claimed| Ending::of(Arc::clone(claimed)));
             let undone = sqlx::raw_sql(AssertSqlSafe(undo)).fetch_all(&mut *connection).await.map_err(store_error);
-            let Some(claimed) = claimed.map(Arc::clone) else {
+            let Some(ending) = ending else {
                 undone?;
                 return for_sqlx(connection).await;
             };
             let last = undone.as_ref().ok().and_then(|rows| rows.last());
             let outcome = last.and_then(|row| row.try_get::<Option<String>, _>("outcome").ok()?);
-            if claimed.record_if_committed(outcome).await {
+            if ending.record_if_committed(outcome).await {
                 return Err(StoreError::unavailable(Committed));
             }
             undone?;

@@ -65,7 +65,7 @@ impl PostgresStoreBuilder {
     /// The server is reached through a pooler that lends a connection for one transaction, such as PgBouncer with
     /// `pool_mode = transaction`.
     ///
-    /// Without this call the store finds that out when it connects first: it compares the server's processes behind two
+    /// Without this call the store finds that out when it connects first: it compares the server's processes behind four
     /// connections. Behind a pooler no statement is prepared under a name, each one is a transaction of four round trips, and
     /// waiting requests (`in_flight = wait`) look every 50 milliseconds, because `LISTEN` does not work there.
     ///

@@ -6,10 +6,12 @@
 //! messages, and the pooler may lend another connection for the second one. LISTEN is of no use at all.
 
 use std::collections::HashSet;
+use std::iter;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt as _;
+use futures_util::future::join_all;
 use sqlx::postgres::{
     PgArguments, PgConnectOptions, PgConnection, PgQueryResult, PgRow, PgStatement, PgTransactionManager,
 };
@@ -31,9 +33,12 @@ const PRESENT: u8 = 2;
 /// How long one is assumed to be there after a look that told nothing.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
-/// How often the two connections are compared. A pooler with many free connections of the server may give each of ours the
-/// same one again, but hardly each time.
-const LOOKS: usize = 4;
+/// How many further connections are compared with the first one. Behind a balancer, each may lead to a pooler of its own, whose
+/// one free connection of the server is always the same: so many poolers at most, two connections lead to one of them.
+const OTHERS: usize = 3;
+
+/// How often each of them is looked at.
+const LOOKS: usize = 2;
 
 /// What is known of the way to the server.
 pub(super) struct Pooler {
@@ -65,8 +70,8 @@ impl Pooler {
             || lock(&self.told_nothing).is_some_and(|looked| looked.elapsed() < LOOK_AGAIN)
     }
 
-    /// Compares the server's processes behind `first` and a second connection: each has one of its own, unless a pooler lends
-    /// them.
+    /// Compares the server's processes behind `first` and some other connections: each has one of its own, unless a pooler
+    /// lends them.
     pub(super) async fn recognise(
         &self,
         first: &mut PgConnection,
@@ -76,21 +81,18 @@ impl Pooler {
         if self.is_known() {
             return Ok(());
         }
-        let Ok(Ok(mut second)) = timeout(ALIVE_WITHIN, options.connect()).await else {
+        let others = join_all((0..OTHERS).map(|_| timeout(ALIVE_WITHIN, options.connect()))).await;
+        let mut others: Vec<PgConnection> = others.into_iter().filter_map(|other| other.ok()?.ok()).collect();
+        if others.is_empty() {
             *lock(&self.told_nothing) = Some(Instant::now());
             return Ok(());
-        };
-        let (mut of_first, mut of_second) = (HashSet::new(), HashSet::new());
-        for _ in 0..LOOKS {
-            of_first.insert(process(first).await?);
-            of_second.insert(process(&mut second).await?);
         }
-        let _ = second.close().await;
-        if of_first.len() == 1 && of_second.len() == 1 && of_first.is_disjoint(&of_second) {
+        if has_own_processes(first, &mut others).await? {
             self.state.store(ABSENT, Ordering::Relaxed);
         } else {
             self.found();
         }
+        join_all(others.into_iter().map(PgConnection::close)).await;
         Ok(())
     }
 
@@ -108,6 +110,26 @@ impl Pooler {
              waiting requests look again and again, because LISTEN does not work there"
         );
     }
+}
+
+/// Whether each connection has one process of the server, and none has that of another one.
+async fn has_own_processes(first: &mut PgConnection, others: &mut [PgConnection]) -> Result<bool, sqlx::Error> {
+    let mut connections: Vec<_> = iter::once(first).chain(others).collect();
+    let mut processes = vec![None; connections.len()];
+    for _ in 0..LOOKS {
+        for (connection, own) in connections.iter_mut().zip(&mut processes) {
+            let process = process(connection).await?;
+            if own.is_some_and(|own| own != process) {
+                return Ok(false);
+            }
+            *own = Some(process);
+        }
+        // A pooler that takes turns would give each connection the same process again.
+        connections.reverse();
+        processes.reverse();
+    }
+    let different: HashSet<_> = processes.iter().collect();
+    Ok(different.len() == processes.len())
 }
 
 async fn process(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use sqlx::Row as _;
 use sqlx::postgres::PgExecutor;
 
 use crate::policy::values::AfterCrash;
 use crate::store::claim::Held;
 use crate::store::columns::{span_millis, token_text, unix_millis};
 use crate::store::error::StoreError;
-use crate::store::postgres::failure::in_transaction;
+use crate::store::postgres::failure::{in_transaction, store_error};
 use crate::store::postgres::row::digest;
 use crate::store::postgres::statements::Statements;
 use crate::store::row::headers_text;
@@ -45,5 +46,17 @@ impl RecordStatement {
             .bind(may_be_awaited);
         let row = query.fetch_optional(executor).await.map_err(in_transaction)?;
         Ok(Held::of(row.is_some()))
+    }
+
+    /// Whether the key has the record of this claim.
+    pub(super) async fn is_written<'c>(
+        &self,
+        executor: impl PgExecutor<'c>,
+        Recording { key, request, .. }: &Recording,
+    ) -> Result<Held, StoreError> {
+        let query = self.statements.completed_by.query().bind(digest(key)).bind(token_text(request.token));
+        let row = query.fetch_one(executor).await.map_err(store_error)?;
+        let is_written: bool = row.try_get(0).map_err(store_error)?;
+        Ok(if is_written { Held::Yes } else { Held::No })
     }
 }

@@ -56,8 +56,22 @@ impl Connection {
         keys: &[Vec<u8>],
         arguments: &[Argument<'_>],
     ) -> RedisResult<T> {
+        self.run_and_tell(script, keys, arguments, || ()).await
+    }
+
+    /// The same, which calls `before_second` before the script goes out again.
+    pub(super) async fn run_and_tell<T: FromRedisValue>(
+        &self,
+        script: &Source,
+        keys: &[Vec<u8>],
+        arguments: &[Argument<'_>],
+        before_second: impl FnOnce(),
+    ) -> RedisResult<T> {
         match self.run_once(script, keys, arguments).await {
-            Err(error) if self.may_repeat(&error) => self.run_once(script, keys, arguments).await.or(Err(error)),
+            Err(error) if self.may_repeat(&error) => {
+                before_second();
+                self.run_once(script, keys, arguments).await.or(Err(error))
+            }
             answer => answer,
         }
     }
@@ -165,12 +179,13 @@ impl Acknowledged {
         Self { replicas, timeout, connections, next: AtomicUsize::new(0) }
     }
 
-    /// The script's answer, and how many replicas have what it wrote.
+    /// The script's answer, and how many replicas have what it wrote. Calls `before_second` before the script goes out again.
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         script: &Source,
         keys: &[Vec<u8>],
         arguments: &[Argument<'_>],
+        before_second: impl FnOnce(),
     ) -> RedisResult<(T, usize)> {
         let index = self.next.fetch_add(1, Ordering::Relaxed) % self.connections.len();
         let call = Call::hold_back();
@@ -192,7 +207,10 @@ impl Acknowledged {
             }
         };
         let answer = match once().await {
-            Err(error) if may_succeed_at_once(&error) => once().await.or(Err(error)),
+            Err(error) if may_succeed_at_once(&error) => {
+                before_second();
+                once().await.or(Err(error))
+            }
             answer => answer,
         };
         Ok(from_redis_value(answer?)?)

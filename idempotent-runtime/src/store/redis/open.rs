@@ -10,6 +10,7 @@ use redis::auth::StreamingCredentialsProvider;
 #[cfg(feature = "redis-cluster")]
 use redis::cluster_async::ClusterConnection;
 
+use crate::store::given_back::RememberedTokens;
 use crate::store::redis::connection::{Acknowledged, Connection};
 use crate::store::redis::listener::Listener;
 use crate::store::redis::names;
@@ -202,6 +203,7 @@ impl RedisStoreBuilder {
             prefix: self.prefix,
             scripts: Scripts::new(version >= (7, 0)),
             claims_by_set: version >= (7, 0),
+            sent_twice: RememberedTokens::default(),
         }));
         store.try_rights().await?;
         Ok(store)

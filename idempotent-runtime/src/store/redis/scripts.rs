@@ -160,7 +160,7 @@ return 1
 );
 
 /// Keys: the name, and the one that keeps a claim of the token from arriving. Arguments: token, channel, the set of those that
-/// never expire, for how long the claim is kept from arriving.
+/// never expire, for how long the claim is kept from arriving, whether it may arrive once more.
 ///
 /// 2 when the name must still be taken out of the set.
 const RELEASE: &str = concat!(
@@ -170,6 +170,7 @@ local value = redis.call('GET', KEYS[1]) or ''
 local claim = '{"state":"claimed","token":"' .. ARGV[1] .. '"'
 if string.sub(value, 1, #claim) == claim then
     redis.call('DEL', KEYS[1])
+    if ARGV[5] == '1' then redis.call('SET', KEYS[2], '', 'PX', ARGV[4]) end
     redis.pcall('PUBLISH', ARGV[2], KEYS[1])
     if string.find(value, '"lease_until":', 1, true) and not index('SREM', ARGV[3]) then return 2 end
     return 1

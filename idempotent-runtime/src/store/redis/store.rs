@@ -15,7 +15,7 @@ use crate::store::columns::{span_millis, token_text};
 use crate::store::contract::{Store, StoreAdmin};
 use crate::store::entry::{Cursor, Entry, EntryState, Page, UnknownOutcomes};
 use crate::store::error::StoreError;
-use crate::store::given_back::{REMEMBERED, given_back};
+use crate::store::given_back::{REMEMBERED, RememberedTokens, given_back};
 use crate::store::redis::connection::{Acknowledged, Argument, Connection};
 use crate::store::redis::listener::Listener;
 use crate::store::redis::names;
@@ -85,6 +85,8 @@ pub(super) struct Inner {
     pub(super) index: String,
     pub(super) scripts: Scripts,
     pub(super) longest_value: usize,
+    /// Of claims that never expire and went out twice: after the release of one, the other may still arrive.
+    pub(super) sent_twice: RememberedTokens,
     /// From version 7 on, `SET` returns the existing value if it writes nothing.
     pub(super) claims_by_set: bool,
 }
@@ -122,9 +124,13 @@ impl RedisStore {
         script: &Source,
         keys: &[Vec<u8>],
         arguments: &[Argument<'_>],
+        before_second: impl FnOnce(),
     ) -> Result<T, StoreError> {
-        let Some(acknowledged) = &self.0.acknowledged else { return self.run(script, keys, arguments).await };
-        let run = acknowledged.run(script, keys, arguments).await;
+        let Some(acknowledged) = &self.0.acknowledged else {
+            let run = self.0.connection.run_and_tell(script, keys, arguments, before_second).await;
+            return run.map_err(|error| self.error(error));
+        };
+        let run = acknowledged.run(script, keys, arguments, before_second).await;
         let (answer, replicas) = run.map_err(|error| self.error(error))?;
         if replicas < acknowledged.replicas {
             return Err(StoreError::unavailable(NotReplicated { replicas, wanted: acknowledged.replicas }));
@@ -243,7 +249,12 @@ impl Store for RedisStore {
         ];
         let unreadable = |_| value::damaged("the script's answer cannot be read");
         let keys = [self.name(key), self.name_of_given_back(key, request.token)];
-        let answer = match self.run_acknowledged(&self.0.scripts.claim, &keys, &arguments).await {
+        let sent_twice = || {
+            if !expires {
+                self.0.sent_twice.remember(request.token);
+            }
+        };
+        let answer = match self.run_acknowledged(&self.0.scripts.claim, &keys, &arguments, sent_twice).await {
             Err(StoreError::Full) => return Err(self.full(key, request.token).await),
             answer => answer?,
         };
@@ -299,7 +310,7 @@ impl Store for RedisStore {
         let token = token_text(token);
         let (channel, index) = (Argument::Text(&self.0.channel), Argument::Text(&self.0.index));
         let arguments = [Argument::Text(&token), Argument::Text(&value), millis(ttl), channel, index];
-        match self.run_acknowledged(&self.0.scripts.complete, &[self.name(key)], &arguments).await {
+        match self.run_acknowledged(&self.0.scripts.complete, &[self.name(key)], &arguments, || ()).await {
             Ok(ended) => Ok(held(self.ended(key, ended).await)),
             Err(error) if self.hangs_up_on(&value, &error, key).await => Err(StoreError::record_too_large(HangsUp)),
             Err(error) => Err(error),
@@ -308,9 +319,10 @@ impl Store for RedisStore {
 
     async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
         let keys = [self.name(key), self.name_of_given_back(key, token)];
+        let may_arrive = Argument::Text(if self.0.sent_twice.contains(token) { "1" } else { "0" });
         let token = token_text(token);
         let (channel, index) = (Argument::Text(&self.0.channel), Argument::Text(&self.0.index));
-        let arguments = [Argument::Text(&token), channel, index, millis(REMEMBERED)];
+        let arguments = [Argument::Text(&token), channel, index, millis(REMEMBERED), may_arrive];
         let ended = self.run(&self.0.scripts.release, &keys, &arguments).await?;
         Ok(held(self.ended(key, ended).await))
     }

@@ -180,9 +180,10 @@ pub(super) const CLAIM: &str = "\
     lease_until = excluded.lease_until, expires_at = excluded.expires_at, lease_id = excluded.lease_id, \
     clock = excluded.clock, renewals = 0, recorded_at = NULL, status = NULL, headers = NULL, body = NULL";
 
-/// Starts all leases again with their full length: each process waits for that long by its own clock.
+/// Starts all leases again with their full length: each process waits for that long by its own clock. The lost file had more
+/// renewals than the row tells: a number of them that a process has seen there must not come again.
 pub(super) const RENEW_ALL: &str = concat!(
-    "UPDATE main.idempotency_records SET clock = 0, renewals = renewals + 1, lease_until = 1, expires_at = CASE expires_at WHEN ",
+    "UPDATE main.idempotency_records SET clock = 0, renewals = renewals + 1000000000, lease_until = 1, expires_at = CASE expires_at WHEN ",
     never!(),
     " THEN expires_at ELSE ?1 + claim_ttl END WHERE state = 'claimed'"
 );

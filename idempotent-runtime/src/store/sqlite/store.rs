@@ -16,7 +16,7 @@ use crate::store::columns::token_text;
 use crate::store::contract::{Store, StoreAdmin};
 use crate::store::entry::{Cursor, Entry, Page, UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes};
 use crate::store::error::StoreError;
-use crate::store::given_back::GivenBackTokens;
+use crate::store::given_back::RememberedTokens;
 use crate::store::line::Call;
 use crate::store::row::each;
 use crate::store::row::unknown_outcomes;
@@ -108,7 +108,7 @@ pub(super) struct Inner {
     pub(super) transactions: HandlerTransactions,
     pub(super) writer: Writer,
     /// Of this process alone: what it sends comes to the file in order, so that no other one can have a claim of theirs.
-    pub(super) given_back: Arc<GivenBackTokens>,
+    pub(super) given_back: Arc<RememberedTokens>,
 }
 
 impl Inner {

@@ -160,6 +160,36 @@ async fn renewed_lease_is_never_taken_over_by_another_clock() {
     }
 }
 
+/// The renewals in the lost file count no more. Another clock, which has seen the second one there, must not take the second one
+/// of the new file for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn renewals_after_a_lost_file_are_not_taken_for_those_before() {
+    let (_folder, path) = file();
+    let holder = SqliteStore::open(&path).await.unwrap();
+    let mut builder = SqliteStore::builder(&path);
+    builder.clock = Some(Clock::alone());
+    let (other, lease) = (builder.open().await.unwrap(), Duration::from_secs(1));
+    let (key, request) = (record_key("k"), ClaimRequest { lease, ..claim_request() });
+    holder.claim(&key, request).await.unwrap();
+    let renew = async || assert_eq!(holder.renew(&key, request.token, lease).await.unwrap(), Held::Yes);
+    let retry = async || {
+        let retry = ClaimRequest { token: Token::unique(), ..request };
+        let answer = other.claim(&key, retry).await.unwrap();
+        assert!(matches!(answer, Claim::InFlight { .. }), "{answer:?}");
+    };
+    renew().await;
+    renew().await;
+    retry().await;
+    tokio::time::sleep(lease * 8 / 10).await;
+    renew().await;
+    for end in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}-leases{end}", path.display()));
+    }
+    tokio::time::sleep(lease * 7 / 10).await;
+    renew().await;
+    retry().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lease_not_renewed_is_taken_over_by_another_clock() {
     for ahead in [-HOUR, HOUR] {

@@ -16,7 +16,7 @@ use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
 use crate::store::claim_decision::Decision;
 use crate::store::columns::{span_millis, token_text, unix_millis};
 use crate::store::error::StoreError;
-use crate::store::given_back::GivenBackTokens;
+use crate::store::given_back::RememberedTokens;
 use crate::store::row::headers_text;
 use crate::store::sqlite::clock::Clock;
 use crate::store::sqlite::failure::{Cause, Failure, store_error};
@@ -65,7 +65,7 @@ pub(super) struct ClaimWrite {
     request: ClaimRequest,
     max_bytes: Option<u64>,
     lease_id: i64,
-    given_back: Arc<GivenBackTokens>,
+    given_back: Arc<RememberedTokens>,
 }
 
 impl ClaimWrite {
@@ -73,7 +73,7 @@ impl ClaimWrite {
         key: RecordKey,
         request: ClaimRequest,
         max_bytes: Option<u64>,
-        given_back: Arc<GivenBackTokens>,
+        given_back: Arc<RememberedTokens>,
     ) -> Self {
         Self { key, request, max_bytes, lease_id: leases::new_id(), given_back }
     }
@@ -224,7 +224,7 @@ impl Write for CompleteWrite {
 pub(super) struct ReleaseWrite {
     pub(super) key: RecordKey,
     pub(super) token: Token,
-    pub(super) given_back: Arc<GivenBackTokens>,
+    pub(super) given_back: Arc<RememberedTokens>,
 }
 
 impl Write for ReleaseWrite {

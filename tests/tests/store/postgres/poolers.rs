@@ -13,7 +13,10 @@ use idempotent_runtime::{Fingerprint, Idempotency, Record, RecordKey, RecordedBo
 use idempotent_tests::pgbouncer::PgBouncer;
 use idempotent_tests::postgres::{Database, PostgresServer};
 use idempotent_tests::{Logs, Runs, Server};
+use sqlx::postgres::PgPoolOptions;
 use sqlx::{PgPool, Postgres};
+use tempfile::TempDir;
+use tokio::net::{UnixListener, UnixStream};
 
 #[idempotent(scope = "pooled-waits", in_flight = wait("20s"))]
 async fn waits(State(runs): State<Runs>) -> String {
@@ -96,6 +99,38 @@ async fn pooler_is_recognised_and_told_once() {
     }
     let warnings = logs.of_level("WARN");
     assert!(warnings.len() == 1 && warnings[0].contains("through a pooler"), "{warnings:?}");
+}
+
+/// Leads each connection to another one of the poolers than the one before.
+fn balancer(poolers: &[PgBouncer]) -> TempDir {
+    let entrance = TempDir::with_prefix("balancer").expect("a temporary folder");
+    let listener = UnixListener::bind(entrance.path().join(".s.PGSQL.5432")).expect("a socket");
+    let sockets: Vec<_> = poolers.iter().map(|pooler| pooler.folder().join(".s.PGSQL.5432")).collect();
+    tokio::spawn(async move {
+        for socket in sockets.into_iter().cycle() {
+            let Ok((mut client, _)) = listener.accept().await else { return };
+            tokio::spawn(async move {
+                let mut pooler = UnixStream::connect(socket).await.expect("the pooler listens");
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut pooler).await;
+            });
+        }
+    });
+    entrance
+}
+
+/// Each connection has a process of the server that stays the same, as without a pooler.
+#[tokio::test]
+async fn poolers_behind_a_balancer_are_recognised() {
+    let (server, database, first) = behind_pooler().await;
+    let poolers = [first, PgBouncer::in_front_of(server, 2), PgBouncer::in_front_of(server, 2)];
+    for pooler in &poolers {
+        migrated(&database.pool_through(pooler, 1).await).await;
+    }
+    let entrance = balancer(&poolers);
+    let pool = PgPoolOptions::new().connect_lazy_with(database.options_of("tester").socket(entrance.path()));
+    let (logs, store) = (Logs::collect(), PostgresStore::new(pool));
+    assert_eq!(store.get(&RecordKey::new("charges", None, "k")).await.expect("it looks"), None);
+    assert!(logs.of_level("WARN").iter().any(|line| line.contains("through a pooler")), "{}", logs.text());
 }
 
 #[tokio::test]
