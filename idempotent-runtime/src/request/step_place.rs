@@ -115,6 +115,24 @@ impl Execution {
         Owner { execution: self.step_context.id(), digest: digest.finish() }
     }
 
+    /// What tells apart the requests that have one guard's key in common, in every attempt: the handlers and targets between this
+    /// request and that guard. `None` for the guard's own request.
+    pub(super) fn place_under_key(self: &Arc<Self>) -> Option<Box<str>> {
+        let mut digest = OwnerDigest::default();
+        let mut execution = self;
+        while execution.grant.get().is_none() && execution.asked_for.get().is_none() {
+            if let Some(policy) = execution.policy.get() {
+                digest.add(policy.scope(), policy.function_path());
+            }
+            if let Some((method, uri)) = execution.step_context.target.get() {
+                digest.add(method.as_str(), uri.path_and_query().map_or("", |target| target.as_str()));
+            }
+            let Some(around) = execution.covered_by.get().or_else(|| execution.shared()) else { break };
+            execution = around;
+        }
+        digest.finish()
+    }
+
     /// The rejections of steps that are taken through it: where the response is recorded, if it is.
     pub(super) fn step_rejections(self: &Arc<Self>) -> Option<&Arc<StepRejections>> {
         // The transaction of a request without a key is of no claim.

@@ -1,9 +1,9 @@
 //! Whose step it is, under one claim, in one attempt and in several: no handler gets another one's result.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
@@ -211,4 +211,46 @@ async fn step_after_the_end_of_the_claim_is_an_error() {
         later.go.notify_one();
         assert_eq!((hear.recv().await, later.runs.started()), (Some(Err(true)), 0), "{path}");
     }
+}
+
+type Seen = Arc<Mutex<Vec<String>>>;
+
+async fn pay(State(seen): State<Seen>, idempotency: Idempotency) -> &'static str {
+    lock(&seen).push(idempotency.downstream_key("bank"));
+    "paid"
+}
+
+#[idempotent(scope = "owners-pay")]
+async fn pay_guarded(State(seen): State<Seen>, idempotency: Idempotency) -> &'static str {
+    lock(&seen).push(idempotency.downstream_key("bank"));
+    "paid"
+}
+
+/// Pays four orders by requests without keys. Its first attempt fails afterwards.
+#[idempotent(scope = "owners-batch")]
+async fn pay_orders(State(seen): State<Seen>, _: Bytes) -> StatusCode {
+    let payments = Router::new().route("/plain/{order}", post(pay)).route("/guarded/{order}", post(pay_guarded));
+    let payments = payments.with_state(seen.clone());
+    for order in ["/plain/1", "/plain/2", "/guarded/1", "/guarded/2"] {
+        let request = Request::post(order).body(Body::empty()).expect("the parts are valid");
+        payments.clone().oneshot(request).await.expect("a router answers");
+    }
+    if lock(&seen).len() > 4 { StatusCode::CREATED } else { StatusCode::INTERNAL_SERVER_ERROR }
+}
+
+fn lock(seen: &Seen) -> MutexGuard<'_, Vec<String>> {
+    seen.lock().expect("nothing panics")
+}
+
+/// Or the bank would take the second payment for a repetition of the first.
+#[tokio::test]
+async fn payments_under_one_claim_have_keys_of_their_own() {
+    let (seen, registry) = (Seen::default(), Registry::new(MemoryStore::new()));
+    let app = Router::new().route("/", post(pay_orders)).with_state(seen.clone()).layer(registry.layer());
+    let server = Server::start(app).await;
+    assert_eq!(server.post_with_key("/", "k").await.status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(server.post_with_key("/", "k").await.status, StatusCode::CREATED);
+    let seen = lock(&seen).clone();
+    assert_eq!(seen[..4], seen[4..], "each attempt has the same keys");
+    assert_eq!(seen.iter().collect::<std::collections::BTreeSet<_>>().len(), 4, "{seen:?}");
 }
