@@ -103,9 +103,9 @@ impl Idempotency {
     ///
     /// A request without a key gets a random key, because each such request is an execution of its own. Under an
     /// [`IdempotencyLayer`](crate::IdempotencyLayer), a handler without the attribute gets a key derived from the layer's. If a
-    /// guarded handler sends requests without keys to other handlers, each gets a key derived from the guard's key, and from the method,
-    /// path and query of its own request. Requests with one target get one key, even if their bodies differ: if each is an operation
-    /// of its own, send each with a key of its own.
+    /// guarded handler sends requests without keys to such handlers, each gets a key derived from the guard's key, and from the
+    /// method, path and query of its own request. Requests with one target get one key, even if their bodies differ: if each is an
+    /// operation of its own, send each with a key of its own.
     pub fn downstream_key(&self, api: &str) -> String {
         let mut digest = Sha256::new();
         match self.granted() {

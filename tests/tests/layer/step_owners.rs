@@ -220,22 +220,15 @@ async fn pay(State(seen): State<Seen>, idempotency: Idempotency) -> &'static str
     "paid"
 }
 
-#[idempotent(scope = "owners-pay")]
-async fn pay_guarded(State(seen): State<Seen>, idempotency: Idempotency) -> &'static str {
-    lock(&seen).push(idempotency.downstream_key("bank"));
-    "paid"
-}
-
-/// Pays four orders by requests without keys. Its first attempt fails afterwards.
+/// Pays two orders by requests without keys. Its first attempt fails afterwards.
 #[idempotent(scope = "owners-batch")]
 async fn pay_orders(State(seen): State<Seen>, _: Bytes) -> StatusCode {
-    let payments = Router::new().route("/plain/{order}", post(pay)).route("/guarded/{order}", post(pay_guarded));
-    let payments = payments.with_state(seen.clone());
-    for order in ["/plain/1", "/plain/2", "/guarded/1", "/guarded/2"] {
+    let payments = Router::new().route("/{order}", post(pay)).with_state(seen.clone());
+    for order in ["/1", "/2"] {
         let request = Request::post(order).body(Body::empty()).expect("the parts are valid");
         payments.clone().oneshot(request).await.expect("a router answers");
     }
-    if lock(&seen).len() > 4 { StatusCode::CREATED } else { StatusCode::INTERNAL_SERVER_ERROR }
+    if lock(&seen).len() > 2 { StatusCode::CREATED } else { StatusCode::INTERNAL_SERVER_ERROR }
 }
 
 fn lock(seen: &Seen) -> MutexGuard<'_, Vec<String>> {
@@ -251,6 +244,6 @@ async fn payments_under_one_claim_have_keys_of_their_own() {
     assert_eq!(server.post_with_key("/", "k").await.status, StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(server.post_with_key("/", "k").await.status, StatusCode::CREATED);
     let seen = lock(&seen).clone();
-    assert_eq!(seen[..4], seen[4..], "each attempt has the same keys");
-    assert_eq!(seen.iter().collect::<std::collections::BTreeSet<_>>().len(), 4, "{seen:?}");
+    assert_eq!(seen[..2], seen[2..], "each attempt has the same keys");
+    assert_ne!(seen[0], seen[1]);
 }

@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
 use sqlx::Row as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
+use crate::deadline::Deadline;
 use crate::store::claim::Renewal;
 use crate::store::columns::{span_millis, token_text};
 use crate::store::error::StoreError;
@@ -51,6 +52,9 @@ const LOCK_WAIT: Duration = Duration::from_millis(50);
 
 /// The same of a renewal, which asks again: a short lease has no more to spare.
 const RENEWAL_LOCK_WAIT: Duration = Duration::from_millis(10);
+
+/// How long a renewal waits for its turn at most, before it goes to the database.
+const LONGEST_TURN: Duration = Duration::from_secs(1);
 
 /// Renewals as a statement on the database takes them: a JSON list of rows, with the columns of the macro `renewals` in
 /// `leases_schema`.
@@ -77,6 +81,10 @@ pub(super) fn new_id() -> i64 {
 #[derive(Debug, thiserror::Error)]
 #[error("the file of leases beside the database was deleted or replaced, and a new one is not made yet")]
 struct Lost;
+
+#[derive(Debug, thiserror::Error)]
+#[error("an earlier renewal has not ended, and has the connection to the file of leases")]
+struct InUse;
 
 /// Whether the writer must create a new file of leases.
 pub(super) fn is_lost(error: &StoreError) -> bool {
@@ -146,9 +154,11 @@ impl Leases {
         let shortest = renewals.iter().map(|renewal| renewal.lease).filter(|lease| !lease.is_zero()).min();
         let wait = shortest.map_or(LOCK_WAIT, |lease| lease / 12).min(self.busy_timeout);
         let wait = if self.is_reported.load(Ordering::Relaxed) { Duration::ZERO } else { wait };
+        // Many callers take turns, each for a moment.
+        let turn = shortest.map_or(LONGEST_TURN, |lease| lease / 6).min(LONGEST_TURN);
         let start = Instant::now();
         let renewed = loop {
-            match self.try_renew(&list).await {
+            match self.try_renew(&list, turn).await {
                 Err(error) if is_locked(&error) && start.elapsed() < wait => {}
                 renewed => break renewed,
             }
@@ -169,8 +179,10 @@ impl Leases {
         renewed
     }
 
-    async fn try_renew(&self, list: &str) -> Result<HashSet<String>, StoreError> {
-        let mut acquired = self.current(&self.renewing).await?;
+    async fn try_renew(&self, list: &str, turn: Duration) -> Result<HashSet<String>, StoreError> {
+        // The runtime of an earlier renewal may stand still while that one has the connection.
+        let acquiring = Deadline::after(turn).bound(self.current(&self.renewing)).await;
+        let mut acquired = acquiring.unwrap_or_else(|| Err(StoreError::unavailable(InUse)))?;
         let renewed = sqlx::query_scalar(schema::RENEW).bind(self.clock.now()).bind(self.clock.id()).bind(list);
         let renewed: Vec<String> = renewed.fetch_all(acquired.connection()).await.map_err(store_error)?;
         // If another file took the place of this one meanwhile, the renewal has no effect.

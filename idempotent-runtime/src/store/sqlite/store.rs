@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::sqlite::Sqlite;
+use tokio::runtime::Handle;
 
 use crate::key::RecordKey;
 use crate::record::Record;
@@ -167,10 +168,18 @@ impl SqliteStore {
 
     /// The tokens whose leases were renewed.
     async fn renewed(&self, renewals: &[Renewal]) -> Result<HashSet<String>, StoreError> {
-        match self.0.leases.renew(renewals).await {
-            // Another process must not find a lease over because of that.
-            Err(_) => self.0.writer.submit(RenewWrite(renewals.to_vec())).await,
-            renewed => renewed,
+        let (store, renewals) = (self.clone(), renewals.to_vec());
+        let renewing = async move {
+            match store.0.leases.renew(&renewals).await {
+                // Another process must not find a lease over because of that.
+                Err(_) => store.0.writer.submit(RenewWrite(renewals)).await,
+                renewed => renewed,
+            }
+        };
+        // The file of leases has one connection that writes. A caller whose future is not polled must not keep it from others.
+        match Handle::try_current() {
+            Ok(runtime) => runtime.spawn(renewing).await.map_err(StoreError::unavailable)?,
+            Err(_) => renewing.await,
         }
     }
 }
