@@ -31,6 +31,8 @@ pub(super) struct Claimed {
     pub(super) request: ClaimRequest,
     /// The id of the transaction in PostgreSQL.
     pub(super) id: String,
+    /// When it began, in seconds since 1970 by the server's clock.
+    pub(super) began_at: String,
     /// The store's own, of single statements.
     pub(super) pool: Arc<OwnPool>,
     pub(super) statement: RecordStatement,
@@ -78,6 +80,17 @@ impl Claimed {
         format!("SELECT txid_status({}) AS outcome", self.id)
     }
 
+    /// The same, over another connection. A server that crashed meanwhile may have given the id to another transaction, because it
+    /// forgets ids of which nothing was written: then there is no answer. After a crash, also of one of its processes, the server
+    /// begins its statistics anew.
+    fn status_unless_restarted(&self) -> String {
+        let Self { id, began_at, .. } = self;
+        format!(
+            "SELECT CASE WHEN extract(epoch FROM pg_postmaster_start_time()) < {began_at} \
+             AND extract(epoch FROM stats_reset) < {began_at} THEN txid_status({id}) END FROM pg_stat_bgwriter"
+        )
+    }
+
     pub(super) fn is_recorded(&self) -> bool {
         self.is_recorded.load(Ordering::SeqCst)
     }
@@ -115,8 +128,10 @@ impl Claimed {
 
     async fn try_record(&self, is_committed: &mut bool) -> Result<(), StoreError> {
         if !*is_committed {
-            let outcome: Option<String> =
-                sqlx::query_scalar(AssertSqlSafe(self.status())).fetch_one(&*self.pool).await.map_err(store_error)?;
+            let outcome: Option<String> = sqlx::query_scalar(AssertSqlSafe(self.status_unless_restarted()))
+                .fetch_one(&*self.pool)
+                .await
+                .map_err(store_error)?;
             match outcome.as_deref() {
                 Some(COMMITTED) => *is_committed = true,
                 Some("in progress") => return Err(StoreError::unavailable("the transaction has not ended yet")),

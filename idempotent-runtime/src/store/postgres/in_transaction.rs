@@ -34,7 +34,8 @@ pub(super) struct InTransaction {
 
 /// As the statements of a claim leave it behind; and the transaction's id, if it holds the claim.
 pub(super) const LOCKED: &str = "SELECT current_setting('idempotent_runtime.locked'), \
-     CASE current_setting('idempotent_runtime.locked') WHEN 'acquired' THEN txid_current()::text ELSE '' END";
+     CASE current_setting('idempotent_runtime.locked') WHEN 'acquired' THEN txid_current()::text ELSE '' END, \
+     extract(epoch FROM now())::text";
 
 /// Restores the session's original value. A rollback undoes it, so it must run after each transaction that was not committed.
 /// Behind a pooler it may reach another session, which has no remembered value and does not change.

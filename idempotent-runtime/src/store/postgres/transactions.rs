@@ -106,12 +106,12 @@ impl TransactionalStore<Postgres> for PostgresStore {
             // Looked for again under the locks, since the request that held them may have recorded meanwhile; and outside of
             // the transaction, whose snapshot may be older than its locks, as its isolation has it.
             let (locked, existing) = tokio::join!(
-                sqlx::query_as::<_, (String, String)>(LOCKED)
+                sqlx::query_as::<_, (String, String, String)>(LOCKED)
                     .persistent(!self.0.pools.is_pooled())
                     .fetch_one(&mut *open),
                 self.existing(self.0.pools.own(), key)
             );
-            let (locked, id) = locked.map_err(store_error)?;
+            let (locked, id, began_at) = locked.map_err(store_error)?;
             match locked.as_str() {
                 "acquired" => {}
                 "same" => return in_flight(request.fingerprint),
@@ -134,6 +134,7 @@ impl TransactionalStore<Postgres> for PostgresStore {
                         key: key.clone(),
                         request,
                         id,
+                        began_at,
                         pool: self.0.pools.shared(),
                         statement: self.record_statement(),
                         is_recorded: AtomicBool::new(false),
