@@ -33,7 +33,7 @@ impl Connections {
         let builder = RedisStore::builder(&format!("redis://{address}/"));
         match self {
             Self::Shared => builder,
-            // Without a replica that must answer, it takes connections of its own all the same.
+            // No replica must answer, but the store still takes connections of its own.
             Self::OfItsOwn => builder.wait_replicas(0, Duration::from_millis(10)),
         }
     }

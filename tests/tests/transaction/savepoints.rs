@@ -1,5 +1,5 @@
 //! Savepoints of a `Tx`: whatever becomes of a nested `begin`, nothing is committed without the record of its response; and
-//! where the handler or sqlx has sent COMMIT all the same, no retry runs the handler again.
+//! where the handler or sqlx has sent a COMMIT, no retry runs the handler again.
 
 use axum::Router;
 use axum::extract::State;

@@ -42,7 +42,7 @@ pub(super) struct Claimed {
     pub(super) _running: ActiveKey,
 }
 
-/// A transaction whose end is on its way. If its caller gives up, the end is found out all the same.
+/// A transaction whose rollback was sent. If its caller stops waiting, this still asks how the transaction ended.
 pub(super) struct Ending(Option<Arc<Claimed>>);
 
 impl Ending {
