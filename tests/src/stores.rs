@@ -1,6 +1,7 @@
 //! The stores that take a server or a file, each in a place of its own.
 
 use idempotent_runtime::store::{PostgresStore, RedisStore, SqliteStore, Token};
+use sqlx::PgPool;
 use tempfile::TempDir;
 
 use crate::postgres::PostgresServer;
@@ -23,7 +24,16 @@ pub async fn sqlite() -> (SqliteStore, TempDir) {
 ///
 /// When the server does not answer.
 pub async fn postgres(connections: u32) -> PostgresStore {
-    let store = PostgresStore::new(PostgresServer::shared().await.database().await.pool(connections).await);
+    migrated(&PostgresServer::shared().await.database().await.pool(connections).await).await
+}
+
+/// One on this pool, with its tables.
+///
+/// # Panics
+///
+/// When the tables cannot be made.
+pub async fn migrated(pool: &PgPool) -> PostgresStore {
+    let store = PostgresStore::new(pool.clone());
     store.migrate().await.expect("the tables are made");
     store
 }

@@ -12,9 +12,10 @@ use idempotent_runtime::store::{
 use idempotent_runtime::{Fingerprint, Idempotency, Record, RecordKey, RecordedBody, Registry, Tx, idempotent};
 use idempotent_tests::pgbouncer::PgBouncer;
 use idempotent_tests::postgres::{Database, PostgresServer};
+use idempotent_tests::stores::migrated;
 use idempotent_tests::{Logs, Runs, Server};
+use sqlx::Postgres;
 use sqlx::postgres::PgPoolOptions;
-use sqlx::{PgPool, Postgres};
 use tempfile::TempDir;
 use tokio::net::{UnixListener, UnixStream};
 
@@ -28,12 +29,6 @@ async fn in_transaction(idempotency: Idempotency, mut tx: Tx<Postgres>) -> Resul
     // What an application has to do behind such a pooler.
     let insert = sqlx::query("INSERT INTO effects (key) VALUES ($1)").persistent(false).bind(idempotency.key());
     insert.execute(&mut *tx).await.map(|_| "done".to_owned()).map_err(|error| error.to_string())
-}
-
-async fn migrated(pool: &PgPool) -> PostgresStore {
-    let store = PostgresStore::new(pool.clone());
-    store.migrate().await.expect("the tables are made");
-    store
 }
 
 fn request() -> ClaimRequest {

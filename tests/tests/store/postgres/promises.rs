@@ -12,6 +12,7 @@ use idempotent_runtime::store::{
 };
 use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody, Registry, idempotent};
 use idempotent_tests::postgres::PostgresServer;
+use idempotent_tests::stores::migrated;
 use idempotent_tests::{Answer, PATIENCE, Runs, Server, answer, eventually};
 use sqlx::{AssertSqlSafe, PgPool, Row};
 
@@ -36,12 +37,6 @@ async fn send(server: &Server, key: &str) -> Answer {
 
 async fn pool() -> PgPool {
     PostgresServer::shared().await.database().await.pool(4).await
-}
-
-async fn migrated(pool: &PgPool) -> PostgresStore {
-    let store = PostgresStore::new(pool.clone());
-    store.migrate().await.expect("the tables are made");
-    store
 }
 
 fn request() -> ClaimRequest {
