@@ -3,7 +3,7 @@
 /// One of the ways through the guard.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Scenario {
-    /// A key that nobody has seen.
+    /// A key that was not used before.
     First,
     /// A key whose response is recorded.
     Replay,

@@ -16,10 +16,12 @@ pub(crate) enum Address {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum MalformedAddress {
     #[error(
-        "the URL's scheme names no store of this program: write `sqlite://PATH`, `redis://HOST:PORT` or `postgres://USER@HOST/DATABASE`"
+        "the URL's scheme names no store of this program: write `sqlite://PATH`, `rediss://HOST:PORT`, `rediss+sentinel://HOST:PORT/SERVICE` or `postgres://USER@HOST/DATABASE`"
     )]
     Scheme,
-    #[error("this is no URL: write `sqlite://PATH`, `redis://HOST:PORT` or `postgres://USER@HOST/DATABASE`")]
+    #[error(
+        "this is no URL: write `sqlite://PATH`, `rediss://HOST:PORT`, `rediss+sentinel://HOST:PORT/SERVICE` or `postgres://USER@HOST/DATABASE`"
+    )]
     NoScheme,
     #[error(
         "the URL names no file: write `sqlite://PATH`, such as `sqlite://idempotency.db` or `sqlite:///var/lib/app/idempotency.db`"
@@ -27,10 +29,6 @@ pub(crate) enum MalformedAddress {
     NoFile,
     #[error("a SQLite URL has no parameters here: write `sqlite://PATH` without the `?` and what follows it")]
     Parameters,
-    #[error(
-        "this program speaks no TLS to Redis: run a tunnel that does on this machine, such as stunnel, and write `redis://127.0.0.1:PORT` of the tunnel"
-    )]
-    Tls,
 }
 
 impl FromStr for Address {
@@ -44,9 +42,8 @@ impl FromStr for Address {
                 path if path.contains('?') => Err(MalformedAddress::Parameters),
                 path => Ok(Self::Sqlite(path.into())),
             },
-            ("redis", Some(_)) => Ok(Self::Redis(text.to_owned())),
+            ("redis" | "rediss" | "redis+sentinel" | "rediss+sentinel", Some(_)) => Ok(Self::Redis(text.to_owned())),
             ("postgres" | "postgresql", Some(_)) => Ok(Self::Postgres(text.to_owned())),
-            ("rediss", Some(_)) => Err(MalformedAddress::Tls),
             (_, Some(_)) => Err(MalformedAddress::Scheme),
             (_, None) => Err(MalformedAddress::NoScheme),
         }
@@ -88,6 +85,8 @@ mod tests {
             ("sqlite:///a/b.db", Address::Sqlite("/a/b.db".into())),
             ("sqlite:b.db", Address::Sqlite("b.db".into())),
             ("redis://h:1/", Address::Redis("redis://h:1/".to_owned())),
+            ("rediss://h:1/", Address::Redis("rediss://h:1/".to_owned())),
+            ("redis+sentinel://h,i/s", Address::Redis("redis+sentinel://h,i/s".to_owned())),
             ("postgresql:///d", Address::Postgres("postgresql:///d".to_owned())),
         ] {
             assert!(text.parse() == Ok(address), "{text}");
@@ -100,6 +99,7 @@ mod tests {
             ("postgres://app:s3cret@db:5432/shop?password=s3cret", "postgres://db:5432/shop"),
             ("redis://:s3@cret@h:1/0", "redis://h:1/0"),
             ("redis://h:1", "redis://h:1"),
+            ("rediss+sentinel://:s3cret@h:1,i:2/shop/0?sentinel_password=s3cret", "rediss+sentinel://h:1,i:2/shop/0"),
             ("postgres://app:s3/cret@db/shop", "postgres://…"),
             ("postgres://app:s3?cret@db/shop", "postgres://…"),
             ("redis://app:s3#cret@db", "redis://…"),

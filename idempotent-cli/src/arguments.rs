@@ -1,25 +1,40 @@
 //! The command line.
 
+use std::path::PathBuf;
+
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use idempotent_runtime::RecordKey;
 use idempotent_runtime::operate::{Keys, State};
+
+use crate::failure::Failure;
+use crate::resolve::Resolve;
+use crate::secret::{DIGEST_KEY, secret};
 
 const EXAMPLES: &str = "\
 Examples:
   idempotent --store sqlite://idempotency.db list --state in_flight
   idempotent --store postgres://app@db/shop stuck --json
-  idempotent --store redis://cache:6379 show --scope charges --caller acct_17 8e03978e-40d5-43dd-bc93-6894a57f9324
-  idempotent --store redis://cache:6379 purge --scope charges --caller acct_17 8e03978e-40d5-43dd-bc93-6894a57f9324
+  idempotent --store rediss://cache:6379 show --scope charges --caller acct_17 8e03978e-40d5-43dd-bc93-6894a57f9324
+  idempotent --store rediss://cache:6379 purge --scope charges --caller acct_17 8e03978e-40d5-43dd-bc93-6894a57f9324
+  idempotent --store rediss://cache:6379 resolve --scope transfers 8e03978e --status 201 \\
+    --header 'content-type: application/json' --body @receipt.json --reason 'tr_17 is at the bank' --unsealed
+  idempotent --store rediss://cache:6379 resolve --scope transfers 8e03978e --not-executed --reason 'the bank has no transfer'
   IDEMPOTENT_STORE=postgres://app:secret@db/shop idempotent list   # keeps the password out of the list of processes
+
+Servers on other machines are reached by TLS. Quote the URL, because a shell reads `?` and `&` itself:
+  'postgres://app@db/shop?sslmode=verify-full&sslrootcert=PATH'   # sslcert=PATH&sslkey=PATH: the client's own
+  'rediss://cache:6379?cacert=PATH'                               # cert=PATH&key=PATH: the client's own
+  'rediss+sentinel://host1:26379,host2:26379/service/0'           # the master of `service`
+  'postgres://app@db/shop?sslmode=disable', 'redis://cache:6379?tls=disable'   # in clear, if you trust the network
 
 Exit status:
   0  done
-  1  the key has no entry (show, purge); something is stuck (stuck --check)
+  1  the key has no entry (show, purge, resolve); something is stuck (stuck --check)
   2  the arguments are wrong
   3  the store cannot be opened, or does not answer
-  4  the purge was not confirmed";
+  4  the purge or resolution was not confirmed, or the entry has changed or runs";
 
-/// Show and purge the entries of a store of idempotent-runtime: claims of running handlers, and recorded responses. A body is
+/// Show, purge and resolve the entries of a store of idempotent-runtime: claims of running handlers, and recorded responses. A body is
 /// never shown. Keys are shown only with --reveal.
 #[derive(Parser)]
 #[command(name = "idempotent", version, after_help = EXAMPLES)]
@@ -39,7 +54,7 @@ pub(crate) struct Arguments {
 #[derive(Args)]
 pub(crate) struct StoreOptions {
     // Parsed later: clap would print a value that it rejects, with its password.
-    /// Where the store is: `sqlite://PATH`, `redis://HOST:PORT` or `postgres://USER@HOST/DATABASE`.
+    /// Where the store is: `sqlite://PATH`, `rediss://HOST:PORT`, `rediss+sentinel://HOST:PORT/SERVICE` or `postgres://USER@HOST/DATABASE`.
     #[arg(long = "store", value_name = "URL", env = "IDEMPOTENT_STORE", hide_env_values = true, global = true)]
     pub(crate) url: Option<String>,
     /// The server is part of a Redis Cluster: read the whole Cluster.
@@ -63,10 +78,13 @@ pub(crate) enum Command {
         #[arg(long)]
         state: Option<State>,
     },
-    /// List what a person should look at: claims with an expired lease, and damaged entries.
+    /// List what a person should look at: claims with an expired lease, and claims that cannot be read.
+    ///
+    /// Redis has no index of all claims: there, this looks through all entries. In the other stores, `list --state damaged` also finds
+    /// records that cannot be read.
     ///
     /// `outcome_unknown` is the claim of a handler with `after_crash = "reject"`: it never expires, and every retry is rejected
-    /// until it is purged. `past_lease` is any other claim: the next retry runs the handler again.
+    /// until it is resolved or purged. `past_lease` is any other claim: the next retry runs the handler again.
     Stuck {
         #[command(flatten)]
         filter: Filter,
@@ -87,6 +105,11 @@ pub(crate) enum Command {
         #[arg(long)]
         yes: bool,
     },
+    /// Say what became of a request whose outcome is unknown: its retries get your response, or the handler runs.
+    ///
+    /// Only the claim that is looked at is resolved, and only if its lease has expired: of two operators at the same time one
+    /// resolves it. A record is never changed.
+    Resolve(Box<Resolve>),
 }
 
 #[derive(Args)]
@@ -114,6 +137,9 @@ pub(crate) struct Target {
     /// The registry uses `digest_keys`: digest caller and key before the search.
     #[arg(long, requires = "key")]
     digested: bool,
+    /// The file of the registry's secret, if it has one (`digest_with`). Or set IDEMPOTENT_DIGEST_KEY to the secret itself.
+    #[arg(long, value_name = "FILE", requires = "digested")]
+    digest_key_file: Option<PathBuf>,
     /// The id that a listing shows, instead of a key. The store is searched for it.
     #[arg(long)]
     id: Option<String>,
@@ -126,14 +152,20 @@ pub(crate) enum Entry {
 }
 
 impl Target {
-    pub(crate) fn entry(self) -> Entry {
-        match (self.key, self.scope) {
-            (Some(key), Some(scope)) => {
-                let key = RecordKey::new(&scope, self.caller.as_deref(), &key);
-                Entry::Key(if self.digested { key.digested() } else { key })
-            }
-            _ => Entry::Id(self.id.unwrap_or_default().to_ascii_lowercase()),
+    pub(crate) fn is_digested(&self) -> bool {
+        self.digested
+    }
+
+    pub(crate) fn entry(&self) -> Result<Entry, Failure> {
+        let (Some(key), Some(scope)) = (&self.key, &self.scope) else {
+            return Ok(Entry::Id(self.id.as_deref().unwrap_or_default().to_ascii_lowercase()));
+        };
+        let key = RecordKey::new(scope, self.caller.as_deref(), key);
+        if !self.digested {
+            return Ok(Entry::Key(key));
         }
+        let secret = secret(self.digest_key_file.as_ref(), DIGEST_KEY)?;
+        Ok(Entry::Key(secret.map_or_else(|| key.digested(), |secret| secret.digested(&key))))
     }
 }
 

@@ -1,16 +1,19 @@
-//! `idempotent`: shows and purges the entries of a store of idempotent-runtime, from a terminal.
+//! `idempotent`: shows, purges and resolves the entries of a store of idempotent-runtime, from a terminal.
 
 mod address;
 mod arguments;
+mod audit;
 mod failure;
 mod print;
+mod resolve;
+mod secret;
 mod store;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use idempotent_runtime::operate::{EntryReport, EntryView, State};
+use idempotent_runtime::operate::{EntryReport, EntryView, State, visible};
 use serde::Serialize;
 
 use crate::arguments::{Arguments, Command, Entry};
@@ -19,13 +22,21 @@ use crate::store::Opened;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match run(Arguments::parse()).await {
+    match run(arguments()).await {
         Ok(code) => code,
         Err(failure) => {
             eprintln!("error: {}", failure.explained());
             failure.exit_code()
         }
     }
+}
+
+/// Ends the program if the arguments are wrong. clap's message repeats them, so it gets only what a terminal can show.
+fn arguments() -> Arguments {
+    Arguments::try_parse().unwrap_or_else(|error| {
+        let shown = std::env::args_os().map(|argument| visible(&argument.to_string_lossy()));
+        Arguments::try_parse_from(shown).err().unwrap_or(error).exit()
+    })
 }
 
 #[derive(Serialize)]
@@ -50,15 +61,15 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             print::entries(&scan, &states, filter.limit, keys, json);
         }
         Command::Stuck { filter, check } => {
-            let scan = store.scan(filter.scope, filter.limit).await?;
+            let scan = store.scan_of_claims(filter.scope, filter.limit).await?;
             let stuck: Vec<State> = State::ALL.into_iter().filter(|state| state.is_stuck()).collect();
             print::entries(&scan, &stuck, filter.limit, keys, json);
-            if check && stuck.iter().any(|&state| scan.counts().of(state) > 0) {
+            if check && stuck.iter().any(|&state| scan.counts().in_state(state) > 0) {
                 return Ok(ExitCode::from(1));
             }
         }
         Command::Show { target } => {
-            let view = store.look_up(&target.entry()).await?;
+            let view = store.look_up(&target.entry()?).await?;
             if json {
                 print::json(&Shown { entry: view.report(keys), consequence: view.state().consequence() });
             } else {
@@ -66,7 +77,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             }
         }
         Command::Purge { target, yes } => {
-            let entry = target.entry();
+            let entry = target.entry()?;
             let confirm = |view: &EntryView| {
                 if yes { Ok(()) } else { ask(&print::entry(view, keys), view.state()) }
             };
@@ -77,6 +88,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
                 print::out("purged: a retry with this key runs the handler again\n");
             }
         }
+        Command::Resolve(resolve) => resolve::run(&store, *resolve, keys, json).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -87,7 +99,7 @@ async fn purge(
     confirm: impl FnOnce(&EntryView) -> Result<(), Failure>,
 ) -> Result<EntryView, Failure> {
     let view = store.look_up(entry).await?;
-    // What was found by its key, or by the digest of it, has one.
+    // An entry that was found by its key, or by the key's digest, has a key.
     let key = view.key().ok_or(Failure::NothingThere)?;
     confirm(&view)?;
     // A person takes a while to answer.
@@ -101,11 +113,11 @@ async fn purge(
 /// On the terminal, if there is one.
 fn ask(entry: &str, state: State) -> Result<(), Failure> {
     if !io::stdin().is_terminal() {
-        return Err(Failure::NotAsked);
+        return Err(Failure::NoTerminal { done: "purged" });
     }
     eprint!("{entry}\nCareful: {}.\nPurge it? Only `yes` does: ", state.consequence());
     let _ = io::stderr().flush();
     let mut answer = String::new();
     let read = io::stdin().read_line(&mut answer);
-    if read.is_ok() && answer.trim() == "yes" { Ok(()) } else { Err(Failure::NotConfirmed) }
+    if read.is_ok() && answer.trim() == "yes" { Ok(()) } else { Err(Failure::NotConfirmed { done: "purged" }) }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::time::{Duration, SystemTime};
 
-use idempotent_runtime::operate::{Counts, EntryReport, EntryView, Keys, Scan, State, visible};
+use idempotent_runtime::operate::{Counts, EntryReport, EntryView, Keys, Scan, State, visible, visible_json};
 use serde::Serialize;
 
 /// A listing, in the shape of the inspector's.
@@ -18,14 +18,14 @@ struct Entries<'a> {
 }
 
 pub(crate) fn entries(scan: &Scan, states: &[State], limit: usize, keys: Keys, json: bool) {
-    let views: Vec<&EntryView> = states.iter().flat_map(|&state| scan.of(state)).take(limit).collect();
+    let views: Vec<&EntryView> = states.iter().flat_map(|&state| scan.in_state(state)).take(limit).collect();
     if json {
         let (scanned, complete, counts) = (scan.scanned(), scan.is_complete(), scan.counts());
-        let entries = views.iter().map(|view| view.report(keys)).collect();
+        let entries = views.iter().map(|view| view.report(keys).shortened()).collect();
         return self::json(&Entries { scanned, complete, counts, entries });
     }
-    let present = State::ALL.into_iter().filter(|&state| scan.counts().of(state) > 0);
-    let counts: Vec<String> = present.map(|state| format!("{} {state}", scan.counts().of(state))).collect();
+    let present = State::ALL.into_iter().filter(|&state| scan.counts().in_state(state) > 0);
+    let counts: Vec<String> = present.map(|state| format!("{} {state}", scan.counts().in_state(state))).collect();
     let mut text = if counts.is_empty() { "there are no entries\n".to_owned() } else { counts.join(", ") + "\n" };
     if !views.is_empty() {
         let header = ["STATE", "AGE", "SCOPE", "CALLER", "KEY", "", "ID"].map(str::to_owned);
@@ -33,7 +33,7 @@ pub(crate) fn entries(scan: &Scan, states: &[State], limit: usize, keys: Keys, j
         text += "\n";
         text += &table(&rows);
     }
-    let all: usize = states.iter().map(|&state| scan.counts().of(state)).sum();
+    let all: usize = states.iter().map(|&state| scan.counts().in_state(state)).sum();
     if views.len() < all {
         let _ = writeln!(text, "\n{} of {all} are listed; --limit lists more", views.len());
     }
@@ -56,7 +56,7 @@ pub(crate) fn entry(view: &EntryView, keys: Keys) -> String {
     }
     match (report.expires_in_ms, report.state) {
         (Some(left), _) => lines.push(("kept for", span(Duration::from_millis(left)))),
-        (None, State::OutcomeUnknown) => lines.push(("kept", "until it is purged".to_owned())),
+        (None, State::OutcomeUnknown) => lines.push(("kept", "until it is resolved or purged".to_owned())),
         (None, State::InFlight) => lines.push(("kept", "until its handler ends".to_owned())),
         (None, _) => {}
     }
@@ -72,16 +72,7 @@ pub(crate) fn entry(view: &EntryView, keys: Keys) -> String {
 
 pub(crate) fn json(value: &impl Serialize) {
     let text = serde_json::to_string_pretty(value).expect("names and values are text");
-    // JSON escapes the control characters below 0x20 alone, and terminals obey others.
-    let escaped = text.chars().fold(String::with_capacity(text.len()), |mut escaped, char| {
-        if matches!(char, '\u{7f}'..='\u{9f}') {
-            let _ = write!(escaped, "\\u{:04x}", u32::from(char));
-        } else {
-            escaped.push(char);
-        }
-        escaped
-    });
-    out(&(escaped + "\n"));
+    out(&(visible_json(&text) + "\n"));
 }
 
 /// A reader that has seen enough is no error.
@@ -90,7 +81,7 @@ pub(crate) fn out(text: &str) {
 }
 
 fn row(view: &EntryView, keys: Keys) -> [String; 7] {
-    let report = view.report(keys);
+    let report = view.report(keys).shortened();
     let part = |part: Option<&String>| part.map_or_else(|| "-".to_owned(), |part| visible(part));
     [
         report.state.to_string(),

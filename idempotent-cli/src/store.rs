@@ -6,7 +6,8 @@ use std::time::Duration;
 use idempotent_runtime::RecordKey;
 use idempotent_runtime::operate::{EntryView, Scan};
 use idempotent_runtime::store::{
-    Cursor, DamagedEntry, Page, PostgresStore, RedisOpenError, RedisStore, SqliteStore, StoreAdmin, StoreError,
+    Cursor, DamagedEntry, Page, PostgresStore, RedisStore, Resolution, Resolved, SqliteStore, StoreAdmin, StoreError,
+    Token,
 };
 use sqlx::Connection as _;
 use sqlx::postgres::PgPoolOptions;
@@ -60,7 +61,19 @@ impl Opened {
 
     /// Looks through all of it, and keeps at most `keep` entries of each state.
     pub(crate) async fn scan(&self, scope: Option<String>, keep: usize) -> Result<Scan, Failure> {
-        let mut scan = Scan::new(usize::MAX, keep).in_scope(scope);
+        self.scanned(Scan::new(usize::MAX, keep).in_scope(scope)).await
+    }
+
+    /// The same of the claims alone, where the store has an index of them.
+    pub(crate) async fn scan_of_claims(&self, scope: Option<String>, keep: usize) -> Result<Scan, Failure> {
+        self.scanned(Scan::new(usize::MAX, keep).in_scope(scope).of_claims()).await
+    }
+
+    async fn scanned(&self, mut scan: Scan) -> Result<Scan, Failure> {
+        while let Some((cursor, limit)) = scan.next_claims() {
+            let page = on!(self, store => store.claims(cursor, limit)).map_err(|error| self.failed(error))?;
+            scan.add_claims(page, |_| None);
+        }
         while let Some((cursor, limit)) = scan.next() {
             scan.add(self.list(cursor, limit).await?, |_| None);
         }
@@ -76,9 +89,9 @@ impl Opened {
 
     pub(crate) async fn get(&self, key: &RecordKey) -> Result<Option<EntryView>, Failure> {
         match on!(self, store => store.get(key)) {
-            Ok(entry) => Ok(entry.map(|entry| EntryView::of(entry, None))),
+            Ok(entry) => Ok(entry.map(|entry| EntryView::new(entry, None))),
             Err(StoreError::Damaged(reason)) => {
-                Ok(Some(EntryView::of_damage(DamagedEntry::new(reason).with_key(key.clone()))))
+                Ok(Some(EntryView::from_damaged(DamagedEntry::new(reason).with_key(key.clone()))))
             }
             Err(error) => Err(self.failed(error)),
         }
@@ -88,20 +101,42 @@ impl Opened {
         on!(self, store => store.purge(key)).map_err(|error| self.failed(error))
     }
 
+    pub(crate) async fn resolve(
+        &self,
+        key: &RecordKey,
+        token: Token,
+        resolution: Resolution,
+    ) -> Result<Resolved, Failure> {
+        on!(self, store => store.resolve(key, token, resolution)).map_err(|error| self.failed(error))
+    }
+
+    /// Without what may be a password.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
     async fn find(&self, id: &str) -> Result<EntryView, Failure> {
         if id.len() != 32 || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(Failure::Id(id.to_owned()));
         }
         let mut cursor = None;
-        loop {
-            let page = self.list(cursor, 10_000).await?;
-            let entries = page.entries.into_iter().map(|entry| EntryView::of(entry, None));
-            let mut views = entries.chain(page.damaged.into_iter().map(EntryView::of_damage));
-            if let Some(found) = views.find(|view| view.id().as_deref() == Some(id)) {
+        while let Some(mut page) = on!(self, store => store.claims(cursor, PAGE)).map_err(|error| self.failed(error))? {
+            cursor = page.next.take();
+            if let Some(found) = in_page(page, id) {
                 return Ok(found);
             }
-            let Some(next) = page.next else { return Err(Failure::NoSuchId(id.to_owned())) };
-            cursor = Some(next);
+            if cursor.is_none() {
+                break;
+            }
+        }
+        cursor = None;
+        loop {
+            let mut page = self.list(cursor, PAGE).await?;
+            let next = page.next.take();
+            if let Some(found) = in_page(page, id) {
+                return Ok(found);
+            }
+            cursor = Some(next.ok_or_else(|| Failure::NoSuchId(id.to_owned()))?);
         }
     }
 
@@ -112,6 +147,15 @@ impl Opened {
     fn failed(&self, source: StoreError) -> Failure {
         Failure::Store { address: self.address.clone(), source }
     }
+}
+
+/// How many entries are asked for at once.
+const PAGE: usize = 10_000;
+
+fn in_page(page: Page, id: &str) -> Option<EntryView> {
+    let entries = page.entries.into_iter().map(|entry| EntryView::new(entry, None));
+    let mut views = entries.chain(page.damaged.into_iter().map(EntryView::from_damaged));
+    views.find(|view| view.id().as_deref() == Some(id))
 }
 
 /// An option that would be ignored is a mistake.
@@ -152,7 +196,8 @@ async fn sqlite(path: &Path) -> Result<SqliteStore, Failure> {
 }
 
 async fn redis(url: &str, address: &Address, options: &StoreOptions) -> Result<RedisStore, Failure> {
-    match (is_in_cluster(url).await?, options.cluster) {
+    // A server alone would show its own keys as if they were all.
+    match (RedisStore::is_in_cluster(url).await?, options.cluster) {
         (true, false) => return Err(Failure::PartOfCluster(address.to_string())),
         (false, true) => return Err(Failure::NoCluster(address.to_string())),
         _ => {}
@@ -165,20 +210,14 @@ async fn redis(url: &str, address: &Address, options: &StoreOptions) -> Result<R
     Ok(builder.allow_eviction().open().await?)
 }
 
-/// A server alone would show its own keys as if they were all.
-async fn is_in_cluster(url: &str) -> Result<bool, Failure> {
-    let client = redis::Client::open(url).map_err(RedisOpenError::Url)?;
-    let connection = client.get_multiplexed_async_connection().await;
-    let mut connection = connection.map_err(RedisOpenError::Unreachable)?;
-    let info = redis::cmd("INFO").arg("cluster").query_async::<String>(&mut connection).await;
-    Ok(info.map_err(RedisOpenError::Unreachable)?.contains("cluster_enabled:1"))
-}
-
 async fn postgres(url: &str, address: &Address, options: &StoreOptions) -> Result<PostgresStore, Failure> {
-    let failed = |source| Failure::Postgres { address: address.to_string(), source };
+    let failed = |source| match source {
+        sqlx::Error::Configuration(source) => Failure::PostgresUrl { address: address.to_string(), source },
+        source => Failure::Postgres { address: address.to_string(), source },
+    };
     // Shorter than our own patience, so that it tells what the server says.
-    let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(PATIENCE / 2).connect(url).await;
-    let pool = pool.map_err(failed)?;
+    let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(PATIENCE / 2);
+    let pool = PostgresStore::connect_pool(url, pool).await.map_err(failed)?;
     let schema = options.schema.as_deref().unwrap_or("idempotency");
     let quoted = format!("\"{}\".records", schema.replace('"', "\"\""));
     let exists = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL").bind(quoted).fetch_one(&pool).await;

@@ -105,7 +105,7 @@ pub(crate) fn mode(signature: &Signature, model: &Model, mode: &TokenStream) -> 
         }
     };
     let function = crate::expand::name(signature);
-    let scope = crate::settings::scope(model, &function);
+    let scope = model.scope_path(&function);
     quote! {
         #private::Documented<
             #mode,

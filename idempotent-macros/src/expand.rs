@@ -5,38 +5,61 @@
 //! async fn pay(user: User, Json(order): Json<Order>) -> R { .. }
 //! // Output:
 //! fn pay(user: User, last: Guarded<Json<Order>>) -> Completion {
-//!     let (gate, last) = open(&POLICY, last);
-//!     gate.run(async move { let user = user; let Json(order) = last; .. }, into_response)
+//!     let (gate, last) = open(&POLICY, Probe::of(&last).idempotent_extraction(), last);
+//!     gate.run(async move { let user = user; let Json(order) = last.take(); .. }, into_response)
 //! }
 //! ```
+//!
+//! The arguments after the claim are one tuple, `Guarded<(Row, Json<Order>)>`.
 
 use proc_macro2::{Delimiter, Group, Ident, Punct, Spacing, Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
-use syn::visit_mut::{self, VisitMut};
 use syn::{
-    FnArg, GenericArgument, Generics, Lifetime, Pat, PatType, PathArguments, PathSegment, ReturnType, Signature, Token,
-    Type, TypeParamBound, Visibility,
+    FnArg, GenericArgument, Generics, Pat, PatType, PathArguments, PathSegment, ReturnType, Signature, Token, Type,
+    Visibility,
 };
 
 use crate::args::LAST;
+use crate::claim_line::{Carried, ClaimLine, merged};
 use crate::document;
-use crate::handler::Handler;
+use crate::handler::{Handler, is_debug_handler};
 use crate::model::{Fingerprint, Model};
+use crate::never_returned::never_returned;
 use crate::presence::presence;
-use crate::runtime::Runtime;
-use crate::settings;
 
 /// The function untouched, with this attribute behind all others, so that they see what the user wrote.
-pub(crate) fn behind_the_others(handler: &Handler, model: &Model, arguments: &TokenStream) -> TokenStream {
+pub(crate) fn behind_the_others(
+    handler: &Handler,
+    model: &Model,
+    line: ClaimLine,
+    arguments: &TokenStream,
+) -> TokenStream {
     let Handler { attributes, visibility, signature, body } = handler;
     let (last, private) = (Ident::new(LAST, Span::call_site()), &model.runtime);
     let mut signature = signature.clone();
-    if signature.inputs.is_empty() && handler.is_under_debug_handler() {
-        // It calls the function with as many arguments as it sees.
-        signature.inputs.push(syn::parse_quote!(_: ()));
+    // `debug_handler` calls the function with as many arguments as it sees.
+    if handler.is_under_debug_handler() {
+        let inputs: Vec<&PatType> = handler.arguments().collect();
+        let carried = &inputs[line.by_axum..];
+        if carried.len() > 1 && handler.has_macros_but_debug_handler() {
+            // The others see the function as it was written.
+            let (debug_handlers, others): (Vec<_>, Vec<_>) = attributes.iter().partition(|it| is_debug_handler(it));
+            return quote! {
+                #(#others)*
+                #[#private::idempotent(#arguments)]
+                #(#debug_handlers)*
+                #visibility #signature #body
+            };
+        }
+        if carried.len() > 1 {
+            let by_axum = inputs[..line.by_axum].iter().map(|&argument| FnArg::Typed(argument.clone()));
+            signature.inputs = by_axum.chain([merged(carried)]).collect();
+        } else if inputs.is_empty() {
+            signature.inputs.push(syn::parse_quote!(_: ()));
+        }
     }
     quote! {
         #(#attributes)*
@@ -45,24 +68,24 @@ pub(crate) fn behind_the_others(handler: &Handler, model: &Model, arguments: &To
     }
 }
 
-pub(crate) fn expand(handler: &Handler, model: &Model) -> TokenStream {
+pub(crate) fn expand(handler: &Handler, model: &Model, line: ClaimLine) -> TokenStream {
     let Handler { attributes, visibility, signature, body } = handler;
     let arguments: Vec<&PatType> = handler.arguments().collect();
     let names = names(&arguments);
     let (gate, pending, private) = (local("gate"), local("pending"), &model.runtime);
-    let last = names.last().expect("there is at least one");
+    let last = if arguments.len() > line.by_axum + 1 { &local("last") } else { &names[names.len() - 1] };
 
     let mut guarded = signature.clone();
     guarded.asyncness = None;
-    guarded.inputs = guarded_inputs(signature, &arguments, &names, model);
+    guarded.inputs = guarded_inputs(signature, &arguments, &names, last, model, line);
     // With the user's span: a signature that ends in ours would be foreign code to `dead_code` and other lints.
     let span = signature.ident.span();
     let completion = private.located(span);
     guarded.output = syn::parse_quote_spanned!(span=> -> #completion::Completion);
 
-    let policy = policy(signature, &arguments, model);
+    let policy = policy(signature, &arguments, model, line);
     let document = document::operation(signature, private);
-    let bindings = bindings(&arguments, &names);
+    let (before, after) = bindings(&arguments, &names, last, line);
     let expressions = policy_expressions(model);
     // Its expressions see the handler's variables, which are in the handler's future alone.
     let (lend, expressions, runner) = if expressions.is_empty() {
@@ -76,11 +99,12 @@ pub(crate) fn expand(handler: &Handler, model: &Model) -> TokenStream {
     let run = Ident::new("run", signature.ident.span().resolved_at(Span::mixed_site()));
     // Located at the body, which is what its errors are about.
     let future = quote_spanned!(body.span().resolved_at(Span::mixed_site())=> async move {
-        #bindings
+        #before
         if false {
             #never_returned
         }
         #expressions
+        #after
         #block
     });
     // Located at the return type, so that one that is no response is reported there.
@@ -90,10 +114,15 @@ pub(crate) fn expand(handler: &Handler, model: &Model) -> TokenStream {
     };
     let at_return = private.located(span);
     let into_response = quote_spanned!(span=> #at_return::into_response);
+    let extraction = match line.carried {
+        Carried::BeforeClaim => quote!(#private::Extraction::BeforeClaim),
+        Carried::AfterClaim => quote!(#private::Extraction::UnderClaim),
+        Carried::ByType => quote!(#private::Probe::of(&#last).idempotent_extraction()),
+    };
     let guarded_body = quote! {
         #policy
         #document
-        let (#gate, #last) = #private::open(&__IDEMPOTENT_POLICY, #last);
+        let (#gate, #last) = #private::open(&__IDEMPOTENT_POLICY, #extraction, #last);
         #lend
         #runner.#run(#future, #into_response)
     };
@@ -132,7 +161,9 @@ fn guarded_inputs(
     signature: &Signature,
     arguments: &[&PatType],
     names: &[Ident],
+    last: &Ident,
     model: &Model,
+    line: ClaimLine,
 ) -> Punctuated<FnArg, Token![,]> {
     let private = &model.runtime;
     let mode = match model.fingerprint {
@@ -143,37 +174,51 @@ fn guarded_inputs(
     };
     let mode = if model.header.is_none() && model.key.is_none() { mode } else { quote!(#private::KeyElsewhere<#mode>) };
     let mode = document::mode(signature, model, &mode);
-    let Some((last, others)) = arguments.split_last() else {
-        let name = &names[0];
-        return syn::parse_quote!(#name: #private::Guarded<(), #mode>);
+    let (by_axum, carried) = arguments.split_at(line.by_axum);
+    let attributes = by_axum.iter().map(|argument| presence(argument));
+    let types = by_axum.iter().map(|argument| &argument.ty);
+    let carried = match carried {
+        [] => quote!(()),
+        [only] => only.ty.to_token_stream(),
+        several => {
+            let types = several.iter().map(|argument| &argument.ty);
+            quote!((#(#types),*))
+        }
     };
-    let attributes = others.iter().map(|argument| presence(argument));
-    let types = others.iter().map(|argument| &argument.ty);
-    let last_type = &last.ty;
-    let (last_name, other_names) = names.split_last().expect("there is at least one");
+    let names = names.iter();
     syn::parse_quote! {
-        #(#attributes #other_names: #types,)*
-        #last_name: #private::Guarded<#last_type, #mode>
+        #(#attributes #names: #types,)*
+        #last: #private::Guarded<#carried, #mode>
     }
 }
 
-/// The handler's own variables. Each argument first moves in whole, so that an unused one lives as long as the handler and
-/// all are dropped in the order of a plain function.
-fn bindings(arguments: &[&PatType], names: &[Ident]) -> TokenStream {
-    if arguments.is_empty() {
-        return quote! { #(let #names = #names;)* };
-    }
-    let each = arguments.iter().zip(names).map(|(argument, name)| {
+/// The handler's own variables, before the policy's expressions and after them. Each argument first moves in whole, so that an
+/// unused one lives as long as the handler and all are dropped in the order of a plain function.
+fn bindings(arguments: &[&PatType], names: &[Ident], last: &Ident, line: ClaimLine) -> (TokenStream, TokenStream) {
+    let bind = |argument: &PatType, name: &Ident, whole: TokenStream| {
         let (pattern, attributes, presence) = (&argument.pat, &argument.attrs, presence(argument));
         // Where it looks unused, `clippy::no_effect_underscore_binding` would call the plain one pointless.
         let is_underscored = matches!(&**pattern, Pat::Ident(variable) if variable.ident.to_string().starts_with('_'));
         let binding = if is_underscored { quote!((#pattern,) = (#name,)) } else { quote!(#pattern = #name) };
         quote! {
-            #presence let #name = #name;
+            #presence let #name = #whole;
             #(#attributes)* let #binding;
         }
-    });
-    quote! { #(#each)* }
+    };
+    let (by_axum, carried) = arguments.split_at(line.by_axum);
+    let (axums_names, carried_names) = names.split_at(line.by_axum);
+    let before = by_axum.iter().zip(axums_names).map(|(argument, name)| bind(argument, name, quote!(#name))).collect();
+    let after = match carried {
+        [] => TokenStream::new(),
+        [only] => bind(only, &carried_names[0], quote!(#last.take())),
+        several => {
+            let parts: Vec<Ident> = carried_names.iter().map(|name| format_ident!("{name}_carried")).collect();
+            let each = several.iter().zip(carried_names).zip(&parts);
+            let each = each.map(|((argument, name), part)| bind(argument, name, quote!(#part)));
+            quote!(let (#(#parts),*) = #last.take(); #(#each)*)
+        }
+    };
+    if line.carried == Carried::BeforeClaim { (quote!(#before #after), TokenStream::new()) } else { (before, after) }
 }
 
 /// The name of the function, as paths have it.
@@ -181,13 +226,21 @@ pub(crate) fn name(signature: &Signature) -> String {
     signature.ident.unraw().to_string()
 }
 
-fn policy(signature: &Signature, arguments: &[&PatType], model: &Model) -> TokenStream {
+fn policy(signature: &Signature, arguments: &[&PatType], model: &Model, line: ClaimLine) -> TokenStream {
     let function = name(signature);
-    let settings = settings::literal(model, &function);
-    let transactions = arguments.iter().filter_map(|argument| transaction(argument, &signature.generics));
+    let settings = model.literal(&function);
+    let transactions = |arguments: &[&PatType]| {
+        arguments.iter().filter_map(|it| transaction(it, &signature.generics)).cloned().collect()
+    };
+    let all: Vec<Type> = transactions(arguments);
+    let late: Vec<Type> = match line.carried {
+        Carried::AfterClaim => transactions(&arguments[line.by_axum..]),
+        Carried::BeforeClaim | Carried::ByType => Vec::new(),
+    };
+    let late = (!late.is_empty()).then(|| quote!(after_claim [#(#late),*]));
     let private = &model.runtime;
     quote! {
-        #private::policy! { __IDEMPOTENT_POLICY #function [#(#transactions),*] #settings }
+        #private::policy! { __IDEMPOTENT_POLICY #function [#(#all),*] #late #settings }
     }
 }
 
@@ -229,29 +282,22 @@ fn written(ty: &Type) -> &Type {
 /// What the policy asks of the handler's own variables, the key first: the others only count for a keyed request.
 fn policy_expressions(model: &Model) -> TokenStream {
     let mut expressions = TokenStream::new();
-    let mut ask = |method: &str, expression: &syn::Expr, by_reference: bool| {
+    for (name, expression) in model.expressions() {
         // Located at the expression, so that a type that does not fit is reported there.
         let span = expression.span().resolved_at(Span::mixed_site());
-        let method = Ident::new(method, span);
+        let method = Ident::new(name, span);
         let mut gate = local("gate");
         gate.set_span(span);
-        let argument = if by_reference { quote_spanned!(span=> &(#expression)) } else { expression.to_token_stream() };
-        // By its path: a trait of the user's may have a method of this name for every type.
         let private = model.runtime.located(span);
-        let method = quote_spanned!(span=> #private::Gate::#method);
-        expressions.extend(quote_spanned!(span=> #method(&mut #gate, #argument);));
-    };
-    if let Some(key) = &model.key {
-        ask("key", key, true);
-    }
-    if let Some(caller) = &model.caller {
-        ask("caller", caller, true);
-    }
-    if let Fingerprint::Expression(value) | Fingerprint::Only(value) = &model.fingerprint {
-        ask("fingerprint", value, true);
-    }
-    if let Some(predicate) = &model.cache_if {
-        ask("cache_if", predicate, false);
+        // By its path: a trait of the user's may have a method of this name for every type.
+        expressions.extend(match name {
+            "caller" => {
+                let value = quote_spanned!(span=> #private::CallerExpression::of(&(#expression)));
+                quote_spanned!(span=> #value.idempotent_caller(&mut #gate);)
+            }
+            "cache_if" => quote_spanned!(span=> #private::Gate::#method(&mut #gate, #expression);),
+            _ => quote_spanned!(span=> #private::Gate::#method(&mut #gate, &(#expression));),
+        });
     }
     expressions
 }
@@ -273,78 +319,4 @@ fn inner_block(body: &Group) -> Group {
     let mut block = Group::new(Delimiter::Brace, quote! { #semicolon #statements });
     block.set_span(body.span());
     block
-}
-
-/// A `return` of the declared type that is never taken makes inference and errors those of the function as it was written.
-fn never_returned(signature: &Signature, private: &Runtime) -> TokenStream {
-    let ReturnType::Type(_, declared) = &signature.output else {
-        return never(&quote!(()), Span::mixed_site(), private);
-    };
-    // Located there, since that is where the body's type comes from.
-    let span = declared.span().resolved_at(Span::mixed_site());
-    let mut opaque = OpaqueTypes { named: Vec::new(), can_be_named: signature.generics.params.is_empty() };
-    let mut inferred = (**declared).clone();
-    opaque.visit_type_mut(&mut inferred);
-    if !opaque.can_be_named {
-        let mut inferred = (**declared).clone();
-        InferOpaqueTypes.visit_type_mut(&mut inferred);
-        return never(&inferred, span, private);
-    }
-    if opaque.named.is_empty() {
-        return never(&inferred, span, private);
-    }
-    let (names, bounds): (Vec<_>, Vec<_>) = opaque.named.into_iter().unzip();
-    quote! {
-        fn __idempotent_declared<#(#names: #bounds),*>() -> #inferred {
-            #private::never()
-        }
-        return __idempotent_declared();
-    }
-}
-
-fn never(ty: &impl ToTokens, span: Span, private: &Runtime) -> TokenStream {
-    let private = private.located(span);
-    quote_spanned! {span=> return #private::never::<#ty>(); }
-}
-
-/// Turns each `impl Trait` into a type parameter with its bounds: `impl Stream<Item = Result<Event, Infallible>>` says
-/// what the error of the items is, which the body may leave to be inferred.
-struct OpaqueTypes {
-    named: Vec<(Ident, Punctuated<TypeParamBound, Token![+]>)>,
-    /// A nested function sees neither the handler's generics nor its `Self`, and a parameter captures nothing.
-    can_be_named: bool,
-}
-
-impl VisitMut for OpaqueTypes {
-    fn visit_type_mut(&mut self, ty: &mut Type) {
-        // The inner ones first: they are parameters of the outer one's bounds.
-        visit_mut::visit_type_mut(self, ty);
-        if let Type::ImplTrait(opaque) = ty {
-            self.can_be_named &= opaque.bounds.iter().all(|bound| matches!(bound, TypeParamBound::Trait(_)));
-            let name = format_ident!("__IdempotentOpaque{}", self.named.len());
-            self.named.push((name.clone(), opaque.bounds.clone()));
-            *ty = syn::parse_quote!(#name);
-        }
-    }
-
-    fn visit_ident_mut(&mut self, ident: &mut Ident) {
-        self.can_be_named &= ident != "Self";
-    }
-
-    fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
-        self.can_be_named &= lifetime.ident == "static";
-    }
-}
-
-/// Writes `_` for each `impl Trait`.
-struct InferOpaqueTypes;
-
-impl VisitMut for InferOpaqueTypes {
-    fn visit_type_mut(&mut self, ty: &mut Type) {
-        if let Type::ImplTrait(_) = ty {
-            *ty = syn::parse_quote!(_);
-        } else {
-            visit_mut::visit_type_mut(self, ty);
-        }
-    }
 }

@@ -6,10 +6,11 @@ use syn::parse::{ParseStream, Parser};
 use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 use syn::{
-    Attribute, Expr, ExprPath, FnArg, Ident, Item, Lifetime, ParenthesizedGenericArguments, PatIdent, PatType, Safety,
-    Signature, TraitBound, TypeFnPtr, TypeReference, Visibility,
+    Attribute, Expr, FnArg, Ident, Item, Lifetime, ParenthesizedGenericArguments, PatType, Safety, Signature,
+    TraitBound, TypeFnPtr, TypeReference, Visibility,
 };
 
+use crate::claim_line::{mentions, variables};
 use crate::diagnostics::Diagnostics;
 use crate::presence::condition;
 
@@ -111,41 +112,27 @@ impl Handler {
 
     /// Whether an argument binds this variable.
     pub(crate) fn binds(&self, variable: &Ident) -> bool {
-        struct Bindings<'a>(&'a Ident, bool);
-        impl<'ast> Visit<'ast> for Bindings<'_> {
-            fn visit_pat_ident(&mut self, pattern: &'ast PatIdent) {
-                self.1 |= pattern.ident == *self.0;
-                visit::visit_pat_ident(self, pattern);
-            }
-        }
-        let mut bindings = Bindings(variable, false);
-        self.arguments().for_each(|argument| bindings.visit_pat(&argument.pat));
-        bindings.1
+        self.arguments().any(|argument| variables(&argument.pat).contains(variable))
     }
 
     /// Whether the expression mentions a variable that an argument binds.
     pub(crate) fn binds_any_of(&self, expression: &Expr) -> bool {
-        struct Variables<'a>(&'a Handler, bool);
-        impl<'ast> Visit<'ast> for Variables<'_> {
-            fn visit_expr_path(&mut self, path: &'ast ExprPath) {
-                self.1 |= path.path.get_ident().is_some_and(|ident| self.0.binds(ident));
-            }
-        }
-        let mut variables = Variables(self, false);
-        variables.visit_expr(expression);
-        variables.1
+        self.arguments().flat_map(|argument| variables(&argument.pat)).any(|variable| mentions(expression, &variable))
     }
 
     /// Whether axum's `debug_handler` will see the function.
     pub(crate) fn is_under_debug_handler(&self) -> bool {
-        self.attributes
-            .iter()
-            .any(|attribute| attribute.path().segments.last().is_some_and(|s| s.ident == "debug_handler"))
+        self.attributes.iter().any(is_debug_handler)
     }
 
     /// Whether the function still has another attribute macro.
     pub(crate) fn has_other_macros(&self) -> bool {
         self.attributes.iter().any(|attribute| !is_inert(attribute))
+    }
+
+    /// Whether it has one that is not axum's `debug_handler`.
+    pub(crate) fn has_macros_but_debug_handler(&self) -> bool {
+        self.attributes.iter().any(|attribute| !is_inert(attribute) && !is_debug_handler(attribute))
     }
 }
 
@@ -209,6 +196,10 @@ impl<'ast> Visit<'ast> for Borrows {
             visit::visit_trait_bound(self, bound);
         }
     }
+}
+
+pub(crate) fn is_debug_handler(attribute: &Attribute) -> bool {
+    attribute.path().segments.last().is_some_and(|segment| segment.ident == "debug_handler")
 }
 
 fn is_ours(attribute: &Attribute) -> bool {

@@ -1,17 +1,18 @@
 //! The attribute `#[idempotent]`; use it through the crate `idempotent-runtime`, which re-exports it.
 
 mod args;
+mod claim_line;
 mod diagnostics;
 mod document;
 mod expand;
 mod fallback;
 mod handler;
 mod model;
+mod never_returned;
 mod presence;
 mod reader;
 mod rewrite;
 mod runtime;
-mod settings;
 mod statuses;
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,10 @@
-//! The validated policy: only this reaches the expansion, which cannot fail.
+//! The validated policy, and the literal that it becomes: only this reaches the expansion, which cannot fail.
 
 use std::time::Duration;
 
-use idempotent_policy::{SHORTEST_LEASE, SHORTEST_TTL, TTL};
+use idempotent_policy::{LEASE, SHORTEST_LEASE, SHORTEST_TTL, TTL};
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{ToTokens, quote};
 use syn::Expr;
 
 use crate::args::Arguments;
@@ -23,11 +25,13 @@ pub(crate) const ARGUMENTS: &[&str] = &[
     "invalid_key",
     "methods",
     "caller",
+    "claim_after",
     "fingerprint",
     "in_flight",
     "lease",
     "after_crash",
     "isolation",
+    "stream",
     "max_body",
     "oversize",
     "keep_headers",
@@ -50,11 +54,13 @@ pub(crate) struct Model {
     pub(crate) invalid_key: Choice,
     pub(crate) methods: Option<Methods>,
     pub(crate) caller: Option<Expr>,
+    pub(crate) claim_after: Option<ClaimAfter>,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) in_flight: InFlight,
     pub(crate) lease: Option<Duration>,
     pub(crate) after_crash: Choice,
     pub(crate) isolation: Option<Isolation>,
+    pub(crate) stream: Choice,
     pub(crate) max_body: Option<usize>,
     pub(crate) oversize: Choice,
     pub(crate) keep_headers: Vec<String>,
@@ -69,6 +75,12 @@ pub(crate) enum Cache {
     Statuses(Vec<(u16, u16)>),
 }
 
+/// The last argument that is extracted before the claim.
+pub(crate) enum ClaimAfter {
+    None,
+    Argument(Ident),
+}
+
 /// The word that is chosen, unless it is the default.
 pub(crate) type Choice = Option<&'static str>;
 
@@ -80,7 +92,7 @@ pub(crate) enum InFlight {
 
 pub(crate) enum Methods {
     Any,
-    Only(Vec<&'static str>),
+    Only(Vec<String>),
 }
 
 #[derive(Clone, Copy)]
@@ -115,11 +127,13 @@ impl Model {
             invalid_key: reader.choice("invalid_key", ["reject", "ignore"]),
             methods: reader.methods(),
             caller: reader.expression("caller", "user.id"),
+            claim_after: reader.claim_after(),
             fingerprint: reader.fingerprint(),
             in_flight: reader.in_flight(),
             lease: reader.duration("lease", "30s", SHORTEST_LEASE),
             after_crash: reader.choice("after_crash", ["rerun", "reject"]),
             isolation: reader.isolation(),
+            stream: reader.choice("stream", ["record", "pass"]),
             max_body: reader.max_body(),
             oversize: reader.choice("oversize", ["reject", "rerun"]),
             keep_headers: reader.headers("keep_headers", "set-cookie"),
@@ -162,4 +176,134 @@ impl Model {
         }
         self
     }
+
+    /// What is evaluated before the claim, by the names of the arguments. The key comes first: the others only count for a keyed
+    /// request.
+    pub(crate) fn expressions(&self) -> impl Iterator<Item = (&'static str, &Expr)> {
+        let fingerprint = match &self.fingerprint {
+            Fingerprint::Expression(value) | Fingerprint::Only(value) => Some(value),
+            Fingerprint::Request | Fingerprint::Json | Fingerprint::None => None,
+        };
+        let all = [
+            ("key", self.key.as_ref()),
+            ("caller", self.caller.as_ref()),
+            ("fingerprint", fingerprint),
+            ("cache_if", self.cache_if.as_ref()),
+        ];
+        all.into_iter().filter_map(|(name, expression)| Some((name, expression?)))
+    }
+
+    /// The policy over the runtime's defaults: `Settings { scope: "charges", ttl: …, ..Settings::DEFAULT }`.
+    pub(crate) fn literal(&self, function: &str) -> TokenStream {
+        let private = &self.runtime;
+        let mut fields = vec![field("scope", &self.scope_path(function))];
+        let mut set = |name: &str, value: Option<TokenStream>| fields.extend(value.map(|value| field(name, &value)));
+        set("has_default_scope", is(self.scope.is_none()));
+        set("shared_scope", is(self.shared_scope));
+        set("ttl", self.ttl.map(duration));
+        set("cache", cache(self));
+        set("header", self.header.as_ref().map(ToTokens::to_token_stream));
+        set("key", self.key.as_ref().map(|_| quote!(#private::KeySource::Expression)));
+        set("required", is(self.required));
+        set("invalid_key", choice("InvalidKeyPolicy", self.invalid_key, private));
+        set("methods", self.methods.as_ref().map(|given| methods(given, private)));
+        set("caller", is(self.caller.is_some()));
+        set("fingerprint", fingerprint(&self.fingerprint, private));
+        set("in_flight", in_flight(self.in_flight, private));
+        set("lease", self.lease.filter(|lease| *lease != LEASE).map(duration));
+        set("after_crash", choice("AfterCrash", self.after_crash, private));
+        set("isolation", self.isolation.map(|level| isolation(level, private)));
+        set("stream", choice("Stream", self.stream, private));
+        set("max_body", self.max_body.map(ToTokens::into_token_stream));
+        set("oversize", choice("Oversize", self.oversize, private));
+        set("keep_headers", list(&self.keep_headers));
+        set("drop_headers", list(&self.drop_headers));
+        set("store", self.store.as_ref().map(|name| quote!(::core::option::Option::Some(#name))));
+        set("on_store_error", choice("OnStoreError", self.on_store_error, private));
+        quote!(#private::Settings { #(#fields,)* ..#private::Settings::DEFAULT })
+    }
+
+    /// The scope that is given, or the path of the function.
+    pub(crate) fn scope_path(&self, function: &str) -> TokenStream {
+        if let Some(scope) = &self.scope {
+            scope.to_token_stream()
+        } else {
+            quote!(::core::concat!(::core::module_path!(), "::", #function))
+        }
+    }
+}
+
+fn field(name: &str, value: &TokenStream) -> TokenStream {
+    let name = ident(name);
+    quote!(#name: #value)
+}
+
+fn ident(name: &str) -> Ident {
+    Ident::new(name, Span::mixed_site())
+}
+
+/// The variant that is called as the word.
+fn choice(of_type: &str, word: Choice, private: &Runtime) -> Option<TokenStream> {
+    let word = word?;
+    let (of_type, variant) = (ident(of_type), ident(&(word[..1].to_ascii_uppercase() + &word[1..])));
+    Some(quote!(#private::#of_type::#variant))
+}
+
+fn in_flight(in_flight: InFlight, private: &Runtime) -> Option<TokenStream> {
+    let InFlight::Wait(limit) = in_flight else { return None };
+    let limit = duration(limit);
+    Some(quote!(#private::InFlight::Wait(#limit)))
+}
+
+fn is(given: bool) -> Option<TokenStream> {
+    given.then(|| quote!(true))
+}
+
+fn duration(duration: Duration) -> TokenStream {
+    let millis = u64::try_from(duration.as_millis()).expect("the reader has checked that it is at most 100 years");
+    quote!(::core::time::Duration::from_millis(#millis))
+}
+
+fn list(names: &[String]) -> Option<TokenStream> {
+    (!names.is_empty()).then(|| quote!(&[#(#names),*]))
+}
+
+fn cache(model: &Model) -> Option<TokenStream> {
+    let private = &model.runtime;
+    if model.cache_if.is_some() {
+        return Some(quote!(#private::Cache::Predicate));
+    }
+    Some(match model.cache.as_ref()? {
+        Cache::All => quote!(#private::Cache::All),
+        Cache::Statuses(ranges) => {
+            let ranges = ranges.iter().map(|(low, high)| quote!((#low, #high)));
+            quote!(#private::Cache::Statuses(&[#(#ranges),*]))
+        }
+    })
+}
+
+fn methods(methods: &Methods, private: &Runtime) -> TokenStream {
+    match methods {
+        Methods::Any => quote!(#private::Methods::Any),
+        Methods::Only(names) => quote!(#private::Methods::Only(&[#(#names),*])),
+    }
+}
+
+fn fingerprint(fingerprint: &Fingerprint, private: &Runtime) -> Option<TokenStream> {
+    let source = match fingerprint {
+        Fingerprint::Request => return None,
+        Fingerprint::None => quote!(None),
+        Fingerprint::Json => quote!(Json),
+        Fingerprint::Expression(_) => quote!(Expression),
+        Fingerprint::Only(_) => quote!(Only),
+    };
+    Some(quote!(#private::FingerprintSource::#source))
+}
+
+fn isolation(isolation: Isolation, private: &Runtime) -> TokenStream {
+    let level = match isolation {
+        Isolation::RepeatableRead => quote!(RepeatableRead),
+        Isolation::Serializable => quote!(Serializable),
+    };
+    quote!(::core::option::Option::Some(#private::Isolation::#level))
 }

@@ -8,8 +8,8 @@ use syn::spanned::Spanned;
 use syn::{Expr, Lit, LitStr, Path};
 
 use crate::args::{Argument, Arguments};
-use crate::diagnostics::{Diagnostics, listed, nearest};
-use crate::model::{Choice, Fingerprint, InFlight, Isolation, Methods};
+use crate::diagnostics::{Diagnostics, nearest};
+use crate::model::{Choice, ClaimAfter, Fingerprint, InFlight, Isolation, Methods};
 use crate::runtime::Runtime;
 use crate::units::{duration, size_in_bytes};
 
@@ -158,14 +158,41 @@ impl Reader<'_> {
         methods.into_iter().collect::<Option<_>>().map(Methods::Only)
     }
 
-    fn method(&mut self, element: &Expr) -> Option<&'static str> {
-        let written = word_of(element).or_else(|| string_of(element));
-        if let Some(method) = KNOWN_METHODS.iter().find(|method| Some(**method) == written.as_deref()) {
-            return Some(method);
+    /// A word that is nearly a known method is a mistake. In quotes, it is a method of its own.
+    fn method(&mut self, element: &Expr) -> Option<String> {
+        let quoted = string_of(element);
+        let Some(name) = word_of(element).or_else(|| quoted.clone()) else {
+            self.diagnostics.error(element, "`methods` holds methods; write `methods = [POST, PATCH]`");
+            return None;
+        };
+        if let Err(wrong) = idempotent_policy::check_method(&name) {
+            self.diagnostics.error(element, wrong);
+            return None;
         }
-        let meant = written.as_deref().and_then(|written| nearest(written, KNOWN_METHODS));
-        let meant = meant.map(|meant| format!("; write `{meant}`")).unwrap_or_default();
-        self.diagnostics.error(element, format!("unknown method{meant}\nthe methods are {}", listed(KNOWN_METHODS)));
+        if let Some(meant) = nearest(&name, KNOWN_METHODS).filter(|meant| quoted.is_none() && *meant != name) {
+            let message = format!("unknown method; write `{meant}`, or `\"{name}\"` for a method of that name");
+            self.diagnostics.error(element, message);
+            return None;
+        }
+        Some(name)
+    }
+
+    pub(crate) fn claim_after(&mut self) -> Option<ClaimAfter> {
+        let value = self.value("claim_after", "user")?;
+        if is_word(&value, "none") {
+            return Some(ClaimAfter::None);
+        }
+        if let Expr::Path(path) = &value
+            && let Some(name) = path.path.get_ident()
+        {
+            return Some(ClaimAfter::Argument(name.clone()));
+        }
+        let meant = string_of(&value).filter(|text| syn::parse_str::<syn::Ident>(text).is_ok());
+        let message = format!(
+            "`claim_after` is the name of an argument, or `none`; write `claim_after = {}`",
+            meant.as_deref().unwrap_or("user")
+        );
+        self.diagnostics.error(value, message);
         None
     }
 

@@ -1,10 +1,11 @@
-//! From the tokens of the attribute and its item to those that stand in their place.
+//! Turns the tokens of the attribute and its item into the tokens that replace them.
 
 use proc_macro2::TokenStream;
 
 use syn::Expr;
 
 use crate::args::{Argument, Arguments};
+use crate::claim_line::ClaimLine;
 use crate::diagnostics::Diagnostics;
 use crate::handler::Handler;
 use crate::model::{self, Model};
@@ -15,39 +16,45 @@ pub(crate) fn rewrite(arguments: &TokenStream, item: &TokenStream) -> TokenStrea
     let mut diagnostics = Diagnostics::new();
     let parsed = Arguments::parse(arguments.clone(), model::ARGUMENTS, &mut diagnostics);
     let model = Model::new(&parsed, &mut diagnostics);
-    let handler = Handler::parse(item.clone());
-    match &handler {
-        Ok(handler) => {
-            handler.check(&mut diagnostics);
-            for name in ["key", "caller"] {
-                if let Some(text) = parsed.get(name).and_then(|argument| text_of_expression(argument, handler)) {
-                    let message = format!(
-                        "`{name}` is an expression, and this is the same text for every request; write `{name} = {}`",
-                        text.1
-                    );
-                    diagnostics.error(text.0, message);
-                } else if let ("key", Some(value)) = (name, parsed.get(name).and_then(text_of_argument)) {
-                    let message = "`key` is an expression over the handler's arguments, and this is the same text for \
-                                   every request; write `header = \"x-request-id\"` if the key comes in another header";
-                    diagnostics.error(value, message);
-                }
-            }
-            if let Some(isolation) = parsed.get("isolation")
-                && !handler.names_a_transaction()
-            {
-                let message =
-                    "`isolation` is that of the handler's `Tx`, and no argument names one; take `mut tx: Tx<Postgres>`";
-                diagnostics.error(&isolation.name, message);
-            }
-        }
-        Err(error) => diagnostics.combine(error.clone()),
+    let checked = Handler::parse(item.clone()).map(|handler| {
+        handler.check(&mut diagnostics);
+        check_beside(&parsed, &handler, &mut diagnostics);
+        let line = ClaimLine::new(&handler, &model, &mut diagnostics);
+        (handler, line)
+    });
+    if let Err(error) = &checked {
+        diagnostics.combine(error.clone());
     }
-    match (diagnostics.into_result(), handler) {
-        (Ok(()), Ok(handler)) if handler.has_other_macros() && !parsed.is_last => {
-            expand::behind_the_others(&handler, &model, arguments)
+    match (diagnostics.into_result(), checked) {
+        (Ok(()), Ok((handler, line))) if handler.has_other_macros() && !parsed.is_last => {
+            expand::behind_the_others(&handler, &model, line, arguments)
         }
-        (Ok(()), Ok(handler)) => expand::expand(&handler, &model),
+        (Ok(()), Ok((handler, line))) => expand::expand(&handler, &model, line),
         (Err(errors), _) | (Ok(()), Err(errors)) => fallback::fallback(&errors, item),
+    }
+}
+
+/// What the handler says about the attribute's arguments.
+fn check_beside(parsed: &Arguments, handler: &Handler, diagnostics: &mut Diagnostics) {
+    for name in ["key", "caller"] {
+        if let Some(text) = parsed.get(name).and_then(|argument| text_of_expression(argument, handler)) {
+            let message = format!(
+                "`{name}` is an expression, and this is the same text for every request; write `{name} = {}`",
+                text.1
+            );
+            diagnostics.error(text.0, message);
+        } else if let ("key", Some(value)) = (name, parsed.get(name).and_then(text_of_argument)) {
+            let message = "`key` is an expression over the handler's arguments, and this is the same text for every \
+                           request; write `header = \"x-request-id\"` if the key comes in another header";
+            diagnostics.error(value, message);
+        }
+    }
+    if let Some(isolation) = parsed.get("isolation")
+        && !handler.names_a_transaction()
+    {
+        let message =
+            "`isolation` is that of the handler's `Tx`, and no argument names one; take `mut tx: Tx<Postgres>`";
+        diagnostics.error(&isolation.name, message);
     }
 }
 

@@ -12,7 +12,7 @@ fn policy() -> TokenStream {
         scope = "charges", ttl = "1h30m", cache = [201, 400..500, "5xx"], header = "x-request-id", required,
         methods = [POST], caller = user.id, fingerprint = (&order.amount, user.id), in_flight = wait("5s"), lease = "10s",
         after_crash = "reject", max_body = "64KiB", oversize = "rerun", keep_headers = ["set-cookie"],
-        drop_headers = ["x-trace"], store = "payments", on_store_error = "run", isolation = "serializable"
+        stream = "pass", drop_headers = ["x-trace"], store = "payments", on_store_error = "run", isolation = "serializable"
     }
 }
 

@@ -20,7 +20,7 @@ pub const METHODS: &[&str] = &["POST", "PUT", "PATCH", "DELETE"];
 /// The largest recorded body, in bytes.
 pub const MAX_BODY: usize = 4 * 1024 * 1024;
 
-/// The methods that a policy may name (RFC 9110, section 9, and RFC 5789).
+/// The methods that every server knows (RFC 9110, section 9, and RFC 5789). A policy may name others too.
 pub const KNOWN_METHODS: &[&str] = &["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
 
 /// The longest duration of a policy, 100 years: stores add it to clocks of their own.
@@ -35,12 +35,18 @@ pub const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 /// The shortest time that a duplicate waits for a running request.
 pub const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
-/// Headers of one connection, or computed for each answer: no policy can have them recorded.
+/// Headers of one connection, or computed for each answer: no policy can have them recorded. A replay has none of them, whatever
+/// the store contains.
 pub const NEVER_RECORDED: &[&str] = &[
+    "authentication-info",
     "connection",
     "content-length",
     "idempotency-recorded-by",
+    "idempotency-recorded-trailer",
+    "idempotency-seal",
     "keep-alive",
+    "proxy-authenticate",
+    "proxy-authentication-info",
     "proxy-connection",
     "te",
     "trailer",
@@ -109,14 +115,33 @@ pub fn check_status(status: u16) -> Result<(), &'static str> {
     }
 }
 
+/// Checks the name of a method: a token (RFC 9110, section 9.1), in the case in which requests have it.
+///
+/// # Errors
+///
+/// What is wrong, as a sentence.
+pub fn check_method(name: &str) -> Result<(), String> {
+    if !is_token(name) {
+        return Err(format!("{name:?} is no method: letters, digits and `-` without spaces; write `POST`"));
+    }
+    match KNOWN_METHODS.iter().find(|known| known.eq_ignore_ascii_case(name)) {
+        Some(known) if *known != name => Err(format!("methods are compared by case; write `{known}`")),
+        _ => Ok(()),
+    }
+}
+
+fn is_token(name: &str) -> bool {
+    let is_token_char = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !name.is_empty() && name.bytes().all(is_token_char)
+}
+
 /// A header's name in lower case. It is a token (RFC 9110, section 5.1).
 ///
 /// # Errors
 ///
 /// What is wrong, as a sentence.
 pub fn header_name(name: &str) -> Result<String, String> {
-    let is_token_char = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if !name.is_empty() && name.bytes().all(is_token_char) {
+    if is_token(name) {
         return Ok(name.to_ascii_lowercase());
     }
     Err(format!("{name:?} is no header name: letters, digits and `-` without spaces; write \"x-request-id\""))

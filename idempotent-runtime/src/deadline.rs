@@ -11,6 +11,8 @@ use crate::sync::tokio::time::Instant;
 pub(crate) struct Deadline(Option<Instant>);
 
 impl Deadline {
+    pub(crate) const NEVER: Self = Self(None);
+
     pub(crate) fn after(span: Duration) -> Self {
         Self::since(Instant::now(), span)
     }

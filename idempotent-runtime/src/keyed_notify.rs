@@ -1,69 +1,116 @@
 //! Wakes those who wait for one key.
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash};
+use std::sync::Arc;
 
-use crate::sync::KeyHasher;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::tokio::sync::Notify;
-
-/// Keys that share one of these wake each other for nothing, which costs one more look.
-const SIZE: usize = 256;
+use crate::sync::{KeyHasher, Mutex, lock};
 
 /// Notifies the waiters of a key when its claim has ended.
+#[derive(Default)]
 pub(crate) struct KeyedNotify {
     hasher: KeyHasher,
     waiting: AtomicUsize,
-    by_key: [Notify; SIZE],
+    /// By the hash of the key, under a secret of the process: each key that is waited for has a bell of its own.
+    by_key: Mutex<HashMap<u64, Bell>>,
 }
 
-impl Default for KeyedNotify {
-    fn default() -> Self {
-        Self {
-            hasher: KeyHasher::default(),
-            waiting: AtomicUsize::new(0),
-            by_key: std::array::from_fn(|_| Notify::new()),
-        }
-    }
+#[derive(Default)]
+struct Bell {
+    notify: Arc<Notify>,
+    waiters: usize,
 }
 
 impl KeyedNotify {
     /// Wakes those who wait for `key`.
     pub(crate) fn notify(&self, key: &(impl Hash + ?Sized)) {
         // A waiter that is counted after this load looks at the store after the end that this tells of.
-        if self.waiting.load(Ordering::SeqCst) > 0 {
-            self.of(key).notify_waiters();
+        if self.waiting.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let hash = self.hasher.hash_one(key);
+        let bell = lock(&self.by_key).get(&hash).map(|bell| Arc::clone(&bell.notify));
+        if let Some(bell) = bell {
+            bell.notify_waiters();
         }
     }
 
-    /// Wakes everybody who waits: what ended is not known.
+    /// Wakes all waiters: it is not known what ended.
     #[cfg_attr(not(any(feature = "postgres", feature = "redis")), expect(dead_code, reason = "of listeners"))]
     pub(crate) fn notify_all(&self) {
-        self.by_key.iter().for_each(Notify::notify_waiters);
+        let bells: Vec<_> = lock(&self.by_key).values().map(|bell| Arc::clone(&bell.notify)).collect();
+        for bell in bells {
+            bell.notify_waiters();
+        }
     }
 
     /// Resolves when `key` has been notified since the first poll.
     pub(crate) async fn notified(&self, key: &(impl Hash + ?Sized)) {
-        let _waiting = Waiting::enter(&self.waiting);
-        self.of(key).notified().await;
-    }
-
-    fn of(&self, key: &(impl Hash + ?Sized)) -> &Notify {
-        let hash = self.hasher.hash_one(key) % SIZE as u64;
-        &self.by_key[usize::try_from(hash).unwrap_or_default()]
+        let (_waiting, bell) = Waiting::new(self, self.hasher.hash_one(key));
+        bell.notified().await;
     }
 }
 
-struct Waiting<'a>(&'a AtomicUsize);
+struct Waiting<'a> {
+    all: &'a KeyedNotify,
+    hash: u64,
+}
 
 impl<'a> Waiting<'a> {
-    fn enter(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::SeqCst);
-        Self(count)
+    fn new(all: &'a KeyedNotify, hash: u64) -> (Self, Arc<Notify>) {
+        all.waiting.fetch_add(1, Ordering::SeqCst);
+        let mut by_key = lock(&all.by_key);
+        let bell = by_key.entry(hash).or_default();
+        bell.waiters += 1;
+        let notify = Arc::clone(&bell.notify);
+        drop(by_key);
+        (Self { all, hash }, notify)
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        let mut by_key = lock(&self.all.by_key);
+        if let Some(bell) = by_key.get_mut(&self.hash) {
+            bell.waiters -= 1;
+            if bell.waiters == 0 {
+                by_key.remove(&self.hash);
+            }
+        }
+        drop(by_key);
+        self.all.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::FutureExt;
+
+    use super::KeyedNotify;
+
+    #[test]
+    fn other_keys_wake_no_waiter_and_its_own_key_does() {
+        let all = KeyedNotify::default();
+        let mut waiter = pin!(all.notified("mine"));
+        assert_eq!(waiter.as_mut().now_or_never(), None);
+        for other in 0..10_000 {
+            all.notify(&other.to_string());
+        }
+        assert_eq!(waiter.as_mut().now_or_never(), None);
+        all.notify("mine");
+        assert_eq!(waiter.as_mut().now_or_never(), Some(()));
+    }
+
+    #[test]
+    fn waiters_that_are_gone_leave_nothing() {
+        let all = KeyedNotify::default();
+        for key in 0..100 {
+            assert_eq!(all.notified(&key).now_or_never(), None);
+        }
+        assert!(all.by_key.lock().is_ok_and(|by_key| by_key.is_empty()));
     }
 }

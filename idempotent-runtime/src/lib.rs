@@ -36,11 +36,11 @@
 //!
 //! # What happens to a request
 //!
-//! 1. axum runs the handler's extractors. If one fails, its rejection is the response; no key is claimed.
+//! 1. axum runs the extractors of the arguments before the claim. If one fails, its rejection is the response; no key is claimed.
 //! 2. Without a key the handler runs unguarded, unless the policy says `required`.
 //! 3. The guard claims the key in the store. If the key has a record, the record is replayed. If another request with the key
 //!    still runs, this one waits or is rejected. If the key was used for another request, this one is rejected.
-//! 4. The handler runs. Its claim has a lease that is renewed meanwhile. If the client disconnects or a timeout layer gives
+//! 4. The arguments after the claim are extracted ([`extraction`](guide::extraction)), and the handler runs. Its claim has a lease that is renewed meanwhile. If the client disconnects or a timeout layer gives
 //!    up, the handler continues as a task of its own.
 //! 5. If the policy records the response's status, the response is recorded and then sent. Otherwise the key is free again.
 //!
@@ -54,8 +54,10 @@
 //! | `postgres` | | `store::PostgresStore`, `Tx<Postgres>` |
 //! | `redis` | | `store::RedisStore` |
 //! | `redis-cluster` | | `store::RedisStore` in a Cluster |
-//! | `seal` | | `RegistryBuilder::seal_with`: records are encrypted before they reach their store |
-//! | `operate` | | [`operate`]: the contents of a store in an operator's words, for tools of your own |
+//! | `redis-sentinel` | | `store::RedisStore` on the master that Sentinels name |
+//! | `tls` | | TLS to PostgreSQL and Redis, by rustls with ring |
+//! | `seal` | | `RegistryBuilder::seal_with`: records are encrypted before they reach their store. `digest_with`: all digests are keyed |
+//! | `operate` | | [`operate`]: the contents of a store in an operator's words, for tools of your own; `Registry::resolve` |
 //! | `inspector` | | `inspector::router`: the contents of the stores, for operators |
 //! | `metrics` | | [`metrics`]: counters, gauges and histograms for the crate of that name |
 //! | `near-cache` | | [`RegistryBuilder::near_cache`]: replays without a round trip, in the process that made the record |
@@ -81,6 +83,7 @@ mod deadline;
 mod error_text;
 mod fingerprint;
 pub mod guide;
+mod idempotency_key;
 #[cfg(feature = "inspector")]
 pub mod inspector;
 mod key;
@@ -97,6 +100,7 @@ mod record;
 mod registry;
 pub mod rejection;
 mod request;
+mod running_limit;
 mod step;
 pub mod store;
 mod sync;
@@ -109,7 +113,8 @@ pub mod testing;
 mod transaction;
 
 pub use crate::fingerprint::{Fingerprint, MalformedFingerprint};
-pub use crate::key::{IdempotencyKey, InvalidKey, MalformedRecordKey, RecordKey};
+pub use crate::idempotency_key::{IdempotencyKey, InvalidKey};
+pub use crate::key::{MalformedRecordKey, RecordKey};
 pub use crate::layer::{IdempotencyLayer, IdempotencyService};
 #[cfg(feature = "metrics")]
 pub use crate::observe::metrics;
@@ -118,7 +123,7 @@ pub use crate::policy::builder::{InvalidPolicy, PolicyBuilder};
 pub use crate::policy::registration::policies;
 pub use crate::policy::values::{
     AfterCrash, Cache, FingerprintSource, HeaderNames, InFlight, InvalidKeyPolicy, Isolation, KeySource, Methods,
-    OnStoreError, Oversize,
+    OnStoreError, Oversize, Stream,
 };
 #[cfg(feature = "seal")]
 pub use crate::record::sealing::{MalformedSealingKey, SealingKey, SealingKeys};
@@ -181,13 +186,17 @@ pub mod __private {
     pub use crate::policy::settings::Settings;
     pub use crate::policy::values::{
         AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, Isolation, KeySource, Methods, OnStoreError,
-        Oversize,
+        Oversize, Stream,
     };
+    pub use crate::request::caller_expression::CallerExpression;
     pub use crate::request::completion::Completion;
+    pub use crate::request::deferred::Extraction;
     pub use crate::request::extract::{Buffered, BufferedJson, Guarded, KeyElsewhere, Streamed, Targeted, ViaGuarded};
-    pub use crate::request::gate::{Gate, into_response, never, open};
+    pub use crate::request::identify::{Gate, into_response, never};
     pub use crate::request::key_expression::KeyExpression;
-    pub use crate::transaction::argument::{Argument, OtherArgument};
+    pub use crate::request::plain_body::Probe;
+    pub use crate::request::run::{OpenGate, open};
+    pub use crate::transaction::argument::{Argument, OtherArgument, check_extracted_after_claim};
 }
 
 /// What crates.io shows of this crate.

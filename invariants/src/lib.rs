@@ -14,6 +14,8 @@ mod units_of_time_and_size;
 // A crate of macros cannot be linked, so its files are mounted where their paths lead.
 #[path = "../../idempotent-macros/src/args.rs"]
 mod args;
+#[path = "../../idempotent-macros/src/claim_line.rs"]
+mod claim_line;
 #[path = "../../idempotent-macros/src/diagnostics.rs"]
 mod diagnostics;
 #[path = "../../idempotent-macros/src/document.rs"]
@@ -26,6 +28,8 @@ mod fallback;
 mod handler;
 #[path = "../../idempotent-macros/src/model.rs"]
 mod model;
+#[path = "../../idempotent-macros/src/never_returned.rs"]
+mod never_returned;
 #[path = "../../idempotent-macros/src/presence.rs"]
 mod presence;
 #[path = "../../idempotent-macros/src/reader.rs"]
@@ -34,8 +38,6 @@ mod reader;
 mod rewrite;
 #[path = "../../idempotent-macros/src/runtime.rs"]
 mod runtime;
-#[path = "../../idempotent-macros/src/settings.rs"]
-mod settings;
 #[path = "../../idempotent-macros/src/statuses.rs"]
 mod statuses;
 #[path = "../../idempotent-macros/src/units.rs"]

@@ -3,30 +3,29 @@
 use std::time::Duration;
 
 use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, Store, StoreAdmin, Token};
+use idempotent_runtime::testing::decoders::fingerprint_of_nothing;
 use idempotent_runtime::{Fingerprint, RecordKey};
 
-/// A first claim of the key `k` that nobody renews, made by a request to a handler with `fingerprint = none`.
+/// A first claim of the key `k` that is not renewed, made by a request to a handler with `fingerprint = none`.
 ///
 /// # Panics
 ///
-/// When it is not granted.
+/// When the claim is not granted.
 pub async fn leave_a_claim(store: &impl Store, scope: &str, lease: Duration) -> (RecordKey, Token) {
     leave_a_claim_for(store, scope, lease, Duration::from_hours(24)).await
 }
 
-/// [`leave_a_claim`], with this time to live.
+/// [`leave_a_claim`], with this ttl.
 ///
 /// # Panics
 ///
-/// When it is not granted.
+/// When the claim is not granted.
 pub async fn leave_a_claim_for(store: &impl Store, scope: &str, lease: Duration, ttl: Duration) -> (RecordKey, Token) {
-    // What `fingerprint = none` and no `Authorization` make: the digest of nothing.
-    let nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-    let request = ClaimRequest::new(Token::unique(), nothing.parse::<Fingerprint>().expect("64 digits"))
+    let key = RecordKey::new(scope, None, "k");
+    let request = ClaimRequest::new(Token::unique(), fingerprint_of_nothing(&key))
         .with_lease(lease)
         .with_ttl(ttl)
         .with_after_crash(AfterCrash::Rerun);
-    let key = RecordKey::new(scope, None, "k");
     assert_eq!(store.claim(&key, request).await.expect("the store answers"), Claim::Acquired { attempt: 1 });
     (key, request.token)
 }
@@ -37,7 +36,7 @@ pub async fn leave_a_claim_for(store: &impl Store, scope: &str, lease: Duration,
 ///
 /// When the store fails.
 pub async fn take_over(store: &impl StoreAdmin, key: &RecordKey) {
-    let request = ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([7; 32]))
+    let request = ClaimRequest::new(Token::unique(), fingerprint_of_another_request())
         .with_lease(Duration::from_hours(1))
         .with_ttl(Duration::from_hours(24))
         .with_after_crash(AfterCrash::Rerun);
@@ -47,4 +46,11 @@ pub async fn take_over(store: &impl StoreAdmin, key: &RecordKey) {
             return;
         }
     }
+}
+
+/// A fingerprint that no request of a test has, as a registry without a secret makes it.
+pub fn fingerprint_of_another_request() -> Fingerprint {
+    let mut bytes = [7; 32];
+    bytes[..4].copy_from_slice(&[0, 0, 0, 1]);
+    Fingerprint::from_bytes(bytes)
 }

@@ -2,9 +2,11 @@
 
 mod alone;
 pub mod any;
+mod certificates;
 mod dead;
 mod dump;
 mod executions;
+pub mod fake_redis;
 mod logs;
 pub mod pgbouncer;
 pub mod postgres;
@@ -12,7 +14,9 @@ mod proxy;
 mod raw;
 pub mod redis;
 mod scopes;
+mod sealing;
 mod seed;
+pub mod sentinel;
 pub mod soak;
 pub mod sqlite;
 pub mod steps;
@@ -37,13 +41,15 @@ use tokio::task::JoinHandle;
 pub use idempotent_runtime::testing::{Fault, FaultyStore};
 
 pub use self::alone::alone;
-pub use self::dead::{leave_a_claim, leave_a_claim_for, take_over};
+pub use self::certificates::Certificates;
+pub use self::dead::{fingerprint_of_another_request, leave_a_claim, leave_a_claim_for, take_over};
 pub use self::dump::Dump;
 pub use self::executions::{Executions, post_until_answered};
 pub use self::logs::Logs;
 pub use self::proxy::{Loss, Mode, Proxy};
 pub use self::raw::{Exchange, Raw};
 pub use self::scopes::assert_different_scopes;
+pub use self::sealing::sealing_key;
 pub use self::seed::Seed;
 pub use self::tmpfs::Tmpfs;
 pub use self::wrapped::{Wrapped, Wrapper};
@@ -139,7 +145,7 @@ impl Answer {
     ///
     /// # Panics
     ///
-    /// When it is none.
+    /// When the body is not UTF-8.
     pub fn text(&self) -> &str {
         str::from_utf8(&self.body).expect("the body is text")
     }
@@ -148,7 +154,7 @@ impl Answer {
     ///
     /// # Panics
     ///
-    /// When it is none.
+    /// When the body is not JSON.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).expect("the body is JSON")
     }
@@ -162,7 +168,7 @@ impl Answer {
     ///
     /// # Panics
     ///
-    /// When it is none.
+    /// When the answer is not such a problem.
     pub fn rejection(&self) -> String {
         assert_eq!(
             self.headers.get("content-type").map(http::HeaderValue::as_bytes),
@@ -254,7 +260,7 @@ impl Runs {
     ///
     /// # Panics
     ///
-    /// When they do not.
+    /// When fewer have begun in time.
     pub async fn until_started(&self, count: usize) {
         until(&self.started, count).await;
     }
@@ -263,7 +269,7 @@ impl Runs {
     ///
     /// # Panics
     ///
-    /// When they do not.
+    /// When fewer have ended in time.
     pub async fn until_finished(&self, count: usize) {
         until(&self.finished, count).await;
     }
@@ -272,7 +278,7 @@ impl Runs {
     ///
     /// # Panics
     ///
-    /// When they are not.
+    /// When fewer were dropped in time.
     pub async fn until_abandoned(&self, count: usize) {
         until(&self.abandoned, count).await;
     }
@@ -300,7 +306,7 @@ async fn until(counter: &watch::Sender<usize>, count: usize) {
 ///
 /// # Panics
 ///
-/// When it never does.
+/// When the answer does not satisfy in time.
 pub async fn eventually<T: std::fmt::Debug>(mut ask: impl AsyncFnMut() -> T, satisfies: impl Fn(&T) -> bool) -> T {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {

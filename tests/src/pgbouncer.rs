@@ -48,9 +48,7 @@ impl PgBouncer {
         if let Some((_, user, group)) = &account {
             chown(&folder, Some(*user), Some(*group)).expect("root gives the folder away");
         }
-        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].into_iter().find(|path| Path::new(path).is_file());
-        let program = program.expect("no `pgbouncer` here: install it with `apt-get install pgbouncer`");
-        let command = as_account(account.as_ref(), Path::new(program));
+        let command = as_account(account.as_ref(), &program());
         let mut keeper = Command::new("sh");
         keeper.args(["-c", KEEPER, "keeper"]).arg(&folder).arg(command.get_program()).args(command.get_args());
         keeper.arg(folder.join("settings"));
@@ -62,4 +60,11 @@ impl PgBouncer {
     pub fn folder(&self) -> &Path {
         &self.folder
     }
+}
+
+/// `TEST_PGBOUNCER` is the path of another version.
+fn program() -> PathBuf {
+    let here = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].into_iter().find(|path| Path::new(path).is_file());
+    let program = std::env::var_os("TEST_PGBOUNCER").map(PathBuf::from).or(here.map(PathBuf::from));
+    program.expect("no `pgbouncer` here: install it with `apt-get install pgbouncer`")
 }

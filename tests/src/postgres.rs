@@ -12,14 +12,19 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 use tempfile::TempDir;
 
 use crate::pgbouncer::PgBouncer;
+use crate::redis::free_port;
 use crate::{Proxy, Tmpfs, eventually};
 
 /// The superuser of the server.
 const USER: &str = "tester";
 
+/// PostgreSQL's default, which is a part of the name of its socket.
+const PORT: u16 = 5432;
+
 /// A running server.
 pub struct PostgresServer {
     folder: PathBuf,
+    port: u16,
     /// Stops the server and removes its folder when its input closes, whatever becomes of this process.
     _keeper: Child,
     /// After the server, which keeps it busy.
@@ -67,6 +72,14 @@ impl PostgresServer {
         server
     }
 
+    /// One that is reached at a port of `127.0.0.1` too.
+    pub async fn start_on_loopback(settings: &[&str]) -> Self {
+        let port = format!("port={}", free_port());
+        let server = Self::launch(&[&["listen_addresses=127.0.0.1", &port], settings].concat(), None);
+        server.until_ready().await;
+        server
+    }
+
     /// One of which a part lies on a disk of its own, of so many MiB.
     pub async fn start_on_small_disk(part: OnSmallDisk, mebibytes: u32) -> Self {
         let server = Self::launch(&["min_wal_size=2MB", "max_wal_size=8MB"], Some((part, mebibytes)));
@@ -101,7 +114,12 @@ impl PostgresServer {
         initdb.arg("--pgdata");
         let output = initdb.arg(&data).current_dir(&folder).output().expect("initdb starts");
         assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+        Self::run(folder, settings, disk)
+    }
 
+    /// Over the files that are in the folder.
+    fn run(folder: PathBuf, settings: &[&str], disk: Option<Tmpfs>) -> Self {
+        let (account, data) = (account(), folder.join("data"));
         let server = as_account(account.as_ref(), &program("postgres"));
         let mut keeper = Command::new("sh");
         keeper.args(["-c", KEEPER, "keeper"]).arg(&folder).arg(server.get_program()).args(server.get_args());
@@ -111,14 +129,64 @@ impl PostgresServer {
             keeper.args(["-c", setting]);
         }
         let keeper = keeper.current_dir(&folder).stdin(Stdio::piped()).spawn().expect("sh starts");
-        Self { folder, _keeper: keeper, disk }
+        let port = settings.iter().find_map(|setting| setting.strip_prefix("port=")?.parse().ok()).unwrap_or(PORT);
+        Self { folder, port, _keeper: keeper, disk }
     }
 
-    /// The disk of the part that lies on one of its own.
+    /// One that follows this one, which is reached on loopback, and can take its place.
     ///
     /// # Panics
     ///
-    /// When it was not.
+    /// When it cannot be copied.
+    pub async fn standby(&self) -> Self {
+        let folder = TempDir::with_prefix("pg").expect("a temporary folder").keep();
+        if let Some((_, user, group)) = account() {
+            chown(&folder, Some(user), Some(group)).expect("root gives the folder away");
+        }
+        let mut copy = as_account(account().as_ref(), &program("pg_basebackup"));
+        copy.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--username", USER, "--host"]);
+        copy.arg(&self.folder).args(["--port", &self.port.to_string(), "--pgdata"]).arg(folder.join("data"));
+        copy.current_dir(&folder);
+        let copied = tokio::task::spawn_blocking(move || copy.output()).await.expect("the task runs");
+        let copied = copied.expect("pg_basebackup starts");
+        assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+        let port = format!("port={}", free_port());
+        let standby = Self::run(folder, &["listen_addresses=127.0.0.1", &port], None);
+        standby.until_ready().await;
+        standby
+    }
+
+    /// It follows none any more, and takes writes.
+    ///
+    /// # Panics
+    ///
+    /// When it does not answer.
+    pub async fn promote(&self) {
+        let promoted =
+            sqlx::query_scalar::<_, bool>("SELECT pg_promote()").fetch_one(&mut self.connect("postgres").await).await;
+        assert!(promoted.expect("the server answers"), "it is promoted");
+    }
+
+    /// It was a primary, and is a standby after this: it takes reads only.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start again.
+    pub async fn demote(&self) {
+        fs::write(self.folder.join("data/standby.signal"), "").expect("the file is written");
+        self.restart_in_order().await;
+    }
+
+    /// Where it is, as `host:port`, if it is reached on loopback.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The small disk that a part of the server's files lies on.
+    ///
+    /// # Panics
+    ///
+    /// When the server was not started on a small disk.
     pub fn disk(&self) -> &Tmpfs {
         self.disk.as_ref().expect("it was started on a small disk")
     }
@@ -135,7 +203,7 @@ impl PostgresServer {
     }
 
     fn options(&self, database: &str) -> PgConnectOptions {
-        PgConnectOptions::new().socket(&self.folder).username(USER).database(database)
+        PgConnectOptions::new().socket(&self.folder).port(self.port).username(USER).database(database)
     }
 
     /// A connection to the database of this name.
@@ -151,7 +219,7 @@ impl PostgresServer {
     ///
     /// # Panics
     ///
-    /// When it cannot be made.
+    /// When the database cannot be made.
     pub async fn database(&self) -> Database {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
@@ -168,8 +236,21 @@ impl PostgresServer {
     ///
     /// When `pg_ctl` fails.
     pub async fn restart(&self) {
+        self.restart_by("--mode=immediate").await;
+    }
+
+    /// Ends every transaction in order, and starts anew.
+    ///
+    /// # Panics
+    ///
+    /// When `pg_ctl` fails.
+    pub async fn restart_in_order(&self) {
+        self.restart_by("--mode=fast").await;
+    }
+
+    async fn restart_by(&self, mode: &str) {
         let mut restart = as_account(account().as_ref(), &program("pg_ctl"));
-        restart.args(["restart", "--mode=immediate", "--silent", "-D"]).arg(self.folder.join("data"));
+        restart.args(["restart", mode, "--silent", "-D"]).arg(self.folder.join("data"));
         restart.arg("-l").arg(self.folder.join("log-of-restart")).current_dir(&self.folder);
         restart.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let restarted = tokio::task::spawn_blocking(move || restart.status()).await.expect("the task runs");
@@ -181,7 +262,7 @@ impl PostgresServer {
     ///
     /// # Panics
     ///
-    /// When it has none.
+    /// When the server has no process.
     pub fn signal(&self, signal: &str) {
         let pid_file = fs::read_to_string(self.folder.join("data/postmaster.pid")).expect("the server runs");
         let postmaster = pid_file.lines().next().expect("its process").to_owned();
@@ -284,6 +365,11 @@ impl Database {
     /// Where it is, for programs.
     pub fn url(&self) -> String {
         self.url_of(&self.folder)
+    }
+
+    /// Where it is at this host, for a server that was started on loopback.
+    pub fn url_at(&self, user: &str, host: &str) -> String {
+        format!("postgres://{user}@{host}:{}/{}", self.options.get_port(), self.name)
     }
 
     /// The same over a line that can break.

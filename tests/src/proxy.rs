@@ -56,6 +56,8 @@ struct Line {
     mode: watch::Receiver<Mode>,
     strandings: watch::Receiver<usize>,
     loss: Arc<Mutex<Option<Loss>>>,
+    /// What strands the connection that is sent it next.
+    stranding: Arc<Mutex<Option<&'static str>>>,
     target: Arc<Mutex<Target>>,
 }
 
@@ -100,14 +102,14 @@ impl Proxy {
         Self { entrance: Entrance::Address(entrance), mode, strandings, line, task }
     }
 
-    /// Refuses connections at `host:port`, and breaks those that are there.
+    /// Rejects connections at `host:port`, and breaks those that are there.
     pub async fn close(&mut self) {
         self.task.abort();
         let _ = (&mut self.task).await;
         self.set(Mode::IsCut);
     }
 
-    /// Takes connections again where [`close`](Self::close) refused them.
+    /// Takes connections again where [`close`](Self::close) rejected them.
     ///
     /// # Panics
     ///
@@ -149,6 +151,11 @@ impl Proxy {
         self.strandings.send_modify(|strandings| *strandings += 1);
     }
 
+    /// Does so with the one connection that is to carry this text next, which does not arrive.
+    pub fn strand_before(&self, text: &'static str) {
+        *self.line.stranding.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+    }
+
     /// Breaks the line of the next COMMIT.
     pub fn lose(&self, loss: Loss) {
         *self.line.loss.lock().unwrap_or_else(PoisonError::into_inner) = Some(loss);
@@ -174,7 +181,8 @@ impl Drop for Proxy {
 fn line(target: Target) -> (watch::Sender<Mode>, watch::Sender<usize>, Line) {
     let (sender, mode) = watch::channel(Mode::Passes);
     let (strand, strandings) = watch::channel(0);
-    (sender, strand, Line { mode, strandings, loss: Arc::default(), target: Arc::new(Mutex::new(target)) })
+    let target = Arc::new(Mutex::new(target));
+    (sender, strand, Line { mode, strandings, loss: Arc::default(), stranding: Arc::default(), target })
 }
 
 async fn accept(listener: TcpListener, line: Line) {
@@ -225,6 +233,10 @@ async fn carry_requests(
                 Some(Loss::Answer) => commit_has_no_answer.store(true, Ordering::Relaxed),
                 None => {}
             }
+        }
+        let strands = |text: &mut &str| sent.windows(text.len()).any(|bytes| bytes == text.as_bytes());
+        if line.stranding.lock().unwrap_or_else(PoisonError::into_inner).take_if(|text| strands(text)).is_some() {
+            return std::future::pending().await;
         }
         if !may_pass(&mut mode).await || to.write_all(sent).await.is_err() {
             return;

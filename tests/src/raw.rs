@@ -83,7 +83,7 @@ async fn read_while_it_comes(reading: &mut OwnedReadHalf, received: &mut Vec<u8>
     }
 }
 
-/// The whole answers, and what stands behind them.
+/// The whole answers, and what follows them.
 fn parse(mut bytes: &[u8]) -> (Vec<Answer>, Vec<u8>) {
     let mut answers = Vec::new();
     while let Some((answer, rest)) = parse_one(bytes) {

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
 
+use crate::certificates::Certificates;
 use crate::eventually;
 use crate::proxy::Proxy;
 
@@ -16,12 +17,13 @@ use crate::proxy::Proxy;
 pub struct RedisServer {
     folder: PathBuf,
     port: u16,
+    tls_port: Option<u16>,
     /// Stops the server and removes its folder when its input closes, whatever becomes of this process.
     _keeper: Child,
 }
 
 /// Runs the server, and again when it dies, until the input closes: a process that is killed cannot stop anything.
-const KEEPER: &str = r#"
+pub(crate) const KEEPER: &str = r#"
 folder=$1; shift
 (
     while [ ! -e "$folder/stop" ]; do
@@ -72,7 +74,59 @@ impl RedisServer {
         keeper.arg(&folder).args(settings.iter().flat_map(|setting| setting.split(' ')));
         // The shell tells of every process that it sees killed.
         let keeper = keeper.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("sh starts");
-        Self { folder, port, _keeper: keeper }
+        Self { folder, port, tls_port: None, _keeper: keeper }
+    }
+
+    /// One with a second port, which speaks TLS, and with these settings.
+    pub async fn start_with_tls(certificates: &Certificates, settings: &[&str]) -> Self {
+        Self::start_with_tls_at(free_port(), certificates, settings).await
+    }
+
+    /// One that is a Cluster of its own, whose clients are sent to the port that speaks TLS.
+    pub async fn start_cluster_with_tls(certificates: &Certificates) -> Self {
+        let settings =
+            ["--cluster-enabled yes", "--cluster-announce-ip 127.0.0.1", "--tls-cluster yes", "--tls-auth-clients no"];
+        let server = Self::start_with_tls_at(port_with_bus(), certificates, &settings).await;
+        server.take_all_slots().await;
+        server
+    }
+
+    /// One that is a Cluster of its own and names no host.
+    pub async fn start_cluster_of_one() -> Self {
+        let server = Self::start_in_cluster(&[]).await;
+        server.take_all_slots().await;
+        server
+    }
+
+    async fn take_all_slots(&self) {
+        // A busy server takes its time for all of them.
+        for first in (0..16_384).step_by(1024) {
+            let slots: Vec<String> = (first..first + 1024).map(|slot: u32| slot.to_string()).collect();
+            let _: String = self.command(&format!("CLUSTER ADDSLOTS {}", slots.join(" "))).await;
+        }
+        let info = async || self.command::<String>("CLUSTER INFO").await;
+        eventually(info, |info| info.contains("cluster_state:ok")).await;
+    }
+
+    async fn start_with_tls_at(tls_port: u16, certificates: &Certificates, settings: &[&str]) -> Self {
+        let port = format!("--tls-port {tls_port}");
+        let files = [("cert", "server.pem"), ("key", "server.key"), ("ca-cert", "ca.pem")];
+        let files = files.map(|(setting, file)| format!("--tls-{setting}-file {}", certificates.path(file)));
+        let mut all: Vec<&str> = files.iter().map(String::as_str).collect();
+        all.push(&port);
+        all.extend(settings);
+        let mut server = Self::start(&all).await;
+        server.tls_port = Some(tls_port);
+        server
+    }
+
+    /// The port that speaks TLS.
+    ///
+    /// # Panics
+    ///
+    /// When the server has no such port.
+    pub fn tls_port(&self) -> u16 {
+        self.tls_port.expect("it was started with TLS")
     }
 
     /// A server of a Cluster. Its bus is where version 6.2 has it, which has no setting for that.
@@ -123,16 +177,46 @@ impl RedisServer {
     ///
     /// When the server rejects it, or answers something else.
     pub async fn command<T: redis::FromRedisValue>(&self, words: &str) -> T {
+        self.try_command(words).await.expect("the server answers")
+    }
+
+    /// The same, on which a server that is slow or starts may fail.
+    ///
+    /// # Errors
+    ///
+    /// When the server rejects it, or does not answer.
+    pub async fn try_command<T: redis::FromRedisValue>(&self, words: &str) -> redis::RedisResult<T> {
         let mut words = words.split(' ');
         let mut command = redis::cmd(words.next().unwrap_or_default());
         words.for_each(|word| _ = command.arg(word));
-        command.query_async(&mut self.connection().await).await.expect("the server answers")
+        let client = redis::Client::open(self.url())?;
+        command.query_async(&mut client.get_multiplexed_async_connection().await?).await
+    }
+
+    /// The first number of its version; of Valkey, that of the Redis whose commands it has.
+    ///
+    /// # Panics
+    ///
+    /// When the server does not tell.
+    pub async fn version(&self) -> u32 {
+        let info: String = self.command("INFO server").await;
+        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")?.split('.').next());
+        version.and_then(|version| version.parse().ok()).expect("a version")
     }
 
     /// Kills it, and waits until it runs again over the same files.
     pub async fn restart(&self) {
+        self.restart_by("KILL").await;
+    }
+
+    /// Ends it in order, and waits until it runs again over the same files.
+    pub async fn restart_in_order(&self) {
+        self.restart_by("TERM").await;
+    }
+
+    async fn restart_by(&self, signal: &str) {
         let before = self.process();
-        self.signal("KILL");
+        self.signal(signal);
         eventually(async || self.process(), |process| !process.is_empty() && *process != before).await;
         self.until_ready().await;
     }
@@ -141,7 +225,7 @@ impl RedisServer {
     ///
     /// # Panics
     ///
-    /// When it has no process.
+    /// When the server has no process.
     pub fn signal(&self, signal: &str) {
         let status = Command::new("kill").args([&format!("-{signal}"), self.process().as_str()]).status();
         assert!(status.expect("kill starts").success(), "the signal is sent");
@@ -202,7 +286,7 @@ impl RedisCluster {
 ///
 /// # Panics
 ///
-/// When they form none, or a proxy leads to a socket.
+/// When the servers form no Cluster, or a proxy leads to a socket.
 pub async fn cluster_behind(proxies: &[&Proxy]) -> Vec<RedisServer> {
     let mut masters: Vec<RedisServer> = Vec::new();
     let slots = 16_384 / proxies.len();
@@ -236,13 +320,13 @@ fn port_with_bus() -> u16 {
     ports.find(is_free).expect("a port in the lower half is free sooner or later")
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     listener.local_addr().expect("a bound listener has an address").port()
 }
 
 /// `TEST_REDIS_SERVER` is the path of another server.
-fn server() -> String {
+pub(crate) fn server() -> String {
     std::env::var("TEST_REDIS_SERVER").unwrap_or_else(|_| program("redis-server"))
 }
 

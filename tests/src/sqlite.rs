@@ -62,7 +62,7 @@ impl SqliteFile {
     ///
     /// # Panics
     ///
-    /// When one of them fails.
+    /// When a statement fails.
     pub async fn execute(&self, sql: &str) {
         let sql = AssertSqlSafe(sql.to_owned());
         let mut connection = self.connect().await;
@@ -102,7 +102,7 @@ impl SqliteFile {
     ///
     /// # Panics
     ///
-    /// When it does not end.
+    /// When a lease does not end in time.
     pub async fn first_leases_over(&self, for_millis: u32) {
         let left = format!(
             "SELECT count(*) FROM idempotency_records WHERE state = 'claimed' \
@@ -131,17 +131,17 @@ impl SqliteFile {
     ///
     /// # Panics
     ///
-    /// When one stays open.
+    /// When a connection stays open.
     pub async fn closed(&self) {
         eventually("the connections close", async || !self.log().exists()).await;
     }
 }
 
-/// Asks until it is so.
+/// Asks until the condition is true.
 ///
 /// # Panics
 ///
-/// When it is not so in time.
+/// When the condition is not true in time.
 pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition().await {
@@ -212,7 +212,7 @@ impl SecondProcess {
     ///
     /// # Panics
     ///
-    /// When it cannot be started.
+    /// When the process cannot be started.
     pub fn start(test: impl Fn(), path: &Path) -> Self {
         Self::spawn(Command::new(std::env::current_exe().expect("this program's path")), test, path)
     }
@@ -221,7 +221,7 @@ impl SecondProcess {
     ///
     /// # Panics
     ///
-    /// When it cannot be started.
+    /// When the process cannot be started.
     #[cfg(target_os = "linux")]
     pub fn start_unprivileged(test: impl Fn(), path: &Path) -> Self {
         use std::os::unix::fs::MetadataExt as _;
@@ -243,11 +243,11 @@ impl SecondProcess {
         Self { child, input, lines }
     }
 
-    /// What it [`tell`]s next.
+    /// The next line that the process [`tell`]s.
     ///
     /// # Panics
     ///
-    /// When it ends without.
+    /// When the process ends and has told nothing.
     pub fn told(&mut self) -> String {
         let mut lines = self.lines.by_ref().map(|line| line.expect("text"));
         lines
@@ -255,11 +255,11 @@ impl SecondProcess {
             .expect("the second process tells")
     }
 
-    /// Lets it go on from [`wait_for_go`].
+    /// Lets the process continue after [`wait_for_go`].
     ///
     /// # Panics
     ///
-    /// When it has ended.
+    /// When the process has ended.
     pub fn go(&mut self) {
         writeln!(self.input, "go").expect("the second process listens");
     }
@@ -283,7 +283,7 @@ pub fn tell(line: &str) {
 ///
 /// # Panics
 ///
-/// When that has ended.
+/// When the first process has ended.
 pub fn wait_for_go() {
     std::io::stdin().read_line(&mut String::new()).expect("the first process says go");
 }

@@ -20,7 +20,7 @@ pub fn go(effects: &Path, key: &str) -> PathBuf {
 
 /// A place in a handler of two steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Moment {
     /// Before the first step.
     BeforeReserve,
     /// The first step has had its effect, and its result is not recorded.
@@ -33,18 +33,18 @@ pub enum Place {
     Charged,
 }
 
-impl Place {
+impl Moment {
     /// In the order in which a request passes them.
     pub const ALL: [Self; 5] = [Self::BeforeReserve, Self::InReserve, Self::Reserved, Self::InCharge, Self::Charged];
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Moment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)
     }
 }
 
-impl FromStr for Place {
+impl FromStr for Moment {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {

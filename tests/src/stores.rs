@@ -1,10 +1,14 @@
 //! The stores that take a server or a file, each in a place of its own.
 
-use idempotent_runtime::store::{PostgresStore, RedisStore, SqliteStore, Token};
-use sqlx::PgPool;
+use std::time::{Duration, UNIX_EPOCH};
+
+use http::StatusCode;
+use idempotent_runtime::store::{AfterCrash, ClaimRequest, PostgresStore, RedisStore, SqliteStore, Token};
+use idempotent_runtime::{Fingerprint, Record, RecordedBody};
+use sqlx::{AssertSqlSafe, PgPool};
 use tempfile::TempDir;
 
-use crate::postgres::PostgresServer;
+use crate::postgres::{Database, PostgresServer};
 use crate::redis::{RedisCluster, RedisServer};
 
 /// One in a new file, which goes with its folder.
@@ -36,6 +40,33 @@ pub async fn migrated(pool: &PgPool) -> PostgresStore {
     let store = PostgresStore::new(pool.clone());
     store.migrate().await.expect("the tables are made");
     store
+}
+
+/// One in a new database of the shared server, beside the application's tables.
+///
+/// # Panics
+///
+/// When the server does not answer, or the schema is no SQL.
+pub async fn postgres_beside(schema: &str, connections: u32) -> (PostgresStore, PgPool, Database) {
+    let database = PostgresServer::shared().await.database().await;
+    let pool = database.pool(connections).await;
+    let store = migrated(&pool).await;
+    sqlx::raw_sql(AssertSqlSafe(schema.to_owned())).execute(&pool).await.expect("the tables are made");
+    (store, pool, database)
+}
+
+/// A claim for a minute, by a claimant of its own, which may run again after a crash.
+pub fn claim_request() -> ClaimRequest {
+    ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([1; 32]))
+        .with_lease(Duration::from_mins(1))
+        .with_ttl(Duration::from_mins(2))
+        .with_after_crash(AfterCrash::Rerun)
+}
+
+/// A record for a [`claim_request`].
+pub fn record(body: impl Into<Vec<u8>>) -> Record {
+    let body = RecordedBody::Whole(body.into().into());
+    Record::new(StatusCode::CREATED, Vec::new(), body, claim_request().fingerprint, UNIX_EPOCH)
 }
 
 /// Names of a test's own in a server that all share.

@@ -26,21 +26,21 @@ rmdir "$1" "$(dirname "$1")"
 "#;
 
 impl Tmpfs {
-    /// One of so many MiB.
+    /// A disk of so many MiB.
     ///
     /// # Panics
     ///
-    /// When it cannot be mounted.
+    /// When the disk cannot be mounted.
     pub fn mount(mebibytes: u32) -> Self {
         let folder = TempDir::with_prefix("disk").expect("a temporary folder").keep();
         Self::mount_at(&folder.join("small"), mebibytes)
     }
 
-    /// One of so many MiB in the place of this folder, which is made.
+    /// A disk of so many MiB, mounted at this folder, which is made.
     ///
     /// # Panics
     ///
-    /// When it cannot be mounted.
+    /// When the disk cannot be mounted.
     pub fn mount_at(path: &Path, mebibytes: u32) -> Self {
         fs::create_dir(path).expect("the folder is made");
         let mut keeper = Command::new("sh");

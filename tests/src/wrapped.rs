@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use idempotent_runtime::store::{
-    Claim, ClaimRequest, Cursor, Entry, Held, Page, Renewal, Store, StoreAdmin, StoreError, Token, Transactions,
+    Claim, ClaimRequest, Cursor, Entry, Held, Page, Renewal, Resolution, Resolved, Store, StoreAdmin, StoreError,
+    Token, Transactions,
 };
 use idempotent_runtime::{Record, RecordKey};
 
-/// What a store does differently from the [inner](Self::inner) one. Each provided method asks the inner store.
+/// What a store does differently from the [inner](Self::inner) one. Each provided method but `claims` asks the inner store.
 pub trait Wrapper: Send + Sync + 'static {
     /// The store that answers.
     fn inner(&self) -> &impl StoreAdmin;
@@ -44,6 +45,15 @@ pub trait Wrapper: Send + Sync + 'static {
     /// As [`Store::changed`].
     fn changed(&self, key: &RecordKey) -> impl Future<Output = ()> + Send {
         self.inner().changed(key)
+    }
+
+    /// As [`StoreAdmin::claims`]. Without this, there is no index of them.
+    fn claims(
+        &self,
+        _cursor: Option<Cursor>,
+        _limit: usize,
+    ) -> impl Future<Output = Result<Option<Page>, StoreError>> + Send {
+        std::future::ready(Ok(None))
     }
 
     /// As [`StoreAdmin::list`].
@@ -85,6 +95,10 @@ impl<W: Wrapper> Store for Wrapped<W> {
         self.0.inner().release(key, token).await
     }
 
+    async fn extend(&self, key: &RecordKey, ttl: Duration) -> Result<Held, StoreError> {
+        self.0.inner().extend(key, ttl).await
+    }
+
     async fn changed(&self, key: &RecordKey) {
         self.0.changed(key).await;
     }
@@ -103,11 +117,19 @@ impl<W: Wrapper> StoreAdmin for Wrapped<W> {
         self.0.inner().purge(key).await
     }
 
+    async fn resolve(&self, key: &RecordKey, token: Token, resolution: Resolution) -> Result<Resolved, StoreError> {
+        self.0.inner().resolve(key, token, resolution).await
+    }
+
     async fn delete_expired(&self) -> Result<usize, StoreError> {
         self.0.inner().delete_expired().await
     }
 
     async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
         self.0.list(cursor, limit).await
+    }
+
+    async fn claims(&self, cursor: Option<Cursor>, limit: usize) -> Result<Option<Page>, StoreError> {
+        self.0.claims(cursor, limit).await
     }
 }

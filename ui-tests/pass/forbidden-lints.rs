@@ -39,6 +39,13 @@ fn is_final(parts: &axum::http::response::Parts) -> bool {
     parts.status.is_success()
 }
 
+/// Several arguments after the claim.
+#[idempotent(claim_after = none)]
+pub async fn after_the_claim(State(token): State<String>, Path(_id): Path<u64>, mut body: String) -> String {
+    body.push_str(&token);
+    body
+}
+
 /// Without arguments or a type.
 #[idempotent]
 pub async fn nothing() {}
@@ -70,6 +77,7 @@ pub async fn generic<T: serde::de::DeserializeOwned + Send + 'static>(Json(_valu
 fn main() {
     let _: axum::Router = axum::Router::new()
         .route("/{id}", axum::routing::post(expressions).with_state(String::new()))
+        .route("/after/{id}", axum::routing::post(after_the_claim).with_state(String::new()))
         .route("/nothing", axum::routing::post(nothing))
         .route("/never", axum::routing::post(never_returns))
         .route("/opaque", axum::routing::post(opaque))

@@ -27,6 +27,7 @@ pub mod charges {
         in_flight = wait("5s"),
         lease = "30s",
         after_crash = "reject",
+        stream = "pass",
         max_body = "1MiB",
         oversize = "rerun",
         keep_headers = ["set-cookie"],
@@ -62,7 +63,7 @@ pub mod charges {
         token
     }
 
-    /// A short time to live shortens the default lease with it.
+    /// A short ttl shortens the default lease with it.
     #[idempotent(ttl = "2s", cache = "2xx", max_body = "10 kB")]
     pub async fn remove() {}
 }

@@ -9,6 +9,8 @@ use crate::{cargo, prerequisites};
 pub(crate) enum Chaos<'a> {
     /// The options of the fault suite's own program, which knows them best.
     Faults(&'a [&'a str]),
+    /// The same of its outages.
+    Outages(&'a [&'a str]),
     Soak {
         minutes: u64,
     },
@@ -22,6 +24,7 @@ pub(crate) fn planned<'a>(arguments: &'a [&'a str]) -> Option<Chaos<'a>> {
             minutes.parse::<NonZero<u64>>().ok().map(|minutes| Chaos::Soak { minutes: minutes.get() })
         }
         ["--soak", ..] => None,
+        ["outages", options @ ..] => Some(Chaos::Outages(options)),
         options => Some(Chaos::Faults(options)),
     }
 }
@@ -32,6 +35,10 @@ pub(crate) fn run(chaos: &Chaos<'_>) -> Result<(), Failure> {
         Chaos::Faults(options) => {
             let arguments = format!("run --quiet -p chaos -- run {}", options.join(" "));
             cargo("faults, clients that repeat everything, and a checker", &arguments).run()
+        }
+        Chaos::Outages(options) => {
+            let arguments = format!("run --quiet -p chaos -- outages {}", options.join(" "));
+            cargo("outages of the store under load", &arguments).run()
         }
         Chaos::Soak { minutes } => cargo(
             &format!("a soak of {minutes} minutes"),

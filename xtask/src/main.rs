@@ -5,6 +5,7 @@ mod chaos;
 mod concurrency;
 mod docs_rs;
 mod engines;
+mod entries;
 mod features;
 mod fuzz;
 mod nightly;
@@ -19,8 +20,9 @@ mod structure;
 mod supply_chain;
 mod workspace;
 
-use std::iter;
+use std::num::NonZero;
 use std::process::ExitCode;
+use std::{env, iter, thread};
 
 use self::step::{Failure, Step};
 use self::workspace::Workspace;
@@ -38,6 +40,9 @@ commands:
           server processes that are killed, stopped and cut off, for 5 minutes, and handlers that block or lose their
           transaction; a checker prints the history of each key whose handler broke its word. --only plays the faults of
           one kind alone, --without takes a guard out, which must be noticed; --help names the kinds and the guards
+  chaos outages [--rounds N] [--store sqlite|redis|postgres] [--only OUTAGE] [--seed N]
+          each store is killed, paused, demoted, cut off without a word and restarted under load, 200 times in all, in some
+          10 minutes each; counts the executions of each key, and the seconds until each process serves again
   chaos --soak [--minutes N]
           a thousand connections for N minutes, 10 by default, after which nothing may be left of them
   bench [measurement ...]
@@ -47,9 +52,12 @@ commands:
           the instructions of each path against benches/budget.toml; --set-budget writes that file
   picture the inspector's page as the browser shows it, into docs/operations/inspector.png, and the demo as a terminal
           shows it, into docs/demo.svg
+  entries [--entries N] [--store memory|sqlite|postgres|redis]
+          each store, or one of them, with N records, 10 million by default, and claims of each kind: how long its claims and
+          the first page of the inspector take; ten million need up to 10 GB of memory
   engines [NAME]
-          the tests of each store on every version of its server that npm, PyPI and Debian have, or on those whose name
-          contains NAME, such as postgres-18; in some 20 minutes
+          the tests of each store on every version of its server that npm, PyPI, Debian 12 and Debian 13 have, or on those
+          whose name contains NAME, such as postgres-18; in some 20 minutes
   concurrency  the concurrency tests alone, or those whose name contains the word after it
   public-api
           writes what users can name into docs/public-api; `test` compares
@@ -68,13 +76,14 @@ fn main() -> ExitCode {
     if let Some(outcome) = public_api::instead_of_rustdoc() {
         return outcome;
     }
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<String> = env::args().skip(1).collect();
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["test"] => test(),
         ["fuzz", options @ ..] => return fuzz::fuzz(options),
         ["chaos", options @ ..] if let Some(chaos) = chaos::planned(options) => chaos::run(&chaos),
         ["bench", options @ ..] => bench::run(options),
         ["picture"] => picture(),
+        ["entries", options @ ..] if let Some(entries) = entries::planned(options) => entries::run(&entries),
         ["engines"] => engines::run(""),
         ["engines", name] => engines::run(name),
         ["concurrency"] => concurrency::run("").map(drop),
@@ -114,7 +123,7 @@ fn on_the_workspace(check: fn(&Workspace) -> Result<(), Failure>) -> Result<(), 
 fn test() -> Result<(), Failure> {
     prerequisites::install()?;
     let workspace = Workspace::read()?;
-    release::tells_of_this_version(&workspace)?;
+    release::changelog_has_a_chapter(&workspace)?;
     rust_version::check(&workspace)?;
     package::check(&workspace)?;
     structure::check()?;
@@ -132,7 +141,14 @@ fn test() -> Result<(), Failure> {
     // Alone and with its own features: beside the others it is given theirs.
     let mut passed = cargo("the runtime's own tests, default features", "test -p idempotent-runtime").run_tests()?;
     let all = "all tests, all features, ui-tests and documentation examples";
-    passed += cargo(all, "test --workspace --all-features").run_tests()?;
+    let tests = cargo(all, "test --workspace --all-features");
+    // Most tests wait for a lease or a server, and leave the processors to others.
+    let threads = thread::available_parallelism().map_or(1, NonZero::get) * 2;
+    passed += match env::var_os("RUST_TEST_THREADS") {
+        Some(_) => tests,
+        None => tests.env("RUST_TEST_THREADS", threads.to_string()),
+    }
+    .run_tests()?;
     passed += concurrency::run("")?;
     supply_chain::check()?;
     println!("\nEverything is green: {passed} tests ran.");
@@ -149,6 +165,6 @@ fn picture() -> Result<(), Failure> {
 }
 
 fn cargo(name: &str, arguments: &str) -> Step {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     Step::new(name, cargo, arguments.split_whitespace())
 }

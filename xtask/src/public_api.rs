@@ -60,7 +60,7 @@ pub(crate) fn write(workspace: &Workspace) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Of each library, where its list is kept and what would stand there.
+/// For each library, the file with its list, and what the file must contain.
 fn lists(workspace: &Workspace) -> Result<Vec<(PathBuf, String)>, Failure> {
     document()?;
     let folder = root().join("docs/public-api");

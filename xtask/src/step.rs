@@ -72,7 +72,7 @@ impl Step {
         }
     }
 
-    /// What it prints, when it is asked something and nobody need hear of it.
+    /// What it prints, if only its answer is needed.
     pub(crate) fn answer(mut self) -> Result<Vec<u8>, Failure> {
         match self.command.stderr(Stdio::inherit()).output() {
             Ok(output) if output.status.success() => Ok(output.stdout),

@@ -118,8 +118,8 @@ fn write_results(sections: &[Section]) -> anyhow::Result<()> {
 fn targets(sections: &[Section]) -> Table {
     let mut table = Table::new("Each figure is one run's, beside what it should be:", &["", "target", "measured", ""]);
     for target in sections.iter().flat_map(|section| &section.targets) {
-        let verdict = if target.met { "met" } else { "**missed**" };
-        table.row([&target.what, &target.target, &target.measured, verdict]);
+        let result = if target.met { "met" } else { "**missed**" };
+        table.row([&target.what, &target.target, &target.measured, result]);
     }
     table
 }

@@ -1,4 +1,4 @@
-//! Instructions a request, counted by callgrind: they repeat exactly, so that a regression is judged by them.
+//! Instructions a request, counted by callgrind: they repeat exactly, so that they show a regression.
 
 use std::fs;
 use std::process::{Command, ExitCode};
@@ -79,7 +79,7 @@ fn check(bare: u64, measured: &Budget) -> anyhow::Result<ExitCode> {
     let mut is_kept = true;
     println!("{:<10} {:>10} {:>10}   instructions over the {bare} of the bare handler", "", "measured", "budget");
     for ((path, measured), (_, budget)) in measured.paths().into_iter().zip(budget.paths()) {
-        let verdict = match measured - budget {
+        let result = match measured - budget {
             more if more > slack => {
                 is_kept = false;
                 "TOO MANY"
@@ -87,7 +87,7 @@ fn check(bare: u64, measured: &Budget) -> anyhow::Result<ExitCode> {
             less if less < -slack => "fewer: keep it so with `cargo xtask bench --set-budget`",
             _ => "kept",
         };
-        println!("{path:<10} {measured:>+10} {budget:>+10}   {verdict}");
+        println!("{path:<10} {measured:>+10} {budget:>+10}   {result}");
     }
     Ok(if is_kept { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -101,7 +101,7 @@ pub async fn measure(section: &mut Section, effort: Effort, server: &PostgresSer
          but its primary key; a row is inserted as a claim and updated to a record, and read by its primary key."
     ));
     section.text.push(
-        "Where the targets for PostgreSQL are missed: a claim is one statement that looks and, if nothing stands there, \
+        "Where the targets for PostgreSQL are missed: a claim is one statement that looks and, if there is no row, \
          inserts, so that its executor sets both up even for a replay. With `pgbench` and prepared statements it took \
          0.15 ms where the same look alone took 0.085 ms; that without `ON CONFLICT DO UPDATE`, it took 0.135 ms. Two \
          statements would be cheaper for the server, and a round trip more for each first execution. The index by which \
@@ -155,7 +155,7 @@ fn bare_replay(pool: &PgPool) -> Side {
     Side::new(CALLERS, bare)
 }
 
-/// The two statements of a first execution, without a look at what stands there.
+/// The two statements of a first execution, without a look at the existing entry.
 async fn write(pool: &PgPool, number: usize) {
     let (digest, key) = (digest(number), record_key(number));
     let token = format!("{number:032x}");

@@ -24,7 +24,7 @@ const RECORDED: usize = 1_000;
 ///
 /// When the server does not answer.
 pub async fn measure(section: &mut Section, effort: Effort) {
-    // A rewrite of the log takes a core from whoever runs then.
+    // A rewrite of the log takes a core from the measured process.
     let server = RedisServer::start(&["--auto-aof-rewrite-percentage 0"]).await;
     let store = RedisStore::connect(&server.url()).await.expect("the store opens");
     let bare = connect(&server).await;
@@ -54,7 +54,7 @@ pub async fn measure(section: &mut Section, effort: Effort) {
     row("first execution, against `SET NX PX` and `SET PX`", &first, counted.0);
     row("first execution, against `SET NX GET PX` and the shortest script that compares the token", &fenced, counted.0);
     row("replay, against `GET`", &replayed, counted.1);
-    row("replay, against `SET NX GET PX` whose answer nobody reads", &claimed, counted.1);
+    row("replay, against `SET NX GET PX` whose answer is not read", &claimed, counted.1);
     section.tables.push(table);
     section.at_least("Redis: first executions, of two bare round trips", 0.85, first.ratio, "×");
     section.at_least("Redis: replays, of one bare round trip", 0.85, replayed.ratio, "×");

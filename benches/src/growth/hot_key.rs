@@ -1,4 +1,4 @@
-//! One key that everybody sends, beside as many keys as there are requests.
+//! One key that all clients send, beside as many keys as there are requests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,7 +110,7 @@ pub(super) fn measure(section: &mut Section, scale: Scale) -> anyhow::Result<()>
     }
     section.tables.push(table);
     section.text.push(format!(
-        "Of one hot key against {KEYS} keys in turn: how much it costs a store that everybody asks for the same entry."
+        "Of one hot key against {KEYS} keys in turn: how much it costs a store if all clients ask for the same entry."
     ));
     Ok(())
 }

@@ -80,7 +80,7 @@ pub(super) async fn measure(store: &MemoryStore, tide: &Tide) -> Pauses {
     let is_over = AtomicBool::new(false);
     let runtime = Handle::current();
     let mut freed_in = Vec::new();
-    // Of windows: 0 is nobody's, the odd ones are waves, the even ones the quiet times after them.
+    // Window 0 belongs to no wave, the odd ones are waves, the even ones are the quiet times after them.
     let longest = std::thread::scope(|scope| {
         let claimant = scope.spawn(|| {
             let _entered = runtime.enter();

@@ -81,7 +81,7 @@ async fn run<S: Store>(store: Arc<S>, work: &Work) -> Done {
                 }
                 if call % CONTESTED > 0 {
                     let own = RecordKey::new("own", None, &key(process, next_number()));
-                    assert!(pair(&*store, &own).await, "nobody else claims this key");
+                    assert!(pair(&*store, &own).await, "no other process claims this key");
                     done.pairs += 1;
                 } else if pair(&*store, &RecordKey::new("contested", None, &now.to_string())).await {
                     done.pairs += 1;
@@ -114,7 +114,7 @@ async fn pair(store: &impl Store, key: &RecordKey) -> bool {
             true
         }
         Claim::InFlight { .. } | Claim::Completed(_) => false,
-        claim => panic!("no lease runs out within seconds: {claim:?}"),
+        claim => panic!("no lease expires within seconds: {claim:?}"),
     }
 }
 

@@ -37,7 +37,7 @@ impl Places {
         let program = env::current_exe()?;
         let beside = program.parent().context("this program lies in no folder")?;
         let folder = tempfile::Builder::new().prefix("loopback").tempdir_in(beside)?;
-        // A rewrite of the log takes a core from whoever runs then.
+        // A rewrite of the log takes a core from the measured process.
         let redis = runtime.block_on(RedisServer::start(&["--auto-aof-rewrite-percentage 0"]));
         let postgres = runtime.block_on(PostgresServer::start(&["fsync=on", "synchronous_commit=on"]));
         Ok(Self { runtime, folder, redis, postgres })

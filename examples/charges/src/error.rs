@@ -24,8 +24,12 @@ pub enum ApiError {
     BadSignature,
     /// It is not over 0.
     InvalidAmount,
+    /// It is not three capital letters.
+    InvalidCurrency,
     /// By the card network.
     Declined,
+    /// The card network has moved other money under this reference.
+    OtherCharge,
     /// Or it is another user's.
     NoSuchCharge(i64),
     /// More than there is left.
@@ -56,6 +60,17 @@ impl IntoResponse for ApiError {
             ),
             Self::InvalidAmount => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "invalid_amount", "the amount must be over 0".to_owned())
+            }
+            Self::InvalidCurrency => {
+                let message = "the currency must be three capital letters, such as EUR".to_owned();
+                (StatusCode::UNPROCESSABLE_ENTITY, "invalid_currency", message)
+            }
+            Self::OtherCharge => {
+                tracing::error!(
+                    "the card network has another charge under the reference of this one: nothing is entered"
+                );
+                let message = "the card network answered for another charge, so nothing was entered".to_owned();
+                (StatusCode::BAD_GATEWAY, "other_charge", message)
             }
             Self::Declined => {
                 (StatusCode::PAYMENT_REQUIRED, "card_declined", "the card network declined the charge".to_owned())

@@ -53,7 +53,7 @@ struct ServerOptions {
     #[arg(long, env = "CHARGES_OPERATOR", hide_env_values = true)]
     operator: Option<operators::Account>,
     /// The secret with which the card network signs its events, of at least 16 characters. The default is public: everyone can
-    /// sign with it.
+    /// sign with it, so it serves loopback addresses alone.
     #[arg(long, env = "CHARGES_NETWORK_SECRET", hide_env_values = true, default_value = NetworkSecret::PUBLIC)]
     network_secret: NetworkSecret,
     /// How long a shutdown waits for open connections, and then for handlers whose clients have disconnected.

@@ -13,6 +13,7 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS network_charges (
         reference TEXT PRIMARY KEY,
         amount INTEGER NOT NULL,
+        currency TEXT NOT NULL,
         approved INTEGER NOT NULL,
         times_asked INTEGER NOT NULL
     ) STRICT;
@@ -28,6 +29,8 @@ pub struct NetworkCharge {
     pub reference: String,
     /// What was moved, or would have been.
     pub amount: i64,
+    /// Of the amount.
+    pub currency: String,
     /// Whether it was.
     pub approved: bool,
     /// How often it was asked for this reference.
@@ -53,22 +56,29 @@ impl CardNetwork {
         Ok(Self { latency, books })
     }
 
-    /// Moves the money, once per reference however often it is asked; false when the card was declined.
+    /// Moves the money, once per reference however often it is asked; what the network has under this reference, which is
+    /// another charge if the reference was used for another one.
     ///
     /// The money moves at the beginning of the latency: a caller that dies while it waits has charged the card.
-    pub(crate) async fn authorise(&self, reference: &str, amount: i64) -> Result<bool, sqlx::Error> {
-        let approved = sqlx::query_scalar(
-            "INSERT INTO network_charges (reference, amount, approved, times_asked) VALUES (?, ?, ?, 1)
+    pub(crate) async fn authorise(
+        &self,
+        reference: &str,
+        amount: i64,
+        currency: &str,
+    ) -> Result<NetworkCharge, sqlx::Error> {
+        let charge = sqlx::query_as(
+            "INSERT INTO network_charges (reference, amount, currency, approved, times_asked) VALUES (?, ?, ?, ?, 1)
              ON CONFLICT (reference) DO UPDATE SET times_asked = times_asked + 1
-             RETURNING approved",
+             RETURNING reference, amount, currency, approved, times_asked",
         )
         .bind(reference)
         .bind(amount)
+        .bind(currency)
         .bind(amount <= LIMIT)
         .fetch_one(&self.books)
         .await?;
         tokio::time::sleep(self.latency).await;
-        Ok(approved)
+        Ok(charge)
     }
 
     /// Its books, the oldest line first.
@@ -77,8 +87,6 @@ impl CardNetwork {
     ///
     /// When the file cannot be read.
     pub async fn books(&self) -> Result<Vec<NetworkCharge>, sqlx::Error> {
-        sqlx::query_as("SELECT reference, amount, approved, times_asked FROM network_charges ORDER BY rowid")
-            .fetch_all(&self.books)
-            .await
+        sqlx::query_as("SELECT * FROM network_charges ORDER BY rowid").fetch_all(&self.books).await
     }
 }

@@ -16,6 +16,10 @@ use crate::store::{Opened, StoreOption};
 
 pub(crate) async fn run(options: ServerOptions) -> anyhow::Result<()> {
     let ServerOptions { addr, store, data, network_latency, operator, network_secret, grace } = options;
+    anyhow::ensure!(
+        !network_secret.is_public() || addr.ip().is_loopback(),
+        "everyone can sign events with the public secret: set CHARGES_NETWORK_SECRET, or listen on a loopback address with --addr"
+    );
     let folder = data.display();
     tokio::fs::create_dir_all(&data).await.with_context(|| format!("the folder {folder} cannot be created"))?;
     let store = store.unwrap_or_else(|| StoreOption::Sqlite(data.join("ledger.db")));
@@ -28,7 +32,9 @@ pub(crate) async fn run(options: ServerOptions) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {addr}; choose another address with --addr"))?;
     let address = listener.local_addr()?;
     if network_secret.is_public() {
-        tracing::warn!("everyone can sign events: set CHARGES_NETWORK_SECRET to a secret of your own");
+        tracing::warn!(
+            "every program of this machine can sign events: set CHARGES_NETWORK_SECRET to a secret of your own"
+        );
     }
     let secret = if network_secret.is_public() { NetworkSecret::PUBLIC } else { "$CHARGES_NETWORK_SECRET" };
     let mut app = router(App { ledger, network, network_secret }, transactions);
@@ -53,7 +59,7 @@ pub(crate) async fn run(options: ServerOptions) -> anyhow::Result<()> {
     tracing::info!("no new connections; waiting for handlers that are still running");
     match registry.drain(grace).await {
         0 => tracing::info!("all of them are done"),
-        left => tracing::warn!(left, "stopping anyway; their retries take over when their leases have run out"),
+        left => tracing::warn!(left, "stopping anyway; their retries take over when their leases have expired"),
     }
     Ok(())
 }

@@ -23,7 +23,7 @@ fn said() -> String {
 }
 
 #[test]
-fn the_demo_plays_every_scene_and_charges_nobody_twice() {
+fn the_demo_plays_every_scene_and_charges_no_customer_twice() {
     let (said, errors) = (said(), String::from_utf8_lossy(&DEMO.stderr));
     assert!(DEMO.status.success(), "{said}{errors}");
     assert!(said.contains("11. ") && said.contains("no customer was charged twice"), "{said}");
@@ -109,6 +109,16 @@ fn a_wrong_option_is_named() {
         assert_eq!(output.status.code(), Some(2), "{errors}");
         assert!(errors.contains(named), "{named} in {errors}");
     }
+}
+
+#[test]
+fn public_secret_is_refused_beyond_loopback() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let data = folder.path().to_str().expect("a path in UTF-8");
+    let output = charges(&["--addr", "192.0.2.1:0", "--data", data]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("CHARGES_NETWORK_SECRET"), "{errors}");
 }
 
 #[test]

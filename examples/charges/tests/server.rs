@@ -319,5 +319,5 @@ async fn operators_look_into_the_records_with_their_password() {
     }
     let closed = Server::start(folder().path(), &[]);
     let nothing = closed.client.get(format!("http://{}/ops/idempotency", closed.address())).send().await;
-    assert_eq!(nothing.expect("an answer").status(), StatusCode::NOT_FOUND, "nobody looks by default");
+    assert_eq!(nothing.expect("an answer").status(), StatusCode::NOT_FOUND, "there is no inspector by default");
 }

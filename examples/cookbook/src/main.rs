@@ -38,7 +38,7 @@ async fn create_refund(State(executions): State<Executions>, headers: HeaderMap,
 
 /// Who asks; a real service would verify a token.
 fn user_of(headers: &HeaderMap) -> &str {
-    headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or("nobody")
+    headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or("anonymous")
 }
 
 impl Executions {

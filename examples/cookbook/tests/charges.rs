@@ -26,7 +26,7 @@ async fn the_body_alone() {
 }
 
 #[tokio::test]
-async fn a_retry_charges_nobody_again() {
+async fn a_retry_does_not_charge_again() {
     let registry = testing::registry();
     assert_not_replayed(charge(&registry, "k").await.headers());
     assert_replayed(charge(&registry, "k").await.headers());
@@ -44,7 +44,7 @@ async fn a_double_click_is_told_to_come_back() {
 }
 
 #[tokio::test]
-async fn nobody_is_charged_without_a_store() {
+async fn no_card_is_charged_without_a_store() {
     let registry = testing::registry();
     registry.store().on_claim(Fault::Unreachable);
     assert_eq!(charge(&registry, "k").await.status(), StatusCode::SERVICE_UNAVAILABLE);

@@ -46,7 +46,7 @@ impl Books {
         Ok(sqlx::query_scalar("SELECT count(*) FROM payment_intents").fetch_one(&self.0).await?)
     }
 
-    /// Writes the payment intent unless an earlier attempt of the same request has; the one that stands there.
+    /// Writes the payment intent unless an earlier attempt of the same request has. Returns the written one.
     pub(crate) async fn enter_once(
         &self,
         account: &Account,
@@ -56,8 +56,8 @@ impl Books {
         let insert = "INSERT INTO payment_intents (id, account, reference, object) VALUES (?, ?, ?, ?)
             ON CONFLICT (reference) DO UPDATE SET reference = reference RETURNING object";
         let insert = sqlx::query_scalar(insert).bind(&intent.id).bind(&account.id).bind(reference);
-        let Json(standing) = insert.bind(Json(&intent)).fetch_one(&self.0).await?;
-        Ok(standing)
+        let Json(stored) = insert.bind(Json(&intent)).fetch_one(&self.0).await?;
+        Ok(stored)
     }
 
     pub(crate) async fn find(&self, account: &Account, id: &str) -> Result<Option<PaymentIntent>, sqlx::Error> {

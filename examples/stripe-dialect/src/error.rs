@@ -21,6 +21,7 @@ pub(crate) enum ApiError {
     NoSuchPaymentIntent(String),
     Declined(Box<PaymentIntent>),
     UnknownUrl { method: Method, path: String },
+    OtherCharge,
     Books(sqlx::Error),
 }
 
@@ -82,6 +83,13 @@ impl IntoResponse for ApiError {
             }
             Self::UnknownUrl { method, path } => {
                 (StatusCode::NOT_FOUND, invalid_request(None, None, &format!("There is nothing at {method} {path}")))
+            }
+            Self::OtherCharge => {
+                tracing::error!(
+                    "the card network has another charge under the reference of this one: nothing is booked"
+                );
+                let message = "The card network answered for another charge, so nothing was booked";
+                (StatusCode::BAD_GATEWAY, json!({ "type": "api_error", "message": message }))
             }
             Self::Books(error) => {
                 tracing::error!(%error, "the books failed");

@@ -15,10 +15,15 @@ pub struct Charge {
 }
 
 /// What the card network answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Authorisation {
-    /// The money moves.
-    Approved,
+    /// The money moves: that of the charge, or that of the first one under this reference.
+    Approved {
+        /// In the smallest unit of the currency.
+        amount: u64,
+        /// Three lower-case letters.
+        currency: String,
+    },
     /// It does not.
     Declined {
         /// Stripe's word for the reason.
@@ -40,7 +45,9 @@ pub struct TestCards;
 impl CardNetwork for TestCards {
     fn charge(&self, _reference: &str, charge: Charge) -> BoxFuture<'static, Authorisation> {
         let authorisation = match charge.payment_method.as_str() {
-            "pm_card_visa" | "pm_card_mastercard" => Authorisation::Approved,
+            "pm_card_visa" | "pm_card_mastercard" => {
+                Authorisation::Approved { amount: charge.amount, currency: charge.currency }
+            }
             "pm_card_chargeDeclined" => Authorisation::Declined { decline_code: "generic_decline" },
             "pm_card_chargeDeclinedInsufficientFunds" => Authorisation::Declined { decline_code: "insufficient_funds" },
             _ => Authorisation::UnknownCard,

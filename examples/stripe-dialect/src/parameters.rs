@@ -10,7 +10,7 @@ use serde::de::IgnoredAny;
 
 use crate::error::ApiError;
 
-/// Parameters by name; each is taken out, so that those that nobody knows are left.
+/// Parameters by name; each is taken out, so that unknown ones are left.
 pub(crate) struct Parameters(BTreeMap<String, Parameter>);
 
 /// `name=value`, `name[key]=value` or `name[]=value`.
@@ -76,7 +76,7 @@ impl Parameters {
         texts.collect()
     }
 
-    /// Fails when there are parameters that nobody took.
+    /// Fails when there are parameters that were not taken.
     pub(crate) fn end(self) -> Result<(), ApiError> {
         self.0.into_keys().next().map_or(Ok(()), |name| Err(ApiError::UnknownParameter(name)))
     }

@@ -29,7 +29,13 @@ pub(crate) async fn create(
     let intent = match new.charge() {
         None => new.unpaid(),
         Some(charge) => match app.network.charge(&reference, charge.clone()).await {
-            Authorisation::Approved => new.paid(),
+            // To book this amount because another one has moved would make the books wrong.
+            Authorisation::Approved { amount, currency }
+                if (amount, &currency) != (charge.amount, &charge.currency) =>
+            {
+                return Err(ApiError::OtherCharge);
+            }
+            Authorisation::Approved { .. } => new.paid(),
             Authorisation::Declined { decline_code } => new.declined(decline_code),
             Authorisation::UnknownCard => return Err(ApiError::NoSuchPaymentMethod(charge.payment_method)),
         },

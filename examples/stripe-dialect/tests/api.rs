@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, ready};
 use idempotent_runtime::store::MemoryStore;
 use idempotent_tests::{Answer, Server, answer};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
-use stripe_dialect::{Accounts, App, Books, TestCards, registry, router};
+use stripe_dialect::{Accounts, App, Authorisation, Books, CardNetwork, Charge, TestCards, registry, router};
 use tempfile::TempDir;
 
 const TEA: &str = "Bearer sk_test_tea";
@@ -21,10 +23,14 @@ struct Api {
 
 impl Api {
     async fn start() -> Self {
+        Self::with(Arc::new(TestCards)).await
+    }
+
+    async fn with(network: Arc<dyn CardNetwork>) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let books = Books::open(&folder.path().join("books.db")).await.expect("the books open");
         let accounts = Accounts::new(["sk_test_tea", "sk_test_ham"]).expect("test keys");
-        let app = App { accounts, books: books.clone(), network: Arc::new(TestCards) };
+        let app = App { accounts, books: books.clone(), network };
         let server = Server::start(router(app, &registry(MemoryStore::new()))).await;
         Self { server, books, _folder: folder }
     }
@@ -181,4 +187,20 @@ fn a_live_key_is_no_secret_key_of_this_server() {
         let error = Accounts::new([secret_key]).err().expect("it is rejected").to_string();
         assert!(error.contains("`sk_test_`") && !error.contains("sk_live"), "{error}");
     }
+}
+
+/// Has another charge under each reference.
+struct OtherCharge;
+
+impl CardNetwork for OtherCharge {
+    fn charge(&self, _: &str, charge: Charge) -> BoxFuture<'static, Authorisation> {
+        ready(Authorisation::Approved { amount: charge.amount + 1, currency: charge.currency }).boxed()
+    }
+}
+
+#[tokio::test]
+async fn answer_of_the_network_for_another_charge_is_not_booked() {
+    let api = Api::with(Arc::new(OtherCharge)).await;
+    assert_eq!(api.pay(TEA, "k", PAYMENT).await.status.as_u16(), 502);
+    assert_eq!(api.payments().await, 0);
 }

@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-use idempotent_runtime::RecordKey;
 use idempotent_runtime::store::SqliteStore;
+use idempotent_runtime::{RecordKey, SealingKey};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::{RedisCluster, RedisServer};
 use idempotent_tests::sqlite::{SqliteFile, acquire};
@@ -24,13 +24,13 @@ async fn a_wrong_url_is_told_what_to_write() {
     assert_fails(&["list"], 2, &["no store is named", "--store URL", "IDEMPOTENT_STORE"]).await;
     for (url, words) in [
         ("mysql://app:s3cret@db/shop", "the URL's scheme names no store of this program: write `sqlite://PATH`"),
+        ("sentinel://db/shop", "`rediss+sentinel://HOST:PORT/SERVICE`"),
         ("s3cret://db/shop", "the URL's scheme names no store of this program"),
         ("postgres//app:s3cret@db/shop", "this is no URL: write `sqlite://PATH`"),
         ("idempotency.db", "this is no URL: write `sqlite://PATH`"),
         ("redis:h", "this is no URL"),
         ("sqlite://", "the URL names no file"),
         ("sqlite://a.db?mode=ro", "a SQLite URL has no parameters here"),
-        ("rediss://:s3cret@cache", "this program speaks no TLS"),
     ] {
         assert_fails(&["--store", url, "list"], 2, &[words]).await;
     }
@@ -105,6 +105,27 @@ async fn a_server_that_is_not_reached_is_named_without_its_password() {
 }
 
 #[tokio::test]
+async fn server_elsewhere_is_not_reached_in_clear() {
+    // To the C library, this is `127.0.0.1`; to this program it is a name as any other.
+    for (url, words) in [
+        ("redis://:s3cret@0x7f000001:1/", &["in clear to Redis at 0x7f000001", "`rediss://`", "`?tls=disable`"][..]),
+        (
+            "postgres://app:s3cret@0x7f000001:1/shop?sslmode=allow",
+            &["in clear to PostgreSQL at 0x7f000001", "`sslmode=disable`"],
+        ),
+        ("redis://:s3cret@0x7f000001:1/?tsl=disable", &["unknown parameter", "sentinel_password"]),
+        ("postgres://app:s3cret@0x7f000001:1/shop?sslmod=disable", &["unknown parameter", "sslrootcert"]),
+    ] {
+        assert_fails(&["--store", url, "list"], 3, words).await;
+    }
+    let database = PostgresServer::start_on_loopback(&[]).await;
+    let url = database.database().await.url_at("tester", "0x7f000001");
+    assert_fails(&["--store", &url, "list"], 3, &["has no TLS", "`ssl = on`", "`sslmode=disable`"]).await;
+    let written = format!("{url}?sslmode=disable");
+    assert_fails(&["--store", &written, "list"], 3, &["has no tables of the store"]).await;
+}
+
+#[tokio::test]
 async fn a_cluster_is_not_taken_for_its_first_server() {
     let part = &RedisCluster::shared().await.urls()[0];
     let words = ["is part of a Redis Cluster, and holds a part of the keys: add `--cluster`"];
@@ -164,23 +185,21 @@ async fn a_store_of_digests_is_asked_by_the_key_itself() {
 }
 
 #[tokio::test]
-async fn hostile_text_does_not_reach_the_terminal() {
-    let file = SqliteFile::new();
+async fn store_of_keyed_digests_is_asked_with_the_secret() {
+    let (file, folder) = (SqliteFile::new(), tempfile::tempdir().expect("a folder"));
     let store = SqliteStore::open(file.path()).await.expect("the store opens");
-    let hostile = "a\u{1b}[2J\r\n\u{9b}2J\u{202e}";
-    let _ = acquire(&store, &RecordKey::new(hostile, Some(hostile), hostile)).await;
-    let url = format!("sqlite://{}", file.path().display());
-    for arguments in [
-        &["list", "--reveal"][..],
-        &["list", "--reveal", "--json"],
-        &["show", "--scope", hostile, "--caller", hostile, hostile, "--reveal"],
-    ] {
-        let said = idempotent(&[&["--store", &url][..], arguments].concat()).await;
-        assert_eq!(said.code, Some(0), "{said:?}");
-        assert!(!said.out.contains(['\u{1b}', '\u{9b}', '\r']), "{said:?}");
-    }
-    let json = idempotent(&["--store", &url, "list", "--reveal", "--json"]).await.json();
-    assert_eq!(json["entries"][0]["key"], hostile, "a program reads it as it is");
+    let text = "1SoV0V1LP1xxwXZLKZpQHvBJWwzJCAkB7L4HmX4Hxm4=";
+    let secret: SealingKey = text.parse().expect("a key");
+    let _ = acquire(&store, &secret.digested(&RecordKey::new("charges", Some("alice"), "k"))).await;
+    let (path, url) = (folder.path().join("digest.key"), format!("sqlite://{}", file.path().display()));
+    std::fs::write(&path, text).expect("the file is written");
+    let key = ["--store", &url, "show", "--scope", "charges", "--caller", "alice", "--digested", "k"];
+    assert_eq!(idempotent(&key).await.code, Some(1));
+    let secret = ["--digest-key-file", path.to_str().expect("text")];
+    assert_eq!(idempotent(&[&key[..], &secret].concat()).await.code, Some(0));
+    let mut program = Command::new(env!("CARGO_BIN_EXE_idempotent"));
+    program.args(key).env("IDEMPOTENT_DIGEST_KEY", text);
+    assert_eq!(run(program).await.code, Some(0));
 }
 
 #[tokio::test]

@@ -3,12 +3,12 @@
 use std::process::{Command, Output, Stdio};
 
 use axum::http::StatusCode;
-use idempotent_runtime::Registry;
 use idempotent_runtime::store::{PostgresStore, RedisStore, SqliteStore, StoreAdmin, Token};
+use idempotent_runtime::{Registry, RegistryBuilder, SealingKey, SealingKeys};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::{RedisCluster, RedisServer};
 use idempotent_tests::sqlite::SqliteFile;
-use idempotent_tests::{Runs, Server, answer};
+use idempotent_tests::{Answer, Runs, Server, answer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::shop_handlers::routes;
@@ -23,8 +23,12 @@ pub(crate) struct Shop {
 
 impl Shop {
     async fn open(store: impl StoreAdmin, options: &[&str], file: Option<SqliteFile>) -> Self {
+        Self::open_with(Registry::builder(store), options, file).await
+    }
+
+    async fn open_with(registry: RegistryBuilder, options: &[&str], file: Option<SqliteFile>) -> Self {
         let runs = Runs::held();
-        let app = routes(&Registry::new(store), &runs);
+        let app = routes(&registry.build(), &runs);
         let options = options.iter().map(|&option| option.to_owned()).collect();
         Self { options, server: Server::start(app).await, runs, _file: file }
     }
@@ -51,6 +55,16 @@ impl Shop {
         Self::open(store, &["--store", &url], Some(file)).await
     }
 
+    /// One whose registry seals the records of the deployment `production` with this key.
+    pub(crate) async fn sqlite_sealed(key: &str) -> Self {
+        let file = SqliteFile::new();
+        let store = SqliteStore::open(file.path()).await.expect("the store opens");
+        let url = format!("sqlite://{}", file.path().display());
+        let key: SealingKey = key.parse().expect("a sealing key");
+        let keys = SealingKeys::from(key).deployment("production");
+        Self::open_with(Registry::builder(store).seal_with(keys), &["--store", &url], Some(file)).await
+    }
+
     async fn postgres() -> Self {
         let database = PostgresServer::shared().await.database().await;
         let store = PostgresStore::builder(database.pool(10).await).schema("of the shop").build();
@@ -74,6 +88,21 @@ impl Shop {
     pub(crate) async fn charge(&self, key: &str) {
         let charge = self.server.post("/charges").header("x-caller", "alice").header("idempotency-key", key);
         assert_eq!(answer(charge).await.status, StatusCode::CREATED);
+    }
+
+    /// A transfer whose handler is cut off, with the outcome unknown.
+    pub(crate) async fn cut_off(&self) {
+        assert_eq!(self.retry().await.status, StatusCode::INTERNAL_SERVER_ERROR);
+    }
+
+    /// Another request with the key of [`cut_off`](Self::cut_off).
+    pub(crate) async fn retry(&self) -> Answer {
+        self.server.post_with_key("/transfers", "cut-off-8e03978e").await
+    }
+
+    /// How the program is told of this store.
+    pub(crate) fn options(&self) -> &[String] {
+        &self.options
     }
 
     /// What the program says of this store.
@@ -126,7 +155,7 @@ impl Shop {
     }
 }
 
-/// The servers are everybody's.
+/// All tests share the servers.
 fn prefix() -> String {
     format!("{:x}:", Token::unique().as_u128())
 }
@@ -149,7 +178,18 @@ impl Said {
 /// The program, without a terminal and without a store from its environment.
 pub(crate) async fn idempotent(arguments: &[&str]) -> Said {
     let mut program = Command::new(env!("CARGO_BIN_EXE_idempotent"));
-    program.args(arguments).env_remove("IDEMPOTENT_STORE");
+    program.args(arguments);
+    for name in [
+        "IDEMPOTENT_STORE",
+        "IDEMPOTENT_SEALING_KEY",
+        "IDEMPOTENT_DIGEST_KEY",
+        "IDEMPOTENT_ACTOR",
+        "IDEMPOTENT_AUDIT_LOG",
+    ] {
+        program.env_remove(name);
+    }
+    // As a container leaves it.
+    program.env("USER", "").env_remove("LOGNAME").env_remove("USERNAME");
     run(program).await
 }
 

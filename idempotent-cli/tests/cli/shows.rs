@@ -73,7 +73,7 @@ async fn one_key_is_shown() {
             assert!(person.out.contains(line), "{line} in {}", person.out);
         }
         let cut_off = shop.asks(&["show", "--scope", "transfers", "cut-off-8e03978e"]).await;
-        for line in ["state     outcome_unknown", "kept      until it is purged"] {
+        for line in ["state     outcome_unknown", "kept      until it is resolved or purged"] {
             assert!(cut_off.out.contains(line), "{line} in {}", cut_off.out);
         }
         let missing = shop.asks(&["show", "--scope", "charges", "completed-8e03978e"]).await;

@@ -89,7 +89,7 @@ fn bytes_stay_between_zero_and_the_limit_and_end_at_zero() {
 //   A enters a claim, and finds an expiry task that is not finished: it spawns none
 //   the expiry task ends: A's claim is never freed
 #[test]
-fn what_expires_is_freed_although_the_expiry_task_was_about_to_end() {
+fn expired_bytes_are_freed_although_the_deletion_task_ends() {
     schedules(4_000, async || {
         let store = MemoryStore::new();
         let request = claim_request();

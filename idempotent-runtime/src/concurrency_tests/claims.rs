@@ -83,7 +83,7 @@ fn holders_that_release_and_claim_again_never_overlap() {
 }
 
 // What the token, compared under the lock, forbids:
-//   A claims; its lease runs out
+//   A claims; its lease expires
 //   B claims, attempt 2
 //   A completes: B's claim becomes A's record, although B runs
 //   B completes: A's client has one response, every retry another one
@@ -124,7 +124,7 @@ fn a_late_completion_never_overwrites_its_successor() {
 }
 
 // What removing the claim under the lock under which its token was compared forbids:
-//   A finds that it still holds its claim, which it wants to release; its lease runs out
+//   A finds that it still holds its claim, which it wants to release; its lease expires
 //   B claims, attempt 2
 //   A removes the entry of the key, which is B's claim: C claims beside B
 #[test]

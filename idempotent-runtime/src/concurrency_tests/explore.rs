@@ -10,8 +10,7 @@ use shuttle::{Config, FailurePersistence, Runner};
 
 use crate::concurrency_tests::clock;
 
-/// How many places of a schedule have to go one certain way for a bug to show: three are enough for nearly every known
-/// one.
+/// How many choices of a schedule must be right for a bug to show: three are enough for nearly every known bug.
 const DEPTH: usize = 3;
 
 /// Builds everything anew, and fails by a panic.

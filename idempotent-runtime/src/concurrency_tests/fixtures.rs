@@ -8,13 +8,13 @@ use http::StatusCode;
 
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
-use crate::policy::values::AfterCrash;
 use crate::record::{Record, RecordedBody};
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::contract::{Store, StoreAdmin};
 use crate::store::entry::{Cursor, Entry, Page};
 use crate::store::error::StoreError;
 use crate::store::memory::store::MemoryStore;
+use crate::store::resolution::{Resolution, Resolved};
 use crate::sync::tokio::sync::Notify;
 use crate::sync::tokio::task::yield_now;
 
@@ -25,15 +25,9 @@ pub(super) fn record_key(name: &str) -> RecordKey {
     RecordKey::new("charges", None, name)
 }
 
-/// A new request that may follow one whose lease ran out.
+/// A new request that may follow one whose lease has expired.
 pub(super) fn claim_request() -> ClaimRequest {
-    ClaimRequest {
-        token: Token::unique(),
-        fingerprint: Fingerprint::from_bytes([7; 32]),
-        lease: LEASE,
-        ttl: TTL,
-        after_crash: AfterCrash::Rerun,
-    }
+    ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([7; 32])).with_lease(LEASE).with_ttl(TTL)
 }
 
 pub(super) fn record(body: &str) -> Record {
@@ -132,6 +126,10 @@ impl StoreAdmin for CountingStore {
 
     async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
         self.store.purge(key).await
+    }
+
+    async fn resolve(&self, key: &RecordKey, token: Token, resolution: Resolution) -> Result<Resolved, StoreError> {
+        self.store.resolve(key, token, resolution).await
     }
 
     async fn delete_expired(&self) -> Result<usize, StoreError> {

@@ -1,4 +1,4 @@
-//! A handler that holds a claim runs to its end exactly once, whenever its client leaves, and everybody gets its response.
+//! A handler that holds a claim runs to its end exactly once, whenever its client leaves, and all requests get its response.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -150,7 +150,7 @@ fn handler_without_client_ends_once_and_duplicates_get_it() {
 }
 
 #[test]
-fn a_handler_that_nobody_waits_for_ends_once() {
+fn a_handler_without_a_client_ends_once() {
     schedules(3_000, async || {
         let service = Service::new();
         let leave = Arc::<Notify>::default();

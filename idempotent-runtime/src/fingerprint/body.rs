@@ -63,6 +63,15 @@ fn digest_codings(pieces: &mut Pieces, headers: &HeaderMap) -> bool {
     is_coded
 }
 
+/// Whether a multipart body may be divided in several ways: readers differ in which parameter of one name they take.
+pub(crate) fn has_several_boundaries(headers: &HeaderMap) -> bool {
+    let mut media_types = headers.get_all(header::CONTENT_TYPE).iter().filter_map(parsed);
+    media_types.any(|media_type| {
+        let boundaries = media_type.params().filter(|(name, _)| *name == names::BOUNDARY);
+        media_type.ty == names::MULTIPART && boundaries.count() > 1
+    })
+}
+
 fn parsed(content_type: &HeaderValue) -> Option<MediaType<'_>> {
     MediaType::parse(content_type.to_str().ok()?).ok()
 }

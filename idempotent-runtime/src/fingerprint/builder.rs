@@ -1,12 +1,10 @@
 //! Puts a fingerprint together from the digests of its parts.
 
-use std::ops::Range;
-
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use sha2::{Digest, Sha256};
+use smallvec::SmallVec;
 
-use crate::fingerprint::Fingerprint;
-use crate::fingerprint::difference::{BODY, SLOTS, TARGET, slot_of};
+use crate::fingerprint::difference::{SLOTS, slot_of};
 
 /// The SHA-256 digest of one part of a request.
 #[derive(Clone, Copy)]
@@ -82,6 +80,8 @@ impl Credentials {
             let lines = headers.get_all(name).iter();
             if *name == header::COOKIE {
                 credentials.extend(in_one_line(lines).map(|line| (place, line)));
+            } else if matches!(*name, header::AUTHORIZATION | header::PROXY_AUTHORIZATION) {
+                credentials.extend(lines.map(|line| (place, with_usual_scheme(line))));
             } else {
                 credentials.extend(lines.map(|line| (place, line.clone())));
             }
@@ -92,6 +92,29 @@ impl Credentials {
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+}
+
+/// The case of a scheme says nothing (RFC 9110, section 11.1), nor does the number of spaces after it: `bearer  t` and `Bearer t`
+/// are one credential. A value without a space may be no scheme, and stays as it is.
+fn with_usual_scheme(line: &HeaderValue) -> HeaderValue {
+    let Some(end) = line.as_bytes().iter().position(|&byte| byte == b' ') else { return line.clone() };
+    let (scheme, rest) = line.as_bytes().split_at(end);
+    let spaces = rest.iter().take_while(|&&byte| byte == b' ').count();
+    let is_usual = spaces == 1
+        && scheme
+            .iter()
+            .enumerate()
+            .all(|(at, byte)| if at == 0 { !byte.is_ascii_lowercase() } else { !byte.is_ascii_uppercase() });
+    if is_usual {
+        return line.clone();
+    }
+    let mut usual = scheme.to_ascii_lowercase();
+    if let Some(first) = usual.first_mut() {
+        first.make_ascii_uppercase();
+    }
+    usual.push(b' ');
+    usual.extend_from_slice(&rest[spaces..]);
+    HeaderValue::from_bytes(&usual).unwrap_or_else(|_| line.clone())
 }
 
 /// HTTP/2 and HTTP/3 may send each cookie in a line of its own, and a retry may come by another version, or through a proxy that
@@ -110,32 +133,48 @@ fn in_one_line<'a>(mut lines: impl Iterator<Item = &'a HeaderValue>) -> Option<H
     }
 }
 
-/// The digest of nothing: what `fingerprint = none` makes of a request without credentials. A part that is absent has its
-/// bytes for a hint.
-const NOTHING: [u8; 32] = [
-    0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24, 0x27, 0xae, 0x41,
-    0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
-];
+/// What a request asks for, part by part, as no store gets to see it: see [`salted`](crate::fingerprint::salted).
+#[derive(Clone)]
+pub(crate) struct RequestDigest {
+    whole: [u8; 32],
+    /// Few requests have more than one header of credentials.
+    parts: SmallVec<[(u8, PartDigest); 3]>,
+}
+
+impl RequestDigest {
+    /// Of all parts.
+    pub(crate) fn whole(&self) -> &[u8; 32] {
+        &self.whole
+    }
+
+    /// The number and the digest of each part that it has.
+    pub(super) fn parts(&self) -> impl Iterator<Item = (u8, &[u8; 32])> {
+        self.parts.iter().map(|(part, digest)| (*part, &digest.0))
+    }
+}
+
+const TARGET: u8 = 0;
+const BODY: u8 = 1;
+const FIRST_SLOT: u8 = 2;
 
 /// Collects the parts of a fingerprint, each at most once.
 pub(crate) struct FingerprintBuilder {
     whole: Sha256,
-    /// Those of the whole digest are filled in at the end.
-    bytes: [u8; 32],
+    parts: SmallVec<[(u8, PartDigest); 3]>,
 }
 
 impl FingerprintBuilder {
     pub(crate) fn new() -> Self {
-        Self { whole: Sha256::new(), bytes: NOTHING }
+        Self { whole: Sha256::new(), parts: SmallVec::new() }
     }
 
     pub(crate) fn target(&mut self, digest: PartDigest) {
-        self.part(0, TARGET, digest);
+        self.part(TARGET, digest);
     }
 
     /// Of the body, or of the value in its place.
     pub(crate) fn body(&mut self, digest: PartDigest) {
-        self.part(1, BODY, digest);
+        self.part(BODY, digest);
     }
 
     /// `names` is the list that the credentials were collected by.
@@ -150,23 +189,20 @@ impl FingerprintBuilder {
             }
             pieces.piece(Piece::HeaderValue, line.as_bytes());
         }
-        for ((tag, range), pieces) in (2..).zip(SLOTS).zip(slots) {
+        for (part, pieces) in (FIRST_SLOT..).zip(slots) {
             if let Some(pieces) = pieces {
-                self.part(tag, range, pieces.finish());
+                self.part(part, pieces.finish());
             }
         }
     }
 
-    pub(crate) fn finish(mut self) -> Fingerprint {
-        let whole: [u8; 32] = self.whole.finalize().into();
-        self.bytes[..TARGET.start].copy_from_slice(&whole[..TARGET.start]);
-        Fingerprint(self.bytes)
+    pub(crate) fn finish(self) -> RequestDigest {
+        RequestDigest { whole: self.whole.finalize().into(), parts: self.parts }
     }
 
-    fn part(&mut self, tag: u8, hint: Range<usize>, digest: PartDigest) {
-        self.whole.update([tag]);
+    fn part(&mut self, part: u8, digest: PartDigest) {
+        self.whole.update([part]);
         self.whole.update(digest.0);
-        let length = hint.len();
-        self.bytes[hint].copy_from_slice(&digest.0[..length]);
+        self.parts.push((part, digest));
     }
 }

@@ -6,9 +6,16 @@ use http::HeaderName;
 
 use crate::fingerprint::Fingerprint;
 
-pub(super) const TARGET: Range<usize> = 18..21;
-pub(super) const BODY: Range<usize> = 21..24;
+/// Behind the id of the secret.
+pub(super) const WHOLE: Range<usize> = 4..20;
+const TARGET: Range<usize> = 20..22;
+const BODY: Range<usize> = 22..24;
 pub(super) const SLOTS: [Range<usize>; 4] = [24..26, 26..28, 28..30, 30..32];
+/// By the number of the part.
+pub(super) const HINTS: [Range<usize>; 6] = {
+    let [first, second, third, fourth] = SLOTS;
+    [TARGET, BODY, first, second, third, fourth]
+};
 
 /// The slot of a credential header, by its place in the registry's list.
 pub(super) fn slot_of(place: usize) -> usize {
@@ -44,12 +51,7 @@ impl Difference {
 }
 
 impl Fingerprint {
-    /// How many hints differ.
-    pub(crate) fn distance(self, other: Self) -> usize {
-        SLOTS.into_iter().chain([TARGET, BODY]).filter(|hint| self.differs_in(other, hint)).count()
-    }
-
-    /// In what a request differs, whose credential headers have these names; none where a caller is named.
+    /// In what a request differs, whose fingerprint was made with the same secret and whose credential headers have these names; none where a caller is named.
     pub(crate) fn difference(self, other: Self, names: &[HeaderName]) -> Difference {
         let differing: Vec<usize> = (0..SLOTS.len()).filter(|&slot| self.differs_in(other, &SLOTS[slot])).collect();
         match differing[..] {
@@ -62,25 +64,20 @@ impl Fingerprint {
         }
     }
 
-    /// Each part by itself, as `keyed` makes it: what comes first is the number of the part.
-    #[cfg(feature = "seal")]
-    pub(crate) fn keyed(self, keyed: impl Fn(u8, &[u8]) -> [u8; 32]) -> Self {
-        let mut bytes = keyed(0, &self.0);
-        for (number, hint) in (1..).zip([TARGET, BODY].into_iter().chain(SLOTS)) {
-            let of_part = keyed(number, &self.0[hint.clone()]);
-            bytes[hint.clone()].copy_from_slice(&of_part[..hint.len()]);
-        }
-        Self(bytes)
-    }
-
     fn differs_in(self, other: Self, hint: &Range<usize>) -> bool {
         self.0[hint.clone()] != other.0[hint.clone()]
     }
 }
 
-/// What a lock of PostgreSQL can carry of the hints: 12 bits of the credentials, 10 of the target and 10 of the body.
+/// What a lock of PostgreSQL can carry of a fingerprint: 12 bits of the credentials, 10 of the target and 10 of the body; and half of the
+/// key id, without which they say nothing.
 #[cfg(feature = "postgres")]
 impl Fingerprint {
+    /// Half of the key id.
+    pub(crate) fn key_id_bits(self) -> u16 {
+        u16::from_le_bytes([self.0[0], self.0[1]]) ^ u16::from_le_bytes([self.0[2], self.0[3]])
+    }
+
     pub(crate) fn bits(self) -> i32 {
         let number =
             |range: Range<usize>| self.0[range].iter().fold(0_u32, |number, &byte| number << 8 | u32::from(byte));
@@ -94,7 +91,7 @@ impl Fingerprint {
         let mut bytes = self.0;
         let mut flip = |range: Range<usize>| bytes[range].iter_mut().for_each(|byte| *byte = !*byte);
         if differing != 0 {
-            flip(0..TARGET.start);
+            flip(WHOLE);
         }
         if differing >> 20 != 0 {
             flip(SLOTS[0].start..SLOTS[3].end);

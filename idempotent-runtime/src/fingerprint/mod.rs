@@ -5,6 +5,7 @@ pub(crate) mod builder;
 pub(crate) mod canonical;
 pub(crate) mod difference;
 pub(crate) mod expression;
+pub(crate) mod salted;
 pub(crate) mod target;
 
 use std::fmt;
@@ -12,19 +13,24 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// The digest of what a request asks for: 32 bytes, shown as 64 hexadecimal digits. Two requests are the same if all 32 bytes
-/// are equal.
+/// The digest of what a request asks for, under one record key: 32 bytes, shown as 64 hexadecimal digits. Two requests with one
+/// record key are the same if all 32 bytes are equal.
 ///
 /// | bytes | content |
 /// |---|---|
-/// | 0 to 17 | the first 144 bits of the SHA-256 digest of everything that counts: target, body, credentials |
-/// | 18 to 20 | a hint at the target: 24 bits of its digest |
-/// | 21 to 23 | a hint at the body: 24 bits of its digest |
+/// | 0 to 3 | the id of the secret that keys the other bytes; `00000001` if the registry has none |
+/// | 4 to 19 | the first 128 bits of the digest of everything that counts: target, body, credentials |
+/// | 20, 21 | a hint at the target: 16 bits of its digest |
+/// | 22, 23 | a hint at the body: 16 bits of its digest |
 /// | 24 to 31 | a hint at each credential header: four slots of 16 bits. With more than four headers, they share slots |
 ///
-/// The hints tell which part of another request differs. They are short, so that a reader of the store cannot find a secret
-/// with them: a slot has 65,536 values, and many secrets share each value. With
-/// [`RegistryBuilder::seal_with`](crate::RegistryBuilder::seal_with), every part is keyed, and a reader learns nothing.
+/// All digests are SHA-256, salted with the record key: the same request has another fingerprint under another key. The hints
+/// tell which part of another request differs. They are short, so that a reader of the store cannot find a secret with them
+/// alone: a slot has 65,536 values, and many secrets share each value.
+///
+/// Without a secret, a reader of the store can still guess a whole request, and compare. With
+/// [`RegistryBuilder::digest_with`](crate::RegistryBuilder::digest_with) or
+/// [`seal_with`](crate::RegistryBuilder::seal_with), the salt is an HMAC of the record key, and a reader learns nothing.
 ///
 /// # Examples
 ///

@@ -1,7 +1,6 @@
 //! Where a request goes: method, authority, path and query.
 
 use std::borrow::Cow;
-use std::iter::once;
 
 use axum::RequestExt as _;
 use axum::extract::{NestedPath, OriginalUri, RawPathParams, Request};
@@ -14,27 +13,48 @@ use crate::fingerprint::builder::PartDigest;
 use crate::fingerprint::builder::{Piece, Pieces};
 
 /// Both the URI that was routed and the one with which the request came in count. A middleware that rewrites the path may have
-/// taken a tenant out of it, which only the first one tells; a forwarded request has a stale first one, and differs from others of
-/// its sender by the second.
+/// taken a tenant out of it: only the first one still has it. The first one of a forwarded request is stale: only the second
+/// one tells it from others of its sender.
 pub(crate) fn digest_of_target(request: &mut Request, counts_query: bool) -> PartDigest {
-    let uri = request.uri();
-    let original = request.extensions().get().map_or(uri, |OriginalUri(original)| original);
-    let is_rewritten = !is_same_path(uri.path(), original.path());
+    let [uri, original] = uris(request);
+    let is_rewritten = !stripped(uri.path(), original.path()).is_some_and(|stripped| stripped.is_empty());
+    // Always where routers are nested: a stale original may look like a genuine one.
+    let is_routed = is_rewritten || request.extensions().get::<NestedPath>().is_some();
+    let routed = if is_routed { Routed::of(request) } else { Routed::default() };
+    let [uri, original] = uris(request);
     let mut pieces = Pieces::new();
     pieces.piece(Piece::Method, request.method().as_str().as_bytes());
     authority(&mut pieces, [uri, original], request.headers());
     pieces.piece(Piece::Path, uri.path().as_bytes());
     if is_rewritten {
-        segments(original.path()).for_each(|segment| pieces.piece(Piece::OriginalPath, segment.as_bytes()));
+        original_path(&mut pieces, [uri, original], &routed);
     }
     if counts_query {
         query(&mut pieces, [uri, original]);
     }
-    // Always where routers are nested: a stale original may look like a genuine one.
-    if is_rewritten || request.extensions().get::<NestedPath>().is_some() {
-        stripped(&mut pieces, request);
-    }
+    routed.count(&mut pieces);
     pieces.finish()
+}
+
+/// The one that was routed, and the one with which the request came in.
+fn uris(request: &Request) -> [&Uri; 2] {
+    let uri = request.uri();
+    [uri, request.extensions().get().map_or(uri, |OriginalUri(original)| original)]
+}
+
+/// What the original path tells beyond the routed one. The spelling of what both have in common tells nothing: a middleware that
+/// normalises paths has made one of all, and a retry may have another.
+fn original_path(pieces: &mut Pieces, [uri, original]: [&Uri; 2], routed: &Routed) {
+    let mut count = |segment: &str| pieces.piece(Piece::OriginalPath, segment.as_bytes());
+    match stripped(uri.path(), original.path()) {
+        Some(stripped) if routed.has_stripped(&stripped) => {}
+        Some(stripped) => {
+            stripped.into_iter().for_each(&mut count);
+            // The routed path follows. No segment is empty.
+            count("");
+        }
+        None => segments(original.path()).for_each(count),
+    }
 }
 
 /// The authority is its host in lower case, without the port: processes of one service may listen on different ports, and a
@@ -66,17 +86,48 @@ fn query(pieces: &mut Pieces, [uri, original]: [&Uri; 2]) {
     }
 }
 
-/// What nested routers may have stripped of a request that was forwarded with another URI: the original one tells nothing.
-fn stripped(pieces: &mut Pieces, request: &mut Request) {
-    if let Some(nested) = request.extensions().get::<NestedPath>() {
-        pieces.piece(Piece::NestedPath, nested.as_str().as_bytes());
+/// What the routers have made of the path. Of a request that was forwarded with another URI, the original one tells nothing.
+#[derive(Default)]
+struct Routed {
+    /// The paths under which the routers are nested, one after the other.
+    nested: Option<NestedPath>,
+    parameters: Option<RawPathParams>,
+}
+
+impl Routed {
+    fn of(request: &mut Request) -> Self {
+        let nested = request.extensions().get().cloned();
+        // They are in the extensions, so that there is nothing to wait for.
+        let parameters = request.extract_parts::<RawPathParams>().now_or_never().and_then(Result::ok);
+        Self { nested, parameters }
     }
-    // They are in the extensions, so that there is nothing to wait for.
-    if let Some(Ok(parameters)) = request.extract_parts::<RawPathParams>().now_or_never() {
-        for (name, value) in &parameters {
+
+    fn count(&self, pieces: &mut Pieces) {
+        if let Some(nested) = &self.nested {
+            pieces.piece(Piece::NestedPath, nested.as_str().as_bytes());
+        }
+        for (name, value) in self.parameters() {
             pieces.piece(Piece::PathParameter, name.as_bytes());
             pieces.piece(Piece::PathParameter, value.as_bytes());
         }
+    }
+
+    /// Whether these segments are, but for their spelling, those that nested routers have matched: they count as such.
+    fn has_stripped(&self, stripped: &[&str]) -> bool {
+        let Some(nested) = &self.nested else { return false };
+        let nested: Vec<_> = segments(nested.as_str()).collect();
+        let is_match = |(nested, stripped): (&&str, &&str)| {
+            let Some(name) = nested.strip_prefix('{').and_then(|name| name.strip_suffix('}')) else {
+                return normal(stripped).eq(nested.bytes().map(lower));
+            };
+            // Their values are decoded.
+            self.parameters().any(|(it, value)| it == name && normal(stripped).eq(value.bytes().map(lower)))
+        };
+        nested.len() == stripped.len() && nested.iter().zip(stripped).all(is_match)
+    }
+
+    fn parameters(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.parameters.iter().flatten()
     }
 }
 
@@ -88,11 +139,24 @@ fn host_of(line: &HeaderValue) -> Cow<'_, [u8]> {
     }
 }
 
-/// Whether one is only another spelling of the other, as a middleware that normalises paths makes it: a retry may have either.
-fn is_same_path(routed: &str, original: &str) -> bool {
-    let normal = |path| segments(path).flat_map(|segment| once(b'/').chain(percent_decode_str(segment)));
-    let lower = |byte: u8| byte.to_ascii_lowercase();
-    routed == original || normal(routed).map(lower).eq(normal(original).map(lower))
+/// The segments in front of the routed path, if the original path ends with the routed one in any spelling.
+fn stripped<'a>(routed: &str, original: &'a str) -> Option<Vec<&'a str>> {
+    if routed == original {
+        return Some(Vec::new());
+    }
+    let (routed, mut original): (Vec<_>, Vec<_>) = (segments(routed).collect(), segments(original).collect());
+    let last = original.split_off(original.len().checked_sub(routed.len())?);
+    let is_same = routed.iter().zip(last).all(|(routed, original)| normal(routed).eq(normal(original)));
+    is_same.then_some(original)
+}
+
+/// In one spelling.
+fn normal(segment: &str) -> impl Iterator<Item = u8> {
+    percent_decode_str(segment).map(lower)
+}
+
+fn lower(byte: u8) -> u8 {
+    byte.to_ascii_lowercase()
 }
 
 fn segments(path: &str) -> impl Iterator<Item = &str> {

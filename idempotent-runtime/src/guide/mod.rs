@@ -13,6 +13,7 @@
 //!
 //! | page | the subject |
 //! |---|---|
+//! | [`extraction`] | arguments before and after the claim: extractors that load, consume or check |
 //! | [`transactions`] | how a `Tx` can end, and what its client gets |
 //! | [`errors_in_transactions`] | statements that fail in a `Tx`, savepoints, a unique violation that becomes a 409 |
 //! | [`streaming`] | uploads, downloads and event streams |
@@ -86,6 +87,7 @@ pages! {
     choosing_a_store: "choosing_a_store.md",
     keys_and_callers: "keys_and_callers.md",
     what_to_cache: "what_to_cache.md",
+    extraction: "extraction.md",
     transactions: "transactions.md",
     streaming: "streaming.md",
     background_work: "background_work.md",

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use axum::extract::rejection::{FormRejection, QueryRejection};
 use axum::extract::{Path, Query, State as Shared};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Form, Json};
-use http::HeaderMap;
+use axum::{Extension, Form};
+use http::{HeaderMap, HeaderValue, header};
 use serde::Serialize;
 
 use crate::inspector::audit::Operator;
@@ -17,7 +17,7 @@ use crate::inspector::query::{EntryQuery, Selection, Target};
 use crate::inspector::service::Service;
 use crate::inspector::{DEFAULT_STORE, Inspector};
 use crate::operate::entry_view::{EntryReport, EntryView, State};
-use crate::operate::masking::visible;
+use crate::operate::masking::{visible, visible_json};
 use crate::operate::scan::Counts;
 use crate::policy::registration::policies;
 
@@ -27,16 +27,21 @@ const KEPT: usize = 1000;
 type Address = Result<Query<EntryQuery>, QueryRejection>;
 type Body = Result<Form<EntryQuery>, FormRejection>;
 type MaybeOperator = Option<Extension<Operator>>;
+type Inspected = Shared<Arc<Inspector>>;
+type Answer = Result<Response, Problem>;
 
 #[derive(Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "they are the members of the JSON")]
 struct Summary<'a> {
     store: &'a str,
     stores: Vec<&'a str>,
     scanned: usize,
     complete: bool,
+    all_claims: bool,
     counts: &'a Counts,
     scopes: &'a BTreeMap<String, Counts>,
     purge_allowed: bool,
+    resolve_allowed: bool,
     keys_are_digests: bool,
 }
 
@@ -46,6 +51,7 @@ struct Entries<'a> {
     store: &'a str,
     scanned: usize,
     complete: bool,
+    all_claims: bool,
     counts: &'a Counts,
     entries: Vec<EntryReport>,
 }
@@ -66,17 +72,21 @@ struct Purged<'a> {
     entry: EntryReport,
 }
 
-pub(super) async fn handlers() -> Response {
-    let handlers: Vec<_> = policies().map(HandlerReport::of).collect();
-    Json(BTreeMap::from([("handlers", handlers)])).into_response()
+#[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "it is the name in the JSON")]
+struct Resolved<'a> {
+    store: &'a str,
+    resolved: bool,
+    entry: EntryReport,
 }
 
-pub(super) async fn summary(
-    Shared(inspector): Shared<Arc<Inspector>>,
-    operator: MaybeOperator,
-    asked: Address,
-) -> Result<Response, Problem> {
-    let service = Service::open(&inspector, in_address(asked)?, who(operator.as_ref()))?;
+pub(super) async fn handlers() -> Response {
+    let handlers: Vec<_> = policies().map(HandlerReport::of).collect();
+    json(&BTreeMap::from([("handlers", handlers)]))
+}
+
+pub(super) async fn summary(Shared(inspector): Inspected, by: MaybeOperator, asked: Address) -> Answer {
+    let service = Service::open(&inspector, in_address(asked)?, who(by.as_ref()))?;
     let scan = service.scan(0).await?;
     let stores = [DEFAULT_STORE].into_iter().chain(inspector.registry.store_names()).collect();
     let summary = Summary {
@@ -84,90 +94,97 @@ pub(super) async fn summary(
         stores,
         scanned: scan.scanned(),
         complete: scan.is_complete(),
+        all_claims: scan.has_all_claims(),
         counts: scan.counts(),
         scopes: scan.scopes(),
         purge_allowed: inspector.allows_purge,
+        resolve_allowed: inspector.allows_resolve,
         keys_are_digests: service.keys_are_digests(),
     };
-    Ok(Json(summary).into_response())
+    Ok(json(&summary))
 }
 
-pub(super) async fn entries(
-    Shared(inspector): Shared<Arc<Inspector>>,
-    operator: MaybeOperator,
-    asked: Address,
-) -> Result<Response, Problem> {
-    let service = Service::open(&inspector, in_address(asked)?, who(operator.as_ref()))?;
+pub(super) async fn entries(Shared(inspector): Inspected, by: MaybeOperator, asked: Address) -> Answer {
+    let service = Service::open(&inspector, in_address(asked)?, who(by.as_ref()))?;
     let scan = service.scan(KEPT).await?;
     let wanted = |state: &State| service.selection.state.is_none_or(|only| only == *state);
-    let entry_views = State::ALL.into_iter().filter(wanted).flat_map(|state| scan.of(state));
+    let entry_views = State::ALL.into_iter().filter(wanted).flat_map(|state| scan.in_state(state));
     let entries = Entries {
         store: service.store_name(),
         scanned: scan.scanned(),
         complete: scan.is_complete(),
+        all_claims: scan.has_all_claims(),
         counts: scan.counts(),
-        entries: entry_views.map(|entry_view| entry_view.report(service.selection.keys)).collect(),
+        entries: entry_views.map(|entry_view| entry_view.report(service.selection.keys).shortened()).collect(),
     };
-    Ok(Json(entries).into_response())
+    Ok(json(&entries))
 }
 
 pub(super) async fn entry(
-    Shared(inspector): Shared<Arc<Inspector>>,
-    operator: MaybeOperator,
+    Shared(inspector): Inspected,
+    by: MaybeOperator,
     Path(id): Path<String>,
     asked: Address,
-) -> Result<Response, Problem> {
-    let service = Service::open(&inspector, in_address(asked)?, who(operator.as_ref()))?;
+) -> Answer {
+    let service = Service::open(&inspector, in_address(asked)?, who(by.as_ref()))?;
     let entry_view = service.look_up(&Target::id(&id)?).await?;
     Ok(one(&service, &entry_view))
 }
 
-pub(super) async fn look_up(
-    Shared(inspector): Shared<Arc<Inspector>>,
-    operator: MaybeOperator,
-    asked: Body,
-) -> Result<Response, Problem> {
-    let service = Service::open(&inspector, in_body(asked)?, who(operator.as_ref()))?;
+pub(super) async fn look_up(Shared(inspector): Inspected, by: MaybeOperator, asked: Body) -> Answer {
+    let service = Service::open(&inspector, in_body(asked)?, who(by.as_ref()))?;
     let entry_view = service.look_up(&target(&service)?).await?;
     Ok(one(&service, &entry_view))
 }
 
 pub(super) async fn purge_by_id(
-    Shared(inspector): Shared<Arc<Inspector>>,
-    operator: MaybeOperator,
+    Shared(inspector): Inspected,
+    by: MaybeOperator,
     Path(id): Path<String>,
     headers: HeaderMap,
     asked: Address,
-) -> Result<Response, Problem> {
-    let service = Service::open(&inspector, in_address(asked)?, who(operator.as_ref()))?;
+) -> Answer {
+    let service = Service::open(&inspector, in_address(asked)?, who(by.as_ref()))?;
     let entry_view = service.purge(&Target::id(&id)?, &headers).await?;
     Ok(purged(&service, &entry_view))
 }
 
-pub(super) async fn purge(
-    Shared(inspector): Shared<Arc<Inspector>>,
-    operator: MaybeOperator,
-    headers: HeaderMap,
-    asked: Body,
-) -> Result<Response, Problem> {
-    let service = Service::open(&inspector, in_body(asked)?, who(operator.as_ref()))?;
+pub(super) async fn purge(Shared(inspector): Inspected, by: MaybeOperator, headers: HeaderMap, asked: Body) -> Answer {
+    let service = Service::open(&inspector, in_body(asked)?, who(by.as_ref()))?;
     let entry_view = service.purge(&target(&service)?, &headers).await?;
     Ok(purged(&service, &entry_view))
 }
 
+pub(super) async fn resolve(
+    Shared(inspector): Inspected,
+    by: MaybeOperator,
+    headers: HeaderMap,
+    asked: Body,
+) -> Answer {
+    let service = Service::open(&inspector, in_body(asked)?, who(by.as_ref()))?;
+    let entry_view = service.resolve(&target(&service)?, &headers).await?;
+    let entry = entry_view.report(service.selection.keys);
+    Ok(json(&Resolved { store: service.store_name(), resolved: true, entry }))
+}
+
 fn one(service: &Service<'_>, entry_view: &EntryView) -> Response {
-    Json(OneEntry {
+    json(&OneEntry {
         store: service.store_name(),
         entry: entry_view.report(service.selection.keys),
         consequence: entry_view.state().consequence(),
         confirm: service.confirmation(entry_view),
     })
-    .into_response()
 }
 
 fn purged(service: &Service<'_>, entry_view: &EntryView) -> Response {
     let entry = entry_view.report(service.selection.keys);
-    Json(Purged { store: service.store_name(), purged: true, entry }).into_response()
+    json(&Purged { store: service.store_name(), purged: true, entry })
+}
+
+/// For programs, and for the terminal that an operator reads it on.
+pub(super) fn json(value: &impl Serialize) -> Response {
+    let text = serde_json::to_string(value).expect("names and values are text");
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], visible_json(&text)).into_response()
 }
 
 pub(super) fn who(operator: Option<&Extension<Operator>>) -> Option<&Operator> {

@@ -1,20 +1,9 @@
 //! Who has done what here: events for the log that is kept.
 
 use crate::key::RecordKey;
+use crate::operate::audit::{AUDIT_TARGET, caller_digest, line};
 use crate::operate::entry_view::State;
 use crate::operate::masking::{masked, visible};
-
-/// The `target` of the audit events. Route it to your audit log.
-///
-/// | field | |
-/// |---|---|
-/// | `action` | `purge`, or `reveal_keys` |
-/// | `outcome` | of a purge: `purged`, `nothing_there`, `failed`, `rejected: …`; else `shown` |
-/// | `by` | the name of the request's [`Operator`], or `unknown` |
-/// | `store` | the name of the store in the registry |
-/// | `scope`, `caller_digest`, `key`, `id` | of a purge: the entry. The key is [`masked`](crate::operate::masked). The caller is the digest of [`RecordKey::digested`](crate::RecordKey::digested), or as it is stored if the registry stores digests |
-/// | `state` | of a purge: the state of the entry before |
-pub const AUDIT_TARGET: &str = "idempotent::audit";
 
 /// The operator who makes the request. Your own authentication adds it to the request's extensions: the inspector rejects
 /// requests without one, and writes the name to the audit.
@@ -50,9 +39,9 @@ impl Operator {
     }
 }
 
-/// The name in the log: one line, whatever it is.
+/// The operator's name for the log, always as one line.
 fn name(operator: Option<&Operator>) -> String {
-    operator.map_or_else(|| "unknown".to_owned(), |operator| visible(operator.name()))
+    line(operator.map(Operator::name))
 }
 
 pub(super) fn revealed(operator: Option<&Operator>, store: &str) {
@@ -70,9 +59,7 @@ pub(super) struct Purge<'a> {
 impl Purge<'_> {
     pub(super) fn ended(&self, key: Option<&RecordKey>, id: Option<&str>, state: Option<State>, outcome: &str) {
         let by = name(self.operator);
-        let caller_digest = key.and_then(|key| {
-            if self.keys_are_digests { key.caller().map(Into::into) } else { key.digested().caller().map(String::from) }
-        });
+        let caller_digest = key.and_then(|key| caller_digest(key, self.keys_are_digests));
         tracing::warn!(
             target: AUDIT_TARGET,
             action = "purge",

@@ -8,6 +8,7 @@ use crate::operate::entry_view::millis;
 use crate::policy::Policy;
 use crate::policy::values::{
     AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, KeySource, Methods, OnStoreError, Oversize,
+    Stream,
 };
 
 /// One annotated handler: the words of its attribute, with the defaults filled in.
@@ -30,6 +31,7 @@ pub(super) struct HandlerReport {
     lease_ms: u64,
     pub(super) after_crash: &'static str,
     max_body: usize,
+    stream: &'static str,
     oversize: &'static str,
     keep_headers: Vec<String>,
     drop_headers: Vec<String>,
@@ -94,6 +96,10 @@ impl HandlerReport {
                 AfterCrash::Reject => "reject",
             },
             max_body: policy.max_body(),
+            stream: match policy.stream() {
+                Stream::Record => "record",
+                Stream::Pass => "pass",
+            },
             oversize: match policy.oversize() {
                 Oversize::Reject => "reject",
                 Oversize::Rerun => "rerun",

@@ -42,27 +42,30 @@
 //!     .nest("/ops/idempotency", inspector);
 //! ```
 //!
-//! [`router`] is read-only. `Inspector::new(&registry).allow_purge().router()` can purge too. Both take the registry or a
-//! reference to it.
+//! [`router`] is read-only. `Inspector::new(&registry).allow_purge().router()` can purge too, and with `allow_resolve()` it can
+//! settle what is unknown. Both take the registry or a reference to it.
 //!
 //! # JSON
 //!
 //! All addresses are relative to the path of the router. `store` names a store of the registry; without it, the default store
 //! is used. `limit` is the number of entries that are read; 10,000 by default. `reveal=keys` shows complete keys. A member
-//! without a value is `null`. New members may be added.
+//! without a value is `null`. New members may be added. Characters that a terminal does not show are escaped, as JSON allows:
+//! a program reads the value as it is.
 //!
 //! | request | parameters | answer |
 //! |---|---|---|
 //! | `GET /api/handlers` | | `handlers`: the policy of each |
-//! | `GET /api/summary` | `store`, `limit`, `scope` | `store`, `stores`, `scanned`, `complete`, `counts` by state, `scopes` with the counts of each, `purge_allowed`, `keys_are_digests` |
-//! | `GET /api/entries` | the same, `state`, `reveal` | `store`, `scanned`, `complete`, `counts`, `entries`: at most 1,000 of each state as [`EntryReport`](crate::operate::EntryReport), claims the oldest first, records the newest |
-//! | `GET /api/entries/{id}` | `store`, `limit`, `reveal` | `store`, `entry`, `consequence` of a purge, and what it must `confirm` |
+//! | `GET /api/summary` | `store`, `limit`, `scope` | `store`, `stores`, `scanned`, `complete`, `all_claims`, `counts` by state, `scopes` with the counts of each, `purge_allowed`, `resolve_allowed`, `keys_are_digests` |
+//! | `GET /api/entries` | the same, `state`, `reveal` | `store`, `scanned`, `complete`, `all_claims`, `counts`, `entries`: at most 1,000 of each state as [`EntryReport`](crate::operate::EntryReport), claims the oldest first, records the newest, with at most 255 characters of each text: see `shortened` |
+//! | `GET /api/entries/{id}` | `store`, `limit`, `reveal` | `store`, `entry`, `consequence` of a purge, and what a purge or a resolution must `confirm` |
 //! | `POST /api/look-up` | a form: `scope`, `caller`, `key`, `store`, `reveal` | the same |
 //! | `DELETE /api/entries/{id}` | `store`, `limit`, `confirm` | `store`, `purged`, and the `entry` that it was |
 //! | `POST /api/purge` | a form: `scope`, `caller`, `key`, `store`, `confirm` | the same |
+//! | `POST /api/resolve` | a form: `scope`, `caller`, `key` or `id`, `store`, `confirm`, `reason`, `outcome`: `not_executed`, or `executed` with `status`, `headers`, `body`, `ttl` | `store`, `resolved`, and the `entry` that it was |
 //!
 //! `complete` is false if a store has more than `limit` entries, or takes longer than ten seconds. Then every count is a
-//! lower bound. Every error is `application/problem+json` with a stable `code`. Keys and callers are sent in bodies, because
+//! lower bound. If `all_claims` is true, those of `in_flight`, `past_lease` and `outcome_unknown` are still exact: a store with an
+//! index of claims finds them without a look at the records. Every error is `application/problem+json` with a stable `code`. Keys and callers are sent in bodies, because
 //! logs contain addresses. Instead of `scope`, `caller` and `key` a form can send `record_key`, the text of
 //! [`RecordKey::as_str`](crate::RecordKey::as_str).
 //!
@@ -70,6 +73,18 @@
 //!
 //! A running handler with a `Tx` has no entry in its store. A claim with an expired lease is `outcome_unknown` if a handler
 //! or a layer of its scope in *this program* has `after_crash = "reject"`. Layers are not among the handlers.
+//!
+//! # Resolving
+//!
+//! A claim whose lease has expired can be settled by an operator who has found out what became of its request. With
+//! `outcome=executed`, its retries get the `status`, the `headers` (`name: value`, one in each line) and the text of `body`, for
+//! `ttl`, by default the longest `ttl` of the handlers of the scope. With `outcome=not_executed` the next retry runs the
+//! handler. [`Registry::resolve`] says more.
+//!
+//! A resolution must repeat the `confirm` of the entry that the operator looked at, and a `reason`. The store compares the claim
+//! itself: of two operators at the same time one resolves it, and a claim that was renewed meanwhile is not touched
+//! (409 `changed` and `still_running`). A page of another site cannot send a resolution. Every resolution that is asked for is an
+//! event of the target [`AUDIT_TARGET`].
 //!
 //! # Purging
 //!
@@ -84,23 +99,28 @@ pub(crate) mod handlers;
 pub(crate) mod page;
 pub(crate) mod problem;
 pub(crate) mod query;
+pub(crate) mod resolving;
 pub(crate) mod service;
 
 use std::borrow::Borrow;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
-pub use crate::inspector::audit::{AUDIT_TARGET, Operator};
+pub use crate::inspector::audit::Operator;
 use crate::inspector::problem::Problem;
+pub use crate::operate::audit::AUDIT_TARGET;
 use crate::registry::Registry;
 
 /// What the default store is called where a name is needed.
+/// Of a response as large as a handler records by default, of which a form may write each byte as three.
+const LARGEST_FORM: usize = 16 * 1024 * 1024;
+
 const DEFAULT_STORE: &str = "default";
 
 /// The read-only inspector of this registry. It answers only requests with an [`Operator`]: see [the module](self).
@@ -126,13 +146,19 @@ pub fn router(registry: impl Borrow<Registry>) -> Router {
 pub struct Inspector {
     registry: Registry,
     allows_purge: bool,
+    allows_resolve: bool,
     trusts_everybody: bool,
 }
 
 impl Inspector {
     /// A read-only inspector of this registry.
     pub fn new(registry: impl Borrow<Registry>) -> Self {
-        Self { registry: registry.borrow().clone(), allows_purge: false, trusts_everybody: false }
+        Self {
+            registry: registry.borrow().clone(),
+            allows_purge: false,
+            allows_resolve: false,
+            trusts_everybody: false,
+        }
     }
 
     /// Lets operators purge single keys.
@@ -143,10 +169,19 @@ impl Inspector {
         self
     }
 
+    /// Lets operators settle requests whose outcome is unknown: see [`Registry::resolve`].
+    ///
+    /// **Retries get the response that the operator writes**, or run the handler.
+    pub fn allow_resolve(mut self) -> Self {
+        self.allows_resolve = true;
+        self
+    }
+
     /// Answers requests without an [`Operator`] too.
     ///
-    /// **Everybody who reaches the router sees all entries**, and purges them with [`allow_purge`](Self::allow_purge). This is for
-    /// routers that only operators reach, such as those of a separate loopback listener.
+    /// **Every client that reaches the router sees all entries**, can purge them with [`allow_purge`](Self::allow_purge), and can
+    /// resolve them with [`allow_resolve`](Self::allow_resolve). This is for routers that only operators reach, such as those of a
+    /// separate loopback listener.
     pub fn trust_everybody(mut self) -> Self {
         self.trusts_everybody = true;
         self
@@ -163,7 +198,9 @@ impl Inspector {
             .route("/api/entries/{id}", get(api::entry).delete(api::purge_by_id))
             .route("/api/look-up", post(api::look_up))
             .route("/api/purge", post(api::purge))
+            .route("/api/resolve", post(api::resolve))
             .with_state(Arc::clone(&inspector))
+            .layer(DefaultBodyLimit::max(LARGEST_FORM))
             .layer(from_fn_with_state(inspector, guard))
     }
 }

@@ -2,11 +2,11 @@
 
 use std::error::Error;
 
-use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
+use crate::operate::masking::visible_json;
 use crate::store::error::StoreError;
 
 /// A stable code, and what would be right.
@@ -45,6 +45,15 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", detail)
     }
 
+    /// What the audit says of it.
+    pub(super) fn outcome(&self) -> String {
+        match self.code {
+            "not_found" => "nothing_there".to_owned(),
+            "store_unavailable" => "failed".to_owned(),
+            code => format!("rejected: {code}"),
+        }
+    }
+
     pub(super) fn title(&self) -> &'static str {
         self.status.canonical_reason().unwrap_or("Error")
     }
@@ -56,6 +65,7 @@ impl IntoResponse for Problem {
         let details =
             Details { r#type: "about:blank", title: self.title(), status, detail: &self.detail, code: self.code };
         let kind = HeaderValue::from_static("application/problem+json");
-        (self.status, [(header::CONTENT_TYPE, kind)], Json(details)).into_response()
+        let text = serde_json::to_string(&details).expect("names and values are text");
+        (self.status, [(header::CONTENT_TYPE, kind)], visible_json(&text)).into_response()
     }
 }

@@ -22,6 +22,23 @@ pub(super) struct EntryQuery {
     limit: Option<String>,
     reveal: Option<String>,
     confirm: Option<String>,
+    outcome: Option<String>,
+    status: Option<String>,
+    headers: Option<String>,
+    body: Option<String>,
+    ttl: Option<String>,
+    reason: Option<String>,
+}
+
+/// What a resolution says, as it comes.
+#[derive(Clone, Default)]
+pub(super) struct Said {
+    pub(super) outcome: Option<String>,
+    pub(super) status: Option<String>,
+    pub(super) headers: Option<String>,
+    pub(super) body: Option<String>,
+    pub(super) ttl: Option<String>,
+    pub(super) reason: Option<String>,
 }
 
 /// As it is understood.
@@ -34,8 +51,9 @@ pub(super) struct Selection {
     pub(super) target: Option<Target>,
     pub(super) limit: usize,
     pub(super) keys: Keys,
-    /// What a purge was confirmed with.
+    /// What a purge or a resolution was confirmed with.
     pub(super) confirm: Option<String>,
+    pub(super) said: Said,
 }
 
 /// One entry.
@@ -54,6 +72,13 @@ pub(super) const LARGEST_LIMIT: usize = 1_000_000;
 impl EntryQuery {
     /// Of an address, which logs and histories keep: no key belongs there.
     pub(super) fn in_address(self) -> Result<Selection, Problem> {
+        let is_said = [&self.outcome, &self.status, &self.headers, &self.body, &self.ttl, &self.reason];
+        if is_said.into_iter().any(Option::is_some) {
+            return Err(Problem::bad_request(
+                "settlement_in_address",
+                "a response does not belong in an address, which logs keep: send it as a form by POST",
+            ));
+        }
         if self.key.is_some() || self.caller.is_some() || self.record_key.is_some() {
             return Err(Problem::bad_request(
                 "key_in_address",
@@ -100,6 +125,14 @@ impl EntryQuery {
                 Some(_) => return Err(Problem::bad_request("unknown_reveal", "write `reveal=keys`, or leave it out")),
             },
             confirm: given(self.confirm),
+            said: Said {
+                outcome: given(self.outcome),
+                status: given(self.status),
+                headers: given(self.headers),
+                body: given(self.body),
+                ttl: given(self.ttl),
+                reason: given(self.reason),
+            },
         })
     }
 }

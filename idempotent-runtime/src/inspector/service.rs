@@ -1,4 +1,4 @@
-//! What an operator can do with one store: look through it, look one key up, purge it.
+//! What an operator can do with one store: look through it, look one key up, purge it. How a key is resolved is in `resolving`.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::inspector::audit;
 use crate::inspector::audit::Operator;
 use crate::inspector::problem::Problem;
-use crate::inspector::query::{LARGEST_LIMIT, Selection, Target};
+use crate::inspector::query::{DEFAULT_LIMIT, LARGEST_LIMIT, Selection, Target};
 use crate::inspector::{DEFAULT_STORE, Inspector};
 use crate::key::RecordKey;
 use crate::layer::made::policies_of_layers;
@@ -19,12 +19,23 @@ use crate::operate::scan::{Pages, Scan};
 use crate::policy::Policy;
 use crate::policy::registration::policies;
 use crate::policy::values::AfterCrash;
+use crate::registry::Registry;
 use crate::store::entry::{DamagedEntry, Page};
 use crate::store::error::StoreError;
 use crate::store::handle::StoreHandle;
 
 /// How long a look through a store may take; what it has seen by then is shown as a part.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The same of the records, where all claims are told and no further entries were asked for, unless one page of them takes longer.
+const PATIENCE_FOR_RECORDS: Duration = Duration::from_millis(500);
+
+/// What an operator changes.
+#[derive(Clone, Copy)]
+pub(super) enum Change {
+    Purge,
+    Resolution,
+}
 
 /// One store of the registry, and one request about it.
 pub(super) struct Service<'a> {
@@ -72,12 +83,22 @@ impl<'a> Service<'a> {
     pub(super) async fn scan(&self, keep: usize) -> Result<Scan, Problem> {
         let mut scan = Scan::new(self.selection.limit, keep).in_scope(self.selection.scope.clone());
         let deadline = Instant::now() + PATIENCE;
+        while let Some((cursor, limit)) = scan.next_claims() {
+            // The listing shows what this does not.
+            let Ok(page) = timeout_at(deadline, self.store.claims(cursor, limit)).await else { break };
+            scan.add_claims(page.map_err(|error| Problem::of_store(&error))?, |scope| self.after_crash(scope));
+        }
+        let soon = Instant::now() + PATIENCE_FOR_RECORDS;
+        let mut has_page = false;
         while let Some((cursor, limit)) = scan.next() {
+            let is_overview = scan.has_all_claims() && self.selection.limit <= DEFAULT_LIMIT;
+            let deadline = if is_overview && has_page { soon } else { deadline };
             match timeout_at(deadline, self.store.list(cursor, limit)).await {
                 Ok(page) => scan.add(page.map_err(|error| Problem::of_store(&error))?, |scope| self.after_crash(scope)),
-                Err(_) if scan.scanned() > 0 => break,
+                Err(_) if has_page => break,
                 Err(_) => return Err(Problem::of_store(&StoreError::TimedOut(PATIENCE))),
             }
+            has_page = true;
         }
         Ok(scan)
     }
@@ -112,24 +133,17 @@ impl<'a> Service<'a> {
             store: self.store.name(),
             keys_are_digests: self.keys_are_digests(),
         };
-        let (given, named) = match target {
-            Target::Key(key) => (Some(self.stored(key)), None),
-            Target::Id(id) => (None, Some(id.as_str())),
-        };
+        let (given, named) = self.named(target);
         let rejected = |problem: Problem, entry_view: Option<&EntryView>| {
             let key = entry_view.and_then(EntryView::key).or(given.as_ref());
             let (id, state) = (entry_view.and_then(EntryView::id), entry_view.map(EntryView::state));
-            let outcome = match problem.code {
-                "not_found" => "nothing_there".to_owned(),
-                "store_unavailable" => "failed".to_owned(),
-                code => format!("rejected: {code}"),
-            };
-            audit.ended(key, id.as_deref().or(named), state, &outcome);
+            audit.ended(key, id.as_deref().or(named), state, &problem.outcome());
             problem
         };
-        self.may_purge(headers).map_err(|problem| rejected(problem, None))?;
+        self.may_change(Change::Purge, headers).map_err(|problem| rejected(problem, None))?;
         let entry_view = self.look_up(target).await.map_err(|problem| rejected(problem, None))?;
-        self.is_confirmed(&entry_view).map_err(|problem| rejected(problem, Some(&entry_view)))?;
+        let confirmed = self.is_confirmed(&entry_view, entry_view.state().consequence());
+        confirmed.map_err(|problem| rejected(problem, Some(&entry_view)))?;
         let Some(key) = entry_view.key() else { return Err(rejected(unpurgeable(), Some(&entry_view))) };
         let purged = self.store.purge(key).await;
         let purged = purged.map_err(|error| rejected(Problem::of_store(&error), Some(&entry_view)))?;
@@ -138,30 +152,60 @@ impl<'a> Service<'a> {
         Ok(entry_view)
     }
 
-    /// What the entry must be confirmed with, where it may be purged.
+    /// What the entry must be confirmed with, where it may be purged or resolved.
     pub(super) fn confirmation(&self, entry_view: &EntryView) -> Option<String> {
-        self.inspector.allows_purge.then(|| entry_view.confirmation()).flatten()
+        let may_change = self.inspector.allows_purge || self.may_be_resolved(entry_view);
+        may_change.then(|| entry_view.confirmation()).flatten()
     }
 
-    fn may_purge(&self, headers: &HeaderMap) -> Result<(), Problem> {
-        if !self.inspector.allows_purge {
-            return Err(Problem::new(
-                StatusCode::FORBIDDEN,
+    pub(super) fn may_be_resolved(&self, entry_view: &EntryView) -> bool {
+        self.inspector.allows_resolve && entry_view.is_resolvable()
+    }
+
+    pub(super) fn operator(&self) -> Option<&Operator> {
+        self.operator
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        &self.inspector.registry
+    }
+
+    /// The key as it is stored, or the id, as they were given.
+    pub(super) fn named<'t>(&self, target: &'t Target) -> (Option<RecordKey>, Option<&'t str>) {
+        match target {
+            Target::Key(key) => (Some(self.stored(key)), None),
+            Target::Id(id) => (None, Some(id.as_str())),
+        }
+    }
+
+    /// Whether this inspector allows the change, and whether its own page or a client that is no browser asks for it.
+    pub(super) fn may_change(&self, change: Change, headers: &HeaderMap) -> Result<(), Problem> {
+        let forbidden = |code, detail: String| Err(Problem::new(StatusCode::FORBIDDEN, code, detail));
+        let (is_allowed, code, how, what) = match change {
+            Change::Purge => (
+                self.inspector.allows_purge,
                 "purge_not_allowed",
                 "this inspector only shows: build it with `Inspector::new(registry).allow_purge()` to purge",
-            ));
+                "a purge",
+            ),
+            Change::Resolution => (
+                self.inspector.allows_resolve,
+                "resolve_not_allowed",
+                "this inspector resolves nothing: build it with `Inspector::new(registry).allow_resolve()`",
+                "a resolution",
+            ),
+        };
+        if !is_allowed {
+            return forbidden(code, how.to_owned());
         }
         if comes_from_elsewhere(headers) {
-            return Err(Problem::new(
-                StatusCode::FORBIDDEN,
-                "cross_site",
-                "a purge must be asked for from this inspector's own page, or by a client that is no browser",
-            ));
+            let whose = "this inspector's own page, or by a client that is no browser";
+            return forbidden("cross_site", format!("{what} must be asked for from {whose}"));
         }
         Ok(())
     }
 
-    fn is_confirmed(&self, entry_view: &EntryView) -> Result<(), Problem> {
+    pub(super) fn is_confirmed(&self, entry_view: &EntryView, consequence: &str) -> Result<(), Problem> {
         match (&self.selection.confirm, entry_view.confirmation()) {
             (Some(given), Some(wanted)) if *given == wanted => Ok(()),
             (Some(_), _) => Err(Problem::new(
@@ -172,7 +216,7 @@ impl<'a> Service<'a> {
             (None, _) => Err(Problem::new(
                 StatusCode::PRECONDITION_REQUIRED,
                 "not_confirmed",
-                format!("look it up, and repeat its `confirm`; {}", entry_view.state().consequence()),
+                format!("look it up, and repeat its `confirm`; {consequence}"),
             )),
         }
     }
@@ -186,18 +230,28 @@ impl<'a> Service<'a> {
         match self.store.get(key).await {
             Ok(entry) => Ok(entry.map(|entry| {
                 let after_crash = self.after_crash(&entry.key.scope());
-                EntryView::of(entry, after_crash)
+                EntryView::new(entry, after_crash)
             })),
             Err(StoreError::Damaged(reason)) => {
-                Ok(Some(EntryView::of_damage(DamagedEntry { key: Some(key.clone()), reason })))
+                Ok(Some(EntryView::from_damaged(DamagedEntry { key: Some(key.clone()), reason })))
             }
             Err(error) => Err(Problem::of_store(&error)),
         }
     }
 
     async fn find(&self, id: &str) -> Result<Option<EntryView>, Problem> {
-        let mut pages = Pages::of_at_most(self.selection.limit);
         let deadline = Instant::now() + PATIENCE;
+        let mut pages = Pages::of_at_most(self.selection.limit);
+        while let Some((cursor, limit)) = pages.next() {
+            let page = timeout_at(deadline, self.store.claims(cursor, limit)).await;
+            let page = page.unwrap_or(Err(StoreError::TimedOut(PATIENCE)));
+            let Some(mut page) = page.map_err(|error| Problem::of_store(&error))? else { break };
+            pages.took(&mut page);
+            if let Some(found) = self.in_page(page, id) {
+                return Ok(Some(found));
+            }
+        }
+        let mut pages = Pages::of_at_most(self.selection.limit);
         while let Some((cursor, limit)) = pages.next() {
             let page = timeout_at(deadline, self.store.list(cursor, limit)).await;
             let page = page.unwrap_or(Err(StoreError::TimedOut(PATIENCE)));
@@ -213,9 +267,9 @@ impl<'a> Service<'a> {
     fn in_page(&self, page: Page, id: &str) -> Option<EntryView> {
         let entries = page.entries.into_iter().map(|entry| {
             let after_crash = self.after_crash(&entry.key.scope());
-            EntryView::of(entry, after_crash)
+            EntryView::new(entry, after_crash)
         });
-        let mut entry_views = entries.chain(page.damaged.into_iter().map(EntryView::of_damage));
+        let mut entry_views = entries.chain(page.damaged.into_iter().map(EntryView::from_damaged));
         entry_views.find(|entry_view| entry_view.id().as_deref() == Some(id))
     }
 

@@ -1,6 +1,6 @@
 //! The same engine as a tower layer: for routes that cannot be annotated, and for whole routers.
 
-#[cfg(any(feature = "inspector", feature = "testing"))]
+#[cfg(any(feature = "operate", feature = "testing"))]
 pub(crate) mod made;
 
 use std::convert::identity;
@@ -18,22 +18,23 @@ use http::request::Parts;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::key::{IdempotencyKey, key_in};
+use crate::idempotency_key::{IdempotencyKey, key_in};
 use crate::policy::Policy;
 use crate::policy::handle::PolicyHandle;
 use crate::registry::OfRequest;
 use crate::registry::Registry;
 use crate::request::context::Execution;
 use crate::request::coverage::find_sender;
-use crate::request::gate::Gate;
+use crate::request::identify::Gate;
 use crate::request::input::{ClaimInput, InputKey, RequestInput, ask};
 use crate::request::response_mark::{failed, is_of_another_guard, without_mark};
+use crate::request::run::run;
 use crate::sync::{Mutex, lock};
 
 /// Guards every service beneath it with one policy: it claims, records and replays as `#[idempotent]` does for one handler.
 ///
-/// An annotated handler beneath a layer keeps its own policy, because that policy is written where it is reviewed, and can
-/// name the caller, another key, or what a retry must repeat. If the handler's own guard takes a request, the layer keeps
+/// An annotated handler beneath a layer keeps its own policy: it is written where it is reviewed. It can name the caller,
+/// another key, or what a retry must repeat. If the handler's own guard takes a request, the layer keeps
 /// duplicates out meanwhile and records nothing. Nothing is recorded twice, and no layer weakens the policy of a handler.
 ///
 /// # Scopes
@@ -62,15 +63,16 @@ use crate::sync::{Mutex, lock};
 /// - The body of a keyed request is read before it is passed on, up to axum's
 ///   [`DefaultBodyLimit`](axum::extract::DefaultBodyLimit); a longer body gets 413. With
 ///   [`without_fingerprint`](crate::PolicyBuilder::without_fingerprint) the body is not read.
-/// - A timeout or another layer *beneath* it that drops the service's future ends the handler in the middle of its work, and
-///   the response of that layer counts as the handler's. Put such layers around the
+/// - A layer *beneath* it, such as a timeout, may drop the service's future. This ends the handler in the middle of its work,
+///   and the response of that layer counts as the handler's. Put such layers around the
 ///   `IdempotencyLayer`: then they cannot stop the service. A
 ///   handler beneath it with a guard of its own continues without it; if that guard has the same scope, the claim lasts until
 ///   that handler ends. If a response that the handler's policy records does not reach the layer, and the layer records no other
 ///   one, the claim ends as after a crash.
 /// - A middleware or a forwarding handler between the layer and a handler's own guard runs for each attempt. If it returns
 ///   the response as it is, the handler's guard records it. If it makes a response itself, or returns the response to a request
-///   with another key, the layer records that one.
+///   with another key, the layer records that one. It records no rejection of a guard beneath it, whatever the key, unless the
+///   middleware makes a new response of the rejection.
 /// - If the service answers with an error, which axum's services never do, the claim ends as that of a handler that panics.
 ///
 /// # Examples
@@ -108,7 +110,7 @@ impl IdempotencyLayer {
     ///
     pub fn new(policy: Policy) -> Self {
         let policy = Arc::new(policy);
-        #[cfg(any(feature = "inspector", feature = "testing"))]
+        #[cfg(any(feature = "operate", feature = "testing"))]
         made::add(&policy);
         Self { policy, registry: None, caller: None, key: None }
     }
@@ -238,7 +240,7 @@ impl IdempotencyLayer {
                 }
             }
         };
-        let response = gate.run(answering, identity).await;
+        let response = run(gate, answering, identity).await;
         let error = lock(&error).take();
         error.map_or(Ok(response), Err)
     }
@@ -264,6 +266,7 @@ impl IdempotencyLayer {
         };
         let execution = Arc::new(Execution::beneath(request.extensions()));
         execution.set_route(request.method(), request.uri());
+        execution.set_framing(request.method(), request.version());
         find_sender(&execution, registry.as_ref(), request.headers());
         let input = RequestInput {
             method: request.method().clone(),

@@ -1,10 +1,10 @@
 //! Hands a batch of renewals to a runtime that is alive.
 //!
-//! A store's connections live on the runtime that opened them, which mostly is the one in which the key was claimed. So that
-//! one is asked first, from outside, which wakes one of its threads even where another one is blocked. If it does not begin,
-//! because all of its threads are blocked, no thread drives it, or it has ended, another runtime of the process is asked, and in
-//! the end a thread of the library does it itself. Each store has one of its own for that: a store that blocks the thread on
-//! which it is asked ends no lease of another one.
+//! A store's connections live on the runtime that opened them, which is mostly the runtime in which the key was claimed. So that
+//! runtime is asked first. It is asked from outside, which wakes one of its threads even if others are blocked. The renewal may
+//! not begin: all threads of the runtime are blocked, no thread drives it, or it has ended. Then another runtime of the process
+//! renews, and in the end a thread of the library. Each store has such a thread of its own: if a store blocks it, the leases of
+//! the other stores are still renewed.
 
 use std::sync::Arc;
 
@@ -156,7 +156,7 @@ mod real {
                 tracing::error!(
                     %error,
                     store = store.name(),
-                    "the thread that renews leases where no runtime does cannot be started: another one does it"
+                    "the fallback thread that renews leases cannot be started: another thread renews them"
                 );
                 Arc::clone(renewing).renew(leases).await;
             }

@@ -10,3 +10,4 @@ pub(crate) mod reclaim;
 pub(crate) mod renewer;
 pub(crate) mod schedule;
 pub(crate) mod state;
+pub(crate) mod step_records;

@@ -32,7 +32,7 @@ impl PendingClaims {
         &self.counts[usize::try_from(self.hasher.hash_one(key) % COUNTS as u64).unwrap_or_default()]
     }
 
-    pub(super) fn enter(&self, key: &RecordKey) -> PendingClaim {
+    pub(super) fn begin(&self, key: &RecordKey) -> PendingClaim {
         let count = self.of(key);
         count.send_if_modified(|pending| {
             *pending += 1;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::deadline::Deadline;
 use crate::lease::pending_claims::Count;
-use crate::lease::state::{Lease, State};
+use crate::lease::state::{Lease, Phase};
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::error::StoreError;
 use crate::sync::lock;
@@ -23,7 +23,7 @@ impl Lease {
     where
         F: Future<Output = Result<Held, StoreError>>,
     {
-        lock(&self.holding).is_ending = true;
+        lock(&self.state).is_ending = true;
         let mut tries = 0;
         loop {
             let (token, hand_overs) = self.token_and_hand_overs();
@@ -60,7 +60,7 @@ impl Lease {
 
     /// Ends the claim if the store answers at once; false if it takes [`end`](Self::end).
     pub(crate) fn end_now(&self, ask: impl FnOnce(Token) -> Result<Held, StoreError>) -> bool {
-        lock(&self.holding).is_ending = true;
+        lock(&self.state).is_ending = true;
         let (token, hand_overs) = self.token_and_hand_overs();
         matches!(ask(token), Ok(Held::Yes)) && self.is_over(hand_overs, Held::Yes)
     }
@@ -82,7 +82,7 @@ impl Lease {
     /// Leaves the claim in the store as if its process had died.
     pub(crate) async fn lapse(&self) -> Result<Held, StoreError> {
         // A later renewal would revive the lease.
-        lock(&self.holding).state = State::Lapsing;
+        lock(&self.state).phase = Phase::Lapsing;
         drop(self.after_renewals().await);
         self.end(|token| self.store.renew(&self.key, token, Duration::ZERO)).await
     }
@@ -145,12 +145,10 @@ impl Lease {
     async fn reclaim(&self, token: Token) -> Result<Held, StoreError> {
         self.release_others().await?;
         let asked_at = Instant::now();
-        let Claim::Acquired { attempt } = self.store.claim(&self.key, ClaimRequest { token, ..self.request }).await?
-        else {
-            return Ok(Held::No);
-        };
+        let request = ClaimRequest { token, is_of_running: true, ..self.request };
+        let Claim::Acquired { attempt } = self.store.claim(&self.key, request).await? else { return Ok(Held::No) };
         if attempt > 1 {
-            lock(&self.holding).has_changed_hands = true;
+            lock(&self.state).has_changed_hands = true;
         }
         self.confirm_at(asked_at);
         tracing::warn!(

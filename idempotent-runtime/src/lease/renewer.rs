@@ -1,7 +1,7 @@
 //! Renews the leases of a registry, when its schedule says so.
 //!
-//! The time is kept by a thread of the library, so that no handler that blocks its thread, and no runtime that ends or is not
-//! driven any more, holds a renewal up. A store gets few batches of renewals at a time, and what else is due waits, so that claims
+//! A thread of the library keeps the time. So a handler that blocks its thread delays no renewal, and neither does a runtime
+//! that ends or is no longer driven. A store gets few batches of renewals at a time, and what else is due waits, so that claims
 //! and completions go first. A lease whose batch got no answer in time is renewed alone from then on, a few at a time: if one
 //! key of a store hangs, the others are renewed.
 
@@ -100,12 +100,12 @@ struct Leases {
 impl LeaseRenewer {
     /// Renews `lease` from now on until the answer is dropped; its claim was asked for at `asked_at`.
     pub(crate) fn keep(self: &Arc<Self>, mut lease: Lease, asked_at: Instant) -> KeptLease {
-        lock(&lease.holding).confirmed_at = asked_at;
+        lock(&lease.state).confirmed_at = asked_at;
         lease.pending_claims = Some(self.0.pending_claims.of(&lease.key).clone());
         self.0.runtimes.saw(lease.runtime.as_ref());
         let lease = Arc::new(lease);
         let mut leases = lock(&self.0.leases);
-        let due = leases.schedule.enter(&lease, asked_at);
+        let due = leases.schedule.insert(&lease, asked_at);
         if !leases.has_thread {
             leases.has_thread = start(&self.0);
         }
@@ -121,14 +121,14 @@ impl LeaseRenewer {
         lock(&self.0.leases).schedule.remove(lease);
     }
 
-    /// A request asks for a claim of `key`. To be held until its answer is judged: a handler that ends under the key waits for
+    /// A request asks for a claim of `key`. To be held until its answer is decided on: a handler that ends under the key waits for
     /// what it gets by [`hand_over`](Self::hand_over).
     pub(crate) fn asks(&self, key: &RecordKey) -> PendingClaim {
-        self.0.pending_claims.enter(key)
+        self.0.pending_claims.begin(key)
     }
 
     /// Gives the claim that a request has got to the handler of an earlier request with the key, if that runs in this process.
-    /// Its lease has run out, or the store has forgotten its claim, but it has not died.
+    /// Its lease has expired, or the store has forgotten its claim, but it has not died.
     pub(crate) fn hand_over(
         &self,
         store: &StoreHandle,
@@ -282,7 +282,7 @@ impl Shared {
 
     fn conclude(&self, lease: &Arc<Lease>, renewal: &Renewal, renewed: Result<Held, StoreError>) {
         match renewed {
-            Ok(Held::Yes) => {}
+            Ok(Held::Yes) => lease.renew_steps(),
             Ok(Held::No) if !lease.has_lost(renewal.token) => {}
             Ok(Held::No) => {
                 lease.count_as_lost();
@@ -305,7 +305,7 @@ impl Shared {
         }
     }
 
-    /// Wakes the thread where it would sleep for too long. A lease whose batch has to wait is looked for when the one that is on
+    /// Wakes the thread if it would sleep for too long. A lease whose batch has to wait is looked for when the one that is on
     /// its way has ended.
     fn wake(&self, leases: &mut Leases, lease: &Lease, due: Instant) {
         if leases.wakes_at.is_none_or(|wakes_at| due < wakes_at) && leases.schedule.may_go(lease) {

@@ -68,11 +68,11 @@ impl Schedule {
         &mut self.of_stores[index]
     }
 
-    /// Enters a lease whose claim was asked for at `asked_at`. Returns when it is due.
+    /// Inserts a lease whose claim was asked for at `asked_at`. Returns when it is due.
     ///
     /// The first renewal is due between a sixth and a third of the lease's length, the next ones after a third each: claims
     /// that came at once do not come due at once.
-    pub(super) fn enter(&mut self, lease: &Arc<Lease>, asked_at: Instant) -> Instant {
+    pub(super) fn insert(&mut self, lease: &Arc<Lease>, asked_at: Instant) -> Instant {
         let due = asked_at + lease.length / 6 + spread(lease.length / 6, self.next_number);
         self.of(&lease.store).by_key.entry(lease.key.clone()).or_default().push(Arc::clone(lease));
         self.slot(lease, Some(due));
@@ -96,7 +96,7 @@ impl Schedule {
         leases.by_key.get(key)?.iter().rev().find(|lease| lease.is_running()).cloned()
     }
 
-    /// What can go to the stores now, already entered again for the next renewal.
+    /// What can go to the stores now, already inserted again for the next renewal.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<Batch> {
         let mut batches = Vec::new();
         for index in 0..self.of_stores.len() {

@@ -25,11 +25,15 @@ pub(crate) struct Lease {
     /// The request of the claim, for claiming again.
     pub(super) request: ClaimRequest,
     pub(super) length: Duration,
-    pub(super) holding: Mutex<Holding>,
+    pub(super) state: Mutex<LeaseState>,
     /// Claims of requests for something else, which must be released: they were made while the store had forgotten this one.
     pub(super) others: Mutex<Vec<Token>>,
     /// Its place among those that wait, which is changed under the lock of the renewer alone.
     pub(super) slot: Mutex<Option<Slot>>,
+    /// The steps that this attempt has recorded, or has the results of.
+    pub(super) steps: Mutex<Vec<RecordKey>>,
+    /// They are on their way with a renewal.
+    pub(super) is_extending_steps: AtomicBool,
     pub(super) is_counted_as_lost: AtomicBool,
     /// The batch that it was renewed in got no answer in time.
     pub(super) is_alone: AtomicBool,
@@ -44,29 +48,35 @@ pub(crate) struct Lease {
 
 /// The state of the claim, and its token.
 #[derive(Clone, Copy)]
-pub(super) struct Holding {
+#[expect(clippy::struct_excessive_bools, reason = "each is independent of the others")]
+pub(super) struct LeaseState {
     pub(super) token: Token,
-    pub(super) state: State,
+    pub(super) phase: Phase,
     pub(super) may_change_hands: bool,
     pub(super) has_changed_hands: bool,
     /// Its end is on its way to the store: a renewal that finds no claim proves nothing.
     pub(super) is_ending: bool,
-    /// How often the key was claimed for it since: by a request of this process that has left it its claim, or by a renewal.
+    /// How often the key was claimed again for this handler: by another request of this process, which left its claim to it, or
+    /// by a renewal.
     pub(super) hand_overs: u32,
     /// When the last claim or renewal that succeeded was asked for: its lease began then, or later.
     pub(super) confirmed_at: Instant,
+    /// Its handler takes steps, which must know when it has ended.
+    pub(super) takes_steps: bool,
+    /// When it has ended, with a record or without one. `None` while it is held, and after it has lapsed.
+    pub(super) ended_at: Option<Instant>,
 }
 
-impl Holding {
+impl LeaseState {
     /// Whether the claim is lost if a renewal by this token finds none. A claim that is ending may already be gone: the answer
     /// to its end is on its way, or was lost.
     fn is_renewed_by(&self, token: Token) -> bool {
-        self.state == State::Held && self.token == token && self.may_change_hands && !self.is_ending
+        self.phase == Phase::Held && self.token == token && self.may_change_hands && !self.is_ending
     }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum Phase {
     Held,
     /// Another attempt probably has it.
     Lost,
@@ -79,14 +89,16 @@ pub(super) enum State {
 impl Lease {
     pub(crate) fn new(store: StoreHandle, key: RecordKey, request: &ClaimRequest, scope: Scope) -> Self {
         let &ClaimRequest { token, lease: length, .. } = request;
-        let holding = Holding {
+        let state = LeaseState {
             token,
-            state: State::Held,
+            phase: Phase::Held,
             may_change_hands: true,
             has_changed_hands: false,
             is_ending: false,
             hand_overs: 0,
             confirmed_at: Instant::now(),
+            takes_steps: false,
+            ended_at: None,
         };
         Self {
             store,
@@ -94,9 +106,11 @@ impl Lease {
             scope,
             request: *request,
             length,
-            holding: Mutex::new(holding),
+            state: Mutex::new(state),
             others: Mutex::default(),
             slot: Mutex::default(),
+            steps: Mutex::default(),
+            is_extending_steps: AtomicBool::new(false),
             is_counted_as_lost: AtomicBool::new(false),
             is_alone: AtomicBool::new(false),
             renewing: tokio::sync::RwLock::new(()),
@@ -106,96 +120,100 @@ impl Lease {
     }
 
     pub(super) fn token_and_hand_overs(&self) -> (Token, u32) {
-        let holding = lock(&self.holding);
-        (holding.token, holding.hand_overs)
+        let state = lock(&self.state);
+        (state.token, state.hand_overs)
     }
 
     pub(crate) fn token(&self) -> Token {
-        lock(&self.holding).token
+        lock(&self.state).token
     }
 
     /// From now on, takes no claim back: there is no response to record. Returns whether others have claimed the key so far;
     /// their executions may be unknown.
     pub(crate) fn has_changed_hands_for_good(&self) -> bool {
-        let mut holding = lock(&self.holding);
-        holding.may_change_hands = false;
-        holding.has_changed_hands
+        let mut state = lock(&self.state);
+        state.may_change_hands = false;
+        state.has_changed_hands
     }
 
     /// Whether this answer, which was asked for after so many hand-overs, is final. If so, no further claim is handed over.
     pub(super) fn is_over(&self, hand_overs: u32, held: Held) -> bool {
-        let mut holding = lock(&self.holding);
-        let is_over = held == Held::Yes || holding.hand_overs == hand_overs;
+        let mut state = lock(&self.state);
+        let is_over = held == Held::Yes || state.hand_overs == hand_overs;
         if is_over {
-            holding.state = State::Over;
+            let has_lapsed = state.phase == Phase::Lapsing && held == Held::Yes;
+            if state.takes_steps && !has_lapsed && state.ended_at.is_none() {
+                state.ended_at = Some(Instant::now());
+            }
+            state.phase = Phase::Over;
         }
         is_over
     }
 
     /// Takes over the claim that a duplicate has made in the store; false if this handler has already ended.
     pub(super) fn take_back(&self, taken: &Taken<'_>, is_same_request: bool) -> bool {
-        let mut holding = lock(&self.holding);
-        let is_accepted = holding.state != State::Over && holding.may_change_hands;
-        holding.hand_overs += u32::from(is_accepted);
-        let state = if holding.state == State::Lost { State::Held } else { holding.state };
+        let mut state = lock(&self.state);
+        let is_accepted = state.phase != Phase::Over && state.may_change_hands;
+        state.hand_overs += u32::from(is_accepted);
+        let phase = if state.phase == Phase::Lost { Phase::Held } else { state.phase };
         if is_accepted && is_same_request {
-            *holding = Holding {
+            *state = LeaseState {
                 token: taken.request.token,
-                state,
-                has_changed_hands: holding.has_changed_hands || taken.attempt > 1,
+                phase,
+                has_changed_hands: state.has_changed_hands || taken.attempt > 1,
                 confirmed_at: taken.asked_at,
-                ..*holding
+                ..*state
             };
         } else if is_accepted {
             // The store must have the claim of this handler's own request: the next renewal, or the end, releases the other
             // claim and claims the key again.
-            holding.state = state;
+            state.phase = phase;
             lock(&self.others).push(taken.request.token);
         }
         is_accepted
     }
 
-    pub(super) fn is_running(&self) -> bool {
-        lock(&self.holding).state != State::Over
+    pub(crate) fn is_running(&self) -> bool {
+        lock(&self.state).phase != Phase::Over
     }
 
     /// Whether to claim again after the store has forgotten the claim: the handler may still have something to record.
     pub(super) fn may_reclaim(&self, token: Token) -> bool {
-        let holding = lock(&self.holding);
-        holding.is_renewed_by(token)
+        let state = lock(&self.state);
+        state.is_renewed_by(token)
     }
 
     /// A renewal has claimed the key again: an end that found it taken must look again. False if the handler has already ended.
     pub(super) fn has_reclaimed(&self) -> bool {
-        let mut holding = lock(&self.holding);
-        let is_running = holding.state != State::Over;
-        holding.hand_overs += u32::from(is_running);
+        let mut state = lock(&self.state);
+        let is_running = state.phase != Phase::Over;
+        state.hand_overs += u32::from(is_running);
         is_running
     }
 
     pub(super) fn confirm_at(&self, asked_at: Instant) {
-        let mut holding = lock(&self.holding);
-        holding.confirmed_at = holding.confirmed_at.max(asked_at);
+        let mut state = lock(&self.state);
+        state.confirmed_at = state.confirmed_at.max(asked_at);
     }
 
     /// Whether the lease has expired by this process's clock, so that another process may run.
     pub(crate) fn is_known_to_be_over(&self) -> bool {
-        let confirmed_at = lock(&self.holding).confirmed_at;
+        let confirmed_at = lock(&self.state).confirmed_at;
         confirmed_at.elapsed() > self.length
     }
 
     /// The token to renew the claim by; `None` if it needs no renewal.
     pub(super) fn token_to_renew(&self) -> Option<Token> {
-        let holding = *lock(&self.holding);
-        (holding.state == State::Held).then_some(holding.token)
+        let state = *lock(&self.state);
+        (state.phase == Phase::Held).then_some(state.token)
     }
 
     /// Whether the claim that was held by this token is lost.
     pub(super) fn has_lost(&self, token: Token) -> bool {
-        let mut holding = lock(&self.holding);
-        let has_lost = holding.is_renewed_by(token);
+        let mut state = lock(&self.state);
+        let has_lost = state.is_renewed_by(token);
         if has_lost {
-            holding.state = State::Lost;
+            state.phase = Phase::Lost;
         }
         has_lost
     }

@@ -12,9 +12,11 @@ pub(crate) mod telemetry;
 pub(crate) mod traceparent;
 
 #[cfg(feature = "metrics")]
-pub(crate) use crate::observe::metrics::in_flight::InFlight;
+pub(crate) use crate::observe::metrics::in_flight::{InFlight, WithoutClient};
 #[cfg(feature = "metrics")]
-pub(crate) use crate::observe::metrics::meters::{lease_lost, mismatched, outcome, replayed};
+pub(crate) use crate::observe::metrics::meters::{lease_lost, mismatched, outcome, replayed, step_failed};
+#[cfg(feature = "metrics")]
+pub(crate) use crate::observe::metrics::series::begin_series;
 #[cfg(feature = "metrics")]
 pub(crate) use crate::observe::metrics::store::StoreMeter;
 #[cfg(not(feature = "metrics"))]

@@ -15,6 +15,8 @@ pub(crate) enum Op {
     Get,
     #[cfg(feature = "inspector")]
     Purge,
+    #[cfg(feature = "operate")]
+    Resolve,
     /// The count of unknown outcomes.
     #[cfg(feature = "metrics")]
     Count,

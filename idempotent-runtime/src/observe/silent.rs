@@ -7,7 +7,15 @@ use crate::observe::op::Op;
 pub(crate) struct InFlight;
 
 impl InFlight {
-    pub(crate) fn enter(_scope: &str) -> Self {
+    pub(crate) fn begin(_scope: &str) -> Self {
+        Self
+    }
+}
+
+pub(crate) struct WithoutClient;
+
+impl WithoutClient {
+    pub(crate) fn begin(_scope: &str) -> Self {
         Self
     }
 }
@@ -32,6 +40,10 @@ impl StoreMeter {
 pub(crate) fn outcome(_scope: &str, _outcome: &'static str) {}
 
 pub(crate) fn mismatched(_scope: &str, _differs: &'static str, _header: &str) {}
+
+pub(crate) fn step_failed(_scope: &str, _outcome: &'static str) {}
+
+pub(crate) fn begin_series<'a>(_stores: impl Iterator<Item = &'a str>) {}
 
 pub(crate) fn lease_lost(_scope: &str) {}
 

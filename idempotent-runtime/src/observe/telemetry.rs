@@ -11,6 +11,7 @@ use crate::fingerprint::difference::Difference;
 use crate::fingerprint::expression::Unserialisable;
 use crate::observe;
 use crate::policy::Policy;
+use crate::rejection::problem::Rejection;
 use crate::store::error::StoreError;
 use crate::transaction::error::TransactionError;
 
@@ -38,7 +39,7 @@ pub(crate) enum Outcome {
     Recorded,
     /// The handler ran, and its policy does not record this response.
     NotRecorded,
-    /// The handler ran and its response is too large to record.
+    /// The handler ran and its response is too large to record, has no end, or passes unrecorded.
     TooLarge,
     /// The handler ran and the body of its response broke off.
     Broken,
@@ -78,8 +79,8 @@ impl Outcome {
         }
     }
 
-    /// Counts the outcome and enters it into the request's span: once for each request.
-    pub(crate) fn enter(self, span: &Span, policy: &Policy) {
+    /// Counts the outcome and writes it to the request's span: once for each request.
+    pub(crate) fn report(self, span: &Span, policy: &Policy) {
         observe::outcome(policy.scope(), self.as_str());
         if let Self::Replayed { recorded_at } = self {
             observe::replayed(recorded_at);
@@ -87,7 +88,7 @@ impl Outcome {
         self.correct(span);
     }
 
-    /// Enters what has become of a request after its outcome was counted.
+    /// Writes to the span what has become of a request after its outcome was counted.
     pub(crate) fn correct(self, span: &Span) {
         span.record("idempotency.outcome", self.as_str());
         tracing::debug!(parent: span, outcome = self.as_str(), "a guarded request has ended");
@@ -129,13 +130,22 @@ pub(crate) fn small_pool(store: &str, connections: u32, handlers: &[String]) {
         store,
         connections,
         handlers = handlers.join(", "),
-        "some handlers take a `Tx` from a small pool: one that waits for a second connection of it may stall with the others; \
+        "some handlers take a `Tx` from a small pool: if they also take a second connection from it, they can block each other; \
          write through the `Tx` alone, or take the second connection from another pool"
     );
 }
 
 /// The store could not be asked for a claim.
 pub(crate) fn claim_failed(policy: &Policy, store: &str, error: &StoreError) {
+    if matches!(error, StoreError::OverQuota) {
+        tracing::warn!(
+            scope = policy.scope(),
+            handler = %policy,
+            store,
+            "a caller has used up its share of the store: its new keys are rejected, and those of others accepted"
+        );
+        return;
+    }
     of_handler!(error, policy, store, error = error as &dyn Error, "the store could not be asked for a claim");
 }
 
@@ -147,7 +157,7 @@ pub(crate) fn settling_failed(
     lease_is_over: bool,
     error: &StoreError,
 ) {
-    let claim = if lease_is_over { "its lease is over" } else { "its claim is held" };
+    let claim = if lease_is_over { "its lease has expired" } else { "its claim is held" };
     of_handler!(
         error,
         policy,
@@ -157,13 +167,14 @@ pub(crate) fn settling_failed(
     );
 }
 
-/// The store takes no record of this size, now or later.
-pub(crate) fn record_too_large(policy: &Policy, store: &str) {
+/// The store takes no such record, now or later.
+pub(crate) fn record_rejected(policy: &Policy, store: &str, error: &StoreError) {
     tracing::warn!(
+        error = error as &dyn Error,
         scope = policy.scope(),
         handler = %policy,
         store,
-        "the response is too large for its store: it is sent and not recorded; lower `max_body` or raise the store's limit"
+        "the store will never accept this response: it is sent and not recorded; lower `max_body` or raise the store's limit"
     );
 }
 
@@ -183,22 +194,35 @@ pub(crate) fn commit_delayed(policy: &Policy) {
     tracing::warn!(
         scope = policy.scope(),
         handler = %policy,
-        "a request that a handler with a `Tx` has forwarded still runs: the client gets 503, and the transaction is committed when \
-         it has ended"
+        "a handler with a `Tx` has ended, but a request that it forwarded still runs: the client gets 503, and the transaction is \
+         committed when that request has ended"
     );
 }
 
 /// `Idempotency` was extracted from a request that may be another client's, beside a running handler.
 pub(crate) fn unknown_handler() {
     tracing::error!(
-        "`Idempotency` of a request that a handler has copied or made: it has no key and no steps, since the request may be another \
-         caller's; make it an argument of the handler, or extract it from the `Request` that is the handler's last argument"
+        "`Idempotency` was extracted from a request that a handler has copied or made: it has no key and no steps, because the request \
+         may be another caller's; make it an argument of the handler, or extract it from the `Request` that is the handler's last argument"
     );
 }
 
-/// A step that no retry can take: the program must be changed.
-pub(crate) fn step_failed(step: &str, reason: impl Display) {
-    tracing::error!(step, "a step of a handler cannot be taken: {reason}");
+/// A step has no result. The source of the error is not logged, because it may quote the result.
+pub(crate) fn step_failed(scope: &str, step: &str, rejection: &Rejection, reason: impl Display) {
+    observe::step_failed(scope, rejection.code());
+    match rejection {
+        Rejection::StepFailed => tracing::error!(scope, step, "a step of a handler cannot be taken: {reason}"),
+        Rejection::OutcomeUnknown => {
+            tracing::error!(
+                scope,
+                step,
+                "the outcome of a step is unknown: it does not run again until a person decides"
+            );
+        }
+        // Logged where it is noticed, with what differs.
+        Rejection::KeyReused | Rejection::OtherCredentials => {}
+        _ => tracing::warn!(scope, step, "a step has no result: {reason}"),
+    }
 }
 
 /// The response of a handler can no longer be recorded.
@@ -217,7 +241,8 @@ pub(crate) fn claim_handed_back(policy: &Policy, store: &str) {
         warn,
         policy,
         store,
-        "the store had no living claim of a handler that runs in this process: it keeps its key, and a duplicate is not executed"
+        "the store had lost the claim of a handler that runs in this process: the handler keeps its key, and a duplicate is not \
+         executed"
     );
 }
 
@@ -255,7 +280,7 @@ pub(crate) fn covered_transaction(policy: &Policy) {
     of_handler!(
         error,
         policy,
-        "a guard around this handler has the same scope, so that its `Tx` cannot record in it: give each its own scope"
+        "a guard around this handler has the same scope, so its `Tx` cannot record the response: give each its own scope"
     );
 }
 

@@ -37,7 +37,7 @@ impl TraceParent {
     }
 
     /// Tells in the span of a replay where its response was made.
-    pub(crate) fn enter(&self, span: &Span) {
+    pub(crate) fn link_to(&self, span: &Span) {
         span.record("idempotency.recorded_by", self.trace_id());
         link(span, self.parts());
     }

@@ -64,7 +64,7 @@ impl<B: OperationInput, M, const IDENTITY: u128, R: OperationOutput> OperationIn
     fn operation_input(context: &mut GenContext, operation: &mut Operation) {
         B::operation_input(context, operation);
         let Some(policy) = policy_of(IDENTITY) else { return };
-        let Description { key, extension, .. } = Description::new(policy, true);
+        let Description { key, extension, .. } = Description::new(policy, None);
         operation.extensions.entry(EXTENSION.to_owned()).or_insert(extension);
         if let Some((name, parameter)) = key
             && !operation.parameters.iter().any(|parameter| is_header(parameter, &name))
@@ -86,7 +86,7 @@ impl<B: OperationInput, M, const IDENTITY: u128, R: OperationOutput> OperationIn
         }
         let mut early = B::inferred_early_responses(context, operation);
         let Some(policy) = policy_of(IDENTITY) else { return early };
-        let Description { rejections, recorded, .. } = Description::new(policy, true);
+        let Description { rejections, recorded, .. } = Description::new(policy, None);
         let responses = operation.responses.get_or_insert_default();
         for (status, rejection) in rejections {
             let rejection = object(rejection);
@@ -161,8 +161,8 @@ fn mark_replays(responses: &mut Responses, recorded: &Recorded) {
     }
 }
 
-/// Adds to the documented response of the status. Copies that of a range or of `default` first, which a response of its own
-/// would hide.
+/// Adds to the documented response of the status. Copies the response of a range or of `default` first: a response of its own
+/// would hide it.
 fn reject(responses: &mut Responses, status: u16, rejection: Response) {
     let Responses { responses, default, .. } = responses;
     let key = StatusCode::Code(status);

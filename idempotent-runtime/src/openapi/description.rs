@@ -7,7 +7,7 @@ use http::StatusCode;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use crate::key::{IdempotencyKey, InvalidKey};
+use crate::idempotency_key::{IdempotencyKey, InvalidKey};
 use crate::openapi::recorded::Recorded;
 use crate::policy::Policy;
 use crate::policy::values::{AfterCrash, FingerprintSource, InFlight, InvalidKeyPolicy, KeySource, Oversize};
@@ -20,8 +20,12 @@ pub(super) const EXTENSION: &str = "x-idempotency";
 /// The media type of rejections.
 pub(super) const PROBLEM: &str = "application/problem+json";
 
-/// What [`IdempotencyKey::from_header`] accepts, but for the length: bare, or a String of RFC 9651 that is not blank.
-const KEY_PATTERN: &str = r#"^(?:[!#-+\--:<-\[\]-~]+|" *(?:[!#-\[\]-~]|\\["\\])(?:[ !#-\[\]-~]|\\["\\])*")$"#;
+/// What [`IdempotencyKey::from_header`] accepts: bare, or a String of RFC 9651 that is not blank. To say that beside its length
+/// takes a look-ahead, which not every validator has: so a String here does not begin with a space.
+const KEY_PATTERN: &str = r#"^(?:[!#-+\--:<-\[\]-~]{1,255}|"(?:[!#-\[\]-~]|\\["\\])(?:[ !#-\[\]-~]|\\["\\]){0,254}")$"#;
+
+/// Two quotes, and an escape before each character.
+const LONGEST_VALUE: usize = 2 * IdempotencyKey::MAX_LENGTH + 2;
 
 /// What a policy adds to its operation.
 pub(super) struct Description {
@@ -35,10 +39,10 @@ pub(super) struct Description {
 }
 
 impl Description {
-    /// With `may_require` off, a key is optional whatever the policy says: the operation has methods that it leaves alone.
-    pub(super) fn new(policy: &Policy, may_require: bool) -> Self {
+    /// `only` names the methods that the policy guards, if the operation has others too: there, a key is optional.
+    pub(super) fn new(policy: &Policy, only: Option<&[&str]>) -> Self {
         let registry = Registry::installed();
-        let required = policy.required() && may_require;
+        let required = policy.required() && only.is_none();
         let recorded = Recorded::by(policy.cache());
         let mut extension = json!({
             "scope": policy.scope(),
@@ -55,9 +59,12 @@ impl Description {
                 AfterCrash::Reject => "reject",
             },
         });
+        if let Some(methods) = only {
+            extension["methods"] = json!(methods);
+        }
         let key = (policy.key() == KeySource::Header).then(|| {
             extension["header"] = json!(policy.header());
-            (policy.header().to_owned(), key_parameter(policy, required))
+            (policy.header().to_owned(), key_parameter(policy, required, only))
         });
         let mut by_status = BTreeMap::<StatusCode, Vec<Rejection>>::new();
         for rejection in rejections(policy, registry.as_ref()) {
@@ -66,7 +73,7 @@ impl Description {
         let is_rendered = registry.is_some_and(|registry| registry.renders_rejections());
         let rejections = by_status
             .into_iter()
-            .map(|(status, rejections)| (status.as_u16(), response(status, &rejections, is_rendered)))
+            .map(|(status, rejections)| (status.as_u16(), response(status, &rejections, is_rendered, only)))
             .collect();
         Self { key, rejections, recorded, extension }
     }
@@ -80,20 +87,21 @@ pub(super) fn replay_header() -> Value {
     })
 }
 
-fn key_parameter(policy: &Policy, required: bool) -> Value {
+fn key_parameter(policy: &Policy, required: bool, only: Option<&[&str]>) -> Value {
     let kept = readable(policy.ttl());
     let without = if required { "" } else { " A request without a key is not guarded." };
+    let only = only_of(only);
     json!({
         "name": policy.header(),
         "in": "header",
         "required": required,
         "description": format!(
-            "Unique to this operation, and the same on every retry of it: a retry gets the response of the first request, which is kept for {kept}. Bare, or quoted as a String of RFC 9651.{without}"
+            "Unique to this operation, and the same on every retry of it: a retry gets the response of the first request, which is kept for {kept}. Bare, or quoted as a String of RFC 9651.{without}{only}"
         ),
         "schema": {
             "type": "string",
             "minLength": 1,
-            "maxLength": IdempotencyKey::MAX_LENGTH,
+            "maxLength": LONGEST_VALUE,
             "pattern": KEY_PATTERN,
         },
     })
@@ -132,18 +140,26 @@ fn rejections(policy: &Policy, registry: Option<&Registry>) -> Vec<Rejection> {
     if policy.database() == Some("PostgreSQL") {
         rejections.push(Rejection::TransactionConflict);
     }
+    // Of a handler that takes steps, which a policy does not tell.
+    rejections.push(Rejection::StepFailed);
     if policy.oversize() == Oversize::Reject {
         rejections.push(Rejection::ResponseNotRecorded { status: StatusCode::OK });
     }
+    rejections.push(Rejection::TooManyInFlight { retry_after, of_caller: false });
     if registry.is_some_and(|registry| registry.caller_limit().is_some()) {
-        rejections.push(Rejection::TooManyInFlight { retry_after });
+        rejections.push(Rejection::TooManyInFlight { retry_after, of_caller: true });
     }
     rejections
 }
 
-fn response(status: StatusCode, rejections: &[Rejection], is_rendered: bool) -> Value {
+/// What a description adds where one operation describes guarded methods and others.
+fn only_of(methods: Option<&[&str]>) -> String {
+    methods.map_or_else(String::new, |methods| format!(" Only for {}.", methods.join(", ")))
+}
+
+fn response(status: StatusCode, rejections: &[Rejection], is_rendered: bool, only: Option<&[&str]>) -> Value {
     let titles: Vec<&str> = rejections.iter().map(Rejection::title).collect();
-    let mut response = json!({ "description": format!("{}.", titles.join(". ")) });
+    let mut response = json!({ "description": format!("{}.{}", titles.join(". "), only_of(only)) });
     if rejections.iter().any(|rejection| rejection.retry_after().is_some()) {
         let seconds = json!({ "type": "integer", "minimum": 0 });
         response["headers"] =

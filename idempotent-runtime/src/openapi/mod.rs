@@ -1,8 +1,8 @@
 //! What an annotated handler adds to an OpenAPI document (features `utoipa`, `aide`).
 //!
-//! - **The header of the key**: its name, at most 255 characters, required if the policy says so. A policy with `key = expr`
+//! - **The header of the key**: its name, at most 255 characters without its quotes, required if the policy says so. A policy with `key = expr`
 //!   has none.
-//! - **The rejections** of this policy, by status, with the schema of [`Rejection`](crate::Rejection), the possible `code`s,
+//! - **The rejections** of this policy, by status, including `step_failed` (500) for handlers that take steps, with the schema of [`Rejection`](crate::Rejection), the possible `code`s,
 //!   and `Retry-After` if it is sent. The schema is in each response and is called `IdempotencyProblem`: it lists the codes
 //!   of that status only.
 //! - **`idempotent-replayed`** on every response whose status is recorded.
@@ -13,6 +13,7 @@
 //! | `scope` | the namespace of the keys |
 //! | `ttl`, `ttl_seconds` | how long a record is kept: `"24h"`, `86400` |
 //! | `statuses` | what is recorded: numbers, classes `"2XX"` and ranges `"200-204"`; or the word `"all"` or `"cache_if"` |
+//! | `methods` | the methods that are guarded, if the operation describes others too |
 //! | `required`, `header` | whether a key is required, and where it is; no `header` with `key = expr` |
 //! | `in_flight` | `"reject"`, or `"wait 5s"` |
 //! | `after_crash` | `"rerun"` or `"reject"` |
@@ -32,8 +33,10 @@
 //! # utoipa
 //!
 //! `#[utoipa::path]` of utoipa 6 can stand above or below `#[idempotent]`. Both `routes!` of utoipa-axum and
-//! `#[openapi(paths(…))]` produce the whole operation without a further call. Methods that the policy does not guard are
-//! documented without the additions.
+//! `#[openapi(paths(…))]` produce the whole operation without a further call. An operation whose methods the policy does not
+//! guard has no additions. utoipa has one operation for all of `method(get, post)`: there, the key is optional, and its
+//! description, those of the rejections and `x-idempotency` name the guarded methods. A response without a description gets
+//! that of its status, because OpenAPI requires one and utoipa leaves an empty one out.
 //!
 //! A handler inside of another function's body is not found, and neither is a handler with `impl_for`. Put it into a module.
 //!

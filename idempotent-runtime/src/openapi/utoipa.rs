@@ -17,15 +17,17 @@ pub fn operation<P: Path>(policy: &Policy) -> Operation {
         return operation;
     }
     let methods = P::methods();
-    let guarded = methods.iter().filter(|method| policy.guards(&http_method(method))).count();
-    if guarded > 0 {
-        complete(&mut operation, Description::new(policy, guarded == methods.len()));
+    let methods: Vec<_> = methods.iter().map(http_method).collect();
+    let guarded: Vec<&str> = methods.iter().filter(|method| policy.guards(method)).map(http::Method::as_str).collect();
+    if !guarded.is_empty() {
+        let only = (guarded.len() < methods.len()).then_some(&*guarded);
+        complete(&mut operation, Description::new(policy, only));
     }
     operation
 }
 
-/// Whether utoipa made the type for the policy's handler: its name may be in sight of another handler of that name, by
-/// `use elsewhere::*`.
+/// Whether utoipa made the type for the policy's handler. `use elsewhere::*` can import the type of another handler with the
+/// same name.
 fn is_of<P>(policy: &Policy) -> bool {
     let plain = |path: &str| path.replace("r#", "");
     let (module, function) = policy.module_and_function();
@@ -61,6 +63,14 @@ fn complete(operation: &mut Operation, description: Description) {
             parameters.push(RefOr::T(object(parameter)));
         }
     }
+    // OpenAPI requires a description, and utoipa leaves an empty one out.
+    for (status, response) in &mut operation.responses.responses {
+        if let RefOr::T(response) = response
+            && response.description.is_empty()
+        {
+            response.description = description_of(status);
+        }
+    }
     for (status, response) in rejections {
         reject(&mut operation.responses, status, object(response));
     }
@@ -73,6 +83,12 @@ fn complete(operation: &mut Operation, description: Description) {
             add_header(response, REPLAYED.as_str(), RefOr::T(object(replay_header())));
         }
     }
+}
+
+/// The reason phrase of the status; for a class, `default` and an unknown status, the key itself says more than any word.
+fn description_of(key: &str) -> String {
+    let reason = key.parse().ok().and_then(|status: http::StatusCode| status.canonical_reason());
+    reason.map_or_else(|| format!("Response {key}."), |reason| format!("{reason}."))
 }
 
 // aide has types of its own for these objects, so that this and its `reject` share no code.

@@ -113,7 +113,7 @@ impl std::str::FromStr for State {
 /// // A claim whose lease has expired, and which never expires itself.
 /// let claimed = EntryState::Claimed { attempt: 1, lease: None, token: Token::unique() };
 /// let key = RecordKey::new("payouts", None, "8e03978e-40d5-43dd");
-/// let view = EntryView::of(Entry::new(key, Fingerprint::from_bytes([7; 32]), claimed, None), None);
+/// let view = EntryView::new(Entry::new(key, Fingerprint::from_bytes([7; 32]), claimed, None), None);
 ///
 /// assert_eq!(view.state(), State::OutcomeUnknown);
 /// assert_eq!(view.report(Keys::Masked).key_hint.as_deref(), Some("8e03… (18)"));
@@ -128,7 +128,7 @@ pub struct EntryView {
 impl EntryView {
     /// A view of this entry. A claim that never expires cannot be taken over, and the store itself says so. For a
     /// claim from before the handler's policy was changed, pass the `after_crash` of the current policy, if it is known.
-    pub fn of(entry: Entry, after_crash: Option<AfterCrash>) -> Self {
+    pub fn new(entry: Entry, after_crash: Option<AfterCrash>) -> Self {
         let state = match entry.state {
             EntryState::Claimed { lease: Some(_), .. } => State::InFlight,
             EntryState::Claimed { lease: None, .. }
@@ -144,13 +144,23 @@ impl EntryView {
     }
 
     /// A view of an entry that cannot be read.
-    pub fn of_damage(damaged: DamagedEntry) -> Self {
+    pub fn from_damaged(damaged: DamagedEntry) -> Self {
         Self { key: damaged.key, state: State::Damaged, found: Err(damaged.reason) }
     }
 
     /// The key; `None` if the key itself cannot be read.
     pub fn key(&self) -> Option<&RecordKey> {
         self.key.as_ref()
+    }
+
+    /// The entry; `None` if it cannot be read.
+    pub fn entry(&self) -> Option<&Entry> {
+        self.found.as_ref().ok()
+    }
+
+    /// Whether an operator can settle it: it is a claim whose lease has expired.
+    pub fn is_resolvable(&self) -> bool {
+        matches!(self.state, State::OutcomeUnknown | State::PastLease)
     }
 
     /// The state.
@@ -220,7 +230,9 @@ impl EntryView {
 }
 
 /// A report of an entry. In JSON every member is always present, and `null` if it has no value.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+///
+/// `Debug` shows neither key nor caller.
+#[derive(Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct EntryReport {
     /// See [`EntryView::id`].
@@ -251,7 +263,23 @@ pub struct EntryReport {
     pub expires_in_ms: Option<u64>,
     /// Why the entry cannot be read.
     pub reason: Option<String>,
+    /// Whether a text is shortened: see [`shortened`](Self::shortened).
+    pub shortened: bool,
 }
+
+impl fmt::Debug for EntryReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, state, scope, .. } = self;
+        f.debug_struct("EntryReport")
+            .field("id", id)
+            .field("state", state)
+            .field("scope", scope)
+            .finish_non_exhaustive()
+    }
+}
+
+/// In characters: names of scopes are not longer.
+const LONGEST_LISTED: usize = 255;
 
 impl EntryReport {
     fn nothing(state: State) -> Self {
@@ -270,7 +298,24 @@ impl EntryReport {
             fingerprint: None,
             expires_in_ms: None,
             reason: None,
+            shortened: false,
         }
+    }
+
+    /// The report for a listing of many entries: scope, caller, key and reason with at most 255 characters each. A longer text
+    /// ends with `…` after them, and `shortened` is true.
+    ///
+    /// A caller can be any text, and a listing of callers of 60 kB would take 60 kB for each.
+    #[must_use]
+    pub fn shortened(mut self) -> Self {
+        for text in [&mut self.scope, &mut self.caller, &mut self.key, &mut self.reason].into_iter().flatten() {
+            if let Some((end, _)) = text.char_indices().nth(LONGEST_LISTED) {
+                text.truncate(end);
+                text.push('…');
+                self.shortened = true;
+            }
+        }
+        self
     }
 }
 

@@ -2,6 +2,9 @@
 
 use std::fmt::Write as _;
 
+use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory, GeneralCategoryGroup};
+use icu_properties::{CodePointMapData, CodePointSetData};
+
 /// Whether keys are shown completely.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -27,25 +30,72 @@ pub fn masked(key: &str) -> String {
     format!("{}… ({length})", visible(&beginning))
 }
 
-/// The text, with an escape for every character that is invisible, or that moves or reorders the characters around it.
+/// The text, with an escape for each backslash, for every character that is invisible, or that moves or reorders the characters
+/// around it, and for a space at either end. So two texts that differ in such a character look different, and text is on one
+/// line. Letters that look alike, such as those of two scripts, are shown as they are: the [`id`](super::EntryView::id) differs.
 ///
 /// ```
 /// use idempotent_runtime::operate::visible;
 ///
 /// assert_eq!(visible("bob\u{1b}[2J\u{202e}"), r"bob\u{1b}[2J\u{202e}");
+/// assert_eq!(visible("bob\u{e0041}\u{3164} "), r"bob\u{e0041}\u{3164}\u{20}");
+/// assert_eq!(visible(r"bob\u{202e}"), r"bob\\u{202e}");
 /// ```
 pub fn visible(text: &str) -> String {
-    text.chars().fold(String::with_capacity(text.len()), |mut shown, char| {
-        if char.is_control() || misleads(char) {
-            let _ = write!(shown, "{}", char.escape_unicode());
-        } else {
-            shown.push(char);
+    let inner = text.trim_matches(' ');
+    let before = text.len() - text.trim_start_matches(' ').len();
+    let inside = before..before + inner.len();
+    text.char_indices().fold(String::with_capacity(text.len()), |mut shown, (at, char)| {
+        match char {
+            '\\' => shown.push_str(r"\\"),
+            ' ' if inside.contains(&at) => shown.push(' '),
+            ' ' => shown.push_str(r"\u{20}"),
+            _ if is_invisible(char) => {
+                let _ = write!(shown, "{}", char.escape_unicode());
+            }
+            _ => shown.push(char),
         }
         shown
     })
 }
 
-/// What has no width, and what changes the direction of the text.
-fn misleads(char: char) -> bool {
-    matches!(char, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+/// JSON text of the same value, with an escape for every character that [`visible`] escapes in text, except spaces. A program
+/// reads the value as it is, and a terminal shows all of it.
+///
+/// ```
+/// use idempotent_runtime::operate::visible_json;
+///
+/// let escaped = visible_json("\"bob\u{202e}\u{e0041}\"");
+/// assert_eq!(escaped, r#""bob\u202e\udb40\udc41""#);
+/// assert_eq!(serde_json::from_str::<String>(&escaped)?, "bob\u{202e}\u{e0041}");
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+pub fn visible_json(json: &str) -> String {
+    json.chars().fold(String::with_capacity(json.len()), |mut escaped, char| {
+        // Outside of strings, JSON has line breaks; inside, it escapes the control characters below a space and the backslash.
+        if matches!(char, '\n' | '\r' | '\t') || !is_invisible(char) {
+            escaped.push(char);
+        } else {
+            for unit in char.encode_utf16(&mut [0; 2]) {
+                let _ = write!(escaped, "\\u{unit:04x}");
+            }
+        }
+        escaped
+    })
 }
+
+/// Whether the character is not seen, or not for what it is: those that Unicode lets a font ignore
+/// (`Default_Ignorable_Code_Point`), controls, formats, separators except the space, private and unassigned ones.
+fn is_invisible(char: char) -> bool {
+    if char.is_ascii() {
+        return char.is_ascii_control();
+    }
+    let category = CodePointMapData::<GeneralCategory>::new().get(char);
+    GeneralCategoryGroup::Other.contains(category)
+        || GeneralCategoryGroup::Separator.contains(category)
+        || CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(char)
+        || char == BRAILLE_BLANK
+}
+
+/// A symbol without a dot.
+const BRAILLE_BLANK: char = '\u{2800}';

@@ -1,12 +1,20 @@
 //! What is in a store, in an operator's words: for the inspector, for the program `idempotent`, and for tools of your own.
 //!
 //! An [`EntryView`] says in which [`State`] a key is and what follows from it. A [`Scan`] counts and collects the entries of a
-//! listing. Keys are [`masked`], and text of other people is made [`visible`], unless [`Keys::Revealed`] is asked for.
+//! listing. Keys are [`masked`] unless [`Keys::Revealed`] is asked for. A report has other people's text as it is: print it with
+//! [`visible`], and JSON with [`visible_json`]. A [`Settlement`] says what became of a request whose outcome is unknown:
+//! [`Registry::resolve`](crate::Registry::resolve).
 
+pub(crate) mod audit;
 pub(crate) mod entry_view;
 pub(crate) mod masking;
+pub(crate) mod resolve;
 pub(crate) mod scan;
+pub(crate) mod settlement;
 
+pub use crate::operate::audit::AUDIT_TARGET;
 pub use crate::operate::entry_view::{EntryReport, EntryView, State, UnknownState};
-pub use crate::operate::masking::{Keys, masked, visible};
+pub use crate::operate::masking::{Keys, masked, visible, visible_json};
+pub use crate::operate::resolve::ResolveError;
 pub use crate::operate::scan::{Counts, Scan};
+pub use crate::operate::settlement::{InvalidSettlement, Settlement};

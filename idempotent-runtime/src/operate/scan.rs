@@ -1,15 +1,16 @@
 //! A look through a store, page by page and bounded: counts of everything, and of each state what is told first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::Serialize;
 
+use crate::key::RecordKey;
 use crate::operate::entry_view::{EntryView, State};
 use crate::policy::values::AfterCrash;
-use crate::store::entry::{Cursor, Page};
+use crate::store::entry::{Cursor, Entry, EntryState, Page};
 
 /// How many entries are asked for at once.
-const PAGE: usize = 10_000;
+const PAGE: usize = 2_500;
 
 /// How far a listing has been read, and how far it shall be.
 #[derive(Debug)]
@@ -53,7 +54,7 @@ pub struct Counts {
 
 impl Counts {
     /// How many entries are in this state.
-    pub fn of(&self, state: State) -> usize {
+    pub fn in_state(&self, state: State) -> usize {
         let mut counts = self.clone();
         *counts.place(state)
     }
@@ -73,7 +74,8 @@ impl Counts {
 /// Counts the entries of a store's listing, and keeps a bounded number of views of each state.
 ///
 /// It does not call the store: you pass what [`next`](Self::next) returns to the store, and the store's answer to
-/// [`add`](Self::add).
+/// [`add`](Self::add). Before that, you do the same with [`next_claims`](Self::next_claims) and
+/// [`add_claims`](Self::add_claims): then all claims are found, even where the listing is too long to be read to its end.
 ///
 /// # Examples
 ///
@@ -85,6 +87,9 @@ impl Counts {
 /// # async fn main() -> Result<(), idempotent_runtime::store::StoreError> {
 /// let store = MemoryStore::new();
 /// let mut scan = Scan::new(10_000, 100);
+/// while let Some((cursor, limit)) = scan.next_claims() {
+///     scan.add_claims(store.claims(cursor, limit).await?, |_scope| None);
+/// }
 /// while let Some((cursor, limit)) = scan.next() {
 ///     scan.add(store.list(cursor, limit).await?, |_scope| None);
 /// }
@@ -95,6 +100,13 @@ impl Counts {
 /// ```
 #[derive(Debug)]
 pub struct Scan {
+    /// Of the store's index of claims.
+    claims: Pages,
+    /// The store has such an index.
+    has_claims: bool,
+    only_claims: bool,
+    /// Their keys: the listing tells them again.
+    told: HashSet<RecordKey>,
     pages: Pages,
     keep: usize,
     scope: Option<String>,
@@ -107,6 +119,10 @@ impl Scan {
     /// A scan of at most `most` entries, which keeps at most `keep` views of each state.
     pub fn new(most: usize, keep: usize) -> Self {
         Self {
+            claims: Pages::of_at_most(most),
+            has_claims: false,
+            only_claims: false,
+            told: HashSet::new(),
             pages: Pages::of_at_most(most),
             keep,
             scope: None,
@@ -123,20 +139,58 @@ impl Scan {
         self
     }
 
+    /// Looks at nothing but claims, where the store has an index of them.
+    #[must_use]
+    pub fn of_claims(mut self) -> Self {
+        self.only_claims = true;
+        self
+    }
+
+    /// What to ask the store's index of claims for, if anything.
+    pub fn next_claims(&mut self) -> Option<(Option<Cursor>, usize)> {
+        self.claims.next()
+    }
+
+    /// Adds the store's answer; `None` if it has no index of claims. `after_crash` as for [`add`](Self::add).
+    pub fn add_claims(&mut self, page: Option<Page>, after_crash: impl Fn(&str) -> Option<AfterCrash>) {
+        let Some(mut page) = page else {
+            self.claims.is_at_end = true;
+            return;
+        };
+        self.has_claims = true;
+        self.claims.took(&mut page);
+        // Without its key, it would be told a second time by the listing.
+        page.damaged.retain(|damaged| self.only_claims || damaged.key.is_some());
+        self.told.extend(page.entries.iter().map(|entry| entry.key.clone()));
+        self.told.extend(page.damaged.iter().filter_map(|damaged| damaged.key.clone()));
+        self.see_all(page, after_crash);
+    }
+
     /// What to ask the store for, if anything.
     #[expect(clippy::should_implement_trait, reason = "what comes next depends on what is added")]
     pub fn next(&mut self) -> Option<(Option<Cursor>, usize)> {
-        self.pages.next()
+        if self.is_of_claims() { None } else { self.pages.next() }
+    }
+
+    fn is_of_claims(&self) -> bool {
+        self.only_claims && self.has_claims
     }
 
     /// Adds the store's answer. `after_crash` returns the policy of the handlers of a scope, if it is known.
     pub fn add(&mut self, mut page: Page, after_crash: impl Fn(&str) -> Option<AfterCrash>) {
         self.pages.took(&mut page);
+        let is_claim = |entry: &Entry| matches!(entry.state, EntryState::Claimed { .. });
+        page.entries.retain(|entry| !is_claim(entry) || !self.told.contains(&entry.key));
+        page.damaged.retain(|damaged| damaged.key.as_ref().is_none_or(|key| !self.told.contains(key)));
+        self.see_all(page, after_crash);
+    }
+
+    fn see_all(&mut self, page: Page, after_crash: impl Fn(&str) -> Option<AfterCrash>) {
         for entry in page.entries {
             let after_crash = after_crash(&entry.key.scope());
-            self.see(EntryView::of(entry, after_crash));
+            self.see(EntryView::new(entry, after_crash));
         }
-        page.damaged.into_iter().map(EntryView::of_damage).for_each(|damaged| self.see(damaged));
+        page.damaged.into_iter().map(EntryView::from_damaged).for_each(|damaged| self.see(damaged));
         for (state, kept) in &mut self.kept {
             cut(*state, kept, self.keep);
         }
@@ -161,12 +215,18 @@ impl Scan {
 
     /// How many entries were read, of all scopes.
     pub fn scanned(&self) -> usize {
-        self.pages.seen
+        if self.is_of_claims() { self.claims.seen } else { self.pages.seen }
     }
 
     /// Whether all entries were read. If not, every count is a lower bound.
     pub fn is_complete(&self) -> bool {
-        self.pages.is_at_end
+        if self.is_of_claims() { self.claims.is_at_end } else { self.pages.is_at_end }
+    }
+
+    /// Whether all claims were read. If so, the counts of what runs and of what is stuck are exact although the scan is not
+    /// complete, except for damaged entries. Those of the recorded responses are then lower bounds.
+    pub fn has_all_claims(&self) -> bool {
+        self.is_complete() || self.has_claims && self.claims.is_at_end
     }
 
     /// How many there are in each state.
@@ -180,7 +240,7 @@ impl Scan {
     }
 
     /// The views of this state: the oldest claims first, the newest records first.
-    pub fn of(&self, state: State) -> &[EntryView] {
+    pub fn in_state(&self, state: State) -> &[EntryView] {
         self.kept.get(&state).map_or(&[], Vec::as_slice)
     }
 }

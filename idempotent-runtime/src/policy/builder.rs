@@ -9,7 +9,7 @@ use idempotent_policy::{KNOWN_METHODS, SHORTEST_LEASE, SHORTEST_TTL, SHORTEST_WA
 
 use crate::policy::settings::Settings;
 use crate::policy::values::{
-    AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, Methods, OnStoreError, Oversize,
+    AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, Methods, OnStoreError, Oversize, Stream,
 };
 use crate::policy::{Built, CacheIf, Policy, SourceLocation};
 
@@ -24,7 +24,7 @@ use crate::policy::{Built, CacheIf, Policy, SourceLocation};
 /// use idempotent_runtime::{InFlight, Policy};
 ///
 /// let policy = Policy::builder("charges")
-///     .ttl(Duration::from_hours(48))
+///     .ttl(Duration::from_secs(48 * 60 * 60))
 ///     .cache((200..=299).chain([402, 409]))
 ///     .in_flight(InFlight::Wait(Duration::from_secs(5)))
 ///     .required()
@@ -131,16 +131,15 @@ impl PolicyBuilder {
         self
     }
 
-    /// The methods that are guarded; POST, PUT, PATCH and DELETE by default.
+    /// The methods that are guarded; POST, PUT, PATCH and DELETE by default. The name of a method that HTTP does not define, such
+    /// as `QUERY`, stays in memory for as long as the program runs.
     pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
         self.built.methods.clear();
         for method in methods {
-            match KNOWN_METHODS.iter().find(|known| **known == method.as_str()) {
-                Some(known) => self.built.methods.push(known),
-                None => self.wrong.push(format!(
-                    "`methods`: unknown method {method}; write one of {}, or `.any_method()`",
-                    KNOWN_METHODS.join(", ")
-                )),
+            let known = KNOWN_METHODS.iter().copied().find(|known| *known == method.as_str());
+            match idempotent_policy::check_method(method.as_str()) {
+                Ok(()) => self.built.methods.push(known.unwrap_or_else(|| method.to_string().leak())),
+                Err(wrong) => self.wrong.push(format!("`methods`: {wrong}")),
             }
         }
         if self.built.methods.is_empty() {
@@ -200,19 +199,37 @@ impl PolicyBuilder {
         self
     }
 
+    /// What is recorded of a response whose length is not known before its end; [`Stream::Record`] by default. See
+    /// [the guide](crate::guide::streaming).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use idempotent_runtime::{Policy, Stream};
+    ///
+    /// let policy = Policy::builder("cameras").stream(Stream::Pass).build()?;
+    /// assert_eq!(policy.stream(), Stream::Pass);
+    /// # Ok::<(), idempotent_runtime::InvalidPolicy>(())
+    /// ```
+    pub fn stream(mut self, stream: Stream) -> Self {
+        self.settings.stream = stream;
+        self
+    }
+
     /// The largest recorded body, in bytes; 4 MiB by default.
     pub fn max_body(mut self, bytes: usize) -> Self {
         self.settings.max_body = bytes;
         self
     }
 
-    /// What a retry gets if the first response was too large to record; [`Oversize::Reject`] by default.
+    /// What a retry gets if the first response was too large to record, has no end, or was passed; [`Oversize::Reject`] by default.
     pub fn oversize(mut self, oversize: Oversize) -> Self {
         self.settings.oversize = oversize;
         self
     }
 
-    /// Headers that are recorded although the default leaves them out.
+    /// Headers that are recorded although the default leaves them out, because they belong to one moment or give one client a
+    /// secret: see [the guide](crate::guide::what_to_cache#what-is-recorded).
     pub fn keep_headers(mut self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         let names = self.header_names("keep_headers", names);
         let wrong = names.iter().filter_map(|name| idempotent_policy::check_kept_header(name).err());
@@ -221,7 +238,7 @@ impl PolicyBuilder {
         self
     }
 
-    /// Headers that are not recorded although the default records them.
+    /// Headers that are neither recorded nor replayed, although the default does both.
     pub fn drop_headers(mut self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         self.built.drop_headers = self.header_names("drop_headers", names);
         self

@@ -25,7 +25,9 @@ impl PolicyHandle {
 
     /// Whether a response with this head is recorded, by its status or else by the predicate.
     pub(crate) fn admits(&self, cache_if: Option<CacheIf>, parts: &response::Parts) -> bool {
-        self.cache().admits(parts.status).or_else(|| cache_if.map(|admits| admits(parts))).unwrap_or(false)
+        // An interim response is none that a retry can get.
+        !parts.status.is_informational()
+            && self.cache().admits(parts.status).or_else(|| cache_if.map(|admits| admits(parts))).unwrap_or(false)
     }
 }
 

@@ -18,7 +18,7 @@ use crate::policy::scope::Scope;
 use crate::policy::settings::Settings;
 use crate::policy::values::{
     AfterCrash, Cache, FingerprintSource, HeaderNames, InFlight, InvalidKeyPolicy, Isolation, KeySource, Methods,
-    Names, OnStoreError, Oversize,
+    Names, OnStoreError, Oversize, Stream,
 };
 
 /// The predicate of `cache_if`.
@@ -59,7 +59,7 @@ struct SourceLocation {
     path: fn() -> &'static str,
 }
 
-/// The text of a builder's policy; the attribute has it in the program.
+/// The text and the lists of a policy that a builder made. The attribute's are constants of the program.
 #[derive(Debug)]
 struct Built {
     scope: Arc<str>,
@@ -201,6 +201,11 @@ impl Policy {
     /// What the next request can do after a crash.
     pub fn after_crash(&self) -> AfterCrash {
         self.settings.after_crash
+    }
+
+    /// What is recorded of a response whose length is not known before its end.
+    pub fn stream(&self) -> Stream {
+        self.settings.stream
     }
 
     /// The largest recorded body, in bytes.

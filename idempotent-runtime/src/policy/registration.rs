@@ -13,6 +13,13 @@ inventory::collect!(Registration);
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __policy {
+    ($policy:ident $function:literal [$($transaction:ty),*] after_claim [$($late:ty),*] $settings:expr) => {
+        $crate::__private::policy! { $policy $function [$($transaction),*] $settings }
+        const _: () = {
+            use $crate::__private::OtherArgument as _;
+            $($crate::__private::check_extracted_after_claim($crate::__private::Argument::<$late>::DATABASE);)*
+        };
+    };
     ($policy:ident $function:literal [$($transaction:ty),*] $settings:expr) => {
         static $policy: $crate::__private::Policy = {
             // Its name has the path of the function, with the type and the trait of its `impl` block.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::policy::values::{
     AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, Isolation, KeySource, Methods, OnStoreError,
-    Oversize,
+    Oversize, Stream,
 };
 
 /// One field for each argument of the attribute, which writes those that are given over the defaults.
@@ -29,6 +29,7 @@ pub struct Settings {
     pub lease: Duration,
     pub after_crash: AfterCrash,
     pub isolation: Option<Isolation>,
+    pub stream: Stream,
     pub max_body: usize,
     pub oversize: Oversize,
     pub keep_headers: &'static [&'static str],
@@ -56,6 +57,7 @@ impl Settings {
         lease: idempotent_policy::LEASE,
         after_crash: AfterCrash::Rerun,
         isolation: None,
+        stream: Stream::Record,
         max_body: idempotent_policy::MAX_BODY,
         oversize: Oversize::Reject,
         keep_headers: &[],

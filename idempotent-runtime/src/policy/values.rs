@@ -102,11 +102,11 @@ pub enum InFlight {
 pub enum AfterCrash {
     /// Run the handler again: at least once.
     Rerun,
-    /// It is rejected: at most once. The claim never expires, whatever the ttl, until it is completed or purged.
+    /// It is rejected: at most once. The claim never expires, whatever the ttl, until it is completed, resolved or purged.
     Reject,
 }
 
-/// What a retry gets if the first response was too large to record (`oversize`).
+/// What a retry gets if the first response was too large to record, has no end, or was passed (`oversize`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Oversize {
@@ -116,7 +116,19 @@ pub enum Oversize {
     Rerun,
 }
 
+/// What is recorded of a response whose length is not known before its end (`stream`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stream {
+    /// All of it, up to [`Policy::max_body`](crate::Policy::max_body) bytes, while it goes out.
+    Record,
+    /// Nothing but its status. It ends with its client.
+    Pass,
+}
+
 /// What happens to a request if the store cannot be asked (`on_store_error`).
+///
+/// A store that is full can be asked: the request gets 503 in either case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnStoreError {

@@ -1,48 +1,133 @@
-//! Which headers of a response are recorded.
+//! Which headers of a response are recorded and replayed.
+
+use std::time::SystemTime;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use idempotent_policy::NEVER_RECORDED;
 
 use crate::policy::Policy;
+use crate::store::error::StoreError;
 
-/// Left out unless `keep_headers` names them: they belong to one moment, or hand a secret to one client. The headers of a
-/// connection (RFC 9110, section 7.6.1) are in [`NEVER_RECORDED`].
-static LEFT_OUT_BY_DEFAULT: [HeaderName; 4] = [
-    header::DATE,
-    header::PROXY_AUTHENTICATE,
-    HeaderName::from_static("proxy-authentication-info"),
-    header::SET_COOKIE,
+/// Left out unless `keep_headers` names them: they belong to one moment. What no policy can keep is in [`NEVER_RECORDED`].
+static OF_ONE_MOMENT: [HeaderName; 3] =
+    [HeaderName::from_static("clear-site-data"), header::DATE, header::WWW_AUTHENTICATE];
+
+/// How the names of headers end that hand a secret to one client, or that are valid once. Left out unless `keep_headers` names
+/// them.
+const OF_ONE_CLIENT: [&str; 11] = [
+    "api-key",
+    "apikey",
+    "authorization",
+    "cookie",
+    "cookie2",
+    "nonce",
+    "password",
+    "secret",
+    "session",
+    "session-id",
+    "token",
+];
+
+/// The headers by which a response says whether a cache may store it, and for how long (RFC 9111, section 5, and RFC 9213).
+static ABOUT_CACHING: [HeaderName; 5] = [
+    header::CACHE_CONTROL,
+    HeaderName::from_static("cdn-cache-control"),
+    header::EXPIRES,
+    header::PRAGMA,
+    HeaderName::from_static("surrogate-control"),
 ];
 
 /// The header that marks a replay.
 pub(crate) static REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// The header of a first response that says, by `false`, that a retry does not get it.
+pub(crate) static RECORDED: HeaderName = HeaderName::from_static("idempotent-recorded");
 
 /// The header that carries the key, unless the policy names another one.
 pub(crate) static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static(idempotent_policy::HEADER);
 
 /// The header lines to record, multi-valued ones line by line and in order.
 pub(crate) fn recorded(headers: &HeaderMap, policy: &Policy) -> Vec<(HeaderName, HeaderValue)> {
-    let named_by_connection: Vec<&str> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .collect();
-    let is_recorded = |name: &HeaderName, value: &HeaderValue| {
-        let kept = policy.keep_headers().contains(name.as_str());
-        let left_out = NEVER_RECORDED.contains(&name.as_str())
-            || LEFT_OUT_BY_DEFAULT.contains(name)
-            || *name == REPLAYED
-            || (*name == header::RETRY_AFTER && is_relative(value))
-            || named_by_connection.iter().any(|named| named.eq_ignore_ascii_case(name.as_str()));
-        (kept || !left_out) && !policy.drop_headers().contains(name.as_str())
-    };
+    let of_connection = named_by(headers.get_all(header::CONNECTION));
     headers
         .iter()
-        .filter(|(name, value)| is_recorded(name, value))
+        .filter(|(name, value)| is_repeatable(name, value, policy, &of_connection))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect()
+}
+
+/// The headers of a replay of these lines, with the mark of a replay, and with its age (RFC 9111, section 5.1) or the order
+/// not to store it.
+///
+/// A store may contain lines that this version or this policy does not record.
+///
+/// # Errors
+///
+/// When a response cannot have that many header lines.
+pub(crate) fn of_replay(
+    lines: Vec<(HeaderName, HeaderValue)>,
+    policy: &Policy,
+    recorded_at: SystemTime,
+) -> Result<HeaderMap, StoreError> {
+    let of_connection = named_by(lines.iter().filter(|(name, _)| *name == header::CONNECTION).map(|(_, value)| value));
+    // Three more: the two lines below, and the length that axum adds.
+    let too_many = |_| StoreError::damaged("the record has more header lines than a response can have");
+    let mut headers = HeaderMap::try_with_capacity(lines.len() + 3).map_err(too_many)?;
+    for (name, value) in lines {
+        if is_repeatable(&name, &value, policy, &of_connection) {
+            headers.try_append(name, value).map_err(too_many)?;
+        }
+    }
+    let is_dropped = |name: &HeaderName| policy.drop_headers().contains(name.as_str());
+    if ABOUT_CACHING.iter().any(|name| headers.contains_key(name)) || headers.contains_key(header::AGE) {
+        if !is_dropped(&header::AGE) {
+            // The one that was recorded, if any, is that of a cache beneath the handler.
+            let before = headers.get(header::AGE).and_then(|age| age.to_str().ok()?.trim().parse::<u64>().ok());
+            // Another process's clock may be ahead of ours.
+            let since = SystemTime::now().duration_since(recorded_at).unwrap_or_default().as_secs();
+            headers.insert(header::AGE, before.unwrap_or_default().saturating_add(since).into());
+        }
+    } else if !is_dropped(&header::CACHE_CONTROL) {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    headers.insert(&REPLAYED, HeaderValue::from_static("true"));
+    Ok(headers)
+}
+
+fn is_repeatable(name: &HeaderName, value: &HeaderValue, policy: &Policy, of_connection: &[String]) -> bool {
+    let name_text = name.as_str();
+    if NEVER_RECORDED.contains(&name_text) || policy.drop_headers().contains(name_text) {
+        return false;
+    }
+    let left_out = is_of_one(name)
+        || [&REPLAYED, &RECORDED].contains(&name)
+        || (*name == header::RETRY_AFTER && is_relative(value))
+        || of_connection.iter().any(|named| named.eq_ignore_ascii_case(name_text));
+    !left_out || policy.keep_headers().contains(name_text)
+}
+
+/// Of one client or one moment.
+fn is_of_one(name: &HeaderName) -> bool {
+    OF_ONE_MOMENT.contains(name) || OF_ONE_CLIENT.iter().any(|end| name.as_str().ends_with(end))
+}
+
+/// The names that these values of `Connection` list.
+fn named_by<'a>(connection: impl IntoIterator<Item = &'a HeaderValue>) -> Vec<String> {
+    let values = connection.into_iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(|name| name.trim().to_owned()).collect()
+}
+
+/// Checks a header line that an operator gives, by the rules of [`recorded`] without a policy.
+#[cfg(feature = "operate")]
+pub(crate) fn check_replayable(name: &HeaderName, value: &HeaderValue) -> Result<(), String> {
+    idempotent_policy::check_kept_header(name.as_str())?;
+    if is_of_one(name) || *name == REPLAYED {
+        return Err(format!("`{name}` belongs to one client or one moment and is not replayed; remove it"));
+    }
+    if *name == header::RETRY_AFTER && is_relative(value) {
+        return Err("`retry-after` in seconds counts from a moment that is over at the replay; write a date".to_owned());
+    }
+    Ok(())
 }
 
 /// A number of seconds counts from a moment that is over at the replay; a date still says the same.

@@ -1,9 +1,12 @@
 //! The stored response, and the text form that an operator can read.
 
+pub(crate) mod envelope;
+pub(crate) mod fingerprints;
 pub(crate) mod headers;
 pub(crate) mod protection;
 #[cfg(feature = "seal")]
 pub(crate) mod sealing;
+pub(crate) mod trailers;
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -40,13 +43,15 @@ use crate::fingerprint::Fingerprint;
 /// assert_eq!(serde_json::from_str::<Record>(&text)?, record);
 /// # Ok::<(), serde_json::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// `Debug` shows how much it contains, and nothing of the content.
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Record {
     /// The status of the response.
     pub status: StatusCode,
     /// The recorded headers, line by line, in the order in which they were sent. If the handler ran in a trace, its
-    /// `traceparent` follows in the line `idempotency-recorded-by`, which is not replayed.
+    /// `traceparent` follows in the line `idempotency-recorded-by`, which is not replayed. Each trailer of the response follows
+    /// in a line `idempotency-recorded-trailer` as `name: value`, and is replayed as a trailer.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The body.
     pub body: RecordedBody,
@@ -57,16 +62,38 @@ pub struct Record {
     pub recorded_at: SystemTime,
 }
 
-/// The body of a completed request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The body of a completed request. `Debug` shows its length alone.
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RecordedBody {
     /// All of its bytes.
     Whole(Bytes),
-    /// The body was too large or had no end. A retry is rejected with the status, because nothing can be replayed.
+    /// The body was too large, had no end, or was passed. A retry is rejected with the status, because nothing can be replayed.
     NotRecorded,
     /// Headers and body, encrypted by the registry's `seal_with`. A store sees only bytes.
     Sealed(Bytes),
+}
+
+/// Names, values and bodies do not belong in logs.
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record")
+            .field("status", &self.status)
+            .field("headers", &format_args!("{} lines", self.headers.len()))
+            .field("body", &self.body)
+            .field("recorded_at", &self.recorded_at)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for RecordedBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole(bytes) => write!(f, "Whole({} bytes)", bytes.len()),
+            Self::NotRecorded => f.write_str("NotRecorded"),
+            Self::Sealed(bytes) => write!(f, "Sealed({} bytes)", bytes.len()),
+        }
+    }
 }
 
 impl Record {
@@ -113,7 +140,7 @@ fn rfc3339(time: SystemTime) -> Option<String> {
 }
 
 /// The version of the text form; a reader rejects any other.
-const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -277,6 +304,15 @@ impl<'de> Deserialize<'de> for HeaderLines {
 /// Now, in the precision that every store keeps.
 pub(crate) fn now_in_millis() -> SystemTime {
     whole_millis(SystemTime::now())
+}
+
+/// A time in milliseconds since 1970.
+#[cfg(any(feature = "postgres", feature = "seal", feature = "sqlite"))]
+pub(crate) fn unix_millis(time: SystemTime) -> i64 {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_millis()).unwrap_or(i64::MAX),
+        Err(error) => i64::try_from(error.duration().as_millis()).map_or(i64::MIN, |before| -before),
+    }
 }
 
 fn whole_millis(time: SystemTime) -> SystemTime {

@@ -1,117 +1,179 @@
 //! What a store gets to see: keys as given or as digests, records as they are or sealed.
 
-use bytes::Bytes;
-use http::{HeaderName, HeaderValue};
+use std::borrow::Cow;
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderName, StatusCode};
+
+use sha2::{Digest, Sha256};
 
 use crate::fingerprint::Fingerprint;
-use crate::fingerprint::difference::Difference;
+use crate::fingerprint::builder::RequestDigest;
+use crate::fingerprint::salted::{KeyId, Salt};
 use crate::key::RecordKey;
+use crate::record::envelope::{Opened, Place, envelope_of};
+use crate::record::fingerprints::{Compared, Fingerprints};
 #[cfg(not(feature = "seal"))]
-use crate::record::protection::unsealed::SealingKeys;
+use crate::record::protection::unsealed::{SealingKey, SealingKeys};
 #[cfg(feature = "seal")]
-use crate::record::sealing::SealingKeys;
-use crate::record::{Record, RecordedBody};
+use crate::record::sealing::{SealingKey, SealingKeys};
+use crate::record::{Record, RecordedBody, now_in_millis};
 use crate::store::error::StoreError;
 
 /// The registry's choices.
 #[derive(Default)]
 pub(crate) struct AtRest {
     pub(crate) digest_keys: bool,
+    /// Keys all digests, and is never rotated.
+    pub(crate) secret: Option<SealingKey>,
     pub(crate) sealing: Option<SealingKeys>,
+    /// The sealing keys open records, and nothing is written with them yet.
+    pub(crate) only_opens: bool,
+    /// Until then, records that are not sealed are replayed as they are.
+    pub(crate) accept_unsealed_until: Option<SystemTime>,
 }
 
 impl AtRest {
     /// The key under which the store keeps what belongs to `key`.
     pub(crate) fn key(&self, key: &RecordKey) -> RecordKey {
-        if self.digest_keys { key.digested() } else { key.clone() }
+        match &self.secret {
+            _ if !self.digest_keys => key.clone(),
+            Some(secret) => secret.digested(key),
+            None => key.digested(),
+        }
     }
 
-    pub(crate) fn fingerprints(&self, plain: Fingerprint) -> Fingerprints {
-        if let Some(sealing) = &self.sealing {
-            let mut keyed = sealing.fingerprints(plain);
-            let first = keyed.next().unwrap_or(plain);
-            return Fingerprints { first, plain, others: keyed.chain([plain]).collect() };
-        }
-        Fingerprints { first: plain, plain, others: Vec::new() }
+    /// The fingerprints of a request. The record key is the plain one: a reader of digested keys does not even know the salt.
+    pub(crate) fn fingerprints(&self, key: &RecordKey, request: RequestDigest) -> Fingerprints {
+        let secret = self.secret.as_ref().or_else(|| self.sealing_for_writing().map(SealingKeys::first));
+        let salt = secret.map_or_else(|| Salt::unkeyed(key.as_str()), |secret| secret.salt(key));
+        Fingerprints::new(&salt, key, request)
     }
 
-    /// The record as the store gets it.
-    pub(crate) fn seal(&self, key: &RecordKey, record: Record) -> Record {
-        match (&self.sealing, &record.body) {
-            (Some(sealing), RecordedBody::Whole(_)) => sealing.seal(key, &record),
-            _ => record,
+    /// How the stored fingerprint differs from that of the request; `names` are those of the credential headers that count.
+    pub(crate) fn compare(&self, own: &Fingerprints, stored: Fingerprint, names: &[HeaderName]) -> Compared {
+        let (id, key) = (stored.key_id(), own.record_key());
+        let unkeyed = (id == KeyId::UNKEYED).then(|| Salt::unkeyed(key.as_str()));
+        let secrets = self.secret.iter().chain(self.sealing.iter().flat_map(SealingKeys::all));
+        let keyed = secrets.filter(|secret| secret.key_id() == id).map(|secret| secret.salt(key));
+        own.compare(stored, unkeyed.into_iter().chain(keyed), names)
+    }
+
+    pub(crate) fn is_same(&self, own: &Fingerprints, stored: Fingerprint) -> bool {
+        matches!(self.compare(own, stored, &[]), Compared::Same)
+    }
+
+    /// What the request of this digest derives keys for other services from.
+    pub(crate) fn downstream(&self, request: [u8; 32]) -> Downstream {
+        Downstream { request, secret: self.secret.clone() }
+    }
+
+    fn accepts_unsealed(&self) -> bool {
+        self.only_opens || self.accept_unsealed_until.is_some_and(|until| SystemTime::now() < until)
+    }
+
+    /// The keys that write, if any do.
+    fn sealing_for_writing(&self) -> Option<&SealingKeys> {
+        self.sealing.as_ref().filter(|_| !self.only_opens)
+    }
+
+    /// The record as the store gets it, which keeps it for the `ttl`. Of a `ttl` that is not known yet, nothing is sealed.
+    pub(crate) fn seal<'r>(&self, place: Place<'_>, record: &'r Record, ttl: Option<Duration>) -> Cow<'r, Record> {
+        match self.sealing_for_writing() {
+            Some(sealing) => Cow::Owned(sealing.seal(place, record, ttl)),
+            None => Cow::Borrowed(record),
         }
+    }
+
+    /// What the store gets if a handler commits its transaction itself, so that its response was rejected: a record without one.
+    pub(crate) fn without_response(&self, place: Place<'_>, fingerprint: Fingerprint) -> Record {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        let record = Record::new(status, Vec::new(), RecordedBody::NotRecorded, fingerprint, now_in_millis());
+        self.seal(place, &record, None).into_owned()
     }
 
     /// The record as it was before it was sealed.
     ///
-    /// One that is not sealed was recorded before the registry had a key.
-    pub(crate) fn open(&self, key: &RecordKey, record: Record) -> Result<Opened, StoreError> {
-        match record.body {
-            RecordedBody::Whole(body) => Ok(Opened::Whole(record.headers, body)),
-            RecordedBody::NotRecorded => Ok(Opened::NotRecorded),
-            RecordedBody::Sealed(_) => {
-                let Some(sealing) = &self.sealing else {
-                    return Err(StoreError::damaged(
-                        "the record is sealed, and the registry was built without `seal_with`",
-                    ));
-                };
-                let (headers, body) = sealing.open(key, &record)?;
-                Ok(Opened::Whole(headers, body))
+    /// Where records are sealed, one that is not was planted or changed, or recorded before the registry had a key.
+    pub(crate) fn open(&self, place: Place<'_>, record: Record) -> Result<Opened, StoreError> {
+        if record.status.is_informational() {
+            return Err(StoreError::damaged("the status of the record is that of no final response"));
+        }
+        match (&self.sealing, envelope_of(&record)?) {
+            (None, None) => Ok(Opened::in_clear(record)),
+            (None, Some(_)) => {
+                Err(StoreError::damaged("the record is sealed, and the registry was built without `seal_with`"))
             }
+            (Some(sealing), Some(envelope)) => sealing.open(place, &record, &envelope),
+            (Some(_), None) if self.accepts_unsealed() => Ok(Opened::in_clear(record)),
+            (Some(_), None) => Err(StoreError::damaged(
+                "the record is not sealed: it was changed, or made before `seal_with` and later than `accept_unsealed_until` allows",
+            )),
         }
     }
 }
 
-/// What is left to replay.
-pub(crate) enum Opened {
-    Whole(Vec<(HeaderName, HeaderValue)>, Bytes),
-    NotRecorded,
+/// What keys for other services are derived from.
+#[derive(Default)]
+pub(crate) struct Downstream {
+    request: [u8; 32],
+    secret: Option<SealingKey>,
 }
 
-/// The digests by which one request may be known: with each of the sealing keys, and without one.
-pub(crate) struct Fingerprints {
-    /// The one that is written.
-    pub(crate) first: Fingerprint,
-    /// The one that no sealing key changes.
-    pub(crate) plain: Fingerprint,
-    others: Vec<Fingerprint>,
-}
-
-impl Fingerprints {
-    pub(crate) fn contain(&self, fingerprint: Fingerprint) -> bool {
-        self.first == fingerprint || self.others.contains(&fingerprint)
-    }
-
-    /// In what the request with this other fingerprint differs; `names` are those of the credential headers that count.
-    pub(crate) fn difference(&self, other: Fingerprint, names: &[HeaderName]) -> Difference {
-        // Under the wrong sealing key, every part looks different.
-        let nearest = self.others.iter().chain([&self.first]).min_by_key(|own| own.distance(other));
-        nearest.unwrap_or(&self.first).difference(other, names)
+impl Downstream {
+    pub(crate) fn key(&self, pieces: &[&[u8]]) -> [u8; 32] {
+        let pieces = [&[self.request.as_slice()], pieces].concat();
+        match &self.secret {
+            Some(secret) => secret.downstream_key(&pieces),
+            None => pieces.iter().fold(Sha256::new(), Digest::chain_update).finalize().into(),
+        }
     }
 }
 
 /// There is no key to be had.
 #[cfg(not(feature = "seal"))]
 mod unsealed {
-    use super::{Bytes, Fingerprint, HeaderName, HeaderValue, Record, RecordKey, StoreError};
+    use bytes::Bytes;
+
+    use super::{Duration, KeyId, Opened, Place, Record, RecordKey, Salt, StoreError};
+
+    #[derive(Clone)]
+    pub(crate) enum SealingKey {}
+
+    impl SealingKey {
+        pub(crate) fn key_id(&self) -> KeyId {
+            match *self {}
+        }
+
+        pub(crate) fn salt(&self, _: &RecordKey) -> Salt {
+            match *self {}
+        }
+
+        pub(crate) fn digested(&self, _: &RecordKey) -> RecordKey {
+            match *self {}
+        }
+
+        pub(crate) fn downstream_key(&self, _: &[&[u8]]) -> [u8; 32] {
+            match *self {}
+        }
+    }
 
     pub(crate) enum SealingKeys {}
 
     impl SealingKeys {
-        pub(crate) fn fingerprints(&self, _: Fingerprint) -> std::iter::Empty<Fingerprint> {
+        pub(crate) fn first(&self) -> &SealingKey {
             match *self {}
         }
 
-        pub(crate) fn seal(&self, _: &RecordKey, _: &Record) -> Record {
+        pub(crate) fn all(&self) -> std::slice::Iter<'_, SealingKey> {
             match *self {}
         }
 
-        pub(crate) fn open(
-            &self,
-            _: &RecordKey,
-            _: &Record,
-        ) -> Result<(Vec<(HeaderName, HeaderValue)>, Bytes), StoreError> {
+        pub(crate) fn seal(&self, _: Place<'_>, _: &Record, _: Option<Duration>) -> Record {
+            match *self {}
+        }
+
+        pub(crate) fn open(&self, _: Place<'_>, _: &Record, _: &Bytes) -> Result<Opened, StoreError> {
             match *self {}
         }
     }

@@ -1,12 +1,13 @@
 //! Encrypts records before they reach their store, so that a reader of the store learns no responses.
 //!
 //! XChaCha20-Poly1305 (RFC 8439 with the 192-bit nonce of draft-irtf-cfrg-xchacha): nonces are drawn at random, and so
-//! many of 192 bits can be that no count of records need be kept. The record's key, status, fingerprint and time are
-//! authenticated with it: a sealed record that is moved under another key does not open.
+//! many of 192 bits can be that no count of records need be kept. What is stored in clear is authenticated with it, and so is
+//! the place of the record: one that is changed, or moved to another key, store or deployment, does not open.
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::UNIX_EPOCH;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -14,13 +15,13 @@ use bytes::Bytes;
 use chacha20poly1305::aead::{Aead, Generate, Payload};
 use chacha20poly1305::{KeyInit, XChaCha20Poly1305, XNonce};
 use hmac::{Hmac, Mac};
-use http::{HeaderName, HeaderValue};
 use sha2::Sha256;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use crate::fingerprint::Fingerprint;
+use crate::fingerprint::salted::{KeyId, Salt};
 use crate::key::RecordKey;
-use crate::record::HeaderLines;
-use crate::record::{Record, RecordedBody};
+use crate::record::envelope::{Content, Envelope, Opened, Place, VERSION, seal_line};
+use crate::record::{Record, RecordedBody, unix_millis};
 use crate::store::error::StoreError;
 
 /// A secret of 32 bytes that seals records; see [`RegistryBuilder::seal_with`](crate::RegistryBuilder::seal_with).
@@ -36,22 +37,109 @@ use crate::store::error::StoreError;
 /// # Ok::<(), idempotent_runtime::MalformedSealingKey>(())
 /// ```
 #[derive(Clone)]
-pub struct SealingKey {
+pub struct SealingKey(Arc<Secrets>);
+
+/// Shared and not copied, so that the secrets are in one place, where they are wiped.
+struct Secrets {
+    id: [u8; 8],
     cipher: XChaCha20Poly1305,
     fingerprints: Hmac<Sha256>,
+    digests: Hmac<Sha256>,
 }
 
 impl SealingKey {
-    /// The key with these bytes. They must come from a cryptographic random generator.
-    pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        // One secret, two uses: each gets a key of its own.
-        let derived = |purpose: &[u8]| mac(&bytes).chain_update(purpose).finalize().into_bytes();
-        Self {
-            cipher: XChaCha20Poly1305::new(&derived(b"idempotent record v1")),
-            fingerprints: mac(&derived(b"idempotent fingerprint v1")),
+    /// The key with these bytes. They must come from a cryptographic random generator. The key wipes its own copies of them.
+    ///
+    /// ```
+    /// use idempotent_runtime::{MalformedSealingKey, SealingKey};
+    ///
+    /// let mut secret = [0; 32];
+    /// assert_eq!(SealingKey::from_bytes(secret).err(), Some(MalformedSealingKey::NotRandom), "it was not filled");
+    /// # fn fill_with_random_bytes(secret: &mut [u8]) { secret.iter_mut().zip(1..).for_each(|(byte, number)| *byte = number) }
+    /// fill_with_random_bytes(&mut secret);
+    /// assert!(SealingKey::from_bytes(secret).is_ok());
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`MalformedSealingKey::NotRandom`] when all bytes are the same, as in a buffer that was never filled.
+    pub fn from_bytes(mut bytes: [u8; 32]) -> Result<Self, MalformedSealingKey> {
+        let key = Self::of(&bytes);
+        bytes.zeroize();
+        key
+    }
+
+    fn of(bytes: &[u8; 32]) -> Result<Self, MalformedSealingKey> {
+        if bytes.iter().all(|byte| *byte == bytes[0]) {
+            return Err(MalformedSealingKey::NotRandom);
         }
+        // One secret, several uses: each gets a key of its own.
+        let derived = |purpose: &[u8]| {
+            let derived = mac(bytes).chain_update(purpose).finalize().into_bytes();
+            Zeroizing::new(<[u8; 32]>::from(derived))
+        };
+        let mut id = [0; 8];
+        id.copy_from_slice(&derived(b"idempotent key id v1")[..8]);
+        Ok(Self(Arc::new(Secrets {
+            id,
+            cipher: XChaCha20Poly1305::new((&*derived(b"idempotent record v1")).into()),
+            fingerprints: mac(&*derived(b"idempotent fingerprint v2")),
+            digests: mac(&*derived(b"idempotent digest v1")),
+        })))
+    }
+
+    /// Names the key without saying anything about it: it is stored beside what the key has sealed.
+    pub(crate) fn id(&self) -> [u8; 8] {
+        self.0.id
+    }
+
+    /// The key id of the fingerprints that it makes.
+    pub(crate) fn key_id(&self) -> KeyId {
+        KeyId::of_secret(self.id())
+    }
+
+    /// What the fingerprints of this record key are keyed by. Without the secret, no guess at a request or at a credential can be
+    /// tried out. For a digest of a request with a card number that would not be hard.
+    pub(crate) fn salt(&self, record_key: &RecordKey) -> Salt {
+        let mac = self.0.fingerprints.clone().chain_update(record_key.as_str());
+        Salt::keyed(self.key_id(), mac.finalize().into_bytes().into())
+    }
+
+    /// The keyed digest of what such a key is derived from.
+    pub(crate) fn downstream_key(&self, of: &[&[u8]]) -> [u8; 32] {
+        let mac = self.0.digests.clone().chain_update(b"downstream key\0");
+        of.iter().fold(mac, Mac::chain_update).finalize().into_bytes().into()
+    }
+
+    /// The record key as a registry with [`digest_keys`](crate::RegistryBuilder::digest_keys) and
+    /// [`digest_with`](crate::RegistryBuilder::digest_with) this secret stores it: the plain scope, and keyed digests
+    /// (HMAC-SHA-256) of the caller in this scope and of the whole key.
+    ///
+    /// Operators use it to look up and purge records of such a registry. The name of a step stays plain.
+    ///
+    /// ```
+    /// use idempotent_runtime::{RecordKey, SealingKey};
+    ///
+    /// let secret: SealingKey = "1SoV0V1LP1xxwXZLKZpQHvBJWwzJCAkB7L4HmX4Hxm4=".parse()?;
+    /// let key = RecordKey::new("charges", Some("alice"), "8e03978e");
+    /// assert_eq!(secret.digested(&key).scope(), "charges");
+    /// assert_ne!(secret.digested(&key), key.digested());
+    /// # Ok::<(), idempotent_runtime::MalformedSealingKey>(())
+    /// ```
+    pub fn digested(&self, key: &RecordKey) -> RecordKey {
+        key.digested_by(&|text| {
+            let mac = self.0.digests.clone().chain_update(b"record key\0").chain_update(text);
+            mac.finalize().into_bytes().into()
+        })
     }
 }
+
+const _: () = {
+    const fn wipes_itself<T: ZeroizeOnDrop>() {}
+    wipes_itself::<XChaCha20Poly1305>();
+    // Of which an HMAC consists.
+    wipes_itself::<Sha256>();
+};
 
 fn mac(key: &[u8]) -> Hmac<Sha256> {
     <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("HMAC takes keys of every length")
@@ -78,6 +166,9 @@ pub enum MalformedSealingKey {
         /// How many it has.
         bytes: usize,
     },
+    /// All of its bytes are the same.
+    #[error("a sealing key is random, and this one repeats one byte; make one with `openssl rand -base64 32`")]
+    NotRandom,
 }
 
 impl FromStr for SealingKey {
@@ -85,8 +176,11 @@ impl FromStr for SealingKey {
 
     fn from_str(text: &str) -> Result<Self, MalformedSealingKey> {
         let bytes = BASE64_STANDARD.decode(text.trim_ascii()).map_err(|_| MalformedSealingKey::NotBase64)?;
-        let wrong_length = |bytes: Vec<u8>| MalformedSealingKey::WrongLength { bytes: bytes.len() };
-        bytes.try_into().map(Self::from_bytes).map_err(wrong_length)
+        let bytes = Zeroizing::new(bytes);
+        match bytes.first_chunk() {
+            Some(whole) if bytes.len() == whole.len() => Self::of(whole),
+            _ => Err(MalformedSealingKey::WrongLength { bytes: bytes.len() }),
+        }
     }
 }
 
@@ -100,21 +194,24 @@ impl FromStr for SealingKey {
 /// ```
 /// use idempotent_runtime::{SealingKey, SealingKeys};
 ///
-/// let (this_year, last_year) = (SealingKey::from_bytes([7; 32]), SealingKey::from_bytes([6; 32]));
+/// let this_year: SealingKey = "1SoV0V1LP1xxwXZLKZpQHvBJWwzJCAkB7L4HmX4Hxm4=".parse()?;
+/// let last_year: SealingKey = "8gKfEvGBwHnP0lH2yTn5e6aLx8k0Yx1m7P8qGJr3ZQ4=".parse()?;
 /// let only = SealingKeys::from(this_year.clone());
 /// let rotated = SealingKeys::from([this_year, last_year]);
 /// // No key is shown.
 /// assert!(format!("{only:?} {rotated:?}").contains("SealingKey(..)"));
+/// # Ok::<(), idempotent_runtime::MalformedSealingKey>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct SealingKeys {
     first: SealingKey,
     older: Vec<SealingKey>,
+    deployment: String,
 }
 
 impl From<SealingKey> for SealingKeys {
     fn from(only: SealingKey) -> Self {
-        Self { first: only, older: Vec::new() }
+        Self { first: only, older: Vec::new(), deployment: String::new() }
     }
 }
 
@@ -134,90 +231,106 @@ impl From<Vec<SealingKey>> for SealingKeys {
     fn from(keys: Vec<SealingKey>) -> Self {
         let mut keys = keys.into_iter();
         let first = keys.next().expect("records are sealed with at least one key");
-        Self { first, older: keys.collect() }
+        Self { first, older: keys.collect(), deployment: String::new() }
     }
 }
-
-/// The form of what is sealed; a reader rejects any other.
-const VERSION: u8 = 1;
-const NONCE_BYTES: usize = 24;
 
 impl SealingKeys {
-    /// The fingerprint under each key, part by part: without the key, no guess at a request or at a credential can be tried
-    /// out. For a digest of a request with a card number that would not be hard.
-    pub(crate) fn fingerprints(&self, plain: Fingerprint) -> impl Iterator<Item = Fingerprint> {
-        self.all().map(move |key| {
-            plain.keyed(|number, part| {
-                key.fingerprints.clone().chain_update([number]).chain_update(part).finalize().into_bytes().into()
-            })
-        })
+    /// The one that seals.
+    pub(crate) fn first(&self) -> &SealingKey {
+        &self.first
     }
 
-    pub(crate) fn seal(&self, key: &RecordKey, record: &Record) -> Record {
-        let body = self.sealed(key, record).map_or(RecordedBody::NotRecorded, RecordedBody::Sealed);
-        if body == RecordedBody::NotRecorded {
-            // The handler has run: a record without a response keeps its retry from running it again.
-            tracing::error!("a response could not be sealed, and only its status is recorded");
-        }
-        Record {
-            status: record.status,
-            headers: Vec::new(),
-            body,
-            fingerprint: record.fingerprint,
-            recorded_at: record.recorded_at,
-        }
+    /// Names the deployment, such as `production`: a record that was copied from another deployment is rejected, even if both
+    /// have the same keys. Without a call, the name is empty.
+    ///
+    /// A record of this deployment is rejected too after the name has changed. So give the name together with the first key.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use idempotent_runtime::{Registry, SealingKey, SealingKeys, store::MemoryStore};
+    ///
+    /// let key: SealingKey = "1SoV0V1LP1xxwXZLKZpQHvBJWwzJCAkB7L4HmX4Hxm4=".parse()?;
+    /// let keys = SealingKeys::from(key).deployment("production");
+    /// let registry = Registry::builder(MemoryStore::new()).seal_with(keys).build();
+    /// # Ok::<(), idempotent_runtime::MalformedSealingKey>(())
+    /// ```
+    #[must_use]
+    pub fn deployment(self, name: impl Into<String>) -> Self {
+        Self { deployment: name.into(), ..self }
     }
 
-    fn sealed(&self, key: &RecordKey, record: &Record) -> Option<Bytes> {
-        let headers = serde_json::to_vec(&HeaderLines(record.headers.clone())).ok()?;
-        let body = record.body_bytes()?;
-        let mut content = Vec::with_capacity(4 + headers.len() + body.len());
-        content.extend(u32::try_from(headers.len()).ok()?.to_be_bytes());
-        content.extend(headers);
-        content.extend_from_slice(body);
+    /// Of a `ttl` that is not known yet, nothing is said.
+    pub(crate) fn seal(&self, place: Place<'_>, record: &Record, ttl: Option<Duration>) -> Record {
+        let sealed = self.sealed(place, record, ttl);
+        if sealed.is_none() {
+            // The handler has run: this record opens with no key, which keeps a retry from running it again.
+            tracing::error!("a record could not be sealed: its retries are rejected");
+        }
+        let is_whole = record.body != RecordedBody::NotRecorded;
+        let (headers, body) = match sealed {
+            Some(envelope) if is_whole => (Vec::new(), RecordedBody::Sealed(envelope)),
+            Some(envelope) => (vec![seal_line(&envelope)], RecordedBody::NotRecorded),
+            None => (Vec::new(), RecordedBody::NotRecorded),
+        };
+        Record { headers, body, ..record.without_response() }
+    }
+
+    fn sealed(&self, place: Place<'_>, record: &Record, ttl: Option<Duration>) -> Option<Bytes> {
+        let content = Content::encode(record, ttl)?;
         let nonce = XNonce::try_generate().ok()?;
-        let payload = Payload { msg: &content, aad: &bound_to(key, record) };
-        let sealed = self.first.cipher.encrypt(&nonce, payload).ok()?;
-        Some([[VERSION].as_slice(), &nonce, &sealed].concat().into())
+        let id = self.first.id();
+        let payload = Payload { msg: &content, aad: &self.bound_to(id, place, record) };
+        let sealed = self.first.0.cipher.encrypt(&nonce, payload).ok()?;
+        Some(Envelope { id, nonce: nonce.into(), sealed: &sealed }.write())
     }
 
-    /// Its headers and body.
-    pub(crate) fn open(
-        &self,
-        key: &RecordKey,
-        record: &Record,
-    ) -> Result<(Vec<(HeaderName, HeaderValue)>, Bytes), StoreError> {
-        let damaged = || StoreError::damaged("the sealed record is not whole");
-        let (version, sealed) = record.body_bytes().and_then(|body| body.split_first()).ok_or_else(damaged)?;
-        if *version != VERSION {
+    /// What the envelope of this record contains.
+    pub(crate) fn open(&self, place: Place<'_>, record: &Record, envelope: &[u8]) -> Result<Opened, StoreError> {
+        let Envelope { id, nonce, sealed } = Envelope::read(envelope)?;
+        let Some(key) = self.all().find(|key| key.id() == id) else {
+            let id = u64::from_be_bytes(id);
             return Err(StoreError::damaged(format_args!(
-                "the sealed record has version {version}, this library reads version {VERSION}"
+                "none of the registry's keys has the id {id:016x}, which the sealed record names"
             )));
+        };
+        let payload = Payload { msg: sealed, aad: &self.bound_to(id, place, record) };
+        let content = key.0.cipher.decrypt(&nonce.into(), payload).map_err(|_| {
+            StoreError::damaged("the sealed record was changed, or is that of another key, store or deployment")
+        })?;
+        let content = Content::decode(content.into(), record.recorded_at)?;
+        if content.is_expired(SystemTime::now()) {
+            return Err(StoreError::damaged("the sealed record is kept beyond its expiry: purge it"));
         }
-        let (nonce, sealed) = sealed.split_first_chunk::<NONCE_BYTES>().ok_or_else(damaged)?;
-        let aad = bound_to(key, record);
-        let content = self
-            .all()
-            .find_map(|key| key.cipher.decrypt(nonce.into(), Payload { msg: sealed, aad: &aad }).ok())
-            .ok_or_else(|| StoreError::damaged("none of the registry's sealing keys opens the record"))?;
-        let content = Bytes::from(content);
-        let length = content.first_chunk().map(|length| u32::from_be_bytes(*length) as usize).ok_or_else(damaged)?;
-        let headers = content.get(4..4 + length).ok_or_else(damaged)?;
-        let HeaderLines(headers) = serde_json::from_slice(headers).map_err(|_| damaged())?;
-        Ok((headers, content.slice(4 + length..)))
+        let is_whole = record.body != RecordedBody::NotRecorded;
+        Ok(if is_whole { Opened::Whole(content.headers, content.body) } else { Opened::NotRecorded })
     }
 
-    fn all(&self) -> impl Iterator<Item = &SealingKey> {
+    /// What is stored in clear beside the sealed bytes, and where it is stored.
+    fn bound_to(&self, id: [u8; 8], place: Place<'_>, record: &Record) -> Vec<u8> {
+        let is_whole = record.body != RecordedBody::NotRecorded;
+        let fields: [&[u8]; 9] = [
+            &[VERSION],
+            &id,
+            self.deployment.as_bytes(),
+            place.store.as_bytes(),
+            place.key.as_str().as_bytes(),
+            &[is_whole.into()],
+            &record.status.as_u16().to_be_bytes(),
+            record.fingerprint.as_bytes(),
+            &unix_millis(record.recorded_at).to_be_bytes(),
+        ];
+        let mut bound = Vec::new();
+        for field in fields {
+            // With its length, so that no two lists of fields have the same bytes.
+            bound.extend((field.len() as u64).to_be_bytes());
+            bound.extend(field);
+        }
+        bound
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = &SealingKey> {
         std::iter::once(&self.first).chain(&self.older)
     }
-}
-
-/// The fields that are stored in clear beside the sealed bytes.
-fn bound_to(key: &RecordKey, record: &Record) -> Vec<u8> {
-    let recorded_at = match record.recorded_at.duration_since(UNIX_EPOCH) {
-        Ok(after) => after.as_millis().cast_signed(),
-        Err(error) => -error.duration().as_millis().cast_signed(),
-    };
-    // None of them holds a space.
-    format!("{} {} {} {recorded_at}", key.as_str(), record.status.as_u16(), record.fingerprint).into_bytes()
 }

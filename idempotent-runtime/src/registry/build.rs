@@ -19,6 +19,7 @@ use crate::registry::unknown_outcomes::UnknownGauge;
 use crate::registry::watches::Watches;
 use crate::registry::{Inner, OfRequest, Registry};
 use crate::rejection::problem::Rejection;
+use crate::running_limit::RunningLimit;
 #[cfg(feature = "near-cache")]
 use crate::store::cache::CachedStore;
 use crate::store::contract::StoreAdmin;
@@ -52,6 +53,8 @@ pub struct RegistryBuilder {
     caller: Option<Arc<OfRequest>>,
     credential_headers: Arc<[HeaderName]>,
     caller_limit: Option<Arc<CallerLimit>>,
+    max_running: usize,
+    max_running_per_scope: usize,
     /// The most bytes, and the highest age.
     #[cfg(feature = "near-cache")]
     near_cache: Option<(usize, Duration)>,
@@ -84,6 +87,8 @@ impl RegistryBuilder {
                 HeaderName::from_static("x-api-key"),
             ]),
             caller_limit: None,
+            max_running: 10_000,
+            max_running_per_scope: 5_000,
             #[cfg(feature = "near-cache")]
             near_cache: None,
             observer: None,
@@ -122,22 +127,64 @@ impl RegistryBuilder {
         self
     }
 
-    /// Stores SHA-256 digests of keys and callers, so a reader of the store learns neither.
+    /// Stores digests of keys and callers, so a reader of the store learns neither.
+    ///
+    /// Add [`digest_with`](Self::digest_with): without a secret, a caller that can be guessed, such as a number, can be found by
+    /// digesting all candidates, and the digests are the same in each deployment.
     ///
     /// Records that were made without this setting are no longer found: their retries run again. So turn it on before the
     /// first request. Later, change the scopes of the handlers at the same time, at a moment without retries. Operators find
-    /// a record under [`RecordKey::digested`](crate::RecordKey::digested).
+    /// a record under [`RecordKey::digested`](crate::RecordKey::digested), or under `SealingKey::digested` of the secret.
     pub fn digest_keys(mut self) -> Self {
         self.at_rest.digest_keys = true;
         self
     }
 
-    /// Encrypts the headers and bodies of recorded responses, and keys their fingerprints, with the first of these keys. Any
-    /// of the keys can open a record.
+    /// The secret of this registry, for all that it derives from keys and requests:
+    ///
+    /// | | without a secret | with it |
+    /// |---|---|---|
+    /// | [`downstream_key`](crate::Idempotency::downstream_key) | who knows the whole request can compute it | only this service can |
+    /// | digests of keys and callers under [`digest_keys`](Self::digest_keys) | SHA-256, the same in each deployment | HMAC-SHA-256 |
+    /// | fingerprints | keyed by the first key of [`seal_with`](Self::seal_with), if any | keyed by the secret |
+    ///
+    /// **It never changes.** All processes of a deployment have it, and each deployment has its own. It is not rotated with the
+    /// sealing keys: with another secret, other services would take a retry for a new operation, and under `digest_keys` the
+    /// registry would find no earlier record, so that retries **run again**. So use a key of its own, and keep it in the same
+    /// place as the sealing keys. Before you add it to a service that has requests in progress, see
+    /// [`changing_a_policy`](crate::guide::changing_a_policy#secrets).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use idempotent_runtime::{Registry, SealingKey, store::MemoryStore};
+    ///
+    /// # let (of_digests, of_records) = ("1SoV0V1LP1xxwXZLKZpQHvBJWwzJCAkB7L4HmX4Hxm4=", "8gKfEvGBwHnP0lH2yTn5e6aLx8k0Yx1m7P8qGJr3ZQ4=");
+    /// let secret: SealingKey = of_digests.parse()?;
+    /// let sealing_key: SealingKey = of_records.parse()?;
+    /// let registry =
+    ///     Registry::builder(MemoryStore::new()).digest_with(secret).digest_keys().seal_with(sealing_key).build();
+    /// # Ok::<(), idempotent_runtime::MalformedSealingKey>(())
+    /// ```
+    #[cfg(feature = "seal")]
+    pub fn digest_with(mut self, secret: crate::record::sealing::SealingKey) -> Self {
+        self.at_rest.secret = Some(secret);
+        self
+    }
+
+    /// Encrypts the headers and bodies of recorded responses and of the results of steps, and keys their fingerprints, with the
+    /// first of these keys. Any of the keys can open a record.
     ///
     /// The status stays readable, and so do the scope, the length of the sealed data and, without
-    /// [`digest_keys`](Self::digest_keys), caller and key. Records from before this setting are replayed as they are. A
-    /// record that no key opens is rejected with 503 and logged. It never runs again.
+    /// [`digest_keys`](Self::digest_keys), caller and key. All that is replayed or compared is authenticated: status, header
+    /// lines, body, fingerprint, time and expiry, with the record's key, store and [deployment](crate::SealingKeys::deployment).
+    /// A record that was changed, or moved to another place, is rejected with 503 and logged. So is one that no key opens, one
+    /// that its store has kept for longer than its `ttl`, and one that is not sealed, unless
+    /// [`accept_unsealed_until`](Self::accept_unsealed_until) allows it. A rejected record never runs again.
+    ///
+    /// The `ttl` is compared by the clocks of the processes. They may differ by two seconds, or by a hundredth of the `ttl` if that
+    /// is more. An attacker with write access to the store can still delete a record or put an older one of the same key in
+    /// its place.
     ///
     /// # Examples
     ///
@@ -156,6 +203,60 @@ impl RegistryBuilder {
     #[cfg(feature = "seal")]
     pub fn seal_with(mut self, keys: impl Into<crate::record::sealing::SealingKeys>) -> Self {
         self.at_rest.sealing = Some(keys.into());
+        self.at_rest.only_opens = false;
+        self
+    }
+
+    /// Knows these sealing keys, and writes as a registry without them: records, claims and fingerprints.
+    ///
+    /// It is for a rolling deploy that turns [`seal_with`](Self::seal_with) on or off. First all processes get the keys by
+    /// `open_with`. In the next deploy, the new processes have `seal_with`, and the old ones can read what these write.
+    /// To turn sealing off, do the same in reverse. The last call of the two decides. See
+    /// [`changing_a_policy`](crate::guide::changing_a_policy#secrets).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use idempotent_runtime::{Registry, SealingKey, store::MemoryStore};
+    ///
+    /// # let from_environment = "1SoV0V1LP1xxwXZLKZpQHvBJWwzJCAkB7L4HmX4Hxm4=";
+    /// let key: SealingKey = from_environment.parse()?;
+    /// let before_sealing = Registry::builder(MemoryStore::new()).open_with(key).build();
+    /// # Ok::<(), idempotent_runtime::MalformedSealingKey>(())
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If the list of keys is empty.
+    #[cfg(feature = "seal")]
+    pub fn open_with(mut self, keys: impl Into<crate::record::sealing::SealingKeys>) -> Self {
+        self.at_rest.sealing = Some(keys.into());
+        self.at_rest.only_opens = true;
+        self
+    }
+
+    /// Replays records that are not sealed too, until this time. Without it, [`seal_with`](Self::seal_with) rejects them.
+    ///
+    /// This is for the change to `seal_with`: give the time of the deployment plus the longest `ttl` of all handlers, as a fixed
+    /// time. A time that is counted from the start of the process would never come. Until then, an attacker with write access to
+    /// the store can plant a response.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::{Duration, SystemTime};
+    ///
+    /// use idempotent_runtime::{Registry, SealingKey, store::MemoryStore};
+    ///
+    /// let key: SealingKey = "1SoV0V1LP1xxwXZLKZpQHvBJWwzJCAkB7L4HmX4Hxm4=".parse()?;
+    /// // 2027-01-15, 08:00 UTC.
+    /// let migrated = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    /// let registry = Registry::builder(MemoryStore::new()).seal_with(key).accept_unsealed_until(migrated).build();
+    /// # Ok::<(), idempotent_runtime::MalformedSealingKey>(())
+    /// ```
+    #[cfg(feature = "seal")]
+    pub fn accept_unsealed_until(mut self, time: std::time::SystemTime) -> Self {
+        self.at_rest.accept_unsealed_until = Some(time);
         self
     }
 
@@ -221,10 +322,19 @@ impl RegistryBuilder {
         self
     }
 
-    /// How many keyed requests of one caller can be in flight in one scope; no limit by default.
+    /// How many operations of one caller can be in flight in one scope; no limit by default. Requests with one key are one
+    /// operation: the one that runs, and all that wait for it.
     ///
-    /// Further requests get 429 with `Retry-After` before the store is asked. So a flood of one caller takes only a limited
-    /// number of claims, connections and handlers. The caller is the one that the handler, its layer or
+    /// A request of another operation gets 429 with `Retry-After`. Retries of a recorded or a running request are answered as
+    /// ever; to find out, the store is read, and never written. So a flood of one caller takes only a limited number of
+    /// claims and handlers.
+    ///
+    /// In all scopes together, the guard reads as many bodies of one caller at a time. A further body of more than 4 KiB, or
+    /// of unknown length, waits for a second, and then gets 429 unread. Here the caller is the one that the layer or
+    /// [`caller`](Self::caller) names, or the digest of all credentials, because `caller = expr` is not known before the body is
+    /// read. Requests that have neither share 1,000 places for bodies.
+    ///
+    /// The caller is the one that the handler, its layer or
     /// [`caller`](Self::caller) names, or else the digest of all credentials. All requests that have neither count as one
     /// caller. Each process counts separately.
     ///
@@ -237,6 +347,43 @@ impl RegistryBuilder {
         self
     }
 
+    /// How many guarded handlers can run at a time in this registry; 10,000 by default. Handlers whose clients have
+    /// disconnected count until they end, which no limit on connections or requests does.
+    ///
+    /// A request beyond the limit gets 503 `too_many_in_flight` with `Retry-After`, and runs nothing. Retries of a recorded or
+    /// a running request are answered as ever. Each process counts separately. The default is far above what a healthy
+    /// service runs at a time, and low enough that clients which leave cannot exhaust the memory: at 100 KiB for each handler
+    /// it is 1 GB.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use idempotent_runtime::{Registry, store::MemoryStore};
+    ///
+    /// let registry = Registry::builder(MemoryStore::new()).max_running(2_000).max_running_per_scope(500).build();
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// When it is zero.
+    pub fn max_running(mut self, most: usize) -> Self {
+        assert!(most > 0, "`max_running` must be greater than zero");
+        self.max_running = most;
+        self
+    }
+
+    /// How many guarded handlers can run at a time in each scope; 5,000 by default, so that one handler that hangs leaves
+    /// places for the others. Otherwise like [`max_running`](Self::max_running).
+    ///
+    /// # Panics
+    ///
+    /// When it is zero.
+    pub fn max_running_per_scope(mut self, most: usize) -> Self {
+        assert!(most > 0, "`max_running_per_scope` must be greater than zero");
+        self.max_running_per_scope = most;
+        self
+    }
+
     /// Keeps the records that this process makes in its memory for `max_age`, in up to `max_bytes` for each store. A retry
     /// that reaches the same process is then replayed without asking the store. Off by default.
     ///
@@ -244,13 +391,14 @@ impl RegistryBuilder {
     ///
     /// - **A purge in another process**, by `idempotent-cli` or by hand, is not seen here. This process replays the response
     ///   until `max_age` has passed, while others run the handler again. This process sees a purge by the
-    ///   [`inspector`](crate::inspector) of this registry at once, and so it does a look-up there that finds nothing, under
+    ///   [`inspector`](crate::inspector) of this registry at once. It also sees a look-up there that finds nothing, under
     ///   the name of the store that was used.
     /// - **A store that loses a record**, for instance a Redis that fails over. Other processes run the handler again, while
     ///   this one replays the first response.
     ///
     /// So choose a `max_age` as long as a client retries, for instance a minute, and not as long as records live. If the
-    /// memory is full, records are removed from it, and their retries ask the store again. Results of steps are never kept. A
+    /// memory is full, records are removed from it, and their retries ask the store again. One record can take nearly all of it.
+    /// Records that are older than `max_age` are freed when later ones are kept. Results of steps are never kept. A
     /// store in memory does not need this setting. Records are kept as the store has them: sealed records stay sealed.
     ///
     /// # Examples
@@ -302,6 +450,7 @@ impl RegistryBuilder {
             caller: self.caller,
             credential_headers: self.credential_headers,
             caller_limit: self.caller_limit,
+            running_limit: Arc::new(RunningLimit::new(self.max_running, self.max_running_per_scope)),
             renewer: Arc::default(),
             ended_claims: KeyedNotify::default(),
             watches: Watches::default(),

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use axum::Extension;
 use http::Extensions;
 
+use crate::observe;
 use crate::observe::telemetry;
 use crate::policy::Policy;
 use crate::policy::registration::policies;
@@ -42,6 +43,8 @@ pub fn install(store: impl StoreAdmin) -> Result<Registry, InstallError> {
 impl Registry {
     /// Makes this the registry of every annotated handler whose router has no registry of its own.
     ///
+    /// With the feature `metrics`, the series of all annotated handlers begin at 0 now, if a recorder is installed.
+    ///
     /// It logs two warnings, each once:
     ///
     /// - the handlers without a caller, if the registry has no [`caller`](crate::RegistryBuilder::caller) either: a client
@@ -56,6 +59,7 @@ impl Registry {
     pub fn install(self) -> Result<Self, InstallError> {
         self.check(policies())?;
         INSTALLED.set(self.clone()).map_err(|_| InstallError::AlreadyInstalled)?;
+        self.begin_series();
         if self.0.caller.is_none() {
             telemetry::without_caller(policies());
         }
@@ -130,6 +134,11 @@ impl Registry {
         }
     }
 
+    fn begin_series(&self) {
+        let stores = self.0.named.values().chain([&self.0.default]);
+        observe::begin_series(stores.map(|store| store.name()));
+    }
+
     /// Says once what `install` would have said of explicit scopes.
     fn compare_scopes(&self) {
         if self.is_disabled() {
@@ -138,6 +147,7 @@ impl Registry {
         if self.0.has_compared_scopes.swap(true, Ordering::Relaxed) {
             return;
         }
+        self.begin_series();
         for (first, second) in scopes::conflicts(policies()) {
             // Requests of those with one default scope are rejected, and each says why.
             if !(first.has_default_scope() && second.has_default_scope()) {

@@ -31,7 +31,9 @@ use crate::record::protection::AtRest;
 #[cfg(feature = "metrics")]
 use crate::registry::unknown_outcomes::UnknownGauge;
 use crate::registry::watches::Watches;
+use crate::rejection::mark::marked;
 use crate::rejection::problem::Rejection;
+use crate::running_limit::RunningLimit;
 use crate::store::handle::StoreHandle;
 use crate::sync::atomic::AtomicBool;
 
@@ -66,6 +68,7 @@ pub(super) struct Inner {
     pub(super) caller: Option<Arc<OfRequest>>,
     pub(super) credential_headers: Arc<[HeaderName]>,
     pub(super) caller_limit: Option<Arc<CallerLimit>>,
+    pub(super) running_limit: Arc<RunningLimit>,
     pub(super) renewer: Arc<LeaseRenewer>,
     pub(super) ended_claims: KeyedNotify,
     pub(super) watches: Watches,
@@ -126,7 +129,7 @@ impl Registry {
             tracing::warn!(
                 claims = unwanted,
                 "claims under which nothing ran are still being given back at the end of the drain: they stay until their \
-                 leases are over, and under `after_crash = \"reject\"` until an operator purges them"
+                 leases expire, and under `after_crash = \"reject\"` until an operator resolves them"
             );
         }
         let left = running.len();
@@ -178,10 +181,10 @@ impl Registry {
     }
 
     pub(crate) fn render(&self, rejection: Rejection) -> Response {
-        match &self.0.render {
+        marked(match &self.0.render {
             Some(render) => render(rejection),
             None => rejection.into_response(),
-        }
+        })
     }
 
     #[cfg(any(feature = "utoipa", feature = "aide"))]
@@ -203,6 +206,10 @@ impl Registry {
 
     pub(crate) fn caller_limit(&self) -> Option<&Arc<CallerLimit>> {
         self.0.caller_limit.as_ref()
+    }
+
+    pub(crate) fn running_limit(&self) -> &Arc<RunningLimit> {
+        &self.0.running_limit
     }
 
     pub(crate) fn renewer(&self) -> &Arc<LeaseRenewer> {

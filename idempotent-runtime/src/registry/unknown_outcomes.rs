@@ -16,10 +16,10 @@ use crate::store::entry::UnknownOutcomes;
 use crate::store::handle::StoreHandle;
 use crate::sync::{Mutex, MutexGuard, lock};
 
-/// A process that has just begun has more urgent things to ask of its store.
+/// The first count waits: at its start, a process has more urgent calls to its store.
 const FIRST_COUNT: Duration = Duration::from_secs(5);
 const EVERY: Duration = Duration::from_secs(15);
-/// However often the numbers are asked for.
+/// Two counts are at least this far apart, even if the numbers are asked for more often.
 const AT_MOST_EVERY: Duration = Duration::from_secs(1);
 
 /// Counts for one registry, and ends with it.
@@ -107,7 +107,7 @@ async fn count_for_ever(number: u64, stores: Weak<Vec<StoreHandle>>, _counting: 
 async fn count(stores: &[StoreHandle], known: &mut Vec<Option<UnknownOutcomes>>) -> bool {
     known.resize(stores.len(), None);
     for (store, known) in stores.iter().zip(&mut *known) {
-        // The error is counted as any other of the store.
+        // The store's meter has counted the error already.
         if let Ok(counted) = store.unknown_outcomes().await {
             *known = Some(counted);
         }

@@ -1,6 +1,7 @@
 //! The answers of the guard instead of the handler's response, as problem details (RFC 9457) or in the format that other
 //! clients expect.
 
+pub(crate) mod mark;
 pub(crate) mod problem;
 pub(crate) mod stripe;
 

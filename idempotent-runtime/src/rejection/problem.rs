@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
-use crate::key::InvalidKey;
+use crate::idempotency_key::InvalidKey;
 
 /// An answer of the guard instead of the handler's response.
 ///
@@ -59,8 +59,8 @@ pub enum Rejection {
     /// The process died in the handler, or the handler panicked, and the handler must not run twice.
     OutcomeUnknown,
     /// The handler ran, and another process may have run it too. Either the lease expired, because this process stood still
-    /// or could not reach the store, or an operator purged the key and another process claimed it. A retry gets the response
-    /// that counts.
+    /// or could not reach the store, or an operator resolved the key, or purged it and another process claimed it. A retry gets
+    /// the response that counts.
     ///
     /// If the store has only forgotten the claim, the key is claimed again, and the response is recorded and sent.
     #[non_exhaustive]
@@ -75,11 +75,14 @@ pub enum Rejection {
         /// The status of that response.
         status: StatusCode,
     },
-    /// The caller has as many requests in flight as the registry allows.
+    /// The caller has as many operations in flight as the registry allows, or as many handlers run as the registry or the
+    /// scope allows.
     #[non_exhaustive]
     TooManyInFlight {
         /// When to ask again.
         retry_after: Duration,
+        /// Whether it is the limit of the caller (429), and not that of the registry or the scope (503).
+        of_caller: bool,
     },
     /// The store cannot be asked.
     #[non_exhaustive]
@@ -135,8 +138,10 @@ impl Rejection {
             | Self::OutcomeUnknown
             | Self::ClaimLost { .. }
             | Self::ResponseNotRecorded { .. } => StatusCode::CONFLICT,
-            Self::TooManyInFlight { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::StoreUnavailable { .. } | Self::TransactionConflict => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooManyInFlight { of_caller: true, .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyInFlight { .. } | Self::StoreUnavailable { .. } | Self::TransactionConflict => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::TransactionFailed | Self::FingerprintFailed | Self::StepFailed => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -211,7 +216,8 @@ impl Rejection {
             Self::OutcomeUnknown => "The outcome of the first request is unknown",
             Self::ClaimLost { .. } => "This request lost its idempotency key while it ran",
             Self::ResponseNotRecorded { .. } => "The response of the first request was not recorded",
-            Self::TooManyInFlight { .. } => "Too many requests of this caller are still running",
+            Self::TooManyInFlight { of_caller: true, .. } => "Too many requests of this caller are still running",
+            Self::TooManyInFlight { .. } => "Too many requests are still running",
             Self::StoreUnavailable { .. } => "Idempotency keys cannot be checked now",
             Self::TransactionConflict => "The transaction of this request conflicts with another one",
             Self::TransactionFailed => "The transaction of this request failed",
@@ -232,7 +238,7 @@ impl Rejection {
                 reason = capitalised(reason)
             ),
             Self::ResponseNotRecorded { status } => format!(
-                "The request has been executed and answered with status {status}. Its response cannot be repeated: it was too large, endless or broke off, or its transaction was committed without it.",
+                "The request has been executed and answered with status {status}. Its response cannot be repeated: the response was too large, had no end or broke off, or the transaction was committed without the response.",
                 status = status.as_u16()
             ),
             Self::KeyReused => {
@@ -251,7 +257,7 @@ impl Rejection {
                 "The server died while it ran this request, which may have taken effect. It is not run again.".to_owned()
             }
             Self::ClaimLost { .. } => {
-                "This request was executed, but lost its key meanwhile, so that another one with its key may have been executed too. Retry with the same key to get the response that counts.".to_owned()
+                "This request was executed, but it lost its key while it ran. Another request with this key may have been executed too. Retry with the same key to get the response that counts.".to_owned()
             }
             Self::TooManyInFlight { .. } => {
                 "This request ran nothing. Retry with the same key when an earlier request has ended.".to_owned()
@@ -283,7 +289,7 @@ impl Rejection {
             Self::InFlight { retry_after }
             | Self::NotRecorded { retry_after }
             | Self::ClaimLost { retry_after }
-            | Self::TooManyInFlight { retry_after }
+            | Self::TooManyInFlight { retry_after, .. }
             | Self::StoreUnavailable { retry_after, .. } => Some(*retry_after),
             Self::TransactionConflict => Some(Duration::ZERO),
             _ => None,
@@ -344,5 +350,7 @@ pub(crate) const UNAVAILABLE: Rejection = Rejection::StoreUnavailable { retry_af
 
 pub(crate) const UNAVAILABLE_AFTER_RUN: Rejection =
     Rejection::StoreUnavailable { retry_after: RETRY_AFTER, may_have_run: true };
+
+pub(crate) const IN_FLIGHT: Rejection = Rejection::InFlight { retry_after: RETRY_AFTER };
 
 pub(crate) const CLAIM_LOST: Rejection = Rejection::ClaimLost { retry_after: RETRY_AFTER };

@@ -39,7 +39,7 @@ static SHOULD_RETRY: HeaderName = HeaderName::from_static("stripe-should-retry")
 ///
 /// Some statuses differ from [`Rejection::status`], because Stripe's clients would draw the wrong conclusion from it:
 ///
-/// - A reused key is an idempotency error to the SDKs only with 400.
+/// - The SDKs report a reused key as an idempotency error only if the status is 400.
 /// - If the request was or may have been executed, and no retry will tell, the status is 500. Stripe's clients look up the
 ///   outcome after a 500. After a 4xx they assume that the request had no effect, and may send it again with a new key.
 ///

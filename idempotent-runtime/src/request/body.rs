@@ -1,9 +1,7 @@
-//! Bodies that were read in part: later readers still get every byte.
+//! Bodies that were read in part: a later reader still gets every byte.
 
-use crate::sync::{Mutex, MutexGuard, lock};
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::BoxError;
@@ -82,59 +80,5 @@ impl Gathered {
             self.whole = self.growing.split().freeze();
         }
         self.whole.clone()
-    }
-}
-
-/// A body that keeps what it hands out, in case that its reader stops at a limit.
-#[derive(Clone)]
-pub(crate) struct Remembering(Arc<Mutex<Remembered>>);
-
-struct Remembered {
-    read: Vec<Bytes>,
-    rest: Body,
-}
-
-impl Remembering {
-    pub(crate) fn new(body: Body) -> Self {
-        Self(Arc::new(Mutex::new(Remembered { read: Vec::new(), rest: body })))
-    }
-
-    /// The whole body from its beginning, or up to the error that ended it.
-    pub(crate) fn again(&self, broken: Option<BoxError>) -> Resumed {
-        let mut remembered = self.lock();
-        let read = std::mem::take(&mut remembered.read).into_iter().map(|data| Ok(Frame::data(data)));
-        let rest = std::mem::take(&mut remembered.rest);
-        match broken {
-            None => Resumed::new(read, rest),
-            Some(error) => Resumed::new(read.chain([Err(error)]), Body::empty()),
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Remembered> {
-        lock(&self.0)
-    }
-}
-
-impl http_body::Body for Remembering {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let mut remembered = self.lock();
-        let polled = Pin::new(&mut remembered.rest).poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &polled
-            && let Some(data) = frame.data_ref()
-        {
-            remembered.read.push(data.clone());
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.lock().rest.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.lock().rest.size_hint()
     }
 }

@@ -1,28 +1,38 @@
 //! From a key to a claim, a replay or a rejection.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::response::Response;
+use http::HeaderName;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::Instrument;
 
-use crate::key::{IdempotencyKey, RecordKey};
+use crate::fingerprint::Fingerprint;
+use crate::fingerprint::difference::Difference;
+use crate::idempotency_key::IdempotencyKey;
+use crate::key::RecordKey;
 use crate::lease::state::{Lease, Running, Taken};
-use crate::observe;
 use crate::observe::event::Event;
 use crate::observe::telemetry;
 use crate::observe::telemetry::Outcome;
 use crate::observe::traceparent::TraceParent;
-use crate::policy::values::{InFlight, OnStoreError};
-use crate::rejection::problem::Rejection;
-use crate::rejection::problem::{RETRY_AFTER, UNAVAILABLE};
-use crate::request::admission::{Admission, Claiming, Identity, Prepared};
-use crate::request::holding::Holding;
-use crate::request::input::ClaimInput;
-use crate::request::passage::Entered;
-use crate::request::passage::Passage;
-use crate::request::response::ResponseClassifier;
+use crate::policy::values::{AfterCrash, InFlight, OnStoreError};
+use crate::record::Record;
+use crate::record::envelope::{Opened, Place};
+use crate::record::fingerprints::{Compared, Fingerprints, incomparable};
+use crate::record::protection::Downstream;
+use crate::registry::Registry;
+use crate::registry::watches::Ended;
+use crate::rejection::problem::{IN_FLIGHT, RETRY_AFTER, Rejection, UNAVAILABLE};
+use crate::request::active_guard::ActiveGuard;
+use crate::request::admission::Admission;
+use crate::request::guarded_run::Permits;
+use crate::request::handler_run::{ClaimOutcome, HandlerRun};
+use crate::request::replay::replay;
 use crate::request::settle::Claimed;
 use crate::request::settle_transaction::{InTransaction, TransactionClaim};
+use crate::request::wait::Watch;
 use crate::step::names::Owners;
 use crate::step::steps::Steps;
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
@@ -31,54 +41,66 @@ use crate::store::handle::StoreHandle;
 use crate::sync::tokio::time::Instant;
 use crate::transaction::contract::HandlerTransaction;
 
+/// A request with all that its claim takes.
+pub(super) struct Claiming {
+    pub(super) admission: Admission,
+    pub(super) registry: Registry,
+    pub(super) store: StoreHandle,
+    pub(super) key: IdempotencyKey,
+    pub(super) record_key: RecordKey,
+    /// The record key as the store sees it: digested, if the registry says so.
+    pub(super) stored_key: RecordKey,
+    pub(super) request: ClaimRequest,
+    pub(super) fingerprints: Fingerprints,
+    /// A caller is named, so credentials are not part of the fingerprint.
+    pub(super) is_partitioned: bool,
+    /// Until it waits for another request.
+    pub(super) running: Option<TaskTrackerToken>,
+    pub(super) permits: Permits,
+    /// Why it cannot run, although its key may have an answer.
+    pub(super) beyond_limit: Option<Rejection>,
+}
+
 /// What the store's answer means for the request.
 enum Decision {
     Acquired { attempt: u32 },
     Unguarded,
     Answer(Response),
-    InFlight(Rejection),
+    Wait(Duration),
     Again,
 }
 
-impl Admission {
-    /// Claims at once where the store answers at once.
-    pub(super) fn enter(
-        self,
-        claim_input: &ClaimInput,
-        key: Result<IdempotencyKey, Rejection>,
-        identity: Identity<'_>,
-    ) -> Entered {
-        let mut claiming = match self.prepare(claim_input, key, identity) {
-            Prepared::Claim(claiming) => claiming,
-            Prepared::RunUnderAnothersClaim(run) => return Entered::Now(Ok(Passage::Covered(run))),
-            Prepared::Answer(answer) => return Entered::Now(Err(answer)),
-        };
-        let asked_at = Instant::now();
-        let span = claiming.admission.span.clone();
-        while let Some(decision) = claiming.claim_and_decide_now(asked_at) {
-            return match decision {
-                Decision::Acquired { attempt } => Entered::Now(Ok(claiming.acquired(attempt, asked_at))),
-                Decision::Unguarded => Entered::Now(Ok(claiming.unguarded())),
-                Decision::Answer(answer) => Entered::Now(Err(answer)),
-                Decision::InFlight(rejection) => match claiming.admission.policy.in_flight() {
-                    InFlight::Reject => Entered::Now(Err(claiming.admission.reject(rejection))),
-                    InFlight::Wait(limit) => {
-                        let waiting = async move { Err(claiming.wait(limit).await) };
-                        Entered::Later(Box::pin(waiting.instrument(span)))
-                    }
-                },
-                Decision::Again => continue,
-            };
-        }
-        Entered::Later(Box::pin(claiming.claim().instrument(span)))
-    }
-}
-
 impl Claiming {
-    fn claim_and_decide_now(&mut self, asked_at: Instant) -> Option<Decision> {
-        let _pending = self.registry.renewer().asks(&self.stored_key);
-        let claimed = self.claim_now()?;
-        Some(self.decide(claimed, asked_at))
+    /// Claims at once where the store answers at once.
+    pub(super) fn claim(mut self) -> ClaimOutcome {
+        let asked_at = Instant::now();
+        let pending = self.registry.renewer().asks(&self.stored_key);
+        let decision = self.claim_now().map(|claimed| self.decide(claimed, asked_at));
+        drop(pending);
+        match decision {
+            Some(decision) => self.follow(decision, asked_at),
+            None => self.claim_later(),
+        }
+    }
+
+    /// What the decision means: the handler may run, the request has an answer, or it waits.
+    fn follow(self, decision: Decision, asked_at: Instant) -> ClaimOutcome {
+        ClaimOutcome::Now(match decision {
+            Decision::Acquired { attempt } => Ok(self.acquired(attempt, asked_at)),
+            Decision::Unguarded => Ok(self.unguarded()),
+            Decision::Answer(answer) => Err(answer),
+            Decision::Wait(limit) => {
+                let span = self.admission.span.clone();
+                let waiting = async move { Err(self.wait(limit).await) };
+                return ClaimOutcome::Later(Box::pin(waiting.instrument(span)));
+            }
+            Decision::Again => return self.claim_later(),
+        })
+    }
+
+    fn claim_later(self) -> ClaimOutcome {
+        let span = self.admission.span.clone();
+        ClaimOutcome::Later(Box::pin(self.ask_store().instrument(span)))
     }
 
     /// The store's answer, if it gives one without waiting.
@@ -87,52 +109,70 @@ impl Claiming {
             return None;
         }
         // A claim that the store has made must not be forgotten because the client left meanwhile.
-        self.admission.execution.detach_state.set_must_finish(true);
+        self.admission.execution.run.detach_state.set_must_finish(true);
         self.store.claim_now(&self.stored_key, self.request)
     }
 
     /// Claims the key, or waits for the response of another request if the policy says so.
-    async fn claim(mut self) -> Result<Passage, Response> {
-        loop {
-            let asked_at = Instant::now();
-            // A claim that the store has made must not be forgotten because the client left meanwhile.
-            self.admission.execution.detach_state.set_must_finish(true);
-            let pending = self.registry.renewer().asks(&self.stored_key);
-            let decision = match self.admission.transaction.clone() {
-                None => {
-                    let claimed = self.store.claim(&self.stored_key, self.request).await;
-                    self.decide(claimed, asked_at)
-                }
-                Some(transaction) => match transaction
-                    .claim(&self.store, &self.stored_key, self.request, self.admission.policy.isolation())
-                    .await
-                {
-                    Ok(Claim::Acquired { attempt }) => match self.running_here() {
+    pub(super) async fn ask_store(mut self) -> Result<HandlerRun, Response> {
+        let asked_at = Instant::now();
+        // A claim that the store has made must not be forgotten because the client left meanwhile.
+        self.admission.execution.run.detach_state.set_must_finish(true);
+        let pending = self.registry.renewer().asks(&self.stored_key);
+        let decision = match self.admission.transaction.clone() {
+            None => {
+                let claimed = self.store.claim(&self.stored_key, self.request).await;
+                self.decide(claimed, asked_at)
+            }
+            Some(transaction) => match transaction
+                .claim(
+                    &self.store,
+                    &self.stored_key,
+                    self.request,
+                    self.admission.policy.isolation(),
+                    self.registry.at_rest().without_response(self.place(), self.request.fingerprint),
+                )
+                .await
+            {
+                Ok(Claim::Acquired { attempt }) => match self.running_here() {
+                    None => match self.beyond_limit.take() {
                         None => return Ok(self.begun(attempt, transaction)),
-                        // The store may have forgotten the claim of a handler without a `Tx`.
-                        Some(running) => {
+                        Some(rejection) => {
                             let _ = transaction.roll_back(&self.store).await;
-                            self.decide_beside(running)
+                            Decision::Answer(self.admission.reject(rejection))
                         }
                     },
-                    Ok(existing) => self.decide(Ok(existing), asked_at),
-                    // Nothing outlives a transaction that did not begin, so there is nothing to give back; and without one
-                    // the handler cannot run.
-                    Err(error) => return Err(self.admission.reject_transaction(&self.store, &error)),
+                    // The store may have forgotten the claim of a handler without a `Tx`.
+                    Some(running) => {
+                        let _ = transaction.roll_back(&self.store).await;
+                        self.decide_beside(running)
+                    }
                 },
-            };
-            drop(pending);
-            return match decision {
-                Decision::Acquired { attempt } => self.acquired_late(attempt, asked_at).await,
-                Decision::Unguarded => Ok(self.unguarded()),
-                Decision::Answer(answer) => Err(answer),
-                Decision::InFlight(rejection) => Err(match self.admission.policy.in_flight() {
-                    InFlight::Reject => self.admission.reject(rejection),
-                    InFlight::Wait(limit) => self.wait(limit).await,
-                }),
-                Decision::Again => continue,
-            };
+                Ok(existing) => self.decide(Ok(existing), asked_at),
+                // Nothing outlives a transaction that did not begin, so there is nothing to give back; and without one
+                // the handler cannot run.
+                Err(error) => return Err(self.admission.reject_transaction(&self.store, &error)),
+            },
+        };
+        drop(pending);
+        let decision = self.unless_late(decision, asked_at).await;
+        match self.follow(decision, asked_at) {
+            ClaimOutcome::Now(outcome) => outcome,
+            ClaimOutcome::Later(outcome) => outcome.await,
         }
+    }
+
+    /// A lease begins before the answer of the store comes. What is left of it must last until it is renewed.
+    async fn unless_late(&self, decision: Decision, asked_at: Instant) -> Decision {
+        let is_late = asked_at.elapsed() >= self.request.lease / 3;
+        if !is_late || !matches!(decision, Decision::Acquired { .. }) {
+            return decision;
+        }
+        if is_still_ours(&self.store, &self.stored_key, self.request).await {
+            return decision;
+        }
+        self.store.give_back(&self.stored_key, &self.request);
+        Decision::Answer(self.admission.reject(UNAVAILABLE))
     }
 
     fn decide(&mut self, claimed: Result<Claim, StoreError>, asked_at: Instant) -> Decision {
@@ -144,9 +184,11 @@ impl Claiming {
                     // The store may have made the claim although the answer was lost, and no handler will run under it.
                     self.store.give_back(&self.stored_key, &self.request);
                 }
-                // No policy allows a run beside a record that cannot be read, or beside another run.
-                let is_free = !matches!(error, StoreError::Damaged(_));
-                let may_run = self.admission.policy.on_store_error() == OnStoreError::Run && is_free;
+                // No policy allows a run beside a record that cannot be read, or beside another run; and a client that fills the
+                // store must not make the retries of others run.
+                let may_run = self.admission.policy.on_store_error() == OnStoreError::Run
+                    && error.is_unreachable()
+                    && self.beyond_limit.is_none();
                 return match may_run.then(|| self.running_here()) {
                     Some(None) => Decision::Unguarded,
                     Some(Some(Running::AnotherRequest(fingerprint))) => {
@@ -159,16 +201,21 @@ impl Claiming {
         match claim {
             Claim::Acquired { attempt } => match self.hand_over(attempt, asked_at) {
                 Some(running) => self.decide_beside(running),
-                None => Decision::Acquired { attempt },
+                None => match self.beyond_limit.take() {
+                    None => Decision::Acquired { attempt },
+                    // The key was free after all. Nothing has run under this claim.
+                    Some(rejection) => {
+                        self.store.give_back(&self.stored_key, &self.request);
+                        Decision::Answer(self.admission.reject(rejection))
+                    }
+                },
             },
             Claim::Completed(record) => Decision::Answer(self.completed(record)),
-            Claim::InFlight { fingerprint } | Claim::Lapsed { fingerprint }
-                if !self.fingerprints.contain(fingerprint) =>
-            {
+            Claim::InFlight { fingerprint } | Claim::Lapsed { fingerprint } if !self.is_same(fingerprint) => {
                 // The other claim may be one that is about to be released for the handler that runs here.
                 self.decide_beside(self.running_here().unwrap_or(Running::AnotherRequest(fingerprint)))
             }
-            // Claimed when the registry had other sealing keys: the store knows the request by that digest alone.
+            // Claimed with another secret of the registry: the store knows the request by that fingerprint alone.
             Claim::Lapsed { fingerprint } if fingerprint != self.request.fingerprint => {
                 self.request.fingerprint = fingerprint;
                 Decision::Again
@@ -178,7 +225,7 @@ impl Claiming {
                 Some(running) => self.decide_beside(running),
                 None => Decision::Answer(self.admission.reject(Rejection::OutcomeUnknown)),
             },
-            Claim::InFlight { .. } => Decision::InFlight(Rejection::InFlight { retry_after: RETRY_AFTER }),
+            Claim::InFlight { .. } => self.decide_in_flight(),
         }
     }
 
@@ -186,47 +233,141 @@ impl Claiming {
     /// may have forgotten its own.
     fn hand_over(&mut self, attempt: u32, asked_at: Instant) -> Option<Running> {
         let taken = Taken { request: &self.request, attempt, asked_at };
-        let is_same_request = |fingerprint| self.fingerprints.contain(fingerprint);
-        let running = self.registry.renewer().hand_over(&self.store, &self.stored_key, &taken, is_same_request)?;
+        let running =
+            self.registry.renewer().hand_over(&self.store, &self.stored_key, &taken, |stored| self.is_same(stored))?;
         telemetry::claim_handed_back(&self.admission.policy, self.store.name());
         // The end of this request must not end the claim of the other one.
         self.request.token = Token::unique();
         Some(running)
     }
 
-    fn running_here(&self) -> Option<Running> {
-        let is_same_request = |fingerprint| self.fingerprints.contain(fingerprint);
-        self.registry.renewer().running(&self.store, &self.stored_key, is_same_request)
+    pub(super) fn running_here(&self) -> Option<Running> {
+        self.registry.renewer().running(&self.store, &self.stored_key, |stored| self.is_same(stored))
     }
 
     fn decide_beside(&self, running: Running) -> Decision {
         match running {
-            Running::SameRequest => Decision::InFlight(Rejection::InFlight { retry_after: RETRY_AFTER }),
+            Running::SameRequest => self.decide_in_flight(),
             Running::AnotherRequest(fingerprint) => Decision::Answer(self.reject_other(fingerprint)),
         }
     }
 
-    async fn acquired_late(self, attempt: u32, asked_at: Instant) -> Result<Passage, Response> {
-        // The lease began before its answer came; what is left of it must last until it is renewed.
-        let is_late = asked_at.elapsed() >= self.request.lease / 3;
-        if is_late && !is_still_ours(&self.store, &self.stored_key, self.request).await {
-            self.store.give_back(&self.stored_key, &self.request);
-            return Err(self.admission.reject(UNAVAILABLE));
+    fn decide_in_flight(&self) -> Decision {
+        match self.admission.policy.in_flight() {
+            InFlight::Reject => Decision::Answer(self.admission.reject(IN_FLIGHT)),
+            InFlight::Wait(limit) => Decision::Wait(limit),
         }
-        Ok(self.acquired(attempt, asked_at))
+    }
+
+    /// Waits for the end of the request that runs: its response, or why there is none.
+    pub(super) async fn wait(mut self, limit: Duration) -> Response {
+        // It executes nothing: a drain need not wait for it.
+        self.running = None;
+        self.permits.running = None;
+        let detach_state = &self.admission.execution.run.detach_state;
+        if detach_state.is_abandoned() {
+            // The client disconnected while the store was asked.
+            return self.admission.reject(IN_FLIGHT);
+        }
+        detach_state.set_must_finish(false);
+        let watch = Watch {
+            policy: self.admission.policy.clone(),
+            registry: self.registry.clone(),
+            store: self.store.clone(),
+            key: self.stored_key.clone(),
+            request: self.request,
+            transaction: self.admission.transaction.clone(),
+        };
+        match watch.end_within(limit).await {
+            Some(Ended::Recorded(record)) => self.completed(record),
+            Some(Ended::Lapsed) if self.admission.policy.after_crash() == AfterCrash::Reject => {
+                self.admission.reject(Rejection::OutcomeUnknown)
+            }
+            Some(Ended::Gone | Ended::Lapsed) => {
+                self.admission.reject(Rejection::NotRecorded { retry_after: RETRY_AFTER })
+            }
+            Some(Ended::Rejected(rejection)) => self.admission.reject(rejection),
+            None => self.admission.reject(IN_FLIGHT),
+        }
+    }
+
+    /// The answer from the record of this key.
+    fn completed(&self, record: Record) -> Response {
+        let (status, fingerprint, recorded_at) = (record.status, record.fingerprint, record.recorded_at);
+        // Opened first: what was changed in the store says nothing about the request.
+        let opened = match self.registry.at_rest().open(self.place(), record) {
+            Ok(opened) => opened,
+            Err(error) => return self.reject_damaged(&error),
+        };
+        if !self.is_same(fingerprint) {
+            return self.reject_other(fingerprint);
+        }
+        let Opened::Whole(mut lines, body) = opened else {
+            return self.admission.reject(Rejection::ResponseNotRecorded { status });
+        };
+        let trace = TraceParent::take(&mut lines);
+        let replay = match replay(status, lines, body, &self.admission.policy, recorded_at) {
+            Ok(replay) => replay,
+            Err(error) => return self.reject_damaged(&error),
+        };
+        if let Some(trace) = trace {
+            trace.link_to(&self.admission.span);
+        }
+        self.admission.report(Outcome::Replayed { recorded_at }, Event::Replayed);
+        replay
+    }
+
+    /// Where its record is stored.
+    fn place(&self) -> Place<'_> {
+        Place { store: self.store.name(), key: &self.stored_key }
+    }
+
+    /// What the store has under this key cannot be read or compared.
+    fn reject_damaged(&self, error: &StoreError) -> Response {
+        telemetry::claim_failed(&self.admission.policy, self.store.name(), error);
+        self.admission.reject(UNAVAILABLE)
+    }
+
+    /// The key belongs to another request, as far as can be told, which has this fingerprint.
+    fn reject_other(&self, fingerprint: Fingerprint) -> Response {
+        let at_rest = self.registry.at_rest();
+        self.admission.reject(match at_rest.compare(&self.fingerprints, fingerprint, self.credential_headers()) {
+            Compared::Other(difference) => {
+                telemetry::other_request(self.admission.policy.scope(), &difference);
+                match difference {
+                    Difference::Credentials(_) => Rejection::OtherCredentials,
+                    Difference::Target | Difference::Body => Rejection::KeyReused,
+                }
+            }
+            Compared::Incomparable(id) => return self.reject_damaged(&incomparable(id)),
+            // A handler of this process has ended meanwhile.
+            Compared::Same => IN_FLIGHT,
+        })
+    }
+
+    fn is_same(&self, fingerprint: Fingerprint) -> bool {
+        self.registry.at_rest().is_same(&self.fingerprints, fingerprint)
+    }
+
+    fn downstream(&self) -> Downstream {
+        self.registry.at_rest().downstream(*self.fingerprints.request())
+    }
+
+    /// The headers that are part of the fingerprint.
+    fn credential_headers(&self) -> &[HeaderName] {
+        if self.is_partitioned { &[] } else { self.registry.credential_headers() }
     }
 
     /// The right to run under the claim.
-    fn acquired(self, attempt: u32, asked_at: Instant) -> Passage {
-        let Admission { policy, cache_if, trace, execution, span, .. } = self.admission;
-        let trace = TraceParent::of_handler(&span, trace);
-        let in_flight = observe::InFlight::enter(policy.scope());
-        self.registry.observe(policy.scope(), Event::Executed);
-        execution.grant(self.key, self.record_key, self.fingerprints.plain, attempt);
+    fn acquired(self, attempt: u32, asked_at: Instant) -> HandlerRun {
+        let downstream = self.downstream();
+        let run = self.admission.into_run(self.registry, self.request.fingerprint, self.running, self.permits);
+        let (policy, execution) = (&run.classifier.policy, run.guard.execution());
+        execution.grant(self.key, self.record_key, downstream, attempt);
         let lease = Lease::new(self.store, self.stored_key, &self.request, policy.owned_scope());
-        let lease = self.registry.renewer().keep(lease, asked_at);
+        let lease = run.registry.renewer().keep(lease, asked_at);
         execution.open_steps(Steps {
-            registry: self.registry.clone(),
+            registry: run.registry.clone(),
             handler: lease.share(),
             request: self.request,
             ttl: policy.ttl(),
@@ -234,49 +375,27 @@ impl Claiming {
             is_partitioned: self.is_partitioned,
             owners: Owners::default(),
         });
-        let claimed = Claimed {
-            lease,
-            registry: self.registry,
-            attempt,
-            classifier: ResponseClassifier { policy, fingerprint: self.request.fingerprint, cache_if, trace },
-            span,
-            holding: Holding::of(&execution, self.running),
-            _permit: self.permit,
-            _in_flight: in_flight,
-        };
-        Passage::Claimed(claimed)
+        HandlerRun::Claimed(Claimed { lease, attempt, run })
     }
 
-    fn begun(self, attempt: u32, transaction: Arc<dyn HandlerTransaction>) -> Passage {
-        let Admission { policy, cache_if, trace, execution, span, .. } = self.admission;
-        let trace = TraceParent::of_handler(&span, trace);
-        let in_flight = observe::InFlight::enter(policy.scope());
-        self.registry.observe(policy.scope(), Event::Executed);
-        execution.grant(self.key, self.record_key, self.fingerprints.plain, attempt);
-        Passage::InTransaction(Box::new(InTransaction {
-            registry: self.registry,
-            store: self.store,
-            transaction,
-            // There is no claim to outlive a lease; the record lives as long as the policy says.
-            claim: Some(TransactionClaim {
-                key: self.stored_key,
-                request: ClaimRequest { ttl: policy.ttl(), ..self.request },
-            }),
-            classifier: ResponseClassifier { policy, fingerprint: self.request.fingerprint, cache_if, trace },
-            span,
-            holding: Holding::of(&execution, self.running),
-            _permit: self.permit,
-            _in_flight: in_flight,
-        }))
+    fn begun(self, attempt: u32, transaction: Arc<dyn HandlerTransaction>) -> HandlerRun {
+        let downstream = self.downstream();
+        let run = self.admission.into_run(self.registry, self.request.fingerprint, self.running, self.permits);
+        run.guard.execution().grant(self.key, self.record_key, downstream, attempt);
+        // There is no claim to outlive a lease; the record lives as long as the policy says.
+        let request = ClaimRequest { ttl: run.classifier.policy.ttl(), ..self.request };
+        let claim = Some(TransactionClaim { key: self.stored_key, request });
+        HandlerRun::InTransaction(Box::new(InTransaction { store: self.store, transaction, claim, run }))
     }
 
-    fn unguarded(self) -> Passage {
+    fn unguarded(self) -> HandlerRun {
         // From here on the request is what any axum request is: it ends when its client leaves.
-        self.admission.execution.detach_state.set_must_finish(false);
-        self.admission.execution.grant(self.key, self.record_key, self.fingerprints.plain, 1);
-        let holding = Holding::of(&self.admission.execution, None);
+        self.admission.execution.run.detach_state.set_must_finish(false);
+        let downstream = self.downstream();
+        self.admission.execution.grant(self.key, self.record_key, downstream, 1);
+        let guard = ActiveGuard::of(&self.admission.execution, None);
         self.admission.report(Outcome::Unguarded, Event::Executed);
-        Passage::Unguarded { _holding: Some(holding) }
+        HandlerRun::Unguarded { _guard: Some(guard) }
     }
 }
 

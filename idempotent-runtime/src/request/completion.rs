@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use axum::response::Response;
 use futures_util::future::BoxFuture;
 
+use crate::observe::WithoutClient;
 use crate::request::context::Execution;
 use crate::request::response_mark::{is_of_another_guard, of_another_guard};
 use crate::sync::atomic::Ordering;
@@ -85,7 +86,7 @@ impl Future for Completion {
 impl Drop for Completion {
     fn drop(&mut self) {
         let Some(execution) = &self.execution else { return };
-        let detach_state = &execution.detach_state;
+        let detach_state = &execution.run.detach_state;
         let running = self.running.take().filter(|_| detach_state.must_finish.load(Ordering::Relaxed));
         execution.end_answering(running.is_some());
         let Some(running) = running else { return };
@@ -99,7 +100,8 @@ impl Drop for Completion {
         if let Some(runtime) = runtimes.first().cloned() {
             tracing::debug!(parent: span, "the client disconnected: the handler continues");
             runtimes.remove(0);
-            runtime.spawn(Detached { running: Some(running), has_begun: false, next: runtimes.pop() });
+            let counted = detach_state.scope.get().map(|scope| WithoutClient::begin(scope));
+            runtime.spawn(Detached { running: Some(running), has_begun: false, next: runtimes.pop(), counted });
         } else {
             tracing::error!(
                 parent: span,
@@ -114,6 +116,7 @@ struct Detached {
     running: Option<BoxFuture<'static, Response>>,
     has_begun: bool,
     next: Option<Handle>,
+    counted: Option<WithoutClient>,
 }
 
 impl Future for Detached {
@@ -129,7 +132,8 @@ impl Future for Detached {
 impl Drop for Detached {
     fn drop(&mut self) {
         if let (false, Some(running), Some(next)) = (self.has_begun, self.running.take(), self.next.take()) {
-            next.spawn(Self { running: Some(running), has_begun: false, next: None });
+            let counted = self.counted.take();
+            next.spawn(Self { running: Some(running), has_begun: false, next: None, counted });
         }
     }
 }

@@ -25,7 +25,7 @@ thread_local! {
 
 /// The execution under whose claim `execution` runs, for this key.
 pub(super) fn covering<'a>(execution: &'a Arc<Execution>, record_key: &RecordKey) -> Option<&'a Arc<Execution>> {
-    if execution.is_sent_by_itself(record_key) { None } else { execution.covered_by(record_key) }
+    if execution.is_sent_by_itself(record_key) { None } else { execution.covering_guard(record_key) }
 }
 
 /// The guard whose handler, or the body of whose response, this thread polls.

@@ -33,9 +33,9 @@ impl CoveredRun {
         policy: PolicyHandle,
         cache_if: Option<CacheIf>,
     ) -> Option<Self> {
-        covering.covered_runs.begin().then(|| {
+        covering.run.covered_runs.begin().then(|| {
             // As a handler that holds a claim of its own.
-            execution.detach_state.set_must_finish(true);
+            execution.run.detach_state.set_must_finish(true);
             Self { execution, covering, policy, cache_if, has_answered: false, has_ended: false }
         })
     }
@@ -47,19 +47,18 @@ impl CoveredRun {
     /// The handler has responded. A run that was cut off between the guards has not: its response reached no client. A response
     /// that the policy records is complete only with its body, as under a claim of its own.
     pub(super) fn end(mut self, response: Response) -> Response {
-        if self.execution.detach_state.is_abandoned() {
+        if self.execution.run.detach_state.is_abandoned() {
             return response;
         }
         let (mut parts, body) = response.into_parts();
-        let is_recorded = self.policy.admits(self.cache_if, &parts);
-        if !is_recorded || self.covering.is_rejection_of_a_step(parts.status) {
+        if self.covering.is_rejection(&mut parts) || !self.policy.admits(self.cache_if, &parts) {
             self.has_ended = true;
             return Response::from_parts(parts, body);
         }
         parts.extensions.insert(Answer(Arc::clone(&self.covering)));
-        self.covering.covered_runs.answer();
+        self.covering.run.covered_runs.answer();
         self.has_answered = true;
-        let read = || Content::read_now(&parts, body, self.policy.max_body());
+        let read = || Content::read_now(body, self.policy.max_body());
         let body = match polled_in(&self.execution, read) {
             Ok((_, whole)) => {
                 self.has_ended = true;
@@ -77,7 +76,7 @@ impl CoveredRun {
 
 impl Drop for CoveredRun {
     fn drop(&mut self) {
-        self.covering.covered_runs.end(self.has_answered, self.has_ended);
+        self.covering.run.covered_runs.end(self.has_answered, self.has_ended);
     }
 }
 

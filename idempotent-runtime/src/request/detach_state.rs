@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 
 use tracing::{Id, Span};
 
+use crate::policy::scope::Scope;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::tokio::runtime::Handle;
 
@@ -16,6 +17,7 @@ pub(crate) struct DetachState {
     pub(super) runtime: OnceLock<Handle>,
     /// The number of the request's span, which the running future keeps open.
     pub(super) span: OnceLock<Id>,
+    pub(super) scope: OnceLock<Scope>,
 }
 
 impl DetachState {
@@ -27,8 +29,9 @@ impl DetachState {
         self.must_finish.store(must, Ordering::Relaxed);
     }
 
-    /// Sets the span of the running future.
-    pub(crate) fn set_span(&self, span: &Span) {
+    /// Sets the span and the scope of the running future.
+    pub(crate) fn set_span(&self, span: &Span, scope: Scope) {
+        let _ = self.scope.set(scope);
         if let Some(id) = span.id() {
             let _ = self.span.set(id);
         }

@@ -1,18 +1,23 @@
-//! The wrapper around a handler's last argument that remembers the request it was extracted from.
+//! The wrapper around a handler's last argument that takes the request, for the guard and for the argument's own extractor.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Mutex;
 
 use axum::extract::{FromRequest, Request};
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 
 use crate::policy::values::Reads;
+use crate::request::deferred::{Extracted, Extracting};
 use crate::request::input::RequestInput;
 
-/// The last argument of an annotated handler, together with the data of the request that the guard needs.
+/// The last argument of an annotated handler, together with the data of the request that the guard needs. Its extractor runs
+/// when it is known whether the handler runs: see the guide's page [`extraction`](crate::guide::extraction).
 ///
 /// The attribute writes this type into the handler's signature. A unit test that calls the handler passes `.into()`, or
-/// `().into()` if the handler has no arguments. Such a call runs unguarded.
+/// `().into()` if the handler has no arguments. If `claim_after` leaves several arguments after the claim, they are one tuple:
+/// `(row, order).into()`. Such a call runs unguarded.
 ///
 /// # Examples
 ///
@@ -31,8 +36,9 @@ use crate::request::input::RequestInput;
 /// # });
 /// ```
 pub struct Guarded<B, M = Buffered> {
-    pub(crate) inner: B,
-    pub(crate) request: Option<RequestInput>,
+    pub(crate) arguments: Extracted<B>,
+    /// `None` for a direct call. Behind a lock that is never taken, since a future is not `Sync`, and a handler's argument is.
+    pub(crate) request: Option<(RequestInput, Mutex<Extracting>)>,
     mode: PhantomData<fn() -> M>,
 }
 
@@ -63,31 +69,40 @@ pub struct ViaGuarded<M>(PhantomData<M>);
 /// Without the request: its headers can hold credentials.
 impl<B: fmt::Debug, M> fmt::Debug for Guarded<B, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Guarded").field("inner", &self.inner).finish_non_exhaustive()
+        f.debug_struct("Guarded").field("arguments", &self.arguments).finish_non_exhaustive()
     }
 }
 
 impl<B, M> From<B> for Guarded<B, M> {
-    fn from(inner: B) -> Self {
-        Self { inner, request: None, mode: PhantomData }
+    fn from(arguments: B) -> Self {
+        Self { arguments: Extracted::given(arguments), request: None, mode: PhantomData }
     }
 }
 
 impl<S, B, M, Mode> FromRequest<S, ViaGuarded<M>> for Guarded<B, Mode>
 where
-    B: FromRequest<S, M>,
-    S: Send + Sync,
+    B: FromRequest<S, M> + Send + 'static,
+    M: 'static,
+    S: Clone + Send + Sync + 'static,
     Mode: Reading,
 {
-    type Rejection = Response;
+    type Rejection = Infallible;
 
-    async fn from_request(mut request: Request, state: &S) -> Result<Self, Response> {
+    async fn from_request(mut request: Request, state: &S) -> Result<Self, Infallible> {
         let input = RequestInput::of(&mut request, Mode::KEY_ELSEWHERE, Mode::READS).await;
+        let (extracted, arguments) = Extracted::pair();
+        let state = state.clone();
         // Compiled for each handler: neither a closure nor a `?` more than it takes.
-        match B::from_request(request, state).await {
-            Ok(inner) => Ok(Self { inner, request: Some(input), mode: PhantomData }),
-            Err(rejection) => Err(rejection.into_response()),
-        }
+        let extracting: Extracting = Box::pin(async move {
+            match B::from_request(request, &state).await {
+                Ok(arguments) => {
+                    extracted.set(arguments);
+                    Ok(())
+                }
+                Err(rejection) => Err(rejection.into_response()),
+            }
+        });
+        Ok(Self { arguments, request: Some((input, Mutex::new(extracting))), mode: PhantomData })
     }
 }
 

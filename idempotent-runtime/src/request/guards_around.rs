@@ -9,22 +9,23 @@ use std::sync::Arc;
 use http::HeaderMap;
 use http::request::Parts;
 
-use crate::key::{RecordKey, key_in};
+use crate::idempotency_key::key_in;
+use crate::key::RecordKey;
 use crate::request::context::{Execution, Grant, Sender};
 use crate::sync::atomic::{AtomicBool, Ordering};
 
 impl Execution {
     /// The execution under whose claim this one runs: of the nearest guard around it that has this key.
-    pub(super) fn covered_by(&self, record_key: &RecordKey) -> Option<&Arc<Self>> {
+    pub(super) fn covering_guard(&self, record_key: &RecordKey) -> Option<&Arc<Self>> {
         let around = self.around_with(record_key)?;
-        let claiming = around.covered_by.get().unwrap_or(around);
-        Some(self.covered_by.get_or_init(|| Arc::clone(claiming)))
+        let claiming = around.claim.covered_by.get().unwrap_or(around);
+        Some(self.claim.covered_by.get_or_init(|| Arc::clone(claiming)))
     }
 
     /// Takes the right to run beneath the guard around it that has this key. Returns false if another run was first: under one
     /// claim a request executes once, even if a middleware in between sends it several times.
     pub(super) fn begin_first_run_under(&self, record_key: &RecordKey) -> bool {
-        self.around_with(record_key).is_some_and(|around| !around.has_covered_run.swap(true, Ordering::AcqRel))
+        self.around_with(record_key).is_some_and(|around| !around.run.has_covered_run.swap(true, Ordering::AcqRel))
     }
 
     /// Whether its own handler has sent this request, as a new request with the same key. Such a request is a duplicate. A
@@ -32,7 +33,7 @@ impl Execution {
     pub(super) fn is_sent_by_itself(&self, record_key: &RecordKey) -> bool {
         let (mut this, mut is_anew) = (self, false);
         while let Some(around) = this.around_of_client() {
-            is_anew |= this.sent_by.get().is_some();
+            is_anew |= this.arrival.sent_by.get().is_some();
             if around.runs_under(record_key) && (!is_anew || around.has_the_handler_of(self)) {
                 return is_anew;
             }
@@ -50,9 +51,9 @@ impl Execution {
     /// What its handler sees of a claim: its own claim, or what its guard has asked the store for, or what the guard sees under
     /// whose claim it runs, or what the nearest guard around it sees.
     pub(super) fn granted(&self) -> Option<&Grant> {
-        match self.grant.get().or_else(|| self.asked_for.get()) {
+        match self.claim.grant.get().or_else(|| self.identity.asked_for.get()) {
             Some(grant) => Some(grant),
-            None => self.covered_by.get().or_else(|| self.shared())?.granted(),
+            None => self.claim.covered_by.get().or_else(|| self.shared())?.granted(),
         }
     }
 
@@ -71,7 +72,7 @@ impl Execution {
 
     fn is_of_caller(&self, guard: &Self) -> bool {
         let has_caller = || guard.granted().is_some_and(|grant| grant.record_key.caller().is_some());
-        match self.sent_by.get() {
+        match self.arrival.sent_by.get() {
             Some(sender) => sender.has_same_caller.load(Ordering::Relaxed) || !has_caller(),
             None => true,
         }
@@ -79,31 +80,32 @@ impl Execution {
 
     /// The nearest guard around it, if both requests have the same credentials. A handler may poll requests of other clients.
     fn around_of_client(&self) -> Option<&Arc<Self>> {
-        self.around().filter(|_| self.sent_by.get().is_none_or(|sender| sender.is_same_client))
+        self.around().filter(|_| self.arrival.sent_by.get().is_none_or(|sender| sender.is_same_client))
     }
 
     /// Makes this the nearest guard around it, for a request with these headers.
     pub(super) fn set_sender(&self, guard: Arc<Self>, headers: &HeaderMap) {
-        let is_same_client = guard.client.get().is_some_and(|client| client.has_sent(headers));
-        let _ = self.sent_by.set(Sender { guard, is_same_client, has_same_caller: AtomicBool::default() });
+        let is_same_client = guard.arrival.client.get().is_some_and(|client| client.has_sent(headers));
+        let _ = self.arrival.sent_by.set(Sender { guard, is_same_client, has_same_caller: AtomicBool::default() });
     }
 
     /// Notes whether a request with these headers has another key than the guard around it.
     pub(super) fn compare_keys(&self, headers: &HeaderMap) {
         let has_other_key = self.around().is_some_and(|around| around.would_have_other_key(headers));
-        self.has_other_key.store(has_other_key, Ordering::Relaxed);
+        self.identity.has_other_key.store(has_other_key, Ordering::Relaxed);
     }
 
     fn would_have_other_key(&self, headers: &HeaderMap) -> bool {
-        let (Some(policy), Some(grant)) = (self.policy.get(), self.granted()) else { return false };
+        let (Some(policy), Some(grant)) = (self.identity.policy.get(), self.granted()) else { return false };
         let key = key_in(&headers.get_all(policy.header()));
-        self.has_key_in_header.load(Ordering::Relaxed) && key.is_some_and(|key| key.ok().as_ref() != Some(&grant.key))
+        self.identity.has_key_in_header.load(Ordering::Relaxed)
+            && key.is_some_and(|key| key.ok().as_ref() != Some(&grant.key))
     }
 
     /// Notes whether the registry names the caller of the guard that sends this request for a request with this head too.
     pub(super) fn compare_callers(&self, parts: &Parts) {
-        let Some(sender) = self.sent_by.get() else { return };
-        let asked = sender.guard.client.get().and_then(|client| client.caller_of(parts));
+        let Some(sender) = self.arrival.sent_by.get() else { return };
+        let asked = sender.guard.arrival.client.get().and_then(|client| client.caller_of(parts));
         let granted = sender.guard.granted().and_then(|grant| grant.record_key.caller());
         sender.has_same_caller.store(asked.is_some() && asked.as_deref() == granted.as_deref(), Ordering::Relaxed);
     }
@@ -120,7 +122,7 @@ impl Execution {
     }
 
     fn may_answer_for_guard_around(&self) -> bool {
-        let is_of_client = self.sent_by.get().is_none_or(|sender| sender.is_same_client);
-        is_of_client && !self.has_other_key.load(Ordering::Relaxed)
+        let is_of_client = self.arrival.sent_by.get().is_none_or(|sender| sender.is_same_client);
+        is_of_client && !self.identity.has_other_key.load(Ordering::Relaxed)
     }
 }

@@ -8,10 +8,9 @@ use axum::extract::FromRequestParts;
 use http::request::Parts;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sha2::{Digest, Sha256};
 
 use crate::observe::telemetry;
-use crate::rejection::problem::Rejection;
+use crate::record::protection::Downstream;
 use crate::request::context::{Execution, Grant};
 use crate::request::coverage::find_sender;
 use crate::request::step_place::StepPlace;
@@ -25,10 +24,12 @@ use std::future::Future;
 ///
 /// ```
 /// use idempotent_runtime::{Idempotency, idempotent};
+/// # async fn charge_card(_: u64, _: &str) -> String { "ch_1".to_owned() }
 ///
 /// #[idempotent(scope = "charges")]
 /// async fn create_charge(idempotency: Idempotency) -> String {
-///     format!("attempt {} passes {} on", idempotency.attempt(), idempotency.downstream_key("stripe"))
+///     let charge = charge_card(1999, &idempotency.downstream_key("card-network")).await;
+///     format!("attempt {} made {charge}", idempotency.attempt())
 /// }
 /// ```
 ///
@@ -36,12 +37,14 @@ use std::future::Future;
 /// an `Idempotency` with the key, the attempt and the steps of that clone. An `Idempotency` that was extracted from the
 /// original request knows nothing about its clones.
 ///
-/// Make it an argument of the handler. A handler that extracts it while it runs takes it from the `Request` that is its last
-/// argument. A copy of `Parts` has no link to the guard: it is that of the handler only if the handler's own task extracts it while
-/// the handler runs, and only if no caller is named or the registry names the same one. Otherwise it has no key. In the handler's own
-/// task, its steps fail and an ERROR is logged. In another task, nothing can tell, and its steps are not recorded.
+/// Make it an argument of the handler. A handler that extracts it while it runs must take it from the `Request` that is its last
+/// argument. A copy of `Parts` has no link to the guard. An `Idempotency` from such a copy is the handler's only if the handler's own
+/// task extracts it while the handler runs, and if no caller is named or the registry names the same one. Otherwise it has no key: in
+/// the handler's own task, its steps fail and an ERROR is logged; in another task, the library cannot notice it, and its steps are not
+/// recorded.
 ///
-/// An extractor of the last argument runs before the claim. What it takes as a step then is not recorded.
+/// An extractor before the claim can use it too. What it takes as a step then is not recorded. An extractor after the claim has the
+/// handler's key, attempt and steps.
 ///
 /// A middleware around a guarded handler gets the handler's key once the handler's guard has claimed it or has answered, on a replay
 /// too. Before that, it has the key of the layer around it, or none and a random [`downstream_key`](Self::downstream_key). Take its
@@ -49,7 +52,7 @@ use std::future::Future;
 /// again when a retry replays the handler.
 ///
 /// The same holds for a handler that extracts it from its `Request` and then forwards that request to a guarded handler: from then on,
-/// both have it in common. Such a handler takes it as an argument instead.
+/// both handlers share one `Idempotency`. Let such a handler take it as an argument instead.
 ///
 /// A unit test that calls the handler passes `Idempotency::default()`, which is that of a request without a key.
 #[derive(Clone, Default)]
@@ -60,9 +63,10 @@ impl Idempotency {
     #[track_caller]
     pub(crate) fn of_test(key: &str, attempt: u32) -> Self {
         let execution = Execution::default();
-        let key = crate::key::IdempotencyKey::new(key).unwrap_or_else(|reason| panic!("{key:?} is no key: {reason}"));
+        let key = crate::idempotency_key::IdempotencyKey::new(key)
+            .unwrap_or_else(|reason| panic!("{key:?} is no key: {reason}"));
         let record_key = crate::key::RecordKey::new("test", None, key.as_str());
-        execution.grant(key, record_key, crate::fingerprint::Fingerprint::from_bytes([0; 32]), attempt);
+        execution.grant(key, record_key, crate::record::protection::Downstream::default(), attempt);
         Self(Arc::new(execution))
     }
 
@@ -94,12 +98,18 @@ impl Idempotency {
     }
 
     /// A key for `api`, another service that this handler calls: 32 hexadecimal digits, derived from scope, caller, key and
-    /// fingerprint.
+    /// all that the fingerprint covers.
     ///
-    /// It is the same on every attempt of one request, so the other service detects a repetition. It is different for each
+    /// It is the same on every attempt of one request, so the other service detects a repetition: after a crash, after a response
+    /// that was not recorded, in another process, and after a rotation of the sealing keys. It is different for each
     /// `api`, for each client and for each request. If a response was not recorded, the key is free again. If a
     /// client then sends the key with another request or other credentials, the other service sees a new operation. With a caller, a client can renew
     /// its credentials between attempts; without a caller, the credentials belong to the request.
+    ///
+    /// With [`RegistryBuilder::digest_with`](crate::RegistryBuilder::digest_with) it is keyed by that secret, so only this
+    /// service can compute it. Without that secret, a person who knows the whole request, its credentials included if no caller
+    /// is named, can compute it too. In both cases, do not publish it, for instance as an address, and
+    /// compare what the other service answers, such as the amount, with what the handler asked for.
     ///
     /// A request without a key gets a random key, because each such request is an execution of its own. Under an
     /// [`IdempotencyLayer`](crate::IdempotencyLayer), a handler without the attribute gets a key derived from the layer's. If a
@@ -107,31 +117,25 @@ impl Idempotency {
     /// method, path and query of its own request. Requests with one target get one key, even if their bodies differ: if each is an
     /// operation of its own, send each with a key of its own.
     pub fn downstream_key(&self, api: &str) -> String {
-        let mut digest = Sha256::new();
-        match self.granted() {
-            Some(grant) => {
-                digest.update(grant.fingerprint.as_bytes());
-                digest.update(grant.record_key.as_str());
-                if let Some(place) = self.execution().place_under_key() {
-                    digest.update([0]);
-                    digest.update(&*place);
-                }
-            }
-            None => digest.update(self.execution().unkeyed().as_u128().to_le_bytes()),
-        }
         // A record key holds no NUL, so this ends it.
-        digest.update([0]);
-        digest.update(api);
-        let digest: [u8; 32] = digest.finalize().into();
+        let api = [b"\0", api.as_bytes()].concat();
+        let digest = match self.granted() {
+            Some(grant) => {
+                let place = self.execution().place_under_key();
+                let place = place.map(|place| [b"\0", place.as_bytes()].concat()).unwrap_or_default();
+                grant.downstream.key(&[grant.record_key.as_str().as_bytes(), &place, &api])
+            }
+            None => Downstream::default().key(&[&self.execution().unkeyed().as_u128().to_le_bytes(), &api]),
+        };
         format!("{:032x}", digest[..16].iter().fold(0_u128, |number, &byte| number << 8 | u128::from(byte)))
     }
 
     /// Runs `run` once for this key, and records its result. An attempt after a crash gets the recorded result.
     ///
-    /// The result is stored as JSON in the handler's store, under [`RecordKey::step`](crate::RecordKey::step), for the
-    /// handler's `ttl` from then on. The attempt that makes it also gets it back from JSON, so all attempts see the same
-    /// value. `digest_keys` and `seal_with` apply to it as to responses. The name is readable, so do not put a secret into
-    /// it.
+    /// The result is stored as JSON in the handler's store, under [`RecordKey::step`](crate::RecordKey::step). It is kept as long as
+    /// the handler's claim, and then for the handler's `ttl`. An attempt after a crash keeps it longer when it gets it. The attempt that
+    /// makes it also gets it back from JSON, so all attempts see the same value. `digest_keys` and `seal_with` apply to it as to
+    /// responses. The name is readable, so do not put a secret into it.
     ///
     /// # What it promises
     ///
@@ -204,16 +208,14 @@ impl Idempotency {
         let fails = |kind| {
             let registry_and_scope = place.steps().map(Steps::registry_and_scope);
             let error = StepError::new(name, kind, registry_and_scope, execution.step_rejections().cloned());
-            if matches!(error.rejection(), Rejection::StepFailed) {
-                // Without its source, which may quote the result.
-                telemetry::step_failed(error.step(), error.kind());
-            }
+            let scope = error.scope().or_else(|| execution.scope()).unwrap_or_default();
+            telemetry::step_failed(scope, error.step(), &error.rejection(), error.kind());
             error
         };
         if let Err(kind) = of_steps {
             return Err(fails(kind).into());
         }
-        let taken = execution.step_context.names.take(name).map_err(fails)?;
+        let taken = execution.run.step_context.names.take(name).map_err(fails)?;
         if execution.is_in_transaction() {
             return Err(fails(StepErrorKind::InTransaction).into());
         }

@@ -1,6 +1,7 @@
 //! What a request brings for the engine: its key, and what it asks for.
 
 use std::convert::Infallible;
+use std::fmt::Display;
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,18 +15,21 @@ use http::{HeaderMap, Method, StatusCode};
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, LengthLimitError};
 
-use crate::fingerprint::body::{BodyForm, digest_of_body};
+use crate::caller_limit::{BodyPermit, Caller};
+use crate::fingerprint::body::{BodyForm, digest_of_body, has_several_boundaries};
 use crate::fingerprint::builder::{Credentials, PartDigest};
 use crate::fingerprint::target::digest_of_target;
-use crate::key::{IdempotencyKey, InvalidKey, key_in};
+use crate::idempotency_key::{IdempotencyKey, InvalidKey, key_in};
 use crate::observe::traceparent::TraceParent;
 use crate::policy::values::Reads;
 use crate::record::headers::IDEMPOTENCY_KEY;
 use crate::registry::OfRequest;
 use crate::registry::Registry;
-use crate::request::body::{Gathered, Remembering, Resumed};
+use crate::rejection::problem::{RETRY_AFTER, Rejection};
+use crate::request::body::{Gathered, Resumed};
 use crate::request::context::Execution;
 use crate::request::coverage::find_sender;
+use crate::request::upload::Upload;
 
 /// What a request brought: all that the engine reads of it.
 pub(crate) struct RequestInput {
@@ -61,11 +65,17 @@ impl RequestInput {
         } else {
             let execution = Execution::of_guard(request.extensions_mut());
             execution.set_route(request.method(), request.uri());
+            execution.set_framing(request.method(), request.version());
             find_sender(&execution, registry.as_ref(), request.headers());
             let caller = registry.as_ref().and_then(Registry::caller).and_then(|caller| ask(request, caller));
             (Some(execution), ClaimInput::of(request, reads, registry.as_ref(), caller).await)
         };
         Self { method, registry, execution, key, claim_input }
+    }
+
+    /// Whether the body could not be read, so that there is nothing to claim.
+    pub(crate) fn has_broken_body(&self) -> bool {
+        matches!(self.claim_input.body, InputBody::Broken(_))
     }
 }
 
@@ -92,6 +102,9 @@ pub(crate) fn ask(request: &mut Request, function: &OfRequest) -> Option<String>
     answer
 }
 
+/// The answer to a request whose body was not read because of its caller's other bodies.
+pub(crate) const NOT_AWAITED: Rejection = Rejection::TooManyInFlight { retry_after: RETRY_AFTER, of_caller: true };
+
 /// What the request asks for, and on whose behalf; nothing where there is no key.
 #[derive(Default)]
 pub(crate) struct ClaimInput {
@@ -103,6 +116,8 @@ pub(crate) struct ClaimInput {
     /// The digest of the target, if it is part of the fingerprint.
     pub(crate) target: Option<PartDigest>,
     pub(crate) body: InputBody,
+    /// The body that was not read, if there is one.
+    pub(crate) upload: Option<Upload>,
 }
 
 #[derive(Default)]
@@ -110,6 +125,8 @@ pub(crate) enum InputBody {
     Read(PartDigest),
     #[default]
     NotRead,
+    /// Other bodies of the caller take all places, so it was not read.
+    NotAwaited,
     /// The body could not be read; the answer is what axum's own body extractors say.
     Broken(Broken),
 }
@@ -131,56 +148,108 @@ impl ClaimInput {
             Reads::Target => Some(digest_of_target(request, false)),
             Reads::Body | Reads::Json => Some(digest_of_target(request, true)),
         };
-        let body = match reads {
-            Reads::Nothing | Reads::Target => InputBody::NotRead,
-            Reads::Body => read(request, BodyForm::Bytes).await,
-            Reads::Json => read(request, BodyForm::Json).await,
+        let form = match reads {
+            Reads::Nothing | Reads::Target => None,
+            Reads::Body => Some(BodyForm::Bytes),
+            Reads::Json => Some(BodyForm::Json),
         };
-        Self { caller, credentials, trace, target, body }
+        let body = match form {
+            None => InputBody::NotRead,
+            Some(form) => match place(is_small(request), registry, caller.as_deref(), &credentials).await {
+                Ok(_place) => read(request, form).await,
+                Err(NotAwaited) => InputBody::NotAwaited,
+            },
+        };
+        let upload = match body {
+            InputBody::NotRead | InputBody::NotAwaited => {
+                let limit = body_limit(request);
+                Upload::of(request, limit)
+            }
+            InputBody::Read(_) | InputBody::Broken(_) => None,
+        };
+        Self { caller, credentials, trace, target, body, upload }
     }
+}
+
+struct NotAwaited;
+
+/// A place to read the body, if the registry limits its callers. The handler may name another caller later.
+async fn place(
+    is_small: bool,
+    registry: Option<&Registry>,
+    caller: Option<&str>,
+    credentials: &Credentials,
+) -> Result<Option<BodyPermit>, NotAwaited> {
+    let registry = registry.filter(|registry| !is_small && !registry.is_disabled());
+    let Some((registry, limit)) = registry.and_then(|registry| Some((registry, registry.caller_limit()?))) else {
+        return Ok(None);
+    };
+    let caller = Caller::of(caller, registry.credential_headers(), credentials);
+    limit.read_body(caller).await.map(Some).ok_or(NotAwaited)
+}
+
+fn is_small(request: &Request) -> bool {
+    request.body().size_hint().exact().is_some_and(|length| length <= SMALL_BODY)
 }
 
 /// The digest of the body, which is still to be read afterwards.
 async fn read(request: &mut Request, form: BodyForm) -> InputBody {
+    if has_several_boundaries(request.headers()) {
+        return InputBody::Broken(Box::new((StatusCode::BAD_REQUEST, SEVERAL_BOUNDARIES.to_owned())));
+    }
     match buffer(request).await {
         Ok(bytes) => InputBody::Read(digest_of_body(request.headers(), &bytes, form)),
         Err(broken) => InputBody::Broken(broken),
     }
 }
 
+const SEVERAL_BOUNDARIES: &str = "the media type has more than one `boundary`, so readers may divide the body in different \
+     ways: send one";
+
 /// In bytes; a body from here on is not read beyond `DefaultBodyLimit`.
 const SMALL_BODY: u64 = 4 * 1024;
 
 /// Reads the body, and leaves the same bytes in its place.
 async fn buffer(request: &mut Request) -> Result<Bytes, Broken> {
-    let length = request.body().size_hint().exact();
     // It is in memory with the head, so there is no need for a limit here: the inner extractor checks the length.
-    if length.is_some_and(|length| length <= SMALL_BODY) {
-        return buffer_whole(request.body_mut()).await;
+    if is_small(request) {
+        return buffer_up_to(None, request.body_mut()).await;
     }
-    let body = mem::replace(request.body_mut(), Body::new(Unbounded));
-    // `DefaultBodyLimit` is known to axum alone, which tells it as the upper bound of a body without one.
-    let (parts, limited) = mem::take(request).with_limited_body().into_parts();
-    let limit = limited.size_hint().upper();
-    *request = Request::from_parts(parts, body);
-    if length.is_some_and(|length| limit.is_none_or(|limit| length <= limit)) {
-        buffer_whole(request.body_mut()).await
-    } else {
-        buffer_up_to_limit(request).await
-    }
+    let limit = body_limit(request);
+    buffer_up_to(limit, request.body_mut()).await
 }
 
-/// Reads a body whose length is known to be within the limit.
-async fn buffer_whole(body: &mut Body) -> Result<Bytes, Broken> {
+/// The route's `DefaultBodyLimit`, in bytes. It is known to axum alone, which tells it as the upper bound of a body without one.
+fn body_limit(request: &mut Request) -> Option<u64> {
+    let body = mem::replace(request.body_mut(), Body::new(Unbounded));
+    let (parts, limited) = mem::take(request).with_limited_body().into_parts();
+    *request = Request::from_parts(parts, body);
+    limited.size_hint().upper()
+}
+
+/// Reads a body of at most `limit` bytes into one buffer, however small its chunks are.
+async fn buffer_up_to(limit: Option<u64>, body: &mut Body) -> Result<Bytes, Broken> {
     let mut data = Gathered::default();
+    let mut trailers = None;
     while let Some(frame) = body.frame().await {
         match frame.map(Frame::into_data) {
-            Ok(Ok(chunk)) => data.push(chunk),
-            // Trailers: no extractor of a whole body passes them on.
-            Ok(Err(_)) => {}
+            Ok(Ok(chunk)) => {
+                data.push(chunk);
+                if limit.is_some_and(|limit| data.len() as u64 > limit) {
+                    // The inner extractor meets the same limit and answers it in its own way; one that reads without a limit
+                    // gets all of it, for a request without a key.
+                    let rest = mem::take(body);
+                    *body = Body::new(Resumed::new([Ok(Frame::data(data.whole()))], rest));
+                    return Err(broken(StatusCode::PAYLOAD_TOO_LARGE, &"length limit exceeded"));
+                }
+            }
+            // They come last.
+            Ok(Err(frame)) => trailers = Some(frame),
             Err(error) => {
                 let error = innermost(error);
-                let broken = broken(StatusCode::BAD_REQUEST, &error);
+                let is_too_large = error.is::<LengthLimitError>();
+                let status = if is_too_large { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
+                let broken = broken(status, &error);
                 // The inner extractor meets the same error and answers it in its own way.
                 *body = Body::new(Resumed::new([Ok(Frame::data(data.whole())), Err(error)], Body::empty()));
                 return Err(broken);
@@ -188,39 +257,18 @@ async fn buffer_whole(body: &mut Body) -> Result<Bytes, Broken> {
         }
     }
     let bytes = data.whole();
-    *body = Body::from(bytes.clone());
-    Ok(bytes)
-}
-
-/// Reads a body that may be too large.
-async fn buffer_up_to_limit(request: &mut Request) -> Result<Bytes, Broken> {
-    let remembering = Remembering::new(mem::take(request.body_mut()));
-    *request.body_mut() = Body::new(remembering.clone());
-    let (parts, limited) = mem::take(request).with_limited_body().into_parts();
-    let (read, body) = match limited.collect().await {
-        Ok(collected) => {
-            let bytes = collected.to_bytes();
-            (Ok(bytes.clone()), Body::from(bytes))
-        }
-        Err(error) => {
-            let error = innermost(error);
-            let is_too_large = error.is::<LengthLimitError>();
-            let status = if is_too_large { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
-            let broken = broken(status, &error);
-            // The inner extractor meets the same limit or error and answers it in its own way; one that reads without a
-            // limit gets all of it, for a request without a key.
-            (Err(broken), Body::new(remembering.again((!is_too_large).then_some(error))))
-        }
+    *body = match trailers {
+        None => Body::from(bytes.clone()),
+        Some(trailers) => Body::new(Resumed::new([Ok(Frame::data(bytes.clone())), Ok(trailers)], Body::empty())),
     };
-    *request = Request::from_parts(parts, body);
-    read
+    Ok(bytes)
 }
 
 /// What axum's own body extractors answer.
 type Broken = Box<(StatusCode, String)>;
 
 #[expect(clippy::unnecessary_box_returns, reason = "it travels in the request, nearly always absent")]
-fn broken(status: StatusCode, error: &BoxError) -> Broken {
+fn broken(status: StatusCode, error: &dyn Display) -> Broken {
     Box::new((status, format!("Failed to buffer the request body: {error}")))
 }
 

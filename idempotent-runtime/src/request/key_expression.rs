@@ -1,6 +1,6 @@
 //! What `key = expr` may be.
 
-use crate::key::IdempotencyKey;
+use crate::idempotency_key::IdempotencyKey;
 
 /// What `key = expr` may be: text, or an `Option` of text.
 #[diagnostic::on_unimplemented(

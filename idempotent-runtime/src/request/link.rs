@@ -18,8 +18,8 @@ impl Link {
     /// Whether the next guard that the request reaches uses this execution.
     fn is_open(&self) -> bool {
         !self.is_inside
-            && !self.execution.has_entered()
-            && self.execution.ownership.as_ref().is_none_or(|ownership| ownership.is_open())
+            && !self.execution.has_begun()
+            && self.execution.arrival.ownership.as_ref().is_none_or(|ownership| ownership.is_open())
     }
 }
 
@@ -38,7 +38,8 @@ impl Execution {
     pub(crate) fn of(extensions: &mut Extensions) -> Arc<Self> {
         let execution = match extensions.get::<Link>() {
             Some(link) if link.is_open() => return Arc::clone(&link.execution),
-            Some(Link { execution, is_inside: true }) if !execution.has_entered() => execution.for_extractor(),
+            Some(Link { execution, is_inside: true }) if execution.is_extracting() => return Arc::clone(execution),
+            Some(Link { execution, is_inside: true }) if !execution.has_begun() => execution.for_extractor(),
             _ => Self::beneath(extensions),
         };
         let execution = Arc::new(execution);
@@ -50,7 +51,8 @@ impl Execution {
     pub(crate) fn of_guard(extensions: &mut Extensions) -> Arc<Self> {
         let execution = match extensions.get::<Link>() {
             Some(link)
-                if link.is_open() && link.execution.ownership.as_ref().is_none_or(|ownership| ownership.take()) =>
+                if link.is_open()
+                    && link.execution.arrival.ownership.as_ref().is_none_or(|ownership| ownership.take()) =>
             {
                 Arc::clone(&link.execution)
             }
@@ -69,27 +71,27 @@ impl Execution {
     /// A new execution beneath the guards of a request with these extensions.
     pub(crate) fn beneath(extensions: &Extensions) -> Self {
         let around = extensions.get::<Link>().and_then(|Link { execution, is_inside }| {
-            if *is_inside { Some(Arc::clone(execution)) } else { execution.around.clone() }
+            if *is_inside { Some(Arc::clone(execution)) } else { execution.arrival.around.clone() }
         });
         Self::new(around, None)
     }
 
     /// A new execution beneath the same guards, for a copy of the request.
     fn beside(&self) -> Self {
-        match &self.around {
-            Some(around) if self.ownership.is_some() && !around.has_entered() => around.for_extractor(),
+        match &self.arrival.around {
+            Some(around) if self.arrival.ownership.is_some() && !around.has_begun() => around.for_extractor(),
             around => Self::new(around.clone(), None),
         }
     }
 
     /// A new execution for an extractor that runs while the last argument of this execution's handler is extracted.
     fn for_extractor(self: &Arc<Self>) -> Self {
-        Self::new(Some(Arc::clone(self)), Some(self.extractor_executions.add()))
+        Self::new(Some(Arc::clone(self)), Some(self.arrival.extractor_executions.add()))
     }
 
-    /// From now on, a request with these extensions is inside of this guard, which has entered.
+    /// From now on, a request with these extensions is inside of this guard, whose handler begins.
     pub(crate) fn put_around(self: &Arc<Self>, extensions: &mut Extensions) {
-        self.enter();
+        self.begin();
         extensions.insert(Link { execution: Arc::clone(self), is_inside: true });
     }
 }

@@ -1,33 +1,37 @@
 //! The pipeline of one request, one file for each stage, in the order in which a request passes through.
 //!
 //! ```text
-//!  extract      Guarded takes the request from axum; input reads what the guard needs, and leaves the body whole: body
+//!  extract      Guarded takes the request from axum; input reads what the guard needs, and leaves the body whole: body;
+//!     │         deferred extracts the last arguments, unless they come after the claim: plain_body
 //!     │         a crash leaves nothing
 //!     ▼
-//!  gate         takes key, caller and fingerprint from the policy's expressions: key_expression
+//!  identify     takes key and caller, and the value of `fingerprint = expr`, from the policy's expressions: key_expression,
+//!     │         caller_expression
 //!     │         a crash leaves nothing
 //!     ▼
-//!  admission    finds registry, store and fingerprint; answers a request that cannot claim; one without a key runs unguarded
+//!  fingerprint  digests what the request asks for, and finds its store; answers a request that cannot claim: admission
 //!     │         a crash leaves nothing
 //!     ▼
 //!  claim        asks the store ───▶ completed: replay sends the record
 //!     │            │           └──▶ in flight: wait looks until the other request has ended, or rejects at once
-//!     │            └──────────────▶ anything else: a rejection
+//!     │            └──────────────▶ anything else: a rejection; so does beyond_limit for a request that may not run
 //!     │         a crash leaves a claim under which nothing ran: the next request takes it over when its lease has expired;
-//!     │         under `after_crash = "reject"` an operator purges it
+//!     │         under `after_crash = "reject"` an operator resolves it
 //!     ▼
-//!  run          passage lets the handler run; completion polls it in place, and spawns it if its client disconnects
+//!  run          extracts the arguments after the claim: deferred; polls the handler by its handler_run, with what guarded_run
+//!     │         has; completion polls it in place, and spawns it if its client disconnects
 //!     │         a crash leaves a claim under which something may have run: attempt + 1, or `outcome_unknown`;
 //!     │         a transaction leaves nothing
 //!     ▼
-//!  response     decides by the policy whether the response is recorded: response_body, response_mark
+//!  respond      decides by the policy whether the response is recorded: response_body, response_mark; one of unknown length
+//!     │         goes out from here on, and is recorded at its end: streaming
 //!     │         a crash leaves the same
 //!     ▼
 //!  settle       completes, releases or keeps the claim, and wakes waiting requests; settle_transaction commits instead
 //!               a crash before the store has answered leaves the same; after that, every retry gets the record
 //! ```
 //!
-//! [`run`] drives the stages: its future polls the expressions, enters the gate, polls the handler and settles.
+//! [`run`] drives the stages: its future polls the expressions, claims, polls the handler and settles.
 //!
 //! # What the stages share
 //!
@@ -36,8 +40,9 @@
 //! | file | what it answers |
 //! |---|---|
 //! | [`link`] | Which execution does this request belong to? A clone of a request gets its own. |
-//! | [`context`] | What is known of this execution: key, claim, transaction, policy? |
+//! | [`context`] | What does each stage know of this execution: arrival, identity, claim, run, answer? |
 //! | [`ownership`] | An extractor created the execution: is it the handler's, or that of a handler that got the request? |
+//! | [`upload`] | Which bytes does the client still send when it is answered without the handler? |
 //! | [`detach_state`] | Does the handler continue when its client disconnects, and where? |
 //! | [`idempotency`] | What does the handler see of it? |
 //!
@@ -52,12 +57,15 @@
 //! | [`coverage`] | Which guard is around a request without a link: whose handler does this thread poll? |
 //! | [`client`], [`destination`] | Do two requests have one client? Do they have one handler? |
 //! | [`covered_run`], [`covered_runs`] | The run under another guard's claim, and the count of them: the claim ends after them. |
-//! | [`holding`] | The guard that holds the claim: when it is dropped, nothing runs under the claim any more. |
+//! | [`active_guard`] | The guard whose handler runs: when it is dropped, nothing runs under its claim any more. |
 //! | [`step_place`], [`step_context`] | Under which claim is a step recorded, and what does the execution keep of its steps? |
 //! | [`response_mark`] | Which guard answers for this response? |
 
+pub(crate) mod active_guard;
 pub(crate) mod admission;
+pub(crate) mod beyond_limit;
 pub(crate) mod body;
+pub(crate) mod caller_expression;
 pub(crate) mod claim;
 pub(crate) mod client;
 pub(crate) mod completion;
@@ -65,20 +73,23 @@ pub(crate) mod context;
 pub(crate) mod coverage;
 pub(crate) mod covered_run;
 pub(crate) mod covered_runs;
+pub(crate) mod deferred;
 pub(crate) mod destination;
 pub(crate) mod detach_state;
 pub(crate) mod extract;
-pub(crate) mod gate;
+pub(crate) mod fingerprint;
+pub(crate) mod guarded_run;
 pub(crate) mod guards_around;
-pub(crate) mod holding;
+pub(crate) mod handler_run;
 pub(crate) mod idempotency;
+pub(crate) mod identify;
 pub(crate) mod input;
 pub(crate) mod key_expression;
 pub(crate) mod link;
 pub(crate) mod ownership;
-pub(crate) mod passage;
+pub(crate) mod plain_body;
 pub(crate) mod replay;
-pub(crate) mod response;
+pub(crate) mod respond;
 pub(crate) mod response_body;
 pub(crate) mod response_mark;
 pub(crate) mod run;
@@ -86,4 +97,6 @@ pub(crate) mod settle;
 pub(crate) mod settle_transaction;
 pub(crate) mod step_context;
 pub(crate) mod step_place;
+pub(crate) mod streaming;
+pub(crate) mod upload;
 pub(crate) mod wait;

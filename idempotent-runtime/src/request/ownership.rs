@@ -19,7 +19,7 @@ struct State {
     is_taken: bool,
     /// The run whose extractor created it has run all its extractors.
     is_adopted: bool,
-    /// The handler of the guard that took it goes on without its caller: either handler may use the execution.
+    /// The handler of the guard that took the execution runs without its caller: either handler may use the execution.
     is_disputed: bool,
     /// What both handlers have asked for, in order. A handler that was rejected has dropped its own.
     transactions: Vec<Weak<dyn HandlerTransaction>>,
@@ -53,7 +53,7 @@ impl Ownership {
         is_open
     }
 
-    /// The guard that took it has answered; or it goes on without its caller, to an answer that reaches no one.
+    /// The guard that took the execution has answered, or its handler runs without its caller and its answer reaches no client.
     pub(super) fn give_back(&self, goes_on: bool) {
         let mut state = lock(&self.0);
         state.is_disputed |= goes_on && state.is_taken;

@@ -3,18 +3,20 @@
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{HeaderValue, header, response};
+use http::{HeaderMap, HeaderValue, StatusCode, header, response};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
-use mediatype::{MediaType, names};
 
+use crate::deadline::Deadline;
+use crate::policy::Policy;
+use crate::policy::values::Stream;
 use crate::request::body::{Gathered, Resumed};
 
 /// A response's body, read as far as the limit.
 pub(super) enum Content {
-    /// All of it, and the body for the client.
-    Whole(Bytes, Body),
-    /// Larger than the limit, or endless: the body for the client streams on.
+    /// All of it, its trailers, and the body for the client.
+    Whole(Bytes, Option<HeaderMap>, Body),
+    /// Larger than the limit, or without an end: the body for the client streams on.
     TooLarge(Body),
     /// It broke off, and does so for the client too.
     Broken(Body),
@@ -22,8 +24,8 @@ pub(super) enum Content {
 
 impl Content {
     /// All of a body that is one piece in memory, and the body for the client; else the body as it was.
-    pub(super) fn read_now(parts: &response::Parts, mut body: Body, limit: usize) -> Result<(Bytes, Body), Body> {
-        if is_endless(parts) || body.size_hint().exact().is_none_or(|length| length > limit as u64) {
+    pub(super) fn read_now(mut body: Body, limit: usize) -> Result<(Bytes, Body), Body> {
+        if body.size_hint().exact().is_none_or(|length| length > limit as u64) {
             return Err(body);
         }
         let Some(first) = body.frame().now_or_never() else { return Err(body) };
@@ -36,19 +38,28 @@ impl Content {
         }
     }
 
-    pub(super) async fn read(parts: &response::Parts, mut body: Body, limit: usize) -> Self {
-        if is_endless(parts) || body.size_hint().lower() > limit as u64 {
+    /// A body of unknown length is read for at most one lease.
+    pub(super) async fn read(parts: &response::Parts, mut body: Body, policy: &Policy) -> Self {
+        let limit = policy.max_body();
+        let is_of_unknown_length = is_of_unknown_length(parts, &body);
+        let is_passed = is_of_unknown_length && (policy.stream() == Stream::Pass || is_event_stream(parts));
+        if is_passed || body.size_hint().lower() > limit as u64 {
             return Self::TooLarge(body);
         }
+        let time = if is_of_unknown_length { Deadline::after(policy.lease()) } else { Deadline::NEVER };
         let mut data = Gathered::default();
         loop {
-            match body.frame().await.map(|frame| frame.map(Frame::into_data)) {
-                None => return Self::Whole(data.whole(), Body::from(data.whole())),
+            let Some(frame) = time.bound(body.frame()).await else {
+                return Self::TooLarge(Body::new(Resumed::new([Ok(Frame::data(data.whole()))], body)));
+            };
+            match frame.map(|frame| frame.map(Frame::into_data)) {
+                None => return Self::Whole(data.whole(), None, Body::from(data.whole())),
                 Some(Ok(Ok(chunk))) => data.push(chunk),
-                // Trailers come last; a record has none, as its header rules say.
-                Some(Ok(Err(trailers))) => {
-                    let frames = [Ok(Frame::data(data.whole())), Ok(trailers)];
-                    return Self::Whole(data.whole(), Body::new(Resumed::new(frames, body)));
+                // Trailers come last.
+                Some(Ok(Err(frame))) => {
+                    let trailers = frame.trailers_ref().cloned();
+                    let frames = [Ok(Frame::data(data.whole())), Ok(frame)];
+                    return Self::Whole(data.whole(), trailers, Body::new(Resumed::new(frames, body)));
                 }
                 Some(Err(error)) => {
                     let frames = [Ok(Frame::data(data.whole())), Err(error.into())];
@@ -62,12 +73,16 @@ impl Content {
     }
 }
 
+/// Whether the head does not say how long the body is, so that its client takes it for complete when it ends.
+pub(super) fn is_of_unknown_length(parts: &response::Parts, body: &Body) -> bool {
+    let has_body = !matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    has_body && body.size_hint().exact().is_none() && !parts.headers.contains_key(header::CONTENT_LENGTH)
+}
+
 /// Server-sent events may never end, and a client that waits for the first one must get it when it is sent.
-fn is_endless(parts: &response::Parts) -> bool {
-    const TEXT: &[u8] = b"text/";
-    let is_text =
-        |value: &&HeaderValue| value.as_bytes().get(..TEXT.len()).is_some_and(|start| start.eq_ignore_ascii_case(TEXT));
-    let content_type = parts.headers.get(header::CONTENT_TYPE).filter(is_text).and_then(|value| value.to_str().ok());
-    let media_type = content_type.and_then(|value| MediaType::parse(value).ok());
-    media_type.is_some_and(|media_type| (media_type.ty, media_type.subty) == (names::TEXT, names::EVENT_STREAM))
+fn is_event_stream(parts: &response::Parts) -> bool {
+    // Whatever its parameters are, and however they are written.
+    let media_type = |value: &HeaderValue| value.as_bytes().split(|&byte| byte == b';').next().map(<[u8]>::to_vec);
+    let media_type = parts.headers.get(header::CONTENT_TYPE).and_then(media_type).unwrap_or_default();
+    media_type.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
 }

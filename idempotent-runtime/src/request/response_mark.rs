@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use axum::response::Response;
+use http::HeaderValue;
 
-use crate::record::headers::REPLAYED;
+use crate::record::headers::{RECORDED, REPLAYED};
 use crate::request::context::Execution;
-use crate::request::holding::Holding;
 
 /// What a layer learns from a response of the service beneath it, before it decides what to record.
 #[derive(Clone)]
@@ -48,13 +48,14 @@ pub(super) fn of_second_run(mut response: Response, covering: &Arc<Execution>) -
     response
 }
 
-/// Whether it is the rejection of a second run under the claim of this guard, or of one around it.
-pub(super) fn is_of_second_run(response: &Response, holding: &Holding) -> bool {
-    matches!(response.extensions().get(), Some(Mark::SecondRun(covering)) if holding.is_beneath(covering))
-}
-
 fn is_any_second_run(response: &Response) -> bool {
     matches!(response.extensions().get(), Some(Mark::SecondRun(_)))
+}
+
+/// The response to a first request whose retries do not get it, at least not yet.
+pub(super) fn without_record(mut response: Response) -> Response {
+    response.headers_mut().insert(&RECORDED, HeaderValue::from_static("false"));
+    response
 }
 
 /// The response without the marks of other guards and without the header of a replay: the caller's guard answers for it.

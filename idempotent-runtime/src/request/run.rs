@@ -1,111 +1,119 @@
-//! The future of one request: evaluates, enters, runs and settles.
+//! The future of one request: extracts, evaluates, claims, runs and settles.
 //!
 //! Only the polling of the handler's body is compiled for each handler.
 
-use crate::observe::event::Event;
-use crate::observe::telemetry;
-use crate::rejection::problem::Rejection;
-use crate::request::admission::Admission;
-use crate::request::completion::Completion;
-use crate::request::context::Execution;
-use crate::request::coverage::polled_in;
-use crate::request::passage::Entered;
-use crate::request::passage::Passage;
-use axum::response::Response;
 use std::any::TypeId;
 use std::future;
 use std::mem;
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
-use tokio::sync::oneshot;
-use tracing::Instrument;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 
+use axum::response::Response;
 use futures_util::future::BoxFuture;
 use pin_project_lite::pin_project;
+use tokio::sync::oneshot;
 
-use crate::request::gate::Gate;
-use crate::request::response::Panic;
+use crate::policy::Policy;
+use crate::policy::handle::PolicyHandle;
+use crate::request::completion::Completion;
+use crate::request::context::Execution;
+use crate::request::coverage::polled_in;
+use crate::request::deferred::{Deferred, Extracted, Extracting, Extraction};
+use crate::request::extract::Guarded;
+use crate::request::handler_run::{ClaimOutcome, HandlerRun};
+use crate::request::identify::Gate;
+use crate::request::input::RequestInput;
+use crate::request::respond::Panic;
 use crate::request::settle::Settling;
+use crate::request::streaming::stream;
+use crate::request::upload::Unread;
 
-impl Gate {
+/// Opens the gate to an annotated handler for one request: what the attribute's expansion calls.
+pub fn open<B, M>(policy: &'static Policy, extraction: Extraction, guarded: Guarded<B, M>) -> (OpenGate, Extracted<B>) {
+    (open_request(policy, guarded.request, extraction), guarded.arguments)
+}
+
+fn open_request(
+    policy: &'static Policy,
+    request: Option<(RequestInput, Mutex<Extracting>)>,
+    extraction: Extraction,
+) -> OpenGate {
+    let (input, extracting) = request.unzip();
+    let extracting = extracting.map(|extracting| extracting.into_inner().unwrap_or_else(PoisonError::into_inner));
+    let is_before_claim = match extraction {
+        Extraction::BeforeClaim => true,
+        Extraction::UnderClaim => false,
+        Extraction::PlainBody => input.as_ref().is_some_and(RequestInput::has_broken_body),
+    };
+    let gate = Gate::new(PolicyHandle::Handler(policy), input);
+    let deferred = Deferred::new(extracting, is_before_claim, gate.execution.clone());
+    OpenGate { gate, deferred }
+}
+
+/// A gate before its handler's future exists.
+#[expect(missing_debug_implementations, reason = "only the expansion of the attribute holds it")]
+pub struct OpenGate {
+    gate: Gate,
+    deferred: Deferred,
+}
+
+impl OpenGate {
     /// Lets the handler through or answers in its place, and settles what it comes to: its response is recorded before it is
     /// sent.
     pub fn run<F>(self, handler: F, into_response: fn(F::Output) -> Response) -> Completion
     where
         F: Future + Send + 'static,
     {
-        let execution = self.execution.clone();
-        set_handler::<F>(execution.as_deref());
-        Completion::new(
-            Box::pin(Run { handler: Some(handler), into_response, stage: Stage::Entering(self) }),
-            execution,
-        )
+        let execution = self.gate.execution.clone();
+        start(Stage::Identified(self.gate), self.deferred, execution, handler, into_response)
     }
 
     /// Gives the gate to the handler's future: only there do the policy's expressions see the handler's variables.
-    pub fn lend(self) -> (EvaluatingGate, PendingGate) {
-        let execution = self.execution.clone();
+    pub fn lend(mut self) -> (EvaluatingGate, PendingGate) {
+        let execution = self.gate.execution.clone();
         let (sender, receiver) = oneshot::channel();
-        (EvaluatingGate { gate: self, sender }, PendingGate { receiver, execution })
-    }
-
-    /// Claims the request's key.
-    pub(super) fn enter(mut self) -> Entered {
-        self.drop_key_if_disabled();
-        let has_one_transaction =
-            self.execution.as_ref().is_none_or(|execution| execution.end_extraction(&self.policy));
-        let transaction = self.execution.as_ref().and_then(|execution| execution.transaction().cloned());
-        if self.key.is_none() && transaction.is_none() {
-            if let Some(execution) = &self.execution {
-                execution.enter();
-            }
-            if let Some(registry) = &self.registry {
-                registry.observe(self.policy.scope(), Event::Executed);
-            }
-            return Entered::Now(Ok(Passage::Unguarded { _holding: None }));
-        }
-        let span = telemetry::span(&self.policy);
-        if let Some(execution) = &self.execution {
-            execution.detach_state.set_span(&span);
-        }
-        let admission = Admission {
-            policy: self.policy.clone(),
-            registry: self.registry.take(),
-            span: span.clone(),
-            cache_if: self.cache_if,
-            trace: self.claim_input.trace.take(),
-            // Without one there is no key to claim, only a rejection to give.
-            execution: self.execution.take().unwrap_or_default(),
-            transaction,
-        };
-        if !has_one_transaction {
-            telemetry::second_transaction(&self.policy);
-            return Entered::Now(Err(admission.reject(Rejection::TransactionFailed)));
-        }
-        match self.key.take() {
-            Some(key) => span.in_scope(|| admission.enter(&self.claim_input, key, self.identity())),
-            None => Entered::Later(Box::pin(admission.begin().instrument(span))),
-        }
+        let stage = self.gate.take_rejected().map_or(Stage::Evaluating(receiver), Stage::Identified);
+        (EvaluatingGate { gate: self.gate, sender }, PendingGate { stage, deferred: self.deferred, execution })
     }
 }
 
-fn set_handler<F: 'static>(execution: Option<&Execution>) {
-    if let Some(execution) = execution {
+/// Runs `handler` behind the gate.
+pub(crate) fn run<F>(gate: Gate, handler: F, into_response: fn(F::Output) -> Response) -> Completion
+where
+    F: Future + Send + 'static,
+{
+    let execution = gate.execution.clone();
+    start(Stage::Identified(gate), Deferred::default(), execution, handler, into_response)
+}
+
+fn start<F>(
+    stage: Stage,
+    deferred: Deferred,
+    execution: Option<Arc<Execution>>,
+    handler: F,
+    into_response: fn(F::Output) -> Response,
+) -> Completion
+where
+    F: Future + Send + 'static,
+{
+    if let Some(execution) = &execution {
         execution.set_handler(TypeId::of::<F>());
     }
+    Completion::new(Box::pin(Run { handler: Some(handler), into_response, deferred, stage }), execution)
 }
 
 pin_project! {
     /// A handler on its way to a settled claim.
-    pub(super) struct Run<F: Future> {
+    struct Run<F: Future> {
         // Dropped as soon as it has ended: it may hold a handler that runs under this one's claim.
         #[pin]
-        pub(super) handler: Option<F>,
-        pub(super) into_response: fn(F::Output) -> Response,
-        pub(super) stage: Stage,
+        handler: Option<F>,
+        into_response: fn(F::Output) -> Response,
+        deferred: Deferred,
+        stage: Stage,
     }
 }
 
@@ -114,13 +122,17 @@ impl<F: Future> Future for Run<F> {
 
     /// # Panics
     ///
-    /// Goes on with the handler's own panic, after the claim is settled.
+    /// Resumes the handler's own panic after the claim is settled.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response> {
         let mut this = self.project();
         let into_response = *this.into_response;
-        this.stage.poll(cx, &mut |cx| {
+        this.stage.poll(cx, this.deferred, &mut |cx, deferred| {
             let handler = this.handler.as_mut().as_pin_mut().expect("a handler is not polled after it has ended");
-            let polled = catch_unwind(AssertUnwindSafe(|| handler.poll(cx).map(into_response)));
+            let polled = catch_unwind(AssertUnwindSafe(|| match deferred.map(|it| it.poll_under_claim(cx)) {
+                None | Some(Poll::Ready(None)) => handler.poll(cx).map(into_response),
+                Some(Poll::Ready(Some(rejection))) => Poll::Ready(rejection),
+                Some(Poll::Pending) => Poll::Pending,
+            }));
             if !matches!(polled, Ok(Poll::Pending)) {
                 this.handler.set(None);
             }
@@ -134,29 +146,41 @@ impl<F: Future> Future for Run<F> {
 
 /// How far a request has come.
 #[allow(clippy::large_enum_variant, reason = "they lie in the box of the handler's future, which is as large")]
-pub(super) enum Stage {
+enum Stage {
     /// The handler's future has the gate, and evaluates the policy's expressions.
     Evaluating(oneshot::Receiver<Gate>),
-    Entering(Gate),
-    Claiming(BoxFuture<'static, Result<Passage, Response>>),
-    Running(Passage),
+    Identified(Gate),
+    Claiming(BoxFuture<'static, Result<HandlerRun, Response>>, Option<Unread>),
+    Running(HandlerRun),
     Settling(BoxFuture<'static, Response>),
+    /// Without the handler.
+    Answered(Response),
     Done,
 }
 
-/// Polls the handler's future, and catches its panic.
-type Handler<'a> = &'a mut dyn FnMut(&mut Context<'_>) -> Poll<Result<Response, Panic>>;
+/// Polls the extraction, if it is given, and then the handler's future, and catches their panics.
+type Handler<'a> = &'a mut dyn FnMut(&mut Context<'_>, Option<&mut Deferred>) -> Poll<Result<Response, Panic>>;
 
 fn or_resume(ran: Result<Response, Panic>) -> Response {
     ran.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 impl Stage {
-    fn poll(&mut self, cx: &mut Context<'_>, handler: Handler<'_>) -> Poll<Response> {
+    fn poll(&mut self, cx: &mut Context<'_>, deferred: &mut Deferred, handler: Handler<'_>) -> Poll<Response> {
+        // A request that is rejected for its key is answered before its body is read.
+        let is_rejected = matches!(self, Self::Identified(gate) if gate.is_rejected());
+        if !is_rejected && let Some(rejection) = ready!(deferred.poll_before_claim(cx)) {
+            *self = Self::Done;
+            return Poll::Ready(rejection);
+        }
+        self.proceed(cx, deferred, handler)
+    }
+
+    fn proceed(&mut self, cx: &mut Context<'_>, deferred: &mut Deferred, handler: Handler<'_>) -> Poll<Response> {
         loop {
             match self {
-                Self::Evaluating(gate) => match (handler(cx), gate.try_recv()) {
-                    (Poll::Pending, Ok(gate)) => *self = Self::Entering(gate),
+                Self::Evaluating(gate) => match (handler(cx, None), gate.try_recv()) {
+                    (Poll::Pending, Ok(gate)) => *self = Self::Identified(gate),
                     (Poll::Pending, Err(_)) => return Poll::Pending,
                     // An expression has ended the handler by `?`: nothing is claimed yet.
                     (Poll::Ready(ran), _) => {
@@ -164,38 +188,38 @@ impl Stage {
                         return Poll::Ready(or_resume(ran));
                     }
                 },
-                Self::Entering(_) => {
-                    let Self::Entering(gate) = mem::replace(self, Self::Done) else { unreachable!("matched above") };
-                    match gate.enter() {
-                        Entered::Now(Ok(passage)) => *self = Self::Running(passage),
-                        Entered::Now(Err(answer)) => return Poll::Ready(answer),
-                        Entered::Later(claiming) => *self = Self::Claiming(claiming),
+                Self::Identified(_) => {
+                    let Self::Identified(mut gate) = mem::replace(self, Self::Done) else {
+                        unreachable!("matched above")
+                    };
+                    let unread = gate.unread();
+                    match gate.claim() {
+                        ClaimOutcome::Now(Ok(run)) => *self = Self::Running(run),
+                        ClaimOutcome::Now(Err(answer)) => *self = Self::answering(answer, unread),
+                        ClaimOutcome::Later(claiming) => *self = Self::Claiming(claiming, unread),
                     }
                 }
-                Self::Claiming(claiming) => match claiming.as_mut().poll(cx) {
+                Self::Claiming(claiming, unread) => match claiming.as_mut().poll(cx) {
                     Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(passage)) => *self = Self::Running(passage),
-                    Poll::Ready(Err(answer)) => {
-                        *self = Self::Done;
-                        return Poll::Ready(answer);
-                    }
+                    Poll::Ready(Ok(run)) => *self = Self::Running(run),
+                    Poll::Ready(Err(answer)) => *self = Self::answering(answer, unread.take()),
                 },
-                Self::Running(passage) => {
-                    let (span, holding) = match passage {
-                        Passage::Unguarded { .. } => {
-                            let Poll::Ready(ran) = handler(cx) else { return Poll::Pending };
+                Self::Running(run) => {
+                    let (span, guard) = match run {
+                        HandlerRun::Unguarded { .. } => {
+                            let Poll::Ready(ran) = handler(cx, Some(deferred)) else { return Poll::Pending };
                             *self = Self::Done;
                             return Poll::Ready(or_resume(ran));
                         }
-                        Passage::Covered(_) => return self.poll_covered(cx, handler),
-                        Passage::Claimed(claimed) => (&claimed.span, &claimed.holding),
-                        Passage::InTransaction(transaction) => (&transaction.span, &transaction.holding),
+                        HandlerRun::Covered(_) => return self.poll_covered(cx, deferred, handler),
+                        HandlerRun::Claimed(claimed) => (&claimed.run.span, &claimed.run.guard),
+                        HandlerRun::InTransaction(transaction) => (&transaction.run.span, &transaction.run.guard),
                     };
-                    let polled = polled_in(holding.execution(), || span.in_scope(|| handler(cx)));
+                    let polled = polled_in(guard.execution(), || span.in_scope(|| handler(cx, Some(deferred))));
                     let Poll::Ready(ran) = polled else { return Poll::Pending };
                     let settling = match mem::replace(self, Self::Done) {
-                        Self::Running(Passage::Claimed(claimed)) => claimed.settle(ran),
-                        Self::Running(Passage::InTransaction(transaction)) => {
+                        Self::Running(HandlerRun::Claimed(claimed)) => claimed.settle(ran),
+                        Self::Running(HandlerRun::InTransaction(transaction)) => {
                             Settling::Later(Box::pin(transaction.settle(ran)))
                         }
                         _ => unreachable!("matched above"),
@@ -203,23 +227,34 @@ impl Stage {
                     match settling {
                         Settling::Done(response) => return Poll::Ready(response),
                         Settling::Later(settling) => *self = Self::Settling(settling),
+                        Settling::Streams(claimed, response) => return Poll::Ready(stream(claimed, response)),
                     }
                 }
                 Self::Settling(settling) => return settling.as_mut().poll(cx),
+                Self::Answered(_) => {
+                    let Self::Answered(answer) = mem::replace(self, Self::Done) else { unreachable!("matched above") };
+                    return Poll::Ready(answer);
+                }
                 Self::Done => panic!("a future is not polled after it was ready"),
             }
         }
     }
-}
 
-impl Stage {
-    fn poll_covered(&mut self, cx: &mut Context<'_>, handler: Handler<'_>) -> Poll<Response> {
-        let Self::Running(Passage::Covered(run)) = self else { unreachable!("it is polled as one") };
-        let Poll::Ready(ran) = polled_in(run.execution(), || handler(cx)) else { return Poll::Pending };
+    /// The answer of a request whose handler does not run.
+    fn answering(answer: Response, unread: Option<Unread>) -> Self {
+        match unread {
+            None => Self::Answered(answer),
+            Some(unread) => Self::Settling(unread.drained_before(answer)),
+        }
+    }
+
+    fn poll_covered(&mut self, cx: &mut Context<'_>, deferred: &mut Deferred, handler: Handler<'_>) -> Poll<Response> {
+        let Self::Running(HandlerRun::Covered(run)) = self else { unreachable!("it is polled as one") };
+        let Poll::Ready(ran) = polled_in(run.execution(), || handler(cx, Some(deferred))) else { return Poll::Pending };
         // If the handler panicked, dropping the run marks it as cut off.
         let stage = mem::replace(self, Self::Done);
         match (stage, ran) {
-            (Self::Running(Passage::Covered(run)), Ok(response)) => Poll::Ready(run.end(response)),
+            (Self::Running(HandlerRun::Covered(run)), Ok(response)) => Poll::Ready(run.end(response)),
             (_, ran) => Poll::Ready(or_resume(ran)),
         }
     }
@@ -264,20 +299,17 @@ impl DerefMut for EvaluatingGate {
 /// A request whose gate is still evaluating.
 #[expect(missing_debug_implementations, reason = "only the expansion of the attribute holds it")]
 pub struct PendingGate {
-    receiver: oneshot::Receiver<Gate>,
+    stage: Stage,
+    deferred: Deferred,
     execution: Option<Arc<Execution>>,
 }
 
 impl PendingGate {
-    /// [`Gate::run`], once `handler` has given the gate back.
+    /// [`OpenGate::run`], once `handler` has given the gate back.
     pub fn run<F>(self, handler: F, into_response: fn(F::Output) -> Response) -> Completion
     where
         F: Future + Send + 'static,
     {
-        set_handler::<F>(self.execution.as_deref());
-        Completion::new(
-            Box::pin(Run { handler: Some(handler), into_response, stage: Stage::Evaluating(self.receiver) }),
-            self.execution,
-        )
+        start(self.stage, self.deferred, self.execution, handler, into_response)
     }
 }

@@ -1,45 +1,41 @@
-//! From the handler's outcome to the end of its claim: recorded, released, or left to lapse.
+//! From the handler's outcome to the end of its claim: recorded, released, or left until its lease expires.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::response::Response;
 use futures_util::future::BoxFuture;
-use tracing::{Instrument, Span};
+use tracing::Instrument;
 
 use crate::backoff::Backoff;
-use crate::caller_limit::Permit;
 use crate::deadline::Deadline;
 use crate::lease::renewer::KeptLease;
-use crate::observe::InFlight;
 use crate::observe::telemetry;
 use crate::observe::telemetry::Outcome;
 use crate::policy::values::{AfterCrash, Oversize};
 use crate::record::Record;
-use crate::registry::Registry;
+use crate::record::envelope::Place;
 use crate::rejection::problem::CLAIM_LOST;
-use crate::request::holding::Holding;
-use crate::request::response::{Classification, ClassifiedNow, Panic, ResponseClassifier};
+use crate::request::guarded_run::GuardedRun;
+use crate::request::respond::{Classification, Classified, ClassifiedNow, Panic};
+use crate::request::response_mark::without_record;
 use crate::store::claim::Held;
 use crate::store::error::StoreError;
 use crate::sync::tokio;
 
 /// A handler that runs under a claim.
 pub(super) struct Claimed {
-    pub(super) registry: Registry,
     pub(super) lease: KeptLease,
     pub(super) attempt: u32,
-    pub(super) classifier: ResponseClassifier,
-    pub(super) span: Span,
-    /// Until it is settled, what is forwarded runs under its claim.
-    pub(super) holding: Holding,
-    pub(super) _permit: Option<Permit>,
-    pub(super) _in_flight: InFlight,
+    pub(super) run: GuardedRun,
 }
 
 /// A response, or what it has to wait for.
 pub(super) enum Settling {
     Done(Response),
     Later(BoxFuture<'static, Response>),
+    /// It goes out while it is recorded.
+    Streams(Box<Claimed>, Response),
 }
 
 /// How a claim ends.
@@ -50,11 +46,28 @@ enum Ending {
     Lapse,
 }
 
+/// How it has ended, as far as that is known.
+enum Ended {
+    AsPlanned,
+    /// The response may be sent, and its retries do not get it, at least not yet.
+    Unrecorded,
+    Lost,
+}
+
 impl Ending {
     fn name(&self) -> &'static str {
         match self {
             Self::Record(_) => "record",
-            Self::Release | Self::Lapse => "release",
+            Self::Release => "release",
+            Self::Lapse => "lapse",
+        }
+    }
+
+    fn consequence(&self) -> &'static str {
+        match self {
+            Self::Record(_) => "retries of the request get its result",
+            Self::Release => "a retry runs the handler",
+            Self::Lapse => "the claim stays until its lease expires",
         }
     }
 }
@@ -63,27 +76,30 @@ impl Claimed {
     /// Ends the claim, and only then lets the response go: at once where body and store are there at once.
     pub(super) fn settle(self, ran: Result<Response, Panic>) -> Settling {
         // Bodies and predicates are the handler's own code too, and a task of its own is polled in no other span.
-        let span = self.span.clone();
+        let span = self.run.span.clone();
         let _entered = span.enter();
         let classified = match ran.and_then(|mut response| {
-            self.holding.take_answer(&mut response);
-            self.classifier.classify_now(response, &self.holding)
+            self.run.guard.take_answer(&mut response);
+            self.run.classifier.classify_now(response, &self.run.guard)
         }) {
             Ok(ClassifiedNow::Whole(classified)) => Ok(classified),
             Ok(ClassifiedNow::Later(response)) => {
                 let settling = async move {
-                    let classified = self.classifier.classify(response, &self.holding).await;
+                    let classified = self.run.classifier.classify_later(response, &self.run.guard).await;
                     self.settle_classified(classified).await
                 };
                 return Settling::Later(Box::pin(settling.in_current_span()));
             }
+            Ok(ClassifiedNow::Streams(response)) => return Settling::Streams(Box::new(self), response),
             Err(panic) => Err(panic),
         };
         match (classified, self.lease.store.immediate()) {
             (Ok((response, Classification::Record(record), outcome)), Some(store)) => {
-                let record = self.registry.at_rest().seal(&self.lease.key, record);
-                let complete = |token| store.complete(&self.lease.key, token, &record, self.classifier.policy.ttl());
+                let complete = |token| {
+                    store.complete(&self.lease.key, token, &self.sealed(&record), self.run.classifier.policy.ttl())
+                };
                 if self.lease.end_now(complete) {
+                    self.end_steps();
                     Settling::Done(self.recorded(response, outcome))
                 } else {
                     Settling::Later(Box::pin(self.record(response, record, outcome).in_current_span()))
@@ -93,12 +109,9 @@ impl Claimed {
         }
     }
 
-    async fn settle_classified(self, classified: Result<(Response, Classification, Outcome), Panic>) -> Response {
+    async fn settle_classified(self, classified: Result<Classified, Panic>) -> Response {
         match classified {
-            Ok((response, Classification::Record(record), outcome)) => {
-                let record = self.registry.at_rest().seal(&self.lease.key, record);
-                self.record(response, record, outcome).await
-            }
+            Ok((response, Classification::Record(record), outcome)) => self.record(response, record, outcome).await,
             Ok((response, classification, outcome)) => {
                 let is_unknown = matches!(classification, Classification::Failed);
                 self.end_without_record(is_unknown, outcome).await;
@@ -113,12 +126,12 @@ impl Claimed {
 
     /// What runs beneath under this claim ends first, or another attempt would run beside it: its response is not waited for.
     /// When nothing runs, nothing begins any more.
-    async fn end_without_record(self, is_unknown: bool, outcome: Outcome) {
-        if self.holding.covered_runs().close() {
+    pub(super) async fn end_without_record(self, is_unknown: bool, outcome: Outcome) {
+        if self.run.guard.covered_runs().close() {
             self.end_now_without_record(is_unknown, outcome).await;
         } else {
             let ending = async move {
-                self.holding.covered_runs().until_closed().await;
+                self.run.guard.covered_runs().until_closed().await;
                 self.end_now_without_record(is_unknown, outcome).await;
             };
             tokio::spawn(Box::pin(ending).in_current_span());
@@ -126,24 +139,33 @@ impl Claimed {
     }
 
     async fn end_now_without_record(self, is_unknown: bool, outcome: Outcome) {
-        let has_unknown_run = self.holding.covered_runs().has_unknown_outcome();
+        let has_unknown_run = self.run.guard.covered_runs().has_unknown_outcome();
         let ending = if is_unknown || has_unknown_run { self.end_of_unknown() } else { self.release() };
         let outcome = if has_unknown_run && !is_unknown { Outcome::Failed } else { outcome };
         let _ = self.end(ending, outcome).await;
     }
 
-    async fn record(self, response: Response, record: Record, outcome: Outcome) -> Response {
-        let (registry, scope) = (self.registry.clone(), self.classifier.policy.owned_scope());
+    /// Ends the claim with a record. If it was lost, its response must not reach a client as a complete one.
+    pub(super) async fn end_with_record(self, record: Record, outcome: Outcome) -> Held {
         match self.end(Ending::Record(record), outcome).await {
-            Held::Yes => response,
+            Ended::AsPlanned | Ended::Unrecorded => Held::Yes,
+            Ended::Lost => Held::No,
+        }
+    }
+
+    async fn record(self, response: Response, record: Record, outcome: Outcome) -> Response {
+        let (registry, scope) = (self.run.registry.clone(), self.run.classifier.policy.owned_scope());
+        match self.end(Ending::Record(record), outcome).await {
+            Ended::AsPlanned => response,
+            Ended::Unrecorded => without_record(response),
             // A retry may get the response of another attempt, and a key must have only one response.
-            Held::No => registry.reject(&scope, CLAIM_LOST),
+            Ended::Lost => registry.reject(&scope, CLAIM_LOST),
         }
     }
 
     fn recorded(&self, response: Response, outcome: Outcome) -> Response {
-        self.registry.ended_claims().notify(&self.lease.key);
-        outcome.enter(&self.span, &self.classifier.policy);
+        self.run.registry.ended_claims().notify(&self.lease.key);
+        outcome.report(&self.run.span, &self.run.classifier.policy);
         response
     }
 
@@ -155,57 +177,78 @@ impl Claimed {
 
     /// How the claim ends if it is unknown what the handler did.
     fn end_of_unknown(&self) -> Ending {
-        match self.classifier.policy.after_crash() {
+        match self.run.classifier.policy.after_crash() {
             AfterCrash::Rerun => self.release(),
             AfterCrash::Reject => Ending::Lapse,
         }
     }
 
     /// How the claim ends instead of with a record that its store never takes, as with a response over `max_body`.
-    fn end_of_too_large(&self, record: &Record) -> Ending {
-        telemetry::record_too_large(&self.classifier.policy, self.lease.store.name());
-        match self.classifier.policy.oversize() {
+    fn end_of_too_large(&self, record: &Record, error: &StoreError) -> Ending {
+        telemetry::record_rejected(&self.run.classifier.policy, self.lease.store.name(), error);
+        match self.run.classifier.policy.oversize() {
             Oversize::Reject => Ending::Record(record.without_response()),
             Oversize::Rerun => self.release(),
         }
     }
 
-    /// Whether the claim held until its end, as far as that is known.
-    async fn end(self, mut ending: Ending, mut outcome: Outcome) -> Held {
-        let mut ended = self.end_within_limit(&ending).await;
-        if let (Err(StoreError::RecordTooLarge(_)), Ending::Record(record)) = (&ended, &ending) {
-            (ending, outcome) = (self.end_of_too_large(record), Outcome::TooLarge);
-            ended = self.end_within_limit(&ending).await;
+    /// What is known of the claim's end.
+    async fn end(self, mut ending: Ending, mut outcome: Outcome) -> Ended {
+        let has_record = matches!(ending, Ending::Record(_));
+        let ended = self.end_within_limit(&ending).await;
+        let was_rejected = matches!(ended, Err(StoreError::RecordRejected(_)));
+        let ended = self.or_without_response(&mut ending, ended).await;
+        if was_rejected && !matches!(ended, Err(StoreError::RecordRejected(_))) {
+            outcome = Outcome::TooLarge;
         }
         match ended {
             Ok(Held::Yes) => {
-                outcome.enter(&self.span, &self.classifier.policy);
-                Held::Yes
-            }
-            // It was purged or forgotten: there was nothing to free.
-            Ok(Held::No) if matches!(ending, Ending::Release) && !self.lease.is_known_to_be_over() => {
-                outcome.enter(&self.span, &self.classifier.policy);
-                Held::No
+                outcome.report(&self.run.span, &self.run.classifier.policy);
+                if was_rejected { Ended::Unrecorded } else { Ended::AsPlanned }
             }
             Ok(Held::No) => {
-                self.lost().enter(&self.span, &self.classifier.policy);
-                Held::No
+                // A key that was purged or forgotten needs no release.
+                if !matches!(ending, Ending::Release) || self.lease.is_known_to_be_over() {
+                    self.lose();
+                }
+                // The client gets `claim_lost` in place of a response to record, and any other response as it is.
+                let outcome = if has_record { Outcome::ClaimLost } else { outcome };
+                outcome.report(&self.run.span, &self.run.classifier.policy);
+                Ended::Lost
             }
             Err(error) => {
                 // Another process may have run the request by now, and have sent another response.
                 let is_over = self.lease.is_known_to_be_over();
                 telemetry::settling_failed(
-                    &self.classifier.policy,
+                    &self.run.classifier.policy,
                     self.lease.store.name(),
                     ending.name(),
                     is_over,
                     &error,
                 );
-                Outcome::RecordingFailed.enter(&self.span, &self.classifier.policy);
+                Outcome::RecordingFailed.report(&self.run.span, &self.run.classifier.policy);
                 tokio::spawn(Box::new(self).keep_trying(ending).in_current_span());
-                if is_over { Held::No } else { Held::Yes }
+                if is_over { Ended::Lost } else { Ended::Unrecorded }
             }
         }
+    }
+
+    /// If the store never takes the record: ends the claim without the response. A store that rejects a record without a response
+    /// too rejects every record, and perhaps not for long: then the whole record stays the one to write.
+    async fn or_without_response(
+        &self,
+        ending: &mut Ending,
+        ended: Result<Held, StoreError>,
+    ) -> Result<Held, StoreError> {
+        let (Ending::Record(record), Err(error @ StoreError::RecordRejected(_))) = (&*ending, &ended) else {
+            return ended;
+        };
+        let without = self.end_of_too_large(record, error);
+        let ended = self.end_within_limit(&without).await;
+        if !matches!(ended, Err(StoreError::RecordRejected(_))) {
+            *ending = without;
+        }
+        ended
     }
 
     /// A response that is sent before it is recorded is lost if the process dies in between. So this retries a store that is
@@ -221,50 +264,64 @@ impl Claimed {
         let lease = &self.lease;
         let held = match ending {
             Ending::Record(record) => {
-                let ttl = self.classifier.policy.ttl();
-                lease.end(|token| lease.store.complete(&lease.key, token, record.clone(), ttl)).await
+                let (record, ttl) = (self.sealed(record), self.run.classifier.policy.ttl());
+                lease.end(|token| lease.store.complete(&lease.key, token, Record::clone(&record), ttl)).await
             }
             Ending::Release => lease.release().await,
             Ending::Lapse => lease.lapse().await,
         };
         if held.is_ok() {
-            self.registry.ended_claims().notify(&lease.key);
+            self.run.registry.ended_claims().notify(&lease.key);
+            if !matches!(ending, Ending::Lapse) {
+                self.end_steps();
+            }
         }
         held
     }
 
+    /// Sealed for each try anew, because its life begins with the one that succeeds.
+    fn sealed<'r>(&self, record: &'r Record) -> Cow<'r, Record> {
+        let place = Place { store: self.lease.store.name(), key: &self.lease.key };
+        self.run.registry.at_rest().seal(place, record, Some(self.run.classifier.policy.ttl()))
+    }
+
+    fn end_steps(&self) {
+        if self.lease.has_steps() {
+            self.lease.share().end_steps(self.run.classifier.policy.ttl(), self.run.registry.running().token());
+        }
+    }
+
     /// Meanwhile the lease is renewed, so no other request runs. If it is lost, the store rejects the token.
     async fn keep_trying(self: Box<Self>, mut ending: Ending) {
-        let forgotten = Deadline::after(self.classifier.policy.ttl());
+        let forgotten = Deadline::after(self.run.classifier.policy.ttl());
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         while !forgotten.is_over() {
             backoff.wait().await;
-            match self.try_end(&ending).await {
+            let ended = self.try_end(&ending).await;
+            match self.or_without_response(&mut ending, ended).await {
                 Ok(Held::Yes) => {
                     tracing::info!(
-                        scope = self.classifier.policy.scope(),
-                        "a later {} succeeded: retries of the request get its result",
-                        ending.name()
+                        scope = self.run.classifier.policy.scope(),
+                        "a later {} succeeded: {}",
+                        ending.name(),
+                        ending.consequence()
                     );
                     return;
                 }
                 // The first try had freed the key, but its answer was lost.
                 Ok(Held::No) if !matches!(ending, Ending::Record(_)) => return,
-                Ok(Held::No) => return self.lost().correct(&self.span),
-                Err(StoreError::RecordTooLarge(_)) => {
-                    if let Ending::Record(record) = &ending {
-                        ending = self.end_of_too_large(record);
-                    }
+                Ok(Held::No) => {
+                    self.lose();
+                    return Outcome::ClaimLost.correct(&self.run.span);
                 }
                 Err(_) => {}
             }
         }
-        telemetry::settling_given_up(&self.classifier.policy, self.lease.store.name(), ending.name());
+        telemetry::settling_given_up(&self.run.classifier.policy, self.lease.store.name(), ending.name());
     }
 
-    fn lost(&self) -> Outcome {
+    fn lose(&self) {
         self.lease.count_as_lost();
-        telemetry::claim_lost(&self.classifier.policy, self.lease.store.name());
-        Outcome::ClaimLost
+        telemetry::claim_lost(&self.run.classifier.policy, self.lease.store.name());
     }
 }

@@ -5,20 +5,18 @@ use std::sync::Arc;
 
 use axum::response::Response;
 use futures_util::FutureExt;
-use tracing::{Instrument, Span};
+use tracing::Instrument;
 
-use crate::caller_limit::Permit;
 use crate::deadline::Deadline;
 use crate::key::RecordKey;
-use crate::observe::InFlight;
 use crate::observe::telemetry;
 use crate::observe::telemetry::Outcome;
 use crate::policy;
 use crate::record::Record;
-use crate::registry::Registry;
+use crate::record::envelope::Place;
 use crate::rejection::problem::{Rejection, UNAVAILABLE_AFTER_RUN};
-use crate::request::holding::Holding;
-use crate::request::response::{Classification, Panic, ResponseClassifier};
+use crate::request::guarded_run::GuardedRun;
+use crate::request::respond::{Classification, Classified, Panic};
 use crate::request::response_mark::of_another_guard;
 use crate::store::claim::ClaimRequest;
 use crate::store::handle::StoreHandle;
@@ -29,17 +27,11 @@ use crate::transaction::transactions::Recording;
 
 /// A handler that runs in a transaction.
 pub(super) struct InTransaction {
-    pub(super) registry: Registry,
     pub(super) store: StoreHandle,
     pub(super) transaction: Arc<dyn HandlerTransaction>,
     /// `None` for a request without a key, of which nothing is recorded.
     pub(super) claim: Option<TransactionClaim>,
-    pub(super) classifier: ResponseClassifier,
-    pub(super) span: Span,
-    /// Until it is settled, what is forwarded runs under its claim.
-    pub(super) holding: Holding,
-    pub(super) _permit: Option<Permit>,
-    pub(super) _in_flight: InFlight,
+    pub(super) run: GuardedRun,
 }
 
 pub(super) struct TransactionClaim {
@@ -50,14 +42,14 @@ pub(super) struct TransactionClaim {
 impl InTransaction {
     /// Ends the transaction, and only then lets the response go.
     pub(super) async fn settle(self: Box<Self>, ran: Result<Response, Panic>) -> Response {
-        let span = self.span.clone();
+        let span = self.run.span.clone();
         self.settle_in_span(ran).instrument(span).await
     }
 
     async fn settle_in_span(self: Box<Self>, ran: Result<Response, Panic>) -> Response {
         let classified = match &self.claim {
             Some(_) => match ran {
-                Ok(response) => self.classifier.classify(response, &self.holding).await,
+                Ok(response) => self.run.classifier.classify(response, &self.run.guard).await,
                 Err(panic) => Err(panic),
             },
             None => self.classify_without_key(ran).await,
@@ -89,15 +81,15 @@ impl InTransaction {
         outcome: Outcome,
     ) -> Response {
         let told = conflict.map_or(Ok(()), Err);
-        if self.holding.covered_runs().close_to_handlers() {
+        if self.run.guard.covered_runs().close_to_handlers() {
             let rolled_back = self.roll_back_now().await;
             return self.answer(response, rolled_back.and(told), outcome);
         }
         let answer = self.answer(response, told, outcome);
         let ending = async move {
-            self.holding.covered_runs().until_closed_to_handlers().await;
+            self.run.guard.covered_runs().until_closed_to_handlers().await;
             if let Err(error) = self.roll_back_now().await {
-                telemetry::transaction_failed(&self.classifier.policy, self.store.name(), &error);
+                telemetry::transaction_failed(&self.run.classifier.policy, self.store.name(), &error);
             }
         };
         tokio::spawn(Box::pin(ending).in_current_span());
@@ -113,7 +105,7 @@ impl InTransaction {
     fn answer(&self, response: Response, ended: Result<(), TransactionError>, outcome: Outcome) -> Response {
         match ended {
             Ok(()) => {
-                outcome.enter(&self.span, &self.classifier.policy);
+                outcome.report(&self.run.span, &self.run.classifier.policy);
                 response
             }
             Err(error) => self.reject(&error),
@@ -123,14 +115,14 @@ impl InTransaction {
     /// Commits after the handlers that run under this claim, because a commit that fails frees the key. The commit waits for them
     /// for at most one lease.
     async fn commit(self: Box<Self>, response: Response, record: Option<Record>, outcome: Outcome) -> Response {
-        let limit = Deadline::after(self.classifier.policy.lease());
-        if limit.bound(self.holding.covered_runs().until_closed_to_handlers()).await.is_some() {
+        let limit = Deadline::after(self.run.classifier.policy.lease());
+        if limit.bound(self.run.guard.covered_runs().until_closed_to_handlers()).await.is_some() {
             return self.commit_now(response, record, outcome).await;
         }
-        telemetry::commit_delayed(&self.classifier.policy);
+        telemetry::commit_delayed(&self.run.classifier.policy);
         let rejection = self.render(UNAVAILABLE_AFTER_RUN);
         let committing = async move {
-            self.holding.covered_runs().until_closed_to_handlers().await;
+            self.run.guard.covered_runs().until_closed_to_handlers().await;
             self.commit_now(response, record, outcome).await;
         };
         tokio::spawn(Box::pin(committing).in_current_span());
@@ -139,15 +131,16 @@ impl InTransaction {
 
     async fn commit_now(&self, response: Response, record: Option<Record>, outcome: Outcome) -> Response {
         let recording = record.zip(self.claim.as_ref()).map(|(record, TransactionClaim { key, request })| {
-            let may_be_awaited = matches!(self.classifier.policy.in_flight(), policy::values::InFlight::Wait(_));
-            let record = self.registry.at_rest().seal(key, record);
+            let may_be_awaited = matches!(self.run.classifier.policy.in_flight(), policy::values::InFlight::Wait(_));
+            let place = Place { store: self.store.name(), key };
+            let record = self.run.registry.at_rest().seal(place, &record, Some(request.ttl)).into_owned();
             Recording { key: key.clone(), request: *request, record, may_be_awaited }
         });
         let committed = self.transaction.commit(&self.store, recording.as_ref()).await;
         self.notify();
         match committed {
             Ok(()) => {
-                outcome.enter(&self.span, &self.classifier.policy);
+                outcome.report(&self.run.span, &self.run.classifier.policy);
                 response
             }
             Err(error) => self.reject(&error),
@@ -155,13 +148,10 @@ impl InTransaction {
     }
 
     /// Nothing is recorded, so the body need not be read.
-    async fn classify_without_key(
-        &self,
-        ran: Result<Response, Panic>,
-    ) -> Result<(Response, Classification, Outcome), Panic> {
+    async fn classify_without_key(&self, ran: Result<Response, Panic>) -> Result<Classified, Panic> {
         let classify = async {
-            let (parts, body) = ran?.into_parts();
-            let is_committed = self.classifier.admits(&parts) && !self.holding.is_rejection_of_a_step(parts.status);
+            let (mut parts, body) = ran?.into_parts();
+            let is_committed = !self.run.guard.is_rejection(&mut parts) && self.run.classifier.admits(&parts);
             let classification = if is_committed { Classification::Rerun } else { Classification::Free };
             Ok((Response::from_parts(parts, body), classification, Outcome::Unguarded))
         };
@@ -170,22 +160,22 @@ impl InTransaction {
 
     fn notify(&self) {
         if let Some(claim) = &self.claim {
-            self.registry.ended_claims().notify(&claim.key);
+            self.run.registry.ended_claims().notify(&claim.key);
         }
     }
 
     /// The rejection replaces the handler's response, which would report effects that are undone, or may be.
     fn reject(&self, error: &TransactionError) -> Response {
-        telemetry::transaction_failed(&self.classifier.policy, self.store.name(), error);
+        telemetry::transaction_failed(&self.run.classifier.policy, self.store.name(), error);
         let rejection = error.rejection(UNAVAILABLE_AFTER_RUN);
-        Outcome::Rejected(rejection.code()).enter(&self.span, &self.classifier.policy);
+        Outcome::Rejected(rejection.code()).report(&self.run.span, &self.run.classifier.policy);
         self.render(rejection)
     }
 
     fn render(&self, rejection: Rejection) -> Response {
-        let response = self.registry.reject(self.classifier.policy.scope(), rejection);
+        let response = self.run.registry.reject(self.run.classifier.policy.scope(), rejection);
         // A request without a key has taken over nothing, and a layer around it must not record a rejection.
-        let execution = self.holding.execution();
+        let execution = self.run.guard.execution();
         if execution.around().is_some() { of_another_guard(response, execution) } else { response }
     }
 }

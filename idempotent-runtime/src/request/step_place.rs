@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use http::{Method, StatusCode, Uri};
+use http::response::Parts;
+use http::{Method, Uri};
 
+use crate::rejection::mark;
 use crate::request::context::Execution;
 use crate::request::coverage::innermost;
 use crate::request::ownership::StepsOwner;
@@ -35,17 +37,17 @@ impl StepPlace<'_> {
 
 impl Execution {
     pub(crate) fn open_steps(&self, steps: Steps) {
-        let _ = self.step_context.steps.set(steps);
+        let _ = self.run.step_context.steps.set(steps);
     }
 
     /// `Idempotency` is extracted from a request with this head.
     pub(super) fn set_target(&self, method: &Method, uri: &Uri) {
-        let _ = self.step_context.target.set((method.clone(), uri.clone()));
+        let _ = self.run.step_context.target.set((method.clone(), uri.clone()));
     }
 
     /// The execution whose steps are taken through this one.
     pub(super) fn of_steps(self: &Arc<Self>) -> Result<&Arc<Self>, StepErrorKind> {
-        match self.ownership.as_ref().map(|ownership| ownership.owner_of_steps()) {
+        match self.arrival.ownership.as_ref().map(|ownership| ownership.owner_of_steps()) {
             None | Some(StepsOwner::Itself) => Ok(self),
             Some(StepsOwner::Creator) => Ok(self.owner()),
             Some(StepsOwner::Unknown) => Err(StepErrorKind::OfAnotherHandler),
@@ -54,7 +56,7 @@ impl Execution {
 
     pub(super) fn place_of_steps(self: &Arc<Self>) -> StepPlace<'_> {
         match self.claim_holder() {
-            Some(holder) => match holder.step_context.steps.get() {
+            Some(holder) => match holder.run.step_context.steps.get() {
                 Some(steps) => StepPlace::Claim(steps, self.owner_under(holder)),
                 None => StepPlace::Nowhere,
             },
@@ -67,35 +69,35 @@ impl Execution {
     /// Whether a guard may share its key and steps with it, which cannot be known: an extractor may have asked for `Idempotency` with a
     /// copy of the head of its request, before the guard had the request.
     pub(super) fn may_have_lost_its_guard(&self) -> bool {
-        let is_extracted_alone = self.step_context.target.get().is_some()
+        let is_extracted_alone = self.run.step_context.target.get().is_some()
             && self.around().is_none()
-            && self.ownership.is_none()
-            && self.policy.get().is_none();
+            && self.arrival.ownership.is_none()
+            && self.identity.policy.get().is_none();
         self.may_be_shared() || is_extracted_alone && innermost().is_some_and(|guard| guard.granted().is_some())
     }
 
     /// The guard under whose claim it runs: its own one, or the nearest one around it.
     fn claim_holder(self: &Arc<Self>) -> Option<&Arc<Self>> {
-        if self.grant.get().is_some() && !self.is_over.load(Ordering::Acquire) {
+        if self.claim.grant.get().is_some() && !self.claim.is_over.load(Ordering::Acquire) {
             return Some(self);
         }
-        self.covered_by.get().or_else(|| self.shared())?.claim_holder()
+        self.claim.covered_by.get().or_else(|| self.shared())?.claim_holder()
     }
 
     /// Whether a guard whose claim it would run under has taken a key, and has not let the request run without a claim.
     fn has_had_a_guard(&self) -> bool {
-        if self.grant.get().is_some() {
-            return self.step_context.steps.get().is_some() || self.transaction().is_some();
+        if self.claim.grant.get().is_some() {
+            return self.run.step_context.steps.get().is_some() || self.transaction().is_some();
         }
-        let around = self.covered_by.get().or_else(|| self.shared());
-        self.asked_for.get().is_some() || around.is_some_and(|around| around.has_had_a_guard())
+        let around = self.claim.covered_by.get().or_else(|| self.shared());
+        self.identity.asked_for.get().is_some() || around.is_some_and(|around| around.has_had_a_guard())
     }
 
     /// Whether its claim is a transaction's, its own or that of the guard under whose claim it runs.
     pub(super) fn is_in_transaction(&self) -> bool {
         let has_one =
-            |execution: &Self| execution.transaction().is_some() && !execution.is_over.load(Ordering::Acquire);
-        has_one(self) && !self.has_answered() || self.covered_by.get().is_some_and(|covering| has_one(covering))
+            |execution: &Self| execution.transaction().is_some() && !execution.claim.is_over.load(Ordering::Acquire);
+        has_one(self) && !self.has_answered() || self.claim.covered_by.get().is_some_and(|covering| has_one(covering))
     }
 
     /// What tells apart the handlers that take steps under the claim of this guard, in this attempt and in others.
@@ -105,14 +107,14 @@ impl Execution {
         while let Some(this) = execution.filter(|this| !Arc::ptr_eq(this, holder)) {
             // A middleware in front of a guard shares its execution, and is not its handler.
             let is_handler = !Arc::ptr_eq(this, self) || !this.has_answered();
-            match (this.policy.get().filter(|_| is_handler), this.step_context.target.get()) {
+            match (this.identity.policy.get().filter(|_| is_handler), this.run.step_context.target.get()) {
                 (Some(policy), _) => digest.add(policy.scope(), policy.function_path()),
                 (None, Some((method, uri))) => digest.add(method.as_str(), uri.path()),
                 (None, None) => digest.add("", ""),
             }
             execution = this.around();
         }
-        Owner { execution: self.step_context.id(), digest: digest.finish() }
+        Owner { execution: self.run.step_context.id(), digest: digest.finish() }
     }
 
     /// What tells apart the requests that have one guard's key in common, in every attempt: the handlers and targets between this
@@ -120,14 +122,14 @@ impl Execution {
     pub(super) fn place_under_key(self: &Arc<Self>) -> Option<Box<str>> {
         let mut digest = OwnerDigest::default();
         let mut execution = self;
-        while execution.grant.get().is_none() && execution.asked_for.get().is_none() {
-            if let Some(policy) = execution.policy.get() {
+        while execution.claim.grant.get().is_none() && execution.identity.asked_for.get().is_none() {
+            if let Some(policy) = execution.identity.policy.get() {
                 digest.add(policy.scope(), policy.function_path());
             }
-            if let Some((method, uri)) = execution.step_context.target.get() {
+            if let Some((method, uri)) = execution.run.step_context.target.get() {
                 digest.add(method.as_str(), uri.path_and_query().map_or("", |target| target.as_str()));
             }
-            let Some(around) = execution.covered_by.get().or_else(|| execution.shared()) else { break };
+            let Some(around) = execution.claim.covered_by.get().or_else(|| execution.shared()) else { break };
             execution = around;
         }
         digest.finish()
@@ -137,11 +139,17 @@ impl Execution {
     pub(super) fn step_rejections(self: &Arc<Self>) -> Option<&Arc<StepRejections>> {
         // The transaction of a request without a key is of no claim.
         let holder = self.claim_holder().or_else(|| self.transaction().map(|_| self));
-        holder.map(|holder| holder.step_context.rejections.get_or_init(Arc::default))
+        holder.map(|holder| holder.run.step_context.rejections.get_or_init(Arc::default))
     }
 
-    /// Whether a response with this status is the rejection of a step under its claim, as far as that is known.
-    pub(super) fn is_rejection_of_a_step(&self, status: StatusCode) -> bool {
-        self.step_context.rejections.get().is_some_and(|rejections| rejections.contain(status))
+    /// Whether a response with this head is a rejection: of a guard, or of a step under its claim, as far as that is known. The
+    /// guards around recognise it too.
+    pub(super) fn is_rejection(&self, parts: &mut Parts) -> bool {
+        let is_of_a_step =
+            self.run.step_context.rejections.get().is_some_and(|rejections| rejections.contain(parts.status));
+        if is_of_a_step {
+            mark::mark(parts);
+        }
+        mark::is_marked(parts)
     }
 }

@@ -4,9 +4,9 @@
 //! runtimes share nothing, because the looks would end with their runtime, or stop when no thread drives it.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::response::Response;
 use futures_util::FutureExt;
 
 use crate::backoff::Backoff;
@@ -14,12 +14,10 @@ use crate::deadline::Deadline;
 use crate::key::RecordKey;
 use crate::observe::telemetry;
 use crate::policy::handle::PolicyHandle;
-use crate::policy::values::AfterCrash;
+use crate::record::envelope::Place;
 use crate::registry::Registry;
 use crate::registry::watches::{Ended, Watched};
-use crate::rejection::problem::Rejection;
-use crate::rejection::problem::{RETRY_AFTER, UNAVAILABLE};
-use crate::request::admission::Claiming;
+use crate::rejection::problem::UNAVAILABLE;
 use crate::store::claim::{Claim, ClaimRequest, Token};
 use crate::store::entry::EntryState;
 use crate::store::error::StoreError;
@@ -28,67 +26,37 @@ use crate::sync::tokio::time::Instant;
 use crate::sync::{current_runtime, tokio};
 use crate::transaction::contract::HandlerTransaction;
 
-impl Claiming {
-    /// Waits for the end of the request that runs: its response, or why there is none.
-    pub(super) async fn wait(mut self, limit: Duration) -> Response {
-        // It executes nothing: a drain need not wait for it.
-        self.running = None;
-        let in_flight = Rejection::InFlight { retry_after: RETRY_AFTER };
-        let detach_state = &self.admission.execution.detach_state;
-        if detach_state.is_abandoned() {
-            // The client disconnected while the store was asked.
-            return self.admission.reject(in_flight);
-        }
-        detach_state.set_must_finish(false);
-        let watch = Watch {
-            policy: self.admission.policy.clone(),
-            registry: self.registry.clone(),
-            store: self.store.clone(),
-            key: self.stored_key.clone(),
-            request: self.request,
-            transaction: self.admission.transaction.clone(),
-        };
-        match Deadline::after(limit)
-            .bound(self.registry.watches().end_of(&watch.watched(), || watch.clone().until_ended().boxed()))
-            .await
-        {
-            Some(Ended::Recorded(record)) => self.completed(record),
-            Some(Ended::Lapsed) if self.admission.policy.after_crash() == AfterCrash::Reject => {
-                self.admission.reject(Rejection::OutcomeUnknown)
-            }
-            Some(Ended::Gone | Ended::Lapsed) => {
-                self.admission.reject(Rejection::NotRecorded { retry_after: RETRY_AFTER })
-            }
-            Some(Ended::Rejected(rejection)) => self.admission.reject(rejection),
-            None => self.admission.reject(in_flight),
-        }
-    }
-}
-
 /// All that it takes to look.
 #[derive(Clone)]
-struct Watch {
-    policy: PolicyHandle,
-    registry: Registry,
-    store: StoreHandle,
-    key: RecordKey,
-    request: ClaimRequest,
-    transaction: Option<std::sync::Arc<dyn HandlerTransaction>>,
+pub(super) struct Watch {
+    pub(super) policy: PolicyHandle,
+    pub(super) registry: Registry,
+    pub(super) store: StoreHandle,
+    pub(super) key: RecordKey,
+    pub(super) request: ClaimRequest,
+    pub(super) transaction: Option<Arc<dyn HandlerTransaction>>,
 }
 
 impl Watch {
+    /// How the request that runs has ended, unless it takes longer than `limit`.
+    pub(super) async fn end_within(&self, limit: Duration) -> Option<Ended> {
+        let watched = self.watched();
+        let ended = self.registry.watches().end_of(&watched, || self.clone().until_ended().boxed());
+        Deadline::after(limit).bound(ended).await
+    }
+
     fn watched(&self) -> Watched {
         (self.store.address(), self.key.clone(), self.transaction.is_some(), current_runtime())
     }
 
-    /// How it has ended, and when the look began that found it out.
+    /// How the request has ended, and when the look began that found this out.
     async fn until_ended(self) -> (Instant, Ended) {
-        // Looks are needed although the waiters listen: a store need not notify about claims that end in other processes.
+        // Looks are needed although the waiters are notified: a store need not notify about claims that end in other processes.
         let mut backoff = Backoff::BETWEEN_LOOKS;
         loop {
-            // Armed before the look, or an end between the look and the wait would go unheard.
-            let mut heard = pin!(self.listen().fuse());
-            let _ = heard.as_mut().now_or_never();
+            // Subscribed before the look: an end between the look and the wait would be missed otherwise.
+            let mut changed = pin!(self.changed().fuse());
+            let _ = changed.as_mut().now_or_never();
             let looked_at = Instant::now();
             let looked = match &self.transaction {
                 None => self.look().await,
@@ -98,14 +66,14 @@ impl Watch {
                 return (looked_at, ended);
             }
             tokio::select! {
-                () = heard => {}
+                () = changed => {}
                 () = backoff.wait() => {}
             }
         }
     }
 
     /// Resolves when the entry of the key may have changed since the first poll.
-    async fn listen(&self) {
+    async fn changed(&self) {
         tokio::select! {
             () = self.registry.ended_claims().notified(&self.key) => {}
             () = self.store.changed(&self.key) => {}
@@ -151,12 +119,12 @@ impl Watch {
     /// The record of the key: only a claim is answered with its body.
     async fn fetch(&self) -> Option<Ended> {
         let request = ClaimRequest { token: Token::unique(), ..self.request };
-        let mut unwanted = Unwanted { watch: self, request, may_stand: true };
+        let mut look = LookClaim { watch: self, request, may_exist: true };
         // A drain waits for a claim that is on its way.
         let _running = self.registry.running().token();
         let _pending = self.registry.renewer().asks(&self.key);
         let claimed = self.store.claim(&self.key, request).await;
-        unwanted.may_stand =
+        look.may_exist =
             matches!(claimed, Ok(Claim::Acquired { .. }) | Err(StoreError::Unavailable(_) | StoreError::TimedOut(_)));
         match claimed {
             Ok(Claim::Completed(record)) => Some(Ended::Recorded(record)),
@@ -164,7 +132,7 @@ impl Watch {
             Ok(Claim::Lapsed { .. }) => Some(Ended::Lapsed),
             // Nothing is there, or no longer. Nothing has run under this claim: released, it leaves no attempt to count.
             Ok(Claim::Acquired { attempt: 1 }) => {
-                unwanted.may_stand = self.store.release(&self.key, request.token).await.is_err();
+                look.may_exist = self.store.release(&self.key, request.token).await.is_err();
                 Some(Ended::Gone)
             }
             Ok(Claim::Acquired { .. }) => Some(Ended::Gone),
@@ -179,7 +147,9 @@ impl Watch {
     async fn look_in_transaction(&self, transaction: &dyn HandlerTransaction) -> Option<Ended> {
         let request = ClaimRequest { token: Token::unique(), ..self.request };
         let _pending = self.registry.renewer().asks(&self.key);
-        match transaction.claim(&self.store, &self.key, request, self.policy.isolation()).await {
+        let place = Place { store: self.store.name(), key: &self.key };
+        let unused = self.registry.at_rest().without_response(place, request.fingerprint);
+        match transaction.claim(&self.store, &self.key, request, self.policy.isolation(), unused).await {
             Ok(Claim::Completed(record)) => Some(Ended::Recorded(record)),
             Ok(Claim::InFlight { .. }) => None,
             Ok(Claim::Lapsed { .. }) => (!self.runs_here()).then_some(Ended::Lapsed),
@@ -199,16 +169,16 @@ impl Watch {
     }
 }
 
-/// A claim under which nothing runs. If the store may have it, it is given back, also when its look is dropped.
-struct Unwanted<'a> {
+/// The claim that a look may leave in the store, and under which nothing runs. It is given back, also when the look is dropped.
+struct LookClaim<'a> {
     watch: &'a Watch,
     request: ClaimRequest,
-    may_stand: bool,
+    may_exist: bool,
 }
 
-impl Drop for Unwanted<'_> {
+impl Drop for LookClaim<'_> {
     fn drop(&mut self) {
-        if self.may_stand {
+        if self.may_exist {
             self.watch.store.give_back(&self.watch.key, &self.request);
         }
     }

@@ -1,5 +1,6 @@
 //! The claim of one step: asked for, kept while the closure runs, and ended as the closure did.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
@@ -12,6 +13,8 @@ use crate::lease::renewer::KeptLease;
 use crate::lease::state::Lease;
 use crate::observe::telemetry;
 use crate::policy::scope::Scope;
+use crate::policy::values::AfterCrash;
+use crate::record::envelope::Place;
 use crate::record::now_in_millis;
 use crate::record::{Record, RecordedBody};
 use crate::registry::Registry;
@@ -32,13 +35,30 @@ pub(crate) struct StepClaim {
     key: RecordKey,
     request: ClaimRequest,
     ttl: Duration,
+    /// The claim of the handler, as long as which the result lives.
+    handler: Arc<Lease>,
     /// Of the handlers between it and its claim.
     owner: Option<Box<str>>,
     stage: Stage,
 }
 
-/// On the record of a step whose handler does not hold the claim.
+/// On the record of a step whose handler does not hold the claim, or which an operator has resolved.
 static OWNER: HeaderName = HeaderName::from_static("idempotent-step-owner");
+
+/// In place of an owner: an operator does not know which of the handlers under the claim has begun the step.
+static ANY_OWNER: HeaderValue = HeaderValue::from_static("*");
+
+/// The header lines of a result that an operator records.
+#[cfg(feature = "operate")]
+pub(crate) fn headers_of_resolved() -> Vec<(HeaderName, HeaderValue)> {
+    headers_of_result(Some(ANY_OWNER.clone()))
+}
+
+fn headers_of_result(owner: Option<HeaderValue>) -> Vec<(HeaderName, HeaderValue)> {
+    let mut headers = vec![(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    headers.extend(owner.map(|owner| (OWNER.clone(), owner)));
+    headers
+}
 
 enum Stage {
     /// The store has no claim of this step.
@@ -54,12 +74,13 @@ enum Stage {
 impl StepClaim {
     pub(super) fn new(
         registry: &Registry,
-        handler: &Lease,
+        handler: &Arc<Lease>,
         request: ClaimRequest,
         ttl: Duration,
         name: &str,
         owner: Option<Box<str>>,
     ) -> Self {
+        handler.begin_step();
         Self {
             registry: registry.clone(),
             store: handler.store.clone(),
@@ -67,19 +88,21 @@ impl StepClaim {
             key: handler.key.step(name),
             request: ClaimRequest { token: Token::unique(), ..request },
             ttl,
+            handler: Arc::clone(handler),
             owner,
             stage: Stage::Idle,
         }
     }
 
-    pub(super) fn key(&self) -> &RecordKey {
-        &self.key
+    pub(super) fn place(&self) -> Place<'_> {
+        Place { store: self.store.name(), key: &self.key }
     }
 
     /// Whether the record with these headers is of the same handler.
     pub(super) fn is_owner(&self, headers: &[(HeaderName, HeaderValue)]) -> bool {
         let owner = headers.iter().find_map(|(name, value)| (name == OWNER).then_some(value));
-        owner.map(HeaderValue::as_bytes) == self.owner.as_ref().map(|owner| owner.as_bytes())
+        owner == Some(&ANY_OWNER)
+            || owner.map(HeaderValue::as_bytes) == self.owner.as_ref().map(|owner| owner.as_bytes())
     }
 
     pub(super) async fn ask(&mut self) -> Result<Claim, StoreError> {
@@ -96,7 +119,7 @@ impl StepClaim {
         std::mem::replace(&mut self.request.fingerprint, fingerprint) != fingerprint
     }
 
-    /// Keeps the lease of the claim that was acquired; false when it may have run out meanwhile.
+    /// Keeps the lease of the claim that was acquired; false when it may have expired meanwhile.
     pub(super) async fn keep(&mut self, attempt: u32, asked_at: Instant) -> bool {
         let lease = Lease::new(self.store.clone(), self.key.clone(), &self.request, self.scope.clone());
         let lease = self.registry.renewer().keep(lease, asked_at);
@@ -109,25 +132,39 @@ impl StepClaim {
     }
 
     /// Once this returns, every later attempt gets `json` in place of another execution, even after a crash.
-    pub(crate) async fn record(mut self, name: &str, json: Vec<u8>) -> Result<(), StepErrorKind> {
-        let mut headers = vec![(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    pub(crate) async fn record(self, name: &str, json: Vec<u8>) -> Result<(), StepErrorKind> {
         let owner = self.owner.as_deref().map(|owner| HeaderValue::from_str(owner).expect("hexadecimal digits"));
-        headers.extend(owner.map(|owner| (OWNER.clone(), owner)));
         let record = Record {
             status: StatusCode::OK,
-            headers,
+            headers: headers_of_result(owner),
             body: RecordedBody::Whole(json.into()),
             fingerprint: self.request.fingerprint,
             recorded_at: now_in_millis(),
         };
-        let record = self.registry.at_rest().seal(&self.key, record);
-        let recorded = match &self.stage {
-            Stage::Running { lease, .. } => self.store.persistently(|| complete(lease, &record, self.ttl)).await,
+        match self.try_to_complete(&record).await {
+            Err(StoreError::RecordRejected(_)) => {
+                // A later attempt must not run the step again.
+                let recorded = self.try_to_complete(&record.without_response()).await;
+                self.end(name, record.without_response(), recorded).and(Err(StepErrorKind::TooLarge))
+            }
+            recorded => self.end(name, record, recorded),
+        }
+    }
+
+    async fn try_to_complete(&self, record: &Record) -> Result<Held, StoreError> {
+        match &self.stage {
+            Stage::Running { lease, .. } => self.store.persistently(|| self.complete(lease, record)).await,
             Stage::Idle | Stage::Claiming => Ok(Held::No),
-        };
-        let running = std::mem::replace(&mut self.stage, Stage::Idle);
-        match (recorded, running) {
-            (Ok(Held::Yes), _) => Ok(()),
+        }
+    }
+
+    /// Its store has answered so, or has not.
+    fn end(mut self, name: &str, record: Record, recorded: Result<Held, StoreError>) -> Result<(), StepErrorKind> {
+        match (recorded, std::mem::replace(&mut self.stage, Stage::Idle)) {
+            (Ok(Held::Yes), _) => {
+                self.keep_record();
+                Ok(())
+            }
             (Err(error), Stage::Running { lease, .. }) => {
                 telemetry::step_not_recorded(&self.scope, self.store.name(), name, &error);
                 // Another attempt may have run the step by now, and have another result.
@@ -144,15 +181,53 @@ impl StepClaim {
         let _counted = self.registry.running().token();
         let forgotten = Deadline::after(self.ttl);
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-        while !forgotten.is_over()
-            && let Err(error) = complete(&lease, &record, self.ttl).await
-        {
-            if matches!(error, StoreError::RecordTooLarge(_)) {
+        while !forgotten.is_over() {
+            match self.complete(&lease, &record).await {
+                Ok(Held::Yes) => return self.keep_record(),
+                Ok(Held::No) => return,
                 // A later attempt must not run the step again.
-                record = record.without_response();
+                Err(StoreError::RecordRejected(_)) => record = record.without_response(),
+                Err(_) => {}
             }
             backoff.wait().await;
         }
+    }
+
+    async fn complete(&self, lease: &KeptLease, record: &Record) -> Result<Held, StoreError> {
+        let life = self.handler.life_of_step(self.ttl).min(self.request.ttl);
+        // How long it is kept is said again when its handler ends.
+        let record = self.registry.at_rest().seal(self.place(), record, None);
+        lease.end(|token| lease.store.complete(&lease.key, token, Record::clone(&record), life)).await
+    }
+
+    /// The result is recorded.
+    fn keep_record(&self) {
+        self.handler.keep_step(&self.key);
+        // A store that cannot extend it must not keep it for ever either: so it is recorded with a ttl first.
+        if self.request.after_crash == AfterCrash::Reject || self.handler.ended_at().is_some() {
+            self.extend();
+        }
+    }
+
+    /// An earlier attempt has recorded the result, which lives as long as the claim of this one from now on.
+    pub(super) fn keep_earlier(&self) {
+        self.handler.keep_step(&self.key);
+        self.extend();
+    }
+
+    /// Says how long the result is kept: as long as the handler's claim, which may end meanwhile.
+    fn extend(&self) {
+        let (handler, step, ttl) = (Arc::clone(&self.handler), self.key.clone(), self.ttl);
+        tokio::spawn(async move {
+            loop {
+                let ended_at = handler.ended_at();
+                handler.extend_step(&step, handler.life_of_step(ttl)).await;
+                // The handler's end may have said how long it is kept before this did.
+                if handler.ended_at() == ended_at {
+                    return;
+                }
+            }
+        });
     }
 
     /// Ends a step that has failed: the next one with its name runs.
@@ -167,10 +242,6 @@ impl StepClaim {
             self.store.let_lapse(lease, self.request.lease);
         }
     }
-}
-
-async fn complete(lease: &KeptLease, record: &Record, ttl: Duration) -> Result<Held, StoreError> {
-    lease.end(|token| lease.store.complete(&lease.key, token, record.clone(), ttl)).await
 }
 
 async fn lapse(lease: KeptLease) {

@@ -8,6 +8,7 @@ use http::StatusCode;
 
 use crate::policy::scope::Scope;
 use crate::registry::Registry;
+use crate::rejection::mark::marked;
 use crate::rejection::problem::CLAIM_LOST;
 use crate::rejection::problem::Rejection;
 use crate::rejection::problem::UNAVAILABLE_AFTER_RUN;
@@ -106,6 +107,12 @@ pub enum StepErrorKind {
     /// **Run**, and nothing is recorded: the result cannot be written as JSON, or cannot be read back.
     #[error("it ran, but its result does not survive JSON")]
     Unserialisable(#[source] serde_json::Error),
+    /// **Run**, in this attempt or in an earlier one, and the result is too large for the store, which rejects it at every try. Return less from the step, such as an id. If the step must run again, give it another name.
+    #[error(
+        "it ran, but its result is too large for the store: let the step return less, and give it another name if it must run \
+         again"
+    )]
+    TooLarge,
     /// Not run: the recorded result has another type, because the program has changed. If the step must run again, give it
     /// another name.
     #[error("the recorded result is not of this type: the code was changed since it was recorded")]
@@ -129,6 +136,11 @@ impl StepError {
         if let Some(rejections) = &self.rejections {
             rejections.add(status);
         }
+    }
+
+    /// The scope of the claim, if there is one.
+    pub(crate) fn scope(&self) -> Option<&str> {
+        self.registry_and_scope.as_ref().map(|(_, scope)| &**scope)
     }
 
     /// The name of the step.
@@ -156,6 +168,7 @@ impl StepError {
             | StepErrorKind::NoClaim
             | StepErrorKind::InTransaction
             | StepErrorKind::Unserialisable(_)
+            | StepErrorKind::TooLarge
             | StepErrorKind::WrongType(_) => Rejection::StepFailed,
         }
     }
@@ -184,7 +197,7 @@ impl IntoResponse for StepError {
         let rejection = self.rejection();
         let response = match &self.registry_and_scope {
             Some((registry, scope)) => registry.reject(scope, rejection),
-            None => rejection.into_response(),
+            None => marked(rejection.into_response()),
         };
         self.is_answered_by(response.status());
         response

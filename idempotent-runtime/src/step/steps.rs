@@ -13,13 +13,13 @@ use crate::lease::state::Lease;
 use crate::observe::telemetry;
 use crate::policy::scope::Scope;
 use crate::record::Record;
-use crate::record::protection::{Fingerprints, Opened};
+use crate::record::envelope::Opened;
+use crate::record::fingerprints::{Compared, Fingerprints, incomparable};
 use crate::registry::Registry;
 use crate::step::claim::StepClaim;
 use crate::step::error::StepErrorKind;
 use crate::step::names::{Owner, Owners};
 use crate::store::claim::{Claim, ClaimRequest, Held};
-use crate::store::error::StoreError;
 use crate::sync::tokio::time::Instant;
 
 /// The steps of one handler that runs under a claim.
@@ -29,7 +29,7 @@ pub(crate) struct Steps {
     pub(crate) handler: Arc<Lease>,
     /// What that claim asked for.
     pub(crate) request: ClaimRequest,
-    /// How long a result is kept.
+    /// How long a result is kept after the end of the handler.
     pub(crate) ttl: Duration,
     pub(crate) fingerprints: Fingerprints,
     /// A caller is named, so that credentials do not count.
@@ -41,7 +41,7 @@ pub(crate) struct Steps {
 pub(crate) enum Begun {
     /// Its result, as JSON.
     Recorded(Bytes),
-    Running(StepClaim),
+    Running(Box<StepClaim>),
 }
 
 impl Steps {
@@ -66,27 +66,33 @@ impl Steps {
             match claimed {
                 Claim::Acquired { attempt } => {
                     if claim.keep(attempt, asked_at).await {
-                        return Ok(Begun::Running(claim));
+                        return Ok(Begun::Running(Box::new(claim)));
                     }
                 }
                 Claim::Completed(record) => return self.recorded(&claim, record).map(Begun::Recorded),
-                Claim::InFlight { fingerprint } | Claim::Lapsed { fingerprint }
-                    if !self.fingerprints.contain(fingerprint) =>
-                {
+                Claim::InFlight { fingerprint } | Claim::Lapsed { fingerprint } if !self.is_same(fingerprint) => {
                     return Err(self.of_another(fingerprint));
                 }
                 Claim::InFlight { .. } => backoff.wait().await,
-                // Claimed when the registry had other sealing keys: the store knows the request by that digest alone.
+                // Claimed with another secret of the registry: the store knows the request by that fingerprint alone.
                 Claim::Lapsed { fingerprint } if claim.ask_as(fingerprint) => {}
                 Claim::Lapsed { .. } => return Err(StepErrorKind::OutcomeUnknown),
             }
         }
     }
 
-    /// The step belongs to the request with this fingerprint.
+    fn is_same(&self, fingerprint: Fingerprint) -> bool {
+        self.registry.at_rest().is_same(&self.fingerprints, fingerprint)
+    }
+
+    /// The step belongs to another request, as far as can be told, which has this fingerprint.
     fn of_another(&self, fingerprint: Fingerprint) -> StepErrorKind {
         let names = if self.is_partitioned { &[] } else { self.registry.credential_headers() };
-        let difference = self.fingerprints.difference(fingerprint, names);
+        let difference = match self.registry.at_rest().compare(&self.fingerprints, fingerprint, names) {
+            Compared::Other(difference) => difference,
+            Compared::Same => return StepErrorKind::OtherRequest,
+            Compared::Incomparable(id) => return StepErrorKind::Store(incomparable(id)),
+        };
         telemetry::other_request(&self.handler.scope, &difference);
         match difference {
             Difference::Credentials(_) => StepErrorKind::OtherCredentials,
@@ -96,15 +102,18 @@ impl Steps {
 
     fn recorded(&self, claim: &StepClaim, record: Record) -> Result<Bytes, StepErrorKind> {
         let fingerprint = record.fingerprint;
-        // Opened first: of a key that is not listed any more, every fingerprint looks like another request's.
-        let opened = self.registry.at_rest().open(claim.key(), record).map_err(StepErrorKind::Store)?;
-        if !self.fingerprints.contain(fingerprint) {
+        // Opened first: what was changed in the store says nothing about the request.
+        let opened = self.registry.at_rest().open(claim.place(), record).map_err(StepErrorKind::Store)?;
+        if !self.is_same(fingerprint) {
             return Err(self.of_another(fingerprint));
         }
         match opened {
-            Opened::Whole(headers, json) if claim.is_owner(&headers) => Ok(json),
+            Opened::Whole(headers, json) if claim.is_owner(&headers) => {
+                claim.keep_earlier();
+                Ok(json)
+            }
             Opened::Whole(..) => Err(StepErrorKind::OfAnotherHandler),
-            Opened::NotRecorded => Err(StepErrorKind::Store(StoreError::damaged("the step's result was not recorded"))),
+            Opened::NotRecorded => Err(StepErrorKind::TooLarge),
         }
     }
 }

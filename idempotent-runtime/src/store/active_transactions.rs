@@ -16,8 +16,8 @@ impl ActiveTransactions {
         lock(&self.0).get(key).copied()
     }
 
-    /// Enters the key until the answer is dropped; or what the handler that runs under it was asked for.
-    pub(super) fn enter(self: &Arc<Self>, key: &RecordKey, fingerprint: Fingerprint) -> Result<ActiveKey, Fingerprint> {
+    /// Marks the key as running until the answer is dropped; or what the handler that runs under it was asked for.
+    pub(super) fn begin(self: &Arc<Self>, key: &RecordKey, fingerprint: Fingerprint) -> Result<ActiveKey, Fingerprint> {
         let mut running = lock(&self.0);
         if let Some(&fingerprint) = running.get(key) {
             return Err(fingerprint);

@@ -16,7 +16,7 @@ use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
 use crate::store::contract::ImmediateStore;
 use crate::store::erased::ErasedStore;
 use crate::store::error::StoreError;
-use crate::store::line::{Call, Line, Withdrawn};
+use crate::store::line::{Call, WaitingLine, Withdrawn};
 use crate::sync::tokio::time::Instant;
 use crate::transaction::transactions::Transactions;
 
@@ -26,14 +26,14 @@ pub(crate) struct BoundedStore {
     store: Arc<dyn ErasedStore>,
     limit: Duration,
     meter: StoreMeter,
-    line: Arc<Line>,
+    line: Arc<WaitingLine>,
     /// The line of calls that wait for a transaction. Handlers hold transactions for as long as they run, so the pace of this line says
     /// nothing about other calls.
     #[cfg_attr(
         not(any(feature = "postgres", feature = "sqlite")),
         allow(dead_code, reason = "there are no transactions")
     )]
-    transaction_line: Arc<Line>,
+    transaction_line: Arc<WaitingLine>,
 }
 
 impl BoundedStore {
@@ -43,8 +43,8 @@ impl BoundedStore {
             store,
             limit,
             meter: StoreMeter::new(name),
-            line: Arc::new(Line::with_limit(limit)),
-            transaction_line: Arc::new(Line::with_limit(limit)),
+            line: Arc::new(WaitingLine::with_limit(limit)),
+            transaction_line: Arc::new(WaitingLine::with_limit(limit)),
         }
     }
 
@@ -116,6 +116,11 @@ impl BoundedStore {
         self.bounded(Op::Release, self.store.release(key, token)).await
     }
 
+    /// Keeps the record of a step.
+    pub(crate) async fn extend(&self, key: &RecordKey, ttl: Duration) -> Result<Held, StoreError> {
+        self.bounded(Op::Renew, self.store.extend(key, ttl)).await
+    }
+
     /// Without a limit: the waiter has one.
     pub(crate) async fn changed(&self, key: &RecordKey) {
         self.store.changed(key).await;
@@ -147,6 +152,16 @@ impl BoundedStore {
         self.bounded(Op::Purge, self.store.purge(key)).await
     }
 
+    #[cfg(feature = "operate")]
+    pub(crate) async fn resolve(
+        &self,
+        key: &RecordKey,
+        token: Token,
+        resolution: crate::store::resolution::Resolution,
+    ) -> Result<crate::store::resolution::Resolved, StoreError> {
+        self.bounded(Op::Resolve, self.store.resolve(key, token, resolution)).await
+    }
+
     /// Without a limit: a listing may take longer than a request can wait.
     #[cfg(feature = "inspector")]
     pub(crate) async fn list(
@@ -155,6 +170,16 @@ impl BoundedStore {
         limit: usize,
     ) -> Result<crate::store::entry::Page, StoreError> {
         self.store.list(cursor, limit).await
+    }
+
+    /// As [`list`](Self::list).
+    #[cfg(feature = "inspector")]
+    pub(crate) async fn claims(
+        &self,
+        cursor: Option<crate::store::entry::Cursor>,
+        limit: usize,
+    ) -> Result<Option<crate::store::entry::Page>, StoreError> {
+        self.store.claims(cursor, limit).await
     }
 
     /// Repeats a call that fails until it succeeds, as long as one that hangs would take, but at least once: a call that hung
@@ -169,7 +194,7 @@ impl BoundedStore {
         loop {
             match call().await {
                 Err(error)
-                    if !matches!(error, StoreError::Damaged(_) | StoreError::RecordTooLarge(_))
+                    if !matches!(error, StoreError::Damaged(_) | StoreError::RecordRejected(_))
                         && (deadline.outlasts(backoff.peek()) || std::mem::take(&mut is_first)) =>
                 {
                     backoff.wait().await;
@@ -200,13 +225,13 @@ impl BoundedStore {
 
     async fn in_line<T>(
         &self,
-        line: &Arc<Line>,
+        line: &Arc<WaitingLine>,
         op: Op,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let (limit, begun) = (self.limit(), Instant::now());
         let (ahead, sent) = (line.held_back(), line.sent());
-        let too_long = || StoreError::not_sent(LineTooLong { ahead, limit });
+        let too_long = || held_up(line, LineTooLong { ahead, limit });
         // What runs already must be recorded: only what has not begun is turned away.
         let is_claim = matches!(op, Op::Claim);
         if is_claim && line.is_too_long(ahead, limit) {
@@ -219,7 +244,7 @@ impl BoundedStore {
         let in_time = poll_fn(|cx| {
             // Its turn has come too late: begun only to be cut off, it would take its connection along.
             if deadline.is_over() && this.withdraw() {
-                return Poll::Ready(Err(StoreError::not_sent(NoTurn(limit))));
+                return Poll::Ready(Err(held_up(line, NoTurn(limit))));
             }
             asking.as_mut().poll(cx)
         });
@@ -230,28 +255,41 @@ impl BoundedStore {
                 break;
             }
             if let Some(answer) = Deadline::after(pause).bound(&mut answering).await {
-                return result_of(&this, answer, limit);
+                return result_of(line, &this, answer, limit);
             }
             let left = ahead.saturating_sub(line.sent().wrapping_sub(sent));
             if line.is_too_long(left, limit.saturating_sub(begun.elapsed())) && this.withdraw() {
                 return Err(too_long());
             }
         }
-        result_of(&this, answering.await, limit)
+        result_of(line, &this, answering.await, limit)
     }
 }
 
-/// A call looks whether it can still be served where so many stand in front of it.
+/// If so many calls wait in front of it, a call looks whether it can still be served in time.
 const SHORT: usize = 64;
 
-/// A call that never went out had no effect, whatever its store says.
-fn result_of<T>(call: &Call, answer: Option<Result<T, StoreError>>, limit: Duration) -> Result<T, StoreError> {
+/// A call that was never sent had no effect, also if its store reports another error.
+fn result_of<T>(
+    line: &WaitingLine,
+    call: &Call,
+    answer: Option<Result<T, StoreError>>,
+    limit: Duration,
+) -> Result<T, StoreError> {
+    if let Some(Ok(_)) = answer {
+        line.answered();
+    }
     match answer {
         Some(Err(StoreError::Unavailable(source))) if call.withdraw() => Err(StoreError::NotSent(source)),
         Some(answer) => answer,
-        None if call.withdraw() => Err(StoreError::not_sent(NoTurn(limit))),
+        None if call.withdraw() => Err(held_up(line, NoTurn(limit))),
         None => Err(StoreError::TimedOut(limit)),
     }
+}
+
+/// A call that was never sent: a store that answers others is not unreachable, whatever makes it slow.
+fn held_up(line: &WaitingLine, reason: impl std::error::Error + Send + Sync + 'static) -> StoreError {
+    if line.is_moving() { StoreError::busy(reason) } else { StoreError::not_sent(reason) }
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -4,20 +4,23 @@
 //! A record never changes before its ttl expires, but it can be purged: after a purge by another process, the cache still has
 //! it for up to `max_age`.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use quick_cache::Weighter;
-use quick_cache::sync::Cache;
+use http::{HeaderName, HeaderValue};
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
 use crate::deadline::Deadline;
 use crate::key::RecordKey;
-use crate::record::Record;
+use crate::record::{Record, RecordedBody};
 use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
 use crate::store::contract::ImmediateStore;
 use crate::store::entry::Entry;
-use crate::store::erased::ErasedStore;
+use crate::store::erased::{Answer, ErasedStore};
 use crate::store::error::StoreError;
 use crate::sync::tokio::time::Instant;
 use crate::sync::{Mutex, lock};
@@ -42,21 +45,17 @@ impl CachedStore {
     }
 }
 
+/// Each forwarded call is written out: a provided method would let a new one of the contract pass the kept records unnoticed.
 impl ErasedStore for CachedStore {
     fn at_hand(&self, key: &RecordKey) -> Option<Record> {
         self.records.get(key)
     }
 
-    fn claim<'a>(&'a self, key: &'a RecordKey, request: ClaimRequest) -> BoxFuture<'a, Result<Claim, StoreError>> {
+    fn claim<'a>(&'a self, key: &'a RecordKey, request: ClaimRequest) -> Answer<'a, Claim> {
         self.store.claim(key, request)
     }
 
-    fn renew<'a>(
-        &'a self,
-        key: &'a RecordKey,
-        token: Token,
-        lease: Duration,
-    ) -> BoxFuture<'a, Result<Held, StoreError>> {
+    fn renew<'a>(&'a self, key: &'a RecordKey, token: Token, lease: Duration) -> Answer<'a, Held> {
         self.store.renew(key, token, lease)
     }
 
@@ -64,13 +63,7 @@ impl ErasedStore for CachedStore {
         self.store.renew_many(renewals)
     }
 
-    fn complete<'a>(
-        &'a self,
-        key: &'a RecordKey,
-        token: Token,
-        record: Record,
-        ttl: Duration,
-    ) -> BoxFuture<'a, Result<Held, StoreError>> {
+    fn complete<'a>(&'a self, key: &'a RecordKey, token: Token, record: Record, ttl: Duration) -> Answer<'a, Held> {
         // Only another attempt asks for the result of a step.
         if key.step_of().is_some() {
             return self.store.complete(key, token, record, ttl);
@@ -85,8 +78,13 @@ impl ErasedStore for CachedStore {
         })
     }
 
-    fn release<'a>(&'a self, key: &'a RecordKey, token: Token) -> BoxFuture<'a, Result<Held, StoreError>> {
+    fn release<'a>(&'a self, key: &'a RecordKey, token: Token) -> Answer<'a, Held> {
         self.store.release(key, token)
+    }
+
+    /// Of a step, of which the cache keeps nothing.
+    fn extend<'a>(&'a self, key: &'a RecordKey, ttl: Duration) -> Answer<'a, Held> {
+        self.store.extend(key, ttl)
     }
 
     fn changed<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, ()> {
@@ -103,15 +101,15 @@ impl ErasedStore for CachedStore {
     }
 
     #[cfg(feature = "metrics")]
-    fn unknown_outcomes(&self) -> BoxFuture<'_, Result<crate::store::entry::UnknownOutcomes, StoreError>> {
+    fn unknown_outcomes(&self) -> Answer<'_, crate::store::entry::UnknownOutcomes> {
         self.store.unknown_outcomes()
     }
 
-    fn get<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<Option<Entry>, StoreError>> {
+    fn get<'a>(&'a self, key: &'a RecordKey) -> Answer<'a, Option<Entry>> {
         Box::pin(async move {
             let found = self.store.get(key).await;
             if let Ok(None) = found {
-                // Another process has purged it.
+                // Another process may have purged it.
                 self.records.forget(key);
             }
             found
@@ -119,7 +117,7 @@ impl ErasedStore for CachedStore {
     }
 
     #[cfg(feature = "inspector")]
-    fn purge<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<bool, StoreError>> {
+    fn purge<'a>(&'a self, key: &'a RecordKey) -> Answer<'a, bool> {
         Box::pin(async move {
             // Even after an error, and after a limit that drops this future: only the store knows from now on.
             let _forgetting = Forgetting { records: &self.records, key };
@@ -127,23 +125,49 @@ impl ErasedStore for CachedStore {
         })
     }
 
+    #[cfg(feature = "operate")]
+    fn resolve<'a>(
+        &'a self,
+        key: &'a RecordKey,
+        token: Token,
+        resolution: crate::store::resolution::Resolution,
+    ) -> Answer<'a, crate::store::resolution::Resolved> {
+        Box::pin(async move {
+            // As a purge: what is at hand of this key is older than its claim.
+            let _forgetting = Forgetting { records: &self.records, key };
+            self.store.resolve(key, token, resolution).await
+        })
+    }
+
     #[cfg(feature = "inspector")]
-    fn list(
+    fn list(&self, cursor: Option<crate::store::entry::Cursor>, limit: usize) -> Answer<'_, crate::store::entry::Page> {
+        self.store.list(cursor, limit)
+    }
+
+    #[cfg(feature = "inspector")]
+    fn claims(
         &self,
         cursor: Option<crate::store::entry::Cursor>,
         limit: usize,
-    ) -> BoxFuture<'_, Result<crate::store::entry::Page, StoreError>> {
-        self.store.list(cursor, limit)
+    ) -> Answer<'_, Option<crate::store::entry::Page>> {
+        self.store.claims(cursor, limit)
     }
 }
 
-/// What an entry is counted for beside its key and payload: its places in the cache, and its header lines.
+/// What an entry is counted for beside its key and payload: its places in the cache, and a few header lines.
 const ENTRY_BYTES: usize = 512;
+
+/// What a header line takes beside its text.
+const LINE_BYTES: usize = 96;
 
 struct RecordCache {
     records: Cache<RecordKey, Arc<Kept>, ByBytes>,
     max_age: Duration,
-    last_purge: Mutex<Option<Instant>>,
+    /// When the store was last known not to have a key, for each of a few groups of keys: what another key came to says nothing.
+    last_absences: [Mutex<Option<Instant>>; 64],
+    groups: RandomState,
+    /// When all entries were last looked at for those whose time is over.
+    swept_at: Mutex<Instant>,
 }
 
 struct Kept {
@@ -156,23 +180,39 @@ struct ByBytes;
 
 impl Weighter<RecordKey, Arc<Kept>> for ByBytes {
     fn weight(&self, key: &RecordKey, kept: &Arc<Kept>) -> u64 {
-        (ENTRY_BYTES + key.as_str().len() + kept.record.payload_bytes()) as u64
+        let Record { headers, .. } = &kept.record;
+        (ENTRY_BYTES + key.as_str().len() + headers.len() * LINE_BYTES + kept.record.payload_bytes()) as u64
     }
 }
 
 impl RecordCache {
     fn new(max_bytes: usize, max_age: Duration) -> Self {
-        let entries = max_bytes / (2 * ENTRY_BYTES);
+        let mut options = OptionsBuilder::new();
+        // In one piece: of several, each would have a part of the bound, and take no record that is larger.
+        options.shards(1).estimated_items_capacity(max_bytes / (2 * ENTRY_BYTES)).weight_capacity(max_bytes as u64);
+        let options = options.build().expect("both capacities are set");
         Self {
-            records: Cache::with_weighter(entries, max_bytes as u64, ByBytes),
+            records: Cache::with_options(options, ByBytes, DefaultHashBuilder::default(), DefaultLifecycle::default()),
             max_age,
-            last_purge: Mutex::default(),
+            swept_at: Mutex::new(Instant::now()),
+            last_absences: std::array::from_fn(|_| Mutex::default()),
+            groups: RandomState::new(),
         }
+    }
+
+    fn last_absence(&self, key: &RecordKey) -> &Mutex<Option<Instant>> {
+        let groups = self.last_absences.len() as u64;
+        let group = usize::try_from(self.groups.hash_one(key) % groups).expect("there are a few");
+        &self.last_absences[group]
     }
 
     fn get(&self, key: &RecordKey) -> Option<Record> {
         let kept = self.records.get(key)?;
-        (!kept.until.is_over()).then(|| kept.record.clone())
+        if kept.until.is_over() {
+            self.records.remove_if(key, |kept| kept.until.is_over());
+            return None;
+        }
+        Some(kept.record.clone())
     }
 
     /// Takes in what the store was asked to keep at `asked_at`.
@@ -184,30 +224,61 @@ impl RecordCache {
             // The clock was set back meanwhile: the age is unknown.
             return;
         };
+        self.sweep();
+        let record = copied(record);
         let until = Deadline::after(ttl.min(self.max_age).saturating_sub(age));
-        let last_purge = lock(&self.last_purge);
-        if last_purge.is_some_and(|purged_at| asked_at <= purged_at) {
+        let last_absence = lock(self.last_absence(key));
+        if last_absence.is_some_and(|absent_at| asked_at <= absent_at) {
             // It may be this one that was purged, between the store's write and its answer.
             return;
         }
         self.records.insert(key.clone(), Arc::new(Kept { record, until }));
     }
 
-    /// The store has just purged it.
+    /// Frees the entries whose time is over, at most once in so long that it costs little.
+    fn sweep(&self) {
+        {
+            let mut swept_at = lock(&self.swept_at);
+            if swept_at.elapsed() < (self.max_age / 2).max(Duration::from_millis(100)) {
+                return;
+            }
+            *swept_at = Instant::now();
+        }
+        self.records.retain(|_, kept| !kept.until.is_over());
+    }
+
+    /// The store has just purged it, or does not have it.
     fn forget(&self, key: &RecordKey) {
-        *lock(&self.last_purge) = Some(Instant::now());
+        *lock(self.last_absence(key)) = Some(Instant::now());
         self.records.remove(key);
     }
 }
 
+/// The record in memory of its own. Body and header values may be slices, which keep the whole buffers alive that they were cut from.
+fn copied(record: Record) -> Record {
+    let body = match record.body {
+        RecordedBody::Whole(body) => RecordedBody::Whole(Bytes::copy_from_slice(&body)),
+        RecordedBody::Sealed(body) => RecordedBody::Sealed(Bytes::copy_from_slice(&body)),
+        RecordedBody::NotRecorded => RecordedBody::NotRecorded,
+    };
+    let own = |name: &HeaderName, value: &HeaderValue| {
+        let own = HeaderName::from_bytes(name.as_str().as_bytes()).ok()?;
+        let mut copy = HeaderValue::from_bytes(value.as_bytes()).ok()?;
+        copy.set_sensitive(value.is_sensitive());
+        Some((own, copy))
+    };
+    let headers = record.headers.iter().map(|(name, value)| own(name, value).unwrap_or((name.clone(), value.clone())));
+    Record { headers: headers.collect(), body, ..record }
+}
+
 /// Forgets the key when it is dropped.
-#[cfg(feature = "inspector")]
+#[cfg(feature = "operate")]
 struct Forgetting<'a> {
     records: &'a RecordCache,
     key: &'a RecordKey,
 }
 
-#[cfg(feature = "inspector")]
+#[cfg(feature = "operate")]
 impl Drop for Forgetting<'_> {
     fn drop(&mut self) {
         self.records.forget(self.key);

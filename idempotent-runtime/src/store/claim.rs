@@ -24,7 +24,7 @@ use crate::record::Record;
 /// let request = ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([7; 32]))
 ///     .with_lease(Duration::from_secs(10))
 ///     .with_after_crash(AfterCrash::Reject);
-/// assert_eq!(request.ttl, Duration::from_hours(24));
+/// assert_eq!(request.ttl, Duration::from_secs(24 * 60 * 60));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -40,6 +40,8 @@ pub struct ClaimRequest {
     pub ttl: Duration,
     /// Whether a claim with an expired lease may be taken over. If not, the claim never expires.
     pub after_crash: AfterCrash,
+    /// A handler runs under the token, and its claim was lost by the store: a claim that fails must not be ended.
+    pub(crate) is_of_running: bool,
 }
 
 impl ClaimRequest {
@@ -51,10 +53,11 @@ impl ClaimRequest {
             lease: idempotent_policy::LEASE,
             ttl: idempotent_policy::TTL,
             after_crash: AfterCrash::Rerun,
+            is_of_running: false,
         }
     }
 
-    /// The same request of another claimant.
+    /// The same request with the token of another claimant.
     #[must_use]
     pub const fn with_token(self, token: Token) -> Self {
         Self { token, ..self }
@@ -86,7 +89,7 @@ impl ClaimRequest {
 
     /// How long a claim is remembered whose record will be kept for `ttl`.
     ///
-    /// It outlives its lease: a claim that is forgotten when its lease is over would make the next attempt the first one.
+    /// It outlives its lease: a claim that is forgotten when its lease expires would make the next attempt the first one.
     pub(crate) fn remembered_for(ttl: Duration, lease: Duration) -> Duration {
         ttl.max(lease.saturating_mul(2))
     }

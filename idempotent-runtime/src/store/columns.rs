@@ -9,16 +9,7 @@ use crate::store::claim::Token;
 use crate::store::entry::{DamagedEntry, Entry, Page};
 use crate::store::error::StoreError;
 
-/// A time in milliseconds since 1970.
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub(crate) fn unix_millis(time: SystemTime) -> i64 {
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(after) => i64::try_from(after.as_millis()).unwrap_or(i64::MAX),
-        Err(error) => i64::try_from(error.duration().as_millis()).map_or(i64::MIN, |before| -before),
-    }
-}
-
-/// The time back; `None` where this machine's clock does not reach.
+/// The time of that many milliseconds since 1970; `None` where this machine's clock does not reach.
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(super) fn time_of(unix_millis: i64) -> Option<SystemTime> {
     let distance = Duration::from_millis(unix_millis.unsigned_abs());

@@ -11,6 +11,7 @@ use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
 use crate::store::entry::{Cursor, Entry, Page, UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes};
 use crate::store::error::StoreError;
+use crate::store::resolution::{Resolution, Resolved};
 use crate::transaction::transactions::Transactions;
 
 /// Keeps claims and records.
@@ -64,7 +65,7 @@ pub trait Store: Send + Sync + 'static {
     /// attempt, not the first one.
     ///
     /// Under [`AfterCrash::Reject`](crate::AfterCrash::Reject) a claim never expires: it stays until it is completed,
-    /// released or purged.
+    /// released, [resolved](StoreAdmin::resolve) or purged.
     ///
     /// If the policy changes, the policy of the request decides. A claim that it takes over follows the request's rule. A
     /// claim that it rejects never expires.
@@ -117,6 +118,19 @@ pub trait Store: Send + Sync + 'static {
     /// show what a store keeps for this.
     fn release(&self, key: &RecordKey, token: Token) -> impl Future<Output = Result<Held, StoreError>> + Send;
 
+    /// Keeps the record of `key` for `ttl` from now, whatever was left of its time. A claim is not touched. Returns [`Held::No`]
+    /// if the key has no record.
+    ///
+    /// [`Duration::MAX`] means that the record does not expire: the handler of the step runs under
+    /// [`AfterCrash::Reject`](crate::AfterCrash::Reject). A store that adds it to a clock unchecked panics.
+    ///
+    /// The engine keeps the results of steps by it for as long as their handler runs. The provided method does nothing: a step's
+    /// result is then kept for the policy's `ttl` from its end on, and runs again in an attempt that reaches it later.
+    fn extend(&self, key: &RecordKey, ttl: Duration) -> impl Future<Output = Result<Held, StoreError>> + Send {
+        let _ = (key, ttl);
+        std::future::ready(Ok(Held::No))
+    }
+
     /// Resolves when the entry of `key` may have changed, in any process.
     ///
     /// The engine polls it once before it looks at the entry, and not again until that look is done. The first poll must
@@ -164,6 +178,33 @@ pub trait StoreAdmin: Store {
     /// claims the key before that, the request is executed twice, and the first handler can no longer record.
     fn purge(&self, key: &RecordKey) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
+    /// Ends the claim of `token`, of which an operator has found out whether its request was executed. One atomic step.
+    ///
+    /// | the key has | the answer | what changes |
+    /// |---|---|---|
+    /// | a claim with `token` whose lease has expired | [`Resolved::Yes`] | the claim becomes the record of [`Resolution::Executed`], under the token of the resolution, or is removed |
+    /// | a claim with `token` whose lease has not expired | [`Resolved::StillRunning`] | nothing |
+    /// | the record of this resolution: a repeated call recognises it | [`Resolved::Yes`] | nothing |
+    /// | anything else: another claim, a record, or no entry | [`Resolved::ChangedHands`] | nothing |
+    ///
+    /// The store's own clock decides about the lease. If the holder renews its lease at the same time, either the renewal takes
+    /// effect and the answer is [`Resolved::StillRunning`], or the claim is resolved and the renewal fails. Requests that wait
+    /// for the key are woken as by a completion.
+    ///
+    /// A record is never changed, nor one without a body: it is known that its request was executed. The keys of steps have
+    /// claims of their own.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot be asked, or does not take the record ([`StoreError::RecordRejected`]). After
+    /// [`StoreError::Unavailable`] the resolution may have taken effect or not: look at the entry again.
+    fn resolve(
+        &self,
+        key: &RecordKey,
+        token: Token,
+        resolution: Resolution,
+    ) -> impl Future<Output = Result<Resolved, StoreError>> + Send;
+
     /// Deletes one batch of expired entries. Returns how many it deleted; 0 if none are left.
     ///
     /// The stores of this crate do this by themselves. Call it to delete expired entries at once.
@@ -198,8 +239,22 @@ pub trait StoreAdmin: Store {
 
     /// One page of at most `limit` live and damaged entries, in an order that the store chooses.
     ///
-    /// Following [`Page::next`] to the end returns every entry that exists all the time exactly once.
+    /// Following [`Page::next`] to the end returns every entry that exists all the time exactly once. A page may have fewer entries
+    /// than asked for, or none, and still a next one: so a store can limit how long a page takes.
     fn list(&self, cursor: Option<Cursor>, limit: usize) -> impl Future<Output = Result<Page, StoreError>> + Send;
+
+    /// One page of the claims alone, as [`list`](Self::list) returns all entries; `None` if the store has no index of them.
+    ///
+    /// Operators find by it what runs and what is stuck, however many records there are. So it must not read the whole store. The
+    /// provided method returns `None`: the claims are then those among the entries that a listing has reached.
+    fn claims(
+        &self,
+        cursor: Option<Cursor>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Option<Page>, StoreError>> + Send {
+        let _ = (cursor, limit);
+        std::future::ready(Ok(None))
+    }
 }
 
 /// A store in this process's memory: it answers at once, by the rules of [`Store`].
@@ -241,6 +296,10 @@ impl<T: Store> Store for Arc<T> {
         T::release(self, key, token).await
     }
 
+    async fn extend(&self, key: &RecordKey, ttl: Duration) -> Result<Held, StoreError> {
+        T::extend(self, key, ttl).await
+    }
+
     async fn changed(&self, key: &RecordKey) {
         T::changed(self, key).await;
     }
@@ -263,6 +322,10 @@ impl<T: StoreAdmin> StoreAdmin for Arc<T> {
         T::purge(self, key).await
     }
 
+    async fn resolve(&self, key: &RecordKey, token: Token, resolution: Resolution) -> Result<Resolved, StoreError> {
+        T::resolve(self, key, token, resolution).await
+    }
+
     async fn delete_expired(&self) -> Result<usize, StoreError> {
         T::delete_expired(self).await
     }
@@ -273,5 +336,9 @@ impl<T: StoreAdmin> StoreAdmin for Arc<T> {
 
     async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
         T::list(self, cursor, limit).await
+    }
+
+    async fn claims(&self, cursor: Option<Cursor>, limit: usize) -> Result<Option<Page>, StoreError> {
+        T::claims(self, cursor, limit).await
     }
 }

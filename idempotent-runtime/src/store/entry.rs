@@ -1,6 +1,7 @@
 //! What operators see of a store: entries, pages of them, and counts.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
@@ -88,8 +89,15 @@ pub enum EntryState {
 }
 
 /// A place in a listing, in the store's own words.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Cursor(pub(crate) String);
+
+/// Shows nothing of the text, which may be a key.
+impl fmt::Debug for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Cursor(..)")
+    }
+}
 
 impl Cursor {
     /// The place that the store describes by this text.

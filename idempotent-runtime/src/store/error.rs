@@ -29,15 +29,19 @@ pub enum StoreError {
     /// The store cannot be reached, or the call waited too long for its turn. The call was not sent and never will be.
     #[error("the store could not be asked")]
     NotSent(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The store has no room for a new claim.
+    /// The store can be asked, and has no room for a new claim. Nothing was claimed.
     #[error("the store is full")]
     Full,
+    /// The entries of this caller have taken its share of the store, and those of other callers have room. Nothing was claimed.
+    #[error("the caller has used up its share of the store")]
+    OverQuota,
     /// The store did not answer within the registry's time limit. The call may have taken effect.
     #[error("the store did not answer within {0:?}")]
     TimedOut(Duration),
-    /// The store takes no record of this size, however often it is asked. The claim is as it was.
-    #[error("the record is too large for the store")]
-    RecordTooLarge(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The store does not take this record, however often it is asked: it is too large, or a limit of the database rejects it. The
+    /// claim is as it was.
+    #[error("the store will never accept the record")]
+    RecordRejected(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The entry of the key cannot be read. The request is rejected and never runs again.
     #[error("what is stored cannot be read: {0}")]
     Damaged(String),
@@ -54,9 +58,37 @@ impl StoreError {
         Self::NotSent(source.into())
     }
 
-    /// The store never takes this record, for this reason. The engine records the outcome without the response instead.
-    pub fn record_too_large(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self::RecordTooLarge(source.into())
+    /// The store can be asked, and takes no claims for this reason: nothing was claimed.
+    #[cfg(feature = "redis")]
+    pub(crate) fn takes_no_claims(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::not_sent(TakesNoClaims(reason.into()))
+    }
+
+    /// The store answers other calls, so this one did not wait for a store that is away: nothing was sent.
+    pub(crate) fn busy(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::not_sent(Busy(reason.into()))
+    }
+
+    /// The store will never accept this record, for this reason. The engine records the outcome without the response instead.
+    pub fn record_rejected(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::RecordRejected(source.into())
+    }
+
+    /// Whether the store could not be asked, as far as that is known. One that is full, or that has something unreadable, was asked:
+    /// a client could bring that about. So is one that answers others while a call waits for its turn, and a Redis that evicts keys.
+    ///
+    /// ```
+    /// use idempotent_runtime::store::StoreError;
+    ///
+    /// assert!(StoreError::unavailable("the connection is closed").is_unreachable());
+    /// assert!(!StoreError::Full.is_unreachable());
+    /// ```
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Unavailable(_) | Self::TimedOut(_) => true,
+            Self::NotSent(source) => !source.is::<TakesNoClaims>() && !source.is::<Busy>(),
+            Self::Full | Self::OverQuota | Self::RecordRejected(_) | Self::Damaged(_) => false,
+        }
     }
 
     /// The entry of the key cannot be read for this reason.
@@ -64,3 +96,13 @@ impl StoreError {
         Self::Damaged(reason.to_string())
     }
 }
+
+/// Why a store that can be asked takes no claims.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct TakesNoClaims(Box<dyn std::error::Error + Send + Sync>);
+
+/// See [`StoreError::busy`].
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct Busy(Box<dyn std::error::Error + Send + Sync>);

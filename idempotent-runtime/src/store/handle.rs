@@ -12,6 +12,7 @@ use crate::key::RecordKey;
 use crate::policy::values::AfterCrash;
 use crate::store::bounded::BoundedStore;
 use crate::store::claim::{Claim, ClaimRequest, Held};
+use crate::store::entry::EntryState;
 use crate::store::erased::ErasedStore;
 use crate::store::error::StoreError;
 use crate::store::unwanted_claims::{GiveBacks, Lapse, Queue, Unwanted};
@@ -62,25 +63,25 @@ impl StoreHandle {
     }
 
     pub(crate) async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
-        self.look_after_give_backs();
+        self.ensure_give_backs();
         self.0.store.claim(key, request).await
     }
 
     /// Ends a claim that the store may have made and under which nothing runs.
     ///
-    /// Where it may have taken over from an execution that crashed, it lapses: released, it would take the number of attempts
-    /// along, and the next one would be told that it is the first. Under `AfterCrash::Reject` nothing is taken over, and a
-    /// claim that stays would reject its key.
+    /// Where it has taken over from an execution that crashed, it lapses: released, it would take the number of attempts along,
+    /// and the next one would be told that it is the first. A claim that stays without that would reject its key under
+    /// `AfterCrash::Reject`, and otherwise look to operators as if its handler had crashed.
     pub(crate) fn give_back(&self, key: &RecordKey, request: &ClaimRequest) {
-        let lease = Deadline::after(request.lease);
         let is_released = request.after_crash == AfterCrash::Reject;
         self.enqueue(Unwanted {
             key: key.clone(),
             token: request.token,
             is_released,
-            arrives_until: lease,
-            // A claim that may be taken over is free when its lease is over; the other one never is.
-            tried_until: if is_released { Deadline::after(Duration::MAX) } else { lease },
+            arrives_within: request.lease,
+            arrives_until: Deadline::after(request.lease),
+            // A claim that may be taken over expires by itself then; the other one never does.
+            tried_until: Deadline::after(if is_released { Duration::MAX } else { request.ttl }),
             backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
             renewed: None,
         });
@@ -93,6 +94,7 @@ impl StoreHandle {
             key: lease.key().clone(),
             token: lease.token(),
             is_released: false,
+            arrives_within: Duration::ZERO,
             arrives_until: Deadline::after(Duration::ZERO),
             tried_until: Deadline::after(length),
             backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
@@ -108,32 +110,32 @@ impl StoreHandle {
                 tracing::error!(
                     store = self.name(),
                     "too many claims under which nothing ran wait to be given back: each further one stays until its lease \
-                     is over, and under `after_crash = \"reject\"` until an operator purges it"
+                     expires, and under `after_crash = \"reject\"` until an operator resolves it"
                 );
             }
             return;
         }
         queue.insert(Instant::now(), unwanted);
         give_backs.has_any.store(true, Ordering::Relaxed);
-        self.see_to_a_task(&mut queue);
+        self.ensure_task(&mut queue);
         drop(queue);
         give_backs.changed.notify_one();
     }
 
     /// Each claim checks that the queue has a live task: the runtime of the former task may be gone.
-    fn look_after_give_backs(&self) {
+    fn ensure_give_backs(&self) {
         let give_backs = &self.0.give_backs;
         if give_backs.has_any.load(Ordering::Relaxed) {
             let mut queue = lock(&give_backs.queue);
             if !queue.by_due.is_empty() {
-                self.see_to_a_task(&mut queue);
+                self.ensure_task(&mut queue);
             }
         }
     }
 
     /// The task ends with its runtime, which need not be the last one of the process, and makes no progress if no thread drives
     /// that runtime.
-    fn see_to_a_task(&self, queue: &mut Queue) {
+    fn ensure_task(&self, queue: &mut Queue) {
         // An end takes two calls at most. What the task had begun stays in the queue, and is repeated.
         let patience = self.limit().saturating_mul(2).saturating_add(STANDSTILL);
         if queue.task.as_ref().is_some_and(|task| !task.is_finished()) && !queue.is_stuck(patience) {
@@ -164,28 +166,33 @@ impl StoreHandle {
             for (_, unwanted) in queue.by_due.split_off(&(now, u64::MAX)) {
                 queue.insert(now, unwanted);
             }
-            self.see_to_a_task(&mut queue);
+            self.ensure_task(&mut queue);
         }
         self.0.give_backs.changed.notify_one();
         while self.given_back() > 0 {
             backoff.wait().await;
-            self.see_to_a_task(&mut lock(&self.0.give_backs.queue));
+            self.ensure_task(&mut lock(&self.0.give_backs.queue));
         }
     }
 
-    /// Whether it has ended, or need not be tried again.
-    async fn try_to_end(&self, unwanted: &Unwanted) -> bool {
-        let ended: Result<Held, StoreError> = match &unwanted.renewed {
-            Some(lease) => lease.lapse().await,
-            None if unwanted.is_released => self.release(&unwanted.key, unwanted.token).await,
-            None => self.renew(&unwanted.key, unwanted.token, Duration::ZERO).await,
-        };
-        match ended {
-            Ok(Held::Yes) => true,
-            // A release keeps the claim from arriving.
-            Ok(Held::No) => unwanted.is_released || unwanted.arrives_until.is_over(),
-            Err(_) => unwanted.tried_until.is_over(),
+    async fn try_to_end(&self, unwanted: &Unwanted) -> Result<Held, StoreError> {
+        let (key, token) = (&unwanted.key, unwanted.token);
+        if let Some(lease) = &unwanted.renewed {
+            return lease.lapse().await;
         }
+        if !unwanted.is_released {
+            match self.get(key).await {
+                Ok(Some(entry)) => match entry.state {
+                    EntryState::Claimed { attempt: 1, token: holder, .. } if holder == token => {}
+                    EntryState::Claimed { .. } => return self.renew(key, token, Duration::ZERO).await,
+                    EntryState::Completed { .. } => return Ok(Held::No),
+                },
+                // What cannot be read is no claim that was made just now.
+                Ok(None) | Err(StoreError::Damaged(_)) => return Ok(Held::No),
+                Err(error) => return Err(error),
+            }
+        }
+        self.release(key, token).await
     }
 }
 
@@ -214,12 +221,11 @@ async fn give_all_back(store: StoreHandle) {
         let mut gone = Vec::new();
         {
             let mut queue = lock(&store.0.give_backs.queue);
-            for ((place, unwanted), has_ended) in due.into_iter().zip(tried) {
+            for ((place, mut unwanted), ended) in due.into_iter().zip(tried) {
                 gone.extend(queue.by_due.remove(&place));
-                if !has_ended {
-                    let mut later = unwanted;
-                    let pause = later.backoff.advance();
-                    queue.insert(Instant::now() + pause, later);
+                if !unwanted.is_gone(&ended) {
+                    let pause = unwanted.backoff.advance();
+                    queue.insert(Instant::now() + pause, unwanted);
                 }
             }
         }

@@ -24,11 +24,11 @@ tokio::task_local! {
 /// One call of a store.
 pub(crate) struct Call {
     state: AtomicU8,
-    line: Arc<Line>,
+    line: Arc<WaitingLine>,
 }
 
 impl Call {
-    pub(super) fn of(line: &Arc<Line>) -> Arc<Self> {
+    pub(super) fn of(line: &Arc<WaitingLine>) -> Arc<Self> {
         Arc::new(Self { state: AtomicU8::new(UNKNOWN), line: Arc::clone(line) })
     }
 
@@ -72,18 +72,30 @@ impl Call {
 
 /// The calls of one store that are held back, and how fast it takes them.
 #[derive(Default)]
-pub(crate) struct Line {
+pub(crate) struct WaitingLine {
     /// How long one of its calls may take.
     limit: Duration,
     held_back: AtomicUsize,
     sent: AtomicUsize,
     /// While calls wait, and for a while after some have waited in vain.
     pace: Mutex<Option<Pace>>,
+    /// When the store last answered a call.
+    answered_at: Mutex<Option<Instant>>,
 }
 
-impl Line {
+impl WaitingLine {
     pub(super) fn with_limit(limit: Duration) -> Self {
         Self { limit, ..Self::default() }
+    }
+
+    /// The store has answered a call.
+    pub(super) fn answered(&self) {
+        *lock(&self.answered_at) = Some(Instant::now());
+    }
+
+    /// Whether the store has answered a call of late, for as long as one may take.
+    pub(super) fn is_moving(&self) -> bool {
+        lock(&self.answered_at).is_some_and(|answered_at| answered_at.elapsed() < self.limit)
     }
 
     /// How many have gone out.

@@ -15,7 +15,7 @@
 //!    ▲                  │            │
 //!    └────release───────┘            └─ lease expired: the next claim with the same fingerprint takes over
 //!                                       (attempt + 1) under `AfterCrash::Rerun`, and never under `AfterCrash::Reject`:
-//!                                       such a claim has no ttl, until it is completed, released or purged
+//!                                       such a claim has no ttl, until it is completed, released, resolved or purged
 //! ```
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -35,6 +35,8 @@ pub(crate) mod error;
 #[cfg(any(feature = "memory", feature = "postgres", feature = "redis", feature = "sqlite"))]
 pub(crate) mod given_back;
 pub(crate) mod handle;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+pub(crate) mod in_clear;
 pub(crate) mod line;
 #[cfg(feature = "memory")]
 pub(crate) mod memory;
@@ -42,6 +44,7 @@ pub(crate) mod memory;
 pub(crate) mod postgres;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
+pub(crate) mod resolution;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) mod row;
 #[cfg(feature = "sqlite")]
@@ -69,6 +72,7 @@ pub use crate::store::redis::open::RedisStoreBuilder;
 pub use crate::store::redis::open_error::RedisOpenError;
 #[cfg(feature = "redis")]
 pub use crate::store::redis::store::RedisStore;
+pub use crate::store::resolution::{Resolution, Resolved};
 #[cfg(feature = "sqlite")]
 pub use crate::store::sqlite::open::{SqliteStoreBuilder, SqliteSynchronous};
 #[cfg(feature = "sqlite")]

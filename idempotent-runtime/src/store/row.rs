@@ -6,6 +6,7 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
+use sqlx::{ColumnIndex, Decode, Row, Type};
 
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
@@ -14,7 +15,7 @@ use crate::record::Record;
 use crate::store::claim::{Held, Token};
 use crate::store::claim_decision::StoredState;
 use crate::store::columns::{time_of, token_in};
-use crate::store::entry::{Entry, EntryState, Page, UnknownOutcomes};
+use crate::store::entry::{Cursor, Entry, EntryState, Page, UnknownOutcomes};
 use crate::store::error::StoreError;
 
 /// A row of any database: `None` is NULL, an error a value of another type.
@@ -29,6 +30,60 @@ pub(crate) trait Columns {
 
     /// Names the row by its number: keys do not belong in logs.
     fn damaged(&self, reason: impl fmt::Display) -> StoreError;
+}
+
+/// What the rows of the databases differ in.
+pub(crate) trait DatabaseRow: Row {
+    /// The type of a count or a status.
+    type Number: Into<i64>;
+
+    /// The table's name in messages.
+    const TABLE: &'static str;
+}
+
+impl<R: DatabaseRow> Columns for R
+where
+    for<'n> &'n str: ColumnIndex<R>,
+    for<'r> &'r str: Decode<'r, R::Database> + Type<R::Database>,
+    for<'r> bool: Decode<'r, R::Database> + Type<R::Database>,
+    for<'r> R::Number: Decode<'r, R::Database> + Type<R::Database>,
+    for<'r> i64: Decode<'r, R::Database> + Type<R::Database>,
+    for<'r> Vec<u8>: Decode<'r, R::Database> + Type<R::Database>,
+{
+    fn text(&self, name: &str) -> Result<Option<&str>, StoreError> {
+        column(self, name)
+    }
+
+    fn flag(&self, name: &str) -> Result<Option<bool>, StoreError> {
+        column(self, name)
+    }
+
+    fn number(&self, name: &str) -> Result<Option<i64>, StoreError> {
+        Ok(column::<R, R::Number>(self, name)?.map(Into::into))
+    }
+
+    fn long(&self, name: &str) -> Result<Option<i64>, StoreError> {
+        column(self, name)
+    }
+
+    fn bytes(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        column(self, name)
+    }
+
+    fn damaged(&self, reason: impl fmt::Display) -> StoreError {
+        let id: i64 = self.try_get("id").unwrap_or_default();
+        StoreError::damaged(format_args!("row {id} of {}: {reason}", R::TABLE))
+    }
+}
+
+// An `Option` even where a value must be there: sqlx reads a NULL of SQLite as 0 or as empty text otherwise.
+fn column<'r, R, T>(row: &'r R, name: &str) -> Result<Option<T>, StoreError>
+where
+    R: DatabaseRow + Columns,
+    for<'n> &'n str: ColumnIndex<R>,
+    T: Decode<'r, R::Database> + Type<R::Database>,
+{
+    row.try_get(name).map_err(|error| row.damaged(error))
 }
 
 impl StoredState {
@@ -76,9 +131,23 @@ impl Entry {
 }
 
 impl Page {
-    /// Takes what was found in the row.
-    pub(crate) fn add_row(&mut self, row: &impl Columns) -> Result<(), StoreError> {
-        self.add(key(row).ok(), Entry::from_row(row))
+    /// A page of at most `limit` entries that begins at `after`; one row more than that tells that there is a next page. The
+    /// text of the column `place` is where the listing continues: a row whose key cannot be read has one too.
+    pub(crate) fn from_rows(
+        rows: &[impl Columns],
+        limit: usize,
+        after: String,
+        place: &str,
+    ) -> Result<Self, StoreError> {
+        let mut page = Self::default();
+        for row in rows.iter().take(limit) {
+            page.add(key(row).ok(), Entry::from_row(row))?;
+        }
+        if rows.len() > limit {
+            let last = rows[..limit].last().map(|row| text(row, place)).transpose()?;
+            page.next = Some(Cursor(last.map_or(after, str::to_owned)));
+        }
+        Ok(page)
     }
 }
 

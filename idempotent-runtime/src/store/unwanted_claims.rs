@@ -40,13 +40,31 @@ pub(super) struct Unwanted {
     pub(super) token: Token,
     /// Whether the key is free afterwards; otherwise the claim lapses, and keeps the number of its attempt.
     pub(super) is_released: bool,
-    /// The claim may arrive in the store after its own end, so that a renewal which finds nothing is repeated until then.
+    /// The claim may arrive in the store after its own end, so that a look which finds nothing is repeated until then: for so long
+    /// after the store could not be asked.
+    pub(super) arrives_within: Duration,
     pub(super) arrives_until: Deadline,
     /// Tried so long where the store fails.
     pub(super) tried_until: Deadline,
     pub(super) backoff: Backoff,
     /// A renewal that is on its way comes first.
     pub(super) renewed: Option<Arc<dyn Lapse>>,
+}
+
+impl Unwanted {
+    /// Whether it has ended, or need not be tried again.
+    pub(super) fn is_gone(&mut self, ended: &Result<Held, StoreError>) -> bool {
+        match ended {
+            Ok(Held::Yes) => true,
+            // A release keeps the claim from arriving.
+            Ok(Held::No) => self.is_released || self.arrives_until.is_over(),
+            Err(_) => {
+                // A store that stands still takes what was sent to it when it goes on.
+                self.arrives_until = Deadline::after(self.arrives_within);
+                self.tried_until.is_over()
+            }
+        }
+    }
 }
 
 #[derive(Default)]

@@ -9,20 +9,32 @@ use http::HeaderMap;
 
 use crate::fingerprint::Fingerprint;
 use crate::fingerprint::body::{BodyForm, digest_of_body};
-use crate::fingerprint::builder::FingerprintBuilder;
+use crate::fingerprint::builder::{FingerprintBuilder, PartDigest};
+use crate::fingerprint::salted::Salt;
+use crate::key::RecordKey;
 
 /// The fingerprint of a request of which nothing but the body counts.
 pub fn body_fingerprint(headers: &HeaderMap, body: &[u8]) -> Fingerprint {
-    let mut builder = FingerprintBuilder::new();
-    builder.body(digest_of_body(headers, body, BodyForm::Bytes));
-    builder.finish()
+    fingerprint_of("", Some(digest_of_body(headers, body, BodyForm::Bytes)))
 }
 
 /// The same by `fingerprint = json`.
 pub fn json_fingerprint(headers: &HeaderMap, body: &[u8]) -> Fingerprint {
+    fingerprint_of("", Some(digest_of_body(headers, body, BodyForm::Json)))
+}
+
+/// The fingerprint under this key of a request of which nothing counts: `fingerprint = none`, and no credentials. The registry has
+/// no secret.
+pub fn fingerprint_of_nothing(key: &RecordKey) -> Fingerprint {
+    fingerprint_of(key.as_str(), None)
+}
+
+fn fingerprint_of(record_key: &str, body: Option<PartDigest>) -> Fingerprint {
     let mut builder = FingerprintBuilder::new();
-    builder.body(digest_of_body(headers, body, BodyForm::Json));
-    builder.finish()
+    if let Some(body) = body {
+        builder.body(body);
+    }
+    Salt::unkeyed(record_key).fingerprint(&builder.finish())
 }
 
 #[cfg(feature = "redis")]
@@ -57,9 +69,10 @@ mod sql {
     use crate::fingerprint::Fingerprint;
     use crate::record::HeadersText;
     use crate::record::Record;
+    use crate::record::unix_millis;
     use crate::store::claim::Token;
     use crate::store::claim_decision::StoredState;
-    use crate::store::columns::{token_text, unix_millis};
+    use crate::store::columns::token_text;
     use crate::store::entry::Entry;
     use crate::store::error::StoreError;
     use crate::store::row::Columns;

@@ -14,6 +14,7 @@ use crate::store::contract::{Store, StoreAdmin};
 use crate::store::entry::{Cursor, Entry, Page, UnknownOutcomes};
 use crate::store::error::StoreError;
 use crate::store::memory::store::MemoryStore;
+use crate::store::resolution::{Resolution, Resolved};
 use crate::sync::{Mutex, lock};
 use crate::testing::fault::{Fault, Faults};
 use crate::testing::seeded::{SeededClaim, Seeds};
@@ -105,6 +106,39 @@ impl<S: StoreAdmin> FaultyStore<S> {
     /// Sets the fault of releases from now on.
     pub fn on_release(&self, fault: Fault) {
         self.with(|faults| faults.release = fault);
+    }
+
+    /// Sets the fault of an operator's resolutions from now on.
+    pub fn on_resolve(&self, fault: Fault) {
+        self.with(|faults| faults.resolve = fault);
+    }
+
+    /// Sets the fault of looks at one entry from now on: of operators, and of requests that wait for another one.
+    pub fn on_get(&self, fault: Fault) {
+        self.with(|faults| faults.get = fault);
+    }
+
+    /// Sets the fault of listings from now on, of all entries and of claims alone.
+    pub fn on_list(&self, fault: Fault) {
+        self.with(|faults| faults.list = fault);
+    }
+
+    /// Sets the fault of purges from now on.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use idempotent_runtime::RecordKey;
+    /// use idempotent_runtime::store::StoreAdmin;
+    /// use idempotent_runtime::testing::{Fault, FaultyStore};
+    ///
+    /// let (store, key) = (FaultyStore::new(), RecordKey::new("charges", None, "k"));
+    /// store.on_purge(Fault::Unreachable);
+    /// assert!(store.purge(&key).await.is_err());
+    /// # }
+    /// ```
+    pub fn on_purge(&self, fault: Fault) {
+        self.with(|faults| faults.purge = fault);
     }
 
     /// Makes transactions of handlers that take a [`Tx`](crate::Tx) fail at this moment from now on. With `None` they succeed
@@ -268,6 +302,12 @@ impl<S: StoreAdmin> Store for FaultyStore<S> {
         self.through(fault, |store| async move { store.release(&key, token).await }).await
     }
 
+    /// A renewal for the faults.
+    async fn extend(&self, key: &RecordKey, ttl: Duration) -> Result<Held, StoreError> {
+        let (fault, key) = (self.with(|faults| faults.renew), key.clone());
+        self.through(fault, |store| async move { store.extend(&key, ttl).await }).await
+    }
+
     async fn changed(&self, key: &RecordKey) {
         self.store.changed(key).await;
     }
@@ -280,12 +320,23 @@ impl<S: StoreAdmin> Store for FaultyStore<S> {
 
 impl<S: StoreAdmin> StoreAdmin for FaultyStore<S> {
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
-        self.with(|faults| faults.looks += 1);
-        self.store.get(key).await
+        let fault = self.with(|faults| {
+            faults.looks += 1;
+            faults.get
+        });
+        let key = key.clone();
+        self.through(fault, |store| async move { store.get(&key).await }).await
     }
 
     async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
-        self.store.purge(key).await
+        let (fault, key) = (self.with(|faults| faults.purge), key.clone());
+        self.through(fault, |store| async move { store.purge(&key).await }).await
+    }
+
+    async fn resolve(&self, key: &RecordKey, token: Token, resolution: Resolution) -> Result<Resolved, StoreError> {
+        let fault = self.with(|faults| faults.resolve);
+        let key = key.clone();
+        self.through(fault, |store| async move { store.resolve(&key, token, resolution).await }).await
     }
 
     async fn delete_expired(&self) -> Result<usize, StoreError> {
@@ -296,7 +347,13 @@ impl<S: StoreAdmin> StoreAdmin for FaultyStore<S> {
         self.store.unknown_outcomes().await
     }
 
+    async fn claims(&self, cursor: Option<Cursor>, limit: usize) -> Result<Option<Page>, StoreError> {
+        let fault = self.with(|faults| faults.list);
+        self.through(fault, |store| async move { store.claims(cursor, limit).await }).await
+    }
+
     async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
-        self.store.list(cursor, limit).await
+        let fault = self.with(|faults| faults.list);
+        self.through(fault, |store| async move { store.list(cursor, limit).await }).await
     }
 }

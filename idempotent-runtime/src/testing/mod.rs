@@ -78,7 +78,7 @@
 //!
 //! assert_not_replayed(charge(&app, "a").await.headers());
 //! assert_replayed(charge(&app, "a").await.headers());
-//! tokio::time::advance(Duration::from_hours(25)).await;
+//! tokio::time::advance(Duration::from_secs(25 * 60 * 60)).await;
 //! assert_not_replayed(charge(&app, "a").await.headers());
 //! assert_eq!((registry.executions("charges"), registry.replays("charges")), (2, 1));
 //!

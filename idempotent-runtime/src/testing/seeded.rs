@@ -11,10 +11,9 @@ use tokio::sync::Mutex;
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
 use crate::policy::Policy;
-use crate::policy::values::AfterCrash;
 use crate::record::now_in_millis;
 use crate::record::{Record, RecordedBody, headers};
-use crate::store::claim::{Claim, ClaimRequest, Token};
+use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::contract::{Store, StoreAdmin};
 use crate::store::error::StoreError;
 
@@ -29,6 +28,8 @@ struct Seed {
     token: Token,
     /// What the first request with the key asks for: the other process is taken to have been asked the same.
     fingerprint: Option<Fingerprint>,
+    /// How long that request's policy keeps what the other process records.
+    ttl: Duration,
     /// How it has ended before that request came.
     ending: Option<Ending>,
 }
@@ -49,33 +50,37 @@ impl Seeds {
         let mut seeds = self.0.lock().await;
         let Some(seed) = seeds.get_mut(key).filter(|seed| seed.fingerprint.is_none()) else { return Ok(()) };
         let fingerprint = request.fingerprint;
-        let claim =
-            ClaimRequest { token: seed.token, fingerprint, lease: LONG, ttl: LONG, after_crash: AfterCrash::Rerun };
+        let claim = ClaimRequest::new(seed.token, fingerprint)
+            .with_lease(LONG)
+            .with_ttl(LONG)
+            .with_after_crash(request.after_crash);
         let claimed = store.claim(key, claim).await?;
         if claimed != (Claim::Acquired { attempt: 1 }) {
             return Err(StoreError::unavailable(format!("the seeded key was taken by another claim: {claimed:?}")));
         }
-        seed.fingerprint = Some(fingerprint);
+        (seed.fingerprint, seed.ttl) = (Some(fingerprint), request.ttl);
         match seed.ending.take() {
-            None => {}
-            Some(ending) => end(store, key, claim.token, fingerprint, ending).await?,
+            None => Ok(()),
+            Some(ending) => end(store, key, seed, fingerprint, ending).await,
         }
-        Ok(())
     }
 }
 
 async fn end<S: StoreAdmin>(
     store: &S,
     key: &RecordKey,
-    token: Token,
+    &mut Seed { token, ttl, .. }: &mut Seed,
     fingerprint: Fingerprint,
     ending: Ending,
 ) -> Result<(), StoreError> {
-    let _held = match ending {
-        Ending::Completed(record) => store.complete(key, token, Record { fingerprint, ..record }, LONG).await?,
+    let held = match ending {
+        Ending::Completed(record) => store.complete(key, token, Record { fingerprint, ..record }, ttl).await?,
         Ending::Crashed => store.renew(key, token, Duration::ZERO).await?,
     };
-    Ok(())
+    match held {
+        Held::Yes => Ok(()),
+        Held::No => Err(StoreError::unavailable("the seeded claim is gone: it was purged, resolved or taken over")),
+    }
 }
 
 /// A claim of a pretended other process whose handler runs, made by
@@ -119,7 +124,7 @@ pub struct SeededClaim<S> {
 
 impl<S: StoreAdmin> SeededClaim<S> {
     pub(super) async fn new(store: Arc<S>, seeds: Seeds, key: RecordKey) -> Self {
-        let seed = Seed { token: Token::unique(), fingerprint: None, ending: None };
+        let seed = Seed { token: Token::unique(), fingerprint: None, ttl: LONG, ending: None };
         seeds.0.lock().await.insert(key.clone(), seed);
         Self { store, seeds, key }
     }
@@ -137,11 +142,11 @@ impl<S: StoreAdmin> SeededClaim<S> {
     }
 
     /// The other process answers with `response`, and records it as policies do by default, for instance without
-    /// `set-cookie`. Retries get it.
+    /// `set-cookie`. Retries get it for as long as the `ttl` of their policy says.
     ///
     /// # Errors
     ///
-    /// When the store fails.
+    /// When the store fails, or the claim is gone, for instance because it was purged: then nothing is recorded.
     ///
     /// # Panics
     ///
@@ -164,7 +169,7 @@ impl<S: StoreAdmin> SeededClaim<S> {
     ///
     /// # Errors
     ///
-    /// When the store fails.
+    /// When the store fails, or the claim is gone.
     pub async fn crash(self) -> Result<(), StoreError> {
         self.end(Ending::Crashed).await
     }
@@ -173,7 +178,7 @@ impl<S: StoreAdmin> SeededClaim<S> {
         let mut seeds = self.seeds.0.lock().await;
         let Some(seed) = seeds.get_mut(&self.key) else { return Ok(()) };
         if let Some(fingerprint) = seed.fingerprint {
-            return end(&*self.store, &self.key, seed.token, fingerprint, ending).await;
+            return end(&*self.store, &self.key, seed, fingerprint, ending).await;
         }
         seed.ending = Some(ending);
         Ok(())

@@ -20,3 +20,15 @@ impl<DB: sqlx::Database> Argument<Tx<DB>> {
     /// As sqlx names it.
     pub const DATABASE: Option<&'static str> = Some(DB::NAME);
 }
+
+/// Rejects a `Tx` after the claim, when the program is compiled.
+///
+/// # Panics
+///
+/// If the argument is one.
+pub const fn check_extracted_after_claim(database: Option<&'static str>) {
+    assert!(
+        database.is_none(),
+        "a `Tx` begins with the claim, so it is extracted before it: move it in front of the arguments after the claim, and write `claim_after = tx`"
+    );
+}

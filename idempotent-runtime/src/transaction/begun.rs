@@ -1,5 +1,7 @@
 //! What a store does with a transaction that has begun.
 
+use std::future::{pending, ready};
+
 use futures_util::future::BoxFuture;
 use sqlx::Database;
 
@@ -23,6 +25,18 @@ pub(crate) trait Begun<DB: Database>: Send + Sync + 'static {
     /// Undoes what was written, and leaves the connection as the pool has lent it; fails with
     /// [`Committed`](crate::transaction::error::Committed) if the handler has committed it.
     fn roll_back<'a>(&'a self, connection: &'a mut DB::Connection) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Resolves when it is certain that a statement which is under way has no answer any more, because the connection carries
+    /// nothing. Never resolves as long as the transaction is alive.
+    fn silence(&self) -> BoxFuture<'_, ()> {
+        Box::pin(pending())
+    }
+
+    /// Finds out how it has ended without its connection, which is closed; fails with
+    /// [`Committed`](crate::transaction::error::Committed) if the handler has committed it.
+    fn find_out(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(ready(Ok(())))
+    }
 
     /// What an error of a statement of the handler says of the transaction; `None` where it says nothing.
     fn failure(&self, error: &sqlx::Error) -> Option<Failure>;

@@ -6,11 +6,11 @@ use std::ops::{Deref, DerefMut};
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
-use futures_util::{FutureExt as _, StreamExt as _, TryFutureExt as _, TryStreamExt as _};
+use futures_util::{FutureExt as _, StreamExt as _};
 use sqlx::{Acquire, Database, Either, Execute, Executor, SqlStr, Transaction};
 use sqlx_core::describe::Describe;
 
-use crate::transaction::open::{Lent, Open};
+use crate::transaction::open::{Open, WatchedConnection};
 
 /// The connection of a [`Tx`](crate::Tx). It remembers the error that aborted its transaction.
 ///
@@ -25,6 +25,10 @@ use crate::transaction::open::{Lent, Open};
 ///
 /// If the transaction ended while the handler ran, each statement fails with [`sqlx::Error::InvalidArgument`], which says so.
 /// The statement is not sent.
+///
+/// On PostgreSQL, a statement that gets lost fails with [`sqlx::Error::Io`] within five seconds, and so does each later one. A
+/// statement is lost if PostgreSQL waits for one too, because the network between them drops everything. A slow
+/// statement has no limit. The guide's page [`transactions`](crate::guide::transactions) tells more.
 ///
 /// # Examples
 ///
@@ -97,9 +101,7 @@ macro_rules! executor {
                 E: 'q + Execute<'q, $database>,
             {
                 match self.0.watched() {
-                    Ok(Lent { connection, mut watch, .. }) => {
-                        connection.fetch_many(query).inspect_err(move |error| watch.note(error)).boxed()
-                    }
+                    Ok(WatchedConnection { connection, watch, .. }) => watch.rows(connection.fetch_many(query)).boxed(),
                     Err(error) => stream::once(ready(Err(error))).boxed(),
                 }
             }
@@ -113,8 +115,8 @@ macro_rules! executor {
                 E: 'q + Execute<'q, $database>,
             {
                 match self.0.watched() {
-                    Ok(Lent { connection, mut watch, .. }) => {
-                        connection.fetch_optional(query).inspect_err(move |error| watch.note(error)).boxed()
+                    Ok(WatchedConnection { connection, mut watch, .. }) => {
+                        async move { watch.answer(connection.fetch_optional(query)).await }.boxed()
                     }
                     Err(error) => ready(Err(error)).boxed(),
                 }
@@ -129,8 +131,8 @@ macro_rules! executor {
                 'c: 'e,
             {
                 match self.0.watched() {
-                    Ok(Lent { connection, mut watch, .. }) => {
-                        connection.prepare_with(sql, parameters).inspect_err(move |error| watch.note(error)).boxed()
+                    Ok(WatchedConnection { connection, mut watch, .. }) => {
+                        async move { watch.answer(connection.prepare_with(sql, parameters)).await }.boxed()
                     }
                     Err(error) => ready(Err(error)).boxed(),
                 }
@@ -142,8 +144,8 @@ macro_rules! executor {
                 'c: 'e,
             {
                 match self.0.watched() {
-                    Ok(Lent { connection, mut watch, .. }) => {
-                        connection.describe(sql).inspect_err(move |error| watch.note(error)).boxed()
+                    Ok(WatchedConnection { connection, mut watch, .. }) => {
+                        async move { watch.answer(connection.describe(sql)).await }.boxed()
                     }
                     Err(error) => ready(Err(error)).boxed(),
                 }
@@ -156,7 +158,7 @@ macro_rules! executor {
             type Connection = &'c mut <$database as Database>::Connection;
 
             fn acquire(self) -> BoxFuture<'c, Result<Self::Connection, sqlx::Error>> {
-                ready(self.0.watched().map(|Lent { connection, watch, .. }| {
+                ready(self.0.watched().map(|WatchedConnection { connection, mut watch, .. }| {
                     watch.leave_to_the_handler();
                     connection
                 }))
@@ -165,11 +167,11 @@ macro_rules! executor {
 
             fn begin(self) -> BoxFuture<'c, Result<Transaction<'c, $database>, sqlx::Error>> {
                 Box::pin(async move {
-                    let Lent { connection, watch, levels } = self.0.watched()?;
+                    let WatchedConnection { connection, mut watch, levels } = self.0.watched()?;
                     watch.leave_to_the_handler();
                     // As for a savepoint of our own, for as long as we see it.
                     levels.are_lost = true;
-                    let nested = Acquire::begin(connection).await?;
+                    let nested = watch.answer(Acquire::begin(connection)).await?;
                     levels.are_lost = false;
                     Ok(nested)
                 })

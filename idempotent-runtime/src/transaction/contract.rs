@@ -4,6 +4,7 @@ use futures_util::future::BoxFuture;
 
 use crate::key::RecordKey;
 use crate::policy::values::Isolation;
+use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest};
 use crate::store::handle::StoreHandle;
 use crate::transaction::error::TransactionError;
@@ -11,13 +12,15 @@ use crate::transaction::transactions::Recording;
 
 /// What the engine does with a handler's transaction, whatever its database is.
 pub(crate) trait HandlerTransaction: Send + Sync {
-    /// Begins it and claims the key in it; nothing is begun unless the claim is acquired.
+    /// Begins it and claims the key in it; nothing is begun unless the claim is acquired. `without_response` is recorded if the
+    /// handler commits the transaction itself.
     fn claim<'a>(
         &'a self,
         store: &'a StoreHandle,
         key: &'a RecordKey,
         request: ClaimRequest,
         isolation: Option<Isolation>,
+        without_response: Record,
     ) -> BoxFuture<'a, Result<Claim, TransactionError>>;
 
     /// Begins it for a request that has no key.

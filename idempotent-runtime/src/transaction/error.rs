@@ -100,6 +100,11 @@ pub(crate) struct Aborted;
 #[error("the transaction has ended")]
 pub(crate) struct Ended;
 
+/// Why nothing of a transaction is kept whose connection carries nothing any more.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection of the transaction carries nothing any more")]
+pub(crate) struct Silent;
+
 /// What a store answers when it finds that the handler has committed the transaction. The store has seen to it that no retry
 /// runs the handler again.
 #[derive(Debug, thiserror::Error)]

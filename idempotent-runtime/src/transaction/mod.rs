@@ -9,6 +9,8 @@ pub(crate) mod argument;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) mod begun;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) mod close_on_drop;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) mod connection;
 pub(crate) mod contract;
 pub(crate) mod error;

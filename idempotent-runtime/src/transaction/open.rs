@@ -4,7 +4,6 @@ use std::any::Any;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use sqlx::pool::PoolConnection;
 use sqlx::{Database, Transaction};
 // sqlx does not export what counts the levels of a connection's transactions.
 use sqlx_core::transaction::TransactionManager as _;
@@ -12,10 +11,11 @@ use tokio::runtime::Handle;
 
 use crate::policy::values::Isolation;
 use crate::store::error::StoreError;
-use crate::transaction::begun::{Begun, OUTERMOST};
-use crate::transaction::error::{Ended, is};
+use crate::transaction::begun::Begun;
+use crate::transaction::close_on_drop::CloseOnDrop;
+use crate::transaction::error::{Ended, Silent, is};
 use crate::transaction::levels::{End, Level, Levels};
-use crate::transaction::watch::{Seen, Watch};
+use crate::transaction::watch::{Seen, Watch, silent};
 
 /// A transaction that has begun. Dropping it rolls it back.
 pub(crate) struct Open<DB: Database>(Option<Inner<DB>>);
@@ -24,12 +24,12 @@ struct Inner<DB: Database> {
     source: Source<DB>,
     seen: Seen,
     levels: Levels,
-    /// What the store keeps others out with; dropped after the transaction.
+    /// The lock by which the store keeps others out; dropped after the transaction.
     hold: Box<dyn Any + Send + Sync>,
 }
 
 /// A connection that is in its transaction, with what is known of both.
-pub(super) struct Lent<'a, DB: Database> {
+pub(super) struct WatchedConnection<'a, DB: Database> {
     pub(super) connection: &'a mut DB::Connection,
     pub(super) watch: Watch<'a, DB>,
     pub(super) levels: &'a mut Levels,
@@ -39,13 +39,17 @@ const HAS_ENDED: &str = "the transaction of this handler has ended, and nothing 
      `begin` to its end, and must not go on after an error by which the database ends the transaction";
 
 enum Source<DB: Database> {
-    Begun(Doubtful<DB>, Arc<dyn Begun<DB>>),
+    Begun(CloseOnDrop<DB>, Arc<dyn Begun<DB>>),
     /// Of a unit test that calls the handler.
     Given(Transaction<'static, DB>),
 }
 
 impl<DB: Database> Open<DB> {
-    pub(crate) fn new(connection: Doubtful<DB>, begun: Arc<dyn Begun<DB>>, hold: Box<dyn Any + Send + Sync>) -> Self {
+    pub(crate) fn new(
+        connection: CloseOnDrop<DB>,
+        begun: Arc<dyn Begun<DB>>,
+        hold: Box<dyn Any + Send + Sync>,
+    ) -> Self {
         Self(Some(Inner {
             source: Source::Begun(connection, begun),
             seen: Seen::default(),
@@ -86,16 +90,21 @@ impl<DB: Database> Open<DB> {
     ///
     /// # Errors
     ///
-    /// When the transaction has ended: what follows would commit by itself.
-    pub(super) fn watched(&mut self) -> Result<Lent<'_, DB>, sqlx::Error> {
+    /// When the transaction has ended: what follows would commit by itself. When its connection carries nothing any more.
+    pub(super) fn watched(&mut self) -> Result<WatchedConnection<'_, DB>, sqlx::Error> {
         let Inner { source, seen, levels, .. } = self.inner_mut();
+        if seen.is_silent() {
+            return Err(silent());
+        }
         let lent = match source {
             Source::Begun(connection, begun) if begun.has_ended(connection, levels.depth()) => return Err(has_ended()),
-            Source::Begun(connection, begun) => {
-                Lent { connection: &mut **connection, watch: Watch { seen, begun: Some(&**begun) }, levels }
-            }
+            Source::Begun(connection, begun) => WatchedConnection {
+                connection: &mut **connection,
+                watch: Watch { seen, begun: Some(&**begun) },
+                levels,
+            },
             Source::Given(transaction) => {
-                Lent { connection: &mut **transaction, watch: Watch { seen, begun: None }, levels }
+                WatchedConnection { connection: &mut **transaction, watch: Watch { seen, begun: None }, levels }
             }
         };
         if lent.levels.are_lost { Err(has_ended()) } else { Ok(lent) }
@@ -103,11 +112,10 @@ impl<DB: Database> Open<DB> {
 
     /// Begins a savepoint. Until it is known to have begun, the transaction counts as ended.
     pub(super) async fn begin_level(&mut self) -> Result<Level, sqlx::Error> {
-        let Lent { connection, mut watch, levels } = self.watched()?;
+        let WatchedConnection { connection, mut watch, levels } = self.watched()?;
         levels.are_lost = true;
         levels.were_used = true;
-        let begun = DB::TransactionManager::begin(connection, None).await;
-        begun.inspect_err(|error| watch.note(error))?;
+        watch.answer(DB::TransactionManager::begin(connection, None)).await?;
         levels.are_lost = false;
         levels.open += 1;
         Ok(Level { number: levels.open, failure: watch.seen.failure })
@@ -115,14 +123,14 @@ impl<DB: Database> Open<DB> {
 
     /// Ends the innermost savepoint. On an error of the database, it is still open.
     pub(super) async fn end_level(&mut self, level: &Level, end: End) -> Result<(), sqlx::Error> {
-        let Lent { connection, mut watch, levels } = self.watched_in(level)?;
+        let WatchedConnection { connection, mut watch, levels } = self.watched_in(level)?;
         levels.are_lost = true;
         let ended = match end {
-            End::Commit => DB::TransactionManager::commit(connection).await,
-            End::RollBack => DB::TransactionManager::rollback(connection).await,
+            End::Commit => watch.answer(DB::TransactionManager::commit(connection)).await,
+            End::RollBack => watch.answer(DB::TransactionManager::rollback(connection)).await,
         };
         levels.are_lost = false;
-        ended.inspect_err(|error| watch.note(error))?;
+        ended?;
         levels.open -= 1;
         if let End::RollBack = end {
             watch.seen.roll_back_to(level.failure);
@@ -132,7 +140,7 @@ impl<DB: Database> Open<DB> {
 
     /// Rolls the innermost savepoint back before the next statement.
     pub(super) fn drop_level(&mut self, level: &Level) {
-        if let Ok(Lent { connection, watch, levels }) = self.watched_in(level) {
+        if let Ok(WatchedConnection { connection, watch, levels }) = self.watched_in(level) {
             DB::TransactionManager::start_rollback(connection);
             levels.open -= 1;
             watch.seen.roll_back_to(level.failure);
@@ -140,7 +148,7 @@ impl<DB: Database> Open<DB> {
     }
 
     /// For a savepoint, which must be the innermost one: what has ended out of turn counts as the end of the transaction.
-    fn watched_in(&mut self, level: &Level) -> Result<Lent<'_, DB>, sqlx::Error> {
+    fn watched_in(&mut self, level: &Level) -> Result<WatchedConnection<'_, DB>, sqlx::Error> {
         let is_innermost = self.inner_mut().levels.open == level.number;
         if !is_innermost || self.watched().is_err() {
             self.inner_mut().levels.are_lost = true;
@@ -216,6 +224,9 @@ impl<DB: Database> Inner<DB> {
     /// the levels tells.
     async fn catch_up(&mut self) -> Result<(), StoreError> {
         let Self { source: Source::Begun(connection, begun), seen, levels, .. } = self else { return Ok(()) };
+        if seen.is_silent() {
+            return Err(StoreError::unavailable(Silent));
+        }
         if seen.is_lent() || levels.were_used {
             begun.catch_up(connection).await?;
         }
@@ -224,11 +235,17 @@ impl<DB: Database> Inner<DB> {
 
     async fn roll_back(mut self) -> Result<(), StoreError> {
         let caught_up = self.catch_up().await;
-        let Self { source, hold, .. } = self;
+        let Self { source, seen, hold, .. } = self;
         let (mut connection, begun) = match source {
             Source::Begun(connection, begun) => (connection, begun),
             Source::Given(transaction) => return transaction.rollback().await.map_err(StoreError::unavailable),
         };
+        if seen.is_silent() {
+            connection.abandon();
+            let found_out = begun.find_out().await;
+            drop(hold);
+            return found_out;
+        }
         let undone = match caught_up {
             Ok(()) => begun.roll_back(&mut connection).await,
             Err(ended) => {
@@ -272,69 +289,6 @@ impl<DB: Database> Drop for Open<DB> {
         // Without a runtime, the connection closes with `inner`.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(inner.roll_back());
-        }
-    }
-}
-
-/// A connection in a state that its pool must not get: unless it is given back, it is closed.
-pub(crate) struct Doubtful<DB: Database>(Option<PoolConnection<DB>>);
-
-impl<DB: Database> Doubtful<DB> {
-    pub(crate) fn new(connection: PoolConnection<DB>) -> Self {
-        Self(Some(connection))
-    }
-
-    pub(crate) fn give_back(mut self) {
-        drop(self.0.take());
-    }
-
-    async fn close(mut self) {
-        if let Some(connection) = self.0.take() {
-            // What it was used for has ended in one way or another.
-            let _ = connection.close().await;
-        }
-    }
-
-    /// Closing it would be enough, but for a pooler between: it keeps the connection to the server, in the state in which it
-    /// is, for others.
-    async fn undo_and_close(mut self, begun: &dyn Begun<DB>) -> Result<(), StoreError> {
-        let undone = begun.roll_back(&mut self).await;
-        self.close().await;
-        undone
-    }
-
-    fn depth(&self) -> usize {
-        DB::TransactionManager::get_transaction_depth(self)
-    }
-
-    /// sqlx counts the levels of its own transactions. A future of a nested `begin` that is dropped half way rolls back the
-    /// level around it, which is ours; one that is forgotten would make a COMMIT of ours the end of a savepoint.
-    fn outermost(&self) -> Result<(), StoreError> {
-        if self.depth() == OUTERMOST { Ok(()) } else { Err(StoreError::unavailable(Ended)) }
-    }
-}
-
-impl<DB: Database> Deref for Doubtful<DB> {
-    type Target = DB::Connection;
-
-    fn deref(&self) -> &DB::Connection {
-        self.0.as_ref().expect("it is neither given back nor closed")
-    }
-}
-
-impl<DB: Database> DerefMut for Doubtful<DB> {
-    fn deref_mut(&mut self) -> &mut DB::Connection {
-        self.0.as_mut().expect("it is neither given back nor closed")
-    }
-}
-
-impl<DB: Database> Drop for Doubtful<DB> {
-    fn drop(&mut self) {
-        let Some(mut connection) = self.0.take() else { return };
-        if Handle::try_current().is_ok() {
-            connection.close_on_drop();
-        } else {
-            drop(connection.detach());
         }
     }
 }

@@ -8,9 +8,11 @@ use sqlx::Database;
 use tokio::time::Instant;
 
 use crate::backoff::Backoff;
+use crate::deadline::Deadline;
 use crate::key::RecordKey;
 use crate::observe::op::Op;
 use crate::policy::values::Isolation;
+use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::error::StoreError;
 use crate::store::handle::StoreHandle;
@@ -26,13 +28,15 @@ pub(crate) trait TransactionalStore<DB: Database>: Send + Sync + 'static {
     /// Begins a transaction.
     fn begin(&self, isolation: Option<Isolation>) -> BoxFuture<'_, Result<Open<DB>, StoreError>>;
 
-    /// Claims the key for the life of a transaction: no other request gets it before the transaction ends.
+    /// Claims the key for the life of a transaction: no other request gets it before the transaction ends. If the handler commits
+    /// it by itself, `without_response` is recorded.
     fn claim<'a>(
         &'a self,
         key: &'a RecordKey,
         request: ClaimRequest,
         isolation: Option<Isolation>,
-    ) -> BoxFuture<'a, Result<TransactionClaim<DB>, StoreError>>;
+        without_response: Record,
+    ) -> BoxFuture<'a, Result<ClaimInTransaction<DB>, StoreError>>;
 
     /// Writes the record; [`Held::No`] if the key has another entry by now.
     fn record<'a>(
@@ -41,11 +45,11 @@ pub(crate) trait TransactionalStore<DB: Database>: Send + Sync + 'static {
         recording: &'a Recording,
     ) -> BoxFuture<'a, Result<Held, StoreError>>;
 
-    /// Whether the key has the record of `token`; an error as long as its transaction may not have ended.
+    /// Whether the key has the record of `token`. It is an error while its transaction may still run.
     fn is_recorded<'a>(&'a self, key: &'a RecordKey, token: Token) -> BoxFuture<'a, Result<bool, StoreError>>;
 }
 
-pub(crate) enum TransactionClaim<DB: Database> {
+pub(crate) enum ClaimInTransaction<DB: Database> {
     Acquired { attempt: u32, open: Open<DB> },
     Existing(Claim),
 }
@@ -103,6 +107,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
         key: &'a RecordKey,
         request: ClaimRequest,
         isolation: Option<Isolation>,
+        without_response: Record,
     ) -> BoxFuture<'a, Result<Claim, TransactionError>> {
         Box::pin(async move {
             let Found { transactions, faults, records } = Self::transactions(store)?;
@@ -111,11 +116,11 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
             }
             let claiming = async {
                 faults.meet(TransactionPhase::Begin)?;
-                transactions.claim(key, request, isolation).await
+                transactions.claim(key, request, isolation, without_response).await
             };
             match store.bounded_begin(Op::Claim, claiming).await? {
-                TransactionClaim::Existing(claim) => Ok(claim),
-                TransactionClaim::Acquired { attempt, open } => {
+                ClaimInTransaction::Existing(claim) => Ok(claim),
+                ClaimInTransaction::Acquired { attempt, open } => {
                     self.put(open.isolated(isolation));
                     Ok(Claim::Acquired { attempt })
                 }
@@ -275,13 +280,13 @@ async fn look_up<DB: Database>(
     error: StoreError,
 ) -> Result<(), TransactionError> {
     let limit = recording.request.lease;
-    let begun = Instant::now();
+    let deadline = Deadline::after(limit);
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
     loop {
         match store.bounded_begin(Op::LookUp, transactions.is_recorded(&recording.key, recording.request.token)).await {
             Ok(true) => return Ok(()),
             Ok(false) => return Err(TransactionError::RolledBack(error)),
-            Err(_) if begun.elapsed() + backoff.peek() > limit => return Err(TransactionError::Unknown(limit)),
+            Err(_) if !deadline.outlasts(backoff.peek()) => return Err(TransactionError::Unknown(limit)),
             Err(_) => backoff.wait().await,
         }
     }

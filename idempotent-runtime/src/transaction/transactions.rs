@@ -60,7 +60,7 @@ pub(crate) trait CommittedRecords: Send + Sync {
     /// The record of the key, if a claim can be answered with it without asking the database.
     fn at_hand(&self, key: &RecordKey) -> Option<Record>;
 
-    /// Takes in a record whose COMMIT was asked for at `asked_at`, and has succeeded.
+    /// Keeps a record whose COMMIT has succeeded. The COMMIT was sent at `asked_at`.
     fn committed(&self, recording: &Recording, asked_at: Instant);
 }
 

@@ -10,6 +10,7 @@ use http::request::Parts;
 use sqlx::{Database, Transaction};
 
 use crate::registry::Registry;
+use crate::rejection::mark::marked;
 use crate::rejection::problem::Rejection;
 use crate::request::context::Execution;
 use crate::transaction::connection::TxConnection;
@@ -42,7 +43,8 @@ use crate::transaction::slot::Slot;
 ///
 /// A crash leaves nothing behind, not even the count of [`Idempotency::attempt`](crate::Idempotency::attempt): `after_crash`
 /// only counts for claims of a version of the handler without a `Tx`. There is no lease: `lease` only limits how long the
-/// engine looks for a `COMMIT` whose answer was lost. `on_store_error = "run"` does not compile, nor do two arguments `Tx`:
+/// engine looks for a `COMMIT` whose answer was lost. `on_store_error = "run"` does not compile, nor do two arguments `Tx`, nor a
+/// `Tx` after the claim, with which its transaction begins:
 ///
 /// ```standalone_crate,compile_fail
 /// use axum::http::StatusCode;
@@ -66,15 +68,28 @@ use crate::transaction::slot::Slot;
 /// }
 /// ```
 ///
+/// ```standalone_crate,compile_fail
+/// use axum::http::StatusCode;
+/// use idempotent_runtime::{Tx, idempotent};
+/// use sqlx::Sqlite;
+///
+/// #[idempotent(scope = "charges", claim_after = none)] // write `claim_after = tx`
+/// async fn create_charge(tx: Tx<Sqlite>, amount: String) -> StatusCode {
+///     StatusCode::CREATED
+/// }
+/// ```
+///
 /// # Errors
 ///
 /// - If the commit fails, the client gets 503 instead of the handler's response, and the effects are gone.
+/// - If a statement of the handler gets lost on its way to PostgreSQL, the statement fails, and nothing is kept. If the handler
+///   answers with a recorded status, the client gets 503.
 /// - If the response to `COMMIT` is lost, the engine looks the outcome up first.
 /// - A serialization failure or a deadlock, at `COMMIT` or in a statement on the [`TxConnection`], is 503
 ///   `transaction_conflict` with `Retry-After: 0`, whatever the handler answers. With `isolation`, so is an error that the
 ///   engine did not see.
-/// - If the handler answers with a recorded status, and the transaction ended while it ran, another error aborted it, or a
-///   deferred constraint fails at its end, the client gets 500 `transaction_failed`.
+/// - If the handler answers with a recorded status, the client gets 500 `transaction_failed` in three cases: the transaction
+///   ended while the handler ran, another error aborted it, or a deferred constraint fails at its end.
 ///
 /// # Panics
 ///
@@ -143,13 +158,19 @@ impl<S: Sync, DB: Database> FromRequestParts<S> for Tx<DB> {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
         let slot = Arc::<Slot<DB>>::default();
-        if Execution::of(&mut parts.extensions).join(slot.clone()) {
+        let execution = Execution::of(&mut parts.extensions);
+        if execution.is_extracting() {
+            tracing::error!(
+                "a `Tx` is extracted after the claim, with which its transaction begins: the request fails; name it in `claim_after`"
+            );
+        } else if execution.join(slot.clone()) {
             return Ok(Self { slot, open: OnceLock::new() });
+        } else {
+            tracing::error!("a handler has two arguments `Tx`, but one transaction; remove one of them");
         }
-        tracing::error!("a handler has two arguments `Tx`, but one transaction; remove one of them");
         let registry = Registry::serving(&parts.extensions);
         Err(registry.map_or_else(
-            || Rejection::TransactionFailed.into_response(),
+            || marked(Rejection::TransactionFailed.into_response()),
             |registry| registry.render(Rejection::TransactionFailed),
         ))
     }

@@ -1,5 +1,11 @@
 //! What a handler's statements have met, as far as they ran where it can be seen.
 
+use std::future::pending;
+use std::task::{Poll, ready};
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use sqlx::Database;
 
 use crate::policy::values::Isolation;
@@ -13,6 +19,8 @@ pub(super) struct Seen {
     pub(super) failure: Option<Failure>,
     /// The connection itself was lent, where errors are not seen.
     is_lent: bool,
+    /// The connection carries nothing any more, so that nothing may be awaited on it.
+    is_silent: bool,
     pub(super) isolation: Option<Isolation>,
 }
 
@@ -48,6 +56,10 @@ impl Seen {
     pub(super) fn is_lent(&self) -> bool {
         self.is_lent
     }
+
+    pub(super) fn is_silent(&self) -> bool {
+        self.is_silent
+    }
 }
 
 /// Sees what one statement meets.
@@ -57,15 +69,69 @@ pub(super) struct Watch<'a, DB: Database> {
     pub(super) begun: Option<&'a dyn Begun<DB>>,
 }
 
-impl<DB: Database> Watch<'_, DB> {
-    pub(super) fn note(&mut self, error: &sqlx::Error) {
+/// The error of the statement that has no answer, and of those after it.
+pub(super) fn silent() -> sqlx::Error {
+    let what =
+        "the connection of this handler's transaction carries nothing any more, and nothing that it writes is kept";
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, what))
+}
+
+impl<'a, DB: Database> Watch<'a, DB> {
+    /// The answer to a statement, however long it takes; an error if none can come any more.
+    pub(super) async fn answer<T>(
+        &mut self,
+        statement: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
+        let answer = tokio::select! {
+            // An answer that is there counts.
+            biased;
+            answer = statement => answer,
+            () = self.silence() => {
+                self.seen.is_silent = true;
+                Err(silent())
+            }
+        };
+        answer.inspect_err(|error| self.note(error))
+    }
+
+    /// The same of a statement that answers bit by bit. The handler may take its time for each.
+    pub(super) fn rows<T: Send + 'a>(
+        mut self,
+        mut rows: BoxStream<'a, Result<T, sqlx::Error>>,
+    ) -> impl Stream<Item = Result<T, sqlx::Error>> + Send + 'a {
+        let mut silence = None;
+        stream::poll_fn(move |context| {
+            if self.seen.is_silent {
+                return Poll::Ready(None);
+            }
+            let row = match rows.poll_next_unpin(context) {
+                Poll::Ready(row) => row,
+                Poll::Pending => {
+                    ready!(silence.get_or_insert_with(|| self.silence()).poll_unpin(context));
+                    self.seen.is_silent = true;
+                    Some(Err(silent()))
+                }
+            };
+            silence = None;
+            if let Some(Err(error)) = &row {
+                self.note(error);
+            }
+            Poll::Ready(row)
+        })
+    }
+
+    fn silence(&self) -> BoxFuture<'a, ()> {
+        self.begun.map_or_else(|| pending().boxed(), |begun| begun.silence())
+    }
+
+    fn note(&mut self, error: &sqlx::Error) {
         match self.begun.and_then(|begun| begun.failure(error)) {
             None | Some(Failure::Aborted) => {}
             failure => self.seen.failure = failure,
         }
     }
 
-    pub(super) fn leave_to_the_handler(self) {
+    pub(super) fn leave_to_the_handler(&mut self) {
         self.seen.lend();
     }
 }

@@ -21,8 +21,8 @@ pub enum Rule {
     /// A client was told that something failed, and its effect stays.
     EffectStays,
     /// Something was done, and no retry will ever tell.
-    EffectNobodyLearnsOf,
-    /// A key that answers nobody any more.
+    UnreportedEffect,
+    /// A key that no longer gets an answer.
     Stuck,
     /// A record reached other credentials than those that it was made for, or was served for another target.
     AnothersRecord,
@@ -71,7 +71,7 @@ pub fn check(history: &History) -> Vec<Violation> {
         broken(Rule::TwoAnswers, life.two_answers());
         broken(Rule::ToldWithoutEffect, life.told_without_effect());
         broken(Rule::EffectStays, life.effect_stays());
-        broken(Rule::EffectNobodyLearnsOf, life.effect_nobody_learns_of());
+        broken(Rule::UnreportedEffect, life.unreported_effect());
         broken(Rule::Stuck, (!history.finally.contains_key(key)).then(|| "its last retries got no answer".to_owned()));
         broken(Rule::UnknownAnswer, life.unknown_answer());
         broken(Rule::UnknownAnswer, life.unknown_answer_to_another_client());
@@ -235,7 +235,7 @@ impl Life<'_> {
         staying.next().map(|execution| format!("{} answered that it failed, and has an effect", execution.id))
     }
 
-    fn effect_nobody_learns_of(&self) -> Option<String> {
+    fn unreported_effect(&self) -> Option<String> {
         let finally = self.history.finally.get(self.key)?;
         let last = self.effects.last()?;
         let Some(receipt) = finally.receipt() else {

@@ -58,11 +58,13 @@ pub enum FaultKind {
     StorePaused,
     /// The store was killed and started again.
     StoreRestarted,
+    /// A replica became the store's master.
+    StoreDemoted,
     /// The line to the store did not carry what it should.
     LineBroken,
     /// The store's disk was full.
     DiskFull,
-    /// The machine itself gave nobody time, or its disk wrote nothing.
+    /// The machine itself ran no process, or its disk wrote nothing.
     MachineStalled,
 }
 

@@ -1,4 +1,4 @@
-//! Breaks everything around the guarded handlers, and judges by their effects and answers whether they kept their word.
+//! Breaks everything around the guarded handlers, and checks by their effects and answers whether they kept their guarantees.
 //!
 //! ```text
 //! clients ──▶ 1 to 3 server processes ──▶ a store          faults: see `run::FaultWeights` and `family::Family`

@@ -4,11 +4,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use chaos::family::Family;
-use chaos::run::{Plan, StoreKind, play};
+use chaos::run::{Outage, Plan, StoreKind, play, play_outages};
 use chaos::server::{self, Guard};
 use clap::{Parser, Subcommand, ValueEnum};
 
-/// Breaks everything around guarded handlers, and judges them by their effects and answers.
+/// Breaks everything around guarded handlers, and checks their effects and answers.
 #[derive(Parser)]
 struct Arguments {
     #[command(subcommand)]
@@ -35,6 +35,21 @@ enum Command {
         #[arg(long)]
         without: Option<Guard>,
     },
+    /// Fails each store many times under load, and counts executions and the seconds until it is served again.
+    Outages {
+        /// Decides keys, clients and moments; another one in every run unless it is given.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// How often each store fails.
+        #[arg(long, default_value_t = 200)]
+        rounds: usize,
+        /// Only this store.
+        #[arg(long)]
+        store: Option<StoreKind>,
+        /// Only this outage.
+        #[arg(long)]
+        only: Option<Outage>,
+    },
     /// Serves until it is killed.
     #[command(hide = true)]
     Serve(server::Options),
@@ -54,6 +69,10 @@ async fn main() -> anyhow::Result<ExitCode> {
             }
             server::serve(options).await?;
             Ok(ExitCode::SUCCESS)
+        }
+        Command::Outages { seed, rounds, store, only } => {
+            let stores = store.map_or_else(|| StoreKind::value_variants().to_vec(), |store| vec![store]);
+            outages(seed.unwrap_or_else(|| chaos::now() % 1_000_000), rounds, &stores, only).await
         }
         Command::Run { seed, minutes, store, only, without } => {
             let seed = seed.unwrap_or_else(|| chaos::now() % 1_000_000);
@@ -109,4 +128,20 @@ async fn run(
     }
     println!("no rule was broken in {}", humantime::format_duration(Duration::from_secs(begun.elapsed().as_secs())));
     Ok(ExitCode::SUCCESS)
+}
+
+async fn outages(seed: u64, rounds: usize, stores: &[StoreKind], only: Option<Outage>) -> anyhow::Result<ExitCode> {
+    let mut code = ExitCode::SUCCESS;
+    for &store in stores {
+        let possible = Outage::all(store).iter().copied();
+        let outages: Vec<Outage> = possible.filter(|&outage| only.is_none_or(|only| outage == only)).collect();
+        println!("\n{} with seed {seed}, which fails {rounds} times", store.name());
+        let outcome = play_outages(seed, store, &outages, rounds, std::env::current_exe()?).await?;
+        println!("{outcome}\n{}", outcome.report());
+        if !outcome.violations.is_empty() || !outcome.are_short() {
+            println!("FAILED: no rule may be broken, and every process must serve again within 5 seconds");
+            code = ExitCode::FAILURE;
+        }
+    }
+    Ok(code)
 }

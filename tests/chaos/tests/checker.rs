@@ -87,7 +87,7 @@ fn an_execution_without_a_reason_is_named() {
     let afterwards = with_fault(again(), FaultKind::Died, Some("s0"), (5 * SECOND, 5 * SECOND));
     assert_eq!(broken(&afterwards), [Rule::RanAgain], "it died when the second one ran already");
     let for_a_moment = with_fault(again(), FaultKind::StorePaused, None, (SECOND, SECOND + SECOND / 2));
-    assert_eq!(broken(&for_a_moment), [Rule::RanAgain], "no lease runs out so soon");
+    assert_eq!(broken(&for_a_moment), [Rule::RanAgain], "no lease expires so soon");
     let for_long = with_fault(again(), FaultKind::StorePaused, None, (SECOND, 4 * SECOND));
     assert_eq!(broken(&for_long), []);
 }
@@ -196,7 +196,7 @@ fn an_effect_that_no_retry_tells_of_is_named() {
     let mut history = sound(Guarantee::AtLeastOnce);
     history.requests.clear();
     history.finally = [(KEY.to_owned(), answer(402, String::new()))].into();
-    assert_eq!(broken(&history), [Rule::EffectNobodyLearnsOf]);
+    assert_eq!(broken(&history), [Rule::UnreportedEffect]);
     let mut unknown = sound(Guarantee::AtMostOnce);
     unknown.requests.clear();
     unknown.finally = [(KEY.to_owned(), rejected(409, "outcome_unknown"))].into();

@@ -48,7 +48,7 @@ async fn under_all_faults_nothing_is_wrong_over_postgres() {
 /// Some faults must come at the right moment, so that one run may not be enough.
 async fn the_want_is_noticed(guard: Guard, store: StoreKind, rule: Rule) {
     let seed = seed();
-    for round in 0..5 {
+    for round in 0..10 {
         let outcome = play_alone(&Plan::against(guard, seed + round, Duration::from_secs(5), store)).await;
         if let Some(violation) = outcome.violations.iter().find(|violation| violation.rule == rule) {
             println!("{violation}\n{}", outcome.history.of_key(&violation.key));

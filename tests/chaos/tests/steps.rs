@@ -1,4 +1,4 @@
-//! A process that dies at each named step, for each store and guarantee; a restart needs nobody's help.
+//! A process that dies at each named step, for each store and guarantee; a restart needs no help.
 
 use std::time::Duration;
 

@@ -1,11 +1,11 @@
 //! A process that stands still for longer than its lease and goes on: what it does late is fenced off, and its client is
-//! told the truth.
+//! told the truth. And a store that is demoted or cut off: every process serves again soon.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use chaos::history::{Answer, Guarantee};
-use chaos::run::{Plan, Stage, StoreKind};
+use chaos::run::{Outage, Plan, Stage, StoreKind, play_outages};
 use chaos::server::Order;
 use idempotent_tests::eventually;
 use tokio::task::JoinHandle;
@@ -43,7 +43,7 @@ async fn effects(stage: &Stage) -> usize {
     stage.history().await.expect("the ledger is read").effects.len()
 }
 
-/// What the other server says when the lease has run out.
+/// What the other server says when the lease has expired.
 async fn once_the_lease_is_over(stage: &Stage, guarantee: Guarantee) -> Answer {
     let ask = async || post(stage, 1, guarantee).await;
     eventually(ask, |answer| answer.code().as_deref() != Some("in_flight")).await
@@ -70,7 +70,7 @@ async fn at_most_once(store: StoreKind) {
     assert_eq!(second.code().as_deref(), Some("outcome_unknown"), "{second}");
     stage.fleet.continue_server(0);
     let first = first.await.expect("the client is told");
-    assert!(first.receipt().is_some(), "nobody has taken its claim: {first}");
+    assert!(first.receipt().is_some(), "no process has taken its claim: {first}");
     let retry = post(&stage, 1, Guarantee::AtMostOnce).await;
     assert!(retry.is_replay, "the outcome is known by now");
     assert_eq!(retry.body, first.body);
@@ -79,7 +79,7 @@ async fn at_most_once(store: StoreKind) {
 
 async fn exactly_once(store: StoreKind) {
     let (stage, first) = stop_one_in_its_handler(store, Guarantee::ExactlyOnce).await;
-    // Its transaction is open as long as its process lives: there is no lease to run out.
+    // Its transaction is open as long as its process lives: no lease can expire.
     let second = post(&stage, 1, Guarantee::ExactlyOnce).await;
     let rejected = second.code().expect("it is rejected");
     assert!(["in_flight", "store_unavailable"].contains(&rejected.as_str()), "{second}");
@@ -131,4 +131,13 @@ async fn a_stopped_transaction_keeps_its_key_over_sqlite() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_transaction_keeps_its_key_over_postgres() {
     exactly_once(StoreKind::Postgres).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn demoted_or_cut_off_redis_is_served_again_soon() {
+    let outages = [Outage::Demote, Outage::BlackHole];
+    let program = env!("CARGO_BIN_EXE_chaos").into();
+    let outcome = play_outages(1, StoreKind::Redis, &outages, 2, program).await.expect("the servers start");
+    assert!(outcome.violations.is_empty(), "{}", outcome.report());
+    assert!(outcome.are_short(), "{outcome}");
 }

@@ -1,4 +1,4 @@
-//! The server of the soak test, in a process of its own so that its readings are nobody else's.
+//! The server of the soak test, in a process of its own so that its readings are its own.
 //!
 //! The first line that it prints is its address. Every line that it reads is answered with a reading, as JSON; it ends when
 //! its input does.

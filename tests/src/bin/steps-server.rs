@@ -15,7 +15,7 @@ use axum::response::Response;
 use axum::routing::post;
 use idempotent_runtime::store::{PostgresStore, RedisStore, SqliteStore};
 use idempotent_runtime::{Idempotency, Registry, StepError, idempotent};
-use idempotent_tests::steps::{DIE_AT, Place, WAIT_AT, WAITS, go};
+use idempotent_tests::steps::{DIE_AT, Moment, WAIT_AT, WAITS, go};
 use rustix::process::{Signal, getpid, kill_process};
 use sqlx::postgres::PgPoolOptions;
 use tokio::net::TcpListener;
@@ -34,7 +34,7 @@ impl Effects {
     }
 }
 
-async fn reach(place: Place, headers: &HeaderMap, effects: &Effects, idempotency: &Idempotency) {
+async fn reach(place: Moment, headers: &HeaderMap, effects: &Effects, idempotency: &Idempotency) {
     let is_named_by = |name| headers.get(name).is_some_and(|value| value.as_bytes() == place.to_string().as_bytes());
     if is_named_by(DIE_AT) {
         kill_process(getpid(), Signal::KILL).expect("a process may kill itself");
@@ -56,8 +56,8 @@ async fn create_order(
     idempotency: Idempotency,
     headers: HeaderMap,
 ) -> Result<(StatusCode, String), Response> {
-    reach(Place::BeforeReserve, &headers, &effects, &idempotency).await;
-    let step = async |name: &'static str, within: Place, after: Place| {
+    reach(Moment::BeforeReserve, &headers, &effects, &idempotency).await;
+    let step = async |name: &'static str, within: Moment, after: Moment| {
         let ran = idempotency.step(name, || async {
             let process = effects.write(name, &idempotency);
             reach(within, &headers, &effects, &idempotency).await;
@@ -67,8 +67,8 @@ async fn create_order(
         reach(after, &headers, &effects, &idempotency).await;
         Ok::<_, StepError>(process)
     };
-    let reserved_by = step("reserve", Place::InReserve, Place::Reserved).await?;
-    let charged_by = step("charge", Place::InCharge, Place::Charged).await?;
+    let reserved_by = step("reserve", Moment::InReserve, Moment::Reserved).await?;
+    let charged_by = step("charge", Moment::InCharge, Moment::Charged).await?;
     let receipt = format!("attempt {}: {reserved_by} {charged_by}", idempotency.attempt());
     Ok((StatusCode::CREATED, receipt))
 }

@@ -1,4 +1,4 @@
-//! A request whose client left is executed and recorded all the same.
+//! A request is executed and recorded although its client has left.
 
 use std::time::Duration;
 

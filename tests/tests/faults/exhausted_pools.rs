@@ -12,7 +12,7 @@ use idempotent_runtime::{Idempotency, Registry, Tx, idempotent};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::RedisServer;
 use idempotent_tests::sqlite::SqliteFile;
-use idempotent_tests::{Answer, Executions, PATIENCE, Runs, Server, answer};
+use idempotent_tests::{Answer, Executions, Mode, PATIENCE, Runs, Server, answer};
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{Postgres, Sqlite};
 
@@ -43,6 +43,16 @@ async fn holds(_tx: Tx<Postgres>, State(runs): State<Runs>) -> String {
     format!("run {}", runs.run().await)
 }
 
+#[idempotent(scope = "flooded")]
+async fn flooded() -> &'static str {
+    "one of a flood"
+}
+
+#[idempotent(scope = "runs-unguarded", on_store_error = "run")]
+async fn runs_unguarded(State(runs): State<Runs>) -> String {
+    format!("run {}", runs.run().await)
+}
+
 const CLIENTS: usize = 500;
 
 struct Service {
@@ -69,21 +79,30 @@ impl Service {
 
     /// All at once; each client's answer.
     async fn post(&self, path: &str, key: impl Fn(usize) -> String) -> Vec<Answer> {
+        self.post_of(&(0..CLIENTS).collect::<Vec<_>>(), path, key).await
+    }
+
+    /// These at once; each one's answer.
+    async fn post_of(&self, clients: &[usize], path: &str, key: impl Fn(usize) -> String) -> Vec<Answer> {
         let post = async |client: usize| {
             let connection = &self.connections[client % self.connections.len()];
             let request = connection.post(format!("http://{}{path}", self.server.address()));
             answer(request.header("idempotency-key", key(client))).await
         };
-        let all = tokio::time::timeout(6 * PATIENCE, join_all((0..CLIENTS).map(post)));
+        let all = tokio::time::timeout(6 * PATIENCE, join_all(clients.iter().copied().map(post)));
         all.await.expect("every client is answered: nothing stands still")
     }
 
-    /// Again and again, all of them at once, until every client has its answer.
+    /// Again and again, all that wait at once, until every client has its answer.
     async fn post_until_done(&self, path: &str) {
+        let mut waiting: Vec<usize> = (0..CLIENTS).collect();
         for _ in 0..30 {
-            let answers = self.post(path, |client| format!("{path}{client}")).await;
+            let answers = self.post_of(&waiting, path, |client| format!("{path}{client}")).await;
             assert_rejected_or_done(&answers);
-            if answers.iter().all(|answer| answer.status == StatusCode::OK) {
+            let rejected = answers.iter().map(|answer| answer.status != StatusCode::OK);
+            waiting =
+                waiting.iter().zip(rejected).filter_map(|(client, rejected)| rejected.then_some(*client)).collect();
+            if waiting.is_empty() {
                 return;
             }
         }
@@ -102,7 +121,7 @@ impl Service {
     }
 }
 
-/// The default limit of a store call leaves nobody waiting for a connection without end.
+/// The default limit of a store call ends every wait for a connection.
 fn assert_rejected_or_done(answers: &[Answer]) {
     for answer in answers.iter().filter(|answer| answer.status != StatusCode::OK) {
         assert!(["store_unavailable", "in_flight"].contains(&answer.rejection().as_str()), "{answer:?}");
@@ -144,7 +163,7 @@ async fn rejected_claims_of_a_tx_begin_no_transaction() {
     let store = PostgresStore::new(pool);
     store.migrate().await.expect("the tables are made");
     let runs = Runs::held();
-    let registry = Registry::builder(store).store_timeout(Duration::from_millis(100)).build();
+    let registry = Registry::builder(store).store_timeout(Duration::from_millis(500)).build();
     let app = Router::new().route("/holds", post(holds)).with_state(runs.clone()).layer(registry.layer());
     let server = Server::start(app).await;
     let send = async |key: String| answer(server.post("/holds").header("idempotency-key", key)).await;
@@ -159,9 +178,35 @@ async fn rejected_claims_of_a_tx_begin_no_transaction() {
     });
     assert_eq!(holder.text(), "run 1");
     assert_eq!(send("k0".to_owned()).await.text(), "run 2", "the retry of a rejected request");
-    // The pool is fair: whoever waited there has had a turn before the retry.
+    // The pool is fair: every waiting call has had its turn before the retry.
     let log = std::fs::read_to_string(postgres.folder().join("log")).expect("the server writes a log");
     assert_eq!(log.matches("set_config('idempotent_runtime.transaction'").count(), 2);
+}
+
+/// The line in front of the store is too long, and the store answers: it is not unreachable.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flood_of_one_client_runs_no_retry_of_another_one() {
+    let database = PostgresServer::shared().await.database().await;
+    PostgresStore::new(database.pool(1).await).migrate().await.expect("the tables are made");
+    let proxy = database.proxy();
+    let store = PostgresStore::new(database.untested_pool_of(1, &proxy).await);
+    let runs = Runs::free();
+    let app = Router::new().route("/flooded", post(flooded)).route("/runs-unguarded", post(runs_unguarded));
+    let app = app
+        .with_state(runs.clone())
+        .layer(Registry::builder(store).store_timeout(Duration::from_secs(1)).build().layer());
+    let server = Server::start(app).await;
+    assert_eq!(server.post_with_key("/runs-unguarded", "another").await.text(), "run 1");
+    proxy.set(Mode::Delays(Duration::from_millis(10)));
+    let flood = join_all((0..CLIENTS).map(|number| {
+        let request = server.post("/flooded").header("idempotency-key", format!("flood-{number}"));
+        async move { answer(request).await }
+    }));
+    let retries = join_all((0..20).map(|_| server.post_with_key("/runs-unguarded", "another")));
+    let (flood, retries) = tokio::join!(flood, retries);
+    assert!(flood.iter().any(|answer| answer.status == StatusCode::SERVICE_UNAVAILABLE), "the line was too long");
+    assert!(retries.iter().all(|answer| answer.is_replay() || answer.rejection() == "store_unavailable"));
+    assert_eq!(runs.started(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

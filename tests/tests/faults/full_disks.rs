@@ -169,8 +169,8 @@ async fn postgres_with_a_full_disk_of_tables_loses_no_record() {
     assert!(rows > 20);
 }
 
-/// PostgreSQL cannot go on without its log of writes: it breaks off, cannot recover either, and ends itself. Until
-/// whoever supervises it starts it again, when there is room, old keys are rejected as well.
+/// PostgreSQL cannot run without its log of writes: it stops, fails to recover, and exits. Until there is room and an operator
+/// starts it again, old keys are rejected too.
 #[tokio::test]
 async fn on_a_full_disk_of_its_log_postgres_stops_and_loses_no_record() {
     let server = PostgresServer::start_on_small_disk(OnSmallDisk::LogOfWrites, 16).await;

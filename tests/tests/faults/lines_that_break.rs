@@ -96,7 +96,7 @@ async fn effects(pool: &PgPool) -> (usize, usize) {
 
 const SLOW: Mode = Mode::Delays(Duration::from_millis(20));
 
-/// Longer than the limit of a store call: what is sent still arrives, when nobody waits for it any more.
+/// Longer than the limit of a store call: a command still arrives, but after its caller has stopped waiting.
 const TOO_SLOW: Mode = Mode::Delays(Duration::from_millis(800));
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

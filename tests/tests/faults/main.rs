@@ -5,13 +5,16 @@ mod exhausted_pools;
 mod full_disks;
 mod late_claims;
 mod lines_that_break;
+mod lost_statements;
 mod postgres_connections;
+mod postgres_failover;
 mod postgres_faults;
 mod records_too_large;
 mod redis_cluster;
 mod redis_connections;
 mod redis_failover;
 mod redis_faults;
+mod redis_sentinels;
 mod servers_that_pause;
 mod store_errors;
 

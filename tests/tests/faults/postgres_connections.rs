@@ -1,6 +1,7 @@
 //! Connections to PostgreSQL that carry nothing any more and are never closed: the service is there again soon after.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -9,11 +10,11 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use futures_util::future::join_all;
 use idempotent_runtime::store::PostgresStore;
-use idempotent_runtime::{Registry, Tx, idempotent};
+use idempotent_runtime::{Registry, RegistryBuilder, Tx, idempotent};
 use idempotent_tests::postgres::PostgresServer;
-use idempotent_tests::{Answer, Logs, Loss, Mode, Proxy, Runs, Server, answer, eventually};
+use idempotent_tests::{Answer, Logs, Loss, Mode, Proxy, Runs, Server, answer, eventually, sealing_key};
 use sqlx::Postgres;
-use sqlx::postgres::PgPool;
+use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
 use tokio::task::JoinSet;
 
 #[idempotent(scope = "stranded-plain")]
@@ -81,6 +82,20 @@ async fn stranded_transactions_are_replaced_within_5_seconds() {
     assert!(took < Duration::from_secs(5), "{took:?}");
 }
 
+/// The transaction has begun and holds the key. The statement that reads which locks it got is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn line_stranded_in_a_claim_frees_its_key_within_5_seconds() {
+    let database = PostgresServer::shared().await.database().await;
+    let proxy = database.proxy();
+    let server = serve(database.untested_pool_of(4, &proxy).await).await;
+    proxy.strand_before("SELECT current_setting('idempotent_runtime.locked')");
+    assert_eq!(server.post_with_key("/in-transaction", "k").await.rejection(), "store_unavailable");
+    let begun = Instant::now();
+    let answer = async || server.post_with_key("/in-transaction", "k").await;
+    let answer = eventually(answer, |answer| answer.status == StatusCode::OK).await;
+    assert!(!answer.is_replay() && begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
 /// The line stops for a while. What was sent meanwhile waits on for its turn to be sent again, which comes long after the end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn abandoned_begins_delay_no_request_after_an_outage() {
@@ -119,7 +134,7 @@ async fn commits(mut tx: Tx<Postgres>, State(line): State<(Runs, Arc<Proxy>)>, b
 }
 
 /// What the retries get in the end, after one effect.
-async fn retried_after_own_commit(line: &'static str) -> Answer {
+async fn retried_after_own_commit(line: &'static str, setting: fn(RegistryBuilder) -> RegistryBuilder) -> Answer {
     let database = PostgresServer::shared().await.database().await;
     let proxy = Arc::new(database.proxy());
     // Behind a pooler, each statement of the store has a COMMIT whose answer can be lost.
@@ -129,7 +144,7 @@ async fn retried_after_own_commit(line: &'static str) -> Answer {
     sqlx::raw_sql("CREATE TABLE effects (key text NOT NULL)").execute(&direct).await.expect("the table is made");
     let runs = Runs::free();
     let app = Router::new().route("/commits", post(commits)).with_state((runs.clone(), proxy));
-    let server = Server::start(app.layer(Registry::new(store).layer())).await;
+    let server = Server::start(app.layer(setting(Registry::builder(store)).build().layer())).await;
     let send = async || answer(server.post("/commits").header("idempotency-key", "k").body(line)).await;
     assert!(send().await.status.is_server_error());
     let in_the_end = |answer: &Answer| answer.status == StatusCode::CONFLICT && answer.rejection() != "in_flight";
@@ -142,13 +157,110 @@ async fn retried_after_own_commit(line: &'static str) -> Answer {
 /// The engine cannot ask over the handler's connection how its transaction has ended.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn own_commit_before_the_line_strands_is_not_run_again() {
-    assert_eq!(retried_after_own_commit("strands").await.rejection(), "response_not_recorded");
+    assert_eq!(retried_after_own_commit("strands", |registry| registry).await.rejection(), "response_not_recorded");
+}
+
+/// What is recorded of it is sealed as a response is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn own_commit_under_sealing_is_told_to_its_retries() {
+    let retried = retried_after_own_commit("strands", |registry| registry.seal_with(sealing_key(1))).await;
+    assert_eq!(retried.rejection(), "response_not_recorded");
 }
 
 #[tokio::test]
 async fn own_commit_whose_record_has_no_answer_is_told_truly() {
     let logs = Logs::collect();
-    assert_eq!(retried_after_own_commit("loses an answer").await.rejection(), "response_not_recorded");
+    let retried = retried_after_own_commit("loses an answer", |registry| registry).await;
+    assert_eq!(retried.rejection(), "response_not_recorded");
     let told: Vec<_> = logs.of_level("ERROR").into_iter().filter(|line| line.contains("is not the engine's")).collect();
     assert!(told.len() == 1 && told[0].contains("retries get 409 `response_not_recorded`"), "{told:?}");
+}
+
+/// Has an effect, and then the line carries nothing any more: the server does not learn that its client is gone.
+#[idempotent(scope = "stranded-open", lease = "300ms")]
+async fn strands(mut tx: Tx<Postgres>, State((runs, proxy)): State<(Runs, Arc<Proxy>)>) -> StatusCode {
+    sqlx::raw_sql("INSERT INTO effects (key) VALUES ('k')").execute(&mut *tx).await.expect("executed");
+    if runs.run().await == 1 {
+        proxy.strand();
+    }
+    StatusCode::CREATED
+}
+
+#[tokio::test]
+async fn stranded_transaction_that_stays_open_is_told_truly() {
+    let logs = Logs::collect();
+    let database = PostgresServer::shared().await.database().await;
+    let proxy = Arc::new(database.proxy());
+    let store = PostgresStore::new(database.untested_pool_of(4, &proxy).await);
+    store.migrate().await.expect("the tables are made");
+    let direct = database.pool(1).await;
+    sqlx::raw_sql("CREATE TABLE effects (key text NOT NULL)").execute(&direct).await.expect("the table is made");
+    let runs = Runs::free();
+    let app = Router::new().route("/", post(strands)).with_state((runs.clone(), proxy));
+    let registry = Registry::builder(store).store_timeout(Duration::from_millis(500)).build();
+    let server = Server::start(app.layer(registry.layer())).await;
+    assert_eq!(server.post_with_key("/", "k").await.rejection(), "store_unavailable");
+    eventually(async || logs.of_level("WARN").join("\n"), |told| told.contains("its key stays in flight until")).await;
+    assert_eq!(server.post_with_key("/", "k").await.rejection(), "in_flight");
+
+    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+        WHERE datname = current_database() AND state LIKE 'idle in transaction%'";
+    let ended: i64 = sqlx::query_scalar(end).fetch_one(&direct).await.expect("the server answers");
+    assert_eq!(ended, 1);
+    eventually(async || server.post_with_key("/", "k").await.status, |status| *status == StatusCode::CREATED).await;
+    let effects: i64 = sqlx::query_scalar("SELECT count(*) FROM effects").fetch_one(&direct).await.expect("counted");
+    assert_eq!((runs.started(), effects), (2, 1));
+    let told: Vec<_> = logs.of_level("ERROR").into_iter().filter(|line| line.contains("is not the engine's")).collect();
+    assert!(told.is_empty(), "{told:?}");
+}
+
+#[idempotent(scope = "mixed-up")]
+async fn mixed_up(mut tx: Tx<Postgres>, State(runs): State<Runs>) -> String {
+    sqlx::query("SELECT 1").execute(&mut *tx).await.expect("executed");
+    format!("run {}", runs.run().await)
+}
+
+/// What a pooler that the store has not recognised may do: another client's statement takes the name of the look for a record.
+async fn replace_look(connection: &mut PgConnection) -> Result<usize, sqlx::Error> {
+    let own = "SELECT name FROM pg_prepared_statements \
+        WHERE parameter_types = '{bytea}' AND statement LIKE '%AS acquired%'";
+    let own: Vec<String> = sqlx::query_scalar(own).persistent(false).fetch_all(&mut *connection).await?;
+    for name in &own {
+        let others = format!("DEALLOCATE {name}; PREPARE {name} (bytea) AS SELECT 1 WHERE $1 = ''");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(others)).execute(&mut *connection).await?;
+    }
+    Ok(own.len())
+}
+
+#[tokio::test]
+async fn statement_of_another_client_hides_no_record() {
+    let database = PostgresServer::shared().await.database().await;
+    let (is_mixed_up, replaced) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (mixes_up, counts) = (is_mixed_up.clone(), replaced.clone());
+    let pool = PgPoolOptions::new().max_connections(1).after_release(move |connection, _| {
+        let (mixes_up, counts) = (mixes_up.clone(), counts.clone());
+        Box::pin(async move {
+            if mixes_up.load(Ordering::SeqCst) {
+                counts.fetch_add(replace_look(connection).await?, Ordering::SeqCst);
+            }
+            Ok(true)
+        })
+    });
+    let store = PostgresStore::new(pool.connect_with(database.options_of("tester")).await.expect("it connects"));
+    store.migrate().await.expect("the tables are made");
+    let runs = Runs::free();
+    let app = Router::new().route("/", post(mixed_up)).with_state(runs.clone()).route("/plain", post(plain));
+    let server = Server::start(app.layer(Registry::new(store).layer())).await;
+    // The store compares its connections, and finds no pooler.
+    assert_eq!(server.post_with_key("/plain", "k").await.text(), "done");
+    for is_replay in [false, true] {
+        let answer = server.post_with_key("/", "k").await;
+        assert_eq!((answer.text(), answer.is_replay()), ("run 1", is_replay));
+    }
+    is_mixed_up.store(true, Ordering::SeqCst);
+    assert!(server.post_with_key("/", "k").await.is_replay());
+    eventually(async || replaced.load(Ordering::SeqCst), |&replaced| replaced > 0).await;
+
+    assert_eq!(server.post_with_key("/", "k").await.rejection(), "store_unavailable");
+    assert_eq!(runs.started(), 1);
 }

@@ -1,14 +1,18 @@
 //! A Redis Cluster whose client sends a claim more than once, or a part of it to another server: what the last try says does not
 //! tell that nothing was claimed.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::extract::State;
 use axum::routing::post;
-use idempotent_runtime::store::RedisStore;
+use idempotent_runtime::store::{AfterCrash, Held, RedisStore, Resolution, Resolved, Store, StoreAdmin};
 use idempotent_runtime::{RecordKey, Registry, idempotent};
 use idempotent_tests::redis::{RedisServer, cluster_behind};
-use idempotent_tests::{Mode, PATIENCE, Proxy, Runs, Server, eventually};
+use idempotent_tests::stores::claim_request;
+use idempotent_tests::{Logs, Mode, PATIENCE, Proxy, Runs, Server, eventually};
 use redis::cluster::ClusterClientBuilder;
+use tokio::time::timeout;
 
 #[idempotent(scope = "cluster-charges", after_crash = "reject", lease = "300ms")]
 async fn create_charge(State(runs): State<Runs>) -> String {
@@ -110,4 +114,115 @@ async fn cluster_claim_whose_index_is_full_is_given_back() {
     assert_eq!(server.post_with_key("/charges", &key).await.rejection(), "store_unavailable");
     let _: String = of_index.command("CONFIG SET maxmemory 0").await;
     runs_at_its_retry(&server, &runs, &key).await;
+}
+
+/// The client sends it, its connection breaks, and the client sends it again.
+#[tokio::test]
+async fn cluster_call_of_an_operator_sent_twice_tells_the_first() {
+    let proxy = Proxy::to("127.0.0.1:1").await;
+    let masters = cluster_behind(&[&proxy]).await;
+    let store = store(&proxy).await;
+    for is_purge in [true, false] {
+        // The scripts are known afterwards.
+        for key in ["warm", "k"] {
+            let (key, request) =
+                (RecordKey::new("cluster-charges", None, key), claim_request().with_after_crash(AfterCrash::Reject));
+            let _ = store.claim(&key, request).await.expect("it claims");
+            let _ = store.renew(&key, request.token, Duration::ZERO).await.expect("it lapses");
+            let losing = key.key() == "k";
+            if losing {
+                proxy.set(Mode::LosesAnswers);
+            }
+            let ending = async {
+                if is_purge {
+                    return store.purge(&key).await.expect("it purges");
+                }
+                store.resolve(&key, request.token, Resolution::NotExecuted).await.expect("it resolves") == Resolved::Yes
+            };
+            let (has_ended, ()) = tokio::join!(ending, async {
+                let exists = format!("EXISTS {}", name(&key.key()));
+                eventually(async || masters[0].command::<u32>(&exists).await, |&exists| exists == 0).await;
+                if losing {
+                    proxy.set(Mode::Passes);
+                }
+            });
+            assert!(has_ended, "{key:?}, purge: {is_purge}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn cluster_release_sent_twice_tells_the_first() {
+    let proxy = Proxy::to("127.0.0.1:1").await;
+    let masters = cluster_behind(&[&proxy]).await;
+    let store = store(&proxy).await;
+    for after_crash in [AfterCrash::Rerun, AfterCrash::Reject] {
+        // The scripts are known afterwards.
+        for key in ["warm", "k"] {
+            let (key, request) =
+                (RecordKey::new("cluster-charges", None, key), claim_request().with_after_crash(after_crash));
+            let _ = store.claim(&key, request).await.expect("it claims");
+            let losing = key.key() == "k";
+            if losing {
+                proxy.set(Mode::LosesAnswers);
+            }
+            let (held, ()) = tokio::join!(store.release(&key, request.token), async {
+                let exists = format!("EXISTS {}", name(&key.key()));
+                eventually(async || masters[0].command::<u32>(&exists).await, |&exists| exists == 0).await;
+                if losing {
+                    proxy.set(Mode::Passes);
+                }
+            });
+            assert_eq!(held.expect("it releases"), Held::Yes, "{key:?}, {after_crash:?}");
+            let again = store.release(&key, request.token).await.expect("it answers");
+            assert_eq!(again, Held::No, "another call finds nothing");
+        }
+    }
+}
+
+/// Before it meets another one, it does not know its own address.
+#[tokio::test]
+async fn cluster_of_one_server_that_names_no_host_opens() {
+    let master = RedisServer::start_cluster_of_one().await;
+    let nodes: String = master.command("CLUSTER NODES").await;
+    assert!(nodes.contains(" :"), "it names no host: {nodes}");
+    let store = RedisStore::cluster([master.url()]).open().await.expect("the store opens");
+    let (key, request) = (RecordKey::new("cluster-of-one", None, "k"), claim_request());
+    let _ = store.claim(&key, request).await.expect("it claims");
+    let page = store.list(None, 10).await.expect("it lists");
+    assert_eq!(page.entries.iter().map(|entry| &entry.key).collect::<Vec<_>>(), [&key]);
+}
+
+/// To this library, it is a name as any other, and not this machine.
+const ELSEWHERE: &str = "0x7f000001";
+
+#[tokio::test]
+async fn cluster_that_names_a_server_elsewhere_later_is_not_followed() {
+    let logs = Logs::collect();
+    let proxies = [Proxy::to("127.0.0.1:1").await, Proxy::to("127.0.0.1:1").await];
+    let masters = cluster_behind(&[&proxies[0], &proxies[1]]).await;
+    let store = store(&proxies[0]).await;
+    let _: String = masters[1].command(&format!("CONFIG SET cluster-announce-ip {ELSEWHERE}")).await;
+    let nodes = async || masters[0].command::<String>("CLUSTER NODES").await;
+    eventually(nodes, |nodes| nodes.contains(ELSEWHERE)).await;
+    // The client asks where the servers are.
+    proxies[1].set(Mode::IsCut);
+    let mut of_second = (0..).map(|number| RecordKey::new("cluster-charges", None, &format!("k{number}")));
+    let key = loop {
+        let key = of_second.next().expect("numbers do not end");
+        if !is_of_first(&masters, &name(&key.key())).await {
+            break key;
+        }
+    };
+    // The client goes on to try, longer than a registry would wait.
+    let claim = async || timeout(Duration::from_secs(1), store.claim(&key, claim_request())).await;
+    assert!(!matches!(claim().await, Ok(Ok(_))));
+    proxies[1].set(Mode::Passes);
+    let refused = async || {
+        let claimed = claim().await;
+        (claimed, logs.of_level("ERROR").join("\n"))
+    };
+    let (claimed, told) = eventually(refused, |(_, told)| told.contains(ELSEWHERE)).await;
+    assert!(!matches!(claimed, Ok(Ok(_))), "{claimed:?}");
+    assert!(told.contains("`?tls=disable`"), "{told}");
 }

@@ -1,6 +1,6 @@
 //! A Redis master dies and its replica is promoted: what is kept, and what is lost.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
@@ -14,6 +14,11 @@ use idempotent_tests::{Answer, Mode, PATIENCE, Proxy, Runs, Server, eventually};
 #[idempotent(scope = "failover-charges")]
 async fn create_charge(State(runs): State<Runs>) -> (StatusCode, String) {
     (StatusCode::CREATED, format!("charge {}", runs.run().await))
+}
+
+#[idempotent(scope = "failover-brief-charges", lease = "900ms")]
+async fn create_brief_charge(State(runs): State<Runs>) -> String {
+    format!("charge {}", runs.run().await)
 }
 
 /// A master that the application reaches over a line, and a replica that follows it over another one.
@@ -72,7 +77,8 @@ async fn follower_of(address: &str) -> RedisServer {
 
 async fn serve(store: RedisStoreBuilder, runs: &Runs) -> (Server, Registry) {
     let registry = Registry::new(store.open().await.expect("the store opens"));
-    let app = Router::new().route("/charges", post(create_charge)).with_state(runs.clone());
+    let app = Router::new().route("/charges", post(create_charge)).route("/brief-charges", post(create_brief_charge));
+    let app = app.with_state(runs.clone());
     (Server::start(app.layer(registry.layer())).await, registry)
 }
 
@@ -160,8 +166,31 @@ async fn wait_replicas_records_again_after_the_failover() {
     let promoted = RedisStore::connect(&replica.url()).await.expect("the store opens");
     let key = RecordKey::new("failover-charges", None, "k");
     let entry = promoted.get(&key).await.expect("the store answers");
-    assert!(entry.is_some(), "the claim was acknowledged, so that nobody else runs meanwhile");
+    assert!(entry.is_some(), "the claim was acknowledged, so that no other request runs meanwhile");
     assert_eq!(registry.drain(PATIENCE).await, 0, "the process that ran it records it");
     let retry = post_until_reached(&server, "k").await;
     assert_eq!((retry.text(), retry.is_replay(), runs.started()), ("charge 1", true, 1));
+}
+
+/// The renewal claims it again, and the replicas do not have that either.
+#[tokio::test]
+async fn wait_replicas_keeps_the_lost_claim_of_a_handler() {
+    let (pair, runs, of_other) = (Pair::start().await, Runs::held(), Runs::free());
+    let (server, _) = serve(pair.store().wait_replicas(1, ACKNOWLEDGED_WITHIN), &runs).await;
+    let (other, _) = serve(RedisStore::builder(&pair.master.url()), &of_other).await;
+    let name = format!("idempotency:{}", RecordKey::new("failover-brief-charges", None, "k").as_str());
+    let (first, ()) = tokio::join!(server.post_with_key("/brief-charges", "k"), async {
+        runs.until_started(1).await;
+        pair.stop_replication().await;
+        assert_eq!(pair.master.command::<u32>(&format!("DEL {name}")).await, 1);
+        let exists = async || pair.master.command::<u32>(&format!("EXISTS {name}")).await;
+        eventually(exists, |&exists| exists == 1).await;
+        let claimed_again = Instant::now();
+        while claimed_again.elapsed() < 3 * ACKNOWLEDGED_WITHIN {
+            assert_eq!(other.post_with_key("/brief-charges", "k").await.rejection(), "in_flight");
+        }
+        pair.replication.set(Mode::Passes);
+        runs.let_finish(1);
+    });
+    assert_eq!((first.text(), of_other.started()), ("charge 1", 0));
 }

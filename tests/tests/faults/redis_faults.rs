@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::routing::post;
 use idempotent_runtime::store::RedisStore;
 use idempotent_runtime::{Idempotency, Registry, idempotent};
 use idempotent_tests::redis::RedisServer;
-use idempotent_tests::{Executions, Server, post_until_answered};
+use idempotent_tests::{Executions, Server, eventually, post_until_answered};
 
 #[idempotent(scope = "redis-charges")]
 async fn create_charge(State(executions): State<Executions>, idempotency: Idempotency) -> String {
@@ -54,4 +55,25 @@ async fn redis_stopped_for_five_seconds_executes_nothing_twice() {
         redis.signal("CONT");
     });
     assert!(rejected.await > 0, "no store call waits for five seconds");
+}
+
+/// A snapshot is also what a backup is restored from.
+#[tokio::test]
+async fn redis_restored_to_a_snapshot_executes_later_requests_again() {
+    let redis = RedisServer::start(&["--appendonly no"]).await;
+    let store = RedisStore::connect(&redis.url()).await.expect("the store opens");
+    let executions = Executions::default();
+    let app = Router::new().route("/charges", post(create_charge)).with_state(executions.clone());
+    let server = Server::start(app.layer(Registry::new(store).layer())).await;
+    assert_eq!(server.post_with_key("/charges", "before").await.text(), "execution 1");
+    let _: String = redis.command("SAVE").await;
+    assert_eq!(server.post_with_key("/charges", "after").await.text(), "execution 1");
+    redis.restart().await;
+    let again = async |key| {
+        let answer = async || server.post_with_key("/charges", key).await;
+        eventually(answer, |answer| answer.status == StatusCode::OK).await
+    };
+    assert!(again("before").await.is_replay());
+    let after = again("after").await;
+    assert_eq!((after.text(), after.is_replay()), ("execution 2", false), "its record is not in the snapshot");
 }

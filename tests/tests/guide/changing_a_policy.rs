@@ -1,15 +1,16 @@
 //! Two versions of one handler over one store: each row of the page's table.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::{MethodRouter, post};
 use axum::{Json, Router};
 use idempotent_runtime::store::{MemoryStore, SqliteStore, StoreAdmin};
-use idempotent_runtime::{IdempotencyLayer, Policy, Registry, SealingKey, Tx, idempotent};
+use idempotent_runtime::{IdempotencyLayer, Policy, Registry, Tx, idempotent};
 use idempotent_tests::sqlite::SqliteFile;
-use idempotent_tests::{Answer, PATIENCE, Runs, Server, answer};
+use idempotent_tests::{Answer, PATIENCE, Runs, Server, answer, sealing_key};
 use sqlx::Sqlite;
 
 /// Handlers that differ only in their policy.
@@ -281,7 +282,7 @@ fn digesting(store: impl StoreAdmin) -> Registry {
 }
 
 fn sealing(store: impl StoreAdmin) -> Registry {
-    Registry::builder(store).seal_with(SealingKey::from_bytes([7; 32])).build()
+    Registry::builder(store).seal_with(sealing_key(7)).build()
 }
 
 #[tokio::test]
@@ -292,10 +293,27 @@ async fn digested_keys_run_again_either_way() {
     assert_runs_again(&across_registries(&digested, post(old), &plain, post(old)).await);
 }
 
+fn sealing_since_today(store: impl StoreAdmin) -> Registry {
+    let tomorrow = SystemTime::now() + Duration::from_hours(24);
+    Registry::builder(store).seal_with(sealing_key(7)).accept_unsealed_until(tomorrow).build()
+}
+
 #[tokio::test]
-async fn sealing_that_is_added_replays() {
-    let (plain, sealed) = registries(Registry::new, sealing);
+async fn keyed_digests_run_again_either_way() {
+    let keyed = |store| Registry::builder(store).digest_keys().digest_with(sealing_key(7)).build();
+    let (plain, keyed_too) = registries(digesting, keyed);
+    assert_runs_again(&across_registries(&plain, post(old), &keyed_too, post(old)).await);
+    let (plain, keyed_too) = registries(digesting, keyed);
+    assert_runs_again(&across_registries(&keyed_too, post(old), &plain, post(old)).await);
+}
+
+#[tokio::test]
+async fn sealing_that_is_added_replays_until_its_date() {
+    let (plain, sealed) = registries(Registry::new, sealing_since_today);
     assert_replays(&across_registries(&plain, post(old), &sealed, post(old)).await);
+    let (plain, sealed) = registries(Registry::new, sealing);
+    let rejected = across_registries(&plain, post(old), &sealed, post(old)).await;
+    assert_eq!(rejected.rejection(), "store_unavailable");
 }
 
 #[tokio::test]

@@ -6,8 +6,9 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use idempotent_runtime::store::{PostgresStore, SqliteStore};
 use idempotent_runtime::{Registry, Tx, idempotent};
-use idempotent_tests::postgres::{Database, PostgresServer};
+use idempotent_tests::postgres::Database;
 use idempotent_tests::sqlite::SqliteFile;
+use idempotent_tests::stores::postgres_beside;
 use idempotent_tests::{Answer, Runs, Server, answer};
 
 const TABLES: &str = "CREATE TABLE attempts (email TEXT NOT NULL);
@@ -28,6 +29,8 @@ impl From<sqlx::Error> for Failed {
     }
 }
 
+type Ended = Result<StatusCode, Failed>;
+
 /// Sends the same body with this key.
 async fn send(server: &Server, path: &str, key: &str) -> Answer {
     answer(server.post(path).header("idempotency-key", key).body("ada@example.com")).await
@@ -39,11 +42,7 @@ macro_rules! errors_over {
             use super::*;
 
             #[idempotent(scope = "sign-ups", shared_scope, cache = [201, 409])]
-            async fn sign_up(
-                mut tx: Tx<$database>,
-                State(runs): State<Runs>,
-                email: String,
-            ) -> Result<StatusCode, Failed> {
+            async fn sign_up(mut tx: Tx<$database>, State(runs): State<Runs>, email: String) -> Ended {
                 runs.run().await;
                 sqlx::query("INSERT INTO attempts (email) VALUES ($1)").bind(&email).execute(&mut *tx).await?;
                 let mut savepoint = tx.begin().await?;
@@ -61,7 +60,7 @@ macro_rules! errors_over {
                 }
             }
 
-            async fn insert_twice(mut tx: Tx<$database>, email: &str) -> Result<StatusCode, Failed> {
+            async fn insert_twice(mut tx: Tx<$database>, email: &str) -> Ended {
                 sqlx::query("INSERT INTO attempts (email) VALUES ($1)").bind(email).execute(&mut *tx).await?;
                 let insert = sqlx::query("INSERT INTO accounts (email) VALUES ($1)").bind(email);
                 match insert.execute(&mut *tx).await {
@@ -71,31 +70,19 @@ macro_rules! errors_over {
             }
 
             #[idempotent(scope = "bare-sign-ups", shared_scope, cache = [201, 409])]
-            async fn sign_up_without_savepoint(
-                tx: Tx<$database>,
-                State(runs): State<Runs>,
-                email: String,
-            ) -> Result<StatusCode, Failed> {
+            async fn sign_up_without_savepoint(tx: Tx<$database>, State(runs): State<Runs>, email: String) -> Ended {
                 runs.run().await;
                 insert_twice(tx, &email).await
             }
 
             #[idempotent(scope = "unrecorded-sign-ups", shared_scope, cache = [201])]
-            async fn sign_up_unrecorded(
-                tx: Tx<$database>,
-                State(runs): State<Runs>,
-                email: String,
-            ) -> Result<StatusCode, Failed> {
+            async fn sign_up_unrecorded(tx: Tx<$database>, State(runs): State<Runs>, email: String) -> Ended {
                 runs.run().await;
                 insert_twice(tx, &email).await
             }
 
             #[idempotent(scope = "card-charges", shared_scope, cache = [201, 402])]
-            async fn charge(
-                mut tx: Tx<$database>,
-                State(runs): State<Runs>,
-                card: String,
-            ) -> Result<StatusCode, Failed> {
+            async fn charge(mut tx: Tx<$database>, State(runs): State<Runs>, card: String) -> Ended {
                 let mut savepoint = tx.begin().await?;
                 sqlx::query("INSERT INTO charges (card) VALUES ($1)").bind(&card).execute(&mut *savepoint).await?;
                 runs.run().await;
@@ -104,22 +91,14 @@ macro_rules! errors_over {
             }
 
             #[idempotent(scope = "bare-card-charges", shared_scope, cache = [201, 402])]
-            async fn charge_without_savepoint(
-                mut tx: Tx<$database>,
-                State(runs): State<Runs>,
-                card: String,
-            ) -> Result<StatusCode, Failed> {
+            async fn charge_without_savepoint(mut tx: Tx<$database>, State(runs): State<Runs>, card: String) -> Ended {
                 sqlx::query("INSERT INTO charges (card) VALUES ($1)").bind(&card).execute(&mut *tx).await?;
                 runs.run().await;
                 Err(Failed(StatusCode::PAYMENT_REQUIRED))
             }
 
             #[idempotent(scope = "failing-charges", shared_scope, cache = [201, 402])]
-            async fn fails(
-                mut tx: Tx<$database>,
-                State(runs): State<Runs>,
-                card: String,
-            ) -> Result<StatusCode, Failed> {
+            async fn fails(mut tx: Tx<$database>, State(runs): State<Runs>, card: String) -> Ended {
                 sqlx::query("INSERT INTO charges (card) VALUES ($1)").bind(&card).execute(&mut *tx).await?;
                 if runs.run().await == 1 {
                     sqlx::query("INSERT INTO charges (card) VALUES (NULL)").execute(&mut *tx).await?;
@@ -215,12 +194,7 @@ async fn start_sqlite() -> (SqliteStore, sqlx::SqlitePool, SqliteFile) {
 }
 
 async fn start_postgres() -> (PostgresStore, sqlx::PgPool, Database) {
-    let database = PostgresServer::shared().await.database().await;
-    let pool = database.pool(4).await;
-    let store = PostgresStore::new(pool.clone());
-    store.migrate().await.expect("the tables are made");
-    sqlx::raw_sql(TABLES).execute(&pool).await.expect("the tables are made");
-    (store, pool, database)
+    postgres_beside(TABLES, 4).await
 }
 
 errors_over!(sqlite, sqlx::Sqlite, super::start_sqlite(), SqliteFile);

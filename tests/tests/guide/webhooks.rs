@@ -1,6 +1,8 @@
 //! Stripe, Standard Webhooks and GitHub: forged, genuine and repeated deliveries.
 
-use std::time::{Duration, SystemTime};
+use std::ffi::OsStr;
+use std::path::Path;
+use std::time::SystemTime;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -9,8 +11,9 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use hmac::{Hmac, KeyInit, Mac};
+use idempotent_runtime::testing;
 use idempotent_runtime::{Registry, idempotent};
-use idempotent_tests::{Answer, FaultyStore, Server, answer};
+use idempotent_tests::{Answer, Server, answer};
 use sha2::Sha256;
 
 // The page has the following code, word for word.
@@ -31,7 +34,7 @@ fn header<'h>(headers: &'h HeaderMap, name: &str) -> Result<&'h str, StatusCode>
 fn check_time(seconds: &str) -> Result<(), StatusCode> {
     let sent: u64 = seconds.parse().map_err(|_| StatusCode::UNAUTHORIZED)?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_secs());
-    if now.abs_diff(sent) <= Duration::from_mins(5).as_secs() { Ok(()) } else { Err(StatusCode::UNAUTHORIZED) }
+    if now.abs_diff(sent) <= 5 * 60 { Ok(()) } else { Err(StatusCode::UNAUTHORIZED) }
 }
 
 /// One valid signature is enough: a sender signs with two secrets while it replaces one. Compares in constant time.
@@ -157,14 +160,14 @@ fn by_github(secret: &str, delivery: &str, body: &str) -> Headers {
     vec![("x-hub-signature-256", format!("sha256={signature}")), ("x-github-delivery", delivery.to_owned())]
 }
 
-async fn serve(store: &FaultyStore) -> Server {
+async fn serve(registry: &Registry) -> Server {
     let secrets = Secrets { stripe: STRIPE.into(), standard: STANDARD.into(), github: GITHUB.into() };
     let app = Router::new()
         .route("/stripe", post(receive_from_stripe))
         .route("/standard", post(receive_standard))
         .route("/github", post(receive_from_github))
         .with_state(secrets);
-    Server::start(app.layer(Registry::new(store.clone()).layer())).await
+    Server::start(app.layer(registry.layer())).await
 }
 
 async fn deliver(server: &Server, path: &str, headers: Headers, body: &'static str) -> Answer {
@@ -172,23 +175,24 @@ async fn deliver(server: &Server, path: &str, headers: Headers, body: &'static s
     answer(request.body(body)).await
 }
 
-/// Plays forged deliveries, the genuine one, its redelivery, and the forged ones again.
+/// Plays forged deliveries, the genuine one, its redelivery, and the forged ones again. The handler runs once.
 async fn play(
     path: &str,
+    scope: &str,
     forged: impl Fn() -> Vec<Headers>,
     genuine: impl Fn(&str) -> Headers,
     redelivered: &'static str,
 ) {
-    let store = FaultyStore::new();
-    let server = serve(&store).await;
+    let registry = testing::registry();
+    let server = serve(&registry).await;
     let attack = async || {
-        let claims = store.claims();
+        let claims = registry.store().claims();
         for headers in forged() {
             let rejected = deliver(&server, path, headers.clone(), EVENT).await;
             let got = (rejected.status, rejected.is_replay(), rejected.text());
             assert_eq!(got, (StatusCode::UNAUTHORIZED, false, ""), "{headers:?}");
         }
-        assert_eq!(store.claims(), claims, "a forged event claims nothing");
+        assert_eq!(registry.store().claims(), claims, "a forged event claims nothing");
     };
     attack().await;
     let first = deliver(&server, path, genuine(EVENT), EVENT).await;
@@ -196,6 +200,7 @@ async fn play(
     let again = deliver(&server, path, genuine(redelivered), redelivered).await;
     assert_eq!((again.text(), again.is_replay()), (first.text(), true));
     attack().await;
+    assert_eq!((registry.executions(scope), registry.replays(scope)), (1, 1));
 }
 
 #[tokio::test]
@@ -205,7 +210,7 @@ async fn stripe_event_runs_once_and_forged_ones_never() {
         let stale = by_stripe(STRIPE, now() - 600, EVENT);
         vec![vec![], by_stripe("whsec_guessed", now(), EVENT), by_stripe(STRIPE, now(), "another body"), stale]
     };
-    play("/stripe", forged, genuine, EVENT_AGAIN).await;
+    play("/stripe", "stripe-events", forged, genuine, EVENT_AGAIN).await;
 }
 
 #[tokio::test]
@@ -217,7 +222,7 @@ async fn standard_webhook_runs_once_and_forged_ones_never() {
         let stale = by_standard(STANDARD, "msg_1", now() - 600, EVENT);
         vec![vec![], by_standard(b"guessed", "msg_1", now(), EVENT), other_id, stale]
     };
-    play("/standard", forged, genuine, EVENT_AGAIN).await;
+    play("/standard", "standard-events", forged, genuine, EVENT_AGAIN).await;
 }
 
 #[tokio::test]
@@ -225,12 +230,12 @@ async fn github_event_runs_once_and_forged_ones_never() {
     let genuine = |body: &str| by_github(GITHUB, "72d3162e", body);
     let forged =
         || vec![vec![], by_github("guessed", "72d3162e", EVENT), by_github(GITHUB, "72d3162e", "another body")];
-    play("/github", forged, genuine, EVENT).await;
+    play("/github", "github-events", forged, genuine, EVENT).await;
 }
 
 #[tokio::test]
 async fn github_delivery_id_is_not_signed_so_the_body_counts() {
-    let server = serve(&FaultyStore::new()).await;
+    let server = serve(&testing::registry()).await;
     let send = async |delivery, body| deliver(&server, "/github", by_github(GITHUB, delivery, body), body).await;
     assert_eq!(send("72d3162e", EVENT).await.status, StatusCode::OK);
     assert_eq!(send("72d3162e", EVENT_AGAIN).await.rejection(), "key_reused");
@@ -240,10 +245,10 @@ async fn github_delivery_id_is_not_signed_so_the_body_counts() {
 
 #[tokio::test]
 async fn event_without_an_id_claims_nothing() {
-    let store = FaultyStore::new();
-    let server = serve(&store).await;
+    let registry = testing::registry();
+    let server = serve(&registry).await;
     let nameless = deliver(&server, "/stripe", by_stripe(STRIPE, now(), "{}"), "{}").await;
-    assert_eq!((nameless.status, store.claims()), (StatusCode::BAD_REQUEST, 0));
+    assert_eq!((nameless.status, registry.store().claims()), (StatusCode::BAD_REQUEST, 0));
 }
 
 /// Examples from the documentation of GitHub and Standard Webhooks.
@@ -263,4 +268,38 @@ fn code_of_the_webhooks_page_is_what_is_played() {
     let (_, played) = include_str!("webhooks.rs").split_once("word for word.\n\n").expect("the marker");
     let (played, _) = played.split_once("\n// The code of the page ends here.").expect("the marker");
     assert!(crate::guide::page("webhooks").contains(played));
+}
+
+/// Every recipe that takes its key from an event, in the guide, the other documents and the examples. A forged event that claims the
+/// id of a genuine one would suppress it, so each recipe is played: those of the page here, that of `charges` in its own tests.
+#[test]
+fn recipes_with_the_key_of_an_event_are_all_played() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let mut recipes = Vec::new();
+    let mut folders: Vec<_> = ["idempotent-runtime/src", "idempotent-macros/src", "docs", "examples"]
+        .map(|name| Path::new(root).join(name))
+        .into();
+    let mut texts = vec![Path::new(root).join("README.md")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("the folder is there") {
+            let path = entry.expect("it has an entry").path();
+            match path.extension().and_then(OsStr::to_str) {
+                Some("md" | "rs") => texts.push(path),
+                _ if path.is_dir() && !path.ends_with("node_modules") => folders.push(path),
+                _ => {}
+            }
+        }
+    }
+    for path in texts {
+        let text = std::fs::read_to_string(path).expect("it is text");
+        for attribute in text.split("#[idempotent(").skip(1) {
+            let Some((arguments, _)) = attribute.split_once(")]") else { continue };
+            if arguments.contains("key = event") || arguments.contains("events\"") {
+                let (_, scope) = arguments.split_once("scope = \"").expect("a recipe names its scope");
+                recipes.extend(scope.split_once('"').map(|(scope, _)| scope.to_owned()));
+            }
+        }
+    }
+    recipes.sort();
+    assert_eq!(recipes, ["github-events", "network-events", "standard-events", "stripe-events"]);
 }

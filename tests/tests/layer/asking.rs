@@ -145,11 +145,11 @@ async fn plain(idempotency: Idempotency) -> Result<String, Response> {
 /// What the handler `H` says of the request.
 struct Said<H>(String, PhantomData<H>);
 
-trait Asked: Send {
+trait ForwardedTo: Send {
     fn router() -> Router;
 }
 
-impl<S: Sync, H: Asked> FromRequest<S> for Said<H> {
+impl<S: Sync, H: ForwardedTo> FromRequest<S> for Said<H> {
     type Rejection = Infallible;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Infallible> {
@@ -161,7 +161,7 @@ impl<S: Sync, H: Asked> FromRequest<S> for Said<H> {
 
 struct OfRejected;
 
-impl Asked for OfRejected {
+impl ForwardedTo for OfRejected {
     fn router() -> Router {
         Router::new().fallback(rejected)
     }
@@ -169,7 +169,7 @@ impl Asked for OfRejected {
 
 struct OfPlain;
 
-impl Asked for OfPlain {
+impl ForwardedTo for OfPlain {
     fn router() -> Router {
         Router::new().fallback(plain)
     }
@@ -177,7 +177,7 @@ impl Asked for OfPlain {
 
 struct OfSameScope;
 
-impl Asked for OfSameScope {
+impl ForwardedTo for OfSameScope {
     fn router() -> Router {
         Router::new().fallback(same_scope)
     }

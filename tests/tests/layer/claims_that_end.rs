@@ -203,7 +203,7 @@ async fn request_kept_by_an_unguarded_handler_claims_its_key() {
     let app = Router::new().route("/", post(keeps)).with_state(state.clone()).layer(registry.layer());
     let later: Router = Router::new().fallback(does_kept).with_state(state).layer(registry.layer());
     let server = Server::start(app).await;
-    store.on_claim(Fault::Full);
+    store.on_claim(Fault::Unreachable);
     assert_eq!(server.post_with_key("/", "k").await.status, StatusCode::ACCEPTED);
     store.on_claim(Fault::None);
     let request = kept.lock().expect("nothing panics").take().expect("it is kept");

@@ -69,7 +69,7 @@ async fn covered_handler_that_is_cut_off_goes_on_to_its_end() {
         runs.let_finish(2);
         runs.until_finished(1).await;
         assert_eq!(registry.drain(Duration::from_secs(10)).await, 0);
-        // Its answer reached nobody, and what was sent in its place is not recorded.
+        // Its answer reached no client, and what was sent in its place is not recorded.
         assert_eq!(server.post_with_key("/", "k").await.text(), "run 2", "annotated: {is_annotated}");
     }
 }
@@ -151,7 +151,7 @@ async fn steps_that_are_not_polled_end_no_lease() {
     let (first, second) = (Server::start(first).await, Server::start(second).await);
     let running = tokio::spawn(answer(first.post("/").header("idempotency-key", "k")));
     runs.until_started(1).await;
-    // For longer than a lease, whoever asks finds it alive: two renewals at least have been due.
+    // For longer than a lease, each look finds it alive: two renewals at least have been due.
     let is_alive = async || {
         let page = look.list(None, 100).await.expect("the store answers");
         let handler = page.entries.into_iter().find(|entry| !entry.key.as_str().contains("%0A"));

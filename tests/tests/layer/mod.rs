@@ -12,6 +12,7 @@ mod made_anew;
 mod marks;
 mod middleware;
 mod rebuilt;
+mod rejections;
 mod services;
 mod step_owners;
 mod steps;

@@ -208,6 +208,7 @@ async fn one_handler_blocks_while_another_sleeps(
     assert!(elsewhere.post_with_key("/blocks", "blocked").await.is_replay());
 }
 
+// One test for each store: `docs/guarantees.md` links each by its name.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blocked_worker_of_two_ends_no_lease_in_memory() {
     let store = MemoryStore::new();

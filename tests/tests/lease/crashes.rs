@@ -5,7 +5,7 @@ use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderName, StatusCode, header};
 use axum::routing::post;
 use axum::{Extension, Router};
 use idempotent_runtime::store::{MemoryStore, Store, StoreAdmin};
@@ -72,12 +72,14 @@ async fn panics_and_must_not_rerun(State(runs): State<Runs>) {
 }
 
 #[idempotent(scope = "panics-in-its-body")]
-async fn panics_in_its_body(State(runs): State<Runs>) -> axum::body::Body {
+async fn panics_in_its_body(State(runs): State<Runs>) -> ([(HeaderName, usize); 1], axum::body::Body) {
     let run = runs.run().await;
-    axum::body::Body::from_stream(futures_util::stream::once(async move {
+    let body = axum::body::Body::from_stream(futures_util::stream::once(async move {
         assert!(run > 1, "the body of run {run} panics");
         Ok::<_, std::io::Error>(format!("run {run}"))
-    }))
+    }));
+    // One of unknown length is sent while it is recorded.
+    ([(header::CONTENT_LENGTH, "run 1".len())], body)
 }
 
 async fn serve(runs: &Runs, store: &MemoryStore) -> Server {

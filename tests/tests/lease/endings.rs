@@ -152,7 +152,7 @@ fn runtime_ended_without_drain_leaves_a_claim_until_its_lease() {
         let entry = store.get(&key).await.expect("the store answers").expect("the claim stands");
         assert!(matches!(entry.state, EntryState::Claimed { attempt: 1, .. }), "{entry:?}");
         runs.let_finish(1);
-        // A waiter of a dead process is told when the lease is over, and executes nothing.
+        // A waiter of a dead process is told when the lease has expired, and executes nothing.
         let waiter = call(app(&runs, &Registry::new(store.clone()))).await;
         assert_eq!((waiter.status(), runs.started()), (StatusCode::CONFLICT, 1));
         assert!(text(waiter).await.contains("\"not_recorded\""));

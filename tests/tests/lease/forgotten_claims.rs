@@ -1,138 +1,23 @@
-//! The store forgets the claim of a handler that runs: its time to live is over, an operator purges it, or the store was
-//! away for longer than that. The key stays claimed in the handler's process, and its response is recorded unless another
-//! process took the key.
+//! The store forgets the claim of a handler that runs: its ttl expires, an operator purges it, or the store fails for longer than
+//! that. The key stays claimed in the handler's process, and its response is recorded unless another process took the key.
 
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::post;
-use idempotent_runtime::store::{EntryState, Held, MemoryStore, SqliteStore, Store, StoreAdmin};
-use idempotent_runtime::{Idempotency, RecordKey, Registry, Tx, idempotent};
+use idempotent_runtime::store::{Held, SqliteStore, Store};
 use idempotent_tests::sqlite::{SqliteFile, claim_request};
-use idempotent_tests::{Answer, Fault, FaultyStore, Logs, Runs, Server, answer, eventually};
-use sqlx::Sqlite;
+use idempotent_tests::{Answer, Fault, FaultyStore, Logs, Runs, Server, eventually};
 use tokio::task::JoinHandle;
-use tower_http::catch_panic::CatchPanicLayer;
 
-type Charged = (StatusCode, String);
+use super::short_leases::{begin, end, key, purge, rejection, serve, serve_within, state};
 
-async fn charge(runs: &Runs, idempotency: &Idempotency, body: &str) -> Charged {
-    runs.run().await;
-    (StatusCode::CREATED, format!("{body} of attempt {}", idempotency.attempt()))
-}
-
-#[idempotent(scope = "brief", ttl = "1s", lease = "1s")]
-async fn brief(State(runs): State<Runs>, idempotency: Idempotency, body: String) -> Charged {
-    charge(&runs, &idempotency, &body).await
-}
-
-#[idempotent(scope = "outage", ttl = "1s", lease = "200ms")]
-async fn outage(State(runs): State<Runs>, idempotency: Idempotency, body: String) -> Charged {
-    charge(&runs, &idempotency, &body).await
-}
-
-#[idempotent(scope = "forgotten-blocks", ttl = "1s", lease = "1s")]
-async fn blocks(State(runs): State<Runs>, idempotency: Idempotency, body: String) -> Charged {
-    let charged = charge(&runs, &idempotency, &body).await;
-    // For longer than the claim is remembered.
-    std::thread::sleep(Duration::from_millis(2_200));
-    charged
-}
-
-#[idempotent(scope = "purged", lease = "300ms")]
-async fn purged(State(runs): State<Runs>, idempotency: Idempotency, body: String) -> Charged {
-    charge(&runs, &idempotency, &body).await
-}
-
-#[idempotent(scope = "sent", lease = "1s")]
-async fn sent(State(runs): State<Runs>, idempotency: Idempotency, body: String) -> Charged {
-    charge(&runs, &idempotency, &body).await
-}
-
-#[idempotent(scope = "sent-once", lease = "1s", after_crash = "reject")]
-async fn sent_once(State(runs): State<Runs>, idempotency: Idempotency, body: String) -> Charged {
-    charge(&runs, &idempotency, &body).await
-}
-
-#[idempotent(scope = "panics", lease = "300ms", after_crash = "reject")]
-async fn panics(State(runs): State<Runs>) {
-    runs.run().await;
-    panic!("always");
-}
-
-#[idempotent(scope = "fails", lease = "300ms")]
-async fn fails(State(runs): State<Runs>, idempotency: Idempotency) -> Charged {
-    runs.run().await;
-    (StatusCode::BAD_GATEWAY, format!("attempt {}", idempotency.attempt()))
-}
-
-#[idempotent(scope = "unguarded", on_store_error = "run")]
-async fn unguarded(State(runs): State<Runs>, idempotency: Idempotency, body: String) -> Charged {
-    charge(&runs, &idempotency, &body).await
-}
-
-#[idempotent(scope = "both", shared_scope, lease = "300ms")]
-async fn plain(State(runs): State<Runs>) {
-    runs.run().await;
-}
-
-#[idempotent(scope = "both", shared_scope)]
-async fn in_transaction(_tx: Tx<Sqlite>, State(runs): State<Runs>) {
-    runs.run().await;
-}
-
-/// One process.
-async fn serve(runs: &Runs, store: &FaultyStore<impl StoreAdmin>) -> Server {
-    serve_within(Duration::from_millis(100), runs, store).await
-}
-
-async fn serve_within(limit: Duration, runs: &Runs, store: &FaultyStore<impl StoreAdmin>) -> Server {
-    let registry = Registry::builder(store.clone()).store_timeout(limit).build();
-    let app = Router::new()
-        .route("/brief", post(brief))
-        .route("/outage", post(outage))
-        .route("/blocks", post(blocks))
-        .route("/purged", post(purged))
-        .route("/sent", post(sent))
-        .route("/sent-once", post(sent_once))
-        .route("/panics", post(panics))
-        .route("/fails", post(fails))
-        .route("/unguarded", post(unguarded))
-        .route("/plain", post(plain))
-        .route("/in-transaction", post(in_transaction));
-    Server::start(app.with_state(runs.clone()).layer(registry.layer()).layer(CatchPanicLayer::new())).await
-}
-
-/// A request that is under way.
-fn begin(server: &Server, path: &str, body: &'static str) -> JoinHandle<Answer> {
-    tokio::spawn(answer(server.post(path).header("idempotency-key", "k").body(body)))
-}
-
-async fn end(request: JoinHandle<Answer>) -> Answer {
-    request.await.expect("the request runs")
-}
-
-/// What a second request gets that must not be executed.
-async fn rejection(server: &Server, path: &str, body: &'static str, runs: &Runs) -> String {
-    let before = runs.started();
-    tokio::select! {
-        answer = end(begin(server, path, body)) => answer.rejection(),
-        () = runs.until_started(before + 1) => panic!("{body} is executed"),
-    }
-}
-
-fn key(scope: &str) -> RecordKey {
-    RecordKey::new(scope, None, "k")
-}
-
-async fn state(store: &FaultyStore<impl StoreAdmin>, scope: &str) -> Option<EntryState> {
-    store.inner().get(&key(scope)).await.expect("the store answers").map(|entry| entry.state)
-}
-
-async fn purge(store: &FaultyStore<impl StoreAdmin>, scope: &str) {
-    assert!(store.purge(&key(scope)).await.expect("the store answers"));
+/// Two processes with one store; a handler runs in the first one.
+async fn two_processes() -> (Runs, FaultyStore, [Server; 2], JoinHandle<Answer>) {
+    let (runs, store) = (Runs::held(), FaultyStore::new());
+    let servers = [serve(&runs, &store).await, serve(&runs, &store).await];
+    let first = begin(&servers[0], "/purged", "tea");
+    runs.until_started(1).await;
+    (runs, store, servers, first)
 }
 
 #[tokio::test]
@@ -146,7 +31,11 @@ async fn a_duplicate_of_a_forgotten_claim_is_not_executed() {
 
     assert_eq!(rejection(&server, "/brief", "ham", &runs).await, "key_reused");
     assert_eq!(rejection(&server, "/brief", "tea", &runs).await, "in_flight");
-    assert!(logs.of_level("WARN").iter().any(|line| line.contains("it keeps its key")), "{:?}", logs.of_level("WARN"));
+    assert!(
+        logs.of_level("WARN").iter().any(|line| line.contains("the handler keeps its key")),
+        "{:?}",
+        logs.of_level("WARN")
+    );
     runs.let_finish(1);
     assert_eq!(end(first).await.text(), "tea of attempt 1");
     assert_eq!(runs.started(), 1);
@@ -202,10 +91,7 @@ async fn a_blocking_handler_without_successor_is_recorded() {
 
 #[tokio::test]
 async fn a_purged_key_is_claimed_again_by_its_handler() {
-    let (runs, store) = (Runs::held(), FaultyStore::new());
-    let (server, another_process) = (serve(&runs, &store).await, serve(&runs, &store).await);
-    let first = begin(&server, "/purged", "tea");
-    runs.until_started(1).await;
+    let (runs, store, [_server, another_process], first) = two_processes().await;
     purge(&store, "purged").await;
     eventually(async || state(&store, "purged").await, Option::is_some).await;
 
@@ -218,10 +104,7 @@ async fn a_purged_key_is_claimed_again_by_its_handler() {
 #[tokio::test]
 async fn a_purged_key_stays_claimed_in_its_process() {
     for other in ["tea", "ham"] {
-        let (runs, store) = (Runs::held(), FaultyStore::new());
-        let (server, another_process) = (serve(&runs, &store).await, serve(&runs, &store).await);
-        let first = begin(&server, "/purged", "tea");
-        runs.until_started(1).await;
+        let (runs, store, [server, another_process], first) = two_processes().await;
         store.on_renew(Fault::Unreachable);
         purge(&store, "purged").await;
 
@@ -239,10 +122,7 @@ async fn a_purged_key_stays_claimed_in_its_process() {
 
 #[tokio::test]
 async fn a_key_reused_after_a_purge_stays_with_its_first_request() {
-    let (runs, store) = (Runs::held(), FaultyStore::new());
-    let (server, another_process) = (serve(&runs, &store).await, serve(&runs, &store).await);
-    let first = begin(&server, "/purged", "tea");
-    runs.until_started(1).await;
+    let (runs, store, [server, another_process], first) = two_processes().await;
     purge(&store, "purged").await;
     assert_eq!(rejection(&server, "/purged", "ham", &runs).await, "key_reused");
 
@@ -257,10 +137,7 @@ async fn a_key_reused_after_a_purge_stays_with_its_first_request() {
 #[tokio::test]
 async fn a_purged_key_that_another_process_took_is_lost() {
     for other in ["tea", "ham"] {
-        let (runs, store) = (Runs::held(), FaultyStore::new());
-        let (server, another_process) = (serve(&runs, &store).await, serve(&runs, &store).await);
-        let first = begin(&server, "/purged", "tea");
-        runs.until_started(1).await;
+        let (runs, store, [server, another_process], first) = two_processes().await;
         store.on_renew(Fault::Unreachable);
         purge(&store, "purged").await;
         let second = begin(&another_process, "/purged", other);
@@ -398,121 +275,4 @@ async fn a_tx_handler_does_not_run_beside_a_forgotten_claim() {
     assert_eq!(rejection(&server, "/in-transaction", "", &runs).await, "key_reused");
     runs.let_finish(1);
     assert_eq!(end(first).await.status, StatusCode::OK);
-}
-
-/// Two processes, each with a line of its own to the same store.
-async fn two_lines(runs: &Runs) -> ([FaultyStore; 2], [Server; 2]) {
-    let memory = MemoryStore::new();
-    let stores = [FaultyStore::around(memory.clone()), FaultyStore::around(memory)];
-    let servers = [serve(runs, &stores[0]).await, serve(runs, &stores[1]).await];
-    (stores, servers)
-}
-
-fn cut(store: &FaultyStore) {
-    for set in [FaultyStore::on_claim, FaultyStore::on_renew, FaultyStore::on_complete] {
-        set(store, Fault::Unreachable);
-    }
-}
-
-fn restore(store: &FaultyStore) {
-    for set in [FaultyStore::on_claim, FaultyStore::on_renew, FaultyStore::on_complete] {
-        set(store, Fault::None);
-    }
-}
-
-async fn until_the_lease_is_over(store: &FaultyStore, scope: &str) {
-    let is_over = async || matches!(state(store, scope).await, Some(EntryState::Claimed { lease: None, .. }));
-    eventually(is_over, |over| *over).await;
-}
-
-#[tokio::test]
-async fn a_response_after_its_lease_is_no_second_success() {
-    let runs = Runs::held();
-    let (stores, [cut_off, other]) = two_lines(&runs).await;
-    let first = begin(&cut_off, "/purged", "tea");
-    runs.until_started(1).await;
-    cut(&stores[0]);
-    until_the_lease_is_over(&stores[0], "purged").await;
-    let second = begin(&other, "/purged", "tea");
-    runs.until_started(2).await;
-
-    runs.let_finish(2);
-    let second = end(second).await;
-    assert_eq!(second.text(), "tea of attempt 2");
-    let first = end(first).await;
-    assert_eq!(
-        (first.status, first.rejection().as_str()),
-        (StatusCode::CONFLICT, "claim_lost"),
-        "one key has one success"
-    );
-    assert_eq!(first.headers["retry-after"], "1");
-    restore(&stores[0]);
-    let retry = end(begin(&cut_off, "/purged", "tea")).await;
-    assert_eq!((retry.text(), retry.is_replay(), runs.started()), (second.text(), true, 2));
-}
-
-#[tokio::test]
-async fn a_response_after_its_lease_is_recorded_for_the_retry() {
-    let (runs, logs) = (Runs::held(), Logs::collect());
-    let (stores, [cut_off, other]) = two_lines(&runs).await;
-    let first = begin(&cut_off, "/purged", "tea");
-    runs.until_started(1).await;
-    cut(&stores[0]);
-    until_the_lease_is_over(&stores[0], "purged").await;
-    runs.let_finish(1);
-    let first = end(first).await;
-    assert_eq!((first.status, first.rejection().as_str()), (StatusCode::CONFLICT, "claim_lost"));
-    assert!(
-        logs.of_level("ERROR").iter().any(|line| line.contains("its lease is over")),
-        "{:?}",
-        logs.of_level("ERROR")
-    );
-
-    restore(&stores[0]);
-    let is_recorded = async || matches!(state(&stores[0], "purged").await, Some(EntryState::Completed { .. }));
-    eventually(is_recorded, |recorded| *recorded).await;
-    for process in [&cut_off, &other] {
-        let retry = end(begin(process, "/purged", "tea")).await;
-        assert_eq!((retry.text(), retry.is_replay(), runs.started()), ("tea of attempt 1", true, 1));
-    }
-}
-
-/// The line to the store is cut before the record, and the client gets its response while the lease lasts, which then ends.
-async fn sent_before_the_lease_was_over(runs: &Runs, scope: &str) -> ([FaultyStore; 2], [Server; 2]) {
-    let (stores, [cut_off, other]) = two_lines(runs).await;
-    let first = begin(&cut_off, &format!("/{scope}"), "tea");
-    runs.until_started(1).await;
-    cut(&stores[0]);
-    runs.let_finish(1);
-    assert_eq!(end(first).await.text(), "tea of attempt 1");
-    until_the_lease_is_over(&stores[0], scope).await;
-    (stores, [cut_off, other])
-}
-
-#[tokio::test]
-async fn a_sent_response_gets_a_second_one_after_a_longer_outage() {
-    let runs = Runs::held();
-    let (stores, [cut_off, other]) = sent_before_the_lease_was_over(&runs, "sent").await;
-    runs.let_finish(1);
-    let second = end(begin(&other, "/sent", "tea")).await;
-    assert_eq!((second.text(), second.is_replay()), ("tea of attempt 2", false));
-    restore(&stores[0]);
-    for process in [&cut_off, &other] {
-        assert_eq!(end(begin(process, "/sent", "tea")).await.text(), "tea of attempt 2");
-    }
-    assert_eq!(runs.started(), 2);
-}
-
-#[tokio::test]
-async fn a_sent_response_is_unknown_until_recorded_under_reject() {
-    let runs = Runs::held();
-    let (stores, [cut_off, other]) = sent_before_the_lease_was_over(&runs, "sent-once").await;
-    assert_eq!(rejection(&other, "/sent-once", "tea", &runs).await, "outcome_unknown");
-    restore(&stores[0]);
-    let is_recorded = async || matches!(state(&stores[0], "sent-once").await, Some(EntryState::Completed { .. }));
-    eventually(is_recorded, |recorded| *recorded).await;
-    for process in [&cut_off, &other] {
-        assert_eq!(end(begin(process, "/sent-once", "tea")).await.text(), "tea of attempt 1");
-    }
-    assert_eq!(runs.started(), 1);
 }

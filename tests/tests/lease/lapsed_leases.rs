@@ -1,4 +1,4 @@
-//! A lease that runs out under a handler which still runs: its process knows better than the store what becomes of the key.
+//! A lease that expires while its handler still runs: its process knows better than the store what becomes of the key.
 
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ async fn until_claimed(store: &FaultyStore, scope: &str, times: u32) {
     eventually(attempt, |attempt| *attempt >= times).await;
 }
 
-/// Until its lease has run out: a request that comes now does not wait for it.
+/// Until its lease has expired: a request that comes now does not wait for it.
 async fn until_lapsed(store: &FaultyStore, scope: &str) {
     let lapsed = async || matches!(state(store, scope).await, Some(EntryState::Claimed { lease: None, .. }));
     eventually(lapsed, |lapsed| *lapsed).await;
@@ -84,7 +84,11 @@ async fn handler_with_a_lapsed_lease_keeps_its_key_in_its_process() {
     assert_eq!(end(first).await.text(), "tea 1");
     let duplicate = end(duplicate).await;
     assert_eq!((duplicate.text(), duplicate.is_replay(), runs.started()), ("tea 1", true, 1));
-    assert!(logs.of_level("WARN").iter().any(|line| line.contains("it keeps its key")), "{:?}", logs.of_level("WARN"));
+    assert!(
+        logs.of_level("WARN").iter().any(|line| line.contains("the handler keeps its key")),
+        "{:?}",
+        logs.of_level("WARN")
+    );
 }
 
 #[tokio::test]
@@ -151,7 +155,7 @@ async fn repeated_release_hides_no_attempt_of_another_process() {
     end(cut_off).await;
 }
 
-/// Whose lease the keeper looks at first is a matter of milliseconds.
+/// The renewer looks at one of the leases first: which one is a matter of milliseconds.
 #[tokio::test]
 async fn no_claim_goes_to_a_release_that_was_before_it() {
     join_all((0..8).map(|_| release_whose_answer_is_lost())).await;

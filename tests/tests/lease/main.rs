@@ -9,6 +9,9 @@ mod disconnect;
 mod endings;
 mod forgotten_claims;
 mod lapsed_leases;
+mod late_responses;
+mod resolutions;
+mod short_leases;
 mod unknown_outcomes;
 
 #[test]

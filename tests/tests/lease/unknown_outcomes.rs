@@ -1,4 +1,4 @@
-//! An outcome that is unknown stays unknown until somebody purges it, in every store, however much time passes.
+//! An outcome that is unknown stays unknown until it is purged, in every store, however much time passes.
 
 use std::time::Duration;
 

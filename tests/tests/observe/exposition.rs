@@ -46,7 +46,7 @@ impl Exposition {
         });
     }
 
-    /// What stands there now.
+    /// The present value of a series.
     ///
     /// # Panics
     ///

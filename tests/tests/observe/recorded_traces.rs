@@ -5,11 +5,11 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::routing::post;
 use idempotent_runtime::store::{MemoryStore, PostgresStore, RedisStore, SqliteStore};
-use idempotent_runtime::{Registry, SealingKey, Tx, idempotent};
+use idempotent_runtime::{Registry, Tx, idempotent};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::RedisServer;
 use idempotent_tests::sqlite::SqliteFile;
-use idempotent_tests::{Answer, Logs, Runs, Server, answer};
+use idempotent_tests::{Answer, Logs, Runs, Server, answer, sealing_key};
 
 use crate::exposition::Exposition;
 
@@ -68,8 +68,7 @@ async fn memory_keeps_it() {
 
 #[tokio::test]
 async fn sealed_records_keep_it() {
-    let key = SealingKey::from_bytes([7; 32]);
-    is_kept_in(&Registry::builder(MemoryStore::new()).seal_with(key).build()).await;
+    is_kept_in(&Registry::builder(MemoryStore::new()).seal_with(sealing_key(7)).build()).await;
 }
 
 #[tokio::test]

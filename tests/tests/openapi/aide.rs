@@ -58,38 +58,30 @@ impl aide::OperationOutput for ApiError {
     }
 }
 
-mod bare {
-    use super::*;
+/// A handler in a module of its own, with these attributes.
+macro_rules! create_charge {
+    ($module:ident, $(#$attribute:tt)*) => {
+        mod $module {
+            use super::*;
 
-    pub(super) async fn create_charge(
-        State(fee): State<u64>,
-        Query(shop): Query<Shop>,
-        Json(order): Json<Order>,
-    ) -> Result<Json<Charge>, ApiError> {
-        if order.amount == 0 {
-            Err(ApiError { error: "0".to_owned() })
-        } else {
-            Ok(Json(Charge { id: shop.number + fee }))
+            $(#$attribute)*
+            pub(super) async fn create_charge(
+                State(fee): State<u64>,
+                Query(shop): Query<Shop>,
+                Json(order): Json<Order>,
+            ) -> Result<Json<Charge>, ApiError> {
+                if order.amount == 0 {
+                    Err(ApiError { error: "0".to_owned() })
+                } else {
+                    Ok(Json(Charge { id: shop.number + fee }))
+                }
+            }
         }
-    }
+    };
 }
 
-mod guarded {
-    use super::*;
-
-    #[idempotent(scope = "charges", required, header = "x-request-id")]
-    pub(super) async fn create_charge(
-        State(fee): State<u64>,
-        Query(shop): Query<Shop>,
-        Json(order): Json<Order>,
-    ) -> Result<Json<Charge>, ApiError> {
-        if order.amount == 0 {
-            Err(ApiError { error: "0".to_owned() })
-        } else {
-            Ok(Json(Charge { id: shop.number + fee }))
-        }
-    }
-}
+create_charge!(bare,);
+create_charge!(guarded, #[idempotent(scope = "charges", required, header = "x-request-id")]);
 
 /// Extractors of ours, and a return type that no argument's type could hold.
 #[idempotent(scope = "aide-refunds", ttl = "90s", cache = [202, 409])]
@@ -142,11 +134,12 @@ fn a_handler_documents_header_rejections_replay_and_policy() {
     let operation = &document["paths"]["/charges"]["post"];
     let parameter = key_parameter(operation);
     assert_eq!((&parameter["name"], &parameter["required"]), (&json!("x-request-id"), &json!(true)));
-    assert_eq!(parameter["schema"]["maxLength"], 255);
+    assert_eq!(parameter["schema"]["maxLength"], 512);
     assert_eq!(codes(operation, "400"), json!(["missing_key", "invalid_key"]));
     assert_eq!(codes(operation, "409"), json!(["in_flight", "claim_lost", "response_not_recorded"]));
     assert_eq!(codes(operation, "422"), json!(["key_reused", "other_credentials"]));
-    assert_eq!(codes(operation, "503"), json!(["store_unavailable"]));
+    assert_eq!(codes(operation, "500"), json!(["step_failed"]));
+    assert_eq!(codes(operation, "503"), json!(["store_unavailable", "too_many_in_flight"]));
     let responses = &operation["responses"];
     for status in ["409", "503"] {
         assert!(responses[status]["headers"]["Retry-After"].is_object(), "{status}");

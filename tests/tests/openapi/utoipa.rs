@@ -43,70 +43,36 @@ fn charge(order: &Order) -> Answer {
     (StatusCode::CREATED, Json(Charge { id }))
 }
 
-/// The same handler without our attribute, and with it in either order.
-mod bare {
-    use super::*;
+/// A handler in a module of its own, with these attributes above and below utoipa's.
+macro_rules! create_charge {
+    ($module:ident, above: [$(#$above:tt)*], below: [$(#$below:tt)*]) => {
+        mod $module {
+            use super::*;
 
-    #[utoipa::path(get, path = "/charges", tag = "money", responses((status = 200)))]
-    pub(super) async fn list() -> StatusCode {
-        StatusCode::OK
-    }
-
-    /// Charges a card.
-    ///
-    /// Once.
-    #[utoipa::path(post, path = "/charges/{shop}", params(Paging), tag = "money", responses(
-        (status = 201, body = Charge), (status = 404, description = "no such shop"), (status = 409, body = ApiError),
-    ))]
-    pub(super) async fn create_charge(
-        Path(shop): Path<u64>,
-        Query(paging): Query<Paging>,
-        Json(order): Json<Order>,
-    ) -> Answer {
-        let _ = shop + paging.page;
-        charge(&order)
-    }
+            /// Charges a card.
+            ///
+            /// Once.
+            $(#$above)*
+            #[utoipa::path(post, path = "/charges/{shop}", params(Paging), tag = "money", responses(
+                (status = 201, body = Charge), (status = 404, description = "no such shop"),
+                (status = 409, body = ApiError),
+            ))]
+            $(#$below)*
+            pub(super) async fn create_charge(
+                Path(shop): Path<u64>,
+                Query(paging): Query<Paging>,
+                Json(order): Json<Order>,
+            ) -> Answer {
+                let _ = shop + paging.page;
+                charge(&order)
+            }
+        }
+    };
 }
 
-mod above {
-    use super::*;
-
-    /// Charges a card.
-    ///
-    /// Once.
-    #[idempotent(scope = "above", cache = [201, 402])]
-    #[utoipa::path(post, path = "/charges/{shop}", params(Paging), tag = "money", responses(
-        (status = 201, body = Charge), (status = 404, description = "no such shop"), (status = 409, body = ApiError),
-    ))]
-    pub(super) async fn create_charge(
-        Path(shop): Path<u64>,
-        Query(paging): Query<Paging>,
-        Json(order): Json<Order>,
-    ) -> Answer {
-        let _ = shop + paging.page;
-        charge(&order)
-    }
-}
-
-mod below {
-    use super::*;
-
-    /// Charges a card.
-    ///
-    /// Once.
-    #[utoipa::path(post, path = "/charges/{shop}", params(Paging), tag = "money", responses(
-        (status = 201, body = Charge), (status = 404, description = "no such shop"), (status = 409, body = ApiError),
-    ))]
-    #[idempotent(scope = "below", cache = [201, 402])]
-    pub(super) async fn create_charge(
-        Path(shop): Path<u64>,
-        Query(paging): Query<Paging>,
-        Json(order): Json<Order>,
-    ) -> Answer {
-        let _ = shop + paging.page;
-        charge(&order)
-    }
-}
+create_charge!(bare, above: [], below: []);
+create_charge!(above, above: [#[idempotent(scope = "above", cache = [201, 402])]], below: []);
+create_charge!(below, above: [], below: [#[idempotent(scope = "below", cache = [201, 402])]]);
 
 /// The documents of `routes!` and of `#[openapi(paths(…))]`.
 macro_rules! documents {
@@ -162,6 +128,7 @@ fn either_order_keeps_all_that_utoipa_documents() {
             for part in ["requestBody", "summary", "description", "operationId"] {
                 assert_eq!(with[part], without[part], "{scope}");
             }
+            assert_eq!(with["responses"]["201"]["description"], "Created.", "OpenAPI requires one");
             assert_eq!(with["responses"]["201"]["content"], without["responses"]["201"]["content"], "{scope}");
             assert_eq!(with["responses"]["404"], without["responses"]["404"], "{scope}: it is not recorded");
             assert_eq!(with["x-idempotency"]["scope"], scope);
@@ -179,7 +146,10 @@ async fn transfer(_tx: Tx<sqlx::Postgres>) -> StatusCode {
 #[test]
 fn handler_with_a_tx_documents_that_it_may_conflict() {
     for document in documents!(transfer) {
-        assert_eq!(codes(operation(&document), "503"), ["store_unavailable", "transaction_conflict"]);
+        assert_eq!(
+            codes(operation(&document), "503"),
+            ["store_unavailable", "transaction_conflict", "too_many_in_flight"]
+        );
     }
 }
 
@@ -190,11 +160,11 @@ fn either_order_documents_header_rejections_replay_and_policy() {
         let parameter = key_parameter(operation).expect("a header");
         assert_eq!(parameter["name"], "idempotency-key");
         assert_eq!(parameter["required"], false);
-        assert_eq!(parameter["schema"]["maxLength"], 255);
+        assert_eq!(parameter["schema"]["maxLength"], 512, "255, each escaped, and two quotes");
         assert_eq!(codes(operation, "400"), ["invalid_key"]);
         assert_eq!(codes(operation, "409"), ["in_flight", "claim_lost", "response_not_recorded"]);
         assert_eq!(codes(operation, "422"), ["key_reused", "other_credentials"]);
-        assert_eq!(codes(operation, "503"), ["store_unavailable"]);
+        assert_eq!(codes(operation, "503"), ["store_unavailable", "too_many_in_flight"]);
         let responses = &operation["responses"];
         for (status, sends_it) in [("400", false), ("409", true), ("422", false), ("503", true)] {
             assert_eq!(responses[status]["headers"]["Retry-After"].is_object(), sends_it, "{status}");
@@ -214,10 +184,7 @@ fn either_order_documents_header_rejections_replay_and_policy() {
 fn a_409_of_the_users_own_keeps_its_words_and_its_schema() {
     for document in [documents!(above::create_charge), documents!(below::create_charge)].as_flattened() {
         let conflict = &operation(document)["responses"]["409"];
-        assert_eq!(
-            conflict["description"],
-            operation(&documents!(bare::create_charge)[0])["responses"]["409"]["description"]
-        );
+        assert_eq!(conflict["description"], "Conflict.", "utoipa alone leaves it out");
         assert_eq!(conflict["content"]["application/json"]["schema"]["$ref"], "#/components/schemas/ApiError");
     }
 }
@@ -242,6 +209,7 @@ fn a_required_key_in_another_header_is_documented_as_such() {
         assert_eq!((&policy["statuses"], &policy["ttl"]), (&json!(["2XX"]), &json!("1m30s")));
         assert_eq!((&policy["in_flight"], &policy["after_crash"]), (&json!("wait 5s"), &json!("reject")));
         assert!(operation["responses"]["2XX"]["headers"]["idempotent-replayed"].is_object());
+        assert_eq!(codes(operation, "500"), ["step_failed"]);
     }
 }
 
@@ -284,6 +252,26 @@ fn nothing_that_the_user_documented_is_replaced() {
     }
 }
 
+#[utoipa::path(post, path = "/orders", responses(
+    (status = 200), (status = 402), (status = "4XX", body = ApiError), (status = "default"),
+))]
+#[idempotent(scope = "ordered", cache = [200, 402])]
+async fn order() -> StatusCode {
+    StatusCode::OK
+}
+
+#[test]
+fn range_has_no_replay_header_of_a_status_beside_it() {
+    for document in documents!(order) {
+        let responses = &operation(&document)["responses"];
+        for (status, is_recorded) in [("200", true), ("402", true), ("4XX", false), ("default", false)] {
+            let header = &responses[status]["headers"]["idempotent-replayed"];
+            assert_eq!(header.is_object(), is_recorded, "{status}");
+            assert!(responses[status]["description"].as_str().is_some_and(|text| !text.is_empty()), "{status}");
+        }
+    }
+}
+
 /// The key is in the body.
 #[utoipa::path(post, path = "/events", responses((status = 204)))]
 #[idempotent(scope = "events", key = event.to_string(), fingerprint = none, caller = "network", invalid_key = "ignore")]
@@ -303,6 +291,15 @@ fn key_from_the_arguments_documents_no_header() {
     }
 }
 
+mod unguarded {
+    use super::*;
+
+    #[utoipa::path(get, path = "/charges", tag = "money", responses((status = 200)))]
+    pub(super) async fn list() -> StatusCode {
+        StatusCode::OK
+    }
+}
+
 #[utoipa::path(get, path = "/charges", tag = "money", responses((status = 200)))]
 #[idempotent(scope = "listed")]
 async fn list() -> StatusCode {
@@ -317,12 +314,17 @@ async fn search() -> StatusCode {
 
 #[test]
 fn methods_that_are_not_guarded_are_documented_as_they_are() {
-    assert_eq!(documents!(list), documents!(bare::list), "the policy leaves GET alone");
+    assert_eq!(documents!(list), documents!(unguarded::list), "the policy leaves GET alone");
     let document =
         serde_json::to_value(OpenApiRouter::<()>::new().routes(routes!(search)).into_openapi()).expect("JSON");
     for method in ["get", "post"] {
         let parameter = key_parameter(&document["paths"]["/search"][method]).expect("a header");
         assert_eq!(parameter["required"], false, "GET needs none");
+        let operation = &document["paths"]["/search"][method];
+        assert_eq!(operation["x-idempotency"]["methods"], json!(["POST"]));
+        for description in [&parameter["description"], &operation["responses"]["409"]["description"]] {
+            assert!(description.as_str().is_some_and(|text| text.ends_with(" Only for POST.")), "{description}");
+        }
     }
 }
 

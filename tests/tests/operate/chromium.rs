@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use thirtyfour::{ChromiumLikeCapabilities as _, DesiredCapabilities, LoggingPrefsLogLevel, WebDriver};
 
-/// What a Chromium needs to run as root on a machine without a screen, and to speak to nobody but our server.
+/// What a Chromium needs to run as root on a machine without a screen, and to speak only to our server.
 const FLAGS: [&str; 10] = [
     "--headless",
     "--no-sandbox",
@@ -75,7 +75,7 @@ impl Chromium {
         self.ask("Network.setExtraHTTPHeaders", json!({"headers": {"authorization": authorization}})).await;
     }
 
-    /// Shows pages as on a screen of this width, to somebody who likes this scheme.
+    /// Shows pages as on a screen of this width, to a reader who prefers this colour scheme.
     pub(crate) async fn look_like(&self, width: u32, scheme: &str) {
         let screen = json!({"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600});
         self.ask("Emulation.setDeviceMetricsOverride", screen).await;

@@ -113,9 +113,11 @@ fn readme_leads_to_every_page_of_the_guide() {
     let pages: BTreeSet<&str> = pages.map(|(module, _)| module).collect();
     assert!(pages.len() > 20);
     assert_eq!(linked, pages);
+    assert!(readme.contains("](idempotent-runtime/src/guide)"), "docs.rs has no guide of what is not released");
 }
 
-/// A page of the guide links to items of the API by their paths in the program, which lead nowhere outside of the rendered guide.
+/// A page of the guide links to items of the API by their paths in the program, which lead nowhere outside of the rendered guide. Only the
+/// README has one link to their folder, for readers of a version that docs.rs does not have.
 #[test]
 fn no_page_for_users_leads_to_a_source_of_the_guide() {
     for page in ["README.md", "SECURITY.md", "CHANGELOG.md", "docs/cookbook.md", "docs/guarantees.md"] {
@@ -124,6 +126,31 @@ fn no_page_for_users_leads_to_a_source_of_the_guide() {
     for page in fs::read_dir(root().join("docs/operations")).expect("the folder is there").flatten() {
         let text = fs::read_to_string(page.path()).unwrap_or_default();
         assert!(!text.contains("src/guide/"), "{}", page.path().display());
+    }
+}
+
+/// Whether the host is this machine or a placeholder, or the URL allows what it asks for. `cache` is another machine.
+fn is_local_or_allowed(url: &str) -> bool {
+    let authority = url.split(['/', '?']).next().unwrap_or_default();
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let is_name = host.starts_with(|first: char| first.is_ascii_lowercase());
+    !is_name || host.starts_with("localhost") || url.contains("tls=disable")
+}
+
+#[test]
+fn no_page_shows_a_url_that_is_rejected_as_in_clear() {
+    let folders = ["docs", "docs/operations", "idempotent-runtime/src/guide", "idempotent-cli", "."];
+    let files =
+        folders.iter().flat_map(|folder| fs::read_dir(root().join(folder)).expect("the folder is there").flatten());
+    let pages =
+        files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+    for page in pages.chain([root().join("idempotent-cli/src/arguments.rs")]) {
+        let text = fs::read_to_string(&page).expect("the page is text");
+        for scheme in ["redis://", "redis+sentinel://"] {
+            let urls = text.split(scheme).skip(1).filter_map(|rest| rest.split([' ', '`', '"', '\'', '\n']).next());
+            let rejected: Vec<_> = urls.filter(|url| !is_local_or_allowed(url)).collect();
+            assert!(rejected.is_empty(), "{}: {scheme}{rejected:?}", page.display());
+        }
     }
 }
 
@@ -162,12 +189,13 @@ fn every_test_file_belongs_to_one_of_twelve_programs() {
         let files = fs::read_dir(&folder).expect("the folder is there").flatten().map(|entry| entry.path());
         for file in files.filter(|path| path != &tests.join("process")) {
             let path = file.strip_prefix(&tests).expect("it is in there").to_str().expect("UTF-8").to_owned();
+            let is_source = file.extension().is_none_or(|extension| extension == "rs");
             let module = format!("mod {};", file.file_stem().and_then(|stem| stem.to_str()).expect("UTF-8"));
             if path.ends_with("/main.rs") || manifest.contains(&format!("path = \"tests/{path}\"")) {
                 programs.push(path);
             } else if folder == tests {
                 lost.extend((!page.contains(&format!("](tests/{path}/"))).then_some(path));
-            } else if !file.ends_with("mod.rs") && !sources.concat().contains(&module) {
+            } else if is_source && !file.ends_with("mod.rs") && !sources.concat().contains(&module) {
                 lost.extend((!file.join("main.rs").exists()).then_some(path));
             }
         }

@@ -1,14 +1,22 @@
 //! A limit on what one caller has under way, so that its flood leaves the others alone.
 
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::IntoResponse;
 use axum::routing::post;
 use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 use idempotent_runtime::store::MemoryStore;
 use idempotent_runtime::{Registry, idempotent};
-use idempotent_tests::{Answer, Runs, Server, answer};
+use idempotent_tests::{Answer, PATIENCE, Runs, Server, answer, eventually};
 use reqwest::RequestBuilder;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 #[idempotent(scope = "caller-limit-charges", caller = body)]
 async fn by_caller(State(runs): State<Runs>, body: String) -> (StatusCode, String) {
@@ -20,6 +28,11 @@ async fn in_another_scope(State(runs): State<Runs>, body: String) -> (StatusCode
     (StatusCode::CREATED, format!("refund {}", runs.run().await))
 }
 
+#[idempotent(scope = "caller-limit-waits", in_flight = wait("30s"))]
+async fn waits(State(runs): State<Runs>, _body: String) -> (StatusCode, String) {
+    (StatusCode::CREATED, format!("waited {}", runs.run().await))
+}
+
 #[idempotent(scope = "caller-limit-by-credentials")]
 async fn by_credentials(State(runs): State<Runs>) -> (StatusCode, String) {
     (StatusCode::CREATED, format!("charge {}", runs.run().await))
@@ -29,6 +42,7 @@ async fn serve(runs: &Runs, store: MemoryStore, most: usize) -> Server {
     let app = Router::new()
         .route("/charges", post(by_caller))
         .route("/refunds", post(in_another_scope))
+        .route("/waits", post(waits))
         .route("/by-credentials", post(by_credentials))
         .with_state(runs.clone());
     let registry = Registry::builder(store).max_in_flight_per_caller(most).build();
@@ -36,7 +50,8 @@ async fn serve(runs: &Runs, store: MemoryStore, most: usize) -> Server {
 }
 
 fn request(server: &Server, path: &str, caller: &str, key: &str) -> RequestBuilder {
-    server.post(path).header("idempotency-key", key).body(caller.to_owned())
+    // Where a limit is missing, the handler is held.
+    server.post(path).header("idempotency-key", key).body(caller.to_owned()).timeout(PATIENCE)
 }
 
 fn is_rejected(answer: &Answer) {
@@ -97,7 +112,7 @@ async fn client_that_hangs_up_keeps_its_place_until_the_end() {
     let _ = leaving.await;
     is_rejected(&answer(request(&server, "/charges", "alice", "b")).await);
     runs.let_finish(2);
-    idempotent_tests::eventually(
+    eventually(
         async || answer(request(&server, "/charges", "alice", "b")).await.status,
         |&status| status == StatusCode::CREATED,
     )
@@ -133,5 +148,148 @@ async fn flood_of_fresh_keys_neither_evicts_nor_stops_others() {
     assert_eq!(answer(flood(number)).await.rejection(), "store_unavailable", "a full store evicts nothing");
     for key in ["k", "another"] {
         assert!(answer(request(&server, "/charges", "bob", key)).await.is_replay(), "{key}");
+    }
+}
+
+#[tokio::test]
+async fn caller_at_its_limit_still_gets_replays_and_duplicates() {
+    let runs = Runs::held();
+    let server = serve(&runs, MemoryStore::new(), 1).await;
+    runs.let_finish(1);
+    assert_eq!(answer(request(&server, "/charges", "alice", "old")).await.text(), "charge 1");
+    let running = tokio::spawn(request(&server, "/charges", "alice", "a").send());
+    runs.until_started(2).await;
+    assert!(answer(request(&server, "/charges", "alice", "old")).await.is_replay());
+    assert_eq!(answer(request(&server, "/charges", "alice", "a")).await.rejection(), "in_flight");
+    is_rejected(&answer(request(&server, "/charges", "alice", "b")).await);
+    runs.let_finish(1);
+    running.await.expect("the task ends").expect("the server answers");
+    assert_eq!(runs.started(), 2);
+}
+
+#[tokio::test]
+async fn duplicates_that_wait_are_one_operation() {
+    let runs = Runs::held();
+    let server = serve(&runs, MemoryStore::new(), 2).await;
+    let waiting: Vec<_> = (0..5).map(|_| tokio::spawn(answer(request(&server, "/waits", "", "a")))).collect();
+    runs.until_started(1).await;
+    let another = tokio::spawn(answer(request(&server, "/waits", "", "b")));
+    runs.until_started(2).await;
+    is_rejected(&answer(request(&server, "/waits", "", "c")).await);
+    runs.let_finish(2);
+    for answered in waiting {
+        assert_eq!(answered.await.expect("the task ends").status, StatusCode::CREATED);
+    }
+    assert_eq!(another.await.expect("the task ends").status, StatusCode::CREATED);
+    assert_eq!(runs.started(), 2);
+}
+
+#[tokio::test]
+async fn spellings_of_a_scheme_are_one_caller_and_one_request() {
+    let runs = Runs::held();
+    let server = serve(&runs, MemoryStore::new(), 1).await;
+    let send = |credentials: &str, key: &str| {
+        answer(request(&server, "/by-credentials", "", key).header("authorization", credentials))
+    };
+    let running = tokio::spawn(send("Bearer T", "a"));
+    runs.until_started(1).await;
+    for spelling in ["bearer T", "BEARER T", "bEaReR   T"] {
+        is_rejected(&send(spelling, "b").await);
+        assert_eq!(send(spelling, "a").await.rejection(), "in_flight", "{spelling}");
+    }
+    runs.let_finish(1);
+    assert_eq!(running.await.expect("the task ends").status, StatusCode::CREATED);
+    assert!(send("bearer T", "a").await.is_replay());
+    assert_eq!(send("bearer t", "a").await.rejection(), "other_credentials");
+}
+
+/// Sends the first half of a body; the rest comes when the sender is dropped.
+fn unfinished(request: RequestBuilder) -> (JoinHandle<Answer>, oneshot::Sender<()>) {
+    let (sender, receiver) = oneshot::channel();
+    let first = stream::iter([Ok::<_, io::Error>(vec![b'x'; 64 * 1024])]);
+    let rest = stream::once(async move {
+        let _ = receiver.await;
+        Ok(Vec::new())
+    });
+    let body = reqwest::Body::wrap_stream(first.chain(rest));
+    (tokio::spawn(answer(request.body(body))), sender)
+}
+
+#[tokio::test]
+async fn unfinished_bodies_of_a_caller_are_not_read_beyond_its_limit() {
+    for path in ["/by-credentials", "/charges"] {
+        let runs = Runs::free();
+        let rejections = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&rejections);
+        let registry = Registry::builder(MemoryStore::new()).max_in_flight_per_caller(2);
+        let registry = registry.render_rejections(move |rejection| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            rejection.into_response()
+        });
+        let app = Router::new().route("/by-credentials", post(by_credentials)).route("/charges", post(by_caller));
+        let server = Server::start(app.with_state(runs.clone()).layer(registry.build().layer())).await;
+        let (answers, senders): (Vec<_>, Vec<_>) = (0..6)
+            .map(|key| unfinished(request(&server, path, "", &key.to_string()).header("authorization", "Bearer T")))
+            .unzip();
+        // Two are read, and can still finish.
+        eventually(async || rejections.load(Ordering::SeqCst), |&rejected| rejected == 4).await;
+        drop(senders);
+        let mut rejected = 0;
+        for sent in answers {
+            let answer = sent.await.expect("the task ends");
+            if answer.status == StatusCode::TOO_MANY_REQUESTS {
+                is_rejected(&answer);
+                rejected += 1;
+            } else {
+                assert_eq!(answer.status, StatusCode::CREATED);
+            }
+        }
+        assert_eq!((rejected, runs.started()), (4, 2), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn unfinished_bodies_of_an_anonymous_client_stop_no_other_one() {
+    let runs = Runs::free();
+    let server = serve(&runs, MemoryStore::new(), 2).await;
+    let (_answers, _senders): (Vec<_>, Vec<_>) =
+        (0..6).map(|key| unfinished(request(&server, "/charges", "", &format!("unfinished-{key}")))).unzip();
+    let honest = answer(request(&server, "/charges", &"alice".repeat(2_000), "honest")).await;
+    assert_eq!(honest.status, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn handlers_without_their_clients_are_bounded() {
+    for (most, most_per_scope) in [(3, 100), (100, 3)] {
+        let runs = Runs::held();
+        let app = Router::new().route("/charges", post(by_caller)).route("/refunds", post(in_another_scope));
+        let registry = Registry::builder(MemoryStore::new()).max_running(most).max_running_per_scope(most_per_scope);
+        let server = Server::start(app.with_state(runs.clone()).layer(registry.build().layer())).await;
+        for number in 0..3 {
+            let leaving = tokio::spawn(request(&server, "/charges", "a", &format!("{number}")).send());
+            runs.until_started(number + 1).await;
+            leaving.abort();
+            let _ = leaving.await;
+        }
+        let rejected = answer(request(&server, "/charges", "a", "more")).await;
+        assert_eq!(rejected.rejection(), "too_many_in_flight");
+        assert_eq!(
+            (rejected.status, &rejected.headers["retry-after"]),
+            (StatusCode::SERVICE_UNAVAILABLE, &"1".parse().unwrap())
+        );
+        assert_eq!(answer(request(&server, "/charges", "a", "0")).await.rejection(), "in_flight");
+        if most > 3 {
+            let elsewhere = tokio::spawn(answer(request(&server, "/refunds", "a", "more")));
+            runs.until_started(4).await;
+            runs.let_finish(1);
+            drop(elsewhere);
+        }
+        runs.let_finish(10);
+        eventually(
+            async || answer(request(&server, "/charges", "a", "more")).await.status,
+            |&status| status == StatusCode::CREATED,
+        )
+        .await;
+        assert!(answer(request(&server, "/charges", "a", "0")).await.is_replay());
     }
 }

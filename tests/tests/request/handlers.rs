@@ -185,13 +185,13 @@ impl<T: Teller + Display + Default> Api<T> {
 }
 
 #[derive(Clone, Default)]
-struct Desk;
+struct Counter;
 
-impl Teller for Desk {
+impl Teller for Counter {
     const NAME: &'static str = "desk";
 }
 
-impl Display for Desk {
+impl Display for Counter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(Self::NAME)
     }
@@ -252,7 +252,7 @@ fn routes() -> [(&'static str, MethodRouter<App>); 22] {
         ("/ignored", post(ignored)),
         ("/sixteen", post(sixteen)),
         ("/generic", post(generic::<Till, 7>)),
-        ("/api", post(Api::<Desk>::create)),
+        ("/api", post(Api::<Counter>::create)),
         ("/first", post(first)),
         ("/second", post(second)),
         ("/debug-above", post(debug_above)),

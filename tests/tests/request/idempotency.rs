@@ -5,7 +5,8 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::post;
 use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, MemoryStore, RedisStore, Store, StoreAdmin, Token};
-use idempotent_runtime::{Fingerprint, Idempotency, RecordKey, Registry, idempotent};
+use idempotent_runtime::testing::decoders::fingerprint_of_nothing;
+use idempotent_runtime::{Idempotency, RecordKey, Registry, idempotent};
 use idempotent_tests::redis::RedisServer;
 use idempotent_tests::{Runs, Server, answer, stores};
 use serde_json::{Value, json};
@@ -76,14 +77,12 @@ async fn downstream_key_survives_a_crash_that_the_attempt_counts<S: StoreAdmin>(
     let store = Arc::new(store);
     let server = serve(Arc::clone(&store)).await;
     let first = server.post_with_key("/first", "k").await.json();
-    let request = ClaimRequest::new(
-        Token::unique(),
-        "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855".parse::<Fingerprint>().expect("64 digits"),
-    )
-    .with_lease(Duration::ZERO)
-    .with_ttl(Duration::from_hours(1))
-    .with_after_crash(AfterCrash::Rerun);
-    let claim = store.claim(&RecordKey::new("first", None, "k"), request).await.expect("the store answers");
+    let key = RecordKey::new("first", None, "k");
+    let request = ClaimRequest::new(Token::unique(), fingerprint_of_nothing(&key))
+        .with_lease(Duration::ZERO)
+        .with_ttl(Duration::from_hours(1))
+        .with_after_crash(AfterCrash::Rerun);
+    let claim = store.claim(&key, request).await.expect("the store answers");
     assert_eq!(claim, Claim::Acquired { attempt: 1 });
     let second = server.post_with_key("/first", "k").await.json();
     assert_eq!(second["attempt"], 2);

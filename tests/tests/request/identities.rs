@@ -1,19 +1,17 @@
-//! Whose key it is, and which requests are the same one: callers, credentials, forwarded requests, media types.
+//! Whose key it is, and which requests are the same one: callers, credentials, expressions, media types.
 
 use std::sync::Arc;
 
-use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, State};
 use axum::http::request::Parts;
-use axum::http::{Method, StatusCode, Uri};
-use axum::response::Response;
+use axum::http::{Method, StatusCode};
 use axum::routing::post;
 use axum::{Json, Router};
 use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, MemoryStore, Store, Token};
-use idempotent_runtime::{Fingerprint, Idempotency, IdempotencyLayer, Policy, RecordKey, Registry, idempotent};
+use idempotent_runtime::testing::decoders::fingerprint_of_nothing;
+use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, RecordKey, Registry, idempotent};
 use idempotent_tests::{Answer, Logs, Runs, Server, answer};
 use reqwest::RequestBuilder;
-use tower::ServiceExt;
 
 #[idempotent(scope = "identity-charges")]
 async fn charge(State(runs): State<Runs>, body: String) -> String {
@@ -59,45 +57,6 @@ async fn by_json(State(runs): State<Runs>, _body: String) -> String {
 #[idempotent(scope = "identity-floats", fingerprint = transfer.share.map_or(f64::NAN, |share| share / 0.0))]
 async fn not_finite(State(runs): State<Runs>, Json(transfer): Json<Transfer>) -> String {
     format!("{} of {}, run {}", transfer.share.is_some(), transfer.amount, runs.run().await)
-}
-
-#[idempotent(scope = "identity-accounts", shared_scope, required)]
-async fn charge_account(Path(id): Path<u32>) -> String {
-    format!("account {id} charged")
-}
-
-/// Charges two accounts through an inner router, as a batch endpoint does.
-async fn batch(State(nested): State<bool>, request: Request) -> String {
-    let wallets = request.uri().path() == "/wallets";
-    let accounts = Router::new().route("/{id}/charge", post(charge_account));
-    let inner = if nested {
-        let wallet = Router::new().route("/charge", post(charge_account));
-        Router::new().nest("/accounts", accounts.clone()).nest("/others", accounts).nest("/wallets/{id}", wallet)
-    } else {
-        Router::new().route("/accounts/{id}/charge", post(charge_account)).route("/", post(charge_account_zero))
-    };
-    let (parts, _) = request.into_parts();
-    let mut answers = Vec::new();
-    let targets = ["/accounts/1/charge", "/accounts/2/charge", "/others/1/charge", "/wallets/1/charge"];
-    let targets = if wallets { ["/wallets/1/charge", "/wallets/2/charge"].to_vec() } else { targets.to_vec() };
-    for target in targets {
-        let mut part: Parts = parts.clone();
-        part.uri = Uri::from_static(target);
-        let response = inner.clone().oneshot(Request::from_parts(part, Body::empty())).await.expect("a router answers");
-        answers.push(text(response).await);
-    }
-    answers.join(" | ")
-}
-
-#[idempotent(scope = "identity-accounts", shared_scope, required)]
-async fn charge_account_zero() -> &'static str {
-    "account 0 charged"
-}
-
-async fn text(response: Response) -> String {
-    let status = response.status();
-    let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.expect("the body arrives");
-    format!("{} {}", status.as_u16(), String::from_utf8_lossy(&body))
 }
 
 fn routes(runs: &Runs) -> Router {
@@ -271,34 +230,14 @@ async fn a_layer_takes_caller_and_key_from_the_head() {
 async fn other_credentials_of_a_crashed_request_are_told_apart() {
     let store = Arc::new(MemoryStore::new());
     let server = Server::start(routes(&Runs::free()).layer(Registry::new(Arc::clone(&store)).layer())).await;
-    let nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-    let request = ClaimRequest::new(Token::unique(), nothing.parse::<Fingerprint>().expect("64 digits"))
+    let key = RecordKey::new("identity-at-most-once", None, "k");
+    let request = ClaimRequest::new(Token::unique(), fingerprint_of_nothing(&key))
         .with_lease(std::time::Duration::ZERO)
         .with_ttl(std::time::Duration::from_hours(1))
         .with_after_crash(AfterCrash::Reject);
-    let key = RecordKey::new("identity-at-most-once", None, "k");
     assert_eq!(store.claim(&key, request).await.expect("the store answers"), Claim::Acquired { attempt: 1 });
     assert_eq!(with(&server, "/at-most-once", "cookie", "session=1").await.rejection(), "other_credentials");
     assert_eq!(server.post_with_key("/at-most-once", "k").await.rejection(), "outcome_unknown");
-}
-
-#[tokio::test]
-async fn a_forwarded_request_is_known_by_the_uri_that_was_routed() {
-    for nested in [false, true] {
-        let app = Router::new().route("/batch", post(batch)).route("/wallets", post(batch)).with_state(nested);
-        let server = Server::start(app.layer(Registry::new(MemoryStore::new()).layer())).await;
-        let answers = answer(keyed(&server, "/batch")).await.text().to_owned();
-        let answers: Vec<&str> = answers.split(" | ").collect();
-        assert_eq!(answers[0], "200 account 1 charged");
-        assert!(answers[1].starts_with("422 ") && answers[1].contains("key_reused"), "{}", answers[1]);
-        assert!(answers[2].starts_with(if nested { "422 " } else { "404 " }), "{}", answers[2]);
-        if nested {
-            let wallets = answer(server.post("/wallets").header("idempotency-key", "w")).await.text().to_owned();
-            let (first, second) = wallets.split_once(" | ").expect("two answers");
-            assert_eq!(first, "200 account 1 charged");
-            assert!(second.starts_with("422 ") && second.contains("key_reused"), "{second}");
-        }
-    }
 }
 
 async fn json(server: &Server, path: &str, content_type: &str, body: &'static str) -> Answer {
@@ -428,36 +367,5 @@ async fn downstream_key_differs_by_client_and_request_not_attempt() {
         let others =
             [send("k", "alice", "ham").await, send("k", "bob", "tea").await, send("other", "alice", "tea").await];
         assert!(!others.contains(&first), "{path}: {others:?}");
-    }
-}
-
-/// An account's own route, beneath a prefix that is stripped.
-async fn charge_in_nest(Path(account): Path<String>) -> String {
-    format!("account {account} charged")
-}
-
-/// Forwards one request to two accounts, as a batch does.
-async fn forward_to_both(request: Request) -> String {
-    let layer = IdempotencyLayer::new(Policy::builder("identity-nested").build().expect("the policy is valid"));
-    let accounts = Router::new().route("/", post(charge_in_nest)).route("/charge", post(charge_in_nest)).layer(layer);
-    let inner: Router = Router::new().nest("/accounts/{account}", accounts);
-    let (parts, _) = request.into_parts();
-    let suffix = if parts.uri.path() == "/batch" { "" } else { "/charge" };
-    let mut answers = Vec::new();
-    for account in ["1", "2"] {
-        let mut parts = parts.clone();
-        parts.uri = format!("/accounts/{account}{suffix}").parse().expect("a path");
-        let answer = inner.clone().oneshot(Request::from_parts(parts, Body::empty())).await.expect("infallible");
-        answers.push(answer.headers().contains_key("idempotent-replayed").to_string());
-    }
-    answers.join(" ")
-}
-
-#[tokio::test]
-async fn a_forwarded_request_is_known_by_the_prefix_that_was_stripped() {
-    let app = Router::new().route("/batch", post(forward_to_both)).route("/batch/charge", post(forward_to_both));
-    let server = Server::start(app.layer(Registry::new(MemoryStore::new()).layer())).await;
-    for path in ["/batch", "/batch/charge"] {
-        assert_eq!(server.post_with_key(path, path).await.text(), "false false", "{path}");
     }
 }

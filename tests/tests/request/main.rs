@@ -4,7 +4,10 @@
 
 mod caller_limit;
 mod drop_order;
+mod extraction;
+mod extraction_runs;
 mod fingerprints;
+mod forwarded;
 pub mod handlers;
 mod idempotency;
 mod identities;
@@ -17,11 +20,16 @@ mod policy_expressions;
 mod public_types;
 mod raw_requests;
 mod recording;
+mod replayed_headers;
 mod rustango;
 mod security;
+mod small_chunks;
+mod streams;
 mod stripe_rejections;
 mod targets;
 mod testing;
+mod trailers;
+mod uploads;
 mod webhooks;
 
 #[test]

@@ -29,7 +29,7 @@ async fn fails(State(runs): State<Runs>, headers: HeaderMap) -> Result<String, (
     Ok(format!("{:?} {}", user(&headers), runs.run().await))
 }
 
-#[idempotent(scope = "panics", caller = user(&headers).expect("everybody has a name"))]
+#[idempotent(scope = "panics", caller = user(&headers).expect("every request has a name"))]
 async fn panics(State(runs): State<Runs>, headers: HeaderMap) -> String {
     format!("{:?} {}", user(&headers), runs.run().await)
 }
@@ -92,4 +92,71 @@ async fn an_expression_that_panics_claims_nothing() {
 
     let first = send(&server, "/panics", Some("alice")).await;
     assert_eq!((first.text(), first.is_replay()), (r#"Some("alice") 1"#, false));
+}
+
+#[idempotent(scope = "tuple-caller", caller = (header(&headers, "tenant"), &header(&headers, "x-user")))]
+async fn by_tuple(headers: HeaderMap) -> String {
+    header(&headers, "tenant")
+}
+
+#[idempotent(scope = "optional-caller", caller = headers.get("x-user").and_then(|user| user.to_str().ok()))]
+async fn by_option(headers: HeaderMap) -> String {
+    header(&headers, "x-user")
+}
+
+#[idempotent(scope = "optional-tuple-caller", caller = user(&headers).map(|user| (7, user)))]
+async fn by_optional_tuple(headers: HeaderMap) -> String {
+    header(&headers, "x-user")
+}
+
+fn header(headers: &HeaderMap, name: &str) -> String {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+}
+
+async fn serve_callers(registry: Registry) -> Server {
+    let app = Router::new()
+        .route("/tuple", post(by_tuple))
+        .route("/option", post(by_option))
+        .route("/optional-tuple", post(by_optional_tuple))
+        .layer(registry.layer());
+    Server::start(app).await
+}
+
+#[tokio::test]
+async fn caller_of_several_parts_is_not_confused_with_another() {
+    let server = serve_callers(Registry::new(MemoryStore::new())).await;
+    let post = |tenant: &'static str, user: &'static str| {
+        let request = server.post("/tuple").header("idempotency-key", "k");
+        answer(request.header("tenant", tenant).header("x-user", user))
+    };
+    for (tenant, user) in [("a", "b/c"), ("a/b", "c"), ("a\\", "b/c"), ("a\\/b", "c")] {
+        for is_replay in [false, true] {
+            let answer = post(tenant, user).await;
+            assert_eq!((answer.text(), answer.is_replay()), (tenant, is_replay), "{tenant} {user}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn caller_that_is_none_leaves_it_to_the_registry() {
+    for path in ["/option", "/optional-tuple"] {
+        let server = serve_callers(Registry::new(MemoryStore::new())).await;
+        let post = |user: Option<&'static str>, token: &'static str| {
+            let request = server.post(path).header("idempotency-key", "k").header("authorization", token);
+            answer(user.iter().fold(request, |request, user| request.header("x-user", *user)))
+        };
+        assert!(!post(Some("ada"), "1").await.is_replay());
+        assert!(post(Some("ada"), "2").await.is_replay(), "a caller may renew its credentials");
+        assert!(!post(Some("bob"), "2").await.is_replay());
+        assert!(!post(None, "1").await.is_replay());
+        assert_eq!(post(None, "2").await.rejection(), "other_credentials");
+
+        let registry = Registry::builder(MemoryStore::new()).caller(|_| Some("all".to_owned())).build();
+        let server = serve_callers(registry).await;
+        let post = |token: &'static str| {
+            answer(server.post(path).header("idempotency-key", "k").header("authorization", token))
+        };
+        assert!(!post("1").await.is_replay());
+        assert!(post("2").await.is_replay(), "the registry names the caller");
+    }
 }

@@ -195,6 +195,22 @@ async fn the_statuses_of_the_policy_are_recorded_and_no_others() {
 }
 
 #[tokio::test]
+async fn an_interim_status_is_never_recorded() {
+    use tower::ServiceExt;
+
+    let runs = Runs::free();
+    let app = Router::new()
+        .route("/", post(by_all))
+        .with_state(runs.clone())
+        .layer(Registry::new(MemoryStore::new()).layer());
+    for run in 1..=2 {
+        let request = axum::http::Request::post("/").header("idempotency-key", "k").body(Body::from("101"));
+        let response = app.clone().oneshot(request.expect("a well-formed request")).await.expect("a router answers");
+        assert_eq!((response.status(), runs.started()), (StatusCode::SWITCHING_PROTOCOLS, run));
+    }
+}
+
+#[tokio::test]
 async fn a_predicate_decides_by_status_and_headers() {
     let server = serve(&Runs::free()).await;
     assert_eq!(send(&server, "/predicate", "a", "final").await.status, StatusCode::INTERNAL_SERVER_ERROR);
@@ -210,6 +226,7 @@ async fn headers_but_those_of_a_connection_are_replayed_as_bytes() {
         content-length: 0\r\n\r\n";
     let first = server.raw(request).await;
     assert!(first.contains("set-cookie: session=secret"), "the first client gets all of them: {first}");
+    assert!(!first.contains("idempotent-replayed"), "only a replay has the mark: {first}");
     let replay = send(&server, "/headers", "k", "").await;
     assert!(replay.is_replay());
     assert_eq!(replay.text(), "body");
@@ -263,6 +280,8 @@ async fn a_response_over_the_cap_arrives_whole_and_never_runs_again() {
     for (path, key) in [("/large", "a"), ("/large-streams", "b")] {
         let first = send(&server, path, key, "100000").await;
         assert_eq!((first.status, first.body.len()), (StatusCode::ACCEPTED, 100_000), "{path}");
+        let is_told = first.headers.get("idempotent-recorded").is_some_and(|recorded| recorded == "false");
+        assert_eq!(is_told, path == "/large", "if it is known when its head is sent");
         let retry = send(&server, path, key, "100000").await;
         assert_eq!((retry.status, retry.rejection().as_str()), (StatusCode::CONFLICT, "response_not_recorded"));
         assert_eq!(retry.json()["original_status"], 202);
@@ -327,7 +346,7 @@ async fn broken_off_response_is_not_replayed_as_whole() {
 }
 
 #[tokio::test]
-async fn server_sent_events_stream_while_they_are_written() {
+async fn server_sent_events_go_out_as_written_and_are_recorded() {
     let runs = Runs::held();
     let server = serve(&runs).await;
     let mut stream =
@@ -340,7 +359,9 @@ async fn server_sent_events_stream_while_they_are_written() {
         rest.into_iter().map(|chunk| chunk.expect("whole")).collect::<Vec<_>>().concat(),
         b"data: run 1 is done\n\n"
     );
-    assert_eq!(send(&server, "/events", "k", "").await.rejection(), "response_not_recorded");
+    let replay = send(&server, "/events", "k", "").await;
+    assert_eq!((replay.text(), replay.is_replay()), ("data: begun\n\ndata: run 1 is done\n\n", true));
+    assert_eq!(replay.headers["content-type"], "text/event-stream");
     assert_eq!(runs.started(), 1);
 }
 

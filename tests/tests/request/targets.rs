@@ -8,7 +8,7 @@ use axum::response::Response;
 use axum::routing::post;
 use axum::{Extension, Router};
 use idempotent_runtime::store::MemoryStore;
-use idempotent_runtime::{Registry, idempotent};
+use idempotent_runtime::{IdempotencyLayer, Policy, Registry, idempotent};
 use idempotent_tests::{Runs, Server};
 use tower::ServiceExt;
 
@@ -58,6 +58,8 @@ async fn tenants_in_a_rewritten_path_or_query_are_told_apart() {
         ("/a/others", "/b/others"),
         ("/charge?tenant=a", "/charge?tenant=b"),
         ("/others?tenant=a", "/others?tenant=b"),
+        // Both are routed as `/charge`.
+        ("/a/charge", "/a"),
     ] {
         for is_replay in [false, true] {
             let answer = server.post_with_key(path, path).await;
@@ -115,5 +117,87 @@ async fn retry_in_another_spelling_of_a_normalised_path_replays() {
             assert_eq!(answer.text(), format!("run {}", before + 1), "{spelling}");
         }
         assert_eq!(runs.started(), before + 1);
+    }
+}
+
+/// Routers that strip a part of the path, beneath a middleware that normalises it: before the path is matched, or after.
+fn stripping(runs: &Runs) -> [(&'static str, bool, Router); 8] {
+    let inner = || Router::new().route("/accounts/{id}", post(spelled)).with_state(runs.clone());
+    let registry = Registry::new(MemoryStore::new());
+    let layer = || IdempotencyLayer::new(Policy::builder("targets-stripped").build().expect("a valid policy"));
+    let plain = async |State(runs): State<Runs>| format!("run {}", runs.run().await);
+    let strip = async |mut request: Request, next: Next| {
+        let path = request.uri().path().strip_prefix("/api").expect("it has the prefix").to_owned();
+        *request.uri_mut() = path.parse().expect("a path");
+        next.run(request).await
+    };
+    let before = |app: Router| Router::new().fallback_service(app).layer(from_fn(normalise));
+    let after = |app: Router| app.layer(from_fn(normalise));
+    let guarded = Router::new().route("/accounts/{id}", post(plain)).with_state(runs.clone()).layer(layer());
+    [
+        ("/api", false, after(Router::new().nest("/api", inner()))),
+        ("/api", true, before(Router::new().nest("/api", inner()))),
+        ("/api/v1", true, before(Router::new().nest("/api", Router::new().nest("/v1", inner())))),
+        ("/tenants/~1", true, before(Router::new().nest("/tenants/{tenant}", inner()))),
+        ("/api", true, before(Router::new().nest_service("/api", inner()))),
+        ("/api", true, before(Router::new().nest("/api", Router::new().fallback(spelled).with_state(runs.clone())))),
+        ("/api", true, before(Router::new().nest("/api", guarded))),
+        ("/api", false, before(Router::new().fallback_service(inner()).layer(from_fn(strip)))),
+    ]
+    .map(|(prefix, is_before, app)| (prefix, is_before, app.layer(registry.layer())))
+}
+
+#[tokio::test]
+async fn retry_in_another_spelling_beneath_a_prefix_replays() {
+    let runs = Runs::free();
+    for (number, (prefix, is_before, app)) in stripping(&runs).into_iter().enumerate() {
+        let server = Server::start(app).await;
+        let before = runs.started();
+        let spellings = ["/accounts/~me", "/accounts/%7Eme", "/accounts/%7eme"].map(|path| format!("{prefix}{path}"));
+        let others = [format!("/{prefix}/Accounts/~me/"), format!("{}/accounts//~Me", prefix.to_uppercase())];
+        let others = others.into_iter().filter(|_| is_before);
+        let key = format!("k{number}");
+        for path in spellings.into_iter().chain(others) {
+            let answer = server.post_with_key(&path, &key).await;
+            assert_eq!(answer.text(), format!("run {}", before + 1), "{number} {path}");
+        }
+        for path in ["/accounts/~you", "/accounts/me"].map(|path| format!("{prefix}{path}")) {
+            assert_eq!(server.post_with_key(&path, &key).await.rejection(), "key_reused", "{number} {path}");
+        }
+        assert_eq!(runs.started(), before + 1);
+    }
+}
+
+/// Takes the tenant out of the first segment of the path, in front of a nested router.
+async fn replace_tenant(mut request: Request, next: Next) -> Response {
+    let tenant = request.uri().path().split('/').nth(1).unwrap_or_default().to_owned();
+    let path = request.uri().path().replacen(&tenant, "api", 1);
+    *request.uri_mut() = path.parse().expect("a path");
+    request.extensions_mut().insert(Tenant(tenant));
+    next.run(request).await
+}
+
+#[tokio::test]
+async fn tenants_in_front_of_a_nested_router_are_told_apart() {
+    let charges = || Router::new().route("/charges", post(of_tenant));
+    for (number, nested) in [
+        Router::new().nest("/api", charges()),
+        Router::new().nest("/{name}", charges()),
+        Router::new().nest("/api", Router::new().fallback(of_tenant)),
+        Router::new().nest_service("/{name}", charges()),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let app = Router::new().fallback_service(nested).layer(from_fn(replace_tenant));
+        let server = Server::start(app.layer(Registry::new(MemoryStore::new()).layer())).await;
+        for is_replay in [false, true] {
+            let answer = server.post_with_key("/a/charges", "k").await;
+            assert_eq!((answer.text(), answer.is_replay()), ("of a", is_replay), "{number}");
+        }
+        // Their cases may differ too.
+        for others in ["/b/charges", "/A/charges"] {
+            assert_eq!(server.post_with_key(others, "k").await.rejection(), "key_reused", "{number} {others}");
+        }
     }
 }

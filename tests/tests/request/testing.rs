@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::{Request, StatusCode};
 use axum::response::Response;
 use axum::routing::{any, post};
-use idempotent_runtime::store::{MemoryStore, SqliteStore};
+use idempotent_runtime::store::{MemoryStore, SqliteStore, StoreAdmin};
 use idempotent_runtime::testing::{self, Fault, TestRegistry, assert_not_replayed, assert_replayed, idempotency};
 use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, RecordKey, Registry, Rejection, Tx, idempotent};
 use idempotent_tests::{Logs, PATIENCE, Runs, Server, take_over};
@@ -186,6 +186,32 @@ async fn a_seeded_claim_may_end_before_anybody_asks() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn seeded_record_lives_as_long_as_the_policy_says() {
+    let registry = testing::registry();
+    let app = app(&Runs::free(), &registry);
+    let seeded = registry.seed_in_flight(RecordKey::new("charges", None, "k")).await;
+    seeded.complete((StatusCode::CREATED, "afar")).await.expect("the store answers");
+    assert_eq!(text(post_to(&app, "/charges", "k").await).await, "afar");
+    advance(Duration::from_hours(25)).await;
+    assert_eq!(text(post_to(&app, "/charges", "k").await).await, "charge 1 of k, attempt 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn seeded_claim_that_was_purged_records_nothing_and_says_so() {
+    let registry = testing::registry();
+    let app = app(&Runs::free(), &registry);
+    let key = RecordKey::new("charges", None, "k");
+    let seeded = registry.seed_in_flight(key.clone()).await;
+    assert_eq!(post_to(&app, "/charges", "k").await.status(), StatusCode::CONFLICT);
+    registry.store().on_purge(Fault::Unreachable);
+    assert!(registry.store().purge(&key).await.is_err());
+    registry.store().on_purge(Fault::None);
+    assert!(registry.store().purge(&key).await.expect("the store answers"));
+    let error = seeded.complete((StatusCode::CREATED, "afar")).await.expect_err("there is no claim");
+    assert!(std::error::Error::source(&error).expect("a reason").to_string().contains("is gone"), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_waits_for_a_seeded_claim_gets_its_response_in_no_time() {
     let registry = testing::registry();
     let app = app(&Runs::free(), &registry);
@@ -272,7 +298,7 @@ async fn a_handler_is_called_as_a_function() {
     assert_eq!(tells(second).await, "charge 2 of k, attempt 2");
     let steps = idempotency("k", 1);
     let step = timeout(PATIENCE, steps.step("reserve", || async { Ok::<_, StatusCode>(7) }));
-    assert_eq!(step.await.expect("it asks nobody"), Ok(7));
+    assert_eq!(step.await.expect("it asks no store"), Ok(7));
 }
 
 #[idempotent(scope = "disabled-chain", shared_scope)]

@@ -1,4 +1,4 @@
-//! Steps of processes that die or stand still: what is recorded is not repeated, and nobody's result is replaced.
+//! Steps of processes that die or stand still: what is recorded is not repeated, and no result is replaced.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use http::StatusCode;
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::RedisServer;
-use idempotent_tests::steps::{DIE_AT, Place, WAIT_AT, WAITS, go};
+use idempotent_tests::steps::{DIE_AT, Moment, WAIT_AT, WAITS, go};
 use idempotent_tests::{Answer, answer, eventually};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -73,17 +73,17 @@ impl Server {
 }
 
 /// How often each step has had its effect after a death at this place and a retry.
-fn expected_effects(place: Place) -> (usize, usize) {
+fn expected_effects(place: Moment) -> (usize, usize) {
     match place {
-        Place::InReserve => (2, 1),
-        Place::InCharge => (1, 2),
-        Place::BeforeReserve | Place::Reserved | Place::Charged => (1, 1),
+        Moment::InReserve => (2, 1),
+        Moment::InCharge => (1, 2),
+        Moment::BeforeReserve | Moment::Reserved | Moment::Charged => (1, 1),
     }
 }
 
 async fn what_is_recorded_is_not_repeated(bench: Bench) {
     let mut first_pids = Vec::new();
-    for place in Place::ALL {
+    for place in Moment::ALL {
         let mut server = bench.start().await;
         first_pids.push(server.pid());
         let died = bench.post(&server, &place.to_string()).header(DIE_AT, place.to_string()).send().await;
@@ -91,15 +91,15 @@ async fn what_is_recorded_is_not_repeated(bench: Bench) {
         server.child.wait().await.expect("it is dead");
     }
     let (server, bench) = (&bench.start().await, &bench);
-    let retries = Place::ALL.map(|place| async move { bench.settled(server, &place.to_string()).await });
+    let retries = Moment::ALL.map(|place| async move { bench.settled(server, &place.to_string()).await });
     let answers = join_all(retries).await;
     let second = server.pid();
-    for ((place, first), retried) in Place::ALL.into_iter().zip(first_pids).zip(answers) {
+    for ((place, first), retried) in Moment::ALL.into_iter().zip(first_pids).zip(answers) {
         let key = place.to_string();
         let (reserved_by, charged_by) = match place {
-            Place::BeforeReserve | Place::InReserve => (second, second),
-            Place::Reserved | Place::InCharge => (first, second),
-            Place::Charged => (first, first),
+            Moment::BeforeReserve | Moment::InReserve => (second, second),
+            Moment::Reserved | Moment::InCharge => (first, second),
+            Moment::Charged => (first, first),
         };
         assert_eq!(retried.text(), format!("attempt 2: {reserved_by} {charged_by}"), "{place}");
         assert_eq!((bench.effects("reserve", &key), bench.effects("charge", &key)), expected_effects(place), "{place}");
@@ -108,7 +108,7 @@ async fn what_is_recorded_is_not_repeated(bench: Bench) {
 }
 
 /// A first attempt stands still at `place` until a second one has answered; what each client got, and the second answer.
-async fn stand_still(bench: &Bench, place: Place) -> (Answer, Answer) {
+async fn stand_still(bench: &Bench, place: Moment) -> (Answer, Answer) {
     let (stopped, other) = (bench.start().await, bench.start().await);
     let key = place.to_string();
     let first = tokio::spawn(answer(bench.post(&stopped, &key).header(WAIT_AT, place.to_string())));
@@ -141,13 +141,13 @@ async fn stand_still(bench: &Bench, place: Place) -> (Answer, Answer) {
 }
 
 async fn a_stale_attempt_replaces_nothing_and_begins_nothing(bench: Bench) {
-    let (first, _) = stand_still(&bench, Place::InCharge).await;
+    let (first, _) = stand_still(&bench, Moment::InCharge).await;
     assert_eq!(first.rejection(), "claim_lost", "its result came too late");
-    let key = Place::InCharge.to_string();
+    let key = Moment::InCharge.to_string();
     assert_eq!((bench.effects("reserve", &key), bench.effects("charge", &key)), (1, 2));
-    let (first, _) = stand_still(&bench, Place::Reserved).await;
+    let (first, _) = stand_still(&bench, Moment::Reserved).await;
     assert_eq!(first.rejection(), "claim_lost", "its next step came too late");
-    let key = Place::Reserved.to_string();
+    let key = Moment::Reserved.to_string();
     assert_eq!((bench.effects("reserve", &key), bench.effects("charge", &key)), (1, 1));
 }
 

@@ -1,5 +1,9 @@
 //! Steps of a handler: what a later attempt repeats.
 
 mod dead_processes;
+mod handlers;
+mod lives;
 mod one_process;
 mod rejected_steps;
+mod resolved;
+mod store_faults;

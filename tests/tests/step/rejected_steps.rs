@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::StatusCode;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, post};
 use idempotent_runtime::store::SqliteStore;
@@ -52,10 +53,16 @@ async fn plain(State(away): State<Away>, idempotency: Idempotency) -> Result<Str
     Ok(away.charge(&idempotency).await?)
 }
 
+/// As a middleware that gives each tenant keys of its own.
+async fn rewrite_key(mut request: Request, next: Next) -> Response {
+    request.headers_mut().insert("idempotency-key", HeaderValue::from_static("another"));
+    next.run(request).await
+}
+
 #[tokio::test]
 async fn rejection_of_a_step_is_never_recorded() {
-    let routes: [fn() -> MethodRouter<Away>; 4] =
-        [|| post(as_response), || post(as_status), || post(as_text), || post(plain)];
+    let routes: [fn() -> MethodRouter<Away>; 5] =
+        [|| post(as_response), || post(as_status), || post(as_text), || post(plain), || post(as_status)];
     for is_rendered in [false, true] {
         for (number, route) in routes.iter().enumerate() {
             let away = Away { store: FaultyStore::new(), runs: Runs::free() };
@@ -66,7 +73,10 @@ async fn rejection_of_a_step_is_never_recorded() {
             let registry = registry.build();
             let policy = Policy::builder("rejected-layer").cache_all().build().expect("a valid policy");
             let mut app = Router::new().route("/", route()).with_state(away.clone()).layer(registry.layer());
-            if number == 3 {
+            if number == 4 {
+                app = app.layer(from_fn(rewrite_key));
+            }
+            if number >= 3 {
                 app = app.layer(IdempotencyLayer::new(policy).with_registry(registry));
             }
             let server = Server::start(app).await;

@@ -1,6 +1,7 @@
 //! What lies in a store: keys as digests, records sealed, and what becomes of them when the sealing keys change.
 
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::extract::State;
@@ -10,9 +11,10 @@ use idempotent_runtime::store::{EntryState, MemoryStore, PostgresStore, RedisSto
 use idempotent_runtime::{Idempotency, RecordKey, Registry, RegistryBuilder, SealingKey, Tx, idempotent};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::RedisServer;
-use idempotent_tests::{Answer, Dump, Fault, FaultyStore, Logs, Runs, Server, answer, eventually};
+use idempotent_tests::{Answer, Dump, Fault, FaultyStore, Logs, Runs, Server, answer, eventually, sealing_key};
 use sqlx::{Connection, Postgres, Sqlite, SqliteConnection};
 
+const DAY: Duration = Duration::from_hours(24);
 const KEY: &str = "planted-key-5b1f";
 const CALLER: &str = "planted-caller-77c2";
 const CREDENTIALS: &str = "planted-credentials-0e9d";
@@ -75,10 +77,6 @@ async fn serve(registry: RegistryBuilder, runs: &Runs) -> Server {
 async fn charge(server: &Server, path: &str) -> Answer {
     let request = server.post(path).header("idempotency-key", KEY).header("x-caller", CALLER);
     answer(request.header("authorization", CREDENTIALS).body(REQUEST)).await
-}
-
-fn sealing_key(number: u8) -> SealingKey {
-    SealingKey::from_bytes([number; 32])
 }
 
 /// Charges over a plain store, whose dump must show what is recorded, and over a private one, whose dump must not.
@@ -208,7 +206,7 @@ async fn a_record_that_no_key_opens_is_rejected_and_never_run_again() {
     assert_eq!(runs.started(), 1);
     let errors = logs.of_level("ERROR");
     assert_eq!(errors.len(), 2, "{errors:?}");
-    assert!(errors[0].contains("none of the registry's sealing keys opens the record"), "{errors:?}");
+    assert!(errors[0].contains("none of the registry's keys has the id"), "{errors:?}");
     assert!(errors[1].contains("built without `seal_with`"), "{errors:?}");
 }
 
@@ -246,10 +244,16 @@ async fn sealed_record_moved_or_changed_is_rejected_and_logged() {
 }
 
 #[tokio::test]
-async fn records_from_before_the_sealing_are_replayed() {
-    let (runs, store) = (Runs::free(), MemoryStore::new());
+async fn unsealed_record_is_replayed_until_the_date_only() {
+    let (runs, store, logs) = (Runs::free(), MemoryStore::new(), Logs::collect());
     charge(&serve(Registry::builder(store.clone()), &runs).await, "/charges").await;
-    let sealing = serve(Registry::builder(store).seal_with(sealing_key(1)), &runs).await;
+    let sealing = || Registry::builder(store.clone()).seal_with(sealing_key(1));
+    let (yesterday, tomorrow) = (SystemTime::now() - DAY, SystemTime::now() + DAY);
+    for strict in [sealing(), sealing().accept_unsealed_until(yesterday)] {
+        assert_eq!(charge(&serve(strict, &runs).await, "/charges").await.rejection(), "store_unavailable");
+        assert!(logs.of_level("ERROR").pop().is_some_and(|line| line.contains("the record is not sealed")));
+    }
+    let sealing = serve(sealing().accept_unsealed_until(tomorrow), &runs).await;
     assert!(charge(&sealing, "/charges").await.is_replay());
     let other =
         answer(sealing.post("/charges").header("idempotency-key", KEY).header("x-caller", CALLER).body("other"));
@@ -301,4 +305,5 @@ fn a_text_that_is_no_sealing_key_says_what_is_wrong() {
     let error = |text: &str| text.parse::<SealingKey>().expect_err("no key").to_string();
     assert!(error("not base64!").contains("openssl rand -base64 32"));
     assert!(error("c2hvcnQ=").contains("this one has 5"));
+    assert!(error("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").contains("this one repeats one byte"));
 }

@@ -1,14 +1,20 @@
 //! The four stores: the contract that all of them keep, and what each promises beyond it.
 
 mod at_rest;
+mod changed_records;
+mod charges;
 mod conformance;
 mod conformance_notices;
+mod flawed;
+mod formats;
 mod memory;
 mod near_cache;
 mod postgres;
 mod properties;
 mod record_round_trips;
 mod redis;
+mod sealing;
+mod secrets;
 mod sqlite;
 mod store_model;
 

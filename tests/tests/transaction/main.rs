@@ -2,9 +2,13 @@
 //!
 //! The program runs `step` too.
 
+mod bench;
+mod isolation;
 mod postgres;
 mod rolling_deploys;
 mod savepoints;
+mod scripted_handlers;
+mod sessions;
 mod statements;
 #[path = "../step/mod.rs"]
 mod step;

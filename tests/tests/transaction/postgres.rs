@@ -113,16 +113,17 @@ async fn key_held_without_a_request_is_in_flight_not_reused() {
     let runs = Runs::held();
     let (first, _) = process(pool.clone(), &runs).await;
     let (second, _) = process(database.pool(2).await, &runs).await;
-    let (_, key) = tokio::join!(send(&first, "/swallows", "k", "tea"), async {
+    let (_, locks) = tokio::join!(send(&first, "/swallows", "k", "tea"), async {
         runs.until_started(1).await;
-        let key = "SELECT classid::bigint << 32 | objid::bigint FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 \
+        let locks = "SELECT classid::bigint << 32 | objid::bigint FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 \
                    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
-        let key: i64 = sqlx::query_scalar(key).fetch_one(&pool).await.expect("the handler's claim is a lock");
+        let locks: Vec<i64> = sqlx::query_scalar(locks).fetch_all(&pool).await.expect("the handler's claim is a lock");
         runs.let_finish(1);
-        key
+        locks
     });
     let mut held = pool.begin().await.expect("the pool has another connection");
-    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(key).execute(&mut *held).await.expect("its claim has ended");
+    let lock_all = sqlx::query("SELECT pg_advisory_xact_lock(number) FROM unnest($1) AS locks (number)").bind(locks);
+    lock_all.execute(&mut *held).await.expect("its claim has ended");
     assert_eq!(send(&second, "/swallows", "k", "tea").await.rejection(), "in_flight");
     held.rollback().await.expect("rolled back");
     runs.let_finish(1);
@@ -130,7 +131,7 @@ async fn key_held_without_a_request_is_in_flight_not_reused() {
     assert_eq!(runs.started(), 2, "the key was free");
 }
 
-/// Whether two statements run in one transaction, although nobody began one.
+/// Whether two statements run in one transaction, although none was begun.
 async fn is_left_in_a_transaction(pool: &PgPool) -> bool {
     let of_statement = || async {
         let id = sqlx::query_scalar::<_, String>("SELECT pg_current_xact_id()::text").fetch_one(pool).await;
@@ -143,7 +144,7 @@ async fn is_left_in_a_transaction(pool: &PgPool) -> bool {
 /// future, sqlx gave the connection back with the transaction open, the next claim was granted in there, and rolled back
 /// with it while its handler ran.
 #[tokio::test]
-async fn a_transaction_that_begins_too_late_is_left_to_nobody() {
+async fn a_transaction_that_begins_too_late_is_rolled_back() {
     let (database, _) = database().await;
     let proxy = database.proxy();
     let pool = database.untested_pool_over(&proxy).await;
@@ -163,7 +164,7 @@ async fn transaction_left_open_swallows_no_claims_and_records() {
     let (database, _) = database().await;
     let proxy = database.proxy();
     let pool = database.untested_pool_over(&proxy).await;
-    // Handlers whose clients leave at the wrong moment. Once sqlx has mended it, this does not end.
+    // Handlers whose clients leave at the wrong moment. This does not end once sqlx has fixed it.
     eventually(
         async || {
             assert!(pool.begin().now_or_never().is_none());

@@ -8,13 +8,15 @@ use axum::routing::post;
 use futures_util::FutureExt as _;
 use idempotent_runtime::store::{PostgresStore, SqliteStore, StoreAdmin};
 use idempotent_runtime::{Registry, Tx, idempotent};
-use idempotent_tests::postgres::{Database, PostgresServer};
 use idempotent_tests::sqlite::SqliteFile;
+use idempotent_tests::stores::postgres_beside;
 use idempotent_tests::{Answer, Logs, Runs, Server, answer};
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::SqliteConnection;
-use sqlx::{Acquire, AssertSqlSafe, Connection as _, PgPool, Postgres, Sqlite};
+use sqlx::{Acquire, AssertSqlSafe, Connection as _, Postgres, Sqlite};
 use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::bench::Bench;
 
 /// Two savepoints, and what the body says of a third one that the handler begins in them. It ignores every error.
 macro_rules! handler_of {
@@ -94,26 +96,15 @@ async fn assert_failed_twice(server: &Server, path: &str, body: &str) {
     }
 }
 
-struct Bench {
-    server: Server,
-    runs: Runs,
-    pool: PgPool,
-    database: Database,
+async fn bench() -> Bench {
+    let schema = "CREATE TABLE charges (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, note text NOT NULL)";
+    let (store, pool, database) = postgres_beside(schema, 4).await;
+    let runs = Runs::free();
+    let server = server(store, &runs).await;
+    Bench { server, runs, pool, database }
 }
 
 impl Bench {
-    async fn new() -> Self {
-        let database = PostgresServer::shared().await.database().await;
-        let pool = database.pool(4).await;
-        let store = PostgresStore::new(pool.clone());
-        store.migrate().await.expect("the tables are made");
-        let schema = "CREATE TABLE charges (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, note text NOT NULL)";
-        sqlx::raw_sql(schema).execute(&pool).await.expect("the table is made");
-        let runs = Runs::free();
-        let server = server(store, &runs).await;
-        Self { server, runs, pool, database }
-    }
-
     async fn rows(&self) -> Vec<String> {
         let rows = sqlx::query_scalar("SELECT note FROM charges ORDER BY id").fetch_all(&self.pool).await;
         rows.expect("the table is read")
@@ -141,7 +132,7 @@ impl Bench {
 
 #[tokio::test]
 async fn postgres_nested_begin_that_is_lost_commits_nothing() {
-    let bench = Bench::new().await;
+    let bench = bench().await;
     let cases = ["dropped", "dropped twice", "dropped by sqlx", "failed", "failed on the connection", "forgotten"];
     for body in cases {
         assert_failed_twice(&bench.server, "/postgres", body).await;
@@ -201,7 +192,7 @@ async fn statements(mut tx: Tx<Postgres>, State(runs): State<Runs>, body: String
 
 #[tokio::test]
 async fn commit_by_the_handler_is_never_run_again() {
-    let (logs, bench) = (Logs::collect(), Bench::new().await);
+    let (logs, bench) = (Logs::collect(), bench().await);
     let insert = "INSERT INTO charges (note) VALUES ('a')";
     for (number, end) in
         ["COMMIT|201", "COMMIT|502", "COMMIT AND CHAIN|201", "COMMIT|BEGIN|409", "COMMIT|panic"].into_iter().enumerate()
@@ -227,7 +218,7 @@ async fn commit_by_the_handler_is_never_run_again() {
 
 #[tokio::test]
 async fn commit_by_sqlx_is_never_run_again() {
-    let bench = Bench::new().await;
+    let bench = bench().await;
     assert_eq!(send(&bench.server, "/lines", "k", "").await.rejection(), "transaction_failed");
     assert_eq!(bench.rows().await, ["two", "three"], "once sqlx counts right, this test can go");
     bench.assert_never_run_again("/lines", "k", "").await;
@@ -235,7 +226,7 @@ async fn commit_by_sqlx_is_never_run_again() {
 
 #[tokio::test]
 async fn commit_before_the_connection_breaks_is_never_run_again() {
-    let bench = Bench::new().await;
+    let bench = bench().await;
     let body = "INSERT INTO charges (note) VALUES ('a')|COMMIT|SELECT pg_terminate_backend(pg_backend_pid())|201";
     assert_eq!(send(&bench.server, "/statements", "k", body).await.rejection(), "transaction_failed");
     bench.assert_never_run_again("/statements", "k", body).await;
@@ -261,7 +252,7 @@ async fn create_account(mut tx: Tx<Postgres>, State(runs): State<Runs>, sql: Str
 
 #[tokio::test]
 async fn error_in_a_savepoint_aborts_nothing_but_a_conflict_is_told() {
-    let bench = Bench::new().await;
+    let bench = bench().await;
     bench.execute("CREATE UNIQUE INDEX names ON charges (note) WHERE note <> 'attempt'").await;
     let insert = "INSERT INTO charges (note) VALUES ('ada')";
     assert_eq!(send(&bench.server, "/accounts", "k1", insert).await.status, StatusCode::CREATED);
@@ -290,7 +281,7 @@ async fn conflict_then_begin(mut tx: Tx<Postgres>, body: String) -> StatusCode {
 
 #[tokio::test]
 async fn conflict_before_a_begin_that_fails_is_told_as_one() {
-    let bench = Bench::new().await;
+    let bench = bench().await;
     let app = Router::new().route("/charges", post(conflict_then_begin));
     let server = Server::start(app.layer(Registry::new(PostgresStore::new(bench.pool.clone())).layer())).await;
     for status in ["201", "500", "404"] {

@@ -12,10 +12,13 @@ use idempotent_runtime::store::{PostgresStore, SqliteStore, StoreAdmin};
 use idempotent_runtime::{Registry, Tx, idempotent};
 use idempotent_tests::postgres::{Database, PostgresServer};
 use idempotent_tests::sqlite::SqliteFile;
+use idempotent_tests::stores::migrated;
 use idempotent_tests::{Answer, Logs, Runs, Server, answer, eventually};
 use sqlx::postgres::{PgAdvisoryLock, PgConnection, PgListener};
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{Acquire, AssertSqlSafe, Connection as _, Executor as _, PgPool, Postgres, SqlSafeStr as _, Sqlite};
+
+use crate::bench::Bench;
 
 /// Takes the connection itself, as many an application has it.
 async fn on_postgres(connection: &mut PgConnection, sql: &str) -> Result<(), sqlx::Error> {
@@ -86,30 +89,23 @@ handler_of!(in_postgres, Postgres, on_postgres, "statements-postgres");
 handler_of!(serializable, Postgres, on_postgres, "statements-serializable", "serializable");
 handler_of!(in_sqlite, Sqlite, on_sqlite, "statements-sqlite");
 
-struct Bench {
-    server: Server,
-    runs: Runs,
-    pool: PgPool,
-    database: Database,
+async fn bench() -> Bench {
+    let database = PostgresServer::shared().await.database().await;
+    let pool = database.pool(4).await;
+    bench_over(database, pool).await
+}
+
+async fn bench_over(database: Database, pool: PgPool) -> Bench {
+    let store = migrated(&pool).await;
+    let schema =
+        "CREATE TABLE accounts (id int PRIMARY KEY, cents int NOT NULL); INSERT INTO accounts VALUES (1, 0), (2, 0)";
+    sqlx::raw_sql(schema).execute(&pool).await.expect("the table is made");
+    let runs = Runs::held();
+    let server = server(store, &runs).await;
+    Bench { server, runs, pool, database }
 }
 
 impl Bench {
-    async fn new() -> Self {
-        let database = PostgresServer::shared().await.database().await;
-        let pool = database.pool(4).await;
-        Self::over(database, pool).await
-    }
-
-    async fn over(database: Database, pool: PgPool) -> Self {
-        let store = PostgresStore::new(pool.clone());
-        store.migrate().await.expect("the tables are made");
-        let schema = "CREATE TABLE accounts (id int PRIMARY KEY, cents int NOT NULL); INSERT INTO accounts VALUES (1, 0), (2, 0)";
-        sqlx::raw_sql(schema).execute(&pool).await.expect("the table is made");
-        let runs = Runs::held();
-        let server = server(store, &runs).await;
-        Self { server, runs, pool, database }
-    }
-
     /// What both accounts hold.
     async fn cents(&self) -> i64 {
         sqlx::query_scalar("SELECT sum(cents) FROM accounts").fetch_one(&self.pool).await.expect("an answer")
@@ -162,7 +158,7 @@ async fn deadlock(bench: &Bench) {
 
 #[tokio::test]
 async fn deadlock_at_a_statement_is_a_conflict() {
-    let bench = Bench::new().await;
+    let bench = bench().await;
     let update = |how: &str| {
         format!(
             "sql SET LOCAL deadlock_timeout = '10ms'|sql UPDATE accounts SET cents = cents + 1 WHERE id = 1|meet|\
@@ -192,7 +188,7 @@ async fn deadlock_at_a_statement_is_a_conflict() {
 async fn serialization_failure_at_a_statement_is_a_conflict() {
     let database = PostgresServer::shared().await.database().await;
     let pool = database.pool_of_isolation("repeatable read").await;
-    let bench = Bench::over(database, pool).await;
+    let bench = bench_over(database, pool).await;
     let steps = "sql SELECT * FROM accounts|meet|sql UPDATE accounts SET cents = cents + 1 WHERE id = 1|failed 500";
     for path in ["/postgres", "/serializable"] {
         let update = async {
@@ -208,7 +204,7 @@ async fn serialization_failure_at_a_statement_is_a_conflict() {
 
 #[tokio::test]
 async fn error_of_another_cause_keeps_the_answer_under_isolation() {
-    let bench = Bench::new().await;
+    let bench = bench().await;
     let cases = [
         ("sql", "INSERT INTO accounts VALUES (1, 0)", 500, "duplicate key"),
         ("raw", "SELECT 1 / 0", 502, "division by zero"),
@@ -240,7 +236,7 @@ async fn error_of_another_cause_keeps_the_answer_under_isolation() {
 /// PostgreSQL tells no more than that the transaction is aborted: the engine says what it takes that for.
 #[tokio::test]
 async fn unseen_error_under_isolation_counts_as_a_conflict() {
-    let (logs, bench) = (Logs::collect(), Bench::new().await);
+    let (logs, bench) = (Logs::collect(), bench().await);
     let insert = "INSERT INTO accounts VALUES (1, 0)";
     for steps in [format!("helper {insert}|failed 500"), format!("nested {insert}|helper {insert}|answer 201")] {
         let key = if steps.ends_with("500") { "k1" } else { "k2" };
@@ -266,7 +262,7 @@ async fn unseen_error_under_isolation_counts_as_a_conflict() {
 
 #[tokio::test]
 async fn postgres_statement_after_a_dropped_begin_takes_no_effect() {
-    let bench = Bench::new().await;
+    let bench = bench().await;
     let mut jobs = PgListener::connect_with(&bench.pool).await.expect("a listener");
     jobs.listen("jobs").await.expect("it listens");
     // What a session that is read-only may do.
@@ -296,7 +292,7 @@ async fn postgres_statement_after_a_dropped_begin_takes_no_effect() {
 /// What the guide's page on transactions names as exceptions.
 #[tokio::test]
 async fn postgres_after_a_raw_rollback_only_rows_are_rejected() {
-    let bench = Bench::new().await;
+    let bench = bench().await;
     let mut jobs = PgListener::connect_with(&bench.pool).await.expect("a listener");
     jobs.listen("jobs").await.expect("it listens");
     let steps = "sql ROLLBACK|sql SELECT pg_notify('jobs', 'charge')|sql UPDATE accounts SET cents = 1|failed 502";
@@ -339,7 +335,7 @@ async fn locks(mut tx: Tx<Postgres>) -> StatusCode {
 
 #[tokio::test]
 async fn tx_serves_as_the_connection_itself() {
-    let bench = Bench::new().await;
+    let bench = bench().await;
     let app = Router::new().route("/locks", post(locks));
     let server = Server::start(app.layer(Registry::new(PostgresStore::new(bench.pool.clone())).layer())).await;
     for steps in ["acquired", "acquired-nested", "nested", "helper"] {

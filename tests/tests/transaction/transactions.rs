@@ -8,7 +8,8 @@ use futures_util::future::join_all;
 use idempotent_runtime::__private::{OnStoreError, Policy, Settings};
 use idempotent_runtime::store::{MemoryStore, PostgresStore, SqliteStore};
 use idempotent_runtime::{Idempotency, Registry, Tx, idempotent};
-use idempotent_tests::postgres::{Database, PostgresServer};
+use idempotent_tests::postgres::Database;
+use idempotent_tests::stores::postgres_beside;
 use idempotent_tests::{Answer, Logs, PATIENCE, Runs, Server, answer, eventually};
 use reqwest::Method;
 use sqlx::sqlite::SqliteConnectOptions;
@@ -417,16 +418,11 @@ async fn sqlite() -> (SqliteStore, sqlx::SqlitePool, tempfile::TempDir) {
 transactions_of!(sqlite, sqlx::Sqlite, "idempotency_records", super::sqlite(), tempfile::TempDir);
 
 async fn postgres() -> (PostgresStore, sqlx::PgPool, Database) {
-    let database = PostgresServer::shared().await.database().await;
-    let pool = database.pool(4).await;
-    let store = PostgresStore::new(pool.clone());
-    store.migrate().await.expect("the tables are made");
     let schema = "
         CREATE TABLE charges (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, note text NOT NULL);
         CREATE TABLE refunds (charge bigint REFERENCES charges (id) DEFERRABLE INITIALLY DEFERRED);
     ";
-    sqlx::raw_sql(schema).execute(&pool).await.expect("the tables are made");
-    (store, pool, database)
+    postgres_beside(schema, 4).await
 }
 
 transactions_of!(postgres, sqlx::Postgres, "idempotency.records", super::postgres(), Database);

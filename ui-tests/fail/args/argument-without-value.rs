@@ -60,4 +60,7 @@ async fn handler_on_store_error() {}
 #[idempotent(crate)]
 async fn handler_crate() {}
 
+#[idempotent(stream)]
+async fn handler_stream() {}
+
 fn main() {}

@@ -63,4 +63,7 @@ async fn handler_caller() {}
 #[idempotent(crate = "idempotent_runtime", crate = "idempotent_runtime")]
 async fn handler_crate() {}
 
+#[idempotent(stream = "pass", stream = "pass")]
+async fn handler_stream() {}
+
 fn main() {}

@@ -30,6 +30,9 @@ async fn handler_methods() {}
 #[idempotent(calle = user)]
 async fn handler_caller() {}
 
+#[idempotent(claimafter = user)]
+async fn handler_claim_after() {}
+
 #[idempotent(finger_print = none)]
 async fn handler_fingerprint() {}
 

@@ -51,4 +51,7 @@ async fn handler_on_store_error() {}
 #[idempotent(crate = idem)]
 async fn handler_crate() {}
 
+#[idempotent(stream = false)]
+async fn handler_stream() {}
+
 fn main() {}

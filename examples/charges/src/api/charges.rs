@@ -20,6 +20,7 @@ pub struct NewCharge {
     #[schema(minimum = 1)]
     pub amount: i64,
     /// Such as `EUR`.
+    #[schema(pattern = "^[A-Z]{3}$")]
     pub currency: String,
     /// The last four digits.
     pub card: String,
@@ -37,8 +38,8 @@ pub struct Charge {
 
 /// Charges a card: **at least once**, and once in effect.
 ///
-/// A process that dies in here leaves its claim behind; when the lease has run out, a retry runs the handler again, as
-/// attempt 2. Nobody is charged twice, since every attempt has the same reference: the card network recognises it, and
+/// A process that dies in here leaves its claim behind; when the lease has expired, a retry runs the handler again, as
+/// attempt 2. No customer is charged twice, since every attempt has the same reference: the card network recognises it, and
 /// the ledger enters it once. A declined card is final too.
 #[idempotent(scope = "charges", shared_scope, ttl = "24h", cache = [201, 402], caller = user.name, lease = "3s")]
 #[utoipa::path(
@@ -71,15 +72,24 @@ impl NewCharge {
         if self.amount <= 0 {
             return Err(ApiError::InvalidAmount);
         }
+        if self.currency.len() != 3 || !self.currency.bytes().all(|byte| byte.is_ascii_uppercase()) {
+            return Err(ApiError::InvalidCurrency);
+        }
         tracing::info!(amount = self.amount, attempt, "asking the card network");
-        if app.network.authorise(reference, self.amount).await? { Ok(()) } else { Err(ApiError::Declined) }
+        if app.move_money(reference, self.amount, &self.currency).await? { Ok(()) } else { Err(ApiError::Declined) }
     }
 
-    pub(super) fn entry<'a>(&self, user: &'a User, idempotency: &'a Idempotency, reference: &'a str) -> NewEntry<'a> {
+    pub(super) fn entry<'a>(
+        &'a self,
+        user: &'a User,
+        idempotency: &'a Idempotency,
+        reference: &'a str,
+    ) -> NewEntry<'a> {
         NewEntry {
             kind: "charge",
             user: &user.name,
             amount: self.amount,
+            currency: Some(&self.currency),
             charge: None,
             key: idempotency.key(),
             attempt: idempotency.attempt(),

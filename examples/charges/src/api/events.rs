@@ -44,6 +44,7 @@ pub(super) async fn receive_network_event(
         kind: &event.kind,
         user: "card network",
         amount: 0,
+        currency: None,
         charge: Some(event.charge),
         key: idempotency.key(),
         attempt: idempotency.attempt(),

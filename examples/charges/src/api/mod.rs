@@ -33,6 +33,18 @@ pub struct App {
     pub network_secret: NetworkSecret,
 }
 
+impl App {
+    /// Moves money, once for each reference; false when the card was declined.
+    ///
+    /// What the network answers is compared with what it was asked: to enter this amount because another one has moved would make
+    /// the ledger wrong.
+    async fn move_money(&self, reference: &str, amount: i64, currency: &str) -> Result<bool, ApiError> {
+        let charge = self.network.authorise(reference, amount, currency).await?;
+        let is_ours = charge.amount == amount && charge.currency == currency;
+        if is_ours { Ok(charge.approved) } else { Err(ApiError::OtherCharge) }
+    }
+}
+
 /// Which database the handlers' transactions are of.
 #[derive(Clone, Copy)]
 pub enum Transactions {

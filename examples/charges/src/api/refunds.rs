@@ -30,9 +30,9 @@ pub(super) struct Refund {
 
 /// Gives money back: **at most once**, on every store.
 ///
-/// A key is required, a double click waits for the first one's response, and after a crash nobody runs it again: a
-/// person finds the unsettled entry in the ledger and asks the card network. It stands there although the process died,
-/// since it is written before the network is asked, and in no transaction with the record.
+/// A key is required, a double click waits for the first one's response, and after a crash it never runs again: a
+/// person finds the unsettled entry in the ledger and asks the card network. The entry survives the crash,
+/// because it is written before the network is asked, and in no transaction with the record.
 #[utoipa::path(
     post,
     path = "/refunds",
@@ -66,11 +66,12 @@ pub(super) async fn create_refund(
     if amount <= 0 {
         return Err(ApiError::InvalidAmount);
     }
-    app.ledger.charge(charge, &user.name).await?;
+    let currency = app.ledger.charge(charge, &user.name).await?.currency.unwrap_or_default();
     let reference = idempotency.downstream_key("card-network");
     let entry = ledger::NewRefund {
         user: &user.name,
         amount,
+        currency: &currency,
         charge,
         key: idempotency.key(),
         attempt: idempotency.attempt(),
@@ -79,7 +80,7 @@ pub(super) async fn create_refund(
     let Some(id) = app.ledger.reserve(entry).await? else {
         return Err(ApiError::RefundTooLarge { left: app.ledger.charge(charge, &user.name).await?.refundable });
     };
-    app.network.authorise(&reference, -amount).await?;
+    app.move_money(&reference, -amount, &currency).await?;
     app.ledger.settle(id).await?;
     Ok((StatusCode::CREATED, Json(Refund { id, charge, amount })))
 }

@@ -1,4 +1,4 @@
-//! Plays what goes wrong between clients and servers, and checks that nobody is charged twice.
+//! Plays what goes wrong between clients and servers, and checks that no customer is charged twice.
 
 mod client;
 mod scenes;

@@ -42,7 +42,7 @@ async fn a_response_is_lost(stage: &mut Stage) -> anyhow::Result<()> {
     stage.scene("A response is lost on its way");
     let operation = charge("alice", "lost-response");
     let connection = operation.begin(&stage.client, stage.server()?).await?;
-    // The server has written its response when the socket can be read; nobody does.
+    // The server has written its response when the socket can be read; the client does not read it.
     connection.readable().await?;
     drop(connection);
     says("the charge is made, and the connection breaks before the client reads the response");

@@ -24,7 +24,7 @@ pub(super) struct Server {
     child: Child,
     address: String,
     data: PathBuf,
-    /// Held open: a server whose greeting nobody reads would fail to write the next line.
+    /// Held open: a server whose greeting is not read would fail to write the next line.
     _output: Lines<BufReader<ChildStdout>>,
 }
 

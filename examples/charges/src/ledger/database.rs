@@ -24,6 +24,28 @@ pub(crate) trait LedgerDatabase: Database {
     ) -> impl Future<Output = Result<Option<i64>, sqlx::Error>> + Send;
 }
 
+macro_rules! insert_entry {
+    () => {
+        r#"INSERT INTO entries (kind, "user", amount, refundable, charge, key, attempt, settled, reference, currency)
+           VALUES ($1, $2, $3, $3, $4, $5, $6, TRUE, $7, $8) "#
+    };
+}
+
+/// A macro, because a query that returns rows has another type than one that does not.
+macro_rules! values_of {
+    ($insert:expr, $entry:expr) => {
+        $insert
+            .bind($entry.kind)
+            .bind($entry.user)
+            .bind($entry.amount)
+            .bind($entry.charge)
+            .bind($entry.key)
+            .bind(i64::from($entry.attempt))
+            .bind($entry.reference)
+            .bind($entry.currency)
+    };
+}
+
 macro_rules! ledger_database {
     ($database:ty, $schema:literal) => {
         impl LedgerDatabase for $database {
@@ -32,48 +54,22 @@ macro_rules! ledger_database {
             }
 
             async fn enter(connection: &mut Self::Connection, entry: NewEntry<'_>) -> Result<i64, sqlx::Error> {
-                sqlx::query_scalar(
-                    r#"INSERT INTO entries (kind, "user", amount, refundable, charge, key, attempt, settled, reference)
-                       VALUES ($1, $2, $3, $3, $4, $5, $6, TRUE, $7)
-                       RETURNING id"#,
-                )
-                .bind(entry.kind)
-                .bind(entry.user)
-                .bind(entry.amount)
-                .bind(entry.charge)
-                .bind(entry.key)
-                .bind(i64::from(entry.attempt))
-                .bind(entry.reference)
-                .fetch_one(connection)
-                .await
+                let insert = sqlx::query_scalar(concat!(insert_entry!(), "RETURNING id"));
+                values_of!(insert, entry).fetch_one(connection).await
             }
 
             async fn enter_once(pool: &Pool<Self>, entry: NewEntry<'_>) -> Result<i64, sqlx::Error> {
-                sqlx::query(
-                    r#"INSERT INTO entries (kind, "user", amount, refundable, charge, key, attempt, settled, reference)
-                       VALUES ($1, $2, $3, $3, $4, $5, $6, TRUE, $7)
-                       ON CONFLICT (reference) DO NOTHING"#,
-                )
-                .bind(entry.kind)
-                .bind(entry.user)
-                .bind(entry.amount)
-                .bind(entry.charge)
-                .bind(entry.key)
-                .bind(i64::from(entry.attempt))
-                .bind(entry.reference)
-                .execute(pool)
-                .await?;
-                sqlx::query_scalar("SELECT id FROM entries WHERE reference = $1")
-                    .bind(entry.reference)
-                    .fetch_one(pool)
-                    .await
+                let insert = sqlx::query(concat!(insert_entry!(), "ON CONFLICT (reference) DO NOTHING"));
+                values_of!(insert, entry).execute(pool).await?;
+                let id = sqlx::query_scalar("SELECT id FROM entries WHERE reference = $1").bind(entry.reference);
+                id.fetch_one(pool).await
             }
 
             async fn reserve(pool: &Pool<Self>, refund: NewRefund<'_>) -> Result<Option<i64>, sqlx::Error> {
                 let mut transaction = pool.begin().await?;
                 let inserted = sqlx::query_scalar(
-                    r#"INSERT INTO entries (kind, "user", amount, refundable, charge, key, attempt, settled, reference)
-                       VALUES ('refund', $1, $2, 0, $3, $4, $5, FALSE, $6)
+                    r#"INSERT INTO entries (kind, "user", amount, refundable, charge, key, attempt, settled, reference, currency)
+                       VALUES ('refund', $1, $2, 0, $3, $4, $5, FALSE, $6, $7)
                        ON CONFLICT (reference) DO NOTHING
                        RETURNING id"#,
                 )
@@ -83,6 +79,7 @@ macro_rules! ledger_database {
                 .bind(refund.key)
                 .bind(i64::from(refund.attempt))
                 .bind(refund.reference)
+                .bind(refund.currency)
                 .fetch_optional(&mut *transaction)
                 .await?;
                 let Some(id) = inserted else {
@@ -116,6 +113,7 @@ ledger_database!(
         kind TEXT NOT NULL,
         "user" TEXT NOT NULL,
         amount INTEGER NOT NULL,
+        currency TEXT,
         refundable INTEGER NOT NULL,
         charge INTEGER,
         key TEXT,
@@ -137,6 +135,7 @@ ledger_database!(
         kind text NOT NULL,
         "user" text NOT NULL,
         amount bigint NOT NULL,
+        currency text,
         refundable bigint NOT NULL,
         charge bigint,
         key text,

@@ -29,6 +29,8 @@ pub struct Entry {
     pub user: String,
     /// In the smallest unit of the currency; negative for a refund.
     pub amount: i64,
+    /// Of a charge and of its refunds.
+    pub currency: Option<String>,
     /// What is left of a charge after its refunds, those included whose outcome is unknown.
     pub refundable: i64,
     /// The charge that a refund or an event belongs to.
@@ -48,6 +50,7 @@ pub(crate) struct NewEntry<'a> {
     pub(crate) kind: &'a str,
     pub(crate) user: &'a str,
     pub(crate) amount: i64,
+    pub(crate) currency: Option<&'a str>,
     pub(crate) charge: Option<i64>,
     pub(crate) key: Option<&'a str>,
     pub(crate) attempt: u32,
@@ -60,6 +63,7 @@ pub(crate) struct NewRefund<'a> {
     pub(crate) user: &'a str,
     /// Over 0.
     pub(crate) amount: i64,
+    pub(crate) currency: &'a str,
     pub(crate) charge: i64,
     pub(crate) key: Option<&'a str>,
     pub(crate) attempt: u32,

@@ -5,7 +5,7 @@ use axum::body::to_bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use charges::api::charges::create_charge;
+use charges::api::charges::{NewCharge, create_charge};
 use charges::user::User;
 use idempotent_runtime::Idempotency;
 use idempotent_runtime::testing::idempotency;
@@ -45,4 +45,19 @@ async fn second_attempt_asks_the_network_and_enters_one_charge() {
     }
     assert_eq!(ids[0], ids[1]);
     assert_eq!(books.lines_and_times_asked().await, (1, 2));
+}
+
+/// As if the reference were used twice: the network replays the first charge, and the ledger must not have the second one.
+#[tokio::test]
+async fn answer_of_the_network_for_another_charge_is_not_booked() {
+    let books = Books::open().await;
+    let charge = async |order: NewCharge| {
+        create_charge(State(books.app.clone()), alice(), idempotency("8e03978e", 1), Json(order).into()).await.status()
+    };
+    assert_eq!(charge(order(1999)).await, StatusCode::CREATED);
+    for other in [order(99_999), NewCharge { currency: "USD".to_owned(), ..order(1999) }, order(100_001)] {
+        assert_eq!(charge(other).await, StatusCode::BAD_GATEWAY);
+    }
+    assert_eq!(charge(order(1999)).await, StatusCode::CREATED);
+    assert_eq!(books.lines_and_times_asked().await, (1, 5));
 }

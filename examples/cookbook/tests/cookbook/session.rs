@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::page::Command;
 
-/// A shell in a folder of its own, in which a server is started that listens where nobody else does.
+/// A shell in a folder of its own, in which a server is started that listens where no other server does.
 pub(crate) struct Session {
     folder: TempDir,
     address: String,

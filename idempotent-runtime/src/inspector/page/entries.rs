@@ -14,7 +14,7 @@ use crate::operate::scan::Scan;
 use crate::policy::registration::policies;
 
 pub(super) fn table(view: &View<'_>, scan: &Scan, state: State) -> Markup {
-    let (entry_views, count) = (scan.of(state), scan.counts().of(state));
+    let (entry_views, count) = (scan.in_state(state), scan.counts().in_state(state));
     let order = if matches!(state, State::Completed | State::ResponseNotRecorded) { "newest" } else { "oldest" };
     html! {
         section aria-labelledby=(state) id="entries" class={ "entries " (state) } {
@@ -89,6 +89,13 @@ pub(super) fn panel(view: &View<'_>, panel: &Panel) -> Markup {
     match panel {
         Panel::Found { target, entry_view } => found(view, target, entry_view),
         Panel::Failed(problem) => failed(problem),
+        Panel::Resolved(entry_view) => html! {
+            section class="panel done" id="entry" role="status" {
+                h2 { "Settled" }
+                p { "The claim has ended as you said: retries get that response, or the next one runs the handler. It is in the audit log. This is the entry as it was:" }
+                (facts(view, entry_view))
+            }
+        },
         Panel::Purged(entry_view) => html! {
             section class="panel done" id="entry" role="status" {
                 h2 { "Purged" }
@@ -97,6 +104,47 @@ pub(super) fn panel(view: &View<'_>, panel: &Panel) -> Markup {
             }
         },
     }
+}
+
+/// What a person fills in who knows what became of the request.
+fn resolution(view: &View<'_>, target: &Target, entry_view: &EntryView, confirmation: &str) -> Markup {
+    let is_step = entry_view.key().is_some_and(|key| key.step_of().is_some());
+    html! {
+        details class="purge resolve" {
+            summary { "Settle this entry…" }
+            form method="post" action=(Link { fragment: "#entry", ..Link::of(&view.service.selection) }) {
+                (settings(view))
+                (named(target))
+                p {
+                    "If the request was executed, its retries get the response below for the time in “Kept for”; a retry after that time runs the handler. If it was not executed, the next retry runs the handler."
+                    @if is_step { " This is a step: it takes the status 200, no headers, and its result as JSON." }
+                }
+                label { "The request" select name="outcome" required {
+                    option value="" { "find out first" }
+                    option value="executed" { "was executed" }
+                    option value="not_executed" { "was not executed" }
+                } }
+                label { "Status" input name="status" inputmode="numeric" autocomplete="off" placeholder="201"; }
+                label { "Kept for" input name="ttl" autocomplete="off" placeholder="the ttl of the handler"; }
+                label { "Headers" textarea name="headers" rows="2" spellcheck="false" placeholder="content-type: application/json" {} }
+                label { "Body" textarea name="body" rows="5" spellcheck="false" {} }
+                label { "Reason" input name="reason" required autocomplete="off" placeholder="how you know it; for the audit"; }
+                label class="confirm" {
+                    input type="checkbox" name="confirm" value=(confirmation) required;
+                    " I have found out what became of the request."
+                }
+                button class="danger" name="action" value="resolve" { "Settle" }
+            }
+        }
+    }
+}
+
+fn named(target: &Target) -> Markup {
+    html! { @match target {
+        Target::Id(id) => input type="hidden" name="id" value=(id);,
+        // In the encoding of record keys: a form would change line breaks and control characters.
+        Target::Key(key) => input type="hidden" name="record_key" value=(key.as_str());,
+    } }
 }
 
 fn failed(problem: &Problem) -> Markup {
@@ -118,15 +166,12 @@ fn found(view: &View<'_>, target: &Target, entry_view: &EntryView) -> Markup {
             p { (meaning(entry_view.state())) }
             (facts(view, entry_view))
             @if let Some(confirmation) = view.service.confirmation(entry_view) {
-                details class="purge" {
+                @if view.service.may_be_resolved(entry_view) { (resolution(view, target, entry_view, &confirmation)) }
+                @if view.inspector.allows_purge { details class="purge" {
                     summary { "Purge this entry…" }
                     form method="post" action=(Link { fragment: "#entry", ..Link::of(&view.service.selection) }) {
                         (settings(view))
-                        @match target {
-                            Target::Id(id) => input type="hidden" name="id" value=(id);,
-                            // In the encoding of record keys: a form would change line breaks and control characters.
-                            Target::Key(key) => input type="hidden" name="record_key" value=(key.as_str());,
-                        }
+                        (named(target))
                         p { strong { "Careful: " } (entry_view.state().consequence()) "." }
                         label class="confirm" {
                             input type="checkbox" name="confirm" value=(confirmation) required;
@@ -134,7 +179,7 @@ fn found(view: &View<'_>, target: &Target, entry_view: &EntryView) -> Markup {
                         }
                         button class="danger" name="action" value="purge" { "Purge" }
                     }
-                }
+                } }
             }
         }
     }
@@ -217,7 +262,7 @@ fn part(part: Option<&str>) -> Markup {
 
 fn kept(report: &EntryReport) -> Markup {
     html! { @match (report.expires_in_ms, report.state) {
-        (None, State::OutcomeUnknown) => "until purged",
+        (None, State::OutcomeUnknown) => "until settled",
         (None, State::InFlight) => "until it ends",
         (millis, _) => (left(millis)),
     } }

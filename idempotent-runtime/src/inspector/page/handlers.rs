@@ -62,11 +62,11 @@ fn name(handler: &str) -> &str {
     handler.rsplit_once("::").map_or(handler, |(_, name)| name)
 }
 
-/// How many keys of this scope stand in the store that is shown.
+/// How many keys of this scope the shown store has.
 fn keys(view: &View<'_>, scan: &Scan, handler: &HandlerReport) -> Markup {
     let is_shown = handler.store == view.service.selection.store.as_deref().unwrap_or(DEFAULT_STORE);
     let counts = scan.scopes().get(handler.scope.as_str()).filter(|_| is_shown);
-    let all = counts.map_or(0, |counts| State::ALL.into_iter().map(|state| counts.of(state)).sum());
+    let all = counts.map_or(0, |counts| State::ALL.into_iter().map(|state| counts.in_state(state)).sum());
     html! {
         @if is_shown { (number(all)) } @else { span class="quiet" { "–" } }
     }

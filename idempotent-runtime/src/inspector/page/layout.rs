@@ -20,7 +20,7 @@ pub(super) fn page(view: &View<'_>, panel: Option<&Panel>, scan: &Scan) -> Marku
             @match view.service.selection.state {
                 Some(state) => (entries::table(view, scan, state)),
                 None => {
-                    @for state in State::ALL.into_iter().filter(|&state| state.is_stuck() && scan.counts().of(state) > 0) {
+                    @for state in State::ALL.into_iter().filter(|&state| state.is_stuck() && scan.counts().in_state(state) > 0) {
                         (entries::table(view, scan, state))
                     }
                     (entries::table(view, scan, State::InFlight))
@@ -118,9 +118,9 @@ fn overview(view: &View<'_>, scan: &Scan) -> Markup {
             ul class="states" {
                 @for state in State::ALL {
                     @let current = (selection.state == Some(state)).then_some("true");
-                    li class={ "state " (state) @if counts.of(state) == 0 { " none" } } {
+                    li class={ "state " (state) @if counts.in_state(state) == 0 { " none" } } {
                         a href=(Link { state: Some(state), fragment: "#entries", ..Link::of(selection) }) aria-current=[current] title=(meaning(state)) {
-                            strong { (number(counts.of(state))) }
+                            strong { (number(counts.in_state(state))) }
                             (badge(state))
                         }
                     }
@@ -143,6 +143,7 @@ fn reach(view: &View<'_>, scan: &Scan) -> Markup {
             p class="partial" role="note" {
                 strong { "A part of the whole: " }
                 "the first " (scanned) " entries were counted, and there are more. "
+                @if scan.has_all_claims() { "All claims were found; the other figures say how many there are at least. " }
                 @if more > selection.limit {
                     a href=(Link { limit: more, ..Link::of(selection) }) { "Count up to " (number(more)) }
                 }
@@ -153,10 +154,10 @@ fn reach(view: &View<'_>, scan: &Scan) -> Markup {
 
 /// The shares of the states; the list below says the same in figures.
 fn bar(counts: &Counts) -> Markup {
-    let all: usize = State::ALL.into_iter().map(|state| counts.of(state)).sum();
-    let present = || State::ALL.into_iter().filter(|&state| counts.of(state) > 0);
+    let all: usize = State::ALL.into_iter().map(|state| counts.in_state(state)).sum();
+    let present = || State::ALL.into_iter().filter(|&state| counts.in_state(state) > 0);
     // The smallest share must still be seen.
-    let weight = |state: State| (counts.of(state) * 10_000 / all).max(150);
+    let weight = |state: State| (counts.in_state(state) * 10_000 / all).max(150);
     let total: usize = present().map(weight).sum();
     let mut left = 0;
     html! {
@@ -164,7 +165,7 @@ fn bar(counts: &Counts) -> Markup {
             @for state in present() {
                 @let width = weight(state) * 10_000 / total;
                 rect class=(state) x=(percent(left)) y="0" width=(percent(width - 20)) height="100%" {
-                    title { (title(state)) ": " (number(counts.of(state))) }
+                    title { (title(state)) ": " (number(counts.in_state(state))) }
                 }
                 ({ left += width; "" })
             }

@@ -52,6 +52,7 @@ struct View<'a> {
 enum Panel {
     Found { target: Target, entry_view: EntryView },
     Purged(EntryView),
+    Resolved(EntryView),
     Failed(Problem),
 }
 
@@ -73,9 +74,9 @@ pub(super) async fn show(
     shown.await.unwrap_or_else(|problem| failed(&problem))
 }
 
-/// Looks one entry up, or purges it.
+/// Looks one entry up, purges it, or resolves it.
 ///
-/// It reads nothing else of the store: if a purge took effect, no listing that takes too long may report a failure.
+/// It reads nothing else of the store: if a change took effect, no listing that takes too long may report a failure.
 pub(super) async fn act(
     Shared(inspector): Shared<Arc<Inspector>>,
     operator: Option<Extension<Operator>>,
@@ -83,14 +84,16 @@ pub(super) async fn act(
     asked: Result<Form<EntryQuery>, FormRejection>,
 ) -> Response {
     let acted = async {
-        let purges = asked.as_ref().is_ok_and(|Form(asked)| asked.action.as_deref() == Some("purge"));
-        let selection: Selection = super::api::in_body(asked)?;
+        let action = asked.as_ref().ok().and_then(|Form(asked)| asked.action.clone());
+        let mut selection: Selection = super::api::in_body(asked)?;
+        // A form sends each line of its fields with a carriage return, which the operator has not typed.
+        selection.said.body = selection.said.body.map(|body| body.replace("\r\n", "\n"));
         let service = Service::open(&inspector, selection, super::api::who(operator.as_ref()))?;
         let target = super::api::target(&service)?;
-        let panel = if purges {
-            service.purge(&target, &headers).await.map_or_else(Panel::Failed, Panel::Purged)
-        } else {
-            look_up(&service, target).await
+        let panel = match action.as_deref() {
+            Some("purge") => service.purge(&target, &headers).await.map_or_else(Panel::Failed, Panel::Purged),
+            Some("resolve") => service.resolve(&target, &headers).await.map_or_else(Panel::Failed, Panel::Resolved),
+            _ => look_up(&service, target).await,
         };
         let page = layout::one_entry(&View { service: &service, inspector: &inspector }, &panel);
         Ok(html(status_of(Some(&panel)), page))

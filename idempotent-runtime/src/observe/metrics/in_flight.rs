@@ -1,4 +1,4 @@
-//! Counts a handler for as long as it runs.
+//! Counts a handler for as long as it runs, with its client and without.
 
 use crate::observe::metrics::meters::METERS;
 use crate::observe::metrics::scope::Scope;
@@ -10,14 +10,31 @@ pub(crate) struct InFlight {
 }
 
 impl InFlight {
-    pub(crate) fn enter(scope: &str) -> Self {
+    pub(crate) fn begin(scope: &str) -> Self {
         let scope = METERS.scope(scope);
-        Self { scope, number: scope.enter() }
+        Self { scope, number: scope.begin() }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.scope.leave(self.number);
+        self.scope.end(self.number);
+    }
+}
+
+/// One request that continues without its client, until it is dropped.
+pub(crate) struct WithoutClient(&'static Scope);
+
+impl WithoutClient {
+    pub(crate) fn begin(scope: &str) -> Self {
+        let scope = METERS.scope(scope);
+        scope.client_left();
+        Self(scope)
+    }
+}
+
+impl Drop for WithoutClient {
+    fn drop(&mut self) {
+        self.0.end_without_client();
     }
 }

@@ -10,7 +10,7 @@ use metrics::{Histogram, Unit, describe_counter, describe_gauge, describe_histog
 
 use crate::observe::metrics::names::{
     IN_FLIGHT, LEASE_LOST_TOTAL, MISMATCHES_TOTAL, OLDEST_IN_FLIGHT_SECONDS, REPLAY_AGE_SECONDS, REQUESTS_TOTAL,
-    STORE_DURATION_SECONDS, STORE_ERRORS_TOTAL, UNKNOWN_OUTCOMES,
+    STEP_FAILURES_TOTAL, STORE_DURATION_SECONDS, STORE_ERRORS_TOTAL, UNKNOWN_OUTCOMES, WITHOUT_CLIENT,
 };
 use crate::observe::metrics::scope::Scope;
 use crate::policy::registration::policies;
@@ -47,7 +47,11 @@ impl Meters {
             return scope;
         }
         let mut scopes = self.scopes.write().unwrap_or_else(PoisonError::into_inner);
-        scopes.entry(name.to_owned()).or_insert_with(|| Box::leak(Box::new(Scope::new(name))))
+        scopes.entry(name.to_owned()).or_insert_with(|| {
+            let scope = Box::leak(Box::new(Scope::new(name)));
+            scope.refresh();
+            scope
+        })
     }
 
     fn refresh(&self) {
@@ -57,9 +61,10 @@ impl Meters {
     }
 }
 
-fn describe() {
+pub(super) fn describe() {
     describe_counter!(REQUESTS_TOTAL, Unit::Count, "Guarded requests that have ended, by outcome.");
     describe_gauge!(IN_FLIGHT, Unit::Count, "Handlers that run under a claim or in a transaction.");
+    describe_gauge!(WITHOUT_CLIENT, Unit::Count, "Requests that continue without their clients.");
     describe_gauge!(OLDEST_IN_FLIGHT_SECONDS, Unit::Seconds, "How long the oldest running handler has run.");
     describe_histogram!(REPLAY_AGE_SECONDS, Unit::Seconds, "How old replayed records are.");
     describe_histogram!(STORE_DURATION_SECONDS, Unit::Seconds, "How long the calls of stores take.");
@@ -70,6 +75,7 @@ fn describe() {
         Unit::Count,
         "Requests whose key was used for another request, by what differs."
     );
+    describe_counter!(STEP_FAILURES_TOTAL, Unit::Count, "Steps that have no result, by the rejection.");
     describe_counter!(LEASE_LOST_TOTAL, Unit::Count, "Claims that were lost while their handler ran.");
 }
 
@@ -81,6 +87,11 @@ pub(crate) fn outcome(scope: &str, outcome: &'static str) {
 /// A key came with another request.
 pub(crate) fn mismatched(scope: &str, differs: &'static str, header: &str) {
     METERS.scope(scope).mismatched(differs, header);
+}
+
+/// A step has no result.
+pub(crate) fn step_failed(scope: &str, outcome: &'static str) {
+    METERS.scope(scope).step_failed(outcome);
 }
 
 /// A running handler has lost its claim.

@@ -4,31 +4,35 @@
 //! |---|---|---|---|
 //! | [`REQUESTS_TOTAL`] | counter | `scope`, `outcome` | guarded requests that have ended; each has one outcome. A request without a key counts only if it was rejected or ran in a `Tx` |
 //! | [`IN_FLIGHT`] | gauge | `scope` | handlers of this process that have a claim or a `Tx`, until it is recorded, released or rolled back |
+//! | [`WITHOUT_CLIENT`] | gauge | `scope` | requests of this process that continue although their clients have disconnected |
 //! | [`OLDEST_IN_FLIGHT_SECONDS`] | gauge | `scope` | the age of the oldest of these handlers, or 0 |
 //! | [`REPLAY_AGE_SECONDS`] | histogram | | the age of each record when it is replayed |
 //! | [`STORE_DURATION_SECONDS`] | histogram | `store`, `op` | how long each call to a store took, including calls that failed or exceeded the time limit |
 //! | [`STORE_ERRORS_TOTAL`] | counter | `store`, `op` | calls to a store that failed or exceeded the time limit |
-//! | [`UNKNOWN_OUTCOMES`] | gauge | `scope` | requests in the stores that may have been executed and must not run again, until each is completed or purged |
+//! | [`UNKNOWN_OUTCOMES`] | gauge | `scope` | requests in the stores that may have been executed and must not run again, until each is completed, resolved or purged |
 //! | [`MISMATCHES_TOTAL`] | counter | `scope`, `differs`, `header` | requests that were rejected because their key was used for another request |
+//! | [`STEP_FAILURES_TOTAL`] | counter | `scope`, `outcome` | steps whose handler got a [`StepError`](crate::StepError) in place of a result. The request of that handler counts in [`REQUESTS_TOTAL`] too, by its response |
 //! | [`LEASE_LOST_TOTAL`] | counter | `scope` | claims that another process took while their handler ran |
 //!
 //! No label has any data of a request. Each label has a bounded number of values, which the program determines.
 //!
-//! - **`scope`** is the handler's. The series of all annotated handlers begin at 0 with the first guarded request of the
-//!   process.
+//! - **`scope`** is the handler's. For a step it is the scope of its claim, or empty if no handler is known. The series of all
+//!   annotated handlers begin at 0 when a registry is installed or put around routes, so that an alert sees the first event of
+//!   a process. If the recorder is installed later, they begin with the first guarded request.
 //! - **`outcome`** equals the span's `idempotency.outcome`: `recorded`, `not_recorded`, `too_large`, `broken`,
 //!   `recording_failed`, `claim_lost`, `panicked`, `failed`, `left_to_handler`, `unguarded`, `replayed`, or the
 //!   [code](crate::Rejection::code) of a rejection, which means that the handler did not run. The code `not_recorded` is
 //!   reported as `waited_not_recorded`. A response that could not be recorded at once counts as `recording_failed`, even if
-//!   it is recorded later.
+//!   it is recorded later. For a step it is the code of [`StepError::rejection`](crate::StepError::rejection).
 //! - **`differs`** is the part that the retry did not repeat: `credentials`, `target` or `body`; if several differ, the first
 //!   of these. **`header`** is the name of the one credential header that differs, and empty otherwise. It is never the
 //!   value. The names are those of [`credential_headers`](crate::RegistryBuilder::credential_headers).
-//! - **`store`** is the name of the store in the registry, or `default`.
+//! - **`store`** is the name of the store in the registry, or `default`. Its errors of `claim`, `renew`, `complete` and `release`
+//!   begin at 0 as the series of the handlers do.
 //! - **`op`** is `claim`, `renew`, `complete` or `release`. For a `Tx` it is `begin`, `claim`, `record`, `verify` (whether
 //!   the transaction can still be committed), `commit`, `roll_back`, or `look_up` (whether a commit took place whose response
 //!   was lost). A `commit` fails also if a deferred constraint of the handler's own tables is violated. A request that waits
-//!   for another one uses `get`. So does the inspector, which also uses `purge`. `count` is the call for
+//!   for another one uses `get`. So does the inspector, which also uses `purge` and `resolve`. `count` is the call for
 //!   [`UNKNOWN_OUTCOMES`].
 //!
 //! The age of the oldest handler is updated when a handler begins or ends, every five seconds while one runs, and by
@@ -44,7 +48,8 @@
 //!
 //! At most 10,000 are counted in each store. If a store cannot be asked, the number does not change.
 //!
-//! Install the recorder before the first guarded request: metrics that are created without a recorder are never reported.
+//! Install the recorder before the registry, and at the latest before the first guarded request: metrics that are created
+//! without a recorder are never reported.
 //!
 //! # Examples
 //!
@@ -73,10 +78,12 @@ pub(crate) mod in_flight;
 pub(crate) mod meters;
 pub(crate) mod names;
 pub(crate) mod scope;
+pub(crate) mod series;
 pub(crate) mod store;
 
 pub use crate::observe::metrics::meters::refresh;
 pub use crate::observe::metrics::names::{
     IN_FLIGHT, LEASE_LOST_TOTAL, MISMATCHES_TOTAL, OLDEST_IN_FLIGHT_SECONDS, REPLAY_AGE_BUCKETS, REPLAY_AGE_SECONDS,
-    REQUESTS_TOTAL, STORE_DURATION_BUCKETS, STORE_DURATION_SECONDS, STORE_ERRORS_TOTAL, UNKNOWN_OUTCOMES,
+    REQUESTS_TOTAL, STEP_FAILURES_TOTAL, STORE_DURATION_BUCKETS, STORE_DURATION_SECONDS, STORE_ERRORS_TOTAL,
+    UNKNOWN_OUTCOMES, WITHOUT_CLIENT,
 };

@@ -4,6 +4,8 @@
 pub const REQUESTS_TOTAL: &str = "idempotency_requests_total";
 /// Gauge: handlers that run under a claim or in a transaction.
 pub const IN_FLIGHT: &str = "idempotency_in_flight";
+/// Gauge: those of these requests that continue although their clients have disconnected.
+pub const WITHOUT_CLIENT: &str = "idempotency_without_client";
 /// Gauge: how long the oldest of these handlers has run.
 pub const OLDEST_IN_FLIGHT_SECONDS: &str = "idempotency_oldest_in_flight_seconds";
 /// Histogram: the age of each record when it is replayed.
@@ -16,6 +18,8 @@ pub const STORE_ERRORS_TOTAL: &str = "idempotency_store_errors_total";
 pub const UNKNOWN_OUTCOMES: &str = "idempotency_unknown_outcomes";
 /// Counter: requests whose key was used for another request.
 pub const MISMATCHES_TOTAL: &str = "idempotency_mismatches_total";
+/// Counter: steps that have no result.
+pub const STEP_FAILURES_TOTAL: &str = "idempotency_step_failures_total";
 /// Counter: claims that were lost while their handler ran.
 pub const LEASE_LOST_TOTAL: &str = "idempotency_lease_lost_total";
 

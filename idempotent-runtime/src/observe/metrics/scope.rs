@@ -6,7 +6,8 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, counter, gauge};
 
 use crate::observe::metrics::names::{
-    IN_FLIGHT, LEASE_LOST_TOTAL, MISMATCHES_TOTAL, OLDEST_IN_FLIGHT_SECONDS, REQUESTS_TOTAL,
+    IN_FLIGHT, LEASE_LOST_TOTAL, MISMATCHES_TOTAL, OLDEST_IN_FLIGHT_SECONDS, REQUESTS_TOTAL, STEP_FAILURES_TOTAL,
+    WITHOUT_CLIENT,
 };
 use crate::sync::tokio;
 use crate::sync::tokio::runtime::Handle;
@@ -43,12 +44,17 @@ const OUTCOMES: [&str; 22] = [
     "panicked",
 ];
 
+/// Every code that the rejection of a step may have.
+const OUTCOMES_OF_STEPS: [&str; 6] =
+    ["store_unavailable", "claim_lost", "key_reused", "other_credentials", "outcome_unknown", "step_failed"];
+
 pub(super) struct Scope {
     name: String,
     outcomes: [(&'static str, Counter); OUTCOMES.len()],
     lost: Counter,
     in_flight: Gauge,
     oldest: Gauge,
+    without_client: Gauge,
     running: Mutex<Running>,
 }
 
@@ -69,13 +75,16 @@ impl Scope {
             lost: counter!(LEASE_LOST_TOTAL, "scope" => name.to_owned()),
             in_flight: gauge!(IN_FLIGHT, "scope" => name.to_owned()),
             oldest: gauge!(OLDEST_IN_FLIGHT_SECONDS, "scope" => name.to_owned()),
+            without_client: gauge!(WITHOUT_CLIENT, "scope" => name.to_owned()),
             running: Mutex::default(),
         };
         // A counter that appears with its first event shows no increase; the headers are not known here.
         for differs in ["credentials", "target", "body"] {
             mismatches(name, differs, "").increment(0);
         }
-        scope.show(&Running::default());
+        for outcome in OUTCOMES_OF_STEPS {
+            step_failures(name, outcome).increment(0);
+        }
         scope
     }
 
@@ -90,8 +99,20 @@ impl Scope {
         mismatches(&self.name, differs, header).increment(1);
     }
 
+    pub(super) fn step_failed(&self, outcome: &'static str) {
+        step_failures(&self.name, outcome).increment(1);
+    }
+
     pub(super) fn lease_lost(&self) {
         self.lost.increment(1);
+    }
+
+    pub(super) fn client_left(&self) {
+        self.without_client.increment(1.0);
+    }
+
+    pub(super) fn end_without_client(&self) {
+        self.without_client.decrement(1.0);
     }
 
     pub(super) fn refresh(&self) {
@@ -99,7 +120,7 @@ impl Scope {
     }
 
     /// The number of a handler that begins.
-    pub(super) fn enter(&'static self) -> u64 {
+    pub(super) fn begin(&'static self) -> u64 {
         let mut running = self.lock();
         let number = running.next_number;
         running.next_number += 1;
@@ -114,7 +135,7 @@ impl Scope {
         number
     }
 
-    pub(super) fn leave(&self, number: u64) {
+    pub(super) fn end(&self, number: u64) {
         let mut running = self.lock();
         running.begun.remove(&number);
         self.show(&running);
@@ -148,6 +169,10 @@ impl Scope {
 
 fn requests(scope: &str, outcome: &'static str) -> Counter {
     counter!(REQUESTS_TOTAL, "scope" => scope.to_owned(), "outcome" => outcome)
+}
+
+fn step_failures(scope: &str, outcome: &'static str) -> Counter {
+    counter!(STEP_FAILURES_TOTAL, "scope" => scope.to_owned(), "outcome" => outcome)
 }
 
 fn mismatches(scope: &str, differs: &'static str, header: &str) -> Counter {

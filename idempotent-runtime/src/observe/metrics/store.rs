@@ -34,6 +34,8 @@ impl Op {
             Self::Get => "get",
             #[cfg(feature = "inspector")]
             Self::Purge => "purge",
+            #[cfg(feature = "operate")]
+            Self::Resolve => "resolve",
             Self::Count => "count",
             Self::Begin => "begin",
             Self::Record => "record",
@@ -42,6 +44,13 @@ impl Op {
             Self::RollBack => "roll_back",
             Self::LookUp => "look_up",
         }
+    }
+}
+
+/// Begins the series of failed calls at 0, of the operations that every handler needs.
+pub(super) fn begin_errors(store: &str) {
+    for op in [Op::Claim, Op::Renew, Op::Complete, Op::Release] {
+        counter!(STORE_ERRORS_TOTAL, "store" => store.to_owned(), "op" => op.name()).increment(0);
     }
 }
 
@@ -87,8 +96,12 @@ impl StoreMeter {
     }
 }
 
-/// A statement of the handler's own has failed or ended its transaction, or two transactions conflict: the database is well.
+/// A statement of the handler's own has failed or ended its transaction, or two transactions conflict: the database is well. So is
+/// a store that one caller has used too much of.
 fn is_of_the_store(error: &StoreError) -> bool {
-    !matches!(error, StoreError::Unavailable(source)
-        if source.is::<Aborted>() || source.is::<Ended>() || source.is::<Conflict>())
+    match error {
+        StoreError::OverQuota => false,
+        StoreError::Unavailable(source) => !(source.is::<Aborted>() || source.is::<Ended>() || source.is::<Conflict>()),
+        _ => true,
+    }
 }

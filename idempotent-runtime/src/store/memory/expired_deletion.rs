@@ -40,6 +40,13 @@ impl Table {
         }
     }
 
+    /// Spawns the task if the runtime of the former one has ended. A caller that waits for its share would wait for ever otherwise.
+    pub(super) fn ensure_deletion(self: &Arc<Self>, now: Moment) {
+        if self.expired_deletion.wakes_at.load(Ordering::SeqCst) == UNKNOWN {
+            self.delete_expired_at(now);
+        }
+    }
+
     async fn delete_all_expired(&self) {
         let mut in_one_go = 0;
         for shard in &self.shards {

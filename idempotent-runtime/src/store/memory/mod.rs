@@ -4,6 +4,7 @@ pub(crate) mod deletion_task;
 pub(crate) mod expired_deletion;
 pub(crate) mod packed;
 pub(crate) mod shard;
+pub(crate) mod shares;
 pub(crate) mod store;
 pub(crate) mod stored;
 pub(crate) mod table;

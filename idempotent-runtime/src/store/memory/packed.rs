@@ -113,6 +113,11 @@ impl Packed {
         Fingerprint::from_bytes(self.array(field::FINGERPRINT))
     }
 
+    pub(super) fn expire_at(&mut self, moment: Duration) {
+        let nanos = u64::try_from(moment.as_nanos()).unwrap_or(u64::MAX);
+        self.0[field::EXPIRES_AT].copy_from_slice(&nanos.to_le_bytes());
+    }
+
     /// Since the store began.
     pub(super) fn expires_at(&self) -> Duration {
         Duration::from_nanos(self.number(field::EXPIRES_AT))

@@ -11,15 +11,16 @@ use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::claim_decision::{Decision, decide};
 use crate::store::entry::Entry;
-use crate::store::memory::stored::{Claimed, Moment, NEVER, Stored};
+use crate::store::memory::stored::{Moment, NEVER, Stored, StoredClaim};
+use crate::store::resolution::{Resolution, Resolved};
 
 #[derive(Default)]
 pub(super) struct Shard {
     slots: HashTable<Slot>,
     /// One for each slot that expires, and those of slots that are gone.
     expiries: BinaryHeap<Reverse<Expiry>>,
-    /// How many slots never expire: a count of unknown outcomes passes the shards that have none.
-    endless: usize,
+    /// Those of the claims, for operators. Most claims end soon, and the last ones are looked at first.
+    claims: Vec<Tag>,
 }
 
 /// Small, since a growing table moves them: what is known without a look at the entry itself.
@@ -89,24 +90,21 @@ impl Shard {
             Decision::Answer(claim) => return Claiming::Answer(claim),
             Decision::Keep { fingerprint, .. } => {
                 slot.entry.never_expire();
-                self.endless += 1;
                 return Claiming::Answer(Claim::Lapsed { fingerprint });
             }
             Decision::Take { attempt } => attempt,
         };
-        let was_endless = slot.entry.is_endless();
-        slot.entry = Stored::claimed(Claimed::new(key, request, attempt, now));
+        slot.entry = Stored::claimed(StoredClaim::new(key, request, attempt, now));
         let sooner = slot.due_sooner();
-        self.endless -= usize::from(was_endless);
         self.queue(sooner);
         Claiming::TakenOver { attempt }
     }
 
     /// Enters the first claim of a key that has no entry.
     pub(super) fn insert(&mut self, tag: Tag, key: &RecordKey, request: &ClaimRequest, now: Moment) {
-        let claimed = Claimed::new(key, request, 1, now);
+        let claimed = StoredClaim::new(key, request, 1, now);
         let due = Tick::after(claimed.expires_at);
-        self.endless += usize::from(claimed.expires_at == NEVER);
+        self.claims.push(tag);
         let slot = Slot { tag, due, entry: Stored::claimed(claimed) };
         self.slots.insert_unique(tag.hash(), slot, |slot| slot.tag.hash());
         self.queue(Some(Expiry { due, tag }));
@@ -141,12 +139,55 @@ impl Shard {
         let before = slot.entry.bytes();
         let completed = Stored::completed(key, token, record, expires_at);
         let bytes = completed.bytes() - before;
-        let was_endless = slot.entry.is_endless();
         slot.entry = completed;
         let sooner = slot.due_sooner();
-        self.endless -= usize::from(was_endless);
+        self.leave_claims(tag);
         self.queue(sooner);
         (Held::Yes, bytes)
+    }
+
+    /// Ends a claim whose lease has expired. Returns what became of it, and the bytes that are used more and less.
+    pub(super) fn resolve(
+        &mut self,
+        tag: Tag,
+        key: &RecordKey,
+        token: Token,
+        resolution: &Resolution,
+        now: Moment,
+    ) -> (Resolved, usize, usize) {
+        let record = match resolution {
+            Resolution::Executed { token, record, ttl } => Some((*token, record, now.saturating_add(*ttl))),
+            Resolution::NotExecuted => None,
+        };
+        let Some(slot) = self.held(tag, key, token, now).filter(|slot| slot.entry.is_claimed()) else {
+            let is_repeated = record.is_some_and(|(own, ..)| self.is_completed_by(tag, key, own, now));
+            return (if is_repeated { Resolved::Yes } else { Resolved::ChangedHands }, 0, 0);
+        };
+        if slot.entry.claim_mut().is_some_and(|claimed| claimed.lease_until > now) {
+            return (Resolved::StillRunning, 0, 0);
+        }
+        let Some((own, record, expires_at)) = record else {
+            return (Resolved::Yes, 0, self.remove(tag, key).map_or(0, |(bytes, _)| bytes));
+        };
+        let before = slot.entry.bytes();
+        let completed = Stored::completed(key, own, record, expires_at);
+        let bytes = completed.bytes();
+        slot.entry = completed;
+        let sooner = slot.due_sooner();
+        self.leave_claims(tag);
+        self.queue(sooner);
+        (Resolved::Yes, bytes, before)
+    }
+
+    /// Whether the key has a record, which expires then.
+    pub(super) fn extend(&mut self, tag: Tag, key: &RecordKey, expires_at: Moment, now: Moment) -> Held {
+        let Some(slot) = self.find(tag, key).filter(|slot| slot.entry.expires_at() > now) else { return Held::No };
+        if !slot.entry.record_expires_at(expires_at) {
+            return Held::No;
+        }
+        let sooner = slot.due_sooner();
+        self.queue(sooner);
+        Held::Yes
     }
 
     /// What the claim took, if the token held it.
@@ -164,14 +205,16 @@ impl Shard {
     pub(super) fn remove(&mut self, tag: Tag, key: &RecordKey) -> Option<(usize, Moment)> {
         let place = self.slots.find_entry(tag.hash(), |slot| slot.is(tag, key)).ok()?;
         let (slot, _) = place.remove();
-        self.endless -= usize::from(slot.entry.is_endless());
+        if slot.entry.is_claimed() {
+            self.leave_claims(tag);
+        }
         self.forget_the_gone();
         Some((slot.entry.bytes(), slot.entry.expires_at()))
     }
 
-    /// How many entries were past their time, of at most `limit` that were looked at, and what they took.
-    pub(super) fn remove_expired(&mut self, now: Moment, limit: usize) -> (usize, usize) {
-        let (mut removed, mut bytes) = (0, 0);
+    /// How many entries were past their time, of at most `limit` that were looked at. `freed` gets the key of each, and what it took.
+    pub(super) fn remove_expired(&mut self, now: Moment, limit: usize, freed: impl Fn(&[u8], usize)) -> usize {
+        let mut removed = 0;
         while removed < limit
             && let Some(Reverse(first)) = self.expiries.peek()
             && first.due.moment() <= now
@@ -182,8 +225,12 @@ impl Shard {
                 continue;
             };
             if place.get().entry.expires_at() <= now {
-                bytes += place.remove().0.entry.bytes();
+                let entry = place.remove().0.entry;
+                freed(entry.key(), entry.bytes());
                 removed += 1;
+                if entry.is_claimed() {
+                    self.leave_claims(tag);
+                }
             } else {
                 let slot = place.into_mut();
                 slot.due = Tick::after(slot.entry.expires_at());
@@ -195,7 +242,7 @@ impl Shard {
             // To shrink a table is to move its entries, a pause that grows with them; an empty one costs nothing to drop.
             *self = Self::default();
         }
-        (removed, bytes)
+        removed
     }
 
     /// When something expires next, or later.
@@ -207,16 +254,19 @@ impl Shard {
         self.slots.find(tag.hash(), |slot| slot.is(tag, key))?.entry.entry(now)
     }
 
-    pub(super) fn entries(&self, now: Moment) -> impl Iterator<Item = Entry> {
-        self.slots.iter().filter_map(move |slot| slot.entry.entry(now))
+    pub(super) fn entries(&self, now: Moment) -> Vec<Entry> {
+        self.slots.iter().filter_map(|slot| slot.entry.entry(now)).collect()
     }
 
-    /// Those that never expire.
-    pub(super) fn endless(&self, now: Moment) -> impl Iterator<Item = Entry> {
-        // With none of them, not one slot is looked at.
-        let slots = (self.endless > 0).then_some(&self.slots);
-        let endless = slots.into_iter().flatten().filter(|slot| slot.entry.is_endless());
-        endless.filter_map(move |slot| slot.entry.entry(now))
+    /// Those of the claims, without a look at any record.
+    pub(super) fn claims(&self, now: Moment) -> Vec<Entry> {
+        let mut tags = self.claims.clone();
+        tags.sort_unstable();
+        // Two keys may have the same.
+        tags.dedup();
+        let slots =
+            tags.into_iter().flat_map(|tag| self.slots.iter_hash(tag.hash()).filter(move |slot| slot.tag == tag));
+        slots.filter(|slot| slot.entry.is_claimed()).filter_map(|slot| slot.entry.entry(now)).collect()
     }
 
     fn find(&mut self, tag: Tag, key: &RecordKey) -> Option<&mut Slot> {
@@ -231,6 +281,12 @@ impl Shard {
         if let Some(expiry) = expiry.filter(|expiry| expiry.due != Tick::NEVER) {
             self.expiries.push(Reverse(expiry));
             self.forget_the_gone();
+        }
+    }
+
+    fn leave_claims(&mut self, tag: Tag) {
+        if let Some(place) = self.claims.iter().rposition(|&claimed| claimed == tag) {
+            self.claims.swap_remove(place);
         }
     }
 
@@ -255,5 +311,48 @@ impl Slot {
 
     fn is(&self, tag: Tag, key: &RecordKey) -> bool {
         self.tag == tag && self.entry.key() == key.as_str().as_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+    use crate::fingerprint::Fingerprint;
+    use crate::record::{RecordedBody, now_in_millis};
+
+    const TAG: Tag = Tag(7);
+
+    fn keys_of_claims(shard: &Shard) -> Vec<String> {
+        let mut keys: Vec<_> = shard.claims(Moment::ZERO).iter().map(|entry| entry.key.key().into_owned()).collect();
+        keys.sort();
+        keys
+    }
+
+    #[test]
+    fn claims_of_one_tag_are_listed_once_each_until_they_end() {
+        let fingerprint = Fingerprint::from_bytes([1; 32]);
+        let (mut shard, request) = (Shard::default(), ClaimRequest::new(Token::unique(), fingerprint));
+        let keys = ["a", "b", "c", "d"].map(|key| RecordKey::new("charges", None, key));
+        for key in &keys {
+            shard.insert(TAG, key, &request, Moment::ZERO);
+        }
+        assert_eq!(keys_of_claims(&shard), ["a", "b", "c", "d"]);
+        let body = RecordedBody::Whole("paid".into());
+        let record = Record::new(StatusCode::CREATED, Vec::new(), body, fingerprint, now_in_millis());
+        let later = Moment::from_secs(60);
+        assert_eq!(shard.complete(TAG, &keys[0], request.token, &record, later, Moment::ZERO).0, Held::Yes);
+        assert_eq!(keys_of_claims(&shard), ["b", "c", "d"]);
+        assert!(shard.release(TAG, &keys[1], request.token, Moment::ZERO).is_some());
+        assert_eq!(shard.renew(TAG, &keys[2], request.token, Duration::ZERO, Moment::ZERO), Held::Yes);
+        let resolved = shard.resolve(TAG, &keys[2], request.token, &Resolution::executed(record, later), Moment::ZERO);
+        assert_eq!(resolved.0, Resolved::Yes);
+        assert_eq!(keys_of_claims(&shard), ["d"]);
+        assert!(shard.remove(TAG, &keys[3]).is_some());
+        assert!(shard.claims.is_empty(), "what has ended takes no room");
+        shard.insert(TAG, &keys[3], &request, Moment::ZERO);
+        shard.remove_expired(request.ttl * 2, 10, |_, _| ());
+        assert!(shard.claims.is_empty());
     }
 }

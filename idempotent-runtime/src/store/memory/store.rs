@@ -10,9 +10,10 @@ use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::contract::{ImmediateStore, Store, StoreAdmin};
 use crate::store::entry::{Cursor, Entry, Page, UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes};
 use crate::store::error::StoreError;
-use crate::store::memory::shard::Claiming;
+use crate::store::memory::shard::{Claiming, Shard};
 use crate::store::memory::stored::{ENTRY_BYTES, Moment};
 use crate::store::memory::table::{SHARDS, Table};
+use crate::store::resolution::{Resolution, Resolved};
 use crate::sync::atomic::Ordering;
 use crate::sync::lock;
 
@@ -20,7 +21,7 @@ use crate::sync::lock;
 ///
 /// A live entry is never evicted, nor is an unknown outcome: a full store rejects new claims. It always accepts the record of
 /// a claim that it granted. So the responses of the requests in flight can exceed the bound, each by at most the `max_body`
-/// of its handler. A task of the store frees expired entries in small batches.
+/// of its handler. One caller takes at most a [share](MemoryStoreBuilder::max_bytes_per_caller) of the bytes. A task of the store frees expired entries in small batches.
 ///
 /// Time is [`tokio::time`], so that a test can pause and advance it. A clone is cheap and shares everything.
 ///
@@ -40,6 +41,7 @@ pub struct MemoryStore(Arc<Table>);
 #[must_use = "a builder does nothing until `build`"]
 pub struct MemoryStoreBuilder {
     max_bytes: usize,
+    max_bytes_per_caller: Option<usize>,
 }
 
 impl MemoryStoreBuilder {
@@ -50,15 +52,35 @@ impl MemoryStoreBuilder {
         self
     }
 
+    /// The bytes that the entries of one caller may take, in all scopes together; half of [`max_bytes`](Self::max_bytes) by default.
+    ///
+    /// A caller that has used them up gets 503 for new keys, until some of its entries have expired. Its records are replayed, and
+    /// other callers are served. As with `max_bytes`, the record of a claim that was granted is always accepted.
+    ///
+    /// Entries without a caller have no such limit: the store cannot tell their clients apart. Name a `caller`, or give such handlers
+    /// a store of their own. With [`digest_keys`](crate::RegistryBuilder::digest_keys) a caller counts in each scope apart.
+    ///
+    /// ```
+    /// use idempotent_runtime::store::MemoryStore;
+    ///
+    /// let store = MemoryStore::builder().max_bytes(64 << 20).max_bytes_per_caller(1 << 20).build();
+    /// # drop(store);
+    /// ```
+    pub fn max_bytes_per_caller(mut self, bytes: usize) -> Self {
+        self.max_bytes_per_caller = Some(bytes);
+        self
+    }
+
     /// The store.
     pub fn build(self) -> MemoryStore {
-        MemoryStore(Arc::new(Table::new(self.max_bytes)))
+        let per_caller = self.max_bytes_per_caller.unwrap_or(self.max_bytes / 2);
+        MemoryStore(Arc::new(Table::new(self.max_bytes, per_caller)))
     }
 }
 
 impl Default for MemoryStoreBuilder {
     fn default() -> Self {
-        Self { max_bytes: 256 * 1024 * 1024 }
+        Self { max_bytes: 256 * 1024 * 1024, max_bytes_per_caller: None }
     }
 }
 
@@ -106,6 +128,10 @@ impl ImmediateStore for MemoryStore {
         let now = self.0.now();
         match self.try_to_claim(key, &request, now) {
             Err(StoreError::Full) => self.0.make_room(now, || self.try_to_claim(key, &request, now)),
+            Err(StoreError::OverQuota) => {
+                self.0.ensure_deletion(now);
+                Err(StoreError::OverQuota)
+            }
             claim => claim,
         }
     }
@@ -117,7 +143,7 @@ impl ImmediateStore for MemoryStore {
         let held = {
             let mut shard = lock(shard);
             let (held, bytes) = shard.complete(tag, key, token, record, expires_at, now);
-            self.0.used_bytes.fetch_add(bytes, Ordering::Relaxed);
+            self.0.add(key, bytes);
             held
         };
         self.0.delete_expired_at(expires_at);
@@ -149,8 +175,18 @@ impl Store for MemoryStore {
             }
             return Ok(Held::No);
         };
-        self.0.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.0.sub(key.as_str().as_bytes(), bytes);
         Ok(Held::Yes)
+    }
+
+    async fn extend(&self, key: &RecordKey, ttl: Duration) -> Result<Held, StoreError> {
+        let (now, (shard, tag)) = (self.0.now(), self.0.place(key));
+        let expires_at = now.saturating_add(ttl);
+        let held = lock(shard).extend(tag, key, expires_at, now);
+        if held == Held::Yes {
+            self.0.delete_expired_at(expires_at);
+        }
+        Ok(held)
     }
 
     fn immediate(&self) -> Option<&dyn ImmediateStore> {
@@ -170,6 +206,26 @@ impl StoreAdmin for MemoryStore {
         Ok(self.0.remove(&mut lock(shard), tag, key).is_some_and(|expires_at| expires_at > now))
     }
 
+    async fn resolve(&self, key: &RecordKey, token: Token, resolution: Resolution) -> Result<Resolved, StoreError> {
+        let (shard, tag) = self.0.place(key);
+        let now = {
+            let mut shard = lock(shard);
+            // Under the lock: a renewal that came before must count.
+            let now = self.0.now();
+            let (resolved, more, less) = shard.resolve(tag, key, token, &resolution, now);
+            if more == 0 && less == 0 {
+                return Ok(resolved);
+            }
+            self.0.add(key, more);
+            self.0.sub(key.as_str().as_bytes(), less);
+            now
+        };
+        if let Resolution::Executed { ttl, .. } = resolution {
+            self.0.delete_expired_at(now.saturating_add(ttl));
+        }
+        Ok(Resolved::Yes)
+    }
+
     async fn delete_expired(&self) -> Result<usize, StoreError> {
         let now = self.0.now();
         Ok(self
@@ -185,7 +241,7 @@ impl StoreAdmin for MemoryStore {
         let (mut unknown, now) = (UnknownOutcomes::new(), self.0.now());
         let mut counted = 0;
         for shard in &self.0.shards {
-            for entry in lock(shard).endless(now).filter(Entry::is_unknown_outcome) {
+            for entry in lock(shard).claims(now).iter().filter(|entry| entry.is_unknown_outcome()) {
                 *unknown.entry(entry.key.scope().into_owned()).or_default() += 1;
                 counted += 1;
             }
@@ -198,14 +254,36 @@ impl StoreAdmin for MemoryStore {
 
     /// Shard by shard, and within a shard in the order of the keys.
     async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
+        self.page(cursor.as_ref(), limit, Shard::entries)
+    }
+
+    /// In the order of [`list`](Self::list). No record is looked at.
+    async fn claims(&self, cursor: Option<Cursor>, limit: usize) -> Result<Option<Page>, StoreError> {
+        self.page(cursor.as_ref(), limit, Shard::claims).map(Some)
+    }
+}
+
+fn place(cursor: &Cursor) -> Option<(usize, &str)> {
+    let (shard, key) = cursor.0.split_once(':')?;
+    Some((shard.parse().ok().filter(|&shard| shard < SHARDS)?, key))
+}
+
+impl MemoryStore {
+    fn page(
+        &self,
+        cursor: Option<&Cursor>,
+        limit: usize,
+        entries_of: fn(&Shard, Moment) -> Vec<Entry>,
+    ) -> Result<Page, StoreError> {
         let now = self.0.now();
-        let (first_shard, mut first_key) = match &cursor {
+        let (first_shard, mut first_key) = match cursor {
             None => (0, ""),
             Some(cursor) => place(cursor).ok_or_else(|| StoreError::unavailable("the cursor is not of this store"))?,
         };
         let mut entries = Vec::new();
         for (index, shard) in self.0.shards.iter().enumerate().skip(first_shard) {
-            let mut living: Vec<_> = lock(shard).entries(now).filter(|entry| entry.key.as_str() >= first_key).collect();
+            let mut living = entries_of(&lock(shard), now);
+            living.retain(|entry| entry.key.as_str() >= first_key);
             living.sort_by(|a, b| a.key.cmp(&b.key));
             for entry in living {
                 if entries.len() == limit {
@@ -218,14 +296,7 @@ impl StoreAdmin for MemoryStore {
         }
         Ok(Page { entries, ..Page::default() })
     }
-}
 
-fn place(cursor: &Cursor) -> Option<(usize, &str)> {
-    let (shard, key) = cursor.0.split_once(':')?;
-    Some((shard.parse().ok().filter(|&shard| shard < SHARDS)?, key))
-}
-
-impl MemoryStore {
     fn try_to_claim(&self, key: &RecordKey, request: &ClaimRequest, now: Moment) -> Result<Claim, StoreError> {
         let (shard, tag) = self.0.place(key);
         let mut shard = lock(shard);
@@ -238,9 +309,7 @@ impl MemoryStore {
                 self.0.given_back.check(request.token)?;
                 // More may have expired than one batch frees.
                 self.0.remove(&mut shard, tag, key);
-                if !self.0.reserve(ENTRY_BYTES + key.as_str().len()) {
-                    return Err(StoreError::Full);
-                }
+                self.0.reserve(key, ENTRY_BYTES + key.as_str().len())?;
                 shard.insert(tag, key, request, now);
                 1
             }

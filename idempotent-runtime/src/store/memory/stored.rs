@@ -31,18 +31,18 @@ pub(super) enum Stored {
 }
 
 pub(super) enum Rare {
-    Claimed(Claimed),
+    Claimed(StoredClaim),
     /// Completed, with a body in an allocation of its own.
     Large(Packed, Bytes),
 }
 
 enum State<'a> {
-    Claimed(&'a Claimed),
+    Claimed(&'a StoredClaim),
     /// And its body, if that has an allocation of its own.
     Completed(&'a Packed, Option<&'a Bytes>),
 }
 
-pub(super) struct Claimed {
+pub(super) struct StoredClaim {
     key: RecordKey,
     token: Token,
     fingerprint: Fingerprint,
@@ -52,7 +52,7 @@ pub(super) struct Claimed {
     pub(super) expires_at: Moment,
 }
 
-impl Claimed {
+impl StoredClaim {
     pub(super) fn new(key: &RecordKey, request: &ClaimRequest, attempt: u32, now: Moment) -> Self {
         Self {
             key: key.clone(),
@@ -70,7 +70,7 @@ impl Claimed {
 }
 
 impl Stored {
-    pub(super) fn claimed(claimed: Claimed) -> Self {
+    pub(super) fn claimed(claimed: StoredClaim) -> Self {
         Self::Rare(Box::new(Rare::Claimed(claimed)))
     }
 
@@ -104,7 +104,7 @@ impl Stored {
         }
     }
 
-    pub(super) fn claim_mut(&mut self) -> Option<&mut Claimed> {
+    pub(super) fn claim_mut(&mut self) -> Option<&mut StoredClaim> {
         match self {
             Self::Rare(rare) => match &mut **rare {
                 Rare::Claimed(claimed) => Some(claimed),
@@ -114,9 +114,21 @@ impl Stored {
         }
     }
 
-    /// Whether it is a claim that never expires: a record does, if only after centuries.
+    /// Whether it is a claim that never expires. A record always expires, even if its ttl is centuries.
     pub(super) fn is_endless(&self) -> bool {
         matches!(self.state(), State::Claimed(claimed) if claimed.expires_at == NEVER)
+    }
+
+    /// Whether it is a record, which expires then.
+    pub(super) fn record_expires_at(&mut self, moment: Moment) -> bool {
+        match self {
+            Self::Completed(packed) => packed.expire_at(moment),
+            Self::Rare(rare) => match &mut **rare {
+                Rare::Large(packed, _) => packed.expire_at(moment),
+                Rare::Claimed(_) => return false,
+            },
+        }
+        true
     }
 
     pub(super) fn never_expire(&mut self) {

@@ -8,6 +8,7 @@ use crate::store::error::StoreError;
 use crate::store::given_back::RememberedTokens;
 use crate::store::memory::deletion_task::DeletionTask;
 use crate::store::memory::shard::{Shard, Tag};
+use crate::store::memory::shares::Shares;
 use crate::store::memory::stored::Moment;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::tokio::time::Instant;
@@ -20,6 +21,7 @@ pub(super) struct Table {
     pub(super) shards: Box<[Mutex<Shard>]>,
     pub(super) used_bytes: AtomicUsize,
     max_bytes: usize,
+    shares: Shares,
     pub(super) expired_deletion: DeletionTask,
     pub(super) given_back: RememberedTokens,
 }
@@ -32,13 +34,14 @@ pub(super) const SHARDS: usize = if cfg!(all(test, shuttle)) { 2 } else { 4096 }
 const BATCH: usize = 64;
 
 impl Table {
-    pub(super) fn new(max_bytes: usize) -> Self {
+    pub(super) fn new(max_bytes: usize, max_bytes_per_caller: usize) -> Self {
         Self {
             began: Instant::now(),
             hasher: KeyHasher::default(),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             used_bytes: AtomicUsize::new(0),
             max_bytes,
+            shares: Shares::new(max_bytes_per_caller),
             expired_deletion: DeletionTask::default(),
             given_back: RememberedTokens::default(),
         }
@@ -56,22 +59,40 @@ impl Table {
         (&self.shards[shard], Tag(u32::from_be_bytes([a, b, c, d])))
     }
 
-    pub(super) fn reserve(&self, bytes: usize) -> bool {
+    /// Counts a new entry, if the caller and the store have room for it.
+    pub(super) fn reserve(&self, key: &RecordKey, bytes: usize) -> Result<(), StoreError> {
+        let key = key.as_str().as_bytes();
+        if !self.shares.reserve(key, bytes) {
+            return Err(StoreError::OverQuota);
+        }
         let fits = |used: usize| used.checked_add(bytes).filter(|&sum| sum <= self.max_bytes);
-        self.used_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
+        self.used_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).map(drop).map_err(|_| {
+            self.shares.sub(key, bytes);
+            StoreError::Full
+        })
+    }
+
+    /// Counts what the entry of this key takes in addition.
+    pub(super) fn add(&self, key: &RecordKey, bytes: usize) {
+        self.shares.add(key.as_str().as_bytes(), bytes);
+        self.used_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts what the entry of this key does not take any more.
+    pub(super) fn sub(&self, key: &[u8], bytes: usize) {
+        self.shares.sub(key, bytes);
+        self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// When the removed entry expires, if there was one.
     pub(super) fn remove(&self, shard: &mut Shard, tag: Tag, key: &RecordKey) -> Option<Moment> {
         let (bytes, expires_at) = shard.remove(tag, key)?;
-        self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.sub(key.as_str().as_bytes(), bytes);
         Some(expires_at)
     }
 
     pub(super) fn free_expired(&self, shard: &mut Shard, now: Moment) -> usize {
-        let (freed, bytes) = shard.remove_expired(now, BATCH);
-        self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        freed
+        shard.remove_expired(now, BATCH, |key, bytes| self.sub(key, bytes))
     }
 
     /// Tries again for as long as what has expired in the other shards may be room enough.

@@ -3,15 +3,20 @@
 use sqlx::Row as _;
 
 use crate::key::RecordKey;
+use crate::store::claim::Token;
 use crate::store::contract::StoreAdmin;
 use crate::store::entry::{Cursor, Entry, Page, UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes};
 use crate::store::error::StoreError;
 use crate::store::postgres::failure::{is_ended_before, store_error};
+use crate::store::postgres::resolve::resolve;
 use crate::store::postgres::retry::{retried, retried_after};
-use crate::store::postgres::row;
 use crate::store::postgres::row::digest;
-use crate::store::postgres::store::PostgresStore;
+use crate::store::postgres::store::{PostgresStore, Query};
+use crate::store::resolution::{Resolution, Resolved};
 use crate::store::row::unknown_outcomes;
+
+/// More rows than come between two looks for claims that linger, and are left by one.
+const RECENT: i64 = 100_000;
 
 impl StoreAdmin for PostgresStore {
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
@@ -30,6 +35,10 @@ impl StoreAdmin for PostgresStore {
         Ok(retried_after(is_ended_before, purge).await?.is_some_and(|row| row.get("alive")))
     }
 
+    async fn resolve(&self, key: &RecordKey, token: Token, resolution: Resolution) -> Result<Resolved, StoreError> {
+        resolve(&self.0, key, token, &resolution).await
+    }
+
     async fn delete_expired(&self) -> Result<usize, StoreError> {
         self.0.expired_deletion.delete_expired().await.map_err(store_error)
     }
@@ -42,23 +51,34 @@ impl StoreAdmin for PostgresStore {
         unknown_outcomes(&retried(count).await?)
     }
 
-    /// In the order of the keys' digests.
+    /// In the order of the keys' digests, which are the cursors too.
     async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
+        self.page(|| self.0.statements.list.query(), cursor, limit, |query| query).await
+    }
+
+    /// In the order of the keys' digests.
+    async fn claims(&self, cursor: Option<Cursor>, limit: usize) -> Result<Option<Page>, StoreError> {
+        // A role that only reads cannot mark them, and looks at more rows: for each page.
+        let is_marked = matches!(self.0.expired_deletion.mark_lingering().await, Ok(true));
+        let recent = if is_marked { RECENT } else { i64::MAX };
+        self.page(|| self.0.statements.claims.query(), cursor, limit, |query| query.bind(recent)).await.map(Some)
+    }
+}
+
+impl PostgresStore {
+    async fn page(
+        &self,
+        statement: impl Fn() -> Query,
+        cursor: Option<Cursor>,
+        limit: usize,
+        bind_more: impl Fn(Query) -> Query,
+    ) -> Result<Page, StoreError> {
         // One more than asked for tells whether there is a next page.
         let rows = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
         let Cursor(after) = cursor.unwrap_or_else(|| Cursor(String::new()));
         let list = || async {
-            self.0.statements.list.query().bind(&after).bind(rows).fetch_all(self.0.pools.operators()).await
+            bind_more(statement().bind(after.clone()).bind(rows)).fetch_all(self.0.pools.operators()).await
         };
-        let found = retried(list).await?;
-        let mut page = Page::default();
-        for row in found.iter().take(limit) {
-            page.add_row(row)?;
-        }
-        if found.len() > limit {
-            // The cursor is the digest: a row whose key cannot be read has one too.
-            page.next = found[..limit].last().map(row::place).transpose()?.map(Cursor);
-        }
-        Ok(page)
+        Page::from_rows(&retried(list).await?, limit, after, "place")
     }
 }

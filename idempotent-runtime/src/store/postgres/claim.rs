@@ -9,89 +9,85 @@ use crate::store::columns::{span_millis, token_text};
 use crate::store::error::StoreError;
 use crate::store::given_back::given_back;
 use crate::store::line::Call;
-use crate::store::postgres::failure::{claim_error, is_ended_before, is_lost, is_transient, store_error};
+use crate::store::postgres::failure::{claim_error, is_ended_before, is_lost, is_read_only, is_transient, store_error};
+use crate::store::postgres::inner::Inner;
 use crate::store::postgres::retry::{ROUNDS, retried};
 use crate::store::postgres::row;
 use crate::store::postgres::row::{HeldInTransaction, digest};
-use crate::store::postgres::store::PostgresStore;
 
-impl PostgresStore {
-    /// Repeats the statement until it takes effect or returns an existing row.
-    pub(super) async fn claim_or_existing(&self, key: &RecordKey, request: &ClaimRequest) -> Result<Claim, StoreError> {
-        let digest = digest(key);
-        let (lock, (requests, asked_for)) = (self.lock_of_key(key), self.lock_of_request(key, request.fingerprint));
-        let call = Call::hold_back();
-        let _turn = self.0.pools.turn().await?;
-        let mut connection = self.0.pools.own().lend().await.map_err(store_error)?;
-        call.send();
-        let mut may_be_lost = true;
-        // If another claim commits after the snapshot of this statement, the statement neither inserts a row nor sees that
-        // one. The second round sees it. Further rounds are for a key that is claimed and released all the time.
-        for _ in 0..ROUNDS {
-            let claim = self
-                .0
-                .statements
-                .claim
-                .query()
-                .bind(digest)
-                .bind(key.as_str())
-                .bind(request.fingerprint.to_string())
-                .bind(token_text(request.token))
-                .bind(span_millis(request.ttl))
-                .bind(span_millis(request.lease))
-                .bind(request.after_crash == AfterCrash::Rerun)
-                .bind(requests)
-                .bind(asked_for)
-                .bind(lock);
-            let row = match connection.fetch_optional(claim).await {
-                Ok(Some(row)) => row,
-                Ok(None) => continue,
-                Err(error) if is_transient(&error) => continue,
-                Err(error) if may_be_lost && may_be_sent_again(&error, request) => {
-                    // Most often, the connection was idle for too long.
-                    may_be_lost = false;
-                    drop(connection);
-                    connection = self.0.pools.own().lend().await.map_err(store_error)?;
-                    continue;
-                }
-                Err(error) => return Err(claim_error(error)),
-            };
-            if let Some(attempt) = row::acquired(&row)? {
-                return Ok(Claim::Acquired { attempt });
+/// Repeats the statement until it takes effect or returns an existing row.
+pub(super) async fn claim(inner: &Inner, key: &RecordKey, request: &ClaimRequest) -> Result<Claim, StoreError> {
+    let digest = digest(key);
+    let (lock, (requests, asked_for)) = (inner.lock_of_key(key), inner.lock_of_request(key, request.fingerprint));
+    let call = Call::hold_back();
+    let _turn = inner.pools.turn().await?;
+    let mut connection = inner.pools.own().lend().await.map_err(store_error)?;
+    call.send();
+    let mut may_be_lost = true;
+    // If another claim commits after the snapshot of this statement, the statement neither inserts a row nor sees that
+    // one. The second round sees it. Further rounds are for a key that is claimed and released all the time.
+    for _ in 0..ROUNDS {
+        let claim = inner
+            .statements
+            .claim
+            .query()
+            .bind(digest)
+            .bind(key.as_str())
+            .bind(request.fingerprint.to_string())
+            .bind(token_text(request.token))
+            .bind(span_millis(request.ttl))
+            .bind(span_millis(request.lease))
+            .bind(request.after_crash == AfterCrash::Rerun)
+            .bind(requests)
+            .bind(asked_for)
+            .bind(lock);
+        let row = match connection.fetch_optional(claim).await {
+            Ok(Some(row)) => row,
+            Ok(None) => continue,
+            Err(error) if is_transient(&error) => continue,
+            Err(error) if may_be_lost && may_be_sent_again(&error, request) => {
+                // Most often, the connection was idle for too long.
+                may_be_lost = false;
+                drop(connection);
+                connection = inner.pools.own().lend().await.map_err(store_error)?;
+                continue;
             }
-            if let Some(holder) = row::held_by_transaction(&row)? {
-                return Ok(held_in_transaction(request.fingerprint, &holder));
-            }
-            if row::is_given_back(&row)? {
-                return Err(given_back());
-            }
-            match decide(Some(StoredState::from_row(&row)?), request) {
-                Decision::Answer(claim) => return Ok(claim),
-                Decision::Keep { token, fingerprint } => {
-                    // `keep` takes a connection. If each request held two, all requests could wait for a second one.
-                    drop(connection);
-                    return self.keep(key, token, fingerprint).await;
-                }
-                Decision::Take { .. } => {}
-            }
+            Err(error) => return Err(claim_error(error)),
+        };
+        if let Some(attempt) = row::acquired(&row)? {
+            return Ok(Claim::Acquired { attempt });
         }
-        Err(StoreError::unavailable(format!("the claim conflicted {ROUNDS} times with other claims of its key")))
+        if let Some(holder) = row::held_by_transaction(&row)? {
+            return Ok(held_in_transaction(request.fingerprint, &holder));
+        }
+        if row::is_given_back(&row)? {
+            return Err(given_back());
+        }
+        match decide(Some(StoredState::from_row(&row)?), request) {
+            Decision::Answer(claim) => return Ok(claim),
+            Decision::Keep { token, fingerprint } => {
+                // `keep` takes a connection. If each request held two, all requests could wait for a second one.
+                drop(connection);
+                return keep(inner, key, token, fingerprint).await;
+            }
+            Decision::Take { .. } => {}
+        }
     }
+    Err(StoreError::unavailable(format!("the claim conflicted {ROUNDS} times with other claims of its key")))
+}
 
-    /// Makes a claim of unknown outcome permanent before a request is rejected because of it.
-    pub(super) async fn keep(
-        &self,
-        key: &RecordKey,
-        token: Token,
-        fingerprint: Fingerprint,
-    ) -> Result<Claim, StoreError> {
-        let (digest, token) = (digest(key), token_text(token));
-        let keep =
-            || async { self.0.statements.keep.query().bind(digest).bind(&token).execute(self.0.pools.own()).await };
-        let is_kept = retried(keep).await?.rows_affected() > 0;
-        // Otherwise the claim was renewed, taken over or ended in between: the client's next request finds out which.
-        Ok(if is_kept { Claim::Lapsed { fingerprint } } else { Claim::InFlight { fingerprint } })
-    }
+/// Makes a claim of unknown outcome permanent before a request is rejected because of it.
+pub(super) async fn keep(
+    inner: &Inner,
+    key: &RecordKey,
+    token: Token,
+    fingerprint: Fingerprint,
+) -> Result<Claim, StoreError> {
+    let (digest, token) = (digest(key), token_text(token));
+    let keep = || async { inner.statements.keep.query().bind(digest).bind(&token).execute(inner.pools.own()).await };
+    let is_kept = retried(keep).await?.rows_affected() > 0;
+    // Otherwise the claim was renewed, taken over or ended in between: the client's next request finds out which.
+    Ok(if is_kept { Claim::Lapsed { fingerprint } } else { Claim::InFlight { fingerprint } })
 }
 
 /// Whether a claim may be sent again at once after its connection was lost. The store recognises the claim by its token.
@@ -99,7 +95,7 @@ impl PostgresStore {
 /// The lost statement may still arrive later. Under [`AfterCrash::Reject`] that is a danger: if the handler has released its
 /// claim by then, the late statement makes a claim that never expires.
 fn may_be_sent_again(error: &sqlx::Error, request: &ClaimRequest) -> bool {
-    is_ended_before(error) || (is_lost(error) && request.after_crash == AfterCrash::Rerun)
+    is_ended_before(error) || is_read_only(error) || (is_lost(error) && request.after_crash == AfterCrash::Rerun)
 }
 
 /// The answer to a duplicate of a handler that runs in a transaction. The handler's lock has only some bits of its fingerprint.

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::StatusCode;
 use sqlx::AssertSqlSafe;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use crate::backoff::Backoff;
+use crate::deadline::Deadline;
 use crate::key::RecordKey;
-use crate::record::{Record, RecordedBody, now_in_millis};
+use crate::record::Record;
 use crate::store::active_transactions::ActiveKey;
 use crate::store::claim::{ClaimRequest, Held};
 use crate::store::error::StoreError;
@@ -26,7 +26,7 @@ use crate::sync::tokio::time::Instant;
 use crate::transaction::transactions::Recording;
 
 /// The claim of a handler's transaction.
-pub(super) struct Claimed {
+pub(super) struct HandlerClaim {
     pub(super) key: RecordKey,
     pub(super) request: ClaimRequest,
     /// The id of the transaction in PostgreSQL.
@@ -36,6 +36,8 @@ pub(super) struct Claimed {
     /// The store's own, of single statements.
     pub(super) pool: Arc<OwnPool>,
     pub(super) statement: RecordStatement,
+    /// What is recorded, as it is stored: sealed, if the registry seals.
+    pub(super) without_response: Record,
     /// COMMIT was sent after the record. So the record itself shows whether the commit took effect.
     pub(super) is_recorded: AtomicBool,
     /// While this is kept, no other request of this process gets the key.
@@ -43,14 +45,14 @@ pub(super) struct Claimed {
 }
 
 /// A transaction whose rollback was sent. If its caller stops waiting, this still asks how the transaction ended.
-pub(super) struct Ending(Option<Arc<Claimed>>);
+pub(super) struct Ending(Option<Arc<HandlerClaim>>);
 
 impl Ending {
-    pub(super) fn of(claimed: Arc<Claimed>) -> Self {
+    pub(super) fn of(claimed: Arc<HandlerClaim>) -> Self {
         Self(Some(claimed))
     }
 
-    /// As [`Claimed::record_if_committed`].
+    /// As [`HandlerClaim::record_if_committed`].
     pub(super) async fn record_if_committed(mut self, outcome: Option<String>) -> bool {
         match self.0.take() {
             Some(claimed) => claimed.record_if_committed(outcome).await,
@@ -71,10 +73,10 @@ impl Drop for Ending {
 /// How long one try to record may take.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 
-/// What PostgreSQL answers to [`Claimed::status`].
+/// What PostgreSQL answers to [`HandlerClaim::status`].
 const COMMITTED: &str = "committed";
 
-impl Claimed {
+impl HandlerClaim {
     /// Asks how the transaction has ended.
     pub(super) fn status(&self) -> String {
         format!("SELECT txid_status({}) AS outcome", self.id)
@@ -108,10 +110,17 @@ impl Claimed {
     }
 
     async fn record(&self, mut is_committed: bool) -> bool {
-        let (limit, begun) = (self.request.lease, Instant::now());
+        let mut limit = Deadline::after(self.request.lease);
+        let mut open = StillOpen::default();
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         while let Err(error) = self.try_record_in_time(&mut is_committed).await {
-            if begun.elapsed() + backoff.peek() > limit {
+            if open.may_end(&error, &self.request) {
+                // Until it ends, its lock keeps the key.
+                limit = Deadline::after(self.request.lease);
+                if open.is_news(&self.request) {
+                    self.tell_open();
+                }
+            } else if !limit.outlasts(backoff.peek()) {
                 self.tell_unrecorded(is_committed, &error);
                 break;
             }
@@ -134,18 +143,11 @@ impl Claimed {
                 .map_err(store_error)?;
             match outcome.as_deref() {
                 Some(COMMITTED) => *is_committed = true,
-                Some("in progress") => return Err(StoreError::unavailable("the transaction has not ended yet")),
+                Some("in progress") => return Err(StoreError::unavailable(NotEnded)),
                 _ => return Ok(()),
             }
         }
-        let record = Record::new(
-            // The client of the first request got this status.
-            StatusCode::INTERNAL_SERVER_ERROR,
-            Vec::new(),
-            RecordedBody::NotRecorded,
-            self.request.fingerprint,
-            now_in_millis(),
-        );
+        let record = self.without_response.clone();
         let recording = Recording { key: self.key.clone(), request: self.request, record, may_be_awaited: true };
         let held = match self.statement.execute(&*self.pool, &recording).await? {
             Held::Yes => Held::Yes,
@@ -175,6 +177,15 @@ impl Claimed {
         }
     }
 
+    fn tell_open(&self) {
+        tracing::warn!(
+            scope = &*self.key.scope(),
+            transaction = self.id,
+            "a handler's transaction is open in PostgreSQL, although its connection is lost: its key stays in flight until the \
+             server ends the transaction; set `idle_in_transaction_session_timeout` or TCP keepalives there"
+        );
+    }
+
     fn tell_unrecorded(&self, is_committed: bool, error: &StoreError) {
         tracing::error!(
             scope = &*self.key.scope(),
@@ -184,5 +195,30 @@ impl Claimed {
             "a handler's transaction may have been committed by a COMMIT that is not the engine's, and this could not be \
              recorded: a retry may repeat its effects"
         );
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the transaction has not ended yet")]
+struct NotEnded;
+
+/// Since when the transaction is known to be open, although its connection is lost.
+#[derive(Default)]
+struct StillOpen {
+    since: Option<Instant>,
+    is_told: bool,
+}
+
+impl StillOpen {
+    /// Whether the answer is that it is open, and it is asked about again: no longer than its record would be kept.
+    fn may_end(&mut self, error: &StoreError, request: &ClaimRequest) -> bool {
+        let is_open = matches!(error, StoreError::Unavailable(source) if source.is::<NotEnded>());
+        is_open && self.since.get_or_insert_with(Instant::now).elapsed() < request.ttl
+    }
+
+    /// True once, when it has been open for a lease.
+    fn is_news(&mut self, request: &ClaimRequest) -> bool {
+        let is_long = self.since.is_some_and(|since| since.elapsed() > request.lease);
+        is_long && !std::mem::replace(&mut self.is_told, true)
     }
 }

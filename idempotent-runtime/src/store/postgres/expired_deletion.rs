@@ -1,11 +1,13 @@
-//! Deletes expired rows, in one process at a time.
+//! Deletes expired rows, and marks claims that stay, in one process at a time.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::Row as _;
+
 use crate::background_task::BackgroundTask;
 use crate::store::postgres::pools::Pools;
-use crate::store::postgres::statements::Statement;
+use crate::store::postgres::statements::{Statement, Statements};
 
 pub(super) struct ExpiredDeletion {
     deletion: Deletion,
@@ -17,24 +19,50 @@ pub(super) struct ExpiredDeletion {
 struct Deletion {
     pools: Arc<Pools>,
     statement: Statement,
+    mark_lingering: Statement,
     lock: i64,
 }
+
+/// So many times ten thousand rows are looked at in one go.
+const MARK_LINGERINGS: usize = 20;
 
 impl Deletion {
     async fn once(&self) -> Result<usize, sqlx::Error> {
         let deleted = self.statement.query().bind(self.lock).execute(self.pools.operators()).await?.rows_affected();
         Ok(usize::try_from(deleted).unwrap_or(usize::MAX))
     }
+
+    /// Whether nothing is left. While another process does it, something may be.
+    async fn mark_lingering(&self) -> Result<bool, sqlx::Error> {
+        for _ in 0..MARK_LINGERINGS {
+            let marked = self.mark_lingering.query().bind(self.lock).fetch_one(self.pools.operators()).await?;
+            let has_looked: bool = marked.try_get("has_looked")?;
+            if !has_looked {
+                return marked.try_get("is_ours");
+            }
+        }
+        Ok(false)
+    }
 }
 
 impl ExpiredDeletion {
-    pub(super) fn new(pools: Arc<Pools>, statement: Statement, lock: i64, interval: Duration) -> Self {
-        Self { deletion: Deletion { pools, statement, lock }, interval, task: BackgroundTask::default() }
+    pub(super) fn new(pools: Arc<Pools>, statements: &Statements, lock: i64, interval: Duration) -> Self {
+        let (statement, mark_lingering) = (statements.delete_expired.clone(), statements.mark_lingering.clone());
+        Self {
+            deletion: Deletion { pools, statement, mark_lingering, lock },
+            interval,
+            task: BackgroundTask::default(),
+        }
     }
 
     /// One batch; 0 when nothing is left or another process deletes.
     pub(super) async fn delete_expired(&self) -> Result<usize, sqlx::Error> {
         self.deletion.once().await
+    }
+
+    /// Marks the claims that stay, so that they are found; false if there may be more rows to look at.
+    pub(super) async fn mark_lingering(&self) -> Result<bool, sqlx::Error> {
+        self.deletion.mark_lingering().await
     }
 
     /// Starts the task of this process, unless it runs.
@@ -49,6 +77,9 @@ impl ExpiredDeletion {
 async fn delete_expired_for_ever(deletion: Deletion, interval: Duration) {
     loop {
         tokio::time::sleep(interval).await;
+        if let Err(error) = deletion.mark_lingering().await {
+            tracing::warn!(%error, "claims that never expire could not be marked for operators: this is tried again");
+        }
         loop {
             match deletion.once().await {
                 Ok(0) => break,

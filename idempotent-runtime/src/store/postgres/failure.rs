@@ -15,9 +15,16 @@ pub(super) fn is_aborted(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some("25P02")
 }
 
-/// Whether the statement would have written in a transaction that is read-only.
-fn is_read_only(error: &sqlx::Error) -> bool {
+/// Whether the statement would have written in a transaction that is read-only. It was not run. A statement of the store's own is
+/// told so by a server that was demoted: a former primary, which follows another one now.
+pub(super) fn is_read_only(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some("25006")
+}
+
+/// Whether a server that follows another one was asked to begin a transaction that writes.
+pub(super) fn is_demoted(error: &sqlx::Error) -> bool {
+    // feature_not_supported
+    is_read_only(error) || code(error).as_deref() == Some("0A000")
 }
 
 /// Whether what the handler deferred to the end of its transaction has failed: a constraint, or what a deferred trigger does.
@@ -70,8 +77,27 @@ pub(super) fn store_error(error: sqlx::Error) -> StoreError {
         Some("42501") => StoreError::unavailable(NotGranted(error)),
         // data_corrupted, index_corrupted: what cannot be read may be a record.
         Some("XX001" | "XX002") => StoreError::damaged(error),
+        // No connection was used.
+        None if matches!(error, sqlx::Error::Configuration(_) | sqlx::Error::Tls(_)) => StoreError::not_sent(error),
         _ => StoreError::unavailable(error),
     }
+}
+
+/// The error of a call that writes a record. The server rejects some records at every try.
+pub(super) fn record_error(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Unavailable(source) if source.downcast_ref::<sqlx::Error>().is_some_and(is_rejected_for_good) => {
+            StoreError::RecordRejected(source)
+        }
+        error => error,
+    }
+}
+
+/// Whether a value does not fit its column, a constraint or a trigger rejects the row, or it is larger than PostgreSQL's own
+/// limits.
+fn is_rejected_for_good(error: &sqlx::Error) -> bool {
+    let is_over_a_limit = || code(error).is_some_and(|code| code.starts_with("54"));
+    matches!(error, sqlx::Error::Encode(_)) || is_violation(error) || is_over_a_limit()
 }
 
 /// For a claim, which is rejected where there is no room for its row, or where its token was given back before.

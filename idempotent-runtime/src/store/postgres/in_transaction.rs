@@ -8,28 +8,39 @@
 use std::future::ready;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use sqlx::postgres::{PgConnection, PgTransactionManager, Postgres};
 use sqlx::{AssertSqlSafe, Row as _, SqlSafeStr as _};
 use sqlx_core::transaction::TransactionManager as _;
+use tokio::time::timeout;
 
 use crate::policy::values::Isolation;
 use crate::store::claim::Token;
 use crate::store::error::StoreError;
-use crate::store::postgres::committed::{Claimed, Ending};
+use crate::store::postgres::committed::{Ending, HandlerClaim};
 use crate::store::postgres::failure::{at_the_end, is_aborted, is_transient, store_error};
+use crate::store::postgres::own::OwnPool;
+use crate::store::postgres::silent::{end_unanswered, silence};
 use crate::transaction::begun::{Begun, Failure};
 use crate::transaction::error::{Committed, Ended};
+
+/// How long a rollback may take: then its connection is closed, because it may carry nothing any more.
+const UNDONE_WITHIN: Duration = Duration::from_secs(2);
 
 /// A transaction of a handler.
 #[derive(Clone)]
 pub(super) struct InTransaction {
     /// The value of its setting.
     marker: Arc<str>,
+    /// The number of an advisory lock that it alone takes, by which another connection finds it.
+    lock: i64,
+    /// The store's own, for questions about it.
+    pool: Arc<OwnPool>,
     /// Set once it holds the claim of a key.
-    claimed: Arc<OnceLock<Arc<Claimed>>>,
+    claimed: Arc<OnceLock<Arc<HandlerClaim>>>,
 }
 
 /// As the statements of a claim leave it behind; and the transaction's id, if it holds the claim.
@@ -43,11 +54,14 @@ const LIFT_GUARD: &str = "SELECT set_config('default_transaction_read_only', cur
      set_config('idempotent_runtime.read_only', '', false) WHERE current_setting('idempotent_runtime.read_only', true) <> ''";
 
 impl InTransaction {
-    pub(super) fn new() -> Self {
-        Self { marker: format!("{:032x}", Token::unique().0).into(), claimed: Arc::default() }
+    pub(super) fn new(pool: Arc<OwnPool>) -> Self {
+        let unique = Token::unique().0.to_le_bytes();
+        let lock = i64::from_le_bytes(*unique.first_chunk().expect("eight of sixteen bytes"));
+        let marker = format!("{:032x}", u128::from_le_bytes(unique)).into();
+        Self { marker, lock, pool, claimed: Arc::default() }
     }
 
-    pub(super) fn holds(&self, claimed: Claimed) {
+    pub(super) fn holds(&self, claimed: HandlerClaim) {
         let is_first = self.claimed.set(Arc::new(claimed)).is_ok();
         debug_assert!(is_first, "a transaction claims one key");
     }
@@ -73,8 +87,10 @@ impl InTransaction {
              SELECT set_config('idempotent_runtime.transaction', '{marker}', true), \
              set_config('idempotent_runtime.user', current_setting('session_authorization'), true), \
              set_config('idempotent_runtime.role', current_setting('role'), true), \
-             set_config('idempotent_runtime.locked', {locked}, true)",
-            marker = self.marker
+             set_config('idempotent_runtime.locked', {locked}, true), \
+             pg_try_advisory_xact_lock({lock})",
+            marker = self.marker,
+            lock = self.lock
         )
     }
 }
@@ -123,7 +139,17 @@ impl Begun<Postgres> for InTransaction {
             let status = claimed.map_or_else(|| "SELECT NULL AS outcome".to_owned(), |claimed| claimed.status());
             let undo = format!("ROLLBACK; {LIFT_GUARD}; {status}");
             let ending = claimed.map(|claimed| Ending::of(Arc::clone(claimed)));
-            let undone = sqlx::raw_sql(AssertSqlSafe(undo)).fetch_all(&mut *connection).await.map_err(store_error);
+            // A claim that timed out is rolled back without a caller who limits it.
+            let undoing = timeout(UNDONE_WITHIN, sqlx::raw_sql(AssertSqlSafe(undo)).fetch_all(&mut *connection)).await;
+            let undone = if let Ok(undone) = undoing {
+                undone.map_err(store_error)
+            } else {
+                // The server may wait for the ROLLBACK, which is lost. No handler has begun, so nothing can be committed.
+                if self.claimed.get().is_none() {
+                    end_unanswered(&self.pool, self.lock).await;
+                }
+                Err(StoreError::TimedOut(UNDONE_WITHIN))
+            };
             let Some(ending) = ending else {
                 undone?;
                 return for_sqlx(connection).await;
@@ -135,6 +161,18 @@ impl Begun<Postgres> for InTransaction {
             }
             undone?;
             for_sqlx(connection).await
+        })
+    }
+
+    fn silence(&self) -> BoxFuture<'_, ()> {
+        Box::pin(silence(&self.pool, self.lock))
+    }
+
+    fn find_out(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            let Some(claimed) = self.claimed.get() else { return Ok(()) };
+            let is_committed = Ending::of(Arc::clone(claimed)).record_if_committed(None).await;
+            if is_committed { Err(StoreError::unavailable(Committed)) } else { Ok(()) }
         })
     }
 

@@ -1,4 +1,6 @@
 //! One connection that listens for the ends of claims in all processes, on behalf of all waiters.
+//!
+//! Its loop stays apart from that of `store/redis/listener.rs`: they share task, pause and notification, and differ in each step.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +10,7 @@ use sqlx::postgres::{PgListener, PgPool, PgPoolOptions};
 use crate::background_task::BackgroundTask;
 use crate::backoff::Backoff;
 use crate::keyed_notify::KeyedNotify;
+use crate::store::postgres::in_clear::encrypted;
 
 pub(super) struct Listener {
     channel: String,
@@ -35,14 +38,15 @@ impl Listener {
 
 /// A connection beside the application's own, of which none is taken away for good. It is made as the application's pool makes
 /// its own at this moment.
-fn own_pool(pool: &PgPool) -> PgPool {
-    PgPoolOptions::new().max_connections(1).connect_lazy_with((*pool.connect_options()).clone())
+fn own_pool(pool: &PgPool) -> Result<PgPool, sqlx::Error> {
+    Ok(PgPoolOptions::new().max_connections(1).connect_lazy_with(encrypted(&pool.connect_options())?))
 }
 
 async fn listen(pool: PgPool, channel: String, ended: Arc<KeyedNotify>) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
-        if let Ok(mut listener) = PgListener::connect_with(&own_pool(&pool)).await
+        if let Ok(own) = own_pool(&pool)
+            && let Ok(mut listener) = PgListener::connect_with(&own).await
             && listener.listen(&channel).await.is_ok()
         {
             backoff.reset();

@@ -8,8 +8,12 @@ use sqlx::{AssertSqlSafe, Row as _};
 use crate::error_text::with_causes;
 
 /// What this version reads and writes, and how it comes about: each file makes one version of the one before.
-const MIGRATIONS: [&str; 3] =
-    [include_str!("migrations/1.sql"), include_str!("migrations/2.sql"), include_str!("migrations/3.sql")];
+const MIGRATIONS: [&str; 4] = [
+    include_str!("migrations/1.sql"),
+    include_str!("migrations/2.sql"),
+    include_str!("migrations/3.sql"),
+    include_str!("migrations/4.sql"),
+];
 
 /// The schema's name in those files.
 const TEMPLATE: &str = "\"idempotency\"";

@@ -11,12 +11,15 @@
 //! which one has the `Tx`, exclude each other.
 
 pub(crate) mod admin;
+pub(crate) mod admin_statements;
 pub(crate) mod advisory_locks;
 pub(crate) mod claim;
 pub(crate) mod committed;
 pub(crate) mod expired_deletion;
 pub(crate) mod failure;
+pub(crate) mod in_clear;
 pub(crate) mod in_transaction;
+pub(crate) mod inner;
 pub(crate) mod listener;
 pub(crate) mod migrate;
 pub(crate) mod open;
@@ -24,8 +27,10 @@ pub(crate) mod own;
 pub(crate) mod pooler;
 pub(crate) mod pools;
 pub(crate) mod record_statement;
+pub(crate) mod resolve;
 pub(crate) mod retry;
 pub(crate) mod row;
+mod silent;
 pub(crate) mod statements;
 pub(crate) mod store;
 pub(crate) mod transactions;

@@ -7,11 +7,13 @@ use sqlx::postgres::{PgPool, PgPoolOptions};
 
 use crate::store::postgres::advisory_locks::lock;
 use crate::store::postgres::expired_deletion::ExpiredDeletion;
+use crate::store::postgres::in_clear;
+use crate::store::postgres::inner::Inner;
 use crate::store::postgres::listener::Listener;
 use crate::store::postgres::pooler::Pooler;
 use crate::store::postgres::pools::Pools;
 use crate::store::postgres::statements::Statements;
-use crate::store::postgres::store::{Inner, PostgresStore};
+use crate::store::postgres::store::PostgresStore;
 
 /// Collects the options of a [`PostgresStore`].
 ///
@@ -90,16 +92,11 @@ impl PostgresStoreBuilder {
         let schema = format!("\"{}\"", self.schema.replace('"', "\"\""));
         let pooler = Arc::new(if self.is_pooled { Pooler::present() } else { Pooler::unknown() });
         let statements = Arc::new(Statements::new(&schema, &pooler));
-        let lock = lock(b"sweep", &[schema.as_bytes()]);
+        let lock = lock(b"delete_expired", &[schema.as_bytes()]);
         let pools = Arc::new(Pools::new(self.pool, pooler));
         PostgresStore(Arc::new(Inner {
             listener: Listener::new(channel(&schema)),
-            expired_deletion: ExpiredDeletion::new(
-                Arc::clone(&pools),
-                statements.delete_expired.clone(),
-                lock,
-                self.deletion_interval,
-            ),
+            expired_deletion: ExpiredDeletion::new(Arc::clone(&pools), &statements, lock, self.deletion_interval),
             running: Arc::default(),
             pools,
             schema,
@@ -123,14 +120,45 @@ impl PostgresStore {
         Self::builder(pool).build()
     }
 
-    /// A store with a pool of its own, of ten connections.
+    /// A store with a pool of its own, of ten connections, which is made by [`connect_pool`](Self::connect_pool).
     ///
     /// # Errors
     ///
     /// When the URL is malformed, or the server cannot be reached or rejects.
     pub async fn connect(url: &str) -> Result<Self, sqlx::Error> {
         // The test would be a round trip for each transaction of a handler, and a statement on a broken connection fails anyway.
-        Ok(Self::new(PgPoolOptions::new().test_before_acquire(false).connect(url).await?))
+        Ok(Self::new(Self::connect_pool(url, PgPoolOptions::new().test_before_acquire(false)).await?))
+    }
+
+    /// A pool for the application and this store, whose connections send nothing in clear to another machine, unless the URL says
+    /// `sslmode=disable`.
+    ///
+    /// `sslmode`, `sslrootcert`, `sslcert` and `sslkey` mean what they mean to libpq, with one difference: `prefer`, the default,
+    /// is `require` if the server is neither on this machine nor behind a socket. `verify-full` is what protects from an attacker
+    /// in the network. The server's certificate may be signed by `sslrootcert` or by one of the authorities that the system
+    /// trusts. An unknown parameter is an error.
+    ///
+    /// # Errors
+    ///
+    /// When the URL is malformed, the connection would be in clear, or the server cannot be reached or rejects.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use idempotent_runtime::store::PostgresStore;
+    /// use sqlx::postgres::PgPoolOptions;
+    ///
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), sqlx::Error> {
+    /// let url = "postgres://app:secret@db.example/shop?sslmode=verify-full&sslrootcert=/etc/ssl/db-ca.pem";
+    /// let pool = PostgresStore::connect_pool(url, PgPoolOptions::new().max_connections(20)).await?;
+    /// let store = PostgresStore::new(pool.clone());
+    /// # drop(store);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn connect_pool(url: &str, options: PgPoolOptions) -> Result<PgPool, sqlx::Error> {
+        in_clear::pool(url, options).await
     }
 
     /// A store in the application's own database, with options to follow.

@@ -11,19 +11,23 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt as _, StreamExt as _, TryFutureExt as _, TryStreamExt as _};
-use sqlx::pool::PoolConnection;
+use sqlx::pool::{PoolConnection, PoolConnectionMetadata};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgQueryResult, PgRow, PgStatement, PgTypeInfo, Postgres};
 use sqlx::{Connection as _, Either, Execute, Executor, SqlStr};
 use sqlx_core::describe::Describe;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use crate::store::postgres::failure::is_lost;
+use crate::store::postgres::failure::{is_lost, is_read_only};
+use crate::store::postgres::in_clear::{encrypted, explained, is_only_preferred};
 use crate::store::postgres::pooler::{ALIVE_WITHIN, Pooler, Unnamed};
 use crate::sync::{Mutex, lock};
 
 /// A connection that was used more recently is not pinged.
 const SURELY_ALIVE: Duration = Duration::from_secs(1);
+
+/// How long a connection to a server that was demoted is kept.
+const KEPT: Duration = Duration::from_millis(500);
 
 /// How long a statement may continue after its caller has stopped waiting: a new connection costs more than that.
 pub(super) const GRACE: Duration = Duration::from_millis(250);
@@ -35,20 +39,37 @@ pub(super) struct OwnPool {
     followed: OnceLock<Followed>,
     pooler: Arc<Pooler>,
     distrust: Arc<Distrust>,
+    /// Options of the application's pool that lead to an encrypted connection, or to none that needs it.
+    tried: Mutex<Option<Arc<PgConnectOptions>>>,
 }
 
-/// When a connection was last found lost. The cause may have ended all connections that were idle at that moment.
+/// What a statement has found out that concerns other connections too.
 #[derive(Default)]
-struct Distrust(Mutex<Option<Instant>>);
+struct Distrust {
+    /// When a connection was last found lost. The cause may have ended all connections that were idle at that moment.
+    lost: Mutex<Option<Instant>>,
+    /// When one last led to a server that was demoted. They answer, and those that were made before lead there as well.
+    demoted: Mutex<Option<Instant>>,
+}
 
 impl Distrust {
-    fn begin(&self) {
-        *lock(&self.0) = Some(Instant::now());
+    fn learn(&self, error: &sqlx::Error) {
+        if is_lost(error) {
+            *lock(&self.lost) = Some(Instant::now());
+        } else if is_read_only(error) {
+            *lock(&self.demoted) = Some(Instant::now());
+        }
     }
 
-    /// Whether a connection that is idle for this time was used after that moment.
-    fn is_before(&self, idle_for: Duration) -> bool {
-        lock(&self.0).is_none_or(|begun| idle_for < begun.elapsed())
+    /// Whether the connection need not be pinged: it was used after one was lost.
+    fn trusts(&self, about: &PoolConnectionMetadata) -> bool {
+        about.idle_for < SURELY_ALIVE && lock(&self.lost).is_none_or(|lost| about.idle_for < lost.elapsed())
+    }
+
+    /// Whether the connection may lead to a server that was demoted. A new one is kept for a while: the address may still lead
+    /// there.
+    fn rejects(&self, about: &PoolConnectionMetadata) -> bool {
+        about.age > KEPT && lock(&self.demoted).is_some_and(|demoted| about.age > demoted.elapsed())
     }
 }
 
@@ -61,23 +82,57 @@ struct Followed {
 
 impl OwnPool {
     pub(super) fn new(application: PgPool, connections: u32, pooler: Arc<Pooler>) -> Self {
-        Self { application, connections, followed: OnceLock::new(), pooler, distrust: Arc::default() }
+        Self {
+            application,
+            connections,
+            followed: OnceLock::new(),
+            pooler,
+            distrust: Arc::default(),
+            tried: Mutex::default(),
+        }
     }
 
-    fn pool(&self) -> &PgPool {
-        // Created on first use, because a pool can only be created inside a runtime.
-        let followed = self.followed.get_or_init(|| {
-            let options = self.application.connect_options();
-            Followed { pool: self.connect_with((*options).clone()), options: Mutex::new(options) }
-        });
+    fn pool(&self) -> Result<&PgPool, sqlx::Error> {
         let now = self.application.connect_options();
+        if let Some(followed) = self.followed.get()
+            && Arc::ptr_eq(&lock(&followed.options), &now)
+        {
+            return Ok(&followed.pool);
+        }
+        let encrypted = encrypted(&now)?;
+        // Created on first use, because a pool can only be created inside a runtime.
+        let followed = self.followed.get_or_init(|| Followed {
+            pool: self.connect_with(encrypted.clone()),
+            options: Mutex::new(Arc::clone(&now)),
+        });
         let mut options = lock(&followed.options);
         if !Arc::ptr_eq(&options, &now) {
-            followed.pool.set_connect_options((*now).clone());
+            followed.pool.set_connect_options(encrypted);
             *options = now;
         }
         drop(options);
-        &followed.pool
+        Ok(&followed.pool)
+    }
+
+    /// Fails if the application's pool may send something in clear that it must not.
+    pub(super) async fn try_encryption(&self) -> Result<(), sqlx::Error> {
+        let now = self.application.connect_options();
+        let is_tried = |tried: &Arc<PgConnectOptions>| Arc::ptr_eq(tried, &now);
+        if lock(&self.tried).as_ref().is_some_and(is_tried) {
+            return Ok(());
+        }
+        encrypted(&now)?;
+        if is_only_preferred(&now) {
+            // A connection of this pool insists on what those of the application's pool prefer.
+            drop(self.lend().await?);
+        }
+        *lock(&self.tried) = Some(now);
+        Ok(())
+    }
+
+    /// A connection led to a server that was demoted: those that were made before are closed.
+    pub(super) fn leave_demoted(&self) {
+        *lock(&self.distrust.demoted) = Some(Instant::now());
     }
 
     fn connect_with(&self, options: PgConnectOptions) -> PgPool {
@@ -85,17 +140,19 @@ impl OwnPool {
         // The pool's own test waits for the answer without a limit.
         let distrust = Arc::clone(&self.distrust);
         let pool = pool.test_before_acquire(false).before_acquire(move |connection, about| {
-            let is_trusted = about.idle_for < SURELY_ALIVE && distrust.is_before(about.idle_for);
-            Box::pin(
-                async move { Ok(is_trusted || matches!(timeout(ALIVE_WITHIN, connection.ping()).await, Ok(Ok(())))) },
-            )
+            let (is_trusted, is_rejected) = (distrust.trusts(&about), distrust.rejects(&about));
+            Box::pin(async move {
+                let answers = async { matches!(timeout(ALIVE_WITHIN, connection.ping()).await, Ok(Ok(()))) };
+                Ok(!is_rejected && (is_trusted || answers.await))
+            })
         });
         pool.connect_lazy_with(options)
     }
 
     /// Takes a connection for several statements, one after the other.
     pub(super) async fn lend(&self) -> Result<OwnConnection, sqlx::Error> {
-        let connection = self.pool().acquire().await?;
+        let connection = self.pool()?.acquire().await;
+        let connection = connection.map_err(|error| explained(error, &self.application.connect_options()))?;
         let mut lent = OwnConnection {
             connection: Some(connection),
             is_answered: true,
@@ -103,7 +160,7 @@ impl OwnPool {
             distrust: Arc::clone(&self.distrust),
         };
         if !self.pooler.is_known() {
-            let (pooler, options) = (Arc::clone(&self.pooler), self.application.connect_options());
+            let (pooler, options) = (Arc::clone(&self.pooler), encrypted(&self.application.connect_options())?);
             lent.is_answered = false;
             pooler.recognise(lent.connection(), &options).await?;
             lent.is_answered = true;
@@ -140,9 +197,7 @@ impl OwnConnection {
         };
         if let Err(error) = &answer {
             pooler.learn(error);
-            if is_lost(error) {
-                self.distrust.begin();
-            }
+            self.distrust.learn(error);
         }
         self.is_answered = answer.as_ref().err().is_none_or(|error| error.as_database_error().is_some());
         answer
@@ -204,7 +259,7 @@ impl<'p> Executor<'p> for &'p OwnPool {
     where
         'p: 'e,
     {
-        self.pool().prepare_with(sql, parameters)
+        async move { self.pool()?.prepare_with(sql, parameters).await }.boxed()
     }
 
     #[doc(hidden)]
@@ -212,6 +267,6 @@ impl<'p> Executor<'p> for &'p OwnPool {
     where
         'p: 'e,
     {
-        self.pool().describe(sql)
+        async move { self.pool()?.describe(sql).await }.boxed()
     }
 }

@@ -106,8 +106,8 @@ impl Pooler {
     fn found(&self) {
         self.state.store(PRESENT, Ordering::Relaxed);
         tracing::warn!(
-            "PostgreSQL is reached through a pooler that lends connections for one transaction: statements are not prepared, and \
-             waiting requests look again and again, because LISTEN does not work there"
+            "PostgreSQL is behind a pooler in transaction mode: statements are not prepared, and waiting requests poll, because \
+             LISTEN does not work there"
         );
     }
 }

@@ -4,18 +4,20 @@ use std::sync::Arc;
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgPool, PgTransactionManager, Postgres};
-use sqlx::{AssertSqlSafe, SqlSafeStr as _};
+use sqlx::{AssertSqlSafe, SqlSafeStr as _, SqlStr};
 use sqlx_core::transaction::TransactionManager as _;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::time::{sleep, timeout};
 
 use crate::store::error::StoreError;
 use crate::store::line::Call;
-use crate::store::postgres::failure::store_error;
+use crate::store::postgres::failure::{is_demoted, store_error};
+use crate::store::postgres::in_clear::{is_only_preferred, prove};
 use crate::store::postgres::in_transaction::InTransaction;
 use crate::store::postgres::own::{GRACE, OwnPool};
 use crate::store::postgres::pooler::{ALIVE_WITHIN, Pooler};
-use crate::transaction::open::{Doubtful, Open};
+use crate::transaction::close_on_drop::CloseOnDrop;
+use crate::transaction::open::Open;
 
 /// All reach the same database in the same way.
 ///
@@ -49,6 +51,12 @@ impl Pools {
 
     pub(super) fn application(&self) -> &PgPool {
         &self.application
+    }
+
+    /// The application's pool, unless it may send something in clear that it must not.
+    pub(super) async fn encrypted_application(&self) -> Result<&PgPool, sqlx::Error> {
+        self.own.try_encryption().await?;
+        Ok(&self.application)
     }
 
     /// The store's own pool, for single statements.
@@ -87,31 +95,57 @@ impl Pools {
     /// The caller waits for the connection itself: one that gives up leaves the pool's queue at once, and nothing begins for it.
     /// The statements go to their end even if the caller gives up meanwhile, or their connection is closed.
     pub(super) async fn begin(&self, statements: String, begun: InTransaction) -> Result<Open<Postgres>, StoreError> {
+        let statements = AssertSqlSafe(statements).into_sql_str();
+        // One that leads to a server which was demoted is closed, and so may all be that are free now.
+        for _ in 0..self.application.num_idle() {
+            match self.try_to_begin(statements.clone(), begun.clone()).await? {
+                // The store's own may lead there too, and tell what is outdated by now.
+                Err(error) if is_demoted(&error) => self.own.leave_demoted(),
+                open => return open.map_err(store_error),
+            }
+        }
+        self.try_to_begin(statements, begun).await?.map_err(store_error)
+    }
+
+    async fn try_to_begin(
+        &self,
+        statements: SqlStr,
+        begun: InTransaction,
+    ) -> Result<Result<Open<Postgres>, sqlx::Error>, StoreError> {
         let call = Call::hold_back();
         let connection = self.lend().await.map_err(store_error)?;
         if !call.send() {
             return Err(StoreError::unavailable("the caller has stopped waiting"));
         }
-        let mut connection = Doubtful::new(connection);
+        let mut connection = CloseOnDrop::new(connection);
+        let unproven = Some(self.application.connect_options()).filter(|options| is_only_preferred(options));
+        // Behind a pooler, the server tells of the pooler's connection.
+        let unproven = unproven.filter(|_| !self.is_pooled());
         let (_waits, is_gone) = oneshot::channel::<()>();
         let beginning = tokio::spawn(async move {
-            let sending = PgTransactionManager::begin(&mut connection, Some(AssertSqlSafe(statements).into_sql_str()));
+            let sending = async {
+                if let Some(options) = unproven {
+                    prove(&mut connection, &options).await?;
+                }
+                PgTransactionManager::begin(&mut connection, Some(statements)).await
+            };
             let abandoned = async {
                 let _ = is_gone.await;
                 sleep(GRACE).await;
             };
             tokio::select! {
                 biased;
-                sent = sending => sent.map_err(store_error)?,
+                sent = sending => if let Err(error) = sent { return Ok(Err(error)) },
                 () = abandoned => return Err(StoreError::unavailable("the caller has stopped waiting")),
             }
-            Ok(Open::new(connection, Arc::new(begun), Box::new(())))
+            Ok(Ok(Open::new(connection, Arc::new(begun), Box::new(()))))
         });
         beginning.await.map_err(StoreError::unavailable)?
     }
 
     /// The pool tests a free connection without a limit.
     async fn lend(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+        self.own.try_encryption().await?;
         while self.application.num_idle() > 0 {
             if let Ok(lent) = timeout(ALIVE_WITHIN, self.application.acquire()).await {
                 return lent;

@@ -6,8 +6,9 @@ use sqlx::Row as _;
 use sqlx::postgres::PgExecutor;
 
 use crate::policy::values::AfterCrash;
+use crate::record::unix_millis;
 use crate::store::claim::Held;
-use crate::store::columns::{span_millis, token_text, unix_millis};
+use crate::store::columns::{span_millis, token_text};
 use crate::store::error::StoreError;
 use crate::store::postgres::failure::{in_transaction, store_error};
 use crate::store::postgres::row::digest;

@@ -1,12 +1,13 @@
 //! How often a statement is sent again, and after which failures.
 
 use crate::store::error::StoreError;
-use crate::store::postgres::failure::{is_lost, is_transient, store_error};
+use crate::store::postgres::failure::{is_lost, is_read_only, is_transient, store_error};
 
 /// How often a statement is sent that met a conflict, before it counts as failed.
 pub(super) const ROUNDS: usize = 20;
 
-/// Sends a statement again after a conflict, in which it took no effect, and once after its connection was lost.
+/// Sends a statement again after a conflict, in which it took no effect, and once after its connection was lost or led to a server
+/// that was demoted.
 ///
 /// A statement that changes something must have a token, because the lost one may have taken effect.
 pub(super) async fn retried<T, F>(statement: impl FnMut() -> F) -> Result<T, StoreError>
@@ -28,7 +29,7 @@ where
     loop {
         match statement().await {
             Err(error) if is_transient(&error) && round < ROUNDS => round += 1,
-            Err(error) if may_be_lost && may_be_sent_again(&error) => may_be_lost = false,
+            Err(error) if may_be_lost && (may_be_sent_again(&error) || is_read_only(&error)) => may_be_lost = false,
             done => return done.map_err(store_error),
         }
     }

@@ -1,13 +1,11 @@
 //! PostgreSQL's rows.
 
-use std::fmt;
-
-use sqlx::postgres::{PgRow, Postgres};
-use sqlx::{Decode, Row as _, Type};
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
 
 use crate::key::RecordKey;
 use crate::store::error::StoreError;
-use crate::store::row::Columns;
+use crate::store::row::{Columns as _, DatabaseRow};
 
 /// Whether the statement made the claim, and as which attempt.
 pub(super) fn acquired(row: &PgRow) -> Result<Option<u32>, StoreError> {
@@ -28,53 +26,28 @@ pub(super) enum HeldInTransaction {
 
 /// Whether a handler in a transaction holds the key.
 pub(super) fn held_by_transaction(row: &PgRow) -> Result<Option<HeldInTransaction>, StoreError> {
-    if row.text("state")? != Some("transaction") {
+    if marker(row)? != Some("transaction") {
         return Ok(None);
     }
-    let other: Option<i32> = column(row, "attempt")?;
+    let other: Option<i32> = row.try_get("attempt").map_err(|error| row.damaged(error))?;
     Ok(Some(other.map_or(HeldInTransaction::Same, HeldInTransaction::Other)))
 }
 
 /// Whether the claim's token was given back before.
 pub(super) fn is_given_back(row: &PgRow) -> Result<bool, StoreError> {
-    Ok(row.text("state")? == Some("given back"))
+    Ok(marker(row)? == Some("given back"))
 }
 
-/// The cursor of a page that ends with this row.
-pub(super) fn place(row: &PgRow) -> Result<String, StoreError> {
-    let place = row.text("place")?.map(str::to_owned);
-    place.ok_or_else(|| row.damaged("`place` is missing"))
+/// The state of a row that the statement has made up. A row of the table has a number, whatever state it claims to have.
+fn marker(row: &PgRow) -> Result<Option<&str>, StoreError> {
+    let id: Option<i64> = row.try_get("id").map_err(|error| row.damaged(error))?;
+    if id.is_none() { row.text("state") } else { Ok(None) }
 }
 
-impl Columns for PgRow {
-    fn text(&self, name: &str) -> Result<Option<&str>, StoreError> {
-        column(self, name)
-    }
+impl DatabaseRow for PgRow {
+    type Number = i32;
 
-    fn flag(&self, name: &str) -> Result<Option<bool>, StoreError> {
-        column(self, name)
-    }
-
-    fn number(&self, name: &str) -> Result<Option<i64>, StoreError> {
-        Ok(column::<i32>(self, name)?.map(i64::from))
-    }
-
-    fn long(&self, name: &str) -> Result<Option<i64>, StoreError> {
-        column(self, name)
-    }
-
-    fn bytes(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        column(self, name)
-    }
-
-    fn damaged(&self, reason: impl fmt::Display) -> StoreError {
-        let id: i64 = self.try_get("id").unwrap_or_default();
-        StoreError::damaged(format_args!("row {id} of records: {reason}"))
-    }
-}
-
-fn column<'r, T: Decode<'r, Postgres> + Type<Postgres>>(row: &'r PgRow, name: &str) -> Result<Option<T>, StoreError> {
-    row.try_get(name).map_err(|error| row.damaged(error))
+    const TABLE: &'static str = "records";
 }
 
 /// A key as `digest` keeps it.

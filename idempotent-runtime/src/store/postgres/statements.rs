@@ -1,49 +1,22 @@
-//! Every statement, for one schema.
+//! The statements of the request path, and all statements for one schema.
 
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::Postgres;
 use sqlx::query::Query;
 use std::sync::Arc;
 
+use crate::store::postgres::admin_statements::{
+    CLAIMS, DELETE_EXPIRED, ENTRY, LIST, MARK_LINGERING, PURGE, RESOLVE_EXECUTED, RESOLVE_NOT_EXECUTED,
+    UNKNOWN_OUTCOMES,
+};
+use crate::store::postgres::advisory_locks::other_request;
 use crate::store::postgres::pooler::Pooler;
-
-/// Only for a statement that looks for many rows: as a subquery, the time is a constant and an index serves. Of one row, whose
-/// digest has found it, it is asked directly, which costs less.
-macro_rules! now {
-    () => {
-        "(SELECT clock_timestamp())"
-    };
-}
 
 macro_rules! existing {
     () => {
         "SELECT id, state, fingerprint, token, attempt, lease_until > clock_timestamp() AS leased, \
          isfinite(expires_at) AS expires, (extract(epoch FROM recorded_at) * 1000)::bigint AS recorded_at, status, headers::text AS headers, body, \
          false AS acquired FROM {schema}.records WHERE digest = $1 AND expires_at > clock_timestamp()"
-    };
-}
-
-/// The other request whose lock the holder of the key has too, by [`Fingerprint::bits`](crate::Fingerprint::bits), or NULL. A
-/// missing lock of our request proves nothing: PostgreSQL releases the locks of a transaction one by one, and a look for a
-/// lost record holds only the lock of the key.
-///
-/// `pg_locks` is read once, because each look at it is a moment of its own.
-macro_rules! other_request {
-    ($requests:literal, $asked_for:literal, $key:literal) => {
-        concat!(
-            "(WITH held AS MATERIALIZED (\
-             SELECT pid, classid::bigint AS class, objid::bigint AS object, objsubid AS form FROM pg_locks \
-             WHERE locktype = 'advisory' AND granted \
-             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) \
-             SELECT request.object::oid::int4 FROM held key JOIN held request USING (pid) \
-             WHERE key.form = 1 AND (key.class << 32 | key.object) = ",
-            $key,
-            " AND request.form = 2 AND request.class = ",
-            $requests,
-            "::bigint & 4294967295 AND request.object <> ",
-            $asked_for,
-            "::bigint & 4294967295 LIMIT 1)"
-        )
     };
 }
 
@@ -70,8 +43,13 @@ macro_rules! later {
     };
 }
 
-/// The row of the digest $1, unless it has expired.
-const EXISTING: &str = existing!();
+/// The row of the digest $1, unless it has expired: then a row of NULLs. Behind a pooler that the store does not know of, another
+/// client's statement may run in its place, and an answer without a row must not mean that nothing is there.
+const EXISTING: &str = concat!(
+    "SELECT pg_is_in_recovery() AS follows, existing.* FROM (SELECT) AS one LEFT JOIN (",
+    existing!(),
+    ") AS existing ON true"
+);
 
 // A duplicate only reads. The INSERT is tried where the snapshot shows nothing alive, or a claim that may be taken over;
 // its own condition is checked again on the newest version of the row. If another claim was faster, its row is in neither
@@ -112,7 +90,7 @@ const CLAIM: &str = concat!(
      token = excluded.token, attempt = CASE WHEN r.expires_at <= (SELECT now FROM moment) THEN 1 ELSE r.attempt + 1 END, \
      claim_ttl = excluded.claim_ttl, awaited = false, lease_until = excluded.lease_until, \
      expires_at = excluded.expires_at, delete_after = excluded.delete_after, guards_token = excluded.guards_token, \
-     recorded_at = NULL, status = NULL, headers = NULL, body = NULL \
+     lingers = true, recorded_at = NULL, status = NULL, headers = NULL, body = NULL \
      WHERE r.expires_at <= (SELECT now FROM moment) OR ($7 \
      AND r.state = 'claimed' AND r.lease_until <= (SELECT now FROM moment) AND r.fingerprint = $3) \
      RETURNING r.id, r.attempt) \
@@ -170,6 +148,17 @@ const COMPLETE: &str = concat!(
      RETURNING CASE WHEN awaited THEN pg_notify($9, encode($1, 'hex'))::text END"
 );
 
+/// The record of the digest $1 expires in $2 milliseconds. The third parameter tells it from other statements behind a pooler.
+const EXTEND: &str = concat!(
+    "UPDATE {schema}.records SET expires_at = clock_timestamp() + $2 * interval '1 millisecond', \
+     delete_after = CASE WHEN delete_after BETWEEN clock_timestamp() + $2 * interval '1 millisecond' \
+     AND clock_timestamp() + $2 * interval '1 millisecond' + ",
+    spare!("$2"),
+    " THEN delete_after ELSE clock_timestamp() + $2 * interval '1 millisecond' + ",
+    spare!("$2"),
+    " END WHERE digest = $1 AND state = 'completed' AND expires_at > clock_timestamp() AND $3 = 'extend'"
+);
+
 /// A statement that another one could be taken for, behind a pooler, says by its last parameter that it is meant.
 const RELEASE: &str = "DELETE FROM {schema}.records \
      WHERE digest = $1 AND token = $2 AND state = 'claimed' AND expires_at > clock_timestamp() AND $4 = 'release' \
@@ -203,70 +192,6 @@ const RECORD: &str = "INSERT INTO {schema}.records AS r (digest, key, state, fin
 const COMPLETED_BY: &str = "SELECT EXISTS (SELECT FROM {schema}.records WHERE digest = $1 AND token = $2 \
      AND state = 'completed' AND expires_at > clock_timestamp())";
 
-/// Returns whether the removed row was alive.
-const PURGE: &str = concat!(
-    "DELETE FROM {schema}.records WHERE digest = $1 AND $2 = 'purge' RETURNING expires_at > ",
-    now!(),
-    " AS alive"
-);
-
-// One process at a time, and never in the way of a claim. The large values of a body are deleted with it.
-const DELETE_EXPIRED: &str = concat!(
-    "WITH turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock($1) AS is_ours), \
-     expired AS MATERIALIZED (SELECT digest FROM {schema}.records WHERE (SELECT is_ours FROM turn) AND delete_after <= ",
-    now!(),
-    " AND expires_at <= ",
-    now!(),
-    " ORDER BY delete_after LIMIT 500 FOR UPDATE SKIP LOCKED) \
-     DELETE FROM {schema}.records USING expired WHERE records.digest = expired.digest"
-);
-
-macro_rules! entry {
-    () => {
-        concat!(
-            "SELECT id, key, encode(digest, 'hex') AS place, state, fingerprint, token, attempt, \
-             (extract(epoch FROM lease_until - ",
-            now!(),
-            ") * 1000)::bigint AS lease_left, CASE WHEN isfinite(expires_at) THEN (extract(epoch FROM expires_at - ",
-            now!(),
-            ") * 1000)::bigint END AS time_left, (extract(epoch FROM recorded_at) * 1000)::bigint AS recorded_at, status, length(body)::bigint AS body_bytes \
-             FROM {schema}.records WHERE expires_at > ",
-            now!()
-        )
-    };
-}
-
-const ENTRY: &str = concat!(entry!(), " AND digest = $1");
-
-const LIST: &str =
-    concat!(entry!(), " AND state <> 'given back' AND digest > decode($1, 'hex') ORDER BY digest LIMIT $2");
-
-/// The unknown outcomes by scope, $1 at most. The index of what is to be deleted finds them.
-const UNKNOWN_OUTCOMES: &str = concat!(
-    "SELECT split_part(key, '/', 1) AS scope, count(*) AS count FROM (SELECT key FROM {schema}.records \
-     WHERE delete_after = 'infinity' AND expires_at = 'infinity' AND state = 'claimed' AND lease_until <= ",
-    now!(),
-    " LIMIT $1) AS unknown GROUP BY scope"
-);
-
-/// Tries the locks of a request and of its key, and returns which it got. The request's lock comes first, so that the request
-/// of each holder of a key is known.
-pub(super) fn try_locks(requests: i32, asked_for: i32, key: i64) -> String {
-    format!(
-        "CASE WHEN NOT pg_try_advisory_xact_lock({requests}, {asked_for}) THEN 'same' \
-         WHEN NOT pg_try_advisory_xact_lock({key}) THEN 'held' ELSE 'acquired' END"
-    )
-}
-
-pub(super) const OTHER_REQUEST: &str = concat!("SELECT ", other_request!("$1", "$2", "$3"));
-
-/// Without taking it, which would get in the way of a transaction that tries it meanwhile.
-pub(super) const IS_LOCKED: &str = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted \
-     AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
-     AND objsubid = 1 AND (classid::bigint << 32 | objid::bigint) = $1)";
-
-pub(super) const TRY_LOCK: &str = "SELECT pg_try_advisory_xact_lock($1)";
-
 /// The statements for one schema; a clone shares them.
 #[derive(Clone)]
 pub(super) struct Statement {
@@ -288,15 +213,20 @@ pub(super) struct Statements {
     pub(super) renew_many: Statement,
     pub(super) keep: Statement,
     pub(super) complete: Statement,
+    pub(super) extend: Statement,
     pub(super) release: Statement,
     pub(super) give_back: Statement,
     pub(super) await_end: Statement,
     pub(super) record: Statement,
+    pub(super) resolve_executed: Statement,
+    pub(super) resolve_not_executed: Statement,
     pub(super) completed_by: Statement,
     pub(super) purge: Statement,
     pub(super) delete_expired: Statement,
     pub(super) entry: Statement,
     pub(super) list: Statement,
+    pub(super) claims: Statement,
+    pub(super) mark_lingering: Statement,
     pub(super) unknown_outcomes: Statement,
 }
 
@@ -312,15 +242,20 @@ impl Statements {
             renew_many: statement(RENEW_MANY),
             keep: statement(KEEP),
             complete: statement(COMPLETE),
+            extend: statement(EXTEND),
             release: statement(RELEASE),
             give_back: statement(GIVE_BACK),
             await_end: statement(AWAIT),
             record: statement(RECORD),
+            resolve_executed: statement(RESOLVE_EXECUTED),
+            resolve_not_executed: statement(RESOLVE_NOT_EXECUTED),
             completed_by: statement(COMPLETED_BY),
             purge: statement(PURGE),
             delete_expired: statement(DELETE_EXPIRED),
             entry: statement(ENTRY),
             list: statement(LIST),
+            claims: statement(CLAIMS),
+            mark_lingering: statement(MARK_LINGERING),
             unknown_outcomes: statement(UNKNOWN_OUTCOMES),
         }
     }

@@ -6,28 +6,26 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::poll;
 use sqlx::postgres::PgPool;
 use sqlx::{Postgres, Row as _};
 
 use crate::key::RecordKey;
-use crate::record::Record;
-use crate::store::active_transactions::ActiveTransactions;
+use crate::record::{Record, unix_millis};
 use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
-use crate::store::columns::{span_millis, token_text, unix_millis};
+use crate::store::columns::{span_millis, token_text};
 use crate::store::contract::Store;
 use crate::store::error::StoreError;
 use crate::store::given_back::REMEMBERED;
 use crate::store::postgres::advisory_locks::lock;
-use crate::store::postgres::expired_deletion::ExpiredDeletion;
-use crate::store::postgres::failure::store_error;
-use crate::store::postgres::listener::Listener;
+use crate::store::postgres::claim::claim;
+use crate::store::postgres::failure::{record_error, store_error};
+use crate::store::postgres::inner::Inner;
 use crate::store::postgres::migrate;
 use crate::store::postgres::migrate::PostgresMigrateError;
-use crate::store::postgres::pools::Pools;
 use crate::store::postgres::retry::retried;
 use crate::store::postgres::row::digest;
-use crate::store::postgres::statements::Statements;
 use crate::store::row::{each, headers_text};
 use crate::transaction::transactions::Transactions;
 
@@ -39,6 +37,10 @@ use crate::transaction::transactions::Transactions;
 /// listings, counts and deletions. Requests that wait (`in_flight = wait`) hold no connection; one extra connection wakes them.
 /// New connections of all of them use the options that the application's pool has at that moment
 /// ([`set_connect_options`](PgPool::set_connect_options)). A connection that gives no answer is closed.
+///
+/// Nothing is sent in clear to another machine, unless the options say `sslmode=disable`: with `prefer`, which is sqlx's default,
+/// and `allow`, every call fails if the connection would not be encrypted. Feature `tls` has what `require`, `verify-ca` and
+/// `verify-full` need.
 ///
 /// It works behind a pooler that lends connections for one transaction, such as PgBouncer, and finds that out by itself
 /// ([`pooled`](crate::store::PostgresStoreBuilder::pooled)). One process at a time deletes expired rows,
@@ -76,16 +78,6 @@ use crate::transaction::transactions::Transactions;
 #[derive(Clone)]
 pub struct PostgresStore(pub(super) Arc<Inner>);
 
-pub(super) struct Inner {
-    pub(super) pools: Arc<Pools>,
-    /// Quoted.
-    pub(super) schema: String,
-    pub(super) statements: Arc<Statements>,
-    pub(super) listener: Listener,
-    pub(super) expired_deletion: ExpiredDeletion,
-    pub(super) running: Arc<ActiveTransactions>,
-}
-
 /// How often a waiter looks at its key behind a pooler, where no notification arrives.
 const BETWEEN_LOOKS_BEHIND_POOLER: Duration = Duration::from_millis(50);
 
@@ -101,7 +93,7 @@ impl PostgresStore {
     /// The migration is one transaction. If the future is dropped, it has taken effect or not.
     pub async fn migrate(&self) -> Result<(), PostgresMigrateError> {
         let lock = lock(b"migrate", &[self.0.schema.as_bytes()]);
-        migrate::migrate(self.0.pools.application(), &self.0.schema, lock).await
+        migrate::migrate(self.0.pools.encrypted_application().await?, &self.0.schema, lock).await
     }
 
     /// The SQL that [`migrate`](Self::migrate) runs on a database without the tables, for migrations of your own.
@@ -123,6 +115,7 @@ impl PostgresStore {
     /// let store = PostgresStore::new(PgPool::connect_lazy("postgres://localhost/app")?);
     /// assert_eq!(store.sql_since(0), store.sql());
     /// assert!(store.sql_since(2).contains("version = 3"));
+    /// assert!(store.sql_since(3).contains("version = 4"));
     /// # Ok(())
     /// # }
     /// ```
@@ -142,7 +135,14 @@ impl PostgresStore {
     }
 }
 
-type Query = sqlx::query::Query<'static, Postgres, sqlx::postgres::PgArguments>;
+/// PostgreSQL takes no message of more than 1 GiB, and closes the connection over one. What else is in it takes less than the rest.
+const LONGEST: usize = (1 << 30) - (1 << 16);
+
+#[derive(Debug, thiserror::Error)]
+#[error("the record has {0} bytes, and PostgreSQL takes {LONGEST}")]
+struct TooLong(usize);
+
+pub(super) type Query = sqlx::query::Query<'static, Postgres, sqlx::postgres::PgArguments>;
 
 /// What one row of `renew_many` says: there is no row if the claim is lost, and `false` if another statement has locked it.
 fn is_renewed(held: Option<&bool>) -> Result<Held, StoreError> {
@@ -164,7 +164,7 @@ impl Store for PostgresStore {
         if let Some(fingerprint) = self.0.running.fingerprint(key) {
             return Ok(Claim::InFlight { fingerprint });
         }
-        let claim = self.claim_or_existing(key, &request).await?;
+        let claim = claim(&self.0, key, &request).await?;
         if matches!(claim, Claim::Acquired { .. }) {
             self.0.expired_deletion.start();
         }
@@ -202,13 +202,17 @@ impl Store for PostgresStore {
 
     async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
         let (digest, token, headers) = (digest(key), token_text(token), headers_text(&record)?);
+        let length = headers.len() + record.body_bytes().map_or(0, Bytes::len);
+        if length > LONGEST {
+            return Err(StoreError::record_rejected(TooLong(length)));
+        }
         let complete = || {
             let query = self.0.statements.complete.query().bind(digest).bind(token.clone()).bind(span_millis(ttl));
             let query = query.bind(record.fingerprint.to_string()).bind(unix_millis(record.recorded_at));
             let query = query.bind(i32::from(record.status.as_u16())).bind(headers.clone());
             query.bind(record.body_bytes().map(|body| body.to_vec())).bind(self.0.listener.channel().to_owned())
         };
-        if self.held(complete).await? == Held::Yes {
+        if self.held(complete).await.map_err(record_error)? == Held::Yes {
             return Ok(Held::Yes);
         }
         // The client may have repeated this call. If the first call committed while this one waited for the row, only a new
@@ -238,6 +242,15 @@ impl Store for PostgresStore {
         }
         // If the claim has arrived since, it is there now.
         self.held(release).await
+    }
+
+    async fn extend(&self, key: &RecordKey, ttl: Duration) -> Result<Held, StoreError> {
+        let (digest, ttl) = (digest(key), span_millis(ttl));
+        let extend = || async {
+            let query = self.0.statements.extend.query().bind(digest).bind(ttl).bind("extend");
+            query.execute(self.0.pools.own()).await
+        };
+        Ok(Held::of(retried(extend).await?.rows_affected() > 0))
     }
 
     async fn changed(&self, key: &RecordKey) {

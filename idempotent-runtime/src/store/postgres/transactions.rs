@@ -1,56 +1,29 @@
 //! Transactions for handlers, claimed by advisory locks.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use futures_util::future::BoxFuture;
-use sqlx::postgres::{PgExecutor, Postgres};
+use sqlx::postgres::Postgres;
 
-use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
 use crate::policy::values::Isolation;
+use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::claim_decision::{Decision, StoredState, decide};
 use crate::store::columns::token_text;
 use crate::store::error::StoreError;
-use crate::store::postgres::advisory_locks::lock;
-use crate::store::postgres::claim::held_in_transaction;
-use crate::store::postgres::committed::Claimed;
+use crate::store::postgres::advisory_locks::{IS_LOCKED, OTHER_REQUEST, TRY_LOCK, try_locks};
+use crate::store::postgres::claim::{held_in_transaction, keep};
+use crate::store::postgres::committed::HandlerClaim;
 use crate::store::postgres::failure::store_error;
 use crate::store::postgres::in_transaction::{InTransaction, LOCKED};
-use crate::store::postgres::record_statement::RecordStatement;
+use crate::store::postgres::inner::Inner;
 use crate::store::postgres::row::{HeldInTransaction, digest};
-use crate::store::postgres::statements::{IS_LOCKED, OTHER_REQUEST, TRY_LOCK, try_locks};
 use crate::store::postgres::store::PostgresStore;
+use crate::store::row::Columns as _;
 use crate::transaction::open::Open;
-use crate::transaction::slot::{TransactionClaim, TransactionalStore};
+use crate::transaction::slot::{ClaimInTransaction, TransactionalStore};
 use crate::transaction::transactions::{Holder, Recording};
-
-impl PostgresStore {
-    pub(super) fn lock_of_key(&self, key: &RecordKey) -> i64 {
-        lock(b"key", &[self.0.schema.as_bytes(), key.as_str().as_bytes()])
-    }
-
-    /// The lock has two halves: one identifies the key, the other has bits of the fingerprint.
-    pub(super) fn lock_of_request(&self, key: &RecordKey, fingerprint: Fingerprint) -> (i32, i32) {
-        let half = |lock: i64| *lock.to_le_bytes().first_chunk().expect("four of eight bytes");
-        let requests = lock(b"requests", &[self.0.schema.as_bytes(), key.as_str().as_bytes()]);
-        (i32::from_le_bytes(half(requests)), fingerprint.bits())
-    }
-
-    fn record_statement(&self) -> RecordStatement {
-        RecordStatement { statements: Arc::clone(&self.0.statements), channel: self.0.listener.channel().to_owned() }
-    }
-
-    async fn existing<'c>(
-        &self,
-        executor: impl PgExecutor<'c>,
-        key: &RecordKey,
-    ) -> Result<Option<StoredState>, StoreError> {
-        let row = self.0.statements.existing.query().bind(digest(key)).fetch_optional(executor).await;
-        row.map_err(store_error)?.as_ref().map(StoredState::from_row).transpose()
-    }
-}
 
 impl Holder for PostgresStore {
     fn holds<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<bool, StoreError>> {
@@ -58,7 +31,7 @@ impl Holder for PostgresStore {
             if self.0.running.fingerprint(key).is_some() {
                 return Ok(true);
             }
-            let held = sqlx::query_scalar(IS_LOCKED).bind(self.lock_of_key(key)).fetch_one(self.0.pools.own()).await;
+            let held = sqlx::query_scalar(IS_LOCKED).bind(self.0.lock_of_key(key)).fetch_one(self.0.pools.own()).await;
             held.map_err(store_error)
         })
     }
@@ -71,7 +44,7 @@ impl Holder for PostgresStore {
 impl TransactionalStore<Postgres> for PostgresStore {
     fn begin(&self, isolation: Option<Isolation>) -> BoxFuture<'_, Result<Open<Postgres>, StoreError>> {
         Box::pin(async move {
-            let begun = InTransaction::new();
+            let begun = InTransaction::new(self.0.pools.shared());
             self.0.pools.begin(begun.begin(isolation, None), begun).await
         })
     }
@@ -81,26 +54,27 @@ impl TransactionalStore<Postgres> for PostgresStore {
         key: &'a RecordKey,
         request: ClaimRequest,
         isolation: Option<Isolation>,
-    ) -> BoxFuture<'a, Result<TransactionClaim<Postgres>, StoreError>> {
+        without_response: Record,
+    ) -> BoxFuture<'a, Result<ClaimInTransaction<Postgres>, StoreError>> {
         Box::pin(async move {
-            let in_flight = |fingerprint| Ok(TransactionClaim::Existing(Claim::InFlight { fingerprint }));
+            let in_flight = |fingerprint| Ok(ClaimInTransaction::Existing(Claim::InFlight { fingerprint }));
             if let Some(fingerprint) = self.0.running.fingerprint(key) {
                 return in_flight(fingerprint);
             }
-            match decide(self.existing(self.0.pools.own(), key).await?, &request) {
-                Decision::Answer(claim) => return Ok(TransactionClaim::Existing(claim)),
+            match decide(existing(&self.0, key).await?, &request) {
+                Decision::Answer(claim) => return Ok(ClaimInTransaction::Existing(claim)),
                 Decision::Keep { token, fingerprint } => {
-                    return self.keep(key, token, fingerprint).await.map(TransactionClaim::Existing);
+                    return keep(&self.0, key, token, fingerprint).await.map(ClaimInTransaction::Existing);
                 }
                 Decision::Take { .. } => {}
             }
-            let running = match self.0.running.enter(key, request.fingerprint) {
+            let running = match self.0.running.begin(key, request.fingerprint) {
                 Ok(running) => running,
                 Err(fingerprint) => return in_flight(fingerprint),
             };
-            let (requests, asked_for) = self.lock_of_request(key, request.fingerprint);
-            let lock_of_key = self.lock_of_key(key);
-            let begun = InTransaction::new();
+            let (requests, asked_for) = self.0.lock_of_request(key, request.fingerprint);
+            let lock_of_key = self.0.lock_of_key(key);
+            let begun = InTransaction::new(self.0.pools.shared());
             let statements = begun.begin(isolation, Some(&try_locks(requests, asked_for, lock_of_key)));
             let mut open = self.0.pools.begin(statements, begun.clone()).await?;
             // Looked for again under the locks, since the request that held them may have recorded meanwhile; and outside of
@@ -109,38 +83,36 @@ impl TransactionalStore<Postgres> for PostgresStore {
                 sqlx::query_as::<_, (String, String, String)>(LOCKED)
                     .persistent(!self.0.pools.is_pooled())
                     .fetch_one(&mut *open),
-                self.existing(self.0.pools.own(), key)
+                existing(&self.0, key)
             );
             let (locked, id, began_at) = locked.map_err(store_error)?;
             match locked.as_str() {
                 "acquired" => {}
                 "same" => return in_flight(request.fingerprint),
                 _ => {
-                    let compare = sqlx::query_scalar(OTHER_REQUEST).bind(requests).bind(asked_for).bind(lock_of_key);
-                    let compare = compare.persistent(!self.0.pools.is_pooled());
-                    let other: Option<i32> = compare.fetch_one(&mut *open).await.map_err(store_error)?;
-                    let holder = other.map_or(HeldInTransaction::Same, HeldInTransaction::Other);
-                    return Ok(TransactionClaim::Existing(held_in_transaction(request.fingerprint, &holder)));
+                    let holder = holder(&self.0, &mut open, (requests, asked_for), lock_of_key).await?;
+                    return Ok(ClaimInTransaction::Existing(held_in_transaction(request.fingerprint, &holder)));
                 }
             }
             match decide(existing?, &request) {
-                Decision::Answer(claim) => Ok(TransactionClaim::Existing(claim)),
+                Decision::Answer(claim) => Ok(ClaimInTransaction::Existing(claim)),
                 Decision::Keep { token, fingerprint } => {
-                    self.keep(key, token, fingerprint).await.map(TransactionClaim::Existing)
+                    keep(&self.0, key, token, fingerprint).await.map(ClaimInTransaction::Existing)
                 }
                 Decision::Take { attempt } => {
                     self.0.expired_deletion.start();
-                    begun.holds(Claimed {
+                    begun.holds(HandlerClaim {
                         key: key.clone(),
                         request,
                         id,
                         began_at,
                         pool: self.0.pools.shared(),
-                        statement: self.record_statement(),
+                        statement: self.0.record_statement(),
+                        without_response,
                         is_recorded: AtomicBool::new(false),
                         _running: running,
                     });
-                    Ok(TransactionClaim::Acquired { attempt, open })
+                    Ok(ClaimInTransaction::Acquired { attempt, open })
                 }
             }
         })
@@ -151,15 +123,15 @@ impl TransactionalStore<Postgres> for PostgresStore {
         open: &'a mut Open<Postgres>,
         recording: &'a Recording,
     ) -> BoxFuture<'a, Result<Held, StoreError>> {
-        Box::pin(async move { self.record_statement().execute(&mut **open, recording).await })
+        Box::pin(async move { self.0.record_statement().execute(&mut **open, recording).await })
     }
 
     fn is_recorded<'a>(&'a self, key: &'a RecordKey, token: Token) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(async move {
-            let begun = InTransaction::new();
+            let begun = InTransaction::new(self.0.pools.shared());
             let mut open = self.0.pools.begin(begun.begin(None, None), begun).await?;
             let has_ended: bool = sqlx::query_scalar(TRY_LOCK)
-                .bind(self.lock_of_key(key))
+                .bind(self.0.lock_of_key(key))
                 .persistent(!self.0.pools.is_pooled())
                 .fetch_one(&mut *open)
                 .await
@@ -174,4 +146,34 @@ impl TransactionalStore<Postgres> for PostgresStore {
             sqlx::Row::try_get(&row, 0).map_err(store_error)
         })
     }
+}
+
+/// What the key has. A server that was demoted follows another one, or nothing: it may lack what the key has by now.
+async fn existing(inner: &Inner, key: &RecordKey) -> Result<Option<StoredState>, StoreError> {
+    for _ in 0..2 {
+        let row = inner.statements.existing.query().bind(digest(key)).fetch_one(inner.pools.own()).await;
+        let row = row.map_err(store_error)?;
+        let is_there = row.text("state")?.is_some();
+        let existing = is_there.then(|| StoredState::from_row(&row)).transpose()?;
+        let follows: bool = sqlx::Row::try_get(&row, "follows").map_err(store_error)?;
+        // A record never changes.
+        if !follows || matches!(existing, Some(StoredState::Completed(_))) {
+            return Ok(existing);
+        }
+        inner.pools.own().leave_demoted();
+    }
+    Err(StoreError::unavailable("the server was demoted: it follows another one"))
+}
+
+/// The request that holds the lock of the key, as far as its own lock tells.
+async fn holder(
+    inner: &Inner,
+    open: &mut Open<Postgres>,
+    (requests, asked_for): (i32, i32),
+    lock_of_key: i64,
+) -> Result<HeldInTransaction, StoreError> {
+    let compare = sqlx::query_scalar(OTHER_REQUEST).bind(requests).bind(asked_for).bind(lock_of_key);
+    let compare = compare.persistent(!inner.pools.is_pooled());
+    let other: Option<i32> = compare.fetch_one(&mut **open).await.map_err(store_error)?;
+    Ok(other.map_or(HeldInTransaction::Same, HeldInTransaction::Other))
 }

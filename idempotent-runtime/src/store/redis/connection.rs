@@ -40,7 +40,7 @@ impl Connection {
         }
     }
 
-    /// A command with the same effect however often it is sent.
+    /// Sends a command that has the same effect if it is sent twice.
     pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
         match self.send(command).await {
             Err(error) if self.may_repeat(&error) => self.send(command).await.or(Err(error)),
@@ -49,7 +49,7 @@ impl Connection {
     }
 
     /// Runs a script by its hash, or by its text if the server does not know the hash yet. The script must have the same effect
-    /// however often it is sent.
+    /// if it is sent twice.
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         script: &Source,
@@ -147,6 +147,13 @@ impl Connection {
 pub(super) enum Argument<'a> {
     Text(&'a str),
     Millis(u64),
+}
+
+impl Argument<'_> {
+    /// In milliseconds.
+    pub(super) fn span(span: Duration) -> Self {
+        Self::Millis(span_millis(span).unsigned_abs())
+    }
 }
 
 fn invocation(command: &str, script: &str, keys: &[Vec<u8>], arguments: &[Argument<'_>]) -> Cmd {

@@ -4,19 +4,10 @@
 
 use std::sync::LazyLock;
 
-use crate::key::RecordKey;
 use crate::store::claim::Token;
 use crate::store::columns::token_text;
-use crate::store::redis::store::RedisStore;
 
 const SLOTS: u16 = 16_384;
-
-impl RedisStore {
-    /// The name of the mark of a claim of `key` by `token`. It is no record key, so no listing shows it.
-    pub(super) fn name_of_given_back(&self, key: &RecordKey, token: Token) -> Vec<u8> {
-        name(&self.0.prefix, &self.name(key), token)
-    }
-}
 
 /// A name in the slot of `neighbour`, which begins with the prefix too.
 pub(super) fn name(prefix: &str, neighbour: &[u8], token: Token) -> Vec<u8> {
@@ -71,7 +62,7 @@ static NUMBERS: LazyLock<Vec<u32>> = LazyLock::new(|| {
 });
 
 /// As the specification of Redis Cluster says: CRC-16 of the hash tag, or of the whole name.
-fn slot(name: &[u8]) -> u16 {
+pub(super) fn slot(name: &[u8]) -> u16 {
     crc(hash_tag(name).unwrap_or(name)) % SLOTS
 }
 

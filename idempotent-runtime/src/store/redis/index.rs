@@ -1,90 +1,265 @@
-//! The set of the claims that never expire: operators see them, however old, without a scan of the whole server.
+//! The names of the claims, in sets: operators find what runs, what is stuck and what is unknown without a scan of the whole
+//! server.
 //!
-//! The script of a claim adds its name, and the script that ends the claim removes it. In a Cluster, a script often cannot
-//! reach the set. Then the store adds and removes the name, with one more round trip each. A process that dies in between
-//! leaves a claim without its name, which the next request with the key adds, or a name without its claim, which the next
-//! count removes.
+//! Claims that never expire have a set of their own. The script of such a claim adds its name, and the script that ends the
+//! claim removes it. In a Cluster, a script often cannot reach the set. Then the store adds and removes the name, with one more
+//! round trip each. A process that dies in between leaves a claim without its name, which the next request with the key adds, or
+//! a name without its claim, which the next count removes.
+//!
+//! The names of claims that expire are sorted by the time at which they do. A claim that `SET` has made is granted before its
+//! name is there: the name follows on the same connection, and no request waits for that. So a process that dies at this moment
+//! leaves a claim that only a listing shows. The script that ends the claim removes the name; in a Cluster, where the names are
+//! spread over several sets, the store does, and no request waits for that either. The name of a claim that has expired goes
+//! when it is looked at: by operators, and with each count of unknown outcomes.
 
-use futures_util::future::join_all;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::FutureExt;
+use futures_util::future::try_join_all;
+use redis::{Cmd, RedisResult};
 
 use crate::key::RecordKey;
-use crate::store::entry::{Entry, UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes};
+use crate::store::columns::span_millis;
+use crate::store::entry::{Cursor, Entry, EntryState, Page, UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes};
 use crate::store::error::StoreError;
-use crate::store::redis::store::RedisStore;
+use crate::store::redis::inner::Inner;
+use crate::store::redis::listing::{self, Found, Names, Place, TOGETHER};
 
-/// How many claims are looked at together.
-const TOGETHER: usize = 100;
+/// So many sets share the load of the claims that expire in a Cluster: one would be on one of its servers.
+const SETS_IN_CLUSTER: usize = 16;
 
-impl RedisStore {
-    /// The set's name. It is no record key, so no listing shows it.
-    pub(super) fn index_of(prefix: &str) -> String {
-        format!("{prefix}unknown_outcomes")
+/// How many names of one set a count of unknown outcomes looks at.
+const EXPIRED_AT_ONCE: usize = 100;
+
+/// The set's name. It is no record key, so no listing shows it.
+pub(super) fn name(prefix: &str) -> String {
+    format!("{prefix}unknown_outcomes")
+}
+
+/// The names of the sets of claims that expire.
+pub(super) fn names_of_expiring(prefix: &str, is_cluster: bool) -> Vec<String> {
+    if is_cluster {
+        (0..SETS_IN_CLUSTER).map(|number| format!("{prefix}claims:{number}")).collect()
+    } else {
+        vec![format!("{prefix}claims")]
     }
+}
 
-    /// Enters the name of a claim that was made: an error must not say of the claim that it was never sent or found no room.
-    pub(super) async fn enter(&self, key: &RecordKey) -> Result<(), StoreError> {
-        self.index("SADD", &self.name(key)).await.map_err(StoreError::unavailable)
+/// Adds the name of a claim that was made. Its error must not say that the claim was never sent, or that the store is full.
+pub(super) async fn enter(inner: &Inner, key: &RecordKey) -> Result<(), StoreError> {
+    let enter = redis::cmd("SADD").arg(&inner.index).arg(inner.name(key)).to_owned();
+    let entered: Result<(), _> = inner.connection.query(&enter).await.map_err(|error| inner.error(error));
+    entered.map_err(StoreError::unavailable)
+}
+
+/// Sends the name of a claim that was made and expires.
+pub(super) async fn enter_expiring(inner: &Arc<Inner>, key: &RecordKey, ttl: Duration) {
+    let name = inner.name(key);
+    let set = inner.claims_of(&name);
+    send(inner, redis::cmd("ZADD").arg(set).arg(after(ttl)).arg(&name).to_owned()).await;
+}
+
+/// Takes the answer of a script that ended a claim or a record. Removes its name from the sets if the script could not.
+pub(super) async fn ended(inner: &Arc<Inner>, key: &RecordKey, answer: u32) -> u32 {
+    // Most claims end here: their name is left out of the sets by the script.
+    if answer != 2 && !inner.is_cluster() {
+        return answer;
     }
+    let name = inner.name(key);
+    if answer == 2 {
+        let remove = redis::cmd("SREM").arg(&inner.index).arg(&name).to_owned();
+        // The claim has ended whether or not this succeeds, and a count finds the name too.
+        let _: RedisResult<()> = inner.connection.query(&remove).await;
+    }
+    if inner.is_cluster() && (1..=2).contains(&answer) {
+        send(inner, redis::cmd("ZREM").arg(inner.claims_of(&name)).arg(&name).to_owned()).await;
+    }
+    answer
+}
 
-    /// Takes the answer of a script that ended a claim or a record. Removes its name from the set if the script could not.
-    pub(super) async fn ended(&self, key: &RecordKey, answer: u32) -> u32 {
-        if answer == 2 {
-            // The claim has ended whether or not this succeeds, and a count finds the name too.
-            let _ = self.index("SREM", &self.name(key)).await;
+/// Sends it without waiting for the answer, unless too many have none yet.
+async fn send(inner: &Arc<Inner>, command: Cmd) {
+    let room = Arc::clone(&inner.unanswered).try_acquire_owned();
+    let may_return = room.is_ok();
+    let shared = Arc::clone(inner);
+    let mut sending = Box::pin(async move {
+        // A listing of everything shows the claim too, and removes no name.
+        if let Err(error) = shared.connection.query::<()>(&command).await {
+            tracing::debug!(%error, "the name of a claim could not be changed in the index of claims");
         }
-        answer
+        drop(room);
+    });
+    if !may_return {
+        return sending.await;
+    }
+    // It is on its way before this returns: what ends the claim comes after it.
+    if sending.as_mut().now_or_never().is_none() {
+        drop(crate::sync::tokio::spawn(sending));
+    }
+}
+
+/// In milliseconds of this machine's clock. What is late or early by it is looked at again.
+fn after(span: Duration) -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    span_millis(now).saturating_add(span_millis(span))
+}
+
+/// The claims in the order of the servers' scans of their sets.
+pub(super) async fn claims(inner: &Inner, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
+    if cursor.is_none() && !inner.is_cluster() {
+        // The names that this process has sent are there before the answer.
+        let look = redis::cmd("EXISTS").arg(&inner.claims).to_owned();
+        let _: u64 = inner.connection.query(&look).await.map_err(|error| inner.error(error))?;
+    }
+    listing::page_of(&Claims { inner, sets: Set::all(inner) }, cursor, limit).await
+}
+
+struct Claims<'a> {
+    inner: &'a Inner,
+    sets: Vec<Set<'a>>,
+}
+
+impl Names for Claims<'_> {
+    fn inner(&self) -> &Inner {
+        self.inner
     }
 
-    async fn index(&self, command: &str, name: &[u8]) -> Result<(), StoreError> {
-        let command = redis::cmd(command).arg(&self.0.index).arg(name).to_owned();
-        self.0.connection.query(&command).await.map_err(|error| self.error(error))
+    fn sources(&self) -> usize {
+        self.sets.len()
     }
 
-    pub(super) async fn count_unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {
-        let (mut unknown, mut cursor, mut seen) = (UnknownOutcomes::new(), 0_u64, 0);
-        loop {
-            let mut scan = redis::cmd("SSCAN");
-            scan.arg(&self.0.index).arg(cursor).arg("COUNT").arg(1000);
-            let (next, mut names): (u64, Vec<Vec<u8>>) =
-                self.0.operators.query(&scan).await.map_err(|error| self.error(error))?;
-            names.truncate(UNKNOWN_OUTCOMES_COUNTED - seen);
-            seen += names.len();
-            for some in names.chunks(TOGETHER) {
-                for entry in join_all(some.iter().map(|name| self.verified(name))).await {
-                    if let Some(entry) = entry?.filter(Entry::is_unknown_outcome) {
-                        *unknown.entry(entry.key.scope().into_owned()).or_default() += 1;
-                    }
-                }
+    async fn some(&self, place: &Place, count: usize) -> RedisResult<(u64, Vec<Vec<u8>>)> {
+        self.sets[place.source].scan(self.inner, place.scan.unwrap_or_default(), count).await
+    }
+
+    async fn read(&self, source: usize, keys: Vec<RecordKey>) -> Result<Vec<Found>, StoreError> {
+        let members = members(self.inner, self.sets[source], &keys).await?;
+        Ok(members.into_iter().map(|entry| (entry.key.clone(), Ok(entry))).collect())
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Set<'a> {
+    name: &'a str,
+    /// Whether it has the claims that never expire.
+    is_endless: bool,
+}
+
+/// A name, and when its claim expires.
+type Scored = (Vec<u8>, Vec<u8>);
+
+impl<'a> Set<'a> {
+    fn endless(inner: &'a Inner) -> Self {
+        Self { name: &inner.index, is_endless: true }
+    }
+
+    fn expiring(inner: &'a Inner) -> impl Iterator<Item = Self> {
+        inner.claims.iter().map(|name| Self { name, is_endless: false })
+    }
+
+    fn all(inner: &'a Inner) -> Vec<Self> {
+        [Self::endless(inner)].into_iter().chain(Self::expiring(inner)).collect()
+    }
+
+    async fn scan(self, inner: &Inner, cursor: u64, count: usize) -> RedisResult<(u64, Vec<Vec<u8>>)> {
+        let mut scan = redis::cmd(if self.is_endless { "SSCAN" } else { "ZSCAN" });
+        scan.arg(self.name).arg(cursor).arg("COUNT").arg(count);
+        if self.is_endless {
+            return inner.operators.query(&scan).await;
+        }
+        let (next, scored): (u64, Vec<Scored>) = inner.operators.query(&scan).await?;
+        Ok((next, scored.into_iter().map(|(name, _)| name).collect()))
+    }
+
+    fn holds(self, entry: &Entry) -> bool {
+        matches!(entry.state, EntryState::Claimed { .. }) && entry.expires_in.is_none() == self.is_endless
+    }
+
+    async fn enter(self, inner: &Inner, entry: &Entry) -> Result<(), StoreError> {
+        let mut enter = redis::cmd(if self.is_endless { "SADD" } else { "ZADD" });
+        enter.arg(self.name);
+        if let Some(left) = entry.expires_in {
+            enter.arg(after(left));
+        }
+        enter.arg(inner.name(&entry.key));
+        inner.operators.query(&enter).await.map_err(|error| inner.error(error))
+    }
+
+    async fn remove(self, inner: &Inner, keys: &[RecordKey]) -> Result<(), StoreError> {
+        let mut remove = redis::cmd(if self.is_endless { "SREM" } else { "ZREM" });
+        remove.arg(self.name).arg(keys.iter().map(|key| inner.name(key)).collect::<Vec<_>>());
+        inner.operators.query(&remove).await.map_err(|error| inner.error(error))
+    }
+}
+
+/// The entries of those names that are of claims of this set. Removes the others from it.
+async fn members(inner: &Inner, set: Set<'_>, keys: &[RecordKey]) -> Result<Vec<Entry>, StoreError> {
+    let (mut members, others) = sorted_out(inner, set, keys).await?;
+    if others.is_empty() {
+        return Ok(members);
+    }
+    set.remove(inner, &others).await?;
+    // A claim that was made since the look has entered its name already.
+    let (again, _) = sorted_out(inner, set, &others).await?;
+    for entry in &again {
+        set.enter(inner, entry).await?;
+    }
+    members.extend(again);
+    Ok(members)
+}
+
+async fn sorted_out(
+    inner: &Inner,
+    set: Set<'_>,
+    keys: &[RecordKey],
+) -> Result<(Vec<Entry>, Vec<RecordKey>), StoreError> {
+    let (mut members, mut others) = (Vec::new(), Vec::new());
+    for (key, found) in keys.iter().zip(listing::summaries(inner, keys).await) {
+        match found {
+            Ok(Some(entry)) if set.holds(&entry) => members.push(entry),
+            // A listing of everything shows what is damaged.
+            Ok(_) | Err(StoreError::Damaged(_)) => others.push(key.clone()),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((members, others))
+}
+
+fn keys_of(inner: &Inner, names: &[Vec<u8>]) -> Vec<RecordKey> {
+    names.iter().filter_map(|name| inner.key_of(name)).collect()
+}
+
+pub(super) async fn count_unknown_outcomes(inner: &Inner) -> Result<UnknownOutcomes, StoreError> {
+    try_join_all(Set::expiring(inner).map(|set| remove_expired_names(inner, set))).await?;
+    let (mut unknown, mut cursor, mut seen) = (UnknownOutcomes::new(), 0_u64, 0);
+    let set = Set::endless(inner);
+    loop {
+        let scanned = set.scan(inner, cursor, 1000).await;
+        let (next, mut names) = scanned.map_err(|error| inner.error(error))?;
+        names.truncate(UNKNOWN_OUTCOMES_COUNTED - seen);
+        seen += names.len();
+        for some in names.chunks(TOGETHER) {
+            let claims = members(inner, set, &keys_of(inner, some)).await?;
+            for entry in claims.iter().filter(|entry| entry.is_unknown_outcome()) {
+                *unknown.entry(entry.key.scope().into_owned()).or_default() += 1;
             }
-            cursor = next;
-            if cursor == 0 || seen >= UNKNOWN_OUTCOMES_COUNTED {
-                return Ok(unknown);
-            }
+        }
+        cursor = next;
+        if cursor == 0 || seen >= UNKNOWN_OUTCOMES_COUNTED {
+            return Ok(unknown);
         }
     }
+}
 
-    /// The entry of the name if it is a claim that never expires; otherwise removes the name from the set.
-    async fn verified(&self, name: &[u8]) -> Result<Option<Entry>, StoreError> {
-        let Some(key) = self.key_of(name) else { return Ok(None) };
-        let entry = self.endless(&key).await?;
-        if entry.is_some() {
-            return Ok(entry);
-        }
-        self.index("SREM", name).await?;
-        // A claim that was made since the look has entered its name already.
-        let entry = self.endless(&key).await?;
-        if entry.is_some() {
-            self.enter(&key).await?;
-        }
-        Ok(entry)
+/// Removes names of claims that have expired. Those that were renewed since get a later time.
+async fn remove_expired_names(inner: &Inner, set: Set<'_>) -> Result<(), StoreError> {
+    let mut expired = redis::cmd("ZRANGE");
+    expired.arg(set.name).arg("-inf").arg(after(Duration::ZERO)).arg("BYSCORE");
+    expired.arg("LIMIT").arg(0).arg(EXPIRED_AT_ONCE);
+    let names: Vec<Vec<u8>> = inner.operators.query(&expired).await.map_err(|error| inner.error(error))?;
+    for entry in members(inner, set, &keys_of(inner, &names)).await? {
+        set.enter(inner, &entry).await?;
     }
-
-    async fn endless(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
-        match self.summary(key).await {
-            Ok(entry) => Ok(entry.filter(|entry| entry.expires_in.is_none())),
-            // Listings show it.
-            Err(StoreError::Damaged(_)) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
+    Ok(())
 }

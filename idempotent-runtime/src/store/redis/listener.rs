@@ -1,4 +1,6 @@
 //! One subscription that hears of the ends of claims in all processes, on behalf of all waiters.
+//!
+//! Its loop stays apart from that of `store/postgres/listener.rs`: they share task, pause and notification, and differ in each step.
 
 use std::mem;
 use std::sync::Arc;
@@ -26,12 +28,12 @@ impl Listener {
         Self { origin: Arc::new(origin), channel, ended: Arc::default(), task: BackgroundTask::default() }
     }
 
-    /// Resolves when the claim of this key may have ended since the first poll.
+    /// Resolves when the claim of the key with this message may have ended since the first poll.
     ///
     /// If no thread drives the runtime of the subscription, it never does, and waiters look by themselves every 250 ms.
-    pub(super) async fn ended(&self, key: &[u8]) {
+    pub(super) async fn ended(&self, message: &[u8]) {
         self.task.ensure(|| listen(Arc::clone(&self.origin), self.channel.clone(), Arc::clone(&self.ended)));
-        self.ended.notified(key).await;
+        self.ended.notified(message).await;
     }
 }
 
@@ -51,7 +53,7 @@ async fn listen(origin: Arc<Origin>, channel: String, ended: Arc<KeyedNotify>) {
             }
             Err(error) if may_not(&error) && !mem::replace(&mut has_warned, true) => tracing::warn!(
                 %error,
-                "messages cannot be heard: requests that wait for one of another process look every 250 ms; grant \
+                "notifications cannot be received: requests that wait for a request of another process look every 250 ms; grant \
                  +subscribe and &{channel}"
             ),
             Err(_) => {}

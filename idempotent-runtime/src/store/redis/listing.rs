@@ -4,27 +4,38 @@
 //! page has the rest.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use futures_util::future::join_all;
+use redis::RedisResult;
 
+use crate::deadline::Deadline;
 use crate::key::RecordKey;
 use crate::store::entry::{Cursor, Entry, Page};
 use crate::store::error::StoreError;
 use crate::store::redis::connection::Argument;
-use crate::store::redis::store::RedisStore;
+use crate::store::redis::inner::Inner;
+use crate::store::redis::node::Node;
 use crate::store::redis::value;
 
 /// How many names the server looks at in one go: it answers no other call meanwhile.
 const AT_ONCE: usize = 1000;
 
-/// How many entries are read together.
-const TOGETHER: usize = 100;
+/// How many times a page asks for names. Among many names of other programs it ends with what it has found, and its cursor goes on.
+const SCANS: usize = 200;
 
-/// A place in a listing: the server, its cursor unless the listing has not begun there, and names that it has returned already.
+/// After how long a page ends with what it has found: an operator who waits for it sees something.
+const ENOUGH: Duration = Duration::from_millis(500);
+
+/// How many entries are read together.
+pub(super) const TOGETHER: usize = 100;
+
+/// A place in a listing: the source of names, its cursor unless the listing has not begun there, and names that it has returned
+/// already.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Place {
-    node: usize,
-    scan: Option<u64>,
+pub(super) struct Place {
+    pub(super) source: usize,
+    pub(super) scan: Option<u64>,
     names: Vec<RecordKey>,
 }
 
@@ -32,14 +43,19 @@ impl Place {
     fn of(cursor: Option<Cursor>) -> Option<Self> {
         let Some(Cursor(text)) = cursor else { return Some(Self::default()) };
         let mut lines = text.split('\n');
-        let (node, scan) = lines.next()?.split_once(' ')?;
+        let (source, scan) = lines.next()?.split_once(' ')?;
         let scan = if scan.is_empty() { None } else { Some(scan.parse().ok()?) };
         let names = lines.map(|name| name.parse().ok()).collect::<Option<_>>()?;
-        Some(Self { node: node.parse().ok()?, scan, names })
+        Some(Self { source: source.parse().ok()?, scan, names })
+    }
+
+    /// Where its names are from: after the last ones of a source, it is at the beginning of the next source.
+    fn source_of_names(&self) -> usize {
+        self.source - usize::from(self.scan.is_none() && self.source > 0)
     }
 
     fn cursor(&self) -> Cursor {
-        let mut text = format!("{} {}", self.node, self.scan.map_or(String::new(), |scan| scan.to_string()));
+        let mut text = format!("{} {}", self.source, self.scan.map_or(String::new(), |scan| scan.to_string()));
         for name in &self.names {
             // A record key has no line breaks.
             text.push('\n');
@@ -49,59 +65,121 @@ impl Place {
     }
 }
 
-impl RedisStore {
-    /// The names of this store, and of others whose prefix begins with this one.
-    pub(super) fn pattern(&self) -> String {
-        format!("{}*", escaped(&self.0.prefix))
+/// The names of this store, and of others whose prefix begins with this one.
+pub(super) fn pattern(inner: &Inner) -> String {
+    format!("{}*", escaped(&inner.prefix))
+}
+
+/// What a name of a listing leads to.
+pub(super) type Found = (RecordKey, Result<Entry, StoreError>);
+
+/// Names of entries, from one source after the other.
+pub(super) trait Names {
+    fn inner(&self) -> &Inner;
+
+    /// How many sources there are.
+    fn sources(&self) -> usize;
+
+    /// Some names, from the server's cursor in this place on, and the next cursor: 0 at the end of the source.
+    async fn some(&self, place: &Place, count: usize) -> RedisResult<(u64, Vec<Vec<u8>>)>;
+
+    /// What the names of this source lead to; nothing for those that lead nowhere.
+    async fn read(&self, source: usize, keys: Vec<RecordKey>) -> Result<Vec<Found>, StoreError>;
+}
+
+/// All names: each server is a source.
+struct All<'a> {
+    inner: &'a Inner,
+    nodes: Vec<Node>,
+}
+
+impl Names for All<'_> {
+    fn inner(&self) -> &Inner {
+        self.inner
     }
 
-    pub(super) async fn page(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
-        let malformed = || StoreError::unavailable("the cursor is none of this store's: begin the listing again");
-        let mut place = Place::of(cursor).ok_or_else(malformed)?;
-        let nodes = self.0.operators.nodes().await.map_err(|error| self.error(error))?;
-        let (mut page, mut seen) = (Page::default(), HashSet::new());
-        while page.entries.len() + page.damaged.len() < limit {
-            let room = limit - page.entries.len() - page.damaged.len();
-            if place.names.is_empty() {
-                let Some(node) = nodes.get(place.node) else { return Ok(page) };
-                let mut scan = redis::cmd("SCAN");
-                scan.arg(place.scan.unwrap_or_default()).arg("MATCH").arg(self.pattern());
-                scan.arg("COUNT").arg(room.clamp(10, AT_ONCE));
-                let answer = self.0.operators.query_node::<(u64, Vec<Vec<u8>>)>(node, scan).await;
-                let (next, found) = answer.map_err(|error| self.error(error))?;
-                place.names = found.iter().filter_map(|name| self.key_of(name)).collect();
-                (place.node, place.scan) = if next == 0 { (place.node + 1, None) } else { (place.node, Some(next)) };
+    fn sources(&self) -> usize {
+        self.nodes.len()
+    }
+
+    async fn some(&self, place: &Place, count: usize) -> RedisResult<(u64, Vec<Vec<u8>>)> {
+        let mut scan = redis::cmd("SCAN");
+        scan.arg(place.scan.unwrap_or_default()).arg("MATCH").arg(pattern(self.inner)).arg("COUNT").arg(count);
+        self.inner.operators.query_node(&self.nodes[place.source], scan).await
+    }
+
+    async fn read(&self, _source: usize, keys: Vec<RecordKey>) -> Result<Vec<Found>, StoreError> {
+        let found = summaries(self.inner, &keys).await;
+        Ok(keys.into_iter().zip(found).filter_map(|(key, found)| Some((key, found.transpose()?))).collect())
+    }
+}
+
+pub(super) async fn page(inner: &Inner, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
+    let nodes = inner.operators.nodes().await.map_err(|error| inner.error(error))?;
+    page_of(&All { inner, nodes }, cursor, limit).await
+}
+
+pub(super) async fn page_of(names: &impl Names, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
+    let malformed = || StoreError::unavailable("the cursor is none of this store's: begin the listing again");
+    let (inner, mut place) = (names.inner(), Place::of(cursor).ok_or_else(malformed)?);
+    let (mut page, mut seen, mut source) = (Page::default(), HashSet::new(), place.source_of_names());
+    let (mut scans, mut fruitless, enough) = (0, 0, Deadline::after(ENOUGH));
+    while page.entries.len() + page.damaged.len() < limit {
+        let room = limit - page.entries.len() - page.damaged.len();
+        if place.names.is_empty() {
+            if place.source >= names.sources() {
+                return Ok(page);
             }
-            let some: Vec<_> = place.names.drain(..place.names.len().min(room).min(TOGETHER)).collect();
-            // The server may tell a name twice.
-            let some: Vec<_> = some.into_iter().filter(|key| seen.insert(key.clone())).collect();
-            for (key, found) in some.iter().zip(self.summaries(&some).await) {
-                if let Some(found) = found.transpose() {
-                    page.add(Some(key.clone()), found)?;
-                }
+            if scans == SCANS || scans > 0 && enough.is_over() {
+                break;
             }
+            source = place.source;
+            let found = names.some(&place, (room.clamp(10, AT_ONCE) << fruitless).min(AT_ONCE)).await;
+            let (next, found) = found.map_err(|error| inner.error(error))?;
+            place.names = found.iter().filter_map(|name| inner.key_of(name)).collect();
+            scans += 1;
+            fruitless = if place.names.is_empty() { (fruitless + 1).min(10) } else { 0 };
+            (place.source, place.scan) = if next == 0 { (source + 1, None) } else { (source, Some(next)) };
         }
-        if !place.names.is_empty() || place.node < nodes.len() {
-            page.next = Some(place.cursor());
+        let some: Vec<_> = place.names.drain(..place.names.len().min(room).min(TOGETHER)).collect();
+        // The server may tell a name twice.
+        let some: Vec<_> = some.into_iter().filter(|key| seen.insert(key.clone())).collect();
+        for (key, found) in names.read(source, some).await? {
+            page.add(Some(key), found)?;
         }
-        Ok(page)
+        if enough.is_over() {
+            break;
+        }
     }
+    if !place.names.is_empty() || place.source < names.sources() {
+        page.next = Some(place.cursor());
+    }
+    Ok(page)
+}
 
-    /// One for each, in one round trip if all can be read.
-    async fn summaries(&self, keys: &[RecordKey]) -> Vec<Result<Option<Entry>, StoreError>> {
-        let runs: Vec<_> = keys.iter().map(|key| (self.name(key), ENDS.to_vec())).collect();
-        match self.0.operators.run_many::<Ends>(&self.0.scripts.summary, &runs).await {
-            Some(Ok(answers)) => keys.iter().zip(answers).map(|(key, ends)| entry(key, ends)).collect(),
-            // Read them one by one: the server does not know the script, or one of the values cannot be read.
-            _ => join_all(keys.iter().map(|key| self.summary(key))).await,
-        }
+/// The entries without the responses' headers and bodies: one for each key, by one script if all can be read.
+pub(super) async fn summaries(inner: &Inner, keys: &[RecordKey]) -> Vec<Result<Option<Entry>, StoreError>> {
+    if !inner.is_cluster()
+        && keys.len() > 1
+        && let Ok(found) = ends(inner, keys).await
+    {
+        return keys.iter().zip(found).map(|(key, ends)| entry(key, ends)).collect();
     }
+    // They are on several servers, or one of them cannot be read.
+    join_all(keys.iter().map(|key| summary(inner, key))).await
+}
 
-    /// The entry without the response's headers and body.
-    pub(super) async fn summary(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
-        let answer = self.0.operators.run(&self.0.scripts.summary, &[self.name(key)], &ENDS).await;
-        entry(key, answer.map_err(|error| self.error(error))?)
+async fn summary(inner: &Inner, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
+    match ends(inner, std::slice::from_ref(key)).await?.pop() {
+        Some(ends) => entry(key, ends),
+        None => Ok(None),
     }
+}
+
+async fn ends(inner: &Inner, keys: &[RecordKey]) -> Result<Vec<Ends>, StoreError> {
+    let names: Vec<_> = keys.iter().map(|key| inner.name(key)).collect();
+    let found = inner.operators.run(&inner.scripts.summaries, &names, &ENDS).await;
+    found.map_err(|error| inner.error(error))
 }
 
 /// The beginning and the end of a value, what is left of its life, and how late it is.
@@ -132,9 +210,9 @@ mod tests {
     fn place_survives_its_cursor() {
         let names = vec![RecordKey::new("charges", None, "k1"), RecordKey::new("a b", Some("c\n"), "k 2")];
         for place in [
-            Place { node: 0, scan: None, names: Vec::new() },
-            Place { node: 2, scan: Some(u64::MAX), names: names.clone() },
-            Place { node: 1, scan: None, names },
+            Place { source: 0, scan: None, names: Vec::new() },
+            Place { source: 2, scan: Some(u64::MAX), names: names.clone() },
+            Place { source: 1, scan: None, names },
         ] {
             assert_eq!(Place::of(Some(place.cursor())), Some(place));
         }

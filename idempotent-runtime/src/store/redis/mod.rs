@@ -2,18 +2,23 @@
 //!
 //! Each operation is one round trip: a replay costs one, a first execution two. From Redis 7 on a claim is the command
 //! `SET … NX GET`, which returns an existing value. Everything else is a script, and so is the claim of a key that is already
-//! claimed, which takes a second round trip.
+//! claimed, which takes a second round trip. The name of a claim that was made follows into an index, which no request waits for.
 //!
 //! All data of a key is one JSON value under one name, so a Cluster needs no hash tags. Only the marks of claims that were
 //! given back have names of their own: `given_back`. The ttl is the expiry of the name. The lease is computed from it, so
 //! attempt numbers outlive a lease and only the server's clock counts. A claim that never expires has the end of its lease in
-//! its value, by the same clock; the names of these claims are in a set: `index`.
+//! its value, by the same clock; the names of all claims are in sets: `index`.
 
+pub(crate) mod address;
+pub(crate) mod certificates;
 #[cfg(feature = "redis-cluster")]
 pub(crate) mod cluster;
 pub(crate) mod connection;
+pub(crate) mod credentials;
+pub(crate) mod eviction;
 pub(crate) mod given_back;
 pub(crate) mod index;
+pub(crate) mod inner;
 pub(crate) mod listener;
 pub(crate) mod listing;
 pub(crate) mod names;
@@ -22,8 +27,14 @@ pub(crate) mod open;
 pub(crate) mod open_error;
 pub(crate) mod origin;
 pub(crate) mod reconnecting;
+pub(crate) mod record_limit;
+pub(crate) mod resolve;
 pub(crate) mod rights;
 pub(crate) mod scripts;
+#[cfg(feature = "redis-sentinel")]
+pub(crate) mod sentinel;
 pub(crate) mod server;
 pub(crate) mod store;
+pub(crate) mod tcp;
 pub(crate) mod value;
+pub(crate) mod wire;

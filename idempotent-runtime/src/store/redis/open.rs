@@ -9,17 +9,29 @@ use redis::aio::ConnectionManager;
 use redis::auth::StreamingCredentialsProvider;
 #[cfg(feature = "redis-cluster")]
 use redis::cluster_async::ClusterConnection;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::store::given_back::RememberedTokens;
+use crate::store::redis::address::Address;
+#[cfg(feature = "redis-cluster")]
+use crate::store::redis::cluster::Resolver;
 use crate::store::redis::connection::{Acknowledged, Connection};
+use crate::store::redis::credentials::Credentials;
+use crate::store::redis::eviction::EvictionWatch;
+use crate::store::redis::index;
+use crate::store::redis::inner::Inner;
 use crate::store::redis::listener::Listener;
 use crate::store::redis::names;
 use crate::store::redis::open_error::RedisOpenError;
-use crate::store::redis::origin::{Credentials, Origin};
+use crate::store::redis::origin::Origin;
 use crate::store::redis::reconnecting::Reconnecting;
+use crate::store::redis::rights;
 use crate::store::redis::scripts::Scripts;
 use crate::store::redis::server;
-use crate::store::redis::store::{Inner, RedisStore};
+use crate::store::redis::store::RedisStore;
+
+/// How many names of claims may be on their way to the index. More of them are waited for.
+const UNANSWERED: usize = 1024;
 
 /// Collects the options of a [`RedisStore`].
 ///
@@ -119,7 +131,8 @@ impl RedisStoreBuilder {
     /// Asks `provider` for the user's name and password whenever the store connects, instead of taking those of the URL. The
     /// first item of its stream is what the connection begins with. An item that follows later authenticates again.
     ///
-    /// The store does not open over the application's own connection then, which authenticates by itself.
+    /// With a provider, the store does not open over the application's own connection, because that one
+    /// authenticates by itself.
     ///
     /// # Examples
     ///
@@ -146,7 +159,7 @@ impl RedisStoreBuilder {
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let provider = PasswordFile("/run/secrets/redis");
-    /// let store = RedisStore::builder("redis://cache:6379/").credentials_provider(provider).open().await?;
+    /// let store = RedisStore::builder("rediss://cache:6379/").credentials_provider(provider).open().await?;
     /// # drop(store);
     /// # Ok(())
     /// # }
@@ -162,11 +175,12 @@ impl RedisStoreBuilder {
     ///
     /// [`RedisOpenError`] says what is wrong and what to do.
     pub async fn open(self) -> Result<RedisStore, RedisOpenError> {
+        let joined = Arc::new(Notify::new());
         let (connection, origin) = match self.source {
             Source::Manager(_) if self.credentials.is_some() => return Err(RedisOpenError::CannotAuthenticate),
             Source::Manager(manager) => (Connection::Single(Reconnecting::over(manager)), None),
             Source::Url(url) => {
-                let origin = Origin::of(&url, self.credentials)?;
+                let origin = Origin::of(Address::of(&url)?, self.credentials)?;
                 (Connection::Single(origin.connect().await?), Some(origin))
             }
             #[cfg(feature = "redis-cluster")]
@@ -175,8 +189,8 @@ impl RedisStoreBuilder {
             Source::Cluster(cluster) => (Connection::Cluster(cluster), None),
             #[cfg(feature = "redis-cluster")]
             Source::ClusterUrls(urls) => {
-                let origin = Origin::of(urls.first().map_or("", String::as_str), self.credentials)?;
-                (Connection::Cluster(origin.connect_to_cluster(urls).await?), Some(origin))
+                let (connection, origin) = cluster_of(urls, self.credentials, Arc::clone(&joined)).await?;
+                (connection, Some(origin))
             }
         };
         let version = server::version(&connection).await?;
@@ -192,22 +206,47 @@ impl RedisStoreBuilder {
             _ => return Err(RedisOpenError::CannotWait),
         };
         let channel = format!("{}ended", self.prefix);
-        let store = RedisStore(Arc::new(Inner {
+        let inner = Inner {
             longest_value: server::longest_value(&connection).await?,
             operators: connection.beside().map_err(RedisOpenError::Unreachable)?,
+            claims: index::names_of_expiring(&self.prefix, !connection.sends_once()),
+            unanswered: Arc::new(Semaphore::new(UNANSWERED)),
             connection,
             acknowledged,
             listener: origin.map(|origin| Listener::new(origin, channel.clone())),
             channel,
-            index: RedisStore::index_of(&self.prefix),
+            index: index::name(&self.prefix),
             prefix: self.prefix,
             scripts: Scripts::new(version >= (7, 0)),
+            eviction: (!self.allow_eviction).then(|| EvictionWatch::new(joined)),
             claims_by_set: version >= (7, 0),
             sent_twice: RememberedTokens::default(),
-        }));
-        store.try_rights().await?;
-        Ok(store)
+        };
+        rights::try_all(&inner).await?;
+        Ok(RedisStore(Arc::new(inner)))
     }
+}
+
+#[cfg(feature = "redis-cluster")]
+async fn cluster_of(
+    urls: Vec<String>,
+    credentials: Option<Credentials>,
+    joined: Arc<Notify>,
+) -> Result<(Connection, Origin), RedisOpenError> {
+    let first = Address::of(urls.first().map_or("", String::as_str))?;
+    #[cfg(feature = "redis-sentinel")]
+    if first.sentinels.is_some() {
+        return Err(RedisOpenError::Malformed { problem: "a Cluster has no Sentinels: name some of its own servers" });
+    }
+    let servers: Result<Vec<_>, _> = urls.iter().map(|url| Address::of(url).map(|address| address.server)).collect();
+    let (servers, certificates) = (servers?, first.certificates.clone());
+    let origin = Origin::of(first.clone(), credentials)?;
+    if !first.may_lead_anywhere() {
+        let hosts = origin.hosts_of_cluster(&servers).await.map_err(RedisOpenError::Unreachable)?;
+        hosts.iter().try_for_each(|host| first.check_host(host))?;
+    }
+    let resolver = Resolver::new(first, joined);
+    Ok((Connection::Cluster(origin.connect_to_cluster(servers, &certificates, resolver).await?), origin))
 }
 
 impl RedisStore {
@@ -221,11 +260,44 @@ impl RedisStore {
     }
 
     /// A store on the server of this URL, with options to follow.
+    ///
+    /// | URL | server |
+    /// |---|---|
+    /// | `redis://user:password@host:6379/0` | one server, or an address behind which the master is |
+    /// | `rediss://user:password@host:6379/0` | the same, by TLS (feature `tls`) |
+    /// | `redis+sentinel://user:password@host1:26379,host2:26379/service/0` | the master of `service`, by what these Sentinels say (feature `redis-sentinel`) |
+    /// | `rediss+sentinel://…` | the same, by TLS to the Sentinels and to the master |
+    /// | `unix:///run/redis.sock?db=0&user=user&pass=password` | one server on this machine |
+    ///
+    /// | parameter | meaning |
+    /// |---|---|
+    /// | `cacert=PATH` | the authorities that sign servers, in PEM; those that the system trusts by default |
+    /// | `cert=PATH`, `key=PATH` | the client's certificate and its private key, in PEM |
+    /// | `tls=disable` | the connection to another machine may be in clear. Without it, only this machine is reached by `redis://` |
+    /// | `sentinel_user=…`, `sentinel_password=…` | the credentials for the Sentinels; none by default |
+    /// | `sentinel_tls=disable` | the Sentinels have no TLS |
+    /// | `protocol=resp3` | the protocol; `resp2` by default |
+    ///
+    /// The files are those of `redis-cli --cacert --cert --key`. They are read when the store opens. An unknown parameter is an
+    /// error. With TLS, the process gets ring as the default provider of rustls unless it has one: an application with a provider
+    /// of its own installs that before it opens the store.
     pub fn builder(url: &str) -> RedisStoreBuilder {
         RedisStoreBuilder::url(url)
     }
 
-    /// A store on the application's own connection, with options to follow.
+    /// Whether the server of this URL is part of a Cluster, and so holds a part of the keys: for tools that are given a URL.
+    ///
+    /// # Errors
+    ///
+    /// [`RedisOpenError`] says what is wrong and what to do.
+    #[cfg(feature = "operate")]
+    pub async fn is_in_cluster(url: &str) -> Result<bool, RedisOpenError> {
+        let connection = Origin::of(Address::of(url)?, None)?.connect().await?;
+        server::is_in_cluster(&Connection::Single(connection)).await
+    }
+
+    /// A store on the application's own connection, with options to follow. Whether it is encrypted is the application's
+    /// decision.
     ///
     /// The response timeout of the connection should not be shorter than the registry's `store_timeout`. Its own settings
     /// decide how soon it leaves a network that drops everything. A store that is opened by a URL does so within seconds.

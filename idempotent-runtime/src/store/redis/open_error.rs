@@ -1,6 +1,7 @@
 //! Why a store could not be opened, and what to do.
 
 use std::fmt;
+use std::io;
 
 use redis::RedisError;
 
@@ -13,14 +14,48 @@ pub enum RedisOpenError {
     /// The URL is malformed.
     #[error("this is no URL of a Redis server; write one such as `redis://user:password@host:6379/0`")]
     Url(#[source] RedisError),
+    /// The URL says what the store cannot do.
+    #[error("the URL of Redis cannot be used: {problem}")]
+    #[non_exhaustive]
+    Malformed {
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// The URL asks for TLS, and the application is built without it.
     #[error(
-        "`rediss://` asks for TLS, and this build of the crate `redis` has none: add `redis` to the dependencies with \
-         feature `tokio-rustls-comp` (and `tls-rustls-webpki-roots`, or the system's certificates are used)"
+        "the URL of Redis asks for TLS, and this program is built without it: enable feature `tls` of idempotent-runtime"
     )]
     Tls,
+    /// The URL names Sentinels, and the application is built without support for them.
+    #[error(
+        "the URL of Redis names Sentinels, and this program is built without support for them: enable feature `redis-sentinel` of \
+         idempotent-runtime"
+    )]
+    NoSentinels,
+    /// The server is on another machine, and the connection to it is not encrypted.
+    #[error(
+        "the password and every record would be sent in clear to Redis at {host}: write `rediss://` (feature `tls`), or add \
+         `?tls=disable` to the URL if you trust the network"
+    )]
+    #[non_exhaustive]
+    InClear {
+        /// The host.
+        host: String,
+    },
+    /// A file that the URL names is not what it should be.
+    #[error("the file `{path}` of the parameter `{parameter}` cannot be used")]
+    #[non_exhaustive]
+    Certificate {
+        /// `cacert`, `cert` or `key`.
+        parameter: &'static str,
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The server does not answer, or rejects the connection.
-    #[error("Redis cannot be reached")]
+    #[error("Redis cannot be reached{}", remedy(.0))]
     Unreachable(#[source] RedisError),
     /// It evicts keys when its memory is full.
     #[error(
@@ -71,6 +106,16 @@ pub enum RedisOpenError {
 
 /// The scripts need what Redis can since 6.2, and Valkey always.
 pub(super) const OLDEST: (u32, u32) = (6, 2);
+
+/// rustls tells what is wrong with a certificate, and not which parameter of the URL is about it.
+fn remedy(error: &RedisError) -> &'static str {
+    if error.to_string().contains("invalid peer certificate") {
+        ", because its certificate is not accepted: name the authority that signed it with `cacert=PATH`, and write the host \
+         that it is valid for"
+    } else {
+        ""
+    }
+}
 
 impl fmt::Debug for RedisOpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,102 +1,146 @@
 //! Where the store connects to, and as whom.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt};
+#[cfg(feature = "redis-cluster")]
+use redis::ConnectionInfo;
 use redis::aio::{ConnectionManagerConfig, PubSub};
-use redis::auth::{BasicAuth, StreamingCredentialsProvider};
 #[cfg(feature = "redis-cluster")]
 use redis::cluster::ClusterClient;
 #[cfg(feature = "redis-cluster")]
 use redis::cluster_async::ClusterConnection;
-use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisResult};
+use redis::{AsyncConnectionConfig, Client, RedisResult};
 
+use crate::store::redis::address::Address;
+#[cfg(feature = "redis-cluster")]
+use crate::store::redis::certificates::Certificates;
+#[cfg(feature = "redis-cluster")]
+use crate::store::redis::cluster::{self, Resolver};
+use crate::store::redis::credentials::Credentials;
 use crate::store::redis::open_error::RedisOpenError;
 use crate::store::redis::reconnecting::Reconnecting;
+#[cfg(feature = "redis-sentinel")]
+use crate::store::redis::sentinel::Watched;
+#[cfg(feature = "redis-cluster")]
+use crate::store::redis::tcp::tcp_settings;
+use crate::store::redis::wire::Way;
 
-/// A server, or some of a Cluster's.
+/// A server, one of a Cluster's, or the master that Sentinels name.
 pub(super) struct Origin {
-    client: Client,
+    way: Way,
     credentials: Option<Credentials>,
 }
 
 /// The registry's time limit cuts a call off much earlier; this one is for those who call the store themselves.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a connection may take to a server that was there before.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(3);
+
 /// How long the first connection may take. Its failure is reported at once.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-#[derive(Clone)]
-pub(super) struct Credentials(pub(super) Arc<dyn StreamingCredentialsProvider>);
-
-impl StreamingCredentialsProvider for Credentials {
-    fn subscribe(&self) -> Pin<Box<dyn Stream<Item = RedisResult<BasicAuth>> + Send + 'static>> {
-        self.0.subscribe()
-    }
-}
-
 impl Origin {
-    pub(super) fn of(url: &str, credentials: Option<Credentials>) -> Result<Self, RedisOpenError> {
-        let information = url.into_connection_info().map_err(|error| {
-            // The client tells it by this text alone.
-            if error.to_string().contains("TLS") { RedisOpenError::Tls } else { RedisOpenError::Url(error) }
-        })?;
-        // To name the library, the user would need another right.
-        let settings = information.redis_settings().clone().set_skip_set_lib_name();
-        let information = information.set_redis_settings(settings).set_tcp_settings(tcp_settings());
-        let client = Client::open(information).map_err(RedisOpenError::Url)?;
-        Ok(Self { client, credentials })
+    pub(super) fn of(address: Address, credentials: Option<Credentials>) -> Result<Self, RedisOpenError> {
+        #[cfg(feature = "redis-sentinel")]
+        let address = {
+            let mut address = address;
+            if let Some(sentinels) = address.sentinels.take() {
+                let config = with(credentials.as_ref(), connection_config(CONNECTED_WITHIN));
+                let config = config.set_response_timeout(Some(RESPONSE_TIMEOUT));
+                let watched = Watched::new(address, sentinels, credentials.clone(), config);
+                return Ok(Self { way: Way::Sentinels(Arc::new(watched)), credentials });
+            }
+            address
+        };
+        let mut config = ConnectionManagerConfig::new()
+            .set_response_timeout(Some(RESPONSE_TIMEOUT))
+            .set_connection_timeout(Some(CONNECTED_WITHIN))
+            .set_max_delay(Duration::from_secs(1));
+        if let Some(credentials) = &credentials {
+            config = config.set_credentials_provider(credentials.clone());
+        }
+        let client = Client::open(address.server).map_err(RedisOpenError::Url)?;
+        Ok(Self { way: Way::Server(Arc::new((client, config))), credentials })
     }
 
     pub(super) async fn connect(&self) -> Result<Reconnecting, RedisOpenError> {
-        // Without the manager's patience, which is for a server that was there before.
-        let mut probe = AsyncConnectionConfig::new().set_connection_timeout(Some(PATIENCE));
-        let mut config = ConnectionManagerConfig::new()
-            .set_response_timeout(Some(RESPONSE_TIMEOUT))
-            .set_connection_timeout(Some(Duration::from_secs(3)))
-            .set_max_delay(Duration::from_secs(1));
-        if let Some(credentials) = &self.credentials {
-            probe = probe.set_credentials_provider(credentials.clone());
-            config = config.set_credentials_provider(credentials.clone());
+        match &self.way {
+            Way::Server(server) => {
+                // Without the manager's patience, which is for a server that was there before.
+                let probe = with(self.credentials.as_ref(), connection_config(PATIENCE));
+                let probe = server.0.get_multiplexed_async_connection_with_config(&probe).await;
+                drop(probe.map_err(RedisOpenError::Unreachable)?);
+            }
+            #[cfg(feature = "redis-sentinel")]
+            Way::Sentinels(_) => {}
         }
-        let probe = self.client.get_multiplexed_async_connection_with_config(&probe).await;
-        drop(probe.map_err(RedisOpenError::Unreachable)?);
-        Reconnecting::to(self.client.clone(), config).await.map_err(RedisOpenError::Unreachable)
+        let wire = self.way.connected_wire().await.map_err(RedisOpenError::Unreachable)?;
+        Ok(Reconnecting::to(self.way.clone(), wire))
+    }
+
+    /// The hosts of a Cluster, as the first of these servers to answer names them. The Cluster's client tells each of them the
+    /// password as soon as it knows it.
+    #[cfg(feature = "redis-cluster")]
+    pub(super) async fn hosts_of_cluster(&self, servers: &[ConnectionInfo]) -> RedisResult<Vec<String>> {
+        let config = with(self.credentials.as_ref(), connection_config(PATIENCE));
+        let mut named = Ok(Vec::new());
+        for server in servers {
+            let asking = async {
+                let client = Client::open(server.clone())?;
+                cluster::hosts(&mut client.get_multiplexed_async_connection_with_config(&config).await?).await
+            };
+            named = asking.await;
+            if named.is_ok() {
+                break;
+            }
+        }
+        named
     }
 
     #[cfg(feature = "redis-cluster")]
-    pub(super) async fn connect_to_cluster(&self, urls: Vec<String>) -> Result<ClusterConnection, RedisOpenError> {
-        let mut builder = ClusterClient::builder(urls).tcp_settings(tcp_settings());
+    pub(super) async fn connect_to_cluster(
+        &self,
+        servers: Vec<ConnectionInfo>,
+        certificates: &Certificates,
+        resolver: Resolver,
+    ) -> Result<ClusterConnection, RedisOpenError> {
+        let mut builder = ClusterClient::builder(servers).tcp_settings(tcp_settings()).async_dns_resolver(resolver);
         if let Some(credentials) = &self.credentials {
             builder = builder.set_credentials_provider(credentials.clone());
         }
+        #[cfg(feature = "tls")]
+        if let Some(certificates) = certificates.get() {
+            builder = builder.certs(certificates);
+        }
+        #[cfg(not(feature = "tls"))]
+        let Certificates = certificates;
         let client = builder.build().map_err(RedisOpenError::Url)?;
         client.get_async_connection().await.map_err(RedisOpenError::Unreachable)
     }
 
     /// A connection that listens to messages.
     pub(super) async fn listen(&self) -> RedisResult<PubSub> {
-        let Some(credentials) = &self.credentials else { return self.client.get_async_pubsub().await };
-        let mut information = self.client.get_connection_info().clone();
-        if let Some(current) = credentials.subscribe().next().await.transpose()? {
-            let user = information.redis_settings().clone();
-            let user = user.set_username(current.username()).set_password(current.password());
-            information = information.set_redis_settings(user);
-        }
-        Client::open(information)?.get_async_pubsub().await
+        let client = match &self.way {
+            Way::Server(server) => server.0.clone(),
+            #[cfg(feature = "redis-sentinel")]
+            Way::Sentinels(watched) => watched.master().await?,
+        };
+        let Some(credentials) = &self.credentials else { return client.get_async_pubsub().await };
+        let information = client.get_connection_info().clone();
+        let settings = credentials.apply_to(information.redis_settings().clone()).await?;
+        Client::open(information.set_redis_settings(settings))?.get_async_pubsub().await
     }
 }
 
-/// A connection whose packets are dropped breaks within seconds, even while nothing is sent.
-fn tcp_settings() -> TcpSettings {
-    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(5));
-    #[cfg(unix)]
-    let keepalive = keepalive.with_interval(Duration::from_secs(1)).with_retries(3);
-    let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
-    #[cfg(target_os = "linux")]
-    let settings = settings.set_user_timeout(Duration::from_secs(5));
-    settings
+fn connection_config(timeout: Duration) -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new().set_connection_timeout(Some(timeout))
+}
+
+fn with(credentials: Option<&Credentials>, config: AsyncConnectionConfig) -> AsyncConnectionConfig {
+    match credentials {
+        Some(credentials) => config.set_credentials_provider(credentials.clone()),
+        None => config,
+    }
 }

@@ -1,22 +1,23 @@
 //! One server's connection, which is replaced when its answers, or their absence, show that it leads nowhere.
 //!
 //! The client's own manager reconnects when a connection breaks. It keeps one to a master that was demoted, and one whose
-//! packets are dropped: its manager is replaced as a whole then.
+//! packets are dropped: its manager is replaced as a whole then. A connection to a master that Sentinels name has no manager.
 
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
+use redis::aio::{ConnectionLike, ConnectionManager};
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
 
 use crate::backoff::Backoff;
 use crate::deadline::Deadline;
+use crate::store::redis::wire::{Way, Wire};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::tokio::time::Instant;
 use crate::sync::{Mutex, lock};
 
-/// Without an answer to any call for so long, another connection is made for the calls to come.
+/// If no call gets an answer for this long, the next calls use a new connection.
 const SILENCE: Duration = Duration::from_secs(1);
 
 /// A call that is dropped earlier says nothing of its connection.
@@ -30,7 +31,7 @@ pub(super) struct Reconnecting(Arc<Inner>);
 
 struct Inner {
     /// The application's own connection has none.
-    origin: Option<(Client, ConnectionManagerConfig)>,
+    way: Option<Way>,
     silence: Arc<Silence>,
     current: Mutex<Current>,
 }
@@ -48,7 +49,7 @@ struct Current {
 }
 
 struct Line {
-    manager: ConnectionManager,
+    wire: Wire,
     made_at: Instant,
     answered_at: Mutex<Option<Instant>>,
     is_suspect: AtomicBool,
@@ -61,46 +62,43 @@ pub(super) enum Sent<'a> {
     Many(&'a Pipeline),
 }
 
+impl Sent<'_> {
+    async fn over(self, connection: &mut impl ConnectionLike) -> RedisResult<Value> {
+        match self {
+            Self::One(command) => command.query_async(connection).await,
+            Self::Many(commands) => commands.query_async(connection).await,
+        }
+    }
+}
+
 impl Reconnecting {
-    /// Connects.
-    pub(super) async fn to(client: Client, config: ConnectionManagerConfig) -> RedisResult<Self> {
-        let manager = ConnectionManager::new_with_config(client.clone(), config.clone()).await?;
-        Ok(Self::new(manager, Some((client, config)), Arc::default()))
+    /// Begins with this connection.
+    pub(super) fn to(way: Way, wire: Wire) -> Self {
+        Self::new(wire, Some(way), Arc::default())
     }
 
     /// Over the application's own connection.
     pub(super) fn over(manager: ConnectionManager) -> Self {
-        Self::new(manager, None, Arc::default())
+        Self::new(Wire::Managed(manager), None, Arc::default())
     }
 
-    fn new(
-        manager: ConnectionManager,
-        origin: Option<(Client, ConnectionManagerConfig)>,
-        silence: Arc<Silence>,
-    ) -> Self {
+    fn new(wire: Wire, way: Option<Way>, silence: Arc<Silence>) -> Self {
         let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
-        let current = Current { line: Line::new(manager), backoff, kept_until: Instant::now() };
-        Self(Arc::new(Inner { origin, silence, current: Mutex::new(current) }))
+        let current = Current { line: Line::new(wire), backoff, kept_until: Instant::now() };
+        Self(Arc::new(Inner { way, silence, current: Mutex::new(current) }))
     }
 
     /// Another connection to the same server, made when it is needed; the same one where it is the application's.
     pub(super) fn beside(&self) -> RedisResult<Self> {
-        let Some((client, config)) = &self.0.origin else { return Ok(self.clone()) };
-        let manager = ConnectionManager::new_lazy_with_config(client.clone(), config.clone())?;
-        Ok(Self::new(manager, Some((client.clone(), config.clone())), Arc::clone(&self.0.silence)))
+        let Some(way) = &self.0.way else { return Ok(self.clone()) };
+        Ok(Self::new(way.wire()?, Some(way.clone()), Arc::clone(&self.0.silence)))
     }
 
     /// Sends it once.
     pub(super) async fn send(&self, sent: Sent<'_>) -> RedisResult<Value> {
         let line = self.line();
         let mut call = Unanswered { line: &line, silence: &self.0.silence, since: Instant::now(), is_over: false };
-        let mut manager = line.manager.clone();
-        let mut asking = pin!(async {
-            match sent {
-                Sent::One(command) => command.query_async::<Value>(&mut manager).await,
-                Sent::Many(commands) => commands.query_async::<Value>(&mut manager).await,
-            }
-        });
+        let mut asking = pin!(line.send(sent));
         let answer = if let Some(answer) = Deadline::after(SILENCE).bound(&mut asking).await {
             answer
         } else {
@@ -110,7 +108,7 @@ impl Reconnecting {
         };
         match &answer {
             Err(error) if error.is_timeout() => return answer,
-            // The manager reconnects by itself.
+            // A manager reconnects by itself, and another line is suspect already.
             Err(error) if error.is_io_error() => {}
             Err(error) if leads_nowhere(error) => line.is_suspect.store(true, Ordering::SeqCst),
             _ => *lock(&line.answered_at) = Some(Instant::now()),
@@ -124,34 +122,53 @@ impl Reconnecting {
         let mut current = lock(&self.0.current);
         let is_silent = lock(&self.0.silence.0).is_some_and(|since| current.line.is_silent_since(since));
         let is_suspect = is_silent || current.line.is_suspect.load(Ordering::SeqCst);
-        if !is_suspect || current.kept_until > Instant::now() {
+        let is_outdated = current.line.wire.is_outdated();
+        if !is_outdated && (!is_suspect || current.kept_until > Instant::now()) {
             return Arc::clone(&current.line);
         }
         if lock(&current.line.answered_at).is_some() {
             current.backoff.reset();
         }
         current.kept_until = Instant::now() + current.backoff.advance();
-        let Some((client, config)) = &self.0.origin else {
+        let Some(way) = &self.0.way else {
             if is_silent {
                 return Arc::clone(&current.line);
             }
             // Its manager connects again when the server has closed it.
-            let mut manager = current.line.manager.clone();
-            current.line.is_suspect.store(false, Ordering::SeqCst);
-            crate::sync::tokio::spawn(async move { redis::cmd("QUIT").exec_async(&mut manager).await });
+            let line = Arc::clone(&current.line);
+            line.is_suspect.store(false, Ordering::SeqCst);
+            crate::sync::tokio::spawn(async move { line.send(Sent::One(&redis::cmd("QUIT"))).await });
             return Arc::clone(&current.line);
         };
-        if let Ok(manager) = ConnectionManager::new_lazy_with_config(client.clone(), config.clone()) {
-            current.line = Line::new(manager);
+        if let Ok(wire) = way.wire() {
+            current.line = Line::new(wire);
         }
         Arc::clone(&current.line)
     }
 }
 
 impl Line {
-    fn new(manager: ConnectionManager) -> Arc<Self> {
+    fn new(wire: Wire) -> Arc<Self> {
         let made_at = Instant::now();
-        Arc::new(Self { manager, made_at, answered_at: Mutex::new(None), is_suspect: AtomicBool::new(false) })
+        Arc::new(Self { wire, made_at, answered_at: Mutex::new(None), is_suspect: AtomicBool::new(false) })
+    }
+
+    async fn send(&self, sent: Sent<'_>) -> RedisResult<Value> {
+        match &self.wire {
+            Wire::Managed(manager) => sent.over(&mut manager.clone()).await,
+            #[cfg(feature = "redis-sentinel")]
+            Wire::Master(master) => {
+                let suspect = || self.is_suspect.store(true, Ordering::SeqCst);
+                let mut master = master.connection.clone().await.inspect_err(|_| suspect())?;
+                // Nothing connects it again.
+                let is_over = |error: &RedisError| error.is_io_error() || error.is_unrecoverable_error();
+                sent.over(&mut master).await.inspect_err(|error| {
+                    if is_over(error) {
+                        suspect();
+                    }
+                })
+            }
+        }
     }
 
     /// Whether it existed then and has answered no call since.
@@ -190,7 +207,7 @@ impl Drop for Unanswered<'_> {
     }
 }
 
-/// Whether the server takes no calls for now, and another one may by its address. The call had no effect.
+/// Whether the server takes no calls at present, so that the address may lead to another server by now. The call had no effect.
 fn leads_nowhere(error: &RedisError) -> bool {
     const KINDS: [ServerErrorKind; 3] =
         [ServerErrorKind::ReadOnly, ServerErrorKind::MasterDown, ServerErrorKind::BusyLoading];

@@ -10,7 +10,7 @@
 //! A claim that never expires has no time to live that could be counted: its value says until when it is leased, by the
 //! server's own clock, and only a script can write it. The names of all of them are a set beside them, so that unknown
 //! outcomes are found without a look through the whole server. In a Cluster the set is mostly another server's: a script
-//! that cannot reach it says so, and the store itself does it.
+//! that cannot reach it says so, and the store itself does it. Those that expire have other sets: see `index`.
 
 use redis::{ErrorKind, RedisError, Script, ServerErrorKind};
 
@@ -58,7 +58,7 @@ end
     };
 }
 
-/// Enters the name in the set of those that never expire, or takes it out: by `SADD` or `SREM`. Says whether it could.
+/// Enters the name in a set, or takes it out: by `SADD`, `SREM` or `ZREM`. Says whether it could.
 macro_rules! index {
     () => {
         r"
@@ -83,7 +83,7 @@ end
 }
 
 /// Keys: the name, and the one that is there when the token was given back. Arguments: token, fingerprint, lease, ttl, whether a
-/// lapsed claim may be taken over, the set of those that never expire.
+/// lapsed claim may be taken over, the set of those that never expire, the set of those that expire.
 ///
 /// Returns the attempt of the claim that was made, as a number; or the existing value that is no claim, as a text; or three
 /// texts, of which the last one says whether the name must still be added to the set.
@@ -95,9 +95,13 @@ const CLAIM: &str = concat!(
     r#"
 local ttl = ARGV[4]
 if ARGV[5] ~= '1' then ttl = nil end
+local function enter_expiring()
+    redis.pcall('ZADD', ARGV[7], string.format('%.0f', now() + ttl), KEYS[1])
+end
 local function acquired(attempt)
     if redis.call('EXISTS', KEYS[2]) == 1 then return {'given_back', '', ''} end
     write(ARGV[1], ARGV[2], attempt, ARGV[3], ttl)
+    if ttl then enter_expiring() end
     if ttl or index('SADD', ARGV[6]) then return attempt end
     return {'acquired', string.format('%.0f', attempt), 'enter'}
 end
@@ -107,6 +111,7 @@ local claim = claim_in(value)
 if not claim then return value end
 if claim.token == ARGV[1] then
     write_nothing_new(value)
+    if claim.ttl and ttl then enter_expiring() end
     if claim.ttl or index('SADD', ARGV[6]) then return claim.attempt end
     return {'acquired', string.format('%.0f', claim.attempt), 'enter'}
 end
@@ -118,7 +123,10 @@ if ttl then
     return taken_over
 end
 -- What is rejected once must not run later because the claim that it met has expired.
-if claim.ttl then write(claim.token, claim.fingerprint, claim.attempt, 0, nil) end
+if claim.ttl then
+    write(claim.token, claim.fingerprint, claim.attempt, 0, nil)
+    index('ZREM', ARGV[7])
+end
 return {'lapsed', claim.fingerprint, index('SADD', ARGV[6]) and '' or 'enter'}
 "#
 );
@@ -136,7 +144,7 @@ return 1
 );
 
 // A user who may not publish must not turn a write that was made into an error: waiters look by themselves too.
-/// Arguments: token, the record's value, ttl, channel, the set of those that never expire.
+/// Arguments: token, the record's value, ttl, channel, the set of those that never expire, the set of those that expire, the message.
 ///
 /// 2 when the name must still be taken out of the set.
 const COMPLETE: &str = concat!(
@@ -148,8 +156,12 @@ if not value then return 0 end
 local claim = '{"state":"claimed","token":"' .. ARGV[1] .. '"'
 if string.sub(value, 1, #claim) == claim then
     redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-    redis.pcall('PUBLISH', ARGV[4], KEYS[1])
-    if string.find(value, '"lease_until":', 1, true) and not index('SREM', ARGV[5]) then return 2 end
+    redis.pcall('PUBLISH', ARGV[4], ARGV[7])
+    if string.find(value, '"lease_until":', 1, true) then
+        if not index('SREM', ARGV[5]) then return 2 end
+    else
+        index('ZREM', ARGV[6])
+    end
     return 1
 end
 local own_record = '{"state":"completed","token":"' .. ARGV[1] .. '"'
@@ -159,21 +171,27 @@ return 1
 "#
 );
 
-/// Keys: the name, and the one that keeps a claim of the token from arriving. Arguments: token, channel, the set of those that
-/// never expire, for how long the claim is kept from arriving, whether it may arrive once more.
+/// Keys: the name, the one that keeps a claim of the token from arriving, and, where the script may arrive again, the one that keeps
+/// its answer. Arguments: token, channel, the set of those that never expire, for how long the claim is kept from arriving, whether
+/// it may arrive once more, the set of those that expire, the message, and for how long the answer is kept.
 ///
 /// 2 when the name must still be taken out of the set.
 const RELEASE: &str = concat!(
     index!(),
     r#"
+local answered = KEYS[3] and redis.call('GET', KEYS[3])
+if answered then return tonumber(answered) end
 local value = redis.call('GET', KEYS[1]) or ''
 local claim = '{"state":"claimed","token":"' .. ARGV[1] .. '"'
 if string.sub(value, 1, #claim) == claim then
+    local is_permanent = string.find(value, '"lease_until":', 1, true)
     redis.call('DEL', KEYS[1])
-    if ARGV[5] == '1' then redis.call('SET', KEYS[2], '', 'PX', ARGV[4]) end
-    redis.pcall('PUBLISH', ARGV[2], KEYS[1])
-    if string.find(value, '"lease_until":', 1, true) and not index('SREM', ARGV[3]) then return 2 end
-    return 1
+    if is_permanent and ARGV[5] == '1' then redis.call('SET', KEYS[2], '', 'PX', ARGV[4]) end
+    redis.pcall('PUBLISH', ARGV[2], ARGV[7])
+    if not is_permanent then index('ZREM', ARGV[6]) end
+    local answer = is_permanent and not index('SREM', ARGV[3]) and 2 or 1
+    if KEYS[3] then redis.call('SET', KEYS[3], string.format('%d', answer), 'PX', ARGV[8]) end
+    return answer
 end
 -- Of a claim that has been completed, nothing is on its way.
 local own_record = '{"state":"completed","token":"' .. ARGV[1] .. '"'
@@ -182,41 +200,90 @@ return 0
 "#
 );
 
+/// Argument: ttl.
+const EXTEND: &str = r#"
+local record = '{"state":"completed"'
+if redis.call('GETRANGE', KEYS[1], 0, #record - 1) ~= record then return 0 end
+return redis.call('PEXPIRE', KEYS[1], ARGV[1])
+"#;
+
 /// The value, what is left of its life, and how late it is.
 const LOOK: &str = r"
 local time = redis.call('TIME')
 return {redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1]), time[1] * 1000 + math.floor(time[2] / 1000)}
 ";
 
-/// The same with only the beginning and the end of the value. Arguments: how long each is.
-const SUMMARY: &str = r"
+/// The same of each name, with only the beginning and the end of its value. Arguments: how long each is.
+const SUMMARIES: &str = r"
 local time = redis.call('TIME')
-local head = redis.call('GETRANGE', KEYS[1], 0, ARGV[1] - 1)
-if head == '' and redis.call('EXISTS', KEYS[1]) == 0 then head = false end
-return {head, redis.call('GETRANGE', KEYS[1], -ARGV[2], -1), redis.call('PTTL', KEYS[1]),
-    time[1] * 1000 + math.floor(time[2] / 1000)}
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local summaries = {}
+for number, name in ipairs(KEYS) do
+    local head = redis.call('GETRANGE', name, 0, ARGV[1] - 1)
+    if head == '' and redis.call('EXISTS', name) == 0 then head = false end
+    summaries[number] = {head, redis.call('GETRANGE', name, -ARGV[2], -1), redis.call('PTTL', name), now}
+end
+return summaries
 ";
 
-/// Argument: the set of those that never expire.
+/// Keys: the name, and the one that keeps the answer for when the script arrives again. Arguments: the set of those that never
+/// expire, the set of those that expire, for how long the answer is kept; 0 where the script is sent once.
 ///
 /// 2 when the name must still be taken out of the set.
 const PURGE: &str = concat!(
     index!(),
     r"
+local answered = redis.call('GET', KEYS[2])
+if answered then return tonumber(answered) end
 local purged = redis.call('DEL', KEYS[1])
+if ARGV[3] ~= '0' then redis.call('SET', KEYS[2], string.format('%d', purged), 'PX', ARGV[3]) end
+if purged > 0 then index('ZREM', ARGV[2]) end
 if purged > 0 and not index('SREM', ARGV[1]) then return 2 end
 return purged
 "
+);
+
+/// Keys: as for [`PURGE`]. Arguments: the claim's token, the record's value or nothing, ttl, channel, the set of those that never
+/// expire, the record's token, the set of those that expire, the message, and for how long it is kept that the key was made free;
+/// 0 where the script is sent once.
+///
+/// 1 when the claim was resolved, and 2 when its name must still be taken out of the set; 3 when its lease has not expired; 0 when
+/// the key has no such claim.
+const RESOLVE: &str = concat!(
+    claim_in!(),
+    index!(),
+    write_nothing_new!(),
+    r#"
+if redis.call('EXISTS', KEYS[2]) == 1 then return 1 end
+local value = redis.call('GET', KEYS[1])
+if not value then return 0 end
+local claim = claim_in(value)
+if claim and claim.token == ARGV[1] then
+    if claim.is_leased then return 3 end
+    if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+    if ARGV[9] ~= '0' then redis.call('SET', KEYS[2], '', 'PX', ARGV[9]) end
+    redis.pcall('PUBLISH', ARGV[4], ARGV[8])
+    if claim.ttl then index('ZREM', ARGV[7]) end
+    if not claim.ttl and not index('SREM', ARGV[5]) then return 2 end
+    return 1
+end
+local own_record = '{"state":"completed","token":"' .. ARGV[6] .. '"'
+if ARGV[2] == '' or string.sub(value, 1, #own_record) ~= own_record then return 0 end
+write_nothing_new(value)
+return 1
+"#
 );
 
 pub(super) struct Scripts {
     pub(super) claim: Source,
     pub(super) renew: Source,
     pub(super) complete: Source,
+    pub(super) extend: Source,
     pub(super) release: Source,
     pub(super) look: Source,
-    pub(super) summary: Source,
+    pub(super) summaries: Source,
     pub(super) purge: Source,
+    pub(super) resolve: Source,
 }
 
 impl Scripts {
@@ -228,10 +295,12 @@ impl Scripts {
             claim: Source::new(CLAIM.to_owned()),
             renew: Source::new(format!("{granted}{RENEW}")),
             complete: Source::new(format!("{granted}{COMPLETE}")),
+            extend: Source::new(format!("{granted}{EXTEND}")),
             release: Source::new(format!("{granted}{RELEASE}")),
             look: Source::new(LOOK.to_owned()),
-            summary: Source::new(SUMMARY.to_owned()),
+            summaries: Source::new(SUMMARIES.to_owned()),
             purge: Source::new(PURGE.to_owned()),
+            resolve: Source::new(format!("{granted}{RESOLVE}")),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use redis::{RedisError, Value};
+use redis::{ErrorKind, RedisError, Value};
 
 use crate::store::redis::connection::Connection;
 use crate::store::redis::node::Node;
@@ -10,7 +10,9 @@ use crate::store::redis::open_error::{OLDEST, RedisOpenError};
 
 /// What an operator must not be told to grant when the connection breaks.
 fn unless_unreachable(error: RedisError) -> Result<RedisError, RedisOpenError> {
-    if error.is_io_error() { Err(RedisOpenError::Unreachable(error)) } else { Ok(error) }
+    // A Cluster's client has no connection to one of the servers.
+    let is_unreachable = error.is_io_error() || error.kind() == ErrorKind::ClusterConnectionNotFound;
+    if is_unreachable { Err(RedisOpenError::Unreachable(error)) } else { Ok(error) }
 }
 
 pub(super) async fn version(connection: &Connection) -> Result<(u32, u32), RedisOpenError> {
@@ -21,7 +23,7 @@ pub(super) async fn version(connection: &Connection) -> Result<(u32, u32), Redis
             Err(error) => {
                 unless_unreachable(error)?;
                 tracing::warn!(
-                    "the version of Redis cannot be read (INFO is forbidden, grant +info): taken for {}.{}, so claims cost more",
+                    "the version of Redis cannot be read: {}.{} is assumed, and claims cost more; INFO is forbidden, grant +info",
                     OLDEST.0,
                     OLDEST.1
                 );
@@ -39,8 +41,22 @@ pub(super) async fn version(connection: &Connection) -> Result<(u32, u32), Redis
     Ok(oldest_found)
 }
 
+#[cfg(feature = "operate")]
+pub(super) async fn is_in_cluster(connection: &Connection) -> Result<bool, RedisOpenError> {
+    let info = info(connection, &None, "cluster").await.map_err(RedisOpenError::Unreachable)?;
+    Ok(field(&info, "cluster_enabled") == Some("1"))
+}
+
 /// Rejects a server that evicts keys, or that may.
 pub(super) async fn reject_eviction(connection: &Connection) -> Result<(), RedisOpenError> {
+    match policy_that_evicts(connection).await? {
+        Some(policy) => Err(RedisOpenError::Evicts { policy }),
+        None => Ok(()),
+    }
+}
+
+/// The policy of a server that evicts keys, if one does.
+pub(super) async fn policy_that_evicts(connection: &Connection) -> Result<Option<String>, RedisOpenError> {
     for node in connection.nodes().await.map_err(RedisOpenError::Unreachable)? {
         let policy = match setting(connection, &node, "maxmemory-policy").await {
             Ok(Some(policy)) => Some(policy),
@@ -58,10 +74,10 @@ pub(super) async fn reject_eviction(connection: &Connection) -> Result<(), Redis
             },
         };
         if policy != "noeviction" {
-            return Err(RedisOpenError::Evicts { policy });
+            return Ok(Some(policy));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// The longest value that every server takes, as it is by default where it cannot be read.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use redis::{FromRedisValue, RedisError, Value};
+use redis::Value;
 
 use crate::key::RecordKey;
 use crate::policy::values::AfterCrash;
@@ -15,15 +15,24 @@ use crate::store::columns::{span_millis, token_text};
 use crate::store::contract::{Store, StoreAdmin};
 use crate::store::entry::{Cursor, Entry, EntryState, Page, UnknownOutcomes};
 use crate::store::error::StoreError;
-use crate::store::given_back::{REMEMBERED, RememberedTokens, given_back};
-use crate::store::redis::connection::{Acknowledged, Argument, Connection};
-use crate::store::redis::listener::Listener;
-use crate::store::redis::names;
-use crate::store::redis::scripts::{Scripts, Source};
+use crate::store::given_back::{REMEMBERED, given_back};
+use crate::store::redis::connection::Argument;
+use crate::store::redis::index;
+use crate::store::redis::inner::{Inner, NotReplicated};
+use crate::store::redis::listing;
+use crate::store::redis::record_limit;
+use crate::store::redis::resolve::resolve;
 use crate::store::redis::value;
+use crate::store::resolution::{Resolution, Resolved};
 
-/// Keeps claims and records in Redis or Valkey, version 6.2 or newer; with feature `redis-cluster` also in a Cluster.
+/// How long a Cluster's client may go on to send one call again. Unlike a purge, a release that is later than that does no harm: its
+/// token is no other claim's.
+const SENT_AGAIN_WITHIN: Duration = Duration::from_secs(5 * 60);
+
+/// Keeps claims and records in Redis or Valkey, version 6.2 or newer; with feature `redis-cluster` also in a Cluster, and with
+/// `redis-sentinel` on the master that Sentinels name.
 ///
+/// Nothing is sent in clear to another machine, unless the URL says so: [`builder`](Self::builder) has the forms of the URL.
 /// It reconnects by itself. A clone is cheap and shares everything. If the store was opened by a URL, a message over a
 /// connection of its own wakes the waiting requests (`in_flight = wait`) of all processes. Otherwise they poll.
 ///
@@ -42,8 +51,12 @@ use crate::store::redis::value;
 ///
 /// # Listings
 ///
-/// A listing goes through the server with `SCAN`, over a connection that no request uses, and reads no headers and no bodies. If
-/// the server shrinks its table of names meanwhile, a listing may tell an entry on two of its pages.
+/// A listing goes through the server with `SCAN`, over a connection that no request uses, and reads no headers and no bodies.
+/// Among many names of other programs, a page ends after 200 calls with the few entries that it has found, and on a busy server or
+/// a slow network after half a second; the next one goes on. If the server shrinks its table of names meanwhile, a listing may tell an entry on two of its pages.
+///
+/// Claims have an index of their own, for [`StoreAdmin::claims`]. The name of a claim that expires is sent to it just after the
+/// claim, and no request waits for that. If the process dies in between, or the server is full, only a listing tells the claim.
 ///
 /// # In a Cluster
 ///
@@ -73,92 +86,53 @@ use crate::store::redis::value;
 #[derive(Clone)]
 pub struct RedisStore(pub(super) Arc<Inner>);
 
-pub(super) struct Inner {
-    pub(super) connection: Connection,
-    /// The connection for listings and counts.
-    pub(super) operators: Connection,
-    pub(super) acknowledged: Option<Acknowledged>,
-    pub(super) listener: Option<Listener>,
-    pub(super) channel: String,
-    pub(super) prefix: String,
-    /// The name of the set of claims that never expire.
-    pub(super) index: String,
-    pub(super) scripts: Scripts,
-    pub(super) longest_value: usize,
-    /// Of claims that never expire and went out twice: after the release of one, the other may still arrive.
-    pub(super) sent_twice: RememberedTokens,
-    /// From version 7 on, `SET` returns the existing value if it writes nothing.
-    pub(super) claims_by_set: bool,
-}
-
 impl RedisStore {
-    pub(super) fn name(&self, key: &RecordKey) -> Vec<u8> {
-        names::of(&self.0.prefix, key)
-    }
-
-    async fn run<T: FromRedisValue>(
-        &self,
-        script: &Source,
-        keys: &[Vec<u8>],
-        arguments: &[Argument<'_>],
-    ) -> Result<T, StoreError> {
-        self.0.connection.run(script, keys, arguments).await.map_err(|error| self.error(error))
-    }
-
-    /// The existing value, or the first claim of the key, by one command: it is faster than a script.
+    /// The existing value, or the first claim of the key (`None`), by one command: it is faster than a script.
     async fn claim_by_set(
         &self,
         key: &RecordKey,
         token: &str,
         request: &ClaimRequest,
     ) -> Result<Option<Vec<u8>>, StoreError> {
-        let ttl = span_millis(request.ttl);
+        let (claim, ttl) = (value::claimed(token, request), span_millis(request.ttl));
         let mut set = redis::cmd("SET");
-        set.arg(self.name(key)).arg(value::claimed(token, request)).arg("NX").arg("GET").arg("PX").arg(ttl);
-        self.0.connection.query(&set).await.map_err(|error| self.error(error))
+        set.arg(self.0.name(key)).arg(&claim).arg("NX").arg("GET").arg("PX").arg(ttl);
+        let existing: Option<Vec<u8>> = self.0.connection.query(&set).await.map_err(|error| self.0.error(error))?;
+        // If the connection broke, the command was sent twice.
+        Ok(existing.filter(|existing| existing != claim.as_bytes()))
     }
 
-    /// Runs a script, and waits for the replicas if the builder asked for that.
-    async fn run_acknowledged<T: FromRedisValue>(
-        &self,
-        script: &Source,
-        keys: &[Vec<u8>],
-        arguments: &[Argument<'_>],
-        before_second: impl FnOnce(),
-    ) -> Result<T, StoreError> {
-        let Some(acknowledged) = &self.0.acknowledged else {
-            let run = self.0.connection.run_and_tell(script, keys, arguments, before_second).await;
-            return run.map_err(|error| self.error(error));
-        };
-        let run = acknowledged.run(script, keys, arguments, before_second).await;
-        let (answer, replicas) = run.map_err(|error| self.error(error))?;
-        if replicas < acknowledged.replicas {
-            return Err(StoreError::unavailable(NotReplicated { replicas, wanted: acknowledged.replicas }));
+    /// What the script of a claim answers in three texts: what it found, its fingerprint or the attempt, and what is left to do.
+    async fn claim_in_texts(&self, key: &RecordKey, answer: Value) -> Result<Claim, StoreError> {
+        let unreadable = |_| value::damaged("the script's answer cannot be read");
+        let (what, text, rest): (String, String, String) = redis::from_redis_value(answer).map_err(unreadable)?;
+        if what == "given_back" {
+            return Err(given_back());
         }
-        Ok(answer)
-    }
-
-    pub(super) async fn look(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
-        let (value, left, now): (Option<Vec<u8>>, i64, i64) =
-            self.run(&self.0.scripts.look, &[self.name(key)], &[]).await?;
-        value.map(|value| value::entry(key.clone(), &value, left, now)).transpose()
-    }
-
-    pub(super) fn error(&self, error: RedisError) -> StoreError {
-        // Before version 7 the error of a command in a script comes inside of a text.
-        let text = error.to_string();
-        let is = |code: &str| error.code() == Some(code) || text.split([' ', '-']).any(|word| word == code);
-        if is("OOM") {
-            StoreError::Full
-        } else if ["invalid bulk length", "proto-max-bulk-len"].iter().any(|what| text.contains(what)) {
-            StoreError::record_too_large(error)
-        } else if is("WRONGTYPE") {
-            StoreError::damaged("the key holds no string: another program has written it")
-        } else if error.is_connection_refusal() && self.0.connection.sends_once() {
-            StoreError::not_sent(error)
-        } else {
-            StoreError::unavailable(error)
+        if rest == "enter" {
+            index::enter(&self.0, key).await?;
         }
+        if what == "acquired" {
+            let attempt = text.parse().map_err(|_| value::damaged("the attempt is out of range"))?;
+            return Ok(Claim::Acquired { attempt });
+        }
+        let fingerprint = value::fingerprint(&text)?;
+        Ok(if what == "in_flight" { Claim::InFlight { fingerprint } } else { Claim::Lapsed { fingerprint } })
+    }
+
+    /// Ends a claim that failed because the replicas do not have it. Nothing runs under it, and its retry must not find it in
+    /// flight. Its caller gives it back too, if this fails. A claim under which a handler runs stays: no other may run.
+    async fn withdraw(&self, key: &RecordKey, request: &ClaimRequest, failure: StoreError) -> StoreError {
+        if !request.is_of_running && matches!(&failure, StoreError::Unavailable(cause) if cause.is::<NotReplicated>()) {
+            let ended = match request.after_crash {
+                AfterCrash::Rerun => self.renew(key, request.token, Duration::ZERO).await,
+                AfterCrash::Reject => self.release(key, request.token).await,
+            };
+            if let Err(error) = ended {
+                tracing::debug!(error = %error, "a claim without its replicas could not be ended at once");
+            }
+        }
+        failure
     }
 
     /// The claim's answer from a server that is full. A try before the last one may have made the claim.
@@ -166,7 +140,7 @@ impl RedisStore {
         if self.0.connection.sends_once() {
             return StoreError::Full;
         }
-        match self.look(key).await {
+        match self.0.look(key).await {
             Ok(Some(Entry { state: EntryState::Claimed { token: holder, .. }, .. })) if holder == token => {
                 StoreError::unavailable("the server is full, and an earlier try of the call has claimed the key")
             }
@@ -174,40 +148,6 @@ impl RedisStore {
             Err(error) => error,
         }
     }
-
-    /// Whether the server closes the connection over this value: it was sent twice by now. The server says why, but its client may
-    /// still be writing when the connection ends, and never reads that. A server that answers the next call is alive.
-    async fn hangs_up_on(&self, value: &str, error: &StoreError, key: &RecordKey) -> bool {
-        let StoreError::Unavailable(error) = error else { return false };
-        let is_closed = error.downcast_ref::<RedisError>().is_some_and(RedisError::is_connection_dropped);
-        is_closed && value.len() >= SMALLEST_LIMIT && self.look(key).await.is_ok()
-    }
-
-    /// `None` for a name of another store or program.
-    pub(super) fn key_of(&self, name: &[u8]) -> Option<RecordKey> {
-        names::key_in(&self.0.prefix, name)
-    }
-}
-
-/// The server allows no shorter `proto-max-bulk-len`.
-const SMALLEST_LIMIT: usize = 1024 * 1024;
-
-#[derive(Debug, thiserror::Error)]
-#[error("Redis closes the connection when it gets the record, as it does over a value above proto-max-bulk-len")]
-struct HangsUp;
-
-#[derive(Debug, thiserror::Error)]
-#[error("the record has {length} bytes as text, and Redis takes {longest} (proto-max-bulk-len)")]
-struct TooLong {
-    length: usize,
-    longest: usize,
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("only {replicas} of the wanted {wanted} replicas have acknowledged the write in time")]
-struct NotReplicated {
-    replicas: usize,
-    wanted: usize,
 }
 
 impl fmt::Debug for RedisStore {
@@ -216,19 +156,17 @@ impl fmt::Debug for RedisStore {
     }
 }
 
-fn millis(span: Duration) -> Argument<'static> {
-    Argument::Millis(span_millis(span).unsigned_abs())
-}
-
 impl Store for RedisStore {
     async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
+        if let Some(watch) = self.0.eviction.as_ref().filter(|_| !request.is_of_running) {
+            watch.check(&self.0.connection)?;
+        }
         let token = token_text(request.token);
         let expires = request.after_crash == AfterCrash::Rerun;
         if self.0.claims_by_set && self.0.acknowledged.is_none() && expires {
             match self.claim_by_set(key, &token, &request).await {
-                Ok(None) => return Ok(Claim::Acquired { attempt: 1 }),
-                // The command was sent twice, because the connection broke.
-                Ok(Some(existing)) if existing == value::claimed(&token, &request).as_bytes() => {
+                Ok(None) => {
+                    index::enter_expiring(&self.0, key, request.ttl).await;
                     return Ok(Claim::Acquired { attempt: 1 });
                 }
                 Ok(Some(existing)) if !value::may_be_claim(&existing) => return value::existing(&existing),
@@ -239,53 +177,45 @@ impl Store for RedisStore {
             }
         }
         let fingerprint = request.fingerprint.to_string();
+        let keys = [self.0.name(key), self.0.name_of_given_back(key, request.token)];
         let arguments = [
             Argument::Text(&token),
             Argument::Text(&fingerprint),
-            millis(request.lease),
-            millis(request.ttl),
+            Argument::span(request.lease),
+            Argument::span(request.ttl),
             Argument::Text(if expires { "1" } else { "0" }),
             Argument::Text(&self.0.index),
+            Argument::Text(self.0.claims_of(&keys[0])),
         ];
-        let unreadable = |_| value::damaged("the script's answer cannot be read");
-        let keys = [self.name(key), self.name_of_given_back(key, request.token)];
         let sent_twice = || {
             if !expires {
                 self.0.sent_twice.remember(request.token);
             }
         };
-        let answer = match self.run_acknowledged(&self.0.scripts.claim, &keys, &arguments, sent_twice).await {
+        let answer = match self.0.run_acknowledged(&self.0.scripts.claim, &keys, &arguments, sent_twice).await {
             Err(StoreError::Full) => return Err(self.full(key, request.token).await),
-            answer => answer?,
+            Err(error) => return Err(self.withdraw(key, &request, error).await),
+            Ok(answer) => answer,
         };
         match answer {
             Value::Int(attempt) => {
                 let attempt = attempt.try_into().map_err(|_| value::damaged("the attempt is out of range"))?;
+                if expires && self.0.is_cluster() {
+                    index::enter_expiring(&self.0, key, request.ttl).await;
+                }
                 Ok(Claim::Acquired { attempt })
             }
             Value::BulkString(existing) => value::existing(&existing),
-            other => {
-                let (what, text, rest): (String, String, String) =
-                    redis::from_redis_value(other).map_err(unreadable)?;
-                if what == "given_back" {
-                    return Err(given_back());
-                }
-                if rest == "enter" {
-                    self.enter(key).await?;
-                }
-                if what == "acquired" {
-                    let attempt = text.parse().map_err(|_| value::damaged("the attempt is out of range"))?;
-                    return Ok(Claim::Acquired { attempt });
-                }
-                let fingerprint = value::fingerprint(&text)?;
-                Ok(if what == "in_flight" { Claim::InFlight { fingerprint } } else { Claim::Lapsed { fingerprint } })
-            }
+            other => self.claim_in_texts(key, other).await,
         }
     }
 
     async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
         let token = token_text(token);
-        self.run(&self.0.scripts.renew, &[self.name(key)], &[Argument::Text(&token), millis(lease)]).await.map(held)
+        self.0
+            .run(&self.0.scripts.renew, &[self.0.name(key)], &[Argument::Text(&token), Argument::span(lease)])
+            .await
+            .map(held)
     }
 
     async fn renew_many(&self, renewals: &[Renewal]) -> Vec<Result<Held, StoreError>> {
@@ -293,7 +223,9 @@ impl Store for RedisStore {
         let runs: Vec<_> = renewals
             .iter()
             .zip(&tokens)
-            .map(|(renewal, token)| (self.name(&renewal.key), vec![Argument::Text(token), millis(renewal.lease)]))
+            .map(|(renewal, token)| {
+                (self.0.name(&renewal.key), vec![Argument::Text(token), Argument::span(renewal.lease)])
+            })
             .collect();
         match self.0.connection.run_many(&self.0.scripts.renew, &runs).await {
             Some(Ok(answers)) => answers.into_iter().map(|answer| Ok(held(answer))).collect(),
@@ -303,33 +235,45 @@ impl Store for RedisStore {
     }
 
     async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
-        let value = value::completed(token, &record)?;
-        if value.len() > self.0.longest_value {
-            return Err(StoreError::record_too_large(TooLong { length: value.len(), longest: self.0.longest_value }));
-        }
+        let value = record_limit::value_of(&self.0, token, &record)?;
         let token = token_text(token);
         let (channel, index) = (Argument::Text(&self.0.channel), Argument::Text(&self.0.index));
-        let arguments = [Argument::Text(&token), Argument::Text(&value), millis(ttl), channel, index];
-        match self.run_acknowledged(&self.0.scripts.complete, &[self.name(key)], &arguments, || ()).await {
-            Ok(ended) => Ok(held(self.ended(key, ended).await)),
-            Err(error) if self.hangs_up_on(&value, &error, key).await => Err(StoreError::record_too_large(HangsUp)),
-            Err(error) => Err(error),
-        }
+        let name = [self.0.name(key)];
+        let claims = Argument::Text(self.0.claims_of(&name[0]));
+        let bell = Inner::bell(&name[0]);
+        let (token, bell) = (Argument::Text(&token), Argument::Text(&bell));
+        let arguments = [token, Argument::Text(&value), Argument::span(ttl), channel, index, claims, bell];
+        let ended = record_limit::write(&self.0, &self.0.scripts.complete, &name, key, &value, &arguments).await?;
+        Ok(held(index::ended(&self.0, key, ended).await))
     }
 
     async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
-        let keys = [self.name(key), self.name_of_given_back(key, token)];
-        let may_arrive = Argument::Text(if self.0.sent_twice.contains(token) { "1" } else { "0" });
+        let mut keys = vec![self.0.name(key), self.0.name_of_given_back(key, token)];
+        // The client of a Cluster repeats a call by itself and does not report it.
+        let is_repeated = !self.0.connection.sends_once();
+        if is_repeated {
+            keys.push(self.0.name_of_given_back(key, Token::unique()));
+        }
+        let may_arrive = is_repeated || self.0.sent_twice.contains(token);
+        let may_arrive = Argument::Text(if may_arrive { "1" } else { "0" });
         let token = token_text(token);
         let (channel, index) = (Argument::Text(&self.0.channel), Argument::Text(&self.0.index));
-        let arguments = [Argument::Text(&token), channel, index, millis(REMEMBERED), may_arrive];
-        let ended = self.run(&self.0.scripts.release, &keys, &arguments).await?;
-        Ok(held(self.ended(key, ended).await))
+        let claims = Argument::Text(self.0.claims_of(&keys[0]));
+        let bell = Inner::bell(&keys[0]);
+        let (token, bell) = (Argument::Text(&token), Argument::Text(&bell));
+        let (remembered, kept) = (Argument::span(REMEMBERED), Argument::span(SENT_AGAIN_WITHIN));
+        let arguments = [token, channel, index, remembered, may_arrive, claims, bell, kept];
+        let ended = self.0.run(&self.0.scripts.release, &keys, &arguments).await?;
+        Ok(held(index::ended(&self.0, key, ended).await))
+    }
+
+    async fn extend(&self, key: &RecordKey, ttl: Duration) -> Result<Held, StoreError> {
+        self.0.run(&self.0.scripts.extend, &[self.0.name(key)], &[Argument::span(ttl)]).await.map(held)
     }
 
     async fn changed(&self, key: &RecordKey) {
         match &self.0.listener {
-            Some(listener) => listener.ended(&self.name(key)).await,
+            Some(listener) => listener.ended(Inner::bell(&self.0.name(key)).as_bytes()).await,
             None => std::future::pending().await,
         }
     }
@@ -337,14 +281,20 @@ impl Store for RedisStore {
 
 impl StoreAdmin for RedisStore {
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
-        self.look(key).await
+        self.0.look(key).await
     }
 
     async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
-        let arguments = [Argument::Text(&self.0.index)];
-        let purged = self.0.connection.run_once(&self.0.scripts.purge, &[self.name(key)], &arguments).await;
-        let purged = purged.map_err(|error| self.error(error))?;
-        Ok(self.ended(key, purged).await > 0)
+        let keys = self.0.names_for_one_call(key);
+        let claims = Argument::Text(self.0.claims_of(&keys[0]));
+        let arguments = [Argument::Text(&self.0.index), claims, self.0.answer_kept_for()];
+        let purged = self.0.connection.run_once(&self.0.scripts.purge, &keys, &arguments).await;
+        let purged = purged.map_err(|error| self.0.error(error))?;
+        Ok(index::ended(&self.0, key, purged).await > 0)
+    }
+
+    async fn resolve(&self, key: &RecordKey, token: Token, resolution: Resolution) -> Result<Resolved, StoreError> {
+        resolve(&self.0, key, token, &resolution).await
     }
 
     /// Redis does it by itself.
@@ -353,12 +303,17 @@ impl StoreAdmin for RedisStore {
     }
 
     async fn unknown_outcomes(&self) -> Result<UnknownOutcomes, StoreError> {
-        self.count_unknown_outcomes().await
+        index::count_unknown_outcomes(&self.0).await
     }
 
     /// In the order of the server's `SCAN`. Damage within headers or body does not show.
     async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
-        self.page(cursor, limit).await
+        listing::page(&self.0, cursor, limit).await
+    }
+
+    /// From the sets of their names, without a scan of the server.
+    async fn claims(&self, cursor: Option<Cursor>, limit: usize) -> Result<Option<Page>, StoreError> {
+        index::claims(&self.0, cursor, limit).await.map(Some)
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
-use crate::record::Record;
+use crate::record::{Record, VERSION};
 use crate::store::claim::{Claim, ClaimRequest, Token};
 use crate::store::columns::{span_millis, token_in, token_text};
 use crate::store::entry::{Entry, EntryState};
@@ -30,7 +30,7 @@ pub(super) const TAIL: usize = 144;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Claimed {
+struct ClaimValue {
     #[serde(rename = "state")]
     _state: IsClaimed,
     token: String,
@@ -45,7 +45,7 @@ struct Claimed {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Recorded {
+struct RecordValue {
     #[serde(rename = "state")]
     _state: IsCompleted,
     #[serde(rename = "token")]
@@ -99,8 +99,26 @@ pub(crate) fn existing(value: &[u8]) -> Result<Claim, StoreError> {
 }
 
 fn recorded(value: &[u8]) -> Result<Record, StoreError> {
-    let Recorded { body_bytes: told, record, .. } = parse(value)?;
+    let RecordValue { body_bytes: told, record, .. } = parse(value).map_err(|error| newer(value).unwrap_or(error))?;
     if told == body_bytes(&record) { Ok(record) } else { Err(damaged("the body is not as long as the record says")) }
+}
+
+/// Says so if a newer version of this library has written the record.
+fn newer(value: &[u8]) -> Option<StoreError> {
+    #[derive(Deserialize)]
+    struct AnyValue {
+        record: AnyRecord,
+    }
+    #[derive(Deserialize)]
+    struct AnyRecord {
+        version: u32,
+    }
+    let found = serde_json::from_slice::<AnyValue>(value).ok()?.record.version;
+    (found > VERSION).then(|| {
+        damaged(format_args!(
+            "the record has version {found}, this library reads version {VERSION}: update `idempotent-runtime`"
+        ))
+    })
 }
 
 fn body_bytes(record: &Record) -> Option<u64> {
@@ -115,7 +133,7 @@ pub(super) fn fingerprint(text: &str) -> Result<Fingerprint, StoreError> {
 /// `left` is what the server says of the key's life, and `now` how late it is there, in milliseconds since 1970.
 pub(crate) fn entry(key: RecordKey, value: &[u8], left: i64, now: i64) -> Result<Entry, StoreError> {
     let (fingerprint, state) = if may_be_claim(value) {
-        let Claimed { token, fingerprint, attempt, lease, ttl, lease_until, .. } = parse(value)?;
+        let ClaimValue { token, fingerprint, attempt, lease, ttl, lease_until, .. } = parse(value)?;
         let lease = match (lease, ttl, lease_until) {
             (Some(lease), Some(ttl), None) => lease.checked_sub(passed(left, ttl)),
             (None, None, Some(lease_until)) => lease_until.checked_sub(now.try_into().unwrap_or_default()),

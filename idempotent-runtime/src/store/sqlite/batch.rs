@@ -25,7 +25,7 @@ pub(super) async fn batch(
     first: Box<dyn Job>,
     queue: &mut mpsc::Receiver<Box<dyn Job>>,
 ) {
-    let locked = match context.place.check() {
+    let locked = match context.file.check() {
         Ok(()) => begin(connection).await,
         Err(moved) => Err(sqlx::Error::Io(io::Error::other(moved))),
     };

@@ -19,7 +19,8 @@ use std::time::{Duration, Instant, SystemTime};
 use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection};
 
-use crate::store::columns::{span_millis, unix_millis};
+use crate::record::unix_millis;
+use crate::store::columns::span_millis;
 use crate::store::sqlite::schema;
 
 /// What tells the time to the statements.

@@ -12,6 +12,8 @@ pub(super) enum Cause {
     Corrupt,
     Full,
     CannotOpen,
+    /// A value is too long, or a constraint or a trigger rejects the row: it does so however often it is asked.
+    Rejected,
     Other,
 }
 
@@ -25,6 +27,7 @@ impl Cause {
             Some(11 | 26) => Self::Corrupt,
             Some(13) => Self::Full,
             Some(14) => Self::CannotOpen,
+            Some(18..=20) => Self::Rejected,
             _ => Self::Other,
         }
     }
@@ -65,5 +68,20 @@ impl From<StoreError> for Failure {
 impl From<sqlx::Error> for Failure {
     fn from(error: sqlx::Error) -> Self {
         Self::Sqlite(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::Connection as _;
+    use sqlx::sqlite::SqliteConnection;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn value_that_is_too_long_is_rejected() {
+        let mut connection = SqliteConnection::connect("sqlite::memory:").await.expect("it opens");
+        let error = sqlx::query("SELECT zeroblob(2000000000)").fetch_one(&mut connection).await;
+        assert_eq!(Cause::of(&error.expect_err("SQLite takes a billion bytes")), Cause::Rejected);
     }
 }

@@ -12,7 +12,8 @@ use crate::store::line::Call;
 use crate::store::sqlite::failure::store_error;
 use crate::store::sqlite::guard::Guard;
 use crate::sync::{Mutex, lock};
-use crate::transaction::open::{Doubtful, Open};
+use crate::transaction::close_on_drop::CloseOnDrop;
+use crate::transaction::open::Open;
 
 /// The turn to write in this process: it belongs to the writer's thread for a batch, or to a handler for its transaction. This lock
 /// is fair, and SQLite's own lock is not.
@@ -66,7 +67,7 @@ impl HandlerTransactions {
         if !call.send() {
             return Err(StoreError::unavailable("the caller has stopped waiting"));
         }
-        let mut connection = Doubtful::new(connection);
+        let mut connection = CloseOnDrop::new(connection);
         // The pool has one connection, and only the one whose turn it is takes it.
         let guard = Arc::clone(&lock(&self.newest));
         SqliteTransactionManager::begin(&mut connection, Some("BEGIN IMMEDIATE".into_sql_str()))

@@ -37,10 +37,10 @@ use crate::store::columns::{span_millis, token_text};
 use crate::store::error::StoreError;
 use crate::store::sqlite::clock::Clock;
 use crate::store::sqlite::connections::{Acquired, Connections};
+use crate::store::sqlite::database_file::inode;
 use crate::store::sqlite::failure::{Cause, store_error};
 use crate::store::sqlite::leases_file;
 use crate::store::sqlite::leases_schema as schema;
-use crate::store::sqlite::place::inode;
 use crate::store::sqlite::watch::{ClaimId, Watch};
 use crate::sync::{Mutex, lock};
 

@@ -6,8 +6,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
 
 use crate::store::sqlite::clock::Clock;
+use crate::store::sqlite::database_file::inode;
 use crate::store::sqlite::leases_schema;
-use crate::store::sqlite::place::inode;
 use crate::store::sqlite::schema;
 
 /// The path of the database as SQLite itself names the files beside it: without symbolic links.

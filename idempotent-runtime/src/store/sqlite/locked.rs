@@ -11,10 +11,10 @@ use crate::store::claim::{Claim, ClaimRequest};
 use crate::store::claim_decision::{Decision, StoredState, decide};
 use crate::store::error::StoreError;
 use crate::store::sqlite::clock::Clock;
+use crate::store::sqlite::database_file::DatabaseFile;
 use crate::store::sqlite::failure::Failure;
 use crate::store::sqlite::leases;
 use crate::store::sqlite::leases::{Leases, Renewals, Renewed};
-use crate::store::sqlite::place::Place;
 use crate::store::sqlite::schema;
 use crate::store::sqlite::watch::ClaimId;
 
@@ -23,7 +23,7 @@ use crate::store::sqlite::watch::ClaimId;
 pub(super) struct Context<'a> {
     pub(super) clock: Clock,
     pub(super) leases: &'a Leases,
-    pub(super) place: &'a Place,
+    pub(super) file: &'a DatabaseFile,
 }
 
 impl Context<'_> {
@@ -45,14 +45,14 @@ pub(super) struct Decided {
 }
 
 /// The claim of a key, expired or not.
-pub(super) struct Holder {
+pub(super) struct LeaseHolder {
     pub(super) claim: ClaimId,
     pub(super) renewals: Renewals,
     /// It cannot be renewed any more.
     pub(super) is_over: bool,
 }
 
-impl Holder {
+impl LeaseHolder {
     pub(super) async fn of(
         connection: &mut SqliteConnection,
         context: Context<'_>,
@@ -80,7 +80,7 @@ pub(super) async fn renewals_of(
     context: Context<'_>,
     key: &RecordKey,
 ) -> Result<Renewals, Failure> {
-    Ok(Holder::of(connection, context, key).await?.map_or_else(leases::none, |holder| holder.renewals))
+    Ok(LeaseHolder::of(connection, context, key).await?.map_or_else(leases::none, |holder| holder.renewals))
 }
 
 /// The entry of the key, and its claim, except for the one with the number `id`.
@@ -89,9 +89,9 @@ pub(super) async fn look(
     context: Context<'_>,
     key: &RecordKey,
     id: Option<i64>,
-) -> Result<(Option<StoredState>, Option<Holder>), Failure> {
+) -> Result<(Option<StoredState>, Option<LeaseHolder>), Failure> {
     for _ in 0..MOST_LOOKS {
-        let holder = Holder::of(connection, context, key).await?.filter(|holder| Some(holder.claim.lease) != id);
+        let holder = LeaseHolder::of(connection, context, key).await?.filter(|holder| Some(holder.claim.lease) != id);
         let renewals = holder.as_ref().map_or_else(leases::none, |holder| holder.renewals.clone());
         let row = context.clock.statement(schema::EXISTING).bind(key.as_str()).bind(renewals);
         let row = row.fetch_optional(&mut *connection).await?;
@@ -127,7 +127,7 @@ pub(super) async fn decide_claim(
             }
             decision => decision,
         };
-        if let (Decision::Take { .. }, Some(Holder { claim, .. })) = (&decision, holder)
+        if let (Decision::Take { .. }, Some(LeaseHolder { claim, .. })) = (&decision, holder)
             && !context.leases.fence(&[claim]).await?.contains(&claim.lease)
         {
             // It was renewed meanwhile.
@@ -138,10 +138,10 @@ pub(super) async fn decide_claim(
     Err(changing().into())
 }
 
-/// Each look but the last one meets a renewal since the row was read.
-const MOST_LOOKS: usize = 3;
+/// How often a row is read at most. It is read again if its lease was renewed after it was read.
+pub(super) const MOST_LOOKS: usize = 3;
 
-fn changing() -> StoreError {
+pub(super) fn changing() -> StoreError {
     StoreError::unavailable("the lease of the claim was renewed at each of three looks")
 }
 

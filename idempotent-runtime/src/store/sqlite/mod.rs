@@ -22,6 +22,7 @@
 pub(crate) mod batch;
 pub(crate) mod clock;
 pub(crate) mod connections;
+pub(crate) mod database_file;
 pub(crate) mod failure;
 pub(crate) mod guard;
 pub(crate) mod handler_transactions;
@@ -32,7 +33,7 @@ pub(crate) mod leases_schema;
 pub(crate) mod locked;
 pub(crate) mod open;
 pub(crate) mod open_error;
-pub(crate) mod place;
+pub(crate) mod resolve;
 pub(crate) mod row;
 pub(crate) mod rows;
 pub(crate) mod schema;

@@ -12,11 +12,11 @@ use sqlx::{ConnectOptions as _, Executor as _};
 use crate::deadline::Deadline;
 use crate::store::error::StoreError;
 use crate::store::sqlite::clock::Clock;
+use crate::store::sqlite::database_file::DatabaseFile;
 use crate::store::sqlite::failure::Cause;
 use crate::store::sqlite::leases::Leases;
 use crate::store::sqlite::leases_file;
 use crate::store::sqlite::open_error::SqliteOpenError;
-use crate::store::sqlite::place::Place;
 use crate::store::sqlite::schema;
 
 /// Collects the options of a [`SqliteStore`](crate::store::SqliteStore).
@@ -77,6 +77,8 @@ impl SqliteStoreBuilder {
     ///
     /// A live entry is never evicted, and the record of a granted claim is always accepted. So the responses of the requests
     /// in flight can exceed the bound.
+    ///
+    /// One caller can take all of it. Limit the rate of requests if a caller may be hostile.
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.max_bytes = Some(bytes);
         self
@@ -151,7 +153,7 @@ impl SqliteStoreBuilder {
         };
         let options = self.leases_options(&leases_file::path(&database));
         let leases = Arc::new(Leases::new(options, &database, clock, self.busy_timeout));
-        Ok((connection, Opened { synchronous, clock, leases, place: Arc::new(Place::new(&database)) }))
+        Ok((connection, Opened { synchronous, clock, leases, file: Arc::new(DatabaseFile::new(&database)) }))
     }
 
     /// The path of the database and its clock. Dropping the connection half way rolls back.
@@ -233,7 +235,7 @@ impl SqliteStoreBuilder {
                     None => SqliteOpenError::Failed { path, source },
                 },
             },
-            Cause::Other => SqliteOpenError::Failed { path, source },
+            Cause::Rejected | Cause::Other => SqliteOpenError::Failed { path, source },
         }
     }
 }
@@ -243,7 +245,7 @@ pub(super) struct Opened {
     pub(super) synchronous: SqliteSynchronous,
     pub(super) clock: Clock,
     pub(super) leases: Arc<Leases>,
-    pub(super) place: Arc<Place>,
+    pub(super) file: Arc<DatabaseFile>,
 }
 
 /// Whether this is no URL such as `sqlite://idempotency.db`, and no name of a database in memory: it would become the name of

@@ -89,6 +89,7 @@ pub enum SqliteOpenError {
     },
     /// There is no room for it.
     #[error("no space is left for `{path}`: free some, or choose another disk")]
+    #[non_exhaustive]
     Full {
         /// The file.
         path: PathBuf,
@@ -97,6 +98,7 @@ pub enum SqliteOpenError {
     },
     /// Another process kept it locked.
     #[error("`{path}` stayed locked for {waited:?}: end what holds it, such as an open transaction of another program")]
+    #[non_exhaustive]
     Locked {
         /// The file.
         path: PathBuf,
@@ -107,12 +109,14 @@ pub enum SqliteOpenError {
     },
     /// Its file system cannot keep a write-ahead log.
     #[error("`{path}` lies on a file system without shared memory for SQLite's write-ahead log: choose a local disk")]
+    #[non_exhaustive]
     NoWriteAheadLog {
         /// The file.
         path: PathBuf,
     },
     /// Anything else.
     #[error("`{path}` cannot be opened")]
+    #[non_exhaustive]
     Failed {
         /// The file.
         path: PathBuf,

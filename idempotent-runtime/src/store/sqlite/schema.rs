@@ -211,6 +211,10 @@ pub(super) const COMPLETE: &str = concat!(
     alive_ids!("?11", "r.key = ?3 AND r.token = ?4 AND r.state = 'claimed'")
 );
 
+/// The record of the key ?2 expires at ?3.
+pub(super) const EXTEND: &str =
+    "UPDATE main.idempotency_records SET expires_at = ?3 WHERE key = ?2 AND state = 'completed' AND expires_at > ?1";
+
 /// The record of a claim in a transaction: there is no row yet, or an expired record. With an attempt ?10, it replaces the
 /// existing row.
 pub(super) const RECORD: &str = "\
@@ -264,8 +268,16 @@ pub(super) const DELETE: &str = "DELETE FROM main.idempotency_records WHERE id I
 /// Rows with the renewals of their claims, on a connection to the file of leases.
 macro_rules! with_leases {
     () => {
-        "records.idempotency_records AS r \
-         LEFT JOIN main.idempotency_leases AS l ON l.id = r.lease_id AND l.renewals >= r.renewals AND r.state = 'claimed' "
+        with_leases!("")
+    };
+    ($index:literal) => {
+        concat!("records.idempotency_records AS r ", $index, on_leases!())
+    };
+}
+
+macro_rules! on_leases {
+    () => {
+        "LEFT JOIN main.idempotency_leases AS l ON l.id = r.lease_id AND l.renewals >= r.renewals AND r.state = 'claimed' "
     };
 }
 
@@ -286,7 +298,7 @@ pub(super) const USED_BYTES: &str = "SELECT (page_count - freelist_count) * page
 
 // The times of another clock are near to those of ours where neither was set. Its lease lasts for as long again, at most.
 macro_rules! entry {
-    ($rest:literal) => {
+    ($from:expr, $rest:literal) => {
         concat!(
             "SELECT r.id, key, state, fingerprint, r.token, attempt, CASE WHEN ",
             is_of_other_clock!(),
@@ -297,7 +309,7 @@ macro_rules! entry {
             " - ?1 END AS lease_left, nullif(max(r.expires_at, coalesce(l.expires_at, 0)), ",
             never!(),
             ") - ?1 AS time_left, recorded_at, status, length(body) AS body_bytes FROM ",
-            with_leases!(),
+            $from,
             "WHERE ",
             is_alive!(),
             $rest
@@ -305,6 +317,12 @@ macro_rules! entry {
     };
 }
 
-pub(super) const ENTRY: &str = entry!(" AND key = ?3");
+pub(super) const ENTRY: &str = entry!(with_leases!(), " AND key = ?3");
 
-pub(super) const LIST: &str = entry!(" AND key > ?3 ORDER BY key LIMIT ?4");
+pub(super) const LIST: &str = entry!(with_leases!(), " AND key > ?3 ORDER BY key LIMIT ?4");
+
+/// The claims. Their index is named, or SQLite would look through all keys for their order.
+pub(super) const CLAIMS: &str = entry!(
+    with_leases!("INDEXED BY idempotency_records_claimed "),
+    " AND r.state = 'claimed' AND key > ?3 ORDER BY key LIMIT ?4"
+);

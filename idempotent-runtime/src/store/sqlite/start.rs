@@ -27,13 +27,13 @@ impl SqliteStoreBuilder {
         let turn = Turn::default();
         let transactions = HandlerTransactions::new(self.connect_options(), Arc::clone(&turn));
         let others = Others { readers: Arc::clone(&readers), transactions: transactions.pool() };
-        let (writer, Opened { synchronous, clock, leases, place }) = Writer::start(self.clone(), turn, others).await?;
+        let (writer, Opened { synchronous, clock, leases, file }) = Writer::start(self.clone(), turn, others).await?;
         let given_back = Arc::default();
         Ok(SqliteStore(Arc::new(Inner {
             options: self,
             synchronous,
             clock,
-            place,
+            file,
             readers,
             leases,
             transactions,

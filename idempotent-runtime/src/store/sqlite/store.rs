@@ -19,23 +19,24 @@ use crate::store::entry::{Cursor, Entry, Page, UNKNOWN_OUTCOMES_COUNTED, Unknown
 use crate::store::error::StoreError;
 use crate::store::given_back::RememberedTokens;
 use crate::store::line::Call;
+use crate::store::resolution::{Resolution, Resolved};
 use crate::store::row::each;
 use crate::store::row::unknown_outcomes;
 use crate::store::sqlite::clock::Clock;
 use crate::store::sqlite::connections::Acquired;
 use crate::store::sqlite::connections::Connections;
+use crate::store::sqlite::database_file::DatabaseFile;
 use crate::store::sqlite::failure::{Failure, store_error};
 use crate::store::sqlite::handler_transactions::HandlerTransactions;
 use crate::store::sqlite::leases;
 use crate::store::sqlite::leases::Leases;
 use crate::store::sqlite::locked::{Context, look};
 use crate::store::sqlite::open::{SqliteStoreBuilder, SqliteSynchronous};
-use crate::store::sqlite::place::Place;
-use crate::store::sqlite::row;
+use crate::store::sqlite::resolve::ResolveWrite;
 use crate::store::sqlite::schema;
 use crate::store::sqlite::writer::Writer;
 use crate::store::sqlite::writes::{
-    ClaimWrite, CompleteWrite, DeleteExpiredWrite, PurgeWrite, ReleaseWrite, RenewWrite, RepairWrite,
+    ClaimWrite, CompleteWrite, DeleteExpiredWrite, ExtendWrite, PurgeWrite, ReleaseWrite, RenewWrite, RepairWrite,
 };
 use crate::transaction::transactions::Transactions;
 
@@ -103,7 +104,7 @@ pub(super) struct Inner {
     /// As SQLite reports it.
     pub(super) synchronous: SqliteSynchronous,
     pub(super) clock: Clock,
-    pub(super) place: Arc<Place>,
+    pub(super) file: Arc<DatabaseFile>,
     pub(super) readers: Arc<Connections>,
     pub(super) leases: Arc<Leases>,
     pub(super) transactions: HandlerTransactions,
@@ -114,7 +115,7 @@ pub(super) struct Inner {
 
 impl Inner {
     pub(super) fn context(&self) -> Context<'_> {
-        Context { clock: self.clock, leases: &self.leases, place: &self.place }
+        Context { clock: self.clock, leases: &self.leases, file: &self.file }
     }
 }
 
@@ -132,7 +133,7 @@ impl SqliteStore {
     /// The state of the key, with the renewals of its lease. `None` for a claim that has expired by its row alone: to read its
     /// renewals takes the write lock.
     pub(super) async fn existing(&self, key: &RecordKey) -> Result<Option<StoredState>, StoreError> {
-        self.0.place.check()?;
+        self.0.file.check()?;
         match self.try_existing(key).await {
             Err(error) if leases::is_lost(&error) => {
                 self.0.writer.submit(RepairWrite).await?;
@@ -184,6 +185,20 @@ impl SqliteStore {
     }
 }
 
+impl SqliteStore {
+    /// A page of what the statement finds, in the order of the keys.
+    async fn page(&self, statement: &'static str, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
+        // One more than asked for tells whether there is a next page.
+        let rows = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
+        let Cursor(after) = cursor.unwrap_or_else(|| Cursor(String::new()));
+        let mut look = self.look().await?;
+        let found = self.0.clock.statement(statement).bind(&after).bind(rows).fetch_all(look.connection());
+        let found = found.await.map_err(store_error)?;
+        look.give_back();
+        Page::from_rows(&found, limit, after, "key")
+    }
+}
+
 impl fmt::Debug for SqliteStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SqliteStore")
@@ -231,6 +246,10 @@ impl Store for SqliteStore {
         self.0.writer.submit(ReleaseWrite { key: key.clone(), token, given_back }).await
     }
 
+    async fn extend(&self, key: &RecordKey, ttl: Duration) -> Result<Held, StoreError> {
+        self.0.writer.submit(ExtendWrite { key: key.clone(), ttl }).await
+    }
+
     fn transactions(&self) -> Option<Transactions> {
         Some(Transactions::of::<Sqlite, _>(Arc::new(self.clone())))
     }
@@ -249,6 +268,10 @@ impl StoreAdmin for SqliteStore {
         self.0.writer.submit(PurgeWrite { key: key.clone() }).await
     }
 
+    async fn resolve(&self, key: &RecordKey, token: Token, resolution: Resolution) -> Result<Resolved, StoreError> {
+        self.0.writer.submit(ResolveWrite::new(key, token, resolution)?).await
+    }
+
     async fn delete_expired(&self) -> Result<usize, StoreError> {
         let deleted = self.0.writer.submit(DeleteExpiredWrite).await?;
         self.0.leases.delete_expired().await?;
@@ -265,22 +288,10 @@ impl StoreAdmin for SqliteStore {
     }
 
     async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
-        // One more than asked for tells whether there is a next page.
-        let rows = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
-        let Cursor(after) = cursor.unwrap_or_else(|| Cursor(String::new()));
-        let mut look = self.look().await?;
-        let found = self.0.clock.statement(schema::LIST).bind(&after).bind(rows).fetch_all(look.connection());
-        let found = found.await.map_err(store_error)?;
-        look.give_back();
-        let mut page = Page::default();
-        for row in found.iter().take(limit) {
-            page.add_row(row)?;
-        }
-        if found.len() > limit {
-            // Also after a row whose key is none.
-            let last = found[..limit].last().map(row::place).transpose()?;
-            page.next = Some(Cursor(last.unwrap_or(after)));
-        }
-        Ok(page)
+        self.page(schema::LIST, cursor, limit).await
+    }
+
+    async fn claims(&self, cursor: Option<Cursor>, limit: usize) -> Result<Option<Page>, StoreError> {
+        self.page(schema::CLAIMS, cursor, limit).await.map(Some)
     }
 }

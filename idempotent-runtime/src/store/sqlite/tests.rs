@@ -35,13 +35,7 @@ fn record_key(name: &str) -> RecordKey {
 }
 
 fn claim_request() -> ClaimRequest {
-    ClaimRequest {
-        token: Token::unique(),
-        fingerprint: Fingerprint::from_bytes([7; 32]),
-        lease: TTL,
-        ttl: TTL,
-        after_crash: AfterCrash::Rerun,
-    }
+    ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([7; 32])).with_lease(TTL).with_ttl(TTL)
 }
 
 fn record(body: Vec<u8>) -> Record {

@@ -5,9 +5,10 @@ use sqlx::sqlite::Sqlite;
 
 use crate::key::RecordKey;
 use crate::policy::values::Isolation;
+use crate::record::{Record, unix_millis};
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::claim_decision::{Decision, decide};
-use crate::store::columns::{span_millis, token_text, unix_millis};
+use crate::store::columns::{span_millis, token_text};
 use crate::store::error::StoreError;
 use crate::store::row::headers_text;
 use crate::store::sqlite::failure::{Failure, store_error};
@@ -16,7 +17,7 @@ use crate::store::sqlite::schema;
 use crate::store::sqlite::store::SqliteStore;
 use crate::store::sqlite::writes::keep;
 use crate::transaction::open::Open;
-use crate::transaction::slot::{TransactionClaim, TransactionalStore};
+use crate::transaction::slot::{ClaimInTransaction, TransactionalStore};
 use crate::transaction::transactions::{Holder, Recording};
 
 impl Holder for SqliteStore {
@@ -34,7 +35,7 @@ impl TransactionalStore<Sqlite> for SqliteStore {
     /// SQLite's transactions are serializable, whatever is asked for.
     fn begin(&self, _: Option<Isolation>) -> BoxFuture<'_, Result<Open<Sqlite>, StoreError>> {
         Box::pin(async {
-            self.0.place.check()?;
+            self.0.file.check()?;
             self.0.transactions.begin().await
         })
     }
@@ -44,9 +45,10 @@ impl TransactionalStore<Sqlite> for SqliteStore {
         key: &'a RecordKey,
         request: ClaimRequest,
         _: Option<Isolation>,
-    ) -> BoxFuture<'a, Result<TransactionClaim<Sqlite>, StoreError>> {
+        _: Record,
+    ) -> BoxFuture<'a, Result<ClaimInTransaction<Sqlite>, StoreError>> {
         Box::pin(async move {
-            let in_flight = |fingerprint| Ok(TransactionClaim::Existing(Claim::InFlight { fingerprint }));
+            let in_flight = |fingerprint| Ok(ClaimInTransaction::Existing(Claim::InFlight { fingerprint }));
             let transactions = &self.0.transactions;
             if let Some(fingerprint) = transactions.running.fingerprint(key) {
                 return in_flight(fingerprint);
@@ -55,9 +57,9 @@ impl TransactionalStore<Sqlite> for SqliteStore {
             if let Decision::Answer(claim) = decide(self.existing(key).await?, &request)
                 && !matches!(claim, Claim::Lapsed { .. })
             {
-                return Ok(TransactionClaim::Existing(claim));
+                return Ok(ClaimInTransaction::Existing(claim));
             }
-            let running = match transactions.running.enter(key, request.fingerprint) {
+            let running = match transactions.running.begin(key, request.fingerprint) {
                 Ok(running) => running,
                 Err(fingerprint) => return in_flight(fingerprint),
             };
@@ -67,18 +69,18 @@ impl TransactionalStore<Sqlite> for SqliteStore {
             let decided = decide_claim(&mut open, context, key, &request, None).await;
             let Decided { decision, is_fresh } = decided.map_err(Failure::into_error)?;
             let attempt = match decision {
-                Decision::Answer(claim) => return Ok(TransactionClaim::Existing(claim)),
+                Decision::Answer(claim) => return Ok(ClaimInTransaction::Existing(claim)),
                 Decision::Keep { token, fingerprint } => {
                     keep(&mut open, key, token).await.map_err(store_error)?;
                     open.commit().await?;
-                    return Ok(TransactionClaim::Existing(Claim::Lapsed { fingerprint }));
+                    return Ok(ClaimInTransaction::Existing(Claim::Lapsed { fingerprint }));
                 }
                 Decision::Take { attempt } => attempt,
             };
             if is_fresh && let Some(max_bytes) = self.0.options.bound() {
                 make_room(&mut open, context, max_bytes).await.map_err(Failure::into_error)?;
             }
-            Ok(TransactionClaim::Acquired { attempt, open: open.holding(running) })
+            Ok(ClaimInTransaction::Acquired { attempt, open: open.holding(running) })
         })
     }
 

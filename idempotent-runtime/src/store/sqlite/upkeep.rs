@@ -14,7 +14,7 @@ use crate::store::sqlite::write_transaction::{begin, commit, rollback};
 /// Notes how far the leases of processes with another clock are renewed.
 pub(super) async fn watch(context: Context<'_>) {
     if let Err(error) = context.leases.watch().await {
-        tracing::debug!(error = &error as &dyn Error, "the leases of other clocks could not be looked at");
+        tracing::debug!(error = &error as &dyn Error, "the leases of processes with another clock could not be read");
     }
 }
 
@@ -37,11 +37,12 @@ pub(super) async fn repair_leases(connection: &mut SqliteConnection, context: Co
     };
     match repaired {
         Ok(()) => tracing::warn!(
-            "the file of leases beside the database was deleted or replaced: there is a new one, and each claim has one more lease"
+            "the file of leases beside the database was deleted or replaced: a new one was made, and each claim is held for one \
+             more lease"
         ),
         Err(error) => tracing::error!(
             error = &error as &dyn Error,
-            "the file of leases beside the database was deleted or replaced, and cannot be made anew: this is tried again"
+            "the file of leases beside the database was deleted or replaced, and no new one can be made: this is tried again"
         ),
     }
 }
@@ -53,7 +54,7 @@ pub(super) async fn delete_expired_batch(
     turn: &Turn,
 ) -> Result<bool, StoreError> {
     let _turn = turn.lock().await;
-    context.place.check()?;
+    context.file.check()?;
     repair_leases(connection, context).await;
     context.leases.delete_expired().await?;
     delete_expired_rows(connection, context).await.map_err(Failure::into_error)

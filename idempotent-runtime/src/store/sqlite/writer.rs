@@ -46,10 +46,10 @@ impl Writer {
                 Ok(connected) => connected,
                 Err(error) => return drop(opened.send(Err(error))),
             };
-            let (clock, leases, place) = (facts.clock, Arc::clone(&facts.leases), Arc::clone(&facts.place));
+            let (clock, leases, file) = (facts.clock, Arc::clone(&facts.leases), Arc::clone(&facts.file));
             // If the caller has gone, the queue has lost its only sender and `run` ends at once.
             let _ = opened.send(Ok(facts));
-            let context = Context { clock, leases: &leases, place: &place };
+            let context = Context { clock, leases: &leases, file: &file };
             let connection = run(connection, context, queue, &turn, options.deletion_interval()).await;
             // In turn: the last connection that closes removes the log, and of two that close at once none may be the last.
             leases.close().await;
@@ -108,7 +108,7 @@ async fn run(
         match next_deletion.bound(queue.recv()).await {
             Some(Some(first)) => {
                 let _turn = turn.lock().await;
-                if context.place.check().is_ok() {
+                if context.file.check().is_ok() {
                     repair_leases(&mut connection, context).await;
                 }
                 batch(&mut connection, context, first, &mut queue).await;

@@ -11,17 +11,19 @@ use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 
 use crate::key::RecordKey;
 use crate::policy::values::AfterCrash;
-use crate::record::Record;
+use crate::record::{Record, unix_millis};
 use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
 use crate::store::claim_decision::Decision;
-use crate::store::columns::{span_millis, token_text, unix_millis};
+use crate::store::columns::{span_millis, token_text};
 use crate::store::error::StoreError;
 use crate::store::given_back::RememberedTokens;
 use crate::store::row::headers_text;
 use crate::store::sqlite::clock::Clock;
 use crate::store::sqlite::failure::{Cause, Failure, store_error};
 use crate::store::sqlite::leases;
-use crate::store::sqlite::locked::{Context, Decided, Holder, decide_claim, delete_expired, make_room, renewals_of};
+use crate::store::sqlite::locked::{
+    Context, Decided, LeaseHolder, decide_claim, delete_expired, make_room, renewals_of,
+};
 use crate::store::sqlite::rows::Kind;
 use crate::store::sqlite::schema;
 
@@ -216,8 +218,30 @@ impl Write for CompleteWrite {
         arguments.add(self.record.body_bytes().map(AsRef::<[u8]>::as_ref))
     }
 
+    fn rejected(&self, error: Arc<sqlx::Error>) -> StoreError {
+        match Cause::of(&error) {
+            Cause::Rejected => StoreError::record_rejected(error),
+            _ => store_error(error),
+        }
+    }
+
     fn bytes(&self) -> usize {
         self.headers.len() + self.record.payload_bytes()
+    }
+}
+
+pub(super) struct ExtendWrite {
+    pub(super) key: RecordKey,
+    pub(super) ttl: Duration,
+}
+
+impl Write for ExtendWrite {
+    type Output = Held;
+
+    async fn apply(&self, connection: &mut SqliteConnection, context: Context<'_>) -> Result<Held, Failure> {
+        let extend = schema::at(context.now(), schema::EXTEND).bind(self.key.as_str());
+        let extended = extend.bind(context.clock.after(self.ttl)).execute(connection).await?;
+        Ok(Held::of(extended.rows_affected() > 0))
     }
 }
 
@@ -245,7 +269,7 @@ impl Write for ReleaseWrite {
 }
 
 /// Whether the record of the key is that of this claim.
-async fn is_completed_by(
+pub(super) async fn is_completed_by(
     connection: &mut SqliteConnection,
     clock: Clock,
     key: &RecordKey,
@@ -265,8 +289,8 @@ impl Write for RenewWrite {
     async fn apply(&self, connection: &mut SqliteConnection, context: Context<'_>) -> Result<Self::Output, Failure> {
         let mut renewed = HashSet::new();
         for Renewal { key, token, lease } in &self.0 {
-            let holder = Holder::of(connection, context, key).await?.filter(|holder| !holder.is_over);
-            let Some(Holder { claim, renewals, .. }) = holder else { continue };
+            let holder = LeaseHolder::of(connection, context, key).await?.filter(|holder| !holder.is_over);
+            let Some(LeaseHolder { claim, renewals, .. }) = holder else { continue };
             let token = token_text(*token);
             let renew = context
                 .clock

@@ -9,7 +9,6 @@ use tokio::time::{Instant, sleep};
 
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
-use crate::policy::values::AfterCrash;
 use crate::record::{Record, RecordedBody};
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::contract::{Store, StoreAdmin};
@@ -21,7 +20,7 @@ pub(super) const LONG: Duration = Duration::from_secs(10 * 60);
 /// How long a rule waits for what must happen.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How much earlier than asked for a store may judge, for clocks in whole milliseconds.
+/// How much earlier than asked for a lease may expire, for clocks in whole milliseconds.
 pub(super) const ROUNDING: Duration = Duration::from_millis(5);
 
 pub(super) fn unique_key(name: &str) -> RecordKey {
@@ -33,14 +32,8 @@ pub(super) fn fingerprint(seed: u8) -> Fingerprint {
 }
 
 pub(super) fn request() -> ClaimRequest {
-    ClaimRequest {
-        token: Token::unique(),
-        fingerprint: fingerprint(1),
-        // As the engine asks: a claim is remembered for at least twice its lease.
-        lease: LONG / 2,
-        ttl: LONG,
-        after_crash: AfterCrash::Rerun,
-    }
+    // As the engine asks: a claim is remembered for at least twice its lease.
+    ClaimRequest::new(Token::unique(), fingerprint(1)).with_lease(LONG / 2).with_ttl(LONG)
 }
 
 pub(super) fn record() -> Record {

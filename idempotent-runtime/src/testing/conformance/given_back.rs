@@ -1,4 +1,4 @@
-//! What becomes of a claim that is released before it arrives.
+//! A claim that is released before it arrives.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::testing::conformance::fixtures::{
     LONG, claim, complete, get, lapse, purge, record, release, request, unique_key, until,
 };
 
-/// A claim under [`AfterCrash::Reject`] that is released before it arrives fails when it does, and nothing is seen of it.
+/// A claim under [`AfterCrash::Reject`] that is released before it arrives fails when it arrives, and leaves no entry.
 ///
 /// # Panics
 ///

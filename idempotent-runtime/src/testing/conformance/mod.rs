@@ -129,6 +129,25 @@
 //!         Ok(self.with(key, |_| true, |row| row.expires_at = Some(Instant::now())).is_some())
 //!     }
 //!
+//!     async fn resolve(&self, key: &RecordKey, token: Token, resolution: Resolution) -> Result<Resolved, StoreError> {
+//!         let resolved = self.with(key, |_| true, |row| match &resolution {
+//!             Resolution::Executed { token: own, .. } if row.record.is_some() && row.token == *own => Resolved::Yes,
+//!             _ if row.token != token || row.record.is_some() => Resolved::ChangedHands,
+//!             _ if row.lease_until > Instant::now() => Resolved::StillRunning,
+//!             Resolution::Executed { token, record, ttl, .. } => {
+//!                 (row.token, row.record) = (*token, Some(record.clone()));
+//!                 row.expires_at = Some(Instant::now() + *ttl);
+//!                 Resolved::Yes
+//!             }
+//!             // Not executed.
+//!             _ => {
+//!                 row.expires_at = Some(Instant::now());
+//!                 Resolved::Yes
+//!             }
+//!         });
+//!         Ok(resolved.unwrap_or(Resolved::ChangedHands))
+//!     }
+//!
 //!     async fn delete_expired(&self) -> Result<usize, StoreError> {
 //!         let mut rows = self.0.lock().unwrap();
 //!         let before = rows.len();
@@ -158,6 +177,7 @@ pub(crate) mod given_back;
 pub(crate) mod leases;
 pub(crate) mod operators;
 pub(crate) mod records;
+pub(crate) mod resolutions;
 pub(crate) mod unknown;
 
 use std::sync::Arc;
@@ -168,6 +188,7 @@ pub use crate::testing::conformance::given_back::*;
 pub use crate::testing::conformance::leases::*;
 pub use crate::testing::conformance::operators::*;
 pub use crate::testing::conformance::records::*;
+pub use crate::testing::conformance::resolutions::*;
 pub use crate::testing::conformance::unknown::*;
 
 /// Runs every rule.
@@ -200,6 +221,7 @@ pub async fn all<S: StoreAdmin>(store: S) {
     late_holder_completes_if_not_taken_over(&store).await;
     a_release_frees_the_key_and_the_attempts(&store).await;
     a_record_expires(&store).await;
+    extend_moves_the_end_of_records_alone(&store).await;
     claim_expires_ttl_after_last_renewal(&store).await;
     an_unknown_outcome_never_expires(&store).await;
     what_was_rejected_once_stays_rejected(&store).await;
@@ -207,7 +229,17 @@ pub async fn all<S: StoreAdmin>(store: S) {
     unknown_outcomes_are_counted(&store).await;
     different_keys_never_meet(&store).await;
     a_purge_removes_claims_and_records(&store).await;
+    a_resolution_records_what_was_executed(&store).await;
+    a_resolution_frees_what_was_not_executed(&store).await;
+    a_late_holder_does_not_get_a_resolution(&store).await;
+    a_running_claim_is_not_resolved(&store).await;
+    a_resolution_needs_the_token_that_was_looked_at(&store).await;
+    of_many_resolutions_one_wins(&store).await;
+    a_renewal_beside_a_resolution_excludes_it(&store).await;
+    a_resolved_record_expires(&store).await;
     get_describes_entry(&store).await;
     a_listing_shows_every_entry_once(&store).await;
+    a_listing_of_claims_shows_no_ended_claim(&store).await;
+    a_listing_of_claims_shows_no_record(&store).await;
     delete_expired_removes_expired_only(&store).await;
 }

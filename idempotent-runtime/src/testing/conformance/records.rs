@@ -7,11 +7,14 @@ use bytes::Bytes;
 use http::StatusCode;
 use tokio::time::Instant;
 
+use crate::key::RecordKey;
 use crate::record::{Record, RecordedBody};
 use crate::store::claim::{Claim, ClaimRequest, Held};
 use crate::store::contract::StoreAdmin;
+use crate::store::entry::EntryState;
 use crate::testing::conformance::fixtures::{
-    LONG, ROUNDING, claim, complete, fingerprint, get, record, release, renew, request, summary, unique_key, until,
+    LONG, ROUNDING, claim, complete, fingerprint, get, lapse, record, release, renew, request, summary, unique_key,
+    until,
 };
 
 /// Headers as bytes and in order, empty and 4 MiB bodies, and bodies that were not recorded.
@@ -104,4 +107,37 @@ pub async fn a_record_expires<S: StoreAdmin>(store: &Arc<S>) {
     assert_eq!(renew(store, &key, request.token, LONG).await, Held::No);
     let other = ClaimRequest { fingerprint: fingerprint(2), ..self::request() };
     assert_eq!(claim(store, &key, other).await, Claim::Acquired { attempt: 1 });
+}
+
+/// [`Store::extend`](crate::store::Store::extend) moves the end of a record to `ttl` from now, sooner or later than it was, and
+/// touches nothing else. A store with the provided method passes.
+///
+/// # Panics
+///
+/// When the store breaks the rule.
+pub async fn extend_moves_the_end_of_records_alone<S: StoreAdmin>(store: &Arc<S>) {
+    let extend = async |key: &RecordKey, ttl| store.extend(key, ttl).await.expect("the store extends");
+    let (key, request) = (unique_key("extended"), request());
+    assert_eq!(extend(&key, LONG).await, Held::No, "there is no entry");
+    let _ = claim(store, &key, request).await;
+    lapse(store, &key, request.token).await;
+    assert_eq!(extend(&key, 4 * LONG).await, Held::No, "a claim is no record");
+    let entry = get(store, &key).await.expect("the claim stands");
+    assert!(matches!(entry.state, EntryState::Claimed { lease: None, .. }), "its lease has not begun again: {entry:?}");
+    assert!(entry.expires_in.is_some_and(|left| left <= LONG), "{entry:?}");
+    let _ = complete(store, &key, request.token, &record(), LONG / 4).await;
+    if extend(&key, LONG).await == Held::No {
+        return;
+    }
+    let entry = get(store, &key).await.expect("the record stands");
+    assert!(entry.expires_in.is_some_and(|left| left <= LONG && left > LONG / 2), "{entry:?}");
+    assert_eq!(claim(store, &key, self::request()).await, Claim::Completed(record()));
+    // The step of a handler under `AfterCrash::Reject`, until that handler ends.
+    assert_eq!(extend(&key, Duration::MAX).await, Held::Yes, "`Duration::MAX` is a ttl too");
+    let entry = get(store, &key).await.expect("the record stands");
+    assert!(entry.expires_in.is_none_or(|left| left > 1000 * LONG), "{entry:?}");
+    assert_eq!(claim(store, &key, self::request()).await, Claim::Completed(record()));
+    assert_eq!(extend(&key, Duration::from_millis(100)).await, Held::Yes);
+    until(async || get(store, &key).await, Option::is_none).await;
+    assert_eq!(extend(&key, LONG).await, Held::No, "it has expired");
 }

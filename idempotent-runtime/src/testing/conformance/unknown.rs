@@ -63,12 +63,20 @@ pub async fn an_unknown_outcome_never_expires<S: StoreAdmin>(store: &Arc<S>) {
     assert!(purge(store, &renewed).await);
 }
 
-/// A claim never expires once a request under [`AfterCrash::Reject`] was rejected because of it.
+/// A claim with an expired lease never expires once the same request was rejected because of it under [`AfterCrash::Reject`].
+/// Until its lease expires, a request changes nothing. Another request never does.
 ///
 /// # Panics
 ///
 /// When the store breaks the rule.
 pub async fn what_was_rejected_once_stays_rejected<S: StoreAdmin>(store: &Arc<S>) {
+    let running = unique_key("rejected-while-it-runs");
+    let _ = claim(store, &running, request()).await;
+    let duplicate = ClaimRequest { after_crash: AfterCrash::Reject, ..request() };
+    assert_eq!(claim(store, &running, duplicate).await, Claim::InFlight { fingerprint: fingerprint(1) });
+    let entry = get(store, &running).await.expect("the claim stands");
+    assert!(entry.expires_in.is_some(), "a duplicate of a running request has no say: {entry:?}");
+    assert!(purge(store, &running).await);
     let (key, first) = (unique_key("rejected-once"), short(AfterCrash::Rerun));
     let _ = claim(store, &key, first).await;
     lapse(store, &key, first.token).await;
@@ -132,7 +140,7 @@ pub async fn unknown_outcomes_are_counted<S: StoreAdmin>(store: &Arc<S>) {
     assert!(purge(store, &key("first")).await);
     assert_eq!(counted().await, Some(1));
     assert_eq!(claim(store, &key("second"), request()).await, Claim::Acquired { attempt: 2 });
-    assert_eq!(counted().await, None, "somebody takes care of it");
+    assert_eq!(counted().await, None, "attempt 2 runs");
     let reject = ClaimRequest { after_crash: AfterCrash::Reject, ..request() };
     assert_eq!(claim(store, &key("may-run-again"), reject).await, Claim::Lapsed { fingerprint: fingerprint(1) });
     assert_eq!(counted().await, Some(1), "it is rejected from now on");

@@ -1,6 +1,7 @@
 //! The clients: every key several times, to any server, over both versions of HTTP, cut off anywhere, until there is an
 //! answer.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,13 +23,14 @@ use crate::server::{DIE_AT, Step, VERSION, VERSIONS};
 /// Of all requests, how many name a step to die at, in per mille for each unit of its weight.
 const DEATHS_PER_MILLE: u32 = 2;
 
-/// How long a client hears nothing before it takes the line for dead; a stopped server answers nobody.
+/// How long a client waits for an answer before it drops the connection: a stopped server does not answer.
 const HEARS_NOTHING: Duration = Duration::from_secs(2);
 
 pub(super) struct Clients {
     plan: Plan,
-    /// From then on nobody is cut off, and no server is told to die.
+    /// From then on no client is cut off, and no server is told to die.
     ends_at: Instant,
+    is_ended: AtomicBool,
     fleet: Arc<Fleet>,
     book: Book,
     http1: Client,
@@ -42,6 +44,7 @@ impl Clients {
         let client = || Client::builder().retry(reqwest::retry::never()).timeout(HEARS_NOTHING);
         Self {
             ends_at: Instant::now() + plan.duration,
+            is_ended: AtomicBool::new(false),
             plan,
             fleet,
             book,
@@ -51,9 +54,18 @@ impl Clients {
         }
     }
 
+    /// No new keys from now on.
+    pub(super) fn end(&self) {
+        self.is_ended.store(true, Ordering::Relaxed);
+    }
+
+    fn is_calm(&self) -> bool {
+        self.is_ended.load(Ordering::Relaxed) || Instant::now() >= self.ends_at
+    }
+
     /// New keys all the time, each with duplicates at once, soon and late.
     pub(super) async fn play(&self) {
-        let asking = stream::iter(std::iter::from_fn(|| (Instant::now() < self.ends_at).then(|| self.next_key())));
+        let asking = stream::iter(std::iter::from_fn(|| (!self.is_calm()).then(|| self.next_key())));
         asking.for_each_concurrent(self.plan.keys_at_once, |(planned, random)| self.live(planned, random)).await;
     }
 
@@ -128,7 +140,7 @@ impl Clients {
 
     async fn ask(&self, planned: &PlannedRequest, mut random: Rng) -> Option<Answer> {
         let server = self.fleet.server(random.usize(..self.fleet.len()));
-        let is_calm = Instant::now() >= self.ends_at;
+        let is_calm = self.is_calm();
         let dies_at = (!is_calm && random.u32(..1_000) < self.plan.faults.die_at_step * DEATHS_PER_MILLE)
             .then(|| Step::ALL[random.usize(..Step::ALL.len())]);
         let is_cut = !is_calm && random.u32(..100) < self.plan.faults.cut_percent;

@@ -19,11 +19,11 @@ pub(super) struct Faults<'a> {
     pub(super) book: &'a Book,
 }
 
-/// Long enough to be felt, and too short for a lease to run out.
+/// Long enough to be felt, and too short for a lease to expire.
 const MOMENT: std::ops::Range<u64> = 100..900;
 
 impl Faults<'_> {
-    /// One after the other, each to its end, for the time of the plan.
+    /// Inflicts one fault after the other until the time of the plan is over. Each fault ends before the next one begins.
     pub(super) async fn inflict(&self) {
         let mut random = self.plan.random(1);
         let weights = &self.plan.faults;
@@ -105,7 +105,7 @@ impl Faults<'_> {
         let time = (from, now());
         self.book.fault(FaultKind::Stopped, Some(&name), time);
         if !self.store.is_served() {
-            // Whoever stands still in the middle of a write to an embedded store holds up everybody's.
+            // A process that is stopped during a write to an embedded store blocks all other writes.
             self.book.fault(FaultKind::StorePaused, None, time);
         }
     }

@@ -1,8 +1,9 @@
-//! One run: servers over a store, clients that repeat everything, faults in between, and the judgement.
+//! One run: servers over a store, clients that repeat everything, faults in between, and the check.
 
 mod clients;
 mod faults;
 mod fleet;
+mod outages;
 mod planned;
 mod stores;
 
@@ -19,6 +20,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use self::clients::Clients;
 use self::faults::Faults;
 pub use self::fleet::Fleet;
+pub use self::outages::{Outage, Outages, play_outages};
 pub use self::stores::{StoreKind, TestedStore};
 use crate::checker::{Violation, check};
 use crate::family::Family;
@@ -105,7 +107,7 @@ impl Plan {
     pub fn only(family: Family, seed: u64, duration: Duration, store: StoreKind) -> Self {
         let none = FaultWeights::default();
         let (faults, keys_at_once) = match family {
-            // Few requests: a runtime that is busy anyway does not show that nothing wakes it.
+            // Few requests: on a busy runtime, a wake-up that is missing would not show.
             Family::BlockedThreads => (none, 6),
             Family::SeveralRuntimes => (FaultWeights { end_runtime: 1, ..none }, 12),
             Family::FullDisk => (FaultWeights { fill_disk: 1, ..none }, 8),
@@ -150,7 +152,8 @@ impl Plan {
             Guard::RecordFirst | Guard::RejectionAfterCrash | Guard::Transaction => {
                 (FaultWeights { kill: 1, die_at_step: 10, ..none }, 0)
             }
-            Guard::Disconnect => (FaultWeights { cut_percent: 50, ..none }, 0),
+            // A release is slow on a slow disk, and it must arrive while the handler still runs.
+            Guard::Disconnect => (FaultWeights { cut_percent: 50, ..none }, 100),
             _ => (none, 100),
         };
         let calm = Self::calm(seed, duration, store, 3);
@@ -212,6 +215,11 @@ impl Stage {
     pub async fn set(plan: &Plan, program: PathBuf) -> anyhow::Result<Self> {
         let folder = TempDir::with_prefix("chaos")?;
         let store = TestedStore::start(plan.store, folder.path(), plan.families.contains(&Family::FullDisk)).await;
+        Self::set_with(plan, program, store, folder).await
+    }
+
+    /// The same over this store.
+    async fn set_with(plan: &Plan, program: PathBuf, store: TestedStore, folder: TempDir) -> anyhow::Result<Self> {
         let ledger = folder.path().join("ledger.db");
         prepare(store.url(), &ledger).await?;
         let book = Book::default();
@@ -256,7 +264,7 @@ pub async fn play(plan: &Plan, program: PathBuf) -> anyhow::Result<Outcome> {
 
 const TICK: Duration = Duration::from_millis(100);
 
-/// A machine that gives nobody time lets leases run out, and is no fault of the engine.
+/// If the machine runs no process for a while, leases expire, and that is no fault of the engine.
 async fn watch_the_machine(book: Book) {
     loop {
         let before = now();
@@ -265,7 +273,7 @@ async fn watch_the_machine(book: Book) {
     }
 }
 
-/// Neither is a disk that writes nothing, because it still has to write what a compiler has left: whoever commits then holds
+/// Neither is a disk that writes nothing, because it still has to write what a compiler has left: a process that commits then holds
 /// the lock of an embedded store meanwhile.
 async fn watch_the_disk(book: Book, probe: PathBuf) {
     loop {

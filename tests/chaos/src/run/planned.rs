@@ -128,7 +128,7 @@ fn order(guarantee: Guarantee, plan: &Plan, random: &mut Rng) -> Order {
         8..16 => Outcome::FailsFirst,
         _ => Outcome::Done,
     };
-    // A transaction has no lease, and in SQLite it holds everybody else's up: for longer than theirs, if it were so long.
+    // A transaction has no lease, and in SQLite it blocks all others: for longer than their leases, if it were so long.
     let may_be_long = guarantee != Guarantee::ExactlyOnce;
     let millis = match random.u32(..1_000) {
         long if may_be_long && long < plan.long_handlers => millis(LEASE * 3 / 2),

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use clap::ValueEnum;
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::RedisServer;
-use idempotent_tests::{Mode, Proxy, Tmpfs};
+use idempotent_tests::{Mode, Proxy, Tmpfs, eventually};
 use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tokio::task::spawn_blocking;
@@ -61,7 +62,48 @@ enum Server {
     /// It lives in the processes that use it.
     Embedded,
     Redis(RedisServer),
+    RedisPair(RedisPair),
     Postgres(PostgresServer),
+}
+
+/// A master and its replica, which change places.
+struct RedisPair {
+    servers: [RedisServer; 2],
+    master: AtomicUsize,
+}
+
+impl RedisPair {
+    async fn start() -> Self {
+        // Otherwise a server waits five seconds for more replicas than the one that asks.
+        const AT_ONCE: &str = "--repl-diskless-sync-delay 0";
+
+        let servers = [RedisServer::start(&[AT_ONCE]).await, RedisServer::start(&[AT_ONCE]).await];
+        // Not as a setting: a master that is started again must not follow its former replica.
+        let follow = format!("REPLICAOF {}", servers[0].address().replace(':', " "));
+        let _: String = servers[1].command(&follow).await;
+        Self { servers, master: AtomicUsize::new(0) }
+    }
+
+    fn master(&self) -> &RedisServer {
+        &self.servers[self.master.load(Ordering::Relaxed)]
+    }
+
+    /// As an orderly failover does it, which loses nothing. The former master keeps its connections.
+    async fn change_places(&self) {
+        let master = self.master.load(Ordering::Relaxed);
+        let (former, next) = (&self.servers[master], &self.servers[1 - master]);
+        let fail_over = format!("FAILOVER TO {} TIMEOUT 10000", next.address().replace(':', " "));
+        let is_master = async || {
+            let replication = next.try_command::<String>("INFO replication").await.unwrap_or_default();
+            if replication.contains("master_link_status:up") {
+                // Rejected while one is under way, or the replica is behind.
+                let _ = former.try_command::<String>(&fail_over).await;
+            }
+            replication.contains("role:master")
+        };
+        eventually(is_master, |&is_master| is_master).await;
+        self.master.store(1 - master, Ordering::Relaxed);
+    }
 }
 
 impl TestedStore {
@@ -80,14 +122,32 @@ impl TestedStore {
                 let line = Some(Line { url: format!("redis://{}/", proxy.address()), proxy });
                 Self { url: server.url(), server: Server::Redis(server), line, disk: None }
             }
-            StoreKind::Postgres => {
-                let server = PostgresServer::start(&[]).await;
-                let database = server.database().await;
-                let proxy = database.proxy();
-                let line = Some(Line { url: database.url_over(&proxy), proxy });
-                Self { url: database.url(), server: Server::Postgres(server), line, disk: None }
-            }
+            StoreKind::Postgres => Self::start_postgres(&[]).await,
         }
+    }
+
+    async fn start_postgres(settings: &[&str]) -> Self {
+        let server = PostgresServer::start(settings).await;
+        let database = server.database().await;
+        let proxy = database.proxy();
+        let line = Some(Line { url: database.url_over(&proxy), proxy });
+        Self { url: database.url(), server: Server::Postgres(server), line, disk: None }
+    }
+
+    /// One that is set up for outages: Redis has a replica, and PostgreSQL ends transactions whose client is gone.
+    pub(crate) async fn start_for_outages(kind: StoreKind, folder: &Path) -> Self {
+        match kind {
+            StoreKind::Redis => Self::start_redis_pair().await,
+            StoreKind::Postgres => Self::start_postgres(&["idle_in_transaction_session_timeout=2s"]).await,
+            _ => Self::start(kind, folder, false).await,
+        }
+    }
+
+    async fn start_redis_pair() -> Self {
+        let pair = RedisPair::start().await;
+        let proxy = Proxy::to(pair.master().address()).await;
+        let line = Some(Line { url: format!("redis://{}/", proxy.address()), proxy });
+        Self { url: pair.master().url(), server: Server::RedisPair(pair), line, disk: None }
     }
 
     /// Where it is, past the line.
@@ -116,6 +176,7 @@ impl TestedStore {
         match &self.server {
             Server::Embedded => {}
             Server::Redis(server) => server.signal(signal),
+            Server::RedisPair(pair) => pair.master().signal(signal),
             Server::Postgres(server) => server.signal(signal),
         }
     }
@@ -154,7 +215,31 @@ impl TestedStore {
         match &self.server {
             Server::Embedded => {}
             Server::Redis(server) => server.restart().await,
+            Server::RedisPair(pair) => pair.master().restart().await,
             Server::Postgres(server) => server.restart().await,
+        }
+    }
+
+    pub(crate) async fn restart_in_order(&self) {
+        match &self.server {
+            Server::Embedded => {}
+            Server::Redis(server) => server.restart_in_order().await,
+            Server::RedisPair(pair) => pair.master().restart_in_order().await,
+            Server::Postgres(server) => server.restart_in_order().await,
+        }
+    }
+
+    /// Its replica becomes master, and the line leads new connections there, as a virtual address does.
+    pub(crate) async fn demote(&self) {
+        let (Server::RedisPair(pair), Some(line)) = (&self.server, &self.line) else { return };
+        pair.change_places().await;
+        line.proxy.lead_to(pair.master().address());
+    }
+
+    /// The connections that are there carry nothing any more, and none is closed.
+    pub(crate) fn strand(&self) {
+        if let Some(line) = &self.line {
+            line.proxy.strand();
         }
     }
 }

@@ -49,7 +49,7 @@ impl Order {
 pub enum Outcome {
     /// 201, with an effect.
     Done,
-    /// 402, without an effect, and recorded all the same.
+    /// 402, without an effect; it is recorded too.
     Declined,
     /// 500 without an effect in the first execution, which frees the key; then as `Done`.
     FailsFirst,
@@ -148,11 +148,18 @@ impl Running {
         app.steps.reach(&self.key, Step::EffectDone);
         let body = serde_json::to_vec(&self.receipt).expect("a receipt serialises");
         let steps = Arc::clone(&app.steps);
-        // The engine reads the body when the handler has ended, and before it records.
+        let length = body.len();
+        // The engine reads the body when the handler has ended, and before it records. Its length is known, so that its head is sent
+        // after that.
         let body = stream::once(async move {
             steps.reach(&self.key, Step::BeforeRecord);
             Ok::<_, std::convert::Infallible>(body)
         });
-        (StatusCode::CREATED, [(header::CONTENT_TYPE, "application/json")], Body::from_stream(body)).into_response()
+        (
+            StatusCode::CREATED,
+            [(header::CONTENT_TYPE, "application/json".to_owned()), (header::CONTENT_LENGTH, length.to_string())],
+            Body::from_stream(body),
+        )
+            .into_response()
     }
 }

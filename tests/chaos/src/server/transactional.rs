@@ -78,6 +78,7 @@ macro_rules! in_transaction {
             running.done(&app).await
         }
 
+        // Written out like the one above: the attribute needs each handler whole.
         #[idempotent(scope = "mixed", shared_scope, cache = [201, 402], lease = "3s")]
         async fn $mixed_tx(
             mut tx: Tx<$database>,
@@ -90,8 +91,8 @@ macro_rules! in_transaction {
                 Err(response) => return response,
             };
             let effect = sqlx::query("INSERT INTO effects (key, execution) VALUES ($1, $2)");
-            let effect = effect.bind(&running.key).bind(&running.receipt.execution).execute(&mut *tx).await;
-            match effect {
+            let effect = effect.bind(&running.key).bind(&running.receipt.execution).execute(&mut *tx);
+            match effect.await {
                 Ok(_) => running.done(&app).await,
                 Err(_) => running.failed(&app).await,
             }

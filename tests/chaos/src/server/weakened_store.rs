@@ -43,7 +43,7 @@ impl<S: StoreAdmin> WeakenedStore<S> {
         &self.steps
     }
 
-    /// Forgets the claim when its ttl is over, whether its handler still runs or not.
+    /// Forgets the claim when its ttl has expired, whether its handler still runs or not.
     fn forget_after(&self, ttl: Duration, key: RecordKey, token: Token) {
         let store = Arc::clone(&self.store);
         tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! Without the feature there is nothing that could be told, and nobody to tell it to.
+//! Without the feature, there are no metrics and no recorder.
 
 use std::process::Command;
 

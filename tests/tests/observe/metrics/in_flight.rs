@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::Request;
 use axum::routing::post;
-use idempotent_runtime::metrics::{self, IN_FLIGHT, OLDEST_IN_FLIGHT_SECONDS};
+use idempotent_runtime::metrics::{self, IN_FLIGHT, OLDEST_IN_FLIGHT_SECONDS, WITHOUT_CLIENT};
 use idempotent_runtime::store::{MemoryStore, SqliteStore, StoreAdmin};
 use idempotent_runtime::{RecordKey, Registry, Tx, idempotent};
 use idempotent_tests::sqlite::SqliteFile;
@@ -67,6 +67,10 @@ fn in_flight(scope: &str) -> Option<f64> {
     Exposition::scrape().value(IN_FLIGHT, &[("scope", scope)])
 }
 
+fn without_client(scope: &str) -> Option<f64> {
+    Exposition::scrape().value(WITHOUT_CLIENT, &[("scope", scope)])
+}
+
 fn oldest(scope: &str) -> f64 {
     Exposition::scrape().value(OLDEST_IN_FLIGHT_SECONDS, &[("scope", scope)]).expect("the scope has a series")
 }
@@ -100,12 +104,15 @@ async fn a_handler_whose_client_left_is_in_flight_until_it_has_ended() {
     let request = b"POST /is-left HTTP/1.1\r\nhost: 127.0.0.1\r\nidempotency-key: k\r\ncontent-length: 0\r\n\r\n";
     let connection = server.connect_and_send(request).await;
     runs.until_started(1).await;
+    assert_eq!(without_client("in-flight-is-left"), Some(0.0));
     drop(connection);
     // It shows that the server has seen the other connection close.
     assert_eq!(server.post_with_key("/is-left", "k").await.rejection(), "in_flight");
     assert_eq!(in_flight("in-flight-is-left"), Some(1.0));
+    eventually(async || without_client("in-flight-is-left"), |left| *left == Some(1.0)).await;
     runs.let_finish(1);
     until_none_is_in_flight("in-flight-is-left").await;
+    eventually(async || without_client("in-flight-is-left"), |left| *left == Some(0.0)).await;
 }
 
 #[tokio::test]

@@ -4,5 +4,6 @@ mod feature;
 mod in_flight;
 mod outcomes;
 mod secrets;
+mod steps;
 mod stores;
 mod unknown;

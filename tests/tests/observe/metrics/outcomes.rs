@@ -49,6 +49,12 @@ async fn fenced(State(runs): State<Runs>) {
     runs.run().await;
 }
 
+#[idempotent(scope = "outcomes-fenced-400", lease = "300ms")]
+async fn fenced_and_rejecting(State(runs): State<Runs>) -> StatusCode {
+    runs.run().await;
+    StatusCode::BAD_REQUEST
+}
+
 async fn serve(runs: &Runs, registry: Registry) -> Server {
     Exposition::begin();
     let app = Router::new()
@@ -57,6 +63,7 @@ async fn serve(runs: &Runs, registry: Registry) -> Server {
         .route("/unguarded", post(runs_unguarded))
         .route("/transaction", post(without_transactions))
         .route("/fenced", post(fenced))
+        .route("/fenced-400", post(fenced_and_rejecting))
         .with_state(runs.clone())
         .layer(registry.layer())
         .layer(CatchPanicLayer::new());
@@ -97,13 +104,15 @@ async fn every_outcome_is_counted_once() {
     assert!(post("first", "charge").await.is_replay());
     post("large", "large").await;
     post("large", "large").await;
-    let broken = server.post("/").header("idempotency-key", "break").body("break").send().await;
-    assert!(broken.is_err(), "its connection breaks off with it: {broken:?}");
+    let broken = server.post("/").header("idempotency-key", "break").body("break");
+    let read = async { broken.send().await?.bytes().await };
+    assert!(read.await.is_err(), "its connection breaks off with it");
     post("panic", "panic").await;
     post("not,a,key", "charge").await;
     answer(server.post("/").body("charge")).await;
     store.on_claim(Fault::Full);
     post("full", "charge").await;
+    store.on_claim(Fault::Unreachable);
     server.post_with_key("/unguarded", "k").await;
     store.on_claim(Fault::None);
     store.on_complete(Fault::Unreachable);
@@ -149,6 +158,21 @@ async fn lost_claim_seen_by_renewal_and_end_counts_once() {
     runs.let_finish(1);
     assert_eq!(fenced.await.expect("the request runs").rejection(), "claim_lost");
     assert_eq!((lost(), counted("outcomes-fenced")), (Some(1.0), once(&["claim_lost"])));
+}
+
+#[tokio::test]
+async fn lost_claim_of_an_unrecorded_status_is_not_an_outcome() {
+    let (runs, store) = (Runs::held(), MemoryStore::new());
+    let server = serve(&runs, Registry::new(store.clone())).await;
+    let fenced = tokio::spawn(answer(server.post("/fenced-400").header("idempotency-key", "k")));
+    runs.until_started(1).await;
+    take_over(&store, &RecordKey::new("outcomes-fenced-400", None, "k")).await;
+    let lost = || Exposition::scrape().value(LEASE_LOST_TOTAL, &[("scope", "outcomes-fenced-400")]);
+    eventually(async || lost(), |lost| *lost == Some(1.0)).await;
+    runs.let_finish(1);
+    assert_eq!(fenced.await.expect("the request runs").status, StatusCode::BAD_REQUEST);
+    eventually(async || counted("outcomes-fenced-400"), |counted| !counted.is_empty()).await;
+    assert_eq!((lost(), counted("outcomes-fenced-400")), (Some(1.0), once(&["not_recorded"])));
 }
 
 #[idempotent(scope = "replayed-late")]

@@ -52,5 +52,9 @@ async fn hostile_keys_callers_and_bodies_reach_no_label() {
     assert!(exposition.value("idempotency_requests_total", &[("scope", "secrets")]).is_some_and(|count| count >= 24.0));
     let is_of_secrets = |label: Option<&String>| label.is_some_and(|scope| scope == "secrets");
     let series = exposition.samples().iter().filter(|sample| is_of_secrets(sample.labels.get("scope"))).count();
-    assert_eq!(series, 22 + 3 + 4, "one for each outcome, for each part that can differ, and for each of the others");
+    assert_eq!(
+        series,
+        22 + 3 + 6 + 5,
+        "one for each outcome, for each part that can differ, for each outcome of a step, and for each of the others"
+    );
 }

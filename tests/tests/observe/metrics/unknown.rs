@@ -1,4 +1,4 @@
-//! Unknown outcomes are counted in the stores: they are there after a restart too, and until somebody ends them.
+//! Unknown outcomes are counted in the stores: they are there after a restart too, and until an operator ends them.
 
 use axum::Router;
 use axum::routing::post;

@@ -57,11 +57,11 @@ pub(crate) fn unknown(expression: &str, emitted: &BTreeMap<&str, BTreeSet<&str>>
     names.into_iter().filter(|name| !emitted.contains_key(name.as_str())).chain(unknown_labels).collect()
 }
 
-/// Prometheus' own judgement.
+/// Runs Prometheus' own `promtool`. Returns whether it succeeded, and what it printed.
 ///
 /// # Panics
 ///
-/// When it is not installed.
+/// When `promtool` is not installed.
 pub(crate) fn promtool(arguments: &[&str]) -> (bool, String) {
     let output = Command::new("promtool").args(arguments).output();
     let output = output.expect("no `promtool` here: install it with `apt-get install prometheus`");

@@ -1,11 +1,13 @@
 //! How many keys are in which state, which they are, and how far a look goes.
 
 use idempotent_runtime::inspector::Inspector;
-use idempotent_runtime::store::{MemoryStore, StoreAdmin};
+use idempotent_runtime::store::{MemoryStore, RedisStore, StoreAdmin};
 use idempotent_runtime::{AfterCrash, IdempotencyLayer, Policy, RecordKey, Registry};
+use idempotent_tests::redis::RedisServer;
+use idempotent_tests::stores;
 use serde_json::{Value, json};
 
-use crate::inspector::shop::{Shop, leave_behind};
+use crate::inspector::shop::{Shop, complete, leave_behind};
 use crate::inspector::shop_handlers::BODY;
 use crate::inspector::stores::on_every_store;
 
@@ -136,4 +138,69 @@ async fn layer_claim_that_never_reruns_is_an_unknown_outcome() {
     let policy = Policy::builder("layer-of-the-inspector").after_crash(AfterCrash::Reject).build();
     let _layer = IdempotencyLayer::new(policy.expect("the policy is valid"));
     assert_eq!(shop.json("/api/summary").await["counts"]["outcome_unknown"], 1);
+}
+
+/// Records fill the part that is looked at, and the claims are found by their index.
+async fn claims_are_found_beyond_the_part(store: impl StoreAdmin + Clone) {
+    let registry = Registry::new(store.clone());
+    let shop = Shop::open(&registry, Inspector::new(&registry)).await;
+    for number in 0..30 {
+        complete(&store, &RecordKey::new("charges", None, &number.to_string())).await;
+    }
+    for number in 0..3 {
+        leave_behind(&store, &RecordKey::new("payouts", None, &number.to_string())).await;
+    }
+    let part = shop.json("/api/entries?limit=10").await;
+    assert_eq!((&part["complete"], &part["all_claims"]), (&json!(false), &json!(true)), "{part}");
+    assert_eq!(part["counts"]["past_lease"], 3);
+    let whole = shop.json("/api/summary").await;
+    assert_eq!((&whole["counts"]["past_lease"], &whole["counts"]["completed"]), (&json!(3), &json!(30)));
+    assert_eq!((&whole["scanned"], &whole["complete"], &whole["all_claims"]), (&json!(33), &json!(true), &json!(true)));
+    let id = part["entries"][0]["id"].as_str().expect("an id").to_owned();
+    assert_eq!(shop.json(&format!("/api/entries/{id}?limit=10")).await["entry"]["id"], id);
+    let page = shop.get("?limit=10").await;
+    assert!(page.text().contains("All claims were found"), "{}", page.text());
+}
+
+#[tokio::test]
+async fn claims_in_memory_are_found_beyond_the_part() {
+    claims_are_found_beyond_the_part(MemoryStore::new()).await;
+}
+
+#[tokio::test]
+async fn claims_in_sqlite_are_found_beyond_the_part() {
+    let (store, _folder) = stores::sqlite().await;
+    claims_are_found_beyond_the_part(store).await;
+}
+
+#[tokio::test]
+async fn claims_in_postgres_are_found_beyond_the_part() {
+    claims_are_found_beyond_the_part(stores::postgres(10).await).await;
+}
+
+#[tokio::test]
+async fn claims_in_redis_are_found_beyond_the_part() {
+    claims_are_found_beyond_the_part(stores::redis().await).await;
+}
+
+#[tokio::test]
+async fn claims_in_a_cluster_are_found_beyond_the_part() {
+    claims_are_found_beyond_the_part(stores::redis_cluster().await).await;
+}
+
+/// As a process leaves it that dies before the name is sent.
+#[tokio::test]
+async fn claim_in_redis_without_its_name_is_in_the_listing() {
+    let (server, prefix) = (RedisServer::shared().await, stores::prefix());
+    let store = RedisStore::builder(&server.url()).prefix(&prefix).open().await.expect("the store opens");
+    for number in 0..2 {
+        leave_behind(&store, &RecordKey::new("payouts", None, &number.to_string())).await;
+    }
+    let listed = async || store.claims(None, 10).await.expect("it lists").expect("there is an index").entries.len();
+    assert_eq!(listed().await, 2);
+    assert_eq!(server.command::<u64>(&format!("ZREM {prefix}claims {prefix}payouts//1")).await, 1);
+    assert_eq!(listed().await, 1);
+    let registry = Registry::new(store.clone());
+    let shop = Shop::open(&registry, Inspector::new(&registry)).await;
+    assert_eq!(shop.json("/api/summary").await["counts"]["past_lease"], 2);
 }

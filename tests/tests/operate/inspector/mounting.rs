@@ -17,7 +17,7 @@ use crate::inspector::shop::Shop;
 async fn inspector_answers_operators_only() {
     let registry = Registry::new(MemoryStore::new());
     let open = || Inspector::new(&registry).allow_purge().router();
-    let authenticated = || open().layer(from_fn(everybody_is_alice));
+    let authenticated = || open().layer(from_fn(every_request_is_of_alice));
     let behind = |inspector: Router| {
         [
             ("", inspector.clone()),
@@ -52,7 +52,7 @@ async fn inspector_answers_operators_only() {
     }
 }
 
-async fn everybody_is_alice(mut request: Request, next: Next) -> Response {
+async fn every_request_is_of_alice(mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(Operator::new("alice"));
     next.run(request).await
 }

@@ -1,14 +1,14 @@
 //! Handlers that leave behind every state that there is, and an inspector beside them.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use idempotent_runtime::inspector::{Inspector, Operator};
-use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, StoreAdmin, Token};
-use idempotent_runtime::{Fingerprint, RecordKey, Registry};
+use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, Held, StoreAdmin, Token};
+use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody, Registry};
 use idempotent_tests::{Answer, Runs, Server, answer};
 use reqwest::Method;
 use serde_json::Value;
@@ -86,6 +86,20 @@ pub(crate) async fn leave_behind(store: &impl StoreAdmin, key: &RecordKey) {
         .with_ttl(Duration::from_hours(24))
         .with_after_crash(AfterCrash::Rerun);
     assert_eq!(store.claim(key, request).await.expect("the store answers"), Claim::Acquired { attempt: 1 });
+}
+
+/// A record of 201.
+pub(crate) async fn complete(store: &impl StoreAdmin, key: &RecordKey) {
+    let fingerprint = Fingerprint::from_bytes([7; 32]);
+    let request = ClaimRequest::new(Token::unique(), fingerprint)
+        .with_lease(Duration::from_secs(30))
+        .with_ttl(Duration::from_hours(24))
+        .with_after_crash(AfterCrash::Rerun);
+    assert_eq!(store.claim(key, request).await.expect("the store answers"), Claim::Acquired { attempt: 1 });
+    let body = RecordedBody::Whole("paid".into());
+    let record = Record::new(StatusCode::CREATED, Vec::new(), body, fingerprint, SystemTime::now());
+    let held = store.complete(key, request.token, record, request.ttl).await;
+    assert_eq!(held.expect("the store answers"), Held::Yes);
 }
 
 async fn operators_only(mut request: Request, next: Next) -> Result<Response, StatusCode> {

@@ -17,7 +17,7 @@ use crate::inspector::shop::{Shop, leave_behind};
 
 #[tokio::test]
 async fn a_store_that_is_away_is_told() {
-    // Nobody listens on port 1.
+    // No server listens on port 1.
     let options = PgPoolOptions::new().acquire_timeout(Duration::from_millis(50));
     let away = options.connect_lazy("postgres://nobody@127.0.0.1:1/nothing").expect("a well-formed URL");
     let registry = Registry::new(PostgresStore::new(away));
@@ -100,4 +100,37 @@ async fn purge_answers_although_the_store_lists_nothing() {
     assert_eq!(purged.status, StatusCode::OK, "{}", purged.text());
     assert!(purged.text().contains("<h2>Purged</h2>"), "{}", purged.text());
     assert_eq!(store.get(&RecordKey::new("payouts", None, "k")).await.expect("memory answers"), None);
+}
+
+/// Among many names of other programs, it finds none of its own.
+struct Fruitless(MemoryStore);
+
+impl Wrapper for Fruitless {
+    fn inner(&self) -> &impl StoreAdmin {
+        &self.0
+    }
+
+    async fn claims(&self, cursor: Option<Cursor>, limit: usize) -> Result<Option<Page>, StoreError> {
+        self.0.claims(cursor, limit).await
+    }
+
+    async fn list(&self, _: Option<Cursor>, _: usize) -> Result<Page, StoreError> {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let mut nothing = Page::default();
+        nothing.next = Some(Cursor::new("further on"));
+        Ok(nothing)
+    }
+}
+
+#[tokio::test]
+async fn an_overview_of_all_claims_does_not_wait_for_records() {
+    let store = MemoryStore::new();
+    leave_behind(&store, &RecordKey::new("charges", None, "k")).await;
+    let registry = Registry::new(Wrapped(Fruitless(store)));
+    let shop = Shop::open(&registry, Inspector::new(&registry)).await;
+    let began = std::time::Instant::now();
+    let summary = shop.json("/api/summary").await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert_eq!((&summary["complete"], &summary["all_claims"]), (&false.into(), &true.into()), "{summary}");
+    assert_eq!(summary["counts"]["past_lease"], 1, "{summary}");
 }

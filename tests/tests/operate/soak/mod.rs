@@ -18,7 +18,7 @@ use self::tally::Tally;
 
 const CONNECTIONS: u64 = 1_000;
 
-/// Brings allocator, connections and caches to the size that the load can need at worst: nobody pauses, so that a moment in
+/// Brings allocator, connections and caches to the size that the load can need at worst: no client pauses, so that a moment in
 /// which the machine is busy with other things, and requests pile up, takes no more memory later.
 const WARM_UP: Load = Load { length: Duration::from_secs(8), pause: Duration::ZERO };
 

@@ -49,7 +49,7 @@ impl SoakServer {
         serde_json::from_str(&line).expect("a reading is JSON")
     }
 
-    /// The first reading with nothing left of any request, and no more tasks than when nobody had come yet: the connections
+    /// The first reading with nothing left of any request, and no more tasks than before the first client: the connections
     /// of a thousand clients that have left go one by one.
     pub(crate) async fn at_rest(&mut self, idle: &Reading) -> Reading {
         eventually(async || self.reading().await, |reading| reading.is_at_rest() && reading.tasks <= idle.tasks).await

@@ -26,7 +26,7 @@ fn document_after_install_shows_no_problem_rendered_otherwise() {
     }
     let before = responses();
     assert!(before["409"]["content"]["application/problem+json"].is_object());
-    assert_eq!(before["429"], Value::Null, "nobody limits callers");
+    assert_eq!(before["429"], Value::Null, "no registry limits callers");
 
     let builder =
         Registry::builder(MemoryStore::new()).render_rejections(|rejection| rejection.status().into_response());

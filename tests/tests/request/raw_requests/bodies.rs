@@ -154,7 +154,7 @@ async fn body_over_its_limit_is_rejected_or_not_recorded() {
 }
 
 #[tokio::test]
-async fn a_body_that_trickles_holds_up_nobody_and_runs_once() {
+async fn a_body_that_trickles_blocks_no_other_and_runs_once() {
     let (logs, charges) = (Logs::collect(), Charges::start().await);
     let bytes = request("/charges", &format!("{SECRET}-slow"), &[b'b'; 256]);
     let mut slow = charges.server().connect_and_send(&[]).await;

@@ -98,7 +98,7 @@ impl Charges {
         assert_eq!(self.executions(), before + 1, "{name}");
     }
 
-    /// What must hold after all attacks: nobody still runs, no key ran twice, a good request is served, and the log
+    /// What must hold after all attacks: no handler still runs, no key ran twice, a good request is served, and the log
     /// neither blames the server nor tells a key.
     pub(crate) async fn is_unharmed(&self, logs: &Logs) {
         assert_eq!(self.registry.drain(PATIENCE).await, 0);

@@ -37,7 +37,7 @@ const SPLINTERS: [&[u8]; 16] = [
 ];
 
 #[tokio::test]
-async fn requests_broken_at_random_harm_nobody() {
+async fn requests_broken_at_random_do_no_harm() {
     let (logs, seed) = (Logs::collect(), Seed::of_this_run());
     let outcomes = join_all((0..ATTACKERS).map(async |attacker| {
         let charges = Charges::start().await;

@@ -21,14 +21,14 @@ fn lines(lines: &[&[u8]]) -> Vec<u8> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum Position {
     Whole,
     Beginning,
     Middle,
     End,
 }
 
-impl Place {
+impl Position {
     fn put(self, byte: u8) -> Vec<u8> {
         let text = format!("{SECRET}-{byte}-{self:?}").into_bytes();
         match self {
@@ -41,7 +41,7 @@ impl Place {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+enum Expected {
     Key,
     /// 400 `invalid_key`.
     Invalid,
@@ -49,23 +49,23 @@ enum Verdict {
     NotHttp,
 }
 
-fn bare(byte: u8, place: Place) -> Verdict {
+fn bare(byte: u8, place: Position) -> Expected {
     match (byte, place) {
         // A line may end without a carriage return: the empty key, and the key without that byte.
-        (b'\n', Place::End) | (b' ' | b'\t', Place::Beginning | Place::End) => Verdict::Key,
-        (b'\n', Place::Whole)
-        | (b' ' | b'\t', Place::Whole | Place::Middle)
-        | (b'"' | b',' | b';' | b'\\' | 0x80.., _) => Verdict::Invalid,
-        (0..=0x1f | 0x7f, _) => Verdict::NotHttp,
-        _ => Verdict::Key,
+        (b'\n', Position::End) | (b' ' | b'\t', Position::Beginning | Position::End) => Expected::Key,
+        (b'\n', Position::Whole)
+        | (b' ' | b'\t', Position::Whole | Position::Middle)
+        | (b'"' | b',' | b';' | b'\\' | 0x80.., _) => Expected::Invalid,
+        (0..=0x1f | 0x7f, _) => Expected::NotHttp,
+        _ => Expected::Key,
     }
 }
 
-fn quoted(byte: u8, place: Place) -> Verdict {
+fn quoted(byte: u8, place: Position) -> Expected {
     match (byte, place) {
-        (b'\t' | b'"' | b'\\' | 0x80.., _) | (b' ', Place::Whole) => Verdict::Invalid,
-        (0..=0x1f | 0x7f, _) => Verdict::NotHttp,
-        _ => Verdict::Key,
+        (b'\t' | b'"' | b'\\' | 0x80.., _) | (b' ', Position::Whole) => Expected::Invalid,
+        (0..=0x1f | 0x7f, _) => Expected::NotHttp,
+        _ => Expected::Key,
     }
 }
 
@@ -75,23 +75,23 @@ async fn every_byte_at_every_place_of_a_key_bare_and_quoted() {
         let (logs, charges) = (Logs::collect(), Charges::start().await);
         let mut accepted = 0;
         for byte in 0..=u8::MAX {
-            for place in [Place::Whole, Place::Beginning, Place::Middle, Place::End] {
+            for place in [Position::Whole, Position::Beginning, Position::Middle, Position::End] {
                 let name = format!("{byte:#04x} as {place:?} of a {spelling} key");
-                let (verdict, bytes) = if is_quoted {
+                let (expected, bytes) = if is_quoted {
                     (quoted(byte, place), request(&[b"\"", place.put(byte).as_slice(), b"\""].concat()))
                 } else {
                     (bare(byte, place), request(&place.put(byte)))
                 };
-                match verdict {
-                    Verdict::Key => {
+                match expected {
+                    Expected::Key => {
                         accepted += 1;
                         charges.is_executed_once(&name, &bytes).await;
                     }
-                    Verdict::Invalid => {
+                    Expected::Invalid => {
                         let answer = charges.is_rejected(&name, &bytes, 400).await;
                         assert_eq!(answer.rejection(), "invalid_key", "{name}");
                     }
-                    Verdict::NotHttp => {
+                    Expected::NotHttp => {
                         let answer = charges.is_rejected(&name, &bytes, 400).await;
                         assert!(answer.body.is_empty(), "{name} reached us: {answer:?}");
                     }

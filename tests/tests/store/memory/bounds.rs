@@ -73,7 +73,7 @@ async fn what_has_expired_is_freed_without_anyone_asking() {
     assert_eq!(store.len(), 2_001);
     assert!(store.used_bytes() > 2_001 * 100);
     tokio::time::sleep(Duration::from_secs(11)).await;
-    assert_eq!(store.len(), 1, "nobody has asked for any of them");
+    assert_eq!(store.len(), 1, "no call has asked for any of them");
     assert!(store.used_bytes() < 1_000);
     tokio::time::sleep(TTL).await;
     assert_eq!((store.len(), store.used_bytes()), (0, 0));
@@ -156,6 +156,41 @@ async fn a_full_store_rejects_new_claims_and_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn share_of_a_caller_is_free_again_when_all_has_ended() {
+    let store = MemoryStore::builder().max_bytes(10_000).build();
+    let of = |caller: &str, number: usize| RecordKey::new("memory", Some(caller), &number.to_string());
+    let second = Duration::from_secs(1);
+    for _ in 0..3 {
+        let mut tokens = Vec::new();
+        let rejected = loop {
+            let request = request().with_lease(second).with_ttl(second);
+            match store.claim(&of("mallory", tokens.len()), request).await {
+                Ok(_) => tokens.push(request.token),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(rejected, StoreError::OverQuota), "{rejected}");
+        assert!(store.used_bytes() <= 5_000, "half of the store");
+        assert_eq!(
+            store.claim(&of("alice", 0), request()).await.expect("there is room"),
+            Claim::Acquired { attempt: 1 }
+        );
+        // A third is recorded, a third is released, and a third expires.
+        for (number, &token) in tokens.iter().enumerate() {
+            let key = of("mallory", number);
+            let _ = match number % 3 {
+                0 => store.complete(&key, token, record(1_000), second).await,
+                1 => store.release(&key, token).await,
+                _ => continue,
+            };
+        }
+        assert!(store.purge(&of("alice", 0)).await.expect("memory answers"));
+        tokio::time::sleep(2 * second).await;
+        assert_eq!((store.len(), store.used_bytes()), (0, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_full_store_makes_room_from_what_has_expired() {
     let store = MemoryStore::builder().max_bytes(3_000).build();
     let mut number = 0;
@@ -179,6 +214,22 @@ fn it_forgets_on_in_another_runtime_when_the_first_one_is_gone() {
     runtime().block_on(async {
         keep(&store, 1, 0, Duration::from_millis(50)).await;
         eventually(async || store.len(), |&left| left == 1).await;
+    });
+}
+
+/// A claim that is rejected starts no entry, which would spawn the task again.
+#[test]
+fn it_gives_a_share_back_when_its_runtime_is_gone() {
+    let store = MemoryStore::builder().max_bytes_per_caller(250).build();
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let claim = async |key: &str| {
+        let request = request().with_lease(Duration::from_millis(50)).with_ttl(Duration::from_millis(100));
+        store.claim(&RecordKey::new("memory", Some("alice"), key), request).await
+    };
+    runtime().block_on(async { claim("first").await.expect("there is room") });
+    runtime().block_on(async {
+        assert!(matches!(claim("second").await, Err(StoreError::OverQuota)));
+        eventually(async || claim("second").await, Result::is_ok).await.expect("awaited");
     });
 }
 

@@ -42,7 +42,8 @@ fn fail_inserts(state: &str) -> String {
     format!(
         "CREATE OR REPLACE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
              $$ BEGIN RAISE EXCEPTION 'of the test' USING ERRCODE = '{state}'; END $$;
-         CREATE OR REPLACE TRIGGER fail BEFORE INSERT ON idempotency.records FOR EACH ROW EXECUTE FUNCTION fail()"
+         DROP TRIGGER IF EXISTS fail ON idempotency.records;
+         CREATE TRIGGER fail BEFORE INSERT ON idempotency.records FOR EACH ROW EXECUTE FUNCTION fail()"
     )
 }
 

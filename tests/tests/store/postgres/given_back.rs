@@ -1,18 +1,10 @@
 //! A claim that was given back is kept out of PostgreSQL, whatever its statement had begun before.
 
-use std::time::Duration;
-
-use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, Held, PostgresStore, Store, StoreAdmin, Token};
-use idempotent_runtime::{Fingerprint, RecordKey};
+use idempotent_runtime::RecordKey;
+use idempotent_runtime::store::{AfterCrash, Claim, Held, PostgresStore, Store, StoreAdmin, Token};
 use idempotent_tests::eventually;
 use idempotent_tests::postgres::PostgresServer;
-
-fn request() -> ClaimRequest {
-    ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([1; 32]))
-        .with_lease(Duration::from_mins(1))
-        .with_ttl(Duration::from_mins(2))
-        .with_after_crash(AfterCrash::Reject)
-}
+use idempotent_tests::stores::claim_request;
 
 /// The claim's statement has read that nothing was given back, and stands still before it writes.
 #[tokio::test]
@@ -30,7 +22,8 @@ async fn claim_given_back_in_its_statement_is_kept_out() {
     let waiting = async || sqlx::query_scalar::<_, i64>(waits).fetch_one(&pool).await.expect("the server answers");
     for level in ["read committed", "repeatable read", "serializable"] {
         let store = PostgresStore::new(database.pool_of_isolation(level).await);
-        let (key, late) = (RecordKey::new("charges", None, level), request());
+        let (key, late) =
+            (RecordKey::new("charges", None, level), claim_request().with_after_crash(AfterCrash::Reject));
         let mut holder = pool.acquire().await.expect("a connection");
         sqlx::query("SELECT pg_advisory_lock(43)").execute(&mut *holder).await.expect("the lock is free");
         let arriving = tokio::spawn({
@@ -43,7 +36,10 @@ async fn claim_given_back_in_its_statement_is_kept_out() {
         let arrived = arriving.await.expect("the task runs");
         assert!(arrived.is_err(), "{level}: {arrived:?}");
         assert_eq!(store.get(&key).await.expect("the store answers"), None, "{level}");
-        assert_eq!(store.claim(&key, request()).await.expect("the store claims"), Claim::Acquired { attempt: 1 });
+        assert_eq!(
+            store.claim(&key, claim_request().with_after_crash(AfterCrash::Reject)).await.expect("the store claims"),
+            Claim::Acquired { attempt: 1 }
+        );
         assert_eq!(store.list(None, 10).await.expect("the store lists").damaged.len(), 0, "{level}");
     }
 }
@@ -55,7 +51,11 @@ async fn tables_of_the_first_version_are_migrated_with_their_rows() {
     let pool = PostgresServer::shared().await.database().await.pool(2).await;
     sqlx::raw_sql(FIRST).execute(&pool).await.expect("the tables are made");
     let store = PostgresStore::new(pool.clone());
-    let (key, kept, late) = (RecordKey::new("charges", None, "k"), request(), request());
+    let (key, kept, late) = (
+        RecordKey::new("charges", None, "k"),
+        claim_request().with_after_crash(AfterCrash::Reject),
+        claim_request().with_after_crash(AfterCrash::Reject),
+    );
     let error = store.claim(&key, kept).await.expect_err("the tables are too old");
     let reason = std::error::Error::source(&error).expect("a reason").to_string();
     assert!(reason.contains("an older version: call `PostgresStore::migrate`"), "{reason}");

@@ -4,3 +4,4 @@ mod given_back;
 mod poolers;
 mod promises;
 mod rights;
+mod tls;

@@ -6,13 +6,11 @@ use axum::Router;
 use axum::extract::State;
 use axum::routing::post;
 use futures_util::future::join_all;
-use idempotent_runtime::store::{
-    AfterCrash, Claim, ClaimRequest, EntryState, Held, PostgresStore, Store, StoreAdmin, Token,
-};
-use idempotent_runtime::{Fingerprint, Idempotency, Record, RecordKey, RecordedBody, Registry, Tx, idempotent};
+use idempotent_runtime::store::{AfterCrash, Claim, EntryState, Held, PostgresStore, Store, StoreAdmin};
+use idempotent_runtime::{Idempotency, RecordKey, Registry, Tx, idempotent};
 use idempotent_tests::pgbouncer::PgBouncer;
 use idempotent_tests::postgres::{Database, PostgresServer};
-use idempotent_tests::stores::migrated;
+use idempotent_tests::stores::{claim_request, migrated, record};
 use idempotent_tests::{Logs, Runs, Server};
 use sqlx::Postgres;
 use sqlx::postgres::PgPoolOptions;
@@ -29,18 +27,6 @@ async fn in_transaction(idempotency: Idempotency, mut tx: Tx<Postgres>) -> Resul
     // What an application has to do behind such a pooler.
     let insert = sqlx::query("INSERT INTO effects (key) VALUES ($1)").persistent(false).bind(idempotency.key());
     insert.execute(&mut *tx).await.map(|_| "done".to_owned()).map_err(|error| error.to_string())
-}
-
-fn request() -> ClaimRequest {
-    ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([1; 32]))
-        .with_lease(Duration::from_mins(1))
-        .with_ttl(Duration::from_mins(2))
-        .with_after_crash(AfterCrash::Reject)
-}
-
-fn record() -> Record {
-    let body = RecordedBody::Whole("paid".into());
-    Record::new(http::StatusCode::CREATED, Vec::new(), body, request().fingerprint, std::time::UNIX_EPOCH)
 }
 
 async fn behind_pooler() -> (&'static PostgresServer, Database, PgBouncer) {
@@ -67,10 +53,13 @@ async fn pooled_clients_run_only_their_own_statements() {
                     _ => drop(store.unknown_outcomes().await.expect("it counts")),
                 }
             }
-            let claim = request();
+            let claim = claim_request().with_after_crash(AfterCrash::Reject);
             assert_eq!(store.claim(&key, claim).await.expect("it claims"), Claim::Acquired { attempt: 1 });
             assert_eq!(store.renew(&key, claim.token, claim.lease).await.expect("it renews"), Held::Yes);
-            assert_eq!(store.complete(&key, claim.token, record(), claim.ttl).await.expect("it records"), Held::Yes);
+            assert_eq!(
+                store.complete(&key, claim.token, record("paid"), claim.ttl).await.expect("it records"),
+                Held::Yes
+            );
         }
     };
     join_all(clients.map(one)).await;
@@ -93,7 +82,7 @@ async fn pooler_is_recognised_and_told_once() {
         assert_eq!(store.get(&key).await.expect("it looks"), None);
     }
     let warnings = logs.of_level("WARN");
-    assert!(warnings.len() == 1 && warnings[0].contains("through a pooler"), "{warnings:?}");
+    assert!(warnings.len() == 1 && warnings[0].contains("behind a pooler"), "{warnings:?}");
 }
 
 /// Leads each connection to another one of the poolers than the one before.
@@ -125,7 +114,7 @@ async fn poolers_behind_a_balancer_are_recognised() {
     let pool = PgPoolOptions::new().connect_lazy_with(database.options_of("tester").socket(entrance.path()));
     let (logs, store) = (Logs::collect(), PostgresStore::new(pool));
     assert_eq!(store.get(&RecordKey::new("charges", None, "k")).await.expect("it looks"), None);
-    assert!(logs.of_level("WARN").iter().any(|line| line.contains("through a pooler")), "{}", logs.text());
+    assert!(logs.of_level("WARN").iter().any(|line| line.contains("behind a pooler")), "{}", logs.text());
 }
 
 #[tokio::test]
@@ -134,7 +123,7 @@ async fn pooled_store_that_is_told_so_looks_for_nothing() {
     migrated(&database.pool(1).await).await;
     let logs = Logs::collect();
     let store = PostgresStore::builder(database.pool_through(&pooler, 2).await).pooled().build();
-    let (key, claim) = (RecordKey::new("charges", None, "k"), request());
+    let (key, claim) = (RecordKey::new("charges", None, "k"), claim_request().with_after_crash(AfterCrash::Reject));
     assert_eq!(store.claim(&key, claim).await.expect("it claims"), Claim::Acquired { attempt: 1 });
     assert_eq!(store.release(&key, claim.token).await.expect("it releases"), Held::Yes);
     assert_eq!(logs.of_level("WARN"), Vec::<String>::new());

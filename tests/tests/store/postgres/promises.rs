@@ -2,58 +2,20 @@
 
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::routing::post;
 use futures_util::future::join_all;
+use idempotent_runtime::RecordKey;
 use idempotent_runtime::store::{
-    AfterCrash, Claim, ClaimRequest, Held, PostgresMigrateError, PostgresStore, Store, StoreAdmin, StoreError, Token,
+    AfterCrash, Claim, Held, PostgresMigrateError, PostgresStore, Resolution, Store, StoreAdmin, StoreError,
 };
-use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody, Registry, idempotent};
 use idempotent_tests::postgres::PostgresServer;
-use idempotent_tests::stores::migrated;
-use idempotent_tests::{Answer, PATIENCE, Runs, Server, answer, eventually};
+use idempotent_tests::stores::{claim_request, migrated, record};
+use idempotent_tests::{PATIENCE, Runs, eventually};
 use sqlx::{AssertSqlSafe, PgPool, Row};
 
-#[idempotent(scope = "postgres-charges")]
-async fn create_charge(State(runs): State<Runs>, _body: String) -> ([(&'static str, &'static str); 2], String) {
-    ([("content-type", "text/plain"), ("x-charge", "1")], format!("charge {}", runs.run().await))
-}
-
-#[idempotent(scope = "postgres-waits", in_flight = wait("20s"))]
-async fn waits(State(runs): State<Runs>) -> String {
-    format!("charge {}", runs.run().await)
-}
-
-async fn serve(store: PostgresStore, runs: &Runs) -> Server {
-    let app = Router::new().route("/charges", post(create_charge)).route("/waits", post(waits));
-    Server::start(app.with_state(runs.clone()).layer(Registry::new(store).layer())).await
-}
-
-async fn send(server: &Server, key: &str) -> Answer {
-    answer(server.post("/charges").header("idempotency-key", key).body("tea")).await
-}
+use crate::charges::{assert_all_waiters_get_one_response, send, serve};
 
 async fn pool() -> PgPool {
     PostgresServer::shared().await.database().await.pool(4).await
-}
-
-fn request() -> ClaimRequest {
-    ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([1; 32]))
-        .with_lease(Duration::from_mins(1))
-        .with_ttl(Duration::from_mins(1))
-        .with_after_crash(AfterCrash::Rerun)
-}
-
-fn record() -> Record {
-    Record::new(
-        StatusCode::CREATED,
-        Vec::new(),
-        RecordedBody::Whole("paid".into()),
-        Fingerprint::from_bytes([1; 32]),
-        std::time::UNIX_EPOCH,
-    )
 }
 
 async fn execute(pool: &PgPool, sql: &str) {
@@ -73,7 +35,7 @@ async fn ten_processes_that_start_at_once_migrate_once() {
     migrated(&pool).await;
     let versions: Vec<i32> =
         sqlx::query_scalar("SELECT version FROM idempotency.schema_version").fetch_all(&pool).await.expect("the table");
-    assert_eq!(versions, [3]);
+    assert_eq!(versions, [4]);
 }
 
 #[tokio::test]
@@ -81,7 +43,7 @@ async fn a_store_that_is_not_migrated_says_so_and_runs_nothing() {
     let runs = Runs::free();
     let store = PostgresStore::new(pool().await);
     let error =
-        store.claim(&RecordKey::new("postgres-charges", None, "k"), request()).await.expect_err("there are no tables");
+        store.claim(&RecordKey::new("charges", None, "k"), claim_request()).await.expect_err("there are no tables");
     let source = std::error::Error::source(&error).expect("a reason").to_string();
     assert!(source.contains("PostgresStore::migrate"), "{source}");
     assert_eq!(send(&serve(store, &runs).await, "k").await.rejection(), "store_unavailable");
@@ -94,7 +56,7 @@ async fn a_newer_schema_and_one_without_a_version_are_left_alone() {
     let store = migrated(&pool).await;
     execute(&pool, "UPDATE idempotency.schema_version SET version = 7").await;
     let error = store.migrate().await.expect_err("it is newer");
-    assert!(matches!(error, PostgresMigrateError::NewerSchema { found: 7, supported: 3, .. }), "{error}");
+    assert!(matches!(error, PostgresMigrateError::NewerSchema { found: 7, supported: 4, .. }), "{error}");
     assert!(error.to_string().contains("update `idempotent-runtime`"), "{error}");
     execute(&pool, "DELETE FROM idempotency.schema_version").await;
     assert!(matches!(store.migrate().await, Err(PostgresMigrateError::NoVersion { .. })));
@@ -103,11 +65,11 @@ async fn a_newer_schema_and_one_without_a_version_are_left_alone() {
 #[tokio::test]
 async fn schemas_of_any_name_share_nothing() {
     let pool = pool().await;
-    let key = RecordKey::new("postgres-charges", None, "k");
+    let key = RecordKey::new("charges", None, "k");
     for name in ["payments", "Odd \"name\"; DROP TABLE x", "a\nCREATE TABLE public.injected (); --"] {
         let store = PostgresStore::builder(pool.clone()).schema(name).build();
         store.migrate().await.expect("the tables are made");
-        assert_eq!(store.claim(&key, request()).await.expect("the store claims"), Claim::Acquired { attempt: 1 });
+        assert_eq!(store.claim(&key, claim_request()).await.expect("the store claims"), Claim::Acquired { attempt: 1 });
     }
     let injected = sqlx::query_scalar::<_, bool>("SELECT to_regclass('public.injected') IS NOT NULL");
     assert!(!injected.fetch_one(&pool).await.expect("the server answers"));
@@ -116,7 +78,7 @@ async fn schemas_of_any_name_share_nothing() {
 #[tokio::test]
 async fn completion_repeated_during_its_commit_loses_no_claim() {
     let pool = pool().await;
-    let (store, key, claim) = (migrated(&pool).await, RecordKey::new("postgres-charges", None, "k"), request());
+    let (store, key, claim) = (migrated(&pool).await, RecordKey::new("charges", None, "k"), claim_request());
     let _ = store.claim(&key, claim).await.expect("the store claims");
     // The first one was cut off, and its statement is not committed yet.
     let mut first = pool.begin().await.expect("a transaction");
@@ -125,7 +87,7 @@ async fn completion_repeated_during_its_commit_loses_no_claim() {
     sqlx::query(completed).execute(&mut *first).await.expect("the row is there");
     let second = tokio::spawn({
         let (store, key) = (store.clone(), key.clone());
-        async move { store.complete(&key, claim.token, record(), claim.ttl).await }
+        async move { store.complete(&key, claim.token, record("paid"), claim.ttl).await }
     });
     let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
     let waiting = async || sqlx::query_scalar::<_, i64>(waits).fetch_one(&pool).await.expect("the server answers");
@@ -139,7 +101,7 @@ async fn the_sql_can_be_run_by_migrations_of_ones_own() {
     let pool = pool().await;
     let store = PostgresStore::new(pool.clone());
     execute(&pool, &store.sql()).await;
-    let claimed = store.claim(&RecordKey::new("postgres-charges", None, "k"), request()).await;
+    let claimed = store.claim(&RecordKey::new("charges", None, "k"), claim_request()).await;
     assert_eq!(claimed.expect("the store claims"), Claim::Acquired { attempt: 1 });
     store.migrate().await.expect("nothing is left to do");
 }
@@ -155,7 +117,7 @@ async fn rows_can_be_read_by_a_person() {
          expires_at > now() + interval '23 hours' AS kept FROM idempotency.records",
     );
     let row = row.fetch_one(&pool).await.expect("one row");
-    assert_eq!(row.get::<&str, _>("key"), RecordKey::new("postgres-charges", None, "8e03978e").as_str());
+    assert_eq!(row.get::<&str, _>("key"), RecordKey::new("charges", None, "8e03978e").as_str());
     assert_eq!((row.get::<&str, _>("state"), row.get::<i32, _>("status")), ("completed", 200));
     assert_eq!((row.get::<&str, _>("charge"), row.get::<&str, _>("body")), ("1", "charge 1"));
     assert!(row.get::<bool, _>("recorded_now") && row.get::<bool, _>("kept"));
@@ -205,7 +167,7 @@ async fn a_damaged_row_is_rejected_and_never_run_again() {
     }
     assert_eq!(runs.started(), damages.len());
     let store = PostgresStore::new(pool);
-    let error = store.get(&RecordKey::new("postgres-charges", None, "k0")).await.expect_err("it is damaged");
+    let error = store.get(&RecordKey::new("charges", None, "k0")).await.expect_err("it is damaged");
     assert!(matches!(&error, StoreError::Damaged(reason) if reason.contains("row 1 ")), "{error}");
 }
 
@@ -215,7 +177,7 @@ async fn waiter_elsewhere_is_notified_and_holds_no_connection() {
     let (here, there) = (migrated(&database.pool(1).await).await, PostgresStore::new(database.pool(1).await));
     // The first time, the bell may ring because the listener has just come; later on only a notification rings it.
     for (number, ends) in ["releases", "completes", "releases"].into_iter().enumerate() {
-        let (key, claim) = (RecordKey::new("postgres-charges", None, &number.to_string()), request());
+        let (key, claim) = (RecordKey::new("charges", None, &number.to_string()), claim_request());
         let _ = here.claim(&key, claim).await.expect("the store claims");
         // It never looks by itself: only a notification wakes it.
         let waiters = join_all((0..20).map(|_| there.changed(&key)));
@@ -226,7 +188,7 @@ async fn waiter_elsewhere_is_notified_and_holds_no_connection() {
             eventually(async || awaited().await.expect("the row is there"), |&awaited: &bool| awaited).await;
             eventually(async || there.pool().try_acquire().is_some(), |&is_free| is_free).await;
             let held = match ends {
-                "completes" => here.complete(&key, claim.token, record(), claim.ttl).await,
+                "completes" => here.complete(&key, claim.token, record("paid"), claim.ttl).await,
                 _ => here.release(&key, claim.token).await,
             };
             assert_eq!(held.expect("the store answers"), Held::Yes);
@@ -242,14 +204,7 @@ async fn waiters_of_two_processes_get_one_response() {
     let runs = Runs::held();
     let first = serve(migrated(&database.pool(2).await).await, &runs).await;
     let second = serve(PostgresStore::new(database.pool(2).await), &runs).await;
-    let servers = [&first, &second];
-    let (answers, ()) =
-        tokio::join!(join_all((0..50).map(|number| servers[number % 2].post_with_key("/waits", "k"))), async {
-            runs.until_started(1).await;
-            runs.let_finish(50);
-        });
-    assert!(answers.iter().all(|answer| answer.text() == "charge 1"), "{answers:?}");
-    assert_eq!(runs.started(), 1);
+    assert_all_waiters_get_one_response(&[first, second], &runs).await;
 }
 
 #[tokio::test]
@@ -268,7 +223,7 @@ async fn expired_rows_go_in_batches_without_anyone_asking() {
     assert_eq!(idle.delete_expired().await.expect("it deletes expired rows"), 500, "a batch is bounded");
     assert_eq!(left().await, 700);
     // The first claim starts the deletion.
-    let _ = store.claim(&RecordKey::new("postgres-charges", None, "k"), request()).await.expect("the store claims");
+    let _ = store.claim(&RecordKey::new("charges", None, "k"), claim_request()).await.expect("the store claims");
     eventually(left, |&left| left == 1).await;
 }
 
@@ -280,7 +235,7 @@ async fn one_of_many_claims_under_every_isolation_level() {
         let store = PostgresStore::new(database.pool_of_isolation(level).await);
         for number in 0..30 {
             let key = RecordKey::new(level, None, &format!("k{number}"));
-            let claims = join_all((0..20).map(|_| store.claim(&key, request()))).await;
+            let claims = join_all((0..20).map(|_| store.claim(&key, claim_request()))).await;
             let acquired = claims.iter().filter(|claim| matches!(claim, Ok(Claim::Acquired { attempt: 1 }))).count();
             let in_flight = claims.iter().filter(|claim| matches!(claim, Ok(Claim::InFlight { .. }))).count();
             assert_eq!((acquired, in_flight), (1, 19), "{level}: {claims:?}");
@@ -294,8 +249,8 @@ async fn long_callers_have_keys_of_their_own() {
     let store = migrated(&pool).await;
     for last in ["a", "b"] {
         let caller = "c".repeat(20_000) + last;
-        let key = RecordKey::new("postgres-charges", Some(&caller), "k");
-        assert_eq!(store.claim(&key, request()).await.expect("the store claims"), Claim::Acquired { attempt: 1 });
+        let key = RecordKey::new("charges", Some(&caller), "k");
+        assert_eq!(store.claim(&key, claim_request()).await.expect("the store claims"), Claim::Acquired { attempt: 1 });
     }
 }
 
@@ -332,15 +287,29 @@ async fn one_process_deletes_expired_rows_at_a_time() {
 #[tokio::test]
 async fn rejected_retries_on_all_connections_are_answered() {
     let store = migrated(&pool().await).await;
-    let keys = ["a", "b", "c", "d"].map(|key| RecordKey::new("postgres-charges", None, key));
+    let keys = ["a", "b", "c", "d"].map(|key| RecordKey::new("charges", None, key));
     for key in &keys {
-        let request = request();
+        let request = claim_request();
         let _ = store.claim(key, request).await.expect("the store claims");
         assert_eq!(store.renew(key, request.token, Duration::ZERO).await.expect("the store renews"), Held::Yes);
     }
-    let retry = || request().with_after_crash(AfterCrash::Reject);
+    let retry = || claim_request().with_after_crash(AfterCrash::Reject);
     let retries = join_all(keys.iter().map(|key| store.claim(key, retry())));
     for answer in tokio::time::timeout(PATIENCE, retries).await.expect("no retry waits for another one") {
         assert!(matches!(answer, Ok(Claim::Lapsed { .. })), "{answer:?}");
     }
+}
+
+#[tokio::test]
+async fn resolution_that_postgres_rejects_for_good_is_told() {
+    let pool = PostgresServer::shared().await.database().await.pool(4).await;
+    let store = PostgresStore::new(pool.clone());
+    store.migrate().await.expect("the tables are made");
+    let limit = "ALTER TABLE idempotency.records ADD CHECK (length(body) < 1000)";
+    let _ = sqlx::raw_sql(limit).execute(&pool).await.expect("an administrator may");
+    let (key, request) = (RecordKey::new("charges", None, "k"), claim_request().with_lease(Duration::ZERO));
+    let _ = store.claim(&key, request).await.expect("the store claims");
+    let resolution = Resolution::executed(record("x".repeat(1000)), Duration::from_mins(1));
+    let refused = store.resolve(&key, request.token, resolution).await;
+    assert!(matches!(refused, Err(StoreError::RecordRejected(_))), "{refused:?}");
 }

@@ -5,9 +5,11 @@ use std::time::Duration;
 use idempotent_runtime::Fingerprint;
 use idempotent_runtime::RecordKey;
 use idempotent_runtime::store::{
-    AfterCrash, Claim, ClaimRequest, Held, PostgresMigrateError, PostgresStore, Store, StoreAdmin, Token,
+    AfterCrash, Claim, ClaimRequest, Held, PostgresMigrateError, PostgresStore, Resolution, Resolved, Store,
+    StoreAdmin, Token,
 };
 use idempotent_tests::postgres::{Database, PostgresServer};
+use idempotent_tests::sqlite::{acquire, record};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, PgPool};
 
@@ -42,6 +44,13 @@ async fn use_all(store: &PostgresStore) {
     assert!(store.unknown_outcomes().await.expect("it counts").is_empty());
     let _ = store.delete_expired().await.expect("it deletes");
     let _ = store.purge(&key).await.expect("it purges");
+    for resolution in [Resolution::NotExecuted, Resolution::executed(record("paid"), request.ttl)] {
+        let request = request.with_token(Token::unique()).with_lease(Duration::ZERO);
+        assert_eq!(store.claim(&key, request).await.expect("it claims"), Claim::Acquired { attempt: 1 });
+        let resolved = store.resolve(&key, request.token, resolution).await;
+        assert_eq!(resolved.expect("it resolves"), Resolved::Yes);
+    }
+    assert!(store.purge(&key).await.expect("it purges"));
 }
 
 /// The documented `GRANT`s, and no other right.
@@ -108,5 +117,39 @@ async fn the_sql_since_a_version_upgrades_its_tables() {
     execute(&pool, &later).await;
     use_all(&store).await;
     store.migrate().await.expect("nothing is left to do");
-    assert_eq!(store.sql_since(3), "");
+    assert_eq!(store.sql_since(4), "");
+}
+
+#[tokio::test]
+async fn reader_finds_the_oldest_claim_on_its_last_page() {
+    let database = PostgresServer::shared().await.database().await;
+    let administrator = database.pool(2).await;
+    let store = PostgresStore::new(administrator.clone());
+    store.migrate().await.expect("the tables are made");
+    for name in ["a", "b", "c"] {
+        acquire(&store, &RecordKey::new("charges", None, name)).await;
+    }
+    // More than the store looks at where it can mark what stays.
+    execute(
+        &administrator,
+        "INSERT INTO idempotency.records (digest, key, state, fingerprint, token, attempt, claim_ttl, expires_at, delete_after) \
+         SELECT sha256(n::text::bytea), 'charges//' || n, 'completed', '', '', 1, 1, now() + interval '1 hour', \
+         now() + interval '1 hour' FROM generate_series(1, 100001) AS n",
+    )
+    .await;
+    let [_, reader] = roles(&administrator, "claims").await;
+    execute(&administrator, &format!("GRANT USAGE ON SCHEMA idempotency TO {reader}")).await;
+    execute(&administrator, &format!("GRANT SELECT ON ALL TABLES IN SCHEMA idempotency TO {reader}")).await;
+    let reader = store_of(&database, &reader).await;
+    let (mut found, mut cursor) = (Vec::new(), None);
+    loop {
+        let page = reader.claims(cursor, 1).await.expect("it may read").expect("there is an index");
+        found.extend(page.entries.into_iter().map(|entry| entry.key.key().into_owned()));
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    found.sort();
+    assert_eq!(found, ["a", "b", "c"]);
 }

@@ -34,3 +34,18 @@ async fn cluster_keeps_given_back_claims_of_odd_names_out() {
         assert!(listed.entries.is_empty() && listed.damaged.is_empty(), "{listed:?}");
     }
 }
+
+/// The client of a Cluster sends a claim again by itself, and does not tell: the other one may arrive after the release.
+#[tokio::test]
+async fn cluster_keeps_second_try_of_a_released_claim_out() {
+    let cluster = RedisCluster::shared().await;
+    let store = RedisStore::cluster(cluster.urls()).prefix("tries:").open().await.expect("the store opens");
+    let (key, twice) = (RecordKey::new("tries", None, "k"), request(AfterCrash::Reject));
+    let claimed = store.claim(&key, twice).await.expect("the store claims");
+    assert_eq!(claimed, Claim::Acquired { attempt: 1 });
+    assert_eq!(store.release(&key, twice.token).await.expect("the store answers"), Held::Yes);
+    let arrived = store.claim(&key, twice).await;
+    assert!(arrived.is_err(), "{arrived:?}");
+    let next = store.claim(&key, request(AfterCrash::Reject)).await.expect("the store claims");
+    assert_eq!(next, Claim::Acquired { attempt: 1 });
+}

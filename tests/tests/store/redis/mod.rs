@@ -1,5 +1,8 @@
 mod given_back;
+mod index;
 mod listing;
 mod prefixes;
 mod promises;
 mod rights;
+mod sentinels;
+mod tls;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use idempotent_runtime::store::{Claim, ClaimRequest, RedisStore, Store, StoreAdmin, Token};
 use idempotent_runtime::{Fingerprint, RecordKey};
-use idempotent_tests::redis::RedisServer;
+use idempotent_tests::redis::{RedisCluster, RedisServer};
+use idempotent_tests::stores::prefix;
 
 #[tokio::test]
 async fn prefix_shows_and_purges_no_name_of_a_longer_one() {
@@ -45,4 +46,29 @@ async fn prefix_shows_and_purges_no_name_of_a_longer_one() {
             }
         }
     }
+}
+
+/// A Cluster chooses the slot of a name by what is between its first braces.
+#[tokio::test]
+async fn keys_with_equal_braces_are_spread_over_a_cluster() {
+    let (cluster, prefix) = (RedisCluster::shared().await, prefix());
+    let store = RedisStore::cluster(cluster.urls()).prefix(&prefix).open().await.expect("the store opens");
+    let mut keys: Vec<_> = (0..100).map(|n| RecordKey::new("charges", None, &format!("{n}-{{x}}"))).collect();
+    keys.extend((0..100).map(|n| RecordKey::new("{x}", Some("{x}"), &n.to_string())));
+    for key in &keys {
+        let claim = ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([1; 32]))
+            .with_lease(Duration::from_mins(1))
+            .with_ttl(Duration::from_mins(2));
+        assert_eq!(store.claim(key, claim).await.expect("the store claims"), Claim::Acquired { attempt: 1 });
+    }
+    for master in cluster.masters() {
+        let names: Vec<String> = master.command(&format!("KEYS {prefix}*")).await;
+        assert!((30..=120).contains(&names.len()), "{} of 200 on one of three servers", names.len());
+    }
+    let mut listed: Vec<_> =
+        store.list(None, 1000).await.expect("the store lists").entries.into_iter().map(|entry| entry.key).collect();
+    listed.sort();
+    keys.sort();
+    assert_eq!(listed, keys);
+    assert!(store.purge(&keys[0]).await.expect("the store purges"));
 }

@@ -2,57 +2,20 @@
 
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::State;
-use axum::routing::post;
-use futures_util::future::join_all;
+use futures_util::StreamExt;
+use idempotent_runtime::RecordKey;
 use idempotent_runtime::store::{
-    AfterCrash, Claim, ClaimRequest, EntryState, Held, RedisOpenError, RedisStore, Store, StoreAdmin, StoreError, Token,
+    Claim, EntryState, Held, RedisOpenError, RedisStore, Resolution, Resolved, Store, StoreAdmin, StoreError,
 };
-use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody, Registry, idempotent};
 use idempotent_tests::redis::{RedisCluster, RedisServer};
-use idempotent_tests::{Answer, PATIENCE, Runs, Server, answer, eventually};
+use idempotent_tests::stores::{claim_request, record};
+use idempotent_tests::{Answer, PATIENCE, Runs, eventually};
 use serde_json::{Value, json};
 
-#[idempotent(scope = "charges")]
-async fn create_charge(State(runs): State<Runs>, body: String) -> ([(&'static str, &'static str); 2], String) {
-    let charge = format!("charge {}{}", runs.run().await, body.replace("tea", ""));
-    ([("content-type", "text/plain"), ("x-charge", "1")], charge)
-}
-
-#[idempotent(scope = "waits", in_flight = wait("20s"))]
-async fn waits(State(runs): State<Runs>) -> String {
-    format!("charge {}", runs.run().await)
-}
-
-async fn serve(store: RedisStore, runs: &Runs) -> Server {
-    let app = Router::new().route("/charges", post(create_charge)).route("/waits", post(waits));
-    Server::start(app.with_state(runs.clone()).layer(Registry::new(store).layer())).await
-}
-
-async fn send(server: &Server, key: &str) -> Answer {
-    answer(server.post("/charges").header("idempotency-key", key).body("tea")).await
-}
+use crate::charges::{assert_all_waiters_get_one_response, send, serve};
 
 async fn connect(server: &RedisServer) -> RedisStore {
     RedisStore::connect(&server.url()).await.expect("the store opens")
-}
-
-fn request() -> ClaimRequest {
-    ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([1; 32]))
-        .with_lease(Duration::from_mins(1))
-        .with_ttl(Duration::from_mins(2))
-        .with_after_crash(AfterCrash::Rerun)
-}
-
-fn record(body: &'static [u8]) -> Record {
-    Record::new(
-        axum::http::StatusCode::CREATED,
-        Vec::new(),
-        RecordedBody::Whole(body.into()),
-        Fingerprint::from_bytes([1; 32]),
-        std::time::UNIX_EPOCH,
-    )
 }
 
 #[tokio::test]
@@ -89,9 +52,9 @@ async fn a_replay_is_one_round_trip_and_a_first_execution_two() {
         let of = |command: &str| -> u64 {
             stats.lines().filter(|line| line.starts_with(&format!("cmdstat_{command}"))).filter_map(calls).sum()
         };
-        // What scripts call is counted too, and only what arrived counts here: the script of a completion calls `SET` once,
-        // and publishes once.
-        of("eval") + of("script") + of("set:") - of("publish:")
+        // What scripts call is counted too, and only what arrived counts here. A script that completes calls `SET` once and
+        // publishes once. One that claims, as before version 7, calls `SET` once and `EXISTS` once.
+        of("eval") + of("script") + of("set:") - of("publish:") - of("exists:")
     };
     let before = commands().await;
     assert!(!send(&app, "k").await.is_replay());
@@ -143,11 +106,18 @@ async fn full_server_replays_and_takes_records_of_granted_claims() {
         runs.until_started(2).await;
         let _: String = server.command("CONFIG SET maxmemory 1").await;
         assert_eq!(send(&app, "new").await.rejection(), "store_unavailable");
-        let error = store.claim(&RecordKey::new("charges", None, "new"), request()).await.expect_err("it is full");
+        let error =
+            store.claim(&RecordKey::new("charges", None, "new"), claim_request()).await.expect_err("it is full");
         assert!(matches!(error, StoreError::Full), "{error}");
         runs.let_finish(1);
     });
     assert_eq!(granted.text(), "charge 2");
+    if server.version().await < 7 {
+        // It takes no record either, until there is room.
+        assert_eq!(send(&app, "granted").await.rejection(), "in_flight");
+        let _: String = server.command("CONFIG SET maxmemory 0").await;
+        eventually(async || send(&app, "granted").await, Answer::is_replay).await;
+    }
     for (key, charge) in [("old", "charge 1"), ("granted", "charge 2")] {
         let replay = send(&app, key).await;
         assert_eq!((replay.text(), replay.is_replay()), (charge, true), "{key}");
@@ -197,7 +167,7 @@ async fn a_waiter_elsewhere_is_woken_by_the_message() {
             let first = RecordKey::new("wakes", Some("first"), ends);
             let listens = async || {
                 loop {
-                    let claim = request();
+                    let claim = claim_request();
                     let _ = here.claim(&first, claim).await.expect("the store claims");
                     let mut heard = std::pin::pin!(there.changed(&first));
                     assert!(futures_util::poll!(heard.as_mut()).is_pending());
@@ -211,7 +181,7 @@ async fn a_waiter_elsewhere_is_woken_by_the_message() {
             for _ in 0..2 {
                 tokio::time::timeout(PATIENCE, listens()).await.expect("it listens");
             }
-            let (key, claim) = (RecordKey::new("wakes", None, ends), request());
+            let (key, claim) = (RecordKey::new("wakes", None, ends), claim_request());
             let _ = here.claim(&key, claim).await.expect("the store claims");
             let mut bell = std::pin::pin!(there.changed(&key));
             assert!(futures_util::poll!(bell.as_mut()).is_pending());
@@ -226,18 +196,63 @@ async fn a_waiter_elsewhere_is_woken_by_the_message() {
 }
 
 #[tokio::test]
+async fn server_that_cannot_save_is_full_and_not_unreachable() {
+    let server = RedisServer::start(&[]).await;
+    let store = connect(&server).await;
+    let client = redis::Client::open(server.url()).expect("the URL is well-formed");
+    let mut operator = client.get_multiplexed_async_connection().await.expect("the server answers");
+    let save = redis::cmd("CONFIG").arg(&["SET", "save", "3600 1"]).query_async::<()>(&mut operator).await;
+    save.expect("it is set");
+    std::fs::remove_dir_all(server.folder()).expect("the folder can go");
+    let () = server.command("BGSAVE").await;
+    let failed = |info: &String| info.contains("rdb_last_bgsave_status:err");
+    eventually(async || server.command::<String>("INFO persistence").await, failed).await;
+    let key = RecordKey::new("charges", None, "k");
+    let error = store.claim(&key, claim_request()).await.expect_err("the server takes no writes");
+    assert!(matches!(error, StoreError::Full), "{error:?}");
+}
+
+/// A channel has no database and no key pattern: the users of others may subscribe to it.
+#[tokio::test]
+async fn messages_of_ended_claims_show_no_key() {
+    let server = RedisServer::start(&[]).await;
+    let store = RedisStore::builder(&server.url()).prefix("shop:").open().await.expect("the store opens");
+    let client = redis::Client::open(format!("{}1", server.url())).expect("the URL is well-formed");
+    let mut other = client.get_async_pubsub().await.expect("the server answers");
+    other.psubscribe("*").await.expect("it may");
+    let mut heard = std::pin::pin!(other.on_message());
+    let secret = RecordKey::new("charges", Some("alice"), "planted-key");
+    let mut messages = Vec::new();
+    for way in ["completes", "releases", "is resolved"] {
+        let claim = claim_request();
+        let _ = store.claim(&secret, claim).await.expect("the store claims");
+        match way {
+            "completes" => {
+                let _ = store.complete(&secret, claim.token, record(b"paid"), claim.ttl).await.expect("it records");
+                assert!(store.purge(&secret).await.expect("it purges"));
+            }
+            "releases" => assert_eq!(store.release(&secret, claim.token).await.expect("it answers"), Held::Yes),
+            _ => {
+                let _ = store.renew(&secret, claim.token, Duration::ZERO).await.expect("it answers");
+                let resolved = store.resolve(&secret, claim.token, Resolution::NotExecuted).await;
+                assert_eq!(resolved.expect("it answers"), Resolved::Yes);
+            }
+        }
+        let message = tokio::time::timeout(PATIENCE, heard.next()).await.expect("it is told").expect("a message");
+        messages.push((message.get_channel_name().to_owned(), message.get_payload::<String>().expect("text")));
+    }
+    messages.dedup();
+    let [(channel, digest)] = messages.as_slice() else { panic!("one key, one message: {messages:?}") };
+    assert_eq!((channel.as_str(), digest.len()), ("shop:ended", 64));
+    assert!(digest.bytes().all(|byte| byte.is_ascii_hexdigit()), "{digest}");
+}
+
+#[tokio::test]
 async fn waiters_of_two_processes_get_one_response() {
     let server = RedisServer::start(&[]).await;
     let runs = Runs::held();
     let (first, second) = (serve(connect(&server).await, &runs).await, serve(connect(&server).await, &runs).await);
-    let servers = [&first, &second];
-    let (answers, ()) =
-        tokio::join!(join_all((0..50).map(|number| servers[number % 2].post_with_key("/waits", "k"))), async {
-            runs.until_started(1).await;
-            runs.let_finish(50);
-        });
-    assert!(answers.iter().all(|answer| answer.text() == "charge 1"), "{answers:?}");
-    assert_eq!(runs.started(), 1);
+    assert_all_waiters_get_one_response(&[first, second], &runs).await;
 }
 
 #[tokio::test]
@@ -251,7 +266,7 @@ async fn a_write_that_too_few_replicas_have_is_rejected() {
     .await;
     let wait = |replicas, timeout| RedisStore::builder(&master.url()).wait_replicas(replicas, timeout).open();
     let store = wait(1, Duration::from_secs(10)).await.expect("the store opens");
-    let (key, claim) = (RecordKey::new("charges", None, "k"), request());
+    let (key, claim) = (RecordKey::new("charges", None, "k"), claim_request());
     assert_eq!(store.claim(&key, claim).await.expect("a replica has it"), Claim::Acquired { attempt: 1 });
     assert_eq!(store.complete(&key, claim.token, record(b"paid"), claim.ttl).await.expect("it has it"), Held::Yes);
     // The replica has it without being asked to wait any longer.
@@ -261,7 +276,7 @@ async fn a_write_that_too_few_replicas_have_is_rejected() {
     replica.signal("STOP");
     let impatient = wait(1, Duration::from_millis(100)).await.expect("the store opens");
     // The second time on another connection, which must not take it for granted that the first one's write is there.
-    let (other, claim) = (RecordKey::new("charges", None, "other"), request());
+    let (other, claim) = (RecordKey::new("charges", None, "other"), claim_request());
     for _ in 0..2 {
         let error = impatient.claim(&other, claim).await.expect_err("none has it");
         let source = std::error::Error::source(&error).expect("a reason").to_string();
@@ -276,12 +291,12 @@ async fn a_user_who_may_not_publish_claims_and_records_all_the_same() {
     let () = server.command("ACL SETUSER app on >secret ~* +@all resetchannels").await;
     let url = server.url().replace("redis://", "redis://app:secret@");
     let store = RedisStore::connect(&url).await.expect("the store opens");
-    let (key, claim) = (RecordKey::new("charges", None, "k"), request());
+    let (key, claim) = (RecordKey::new("charges", None, "k"), claim_request());
     assert_eq!(store.claim(&key, claim).await.expect("it claims"), Claim::Acquired { attempt: 1 });
     assert_eq!(store.release(&key, claim.token).await.expect("it releases"), Held::Yes);
     assert_eq!(store.claim(&key, claim).await.expect("it claims"), Claim::Acquired { attempt: 1 });
     assert_eq!(store.complete(&key, claim.token, record(b"paid"), claim.ttl).await.expect("it records"), Held::Yes);
-    assert!(matches!(store.claim(&key, request()).await, Ok(Claim::Completed(_))));
+    assert!(matches!(store.claim(&key, claim_request()).await, Ok(Claim::Completed(_))));
 }
 
 #[tokio::test]
@@ -298,7 +313,7 @@ async fn the_applications_own_connection_and_prefix_will_do() {
     let key = RecordKey::new("charges", None, "k");
     for prefix in ["ab:", "a*:"] {
         let store = RedisStore::with_connection(manager.clone()).prefix(prefix).open().await.expect("the store opens");
-        assert_eq!(store.claim(&key, request()).await.expect("the store claims"), Claim::Acquired { attempt: 1 });
+        assert_eq!(store.claim(&key, claim_request()).await.expect("the store claims"), Claim::Acquired { attempt: 1 });
         let listed = store.list(None, 10).await.expect("the store lists").entries;
         assert_eq!(listed.len(), 1, "{prefix}: {listed:?}");
         assert!(matches!(listed[0].state, EntryState::Claimed { attempt: 1, .. }));
@@ -311,7 +326,7 @@ async fn in_a_cluster_keys_lie_on_all_masters_and_are_all_listed() {
     let store = RedisStore::cluster(cluster.urls()).prefix("spread:").open().await.expect("the store opens");
     for number in 0..60 {
         let key = RecordKey::new("charges", None, &format!("k{number}"));
-        let _ = store.claim(&key, request()).await.expect("the store claims");
+        let _ = store.claim(&key, claim_request()).await.expect("the store claims");
     }
     for master in cluster.masters() {
         assert!(master.command::<u64>("DBSIZE").await > 0);
@@ -336,10 +351,12 @@ async fn claim_repeated_in_its_last_millisecond_still_expires() {
     let short = Duration::from_millis(3);
     for number in 0..200 {
         let key = RecordKey::new("charges", None, &format!("k{number}"));
-        let request = request().with_lease(short).with_ttl(short);
+        let request = claim_request().with_lease(short).with_ttl(short);
         for _ in 0..25 {
             let _ = store.claim(&key, request).await.expect("the store claims");
         }
     }
-    eventually(async || server.command::<u64>("DBSIZE").await, |left| *left == 0).await;
+    // Their names are left, in one set.
+    eventually(async || server.command::<u64>("DBSIZE").await, |left| *left <= 1).await;
+    assert_eq!(server.command::<String>("RANDOMKEY").await, "idempotency:claims");
 }

@@ -1,25 +1,26 @@
 //! What a user of the server must be allowed to do, and what the server must be like: checked when the store is opened.
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
+use axum::Router;
+use axum::routing::post;
 use idempotent_runtime::store::{
-    AfterCrash, Claim, ClaimRequest, Held, RedisOpenError, RedisStore, Store, StoreAdmin, Token,
+    AfterCrash, Claim, ClaimRequest, Held, RedisOpenError, RedisStore, Resolution, Resolved, Store, StoreAdmin,
+    StoreError, Token,
 };
-use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody};
+use idempotent_runtime::{Fingerprint, RecordKey, Registry, idempotent};
 use idempotent_tests::redis::RedisServer;
-use idempotent_tests::{Logs, eventually};
+use idempotent_tests::stores::record;
+use idempotent_tests::{Answer, Logs, Server, eventually};
 
 fn request(after_crash: AfterCrash) -> ClaimRequest {
     ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([1; 32]))
         .with_lease(Duration::from_mins(1))
         .with_ttl(Duration::from_mins(2))
         .with_after_crash(after_crash)
-}
-
-fn record() -> Record {
-    let (status, body) = (axum::http::StatusCode::CREATED, RecordedBody::Whole("paid".into()));
-    Record::new(status, Vec::new(), body, Fingerprint::from_bytes([1; 32]), std::time::UNIX_EPOCH)
 }
 
 /// The server's URL for a user of these rights.
@@ -61,6 +62,44 @@ async fn server_of_unknown_policy_is_rejected_unless_allowed() {
     }
 }
 
+/// As one that was promoted, or that has joined a Cluster, may.
+#[tokio::test]
+async fn server_that_evicts_later_takes_no_claims_meanwhile() {
+    let server = RedisServer::start(&[]).await;
+    let store = RedisStore::connect(&server.url()).await.expect("it evicts nothing");
+    let key = RecordKey::new("rights", None, "k");
+    let claim = async || store.claim(&key, request(AfterCrash::Rerun)).await;
+    assert!(claim().await.is_ok());
+    let _: String = server.command("CONFIG SET maxmemory-policy allkeys-lru").await;
+    let refused = eventually(claim, Result::is_err).await.expect_err("awaited");
+    let StoreError::NotSent(cause) = refused else { panic!("{refused:?}") };
+    let told = cause.to_string();
+    assert!(told.contains("allkeys-lru") && told.contains(".allow_eviction()"), "{told}");
+    let _: String = server.command("CONFIG SET maxmemory-policy noeviction").await;
+    eventually(claim, Result::is_ok).await.expect("awaited");
+}
+
+#[idempotent(scope = "runs-beside-evictions", on_store_error = "run")]
+async fn runs_unguarded() -> &'static str {
+    "done"
+}
+
+/// It can be asked, and a record is still there.
+#[tokio::test]
+async fn server_that_evicts_later_lets_nothing_run_unguarded() {
+    let server = RedisServer::start(&[]).await;
+    let store = RedisStore::connect(&server.url()).await.expect("it evicts nothing");
+    let app = Router::new().route("/", post(runs_unguarded)).layer(Registry::new(store).layer());
+    let service = Server::start(app).await;
+    let send = async || service.post_with_key("/", "k").await;
+    assert_eq!(send().await.text(), "done");
+    let _: String = server.command("CONFIG SET maxmemory-policy allkeys-lru").await;
+    let rejected = eventually(send, |answer| !answer.is_replay()).await;
+    assert_eq!(rejected.rejection(), "store_unavailable");
+    let _: String = server.command("CONFIG SET maxmemory-policy noeviction").await;
+    assert_eq!(eventually(send, Answer::is_replay).await.text(), "done");
+}
+
 #[tokio::test]
 async fn user_without_scripts_is_rejected_at_open() {
     let server = RedisServer::start(&[]).await;
@@ -72,14 +111,61 @@ async fn user_without_scripts_is_rejected_at_open() {
     assert_eq!(server.command::<u64>("DBSIZE").await, 0);
 }
 
-/// The rights of the page for operators, for the default prefix.
+fn page(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)).expect("the page is there")
+}
+
+/// The rights of the pages for operators, for the default prefix.
 fn documented() -> Vec<String> {
-    let page =
-        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../idempotent-runtime/src/guide/choosing_a_store.md"))
-            .expect("a page");
-    let line = page.lines().find(|line| line.starts_with("ACL SETUSER ")).expect("the page tells the rights");
-    let rights = line.split(' ').filter(|word| word.starts_with(['~', '&', '+']));
-    rights.map(ToOwned::to_owned).collect()
+    let rights = |path| {
+        let page = page(path);
+        let line = page.lines().find(|line| line.starts_with("ACL SETUSER ")).expect("the page tells the rights");
+        let rights = line.split(' ').filter(|word| word.starts_with(['~', '&', '+']));
+        rights.map(ToOwned::to_owned).collect::<Vec<_>>()
+    };
+    let of_guide = rights("idempotent-runtime/src/guide/choosing_a_store.md");
+    assert_eq!(rights("docs/operations/redis.md"), of_guide);
+    of_guide
+}
+
+/// Those that were made by others than the one who asks.
+async fn connections(server: &RedisServer) -> usize {
+    server.command::<String>("CLIENT LIST").await.lines().count() - 1
+}
+
+#[tokio::test]
+async fn connections_of_a_store_are_those_of_the_page() {
+    let server = RedisServer::start(&[]).await;
+    let store = RedisStore::connect(&server.url()).await.expect("the store opens");
+    let _ = store.claim(&RecordKey::new("rights", None, "k"), request(AfterCrash::Rerun)).await.expect("it claims");
+    eventually(async || connections(&server).await, |&all| all == 1).await;
+    let _ = store.list(None, 10).await.expect("it lists");
+    eventually(async || connections(&server).await, |&all| all == 2).await;
+    let key = RecordKey::new("rights", None, "k");
+    let mut waiting = std::pin::pin!(store.changed(&key));
+    assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+    eventually(async || connections(&server).await, |&all| all == 3).await;
+}
+
+#[tokio::test]
+async fn commands_of_the_page_for_operators_are_answered() {
+    let server = RedisServer::start(&[]).await;
+    let store = RedisStore::connect(&server.url()).await.expect("the store opens");
+    let _ = store.claim(&RecordKey::new("charges", None, "k"), request(AfterCrash::Reject)).await.expect("it claims");
+    let address = server.address();
+    let (_, port) = address.rsplit_once(':').expect("a port");
+    let page = page("docs/operations/redis.md");
+    let commands: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("redis-cli ")).collect();
+    assert!(commands.len() > 5);
+    for line in commands {
+        let command = line.split(" # ").next().unwrap_or_default();
+        let run = Command::new("redis-cli").args(["-e", "-p", port]).args(command.split_whitespace()).output();
+        let run = run.expect("redis-cli starts");
+        assert!(run.status.success(), "{command}: {}", String::from_utf8_lossy(&run.stdout));
+        if command.contains("unknown_outcomes") || command.contains("--scan") {
+            assert!(!run.stdout.is_empty() && run.stdout != b"0\n", "{command}");
+        }
+    }
 }
 
 async fn claims_records_and_lists(store: &RedisStore) {
@@ -89,8 +175,8 @@ async fn claims_records_and_lists(store: &RedisStore) {
         assert_eq!(store.claim(&key, claim).await.expect("it claims"), Claim::Acquired { attempt: 1 });
         assert!(matches!(store.claim(&key, request(after_crash)).await, Ok(Claim::InFlight { .. })));
         assert_eq!(store.renew(&key, claim.token, claim.lease).await.expect("it renews"), Held::Yes);
-        assert_eq!(store.complete(&key, claim.token, record(), claim.ttl).await.expect("it records"), Held::Yes);
-        assert_eq!(store.complete(&key, claim.token, record(), claim.ttl).await.expect("it records"), Held::Yes);
+        assert_eq!(store.complete(&key, claim.token, record("paid"), claim.ttl).await.expect("it records"), Held::Yes);
+        assert_eq!(store.complete(&key, claim.token, record("paid"), claim.ttl).await.expect("it records"), Held::Yes);
         assert!(store.get(&key).await.expect("it looks").is_some());
         assert_eq!(store.list(None, 10).await.expect("it lists").entries.len(), 1);
         assert!(store.purge(&key).await.expect("it purges"));
@@ -98,6 +184,14 @@ async fn claims_records_and_lists(store: &RedisStore) {
         assert_eq!(store.release(&key, claim.token).await.expect("it gives back"), Held::No);
         assert_eq!(store.claim(&key, request(after_crash)).await.expect("it claims"), Claim::Acquired { attempt: 1 });
         assert_eq!(store.unknown_outcomes().await.expect("it counts").len(), 0);
+        assert!(store.purge(&key).await.expect("it purges"));
+        for resolution in [Resolution::NotExecuted, Resolution::executed(record("paid"), claim.ttl)] {
+            let claim = request(after_crash);
+            assert_eq!(store.claim(&key, claim).await.expect("it claims"), Claim::Acquired { attempt: 1 });
+            assert_eq!(store.renew(&key, claim.token, Duration::ZERO).await.expect("it renews"), Held::Yes);
+            let resolved = store.resolve(&key, claim.token, resolution).await;
+            assert_eq!(resolved.expect("it resolves"), Resolved::Yes);
+        }
         assert!(store.purge(&key).await.expect("it purges"));
     }
 }
@@ -164,13 +258,4 @@ async fn user_of_one_prefix_reaches_every_name_of_the_store() {
         let store = RedisStore::builder(&url).prefix(prefix).open().await.expect("the store opens");
         claims_records_and_lists(&store).await;
     }
-}
-
-#[tokio::test]
-async fn url_of_tls_without_tls_never_leads_to_plain_text() {
-    let error =
-        RedisStore::connect("rediss://:secret@localhost/").await.expect_err("these tests are built without TLS");
-    let told = format!("{error} {error:?}");
-    assert!(told.contains("tokio-rustls-comp"), "{told}");
-    assert!(!told.contains(" `redis://") && !told.contains("secret"), "{told}");
 }

@@ -1,4 +1,4 @@
-//! The database is moved, deleted or replaced while a process has it open: what it would record there is never read again.
+//! The database is moved, deleted or replaced while a process has it open: a record in the old file would never be read again.
 
 use std::fs;
 use std::path::Path;

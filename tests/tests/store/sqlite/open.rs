@@ -49,7 +49,7 @@ async fn stores_that_start_together_on_a_new_file_all_open() {
 
 /// SQLite does not wait for the lock that the change to WAL needs, so the store must.
 #[tokio::test]
-async fn a_file_that_somebody_writes_is_waited_for() {
+async fn a_file_that_another_process_writes_is_waited_for() {
     let file = SqliteFile::new();
     file.execute("CREATE TABLE charges (id INTEGER PRIMARY KEY)").await;
     let mut writer = file.connect().await;

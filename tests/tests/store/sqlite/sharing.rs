@@ -1,4 +1,4 @@
-//! Many writers of one SQLite file: callers share commits, processes share the file, and nobody is told what is not so.
+//! Many writers of one SQLite file: callers share commits, processes share the file, and no caller gets a wrong answer.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -91,7 +91,7 @@ async fn what_was_answered_survives_the_death_of_the_process() {
     assert!(matches!(store.claim(&running, claim_request()).await.unwrap(), Claim::InFlight { .. }));
 }
 
-/// Claims of one store, and their completions all queued up behind somebody else's write lock when this is done.
+/// Claims of one store, whose completions all wait behind another connection's write lock.
 struct Queued {
     file: SqliteFile,
     store: SqliteStore,
@@ -114,7 +114,7 @@ impl Queued {
     /// Completes all claims at once, and says what each caller was told.
     async fn complete(&self, record: &Record) -> HashMap<&'static str, Result<Held, StoreError>> {
         let mut lock = self.file.connect().await;
-        lock.execute("BEGIN IMMEDIATE").await.expect("nobody else writes");
+        lock.execute("BEGIN IMMEDIATE").await.expect("no other connection writes");
         let mut completions = Vec::new();
         for (&name, (key, token)) in &self.claims {
             let mut completion = self.store.complete(key, *token, record.clone(), TTL).boxed();
@@ -163,7 +163,7 @@ async fn a_write_that_fails_harms_no_other_of_its_batch() {
 
 /// Every statement succeeds, and `COMMIT` fails.
 #[tokio::test]
-async fn a_commit_that_fails_is_told_to_nobody_as_success() {
+async fn a_commit_that_fails_is_reported_as_no_success() {
     let queued = Queued::claim(&NAMES).await;
     queued
         .file
@@ -184,7 +184,7 @@ async fn only_poison_fails(queued: &Queued) {
         let poison = name == "poison";
         let as_expected = match &told[name] {
             Ok(Held::Yes) => !poison,
-            Err(StoreError::Unavailable(_)) => poison,
+            Err(StoreError::Unavailable(_) | StoreError::RecordRejected(_)) => poison,
             _ => false,
         };
         assert!(as_expected, "{name}: {:?}", told[name]);

@@ -4,20 +4,22 @@
 //! A file depends on those that it imports, and on those in which methods that it calls lie: an `impl` of a type need not lie
 //! in the type's own file, and no import names it.
 
+mod code;
+mod methods;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
 use crate::step::Failure;
+use crate::structure::code::{code, defining_module, paths};
+use crate::structure::methods::methods_elsewhere;
 
 const NAME: &str = "the structure of the runtime";
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../idempotent-runtime/src");
 
 /// A folder imports none of those that follow it.
 const LAYERS: [&str; 6] = ["store", "lease", "registry", "step", "request", "layer"];
-
-/// The type of such a store has its methods in many files, by subject: between them, only imports count.
-const ONE_TYPE_IN_MANY_FILES: [[&str; 2]; 2] = [["store", "postgres"], ["store", "redis"]];
 
 const CONCURRENCY_TESTS: &str = "concurrency_tests";
 
@@ -104,154 +106,6 @@ fn is_above(target: &[String], module: &[String]) -> bool {
 
 fn name(module: &[String]) -> String {
     module.join("/")
-}
-
-/// The text without comments, as far as it is no test's.
-fn code(text: &str) -> String {
-    let code = text.split("\n#[cfg(test)]\nmod tests").next().unwrap_or_default();
-    code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
-}
-
-fn is_of_word(c: char) -> bool {
-    c.is_alphanumeric() || c == '_'
-}
-
-/// The word at the begin of the text.
-fn first_word(text: &str) -> &str {
-    &text[..text.find(|c| !is_of_word(c)).unwrap_or(text.len())]
-}
-
-/// A method that a file adds to a type of another file.
-struct Method<'a> {
-    file: &'a Module,
-    of_type: String,
-    name: String,
-    /// Otherwise nothing tells which function a call means, unless it is a call on `self`.
-    has_unique_name: bool,
-}
-
-impl Method<'_> {
-    fn is_called_by(&self, code: &str) -> bool {
-        let is_called = |line: &str| {
-            line.match_indices(&self.name).any(|(start, _)| {
-                let (before, after) = (&line[..start], &line[start + self.name.len()..]);
-                let is_on_self = before.ends_with("self.") || before.ends_with("Self::");
-                let is_path = before.ends_with("::") && !after.starts_with(is_of_word);
-                let is_call = before.ends_with('.') && after.starts_with('(');
-                (is_path || is_call) && (is_on_self || self.has_unique_name)
-            })
-        };
-        if self.has_unique_name {
-            return code.lines().any(is_called);
-        }
-        lines_of_impls(code)
-            .any(|(header, line)| header.is_some_and(|header| header.of_type == self.of_type) && is_called(line))
-    }
-}
-
-fn methods_elsewhere(files: &BTreeMap<Module, String>) -> Vec<Method<'_>> {
-    let mut definitions = BTreeMap::<String, usize>::new();
-    let mut methods = Vec::new();
-    for (file, text) in files {
-        let code = code(text);
-        let is_exempt = ONE_TYPE_IN_MANY_FILES.iter().any(|folder| file.iter().take(2).eq(folder));
-        for (header, line) in lines_of_impls(&code) {
-            let Some(name) = defined_function(line) else { continue };
-            *definitions.entry(name.to_owned()).or_default() += 1;
-            if let Some(Header { of_type, is_of_trait: false }) = header
-                && !is_exempt
-                && !defines_type(&code, of_type)
-            {
-                let (of_type, name) = (of_type.to_owned(), name.to_owned());
-                methods.push(Method { file, of_type, name, has_unique_name: false });
-            }
-        }
-    }
-    for method in &mut methods {
-        method.has_unique_name = definitions.get(&method.name) == Some(&1);
-    }
-    methods
-}
-
-/// The first line of an `impl`.
-#[derive(Clone, Copy)]
-struct Header<'a> {
-    of_type: &'a str,
-    is_of_trait: bool,
-}
-
-impl<'a> Header<'a> {
-    fn read(line: &'a str) -> Option<Self> {
-        let line = line.strip_prefix("impl")?;
-        let mut depth = 0;
-        let (parameters_end, _) = line.char_indices().find(|&(_, c)| {
-            depth += i32::from(c == '<') - i32::from(c == '>');
-            depth == 0
-        })?;
-        let implemented = &line[parameters_end + 1..];
-        let (is_of_trait, of_type) = match implemented.split_once(" for ") {
-            Some((_, of_type)) => (true, of_type),
-            None => (false, implemented),
-        };
-        let path = of_type.trim_start().split(|c| !is_of_word(c) && c != ':').next()?;
-        Some(Self { of_type: path.rsplit("::").next().unwrap_or(path), is_of_trait })
-    }
-}
-
-/// Each line, with the `impl` that it is in.
-fn lines_of_impls(code: &str) -> impl Iterator<Item = (Option<Header<'_>>, &str)> {
-    code.lines().scan(None, |header, line| {
-        match line {
-            "}" => *header = None,
-            _ if line.starts_with("impl") => *header = Header::read(line),
-            _ => {}
-        }
-        Some((*header, line))
-    })
-}
-
-fn defined_function(line: &str) -> Option<&str> {
-    let (before, after) = line.split_once("fn ")?;
-    let is_definition = before.split_whitespace().all(|word| word.starts_with(|c: char| c.is_ascii_lowercase()));
-    Some(first_word(after)).filter(|name| is_definition && !name.is_empty())
-}
-
-fn defines_type(code: &str, name: &str) -> bool {
-    ["struct ", "enum ", "union "]
-        .iter()
-        .any(|keyword| code.split(keyword).skip(1).any(|rest| first_word(rest) == name))
-}
-
-/// The paths from the root of the crate that the code names.
-fn paths(code: &str) -> Vec<Vec<String>> {
-    let mut paths = Vec::new();
-    for (start, _) in code.match_indices("crate::") {
-        // `$crate::` is a macro's, for others.
-        if code[..start].ends_with(|c| is_of_word(c) || c == '$' || c == '"') {
-            continue;
-        }
-        let mut rest = &code[start + "crate::".len()..];
-        let mut path = Vec::new();
-        loop {
-            let segment = first_word(rest);
-            let after = &rest[segment.len()..];
-            if !segment.is_empty() {
-                path.push(segment.to_owned());
-            }
-            match after.strip_prefix("::") {
-                Some(after) => rest = after,
-                None => break,
-            }
-        }
-        paths.push(path);
-    }
-    paths
-}
-
-/// The longest part of the path that is a file.
-fn defining_module(files: &BTreeMap<Module, String>, path: &[String]) -> Option<Module> {
-    let length = (0..=path.len()).rev().find(|&length| files.contains_key(&path[..length]))?;
-    Some(path[..length].to_vec())
 }
 
 /// A way from a file back to itself, if there is one.

@@ -20,7 +20,7 @@ pub(super) fn inode(path: &Path) -> Option<i64> {
 }
 
 /// The database as it was opened.
-pub(super) struct Place {
+pub(super) struct DatabaseFile {
     path: PathBuf,
     inode: Option<i64>,
     is_reported: AtomicBool,
@@ -36,7 +36,7 @@ impl From<Moved> for StoreError {
     }
 }
 
-impl Place {
+impl DatabaseFile {
     pub(super) fn new(path: &str) -> Self {
         let path = PathBuf::from(path);
         let inode = inode(&path);

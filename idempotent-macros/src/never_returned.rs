@@ -1,0 +1,84 @@
+//! The declared return type, in a place where it says to the compiler what the body is.
+
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
+use syn::punctuated::Punctuated;
+use syn::spanned::Spanned;
+use syn::visit_mut::{self, VisitMut};
+use syn::{Lifetime, ReturnType, Signature, Token, Type, TypeParamBound};
+
+use crate::runtime::Runtime;
+
+/// A `return` of the declared type that is never taken makes inference and errors those of the function as it was written.
+pub(crate) fn never_returned(signature: &Signature, private: &Runtime) -> TokenStream {
+    let ReturnType::Type(_, declared) = &signature.output else {
+        return never(&quote!(()), Span::mixed_site(), private);
+    };
+    // The span is that of the return type, where the body's type comes from.
+    let span = declared.span().resolved_at(Span::mixed_site());
+    let mut opaque = OpaqueTypes { named: Vec::new(), can_be_named: signature.generics.params.is_empty() };
+    let mut inferred = (**declared).clone();
+    opaque.visit_type_mut(&mut inferred);
+    if !opaque.can_be_named {
+        let mut inferred = (**declared).clone();
+        InferOpaqueTypes.visit_type_mut(&mut inferred);
+        return never(&inferred, span, private);
+    }
+    if opaque.named.is_empty() {
+        return never(&inferred, span, private);
+    }
+    let (names, bounds): (Vec<_>, Vec<_>) = opaque.named.into_iter().unzip();
+    quote! {
+        fn __idempotent_declared<#(#names: #bounds),*>() -> #inferred {
+            #private::never()
+        }
+        return __idempotent_declared();
+    }
+}
+
+fn never(ty: &impl ToTokens, span: Span, private: &Runtime) -> TokenStream {
+    let private = private.located(span);
+    quote_spanned! {span=> return #private::never::<#ty>(); }
+}
+
+/// Turns each `impl Trait` into a type parameter with its bounds: `impl Stream<Item = Result<Event, Infallible>>` says
+/// what the error of the items is, which the body may leave to be inferred.
+struct OpaqueTypes {
+    named: Vec<(Ident, Punctuated<TypeParamBound, Token![+]>)>,
+    /// A nested function sees neither the handler's generics nor its `Self`, and a parameter captures nothing.
+    can_be_named: bool,
+}
+
+impl VisitMut for OpaqueTypes {
+    fn visit_type_mut(&mut self, ty: &mut Type) {
+        // The inner ones first: they are parameters of the outer one's bounds.
+        visit_mut::visit_type_mut(self, ty);
+        if let Type::ImplTrait(opaque) = ty {
+            self.can_be_named &= opaque.bounds.iter().all(|bound| matches!(bound, TypeParamBound::Trait(_)));
+            let name = format_ident!("__IdempotentOpaque{}", self.named.len());
+            self.named.push((name.clone(), opaque.bounds.clone()));
+            *ty = syn::parse_quote!(#name);
+        }
+    }
+
+    fn visit_ident_mut(&mut self, ident: &mut Ident) {
+        self.can_be_named &= ident != "Self";
+    }
+
+    fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
+        self.can_be_named &= lifetime.ident == "static";
+    }
+}
+
+/// Writes `_` for each `impl Trait`.
+struct InferOpaqueTypes;
+
+impl VisitMut for InferOpaqueTypes {
+    fn visit_type_mut(&mut self, ty: &mut Type) {
+        if let Type::ImplTrait(_) = ty {
+            *ty = syn::parse_quote!(_);
+        } else {
+            visit_mut::visit_type_mut(self, ty);
+        }
+    }
+}

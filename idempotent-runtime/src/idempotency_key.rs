@@ -1,0 +1,184 @@
+//! The client's key.
+
+use std::fmt;
+use std::str::FromStr;
+
+use http::HeaderValue;
+use http::header::GetAll;
+use sfv::{BareItem, Item, Parser};
+use smallvec::SmallVec;
+
+use crate::key::every;
+
+/// A well-formed key: 1 to 255 characters of ASCII, not blank.
+///
+/// The header's value is a Structured Field String (RFC 9651, section 3.3.3), as in the `Idempotency-Key` draft, or the same
+/// characters bare, as most clients send them. Both spellings are the same key.
+///
+/// # Examples
+///
+/// ```
+/// use http::HeaderValue;
+/// use idempotent_runtime::IdempotencyKey;
+///
+/// let quoted = IdempotencyKey::from_header(&HeaderValue::from_static("\"8e03978e\""))?;
+/// let bare = IdempotencyKey::from_header(&HeaderValue::from_static("8e03978e"))?;
+/// assert_eq!(quoted, bare);
+/// # Ok::<(), idempotent_runtime::InvalidKey>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct IdempotencyKey(SmallVec<[u8; Self::USUAL_LENGTH]>);
+
+impl IdempotencyKey {
+    /// The longest key, in characters.
+    pub const MAX_LENGTH: usize = 255;
+
+    /// A UUID in quotes takes no memory of its own.
+    const USUAL_LENGTH: usize = 40;
+
+    /// Reads a header's value.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidKey`] says what is wrong with the value.
+    pub fn from_header(value: &HeaderValue) -> Result<Self, InvalidKey> {
+        let text = value.as_bytes().trim_ascii();
+        if MISTAKES.contains(&text) {
+            return Err(InvalidKey::Mistake);
+        }
+        if matches!(text.len(), 1..=Self::MAX_LENGTH)
+            && every(text, |byte| matches!(byte, b'!'..=b'~') && !is_syntax(byte))
+        {
+            return Ok(Self(text.into()));
+        }
+        if text.starts_with(b"\"") {
+            return match Parser::new(text).parse::<Item>() {
+                Ok(item) => match item.bare_item {
+                    BareItem::String(string) => Self::new(string.as_str()),
+                    _ => Err(InvalidKey::BrokenQuoting),
+                },
+                Err(_) => Err(InvalidKey::BrokenQuoting),
+            };
+        }
+        let text = str::from_utf8(text).map_err(|_| InvalidKey::NotVisibleAscii)?;
+        if text.bytes().any(is_syntax) {
+            return Err(InvalidKey::BrokenQuoting);
+        }
+        if text.contains(' ') {
+            return Err(InvalidKey::NotVisibleAscii);
+        }
+        Self::new(text)
+    }
+
+    /// Reads a key that does not come from a header, such as that of `key = expr`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidKey`] if it is empty, blank, over 255 characters, or contains anything but printable ASCII, or if it is what a
+    /// client sends that has no key: `undefined`, `null`, `NaN` or `[object Object]`.
+    pub fn new(text: &str) -> Result<Self, InvalidKey> {
+        if text.is_empty() {
+            return Err(InvalidKey::Empty);
+        }
+        if !text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+            return Err(InvalidKey::NotVisibleAscii);
+        }
+        if text.trim_ascii().is_empty() {
+            return Err(InvalidKey::Blank);
+        }
+        if text.len() > Self::MAX_LENGTH {
+            return Err(InvalidKey::TooLong { length: text.len() });
+        }
+        if MISTAKES.contains(&text.as_bytes()) {
+            return Err(InvalidKey::Mistake);
+        }
+        Ok(Self(text.as_bytes().into()))
+    }
+
+    /// The decoded key.
+    #[expect(clippy::missing_panics_doc, reason = "a key is ASCII")]
+    pub fn as_str(&self) -> &str {
+        str::from_utf8(&self.0).expect("a key is ASCII")
+    }
+}
+
+/// As [`IdempotencyKey::new`].
+///
+/// ```
+/// use idempotent_runtime::{IdempotencyKey, InvalidKey};
+///
+/// let key: IdempotencyKey = "8e03978e".parse()?;
+/// assert_eq!(key.as_ref(), "8e03978e");
+/// assert_eq!("".parse::<IdempotencyKey>(), Err(InvalidKey::Empty));
+/// # Ok::<(), InvalidKey>(())
+/// ```
+impl FromStr for IdempotencyKey {
+    type Err = InvalidKey;
+
+    fn from_str(text: &str) -> Result<Self, InvalidKey> {
+        Self::new(text)
+    }
+}
+
+impl AsRef<str> for IdempotencyKey {
+    fn as_ref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+/// Shows nothing of the key: it does not belong in logs.
+impl fmt::Debug for IdempotencyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IdempotencyKey(..)")
+    }
+}
+
+/// The key in the lines of its header, if there is one.
+pub(crate) fn key_in(lines: &GetAll<'_, HeaderValue>) -> Option<Result<IdempotencyKey, InvalidKey>> {
+    let mut values = lines.iter();
+    let first = values.next()?;
+    match values.next() {
+        None => Some(IdempotencyKey::from_header(first)),
+        Some(_) => Some(Err(InvalidKey::SeveralHeaderLines)),
+    }
+}
+
+/// What a client's program makes of a value that is missing or no text: all of its requests have it.
+const MISTAKES: [&[u8]; 4] = [b"undefined", b"null", b"NaN", b"[object Object]"];
+
+/// Whether a Structured Field gives the byte a meaning.
+fn is_syntax(byte: u8) -> bool {
+    matches!(byte, b'"' | b',' | b';' | b'\\')
+}
+
+/// What is wrong with a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidKey {
+    /// The key has no characters.
+    #[error("the key is empty")]
+    Empty,
+    /// The key has only spaces.
+    #[error("the key is blank")]
+    Blank,
+    /// The key has more than [`IdempotencyKey::MAX_LENGTH`] characters.
+    #[error("the key has {length} characters, at most {max} are allowed", max = IdempotencyKey::MAX_LENGTH)]
+    #[non_exhaustive]
+    TooLong {
+        /// How many it has.
+        length: usize,
+    },
+    /// The key contains characters other than visible ASCII. A quoted key may also contain spaces.
+    #[error("the key may hold visible ASCII characters only")]
+    NotVisibleAscii,
+    /// The request has several lines of the header.
+    #[error("the header occurs more than once in the request")]
+    SeveralHeaderLines,
+    /// The key begins with a quote and is not a Structured Field String, or is bare and contains a character of that syntax.
+    #[error("the key contains one of the characters \" , ; \\ and is not a quoted string of RFC 9651")]
+    BrokenQuoting,
+    /// The key is `undefined`, `null`, `NaN` or `[object Object]`: a mistake in the client's program, which sends it with every
+    /// request.
+    #[error("the key is what a program makes of a missing value, so that all of its requests have it")]
+    Mistake,
+}

@@ -1,0 +1,18 @@
+//! The series that exist before their first event: a counter that appears with it shows no increase.
+
+use crate::observe::metrics::meters::describe;
+use crate::observe::metrics::scope::Scope;
+use crate::observe::metrics::store;
+use crate::policy::registration::policies;
+
+/// Begins the series of all annotated handlers, and those of failed calls to these stores, at 0. Those that have begun keep their
+/// values. No handle is kept: a recorder that is installed later gets the events too.
+pub(crate) fn begin_series<'a>(stores: impl Iterator<Item = &'a str>) {
+    describe();
+    for policy in policies() {
+        drop(Scope::new(policy.scope()));
+    }
+    for store in stores {
+        store::begin_errors(store);
+    }
+}

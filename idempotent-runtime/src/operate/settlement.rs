@@ -1,0 +1,243 @@
+//! What an operator says of a request whose outcome is unknown, checked as the engine checks a response.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+
+use crate::record::envelope::Place;
+use crate::record::headers::check_replayable;
+use crate::record::protection::AtRest;
+use crate::record::{Record, RecordedBody, now_in_millis};
+use crate::step::claim::headers_of_resolved;
+use crate::store::entry::{Entry, EntryState};
+use crate::store::resolution::Resolution;
+
+/// What an operator has found out about a request whose outcome is unknown, and why they say so.
+///
+/// [`Registry::resolve`](crate::Registry::resolve) and the program `idempotent` take it.
+///
+/// # Examples
+///
+/// ```
+/// use http::Response;
+/// use idempotent_runtime::operate::Settlement;
+///
+/// let receipt = Response::builder()
+///     .status(201)
+///     .header("content-type", "application/json")
+///     .body(r#"{"id":"ch_17"}"#)?;
+/// let settlement = Settlement::executed(receipt, "ch_17 is at the provider, under the downstream key").by("alice");
+///
+/// let not_executed = Settlement::not_executed("the provider has no charge with the downstream key").by("alice");
+/// # Ok::<(), http::Error>(())
+/// ```
+#[derive(Clone)]
+#[must_use = "a settlement does nothing until the key is resolved"]
+pub struct Settlement {
+    response: Option<Response<Bytes>>,
+    ttl: Option<Duration>,
+    by: Option<String>,
+    reason: String,
+    store: Option<String>,
+    #[cfg(feature = "seal")]
+    sealing: Option<crate::record::sealing::SealingKeys>,
+}
+
+/// `Debug` shows nothing of the response and the reason.
+impl fmt::Debug for Settlement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settlement").field("status", &self.status()).field("ttl", &self.ttl).finish_non_exhaustive()
+    }
+}
+
+/// What applies where the settlement says nothing.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) ttl: Duration,
+    pub(crate) max_body: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { ttl: idempotent_policy::TTL, max_body: idempotent_policy::MAX_BODY }
+    }
+}
+
+impl Settlement {
+    /// The request was executed. Its retries get this response until the [`ttl`](Self::ttl) has passed. A retry after that
+    /// runs the handler.
+    pub fn executed(response: Response<impl Into<Bytes>>, reason: impl Into<String>) -> Self {
+        Self::new(Some(response.map(Into::into)), reason.into())
+    }
+
+    /// The request was not executed: the next retry runs the handler as the first attempt.
+    pub fn not_executed(reason: impl Into<String>) -> Self {
+        Self::new(None, reason.into())
+    }
+
+    fn new(response: Option<Response<Bytes>>, reason: String) -> Self {
+        Self {
+            response,
+            ttl: None,
+            by: None,
+            reason,
+            store: None,
+            #[cfg(feature = "seal")]
+            sealing: None,
+        }
+    }
+
+    /// How long retries get the response. By default [`Registry::resolve`](crate::Registry::resolve) takes the longest `ttl` of
+    /// the handlers of the scope, and [`resolution`](Self::resolution) 24 hours. A retry after that time runs the handler.
+    pub fn ttl(self, ttl: Duration) -> Self {
+        Self { ttl: Some(ttl), ..self }
+    }
+
+    /// The name of the operator, for the audit; `unknown` by default.
+    pub fn by(self, operator: impl Into<String>) -> Self {
+        Self { by: Some(operator.into()), ..self }
+    }
+
+    /// The name that the store has in the registry; `default` by default. Where records are sealed, they are bound to it.
+    /// [`Registry::resolve`](crate::Registry::resolve) knows it.
+    ///
+    /// ```
+    /// use idempotent_runtime::operate::Settlement;
+    ///
+    /// let receipt = http::Response::new("paid");
+    /// let settlement = Settlement::executed(receipt, "the provider has ch_17").in_store("payments");
+    /// ```
+    pub fn in_store(self, name: impl Into<String>) -> Self {
+        Self { store: Some(name.into()), ..self }
+    }
+
+    /// Seals the response as a registry with these keys does, for its store [`in_store`](Self::in_store).
+    /// [`Registry::resolve`](crate::Registry::resolve) does so with its own keys.
+    #[cfg(feature = "seal")]
+    pub fn seal_with(self, keys: impl Into<crate::record::sealing::SealingKeys>) -> Self {
+        Self { sealing: Some(keys.into()), ..self }
+    }
+
+    /// How the operator knows it.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// The name of the operator.
+    pub fn operator(&self) -> Option<&str> {
+        self.by.as_deref()
+    }
+
+    /// The status of the response; `None` if the request was not executed.
+    pub fn status(&self) -> Option<StatusCode> {
+        self.response.as_ref().map(Response::status)
+    }
+
+    /// The resolution of this entry, for [`StoreAdmin::resolve`](crate::store::StoreAdmin::resolve). Pass that method the key of the
+    /// entry and the token of its claim too.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSettlement`] says what is wrong.
+    pub fn resolution(&self, entry: &Entry) -> Result<Resolution, InvalidSettlement> {
+        #[cfg(feature = "seal")]
+        let at_rest = AtRest { sealing: self.sealing.clone(), ..AtRest::default() };
+        #[cfg(not(feature = "seal"))]
+        let at_rest = AtRest::default();
+        self.resolution_at_rest(entry, self.store.as_deref().unwrap_or("default"), &at_rest, Limits::default())
+    }
+
+    pub(crate) fn resolution_at_rest(
+        &self,
+        entry: &Entry,
+        store: &str,
+        at_rest: &AtRest,
+        limits: Limits,
+    ) -> Result<Resolution, InvalidSettlement> {
+        if self.reason.trim().is_empty() {
+            return Err(InvalidSettlement::NoReason);
+        }
+        if !matches!(entry.state, EntryState::Claimed { .. }) {
+            return Err(InvalidSettlement::IsRecord);
+        }
+        let Some(response) = &self.response else { return Ok(Resolution::NotExecuted) };
+        let ttl = self.ttl.unwrap_or(limits.ttl);
+        idempotent_policy::check_duration(ttl, idempotent_policy::SHORTEST_TTL).map_err(InvalidSettlement::Ttl)?;
+        let headers = match entry.key.step_of() {
+            None => headers_of(response)?,
+            Some(_) => headers_of_step(response)?,
+        };
+        // HTTP would drop the body, and a record cannot be changed.
+        if matches!(response.status().as_u16(), 204 | 205 | 304) && !response.body().is_empty() {
+            let problem = "a response with 204, 205 or 304 has no body: leave the body out, or give another status";
+            return Err(InvalidSettlement::Status(problem));
+        }
+        let (bytes, most) = (response.body().len(), limits.max_body);
+        if bytes > most {
+            return Err(InvalidSettlement::BodyTooLarge { bytes, most });
+        }
+        let body = RecordedBody::Whole(response.body().clone());
+        let record = Record::new(response.status(), headers, body, entry.fingerprint, now_in_millis());
+        // How long the result of a step is kept is said again when its handler ends.
+        let told = entry.key.step_of().is_none().then_some(ttl);
+        let record = at_rest.seal(Place { store, key: &entry.key }, &record, told).into_owned();
+        Ok(Resolution::executed(record, ttl))
+    }
+}
+
+fn headers_of(response: &Response<Bytes>) -> Result<Vec<(HeaderName, HeaderValue)>, InvalidSettlement> {
+    idempotent_policy::check_status(response.status().as_u16()).map_err(InvalidSettlement::Status)?;
+    let lines = response.headers().iter();
+    lines
+        .map(|(name, value)| {
+            let checked = check_replayable(name, value);
+            checked.map(|()| (name.clone(), value.clone())).map_err(InvalidSettlement::Header)
+        })
+        .collect()
+}
+
+/// As the step itself records its result.
+fn headers_of_step(response: &Response<Bytes>) -> Result<Vec<(HeaderName, HeaderValue)>, InvalidSettlement> {
+    let json = HeaderValue::from_static("application/json");
+    let is_result = response.status() == StatusCode::OK
+        && response.headers().iter().all(|(name, value)| name == header::CONTENT_TYPE && *value == json)
+        && serde_json::from_slice::<serde::de::IgnoredAny>(response.body()).is_ok();
+    if is_result { Ok(headers_of_resolved()) } else { Err(InvalidSettlement::StepResult) }
+}
+
+/// Nothing was changed, because the settlement is wrong. The message says what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidSettlement {
+    /// The audit needs a reason.
+    #[error("there is no reason: say how you know what became of the request")]
+    NoReason,
+    /// The entry has a response, or says that it could not be recorded.
+    #[error("the entry is a record: it is known that its request was executed, and a record is never changed")]
+    IsRecord,
+    /// The status cannot be replayed.
+    #[error("the status: {0}")]
+    Status(&'static str),
+    /// The header cannot be replayed.
+    #[error("a header: {0}")]
+    Header(String),
+    /// The time is too short or too long.
+    #[error("the ttl {0}")]
+    Ttl(String),
+    /// The body is larger than a handler of this scope may record.
+    #[error("the body has {bytes} bytes, and a recorded body has at most {most}")]
+    #[non_exhaustive]
+    BodyTooLarge {
+        /// How many it has.
+        bytes: usize,
+        /// How many it may have.
+        most: usize,
+    },
+    /// A step has a result, and no response.
+    #[error(
+        "the entry is that of a step, which has a result and no response: give the status 200, no header, and the result as JSON in the body"
+    )]
+    StepResult,
+}

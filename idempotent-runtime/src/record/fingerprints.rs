@@ -1,0 +1,70 @@
+//! The fingerprints by which a registry may know one request: with each of its secrets, and without one.
+
+use http::HeaderName;
+
+use crate::fingerprint::Fingerprint;
+use crate::fingerprint::builder::RequestDigest;
+use crate::fingerprint::difference::Difference;
+use crate::fingerprint::salted::{KeyId, Salt};
+use crate::key::RecordKey;
+use crate::store::error::StoreError;
+
+/// What a request asks for under its record key.
+pub(crate) struct Fingerprints {
+    /// The one that is written.
+    pub(crate) first: Fingerprint,
+    record_key: RecordKey,
+    request: RequestDigest,
+}
+
+/// A stored fingerprint beside that of a request.
+pub(crate) enum Compared {
+    Same,
+    Other(Difference),
+    /// It was made with a secret that this registry does not have: nothing is known of its request.
+    Incomparable(KeyId),
+}
+
+impl Fingerprints {
+    pub(super) fn new(salt: &Salt, record_key: &RecordKey, request: RequestDigest) -> Self {
+        Self { first: salt.fingerprint(&request), record_key: record_key.clone(), request }
+    }
+
+    /// The digest of the request, as no store gets to see it.
+    pub(crate) fn request(&self) -> &[u8; 32] {
+        self.request.whole()
+    }
+
+    pub(super) fn record_key(&self) -> &RecordKey {
+        &self.record_key
+    }
+
+    /// `salts` are those of the secrets that may have made the other fingerprint; `names` are those of the credential headers that
+    /// count.
+    pub(super) fn compare(
+        &self,
+        other: Fingerprint,
+        salts: impl Iterator<Item = Salt>,
+        names: &[HeaderName],
+    ) -> Compared {
+        if self.first == other {
+            return Compared::Same;
+        }
+        let mut difference = None;
+        for own in salts.map(|salt| salt.fingerprint(&self.request)) {
+            if own == other {
+                return Compared::Same;
+            }
+            difference = Some(own.difference(other, names));
+        }
+        difference.map_or(Compared::Incomparable(other.key_id()), Compared::Other)
+    }
+}
+
+/// The claim or record cannot be compared with a request.
+pub(crate) fn incomparable(id: KeyId) -> StoreError {
+    StoreError::damaged(format_args!(
+        "its fingerprint was made with the secret {id}, which this registry does not have: list that key in `seal_with` or \
+         `open_with`, or give it to `digest_with`"
+    ))
+}

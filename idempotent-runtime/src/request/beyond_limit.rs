@@ -1,0 +1,59 @@
+//! Requests beyond a limit: they get the answer that their key has already, and never run.
+
+use axum::response::Response;
+use tracing::Instrument;
+
+use crate::observe::telemetry;
+use crate::policy::values::{AfterCrash, InFlight};
+use crate::rejection::problem::{IN_FLIGHT, Rejection, UNAVAILABLE};
+use crate::request::claim::Claiming;
+use crate::request::handler_run::{ClaimOutcome, HandlerRun};
+use crate::store::entry::{Entry, EntryState};
+use crate::store::error::StoreError;
+
+/// What the key of such a request has already.
+enum Known {
+    /// A claim is answered by it, and makes nothing.
+    Entry,
+    RunsInTransaction,
+    Nothing,
+}
+
+impl Claiming {
+    /// The answer of the key, or `rejection` where the request would run.
+    pub(super) fn answer_or_reject(self, rejection: Rejection) -> ClaimOutcome {
+        let span = self.admission.span.clone();
+        ClaimOutcome::Later(Box::pin(self.answer_or(rejection).instrument(span)))
+    }
+
+    async fn answer_or(self, rejection: Rejection) -> Result<HandlerRun, Response> {
+        if self.running_here().is_some() {
+            return self.ask_store().await;
+        }
+        match self.known().await {
+            Ok(Known::Entry) => self.ask_store().await,
+            Ok(Known::RunsInTransaction) => Err(match self.admission.policy.in_flight() {
+                InFlight::Reject => self.admission.reject(IN_FLIGHT),
+                InFlight::Wait(limit) => self.wait(limit).await,
+            }),
+            Ok(Known::Nothing) => Err(self.admission.reject(rejection)),
+            Err(error) => {
+                telemetry::claim_failed(&self.admission.policy, self.store.name(), &error);
+                Err(self.admission.reject(UNAVAILABLE))
+            }
+        }
+    }
+
+    async fn known(&self) -> Result<Known, StoreError> {
+        let would_run = |entry: &Entry| match entry.state {
+            EntryState::Completed { .. } | EntryState::Claimed { lease: Some(_), .. } => false,
+            _ => self.admission.policy.after_crash() == AfterCrash::Rerun,
+        };
+        if self.store.get(&self.stored_key).await?.is_some_and(|entry| !would_run(&entry)) {
+            return Ok(Known::Entry);
+        }
+        let is_in_transaction =
+            self.store.transactions().is_some() && self.store.is_in_transaction(&self.stored_key).await?;
+        Ok(if is_in_transaction { Known::RunsInTransaction } else { Known::Nothing })
+    }
+}

@@ -1,0 +1,170 @@
+//! What a request asks for, and all that its claim takes; or the answer of a request that claims nothing.
+
+use std::sync::Arc;
+
+use axum::response::{IntoResponse, Response};
+
+use crate::caller_limit::Caller;
+use crate::fingerprint::builder::{FingerprintBuilder, PartDigest, RequestDigest};
+use crate::fingerprint::expression::Unserialisable;
+use crate::idempotency_key::IdempotencyKey;
+use crate::key::RecordKey;
+use crate::observe::telemetry;
+use crate::policy::handle::PolicyHandle;
+use crate::registry::Registry;
+use crate::rejection::mark::marked;
+use crate::rejection::problem::{IN_FLIGHT, RETRY_AFTER, Rejection, UNAVAILABLE};
+use crate::request::admission::Admission;
+use crate::request::claim::Claiming;
+use crate::request::context::Execution;
+use crate::request::coverage::covering;
+use crate::request::covered_run::CoveredRun;
+use crate::request::guarded_run::Permits;
+use crate::request::input::{ClaimInput, InputBody};
+use crate::request::response_mark::of_second_run;
+use crate::store::claim::{ClaimRequest, Token};
+
+/// Whose request it is, and what `fingerprint = expr` says of it.
+#[derive(Clone, Copy)]
+pub(super) struct Identity<'a> {
+    pub(super) caller: Option<&'a str>,
+    pub(super) value: Option<Result<PartDigest, Unserialisable>>,
+}
+
+impl Identity<'_> {
+    /// What the request asks for: target, body or the value in its place, and the credentials where no caller is named.
+    pub(super) fn digest(&self, claim_input: &ClaimInput, registry: &Registry) -> RequestDigest {
+        let of_body = match claim_input.body {
+            InputBody::Read(digest) => Some(digest),
+            InputBody::NotRead | InputBody::NotAwaited | InputBody::Broken(_) => None,
+        };
+        let mut fingerprint = FingerprintBuilder::new();
+        if let Some(target) = claim_input.target {
+            fingerprint.target(target);
+        }
+        if let Some(body) = self.value.and_then(Result::ok).or(of_body) {
+            fingerprint.body(body);
+        }
+        if self.caller.is_none() {
+            fingerprint.credentials(registry.credential_headers(), &claim_input.credentials);
+        }
+        fingerprint.finish()
+    }
+}
+
+/// What a request with a key comes to before its store is asked.
+#[expect(clippy::large_enum_variant, reason = "it is moved once, which costs less than a box")]
+pub(super) enum Prepared {
+    Claim(Claiming),
+    /// Another claim for the same key would wait for that one.
+    RunUnderAnothersClaim(CoveredRun),
+    Answer(Response),
+}
+
+/// All that a claim takes, or what comes of the request without one.
+pub(super) fn prepare(
+    admission: Admission,
+    claim_input: &ClaimInput,
+    key: Result<IdempotencyKey, Rejection>,
+    identity: Identity<'_>,
+) -> Prepared {
+    let Identity { caller, value } = identity;
+    let key = match key {
+        Ok(key) => key,
+        Err(rejection) => return Prepared::Answer(admission.reject(rejection)),
+    };
+    let record_key = admission.execution.record_key(&admission.policy, caller, &key);
+    if let Some(covering) = covering(&admission.execution, &record_key).cloned() {
+        return under_anothers_claim(&admission, &record_key, &covering);
+    }
+    admission.execution.take_over();
+    let Some((registry, store)) = admission.registry_and_store() else {
+        telemetry::misconfigured(&admission.policy, admission.registry.is_some());
+        return Prepared::Answer(admission.reject(UNAVAILABLE));
+    };
+    if let Some(Err(error)) = value {
+        telemetry::no_fingerprint(&admission.policy, error);
+        return Prepared::Answer(admission.reject(Rejection::FingerprintFailed));
+    }
+    if let InputBody::Broken(broken) = &claim_input.body {
+        let (status, reason) = &**broken;
+        return Prepared::Answer(marked((*status, reason.clone()).into_response()));
+    }
+    let at_rest = registry.at_rest();
+    let fingerprints = at_rest.fingerprints(&record_key, identity.digest(claim_input, &registry));
+    let downstream = at_rest.downstream(*fingerprints.request());
+    admission.execution.ask_for(key.clone(), record_key.clone(), downstream);
+    let (permits, beyond_limit) = permits(&admission.policy, &registry, caller, claim_input, &record_key);
+    Prepared::Claim(Claiming {
+        stored_key: at_rest.key(&record_key),
+        request: ClaimRequest {
+            token: Token::unique(),
+            fingerprint: fingerprints.first,
+            lease: admission.policy.lease(),
+            ttl: ClaimRequest::remembered_for(admission.policy.ttl(), admission.policy.lease()),
+            after_crash: admission.policy.after_crash(),
+            is_of_running: false,
+        },
+        // Counted from here on, so that a drain waits for a claim that is on its way.
+        running: Some(registry.running().token()),
+        admission,
+        registry,
+        store,
+        key,
+        record_key,
+        fingerprints,
+        is_partitioned: caller.is_some(),
+        permits,
+        beyond_limit,
+    })
+}
+
+/// The run of a request whose key a guard around it holds.
+fn under_anothers_claim(admission: &Admission, record_key: &RecordKey, covering: &Arc<Execution>) -> Prepared {
+    if admission.transaction.is_some() {
+        telemetry::covered_transaction(&admission.policy);
+        return Prepared::Answer(admission.reject(Rejection::TransactionFailed));
+    }
+    if !admission.execution.begin_first_run_under(record_key) {
+        return Prepared::Answer(reject_second_run(admission, covering));
+    }
+    admission.execution.begin();
+    let (execution, policy) = (Arc::clone(&admission.execution), admission.policy.clone());
+    match CoveredRun::begin(execution, Arc::clone(covering), policy, admission.cache_if) {
+        Some(run) => Prepared::RunUnderAnothersClaim(run),
+        None => Prepared::Answer(reject_beneath(admission, covering)),
+    }
+}
+
+/// Rejects a request that something beneath a guard sends a second time under one claim.
+fn reject_second_run(admission: &Admission, covering: &Arc<Execution>) -> Response {
+    telemetry::second_run(&admission.policy);
+    reject_beneath(admission, covering)
+}
+
+/// Rejects a request that may not run under the claim of this guard, although it has the same key.
+fn reject_beneath(admission: &Admission, covering: &Arc<Execution>) -> Response {
+    of_second_run(admission.reject(IN_FLIGHT), covering)
+}
+
+/// The places of an execution, and why it cannot have all of them.
+fn permits(
+    policy: &PolicyHandle,
+    registry: &Registry,
+    caller: Option<&str>,
+    claim_input: &ClaimInput,
+    key: &RecordKey,
+) -> (Permits, Option<Rejection>) {
+    let reject = |of_caller| Some(Rejection::TooManyInFlight { retry_after: RETRY_AFTER, of_caller });
+    let mut permits = Permits::default();
+    if let Some(limit) = registry.caller_limit() {
+        let caller = Caller::of(caller, registry.credential_headers(), &claim_input.credentials);
+        permits.caller = limit.acquire(policy.owned_scope(), caller, key);
+        if permits.caller.is_none() {
+            return (permits, reject(true));
+        }
+    }
+    permits.running = registry.running_limit().acquire(policy.owned_scope());
+    let beyond_limit = if permits.running.is_none() { reject(false) } else { None };
+    (permits, beyond_limit)
+}

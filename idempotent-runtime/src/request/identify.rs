@@ -1,0 +1,227 @@
+//! What the guard takes from a request by its policy: key, caller, and the value in place of the body. Without a key, the
+//! handler runs unguarded. With one, the request goes on to [`prepare`].
+
+use std::mem;
+use std::sync::Arc;
+
+use axum::response::{IntoResponse, Response};
+use http::response;
+use serde::Serialize;
+use tracing::Instrument;
+
+use crate::fingerprint::builder::PartDigest;
+use crate::fingerprint::expression::{Unserialisable, digest_of_value};
+use crate::idempotency_key::{IdempotencyKey, InvalidKey};
+use crate::observe::event::Event;
+use crate::observe::telemetry;
+use crate::policy::handle::PolicyHandle;
+use crate::policy::values::{InvalidKeyPolicy, KeySource};
+use crate::policy::{CacheIf, Policy};
+use crate::registry::Registry;
+use crate::rejection::problem::Rejection;
+use crate::request::admission::Admission;
+use crate::request::context::Execution;
+use crate::request::fingerprint::Identity;
+use crate::request::fingerprint::{Prepared, prepare};
+use crate::request::handler_run::{ClaimOutcome, HandlerRun};
+use crate::request::input::{ClaimInput, InputBody, NOT_AWAITED, RequestInput};
+use crate::request::key_expression::KeyExpression;
+use crate::request::response_mark::without_mark;
+use crate::request::upload::Unread;
+
+/// A request before its handler.
+#[expect(missing_debug_implementations, reason = "only the expansion of the attribute holds it")]
+pub struct Gate {
+    policy: PolicyHandle,
+    /// False for a direct call, and for a method that the policy does not guard.
+    is_guarded: bool,
+    claim_input: ClaimInput,
+    key: Option<Result<IdempotencyKey, Rejection>>,
+    caller: Option<String>,
+    /// The value of `fingerprint = expr`.
+    value: Option<Result<PartDigest, Unserialisable>>,
+    cache_if: Option<CacheIf>,
+    pub(super) execution: Option<Arc<Execution>>,
+    registry: Option<Registry>,
+}
+
+impl Gate {
+    pub(crate) fn new(policy: PolicyHandle, input: Option<RequestInput>) -> Self {
+        let mut gate = Self {
+            cache_if: policy.predicate(),
+            policy,
+            is_guarded: false,
+            claim_input: ClaimInput::default(),
+            key: None,
+            caller: None,
+            value: None,
+            execution: None,
+            registry: None,
+        };
+        let Some(input) = input else { return gate };
+        let policy = &gate.policy;
+        gate.registry = input.registry;
+        gate.execution = input.execution;
+        if policy.guards(&input.method) {
+            gate.is_guarded = true;
+            gate.claim_input = input.claim_input;
+            gate.caller = gate.claim_input.caller.take();
+            if policy.key() == KeySource::Header {
+                let header = input.key.is_in_header().then_some(policy.header());
+                if let (Some(_), Some(execution)) = (header, &gate.execution) {
+                    execution.set_key_in_header();
+                }
+                gate.key = check_key(policy, header, input.key.in_header(policy.header()));
+            }
+            let may_have_key = match &gate.key {
+                Some(key) => key.is_ok(),
+                None => policy.key() == KeySource::Expression,
+            };
+            if may_have_key && matches!(gate.claim_input.body, InputBody::NotAwaited) {
+                // Neither an expression nor an extractor may wait for the body.
+                gate.key = Some(Err(NOT_AWAITED));
+            }
+        }
+        gate
+    }
+
+    /// Takes the key of `key = expr`; before the other expressions, which only count for a keyed request.
+    pub fn key<K: KeyExpression + ?Sized>(&mut self, key: &K) {
+        if self.is_guarded {
+            self.key = check_key(&self.policy, None, key.key().map(IdempotencyKey::new));
+        }
+    }
+
+    /// Takes the caller of `caller = expr`, in place of the registry's if the expression names one.
+    pub(super) fn set_caller(&mut self, caller: impl FnOnce() -> Option<String>) {
+        if self.is_keyed()
+            && let Some(caller) = caller()
+        {
+            self.caller = Some(caller);
+        }
+    }
+
+    /// Takes the value of `fingerprint = expr`.
+    pub fn fingerprint<V: Serialize + ?Sized>(&mut self, value: &V) {
+        if self.is_keyed() {
+            self.value = Some(digest_of_value(value));
+        }
+    }
+
+    /// Takes the predicate of `cache_if = path`.
+    pub fn cache_if(&mut self, predicate: fn(&response::Parts) -> bool) {
+        self.cache_if = Some(predicate);
+    }
+
+    /// Whether the request has a key, or is rejected because of its key.
+    pub(crate) fn has_key_or_rejection(&self) -> bool {
+        self.key.is_some()
+    }
+
+    fn identity(&self) -> Identity<'_> {
+        Identity { caller: self.caller.as_deref(), value: self.value }
+    }
+
+    /// Under a registry that is disabled, a request runs as one without a key; only its extractors see the key.
+    fn drop_key_if_disabled(&mut self) {
+        let Some(registry) = self.registry.as_ref().filter(|registry| registry.is_disabled()) else { return };
+        let (Some(Ok(key)), Some(execution)) = (&self.key, &self.execution) else { return };
+        let record_key = execution.record_key(&self.policy, self.caller.as_deref(), key);
+        let digest = self.identity().digest(&self.claim_input, registry);
+        execution.grant_without_claim(key.clone(), record_key, registry.at_rest().downstream(*digest.whole()));
+        self.key = None;
+    }
+
+    /// Whether the request is rejected for its key, or for the lack of one.
+    pub(super) fn is_rejected(&self) -> bool {
+        matches!(self.key, Some(Err(_)))
+    }
+
+    /// The gate of a request that is rejected, in exchange for one that lets everything through.
+    pub(super) fn take_rejected(&mut self) -> Option<Self> {
+        self.is_rejected().then(|| mem::replace(self, Self::new(self.policy.clone(), None)))
+    }
+
+    /// What the client may still send when it is answered without the handler.
+    pub(super) fn unread(&mut self) -> Option<Unread> {
+        let upload = self.claim_input.upload.take()?;
+        Some(Unread::new(upload, self.execution.clone()))
+    }
+
+    /// Claims the request's key.
+    pub(super) fn claim(mut self) -> ClaimOutcome {
+        self.drop_key_if_disabled();
+        let has_one_transaction =
+            self.execution.as_ref().is_none_or(|execution| execution.end_extraction(&self.policy));
+        let transaction = self.execution.as_ref().and_then(|execution| execution.transaction().cloned());
+        if self.key.is_none() && transaction.is_none() {
+            if let Some(execution) = &self.execution {
+                execution.begin();
+            }
+            if let Some(registry) = &self.registry {
+                registry.observe(self.policy.scope(), Event::Executed);
+            }
+            return ClaimOutcome::Now(Ok(HandlerRun::Unguarded { _guard: None }));
+        }
+        let span = telemetry::span(&self.policy);
+        if let Some(execution) = &self.execution {
+            execution.run.detach_state.set_span(&span, self.policy.owned_scope());
+        }
+        let admission = Admission {
+            policy: self.policy.clone(),
+            registry: self.registry.take(),
+            span: span.clone(),
+            cache_if: self.cache_if,
+            trace: self.claim_input.trace.take(),
+            // Without one there is no key to claim, only a rejection to give.
+            execution: self.execution.take().unwrap_or_default(),
+            transaction,
+        };
+        if !has_one_transaction {
+            telemetry::second_transaction(&self.policy);
+            return ClaimOutcome::Now(Err(admission.reject(Rejection::TransactionFailed)));
+        }
+        match self.key.take() {
+            Some(key) => span.in_scope(|| match prepare(admission, &self.claim_input, key, self.identity()) {
+                Prepared::Claim(claiming) => match claiming.beyond_limit.clone() {
+                    None => claiming.claim(),
+                    Some(rejection) => claiming.answer_or_reject(rejection),
+                },
+                Prepared::RunUnderAnothersClaim(run) => ClaimOutcome::Now(Ok(HandlerRun::Covered(run))),
+                Prepared::Answer(answer) => ClaimOutcome::Now(Err(answer)),
+            }),
+            None => ClaimOutcome::Later(Box::pin(admission.begin().instrument(span))),
+        }
+    }
+
+    fn is_keyed(&self) -> bool {
+        matches!(self.key, Some(Ok(_)))
+    }
+}
+
+/// What the policy makes of the key; `None` lets the request pass unguarded. `header` is where a client puts it, if it does.
+fn check_key(
+    policy: &Policy,
+    header: Option<&str>,
+    key: Option<Result<IdempotencyKey, InvalidKey>>,
+) -> Option<Result<IdempotencyKey, Rejection>> {
+    match key {
+        Some(Ok(key)) => Some(Ok(key)),
+        Some(Err(reason)) if policy.invalid_key() == InvalidKeyPolicy::Reject => {
+            Some(Err(Rejection::InvalidKey { reason }))
+        }
+        _ if policy.required() => Some(Err(Rejection::MissingKey { header: header.map(str::to_owned) })),
+        _ => None,
+    }
+}
+
+/// Turns what the handler returned into a response; a name of its own, so that an error can point at the return type.
+pub fn into_response<R: IntoResponse>(value: R) -> Response {
+    // If the handler forwarded the request, another guard may have marked the response; this guard answers for its own handler.
+    without_mark(value.into_response())
+}
+
+/// What an annotated handler would return where it never gets to.
+pub fn never<T>() -> T {
+    unreachable!("its call is behind a condition that is never true")
+}

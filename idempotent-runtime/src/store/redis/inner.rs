@@ -1,0 +1,150 @@
+//! What all clones of a store share: the connections, the names, and how a script is run.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use redis::{FromRedisValue, RedisError};
+use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
+
+use crate::key::RecordKey;
+use crate::store::claim::Token;
+use crate::store::entry::Entry;
+use crate::store::error::StoreError;
+use crate::store::given_back::{REMEMBERED, RememberedTokens};
+use crate::store::redis::connection::{Acknowledged, Argument, Connection};
+use crate::store::redis::eviction::EvictionWatch;
+use crate::store::redis::given_back;
+use crate::store::redis::listener::Listener;
+use crate::store::redis::names;
+use crate::store::redis::scripts::{Scripts, Source};
+use crate::store::redis::value;
+
+pub(super) struct Inner {
+    pub(super) connection: Connection,
+    /// The connection for listings and counts.
+    pub(super) operators: Connection,
+    pub(super) acknowledged: Option<Acknowledged>,
+    pub(super) listener: Option<Listener>,
+    pub(super) channel: String,
+    pub(super) prefix: String,
+    /// The name of the set of claims that never expire.
+    pub(super) index: String,
+    /// The names of the sets of claims that expire: several in a Cluster.
+    pub(super) claims: Vec<String>,
+    /// How many calls may be on their way that no request waits for.
+    pub(super) unanswered: Arc<Semaphore>,
+    pub(super) scripts: Scripts,
+    /// Unless eviction is allowed.
+    pub(super) eviction: Option<EvictionWatch>,
+    pub(super) longest_value: usize,
+    /// Of claims that never expire and went out twice: after the release of one, the other may still arrive.
+    pub(super) sent_twice: RememberedTokens,
+    /// From version 7 on, `SET` returns the existing value if it writes nothing.
+    pub(super) claims_by_set: bool,
+}
+
+impl Inner {
+    pub(super) fn name(&self, key: &RecordKey) -> Vec<u8> {
+        names::of(&self.prefix, key)
+    }
+
+    /// What a message says of the end of a claim. Channels have neither databases nor key patterns, so users who may not read the
+    /// key may hear it: it is a digest of the name, 64 hexadecimal digits.
+    pub(super) fn bell(name: &[u8]) -> String {
+        format!("{:x}", Bytes::from_owner(Sha256::digest(name)))
+    }
+
+    /// The set of claims that expire which has this name.
+    pub(super) fn claims_of(&self, name: &[u8]) -> &str {
+        match self.claims.as_slice() {
+            [only] => only,
+            sets => &sets[usize::from(given_back::slot(name)) % sets.len()],
+        }
+    }
+
+    pub(super) fn is_cluster(&self) -> bool {
+        !self.connection.sends_once()
+    }
+
+    /// `None` for a name of another store or program.
+    pub(super) fn key_of(&self, name: &[u8]) -> Option<RecordKey> {
+        names::key_in(&self.prefix, name)
+    }
+
+    /// The name of the mark of a claim of `key` by `token`. It is no record key, so no listing shows it.
+    pub(super) fn name_of_given_back(&self, key: &RecordKey, token: Token) -> Vec<u8> {
+        given_back::name(&self.prefix, &self.name(key), token)
+    }
+
+    /// The key's, and one that no other call has: a Cluster's client sends a call again by itself, and the second one must not
+    /// find what the first one did.
+    pub(super) fn names_for_one_call(&self, key: &RecordKey) -> [Vec<u8>; 2] {
+        [self.name(key), self.name_of_given_back(key, Token::unique())]
+    }
+
+    /// For how long the second of these names keeps the answer.
+    pub(super) fn answer_kept_for(&self) -> Argument<'static> {
+        if self.connection.sends_once() { Argument::Millis(0) } else { Argument::span(REMEMBERED) }
+    }
+
+    pub(super) async fn run<T: FromRedisValue>(
+        &self,
+        script: &Source,
+        keys: &[Vec<u8>],
+        arguments: &[Argument<'_>],
+    ) -> Result<T, StoreError> {
+        self.connection.run(script, keys, arguments).await.map_err(|error| self.error(error))
+    }
+
+    /// Runs a script, and waits for the replicas if the builder asked for that.
+    pub(super) async fn run_acknowledged<T: FromRedisValue>(
+        &self,
+        script: &Source,
+        keys: &[Vec<u8>],
+        arguments: &[Argument<'_>],
+        before_second: impl FnOnce(),
+    ) -> Result<T, StoreError> {
+        let Some(acknowledged) = &self.acknowledged else {
+            let run = self.connection.run_and_tell(script, keys, arguments, before_second).await;
+            return run.map_err(|error| self.error(error));
+        };
+        let run = acknowledged.run(script, keys, arguments, before_second).await;
+        let (answer, replicas) = run.map_err(|error| self.error(error))?;
+        if replicas < acknowledged.replicas {
+            return Err(StoreError::unavailable(NotReplicated { replicas, wanted: acknowledged.replicas }));
+        }
+        Ok(answer)
+    }
+
+    pub(super) async fn look(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
+        let (value, left, now): (Option<Vec<u8>>, i64, i64) =
+            self.run(&self.scripts.look, &[self.name(key)], &[]).await?;
+        value.map(|value| value::entry(key.clone(), &value, left, now)).transpose()
+    }
+
+    pub(super) fn error(&self, error: RedisError) -> StoreError {
+        // Before version 7 the error of a command in a script comes inside of a text.
+        let text = error.to_string();
+        let is = |code: &str| error.code() == Some(code) || text.split([' ', '-']).any(|word| word == code);
+        // A server that cannot save its data to the disk takes no writes.
+        if is("OOM") || is("MISCONF") {
+            StoreError::Full
+        } else if ["invalid bulk length", "proto-max-bulk-len"].iter().any(|what| text.contains(what)) {
+            StoreError::record_rejected(error)
+        } else if is("WRONGTYPE") {
+            StoreError::damaged("the key holds no string: another program has written it")
+        } else if error.is_connection_refusal() && self.connection.sends_once() {
+            StoreError::not_sent(error)
+        } else {
+            StoreError::unavailable(error)
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("only {replicas} of the wanted {wanted} replicas have acknowledged the write in time")]
+pub(super) struct NotReplicated {
+    replicas: usize,
+    wanted: usize,
+}

@@ -1,0 +1,208 @@
+//! The master that Sentinels name, which is asked for at every connection.
+//!
+//! The client's own manager connects again to where it was. A former master that starts again, and that its Sentinels have not
+//! demoted yet, would take writes there which are lost. So does one that was paused: its connections stay open. So a Sentinel is
+//! listened to, which tells when the master does not answer and when another one was promoted.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, Shared, join_all};
+use futures_util::{FutureExt as _, StreamExt as _};
+use redis::aio::{MultiplexedConnection, PubSub};
+use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
+use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, RedisResult};
+
+use crate::background_task::BackgroundTask;
+use crate::backoff::Backoff;
+use crate::store::redis::address::{Address, Sentinels};
+use crate::store::redis::credentials::Credentials;
+use crate::store::redis::open_error::RedisOpenError;
+use crate::store::redis::tcp::tcp_settings;
+use crate::sync::atomic::{AtomicUsize, Ordering};
+
+/// A connection to the master of one moment, which is made once.
+#[derive(Clone)]
+pub(super) struct Master {
+    pub(super) connection: Shared<BoxFuture<'static, RedisResult<MultiplexedConnection>>>,
+    changes: Arc<AtomicUsize>,
+    changes_before: usize,
+}
+
+impl Master {
+    /// Whether it was down since, or another one was promoted.
+    pub(super) fn is_outdated(&self) -> bool {
+        self.changes.load(Ordering::SeqCst) != self.changes_before
+    }
+}
+
+pub(super) struct Watched {
+    changes: Arc<AtomicUsize>,
+    listener: BackgroundTask,
+    address: Address,
+    sentinels: Sentinels,
+    credentials: Option<Credentials>,
+    config: AsyncConnectionConfig,
+}
+
+impl Watched {
+    pub(super) fn new(
+        address: Address,
+        sentinels: Sentinels,
+        credentials: Option<Credentials>,
+        config: AsyncConnectionConfig,
+    ) -> Self {
+        let (changes, listener) = (Arc::default(), BackgroundTask::default());
+        Self { changes, listener, address, sentinels, credentials, config }
+    }
+
+    /// Connects to the master of the moment at which it is polled first. The attempt goes on when its callers no longer wait.
+    pub(super) fn connect(self: &Arc<Self>) -> Master {
+        let watched = Arc::clone(self);
+        let connecting =
+            async move { watched.master().await?.get_multiplexed_async_connection_with_config(&watched.config).await };
+        let (watched, changes) = (Arc::clone(self), Arc::clone(&self.changes));
+        let changes_before = changes.load(Ordering::SeqCst);
+        let attempt = async move {
+            watched.listener.ensure(|| listen(watched.sentinels.clone(), Arc::clone(&watched.changes)));
+            let attempt = crate::sync::tokio::spawn(connecting).await;
+            attempt.unwrap_or_else(|error| Err(io::Error::other(error).into()))
+        };
+        Master { connection: attempt.boxed().shared(), changes, changes_before }
+    }
+
+    /// The master that the first Sentinel to answer names, if it says that it is one.
+    pub(super) async fn master(&self) -> RedisResult<Client> {
+        let found = self.lookup().await?.build()?.async_get_client().await?;
+        let address = found.get_connection_info().addr().clone();
+        self.address.check(&address).map_err(|error| in_clear(&error))?;
+        Client::open(self.address.server.clone().set_addr(address))
+    }
+
+    /// The Sentinels to ask. If nothing may be sent in clear, those that name a master on this machine: the lookup tells the
+    /// master the password before it says who that is.
+    async fn trusted(&self) -> RedisResult<Vec<ConnectionAddr>> {
+        let all = &self.sentinels.addresses;
+        if self.address.may_lead_anywhere() {
+            return Ok(all.iter().map(|sentinel| sentinel.addr().clone()).collect());
+        }
+        let (mut trusted, mut failure) = (Vec::new(), None);
+        let named = join_all(all.iter().map(|sentinel| hosts(sentinel.clone(), &self.sentinels))).await;
+        for (sentinel, named) in all.iter().zip(named) {
+            let check = |host: String| self.address.check_host(&host).map_err(|error| in_clear(&error));
+            match named.and_then(|hosts| hosts.into_iter().try_for_each(check)) {
+                Ok(()) => trusted.push(sentinel.addr().clone()),
+                Err(error) => failure = Some(error),
+            }
+        }
+        match failure {
+            Some(error) if trusted.is_empty() => Err(error),
+            _ => Ok(trusted),
+        }
+    }
+
+    async fn lookup(&self) -> RedisResult<SentinelClientBuilder> {
+        let sentinels = self.trusted().await?;
+        let mut lookup = SentinelClientBuilder::new(sentinels, &self.sentinels.service, SentinelServerType::Master)?
+            .set_client_to_sentinel_tcp_settings(tcp_settings())
+            .set_client_to_redis_tcp_settings(tcp_settings());
+        if let Some(user) = &self.sentinels.user {
+            lookup = lookup.set_client_to_sentinel_username(user);
+        }
+        if let Some(password) = &self.sentinels.password {
+            lookup = lookup.set_client_to_sentinel_password(password);
+        }
+        // It asks the server for its role.
+        let server = self.address.server.redis_settings().clone();
+        let server = match &self.credentials {
+            Some(credentials) => credentials.apply_to(server).await?,
+            None => server,
+        };
+        lookup = lookup.set_client_to_redis_db(server.db()).set_client_to_redis_protocol(server.protocol());
+        if let Some(user) = server.username() {
+            lookup = lookup.set_client_to_redis_username(user);
+        }
+        if let Some(password) = server.password() {
+            lookup = lookup.set_client_to_redis_password(password);
+        }
+        if matches!(self.address.server.addr(), ConnectionAddr::TcpTls { .. }) {
+            lookup = lookup.set_client_to_redis_tls_mode(redis::TlsMode::Secure);
+            #[cfg(feature = "tls")]
+            if let Some(certificates) = self.address.certificates.get() {
+                lookup = lookup.set_client_to_redis_certificates(certificates);
+            }
+        }
+        Ok(lookup)
+    }
+}
+
+/// Counts what the Sentinels tell of the master.
+async fn listen(sentinels: Sentinels, changes: Arc<AtomicUsize>) {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    loop {
+        for address in &sentinels.addresses {
+            let Ok(mut subscription) = subscribe(address.clone(), &sentinels).await else { continue };
+            backoff.reset();
+            // There may have been some before.
+            changes.fetch_add(1, Ordering::SeqCst);
+            let mut messages = subscription.on_message();
+            while let Some(message) = messages.next().await {
+                let text: String = message.get_payload().unwrap_or_default();
+                if concerns(&text, &sentinels.service) {
+                    changes.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+        }
+        backoff.wait().await;
+    }
+}
+
+fn client(address: ConnectionInfo, sentinels: &Sentinels) -> RedisResult<Client> {
+    let mut settings = address.redis_settings().clone();
+    if let Some(user) = &sentinels.user {
+        settings = settings.set_username(user);
+    }
+    if let Some(password) = &sentinels.password {
+        settings = settings.set_password(password);
+    }
+    Client::open(address.set_redis_settings(settings))
+}
+
+fn in_clear(error: &RedisOpenError) -> RedisError {
+    let told = error.to_string();
+    RedisError::from((ErrorKind::InvalidClientConfig, "the master would be used in clear", told))
+}
+
+/// How long a Sentinel of this machine may take.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
+
+/// Where this Sentinel says that the master is.
+async fn hosts(address: ConnectionInfo, sentinels: &Sentinels) -> RedisResult<Vec<String>> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(ANSWERED_WITHIN))
+        .set_response_timeout(Some(ANSWERED_WITHIN));
+    let mut sentinel = client(address, sentinels)?.get_multiplexed_async_connection_with_config(&config).await?;
+    let masters: Vec<HashMap<String, String>> =
+        redis::cmd("SENTINEL").arg("MASTERS").query_async(&mut sentinel).await?;
+    let ours = masters.into_iter().filter(|master| master.get("name") == Some(&sentinels.service));
+    Ok(ours.filter_map(|mut master| master.remove("ip")).collect())
+}
+
+async fn subscribe(address: ConnectionInfo, sentinels: &Sentinels) -> RedisResult<PubSub> {
+    let mut subscription = client(address, sentinels)?.get_async_pubsub().await?;
+    subscription.subscribe("+switch-master").await?;
+    subscription.subscribe("+sdown").await?;
+    Ok(subscription)
+}
+
+/// Whether the message is about the master of this service: `SERVICE …` names the former and the new one, `master SERVICE …` one
+/// that does not answer.
+fn concerns(message: &str, service: &str) -> bool {
+    let mut words = message.split(' ');
+    match words.next() {
+        Some("master") if words.next() == Some(service) => true,
+        first => first == Some(service),
+    }
+}

@@ -1,0 +1,67 @@
+//! How connections are made, and what becomes of them when they break.
+
+use std::sync::Arc;
+
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::{Client, RedisResult};
+
+#[cfg(feature = "redis-sentinel")]
+use crate::store::redis::sentinel::{Master, Watched};
+
+/// How connections are made.
+#[derive(Clone)]
+pub(super) enum Way {
+    Server(Arc<(Client, ConnectionManagerConfig)>),
+    #[cfg(feature = "redis-sentinel")]
+    Sentinels(Arc<Watched>),
+}
+
+/// A connection, which is made when it is needed.
+#[derive(Clone)]
+pub(super) enum Wire {
+    /// Connects again by itself, to the same address.
+    Managed(ConnectionManager),
+    /// Is replaced when it breaks.
+    #[cfg(feature = "redis-sentinel")]
+    Master(Master),
+}
+
+impl Wire {
+    /// Whether it may lead to a former master.
+    pub(super) fn is_outdated(&self) -> bool {
+        match self {
+            Self::Managed(_) => false,
+            #[cfg(feature = "redis-sentinel")]
+            Self::Master(master) => master.is_outdated(),
+        }
+    }
+}
+
+impl Way {
+    pub(super) fn wire(&self) -> RedisResult<Wire> {
+        match self {
+            Self::Server(server) => {
+                let (client, config) = (**server).clone();
+                ConnectionManager::new_lazy_with_config(client, config).map(Wire::Managed)
+            }
+            #[cfg(feature = "redis-sentinel")]
+            Self::Sentinels(watched) => Ok(Wire::Master(watched.connect())),
+        }
+    }
+
+    /// Waits until it is made.
+    pub(super) async fn connected_wire(&self) -> RedisResult<Wire> {
+        match self {
+            Self::Server(server) => {
+                let (client, config) = (**server).clone();
+                ConnectionManager::new_with_config(client, config).await.map(Wire::Managed)
+            }
+            #[cfg(feature = "redis-sentinel")]
+            Self::Sentinels(watched) => {
+                let master = watched.connect();
+                master.connection.clone().await?;
+                Ok(Wire::Master(master))
+            }
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! A connection that its pool must not get back in the state in which it is.
+
+use std::ops::{Deref, DerefMut};
+
+use sqlx::Database;
+use sqlx::pool::PoolConnection;
+// sqlx does not export what counts the levels of a connection's transactions.
+use sqlx_core::transaction::TransactionManager as _;
+use tokio::runtime::Handle;
+
+use crate::store::error::StoreError;
+use crate::transaction::begun::{Begun, OUTERMOST};
+use crate::transaction::error::Ended;
+
+/// A connection in a state that its pool must not get: unless it is given back, it is closed.
+pub(crate) struct CloseOnDrop<DB: Database>(Option<PoolConnection<DB>>);
+
+impl<DB: Database> CloseOnDrop<DB> {
+    pub(crate) fn new(connection: PoolConnection<DB>) -> Self {
+        Self(Some(connection))
+    }
+
+    pub(crate) fn give_back(mut self) {
+        drop(self.0.take());
+    }
+
+    /// Closes it without a word, which could not be sent. The pool may open another one at once.
+    pub(super) fn abandon(mut self) {
+        drop(self.0.take().map(PoolConnection::detach));
+    }
+
+    pub(super) async fn close(mut self) {
+        if let Some(connection) = self.0.take() {
+            // What it was used for has ended in one way or another.
+            let _ = connection.close().await;
+        }
+    }
+
+    /// Closing it would be enough, but for a pooler between: it keeps the connection to the server, in the state in which it
+    /// is, for others.
+    pub(super) async fn undo_and_close(mut self, begun: &dyn Begun<DB>) -> Result<(), StoreError> {
+        let undone = begun.roll_back(&mut self).await;
+        self.close().await;
+        undone
+    }
+
+    pub(super) fn depth(&self) -> usize {
+        DB::TransactionManager::get_transaction_depth(self)
+    }
+
+    /// sqlx counts the levels of its own transactions. If a nested `begin` is dropped half way, its future rolls back the level
+    /// around it, which is ours. If it is forgotten, our COMMIT would only end a savepoint.
+    pub(super) fn outermost(&self) -> Result<(), StoreError> {
+        if self.depth() == OUTERMOST { Ok(()) } else { Err(StoreError::unavailable(Ended)) }
+    }
+}
+
+impl<DB: Database> Deref for CloseOnDrop<DB> {
+    type Target = DB::Connection;
+
+    fn deref(&self) -> &DB::Connection {
+        self.0.as_ref().expect("it is neither given back nor closed")
+    }
+}
+
+impl<DB: Database> DerefMut for CloseOnDrop<DB> {
+    fn deref_mut(&mut self) -> &mut DB::Connection {
+        self.0.as_mut().expect("it is neither given back nor closed")
+    }
+}
+
+impl<DB: Database> Drop for CloseOnDrop<DB> {
+    fn drop(&mut self) {
+        let Some(mut connection) = self.0.take() else { return };
+        if Handle::try_current().is_ok() {
+            connection.close_on_drop();
+        } else {
+            drop(connection.detach());
+        }
+    }
+}

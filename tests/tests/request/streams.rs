@@ -1,0 +1,275 @@
+//! Responses of unknown length: their frames go out as they come, and only their end waits for the record.
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use futures_util::stream::{self, Stream, StreamExt};
+use idempotent_runtime::store::{MemoryStore, StoreAdmin};
+use idempotent_runtime::{RecordKey, Registry, idempotent};
+use idempotent_tests::{Answer, Fault, FaultyStore, PATIENCE, Runs, Server, eventually, take_over};
+use tokio::io::AsyncReadExt;
+
+const FIRST: &str = "{\"line\":1}\n";
+const SECOND: &str = "{\"line\":2}\n";
+
+/// A line at once, and another one when the run may finish.
+fn lines(runs: Runs) -> Body {
+    let second = stream::once(async move {
+        runs.run().await;
+        Ok(SECOND)
+    });
+    Body::from_stream(stream::iter([Ok::<_, std::io::Error>(FIRST)]).chain(second))
+}
+
+#[idempotent(scope = "streams-lines", cache = [201])]
+async fn two_lines(State(runs): State<Runs>) -> Response {
+    (StatusCode::CREATED, [(header::CONTENT_TYPE, "application/x-ndjson")], lines(runs)).into_response()
+}
+
+/// A line, and after a run the next one, without an end.
+fn endless(runs: Runs) -> impl Stream<Item = Result<&'static str, std::io::Error>> {
+    stream::unfold(runs, |runs| async move {
+        runs.run().await;
+        Some((Ok(FIRST), runs))
+    })
+}
+
+#[idempotent(scope = "streams-endless", lease = "300ms", max_body = "1KiB")]
+async fn without_end(State(runs): State<Runs>) -> Response {
+    let kind = [(header::CONTENT_TYPE, "multipart/x-mixed-replace; boundary=frame")];
+    (kind, Body::from_stream(endless(runs))).into_response()
+}
+
+#[idempotent(scope = "streams-endless-again", lease = "300ms", oversize = "rerun")]
+async fn without_end_again(State(runs): State<Runs>) -> Body {
+    Body::from_stream(endless(runs))
+}
+
+#[idempotent(scope = "streams-passed", stream = "pass")]
+async fn passed(State(runs): State<Runs>) -> Body {
+    lines(runs)
+}
+
+#[idempotent(scope = "streams-passed-again", stream = "pass", oversize = "rerun")]
+async fn passed_again(State(runs): State<Runs>) -> Body {
+    lines(runs)
+}
+
+#[idempotent(scope = "streams-panic")]
+async fn panics(State(runs): State<Runs>) -> Body {
+    let run = runs.run().await;
+    let second = stream::once(async move {
+        assert!(run > 1, "the first run panics");
+        Ok(SECOND)
+    });
+    Body::from_stream(stream::iter([Ok::<_, std::io::Error>(FIRST)]).chain(second))
+}
+
+/// Its head says how long the stream is.
+#[idempotent(scope = "streams-of-known-length")]
+async fn of_known_length(State(runs): State<Runs>) -> Response {
+    ([(header::CONTENT_LENGTH, FIRST.len() + SECOND.len())], lines(runs)).into_response()
+}
+
+async fn serve(runs: &Runs, store: impl StoreAdmin) -> Server {
+    let app = Router::new()
+        .route("/lines", post(two_lines))
+        .route("/endless", post(without_end))
+        .route("/endless-again", post(without_end_again))
+        .route("/passed", post(passed))
+        .route("/passed-again", post(passed_again))
+        .route("/panics", post(panics))
+        .route("/known", post(of_known_length))
+        .with_state(runs.clone())
+        .layer(Registry::new(store).layer());
+    Server::start(app).await
+}
+
+/// A client of HTTP/1.1 or HTTP/2.
+fn client(speaks_http2: bool) -> reqwest::Client {
+    let client = reqwest::Client::builder().retry(reqwest::retry::never());
+    let client = if speaks_http2 { client.http2_prior_knowledge() } else { client };
+    client.build().expect("a client without TLS")
+}
+
+/// The response to a request of this path, begun.
+async fn begin(server: &Server, client: &reqwest::Client, path: &str) -> reqwest::Response {
+    let request = client.post(format!("http://{}{path}", server.address())).header("idempotency-key", "k");
+    tokio::time::timeout(PATIENCE, request.send()).await.expect("the head is sent at once").expect("the server answers")
+}
+
+async fn chunk(response: &mut reqwest::Response) -> Option<Bytes> {
+    tokio::time::timeout(PATIENCE, response.chunk()).await.expect("a frame goes out as it comes").expect("it is whole")
+}
+
+async fn retry_begins(server: &Server, path: &str) -> StatusCode {
+    begin(server, &client(false), path).await.status()
+}
+
+async fn retry(server: &Server, path: &str) -> Answer {
+    server.post_with_key(path, "k").await
+}
+
+#[tokio::test]
+async fn frames_go_out_as_they_come_and_the_end_waits_for_the_record() {
+    for speaks_http2 in [false, true] {
+        let (runs, store) = (Runs::held(), FaultyStore::new());
+        let server = serve(&runs, store.clone()).await;
+        let mut first = begin(&server, &client(speaks_http2), "/lines").await;
+        assert_eq!(first.status(), StatusCode::CREATED);
+        assert!(!first.headers().contains_key("idempotent-recorded"));
+        assert_eq!(chunk(&mut first).await.as_deref(), Some(FIRST.as_bytes()));
+        assert_eq!(retry(&server, "/lines").await.rejection(), "in_flight", "until the end");
+        store.on_complete(Fault::ArrivesLate);
+        runs.let_finish(1);
+        assert_eq!(chunk(&mut first).await.as_deref(), Some(SECOND.as_bytes()));
+        let end = tokio::spawn(first.bytes());
+        eventually(async || store.completions(), |&tried| tried == 1).await;
+        assert!(!end.is_finished(), "not before the record");
+        store.on_complete(Fault::None);
+        store.let_through();
+        assert_eq!(end.await.expect("it is read").expect("it is whole"), "");
+        let replay = retry(&server, "/lines").await;
+        assert!(replay.is_replay());
+        assert_eq!((replay.status, replay.text()), (StatusCode::CREATED, format!("{FIRST}{SECOND}").as_str()));
+        assert_eq!(replay.headers["content-type"], "application/x-ndjson");
+        assert_eq!(replay.headers["content-length"], "22");
+        assert_eq!(runs.started(), 1);
+    }
+}
+
+#[tokio::test]
+async fn stream_whose_claim_is_lost_ends_with_an_error() {
+    for speaks_http2 in [false, true] {
+        let (runs, store) = (Runs::held(), MemoryStore::new());
+        let server = serve(&runs, store.clone()).await;
+        let mut first = begin(&server, &client(speaks_http2), "/lines").await;
+        assert_eq!(chunk(&mut first).await.as_deref(), Some(FIRST.as_bytes()));
+        take_over(&store, &RecordKey::new("streams-lines", None, "k")).await;
+        runs.let_finish(1);
+        let rest = async {
+            while first.chunk().await?.is_some() {}
+            Ok::<_, reqwest::Error>(())
+        };
+        assert!(rest.await.is_err(), "no client takes it for complete");
+    }
+}
+
+#[tokio::test]
+async fn stream_that_cannot_be_recorded_at_once_keeps_its_key() {
+    let (runs, store) = (Runs::held(), FaultyStore::new());
+    let server = serve(&runs, store.clone()).await;
+    let mut first = begin(&server, &client(false), "/lines").await;
+    chunk(&mut first).await;
+    store.on_complete(Fault::Unreachable);
+    runs.let_finish(1);
+    assert_eq!(first.bytes().await.expect("it is whole"), SECOND);
+    assert_eq!(retry(&server, "/lines").await.rejection(), "in_flight");
+    store.on_complete(Fault::None);
+    eventually(async || retry(&server, "/lines").await, Answer::is_replay).await;
+    assert_eq!(runs.started(), 1);
+}
+
+#[tokio::test]
+async fn stream_whose_client_leaves_is_read_to_its_end() {
+    for speaks_http2 in [false, true] {
+        let runs = Runs::held();
+        let server = serve(&runs, MemoryStore::new()).await;
+        let mut first = begin(&server, &client(speaks_http2), "/lines").await;
+        chunk(&mut first).await;
+        drop(first);
+        runs.let_finish(1);
+        let replay = eventually(async || retry(&server, "/lines").await, Answer::is_replay).await;
+        assert_eq!((replay.text(), runs.started()), (format!("{FIRST}{SECOND}").as_str(), 1));
+    }
+}
+
+#[tokio::test]
+async fn endless_stream_ends_one_lease_after_its_client_left() {
+    let runs = Runs::held();
+    let server = serve(&runs, MemoryStore::new()).await;
+    for (path, abandoned, runs_again) in [("/endless", 1, false), ("/endless-again", 2, true)] {
+        runs.let_finish(1);
+        let mut first = begin(&server, &client(false), path).await;
+        assert_eq!(chunk(&mut first).await.as_deref(), Some(FIRST.as_bytes()));
+        assert_eq!(retry(&server, path).await.rejection(), "in_flight");
+        drop(first);
+        runs.until_abandoned(abandoned).await;
+        if runs_again {
+            runs.let_finish(1);
+            eventually(async || retry_begins(&server, path).await, |&status| status == StatusCode::OK).await;
+        } else {
+            let answer =
+                eventually(async || retry(&server, path).await, |retry| retry.rejection() != "in_flight").await;
+            assert_eq!(answer.rejection(), "response_not_recorded");
+        }
+    }
+}
+
+#[tokio::test]
+async fn endless_stream_passes_on_beyond_the_cap() {
+    let runs = Runs::free();
+    let server = serve(&runs, MemoryStore::new()).await;
+    let mut first = begin(&server, &client(false), "/endless").await;
+    let mut received = 0;
+    while received < 64 * 1024 {
+        received += chunk(&mut first).await.map_or(0, |chunk| chunk.len());
+    }
+    assert_eq!(retry(&server, "/endless").await.rejection(), "response_not_recorded");
+    drop(first);
+}
+
+#[tokio::test]
+async fn a_passed_stream_is_not_recorded_and_ends_with_its_client() {
+    let runs = Runs::held();
+    let server = serve(&runs, MemoryStore::new()).await;
+    for (path, ended) in [("/passed", 1), ("/passed-again", 2)] {
+        let mut first = begin(&server, &client(false), path).await;
+        assert_eq!(first.headers()["idempotent-recorded"], "false");
+        assert_eq!(chunk(&mut first).await.as_deref(), Some(FIRST.as_bytes()));
+        runs.until_started(ended).await;
+        if path == "/passed" {
+            assert_eq!(retry(&server, path).await.rejection(), "response_not_recorded", "while it runs");
+        }
+        drop(first);
+        runs.until_abandoned(ended).await;
+    }
+    runs.let_finish(1);
+    assert_eq!(retry(&server, "/passed-again").await.text(), format!("{FIRST}{SECOND}"));
+    assert_eq!(retry(&server, "/passed").await.rejection(), "response_not_recorded");
+}
+
+#[tokio::test]
+async fn stream_that_panics_breaks_off_and_frees_its_key() {
+    let runs = Runs::free();
+    let server = serve(&runs, MemoryStore::new()).await;
+    let first = begin(&server, &client(false), "/panics").await;
+    assert!(first.bytes().await.is_err(), "its client sees it break off");
+    assert_eq!(retry(&server, "/panics").await.text(), format!("{FIRST}{SECOND}"));
+    assert!(retry(&server, "/panics").await.is_replay());
+    assert_eq!(runs.started(), 2);
+}
+
+/// Its client would take what it has for the whole: HTTP/1.0 ends a response with the connection, and a length that is known ends
+/// it with its last byte.
+#[tokio::test]
+async fn stream_whose_end_no_frame_tells_is_recorded_first() {
+    for (path, scope, version) in [("/lines", "streams-lines", "1.0"), ("/known", "streams-of-known-length", "1.1")] {
+        let (runs, store) = (Runs::held(), MemoryStore::new());
+        let server = serve(&runs, store.clone()).await;
+        let request = format!(
+            "POST {path} HTTP/{version}\r\nhost: 127.0.0.1\r\nidempotency-key: k\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+        );
+        let mut connection = server.connect_and_send(request.as_bytes()).await;
+        runs.until_started(1).await;
+        take_over(&store, &RecordKey::new(scope, None, "k")).await;
+        runs.let_finish(1);
+        let mut received = String::new();
+        connection.read_to_string(&mut received).await.expect("the server answers");
+        assert!(received.contains(" 409 ") && received.contains("claim_lost"), "{received}");
+        assert!(!received.contains(FIRST), "{received}");
+    }
+}

@@ -1,0 +1,188 @@
+//! Handlers with steps, and one server for all of them.
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::Response;
+use axum::routing::post;
+use futures_util::future::join;
+use http::StatusCode;
+use idempotent_runtime::{Idempotency, Registry, StepError, StepErrorKind, Tx, idempotent};
+use idempotent_tests::{Runs, Server};
+use serde::{Deserialize, Serialize};
+use sqlx::Sqlite;
+use tower_http::catch_panic::CatchPanicLayer;
+
+pub(super) type Result<T, E = Response> = std::result::Result<T, E>;
+
+/// Two sets of executions: of the handler's step, and of the handler.
+#[derive(Clone)]
+pub(super) struct Executions {
+    pub(super) step: Runs,
+    pub(super) handler: Runs,
+}
+
+impl Executions {
+    pub(super) fn free() -> Self {
+        Self { step: Runs::free(), handler: Runs::free() }
+    }
+}
+
+/// The number of the step's execution; the handler's first answer is not recorded.
+#[idempotent(scope = "orders")]
+async fn fails_first(
+    State(runs): State<Executions>,
+    idempotency: Idempotency,
+    _: String,
+) -> Result<(StatusCode, String)> {
+    let reserved = idempotency.step("reserve", || async { Ok::<_, Response>(runs.step.run().await) }).await?;
+    let first = runs.handler.run().await == 1;
+    Ok((if first { StatusCode::BAD_GATEWAY } else { StatusCode::CREATED }, format!("reservation {reserved}")))
+}
+
+#[idempotent(scope = "changed", shared_scope, cache = [201], fingerprint = none)]
+async fn before_the_change(State(runs): State<Executions>, idempotency: Idempotency) -> Result<String> {
+    let run = idempotency.step("reserve", || async { Ok::<_, Response>(runs.step.run().await) }).await?;
+    Ok(run.to_string())
+}
+
+/// The same handler after a change of its code.
+#[idempotent(scope = "changed", shared_scope, cache = [201], fingerprint = none)]
+async fn after_the_change(State(runs): State<Executions>, idempotency: Idempotency) -> Result<String> {
+    let run = idempotency.step("reserve", || async { Ok::<_, StepError>(format!("run {}", runs.step.run().await)) });
+    let error = run.await.expect_err("a number is no text");
+    assert!(matches!(error.kind(), StepErrorKind::WrongType(_)), "{error:?}");
+    Ok(error.to_string())
+}
+
+#[idempotent(scope = "declined")]
+async fn step_that_fails_twice(State(runs): State<Executions>, idempotency: Idempotency) -> Result<String, StatusCode> {
+    let reserve = async || match runs.step.run().await {
+        1 | 2 => Err(StatusCode::PAYMENT_REQUIRED),
+        run => Ok(run),
+    };
+    if idempotency.attempt() == 1 && runs.step.started() == 0 {
+        assert_eq!(idempotency.step("reserve", &reserve).await, Err(StatusCode::PAYMENT_REQUIRED));
+    }
+    let run = idempotency.step("reserve", &reserve).await?;
+    Ok(format!("run {run}"))
+}
+
+#[idempotent(scope = "twice")]
+async fn the_same_name_twice(State(runs): State<Executions>, idempotency: Idempotency) -> Result<String> {
+    let run = async || Ok::<_, Response>(runs.step.run().await);
+    idempotency.step("reserve", run).await?;
+    let number = idempotency.step("reserve", run).await?;
+    Ok(format!("never: {number}"))
+}
+
+#[idempotent(scope = "names")]
+async fn a_name_that_is_none(State(runs): State<Executions>, idempotency: Idempotency, name: String) -> Result<String> {
+    let run = idempotency.step(&name, || async { Ok::<_, Response>(runs.step.run().await) }).await?;
+    Ok(run.to_string())
+}
+
+// No test would wait for the end of such a lease.
+#[idempotent(scope = "step-panics", lease = "1h")]
+async fn panics_in_its_step(State(runs): State<Executions>, idempotency: Idempotency) -> Result<String> {
+    let run = idempotency.step("reserve", || async {
+        let run = runs.step.run().await;
+        assert!(run > 1, "the stock was reserved and then this happened");
+        Ok::<_, Response>(run)
+    });
+    Ok(format!("run {}", run.await?))
+}
+
+/// Gives the first step up, and takes one of the same name.
+async fn gives_up(runs: &Executions, idempotency: &Idempotency) -> Result<String> {
+    let begun = Runs::held();
+    let hangs = idempotency.step("reserve", || async { Ok::<_, Response>(begun.run().await) });
+    tokio::select! {
+        biased;
+        _ = hangs => unreachable!("it waits for ever"),
+        () = begun.until_started(1) => {}
+    }
+    let run = idempotency.step("reserve", || async { Ok::<_, Response>(runs.step.run().await) }).await?;
+    Ok(format!("run {run}"))
+}
+
+#[idempotent(scope = "gives-up", lease = "1h")]
+async fn gives_a_step_up(State(runs): State<Executions>, idempotency: Idempotency) -> Result<String> {
+    gives_up(&runs, &idempotency).await
+}
+
+#[idempotent(scope = "gives-up-once", after_crash = "reject")]
+async fn gives_a_step_up_and_must_not_rerun(
+    State(runs): State<Executions>,
+    idempotency: Idempotency,
+) -> Result<String> {
+    gives_up(&runs, &idempotency).await
+}
+
+#[idempotent(scope = "step-two")]
+async fn two_steps(State(runs): State<Executions>, idempotency: Idempotency) -> Result<String> {
+    let first = idempotency.step("reserve", || async { Ok::<_, Response>(runs.step.run().await) }).await?;
+    let second = idempotency.step("charge", || async { Ok::<_, Response>(runs.handler.run().await) }).await?;
+    Ok(format!("{first} {second}"))
+}
+
+#[idempotent(scope = "at-once")]
+async fn two_steps_at_once(State(runs): State<Executions>, idempotency: Idempotency) -> Result<String> {
+    let step = |name| {
+        let runs = runs.clone();
+        idempotency.step(name, || async move { Ok::<_, Response>(runs.step.run().await) })
+    };
+    let (a, b) = join(step("a"), step("b")).await;
+    Ok((a? + b?).to_string())
+}
+
+#[idempotent(scope = "long", lease = "300ms")]
+async fn a_long_step(State(runs): State<Executions>, idempotency: Idempotency) -> Result<String> {
+    let run = idempotency.step("reserve", || async { Ok::<_, Response>(runs.step.run().await) }).await?;
+    Ok(run.to_string())
+}
+
+#[idempotent(scope = "in-transaction")]
+async fn in_a_transaction(State(runs): State<Executions>, _tx: Tx<Sqlite>, idempotency: Idempotency) -> Result<String> {
+    let run = idempotency.step("reserve", || async { Ok::<_, Response>(runs.step.run().await) }).await?;
+    Ok(run.to_string())
+}
+
+#[idempotent(scope = "unguarded", on_store_error = "run")]
+async fn runs_without_a_store(State(runs): State<Executions>, idempotency: Idempotency) -> Result<String> {
+    let run = idempotency.step("reserve", || async { Ok::<_, Response>(runs.step.run().await) }).await?;
+    Ok(run.to_string())
+}
+
+#[idempotent(scope = "unserialisable")]
+async fn a_result_that_is_not_json(State(runs): State<Executions>, idempotency: Idempotency) -> Result<String> {
+    #[derive(Serialize, Deserialize)]
+    struct Reservation {
+        #[serde(skip_serializing)]
+        number: usize,
+    }
+    let reserve = || async { Ok::<_, Response>(Reservation { number: runs.step.run().await }) };
+    Ok(idempotency.step("reserve", reserve).await?.number.to_string())
+}
+
+pub(super) async fn serve(runs: &Executions, registry: &Registry) -> Server {
+    let app = Router::new()
+        .route("/orders", post(fails_first))
+        .route("/before-the-change", post(before_the_change))
+        .route("/after-the-change", post(after_the_change))
+        .route("/declined", post(step_that_fails_twice))
+        .route("/twice", post(the_same_name_twice))
+        .route("/names", post(a_name_that_is_none))
+        .route("/panics", post(panics_in_its_step))
+        .route("/gives-up", post(gives_a_step_up))
+        .route("/gives-up-once", post(gives_a_step_up_and_must_not_rerun))
+        .route("/two", post(two_steps))
+        .route("/at-once", post(two_steps_at_once))
+        .route("/long", post(a_long_step))
+        .route("/in-transaction", post(in_a_transaction))
+        .route("/unguarded", post(runs_without_a_store))
+        .route("/unserialisable", post(a_result_that_is_not_json))
+        .with_state(runs.clone())
+        .layer(registry.layer())
+        .layer(CatchPanicLayer::new());
+    Server::start(app).await
+}

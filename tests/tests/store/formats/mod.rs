@@ -1,0 +1,208 @@
+//! Formats at rest: this version reads what each released version has written, and writes the same.
+//!
+//! Each file here was written by a version. Do not change one: if a test fails, old and new processes of a rolling deploy would
+//! not understand each other. A change of a format needs a number, a migration where the store has them, and a new file.
+
+mod postgres;
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use axum::Router;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::routing::post;
+use idempotent_runtime::store::{
+    AfterCrash, Claim, ClaimRequest, Held, RedisStore, SqliteStore, Store, StoreAdmin, StoreError, Token,
+};
+use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody, Registry, RegistryBuilder, idempotent};
+use idempotent_tests::redis::RedisServer;
+use idempotent_tests::sqlite::SqliteFile;
+use idempotent_tests::{Answer, Server, answer, sealing_key};
+use sqlx::{AssertSqlSafe, Connection as _};
+
+const SQLITE: &str = include_str!("sqlite-1.sql");
+const REDIS: &str = include_str!("redis-1.txt");
+
+/// The files are not to expire.
+const CENTURY: Duration = Duration::from_hours(24 * 36_525);
+
+fn key(name: &str) -> RecordKey {
+    RecordKey::new("formats", Some("a caller"), name)
+}
+
+/// The fingerprint and the token of each entry are known.
+fn request(token: u128, after_crash: AfterCrash) -> ClaimRequest {
+    ClaimRequest::new(Token::from_u128(token), Fingerprint::from_bytes([7; 32]))
+        .with_lease(Duration::from_hours(1))
+        .with_ttl(CENTURY)
+        .with_after_crash(after_crash)
+}
+
+fn record(body: RecordedBody) -> Record {
+    let headers = vec![
+        (HeaderName::from_static("content-type"), HeaderValue::from_static("text/plain")),
+        (HeaderName::from_static("x-bytes"), HeaderValue::from_bytes(b"\xff raw").expect("a value")),
+    ];
+    let recorded_at = UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+    Record::new(StatusCode::CREATED, headers, body, Fingerprint::from_bytes([7; 32]), recorded_at)
+}
+
+fn recorded() -> Record {
+    record(RecordedBody::Whole("paid\0\u{fc}".into()))
+}
+
+/// A record, one without its body, a claim that is held, and an unknown outcome.
+async fn write(store: &impl StoreAdmin) {
+    for (token, name, record) in [(1, "recorded", recorded()), (2, "without-body", record(RecordedBody::NotRecorded))] {
+        let claim = request(token, AfterCrash::Rerun);
+        assert_eq!(store.claim(&key(name), claim).await.expect("it claims"), Claim::Acquired { attempt: 1 });
+        let completed = store.complete(&key(name), claim.token, record, CENTURY).await;
+        assert_eq!(completed.expect("it records"), Held::Yes);
+    }
+    let running = request(3, AfterCrash::Rerun);
+    assert_eq!(store.claim(&key("running"), running).await.expect("it claims"), Claim::Acquired { attempt: 1 });
+    let unknown = request(4, AfterCrash::Reject);
+    assert_eq!(store.claim(&key("unknown"), unknown).await.expect("it claims"), Claim::Acquired { attempt: 1 });
+    assert_eq!(store.renew(&key("unknown"), unknown.token, Duration::ZERO).await.expect("it renews"), Held::Yes);
+}
+
+const IN_FLIGHT: Claim = Claim::InFlight { fingerprint: Fingerprint::from_bytes([7; 32]) };
+
+const LAPSED: Claim = Claim::Lapsed { fingerprint: Fingerprint::from_bytes([7; 32]) };
+
+/// What [`write`] has written, by this version or another one; `unknown` is what a claim meets under that name.
+async fn read(store: &impl StoreAdmin, unknown: Claim) {
+    let mut claims = Vec::new();
+    for name in ["recorded", "without-body", "running", "unknown"] {
+        claims.push(store.claim(&key(name), request(9, AfterCrash::Reject)).await.expect("it reads"));
+    }
+    let expected =
+        [Claim::Completed(recorded()), Claim::Completed(record(RecordedBody::NotRecorded)), IN_FLIGHT, unknown];
+    assert_eq!(claims, expected);
+    // Its process is still alive, in a rolling deploy.
+    let (running, token) = (key("running"), Token::from_u128(3));
+    assert_eq!(store.renew(&running, token, Duration::from_mins(1)).await.expect("it renews"), Held::Yes);
+    let completed = store.complete(&running, token, recorded(), CENTURY).await;
+    assert_eq!(completed.expect("it records"), Held::Yes);
+    let listed = store.list(None, 10).await.expect("it lists");
+    assert_eq!(listed.entries.iter().filter(|entry| entry.key.as_str().starts_with("formats/")).count(), 4);
+}
+
+async fn sqlite_texts(file: &SqliteFile, query: &str) -> Vec<String> {
+    let mut connection = file.connect().await;
+    let texts = sqlx::query_scalar(AssertSqlSafe(query.to_owned())).fetch_all(&mut connection).await;
+    connection.close().await.expect("it closes");
+    texts.expect("the file is read")
+}
+
+#[tokio::test]
+async fn sqlite_file_of_a_released_version_is_read() {
+    let file = SqliteFile::new();
+    file.execute(SQLITE).await;
+    let store = SqliteStore::open(file.path()).await.expect("it opens");
+    // Without the file of leases, as in a backup, each claim has one more lease.
+    read(&store, IN_FLIGHT).await;
+}
+
+#[tokio::test]
+async fn sqlite_file_is_written_as_released_versions_wrote_it() {
+    let (old, new) = (SqliteFile::new(), SqliteFile::new());
+    old.execute(SQLITE).await;
+    let store = SqliteStore::open(new.path()).await.expect("it opens");
+    write(&store).await;
+    // Of an open claim, the renewals are in the file of leases.
+    let rows = "SELECT format('%s %s %s %s %d %d %d %s %s %d %d', key, state, fingerprint, token, attempt, claim_ttl, status, \
+                headers, hex(body), recorded_at, expires_at = 9223372036854775807) FROM idempotency_records ORDER BY key";
+    assert_eq!(sqlite_texts(&new, rows).await, sqlite_texts(&old, rows).await);
+    let tables = "SELECT sql FROM sqlite_schema WHERE name LIKE 'idempotency%' AND sql IS NOT NULL ORDER BY name";
+    let without_comments = |sql: String| {
+        let lines = sql.lines().map(|line| line.split("--").next().unwrap_or_default());
+        lines.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ")
+    };
+    let of = async |file| sqlite_texts(file, tables).await.into_iter().map(without_comments).collect::<Vec<_>>();
+    assert_eq!(of(&new).await, of(&old).await, "a change of the tables needs a new version of the file");
+}
+
+/// Lines of names and values.
+fn redis_values() -> impl Iterator<Item = (&'static str, &'static str)> {
+    REDIS.lines().filter_map(|line| line.split_once(' '))
+}
+
+async fn store_with(server: &RedisServer) -> RedisStore {
+    for (name, value) in redis_values() {
+        let mut set = redis::cmd("SET");
+        set.arg(name).arg(value);
+        if !value.contains("lease_until") {
+            set.arg("PX").arg(u64::try_from(CENTURY.as_millis()).expect("a century"));
+        }
+        let () = set.query_async(&mut server.connection().await).await.expect("the server answers");
+    }
+    let () = server.command("SADD idempotency:unknown_outcomes idempotency:formats/@a%20caller/unknown").await;
+    RedisStore::connect(&server.url()).await.expect("the store opens")
+}
+
+/// The time when a lease ended differs.
+fn without_time(value: &str) -> String {
+    let Some((before, _)) = value.split_once("\"lease_until\":") else { return value.to_owned() };
+    format!("{before}\"lease_until\":1700000000123}}")
+}
+
+#[tokio::test]
+async fn redis_values_are_written_as_released_versions_wrote_them() {
+    let server = RedisServer::start(&[]).await;
+    write(&RedisStore::connect(&server.url()).await.expect("the store opens")).await;
+    let mut of_this_store = 0;
+    for (name, value) in redis_values().filter(|(name, _)| name.contains(":formats/")) {
+        let written: String = server.command(&format!("GET {name}")).await;
+        assert_eq!(without_time(&written), value, "{name}");
+        of_this_store += 1;
+    }
+    assert_eq!(of_this_store, 4);
+}
+
+fn caller(headers: &HeaderMap) -> Option<String> {
+    headers.get("x-caller").and_then(|value| value.to_str().ok()).map(str::to_owned)
+}
+
+#[idempotent(scope = "formats-charges", ttl = "36525d", caller = caller(&headers).unwrap_or_default())]
+async fn create_charge(headers: HeaderMap, body: String) -> (StatusCode, [(&'static str, &'static str); 1], String) {
+    let caller = caller(&headers).unwrap_or_default();
+    (StatusCode::CREATED, [("x-charge", "1")], format!("{caller} paid for {body}"))
+}
+
+async fn charge(registry: RegistryBuilder, body: &'static str) -> Answer {
+    let app = Router::new().route("/charges", post(create_charge)).layer(registry.build().layer());
+    let server = Server::start(app).await;
+    let request = server.post("/charges?to=you").header("idempotency-key", "k").header("x-caller", "ann");
+    answer(request.header("authorization", "Bearer 5").header("content-type", "text/plain").body(body)).await
+}
+
+/// Key, fingerprint, record and seal: a retry that reaches a process of another version must be the same request there.
+#[tokio::test]
+async fn redis_values_of_a_released_version_are_replayed() {
+    let server = RedisServer::start(&[]).await;
+    let store = store_with(&server).await;
+    read(&store, LAPSED).await;
+    let sealed = |store: &RedisStore| Registry::builder(store.clone()).digest_keys().seal_with(sealing_key(1));
+    for registry in [Registry::builder(store.clone()), sealed(&store)] {
+        let replay = charge(registry, "tea").await;
+        assert_eq!((replay.status, replay.is_replay()), (StatusCode::CREATED, true), "{replay:?}");
+        assert_eq!((replay.text(), replay.headers["x-charge"].as_bytes()), ("ann paid for tea", b"1".as_slice()));
+    }
+    for registry in [Registry::builder(store.clone()), sealed(&store)] {
+        assert_eq!(charge(registry, "milk").await.rejection(), "key_reused");
+    }
+}
+
+#[tokio::test]
+async fn redis_value_of_a_newer_version_is_rejected_clearly() {
+    let server = RedisServer::start(&[]).await;
+    let store = store_with(&server).await;
+    let (name, value) = redis_values().find(|(name, _)| name.ends_with("/recorded")).expect("a record");
+    let newer = value.replace("\"version\":1,", "\"version\":2,\"trailers\":[],");
+    let () = server.command(&format!("SET {name} {newer} KEEPTTL")).await;
+    let error = store.claim(&key("recorded"), request(9, AfterCrash::Rerun)).await.expect_err("it is newer");
+    assert!(matches!(error, StoreError::Damaged(_)), "{error:?}");
+    for part in ["version 2", "version 1", "update `idempotent-runtime`"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+}

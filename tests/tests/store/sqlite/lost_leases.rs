@@ -1,0 +1,181 @@
+//! The file of leases is deleted, or an older copy of it is put back: no lease ends.
+
+use std::fs;
+
+use idempotent_runtime::RecordKey;
+use idempotent_runtime::store::{
+    AfterCrash, Claim, ClaimRequest, EntryState, Held, SqliteStore, Store as _, StoreAdmin, Token,
+};
+use idempotent_tests::sqlite::{SqliteFile, acquire, claim_request, eventually, record, record_key};
+use sqlx::Executor as _;
+
+use super::leases::{LONG, TTL, brief, leases_connection, open, renewed_leases};
+
+fn delete_leases(file: &SqliteFile) {
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = fs::remove_file(format!("{}{suffix}", file.leases().display()));
+    }
+    assert!(!file.leases().exists());
+}
+
+#[tokio::test]
+async fn without_the_file_of_leases_all_begin_anew() {
+    let file = SqliteFile::new();
+    let store = open(&file).await;
+    let (key, request) = (record_key("k"), brief(400));
+    store.claim(&key, request).await.unwrap();
+    drop(store);
+    file.closed().await;
+    file.first_leases_over(0).await;
+    delete_leases(&file);
+
+    let store = open(&file).await;
+
+    let other = claim_request();
+    assert!(matches!(store.claim(&key, other).await.unwrap(), Claim::InFlight { .. }), "its handler may run");
+    eventually("a lease later, it is taken over", async || {
+        store.claim(&key, other).await.unwrap() == Claim::Acquired { attempt: 2 }
+    })
+    .await;
+    assert_eq!(store.renew(&key, request.token, LONG).await.unwrap(), Held::No);
+}
+
+#[tokio::test]
+async fn processes_that_run_follow_to_a_new_file_of_leases() {
+    let file = SqliteFile::new();
+    let holder = open(&file).await;
+    let (key, request) = (record_key("k"), brief(5_000));
+    holder.claim(&key, request).await.unwrap();
+    assert_eq!(holder.renew(&key, request.token, LONG).await.unwrap(), Held::Yes);
+    delete_leases(&file);
+    assert_eq!(holder.renew(&key, request.token, LONG).await.unwrap(), Held::Yes);
+
+    let other = open(&file).await;
+
+    assert!(matches!(other.claim(&key, claim_request()).await.unwrap(), Claim::InFlight { .. }));
+    assert_eq!(holder.renew(&key, request.token, LONG).await.unwrap(), Held::Yes);
+    assert_eq!(renewed_leases(&file).await, 1, "it is in the new file");
+    let entry = other.get(&key).await.unwrap().unwrap();
+    let EntryState::Claimed { lease: Some(left), .. } = entry.state else { panic!("{entry:?}") };
+    assert!(left > LONG / 2, "{left:?}");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn file_of_leases_has_the_rights_of_the_database() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let file = SqliteFile::new();
+    file.execute("CREATE TABLE charges (id INTEGER PRIMARY KEY)").await;
+    for mode in [0o600, 0o660] {
+        fs::set_permissions(file.path(), fs::Permissions::from_mode(mode)).unwrap();
+        let store = open(&file).await;
+        let key = record_key(&format!("{mode}"));
+        let token = acquire(&store, &key).await;
+        assert_eq!(store.renew(&key, token, LONG).await.unwrap(), Held::Yes);
+        for suffix in ["", "-wal", "-shm"] {
+            let path = format!("{}{suffix}", file.leases().display());
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode, "{path}");
+        }
+        drop(store);
+        file.closed().await;
+        delete_leases(&file);
+    }
+}
+
+#[tokio::test]
+async fn lost_file_of_leases_makes_no_running_claim_unknown() {
+    let file = SqliteFile::new();
+    let holder = open(&file).await;
+    let (key, request) = (record_key("k"), brief(50).with_after_crash(AfterCrash::Reject));
+    holder.claim(&key, request).await.unwrap();
+    assert_eq!(holder.renew(&key, request.token, LONG).await.unwrap(), Held::Yes);
+    file.first_leases_over(0).await;
+    delete_leases(&file);
+
+    let other = open(&file).await;
+    assert!(other.unknown_outcomes().await.unwrap().is_empty());
+    for after_crash in [AfterCrash::Reject, AfterCrash::Rerun] {
+        let retry = request.with_token(Token::unique()).with_after_crash(after_crash);
+        assert!(matches!(other.claim(&key, retry).await.unwrap(), Claim::InFlight { .. }));
+    }
+    assert_eq!(holder.renew(&key, request.token, LONG).await.unwrap(), Held::Yes, "in the new file");
+}
+
+#[tokio::test]
+async fn restored_older_file_of_leases_ends_no_lease() {
+    let file = SqliteFile::new();
+    let holder = open(&file).await;
+    let (key, request) = (record_key("k"), brief(300));
+    holder.claim(&key, request).await.unwrap();
+    assert_eq!(holder.renew(&key, request.token, request.lease).await.unwrap(), Held::Yes);
+    let backup = format!("{}.backup", file.leases().display());
+    let copy = sqlx::AssertSqlSafe(format!("VACUUM INTO '{backup}'"));
+    leases_connection(&file).await.execute(sqlx::query(copy)).await.unwrap();
+    delete_leases(&file);
+    drop(open(&file).await);
+    // What the backup says of the lease is out of date by then.
+    let mut old = {
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&backup);
+        sqlx::ConnectOptions::connect(&options).await.unwrap()
+    };
+    old.execute("UPDATE idempotency_leases SET lease_until = 1").await.unwrap();
+    sqlx::Connection::close(old).await.unwrap();
+    delete_leases(&file);
+    fs::rename(&backup, file.leases()).unwrap();
+
+    let other = open(&file).await;
+    assert!(matches!(other.claim(&key, claim_request()).await.unwrap(), Claim::InFlight { .. }));
+    assert_eq!(holder.renew(&key, request.token, request.lease).await.unwrap(), Held::Yes);
+}
+
+/// As a backup that is put back, of the file that is in use.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copy_put_back_of_the_same_leases_ends_no_lease() {
+    let file = SqliteFile::new();
+    let holder = open(&file).await;
+    let (key, request) = (record_key("k"), brief(300));
+    holder.claim(&key, request).await.unwrap();
+    let backup = format!("{}.backup", file.leases().display());
+    let copy = sqlx::AssertSqlSafe(format!("VACUUM INTO '{backup}'"));
+    leases_connection(&file).await.execute(sqlx::query(copy)).await.unwrap();
+    assert_eq!(holder.renew(&key, request.token, request.lease).await.unwrap(), Held::Yes);
+    delete_leases(&file);
+    fs::rename(&backup, file.leases()).unwrap();
+
+    let other = open(&file).await;
+
+    stays_in_flight(&holder, &other, &key, &request).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leases_deleted_under_two_processes_end_no_lease() {
+    let file = SqliteFile::new();
+    let (holder, other) = (open(&file).await, open(&file).await);
+    let (key, request) = (record_key("k"), brief(300));
+    holder.claim(&key, request).await.unwrap();
+    assert_eq!(holder.renew(&key, request.token, request.lease).await.unwrap(), Held::Yes);
+    // A renewal that fails opens the file anew.
+    let mut old = leases_connection(&file).await;
+    old.execute("BEGIN IMMEDIATE").await.unwrap();
+    delete_leases(&file);
+
+    stays_in_flight(&holder, &other, &key, &request).await;
+
+    assert!(file.leases().exists(), "it is made anew");
+    old.execute("ROLLBACK").await.unwrap();
+    stays_in_flight(&holder, &other, &key, &request).await;
+    assert_eq!(holder.complete(&key, request.token, record("paid"), TTL).await.unwrap(), Held::Yes);
+}
+
+/// For two of its leases, as the holder renews them.
+async fn stays_in_flight(holder: &SqliteStore, other: &SqliteStore, key: &RecordKey, request: &ClaimRequest) {
+    let begun = tokio::time::Instant::now();
+    while begun.elapsed() < 2 * request.lease {
+        assert_eq!(holder.renew(key, request.token, request.lease).await.expect("the store renews"), Held::Yes);
+        let duplicate = other.claim(key, request.with_token(Token::unique())).await.expect("the store claims");
+        assert!(matches!(duplicate, Claim::InFlight { .. }), "{:?}: {duplicate:?}", begun.elapsed());
+        let entry = other.get(key).await.expect("the store answers").expect("an entry");
+        assert!(matches!(entry.state, EntryState::Claimed { lease: Some(_), .. }), "{entry:?}");
+    }
+}

@@ -1,0 +1,6 @@
+use idempotent_runtime::idempotent;
+
+#[idempotent(stream = "passes")]
+async fn create_charge() {}
+
+fn main() {}
