@@ -22,24 +22,23 @@ pub struct RedisServer {
     _keeper: Child,
 }
 
-/// Runs the server, and again when it dies, until the input closes: a process that is killed cannot stop anything.
+/// Runs the server, and again when it dies, until the input closes: a process that is killed cannot stop anything. Loop and
+/// server are a process group of their own, which ends as a whole.
 pub(crate) const KEEPER: &str = r#"
 folder=$1; shift
-(
-    while [ ! -e "$folder/stop" ]; do
+# After a Ctrl-C there is still a server to stop.
+trap : INT TERM
+setsid sh -c '
+    folder=$1; shift
+    while :; do
         "$@" </dev/null >>"$folder/log" 2>&1 &
         echo $! >"$folder/pid"
         wait $!
     done
-    touch "$folder/ended"
-) &
+' loop "$folder" "$@" &
 cat >/dev/null
-touch "$folder/stop"
-# The loop may be about to start the server, and the file `pid` not be written yet.
-while [ ! -e "$folder/ended" ]; do
-    kill -KILL "$(cat "$folder/pid")"
-    sleep 0.05
-done
+# It may be about to begin its group.
+until kill -KILL -- "-$!" || ! kill -0 "$!"; do sleep 0.05; done
 rm -rf "$folder"
 "#;
 

@@ -60,7 +60,8 @@ async fn create_tables(pool: &PgPool) {
 
 /// What one process has: a pool, a store, a registry and a server.
 async fn process(pool: PgPool, runs: &Runs) -> (Server, Registry) {
-    let registry = Registry::new(PostgresStore::new(pool));
+    // Longer than a busy machine takes for two hundred requests over two connections.
+    let registry = Registry::builder(PostgresStore::new(pool)).store_timeout(Duration::from_secs(30)).build();
     let app = Router::new()
         .route("/charges", post(create_charge))
         .route("/waits", post(waits))

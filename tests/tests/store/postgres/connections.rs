@@ -179,7 +179,7 @@ const RECORDS: &str = "INSERT INTO idempotency.records (digest, key, state, fing
 /// The claims are the first row, which a sweep marks, and the last one, which is found by its number.
 #[tokio::test]
 async fn claims_among_100_000_records_are_found_without_a_scan() {
-    let server = PostgresServer::start(&["stats_fetch_consistency=none", "autovacuum=off"]).await;
+    let server = PostgresServer::start(&["autovacuum=off"]).await;
     let pool = server.database().await.pool(4).await;
     let store = PostgresStore::new(pool.clone());
     store.migrate().await.expect("the tables are made");
