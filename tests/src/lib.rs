@@ -3,6 +3,7 @@
 mod alone;
 pub mod any;
 mod certificates;
+#[cfg(feature = "faults")]
 mod dead;
 mod dump;
 mod executions;
@@ -42,6 +43,7 @@ pub use idempotent_runtime::testing::{Fault, FaultyStore};
 
 pub use self::alone::alone;
 pub use self::certificates::Certificates;
+#[cfg(feature = "faults")]
 pub use self::dead::{fingerprint_of_another_request, leave_a_claim, leave_a_claim_for, take_over};
 pub use self::dump::Dump;
 pub use self::executions::{Executions, post_until_answered};
