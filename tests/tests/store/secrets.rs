@@ -33,6 +33,16 @@ async fn create_transfer(State(runs): State<Runs>, idempotency: Idempotency, ord
     charge(&runs, &idempotency, &order).await
 }
 
+#[idempotent(scope = "secret-steps", lease = "500ms")]
+async fn create_in_steps(
+    State(runs): State<Runs>,
+    idempotency: Idempotency,
+) -> Result<(StatusCode, String), axum::http::Response<axum::body::Body>> {
+    let step = async || Ok::<_, axum::http::Response<axum::body::Body>>(runs.run().await);
+    let run = idempotency.step("charge", step).await?;
+    Ok((StatusCode::CREATED, format!("run {run}")))
+}
+
 #[idempotent(scope = "secret-exact-charges")]
 async fn create_exactly(
     _: Tx<Postgres>,
@@ -58,6 +68,7 @@ async fn serve(store: impl StoreAdmin, setting: Setting, runs: &Runs) -> Server 
     let app = Router::new()
         .route("/charges", post(create_charge))
         .route("/transfers", post(create_transfer))
+        .route("/in-steps", post(create_in_steps))
         .route("/exact-charges", post(create_exactly))
         .route("/orders", post(create_order))
         .with_state(runs.clone());
@@ -209,6 +220,48 @@ async fn unknown_secret_is_rejected_and_named_and_runs_nothing() {
         is_unavailable("acme", "tea").await;
         assert_eq!(runs.started(), 1);
     }
+}
+
+/// A claim of a process that died has a fingerprint of the old secret; the record of the retry must outlive that secret.
+#[tokio::test]
+async fn takeover_in_a_rotation_is_replayed_after_it() {
+    const NEW: Setting = |registry| registry.seal_with(sealing_key(2));
+    for (path, scope) in [("/charges", "secret-charges"), ("/in-steps", "secret-steps")] {
+        let (runs, store) = (Runs::held(), FaultyStore::new());
+        let one = serve(store.clone(), OLD_AND_NEW, &runs).await;
+        let first = tokio::spawn(async move { send(&one, path, "acme", "tea").await });
+        runs.until_started(1).await;
+        // As if its process had died.
+        store.on_renew(Fault::Unreachable);
+        let key = RecordKey::new(scope, None, KEY);
+        let lapsed = |entry: Option<idempotent_runtime::store::Entry>| {
+            matches!(entry.map(|entry| entry.state), Some(EntryState::Claimed { lease: None, .. }))
+        };
+        eventually(async || lapsed(store.inner().get(&key).await.expect("memory answers")), |&is_lapsed| is_lapsed)
+            .await;
+        let other = serve(store.inner().clone(), NEW_AND_OLD, &runs).await;
+        let second = tokio::spawn(async move { send(&other, path, "acme", "tea").await });
+        runs.let_finish(2);
+        let second = second.await.expect("the task ends");
+        assert_eq!(second.status, StatusCode::CREATED, "{second:?}");
+        first.abort();
+        let last = serve(store.inner().clone(), NEW, &runs).await;
+        let replay = send(&last, path, "acme", "tea").await;
+        assert!(replay.is_replay(), "{path}: {replay:?}");
+        assert_eq!(replay.text(), second.text());
+        for entry in store.inner().list(None, 10).await.expect("memory answers").entries {
+            assert_eq!(entry.fingerprint.to_string()[..8], key_id_of(&sealing_key(2)).await, "{:?}", entry.key);
+        }
+    }
+}
+
+/// What the fingerprints of this secret begin with.
+async fn key_id_of(secret: &idempotent_runtime::SealingKey) -> String {
+    let store = MemoryStore::new();
+    let app = Router::new().route("/charges", post(create_charge)).with_state(Runs::free());
+    let registry = Registry::builder(store.clone()).seal_with(secret.clone()).build();
+    send(&Server::start(app.layer(registry.layer())).await, "/charges", "acme", "tea").await;
+    key_id(&store).await
 }
 
 /// What is compared, and each hint.
