@@ -12,7 +12,7 @@ use crate::fingerprint::Fingerprint;
 use crate::fingerprint::builder::RequestDigest;
 use crate::fingerprint::salted::{KeyId, Salt};
 use crate::key::RecordKey;
-use crate::record::envelope::{Opened, Place, envelope_of};
+use crate::record::envelope::{Opened, Place, envelope_of, in_clear};
 use crate::record::fingerprints::{Compared, Fingerprints};
 #[cfg(not(feature = "seal"))]
 use crate::record::protection::unsealed::{SealingKey, SealingKeys};
@@ -101,7 +101,7 @@ impl AtRest {
     pub(crate) fn seal<'r>(&self, place: Place<'_>, record: &'r Record, ttl: Option<Duration>) -> Cow<'r, Record> {
         match self.sealing_for_writing() {
             Some(sealing) => Cow::Owned(sealing.seal(place, record, ttl)),
-            None => Cow::Borrowed(record),
+            None => in_clear(record).map_or(Cow::Borrowed(record), Cow::Owned),
         }
     }
 
