@@ -10,13 +10,13 @@ use idempotent_runtime::{Registry, RegistryBuilder, SealingKey, Tx, idempotent};
 use idempotent_tests::sqlite::SqliteFile;
 use idempotent_tests::{Answer, Runs, Server, answer, sealing_key};
 
-#[idempotent(scope = "charges")]
+#[idempotent(scope = "full-store-charges")]
 async fn create_charge(State(runs): State<Runs>, body: String) -> (StatusCode, String) {
     runs.run().await;
     (StatusCode::CREATED, body)
 }
 
-#[idempotent(scope = "exact-charges")]
+#[idempotent(scope = "full-store-exact-charges")]
 async fn create_exact_charge(State(runs): State<Runs>, _tx: Tx<sqlx::Sqlite>, body: String) -> (StatusCode, String) {
     runs.run().await;
     (StatusCode::CREATED, body)
