@@ -147,6 +147,11 @@ impl RequestDigest {
         &self.whole
     }
 
+    /// Of the credential headers, if a caller was not named.
+    pub(crate) fn credentials(&self) -> impl Iterator<Item = &[u8; 32]> {
+        self.parts().filter(|(part, _)| *part >= FIRST_SLOT).map(|(_, digest)| digest)
+    }
+
     /// The number and the digest of each part that it has.
     pub(super) fn parts(&self) -> impl Iterator<Item = (u8, &[u8; 32])> {
         self.parts.iter().map(|(part, digest)| (*part, &digest.0))

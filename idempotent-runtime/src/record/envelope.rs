@@ -15,6 +15,9 @@ const MAGIC: &[u8; 7] = b"\xffIDSEAL";
 /// The header line with the envelope of a record without a response.
 static SEAL: HeaderName = HeaderName::from_static("idempotency-seal");
 
+/// In the line of a record that is not sealed, and whose body begins as an envelope does.
+static IN_CLEAR: HeaderValue = HeaderValue::from_static("none");
+
 /// Where a record is stored. A sealed record is bound to it.
 #[cfg_attr(not(feature = "seal"), expect(dead_code, reason = "without the feature, nothing is bound to it"))]
 #[derive(Clone, Copy)]
@@ -48,11 +51,22 @@ pub(crate) fn envelope_of(record: &Record) -> Result<Option<Bytes>, StoreError> 
             Ok(envelope) => Ok(Some(envelope.into())),
             Err(_) => Err(StoreError::damaged("the seal of the record is not base64")),
         },
+        (RecordedBody::Whole(body), Some(line)) if *line == IN_CLEAR && body.starts_with(MAGIC) => Ok(None),
         (RecordedBody::Whole(body), line) if line.is_some() || body.starts_with(MAGIC) => {
             Err(StoreError::damaged("the record says that it is not sealed, and has a seal"))
         }
         (RecordedBody::NotRecorded, None) | (RecordedBody::Whole(_), _) => Ok(None),
     }
+}
+
+/// The record as it is stored in clear, if it could be taken for a sealed one.
+pub(super) fn in_clear(record: &Record) -> Option<Record> {
+    let is_mistakable = matches!(&record.body, RecordedBody::Whole(body) if body.starts_with(MAGIC));
+    is_mistakable.then(|| {
+        let mut record = record.clone();
+        record.headers.push((SEAL.clone(), IN_CLEAR.clone()));
+        record
+    })
 }
 
 #[cfg(feature = "seal")]

@@ -6,18 +6,20 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderName, StatusCode};
 
 use sha2::{Digest, Sha256};
+use smallvec::SmallVec;
 
 use crate::fingerprint::Fingerprint;
 use crate::fingerprint::builder::RequestDigest;
 use crate::fingerprint::salted::{KeyId, Salt};
 use crate::key::RecordKey;
-use crate::record::envelope::{Opened, Place, envelope_of};
+use crate::record::envelope::{Opened, Place, envelope_of, in_clear};
 use crate::record::fingerprints::{Compared, Fingerprints};
 #[cfg(not(feature = "seal"))]
 use crate::record::protection::unsealed::{SealingKey, SealingKeys};
 #[cfg(feature = "seal")]
 use crate::record::sealing::{SealingKey, SealingKeys};
 use crate::record::{Record, RecordedBody, now_in_millis};
+use crate::store::claim::Owner;
 use crate::store::error::StoreError;
 
 /// The registry's choices.
@@ -48,6 +50,24 @@ impl AtRest {
         let secret = self.secret.as_ref().or_else(|| self.sealing_for_writing().map(SealingKeys::first));
         let salt = secret.map_or_else(|| Salt::unkeyed(key.as_str()), |secret| secret.salt(key));
         Fingerprints::new(&salt, key, request)
+    }
+
+    /// Whom the entry of a request counts for: the caller, else the client with these credentials, else all that have none. Unlike
+    /// a fingerprint it is equal for all keys, or nothing could be counted.
+    pub(crate) fn owner(&self, caller: Option<&str>, request: &RequestDigest) -> Owner {
+        let secret = self.secret.as_ref().or_else(|| self.sealing_for_writing().map(SealingKeys::first));
+        let mut pieces: SmallVec<[&[u8]; 4]> = SmallVec::new();
+        pieces.push(if caller.is_some() { b"caller\0" } else { b"credentials\0" });
+        match caller {
+            Some(caller) => pieces.push(caller.as_bytes()),
+            None => pieces.extend(request.credentials().map(<[u8; 32]>::as_slice)),
+        }
+        let digest: [u8; 32] = match secret {
+            Some(secret) => secret.owner(&pieces),
+            None => pieces.iter().fold(Sha256::new(), Digest::chain_update).finalize().into(),
+        };
+        let (owner, _) = digest.split_first_chunk().expect("32 bytes have 16");
+        Owner::from_u128(u128::from_be_bytes(*owner))
     }
 
     /// How the stored fingerprint differs from that of the request; `names` are those of the credential headers that count.
@@ -81,7 +101,7 @@ impl AtRest {
     pub(crate) fn seal<'r>(&self, place: Place<'_>, record: &'r Record, ttl: Option<Duration>) -> Cow<'r, Record> {
         match self.sealing_for_writing() {
             Some(sealing) => Cow::Owned(sealing.seal(place, record, ttl)),
-            None => Cow::Borrowed(record),
+            None => in_clear(record).map_or(Cow::Borrowed(record), Cow::Owned),
         }
     }
 
@@ -154,6 +174,10 @@ mod unsealed {
         }
 
         pub(crate) fn downstream_key(&self, _: &[&[u8]]) -> [u8; 32] {
+            match *self {}
+        }
+
+        pub(crate) fn owner(&self, _: &[&[u8]]) -> [u8; 32] {
             match *self {}
         }
     }

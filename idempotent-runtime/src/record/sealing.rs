@@ -111,6 +111,12 @@ impl SealingKey {
         of.iter().fold(mac, Mac::chain_update).finalize().into_bytes().into()
     }
 
+    /// The keyed digest of the caller or the credentials of a request.
+    pub(crate) fn owner(&self, of: &[&[u8]]) -> [u8; 32] {
+        let mac = self.0.digests.clone().chain_update(b"owner\0");
+        of.iter().fold(mac, Mac::chain_update).finalize().into_bytes().into()
+    }
+
     /// The record key as a registry with [`digest_keys`](crate::RegistryBuilder::digest_keys) and
     /// [`digest_with`](crate::RegistryBuilder::digest_with) this secret stores it: the plain scope, and keyed digests
     /// (HMAC-SHA-256) of the caller in this scope and of the whole key.

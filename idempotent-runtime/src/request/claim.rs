@@ -130,7 +130,7 @@ impl Claiming {
                     &self.stored_key,
                     self.request,
                     self.admission.policy.isolation(),
-                    self.registry.at_rest().without_response(self.place(), self.request.fingerprint),
+                    self.registry.at_rest().without_response(self.place(), self.fingerprints.first),
                 )
                 .await
             {
@@ -361,7 +361,10 @@ impl Claiming {
     /// The right to run under the claim.
     fn acquired(self, attempt: u32, asked_at: Instant) -> HandlerRun {
         let downstream = self.downstream();
-        let run = self.admission.into_run(self.registry, self.request.fingerprint, self.running, self.permits);
+        // The record has the fingerprint of the newest secret, even if the claim that was taken over has an older one: it outlives that
+        // secret's last record.
+        let first = self.fingerprints.first;
+        let run = self.admission.into_run(self.registry, first, self.running, self.permits);
         let (policy, execution) = (&run.classifier.policy, run.guard.execution());
         execution.grant(self.key, self.record_key, downstream, attempt);
         let lease = Lease::new(self.store, self.stored_key, &self.request, policy.owned_scope());
@@ -369,7 +372,7 @@ impl Claiming {
         execution.open_steps(Steps {
             registry: run.registry.clone(),
             handler: lease.share(),
-            request: self.request,
+            request: self.request.with_fingerprint(first),
             ttl: policy.ttl(),
             fingerprints: self.fingerprints,
             is_partitioned: self.is_partitioned,
@@ -380,7 +383,7 @@ impl Claiming {
 
     fn begun(self, attempt: u32, transaction: Arc<dyn HandlerTransaction>) -> HandlerRun {
         let downstream = self.downstream();
-        let run = self.admission.into_run(self.registry, self.request.fingerprint, self.running, self.permits);
+        let run = self.admission.into_run(self.registry, self.fingerprints.first, self.running, self.permits);
         run.guard.execution().grant(self.key, self.record_key, downstream, attempt);
         // There is no claim to outlive a lease; the record lives as long as the policy says.
         let request = ClaimRequest { ttl: run.classifier.policy.ttl(), ..self.request };

@@ -91,7 +91,9 @@ pub(super) fn prepare(
         return Prepared::Answer(marked((*status, reason.clone()).into_response()));
     }
     let at_rest = registry.at_rest();
-    let fingerprints = at_rest.fingerprints(&record_key, identity.digest(claim_input, &registry));
+    let digest = identity.digest(claim_input, &registry);
+    let owner = at_rest.owner(caller, &digest);
+    let fingerprints = at_rest.fingerprints(&record_key, digest);
     let downstream = at_rest.downstream(*fingerprints.request());
     admission.execution.ask_for(key.clone(), record_key.clone(), downstream);
     let (permits, beyond_limit) = permits(&admission.policy, &registry, caller, claim_input, &record_key);
@@ -103,6 +105,7 @@ pub(super) fn prepare(
             lease: admission.policy.lease(),
             ttl: ClaimRequest::remembered_for(admission.policy.ttl(), admission.policy.lease()),
             after_crash: admission.policy.after_crash(),
+            owner: Some(owner),
             is_of_running: false,
         },
         // Counted from here on, so that a drain waits for a claim that is on its way.

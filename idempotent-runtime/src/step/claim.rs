@@ -34,6 +34,8 @@ pub(crate) struct StepClaim {
     scope: Scope,
     key: RecordKey,
     request: ClaimRequest,
+    /// Of the record. That of `request` may be an older one, of a claim that is taken over.
+    fingerprint: Fingerprint,
     ttl: Duration,
     /// The claim of the handler, as long as which the result lives.
     handler: Arc<Lease>,
@@ -86,6 +88,7 @@ impl StepClaim {
             store: handler.store.clone(),
             scope: handler.scope.clone(),
             key: handler.key.step(name),
+            fingerprint: request.fingerprint,
             request: ClaimRequest { token: Token::unique(), ..request },
             ttl,
             handler: Arc::clone(handler),
@@ -138,7 +141,7 @@ impl StepClaim {
             status: StatusCode::OK,
             headers: headers_of_result(owner),
             body: RecordedBody::Whole(json.into()),
-            fingerprint: self.request.fingerprint,
+            fingerprint: self.fingerprint,
             recorded_at: now_in_millis(),
         };
         match self.try_to_complete(&record).await {

@@ -40,6 +40,8 @@ pub struct ClaimRequest {
     pub ttl: Duration,
     /// Whether a claim with an expired lease may be taken over. If not, the claim never expires.
     pub after_crash: AfterCrash,
+    /// Whom the entry counts for in a store with a bound. Without one, it counts for no client.
+    pub owner: Option<Owner>,
     /// A handler runs under the token, and its claim was lost by the store: a claim that fails must not be ended.
     pub(crate) is_of_running: bool,
 }
@@ -53,6 +55,7 @@ impl ClaimRequest {
             lease: idempotent_policy::LEASE,
             ttl: idempotent_policy::TTL,
             after_crash: AfterCrash::Rerun,
+            owner: None,
             is_of_running: false,
         }
     }
@@ -87,11 +90,50 @@ impl ClaimRequest {
         Self { after_crash, ..self }
     }
 
+    /// The same request with an [`owner`](Self::owner).
+    #[must_use]
+    pub const fn with_owner(self, owner: Owner) -> Self {
+        Self { owner: Some(owner), ..self }
+    }
+
     /// How long a claim is remembered whose record will be kept for `ttl`.
     ///
     /// It outlives its lease: a claim that is forgotten when its lease expires would make the next attempt the first one.
     pub(crate) fn remembered_for(ttl: Duration, lease: Duration) -> Duration {
         ttl.max(lease.saturating_mul(2))
+    }
+}
+
+/// Whom an entry counts for in a store that bounds what one client may take: a digest of the caller, else of the credentials.
+///
+/// All requests that have neither have one owner. The digest is keyed if the registry has a secret. It is equal in all scopes.
+///
+/// # Examples
+///
+/// ```
+/// use idempotent_runtime::store::Owner;
+///
+/// assert_eq!(Owner::from_u128(7).as_u128(), 7);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Owner(u128);
+
+impl Owner {
+    /// The owner with this number.
+    pub const fn from_u128(number: u128) -> Self {
+        Self(number)
+    }
+
+    /// The owner as a number, as a store writes it.
+    pub const fn as_u128(self) -> u128 {
+        self.0
+    }
+}
+
+/// Shows nothing of the client.
+impl fmt::Debug for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Owner(..)")
     }
 }
 

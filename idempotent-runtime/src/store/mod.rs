@@ -52,7 +52,7 @@ pub(crate) mod sqlite;
 pub(crate) mod unwanted_claims;
 
 pub use crate::policy::values::AfterCrash;
-pub use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
+pub use crate::store::claim::{Claim, ClaimRequest, Held, Owner, Renewal, Token};
 pub use crate::store::contract::{ImmediateStore, Store, StoreAdmin};
 pub use crate::store::entry::{
     Cursor, DamagedEntry, Entry, EntryState, Page, UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes,

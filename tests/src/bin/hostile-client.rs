@@ -1,10 +1,15 @@
-//! One hostile client beside ten honest ones: `hostile-client CONNECTIONS SECONDS`. The hostile one opens so many connections, and
-//! keeps them open: a third of them with bodies that never end, a third with fresh keys for a handler that hangs, and a third that
-//! disconnect from that handler and come again. Prints the honest clients' success rate and latencies, without and beside it.
+//! One hostile client beside ten honest ones, once against a bare axum server and once against the same server with the guard:
+//! `hostile-client CONNECTIONS SECONDS`. Prints a table of the honest clients' success rate and latencies, without the hostile client
+//! and beside it.
 //!
-//! Both ends of a connection are in this process: it takes twice as many file descriptors as connections (`ulimit -n`).
+//! The hostile client opens so many connections, and keeps them open: a third of them with bodies that never end, a third with fresh keys
+//! for a handler that hangs, and a third that disconnect from that handler and come again.
+//!
+//! Each server and the hostile client are processes of their own, as they are in the world: a process needs a file descriptor for each
+//! connection (`ulimit -n`), and what the hostile client does costs the server's process no memory but its own.
 
 use std::net::SocketAddr;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -14,19 +19,42 @@ use futures_util::future::join_all;
 use idempotent_runtime::store::MemoryStore;
 use idempotent_runtime::{Registry, idempotent};
 use idempotent_tests::Server;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
 
 const HONEST: usize = 10;
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 #[idempotent(scope = "hostile-client-charges")]
-async fn charge(_body: String) -> StatusCode {
-    StatusCode::CREATED
+async fn charge(body: String) -> StatusCode {
+    bare_charge(body).await
 }
 
 #[idempotent(scope = "hostile-client-hangs")]
-async fn hang(_body: String) -> StatusCode {
+async fn hang(body: String) -> StatusCode {
+    bare_hang(body).await
+}
+
+async fn bare_charge(_body: String) -> StatusCode {
+    StatusCode::CREATED
+}
+
+async fn bare_hang(_body: String) -> StatusCode {
     std::future::pending().await
+}
+
+/// Serves until its standard input ends.
+async fn serve(is_guarded: bool) {
+    let app = if is_guarded {
+        let registry = Registry::builder(MemoryStore::new()).max_in_flight_per_caller(20).build();
+        Router::new().route("/charges", post(charge)).route("/hangs", post(hang)).layer(registry.layer())
+    } else {
+        Router::new().route("/charges", post(bare_charge)).route("/hangs", post(bare_hang))
+    };
+    let server = Server::start(app).await;
+    println!("{}", server.address());
+    let _ = tokio::io::stdin().read(&mut [0]).await;
 }
 
 /// The connection number `number` of the hostile client.
@@ -62,56 +90,94 @@ async fn attack(address: SocketAddr, number: usize) {
     }
 }
 
-/// How long the requests of the honest clients took, and how many of them failed.
-async fn be_honest(server: &Server, phase: &str, until: Instant) -> (Vec<Duration>, usize) {
-    let clients = (0..HONEST).map(async |client| {
-        let (mut took, mut failed, mut number) = (Vec::new(), 0, 0);
-        while Instant::now() < until {
-            let begun = Instant::now();
-            let request = server.post("/charges").header("authorization", format!("Bearer honest-{client}"));
-            let request =
-                request.header("idempotency-key", format!("{phase}-{client}-{number}")).body("x".repeat(8 * 1024));
-            let response = request.timeout(Duration::from_secs(10)).send().await;
-            failed += usize::from(!response.is_ok_and(|response| response.status() == StatusCode::CREATED));
-            took.push(begun.elapsed());
-            number += 1;
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        (took, failed)
-    });
-    let all = join_all(clients).await;
-    let failed = all.iter().map(|(_, failed)| failed).sum();
-    (all.into_iter().flat_map(|(took, _)| took).collect(), failed)
+/// What the honest clients saw.
+struct Seen {
+    took: Vec<Duration>,
+    failed: usize,
 }
 
-fn report(phase: &str, (mut took, failed): (Vec<Duration>, usize)) {
-    took.sort();
-    let at = |percent: usize| took.get(took.len() * percent / 100).copied().unwrap_or_default();
-    println!(
-        "{phase}: {} honest requests, {failed} failed; p50 {:?}, p99 {:?}, longest {:?}",
-        took.len(),
-        at(50),
-        at(99),
-        took.last().copied().unwrap_or_default(),
-    );
+async fn be_honest(address: SocketAddr, phase: &str, until: Instant) -> Seen {
+    let clients = (0..HONEST).map(async |client| {
+        let http = reqwest::Client::new();
+        let mut seen = Seen { took: Vec::new(), failed: 0 };
+        while Instant::now() < until {
+            let begun = Instant::now();
+            let request = http
+                .post(format!("http://{address}/charges"))
+                .header("authorization", format!("Bearer honest-{client}"))
+                .header("idempotency-key", format!("{phase}-{client}-{}", seen.took.len()))
+                .body("x".repeat(8 * 1024));
+            let response = request.timeout(TIMEOUT).send().await;
+            seen.failed += usize::from(!response.is_ok_and(|response| response.status() == StatusCode::CREATED));
+            seen.took.push(begun.elapsed());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        seen
+    });
+    let all = join_all(clients).await;
+    let failed = all.iter().map(|seen| seen.failed).sum();
+    Seen { took: all.into_iter().flat_map(|seen| seen.took).collect(), failed }
+}
+
+fn report(server: &str, phase: &str, mut seen: Seen) {
+    seen.took.sort();
+    let sent = seen.took.len();
+    let at = |percent: usize| seen.took.get(sent * percent / 100).copied().unwrap_or_default().as_secs_f64() * 1e3;
+    let longest = seen.took.last().copied().unwrap_or_default().as_secs_f64() * 1e3;
+    let failed = seen.failed;
+    let (half, most) = (at(50), at(99));
+    println!("| {server} | {phase} | {sent} | {failed} | {half:.1} ms | {most:.1} ms | {longest:.1} ms |");
+}
+
+fn start(role: &str, arguments: &[String]) -> Child {
+    let program = std::env::current_exe().expect("the program has a path");
+    let child = Command::new(program)
+        .arg(role)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn();
+    child.expect("it starts")
+}
+
+async fn measure(server: &str, connections: usize, phase: Duration) {
+    let mut process = start(server, &[]);
+    let mut line = String::new();
+    let output = process.stdout.take().expect("it is piped");
+    BufReader::new(output).read_line(&mut line).await.expect("it says where it is");
+    let address: SocketAddr = line.trim().parse().expect("an address");
+    report(server, "alone", be_honest(address, "alone", Instant::now() + phase).await);
+    let hostile = start("attack", &[address.to_string(), connections.to_string()]);
+    // The burst of connections is part of the attack.
+    report(server, "beside the hostile client", be_honest(address, "beside", Instant::now() + phase).await);
+    for mut child in [hostile, process] {
+        child.kill().await.expect("it ends");
+    }
 }
 
 #[tokio::main]
 async fn main() {
-    let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<usize>());
-    let (Some(Ok(connections)), Some(Ok(seconds))) = (arguments.next(), arguments.next()) else {
-        eprintln!("usage: hostile-client CONNECTIONS SECONDS");
-        std::process::exit(2);
-    };
-    let last = Duration::from_secs(seconds.min(600) as u64);
-    let registry = Registry::builder(MemoryStore::new()).max_in_flight_per_caller(20).build();
-    let app = Router::new().route("/charges", post(charge)).route("/hangs", post(hang)).layer(registry.layer());
-    let server = Server::start(app).await;
-    report("alone", be_honest(&server, "alone", Instant::now() + last).await);
-    let address = server.address();
-    let attackers: Vec<_> = (0..connections).map(|number| tokio::spawn(attack(address, number))).collect();
-    // The burst of connections is part of the attack.
-    report("beside the hostile client", be_honest(&server, "beside", Instant::now() + last).await);
-    println!("handlers that still run: {}", registry.drain(Duration::ZERO).await);
-    attackers.iter().for_each(tokio::task::JoinHandle::abort);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["guarded"] => serve(true).await,
+        ["bare"] => serve(false).await,
+        ["attack", address, connections] => {
+            let (address, connections) = (address.parse().expect("an address"), connections.parse().expect("a number"));
+            join_all((0..connections).map(|number| tokio::spawn(attack(address, number)))).await;
+        }
+        [connections, seconds] if connections.parse::<usize>().is_ok() && seconds.parse::<u64>().is_ok() => {
+            let (connections, seconds) = (connections.parse().expect("a number"), seconds.parse().expect("a number"));
+            println!(
+                "| server | honest clients | requests | failed | p50 | p99 | longest |\n|---|---|---|---|---|---|---|"
+            );
+            for server in ["bare", "guarded"] {
+                measure(server, connections, Duration::from_secs(seconds)).await;
+            }
+        }
+        _ => {
+            eprintln!("usage: hostile-client CONNECTIONS SECONDS");
+            std::process::exit(2);
+        }
+    }
 }

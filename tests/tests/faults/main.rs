@@ -3,6 +3,7 @@
 mod damaged_entries;
 mod exhausted_pools;
 mod full_disks;
+mod full_stores;
 mod late_claims;
 mod lines_that_break;
 mod lost_statements;

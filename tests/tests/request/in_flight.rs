@@ -163,6 +163,28 @@ async fn waiters_of_a_success_share_one_look() {
 }
 
 #[tokio::test]
+async fn many_resting_waiters_cause_few_looks() {
+    let (runs, store) = (Runs::held(), FaultyStore::new());
+    let server = serve(&runs, store.clone()).await;
+    let first = tokio::spawn(answer(server.post("/waits").header("idempotency-key", "k")));
+    runs.until_started(1).await;
+    let waiters = join_all((0..300).map(|_| server.post_with_key("/waits", "k")));
+    let finish = async {
+        eventually(async || store.claims(), |&claims| claims > 300).await;
+        // A look comes every 250 ms at last, whatever the number of waiters is.
+        let (begun, before) = (std::time::Instant::now(), store.looks());
+        eventually(async || store.looks(), |&looks| looks >= before + 12).await;
+        let (looks, took) = (store.looks() - before, begun.elapsed());
+        assert!(took >= Duration::from_secs(2), "{looks} looks in {took:?}");
+        runs.let_finish(1);
+    };
+    let (waiters, ()) = tokio::join!(waiters, finish);
+    assert_eq!(first.await.expect("the request runs").text(), "charge 1");
+    assert!(waiters.iter().all(|waiter| waiter.is_replay() && waiter.text() == "charge 1"));
+    assert!(store.claims() <= 1 + 300 + 2, "{} claims", store.claims());
+}
+
+#[tokio::test]
 async fn a_waiter_of_a_dead_process_executes_nothing() {
     let (runs, store) = (Runs::free(), FaultyStore::new());
     let server = serve(&runs, store.clone()).await;

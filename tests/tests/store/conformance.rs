@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use idempotent_runtime::store::{MemoryStore, PostgresStore, RedisStore};
+use idempotent_runtime::store::{MemoryStore, PostgresStore, RedisStore, SqliteStore};
 use idempotent_runtime::testing::conformance;
 use idempotent_tests::redis::{RedisCluster, RedisServer};
 
@@ -86,6 +86,16 @@ stores!([
     a_listing_of_claims_shows_no_record,
     delete_expired_removes_expired_only,
 ]);
+
+#[tokio::test]
+async fn bounded_stores_keep_room_for_other_owners() {
+    let memory = MemoryStore::builder().max_bytes(64 * 1024).build();
+    conformance::an_owner_that_uses_up_its_share_stops_no_other(&Arc::new(memory)).await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let sqlite = SqliteStore::builder(folder.path().join("idempotency.db")).max_bytes(512 * 1024);
+    let sqlite = sqlite.open().await.expect("it opens");
+    conformance::an_owner_that_uses_up_its_share_stops_no_other(&Arc::new(sqlite)).await;
+}
 
 fn memory() -> std::future::Ready<(MemoryStore, ())> {
     std::future::ready((MemoryStore::new(), ()))

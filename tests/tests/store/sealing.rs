@@ -43,11 +43,20 @@ async fn order(State(runs): State<Runs>, idempotency: Idempotency) -> Result<Sta
     Ok(StatusCode::BAD_GATEWAY)
 }
 
+/// What this library writes before sealed content.
+const BEGINNING: &[u8] = b"\xffIDSEAL\x02 and more";
+
+#[idempotent(scope = "like-sealed")]
+async fn like_sealed() -> (StatusCode, [(&'static str, &'static str); 1], &'static [u8]) {
+    (StatusCode::CREATED, [("idempotency-seal", "AAAA")], BEGINNING)
+}
+
 async fn serve(registry: RegistryBuilder, runs: &Runs) -> Server {
     let app = Router::new()
         .route("/charges", post(charge))
         .route("/transfers", post(transfer))
         .route("/short-lived", post(short_lived))
+        .route("/like-sealed", post(like_sealed))
         .route("/orders", post(order));
     Server::start(app.with_state(runs.clone()).layer(registry.build().layer())).await
 }
@@ -73,6 +82,21 @@ async fn record_of_another_deployment_is_rejected() {
         assert!(error.contains("is that of another key, store or deployment"), "{error}");
     }
     assert_eq!(runs.started(), 1);
+}
+
+#[tokio::test]
+async fn response_that_looks_sealed_is_replayed() {
+    for seals in [false, true] {
+        let registry = Registry::builder(MemoryStore::new());
+        let registry = if seals { registry.seal_with(sealing_key(1)) } else { registry };
+        let server = serve(registry, &Runs::free()).await;
+        for is_replay in [false, true] {
+            let answer = sends(&server, "/like-sealed").await;
+            assert_eq!((answer.status, answer.is_replay()), (StatusCode::CREATED, is_replay), "{answer:?}");
+            assert_eq!(answer.body, BEGINNING);
+            assert_eq!(answer.headers.contains_key("idempotency-seal"), !is_replay);
+        }
+    }
 }
 
 #[tokio::test]

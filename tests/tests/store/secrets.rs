@@ -1,5 +1,6 @@
 //! What a registry derives from its secrets, while processes with different secrets share a store.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -33,6 +34,16 @@ async fn create_transfer(State(runs): State<Runs>, idempotency: Idempotency, ord
     charge(&runs, &idempotency, &order).await
 }
 
+#[idempotent(scope = "secret-steps", lease = "500ms")]
+async fn create_in_steps(
+    State(runs): State<Runs>,
+    idempotency: Idempotency,
+) -> Result<(StatusCode, String), axum::http::Response<axum::body::Body>> {
+    let step = async || Ok::<_, axum::http::Response<axum::body::Body>>(runs.run().await);
+    let run = idempotency.step("charge", step).await?;
+    Ok((StatusCode::CREATED, format!("run {run}")))
+}
+
 #[idempotent(scope = "secret-exact-charges")]
 async fn create_exactly(
     _: Tx<Postgres>,
@@ -58,6 +69,7 @@ async fn serve(store: impl StoreAdmin, setting: Setting, runs: &Runs) -> Server 
     let app = Router::new()
         .route("/charges", post(create_charge))
         .route("/transfers", post(create_transfer))
+        .route("/in-steps", post(create_in_steps))
         .route("/exact-charges", post(create_exactly))
         .route("/orders", post(create_order))
         .with_state(runs.clone());
@@ -208,6 +220,41 @@ async fn unknown_secret_is_rejected_and_named_and_runs_nothing() {
         assert_eq!(first.await.expect("the task ends").status, StatusCode::CREATED);
         is_unavailable("acme", "tea").await;
         assert_eq!(runs.started(), 1);
+    }
+}
+
+/// The claim of a process that died was made with the old secret, or without one. The record of the retry outlives that secret.
+#[tokio::test]
+async fn takeover_in_a_rotation_is_replayed_after_it() {
+    const NEW: Setting = |registry| registry.seal_with(sealing_key(2));
+    for [dies, takes_over, replays] in
+        [[OLD_AND_NEW, NEW_AND_OLD, NEW], [KNOWN, AFTER_KNOWN, OLD], [AFTER_KNOWN, KNOWN, AFTER_KNOWN]]
+    {
+        for (path, scope) in [("/charges", "secret-charges"), ("/in-steps", "secret-steps")] {
+            let (runs, store) = (Runs::held(), FaultyStore::new());
+            let one = serve(store.clone(), dies, &runs).await;
+            let first = tokio::spawn(async move { send(&one, path, "acme", "tea").await });
+            runs.until_started(1).await;
+            store.on_renew(Fault::Unreachable);
+            let key = RecordKey::new(scope, None, KEY);
+            let state = async || store.inner().get(&key).await.expect("memory answers").expect("the claim").state;
+            eventually(state, |state| matches!(state, EntryState::Claimed { lease: None, .. })).await;
+            let runs = Runs::free();
+            let other = serve(store.inner().clone(), takes_over, &runs).await;
+            let second = eventually(
+                async || send(&other, path, "acme", "tea").await,
+                |answer| answer.status == StatusCode::CREATED,
+            )
+            .await;
+            let last = serve(store.inner().clone(), replays, &runs).await;
+            let replay = send(&last, path, "acme", "tea").await;
+            assert!(replay.is_replay(), "{path}: {replay:?}");
+            assert_eq!(replay.text(), second.text());
+            let entries = store.inner().list(None, 10).await.expect("memory answers").entries;
+            let ids: HashSet<_> = entries.iter().map(|entry| entry.fingerprint.to_string()[..8].to_owned()).collect();
+            assert_eq!(ids.len(), 1, "{path}: the handler and its step have the same secret");
+            first.abort();
+        }
     }
 }
 

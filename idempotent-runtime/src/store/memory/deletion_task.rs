@@ -1,7 +1,9 @@
 //! Whether a task of the store frees what expires, and when it wakes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::store::memory::stored::Moment;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::tokio::sync::Notify;
@@ -17,11 +19,42 @@ pub(super) struct DeletionTask {
     pub(super) has_task: Mutex<bool>,
     /// In an `Arc` of its own, so that the task can sleep without holding the store.
     pub(super) earlier: Arc<Notify>,
+    /// For claims that found the store full.
+    pub(super) full: ScanPace,
+    /// For claims that found the share of their owner used up.
+    pub(super) over_quota: ScanPace,
 }
 
 impl Default for DeletionTask {
     fn default() -> Self {
-        Self { wakes_at: AtomicU64::new(UNKNOWN), has_task: Mutex::default(), earlier: Arc::default() }
+        Self {
+            wakes_at: AtomicU64::new(UNKNOWN),
+            has_task: Mutex::default(),
+            earlier: Arc::default(),
+            full: ScanPace::default(),
+            over_quota: ScanPace::default(),
+        }
+    }
+}
+
+/// Rejected claims must not all look through all shards: the client that sends them would slow down the others.
+#[derive(Default)]
+pub(super) struct ScanPace(AtomicU64);
+
+impl ScanPace {
+    const PAUSE: Duration = Duration::from_millis(10);
+
+    /// Whether a scan is due. It is for one of those that ask at the same time.
+    pub(super) fn may_scan(&self, now: Moment) -> bool {
+        let nanos = |moment: Moment| u64::try_from(moment.as_nanos()).unwrap_or(u64::MAX);
+        let next = self.0.load(Ordering::Relaxed);
+        let after = nanos(now.saturating_add(Self::PAUSE));
+        next <= nanos(now) && self.0.compare_exchange(next, after, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// There may be more.
+    pub(super) fn found(&self) {
+        self.0.store(0, Ordering::Relaxed);
     }
 }
 

@@ -10,6 +10,7 @@ use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
 use crate::record::{Record, RecordedBody};
 use crate::store::claim::Token;
+use crate::store::memory::shares::Share;
 
 /// Bodies from this length on have their own allocation, so that a replay shares them instead of copying.
 const LARGE_BODY: usize = 4 * 1024;
@@ -25,9 +26,10 @@ mod field {
     pub(super) const FINGERPRINT: Range<usize> = 16..48;
     pub(super) const EXPIRES_AT: Range<usize> = 48..56;
     pub(super) const RECORDED_AT: Range<usize> = 56..64;
-    pub(super) const STATUS: Range<usize> = 64..66;
-    pub(super) const BODY: usize = 66;
-    pub(super) const END: usize = 67;
+    pub(super) const SHARE: Range<usize> = 64..72;
+    pub(super) const STATUS: Range<usize> = 72..74;
+    pub(super) const BODY: usize = 74;
+    pub(super) const END: usize = 75;
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,7 +41,13 @@ enum BodyKind {
 
 impl Packed {
     /// The record, and its body if that has its own allocation.
-    pub(super) fn new(key: &RecordKey, token: Token, record: &Record, expires_at: Duration) -> (Self, Option<Bytes>) {
+    pub(super) fn new(
+        key: &RecordKey,
+        token: Token,
+        share: Share,
+        record: &Record,
+        expires_at: Duration,
+    ) -> (Self, Option<Bytes>) {
         let key = key.as_str().as_bytes();
         let texts = || record.headers.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
         let headers_length = texts().map(|text| length_of(text.len()) + text.len()).sum();
@@ -57,6 +65,7 @@ impl Packed {
         bytes.extend_from_slice(record.fingerprint.as_bytes());
         bytes.extend_from_slice(&u64::try_from(expires_at.as_nanos()).unwrap_or(u64::MAX).to_le_bytes());
         bytes.extend_from_slice(&u64::try_from(recorded_at).unwrap_or(u64::MAX).to_le_bytes());
+        bytes.extend_from_slice(&share.as_u64().to_le_bytes());
         bytes.extend_from_slice(&record.status.as_u16().to_le_bytes());
         bytes.push(kind as u8);
         push_length(&mut bytes, key.len());
@@ -107,6 +116,11 @@ impl Packed {
 
     pub(super) fn token(&self) -> Token {
         Token::from_u128(u128::from_le_bytes(self.array(field::TOKEN)))
+    }
+
+    /// Whom it counts for.
+    pub(super) fn share(&self) -> Share {
+        Share::from_u64(self.number(field::SHARE))
     }
 
     pub(super) fn fingerprint(&self) -> Fingerprint {

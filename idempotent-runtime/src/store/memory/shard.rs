@@ -11,6 +11,7 @@ use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::claim_decision::{Decision, decide};
 use crate::store::entry::Entry;
+use crate::store::memory::shares::{Counted, Share};
 use crate::store::memory::stored::{Moment, NEVER, Stored, StoredClaim};
 use crate::store::resolution::{Resolution, Resolved};
 
@@ -94,15 +95,15 @@ impl Shard {
             }
             Decision::Take { attempt } => attempt,
         };
-        slot.entry = Stored::claimed(StoredClaim::new(key, request, attempt, now));
+        slot.entry = Stored::claimed(StoredClaim::new(key, request, slot.entry.share(), attempt, now));
         let sooner = slot.due_sooner();
         self.queue(sooner);
         Claiming::TakenOver { attempt }
     }
 
     /// Enters the first claim of a key that has no entry.
-    pub(super) fn insert(&mut self, tag: Tag, key: &RecordKey, request: &ClaimRequest, now: Moment) {
-        let claimed = StoredClaim::new(key, request, 1, now);
+    pub(super) fn insert(&mut self, tag: Tag, key: &RecordKey, request: &ClaimRequest, share: Share, now: Moment) {
+        let claimed = StoredClaim::new(key, request, share, 1, now);
         let due = Tick::after(claimed.expires_at);
         self.claims.push(tag);
         let slot = Slot { tag, due, entry: Stored::claimed(claimed) };
@@ -131,19 +132,19 @@ impl Shard {
         record: &Record,
         expires_at: Moment,
         now: Moment,
-    ) -> (Held, usize) {
-        let Some(slot) = self.held(tag, key, token, now) else { return (Held::No, 0) };
+    ) -> (Held, Counted) {
+        let Some(slot) = self.held(tag, key, token, now) else { return (Held::No, Counted::NOTHING) };
         if !slot.entry.is_claimed() {
-            return (Held::Yes, 0);
+            return (Held::Yes, Counted::NOTHING);
         }
-        let before = slot.entry.bytes();
-        let completed = Stored::completed(key, token, record, expires_at);
-        let bytes = completed.bytes() - before;
+        let Counted { share, bytes: before } = slot.entry.counted();
+        let completed = Stored::completed(key, token, share, record, expires_at);
+        let more = Counted { share, bytes: completed.bytes() - before };
         slot.entry = completed;
         let sooner = slot.due_sooner();
         self.leave_claims(tag);
         self.queue(sooner);
-        (Held::Yes, bytes)
+        (Held::Yes, more)
     }
 
     /// Ends a claim whose lease has expired. Returns what became of it, and the bytes that are used more and less.
@@ -154,29 +155,31 @@ impl Shard {
         token: Token,
         resolution: &Resolution,
         now: Moment,
-    ) -> (Resolved, usize, usize) {
+    ) -> (Resolved, Counted, Counted) {
         let record = match resolution {
             Resolution::Executed { token, record, ttl } => Some((*token, record, now.saturating_add(*ttl))),
             Resolution::NotExecuted => None,
         };
         let Some(slot) = self.held(tag, key, token, now).filter(|slot| slot.entry.is_claimed()) else {
             let is_repeated = record.is_some_and(|(own, ..)| self.is_completed_by(tag, key, own, now));
-            return (if is_repeated { Resolved::Yes } else { Resolved::ChangedHands }, 0, 0);
+            let resolved = if is_repeated { Resolved::Yes } else { Resolved::ChangedHands };
+            return (resolved, Counted::NOTHING, Counted::NOTHING);
         };
         if slot.entry.claim_mut().is_some_and(|claimed| claimed.lease_until > now) {
-            return (Resolved::StillRunning, 0, 0);
+            return (Resolved::StillRunning, Counted::NOTHING, Counted::NOTHING);
         }
         let Some((own, record, expires_at)) = record else {
-            return (Resolved::Yes, 0, self.remove(tag, key).map_or(0, |(bytes, _)| bytes));
+            let less = self.remove(tag, key).map_or(Counted::NOTHING, |(less, _)| less);
+            return (Resolved::Yes, Counted::NOTHING, less);
         };
-        let before = slot.entry.bytes();
-        let completed = Stored::completed(key, own, record, expires_at);
-        let bytes = completed.bytes();
+        let before = slot.entry.counted();
+        let completed = Stored::completed(key, own, before.share, record, expires_at);
+        let after = completed.counted();
         slot.entry = completed;
         let sooner = slot.due_sooner();
         self.leave_claims(tag);
         self.queue(sooner);
-        (Resolved::Yes, bytes, before)
+        (Resolved::Yes, after, before)
     }
 
     /// Whether the key has a record, which expires then.
@@ -191,9 +194,9 @@ impl Shard {
     }
 
     /// What the claim took, if the token held it.
-    pub(super) fn release(&mut self, tag: Tag, key: &RecordKey, token: Token, now: Moment) -> Option<usize> {
+    pub(super) fn release(&mut self, tag: Tag, key: &RecordKey, token: Token, now: Moment) -> Option<Counted> {
         let held = self.held(tag, key, token, now).is_some_and(|slot| slot.entry.is_claimed());
-        held.then(|| self.remove(tag, key).map_or(0, |(bytes, _)| bytes))
+        held.then(|| self.remove(tag, key).map_or(Counted::NOTHING, |(less, _)| less))
     }
 
     /// Whether the key has the record of this token.
@@ -202,18 +205,18 @@ impl Shard {
     }
 
     /// What the entry took, if there was one, and when it expires.
-    pub(super) fn remove(&mut self, tag: Tag, key: &RecordKey) -> Option<(usize, Moment)> {
+    pub(super) fn remove(&mut self, tag: Tag, key: &RecordKey) -> Option<(Counted, Moment)> {
         let place = self.slots.find_entry(tag.hash(), |slot| slot.is(tag, key)).ok()?;
         let (slot, _) = place.remove();
         if slot.entry.is_claimed() {
             self.leave_claims(tag);
         }
         self.forget_the_gone();
-        Some((slot.entry.bytes(), slot.entry.expires_at()))
+        Some((slot.entry.counted(), slot.entry.expires_at()))
     }
 
-    /// How many entries were past their time, of at most `limit` that were looked at. `freed` gets the key of each, and what it took.
-    pub(super) fn remove_expired(&mut self, now: Moment, limit: usize, freed: impl Fn(&[u8], usize)) -> usize {
+    /// How many entries were past their time, of at most `limit` that were looked at. `freed` gets what each took.
+    pub(super) fn remove_expired(&mut self, now: Moment, limit: usize, freed: impl Fn(Counted)) -> usize {
         let mut removed = 0;
         while removed < limit
             && let Some(Reverse(first)) = self.expiries.peek()
@@ -226,7 +229,7 @@ impl Shard {
             };
             if place.get().entry.expires_at() <= now {
                 let entry = place.remove().0.entry;
-                freed(entry.key(), entry.bytes());
+                freed(entry.counted());
                 removed += 1;
                 if entry.is_claimed() {
                     self.leave_claims(tag);
@@ -336,7 +339,7 @@ mod tests {
         let (mut shard, request) = (Shard::default(), ClaimRequest::new(Token::unique(), fingerprint));
         let keys = ["a", "b", "c", "d"].map(|key| RecordKey::new("charges", None, key));
         for key in &keys {
-            shard.insert(TAG, key, &request, Moment::ZERO);
+            shard.insert(TAG, key, &request, Share::NONE, Moment::ZERO);
         }
         assert_eq!(keys_of_claims(&shard), ["a", "b", "c", "d"]);
         let body = RecordedBody::Whole("paid".into());
@@ -351,8 +354,8 @@ mod tests {
         assert_eq!(keys_of_claims(&shard), ["d"]);
         assert!(shard.remove(TAG, &keys[3]).is_some());
         assert!(shard.claims.is_empty(), "what has ended takes no room");
-        shard.insert(TAG, &keys[3], &request, Moment::ZERO);
-        shard.remove_expired(request.ttl * 2, 10, |_, _| ());
+        shard.insert(TAG, &keys[3], &request, Share::NONE, Moment::ZERO);
+        shard.remove_expired(request.ttl * 2, 10, |_| ());
         assert!(shard.claims.is_empty());
     }
 }

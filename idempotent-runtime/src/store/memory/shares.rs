@@ -1,19 +1,48 @@
-//! What each caller takes of the store, so that one cannot fill it.
+//! What each client takes of the store, so that one cannot fill it.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 
-use crate::sync::{KeyHasher, Mutex, lock};
+use crate::store::claim::Owner;
+use crate::sync::{KeyHasher, Mutex, MutexGuard, lock};
 
-/// Callers in many parts that are locked on their own.
+/// Owners in many parts that are locked on their own.
 const PARTS: usize = if cfg!(all(test, shuttle)) { 1 } else { 64 };
 
-/// The bytes of each caller's entries. A caller is known by a hash of its name, and has no place here when nothing is left.
+/// The bytes of each owner's entries. An owner has no place here when nothing is left.
 pub(super) struct Shares {
     hasher: KeyHasher,
-    parts: Box<[Mutex<HashMap<u64, usize>>]>,
-    /// What one caller may take.
+    parts: Box<[Mutex<HashMap<Share, usize>>]>,
+    /// What one owner may take.
     limit: usize,
+}
+
+/// Whom an entry counts for: a hash of the owner, which no client knows.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Share(u64);
+
+impl Share {
+    /// Of an entry without an owner.
+    pub(super) const NONE: Self = Self(0);
+
+    pub(super) const fn from_u64(number: u64) -> Self {
+        Self(number)
+    }
+
+    pub(super) const fn as_u64(self) -> u64 {
+        self.0
+    }
+}
+
+/// What an entry takes, or takes more or less, and whom it counts for.
+#[derive(Clone, Copy)]
+pub(super) struct Counted {
+    pub(super) share: Share,
+    pub(super) bytes: usize,
+}
+
+impl Counted {
+    pub(super) const NOTHING: Self = Self { share: Share::NONE, bytes: 0 };
 }
 
 impl Shares {
@@ -21,30 +50,32 @@ impl Shares {
         Self { hasher: KeyHasher::default(), parts: (0..PARTS).map(|_| Mutex::default()).collect(), limit }
     }
 
-    /// Counts a new entry, if the caller of this key has room for it.
-    pub(super) fn reserve(&self, key: &[u8], bytes: usize) -> bool {
-        let Some((part, caller)) = self.place(key) else { return true };
-        let mut part = lock(part);
-        let used = part.get(&caller).copied().unwrap_or_default();
+    pub(super) fn of(&self, owner: Option<Owner>) -> Share {
+        owner.map_or(Share::NONE, |owner| Share(self.hasher.hash_one(owner) | 1))
+    }
+
+    /// Counts a new entry, if its owner has room for it.
+    pub(super) fn reserve(&self, Counted { share, bytes }: Counted) -> bool {
+        let Some(mut part) = self.part(share) else { return true };
+        let used = part.get(&share).copied().unwrap_or_default();
         let Some(sum) = used.checked_add(bytes).filter(|&sum| sum <= self.limit) else { return false };
-        part.insert(caller, sum);
+        part.insert(share, sum);
         true
     }
 
     /// Counts what a claim that was granted takes in addition, whatever it is.
-    pub(super) fn add(&self, key: &[u8], bytes: usize) {
-        if let Some((part, caller)) = self.place(key) {
-            *lock(part).entry(caller).or_default() += bytes;
+    pub(super) fn add(&self, Counted { share, bytes }: Counted) {
+        if let Some(mut part) = self.part(share) {
+            *part.entry(share).or_default() += bytes;
         }
     }
 
-    pub(super) fn sub(&self, key: &[u8], bytes: usize) {
-        let Some((part, caller)) = self.place(key) else { return };
-        let mut part = lock(part);
-        if let Some(used) = part.get_mut(&caller) {
+    pub(super) fn sub(&self, Counted { share, bytes }: Counted) {
+        let Some(mut part) = self.part(share) else { return };
+        if let Some(used) = part.get_mut(&share) {
             *used = used.saturating_sub(bytes);
             if *used == 0 {
-                part.remove(&caller);
+                part.remove(&share);
             }
         }
         if part.is_empty() {
@@ -53,10 +84,9 @@ impl Shares {
         }
     }
 
-    /// `None` for a key without a caller.
-    fn place(&self, key: &[u8]) -> Option<(&Mutex<HashMap<u64, usize>>, u64)> {
-        let caller = key.split(|&byte| byte == b'/').nth(1).filter(|caller| !caller.is_empty())?;
-        let caller = self.hasher.hash_one(caller);
-        Some((&self.parts[usize::try_from(caller % PARTS as u64).unwrap_or_default()], caller))
+    /// `None` for an entry without an owner.
+    fn part(&self, share: Share) -> Option<MutexGuard<'_, HashMap<Share, usize>>> {
+        let part = usize::try_from((share.0 >> 1) % PARTS as u64).unwrap_or_default();
+        (share != Share::NONE).then(|| lock(&self.parts[part]))
     }
 }

@@ -11,6 +11,7 @@ use crate::store::contract::{ImmediateStore, Store, StoreAdmin};
 use crate::store::entry::{Cursor, Entry, Page, UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes};
 use crate::store::error::StoreError;
 use crate::store::memory::shard::{Claiming, Shard};
+use crate::store::memory::shares::Counted;
 use crate::store::memory::stored::{ENTRY_BYTES, Moment};
 use crate::store::memory::table::{SHARDS, Table};
 use crate::store::resolution::{Resolution, Resolved};
@@ -57,8 +58,8 @@ impl MemoryStoreBuilder {
     /// A caller that has used them up gets 503 for new keys, until some of its entries have expired. Its records are replayed, and
     /// other callers are served. As with `max_bytes`, the record of a claim that was granted is always accepted.
     ///
-    /// Entries without a caller have no such limit: the store cannot tell their clients apart. Name a `caller`, or give such handlers
-    /// a store of their own. With [`digest_keys`](crate::RegistryBuilder::digest_keys) a caller counts in each scope apart.
+    /// Where no caller is named, the credentials of the request count as the caller: see [`Owner`](crate::store::Owner). A client that
+    /// can vary its credentials, such as by another cookie, has as many shares. All requests that have neither are one caller.
     ///
     /// ```
     /// use idempotent_runtime::store::MemoryStore;
@@ -127,9 +128,17 @@ impl ImmediateStore for MemoryStore {
     fn claim_now(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
         let now = self.0.now();
         match self.try_to_claim(key, &request, now) {
-            Err(StoreError::Full) => self.0.make_room(now, || self.try_to_claim(key, &request, now)),
+            Err(StoreError::Full) if self.0.expired_deletion.full.may_scan(now) => {
+                let claim = self.0.make_room(now, || self.try_to_claim(key, &request, now));
+                if claim.is_ok() {
+                    self.0.expired_deletion.full.found();
+                }
+                claim
+            }
             Err(StoreError::OverQuota) => {
-                self.0.ensure_deletion(now);
+                if self.0.expired_deletion.over_quota.may_scan(now) {
+                    self.0.ensure_deletion(now);
+                }
                 Err(StoreError::OverQuota)
             }
             claim => claim,
@@ -142,8 +151,8 @@ impl ImmediateStore for MemoryStore {
         let (shard, tag) = self.0.place(key);
         let held = {
             let mut shard = lock(shard);
-            let (held, bytes) = shard.complete(tag, key, token, record, expires_at, now);
-            self.0.add(key, bytes);
+            let (held, more) = shard.complete(tag, key, token, record, expires_at, now);
+            self.0.add(more);
             held
         };
         self.0.delete_expired_at(expires_at);
@@ -168,14 +177,14 @@ impl Store for MemoryStore {
     async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
         let (shard, tag) = self.0.place(key);
         let mut shard = lock(shard);
-        let Some(bytes) = shard.release(tag, key, token, self.0.now()) else {
+        let Some(less) = shard.release(tag, key, token, self.0.now()) else {
             // Under the lock under which a claim looks. Of one that has been completed, nothing is on its way.
             if !shard.is_completed_by(tag, key, token, self.0.now()) {
                 self.0.given_back.remember(token);
             }
             return Ok(Held::No);
         };
-        self.0.sub(key.as_str().as_bytes(), bytes);
+        self.0.sub(less);
         Ok(Held::Yes)
     }
 
@@ -213,11 +222,11 @@ impl StoreAdmin for MemoryStore {
             // Under the lock: a renewal that came before must count.
             let now = self.0.now();
             let (resolved, more, less) = shard.resolve(tag, key, token, &resolution, now);
-            if more == 0 && less == 0 {
+            if more.bytes == 0 && less.bytes == 0 {
                 return Ok(resolved);
             }
-            self.0.add(key, more);
-            self.0.sub(key.as_str().as_bytes(), less);
+            self.0.add(more);
+            self.0.sub(less);
             now
         };
         if let Resolution::Executed { ttl, .. } = resolution {
@@ -309,8 +318,9 @@ impl MemoryStore {
                 self.0.given_back.check(request.token)?;
                 // More may have expired than one batch frees.
                 self.0.remove(&mut shard, tag, key);
-                self.0.reserve(key, ENTRY_BYTES + key.as_str().len())?;
-                shard.insert(tag, key, request, now);
+                let new = Counted { share: self.0.share(request.owner), bytes: ENTRY_BYTES + key.as_str().len() };
+                self.0.reserve(new)?;
+                shard.insert(tag, key, request, new.share, now);
                 1
             }
         };

@@ -12,6 +12,7 @@ use crate::store::claim::{ClaimRequest, Token};
 use crate::store::claim_decision::StoredState;
 use crate::store::entry::{Entry, EntryState};
 use crate::store::memory::packed::Packed;
+use crate::store::memory::shares::{Counted, Share};
 
 /// What an entry is counted for beside its key and payload: what it takes at most, with its places in table and queue.
 /// The first one of a shard takes somewhat more.
@@ -47,14 +48,16 @@ pub(super) struct StoredClaim {
     token: Token,
     fingerprint: Fingerprint,
     attempt: u32,
+    share: Share,
     pub(super) lease_until: Moment,
     pub(super) ttl: Duration,
     pub(super) expires_at: Moment,
 }
 
 impl StoredClaim {
-    pub(super) fn new(key: &RecordKey, request: &ClaimRequest, attempt: u32, now: Moment) -> Self {
+    pub(super) fn new(key: &RecordKey, request: &ClaimRequest, share: Share, attempt: u32, now: Moment) -> Self {
         Self {
+            share,
             key: key.clone(),
             token: request.token,
             fingerprint: request.fingerprint,
@@ -74,8 +77,8 @@ impl Stored {
         Self::Rare(Box::new(Rare::Claimed(claimed)))
     }
 
-    pub(super) fn completed(key: &RecordKey, token: Token, record: &Record, expires_at: Moment) -> Self {
-        match Packed::new(key, token, record, expires_at) {
+    pub(super) fn completed(key: &RecordKey, token: Token, share: Share, record: &Record, expires_at: Moment) -> Self {
+        match Packed::new(key, token, share, record, expires_at) {
             (packed, None) => Self::Completed(packed),
             (packed, Some(body)) => Self::Rare(Box::new(Rare::Large(packed, body))),
         }
@@ -160,6 +163,18 @@ impl Stored {
             State::Claimed(claimed) => claimed.expires_at,
             State::Completed(packed, _) => packed.expires_at(),
         }
+    }
+
+    /// Whom the entry counts for.
+    pub(super) fn share(&self) -> Share {
+        match self.state() {
+            State::Claimed(claimed) => claimed.share,
+            State::Completed(packed, _) => packed.share(),
+        }
+    }
+
+    pub(super) fn counted(&self) -> Counted {
+        Counted { share: self.share(), bytes: self.bytes() }
     }
 
     /// What the entry is counted for.

@@ -3,12 +3,12 @@
 use std::hash::BuildHasher;
 
 use crate::key::RecordKey;
-use crate::store::claim::Claim;
+use crate::store::claim::{Claim, Owner};
 use crate::store::error::StoreError;
 use crate::store::given_back::RememberedTokens;
 use crate::store::memory::deletion_task::DeletionTask;
 use crate::store::memory::shard::{Shard, Tag};
-use crate::store::memory::shares::Shares;
+use crate::store::memory::shares::{Counted, Share, Shares};
 use crate::store::memory::stored::Moment;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::tokio::time::Instant;
@@ -59,40 +59,43 @@ impl Table {
         (&self.shards[shard], Tag(u32::from_be_bytes([a, b, c, d])))
     }
 
-    /// Counts a new entry, if the caller and the store have room for it.
-    pub(super) fn reserve(&self, key: &RecordKey, bytes: usize) -> Result<(), StoreError> {
-        let key = key.as_str().as_bytes();
-        if !self.shares.reserve(key, bytes) {
+    pub(super) fn share(&self, owner: Option<Owner>) -> Share {
+        self.shares.of(owner)
+    }
+
+    /// Counts a new entry, if its owner and the store have room for it.
+    pub(super) fn reserve(&self, new: Counted) -> Result<(), StoreError> {
+        if !self.shares.reserve(new) {
             return Err(StoreError::OverQuota);
         }
-        let fits = |used: usize| used.checked_add(bytes).filter(|&sum| sum <= self.max_bytes);
+        let fits = |used: usize| used.checked_add(new.bytes).filter(|&sum| sum <= self.max_bytes);
         self.used_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).map(drop).map_err(|_| {
-            self.shares.sub(key, bytes);
+            self.shares.sub(new);
             StoreError::Full
         })
     }
 
-    /// Counts what the entry of this key takes in addition.
-    pub(super) fn add(&self, key: &RecordKey, bytes: usize) {
-        self.shares.add(key.as_str().as_bytes(), bytes);
-        self.used_bytes.fetch_add(bytes, Ordering::Relaxed);
+    /// Counts what an entry takes in addition.
+    pub(super) fn add(&self, more: Counted) {
+        self.shares.add(more);
+        self.used_bytes.fetch_add(more.bytes, Ordering::Relaxed);
     }
 
-    /// Counts what the entry of this key does not take any more.
-    pub(super) fn sub(&self, key: &[u8], bytes: usize) {
-        self.shares.sub(key, bytes);
-        self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    /// Counts what an entry does not take any more.
+    pub(super) fn sub(&self, less: Counted) {
+        self.shares.sub(less);
+        self.used_bytes.fetch_sub(less.bytes, Ordering::Relaxed);
     }
 
     /// When the removed entry expires, if there was one.
     pub(super) fn remove(&self, shard: &mut Shard, tag: Tag, key: &RecordKey) -> Option<Moment> {
-        let (bytes, expires_at) = shard.remove(tag, key)?;
-        self.sub(key.as_str().as_bytes(), bytes);
+        let (less, expires_at) = shard.remove(tag, key)?;
+        self.sub(less);
         Some(expires_at)
     }
 
     pub(super) fn free_expired(&self, shard: &mut Shard, now: Moment) -> usize {
-        shard.remove_expired(now, BATCH, |key, bytes| self.sub(key, bytes))
+        shard.remove_expired(now, BATCH, |less| self.sub(less))
     }
 
     /// Tries again for as long as what has expired in the other shards may be room enough.

@@ -145,25 +145,6 @@ pub(super) fn changing() -> StoreError {
     StoreError::unavailable("the lease of the claim was renewed at each of three looks")
 }
 
-/// What has expired may be room enough.
-pub(super) async fn make_room(
-    connection: &mut SqliteConnection,
-    context: Context<'_>,
-    max_bytes: u64,
-) -> Result<(), Failure> {
-    let max_bytes = i64::try_from(max_bytes).unwrap_or(i64::MAX);
-    for last in [false, true] {
-        let used: i64 = sqlx::query_scalar(schema::USED_BYTES).fetch_one(&mut *connection).await?;
-        if used < max_bytes {
-            return Ok(());
-        }
-        if last || delete_expired(connection, context).await? == 0 {
-            break;
-        }
-    }
-    Err(StoreError::Full.into())
-}
-
 /// Deletes a batch of what has expired, and says how many.
 pub(super) async fn delete_expired(connection: &mut SqliteConnection, context: Context<'_>) -> Result<usize, Failure> {
     let context = context.stopped();

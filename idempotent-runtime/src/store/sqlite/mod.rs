@@ -20,6 +20,7 @@
 //! lease of a process that has another clock ends when it was not renewed for as long as it lasts: `watch`.
 
 pub(crate) mod batch;
+pub(crate) mod bound;
 pub(crate) mod clock;
 pub(crate) mod connections;
 pub(crate) mod database_file;

@@ -11,6 +11,7 @@ use sqlx::{ConnectOptions as _, Executor as _};
 
 use crate::deadline::Deadline;
 use crate::store::error::StoreError;
+use crate::store::sqlite::bound::Bound;
 use crate::store::sqlite::clock::Clock;
 use crate::store::sqlite::database_file::DatabaseFile;
 use crate::store::sqlite::failure::Cause;
@@ -28,6 +29,7 @@ pub struct SqliteStoreBuilder {
     pub(super) no_path: Option<PathBuf>,
     synchronous: SqliteSynchronous,
     max_bytes: Option<u64>,
+    max_bytes_per_caller: Option<u64>,
     deletion_interval: Duration,
     busy_timeout: Duration,
     #[cfg(test)]
@@ -57,6 +59,7 @@ impl SqliteStoreBuilder {
             no_path: (!is_path(path)).then(|| path.to_owned()),
             synchronous: SqliteSynchronous::Full,
             max_bytes: None,
+            max_bytes_per_caller: None,
             deletion_interval: Duration::from_secs(5),
             busy_timeout: Duration::from_secs(5),
             #[cfg(test)]
@@ -78,9 +81,23 @@ impl SqliteStoreBuilder {
     /// A live entry is never evicted, and the record of a granted claim is always accepted. So the responses of the requests
     /// in flight can exceed the bound.
     ///
-    /// One caller can take all of it. Limit the rate of requests if a caller may be hostile.
+    /// One caller takes at most its [share](Self::max_bytes_per_caller). All processes that share the file should have the same
+    /// bounds: what a process without a bound writes counts for no caller.
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.max_bytes = Some(bytes);
+        self
+    }
+
+    /// The bytes that the rows of one caller can take, in all scopes together; half of [`max_bytes`](Self::max_bytes) by default. Without
+    /// `max_bytes` it has no effect.
+    ///
+    /// A caller that has used them up gets 503 for new keys, until some of its rows have expired. Its records are replayed, and other
+    /// callers are served. The record of a granted claim is always accepted. A row counts for about what it takes in the file.
+    ///
+    /// Where no caller is named, the credentials of the request count as the caller: see [`Owner`](crate::store::Owner). A client that
+    /// can vary its credentials, such as by another cookie, has as many shares. All requests that have neither are one caller.
+    pub fn max_bytes_per_caller(mut self, bytes: u64) -> Self {
+        self.max_bytes_per_caller = Some(bytes);
         self
     }
 
@@ -101,8 +118,9 @@ impl SqliteStoreBuilder {
         &self.path
     }
 
-    pub(super) fn bound(&self) -> Option<u64> {
-        self.max_bytes
+    pub(super) fn bound(&self) -> Option<Bound> {
+        let max_bytes = self.max_bytes?;
+        Some(Bound { max_bytes, per_owner: self.max_bytes_per_caller.unwrap_or(max_bytes / 2) })
     }
 
     pub(super) fn deletion_interval(&self) -> Duration {
@@ -160,13 +178,14 @@ impl SqliteStoreBuilder {
     async fn migrate(&self, connection: &mut SqliteConnection) -> Result<(String, Clock), Obstacle> {
         connection.execute("BEGIN IMMEDIATE").await?;
         if sqlx::query(schema::EXISTS).fetch_optional(&mut *connection).await?.is_none() {
-            connection.execute(sqlx::raw_sql(schema::CREATE)).await?;
+            execute_all(connection, schema::CREATE).await?;
         } else {
             match sqlx::query_scalar::<_, i64>(schema::STORED_VERSION).fetch_optional(&mut *connection).await? {
-                Some(schema::VERSION) => connection.execute(schema::TOUCH).await?,
+                Some(schema::VERSION) => connection.execute(schema::TOUCH).await.map(drop)?,
+                Some(1) => execute_all(connection, schema::FROM_1).await?,
                 Some(version) if version > schema::VERSION => return Err(Obstacle::NewerSchema(version)),
                 Some(_) | None => return Err(Obstacle::NoVersion),
-            };
+            }
         }
         let clock = Clock::of_file(connection).await?;
         #[cfg(test)]
@@ -246,6 +265,13 @@ pub(super) struct Opened {
     pub(super) clock: Clock,
     pub(super) leases: Arc<Leases>,
     pub(super) file: Arc<DatabaseFile>,
+}
+
+async fn execute_all(connection: &mut SqliteConnection, texts: [&'static str; 2]) -> Result<(), sqlx::Error> {
+    for text in texts {
+        connection.execute(sqlx::raw_sql(text)).await?;
+    }
+    Ok(())
 }
 
 /// Whether this is no URL such as `sqlite://idempotency.db`, and no name of a database in memory: it would become the name of

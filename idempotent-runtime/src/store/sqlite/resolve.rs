@@ -10,6 +10,7 @@ use crate::store::columns::token_text;
 use crate::store::error::StoreError;
 use crate::store::resolution::{Resolution, Resolved};
 use crate::store::row::headers_text;
+use crate::store::sqlite::bound::counted_bytes;
 use crate::store::sqlite::clock::Clock;
 use crate::store::sqlite::failure::Failure;
 use crate::store::sqlite::locked::{Context, MOST_LOOKS, changing, look};
@@ -17,7 +18,7 @@ use crate::store::sqlite::writes::{Write, is_completed_by};
 
 // Both run under the write lock, after a look: the claim is still the one that was decided about.
 const EXECUTED: &str = "UPDATE main.idempotency_records SET state = 'completed', token = ?3, lease_until = NULL, \
-     expires_at = ?4, fingerprint = ?5, recorded_at = ?6, status = ?7, headers = ?8, body = ?9 \
+     expires_at = ?4, fingerprint = ?5, recorded_at = ?6, status = ?7, headers = ?8, body = ?9, counted_bytes = ?10 \
      WHERE key = ?1 AND token = ?2 AND state = 'claimed'";
 const NOT_EXECUTED: &str = "DELETE FROM main.idempotency_records WHERE key = ?1 AND token = ?2 AND state = 'claimed'";
 
@@ -50,7 +51,8 @@ impl ResolveWrite {
                 .bind(unix_millis(record.recorded_at))
                 .bind(record.status.as_u16())
                 .bind(&self.headers)
-                .bind(record.body_bytes().map(AsRef::<[u8]>::as_ref)),
+                .bind(record.body_bytes().map(AsRef::<[u8]>::as_ref))
+                .bind(counted_bytes(&self.key, Some((&self.headers, record)))),
         };
         statement.execute(connection).await.map(drop)
     }

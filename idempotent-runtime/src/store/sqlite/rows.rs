@@ -45,13 +45,14 @@ impl Kind {
             ),
             // The token is compared in the same statement: a holder whose claim went to a successor changes nothing.
             Self::Complete => format!(
-                "WITH done (key, token, now, expires_at, fingerprint, recorded_at, status, headers, body) AS (VALUES {}) \
+                "WITH done (key, token, now, expires_at, fingerprint, recorded_at, status, headers, body, counted_bytes) \
+                 AS (VALUES {}) \
                  UPDATE main.idempotency_records SET state = 'completed', lease_until = NULL, expires_at = done.expires_at, \
                  fingerprint = done.fingerprint, recorded_at = done.recorded_at, status = done.status, \
-                 headers = done.headers, body = done.body FROM done WHERE idempotency_records.key = done.key \
+                 headers = done.headers, body = done.body, counted_bytes = done.counted_bytes FROM done WHERE idempotency_records.key = done.key \
                  AND idempotency_records.token = done.token AND idempotency_records.state = 'claimed' \
                  AND idempotency_records.expires_at > done.now",
-                values("(?, ?, ?, ?, ?, ?, ?, ?, ?)")
+                values("(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
             ),
         }
     }

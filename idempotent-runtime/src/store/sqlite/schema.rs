@@ -4,7 +4,7 @@ use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments};
 
 /// What this version reads and writes.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 
 /// Whether this file has been opened by a store before.
 pub(super) const EXISTS: &str = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'idempotency_schema'";
@@ -18,7 +18,9 @@ pub(super) const TOUCH: &str = "UPDATE idempotency_schema SET version = version"
 //
 // `id` names a damaged row without telling its key. The table has row ids, since rows hold whole bodies: without them
 // they would stand in the inner pages of the tree. The body is last, or reading any column after it would walk it.
-pub(super) const CREATE: &str = "
+pub(super) const CREATE: [&str; 2] = [TABLES, OWNERS];
+
+const TABLES: &str = "
 CREATE TABLE idempotency_schema (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     version INTEGER NOT NULL
@@ -39,6 +41,8 @@ CREATE TABLE idempotency_records (
     expires_at INTEGER NOT NULL,
     recorded_at INTEGER,
     status INTEGER,
+    owner BLOB,                  -- a digest of the client, if the store had a bound
+    counted_bytes INTEGER NOT NULL DEFAULT 0, -- what the row takes, roughly
     headers TEXT,                -- JSON
     body BLOB                    -- NULL in a completed row: it was too large to record
 ) STRICT;
@@ -53,8 +57,42 @@ CREATE TABLE idempotency_leases_file (
 ) STRICT;
 CREATE INDEX idempotency_records_expires_at ON idempotency_records (expires_at);
 CREATE INDEX idempotency_records_claimed ON idempotency_records (expires_at, clock) WHERE state = 'claimed';
-INSERT INTO idempotency_schema (id, version) VALUES (1, 1);
+INSERT INTO idempotency_schema (id, version) VALUES (1, 2);
 ";
+
+/// From version 1. Rows that are there count for no client.
+pub(super) const FROM_1: [&str; 2] = [ADD_OWNERS, OWNERS];
+
+const ADD_OWNERS: &str = "
+ALTER TABLE idempotency_records ADD COLUMN owner BLOB;
+ALTER TABLE idempotency_records ADD COLUMN counted_bytes INTEGER NOT NULL DEFAULT 0;
+UPDATE idempotency_schema SET version = 2;
+";
+
+// Triggers, so that no statement forgets it; those of a row without an owner do nothing. They do not look at the body.
+const OWNERS: &str = "
+CREATE TABLE idempotency_owners (
+    owner BLOB PRIMARY KEY,
+    bytes INTEGER NOT NULL       -- of the owner's rows
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER idempotency_owner_of_new_row AFTER INSERT ON idempotency_records WHEN NEW.owner IS NOT NULL BEGIN
+    INSERT INTO idempotency_owners (owner, bytes) VALUES (NEW.owner, NEW.counted_bytes)
+        ON CONFLICT (owner) DO UPDATE SET bytes = bytes + excluded.bytes;
+END;
+CREATE TRIGGER idempotency_owner_of_changed_row AFTER UPDATE OF owner, counted_bytes ON idempotency_records
+    WHEN OLD.owner IS NOT NULL OR NEW.owner IS NOT NULL BEGIN
+    INSERT INTO idempotency_owners (owner, bytes) SELECT NEW.owner, NEW.counted_bytes WHERE NEW.owner IS NOT NULL
+        ON CONFLICT (owner) DO UPDATE SET bytes = bytes + excluded.bytes;
+    UPDATE idempotency_owners SET bytes = bytes - OLD.counted_bytes WHERE owner = OLD.owner;
+    DELETE FROM idempotency_owners WHERE owner = OLD.owner AND bytes <= 0;
+END;
+CREATE TRIGGER idempotency_owner_of_deleted_row AFTER DELETE ON idempotency_records WHEN OLD.owner IS NOT NULL BEGIN
+    UPDATE idempotency_owners SET bytes = bytes - OLD.counted_bytes WHERE owner = OLD.owner;
+    DELETE FROM idempotency_owners WHERE owner = OLD.owner AND bytes <= 0;
+END;
+";
+
+pub(super) const OWNED_BYTES: &str = "SELECT bytes FROM main.idempotency_owners WHERE owner = ?1";
 
 pub(super) const CLOCK: &str = "SELECT began_at FROM main.idempotency_clocks WHERE id = ?1";
 
@@ -173,12 +211,12 @@ pub(super) const HOLDER: &str = "SELECT lease_id, id, renewals FROM main.idempot
 /// Overwrites what [`crate::store::claim_decision::decide`] found expired or lapsed.
 pub(super) const CLAIM: &str = "\
     INSERT INTO main.idempotency_records (key, state, fingerprint, token, attempt, claim_ttl, lease, lease_until, expires_at, \
-    lease_id, clock) \
-    VALUES (?3, 'claimed', ?4, ?5, ?6, ?7, ?8, CASE ?8 WHEN 0 THEN 0 ELSE ?1 + ?8 END, ?9, ?10, ?2) \
+    lease_id, clock, owner, counted_bytes) \
+    VALUES (?3, 'claimed', ?4, ?5, ?6, ?7, ?8, CASE ?8 WHEN 0 THEN 0 ELSE ?1 + ?8 END, ?9, ?10, ?2, ?11, ?12) \
     ON CONFLICT (key) DO UPDATE SET state = excluded.state, fingerprint = excluded.fingerprint, \
     token = excluded.token, attempt = excluded.attempt, claim_ttl = excluded.claim_ttl, lease = excluded.lease, \
     lease_until = excluded.lease_until, expires_at = excluded.expires_at, lease_id = excluded.lease_id, \
-    clock = excluded.clock, renewals = 0, recorded_at = NULL, status = NULL, headers = NULL, body = NULL";
+    clock = excluded.clock, owner = excluded.owner, counted_bytes = excluded.counted_bytes, renewals = 0, recorded_at = NULL, status = NULL, headers = NULL, body = NULL";
 
 /// Starts all leases again with their full length: each process waits for that long by its own clock. The lost file had more
 /// renewals than the row tells: a number of them that a process has seen there must not come again.
@@ -207,7 +245,7 @@ pub(super) const KEEP: &str = concat!(
 // In these the token is compared in the same statement: a holder whose claim went to a successor changes nothing.
 pub(super) const COMPLETE: &str = concat!(
     "UPDATE main.idempotency_records SET state = 'completed', lease_until = NULL, expires_at = ?5, fingerprint = ?6, \
-     recorded_at = ?7, status = ?8, headers = ?9, body = ?10 WHERE ",
+     recorded_at = ?7, status = ?8, headers = ?9, body = ?10, counted_bytes = ?12 WHERE ",
     alive_ids!("?11", "r.key = ?3 AND r.token = ?4 AND r.state = 'claimed'")
 );
 
@@ -219,10 +257,11 @@ pub(super) const EXTEND: &str =
 /// existing row.
 pub(super) const RECORD: &str = "\
     INSERT INTO main.idempotency_records AS r (key, state, fingerprint, token, attempt, claim_ttl, expires_at, recorded_at, \
-    status, headers, body) VALUES (?2, 'completed', ?3, ?4, coalesce(?10, 1), ?5, ?11, ?6, ?7, ?8, ?9) \
+    status, headers, body, owner, counted_bytes) \
+    VALUES (?2, 'completed', ?3, ?4, coalesce(?10, 1), ?5, ?11, ?6, ?7, ?8, ?9, ?12, ?13) \
     ON CONFLICT (key) DO UPDATE SET state = excluded.state, fingerprint = excluded.fingerprint, token = excluded.token, \
     attempt = excluded.attempt, claim_ttl = excluded.claim_ttl, lease_until = NULL, expires_at = excluded.expires_at, recorded_at = excluded.recorded_at, status = excluded.status, \
-    headers = excluded.headers, body = excluded.body \
+    headers = excluded.headers, body = excluded.body, owner = excluded.owner, counted_bytes = excluded.counted_bytes \
     WHERE ?10 IS NOT NULL OR (r.state <> 'claimed' AND r.expires_at <= ?1)";
 
 pub(super) const RELEASE: &str = concat!(

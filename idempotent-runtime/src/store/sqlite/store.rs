@@ -74,7 +74,7 @@ use crate::transaction::transactions::Transactions;
 ///
 /// # Tables
 ///
-/// The tables are `idempotency_records`, readable by a person, `idempotency_schema`, `idempotency_clocks` and
+/// The tables are `idempotency_records`, readable by a person, `idempotency_schema`, `idempotency_clocks`, `idempotency_owners` and
 /// `idempotency_leases_file`. The store deletes expired rows in small batches between its writes. A clone is cheap and shares
 /// everything; the connections close when the last clone is dropped.
 ///

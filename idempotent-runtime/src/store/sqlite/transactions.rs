@@ -11,8 +11,9 @@ use crate::store::claim_decision::{Decision, decide};
 use crate::store::columns::{span_millis, token_text};
 use crate::store::error::StoreError;
 use crate::store::row::headers_text;
+use crate::store::sqlite::bound::{counted_bytes, counted_owner};
 use crate::store::sqlite::failure::{Failure, store_error};
-use crate::store::sqlite::locked::{Decided, decide_claim, make_room};
+use crate::store::sqlite::locked::{Decided, decide_claim};
 use crate::store::sqlite::schema;
 use crate::store::sqlite::store::SqliteStore;
 use crate::store::sqlite::writes::keep;
@@ -77,8 +78,8 @@ impl TransactionalStore<Sqlite> for SqliteStore {
                 }
                 Decision::Take { attempt } => attempt,
             };
-            if is_fresh && let Some(max_bytes) = self.0.options.bound() {
-                make_room(&mut open, context, max_bytes).await.map_err(Failure::into_error)?;
+            if is_fresh && let Some(bound) = self.0.options.bound() {
+                bound.admit(&mut open, context, key, &request).await.map_err(Failure::into_error)?;
             }
             Ok(ClaimInTransaction::Acquired { attempt, open: open.holding(running) })
         })
@@ -124,6 +125,7 @@ impl SqliteStore {
         attempt: Option<u32>,
     ) -> Result<bool, StoreError> {
         let Recording { key, request, record, .. } = recording;
+        let headers = headers_text(record)?;
         let written = schema::at(self.0.clock.now(), schema::RECORD)
             .bind(key.as_str())
             .bind(record.fingerprint.to_string())
@@ -131,10 +133,12 @@ impl SqliteStore {
             .bind(span_millis(request.ttl))
             .bind(unix_millis(record.recorded_at))
             .bind(record.status.as_u16())
-            .bind(headers_text(record)?)
+            .bind(&headers)
             .bind(record.body_bytes().map(AsRef::<[u8]>::as_ref))
             .bind(attempt)
             .bind(self.0.clock.after(request.ttl))
+            .bind(counted_owner(self.0.options.bound(), request))
+            .bind(counted_bytes(key, Some((&headers, record))))
             .execute(&mut **open)
             .await;
         Ok(written.map_err(store_error)?.rows_affected() > 0)

@@ -18,12 +18,11 @@ use crate::store::columns::{span_millis, token_text};
 use crate::store::error::StoreError;
 use crate::store::given_back::RememberedTokens;
 use crate::store::row::headers_text;
+use crate::store::sqlite::bound::{Bound, counted_bytes, counted_owner};
 use crate::store::sqlite::clock::Clock;
 use crate::store::sqlite::failure::{Cause, Failure, store_error};
 use crate::store::sqlite::leases;
-use crate::store::sqlite::locked::{
-    Context, Decided, LeaseHolder, decide_claim, delete_expired, make_room, renewals_of,
-};
+use crate::store::sqlite::locked::{Context, Decided, LeaseHolder, decide_claim, delete_expired, renewals_of};
 use crate::store::sqlite::rows::Kind;
 use crate::store::sqlite::schema;
 
@@ -65,7 +64,7 @@ pub(super) trait Write: Send + Sync + 'static {
 pub(super) struct ClaimWrite {
     key: RecordKey,
     request: ClaimRequest,
-    max_bytes: Option<u64>,
+    bound: Option<Bound>,
     lease_id: i64,
     given_back: Arc<RememberedTokens>,
 }
@@ -74,10 +73,10 @@ impl ClaimWrite {
     pub(super) fn new(
         key: RecordKey,
         request: ClaimRequest,
-        max_bytes: Option<u64>,
+        bound: Option<Bound>,
         given_back: Arc<RememberedTokens>,
     ) -> Self {
-        Self { key, request, max_bytes, lease_id: leases::new_id(), given_back }
+        Self { key, request, bound, lease_id: leases::new_id(), given_back }
     }
 }
 
@@ -100,8 +99,8 @@ impl Write for ClaimWrite {
             }
             Decision::Take { attempt } => attempt,
         };
-        if is_fresh && let Some(max_bytes) = self.max_bytes {
-            make_room(connection, context, max_bytes).await?;
+        if is_fresh && let Some(bound) = self.bound {
+            bound.admit(connection, context, &self.key, &self.request).await?;
         }
         context
             .clock
@@ -114,6 +113,8 @@ impl Write for ClaimWrite {
             .bind(span_millis(self.request.lease))
             .bind(expires_at(&self.request, context.now()))
             .bind(self.lease_id)
+            .bind(counted_owner(self.bound, &self.request))
+            .bind(counted_bytes(&self.key, None))
             .execute(connection)
             .await?;
         Ok(Claim::Acquired { attempt })
@@ -121,7 +122,7 @@ impl Write for ClaimWrite {
 
     /// Not where the store has a bound, which is for each claim to keep, and not where it was released before.
     fn as_row(&self) -> Option<(Kind, Claim)> {
-        let is_usual = self.max_bytes.is_none() && self.given_back.check(self.request.token).is_ok();
+        let is_usual = self.bound.is_none() && self.given_back.check(self.request.token).is_ok();
         is_usual.then_some((Kind::Claim, Claim::Acquired { attempt: 1 }))
     }
 
@@ -193,6 +194,7 @@ impl Write for CompleteWrite {
             .bind(&self.headers)
             .bind(self.record.body_bytes().map(AsRef::<[u8]>::as_ref))
             .bind(renewals)
+            .bind(counted_bytes(&self.key, Some((&self.headers, &self.record))))
             .execute(&mut *connection)
             .await?;
         if completed.rows_affected() > 0 {
@@ -215,7 +217,8 @@ impl Write for CompleteWrite {
         arguments.add(unix_millis(self.record.recorded_at))?;
         arguments.add(self.record.status.as_u16())?;
         arguments.add(self.headers.as_str())?;
-        arguments.add(self.record.body_bytes().map(AsRef::<[u8]>::as_ref))
+        arguments.add(self.record.body_bytes().map(AsRef::<[u8]>::as_ref))?;
+        arguments.add(counted_bytes(&self.key, Some((&self.headers, &self.record))))
     }
 
     fn rejected(&self, error: Arc<sqlx::Error>) -> StoreError {

@@ -171,6 +171,7 @@
 //! # });
 //! ```
 
+pub(crate) mod bounds;
 pub(crate) mod claims;
 pub(crate) mod fixtures;
 pub(crate) mod given_back;
@@ -183,6 +184,7 @@ pub(crate) mod unknown;
 use std::sync::Arc;
 
 use crate::store::contract::StoreAdmin;
+pub use crate::testing::conformance::bounds::*;
 pub use crate::testing::conformance::claims::*;
 pub use crate::testing::conformance::given_back::*;
 pub use crate::testing::conformance::leases::*;

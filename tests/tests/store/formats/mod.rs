@@ -11,7 +11,7 @@ use axum::Router;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::routing::post;
 use idempotent_runtime::store::{
-    AfterCrash, Claim, ClaimRequest, Held, RedisStore, SqliteStore, Store, StoreAdmin, StoreError, Token,
+    AfterCrash, Claim, ClaimRequest, Held, Owner, RedisStore, SqliteStore, Store, StoreAdmin, StoreError, Token,
 };
 use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody, Registry, RegistryBuilder, idempotent};
 use idempotent_tests::redis::RedisServer;
@@ -19,7 +19,8 @@ use idempotent_tests::sqlite::SqliteFile;
 use idempotent_tests::{Answer, Server, answer, sealing_key};
 use sqlx::{AssertSqlSafe, Connection as _};
 
-const SQLITE: &str = include_str!("sqlite-1.sql");
+const SQLITE_1: &str = include_str!("sqlite-1.sql");
+const SQLITE: &str = include_str!("sqlite-2.sql");
 const REDIS: &str = include_str!("redis-1.txt");
 
 /// The files are not to expire.
@@ -96,11 +97,18 @@ async fn sqlite_texts(file: &SqliteFile, query: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn sqlite_file_of_a_released_version_is_read() {
-    let file = SqliteFile::new();
-    file.execute(SQLITE).await;
-    let store = SqliteStore::open(file.path()).await.expect("it opens");
-    // Without the file of leases, as in a backup, each claim has one more lease.
-    read(&store, IN_FLIGHT).await;
+    for written in [SQLITE_1, SQLITE] {
+        let file = SqliteFile::new();
+        file.execute(written).await;
+        let store = SqliteStore::builder(file.path()).max_bytes(1 << 20).open().await.expect("it opens");
+        // Without the file of leases, as in a backup, each claim has one more lease.
+        read(&store, IN_FLIGHT).await;
+        let claim = request(5, AfterCrash::Rerun).with_owner(Owner::from_u128(1));
+        assert_eq!(store.claim(&key("new"), claim).await.expect("it claims"), Claim::Acquired { attempt: 1 });
+        let counted = file.number("SELECT sum(bytes) FROM idempotency_owners").await;
+        assert_eq!(counted, file.number("SELECT counted_bytes FROM idempotency_records WHERE owner IS NOT NULL").await);
+        assert!(counted > 300, "{counted}");
+    }
 }
 
 #[tokio::test]

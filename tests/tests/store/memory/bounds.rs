@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use http::{HeaderName, HeaderValue, StatusCode};
 use idempotent_runtime::store::{
-    AfterCrash, Claim, ClaimRequest, Held, MemoryStore, Store, StoreAdmin, StoreError, Token,
+    AfterCrash, Claim, ClaimRequest, Held, MemoryStore, Owner, Store, StoreAdmin, StoreError, Token,
 };
 use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody};
 use idempotent_tests::{PATIENCE, eventually};
@@ -163,7 +163,7 @@ async fn share_of_a_caller_is_free_again_when_all_has_ended() {
     for _ in 0..3 {
         let mut tokens = Vec::new();
         let rejected = loop {
-            let request = request().with_lease(second).with_ttl(second);
+            let request = request().with_lease(second).with_ttl(second).with_owner(Owner::from_u128(1));
             match store.claim(&of("mallory", tokens.len()), request).await {
                 Ok(_) => tokens.push(request.token),
                 Err(error) => break error,
@@ -172,7 +172,7 @@ async fn share_of_a_caller_is_free_again_when_all_has_ended() {
         assert!(matches!(rejected, StoreError::OverQuota), "{rejected}");
         assert!(store.used_bytes() <= 5_000, "half of the store");
         assert_eq!(
-            store.claim(&of("alice", 0), request()).await.expect("there is room"),
+            store.claim(&of("alice", 0), request().with_owner(Owner::from_u128(2))).await.expect("there is room"),
             Claim::Acquired { attempt: 1 }
         );
         // A third is recorded, a third is released, and a third expires.
@@ -224,6 +224,7 @@ fn it_gives_a_share_back_when_its_runtime_is_gone() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let claim = async |key: &str| {
         let request = request().with_lease(Duration::from_millis(50)).with_ttl(Duration::from_millis(100));
+        let request = request.with_owner(Owner::from_u128(1));
         store.claim(&RecordKey::new("memory", Some("alice"), key), request).await
     };
     runtime().block_on(async { claim("first").await.expect("there is room") });

@@ -86,7 +86,7 @@ async fn a_newer_schema_is_left_alone() {
 
     let error = SqliteStore::open(file.path()).await.unwrap_err();
 
-    assert!(matches!(error, SqliteOpenError::NewerSchema { found: 7, supported: 1, .. }), "{error:?}");
+    assert!(matches!(error, SqliteOpenError::NewerSchema { found: 7, supported: 2, .. }), "{error:?}");
     says(&error, &[&file.path().display().to_string(), "version 7", "update `idempotent-runtime`"]);
     assert_eq!(file.number("SELECT version FROM idempotency_schema").await, 7);
 }
