@@ -78,11 +78,8 @@ use crate::sync::{Mutex, lock};
 ///   rejection and a duplicate that waits take no place of a concurrency limit beneath it. A request that waits for such a place
 ///   holds its key. To reject requests under load, put the limit and the load shedding around the layer. If the service fails to
 ///   become ready, nothing has run, and the key is free.
-/// - If the policy is [`required`](crate::PolicyBuilder::required), a request without a key gets 400, unless the layer knows that no
-///   route takes it. With `Router::route_layer`, the router answers 404 and 405 before the layer. With `Router::layer`, the layer
-///   is around the router's fallback too: a fallback needs no key, so an unknown path gets 404. The layer cannot tell
-///   the router's 405 from a handler, so there a wrong method gets 400. A layer around a whole `Router` or another service
-///   rejects each request without a key.
+/// - If the policy is [`required`](crate::PolicyBuilder::required), the order decides what a request without a key gets if no route
+///   takes it: see the guide's page [`layer`](crate::guide::layer#required).
 /// - A layer *beneath* it, such as a timeout, may drop the service's future. This ends the handler in the middle of its work,
 ///   and the response of that layer counts as the handler's. Put such layers around the
 ///   `IdempotencyLayer`: then they cannot stop the service. A

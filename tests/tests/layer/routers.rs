@@ -26,7 +26,10 @@ async fn status(server: &Server, method: Method, path: &str) -> StatusCode {
 #[tokio::test]
 async fn required_route_layer_leaves_404_and_405_to_the_router() {
     let runs = Runs::free();
-    let server = Server::start(routes(&runs).route_layer(required("routes-route-layer"))).await;
+    let runs_of_handler = runs.clone();
+    let charge = post(async move || format!("run {}", runs_of_handler.run().await));
+    let app = Router::new().route("/charges", charge.route_layer(required("routes-route-layer")));
+    let server = Server::start(app).await;
     assert_eq!(status(&server, Method::POST, "/unknown").await, StatusCode::NOT_FOUND);
     assert_eq!(status(&server, Method::DELETE, "/charges").await, StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(answer(server.post("/charges")).await.rejection(), "missing_key");
@@ -41,6 +44,7 @@ async fn required_layer_of_a_router_leaves_404_to_the_router() {
     let nested = Router::new().nest("/api", routes(&runs)).layer(required("routes-nested"));
     let apps = [
         ("/charges", routes(&runs).layer(required("routes-layer"))),
+        ("/charges", routes(&runs).route_layer(required("routes-of-router"))),
         ("/charges", routes(&runs).layer(stack)),
         ("/api/charges", nested),
         ("/api/charges", Router::new().nest("/api", routes(&runs).layer(required("routes-inner")))),
@@ -51,6 +55,8 @@ async fn required_layer_of_a_router_leaves_404_to_the_router() {
             assert_eq!(status(&server, Method::POST, unknown).await, StatusCode::NOT_FOUND, "{path} {unknown}");
         }
         assert_eq!(answer(server.post(path)).await.rejection(), "missing_key", "{path}");
+        // The layer cannot tell the router's 405 from a handler.
+        assert_eq!(answer(server.request(Method::DELETE, path)).await.rejection(), "missing_key", "{path}");
     }
     assert_eq!(runs.started(), 0);
 }
