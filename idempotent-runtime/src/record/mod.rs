@@ -52,6 +52,7 @@ pub struct Record {
     /// The recorded headers, line by line, in the order in which they were sent. If the handler ran in a trace, its
     /// `traceparent` follows in the line `idempotency-recorded-by`, which is not replayed. Each trailer of the response follows
     /// in a line `idempotency-recorded-trailer` as `name: value`, and is replayed as a trailer.
+    /// A store keeps which values are sensitive, as the text form of a record does.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The body.
     pub body: RecordedBody,
