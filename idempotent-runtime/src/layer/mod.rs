@@ -1,12 +1,15 @@
 //! The same engine as a tower layer: for routes that cannot be annotated, and for whole routers.
 
+mod cross_origin;
+mod fallback;
 #[cfg(any(feature = "operate", feature = "testing"))]
 pub(crate) mod made;
 
 use std::convert::identity;
+use std::fmt;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::{fmt, mem};
 
 use axum::BoxError;
 use axum::body::Body;
@@ -14,11 +17,14 @@ use axum::extract::Request;
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use http::header::ACCEPT_ENCODING;
 use http::request::Parts;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::idempotency_key::{IdempotencyKey, key_in};
+use crate::layer::cross_origin::CrossOriginWarning;
+use crate::layer::fallback::is_of_fallback;
 use crate::policy::Policy;
 use crate::policy::handle::PolicyHandle;
 use crate::registry::OfRequest;
@@ -26,8 +32,8 @@ use crate::registry::Registry;
 use crate::request::context::Execution;
 use crate::request::coverage::find_sender;
 use crate::request::identify::Gate;
-use crate::request::input::{ClaimInput, InputKey, RequestInput, ask};
-use crate::request::response_mark::{failed, is_of_another_guard, without_mark};
+use crate::request::input::{BodyLimit, ClaimInput, InputKey, RequestInput, ask};
+use crate::request::response_mark::{failed, is_of_another_guard, not_called, without_foreign_headers, without_mark};
 use crate::request::run::run;
 use crate::sync::{Mutex, lock};
 
@@ -60,9 +66,20 @@ use crate::sync::{Mutex, lock};
 ///   the authentication, and name the [`caller`](Self::caller). Without a caller, another user's key is rejected if the users
 ///   have different [credentials](crate::RegistryBuilder::credential_headers).
 /// - Responses of extractors, fallbacks and layers beneath it are recorded like those of handlers.
-/// - The body of a keyed request is read before it is passed on, up to axum's
-///   [`DefaultBodyLimit`](axum::extract::DefaultBodyLimit); a longer body gets 413. With
-///   [`without_fingerprint`](crate::PolicyBuilder::without_fingerprint) the body is not read.
+/// - The body of a keyed request is read into memory before it is passed on, up to
+///   [`max_request_body`](Self::max_request_body); a longer body gets 413. The limits beneath the layer apply afterwards, as to a
+///   request without a key. With [`without_fingerprint`](crate::PolicyBuilder::without_fingerprint) the body is not read.
+/// - A keyed request has no `Accept-Encoding` beneath the layer, so that no record is compressed for one client. A compression
+///   around the layer compresses replays too.
+/// - A response with `Access-Control-*` is recorded without these headers, because a retry may come from another origin: put
+///   CORS around the layer, or name the headers in [`keep_headers`](crate::PolicyBuilder::keep_headers). The first such
+///   response logs a WARN.
+/// - The layer is always ready. It waits until the service beneath it is ready when it calls that service, so a replay, a
+///   rejection and a duplicate that waits take no place of a concurrency limit beneath it. A request that waits for such a place
+///   holds its key. To reject requests under load, put the limit and the load shedding around the layer. If the service fails to
+///   become ready, nothing has run, and the key is free.
+/// - If the policy is [`required`](crate::PolicyBuilder::required), the order decides what a request without a key gets if no route
+///   takes it: see the guide's page [`layer`](crate::guide::layer#required).
 /// - A layer *beneath* it, such as a timeout, may drop the service's future. This ends the handler in the middle of its work,
 ///   and the response of that layer counts as the handler's. Put such layers around the
 ///   `IdempotencyLayer`: then they cannot stop the service. A
@@ -92,6 +109,8 @@ pub struct IdempotencyLayer {
     registry: Option<Registry>,
     caller: Option<Arc<OfRequest>>,
     key: Option<Arc<OfRequest>>,
+    max_request_body: Option<usize>,
+    cross_origin: Arc<CrossOriginWarning>,
 }
 
 impl fmt::Debug for IdempotencyLayer {
@@ -101,18 +120,18 @@ impl fmt::Debug for IdempotencyLayer {
             .field("registry", &self.registry)
             .field("caller", &self.caller.is_some())
             .field("key", &self.key.is_some())
-            .finish()
+            .field("max_request_body", &self.max_request_body)
+            .finish_non_exhaustive()
     }
 }
 
 impl IdempotencyLayer {
     /// A layer with this policy. It uses the registry of a [`Registry::layer`] around it, or the installed one.
-    ///
     pub fn new(policy: Policy) -> Self {
         let policy = Arc::new(policy);
         #[cfg(any(feature = "operate", feature = "testing"))]
         made::add(&policy);
-        Self { policy, registry: None, caller: None, key: None }
+        Self { policy, registry: None, caller: None, key: None, max_request_body: None, cross_origin: Arc::default() }
     }
 
     /// Uses this registry, whatever other registries there are.
@@ -164,6 +183,29 @@ impl IdempotencyLayer {
         self
     }
 
+    /// The largest body of a keyed request, in bytes: it is read into memory before the key is claimed, and a larger one gets 413.
+    ///
+    /// By default it is axum's [`DefaultBodyLimit`](axum::extract::DefaultBodyLimit) if that is around the layer and is not
+    /// axum's own 2 MiB; else 64 MiB. The layer cannot see the limits of the routes beneath it, so name the largest of them here if
+    /// it is larger, or to spend less memory if all of them are smaller.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use axum::{Router, extract::DefaultBodyLimit, routing::post};
+    /// use idempotent_runtime::{IdempotencyLayer, Policy};
+    ///
+    /// let layer = IdempotencyLayer::new(Policy::builder("uploads").build()?).max_request_body(256 << 20);
+    /// let upload = post(async |body: String| body.len().to_string()).layer(DefaultBodyLimit::max(256 << 20));
+    /// let app: Router = Router::new().route("/uploads", upload).layer(layer);
+    /// # Ok::<(), idempotent_runtime::InvalidPolicy>(())
+    /// ```
+    #[must_use]
+    pub fn max_request_body(mut self, bytes: usize) -> Self {
+        self.max_request_body = Some(bytes);
+        self
+    }
+
     /// The policy.
     pub fn policy(&self) -> &Policy {
         &self.policy
@@ -199,15 +241,13 @@ where
     type Error = S::Error;
     type Future = BoxFuture<'static, Result<Response, S::Error>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
+    /// Always ready: most answers need no call of the service beneath, and a request that waits must not hold its place there.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        // The clone need not be ready; the one that was asked is.
-        let clone = self.inner.clone();
-        let inner = mem::replace(&mut self.inner, clone);
-        Box::pin(self.layer.clone().guard(inner, request.map(Body::new)))
+        Box::pin(self.layer.clone().guard(self.inner.clone(), request.map(Body::new)))
     }
 }
 
@@ -220,19 +260,31 @@ impl IdempotencyLayer {
         R: http_body::Body<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
     {
-        let gate = self.gate(&mut request).await;
+        let needs_no_key = is_of_fallback::<S>(request.extensions());
+        let gate = self.gate(&mut request).await.filter(|(gate, _)| !(needs_no_key && gate.lacks_key()));
         let Some((gate, execution)) = gate else {
-            return inner.call(request).await.map(|response| response.map(Body::new));
+            poll_fn(|cx| inner.poll_ready(cx)).await?;
+            return inner.call(request).await.map(|response| without_foreign_headers(response.map(Body::new)));
         };
+        // A response that is encoded for this client may be replayed to another one.
+        request.headers_mut().remove(ACCEPT_ENCODING);
         let error = Arc::new(Mutex::new(None));
         let kept_error = Arc::clone(&error);
         let answering = async move {
+            if let Err(error) = poll_fn(|cx| inner.poll_ready(cx)).await {
+                *lock(&kept_error) = Some(error);
+                return not_called();
+            }
             execution.put_around(request.extensions_mut());
             match inner.call(request).await {
                 Ok(response) => {
                     let response = response.map(Body::new);
                     let is_answered = is_of_another_guard(&response, &execution) && !execution.must_answer();
-                    if is_answered { response } else { without_mark(response) }
+                    if is_answered {
+                        return response;
+                    }
+                    self.cross_origin.warn_of(response.headers(), &self.policy);
+                    without_mark(response)
                 }
                 Err(error) => {
                     *lock(&kept_error) = Some(error);
@@ -261,7 +313,9 @@ impl IdempotencyLayer {
             _ => {
                 let functions = [self.caller.as_deref(), registry.as_ref().and_then(Registry::caller)];
                 let caller = functions.into_iter().flatten().find_map(|function| ask(request, function));
-                ClaimInput::of(request, policy.fingerprint().reads(), registry.as_ref(), caller).await
+                let limit =
+                    self.max_request_body.map_or(BodyLimit::AroundLayer, |limit| BodyLimit::Bytes(limit as u64));
+                ClaimInput::of(request, policy.fingerprint().reads(), registry.as_ref(), caller, limit).await
             }
         };
         let execution = Arc::new(Execution::beneath(request.extensions()));

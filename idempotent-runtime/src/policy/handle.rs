@@ -15,6 +15,10 @@ pub(crate) enum PolicyHandle {
 }
 
 impl PolicyHandle {
+    pub(crate) fn is_of_layer(&self) -> bool {
+        matches!(self, Self::Layer(_))
+    }
+
     /// Whether other policies may have its scope; of layers, only the program knows.
     pub(crate) fn may_share_scope(&self) -> bool {
         match self {

@@ -2,10 +2,11 @@
 
 use std::time::SystemTime;
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use idempotent_policy::NEVER_RECORDED;
 
 use crate::policy::Policy;
+use crate::policy::handle::PolicyHandle;
 use crate::store::error::StoreError;
 
 /// Left out unless `keep_headers` names them: they belong to one moment. What no policy can keep is in [`NEVER_RECORDED`].
@@ -46,12 +47,28 @@ pub(crate) static RECORDED: HeaderName = HeaderName::from_static("idempotent-rec
 /// The header that carries the key, unless the policy names another one.
 pub(crate) static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static(idempotent_policy::HEADER);
 
+/// What the header `Content-Length` of a response is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Length {
+    /// The body: a server computes it for each answer.
+    OfBody,
+    /// What another response would have as its body: this one has none.
+    OfAbsentBody,
+}
+
+impl Length {
+    /// The answer to a `HEAD` request, and a 304, tell the length of what they do not send (RFC 9110, section 8.6).
+    pub(crate) fn of(is_head: bool, status: StatusCode) -> Self {
+        if is_head || status == StatusCode::NOT_MODIFIED { Self::OfAbsentBody } else { Self::OfBody }
+    }
+}
+
 /// The header lines to record, multi-valued ones line by line and in order.
-pub(crate) fn recorded(headers: &HeaderMap, policy: &Policy) -> Vec<(HeaderName, HeaderValue)> {
+pub(crate) fn recorded(headers: &HeaderMap, policy: &PolicyHandle, length: Length) -> Vec<(HeaderName, HeaderValue)> {
     let of_connection = named_by(headers.get_all(header::CONNECTION));
     headers
         .iter()
-        .filter(|(name, value)| is_repeatable(name, value, policy, &of_connection))
+        .filter(|(name, value)| is_repeatable(name, value, policy, &of_connection, length))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect()
 }
@@ -66,15 +83,16 @@ pub(crate) fn recorded(headers: &HeaderMap, policy: &Policy) -> Vec<(HeaderName,
 /// When a response cannot have that many header lines.
 pub(crate) fn of_replay(
     lines: Vec<(HeaderName, HeaderValue)>,
-    policy: &Policy,
+    policy: &PolicyHandle,
     recorded_at: SystemTime,
+    length: Length,
 ) -> Result<HeaderMap, StoreError> {
     let of_connection = named_by(lines.iter().filter(|(name, _)| *name == header::CONNECTION).map(|(_, value)| value));
     // Three more: the two lines below, and the length that axum adds.
     let too_many = |_| StoreError::damaged("the record has more header lines than a response can have");
     let mut headers = HeaderMap::try_with_capacity(lines.len() + 3).map_err(too_many)?;
     for (name, value) in lines {
-        if is_repeatable(&name, &value, policy, &of_connection) {
+        if is_repeatable(&name, &value, policy, &of_connection, length) {
             headers.try_append(name, value).map_err(too_many)?;
         }
     }
@@ -94,16 +112,37 @@ pub(crate) fn of_replay(
     Ok(headers)
 }
 
-fn is_repeatable(name: &HeaderName, value: &HeaderValue, policy: &Policy, of_connection: &[String]) -> bool {
+fn is_repeatable(
+    name: &HeaderName,
+    value: &HeaderValue,
+    policy: &PolicyHandle,
+    of_connection: &[String],
+    length: Length,
+) -> bool {
     let name_text = name.as_str();
+    if *name == header::CONTENT_LENGTH && length == Length::OfAbsentBody {
+        return is_number(value) && !policy.drop_headers().contains(name_text);
+    }
     if NEVER_RECORDED.contains(&name_text) || policy.drop_headers().contains(name_text) {
         return false;
     }
     let left_out = is_of_one(name)
         || [&REPLAYED, &RECORDED].contains(&name)
-        || (*name == header::RETRY_AFTER && is_relative(value))
+        || (*name == header::RETRY_AFTER && is_number(value))
+        || (policy.is_of_layer() && is_cross_origin(name))
         || of_connection.iter().any(|named| named.eq_ignore_ascii_case(name_text));
     !left_out || policy.keep_headers().contains(name_text)
+}
+
+/// Whether a response with these headers has a `CorsLayer` beneath the layer, although its policy does not keep all that it says.
+pub(crate) fn has_cross_origin_left_out(headers: &HeaderMap, policy: &Policy) -> bool {
+    headers.keys().any(|name| is_cross_origin(name) && !policy.keep_headers().contains(name.as_str()))
+}
+
+/// Says to which origin a page that reads the response may belong: the origin of the first request, which may be another one
+/// than that of the retry.
+fn is_cross_origin(name: &HeaderName) -> bool {
+    name.as_str().starts_with("access-control-")
 }
 
 /// Of one client or one moment.
@@ -124,13 +163,13 @@ pub(crate) fn check_replayable(name: &HeaderName, value: &HeaderValue) -> Result
     if is_of_one(name) || *name == REPLAYED {
         return Err(format!("`{name}` belongs to one client or one moment and is not replayed; remove it"));
     }
-    if *name == header::RETRY_AFTER && is_relative(value) {
+    if *name == header::RETRY_AFTER && is_number(value) {
         return Err("`retry-after` in seconds counts from a moment that is over at the replay; write a date".to_owned());
     }
     Ok(())
 }
 
 /// A number of seconds counts from a moment that is over at the replay; a date still says the same.
-fn is_relative(retry_after: &HeaderValue) -> bool {
-    retry_after.as_bytes().trim_ascii().iter().all(u8::is_ascii_digit)
+fn is_number(value: &HeaderValue) -> bool {
+    value.as_bytes().trim_ascii().iter().all(u8::is_ascii_digit)
 }

@@ -52,6 +52,7 @@ pub struct Record {
     /// The recorded headers, line by line, in the order in which they were sent. If the handler ran in a trace, its
     /// `traceparent` follows in the line `idempotency-recorded-by`, which is not replayed. Each trailer of the response follows
     /// in a line `idempotency-recorded-trailer` as `name: value`, and is replayed as a trailer.
+    /// A store keeps which values are sensitive, as the text form of a record does.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The body.
     pub body: RecordedBody,
@@ -263,22 +264,39 @@ impl HeadersText {
 
 /// Header lines as JSON: `[["content-type","text/plain"],["x-raw",{"base64":"/w=="}]]`.
 ///
-/// A value that is not visible ASCII is written in base64, since a header's bytes need not be text.
+/// A value that is not visible ASCII is written in base64, since a header's bytes need not be text. A value that is sensitive,
+/// so that neither logs nor HPACK's table get it, says so: `["x-account",{"text":"4711","sensitive":true}]`.
 pub(crate) struct HeaderLines(pub(crate) Vec<(HeaderName, HeaderValue)>);
 
 #[derive(Serialize, Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
 enum ValueText {
     Plain(String),
-    Binary { base64: String },
+    Marked {
+        text: String,
+        #[serde(default, skip_serializing_if = "is_false")]
+        sensitive: bool,
+    },
+    Binary {
+        base64: String,
+        #[serde(default, skip_serializing_if = "is_false")]
+        sensitive: bool,
+    },
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 impl Serialize for HeaderLines {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.0.iter().map(|(name, value)| {
+            let sensitive = value.is_sensitive();
             let value = match value.to_str() {
+                Ok(text) if sensitive => ValueText::Marked { text: text.to_owned(), sensitive },
                 Ok(plain) => ValueText::Plain(plain.to_owned()),
-                Err(_) => ValueText::Binary { base64: BASE64_STANDARD.encode(value.as_bytes()) },
+                Err(_) => ValueText::Binary { base64: BASE64_STANDARD.encode(value.as_bytes()), sensitive },
             };
             (name.as_str(), value)
         }))
@@ -289,12 +307,16 @@ impl<'de> Deserialize<'de> for HeaderLines {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let lines = Vec::<(String, ValueText)>::deserialize(deserializer)?;
         let headers = lines.into_iter().map(|(name, value)| {
-            let value = match value {
-                ValueText::Plain(plain) => plain.into_bytes(),
-                ValueText::Binary { base64 } => BASE64_STANDARD.decode(base64).map_err(de::Error::custom)?,
+            let (value, sensitive) = match value {
+                ValueText::Plain(plain) => (plain.into_bytes(), false),
+                ValueText::Marked { text, sensitive } => (text.into_bytes(), sensitive),
+                ValueText::Binary { base64, sensitive } => {
+                    (BASE64_STANDARD.decode(base64).map_err(de::Error::custom)?, sensitive)
+                }
             };
             let name = HeaderName::from_bytes(name.as_bytes()).map_err(de::Error::custom)?;
-            let value = HeaderValue::from_bytes(&value).map_err(de::Error::custom)?;
+            let mut value = HeaderValue::from_bytes(&value).map_err(de::Error::custom)?;
+            value.set_sensitive(sensitive);
             Ok((name, value))
         });
         headers.collect::<Result<_, _>>().map(Self)

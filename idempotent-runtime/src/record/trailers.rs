@@ -34,8 +34,10 @@ pub(crate) fn take(lines: &mut Vec<(HeaderName, HeaderValue)>) -> Result<HeaderM
 }
 
 fn parse(line: &HeaderValue) -> Option<(HeaderName, HeaderValue)> {
-    let line = line.as_bytes();
+    let (line, is_sensitive) = (line.as_bytes(), line.is_sensitive());
     let colon = line.windows(SEPARATOR.len()).position(|window| window == SEPARATOR)?;
     let (name, value) = (&line[..colon], &line[colon + SEPARATOR.len()..]);
-    Some((HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?))
+    let mut value = HeaderValue::from_bytes(value).ok()?;
+    value.set_sensitive(is_sensitive);
+    Some((HeaderName::from_bytes(name).ok()?, value))
 }

@@ -70,11 +70,12 @@ impl Admission {
     ) -> GuardedRun {
         let Self { policy, cache_if, trace, execution, span, .. } = self;
         let trace = TraceParent::of_handler(&span, trace);
+        let is_head = execution.is_head();
         let in_flight = observe::InFlight::begin(policy.scope());
         registry.observe(policy.scope(), Event::Executed);
         GuardedRun {
             registry,
-            classifier: ResponseClassifier { policy, fingerprint, cache_if, trace },
+            classifier: ResponseClassifier { policy, fingerprint, cache_if, trace, is_head },
             span,
             guard: ActiveGuard::of(&execution, running),
             _permits: permits,

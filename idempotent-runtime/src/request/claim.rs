@@ -21,6 +21,7 @@ use crate::policy::values::{AfterCrash, InFlight, OnStoreError};
 use crate::record::Record;
 use crate::record::envelope::{Opened, Place};
 use crate::record::fingerprints::{Compared, Fingerprints, incomparable};
+use crate::record::headers::Length;
 use crate::record::protection::Downstream;
 use crate::registry::Registry;
 use crate::registry::watches::Ended;
@@ -306,7 +307,8 @@ impl Claiming {
             return self.admission.reject(Rejection::ResponseNotRecorded { status });
         };
         let trace = TraceParent::take(&mut lines);
-        let replay = match replay(status, lines, body, &self.admission.policy, recorded_at) {
+        let length = Length::of(self.admission.execution.is_head(), status);
+        let replay = match replay(status, lines, body, &self.admission.policy, recorded_at, length) {
             Ok(replay) => replay,
             Err(error) => return self.reject_damaged(&error),
         };

@@ -45,6 +45,7 @@ pub(super) struct Arrival {
     destination: Destination,
     /// Its response ends without a last frame.
     has_response_without_an_end: AtomicBool,
+    is_head: AtomicBool,
     /// Set if the handler around it created this execution, by an extractor of its last argument.
     pub(super) ownership: Option<Arc<Ownership>>,
     pub(super) extractor_executions: ExtractorExecutions,
@@ -265,8 +266,15 @@ impl Execution {
     /// How its client learns that a response of unknown length is complete. HTTP/1.0 ends it with the connection, and a HEAD
     /// request gets no body.
     pub(crate) fn set_framing(&self, method: &Method, version: Version) {
-        let is_without_an_end = method == Method::HEAD || version <= Version::HTTP_10;
+        let is_head = method == Method::HEAD;
+        self.arrival.is_head.store(is_head, Ordering::Relaxed);
+        let is_without_an_end = is_head || version <= Version::HTTP_10;
         self.arrival.has_response_without_an_end.store(is_without_an_end, Ordering::Relaxed);
+    }
+
+    /// Whether its client gets no body.
+    pub(super) fn is_head(&self) -> bool {
+        self.arrival.is_head.load(Ordering::Relaxed)
     }
 
     /// Whether its client takes no part of a response of unknown length for the whole.

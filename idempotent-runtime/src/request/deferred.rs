@@ -10,7 +10,7 @@ use axum::response::Response;
 use futures_util::future::BoxFuture;
 
 use crate::request::context::Execution;
-use crate::request::response_mark::without_mark;
+use crate::request::response_mark::{without_foreign_headers, without_mark};
 use crate::sync::{Mutex, lock};
 
 /// When the arguments are extracted, relative to the claim.
@@ -91,7 +91,7 @@ impl Deferred {
             Some(extracting) if self.is_before_claim => {
                 let extracted = ready!(extracting.as_mut().poll(cx));
                 self.extracting = None;
-                Poll::Ready(extracted.err())
+                Poll::Ready(extracted.err().map(without_foreign_headers))
             }
             _ => Poll::Ready(None),
         }

@@ -118,6 +118,11 @@ impl Gate {
         self.key.is_some()
     }
 
+    /// Whether the request is rejected because it has no key.
+    pub(crate) fn lacks_key(&self) -> bool {
+        matches!(self.key, Some(Err(Rejection::MissingKey { .. })))
+    }
+
     fn identity(&self) -> Identity<'_> {
         Identity { caller: self.caller.as_deref(), value: self.value }
     }

@@ -68,7 +68,7 @@ impl RequestInput {
             execution.set_framing(request.method(), request.version());
             find_sender(&execution, registry.as_ref(), request.headers());
             let caller = registry.as_ref().and_then(Registry::caller).and_then(|caller| ask(request, caller));
-            (Some(execution), ClaimInput::of(request, reads, registry.as_ref(), caller).await)
+            (Some(execution), ClaimInput::of(request, reads, registry.as_ref(), caller, BodyLimit::OfRoute).await)
         };
         Self { method, registry, execution, key, claim_input }
     }
@@ -137,6 +137,7 @@ impl ClaimInput {
         reads: Reads,
         registry: Option<&Registry>,
         caller: Option<String>,
+        limit: BodyLimit,
     ) -> Self {
         let credentials = match registry {
             Some(registry) if caller.is_none() => Credentials::of(registry.credential_headers(), request.headers()),
@@ -156,13 +157,13 @@ impl ClaimInput {
         let body = match form {
             None => InputBody::NotRead,
             Some(form) => match place(is_small(request), registry, caller.as_deref(), &credentials).await {
-                Ok(_place) => read(request, form).await,
+                Ok(_place) => read(request, form, limit).await,
                 Err(NotAwaited) => InputBody::NotAwaited,
             },
         };
         let upload = match body {
             InputBody::NotRead | InputBody::NotAwaited => {
-                let limit = body_limit(request);
+                let limit = limit.bytes(request);
                 Upload::of(request, limit)
             }
             InputBody::Read(_) | InputBody::Broken(_) => None,
@@ -193,11 +194,11 @@ fn is_small(request: &Request) -> bool {
 }
 
 /// The digest of the body, which is still to be read afterwards.
-async fn read(request: &mut Request, form: BodyForm) -> InputBody {
+async fn read(request: &mut Request, form: BodyForm, limit: BodyLimit) -> InputBody {
     if has_several_boundaries(request.headers()) {
         return InputBody::Broken(Box::new((StatusCode::BAD_REQUEST, SEVERAL_BOUNDARIES.to_owned())));
     }
-    match buffer(request).await {
+    match buffer(request, limit).await {
         Ok(bytes) => InputBody::Read(digest_of_body(request.headers(), &bytes, form)),
         Err(broken) => InputBody::Broken(broken),
     }
@@ -210,13 +211,42 @@ const SEVERAL_BOUNDARIES: &str = "the media type has more than one `boundary`, s
 const SMALL_BODY: u64 = 4 * 1024;
 
 /// Reads the body, and leaves the same bytes in its place.
-async fn buffer(request: &mut Request) -> Result<Bytes, Broken> {
+async fn buffer(request: &mut Request, limit: BodyLimit) -> Result<Bytes, Broken> {
     // It is in memory with the head, so there is no need for a limit here: the inner extractor checks the length.
-    if is_small(request) {
+    if is_small(request) && !matches!(limit, BodyLimit::Bytes(_)) {
         return buffer_up_to(None, request.body_mut()).await;
     }
-    let limit = body_limit(request);
+    let limit = limit.bytes(request);
     buffer_up_to(limit, request.body_mut()).await
+}
+
+/// How much of a body is read into memory.
+#[derive(Clone, Copy)]
+pub(crate) enum BodyLimit {
+    /// The `DefaultBodyLimit` of the route.
+    OfRoute,
+    /// The `DefaultBodyLimit` around a layer. Without one, as much as the routes beneath it are likely to allow: theirs are not
+    /// known to it, and apply to the body too.
+    AroundLayer,
+    Bytes(u64),
+}
+
+/// In bytes; axum's own, which it does not tell apart from none.
+const AXUM_DEFAULT: u64 = 2 * 1024 * 1024;
+/// In bytes.
+const LAYER_DEFAULT: u64 = 64 * 1024 * 1024;
+
+impl BodyLimit {
+    fn bytes(self, request: &mut Request) -> Option<u64> {
+        match self {
+            Self::OfRoute => body_limit(request),
+            Self::AroundLayer => match body_limit(request) {
+                Some(AXUM_DEFAULT) => Some(LAYER_DEFAULT),
+                limit => limit,
+            },
+            Self::Bytes(limit) => Some(limit),
+        }
+    }
 }
 
 /// The route's `DefaultBodyLimit`, in bytes. It is known to axum alone, which tells it as the upper bound of a body without one.

@@ -9,10 +9,11 @@ use http::header::TRAILER;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body::Frame;
 
-use crate::policy::Policy;
-use crate::record::headers::{of_replay, recorded};
+use crate::policy::handle::PolicyHandle;
+use crate::record::headers::{Length, of_replay, recorded};
 use crate::record::trailers;
 use crate::request::body::Resumed;
+use crate::request::response_mark::told;
 use crate::store::error::StoreError;
 
 /// The response with what was recorded, marked as a replay.
@@ -24,12 +25,13 @@ pub(super) fn replay(
     status: StatusCode,
     mut lines: Vec<(HeaderName, HeaderValue)>,
     body: Bytes,
-    policy: &Policy,
+    policy: &PolicyHandle,
     recorded_at: SystemTime,
+    length: Length,
 ) -> Result<Response, StoreError> {
     // By the rules of headers, whatever the store contains.
-    let trailers: HeaderMap = recorded(&trailers::take(&mut lines)?, policy).into_iter().collect();
-    let mut headers = of_replay(lines, policy, recorded_at)?;
+    let trailers: HeaderMap = recorded(&trailers::take(&mut lines)?, policy, Length::OfBody).into_iter().collect();
+    let mut headers = of_replay(lines, policy, recorded_at, length)?;
     // A server sends no trailer over HTTP/1.1 that is not announced.
     let names: Vec<&str> = trailers.keys().map(HeaderName::as_str).collect();
     if let (false, Ok(names)) = (names.is_empty(), HeaderValue::from_str(&names.join(", "))) {
@@ -43,5 +45,5 @@ pub(super) fn replay(
     let mut response = Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = headers;
-    Ok(response)
+    Ok(told(response))
 }

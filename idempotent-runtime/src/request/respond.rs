@@ -14,6 +14,7 @@ use crate::observe::traceparent::TraceParent;
 use crate::policy::CacheIf;
 use crate::policy::handle::PolicyHandle;
 use crate::policy::values::{Oversize, Stream};
+use crate::record::headers::Length;
 use crate::record::now_in_millis;
 use crate::record::{Record, RecordedBody, headers, trailers};
 use crate::request::active_guard::ActiveGuard;
@@ -54,6 +55,7 @@ pub(super) struct ResponseClassifier {
     pub(super) fingerprint: Fingerprint,
     pub(super) cache_if: Option<CacheIf>,
     pub(super) trace: Option<Box<TraceParent>>,
+    pub(super) is_head: bool,
 }
 
 impl ResponseClassifier {
@@ -64,6 +66,7 @@ impl ResponseClassifier {
             let (mut parts, body) = response.into_parts();
             let marked = match parts.extensions.remove::<Mark>() {
                 Some(Mark::Failed) => Some((Classification::Failed, Outcome::Failed)),
+                Some(Mark::NotCalled) => Some((Classification::Free, Outcome::Failed)),
                 Some(Mark::SecondRun(covering)) if guard.is_beneath(&covering) => {
                     if !guard.is_of(&covering) {
                         // For the guards around this one.
@@ -150,14 +153,15 @@ impl ResponseClassifier {
 
     /// The lines of a record for these trailers, by the rules for headers.
     pub(super) fn trailer_lines(&self, trailers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
-        let recorded = headers::recorded(trailers, &self.policy);
+        let recorded = headers::recorded(trailers, &self.policy, Length::OfBody);
         recorded.iter().filter_map(|(name, value)| trailers::line(name, value)).collect()
     }
 
     pub(super) fn record(&self, parts: &response::Parts, body: RecordedBody, trailers: Option<&HeaderMap>) -> Record {
         let headers = match body {
             RecordedBody::Whole(_) => {
-                let mut lines = headers::recorded(&parts.headers, &self.policy);
+                let length = Length::of(self.is_head, parts.status);
+                let mut lines = headers::recorded(&parts.headers, &self.policy, length);
                 lines.extend(self.trace.as_ref().map(|trace| trace.line()));
                 lines.extend(trailers.into_iter().flat_map(|trailers| self.trailer_lines(trailers)));
                 lines

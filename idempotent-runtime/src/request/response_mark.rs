@@ -16,12 +16,25 @@ pub(super) enum Mark {
     OfAnotherGuard(Arc<Execution>),
     /// The guard under whose claim the first run executes.
     SecondRun(Arc<Execution>),
+    /// The service beneath a layer took no request.
+    NotCalled,
 }
+
+/// On a response: a guard says whether it is a replay, and whether it is recorded.
+#[derive(Clone, Copy)]
+struct IsTold;
 
 /// A response that is never recorded and never sent: the layer has the error that it replaces.
 pub(crate) fn failed() -> Response {
     let mut response = Response::default();
     response.extensions_mut().insert(Mark::Failed);
+    response
+}
+
+/// The same for a service that has not become ready: nothing has run.
+pub(crate) fn not_called() -> Response {
+    let mut response = Response::default();
+    response.extensions_mut().insert(Mark::NotCalled);
     response
 }
 
@@ -55,14 +68,35 @@ fn is_any_second_run(response: &Response) -> bool {
 /// The response to a first request whose retries do not get it, at least not yet.
 pub(super) fn without_record(mut response: Response) -> Response {
     response.headers_mut().insert(&RECORDED, HeaderValue::from_static("false"));
+    told(response)
+}
+
+/// A response whose headers about replay and record are a guard's.
+pub(super) fn told(mut response: Response) -> Response {
+    response.extensions_mut().insert(IsTold);
     response
 }
 
-/// The response without the marks of other guards and without the header of a replay: the caller's guard answers for it.
+/// A response that no guard here answers for: without a guard beneath, its headers about replay and record are none.
+pub(crate) fn without_foreign_headers(mut response: Response) -> Response {
+    if response.extensions().get::<IsTold>().is_none() {
+        remove_headers(&mut response);
+    }
+    response
+}
+
+fn remove_headers(response: &mut Response) {
+    for name in [&REPLAYED, &RECORDED] {
+        response.headers_mut().remove(name);
+    }
+}
+
+/// The response without the marks of other guards and without their headers: the caller's guard answers for it.
 pub(crate) fn without_mark(mut response: Response) -> Response {
     if !is_any_second_run(&response) {
         response.extensions_mut().remove::<Mark>();
     }
-    response.headers_mut().remove(&REPLAYED);
+    response.extensions_mut().remove::<IsTold>();
+    remove_headers(&mut response);
     response
 }

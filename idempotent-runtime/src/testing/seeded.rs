@@ -11,6 +11,9 @@ use tokio::sync::Mutex;
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
 use crate::policy::Policy;
+use crate::policy::handle::PolicyHandle;
+use crate::policy::settings::Settings;
+use crate::record::headers::Length;
 use crate::record::now_in_millis;
 use crate::record::{Record, RecordedBody, headers};
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
@@ -19,6 +22,9 @@ use crate::store::error::StoreError;
 
 /// Longer than a test lets its clock run.
 const LONG: Duration = Duration::from_secs(24 * 365 * 60 * 60);
+
+/// What is not recorded by default.
+static DEFAULTS: Policy = Policy::of_handler("", "seeded", || "seeded", &[], Settings::DEFAULT);
 
 /// The seeds of one store. A clone is the same.
 #[derive(Clone, Default)]
@@ -154,10 +160,9 @@ impl<S: StoreAdmin> SeededClaim<S> {
     pub async fn complete(self, response: impl IntoResponse) -> Result<(), StoreError> {
         let (parts, body) = response.into_response().into_parts();
         let body = axum::body::to_bytes(body, usize::MAX).await.expect("the body of a recorded response is whole");
-        let policy = Policy::builder("seeded").build().expect("the defaults are valid");
         self.end(Ending::Completed(Record {
             status: parts.status,
-            headers: headers::recorded(&parts.headers, &policy),
+            headers: headers::recorded(&parts.headers, &PolicyHandle::Handler(&DEFAULTS), Length::OfBody),
             body: RecordedBody::Whole(body),
             fingerprint: Fingerprint::from_bytes([0; 32]),
             recorded_at: now_in_millis(),

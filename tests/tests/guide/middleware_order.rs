@@ -12,13 +12,13 @@ use axum::response::Response;
 use axum::routing::post;
 use idempotent_runtime::store::MemoryStore;
 use idempotent_runtime::{AfterCrash, IdempotencyLayer, Policy, Registry, idempotent};
-use idempotent_tests::{Answer, FaultyStore, Runs, Server, answer};
+use idempotent_tests::{Answer, FaultyStore, Logs, Runs, Server, answer};
 use reqwest::Method;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::SizeAbove;
-use tower_http::cors::{Any, CorsLayer};
+use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 use tower_http::timeout::TimeoutLayer;
 use tower_http::trace::TraceLayer;
 
@@ -148,14 +148,39 @@ async fn timeout_around_the_guard_lets_the_retry_replay() {
     assert_eq!((retry.status, runs.started()), (StatusCode::CREATED, 1));
 }
 
+/// The client of the first request accepts gzip, and that of the retry does not.
 #[tokio::test]
-async fn compression_beneath_the_layer_replays_gzip_to_anyone() {
+async fn compression_beneath_the_layer_compresses_no_record() {
+    let compression = || CompressionLayer::new().compress_when(SizeAbove::new(32));
     let runs = Runs::free();
-    let server =
-        beneath!(Policy::builder("order-gzip"), runs, CompressionLayer::new().compress_when(SizeAbove::new(32)));
-    assert_eq!(encoding(&charge(&server, &[GZIP]).await.headers), Some("gzip"));
-    let replay = charge(&server, &[]).await;
-    assert_eq!((replay.is_replay(), encoding(&replay.headers)), (true, Some("gzip")));
+    let server = beneath!(Policy::builder("order-gzip"), runs, compression());
+    for is_replay in [false, true] {
+        for accepted in [&[GZIP][..], &[]] {
+            let answer = charge(&server, accepted).await;
+            assert_eq!((answer.is_replay(), encoding(&answer.headers)), (is_replay || accepted.is_empty(), None));
+            assert!(answer.text().starts_with("run 1 x"));
+        }
+    }
+    let unkeyed = answer(server.post("/charges").header(GZIP.0, GZIP.1).body("tea")).await;
+    assert_eq!(encoding(&unkeyed.headers), Some("gzip"), "nothing is recorded of it");
+}
+
+/// As each client accepts it, replays too.
+#[tokio::test]
+async fn compression_around_the_layer_compresses_replays() {
+    let runs = Runs::free();
+    let policy = Policy::builder("order-gzip-around").cache([201]).build().expect("the policy is valid");
+    let layer = IdempotencyLayer::new(policy).with_registry(Registry::new(MemoryStore::new()));
+    let compression = || CompressionLayer::new().compress_when(SizeAbove::new(32));
+    let layers = ServiceBuilder::new().layer(compression()).layer(layer).layer(compression());
+    let app = Router::new().route("/charges", post(plain)).with_state(runs.clone()).layer(layers);
+    let server = Server::start(app).await;
+    for (is_replay, accepted, expected) in
+        [(false, &[GZIP][..], Some("gzip")), (true, &[], None), (true, &[GZIP], Some("gzip"))]
+    {
+        let answer = charge(&server, accepted).await;
+        assert_eq!((answer.is_replay(), encoding(&answer.headers)), (is_replay, expected));
+    }
 }
 
 #[tokio::test]
@@ -177,6 +202,54 @@ async fn cors_beneath_the_layer_leaves_rejections_unreadable() {
     let reused = charge_for(&server, &[], "ham").await;
     assert_eq!(reused.rejection(), "key_reused");
     assert!(!reused.headers.contains_key("access-control-allow-origin"));
+}
+
+fn mirrored_cors() -> CorsLayer {
+    CorsLayer::new().allow_origin(AllowOrigin::mirror_request()).allow_credentials(true)
+}
+
+async fn charge_from(server: &Server, origin: &str) -> (bool, Option<String>) {
+    let request = server.post("/charges").header("idempotency-key", "k").header("origin", origin);
+    let answer = answer(request.body("tea")).await;
+    let allowed = answer.headers.get(header::ACCESS_CONTROL_ALLOW_ORIGIN);
+    (answer.is_replay(), allowed.map(|origin| origin.to_str().expect("text").to_owned()))
+}
+
+#[tokio::test]
+async fn cors_beneath_the_layer_is_not_replayed_and_logged_once() {
+    let (runs, logs) = (Runs::free(), Logs::collect());
+    let server = beneath!(Policy::builder("order-cors-origin"), runs, mirrored_cors());
+    assert_eq!(charge_from(&server, "https://a.example").await, (false, Some("https://a.example".to_owned())));
+    assert_eq!(charge_from(&server, "https://b.example").await, (true, None));
+    assert_eq!(answer(server.post("/charges").header("idempotency-key", "k2").body("tea")).await.status, 201);
+    let text = logs.text();
+    assert_eq!(text.matches("put the CorsLayer around the IdempotencyLayer").count(), 1, "{text}");
+}
+
+#[tokio::test]
+async fn cors_around_the_layer_answers_each_origin() {
+    let (runs, logs) = (Runs::free(), Logs::collect());
+    let policy = Policy::builder("order-cors-around").cache([201]).build().expect("the policy is valid");
+    let layer = IdempotencyLayer::new(policy).with_registry(Registry::new(MemoryStore::new()));
+    let layers = ServiceBuilder::new().layer(mirrored_cors()).layer(layer);
+    let app = Router::new().route("/charges", post(plain)).with_state(runs.clone()).layer(layers);
+    let server = Server::start(app).await;
+    for (is_replay, origin) in [(false, "https://a.example"), (true, "https://b.example")] {
+        assert_eq!(charge_from(&server, origin).await, (is_replay, Some(origin.to_owned())));
+    }
+    assert!(!logs.text().contains("CorsLayer"), "{}", logs.text());
+}
+
+/// A policy that names them says that they are the same for all origins.
+#[tokio::test]
+async fn cors_beneath_the_layer_is_replayed_if_the_policy_keeps_it() {
+    let (runs, logs) = (Runs::free(), Logs::collect());
+    let kept = ["access-control-allow-origin", "access-control-expose-headers"];
+    let server = beneath!(Policy::builder("order-cors-kept").keep_headers(kept), runs, cors());
+    for is_replay in [false, true] {
+        assert_eq!(charge_from(&server, "https://a.example").await, (is_replay, Some("*".to_owned())));
+    }
+    assert!(!logs.text().contains("CorsLayer"), "{}", logs.text());
 }
 
 #[tokio::test]

@@ -252,3 +252,40 @@ async fn rejection_of_a_second_run_is_never_recorded() {
     }
     assert!(logs.text().contains("something sent a request twice under one claim"), "{}", logs.text());
 }
+
+/// Sends two copies under one key, answers with the first response and drops the other copy, as a hedging middleware does.
+async fn race(_: Idempotency, request: Request, next: Next) -> Response {
+    let (parts, _) = request.into_parts();
+    let copies = [next.clone(), next].map(|next| Box::pin(next.run(copy(&parts, "k"))));
+    futures_util::future::select_all(copies).await.0
+}
+
+#[idempotent(scope = "copies-raced")]
+async fn raced(State(runs): State<Runs>, _: Idempotency) -> String {
+    format!("run {}", runs.run().await)
+}
+
+/// The copy that gets 409 wins the race. The one that runs is dropped, and goes on; so it does if the client leaves.
+#[tokio::test]
+async fn copy_that_loses_a_race_runs_to_its_end() {
+    for client_leaves in [false, true] {
+        let (runs, (store, registry)) = (Runs::held(), slow());
+        let app = Router::new().route("/raced", post(raced)).route("/waits", post(waits)).with_state(runs.clone());
+        let server = Server::start(app.layer(registry.layer()).layer(from_fn(race))).await;
+        let path = if client_leaves { "/waits" } else { "/raced" };
+        let request =
+            format!("POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nidempotency-key: k\r\ncontent-length: 0\r\n\r\n");
+        let client = server.connect_and_send(request.as_bytes()).await;
+        answer_two_of(&store, 2).await;
+        runs.until_started(1).await;
+        if client_leaves {
+            eventually(async || store.looks(), |&looks| looks > 0).await;
+            drop(client);
+        }
+        runs.let_finish(2);
+        runs.until_finished(1).await;
+        assert_eq!(registry.drain(PATIENCE).await, 0);
+        let retry = server.post_with_key(path, "k").await;
+        assert_eq!((retry.text(), retry.is_replay(), runs.started()), ("run 1", true, 1), "{path}");
+    }
+}

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use idempotent_runtime::store::MemoryStore;
 use idempotent_runtime::{IdempotencyLayer, Policy, Registry, idempotent};
-use idempotent_tests::{Runs, Server};
+use idempotent_tests::{Runs, Server, answer};
 use tokio::sync::Mutex;
 use tower::ServiceExt;
 
@@ -136,6 +136,80 @@ async fn replay_of_a_handler_beneath_a_layer_keeps_its_mark() {
     for path in ["/direct", "/rebuilt"] {
         for is_replay in [false, true] {
             assert_eq!(server.post_with_key(path, path).await.is_replay(), is_replay, "{path}");
+        }
+    }
+}
+
+/// As the response of a service that calls itself idempotent.
+async fn claims_to_be_a_replay() -> impl IntoResponse {
+    ([("idempotent-replayed", "true"), ("idempotent-recorded", "false")], "done")
+}
+
+#[idempotent(scope = "marks-claims")]
+async fn guarded_claims_to_be_a_replay() -> impl IntoResponse {
+    claims_to_be_a_replay().await
+}
+
+#[idempotent(scope = "marks-extracted")]
+async fn extracted(_: Claims) {}
+
+/// An extractor whose rejection looks like a replay.
+struct Claims;
+
+impl<S: Sync> axum::extract::FromRequest<S> for Claims {
+    type Rejection = Response;
+
+    async fn from_request(_: Request, _: &S) -> Result<Self, Response> {
+        Err(claims_to_be_a_replay().await.into_response())
+    }
+}
+
+#[tokio::test]
+async fn response_without_a_key_has_no_mark_of_its_own() {
+    let registry = Registry::new(MemoryStore::new());
+    let route = |route| Router::new().route("/", route);
+    let plain = || post(claims_to_be_a_replay).get(claims_to_be_a_replay);
+    let app = Router::new()
+        .nest("/plain", route(plain()).layer(layer("marks-plain-unkeyed", &registry)))
+        .nest("/guarded", route(post(guarded_claims_to_be_a_replay).get(guarded_claims_to_be_a_replay)))
+        .nest("/extracted", route(post(extracted).get(extracted)))
+        .nest(
+            "/both",
+            route(post(guarded_claims_to_be_a_replay).get(guarded_claims_to_be_a_replay))
+                .layer(layer("marks-both-unkeyed", &registry)),
+        );
+    let server = Server::start(app.layer(registry.layer())).await;
+    for path in ["/plain", "/guarded", "/extracted", "/both"] {
+        let requests = [
+            ("without a key", server.post(path)),
+            ("with a key", server.post(path).header("idempotency-key", path.replace('/', "-"))),
+            ("a method that passes", server.request(axum::http::Method::GET, path).header("idempotency-key", "k")),
+        ];
+        for (name, request) in requests {
+            let answer = answer(request).await;
+            assert_eq!(answer.text(), "done", "{path} {name}");
+            for header in ["idempotent-replayed", "idempotent-recorded"] {
+                assert_eq!(answer.headers.get(header), None, "{path} {name}");
+            }
+        }
+    }
+}
+
+/// The handler's guard takes the key, and the layer has no part in it.
+#[tokio::test]
+async fn replay_beneath_a_layer_that_lets_it_pass_keeps_its_mark() {
+    let registry = Registry::new(MemoryStore::new());
+    let policy = Policy::builder("marks-elsewhere").header("x-request-id").build().expect("a valid policy");
+    let elsewhere = IdempotencyLayer::new(policy).with_registry(registry.clone());
+    let policy = Policy::builder("marks-put").methods([axum::http::Method::PUT]).build().expect("a valid policy");
+    let put = IdempotencyLayer::new(policy).with_registry(registry.clone());
+    let app = Router::new()
+        .nest("/header", Router::new().route("/", post(upstream)).layer(elsewhere))
+        .nest("/method", Router::new().route("/", post(upstream)).layer(put));
+    let server = Server::start(app.layer(registry.layer())).await;
+    for path in ["/header", "/method"] {
+        for is_replay in [false, true] {
+            assert_eq!(server.post_with_key(path, &path.replace('/', "-")).await.is_replay(), is_replay, "{path}");
         }
     }
 }

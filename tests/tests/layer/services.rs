@@ -134,26 +134,6 @@ async fn a_request_goes_on_when_its_client_leaves() {
     assert_eq!((replay.text(), runs.started()), ("charge 1", 1));
 }
 
-#[tokio::test]
-async fn a_body_over_the_limit_is_rejected_unless_it_is_not_read() {
-    let store = MemoryStore::new();
-    let length = async |body: Body| {
-        let bytes = axum::body::to_bytes(body, usize::MAX).await.expect("the body comes whole");
-        bytes.len().to_string()
-    };
-    let server = async |policy| {
-        let app = Router::new().route("/", post(length)).layer(layer(policy, &store));
-        Server::start(app).await
-    };
-    let body = vec![b'x'; 3 << 20];
-    let reading = server(Policy::builder("reading")).await;
-    let request = reading.post("/").header("idempotency-key", "a").body(body.clone());
-    assert_eq!(answer(request).await.status, StatusCode::PAYLOAD_TOO_LARGE);
-    let leaving = server(Policy::builder("leaving").without_fingerprint()).await;
-    let request = leaving.post("/").header("idempotency-key", "a").body(body.clone());
-    assert_eq!(answer(request).await.text(), body.len().to_string());
-}
-
 /// What a handler without the attribute learns of the layer's claim.
 #[tokio::test]
 async fn a_plain_handler_learns_its_key() {

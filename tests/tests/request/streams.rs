@@ -74,6 +74,11 @@ async fn of_known_length(State(runs): State<Runs>) -> Response {
     ([(header::CONTENT_LENGTH, FIRST.len() + SECOND.len())], lines(runs)).into_response()
 }
 
+#[idempotent(scope = "streams-of-events")]
+async fn events(State(runs): State<Runs>) -> Response {
+    ([(header::CONTENT_TYPE, "Text/Event-Stream;;charset=utf-8")], lines(runs)).into_response()
+}
+
 async fn serve(runs: &Runs, store: impl StoreAdmin) -> Server {
     let app = Router::new()
         .route("/lines", post(two_lines))
@@ -83,6 +88,7 @@ async fn serve(runs: &Runs, store: impl StoreAdmin) -> Server {
         .route("/passed-again", post(passed_again))
         .route("/panics", post(panics))
         .route("/known", post(of_known_length))
+        .route("/events", post(events))
         .with_state(runs.clone())
         .layer(Registry::new(store).layer());
     Server::start(app).await
@@ -272,4 +278,15 @@ async fn stream_whose_end_no_frame_tells_is_recorded_first() {
         assert!(received.contains(" 409 ") && received.contains("claim_lost"), "{received}");
         assert!(!received.contains(FIRST), "{received}");
     }
+}
+
+/// HTTP/1.0 ends it with the connection, so it cannot be recorded while it goes out, and its client waits for the first event.
+#[tokio::test]
+async fn event_stream_of_odd_parameters_is_passed_to_http10() {
+    let runs = Runs::free();
+    let server = serve(&runs, MemoryStore::new()).await;
+    let request = b"POST /events HTTP/1.0\r\nhost: 127.0.0.1\r\nidempotency-key: k\r\ncontent-length: 0\r\n\r\n";
+    let first = server.raw(request).await;
+    assert!(first.contains("idempotent-recorded: false") && first.ends_with(SECOND), "{first}");
+    assert_eq!(retry(&server, "/events").await.rejection(), "response_not_recorded");
 }

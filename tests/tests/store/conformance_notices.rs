@@ -25,7 +25,7 @@ notices! {
     the_first_claim_is_acquired_and_the_second_is_in_flight: ClaimsAlways;
     of_64_concurrent_claims_one_is_acquired: ClaimsAlways;
     a_retried_claim_recognises_its_token: ForgetsTheToken;
-    a_record_comes_back_whole: LosesHeaderOrder, DecodesHeaders, CutsBodies;
+    a_record_comes_back_whole: LosesHeaderOrder, DecodesHeaders, LosesSensitivity, CutsBodies;
     a_second_completion_changes_nothing: OverwritesRecords;
     a_record_is_not_touched_by_its_token: ReleasesRecords;
     unknown_key_has_no_entry: HoldsUnknownKeys;

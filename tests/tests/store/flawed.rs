@@ -17,6 +17,7 @@ pub(crate) enum Flaw {
     ForgetsTheToken,
     LosesHeaderOrder,
     DecodesHeaders,
+    LosesSensitivity,
     CutsBodies,
     OverwritesRecords,
     ReleasesRecords,
@@ -122,6 +123,9 @@ impl Flawed {
                 let text = String::from_utf8_lossy(value.as_bytes()).into_owned();
                 *value = HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("?"));
             }
+        }
+        if self.has(Flaw::LosesSensitivity) {
+            record.headers.iter_mut().for_each(|(_, value)| value.set_sensitive(false));
         }
         if self.has(Flaw::CutsBodies)
             && let RecordedBody::Whole(body) = &mut record.body

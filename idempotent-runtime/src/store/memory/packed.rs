@@ -15,7 +15,8 @@ use crate::store::memory::shares::Share;
 /// Bodies from this length on have their own allocation, so that a replay shares them instead of copying.
 const LARGE_BODY: usize = 4 * 1024;
 
-/// The fixed fields, then the lengths of key and header lines, then these and a small body.
+/// The fixed fields, then the lengths of key and header lines, then these and a small body. The lowest bit of a header value's
+/// length says whether the value is sensitive.
 pub(super) struct Packed(Box<[u8]>);
 
 /// Where the fields lie.
@@ -49,8 +50,13 @@ impl Packed {
         expires_at: Duration,
     ) -> (Self, Option<Bytes>) {
         let key = key.as_str().as_bytes();
-        let texts = || record.headers.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
-        let headers_length = texts().map(|text| length_of(text.len()) + text.len()).sum();
+        let texts = || {
+            record.headers.iter().flat_map(|(name, value)| {
+                let (name, value, is_sensitive) = (name.as_str().as_bytes(), value.as_bytes(), value.is_sensitive());
+                [(name.len(), name), (value.len() << 1 | usize::from(is_sensitive), value)]
+            })
+        };
+        let headers_length = texts().map(|(length, text)| length_of(length) + text.len()).sum();
         let (kind, body) = match &record.body {
             RecordedBody::Whole(body) => (BodyKind::Whole, &**body),
             RecordedBody::Sealed(body) => (BodyKind::Sealed, &**body),
@@ -71,8 +77,8 @@ impl Packed {
         push_length(&mut bytes, key.len());
         push_length(&mut bytes, headers_length);
         bytes.extend_from_slice(key);
-        for text in texts() {
-            push_length(&mut bytes, text.len());
+        for (length, text) in texts() {
+            push_length(&mut bytes, length);
             bytes.extend_from_slice(text);
         }
         bytes.extend_from_slice(within);
@@ -86,10 +92,13 @@ impl Packed {
         let mut headers = Vec::new();
         while !lines.is_empty() {
             let (name, rest) = take(lines);
-            let (value, rest) = take(rest);
+            let (marked_length, rest) = take_length(rest);
+            let (value, rest) = rest.split_at(marked_length >> 1);
             lines = rest;
             let name = HeaderName::from_bytes(name).expect("it was packed from a name");
-            headers.push((name, HeaderValue::from_bytes(value).expect("it was packed from a value")));
+            let mut value = HeaderValue::from_bytes(value).expect("it was packed from a value");
+            value.set_sensitive(marked_length & 1 == 1);
+            headers.push((name, value));
         }
         let body = || apart.map_or_else(|| Bytes::copy_from_slice(within), Bytes::clone);
         Record {

@@ -40,6 +40,10 @@ pub(super) fn record() -> Record {
     let header = |name, value: &[u8]| {
         (HeaderName::from_static(name), HeaderValue::from_bytes(value).expect("the bytes are allowed in a header"))
     };
+    let sensitive = |(name, mut value): (HeaderName, HeaderValue)| {
+        value.set_sensitive(true);
+        (name, value)
+    };
     Record {
         status: StatusCode::CREATED,
         headers: vec![
@@ -49,6 +53,8 @@ pub(super) fn record() -> Record {
             header("x-many", b""),
             header("x-latin", b"caf\xe9"),
             header("x-bytes", b"\xff\xfe\x80\t|\"{}"),
+            sensitive(header("x-account", b"4711")),
+            sensitive(header("x-account", b"\xff")),
         ],
         body: RecordedBody::Whole(Bytes::from_static(b"paid")),
         fingerprint: fingerprint(1),

@@ -17,7 +17,7 @@ use crate::testing::conformance::fixtures::{
     until,
 };
 
-/// Headers as bytes and in order, empty and 4 MiB bodies, and bodies that were not recorded.
+/// Headers as bytes and in order, with the values that are sensitive, empty and 4 MiB bodies, and bodies that were not recorded.
 ///
 /// # Panics
 ///
@@ -41,6 +41,9 @@ pub async fn a_record_comes_back_whole<S: StoreAdmin>(store: &Arc<S>) {
             panic!("the record is not there")
         };
         assert_eq!(found.headers, record.headers, "headers as bytes, multi-valued and in order");
+        let sensitive =
+            |record: &Record| record.headers.iter().map(|(_, value)| value.is_sensitive()).collect::<Vec<_>>();
+        assert_eq!(sensitive(&found), sensitive(&record), "which values are sensitive");
         assert!(found == record, "{:?} came back as {:?}", summary(&record), summary(&found));
     }
 }

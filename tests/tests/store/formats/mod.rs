@@ -214,3 +214,20 @@ async fn redis_value_of_a_newer_version_is_rejected_clearly() {
         assert!(error.to_string().contains(part), "{error}");
     }
 }
+
+/// In every store, and in what is sealed.
+#[test]
+fn sensitive_values_are_written_with_their_mark() {
+    let sensitive = |bytes: &[u8]| {
+        let mut value = HeaderValue::from_bytes(bytes).expect("a value");
+        value.set_sensitive(true);
+        (HeaderName::from_static("x-account"), value)
+    };
+    let mut record = recorded();
+    record.headers = vec![sensitive(b"4711"), sensitive(b"\xff")];
+    let text = serde_json::to_string(&record).expect("it is text");
+    let lines = r#"[["x-account",{"text":"4711","sensitive":true}],["x-account",{"base64":"/w==","sensitive":true}]]"#;
+    assert!(text.contains(lines), "{text}");
+    let read: Record = serde_json::from_str(&text).expect("it is read");
+    assert!(read == record && read.headers.iter().all(|(_, value)| value.is_sensitive()));
+}
