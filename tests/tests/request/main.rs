@@ -12,6 +12,7 @@ pub mod handlers;
 mod idempotency;
 mod identities;
 mod in_flight;
+mod key_rules;
 mod keys;
 #[path = "../layer/mod.rs"]
 mod layer;
