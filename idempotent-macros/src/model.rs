@@ -23,6 +23,8 @@ pub(crate) const ARGUMENTS: &[&str] = &[
     "key",
     "required",
     "invalid_key",
+    "min_key_length",
+    "key_format",
     "methods",
     "caller",
     "claim_after",
@@ -52,6 +54,8 @@ pub(crate) struct Model {
     pub(crate) key: Option<Expr>,
     pub(crate) required: bool,
     pub(crate) invalid_key: Choice,
+    pub(crate) min_key_length: Option<usize>,
+    pub(crate) key_format: Choice,
     pub(crate) methods: Option<Methods>,
     pub(crate) caller: Option<Expr>,
     pub(crate) claim_after: Option<ClaimAfter>,
@@ -125,6 +129,8 @@ impl Model {
             key: reader.expression("key", "order.client_token"),
             required: reader.flag("required"),
             invalid_key: reader.choice("invalid_key", ["reject", "ignore"]),
+            min_key_length: reader.min_key_length(),
+            key_format: reader.choice("key_format", ["any", "uuid"]),
             methods: reader.methods(),
             caller: reader.expression("caller", "user.id"),
             claim_after: reader.claim_after(),
@@ -156,6 +162,11 @@ impl Model {
         }
         if let (Some(_), Some(header)) = (arguments.get("key"), arguments.get("header")) {
             diagnostics.error(&header.name, "`key` replaces the header; remove `header` or `key`");
+        }
+        if let (Some(length), Some(argument)) = (self.min_key_length, arguments.get("min_key_length"))
+            && let Err(wrong) = idempotent_policy::check_min_key_length(length, self.key_format.is_some())
+        {
+            diagnostics.error(&argument.value, format!("`min_key_length` {wrong}; write `min_key_length = 16`"));
         }
         // A wrong `ttl` or `lease` is reported already; nothing follows from it.
         let is_read = |name, value: Option<Duration>| value.is_some() || arguments.get(name).is_none();
@@ -206,6 +217,8 @@ impl Model {
         set("key", self.key.as_ref().map(|_| quote!(#private::KeySource::Expression)));
         set("required", is(self.required));
         set("invalid_key", choice("InvalidKeyPolicy", self.invalid_key, private));
+        set("min_key_length", self.min_key_length.map(ToTokens::into_token_stream));
+        set("key_format", choice("KeyFormat", self.key_format, private));
         set("methods", self.methods.as_ref().map(|given| methods(given, private)));
         set("caller", is(self.caller.is_some()));
         set("fingerprint", fingerprint(&self.fingerprint, private));

@@ -107,6 +107,24 @@ impl Reader<'_> {
         None
     }
 
+    pub(crate) fn min_key_length(&mut self) -> Option<usize> {
+        const EXAMPLE: &str = "16";
+        let value = self.value("min_key_length", EXAMPLE)?;
+        if let Expr::Lit(literal) = &value
+            && let Lit::Int(number) = &literal.lit
+        {
+            // A number that is too large for its type is too large for a key too.
+            return Some(number.base10_parse().unwrap_or(usize::MAX));
+        }
+        let meant = string_of(&value).filter(|text| text.parse::<u8>().is_ok_and(|length| length > 0));
+        let message = format!(
+            "`min_key_length` must be a number of characters; write `min_key_length = {}`",
+            meant.as_deref().unwrap_or(EXAMPLE)
+        );
+        self.diagnostics.error(value, message);
+        None
+    }
+
     pub(crate) fn header(&mut self) -> Option<String> {
         let (text, at) = self.string("header", "x-request-id")?;
         self.header_name(&text, at)

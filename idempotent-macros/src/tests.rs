@@ -10,6 +10,7 @@ use crate::rewrite::rewrite;
 fn policy() -> TokenStream {
     quote! {
         scope = "charges", ttl = "1h30m", cache = [201, 400..500, "5xx"], header = "x-request-id", required,
+        min_key_length = 16, key_format = "uuid",
         methods = [POST], caller = user.id, fingerprint = (&order.amount, user.id), in_flight = wait("5s"), lease = "10s",
         after_crash = "reject", max_body = "64KiB", oversize = "rerun", keep_headers = ["set-cookie"],
         stream = "pass", drop_headers = ["x-trace"], store = "payments", on_store_error = "run", isolation = "serializable"

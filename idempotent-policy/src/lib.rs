@@ -11,6 +11,12 @@ pub const LEASE: Duration = Duration::from_secs(30);
 /// The header that carries the key.
 pub const HEADER: &str = "idempotency-key";
 
+/// The longest key, in characters.
+pub const LONGEST_KEY: usize = 255;
+
+/// How many characters a UUID has, hyphens included.
+pub const UUID_LENGTH: usize = 36;
+
 /// The statuses that are recorded, both ends of each range included.
 pub const STATUSES: &[(u16, u16)] = &[(200, 299), (303, 303)];
 
@@ -81,6 +87,25 @@ pub fn check_duration(duration: Duration, shortest: Duration) -> Result<(), Stri
         Err(format!("must be at most {}", humantime::format_duration(LONGEST)))
     } else if duration < shortest {
         Err(format!("must be at least {}", humantime::format_duration(shortest)))
+    } else {
+        Ok(())
+    }
+}
+
+/// Checks the least number of characters of a key, whose format is `uuid` or any.
+///
+/// # Errors
+///
+/// What is wrong, as the end of a sentence that begins with the argument.
+pub fn check_min_key_length(length: usize, is_uuid: bool) -> Result<(), String> {
+    if length == 0 {
+        Err("must be at least 1".to_owned())
+    } else if length > LONGEST_KEY {
+        Err(format!("must be at most {LONGEST_KEY}, the length of the longest key"))
+    } else if is_uuid && length > UUID_LENGTH {
+        Err(format!(
+            "must be at most {UUID_LENGTH} beside `key_format = \"uuid\"`, because a UUID has {UUID_LENGTH} characters"
+        ))
     } else {
         Ok(())
     }

@@ -9,6 +9,7 @@ use sfv::{BareItem, Item, Parser};
 use smallvec::SmallVec;
 
 use crate::key::every;
+use crate::policy::values::KeyFormat;
 
 /// A well-formed key: 1 to 255 characters of ASCII, not blank.
 ///
@@ -31,7 +32,7 @@ pub struct IdempotencyKey(SmallVec<[u8; Self::USUAL_LENGTH]>);
 
 impl IdempotencyKey {
     /// The longest key, in characters.
-    pub const MAX_LENGTH: usize = 255;
+    pub const MAX_LENGTH: usize = idempotent_policy::LONGEST_KEY;
 
     /// A UUID in quotes takes no memory of its own.
     const USUAL_LENGTH: usize = 40;
@@ -95,6 +96,17 @@ impl IdempotencyKey {
         Ok(Self(text.as_bytes().into()))
     }
 
+    /// Checks what a policy asks of its keys.
+    pub(crate) fn check(&self, min_length: usize, format: KeyFormat) -> Result<(), InvalidKey> {
+        let length = self.0.len();
+        match format {
+            KeyFormat::Uuid if *self.0 == *NIL => Err(InvalidKey::Mistake),
+            KeyFormat::Uuid if !is_uuid(&self.0) => Err(InvalidKey::NotUuid),
+            _ if length < min_length => Err(InvalidKey::TooShort { length, min: min_length }),
+            _ => Ok(()),
+        }
+    }
+
     /// The decoded key.
     #[expect(clippy::missing_panics_doc, reason = "a key is ASCII")]
     pub fn as_str(&self) -> &str {
@@ -146,6 +158,18 @@ pub(crate) fn key_in(lines: &GetAll<'_, HeaderValue>) -> Option<Result<Idempoten
 /// What a client's program makes of a value that is missing or no text: all of its requests have it.
 const MISTAKES: [&[u8]; 4] = [b"undefined", b"null", b"NaN", b"[object Object]"];
 
+/// What .NET's `Guid.Empty` and its like are: a value that is missing.
+const NIL: &[u8] = b"00000000-0000-0000-0000-000000000000";
+
+/// Whether it is a UUID with its hyphens, in either case.
+fn is_uuid(key: &[u8]) -> bool {
+    let is_in_place = |(at, byte): (usize, &u8)| match at {
+        8 | 13 | 18 | 23 => *byte == b'-',
+        _ => byte.is_ascii_hexdigit(),
+    };
+    key.len() == idempotent_policy::UUID_LENGTH && key.iter().enumerate().all(is_in_place)
+}
+
 /// Whether a Structured Field gives the byte a meaning.
 fn is_syntax(byte: u8) -> bool {
     matches!(byte, b'"' | b',' | b';' | b'\\')
@@ -181,4 +205,16 @@ pub enum InvalidKey {
     /// request.
     #[error("the key is what a program makes of a missing value, so that all of its requests have it")]
     Mistake,
+    /// The key has fewer characters than `min_key_length` says.
+    #[error("the key has {length} characters, at least {min} are required")]
+    #[non_exhaustive]
+    TooShort {
+        /// How many it has.
+        length: usize,
+        /// How many it must have.
+        min: usize,
+    },
+    /// The key is not a UUID, as `key_format = "uuid"` requires.
+    #[error("the key is not a UUID")]
+    NotUuid,
 }

@@ -122,8 +122,8 @@ pub use crate::policy::Policy;
 pub use crate::policy::builder::{InvalidPolicy, PolicyBuilder};
 pub use crate::policy::registration::policies;
 pub use crate::policy::values::{
-    AfterCrash, Cache, FingerprintSource, HeaderNames, InFlight, InvalidKeyPolicy, Isolation, KeySource, Methods,
-    OnStoreError, Oversize, Stream,
+    AfterCrash, Cache, FingerprintSource, HeaderNames, InFlight, InvalidKeyPolicy, Isolation, KeyFormat, KeySource,
+    Methods, OnStoreError, Oversize, Stream,
 };
 #[cfg(feature = "seal")]
 pub use crate::record::sealing::{MalformedSealingKey, SealingKey, SealingKeys};
@@ -185,8 +185,8 @@ pub mod __private {
     pub use crate::policy::registration::Registration;
     pub use crate::policy::settings::Settings;
     pub use crate::policy::values::{
-        AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, Isolation, KeySource, Methods, OnStoreError,
-        Oversize, Stream,
+        AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, Isolation, KeyFormat, KeySource, Methods,
+        OnStoreError, Oversize, Stream,
     };
     pub use crate::request::caller_expression::CallerExpression;
     pub use crate::request::completion::Completion;

@@ -7,8 +7,8 @@ use serde::Serialize;
 use crate::operate::entry_view::millis;
 use crate::policy::Policy;
 use crate::policy::values::{
-    AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, KeySource, Methods, OnStoreError, Oversize,
-    Stream,
+    AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, KeyFormat, KeySource, Methods, OnStoreError,
+    Oversize, Stream,
 };
 
 /// One annotated handler: the words of its attribute, with the defaults filled in.
@@ -24,6 +24,8 @@ pub(super) struct HandlerReport {
     pub(super) key: String,
     pub(super) required: bool,
     invalid_key: &'static str,
+    min_key_length: usize,
+    key_format: &'static str,
     pub(super) methods: String,
     pub(super) caller: bool,
     pub(super) fingerprint: &'static str,
@@ -73,6 +75,11 @@ impl HandlerReport {
             invalid_key: match policy.invalid_key() {
                 InvalidKeyPolicy::Reject => "reject",
                 InvalidKeyPolicy::Ignore => "ignore",
+            },
+            min_key_length: policy.min_key_length(),
+            key_format: match policy.key_format() {
+                KeyFormat::Any => "any",
+                KeyFormat::Uuid => "uuid",
             },
             methods: match policy.methods() {
                 Methods::Any => "any".to_owned(),

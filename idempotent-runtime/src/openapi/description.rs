@@ -10,7 +10,9 @@ use serde_json::{Map, Value, json};
 use crate::idempotency_key::{IdempotencyKey, InvalidKey};
 use crate::openapi::recorded::Recorded;
 use crate::policy::Policy;
-use crate::policy::values::{AfterCrash, FingerprintSource, InFlight, InvalidKeyPolicy, KeySource, Oversize};
+use crate::policy::values::{
+    AfterCrash, FingerprintSource, InFlight, InvalidKeyPolicy, KeyFormat, KeySource, Oversize,
+};
 use crate::registry::Registry;
 use crate::rejection::problem::Rejection;
 
@@ -22,7 +24,16 @@ pub(super) const PROBLEM: &str = "application/problem+json";
 
 /// What [`IdempotencyKey::from_header`] accepts: bare, or a String of RFC 9651 that is not blank. To say that beside its length
 /// takes a look-ahead, which not every validator has: so a String here does not begin with a space.
-const KEY_PATTERN: &str = r#"^(?:[!#-+\--:<-\[\]-~]{1,255}|"(?:[!#-\[\]-~]|\\["\\])(?:[ !#-\[\]-~]|\\["\\]){0,254}")$"#;
+fn key_pattern(min_length: usize) -> String {
+    let (max, least_more) = (IdempotencyKey::MAX_LENGTH, min_length - 1);
+    let most_more = max - 1;
+    format!(
+        r#"^(?:[!#-+\--:<-\[\]-~]{{{min_length},{max}}}|"(?:[!#-\[\]-~]|\\["\\])(?:[ !#-\[\]-~]|\\["\\]){{{least_more},{most_more}}}")$"#
+    )
+}
+
+/// A UUID in quotes, which is no value of the format `uuid`.
+const QUOTED_UUID: &str = r#"^"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"$"#;
 
 /// Two quotes, and an escape before each character.
 const LONGEST_VALUE: usize = 2 * IdempotencyKey::MAX_LENGTH + 2;
@@ -98,13 +109,25 @@ fn key_parameter(policy: &Policy, required: bool, only: Option<&[&str]>) -> Valu
         "description": format!(
             "Unique to this operation, and the same on every retry of it: a retry gets the response of the first request, which is kept for {kept}. Bare, or quoted as a String of RFC 9651.{without}{only}"
         ),
-        "schema": {
-            "type": "string",
-            "minLength": 1,
-            "maxLength": LONGEST_VALUE,
-            "pattern": KEY_PATTERN,
-        },
+        "schema": key_schema(policy),
     })
+}
+
+fn key_schema(policy: &Policy) -> Value {
+    match policy.key_format() {
+        KeyFormat::Any => json!({
+            "type": "string",
+            "minLength": policy.min_key_length(),
+            "maxLength": LONGEST_VALUE,
+            "pattern": key_pattern(policy.min_key_length()),
+        }),
+        KeyFormat::Uuid => json!({
+            "anyOf": [
+                { "type": "string", "format": "uuid" },
+                { "type": "string", "pattern": QUOTED_UUID },
+            ],
+        }),
+    }
 }
 
 /// What clients of this handler may get in its place.
@@ -117,7 +140,8 @@ fn rejections(policy: &Policy, registry: Option<&Registry>) -> Vec<Rejection> {
         rejections.push(Rejection::MissingKey { header: None });
     }
     if policy.invalid_key() == InvalidKeyPolicy::Reject {
-        rejections.push(Rejection::InvalidKey { reason: InvalidKey::Empty });
+        let (min_length, format) = (policy.min_key_length(), policy.key_format());
+        rejections.push(Rejection::InvalidKey { reason: InvalidKey::Empty, min_length, format });
     }
     if policy.fingerprint() != FingerprintSource::None {
         rejections.push(Rejection::KeyReused);

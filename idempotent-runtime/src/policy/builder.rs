@@ -9,7 +9,8 @@ use idempotent_policy::{KNOWN_METHODS, SHORTEST_LEASE, SHORTEST_TTL, SHORTEST_WA
 
 use crate::policy::settings::Settings;
 use crate::policy::values::{
-    AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, Methods, OnStoreError, Oversize, Stream,
+    AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, KeyFormat, Methods, OnStoreError, Oversize,
+    Stream,
 };
 use crate::policy::{Built, CacheIf, Policy, SourceLocation};
 
@@ -128,6 +129,28 @@ impl PolicyBuilder {
     /// How a malformed key is treated; [`InvalidKeyPolicy::Reject`] by default.
     pub fn invalid_key(mut self, policy: InvalidKeyPolicy) -> Self {
         self.settings.invalid_key = policy;
+        self
+    }
+
+    /// The least number of characters of a key, from 1 to 255; 1 by default. A shorter key is a malformed one.
+    pub fn min_key_length(mut self, characters: usize) -> Self {
+        self.settings.min_key_length = characters;
+        self
+    }
+
+    /// The form that keys must have; [`KeyFormat::Any`] by default. A key of another form is a malformed one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use idempotent_runtime::{KeyFormat, Policy};
+    ///
+    /// let policy = Policy::builder("charges").key_format(KeyFormat::Uuid).build()?;
+    /// assert_eq!(policy.key_format(), KeyFormat::Uuid);
+    /// # Ok::<(), idempotent_runtime::InvalidPolicy>(())
+    /// ```
+    pub fn key_format(mut self, format: KeyFormat) -> Self {
+        self.settings.key_format = format;
         self
     }
 
@@ -267,6 +290,10 @@ impl PolicyBuilder {
         match idempotent_policy::lease(self.lease, self.settings.ttl) {
             Ok(lease) => self.settings.lease = lease,
             Err(wrong) => self.wrong.push(wrong),
+        }
+        let is_uuid = self.settings.key_format == KeyFormat::Uuid;
+        if let Err(wrong) = idempotent_policy::check_min_key_length(self.settings.min_key_length, is_uuid) {
+            self.wrong.push(format!("`min_key_length` {wrong}; write `.min_key_length(16)`"));
         }
         self.wrong.extend(idempotent_policy::check_disjoint(&self.built.keep_headers, &self.built.drop_headers).err());
         if !self.wrong.is_empty() {

@@ -17,8 +17,8 @@ use http::{Method, response};
 use crate::policy::scope::Scope;
 use crate::policy::settings::Settings;
 use crate::policy::values::{
-    AfterCrash, Cache, FingerprintSource, HeaderNames, InFlight, InvalidKeyPolicy, Isolation, KeySource, Methods,
-    Names, OnStoreError, Oversize, Stream,
+    AfterCrash, Cache, FingerprintSource, HeaderNames, InFlight, InvalidKeyPolicy, Isolation, KeyFormat, KeySource,
+    Methods, Names, OnStoreError, Oversize, Stream,
 };
 
 /// The predicate of `cache_if`.
@@ -168,6 +168,16 @@ impl Policy {
     /// How a malformed key is treated.
     pub fn invalid_key(&self) -> InvalidKeyPolicy {
         self.settings.invalid_key
+    }
+
+    /// The least number of characters of a key.
+    pub fn min_key_length(&self) -> usize {
+        self.settings.min_key_length
+    }
+
+    /// The form that keys must have.
+    pub fn key_format(&self) -> KeyFormat {
+        self.settings.key_format
     }
 
     /// Which methods are guarded.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::policy::values::{
-    AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, Isolation, KeySource, Methods, OnStoreError,
-    Oversize, Stream,
+    AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, Isolation, KeyFormat, KeySource, Methods,
+    OnStoreError, Oversize, Stream,
 };
 
 /// One field for each argument of the attribute, which writes those that are given over the defaults.
@@ -21,6 +21,8 @@ pub struct Settings {
     pub key: KeySource,
     pub required: bool,
     pub invalid_key: InvalidKeyPolicy,
+    pub min_key_length: usize,
+    pub key_format: KeyFormat,
     pub methods: Methods<'static>,
     /// Whether it is given.
     pub caller: bool,
@@ -50,6 +52,8 @@ impl Settings {
         key: KeySource::Header,
         required: false,
         invalid_key: InvalidKeyPolicy::Reject,
+        min_key_length: 1,
+        key_format: KeyFormat::Any,
         methods: Methods::Only(idempotent_policy::METHODS),
         caller: false,
         fingerprint: FingerprintSource::Request,

@@ -38,6 +38,17 @@ pub enum InvalidKeyPolicy {
     Ignore,
 }
 
+/// The form that keys must have (`key_format`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeyFormat {
+    /// Any form.
+    Any,
+    /// A UUID of any version, in its form with hyphens (RFC 9562). Upper and lower case are both valid, and name different keys,
+    /// because keys are compared byte for byte. The nil UUID is rejected: it is what a program sends that has no key.
+    Uuid,
+}
+
 /// Which request methods are guarded (`methods`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

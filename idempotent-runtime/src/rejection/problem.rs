@@ -6,7 +6,8 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
-use crate::idempotency_key::InvalidKey;
+use crate::idempotency_key::{IdempotencyKey, InvalidKey};
+use crate::policy::values::KeyFormat;
 
 /// An answer of the guard instead of the handler's response.
 ///
@@ -38,6 +39,10 @@ pub enum Rejection {
     InvalidKey {
         /// What is wrong with it.
         reason: InvalidKey,
+        /// The least number of characters of a key (`min_key_length`).
+        min_length: usize,
+        /// The form that keys must have (`key_format`).
+        format: KeyFormat,
     },
     /// The key was used for a different request.
     KeyReused,
@@ -233,9 +238,14 @@ impl Rejection {
                 let place = header.as_ref().map(|header| format!(" in the header `{header}`")).unwrap_or_default();
                 format!("Send a key that is unique to this operation{place}, and the same key on every retry.")
             }
-            Self::InvalidKey { reason } => format!(
-                "{reason}. Send 1 to 255 visible ASCII characters, bare or as a quoted string.",
+            Self::InvalidKey { reason, format: KeyFormat::Uuid, .. } => format!(
+                "{reason}. Send a UUID with its hyphens, such as 6c5f2a04-54f0-4c3f-9d0f-2f1b4f0e7c11, bare or as a quoted string.",
                 reason = capitalised(reason)
+            ),
+            Self::InvalidKey { reason, min_length, .. } => format!(
+                "{reason}. Send {min_length} to {max} visible ASCII characters, bare or as a quoted string.",
+                reason = capitalised(reason),
+                max = IdempotencyKey::MAX_LENGTH
             ),
             Self::ResponseNotRecorded { status } => format!(
                 "The request has been executed and answered with status {status}. Its response cannot be repeated: the response was too large, had no end or broke off, or the transaction was committed without the response.",

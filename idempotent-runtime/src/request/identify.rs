@@ -210,10 +210,11 @@ fn check_key(
     header: Option<&str>,
     key: Option<Result<IdempotencyKey, InvalidKey>>,
 ) -> Option<Result<IdempotencyKey, Rejection>> {
-    match key {
+    let (min_length, format) = (policy.min_key_length(), policy.key_format());
+    match key.map(|key| key.and_then(|key| key.check(min_length, format).map(|()| key))) {
         Some(Ok(key)) => Some(Ok(key)),
         Some(Err(reason)) if policy.invalid_key() == InvalidKeyPolicy::Reject => {
-            Some(Err(Rejection::InvalidKey { reason }))
+            Some(Err(Rejection::InvalidKey { reason, min_length, format }))
         }
         _ if policy.required() => Some(Err(Rejection::MissingKey { header: header.map(str::to_owned) })),
         _ => None,

@@ -208,7 +208,10 @@ async fn a_request_without_a_registry_is_rejected() {
     let policy = Policy::builder("api").build().expect("the policy is valid");
     let app = Router::new().route("/", post(async || "charged")).layer(IdempotencyLayer::new(policy));
     let server = Server::start(app).await;
-    assert_eq!(server.post_with_key("/", "a").await.rejection(), "store_unavailable");
+    let answer = server.post_with_key("/", "a").await;
+    assert_eq!(answer.rejection(), "store_unavailable");
+    let problem = answer.json();
+    assert!(problem["detail"].as_str().is_some_and(|detail| detail.starts_with("This request ran nothing")));
 }
 
 #[derive(Debug, PartialEq)]

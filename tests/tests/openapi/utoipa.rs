@@ -189,6 +189,30 @@ fn a_409_of_the_users_own_keeps_its_words_and_its_schema() {
     }
 }
 
+#[utoipa::path(post, path = "/long")]
+#[idempotent(scope = "openapi-long", min_key_length = 16)]
+async fn long() {}
+
+#[utoipa::path(post, path = "/uuid")]
+#[idempotent(scope = "openapi-uuid", key_format = "uuid")]
+async fn uuid() {}
+
+#[test]
+fn rules_of_the_key_are_in_its_schema() {
+    for document in documents!(long) {
+        let schema = &key_parameter(operation(&document)).expect("a header")["schema"];
+        assert_eq!((&schema["minLength"], &schema["maxLength"]), (&json!(16), &json!(512)));
+        let pattern = schema["pattern"].as_str().expect("a pattern");
+        assert!(pattern.contains("{16,255}") && pattern.contains("{15,254}"), "bare, and in quotes: {pattern}");
+    }
+    for document in documents!(uuid) {
+        let schema = &key_parameter(operation(&document)).expect("a header")["schema"];
+        assert_eq!(schema["anyOf"][0]["format"], "uuid");
+        let quoted = schema["anyOf"][1]["pattern"].as_str().expect("a pattern");
+        assert!(quoted.starts_with("^\"") && quoted.ends_with("\"$"), "{quoted}");
+    }
+}
+
 /// Requires its key, in a header of another name, and runs at most once.
 #[utoipa::path(put, path = "/refunds", responses((status = "2XX"), (status = "4XX", body = ApiError)))]
 #[idempotent(scope = "refunds", required, header = "X-Request-Id", after_crash = "reject", ttl = "90s",

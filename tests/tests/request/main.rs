@@ -13,6 +13,7 @@ mod head_requests;
 mod idempotency;
 mod identities;
 mod in_flight;
+mod key_rules;
 mod keys;
 #[path = "../layer/mod.rs"]
 mod layer;

@@ -63,4 +63,10 @@ async fn handler_crate() {}
 #[idempotent(stream)]
 async fn handler_stream() {}
 
+#[idempotent(min_key_length)]
+async fn handler_min_key_length() {}
+
+#[idempotent(key_format)]
+async fn handler_key_format() {}
+
 fn main() {}

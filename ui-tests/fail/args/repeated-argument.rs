@@ -66,4 +66,10 @@ async fn handler_crate() {}
 #[idempotent(stream = "pass", stream = "pass")]
 async fn handler_stream() {}
 
+#[idempotent(min_key_length = 16, min_key_length = 16)]
+async fn handler_min_key_length() {}
+
+#[idempotent(key_format = "uuid", key_format = "uuid")]
+async fn handler_key_format() {}
+
 fn main() {}

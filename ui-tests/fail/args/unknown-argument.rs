@@ -66,4 +66,10 @@ async fn handler_on_store_error() {}
 #[idempotent(crat = "idem")]
 async fn handler_crate() {}
 
+#[idempotent(min_key_lenght = 16)]
+async fn handler_min_key_length() {}
+
+#[idempotent(keyformat = "uuid")]
+async fn handler_key_format() {}
+
 fn main() {}

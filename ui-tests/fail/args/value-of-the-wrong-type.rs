@@ -54,4 +54,10 @@ async fn handler_crate() {}
 #[idempotent(stream = false)]
 async fn handler_stream() {}
 
+#[idempotent(min_key_length = "16")]
+async fn handler_min_key_length() {}
+
+#[idempotent(key_format = 4)]
+async fn handler_key_format() {}
+
 fn main() {}
