@@ -48,7 +48,7 @@ fn size() -> TokenStream {
 
 pub(crate) struct Constant {
     kind: Kind,
-    expression: Expr,
+    expression: Box<Expr>,
 }
 
 /// The expression as a constant, or what is wrong with it, as the end of a sentence that begins with the argument. A word in
@@ -67,7 +67,7 @@ pub(crate) fn constant(kind: Kind, expression: &Expr, example: &str) -> Result<C
     if mentions_self(expression.to_token_stream()) {
         return Err(format!("is one value for all types; name the type instead of `Self`, or write `{example}`"));
     }
-    Ok(Constant { kind, expression: expression.clone() })
+    Ok(Constant { kind, expression: Box::new(expression.clone()) })
 }
 
 fn mentions_self(tokens: TokenStream) -> bool {
