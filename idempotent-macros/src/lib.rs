@@ -2,6 +2,7 @@
 
 mod args;
 mod claim_line;
+mod constant;
 mod diagnostics;
 mod document;
 mod expand;

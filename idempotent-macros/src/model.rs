@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use idempotent_policy::{LEASE, SHORTEST_LEASE, SHORTEST_TTL, TTL};
+use idempotent_policy::{LEASE, TTL};
 use proc_macro2::{Ident, Span, TokenStream};
-use quote::{ToTokens, quote};
+use quote::{ToTokens, quote, quote_spanned};
 use syn::Expr;
 
 use crate::args::Arguments;
+use crate::constant::{Constant, Kind, Value};
 use crate::diagnostics::Diagnostics;
 use crate::reader::Reader;
 use crate::runtime::Runtime;
@@ -45,9 +46,9 @@ pub(crate) const ARGUMENTS: &[&str] = &[
 
 /// What the attribute says, one field for each argument; `None` and `false` leave the default.
 pub(crate) struct Model {
-    pub(crate) scope: Option<String>,
+    pub(crate) scope: Option<Value<String>>,
     pub(crate) shared_scope: bool,
-    pub(crate) ttl: Option<Duration>,
+    pub(crate) ttl: Option<Value<Duration>>,
     pub(crate) cache: Option<Cache>,
     pub(crate) cache_if: Option<Expr>,
     pub(crate) header: Option<String>,
@@ -61,15 +62,15 @@ pub(crate) struct Model {
     pub(crate) claim_after: Option<ClaimAfter>,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) in_flight: InFlight,
-    pub(crate) lease: Option<Duration>,
+    pub(crate) lease: Option<Value<Duration>>,
     pub(crate) after_crash: Choice,
     pub(crate) isolation: Option<Isolation>,
     pub(crate) stream: Choice,
-    pub(crate) max_body: Option<usize>,
+    pub(crate) max_body: Option<Value<usize>>,
     pub(crate) oversize: Choice,
     pub(crate) keep_headers: Vec<String>,
     pub(crate) drop_headers: Vec<String>,
-    pub(crate) store: Option<String>,
+    pub(crate) store: Option<Value<String>>,
     pub(crate) on_store_error: Choice,
     pub(crate) runtime: Runtime,
 }
@@ -88,10 +89,9 @@ pub(crate) enum ClaimAfter {
 /// The word that is chosen, unless it is the default.
 pub(crate) type Choice = Option<&'static str>;
 
-#[derive(Clone, Copy)]
 pub(crate) enum InFlight {
     Reject,
-    Wait(Duration),
+    Wait(Value<Duration>),
 }
 
 pub(crate) enum Methods {
@@ -120,9 +120,9 @@ impl Model {
     pub(crate) fn new(arguments: &Arguments, diagnostics: &mut Diagnostics) -> Self {
         let mut reader = Reader { arguments, diagnostics };
         let model = Self {
-            scope: reader.scope(),
+            scope: reader.name("scope", Kind::SCOPE, "charges"),
             shared_scope: reader.flag("shared_scope"),
-            ttl: reader.duration("ttl", "24h", SHORTEST_TTL),
+            ttl: reader.ttl(),
             cache: reader.cache(),
             cache_if: reader.expression("cache_if", "is_final"),
             header: reader.header(),
@@ -136,7 +136,7 @@ impl Model {
             claim_after: reader.claim_after(),
             fingerprint: reader.fingerprint(),
             in_flight: reader.in_flight(),
-            lease: reader.duration("lease", "30s", SHORTEST_LEASE),
+            lease: reader.lease(),
             after_crash: reader.choice("after_crash", ["rerun", "reject"]),
             isolation: reader.isolation(),
             stream: reader.choice("stream", ["record", "pass"]),
@@ -144,7 +144,7 @@ impl Model {
             oversize: reader.choice("oversize", ["reject", "rerun"]),
             keep_headers: reader.headers("keep_headers", "set-cookie"),
             drop_headers: reader.headers("drop_headers", "x-trace"),
-            store: reader.name("store", "payments"),
+            store: reader.name("store", Kind::STORE, "payments"),
             on_store_error: reader.choice("on_store_error", ["reject", "run"]),
             runtime: reader.runtime(),
         };
@@ -168,24 +168,57 @@ impl Model {
         {
             diagnostics.error(&argument.value, format!("`min_key_length` {wrong}; write `min_key_length = 16`"));
         }
-        // A wrong `ttl` or `lease` is reported already; nothing follows from it.
-        let is_read = |name, value: Option<Duration>| value.is_some() || arguments.get(name).is_none();
-        if is_read("ttl", self.ttl) && is_read("lease", self.lease) {
-            match (idempotent_policy::lease(self.lease, self.ttl.unwrap_or(TTL)), arguments.get("lease")) {
-                (Ok(lease), _) => self.lease = Some(lease),
-                (Err(wrong), argument) => {
-                    let longest = humantime::format_duration(self.ttl.unwrap_or(TTL));
-                    let at = argument.map(|argument| &argument.value);
-                    diagnostics.error(at, format!("{wrong}; write `lease = \"{longest}\"` or less"));
-                }
-            }
-        }
+        self.check_lease(arguments, diagnostics);
         if let (Err(wrong), Some(argument)) =
             (idempotent_policy::check_disjoint(&self.keep_headers, &self.drop_headers), arguments.get("drop_headers"))
         {
             diagnostics.error(&argument.value, wrong);
         }
         self
+    }
+
+    /// Of literals only: the compiler compares constants.
+    fn check_lease(&mut self, arguments: &Arguments, diagnostics: &mut Diagnostics) {
+        let literal = |name, value: &Option<Value<Duration>>| match value {
+            Some(Value::Literal(value)) => Some(Some(*value)),
+            // A wrong `ttl` or `lease` is reported already; nothing follows from it.
+            None if arguments.get(name).is_none() => Some(None),
+            None | Some(Value::Constant(_)) => None,
+        };
+        let (Some(ttl), Some(lease)) = (literal("ttl", &self.ttl), literal("lease", &self.lease)) else { return };
+        let ttl = ttl.unwrap_or(TTL);
+        match idempotent_policy::lease(lease, ttl) {
+            Ok(lease) => self.lease = Some(Value::Literal(lease)),
+            Err(wrong) => {
+                let at = arguments.get("lease").map(|argument| &argument.value);
+                let longest = humantime::format_duration(ttl);
+                diagnostics.error(at, format!("`lease` {wrong}; write `lease = \"{longest}\"` or less"));
+            }
+        }
+    }
+
+    /// What the compiler evaluates, by the names of the arguments.
+    pub(crate) fn constants(&self) -> impl Iterator<Item = (&'static str, &Constant)> {
+        let wait = if let InFlight::Wait(limit) = &self.in_flight { limit.constant() } else { None };
+        let all = [
+            ("scope", self.scope.as_ref().and_then(Value::constant)),
+            ("ttl", self.ttl.as_ref().and_then(Value::constant)),
+            ("wait", wait),
+            ("lease", self.lease.as_ref().and_then(Value::constant)),
+            ("max_body", self.max_body.as_ref().and_then(Value::constant)),
+            ("store", self.store.as_ref().and_then(Value::constant)),
+        ];
+        all.into_iter().filter_map(|(name, constant)| Some((name, constant?)))
+    }
+
+    /// Makes the lease fit the ttl, if the compiler evaluates one of them.
+    fn fit_lease(&self, settings: TokenStream) -> TokenStream {
+        let [ttl, lease] = [&self.ttl, &self.lease].map(|value| value.as_ref().and_then(Value::constant));
+        let Some(at) = lease.or(ttl).map(Constant::span) else { return settings };
+        let private = self.runtime.located(at);
+        let with_lease = if self.lease.is_some() { "with_lease_within_ttl" } else { "with_default_lease" };
+        let with_lease = Ident::new(with_lease, at);
+        quote_spanned!(at=> #private::Settings::#with_lease(#settings))
     }
 
     /// What is evaluated before the claim, by the names of the arguments. The key comes first: the others only count for a keyed
@@ -211,7 +244,7 @@ impl Model {
         let mut set = |name: &str, value: Option<TokenStream>| fields.extend(value.map(|value| field(name, &value)));
         set("has_default_scope", is(self.scope.is_none()));
         set("shared_scope", is(self.shared_scope));
-        set("ttl", self.ttl.map(duration));
+        set("ttl", self.ttl.as_ref().map(|ttl| ttl.tokens(private, |ttl| duration(*ttl))));
         set("cache", cache(self));
         set("header", self.header.as_ref().map(ToTokens::to_token_stream));
         set("key", self.key.as_ref().map(|_| quote!(#private::KeySource::Expression)));
@@ -222,24 +255,26 @@ impl Model {
         set("methods", self.methods.as_ref().map(|given| methods(given, private)));
         set("caller", is(self.caller.is_some()));
         set("fingerprint", fingerprint(&self.fingerprint, private));
-        set("in_flight", in_flight(self.in_flight, private));
-        set("lease", self.lease.filter(|lease| *lease != LEASE).map(duration));
+        set("in_flight", in_flight(&self.in_flight, private));
+        let lease = self.lease.as_ref().filter(|lease| !matches!(lease, Value::Literal(lease) if *lease == LEASE));
+        set("lease", lease.map(|lease| lease.tokens(private, |lease| duration(*lease))));
         set("after_crash", choice("AfterCrash", self.after_crash, private));
         set("isolation", self.isolation.map(|level| isolation(level, private)));
         set("stream", choice("Stream", self.stream, private));
-        set("max_body", self.max_body.map(ToTokens::into_token_stream));
+        set("max_body", self.max_body.as_ref().map(|size| size.tokens(private, ToTokens::to_token_stream)));
         set("oversize", choice("Oversize", self.oversize, private));
         set("keep_headers", list(&self.keep_headers));
         set("drop_headers", list(&self.drop_headers));
-        set("store", self.store.as_ref().map(|name| quote!(::core::option::Option::Some(#name))));
+        let store = self.store.as_ref().map(|name| name.tokens(private, ToTokens::to_token_stream));
+        set("store", store.map(|name| quote!(::core::option::Option::Some(#name))));
         set("on_store_error", choice("OnStoreError", self.on_store_error, private));
-        quote!(#private::Settings { #(#fields,)* ..#private::Settings::DEFAULT })
+        self.fit_lease(quote!(#private::Settings { #(#fields,)* ..#private::Settings::DEFAULT }))
     }
 
     /// The scope that is given, or the path of the function.
     pub(crate) fn scope_path(&self, function: &str) -> TokenStream {
         if let Some(scope) = &self.scope {
-            scope.to_token_stream()
+            scope.tokens(&self.runtime, ToTokens::to_token_stream)
         } else {
             quote!(::core::concat!(::core::module_path!(), "::", #function))
         }
@@ -262,9 +297,9 @@ fn choice(of_type: &str, word: Choice, private: &Runtime) -> Option<TokenStream>
     Some(quote!(#private::#of_type::#variant))
 }
 
-fn in_flight(in_flight: InFlight, private: &Runtime) -> Option<TokenStream> {
+fn in_flight(in_flight: &InFlight, private: &Runtime) -> Option<TokenStream> {
     let InFlight::Wait(limit) = in_flight else { return None };
-    let limit = duration(limit);
+    let limit = limit.tokens(private, |limit| duration(*limit));
     Some(quote!(#private::InFlight::Wait(#limit)))
 }
 

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use idempotent_policy::{KNOWN_METHODS, SHORTEST_WAIT};
+use idempotent_policy::KNOWN_METHODS;
 use quote::ToTokens;
 use syn::spanned::Spanned;
 use syn::{Expr, Lit, LitStr, Path};
 
 use crate::args::{Argument, Arguments};
+use crate::constant::{Kind, Value, constant};
 use crate::diagnostics::{Diagnostics, nearest};
 use crate::model::{Choice, ClaimAfter, Fingerprint, InFlight, Isolation, Methods};
 use crate::runtime::Runtime;
@@ -46,37 +47,52 @@ impl Reader<'_> {
     }
 
     /// A name that people read in logs and stores.
-    pub(crate) fn name(&mut self, name: &str, example: &str) -> Option<String> {
-        let (text, at) = self.string(name, example)?;
-        match idempotent_policy::check_name(&text) {
-            Ok(()) => Some(text),
-            Err(wrong) => {
-                self.diagnostics.error(at, format!("`{name}` {wrong}; write `{name} = \"{example}\"`"));
-                None
-            }
-        }
+    pub(crate) fn name(&mut self, name: &str, kind: Kind, example: &str) -> Option<Value<String>> {
+        let value = self.value(name, &format!("\"{example}\""))?;
+        let example = word_of(&value).unwrap_or_else(|| example.to_owned());
+        self.read(name, kind, &value, &format!("{name} = \"{example}\""), |text| {
+            idempotent_policy::check_name(text).map(|()| text.to_owned()).map_err(str::to_owned)
+        })
     }
 
-    pub(crate) fn scope(&mut self) -> Option<String> {
-        self.name("scope", "charges")
+    pub(crate) fn ttl(&mut self) -> Option<Value<Duration>> {
+        let value = self.value("ttl", "\"24h\"")?;
+        self.duration("ttl", Kind::TTL, &value, "ttl = \"24h\"", idempotent_policy::check_ttl)
     }
 
-    pub(crate) fn duration(&mut self, name: &str, example: &str, shortest: Duration) -> Option<Duration> {
-        let (text, at) = self.string(name, example)?;
-        self.duration_in(name, &text, &at, &format!("{name} = \"{example}\""), shortest)
+    pub(crate) fn lease(&mut self) -> Option<Value<Duration>> {
+        let value = self.value("lease", "\"30s\"")?;
+        self.duration("lease", Kind::LEASE, &value, "lease = \"30s\"", idempotent_policy::check_lease)
     }
 
-    fn duration_in(
+    fn duration(
         &mut self,
         name: &str,
-        text: &str,
-        at: impl ToTokens,
+        kind: Kind,
+        value: &Expr,
         example: &str,
-        shortest: Duration,
-    ) -> Option<Duration> {
-        let read = duration(text).map_err(|reason| format!("is no duration: {reason}"));
-        let checked = read.and_then(|read| idempotent_policy::check_duration(read, shortest).map(|()| read));
-        checked.map_err(|wrong| self.diagnostics.error(at, format!("`{name}` {wrong}; write `{example}`"))).ok()
+        check: fn(Duration) -> Result<(), &'static str>,
+    ) -> Option<Value<Duration>> {
+        self.read(name, kind, value, example, |text| {
+            let read = duration(text).map_err(|reason| format!("is no duration: {reason}"))?;
+            check(read).map(|()| read).map_err(str::to_owned)
+        })
+    }
+
+    /// A text that is read here, or a constant that the compiler checks.
+    fn read<T>(
+        &mut self,
+        name: &str,
+        kind: Kind,
+        value: &Expr,
+        example: &str,
+        read: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<Value<T>> {
+        let read = match string_of(value) {
+            Some(text) => read(&text).map(Value::Literal).map_err(|wrong| format!("{wrong}; write `{example}`")),
+            None => constant(kind, value, example).map(Value::Constant),
+        };
+        read.map_err(|wrong| self.diagnostics.error(value, format!("`{name}` {wrong}"))).ok()
     }
 
     pub(crate) fn flag(&mut self, name: &str) -> bool {
@@ -249,7 +265,7 @@ impl Reader<'_> {
         self.wait().map_or(InFlight::Reject, InFlight::Wait)
     }
 
-    fn wait(&mut self) -> Option<Duration> {
+    fn wait(&mut self) -> Option<Value<Duration>> {
         let value = self.value("in_flight", "wait(\"5s\")")?;
         if is_word(&value, "reject") {
             return None;
@@ -257,9 +273,9 @@ impl Reader<'_> {
         if let Expr::Call(call) = &value
             && is_word(&call.func, "wait")
             && let (Some(limit), 1) = (call.args.first(), call.args.len())
-            && let Some(text) = string_of(limit)
         {
-            return self.duration_in("wait", &text, limit, "in_flight = wait(\"5s\")", SHORTEST_WAIT);
+            const EXAMPLE: &str = "in_flight = wait(\"5s\")";
+            return self.duration("wait", Kind::WAIT, ungrouped(limit), EXAMPLE, idempotent_policy::check_wait);
         }
         self.diagnostics.error(value, "`in_flight` is `reject` or `wait(…)`; write `in_flight = wait(\"5s\")`");
         None
@@ -297,13 +313,11 @@ impl Reader<'_> {
         Runtime::at_path(&path)
     }
 
-    pub(crate) fn max_body(&mut self) -> Option<usize> {
-        let (text, at) = self.string("max_body", "4MiB")?;
-        size_in_bytes(&text)
-            .map_err(|reason| {
-                self.diagnostics.error(at, format!("`max_body` is no size: {reason}; write `max_body = \"4MiB\"`"));
-            })
-            .ok()
+    pub(crate) fn max_body(&mut self) -> Option<Value<usize>> {
+        let value = self.value("max_body", "\"4MiB\"")?;
+        self.read("max_body", Kind::MAX_BODY, &value, "max_body = \"4MiB\"", |text| {
+            size_in_bytes(text).map_err(|reason| format!("is no size: {reason}"))
+        })
     }
 }
 

@@ -19,6 +19,7 @@ pub(crate) fn rewrite(arguments: &TokenStream, item: &TokenStream) -> TokenStrea
     let checked = Handler::parse(item.clone()).map(|handler| {
         handler.check(&mut diagnostics);
         check_beside(&parsed, &handler, &mut diagnostics);
+        check_constants(&model, &handler, &mut diagnostics);
         let line = ClaimLine::new(&handler, &model, &mut diagnostics);
         (handler, line)
     });
@@ -55,6 +56,19 @@ fn check_beside(parsed: &Arguments, handler: &Handler, diagnostics: &mut Diagnos
         let message =
             "`isolation` is that of the handler's `Tx`, and no argument names one; take `mut tx: Tx<Postgres>`";
         diagnostics.error(&isolation.name, message);
+    }
+}
+
+/// A policy is known before any request comes, and is one for all types.
+fn check_constants(model: &Model, handler: &Handler, diagnostics: &mut Diagnostics) {
+    for (name, constant) in model.constants() {
+        if handler.binds_any_of(constant.expression()) {
+            let message = format!(
+                "`{name}` is one value for all requests, and this is an argument of the handler; write a constant such as `{}`",
+                name.to_uppercase()
+            );
+            diagnostics.error(constant.expression(), message);
+        }
     }
 }
 

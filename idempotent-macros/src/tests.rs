@@ -108,3 +108,40 @@ fn mistakes_are_told_at_once_beside_the_unchanged_function() {
     assert_eq!(errors.count(), 5);
     assert_eq!(text(function(&items)), text(&handler()));
 }
+
+/// An editor asks for completions while the body is typed: each token must be there once, in its place, and no error of ours.
+#[test]
+fn half_typed_bodies_stay_as_they_are() {
+    for body in
+        ["let z = order.", "let z = order.amount.", "order.", "match order {", "if order.amount >", "Ok(order.am"]
+    {
+        // What an editor completes has its brackets closed.
+        let closed = format!("{{ {body} {} }}", closing(body));
+        let item: TokenStream =
+            format!("async fn pay(user: User, Json(order): Json<Order>) -> String {closed}").parse().expect("tokens");
+        for arguments in [quote!(), quote!(caller = user.id), quote!(claim_after = none), quote!(ttl = TTL)] {
+            let expansion = rewrite(&arguments, &item).to_string();
+            assert!(!expansion.contains("compile_error"), "{body}: {expansion}");
+            let TokenTree::Group(body) = item.clone().into_iter().last().expect("a body") else { panic!("no body") };
+            assert_eq!(expansion.matches(&body.stream().to_string()).count(), 1, "{body}: {expansion}");
+        }
+    }
+}
+
+fn closing(text: &str) -> String {
+    let closing = |char| match char {
+        '(' => Some(')'),
+        '{' => Some('}'),
+        _ => None,
+    };
+    text.chars().rev().filter_map(closing).collect()
+}
+
+#[test]
+fn half_typed_arguments_leave_the_function_as_it_was() {
+    for arguments in ["ttl =", "ttl = TTL, sco", "caller = user.", "scope = \"charges\", max_body = settings::"] {
+        let expansion = rewrite(&arguments.parse().expect("tokens"), &handler().to_token_stream()).to_string();
+        assert!(expansion.contains("compile_error"), "{arguments}: {expansion}");
+        assert!(expansion.ends_with(&text(&handler())), "{arguments}: {expansion}");
+    }
+}

@@ -1,5 +1,7 @@
 //! The defaults, limits and checks of policies, which the attribute and the builder share. Use the crate `idempotent-runtime`.
 
+mod text;
+
 use std::time::Duration;
 
 /// How long a record is kept.
@@ -65,28 +67,57 @@ pub const NEVER_RECORDED: &[&str] = &[
 /// # Errors
 ///
 /// What is wrong, as the end of a sentence that begins with the argument.
-pub fn check_name(name: &str) -> Result<(), &'static str> {
-    if name.trim().is_empty() {
+pub const fn check_name(name: &str) -> Result<(), &'static str> {
+    let (mut rest, mut length, mut is_blank, mut has_control) = (name.as_bytes(), 0_usize, true, false);
+    while let Some((character, after)) = text::first_char(rest) {
+        is_blank &= character.is_whitespace();
+        has_control |= text::is_control(character);
+        length += 1;
+        rest = after;
+    }
+    if is_blank {
         Err("must not be blank")
-    } else if name.chars().any(char::is_control) {
+    } else if has_control {
         Err("must not hold control characters")
-    } else if name.chars().count() > 255 {
+    } else if length > 255 {
         Err("must not be longer than 255 characters")
     } else {
         Ok(())
     }
 }
 
-/// Checks a duration against `shortest` and [`LONGEST`].
+/// Checks how long a record is kept, against [`SHORTEST_TTL`] and [`LONGEST`].
 ///
 /// # Errors
 ///
 /// What is wrong, as the end of a sentence that begins with the argument.
-pub fn check_duration(duration: Duration, shortest: Duration) -> Result<(), String> {
-    if duration > LONGEST {
-        Err(format!("must be at most {}", humantime::format_duration(LONGEST)))
-    } else if duration < shortest {
-        Err(format!("must be at least {}", humantime::format_duration(shortest)))
+pub const fn check_ttl(ttl: Duration) -> Result<(), &'static str> {
+    check_duration(ttl, SHORTEST_TTL, "must be at least 1s")
+}
+
+/// Checks how long a claim is exclusive, against [`SHORTEST_LEASE`] and [`LONGEST`].
+///
+/// # Errors
+///
+/// What is wrong, as the end of a sentence that begins with the argument.
+pub const fn check_lease(lease: Duration) -> Result<(), &'static str> {
+    check_duration(lease, SHORTEST_LEASE, "must be at least 100ms")
+}
+
+/// Checks how long a duplicate waits, against [`SHORTEST_WAIT`] and [`LONGEST`].
+///
+/// # Errors
+///
+/// What is wrong, as the end of a sentence that begins with the argument.
+pub const fn check_wait(limit: Duration) -> Result<(), &'static str> {
+    check_duration(limit, SHORTEST_WAIT, "must be at least 1ms")
+}
+
+const fn check_duration(duration: Duration, shortest: Duration, too_short: &'static str) -> Result<(), &'static str> {
+    if duration.as_nanos() > LONGEST.as_nanos() {
+        Err("must be at most 100years")
+    } else if duration.as_nanos() < shortest.as_nanos() {
+        Err(too_short)
     } else {
         Ok(())
     }
@@ -115,15 +146,13 @@ pub fn check_min_key_length(length: usize, is_uuid: bool) -> Result<(), String> 
 ///
 /// # Errors
 ///
-/// The lease is longer than the ttl.
-pub fn lease(given: Option<Duration>, ttl: Duration) -> Result<Duration, String> {
+/// The lease is longer than the ttl: what is wrong, as the end of a sentence that begins with the argument.
+pub const fn lease(given: Option<Duration>, ttl: Duration) -> Result<Duration, &'static str> {
     match given {
-        None => Ok(LEASE.min(ttl)),
-        Some(lease) if lease <= ttl => Ok(lease),
-        Some(_) => Err(format!(
-            "`lease` must not be longer than `ttl`, which is {}: a claim would outlive its memory",
-            humantime::format_duration(ttl)
-        )),
+        None if LEASE.as_nanos() > ttl.as_nanos() => Ok(ttl),
+        None => Ok(LEASE),
+        Some(lease) if lease.as_nanos() <= ttl.as_nanos() => Ok(lease),
+        Some(_) => Err("must not be longer than `ttl`: a claim would outlive its memory"),
     }
 }
 
@@ -193,5 +222,48 @@ pub fn check_disjoint(keep: &[String], drop: &[String]) -> Result<(), String> {
     match keep.iter().find(|name| drop.contains(name)) {
         Some(both) => Err(format!("`{both}` is both in `keep_headers` and in `drop_headers`; remove one of them")),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{LEASE, LONGEST, SHORTEST_LEASE, SHORTEST_TTL, SHORTEST_WAIT, TTL};
+
+    /// A constant of the program is checked by the compiler, which formats nothing: the messages are written out.
+    #[test]
+    fn messages_name_the_limits() {
+        let below = |shortest: Duration| shortest.checked_sub(Duration::from_nanos(1)).expect("it is not zero");
+        let least = |shortest| format!("must be at least {}", humantime::format_duration(shortest));
+        let most = format!("must be at most {}", humantime::format_duration(LONGEST));
+        let above = LONGEST + Duration::from_nanos(1);
+        for (check, shortest) in [
+            (super::check_ttl as fn(Duration) -> Result<(), &'static str>, SHORTEST_TTL),
+            (super::check_lease, SHORTEST_LEASE),
+            (super::check_wait, SHORTEST_WAIT),
+        ] {
+            assert_eq!(check(shortest), Ok(()));
+            assert_eq!(check(LONGEST), Ok(()));
+            assert_eq!(check(below(shortest)), Err(&*least(shortest)));
+            assert_eq!(check(above), Err(&*most));
+        }
+    }
+
+    #[test]
+    fn the_default_lease_is_never_longer_than_the_ttl() {
+        assert_eq!(super::lease(None, TTL), Ok(LEASE));
+        assert_eq!(super::lease(None, SHORTEST_TTL), Ok(SHORTEST_TTL));
+        assert_eq!(super::lease(Some(LEASE), LEASE), Ok(LEASE));
+        assert!(super::lease(Some(LEASE), SHORTEST_TTL).is_err());
+    }
+
+    #[test]
+    fn names_are_counted_in_characters() {
+        assert_eq!(super::check_name("payé"), Ok(()));
+        assert_eq!(super::check_name(&"é".repeat(255)), Ok(()));
+        assert_eq!(super::check_name(&"é".repeat(256)), Err("must not be longer than 255 characters"));
+        assert_eq!(super::check_name(" \u{3000}\t"), Err("must not be blank"));
+        assert_eq!(super::check_name("pay\u{85}"), Err("must not hold control characters"));
     }
 }

@@ -182,6 +182,7 @@ pub mod __private {
     #[cfg(feature = "utoipa")]
     pub use crate::openapi::utoipa::operation;
     pub use crate::policy::Policy;
+    pub use crate::policy::constants::{constant_lease, constant_scope, constant_store, constant_ttl, constant_wait};
     pub use crate::policy::registration::Registration;
     pub use crate::policy::settings::Settings;
     pub use crate::policy::values::{

@@ -16,6 +16,8 @@ mod units_of_time_and_size;
 mod args;
 #[path = "../../idempotent-macros/src/claim_line.rs"]
 mod claim_line;
+#[path = "../../idempotent-macros/src/constant.rs"]
+mod constant;
 #[path = "../../idempotent-macros/src/diagnostics.rs"]
 mod diagnostics;
 #[path = "../../idempotent-macros/src/document.rs"]

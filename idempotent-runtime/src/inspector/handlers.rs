@@ -57,6 +57,16 @@ fn statuses(cache: Cache<'_>) -> String {
     }
 }
 
+const fn fingerprint(source: FingerprintSource) -> &'static str {
+    match source {
+        FingerprintSource::Request => "request",
+        FingerprintSource::Json => "json",
+        FingerprintSource::Expression => "expression",
+        FingerprintSource::Only => "only",
+        FingerprintSource::None => "none",
+    }
+}
+
 impl HandlerReport {
     pub(super) fn of(policy: &Policy) -> Self {
         Self {
@@ -86,13 +96,7 @@ impl HandlerReport {
                 Methods::Only(names) => names.join(", "),
             },
             caller: policy.partitioned_by_caller(),
-            fingerprint: match policy.fingerprint() {
-                FingerprintSource::Request => "request",
-                FingerprintSource::Json => "json",
-                FingerprintSource::Expression => "expression",
-                FingerprintSource::Only => "only",
-                FingerprintSource::None => "none",
-            },
+            fingerprint: fingerprint(policy.fingerprint()),
             in_flight: match policy.in_flight() {
                 InFlight::Reject => "reject".to_owned(),
                 InFlight::Wait(limit) => format!("wait {}", humantime::format_duration(limit)),

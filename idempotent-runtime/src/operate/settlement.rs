@@ -164,7 +164,7 @@ impl Settlement {
         }
         let Some(response) = &self.response else { return Ok(Resolution::NotExecuted) };
         let ttl = self.ttl.unwrap_or(limits.ttl);
-        idempotent_policy::check_duration(ttl, idempotent_policy::SHORTEST_TTL).map_err(InvalidSettlement::Ttl)?;
+        idempotent_policy::check_ttl(ttl).map_err(|wrong| InvalidSettlement::Ttl(wrong.to_owned()))?;
         let headers = match entry.key.step_of() {
             None => headers_of(response)?,
             Some(_) => headers_of_step(response)?,

@@ -5,7 +5,7 @@ use std::panic::Location;
 use std::time::Duration;
 
 use http::{Method, response};
-use idempotent_policy::{KNOWN_METHODS, SHORTEST_LEASE, SHORTEST_TTL, SHORTEST_WAIT};
+use idempotent_policy::{KNOWN_METHODS, SHORTEST_WAIT};
 
 use crate::policy::settings::Settings;
 use crate::policy::values::{
@@ -77,7 +77,7 @@ impl Policy {
 impl PolicyBuilder {
     /// How long a record is kept, at least a second and at most 100 years; 24 hours by default.
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.check_duration("ttl", ttl, SHORTEST_TTL, ".ttl(Duration::from_hours(24))");
+        self.check("ttl", idempotent_policy::check_ttl(ttl), ".ttl(Duration::from_hours(24))");
         self.settings.ttl = ttl;
         self
     }
@@ -211,7 +211,7 @@ impl PolicyBuilder {
     /// How long a dead process holds a key, at least 100 ms and at most 100 years; 30 seconds by default, or `ttl` if that is
     /// shorter.
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.check_duration("lease", lease, SHORTEST_LEASE, ".lease(Duration::from_secs(30))");
+        self.check("lease", idempotent_policy::check_lease(lease), ".lease(Duration::from_secs(30))");
         self.lease = Some(lease);
         self
     }
@@ -289,7 +289,7 @@ impl PolicyBuilder {
     pub fn build(mut self) -> Result<Policy, InvalidPolicy> {
         match idempotent_policy::lease(self.lease, self.settings.ttl) {
             Ok(lease) => self.settings.lease = lease,
-            Err(wrong) => self.wrong.push(wrong),
+            Err(wrong) => self.wrong.push(wrong_lease(wrong, self.settings.ttl)),
         }
         let is_uuid = self.settings.key_format == KeyFormat::Uuid;
         if let Err(wrong) = idempotent_policy::check_min_key_length(self.settings.min_key_length, is_uuid) {
@@ -308,9 +308,8 @@ impl PolicyBuilder {
         })
     }
 
-    fn check_duration(&mut self, option: &str, given: Duration, shortest: Duration, example: &str) {
-        let wrong = idempotent_policy::check_duration(given, shortest).err();
-        self.wrong.extend(wrong.map(|wrong| format!("`{option}` {wrong}; write `{example}`")));
+    fn check(&mut self, option: &str, checked: Result<(), &'static str>, example: &str) {
+        self.wrong.extend(checked.err().map(|wrong| format!("`{option}` {wrong}; write `{example}`")));
     }
 
     fn header_names(&mut self, option: &str, names: impl IntoIterator<Item = impl AsRef<str>>) -> Vec<String> {
@@ -322,6 +321,11 @@ impl PolicyBuilder {
         let read = idempotent_policy::header_name(name);
         read.map_err(|wrong| self.wrong.push(format!("`{option}`: {wrong}"))).ok()
     }
+}
+
+/// A lease that is longer than this ttl.
+pub(super) fn wrong_lease(wrong: &str, ttl: Duration) -> String {
+    format!("`lease` {wrong}; the ttl is {}", humantime::format_duration(ttl))
 }
 
 fn wrong_name(option: &str, name: &str) -> Option<String> {

@@ -1,6 +1,7 @@
 //! What one annotated handler or layer asks of its idempotency: the validated form of the attribute and of the builder.
 
 pub(crate) mod builder;
+pub(crate) mod constants;
 pub(crate) mod handle;
 pub(crate) mod registration;
 pub(crate) mod scope;

@@ -1,6 +1,6 @@
 //! Whether a new row fits: into what the file may take, and into what its owner may take of that.
 
-use axum::body::Bytes;
+use bytes::Bytes;
 use sqlx::sqlite::SqliteConnection;
 
 use crate::key::RecordKey;
@@ -60,8 +60,7 @@ fn owner_bytes(owner: Owner) -> Vec<u8> {
 /// they do not fill. Rows share a page of 4 KiB only as far as whole rows fit into it.
 pub(super) fn counted_bytes(key: &RecordKey, record: Option<(&str, &Record)>) -> i64 {
     let key = key.as_str().len();
-    let payload =
-        key + record.map_or(0, |(headers, record)| headers.len() + record.body_bytes().map_or(0, Bytes::len));
+    let payload = key + record.map_or(0, |(headers, record)| headers.len() + record.body_bytes().map_or(0, Bytes::len));
     let on_pages = match payload {
         0..1_200 => payload,
         1_200..1_880 => 2_048,
