@@ -93,20 +93,18 @@ pub(crate) fn expand(handler: &Handler, model: &Model, line: ClaimLine) -> Token
     } else {
         (quote!(let (mut #gate, #pending) = #gate.lend();), quote!(#expressions #gate.give_back().await;), &pending)
     };
-    let never_returned = never_returned(signature, private);
+    let never_returned = never_returned(signature, private, is_half_typed(body.stream()));
     let block = inner_block(body);
     // Located at the name, so that a future that is not `Send` is reported there.
     let run = Ident::new("run", signature.ident.span().resolved_at(Span::mixed_site()));
+    // Located at the body's brace: an editor shows the documentation of `async` at all that the tokens' spans contain.
+    let at_brace = body.span_open().resolved_at(Span::mixed_site());
+    let declared = quote_spanned!(at_brace=> if false { #never_returned });
+    let statements = quote!(#before #declared #expressions #after #block);
     // Located at the body, which is what its errors are about.
-    let future = quote_spanned!(body.span().resolved_at(Span::mixed_site())=> async move {
-        #before
-        if false {
-            #never_returned
-        }
-        #expressions
-        #after
-        #block
-    });
+    let mut statements = Group::new(Delimiter::Brace, statements);
+    statements.set_span(body.span().resolved_at(Span::mixed_site()));
+    let future = quote_spanned!(at_brace=> async move #statements);
     // Located at the return type, so that one that is no response is reported there.
     let span = match &signature.output {
         ReturnType::Default => Span::mixed_site(),
@@ -300,6 +298,16 @@ fn policy_expressions(model: &Model) -> TokenStream {
         });
     }
     expressions
+}
+
+/// Whether an editor shows the macro a body that is being typed: rust-analyzer writes this name where one is missing. The
+/// body has no value yet, and that of the declared type would be one error more than in a plain function.
+fn is_half_typed(body: TokenStream) -> bool {
+    body.into_iter().any(|token| match token {
+        TokenTree::Ident(ident) => ident == "__ra_fixup",
+        TokenTree::Group(group) => is_half_typed(group.stream()),
+        _ => false,
+    })
 }
 
 /// The body as the last expression of a generated block. `unused_braces` would call its braces unnecessary where there is

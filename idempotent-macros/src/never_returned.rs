@@ -10,9 +10,12 @@ use syn::{Lifetime, ReturnType, Signature, Token, Type, TypeParamBound};
 use crate::runtime::Runtime;
 
 /// A `return` of the declared type that is never taken makes inference and errors those of the function as it was written.
-pub(crate) fn never_returned(signature: &Signature, private: &Runtime) -> TokenStream {
+/// A body that is half typed has no value yet, so that its `return` is of no type.
+pub(crate) fn never_returned(signature: &Signature, private: &Runtime, is_half_typed: bool) -> TokenStream {
+    let name = if is_half_typed { "typed" } else { "never" };
+    let never = |ty: &dyn ToTokens, span: Span| never(name, ty, span, private);
     let ReturnType::Type(_, declared) = &signature.output else {
-        return never(&quote!(()), Span::mixed_site(), private);
+        return never(&quote!(()), Span::mixed_site());
     };
     // The span is that of the return type, where the body's type comes from.
     let span = declared.span().resolved_at(Span::mixed_site());
@@ -22,10 +25,10 @@ pub(crate) fn never_returned(signature: &Signature, private: &Runtime) -> TokenS
     if !opaque.can_be_named {
         let mut inferred = (**declared).clone();
         InferOpaqueTypes.visit_type_mut(&mut inferred);
-        return never(&inferred, span, private);
+        return never(&inferred, span);
     }
     if opaque.named.is_empty() {
-        return never(&inferred, span, private);
+        return never(&inferred, span);
     }
     let (names, bounds): (Vec<_>, Vec<_>) = opaque.named.into_iter().unzip();
     quote! {
@@ -36,9 +39,9 @@ pub(crate) fn never_returned(signature: &Signature, private: &Runtime) -> TokenS
     }
 }
 
-fn never(ty: &impl ToTokens, span: Span, private: &Runtime) -> TokenStream {
-    let private = private.located(span);
-    quote_spanned! {span=> return #private::never::<#ty>(); }
+fn never(name: &str, ty: &dyn ToTokens, span: Span, private: &Runtime) -> TokenStream {
+    let (private, name) = (private.located(span), Ident::new(name, span));
+    quote_spanned! {span=> return #private::#name::<#ty>(); }
 }
 
 /// Turns each `impl Trait` into a type parameter with its bounds: `impl Stream<Item = Result<Event, Infallible>>` says

@@ -38,7 +38,7 @@ setsid sh -c '
 ' loop "$folder" "$@" &
 cat >/dev/null
 # It may be about to begin its group.
-until kill -KILL -- "-$!" || ! kill -0 "$!"; do sleep 0.05; done
+until kill -s KILL -- "-$!" || ! kill -0 "$!"; do sleep 0.05; done
 rm -rf "$folder"
 "#;
 

@@ -4,6 +4,7 @@ mod bench;
 mod chaos;
 mod concurrency;
 mod docs_rs;
+mod editor;
 mod engines;
 mod entries;
 mod features;
@@ -58,6 +59,8 @@ commands:
   engines [NAME]
           the tests of each store on every version of its server that npm, PyPI, Debian 12 and Debian 13 have, or on those
           whose name contains NAME, such as postgres-18; in some 20 minutes
+  editor  what an editor shows in an annotated handler: completions, documentation and errors are those of the same handler
+          without the attribute; installs rust-analyzer from crates.io, in some 10 minutes
   concurrency  the concurrency tests alone, or those whose name contains the word after it
   public-api
           writes what users can name into docs/public-api; `test` compares
@@ -86,6 +89,7 @@ fn main() -> ExitCode {
         ["entries", options @ ..] if let Some(entries) = entries::planned(options) => entries::run(&entries),
         ["engines"] => engines::run(""),
         ["engines", name] => engines::run(name),
+        ["editor"] => editor::check(),
         ["concurrency"] => concurrency::run("").map(drop),
         ["concurrency", name] => concurrency::run(name).map(drop),
         ["public-api"] => on_the_workspace(public_api::write),
