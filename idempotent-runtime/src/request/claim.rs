@@ -376,6 +376,7 @@ impl Claiming {
             handler: lease.share(),
             request: self.request.with_fingerprint(first),
             ttl: policy.ttl(),
+            max_result: policy.max_body(),
             fingerprints: self.fingerprints,
             is_partitioned: self.is_partitioned,
             owners: Owners::default(),

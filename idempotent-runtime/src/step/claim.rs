@@ -37,6 +37,7 @@ pub(crate) struct StepClaim {
     /// Of the record. That of `request` may be an older one, of a claim that is taken over.
     fingerprint: Fingerprint,
     ttl: Duration,
+    max_result: usize,
     /// The claim of the handler, as long as which the result lives.
     handler: Arc<Lease>,
     /// Of the handlers between it and its claim.
@@ -79,6 +80,7 @@ impl StepClaim {
         handler: &Arc<Lease>,
         request: ClaimRequest,
         ttl: Duration,
+        max_result: usize,
         name: &str,
         owner: Option<Box<str>>,
     ) -> Self {
@@ -91,6 +93,7 @@ impl StepClaim {
             fingerprint: request.fingerprint,
             request: ClaimRequest { token: Token::unique(), ..request },
             ttl,
+            max_result,
             handler: Arc::clone(handler),
             owner,
             stage: Stage::Idle,
@@ -144,14 +147,16 @@ impl StepClaim {
             fingerprint: self.fingerprint,
             recorded_at: now_in_millis(),
         };
-        match self.try_to_complete(&record).await {
-            Err(StoreError::RecordRejected(_)) => {
-                // A later attempt must not run the step again.
-                let recorded = self.try_to_complete(&record.without_response()).await;
-                self.end(name, record.without_response(), recorded).and(Err(StepErrorKind::TooLarge))
+        if record.body_bytes().is_none_or(|json| json.len() <= self.max_result) {
+            match self.try_to_complete(&record).await {
+                Err(StoreError::RecordRejected(_)) => {}
+                recorded => return self.end(name, record, recorded),
             }
-            recorded => self.end(name, record, recorded),
         }
+        // A later attempt must not run the step again.
+        let record = record.without_response();
+        let recorded = self.try_to_complete(&record).await;
+        self.end(name, record, recorded).and(Err(StepErrorKind::TooLarge))
     }
 
     async fn try_to_complete(&self, record: &Record) -> Result<Held, StoreError> {

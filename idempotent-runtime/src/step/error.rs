@@ -107,9 +107,10 @@ pub enum StepErrorKind {
     /// **Run**, and nothing is recorded: the result cannot be written as JSON, or cannot be read back.
     #[error("it ran, but its result does not survive JSON")]
     Unserialisable(#[source] serde_json::Error),
-    /// **Run**, in this attempt or in an earlier one, and the result is too large for the store, which rejects it at every try. Return less from the step, such as an id. If the step must run again, give it another name.
+    /// **Run**, in this attempt or in an earlier one, and the result is too large: as JSON it has more bytes than `max_body` of the handler's policy, or the store rejects it at
+    /// every try. Return less from the step, such as an id. If the step must run again, give it another name.
     #[error(
-        "it ran, but its result is too large for the store: let the step return less, and give it another name if it must run \
+        "it ran, but its result is larger than `max_body`, or too large for the store: let the step return less, and give it another name if it must run \
          again"
     )]
     TooLarge,
@@ -119,6 +120,16 @@ pub enum StepErrorKind {
     WrongType(#[source] serde_json::Error),
 }
 
+/// In bytes; with the longest key beside it, all of it encoded, a record key still fits into every store's index.
+pub(super) const LONGEST_NAME: usize = 255;
+
+/// What is no name may be as long as a request.
+fn shortened(name: &str) -> &str {
+    let longest = LONGEST_NAME.min(name.len());
+    let boundary = (0..=longest).rev().find(|&end| name.is_char_boundary(end));
+    &name[..boundary.unwrap_or(0)]
+}
+
 impl StepError {
     pub(crate) fn new(
         step: &str,
@@ -126,7 +137,7 @@ impl StepError {
         registry_and_scope: Option<(Registry, Scope)>,
         rejections: Option<Arc<StepRejections>>,
     ) -> Self {
-        let error = Self { step: step.into(), kind, registry_and_scope, rejections };
+        let error = Self { step: shortened(step).into(), kind, registry_and_scope, rejections };
         // The handler may make a response of it that has nothing but its status.
         error.is_answered_by(error.rejection().status());
         error
@@ -143,7 +154,7 @@ impl StepError {
         self.registry_and_scope.as_ref().map(|(_, scope)| &**scope)
     }
 
-    /// The name of the step.
+    /// The name of the step; the first 255 bytes of a longer one, which no step has.
     pub fn step(&self) -> &str {
         &self.step
     }

@@ -4,11 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest, Sha256};
 
-use crate::step::error::StepErrorKind;
+use crate::step::error::{LONGEST_NAME, StepErrorKind};
 use crate::sync::{Mutex, lock};
-
-/// In bytes; with the longest key beside it, all of it encoded, a record key still fits into every store's index.
-const LONGEST: usize = 255;
 
 #[derive(Default)]
 pub(crate) struct Names(Mutex<BTreeSet<Box<str>>>);
@@ -16,7 +13,7 @@ pub(crate) struct Names(Mutex<BTreeSet<Box<str>>>);
 impl Names {
     /// Takes the name, until the guard is dropped or for good.
     pub(crate) fn take(&self, name: &str) -> Result<Taken<'_>, StepErrorKind> {
-        if name.is_empty() || name.len() > LONGEST || name.chars().any(char::is_control) {
+        if name.is_empty() || name.len() > LONGEST_NAME || name.chars().any(char::is_control) {
             return Err(StepErrorKind::InvalidName);
         }
         if !self.with(|names| names.insert(name.into())) {

@@ -31,6 +31,8 @@ pub(crate) struct Steps {
     pub(crate) request: ClaimRequest,
     /// How long a result is kept after the end of the handler.
     pub(crate) ttl: Duration,
+    /// How many bytes of JSON a result may have.
+    pub(crate) max_result: usize,
     pub(crate) fingerprints: Fingerprints,
     /// A caller is named, so that credentials do not count.
     pub(crate) is_partitioned: bool,
@@ -51,8 +53,8 @@ impl Steps {
 
     pub(crate) async fn begin(&self, name: &str, owner: &Owner) -> Result<Begun, StepErrorKind> {
         self.owners.take(name, owner)?;
-        let mut claim =
-            StepClaim::new(&self.registry, &self.handler, self.request, self.ttl, name, owner.digest.clone());
+        let (handler, owner) = (&self.handler, owner.digest.clone());
+        let mut claim = StepClaim::new(&self.registry, handler, self.request, self.ttl, self.max_result, name, owner);
         let mut backoff = Backoff::BETWEEN_LOOKS;
         loop {
             let asked_at = Instant::now();

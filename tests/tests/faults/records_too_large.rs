@@ -136,7 +136,7 @@ async fn step_result_too_large_for_redis_is_told() {
         assert_eq!(registry.drain(Duration::ZERO).await, 0, "nothing tries to record it any more");
         assert_eq!(runs.started(), 1);
     }
-    assert!(logs.text().contains("its result is too large for the store: let the step return less"), "{}", logs.text());
+    assert!(logs.text().contains("too large for the store: let the step return less"), "{}", logs.text());
 }
 
 /// As a balancer, or a server that is restarted twice.

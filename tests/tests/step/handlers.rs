@@ -81,6 +81,17 @@ async fn a_name_that_is_none(State(runs): State<Executions>, idempotency: Idempo
     Ok(run.to_string())
 }
 
+/// As many bytes of JSON as the request says.
+#[idempotent(scope = "large-result", max_body = "1KiB")]
+async fn a_large_result(State(runs): State<Executions>, idempotency: Idempotency, bytes: String) -> Result<String> {
+    let length = bytes.parse::<usize>().expect("the test sends a number") - "\"\"".len();
+    let run = async || {
+        runs.step.run().await;
+        Ok::<_, Response>("x".repeat(length))
+    };
+    Ok(idempotency.step("reserve", run).await?.len().to_string())
+}
+
 // No test would wait for the end of such a lease.
 #[idempotent(scope = "step-panics", lease = "1h")]
 async fn panics_in_its_step(State(runs): State<Executions>, idempotency: Idempotency) -> Result<String> {
@@ -172,6 +183,7 @@ pub(super) async fn serve(runs: &Executions, registry: &Registry) -> Server {
         .route("/declined", post(step_that_fails_twice))
         .route("/twice", post(the_same_name_twice))
         .route("/names", post(a_name_that_is_none))
+        .route("/large", post(a_large_result))
         .route("/panics", post(panics_in_its_step))
         .route("/gives-up", post(gives_a_step_up))
         .route("/gives-up-once", post(gives_a_step_up_and_must_not_rerun))

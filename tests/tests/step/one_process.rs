@@ -100,11 +100,34 @@ async fn a_name_that_is_none_is_an_error_and_the_step_does_not_run() {
         let rejected = answer(server.post("/names").header("idempotency-key", "k").body(name)).await;
         assert_eq!(rejected.rejection(), "step_failed");
     }
+    let logs = Logs::collect();
+    let rejected = answer(server.post("/names").header("idempotency-key", "k").body("é".repeat(500_000))).await;
+    assert_eq!(rejected.rejection(), "step_failed");
+    assert!(logs.text().contains("a step of a handler cannot be taken"), "{}", logs.text());
+    assert!(logs.text().len() < 4_096, "{} bytes are logged", logs.text().len());
     assert_eq!(runs.step.started(), 0);
     for (key, name) in [("long", "a".repeat(255)), ("odd", "é/%0A ".to_owned())] {
         let taken = answer(server.post("/names").header("idempotency-key", key).body(name)).await;
         assert_eq!(taken.status, StatusCode::OK);
     }
+}
+
+/// Eight of them would fill a store that the responses of the handler never could.
+#[tokio::test]
+async fn result_over_max_body_is_not_kept_and_its_step_not_repeated() {
+    let (runs, store) = (Executions::free(), MemoryStore::new());
+    let server = serve(&runs, &Registry::new(store.clone())).await;
+    let post = async |key: &str, bytes: &'static str| {
+        answer(server.post("/large").header("idempotency-key", key).body(bytes)).await
+    };
+    assert_eq!(post("fits", "1024").await.text(), "1022");
+    for _ in 1..=2 {
+        assert_eq!(post("k", "1025").await.rejection(), "step_failed");
+    }
+    assert_eq!(runs.step.started(), 2, "it ran once under each key");
+    let entry = store.get(&RecordKey::new("large-result", None, "k").step("reserve")).await.expect("memory answers");
+    let state = entry.expect("that it ran is recorded").state;
+    assert!(matches!(&state, EntryState::Completed { body_bytes: None, .. }), "{state:?}");
 }
 
 #[tokio::test]
