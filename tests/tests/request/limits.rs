@@ -276,7 +276,7 @@ async fn a_claim_that_waited_for_a_connection_is_not_given_back() {
     let (runs, store) = (Runs::free(), FaultyStore::around(store));
     // The one that has the connection waits for the lock; the others for the connection.
     let ends = given_back_after_twenty(&runs, &store).await;
-    assert!((1..=2).contains(&ends), "{ends} were given back");
+    assert!(ends <= 5, "{ends} of 20 were given back");
 }
 
 #[tokio::test]
@@ -343,7 +343,7 @@ async fn an_overload_costs_what_it_serves_and_is_rejected_early() {
     let early = rejected.iter().filter(|after| **after < LIMIT).count();
     assert!(early > rejected.len() / 2, "{early} of {} are rejected early", rejected.len());
     let ends = store.ends();
-    assert!(ends <= 16, "{ends} claims were given back");
+    assert!(ends <= REQUESTS / 10, "{ends} claims were given back");
 }
 
 /// A store in PostgreSQL, over two connections, in which a claim takes some time; a claim that a store of this kind cannot
@@ -391,14 +391,14 @@ impl Slow {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_time_rejects_nothing_after_its_end() {
     let slow = Slow::new("0.05").await;
-    assert_eq!(slow.rejected_of("slow", 60).await, 0, "they take 1.5 s");
+    assert_eq!(slow.rejected_of("slow", 40).await, 0, "they take 1 s");
     slow.becomes_fast().await;
-    assert_eq!(slow.rejected_of("fast", 400).await, 0, "at the former pace, they would take 10 s");
+    assert_eq!(slow.rejected_of("fast", 200).await, 0, "at the former pace, they would take 5 s");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_beginning_of_a_burst_rejects_nothing() {
-    // As while connections are opened: the first forty claims take 1 s.
-    let slow = Slow::new("CASE WHEN nextval('inserted') <= 40 THEN 0.05 ELSE 0 END").await;
-    assert_eq!(slow.rejected_of("burst", 400).await, 0);
+    // As while connections are opened: the first twenty claims take 0.5 s. At their pace, all of them would take 5 s.
+    let slow = Slow::new("CASE WHEN nextval('inserted') <= 20 THEN 0.05 ELSE 0 END").await;
+    assert_eq!(slow.rejected_of("burst", 200).await, 0);
 }
