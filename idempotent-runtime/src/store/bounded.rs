@@ -15,7 +15,7 @@ use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
 use crate::store::contract::ImmediateStore;
 use crate::store::erased::ErasedStore;
-use crate::store::error::StoreError;
+use crate::store::error::{StoreError, Waited};
 use crate::store::line::{Call, WaitingLine, Withdrawn};
 use crate::sync::tokio::time::Instant;
 use crate::transaction::transactions::Transactions;
@@ -231,7 +231,7 @@ impl BoundedStore {
     ) -> Result<T, StoreError> {
         let (limit, begun) = (self.limit(), Instant::now());
         let (ahead, sent) = (line.held_back(), line.sent());
-        let too_long = || held_up(line, LineTooLong { ahead, limit });
+        let too_long = || held_up(line, begun, LineTooLong { ahead, limit });
         // What runs already must be recorded: only what has not begun is turned away.
         let is_claim = matches!(op, Op::Claim);
         if is_claim && line.is_too_long(ahead, limit) {
@@ -244,7 +244,7 @@ impl BoundedStore {
         let in_time = poll_fn(|cx| {
             // Its turn has come too late: begun only to be cut off, it would take its connection along.
             if deadline.is_over() && this.withdraw() {
-                return Poll::Ready(Err(held_up(line, NoTurn(limit))));
+                return Poll::Ready(Err(held_up(line, begun, NoTurn(limit))));
             }
             asking.as_mut().poll(cx)
         });
@@ -255,14 +255,14 @@ impl BoundedStore {
                 break;
             }
             if let Some(answer) = Deadline::after(pause).bound(&mut answering).await {
-                return result_of(line, &this, answer, limit);
+                return result_of(line, &this, answer, begun);
             }
             let left = ahead.saturating_sub(line.sent().wrapping_sub(sent));
             if line.is_too_long(left, limit.saturating_sub(begun.elapsed())) && this.withdraw() {
                 return Err(too_long());
             }
         }
-        result_of(line, &this, answering.await, limit)
+        result_of(line, &this, answering.await, begun)
     }
 }
 
@@ -274,22 +274,33 @@ fn result_of<T>(
     line: &WaitingLine,
     call: &Call,
     answer: Option<Result<T, StoreError>>,
-    limit: Duration,
+    begun: Instant,
 ) -> Result<T, StoreError> {
     if let Some(Ok(_)) = answer {
         line.answered();
     }
     match answer {
-        Some(Err(StoreError::Unavailable(source))) if call.withdraw() => Err(StoreError::NotSent(source)),
+        Some(Err(StoreError::Unavailable(source))) => Err(match source.downcast::<Waited>() {
+            Ok(waited) if call.withdraw() => held_up(line, begun, waited.0),
+            Ok(waited) if line.is_moving(begun) => StoreError::busy(waited.0),
+            Ok(waited) => StoreError::Unavailable(waited.0),
+            Err(source) if call.withdraw() => StoreError::NotSent(source),
+            Err(source) => StoreError::Unavailable(source),
+        }),
         Some(answer) => answer,
-        None if call.withdraw() => Err(held_up(line, NoTurn(limit))),
-        None => Err(StoreError::TimedOut(limit)),
+        None if call.withdraw() => Err(held_up(line, begun, NoTurn(line.limit()))),
+        None if line.is_moving(begun) => Err(StoreError::busy(NoAnswer(line.limit()))),
+        None => Err(StoreError::TimedOut(line.limit())),
     }
 }
 
 /// A call that was never sent: a store that answers others is not unreachable, whatever makes it slow.
-fn held_up(line: &WaitingLine, reason: impl std::error::Error + Send + Sync + 'static) -> StoreError {
-    if line.is_moving() { StoreError::busy(reason) } else { StoreError::not_sent(reason) }
+fn held_up(
+    line: &WaitingLine,
+    begun: Instant,
+    reason: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> StoreError {
+    if line.is_moving(begun) { StoreError::busy_not_sent(reason) } else { StoreError::not_sent(reason) }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -302,6 +313,10 @@ struct LineTooLong {
 #[derive(Debug, thiserror::Error)]
 #[error("the call waited for its turn for {0:?}")]
 struct NoTurn(Duration);
+
+#[derive(Debug, thiserror::Error)]
+#[error("the store answers other calls, and has not answered this one within {0:?}")]
+struct NoAnswer(Duration);
 
 /// A store that needs no limit because it answers at once.
 pub(crate) struct Immediate<'a> {

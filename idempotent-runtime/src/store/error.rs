@@ -64,8 +64,13 @@ impl StoreError {
         Self::not_sent(TakesNoClaims(reason.into()))
     }
 
-    /// The store answers other calls, so this one did not wait for a store that is away: nothing was sent.
+    /// The store was asked, or answers others, and has no time or room for this call, which may have taken effect.
     pub(crate) fn busy(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::unavailable(Busy(reason.into()))
+    }
+
+    /// As [`busy`](Self::busy), for a call that was not sent.
+    pub(crate) fn busy_not_sent(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::not_sent(Busy(reason.into()))
     }
 
@@ -75,7 +80,8 @@ impl StoreError {
     }
 
     /// Whether the store could not be asked, as far as that is known. One that is full, or that has something unreadable, was asked:
-    /// a client could bring that about. So is one that answers others while a call waits for its turn, and a Redis that evicts keys.
+    /// a client could bring that about. So is one that answers others while a call waits, one that is short of connections, memory or
+    /// time for the call, and a Redis that evicts keys.
     ///
     /// ```
     /// use idempotent_runtime::store::StoreError;
@@ -85,10 +91,15 @@ impl StoreError {
     /// ```
     pub fn is_unreachable(&self) -> bool {
         match self {
-            Self::Unavailable(_) | Self::TimedOut(_) => true,
-            Self::NotSent(source) => !source.is::<TakesNoClaims>() && !source.is::<Busy>(),
+            Self::TimedOut(_) => true,
+            Self::Unavailable(source) | Self::NotSent(source) => !self.is_busy() && !source.is::<TakesNoClaims>(),
             Self::Full | Self::OverQuota | Self::RecordRejected(_) | Self::Damaged(_) => false,
         }
+    }
+
+    /// Whether it is an error of [`busy`](Self::busy) or [`busy_not_sent`](Self::busy_not_sent).
+    pub(crate) fn is_busy(&self) -> bool {
+        matches!(self, Self::Unavailable(source) | Self::NotSent(source) if source.is::<Busy>())
     }
 
     /// The entry of the key cannot be read for this reason.
@@ -106,3 +117,9 @@ struct TakesNoClaims(Box<dyn std::error::Error + Send + Sync>);
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 struct Busy(Box<dyn std::error::Error + Send + Sync>);
+
+/// No connection became free, or no answer came, within a limit of the store's own. Whether the store is away only its other calls
+/// can tell.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(crate) struct Waited(pub(crate) Box<dyn std::error::Error + Send + Sync>);

@@ -73,7 +73,6 @@ impl Call {
 /// The calls of one store that are held back, and how fast it takes them.
 #[derive(Default)]
 pub(crate) struct WaitingLine {
-    /// How long one of its calls may take.
     limit: Duration,
     held_back: AtomicUsize,
     sent: AtomicUsize,
@@ -93,9 +92,16 @@ impl WaitingLine {
         *lock(&self.answered_at) = Some(Instant::now());
     }
 
-    /// Whether the store has answered a call of late, for as long as one may take.
-    pub(super) fn is_moving(&self) -> bool {
-        lock(&self.answered_at).is_some_and(|answered_at| answered_at.elapsed() < self.limit)
+    /// How long one of its calls may take.
+    pub(super) fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// Whether the store has answered a call while one waits that began then, or for as long as one may take.
+    pub(super) fn is_moving(&self, begun: Instant) -> bool {
+        // A process that stands still for a while sees an answer later than it came.
+        let is_recent = |answered_at: Instant| answered_at >= begun || answered_at.elapsed() < self.limit;
+        lock(&self.answered_at).is_some_and(is_recent)
     }
 
     /// How many have gone out.

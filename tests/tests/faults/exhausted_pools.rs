@@ -209,6 +209,28 @@ async fn flood_of_one_client_runs_no_retry_of_another_one() {
     assert_eq!(runs.started(), 1);
 }
 
+/// They were sent so late that no answer came in time, while the store answered those before them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retries_sent_too_late_behind_others_are_not_run() {
+    let database = PostgresServer::shared().await.database().await;
+    PostgresStore::new(database.pool(1).await).migrate().await.expect("the tables are made");
+    let proxy = database.proxy();
+    let store = PostgresStore::new(database.untested_pool_of(1, &proxy).await);
+    let runs = Runs::free();
+    let registry = Registry::builder(store).store_timeout(Duration::from_secs(1)).build();
+    let app = Router::new().route("/runs-unguarded", post(runs_unguarded));
+    let server = Server::start(app.with_state(runs.clone()).layer(registry.layer())).await;
+    assert_eq!(server.post_with_key("/runs-unguarded", "another").await.text(), "run 1");
+    proxy.set(Mode::Delays(Duration::from_millis(150)));
+    let retries = join_all((0..10).map(|_| server.post_with_key("/runs-unguarded", "another"))).await;
+    assert!(retries.iter().any(Answer::is_replay), "the store answers");
+    assert!(retries.iter().any(|answer| !answer.is_replay()), "not in time for all of them");
+    for answer in retries.iter().filter(|answer| !answer.is_replay()) {
+        assert_eq!(answer.rejection(), "store_unavailable");
+    }
+    assert_eq!(runs.started(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sqlite_of_four_readers_answers_500_clients() {
     let file = SqliteFile::new();

@@ -73,7 +73,7 @@ pub(super) async fn claim(inner: &Inner, key: &RecordKey, request: &ClaimRequest
             Decision::Take { .. } => {}
         }
     }
-    Err(StoreError::unavailable(format!("the claim conflicted {ROUNDS} times with other claims of its key")))
+    Err(StoreError::busy(format!("the claim conflicted {ROUNDS} times with other claims of its key")))
 }
 
 /// Makes a claim of unknown outcome permanent before a request is rejected because of it.

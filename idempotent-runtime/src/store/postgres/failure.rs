@@ -1,6 +1,6 @@
 //! What PostgreSQL's errors mean to a caller.
 
-use crate::store::error::StoreError;
+use crate::store::error::{StoreError, Waited};
 use crate::store::given_back::given_back;
 use crate::transaction::error::{Aborted, Conflict, ReadOnly, Violated};
 
@@ -79,8 +79,16 @@ pub(super) fn store_error(error: sqlx::Error) -> StoreError {
         Some("XX001" | "XX002") => StoreError::damaged(error),
         // No connection was used.
         None if matches!(error, sqlx::Error::Configuration(_) | sqlx::Error::Tls(_)) => StoreError::not_sent(error),
+        None if matches!(error, sqlx::Error::PoolTimedOut) => StoreError::unavailable(Waited(error.into())),
+        Some(code) if is_short_of_something(code) => StoreError::busy(error),
         _ => StoreError::unavailable(error),
     }
+}
+
+/// Whether the server was asked, and lacks memory, connections or time for the call: a client could bring that about.
+fn is_short_of_something(code: &str) -> bool {
+    // insufficient_resources; query_canceled, as by `statement_timeout`; lock_not_available
+    code.starts_with("53") || matches!(code, "57014" | "55P03")
 }
 
 /// The error of a call that writes a record. The server rejects some records at every try.

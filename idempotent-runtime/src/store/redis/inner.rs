@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use crate::key::RecordKey;
 use crate::store::claim::Token;
 use crate::store::entry::Entry;
-use crate::store::error::StoreError;
+use crate::store::error::{StoreError, Waited};
 use crate::store::given_back::{REMEMBERED, RememberedTokens};
 use crate::store::redis::connection::{Acknowledged, Argument, Connection};
 use crate::store::redis::eviction::EvictionWatch;
@@ -132,6 +132,10 @@ impl Inner {
             StoreError::Full
         } else if ["invalid bulk length", "proto-max-bulk-len"].iter().any(|what| text.contains(what)) {
             StoreError::record_rejected(error)
+        } else if text.contains("max number of clients reached") || is("BUSY") {
+            StoreError::busy(error)
+        } else if error.is_timeout() {
+            StoreError::unavailable(Waited(error.into()))
         } else if is("WRONGTYPE") {
             StoreError::damaged("the key holds no string: another program has written it")
         } else if error.is_connection_refusal() && self.connection.sends_once() {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::store::error::StoreError;
+use crate::store::error::{StoreError, Waited};
 
 /// The primary result codes of SQLite that have an answer of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,9 @@ pub(super) fn store_error(error: impl Into<Arc<sqlx::Error>>) -> StoreError {
     let error = error.into();
     match Cause::of(&error) {
         Cause::Corrupt => StoreError::damaged(error),
+        // By a transaction of another process, as a client could bring about.
+        Cause::Locked => StoreError::busy(error),
+        _ if matches!(*error, sqlx::Error::PoolTimedOut) => StoreError::unavailable(Waited(error.into())),
         _ => StoreError::unavailable(error),
     }
 }

@@ -137,7 +137,7 @@ impl Leases {
         let start = Instant::now();
         loop {
             match self.current(&self.renewing).await {
-                Err(error) if is_locked(&error) && start.elapsed() < self.busy_timeout => {}
+                Err(error) if error.is_busy() && start.elapsed() < self.busy_timeout => {}
                 current => return current.map(Acquired::give_back),
             }
         }
@@ -159,7 +159,7 @@ impl Leases {
         let start = Instant::now();
         let renewed = loop {
             match self.try_renew(&list, turn).await {
-                Err(error) if is_locked(&error) && start.elapsed() < wait => {}
+                Err(error) if error.is_busy() && start.elapsed() < wait => {}
                 renewed => break renewed,
             }
         };
@@ -207,7 +207,7 @@ impl Leases {
     async fn end(&self, claims: &[ClaimId], is_over: bool) -> Result<HashSet<i64>, StoreError> {
         // The fences of one batch must not wait for the lock one after the other.
         if lock(&self.locked_at).is_some_and(|at| at.elapsed() < LOCK_WAIT) {
-            return Err(StoreError::unavailable("the file of leases is locked by another program"));
+            return Err(StoreError::busy("the file of leases is locked by another program"));
         }
         let list = serde_json::to_string(claims).map_err(StoreError::unavailable)?;
         let mut acquired = self.current(&self.writing).await?;
@@ -327,9 +327,4 @@ impl Leases {
     fn or_lost(&self, error: StoreError) -> StoreError {
         if self.is_lost() { StoreError::unavailable(Lost) } else { error }
     }
-}
-
-fn is_locked(error: &StoreError) -> bool {
-    let StoreError::Unavailable(source) = error else { return false };
-    source.downcast_ref::<std::sync::Arc<sqlx::Error>>().is_some_and(|error| Cause::of(error) == Cause::Locked)
 }

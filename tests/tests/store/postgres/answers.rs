@@ -57,13 +57,17 @@ async fn only_the_state_of_a_full_disk_is_a_full_store() {
         .with_lease(Duration::from_secs(30))
         .with_ttl(Duration::from_mins(1))
         .with_after_crash(AfterCrash::Rerun);
-    // disk_full, out_of_memory, too_many_connections, admin_shutdown
-    for (state, is_full) in [("53100", true), ("53200", false), ("53300", false), ("57P01", false)] {
+    // disk_full, out_of_memory, too_many_connections, query_canceled, lock_not_available, admin_shutdown
+    for (state, is_full) in
+        [("53100", true), ("53200", false), ("53300", false), ("57014", false), ("55P03", false), ("57P01", false)]
+    {
         execute(&pool, &fail_inserts(state)).await;
         let key = idempotent_runtime::RecordKey::new("answered-charges", None, state);
         let error = store.claim(&key, request).await.expect_err("it fails");
         assert_eq!(matches!(error, StoreError::Full), is_full, "{state}: {error:?}");
         assert!(is_full || matches!(error, StoreError::Unavailable(_)), "{state}: {error:?}");
+        // A client can use up what the server has, and cannot end it.
+        assert_eq!(error.is_unreachable(), state == "57P01", "{state}: {error:?}");
     }
 }
 
