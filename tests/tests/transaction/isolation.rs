@@ -105,11 +105,9 @@ async fn serializable_by_default_no_key_begins_twice() {
         join_all(requests.map(|(key, number)| send(&servers[number % 2], key, key))).await;
     }
     for key in &keys {
-        assert!(
-            eventually(async || send(&servers[0], key, key).await, |answer| answer.status == StatusCode::CREATED)
-                .await
-                .is_replay()
-        );
+        // On a busy machine, each of the four may have been rejected before it began.
+        eventually(async || send(&servers[0], key, key).await, |answer| answer.status == StatusCode::CREATED).await;
+        assert!(send(&servers[1], key, key).await.is_replay());
     }
     assert_eq!((executions.total(), executions.repeated()), (300, Vec::new()));
 }
