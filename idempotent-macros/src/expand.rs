@@ -19,7 +19,7 @@ use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
 use syn::{
     FnArg, GenericArgument, Generics, Pat, PatType, PathArguments, PathSegment, ReturnType, Signature, Token, Type,
-    Visibility,
+    TypePath, Visibility,
 };
 
 use crate::args::LAST;
@@ -264,8 +264,13 @@ fn transaction<'a>(argument: &'a PatType, generics: &Generics) -> Option<&'a Typ
     (is_concrete && presence(argument).is_empty()).then_some(&argument.ty)
 }
 
+/// That of the path, if the path does not begin with a type: what is beneath one, as in `Self::Tx`, depends on generics.
 fn last_segment(ty: &Type) -> Option<&PathSegment> {
-    if let Type::Path(path) = written(ty) { path.path.segments.last() } else { None }
+    let Type::Path(TypePath { qself: None, path, .. }) = written(ty) else { return None };
+    let begins_with_type = path.segments.len() > 1
+        && path.leading_colon.is_none()
+        && path.segments[0].ident.unraw().to_string().starts_with(char::is_uppercase);
+    if begins_with_type { None } else { path.segments.last() }
 }
 
 /// Without what a macro or its author has put around it.

@@ -24,12 +24,16 @@ impl<S: Sync, T> FromRequestParts<S> for Tx<T> {
 
 trait Tenant: Send + Sync + 'static {
     type Database: Send + Sync + 'static;
+    type Postgres: Send + Sync + 'static;
+    type Tx: FromRequestParts<()> + Send + Sync + 'static;
 }
 
 struct Acme;
 
 impl Tenant for Acme {
     type Database = u8;
+    type Postgres = u8;
+    type Tx = Tx<u8>;
 }
 
 struct Api<T>(PhantomData<fn() -> T>);
@@ -48,6 +52,22 @@ impl<T: Tenant> Api<T> {
     }
 
     #[idempotent]
+    async fn named_like_a_database(tx: Tx<T::Postgres>, body: String) -> String {
+        let Tx(_) = tx;
+        body
+    }
+
+    #[idempotent]
+    async fn named_like_a_transaction(_tx: T::Tx, body: String) -> String {
+        body
+    }
+
+    #[idempotent]
+    async fn of_a_trait(_tx: <T as Tenant>::Tx, body: String) -> String {
+        body
+    }
+
+    #[idempotent]
     async fn of_the_function<U: Tenant>(tx: Tx<(T, U)>, body: String) -> String {
         let Tx(_) = tx;
         body
@@ -58,6 +78,9 @@ fn main() {
     let _: Router = Router::new()
         .route("/block", post(Api::<Acme>::of_the_block))
         .route("/associated", post(Api::<Acme>::of_an_associated_type))
+        .route("/named-like-a-database", post(Api::<Acme>::named_like_a_database))
+        .route("/named-like-a-transaction", post(Api::<Acme>::named_like_a_transaction))
+        .route("/of-a-trait", post(Api::<Acme>::of_a_trait))
         .route("/function", post(Api::<Acme>::of_the_function::<Acme>));
-    assert_eq!(idempotent_runtime::policies().count(), 3);
+    assert_eq!(idempotent_runtime::policies().count(), 6);
 }
