@@ -120,7 +120,7 @@ pub use crate::layer::{IdempotencyLayer, IdempotencyService};
 pub use crate::observe::metrics;
 pub use crate::policy::Policy;
 pub use crate::policy::builder::{InvalidPolicy, PolicyBuilder};
-pub use crate::policy::registration::policies;
+pub use crate::policy::overrides::PolicyOverride;
 pub use crate::policy::values::{
     AfterCrash, Cache, FingerprintSource, HeaderNames, InFlight, InvalidKeyPolicy, Isolation, KeyFormat, KeySource,
     Methods, OnStoreError, Oversize, Stream,
@@ -130,10 +130,11 @@ pub use crate::record::sealing::{MalformedSealingKey, SealingKey, SealingKeys};
 pub use crate::record::{Record, RecordedBody};
 pub use crate::registry::Registry;
 pub use crate::registry::build::RegistryBuilder;
-pub use crate::registry::install::install;
+pub use crate::registry::install::{install, policies};
 pub use crate::registry::install_error::InstallError;
 #[doc(inline)]
 pub use crate::rejection::problem::Rejection;
+pub use crate::rejection::request::RejectedRequest;
 pub use crate::request::completion::Completion;
 pub use crate::request::extract::Guarded;
 pub use crate::request::idempotency::Idempotency;

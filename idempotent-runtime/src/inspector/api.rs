@@ -19,7 +19,6 @@ use crate::inspector::{DEFAULT_STORE, Inspector};
 use crate::operate::entry_view::{EntryReport, EntryView, State};
 use crate::operate::masking::{visible, visible_json};
 use crate::operate::scan::Counts;
-use crate::policy::registration::policies;
 
 /// How many entries of each state are told at once.
 const KEPT: usize = 1000;
@@ -80,8 +79,8 @@ struct Resolved<'a> {
     entry: EntryReport,
 }
 
-pub(super) async fn handlers() -> Response {
-    let handlers: Vec<_> = policies().map(HandlerReport::of).collect();
+pub(super) async fn handlers(Shared(inspector): Inspected) -> Response {
+    let handlers: Vec<_> = inspector.registry.policies().map(HandlerReport::of).collect();
     json(&BTreeMap::from([("handlers", handlers)]))
 }
 

@@ -17,7 +17,6 @@ use crate::operate::entry_view::EntryView;
 use crate::operate::masking::{Keys, visible};
 use crate::operate::scan::{Pages, Scan};
 use crate::policy::Policy;
-use crate::policy::registration::policies;
 use crate::policy::values::AfterCrash;
 use crate::registry::Registry;
 use crate::store::entry::{DamagedEntry, Page};
@@ -66,7 +65,7 @@ impl<'a> Service<'a> {
         }
         let rejects = |policy: &&Policy| policy.store() == name && policy.after_crash() == AfterCrash::Reject;
         let of_layers = policies_of_layers();
-        let policies = policies().map(|policy: &Policy| policy).chain(of_layers.iter().map(|policy| &**policy));
+        let policies = inspector.registry.policies().chain(of_layers.iter().map(|policy| &**policy));
         let never_again = policies.filter(rejects).map(|policy| policy.scope().to_owned()).collect();
         Ok(Self { inspector, store, selection, operator, never_again })
     }

@@ -29,6 +29,7 @@ use crate::policy::Policy;
 use crate::policy::handle::PolicyHandle;
 use crate::registry::OfRequest;
 use crate::registry::Registry;
+use crate::rejection::request::RejectedRequest;
 use crate::request::context::Execution;
 use crate::request::coverage::find_sender;
 use crate::request::identify::Gate;
@@ -324,6 +325,7 @@ impl IdempotencyLayer {
         find_sender(&execution, registry.as_ref(), request.headers());
         let input = RequestInput {
             method: request.method().clone(),
+            audience: Registry::audience(registry.as_ref(), request.headers(), || RejectedRequest::from(&*request)),
             registry,
             execution: Some(Arc::clone(&execution)),
             key,

@@ -8,9 +8,10 @@ use aide::transform::TransformOpenApi;
 use aide::{OperationInput, OperationOutput};
 
 use crate::openapi::description::{Description, EXTENSION, object, replay_header};
+use crate::openapi::problem::{COMPONENT, ProblemSchema, component};
 use crate::openapi::recorded::Recorded;
 use crate::policy::Policy;
-use crate::policy::registration::policies;
+use crate::policy::registration::written_policies;
 use crate::policy::values::Reads;
 use crate::record::headers::REPLAYED;
 use crate::request::extract::Guarded;
@@ -51,7 +52,7 @@ const fn hashed(mut hash: u128, bytes: &[u8]) -> u128 {
 }
 
 fn policy_of(wanted: u128) -> Option<&'static Policy> {
-    policies().find(|policy| {
+    written_policies().find(|policy| {
         let (module, function) = policy.module_and_function();
         let place = (policy.file(), policy.line(), policy.column());
         identity(module, function, policy.scope(), place) == wanted
@@ -64,7 +65,7 @@ impl<B: OperationInput, M, const IDENTITY: u128, R: OperationOutput> OperationIn
     fn operation_input(context: &mut GenContext, operation: &mut Operation) {
         B::operation_input(context, operation);
         let Some(policy) = policy_of(IDENTITY) else { return };
-        let Description { key, extension, .. } = Description::new(policy, None);
+        let Description { key, extension, .. } = Description::new(policy, None, ProblemSchema::Inline);
         operation.extensions.entry(EXTENSION.to_owned()).or_insert(extension);
         if let Some((name, parameter)) = key
             && !operation.parameters.iter().any(|parameter| is_header(parameter, &name))
@@ -86,7 +87,7 @@ impl<B: OperationInput, M, const IDENTITY: u128, R: OperationOutput> OperationIn
         }
         let mut early = B::inferred_early_responses(context, operation);
         let Some(policy) = policy_of(IDENTITY) else { return early };
-        let Description { rejections, recorded, .. } = Description::new(policy, None);
+        let Description { rejections, recorded, .. } = Description::new(policy, None, problem_schema(context));
         let responses = operation.responses.get_or_insert_default();
         for (status, rejection) in rejections {
             let rejection = object(rejection);
@@ -142,6 +143,15 @@ pub fn complete(mut api: TransformOpenApi<'_>) -> TransformOpenApi<'_> {
 fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     let PathItem { get, put, post, delete, options, head, patch, trace, .. } = item;
     [get, put, post, delete, options, head, patch, trace].into_iter().flatten()
+}
+
+/// One component, unless the document is generated without components.
+fn problem_schema(context: &mut GenContext) -> ProblemSchema {
+    if context.schema.settings().inline_subschemas {
+        return ProblemSchema::Inline;
+    }
+    context.schema.definitions_mut().entry(COMPONENT).or_insert_with(component);
+    ProblemSchema::Component
 }
 
 fn is_header(parameter: &ReferenceOr<Parameter>, name: &str) -> bool {

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use http::StatusCode;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::idempotency_key::{IdempotencyKey, InvalidKey};
+use crate::openapi::problem::{PROBLEM, ProblemSchema};
 use crate::openapi::recorded::Recorded;
 use crate::policy::Policy;
 use crate::policy::values::{
@@ -18,9 +19,6 @@ use crate::rejection::problem::Rejection;
 
 /// The extension of an operation that says how it is guarded.
 pub(super) const EXTENSION: &str = "x-idempotency";
-
-/// The media type of rejections.
-pub(super) const PROBLEM: &str = "application/problem+json";
 
 /// What [`IdempotencyKey::from_header`] accepts: bare, or a String of RFC 9651 that is not blank. To say that beside its length
 /// takes a look-ahead, which not every validator has: so a String here does not begin with a space.
@@ -51,8 +49,9 @@ pub(super) struct Description {
 
 impl Description {
     /// `only` names the methods that the policy guards, if the operation has others too: there, a key is optional.
-    pub(super) fn new(policy: &Policy, only: Option<&[&str]>) -> Self {
+    pub(super) fn new(policy: &Policy, only: Option<&[&str]>, schema: ProblemSchema) -> Self {
         let registry = Registry::installed();
+        let policy = registry.as_ref().map_or(policy, |registry| registry.overridden(policy));
         let required = policy.required() && only.is_none();
         let recorded = Recorded::by(policy.cache());
         let mut extension = json!({
@@ -84,7 +83,10 @@ impl Description {
         let is_rendered = registry.is_some_and(|registry| registry.renders_rejections());
         let rejections = by_status
             .into_iter()
-            .map(|(status, rejections)| (status.as_u16(), response(status, &rejections, is_rendered, only)))
+            .map(|(status, rejections)| {
+                let schema = (!is_rendered).then(|| schema.of(status, &rejections));
+                (status.as_u16(), response(&rejections, schema, only))
+            })
             .collect();
         Self { key, rejections, recorded, extension }
     }
@@ -181,7 +183,7 @@ fn only_of(methods: Option<&[&str]>) -> String {
     methods.map_or_else(String::new, |methods| format!(" Only for {}.", methods.join(", ")))
 }
 
-fn response(status: StatusCode, rejections: &[Rejection], is_rendered: bool, only: Option<&[&str]>) -> Value {
+fn response(rejections: &[Rejection], schema: Option<Value>, only: Option<&[&str]>) -> Value {
     let titles: Vec<&str> = rejections.iter().map(Rejection::title).collect();
     let mut response = json!({ "description": format!("{}.{}", titles.join(". "), only_of(only)) });
     if rejections.iter().any(|rejection| rejection.retry_after().is_some()) {
@@ -189,42 +191,10 @@ fn response(status: StatusCode, rejections: &[Rejection], is_rendered: bool, onl
         response["headers"] =
             json!({ "Retry-After": { "description": "When to ask again, in seconds.", "schema": seconds } });
     }
-    if !is_rendered {
-        response["content"] = json!({ PROBLEM: { "schema": problem_schema(status, rejections) } });
+    if let Some(schema) = schema {
+        response["content"] = json!({ PROBLEM: { "schema": schema } });
     }
     response
-}
-
-fn problem_schema(status: StatusCode, rejections: &[Rejection]) -> Value {
-    let codes: Vec<&str> = rejections.iter().map(Rejection::code).collect();
-    let mut properties = Map::from_iter([
-        (
-            "type".to_owned(),
-            json!({ "type": "string", "format": "uri", "description": "Where the problem is documented." }),
-        ),
-        ("title".to_owned(), json!({ "type": "string", "description": "What the problem is, for people." })),
-        ("status".to_owned(), json!({ "type": "integer", "enum": [status.as_u16()] })),
-        (
-            "detail".to_owned(),
-            json!({ "type": "string", "description": "What happened to this request, and what to do." }),
-        ),
-        (
-            "code".to_owned(),
-            json!({ "type": "string", "enum": codes, "description": "What the problem is, for programs." }),
-        ),
-    ]);
-    let required: Vec<String> = properties.keys().cloned().collect();
-    if rejections.iter().any(|rejection| matches!(rejection, Rejection::ResponseNotRecorded { .. })) {
-        let original = json!({ "type": "integer", "description": "The status of the response that was not recorded." });
-        properties.insert("original_status".to_owned(), original);
-    }
-    json!({
-        "title": "IdempotencyProblem",
-        "description": "Problem details (RFC 9457).",
-        "type": "object",
-        "required": required,
-        "properties": properties,
-    })
 }
 
 /// As the attribute takes it, such as `24h` or `1h30m`.

@@ -3,8 +3,9 @@
 //! - **The header of the key**: its name, at most 255 characters without its quotes, required if the policy says so. A policy with `key = expr`
 //!   has none.
 //! - **The rejections** of this policy, by status, including `step_failed` (500) for handlers that take steps, with the schema of [`Rejection`](crate::Rejection), the possible `code`s,
-//!   and `Retry-After` if it is sent. The schema is in each response and is called `IdempotencyProblem`: it lists the codes
-//!   of that status only.
+//!   and `Retry-After` if it is sent. The schema is called `IdempotencyProblem`. With aide it is one component of the document, to
+//!   which each response refers with the codes of its status. With utoipa it is in each response, unless the document has the modifier
+//!   `ProblemComponent`.
 //! - **`idempotent-replayed`** on every response whose status is recorded.
 //! - **`x-idempotency`**, an extension of the operation:
 //!
@@ -77,6 +78,7 @@
 #[cfg(feature = "aide")]
 pub(crate) mod aide;
 pub(crate) mod description;
+pub(crate) mod problem;
 pub(crate) mod recorded;
 #[cfg(feature = "utoipa")]
 pub(crate) mod utoipa;
@@ -86,6 +88,8 @@ pub use crate::openapi::aide::complete;
 #[cfg(feature = "aide")]
 #[doc(hidden)]
 pub use crate::openapi::aide::{Documented, identity};
+#[cfg(feature = "utoipa")]
+pub use crate::openapi::utoipa::ProblemComponent;
 #[cfg(feature = "utoipa")]
 #[doc(hidden)]
 pub use crate::openapi::utoipa::operation;

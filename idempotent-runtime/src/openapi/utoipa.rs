@@ -2,11 +2,12 @@
 
 use std::any::type_name;
 
-use utoipa::Path;
-use utoipa::openapi::path::{HttpMethod, Operation, ParameterIn};
-use utoipa::openapi::{Header, RefOr, Response, Responses};
+use utoipa::openapi::path::{HttpMethod, Operation, ParameterIn, PathItem};
+use utoipa::openapi::{Header, OpenApi, RefOr, Response, Responses};
+use utoipa::{Modify, Path};
 
 use crate::openapi::description::{Description, EXTENSION, object, replay_header};
+use crate::openapi::problem::{COMPONENT, PROBLEM, ProblemSchema, component, reference};
 use crate::policy::Policy;
 use crate::record::headers::REPLAYED;
 
@@ -21,9 +22,69 @@ pub fn operation<P: Path>(policy: &Policy) -> Operation {
     let guarded: Vec<&str> = methods.iter().filter(|method| policy.guards(method)).map(http::Method::as_str).collect();
     if !guarded.is_empty() {
         let only = (guarded.len() < methods.len()).then_some(&*guarded);
-        complete(&mut operation, Description::new(policy, only));
+        complete(&mut operation, Description::new(policy, only, ProblemSchema::Inline));
     }
     operation
+}
+
+/// Makes the schema of rejections one component of the document, to which each response refers with the codes of its status.
+///
+/// utoipa lets a handler add no component of its own. So name it among the modifiers of the document, or call
+/// [`modify`](Modify::modify) where the document comes from `OpenApiRouter`.
+///
+/// ```
+/// use idempotent_runtime::{idempotent, openapi::ProblemComponent};
+/// use utoipa::OpenApi;
+///
+/// #[utoipa::path(post, path = "/charges", responses((status = 200, body = String)))]
+/// #[idempotent(scope = "charges")]
+/// async fn create_charge(order: String) -> String {
+///     format!("charged for {order}")
+/// }
+///
+/// #[derive(OpenApi)]
+/// #[openapi(paths(create_charge), modifiers(&ProblemComponent))]
+/// struct Document;
+///
+/// fn main() {
+///     let document = serde_json::to_value(Document::openapi()).unwrap();
+///     assert!(document["components"]["schemas"]["IdempotencyProblem"].is_object());
+/// }
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct ProblemComponent;
+
+impl Modify for ProblemComponent {
+    fn modify(&self, document: &mut OpenApi) {
+        let items = document.paths.paths.values_mut();
+        let responses = items.flat_map(operations).flat_map(|operation| operation.responses.responses.values_mut());
+        let contents = responses.filter_map(|response| match response {
+            RefOr::T(response) => response.content.get_mut(PROBLEM),
+            RefOr::Ref(_) => None,
+        });
+        let schemas = contents.filter_map(|content| match content {
+            RefOr::T(content) => content.schema.as_mut(),
+            RefOr::Ref(_) => None,
+        });
+        let mut is_used = false;
+        for schema in schemas {
+            let whole = serde_json::to_value(&*schema).expect("a schema serialises");
+            if whole["title"] == COMPONENT {
+                let properties = &whole["properties"];
+                *schema = object(reference(&properties["status"]["enum"], &properties["code"]["enum"]));
+                is_used = true;
+            }
+        }
+        if is_used {
+            let components = document.components.get_or_insert_default();
+            components.schemas.entry(COMPONENT.to_owned()).or_insert_with(|| object(component()));
+        }
+    }
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    let PathItem { get, put, post, delete, options, head, patch, trace, .. } = item;
+    [get, put, post, delete, options, head, patch, trace].into_iter().flatten()
 }
 
 /// Whether utoipa made the type for the policy's handler. `use elsewhere::*` can import the type of another handler with the

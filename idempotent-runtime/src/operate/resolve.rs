@@ -5,7 +5,6 @@ use crate::operate::audit::Resolving;
 use crate::operate::entry_view::EntryView;
 use crate::operate::settlement::{InvalidSettlement, Limits, Settlement};
 use crate::policy::Policy;
-use crate::policy::registration::policies;
 use crate::registry::Registry;
 use crate::store::entry::{Entry, EntryState};
 use crate::store::error::StoreError;
@@ -124,7 +123,7 @@ impl Registry {
         let EntryState::Claimed { token, .. } = entry.state else {
             return Err(ResolveError::Invalid(InvalidSettlement::IsRecord));
         };
-        let limits = limits_of(&entry.key.scope());
+        let limits = self.limits_of(&entry.key.scope());
         let resolution: Resolution = settlement.resolution_at_rest(entry, store.name(), self.at_rest(), limits)?;
         let resolved = store.resolve(&entry.key, token, resolution).await.map_err(ResolveError::Store);
         if !matches!(resolved, Ok(Resolved::StillRunning)) {
@@ -133,16 +132,16 @@ impl Registry {
         }
         resolved
     }
-}
 
-/// The largest that the handlers of the scope have, or the defaults.
-fn limits_of(scope: &str) -> Limits {
-    let of_layers = policies_of_layers();
-    let policies = policies().map(|policy: &Policy| policy).chain(of_layers.iter().map(|policy| &**policy));
-    let of_scope: Vec<&Policy> = policies.filter(|policy| policy.scope() == scope).collect();
-    let defaults = Limits::default();
-    Limits {
-        ttl: of_scope.iter().map(|policy| policy.ttl()).max().unwrap_or(defaults.ttl),
-        max_body: of_scope.iter().map(|policy| policy.max_body()).max().unwrap_or(defaults.max_body),
+    /// The largest that the handlers of the scope have, or the defaults.
+    fn limits_of(&self, scope: &str) -> Limits {
+        let of_layers = policies_of_layers();
+        let policies = self.policies().chain(of_layers.iter().map(|policy| &**policy));
+        let of_scope: Vec<&Policy> = policies.filter(|policy| policy.scope() == scope).collect();
+        let defaults = Limits::default();
+        Limits {
+            ttl: of_scope.iter().map(|policy| policy.ttl()).max().unwrap_or(defaults.ttl),
+            max_body: of_scope.iter().map(|policy| policy.max_body()).max().unwrap_or(defaults.max_body),
+        }
     }
 }

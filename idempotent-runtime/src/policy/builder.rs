@@ -324,7 +324,7 @@ impl PolicyBuilder {
 }
 
 /// A lease that is longer than this ttl.
-pub(super) fn wrong_lease(wrong: &str, ttl: Duration) -> String {
+pub(crate) fn wrong_lease(wrong: &str, ttl: Duration) -> String {
     format!("`lease` {wrong}; the ttl is {}", humantime::format_duration(ttl))
 }
 
@@ -337,6 +337,10 @@ fn wrong_name(option: &str, name: &str) -> Option<String> {
 pub struct InvalidPolicy(Vec<String>);
 
 impl InvalidPolicy {
+    pub(crate) fn new(mistakes: Vec<String>) -> Self {
+        Self(mistakes)
+    }
+
     /// The mistakes, each with a correct value.
     pub fn mistakes(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)

@@ -12,6 +12,11 @@ use crate::policy::{CacheIf, Policy};
 pub(crate) enum PolicyHandle {
     Handler(&'static Policy),
     Layer(Arc<Policy>),
+    /// That of a handler, with what its registry puts over it.
+    Overridden {
+        written: &'static Policy,
+        policy: Arc<Policy>,
+    },
 }
 
 impl PolicyHandle {
@@ -24,7 +29,17 @@ impl PolicyHandle {
         match self {
             Self::Handler(policy) => policy.shared_scope(),
             Self::Layer(_) => true,
+            Self::Overridden { policy, .. } => policy.shared_scope(),
         }
+    }
+
+    /// Whether both are the policy of one handler or of one layer, whatever their registries put over it.
+    pub(crate) fn is_that_of(&self, other: &Self) -> bool {
+        let [one, other] = [self, other].map(|policy| match policy {
+            Self::Handler(written) | Self::Overridden { written, .. } => std::ptr::from_ref::<Policy>(written),
+            Self::Layer(policy) => Arc::as_ptr(policy),
+        });
+        one == other
     }
 
     /// Whether a response with this head is recorded, by its status or else by the predicate.
@@ -41,7 +56,7 @@ impl Deref for PolicyHandle {
     fn deref(&self) -> &Policy {
         match self {
             Self::Handler(policy) => policy,
-            Self::Layer(policy) => policy,
+            Self::Layer(policy) | Self::Overridden { policy, .. } => policy,
         }
     }
 }

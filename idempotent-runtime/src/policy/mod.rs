@@ -3,6 +3,7 @@
 pub(crate) mod builder;
 pub(crate) mod constants;
 pub(crate) mod handle;
+pub(crate) mod overrides;
 pub(crate) mod registration;
 pub(crate) mod scope;
 pub(crate) mod settings;
@@ -49,7 +50,7 @@ pub struct Policy {
 }
 
 /// Where the policy is written.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct SourceLocation {
     module: &'static str,
     function: &'static str,
@@ -271,6 +272,16 @@ impl Policy {
             None => Scope::Handler(self.settings.scope),
             Some(built) => Scope::Layer(Arc::clone(&built.scope)),
         }
+    }
+
+    /// What the attribute says; a builder's texts and lists are not among it.
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The policy of the same handler with other settings.
+    pub(crate) fn with_settings(&self, settings: Settings) -> Self {
+        Self { location: self.location.clone(), settings, database: self.database, built: None, predicate: None }
     }
 
     /// The handler's module, and its name in there.

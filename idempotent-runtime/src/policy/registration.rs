@@ -37,14 +37,8 @@ macro_rules! __policy {
     };
 }
 
-/// Every annotated handler of the program, in the order of module, name and place.
-///
-/// # Examples
-///
-/// ```standalone_crate
-/// assert_eq!(idempotent_runtime::policies().count(), 0, "this program has no annotated handler");
-/// ```
-pub fn policies() -> impl Iterator<Item = &'static Policy> {
+/// Every annotated handler of the program, in the order of module, name and place, with its policy as it is written.
+pub(crate) fn written_policies() -> impl Iterator<Item = &'static Policy> {
     let entries = inventory::iter::<Registration>.into_iter().map(|entry| entry.0);
     let mut policies: Vec<&'static Policy> = entries.filter(|policy| !policy.is_copy()).collect();
     policies.sort_by_key(|policy| policy.order());

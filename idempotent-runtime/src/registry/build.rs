@@ -13,12 +13,15 @@ use tokio_util::task::TaskTracker;
 use crate::caller_limit::CallerLimit;
 use crate::keyed_notify::KeyedNotify;
 use crate::observe::event::Observer;
+use crate::policy::builder::InvalidPolicy;
+use crate::policy::overrides::{Overrides, PolicyOverride};
 use crate::record::protection::AtRest;
 #[cfg(feature = "metrics")]
 use crate::registry::unknown_outcomes::UnknownGauge;
 use crate::registry::watches::Watches;
-use crate::registry::{Inner, OfRequest, Registry};
+use crate::registry::{Inner, OfRequest, Registry, Renderer};
 use crate::rejection::problem::Rejection;
+use crate::rejection::request::RejectedRequest;
 use crate::running_limit::RunningLimit;
 #[cfg(feature = "near-cache")]
 use crate::store::cache::CachedStore;
@@ -40,14 +43,16 @@ use crate::sync::atomic::AtomicBool;
 /// let registry = Registry::builder(MemoryStore::new())
 ///     .store("payments", MemoryStore::new())
 ///     .store_timeout(Duration::from_millis(500))
-///     .render_rejections(|rejection| (rejection.status(), rejection.code()).into_response())
+///     .render_rejections(|rejection, _| (rejection.status(), rejection.code()).into_response())
 ///     .build();
 /// ```
 #[must_use = "a builder does nothing until `build`"]
 pub struct RegistryBuilder {
     default: Arc<dyn ErasedStore>,
     named: BTreeMap<String, Arc<dyn ErasedStore>>,
-    render: Option<Box<dyn Fn(Rejection) -> Response + Send + Sync>>,
+    render: Option<Box<Renderer>>,
+    problem_types: Option<Arc<str>>,
+    overrides: Overrides,
     store_timeout: Duration,
     at_rest: AtRest,
     caller: Option<Arc<OfRequest>>,
@@ -77,6 +82,8 @@ impl RegistryBuilder {
             default: Arc::new(default_store),
             named: BTreeMap::new(),
             render: None,
+            problem_types: None,
+            overrides: Overrides::default(),
             store_timeout: Duration::from_secs(2),
             at_rest: AtRest::default(),
             caller: None,
@@ -109,9 +116,81 @@ impl RegistryBuilder {
     }
 
     /// Renders every rejection, instead of the problem details of RFC 9457. [`rejection::stripe`](crate::rejection::stripe)
-    /// renders them for Stripe's SDKs.
-    pub fn render_rejections(mut self, render: impl Fn(Rejection) -> Response + Send + Sync + 'static) -> Self {
+    /// renders them for Stripe's SDKs. The request's head says what its client accepts and which languages it reads.
+    ///
+    /// Without a renderer, a client whose `Accept` leaves out JSON gets `text/plain`.
+    pub fn render_rejections(
+        mut self,
+        render: impl Fn(Rejection, &RejectedRequest) -> Response + Send + Sync + 'static,
+    ) -> Self {
         self.render = Some(Box::new(render));
+        self
+    }
+
+    /// Replaces times and sizes in the policy of the annotated handlers with this scope, as the program's configuration says at
+    /// start-up. [`policies`](crate::policies) shows the result once the registry is installed. A further call for the scope replaces
+    /// further values.
+    ///
+    /// A claim or a record keeps what it was made with. Processes of one deployment should have the same values.
+    /// The policy of an [`IdempotencyLayer`](crate::IdempotencyLayer) is made at run time, from configuration where that is wanted.
+    ///
+    /// # Errors
+    ///
+    /// If no annotated handler has the scope, or if a value is none that the attribute would take: a lease that is longer than the
+    /// ttl, or `wait` for a handler whose duplicates do not wait.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// use std::time::Duration;
+    ///
+    /// use idempotent_runtime::{Registry, idempotent, policies, store::MemoryStore};
+    ///
+    /// #[idempotent(scope = "charges", ttl = "24h")]
+    /// async fn create_charge() {}
+    ///
+    /// // As read from a file or the environment.
+    /// let ttl = Duration::from_hours(72);
+    /// Registry::builder(MemoryStore::new()).policy("charges", |policy| policy.ttl(ttl))?.build().install()?;
+    /// assert_eq!(policies().next().map(|policy| policy.ttl()), Some(ttl));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn policy(
+        mut self,
+        scope: &str,
+        change: impl FnOnce(PolicyOverride) -> PolicyOverride,
+    ) -> Result<Self, InvalidPolicy> {
+        self.overrides.add(scope, change(PolicyOverride::default()))?;
+        Ok(self)
+    }
+
+    /// The `type` of every rejection, as your API documents it: this base and the rejection's [`code`](Rejection::code), such as
+    /// `https://api.example.com/problems/in_flight`. By default it is a page of this crate's documentation.
+    ///
+    /// # Panics
+    ///
+    /// If the base is no URI, or does not end with `/`, `#`, `=` or `:`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use idempotent_runtime::{Registry, store::MemoryStore};
+    ///
+    /// let registry = Registry::builder(MemoryStore::new()).problem_types("https://api.example.com/problems/").build();
+    /// ```
+    pub fn problem_types(mut self, base: &str) -> Self {
+        let is_uri =
+            !base.is_empty() && base.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"<>\\^`{|}".contains(&byte));
+        assert!(
+            is_uri,
+            "the base of problem types must be a URI, such as `https://api.example.com/problems/`: {base:?}"
+        );
+        let ends = base.ends_with(['/', '#', '=', ':']);
+        assert!(
+            ends,
+            "the base of problem types must end with `/`, `#`, `=` or `:`, because a code follows: write `{base}/`"
+        );
+        self.problem_types = Some(base.into());
         self
     }
 
@@ -446,6 +525,8 @@ impl RegistryBuilder {
             default,
             named,
             render: self.render,
+            problem_types: self.problem_types,
+            overrides: self.overrides,
             at_rest: self.at_rest,
             caller: self.caller,
             credential_headers: self.credential_headers,

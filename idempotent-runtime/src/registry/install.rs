@@ -9,7 +9,7 @@ use http::Extensions;
 use crate::observe;
 use crate::observe::telemetry;
 use crate::policy::Policy;
-use crate::policy::registration::policies;
+use crate::policy::registration::written_policies;
 use crate::registry::Registry;
 use crate::registry::install_error::InstallError;
 use crate::registry::scopes;
@@ -40,6 +40,19 @@ pub fn install(store: impl StoreAdmin) -> Result<Registry, InstallError> {
     Registry::new(store).install()
 }
 
+/// Every annotated handler of the program, in the order of module, name and place. The policies are those under the installed
+/// registry, if there is one: with what its [`policy`](crate::RegistryBuilder::policy) puts over them.
+///
+/// # Examples
+///
+/// ```standalone_crate
+/// assert_eq!(idempotent_runtime::policies().count(), 0, "this program has no annotated handler");
+/// ```
+pub fn policies() -> impl Iterator<Item = &'static Policy> {
+    let installed = INSTALLED.get();
+    written_policies().map(move |policy| installed.map_or(policy, |registry| registry.overridden(policy)))
+}
+
 impl Registry {
     /// Makes this the registry of every annotated handler whose router has no registry of its own.
     ///
@@ -57,13 +70,13 @@ impl Registry {
     /// If a registry is already installed; if a handler names a store that this registry does not have; if two handlers have
     /// one scope and not both say `shared_scope`. Two methods of one name in one module have the same default scope.
     pub fn install(self) -> Result<Self, InstallError> {
-        self.check(policies())?;
+        self.check(written_policies())?;
         INSTALLED.set(self.clone()).map_err(|_| InstallError::AlreadyInstalled)?;
         self.begin_series();
         if self.0.caller.is_none() {
-            telemetry::without_caller(policies());
+            telemetry::without_caller(written_policies());
         }
-        self.warn_of_small_pools(policies());
+        self.warn_of_small_pools(written_policies());
         Ok(self)
     }
 
@@ -148,7 +161,7 @@ impl Registry {
             return;
         }
         self.begin_series();
-        for (first, second) in scopes::conflicts(policies()) {
+        for (first, second) in scopes::conflicts(written_policies()) {
             // Requests of those with one default scope are rejected, and each says why.
             if !(first.has_default_scope() && second.has_default_scope()) {
                 telemetry::shared_scope(first, second);

@@ -15,9 +15,9 @@ use std::fmt;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use axum::response::{IntoResponse, Response};
-use http::HeaderName;
+use axum::response::Response;
 use http::request::Parts;
+use http::{HeaderMap, HeaderName};
 use tokio_util::task::TaskTracker;
 
 use crate::caller_limit::CallerLimit;
@@ -26,19 +26,25 @@ use crate::keyed_notify::KeyedNotify;
 use crate::lease::renewer::LeaseRenewer;
 use crate::observe::event::{Event, Observer};
 use crate::policy::Policy;
-use crate::policy::registration::policies;
+use crate::policy::handle::PolicyHandle;
+use crate::policy::overrides::Overrides;
+use crate::policy::registration::written_policies;
 use crate::record::protection::AtRest;
 #[cfg(feature = "metrics")]
 use crate::registry::unknown_outcomes::UnknownGauge;
 use crate::registry::watches::Watches;
 use crate::rejection::mark::marked;
 use crate::rejection::problem::Rejection;
+use crate::rejection::request::{Audience, RejectedRequest};
 use crate::running_limit::RunningLimit;
 use crate::store::handle::StoreHandle;
 use crate::sync::atomic::AtomicBool;
 
 /// What an application says of a request by its head: whose it is, or which key it has.
 pub(crate) type OfRequest = dyn Fn(&Parts) -> Option<String> + Send + Sync;
+
+/// What an application makes of a rejection.
+pub(crate) type Renderer = dyn Fn(Rejection, &RejectedRequest) -> Response + Send + Sync;
 
 /// The stores by name, and the settings of all handlers. A clone is cheap and shares everything.
 ///
@@ -63,7 +69,9 @@ pub struct Registry(pub(super) Arc<Inner>);
 pub(super) struct Inner {
     pub(super) default: StoreHandle,
     pub(super) named: BTreeMap<String, StoreHandle>,
-    pub(super) render: Option<Box<dyn Fn(Rejection) -> Response + Send + Sync>>,
+    pub(super) render: Option<Box<Renderer>>,
+    pub(super) problem_types: Option<Arc<str>>,
+    pub(super) overrides: Overrides,
     pub(super) at_rest: AtRest,
     pub(super) caller: Option<Arc<OfRequest>>,
     pub(super) credential_headers: Arc<[HeaderName]>,
@@ -139,6 +147,22 @@ impl Registry {
         left
     }
 
+    /// The policy of an annotated handler under this registry.
+    pub(crate) fn overridden<'a>(&'a self, written: &'a Policy) -> &'a Policy {
+        self.0.overrides.over(written)
+    }
+
+    /// The same for a policy in use.
+    pub(crate) fn in_use(&self, policy: PolicyHandle) -> PolicyHandle {
+        self.0.overrides.in_use(policy)
+    }
+
+    /// Those of all annotated handlers under this registry.
+    #[cfg(feature = "operate")]
+    pub(crate) fn policies(&self) -> impl Iterator<Item = &Policy> {
+        written_policies().map(|written| self.overridden(written))
+    }
+
     /// The store of the handler; `None` when this registry cannot serve it.
     pub(crate) fn store_for(&self, policy: &Policy) -> Option<&StoreHandle> {
         // `install` would have said so; a layer is only told by the requests that come.
@@ -164,9 +188,9 @@ impl Registry {
     }
 
     /// The answer to a request of this scope that is rejected.
-    pub(crate) fn reject(&self, scope: &str, rejection: Rejection) -> Response {
+    pub(crate) fn reject(&self, scope: &str, rejection: Rejection, audience: &Audience) -> Response {
         self.observe(scope, Event::Rejected(rejection.code()));
-        self.render(rejection)
+        Self::render(Some(self), rejection, audience)
     }
 
     pub(crate) fn observe(&self, scope: &str, event: Event) {
@@ -180,11 +204,31 @@ impl Registry {
         self.0.is_disabled
     }
 
-    pub(crate) fn render(&self, rejection: Rejection) -> Response {
-        marked(match &self.0.render {
-            Some(render) => render(rejection),
-            None => rejection.into_response(),
+    /// The answer without a registry too.
+    pub(crate) fn render(registry: Option<&Self>, rejection: Rejection, audience: &Audience) -> Response {
+        let render = registry.and_then(|registry| registry.0.render.as_ref());
+        marked(match (render, audience.request()) {
+            (Some(render), Some(request)) => render(rejection, request),
+            (Some(render), None) => render(rejection, &RejectedRequest::default()),
+            (None, _) => {
+                let types = registry.and_then(|registry| registry.0.problem_types.as_deref());
+                rejection.render(types, audience.accepts_json())
+            }
         })
+    }
+
+    /// What is kept of a request for the case that it is rejected.
+    pub(crate) fn audience(
+        registry: Option<&Self>,
+        headers: &HeaderMap,
+        head: impl FnOnce() -> RejectedRequest,
+    ) -> Audience {
+        match registry {
+            Some(registry) if registry.0.render.is_some() => {
+                Audience::with_head(head(), registry.0.problem_types.clone())
+            }
+            _ => Audience::of(headers),
+        }
     }
 
     #[cfg(any(feature = "utoipa", feature = "aide"))]
@@ -242,7 +286,7 @@ impl fmt::Debug for Registry {
 fn shared_default_scopes() -> &'static HashSet<&'static str> {
     static SHARED: LazyLock<HashSet<&'static str>> = LazyLock::new(|| {
         let mut seen = HashSet::new();
-        policies()
+        written_policies()
             .filter(|policy| policy.has_default_scope())
             .map(Policy::scope)
             .filter(|scope| !seen.insert(*scope))

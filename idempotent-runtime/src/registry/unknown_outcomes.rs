@@ -11,7 +11,7 @@ use metrics::gauge;
 
 use crate::observe::metrics::meters::{METERS, asked_for};
 use crate::observe::metrics::names::UNKNOWN_OUTCOMES;
-use crate::policy::registration::policies;
+use crate::policy::registration::written_policies;
 use crate::store::entry::UnknownOutcomes;
 use crate::store::handle::StoreHandle;
 use crate::sync::{Mutex, MutexGuard, lock};
@@ -136,7 +136,7 @@ impl Table {
     #[expect(clippy::cast_precision_loss, reason = "no store has 2^52 unknown outcomes")]
     fn show(&mut self) {
         LazyLock::force(&METERS);
-        self.scopes.extend(policies().map(|policy| policy.scope().to_owned()));
+        self.scopes.extend(written_policies().map(|policy| policy.scope().to_owned()));
         self.scopes.extend(self.by_registry.values().flat_map(|counted| counted.keys().cloned()));
         for scope in &self.scopes {
             let counts = self.by_registry.values().filter_map(|counted| counted.get(scope));

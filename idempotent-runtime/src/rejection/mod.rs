@@ -3,7 +3,10 @@
 
 pub(crate) mod mark;
 pub(crate) mod problem;
+pub(crate) mod rendering;
+pub(crate) mod request;
 pub(crate) mod stripe;
 
 pub use crate::rejection::problem::Rejection;
+pub use crate::rejection::request::RejectedRequest;
 pub use crate::rejection::stripe::stripe;

@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
-use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
-use serde::Serialize;
+use http::{HeaderValue, StatusCode};
 
 use crate::idempotency_key::{IdempotencyKey, InvalidKey};
 use crate::policy::values::KeyFormat;
 
 /// An answer of the guard instead of the handler's response.
 ///
-/// As a response it is `application/problem+json` with `type`, `title`, `status`, `detail` and the extension member `code`.
+/// As a response it is `application/problem+json` with `type`, `title`, `status`, `detail` and the extension member `code`. A
+/// guard answers `text/plain` to a client whose `Accept` leaves out JSON.
 /// [`RegistryBuilder::render_rejections`](crate::RegistryBuilder::render_rejections) replaces it for clients that need
 /// another format, such as [`stripe`](crate::rejection::stripe())'s.
 ///
@@ -113,7 +112,7 @@ pub enum Rejection {
 }
 
 /// Every [`Rejection::code`].
-#[cfg(feature = "testing")]
+#[cfg(any(feature = "testing", feature = "utoipa", feature = "aide"))]
 pub(crate) const CODES: [&str; 15] = [
     "missing_key",
     "invalid_key",
@@ -181,6 +180,7 @@ impl Rejection {
     }
 
     /// The stable `type` of the problem: the address of its documentation.
+    /// [`RegistryBuilder::problem_types`](crate::RegistryBuilder::problem_types) replaces it.
     pub fn problem_type(&self) -> &'static str {
         macro_rules! documented_at {
             ($variant:literal) => {
@@ -207,6 +207,11 @@ impl Rejection {
             Self::FingerprintFailed => documented_at!("FingerprintFailed"),
             Self::StepFailed => documented_at!("StepFailed"),
         }
+    }
+
+    /// [`problem_type`](Self::problem_type), or the code beneath this base.
+    pub(super) fn problem_type_in(&self, base: Option<&str>) -> String {
+        base.map_or_else(|| self.problem_type().to_owned(), |base| format!("{base}{code}", code = self.code()))
     }
 
     /// The stable summary for people.
@@ -317,39 +322,6 @@ fn capitalised(reason: &InvalidKey) -> String {
     let reason = reason.to_string();
     let (first, rest) = reason.split_at(1);
     first.to_uppercase() + rest
-}
-
-#[derive(Serialize)]
-struct Problem {
-    r#type: &'static str,
-    title: &'static str,
-    status: u16,
-    detail: String,
-    code: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    original_status: Option<u16>,
-}
-
-impl IntoResponse for Rejection {
-    fn into_response(self) -> Response {
-        let problem = Problem {
-            r#type: self.problem_type(),
-            title: self.title(),
-            status: self.status().as_u16(),
-            detail: self.detail(),
-            code: self.code(),
-            original_status: match self {
-                Self::ResponseNotRecorded { status } => Some(status.as_u16()),
-                _ => None,
-            },
-        };
-        let body = serde_json::to_vec(&problem).expect("strings and numbers serialise");
-        let mut response = (self.status(), [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
-        if let Some(seconds) = self.retry_after_seconds() {
-            response.headers_mut().insert(header::RETRY_AFTER, seconds);
-        }
-        response
-    }
 }
 
 /// How long a rejected client should wait: long enough to protect the server, and too short for people to notice.

@@ -5,6 +5,7 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 
 use crate::rejection::problem::Rejection;
+use crate::rejection::request::RejectedRequest;
 
 /// Stripe's SDKs obey it before they look at the status.
 static SHOULD_RETRY: HeaderName = HeaderName::from_static("stripe-should-retry");
@@ -34,7 +35,7 @@ static SHOULD_RETRY: HeaderName = HeaderName::from_static("stripe-should-retry")
 /// | `step_failed` | 500 | `api_error` | `step_failed` | `StripeAPIError`, `APIError` | false |
 ///
 /// `code` is Stripe's code if Stripe has one, and [`Rejection::code`] otherwise. `message` says what happened and what to do.
-/// `doc_url` is [`Rejection::problem_type`]. `Stripe-Should-Retry: true`, always with `Retry-After`, makes the SDKs retry
+/// `doc_url` is [`RejectedRequest::problem_type`]. `Stripe-Should-Retry: true`, always with `Retry-After`, makes the SDKs retry
 /// with the same key, as often as their `maxNetworkRetries` allows. `false` stops them.
 ///
 /// Some statuses differ from [`Rejection::status`], because Stripe's clients would draw the wrong conclusion from it:
@@ -46,22 +47,22 @@ static SHOULD_RETRY: HeaderName = HeaderName::from_static("stripe-should-retry")
 /// # Examples
 ///
 /// ```
-/// use idempotent_runtime::{Rejection, Registry, rejection, store::MemoryStore};
+/// use idempotent_runtime::{RejectedRequest, Rejection, Registry, rejection, store::MemoryStore};
 ///
 /// let registry = Registry::builder(MemoryStore::new()).render_rejections(rejection::stripe).build();
 ///
-/// let response = rejection::stripe(Rejection::KeyReused);
+/// let response = rejection::stripe(Rejection::KeyReused, &RejectedRequest::default());
 /// assert_eq!(response.status(), 400);
 /// assert_eq!(response.headers()["stripe-should-retry"], "false");
 /// ```
 #[expect(clippy::needless_pass_by_value, reason = "`render_rejections` gives the rejection away")]
-pub fn stripe(rejection: Rejection) -> Response {
+pub fn stripe(rejection: Rejection, request: &RejectedRequest) -> Response {
     let (status, kind, code) = dialect(&rejection);
     let error = StripeError {
         r#type: kind,
         code,
         message: format!("{}. {}", rejection.title(), rejection.detail()),
-        doc_url: rejection.problem_type(),
+        doc_url: request.problem_type(&rejection),
     };
     let content_type = [(header::CONTENT_TYPE, "application/json")];
     let mut response = (status, content_type, error.into_body()).into_response();
@@ -108,7 +109,7 @@ struct StripeError {
     r#type: &'static str,
     code: &'static str,
     message: String,
-    doc_url: &'static str,
+    doc_url: String,
 }
 
 impl StripeError {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use tracing::Span;
 
 use crate::fingerprint::Fingerprint;
@@ -14,7 +14,6 @@ use crate::observe::traceparent::TraceParent;
 use crate::policy::CacheIf;
 use crate::policy::handle::PolicyHandle;
 use crate::registry::Registry;
-use crate::rejection::mark::marked;
 use crate::rejection::problem::{RETRY_AFTER, Rejection, UNAVAILABLE};
 use crate::request::active_guard::ActiveGuard;
 use crate::request::context::Execution;
@@ -98,10 +97,7 @@ impl Admission {
         // No layer around it may record a rejection.
         self.execution.take_over();
         self.report(Outcome::Rejected(rejection.outcome()), Event::Rejected(rejection.code()));
-        match &self.registry {
-            Some(registry) => registry.render(rejection),
-            None => marked(rejection.into_response()),
-        }
+        Registry::render(self.registry.as_ref(), rejection, self.execution.audience())
     }
 
     /// Reports how a request ends that executes nothing.

@@ -13,6 +13,7 @@ use crate::key::RecordKey;
 use crate::policy::handle::PolicyHandle;
 use crate::record::protection::Downstream;
 use crate::registry::Registry;
+use crate::rejection::request::Audience;
 use crate::request::client::Client;
 use crate::request::covered_runs::CoveredRuns;
 use crate::request::destination::Destination;
@@ -46,6 +47,7 @@ pub(super) struct Arrival {
     /// Its response ends without a last frame.
     has_response_without_an_end: AtomicBool,
     is_head: AtomicBool,
+    audience: OnceLock<Audience>,
     /// Set if the handler around it created this execution, by an extractor of its last argument.
     pub(super) ownership: Option<Arc<Ownership>>,
     pub(super) extractor_executions: ExtractorExecutions,
@@ -272,6 +274,15 @@ impl Execution {
         self.arrival.has_response_without_an_end.store(is_without_an_end, Ordering::Relaxed);
     }
 
+    /// What a rejection of the request is rendered for.
+    pub(super) fn set_audience(&self, audience: Audience) {
+        let _ = self.arrival.audience.set(audience);
+    }
+
+    pub(crate) fn audience(&self) -> &Audience {
+        self.arrival.audience.get_or_init(Audience::default)
+    }
+
     /// Whether its client gets no body.
     pub(super) fn is_head(&self) -> bool {
         self.arrival.is_head.load(Ordering::Relaxed)
@@ -289,8 +300,12 @@ impl Execution {
 
     /// Whether both guard one handler.
     pub(super) fn has_the_handler_of(&self, other: &Self) -> bool {
-        let [policy, others] = [self, other].map(|it| it.identity.policy.get().map(|policy| &raw const **policy));
-        policy == others && self.arrival.destination == other.arrival.destination
+        let has_one_policy = match [self, other].map(|it| it.identity.policy.get()) {
+            [Some(policy), Some(others)] => policy.is_that_of(others),
+            [None, None] => true,
+            _ => false,
+        };
+        has_one_policy && self.arrival.destination == other.arrival.destination
     }
 
     /// Its guard asks a store for this.

@@ -207,7 +207,13 @@ impl Idempotency {
         let place = execution.place_of_steps();
         let fails = |kind| {
             let registry_and_scope = place.steps().map(Steps::registry_and_scope);
-            let error = StepError::new(name, kind, registry_and_scope, execution.step_rejections().cloned());
+            let error = StepError::new(
+                name,
+                kind,
+                registry_and_scope,
+                execution.audience().clone(),
+                execution.step_rejections().cloned(),
+            );
             let scope = error.scope().or_else(|| execution.scope()).unwrap_or_default();
             telemetry::step_failed(scope, error.step(), &error.rejection(), error.kind());
             error

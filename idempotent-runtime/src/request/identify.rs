@@ -19,6 +19,7 @@ use crate::policy::values::{InvalidKeyPolicy, KeySource};
 use crate::policy::{CacheIf, Policy};
 use crate::registry::Registry;
 use crate::rejection::problem::Rejection;
+use crate::rejection::request::Audience;
 use crate::request::admission::Admission;
 use crate::request::context::Execution;
 use crate::request::fingerprint::Identity;
@@ -43,6 +44,7 @@ pub struct Gate {
     cache_if: Option<CacheIf>,
     pub(super) execution: Option<Arc<Execution>>,
     registry: Option<Registry>,
+    audience: Audience,
 }
 
 impl Gate {
@@ -57,11 +59,16 @@ impl Gate {
             value: None,
             execution: None,
             registry: None,
+            audience: Audience::default(),
         };
         let Some(input) = input else { return gate };
-        let policy = &gate.policy;
+        if let Some(registry) = &input.registry {
+            gate.policy = registry.in_use(gate.policy);
+        }
         gate.registry = input.registry;
         gate.execution = input.execution;
+        gate.audience = input.audience;
+        let policy = &gate.policy;
         if policy.guards(&input.method) {
             gate.is_guarded = true;
             gate.claim_input = input.claim_input;
@@ -172,14 +179,16 @@ impl Gate {
         if let Some(execution) = &self.execution {
             execution.run.detach_state.set_span(&span, self.policy.owned_scope());
         }
+        // Without one there is no key to claim, only a rejection to give.
+        let execution = self.execution.take().unwrap_or_default();
+        execution.set_audience(mem::take(&mut self.audience));
         let admission = Admission {
             policy: self.policy.clone(),
             registry: self.registry.take(),
             span: span.clone(),
             cache_if: self.cache_if,
             trace: self.claim_input.trace.take(),
-            // Without one there is no key to claim, only a rejection to give.
-            execution: self.execution.take().unwrap_or_default(),
+            execution,
             transaction,
         };
         if !has_one_transaction {

@@ -26,6 +26,7 @@ use crate::record::headers::IDEMPOTENCY_KEY;
 use crate::registry::OfRequest;
 use crate::registry::Registry;
 use crate::rejection::problem::{RETRY_AFTER, Rejection};
+use crate::rejection::request::{Audience, RejectedRequest};
 use crate::request::body::{Gathered, Resumed};
 use crate::request::context::Execution;
 use crate::request::coverage::find_sender;
@@ -35,6 +36,7 @@ use crate::request::upload::Upload;
 pub(crate) struct RequestInput {
     pub(crate) method: Method,
     pub(crate) registry: Option<Registry>,
+    pub(crate) audience: Audience,
     /// `None` if there is no key and no extractor has used it.
     pub(crate) execution: Option<Arc<Execution>>,
     pub(crate) key: InputKey,
@@ -60,6 +62,7 @@ impl RequestInput {
         };
         let method = request.method().clone();
         let registry = Registry::serving(request.extensions());
+        let audience = Registry::audience(registry.as_ref(), request.headers(), || RejectedRequest::from(&*request));
         let (execution, claim_input) = if matches!(key, InputKey::Header(None)) {
             (Execution::of_unkeyed_guard(request.extensions_mut()), ClaimInput::default())
         } else {
@@ -70,7 +73,7 @@ impl RequestInput {
             let caller = registry.as_ref().and_then(Registry::caller).and_then(|caller| ask(request, caller));
             (Some(execution), ClaimInput::of(request, reads, registry.as_ref(), caller, BodyLimit::OfRoute).await)
         };
-        Self { method, registry, execution, key, claim_input }
+        Self { method, registry, audience, execution, key, claim_input }
     }
 
     /// Whether the body could not be read, so that there is nothing to claim.

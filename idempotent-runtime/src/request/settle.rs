@@ -155,11 +155,12 @@ impl Claimed {
 
     async fn record(self, response: Response, record: Record, outcome: Outcome) -> Response {
         let (registry, scope) = (self.run.registry.clone(), self.run.classifier.policy.owned_scope());
+        let audience = self.run.guard.execution().audience().clone();
         match self.end(Ending::Record(record), outcome).await {
             Ended::AsPlanned => response,
             Ended::Unrecorded => without_record(response),
             // A retry may get the response of another attempt, and a key must have only one response.
-            Ended::Lost => registry.reject(&scope, CLAIM_LOST),
+            Ended::Lost => registry.reject(&scope, CLAIM_LOST, &audience),
         }
     }
 

@@ -173,9 +173,9 @@ impl InTransaction {
     }
 
     fn render(&self, rejection: Rejection) -> Response {
-        let response = self.run.registry.reject(self.run.classifier.policy.scope(), rejection);
-        // A request without a key has taken over nothing, and a layer around it must not record a rejection.
         let execution = self.run.guard.execution();
+        let response = self.run.registry.reject(self.run.classifier.policy.scope(), rejection, execution.audience());
+        // A request without a key has taken over nothing, and a layer around it must not record a rejection.
         if execution.around().is_some() { of_another_guard(response, execution) } else { response }
     }
 }

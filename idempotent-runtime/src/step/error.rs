@@ -8,10 +8,10 @@ use http::StatusCode;
 
 use crate::policy::scope::Scope;
 use crate::registry::Registry;
-use crate::rejection::mark::marked;
 use crate::rejection::problem::CLAIM_LOST;
 use crate::rejection::problem::Rejection;
 use crate::rejection::problem::UNAVAILABLE_AFTER_RUN;
+use crate::rejection::request::Audience;
 use crate::step::rejections::StepRejections;
 use crate::store::error::StoreError;
 
@@ -53,6 +53,7 @@ pub struct StepError {
     kind: StepErrorKind,
     /// Those of the claim, if there is one.
     registry_and_scope: Option<(Registry, Scope)>,
+    audience: Audience,
     /// Those under the claim: none of them is recorded.
     rejections: Option<Arc<StepRejections>>,
 }
@@ -135,9 +136,10 @@ impl StepError {
         step: &str,
         kind: StepErrorKind,
         registry_and_scope: Option<(Registry, Scope)>,
+        audience: Audience,
         rejections: Option<Arc<StepRejections>>,
     ) -> Self {
-        let error = Self { step: shortened(step).into(), kind, registry_and_scope, rejections };
+        let error = Self { step: shortened(step).into(), kind, registry_and_scope, audience, rejections };
         // The handler may make a response of it that has nothing but its status.
         error.is_answered_by(error.rejection().status());
         error
@@ -207,8 +209,8 @@ impl IntoResponse for StepError {
     fn into_response(self) -> Response {
         let rejection = self.rejection();
         let response = match &self.registry_and_scope {
-            Some((registry, scope)) => registry.reject(scope, rejection),
-            None => marked(rejection.into_response()),
+            Some((registry, scope)) => registry.reject(scope, rejection, &self.audience),
+            None => Registry::render(None, rejection, &self.audience),
         };
         self.is_answered_by(response.status());
         response

@@ -7,7 +7,7 @@ use std::ops::Deref;
 use crate::key::RecordKey;
 use crate::layer::made::policies_of_layers;
 use crate::observe::event::Event;
-use crate::policy::registration::policies;
+use crate::policy::registration::written_policies;
 use crate::registry::Registry;
 use crate::registry::build::RegistryBuilder;
 use crate::rejection::problem::CODES;
@@ -107,7 +107,7 @@ impl<S: StoreAdmin> TestRegistry<S> {
     /// A scope that does not exist would count nothing, and a test that expects nothing would pass.
     #[track_caller]
     fn count(&self, scope: &str, event: Event) -> usize {
-        let mut known: BTreeSet<String> = policies().map(|policy| policy.scope().to_owned()).collect();
+        let mut known: BTreeSet<String> = written_policies().map(|policy| policy.scope().to_owned()).collect();
         known.extend(policies_of_layers().iter().map(|policy| policy.scope().to_owned()));
         known.extend(self.counts.scopes());
         assert!(known.contains(scope), "no handler and no layer has the scope {scope:?}; the scopes are {known:?}");

@@ -5,13 +5,13 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, OnceLock};
 
 use axum::extract::FromRequestParts;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use http::request::Parts;
 use sqlx::{Database, Transaction};
 
 use crate::registry::Registry;
-use crate::rejection::mark::marked;
 use crate::rejection::problem::Rejection;
+use crate::rejection::request::RejectedRequest;
 use crate::request::context::Execution;
 use crate::transaction::connection::TxConnection;
 use crate::transaction::open::Open;
@@ -169,9 +169,8 @@ impl<S: Sync, DB: Database> FromRequestParts<S> for Tx<DB> {
             tracing::error!("a handler has two arguments `Tx`, but one transaction; remove one of them");
         }
         let registry = Registry::serving(&parts.extensions);
-        Err(registry.map_or_else(
-            || marked(Rejection::TransactionFailed.into_response()),
-            |registry| registry.render(Rejection::TransactionFailed),
-        ))
+        let head = || RejectedRequest::from(&*parts);
+        let audience = Registry::audience(registry.as_ref(), &parts.headers, head);
+        Err(Registry::render(registry.as_ref(), Rejection::TransactionFailed, &audience))
     }
 }

@@ -8,9 +8,7 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use idempotent_runtime::store::{SqliteStore, StoreAdmin};
-use idempotent_runtime::{
-    IdempotencyLayer, Policy, RecordKey, Registry, RegistryBuilder, Rejection, Tx, idempotent, rejection,
-};
+use idempotent_runtime::{IdempotencyLayer, Policy, RecordKey, Registry, RegistryBuilder, Tx, idempotent, rejection};
 use idempotent_tests::sqlite::SqliteFile;
 use idempotent_tests::{FaultyStore, Runs, Server};
 use sqlx::Sqlite;
@@ -100,7 +98,7 @@ async fn rejection_under_another_key_is_not_recorded() {
     let rendered: [fn(RegistryBuilder) -> RegistryBuilder; 3] = [
         |registry| registry,
         |registry| registry.render_rejections(rejection::stripe),
-        |registry| registry.render_rejections(|_: Rejection| StatusCode::CONFLICT.into_response()),
+        |registry| registry.render_rejections(|_, _| StatusCode::CONFLICT.into_response()),
     ];
     for (dialect, render) in rendered.into_iter().enumerate() {
         for number in 0..5 {

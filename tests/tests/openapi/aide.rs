@@ -99,6 +99,32 @@ fn document(router: ApiRouter<u64>, transform: fn(TransformOpenApi<'_>) -> Trans
     serde_json::to_value(document).expect("JSON")
 }
 
+#[test]
+fn rejections_are_one_component_that_lists_every_code() {
+    let router =
+        || ApiRouter::new().api_route("/charges", post(guarded::create_charge)).api_route("/empty", post(empty));
+    let document = document(router(), |api| api);
+    let component = &document["components"]["schemas"]["IdempotencyProblem"];
+    let every = component["properties"]["code"]["enum"].as_array().expect("codes");
+    for path in ["/charges", "/empty"] {
+        for status in ["409", "422", "500", "503"] {
+            let codes = codes(&document["paths"][path]["post"], status);
+            let codes = codes.as_array().expect("codes");
+            assert!(!codes.is_empty() && codes.iter().all(|code| every.contains(code)), "{path} {status}: {codes:?}");
+        }
+    }
+}
+
+#[test]
+fn rejections_are_in_each_response_of_a_document_without_components() {
+    aide::generate::extract_schemas(false);
+    let document = document(ApiRouter::new().api_route("/empty", post(empty)), |api| api);
+    aide::generate::extract_schemas(true);
+    let content = &document["paths"]["/empty"]["post"]["responses"]["422"]["content"]["application/problem+json"];
+    assert_eq!(content["schema"]["properties"]["code"]["enum"], json!(["key_reused", "other_credentials"]));
+    assert!(!document.to_string().contains("$ref"), "{document}");
+}
+
 fn key_parameter(operation: &Value) -> &Value {
     let parameters = operation["parameters"].as_array().expect("parameters");
     parameters.iter().find(|parameter| parameter["in"] == "header").expect("a header")
@@ -106,14 +132,19 @@ fn key_parameter(operation: &Value) -> &Value {
 
 fn codes(operation: &Value, status: &str) -> Value {
     let content = &operation["responses"][status]["content"]["application/problem+json"];
-    content["schema"]["properties"]["code"]["enum"].clone()
+    let schema = &content["schema"]["allOf"];
+    assert_eq!(schema[0], json!({ "$ref": "#/components/schemas/IdempotencyProblem" }), "{status}");
+    schema[1]["properties"]["code"]["enum"].clone()
 }
 
 #[test]
 fn a_handler_keeps_all_that_aide_sees_without_us() {
     let without = document(ApiRouter::new().api_route("/charges", post(bare::create_charge)), |api| api);
     let with = document(ApiRouter::new().api_route("/charges", post(guarded::create_charge)), |api| api);
-    assert_eq!(with["components"], without["components"]);
+    let schemas = |document: &Value| document["components"]["schemas"].as_object().expect("components").clone();
+    let mut of_both = schemas(&with);
+    assert!(of_both.remove("IdempotencyProblem").is_some(), "the only one that is added");
+    assert_eq!(of_both, schemas(&without));
     let operation = |document: &Value| document["paths"]["/charges"]["post"].clone();
     let (with, without) = (operation(&with), operation(&without));
     assert_eq!(with["requestBody"], without["requestBody"]);

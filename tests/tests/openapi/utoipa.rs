@@ -3,10 +3,11 @@
 use axum::Json;
 use axum::extract::{Path, Query};
 use axum::http::StatusCode;
+use idempotent_runtime::openapi::ProblemComponent;
 use idempotent_runtime::{Tx, idempotent};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use utoipa::{IntoParams, OpenApi, ToSchema};
+use utoipa::{IntoParams, Modify as _, OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -245,6 +246,36 @@ fn range_of_statuses_documented_by_the_user_covers_rejections() {
         assert_eq!(content["application/json"]["schema"]["$ref"], "#/components/schemas/ApiError", "{status}");
     }
     assert_eq!(operation(&document)["responses"]["503"]["content"]["application/json"], Value::Null);
+}
+
+#[test]
+fn rejections_are_one_component_of_a_document_with_the_modifier() {
+    #[derive(OpenApi)]
+    #[openapi(paths(above::create_charge, below::create_charge, own_words), modifiers(&ProblemComponent))]
+    struct Api;
+    let mut routed = OpenApiRouter::<()>::new().routes(routes!(above::create_charge)).into_openapi();
+    ProblemComponent.modify(&mut routed);
+    let whole = documents!(above::create_charge);
+    for document in [Api::openapi(), routed].map(|document| serde_json::to_value(document).expect("JSON")) {
+        let component = &document["components"]["schemas"]["IdempotencyProblem"];
+        let every = component["properties"]["code"]["enum"].as_array().expect("codes");
+        let responses = &document["paths"]["/charges/{shop}"]["post"]["responses"];
+        for status in ["400", "409", "422", "500", "503"] {
+            let schema = &responses[status]["content"]["application/problem+json"]["schema"]["allOf"];
+            assert_eq!(schema[0]["$ref"], "#/components/schemas/IdempotencyProblem", "{status}");
+            let properties = &schema[1]["properties"];
+            assert_eq!(properties["code"]["enum"], json!(codes(operation(&whole[0]), status)), "{status}");
+            assert_eq!(properties["status"]["enum"], json!([status.parse::<u16>().expect("a number")]));
+            assert!(
+                properties["code"]["enum"]
+                    .as_array()
+                    .is_some_and(|codes| codes.iter().all(|code| every.contains(code)))
+            );
+        }
+    }
+    let own = serde_json::to_value(Api::openapi()).expect("JSON");
+    let own = &own["paths"]["/own"]["post"]["responses"]["503"]["content"]["application/problem+json"];
+    assert_eq!(own["schema"]["$ref"], "#/components/schemas/ApiError", "what the user wrote stays");
 }
 
 /// Says all of it itself.

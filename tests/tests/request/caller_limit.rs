@@ -222,7 +222,7 @@ async fn unfinished_bodies_of_a_caller_are_not_read_beyond_its_limit() {
         let rejections = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&rejections);
         let registry = Registry::builder(MemoryStore::new()).max_in_flight_per_caller(2);
-        let registry = registry.render_rejections(move |rejection| {
+        let registry = registry.render_rejections(move |rejection, _| {
             counted.fetch_add(1, Ordering::SeqCst);
             rejection.into_response()
         });

@@ -4,7 +4,7 @@ use axum::Router;
 use axum::extract::{FromRequestParts, State};
 use axum::http::StatusCode;
 use axum::routing::post;
-use idempotent_runtime::{RecordKey, Registry, Rejection, Tx, idempotent, rejection};
+use idempotent_runtime::{RecordKey, Registry, RejectedRequest, Rejection, Tx, idempotent, rejection};
 use idempotent_tests::{Answer, Fault, FaultyStore, Runs, Server, answer, take_over};
 use serde_json::json;
 use sqlx::Sqlite;
@@ -185,7 +185,7 @@ async fn a_failed_transaction_is_an_api_error_not_to_retry() {
 
 #[test]
 fn a_transaction_conflict_is_an_api_error_to_retry_at_once() {
-    let answer = rejection::stripe(Rejection::TransactionConflict);
+    let answer = rejection::stripe(Rejection::TransactionConflict, &RejectedRequest::default());
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(answer.headers()["stripe-should-retry"], "true");
     assert_eq!(answer.headers()["retry-after"], "0");

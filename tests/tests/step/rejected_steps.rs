@@ -9,7 +9,7 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, post};
 use idempotent_runtime::store::SqliteStore;
-use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, Registry, Rejection, StepError, Tx, idempotent};
+use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, Registry, StepError, Tx, idempotent};
 use idempotent_tests::sqlite::SqliteFile;
 use idempotent_tests::{Fault, FaultyStore, Runs, Server, answer};
 use sqlx::Sqlite;
@@ -68,7 +68,7 @@ async fn rejection_of_a_step_is_never_recorded() {
             let away = Away { store: FaultyStore::new(), runs: Runs::free() };
             let mut registry = Registry::builder(away.store.clone()).store_timeout(Duration::from_millis(50));
             if is_rendered {
-                registry = registry.render_rejections(|_: Rejection| StatusCode::BAD_GATEWAY.into_response());
+                registry = registry.render_rejections(|_, _| StatusCode::BAD_GATEWAY.into_response());
             }
             let registry = registry.build();
             let policy = Policy::builder("rejected-layer").cache_all().build().expect("a valid policy");

@@ -6,7 +6,7 @@ mod sdk;
 
 use axum::Router;
 use axum::routing::post;
-use idempotent_runtime::{Registry, Rejection, rejection};
+use idempotent_runtime::{Registry, RejectedRequest, Rejection, rejection};
 use idempotent_tests::{Fault, Runs, Server};
 use serde_json::{Value, json};
 
@@ -194,7 +194,7 @@ async fn what_no_retry_can_help_is_asked_once(sdk: Sdk) {
         (Rejection::StepFailed, "step_failed"),
     ] {
         let door = Door::default();
-        let reject = post(async move || rejection::stripe(rejection.clone()));
+        let reject = post(async move || rejection::stripe(rejection.clone(), &RejectedRequest::default()));
         let server = Server::start(door.guard(Router::new().route("/v1/payment_intents", reject))).await;
         let failed = sdk.client_of(server.address()).does(pay(&payment(), "k", 9)).await;
         is_raised(&failed, &sdk.error("API"), 500, code);

@@ -11,7 +11,7 @@ use crate::inspector::query::Target;
 use crate::operate::entry_view::{EntryReport, EntryView, State};
 use crate::operate::masking::{Keys, visible};
 use crate::operate::scan::Scan;
-use crate::policy::registration::policies;
+use crate::policy::registration::written_policies;
 
 pub(super) fn table(view: &View<'_>, scan: &Scan, state: State) -> Markup {
     let (entry_views, count) = (scan.in_state(state), scan.counts().in_state(state));
@@ -65,7 +65,7 @@ fn row(view: &View<'_>, entry_view: &EntryView) -> Markup {
 pub(super) fn look_up(view: &View<'_>) -> Markup {
     let selection = &view.service.selection;
     let given = selection.scope.as_deref().filter(|scope| visible(scope) == *scope);
-    let scopes: std::collections::BTreeSet<_> = policies().map(crate::policy::Policy::scope).collect();
+    let scopes: std::collections::BTreeSet<_> = written_policies().map(crate::policy::Policy::scope).collect();
     html! {
         section aria-labelledby="look-up" class="look-up" {
             h2 id="look-up" { "Look one key up" }

@@ -8,10 +8,9 @@ use crate::inspector::page::View;
 use crate::inspector::page::format::{number, span};
 use crate::operate::entry_view::State;
 use crate::operate::scan::Scan;
-use crate::policy::registration::policies;
 
 pub(super) fn table(view: &View<'_>, scan: &Scan) -> Markup {
-    let handlers: Vec<_> = policies().map(HandlerReport::of).collect();
+    let handlers: Vec<_> = view.inspector.registry.policies().map(HandlerReport::of).collect();
     html! {
         section aria-labelledby="handlers" {
             div class="heading" {

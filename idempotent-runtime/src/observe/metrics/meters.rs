@@ -13,7 +13,7 @@ use crate::observe::metrics::names::{
     STEP_FAILURES_TOTAL, STORE_DURATION_SECONDS, STORE_ERRORS_TOTAL, UNKNOWN_OUTCOMES, WITHOUT_CLIENT,
 };
 use crate::observe::metrics::scope::Scope;
-use crate::policy::registration::policies;
+use crate::policy::registration::written_policies;
 
 static ASKED_FOR: LazyLock<watch::Sender<()>> = LazyLock::new(|| watch::Sender::new(()));
 
@@ -36,7 +36,7 @@ impl Meters {
         describe();
         let meters = Self { scopes: RwLock::default(), replay_age: metrics::histogram!(REPLAY_AGE_SECONDS) };
         // A counter that appears with its first event shows no increase.
-        for policy in policies() {
+        for policy in written_policies() {
             meters.scope(policy.scope());
         }
         meters

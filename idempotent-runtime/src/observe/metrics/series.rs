@@ -3,13 +3,13 @@
 use crate::observe::metrics::meters::describe;
 use crate::observe::metrics::scope::Scope;
 use crate::observe::metrics::store;
-use crate::policy::registration::policies;
+use crate::policy::registration::written_policies;
 
 /// Begins the series of all annotated handlers, and those of failed calls to these stores, at 0. Those that have begun keep their
 /// values. No handle is kept: a recorder that is installed later gets the events too.
 pub(crate) fn begin_series<'a>(stores: impl Iterator<Item = &'a str>) {
     describe();
-    for policy in policies() {
+    for policy in written_policies() {
         drop(Scope::new(policy.scope()));
     }
     for store in stores {

@@ -1,5 +1,7 @@
 //! How many keys are in which state, which they are, and how far a look goes.
 
+use std::time::Duration;
+
 use idempotent_runtime::inspector::Inspector;
 use idempotent_runtime::store::{MemoryStore, RedisStore, StoreAdmin};
 use idempotent_runtime::{AfterCrash, IdempotencyLayer, Policy, RecordKey, Registry};
@@ -125,6 +127,14 @@ async fn handlers_are_told_with_their_policies() {
     assert_eq!((&of("exports")["cache"], &of("exports")["max_body"]), (&json!("200-299, 303"), &json!(8)));
     assert_eq!((&of("transfers")["after_crash"], &of("transfers")["required"]), (&json!("reject"), &json!(true)));
     assert!(shop.get("").await.text().contains("pay_out"));
+
+    let registry =
+        Registry::builder(MemoryStore::new()).policy("payouts", |policy| policy.ttl(Duration::from_hours(1)));
+    let registry = registry.expect("a valid override").build();
+    let shop = Shop::open(&registry, Inspector::new(&registry)).await;
+    let told = shop.json("/api/handlers").await;
+    let payouts = told["handlers"].as_array().and_then(|told| told.iter().find(|one| one["scope"] == "payouts"));
+    assert_eq!(payouts.expect("it is annotated")["ttl_ms"], 3600 * 1000, "as the configuration says");
 }
 
 /// A layer is none of the handlers, and its policy counts like theirs.

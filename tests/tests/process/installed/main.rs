@@ -1,6 +1,7 @@
 //! The installed registry: which requests find it, and what it changes in the document.
 
 mod openapi;
+mod overrides;
 mod registry;
 
 #[test]

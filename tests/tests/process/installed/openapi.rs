@@ -29,7 +29,7 @@ fn document_after_install_shows_no_problem_rendered_otherwise() {
     assert_eq!(before["429"], Value::Null, "no registry limits callers");
 
     let builder =
-        Registry::builder(MemoryStore::new()).render_rejections(|rejection| rejection.status().into_response());
+        Registry::builder(MemoryStore::new()).render_rejections(|rejection, _| rejection.status().into_response());
     builder.max_in_flight_per_caller(1).store("payments", MemoryStore::new()).build().install().expect("the only one");
     let after = responses();
     for status in ["400", "409", "422", "429", "503"] {

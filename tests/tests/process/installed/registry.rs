@@ -108,7 +108,7 @@ async fn installed_registry_serves_routers_without_their_own() {
 async fn rejections_are_rendered_as_the_registry_says() {
     let runs = Runs::free();
     let registry = Registry::builder(MemoryStore::new())
-        .render_rejections(|rejection| {
+        .render_rejections(|rejection, _| {
             let body = format!("{{\"error\":{:?}}}", rejection.code());
             (StatusCode::IM_A_TEAPOT, [(header::CONTENT_TYPE, "application/json")], body).into_response()
         })
