@@ -54,7 +54,7 @@ pub struct RegistryBuilder {
     problem_types: Option<Arc<str>>,
     overrides: Overrides,
     store_timeout: Duration,
-    at_rest: AtRest,
+    pub(super) at_rest: AtRest,
     caller: Option<Arc<OfRequest>>,
     credential_headers: Arc<[HeaderName]>,
     caller_limit: Option<Arc<CallerLimit>>,
@@ -203,139 +203,6 @@ impl RegistryBuilder {
     pub fn store_timeout(mut self, limit: Duration) -> Self {
         assert!(!limit.is_zero(), "`store_timeout` must be greater than zero");
         self.store_timeout = limit;
-        self
-    }
-
-    /// Stores digests of keys and callers, so a reader of the store learns neither.
-    ///
-    /// Add [`digest_with`](Self::digest_with): without a secret, a caller that can be guessed, such as a number, can be found by
-    /// digesting all candidates, and the digests are the same in each deployment.
-    ///
-    /// Records that were made without this setting are no longer found: their retries run again. So turn it on before the
-    /// first request. Later, change the scopes of the handlers at the same time, at a moment without retries. Operators find
-    /// a record under [`RecordKey::digested`](crate::RecordKey::digested), or under `SealingKey::digested` of the secret.
-    pub fn digest_keys(mut self) -> Self {
-        self.at_rest.digest_keys = true;
-        self
-    }
-
-    /// The secret of this registry, for all that it derives from keys and requests:
-    ///
-    /// | | without a secret | with it |
-    /// |---|---|---|
-    /// | [`downstream_key`](crate::Idempotency::downstream_key) | who knows the whole request can compute it | only this service can |
-    /// | digests of keys and callers under [`digest_keys`](Self::digest_keys) | SHA-256, the same in each deployment | HMAC-SHA-256 |
-    /// | fingerprints | keyed by the first key of [`seal_with`](Self::seal_with), if any | keyed by the secret |
-    ///
-    /// **It never changes.** All processes of a deployment have it, and each deployment has its own. It is not rotated with the
-    /// sealing keys: with another secret, other services would take a retry for a new operation, and under `digest_keys` the
-    /// registry would find no earlier record, so that retries **run again**. So use a key of its own, and keep it in the same
-    /// place as the sealing keys. Before you add it to a service that has requests in progress, see
-    /// [`changing_a_policy`](crate::guide::changing_a_policy#secrets).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use idempotent_runtime::{Registry, SealingKey, store::MemoryStore};
-    ///
-    /// # let (of_digests, of_records) = ("1SoV0V1LP1xxwXZLKZpQHvBJWwzJCAkB7L4HmX4Hxm4=", "8gKfEvGBwHnP0lH2yTn5e6aLx8k0Yx1m7P8qGJr3ZQ4=");
-    /// let secret: SealingKey = of_digests.parse()?;
-    /// let sealing_key: SealingKey = of_records.parse()?;
-    /// let registry =
-    ///     Registry::builder(MemoryStore::new()).digest_with(secret).digest_keys().seal_with(sealing_key).build();
-    /// # Ok::<(), idempotent_runtime::MalformedSealingKey>(())
-    /// ```
-    #[cfg(feature = "seal")]
-    pub fn digest_with(mut self, secret: crate::record::sealing::SealingKey) -> Self {
-        self.at_rest.secret = Some(secret);
-        self
-    }
-
-    /// Encrypts the headers and bodies of recorded responses and of the results of steps, and keys their fingerprints, with the
-    /// first of these keys. Any of the keys can open a record.
-    ///
-    /// The status stays readable, and so do the scope, the length of the sealed data and, without
-    /// [`digest_keys`](Self::digest_keys), caller and key. All that is replayed or compared is authenticated: status, header
-    /// lines, body, fingerprint, time and expiry, with the record's key, store and [deployment](crate::SealingKeys::deployment).
-    /// A record that was changed, or moved to another place, is rejected with 503 and logged. So is one that no key opens, one
-    /// that its store has kept for longer than its `ttl`, and one that is not sealed, unless
-    /// [`accept_unsealed_until`](Self::accept_unsealed_until) allows it. A rejected record never runs again.
-    ///
-    /// The `ttl` is compared by the clocks of the processes. They may differ by two seconds, or by a hundredth of the `ttl` if that
-    /// is more. An attacker with write access to the store can still delete a record or put an older one of the same key in
-    /// its place.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use idempotent_runtime::{Registry, SealingKey, store::MemoryStore};
-    ///
-    /// # let (this_year, last_year) = ("1SoV0V1LP1xxwXZLKZpQHvBJWwzJCAkB7L4HmX4Hxm4=", "1SoV0V1LP1xxwXZLKZpQHvBJWwzJCAkB7L4HmX4Hxm4=");
-    /// let keys: [SealingKey; 2] = [this_year.parse()?, last_year.parse()?];
-    /// let registry = Registry::builder(MemoryStore::new()).seal_with(keys).build();
-    /// # Ok::<(), idempotent_runtime::MalformedSealingKey>(())
-    /// ```
-    ///
-    /// # Panics
-    ///
-    /// If the list of keys is empty.
-    #[cfg(feature = "seal")]
-    pub fn seal_with(mut self, keys: impl Into<crate::record::sealing::SealingKeys>) -> Self {
-        self.at_rest.sealing = Some(keys.into());
-        self.at_rest.only_opens = false;
-        self
-    }
-
-    /// Knows these sealing keys, and writes as a registry without them: records, claims and fingerprints.
-    ///
-    /// It is for a rolling deploy that turns [`seal_with`](Self::seal_with) on or off. First all processes get the keys by
-    /// `open_with`. In the next deploy, the new processes have `seal_with`, and the old ones can read what these write.
-    /// To turn sealing off, do the same in reverse. The last call of the two decides. See
-    /// [`changing_a_policy`](crate::guide::changing_a_policy#secrets).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use idempotent_runtime::{Registry, SealingKey, store::MemoryStore};
-    ///
-    /// # let from_environment = "1SoV0V1LP1xxwXZLKZpQHvBJWwzJCAkB7L4HmX4Hxm4=";
-    /// let key: SealingKey = from_environment.parse()?;
-    /// let before_sealing = Registry::builder(MemoryStore::new()).open_with(key).build();
-    /// # Ok::<(), idempotent_runtime::MalformedSealingKey>(())
-    /// ```
-    ///
-    /// # Panics
-    ///
-    /// If the list of keys is empty.
-    #[cfg(feature = "seal")]
-    pub fn open_with(mut self, keys: impl Into<crate::record::sealing::SealingKeys>) -> Self {
-        self.at_rest.sealing = Some(keys.into());
-        self.at_rest.only_opens = true;
-        self
-    }
-
-    /// Replays records that are not sealed too, until this time. Without it, [`seal_with`](Self::seal_with) rejects them.
-    ///
-    /// This is for the change to `seal_with`: give the time of the deployment plus the longest `ttl` of all handlers, as a fixed
-    /// time. A time that is counted from the start of the process would never come. Until then, an attacker with write access to
-    /// the store can plant a response.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::{Duration, SystemTime};
-    ///
-    /// use idempotent_runtime::{Registry, SealingKey, store::MemoryStore};
-    ///
-    /// let key: SealingKey = "1SoV0V1LP1xxwXZLKZpQHvBJWwzJCAkB7L4HmX4Hxm4=".parse()?;
-    /// // 2027-01-15, 08:00 UTC.
-    /// let migrated = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-    /// let registry = Registry::builder(MemoryStore::new()).seal_with(key).accept_unsealed_until(migrated).build();
-    /// # Ok::<(), idempotent_runtime::MalformedSealingKey>(())
-    /// ```
-    #[cfg(feature = "seal")]
-    pub fn accept_unsealed_until(mut self, time: std::time::SystemTime) -> Self {
-        self.at_rest.accept_unsealed_until = Some(time);
         self
     }
 

@@ -3,6 +3,7 @@
 pub(crate) mod build;
 pub(crate) mod install;
 pub(crate) mod install_error;
+pub(crate) mod private_data;
 pub(crate) mod scopes;
 #[cfg(feature = "testing")]
 pub(crate) mod testing;
