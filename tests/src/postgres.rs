@@ -143,17 +143,48 @@ impl PostgresServer {
         if let Some((_, user, group)) = account() {
             chown(&folder, Some(user), Some(group)).expect("root gives the folder away");
         }
-        let mut copy = as_account(account().as_ref(), &program("pg_basebackup"));
-        copy.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--username", USER, "--host"]);
-        copy.arg(&self.folder).args(["--port", &self.port.to_string(), "--pgdata"]).arg(folder.join("data"));
-        copy.current_dir(&folder);
-        let copied = tokio::task::spawn_blocking(move || copy.output()).await.expect("the task runs");
-        let copied = copied.expect("pg_basebackup starts");
-        assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+        self.copy_to(&folder.join("data")).await;
         let port = format!("port={}", free_port());
         let standby = Self::run(folder, &["listen_addresses=127.0.0.1", &port], None);
         standby.until_ready().await;
         standby
+    }
+
+    /// As `pg_basebackup` does, which not every package has.
+    async fn copy_to(&self, data: &Path) {
+        let mut connection = self.connect("postgres").await;
+        let version: i32 = sqlx::query_scalar("SELECT current_setting('server_version_num')::integer")
+            .fetch_one(&mut connection)
+            .await
+            .expect("the server answers");
+        let (start, stop) = if version >= 150_000 {
+            ("SELECT pg_backup_start('standby', true)::text", "SELECT labelfile FROM pg_backup_stop(false)")
+        } else {
+            (
+                "SELECT pg_start_backup('standby', true, false)::text",
+                "SELECT labelfile FROM pg_stop_backup(false, false)",
+            )
+        };
+        let begun = sqlx::query_scalar::<_, String>(start).fetch_one(&mut connection).await;
+        begun.expect("the backup begins");
+        let mut copy = as_account(account().as_ref(), Path::new("cp"));
+        copy.arg("-Rp").arg(self.folder.join("data")).arg(data).current_dir(&self.folder);
+        let copied = tokio::task::spawn_blocking(move || copy.output()).await.expect("the task runs");
+        let copied = copied.expect("cp starts");
+        let label = sqlx::query_scalar::<_, String>(stop).fetch_one(&mut connection).await;
+        let label_file = data.join("backup_label");
+        fs::write(&label_file, label.expect("the backup ends")).expect("the file is written");
+        if let Some((_, user, group)) = account() {
+            chown(&label_file, Some(user), Some(group)).expect("root gives the file away");
+        }
+        // A file that vanishes meanwhile is none that the copy needs.
+        assert!(data.join("global/pg_control").is_file(), "{}", String::from_utf8_lossy(&copied.stderr));
+        fs::remove_file(data.join("postmaster.pid")).expect("it was copied");
+        let primary = format!("primary_conninfo = 'host={} port={} user={USER}'\n", self.folder.display(), self.port);
+        let mut settings = fs::OpenOptions::new().append(true).open(data.join("postgresql.auto.conf"));
+        let written = settings.as_mut().map(|file| std::io::Write::write_all(file, primary.as_bytes()));
+        written.expect("the file is there").expect("the setting is written");
+        fs::write(data.join("standby.signal"), "").expect("the file is written");
     }
 
     /// It follows none any more, and takes writes.

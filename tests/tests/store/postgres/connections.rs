@@ -163,10 +163,12 @@ async fn renewals_and_completions_are_hot_updates() {
         let _ = store.complete(&key, claim.token, record("paid"), claim.ttl).await.expect("it records");
     }
     let counts = async || {
+        // Before version 15, an idle connection keeps its last counts to itself.
+        let _ = store.get(&RecordKey::new("charges", None, "k0")).await.expect("it looks");
         let counts = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'records'";
         sqlx::query_as::<_, (i64, i64)>(counts).fetch_one(&pool).await.expect("the counts are read")
     };
-    // Of 600. Before version 15, an idle connection keeps its last counts to itself.
+    // Of 600.
     let (updates, hot) = eventually(counts, |&(updates, _)| updates >= 100).await;
     assert!(hot * 10 >= updates * 8, "{hot} of {updates}");
 }
@@ -190,6 +192,8 @@ async fn claims_among_100_000_records_are_found_without_a_scan() {
     execute(&pool, "ANALYZE idempotency.records").await;
     assert_eq!(claim(&keys[1]).await, Claim::Acquired { attempt: 1 });
     let counts = async || {
+        // Before version 15, an idle connection keeps its last counts to itself.
+        let _ = store.claims(None, 1).await.expect("it lists");
         let counts = "SELECT seq_tup_read, idx_scan FROM pg_stat_user_tables WHERE relname = 'records'";
         sqlx::query_as::<_, (i64, i64)>(counts).fetch_one(&pool).await.expect("the counts are read")
     };
@@ -204,6 +208,7 @@ async fn claims_among_100_000_records_are_found_without_a_scan() {
     found.sort();
     assert_eq!(found, keys);
     let (before, _) = counts().await;
-    let (read, _) = eventually(counts, |&(_, now)| now > scans + 8).await;
+    // The looks between the counts are scans of the index too.
+    let (read, _) = eventually(counts, |&(_, now)| now > scans + 20).await;
     assert!(read < before + 10_000, "{read} rows were read one after the other");
 }
