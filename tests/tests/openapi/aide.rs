@@ -116,7 +116,7 @@ fn rejections_are_one_component_that_lists_every_code() {
 }
 
 #[test]
-fn rejections_are_in_each_response_of_a_document_without_components() {
+fn rejections_are_in_each_response_without_components() {
     aide::generate::extract_schemas(false);
     let document = document(ApiRouter::new().api_route("/empty", post(empty)), |api| api);
     aide::generate::extract_schemas(true);
