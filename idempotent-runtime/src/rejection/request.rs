@@ -135,23 +135,32 @@ impl Audience {
 
 /// Whether the client takes problem details, or does not say what it takes.
 fn accepts_json(headers: &HeaderMap) -> bool {
-    let mut ranges = headers
+    let ranges: Vec<(String, bool)> = headers
         .get_all(header::ACCEPT)
         .into_iter()
         .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
-        .map(|range| String::from_utf8_lossy(range).to_ascii_lowercase())
-        .filter(|range| !range.trim().is_empty())
-        .peekable();
-    ranges.peek().is_none() || ranges.any(|range| is_json(&range))
+        .map(|range| media_range(&String::from_utf8_lossy(range).to_ascii_lowercase()))
+        .filter(|(range, _)| !range.is_empty())
+        .collect();
+    // The most specific range decides (RFC 9110, section 12.5.1).
+    let accepts = |media_type: &str| {
+        let of = |wanted: &str| ranges.iter().find(|(range, _)| range == wanted);
+        of(media_type)
+            .or_else(|| of("application/*"))
+            .or_else(|| of("*/*"))
+            .is_some_and(|(_, is_accepted)| *is_accepted)
+    };
+    let is_json = |range: &str| range.starts_with("application/") && range.ends_with("+json");
+    ranges.is_empty()
+        || ["application/problem+json", "application/json"].into_iter().any(accepts)
+        || ranges.iter().any(|(range, is_accepted)| *is_accepted && is_json(range))
 }
 
-/// Whether JSON is in this media range of `Accept` (RFC 9110, section 12.5.1), and not excluded by its weight.
-fn is_json(range: &str) -> bool {
-    let mut parts = range.split(';').map(str::trim);
-    let media_type = parts.next().unwrap_or_default();
+/// The range without its parameters, and whether its weight does not exclude it.
+fn media_range(text: &str) -> (String, bool) {
+    let mut parts = text.split(';').map(str::trim);
+    let range = parts.next().unwrap_or_default().to_owned();
     let is_excluded =
         parts.filter_map(|parameter| parameter.strip_prefix("q=")).any(|weight| weight.parse() == Ok(0.0_f32));
-    let is_json = matches!(media_type, "*/*" | "application/*" | "application/json")
-        || (media_type.starts_with("application/") && media_type.ends_with("+json"));
-    is_json && !is_excluded
+    (range, !is_excluded)
 }

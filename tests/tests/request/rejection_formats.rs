@@ -90,9 +90,14 @@ impl Bench {
 #[tokio::test]
 async fn client_that_accepts_no_json_gets_text() {
     let bench = Bench::with(|registry| registry.problem_types("https://api.example.com/problems/")).await;
-    for accepted in
-        ["text/html", "text/event-stream, text/plain;q=0.5", "application/json;q=0, text/*", "image/*;q=1.0"]
-    {
+    for accepted in [
+        "text/html",
+        "text/event-stream, text/plain;q=0.5",
+        "application/json;q=0, text/*",
+        "image/*;q=1.0",
+        "application/*;q=0, */*;q=0.5",
+        "text/plain, application/problem+json;q=0.0, application/json;q=0, */*",
+    ] {
         for (code, answer) in bench.rejections(ACCEPT.as_str(), accepted).await {
             assert_eq!(answer.headers[CONTENT_TYPE], "text/plain; charset=utf-8", "{code} for {accepted}");
             let text = answer.text();
