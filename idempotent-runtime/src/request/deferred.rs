@@ -9,8 +9,10 @@ use std::task::{Context, Poll, ready};
 use axum::response::Response;
 use futures_util::future::BoxFuture;
 
+use crate::rejection::mark::marked;
 use crate::request::context::Execution;
 use crate::request::response_mark::{without_foreign_headers, without_mark};
+use crate::request::upload::Upload;
 use crate::sync::{Mutex, lock};
 
 /// When the arguments are extracted, relative to the claim.
@@ -72,6 +74,8 @@ pub(super) struct Deferred {
     /// `None` as soon as it has ended.
     extracting: Option<Extracting>,
     is_before_claim: bool,
+    /// What the extractors read, if it was not read before.
+    upload: Option<Upload>,
     /// That of the guard, if there is one.
     execution: Option<Arc<Execution>>,
 }
@@ -80,9 +84,10 @@ impl Deferred {
     pub(super) fn new(
         extracting: Option<Extracting>,
         is_before_claim: bool,
+        upload: Option<Upload>,
         execution: Option<Arc<Execution>>,
     ) -> Self {
-        Self { extracting, is_before_claim, execution }
+        Self { extracting, is_before_claim, upload, execution }
     }
 
     /// Before the claim: ready if there is nothing to extract yet, with the response of an extractor that fails.
@@ -105,6 +110,9 @@ impl Deferred {
         self.execution.iter().for_each(|execution| execution.set_extracting(false));
         self.extracting = None;
         // It may be the response of a handler to which the extractor forwarded the request, as that of the handler itself may be.
-        Poll::Ready(extracted.err().map(without_mark))
+        let rejection = extracted.err().map(without_mark);
+        // A retry may send the whole body: no guard records what an extractor says of a part.
+        let is_cut_off = self.upload.take().is_some_and(|upload| upload.has_broken_off());
+        Poll::Ready(if is_cut_off { rejection.map(marked) } else { rejection })
     }
 }

@@ -48,8 +48,9 @@ fn open_request(
         Extraction::UnderClaim => false,
         Extraction::PlainBody => input.as_ref().is_some_and(RequestInput::has_broken_body),
     };
+    let upload = input.as_ref().and_then(|input| input.claim_input.upload.clone());
     let gate = Gate::new(PolicyHandle::Handler(policy), input);
-    let deferred = Deferred::new(extracting, is_before_claim, gate.execution.clone());
+    let deferred = Deferred::new(extracting, is_before_claim, upload, gate.execution.clone());
     OpenGate { gate, deferred }
 }
 
@@ -127,19 +128,26 @@ impl<F: Future> Future for Run<F> {
         let mut this = self.project();
         let into_response = *this.into_response;
         this.stage.poll(cx, this.deferred, &mut |cx, deferred| {
-            let handler = this.handler.as_mut().as_pin_mut().expect("a handler is not polled after it has ended");
-            let polled = catch_unwind(AssertUnwindSafe(|| match deferred.map(|it| it.poll_under_claim(cx)) {
-                None | Some(Poll::Ready(None)) => handler.poll(cx).map(into_response),
-                Some(Poll::Ready(Some(rejection))) => Poll::Ready(rejection),
-                Some(Poll::Pending) => Poll::Pending,
+            let polled = catch_unwind(AssertUnwindSafe(|| {
+                let handler = this.handler.as_mut().as_pin_mut().expect("a handler is not polled after it has ended");
+                let polled = match deferred.map(|it| it.poll_under_claim(cx)) {
+                    None | Some(Poll::Ready(None)) => handler.poll(cx).map(into_response),
+                    Some(Poll::Ready(Some(rejection))) => Poll::Ready(rejection),
+                    Some(Poll::Pending) => Poll::Pending,
+                };
+                if polled.is_ready() {
+                    // Its arguments may panic when they are dropped, as the handler itself may.
+                    this.handler.set(None);
+                }
+                polled
             }));
-            if !matches!(polled, Ok(Poll::Pending)) {
-                this.handler.set(None);
-            }
-            match polled {
-                Ok(polled) => polled.map(Ok),
-                Err(panic) => Poll::Ready(Err(panic)),
-            }
+            polled.map_or_else(
+                |panic| {
+                    let _ = catch_unwind(AssertUnwindSafe(|| this.handler.set(None)));
+                    Poll::Ready(Err(panic))
+                },
+                |polled| polled.map(Ok),
+            )
         })
     }
 }

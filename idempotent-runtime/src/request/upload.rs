@@ -40,6 +40,7 @@ struct State {
 struct Polled {
     body: Body,
     has_begun: bool,
+    has_broken_off: bool,
 }
 
 impl Upload {
@@ -52,11 +53,17 @@ impl Upload {
             .headers()
             .get(EXPECT)
             .is_some_and(|expected| expected.as_bytes().trim_ascii().eq_ignore_ascii_case(b"100-continue"));
-        let body = Mutex::new(Polled { body: std::mem::take(request.body_mut()), has_begun: false });
+        let body =
+            Mutex::new(Polled { body: std::mem::take(request.body_mut()), has_begun: false, has_broken_off: false });
         let limit = limit.map(|limit| limit.max(AT_LEAST));
         let upload = Self(Arc::new(State { body, limit, is_asked_for }));
         *request.body_mut() = Body::new(upload.clone());
         Some(upload)
+    }
+
+    /// Whether its reader has met an error in place of the rest.
+    pub(super) fn has_broken_off(&self) -> bool {
+        lock(&self.0.body).has_broken_off
     }
 
     /// Reads what the client still sends, within limits.
@@ -115,7 +122,9 @@ impl http_body::Body for Upload {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let mut polled = lock(&self.0.body);
         polled.has_begun = true;
-        Pin::new(&mut polled.body).poll_frame(cx)
+        let frame = Pin::new(&mut polled.body).poll_frame(cx);
+        polled.has_broken_off |= matches!(frame, Poll::Ready(Some(Err(_))));
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

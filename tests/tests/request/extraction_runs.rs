@@ -184,3 +184,47 @@ async fn transaction_begins_with_the_claim() {
     assert_eq!(server.post_with_key("/late", "late").await.rejection(), "transaction_failed");
     assert!(logs.text().contains("is extracted after the claim"), "{}", logs.text());
 }
+
+/// Panics when it is dropped.
+struct Bomb(bool);
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        assert!(!self.0 || std::thread::panicking(), "an argument panics when it is dropped");
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Bomb {
+    type Rejection = StatusCode;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, StatusCode> {
+        Ok(Self(parts.headers.contains_key("x-bomb")))
+    }
+}
+
+struct FailsBesideBomb;
+
+impl<S: Sync> FromRequestParts<S> for FailsBesideBomb {
+    type Rejection = StatusCode;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, StatusCode> {
+        if parts.headers.contains_key("x-bomb") { Err(StatusCode::IM_A_TEAPOT) } else { Ok(Self) }
+    }
+}
+
+#[idempotent(scope = "extraction-bomb", claim_after = bomb)]
+async fn beside_a_bomb(bomb: Bomb, _late: FailsBesideBomb) -> &'static str {
+    let _bomb = bomb;
+    "done"
+}
+
+#[tokio::test]
+async fn argument_that_panics_when_dropped_settles_its_claim() {
+    let app = Router::new().route("/", post(beside_a_bomb));
+    let app = app.layer(Registry::new(MemoryStore::new()).layer()).layer(CatchPanicLayer::new());
+    let server = Server::start(app).await;
+    let first = answer(server.post("/").header("idempotency-key", "k").header("x-bomb", "1")).await;
+    assert_eq!(first.status, StatusCode::INTERNAL_SERVER_ERROR);
+    let retry = server.post_with_key("/", "k").await;
+    assert_eq!((retry.status, retry.text()), (StatusCode::OK, "done"));
+}

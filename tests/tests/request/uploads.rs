@@ -152,3 +152,27 @@ async fn upload_that_stalls_is_answered_after_a_while() {
     }
     assert_eq!(runs.started(), 1);
 }
+
+#[idempotent(scope = "uploads-all", fingerprint = none, cache = all)]
+async fn records_all(State(runs): State<Runs>, body: String) -> String {
+    format!("run {}: {body}", runs.run().await)
+}
+
+/// Its extractor answers 400, as the policy records it. A retry sends the whole body.
+#[tokio::test]
+async fn rejection_of_a_body_that_broke_off_is_not_recorded() {
+    let runs = Runs::free();
+    let registry = Registry::new(MemoryStore::new());
+    let app = Router::new().route("/", post(records_all)).with_state(runs.clone()).layer(registry.layer());
+    let server = Server::start(app).await;
+    let head =
+        "POST / HTTP/1.1\r\nhost: h\r\nidempotency-key: k\r\ncontent-type: text/plain\r\ncontent-length: 10\r\n\r\n123";
+    for _ in 0..3 {
+        let mut client = server.connect_and_send(head.as_bytes()).await;
+        client.shutdown().await.expect("it ends what it sends");
+        let _ = client.read_to_end(&mut Vec::new()).await;
+        assert_eq!(registry.drain(PATIENCE).await, 0);
+    }
+    let retry = idempotent_tests::answer(server.post("/").header("idempotency-key", "k").body("1234567890")).await;
+    assert_eq!((retry.text(), retry.is_replay(), runs.started()), ("run 1: 1234567890", false, 1));
+}
