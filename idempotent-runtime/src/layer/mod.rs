@@ -42,7 +42,8 @@ use crate::sync::{Mutex, lock};
 ///
 /// An annotated handler beneath a layer keeps its own policy: it is written where it is reviewed. It can name the caller,
 /// another key, or what a retry must repeat. If the handler's own guard takes a request, the layer keeps
-/// duplicates out meanwhile and records nothing. Nothing is recorded twice, and no layer weakens the policy of a handler.
+/// duplicates out meanwhile and records nothing. Nothing is recorded twice, and no layer of another scope weakens the
+/// policy of a handler.
 ///
 /// # Scopes
 ///

@@ -122,7 +122,13 @@ impl Claiming {
         let pending = self.registry.renewer().asks(&self.stored_key);
         let decision = match self.admission.transaction.clone() {
             None => {
-                let claimed = self.store.claim(&self.stored_key, self.request).await;
+                let claimed = match self.store.claim(&self.stored_key, self.request).await {
+                    // Before a handler runs beside what the store may know, the store is asked again.
+                    Err(error) if error.is_silence() && self.may_run_unguarded() => {
+                        Err(self.store.look_after(error, &self.stored_key).await)
+                    }
+                    claimed => claimed,
+                };
                 self.decide(claimed, asked_at)
             }
             Some(transaction) => match transaction
@@ -176,6 +182,10 @@ impl Claiming {
         Decision::Answer(self.admission.reject(UNAVAILABLE))
     }
 
+    fn may_run_unguarded(&self) -> bool {
+        self.admission.policy.on_store_error() == OnStoreError::Run && self.beyond_limit.is_none()
+    }
+
     fn decide(&mut self, claimed: Result<Claim, StoreError>, asked_at: Instant) -> Decision {
         let claim = match claimed {
             Ok(claim) => claim,
@@ -187,9 +197,7 @@ impl Claiming {
                 }
                 // No policy allows a run beside a record that cannot be read, or beside another run; and a client that fills the
                 // store must not make the retries of others run.
-                let may_run = self.admission.policy.on_store_error() == OnStoreError::Run
-                    && error.is_unreachable()
-                    && self.beyond_limit.is_none();
+                let may_run = self.may_run_unguarded() && error.is_unreachable();
                 return match may_run.then(|| self.running_here()) {
                     Some(None) => Decision::Unguarded,
                     Some(Some(Running::AnotherRequest(fingerprint))) => {

@@ -147,6 +147,18 @@ impl BoundedStore {
         self.bounded(Op::Get, self.store.get(key)).await
     }
 
+    /// An error that says only that no answer came proves nothing: the process may have stood still, or others hold a lock that the
+    /// call waits for. A look that reads only tells whether the store can be asked.
+    pub(crate) async fn look_after(&self, error: StoreError, key: &RecordKey) -> StoreError {
+        match self.get(key).await {
+            Err(look) if look.is_unreachable() => error,
+            Ok(_) | Err(_) => match error {
+                StoreError::NotSent(source) => StoreError::busy_not_sent(source),
+                error => StoreError::busy(error),
+            },
+        }
+    }
+
     #[cfg(feature = "inspector")]
     pub(crate) async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
         self.bounded(Op::Purge, self.store.purge(key)).await
@@ -283,7 +295,7 @@ fn result_of<T>(
         Some(Err(StoreError::Unavailable(source))) => Err(match source.downcast::<Waited>() {
             Ok(waited) if call.withdraw() => held_up(line, begun, waited.0),
             Ok(waited) if line.is_moving(begun) => StoreError::busy(waited.0),
-            Ok(waited) => StoreError::Unavailable(waited.0),
+            Ok(waited) => StoreError::Unavailable(waited),
             Err(source) if call.withdraw() => StoreError::NotSent(source),
             Err(source) => StoreError::Unavailable(source),
         }),
@@ -300,7 +312,7 @@ fn held_up(
     begun: Instant,
     reason: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> StoreError {
-    if line.is_moving(begun) { StoreError::busy_not_sent(reason) } else { StoreError::not_sent(reason) }
+    if line.is_moving(begun) { StoreError::busy_not_sent(reason) } else { StoreError::not_sent(Waited(reason.into())) }
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -102,6 +102,15 @@ impl StoreError {
         matches!(self, Self::Unavailable(source) | Self::NotSent(source) if source.is::<Busy>())
     }
 
+    /// Whether it says only that no answer came in time.
+    pub(crate) fn is_silence(&self) -> bool {
+        match self {
+            Self::TimedOut(_) => true,
+            Self::Unavailable(source) | Self::NotSent(source) => source.is::<Waited>(),
+            _ => false,
+        }
+    }
+
     /// The entry of the key cannot be read for this reason.
     pub fn damaged(reason: impl fmt::Display) -> Self {
         Self::Damaged(reason.to_string())
@@ -118,8 +127,7 @@ struct TakesNoClaims(Box<dyn std::error::Error + Send + Sync>);
 #[error(transparent)]
 struct Busy(Box<dyn std::error::Error + Send + Sync>);
 
-/// No connection became free, or no answer came, within a limit of the store's own. Whether the store is away only its other calls
-/// can tell.
+/// The call had no turn, no connection became free, or no answer came in time. Whether the store is away only other calls can tell.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub(crate) struct Waited(pub(crate) Box<dyn std::error::Error + Send + Sync>);

@@ -207,6 +207,7 @@ async fn on_store_error_run_runs_unguarded() {
         let (runs, store) = (Runs::free(), FaultyStore::new());
         let (server, _) = serve(&runs, store.clone()).await;
         store.on_claim(fault);
+        store.on_get(fault);
         for number in 1..=2 {
             assert_eq!(server.post_with_key("/runs", "k").await.text(), format!("charge {number}"), "{fault:?}");
         }
