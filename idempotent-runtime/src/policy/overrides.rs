@@ -63,6 +63,9 @@ impl PolicyOverride {
             check("wait", waits.and_then(|()| idempotent_policy::check_wait(limit)));
             settings.in_flight = InFlight::Wait(limit);
         }
+        if let Some(lease) = self.lease {
+            check("lease", idempotent_policy::check_lease(lease));
+        }
         settings.max_body = self.max_body.unwrap_or(settings.max_body);
         match idempotent_policy::lease(Some(self.lease.unwrap_or(settings.lease)), settings.ttl) {
             Ok(lease) => settings.lease = lease,

@@ -161,11 +161,12 @@ fn further_override_of_a_scope_keeps_the_first_one() {
 #[test]
 fn override_that_no_handler_can_have_is_told() {
     type Change = fn(PolicyOverride) -> PolicyOverride;
-    let mistakes: [(&str, Change, &str); 7] = [
+    let mistakes: [(&str, Change, &str); 8] = [
         ("override-time", |policy| policy.ttl(HOUR), "no annotated handler has the scope \"override-time\""),
         ("override-time", |policy| policy, "\"override-times\""),
         ("override-times", |policy| policy.ttl(Duration::from_millis(1)), "must be at least 1s"),
         ("override-times", |policy| policy.lease(Duration::MAX).ttl(Duration::MAX), "must be at most 100years"),
+        ("override-times", |policy| policy.lease(Duration::ZERO), "must be at least 100ms"),
         ("override-times", |policy| policy.ttl(Duration::from_secs(10)), "the ttl is 10s"),
         ("override-times", |policy| policy.wait(Duration::ZERO), "must be at least 1ms"),
         ("override-size", |policy| policy.wait(HOUR), "write `in_flight = wait(\"5s\")` there, or leave it out"),
