@@ -133,34 +133,37 @@ impl Audience {
     }
 }
 
-/// Whether the client takes problem details, or does not say what it takes.
+/// Whether the client takes problem details, or does not say what it takes. Asked of every request, so nothing is allocated.
 fn accepts_json(headers: &HeaderMap) -> bool {
-    let ranges: Vec<(String, bool)> = headers
-        .get_all(header::ACCEPT)
-        .into_iter()
-        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
-        .map(|range| media_range(&String::from_utf8_lossy(range).to_ascii_lowercase()))
-        .filter(|(range, _)| !range.is_empty())
-        .collect();
+    let ranges = || {
+        let lines = headers.get_all(header::ACCEPT).into_iter();
+        let ranges = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b',')).map(media_range);
+        ranges.filter(|(range, _)| !range.is_empty())
+    };
     // The most specific range decides (RFC 9110, section 12.5.1).
     let accepts = |media_type: &str| {
-        let of = |wanted: &str| ranges.iter().find(|(range, _)| range == wanted);
-        of(media_type)
-            .or_else(|| of("application/*"))
-            .or_else(|| of("*/*"))
-            .is_some_and(|(_, is_accepted)| *is_accepted)
+        let of = |wanted: &str| ranges().find(|(range, _)| range.eq_ignore_ascii_case(wanted.as_bytes()));
+        of(media_type).or_else(|| of("application/*")).or_else(|| of("*/*")).is_some_and(|(_, is_accepted)| is_accepted)
     };
-    let is_json = |range: &str| range.starts_with("application/") && range.ends_with("+json");
-    ranges.is_empty()
+    ranges().next().is_none()
         || ["application/problem+json", "application/json"].into_iter().any(accepts)
-        || ranges.iter().any(|(range, is_accepted)| *is_accepted && is_json(range))
+        || ranges().any(|(range, is_accepted)| is_accepted && is_some_json(range))
+}
+
+/// Whether it is the name of a format that is JSON, such as `application/vnd.api+json`.
+fn is_some_json(range: &[u8]) -> bool {
+    let (begin, end) = (b"application/", b"+json");
+    let is = |part: Option<&[u8]>, wanted: &[u8]| part.is_some_and(|part| part.eq_ignore_ascii_case(wanted));
+    is(range.get(..begin.len()), begin) && is(range.len().checked_sub(end.len()).and_then(|at| range.get(at..)), end)
 }
 
 /// The range without its parameters, and whether its weight does not exclude it.
-fn media_range(text: &str) -> (String, bool) {
-    let mut parts = text.split(';').map(str::trim);
-    let range = parts.next().unwrap_or_default().to_owned();
-    let is_excluded =
-        parts.filter_map(|parameter| parameter.strip_prefix("q=")).any(|weight| weight.parse() == Ok(0.0_f32));
-    (range, !is_excluded)
+fn media_range(text: &[u8]) -> (&[u8], bool) {
+    let mut parts = text.split(|&byte| byte == b';').map(<[u8]>::trim_ascii);
+    let range = parts.next().unwrap_or_default();
+    let weight = |parameter: &[u8]| -> Option<f32> {
+        let value = parameter.strip_prefix(b"q=").or_else(|| parameter.strip_prefix(b"Q="))?;
+        str::from_utf8(value).ok()?.parse().ok()
+    };
+    (range, !parts.filter_map(weight).any(|weight| weight == 0.0))
 }
