@@ -12,7 +12,7 @@ use idempotent_runtime::{Idempotency, Registry, Tx, idempotent};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::RedisServer;
 use idempotent_tests::sqlite::SqliteFile;
-use idempotent_tests::{Answer, Executions, Mode, PATIENCE, Runs, Server, answer};
+use idempotent_tests::{Answer, Executions, Mode, PATIENCE, Proxy, Runs, Server, answer};
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{Postgres, Sqlite};
 
@@ -183,21 +183,25 @@ async fn rejected_claims_of_a_tx_begin_no_transaction() {
     assert_eq!(log.matches("set_config('idempotent_runtime.transaction'").count(), 2);
 }
 
-/// The line in front of the store is too long, and the store answers: it is not unreachable.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn flood_of_one_client_runs_no_retry_of_another_one() {
+/// The key `another` has a record, in a store that is reached by one connection and answers late from now on.
+async fn recorded_over_a_slow_connection(runs: &Runs, delay: Duration) -> (Server, Proxy) {
     let database = PostgresServer::shared().await.database().await;
     PostgresStore::new(database.pool(1).await).migrate().await.expect("the tables are made");
     let proxy = database.proxy();
     let store = PostgresStore::new(database.untested_pool_of(1, &proxy).await);
-    let runs = Runs::free();
+    let registry = Registry::builder(store).store_timeout(Duration::from_secs(1)).build();
     let app = Router::new().route("/flooded", post(flooded)).route("/runs-unguarded", post(runs_unguarded));
-    let app = app
-        .with_state(runs.clone())
-        .layer(Registry::builder(store).store_timeout(Duration::from_secs(1)).build().layer());
-    let server = Server::start(app).await;
+    let server = Server::start(app.with_state(runs.clone()).layer(registry.layer())).await;
     assert_eq!(server.post_with_key("/runs-unguarded", "another").await.text(), "run 1");
-    proxy.set(Mode::Delays(Duration::from_millis(10)));
+    proxy.set(Mode::Delays(delay));
+    (server, proxy)
+}
+
+/// The line in front of the store is too long, and the store answers: it is not unreachable.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flood_of_one_client_runs_no_retry_of_another_one() {
+    let runs = Runs::free();
+    let (server, _proxy) = recorded_over_a_slow_connection(&runs, Duration::from_millis(10)).await;
     let flood = join_all((0..CLIENTS).map(|number| {
         let request = server.post("/flooded").header("idempotency-key", format!("flood-{number}"));
         async move { answer(request).await }
@@ -212,16 +216,8 @@ async fn flood_of_one_client_runs_no_retry_of_another_one() {
 /// They were sent so late that no answer came in time, while the store answered those before them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn retries_sent_too_late_behind_others_are_not_run() {
-    let database = PostgresServer::shared().await.database().await;
-    PostgresStore::new(database.pool(1).await).migrate().await.expect("the tables are made");
-    let proxy = database.proxy();
-    let store = PostgresStore::new(database.untested_pool_of(1, &proxy).await);
     let runs = Runs::free();
-    let registry = Registry::builder(store).store_timeout(Duration::from_secs(1)).build();
-    let app = Router::new().route("/runs-unguarded", post(runs_unguarded));
-    let server = Server::start(app.with_state(runs.clone()).layer(registry.layer())).await;
-    assert_eq!(server.post_with_key("/runs-unguarded", "another").await.text(), "run 1");
-    proxy.set(Mode::Delays(Duration::from_millis(150)));
+    let (server, _proxy) = recorded_over_a_slow_connection(&runs, Duration::from_millis(150)).await;
     let retries = join_all((0..10).map(|_| server.post_with_key("/runs-unguarded", "another"))).await;
     assert!(retries.iter().any(Answer::is_replay), "the store answers");
     assert!(retries.iter().any(|answer| !answer.is_replay()), "not in time for all of them");
