@@ -51,7 +51,7 @@ impl Description {
     /// `only` names the methods that the policy guards, if the operation has others too: there, a key is optional.
     pub(super) fn new(policy: &Policy, only: Option<&[&str]>, schema: ProblemSchema) -> Self {
         let registry = Registry::installed();
-        let policy = registry.as_ref().map_or(policy, |registry| registry.overridden(policy));
+        let policy = registry.as_ref().map_or(policy, |registry| registry.overrides().over(policy));
         let required = policy.required() && only.is_none();
         let recorded = Recorded::by(policy.cache());
         let mut extension = json!({

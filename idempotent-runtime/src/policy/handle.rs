@@ -33,13 +33,12 @@ impl PolicyHandle {
         }
     }
 
-    /// Whether both are the policy of one handler or of one layer, whatever their registries put over it.
-    pub(crate) fn is_that_of(&self, other: &Self) -> bool {
-        let [one, other] = [self, other].map(|policy| match policy {
-            Self::Handler(written) | Self::Overridden { written, .. } => std::ptr::from_ref::<Policy>(written),
+    /// The one place of what a handler or a layer was written with, whatever a registry puts over it.
+    pub(crate) fn place(&self) -> *const Policy {
+        match self {
+            Self::Handler(written) | Self::Overridden { written, .. } => std::ptr::from_ref(*written),
             Self::Layer(policy) => Arc::as_ptr(policy),
-        });
-        one == other
+        }
     }
 
     /// Whether a response with this head is recorded, by its status or else by the predicate.

@@ -50,7 +50,7 @@ pub fn install(store: impl StoreAdmin) -> Result<Registry, InstallError> {
 /// ```
 pub fn policies() -> impl Iterator<Item = &'static Policy> {
     let installed = INSTALLED.get();
-    written_policies().map(move |policy| installed.map_or(policy, |registry| registry.overridden(policy)))
+    written_policies().map(move |policy| installed.map_or(policy, |registry| registry.overrides().over(policy)))
 }
 
 impl Registry {

@@ -27,7 +27,6 @@ use crate::keyed_notify::KeyedNotify;
 use crate::lease::renewer::LeaseRenewer;
 use crate::observe::event::{Event, Observer};
 use crate::policy::Policy;
-use crate::policy::handle::PolicyHandle;
 use crate::policy::overrides::Overrides;
 use crate::policy::registration::written_policies;
 use crate::record::protection::AtRest;
@@ -148,20 +147,15 @@ impl Registry {
         left
     }
 
-    /// The policy of an annotated handler under this registry.
-    pub(crate) fn overridden<'a>(&'a self, written: &'a Policy) -> &'a Policy {
-        self.0.overrides.over(written)
+    /// What it puts over the policies of handlers.
+    pub(crate) fn overrides(&self) -> &Overrides {
+        &self.0.overrides
     }
 
-    /// The same for a policy in use.
-    pub(crate) fn in_use(&self, policy: PolicyHandle) -> PolicyHandle {
-        self.0.overrides.in_use(policy)
-    }
-
-    /// Those of all annotated handlers under this registry.
+    /// The policies of all annotated handlers under this registry.
     #[cfg(feature = "operate")]
     pub(crate) fn policies(&self) -> impl Iterator<Item = &Policy> {
-        written_policies().map(|written| self.overridden(written))
+        written_policies().map(|written| self.0.overrides.over(written))
     }
 
     /// The store of the handler; `None` when this registry cannot serve it.

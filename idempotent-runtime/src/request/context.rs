@@ -300,12 +300,8 @@ impl Execution {
 
     /// Whether both guard one handler.
     pub(super) fn has_the_handler_of(&self, other: &Self) -> bool {
-        let has_one_policy = match [self, other].map(|it| it.identity.policy.get()) {
-            [Some(policy), Some(others)] => policy.is_that_of(others),
-            [None, None] => true,
-            _ => false,
-        };
-        has_one_policy && self.arrival.destination == other.arrival.destination
+        let [policy, others] = [self, other].map(|it| it.identity.policy.get().map(PolicyHandle::place));
+        policy == others && self.arrival.destination == other.arrival.destination
     }
 
     /// Its guard asks a store for this.

@@ -63,7 +63,7 @@ impl Gate {
         };
         let Some(input) = input else { return gate };
         if let Some(registry) = &input.registry {
-            gate.policy = registry.in_use(gate.policy);
+            gate.policy = registry.overrides().in_use(gate.policy);
         }
         gate.registry = input.registry;
         gate.execution = input.execution;
