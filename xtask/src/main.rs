@@ -1,5 +1,6 @@
 //! The commands of this repository; `cargo xtask` lists them.
 
+mod all_tests;
 mod bench;
 mod chaos;
 mod concurrency;
@@ -21,9 +22,8 @@ mod structure;
 mod supply_chain;
 mod workspace;
 
-use std::num::NonZero;
 use std::process::ExitCode;
-use std::{env, iter, thread};
+use std::{env, iter};
 
 use self::step::{Failure, Step};
 use self::workspace::Workspace;
@@ -144,15 +144,7 @@ fn test() -> Result<(), Failure> {
     public_api::check(&workspace)?;
     // Alone and with its own features: beside the others it is given theirs.
     let mut passed = cargo("the runtime's own tests, default features", "test -p idempotent-runtime").run_tests()?;
-    let all = "all tests, all features, ui-tests and documentation examples";
-    let tests = cargo(all, "test --workspace --all-features");
-    // Most tests wait for a lease or a server, and leave the processors to others.
-    let threads = thread::available_parallelism().map_or(1, NonZero::get) * 2;
-    passed += match env::var_os("RUST_TEST_THREADS") {
-        Some(_) => tests,
-        None => tests.env("RUST_TEST_THREADS", threads.to_string()),
-    }
-    .run_tests()?;
+    passed += all_tests::run()?;
     passed += concurrency::run("")?;
     supply_chain::check()?;
     println!("\nEverything is green: {passed} tests ran.");

@@ -29,6 +29,11 @@ impl Step {
         self
     }
 
+    pub(crate) fn with(mut self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.command.args(arguments);
+        self
+    }
+
     pub(crate) fn without_env(mut self, name: &str) -> Self {
         self.command.env_remove(name);
         self
@@ -40,34 +45,50 @@ impl Step {
     }
 
     /// Runs it to its end.
-    pub(crate) fn run(self) -> Result<(), Failure> {
-        self.watch(|command| command.status().map(|status| (status, ())))
+    pub(crate) fn run(mut self) -> Result<(), Failure> {
+        let (status, ()) = self.watch(|command| Ok((command.status()?, ())))?;
+        if status.success() { Ok(()) } else { Err(self.failure(&status)) }
     }
 
-    /// Runs it to its end; the answer is how many tests passed.
+    /// Runs tests to their end, of which none may fail; the answer is how many passed.
     pub(crate) fn run_tests(self) -> Result<usize, Failure> {
-        self.watch(|command| {
+        let name = self.name.clone();
+        let tests = self.run_tests_that_may_fail()?;
+        if tests.failed.is_empty() {
+            return Ok(tests.passed);
+        }
+        Err(Failure::of(&name, format!("failed tests:\n  {}", tests.failed.join("\n  "))))
+    }
+
+    /// Runs tests to their end. It is an error if something else than a test fails: the compiler, or a program that ends
+    /// before its tests do.
+    pub(crate) fn run_tests_that_may_fail(mut self) -> Result<Tests, Failure> {
+        let (status, tests) = self.watch(|command| {
             let mut process = command.stdout(Stdio::piped()).spawn()?;
-            let mut passed = 0;
+            let mut tests = Tests::default();
             for line in BufReader::new(process.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?).split(b'\n') {
                 let line = line?;
                 let line = String::from_utf8_lossy(&line);
                 println!("{line}");
-                passed += passed_tests(&line);
+                tests.read(&line);
             }
-            Ok((process.wait()?, passed))
-        })
+            Ok((process.wait()?, tests))
+        })?;
+        if status.success() || tests.explain_a_failure() { Ok(tests) } else { Err(self.failure(&status)) }
     }
 
-    fn watch<T>(mut self, run: impl FnOnce(&mut Command) -> io::Result<(ExitStatus, T)>) -> Result<T, Failure> {
+    fn watch<T>(
+        &mut self,
+        run: impl FnOnce(&mut Command) -> io::Result<(ExitStatus, T)>,
+    ) -> Result<(ExitStatus, T), Failure> {
         println!("\n── {} ──", self.name);
         let begun = Instant::now();
         match run(&mut self.command) {
-            Ok((status, outcome)) if status.success() => {
-                println!("── {}: done in {:.1} s", self.name, begun.elapsed().as_secs_f64());
-                Ok(outcome)
+            Ok(ended) => {
+                let outcome = if ended.0.success() { "done" } else { "failed" };
+                println!("── {}: {outcome} in {:.1} s", self.name, begun.elapsed().as_secs_f64());
+                Ok(ended)
             }
-            Ok((status, _)) => Err(self.failure(&status)),
             Err(error) => Err(self.failure(&format_args!("could not be run: {error}"))),
         }
     }
@@ -81,17 +102,42 @@ impl Step {
         }
     }
 
-    fn failure(self, reason: &dyn fmt::Display) -> Failure {
+    fn failure(&self, reason: &dyn fmt::Display) -> Failure {
         let program = std::iter::once(self.command.get_program());
         let words: Vec<_> = program.chain(self.command.get_args()).map(OsStr::to_string_lossy).collect();
-        Failure { step: self.name, detail: format!("{}\n  {reason}", words.join(" ")) }
+        Failure { step: self.name.clone(), detail: format!("{}\n  {reason}", words.join(" ")) }
     }
 }
 
-/// Of the line with which each test program ends, such as `test result: ok. 7 passed; 0 failed; …`.
-fn passed_tests(line: &str) -> usize {
-    let passed = line.strip_prefix("test result: ok. ").and_then(|rest| rest.split_once(" passed"));
-    passed.and_then(|(count, _)| count.parse().ok()).unwrap_or(0)
+/// What the test programs of one command said.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Tests {
+    pub(crate) passed: usize,
+    /// Their names.
+    pub(crate) failed: Vec<String>,
+    /// Programs that began, and those that came to their last line.
+    begun: usize,
+    ended: usize,
+}
+
+impl Tests {
+    fn read(&mut self, line: &str) {
+        if line.starts_with("running ") && (line.ends_with(" tests") || line.ends_with(" test")) {
+            self.begun += 1;
+        } else if let Some(result) = line.strip_prefix("test result: ") {
+            self.ended += 1;
+            // Such as `ok. 7 passed; 0 failed; …`.
+            let passed = result.split_once(". ").and_then(|(_, counts)| counts.split_once(" passed"));
+            self.passed += passed.and_then(|(count, _)| count.parse().ok()).unwrap_or(0);
+        } else if let Some(name) = line.strip_prefix("test ").and_then(|test| test.strip_suffix(" ... FAILED")) {
+            self.failed.push(name.to_owned());
+        }
+    }
+
+    /// Whether the tests that failed are all that went wrong.
+    fn explain_a_failure(&self) -> bool {
+        !self.failed.is_empty() && self.begun == self.ended
+    }
 }
 
 /// The step that stopped the run.
@@ -117,12 +163,37 @@ impl fmt::Display for Failure {
 mod tests {
     use super::Step;
 
+    fn printing(text: &str, status: u8) -> Step {
+        Step::new("programs", "sh", ["-c", r#"printf %s "$0"; exit "$1""#, text, &status.to_string()])
+    }
+
+    const PASSED: &str = "running 3 tests\n\
+        test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\
+        running 1400 tests\n\
+        test result: ok. 1400 passed; 0 failed; 0 ignored; 0 measured; 2 filtered out; finished in 1.00s";
+    const FAILED: &str = "running 2 tests\n\
+        test tea ... FAILED\n\
+        test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s\n";
+
     #[test]
     fn tests_of_all_programs_are_counted() {
-        let programs = "running 3 tests\n\
-            test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\
-            test result: ok. 1400 passed; 0 failed; 0 ignored; 0 measured; 2 filtered out; finished in 1.00s";
-        let passed = Step::new("two programs", "printf", ["%s", programs]).run_tests();
-        assert!(matches!(passed, Ok(1403)));
+        assert!(matches!(printing(PASSED, 0).run_tests(), Ok(1403)));
+    }
+
+    #[test]
+    fn failed_tests_are_named() {
+        let tests = printing(FAILED, 101).run_tests_that_may_fail();
+        assert!(tests.is_ok_and(|tests| tests.failed == ["tea"] && tests.passed == 1));
+        let failure = printing(FAILED, 101).run_tests().expect_err("a test failed");
+        assert!(failure.to_string().ends_with("failed tests:\n  tea"), "{failure}");
+    }
+
+    #[test]
+    fn failures_of_anything_but_a_test_are_errors() {
+        let compiler = "error: could not compile";
+        let program_that_ends = format!("{FAILED}running 1 test\ntest coffee ... ");
+        for text in [compiler, PASSED, &program_that_ends] {
+            assert!(printing(text, 101).run_tests_that_may_fail().is_err(), "{text}");
+        }
     }
 }
