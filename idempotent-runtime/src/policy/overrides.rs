@@ -22,7 +22,7 @@ pub struct PolicyOverride {
 }
 
 impl PolicyOverride {
-    /// How long a record is kept, in place of `ttl`.
+    /// How long a record is kept, in place of `ttl`. A default lease is never longer than it.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
@@ -48,6 +48,9 @@ impl PolicyOverride {
 
     fn over(self, policy: &Policy) -> Result<Policy, InvalidPolicy> {
         let mut settings: Settings = *policy.settings();
+        // A lease that is the default one follows the ttl.
+        let is_default = idempotent_policy::lease(None, settings.ttl) == Ok(settings.lease);
+        let lease = self.lease.or_else(|| (!is_default).then_some(settings.lease));
         let mut wrong = Vec::new();
         let mut check = |option: &str, checked: Result<(), &str>| {
             wrong.extend(checked.err().map(|wrong| format!("`{option}` of {policy} {wrong}")));
@@ -67,7 +70,7 @@ impl PolicyOverride {
             check("lease", idempotent_policy::check_lease(lease));
         }
         settings.max_body = self.max_body.unwrap_or(settings.max_body);
-        match idempotent_policy::lease(Some(self.lease.unwrap_or(settings.lease)), settings.ttl) {
+        match idempotent_policy::lease(lease, settings.ttl) {
             Ok(lease) => settings.lease = lease,
             Err(problem) => wrong.push(format!("{policy}: {}", wrong_lease(problem, settings.ttl))),
         }

@@ -118,7 +118,8 @@ impl RegistryBuilder {
     /// Renders every rejection, instead of the problem details of RFC 9457. [`rejection::stripe`](crate::rejection::stripe)
     /// renders them for Stripe's SDKs. The request's head says what its client accepts and which languages it reads.
     ///
-    /// Without a renderer, a client whose `Accept` leaves out JSON gets `text/plain`.
+    /// A response without `Retry-After` gets that of the [rejection](Rejection::retry_after). Without a renderer, a client whose
+    /// `Accept` leaves out JSON gets `text/plain`.
     pub fn render_rejections(
         mut self,
         render: impl Fn(Rejection, &RejectedRequest) -> Response + Send + Sync + 'static,

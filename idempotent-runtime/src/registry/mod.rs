@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use axum::response::Response;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, header};
 use tokio_util::task::TaskTracker;
 
 use crate::caller_limit::CallerLimit;
@@ -203,8 +203,17 @@ impl Registry {
     pub(crate) fn render(registry: Option<&Self>, rejection: Rejection, audience: &Audience) -> Response {
         let render = registry.and_then(|registry| registry.0.render.as_ref());
         marked(match (render, audience.request()) {
-            (Some(render), Some(request)) => render(rejection, request),
-            (Some(render), None) => render(rejection, &RejectedRequest::default()),
+            (Some(render), request) => {
+                let retry_after = rejection.retry_after_seconds();
+                let mut response = match request {
+                    Some(request) => render(rejection, request),
+                    None => render(rejection, &RejectedRequest::default()),
+                };
+                if let Some(seconds) = retry_after {
+                    response.headers_mut().entry(header::RETRY_AFTER).or_insert(seconds);
+                }
+                response
+            }
             (None, _) => {
                 let types = registry.and_then(|registry| registry.0.problem_types.as_deref());
                 rejection.render(types, audience.accepts_json())

@@ -312,7 +312,7 @@ impl Rejection {
     }
 
     /// For the header `Retry-After`: whole seconds, none of them too few.
-    pub(super) fn retry_after_seconds(&self) -> Option<HeaderValue> {
+    pub(crate) fn retry_after_seconds(&self) -> Option<HeaderValue> {
         let retry_after = self.retry_after()?;
         Some(HeaderValue::from(retry_after.as_secs().saturating_add(u64::from(retry_after.subsec_nanos() > 0))))
     }

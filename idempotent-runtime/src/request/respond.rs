@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use axum::body::Body;
 use axum::response::Response;
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderName, HeaderValue, response};
+use http::{HeaderMap, HeaderName, HeaderValue, header, response};
 
 use crate::fingerprint::Fingerprint;
 use crate::observe::telemetry::Outcome;
@@ -90,6 +90,11 @@ impl ResponseClassifier {
             }
             let streams = self.streams(&parts, &body, guard);
             match Content::read_now(body, self.policy.max_body()) {
+                Ok((whole, body)) if self.has_other_length(&parts, whole.len()) => {
+                    let record = self.record(&parts, RecordedBody::NotRecorded, None);
+                    let response = without_record(Response::from_parts(parts, body));
+                    ClassifiedNow::Whole((response, Classification::Record(record), Outcome::Broken))
+                }
                 Ok((whole, body)) => {
                     let record = self.record(&parts, RecordedBody::Whole(whole), None);
                     let response = Response::from_parts(parts, body);
@@ -127,6 +132,9 @@ impl ResponseClassifier {
     async fn read(&self, response: Response) -> Classified {
         let (parts, body) = response.into_parts();
         let (recorded, body, outcome) = match Content::read(&parts, body, &self.policy).await {
+            Content::Whole(whole, _, body) if self.has_other_length(&parts, whole.len()) => {
+                (RecordedBody::NotRecorded, body, Outcome::Broken)
+            }
             Content::Whole(whole, trailers, body) => {
                 let record = self.record(&parts, RecordedBody::Whole(whole), trailers.as_ref());
                 return (Response::from_parts(parts, body), Classification::Record(record), Outcome::Recorded);
@@ -140,6 +148,13 @@ impl ResponseClassifier {
         };
         let record = self.record(&parts, recorded, None);
         (without_record(Response::from_parts(parts, body)), Classification::Record(record), outcome)
+    }
+
+    /// Whether the head tells another length than the body has. Its client sees a response that breaks off, and a replay of
+    /// the same bytes would be a complete one.
+    fn has_other_length(&self, parts: &response::Parts, bytes: usize) -> bool {
+        let told = parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        told.is_some_and(|told: usize| told != bytes) && Length::of(self.is_head, parts.status) == Length::OfBody
     }
 
     /// Whether the response may go out before its body is recorded: its policy records it, and without the end of the body its

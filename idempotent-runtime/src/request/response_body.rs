@@ -66,9 +66,11 @@ impl Content {
                     return Self::Broken(Body::new(Resumed::new(frames, Body::empty())));
                 }
             }
-            if data.len() > limit {
+            // A body that is always ready lets no time pass, and keeps its thread from other requests.
+            if data.len() > limit || time.is_over() {
                 return Self::TooLarge(Body::new(Resumed::new([Ok(Frame::data(data.whole()))], body)));
             }
+            tokio::task::consume_budget().await;
         }
     }
 }

@@ -100,6 +100,28 @@ async fn claim_has_the_lease_of_the_configuration() {
 }
 
 #[tokio::test]
+async fn default_lease_follows_the_ttl_of_the_configuration() {
+    let (short, long) = (Duration::from_secs(10), Duration::from_secs(30));
+    let changes: [(fn(PolicyOverride) -> PolicyOverride, _); 3] = [
+        (|policy| policy.ttl(Duration::from_secs(10)), short),
+        (|policy| policy.ttl(HOUR), long),
+        (|policy| policy.ttl(HOUR).lease(Duration::from_secs(10)), short),
+    ];
+    for (change, expected) in changes {
+        let runs = Runs::held();
+        let bench = Bench::new("override-times", &runs, change).await;
+        let first = tokio::spawn(answer(bench.server.post("/times").header("idempotency-key", "k")));
+        runs.until_started(1).await;
+        let entry = bench.store.get(&RecordKey::new("override-times", None, "k")).await.expect("it answers");
+        let EntryState::Claimed { lease, .. } = entry.expect("a claim").state else { panic!("it runs") };
+        let shortest = expected / 2;
+        assert!(lease.is_some_and(|lease| lease > shortest && lease <= expected), "{lease:?} of {expected:?}");
+        runs.let_finish(1);
+        assert_eq!(first.await.expect("it is answered").text(), "run 1");
+    }
+}
+
+#[tokio::test]
 async fn duplicate_waits_as_long_as_the_configuration_says() {
     let runs = Runs::held();
     let bench = Bench::new("override-times", &runs, |policy| policy.wait(Duration::from_millis(50))).await;
@@ -167,7 +189,7 @@ fn override_that_no_handler_can_have_is_told() {
         ("override-times", |policy| policy.ttl(Duration::from_millis(1)), "must be at least 1s"),
         ("override-times", |policy| policy.lease(Duration::MAX).ttl(Duration::MAX), "must be at most 100years"),
         ("override-times", |policy| policy.lease(Duration::ZERO), "must be at least 100ms"),
-        ("override-times", |policy| policy.ttl(Duration::from_secs(10)), "the ttl is 10s"),
+        ("override-times", |policy| policy.ttl(Duration::from_secs(10)).lease(HOUR), "the ttl is 10s"),
         ("override-times", |policy| policy.wait(Duration::ZERO), "must be at least 1ms"),
         ("override-size", |policy| policy.wait(HOUR), "write `in_flight = wait(\"5s\")` there, or leave it out"),
     ];

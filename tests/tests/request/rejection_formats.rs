@@ -2,8 +2,9 @@
 
 use axum::Router;
 use axum::extract::{FromRequestParts, State};
-use axum::http::header::{ACCEPT, ACCEPT_LANGUAGE, CONTENT_TYPE};
-use axum::response::IntoResponse;
+use axum::http::HeaderValue;
+use axum::http::header::{ACCEPT, ACCEPT_LANGUAGE, CONTENT_TYPE, RETRY_AFTER};
+use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use idempotent_runtime::store::StoreAdmin as _;
 use idempotent_runtime::{
@@ -201,6 +202,21 @@ async fn renderer_can_leave_a_rejection_as_it_is() {
     for (code, answer) in bench.rejections(ACCEPT.as_str(), "text/html").await {
         assert!(answer.text().contains(&format!("code: {code}")), "{answer:?}");
     }
+}
+
+#[tokio::test]
+async fn retry_after_is_sent_whatever_a_renderer_does() {
+    let store = FaultyStore::new();
+    store.on_claim(Fault::Unreachable);
+    let answer = async |render: fn(Rejection, &RejectedRequest) -> Response| {
+        let registry = Registry::builder(store.clone()).render_rejections(render).build();
+        let app = Router::new().route("/", post(plain)).with_state(Runs::free()).layer(registry.layer());
+        Server::start(app).await.post_with_key("/", "k").await
+    };
+    let forgetful = answer(|rejection, _| rejection.status().into_response()).await;
+    assert_eq!((forgetful.status.as_u16(), &forgetful.headers[RETRY_AFTER]), (503, &HeaderValue::from(1)));
+    let deliberate = answer(|rejection, _| (rejection.status(), [(RETRY_AFTER, "7")]).into_response()).await;
+    assert_eq!(deliberate.headers[RETRY_AFTER], "7");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{Request, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use futures_util::stream::{self, Stream, StreamExt};
@@ -11,6 +11,7 @@ use idempotent_runtime::store::{MemoryStore, StoreAdmin};
 use idempotent_runtime::{RecordKey, Registry, idempotent};
 use idempotent_tests::{Answer, Fault, FaultyStore, PATIENCE, Runs, Server, eventually, take_over};
 use tokio::io::AsyncReadExt;
+use tower::ServiceExt;
 
 const FIRST: &str = "{\"line\":1}\n";
 const SECOND: &str = "{\"line\":2}\n";
@@ -79,8 +80,31 @@ async fn events(State(runs): State<Runs>) -> Response {
     ([(header::CONTENT_TYPE, "Text/Event-Stream;;charset=utf-8")], lines(runs)).into_response()
 }
 
+/// Its head tells one byte more than the stream has.
+#[idempotent(scope = "streams-too-short")]
+async fn too_short(State(runs): State<Runs>) -> Response {
+    ([(header::CONTENT_LENGTH, FIRST.len() + SECOND.len() + 1)], lines(runs)).into_response()
+}
+
+/// The same in one piece.
+#[idempotent(scope = "streams-too-short-at-once")]
+async fn too_short_at_once() -> Response {
+    ([(header::CONTENT_LENGTH, FIRST.len() + 1)], Body::from(FIRST)).into_response()
+}
+
+/// Frames without a byte, as fast as they are read.
+#[idempotent(scope = "streams-empty", lease = "1s")]
+async fn empty_frames(State(runs): State<Runs>) -> Body {
+    runs.run().await;
+    Body::from_stream(stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::new())).take(100_000_000))
+}
+
 async fn serve(runs: &Runs, store: impl StoreAdmin) -> Server {
-    let app = Router::new()
+    Server::start(app(runs, store)).await
+}
+
+fn app(runs: &Runs, store: impl StoreAdmin) -> Router {
+    Router::new()
         .route("/lines", post(two_lines))
         .route("/endless", post(without_end))
         .route("/endless-again", post(without_end_again))
@@ -89,9 +113,11 @@ async fn serve(runs: &Runs, store: impl StoreAdmin) -> Server {
         .route("/panics", post(panics))
         .route("/known", post(of_known_length))
         .route("/events", post(events))
+        .route("/too-short", post(too_short))
+        .route("/too-short-at-once", post(too_short_at_once))
+        .route("/empty", post(empty_frames))
         .with_state(runs.clone())
-        .layer(Registry::new(store).layer());
-    Server::start(app).await
+        .layer(Registry::new(store).layer())
 }
 
 /// A client of HTTP/1.1 or HTTP/2.
@@ -289,4 +315,34 @@ async fn event_stream_of_odd_parameters_is_passed_to_http10() {
     let first = server.raw(request).await;
     assert!(first.contains("idempotent-recorded: false") && first.ends_with(SECOND), "{first}");
     assert_eq!(retry(&server, "/events").await.rejection(), "response_not_recorded");
+}
+
+/// Its client sees that the response breaks off, so a replay must not be a complete one.
+#[tokio::test]
+async fn response_shorter_than_its_length_is_not_recorded() {
+    for path in ["/too-short", "/too-short-at-once"] {
+        let server = serve(&Runs::free(), MemoryStore::new()).await;
+        let first = server.post(path).header("idempotency-key", "k").send().await;
+        let body = async { first?.bytes().await }.await;
+        assert!(body.is_err(), "{path} breaks off");
+        assert_eq!(retry(&server, path).await.rejection(), "response_not_recorded", "{path}");
+    }
+}
+
+/// HTTP/1.0 ends a response with the connection, so it is collected first.
+#[tokio::test]
+async fn frames_that_are_always_ready_are_collected_for_one_lease() {
+    let runs = Runs::free();
+    let app = app(&runs, MemoryStore::new());
+    let request = |path: &str, version| {
+        let request = Request::post(path).version(version).header("idempotency-key", "k");
+        app.clone().oneshot(request.body(Body::empty()).expect("a valid request"))
+    };
+    let first = tokio::spawn(request("/empty", Version::HTTP_10));
+    runs.until_started(1).await;
+    let other = request("/lines", Version::HTTP_11).await.expect("a router answers");
+    assert_eq!(other.status(), StatusCode::CREATED);
+    assert!(!first.is_finished(), "the only thread of the runtime is not kept from another request");
+    let first = first.await.expect("no panic").expect("a router answers");
+    assert_eq!(first.headers()["idempotent-recorded"], "false");
 }
