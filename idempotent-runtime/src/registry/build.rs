@@ -118,7 +118,10 @@ impl RegistryBuilder {
     /// Renders every rejection, instead of the problem details of RFC 9457. [`rejection::stripe`](crate::rejection::stripe)
     /// renders them for Stripe's SDKs. The request's head says what its client accepts and which languages it reads.
     ///
-    /// Without a renderer, a client whose `Accept` leaves out JSON gets `text/plain`.
+    /// The renderer makes the whole response, `Retry-After` included: [`Rejection::retry_after`] is its time. A renderer that
+    /// changes only some rejections returns [`RejectedRequest::problem`] for the others.
+    ///
+    /// Without a renderer, a client whose `Accept` does not allow JSON gets the same content as `text/plain`.
     pub fn render_rejections(
         mut self,
         render: impl Fn(Rejection, &RejectedRequest) -> Response + Send + Sync + 'static,
@@ -166,6 +169,9 @@ impl RegistryBuilder {
 
     /// The `type` of every rejection, as your API documents it: this base and the rejection's [`code`](Rejection::code), such as
     /// `https://api.example.com/problems/in_flight`. By default it is a page of this crate's documentation.
+    ///
+    /// Beside [`render_rejections`](Self::render_rejections) it has an effect only where the renderer calls
+    /// [`RejectedRequest::problem_type`] or [`RejectedRequest::problem`].
     ///
     /// # Panics
     ///
