@@ -46,25 +46,7 @@
 //!
 //! # Features
 //!
-//! | feature | default | |
-//! |---|---|---|
-//! | `macros` | yes | the attribute |
-//! | `memory` | yes | `store::MemoryStore` |
-//! | `sqlite` | | `store::SqliteStore`, `Tx<Sqlite>` |
-//! | `postgres` | | `store::PostgresStore`, `Tx<Postgres>` |
-//! | `redis` | | `store::RedisStore` |
-//! | `redis-cluster` | | `store::RedisStore` in a Cluster |
-//! | `redis-sentinel` | | `store::RedisStore` on the master that Sentinels name |
-//! | `tls` | | TLS to PostgreSQL and Redis, by rustls with ring |
-//! | `seal` | | `RegistryBuilder::seal_with`: records are encrypted before they reach their store. `digest_with`: all digests are keyed |
-//! | `operate` | | [`operate`]: the contents of a store in an operator's words, for tools of your own; `Registry::resolve` |
-//! | `inspector` | | `inspector::router`: the contents of the stores, for operators |
-//! | `metrics` | | [`metrics`]: counters, gauges and histograms for the crate of that name |
-//! | `near-cache` | | [`RegistryBuilder::near_cache`]: replays without a round trip, in the process that made the record |
-//! | `testing` | | `testing`: tests of handlers and of stores; `Registry::disabled` |
-//! | `utoipa` | | [`openapi`] of handlers under `#[utoipa::path]` |
-//! | `aide` | | [`openapi`] of handlers in aide's `api_route` |
-//! | `opentelemetry` | | the span of a replay links to the span in which its response was made |
+//! `macros` and `memory` are on by default. [`guide::compatibility`](guide::compatibility#features) lists all features.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_debug_implementations)]

@@ -43,7 +43,7 @@
 //! | [`registry`] | every setting for all handlers |
 //! | [`rejections`] | every status and code that the guard answers with |
 //! | [`limits`] | what is guaranteed, and what is not |
-//! | [`compatibility`] | versions of axum, sqlx, SeaORM and others |
+//! | [`compatibility`] | the features of the crate; versions of axum, sqlx, SeaORM and others |
 //! | [`glossary`] | the words |
 //!
 //! **Migrate**:

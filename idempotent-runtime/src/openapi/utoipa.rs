@@ -30,7 +30,7 @@ pub fn operation<P: Path>(policy: &Policy) -> Operation {
 /// Makes the schema of rejections one component of the document, to which each response refers with the codes of its status.
 ///
 /// utoipa lets a handler add no component of its own. So name it among the modifiers of the document, or call
-/// [`modify`](Modify::modify) where the document comes from `OpenApiRouter`.
+/// [`modify`](Modify::modify) where the document comes from `OpenApiRouter`. Import it with `use`: utoipa takes no path in `modifiers(…)`.
 ///
 /// ```
 /// use idempotent_runtime::{idempotent, openapi::ProblemComponent};

@@ -118,8 +118,10 @@ impl RegistryBuilder {
     /// Renders every rejection, instead of the problem details of RFC 9457. [`rejection::stripe`](crate::rejection::stripe)
     /// renders them for Stripe's SDKs. The request's head says what its client accepts and which languages it reads.
     ///
-    /// A response without `Retry-After` gets that of the [rejection](Rejection::retry_after). Without a renderer, a client whose
-    /// `Accept` leaves out JSON gets `text/plain`.
+    /// If the renderer's response has no `Retry-After`, it gets that of the [rejection](Rejection::retry_after). A renderer that
+    /// changes only some rejections returns [`RejectedRequest::problem`] for the others.
+    ///
+    /// Without a renderer, a client whose `Accept` does not allow JSON gets the same content as `text/plain`.
     pub fn render_rejections(
         mut self,
         render: impl Fn(Rejection, &RejectedRequest) -> Response + Send + Sync + 'static,
@@ -129,8 +131,8 @@ impl RegistryBuilder {
     }
 
     /// Replaces times and sizes in the policy of the annotated handlers with this scope, as the program's configuration says at
-    /// start-up. [`policies`](crate::policies) shows the result once the registry is installed. A further call for the scope replaces
-    /// further values.
+    /// start-up. [`policies`](crate::policies) shows the result once the registry is installed. A second call for the scope keeps what the first
+    /// one set, and replaces only the values that it names. Each call is checked by itself.
     ///
     /// A claim or a record keeps what it was made with. Processes of one deployment should have the same values.
     /// The policy of an [`IdempotencyLayer`](crate::IdempotencyLayer) is made at run time, from configuration where that is wanted.
@@ -167,6 +169,9 @@ impl RegistryBuilder {
 
     /// The `type` of every rejection, as your API documents it: this base and the rejection's [`code`](Rejection::code), such as
     /// `https://api.example.com/problems/in_flight`. By default it is a page of this crate's documentation.
+    ///
+    /// Beside [`render_rejections`](Self::render_rejections) it has an effect only where the renderer calls
+    /// [`RejectedRequest::problem_type`] or [`RejectedRequest::problem`].
     ///
     /// # Panics
     ///
@@ -276,8 +281,8 @@ impl RegistryBuilder {
     /// ever; to find out, the store is read, and never written. So a flood of one caller takes only a limited number of
     /// claims and handlers.
     ///
-    /// In all scopes together, the guard reads as many bodies of one caller at a time. A further body of more than 4 KiB, or
-    /// of unknown length, waits for a second, and then gets 429 unread. Here the caller is the one that the layer or
+    /// The same number limits how many bodies of one caller the guard reads into memory at the same time, in all scopes together. A
+    /// further body of more than 4 KiB, or of unknown length, waits for a second, and then the request gets 429 and its body is dropped. Here the caller is the one that the layer or
     /// [`caller`](Self::caller) names, or the digest of all credentials, because `caller = expr` is not known before the body is
     /// read. Requests that have neither share 1,000 places for bodies.
     ///
@@ -301,6 +306,9 @@ impl RegistryBuilder {
     /// a running request are answered as ever. Each process counts separately. The default is far above what a healthy
     /// service runs at a time, and low enough that clients which leave cannot exhaust the memory: at 100 KiB for each handler
     /// it is 1 GB.
+    ///
+    /// A request that passes two guards of different scopes, such as an annotated handler beneath an
+    /// [`IdempotencyLayer`](crate::IdempotencyLayer), takes two places. If only one is left, the inner guard answers 503.
     ///
     /// # Examples
     ///

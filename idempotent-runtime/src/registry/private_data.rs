@@ -83,7 +83,7 @@ impl RegistryBuilder {
         self
     }
 
-    /// Knows these sealing keys, and writes as a registry without them: records, claims and fingerprints.
+    /// Reads records that are encrypted with one of these keys, and writes records, claims and fingerprints as a registry without keys does.
     ///
     /// It is for a rolling deploy that turns [`seal_with`](Self::seal_with) on or off. First all processes get the keys by
     /// `open_with`. In the next deploy, the new processes have `seal_with`, and the old ones can read what these write.
@@ -111,10 +111,11 @@ impl RegistryBuilder {
         self
     }
 
-    /// Replays records that are not sealed too, until this time. Without it, [`seal_with`](Self::seal_with) rejects them.
+    /// Replays unsealed records up to this time, and rejects them afterwards. Without this setting, [`seal_with`](Self::seal_with) rejects
+    /// them at once.
     ///
     /// This is for the change to `seal_with`: give the time of the deployment plus the longest `ttl` of all handlers, as a fixed
-    /// time. A time that is counted from the start of the process would never come. Until then, an attacker with write access to
+    /// time. A time that is counted from the start of the process would never come. Before that time, an attacker with write access to
     /// the store can plant a response.
     ///
     /// # Examples

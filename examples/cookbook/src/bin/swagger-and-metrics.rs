@@ -14,7 +14,7 @@ async fn create_charge(order: String) -> (StatusCode, String) {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let recorder = PrometheusBuilder::new().install_recorder()?; // Before the registry.
+    let recorder = PrometheusBuilder::new().install_recorder()?; // Before `install`.
     let metrics_page = move || async move {
         metrics::refresh();
         recorder.render()

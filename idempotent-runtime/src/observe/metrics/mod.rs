@@ -48,8 +48,8 @@
 //!
 //! At most 10,000 are counted in each store. If a store cannot be asked, the number does not change.
 //!
-//! Install the recorder before the registry, and at the latest before the first guarded request: metrics that are created
-//! without a recorder are never reported.
+//! Install the recorder before [`install`](crate::install) or [`Registry::layer`](crate::Registry::layer) is called, and at the latest
+//! before the first guarded request: metrics that are created without a recorder are never reported.
 //!
 //! # Examples
 //!
