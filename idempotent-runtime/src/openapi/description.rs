@@ -166,8 +166,11 @@ fn rejections(policy: &Policy, registry: Option<&Registry>) -> Vec<Rejection> {
     if policy.database() == Some("PostgreSQL") {
         rejections.push(Rejection::TransactionConflict);
     }
-    // Of a handler that takes steps, which a policy does not tell.
-    rejections.push(Rejection::StepFailed);
+    // A handler that has a claim may take steps, which its policy does not tell.
+    rejections.push(if has_claim { Rejection::StepFailed } else { Rejection::TransactionFailed });
+    if matches!(policy.fingerprint(), FingerprintSource::Expression | FingerprintSource::Only) {
+        rejections.push(Rejection::FingerprintFailed);
+    }
     if policy.oversize() == Oversize::Reject {
         rejections.push(Rejection::ResponseNotRecorded { status: StatusCode::OK });
     }

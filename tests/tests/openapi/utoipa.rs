@@ -151,6 +151,21 @@ fn handler_with_a_tx_documents_that_it_may_conflict() {
             codes(operation(&document), "503"),
             ["store_unavailable", "transaction_conflict", "too_many_in_flight"]
         );
+        assert_eq!(codes(operation(&document), "500"), ["transaction_failed"]);
+    }
+}
+
+/// Cancels what its fingerprint names.
+#[utoipa::path(post, path = "/cancellations", responses((status = 200)))]
+#[idempotent(scope = "cancellations", fingerprint = only(order))]
+async fn cancel(Path(order): Path<u64>) -> String {
+    order.to_string()
+}
+
+#[test]
+fn fingerprint_of_an_expression_documents_that_it_may_fail() {
+    for document in documents!(cancel) {
+        assert_eq!(codes(operation(&document), "500"), ["step_failed", "fingerprint_failed"]);
     }
 }
 
