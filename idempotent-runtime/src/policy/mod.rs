@@ -337,15 +337,11 @@ impl Policy {
 
 impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let SourceLocation { module, function, file, line, .. } = self.location;
         match self.function_path() {
-            "" => {
-                write!(
-                    f,
-                    "{}::{} at {}:{}",
-                    self.location.module, self.location.function, self.location.file, self.location.line
-                )
-            }
-            path => write!(f, "{path} at {}:{}", self.location.file, self.location.line),
+            "" if function.is_empty() => write!(f, "a layer at {file}:{line}"),
+            "" => write!(f, "{module}::{function} at {file}:{line}"),
+            path => write!(f, "{path} at {file}:{line}"),
         }
     }
 }

@@ -13,7 +13,7 @@ use idempotent_runtime::testing::{FaultyStore, SeededClaim, TestRegistry};
 use idempotent_runtime::{
     Completion, Fingerprint, Guarded, Idempotency, IdempotencyKey, IdempotencyLayer, IdempotencyService, InstallError,
     InvalidKey, InvalidPolicy, MalformedFingerprint, MalformedRecordKey, MalformedSealingKey, Policy, PolicyBuilder,
-    Record, RecordKey, Registry, RegistryBuilder, Rejection, SealingKeys, StepError, Tx, TxConnection,
+    Record, RecordKey, Registry, RegistryBuilder, Rejection, SealingKeys, StepError, Tx, TxConnection, policies,
 };
 use sqlx::{PgPool, Postgres, Sqlite};
 
@@ -55,4 +55,14 @@ async fn debug_text_of_builders_hides_credentials() {
     let redis = RedisStore::builder("redis://shop:hunter2@localhost/").prefix("payments:");
     let text = format!("{redis:?}");
     assert!(text.contains("payments:") && !text.contains("hunter2"), "{text}");
+}
+
+/// As logs name them.
+#[test]
+fn policies_are_shown_by_function_or_layer_and_their_line() {
+    let layered = Policy::builder("public-types-layer").build().expect("a valid policy").to_string();
+    assert!(layered.starts_with("a layer at ") && layered.contains("public_types.rs:"), "{layered}");
+    let handlers = policies().map(ToString::to_string);
+    let annotated: Vec<_> = handlers.filter(|handler| handler.contains("policy_overrides.rs:")).collect();
+    assert!(annotated.iter().any(|handler| handler.contains("policy_overrides::times at ")), "{annotated:?}");
 }
