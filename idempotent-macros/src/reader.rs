@@ -143,7 +143,9 @@ impl Reader<'_> {
 
     pub(crate) fn header(&mut self) -> Option<String> {
         let (text, at) = self.string("header", "x-request-id")?;
-        self.header_name(&text, at)
+        let name = self.header_name(&text, &at)?;
+        let checked = idempotent_policy::check_key_header(&name);
+        checked.map_err(|wrong| self.diagnostics.error(at, wrong)).ok().map(|()| name)
     }
 
     pub(crate) fn headers(&mut self, name: &str, example: &str) -> Vec<String> {

@@ -112,9 +112,12 @@ impl PolicyBuilder {
         self
     }
 
-    /// The header that carries the key; `idempotency-key` by default.
+    /// The header that carries the key; `idempotency-key` by default. It cannot be one that identifies the client, such as
+    /// `authorization`, or one with another meaning in HTTP, such as `content-type`.
     pub fn header(mut self, header: impl AsRef<str>) -> Self {
         if let Some(header) = self.header_name("header", header.as_ref()) {
+            let wrong = idempotent_policy::check_key_header(&header).err();
+            self.wrong.extend(wrong.map(|wrong| format!("`header`: {wrong}")));
             self.built.header = header;
         }
         self

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::Response;
+use http::HeaderName;
 use http::request::Parts;
-use http::{HeaderName, header};
 use tokio_util::task::TaskTracker;
 
 use crate::caller_limit::CallerLimit;
@@ -87,12 +87,7 @@ impl RegistryBuilder {
             store_timeout: Duration::from_secs(2),
             at_rest: AtRest::default(),
             caller: None,
-            credential_headers: Arc::new([
-                header::AUTHORIZATION,
-                header::PROXY_AUTHORIZATION,
-                header::COOKIE,
-                HeaderName::from_static("x-api-key"),
-            ]),
+            credential_headers: Arc::new(idempotent_policy::CREDENTIAL_HEADERS.map(HeaderName::from_static)),
             caller_limit: None,
             max_running: 10_000,
             max_running_per_scope: 5_000,
