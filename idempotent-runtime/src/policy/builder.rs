@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::{Method, response};
 use idempotent_policy::{KNOWN_METHODS, SHORTEST_WAIT};
 
+use crate::error_text::with_causes;
 use crate::policy::settings::Settings;
 use crate::policy::values::{
     AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, KeyFormat, Methods, OnStoreError, Oversize,
@@ -336,7 +337,7 @@ fn wrong_name(option: &str, name: &str) -> Option<String> {
 }
 
 /// What is wrong with a policy: all mistakes at once.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct InvalidPolicy(Vec<String>);
 
 impl InvalidPolicy {
@@ -353,6 +354,12 @@ impl InvalidPolicy {
 impl fmt::Display for InvalidPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the policy is invalid: {}", self.0.join("; "))
+    }
+}
+
+impl fmt::Debug for InvalidPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        with_causes(self, f)
     }
 }
 
