@@ -1,6 +1,7 @@
 //! The attribute's tokens as arguments with their values: known names, each at most once.
 
 use proc_macro2::TokenStream;
+use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
 use syn::{Expr, Ident, Token};
@@ -49,6 +50,12 @@ impl Arguments {
     pub(crate) fn get(&self, name: &str) -> Option<&Argument> {
         debug_assert!(self.valid.contains(&name), "{name} is no argument");
         self.given.iter().find(|argument| argument.name == name)
+    }
+
+    /// The scope as it is written, for a message that names it.
+    pub(crate) fn scope(&self) -> String {
+        let written = self.get("scope").and_then(|scope| scope.value.as_ref());
+        written.map_or_else(|| "\"charges\"".to_owned(), |scope| scope.to_token_stream().to_string())
     }
 
     fn parse_one(&mut self, input: ParseStream<'_>, diagnostics: &mut Diagnostics) -> syn::Result<()> {

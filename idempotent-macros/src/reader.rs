@@ -90,7 +90,7 @@ impl Reader<'_> {
     ) -> Option<Value<T>> {
         let read = match string_of(value) {
             Some(text) => read(&text).map(Value::Literal).map_err(|wrong| format!("{wrong}; write `{example}`")),
-            None => constant(kind, value, example).map(Value::Constant),
+            None => constant(kind, value, example, &self.arguments.scope()).map(Value::Constant),
         };
         read.map_err(|wrong| self.diagnostics.error(value, format!("`{name}` {wrong}"))).ok()
     }
