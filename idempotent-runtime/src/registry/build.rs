@@ -32,6 +32,12 @@ use crate::sync::atomic::AtomicBool;
 
 /// Collects the options of a [`Registry`].
 ///
+/// # Panics and errors
+///
+/// An option with a wrong value panics at once, while the program starts, and says what to write instead: such values are usually
+/// constants of the program. Only [`policy`](Self::policy) returns an error, because its values come from the configuration of a
+/// deployment.
+///
 /// # Examples
 ///
 /// ```
@@ -127,12 +133,13 @@ impl RegistryBuilder {
     /// further values.
     ///
     /// A claim or a record keeps what it was made with. Processes of one deployment should have the same values.
-    /// The policy of an [`IdempotencyLayer`](crate::IdempotencyLayer) is made at run time, from configuration where that is wanted.
+    /// This does not change the policy of an [`IdempotencyLayer`](crate::IdempotencyLayer). That one is made at run time: give the
+    /// configured values to its [`Policy::builder`](crate::Policy::builder).
     ///
     /// # Errors
     ///
-    /// If no annotated handler has the scope, or if a value is none that the attribute would take: a lease that is longer than the
-    /// ttl, or `wait` for a handler whose duplicates do not wait.
+    /// If no annotated handler has the scope, as if only a layer has it. Or if a value is none that the attribute would take: a
+    /// lease that is longer than the ttl, or `wait` for a handler whose duplicates do not wait.
     ///
     /// # Examples
     ///
