@@ -1,6 +1,7 @@
 //! The attribute's tokens as arguments with their values: known names, each at most once.
 
 use proc_macro2::TokenStream;
+use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
 use syn::{Expr, Ident, Token};
@@ -9,6 +10,24 @@ use crate::diagnostics::{Diagnostics, listed, nearest};
 
 /// The first of the attribute's own arguments after it has moved itself behind the other attributes.
 pub(crate) const LAST: &str = "__idempotent_last";
+
+/// Words that other libraries have for an argument, and what to write instead.
+pub(crate) const SYNONYMS: &[(&[&str], &str)] = &[
+    (&["after_failure", "on_crash"], "`after_crash`"),
+    (&["status", "status_codes", "statuses"], "`cache`"),
+    (&["tenant", "user"], "`caller`"),
+    (&["header_name", "key_header"], "`header`"),
+    (&["wait", "wait_for", "wait_timeout"], "`in_flight = wait(\"5s\")`"),
+    (
+        &["lock_timeout", "timeout"],
+        "`lease` for how long a dead process holds a key, or `in_flight = wait(\"5s\")` for how long a duplicate waits",
+    ),
+    (&["lock_ttl"], "`lease`"),
+    (&["body_limit", "max_size"], "`max_body`"),
+    (&["key_prefix", "name", "namespace", "prefix"], "`scope`"),
+    (&["backend", "storage"], "`store`"),
+    (&["expiration", "expires", "expires_in", "expiry", "max_age", "retention"], "`ttl`"),
+];
 
 /// `name = value`, or the bare name.
 pub(crate) struct Argument {
@@ -51,6 +70,12 @@ impl Arguments {
         self.given.iter().find(|argument| argument.name == name)
     }
 
+    /// The scope as it is written, for a message that names it.
+    pub(crate) fn scope(&self) -> String {
+        let written = self.get("scope").and_then(|scope| scope.value.as_ref());
+        written.map_or_else(|| "\"charges\"".to_owned(), |scope| scope.to_token_stream().to_string())
+    }
+
     fn parse_one(&mut self, input: ParseStream<'_>, diagnostics: &mut Diagnostics) -> syn::Result<()> {
         if !input.peek(Ident::peek_any) {
             return Err(
@@ -65,7 +90,7 @@ impl Arguments {
         let written = name.to_string();
         let is_known = self.valid.contains(&written.as_str());
         if !is_known {
-            let meant = nearest(&written, self.valid).map(|meant| format!("; write `{meant}`")).unwrap_or_default();
+            let meant = meant(&written, self.valid).map(|meant| format!("; write {meant}")).unwrap_or_default();
             let message = format!("unknown argument `{written}`{meant}\nthe arguments are {}", listed(self.valid));
             diagnostics.error(&name, message);
         } else if self.get(&written).is_some() {
@@ -87,6 +112,12 @@ impl Arguments {
         }
         Ok(())
     }
+}
+
+/// What an unknown name was meant to be.
+fn meant(written: &str, valid: &[&str]) -> Option<String> {
+    let synonym = SYNONYMS.iter().find(|(words, _)| words.contains(&written));
+    synonym.map(|(_, meant)| (*meant).to_owned()).or_else(|| nearest(written, valid).map(|name| format!("`{name}`")))
 }
 
 fn skip_to_comma(input: ParseStream<'_>) -> syn::Result<()> {

@@ -3,6 +3,7 @@
 use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
+use syn::visit::{self, Visit};
 use syn::{Expr, Lit};
 
 use crate::runtime::Runtime;
@@ -20,15 +21,31 @@ pub(crate) struct Kind {
     must_be: &'static str,
     ty: fn() -> TokenStream,
     check: Option<&'static str>,
+    /// The method of `PolicyOverride` that replaces the value at start-up.
+    setter: Option<&'static str>,
 }
 
 impl Kind {
-    pub(crate) const SCOPE: Self = Self { must_be: A_NAME, ty: text, check: Some("constant_scope") };
-    pub(crate) const STORE: Self = Self { must_be: A_NAME, ty: text, check: Some("constant_store") };
-    pub(crate) const TTL: Self = Self { must_be: A_DURATION, ty: duration, check: Some("constant_ttl") };
-    pub(crate) const LEASE: Self = Self { must_be: A_DURATION, ty: duration, check: Some("constant_lease") };
-    pub(crate) const WAIT: Self = Self { must_be: A_DURATION, ty: duration, check: Some("constant_wait") };
-    pub(crate) const MAX_BODY: Self = Self { must_be: "must be a string or a constant `usize`", ty: size, check: None };
+    pub(crate) const SCOPE: Self = Self { must_be: A_NAME, ty: text, check: Some("constant_scope"), setter: None };
+    pub(crate) const STORE: Self = Self { must_be: A_NAME, ty: text, check: Some("constant_store"), setter: None };
+    pub(crate) const TTL: Self = Self::duration("constant_ttl", "ttl");
+    pub(crate) const LEASE: Self = Self::duration("constant_lease", "lease");
+    pub(crate) const WAIT: Self = Self::duration("constant_wait", "wait");
+    pub(crate) const MAX_BODY: Self =
+        Self { must_be: "must be a string or a constant `usize`", ty: size, check: None, setter: Some("max_body") };
+
+    const fn duration(check: &'static str, setter: &'static str) -> Self {
+        Self { must_be: A_DURATION, ty: duration, check: Some(check), setter: Some(setter) }
+    }
+
+    /// What to write instead, and how the program replaces it at start-up for the handlers with this scope, if it can.
+    fn remedy(self, example: &str, scope: &str) -> String {
+        let write = format!("write `{example}`");
+        self.setter.map_or(write.clone(), |setter| {
+            let set = format!("Registry::builder(store).policy({scope}, |policy| policy.{setter}({setter}))");
+            format!("{write}, which `{set}` can replace at start-up")
+        })
+    }
 }
 
 const A_NAME: &str = "must be a string or a constant `&str`";
@@ -52,8 +69,8 @@ pub(crate) struct Constant {
 }
 
 /// The expression as a constant, or what is wrong with it, as the end of a sentence that begins with the argument. A word in
-/// lower case is no constant's name, but a text without its quotes.
-pub(crate) fn constant(kind: Kind, expression: &Expr, example: &str) -> Result<Constant, String> {
+/// lower case is no constant's name, but a text without its quotes, or a variable.
+pub(crate) fn constant(kind: Kind, expression: &Expr, example: &str, scope: &str) -> Result<Constant, String> {
     let is_word = match expression {
         Expr::Path(path) => {
             path.path.get_ident().is_some_and(|ident| !ident.to_string().contains(|char: char| char.is_uppercase()))
@@ -62,10 +79,14 @@ pub(crate) fn constant(kind: Kind, expression: &Expr, example: &str) -> Result<C
     };
     let is_literal = matches!(expression, Expr::Lit(literal) if !matches!(literal.lit, Lit::Verbatim(_)));
     if is_word || is_literal {
-        return Err(format!("{}; write `{example}`", kind.must_be));
+        let write = if is_word { kind.remedy(example, scope) } else { format!("write `{example}`") };
+        return Err(format!("{}; {write}", kind.must_be));
     }
     if mentions_self(expression.to_token_stream()) {
         return Err(format!("is one value for all types; name the type instead of `Self`, or write `{example}`"));
+    }
+    if is_of_run_time(expression) {
+        return Err(format!("must be known when the program is compiled; {}", kind.remedy(example, scope)));
     }
     Ok(Constant { kind, expression: Box::new(expression.clone()) })
 }
@@ -76,6 +97,27 @@ fn mentions_self(tokens: TokenStream) -> bool {
         TokenTree::Group(group) => mentions_self(group.stream()),
         _ => false,
     })
+}
+
+/// Whether the compiler cannot evaluate the expression, whatever is in scope. Of a function it alone knows whether it can.
+fn is_of_run_time(expression: &Expr) -> bool {
+    struct OfRunTime(bool);
+    impl<'ast> Visit<'ast> for OfRunTime {
+        fn visit_expr(&mut self, expression: &'ast Expr) {
+            self.0 |= match expression {
+                Expr::Await(_) | Expr::Try(_) => true,
+                Expr::Path(path) => {
+                    let segments: Vec<String> = path.path.segments.iter().map(|it| it.ident.to_string()).collect();
+                    ["std::env::var", "std::env::var_os", "env::var", "env::var_os"].contains(&&*segments.join("::"))
+                }
+                _ => false,
+            };
+            visit::visit_expr(self, expression);
+        }
+    }
+    let mut found = OfRunTime(false);
+    found.visit_expr(expression);
+    found.0
 }
 
 impl<T> Value<T> {

@@ -90,7 +90,7 @@ impl Reader<'_> {
     ) -> Option<Value<T>> {
         let read = match string_of(value) {
             Some(text) => read(&text).map(Value::Literal).map_err(|wrong| format!("{wrong}; write `{example}`")),
-            None => constant(kind, value, example).map(Value::Constant),
+            None => constant(kind, value, example, &self.arguments.scope()).map(Value::Constant),
         };
         read.map_err(|wrong| self.diagnostics.error(value, format!("`{name}` {wrong}"))).ok()
     }
@@ -143,7 +143,9 @@ impl Reader<'_> {
 
     pub(crate) fn header(&mut self) -> Option<String> {
         let (text, at) = self.string("header", "x-request-id")?;
-        self.header_name(&text, at)
+        let name = self.header_name(&text, &at)?;
+        let checked = idempotent_policy::check_key_header(&name);
+        checked.map_err(|wrong| self.diagnostics.error(at, wrong)).ok().map(|()| name)
     }
 
     pub(crate) fn headers(&mut self, name: &str, example: &str) -> Vec<String> {

@@ -4,6 +4,7 @@ use proc_macro2::{TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote};
 use syn::{File, Item, ItemFn, parse_quote};
 
+use crate::args::SYNONYMS;
 use crate::model::ARGUMENTS;
 use crate::rewrite::rewrite;
 
@@ -88,6 +89,15 @@ fn every_argument_is_read() {
         // It sets a flag, or lacks its value.
         let argument = format_ident!("{name}").into_token_stream();
         assert!(expansion(&argument) != without, "`{name}` is not read");
+    }
+}
+
+#[test]
+fn synonyms_lead_to_arguments() {
+    for (words, meant) in SYNONYMS {
+        let name = meant.trim_start_matches('`').split([' ', '`']).next().expect("a name");
+        assert!(ARGUMENTS.contains(&name), "{meant}");
+        assert!(words.iter().all(|word| !ARGUMENTS.contains(word)), "{words:?}");
     }
 }
 

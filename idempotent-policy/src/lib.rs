@@ -62,6 +62,37 @@ pub const NEVER_RECORDED: &[&str] = &[
     "upgrade",
 ];
 
+/// Headers that identify a client, unless the application names others.
+pub const CREDENTIAL_HEADERS: [&str; 4] = ["authorization", "proxy-authorization", "cookie", "x-api-key"];
+
+/// Headers whose value HTTP gives a meaning, so that requests for different things have the same value.
+pub const HEADERS_OF_HTTP: &[&str] = &[
+    "accept",
+    "accept-charset",
+    "accept-encoding",
+    "accept-language",
+    "cache-control",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "date",
+    "expect",
+    "forwarded",
+    "host",
+    "keep-alive",
+    "origin",
+    "proxy-connection",
+    "range",
+    "referer",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+    "via",
+];
+
 /// Checks a name that people read in logs and stores: a scope, or a store's name.
 ///
 /// # Errors
@@ -201,6 +232,22 @@ pub fn header_name(name: &str) -> Result<String, String> {
     Err(format!("{name:?} is no header name: letters, digits and `-` without spaces; write \"x-request-id\""))
 }
 
+/// Checks that a header, in lower case, can carry the key.
+///
+/// # Errors
+///
+/// What is wrong, as a sentence.
+pub fn check_key_header(name: &str) -> Result<(), String> {
+    let reason = if CREDENTIAL_HEADERS.contains(&name) {
+        "identifies the client, so all requests of one client would have the same key"
+    } else if HEADERS_OF_HTTP.contains(&name) {
+        "has another meaning in HTTP, so requests for different things would have the same key"
+    } else {
+        return Ok(());
+    };
+    Err(format!("`{name}` {reason}; write \"{HEADER}\", or a header that has a new value for each operation"))
+}
+
 /// Checks that a header, in lower case, can be recorded and replayed.
 ///
 /// # Errors
@@ -229,7 +276,9 @@ pub fn check_disjoint(keep: &[String], drop: &[String]) -> Result<(), String> {
 mod tests {
     use std::time::Duration;
 
-    use super::{LEASE, LONGEST, SHORTEST_LEASE, SHORTEST_TTL, SHORTEST_WAIT, TTL};
+    use super::{
+        CREDENTIAL_HEADERS, HEADER, HEADERS_OF_HTTP, LEASE, LONGEST, SHORTEST_LEASE, SHORTEST_TTL, SHORTEST_WAIT, TTL,
+    };
 
     /// A constant of the program is checked by the compiler, which formats nothing: the messages are written out.
     #[test]
@@ -256,6 +305,17 @@ mod tests {
         assert_eq!(super::lease(None, SHORTEST_TTL), Ok(SHORTEST_TTL));
         assert_eq!(super::lease(Some(LEASE), LEASE), Ok(LEASE));
         assert!(super::lease(Some(LEASE), SHORTEST_TTL).is_err());
+    }
+
+    #[test]
+    fn headers_with_another_meaning_carry_no_key() {
+        for name in CREDENTIAL_HEADERS.iter().chain(HEADERS_OF_HTTP) {
+            assert_eq!(super::header_name(name).as_deref(), Ok(*name), "a request's header is compared in lower case");
+            assert!(super::check_key_header(name).is_err(), "{name}");
+        }
+        for name in [HEADER, "x-request-id", "x-idempotency-key"] {
+            assert_eq!(super::check_key_header(name), Ok(()), "{name}");
+        }
     }
 
     #[test]

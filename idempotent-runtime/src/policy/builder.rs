@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::{Method, response};
 use idempotent_policy::{KNOWN_METHODS, SHORTEST_WAIT};
 
+use crate::error_text::with_causes;
 use crate::policy::settings::Settings;
 use crate::policy::values::{
     AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, KeyFormat, Methods, OnStoreError, Oversize,
@@ -112,9 +113,12 @@ impl PolicyBuilder {
         self
     }
 
-    /// The header that carries the key; `idempotency-key` by default.
+    /// The header that carries the key; `idempotency-key` by default. It cannot be one that identifies the client, such as
+    /// `authorization`, or one with another meaning in HTTP, such as `content-type`.
     pub fn header(mut self, header: impl AsRef<str>) -> Self {
         if let Some(header) = self.header_name("header", header.as_ref()) {
+            let wrong = idempotent_policy::check_key_header(&header).err();
+            self.wrong.extend(wrong.map(|wrong| format!("`header`: {wrong}")));
             self.built.header = header;
         }
         self
@@ -333,7 +337,7 @@ fn wrong_name(option: &str, name: &str) -> Option<String> {
 }
 
 /// What is wrong with a policy: all mistakes at once.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct InvalidPolicy(Vec<String>);
 
 impl InvalidPolicy {
@@ -350,6 +354,12 @@ impl InvalidPolicy {
 impl fmt::Display for InvalidPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the policy is invalid: {}", self.0.join("; "))
+    }
+}
+
+impl fmt::Debug for InvalidPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        with_causes(self, f)
     }
 }
 

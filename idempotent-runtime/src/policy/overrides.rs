@@ -106,7 +106,10 @@ impl Overrides {
         known.dedup();
         let others =
             if known.is_empty() { "there is none".to_owned() } else { format!("they have {}", known.join(", ")) };
-        Err(InvalidPolicy::new(vec![format!("no annotated handler has the scope {scope:?}; {others}")]))
+        Err(InvalidPolicy::new(vec![format!(
+            "no annotated handler has the scope {scope:?}; {others}. If it is that of an `IdempotencyLayer`, set the values \
+             where its policy is built: `Policy::builder({scope:?}).ttl(ttl)`"
+        )]))
     }
 
     /// What is to be used in place of a written policy.

@@ -18,6 +18,7 @@ use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
+use crate::error_text::with_causes;
 use crate::fingerprint::salted::{KeyId, Salt};
 use crate::key::RecordKey;
 use crate::record::envelope::{Content, Envelope, Opened, Place, VERSION, seal_line};
@@ -159,7 +160,7 @@ impl fmt::Debug for SealingKey {
 }
 
 /// The text is not a sealing key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MalformedSealingKey {
     /// It is not base64.
@@ -175,6 +176,12 @@ pub enum MalformedSealingKey {
     /// All of its bytes are the same.
     #[error("a sealing key is random, and this one repeats one byte; make one with `openssl rand -base64 32`")]
     NotRandom,
+}
+
+impl fmt::Debug for MalformedSealingKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        with_causes(self, f)
+    }
 }
 
 impl FromStr for SealingKey {

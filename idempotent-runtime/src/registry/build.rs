@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::Response;
+use http::HeaderName;
 use http::request::Parts;
-use http::{HeaderName, header};
 use tokio_util::task::TaskTracker;
 
 use crate::caller_limit::CallerLimit;
@@ -31,6 +31,12 @@ use crate::store::handle::StoreHandle;
 use crate::sync::atomic::AtomicBool;
 
 /// Collects the options of a [`Registry`].
+///
+/// # Panics and errors
+///
+/// An option with a wrong value panics at once, while the program starts, and says what to write instead: such values are usually
+/// constants of the program. Only [`policy`](Self::policy) returns an error, because its values come from the configuration of a
+/// deployment.
 ///
 /// # Examples
 ///
@@ -87,12 +93,7 @@ impl RegistryBuilder {
             store_timeout: Duration::from_secs(2),
             at_rest: AtRest::default(),
             caller: None,
-            credential_headers: Arc::new([
-                header::AUTHORIZATION,
-                header::PROXY_AUTHORIZATION,
-                header::COOKIE,
-                HeaderName::from_static("x-api-key"),
-            ]),
+            credential_headers: Arc::new(idempotent_policy::CREDENTIAL_HEADERS.map(HeaderName::from_static)),
             caller_limit: None,
             max_running: 10_000,
             max_running_per_scope: 5_000,
@@ -135,12 +136,13 @@ impl RegistryBuilder {
     /// one set, and replaces only the values that it names. Each call is checked by itself.
     ///
     /// A claim or a record keeps what it was made with. Processes of one deployment should have the same values.
-    /// The policy of an [`IdempotencyLayer`](crate::IdempotencyLayer) is made at run time, from configuration where that is wanted.
+    /// This does not change the policy of an [`IdempotencyLayer`](crate::IdempotencyLayer). That one is made at run time: give the
+    /// configured values to its [`Policy::builder`](crate::Policy::builder).
     ///
     /// # Errors
     ///
-    /// If no annotated handler has the scope, or if a value is none that the attribute would take: a lease that is longer than the
-    /// ttl, or `wait` for a handler whose duplicates do not wait.
+    /// If no annotated handler has the scope, as if only a layer has it. Or if a value is none that the attribute would take: a
+    /// lease that is longer than the ttl, or `wait` for a handler whose duplicates do not wait.
     ///
     /// # Examples
     ///

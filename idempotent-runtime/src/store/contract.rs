@@ -46,6 +46,11 @@ use crate::transaction::transactions::Transactions;
 /// # #[cfg(not(feature = "memory"))]
 /// # fn main() {}
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a store",
+    label = "expected `MemoryStore`, `SqliteStore`, `RedisStore`, `PostgresStore`, or a store of your own",
+    note = "write `PostgresStore::new(pool)`, `SqliteStore::open(path).await?` or `RedisStore::connect(url).await?`"
+)]
 pub trait Store: Send + Sync + 'static {
     /// Claims `key` for one caller. Every other caller learns what the key has. One round trip.
     ///
@@ -162,6 +167,13 @@ pub trait Store: Send + Sync + 'static {
 ///
 /// A [`Registry`](crate::Registry) needs both traits. The future of each method can be dropped at any await: a dropped call may
 /// have taken effect or not, but never half.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the store of a registry",
+    label = "expected `MemoryStore`, `SqliteStore`, `RedisStore`, `PostgresStore`, or a store of your own",
+    note = "for a pool write `PostgresStore::new(pool)`; for a file `SqliteStore::open(path).await?`; for a URL `RedisStore::connect(url).await?` or `PostgresStore::connect(url).await?`",
+    note = "for a future write `.await` after it, and for a `Result` write `?`",
+    note = "a store of your own needs `Store` and `StoreAdmin`"
+)]
 pub trait StoreAdmin: Store {
     /// The entry of `key`, for operators.
     ///

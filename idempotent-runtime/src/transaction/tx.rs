@@ -26,10 +26,11 @@ use crate::transaction::slot::Slot;
 /// another API, needs [`Idempotency::downstream_key`](crate::Idempotency::downstream_key).
 ///
 /// It dereferences to the [connection](TxConnection), like sqlx's own [`Transaction`]; `tx.begin()` is a
-/// [`Savepoint`](crate::Savepoint). The handler's store must be in this database: [`install`](crate::install) rejects another
-/// store, and under a registry's layer requests get 500. `install` knows the database if the argument's type is written as
-/// `Tx<Postgres>`, `Tx<Sqlite>` or an alias named `Tx`; requests of a handler with a generic `Tx<DB>` get 500. Without a key,
-/// the transaction commits on the same statuses, and nothing is recorded.
+/// [`Savepoint`](crate::Savepoint). Run statements on `&mut *tx`; there is no `commit`, because the engine commits. The
+/// handler's store must be in this database: [`install`](crate::install) rejects another store, and under a registry's layer
+/// requests get 500. `install` knows the database if the argument's type is written as `Tx<Postgres>`, `Tx<Sqlite>` or an
+/// alias named `Tx`; requests of a handler with a generic `Tx<DB>` get 500. Without a key, the transaction commits on the same
+/// statuses, and nothing is recorded.
 ///
 /// On PostgreSQL it takes a connection of the application's pool from the claim to the commit. If a handler takes a second
 /// connection from the same pool, handlers block each other as soon as there are as many of them as connections. Write

@@ -267,6 +267,22 @@ async fn any_body_will_do() {
 }
 
 #[test]
+fn a_header_with_another_meaning_carries_no_key() {
+    for (name, told) in [
+        ("X-Api-Key", "`header`: `x-api-key` identifies the client"),
+        ("authorization", "`header`: `authorization` identifies the client"),
+        ("cookie", "`header`: `cookie` identifies the client"),
+        ("proxy-authorization", "`header`: `proxy-authorization` identifies the client"),
+        ("Content-Type", "`header`: `content-type` has another meaning in HTTP"),
+        ("host", "`header`: `host` has another meaning in HTTP"),
+    ] {
+        let wrong = Policy::builder("api").header(name).build().expect_err("it is rejected");
+        let mistakes: Vec<&str> = wrong.mistakes().collect();
+        assert!(matches!(&mistakes[..], [only] if only.starts_with(told)), "{told}: {mistakes:?}");
+    }
+}
+
+#[test]
 fn a_wrong_policy_names_every_mistake() {
     let wrong = Policy::builder(" ")
         .ttl(Duration::from_millis(10))

@@ -8,7 +8,9 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::post;
 use idempotent_runtime::store::{EntryState, MemoryStore, StoreAdmin as _};
-use idempotent_runtime::{Idempotency, PolicyOverride, RecordKey, Registry, idempotent, policies};
+use idempotent_runtime::{
+    Idempotency, IdempotencyLayer, Policy, PolicyOverride, RecordKey, Registry, idempotent, policies,
+};
 use idempotent_tests::{Runs, Server, answer};
 use tower::ServiceExt;
 
@@ -197,4 +199,23 @@ fn override_that_no_handler_can_have_is_told() {
         let mistake = Registry::builder(MemoryStore::new()).policy(scope, change).expect_err("a mistake");
         assert!(mistake.to_string().contains(told), "{told} in {mistake}");
     }
+}
+
+/// The policy of a layer is not that of a handler, whether the layer is there yet or not.
+#[test]
+fn override_of_a_layer_is_told_where_to_set_it() {
+    let policy = Policy::builder("override-layer").build().expect("a valid policy");
+    let layer = IdempotencyLayer::new(policy);
+    let mistake = Registry::builder(MemoryStore::new()).policy("override-layer", |policy| policy.ttl(HOUR));
+    let text = mistake.expect_err("no handler has this scope").to_string();
+    assert!(text.contains("no annotated handler has the scope \"override-layer\""), "{text}");
+    assert!(text.contains("`IdempotencyLayer`") && text.contains("`Policy::builder(\"override-layer\")"), "{text}");
+    assert_eq!(layer.policy().ttl(), 24 * HOUR);
+}
+
+/// A program that returns the error from `main` prints it by `Debug`.
+#[test]
+fn debug_of_an_invalid_policy_is_its_message() {
+    let mistake = Policy::builder(" ").build().expect_err("it is blank");
+    assert_eq!(format!("{mistake:?}"), "the policy is invalid: `scope` must not be blank");
 }

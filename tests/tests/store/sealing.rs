@@ -212,6 +212,13 @@ fn key_that_repeats_one_byte_is_rejected() {
     }
 }
 
+/// A program that returns the error from `main` prints it by `Debug`.
+#[test]
+fn debug_of_a_malformed_sealing_key_is_its_message() {
+    let malformed = "secret".parse::<SealingKey>().expect_err("it has other bytes");
+    assert_eq!(format!("{malformed:?}"), malformed.to_string());
+}
+
 #[test]
 fn debug_shows_no_content() {
     const SECRET: &str = "planted-5b1f";
