@@ -201,24 +201,19 @@ impl Registry {
 
     /// The answer without a registry too.
     pub(crate) fn render(registry: Option<&Self>, rejection: Rejection, audience: &Audience) -> Response {
-        let render = registry.and_then(|registry| registry.0.render.as_ref());
-        marked(match (render, audience.request()) {
-            (Some(render), request) => {
-                let retry_after = rejection.retry_after_seconds();
-                let mut response = match request {
-                    Some(request) => render(rejection, request),
-                    None => render(rejection, &RejectedRequest::default()),
-                };
-                if let Some(seconds) = retry_after {
-                    response.headers_mut().entry(header::RETRY_AFTER).or_insert(seconds);
-                }
-                response
-            }
-            (None, _) => {
-                let types = registry.and_then(|registry| registry.0.problem_types.as_deref());
-                rejection.render(types, audience.accepts_json())
-            }
-        })
+        let Some(render) = registry.and_then(|registry| registry.0.render.as_ref()) else {
+            let types = registry.and_then(|registry| registry.0.problem_types.as_deref());
+            return marked(rejection.render(types, audience.accepts_json()));
+        };
+        let retry_after = rejection.retry_after_seconds();
+        let mut response = match audience.request() {
+            Some(request) => render(rejection, request),
+            None => render(rejection, &RejectedRequest::default()),
+        };
+        if let Some(seconds) = retry_after {
+            response.headers_mut().entry(header::RETRY_AFTER).or_insert(seconds);
+        }
+        marked(response)
     }
 
     /// What is kept of a request for the case that it is rejected.
