@@ -123,7 +123,7 @@ fn a_late_completion_never_overwrites_its_successor() {
     });
 }
 
-// What removing the claim under the lock under which its token was compared forbids:
+// Without one lock for the comparison and the removal, this could happen:
 //   A finds that it still holds its claim, which it wants to release; its lease expires
 //   B claims, attempt 2
 //   A removes the entry of the key, which is B's claim: C claims beside B

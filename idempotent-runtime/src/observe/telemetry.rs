@@ -284,7 +284,7 @@ pub(crate) fn covered_transaction(policy: &Policy) {
     );
 }
 
-/// Something beneath a guard has sent a request on twice under one claim.
+/// A middleware or handler inside a guard forwarded its request twice under one claim.
 pub(crate) fn second_run(policy: &Policy) {
     of_handler!(
         warn,

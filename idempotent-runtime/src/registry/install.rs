@@ -1,4 +1,4 @@
-//! Makes a registry that of the program or of a router, once what its handlers need is found to be there.
+//! Installs a registry for the program or a router, after checking that it has what the handlers need.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;

@@ -88,11 +88,11 @@ impl Idempotency {
         self.granted().map(|grant| grant.key.as_str())
     }
 
-    /// The number of this attempt: 1, plus one for each earlier claim that may have run the handler and left no record,
-    /// because its process died or lost the connection to the store.
+    /// The number of this attempt: 1 for the first claim of the key. If an attempt ends neither with a record nor with a release,
+    /// because its process died or lost the connection to the store, the next attempt has a number that is higher by one.
     ///
-    /// After a crash, the number stays above 1 until a response is recorded or the claim's ttl expires, even if a later attempt
-    /// ends with a status that is not recorded.
+    /// From then on each further attempt has a higher number, even after an attempt whose status is not recorded, until a response
+    /// is recorded or the claim's ttl expires.
     pub fn attempt(&self) -> u32 {
         self.execution().granted().map_or(1, |grant| grant.attempt)
     }

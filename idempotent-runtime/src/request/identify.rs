@@ -149,7 +149,7 @@ impl Gate {
         matches!(self.key, Some(Err(_)))
     }
 
-    /// The gate of a request that is rejected, in exchange for one that lets everything through.
+    /// Takes the gate of a rejected request, and leaves one that lets everything through.
     pub(super) fn take_rejected(&mut self) -> Option<Self> {
         self.is_rejected().then(|| mem::replace(self, Self::new(self.policy.clone(), None)))
     }

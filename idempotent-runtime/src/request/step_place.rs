@@ -84,7 +84,7 @@ impl Execution {
         self.claim.covered_by.get().or_else(|| self.shared())?.claim_holder()
     }
 
-    /// Whether a guard whose claim it would run under has taken a key, and has not let the request run without a claim.
+    /// Whether a guard took this request's key and holds no claim now, unless it let the request run unguarded.
     fn has_had_a_guard(&self) -> bool {
         if self.claim.grant.get().is_some() {
             return self.run.step_context.steps.get().is_some() || self.transaction().is_some();

@@ -42,7 +42,7 @@ pub struct ClaimRequest {
     pub after_crash: AfterCrash,
     /// Whom the entry counts for in a store with a bound. Without one, it counts for no client.
     pub owner: Option<Owner>,
-    /// A handler runs under the token, and its claim was lost by the store: a claim that fails must not be ended.
+    /// The token belongs to a running handler whose claim the store has lost. If this claim fails, the token must not be released.
     pub(crate) is_of_running: bool,
 }
 
@@ -184,7 +184,7 @@ impl Renewal {
 pub enum Claim {
     /// The caller has the claim.
     Acquired {
-        /// 1 for the first claim; one more for each earlier claim whose lease expired.
+        /// 1 for the first claim. After a claim that was neither completed nor released, one more than that claim's.
         attempt: u32,
     },
     /// Another claim exists, and its lease has not expired.

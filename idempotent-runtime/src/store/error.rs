@@ -64,13 +64,30 @@ impl StoreError {
         Self::not_sent(TakesNoClaims(reason.into()))
     }
 
-    /// The store was asked, or answers others, and has no time or room for this call, which may have taken effect.
-    pub(crate) fn busy(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+    /// The store works, but has no time or resources for this call, which may have taken effect. A client can cause that, so
+    /// `on_store_error = "run"` runs no handler: see [`is_unreachable`](Self::is_unreachable).
+    ///
+    /// ```
+    /// use idempotent_runtime::store::StoreError;
+    ///
+    /// let error = StoreError::busy("the row is locked");
+    /// assert!(!error.is_unreachable());
+    /// assert!(matches!(error, StoreError::Unavailable(_)));
+    /// ```
+    pub fn busy(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::unavailable(Busy(reason.into()))
     }
 
-    /// As [`busy`](Self::busy), for a call that was not sent.
-    pub(crate) fn busy_not_sent(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+    /// As [`busy`](Self::busy), for a call that was not sent and so had no effect.
+    ///
+    /// ```
+    /// use idempotent_runtime::store::StoreError;
+    ///
+    /// let error = StoreError::busy_not_sent("no connection of the pool became free");
+    /// assert!(!error.is_unreachable());
+    /// assert!(matches!(error, StoreError::NotSent(_)));
+    /// ```
+    pub fn busy_not_sent(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::not_sent(Busy(reason.into()))
     }
 

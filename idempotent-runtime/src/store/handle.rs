@@ -69,9 +69,8 @@ impl StoreHandle {
 
     /// Ends a claim that the store may have made and under which nothing runs.
     ///
-    /// Where it has taken over from an execution that crashed, it lapses: released, it would take the number of attempts along,
-    /// and the next one would be told that it is the first. A claim that stays without that would reject its key under
-    /// `AfterCrash::Reject`, and otherwise look to operators as if its handler had crashed.
+    /// After a takeover, it lapses instead of being released: a release would reset the number of attempts. If it stayed, its key
+    /// would be rejected under `AfterCrash::Reject`, and otherwise look to operators as if its handler had crashed.
     pub(crate) fn give_back(&self, key: &RecordKey, request: &ClaimRequest) {
         let is_released = request.after_crash == AfterCrash::Reject;
         self.enqueue(Unwanted {
@@ -153,7 +152,7 @@ impl StoreHandle {
         lock(&self.0.give_backs.queue).by_due.len()
     }
 
-    /// Resolves when none is on its way back any more. Those that wait for their next try are tried now.
+    /// Resolves when the queue is empty. Tries all waiting claims at once.
     pub(crate) async fn until_given_back(&self) {
         let mut backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(20));
         {

@@ -36,8 +36,7 @@ impl<DB: Database> CloseOnDrop<DB> {
         }
     }
 
-    /// Closing it would be enough, but for a pooler between: it keeps the connection to the server, in the state in which it
-    /// is, for others.
+    /// Rolls back before closing: a pooler keeps the server's connection, with its open transaction, for other clients.
     pub(super) async fn undo_and_close(mut self, begun: &dyn Begun<DB>) -> Result<(), StoreError> {
         let undone = begun.roll_back(&mut self).await;
         self.close().await;

@@ -100,7 +100,7 @@ pub(crate) struct Aborted;
 #[error("the transaction has ended")]
 pub(crate) struct Ended;
 
-/// Why nothing of a transaction is kept whose connection carries nothing any more.
+/// The connection of the transaction is dead, so nothing of the transaction is kept.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection of the transaction carries nothing any more")]
 pub(crate) struct Silent;

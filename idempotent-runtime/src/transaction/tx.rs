@@ -32,8 +32,8 @@ use crate::transaction::slot::Slot;
 /// alias named `Tx`; requests of a handler with a generic `Tx<DB>` get 500. Without a key, the transaction commits on the same
 /// statuses, and nothing is recorded.
 ///
-/// On PostgreSQL it takes a connection of the application's pool from the claim to the commit. If a handler takes a second
-/// connection from the same pool, handlers block each other as soon as there are as many of them as connections. Write
+/// On PostgreSQL it takes a connection of the application's pool from the claim to the commit. If handlers take a second
+/// connection from the same pool, and as many of them run as the pool has connections, they all wait for each other. Write
 /// through the `Tx` only, or take the second connection from another pool. [`install`](crate::install) warns of pools of
 /// fewer than ten connections.
 ///

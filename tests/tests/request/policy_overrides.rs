@@ -48,13 +48,15 @@ async fn beneath(State(runs): State<Runs>) -> String {
     format!("run {}", runs.run().await)
 }
 
+type Change = fn(PolicyOverride) -> PolicyOverride;
+
 struct Bench {
     server: Server,
     store: MemoryStore,
 }
 
 impl Bench {
-    async fn new(scope: &str, runs: &Runs, change: fn(PolicyOverride) -> PolicyOverride) -> Self {
+    async fn new(scope: &str, runs: &Runs, change: Change) -> Self {
         let store = MemoryStore::new();
         let registry = Registry::builder(store.clone()).policy(scope, change).expect("a valid override").build();
         let app = Router::new()
@@ -104,7 +106,7 @@ async fn claim_has_the_lease_of_the_configuration() {
 #[tokio::test]
 async fn default_lease_follows_the_ttl_of_the_configuration() {
     let (short, long) = (Duration::from_secs(10), Duration::from_secs(30));
-    let changes: [(fn(PolicyOverride) -> PolicyOverride, _); 3] = [
+    let changes: [(Change, Duration); 3] = [
         (|policy| policy.ttl(Duration::from_secs(10)), short),
         (|policy| policy.ttl(HOUR), long),
         (|policy| policy.ttl(HOUR).lease(Duration::from_secs(10)), short),
@@ -184,7 +186,6 @@ fn further_override_of_a_scope_keeps_the_first_one() {
 
 #[test]
 fn override_that_no_handler_can_have_is_told() {
-    type Change = fn(PolicyOverride) -> PolicyOverride;
     let mistakes: [(&str, Change, &str); 8] = [
         ("override-time", |policy| policy.ttl(HOUR), "no annotated handler has the scope \"override-time\""),
         ("override-time", |policy| policy, "\"override-times\""),

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use crate::store::redis::address::Address;
 use crate::store::redis::node::Node;
 
-/// Looks up the host of each server before the Cluster's client connects to it: those that join later too, which the others name.
+/// Resolves the host of each server, also of those that join later, before the client connects.
 pub(super) struct Resolver {
     address: Address,
     joined: Arc<Notify>,

@@ -94,7 +94,7 @@ pub(super) async fn longest_value(connection: &Connection) -> Result<usize, Redi
     Ok(longest)
 }
 
-/// A setting of the server; its answer is a list by one protocol and a map by the other.
+/// A setting of the server. RESP2 answers with a list, RESP3 with a map.
 async fn setting(connection: &Connection, node: &Node, name: &str) -> Result<Option<String>, RedisError> {
     let get = redis::cmd("CONFIG").arg("GET").arg(name).to_owned();
     let mut settings: HashMap<String, String> = connection.query_node(node, get).await?;
