@@ -124,7 +124,7 @@ impl Claiming {
             None => {
                 let claimed = match self.store.claim(&self.stored_key, self.request).await {
                     // Before a handler runs beside what the store may know, the store is asked again.
-                    Err(error) if error.is_silence() && self.may_run_unguarded() => {
+                    Err(error) if error.is_unreachable() && self.may_run_unguarded() => {
                         Err(self.store.look_after(error, &self.stored_key).await)
                     }
                     claimed => claimed,

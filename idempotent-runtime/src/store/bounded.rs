@@ -147,8 +147,8 @@ impl BoundedStore {
         self.bounded(Op::Get, self.store.get(key)).await
     }
 
-    /// An error that says only that no answer came proves nothing: the process may have stood still, or others hold a lock that the
-    /// call waits for. A look that reads only tells whether the store can be asked.
+    /// An error of a call that writes proves nothing: no answer may have come because the process stood still or others hold a
+    /// lock, and a server that answers may take no writes. A look that reads only tells whether the store can be asked.
     pub(crate) async fn look_after(&self, error: StoreError, key: &RecordKey) -> StoreError {
         match self.get(key).await {
             Err(look) if look.is_unreachable() => error,

@@ -119,15 +119,6 @@ impl StoreError {
         matches!(self, Self::Unavailable(source) | Self::NotSent(source) if source.is::<Busy>())
     }
 
-    /// Whether it says only that no answer came in time.
-    pub(crate) fn is_silence(&self) -> bool {
-        match self {
-            Self::TimedOut(_) => true,
-            Self::Unavailable(source) | Self::NotSent(source) => source.is::<Waited>(),
-            _ => false,
-        }
-    }
-
     /// The entry of the key cannot be read for this reason.
     pub fn damaged(reason: impl fmt::Display) -> Self {
         Self::Damaged(reason.to_string())

@@ -11,7 +11,8 @@ pub enum Fault {
     /// The call reaches the store.
     #[default]
     None,
-    /// The call fails and has no effect.
+    /// The call fails and has no effect. A store that is away fails in every call: `on_store_error = "run"` runs a handler only
+    /// if [`on_get`](crate::testing::FaultyStore::on_get) fails as [`on_claim`](crate::testing::FaultyStore::on_claim) does.
     Unreachable,
     /// The call fails because the store is full.
     Full,

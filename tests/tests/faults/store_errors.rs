@@ -6,8 +6,9 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use idempotent_runtime::store::{EntryState, Held, MemoryStore, Store, StoreAdmin};
+use idempotent_runtime::store::{EntryState, Held, MemoryStore, RedisStore, Store, StoreAdmin};
 use idempotent_runtime::{Idempotency, RecordKey, Registry, idempotent};
+use idempotent_tests::redis::RedisServer;
 use idempotent_tests::{Answer, Fault, FaultyStore, Logs, PATIENCE, Runs, Server, answer, eventually, leave_a_claim};
 
 #[idempotent(scope = "charges")]
@@ -215,6 +216,35 @@ async fn on_store_error_run_runs_unguarded() {
 }
 
 /// One client fills the store. Another one must not have its retries executed for that.
+/// A store that can be read can be asked, whatever it makes of a claim.
+#[tokio::test]
+async fn on_store_error_run_runs_nothing_beside_what_can_be_read() {
+    let (runs, store) = (Runs::free(), FaultyStore::new());
+    let (server, _) = serve(&runs, store.clone()).await;
+    assert_eq!(server.post_with_key("/runs", "k").await.text(), "charge 1");
+    store.on_claim(Fault::Unreachable);
+    assert_unavailable(&server.post_with_key("/runs", "k").await);
+    assert_unavailable(&server.post_with_key("/runs", "another").await);
+    store.on_claim(Fault::None);
+    assert!(server.post_with_key("/runs", "k").await.is_replay());
+    assert_eq!(runs.started(), 1);
+}
+
+/// The server answers the claim with `NOREPLICAS` or, on a replica, `READONLY`, and still reads.
+#[tokio::test]
+async fn redis_that_takes_no_writes_runs_no_retry_unguarded() {
+    let redis = RedisServer::start(&[]).await;
+    let runs = Runs::free();
+    let store = RedisStore::connect(&redis.url()).await.expect("the store opens");
+    let (server, _) = serve_with(&runs, Registry::new(store)).await;
+    assert_eq!(server.post_with_key("/runs", "k").await.text(), "charge 1");
+    for setting in ["CONFIG SET min-replicas-to-write 1", "REPLICAOF 127.0.0.1 1"] {
+        let _: String = redis.command(setting).await;
+        assert_unavailable(&server.post_with_key("/runs", "k").await);
+    }
+    assert_eq!(runs.started(), 1);
+}
+
 #[tokio::test]
 async fn on_store_error_run_runs_nothing_in_a_full_store() {
     let runs = Runs::free();
@@ -356,6 +386,7 @@ async fn store_away_runs_no_request_beside_itself() {
     let first = tokio::spawn(answer(server.post("/runs").header("idempotency-key", "k")));
     runs.until_started(1).await;
     store.on_claim(Fault::Unreachable);
+    store.on_get(Fault::Unreachable);
     tokio::select! {
         duplicate = server.post_with_key("/runs", "k") => assert_unavailable(&duplicate),
         () = runs.until_started(2) => panic!("it runs beside itself"),

@@ -204,7 +204,9 @@ async fn request_kept_by_an_unguarded_handler_claims_its_key() {
     let later: Router = Router::new().fallback(does_kept).with_state(state).layer(registry.layer());
     let server = Server::start(app).await;
     store.on_claim(Fault::Unreachable);
+    store.on_get(Fault::Unreachable);
     assert_eq!(server.post_with_key("/", "k").await.status, StatusCode::ACCEPTED);
+    store.on_get(Fault::None);
     store.on_claim(Fault::None);
     let request = kept.lock().expect("nothing panics").take().expect("it is kept");
     assert_eq!(text(later.oneshot(request).await.expect("a router answers")).await, "run 1");

@@ -17,6 +17,7 @@ async fn without_a_key_or_a_store_a_step_runs_and_nothing_is_recorded() {
         assert_eq!(answer(server.post("/long")).await.text(), run.to_string());
     }
     store.on_claim(Fault::Unreachable);
+    store.on_get(Fault::Unreachable);
     assert_eq!(server.post_with_key("/unguarded", "k").await.text(), "3");
     assert!(store.inner().is_empty());
 }

@@ -113,7 +113,9 @@ async fn every_outcome_is_counted_once() {
     store.on_claim(Fault::Full);
     post("full", "charge").await;
     store.on_claim(Fault::Unreachable);
+    store.on_get(Fault::Unreachable);
     server.post_with_key("/unguarded", "k").await;
+    store.on_get(Fault::None);
     store.on_claim(Fault::None);
     store.on_complete(Fault::Unreachable);
     assert_eq!(post("unrecorded", "charge").await.status, StatusCode::CREATED);
