@@ -184,10 +184,13 @@ async fn run(shared: Arc<Shared>) {
             if leases.is_closed {
                 return;
             }
-            for batch in leases.schedule.take_due(Instant::now()) {
+            let now = Instant::now();
+            for batch in leases.schedule.take_due(now) {
                 tokio::spawn(renew(Arc::clone(&shared), batch));
             }
-            leases.wakes_at = leases.schedule.next_due();
+            // A time that was set stays although its lease is gone: handlers that end at once would wake the thread each otherwise.
+            let already_set = leases.wakes_at.filter(|wakes_at| *wakes_at > now);
+            leases.wakes_at = leases.schedule.next_due().into_iter().chain(already_set).min();
             leases.wakes_at
         };
         match wakes_at {

@@ -10,6 +10,7 @@ mod endings;
 mod forgotten_claims;
 mod lapsed_leases;
 mod late_responses;
+mod quick_handlers;
 mod resolutions;
 mod short_leases;
 mod unknown_outcomes;
