@@ -14,6 +14,7 @@ mod properties;
 mod record_round_trips;
 mod redis;
 mod sealing;
+mod secret_takeovers;
 mod secrets;
 mod sqlite;
 mod store_model;

@@ -44,7 +44,9 @@ impl RecordStatement {
             .bind(record.body_bytes().map(AsRef::<[u8]>::as_ref))
             .bind(request.after_crash == AfterCrash::Rerun)
             .bind(&self.channel)
-            .bind(may_be_awaited);
+            .bind(may_be_awaited)
+            // The claim's, which the record replaces: it may be of an earlier secret.
+            .bind(request.fingerprint.to_string());
         let row = query.fetch_optional(executor).await.map_err(in_transaction)?;
         Ok(Held::of(row.is_some()))
     }

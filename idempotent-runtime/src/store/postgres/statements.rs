@@ -185,7 +185,7 @@ const RECORD: &str = "INSERT INTO {schema}.records AS r (digest, key, state, fin
      token = excluded.token, claim_ttl = excluded.claim_ttl, lease_until = NULL, expires_at = excluded.expires_at, \
      delete_after = excluded.delete_after, guards_token = false, recorded_at = excluded.recorded_at, status = excluded.status, headers = excluded.headers, body = excluded.body \
      WHERE r.expires_at <= clock_timestamp() OR ($10 AND r.state = 'claimed' \
-     AND r.lease_until <= clock_timestamp() AND r.fingerprint = $3) \
+     AND r.lease_until <= clock_timestamp() AND r.fingerprint = $13) \
      RETURNING CASE WHEN $12 THEN pg_notify($11, encode($1, 'hex'))::text END";
 
 /// Whether $2 has completed the digest $1.
