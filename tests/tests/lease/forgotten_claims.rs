@@ -256,6 +256,7 @@ async fn on_store_error_run_does_not_run_beside_another_request() {
     let first = begin(&server, "/unguarded", "tea");
     runs.until_started(1).await;
     store.on_claim(Fault::Unreachable);
+    store.on_get(Fault::Unreachable);
     assert_eq!(rejection(&server, "/unguarded", "ham", &runs).await, "key_reused");
     assert_eq!(rejection(&server, "/unguarded", "tea", &runs).await, "store_unavailable");
     runs.let_finish(1);
