@@ -17,7 +17,7 @@ const ALONE: usize = 3;
 ///
 /// Many of these tests hold a lease of some hundred milliseconds, which lapses where the machine does not let the process
 /// run for so long. So the few that fail among all others are run again with the machine to themselves, one after
-/// another, and pass if they do so each time. The run ends with their names: such a test asks too much of time.
+/// another, and pass if they do so each time. Their names are printed: such a test asks too much of time.
 pub(crate) fn run() -> Result<usize, Failure> {
     // Most tests wait for a lease or a server, and leave the processors to others.
     let threads = thread::available_parallelism().map_or(1, NonZero::get) * 2;
@@ -28,7 +28,7 @@ pub(crate) fn run() -> Result<usize, Failure> {
     let tests = all.run_tests_that_may_fail()?;
     let failed = tests.failed;
     if failed.len() > MAY_STALL {
-        return Err(Failure::of(NAME, format!("failed tests:\n  {}", failed.join("\n  "))));
+        return Err(Failure::of_tests(NAME, "failed tests", &failed));
     }
     if !failed.is_empty() {
         for _ in 0..ALONE {
@@ -37,7 +37,7 @@ pub(crate) fn run() -> Result<usize, Failure> {
                 .with(&failed)
                 .run_tests()?;
             if passed < failed.len() {
-                return Err(Failure::of(NAME, format!("not found alone:\n  {}", failed.join("\n  "))));
+                return Err(Failure::of_tests(NAME, "not found alone", &failed));
             }
         }
         println!("\nFailed among others and passed {ALONE} times alone:\n  {}", failed.join("\n  "));

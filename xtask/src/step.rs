@@ -55,9 +55,10 @@ impl Step {
         let name = self.name.clone();
         let tests = self.run_tests_that_may_fail()?;
         if tests.failed.is_empty() {
-            return Ok(tests.passed);
+            Ok(tests.passed)
+        } else {
+            Err(Failure::of_tests(&name, "failed tests", &tests.failed))
         }
-        Err(Failure::of(&name, format!("failed tests:\n  {}", tests.failed.join("\n  "))))
     }
 
     /// Runs tests to their end. It is an error if something else than a test fails: the compiler, or a program that ends
@@ -150,6 +151,11 @@ impl Failure {
     /// A check of our own that failed, and what would be right.
     pub(crate) fn of(step: &str, detail: impl fmt::Display) -> Self {
         Self { step: step.to_owned(), detail: detail.to_string() }
+    }
+
+    /// The same for some tests, after a word for what is wrong with them.
+    pub(crate) fn of_tests(step: &str, wrong: &str, tests: &[String]) -> Self {
+        Self::of(step, format!("{wrong}:\n  {}", tests.join("\n  ")))
     }
 }
 

@@ -91,9 +91,7 @@ impl ResponseClassifier {
             let streams = self.streams(&parts, &body, guard);
             match Content::read_now(body, self.policy.max_body()) {
                 Ok((whole, body)) if self.has_other_length(&parts, whole.len()) => {
-                    let record = self.record(&parts, RecordedBody::NotRecorded, None);
-                    let response = without_record(Response::from_parts(parts, body));
-                    ClassifiedNow::Whole((response, Classification::Record(record), Outcome::Broken))
+                    ClassifiedNow::Later(Response::from_parts(parts, body))
                 }
                 Ok((whole, body)) => {
                     let record = self.record(&parts, RecordedBody::Whole(whole), None);
