@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use idempotent_runtime::store::{PostgresStore, StoreAdmin};
 use idempotent_runtime::{RecordKey, Registry, Tx, idempotent};
 use idempotent_tests::postgres::PostgresServer;
-use idempotent_tests::{Runs, Server, eventually};
+use idempotent_tests::{Proxy, Runs, Server, eventually};
 use sqlx::Postgres;
 
 #[idempotent(scope = "demoted-plain")]
@@ -23,6 +23,26 @@ async fn in_transaction(mut tx: Tx<Postgres>) -> Result<&'static str, String> {
     sqlx::query("SELECT 1").execute(&mut *tx).await.map(|_| "done").map_err(|error| error.to_string())
 }
 
+/// A primary behind a proxy, its standby, and a store that knows only the proxy's address.
+struct Replicated {
+    primary: PostgresServer,
+    standby: PostgresServer,
+    proxy: Proxy,
+    store: PostgresStore,
+}
+
+impl Replicated {
+    async fn start() -> Self {
+        let primary = PostgresServer::start(&[]).await;
+        let database = primary.database().await;
+        let proxy = database.proxy();
+        let store = PostgresStore::new(database.pool_over(&proxy).await);
+        store.migrate().await.expect("the tables are made");
+        let standby = primary.standby().await;
+        Self { primary, standby, proxy, store }
+    }
+}
+
 async fn use_all_connections(server: &Server, path: &str, round: &str) -> Vec<StatusCode> {
     let answers = (0..12).map(async |number| server.post_with_key(path, &format!("{round}{number}")).await.status);
     join_all(answers).await
@@ -31,12 +51,7 @@ async fn use_all_connections(server: &Server, path: &str, round: &str) -> Vec<St
 /// As behind a virtual address that moves late: connections are made to the former primary, and stay.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_to_a_demoted_primary_are_replaced_in_5_seconds() {
-    let primary = PostgresServer::start(&[]).await;
-    let database = primary.database().await;
-    let proxy = database.proxy();
-    let store = PostgresStore::new(database.pool_over(&proxy).await);
-    store.migrate().await.expect("the tables are made");
-    let standby = primary.standby().await;
+    let Replicated { primary, standby, proxy, store } = Replicated::start().await;
     let app = Router::new().route("/plain", post(plain)).route("/in-transaction", post(in_transaction));
     let server = Server::start(app.layer(Registry::new(store.clone()).layer())).await;
     for path in ["/plain", "/in-transaction"] {
@@ -74,12 +89,7 @@ async fn charge(mut tx: Tx<Postgres>, State(runs): State<Runs>) -> Result<String
 /// The store's own connections only read for a `Tx`: no write tells that their server was demoted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transaction_recorded_after_a_demotion_is_replayed() {
-    let primary = PostgresServer::start(&[]).await;
-    let database = primary.database().await;
-    let proxy = database.proxy();
-    let store = PostgresStore::new(database.pool_over(&proxy).await);
-    store.migrate().await.expect("the tables are made");
-    let standby = primary.standby().await;
+    let Replicated { primary, standby, proxy, store } = Replicated::start().await;
     let runs = Runs::free();
     let app = Router::new().route("/", post(charge)).with_state(runs.clone());
     let server = Server::start(app.layer(Registry::new(store).layer())).await;

@@ -41,7 +41,7 @@ async fn with_credentials(
     execute(&app, &idempotency, &order, origin(&headers)).await
 }
 
-/// All clients are one to it: the same handler under another policy.
+/// The same handler under a policy by which all clients are one; the attribute needs each handler whole.
 #[idempotent(scope = "credentials", shared_scope, cache = [201, 402], lease = "3s", caller = "everyone")]
 async fn with_any_credentials(
     State(app): State<Arc<App>>,
