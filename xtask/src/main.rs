@@ -135,7 +135,7 @@ fn test() -> Result<(), Failure> {
     cargo("clippy", "clippy --workspace --all-targets --all-features --quiet -- -D warnings").run()?;
     for feature in iter::once("").chain(workspace.package("idempotent-runtime")?.features()) {
         let features = format!("--no-default-features --features={feature}");
-        let arguments = format!("clippy -p idempotent-runtime --all-targets {features} --quiet -- -D warnings");
+        let arguments = format!("clippy -p idempotent-runtime --lib {features} --quiet -- -D warnings");
         cargo(&format!("the runtime with the features [{feature}]"), &arguments).run()?;
     }
     cargo("documentation", "doc --workspace --no-deps --all-features --quiet")
