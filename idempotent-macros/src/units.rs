@@ -7,6 +7,10 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(format!("{text:?} has no unit"));
     }
+    // humantime's month, where other notations have a minute or a million.
+    if text.contains('M') {
+        return Err(format!("{text:?} could mean minutes or months: write `m` for minutes and `months` for months"));
+    }
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     let millis = u64::try_from(duration.as_millis()).map_err(|_| "it is too long".to_owned())?;
     Ok(Duration::from_millis(millis))

@@ -8,7 +8,7 @@ pub(crate) mod made;
 use std::convert::identity;
 use std::fmt;
 use std::future::poll_fn;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::task::{Context, Poll};
 
 use axum::BoxError;
@@ -25,6 +25,7 @@ use tower_service::Service;
 use crate::idempotency_key::{IdempotencyKey, key_in};
 use crate::layer::cross_origin::CrossOriginWarning;
 use crate::layer::fallback::is_of_fallback;
+use crate::observe::begin_series_of_scope;
 use crate::policy::Policy;
 use crate::policy::handle::PolicyHandle;
 use crate::registry::OfRequest;
@@ -113,6 +114,7 @@ pub struct IdempotencyLayer {
     key: Option<Arc<OfRequest>>,
     max_request_body: Option<usize>,
     cross_origin: Arc<CrossOriginWarning>,
+    series: Arc<Once>,
 }
 
 impl fmt::Debug for IdempotencyLayer {
@@ -133,7 +135,15 @@ impl IdempotencyLayer {
         let policy = Arc::new(policy);
         #[cfg(any(feature = "operate", feature = "testing"))]
         made::add(&policy);
-        Self { policy, registry: None, caller: None, key: None, max_request_body: None, cross_origin: Arc::default() }
+        Self {
+            policy,
+            registry: None,
+            caller: None,
+            key: None,
+            max_request_body: None,
+            cross_origin: Arc::default(),
+            series: Arc::new(Once::new()),
+        }
     }
 
     /// Uses this registry, whatever other registries there are.
@@ -218,6 +228,8 @@ impl<S> Layer<S> for IdempotencyLayer {
     type Service = IdempotencyService<S>;
 
     fn layer(&self, inner: S) -> IdempotencyService<S> {
+        // By now the recorder is installed.
+        self.series.call_once(|| begin_series_of_scope(self.policy.scope()));
         IdempotencyService { layer: self.clone(), inner }
     }
 }

@@ -16,7 +16,7 @@ pub(crate) use crate::observe::metrics::in_flight::{InFlight, WithoutClient};
 #[cfg(feature = "metrics")]
 pub(crate) use crate::observe::metrics::meters::{lease_lost, mismatched, outcome, replayed, step_failed};
 #[cfg(feature = "metrics")]
-pub(crate) use crate::observe::metrics::series::begin_series;
+pub(crate) use crate::observe::metrics::series::{begin_series, begin_series_of_scope};
 #[cfg(feature = "metrics")]
 pub(crate) use crate::observe::metrics::store::StoreMeter;
 #[cfg(not(feature = "metrics"))]

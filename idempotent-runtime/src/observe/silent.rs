@@ -45,6 +45,8 @@ pub(crate) fn step_failed(_scope: &str, _outcome: &'static str) {}
 
 pub(crate) fn begin_series<'a>(_stores: impl Iterator<Item = &'a str>) {}
 
+pub(crate) fn begin_series_of_scope(_scope: &str) {}
+
 pub(crate) fn lease_lost(_scope: &str) {}
 
 pub(crate) fn replayed(_recorded_at: SystemTime) {}

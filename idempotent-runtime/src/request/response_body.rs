@@ -11,6 +11,7 @@ use crate::deadline::Deadline;
 use crate::policy::Policy;
 use crate::policy::values::Stream;
 use crate::request::body::{Gathered, Resumed};
+use crate::request::response_mark::remove_from;
 
 /// A response's body, read as far as the limit.
 pub(super) enum Content {
@@ -56,7 +57,8 @@ impl Content {
                 None => return Self::Whole(data.whole(), None, Body::from(data.whole())),
                 Some(Ok(Ok(chunk))) => data.push(chunk),
                 // Trailers come last.
-                Some(Ok(Err(frame))) => {
+                Some(Ok(Err(mut frame))) => {
+                    frame.trailers_mut().into_iter().for_each(remove_from);
                     let trailers = frame.trailers_ref().cloned();
                     let frames = [Ok(Frame::data(data.whole())), Ok(frame)];
                     return Self::Whole(data.whole(), trailers, Body::new(Resumed::new(frames, body)));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::response::Response;
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 
 use crate::record::headers::{RECORDED, REPLAYED};
 use crate::request::context::Execution;
@@ -86,8 +86,13 @@ pub(crate) fn without_foreign_headers(mut response: Response) -> Response {
 }
 
 fn remove_headers(response: &mut Response) {
+    remove_from(response.headers_mut());
+}
+
+/// Removes from headers or trailers what only a guard may say about replay and record.
+pub(super) fn remove_from(lines: &mut HeaderMap) {
     for name in [&REPLAYED, &RECORDED] {
-        response.headers_mut().remove(name);
+        lines.remove(name);
     }
 }
 

@@ -26,6 +26,7 @@ use crate::record::{Record, RecordedBody, now_in_millis};
 use crate::request::body::Resumed;
 use crate::request::coverage::polled_in_each_poll;
 use crate::request::respond::Panic;
+use crate::request::response_mark::remove_from;
 use crate::request::settle::Claimed;
 use crate::store::claim::Held;
 use crate::sync::tokio::sync::Notify;
@@ -162,7 +163,8 @@ impl Recording {
                 Ok(chunk) => self.client.push(&chunk),
                 // They are the last frame, and end the response for its client.
                 Err(frame) => {
-                    if let Ok(trailers) = frame.into_trailers() {
+                    if let Ok(mut trailers) = frame.into_trailers() {
+                        remove_from(&mut trailers);
                         return Read::Whole(Some(trailers));
                     }
                 }

@@ -30,15 +30,20 @@ async fn sum_of_upload(body: Body) -> String {
     sum_in(body).await
 }
 
+/// Those that a server may send.
+const ANNOUNCED: &str = "x-checksum, x-access-token, idempotent-replayed, idempotent-recorded";
+
 fn with_trailers(frames: usize) -> Response {
     let mut trailers = HeaderMap::new();
     trailers.append("x-checksum", HeaderValue::from_static("a: b"));
     trailers.append("x-checksum", HeaderValue::from_bytes(b"caf\xe9").expect("a value"));
     trailers.append("x-access-token", HeaderValue::from_static("secret"));
+    trailers.append("idempotent-replayed", HeaderValue::from_static("true"));
+    trailers.append("idempotent-recorded", HeaderValue::from_static("false"));
     let data = (0..frames).map(|_| Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"part"))));
     let frames = data.chain([Ok(Frame::trailers(trailers))]).collect::<Vec<_>>();
     let mut response = Body::new(StreamBody::new(stream::iter(frames))).into_response();
-    response.headers_mut().insert(header::TRAILER, HeaderValue::from_static("x-checksum, x-access-token"));
+    response.headers_mut().insert(header::TRAILER, HeaderValue::from_static(ANNOUNCED));
     response.headers_mut().insert("idempotency-recorded-trailer", HeaderValue::from_static("x-planted: 1"));
     response
 }
@@ -81,12 +86,14 @@ async fn are_replayed(registry: Registry) {
     let request = request("/checked", "idempotency-key: k\r\n", "0\r\n\r\n");
     let first = server.raw(&request).await;
     assert!(first.contains("x-access-token: secret") && first.contains("x-checksum: a: b"), "{first}");
+    let (_, trailers) = first.split_once("\r\n0\r\n").expect("it is chunked");
+    assert!(!trailers.contains("idempotent-re"), "a handler's trailers say that this is a replay: {first}");
     let replay = server.raw(&request).await;
     assert!(replay.contains("idempotent-replayed: true") && replay.contains("partpart"), "{replay}");
     let (_, trailers) = replay.split_once("\r\n0\r\n").expect("it is chunked");
     assert!(trailers.starts_with("x-checksum: a: b\r\nx-checksum: caf"), "{replay}");
     assert!(!replay.contains("x-access-token") && !replay.contains("planted"), "{replay}");
-    assert!(!replay.contains("idempotency-recorded-trailer"), "{replay}");
+    assert!(!replay.contains("idempotency-recorded-trailer") && !trailers.contains("idempotent-re"), "{replay}");
 }
 
 #[tokio::test]

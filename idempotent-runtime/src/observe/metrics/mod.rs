@@ -18,7 +18,7 @@
 //!
 //! - **`scope`** is the handler's. For a step it is the scope of its claim, or empty if no handler is known. The series of all
 //!   annotated handlers begin at 0 when a registry is installed or put around routes, so that an alert sees the first event of
-//!   a process. If the recorder is installed later, they begin with the first guarded request.
+//!   a process; those of an [`IdempotencyLayer`](crate::IdempotencyLayer) when it is put around a service. If the recorder is installed later, they begin with the first guarded request.
 //! - **`outcome`** equals the span's `idempotency.outcome`: `recorded`, `not_recorded`, `too_large`, `broken`,
 //!   `recording_failed`, `claim_lost`, `panicked`, `failed`, `left_to_handler`, `unguarded`, `replayed`, or the
 //!   [code](crate::Rejection::code) of a rejection, which means that the handler did not run. The code `not_recorded` is

@@ -10,9 +10,14 @@ use crate::policy::registration::written_policies;
 pub(crate) fn begin_series<'a>(stores: impl Iterator<Item = &'a str>) {
     describe();
     for policy in written_policies() {
-        drop(Scope::new(policy.scope()));
+        begin_series_of_scope(policy.scope());
     }
     for store in stores {
         store::begin_errors(store);
     }
+}
+
+/// The same for the scope of a layer.
+pub(crate) fn begin_series_of_scope(scope: &str) {
+    drop(Scope::new(scope));
 }

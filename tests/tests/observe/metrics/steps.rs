@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use idempotent_runtime::metrics::{self, STEP_FAILURES_TOTAL};
 use idempotent_runtime::store::MemoryStore;
-use idempotent_runtime::{Idempotency, Registry, StepError, StepErrorKind, idempotent};
+use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, Registry, StepError, StepErrorKind, idempotent};
 use idempotent_tests::{Fault, FaultyStore, Logs, Runs, Server, answer};
 use metrics_exporter_prometheus::PrometheusBuilder;
 
@@ -82,4 +82,17 @@ fn series_begin_when_a_registry_serves_routes() {
     }
     let errors = format!("{}{{store=\"default\",op=\"claim\"}} 0", metrics::STORE_ERRORS_TOTAL);
     assert!(text.lines().any(|line| line == errors), "{errors}: {text}");
+}
+
+#[test]
+fn series_of_a_layer_begin_when_its_router_is_served() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let layer = IdempotencyLayer::new(Policy::builder("series-of-a-layer").build().expect("the policy is valid"));
+    ::metrics::with_local_recorder(&recorder, || {
+        let app = Router::new().route("/", post(async || "done")).layer(layer);
+        drop(app.into_make_service());
+    });
+    let text = recorder.handle().render();
+    let series = format!("{}{{scope=\"series-of-a-layer\",outcome=\"outcome_unknown\"}} 0", metrics::REQUESTS_TOTAL);
+    assert!(text.lines().any(|line| line == series), "{series}: {text}");
 }
