@@ -6,8 +6,8 @@ use tracing::Instrument;
 use crate::observe::telemetry;
 use crate::policy::values::{AfterCrash, InFlight};
 use crate::rejection::problem::{IN_FLIGHT, Rejection, UNAVAILABLE};
-use crate::request::claim::Claiming;
 use crate::request::handler_run::{ClaimOutcome, HandlerRun};
+use crate::request::keyed_request::KeyedRequest;
 use crate::store::entry::{Entry, EntryState};
 use crate::store::error::StoreError;
 
@@ -19,7 +19,7 @@ enum Known {
     Nothing,
 }
 
-impl Claiming {
+impl KeyedRequest {
     /// The answer of the key, or `rejection` where the request would run.
     pub(super) fn answer_or_reject(self, rejection: Rejection) -> ClaimOutcome {
         let span = self.admission.span.clone();

@@ -15,12 +15,12 @@ use crate::registry::Registry;
 use crate::rejection::mark::marked;
 use crate::rejection::problem::{IN_FLIGHT, RETRY_AFTER, Rejection, UNAVAILABLE};
 use crate::request::admission::Admission;
-use crate::request::claim::Claiming;
 use crate::request::context::Execution;
 use crate::request::coverage::covering;
 use crate::request::covered_run::CoveredRun;
 use crate::request::guarded_run::Permits;
 use crate::request::input::{ClaimInput, InputBody};
+use crate::request::keyed_request::KeyedRequest;
 use crate::request::response_mark::of_second_run;
 use crate::store::claim::{ClaimRequest, Token};
 
@@ -55,7 +55,7 @@ impl Identity<'_> {
 /// What a request with a key comes to before its store is asked.
 #[expect(clippy::large_enum_variant, reason = "it is moved once, which costs less than a box")]
 pub(super) enum Prepared {
-    Claim(Claiming),
+    Claim(KeyedRequest),
     /// Another claim for the same key would wait for that one.
     RunUnderAnothersClaim(CoveredRun),
     Answer(Response),
@@ -97,7 +97,7 @@ pub(super) fn prepare(
     let downstream = at_rest.downstream(*fingerprints.request());
     admission.execution.ask_for(key.clone(), record_key.clone(), downstream);
     let (permits, beyond_limit) = permits(&admission.policy, &registry, caller, claim_input, &record_key);
-    Prepared::Claim(Claiming {
+    Prepared::Claim(KeyedRequest {
         stored_key: at_rest.key(&record_key),
         request: ClaimRequest {
             token: Token::unique(),

@@ -204,7 +204,7 @@ impl Gate {
                 Prepared::RunUnderAnothersClaim(run) => ClaimOutcome::Now(Ok(HandlerRun::Covered(run))),
                 Prepared::Answer(answer) => ClaimOutcome::Now(Err(answer)),
             }),
-            None => ClaimOutcome::Later(Box::pin(admission.begin().instrument(span))),
+            None => ClaimOutcome::Later(Box::pin(admission.begin_transaction().instrument(span))),
         }
     }
 

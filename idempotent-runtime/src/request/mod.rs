@@ -42,6 +42,7 @@
 //! | [`link`] | Which execution does this request belong to? A clone of a request gets its own. |
 //! | [`context`] | What does each stage know of this execution: arrival, identity, claim, run, answer? |
 //! | [`ownership`] | An extractor created the execution: is it the handler's, or that of a handler that got the request? |
+//! | [`keyed_request`] | Which request claims: with which key, fingerprints and permits? Is it the request of a fingerprint? |
 //! | [`upload`] | Which bytes does the client still send when it is answered without the handler? |
 //! | [`detach_state`] | Does the handler continue when its client disconnects, and where? |
 //! | [`idempotency`] | What does the handler see of it? |
@@ -85,6 +86,7 @@ pub(crate) mod idempotency;
 pub(crate) mod identify;
 pub(crate) mod input;
 pub(crate) mod key_expression;
+pub(crate) mod keyed_request;
 pub(crate) mod link;
 pub(crate) mod ownership;
 pub(crate) mod plain_body;

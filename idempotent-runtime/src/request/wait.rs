@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::response::Response;
 use futures_util::FutureExt;
 
 use crate::backoff::Backoff;
@@ -14,10 +15,12 @@ use crate::deadline::Deadline;
 use crate::key::RecordKey;
 use crate::observe::telemetry;
 use crate::policy::handle::PolicyHandle;
+use crate::policy::values::AfterCrash;
 use crate::record::envelope::Place;
 use crate::registry::Registry;
 use crate::registry::watches::{Ended, Watched};
-use crate::rejection::problem::UNAVAILABLE;
+use crate::rejection::problem::{IN_FLIGHT, RETRY_AFTER, Rejection, UNAVAILABLE};
+use crate::request::keyed_request::KeyedRequest;
 use crate::store::claim::{Claim, ClaimRequest, Token};
 use crate::store::entry::EntryState;
 use crate::store::error::StoreError;
@@ -25,6 +28,40 @@ use crate::store::handle::StoreHandle;
 use crate::sync::tokio::time::Instant;
 use crate::sync::{current_runtime, tokio};
 use crate::transaction::contract::HandlerTransaction;
+
+impl KeyedRequest {
+    /// Waits for the end of the request that runs: its response, or why there is none.
+    pub(super) async fn wait(mut self, limit: Duration) -> Response {
+        // It executes nothing: a drain need not wait for it.
+        self.running = None;
+        self.permits.running = None;
+        let detach_state = &self.admission.execution.run.detach_state;
+        if detach_state.is_abandoned() {
+            // The client disconnected while the store was asked.
+            return self.admission.reject(IN_FLIGHT);
+        }
+        detach_state.set_must_finish(false);
+        let watch = Watch {
+            policy: self.admission.policy.clone(),
+            registry: self.registry.clone(),
+            store: self.store.clone(),
+            key: self.stored_key.clone(),
+            request: self.request,
+            transaction: self.admission.transaction.clone(),
+        };
+        match watch.end_within(limit).await {
+            Some(Ended::Recorded(record)) => self.completed(record),
+            Some(Ended::Lapsed) if self.admission.policy.after_crash() == AfterCrash::Reject => {
+                self.admission.reject(Rejection::OutcomeUnknown)
+            }
+            Some(Ended::Gone | Ended::Lapsed) => {
+                self.admission.reject(Rejection::NotRecorded { retry_after: RETRY_AFTER })
+            }
+            Some(Ended::Rejected(rejection)) => self.admission.reject(rejection),
+            None => self.admission.reject(IN_FLIGHT),
+        }
+    }
+}
 
 /// All that it takes to look.
 #[derive(Clone)]
