@@ -88,10 +88,14 @@ pub(crate) fn expand(handler: &Handler, model: &Model, line: ClaimLine) -> Token
     let (before, after) = bindings(&arguments, &names, last, line);
     let expressions = policy_expressions(model);
     // Its expressions see the handler's variables, which are in the handler's future alone.
-    let (lend, expressions, runner) = if expressions.is_empty() {
+    let (evaluation, expressions, runner) = if expressions.is_empty() {
         (TokenStream::new(), expressions, &gate)
     } else {
-        (quote!(let (mut #gate, #pending) = #gate.lend();), quote!(#expressions #gate.give_back().await;), &pending)
+        (
+            quote!(let (mut #gate, #pending) = #gate.evaluate_in_handler();),
+            quote!(#expressions #gate.evaluated().await;),
+            &pending,
+        )
     };
     let never_returned = never_returned(signature, private, is_half_typed(body.stream()));
     let block = inner_block(body);
@@ -121,7 +125,7 @@ pub(crate) fn expand(handler: &Handler, model: &Model, line: ClaimLine) -> Token
         #policy
         #document
         let (#gate, #last) = #private::open(&__IDEMPOTENT_POLICY, #extraction, #last);
-        #lend
+        #evaluation
         #runner.#run(#future, #into_response)
     };
     let mut guarded_body = Group::new(Delimiter::Brace, guarded_body);
