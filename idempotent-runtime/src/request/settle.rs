@@ -12,7 +12,7 @@ use crate::deadline::Deadline;
 use crate::lease::renewer::KeptLease;
 use crate::observe::telemetry;
 use crate::observe::telemetry::Outcome;
-use crate::policy::values::{AfterCrash, Oversize};
+use crate::policy::values::Oversize;
 use crate::record::Record;
 use crate::record::envelope::Place;
 use crate::rejection::problem::CLAIM_LOST;
@@ -178,10 +178,7 @@ impl Claimed {
 
     /// How the claim ends if it is unknown what the handler did.
     fn end_of_unknown(&self) -> Ending {
-        match self.run.classifier.policy.after_crash() {
-            AfterCrash::Rerun => self.release(),
-            AfterCrash::Reject => Ending::Lapse,
-        }
+        if self.run.classifier.policy.after_crash().may_rerun() { self.release() } else { Ending::Lapse }
     }
 
     /// How the claim ends instead of with a record that its store never takes, as with a response over `max_body`.

@@ -15,7 +15,6 @@ use crate::deadline::Deadline;
 use crate::key::RecordKey;
 use crate::observe::telemetry;
 use crate::policy::handle::PolicyHandle;
-use crate::policy::values::AfterCrash;
 use crate::record::envelope::Place;
 use crate::registry::Registry;
 use crate::registry::watches::{Ended, Watched};
@@ -51,7 +50,7 @@ impl KeyedRequest {
         };
         match watch.end_within(limit).await {
             Some(Ended::Recorded(record)) => self.completed(record),
-            Some(Ended::Lapsed) if self.admission.policy.after_crash() == AfterCrash::Reject => {
+            Some(Ended::Lapsed) if !self.admission.policy.after_crash().may_rerun() => {
                 self.admission.reject(Rejection::OutcomeUnknown)
             }
             Some(Ended::Gone | Ended::Lapsed) => {
