@@ -286,7 +286,7 @@ impl RegistryBuilder {
     /// The same number limits how many bodies of one caller the guard reads into memory at the same time, in all scopes together. A
     /// further body of more than 4 KiB, or of unknown length, waits for a second, and then the request gets 429 and its body is dropped. Here the caller is the one that the layer or
     /// [`caller`](Self::caller) names, or the digest of all credentials, because `caller = expr` is not known before the body is
-    /// read. Requests that have neither share 1,000 places for bodies.
+    /// read. Requests that have neither share 1,000 permits for bodies.
     ///
     /// The caller is the one that the handler, its layer or
     /// [`caller`](Self::caller) names, or else the digest of all credentials. All requests that have neither count as one
@@ -310,7 +310,7 @@ impl RegistryBuilder {
     /// it is 1 GB.
     ///
     /// A request that passes two guards of different scopes, such as an annotated handler beneath an
-    /// [`IdempotencyLayer`](crate::IdempotencyLayer), takes two places. If only one is left, the inner guard answers 503.
+    /// [`IdempotencyLayer`](crate::IdempotencyLayer), takes two permits. If only one is left, the inner guard answers 503.
     ///
     /// # Examples
     ///
@@ -330,7 +330,7 @@ impl RegistryBuilder {
     }
 
     /// How many guarded handlers can run at a time in each scope; 5,000 by default, so that one handler that hangs leaves
-    /// places for the others. Otherwise like [`max_running`](Self::max_running).
+    /// permits for the others. Otherwise like [`max_running`](Self::max_running).
     ///
     /// # Panics
     ///

@@ -7,7 +7,7 @@ use axum::response::Response;
 use tracing::Instrument;
 
 use crate::key::RecordKey;
-use crate::lease::state::{Running, Taken};
+use crate::lease::state::{NewClaim, RunningHandler};
 use crate::observe::telemetry;
 use crate::policy::values::{InFlight, OnStoreError};
 use crate::rejection::problem::{IN_FLIGHT, Rejection, UNAVAILABLE};
@@ -166,7 +166,7 @@ impl KeyedRequest {
             Claim::Completed(record) => NextAction::Answer(self.completed(record)),
             Claim::InFlight { fingerprint } | Claim::Lapsed { fingerprint } if !self.is_same(fingerprint) => {
                 // The other claim may be one that is about to be released for the handler that runs here.
-                self.decide_beside(self.running_here().unwrap_or(Running::AnotherRequest(fingerprint)))
+                self.decide_beside(self.running_here().unwrap_or(RunningHandler::AnotherRequest(fingerprint)))
             }
             // Claimed with another secret of the registry: the store knows the request by that fingerprint alone.
             Claim::Lapsed { fingerprint } if fingerprint != self.request.fingerprint => {
@@ -193,27 +193,31 @@ impl KeyedRequest {
         let may_run = self.may_run_unguarded() && error.is_unreachable();
         match may_run.then(|| self.running_here()) {
             Some(None) => NextAction::RunUnguarded,
-            Some(Some(Running::AnotherRequest(fingerprint))) => NextAction::Answer(self.reject_other(fingerprint)),
-            Some(Some(Running::SameRequest)) | None => NextAction::Answer(self.admission.reject(UNAVAILABLE)),
+            Some(Some(RunningHandler::AnotherRequest(fingerprint))) => {
+                NextAction::Answer(self.reject_other(fingerprint))
+            }
+            Some(Some(RunningHandler::SameRequest)) | None => NextAction::Answer(self.admission.reject(UNAVAILABLE)),
         }
     }
 
     /// If the handler of an earlier request with this key runs in this process, it gets the claim of this request: the store
     /// may have forgotten its own.
-    fn hand_over(&mut self, attempt: u32, asked_at: Instant) -> Option<Running> {
-        let taken = Taken { request: &self.request, attempt, asked_at };
-        let running =
-            self.registry.renewer().hand_over(&self.store, &self.stored_key, &taken, |stored| self.is_same(stored))?;
-        telemetry::claim_handed_back(&self.admission.policy, self.store.name());
+    fn hand_over(&mut self, attempt: u32, asked_at: Instant) -> Option<RunningHandler> {
+        let new_claim = NewClaim { request: &self.request, attempt, asked_at };
+        let running = self
+            .registry
+            .renewer()
+            .hand_over(&self.store, &self.stored_key, &new_claim, |stored| self.is_same(stored))?;
+        telemetry::claim_handed_over(&self.admission.policy, self.store.name());
         // The end of this request must not end the claim of the other one.
         self.request.token = Token::unique();
         Some(running)
     }
 
-    fn decide_beside(&self, running: Running) -> NextAction {
+    fn decide_beside(&self, running: RunningHandler) -> NextAction {
         match running {
-            Running::SameRequest => self.decide_in_flight(),
-            Running::AnotherRequest(fingerprint) => NextAction::Answer(self.reject_other(fingerprint)),
+            RunningHandler::SameRequest => self.decide_in_flight(),
+            RunningHandler::AnotherRequest(fingerprint) => NextAction::Answer(self.reject_other(fingerprint)),
         }
     }
 

@@ -112,7 +112,7 @@ fn reject_beneath(admission: &Admission, covering: &Arc<Execution>) -> Response 
     of_second_run(admission.reject(IN_FLIGHT), covering)
 }
 
-/// The places of an execution, and why it cannot have all of them.
+/// The permits of an execution, and why it cannot have all of them.
 fn permits(
     policy: &PolicyHandle,
     registry: &Registry,

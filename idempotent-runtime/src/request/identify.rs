@@ -22,7 +22,7 @@ use crate::rejection::request::Audience;
 use crate::request::admission::Admission;
 use crate::request::context::Execution;
 use crate::request::identity::{IdentifiedRequest, Identity};
-use crate::request::input::{ClaimInput, InputBody, NOT_AWAITED, RequestInput};
+use crate::request::input::{BODY_NOT_PERMITTED, ClaimInput, InputBody, RequestInput};
 use crate::request::key_expression::KeyExpression;
 use crate::request::upload::Unread;
 
@@ -77,9 +77,9 @@ impl Gate {
                 Some(key) => key.is_ok(),
                 None => policy.key() == KeySource::Expression,
             };
-            if may_have_key && matches!(gate.claim_input.body, InputBody::NotAwaited) {
+            if may_have_key && matches!(gate.claim_input.body, InputBody::NotPermitted) {
                 // Neither an expression nor an extractor may wait for the body.
-                gate.key = Some(Err(NOT_AWAITED));
+                gate.key = Some(Err(BODY_NOT_PERMITTED));
             }
         }
         gate

@@ -27,7 +27,7 @@ impl Identity {
     pub(super) fn digest(&self, claim_input: &ClaimInput, registry: &Registry) -> RequestDigest {
         let of_body = match claim_input.body {
             InputBody::Read(digest) => Some(digest),
-            InputBody::NotRead | InputBody::NotAwaited | InputBody::Broken(_) => None,
+            InputBody::NotRead | InputBody::NotPermitted | InputBody::Broken(_) => None,
         };
         let mut fingerprint = FingerprintBuilder::new();
         if let Some(target) = claim_input.target {

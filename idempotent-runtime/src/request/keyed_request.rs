@@ -8,7 +8,7 @@ use crate::fingerprint::Fingerprint;
 use crate::fingerprint::difference::Difference;
 use crate::idempotency_key::IdempotencyKey;
 use crate::key::RecordKey;
-use crate::lease::state::Running;
+use crate::lease::state::RunningHandler;
 use crate::observe::telemetry;
 use crate::record::envelope::Place;
 use crate::record::fingerprints::{Compared, Fingerprints, incomparable};
@@ -42,7 +42,7 @@ pub(super) struct KeyedRequest {
 }
 
 impl KeyedRequest {
-    pub(super) fn running_here(&self) -> Option<Running> {
+    pub(super) fn running_here(&self) -> Option<RunningHandler> {
         self.registry.renewer().running(&self.store, &self.stored_key, |stored| self.is_same(stored))
     }
 
