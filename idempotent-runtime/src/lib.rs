@@ -101,7 +101,8 @@ pub use crate::layer::{IdempotencyLayer, IdempotencyService};
 #[cfg(feature = "metrics")]
 pub use crate::observe::metrics;
 pub use crate::policy::Policy;
-pub use crate::policy::builder::{InvalidPolicy, PolicyBuilder};
+pub use crate::policy::builder::PolicyBuilder;
+pub use crate::policy::invalid_policy::InvalidPolicy;
 pub use crate::policy::overrides::PolicyOverride;
 pub use crate::policy::values::{
     AfterCrash, Cache, FingerprintSource, HeaderNames, InFlight, InvalidKeyPolicy, Isolation, KeyFormat, KeySource,
