@@ -181,30 +181,9 @@ impl Stage {
                     Poll::Ready(Ok(run)) => *self = Self::Running(run),
                     Poll::Ready(Err(answer)) => *self = Self::answering(answer, unread.take()),
                 },
-                Self::Running(run) => {
-                    let (span, guard) = match run {
-                        HandlerRun::Unguarded { .. } => {
-                            let Poll::Ready(ran) = handler(cx, Some(deferred)) else { return Poll::Pending };
-                            *self = Self::Done;
-                            return Poll::Ready(or_resume(ran));
-                        }
-                        HandlerRun::Covered(_) => return self.poll_covered(cx, deferred, handler),
-                        HandlerRun::Claimed(claimed) => (&claimed.run.span, &claimed.run.guard),
-                        HandlerRun::InTransaction(transaction) => (&transaction.run.span, &transaction.run.guard),
-                    };
-                    let polled = polled_in(guard.execution(), || span.in_scope(|| handler(cx, Some(deferred))));
-                    let Poll::Ready(ran) = polled else { return Poll::Pending };
-                    let settling = match mem::replace(self, Self::Done) {
-                        Self::Running(HandlerRun::Claimed(claimed)) => claimed.settle(ran),
-                        Self::Running(HandlerRun::InTransaction(transaction)) => {
-                            Settling::Later(Box::pin(transaction.settle(ran)))
-                        }
-                        _ => unreachable!("matched above"),
-                    };
-                    match settling {
-                        Settling::Done(response) => return Poll::Ready(response),
-                        Settling::Later(settling) => *self = Self::Settling(settling),
-                        Settling::Streams(claimed, response) => return Poll::Ready(stream(claimed, response)),
+                Self::Running(_) => {
+                    if let Some(response) = ready!(self.poll_running(cx, deferred, handler)) {
+                        return Poll::Ready(response);
                     }
                 }
                 Self::Settling(settling) => return settling.as_mut().poll(cx),
@@ -223,6 +202,40 @@ impl Stage {
             None => Self::Answered(answer),
             Some(unread) => Self::Settling(unread.drained_before(answer)),
         }
+    }
+
+    /// The response, unless it is still to be settled.
+    fn poll_running(
+        &mut self,
+        cx: &mut Context<'_>,
+        deferred: &mut Deferred,
+        handler: Handler<'_>,
+    ) -> Poll<Option<Response>> {
+        let Self::Running(run) = self else { unreachable!("it is polled as one") };
+        let (span, guard) = match run {
+            HandlerRun::Unguarded { .. } => {
+                let ran = ready!(handler(cx, Some(deferred)));
+                *self = Self::Done;
+                return Poll::Ready(Some(or_resume(ran)));
+            }
+            HandlerRun::Covered(_) => return self.poll_covered(cx, deferred, handler).map(Some),
+            HandlerRun::Claimed(claimed) => (&claimed.run.span, &claimed.run.guard),
+            HandlerRun::InTransaction(transaction) => (&transaction.run.span, &transaction.run.guard),
+        };
+        let ran = ready!(polled_in(guard.execution(), || span.in_scope(|| handler(cx, Some(deferred)))));
+        let settling = match mem::replace(self, Self::Done) {
+            Self::Running(HandlerRun::Claimed(claimed)) => claimed.settle(ran),
+            Self::Running(HandlerRun::InTransaction(transaction)) => Settling::Later(Box::pin(transaction.settle(ran))),
+            _ => unreachable!("matched above"),
+        };
+        Poll::Ready(match settling {
+            Settling::Done(response) => Some(response),
+            Settling::Later(settling) => {
+                *self = Self::Settling(settling);
+                None
+            }
+            Settling::Streams(claimed, response) => Some(stream(claimed, response)),
+        })
     }
 
     fn poll_covered(&mut self, cx: &mut Context<'_>, deferred: &mut Deferred, handler: Handler<'_>) -> Poll<Response> {
