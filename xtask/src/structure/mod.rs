@@ -21,8 +21,22 @@ const NAME: &str = "the structure of the runtime";
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../idempotent-runtime/src");
 const SOURCES_OF_ATTRIBUTE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../idempotent-macros/src");
 
-/// A folder imports none of those that follow it.
-const LAYERS: [&str; 6] = ["store", "lease", "registry", "step", "request", "layer"];
+/// A folder imports none of those that follow it. The others are `record`, `observe` and `transaction`, which `store` imports and
+/// which import `store`; between files there is no circle there either.
+const LAYERS: [&str; 12] = [
+    "fingerprint",
+    "policy",
+    "rejection",
+    "store",
+    "lease",
+    "registry",
+    "step",
+    "request",
+    "layer",
+    "operate",
+    "inspector",
+    "openapi",
+];
 
 const CONCURRENCY_TESTS: &str = "concurrency_tests";
 
@@ -198,7 +212,7 @@ mod tests {
     fn import_from_above_is_told() {
         let files = files(&[
             ("", ""),
-            ("policy", "use crate::request::claim::Claim;"),
+            ("observe", "use crate::request::claim::Claim;"),
             ("registry", "use crate::request::watches::Watches;"),
             ("request/claim", "use crate::registry::Registry;"),
             ("request/watches", ""),
