@@ -29,6 +29,7 @@ use crate::handler::{Handler, is_debug_handler};
 use crate::model::{Fingerprint, Model};
 use crate::never_returned::never_returned;
 use crate::presence::presence;
+use crate::runtime::Runtime;
 
 /// The function untouched, with this attribute behind all others, so that they see what the user wrote.
 pub(crate) fn behind_the_others(
@@ -75,23 +76,21 @@ pub(crate) fn expand(handler: &Handler, model: &Model, line: ClaimLine) -> Token
     let (gate, pending, private) = (local("gate"), local("pending"), &model.runtime);
     let last = if arguments.len() > line.by_axum + 1 { &local("last") } else { &names[names.len() - 1] };
 
-    let mut guarded = signature.clone();
-    guarded.asyncness = None;
-    guarded.inputs = guarded_inputs(signature, &arguments, &names, last, model, line);
-    // With the user's span: a signature that ends in ours would be foreign code to `dead_code` and other lints.
-    let span = signature.ident.span();
-    let completion = private.located(span);
-    guarded.output = syn::parse_quote_spanned!(span=> -> #completion::Completion);
-
+    let inputs = guarded_inputs(signature, &arguments, &names, last, model, line);
+    let guarded = guarded_signature(signature, inputs, private);
     let policy = policy(signature, &arguments, model, line);
     let document = document::operation(signature, private);
     let (before, after) = bindings(&arguments, &names, last, line);
     let expressions = policy_expressions(model);
     // Its expressions see the handler's variables, which are in the handler's future alone.
-    let (lend, expressions, runner) = if expressions.is_empty() {
+    let (evaluation, expressions, runner) = if expressions.is_empty() {
         (TokenStream::new(), expressions, &gate)
     } else {
-        (quote!(let (mut #gate, #pending) = #gate.lend();), quote!(#expressions #gate.give_back().await;), &pending)
+        (
+            quote!(let (mut #gate, #pending) = #gate.evaluate_in_handler();),
+            quote!(#expressions #gate.evaluated().await;),
+            &pending,
+        )
     };
     let never_returned = never_returned(signature, private, is_half_typed(body.stream()));
     let block = inner_block(body);
@@ -112,22 +111,35 @@ pub(crate) fn expand(handler: &Handler, model: &Model, line: ClaimLine) -> Token
     };
     let at_return = private.located(span);
     let into_response = quote_spanned!(span=> #at_return::into_response);
-    let extraction = match line.carried {
-        Carried::BeforeClaim => quote!(#private::Extraction::BeforeClaim),
-        Carried::AfterClaim => quote!(#private::Extraction::UnderClaim),
-        Carried::ByType => quote!(#private::Probe::of(&#last).idempotent_extraction()),
-    };
+    let extraction = extraction(line, last, private);
     let guarded_body = quote! {
         #policy
         #document
         let (#gate, #last) = #private::open(&__IDEMPOTENT_POLICY, #extraction, #last);
-        #lend
+        #evaluation
         #runner.#run(#future, #into_response)
     };
     let mut guarded_body = Group::new(Delimiter::Brace, guarded_body);
     guarded_body.set_span(body.span());
     let lints = lints(handler);
     quote! { #lints #(#attributes)* #visibility #guarded #guarded_body }
+}
+
+fn guarded_signature(signature: &Signature, inputs: Punctuated<FnArg, Token![,]>, private: &Runtime) -> Signature {
+    // With the user's span: a signature that ends in ours would be foreign code to `dead_code` and other lints.
+    let span = signature.ident.span();
+    let completion = private.located(span);
+    let output = syn::parse_quote_spanned!(span=> -> #completion::Completion);
+    Signature { asyncness: None, inputs, output, ..signature.clone() }
+}
+
+/// When the arguments that `last` carries are extracted.
+fn extraction(line: ClaimLine, last: &Ident, private: &Runtime) -> TokenStream {
+    match line.carried {
+        Carried::BeforeClaim => quote!(#private::Extraction::BeforeClaim),
+        Carried::AfterClaim => quote!(#private::Extraction::UnderClaim),
+        Carried::ByType => quote!(#private::Probe::of(&#last).idempotent_extraction()),
+    }
 }
 
 /// Lints that the expansion triggers and that the handler's author cannot fix. As few as possible: a crate that forbids a lint

@@ -1,16 +1,14 @@
-//! Reads the value of one argument: words, strings, lists, units.
+//! Reads the value of one argument: words, strings, numbers, units, expressions.
 
 use std::time::Duration;
 
-use idempotent_policy::KNOWN_METHODS;
-use quote::ToTokens;
 use syn::spanned::Spanned;
 use syn::{Expr, Lit, LitStr, Path};
 
 use crate::args::{Argument, Arguments};
 use crate::constant::{Kind, Value, constant};
 use crate::diagnostics::{Diagnostics, nearest};
-use crate::model::{Choice, ClaimAfter, Fingerprint, InFlight, Isolation, Methods};
+use crate::model::{Choice, ClaimAfter, Fingerprint, InFlight, Isolation};
 use crate::runtime::Runtime;
 use crate::units::{duration, size_in_bytes};
 
@@ -37,7 +35,7 @@ impl Reader<'_> {
         self.value(name, example)
     }
 
-    fn string(&mut self, name: &str, example: &str) -> Option<(String, Expr)> {
+    pub(crate) fn string(&mut self, name: &str, example: &str) -> Option<(String, Expr)> {
         let value = self.value(name, &format!("\"{example}\""))?;
         let Some(text) = string_of(&value) else {
             self.diagnostics.error(&value, format!("`{name}` must be a string; write `{name} = \"{example}\"`"));
@@ -123,94 +121,19 @@ impl Reader<'_> {
         None
     }
 
-    pub(crate) fn min_key_length(&mut self) -> Option<usize> {
-        const EXAMPLE: &str = "16";
-        let value = self.value("min_key_length", EXAMPLE)?;
+    /// A number of `what`, such as characters.
+    pub(crate) fn number(&mut self, name: &str, what: &str, example: &str) -> Option<usize> {
+        let value = self.value(name, example)?;
         if let Expr::Lit(literal) = &value
             && let Lit::Int(number) = &literal.lit
         {
-            // A number that is too large for its type is too large for a key too.
+            // A number that is too large for its type is larger than every limit too.
             return Some(number.base10_parse().unwrap_or(usize::MAX));
         }
-        let meant = string_of(&value).filter(|text| text.parse::<u8>().is_ok_and(|length| length > 0));
-        let message = format!(
-            "`min_key_length` must be a number of characters; write `min_key_length = {}`",
-            meant.as_deref().unwrap_or(EXAMPLE)
-        );
-        self.diagnostics.error(value, message);
+        let meant = string_of(&value).filter(|text| text.parse::<u8>().is_ok_and(|number| number > 0));
+        let meant = meant.as_deref().unwrap_or(example);
+        self.diagnostics.error(value, format!("`{name}` must be a number of {what}; write `{name} = {meant}`"));
         None
-    }
-
-    pub(crate) fn header(&mut self) -> Option<String> {
-        let (text, at) = self.string("header", "x-request-id")?;
-        let name = self.header_name(&text, &at)?;
-        let checked = idempotent_policy::check_key_header(&name);
-        checked.map_err(|wrong| self.diagnostics.error(at, wrong)).ok().map(|()| name)
-    }
-
-    pub(crate) fn headers(&mut self, name: &str, example: &str) -> Vec<String> {
-        let Some(value) = self.value(name, &format!("[\"{example}\"]")) else { return Vec::new() };
-        let Expr::Array(list) = &value else {
-            self.diagnostics.error(value, format!("`{name}` must be a list; write `{name} = [\"{example}\"]`"));
-            return Vec::new();
-        };
-        let mut names = Vec::new();
-        for element in list.elems.iter().map(ungrouped) {
-            let Some(text) = string_of(element) else {
-                self.diagnostics.error(element, format!("`{name}` holds strings; write `{name} = [\"{example}\"]`"));
-                continue;
-            };
-            let Some(header) = self.header_name(&text, element) else { continue };
-            if name == "keep_headers"
-                && let Err(wrong) = idempotent_policy::check_kept_header(&header)
-            {
-                self.diagnostics.error(element, wrong);
-                continue;
-            }
-            names.push(header);
-        }
-        names
-    }
-
-    fn header_name(&mut self, name: &str, at: impl ToTokens) -> Option<String> {
-        idempotent_policy::header_name(name).map_err(|wrong| self.diagnostics.error(at, wrong)).ok()
-    }
-
-    pub(crate) fn methods(&mut self) -> Option<Methods> {
-        let value = self.value("methods", "[POST, PATCH]")?;
-        if is_word(&value, "any") {
-            return Some(Methods::Any);
-        }
-        let Expr::Array(list) = &value else {
-            let message = "`methods` must be a list or `any`; write `methods = [POST, PATCH]`";
-            self.diagnostics.error(value, message);
-            return None;
-        };
-        if list.elems.is_empty() {
-            self.diagnostics.error(&value, "`methods` must name at least one; write `methods = [POST, PATCH]`");
-            return None;
-        }
-        let methods: Vec<_> = list.elems.iter().map(|element| self.method(ungrouped(element))).collect();
-        methods.into_iter().collect::<Option<_>>().map(Methods::Only)
-    }
-
-    /// A word that is nearly a known method is a mistake. In quotes, it is a method of its own.
-    fn method(&mut self, element: &Expr) -> Option<String> {
-        let quoted = string_of(element);
-        let Some(name) = word_of(element).or_else(|| quoted.clone()) else {
-            self.diagnostics.error(element, "`methods` holds methods; write `methods = [POST, PATCH]`");
-            return None;
-        };
-        if let Err(wrong) = idempotent_policy::check_method(&name) {
-            self.diagnostics.error(element, wrong);
-            return None;
-        }
-        if let Some(meant) = nearest(&name, KNOWN_METHODS).filter(|meant| quoted.is_none() && *meant != name) {
-            let message = format!("unknown method; write `{meant}`, or `\"{name}\"` for a method of that name");
-            self.diagnostics.error(element, message);
-            return None;
-        }
-        Some(name)
     }
 
     pub(crate) fn claim_after(&mut self) -> Option<ClaimAfter> {
@@ -341,7 +264,7 @@ pub(crate) fn string_of(value: &Expr) -> Option<String> {
     }
 }
 
-fn word_of(value: &Expr) -> Option<String> {
+pub(crate) fn word_of(value: &Expr) -> Option<String> {
     match ungrouped(value) {
         Expr::Path(path) => path.path.get_ident().map(ToString::to_string),
         _ => None,

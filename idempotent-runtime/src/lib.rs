@@ -101,7 +101,8 @@ pub use crate::layer::{IdempotencyLayer, IdempotencyService};
 #[cfg(feature = "metrics")]
 pub use crate::observe::metrics;
 pub use crate::policy::Policy;
-pub use crate::policy::builder::{InvalidPolicy, PolicyBuilder};
+pub use crate::policy::builder::PolicyBuilder;
+pub use crate::policy::invalid_policy::InvalidPolicy;
 pub use crate::policy::overrides::PolicyOverride;
 pub use crate::policy::values::{
     AfterCrash, Cache, FingerprintSource, HeaderNames, InFlight, InvalidKeyPolicy, Isolation, KeyFormat, KeySource,
@@ -175,11 +176,11 @@ pub mod __private {
     pub use crate::request::caller_expression::CallerExpression;
     pub use crate::request::completion::Completion;
     pub use crate::request::deferred::Extraction;
+    pub use crate::request::expansion::{OpenGate, into_response, never, open, typed};
     pub use crate::request::extract::{Buffered, BufferedJson, Guarded, KeyElsewhere, Streamed, Targeted, ViaGuarded};
-    pub use crate::request::identify::{Gate, into_response, never, typed};
+    pub use crate::request::identify::Gate;
     pub use crate::request::key_expression::KeyExpression;
     pub use crate::request::plain_body::Probe;
-    pub use crate::request::run::{OpenGate, open};
     pub use crate::transaction::argument::{Argument, OtherArgument, check_extracted_after_claim};
 }
 

@@ -28,6 +28,12 @@ mod expand;
 mod fallback;
 #[path = "../../idempotent-macros/src/handler.rs"]
 mod handler;
+#[path = "../../idempotent-macros/src/headers.rs"]
+mod headers;
+#[path = "../../idempotent-macros/src/literal.rs"]
+mod literal;
+#[path = "../../idempotent-macros/src/methods.rs"]
+mod methods;
 #[path = "../../idempotent-macros/src/model.rs"]
 mod model;
 #[path = "../../idempotent-macros/src/never_returned.rs"]

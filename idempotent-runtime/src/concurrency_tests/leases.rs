@@ -10,7 +10,7 @@ use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
 use crate::lease::renewer::KeptLease;
 use crate::lease::renewer::LeaseRenewer;
-use crate::lease::state::{Lease, Running, Taken};
+use crate::lease::state::{Lease, NewClaim, RunningHandler};
 use crate::policy::scope::Scope;
 use crate::policy::values::AfterCrash;
 use crate::store::claim::{Claim, ClaimRequest, Held};
@@ -128,11 +128,11 @@ fn duplicate(
         let Claim::Acquired { attempt } = store.claim(&key, request).await.expect("there is room") else {
             return None;
         };
-        let taken = Taken { request: &request, attempt, asked_at };
-        let running = renewer.hand_over(&running, &key, &taken, |fingerprint| fingerprint == request.fingerprint);
+        let new_claim = NewClaim { request: &request, attempt, asked_at };
+        let running = renewer.hand_over(&running, &key, &new_claim, |fingerprint| fingerprint == request.fingerprint);
         let of_handler = claim_request().fingerprint;
         let is_same = request.fingerprint == of_handler;
-        let expected = if is_same { Running::SameRequest } else { Running::AnotherRequest(of_handler) };
+        let expected = if is_same { RunningHandler::SameRequest } else { RunningHandler::AnotherRequest(of_handler) };
         assert!(running.is_none_or(|running| running == expected), "{running:?}");
         Some(running.is_some())
     })

@@ -7,8 +7,8 @@ use serde::Serialize;
 use crate::operate::entry_view::millis;
 use crate::policy::Policy;
 use crate::policy::values::{
-    AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, KeyFormat, KeySource, Methods, OnStoreError,
-    Oversize, Stream,
+    AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, Isolation, KeyFormat, KeySource, Methods,
+    OnStoreError, Oversize, Stream,
 };
 
 /// One annotated handler: the words of its attribute, with the defaults filled in.
@@ -18,6 +18,7 @@ pub(super) struct HandlerReport {
     pub(super) file: &'static str,
     line: u32,
     pub(super) scope: String,
+    pub(super) shared_scope: bool,
     pub(super) store: String,
     ttl_ms: u64,
     pub(super) cache: String,
@@ -32,6 +33,8 @@ pub(super) struct HandlerReport {
     pub(super) in_flight: String,
     lease_ms: u64,
     pub(super) after_crash: &'static str,
+    /// `None`: the database's default.
+    pub(super) isolation: Option<&'static str>,
     max_body: usize,
     stream: &'static str,
     oversize: &'static str,
@@ -67,6 +70,13 @@ const fn fingerprint(source: FingerprintSource) -> &'static str {
     }
 }
 
+const fn isolation(level: Isolation) -> &'static str {
+    match level {
+        Isolation::RepeatableRead => "repeatable_read",
+        Isolation::Serializable => "serializable",
+    }
+}
+
 impl HandlerReport {
     pub(super) fn of(policy: &Policy) -> Self {
         Self {
@@ -74,6 +84,7 @@ impl HandlerReport {
             file: policy.file(),
             line: policy.line(),
             scope: policy.scope().to_owned(),
+            shared_scope: policy.shared_scope(),
             store: policy.store().unwrap_or(super::DEFAULT_STORE).to_owned(),
             ttl_ms: millis(policy.ttl()),
             cache: statuses(policy.cache()),
@@ -106,6 +117,7 @@ impl HandlerReport {
                 AfterCrash::Rerun => "rerun",
                 AfterCrash::Reject => "reject",
             },
+            isolation: policy.isolation().map(isolation),
             max_body: policy.max_body(),
             stream: match policy.stream() {
                 Stream::Record => "record",

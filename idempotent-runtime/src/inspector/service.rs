@@ -63,7 +63,7 @@ impl<'a> Service<'a> {
         if selection.keys == Keys::Revealed {
             audit::revealed(operator, store.name());
         }
-        let rejects = |policy: &&Policy| policy.store() == name && policy.after_crash() == AfterCrash::Reject;
+        let rejects = |policy: &&Policy| policy.store() == name && !policy.after_crash().may_rerun();
         let of_layers = policies_of_layers();
         let policies = inspector.registry.policies().chain(of_layers.iter().map(|policy| &**policy));
         let never_again = policies.filter(rejects).map(|policy| policy.scope().to_owned()).collect();

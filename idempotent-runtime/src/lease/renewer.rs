@@ -17,7 +17,7 @@ use crate::key::RecordKey;
 use crate::lease::delivery::{Renewing, Runtimes, deliver};
 use crate::lease::pending_claims::{PendingClaim, PendingClaims};
 use crate::lease::schedule::{Batch, Schedule};
-use crate::lease::state::{Lease, Running, Taken};
+use crate::lease::state::{Lease, NewClaim, RunningHandler};
 use crate::store::claim::{Held, Renewal, Token};
 use crate::store::error::StoreError;
 use crate::store::handle::StoreHandle;
@@ -133,13 +133,13 @@ impl LeaseRenewer {
         &self,
         store: &StoreHandle,
         key: &RecordKey,
-        taken: &Taken<'_>,
+        new_claim: &NewClaim<'_>,
         is_same_request: impl Fn(Fingerprint) -> bool,
-    ) -> Option<Running> {
+    ) -> Option<RunningHandler> {
         let mut leases = lock(&self.0.leases);
         let lease = leases.schedule.running(store, key)?;
-        let running = Running::of(&lease, is_same_request);
-        if !lease.take_back(taken, running == Running::SameRequest) {
+        let running = RunningHandler::of(&lease, is_same_request);
+        if !lease.accept(new_claim, running == RunningHandler::SameRequest) {
             return None;
         }
         // The lease that it takes over may be shorter, and has begun some time ago.
@@ -153,9 +153,9 @@ impl LeaseRenewer {
         store: &StoreHandle,
         key: &RecordKey,
         is_same_request: impl Fn(Fingerprint) -> bool,
-    ) -> Option<Running> {
+    ) -> Option<RunningHandler> {
         let lease = lock(&self.0.leases).schedule.running(store, key)?;
-        Some(Running::of(&lease, is_same_request))
+        Some(RunningHandler::of(&lease, is_same_request))
     }
 }
 

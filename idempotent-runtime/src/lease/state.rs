@@ -128,7 +128,7 @@ impl Lease {
         lock(&self.state).token
     }
 
-    /// From now on, takes no claim back: there is no response to record. Returns whether others have claimed the key so far;
+    /// From now on, accepts no other claim: there is no response to record. Returns whether others have claimed the key so far;
     /// their executions may be unknown.
     pub(crate) fn has_changed_hands_for_good(&self) -> bool {
         let mut state = lock(&self.state);
@@ -150,25 +150,25 @@ impl Lease {
         is_over
     }
 
-    /// Takes over the claim that a duplicate has made in the store; false if this handler has already ended.
-    pub(super) fn take_back(&self, taken: &Taken<'_>, is_same_request: bool) -> bool {
+    /// Accepts the claim that a duplicate has made in the store; false if this handler has already ended.
+    pub(super) fn accept(&self, new_claim: &NewClaim<'_>, is_same_request: bool) -> bool {
         let mut state = lock(&self.state);
         let is_accepted = state.phase != Phase::Over && state.may_change_hands;
         state.hand_overs += u32::from(is_accepted);
         let phase = if state.phase == Phase::Lost { Phase::Held } else { state.phase };
         if is_accepted && is_same_request {
             *state = LeaseState {
-                token: taken.request.token,
+                token: new_claim.request.token,
                 phase,
-                has_changed_hands: state.has_changed_hands || taken.attempt > 1,
-                confirmed_at: taken.asked_at,
+                has_changed_hands: state.has_changed_hands || new_claim.attempt > 1,
+                confirmed_at: new_claim.asked_at,
                 ..*state
             };
         } else if is_accepted {
             // The store must have the claim of this handler's own request: the next renewal, or the end, releases the other
             // claim and claims the key again.
             state.phase = phase;
-            lock(&self.others).push(taken.request.token);
+            lock(&self.others).push(new_claim.request.token);
         }
         is_accepted
     }
@@ -227,7 +227,7 @@ impl Lease {
 }
 
 /// The claim that a request has made in the store.
-pub(crate) struct Taken<'a> {
+pub(crate) struct NewClaim<'a> {
     pub(crate) request: &'a ClaimRequest,
     pub(crate) attempt: u32,
     pub(crate) asked_at: Instant,
@@ -235,14 +235,14 @@ pub(crate) struct Taken<'a> {
 
 /// The handler that runs in this process under the key of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Running {
+pub(crate) enum RunningHandler {
     /// The handler of the same request.
     SameRequest,
     /// The handler of another request, which has this fingerprint.
     AnotherRequest(Fingerprint),
 }
 
-impl Running {
+impl RunningHandler {
     pub(super) fn of(lease: &Lease, is_same_request: impl Fn(Fingerprint) -> bool) -> Self {
         let fingerprint = lease.request.fingerprint;
         if is_same_request(fingerprint) { Self::SameRequest } else { Self::AnotherRequest(fingerprint) }

@@ -9,7 +9,6 @@ use futures_util::stream;
 
 use crate::key::RecordKey;
 use crate::lease::state::Lease;
-use crate::policy::values::AfterCrash;
 use crate::store::claim::ClaimRequest;
 use crate::sync::tokio::time::Instant;
 use crate::sync::{lock, tokio};
@@ -19,10 +18,7 @@ const AT_ONCE: usize = 8;
 
 /// How long a claim lives from its last renewal on.
 fn life_of(request: &ClaimRequest) -> Duration {
-    match request.after_crash {
-        AfterCrash::Rerun => request.ttl,
-        AfterCrash::Reject => Duration::MAX,
-    }
+    if request.after_crash.may_rerun() { request.ttl } else { Duration::MAX }
 }
 
 /// The steps of a lease are on their way, until this is dropped: with its task, or with the runtime of its task.
@@ -64,7 +60,7 @@ impl Lease {
 
     /// The claim was renewed: its steps are kept for as long. Those of a claim that never expires are anyway.
     pub(super) fn renew_steps(self: &Arc<Self>) {
-        let is_renewed = self.request.after_crash == AfterCrash::Rerun && self.has_steps();
+        let is_renewed = self.request.after_crash.may_rerun() && self.has_steps();
         if is_renewed && !self.is_extending_steps.swap(true, Ordering::SeqCst) {
             let extending = Extending(Arc::clone(self));
             tokio::spawn(async move { extending.0.extend_steps(extending.0.request.ttl).await });

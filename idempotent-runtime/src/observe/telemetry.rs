@@ -236,7 +236,7 @@ pub(crate) fn claim_lost(policy: &Policy, store: &str) {
 }
 
 /// The store has given a key away whose handler still runs in this process.
-pub(crate) fn claim_handed_back(policy: &Policy, store: &str) {
+pub(crate) fn claim_handed_over(policy: &Policy, store: &str) {
     of_handler!(
         warn,
         policy,

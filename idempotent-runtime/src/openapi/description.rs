@@ -159,7 +159,7 @@ fn rejections(policy: &Policy, registry: Option<&Registry>) -> Vec<Rejection> {
     if has_claim {
         rejections.push(Rejection::ClaimLost { retry_after });
     }
-    if has_claim && policy.after_crash() == AfterCrash::Reject {
+    if has_claim && !policy.after_crash().may_rerun() {
         rejections.push(Rejection::OutcomeUnknown);
     }
     // SQLite's transactions wait for each other instead.

@@ -132,7 +132,7 @@ impl EntryView {
         let state = match entry.state {
             EntryState::Claimed { lease: Some(_), .. } => State::InFlight,
             EntryState::Claimed { lease: None, .. }
-                if entry.is_unknown_outcome() || after_crash == Some(AfterCrash::Reject) =>
+                if entry.is_unknown_outcome() || after_crash.is_some_and(|after_crash| !after_crash.may_rerun()) =>
             {
                 State::OutcomeUnknown
             }

@@ -56,10 +56,10 @@ impl Counts {
     /// How many entries are in this state.
     pub fn in_state(&self, state: State) -> usize {
         let mut counts = self.clone();
-        *counts.place(state)
+        *counts.count_mut(state)
     }
 
-    fn place(&mut self, state: State) -> &mut usize {
+    fn count_mut(&mut self, state: State) -> &mut usize {
         match state {
             State::OutcomeUnknown => &mut self.outcome_unknown,
             State::Damaged => &mut self.damaged,
@@ -201,9 +201,9 @@ impl Scan {
         if self.scope.is_some() && scope != self.scope {
             return;
         }
-        *self.counts.place(entry_view.state()) += 1;
+        *self.counts.count_mut(entry_view.state()) += 1;
         if let Some(scope) = scope {
-            *self.scopes.entry(scope).or_default().place(entry_view.state()) += 1;
+            *self.scopes.entry(scope).or_default().count_mut(entry_view.state()) += 1;
         }
         let kept = self.kept.entry(entry_view.state()).or_default();
         kept.push(entry_view);

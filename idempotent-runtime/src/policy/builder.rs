@@ -1,19 +1,19 @@
 //! A policy that is built at run time, for the layer.
 
-use std::fmt;
 use std::panic::Location;
 use std::time::Duration;
 
 use http::{Method, response};
 use idempotent_policy::{KNOWN_METHODS, SHORTEST_WAIT};
 
-use crate::error_text::with_causes;
+use crate::policy::invalid_policy::InvalidPolicy;
+use crate::policy::location::SourceLocation;
 use crate::policy::settings::Settings;
 use crate::policy::values::{
     AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, KeyFormat, Methods, OnStoreError, Oversize,
     Stream,
 };
-use crate::policy::{Built, CacheIf, Policy, SourceLocation};
+use crate::policy::{Built, CacheIf, Policy};
 
 /// Collects the options of a [`Policy`] for an [`IdempotencyLayer`](crate::IdempotencyLayer): those of the attribute, except
 /// the ones that need a handler's arguments.
@@ -301,7 +301,7 @@ impl PolicyBuilder {
         }
         self.wrong.extend(idempotent_policy::check_disjoint(&self.built.keep_headers, &self.built.drop_headers).err());
         if !self.wrong.is_empty() {
-            return Err(InvalidPolicy(self.wrong));
+            return Err(InvalidPolicy::new(self.wrong));
         }
         Ok(Policy {
             location: self.location,
@@ -335,32 +335,3 @@ pub(crate) fn wrong_lease(wrong: &str, ttl: Duration) -> String {
 fn wrong_name(option: &str, name: &str) -> Option<String> {
     idempotent_policy::check_name(name).err().map(|wrong| format!("`{option}` {wrong}"))
 }
-
-/// What is wrong with a policy: all mistakes at once.
-#[derive(Clone, PartialEq, Eq)]
-pub struct InvalidPolicy(Vec<String>);
-
-impl InvalidPolicy {
-    pub(crate) fn new(mistakes: Vec<String>) -> Self {
-        Self(mistakes)
-    }
-
-    /// The mistakes, each with a correct value.
-    pub fn mistakes(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(String::as_str)
-    }
-}
-
-impl fmt::Display for InvalidPolicy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the policy is invalid: {}", self.0.join("; "))
-    }
-}
-
-impl fmt::Debug for InvalidPolicy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        with_causes(self, f)
-    }
-}
-
-impl std::error::Error for InvalidPolicy {}

@@ -33,8 +33,8 @@ impl PolicyHandle {
         }
     }
 
-    /// The one place of what a handler or a layer was written with, whatever a registry puts over it.
-    pub(crate) fn place(&self) -> *const Policy {
+    /// The address of the policy that a handler or a layer was written with, whatever a registry puts over it.
+    pub(crate) fn address(&self) -> *const Policy {
         match self {
             Self::Handler(written) | Self::Overridden { written, .. } => std::ptr::from_ref(*written),
             Self::Layer(policy) => Arc::as_ptr(policy),

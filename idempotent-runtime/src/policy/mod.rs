@@ -3,6 +3,8 @@
 pub(crate) mod builder;
 pub(crate) mod constants;
 pub(crate) mod handle;
+pub(crate) mod invalid_policy;
+mod location;
 pub(crate) mod overrides;
 pub(crate) mod registration;
 pub(crate) mod scope;
@@ -16,6 +18,7 @@ use std::time::Duration;
 
 use http::{Method, response};
 
+use crate::policy::location::SourceLocation;
 use crate::policy::scope::Scope;
 use crate::policy::settings::Settings;
 use crate::policy::values::{
@@ -47,18 +50,6 @@ pub struct Policy {
     /// What a builder has collected, in place of the text of the settings.
     built: Option<Box<Built>>,
     predicate: Option<CacheIf>,
-}
-
-/// Where the policy is written.
-#[derive(Clone, Debug)]
-struct SourceLocation {
-    module: &'static str,
-    function: &'static str,
-    file: &'static str,
-    line: u32,
-    column: u32,
-    /// The name of a type in the handler's body.
-    path: fn() -> &'static str,
 }
 
 /// The text and the lists of a policy that a builder made. The attribute's are constants of the program.
@@ -308,40 +299,23 @@ impl Policy {
     }
 
     /// The path of the function, with the type and the trait of its `impl` block; empty for a layer's policy.
-    ///
-    /// A location does not tell handlers apart: a macro may emit several at one location. The path does, for people.
     pub(crate) fn function_path(&self) -> &'static str {
-        // The type lies in the static of the policy, which lies in the function.
-        (self.location.path)().rsplitn(3, "::").nth(2).unwrap_or_default()
+        self.location.function_path()
     }
 
     /// Whether this is the copy of a handler that `debug_handler` makes for a check of its own, and which never runs.
     pub(crate) fn is_copy(&self) -> bool {
-        (self.location.path)()
-            .split("::")
-            .any(|part| part.starts_with("__axum_macros_check_") && part.ends_with("_future"))
+        self.location.is_copy()
     }
 
     /// Names and places first.
     pub(crate) fn order(&self) -> impl Ord + use<> {
-        (
-            self.location.module,
-            self.location.function,
-            self.location.file,
-            self.location.line,
-            self.location.column,
-            self.function_path(),
-        )
+        self.location.order()
     }
 }
 
 impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let SourceLocation { module, function, file, line, .. } = self.location;
-        match self.function_path() {
-            "" if function.is_empty() => write!(f, "a layer at {file}:{line}"),
-            "" => write!(f, "{module}::{function} at {file}:{line}"),
-            path => write!(f, "{path} at {file}:{line}"),
-        }
+        self.location.fmt(f)
     }
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::policy::Policy;
-use crate::policy::builder::{InvalidPolicy, wrong_lease};
+use crate::policy::builder::wrong_lease;
 use crate::policy::handle::PolicyHandle;
+use crate::policy::invalid_policy::InvalidPolicy;
 use crate::policy::registration::written_policies;
 use crate::policy::settings::Settings;
 use crate::policy::values::InFlight;

@@ -117,6 +117,13 @@ pub enum AfterCrash {
     Reject,
 }
 
+impl AfterCrash {
+    /// Whether a handler may run again although an earlier attempt may have run.
+    pub(crate) const fn may_rerun(self) -> bool {
+        matches!(self, Self::Rerun)
+    }
+}
+
 /// What a retry gets if the first response was too large to record, has no end, or was passed (`oversize`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

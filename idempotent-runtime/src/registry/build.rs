@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use axum::response::Response;
 use http::HeaderName;
-use http::request::Parts;
 use tokio_util::task::TaskTracker;
 
 use crate::caller_limit::CallerLimit;
 use crate::keyed_notify::KeyedNotify;
 use crate::observe::event::Observer;
-use crate::policy::builder::InvalidPolicy;
+use crate::policy::invalid_policy::InvalidPolicy;
 use crate::policy::overrides::{Overrides, PolicyOverride};
 use crate::record::protection::AtRest;
 #[cfg(feature = "metrics")]
@@ -61,11 +60,11 @@ pub struct RegistryBuilder {
     overrides: Overrides,
     store_timeout: Duration,
     pub(super) at_rest: AtRest,
-    caller: Option<Arc<OfRequest>>,
-    credential_headers: Arc<[HeaderName]>,
-    caller_limit: Option<Arc<CallerLimit>>,
-    max_running: usize,
-    max_running_per_scope: usize,
+    pub(super) caller: Option<Arc<OfRequest>>,
+    pub(super) credential_headers: Arc<[HeaderName]>,
+    pub(super) caller_limit: Option<Arc<CallerLimit>>,
+    pub(super) max_running: usize,
+    pub(super) max_running_per_scope: usize,
     /// The most bytes, and the highest age.
     #[cfg(feature = "near-cache")]
     near_cache: Option<(usize, Duration)>,
@@ -211,133 +210,6 @@ impl RegistryBuilder {
     pub fn store_timeout(mut self, limit: Duration) -> Self {
         assert!(!limit.is_zero(), "`store_timeout` must be greater than zero");
         self.store_timeout = limit;
-        self
-    }
-
-    /// Names the caller of every request whose handler or layer names none: the principal that owns the key, such as a tenant
-    /// or a user. Each caller has keys of its own, and may use other credentials for each attempt.
-    ///
-    /// The function gets the head of the request as the last extractor of its handler sees it, with the extensions that an
-    /// authentication middleware has added. **Take the caller from authenticated data**: a client that can claim to be
-    /// another caller gets that caller's responses. `None` means that the request has no caller. Then its credentials identify it: see
-    /// [`credential_headers`](Self::credential_headers). `caller = expr` on a handler takes precedence over this function.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use idempotent_runtime::{Registry, store::MemoryStore};
-    ///
-    /// #[derive(Clone)]
-    /// struct Tenant(String);
-    ///
-    /// let registry = Registry::builder(MemoryStore::new())
-    ///     .caller(|parts| parts.extensions.get::<Tenant>().map(|tenant| tenant.0.clone()))
-    ///     .build();
-    /// ```
-    pub fn caller(mut self, caller: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
-        self.caller = Some(Arc::new(caller));
-        self
-    }
-
-    /// The headers that identify a client if no caller is named; `Authorization`, `Proxy-Authorization`, `Cookie` and
-    /// `X-Api-Key` by default. This list replaces them.
-    ///
-    /// All lines of these headers are part of the fingerprint. A key that comes with other values gets 422
-    /// `other_credentials`, and never the response. Cookies in several lines, as HTTP/2 can send them, equal the same cookies
-    /// in one line.
-    ///
-    /// You can leave out a header that changes between attempts, such as a cookie of an analytics service, but only if
-    /// another header identifies the client.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use idempotent_runtime::{Registry, store::MemoryStore};
-    ///
-    /// let registry =
-    ///     Registry::builder(MemoryStore::new()).credential_headers(["authorization", "x-tenant-token"]).build();
-    /// ```
-    ///
-    /// # Panics
-    ///
-    /// If a name is no header name.
-    pub fn credential_headers(mut self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
-        let name = |name: &str| {
-            HeaderName::from_bytes(name.as_bytes())
-                .unwrap_or_else(|_| panic!("`credential_headers`: {name:?} is no header name; write \"x-api-key\""))
-        };
-        let mut headers: Vec<HeaderName> = Vec::new();
-        for header in names.into_iter().map(|written| name(written.as_ref())) {
-            if !headers.contains(&header) {
-                headers.push(header);
-            }
-        }
-        self.credential_headers = headers.into();
-        self
-    }
-
-    /// How many operations of one caller can be in flight in one scope; no limit by default. Requests with one key are one
-    /// operation: the one that runs, and all that wait for it.
-    ///
-    /// A request of another operation gets 429 with `Retry-After`. Retries of a recorded or a running request are answered as
-    /// ever; to find out, the store is read, and never written. So a flood of one caller takes only a limited number of
-    /// claims and handlers.
-    ///
-    /// The same number limits how many bodies of one caller the guard reads into memory at the same time, in all scopes together. A
-    /// further body of more than 4 KiB, or of unknown length, waits for a second, and then the request gets 429 and its body is dropped. Here the caller is the one that the layer or
-    /// [`caller`](Self::caller) names, or the digest of all credentials, because `caller = expr` is not known before the body is
-    /// read. Requests that have neither share 1,000 places for bodies.
-    ///
-    /// The caller is the one that the handler, its layer or
-    /// [`caller`](Self::caller) names, or else the digest of all credentials. All requests that have neither count as one
-    /// caller. Each process counts separately.
-    ///
-    /// # Panics
-    ///
-    /// When it is zero.
-    pub fn max_in_flight_per_caller(mut self, most: usize) -> Self {
-        assert!(most > 0, "`max_in_flight_per_caller` must be greater than zero");
-        self.caller_limit = Some(Arc::new(CallerLimit::new(most)));
-        self
-    }
-
-    /// How many guarded handlers can run at a time in this registry; 10,000 by default. Handlers whose clients have
-    /// disconnected count until they end, which no limit on connections or requests does.
-    ///
-    /// A request beyond the limit gets 503 `too_many_in_flight` with `Retry-After`, and runs nothing. Retries of a recorded or
-    /// a running request are answered as ever. Each process counts separately. The default is far above what a healthy
-    /// service runs at a time, and low enough that clients which leave cannot exhaust the memory: at 100 KiB for each handler
-    /// it is 1 GB.
-    ///
-    /// A request that passes two guards of different scopes, such as an annotated handler beneath an
-    /// [`IdempotencyLayer`](crate::IdempotencyLayer), takes two places. If only one is left, the inner guard answers 503.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use idempotent_runtime::{Registry, store::MemoryStore};
-    ///
-    /// let registry = Registry::builder(MemoryStore::new()).max_running(2_000).max_running_per_scope(500).build();
-    /// ```
-    ///
-    /// # Panics
-    ///
-    /// When it is zero.
-    pub fn max_running(mut self, most: usize) -> Self {
-        assert!(most > 0, "`max_running` must be greater than zero");
-        self.max_running = most;
-        self
-    }
-
-    /// How many guarded handlers can run at a time in each scope; 5,000 by default, so that one handler that hangs leaves
-    /// places for the others. Otherwise like [`max_running`](Self::max_running).
-    ///
-    /// # Panics
-    ///
-    /// When it is zero.
-    pub fn max_running_per_scope(mut self, most: usize) -> Self {
-        assert!(most > 0, "`max_running_per_scope` must be greater than zero");
-        self.max_running_per_scope = most;
         self
     }
 

@@ -1,8 +1,10 @@
 //! The stores by name and how rejections are rendered: installed once at start-up, or layered onto one router.
 
 pub(crate) mod build;
+mod callers;
 pub(crate) mod install;
 pub(crate) mod install_error;
+mod limits;
 pub(crate) mod private_data;
 pub(crate) mod scopes;
 #[cfg(feature = "testing")]

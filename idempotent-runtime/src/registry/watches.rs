@@ -13,18 +13,18 @@ use crate::sync::{Mutex, RuntimeId, lock};
 
 /// How the request that was waited for has ended.
 #[derive(Clone)]
-pub(crate) enum Ended {
+pub(crate) enum RequestEnd {
     Recorded(Record),
     /// Released, rolled back, purged or expired.
     Gone,
-    /// Its lease has expired, or it left its claim to lapse.
+    /// Its lease has expired, or its claim has lapsed.
     Lapsed,
     /// The store cannot say how the request has ended.
     Rejected(Rejection),
 }
 
 /// How a request has ended, and when the look began that found it out.
-pub(crate) type Look = BoxFuture<'static, (Instant, Ended)>;
+pub(crate) type Look = BoxFuture<'static, (Instant, RequestEnd)>;
 type Looking = Shared<Look>;
 /// Store, key, whether it is claimed in transactions, and the runtime whose clock wakes the look.
 pub(crate) type Watched = (usize, RecordKey, bool, Option<RuntimeId>);
@@ -35,7 +35,7 @@ pub(crate) struct Watches(Mutex<HashMap<Watched, WeakShared<Look>>>);
 
 impl Watches {
     /// How the request has ended, by a look that begins from now on.
-    pub(crate) async fn end_of(&self, watched: &Watched, look: impl Fn() -> Look) -> Ended {
+    pub(crate) async fn end_of(&self, watched: &Watched, look: impl Fn() -> Look) -> RequestEnd {
         let since = Instant::now();
         loop {
             let joined = self.join(watched, &look);

@@ -14,13 +14,11 @@ use crate::observe::traceparent::TraceParent;
 use crate::policy::CacheIf;
 use crate::policy::handle::PolicyHandle;
 use crate::registry::Registry;
-use crate::rejection::problem::{RETRY_AFTER, Rejection, UNAVAILABLE};
+use crate::rejection::problem::{Rejection, UNAVAILABLE};
 use crate::request::active_guard::ActiveGuard;
 use crate::request::context::Execution;
 use crate::request::guarded_run::{GuardedRun, Permits};
-use crate::request::handler_run::HandlerRun;
 use crate::request::respond::ResponseClassifier;
-use crate::request::settle_transaction::InTransaction;
 use crate::store::handle::StoreHandle;
 use crate::transaction::contract::HandlerTransaction;
 use crate::transaction::error::TransactionError;
@@ -38,27 +36,6 @@ pub(super) struct Admission {
 }
 
 impl Admission {
-    /// Begins the transaction of a request without a key.
-    pub(super) async fn begin(self) -> Result<HandlerRun, Response> {
-        let Some(transaction) = self.transaction.clone() else { return Ok(HandlerRun::Unguarded { _guard: None }) };
-        self.execution.begin();
-        let Some((registry, store)) = self.registry_and_store() else {
-            telemetry::misconfigured(&self.policy, self.registry.is_some());
-            return Err(self.reject(UNAVAILABLE));
-        };
-        let Some(permit) = registry.running_limit().acquire(self.policy.owned_scope()) else {
-            return Err(self.reject(Rejection::TooManyInFlight { retry_after: RETRY_AFTER, of_caller: false }));
-        };
-        let permits = Permits { running: Some(permit), caller: None };
-        let running = registry.running().token();
-        if let Err(error) = transaction.begin(&store, self.policy.isolation()).await {
-            return Err(self.reject_transaction(&store, &error));
-        }
-        // Nothing is recorded without a key.
-        let run = self.into_run(registry, Fingerprint::from_bytes([0; 32]), Some(running), permits);
-        Ok(HandlerRun::InTransaction(Box::new(InTransaction { store, transaction, claim: None, run })))
-    }
-
     /// Lets the handler run.
     pub(super) fn into_run(
         self,

@@ -4,10 +4,10 @@ use axum::response::Response;
 use tracing::Instrument;
 
 use crate::observe::telemetry;
-use crate::policy::values::{AfterCrash, InFlight};
+use crate::policy::values::InFlight;
 use crate::rejection::problem::{IN_FLIGHT, Rejection, UNAVAILABLE};
-use crate::request::claim::Claiming;
 use crate::request::handler_run::{ClaimOutcome, HandlerRun};
+use crate::request::keyed_request::KeyedRequest;
 use crate::store::entry::{Entry, EntryState};
 use crate::store::error::StoreError;
 
@@ -19,7 +19,7 @@ enum Known {
     Nothing,
 }
 
-impl Claiming {
+impl KeyedRequest {
     /// The answer of the key, or `rejection` where the request would run.
     pub(super) fn answer_or_reject(self, rejection: Rejection) -> ClaimOutcome {
         let span = self.admission.span.clone();
@@ -47,7 +47,7 @@ impl Claiming {
     async fn known(&self) -> Result<Known, StoreError> {
         let would_run = |entry: &Entry| match entry.state {
             EntryState::Completed { .. } | EntryState::Claimed { lease: Some(_), .. } => false,
-            _ => self.admission.policy.after_crash() == AfterCrash::Rerun,
+            _ => self.admission.policy.after_crash().may_rerun(),
         };
         if self.store.get(&self.stored_key).await?.is_some_and(|entry| !would_run(&entry)) {
             return Ok(Known::Entry);

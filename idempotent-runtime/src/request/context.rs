@@ -241,7 +241,7 @@ impl Execution {
     pub(super) fn end_answering(&self, goes_on: bool) {
         self.answer.has_answered.store(!goes_on, Ordering::Release);
         if let Some(ownership) = &self.arrival.ownership {
-            ownership.give_back(goes_on);
+            ownership.leave(goes_on);
         }
     }
 
@@ -300,7 +300,7 @@ impl Execution {
 
     /// Whether both guard one handler.
     pub(super) fn has_the_handler_of(&self, other: &Self) -> bool {
-        let [policy, others] = [self, other].map(|it| it.identity.policy.get().map(PolicyHandle::place));
+        let [policy, others] = [self, other].map(|it| it.identity.policy.get().map(PolicyHandle::address));
         policy == others && self.arrival.destination == other.arrival.destination
     }
 

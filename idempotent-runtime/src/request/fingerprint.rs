@@ -5,9 +5,6 @@ use std::sync::Arc;
 use axum::response::{IntoResponse, Response};
 
 use crate::caller_limit::Caller;
-use crate::fingerprint::builder::{FingerprintBuilder, PartDigest, RequestDigest};
-use crate::fingerprint::expression::Unserialisable;
-use crate::idempotency_key::IdempotencyKey;
 use crate::key::RecordKey;
 use crate::observe::telemetry;
 use crate::policy::handle::PolicyHandle;
@@ -15,64 +12,29 @@ use crate::registry::Registry;
 use crate::rejection::mark::marked;
 use crate::rejection::problem::{IN_FLIGHT, RETRY_AFTER, Rejection, UNAVAILABLE};
 use crate::request::admission::Admission;
-use crate::request::claim::Claiming;
 use crate::request::context::Execution;
 use crate::request::coverage::covering;
 use crate::request::covered_run::CoveredRun;
 use crate::request::guarded_run::Permits;
+use crate::request::identity::IdentifiedRequest;
 use crate::request::input::{ClaimInput, InputBody};
+use crate::request::keyed_request::KeyedRequest;
 use crate::request::response_mark::of_second_run;
 use crate::store::claim::{ClaimRequest, Token};
-
-/// Whose request it is, and what `fingerprint = expr` says of it.
-#[derive(Clone, Copy)]
-pub(super) struct Identity<'a> {
-    pub(super) caller: Option<&'a str>,
-    pub(super) value: Option<Result<PartDigest, Unserialisable>>,
-}
-
-impl Identity<'_> {
-    /// What the request asks for: target, body or the value in its place, and the credentials where no caller is named.
-    pub(super) fn digest(&self, claim_input: &ClaimInput, registry: &Registry) -> RequestDigest {
-        let of_body = match claim_input.body {
-            InputBody::Read(digest) => Some(digest),
-            InputBody::NotRead | InputBody::NotAwaited | InputBody::Broken(_) => None,
-        };
-        let mut fingerprint = FingerprintBuilder::new();
-        if let Some(target) = claim_input.target {
-            fingerprint.target(target);
-        }
-        if let Some(body) = self.value.and_then(Result::ok).or(of_body) {
-            fingerprint.body(body);
-        }
-        if self.caller.is_none() {
-            fingerprint.credentials(registry.credential_headers(), &claim_input.credentials);
-        }
-        fingerprint.finish()
-    }
-}
 
 /// What a request with a key comes to before its store is asked.
 #[expect(clippy::large_enum_variant, reason = "it is moved once, which costs less than a box")]
 pub(super) enum Prepared {
-    Claim(Claiming),
+    Claim(KeyedRequest),
     /// Another claim for the same key would wait for that one.
     RunUnderAnothersClaim(CoveredRun),
     Answer(Response),
 }
 
 /// All that a claim takes, or what comes of the request without one.
-pub(super) fn prepare(
-    admission: Admission,
-    claim_input: &ClaimInput,
-    key: Result<IdempotencyKey, Rejection>,
-    identity: Identity<'_>,
-) -> Prepared {
-    let Identity { caller, value } = identity;
-    let key = match key {
-        Ok(key) => key,
-        Err(rejection) => return Prepared::Answer(admission.reject(rejection)),
-    };
+pub(super) fn prepare(request: IdentifiedRequest) -> Prepared {
+    let IdentifiedRequest { admission, key, identity, claim_input } = request;
+    let caller = identity.caller.as_deref();
     let record_key = admission.execution.record_key(&admission.policy, caller, &key);
     if let Some(covering) = covering(&admission.execution, &record_key).cloned() {
         return under_anothers_claim(&admission, &record_key, &covering);
@@ -82,7 +44,7 @@ pub(super) fn prepare(
         telemetry::misconfigured(&admission.policy, admission.registry.is_some());
         return Prepared::Answer(admission.reject(UNAVAILABLE));
     };
-    if let Some(Err(error)) = value {
+    if let Some(Err(error)) = identity.value {
         telemetry::no_fingerprint(&admission.policy, error);
         return Prepared::Answer(admission.reject(Rejection::FingerprintFailed));
     }
@@ -91,13 +53,13 @@ pub(super) fn prepare(
         return Prepared::Answer(marked((*status, reason.clone()).into_response()));
     }
     let at_rest = registry.at_rest();
-    let digest = identity.digest(claim_input, &registry);
+    let digest = identity.digest(&claim_input, &registry);
     let owner = at_rest.owner(caller, &digest);
     let fingerprints = at_rest.fingerprints(&record_key, digest);
     let downstream = at_rest.downstream(*fingerprints.request());
     admission.execution.ask_for(key.clone(), record_key.clone(), downstream);
-    let (permits, beyond_limit) = permits(&admission.policy, &registry, caller, claim_input, &record_key);
-    Prepared::Claim(Claiming {
+    let (permits, beyond_limit) = permits(&admission.policy, &registry, caller, &claim_input, &record_key);
+    Prepared::Claim(KeyedRequest {
         stored_key: at_rest.key(&record_key),
         request: ClaimRequest {
             token: Token::unique(),
@@ -150,7 +112,7 @@ fn reject_beneath(admission: &Admission, covering: &Arc<Execution>) -> Response 
     of_second_run(admission.reject(IN_FLIGHT), covering)
 }
 
-/// The places of an execution, and why it cannot have all of them.
+/// The permits of an execution, and why it cannot have all of them.
 fn permits(
     policy: &PolicyHandle,
     registry: &Registry,

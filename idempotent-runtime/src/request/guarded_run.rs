@@ -20,7 +20,7 @@ pub(super) struct GuardedRun {
     pub(super) _in_flight: InFlight,
 }
 
-/// The places that an execution takes until it is settled, where they are limited.
+/// The permits that an execution holds until it is settled, where executions are limited.
 #[derive(Default)]
 pub(super) struct Permits {
     pub(super) caller: Option<Permit>,

@@ -205,19 +205,7 @@ impl Idempotency {
         let of_steps = self.0.of_steps();
         let execution = of_steps.as_ref().map_or(self.execution(), |execution| execution);
         let place = execution.place_of_steps();
-        let fails = |kind| {
-            let registry_and_scope = place.steps().map(Steps::registry_and_scope);
-            let error = StepError::new(
-                name,
-                kind,
-                registry_and_scope,
-                execution.audience().clone(),
-                execution.step_rejections().cloned(),
-            );
-            let scope = error.scope().or_else(|| execution.scope()).unwrap_or_default();
-            telemetry::step_failed(scope, error.step(), &error.rejection(), error.kind());
-            error
-        };
+        let fails = |kind| failed_step(name, kind, execution, &place);
         if let Err(kind) = of_steps {
             return Err(fails(kind).into());
         }
@@ -259,6 +247,16 @@ impl Idempotency {
         }
         Ok(result)
     }
+}
+
+/// The error of a step, which it reports.
+fn failed_step(name: &str, kind: StepErrorKind, execution: &Arc<Execution>, place: &StepPlace<'_>) -> StepError {
+    let registry_and_scope = place.steps().map(Steps::registry_and_scope);
+    let audience = execution.audience().clone();
+    let error = StepError::new(name, kind, registry_and_scope, audience, execution.step_rejections().cloned());
+    let scope = error.scope().or_else(|| execution.scope()).unwrap_or_default();
+    telemetry::step_failed(scope, error.step(), &error.rejection(), error.kind());
+    error
 }
 
 impl fmt::Debug for Idempotency {

@@ -1,16 +1,15 @@
 //! What the guard takes from a request by its policy: key, caller, and the value in place of the body. Without a key, the
-//! handler runs unguarded. With one, the request goes on to [`prepare`].
+//! handler runs unguarded. With one, the request goes on to
+//! [`fingerprint`](super::fingerprint).
 
 use std::mem;
 use std::sync::Arc;
 
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use http::response;
 use serde::Serialize;
-use tracing::Instrument;
 
-use crate::fingerprint::builder::PartDigest;
-use crate::fingerprint::expression::{Unserialisable, digest_of_value};
+use crate::fingerprint::expression::digest_of_value;
 use crate::idempotency_key::{IdempotencyKey, InvalidKey};
 use crate::observe::event::Event;
 use crate::observe::telemetry;
@@ -22,12 +21,9 @@ use crate::rejection::problem::Rejection;
 use crate::rejection::request::Audience;
 use crate::request::admission::Admission;
 use crate::request::context::Execution;
-use crate::request::fingerprint::Identity;
-use crate::request::fingerprint::{Prepared, prepare};
-use crate::request::handler_run::{ClaimOutcome, HandlerRun};
-use crate::request::input::{ClaimInput, InputBody, NOT_AWAITED, RequestInput};
+use crate::request::identity::{IdentifiedRequest, Identity};
+use crate::request::input::{BODY_NOT_PERMITTED, ClaimInput, InputBody, RequestInput};
 use crate::request::key_expression::KeyExpression;
-use crate::request::response_mark::without_mark;
 use crate::request::upload::Unread;
 
 /// A request before its handler.
@@ -38,9 +34,7 @@ pub struct Gate {
     is_guarded: bool,
     claim_input: ClaimInput,
     key: Option<Result<IdempotencyKey, Rejection>>,
-    caller: Option<String>,
-    /// The value of `fingerprint = expr`.
-    value: Option<Result<PartDigest, Unserialisable>>,
+    identity: Identity,
     cache_if: Option<CacheIf>,
     pub(super) execution: Option<Arc<Execution>>,
     registry: Option<Registry>,
@@ -55,8 +49,7 @@ impl Gate {
             is_guarded: false,
             claim_input: ClaimInput::default(),
             key: None,
-            caller: None,
-            value: None,
+            identity: Identity::default(),
             execution: None,
             registry: None,
             audience: Audience::default(),
@@ -72,7 +65,7 @@ impl Gate {
         if policy.guards(&input.method) {
             gate.is_guarded = true;
             gate.claim_input = input.claim_input;
-            gate.caller = gate.claim_input.caller.take();
+            gate.identity.caller = gate.claim_input.caller.take();
             if policy.key() == KeySource::Header {
                 let header = input.key.is_in_header().then_some(policy.header());
                 if let (Some(_), Some(execution)) = (header, &gate.execution) {
@@ -84,9 +77,9 @@ impl Gate {
                 Some(key) => key.is_ok(),
                 None => policy.key() == KeySource::Expression,
             };
-            if may_have_key && matches!(gate.claim_input.body, InputBody::NotAwaited) {
+            if may_have_key && matches!(gate.claim_input.body, InputBody::NotPermitted) {
                 // Neither an expression nor an extractor may wait for the body.
-                gate.key = Some(Err(NOT_AWAITED));
+                gate.key = Some(Err(BODY_NOT_PERMITTED));
             }
         }
         gate
@@ -104,14 +97,14 @@ impl Gate {
         if self.is_keyed()
             && let Some(caller) = caller()
         {
-            self.caller = Some(caller);
+            self.identity.caller = Some(caller);
         }
     }
 
     /// Takes the value of `fingerprint = expr`.
     pub fn fingerprint<V: Serialize + ?Sized>(&mut self, value: &V) {
         if self.is_keyed() {
-            self.value = Some(digest_of_value(value));
+            self.identity.value = Some(digest_of_value(value));
         }
     }
 
@@ -130,16 +123,12 @@ impl Gate {
         matches!(self.key, Some(Err(Rejection::MissingKey { .. })))
     }
 
-    fn identity(&self) -> Identity<'_> {
-        Identity { caller: self.caller.as_deref(), value: self.value }
-    }
-
     /// Under a registry that is disabled, a request runs as one without a key; only its extractors see the key.
     fn drop_key_if_disabled(&mut self) {
         let Some(registry) = self.registry.as_ref().filter(|registry| registry.is_disabled()) else { return };
         let (Some(Ok(key)), Some(execution)) = (&self.key, &self.execution) else { return };
-        let record_key = execution.record_key(&self.policy, self.caller.as_deref(), key);
-        let digest = self.identity().digest(&self.claim_input, registry);
+        let record_key = execution.record_key(&self.policy, self.identity.caller.as_deref(), key);
+        let digest = self.identity.digest(&self.claim_input, registry);
         execution.grant_without_claim(key.clone(), record_key, registry.at_rest().downstream(*digest.whole()));
         self.key = None;
     }
@@ -160,8 +149,8 @@ impl Gate {
         Some(Unread::new(upload, self.execution.clone()))
     }
 
-    /// Claims the request's key.
-    pub(super) fn claim(mut self) -> ClaimOutcome {
+    /// What the request brings to the next stage.
+    pub(super) fn identify(mut self) -> Identified {
         self.drop_key_if_disabled();
         let has_one_transaction =
             self.execution.as_ref().is_none_or(|execution| execution.end_extraction(&self.policy));
@@ -173,7 +162,7 @@ impl Gate {
             if let Some(registry) = &self.registry {
                 registry.observe(self.policy.scope(), Event::Executed);
             }
-            return ClaimOutcome::Now(Ok(HandlerRun::Unguarded { _guard: None }));
+            return Identified::Unguarded;
         }
         let span = telemetry::span(&self.policy);
         if let Some(execution) = &self.execution {
@@ -181,36 +170,47 @@ impl Gate {
         }
         // Without one there is no key to claim, only a rejection to give.
         let execution = self.execution.take().unwrap_or_default();
-        execution.set_audience(mem::take(&mut self.audience));
+        execution.set_audience(self.audience);
         let admission = Admission {
-            policy: self.policy.clone(),
-            registry: self.registry.take(),
-            span: span.clone(),
+            policy: self.policy,
+            registry: self.registry,
+            span,
             cache_if: self.cache_if,
             trace: self.claim_input.trace.take(),
             execution,
             transaction,
         };
         if !has_one_transaction {
-            telemetry::second_transaction(&self.policy);
-            return ClaimOutcome::Now(Err(admission.reject(Rejection::TransactionFailed)));
+            telemetry::second_transaction(&admission.policy);
+            return Identified::Answered(admission.reject(Rejection::TransactionFailed));
         }
-        match self.key.take() {
-            Some(key) => span.in_scope(|| match prepare(admission, &self.claim_input, key, self.identity()) {
-                Prepared::Claim(claiming) => match claiming.beyond_limit.clone() {
-                    None => claiming.claim(),
-                    Some(rejection) => claiming.answer_or_reject(rejection),
-                },
-                Prepared::RunUnderAnothersClaim(run) => ClaimOutcome::Now(Ok(HandlerRun::Covered(run))),
-                Prepared::Answer(answer) => ClaimOutcome::Now(Err(answer)),
-            }),
-            None => ClaimOutcome::Later(Box::pin(admission.begin().instrument(span))),
+        match self.key {
+            Some(Ok(key)) => {
+                let (identity, claim_input) = (self.identity, self.claim_input);
+                Identified::WithKey(IdentifiedRequest { admission, key, identity, claim_input })
+            }
+            Some(Err(rejection)) => {
+                let span = admission.span.clone();
+                Identified::Answered(span.in_scope(|| admission.reject(rejection)))
+            }
+            None => Identified::WithoutKey(admission),
         }
     }
 
     fn is_keyed(&self) -> bool {
         matches!(self.key, Some(Ok(_)))
     }
+}
+
+/// What comes after the policy's expressions.
+#[expect(clippy::large_enum_variant, reason = "it is moved once, which costs less than a box")]
+pub(super) enum Identified {
+    /// Without a key: the handler runs as any other.
+    Unguarded,
+    /// Without a key, but the handler takes a `Tx`.
+    WithoutKey(Admission),
+    WithKey(IdentifiedRequest),
+    Answered(Response),
 }
 
 /// What the policy makes of the key; `None` lets the request pass unguarded. `header` is where a client puts it, if it does.
@@ -228,21 +228,4 @@ fn check_key(
         _ if policy.required() => Some(Err(Rejection::MissingKey { header: header.map(str::to_owned) })),
         _ => None,
     }
-}
-
-/// Turns what the handler returned into a response; a name of its own, so that an error can point at the return type.
-pub fn into_response<R: IntoResponse>(value: R) -> Response {
-    // If the handler forwarded the request, another guard may have marked the response; this guard answers for its own handler.
-    without_mark(value.into_response())
-}
-
-/// What an annotated handler would return where it never gets to.
-pub fn never<T>() -> T {
-    unreachable!("its call is behind a condition that is never true")
-}
-
-/// The same for a body that is still being typed, which has no value yet. Its name is as long as the other one: an editor completes
-/// only where it finds the body at one place in both expansions.
-pub fn typed<T>() -> ! {
-    unreachable!("a body that is being typed does not compile")
 }

@@ -106,7 +106,8 @@ pub(crate) fn ask(request: &mut Request, function: &OfRequest) -> Option<String>
 }
 
 /// The answer to a request whose body was not read because of its caller's other bodies.
-pub(crate) const NOT_AWAITED: Rejection = Rejection::TooManyInFlight { retry_after: RETRY_AFTER, of_caller: true };
+pub(crate) const BODY_NOT_PERMITTED: Rejection =
+    Rejection::TooManyInFlight { retry_after: RETRY_AFTER, of_caller: true };
 
 /// What the request asks for, and on whose behalf; nothing where there is no key.
 #[derive(Default)]
@@ -128,8 +129,8 @@ pub(crate) enum InputBody {
     Read(PartDigest),
     #[default]
     NotRead,
-    /// Other bodies of the caller take all places, so it was not read.
-    NotAwaited,
+    /// Other bodies of the caller have all permits, so it was not read.
+    NotPermitted,
     /// The body could not be read; the answer is what axum's own body extractors say.
     Broken(Broken),
 }
@@ -159,13 +160,13 @@ impl ClaimInput {
         };
         let body = match form {
             None => InputBody::NotRead,
-            Some(form) => match place(is_small(request), registry, caller.as_deref(), &credentials).await {
-                Ok(_place) => read(request, form, limit).await,
-                Err(NotAwaited) => InputBody::NotAwaited,
+            Some(form) => match body_permit(is_small(request), registry, caller.as_deref(), &credentials).await {
+                Permitted::Yes(_permit) => read(request, form, limit).await,
+                Permitted::No => InputBody::NotPermitted,
             },
         };
         let upload = match body {
-            InputBody::NotRead | InputBody::NotAwaited => {
+            InputBody::NotRead | InputBody::NotPermitted => {
                 let limit = limit.bytes(request);
                 Upload::of(request, limit)
             }
@@ -175,21 +176,26 @@ impl ClaimInput {
     }
 }
 
-struct NotAwaited;
+/// Whether a body may be read now.
+enum Permitted {
+    /// With the permit to hold meanwhile, if the registry limits its callers.
+    Yes(Option<BodyPermit>),
+    No,
+}
 
-/// A place to read the body, if the registry limits its callers. The handler may name another caller later.
-async fn place(
+/// The permit to read the body. The handler may name another caller later.
+async fn body_permit(
     is_small: bool,
     registry: Option<&Registry>,
     caller: Option<&str>,
     credentials: &Credentials,
-) -> Result<Option<BodyPermit>, NotAwaited> {
+) -> Permitted {
     let registry = registry.filter(|registry| !is_small && !registry.is_disabled());
     let Some((registry, limit)) = registry.and_then(|registry| Some((registry, registry.caller_limit()?))) else {
-        return Ok(None);
+        return Permitted::Yes(None);
     };
     let caller = Caller::of(caller, registry.credential_headers(), credentials);
-    limit.read_body(caller).await.map(Some).ok_or(NotAwaited)
+    limit.read_body(caller).await.map_or(Permitted::No, |permit| Permitted::Yes(Some(permit)))
 }
 
 fn is_small(request: &Request) -> bool {

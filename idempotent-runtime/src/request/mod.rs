@@ -1,15 +1,17 @@
 //! The pipeline of one request, one file for each stage, in the order in which a request passes through.
 //!
 //! ```text
-//!  extract      Guarded takes the request from axum; input reads what the guard needs, and leaves the body whole: body;
-//!     │         deferred extracts the last arguments, unless they come after the claim: plain_body
+//!  extract      Guarded takes the request from axum; input reads what the guard needs, digests target and body, and leaves the
+//!     │         body whole: body; deferred extracts the last arguments, unless they come after the claim: plain_body
 //!     │         a crash leaves nothing
 //!     ▼
-//!  identify     takes key and caller, and the value of `fingerprint = expr`, from the policy's expressions: key_expression,
-//!     │         caller_expression
+//!  identify     takes key and caller, and digests the value of `fingerprint = expr`, from the policy's expressions:
+//!     │         key_expression, caller_expression; a request without a key leaves the line here: it runs unguarded, or in its
+//!     │         transaction
 //!     │         a crash leaves nothing
 //!     ▼
-//!  fingerprint  digests what the request asks for, and finds its store; answers a request that cannot claim: admission
+//!  fingerprint  joins the digests to what the request asks for: identity; finds its store and its permits: keyed_request; answers
+//!     │         a request that cannot claim: admission; a request under another guard's claim runs without one: covered_run
 //!     │         a crash leaves nothing
 //!     ▼
 //!  claim        asks the store ───▶ completed: replay sends the record
@@ -18,20 +20,21 @@
 //!     │         a crash leaves a claim under which nothing ran: the next request takes it over when its lease has expired;
 //!     │         under `after_crash = "reject"` an operator resolves it
 //!     ▼
-//!  run          extracts the arguments after the claim: deferred; polls the handler by its handler_run, with what guarded_run
-//!     │         has; completion polls it in place, and spawns it if its client disconnects
+//!  run          has the right to run by its handler_run, with what guarded_run has; extracts the arguments after the claim:
+//!     │         deferred; polls the handler; completion polls it in place, and spawns it if its client disconnects
 //!     │         a crash leaves a claim under which something may have run: attempt + 1, or `outcome_unknown`;
 //!     │         a transaction leaves nothing
 //!     ▼
-//!  respond      decides by the policy whether the response is recorded: response_body, response_mark; one of unknown length
-//!     │         goes out from here on, and is recorded at its end: streaming
+//!  respond      decides by the policy whether the response is recorded: response_body, response_mark; settle asks it first
+//!     │            └──────────────▶ of unknown length: goes out from here on, and is settled at its end: streaming
 //!     │         a crash leaves the same
 //!     ▼
-//!  settle       completes, releases or keeps the claim, and wakes waiting requests; settle_transaction commits instead
+//!  settle       completes, releases or keeps the claim, and wakes waiting requests; settle_transaction commits or rolls back
 //!               a crash before the store has answered leaves the same; after that, every retry gets the record
 //! ```
 //!
-//! [`run`] drives the stages: its future polls the expressions, claims, polls the handler and settles.
+//! [`run`] drives the stages: its future polls the expressions, claims, polls the handler and settles. [`expansion`] has what the
+//! attribute writes around a handler's body.
 //!
 //! # What the stages share
 //!
@@ -42,6 +45,7 @@
 //! | [`link`] | Which execution does this request belong to? A clone of a request gets its own. |
 //! | [`context`] | What does each stage know of this execution: arrival, identity, claim, run, answer? |
 //! | [`ownership`] | An extractor created the execution: is it the handler's, or that of a handler that got the request? |
+//! | [`keyed_request`] | Which request claims: with which key, fingerprints and permits? Is it the request of a fingerprint? |
 //! | [`upload`] | Which bytes does the client still send when it is answered without the handler? |
 //! | [`detach_state`] | Does the handler continue when its client disconnects, and where? |
 //! | [`idempotency`] | What does the handler see of it? |
@@ -76,6 +80,7 @@ pub(crate) mod covered_runs;
 pub(crate) mod deferred;
 pub(crate) mod destination;
 pub(crate) mod detach_state;
+pub(crate) mod expansion;
 pub(crate) mod extract;
 pub(crate) mod fingerprint;
 pub(crate) mod guarded_run;
@@ -83,8 +88,10 @@ pub(crate) mod guards_around;
 pub(crate) mod handler_run;
 pub(crate) mod idempotency;
 pub(crate) mod identify;
+pub(crate) mod identity;
 pub(crate) mod input;
 pub(crate) mod key_expression;
+pub(crate) mod keyed_request;
 pub(crate) mod link;
 pub(crate) mod ownership;
 pub(crate) mod plain_body;

@@ -54,7 +54,7 @@ impl Ownership {
     }
 
     /// The guard that took the execution has answered, or its handler runs without its caller and its answer reaches no client.
-    pub(super) fn give_back(&self, goes_on: bool) {
+    pub(super) fn leave(&self, goes_on: bool) {
         let mut state = lock(&self.0);
         state.is_disputed |= goes_on && state.is_taken;
         state.is_taken = false;

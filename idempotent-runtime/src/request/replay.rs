@@ -9,19 +9,55 @@ use http::header::TRAILER;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body::Frame;
 
+use crate::observe::event::Event;
+use crate::observe::telemetry::Outcome;
+use crate::observe::traceparent::TraceParent;
 use crate::policy::handle::PolicyHandle;
+use crate::record::Record;
+use crate::record::envelope::Opened;
 use crate::record::headers::{Length, of_replay, recorded};
 use crate::record::trailers;
+use crate::rejection::problem::Rejection;
 use crate::request::body::Resumed;
+use crate::request::keyed_request::KeyedRequest;
 use crate::request::response_mark::told;
 use crate::store::error::StoreError;
+
+impl KeyedRequest {
+    /// The answer from the record of this key.
+    pub(super) fn completed(&self, record: Record) -> Response {
+        let (status, fingerprint, recorded_at) = (record.status, record.fingerprint, record.recorded_at);
+        // Opened first: what was changed in the store says nothing about the request.
+        let opened = match self.registry.at_rest().open(self.place(), record) {
+            Ok(opened) => opened,
+            Err(error) => return self.reject_damaged(&error),
+        };
+        if !self.is_same(fingerprint) {
+            return self.reject_other(fingerprint);
+        }
+        let Opened::Whole(mut lines, body) = opened else {
+            return self.admission.reject(Rejection::ResponseNotRecorded { status });
+        };
+        let trace = TraceParent::take(&mut lines);
+        let length = Length::of(self.admission.execution.is_head(), status);
+        let replay = match replay(status, lines, body, &self.admission.policy, recorded_at, length) {
+            Ok(replay) => replay,
+            Err(error) => return self.reject_damaged(&error),
+        };
+        if let Some(trace) = trace {
+            trace.link_to(&self.admission.span);
+        }
+        self.admission.report(Outcome::Replayed { recorded_at }, Event::Replayed);
+        replay
+    }
+}
 
 /// The response with what was recorded, marked as a replay.
 ///
 /// # Errors
 ///
 /// When the record is that of no response.
-pub(super) fn replay(
+fn replay(
     status: StatusCode,
     mut lines: Vec<(HeaderName, HeaderValue)>,
     body: Bytes,

@@ -3,83 +3,29 @@
 //! Only the polling of the handler's body is compiled for each handler.
 
 use std::any::TypeId;
-use std::future;
 use std::mem;
-use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use axum::response::Response;
 use futures_util::future::BoxFuture;
 use pin_project_lite::pin_project;
 use tokio::sync::oneshot;
+use tracing::Instrument;
 
-use crate::policy::Policy;
-use crate::policy::handle::PolicyHandle;
 use crate::request::completion::Completion;
 use crate::request::context::Execution;
 use crate::request::coverage::polled_in;
-use crate::request::deferred::{Deferred, Extracted, Extracting, Extraction};
-use crate::request::extract::Guarded;
+use crate::request::deferred::Deferred;
+use crate::request::fingerprint::{Prepared, prepare};
 use crate::request::handler_run::{ClaimOutcome, HandlerRun};
-use crate::request::identify::Gate;
-use crate::request::input::RequestInput;
+use crate::request::identify::{Gate, Identified};
 use crate::request::respond::Panic;
 use crate::request::settle::Settling;
 use crate::request::streaming::stream;
 use crate::request::upload::Unread;
-
-/// Opens the gate to an annotated handler for one request: what the attribute's expansion calls.
-pub fn open<B, M>(policy: &'static Policy, extraction: Extraction, guarded: Guarded<B, M>) -> (OpenGate, Extracted<B>) {
-    (open_request(policy, guarded.request, extraction), guarded.arguments)
-}
-
-fn open_request(
-    policy: &'static Policy,
-    request: Option<(RequestInput, Mutex<Extracting>)>,
-    extraction: Extraction,
-) -> OpenGate {
-    let (input, extracting) = request.unzip();
-    let extracting = extracting.map(|extracting| extracting.into_inner().unwrap_or_else(PoisonError::into_inner));
-    let is_before_claim = match extraction {
-        Extraction::BeforeClaim => true,
-        Extraction::UnderClaim => false,
-        Extraction::PlainBody => input.as_ref().is_some_and(RequestInput::has_broken_body),
-    };
-    let upload = input.as_ref().and_then(|input| input.claim_input.upload.clone());
-    let gate = Gate::new(PolicyHandle::Handler(policy), input);
-    let deferred = Deferred::new(extracting, is_before_claim, upload, gate.execution.clone());
-    OpenGate { gate, deferred }
-}
-
-/// A gate before its handler's future exists.
-#[expect(missing_debug_implementations, reason = "only the expansion of the attribute holds it")]
-pub struct OpenGate {
-    gate: Gate,
-    deferred: Deferred,
-}
-
-impl OpenGate {
-    /// Lets the handler through or answers in its place, and settles what it comes to: its response is recorded before it is
-    /// sent.
-    pub fn run<F>(self, handler: F, into_response: fn(F::Output) -> Response) -> Completion
-    where
-        F: Future + Send + 'static,
-    {
-        let execution = self.gate.execution.clone();
-        start(Stage::Identified(self.gate), self.deferred, execution, handler, into_response)
-    }
-
-    /// Gives the gate to the handler's future: only there do the policy's expressions see the handler's variables.
-    pub fn lend(mut self) -> (EvaluatingGate, PendingGate) {
-        let execution = self.gate.execution.clone();
-        let (sender, receiver) = oneshot::channel();
-        let stage = self.gate.take_rejected().map_or(Stage::Evaluating(receiver), Stage::Identified);
-        (EvaluatingGate { gate: self.gate, sender }, PendingGate { stage, deferred: self.deferred, execution })
-    }
-}
 
 /// Runs `handler` behind the gate.
 pub(crate) fn run<F>(gate: Gate, handler: F, into_response: fn(F::Output) -> Response) -> Completion
@@ -90,7 +36,8 @@ where
     start(Stage::Identified(gate), Deferred::default(), execution, handler, into_response)
 }
 
-fn start<F>(
+/// Runs `handler` from this stage on.
+pub(super) fn start<F>(
     stage: Stage,
     deferred: Deferred,
     execution: Option<Arc<Execution>>,
@@ -154,7 +101,7 @@ impl<F: Future> Future for Run<F> {
 
 /// How far a request has come.
 #[allow(clippy::large_enum_variant, reason = "they lie in the box of the handler's future, which is as large")]
-enum Stage {
+pub(super) enum Stage {
     /// The handler's future has the gate, and evaluates the policy's expressions.
     Evaluating(oneshot::Receiver<Gate>),
     Identified(Gate),
@@ -168,6 +115,28 @@ enum Stage {
 
 /// Polls the extraction, if it is given, and then the handler's future, and catches their panics.
 type Handler<'a> = &'a mut dyn FnMut(&mut Context<'_>, Option<&mut Deferred>) -> Poll<Result<Response, Panic>>;
+
+/// From the policy's expressions to the claim.
+fn claim(gate: Gate) -> ClaimOutcome {
+    let request = match gate.identify() {
+        Identified::WithKey(request) => request,
+        Identified::WithoutKey(admission) => {
+            let span = admission.span.clone();
+            return ClaimOutcome::Later(Box::pin(admission.begin_transaction().instrument(span)));
+        }
+        Identified::Unguarded => return ClaimOutcome::Now(Ok(HandlerRun::Unguarded { _guard: None })),
+        Identified::Answered(answer) => return ClaimOutcome::Now(Err(answer)),
+    };
+    let span = request.admission.span.clone();
+    span.in_scope(|| match prepare(request) {
+        Prepared::Claim(request) => match request.beyond_limit.clone() {
+            None => request.claim(),
+            Some(rejection) => request.answer_or_reject(rejection),
+        },
+        Prepared::RunUnderAnothersClaim(run) => ClaimOutcome::Now(Ok(HandlerRun::Covered(run))),
+        Prepared::Answer(answer) => ClaimOutcome::Now(Err(answer)),
+    })
+}
 
 fn or_resume(ran: Result<Response, Panic>) -> Response {
     ran.unwrap_or_else(|panic| resume_unwind(panic))
@@ -201,7 +170,7 @@ impl Stage {
                         unreachable!("matched above")
                     };
                     let unread = gate.unread();
-                    match gate.claim() {
+                    match claim(gate) {
                         ClaimOutcome::Now(Ok(run)) => *self = Self::Running(run),
                         ClaimOutcome::Now(Err(answer)) => *self = Self::answering(answer, unread),
                         ClaimOutcome::Later(claiming) => *self = Self::Claiming(claiming, unread),
@@ -212,30 +181,9 @@ impl Stage {
                     Poll::Ready(Ok(run)) => *self = Self::Running(run),
                     Poll::Ready(Err(answer)) => *self = Self::answering(answer, unread.take()),
                 },
-                Self::Running(run) => {
-                    let (span, guard) = match run {
-                        HandlerRun::Unguarded { .. } => {
-                            let Poll::Ready(ran) = handler(cx, Some(deferred)) else { return Poll::Pending };
-                            *self = Self::Done;
-                            return Poll::Ready(or_resume(ran));
-                        }
-                        HandlerRun::Covered(_) => return self.poll_covered(cx, deferred, handler),
-                        HandlerRun::Claimed(claimed) => (&claimed.run.span, &claimed.run.guard),
-                        HandlerRun::InTransaction(transaction) => (&transaction.run.span, &transaction.run.guard),
-                    };
-                    let polled = polled_in(guard.execution(), || span.in_scope(|| handler(cx, Some(deferred))));
-                    let Poll::Ready(ran) = polled else { return Poll::Pending };
-                    let settling = match mem::replace(self, Self::Done) {
-                        Self::Running(HandlerRun::Claimed(claimed)) => claimed.settle(ran),
-                        Self::Running(HandlerRun::InTransaction(transaction)) => {
-                            Settling::Later(Box::pin(transaction.settle(ran)))
-                        }
-                        _ => unreachable!("matched above"),
-                    };
-                    match settling {
-                        Settling::Done(response) => return Poll::Ready(response),
-                        Settling::Later(settling) => *self = Self::Settling(settling),
-                        Settling::Streams(claimed, response) => return Poll::Ready(stream(claimed, response)),
+                Self::Running(_) => {
+                    if let Some(response) = ready!(self.poll_running(cx, deferred, handler)) {
+                        return Poll::Ready(response);
                     }
                 }
                 Self::Settling(settling) => return settling.as_mut().poll(cx),
@@ -256,6 +204,40 @@ impl Stage {
         }
     }
 
+    /// The response, unless it is still to be settled.
+    fn poll_running(
+        &mut self,
+        cx: &mut Context<'_>,
+        deferred: &mut Deferred,
+        handler: Handler<'_>,
+    ) -> Poll<Option<Response>> {
+        let Self::Running(run) = self else { unreachable!("it is polled as one") };
+        let (span, guard) = match run {
+            HandlerRun::Unguarded { .. } => {
+                let ran = ready!(handler(cx, Some(deferred)));
+                *self = Self::Done;
+                return Poll::Ready(Some(or_resume(ran)));
+            }
+            HandlerRun::Covered(_) => return self.poll_covered(cx, deferred, handler).map(Some),
+            HandlerRun::Claimed(claimed) => (&claimed.run.span, &claimed.run.guard),
+            HandlerRun::InTransaction(transaction) => (&transaction.run.span, &transaction.run.guard),
+        };
+        let ran = ready!(polled_in(guard.execution(), || span.in_scope(|| handler(cx, Some(deferred)))));
+        let settling = match mem::replace(self, Self::Done) {
+            Self::Running(HandlerRun::Claimed(claimed)) => claimed.settle(ran),
+            Self::Running(HandlerRun::InTransaction(transaction)) => Settling::Later(Box::pin(transaction.settle(ran))),
+            _ => unreachable!("matched above"),
+        };
+        Poll::Ready(match settling {
+            Settling::Done(response) => Some(response),
+            Settling::Later(settling) => {
+                *self = Self::Settling(settling);
+                None
+            }
+            Settling::Streams(claimed, response) => Some(stream(claimed, response)),
+        })
+    }
+
     fn poll_covered(&mut self, cx: &mut Context<'_>, deferred: &mut Deferred, handler: Handler<'_>) -> Poll<Response> {
         let Self::Running(HandlerRun::Covered(run)) = self else { unreachable!("it is polled as one") };
         let Poll::Ready(ran) = polled_in(run.execution(), || handler(cx, Some(deferred))) else { return Poll::Pending };
@@ -265,59 +247,5 @@ impl Stage {
             (Self::Running(HandlerRun::Covered(run)), Ok(response)) => Poll::Ready(run.end(response)),
             (_, ran) => Poll::Ready(or_resume(ran)),
         }
-    }
-}
-
-/// A gate inside the handler's future, which evaluates the policy's expressions.
-#[expect(missing_debug_implementations, reason = "only the expansion of the attribute holds it")]
-pub struct EvaluatingGate {
-    gate: Gate,
-    sender: oneshot::Sender<Gate>,
-}
-
-impl EvaluatingGate {
-    /// Gives the gate back. Resolves when the handler may run; the future of a rejected request is dropped here.
-    pub fn give_back(self) -> impl Future<Output = ()> + Send {
-        let mut gate = Some((self.gate, self.sender));
-        future::poll_fn(move |_| match gate.take() {
-            None => Poll::Ready(()),
-            Some((gate, sender)) => {
-                // The receiver polls this future, so it is there.
-                let _ = sender.send(gate);
-                Poll::Pending
-            }
-        })
-    }
-}
-
-impl Deref for EvaluatingGate {
-    type Target = Gate;
-
-    fn deref(&self) -> &Gate {
-        &self.gate
-    }
-}
-
-impl DerefMut for EvaluatingGate {
-    fn deref_mut(&mut self) -> &mut Gate {
-        &mut self.gate
-    }
-}
-
-/// A request whose gate is still evaluating.
-#[expect(missing_debug_implementations, reason = "only the expansion of the attribute holds it")]
-pub struct PendingGate {
-    stage: Stage,
-    deferred: Deferred,
-    execution: Option<Arc<Execution>>,
-}
-
-impl PendingGate {
-    /// [`OpenGate::run`], once `handler` has given the gate back.
-    pub fn run<F>(self, handler: F, into_response: fn(F::Output) -> Response) -> Completion
-    where
-        F: Future + Send + 'static,
-    {
-        start(self.stage, self.deferred, self.execution, handler, into_response)
     }
 }

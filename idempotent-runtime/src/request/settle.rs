@@ -12,7 +12,7 @@ use crate::deadline::Deadline;
 use crate::lease::renewer::KeptLease;
 use crate::observe::telemetry;
 use crate::observe::telemetry::Outcome;
-use crate::policy::values::{AfterCrash, Oversize};
+use crate::policy::values::Oversize;
 use crate::record::Record;
 use crate::record::envelope::Place;
 use crate::rejection::problem::CLAIM_LOST;
@@ -39,7 +39,7 @@ pub(super) enum Settling {
 }
 
 /// How a claim ends.
-enum Ending {
+enum PlannedEnd {
     Record(Record),
     Release,
     /// It is unknown what the handler did, now or in an earlier attempt: the claim stays, as if the process had died.
@@ -47,14 +47,14 @@ enum Ending {
 }
 
 /// How it has ended, as far as that is known.
-enum Ended {
+enum ActualEnd {
     AsPlanned,
     /// The response may be sent, and its retries do not get it, at least not yet.
     Unrecorded,
     Lost,
 }
 
-impl Ending {
+impl PlannedEnd {
     fn name(&self) -> &'static str {
         match self {
             Self::Record(_) => "record",
@@ -140,27 +140,27 @@ impl Claimed {
 
     async fn end_now_without_record(self, is_unknown: bool, outcome: Outcome) {
         let has_unknown_run = self.run.guard.covered_runs().has_unknown_outcome();
-        let ending = if is_unknown || has_unknown_run { self.end_of_unknown() } else { self.release() };
+        let planned = if is_unknown || has_unknown_run { self.end_of_unknown() } else { self.release() };
         let outcome = if has_unknown_run && !is_unknown { Outcome::Failed } else { outcome };
-        let _ = self.end(ending, outcome).await;
+        let _ = self.end(planned, outcome).await;
     }
 
     /// Ends the claim with a record. If it was lost, its response must not reach a client as a complete one.
     pub(super) async fn end_with_record(self, record: Record, outcome: Outcome) -> Held {
-        match self.end(Ending::Record(record), outcome).await {
-            Ended::AsPlanned | Ended::Unrecorded => Held::Yes,
-            Ended::Lost => Held::No,
+        match self.end(PlannedEnd::Record(record), outcome).await {
+            ActualEnd::AsPlanned | ActualEnd::Unrecorded => Held::Yes,
+            ActualEnd::Lost => Held::No,
         }
     }
 
     async fn record(self, response: Response, record: Record, outcome: Outcome) -> Response {
         let (registry, scope) = (self.run.registry.clone(), self.run.classifier.policy.owned_scope());
         let audience = self.run.guard.execution().audience().clone();
-        match self.end(Ending::Record(record), outcome).await {
-            Ended::AsPlanned => response,
-            Ended::Unrecorded => without_record(response),
+        match self.end(PlannedEnd::Record(record), outcome).await {
+            ActualEnd::AsPlanned => response,
+            ActualEnd::Unrecorded => without_record(response),
             // A retry may get the response of another attempt, and a key must have only one response.
-            Ended::Lost => registry.reject(&scope, CLAIM_LOST, &audience),
+            ActualEnd::Lost => registry.reject(&scope, CLAIM_LOST, &audience),
         }
     }
 
@@ -171,51 +171,48 @@ impl Claimed {
     }
 
     /// A release deletes the number of attempts: after a crash, the next attempt would look like the first.
-    fn release(&self) -> Ending {
+    fn release(&self) -> PlannedEnd {
         let has_changed_hands = self.lease.has_changed_hands_for_good();
-        if self.attempt == 1 && !has_changed_hands { Ending::Release } else { Ending::Lapse }
+        if self.attempt == 1 && !has_changed_hands { PlannedEnd::Release } else { PlannedEnd::Lapse }
     }
 
     /// How the claim ends if it is unknown what the handler did.
-    fn end_of_unknown(&self) -> Ending {
-        match self.run.classifier.policy.after_crash() {
-            AfterCrash::Rerun => self.release(),
-            AfterCrash::Reject => Ending::Lapse,
-        }
+    fn end_of_unknown(&self) -> PlannedEnd {
+        if self.run.classifier.policy.after_crash().may_rerun() { self.release() } else { PlannedEnd::Lapse }
     }
 
     /// How the claim ends instead of with a record that its store never takes, as with a response over `max_body`.
-    fn end_of_too_large(&self, record: &Record, error: &StoreError) -> Ending {
+    fn end_of_too_large(&self, record: &Record, error: &StoreError) -> PlannedEnd {
         telemetry::record_rejected(&self.run.classifier.policy, self.lease.store.name(), error);
         match self.run.classifier.policy.oversize() {
-            Oversize::Reject => Ending::Record(record.without_response()),
+            Oversize::Reject => PlannedEnd::Record(record.without_response()),
             Oversize::Rerun => self.release(),
         }
     }
 
     /// What is known of the claim's end.
-    async fn end(self, mut ending: Ending, mut outcome: Outcome) -> Ended {
-        let has_record = matches!(ending, Ending::Record(_));
-        let ended = self.end_within_limit(&ending).await;
+    async fn end(self, mut planned: PlannedEnd, mut outcome: Outcome) -> ActualEnd {
+        let has_record = matches!(planned, PlannedEnd::Record(_));
+        let ended = self.end_within_limit(&planned).await;
         let was_rejected = matches!(ended, Err(StoreError::RecordRejected(_)));
-        let ended = self.or_without_response(&mut ending, ended).await;
+        let ended = self.or_without_response(&mut planned, ended).await;
         if was_rejected && !matches!(ended, Err(StoreError::RecordRejected(_))) {
             outcome = Outcome::TooLarge;
         }
         match ended {
             Ok(Held::Yes) => {
                 outcome.report(&self.run.span, &self.run.classifier.policy);
-                if was_rejected { Ended::Unrecorded } else { Ended::AsPlanned }
+                if was_rejected { ActualEnd::Unrecorded } else { ActualEnd::AsPlanned }
             }
             Ok(Held::No) => {
                 // A key that was purged or forgotten needs no release.
-                if !matches!(ending, Ending::Release) || self.lease.is_known_to_be_over() {
+                if !matches!(planned, PlannedEnd::Release) || self.lease.is_known_to_be_over() {
                     self.lose();
                 }
                 // The client gets `claim_lost` in place of a response to record, and any other response as it is.
                 let outcome = if has_record { Outcome::ClaimLost } else { outcome };
                 outcome.report(&self.run.span, &self.run.classifier.policy);
-                Ended::Lost
+                ActualEnd::Lost
             }
             Err(error) => {
                 // Another process may have run the request by now, and have sent another response.
@@ -223,13 +220,13 @@ impl Claimed {
                 telemetry::settling_failed(
                     &self.run.classifier.policy,
                     self.lease.store.name(),
-                    ending.name(),
+                    planned.name(),
                     is_over,
                     &error,
                 );
                 Outcome::RecordingFailed.report(&self.run.span, &self.run.classifier.policy);
-                tokio::spawn(Box::new(self).keep_trying(ending).in_current_span());
-                if is_over { Ended::Lost } else { Ended::Unrecorded }
+                tokio::spawn(Box::new(self).keep_trying(planned).in_current_span());
+                if is_over { ActualEnd::Lost } else { ActualEnd::Unrecorded }
             }
         }
     }
@@ -238,42 +235,42 @@ impl Claimed {
     /// too rejects every record, and perhaps not for long: then the whole record stays the one to write.
     async fn or_without_response(
         &self,
-        ending: &mut Ending,
+        planned: &mut PlannedEnd,
         ended: Result<Held, StoreError>,
     ) -> Result<Held, StoreError> {
-        let (Ending::Record(record), Err(error @ StoreError::RecordRejected(_))) = (&*ending, &ended) else {
+        let (PlannedEnd::Record(record), Err(error @ StoreError::RecordRejected(_))) = (&*planned, &ended) else {
             return ended;
         };
         let without = self.end_of_too_large(record, error);
         let ended = self.end_within_limit(&without).await;
         if !matches!(ended, Err(StoreError::RecordRejected(_))) {
-            *ending = without;
+            *planned = without;
         }
         ended
     }
 
     /// A response that is sent before it is recorded is lost if the process dies in between. So this retries a store that is
     /// briefly unavailable, for as long as one call may take.
-    async fn end_within_limit(&self, ending: &Ending) -> Result<Held, StoreError> {
-        match ending {
-            Ending::Record(_) => self.lease.store.persistently(|| self.try_end(ending)).await,
-            Ending::Release | Ending::Lapse => self.try_end(ending).await,
+    async fn end_within_limit(&self, planned: &PlannedEnd) -> Result<Held, StoreError> {
+        match planned {
+            PlannedEnd::Record(_) => self.lease.store.persistently(|| self.try_end(planned)).await,
+            PlannedEnd::Release | PlannedEnd::Lapse => self.try_end(planned).await,
         }
     }
 
-    async fn try_end(&self, ending: &Ending) -> Result<Held, StoreError> {
+    async fn try_end(&self, planned: &PlannedEnd) -> Result<Held, StoreError> {
         let lease = &self.lease;
-        let held = match ending {
-            Ending::Record(record) => {
+        let held = match planned {
+            PlannedEnd::Record(record) => {
                 let (record, ttl) = (self.sealed(record), self.run.classifier.policy.ttl());
                 lease.end(|token| lease.store.complete(&lease.key, token, Record::clone(&record), ttl)).await
             }
-            Ending::Release => lease.release().await,
-            Ending::Lapse => lease.lapse().await,
+            PlannedEnd::Release => lease.release().await,
+            PlannedEnd::Lapse => lease.lapse().await,
         };
         if held.is_ok() {
             self.run.registry.ended_claims().notify(&lease.key);
-            if !matches!(ending, Ending::Lapse) {
+            if !matches!(planned, PlannedEnd::Lapse) {
                 self.end_steps();
             }
         }
@@ -293,24 +290,24 @@ impl Claimed {
     }
 
     /// Meanwhile the lease is renewed, so no other request runs. If it is lost, the store rejects the token.
-    async fn keep_trying(self: Box<Self>, mut ending: Ending) {
+    async fn keep_trying(self: Box<Self>, mut planned: PlannedEnd) {
         let forgotten = Deadline::after(self.run.classifier.policy.ttl());
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         while !forgotten.is_over() {
             backoff.wait().await;
-            let ended = self.try_end(&ending).await;
-            match self.or_without_response(&mut ending, ended).await {
+            let ended = self.try_end(&planned).await;
+            match self.or_without_response(&mut planned, ended).await {
                 Ok(Held::Yes) => {
                     tracing::info!(
                         scope = self.run.classifier.policy.scope(),
                         "a later {} succeeded: {}",
-                        ending.name(),
-                        ending.consequence()
+                        planned.name(),
+                        planned.consequence()
                     );
                     return;
                 }
                 // The first try had freed the key, but its answer was lost.
-                Ok(Held::No) if !matches!(ending, Ending::Record(_)) => return,
+                Ok(Held::No) if !matches!(planned, PlannedEnd::Record(_)) => return,
                 Ok(Held::No) => {
                     self.lose();
                     return Outcome::ClaimLost.correct(&self.run.span);
@@ -318,7 +315,7 @@ impl Claimed {
                 Err(_) => {}
             }
         }
-        telemetry::settling_given_up(&self.run.classifier.policy, self.lease.store.name(), ending.name());
+        telemetry::settling_given_up(&self.run.classifier.policy, self.lease.store.name(), planned.name());
     }
 
     fn lose(&self) {

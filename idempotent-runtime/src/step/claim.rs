@@ -13,7 +13,6 @@ use crate::lease::renewer::KeptLease;
 use crate::lease::state::Lease;
 use crate::observe::telemetry;
 use crate::policy::scope::Scope;
-use crate::policy::values::AfterCrash;
 use crate::record::envelope::Place;
 use crate::record::now_in_millis;
 use crate::record::{Record, RecordedBody};
@@ -212,7 +211,7 @@ impl StepClaim {
     fn keep_record(&self) {
         self.handler.keep_step(&self.key);
         // A store that cannot extend it must not keep it for ever either: so it is recorded with a ttl first.
-        if self.request.after_crash == AfterCrash::Reject || self.handler.ended_at().is_some() {
+        if !self.request.after_crash.may_rerun() || self.handler.ended_at().is_some() {
             self.extend();
         }
     }

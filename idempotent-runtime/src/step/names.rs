@@ -12,14 +12,14 @@ pub(crate) struct Names(Mutex<BTreeSet<Box<str>>>);
 
 impl Names {
     /// Takes the name, until the guard is dropped or for good.
-    pub(crate) fn take(&self, name: &str) -> Result<Taken<'_>, StepErrorKind> {
+    pub(crate) fn take(&self, name: &str) -> Result<TakenName<'_>, StepErrorKind> {
         if name.is_empty() || name.len() > LONGEST_NAME || name.chars().any(char::is_control) {
             return Err(StepErrorKind::InvalidName);
         }
         if !self.with(|names| names.insert(name.into())) {
             return Err(StepErrorKind::Repeated);
         }
-        Ok(Taken { names: self, name: Some(name.into()) })
+        Ok(TakenName { names: self, name: Some(name.into()) })
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut BTreeSet<Box<str>>) -> T) -> T {
@@ -28,18 +28,18 @@ impl Names {
 }
 
 /// A name in use: free again when its step ends without a result.
-pub(crate) struct Taken<'a> {
+pub(crate) struct TakenName<'a> {
     names: &'a Names,
     name: Option<Box<str>>,
 }
 
-impl Taken<'_> {
+impl TakenName<'_> {
     pub(crate) fn for_good(mut self) {
         self.name = None;
     }
 }
 
-impl Drop for Taken<'_> {
+impl Drop for TakenName<'_> {
     fn drop(&mut self) {
         if let Some(name) = self.name.take() {
             self.names.with(|names| names.remove(&name));

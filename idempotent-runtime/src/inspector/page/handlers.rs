@@ -37,12 +37,14 @@ fn row(view: &View<'_>, scan: &Scan, handler: &HandlerReport) -> Markup {
         tr {
             td data-label="Scope" {
                 strong { (handler.scope) }
+                @if handler.shared_scope { span class="quiet" { " shared" } }
                 @if handler.store != DEFAULT_STORE { span class="quiet" { " in " (handler.store) } }
             }
             td data-label="Handler" { code title=(handler.handler) { (name(&handler.handler)) } span class="quiet place" { (handler.place) } }
             td data-label="After a crash" {
                 (handler.after_crash)
                 @if let Some(database) = handler.transaction { span class="quiet" { " in a transaction of " (database) } }
+                @if let Some(isolation) = handler.isolation { span class="quiet" { " " (isolation) } }
             }
             td data-label="Records" { (handler.cache) span class="quiet" { " of " (handler.methods) } }
             td data-label="Kept" { (span(handler.ttl)) }

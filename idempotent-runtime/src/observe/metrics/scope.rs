@@ -55,11 +55,11 @@ pub(super) struct Scope {
     in_flight: Gauge,
     oldest: Gauge,
     without_client: Gauge,
-    running: Mutex<Running>,
+    running: Mutex<BegunHandlers>,
 }
 
 #[derive(Default)]
-struct Running {
+struct BegunHandlers {
     /// When each began, by its number: the first is the oldest.
     begun: BTreeMap<u64, Instant>,
     next_number: u64,
@@ -156,13 +156,13 @@ impl Scope {
 
     /// Under the lock, or a later value could be overtaken by an earlier one.
     #[expect(clippy::cast_precision_loss, reason = "no process runs 2^52 handlers")]
-    fn show(&self, running: &Running) {
+    fn show(&self, running: &BegunHandlers) {
         self.in_flight.set(running.begun.len() as f64);
         self.oldest.set(running.begun.first_key_value().map_or(Duration::ZERO, |(_, begun)| begun.elapsed()));
     }
 
     /// No code of ours panics while it holds this lock; a recorder might.
-    fn lock(&self) -> MutexGuard<'_, Running> {
+    fn lock(&self) -> MutexGuard<'_, BegunHandlers> {
         lock(&self.running)
     }
 }

@@ -1,6 +1,7 @@
 //! The inspector, over real HTTP, on every store.
 
 mod addresses;
+mod arguments;
 mod browser;
 mod counts;
 mod damage;

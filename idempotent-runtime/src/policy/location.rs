@@ -1,0 +1,46 @@
+//! Where a policy is written.
+
+use std::fmt;
+
+/// Where the policy is written.
+#[derive(Clone, Debug)]
+pub(super) struct SourceLocation {
+    pub(super) module: &'static str,
+    pub(super) function: &'static str,
+    pub(super) file: &'static str,
+    pub(super) line: u32,
+    pub(super) column: u32,
+    /// The name of a type in the handler's body.
+    pub(super) path: fn() -> &'static str,
+}
+
+impl SourceLocation {
+    /// The path of the function, with the type and the trait of its `impl` block; empty for a layer's policy.
+    ///
+    /// A location does not tell handlers apart: a macro may emit several at one location. The path does, for people.
+    pub(super) fn function_path(&self) -> &'static str {
+        // The type lies in the static of the policy, which lies in the function.
+        (self.path)().rsplitn(3, "::").nth(2).unwrap_or_default()
+    }
+
+    /// Whether this is the copy of a handler that `debug_handler` makes for a check of its own, and which never runs.
+    pub(super) fn is_copy(&self) -> bool {
+        (self.path)().split("::").any(|part| part.starts_with("__axum_macros_check_") && part.ends_with("_future"))
+    }
+
+    /// Names and places first.
+    pub(super) fn order(&self) -> impl Ord + use<> {
+        (self.module, self.function, self.file, self.line, self.column, self.function_path())
+    }
+}
+
+impl fmt::Display for SourceLocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { module, function, file, line, .. } = self;
+        match self.function_path() {
+            "" if function.is_empty() => write!(f, "a layer at {file}:{line}"),
+            "" => write!(f, "{module}::{function} at {file}:{line}"),
+            path => write!(f, "{path} at {file}:{line}"),
+        }
+    }
+}

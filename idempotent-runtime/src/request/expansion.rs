@@ -1,0 +1,141 @@
+//! What the attribute's expansion calls around the handler's body, beside the policy's expressions.
+
+use std::future;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+
+use axum::response::{IntoResponse, Response};
+use tokio::sync::oneshot;
+
+use crate::policy::Policy;
+use crate::policy::handle::PolicyHandle;
+use crate::request::completion::Completion;
+use crate::request::context::Execution;
+use crate::request::deferred::{Deferred, Extracted, Extracting, Extraction};
+use crate::request::extract::Guarded;
+use crate::request::identify::Gate;
+use crate::request::input::RequestInput;
+use crate::request::response_mark::without_mark;
+use crate::request::run::{Stage, start};
+
+/// Opens the gate to an annotated handler for one request: what the attribute's expansion calls.
+pub fn open<B, M>(policy: &'static Policy, extraction: Extraction, guarded: Guarded<B, M>) -> (OpenGate, Extracted<B>) {
+    (open_request(policy, guarded.request, extraction), guarded.arguments)
+}
+
+fn open_request(
+    policy: &'static Policy,
+    request: Option<(RequestInput, Mutex<Extracting>)>,
+    extraction: Extraction,
+) -> OpenGate {
+    let (input, extracting) = request.unzip();
+    let extracting = extracting.map(|extracting| extracting.into_inner().unwrap_or_else(PoisonError::into_inner));
+    let is_before_claim = match extraction {
+        Extraction::BeforeClaim => true,
+        Extraction::UnderClaim => false,
+        Extraction::PlainBody => input.as_ref().is_some_and(RequestInput::has_broken_body),
+    };
+    let upload = input.as_ref().and_then(|input| input.claim_input.upload.clone());
+    let gate = Gate::new(PolicyHandle::Handler(policy), input);
+    let deferred = Deferred::new(extracting, is_before_claim, upload, gate.execution.clone());
+    OpenGate { gate, deferred }
+}
+
+/// A gate before its handler's future exists.
+#[expect(missing_debug_implementations, reason = "only the expansion of the attribute holds it")]
+pub struct OpenGate {
+    gate: Gate,
+    deferred: Deferred,
+}
+
+impl OpenGate {
+    /// Lets the handler through or answers in its place, and settles what it comes to: its response is recorded before it is
+    /// sent.
+    pub fn run<F>(self, handler: F, into_response: fn(F::Output) -> Response) -> Completion
+    where
+        F: Future + Send + 'static,
+    {
+        let execution = self.gate.execution.clone();
+        start(Stage::Identified(self.gate), self.deferred, execution, handler, into_response)
+    }
+
+    /// Moves the gate into the handler's future: only there do the policy's expressions see the handler's variables.
+    pub fn evaluate_in_handler(mut self) -> (EvaluatingGate, PendingGate) {
+        let execution = self.gate.execution.clone();
+        let (sender, receiver) = oneshot::channel();
+        let stage = self.gate.take_rejected().map_or(Stage::Evaluating(receiver), Stage::Identified);
+        (EvaluatingGate { gate: self.gate, sender }, PendingGate { stage, deferred: self.deferred, execution })
+    }
+}
+
+/// A gate inside the handler's future, which evaluates the policy's expressions.
+#[expect(missing_debug_implementations, reason = "only the expansion of the attribute holds it")]
+pub struct EvaluatingGate {
+    gate: Gate,
+    sender: oneshot::Sender<Gate>,
+}
+
+impl EvaluatingGate {
+    /// Ends the evaluation. Resolves when the handler may run; the future of a rejected request is dropped here.
+    pub fn evaluated(self) -> impl Future<Output = ()> + Send {
+        let mut gate = Some((self.gate, self.sender));
+        future::poll_fn(move |_| match gate.take() {
+            None => Poll::Ready(()),
+            Some((gate, sender)) => {
+                // The receiver polls this future, so it is there.
+                let _ = sender.send(gate);
+                Poll::Pending
+            }
+        })
+    }
+}
+
+impl Deref for EvaluatingGate {
+    type Target = Gate;
+
+    fn deref(&self) -> &Gate {
+        &self.gate
+    }
+}
+
+impl DerefMut for EvaluatingGate {
+    fn deref_mut(&mut self) -> &mut Gate {
+        &mut self.gate
+    }
+}
+
+/// A request whose gate is still evaluating.
+#[expect(missing_debug_implementations, reason = "only the expansion of the attribute holds it")]
+pub struct PendingGate {
+    stage: Stage,
+    deferred: Deferred,
+    execution: Option<Arc<Execution>>,
+}
+
+impl PendingGate {
+    /// [`OpenGate::run`], once `handler` has evaluated the expressions.
+    pub fn run<F>(self, handler: F, into_response: fn(F::Output) -> Response) -> Completion
+    where
+        F: Future + Send + 'static,
+    {
+        start(self.stage, self.deferred, self.execution, handler, into_response)
+    }
+}
+
+/// Turns what the handler returned into a response; a name of its own, so that an error can point at the return type.
+pub fn into_response<R: IntoResponse>(value: R) -> Response {
+    // If the handler forwarded the request, another guard may have marked the response; this guard answers for its own handler.
+    without_mark(value.into_response())
+}
+
+/// What an annotated handler would return where it never gets to.
+pub fn never<T>() -> T {
+    unreachable!("its call is behind a condition that is never true")
+}
+
+/// The same for a body that is still being typed, which has no value yet. Its name is as long as the other one: an editor completes
+/// only where it finds the body at one place in both expansions.
+pub fn typed<T>() -> ! {
+    unreachable!("a body that is being typed does not compile")
+}

@@ -1,0 +1,44 @@
+//! Whose request it is, and the digest of what it asks for.
+
+use crate::fingerprint::builder::{FingerprintBuilder, PartDigest, RequestDigest};
+use crate::fingerprint::expression::Unserialisable;
+use crate::idempotency_key::IdempotencyKey;
+use crate::registry::Registry;
+use crate::request::admission::Admission;
+use crate::request::input::{ClaimInput, InputBody};
+
+/// A request with a key, before its fingerprint is known.
+pub(super) struct IdentifiedRequest {
+    pub(super) admission: Admission,
+    pub(super) key: IdempotencyKey,
+    pub(super) identity: Identity,
+    pub(super) claim_input: ClaimInput,
+}
+
+/// Whose request it is, and what `fingerprint = expr` says of it.
+#[derive(Default)]
+pub(super) struct Identity {
+    pub(super) caller: Option<String>,
+    pub(super) value: Option<Result<PartDigest, Unserialisable>>,
+}
+
+impl Identity {
+    /// What the request asks for: target, body or the value in its place, and the credentials where no caller is named.
+    pub(super) fn digest(&self, claim_input: &ClaimInput, registry: &Registry) -> RequestDigest {
+        let of_body = match claim_input.body {
+            InputBody::Read(digest) => Some(digest),
+            InputBody::NotRead | InputBody::NotPermitted | InputBody::Broken(_) => None,
+        };
+        let mut fingerprint = FingerprintBuilder::new();
+        if let Some(target) = claim_input.target {
+            fingerprint.target(target);
+        }
+        if let Some(body) = self.value.and_then(Result::ok).or(of_body) {
+            fingerprint.body(body);
+        }
+        if self.caller.is_none() {
+            fingerprint.credentials(registry.credential_headers(), &claim_input.credentials);
+        }
+        fingerprint.finish()
+    }
+}

@@ -1,0 +1,89 @@
+//! A request with a key: all that its claim takes, and the comparison with another request of the key.
+
+use axum::response::Response;
+use http::HeaderName;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use crate::fingerprint::Fingerprint;
+use crate::fingerprint::difference::Difference;
+use crate::idempotency_key::IdempotencyKey;
+use crate::key::RecordKey;
+use crate::lease::state::RunningHandler;
+use crate::observe::telemetry;
+use crate::record::envelope::Place;
+use crate::record::fingerprints::{Compared, Fingerprints, incomparable};
+use crate::record::protection::Downstream;
+use crate::registry::Registry;
+use crate::rejection::problem::{IN_FLIGHT, Rejection, UNAVAILABLE};
+use crate::request::admission::Admission;
+use crate::request::guarded_run::Permits;
+use crate::store::claim::ClaimRequest;
+use crate::store::error::StoreError;
+use crate::store::handle::StoreHandle;
+
+/// A request with all that its claim takes.
+pub(super) struct KeyedRequest {
+    pub(super) admission: Admission,
+    pub(super) registry: Registry,
+    pub(super) store: StoreHandle,
+    pub(super) key: IdempotencyKey,
+    pub(super) record_key: RecordKey,
+    /// The record key as the store sees it: digested, if the registry says so.
+    pub(super) stored_key: RecordKey,
+    pub(super) request: ClaimRequest,
+    pub(super) fingerprints: Fingerprints,
+    /// A caller is named, so credentials are not part of the fingerprint.
+    pub(super) is_partitioned: bool,
+    /// Until it waits for another request.
+    pub(super) running: Option<TaskTrackerToken>,
+    pub(super) permits: Permits,
+    /// Why it cannot run, although its key may have an answer.
+    pub(super) beyond_limit: Option<Rejection>,
+}
+
+impl KeyedRequest {
+    pub(super) fn running_here(&self) -> Option<RunningHandler> {
+        self.registry.renewer().running(&self.store, &self.stored_key, |stored| self.is_same(stored))
+    }
+
+    /// Where its record is stored.
+    pub(super) fn place(&self) -> Place<'_> {
+        Place { store: self.store.name(), key: &self.stored_key }
+    }
+
+    pub(super) fn is_same(&self, fingerprint: Fingerprint) -> bool {
+        self.registry.at_rest().is_same(&self.fingerprints, fingerprint)
+    }
+
+    pub(super) fn downstream(&self) -> Downstream {
+        self.registry.at_rest().downstream(*self.fingerprints.request())
+    }
+
+    /// What the store has under this key cannot be read or compared.
+    pub(super) fn reject_damaged(&self, error: &StoreError) -> Response {
+        telemetry::claim_failed(&self.admission.policy, self.store.name(), error);
+        self.admission.reject(UNAVAILABLE)
+    }
+
+    /// The key belongs to another request, as far as can be told, which has this fingerprint.
+    pub(super) fn reject_other(&self, fingerprint: Fingerprint) -> Response {
+        let at_rest = self.registry.at_rest();
+        self.admission.reject(match at_rest.compare(&self.fingerprints, fingerprint, self.credential_headers()) {
+            Compared::Other(difference) => {
+                telemetry::other_request(self.admission.policy.scope(), &difference);
+                match difference {
+                    Difference::Credentials(_) => Rejection::OtherCredentials,
+                    Difference::Target | Difference::Body => Rejection::KeyReused,
+                }
+            }
+            Compared::Incomparable(id) => return self.reject_damaged(&incomparable(id)),
+            // A handler of this process has ended meanwhile.
+            Compared::Same => IN_FLIGHT,
+        })
+    }
+
+    /// The headers that are part of the fingerprint.
+    fn credential_headers(&self) -> &[HeaderName] {
+        if self.is_partitioned { &[] } else { self.registry.credential_headers() }
+    }
+}
