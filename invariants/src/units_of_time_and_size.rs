@@ -2,17 +2,18 @@
 
 use crate::units::{duration, size_in_bytes};
 
-/// A text is a duration, or an error that says why, and so for a size; what is one can be written out and read back.
+/// A text is a duration, or an error that says why it is not. The same holds for a size. A valid duration or size is
+/// unchanged after it was written and read back.
 ///
 /// # Panics
 ///
-/// When that does not hold.
+/// When the invariant does not hold.
 pub fn units_of_time_and_size(bytes: &[u8]) {
     let Ok(text) = str::from_utf8(bytes) else { return };
     match duration(text) {
         Ok(read) => {
             assert!(text.contains(|c: char| c.is_ascii_digit()), "{text:?} has no number");
-            // 0 alone needs no unit for humantime.
+            // humantime accepts only 0 without a unit.
             assert!(text.contains(char::is_alphabetic), "{text:?} has no unit");
             let written = humantime::format_duration(read).to_string();
             assert_eq!(duration(&written), Ok(read), "{text:?} as {written:?}");
