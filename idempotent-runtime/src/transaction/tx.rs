@@ -84,12 +84,12 @@ use crate::transaction::slot::Slot;
 /// # Errors
 ///
 /// - If the commit fails, the client gets 503 instead of the handler's response, and the effects are gone.
-/// If a statement of the handler is lost on its way to PostgreSQL, the statement fails, and nothing is kept. If the
-/// handler answers with a recorded status, the client gets 503.
+/// - If a statement of the handler is lost on its way to PostgreSQL, the statement fails, and nothing is kept. If the
+///   handler answers with a recorded status, the client gets 503.
 /// - If the response to `COMMIT` is lost, the engine looks the outcome up first.
-/// A serialization failure or a deadlock, at `COMMIT` or in a statement on the [`TxConnection`], is 503
-/// `transaction_conflict` with `Retry-After: 0`, whatever the handler answers. With `isolation`, the same holds for an
-/// error that the engine did not see.
+/// - A serialization failure or a deadlock, at `COMMIT` or in a statement on the [`TxConnection`], is 503
+///   `transaction_conflict` with `Retry-After: 0`, whatever the handler answers. With `isolation`, the same holds for an
+///   error that the engine did not see.
 /// - If the handler answers with a recorded status, the client gets 500 `transaction_failed` in three cases: the transaction
 ///   ended while the handler ran, another error aborted it, or a deferred constraint fails at its end.
 ///
