@@ -1,4 +1,4 @@
-//! The checker on histories made by hand: each broken rule is named, and what is allowed is let pass.
+//! Tests the checker with histories made by hand: it names each broken rule, and accepts what is allowed.
 
 use chaos::checker::{Rule, check};
 use chaos::history::{Answer, Execution, Fault, FaultKind, Guarantee, History, Receipt, Request};
@@ -29,7 +29,7 @@ fn execution(id: &str, attempt: u32, begun_at: u64) -> Execution {
     Execution { id, key, server, attempt, begun_at, ended_at, gave_up: false }
 }
 
-/// One execution, its effect, and a client that was told of it.
+/// One execution with its effect, and a client that got its receipt.
 fn sound(guarantee: Guarantee) -> History {
     History {
         keys: [(KEY.to_owned(), guarantee)].into(),
@@ -43,7 +43,7 @@ fn sound(guarantee: Guarantee) -> History {
     }
 }
 
-/// Executed again by another process, and told of that.
+/// Executed a second time by another process, whose receipt the client got.
 fn executed_again(guarantee: Guarantee, attempt: u32) -> History {
     let mut history = sound(guarantee);
     history.executions.push(execution("b", attempt, 4 * SECOND));
@@ -121,7 +121,7 @@ fn a_success_without_its_effect_is_named() {
     assert_eq!(broken(&history), [Rule::ToldWithoutEffect]);
 }
 
-/// The second one begins while the first one runs.
+/// A history in which the second execution begins while the first one runs.
 fn executed_at_once(servers: [&str; 2]) -> History {
     let mut history = executed_again(Guarantee::AtLeastOnce, 2);
     history.executions[0].ended_at = Some(5 * SECOND);
@@ -175,7 +175,7 @@ fn an_effect_of_an_execution_that_failed_is_named() {
     assert_eq!(broken(&history), [Rule::EffectStays]);
 }
 
-/// Another client's request, and what it got.
+/// A history with another client's request and its answer.
 fn intruded(origin: &str, answer: Answer) -> History {
     let mut history = sound(Guarantee::AtLeastOnce);
     history.intrusions.push(Request { origin: origin.to_owned(), ..told(answer) });
