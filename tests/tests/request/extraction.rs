@@ -1,4 +1,5 @@
-//! Arguments before and after the claim: what a replay runs of a handler's extractors, and what the key gets from one that fails.
+//! Arguments before and after the claim: which of a handler's extractors run for a replay, and what happens to the key
+//! if one fails.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +16,7 @@ use idempotent_runtime::{Registry, idempotent};
 use idempotent_tests::{Answer, Runs, Server, answer};
 use serde::{Deserialize, Deserializer};
 
-/// A shop with rows, and proofs that can be shown once.
+/// A shop with rows, and with proofs that can be used once.
 #[derive(Clone)]
 struct Shop {
     rows: Arc<Mutex<HashSet<u32>>>,
@@ -23,7 +24,7 @@ struct Shop {
     validations: Runs,
 }
 
-/// A client that has the token.
+/// A client with the right token.
 struct User;
 
 impl<S: Sync> FromRequestParts<S> for User {
@@ -34,7 +35,7 @@ impl<S: Sync> FromRequestParts<S> for User {
     }
 }
 
-/// The row that the path names, loaded.
+/// The row that the path names, loaded from the shop.
 struct Row(u32);
 
 impl FromRequestParts<Shop> for Row {
@@ -47,7 +48,7 @@ impl FromRequestParts<Shop> for Row {
     }
 }
 
-/// A captcha's answer, which counts once.
+/// The answer to a captcha, which can be used once.
 struct Proof;
 
 impl FromRequestParts<Shop> for Proof {
@@ -64,7 +65,7 @@ impl FromRequestParts<Shop> for Proof {
     }
 }
 
-/// A name that a query has found to be free.
+/// A name that is not taken, according to a query.
 struct FreeName(String);
 
 impl FromRequest<Shop> for FreeName {
@@ -239,7 +240,7 @@ async fn replay_of_a_megabyte_parses_nothing() {
     assert!(untyped().await.is_replay(), "415 is on the list");
 }
 
-/// A body that its sender has signed. Its name is not what decides.
+/// A body with the signature of its sender. Handlers also use it under the name `Bytes`: the name must not matter.
 struct Bytes1(Bytes);
 
 mod own {
@@ -284,7 +285,7 @@ async fn own_late(own::Bytes(body): own::Bytes) -> Bytes {
     body
 }
 
-/// A store's entries after a request with a key, whose only extractor rejects it.
+/// The number of entries in a store after a request with a key that the handler's only extractor rejects.
 async fn entries_after(path: &str) -> usize {
     let store = MemoryStore::new();
     let app = Router::new()

@@ -1,4 +1,4 @@
-//! Which responses are recorded, and what of them is replayed.
+//! Which responses are recorded, and which parts of them are replayed.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use idempotent_runtime::store::MemoryStore;
 use idempotent_runtime::{Registry, idempotent};
 use idempotent_tests::{Answer, PATIENCE, Runs, Server, answer};
 
-/// A request that names the status of its response.
+/// A response with the status that the request names.
 async fn status_asked_for(runs: &Runs, body: &str) -> (StatusCode, String) {
     let status = body.parse().ok().and_then(|status| StatusCode::from_u16(status).ok());
     (status.unwrap_or(StatusCode::IM_A_TEAPOT), format!("run {}", runs.run().await))
@@ -335,7 +335,7 @@ async fn an_empty_response_is_replayed() {
 async fn broken_off_response_is_not_replayed_as_whole() {
     let runs = Runs::free();
     let server = serve(&runs).await;
-    // Where an oversize response may run again, this one may not: it says nothing of its size.
+    // Although an oversize response may run again with this policy, this one may not: it does not announce its size.
     for (path, run) in [("/broken-streams", 1), ("/broken-reruns", 2)] {
         let request = server.post(path).header("idempotency-key", "k");
         let read = async { request.send().await?.bytes().await };
