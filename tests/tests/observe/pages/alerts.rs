@@ -1,4 +1,4 @@
-//! The alerts fire when they must, and say where to read on.
+//! The alerts fire when they must, and link to their sections of the runbook.
 
 use super::promql::{check, exposition, promtool, unknown};
 use super::runbook::anchors;
@@ -12,7 +12,7 @@ struct Alert {
     runbook: Vec<String>,
 }
 
-/// The rules, as far as they are of interest here; Prometheus reads the rest.
+/// Reads the parts of the rules that these tests need. Prometheus reads the rest.
 fn alerts() -> Vec<Alert> {
     let text = read("alerts.yml");
     let rules = text.split("- alert: ").skip(1).map(|rule| {

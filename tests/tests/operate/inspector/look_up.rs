@@ -1,4 +1,4 @@
-//! One key, by scope, caller and key.
+//! Looks up one key, by scope, caller and key.
 
 use axum::http::StatusCode;
 use idempotent_runtime::Registry;

@@ -1,4 +1,4 @@
-//! Keys are shown to those who ask, and the audit knows who did.
+//! Complete keys are shown only on request, and the audit contains who asked.
 
 use axum::http::StatusCode;
 use idempotent_runtime::Registry;
