@@ -1,4 +1,4 @@
-//! Steps in one process: what runs again and what does not, and what each mistake is told as.
+//! Steps in one process: which steps run again, and how each mistake is reported.
 
 use std::sync::Arc;
 
@@ -112,7 +112,7 @@ async fn a_name_that_is_none_is_an_error_and_the_step_does_not_run() {
     }
 }
 
-/// Eight of them would fill a store that the responses of the handler never could.
+/// Eight such results would fill a store that the responses of the handler could never fill.
 #[tokio::test]
 async fn result_over_max_body_is_not_kept_and_its_step_not_repeated() {
     let (runs, store) = (Executions::free(), MemoryStore::new());
