@@ -38,7 +38,7 @@ async fn axum_idempotent() -> Contender {
     use ruts::{CookieOptions, Session, SessionLayer};
 
     async fn log_in(session: Session<MokaStore>) {
-        let ttl = Ttl::new(24 * 60 * 60).expect("a day is no odd time");
+        let ttl = Ttl::new(24 * 60 * 60).expect("a day is a valid ttl");
         session.set("user", &String::from("alice"), ttl, None).await.expect("a session in memory takes a field");
     }
     let options = IdempotentOptions::default()

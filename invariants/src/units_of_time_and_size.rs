@@ -25,7 +25,7 @@ pub fn units_of_time_and_size(bytes: &[u8]) {
             assert_eq!(size_in_bytes(&format!("{size}B")), Ok(size), "{text:?}");
             let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
             let factors = [1, 1000, 1000_usize.pow(2), 1000_usize.pow(3), 1 << 10, 1 << 20, 1 << 30];
-            let number: usize = digits.parse().expect("no size is greater than a number can tell");
+            let number: usize = digits.parse().expect("every size fits into a number");
             let is_product = factors.iter().any(|&factor| number.checked_mul(factor) == Some(size));
             assert!(is_product, "{text:?} is no {size}");
             assert!(text.trim_end().ends_with(['B', 'b']), "{text:?}");

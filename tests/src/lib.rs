@@ -302,7 +302,7 @@ async fn until(counter: &watch::Sender<usize>, count: usize) {
     tokio::time::timeout(PATIENCE, receiver.wait_for(|&reached| reached >= count))
         .await
         .unwrap_or_else(|_| panic!("only {} of {count} executions", *counter.borrow()))
-        .expect("the sender lives");
+        .expect("the sender is not dropped");
 }
 
 /// Asks until the answer satisfies the condition. For effects that happen soon, in the background.

@@ -154,7 +154,7 @@ fn name(number: usize) -> String {
 }
 
 fn ttl() -> u64 {
-    u64::try_from(TTL.as_millis()).expect("a day is short")
+    u64::try_from(TTL.as_millis()).expect("a day fits")
 }
 
 /// Writes records to replay, and returns their names.

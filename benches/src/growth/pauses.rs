@@ -52,8 +52,8 @@ pub(super) struct Tide {
 impl Tide {
     /// The times for `size` records, if entering and reading each of them takes `pace`.
     pub(super) fn new(size: usize, pace: Duration) -> Self {
-        let records = u32::try_from(size).expect("ten million are few");
-        let a_wave = records / u32::try_from(WAVES).expect("they are few");
+        let records = u32::try_from(size).expect("it fits");
+        let a_wave = records / u32::try_from(WAVES).expect("it fits");
         let first = Instant::now() + pace * records + Duration::from_millis(1_500);
         Self { first, every: Duration::from_millis(500) + pace * a_wave }
     }
@@ -64,7 +64,7 @@ impl Tide {
     }
 
     fn of(&self, wave: usize) -> Instant {
-        self.first + self.every * u32::try_from(wave).expect("they are few")
+        self.first + self.every * u32::try_from(wave).expect("it fits")
     }
 
     /// Whether the store still contains all records with which it was filled.

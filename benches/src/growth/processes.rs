@@ -121,7 +121,7 @@ async fn pair(store: &impl Store, key: &RecordKey) -> bool {
 
 fn millis_now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970");
-    u64::try_from(since.as_millis()).expect("there is time until then")
+    u64::try_from(since.as_millis()).expect("the milliseconds fit")
 }
 
 /// Measures both servers, one after another.

@@ -91,7 +91,7 @@ pub(super) fn scattered(size: usize) -> impl Iterator<Item = usize> {
     (0..ROUNDS * A_ROUND).map(move |number| {
         let mixed = (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mixed = (mixed ^ (mixed >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
-        usize::try_from((mixed ^ (mixed >> 32)) % size as u64).expect("it is less than a size")
+        usize::try_from((mixed ^ (mixed >> 32)) % size as u64).expect("it is less than `size`")
     })
 }
 

@@ -58,10 +58,10 @@ fn the_readme_shows_what_the_demo_says() {
             assert!(lines.any(|line| line == shown), "the demo does not say, there or later: {shown}");
             left_out = false;
         } else {
-            assert_eq!(lines.next(), Some(shown), "the README leaves out what it does not show");
+            assert_eq!(lines.next(), Some(shown), "the README omits lines only where it shows `…`");
         }
     }
-    assert_eq!(lines.next(), None, "the README leaves out the end");
+    assert_eq!(lines.next(), None, "the README omits the end");
 }
 
 fn in_repository(file: &str) -> PathBuf {

@@ -128,7 +128,7 @@ async fn killed_charge_runs_again_and_moves_the_money_once() {
 
     let server = Server::start(data.path(), &[]);
     let response = server.post("/charges", "killed", &order()).send().await.expect("an answer");
-    assert_eq!(response.status(), StatusCode::CREATED, "no lease is waited for");
+    assert_eq!(response.status(), StatusCode::CREATED, "it waits for no lease");
     let charge: Value = response.json().await.expect("JSON");
     let again = server.settled("/charges", "killed", &order()).await;
     assert_eq!(again, (StatusCode::CREATED, true, charge));

@@ -85,7 +85,7 @@ fn an_execution_without_a_reason_is_named() {
     let elsewhere = with_fault(again(), FaultKind::Died, Some("s1"), (SECOND, SECOND));
     assert_eq!(broken(&elsewhere), [Rule::RanAgain], "another process died");
     let afterwards = with_fault(again(), FaultKind::Died, Some("s0"), (5 * SECOND, 5 * SECOND));
-    assert_eq!(broken(&afterwards), [Rule::RanAgain], "it died when the second one ran already");
+    assert_eq!(broken(&afterwards), [Rule::RanAgain], "it died after the second one had begun");
     let for_a_moment = with_fault(again(), FaultKind::StorePaused, None, (SECOND, SECOND + SECOND / 2));
     assert_eq!(broken(&for_a_moment), [Rule::RanAgain], "no lease expires so soon");
     let for_long = with_fault(again(), FaultKind::StorePaused, None, (SECOND, 4 * SECOND));
@@ -200,7 +200,7 @@ fn an_effect_that_no_retry_tells_of_is_named() {
     let mut unknown = sound(Guarantee::AtMostOnce);
     unknown.requests.clear();
     unknown.finally = [(KEY.to_owned(), rejected(409, "outcome_unknown"))].into();
-    assert_eq!(broken(&unknown), [], "to be told that it is unknown is to be told");
+    assert_eq!(broken(&unknown), [], "an unknown outcome is reported as unknown");
 }
 
 #[test]

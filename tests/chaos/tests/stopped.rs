@@ -54,7 +54,7 @@ async fn at_least_once(store: StoreKind) {
     let second = once_the_lease_is_over(&stage, Guarantee::AtLeastOnce).await;
     assert_eq!(second.receipt().expect("it is done").attempt, 2);
     stage.fleet.continue_server(0);
-    let first = first.await.expect("the client is told");
+    let first = first.await.expect("the client gets an answer");
     assert_eq!((first.status, first.code().as_deref()), (409, Some("claim_lost")), "{first}");
     for server in [0, 1] {
         let retry = post(&stage, server, Guarantee::AtLeastOnce).await;
@@ -69,10 +69,10 @@ async fn at_most_once(store: StoreKind) {
     let second = once_the_lease_is_over(&stage, Guarantee::AtMostOnce).await;
     assert_eq!(second.code().as_deref(), Some("outcome_unknown"), "{second}");
     stage.fleet.continue_server(0);
-    let first = first.await.expect("the client is told");
+    let first = first.await.expect("the client gets an answer");
     assert!(first.receipt().is_some(), "no process has taken its claim: {first}");
     let retry = post(&stage, 1, Guarantee::AtMostOnce).await;
-    assert!(retry.is_replay, "the outcome is known by now");
+    assert!(retry.is_replay, "the outcome is known now");
     assert_eq!(retry.body, first.body);
     assert_eq!((executions(&stage).await, effects(&stage).await), (1, 1));
 }
@@ -84,7 +84,7 @@ async fn exactly_once(store: StoreKind) {
     let rejected = second.code().expect("it is rejected");
     assert!(["in_flight", "store_unavailable"].contains(&rejected.as_str()), "{second}");
     stage.fleet.continue_server(0);
-    let first = first.await.expect("the client is told");
+    let first = first.await.expect("the client gets an answer");
     assert_eq!(first.receipt().expect("it is done").attempt, 1);
     let ask = async || post(&stage, 1, Guarantee::ExactlyOnce).await;
     let retry = eventually(ask, |answer| answer.code().is_none()).await;

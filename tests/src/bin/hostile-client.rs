@@ -145,7 +145,7 @@ async fn measure(server: &str, connections: usize, phase: Duration) {
     let mut process = start(server, &[]);
     let mut line = String::new();
     let output = process.stdout.take().expect("it is piped");
-    BufReader::new(output).read_line(&mut line).await.expect("it says where it is");
+    BufReader::new(output).read_line(&mut line).await.expect("it prints its address");
     let address: SocketAddr = line.trim().parse().expect("an address");
     report(server, "alone", be_honest(address, "alone", Instant::now() + phase).await);
     let hostile = start("attack", &[address.to_string(), connections.to_string()]);

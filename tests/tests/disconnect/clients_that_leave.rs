@@ -75,7 +75,7 @@ impl Service {
     async fn until_ended(&self, count: usize) {
         let mut ended = self.ended.subscribe();
         let waited = tokio::time::timeout(PATIENCE, ended.wait_for(|&ended| ended >= count)).await;
-        waited.expect("the server ends the request").expect("the sender lives");
+        waited.expect("the server ends the request").expect("the sender is not dropped");
     }
 
     async fn retry(&self, path: &str, key: &str, body: &'static str) -> Answer {
@@ -151,7 +151,7 @@ async fn http2_cut_off_in_the_body_executes_nothing() {
         }
     }
     service.until_ended(2).await;
-    assert_eq!((service.runs.started(), service.store.len()), (1, 1), "the ping's alone");
+    assert_eq!((service.runs.started(), service.store.len()), (1, 1), "only the ping was executed");
     let retry = service.retry("/charges", "k", "all of it").await;
     assert_eq!((retry.text(), retry.is_replay()), ("charge 2 for 9", false));
 }
@@ -286,5 +286,5 @@ async fn assert_whole(service: &Service) {
     let first = (0..LARGE).map(|at| u8::try_from((at / 4096 + 1) % 251).expect("below 251"));
     assert!(retry.body.len() == LARGE && retry.body.iter().copied().eq(first), "the first execution's, byte for byte");
     assert_eq!(service.runs.started(), 1);
-    assert_eq!(service.registry.drain(Duration::ZERO).await, 0, "nothing goes on");
+    assert_eq!(service.registry.drain(Duration::ZERO).await, 0, "no request continues");
 }

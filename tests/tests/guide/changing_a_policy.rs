@@ -142,7 +142,7 @@ async fn across_registries(
     let across = order(&new).await;
     let has_run_again = across.text() == "run 2";
     assert_eq!(runs.started(), 1 + usize::from(has_run_again));
-    assert!(order(&old).await.is_replay(), "the old version is as it was");
+    assert!(order(&old).await.is_replay(), "the old version behaves as before");
     across
 }
 

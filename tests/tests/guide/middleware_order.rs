@@ -162,7 +162,7 @@ async fn compression_beneath_the_layer_compresses_no_record() {
         }
     }
     let unkeyed = answer(server.post("/charges").header(GZIP.0, GZIP.1).body("tea")).await;
-    assert_eq!(encoding(&unkeyed.headers), Some("gzip"), "nothing is recorded of it");
+    assert_eq!(encoding(&unkeyed.headers), Some("gzip"), "a response that is not recorded is compressed");
 }
 
 /// Each client gets the encoding that it accepts, also for replays.

@@ -37,7 +37,7 @@ async fn covered_handler_that_is_cut_off_is_an_unknown_outcome() {
     let timeout = TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, Duration::from_millis(100));
     let server = Server::start(router.layer(timeout).layer(rejecting("covered-cut-off", &registry))).await;
     assert_eq!(server.post_with_key("/", "k").await.status, StatusCode::GATEWAY_TIMEOUT);
-    assert_eq!(server.post_with_key("/", "k").await.rejection(), "in_flight", "it goes on");
+    assert_eq!(server.post_with_key("/", "k").await.rejection(), "in_flight", "it continues");
     runs.let_finish(2);
     eventually(async || server.post_with_key("/", "k").await.rejection(), |code| code == "outcome_unknown").await;
     assert_eq!((runs.started(), runs.finished()), (1, 1));
@@ -196,6 +196,6 @@ async fn request_dropped_in_another_runtime_goes_on_in_its_own() {
     });
     dropping.join().expect("it is dropped");
     runs.let_finish(1);
-    assert_eq!(registry.drain(Duration::from_secs(10)).await, 0, "it goes on where it ran");
+    assert_eq!(registry.drain(Duration::from_secs(10)).await, 0, "it continues in its own runtime");
     assert_eq!((runs.started(), runs.finished()), (1, 1));
 }

@@ -116,7 +116,7 @@ async fn handler_forwarding_through_its_own_layer_runs_once() {
     let scopes = store.list(None, 10).await.expect("the store answers").entries;
     let mut scopes: Vec<_> = scopes.iter().map(|entry| entry.key.scope().into_owned()).collect();
     scopes.sort();
-    assert_eq!(scopes, ["alias", "inner"], "each guard has recorded its own handler, and the layer neither");
+    assert_eq!(scopes, ["alias", "inner"], "only the handlers' own guards have recorded");
 }
 
 async fn tell(State(runs): State<Both>, idempotency: Idempotency) -> Result<String, Response> {

@@ -93,7 +93,7 @@ async fn waiting_duplicate_holds_no_place_of_the_service_beneath() {
     let duplicates: Vec<_> = (0..3).map(|_| tokio::spawn(send(service.clone(), Some("a")))).collect();
     let others = join(tokio::spawn(send(service.clone(), Some("b"))), tokio::spawn(send(service.clone(), None)));
     runs.let_finish(3);
-    let (b, unkeyed) = tokio::time::timeout(PATIENCE, others).await.expect("no duplicate holds the place");
+    let (b, unkeyed) = tokio::time::timeout(PATIENCE, others).await.expect("no duplicate holds the permit");
     assert_ne!(b.expect("it ends"), unkeyed.expect("it ends"));
     assert_eq!(first.await.expect("it ends"), "run 1");
     for duplicate in duplicates {

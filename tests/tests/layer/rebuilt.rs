@@ -169,7 +169,7 @@ struct Leading {
 /// Polls the request of another client, and fails.
 #[idempotent(scope = "rebuilt-leader", shared_scope)]
 async fn leads(State(state): State<Leading>) -> StatusCode {
-    let (job, done) = state.jobs.lock().await.recv().await.expect("one comes");
+    let (job, done) = state.jobs.lock().await.recv().await.expect("a request comes");
     done.send(job.await).expect("its sender waits");
     StatusCode::BAD_GATEWAY
 }

@@ -66,7 +66,7 @@ impl Chromium {
     }
 
     async fn ask(&self, command: &str, parameters: Value) -> Value {
-        self.driver.cdp().send_raw(command, parameters).await.expect("Chromium obeys")
+        self.driver.cdp().send_raw(command, parameters).await.expect("Chromium executes the command")
     }
 
     /// Sends this `Authorization` with every request from now on.

@@ -113,7 +113,7 @@ fn readme_leads_to_every_page_of_the_guide() {
     let pages: BTreeSet<&str> = pages.map(|(module, _)| module).collect();
     assert!(pages.len() > 20);
     assert_eq!(linked, pages);
-    assert!(readme.contains("](idempotent-runtime/src/guide)"), "docs.rs has no guide of what is not released");
+    assert!(readme.contains("](idempotent-runtime/src/guide)"), "docs.rs has no guide of an unreleased version");
 }
 
 /// A page of the guide links to items of the API by their paths in the program. These links work only in the rendered
@@ -188,7 +188,7 @@ fn every_test_file_belongs_to_one_of_twelve_programs() {
         let sources = ["main.rs", "mod.rs"].map(|name| fs::read_to_string(folder.join(name)).unwrap_or_default());
         let files = fs::read_dir(&folder).expect("the folder is there").flatten().map(|entry| entry.path());
         for file in files.filter(|path| path != &tests.join("process")) {
-            let path = file.strip_prefix(&tests).expect("it is in there").to_str().expect("UTF-8").to_owned();
+            let path = file.strip_prefix(&tests).expect("it is in the folder").to_str().expect("UTF-8").to_owned();
             let is_source = file.extension().is_none_or(|extension| extension == "rs");
             let module = format!("mod {};", file.file_stem().and_then(|stem| stem.to_str()).expect("UTF-8"));
             if path.ends_with("/main.rs") || manifest.contains(&format!("path = \"tests/{path}\"")) {

@@ -194,7 +194,7 @@ async fn registry_caller_partitions_keys_and_frees_credentials() {
     };
     let first = tokio::spawn(send(Some("acme"), "one", "k"));
     runs.until_started(1).await;
-    assert_eq!(send(Some("acme"), "two", "other").await.rejection(), "too_many_in_flight", "it counts by the caller");
+    assert_eq!(send(Some("acme"), "two", "other").await.rejection(), "too_many_in_flight", "counted by caller");
     let second = tokio::spawn(send(Some("globex"), "one", "k"));
     let third = tokio::spawn(send(None, "one", "k"));
     runs.until_started(3).await;

@@ -236,7 +236,7 @@ async fn a_key_from_the_arguments_replaces_the_header() {
         .header("idempotency-key", "other")
         .header("content-type", "application/json")
         .body(r#"{"tea":1,"token":"t"}"#);
-    assert!(answer(with_header).await.is_replay(), "the header is not looked at");
+    assert!(answer(with_header).await.is_replay(), "the header is ignored");
 }
 
 #[tokio::test]

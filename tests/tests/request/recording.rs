@@ -297,7 +297,7 @@ async fn the_cap_is_the_largest_recorded_length() {
     assert!(send(&server, "/large", "a", "1024").await.is_replay());
     send(&server, "/large", "b", "1025").await;
     assert_eq!(send(&server, "/large", "b", "1025").await.rejection(), "response_not_recorded");
-    assert_eq!(send(&server, "/large", "b", "1").await.rejection(), "key_reused", "422 beats 409");
+    assert_eq!(send(&server, "/large", "b", "1").await.rejection(), "key_reused", "422 takes precedence over 409");
 }
 
 #[tokio::test]
@@ -339,7 +339,7 @@ async fn broken_off_response_is_not_replayed_as_whole() {
     for (path, run) in [("/broken-streams", 1), ("/broken-reruns", 2)] {
         let request = server.post(path).header("idempotency-key", "k");
         let read = async { request.send().await?.bytes().await };
-        assert!(read.await.is_err(), "the client sees it break off");
+        assert!(read.await.is_err(), "the client sees that it breaks off");
         assert_eq!(send(&server, path, "k", "").await.rejection(), "response_not_recorded");
         assert_eq!(runs.started(), run);
     }

@@ -88,7 +88,7 @@ async fn key_reused_by_another_principal_shows_nothing() {
     // The answer does not depend on what mallory asks for: nothing reveals what alice has asked for.
     let another = send(&server, "/by-credentials", "k", "Bearer mallory", "coffee").await;
     assert_eq!((another.status, another.body), (rejected.status, rejected.body));
-    assert_eq!(store.claims(), before + 2, "one look at the store each, as a fresh key has");
+    assert_eq!(store.claims(), before + 2, "each asks the store once, as a fresh key does");
     assert_eq!(runs.started(), 1);
 }
 
@@ -100,7 +100,7 @@ async fn another_callers_key_is_a_key_of_its_own() {
     let before = store.claims();
     let mallory = send(&server, "/by-caller", "k", "mallory", "tea").await;
     assert!(!mallory.is_replay());
-    assert_ne!(mallory.text(), alice.text(), "it ran for mallory");
+    assert_ne!(mallory.text(), alice.text(), "the handler ran for mallory");
     assert_eq!(store.claims(), before + 1);
     assert_eq!(send(&server, "/by-caller", "k", "alice", "tea").await.text(), alice.text());
     assert_eq!(runs.started(), 2);

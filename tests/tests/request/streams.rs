@@ -134,7 +134,7 @@ async fn begin(server: &Server, client: &reqwest::Client, path: &str) -> reqwest
 }
 
 async fn chunk(response: &mut reqwest::Response) -> Option<Bytes> {
-    tokio::time::timeout(PATIENCE, response.chunk()).await.expect("a frame goes out as it comes").expect("it is whole")
+    tokio::time::timeout(PATIENCE, response.chunk()).await.expect("a frame is sent at once").expect("it is whole")
 }
 
 async fn retry_begins(server: &Server, path: &str) -> StatusCode {
@@ -186,7 +186,7 @@ async fn stream_whose_claim_is_lost_ends_with_an_error() {
             while first.chunk().await?.is_some() {}
             Ok::<_, reqwest::Error>(())
         };
-        assert!(rest.await.is_err(), "no client takes it for complete");
+        assert!(rest.await.is_err(), "no client considers it complete");
     }
 }
 
@@ -279,7 +279,7 @@ async fn stream_that_panics_breaks_off_and_frees_its_key() {
     let runs = Runs::free();
     let server = serve(&runs, MemoryStore::new()).await;
     let first = begin(&server, &client(false), "/panics").await;
-    assert!(first.bytes().await.is_err(), "its client sees it break off");
+    assert!(first.bytes().await.is_err(), "its client sees that it breaks off");
     assert_eq!(retry(&server, "/panics").await.text(), format!("{FIRST}{SECOND}"));
     assert!(retry(&server, "/panics").await.is_replay());
     assert_eq!(runs.started(), 2);
@@ -343,7 +343,7 @@ async fn frames_that_are_always_ready_are_collected_for_one_lease() {
     runs.until_started(1).await;
     let other = request("/lines", Version::HTTP_11).await.expect("a router answers");
     assert_eq!(other.status(), StatusCode::CREATED);
-    assert!(!first.is_finished(), "the only thread of the runtime is not kept from another request");
+    assert!(!first.is_finished(), "the only thread of the runtime also serves another request");
     let first = first.await.expect("no panic").expect("a router answers");
     assert_eq!(first.headers()["idempotent-recorded"], "false");
 }

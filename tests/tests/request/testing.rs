@@ -159,7 +159,7 @@ async fn a_seeded_claim_is_one_of_another_process() {
         assert_eq!(another.status(), StatusCode::UNPROCESSABLE_ENTITY, "it is a claim for the first request");
     }
     advance(Duration::from_hours(1)).await;
-    assert_eq!(post_to(&app, "/refunds", "released").await.status(), StatusCode::CONFLICT, "it is renewed over there");
+    assert_eq!(post_to(&app, "/refunds", "released").await.status(), StatusCode::CONFLICT, "its process renews it");
 
     released.release().await.expect("the store answers");
     assert_eq!(text(post_to(&app, "/refunds", "released").await).await, "refund 1");

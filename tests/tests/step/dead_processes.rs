@@ -116,7 +116,7 @@ async fn stand_still(bench: &Bench, place: Moment) -> (Answer, Answer) {
     eventually(async || bench.effects(WAITS, &key), |&waits| waits == 1).await;
     let signal = |signal| {
         let pid = Pid::from_raw(stopped.pid().cast_signed()).expect("a process has a number");
-        kill_process(pid, signal).expect("it lives");
+        kill_process(pid, signal).expect("it runs");
     };
     let ask = async || {
         signal(Signal::STOP);

@@ -109,7 +109,7 @@ async fn gives_up(runs: &Executions, idempotency: &Idempotency) -> Result<String
     let hangs = idempotency.step("reserve", || async { Ok::<_, Response>(begun.run().await) });
     tokio::select! {
         biased;
-        _ = hangs => unreachable!("it waits for ever"),
+        _ = hangs => unreachable!("it waits forever"),
         () = begun.until_started(1) => {}
     }
     let run = idempotency.step("reserve", || async { Ok::<_, Response>(runs.step.run().await) }).await?;

@@ -92,7 +92,7 @@ impl Fleet {
         };
         let done = tokio::select! {
             done = work => done,
-            () = killing => unreachable!("it kills for ever"),
+            () = killing => unreachable!("it kills forever"),
         };
         // The server that was killed last may not have been replaced yet.
         for server in 0..SERVERS {

@@ -85,7 +85,7 @@ async fn made_up_requests_get_only_documented_answers() {
     let report = assert_finds_nothing(schemathesis);
     assert!(report.contains("Tested: 4") && report.contains("No issues found"), "{report}");
     let ledger: Vec<Value> = get(&server, "/ledger").await.json().await.expect("JSON");
-    assert!(ledger.iter().any(|line| line["user"] == "card network"), "the hook signs events, and they are taken");
+    assert!(ledger.iter().any(|line| line["user"] == "card network"), "the hook signs events that are accepted");
     let log = std::fs::read_to_string(data.path().join(LOG)).expect("a log");
     assert!(log.contains("a guarded request has ended") && !log.contains("ERROR"), "{log}");
 }

@@ -85,7 +85,7 @@ impl Door {
         let awaited = (key.to_owned(), status);
         let mut seen = self.0.subscribe();
         let seen = timeout(PATIENCE, seen.wait_for(|seen| seen.contains(&awaited))).await;
-        seen.unwrap_or_else(|_| panic!("no {awaited:?}, only {:?}", self.seen())).expect("the door stands");
+        seen.unwrap_or_else(|_| panic!("no {awaited:?}, only {:?}", self.seen())).expect("the door is not dropped");
     }
 }
 

@@ -80,7 +80,7 @@ async fn a_payment_intent_is_what_the_sdk_takes_it_for(sdk: Sdk) {
     assert_eq!((&intent["amount"], &intent["amount_received"]), (&json!(1999), &json!(1999)), "{paid}");
     assert_eq!(intent["metadata"], payment()["metadata"], "{paid}");
     assert_eq!((&paid["key"], &paid["replayed"]), (&json!("order-6735"), &json!(false)), "{paid}");
-    assert_eq!(bench.door.seen(), [("order-6735".to_owned(), 200)], "the key comes bare, without quotes");
+    assert_eq!(bench.door.seen(), [("order-6735".to_owned(), 200)], "the SDK sends the key without quotes");
 
     let found = client.does(json!({ "retrieve": intent["id"] })).await;
     assert_eq!(found["returned"], *intent);

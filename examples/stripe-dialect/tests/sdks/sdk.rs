@@ -113,6 +113,6 @@ impl Client {
     pub(crate) async fn does(&mut self, what: Value) -> Value {
         self.tell.write_all(format!("{what}\n").as_bytes()).await.expect("the driver reads");
         let line = timeout(PATIENCE, self.told.next_line()).await.expect("the driver answers");
-        serde_json::from_str(&line.expect("text").expect("the driver lives")).expect("JSON")
+        serde_json::from_str(&line.expect("text").expect("the driver runs")).expect("JSON")
     }
 }

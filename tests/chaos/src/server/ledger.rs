@@ -179,5 +179,5 @@ pub(super) fn beginning(id: String, key: &str, server: &str, attempt: u32) -> Ex
 }
 
 fn micros(time: u64) -> i64 {
-    i64::try_from(time).expect("a time of this age")
+    i64::try_from(time).expect("the time fits")
 }

@@ -88,7 +88,7 @@ async fn handlers_that_end_are_not_in_flight_any_more() {
     let (first, second) = (send("first"), send("second"));
     runs.until_started(2).await;
     server.post_with_key("/ends", "first").await;
-    assert_eq!(in_flight("in-flight-ends"), Some(2.0), "a rejection is no handler that runs");
+    assert_eq!(in_flight("in-flight-ends"), Some(2.0), "a rejected request is no running handler");
     runs.let_finish(1);
     eventually(async || in_flight("in-flight-ends"), |running| *running == Some(1.0)).await;
     runs.let_finish(1);
@@ -200,7 +200,7 @@ fn handler_dropped_outside_a_runtime_is_in_flight_to_its_end() {
     });
     assert_eq!(in_flight("in-flight-is-dropped"), Some(1.0));
     drop(call);
-    assert_eq!(in_flight("in-flight-is-dropped"), Some(1.0), "its runtime goes on with it");
+    assert_eq!(in_flight("in-flight-is-dropped"), Some(1.0), "its runtime continues it");
     runs.let_finish(1);
     runtime.block_on(until_none_is_in_flight("in-flight-is-dropped"));
 }

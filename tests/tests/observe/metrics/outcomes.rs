@@ -106,7 +106,7 @@ async fn every_outcome_is_counted_once() {
     post("large", "large").await;
     let broken = server.post("/").header("idempotency-key", "break").body("break");
     let read = async { broken.send().await?.bytes().await };
-    assert!(read.await.is_err(), "its connection breaks off with it");
+    assert!(read.await.is_err(), "its connection breaks too");
     post("panic", "panic").await;
     post("not,a,key", "charge").await;
     answer(server.post("/").body("charge")).await;

@@ -16,10 +16,10 @@ struct Alert {
 fn alerts() -> Vec<Alert> {
     let text = read("alerts.yml");
     let rules = text.split("- alert: ").skip(1).map(|rule| {
-        let (name, rule) = rule.split_once('\n').expect("more follows");
+        let (name, rule) = rule.split_once('\n').expect("the alert has more lines");
         let expression = rule.split_once("expr: ").expect("it has an expression").1;
         let end = ["\n        for:", "\n        labels:"].iter().filter_map(|next| expression.find(next)).min();
-        let expression = expression[..end.expect("labels follow")].trim_start_matches('|').trim().to_owned();
+        let expression = expression[..end.expect("labels come next")].trim_start_matches('|').trim().to_owned();
         let runbook = rule.lines().filter_map(|line| line.trim().strip_prefix("runbook_url: ")).map(str::to_owned);
         Alert { name: name.to_owned(), expression, runbook: runbook.collect() }
     });

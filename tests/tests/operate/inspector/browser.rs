@@ -102,7 +102,7 @@ async fn visit(chromium: &Chromium) {
     assert_eq!(count(chromium, "completed").await, "120");
     assert_eq!(count(chromium, "outcome_unknown").await, "2");
     let styled = chromium.evaluate("getComputedStyle(document.querySelector('.states')).display").await;
-    assert_eq!(styled, "grid", "the policy of the page lets its own style through");
+    assert_eq!(styled, "grid", "the page's policy allows its own style");
     keep(chromium, "inspector.png").await;
 
     for (width, scheme, ground) in [(1100, "dark", "rgb(16, 20, 27)"), (390, "light", "rgb(246, 247, 249)")] {

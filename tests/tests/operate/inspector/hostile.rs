@@ -50,7 +50,7 @@ async fn hostile_text_is_shown_and_does_nothing(store: impl StoreAdmin + Clone) 
     let listed = shop.json("/api/entries?reveal=keys").await;
     let entries = listed["entries"].as_array().expect("a list");
     for text in HOSTILE {
-        let entry = entries.iter().find(|entry| entry["key"] == text).expect("JSON tells it as it is");
+        let entry = entries.iter().find(|entry| entry["key"] == text).expect("JSON contains the original text");
         assert_eq!((&entry["caller"], &entry["shortened"]), (&json!(text), &json!(false)));
     }
     for address in ["/api/entries?reveal=keys", "/api/summary", "/api/entries?store=%F3%A0%81%81%E2%80%AE"] {

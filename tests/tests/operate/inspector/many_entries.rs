@@ -101,8 +101,8 @@ async fn first_page_among_many_in_sqlite_tells_all_claims() {
          INSERT INTO idempotency_records (key, state, fingerprint, token, attempt, claim_ttl, expires_at, recorded_at, status, \
          headers, body) SELECT printf('charges//r%08d', number), 'completed', ?3, ?4, 1, 86400000, ?2, ?2 - 86400000, 201, '[]', \
          CAST('paid' AS BLOB) FROM numbers";
-    let filling = sqlx::query(records).bind(i64::try_from(entries()).expect("it is no more"));
-    let filling = filling.bind(i64::try_from(expires.as_millis()).expect("it is no more"));
+    let filling = sqlx::query(records).bind(i64::try_from(entries()).expect("it fits"));
+    let filling = filling.bind(i64::try_from(expires.as_millis()).expect("it fits"));
     let filling = filling.bind("01".repeat(32)).bind("0".repeat(32)).execute(&mut connection).await;
     filling.expect("the records are made");
     connection.close().await.expect("the connection ends");
@@ -118,7 +118,7 @@ async fn first_page_among_many_in_postgres_tells_all_claims() {
          delete_after, recorded_at, status, headers, body) SELECT sha256(convert_to(key, 'UTF8')), key, 'completed', \
          repeat('01', 32), repeat('0', 32), 1, 86400000, now() + interval '1 day', now() + interval '1 day', now(), 201, '[]', \
          'paid' FROM (SELECT 'charges//r' || number AS key FROM generate_series(1, $1) AS number) AS keys";
-    let filling = sqlx::query(records).bind(i32::try_from(entries()).expect("it is no more"));
+    let filling = sqlx::query(records).bind(i32::try_from(entries()).expect("it fits"));
     filling.execute(&pool).await.expect("the records are made");
     // Records that arrive over several days have already been visited by the search for claims.
     let swept = "INSERT INTO idempotency.records (digest, key, state, fingerprint, token, attempt, claim_ttl, expires_at, \

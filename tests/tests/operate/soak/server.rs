@@ -45,7 +45,7 @@ impl SoakServer {
     /// A reading of its current state.
     pub(crate) async fn reading(&mut self) -> Reading {
         self.orders.write_all(b"\n").await.expect("the server reads");
-        let line = self.readings.next_line().await.expect("it prints text").expect("the server lives");
+        let line = self.readings.next_line().await.expect("it prints text").expect("the server runs");
         serde_json::from_str(&line).expect("a reading is JSON")
     }
 
