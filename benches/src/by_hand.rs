@@ -1,8 +1,8 @@
-//! The least that such a guard can do: the steps of a claim, a record and a replay written into the handler by hand.
+//! The least that a guard can do: a claim, a record and a replay, written into the handler by hand.
 //!
-//! It extracts first, as `#[idempotent]` does, digests the request, looks up and claims in one lock, runs the handler
-//! and keeps its response before it is sent. What it leaves out: leases and tokens, a client that leaves, expiry,
-//! a bound on its memory, what must not be recorded, callers, panics, traces.
+//! Like `#[idempotent]`, it first extracts the arguments. Then it digests the request, looks the key up and claims it
+//! under one lock, runs the handler, and keeps the response before it is sent. It does not handle leases and tokens,
+//! clients that disconnect, expiry, a memory limit, responses that must not be recorded, callers, panics and traces.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -29,7 +29,7 @@ struct Kept {
     response: Option<(StatusCode, HeaderMap, Bytes)>,
 }
 
-/// Its routes.
+/// The routes.
 pub fn router() -> Router {
     let charges = async |State(records): State<Records>, request: Request| {
         guard(records, request, async |order| charge(order).into_response()).await

@@ -1,17 +1,17 @@
-//! The handler that everything is measured with: a small order in, a small receipt out.
+//! The handler of all measurements: it takes a small order and returns a small receipt.
 
 use axum::Json;
 use axum::http::StatusCode;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// The path of the handler that answers at once.
+/// The path of the handler that answers immediately.
 pub const CHARGES: &str = "/charges";
 
 /// The path of the handler that never answers.
 pub const HELD: &str = "/held";
 
-/// What a client asks for.
+/// The body of a request.
 #[derive(Serialize, Deserialize)]
 pub struct Order {
     amount: u64,
@@ -20,7 +20,7 @@ pub struct Order {
     memo: String,
 }
 
-/// What it gets.
+/// The body of a response.
 #[derive(Serialize)]
 pub struct Receipt {
     id: &'static str,
@@ -34,7 +34,7 @@ pub struct Receipt {
     memo: String,
 }
 
-/// The work of the handler.
+/// What the handler does.
 pub fn charge(order: Order) -> (StatusCode, Json<Receipt>) {
     let receipt = Receipt {
         id: "ch_3MmlLrLkdIwHu7ix0snN0B15",
@@ -54,7 +54,7 @@ pub fn charge(order: Order) -> (StatusCode, Json<Receipt>) {
 ///
 /// # Panics
 ///
-/// When `bytes` is less than an order without a memo takes.
+/// When `bytes` is less than the size of an order without a memo.
 pub fn order(bytes: usize) -> Bytes {
     let order = |memo| Order { amount: 4_500, currency: "eur".into(), customer: "cus_9s6XKzkNRiz8i3".into(), memo };
     let json = |order| serde_json::to_vec(&order).expect("an order is plain data");

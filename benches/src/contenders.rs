@@ -1,4 +1,4 @@
-//! One handler, bare and guarded, in process and with a store in memory.
+//! The contenders: one handler, bare and guarded, in process and with a store in memory.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -38,7 +38,7 @@ async fn guarded_held(Json(_): Json<Order>) -> (StatusCode, Json<Receipt>) {
 
 static HELD_RUNS: AtomicUsize = AtomicUsize::new(0);
 
-/// How many executions of the handler that never answers have begun, of all contenders.
+/// How many executions of the handler that never answers have begun, in all contenders.
 pub fn held_runs() -> usize {
     HELD_RUNS.load(Ordering::SeqCst)
 }
@@ -48,30 +48,30 @@ pub(crate) async fn hold() -> (StatusCode, Json<Receipt>) {
     std::future::pending().await
 }
 
-/// A library under measurement, with a store of its own.
+/// A library under measurement, with its own store.
 #[derive(Clone)]
 pub struct Contender {
     /// Its name.
     pub name: &'static str,
     pub(crate) router: Router,
-    /// Of a session, where the library keeps its records in one.
+    /// The cookie of a session, if the library keeps its records in one.
     pub(crate) cookie: Option<HeaderValue>,
     /// Whether it rejects the duplicate of a running request.
     pub locks: bool,
 }
 
 impl Contender {
-    /// The handler alone.
+    /// The bare handler.
     pub fn bare() -> Self {
         Self { name: "bare handler", router: bare_router(), cookie: None, locks: false }
     }
 
-    /// The steps of a guard, written by hand: the least that it can cost.
+    /// A guard that is written by hand: the least that a guard can cost.
     pub fn by_hand() -> Self {
         Self { name: "by hand", router: by_hand::router(), cookie: None, locks: true }
     }
 
-    /// `#[idempotent]`, in a program that has installed its registry at start-up.
+    /// `#[idempotent]`, in a program that installs its registry at start-up.
     pub async fn ours() -> Self {
         static STORE: OnceLock<MemoryStore> = OnceLock::new();
         let store = STORE.get_or_init(|| {
@@ -88,7 +88,7 @@ impl Contender {
     ///
     /// # Panics
     ///
-    /// When the status is not the expected one: a wrong answer must not be measured.
+    /// When the status is not the expected one, because a wrong answer must not be measured.
     pub async fn send(&self, path: &str, key: Option<&str>, body: Bytes, expected: StatusCode) -> Bytes {
         let response = self.answer(path, key, body).await;
         assert_eq!(response.status(), expected, "{} at {path}", self.name);

@@ -1,4 +1,4 @@
-//! What the guard costs, against the bare handler, its peers and the limits of the engines below it.
+//! Measures what the guard costs, compared with the bare handler, with its peers, and with the limits of the databases.
 
 pub mod by_hand;
 pub mod charge;

@@ -1,9 +1,9 @@
-//! Where the figures come from.
+//! Describes the machine on which the figures were measured.
 
 use std::fs;
 use std::process::Command;
 
-/// The machine, and the versions of what ran on it, as a paragraph.
+/// A paragraph about the machine, and the versions of the programs.
 pub fn description() -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let parts = [
@@ -27,7 +27,8 @@ fn field(file: &str, name: &str) -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
-/// wrk writes its version where errors go, and counts it as one.
+/// The first line that the program prints, to standard output or else to standard error. The exit status does not
+/// matter: wrk exits with an error after it has printed its version.
 fn first_line(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).output().ok()?;
     let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };

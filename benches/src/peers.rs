@@ -1,4 +1,4 @@
-//! The same handler behind the libraries that ours is measured against.
+//! The same handler behind the libraries with which this one is compared.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use crate::contenders::{Contender, bare_router};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How many there are.
+/// The number of contenders.
 pub const CONTENDERS: usize = 6;
 
-/// Bare, ours, by hand and the peers, each with an empty store.
+/// The bare handler, this library, the guard by hand and the peers, each with an empty store.
 pub async fn all() -> [Contender; CONTENDERS] {
     let [bare, ours, by_hand] = [Contender::bare(), Contender::ours().await, Contender::by_hand()];
     [bare, ours, by_hand, rustango(), axum_idempotent().await, idempotent()]
@@ -30,7 +30,7 @@ fn rustango() -> Contender {
     Contender { name: "rustango", router, cookie: None, locks: true }
 }
 
-/// `axum-idempotent`, in the session that it wants.
+/// `axum-idempotent`, with the session that it needs.
 async fn axum_idempotent() -> Contender {
     use axum_idempotent::{IdempotentLayer, IdempotentOptions};
     use ruts::store::Ttl;
@@ -38,7 +38,7 @@ async fn axum_idempotent() -> Contender {
     use ruts::{CookieOptions, Session, SessionLayer};
 
     async fn log_in(session: Session<MokaStore>) {
-        let ttl = Ttl::new(24 * 60 * 60).expect("a day is no odd time");
+        let ttl = Ttl::new(24 * 60 * 60).expect("a day is a valid ttl");
         session.set("user", &String::from("alice"), ttl, None).await.expect("a session in memory takes a field");
     }
     let options = IdempotentOptions::default()

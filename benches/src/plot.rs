@@ -1,4 +1,4 @@
-//! The picture of latency over load.
+//! The plot of latency over load.
 
 use std::path::Path;
 
@@ -14,11 +14,11 @@ const COLORS: [RGBColor; 5] = [
     RGBColor(148, 103, 189),
 ];
 
-/// Draws the curves into an SVG file, both axes logarithmic.
+/// Draws the curves into an SVG file. Both axes are logarithmic.
 ///
 /// # Errors
 ///
-/// When there is nothing to draw, or the file cannot be written.
+/// When there are no curves, or the file cannot be written.
 pub fn draw(curves: &[Curve], path: &Path) -> anyhow::Result<()> {
     let points = || curves.iter().flat_map(|curve| &curve.points);
     let rates = points().map(|point| point.1);

@@ -1,4 +1,4 @@
-//! What a measurement hands on: tables for people, and figures beside their targets.
+//! The results of a measurement: tables for people, and figures with their targets.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,14 +13,14 @@ pub struct Section {
     pub tables: Vec<Table>,
     /// The figures that have a target.
     pub targets: Vec<Target>,
-    /// Lines for the plot of latency over load.
+    /// The lines of the plot of latency over load.
     pub curves: Vec<Curve>,
 }
 
-/// Figures in rows.
+/// A table of figures.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Table {
-    /// What it shows.
+    /// What the table shows.
     pub caption: String,
     /// The heads of the columns.
     pub columns: Vec<String>,
@@ -28,16 +28,16 @@ pub struct Table {
     pub rows: Vec<Vec<String>>,
 }
 
-/// One figure and what it should be.
+/// One figure and its target.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Target {
     /// What was measured.
     pub what: String,
-    /// What it should be.
+    /// The target.
     pub target: String,
-    /// What it is.
+    /// The measured figure.
     pub measured: String,
-    /// Whether that is within the target.
+    /// Whether the figure meets the target.
     pub met: bool,
 }
 
@@ -70,7 +70,7 @@ impl Section {
         self.targets.push(Target { what: what.into(), target, measured, met });
     }
 
-    /// Hands the section to the program that asked for it.
+    /// Prints the section for the program that started this one.
     pub fn print(&self) {
         println!("{}", serde_json::to_string(self).expect("a section is plain data"));
     }
@@ -91,7 +91,7 @@ impl Table {
         self.rows.push(cells.into_iter().map(Into::into).collect());
     }
 
-    /// As Markdown.
+    /// The table as Markdown.
     pub fn markdown(&self) -> String {
         let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
         let rule = format!("|---|{}\n", "---:|".repeat(self.columns.len().saturating_sub(1)));
@@ -100,7 +100,7 @@ impl Table {
     }
 }
 
-/// A number with as many digits as it is worth, and its unit.
+/// A number with its unit, with as many digits as are meaningful.
 pub fn figure(number: f64, unit: &str) -> String {
     let digits = match number.abs() {
         large if large >= 100.0 => 0,
@@ -112,11 +112,11 @@ pub fn figure(number: f64, unit: &str) -> String {
     if unit.is_empty() { number } else { format!("{number} {unit}") }
 }
 
-/// The middle one; of an even number, the mean of the two in the middle.
+/// The median. For an even number of figures, the mean of the two middle ones.
 ///
 /// # Panics
 ///
-/// When there is none.
+/// When there are no figures.
 pub fn median(mut figures: Vec<f64>) -> f64 {
     assert!(!figures.is_empty(), "a median needs a figure");
     figures.sort_by(f64::total_cmp);

@@ -1,6 +1,6 @@
-//! What a request meets.
+//! The kinds of requests.
 
-/// One of the ways through the guard.
+/// A kind of request, by what the guard does with it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Scenario {
     /// A key that was not used before.
@@ -9,15 +9,15 @@ pub enum Scenario {
     Replay,
     /// A request without a key.
     NoKey,
-    /// A key whose handler runs.
+    /// A key whose handler is running.
     RejectedDuplicate,
 }
 
 impl Scenario {
-    /// All of them.
+    /// All scenarios.
     pub const ALL: [Self; 4] = [Self::First, Self::Replay, Self::NoKey, Self::RejectedDuplicate];
 
-    /// As the tables name it.
+    /// The name in the tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::First => "first execution",
@@ -28,7 +28,7 @@ impl Scenario {
     }
 }
 
-/// A key in the shape of a UUID, the same for the same two numbers.
+/// A key in the format of a UUID. The same two numbers give the same key.
 pub fn key(series: usize, number: usize) -> String {
     format!("8e03978e-40d5-43dd-bc93-{:04x}{number:08x}", series % 0x1_0000)
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Where a store is.
+/// The store that a URL names.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Address {
     Sqlite(PathBuf),
@@ -12,7 +12,7 @@ pub(crate) enum Address {
     Postgres(String),
 }
 
-/// What is wrong with a URL; it may hold a password, so the message does not repeat it.
+/// What is wrong with a URL. The message does not repeat the URL, because it may contain a password.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum MalformedAddress {
     #[error(
@@ -50,7 +50,7 @@ impl FromStr for Address {
     }
 }
 
-/// Without what may be a password.
+/// Omits what may be a password.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -63,7 +63,8 @@ impl fmt::Display for Address {
     }
 }
 
-/// Host, port and path of what follows the scheme. None where a password that is not percent-encoded may be a part of them.
+/// The host, port and path in the part after the scheme. `None` if they may contain a part of a password that is not
+/// percent-encoded.
 fn without_password(rest: &str) -> Option<&str> {
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     if path.contains('@') {

@@ -1,4 +1,5 @@
-//! Who has resolved what: one line of JSON for each resolution that is asked for, with the fields of the inspector's audit.
+//! The audit of resolutions: one line of JSON for each requested resolution, with the fields of the inspector's audit
+//! events.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
@@ -10,14 +11,14 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 
-/// Where the lines go.
+/// The destination of the lines.
 pub(crate) enum Audit {
     Stderr,
-    /// Opened before anything is changed: what cannot be told is not done.
+    /// A file. It is opened before anything is changed: what cannot be written to the audit is not done.
     File(File),
 }
 
-/// What is told of one resolution.
+/// The contents of one line.
 #[derive(Serialize)]
 pub(crate) struct Line<'a> {
     at: String,
@@ -34,14 +35,14 @@ pub(crate) struct Line<'a> {
     reason: String,
 }
 
-/// What does not change from the question to the answer.
+/// The fields that are the same before and after the resolution.
 pub(crate) struct Asked<'a> {
     pub(crate) by: &'a str,
     pub(crate) store: &'a str,
     pub(crate) view: &'a EntryView,
     pub(crate) status: Option<u16>,
     pub(crate) reason: &'a str,
-    /// Of the entry: its caller is a digest already.
+    /// Whether the caller of the entry is a digest already.
     pub(crate) digested: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What goes wrong, and the exit status that it has.
+//! The errors of the program, and their exit statuses.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -124,7 +124,8 @@ impl Failure {
         })
     }
 
-    /// The message with its causes, which may contain text of the server. A cause that only repeats the message before it is left out.
+    /// The message with its causes, which may contain text of the server. A cause that only repeats the message before
+    /// it is omitted.
     pub(crate) fn explained(&self) -> String {
         let mut text = visible(&self.to_string());
         let mut cause = self.source();

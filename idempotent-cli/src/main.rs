@@ -31,7 +31,8 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Ends the program if the arguments are wrong. clap's message repeats them, so it gets only what a terminal can show.
+/// Parses the arguments, and ends the program if they are wrong. clap's message repeats the arguments, so it gets only
+/// text that a terminal can show.
 fn arguments() -> Arguments {
     Arguments::try_parse().unwrap_or_else(|error| {
         let shown = std::env::args_os().map(|argument| visible(&argument.to_string_lossy()));
@@ -102,7 +103,7 @@ async fn purge(
     // An entry that was found by its key, or by the key's digest, has a key.
     let key = view.key().ok_or(Failure::NothingThere)?;
     confirm(&view)?;
-    // A person takes a while to answer.
+    // A person takes a while to answer, and the entry may have changed meanwhile.
     let now = store.get(key).await?.ok_or(Failure::NothingThere)?;
     if now.confirmation() != view.confirmation() {
         return Err(Failure::Changed);
@@ -110,7 +111,7 @@ async fn purge(
     if store.purge(key).await? { Ok(view) } else { Err(Failure::NothingThere) }
 }
 
-/// On the terminal, if there is one.
+/// Asks on the terminal, if there is one.
 fn ask(entry: &str, state: State) -> Result<(), Failure> {
     if !io::stdin().is_terminal() {
         return Err(Failure::NoTerminal { done: "purged" });

@@ -1,4 +1,4 @@
-//! What is printed: a table for a person, JSON for a program.
+//! The output: a table for people, JSON for programs.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use idempotent_runtime::operate::{Counts, EntryReport, EntryView, Keys, Scan, State, visible, visible_json};
 use serde::Serialize;
 
-/// A listing, in the shape of the inspector's.
+/// A listing, in the format of the inspector.
 #[derive(Serialize)]
 #[expect(clippy::struct_field_names, reason = "it is the name in the JSON")]
 struct Entries<'a> {
@@ -75,7 +75,7 @@ pub(crate) fn json(value: &impl Serialize) {
     out(&(visible_json(&text) + "\n"));
 }
 
-/// A reader that has seen enough is no error.
+/// Writes to standard output. A reader that stops reading early is no error.
 pub(crate) fn out(text: &str) {
     let _ = io::stdout().lock().write_all(text.as_bytes());
 }
@@ -102,7 +102,7 @@ fn key(report: &EntryReport) -> String {
 fn age(view: &EntryView) -> String {
     view.since().map_or_else(
         || "unknown".to_owned(),
-        // Another machine's clock may be ahead of ours.
+        // The clock of another machine may be ahead of this machine's clock.
         |since| span(SystemTime::now().duration_since(since).unwrap_or_default()),
     )
 }
@@ -123,7 +123,7 @@ fn particulars(report: &EntryReport) -> String {
     parts.join(", ")
 }
 
-/// In whole seconds, where there is one.
+/// The duration in whole seconds, if it is at least one second.
 fn span(span: Duration) -> String {
     let whole = if span.as_secs() > 0 {
         Duration::from_secs(span.as_secs())
@@ -133,7 +133,7 @@ fn span(span: Duration) -> String {
     humantime::format_duration(whole).to_string()
 }
 
-/// Columns as wide as their widest cell.
+/// Formats columns that are as wide as their widest cell.
 fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(width);

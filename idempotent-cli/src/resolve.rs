@@ -1,4 +1,4 @@
-//! `resolve`: what an operator says became of a request is checked, confirmed, and told to the audit.
+//! `resolve`: an operator's settlement is validated, confirmed, applied, and written to the audit.
 
 use std::fs;
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
@@ -79,7 +79,7 @@ pub(crate) async fn run(store: &Opened, resolve: Resolve, keys: Keys, json: bool
     let view = store.look_up(&resolve.target.entry()?).await?;
     let key = view.key().ok_or(Failure::NothingThere)?;
     let entry = view.entry().ok_or(Failure::NotResolvable)?;
-    // Before the question: a person is not asked for what cannot be done.
+    // Validate before the question: a person is not asked to confirm something that is impossible.
     let resolution = settlement.resolution(entry)?;
     let EntryState::Claimed { token, .. } = entry.state else { return Err(Failure::NotResolvable) };
     if !resolve.yes {
@@ -88,7 +88,8 @@ pub(crate) async fn run(store: &Opened, resolve: Resolve, keys: Keys, json: bool
     let status = settlement.status().map(|status| status.as_u16());
     let by = settlement.operator().unwrap_or_default();
     let asked = Asked { by, store: store.address(), view: &view, status, reason: settlement.reason(), digested };
-    // Told before it is done too: if the process dies, or the answer is lost, it is known who asked for what.
+    // Write to the audit before the change too: if the process dies, or the answer is lost, the audit shows who asked
+    // for what.
     audit.tell(&asked.ended("asked")).map_err(Failure::Untold)?;
     let resolved = store.resolve(key, token, resolution).await;
     let outcome = match &resolved {
@@ -118,7 +119,7 @@ fn print_done(view: &EntryView, is_executed: bool, keys: Keys, json: bool) {
     }
 }
 
-/// On the terminal, if there is one.
+/// Asks on the terminal, if there is one.
 fn ask(entry: &str, settlement: &Settlement, resolution: &Resolution) -> Result<(), Failure> {
     if !io::stdin().is_terminal() {
         return Err(Failure::NoTerminal { done: "resolved" });
@@ -175,7 +176,7 @@ impl Resolve {
         Ok(bytes)
     }
 
-    /// A store cannot tell whether its registry seals: a claim has nothing that is sealed.
+    /// The sealing key. The store cannot tell whether its registry seals, because nothing in a claim is sealed.
     fn sealing_key(&self) -> Result<Option<SealingKey>, Failure> {
         if self.unsealed {
             return Ok(None);
@@ -189,7 +190,8 @@ fn header(line: &str) -> Option<(HeaderName, HeaderValue)> {
     Some((name.trim().parse().ok()?, value.trim().parse().ok()?))
 }
 
-/// A service manager and a container may set no name: then the number of the user, where the system tells it.
+/// The name of the user. A service manager or a container may set no name: then the number of the user, if the system
+/// has one.
 fn user() -> String {
     let mut variables = ["USER", "LOGNAME", "USERNAME"].into_iter().filter_map(|name| std::env::var(name).ok());
     let named = variables.find(|name| !name.trim().is_empty());

@@ -1,4 +1,4 @@
-//! The registry's secrets, which are no arguments: `--help`, errors and the list of processes would show them.
+//! The registry's secrets. They are not arguments, because `--help`, errors and the list of processes would show them.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ pub(crate) const SEALING_KEY: &str = "IDEMPOTENT_SEALING_KEY";
 /// The variable with the secret of `digest_with`.
 pub(crate) const DIGEST_KEY: &str = "IDEMPOTENT_DIGEST_KEY";
 
-/// The secret in this file, or in the variable; `None` without both.
+/// The secret in this file or in the variable; `None` if neither is given.
 pub(crate) fn secret(file: Option<&PathBuf>, variable: &str) -> Result<Option<SealingKey>, Failure> {
     let text = match file {
         Some(path) => {

@@ -1,4 +1,4 @@
-//! Opens the store that a URL names, without making one where there is none.
+//! Opens the store that a URL names, and does not create one.
 
 use std::path::Path;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use crate::address::Address;
 use crate::arguments::{Entry, StoreOptions};
 use crate::failure::Failure;
 
-/// How long a server may take to let us in.
+/// How long connecting to a server may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// An open store, and where it is.
+/// An open store and its address.
 pub(crate) struct Opened {
     address: String,
     kind: Kind,
@@ -32,7 +32,7 @@ enum Kind {
     Postgres(PostgresStore),
 }
 
-/// The same call on whichever it is.
+/// Calls the same method on any kind of store.
 macro_rules! on {
     ($opened:expr, $store:ident => $call:expr) => {
         match &$opened.kind {
@@ -59,12 +59,12 @@ impl Opened {
         Ok(Self { address: address.to_string(), kind })
     }
 
-    /// Looks through all of it, and keeps at most `keep` entries of each state.
+    /// Reads the whole store, and keeps at most `keep` entries of each state.
     pub(crate) async fn scan(&self, scope: Option<String>, keep: usize) -> Result<Scan, Failure> {
         self.scanned(Scan::new(usize::MAX, keep).in_scope(scope)).await
     }
 
-    /// The same of the claims alone, where the store has an index of them.
+    /// Reads only the claims, if the store has an index of them.
     pub(crate) async fn scan_of_claims(&self, scope: Option<String>, keep: usize) -> Result<Scan, Failure> {
         self.scanned(Scan::new(usize::MAX, keep).in_scope(scope).of_claims()).await
     }
@@ -110,7 +110,7 @@ impl Opened {
         on!(self, store => store.resolve(key, token, resolution)).map_err(|error| self.failed(error))
     }
 
-    /// Without what may be a password.
+    /// The address, without what may be a password.
     pub(crate) fn address(&self) -> &str {
         &self.address
     }
@@ -149,7 +149,7 @@ impl Opened {
     }
 }
 
-/// How many entries are asked for at once.
+/// How many entries are requested at once.
 const PAGE: usize = 10_000;
 
 fn in_page(page: Page, id: &str) -> Option<EntryView> {
@@ -158,7 +158,7 @@ fn in_page(page: Page, id: &str) -> Option<EntryView> {
     views.find(|view| view.id().as_deref() == Some(id))
 }
 
-/// An option that would be ignored is a mistake.
+/// Rejects options that would be ignored.
 fn check(options: &StoreOptions, address: &Address) -> Result<(), Failure> {
     let of_redis = matches!(address, Address::Redis(_));
     let of_postgres = matches!(address, Address::Postgres(_));
@@ -183,7 +183,8 @@ async fn sqlite(path: &Path) -> Result<SqliteStore, Failure> {
     if !path.exists() {
         return Err(Failure::NoFile(path.to_owned()));
     }
-    // The store would make its tables in it. What cannot even be read is for the store to explain.
+    // Check first, because opening the store would create its tables. A file that cannot be read at all is left to the
+    // store, which explains the error.
     let options = SqliteConnectOptions::new().filename(path).read_only(true);
     if let Ok(mut connection) = SqliteConnection::connect_with(&options).await {
         let table = sqlx::query("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'idempotency_records'");
@@ -196,7 +197,7 @@ async fn sqlite(path: &Path) -> Result<SqliteStore, Failure> {
 }
 
 async fn redis(url: &str, address: &Address, options: &StoreOptions) -> Result<RedisStore, Failure> {
-    // A server alone would show its own keys as if they were all.
+    // A single server would show its own keys as if they were all keys of the Cluster.
     match (RedisStore::is_in_cluster(url).await?, options.cluster) {
         (true, false) => return Err(Failure::PartOfCluster(address.to_string())),
         (false, true) => return Err(Failure::NoCluster(address.to_string())),
@@ -206,7 +207,7 @@ async fn redis(url: &str, address: &Address, options: &StoreOptions) -> Result<R
     if let Some(prefix) = &options.prefix {
         builder = builder.prefix(prefix);
     }
-    // Whether it may evict keys is the application's business.
+    // Whether the server may evict keys is for the application to check.
     Ok(builder.allow_eviction().open().await?)
 }
 
@@ -215,7 +216,7 @@ async fn postgres(url: &str, address: &Address, options: &StoreOptions) -> Resul
         sqlx::Error::Configuration(source) => Failure::PostgresUrl { address: address.to_string(), source },
         source => Failure::Postgres { address: address.to_string(), source },
     };
-    // Shorter than our own patience, so that it tells what the server says.
+    // Shorter than `PATIENCE`, so that the error contains the server's message.
     let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(PATIENCE / 2);
     let pool = PostgresStore::connect_pool(url, pool).await.map_err(failed)?;
     let schema = options.schema.as_deref().unwrap_or("idempotency");

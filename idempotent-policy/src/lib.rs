@@ -31,7 +31,7 @@ pub const MAX_BODY: usize = 4 * 1024 * 1024;
 /// The methods that every server knows (RFC 9110, section 9, and RFC 5789). A policy may name others too.
 pub const KNOWN_METHODS: &[&str] = &["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
 
-/// The longest duration of a policy, 100 years: stores add it to clocks of their own.
+/// The longest duration of a policy, 100 years: stores add it to their clocks, which must not overflow.
 pub const LONGEST: Duration = Duration::from_secs(100 * 8766 * 60 * 60);
 
 /// The shortest ttl.
@@ -43,8 +43,8 @@ pub const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 /// The shortest time that a duplicate waits for a running request.
 pub const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
-/// Headers of one connection, or computed for each answer: no policy can have them recorded. A replay has none of them, whatever
-/// the store contains.
+/// Headers that belong to one connection, or that are computed for each answer. No policy can record them, and a replay
+/// never contains them, whatever the store contains.
 pub const NEVER_RECORDED: &[&str] = &[
     "authentication-info",
     "connection",
@@ -65,7 +65,7 @@ pub const NEVER_RECORDED: &[&str] = &[
 /// Headers that identify a client, unless the application names others.
 pub const CREDENTIAL_HEADERS: [&str; 4] = ["authorization", "proxy-authorization", "cookie", "x-api-key"];
 
-/// Headers whose value HTTP gives a meaning, so that requests for different things have the same value.
+/// Headers whose value has a meaning in HTTP, so different requests have the same value.
 pub const HEADERS_OF_HTTP: &[&str] = &[
     "accept",
     "accept-charset",
@@ -93,7 +93,7 @@ pub const HEADERS_OF_HTTP: &[&str] = &[
     "via",
 ];
 
-/// Checks a name that people read in logs and stores: a scope, or a store's name.
+/// Checks a name that appears in logs and stores: a scope, or the name of a store.
 ///
 /// # Errors
 ///
@@ -154,7 +154,7 @@ const fn check_duration(duration: Duration, shortest: Duration, too_short: &'sta
     }
 }
 
-/// Checks the least number of characters of a key, whose format is `uuid` or any.
+/// Checks the least number of characters of a key. `is_uuid` is true if the key format is `uuid`.
 ///
 /// # Errors
 ///
@@ -177,7 +177,7 @@ pub fn check_min_key_length(length: usize, is_uuid: bool) -> Result<(), String> 
 ///
 /// # Errors
 ///
-/// The lease is longer than the ttl: what is wrong, as the end of a sentence that begins with the argument.
+/// If the lease is longer than the ttl: what is wrong, as the end of a sentence that begins with the argument.
 pub const fn lease(given: Option<Duration>, ttl: Duration) -> Result<Duration, &'static str> {
     match given {
         None if LEASE.as_nanos() > ttl.as_nanos() => Ok(ttl),
@@ -200,7 +200,7 @@ pub fn check_status(status: u16) -> Result<(), &'static str> {
     }
 }
 
-/// Checks the name of a method: a token (RFC 9110, section 9.1), in the case in which requests have it.
+/// Checks the name of a method: a token (RFC 9110, section 9.1), in the case that requests use.
 ///
 /// # Errors
 ///
@@ -280,7 +280,8 @@ mod tests {
         CREDENTIAL_HEADERS, HEADER, HEADERS_OF_HTTP, LEASE, LONGEST, SHORTEST_LEASE, SHORTEST_TTL, SHORTEST_WAIT, TTL,
     };
 
-    /// A constant of the program is checked by the compiler, which formats nothing: the messages are written out.
+    /// The compiler checks constants of a program, and cannot format text: so the messages contain the limits
+    /// literally.
     #[test]
     fn messages_name_the_limits() {
         let below = |shortest: Duration| shortest.checked_sub(Duration::from_nanos(1)).expect("it is not zero");

@@ -11,10 +11,10 @@ use smallvec::SmallVec;
 use crate::key::every;
 use crate::policy::values::KeyFormat;
 
-/// A well-formed key: 1 to 255 characters of ASCII, not blank.
+/// A well-formed key: 1 to 255 ASCII characters, not all of them spaces.
 ///
-/// The header's value is a Structured Field String (RFC 9651, section 3.3.3), as in the `Idempotency-Key` draft, or the same
-/// characters bare, as most clients send them. Both spellings are the same key.
+/// The header's value is a Structured Field String (RFC 9651, section 3.3.3), as in the `Idempotency-Key` draft, or the
+/// same characters without quotes, as most clients send them. Both forms are the same key.
 ///
 /// # Examples
 ///
@@ -34,7 +34,7 @@ impl IdempotencyKey {
     /// The longest key, in characters.
     pub const MAX_LENGTH: usize = idempotent_policy::LONGEST_KEY;
 
-    /// A UUID in quotes takes no memory of its own.
+    /// A UUID in quotes fits without an allocation.
     const USUAL_LENGTH: usize = 40;
 
     /// Reads a header's value.
@@ -75,8 +75,9 @@ impl IdempotencyKey {
     ///
     /// # Errors
     ///
-    /// [`InvalidKey`] if it is empty, blank, over 255 characters, or contains anything but printable ASCII, or if it is what a
-    /// client sends that has no key: `undefined`, `null`, `NaN` or `[object Object]`.
+    /// [`InvalidKey`] if the key is empty, blank, longer than 255 characters, or contains anything but printable ASCII;
+    /// or if it is a value that clients send by mistake instead of a key: `undefined`, `null`, `NaN` or
+    /// `[object Object]`.
     pub fn new(text: &str) -> Result<Self, InvalidKey> {
         if text.is_empty() {
             return Err(InvalidKey::Empty);
@@ -96,7 +97,7 @@ impl IdempotencyKey {
         Ok(Self(text.as_bytes().into()))
     }
 
-    /// Checks what a policy asks of its keys.
+    /// Checks the requirements of a policy.
     pub(crate) fn check(&self, min_length: usize, format: KeyFormat) -> Result<(), InvalidKey> {
         let length = self.0.len();
         match format {
@@ -138,7 +139,7 @@ impl AsRef<str> for IdempotencyKey {
     }
 }
 
-/// Shows nothing of the key: it does not belong in logs.
+/// Shows nothing of the key, because keys do not belong in logs.
 impl fmt::Debug for IdempotencyKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("IdempotencyKey(..)")
@@ -155,10 +156,10 @@ pub(crate) fn key_in(lines: &GetAll<'_, HeaderValue>) -> Option<Result<Idempoten
     }
 }
 
-/// What a client's program makes of a value that is missing or no text: all of its requests have it.
+/// Values that a client's bug puts into every request, such as `undefined`.
 const MISTAKES: [&[u8]; 4] = [b"undefined", b"null", b"NaN", b"[object Object]"];
 
-/// What .NET's `Guid.Empty` and its like are: a value that is missing.
+/// The nil UUID, which clients send if a variable was never set, such as .NET's `Guid.Empty`.
 const NIL: &[u8] = b"00000000-0000-0000-0000-000000000000";
 
 /// Whether it is a UUID with its hyphens, in either case.
@@ -170,7 +171,7 @@ fn is_uuid(key: &[u8]) -> bool {
     key.len() == idempotent_policy::UUID_LENGTH && key.iter().enumerate().all(is_in_place)
 }
 
-/// Whether a Structured Field gives the byte a meaning.
+/// Whether the byte has a meaning in the syntax of Structured Fields.
 fn is_syntax(byte: u8) -> bool {
     matches!(byte, b'"' | b',' | b';' | b'\\')
 }
@@ -189,7 +190,7 @@ pub enum InvalidKey {
     #[error("the key has {length} characters, at most {max} are allowed", max = IdempotencyKey::MAX_LENGTH)]
     #[non_exhaustive]
     TooLong {
-        /// How many it has.
+        /// The number of its characters.
         length: usize,
     },
     /// The key contains characters other than visible ASCII. A quoted key may also contain spaces.
@@ -201,17 +202,17 @@ pub enum InvalidKey {
     /// The key begins with a quote and is not a Structured Field String, or is bare and contains a character of that syntax.
     #[error("the key contains one of the characters \" , ; \\ and is not a quoted string of RFC 9651")]
     BrokenQuoting,
-    /// The key is `undefined`, `null`, `NaN` or `[object Object]`: a mistake in the client's program, which sends it with every
+    /// The key is `undefined`, `null`, `NaN` or `[object Object]`. The client has a bug and sends this value with every
     /// request.
     #[error("the key is what a program makes of a missing value, so that all of its requests have it")]
     Mistake,
-    /// The key has fewer characters than `min_key_length` says.
+    /// The key has fewer characters than `min_key_length` requires.
     #[error("the key has {length} characters, at least {min} are required")]
     #[non_exhaustive]
     TooShort {
-        /// How many it has.
+        /// The number of its characters.
         length: usize,
-        /// How many it must have.
+        /// The number of characters that are required.
         min: usize,
     },
     /// The key is not a UUID, as `key_format = "uuid"` requires.

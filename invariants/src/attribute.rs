@@ -1,4 +1,4 @@
-//! The attribute: any tokens in, Rust or errors out.
+//! The attribute: any tokens are accepted as input, and the output is Rust or errors.
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use quote::ToTokens;
@@ -6,15 +6,15 @@ use syn::ItemFn;
 
 use crate::rewrite::rewrite;
 
-/// The first line is the attribute's arguments, the rest its item.
+/// The first line of the input is the attribute's arguments, the rest is its item.
 ///
-/// Whatever the tokens are, the answer is a function in the handler's place, or errors and the item as it was written. A
-/// handler whose own tokens parse still parses when it is rewritten, under the same name, and so does the one that is put
-/// behind other attributes, which is accepted when its turn comes.
+/// For any tokens, the output is a function in the handler's place, or errors and the unchanged item. If the tokens of
+/// a handler parse, its rewritten form parses too and has the same name. If the attribute moves itself behind other
+/// attributes, the moved form parses too, and is accepted when it is expanded.
 ///
 /// # Panics
 ///
-/// When that does not hold.
+/// When the invariant does not hold.
 pub fn attribute(bytes: &[u8]) {
     let Some((arguments, item)) = str::from_utf8(bytes).ok().and_then(|text| text.split_once('\n')) else { return };
     let (Some(arguments), Some(item)) = (tokens(arguments), tokens(item)) else { return };
@@ -29,10 +29,10 @@ pub fn attribute(bytes: &[u8]) {
 
 fn check_accepted(item: &TokenStream, written: &TokenStream) {
     let Ok(handler) = syn::parse2::<ItemFn>(item.clone()) else {
-        // Half-typed code in the body, which the compiler reports better.
+        // The body is incomplete code, for which the compiler's messages are better.
         return;
     };
-    // Written again: the empty list of parameters in `fn pay<>()` is nothing that could stay.
+    // The handler is parsed again from its tokens, because the empty list of generics in `fn pay<>()` is lost.
     let handler: ItemFn = syn::parse2(handler.to_token_stream()).expect("what was read can be written");
     let guarded: ItemFn =
         syn::parse2(written.clone()).unwrap_or_else(|error| panic!("{error} in what became of a function:\n{written}"));
@@ -48,7 +48,7 @@ fn check_accepted(item: &TokenStream, written: &TokenStream) {
     let mut turn = guarded.clone();
     turn.attrs.pop();
     assert_eq!(turn, handler, "it is untouched");
-    // In its turn, the others are gone.
+    // When the attribute is expanded, the others are gone.
     turn.attrs.clear();
     let rewritten = rewrite(&arguments, &turn.to_token_stream());
     assert!(after_errors(&rewritten).is_none(), "accepted at first and then rejected:\n{rewritten}");
@@ -59,7 +59,7 @@ fn is_ours(attribute: &syn::Attribute) -> bool {
     attribute.path().to_token_stream().to_string().ends_with("__private :: idempotent")
 }
 
-/// What follows the errors, if there are any: each is `::core::compile_error! { "…" }`.
+/// The tokens after the errors, if there are errors. Each error is `::core::compile_error! { "…" }`.
 fn after_errors(written: &TokenStream) -> Option<TokenStream> {
     let mut rest: &[TokenTree] = &written.clone().into_iter().collect::<Vec<_>>();
     let all = rest;
@@ -75,10 +75,11 @@ fn after_errors(written: &TokenStream) -> Option<TokenStream> {
     (rest.len() < all.len()).then(|| rest.iter().cloned().collect())
 }
 
-/// The compiler rejects deeper nesting before an attribute sees it, and recursion that deep would overflow the stack.
+/// The deepest nesting of the input. The compiler rejects deeper nesting before an attribute sees it, and deep
+/// recursion would overflow the stack here.
 const DEEPEST: usize = 48;
 
-/// Text as tokens, if it is some that the compiler hands to an attribute.
+/// The text as tokens, if the compiler would pass it to an attribute.
 fn tokens(text: &str) -> Option<TokenStream> {
     let mut depth = 0_usize;
     for character in text.chars() {
@@ -105,7 +106,7 @@ mod tests {
     use crate::model::ARGUMENTS;
     use crate::rewrite::rewrite;
 
-    /// The names that an accepted seed gives a value.
+    /// The arguments that a seed sets. The attribute must accept the seed.
     fn names(seed: &str) -> Vec<&'static str> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds/attribute").join(seed);
         let text = fs::read_to_string(path).expect("the seed");
@@ -121,7 +122,7 @@ mod tests {
 
     #[test]
     fn seeds_are_accepted_and_name_every_argument() {
-        // `key` excludes `header`, and `cache_if` excludes `cache`, so that one seed cannot name them all.
+        // `key` excludes `header`, and `cache_if` excludes `cache`, so one seed cannot set all arguments.
         let exclusive = ["cache_if", "key"];
         let others: Vec<_> = ARGUMENTS.iter().copied().filter(|name| !exclusive.contains(name)).collect();
         assert_eq!(names("every-argument"), others);

@@ -1,16 +1,16 @@
-//! The client's key, and the text that a store keeps it under.
+//! The client's key, and the text under which a store keeps it.
 
 use http::HeaderValue;
 use idempotent_runtime::{IdempotencyKey, InvalidKey, RecordKey};
 
 use crate::source::Source;
 
-/// A header's value is a key or an error that says why. A key can be sent quoted, and bare where its characters allow it,
-/// and both name the same key.
+/// The value of a header is a key, or an error that says why it is not. A key can be sent in quotes, and without quotes
+/// if its characters allow it; both forms are the same key.
 ///
 /// # Panics
 ///
-/// When that does not hold.
+/// When the invariant does not hold.
 pub fn key_header(bytes: &[u8]) {
     let Ok(header) = HeaderValue::from_bytes(bytes) else { return };
     match IdempotencyKey::from_header(&header) {
@@ -42,12 +42,12 @@ fn read(text: &str) -> Result<IdempotencyKey, InvalidKey> {
     IdempotencyKey::from_header(&HeaderValue::from_str(text).expect("visible ASCII"))
 }
 
-/// Two record keys share a text only where scope, caller and key are the same; a text is a record key or an error, and
-/// never another record key's text.
+/// Two record keys have the same text only if scope, caller and key are equal. A text is a record key or an error, and
+/// never the text of another record key.
 ///
 /// # Panics
 ///
-/// When that does not hold.
+/// When the invariant does not hold.
 pub fn record_key(bytes: &[u8]) {
     if let Ok(text) = str::from_utf8(bytes)
         && let Ok(key) = text.parse::<RecordKey>()

@@ -1,7 +1,7 @@
-//! What must hold for any bytes that reach a parser or a decoder: one function a target of the fuzzer, which panics where
-//! it does not hold.
+//! The invariants of parsers and decoders for arbitrary bytes. There is one function for each target of the fuzzer. It
+//! panics if its invariant does not hold.
 //!
-//! `cargo xtask fuzz` runs them for long, `tests/mutations.rs` for a moment with every run of the tests.
+//! `cargo xtask fuzz` runs them for a long time. `tests/mutations.rs` runs them briefly with every run of the tests.
 
 mod attribute;
 mod keys;
@@ -11,7 +11,8 @@ mod source;
 mod stores;
 mod units_of_time_and_size;
 
-// A crate of macros cannot be linked, so its files are mounted where their paths lead.
+// A crate of macros cannot be linked as a library, so its files are included as modules, under the names that their own
+// paths use.
 #[path = "../../idempotent-macros/src/args.rs"]
 mod args;
 #[path = "../../idempotent-macros/src/claim_line.rs"]
@@ -58,10 +59,11 @@ pub use self::records::record_text;
 pub use self::stores::{redis_value, sql_row};
 pub use self::units_of_time_and_size::units_of_time_and_size;
 
-/// One target: its name, which is that of its function, its seeds' folder and its program in `fuzz/`, and the function.
+/// One target: its name, and the function. The name is also that of the function, of the seeds' folder, and of the
+/// program in `fuzz/`.
 pub type Target = (&'static str, fn(&[u8]));
 
-/// All of them.
+/// All targets.
 pub const TARGETS: [Target; 8] = [
     ("attribute", attribute),
     ("key_header", key_header),

@@ -1,4 +1,4 @@
-//! The fingerprint of a body, from which a multipart body's boundary is taken.
+//! The fingerprint of a body, which does not depend on the boundary of a multipart body.
 
 use http::{HeaderMap, HeaderValue, header};
 use idempotent_runtime::Fingerprint;
@@ -6,17 +6,18 @@ use idempotent_runtime::testing::decoders::body_fingerprint;
 
 use crate::source::Source;
 
-/// The same parts behind another boundary are the same body; other parts, other bytes under the same header,
-/// or another media type are not.
+/// The same parts with another boundary have the same fingerprint. Other parts, other bytes under the same header, or
+/// another media type have another one.
 ///
 /// # Panics
 ///
-/// When that does not hold.
+/// When the invariant does not hold.
 pub fn multipart(bytes: &[u8]) {
     let mut source = Source::new(bytes);
     let boundaries = [boundary(&mut source), boundary(&mut source)];
     let [parts, others] = [(); 2].map(|()| (0..source.byte() % 4).map(|_| source.bytes()).collect::<Vec<_>>());
-    // A delimiter inside of a line is content like any other; one at the start of a line makes the boundary count.
+    // A delimiter inside a line is ordinary content. At the start of a line it is a delimiter, and then the boundary
+    // matters.
     let is_content = |part: &&[u8]| {
         let lines = [b"\n", *part].concat();
         boundaries.iter().all(|boundary| !contains(&lines, &format!("\n--{boundary}")))
@@ -38,7 +39,7 @@ pub fn multipart(bytes: &[u8]) {
     }
 }
 
-/// What every client may choose without quotes (RFC 2046, section 5.1.1; RFC 9110, section 5.6.2).
+/// A boundary that every client may choose without quotes (RFC 2046, section 5.1.1; RFC 9110, section 5.6.2).
 fn boundary(source: &mut Source<'_>) -> String {
     const CHARACTERS: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_+.'";
     let drawn = source.bytes().iter().take(70);

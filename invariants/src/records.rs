@@ -4,11 +4,11 @@ use idempotent_runtime::Record;
 
 use crate::source::Source;
 
-/// A text is a record or an error; a record survives its text form.
+/// A text is a record or an error. A record is unchanged after it was written to text and read back.
 ///
 /// # Panics
 ///
-/// When that does not hold.
+/// When the invariant does not hold.
 pub fn record_text(bytes: &[u8]) {
     if let Ok(record) = serde_json::from_slice::<Record>(bytes) {
         assert_eq!(in_and_out(&record), record);

@@ -1,4 +1,4 @@
-//! Draws values from a target's bytes; where these end, zeros follow.
+//! Draws values from a target's bytes. After the last byte, it draws zeros.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -22,7 +22,7 @@ impl<'a> Source<'a> {
         std::array::from_fn(|_| self.byte())
     }
 
-    /// As many bytes as the next one says.
+    /// A slice of bytes, whose length the next byte gives.
     pub(crate) fn bytes(&mut self) -> &'a [u8] {
         let length = usize::from(self.byte()).min(self.0.len());
         let (bytes, rest) = self.0.split_at(length);
@@ -30,7 +30,7 @@ impl<'a> Source<'a> {
         bytes
     }
 
-    /// As much as is text, of as many bytes as the next one says.
+    /// Text from a slice whose length the next byte gives. Invalid UTF-8 is replaced.
     pub(crate) fn text(&mut self) -> String {
         String::from_utf8_lossy(self.bytes()).into_owned()
     }
@@ -47,7 +47,7 @@ impl<'a> Source<'a> {
         std::mem::take(&mut self.0)
     }
 
-    /// Any response that `http` allows, recorded at any time that the text form tells.
+    /// Any response that `http` allows, recorded at any time that the text form can express.
     pub(crate) fn record(&mut self) -> Record {
         const YEAR_10000: u64 = 253_402_300_800_000;
         let status = 100 + u16::from_le_bytes(self.array()) % 900;

@@ -1,4 +1,4 @@
-//! What the stores read back from databases that others can write to.
+//! What the stores read from databases to which others can write.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -8,12 +8,12 @@ use idempotent_runtime::{Record, RecordKey};
 
 use crate::source::Source;
 
-/// A value in Redis is what the store wrote, or damage; a record comes out as it went in, and the operators' view tells
-/// the same of it.
+/// A value in Redis is what the store wrote, or damaged. A record is unchanged after it was written and read back, and
+/// the operators' view agrees with it.
 ///
 /// # Panics
 ///
-/// When that does not hold.
+/// When the invariant does not hold.
 pub fn redis_value(bytes: &[u8]) {
     let key = RecordKey::new("charges", None, "8e03978e");
     let entry = is_sound_or_damaged(decoders::redis_entry(key.clone(), bytes, 1000, 1_795_000_000_000));
@@ -23,7 +23,7 @@ pub fn redis_value(bytes: &[u8]) {
             assert_eq!(in_and_out_of_redis(Token::from_u128(0), &record), record);
         }
         Some(other) => panic!("{other:?} is the script's to say"),
-        // The script reads claims, the decoder lists them.
+        // The script reads claims; the decoder only lists them.
         None => assert!(entry.is_none_or(|entry| matches!(entry.state, EntryState::Claimed { .. }))),
     }
 
@@ -37,7 +37,7 @@ pub fn redis_value(bytes: &[u8]) {
 
 fn in_and_out_of_redis(token: Token, record: &Record) -> Record {
     let value = decoders::redis_value(token, record).expect("a record is written");
-    // The scripts tell a record and its owner by these bytes alone.
+    // The scripts recognise a record and its owner only by these bytes.
     assert!(value.starts_with(&format!(r#"{{"state":"completed","token":"{:032x}","#, token.as_u128())), "{value}");
     match decoders::redis_record(value.as_bytes()) {
         Ok(Claim::Completed(record)) => record,
@@ -45,12 +45,12 @@ fn in_and_out_of_redis(token: Token, record: &Record) -> Record {
     }
 }
 
-/// A row of a table is what the store wrote, or damage; a record comes out as it went in, and the operators' view tells
-/// the same of it.
+/// A row of a table is what the store wrote, or damaged. A record is unchanged after it was written and read back, and
+/// the operators' view agrees with it.
 ///
 /// # Panics
 ///
-/// When that does not hold.
+/// When the invariant does not hold.
 pub fn sql_row(bytes: &[u8]) {
     let mut source = Source::new(bytes);
     let token = Token::from_u128(u128::from_le_bytes(source.array()));
@@ -74,14 +74,14 @@ pub fn sql_row(bytes: &[u8]) {
 
     let millis = source.long();
     let mut record = source.record();
-    // The columns take more years than the text form does.
+    // The columns allow more years than the text form.
     let distance = Duration::from_millis(millis.unsigned_abs());
     let time = if millis < 0 { UNIX_EPOCH.checked_sub(distance) } else { UNIX_EPOCH.checked_add(distance) };
     record.recorded_at = time.unwrap_or(record.recorded_at);
     assert_eq!(in_and_out_of_columns(token, &record), record);
 }
 
-/// Columns of which most are as they should be.
+/// Columns, most of which are valid.
 fn row(source: &mut Source<'_>) -> Row {
     let mut row = Row::completed(Token::from_u128(7), &source.record());
     row.key = Some("charges//8e03978e".to_owned());

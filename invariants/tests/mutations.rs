@@ -1,4 +1,4 @@
-//! Every target on its seeds, and on the same few thousand mutations of them at each run.
+//! Runs every target on its seeds, and on the same few thousand mutations of them in each run.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,14 +13,14 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds").join(target);
     let files = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut paths: Vec<_> = files.map(|file| file.expect("an entry").path()).collect();
-    // A folder's order is the file system's, and the mutations must be the same everywhere.
+    // The order of a folder depends on the file system, but the mutations must be the same everywhere.
     paths.sort();
     let seeds: Vec<_> = paths.iter().map(|path| fs::read(path).expect("a seed")).collect();
     assert!(seeds.len() >= 2, "{target} has too few seeds");
     seeds
 }
 
-/// Up to four small changes: what people mistype, and what breaks decoders.
+/// Up to four small changes, of the kind that people mistype or that breaks decoders.
 fn mutated(rng: &mut Rng, seeds: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = rng.choice(seeds).expect("there are seeds").clone();
     for _ in 0..rng.usize(1..=4) {

@@ -1,4 +1,5 @@
-//! Tests of what is one for a process, such as the installed registry and the subscriber of `tracing`.
+//! Runs a test in its own process, for state that a process has only once: the installed registry, the subscriber of
+//! `tracing`.
 
 use std::any;
 use std::env;
@@ -6,12 +7,12 @@ use std::process::Command;
 
 const VARIABLE: &str = "IDEMPOTENT_TEST_ALONE";
 
-/// Runs `test` in a process of its own. The test calls it first, with its own name: the answer is `true` there, and `false`
-/// in the process that has waited for it.
+/// Runs `test` in a new process. The test calls this first and passes itself. The result is `true` in the new process,
+/// and `false` in the process that started it, after the new process has ended.
 ///
 /// # Panics
 ///
-/// When the test fails there.
+/// When the test fails in the new process.
 #[must_use]
 pub fn alone(test: impl Fn()) -> bool {
     let name = name_of(&test);
@@ -25,7 +26,7 @@ pub fn alone(test: impl Fn()) -> bool {
     false
 }
 
-/// The name by which its program knows a test.
+/// The name by which the test program knows the test.
 pub(crate) fn name_of<T: Fn()>(_: &T) -> &'static str {
     let path = any::type_name::<T>();
     path.split_once("::").map_or(path, |(_, name)| name)

@@ -1,4 +1,4 @@
-//! Anything that may be recorded, for tests of what holds for all of it.
+//! Generators of arbitrary records, for property tests.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -6,10 +6,10 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use idempotent_runtime::{Fingerprint, Record, RecordedBody};
 use proptest::prelude::*;
 
-/// Where RFC 3339 ends, in milliseconds since 1970.
+/// The first moment that RFC 3339 cannot express, in milliseconds since 1970.
 pub const YEAR_10000: i64 = 253_402_300_800_000;
 
-/// Any response that `http` allows, recorded at any time that RFC 3339 tells.
+/// Any response that `http` allows, recorded at any time that RFC 3339 can express.
 ///
 /// # Panics
 ///
@@ -43,7 +43,7 @@ fn header() -> impl Strategy<Value = (HeaderName, HeaderValue)> {
     (name, value)
 }
 
-/// The time that is so many milliseconds from 1970, if this machine's clock reaches it.
+/// The time so many milliseconds after 1970 (before it, if negative), if this machine's clock can represent it.
 pub fn time(unix_millis: i64) -> Option<SystemTime> {
     let distance = Duration::from_millis(unix_millis.unsigned_abs());
     if unix_millis < 0 { UNIX_EPOCH.checked_sub(distance) } else { UNIX_EPOCH.checked_add(distance) }

@@ -1,4 +1,4 @@
-//! Certificates of a test's own authority, in files that servers and clients read.
+//! Certificates of a test's own authority, as files for servers and clients.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -8,12 +8,13 @@ use tempfile::TempDir;
 
 use crate::postgres::account;
 
-/// A folder with certificates in it.
+/// A folder with certificates.
 pub struct Certificates(TempDir);
 
 impl Certificates {
-    /// `ca.pem` has signed `server.pem`, for `localhost` and `127.0.0.1`; `named.pem`, for `localhost` alone; `expired.pem`; and
-    /// `client.pem` with `client.key`. All of a server's belong to `server.key`. `other-ca.pem` has signed nothing.
+    /// Creates the certificates. `ca.pem` has signed `server.pem` (for `localhost` and `127.0.0.1`), `named.pem` (for
+    /// `localhost` only), `expired.pem`, and `client.pem` with the key `client.key`. All server certificates use the
+    /// key `server.key`. `other-ca.pem` has signed nothing.
     ///
     /// # Panics
     ///
@@ -46,7 +47,7 @@ impl Certificates {
         certificates
     }
 
-    /// The path of one of its files.
+    /// The path of the file with this name.
     pub fn path(&self, name: &str) -> String {
         self.0.path().join(name).display().to_string()
     }
@@ -55,7 +56,7 @@ impl Certificates {
         let path = self.path(name);
         fs::write(&path, content).expect("the file is written");
         if name == "server.key" {
-            // PostgreSQL takes no key that others can read.
+            // PostgreSQL rejects a key file that other users can read.
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("the file is ours");
             if let Some((_, user, group)) = account() {
                 chown(&path, Some(user), Some(group)).expect("root gives the file away");

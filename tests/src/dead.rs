@@ -1,4 +1,4 @@
-//! What a process that died leaves behind.
+//! What a process that died leaves in a store.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, Store, StoreAdm
 use idempotent_runtime::testing::decoders::fingerprint_of_nothing;
 use idempotent_runtime::{Fingerprint, RecordKey};
 
-/// A first claim of the key `k` that is not renewed, made by a request to a handler with `fingerprint = none`.
+/// Makes a first claim of the key `k` that is never renewed, as a request to a handler with `fingerprint = none`.
 ///
 /// # Panics
 ///
@@ -30,7 +30,7 @@ pub async fn leave_a_claim_for(store: &impl Store, scope: &str, lease: Duration,
     (key, request.token)
 }
 
-/// Purges the key, and claims it as another process does that is faster than the next renewal of the handler.
+/// Purges the key and claims it, as another process does that claims before the handler's next renewal.
 ///
 /// # Panics
 ///
@@ -48,7 +48,8 @@ pub async fn take_over(store: &impl StoreAdmin, key: &RecordKey) {
     }
 }
 
-/// A fingerprint that no request of a test has, as a registry without a secret makes it.
+/// A fingerprint that differs from that of every request of the tests, in the form that a registry without a secret
+/// computes.
 pub fn fingerprint_of_another_request() -> Fingerprint {
     let mut bytes = [7; 32];
     bytes[..4].copy_from_slice(&[0, 0, 0, 1]);

@@ -6,15 +6,15 @@ use std::path::Path;
 use axum::body::Bytes;
 use memchr::memmem;
 
-/// All bytes of a store's files.
+/// All bytes of the files of a store.
 pub struct Dump(Vec<u8>);
 
 impl Dump {
-    /// Of every file in the folder and the folders in it.
+    /// Reads every file in the folder and in its subfolders.
     ///
     /// # Panics
     ///
-    /// When there is none.
+    /// When the files are empty or missing.
     pub fn of(folder: &Path) -> Self {
         let mut bytes = Vec::new();
         read_all(folder, &mut bytes);
@@ -22,16 +22,16 @@ impl Dump {
         Self(bytes)
     }
 
-    /// Whether the secret is in it: as it is, in hexadecimal digits, or as a whole value in base64.
+    /// Whether the files contain the secret: in plain text, in hexadecimal digits, or as a whole value in base64.
     pub fn shows(&self, secret: &str) -> bool {
         let hexadecimal = format!("{:x}", Bytes::copy_from_slice(secret.as_bytes()));
-        // The last group depends on what follows.
+        // The last base64 group depends on the bytes that follow, so only a whole value can be found.
         let base64 = base64(secret.as_bytes());
         [secret, &hexadecimal, &base64].into_iter().any(|form| memmem::find(&self.0, form.as_bytes()).is_some())
     }
 }
 
-/// Files come and go while a server runs.
+/// Ignores files that vanish meanwhile: files come and go while a server runs.
 fn read_all(folder: &Path, bytes: &mut Vec<u8>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();

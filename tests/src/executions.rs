@@ -1,4 +1,4 @@
-//! How often each key was executed, and clients that do not give up.
+//! Counts how often each key was executed, and runs clients that do not give up.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,12 +9,12 @@ use futures_util::future::join_all;
 
 use crate::{Answer, PATIENCE, Server, eventually};
 
-/// What handlers have done, by key.
+/// How often the handlers have executed each key.
 #[derive(Clone, Default)]
 pub struct Executions(Arc<Mutex<HashMap<String, usize>>>);
 
 impl Executions {
-    /// Counts one execution of `key`; its number.
+    /// Counts one execution of `key` and returns its number.
     pub fn count(&self, key: &str) -> usize {
         let mut executions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = executions.entry(key.to_owned()).or_default();
@@ -22,12 +22,12 @@ impl Executions {
         *count
     }
 
-    /// How many there were in all.
+    /// The number of all executions.
     pub fn total(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
     }
 
-    /// Waits until ten more have been counted: a fault that begins now meets requests that are under way.
+    /// Waits until ten more executions have been counted, so that a fault that begins now meets requests in flight.
     pub async fn ten_more(&self) {
         let before = self.total();
         eventually(async || self.total(), |&total| total >= before + 10).await;
@@ -40,12 +40,13 @@ impl Executions {
     }
 }
 
-/// Posts `keys` requests with keys of their own, eight at a time and each twice, and repeats those that are rejected with
-/// 409 or 503 until they are answered; the answers, two for each key, and how many requests were rejected with 503.
+/// Posts `keys` requests with different keys, eight at a time and each twice, and repeats those that are rejected with
+/// 409 or 503 until they are answered. Returns the answers, two for each key, and how many requests were rejected with
+/// 503.
 ///
 /// # Panics
 ///
-/// When a request is answered in another way, or not at all for three times the usual patience.
+/// When a request is answered in another way, or gets no answer within three times [`PATIENCE`].
 pub async fn post_until_answered(server: &Server, path: &str, prefix: &str, keys: usize) -> (Vec<Answer>, usize) {
     let rejected = AtomicUsize::new(0);
     let client = async |client: usize| {

@@ -1,18 +1,18 @@
-//! A server that speaks Redis's protocol, answers as a test says, and remembers what it was sent.
+//! A server that speaks Redis's protocol, answers as the test decides, and remembers what it received.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// One that listens on loopback until its runtime ends.
+/// A fake Redis that listens on loopback until its Tokio runtime ends.
 pub struct FakeRedis {
     port: u16,
     heard: Arc<Mutex<String>>,
 }
 
 impl FakeRedis {
-    /// One that answers each command, given as its words, with what `answer` returns: a value of the protocol.
+    /// Starts a server that answers each command, given as its words, with the protocol value that `answer` returns.
     ///
     /// # Panics
     ///
@@ -30,18 +30,18 @@ impl FakeRedis {
         Self { port, heard }
     }
 
-    /// Where it listens.
+    /// The port on which it listens.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// All that it was sent, as text.
+    /// Everything that it received, as text.
     pub fn heard(&self) -> String {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// A text, as the protocol writes it.
+/// A bulk string in Redis's protocol.
 pub fn bulk(text: &str) -> String {
     format!("${}\r\n{text}\r\n", text.len())
 }
@@ -61,7 +61,7 @@ async fn serve(mut client: TcpStream, answer: Arc<impl Fn(&[String]) -> String>,
     }
 }
 
-/// Its words, and what follows it; `None` until it is whole.
+/// The words of the first command, and the text after it; `None` while the command is incomplete.
 fn first_command(text: &str) -> Option<(Vec<String>, String)> {
     let (count, mut rest) = text.strip_prefix('*')?.split_once("\r\n")?;
     let mut words = Vec::new();

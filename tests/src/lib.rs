@@ -1,4 +1,4 @@
-//! What the behaviour tests share: a server on a free loopback port, clients, handlers that count and wait.
+//! Shared by the behaviour tests: a server on a free loopback port, clients, and handlers that count and wait.
 
 mod alone;
 pub mod any;
@@ -56,10 +56,10 @@ pub use self::seed::Seed;
 pub use self::tmpfs::Tmpfs;
 pub use self::wrapped::{Wrapped, Wrapper};
 
-/// How long a test waits for what must happen before it fails.
+/// How long a test waits for something that must happen before it fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A server of a router on a free port of 127.0.0.1; it stops when it is dropped.
+/// A server that serves a router on a free port of 127.0.0.1. It stops when it is dropped.
 pub struct Server {
     address: SocketAddr,
     client: reqwest::Client,
@@ -76,12 +76,12 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound listener has an address");
         let task = tokio::spawn(async move { axum::serve(listener, router).await.expect("the server runs") });
-        // Retries are the tests' own business.
+        // The client must not retry: the tests do that themselves.
         let client = reqwest::Client::builder().retry(reqwest::retry::never()).build().expect("a client without TLS");
         Self { address, client, task }
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -96,12 +96,12 @@ impl Server {
         self.request(Method::POST, path)
     }
 
-    /// A POST to `path` with this `Idempotency-Key`, sent.
+    /// Sends a POST to `path` with this `Idempotency-Key`.
     pub async fn post_with_key(&self, path: &str, key: &str) -> Answer {
         answer(self.post(path).header("idempotency-key", key)).await
     }
 
-    /// Sends these bytes on a connection of their own.
+    /// Sends these bytes on a new connection.
     ///
     /// # Panics
     ///
@@ -112,7 +112,7 @@ impl Server {
         stream
     }
 
-    /// The answer to these bytes, to the end of the connection.
+    /// Sends these bytes and returns everything that the server sends until the connection ends.
     ///
     /// # Panics
     ///
@@ -161,12 +161,13 @@ impl Answer {
         serde_json::from_slice(&self.body).expect("the body is JSON")
     }
 
-    /// Whether it is marked as a replay.
+    /// Whether the response is marked as a replay.
     pub fn is_replay(&self) -> bool {
         self.headers.get("idempotent-replayed").is_some_and(|value| value == "true")
     }
 
-    /// The `code` of a rejection; checks that it is a problem of RFC 9457 with every member that ours promise.
+    /// The `code` of a rejection. Checks that the answer is a problem of RFC 9457 with every member that this crate
+    /// promises.
     ///
     /// # Panics
     ///
@@ -208,7 +209,7 @@ pub struct Runs {
 }
 
 impl Runs {
-    /// Executions that go through at once.
+    /// Executions that continue at once.
     pub fn free() -> Self {
         Self::with_permits(Semaphore::MAX_PERMITS)
     }
@@ -228,7 +229,7 @@ impl Runs {
         }
     }
 
-    /// What a handler calls: its number, counted from 1.
+    /// Called by a handler. Counts the execution, waits until it may go on, and returns its number, counted from 1.
     ///
     /// # Panics
     ///
@@ -248,17 +249,17 @@ impl Runs {
         self.may_finish.add_permits(count);
     }
 
-    /// How many have begun.
+    /// How many executions have begun.
     pub fn started(&self) -> usize {
         *self.started.borrow()
     }
 
-    /// How many have ended.
+    /// How many executions have ended.
     pub fn finished(&self) -> usize {
         *self.finished.borrow()
     }
 
-    /// Waits until `count` have begun.
+    /// Waits until `count` executions have begun.
     ///
     /// # Panics
     ///
@@ -267,7 +268,7 @@ impl Runs {
         until(&self.started, count).await;
     }
 
-    /// Waits until `count` have ended.
+    /// Waits until `count` executions have ended.
     ///
     /// # Panics
     ///
@@ -276,7 +277,7 @@ impl Runs {
         until(&self.finished, count).await;
     }
 
-    /// Waits until `count` were dropped before their end.
+    /// Waits until `count` executions were dropped before their end.
     ///
     /// # Panics
     ///
@@ -301,10 +302,10 @@ async fn until(counter: &watch::Sender<usize>, count: usize) {
     tokio::time::timeout(PATIENCE, receiver.wait_for(|&reached| reached >= count))
         .await
         .unwrap_or_else(|_| panic!("only {} of {count} executions", *counter.borrow()))
-        .expect("the sender lives");
+        .expect("the sender is not dropped");
 }
 
-/// Asks again until the answer satisfies; for what happens soon in the background.
+/// Asks until the answer satisfies the condition. For effects that happen soon, in the background.
 ///
 /// # Panics
 ///
@@ -326,12 +327,12 @@ pub async fn eventually<T: std::fmt::Debug>(mut ask: impl AsyncFnMut() -> T, sat
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
-/// Those of the page for operators.
+/// The code blocks of the page for operators.
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/operations/README.md")]
 struct Operations;
 
-/// Those of the cookbook.
+/// The code blocks of the cookbook.
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/cookbook.md")]
 struct Cookbook;

@@ -12,7 +12,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 
 /// Collects the events and spans of the current thread, at every level, until it is dropped.
 ///
-/// Tokio's default test runtime has this one thread, tasks included.
+/// Tokio's default test runtime runs everything on this one thread, its tasks included.
 pub struct Logs {
     written: Rc<RefCell<Vec<u8>>>,
 }
@@ -26,13 +26,15 @@ impl Logs {
     ///
     /// # Panics
     ///
-    /// When the process has a subscriber of another's already.
+    /// When the process already has another subscriber.
     pub fn collect() -> Self {
-        // One for the process: of subscribers of single threads, `tracing` may ask the wrong one whether an event is wanted.
+        // There is one subscriber for the process. With one subscriber per thread, `tracing` may ask the wrong one
+        // whether an event is wanted.
         static SUBSCRIBER: Once = Once::new();
         SUBSCRIBER.call_once(|| {
             let lines = fmt::layer().with_writer(|| CurrentThread).with_span_events(FmtSpan::CLOSE).with_ansi(false);
-            // The other tests of the program, on threads of their own, write nothing and must not pay for it.
+            // Other tests of the program run on other threads. They log nothing, and formatting must not slow them
+            // down.
             let collecting = dynamic_filter_fn(|_, _| COLLECTING.with_borrow(Option::is_some));
             let subscriber = tracing_subscriber::registry().with(lines).with(collecting);
             tracing::subscriber::set_global_default(subscriber).expect("the first subscriber");
@@ -42,7 +44,7 @@ impl Logs {
         Self { written }
     }
 
-    /// What was written until now.
+    /// Everything that was logged until now.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.written.borrow()).into_owned()
     }

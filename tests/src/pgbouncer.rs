@@ -1,4 +1,5 @@
-//! A PgBouncer of the tests' own in front of a server of theirs, in a temporary folder, gone with the process.
+//! A PgBouncer for the tests, in front of one of their servers. It runs in a temporary folder and ends with the
+//! process.
 
 use std::fs;
 use std::os::unix::fs::chown;
@@ -9,13 +10,14 @@ use tempfile::TempDir;
 
 use crate::postgres::{PostgresServer, account, as_account};
 
-/// A running PgBouncer that lends connections of the server for one transaction at a time.
+/// A running PgBouncer that assigns server connections to clients for one transaction at a time.
 pub struct PgBouncer {
     folder: PathBuf,
     _keeper: Child,
 }
 
-/// Runs the program until the input closes: a process that is killed cannot stop anything.
+/// Runs the program until the input closes. The input closes even if the test process is killed, which could not stop
+/// the program itself.
 const KEEPER: &str = r#"
 folder=$1; shift
 "$@" </dev/null >>"$folder/output" 2>&1 &
@@ -27,7 +29,7 @@ rm -rf "$folder"
 "#;
 
 impl PgBouncer {
-    /// With so many connections of the server for each database.
+    /// Starts a PgBouncer that opens at most `connections` server connections for each database.
     ///
     /// # Panics
     ///
@@ -41,7 +43,7 @@ impl PgBouncer {
             server = server.folder().display(),
             folder = folder.display(),
         );
-        // `any` takes the user from here.
+        // The database entry `any` gets its user from this setting.
         let settings = settings.replace("port=5432\n[", "port=5432 user=tester\n[");
         fs::write(folder.join("settings"), settings).expect("the folder is writable");
         let account = account();
@@ -56,13 +58,13 @@ impl PgBouncer {
         Self { folder, _keeper: keeper }
     }
 
-    /// Where its socket lies.
+    /// The folder of its socket.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 }
 
-/// `TEST_PGBOUNCER` is the path of another version.
+/// The program. `TEST_PGBOUNCER` is the path of another version.
 fn program() -> PathBuf {
     let here = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].into_iter().find(|path| Path::new(path).is_file());
     let program = std::env::var_os("TEST_PGBOUNCER").map(PathBuf::from).or(here.map(PathBuf::from));

@@ -1,4 +1,4 @@
-//! A PostgreSQL server of the tests' own: in a temporary folder, on a socket, gone with the process.
+//! A PostgreSQL server for the tests: in a temporary folder, on a socket. It ends with the process.
 
 use std::fs;
 use std::os::unix::fs::chown;
@@ -18,29 +18,30 @@ use crate::{Proxy, Tmpfs, eventually};
 /// The superuser of the server.
 const USER: &str = "tester";
 
-/// PostgreSQL's default, which is a part of the name of its socket.
+/// PostgreSQL's default port, which is part of the name of its socket.
 const PORT: u16 = 5432;
 
 /// A running server.
 pub struct PostgresServer {
     folder: PathBuf,
     port: u16,
-    /// Stops the server and removes its folder when its input closes, whatever becomes of this process.
+    /// Stops the server and removes its folder when its input closes, however this process ends.
     _keeper: Child,
-    /// After the server, which keeps it busy.
+    /// Dropped after the server, because a running server keeps the disk busy.
     disk: Option<Tmpfs>,
 }
 
-/// What lies on a disk of its own.
+/// Which part of the server is on a small disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnSmallDisk {
     /// The tables and their indexes.
     Tables,
-    /// The log of writes, without which nothing can be written at all.
+    /// The write-ahead log, without which PostgreSQL cannot write anything.
     LogOfWrites,
 }
 
-/// Runs the server until the input closes: a process that is killed cannot stop anything.
+/// Runs the server until the input closes. The input closes even if the test process is killed, which could not stop
+/// the server itself.
 const KEEPER: &str = r#"
 folder=$1; shift
 "$@" </dev/null >>"$folder/log" 2>&1 &
@@ -65,14 +66,14 @@ impl PostgresServer {
         server
     }
 
-    /// A server of one test's own, with these settings, such as `max_connections=20`.
+    /// A server for one test, with these settings, such as `max_connections=20`.
     pub async fn start(settings: &[&str]) -> Self {
         let server = Self::launch(settings, None);
         server.until_ready().await;
         server
     }
 
-    /// One that is reached at a port of `127.0.0.1` too.
+    /// A server for one test that also listens on a port of `127.0.0.1`.
     pub async fn start_on_loopback(settings: &[&str]) -> Self {
         let port = format!("port={}", free_port());
         let server = Self::launch(&[&["listen_addresses=127.0.0.1", &port], settings].concat(), None);
@@ -80,7 +81,7 @@ impl PostgresServer {
         server
     }
 
-    /// One of which a part lies on a disk of its own, of so many MiB.
+    /// A server for one test, with one part on a separate disk of `mebibytes` MiB.
     pub async fn start_on_small_disk(part: OnSmallDisk, mebibytes: u32) -> Self {
         let server = Self::launch(&["min_wal_size=2MB", "max_wal_size=8MB"], Some((part, mebibytes)));
         server.until_ready().await;
@@ -117,14 +118,14 @@ impl PostgresServer {
         Self::run(folder, settings, disk)
     }
 
-    /// Over the files that are in the folder.
+    /// Starts a server with the files in the folder.
     fn run(folder: PathBuf, settings: &[&str], disk: Option<Tmpfs>) -> Self {
         let (account, data) = (account(), folder.join("data"));
         let server = as_account(account.as_ref(), &program("postgres"));
         let mut keeper = Command::new("sh");
         keeper.args(["-c", KEEPER, "keeper"]).arg(&folder).arg(server.get_program()).args(server.get_args());
         keeper.arg("-D").arg(&data).arg("-k").arg(&folder);
-        // What is written here is thrown away: no test depends on what a loss of power leaves.
+        // The data is thrown away after the test: no test depends on what is left after a loss of power.
         for setting in ["listen_addresses=", "fsync=off", "max_connections=200"].iter().chain(settings) {
             keeper.args(["-c", setting]);
         }
@@ -133,7 +134,7 @@ impl PostgresServer {
         Self { folder, port, _keeper: keeper, disk }
     }
 
-    /// One that follows this one, which is reached on loopback, and can take its place.
+    /// A standby that replicates this server and can take its place. This server must listen on loopback.
     ///
     /// # Panics
     ///
@@ -150,7 +151,7 @@ impl PostgresServer {
         standby
     }
 
-    /// As `pg_basebackup` does, which not every package has.
+    /// Copies the server's files as `pg_basebackup` does. Not every package contains that program.
     async fn copy_to(&self, data: &Path) {
         let mut connection = self.connect("postgres").await;
         let version: i32 = sqlx::query_scalar("SELECT current_setting('server_version_num')::integer")
@@ -177,7 +178,7 @@ impl PostgresServer {
         if let Some((_, user, group)) = account() {
             chown(&label_file, Some(user), Some(group)).expect("root gives the file away");
         }
-        // A file that vanishes meanwhile is none that the copy needs.
+        // Files that vanish while they are copied are not needed in the copy.
         assert!(data.join("global/pg_control").is_file(), "{}", String::from_utf8_lossy(&copied.stderr));
         fs::remove_file(data.join("postmaster.pid")).expect("it was copied");
         let primary = format!("primary_conninfo = 'host={} port={} user={USER}'\n", self.folder.display(), self.port);
@@ -187,7 +188,7 @@ impl PostgresServer {
         fs::write(data.join("standby.signal"), "").expect("the file is written");
     }
 
-    /// It follows none any more, and takes writes.
+    /// Promotes this standby: it stops replicating and accepts writes.
     ///
     /// # Panics
     ///
@@ -198,7 +199,7 @@ impl PostgresServer {
         assert!(promoted.expect("the server answers"), "it is promoted");
     }
 
-    /// It was a primary, and is a standby after this: it takes reads only.
+    /// Demotes this primary to a standby, which accepts only reads.
     ///
     /// # Panics
     ///
@@ -208,12 +209,12 @@ impl PostgresServer {
         self.restart_in_order().await;
     }
 
-    /// Where it is, as `host:port`, if it is reached on loopback.
+    /// The address as `host:port`, if the server listens on loopback.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// The small disk that a part of the server's files lies on.
+    /// The small disk with a part of the server's files.
     ///
     /// # Panics
     ///
@@ -222,7 +223,7 @@ impl PostgresServer {
         self.disk.as_ref().expect("it was started on a small disk")
     }
 
-    /// Where its files lie.
+    /// The folder of its files.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -261,7 +262,7 @@ impl PostgresServer {
         Database { options: self.options(&name), name, folder: self.folder.clone() }
     }
 
-    /// Ends every connection at once, and starts anew.
+    /// Closes every connection at once and restarts the server.
     ///
     /// # Panics
     ///
@@ -270,7 +271,7 @@ impl PostgresServer {
         self.restart_by("--mode=immediate").await;
     }
 
-    /// Ends every transaction in order, and starts anew.
+    /// Shuts down in order, so that transactions are rolled back cleanly, and starts the server again.
     ///
     /// # Panics
     ///
@@ -301,18 +302,18 @@ impl PostgresServer {
             let kill = Command::new("kill").arg(format!("-{signal}")).arg(process).stderr(Stdio::null()).status();
             kill.expect("kill starts").success()
         };
-        // The postmaster first: once it is stopped, it starts no others.
+        // The postmaster first: once it is stopped, it starts no new processes.
         assert!(kill(&postmaster), "the signal is sent");
         let children = Command::new("ps").args(["-o", "pid=", "--ppid", &postmaster]).output().expect("ps starts");
         let children = String::from_utf8_lossy(&children.stdout).into_owned();
         for child in children.split_whitespace() {
-            // One that has ended meanwhile needs no signal.
+            // A process that has ended meanwhile needs no signal.
             let _ = kill(child);
         }
     }
 }
 
-/// A database of one test.
+/// A database for one test.
 pub struct Database {
     options: PgConnectOptions,
     name: String,
@@ -320,7 +321,7 @@ pub struct Database {
 }
 
 impl Database {
-    /// A pool of at most `connections`, as an application has it.
+    /// A pool of at most `connections`, as an application would create it.
     ///
     /// # Panics
     ///
@@ -330,7 +331,7 @@ impl Database {
         pool.expect("the server answers")
     }
 
-    /// A pool whose connections go through a line that can break.
+    /// A pool whose connections go through a proxy that can break them.
     ///
     /// # Panics
     ///
@@ -340,7 +341,8 @@ impl Database {
         PgPoolOptions::new().max_connections(4).connect_with(options).await.expect("the server answers")
     }
 
-    /// One connection over a line that can break, which is not pinged before each use.
+    /// A pool of one connection through a proxy that can break it. The pool does not ping the connection before each
+    /// use.
     ///
     /// # Panics
     ///
@@ -349,7 +351,7 @@ impl Database {
         self.untested_pool_of(1, proxy).await
     }
 
-    /// The same of so many.
+    /// Like [`untested_pool_over`](Self::untested_pool_over), with at most `connections` connections.
     ///
     /// # Panics
     ///
@@ -361,7 +363,7 @@ impl Database {
         pool.expect("the server answers")
     }
 
-    /// A pool whose connections are lent by a pooler.
+    /// A pool whose connections go through a pooler.
     ///
     /// # Panics
     ///
@@ -373,17 +375,17 @@ impl Database {
         PgPoolOptions::new().max_connections(connections).connect_lazy_with(options)
     }
 
-    /// How this role reaches it.
+    /// The options to connect as this role.
     pub fn options_of(&self, role: &str) -> PgConnectOptions {
         self.options.clone().username(role)
     }
 
-    /// A line to the server that can break.
+    /// A proxy to the server that can break connections.
     pub fn proxy(&self) -> Proxy {
         Proxy::start(&self.folder)
     }
 
-    /// A pool of this isolation level, as an application may have it.
+    /// A pool whose connections have this isolation level by default, as an application may configure it.
     ///
     /// # Panics
     ///
@@ -393,17 +395,17 @@ impl Database {
         PgPoolOptions::new().max_connections(20).connect_with(options).await.expect("the server answers")
     }
 
-    /// Where it is, for programs.
+    /// The URL of the database, for programs.
     pub fn url(&self) -> String {
         self.url_of(&self.folder)
     }
 
-    /// Where it is at this host, for a server that was started on loopback.
+    /// The URL of the database at this host, for a server that listens on loopback.
     pub fn url_at(&self, user: &str, host: &str) -> String {
         format!("postgres://{user}@{host}:{}/{}", self.options.get_port(), self.name)
     }
 
-    /// The same over a line that can break.
+    /// The URL of the database through a proxy that can break connections.
     pub fn url_over(&self, proxy: &Proxy) -> String {
         self.url_of(proxy.folder())
     }
@@ -413,7 +415,7 @@ impl Database {
     }
 }
 
-/// The account that runs the server, where this process is root, which PostgreSQL does not run as.
+/// The account that runs the server if this process is root: PostgreSQL does not run as root.
 pub(crate) fn account() -> Option<(&'static str, u32, u32)> {
     let id = |arguments: &[&str]| {
         let output = Command::new("id").args(arguments).output().expect("id starts");
@@ -434,7 +436,8 @@ pub(crate) fn as_account(account: Option<&(&str, u32, u32)>, program: &Path) -> 
     command
 }
 
-/// `TEST_POSTGRES_BIN` names the folder of another version. Debian keeps the programs of each version in a folder of its own.
+/// The path of a program of PostgreSQL. Debian keeps the programs of each version in a separate folder.
+/// `TEST_POSTGRES_BIN` names the folder of another version.
 fn program(name: &str) -> PathBuf {
     if let Some(folder) = std::env::var_os("TEST_POSTGRES_BIN") {
         let path = Path::new(&folder).join(name);

@@ -1,4 +1,4 @@
-//! A line to a server that delays, stops, loses answers, or is cut.
+//! A proxy in front of a server, which delays connections, stops them, loses answers, or breaks them.
 
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -12,32 +12,32 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// What the line does, both with what is sent from now on and with the connections that are there.
+/// What the proxy does, with open connections and with new ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Everything arrives.
+    /// Passes everything.
     Passes,
-    /// Everything arrives so much later, either way.
+    /// Passes everything after this delay, in both directions.
     Delays(Duration),
-    /// Nothing arrives until this mode ends, and then all of it.
+    /// Passes nothing until this mode ends, and then everything that was sent meanwhile.
     Stops,
-    /// Requests arrive, their answers do not. A connection that has lost one breaks when the mode ends: no answer may
-    /// be taken for another one's.
+    /// Passes requests and drops their answers. A connection that has lost an answer breaks when the mode ends: the
+    /// client must not take the next answer for the lost one.
     LosesAnswers,
-    /// Connections break, and new ones too.
+    /// Breaks open connections, and every new one.
     IsCut,
 }
 
-/// What becomes of the next COMMIT on a line to PostgreSQL.
+/// What happens to the next COMMIT on a connection to PostgreSQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
-    /// It arrives, takes effect, and its answer is lost.
+    /// The COMMIT arrives and takes effect; its answer is lost.
     Answer,
-    /// It never arrives.
+    /// The COMMIT never arrives.
     Request,
 }
 
-/// A socket in front of a server's own.
+/// A proxy that listens on a socket in front of a server's socket.
 pub struct Proxy {
     entrance: Entrance,
     mode: watch::Sender<Mode>,
@@ -56,7 +56,7 @@ struct Line {
     mode: watch::Receiver<Mode>,
     strandings: watch::Receiver<usize>,
     loss: Arc<Mutex<Option<Loss>>>,
-    /// What strands the connection that is sent it next.
+    /// The connection that sends this text next is stranded: it carries nothing any more.
     stranding: Arc<Mutex<Option<&'static str>>>,
     target: Arc<Mutex<Target>>,
 }
@@ -67,11 +67,11 @@ enum Target {
     Address(String),
 }
 
-/// What the socket of PostgreSQL is named.
+/// The name of PostgreSQL's socket.
 const SOCKET: &str = ".s.PGSQL.5432";
 
 impl Proxy {
-    /// In front of the PostgreSQL whose socket lies in `folder`.
+    /// Starts a proxy in front of the PostgreSQL whose socket is in `folder`.
     ///
     /// # Panics
     ///
@@ -89,7 +89,7 @@ impl Proxy {
         Self { entrance: Entrance::Folder(entrance), mode, strandings, line, task }
     }
 
-    /// In front of the server at `host:port`.
+    /// Starts a proxy in front of the server at `host:port`.
     ///
     /// # Panics
     ///
@@ -102,66 +102,66 @@ impl Proxy {
         Self { entrance: Entrance::Address(entrance), mode, strandings, line, task }
     }
 
-    /// Rejects connections at `host:port`, and breaks those that are there.
+    /// Rejects new connections at the proxy's address, and breaks the open ones.
     pub async fn close(&mut self) {
         self.task.abort();
         let _ = (&mut self.task).await;
         self.set(Mode::IsCut);
     }
 
-    /// Takes connections again where [`close`](Self::close) rejected them.
+    /// Accepts connections again at the address where [`close`](Self::close) rejected them.
     ///
     /// # Panics
     ///
-    /// When something else listens there.
+    /// When another program listens at that address.
     pub async fn open(&mut self) {
         let listener = TcpListener::bind(self.address()).await.expect("the port is free");
         self.set(Mode::Passes);
         self.task = tokio::spawn(accept(listener, self.line.clone()));
     }
 
-    /// Where the socket to PostgreSQL lies.
+    /// The folder of the socket, for clients of PostgreSQL.
     ///
     /// # Panics
     ///
-    /// When the line leads to an address.
+    /// When the proxy listens on an address.
     pub fn folder(&self) -> &Path {
         let Entrance::Folder(folder) = &self.entrance else { panic!("it has an address") };
         folder.path()
     }
 
-    /// Where it listens, as `host:port`.
+    /// The address on which it listens, as `host:port`.
     ///
     /// # Panics
     ///
-    /// When the line leads to a socket.
+    /// When the proxy listens on a socket.
     pub fn address(&self) -> &str {
         let Entrance::Address(address) = &self.entrance else { panic!("it has a folder") };
         address
     }
 
-    /// From now on.
+    /// Applies this mode from now on.
     pub fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
     }
 
-    /// Carries nothing any more on the connections that are there, for ever, and closes none: a router that has forgotten them.
-    /// New ones pass.
+    /// Strands the open connections: they carry nothing any more, and none is closed, as with a router that has lost
+    /// its state. New connections pass.
     pub fn strand(&self) {
         self.strandings.send_modify(|strandings| *strandings += 1);
     }
 
-    /// Does so with the one connection that is to carry this text next, which does not arrive.
+    /// Strands the one connection that sends this text next. The text does not arrive.
     pub fn strand_before(&self, text: &'static str) {
         *self.line.stranding.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
     }
 
-    /// Breaks the line of the next COMMIT.
+    /// Loses the next COMMIT or its answer.
     pub fn lose(&self, loss: Loss) {
         *self.line.loss.lock().unwrap_or_else(PoisonError::into_inner) = Some(loss);
     }
 
-    /// Whether the loss has happened.
+    /// Whether the [`Loss`] has happened.
     pub fn has_lost(&self) -> bool {
         self.line.loss.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
@@ -195,20 +195,20 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// Until one side closes, or the line breaks; both connections break with the end.
+/// Runs until one side closes or the proxy breaks the connection. Both connections close when it returns.
 async fn relay(client: Box<dyn Stream>, line: Line) {
     let target = line.target.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let server: io::Result<Box<dyn Stream>> = match target {
         Target::Socket(socket) => UnixStream::connect(socket).await.map(|stream| Box::new(stream) as Box<dyn Stream>),
         Target::Address(address) => TcpStream::connect(address).await.map(|stream| Box::new(stream) as Box<dyn Stream>),
     };
-    // As a connection to a server that is down breaks.
+    // The client's connection breaks, as a connection to a server that is down does.
     let Ok(server) = server else { return };
     let ((from_client, to_client), (from_server, to_server)) = (io::split(client), io::split(server));
     let commit_has_no_answer = AtomicBool::new(false);
     let mut strandings = line.strandings.clone();
     strandings.mark_unchanged();
-    // They own their streams, which stay open.
+    // These futures own the streams, so the streams stay open while a stranded connection is pending.
     let mut requests = pin!(carry_requests(from_client, to_server, line.clone(), &commit_has_no_answer));
     let mut answers = pin!(carry_answers(from_server, to_client, line.mode, &commit_has_no_answer));
     tokio::select! {
@@ -265,7 +265,7 @@ async fn carry_answers(
     }
 }
 
-/// `None` when there is nothing more, or the line is cut.
+/// Reads what arrives next; `None` at the end of the stream, or when connections are cut.
 async fn read(
     from: &mut (impl AsyncRead + Unpin),
     buffer: &mut [u8],
@@ -277,7 +277,7 @@ async fn read(
     }
 }
 
-/// Waits as long as the line holds things up; false when it is cut.
+/// Waits as long as the mode holds back data; false when connections are cut.
 async fn may_pass(mode: &mut watch::Receiver<Mode>) -> bool {
     let Ok(now) = mode.wait_for(|&mode| mode != Mode::Stops).await.map(|mode| *mode) else { return false };
     if let Mode::Delays(delay) = now {

@@ -1,4 +1,4 @@
-//! Requests written byte by byte, and all that comes back on their connection.
+//! Sends requests byte by byte, and returns everything that the server sends on the connection.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use tokio::net::tcp::OwnedReadHalf;
 
 use crate::{Answer, PATIENCE};
 
-/// When the client stops to wait for more.
+/// When the client closes its side of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Raw {
-    /// Never: the server closes the connection. Anything else is a failure of the test.
+    /// Never: the server must close the connection. Otherwise the test fails.
     UntilClosed,
-    /// When nothing came for this long; then it closes its side, and reads to the end.
+    /// When the server has sent nothing for this long. Then the client closes its side and reads to the end.
     UntilSilent(Duration),
-    /// At once: it closes its side, and reads to the end.
+    /// At once. Then it reads to the end.
     Leaves,
 }
 
@@ -26,14 +26,14 @@ pub enum Raw {
 pub struct Exchange {
     /// The answers, in order, without interim ones.
     pub answers: Vec<Answer>,
-    /// What stood behind the last whole answer.
+    /// The bytes after the last complete answer.
     pub rest: Vec<u8>,
     /// Whether the server closed before the client did.
     pub server_closed: bool,
 }
 
 impl Raw {
-    /// Sends these bytes on a connection of their own, and reads what the server says.
+    /// Sends these bytes on a new connection, and reads what the server sends.
     ///
     /// # Panics
     ///
@@ -44,8 +44,8 @@ impl Raw {
         let (mut reading, mut writing) = stream.into_split();
         let mut received = Vec::new();
         let mut server_closed = false;
-        // A server that rejects closes before it has read everything: both sides go on at once, and a failed write is
-        // no failure of the exchange.
+        // A server that rejects a request closes before it has read all of it. So the client writes and reads at the
+        // same time, and a failed write is no failure of the exchange.
         let write = async {
             let _ = writing.write_all(bytes).await;
             writing
@@ -71,7 +71,7 @@ impl Raw {
     }
 }
 
-/// Reads until the other side closes or is silent for too long; true when it closed.
+/// Reads until the server closes (true) or sends nothing for too long (false).
 async fn read_while_it_comes(reading: &mut OwnedReadHalf, received: &mut Vec<u8>, silence: Duration) -> bool {
     let mut buffer = [0; 4096];
     loop {
@@ -83,7 +83,7 @@ async fn read_while_it_comes(reading: &mut OwnedReadHalf, received: &mut Vec<u8>
     }
 }
 
-/// The whole answers, and what follows them.
+/// The complete answers, and the bytes after them.
 fn parse(mut bytes: &[u8]) -> (Vec<Answer>, Vec<u8>) {
     let mut answers = Vec::new();
     while let Some((answer, rest)) = parse_one(bytes) {

@@ -1,4 +1,4 @@
-//! Redis servers of the tests' own: on free loopback ports, in temporary folders, gone with the process.
+//! Redis servers for the tests: on free loopback ports, in temporary folders. They end with the process.
 
 use std::fs;
 use std::net::TcpListener;
@@ -18,12 +18,13 @@ pub struct RedisServer {
     folder: PathBuf,
     port: u16,
     tls_port: Option<u16>,
-    /// Stops the server and removes its folder when its input closes, whatever becomes of this process.
+    /// Stops the server and removes its folder when its input closes, however this process ends.
     _keeper: Child,
 }
 
-/// Runs the server, and again when it dies, until the input closes: a process that is killed cannot stop anything. Loop and
-/// server are a process group of their own, which ends as a whole.
+/// Runs the server, and restarts it when it dies, until the input closes. The input closes even if the test process is
+/// killed, which could not stop the server itself. The loop and the server are one process group, which is killed as a
+/// whole.
 pub(crate) const KEEPER: &str = r#"
 folder=$1; shift
 # After a Ctrl-C there is still a server to stop.
@@ -51,7 +52,7 @@ impl RedisServer {
         server
     }
 
-    /// A server of one test's own, with these settings, such as `--maxmemory 10mb`.
+    /// A server for one test, with these settings, such as `--maxmemory 10mb`.
     pub async fn start(settings: &[&str]) -> Self {
         let server = Self::launch(settings);
         server.until_ready().await;
@@ -71,17 +72,17 @@ impl RedisServer {
         keeper.args(["-c", KEEPER, "keeper"]).arg(&folder).args([server(), "--port".to_owned()]);
         keeper.arg(port.to_string()).args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--dir"]);
         keeper.arg(&folder).args(settings.iter().flat_map(|setting| setting.split(' ')));
-        // The shell tells of every process that it sees killed.
+        // The shell would print a message for every process that is killed.
         let keeper = keeper.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("sh starts");
         Self { folder, port, tls_port: None, _keeper: keeper }
     }
 
-    /// One with a second port, which speaks TLS, and with these settings.
+    /// A server for one test with a second port, which speaks TLS, and with these settings.
     pub async fn start_with_tls(certificates: &Certificates, settings: &[&str]) -> Self {
         Self::start_with_tls_at(free_port(), certificates, settings).await
     }
 
-    /// One that is a Cluster of its own, whose clients are sent to the port that speaks TLS.
+    /// A Cluster of one server, which redirects its clients to the port that speaks TLS.
     pub async fn start_cluster_with_tls(certificates: &Certificates) -> Self {
         let settings =
             ["--cluster-enabled yes", "--cluster-announce-ip 127.0.0.1", "--tls-cluster yes", "--tls-auth-clients no"];
@@ -90,7 +91,7 @@ impl RedisServer {
         server
     }
 
-    /// One that is a Cluster of its own and names no host.
+    /// A Cluster of one server, which does not announce its host.
     pub async fn start_cluster_of_one() -> Self {
         let server = Self::start_in_cluster(&[]).await;
         server.take_all_slots().await;
@@ -98,7 +99,7 @@ impl RedisServer {
     }
 
     async fn take_all_slots(&self) {
-        // A busy server takes its time for all of them.
+        // A busy server needs a while to assign all slots, so assign them in parts.
         for first in (0..16_384).step_by(1024) {
             let slots: Vec<String> = (first..first + 1024).map(|slot: u32| slot.to_string()).collect();
             let _: String = self.command(&format!("CLUSTER ADDSLOTS {}", slots.join(" "))).await;
@@ -128,7 +129,7 @@ impl RedisServer {
         self.tls_port.expect("it was started with TLS")
     }
 
-    /// A server of a Cluster. Its bus is where version 6.2 has it, which has no setting for that.
+    /// A server for a Cluster. Version 6.2 has no setting for the port of the bus, so the bus uses the default port.
     async fn start_in_cluster(settings: &[&str]) -> Self {
         let server = Self::launch_at(port_with_bus(), &[&["--cluster-enabled yes"], settings].concat());
         server.until_ready().await;
@@ -145,22 +146,22 @@ impl RedisServer {
         eventually(ping, Result::is_ok).await.expect("awaited");
     }
 
-    /// Where it is.
+    /// The URL of the server.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/", self.port)
     }
 
-    /// Where it is, as `host:port`.
+    /// The address, as `host:port`.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Where its files lie.
+    /// The folder of its files.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// A connection of the test's own.
+    /// A new connection.
     ///
     /// # Panics
     ///
@@ -179,7 +180,7 @@ impl RedisServer {
         self.try_command(words).await.expect("the server answers")
     }
 
-    /// The same, on which a server that is slow or starts may fail.
+    /// Sends one command, which a server that is slow or starting may fail to answer.
     ///
     /// # Errors
     ///
@@ -192,23 +193,23 @@ impl RedisServer {
         command.query_async(&mut client.get_multiplexed_async_connection().await?).await
     }
 
-    /// The first number of its version; of Valkey, that of the Redis whose commands it has.
+    /// The major version. For Valkey, the version of Redis whose commands it supports.
     ///
     /// # Panics
     ///
-    /// When the server does not tell.
+    /// When the server does not report its version.
     pub async fn version(&self) -> u32 {
         let info: String = self.command("INFO server").await;
         let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")?.split('.').next());
         version.and_then(|version| version.parse().ok()).expect("a version")
     }
 
-    /// Kills it, and waits until it runs again over the same files.
+    /// Kills the server, and waits until it runs again with the same files.
     pub async fn restart(&self) {
         self.restart_by("KILL").await;
     }
 
-    /// Ends it in order, and waits until it runs again over the same files.
+    /// Shuts the server down in order, and waits until it runs again with the same files.
     pub async fn restart_in_order(&self) {
         self.restart_by("TERM").await;
     }
@@ -220,7 +221,7 @@ impl RedisServer {
         self.until_ready().await;
     }
 
-    /// Sends a signal, such as `STOP`.
+    /// Sends a signal, such as `STOP`, to the server.
     ///
     /// # Panics
     ///
@@ -270,7 +271,7 @@ impl RedisCluster {
         Self { masters }
     }
 
-    /// Where its servers are.
+    /// The URLs of its servers.
     pub fn urls(&self) -> Vec<String> {
         self.masters.iter().map(RedisServer::url).collect()
     }
@@ -281,11 +282,12 @@ impl RedisCluster {
     }
 }
 
-/// The masters of a Cluster that clients reach at these addresses, as `host:port`, where a proxy leads to each.
+/// The masters of a Cluster that clients reach through these proxies, one for each master. The masters announce the
+/// addresses of their proxies.
 ///
 /// # Panics
 ///
-/// When the servers form no Cluster, or a proxy leads to a socket.
+/// When the servers form no Cluster, or a proxy listens on a socket.
 pub async fn cluster_behind(proxies: &[&Proxy]) -> Vec<RedisServer> {
     let mut masters: Vec<RedisServer> = Vec::new();
     let slots = 16_384 / proxies.len();
@@ -310,7 +312,7 @@ pub async fn cluster_behind(proxies: &[&Proxy]) -> Vec<RedisServer> {
     masters
 }
 
-/// How far the port of a server's bus is from its own.
+/// The distance between a server's port and the port of its bus.
 const BUS: u16 = 10_000;
 
 fn port_with_bus() -> u16 {
@@ -324,7 +326,7 @@ pub(crate) fn free_port() -> u16 {
     listener.local_addr().expect("a bound listener has an address").port()
 }
 
-/// `TEST_REDIS_SERVER` is the path of another server.
+/// The program. `TEST_REDIS_SERVER` is the path of another server.
 pub(crate) fn server() -> String {
     std::env::var("TEST_REDIS_SERVER").unwrap_or_else(|_| program("redis-server"))
 }

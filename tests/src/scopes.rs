@@ -1,15 +1,15 @@
-//! The scopes of the handlers of a program.
+//! Checks the scopes of the handlers of a test program.
 
 use idempotent_runtime::Registry;
 use idempotent_runtime::store::MemoryStore;
 
 use crate::Logs;
 
-/// A registry logs equal scopes at ERROR, which tests that read logs would meet.
+/// A registry logs equal scopes at ERROR, so they would appear in tests that read logs.
 ///
 /// # Panics
 ///
-/// When two handlers of the program have one scope and do not both say `shared_scope`.
+/// When two handlers of the program have the same scope and do not both have `shared_scope`.
 pub fn assert_different_scopes() {
     let logs = Logs::collect();
     let _layer = Registry::new(MemoryStore::new()).layer();

@@ -1,4 +1,4 @@
-//! What a random test draws from: printed, and given back to repeat a run.
+//! The seed of a random test. It is printed, and can be passed to repeat a run.
 
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -12,11 +12,11 @@ const VARIABLE: &str = "IDEMPOTENT_TEST_SEED";
 pub struct Seed(u64);
 
 impl Seed {
-    /// That of `IDEMPOTENT_TEST_SEED`, else another one in every run; prints it.
+    /// The seed in `IDEMPOTENT_TEST_SEED`, or else a new one in every run. Prints it.
     ///
     /// # Panics
     ///
-    /// When the variable holds something else than a number.
+    /// When the variable holds anything but a number.
     pub fn of_this_run() -> Self {
         let seed = match std::env::var(VARIABLE) {
             Ok(seed) => seed.parse().expect("IDEMPOTENT_TEST_SEED is a number"),
@@ -26,9 +26,9 @@ impl Seed {
         Self(seed)
     }
 
-    /// A sequence of its own for each number.
+    /// A generator of random numbers that differs for each `number`.
     pub fn random(self, number: u64) -> Rng {
-        // An odd constant far from 0: neighbouring numbers get seeds that share few bits.
+        // The factor is odd and far from 0, so that the seeds of neighbouring numbers share few bits.
         Rng::with_seed(self.0 ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 }

@@ -1,4 +1,4 @@
-//! A Sentinel of a test's own, which watches one master.
+//! A Sentinel for one test, which watches one master.
 
 use std::collections::HashMap;
 use std::fs;
@@ -12,13 +12,14 @@ use crate::redis::{KEEPER, RedisServer, free_port, server};
 /// A running Sentinel.
 pub struct Sentinel {
     port: u16,
-    /// Stops it and removes its folder when its input closes.
+    /// Stops the Sentinel and removes its folder when its input closes.
     _keeper: Child,
 }
 
 impl Sentinel {
-    /// One that watches the master at this address, as `shop`, with these lines in its file. Its own vote is enough for a failover. A busy machine is no reason for a
-    /// failover: it takes a master for down that does not answer for a minute.
+    /// Starts a Sentinel that watches the master at this address under the name `shop`, with these lines in its
+    /// configuration. Its own vote is enough for a failover. It considers a master down only after a minute without an
+    /// answer, so that a busy machine causes no failover.
     ///
     /// # Panics
     ///
@@ -27,7 +28,7 @@ impl Sentinel {
         Self::of_quorum(1, master, lines)
     }
 
-    /// The same of one that needs the votes of others.
+    /// The same, for a Sentinel that needs the votes of `quorum` Sentinels.
     ///
     /// # Panics
     ///
@@ -49,31 +50,31 @@ impl Sentinel {
         Self { port, _keeper: keeper }
     }
 
-    /// Waits until it can promote a replica.
+    /// Waits until it knows a replica, which it can promote.
     pub async fn until_it_knows_a_replica(&self) {
         let replicas = async || self.ask::<Vec<redis::Value>>("REPLICAS").await;
         eventually(replicas, |replicas| replicas.as_ref().is_some_and(|replicas| !replicas.is_empty())).await;
     }
 
-    /// Waits until it knows so many others.
+    /// Waits until it knows `others` other Sentinels.
     pub async fn until_it_knows_others(&self, others: usize) {
         let named = async || self.ask::<HashMap<String, String>>("MASTER").await;
         let known = |named: &HashMap<String, String>| named["num-other-sentinels"] == others.to_string();
         eventually(named, |named| named.as_ref().is_some_and(known)).await;
     }
 
-    /// From now on it takes a master for down that does not answer for half a second.
+    /// From now on, considers a master down that does not answer for half a second.
     pub async fn lose_patience(&self) {
         let set = async || self.ask_with::<String>("SET", &["down-after-milliseconds", "500"]).await;
         eventually(set, |answer| answer.as_deref() == Some("OK")).await;
     }
 
-    /// Has it promote a replica, whatever the state of the master.
+    /// Makes it promote a replica, whatever the state of the master.
     pub async fn fail_over(&self) {
         eventually(async || self.ask::<String>("FAILOVER").await, |answer| answer.as_deref() == Some("OK")).await;
     }
 
-    /// Waits until a store listens to it, and has been sent all that it told.
+    /// Waits until a store has subscribed to its messages and has received all of them so far.
     ///
     /// # Panics
     ///
@@ -88,7 +89,7 @@ impl Sentinel {
         eventually(clients, |list| list.as_ref().is_some_and(is_heard)).await;
     }
 
-    /// Waits until it tells that this is the master.
+    /// Waits until it reports this server as the master.
     pub async fn until_it_names(&self, master: &RedisServer) {
         let named = async || self.ask::<HashMap<String, String>>("MASTER").await;
         let is_named =
@@ -106,13 +107,13 @@ impl Sentinel {
         redis::cmd("SENTINEL").arg(question).arg("shop").arg(rest).query_async(&mut connection).await.ok()
     }
 
-    /// Where it is, as `host:port`.
+    /// The address, as `host:port`.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 }
 
-/// A replica of this master, which has everything.
+/// Starts a replica of this master, and waits until the replica has received all data.
 pub async fn replica_of(master: &RedisServer, settings: &[&str]) -> RedisServer {
     let follows = format!("--replicaof {}", master.address().replace(':', " "));
     let replica = RedisServer::start(&[settings, &[&follows]].concat()).await;

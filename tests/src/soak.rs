@@ -1,36 +1,36 @@
-//! What the soak test and its server tell each other.
+//! The messages between the soak test and its server.
 
 use serde::{Deserialize, Serialize};
 
-/// So small that the memory store is full much of the time.
+/// The memory store's limit. It is so small that the store is full much of the time.
 pub const MEMORY_BYTES: usize = 2 * 1024 * 1024;
 
 /// How long the server's records live.
 pub const TTL: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// What the server holds at one moment.
+/// The state of the server at one moment.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Reading {
-    /// How many executions there were, from the start.
+    /// The number of executions since the start.
     pub executions: u64,
-    /// Guarded requests that still run.
+    /// The number of guarded requests that still run.
     pub running: usize,
-    /// Tasks of its runtime that are alive.
+    /// The number of live tasks in the server's runtime.
     pub tasks: usize,
-    /// Open file descriptors.
+    /// The number of open file descriptors.
     pub descriptors: usize,
-    /// Resident memory.
+    /// The resident memory, in KiB.
     pub resident_kib: u64,
-    /// What the memory store keeps.
+    /// The number of entries in the memory store.
     pub memory_entries: usize,
-    /// What the memory store counts for it.
+    /// The number of bytes that the memory store counts for its entries.
     pub memory_bytes: usize,
-    /// Living entries of the SQLite store; 1 for more.
+    /// The number of live entries in the SQLite store: 0, or 1 for any larger number.
     pub sqlite_entries: usize,
 }
 
 impl Reading {
-    /// Whether nothing is left of any request.
+    /// Whether the server keeps nothing of any request.
     pub fn is_at_rest(&self) -> bool {
         self.running == 0 && self.memory_entries == 0 && self.sqlite_entries == 0
     }

@@ -1,4 +1,5 @@
-//! What the tests of the SQLite store share: a file, a way into it past the store, and processes beside this one.
+//! Shared by the tests of the SQLite store: a database file, direct access to it without the store, and second
+//! processes.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -17,23 +18,23 @@ use tokio::time::Instant;
 use crate::PATIENCE;
 use crate::alone::name_of;
 
-/// A database file in a folder of its own, deleted with it.
+/// A database file in its own temporary folder, which is deleted when this is dropped.
 pub struct SqliteFile {
     folder: TempDir,
 }
 
 impl SqliteFile {
-    /// A file that is not there yet.
+    /// Makes the folder. The file itself does not exist yet.
     ///
     /// # Panics
     ///
-    /// When there is no folder for temporary files.
+    /// When the temporary folder cannot be made.
     #[expect(clippy::new_without_default, reason = "it makes a folder")]
     pub fn new() -> Self {
         Self { folder: tempfile::tempdir().expect("a temporary folder") }
     }
 
-    /// Where it is.
+    /// The path of the file.
     pub fn path(&self) -> PathBuf {
         self.folder.path().join("idempotency.db")
     }
@@ -48,17 +49,17 @@ impl SqliteFile {
         self.folder.path().join("idempotency.db-leases")
     }
 
-    /// A connection past the store.
+    /// Opens a connection that does not go through the store.
     ///
     /// # Panics
     ///
-    /// When the file is no database.
+    /// When the file is not a database.
     pub async fn connect(&self) -> SqliteConnection {
         let options = SqliteConnectOptions::new().filename(self.path()).create_if_missing(true);
         options.connect().await.expect("the file opens")
     }
 
-    /// Runs statements past the store.
+    /// Runs statements directly on the file, without the store.
     ///
     /// # Panics
     ///
@@ -70,11 +71,11 @@ impl SqliteFile {
         connection.close().await.expect("the connection closes");
     }
 
-    /// One number out of the file.
+    /// Queries one number from the file.
     ///
     /// # Panics
     ///
-    /// When the query gives none.
+    /// When the query returns no number.
     pub async fn number(&self, sql: &str) -> i64 {
         let query = sqlx::query_scalar(AssertSqlSafe(sql.to_owned()));
         let mut connection = self.connect().await;
@@ -83,11 +84,11 @@ impl SqliteFile {
         number
     }
 
-    /// One number out of the file and its leases, which the query names `leases`.
+    /// Queries one number from the file and its file of leases, which is attached as `leases`.
     ///
     /// # Panics
     ///
-    /// When the query gives none.
+    /// When the query returns no number.
     pub async fn number_with_leases(&self, sql: &str) -> i64 {
         let mut connection = self.connect().await;
         let path = self.leases().display().to_string();
@@ -98,11 +99,11 @@ impl SqliteFile {
         number
     }
 
-    /// Waits until the lease that each claim began with has been over for this many milliseconds.
+    /// Waits until the first lease of every claim expired at least this many milliseconds ago.
     ///
     /// # Panics
     ///
-    /// When a lease does not end in time.
+    /// When a lease does not expire in time.
     pub async fn first_leases_over(&self, for_millis: u32) {
         let left = format!(
             "SELECT count(*) FROM idempotency_records WHERE state = 'claimed' \
@@ -111,9 +112,10 @@ impl SqliteFile {
         eventually("the first leases are over", async || self.number(&left).await == 0).await;
     }
 
-    /// The commits in the write-ahead log: its frames that say how large the file is after them.
+    /// The number of commits in the write-ahead log: of its frames that contain the size of the database after the
+    /// commit.
     ///
-    /// Counts from the last checkpoint that started the log anew, so the test must stay under 1000 pages.
+    /// Counts since the last checkpoint that restarted the log, so a test must write fewer than 1000 pages.
     ///
     /// # Panics
     ///
@@ -155,7 +157,7 @@ pub fn record_key(name: &str) -> RecordKey {
     RecordKey::new("charges", Some("alice"), name)
 }
 
-/// A claim for a minute by a claimant of its own.
+/// A claim for one minute, with a unique token.
 pub fn claim_request() -> ClaimRequest {
     ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([7; 32]))
         .with_lease(Duration::from_mins(1))
@@ -181,7 +183,7 @@ pub fn record(body: impl Into<Vec<u8>>) -> Record {
     )
 }
 
-/// Claims `key` and hands the token back.
+/// Claims `key` and returns the token.
 ///
 /// # Panics
 ///
@@ -195,12 +197,12 @@ pub async fn acquire(store: &impl Store, key: &RecordKey) -> Token {
 
 const ROLE: &str = "SQLITE_STORE_SECOND_PROCESS";
 
-/// The file that this process shall use as the second process of the running test, if it is that.
+/// The database file for the second process; `None` in the first process. See [`SecondProcess`].
 pub fn second_process() -> Option<PathBuf> {
     std::env::var_os(ROLE).map(PathBuf::from)
 }
 
-/// The same test in a process beside this one.
+/// A second process that runs the same test.
 pub struct SecondProcess {
     child: Child,
     input: ChildStdin,
@@ -208,7 +210,8 @@ pub struct SecondProcess {
 }
 
 impl SecondProcess {
-    /// Starts `test`, which calls this, with [`second_process`] giving it `path`.
+    /// Starts `test` in a second process. The test calls this function itself; in the second process,
+    /// [`second_process`] returns `path`.
     ///
     /// # Panics
     ///
@@ -217,7 +220,7 @@ impl SecondProcess {
         Self::spawn(Command::new(std::env::current_exe().expect("this program's path")), test, path)
     }
 
-    /// As [`SecondProcess::start`], by a user without rights.
+    /// Like [`SecondProcess::start`], as a user without privileges.
     ///
     /// # Panics
     ///
@@ -227,7 +230,7 @@ impl SecondProcess {
         use std::os::unix::fs::MetadataExt as _;
         use std::os::unix::process::CommandExt as _;
 
-        // By this name the program can be executed although its folder may be closed to the other user.
+        // Through this path, the program can be executed even if the other user cannot access its folder.
         let mut command = Command::new("/proc/self/exe");
         if fs::metadata("/proc/self").expect("procfs").uid() == 0 {
             command.uid(65534).gid(65534);
@@ -243,11 +246,11 @@ impl SecondProcess {
         Self { child, input, lines }
     }
 
-    /// The next line that the process [`tell`]s.
+    /// The next line that the process sends with [`tell`].
     ///
     /// # Panics
     ///
-    /// When the process ends and has told nothing.
+    /// When the process ends without sending a line.
     pub fn told(&mut self) -> String {
         let mut lines = self.lines.by_ref().map(|line| line.expect("text"));
         lines
@@ -274,12 +277,12 @@ impl Drop for SecondProcess {
 
 const TELLS: &str = "second process: ";
 
-/// Tells the first process a line.
+/// Sends a line to the first process.
 pub fn tell(line: &str) {
     println!("{TELLS}{line}");
 }
 
-/// Waits for the first process.
+/// Waits until the first process calls [`SecondProcess::go`].
 ///
 /// # Panics
 ///

@@ -1,19 +1,19 @@
-//! What the tests of steps and their server processes tell each other.
+//! The messages between the tests of steps and their server processes.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// The header by which a request names the place at which its server dies.
+/// A request names the place at which its server dies in this header.
 pub const DIE_AT: &str = "x-die-at";
 
-/// The header by which a request names the place at which its handler waits for the file [`go`].
+/// A request names the place at which its handler waits for the file [`go`] in this header.
 pub const WAIT_AT: &str = "x-wait-at";
 
-/// What a handler that waits writes among the effects.
+/// A handler that waits writes this line among the effects.
 pub const WAITS: &str = "waits";
 
-/// The file that lets a handler with this key go on, beside that of the effects.
+/// The file that lets a handler with this key continue. It is in the folder of the effects' file.
 pub fn go(effects: &Path, key: &str) -> PathBuf {
     effects.with_file_name(format!("go-{key}"))
 }
@@ -25,16 +25,16 @@ pub enum Moment {
     BeforeReserve,
     /// The first step has had its effect, and its result is not recorded.
     InReserve,
-    /// It is recorded.
+    /// The result of the first step is recorded.
     Reserved,
     /// The second step has had its effect, and its result is not recorded.
     InCharge,
-    /// It is recorded, and the handler has not answered.
+    /// The result of the second step is recorded, and the handler has not answered.
     Charged,
 }
 
 impl Moment {
-    /// In the order in which a request passes them.
+    /// All places, in the order in which a request passes them.
     pub const ALL: [Self; 5] = [Self::BeforeReserve, Self::InReserve, Self::Reserved, Self::InCharge, Self::Charged];
 }
 

@@ -1,4 +1,4 @@
-//! The stores that take a server or a file, each in a place of its own.
+//! Stores that need a server or a file. Each call returns a store that shares no data with the others.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::postgres::{Database, PostgresServer};
 use crate::redis::{RedisCluster, RedisServer};
 
-/// One in a new file, which goes with its folder.
+/// A SQLite store in a new file, which is deleted with its folder.
 ///
 /// # Panics
 ///
@@ -22,7 +22,7 @@ pub async fn sqlite() -> (SqliteStore, TempDir) {
     (store, folder)
 }
 
-/// One in a new database of the shared server, with a pool of at most `connections`.
+/// A PostgreSQL store in a new database of the shared server, with a pool of at most `connections`.
 ///
 /// # Panics
 ///
@@ -31,7 +31,7 @@ pub async fn postgres(connections: u32) -> PostgresStore {
     migrated(&PostgresServer::shared().await.database().await.pool(connections).await).await
 }
 
-/// One on this pool, with its tables.
+/// A PostgreSQL store on this pool. Creates its tables.
 ///
 /// # Panics
 ///
@@ -42,11 +42,11 @@ pub async fn migrated(pool: &PgPool) -> PostgresStore {
     store
 }
 
-/// One in a new database of the shared server, beside the application's tables.
+/// A PostgreSQL store in a new database of the shared server, together with the application's tables.
 ///
 /// # Panics
 ///
-/// When the server does not answer, or the schema is no SQL.
+/// When the server does not answer, or the schema is not valid SQL.
 pub async fn postgres_beside(schema: &str, connections: u32) -> (PostgresStore, PgPool, Database) {
     let database = PostgresServer::shared().await.database().await;
     let pool = database.pool(connections).await;
@@ -55,7 +55,7 @@ pub async fn postgres_beside(schema: &str, connections: u32) -> (PostgresStore, 
     (store, pool, database)
 }
 
-/// A claim for a minute, by a claimant of its own, which may run again after a crash.
+/// A claim for one minute with a unique token, which may run again after a crash.
 pub fn claim_request() -> ClaimRequest {
     ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([1; 32]))
         .with_lease(Duration::from_mins(1))
@@ -69,12 +69,12 @@ pub fn record(body: impl Into<Vec<u8>>) -> Record {
     Record::new(StatusCode::CREATED, Vec::new(), body, claim_request().fingerprint, UNIX_EPOCH)
 }
 
-/// Names of a test's own in a server that all share.
+/// A new prefix for the names of one test in a shared server.
 pub fn prefix() -> String {
     format!("{:x}:", Token::unique().as_u128())
 }
 
-/// One under a [`prefix`] of its own in the shared server.
+/// A Redis store under a new [`prefix`] in the shared server.
 ///
 /// # Panics
 ///
@@ -84,7 +84,7 @@ pub async fn redis() -> RedisStore {
     store.expect("the store opens")
 }
 
-/// One under a [`prefix`] of its own in the shared Cluster.
+/// A Redis store under a new [`prefix`] in the shared Cluster.
 ///
 /// # Panics
 ///

@@ -7,14 +7,14 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-/// A file system in memory, of a size that does not grow; gone with the process.
+/// A file system in memory with a fixed size. It is unmounted with the process.
 pub struct Tmpfs {
     path: PathBuf,
-    /// Unmounts it when its input closes, whatever becomes of this process.
+    /// Unmounts the file system when its input closes, however this process ends.
     _keeper: Child,
 }
 
-/// A server on it may take a while to stop; one that does not must not keep the disk for ever.
+/// A server on the disk may need a while to stop. A server that does not stop must not keep the disk forever.
 const KEEPER: &str = r#"
 cat >/dev/null
 for _ in $(seq 100); do
@@ -26,7 +26,7 @@ rmdir "$1" "$(dirname "$1")"
 "#;
 
 impl Tmpfs {
-    /// A disk of so many MiB.
+    /// Mounts a disk of `mebibytes` MiB in a new temporary folder.
     ///
     /// # Panics
     ///
@@ -36,7 +36,7 @@ impl Tmpfs {
         Self::mount_at(&folder.join("small"), mebibytes)
     }
 
-    /// A disk of so many MiB, mounted at this folder, which is made.
+    /// Creates the folder `path`, and mounts a disk of `mebibytes` MiB there.
     ///
     /// # Panics
     ///
@@ -45,7 +45,7 @@ impl Tmpfs {
         fs::create_dir(path).expect("the folder is made");
         let mut keeper = Command::new("sh");
         keeper.args(["-c", KEEPER, "keeper"]).arg(path);
-        // Before the disk is there: a process that is killed in between leaves nothing.
+        // Start the keeper before the disk is mounted: then a process that is killed in between leaves nothing mounted.
         let keeper = keeper.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("sh starts");
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "tmpfs"]).arg(path);
@@ -58,16 +58,16 @@ impl Tmpfs {
         Self { path: path.to_owned(), _keeper: keeper }
     }
 
-    /// Where it is.
+    /// The path of the disk.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Fills it to its last byte; it has room again when this is dropped.
+    /// Fills the disk to its last byte. It has free space again when the result is dropped.
     ///
     /// # Panics
     ///
-    /// When no file can be made on it, or it has no end.
+    /// When no file can be created on the disk, or the disk is larger than 1 GiB.
     pub fn fill(&self) -> Filling {
         let path = self.path.join("filling");
         let mut file = fs::File::create(&path).expect("the file is made");
@@ -80,12 +80,12 @@ impl Tmpfs {
     }
 }
 
-/// What takes all the room of a [`Tmpfs`].
+/// The file that takes all the space of a [`Tmpfs`].
 pub struct Filling(PathBuf);
 
 impl Drop for Filling {
     fn drop(&mut self) {
-        // The disk itself may be gone already.
+        // The disk itself may already be unmounted.
         let _ = fs::remove_file(&self.0);
     }
 }

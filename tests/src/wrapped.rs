@@ -1,4 +1,4 @@
-//! A store around another one, of which a test writes only what it does differently.
+//! A store around another store. A test writes only the methods that it changes.
 
 use std::future::Future;
 use std::ops::Deref;
@@ -11,9 +11,10 @@ use idempotent_runtime::store::{
 };
 use idempotent_runtime::{Record, RecordKey};
 
-/// What a store does differently from the [inner](Self::inner) one. Each provided method but `claims` asks the inner store.
+/// What a store changes compared with the [inner](Self::inner) store. Each provided method except `claims` calls the
+/// inner store.
 pub trait Wrapper: Send + Sync + 'static {
-    /// The store that answers.
+    /// The store that answers by default.
     fn inner(&self) -> &impl StoreAdmin;
 
     /// As [`Store::claim`].
@@ -21,7 +22,7 @@ pub trait Wrapper: Send + Sync + 'static {
         self.inner().claim(key, request)
     }
 
-    /// As [`Store::renew`]. Renewals of many keys call it for each of them.
+    /// As [`Store::renew`]. A renewal of many keys calls this for each key.
     fn renew(
         &self,
         key: &RecordKey,
@@ -47,7 +48,7 @@ pub trait Wrapper: Send + Sync + 'static {
         self.inner().changed(key)
     }
 
-    /// As [`StoreAdmin::claims`]. Without this, there is no index of them.
+    /// As [`StoreAdmin::claims`]. By default, the store has no index of claims.
     fn claims(
         &self,
         _cursor: Option<Cursor>,

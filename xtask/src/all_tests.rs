@@ -1,4 +1,4 @@
-//! Every test of the workspace with all features, the ui-tests and the examples of the documentation.
+//! Runs every test of the workspace with all features, the ui-tests, and the examples in the documentation.
 
 use std::num::NonZero;
 use std::{env, thread};
@@ -7,19 +7,19 @@ use crate::step::{Failure, Step};
 
 const NAME: &str = "all tests, all features, ui-tests and documentation examples";
 
-/// What a machine that stalls can make fail in one run. More than these are not its doing.
+/// How many tests a stalled machine may make fail in one run. If more fail, the machine is not the cause.
 const MAY_STALL: usize = 5;
 
 /// How often each of them must then pass.
 const ALONE: usize = 3;
 
-/// Runs them; the answer is how many passed.
+/// Runs the tests, and returns how many passed.
 ///
-/// Many of these tests hold a lease of some hundred milliseconds, which lapses where the machine does not let the process
-/// run for so long. So the few that fail among all others are run again with the machine to themselves, one after
-/// another, and pass if they do so each time. Their names are printed: such a test asks too much of time.
+/// Many of these tests hold a lease of some hundred milliseconds. The lease expires if the machine does not run the
+/// process for that long. So if a few tests fail beside the others, they run again, alone and one after another, and
+/// must pass each time. Their names are printed, because such a test depends too much on timing.
 pub(crate) fn run() -> Result<usize, Failure> {
-    // Most tests wait for a lease or a server, and leave the processors to others.
+    // Most tests wait for a lease or a server, so more tests than processors can run.
     let threads = thread::available_parallelism().map_or(1, NonZero::get) * 2;
     let all = match env::var_os("RUST_TEST_THREADS") {
         Some(_) => workspace(NAME),

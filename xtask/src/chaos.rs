@@ -1,22 +1,22 @@
-//! The long runs: faults of every kind, and a soak.
+//! Starts the long runs: faults of every kind, and a soak test.
 
 use std::num::NonZero;
 
 use crate::step::Failure;
 use crate::{cargo, prerequisites};
 
-/// What is asked for after `cargo xtask chaos`.
+/// The run that the arguments after `cargo xtask chaos` name.
 pub(crate) enum Chaos<'a> {
-    /// The options of the fault suite's own program, which knows them best.
+    /// The fault suite, with the options of its own program.
     Faults(&'a [&'a str]),
-    /// The same of its outages.
+    /// The outages, with the options of their own program.
     Outages(&'a [&'a str]),
     Soak {
         minutes: u64,
     },
 }
 
-/// `None` when the arguments ask for nothing that there is.
+/// `None` if the arguments name no run.
 pub(crate) fn planned<'a>(arguments: &'a [&'a str]) -> Option<Chaos<'a>> {
     match arguments {
         ["--soak"] => Some(Chaos::Soak { minutes: 10 }),

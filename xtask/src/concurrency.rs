@@ -1,4 +1,4 @@
-//! The concurrency tests: the runtime's own code under a checker that chooses who goes on.
+//! Runs the concurrency tests: the runtime's own code under a checker that chooses which task runs next.
 
 use std::env;
 use std::fs;
@@ -7,10 +7,10 @@ use std::path::Path;
 
 use crate::step::Failure;
 
-/// Apart from the other builds, which have none of the checker's flags.
+/// A separate target folder, because other builds do not use the checker's flags.
 const TARGET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/concurrency");
 
-/// Runs the concurrency tests whose name contains `name`; an empty one is in all of them. The answer is how many there were.
+/// Runs the concurrency tests whose names contain `name`, or all if it is empty. Returns how many there were.
 pub(crate) fn run(name: &str) -> Result<usize, Failure> {
     let features = "--no-default-features --features=macros,memory";
     let arguments = format!("test -p idempotent-runtime --lib {features} -- --nocapture {name}");
@@ -19,17 +19,18 @@ pub(crate) fn run(name: &str) -> Result<usize, Failure> {
         .env("CARGO_TARGET_DIR", TARGET)
         .env("RUSTFLAGS", "--cfg shuttle")
         .env("SCHEDULE_FOLDER", &folder)
-        // It says that weak orderings count as strong ones, which the concurrency tests' own documentation does too.
+        // Silences the warning that the checker treats weak orderings as strong ones. The documentation of the
+        // concurrency tests says so too.
         .env("SHUTTLE_SILENCE_WARNINGS", "1");
     if let Ok(schedule) = env::var("REPLAY") {
-        // Tests run in the folder of their package.
+        // Tests run in the folder of their package, so the path must be absolute.
         let schedule = absolute(&schedule).unwrap_or_else(|error| panic!("{schedule} cannot be replayed: {error}"));
         step = step.env("REPLAY", &schedule);
     }
     step.run_tests()
 }
 
-/// Where the failing schedules are written, each to be replayed.
+/// The folder in which failing schedules are written, so that each can be replayed.
 fn schedules() -> io::Result<String> {
     let folder = format!("{TARGET}/schedules");
     fs::create_dir_all(&folder)?;

@@ -1,4 +1,5 @@
-//! The documentation as docs.rs makes it: by a nightly compiler, with all features, each item saying which ones it needs.
+//! Builds the documentation as docs.rs does: with a nightly compiler and all features. Checks that each item says which
+//! features it needs.
 
 use std::fs;
 use std::io;
@@ -10,7 +11,7 @@ use crate::workspace::{Package, Workspace, root, target};
 
 const NAME: &str = "the documentation as on docs.rs";
 
-/// Features that change what is done, and add nothing that could be named.
+/// Features that change behaviour, and add no items.
 const WITHOUT_ITEMS: [&str; 3] = ["opentelemetry", "redis-sentinel", "tls"];
 
 pub(crate) fn check(workspace: &Workspace) -> Result<(), Failure> {
@@ -19,7 +20,7 @@ pub(crate) fn check(workspace: &Workspace) -> Result<(), Failure> {
         return Err(Failure::of(NAME, format!("docs.rs uses a nightly compiler, and there is none here; {advice}")));
     }
     let folder = target().join("docs-rs");
-    // Pages of items that are gone would still have their badges.
+    // Remove old pages: pages of items that no longer exist would still have their badges.
     if folder.exists() {
         fs::remove_dir_all(&folder).map_err(|error| Failure::of(NAME, error))?;
     }
@@ -38,7 +39,7 @@ pub(crate) fn check(workspace: &Workspace) -> Result<(), Failure> {
         }
         println!("{}", folder.join("doc").join(library).join("index.html").display());
     }
-    // What the dependencies were compiled to, a gigabyte without use.
+    // The compiled dependencies, a gigabyte that is not needed any more.
     fs::remove_dir_all(folder.join("debug")).map_err(|error| Failure::of(NAME, error))
 }
 

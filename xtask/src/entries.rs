@@ -1,4 +1,4 @@
-//! How soon operators see the claims among millions of records.
+//! Measures how soon operators see the claims among millions of records.
 
 use crate::step::Failure;
 use crate::{cargo, prerequisites};
@@ -8,11 +8,11 @@ const ENTRIES: usize = 10_000_000;
 /// The arguments of `cargo xtask entries`.
 pub(crate) struct Entries<'a> {
     entries: usize,
-    /// Every one by default.
+    /// The store, or all stores by default.
     store: &'a str,
 }
 
-/// `None` when the arguments ask for nothing that there is.
+/// `None` if the arguments are not valid.
 pub(crate) fn planned<'a>(arguments: &[&'a str]) -> Option<Entries<'a>> {
     let mut planned = Entries { entries: ENTRIES, store: "" };
     for option in arguments.chunks(2) {
@@ -25,7 +25,7 @@ pub(crate) fn planned<'a>(arguments: &[&'a str]) -> Option<Entries<'a>> {
     Some(planned)
 }
 
-/// One store after the other: each of them fills memory or disk, and needs the processors.
+/// Runs one store after another, because each fills memory or disk and needs the processors.
 pub(crate) fn run(Entries { entries, store }: &Entries<'_>) -> Result<(), Failure> {
     prerequisites::install()?;
     let name = if store.is_empty() { "first_page_among_many_in".to_owned() } else { format!("many_in_{store}") };

@@ -1,11 +1,11 @@
-//! Whether features go together: every two of them, by cargo-hack.
+//! Checks that features can be combined: every pair of them, with cargo-hack.
 
 use crate::step::Failure;
 use crate::workspace::Workspace;
 use crate::{cargo, platforms, supply_chain};
 
-/// All subsets would be tens of thousands. What is compiled differently depends on one feature or on a pair of them, so that
-/// every pair is asked for.
+/// There are tens of thousands of subsets. Conditional code depends on one feature or on a pair of features, so it is
+/// enough to check every pair.
 const TOGETHER: u8 = 2;
 
 pub(crate) fn check(workspace: &Workspace) -> Result<(), Failure> {

@@ -1,4 +1,4 @@
-//! Runs the targets of the fuzzer for long, each on a growing corpus of its own.
+//! Runs the targets of the fuzzer for a long time, each with a growing corpus.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -9,7 +9,7 @@ use crate::nightly;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// How long each target runs, where nothing is said.
+/// How long each target runs by default.
 const SECONDS: u64 = 60;
 
 /// `[--seconds N] [target]`
@@ -28,7 +28,7 @@ struct Plan {
     targets: Vec<String>,
 }
 
-/// How far a target came.
+/// The result of one target.
 struct Outcome {
     executions: u64,
     edges: u64,
@@ -78,7 +78,7 @@ impl Plan {
     }
 }
 
-/// The names of the programs.
+/// The names of the targets' programs.
 fn targets() -> Result<Vec<String>, String> {
     let folder = Path::new(ROOT).join("fuzz/fuzz_targets");
     let files = fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
@@ -88,7 +88,7 @@ fn targets() -> Result<Vec<String>, String> {
     Ok(names)
 }
 
-/// A nightly compiler is for the developer to choose; what runs the targets is ours.
+/// Installs cargo-fuzz. The nightly compiler is left to the developer to install.
 fn install() -> Result<(), String> {
     if !nightly::is_there() {
         return Err("fuzzing needs a nightly compiler for its sanitizer; run `rustup toolchain install nightly \
@@ -111,7 +111,7 @@ fn is_installed() -> bool {
     ask.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
-/// `cargo fuzz …` by the nightly compiler.
+/// A `cargo fuzz …` command with the nightly compiler.
 fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new("cargo");
     command.args(["+nightly", "fuzz"]).args(arguments).current_dir(Path::new(ROOT).join("fuzz"));
@@ -122,7 +122,7 @@ fn cargo(arguments: &[&str]) -> Command {
 fn run_target(target: &str, seconds: u64) -> Result<Outcome, String> {
     let corpus: PathBuf = Path::new(ROOT).join("fuzz/corpus").join(target);
     fs::create_dir_all(&corpus).map_err(|error| format!("{}: {error}", corpus.display()))?;
-    // New inputs go into the first folder; the seeds are only read.
+    // libFuzzer writes new inputs to the first folder, and only reads the seeds.
     let (grown, seeds) = (format!("corpus/{target}"), format!("seeds/{target}"));
     let limit = format!("-max_total_time={seconds}");
     let mut command = cargo(&["run", target, &grown, &seeds, "--", &limit, "-timeout=10", "-print_final_stats=1"]);
@@ -145,8 +145,8 @@ fn run_target(target: &str, seconds: u64) -> Result<Outcome, String> {
 }
 
 impl Outcome {
-    /// libFuzzer's words: `#8192 pulse cov: 512 ft: …`, `stat::number_of_executed_units: 8192`, and `Test unit written to
-    /// artifacts/…` after a crash.
+    /// Reads a line of libFuzzer's output: `#8192 pulse cov: 512 ft: …`, `stat::number_of_executed_units: 8192`, or,
+    /// after a crash, `Test unit written to artifacts/…`.
     fn read(&mut self, line: &str) {
         if let Some(number) = line.strip_prefix("stat::number_of_executed_units:") {
             self.executions = number.trim().parse().unwrap_or_default();

@@ -142,7 +142,8 @@ fn test() -> Result<(), Failure> {
         .env("RUSTDOCFLAGS", "-D warnings")
         .run()?;
     public_api::check(&workspace)?;
-    // Alone and with its own features: beside the others it is given theirs.
+    // Run the runtime's tests in a separate build: in a build with other packages, cargo would enable their features
+    // too.
     let mut passed = cargo("the runtime's own tests, default features", "test -p idempotent-runtime").run_tests()?;
     passed += all_tests::run()?;
     passed += concurrency::run("")?;

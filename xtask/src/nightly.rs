@@ -1,4 +1,4 @@
-//! The nightly compiler, for what the stable one does not do: a sanitizer, and the badges of docs.rs.
+//! The nightly compiler, for what the stable one cannot do: a sanitizer, and the feature badges of docs.rs.
 
 use std::process::{Command, Stdio};
 
@@ -7,7 +7,7 @@ use crate::step::Step;
 pub(crate) fn is_there() -> bool {
     let mut ask = Command::new("cargo");
     ask.args(["+nightly", "--version"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    // The toolchain that runs this would be forced on what it starts.
+    // Otherwise the toolchain that runs this program would be used for the programs that it starts.
     ask.env_remove("RUSTUP_TOOLCHAIN").status().is_ok_and(|status| status.success())
 }
 

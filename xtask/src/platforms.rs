@@ -1,7 +1,8 @@
-//! Whether the crates compile for other systems and by the oldest compiler that they declare.
+//! Checks that the crates compile for other systems, and with the oldest compiler that they declare.
 //!
-//! rustup gets the compilers and the standard libraries. Nothing is linked, so what is compiled in C need not be good for anything:
-//! for Windows MinGW compiles it, for macOS, whose compiler and headers are not free to install, nothing does.
+//! rustup installs the compilers and the standard libraries. Nothing is linked, so the compiled C code need not work.
+//! For Windows, MinGW compiles it. For macOS, nothing compiles it, because Apple's compiler and headers are not free to
+//! install.
 
 use crate::prerequisites;
 use crate::step::{Failure, Step};
@@ -17,7 +18,7 @@ pub(crate) fn check(workspace: &Workspace) -> Result<(), Failure> {
         for system in [WINDOWS, MACOS] {
             let name = format!("{} with all features for {system}", package.name);
             let step = Step::new(&name, "cargo", ["check", "--all-features", "--target", system, "-p", &package.name]);
-            // The folder of its own keeps the checks from waiting for other builds.
+            // A separate target folder, so that the checks do not wait for other builds.
             let step = step.env("CARGO_TARGET_DIR", target().join("platforms"));
             step.env("CC_aarch64_apple_darwin", "true").env("AR_aarch64_apple_darwin", "true").run()?;
         }
@@ -26,12 +27,12 @@ pub(crate) fn check(workspace: &Workspace) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Compiles the package with its default features by the compiler that it declares.
+/// Compiles the package with its default features and the oldest compiler that it declares.
 fn declared(package: &Package) -> Result<(), Failure> {
     let version = package.rust_version.as_deref().unwrap_or_default();
     let install = ["toolchain", "install", version, "--profile", "minimal", "--no-self-update"];
     Step::new(&format!("Rust {version}"), "rustup", install).run()?;
-    // Beneath `cargo xtask`, RUSTUP_TOOLCHAIN and CARGO name the newer compiler.
+    // Under `cargo xtask`, RUSTUP_TOOLCHAIN and CARGO name the newer compiler.
     let name = format!("{} by Rust {version}", package.name);
     let step = Step::new(&name, "rustup", ["run", version, "cargo", "check", "-p", &package.name]);
     step.env("CARGO_TARGET_DIR", target().join(format!("rust-{version}")))

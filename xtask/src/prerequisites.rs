@@ -1,6 +1,6 @@
-//! What the run needs beside cargo: two components of the toolchain, a C compiler for the embedded SQLite, the servers
-//! and the browser that the tests start, curl, openssl and the interpreters of the clients that they drive, and the program that
-//! tests the alerts.
+//! Installs what a run needs beside cargo: two components of the toolchain, a C compiler for the embedded SQLite, the
+//! servers and the browser that the tests start, curl, openssl, the interpreters of the tested clients, and the program
+//! that tests the alerts.
 
 use std::io;
 use std::path::Path;
@@ -54,12 +54,12 @@ pub(crate) fn install() -> Result<(), Failure> {
     install_packages(&packages)
 }
 
-/// What compiles C for Windows.
+/// Installs the C compiler for Windows.
 pub(crate) fn install_for_windows() -> Result<(), Failure> {
     if answers("x86_64-w64-mingw32-gcc") { Ok(()) } else { install_packages(&["gcc-mingw-w64-x86-64"]) }
 }
 
-/// Beside the rest, what counts instructions and what sends requests.
+/// Installs the prerequisites, and the programs that count instructions and send requests.
 pub(crate) fn install_for_measurements() -> Result<(), Failure> {
     install()?;
     let tools = ["valgrind", "wrk"];
@@ -72,20 +72,21 @@ fn install_packages(packages: &[&str]) -> Result<(), Failure> {
     }
     Step::new("reading Debian's package lists", "apt-get", ["update"]).run()?;
     let arguments = ["install", "--yes", "--no-install-recommends"].into_iter().chain(packages.iter().copied());
-    // The tests start servers of their own: RUNLEVEL keeps the packages from starting one of the machine's.
+    // The tests start their own servers: RUNLEVEL prevents the packages from starting one for the machine.
     Step::new(&format!("installing {}", packages.join(", ")), "apt-get", arguments)
         .env("DEBIAN_FRONTEND", "noninteractive")
         .env("RUNLEVEL", "1")
         .run()
 }
 
-/// Debian keeps the programs of each version in a folder of its own, which is not in the search path.
+/// Whether the programs of PostgreSQL are installed. Debian keeps them in a separate folder for each version, which is
+/// not in the search path.
 fn has_postgres_folder() -> bool {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     versions.map(|version| version.path()).any(|version| Path::new(&version).join("bin/initdb").is_file())
 }
 
-/// Debian keeps what `python3 -m venv` needs in a package of its own.
+/// Whether Python environments can be made. Debian keeps what `python3 -m venv` needs in a separate package.
 fn makes_environments() -> bool {
     let mut command = Command::new("python3");
     command.args(["-c", "import ensurepip, venv"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -96,7 +97,7 @@ fn answers(program: &str) -> bool {
     version(program).is_ok_and(|status| status.success())
 }
 
-/// wrk tells its version and counts that as a failure.
+/// Whether the program starts. wrk prints its version, and exits with a failure.
 fn starts(program: &str) -> bool {
     version(program).is_ok()
 }

@@ -1,7 +1,7 @@
-//! What users can name, one item a line, against the list of it that is kept in docs/public-api.
+//! Compares the items that users can name, one on each line, with the lists in docs/public-api.
 //!
-//! The list is read from rustdoc's JSON, which a stable compiler writes when it is told that it may, and whose form
-//! changes from release to release: `public-api` is locked to the one that reads it.
+//! The items are read from rustdoc's JSON. A stable compiler writes it if RUSTC_BOOTSTRAP allows it, and its format
+//! changes with each release: the locked version of `public-api` reads the format of one release.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -17,17 +17,17 @@ use crate::workspace::{Package, Workspace, root, target};
 
 const NAME: &str = "the public interface";
 
-/// The compiler whose JSON the locked `public-api` reads.
+/// The compiler whose JSON the locked `public-api` can read.
 const COMPILER: &str = "1.95.";
 
-/// Says that this program stands in for rustdoc.
+/// Set if cargo starts this program in place of rustdoc.
 const AS_RUSTDOC: &str = "IDEMPOTENT_XTASK_AS_RUSTDOC";
 
-/// What the compiler derives and no user can name.
+/// Items that the compiler derives and that users cannot name.
 const UNNAMEABLE: [&str; 3] =
     ["core::marker::Freeze", "core::marker::StructuralPartialEq", "core::marker::UnsafeUnpin"];
 
-/// Compares with the lists.
+/// Compares the items with the lists.
 pub(crate) fn check(workspace: &Workspace) -> Result<(), Failure> {
     let compiler = rust_version::compiler()?;
     if !compiler.starts_with(COMPILER) {
@@ -60,7 +60,7 @@ pub(crate) fn write(workspace: &Workspace) -> Result<(), Failure> {
     Ok(())
 }
 
-/// For each library, the file with its list, and what the file must contain.
+/// The file and the required contents of the list of each library.
 fn lists(workspace: &Workspace) -> Result<Vec<(PathBuf, String)>, Failure> {
     document()?;
     let folder = root().join("docs/public-api");
@@ -70,7 +70,7 @@ fn lists(workspace: &Workspace) -> Result<Vec<(PathBuf, String)>, Failure> {
     libraries.map(list).collect()
 }
 
-/// The whole workspace at once: what it depends on is compiled with its features already.
+/// Documents the whole workspace at once, because its dependencies are already compiled with these features.
 fn document() -> Result<(), Failure> {
     let program = env::current_exe().map_err(|error| Failure::of(NAME, error))?;
     cargo(NAME, "doc --workspace --lib --no-deps --all-features --quiet")
@@ -81,8 +81,8 @@ fn document() -> Result<(), Failure> {
         .run()
 }
 
-/// Where cargo started this program as rustdoc: allows rustdoc, and nothing else, what it allows to nightly compilers. In
-/// cargo's own environment the permission would make all dependencies be compiled once more.
+/// If cargo started this program as rustdoc: runs rustdoc with nightly features allowed. Only rustdoc gets the
+/// permission: in cargo's own environment, it would cause all dependencies to be compiled again.
 pub(crate) fn instead_of_rustdoc() -> Option<ExitCode> {
     env::var_os(AS_RUSTDOC)?;
     let error = Command::new("rustdoc").args(env::args_os().skip(1)).env("RUSTC_BOOTSTRAP", "1").exec();
@@ -98,7 +98,7 @@ fn items(library: &str) -> Result<String, Failure> {
     Ok(lines.filter(|line| !UNNAMEABLE.iter().any(|name| line.contains(name))).collect())
 }
 
-/// The lines that went and the lines that came, in this order.
+/// The removed lines, and then the added lines.
 fn difference(listed: &str, found: &str) -> String {
     let (old, new): (BTreeSet<_>, BTreeSet<_>) = (listed.lines().collect(), found.lines().collect());
     let went = old.difference(&new).map(|line| format!("- {line}\n"));

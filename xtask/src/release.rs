@@ -1,4 +1,5 @@
-//! What must hold before a version is published; publishes nothing. docs/releasing.md has the steps around it.
+//! Checks what must hold before a version is published. Publishes nothing: docs/releasing.md describes the steps around
+//! it.
 
 use std::fs;
 
@@ -23,7 +24,7 @@ fn changelog() -> Result<String, Failure> {
     fs::read_to_string(root().join("CHANGELOG.md")).map_err(|error| Failure::of(NAME, error))
 }
 
-/// A dated chapter for the version of each package.
+/// Checks that the changelog has a dated chapter for the version of each package.
 fn changelog_has_a_date(workspace: &Workspace) -> Result<(), Failure> {
     let changelog = changelog()?;
     for package in workspace.published() {
@@ -39,7 +40,8 @@ fn changelog_has_a_date(workspace: &Workspace) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A chapter for the version of each package: a dated one, or that of what is not published yet.
+/// Checks that the changelog has a chapter for the version of each package: a dated chapter, or the chapter of
+/// unreleased changes.
 pub(crate) fn changelog_has_a_chapter(workspace: &Workspace) -> Result<(), Failure> {
     let changelog = changelog()?;
     let is_told = |version: &str| has_dated_chapter(&changelog, version) || is_unreleased(&changelog, version);
@@ -58,7 +60,7 @@ fn has_dated_chapter(changelog: &str, version: &str) -> bool {
     dates.into_iter().any(|date| date.len() == "YYYY-MM-DD".len() && date.starts_with(|c: char| c.is_ascii_digit()))
 }
 
-/// Whether the chapter of what is not published yet names this version.
+/// Whether the chapter of unreleased changes names this version.
 fn is_unreleased(changelog: &str, version: &str) -> bool {
     let chapter = changelog.split("\n## ").find(|chapter| chapter.starts_with("[Unreleased]"));
     chapter.is_some_and(|chapter| chapter.contains(version))

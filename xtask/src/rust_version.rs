@@ -1,7 +1,7 @@
-//! Whether the declared `rust-version` is true: nothing that is compiled in with the default features needs a newer compiler.
+//! Checks that the declared `rust-version` is true: no dependency of the default features needs a newer compiler.
 //!
-//! Clippy's `incompatible_msrv` compares it with what our own code takes from the standard library. Of the language no tool
-//! knows, so that the evidence for it is a run by the declared compiler itself.
+//! Clippy's `incompatible_msrv` checks what the project's own code uses of the standard library. No tool checks the
+//! features of the language, so the only evidence for those is a run with the declared compiler itself.
 
 use crate::step::{Failure, Step};
 use crate::workspace::{Package, Workspace};
@@ -44,7 +44,7 @@ fn numbers(version: &str) -> Vec<u64> {
     version.split('.').map_while(|number| number.parse().ok()).collect()
 }
 
-/// The version of the compiler of this run: `rustc 1.95.0 (…)` without the rest.
+/// The version of the compiler of this run, from a text such as `rustc 1.95.0 (…)`.
 pub(crate) fn compiler() -> Result<String, Failure> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let answer = Step::new("the compiler's version", rustc, ["--version"]).answer()?;

@@ -1,4 +1,4 @@
-//! One command of a run: announced, timed, and named when it fails.
+//! One command of a run. It is announced and timed, and named if it fails.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Instant;
 
-/// A command under a name that people read.
+/// A command with a name for people.
 pub(crate) struct Step {
     name: String,
     command: Command,
@@ -44,13 +44,13 @@ impl Step {
         self
     }
 
-    /// Runs it to its end.
+    /// Runs the command to its end.
     pub(crate) fn run(mut self) -> Result<(), Failure> {
         let (status, ()) = self.watch(|command| Ok((command.status()?, ())))?;
         if status.success() { Ok(()) } else { Err(self.failure(&status)) }
     }
 
-    /// Runs tests to their end, of which none may fail; the answer is how many passed.
+    /// Runs tests, none of which may fail. Returns how many passed.
     pub(crate) fn run_tests(self) -> Result<usize, Failure> {
         let name = self.name.clone();
         let tests = self.run_tests_that_may_fail()?;
@@ -61,8 +61,8 @@ impl Step {
         }
     }
 
-    /// Runs tests to their end. It is an error if something else than a test fails: the compiler, or a program that ends
-    /// before its tests do.
+    /// Runs tests. Fails only if something else than a test fails: the compiler, or a test program that ends before its
+    /// tests do.
     pub(crate) fn run_tests_that_may_fail(mut self) -> Result<Tests, Failure> {
         let (status, tests) = self.watch(|command| {
             let mut process = command.stdout(Stdio::piped()).spawn()?;
@@ -94,7 +94,7 @@ impl Step {
         }
     }
 
-    /// What it prints, if only its answer is needed.
+    /// Runs the command and returns its output.
     pub(crate) fn answer(mut self) -> Result<Vec<u8>, Failure> {
         match self.command.stderr(Stdio::inherit()).output() {
             Ok(output) if output.status.success() => Ok(output.stdout),
@@ -110,13 +110,13 @@ impl Step {
     }
 }
 
-/// What the test programs of one command said.
+/// The results of the test programs of one command.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Tests {
     pub(crate) passed: usize,
-    /// Their names.
+    /// The names of the tests that failed.
     pub(crate) failed: Vec<String>,
-    /// Programs that began, and those that came to their last line.
+    /// How many test programs have begun; compared with how many have printed their last line.
     begun: usize,
     ended: usize,
 }
@@ -127,7 +127,7 @@ impl Tests {
             self.begun += 1;
         } else if let Some(result) = line.strip_prefix("test result: ") {
             self.ended += 1;
-            // Such as `ok. 7 passed; 0 failed; …`.
+            // A result such as `ok. 7 passed; 0 failed; …`.
             let passed = result.split_once(". ").and_then(|(_, counts)| counts.split_once(" passed"));
             self.passed += passed.and_then(|(count, _)| count.parse().ok()).unwrap_or(0);
         } else if let Some(name) = line.strip_prefix("test ").and_then(|test| test.strip_suffix(" ... FAILED")) {
@@ -135,25 +135,25 @@ impl Tests {
         }
     }
 
-    /// Whether the tests that failed are all that went wrong.
+    /// Whether failed tests are the only reason why the command failed.
     fn explain_a_failure(&self) -> bool {
         !self.failed.is_empty() && self.begun == self.ended
     }
 }
 
-/// The step that stopped the run.
+/// A failed step, which stops the run.
 pub(crate) struct Failure {
     step: String,
     detail: String,
 }
 
 impl Failure {
-    /// A check of our own that failed, and what would be right.
+    /// A failed check of this program, with how to fix it.
     pub(crate) fn of(step: &str, detail: impl fmt::Display) -> Self {
         Self { step: step.to_owned(), detail: detail.to_string() }
     }
 
-    /// The same for some tests, after a word for what is wrong with them.
+    /// The same for tests, with a text that says what is wrong with them.
     pub(crate) fn of_tests(step: &str, wrong: &str, tests: &[String]) -> Self {
         Self::of(step, format!("{wrong}:\n  {}", tests.join("\n  ")))
     }

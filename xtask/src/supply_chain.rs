@@ -1,4 +1,4 @@
-//! Whether a dependency has a known vulnerability, another licence or a foreign source.
+//! Checks that no dependency has a known vulnerability, a licence that is not allowed, or a foreign source.
 
 use std::process::{Command, Stdio};
 
@@ -7,7 +7,7 @@ use crate::step::Failure;
 
 const ADVISORIES: &str = "https://github.com/rustsec/advisory-db";
 
-/// With what can be had: the tools take minutes to build, which only the advisories are worth.
+/// Uses the tools that are available. Building a tool takes minutes, which is worthwhile only for the advisories.
 pub(crate) fn check() -> Result<(), Failure> {
     if can_be_had(ADVISORIES) {
         install("deny")?;
@@ -24,7 +24,7 @@ pub(crate) fn check() -> Result<(), Failure> {
 }
 
 fn can_be_had(repository: &str) -> bool {
-    // A machine that is cut off may drop what is sent instead of rejecting it.
+    // A machine without network access may get no answer at all, not even a rejection.
     let mut ask = Command::new("timeout");
     ask.args(["20", "git", "ls-remote", "--exit-code", repository, "HEAD"]).env("GIT_TERMINAL_PROMPT", "0");
     ask.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())

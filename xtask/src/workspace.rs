@@ -1,4 +1,4 @@
-//! What cargo knows of the packages of this repository and of what they depend on.
+//! What cargo knows about the packages of this repository and their dependencies.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -14,12 +14,12 @@ pub(crate) fn root() -> &'static Path {
     xtask.parent().unwrap_or(xtask)
 }
 
-/// Where cargo puts what it makes.
+/// Cargo's target folder.
 pub(crate) fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
-/// With all features, on every platform.
+/// The packages, with all features and on every platform.
 #[derive(Deserialize)]
 pub(crate) struct Workspace {
     packages: Vec<Package>,
@@ -68,14 +68,14 @@ struct DependencyKind {
 }
 
 impl Workspace {
-    /// Asks cargo.
+    /// Reads the metadata from cargo.
     pub(crate) fn read() -> Result<Self, Failure> {
         let name = "the packages and their dependencies";
         let answer = cargo(name, "metadata --format-version 1 --all-features").within(root()).answer()?;
         serde_json::from_slice(&answer).map_err(|error| Failure::of(name, format!("cargo metadata: {error}")))
     }
 
-    /// What may be published, each after what it depends on.
+    /// The packages that may be published, each one after its dependencies.
     pub(crate) fn published(&self) -> Vec<&Package> {
         let ours = |package: &&Package| package.is_ours() && package.publish.is_none();
         let mut published: Vec<_> = self.packages.iter().filter(ours).collect();
@@ -88,7 +88,7 @@ impl Workspace {
         package.ok_or_else(|| Failure::of("the packages and their dependencies", format!("there is no {name} here")))
     }
 
-    /// Whatever is compiled into this package, or runs when it is compiled.
+    /// Every package that is compiled into this one, or that runs while it is compiled.
     pub(crate) fn dependencies(&self, package: &Package) -> Vec<&Package> {
         let (mut found, mut open) = (BTreeSet::new(), vec![package.id.as_str()]);
         while let Some(id) = open.pop() {
@@ -102,12 +102,12 @@ impl Workspace {
         self.packages.iter().filter(|package| found.contains(package.id.as_str())).collect()
     }
 
-    /// Whatever is compiled into this package with its default features, or runs when it is compiled.
+    /// The same with only the default features of this package.
     pub(crate) fn default_dependencies(&self, package: &Package) -> Result<Vec<&Package>, Failure> {
         let arguments = format!("tree -p {} -e normal,build --target all --prefix none --format {{p}}", package.name);
         let answer = cargo("the dependencies of the default features", &arguments).within(root()).answer()?;
         let tree = String::from_utf8_lossy(&answer);
-        // `name v1.2.3`, and for our own the path.
+        // A line is `name v1.2.3`, followed by the path for packages of this repository.
         let found: BTreeSet<_> = tree
             .lines()
             .filter_map(|line| {
@@ -135,17 +135,17 @@ impl Package {
         self.manifest_path.parent().unwrap_or(&self.manifest_path)
     }
 
-    /// What its archive and the folder in it are called.
+    /// The name of its archive and of the folder in the archive.
     pub(crate) fn label(&self) -> String {
         format!("{}-{}", self.name, self.version)
     }
 
-    /// Without `default`, which is some of the others.
+    /// The features without `default`, which only enables some of the others.
     pub(crate) fn features(&self) -> impl Iterator<Item = &str> {
         self.features.keys().map(String::as_str).filter(|feature| *feature != "default")
     }
 
-    /// As the compiler calls it; programs have none.
+    /// The name that the compiler gives the library; programs have none.
     pub(crate) fn library(&self) -> Option<&str> {
         let is_library = |target: &&Target| target.kind.iter().any(|kind| kind == "lib" || kind == "proc-macro");
         self.targets.iter().find(is_library).map(|target| target.name.as_str())

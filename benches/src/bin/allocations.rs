@@ -1,4 +1,4 @@
-//! Allocations a request, in process: bare, ours and the peers.
+//! Counts the allocations of a request, in process: with the bare handler, with this guard, and with its peers.
 
 use axum::http::StatusCode;
 use idempotent_benches::charge::{CHARGES, order};
@@ -8,17 +8,18 @@ use idempotent_benches::report::{Section, Table};
 use idempotent_benches::scenario::{Scenario, key};
 use tokio::runtime::Runtime;
 
-/// Enough that one growth of a table does not show in the median.
+/// Enough requests that the growth of a table does not change the median.
 const REQUESTS: usize = 301;
 
-/// First executions before: ten for each part of the table in memory, whose first entries take memory for their part too.
+/// How many first executions run before: ten for each shard of the store in memory, because the first entries of a
+/// shard allocate memory for the shard too.
 const EARLIER: usize = 40_960;
 
-/// No scenario has this number.
+/// A number that no scenario has.
 const EARLIER_SERIES: usize = 0xffff;
 
 fn main() {
-    // On this thread alone, whose allocations are counted: what a request spawns counts too.
+    // Everything runs on this thread, whose allocations are counted, including those of spawned tasks.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let contenders = runtime.block_on(peers::all());
     let mut section = Section::new("Allocations in process");
@@ -54,7 +55,7 @@ fn fill(runtime: &Runtime, contender: &Contender) {
     });
 }
 
-/// The median.
+/// The median number of allocations.
 fn allocations(runtime: &Runtime, contender: &Contender, scenario: Scenario) -> u64 {
     let body = order(200);
     let recorded = key(scenario as usize, REQUESTS);

@@ -22,7 +22,7 @@ benches/RESULTS.md and benches/latency.svg. --resume goes on where such a run ha
 
 measurements: ";
 
-/// In the order of the results' chapters.
+/// The measurements, in the order of the chapters in the results.
 const MEASUREMENTS: [&str; 7] =
     ["in_process", "allocations", "instructions", "loopback", "engines", "growth", "compile_time"];
 
@@ -60,12 +60,12 @@ fn measure_all() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where a run that fails leaves what it has measured.
+/// The folder with the results of measurements, so that a run that failed can continue.
 fn measured() -> PathBuf {
     Path::new(FOLDER).join("target/measured")
 }
 
-/// Measures what an earlier run has not.
+/// Runs a measurement, unless an earlier run has its results.
 fn measure_once(name: &str) -> anyhow::Result<Section> {
     let path = measured().join(name).with_extension("json");
     if let Ok(text) = fs::read_to_string(&path) {
@@ -90,7 +90,7 @@ fn instructions(argument: &str) -> anyhow::Result<ExitCode> {
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// It was built beside this one.
+/// A command for another measuring program, which was built together with this one.
 fn program(name: &str) -> anyhow::Result<Command> {
     let path = env::current_exe()?.with_file_name(name);
     ensure!(path.is_file(), "{} is not built: start the measurements by `cargo xtask bench`", path.display());

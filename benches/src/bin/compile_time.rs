@@ -1,6 +1,6 @@
-//! What a hundred annotated handlers cost the compiler.
+//! Measures how much a hundred annotated handlers add to the compile time.
 //!
-//! The first argument is how many rounds there are; the second one is the folder of another checkout's runtime.
+//! The first argument is the number of rounds. The second one is the folder of the runtime in another checkout.
 
 use std::path::PathBuf;
 

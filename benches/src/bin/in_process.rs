@@ -1,4 +1,4 @@
-//! Nanoseconds a request, in process: bare, ours and the peers in turn, within one run.
+//! Nanoseconds of a request, in process: the bare handler, this guard and its peers take turns in one run.
 
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,14 @@ use idempotent_benches::scenario::{Scenario, key};
 
 const ROUNDS: usize = 21;
 
-/// How long one round may take: a duplicate that is not rejected would wait for ever.
+/// How long one round may take. A duplicate that is not rejected would wait forever.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::main]
 async fn main() {
     let rounds = std::env::args().nth(1).map_or(ROUNDS, |rounds| rounds.parse().expect("a number of rounds"));
-    // On a worker, as a connection's requests are: what is spawned there need not wake another thread.
+    // Runs on a worker thread, as the requests of a connection do: tasks that are spawned there need not wake another
+    // thread.
     tokio::spawn(measure(rounds)).await.expect("the measurement ends").print();
 }
 
@@ -48,7 +49,7 @@ async fn measure(rounds: usize) -> Section {
             let mut times: Vec<Vec<f64>> = vec![Vec::new(); CONTENDERS];
             for round in 0..rounds {
                 let contenders = peers::all().await;
-                // Each of them goes first as often as any other.
+                // Each of them comes first equally often.
                 for index in (0..CONTENDERS).map(|index| (index + round) % CONTENDERS) {
                     let contender = &contenders[index];
                     let nanos = nanos(contender, scenario, &body, requests, round);
@@ -84,7 +85,7 @@ async fn measure(rounds: usize) -> Section {
     section
 }
 
-/// The mean of one round.
+/// The mean time of a request in one round.
 async fn nanos(contender: &Contender, scenario: Scenario, body: &Bytes, requests: usize, round: usize) -> f64 {
     let is_rejected = scenario == Scenario::RejectedDuplicate && contender.locks;
     let (path, expected) = if is_rejected { (HELD, StatusCode::CONFLICT) } else { (CHARGES, StatusCode::CREATED) };
@@ -94,7 +95,7 @@ async fn nanos(contender: &Contender, scenario: Scenario, body: &Bytes, requests
         tokio::spawn(async move { contender.answer(HELD, Some("8e03978e-40d5-43dd-bc93-6894a57f9324"), body).await })
     });
     if is_rejected {
-        // The first one holds the key when the second is rejected.
+        // Wait until the first request holds the key, so that the second one is rejected.
         while held_runs() == runs_before {
             tokio::task::yield_now().await;
         }

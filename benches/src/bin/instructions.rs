@@ -1,4 +1,4 @@
-//! Instructions a request, counted by callgrind: they repeat exactly, so that they show a regression.
+//! Instructions of a request, counted by callgrind. The counts are the same in each run, so they reveal regressions.
 
 use std::fs;
 use std::process::{Command, ExitCode};
@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 
 const BUDGET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/budget.toml");
 
-/// Two runs of different lengths differ by these requests alone, whatever it takes to start and to end.
+/// The numbers of requests in two runs. The difference between the runs excludes the instructions for start and end.
 const REQUESTS: [u64; 2] = [500, 1_500];
 
-/// What two runs of the same sources may differ by, of the bare handler's instructions: hashes have random seeds, so that
-/// tables grow at other moments.
+/// How much two runs of the same sources may differ, as a part of the bare handler's instructions: hashes have random
+/// seeds, so tables grow at different times.
 const TOLERANCE: f64 = 0.03;
 
 /// Instructions that each path adds to the bare handler's.
@@ -33,7 +33,7 @@ impl Budget {
 fn main() -> anyhow::Result<ExitCode> {
     let argument = std::env::args().nth(1);
     let bare = instructions("bare", "no-key")?;
-    // Each against the bare handler that gets the same request.
+    // Each path is compared with the bare handler for the same request.
     let bare_with_key = instructions("bare", "first")?;
     let over = |scenario, bare: u64| anyhow::Ok(instructions("ours", scenario)?.cast_signed() - bare.cast_signed());
     let measured = Budget {
@@ -92,7 +92,7 @@ fn check(bare: u64, measured: &Budget) -> anyhow::Result<ExitCode> {
     Ok(if is_kept { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Of one request.
+/// The instructions of one request.
 fn instructions(contender: &str, scenario: &str) -> anyhow::Result<u64> {
     let [few, many] = REQUESTS.map(|requests| collected(contender, scenario, requests));
     let (few, many) = (few?, many?);

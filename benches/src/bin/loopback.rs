@@ -1,6 +1,6 @@
-//! Requests a second and latencies over loopback HTTP: bare and guarded, with each store, under the load of wrk.
+//! Requests per second and latencies over loopback HTTP: bare and guarded, with each store, under the load of wrk.
 //!
-//! The argument is how many seconds a round takes.
+//! The argument is the length of a round in seconds.
 
 const SECONDS: u32 = 2;
 

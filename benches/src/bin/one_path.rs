@@ -1,6 +1,6 @@
-//! Sends a number of requests of one kind through one contender and nothing else: what callgrind counts.
+//! Sends a number of requests of one kind to one contender, and does nothing else. callgrind counts its instructions.
 //!
-//! Two runs of different numbers differ by the requests alone, whatever it takes to start and to end.
+//! The difference between two runs with different numbers excludes the instructions for start and end.
 
 use axum::http::StatusCode;
 use idempotent_benches::charge::{CHARGES, order};
@@ -20,7 +20,7 @@ async fn main() {
     };
     let requests: u32 = requests.parse().expect("a number of requests");
     let body = order(200);
-    // Of one length, so that each takes the same path.
+    // All keys have the same length, so that each request takes the same path.
     let key = |number: u32| format!("8e03978e-40d5-43dd-bc93-{number:012x}");
     let recorded = key(u32::MAX);
     contender.send(CHARGES, Some(&recorded), body.clone(), StatusCode::CREATED).await;

@@ -1,4 +1,4 @@
-//! The server that `loopback` loads, in a process of its own. It prints its port, and ends when its input closes.
+//! The server for `loopback`, as a separate process. It prints its port, and ends when its input closes.
 
 use std::io::{self, Write as _};
 use std::process;
@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 const USAGE: &str = "usage: server bare | by-hand | memory | sqlite <path> | redis <url> | near-redis <url> \
      | postgres <url> | near-postgres <url>";
 
-/// Of the pool: more of them only wait for the same cores and the same disk.
+/// The size of the pool. More connections would only wait for the same cores and the same disk.
 const CONNECTIONS: u32 = 32;
 
 const NEAR_BYTES: usize = 64 * 1024 * 1024;
@@ -38,7 +38,7 @@ async fn guarded(Json(order): Json<Order>) -> (StatusCode, Json<Receipt>) {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    // The parent holds the other end, and loses it however it ends.
+    // The parent holds the other end of the input, which closes however the parent ends.
     thread::spawn(|| {
         let _ = io::copy(&mut io::stdin(), &mut io::sink());
         process::exit(0);

@@ -3,28 +3,28 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-/// What the handlers are.
+/// The kind of the handlers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// As axum has them.
+    /// Plain handlers of axum.
     Plain,
     /// With `#[idempotent]` on each.
     Annotated,
 }
 
 impl Kind {
-    /// In the order of the columns.
+    /// All kinds, in the order of the columns.
     pub const ALL: [Self; 2] = [Self::Plain, Self::Annotated];
 }
 
-/// One file each, as an application of this size has them.
+/// The resources. Each has its own file, as in an application of this size.
 const RESOURCES: [&str; 10] =
     ["charge", "refund", "payout", "invoice", "order", "shipment", "customer", "coupon", "dispute", "transfer"];
 
 const ACTIONS: [&str; 10] =
     ["create", "confirm", "capture", "cancel", "amend", "approve", "reject", "archive", "restore", "assign"];
 
-/// How many there are.
+/// The number of handlers.
 pub const HANDLERS: usize = RESOURCES.len() * ACTIONS.len();
 
 /// The files with their paths.
@@ -39,7 +39,7 @@ pub fn files(kind: Kind, runtime: &Path) -> Vec<(String, String)> {
     files.into_iter().chain(modules).collect()
 }
 
-/// One of the files after a change in the body of one handler; another one for each `edit`.
+/// One of the files after a change in the body of one handler. Each `edit` gives a different file.
 pub fn edited(kind: Kind, edit: usize) -> (String, String) {
     let resource = RESOURCES[RESOURCES.len() / 2];
     (format!("src/{resource}.rs"), module(kind, resource, edit))

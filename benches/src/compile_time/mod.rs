@@ -1,4 +1,4 @@
-//! What a hundred annotated handlers cost the compiler, beside the same hundred without the attribute.
+//! Measures the compile time of a hundred annotated handlers, beside the same handlers without the attribute.
 
 mod application;
 mod project;
@@ -9,7 +9,7 @@ use self::application::{HANDLERS, Kind, package};
 use self::project::{Project, Took};
 use crate::report::{Section, Table, figure, median};
 
-/// What a developer waits for, in the order of one round.
+/// The commands for which a developer waits, in the order of one round.
 const STEPS: [&str; 4] = [
     "`cargo check`, clean",
     "`cargo build`, clean",
@@ -24,7 +24,7 @@ type Rounds = Vec<[Took; STEPS.len()]>;
 ///
 /// # Errors
 ///
-/// When cargo fails, whose own words are part of the error.
+/// When cargo fails. The error contains cargo's messages.
 pub fn measure(rounds: usize, runtime: &Path) -> anyhow::Result<Section> {
     let folder = tempfile::tempdir()?;
     let (mut projects, mut sizes) = (Vec::new(), Vec::new());
@@ -34,12 +34,12 @@ pub fn measure(rounds: usize, runtime: &Path) -> anyhow::Result<Section> {
             eprintln!("{}: {} with its dependencies", package(kind), command.join(" "));
             project.run(command)?;
         }
-        // The rounds clean it away.
+        // Measured first, because the rounds clean the built program away.
         sizes.push(project.program_bytes()?);
         projects.push((project, Rounds::new()));
     }
     for round in 0..rounds {
-        // Each of them comes first as often as the others.
+        // Each project comes first equally often.
         for turn in 0..projects.len() {
             let turn = (round + turn) % projects.len();
             let (project, times) = &mut projects[turn];
@@ -59,7 +59,7 @@ fn steps(project: &mut Project) -> anyhow::Result<[Took; STEPS.len()]> {
     Ok([check, build, project.run(&["check"])?, project.run(&["build"])?])
 }
 
-/// Of each kind, in the order of [`Kind::ALL`].
+/// The results of each kind, in the order of [`Kind::ALL`].
 fn section(rounds: &[Rounds], sizes: &[u64]) -> Section {
     let mut section = Section::new("Compile time");
     let [plain, annotated] = rounds else { unreachable!("there are as many as kinds") };

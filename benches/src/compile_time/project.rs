@@ -1,4 +1,4 @@
-//! A generated crate, and what cargo takes for it.
+//! A generated crate, and the time that cargo takes for it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,24 +11,24 @@ use super::application::{Kind, edited, files, package};
 
 const BENCHES: &str = env!("CARGO_MANIFEST_DIR");
 
-/// A crate in a folder of its own.
+/// A crate in its own folder.
 pub struct Project {
     kind: Kind,
     folder: PathBuf,
     edits: usize,
 }
 
-/// What one command took.
+/// The time of one command.
 #[derive(Clone, Copy)]
 pub struct Took {
-    /// By the clock on the wall.
+    /// The elapsed time.
     pub wall: f64,
-    /// Of processors, which what else runs on the machine disturbs less.
+    /// The processor time, on which other programs on the machine have less influence.
     pub processor: f64,
 }
 
 impl Project {
-    /// Writes it below `parent`, with the versions of the dependencies that the measurements themselves have.
+    /// Writes the crate below `parent`, with the dependency versions of the measurements themselves.
     pub fn write(kind: Kind, parent: &Path, runtime: &Path) -> anyhow::Result<Self> {
         let folder = parent.join(package(kind));
         fs::create_dir_all(folder.join("src"))?;
@@ -41,13 +41,13 @@ impl Project {
 
     /// Changes the body of one handler.
     pub fn edit(&mut self) -> anyhow::Result<()> {
-        // Not from 0 on: the first edit must differ from what was written.
+        // Counts from 1: the first edit must differ from the written file.
         self.edits += 1;
         let (path, text) = edited(self.kind, self.edits + 1_000);
         Ok(fs::write(self.folder.join(path), text)?)
     }
 
-    /// Forgets what was built of the crate itself, and of no dependency.
+    /// Removes what was built of the crate itself, and keeps its dependencies.
     pub fn clean(&self) -> anyhow::Result<()> {
         for profile in ["dev", "release"] {
             self.run(&["clean", "--package", package(self.kind), "--profile", profile])?;
@@ -55,7 +55,7 @@ impl Project {
         Ok(())
     }
 
-    /// Runs cargo. It may fetch what is missing only if it cannot do without.
+    /// Runs cargo. It downloads something only if the command cannot run otherwise.
     pub fn run(&self, arguments: &[&str]) -> anyhow::Result<Took> {
         self.cargo(arguments, true).or_else(|_| self.cargo(arguments, false))
     }
@@ -72,23 +72,23 @@ impl Project {
         Ok(took)
     }
 
-    /// The size of the program in bytes; it must be built.
+    /// The size of the program in bytes. The program must be built.
     pub fn program_bytes(&self) -> anyhow::Result<u64> {
         let program = target_folder().join("release").join(package(self.kind));
         Ok(fs::metadata(&program).with_context(|| format!("{} is not built", program.display()))?.len())
     }
 }
 
-/// Beside what is measured otherwise, so that the dependencies are compiled once for all runs.
+/// Separate from the other target folders, so that the dependencies are compiled once for all runs.
 fn target_folder() -> PathBuf {
     Path::new(BENCHES).join("target/compile-time")
 }
 
-/// Of all children that have ended, theirs included.
+/// The processor time of all children that have ended, including their children.
 fn processor_seconds() -> anyhow::Result<f64> {
     const TICKS_A_SECOND: f64 = 100.0;
     let stat = fs::read_to_string("/proc/self/stat").context("the processor's time is read from /proc")?;
-    // The name before it may contain spaces.
+    // The name before the fields may contain spaces.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).context("/proc/self/stat");
     Ok((ticks(13)? + ticks(14)?) / TICKS_A_SECOND)

@@ -1,4 +1,4 @@
-//! Two ways of doing the same work, in alternating rounds.
+//! Compares two ways of doing the same work, in alternating rounds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use crate::charge::{CHARGES, order};
 use crate::report::median;
 use crate::scenario::key;
 
-/// Does one piece of work; each has a number of its own.
+/// Does one piece of work. Each piece has a unique number.
 pub type Work = Arc<dyn Fn(usize) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// Wraps a function as [`Work`].
@@ -26,22 +26,22 @@ where
     Arc::new(move |number| Box::pin(function(number)))
 }
 
-/// How long is measured.
+/// How long a measurement takes.
 #[derive(Clone, Copy)]
 pub struct Effort {
     /// How often each contender runs.
     pub rounds: usize,
-    /// For how long each time.
+    /// How long each run takes.
     pub round: Duration,
 }
 
-/// What came out of it: medians over the rounds.
+/// The medians over the rounds.
 pub struct Outcome {
-    /// Pieces of work per second.
+    /// Pieces of work per second of this library.
     pub ours: f64,
-    /// The same for the engine alone.
+    /// Pieces of work per second of the database alone.
     pub bare: f64,
-    /// The median of each round's quotient: what disturbs the machine for longer than a round disturbs both.
+    /// The median of the quotients of each round: a disturbance that lasts longer than a round affects both sides.
     pub ratio: f64,
 }
 
@@ -54,12 +54,12 @@ pub struct Side {
 }
 
 impl Side {
-    /// Work that this many callers do at once.
+    /// Work that this many callers do at the same time.
     pub fn new(callers: usize, work: Work) -> Self {
         Self { work, callers, per_call: 1 }
     }
 
-    /// Each call does this many pieces.
+    /// Each call does this many pieces of work.
     pub fn in_batches_of(self, pieces: usize) -> Self {
         Self { per_call: pieces, ..self }
     }
@@ -69,7 +69,7 @@ impl Side {
         let begun = Instant::now();
         let callers = (0..self.callers).map(|_| {
             let work = Arc::clone(&self.work);
-            // On the workers of the runtime, as connections are.
+            // Runs on the workers of the runtime, as connections do.
             tokio::spawn(async move {
                 let mut calls = 0_usize;
                 while begun.elapsed() < round {
@@ -84,9 +84,9 @@ impl Side {
     }
 }
 
-/// Runs both, and each of them first as often as the other.
+/// Runs both sides. Each of them comes first equally often.
 pub async fn contest(name: &str, effort: Effort, ours: &Side, bare: &Side) -> Outcome {
-    // Connections, prepared statements and caches are not what is measured.
+    // Warm up, so that connections, prepared statements and caches are not measured.
     for side in [ours, bare] {
         side.rate(effort.round / 4).await;
     }
@@ -106,17 +106,17 @@ pub async fn contest(name: &str, effort: Effort, ours: &Side, bare: &Side) -> Ou
     outcome
 }
 
-/// A number that no other piece of work of this process has.
+/// A number that is unique among the pieces of work of this process.
 pub fn next_number() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Charges of 200 bytes, each with a key of its own.
+/// Charges of 200 bytes, each with a new key.
 ///
 /// # Panics
 ///
-/// In the work, when an answer is not 201.
+/// When an answer is not 201. The work panics, and not this function.
 pub fn charges(router: Router) -> Work {
     let body = order(200);
     work(move |number| {

@@ -1,4 +1,4 @@
-//! Each store against the engine below it: the least that its work would cost there, in the same run.
+//! Compares each store with its database: with the least that its work would cost there, in the same run.
 
 pub mod contest;
 pub mod postgres;

@@ -1,4 +1,4 @@
-//! PostgreSQL: one statement an operation, against bare statements on one row over an equal pool.
+//! PostgreSQL: one statement for each operation, compared with bare statements on one row over an equal pool.
 
 use std::sync::Arc;
 
@@ -13,13 +13,13 @@ use crate::report::{Section, Table, figure};
 
 const CALLERS: usize = 64;
 
-/// Of each pool.
+/// The size of each pool.
 const CONNECTIONS: u32 = 16;
 
 /// Keys whose records are replayed.
 const RECORDED: usize = 1_000;
 
-/// The columns that a claim and its record fill, without what makes them a store.
+/// The columns that a claim and its record fill, without the other parts of the store's table.
 const BARE_TABLE: &str = "CREATE TABLE bare (digest bytea PRIMARY KEY, key text NOT NULL, state text NOT NULL, \
      fingerprint text NOT NULL, token text NOT NULL, attempt integer NOT NULL, claim_ttl bigint NOT NULL, \
      lease_until timestamptz, expires_at timestamptz NOT NULL, recorded_at timestamptz, status integer, headers jsonb, \
@@ -38,7 +38,7 @@ const FINGERPRINT: &str = "07070707070707070707070707070707070707070707070707070
 
 const HEADERS: &str = r#"[["content-type","application/json"],["location","/charges/ch_3MmlLrLkdIwHu7ix0snN0B15"]]"#;
 
-/// A server whose commits are on disk when they are answered, as they are in production.
+/// A server that writes commits to the disk before it answers, as in production.
 pub async fn server() -> PostgresServer {
     let settings = ["fsync=on", "synchronous_commit=on", "shared_preload_libraries=pg_stat_statements"];
     PostgresServer::start(&settings).await
@@ -155,7 +155,7 @@ fn bare_replay(pool: &PgPool) -> Side {
     Side::new(CALLERS, bare)
 }
 
-/// The two statements of a first execution, without a look at the existing entry.
+/// The two statements of a first execution, without a check for an existing entry.
 async fn write(pool: &PgPool, number: usize) {
     let (digest, key) = (digest(number), record_key(number));
     let token = format!("{number:032x}");
@@ -165,7 +165,7 @@ async fn write(pool: &PgPool, number: usize) {
     update.execute(pool).await.expect("the row is updated");
 }
 
-/// As random as a digest, and cheaper.
+/// As random as a digest, and faster to compute.
 fn digest(number: usize) -> [u8; 32] {
     let mut digest = [0; 32];
     let mut state = number as u64;
@@ -179,7 +179,7 @@ fn digest(number: usize) -> [u8; 32] {
     digest
 }
 
-/// Those of a first execution and of a replay, as the server counts them.
+/// The statements of a first execution and of a replay, as the server counts them.
 async fn statements(pool: &PgPool, store: &PostgresStore) -> (i64, i64) {
     let counted = async || {
         let calls = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements WHERE dbid = \

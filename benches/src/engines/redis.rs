@@ -1,4 +1,4 @@
-//! Redis: one script an operation, against bare commands of the same size over the same kind of connection.
+//! Redis: one script for each operation, compared with bare commands of the same size over the same kind of connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ const RECORDED: usize = 1_000;
 ///
 /// When the server does not answer.
 pub async fn measure(section: &mut Section, effort: Effort) {
-    // A rewrite of the log takes a core from the measured process.
+    // A rewrite of the append-only file would take a core from the measured process.
     let server = RedisServer::start(&["--auto-aof-rewrite-percentage 0"]).await;
     let store = RedisStore::connect(&server.url()).await.expect("the store opens");
     let bare = connect(&server).await;
@@ -77,7 +77,7 @@ pub async fn measure(section: &mut Section, effort: Effort) {
     );
 }
 
-/// As the store opens its own.
+/// Connects as the store does.
 async fn connect(server: &RedisServer) -> ConnectionManager {
     let config = ConnectionManagerConfig::new()
         .set_response_timeout(Some(Duration::from_secs(30)))
@@ -87,7 +87,7 @@ async fn connect(server: &RedisServer) -> ConnectionManager {
     ConnectionManager::new_with_config(client, config).await.expect("the server answers")
 }
 
-/// What the store writes for a claim and for a record.
+/// The values that the store writes for a claim and for a record.
 async fn values(server: &RedisServer, store: &RedisStore) -> (Bytes, Bytes) {
     let (number, request) = (next_number(), request());
     let (key, name) = (record_key(number), self::name(number));
@@ -123,7 +123,7 @@ fn bare_first(connection: &ConnectionManager, claim: &Bytes, completed: &Bytes) 
     Side::new(CALLERS, bare)
 }
 
-/// What Redis has for a write that only the holder of a token may make.
+/// A write in Redis that only the holder of a token may make.
 const FENCED_SET: &str = "\
     if string.sub(redis.call('GET', KEYS[1]) or '', 1, #ARGV[3]) ~= ARGV[3] then return 0 end \
     redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1";
@@ -154,10 +154,10 @@ fn name(number: usize) -> String {
 }
 
 fn ttl() -> u64 {
-    u64::try_from(TTL.as_millis()).expect("a day is short")
+    u64::try_from(TTL.as_millis()).expect("a day fits")
 }
 
-/// Records to replay, under the names that it returns.
+/// Writes records to replay, and returns their names.
 async fn fill(server: &RedisServer, store: &RedisStore) -> Vec<String> {
     for number in 0..RECORDED {
         execute(store, number).await;
@@ -203,7 +203,7 @@ fn claim_completed(connection: &ConnectionManager, names: &Arc<[String]>, claim:
     Side::new(CALLERS, bare)
 }
 
-/// Those of a first execution and of a replay, as the server counts them.
+/// The round trips of a first execution and of a replay, as the server counts them.
 async fn round_trips(server: &RedisServer, store: &RedisStore) -> (u64, u64) {
     let calls = async || {
         let stats: String = server.command("INFO commandstats").await;
@@ -212,7 +212,8 @@ async fn round_trips(server: &RedisServer, store: &RedisStore) -> (u64, u64) {
             line.split(',').next().and_then(|calls| calls.parse::<u64>().ok()).expect("a number of calls")
         })
     };
-    // What scripts call is counted too. Each of them gets before it sets, so that the other `SET`s are those that arrived.
+    // The server also counts commands that scripts call. Each script calls `GET` before `SET`, so the other `SET`s came
+    // from clients.
     let arrived = |before: [u64; 3], after: [u64; 3]| {
         let [scripts, sets, gets] = std::array::from_fn(|index| after[index] - before[index]);
         scripts + sets.saturating_sub(gets)

@@ -1,4 +1,4 @@
-//! What is claimed and recorded in every measurement.
+//! The claims and records of every measurement.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,12 +12,12 @@ use crate::scenario::key;
 /// How long everything is kept: longer than a measurement takes.
 pub const TTL: Duration = Duration::from_hours(24);
 
-/// The key of this number.
+/// The key with this number.
 pub fn record_key(number: usize) -> RecordKey {
     RecordKey::new("charges", Some("cus_9s6XKzkNRiz8i3"), &key(number >> 32, number & 0xffff_ffff))
 }
 
-/// A claim as the attribute's defaults make it.
+/// A claim with the attribute's defaults.
 pub fn request() -> ClaimRequest {
     ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([7; 32]))
         .with_lease(Duration::from_secs(30))
@@ -50,7 +50,7 @@ pub fn body() -> Bytes {
 ///
 /// # Panics
 ///
-/// When the store answers anything but yes: a wrong answer must not be measured.
+/// When the store answers anything but yes, because a wrong answer must not be measured.
 pub async fn execute(store: &impl Store, number: usize) {
     let (key, request) = (record_key(number), request());
     let claim = store.claim(&key, request).await.expect("the store claims");
@@ -63,7 +63,7 @@ pub async fn execute(store: &impl Store, number: usize) {
 ///
 /// # Panics
 ///
-/// When there is nothing to replay.
+/// When the store has no record.
 pub async fn replay(store: &impl Store, number: usize) {
     let claim = store.claim(&record_key(number), request()).await.expect("the store answers");
     assert!(matches!(claim, Claim::Completed(_)), "{claim:?}");

@@ -1,4 +1,4 @@
-//! SQLite: group commit, against one `fsync` a write and against a batch written by hand.
+//! SQLite: group commit, compared with one `fsync` for each write and with a batch that is written by hand.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ const CALLERS: usize = 64;
 /// Keys whose records are replayed.
 const RECORDED: usize = 1_000;
 
-/// The columns that a claim and its record fill, without what makes them a store.
+/// The columns that a claim and its record fill, without the other parts of the store's table.
 const BARE_TABLE: &str = "CREATE TABLE bare (key TEXT PRIMARY KEY, state TEXT NOT NULL, fingerprint TEXT NOT NULL, \
      token TEXT NOT NULL, attempt INTEGER NOT NULL, claim_ttl INTEGER NOT NULL, lease_until INTEGER, \
      expires_at INTEGER NOT NULL, recorded_at INTEGER, status INTEGER, headers TEXT, body BLOB) STRICT";
@@ -198,7 +198,7 @@ fn bare_replay(readers: Vec<Mutex<SqliteConnection>>) -> Side {
     Side::new(CALLERS, bare)
 }
 
-/// What the disk takes to have one page.
+/// How long the disk takes to write one page durably.
 fn sync_millis(folder: &Path) -> f64 {
     use std::io::{Seek, SeekFrom, Write};
 

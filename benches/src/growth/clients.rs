@@ -1,4 +1,4 @@
-//! From one request on its way to sixteen thousand at once: the guarded handler beside the bare one.
+//! From one request in flight to sixteen thousand: the guarded handler beside the bare one.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const CLIENTS: [usize; 5] = [1, 16, 256, 4_096, 16_384];
 const ROUNDS: usize = 5;
 
 async fn bare(Json(order): Json<Order>) -> (StatusCode, Json<Receipt>) {
-    // All the others get their turn meanwhile: so many handlers run, and so many keys are claimed, at once.
+    // Lets the other requests run meanwhile, so that all handlers run and all keys are claimed at the same time.
     tokio::task::yield_now().await;
     charge(order)
 }
@@ -41,7 +41,7 @@ pub(super) async fn rates(clients: usize, seconds: f64) -> (f64, f64, f64) {
     (ours, bare, ratio)
 }
 
-/// All numbers of clients, one process each.
+/// All numbers of clients, each in a separate process.
 pub(super) fn measure(section: &mut Section, scale: Scale) -> anyhow::Result<()> {
     let seconds = scale.seconds(0.5);
     let mut table = Table::new(

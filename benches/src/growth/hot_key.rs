@@ -1,4 +1,4 @@
-//! One key that all clients send, beside as many keys as there are requests.
+//! One key that all clients send, compared with as many keys as there are requests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,13 +20,13 @@ const CALLERS: usize = 64;
 
 const ROUNDS: usize = 5;
 
-/// Different keys; of each of them stands a record, and of each of as many others a claim.
+/// The number of keys with a record, and the number of keys with a claim.
 const KEYS: usize = 1_000;
 
-/// Where the records lie.
+/// The store of the records.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub enum Engine {
-    /// In the process.
+    /// In the memory of the process.
     Memory,
     /// In a file.
     Sqlite,
@@ -36,10 +36,10 @@ pub enum Engine {
     Postgres,
 }
 
-/// What one key and many keys do, per second, and the median of the rounds' quotients.
+/// The rates of one key and of many keys per second, and the median of the quotients of the rounds.
 pub(super) type Rates = [(f64, f64, f64); 2];
 
-/// Replays, and rejections of a key that is claimed.
+/// Measures replays, and rejections of a claimed key.
 pub(super) async fn rates(engine: Engine, seconds: f64) -> Rates {
     match engine {
         Engine::Memory => of(MemoryStore::new(), engine, seconds).await,
@@ -95,7 +95,7 @@ async fn of<S: Store>(store: S, engine: Engine, seconds: f64) -> Rates {
     [replayed, rejected].map(|Outcome { ours, bare, ratio }| (ours, bare, ratio))
 }
 
-/// All stores, one process each.
+/// All stores, each in a separate process.
 pub(super) fn measure(section: &mut Section, scale: Scale) -> anyhow::Result<()> {
     let seconds = scale.seconds(0.4);
     let mut table = Table::new(

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::records::{A_ROUND, client_key, fresh_keys, payload_bytes, scattered};
 use crate::report::median;
 
-/// What a map takes, in nanoseconds.
+/// The times of a map, in nanoseconds.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Map {
     pub(super) insert: f64,
@@ -19,7 +19,7 @@ pub(super) struct Map {
 /// Fills a map, and measures an insertion and a look-up that copies the value, as a replay must.
 pub(super) fn measure(size: usize) -> Map {
     let value: Box<[u8]> = vec![7; payload_bytes()].into();
-    // With room, since a store's growth is not part of its figure either.
+    // With capacity in advance, because the growth of a store is not part of its figure either.
     let mut map: HashMap<String, Box<[u8]>> = HashMap::with_capacity(size + 100_000);
     for number in 0..size {
         map.insert(client_key(number), value.clone());

@@ -1,7 +1,7 @@
-//! What becomes of the guard as it grows: more records, clients, processes, and more requests for one key.
+//! Measures how the guard behaves with more records, clients and processes, and with more requests for one key.
 //!
-//! Each measurement runs in a process of its own, which this program starts as itself: what another one left in memory
-//! shall not count.
+//! Each measurement runs in a separate process of this program, so that memory which another measurement used does not
+//! count.
 
 mod child;
 mod clients;
@@ -17,22 +17,22 @@ use serde::{Serialize, de::DeserializeOwned};
 pub use self::child::Task;
 use crate::report::Section;
 
-/// How much of the full measurement is made: 1 is all of it.
+/// The part of the full measurement that is run: 1 is all of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Scale(pub f64);
 
 impl Scale {
-    /// So many seconds, scaled down.
+    /// This many seconds, scaled down.
     fn seconds(self, full: f64) -> f64 {
         full * self.0.clamp(0.1, 1.0)
     }
 }
 
-/// Measures all of it.
+/// Runs all measurements.
 ///
 /// # Errors
 ///
-/// When a process that measures cannot be started, or fails.
+/// When a measuring process cannot be started, or fails.
 pub async fn measure(scale: Scale) -> anyhow::Result<Section> {
     let mut section = Section::new("Growth");
     sizes::measure(&mut section, scale)?;
@@ -42,7 +42,7 @@ pub async fn measure(scale: Scale) -> anyhow::Result<Section> {
     Ok(section)
 }
 
-/// Does what a process was started for, and prints what came out of it.
+/// Runs the task of a process, and prints the result.
 pub async fn run(task: Task) {
     fn answer<T: Serialize + DeserializeOwned>(outcome: &T) {
         println!("{}", serde_json::to_string(outcome).expect("figures are plain data"));

@@ -1,4 +1,4 @@
-//! The longest that one claim takes, while records expire and while none do.
+//! The longest time that one claim takes, while records expire and while none do.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -15,31 +15,31 @@ use tokio::runtime::Handle;
 use super::records::{immediate, numbered};
 use crate::engines::sample::request;
 
-/// How often a part of the records expires at once, which is followed by a time in which nothing does.
+/// How often a part of the records expires at once. After each of these waves, nothing expires for a while.
 pub(super) const WAVES: usize = 5;
 
-/// Shorter than a wave of many records: what happens meanwhile is the machine's doing, and so counts for it too little.
+/// Shorter than a wave of many records, so quiet times count too few disturbances by the machine.
 const LONGEST_QUIET: Duration = Duration::from_secs(2);
 
-/// Numbers of keys that nothing else claims.
+/// The first number of keys that only this measurement claims.
 const CLAIMED: usize = 1 << 41;
 
-/// Milliseconds.
+/// The longest claim, in milliseconds.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Longest {
-    /// By the clock on the wall.
+    /// The elapsed time.
     pub(super) wall: f64,
-    /// Without the time for which the kernel kept this very thread from a processor, and the one beside it that it kept
-    /// longest, which may have held the lock: other programs want processors too.
+    /// The elapsed time without two waits for a processor: that of this thread, and that of the other thread that
+    /// waited longest and may have held the lock. Other programs need processors too.
     pub(super) own: f64,
 }
 
-/// What came out of it, once for each wave.
+/// The results, one for each wave.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Pauses {
     pub(super) expiring: Vec<Longest>,
     pub(super) quiet: Vec<Longest>,
-    /// Seconds that the store took to free each wave.
+    /// How many seconds the store took to free each wave.
     pub(super) freed_in: Vec<f64>,
 }
 
@@ -50,30 +50,30 @@ pub(super) struct Tide {
 }
 
 impl Tide {
-    /// For so many records, of which each is granted so much time to be entered and read.
+    /// The times for `size` records, if entering and reading each of them takes `pace`.
     pub(super) fn new(size: usize, pace: Duration) -> Self {
-        let records = u32::try_from(size).expect("ten million are few");
-        let a_wave = records / u32::try_from(WAVES).expect("they are few");
+        let records = u32::try_from(size).expect("it fits");
+        let a_wave = records / u32::try_from(WAVES).expect("it fits");
         let first = Instant::now() + pace * records + Duration::from_millis(1_500);
         Self { first, every: Duration::from_millis(500) + pace * a_wave }
     }
 
-    /// How long the record of this number lives from now on.
+    /// How long the record with this number lives from now on.
     pub(super) fn ttl(&self, number: usize) -> Duration {
         self.of(number % WAVES).saturating_duration_since(Instant::now())
     }
 
     fn of(&self, wave: usize) -> Instant {
-        self.first + self.every * u32::try_from(wave).expect("they are few")
+        self.first + self.every * u32::try_from(wave).expect("it fits")
     }
 
-    /// Whether the store still holds what it was filled with.
+    /// Whether the store still contains all records with which it was filled.
     pub(super) fn is_to_come(&self) -> bool {
         Instant::now() < self.first
     }
 }
 
-/// Claims fresh keys all the time, on a thread of their own, and tells the longest of each wave and of each time between.
+/// Claims fresh keys all the time, on a separate thread. Returns the longest claim of each wave and of each quiet time.
 pub(super) async fn measure(store: &MemoryStore, tide: &Tide) -> Pauses {
     let filled = store.used_bytes();
     let window = AtomicUsize::new(0);
@@ -90,7 +90,7 @@ pub(super) async fn measure(store: &MemoryStore, tide: &Tide) -> Pauses {
             let due = tide.of(wave);
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
             window.store(2 * wave + 1, Ordering::Relaxed);
-            // What the claimant holds just now is counted too.
+            // The keys that the claiming thread holds at the moment are counted too.
             let left = filled / WAVES * (WAVES - 1 - wave) + filled / 1_000 + 1_000;
             while store.used_bytes() > left {
                 std::thread::sleep(Duration::from_millis(2));
@@ -111,7 +111,7 @@ pub(super) async fn measure(store: &MemoryStore, tide: &Tide) -> Pauses {
 }
 
 fn claim_until(store: &MemoryStore, window: &AtomicUsize, is_over: &AtomicBool) -> Vec<Longest> {
-    /// A reading costs as much as some claims.
+    /// A claim that takes this long is worth reading the waiting times, which costs as much as some claims.
     const WORTH_READING: Duration = Duration::from_micros(20);
     let now = immediate(store);
     let mut longest = vec![Longest::default(); 1 + 2 * WAVES];
@@ -140,14 +140,14 @@ fn claim_until(store: &MemoryStore, window: &AtomicUsize, is_over: &AtomicBool) 
             longest.own = longest.own.max(own.as_secs_f64() * 1_000.0);
             before = Instant::now();
         }
-        // The store must not grow while it is measured.
+        // Release the key, so that the store does not grow while it is measured.
         let released = store.release(&key, request.token).now_or_never();
         assert_eq!(released.expect("a store in memory answers at once").expect("it holds the key"), Held::Yes);
     }
     longest
 }
 
-/// How long each thread of this process was ready to run and did not.
+/// How long each thread of this process was ready to run but did not run.
 struct Waited(HashMap<OsString, Duration>);
 
 impl Waited {
@@ -156,7 +156,7 @@ impl Waited {
         Self(threads.map(|thread| (thread.file_name(), waited(&thread.path().join("schedstat")))).collect())
     }
 
-    /// Since the earlier reading: this thread's, and the longest of the others'.
+    /// The difference to the earlier reading: for this thread, and for the other thread that waited longest.
     fn since(&self, earlier: &Self) -> Duration {
         let own = fs::read_link("/proc/thread-self").unwrap_or_default();
         let (mut mine, mut longest) = (Duration::ZERO, Duration::ZERO);

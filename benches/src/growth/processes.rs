@@ -1,4 +1,5 @@
-//! One to three processes over one server: pairs of claim and completion, some of them of a key that all want.
+//! One to three processes with one server: pairs of claim and completion, some of them for a key that all processes
+//! want.
 
 use std::collections::HashSet;
 use std::process::Child;
@@ -23,35 +24,35 @@ use crate::scenario::key;
 
 const MOST_PROCESSES: usize = 3;
 
-/// In each process.
+/// The number of callers in each process.
 const CALLERS: usize = 64;
 
-/// Of each process, where the server is PostgreSQL.
+/// The number of connections of each process, for PostgreSQL.
 const CONNECTIONS: u32 = 16;
 
-/// Every so many calls of a caller are for the key of that millisecond, which is the same in all processes.
+/// One of this many calls of a caller is for the key of the current millisecond, which is the same in all processes.
 const CONTESTED: usize = 8;
 
-/// What one of the processes does.
+/// The work of one process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Work {
-    /// Where the server is.
+    /// The URL of the server.
     url: String,
-    /// Which of the processes it is, of all that use this server.
+    /// The number of the process among all processes that use this server.
     process: usize,
-    /// Milliseconds since 1970: they begin together.
+    /// When all processes begin, in milliseconds since 1970.
     begin: u64,
-    /// For so long.
+    /// How long they run.
     millis: u64,
 }
 
-/// What one of the processes did.
+/// What one process did.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Done {
     pairs: usize,
-    /// Claims of the key of a millisecond that another caller had.
+    /// The number of claims for the key of a millisecond that another caller had.
     rejected: usize,
-    /// The milliseconds whose key was granted to this process.
+    /// The milliseconds whose keys this process got.
     granted: Vec<u64>,
 }
 
@@ -103,7 +104,7 @@ async fn run<S: Store>(store: Arc<S>, work: &Work) -> Done {
     all
 }
 
-/// Whether the key was granted, and then completed.
+/// Claims the key and completes it. Returns whether the key was granted.
 async fn pair(store: &impl Store, key: &RecordKey) -> bool {
     let request = request();
     match store.claim(key, request).await.expect("the server answers") {
@@ -120,10 +121,10 @@ async fn pair(store: &impl Store, key: &RecordKey) -> bool {
 
 fn millis_now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970");
-    u64::try_from(since.as_millis()).expect("there is time until then")
+    u64::try_from(since.as_millis()).expect("the milliseconds fit")
 }
 
-/// Both servers, one after the other.
+/// Measures both servers, one after another.
 pub(super) async fn measure(section: &mut Section, scale: Scale) -> anyhow::Result<()> {
     let mut table = Table::new(
         &format!("Claims with their completion per second, {CALLERS} callers in each process"),
@@ -146,7 +147,7 @@ pub(super) async fn measure(section: &mut Section, scale: Scale) -> anyhow::Resu
     Ok(())
 }
 
-/// How many keys were granted twice.
+/// Measures one server. Returns how many keys were granted twice.
 fn over(server: &str, url: &str, table: &mut Table, scale: Scale) -> anyhow::Result<usize> {
     let seconds = scale.seconds(4.0);
     let (mut used, mut granted_twice) = (0, 0);

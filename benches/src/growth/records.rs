@@ -1,4 +1,4 @@
-//! Records of one size, and how long it takes to enter and to find them.
+//! Records of one size, and the times to enter and to find them.
 
 use std::fs;
 use std::hint::black_box;
@@ -11,14 +11,14 @@ use crate::engines::sample::{TTL, record, request};
 use crate::report::median;
 use crate::scenario::key;
 
-/// Pairs and claims that are timed, in rounds.
+/// The number of rounds in which pairs and claims are measured.
 const ROUNDS: usize = 21;
 pub(super) const A_ROUND: usize = 1_000;
 
-/// Numbers of keys that are never among the filled ones.
+/// The first number of keys that are never in the filled store.
 const FRESH: usize = 1 << 40;
 
-/// The key of this number: 36 characters of the client's.
+/// The key with this number: the client's part has 36 characters.
 pub(super) fn numbered(number: usize) -> RecordKey {
     RecordKey::new("charges", None, &client_key(number))
 }
@@ -27,7 +27,7 @@ pub(super) fn client_key(number: usize) -> String {
     key(number >> 32, number & 0xffff_ffff)
 }
 
-/// Key, header lines and body: what the application gave.
+/// The bytes that the application gave: key, headers and body.
 pub(super) fn payload_bytes() -> usize {
     let Record { headers, body, .. } = record();
     let lines: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
@@ -35,7 +35,7 @@ pub(super) fn payload_bytes() -> usize {
     client_key(0).len() + lines + body.len()
 }
 
-/// What this process holds in memory.
+/// The resident memory of this process.
 pub(super) fn resident_bytes() -> usize {
     const PAGE: usize = 4_096;
     let statm = fs::read_to_string("/proc/self/statm").expect("Linux says what a process takes");
@@ -55,7 +55,7 @@ pub(super) fn enter(store: &dyn ImmediateStore, key: &RecordKey, record: &Record
     assert_eq!(store.complete_now(key, request.token, record, ttl).expect("the store completes"), Held::Yes);
 }
 
-/// Nanoseconds of a claim with its completion, in a store that is as large before each round.
+/// Nanoseconds of a claim with its completion. The store has the same size before each round.
 pub(super) async fn fresh_nanos(store: &MemoryStore) -> f64 {
     let (now, record) = (immediate(store), record());
     let mut means = Vec::new();
@@ -71,7 +71,7 @@ pub(super) async fn fresh_nanos(store: &MemoryStore) -> f64 {
     median(means)
 }
 
-/// Nanoseconds of a claim that finds a record, of `size` of them, and of making the response's record from it.
+/// Nanoseconds of a claim that finds one of `size` records, including making the response's record from it.
 pub(super) fn found_nanos(store: &MemoryStore, size: usize) -> f64 {
     let now = immediate(store);
     let keys: Vec<_> = scattered(size).map(numbered).collect();
@@ -86,16 +86,16 @@ pub(super) fn found_nanos(store: &MemoryStore, size: usize) -> f64 {
     median(means.collect())
 }
 
-/// Numbers below `size` that no processor foresees, the same in each run.
+/// Numbers below `size` in an order that processors cannot predict. They are the same in each run.
 pub(super) fn scattered(size: usize) -> impl Iterator<Item = usize> {
     (0..ROUNDS * A_ROUND).map(move |number| {
         let mixed = (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mixed = (mixed ^ (mixed >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
-        usize::try_from((mixed ^ (mixed >> 32)) % size as u64).expect("it is less than a size")
+        usize::try_from((mixed ^ (mixed >> 32)) % size as u64).expect("it is less than `size`")
     })
 }
 
-/// Keys that are not among the filled ones.
+/// Keys that are not in the filled store.
 pub(super) fn fresh_keys() -> Vec<String> {
     (0..ROUNDS * A_ROUND).map(|number| client_key(FRESH + number)).collect()
 }

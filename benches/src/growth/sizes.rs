@@ -1,4 +1,4 @@
-//! From a thousand records to ten million: what each takes of memory, how long a claim takes, and how long a pause is.
+//! From a thousand records to ten million: the memory for each record, the time of a claim, and the longest pause.
 
 use std::time::{Duration, Instant};
 
@@ -16,12 +16,12 @@ use crate::report::{Section, Table, figure, median};
 
 const SIZES: [usize; 5] = [1_000, 10_000, 100_000, 1_000_000, 10_000_000];
 
-/// What the process of one size has found out.
+/// The results of the process for one size.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Records {
-    /// Bytes a record, of the process.
+    /// Bytes of the process for each record.
     resident: f64,
-    /// The same by the store's own account.
+    /// Bytes for each record as the store counts them.
     counted: f64,
     /// Nanoseconds.
     fresh: f64,
@@ -29,10 +29,11 @@ pub(super) struct Records {
     pauses: Pauses,
 }
 
-/// How long one record is granted at first; a machine that has other things to do takes longer.
+/// The time that is allowed for each record at first. A busy machine needs more.
 const PACE_NANOS: u64 = 3_500;
 
-/// Fills a store and measures it, in a process that has done nothing else; `None` when that took longer than `pace` allows.
+/// Fills a store and measures it, in a process that has done nothing else; `None` if filling took longer than `pace`
+/// allows.
 pub(super) async fn records(size: usize, pace: u64) -> Option<Records> {
     let record = record();
     let store = MemoryStore::builder().max_bytes(usize::MAX).build();
@@ -66,7 +67,7 @@ fn records_of(size: usize) -> anyhow::Result<Records> {
     bail!("this machine cannot enter {size} records within {} ns each", 4 * PACE_NANOS)
 }
 
-/// All sizes, one process each.
+/// All sizes, each in a separate process.
 pub(super) fn measure(section: &mut Section, scale: Scale) -> anyhow::Result<()> {
     let payload = payload_bytes() as f64;
     let sizes: Vec<usize> = SIZES.into_iter().filter(|&size| size as f64 <= 1e7 * scale.0.clamp(1e-3, 1.0)).collect();

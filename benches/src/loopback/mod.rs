@@ -1,4 +1,4 @@
-//! Over loopback HTTP: servers in processes of their own, under the load of another one.
+//! Measurements over loopback HTTP: the servers and the load generator are separate processes.
 
 pub mod places;
 pub mod request;
@@ -13,20 +13,20 @@ use self::server::{Contender, Server};
 use self::wrk::{Outcome, Retries, Wrk};
 use crate::report::{Curve, Section, Table, figure, median};
 
-/// Of each side.
+/// The number of rounds of each side.
 const ROUNDS: usize = 5;
 
 const CONNECTIONS: u32 = 64;
 
-/// Of each point of a curve.
+/// The number of rounds of each point of a curve.
 const CURVE_ROUNDS: usize = 3;
 
 const LOADS: [u32; 5] = [1, 4, 16, 64, 256];
 
-/// What several runs have shown, in the middle.
+/// The medians over several runs.
 type Medians = Outcome;
 
-/// Measures everything, in rounds of so many seconds.
+/// Runs all measurements, in rounds of this many seconds.
 ///
 /// # Errors
 ///
@@ -76,7 +76,7 @@ struct Bench {
     seconds: u32,
 }
 
-/// A server that answers as it should, and how long its answers are.
+/// A server that gives the right answers, and the sizes of its answers.
 struct Ready {
     server: Server,
     sizes: Sizes,
@@ -151,7 +151,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Rounds of both sides, bare first in each pair of figures.
+    /// Alternates rounds of both sides. The bare side is the first one of each pair of figures.
     fn alternate(&self, bare: &Ready, guarded: &Ready, retries: Retries) -> anyhow::Result<Vec<[Outcome; 2]>> {
         let name = guarded.server.contender.name();
         (0..ROUNDS)

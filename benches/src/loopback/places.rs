@@ -1,4 +1,4 @@
-//! Where the stores keep their records: servers and a folder of this measurement's own.
+//! The databases of the stores: servers and a folder for this measurement only.
 
 use std::env;
 use std::fs;
@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 
 use super::server::{Contender, Server};
 
-/// They end with this value.
+/// The servers and the folder, which are removed when this is dropped.
 pub struct Places {
     runtime: Runtime,
     folder: TempDir,
@@ -26,28 +26,28 @@ impl Places {
     ///
     /// # Errors
     ///
-    /// When there is no place for files beside this program.
+    /// When no folder can be made beside this program.
     ///
     /// # Panics
     ///
-    /// When one of the two is not installed; the message names the package.
+    /// When Redis or PostgreSQL is not installed. The message names the package.
     pub fn open() -> anyhow::Result<Self> {
         let runtime = Runtime::new()?;
-        // Where the temporary folder may be in memory, that of this program hardly ever is.
+        // The temporary folder may be in memory. The folder of this program hardly ever is.
         let program = env::current_exe()?;
         let beside = program.parent().context("this program lies in no folder")?;
         let folder = tempfile::Builder::new().prefix("loopback").tempdir_in(beside)?;
-        // A rewrite of the log takes a core from the measured process.
+        // A rewrite of the append-only file would take a core from the measured process.
         let redis = runtime.block_on(RedisServer::start(&["--auto-aof-rewrite-percentage 0"]));
         let postgres = runtime.block_on(PostgresServer::start(&["fsync=on", "synchronous_commit=on"]));
         Ok(Self { runtime, folder, redis, postgres })
     }
 
-    /// Starts a server whose store is empty. What another one has left with the same engine is gone from then on.
+    /// Starts a server with an empty store. This removes what another server has left in the same database.
     ///
     /// # Errors
     ///
-    /// As [`Server::start`].
+    /// The same as those of [`Server::start`].
     pub fn serve(&self, contender: Contender) -> anyhow::Result<Server> {
         let place = match contender {
             Contender::Bare | Contender::ByHand | Contender::Memory => None,
@@ -66,11 +66,11 @@ impl Places {
         Server::start(contender, place.as_deref())
     }
 
-    /// The engines and where they write, as a paragraph.
+    /// A paragraph about the databases and where they write.
     ///
     /// # Errors
     ///
-    /// When PostgreSQL does not tell its version.
+    /// When PostgreSQL does not report its version.
     pub fn description(&self) -> anyhow::Result<String> {
         let redis: String = self.runtime.block_on(self.redis.command("INFO server"));
         let redis = redis.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default().trim();
@@ -93,7 +93,7 @@ async fn postgres_version(server: &PostgresServer) -> sqlx::Result<String> {
     Ok(version)
 }
 
-/// What a folder lies on.
+/// The disk of a folder.
 fn disk(folder: &Path) -> String {
     let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
     let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The request that every server gets, and a client that looks at each answer, as wrk cannot at this speed.
+//! The request for every server, and a client that checks each answer. wrk cannot do that at this speed.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -12,15 +12,15 @@ use crate::charge::{CHARGES, order};
 /// The number of keys that are recorded before a round.
 const RECORDED: usize = 100;
 
-/// One that is to come sooner or later.
+/// How long to wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What every request consists of, but for its key.
+/// The parts of every request, except its key.
 #[derive(Clone)]
 pub struct Template {
-    /// What stands before the key.
+    /// The part before the key.
     pub head: String,
-    /// What stands behind it.
+    /// The part after the key.
     pub tail: String,
 }
 
@@ -32,7 +32,7 @@ impl Template {
     /// Never: JSON is text.
     pub fn new() -> Self {
         let body = String::from_utf8(order(200).to_vec()).expect("JSON is text");
-        // The same host at every port, so that all servers get the same bytes.
+        // The same host for every port, so that all servers get the same bytes.
         let head = format!(
             "POST {CHARGES} HTTP/1.1\r\nHost: 127.0.0.1:3000\r\nUser-Agent: bench/1.0\r\nAccept: */*\r\n\
              Content-Type: application/json\r\nContent-Length: {}\r\nIdempotency-Key: ",
@@ -48,12 +48,12 @@ impl Default for Template {
     }
 }
 
-/// The keys that wrk repeats. No run is numbered 0.
+/// The keys that wrk repeats. No run has the number 0.
 pub fn recorded_keys() -> Vec<String> {
     (0..RECORDED).map(|number| format!("00000000-0000-4000-8000-{number:012x}")).collect()
 }
 
-/// How many bytes a server's answers have.
+/// The sizes of a server's answers, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
     /// The answer to a new key.
@@ -62,11 +62,11 @@ pub struct Sizes {
     pub repeated: usize,
 }
 
-/// Has the responses of [`recorded_keys`] recorded, and repeats each key once.
+/// Records the responses of [`recorded_keys`], and repeats each key once.
 ///
 /// # Errors
 ///
-/// When an answer is not the one that shall be measured.
+/// When an answer is not the one that is to be measured.
 pub fn warm_up(server: &Server, template: &Template) -> anyhow::Result<Sizes> {
     let mut connection = TcpStream::connect(("127.0.0.1", server.port))?;
     connection.set_nodelay(true)?;
@@ -77,7 +77,7 @@ pub fn warm_up(server: &Server, template: &Template) -> anyhow::Result<Sizes> {
     Ok(Sizes { first, repeated })
 }
 
-/// Sends every recorded key once; the size of each answer.
+/// Sends every recorded key once, and returns the size of each answer.
 fn answers(connection: &mut TcpStream, template: &Template, is_replayed: bool) -> anyhow::Result<usize> {
     let mut sizes = Vec::new();
     for key in recorded_keys() {

@@ -8,32 +8,32 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 
-/// Who is measured.
+/// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contender {
-    /// The handler alone.
+    /// The bare handler.
     Bare,
-    /// With the steps of a guard, written by hand.
+    /// A guard that is written by hand.
     ByHand,
     /// The guarded handler, with `MemoryStore`.
     Memory,
-    /// With `SqliteStore`.
+    /// The guarded handler, with `SqliteStore`.
     Sqlite,
-    /// With `RedisStore`.
+    /// The guarded handler, with `RedisStore`.
     Redis,
-    /// With `PostgresStore`.
+    /// The guarded handler, with `PostgresStore`.
     Postgres,
-    /// With `RedisStore` behind a near cache.
+    /// The guarded handler, with `RedisStore` behind a near cache.
     NearRedis,
-    /// With `PostgresStore` behind a near cache.
+    /// The guarded handler, with `PostgresStore` behind a near cache.
     NearPostgres,
 }
 
 impl Contender {
-    /// The stores.
+    /// The contenders with a store and without a near cache.
     pub const STORES: [Self; 4] = [Self::Memory, Self::Sqlite, Self::Redis, Self::Postgres];
 
-    /// As the tables name it.
+    /// The name in the tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Bare => "bare handler",
@@ -47,7 +47,7 @@ impl Contender {
         }
     }
 
-    /// As the program `server` names it.
+    /// The arguments for the program `server`.
     fn argument(self) -> &'static str {
         match self {
             Self::Bare => "bare",
@@ -62,17 +62,17 @@ impl Contender {
     }
 }
 
-/// A running one: it ends with this value.
+/// A running server, which ends when this is dropped.
 pub struct Server {
     child: Child,
-    /// Who answers there.
+    /// What the server runs.
     pub contender: Contender,
-    /// Where it listens on 127.0.0.1.
+    /// Its port on 127.0.0.1.
     pub port: u16,
 }
 
 impl Server {
-    /// Starts it; `place` is where its store keeps the records, if that needs one.
+    /// Starts the server. `place` says where its store keeps the records, if the store needs that.
     ///
     /// # Errors
     ///
@@ -84,7 +84,7 @@ impl Server {
         command.arg(contender.argument()).args(place).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().context("the server cannot be started")?;
         let output = child.stdout.take().expect("it is piped");
-        // From here on it ends with this value.
+        // From here on, the server ends when this value is dropped.
         let mut server = Self { child, contender, port: 0 };
         let mut line = String::new();
         BufReader::new(output).read_line(&mut line)?;
@@ -93,18 +93,18 @@ impl Server {
         Ok(server)
     }
 
-    /// The processor time that it has taken so far.
+    /// The processor time that the server has used so far.
     ///
     /// # Errors
     ///
-    /// Where there is no `/proc`.
+    /// When there is no `/proc`.
     pub fn processor_time(&self) -> anyhow::Result<Duration> {
         let path = format!("/proc/{}/stat", self.child.id());
         let text = fs::read_to_string(&path).with_context(|| path.clone())?;
-        // The name of the program may contain spaces. From behind it, these are `utime` and `stime`.
+        // The name of the program may contain spaces. In the fields after it, these are `utime` and `stime`.
         let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace();
         let ticks: Vec<u64> = fields.skip(11).take(2).map(str::parse).collect::<Result<_, _>>().context(path)?;
-        // Linux counts here in hundredths of a second, whatever the kernel's own clock is.
+        // Linux reports hundredths of a second here, whatever the frequency of the kernel's clock.
         Ok(Duration::from_millis(ticks.iter().sum::<u64>() * 10))
     }
 }

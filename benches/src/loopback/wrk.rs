@@ -1,4 +1,4 @@
-//! The load: wrk, a process of its own.
+//! The load: wrk, as a separate process.
 
 use std::fs;
 use std::io;
@@ -14,25 +14,25 @@ use super::server::Server;
 
 const SCRIPT: &str = include_str!("../load.lua");
 
-/// No answer may take longer.
+/// The longest time that an answer may take.
 const TIMEOUT: &str = "5s";
 
-/// How many of the requests repeat a key that was answered before.
+/// How many of the requests repeat a key that was already answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retries {
     /// None: every request is executed.
     None,
-    /// Every 20th one.
+    /// Every 20th request.
     Few,
-    /// Each of them.
+    /// Every request.
     All,
 }
 
 impl Retries {
-    /// All of the rates.
+    /// All values.
     pub const RATES: [Self; 3] = [Self::None, Self::Few, Self::All];
 
-    /// As the tables name it.
+    /// The name in the tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::None => "0 %",
@@ -41,7 +41,7 @@ impl Retries {
         }
     }
 
-    /// Every how manieth request is one.
+    /// One of this many requests is a retry.
     fn every(self) -> usize {
         match self {
             Self::None => 0,
@@ -59,30 +59,30 @@ impl Retries {
     }
 }
 
-/// What one run has shown.
+/// The results of one run.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome {
-    /// Requests a second.
+    /// Requests per second.
     pub rate: f64,
-    /// Half of the requests were answered within so many milliseconds.
+    /// The median latency in milliseconds.
     pub p50: f64,
-    /// 99 % of them.
+    /// The 99th percentile of the latency in milliseconds.
     pub p99: f64,
-    /// 99.9 % of them.
+    /// The 99.9th percentile of the latency in milliseconds.
     pub p999: f64,
-    /// Microseconds of processor time that the server took for each.
+    /// Processor time of the server for each request, in microseconds.
     pub processor: f64,
 }
 
-/// What the script prints; times in microseconds.
+/// What the script prints. Times are in microseconds.
 #[derive(Debug, Deserialize)]
 struct Printed {
     requests: u64,
     bytes: u64,
     micros: u64,
-    /// Answers of a status that tells of an error.
+    /// Answers with an error status.
     rejected: u64,
-    /// Connections.
+    /// Broken connections.
     broken: u64,
     /// Answers that took longer than [`TIMEOUT`].
     late: u64,
@@ -95,20 +95,20 @@ struct Printed {
 pub struct Wrk {
     folder: TempDir,
     template: Template,
-    /// As it tells itself.
+    /// The version that wrk prints.
     pub version: String,
     runs: AtomicUsize,
 }
 
 impl Wrk {
-    /// Looks for the program, and puts the script where it finds it.
+    /// Finds the program, and writes the script for it.
     ///
     /// # Errors
     ///
-    /// When it is not installed.
+    /// When wrk is not installed.
     pub fn find(template: Template) -> anyhow::Result<Self> {
         let output = output(Command::new("wrk").arg("--version"))?;
-        // It tells its version, and how it is used for an error.
+        // wrk prints its version together with its usage, and exits with an error.
         let text = String::from_utf8_lossy(&output.stdout);
         let version = text.split(" [").next().unwrap_or_default().trim().to_owned();
         ensure!(version.starts_with("wrk "), "`wrk --version` should tell a version, but it prints:\n{text}");
@@ -117,11 +117,11 @@ impl Wrk {
         Ok(Self { folder, template, version, runs: AtomicUsize::new(1) })
     }
 
-    /// Loads a server for so many seconds.
+    /// Loads a server for this many seconds.
     ///
     /// # Errors
     ///
-    /// When a single answer is not the expected one: a wrong answer must not be measured.
+    /// When any answer is not the expected one, because a wrong answer must not be measured.
     pub fn load(
         &self,
         server: &Server,
@@ -136,7 +136,7 @@ impl Wrk {
         command.arg("--timeout").arg(TIMEOUT).arg("--script").arg(self.folder.path().join("load.lua"));
         command.arg(format!("http://127.0.0.1:{}", server.port)).arg("--");
         command.args([&self.template.head, &self.template.tail]);
-        // No other run has the number, and thus none of the keys.
+        // No other run has this number, so no other run has these keys.
         command.arg(self.runs.fetch_add(1, Ordering::Relaxed).to_string());
         command.arg(retries.every().to_string()).arg(recorded_keys().join(","));
         let before = server.processor_time()?;
@@ -171,7 +171,7 @@ impl Printed {
             self.late,
             self.broken
         );
-        // wrk tells no answer from another, but a replay is longer than a first answer.
+        // wrk does not distinguish answers, but a replay is longer than a first answer.
         let mean = self.bytes as f64 / self.requests as f64;
         let [first, repeated] = [sizes.first, sizes.repeated].map(|size| size as f64);
         let expected = first + (repeated - first) * retries.share();

@@ -1,4 +1,4 @@
-//! What a client of the API is told when something is wrong.
+//! The errors that clients of the API get.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -9,35 +9,35 @@ use utoipa::ToSchema;
 /// The body of an error.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ErrorBody {
-    /// For programs.
+    /// The code for programs.
     error: &'static str,
-    /// For people.
+    /// The text for people.
     message: String,
 }
 
-/// What is wrong.
+/// Why a request failed.
 #[derive(Debug)]
 pub enum ApiError {
     /// The request names no user.
     Unauthenticated,
     /// The signature of an event is missing, wrong or old.
     BadSignature,
-    /// It is not over 0.
+    /// The amount is not greater than 0.
     InvalidAmount,
-    /// It is not three capital letters.
+    /// The currency is not three capital letters.
     InvalidCurrency,
-    /// By the card network.
+    /// The card network declined the charge.
     Declined,
     /// The card network has moved other money under this reference.
     OtherCharge,
-    /// Or it is another user's.
+    /// There is no such charge, or it belongs to another user.
     NoSuchCharge(i64),
-    /// More than there is left.
+    /// The refund is larger than the rest of the charge.
     RefundTooLarge {
-        /// Of the charge.
+        /// What is left of the charge.
         left: i64,
     },
-    /// Ours, or the network's.
+    /// The database of the ledger or of the card network failed.
     Ledger(sqlx::Error),
 }
 

@@ -1,5 +1,5 @@
-//! A small payments API: its routes, and what they use. `main.rs` serves them, and `tests/` shows how such handlers are
-//! tested.
+//! A small payments API: its routes, and what they need. `main.rs` serves them, and `tests/` shows how such handlers
+//! are tested.
 
 pub mod api;
 pub mod error;

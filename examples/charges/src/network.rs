@@ -1,5 +1,5 @@
-//! The card network, another company's service: slow, and itself idempotent by the reference it is given. Its books lie in
-//! a database of its own, which no transaction of ours reaches.
+//! The card network, the service of another company. It is slow, and itself idempotent by the reference of a request.
+//! Its books are in a separate database, which is not part of the application's transactions.
 
 use std::path::Path;
 use std::time::Duration;
@@ -25,19 +25,19 @@ const LIMIT: i64 = 100_000;
 /// A line of the network's books.
 #[derive(FromRow, Serialize)]
 pub struct NetworkCharge {
-    /// What it recognises a repetition by.
+    /// The reference, by which the network recognises a repeated request.
     pub reference: String,
-    /// What was moved, or would have been.
+    /// The amount that was moved, or that would have been moved.
     pub amount: i64,
-    /// Of the amount.
+    /// The currency of the amount.
     pub currency: String,
-    /// Whether it was.
+    /// Whether the charge was approved.
     pub approved: bool,
-    /// How often it was asked for this reference.
+    /// How often the network was asked for this reference.
     pub times_asked: i64,
 }
 
-/// The other company's service.
+/// The service of the card network.
 #[derive(Clone)]
 pub struct CardNetwork {
     latency: Duration,
@@ -45,7 +45,7 @@ pub struct CardNetwork {
 }
 
 impl CardNetwork {
-    /// Opens its books.
+    /// Opens the network's books.
     ///
     /// # Errors
     ///
@@ -56,10 +56,10 @@ impl CardNetwork {
         Ok(Self { latency, books })
     }
 
-    /// Moves the money, once per reference however often it is asked; what the network has under this reference, which is
-    /// another charge if the reference was used for another one.
+    /// Moves the money once for each reference, however often it is asked. Returns what the network has under this
+    /// reference. This is another charge if the reference was used for another one.
     ///
-    /// The money moves at the beginning of the latency: a caller that dies while it waits has charged the card.
+    /// The money moves at the beginning of the latency: if a caller dies while it waits, the card is charged.
     pub(crate) async fn authorise(
         &self,
         reference: &str,
@@ -81,7 +81,7 @@ impl CardNetwork {
         Ok(charge)
     }
 
-    /// Its books, the oldest line first.
+    /// The network's books, the oldest line first.
     ///
     /// # Errors
     ///

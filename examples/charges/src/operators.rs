@@ -1,4 +1,4 @@
-//! Where operators look: the inspector, behind a password. A real service would ask its own directory of people.
+//! Mounts the inspector behind a password. A real service would ask a directory of its operators.
 
 use std::str::FromStr;
 
@@ -13,10 +13,10 @@ use idempotent_runtime::Registry;
 use idempotent_runtime::inspector::{Inspector, Operator};
 use subtle::ConstantTimeEq as _;
 
-/// Where the inspector is.
+/// The path of the inspector.
 pub(crate) const PATH: &str = "/ops/idempotency";
 
-/// Who may look, and purge.
+/// The account of the operator who may look up and purge entries.
 #[derive(Clone)]
 pub(crate) struct Account {
     name: String,
@@ -50,7 +50,7 @@ async fn operators_only(State(account): State<Account>, mut request: Request, ne
 }
 
 impl Account {
-    /// Takes as long for a password that is nearly right as for any other.
+    /// Takes the same time for every password, so that the time tells nothing about the right one.
     fn is_of(&self, headers: &HeaderMap) -> bool {
         let given = headers.get(header::AUTHORIZATION).map_or(&[][..], |value| value.as_bytes());
         given.ct_eq(self.authorization.as_bytes()).into()

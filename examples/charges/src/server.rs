@@ -49,7 +49,7 @@ pub(crate) async fn run(options: ServerOptions) -> anyhow::Result<()> {
         let ttl = humantime::format_duration(policy.ttl());
         tracing::info!("{} guards {} and keeps its responses for {ttl}", policy.scope(), policy.handler());
     }
-    // A client that never sends the end of its request would hold the shutdown up for ever.
+    // A client that never completes its request would delay the shutdown forever.
     let out_of_patience = stop.clone().then(|()| tokio::time::sleep(grace));
     tokio::select! {
         served = axum::serve(listener, app).with_graceful_shutdown(stop).into_future() => served?,
@@ -75,7 +75,7 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
     })
 }
 
-/// `secret` is what a shell expands to the secret of the events.
+/// `secret` is the shell expression for the secret of the events.
 fn greet(address: SocketAddr, secret: &str) {
     println!(
         "\

@@ -19,18 +19,18 @@ use crate::error::ApiError;
 /// The header with the signature.
 pub const HEADER: &str = "network-signature";
 
-/// Limits how long an attacker can send a captured event again.
+/// Limits how long an attacker can replay a captured event.
 const TOLERANCE: Duration = Duration::from_mins(5);
 
-/// What the card network and this service share.
+/// The secret that the card network and this service share.
 #[derive(Clone, PartialEq, Eq)]
 pub struct NetworkSecret(Arc<str>);
 
 impl NetworkSecret {
-    /// For trying out: everyone knows it, so everyone can sign with it.
+    /// For trying out only: the secret is public, so everyone can sign with it.
     pub const PUBLIC: &str = "whsec_for_trying_out";
 
-    /// Whether it is [`NetworkSecret::PUBLIC`].
+    /// Whether the secret is [`NetworkSecret::PUBLIC`].
     pub fn is_public(&self) -> bool {
         &*self.0 == Self::PUBLIC
     }
@@ -72,14 +72,14 @@ impl FromStr for NetworkSecret {
     }
 }
 
-/// Since 1970.
+/// The seconds since 1970.
 fn seconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_secs())
 }
 
 /// An event that the card network has signed, from JSON.
 ///
-/// An extractor runs before the event's id is claimed: a forged event claims and records nothing.
+/// An extractor runs before the event's id is claimed, so a forged event claims and records nothing.
 pub struct Signed<T>(pub T);
 
 impl<T: DeserializeOwned> FromRequest<App> for Signed<T> {

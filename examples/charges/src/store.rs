@@ -1,4 +1,4 @@
-//! `--store`: where the idempotency records lie, and where the ledger does.
+//! `--store`: where the idempotency records and the ledger are kept.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -12,7 +12,7 @@ use idempotent_runtime::Registry;
 use idempotent_runtime::store::{MemoryStore, PostgresStore, RedisStore, SqliteStore};
 use sqlx::postgres::PgPoolOptions;
 
-/// Where the records lie.
+/// The store of the records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum StoreOption {
     Memory,
@@ -37,7 +37,7 @@ impl FromStr for StoreOption {
     }
 }
 
-/// What a store comes with.
+/// An open store, with its registry and the ledger.
 pub(crate) struct Opened {
     pub(crate) registry: Registry,
     pub(crate) ledger: Ledger,
@@ -45,8 +45,8 @@ pub(crate) struct Opened {
 }
 
 impl StoreOption {
-    /// Opens the store, and the ledger: in the store's database if that has transactions, so that both commit together;
-    /// else in a file in the folder `data`.
+    /// Opens the store and the ledger. If the store's database has transactions, the ledger is in it, so that both
+    /// commit together. Otherwise the ledger is in a file in the folder `data`.
     pub(crate) async fn open(&self, data: &Path) -> anyhow::Result<Opened> {
         let file = data.join("ledger.db");
         let opened = match self {
@@ -61,7 +61,8 @@ impl StoreOption {
                 transactions: Transactions::None,
             },
             Self::Sqlite(path) => Opened {
-                // Charges run one after another, as long as the card network takes for each: they may queue.
+                // Charges run one after another, and each waits for the card network. So requests may queue for a
+                // while.
                 registry: Registry::builder(SqliteStore::open(path).await?)
                     .store_timeout(Duration::from_secs(10))
                     .build(),

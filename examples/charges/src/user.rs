@@ -1,4 +1,4 @@
-//! Who asks. A real service would verify a token here; the demo believes a name.
+//! The user who sends a request. A real service would verify a token here; the demo accepts any name.
 
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
@@ -6,9 +6,9 @@ use axum::http::request::Parts;
 
 use crate::error::ApiError;
 
-/// Who sent the request.
+/// The user who sent the request.
 pub struct User {
-    /// As the token says.
+    /// The name in the token.
     pub name: String,
 }
 

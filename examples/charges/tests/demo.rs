@@ -1,4 +1,4 @@
-//! The program as its users start it.
+//! Runs the program as its users do.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ fn charges(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_charges")).args(arguments).output().expect("the program starts")
 }
 
-/// One run for all tests, in the colours of a terminal.
+/// One run for all tests, with the colours of a terminal.
 static DEMO: LazyLock<Output> = LazyLock::new(|| {
     let mut demo = Command::new(env!("CARGO_BIN_EXE_charges"));
     demo.arg("demo").env_remove("NO_COLOR").env("CLICOLOR_FORCE", "1").output().expect("the program starts")
@@ -30,7 +30,7 @@ fn the_demo_plays_every_scene_and_charges_no_customer_twice() {
     assert!(!said.contains('✗'), "{said}");
 }
 
-/// `cargo xtask picture` writes it.
+/// `cargo xtask picture` writes the picture.
 #[test]
 fn the_picture_in_the_readme_is_of_this_demo() {
     let picture = picture(&String::from_utf8_lossy(&DEMO.stdout));
@@ -42,7 +42,7 @@ fn the_picture_in_the_readme_is_of_this_demo() {
     assert_eq!(steady(&shown), steady(&picture), "draw it again with `cargo xtask picture`");
 }
 
-/// The README leaves lines out where it says `…`, and nowhere else.
+/// The README omits lines only where it shows `…`.
 #[test]
 fn the_readme_shows_what_the_demo_says() {
     let readme = fs::read_to_string(in_repository("README.md")).expect("the README is there");
@@ -58,29 +58,29 @@ fn the_readme_shows_what_the_demo_says() {
             assert!(lines.any(|line| line == shown), "the demo does not say, there or later: {shown}");
             left_out = false;
         } else {
-            assert_eq!(lines.next(), Some(shown), "the README leaves out what it does not show");
+            assert_eq!(lines.next(), Some(shown), "the README omits lines only where it shows `…`");
         }
     }
-    assert_eq!(lines.next(), None, "the README leaves out the end");
+    assert_eq!(lines.next(), None, "the README omits the end");
 }
 
 fn in_repository(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(file)
 }
 
-/// As a terminal shows it.
+/// The picture of a terminal with this text.
 fn picture(said: &str) -> String {
     const GROUND: Color = Color::Rgb(RgbColor(0x16, 0x1b, 0x22));
     const INK: Color = Color::Rgb(RgbColor(0xe6, 0xed, 0xf3));
     let mut palette = anstyle_svg::VGA;
-    // Green, and the bright black of asides, to be read on this ground.
+    // Green, and bright black for asides, so that both are readable on this background.
     palette.0[2] = RgbColor(0x3f, 0xb9, 0x50);
     palette.0[8] = RgbColor(0x8b, 0x94, 0x9e);
     let terminal = Term::new().palette(palette).bg_color(GROUND).fg_color(INK);
     terminal.render_svg(&format!("\u{1b}[1m$ cargo run -p charges -- demo\u{1b}[0m\n{said}"))
 }
 
-/// Without what differs from run to run: the numbers of processes, and who of fifty was rejected and who replayed.
+/// The text without what differs between runs: process ids, and how many of fifty requests were rejected or replayed.
 fn steady(text: &str) -> String {
     let mut steady = String::with_capacity(text.len());
     for character in text.chars() {

@@ -1,4 +1,4 @@
-//! The server as a process: killed, stopped, restarted over the same files.
+//! Runs the server as a process: killed, stopped, and restarted with the same files.
 
 mod support;
 
@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use self::support::{LOG, Process};
 
-/// Far longer than anything takes here: a limit for a server that hangs.
+/// Far longer than anything takes here. It only ends tests whose server hangs.
 const LIMIT: Duration = Duration::from_mins(1);
 
 /// A running server, and its client.
@@ -42,7 +42,7 @@ impl Server {
         request.header("idempotency-key", key)
     }
 
-    /// An event of the card network.
+    /// Delivers an event of the card network.
     async fn deliver(&self, event: &Value) -> Response {
         let (body, url) = (event.to_string(), format!("http://{}/network-events", self.address()));
         let secret: NetworkSecret = NetworkSecret::PUBLIC.parse().expect("it is long enough");
@@ -55,7 +55,8 @@ impl Server {
         response.json().await.expect("a list")
     }
 
-    /// Sends the request until its key is no longer held by an earlier one: status, whether replayed, body.
+    /// Sends the request until no earlier request holds its key. Returns the status, whether it is a replay, and the
+    /// body.
     async fn settled(&self, path: &str, key: &str, body: &Value) -> (StatusCode, bool, Value) {
         let begun = Instant::now();
         loop {
@@ -70,7 +71,7 @@ impl Server {
         }
     }
 
-    /// Sends the request without waiting for its answer, and returns when its handler waits for the card network.
+    /// Sends the request without waiting for its answer. Returns when the handler waits for the card network.
     async fn in_the_handler(&self, path: &str, key: &str, body: &Value) -> TcpStream {
         let mut connection = TcpStream::connect(self.address()).expect("a connection");
         let (body, asked) = (body.to_string(), self.get("/network").await.len());
@@ -127,7 +128,7 @@ async fn killed_charge_runs_again_and_moves_the_money_once() {
 
     let server = Server::start(data.path(), &[]);
     let response = server.post("/charges", "killed", &order()).send().await.expect("an answer");
-    assert_eq!(response.status(), StatusCode::CREATED, "no lease is waited for");
+    assert_eq!(response.status(), StatusCode::CREATED, "it waits for no lease");
     let charge: Value = response.json().await.expect("JSON");
     let again = server.settled("/charges", "killed", &order()).await;
     assert_eq!(again, (StatusCode::CREATED, true, charge));
@@ -178,7 +179,7 @@ async fn every_store_serves_charges_refunds_and_events() {
     assert!(file.exists());
 }
 
-/// With the public secret, and with one of the environment.
+/// With the public secret, and with a secret in the environment.
 #[test]
 fn printed_commands_work_when_they_are_pasted() {
     const SECRET: &str = "the card network's own secret";
@@ -278,7 +279,7 @@ async fn stop_does_not_wait_for_a_request_never_sent_whole() {
     let server = Server::start(data.path(), &["--grace", "100ms"]);
     let mut connection = TcpStream::connect(server.address()).expect("a connection");
     connection.write_all(b"POST /charges HTTP/1.1\r\nhost: 127.0.0.1\r\n").expect("a part of a request");
-    // An answer on a later connection shows that the server has taken the earlier one.
+    // An answer on a later connection shows that the server has accepted the earlier one.
     assert!(server.get("/ledger").await.is_empty());
     server.terminate();
     assert!(server.ended().success());

@@ -1,4 +1,4 @@
-//! Who asks: the account of a secret key.
+//! The account that sends a request, which its secret key identifies.
 
 use std::sync::Arc;
 
@@ -8,12 +8,12 @@ use axum::http::request::Parts;
 
 use crate::error::ApiError;
 
-/// The secret keys that are known, in the order of their accounts.
+/// The known secret keys, in the order of their accounts.
 #[derive(Clone)]
 pub struct Accounts(Arc<[String]>);
 
 impl Accounts {
-    /// An account for each of these secret keys.
+    /// Makes one account for each of these secret keys.
     ///
     /// # Errors
     ///

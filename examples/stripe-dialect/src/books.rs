@@ -11,16 +11,16 @@ use sqlx::types::Json;
 use crate::accounts::Account;
 use crate::payment_intents::PaymentIntent;
 
-/// Who paid what.
+/// The books: who paid what.
 #[derive(Clone)]
 pub struct Books(SqlitePool);
 
 impl Books {
-    /// Opens the books in this file, and creates it where it is not there.
+    /// Opens the books in this file, and creates the file if it does not exist.
     ///
     /// # Errors
     ///
-    /// When it cannot be opened.
+    /// When the file cannot be opened.
     pub async fn open(path: &Path) -> anyhow::Result<Self> {
         let options = SqliteConnectOptions::new()
             .filename(path)
@@ -37,7 +37,7 @@ impl Books {
         Ok(Self(pool))
     }
 
-    /// How many payment intents there are.
+    /// The number of payment intents.
     ///
     /// # Errors
     ///
@@ -46,7 +46,7 @@ impl Books {
         Ok(sqlx::query_scalar("SELECT count(*) FROM payment_intents").fetch_one(&self.0).await?)
     }
 
-    /// Writes the payment intent unless an earlier attempt of the same request has. Returns the written one.
+    /// Writes the payment intent unless an earlier attempt of the same request has written it. Returns the written one.
     pub(crate) async fn enter_once(
         &self,
         account: &Account,
@@ -67,7 +67,7 @@ impl Books {
     }
 }
 
-/// An id as Stripe's look: `pi_` and 24 letters and digits.
+/// An id in Stripe's format: the prefix, such as `pi`, `_`, and 24 letters and digits.
 pub(crate) fn unique(prefix: &str) -> String {
     let id: String = std::iter::repeat_with(fastrand::alphanumeric).take(24).collect();
     format!("{prefix}_{id}")

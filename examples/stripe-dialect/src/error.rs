@@ -1,4 +1,4 @@
-//! What a client of the API is told when something is wrong, in the shape that Stripe's SDKs make their exceptions of.
+//! The errors that clients of the API get, in the format from which Stripe's SDKs make their exceptions.
 
 use axum::Json;
 use axum::http::{Method, StatusCode};

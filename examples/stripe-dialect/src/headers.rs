@@ -1,4 +1,4 @@
-//! The headers that Stripe's SDKs show of every answer.
+//! The response headers that Stripe's SDKs show to their users.
 
 use axum::extract::Request;
 use axum::http::HeaderValue;
@@ -7,7 +7,7 @@ use axum::response::Response;
 
 use crate::books::unique;
 
-/// Gives each answer an id of its own, replays included, and repeats the key that it belongs to.
+/// Gives each response, also a replay, its own id, and repeats the idempotency key of the request.
 pub(crate) async fn name_the_request(request: Request, next: Next) -> Response {
     let key = request.headers().get("idempotency-key").cloned();
     let mut response = next.run(request).await;

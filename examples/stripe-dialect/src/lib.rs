@@ -1,25 +1,26 @@
-//! A payments API that Stripe's own SDKs take for Stripe's: `/v1/payment_intents`, form-encoded, with Stripe's objects,
-//! errors and idempotency.
+//! A payments API for Stripe's own SDKs: `/v1/payment_intents`, form-encoded, with Stripe's objects, errors and
+//! idempotency.
 //!
 //! ```console
 //! cargo run -p stripe-dialect
 //! ```
 //!
-//! and, beside it, with each SDK:
+//! and, at the same time, with each SDK:
 //!
 //! ```console
 //! npm --prefix examples/stripe-dialect/sdks/node run pay
 //! examples/stripe-dialect/sdks/python/pay.sh
 //! ```
 //!
-//! Each creates a payment intent, sends the same request once more with the same key, as a client does that lost the
-//! answer, and gets the same payment intent back, with `idempotent-replayed: true`. What makes an API speak this dialect is
-//! in [`registry`] and at the head of the handler:
+//! Each creates a payment intent, sends the same request again with the same key, as a client does that lost the
+//! answer, and gets the same payment intent back, with `idempotent-replayed: true`. The compatibility with Stripe comes
+//! from [`registry`] and from the attribute of the handler:
 //!
-//! - rejections are rendered by [`rejection::stripe`]: stripe-node takes any body without the member `error` for a success;
-//! - 402 is recorded beside 200, since a declined card is an outcome as well, while a request with a wrong parameter never
-//!   claims its key: its extractor answers;
-//! - `caller` is the account of the secret key: each account has keys of its own, also after it has changed its secret.
+//! - rejections are rendered by [`rejection::stripe`], because stripe-node treats any body without the member `error`
+//!   as a success;
+//! - 402 is recorded like 200, since a declined card is an outcome too. A request with a wrong parameter never claims
+//!   its key, because its extractor rejects it;
+//! - `caller` is the account of the secret key: each account has its own keys, even after its secret key was changed.
 
 mod accounts;
 mod books;
@@ -43,18 +44,18 @@ pub use self::books::Books;
 use self::error::ApiError;
 pub use self::network::{Authorisation, CardNetwork, Charge, TestCards};
 
-/// What the handlers work with.
+/// The state that the handlers share.
 #[derive(Clone, FromRef)]
 pub struct App {
-    /// Who may ask.
+    /// The accounts that may send requests.
     pub accounts: Accounts,
-    /// What was paid.
+    /// The payment intents.
     pub books: Books,
-    /// Who moves the money.
+    /// The company that moves the money.
     pub network: Arc<dyn CardNetwork>,
 }
 
-/// The records in `store`, and rejections that Stripe's SDKs understand.
+/// A registry with `store`, whose rejections Stripe's SDKs understand.
 pub fn registry(store: impl StoreAdmin) -> Registry {
     Registry::builder(store).render_rejections(rejection::stripe).build()
 }

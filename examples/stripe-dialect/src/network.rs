@@ -3,7 +3,7 @@
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 
-/// What the card network is asked.
+/// A request to the card network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Charge {
     /// In the smallest unit of the currency.
@@ -14,32 +14,32 @@ pub struct Charge {
     pub payment_method: String,
 }
 
-/// What the card network answers.
+/// An answer of the card network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Authorisation {
-    /// The money moves: that of the charge, or that of the first one under this reference.
+    /// The money moves: that of this charge, or that of the first charge under this reference.
     Approved {
         /// In the smallest unit of the currency.
         amount: u64,
         /// Three lower-case letters.
         currency: String,
     },
-    /// It does not.
+    /// The card network declines the charge.
     Declined {
-        /// Stripe's word for the reason.
+        /// Stripe's code for the reason.
         decline_code: &'static str,
     },
-    /// There is no such card.
+    /// The payment method is not known.
     UnknownCard,
 }
 
-/// Moves money. It is asked again, with the same reference, when a process died between its answer and ours.
+/// Moves money. It is asked again with the same reference if a process died before it answered its client.
 pub trait CardNetwork: Send + Sync + 'static {
     /// Charges a card, once for each reference.
     fn charge(&self, reference: &str, charge: Charge) -> BoxFuture<'static, Authorisation>;
 }
 
-/// Stripe's test cards, or some of them. No money moves.
+/// Some of Stripe's test cards. No money moves.
 pub struct TestCards;
 
 impl CardNetwork for TestCards {

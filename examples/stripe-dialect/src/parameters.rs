@@ -1,4 +1,4 @@
-//! The parameters of a request: form-encoded, nested by brackets, as Stripe's SDKs send them.
+//! The parameters of a request: form-encoded, with brackets for nesting, as Stripe's SDKs send them.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,10 @@ use serde::de::IgnoredAny;
 
 use crate::error::ApiError;
 
-/// Parameters by name; each is taken out, so that unknown ones are left.
+/// Parameters by name. Each known parameter is taken out, so unknown ones are left.
 pub(crate) struct Parameters(BTreeMap<String, Parameter>);
 
-/// `name=value`, `name[key]=value` or `name[]=value`.
+/// A parameter `name=value`, `name[key]=value` or `name[]=value`.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Parameter {
@@ -65,7 +65,7 @@ impl Parameters {
         let table = match self.0.remove(name) {
             None => BTreeMap::new(),
             Some(Parameter::Table(table)) => table,
-            // Stripe's way to say: no entries.
+            // An empty text is Stripe's form for no entries.
             Some(Parameter::Text(text)) if text.is_empty() => BTreeMap::new(),
             Some(_) => return Err(not_a_table()),
         };
@@ -76,7 +76,7 @@ impl Parameters {
         texts.collect()
     }
 
-    /// Fails when there are parameters that were not taken.
+    /// Fails if parameters were not taken.
     pub(crate) fn end(self) -> Result<(), ApiError> {
         self.0.into_keys().next().map_or(Ok(()), |name| Err(ApiError::UnknownParameter(name)))
     }

@@ -17,7 +17,8 @@ use crate::parameters::Parameters;
 
 /// Creates a payment intent, and pays it with `confirm=true`.
 ///
-/// 402 is final, as with Stripe: a retry of a declined payment gets the same decline, and the card network is asked no more.
+/// 402 is final, as with Stripe: a retry of a declined payment gets the same decline, and the card network is not asked
+/// again.
 #[idempotent(scope = "payment_intents", ttl = "24h", cache = [200, 402], caller = account.id)]
 pub(crate) async fn create(
     State(app): State<App>,
@@ -29,7 +30,8 @@ pub(crate) async fn create(
     let intent = match new.charge() {
         None => new.unpaid(),
         Some(charge) => match app.network.charge(&reference, charge.clone()).await {
-            // To book this amount because another one has moved would make the books wrong.
+            // The network has moved another amount under this reference, so booking this amount would make the books
+            // wrong.
             Authorisation::Approved { amount, currency }
                 if (amount, &currency) != (charge.amount, &charge.currency) =>
             {
@@ -53,7 +55,7 @@ pub(crate) async fn retrieve(
     found.map(Json).ok_or(ApiError::NoSuchPaymentIntent(id))
 }
 
-/// What a client asks for, checked.
+/// A validated request for a payment intent.
 pub(crate) struct NewPaymentIntent {
     amount: u64,
     currency: String,
@@ -85,7 +87,7 @@ impl<S: Send + Sync> FromRequest<S> for NewPaymentIntent {
 }
 
 fn amount(text: &str) -> Result<u64, ApiError> {
-    // Stripe's largest: eight digits.
+    // Stripe's largest amount has eight digits.
     text.parse().ok().filter(|amount| (1..=99_999_999).contains(amount)).ok_or_else(|| ApiError::InvalidParameter {
         name: "amount",
         code: Some("parameter_invalid_integer"),
@@ -103,7 +105,7 @@ fn currency(text: String) -> Result<String, ApiError> {
 }
 
 impl NewPaymentIntent {
-    /// What to ask the card network for, if anything.
+    /// The request to the card network, if the payment is to be confirmed.
     fn charge(&self) -> Option<Charge> {
         let payment_method = self.payment_method.clone().filter(|_| self.confirm)?;
         Some(Charge { amount: self.amount, currency: self.currency.clone(), payment_method })
@@ -153,7 +155,7 @@ impl NewPaymentIntent {
     }
 }
 
-/// A payment, as Stripe shows it.
+/// A payment intent in Stripe's format.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct PaymentIntent {
     pub(crate) id: String,
@@ -182,7 +184,7 @@ enum Status {
     Succeeded,
 }
 
-/// Why a payment failed: the `error` of the 402, and what the payment intent remembers.
+/// Why a payment failed: the `error` of the 402, and what the payment intent stores.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct PaymentError {
     r#type: String,

@@ -1,4 +1,4 @@
-//! The API without an SDK: what it asks of a request, and how it says so.
+//! Tests the API without an SDK: what it requires of a request, and its error messages.
 
 use std::sync::Arc;
 
@@ -189,7 +189,7 @@ fn a_live_key_is_no_secret_key_of_this_server() {
     }
 }
 
-/// Has another charge under each reference.
+/// A card network that has another charge under each reference.
 struct OtherCharge;
 
 impl CardNetwork for OtherCharge {

@@ -1,4 +1,4 @@
-//! The program as its users start it.
+//! Runs the program as its users do.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;

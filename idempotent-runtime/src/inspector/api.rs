@@ -1,4 +1,4 @@
-//! The JSON.
+//! The JSON interface.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::operate::entry_view::{EntryReport, EntryView, State};
 use crate::operate::masking::{visible, visible_json};
 use crate::operate::scan::Counts;
 
-/// How many entries of each state are told at once.
+/// How many entries of each state one answer contains, at most.
 const KEPT: usize = 1000;
 
 type Address = Result<Query<EntryQuery>, QueryRejection>;
@@ -180,7 +180,7 @@ fn purged(service: &Service<'_>, entry_view: &EntryView) -> Response {
     json(&Purged { store: service.store_name(), purged: true, entry })
 }
 
-/// For programs, and for the terminal that an operator reads it on.
+/// A response for programs, and for the terminal on which an operator reads it.
 pub(super) fn json(value: &impl Serialize) -> Response {
     let text = serde_json::to_string(value).expect("names and values are text");
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], visible_json(&text)).into_response()

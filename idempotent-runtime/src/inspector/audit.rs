@@ -1,12 +1,12 @@
-//! Who has done what here: events for the log that is kept.
+//! The audit events of the inspector: what operators did, and to which entry.
 
 use crate::key::RecordKey;
 use crate::operate::audit::{AUDIT_TARGET, caller_digest, line};
 use crate::operate::entry_view::State;
 use crate::operate::masking::{masked, visible};
 
-/// The operator who makes the request. Your own authentication adds it to the request's extensions: the inspector rejects
-/// requests without one, and writes the name to the audit.
+/// The operator who makes the request. Your own authentication adds it to the request's extensions. The inspector
+/// rejects requests without one, and writes the name to the audit events.
 ///
 /// # Examples
 ///
@@ -39,7 +39,7 @@ impl Operator {
     }
 }
 
-/// The operator's name for the log, always as one line.
+/// The operator's name for the log, always on one line.
 fn name(operator: Option<&Operator>) -> String {
     line(operator.map(Operator::name))
 }
@@ -49,7 +49,7 @@ pub(super) fn revealed(operator: Option<&Operator>, store: &str) {
     tracing::info!(target: AUDIT_TARGET, action = "reveal_keys", outcome = "shown", by, store, "keys were shown");
 }
 
-/// What a purge was asked for; its end is told by [`Purge::ended`].
+/// A requested purge. [`Purge::ended`] logs how it ended.
 pub(super) struct Purge<'a> {
     pub(super) operator: Option<&'a Operator>,
     pub(super) store: &'a str,

@@ -1,4 +1,4 @@
-//! The annotated handlers and their policies, as they are told.
+//! The annotated handlers and their policies, as the inspector reports them.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::policy::values::{
     OnStoreError, Oversize, Stream,
 };
 
-/// One annotated handler: the words of its attribute, with the defaults filled in.
+/// One annotated handler: the arguments of its attribute, with the defaults filled in.
 #[derive(Serialize)]
 pub(super) struct HandlerReport {
     pub(super) handler: String,
@@ -48,7 +48,7 @@ pub(super) struct HandlerReport {
     pub(super) place: String,
 }
 
-/// Such as `200-299, 409`.
+/// The statuses as text, such as `200-299, 409`.
 fn statuses(cache: Cache<'_>) -> String {
     match cache {
         Cache::All => "all".to_owned(),

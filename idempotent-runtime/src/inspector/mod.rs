@@ -1,14 +1,14 @@
 //! The entries of the stores, for operators: one page of HTML, and JSON.
 //!
-//! It shows the annotated handlers and their policies, the number of keys in each state, the keys in flight, the keys with an
-//! expired lease, and the keys of unknown outcome. It looks up single keys. It never shows a body, and shows keys only on
-//! request.
+//! It shows the annotated handlers and their policies, the number of keys in each state, the keys in flight, the keys
+//! with an expired lease, and the keys whose outcome is unknown. It can look up single keys. It never shows a body, and
+//! it shows complete keys only on request.
 //!
 //! # Behind your own authentication
 //!
-//! The inspector has no authentication of its own. It answers only requests whose extensions have an [`Operator`], which your
-//! authentication adds; wherever the router is mounted, every other request gets 403. Nest it behind the authentication of your
-//! operators:
+//! The inspector has no authentication of its own. It answers only requests whose extensions contain an [`Operator`],
+//! which your authentication adds. Every other request gets 403, wherever the router is mounted. Nest it behind the
+//! authentication of your operators:
 //!
 //! ```
 //! use axum::extract::Request;
@@ -25,7 +25,7 @@
 //! }
 //!
 //! /// Your authentication. It names the operator, for the audit too.
-//! async fn operators_only(mut request: Request, next: Next) -> Result<Response, StatusCode> {
+//! /// Your authentication. It names the operator, also for the audit events.
 //!     let authorization = request.headers().get("authorization").ok_or(StatusCode::UNAUTHORIZED)?;
 //!     if authorization != "Bearer of-alice-the-operator" {
 //!         return Err(StatusCode::FORBIDDEN);
@@ -42,15 +42,16 @@
 //!     .nest("/ops/idempotency", inspector);
 //! ```
 //!
-//! [`router`] is read-only. `Inspector::new(&registry).allow_purge().router()` can purge too, and with `allow_resolve()` it can
-//! settle what is unknown. Both take the registry or a reference to it.
+//! [`router`] is read-only. `Inspector::new(&registry).allow_purge().router()` can also purge, and with
+//! `allow_resolve()` it can also resolve requests whose outcome is unknown. Both constructors take the registry or a
+//! reference to it.
 //!
 //! # JSON
 //!
-//! All addresses are relative to the path of the router. `store` names a store of the registry; without it, the default store
-//! is used. `limit` is the number of entries that are read; 10,000 by default. `reveal=keys` shows complete keys. A member
-//! without a value is `null`. New members may be added. Characters that a terminal does not show are escaped, as JSON allows:
-//! a program reads the value as it is.
+//! All addresses are relative to the path of the router. `store` names a store of the registry; the default store is
+//! used without it. `limit` is the number of entries that are read, by default 10,000. `reveal=keys` shows complete
+//! keys. A member without a value is `null`. New members may be added. Characters that a terminal does not show are
+//! escaped, as JSON allows, so a program reads the original value.
 //!
 //! | request | parameters | answer |
 //! |---|---|---|
@@ -63,28 +64,30 @@
 //! | `POST /api/purge` | a form: `scope`, `caller`, `key`, `store`, `confirm` | the same |
 //! | `POST /api/resolve` | a form: `scope`, `caller`, `key` or `id`, `store`, `confirm`, `reason`, `outcome`: `not_executed`, or `executed` with `status`, `headers`, `body`, `ttl` | `store`, `resolved`, and the `entry` that it was |
 //!
-//! `complete` is false if a store has more than `limit` entries, or takes longer than ten seconds. Then every count is a
-//! lower bound. If `all_claims` is true, those of `in_flight`, `past_lease` and `outcome_unknown` are still exact: a store with an
-//! index of claims finds them without a look at the records. Every error is `application/problem+json` with a stable `code`. Keys and callers are sent in bodies, because
-//! logs contain addresses. Instead of `scope`, `caller` and `key` a form can send `record_key`, the text of
+//! `complete` is false if a store has more than `limit` entries, or takes longer than ten seconds. Then every count is
+//! a lower bound. If `all_claims` is true, the counts of `in_flight`, `past_lease` and `outcome_unknown` are still
+//! exact: a store with an index of claims finds them without reading the records. Every error is
+//! `application/problem+json` with a stable `code`. Keys and callers are sent in bodies, because logs contain
+//! addresses. Instead of `scope`, `caller` and `key`, a form can send `record_key`, the text of
 //! [`RecordKey::as_str`](crate::RecordKey::as_str).
 //!
 //! # What it does not show
 //!
-//! A running handler with a `Tx` has no entry in its store. A claim with an expired lease is `outcome_unknown` if a handler
-//! or a layer of its scope in *this program* has `after_crash = "reject"`. Layers are not among the handlers.
+//! A running handler with a `Tx` has no entry in its store. A claim with an expired lease is shown as `outcome_unknown`
+//! if a handler or a layer of its scope in *this program* has `after_crash = "reject"`. The list of handlers does not
+//! contain layers.
 //!
 //! # Resolving
 //!
-//! A claim whose lease has expired can be settled by an operator who has found out what became of its request. With
-//! `outcome=executed`, its retries get the `status`, the `headers` (`name: value`, one in each line) and the text of `body`, for
-//! `ttl`, by default the longest `ttl` of the handlers of the scope. With `outcome=not_executed` the next retry runs the
-//! handler. [`Registry::resolve`] says more.
+//! An operator who has found out what happened to a request can resolve its claim, if the lease of the claim has
+//! expired. With `outcome=executed`, retries get the `status`, the `headers` (`name: value`, one on each line) and the
+//! text of `body`. They get it for `ttl`, by default the longest `ttl` of the handlers of the scope. With
+//! `outcome=not_executed`, the next retry runs the handler. See [`Registry::resolve`].
 //!
-//! A resolution must repeat the `confirm` of the entry that the operator looked at, and a `reason`. The store compares the claim
-//! itself: of two operators at the same time one resolves it, and a claim that was renewed meanwhile is not touched
-//! (409 `changed` and `still_running`). A page of another site cannot send a resolution. Every resolution that is asked for is an
-//! event of the target [`AUDIT_TARGET`].
+//! A resolution must repeat the `confirm` of the entry that the operator looked at, and give a `reason`. The store
+//! itself compares the claim: if two operators resolve it at the same time, only one of them succeeds, and a claim that
+//! was renewed meanwhile is not changed (409 `changed` and `still_running`). A page of another site cannot send a
+//! resolution. Every requested resolution is an event of the target [`AUDIT_TARGET`].
 //!
 //! # Purging
 //!
@@ -117,10 +120,11 @@ use crate::inspector::problem::Problem;
 pub use crate::operate::audit::AUDIT_TARGET;
 use crate::registry::Registry;
 
-/// What the default store is called where a name is needed.
-/// Of a response as large as a handler records by default, of which a form may write each byte as three.
+/// The largest form: one with a response of the largest size that a handler records by default. A form may encode each
+/// byte of it as three bytes.
 const LARGEST_FORM: usize = 16 * 1024 * 1024;
 
+/// The name of the default store, where a name is needed.
 const DEFAULT_STORE: &str = "default";
 
 /// The read-only inspector of this registry. It answers only requests with an [`Operator`]: see [the module](self).
@@ -169,9 +173,9 @@ impl Inspector {
         self
     }
 
-    /// Lets operators settle requests whose outcome is unknown: see [`Registry::resolve`].
+    /// Lets operators resolve requests whose outcome is unknown: see [`Registry::resolve`].
     ///
-    /// **Retries get the response that the operator writes**, or run the handler.
+    /// **Retries then get the response that the operator wrote**, or run the handler.
     pub fn allow_resolve(mut self) -> Self {
         self.allows_resolve = true;
         self
@@ -211,7 +215,7 @@ impl From<Inspector> for Router {
     }
 }
 
-/// Rejects requests that name no operator, and keeps every answer out of caches, frames and other sites.
+/// Rejects requests without an operator. Keeps every answer out of caches, frames and other sites.
 async fn guard(State(inspector): State<Arc<Inspector>>, request: Request, next: Next) -> Response {
     let mut response = if inspector.trusts_everybody || request.extensions().get::<Operator>().is_some() {
         next.run(request).await

@@ -1,4 +1,4 @@
-//! What is answered when something is wrong: problem details of RFC 9457.
+//! The answers to requests that fail: problem details of RFC 9457.
 
 use std::error::Error;
 
@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::operate::masking::visible_json;
 use crate::store::error::StoreError;
 
-/// A stable code, and what would be right.
+/// A stable code, and a text that says what would be right.
 #[derive(Debug)]
 pub(super) struct Problem {
     pub(super) status: StatusCode,
@@ -45,7 +45,7 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", detail)
     }
 
-    /// What the audit says of it.
+    /// The outcome for the audit event.
     pub(super) fn outcome(&self) -> String {
         match self.code {
             "not_found" => "nothing_there".to_owned(),

@@ -1,4 +1,4 @@
-//! What a request asks for: the parameters of the page, of its forms and of the JSON, read strictly.
+//! The parameters of the page, of its forms and of the JSON interface. They are validated strictly.
 
 use serde::Deserialize;
 
@@ -7,7 +7,7 @@ use crate::key::RecordKey;
 use crate::operate::entry_view::State;
 use crate::operate::masking::{Keys, visible};
 
-/// As it comes: a form sends its empty fields too.
+/// The parameters as they are received. A form sends its empty fields too.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct EntryQuery {
@@ -30,7 +30,7 @@ pub(super) struct EntryQuery {
     reason: Option<String>,
 }
 
-/// What a resolution says, as it comes.
+/// The contents of a resolution, as they are received.
 #[derive(Clone, Default)]
 pub(super) struct Said {
     pub(super) outcome: Option<String>,
@@ -41,36 +41,36 @@ pub(super) struct Said {
     pub(super) reason: Option<String>,
 }
 
-/// As it is understood.
+/// The validated parameters.
 #[derive(Clone, Default)]
 pub(super) struct Selection {
-    /// `None` is the default one.
+    /// The name of the store; `None` for the default store.
     pub(super) store: Option<String>,
     pub(super) scope: Option<String>,
     pub(super) state: Option<State>,
     pub(super) target: Option<Target>,
     pub(super) limit: usize,
     pub(super) keys: Keys,
-    /// What a purge or a resolution was confirmed with.
+    /// The confirmation of a purge or a resolution.
     pub(super) confirm: Option<String>,
     pub(super) said: Said,
 }
 
-/// One entry.
+/// Names one entry.
 #[derive(Clone)]
 pub(super) enum Target {
-    /// By the key under which it was claimed, before the registry digests it.
+    /// The key under which it was claimed, before the registry digests it.
     Key(RecordKey),
-    /// By its id, which is looked for.
+    /// Its id, which must be searched for.
     Id(String),
 }
 
-/// How many entries are looked at unless another number is asked for.
+/// How many entries are read by default.
 pub(super) const DEFAULT_LIMIT: usize = 10_000;
 pub(super) const LARGEST_LIMIT: usize = 1_000_000;
 
 impl EntryQuery {
-    /// Of an address, which logs and histories keep: no key belongs there.
+    /// Validates parameters from a URL. Logs and browser histories keep URLs, so keys are rejected there.
     pub(super) fn in_address(self) -> Result<Selection, Problem> {
         let is_said = [&self.outcome, &self.status, &self.headers, &self.body, &self.ttl, &self.reason];
         if is_said.into_iter().any(Option::is_some) {
@@ -99,7 +99,7 @@ impl EntryQuery {
                     .map_err(|error| Problem::bad_request("malformed_record_key", error.to_string()))?,
             )),
             (Some(key), None, None) => {
-                // It is the key's, and not what the overview is narrowed to.
+                // The scope belongs to the key here, and does not filter the overview.
                 let scope = scope.take().ok_or_else(|| {
                     Problem::bad_request("missing_scope", "a key belongs to a scope: give `scope` too")
                 })?;

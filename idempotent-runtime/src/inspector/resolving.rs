@@ -1,4 +1,4 @@
-//! A resolution: allowed, confirmed, told to the audit, and done by the registry.
+//! Resolves an entry: checks the permission and the confirmation, calls the registry, and writes the audit event.
 
 use std::time::Duration;
 
@@ -16,9 +16,9 @@ use crate::operate::settlement::Settlement;
 use crate::store::resolution::Resolved;
 
 impl Service<'_> {
-    /// Resolves the claim that the operator saw, unless it has changed or runs.
+    /// Resolves the claim that the operator saw, unless the claim has changed or its handler runs.
     ///
-    /// The audit gets each outcome.
+    /// Every outcome is an audit event.
     pub(super) async fn resolve(&self, target: &Target, headers: &HeaderMap) -> Result<EntryView, Problem> {
         let said = &self.selection.said;
         let audit = Resolving {

@@ -1,4 +1,4 @@
-//! What an operator can do with one store: look through it, look one key up, purge it. How a key is resolved is in `resolving`.
+//! What an operator can do with one store: list it, look up one key, purge it. See `resolving` for resolutions.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -23,13 +23,14 @@ use crate::store::entry::{DamagedEntry, Page};
 use crate::store::error::StoreError;
 use crate::store::handle::StoreHandle;
 
-/// How long a look through a store may take; what it has seen by then is shown as a part.
+/// How long reading a store may take. After that, the entries that were read are shown as a part.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The same of the records, where all claims are told and no further entries were asked for, unless one page of them takes longer.
+/// The same for the records, if all claims are known and no larger number of entries was requested. The first page may
+/// take longer.
 const PATIENCE_FOR_RECORDS: Duration = Duration::from_millis(500);
 
-/// What an operator changes.
+/// A change by an operator.
 #[derive(Clone, Copy)]
 pub(super) enum Change {
     Purge,
@@ -78,12 +79,12 @@ impl<'a> Service<'a> {
         self.inspector.registry.at_rest().digest_keys
     }
 
-    /// Looks through the store, and keeps at most `keep` entries of each state.
+    /// Reads the store, and keeps at most `keep` entries of each state.
     pub(super) async fn scan(&self, keep: usize) -> Result<Scan, Problem> {
         let mut scan = Scan::new(self.selection.limit, keep).in_scope(self.selection.scope.clone());
         let deadline = Instant::now() + PATIENCE;
         while let Some((cursor, limit)) = scan.next_claims() {
-            // The listing shows what this does not.
+            // The claims that were not read are in the listing below too.
             let Ok(page) = timeout_at(deadline, self.store.claims(cursor, limit)).await else { break };
             scan.add_claims(page.map_err(|error| Problem::of_store(&error))?, |scope| self.after_crash(scope));
         }
@@ -102,7 +103,7 @@ impl<'a> Service<'a> {
         Ok(scan)
     }
 
-    /// The entry of the key, or of the id.
+    /// The entry with this key or id.
     pub(super) async fn look_up(&self, target: &Target) -> Result<EntryView, Problem> {
         let found = match target {
             Target::Id(id) => self.find(id).await?,
@@ -125,7 +126,7 @@ impl<'a> Service<'a> {
 
     /// Purges the entry that the operator saw, unless it has changed.
     ///
-    /// The audit gets each outcome.
+    /// Every outcome is an audit event.
     pub(super) async fn purge(&self, target: &Target, headers: &HeaderMap) -> Result<EntryView, Problem> {
         let audit = audit::Purge {
             operator: self.operator,
@@ -151,7 +152,7 @@ impl<'a> Service<'a> {
         Ok(entry_view)
     }
 
-    /// What the entry must be confirmed with, where it may be purged or resolved.
+    /// The value that a purge or a resolution of the entry must repeat, if either is allowed.
     pub(super) fn confirmation(&self, entry_view: &EntryView) -> Option<String> {
         let may_change = self.inspector.allows_purge || self.may_be_resolved(entry_view);
         may_change.then(|| entry_view.confirmation()).flatten()
@@ -169,7 +170,7 @@ impl<'a> Service<'a> {
         &self.inspector.registry
     }
 
-    /// The key as it is stored, or the id, as they were given.
+    /// The key as it is stored, or the id, as the request named it.
     pub(super) fn named<'t>(&self, target: &'t Target) -> (Option<RecordKey>, Option<&'t str>) {
         match target {
             Target::Key(key) => (Some(self.stored(key)), None),
@@ -177,7 +178,8 @@ impl<'a> Service<'a> {
         }
     }
 
-    /// Whether this inspector allows the change, and whether its own page or a client that is no browser asks for it.
+    /// Checks that this inspector allows the change, and that its own page or a client that is not a browser sent the
+    /// request.
     pub(super) fn may_change(&self, change: Change, headers: &HeaderMap) -> Result<(), Problem> {
         let forbidden = |code, detail: String| Err(Problem::new(StatusCode::FORBIDDEN, code, detail));
         let (is_allowed, code, how, what) = match change {
@@ -285,7 +287,7 @@ fn unpurgeable() -> Problem {
     )
 }
 
-/// Whether a browser sends it for another site's page. A client that is no browser says neither.
+/// Whether a browser sends the request for a page of another site. Clients that are not browsers send neither header.
 fn comes_from_elsewhere(headers: &HeaderMap) -> bool {
     let text = |name: header::HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     if let Some(site) = text(header::HeaderName::from_static("sec-fetch-site")) {

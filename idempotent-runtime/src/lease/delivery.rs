@@ -1,10 +1,10 @@
-//! Hands a batch of renewals to a runtime that is alive.
+//! Delivers a batch of renewals to a runtime that is alive.
 //!
-//! A store's connections live on the runtime that opened them, which is mostly the runtime in which the key was claimed. So that
-//! runtime is asked first. It is asked from outside, which wakes one of its threads even if others are blocked. The renewal may
-//! not begin: all threads of the runtime are blocked, no thread drives it, or it has ended. Then another runtime of the process
-//! renews, and in the end a thread of the library. Each store has such a thread of its own: if a store blocks it, the leases of
-//! the other stores are still renewed.
+//! A store's connections belong to the runtime that opened them. This is usually the runtime in which the key was
+//! claimed, so that runtime is tried first. It is called from outside, which wakes one of its threads even if others
+//! are blocked. The renewal may not begin: all threads of the runtime are blocked, no thread drives it, or it has
+//! ended. Then another runtime of the process renews, and finally a thread of the library. Each store has its own
+//! thread for this: if a store blocks its thread, the leases of the other stores are still renewed.
 
 use std::sync::Arc;
 
@@ -17,11 +17,11 @@ pub(super) use crate::lease::delivery::checked::*;
 #[cfg(not(all(test, shuttle)))]
 pub(super) use crate::lease::delivery::real::*;
 
-/// What is handed to a runtime.
+/// What is delivered to a runtime.
 pub(super) trait Renewing: Send + Sync + 'static {
     fn runtimes(&self) -> &Runtimes;
 
-    /// Renews these leases, which are all of one store.
+    /// Renews these leases, all of which belong to one store.
     fn renew(self: Arc<Self>, leases: Vec<Arc<Lease>>) -> BoxFuture<'static, ()>;
 }
 
@@ -45,20 +45,20 @@ mod real {
         lease.runtime.as_ref().map(Handle::id)
     }
 
-    /// How long a runtime that did not begin is passed over.
+    /// How long a runtime is skipped in which a renewal did not begin.
     const PASSED_OVER: Duration = Duration::from_secs(1);
 
-    /// What is known of the runtimes of this process.
+    /// What is known about the runtimes of this process.
     #[derive(Default)]
     pub(in super::super) struct Runtimes {
-        /// In which a key was claimed last.
+        /// The runtime in which a key was claimed last.
         last: Mutex<Option<Handle>>,
         passed_over_until: Mutex<HashMap<RuntimeId, Instant>>,
         last_resorts: Mutex<HashMap<usize, LastResort>>,
     }
 
-    /// A thread that renews leases of one store where no runtime of the application does. It ends with this, and stays until
-    /// then: connections that the store opens live on it.
+    /// A thread that renews the leases of one store if no runtime of the application does. It lives until this value is
+    /// dropped, because connections that the store opens belong to it.
     struct LastResort {
         runtime: Handle,
         _ends: oneshot::Sender<()>,
@@ -105,7 +105,7 @@ mod real {
             Ok(runtime)
         }
 
-        /// In the order in which they are asked.
+        /// The runtimes in the order in which they are tried.
         fn candidates(&self, own: Option<Handle>) -> impl Iterator<Item = Handle> {
             let own_id = own.as_ref().map(Handle::id);
             let other = lock(&self.last).clone().filter(|other| Some(other.id()) != own_id);
@@ -113,7 +113,8 @@ mod real {
         }
     }
 
-    /// Renews leases of one store and one runtime. It ends when all of them were asked for, or have to be asked for again.
+    /// Renews leases of one store and one runtime. Returns when the store was asked to renew each of them, or when they
+    /// must be delivered again.
     pub(in super::super) async fn deliver<R: Renewing>(renewing: &Arc<R>, leases: Vec<Arc<Lease>>) {
         let Some(first) = leases.first() else { return };
         let (store, own) = (first.store.clone(), first.runtime.clone());
@@ -127,29 +128,30 @@ mod real {
             let task = {
                 let renewed = Arc::clone(renewing).renew(leases.clone());
                 runtime.spawn(async move {
-                    // The library waits no longer: another runtime does it.
+                    // If the receiver is gone, the wait has timed out, and another runtime renews.
                     if started.send(()).is_ok() {
                         renewed.await;
                         let _ = done.send(());
                     }
                 })
             };
-            // A runtime that has ended drops the task, and its sender with it.
+            // A runtime that has ended drops the task, and the task's sender with it.
             if !matches!(timeout(shortest / 12, has_started).await, Ok(Ok(()))) {
                 task.abort();
                 renewing.runtimes().did_not_begin(&runtime);
                 continue;
             }
-            // The store has 5/12 of the lease to answer. The runtime may be blocked since; to renew twice does no harm.
+            // The store has 5/12 of the lease to answer. The runtime may have blocked since; a second renewal does no
+            // harm.
             if matches!(timeout(shortest / 2, is_done).await, Ok(Ok(()))) {
                 return;
             }
-            // There is no time left for another runtime that may be blocked too.
+            // There is no time left to try another runtime, which may be blocked too.
             break;
         }
         match renewing.runtimes().last_resort(&store) {
             Ok(runtime) => {
-                // The next batch waits for this one: if the thread is blocked, another one would be too.
+                // The next batch waits for this one: if this thread is blocked, a new thread would block too.
                 let _ = runtime.spawn(Arc::clone(renewing).renew(leases)).await;
             }
             Err(error) => {
@@ -164,7 +166,7 @@ mod real {
     }
 }
 
-/// The checker has one runtime, which is always driven.
+/// Under the concurrency checker there is one runtime, which is always driven.
 #[cfg(all(test, shuttle))]
 mod checked {
     use std::sync::Arc;

@@ -1,8 +1,8 @@
-//! The claims that requests of this process have asked a store for, and that have no answer yet.
+//! Claims of requests of this process that the store has not answered yet.
 //!
-//! When a handler ends whose lease has expired, or whose claim the store has forgotten, another request may have claimed its key. A
-//! request of this process hands its claim over to the handler as soon as it has the store's answer. So the handler waits for that
-//! answer.
+//! When a handler ends after its lease has expired, or after the store has forgotten its claim, another request may
+//! have claimed the key. A request of this process hands its claim over to the handler as soon as it has the store's
+//! answer. So the handler waits for that answer.
 
 use std::hash::BuildHasher;
 
@@ -10,10 +10,10 @@ use crate::key::RecordKey;
 use crate::sync::KeyHasher;
 use crate::sync::tokio::sync::watch;
 
-// Keys that share a count wait for each other, in an end that is rare.
+// Keys share the counts. Keys with the same count also wait for each other's claims, but only in this rare case.
 const COUNTS: usize = 64;
 
-/// How many are on their way, for the keys that share a count.
+/// The number of pending claims of the keys that share this count.
 pub(super) type Count = watch::Sender<usize>;
 
 pub(super) struct PendingClaims {
@@ -36,14 +36,14 @@ impl PendingClaims {
         let count = self.of(key);
         count.send_if_modified(|pending| {
             *pending += 1;
-            // Waiters wait only for fewer.
+            // Waiters wait only for a lower number, so they need no notification.
             false
         });
         PendingClaim(count.clone())
     }
 }
 
-/// A claim that is on its way.
+/// One pending claim.
 pub(crate) struct PendingClaim(Count);
 
 impl Drop for PendingClaim {

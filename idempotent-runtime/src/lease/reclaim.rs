@@ -1,5 +1,6 @@
-//! Ends a claim, and claims its key again if the store has forgotten it: its `ttl` expired, an operator purged it, or the
-//! store was emptied. The handler still runs, so its key is not free; only another process can have it.
+//! Ends a claim, and claims its key again if the store has forgotten the claim because its `ttl` expired, an operator
+//! purged it, or the store was emptied. The handler still runs, so its key is not free: only another process can have
+//! it.
 
 use std::time::Duration;
 
@@ -12,13 +13,13 @@ use crate::sync::lock;
 use crate::sync::tokio::sync::RwLockWriteGuard;
 use crate::sync::tokio::time::Instant;
 
-/// How often one end may find its claim forgotten, or taken by a request of this process. A store that forgets each claim at once
-/// keeps no record either.
+/// How often one call may find the claim forgotten, or taken by another request of this process. A store that forgets
+/// each claim at once keeps no record either.
 const MOST_TRIES: u32 = 3;
 
 impl Lease {
-    /// Ends the claim with the call `ask`. Repeats it if a duplicate has handed over its claim meanwhile, or if the store had
-    /// forgotten the claim. [`Held::No`] means that another process has the key.
+    /// Ends the claim with the call `ask`. Repeats the call if a duplicate has handed over its claim meanwhile, or if
+    /// the store had forgotten the claim. [`Held::No`] means that another process has the key.
     pub(crate) async fn end<F>(&self, mut ask: impl FnMut(Token) -> F) -> Result<Held, StoreError>
     where
         F: Future<Output = Result<Held, StoreError>>,
@@ -30,7 +31,7 @@ impl Lease {
             let held = ask(token).await?;
             if held == Held::No && tries < MOST_TRIES {
                 tries += 1;
-                // Perhaps a request of this process has the key, and has not yet received the answer to its claim.
+                // A request of this process may have claimed the key, and may not have received the answer yet.
                 if self.reclaim(token).await? == Held::Yes || self.pending_claims_ended(hand_overs).await {
                     continue;
                 }
@@ -43,7 +44,8 @@ impl Lease {
         }
     }
 
-    /// Waits until no claim of the key is on its way in this process, or one was handed over; false if none was on its way.
+    /// Waits until no claim of the key is pending in this process, or one was handed over. Returns false if none was
+    /// pending.
     async fn pending_claims_ended(&self, hand_overs: u32) -> bool {
         let Some(mut pending) = self.pending_claims.as_ref().map(Count::subscribe) else { return false };
         if *pending.borrow() == 0 {
@@ -53,12 +55,12 @@ impl Lease {
             let is_enough = |&pending: &usize| pending == 0 || self.token_and_hand_overs().1 != hand_overs;
             let _ = pending.wait_for(is_enough).await;
         };
-        // By then, a request whose claim has no answer has failed.
+        // After this time, a request whose claim has no answer has failed.
         let _ = Deadline::after(self.store.limit()).bound(ended).await;
         true
     }
 
-    /// Ends the claim if the store answers at once; false if it takes [`end`](Self::end).
+    /// Ends the claim if the store answers at once. Returns false if [`end`](Self::end) must be called.
     pub(crate) fn end_now(&self, ask: impl FnOnce(Token) -> Result<Held, StoreError>) -> bool {
         lock(&self.state).is_ending = true;
         let (token, hand_overs) = self.token_and_hand_overs();
@@ -67,7 +69,7 @@ impl Lease {
 
     /// Frees the key, if the claim still exists.
     pub(crate) async fn release(&self) -> Result<Held, StoreError> {
-        // A renewal on its way would find nothing, and claim the key again.
+        // Otherwise a running renewal would find no claim, and claim the key again.
         let _renewing = self.after_renewals().await;
         loop {
             let (token, hand_overs) = self.token_and_hand_overs();
@@ -89,8 +91,9 @@ impl Lease {
 
     /// Renews the lease; [`Held::No`] if the claim is lost or has ended.
     pub(crate) async fn confirm(&self) -> Result<Held, StoreError> {
-        // Excluded while the renewals end, or it would revive the lease. Shared with the renewals: the handler may leave this
-        // unpolled for longer than the lease, and they must continue.
+        // The lock is exclusive while renewals must stop: a renewal now would revive the lease. This call shares the
+        // lock with the renewals, because the handler may not poll this future for longer than the lease, and the
+        // renewals must continue meanwhile.
         let _renewing = Deadline::after(self.store.limit()).bound(self.renewing.read()).await;
         loop {
             let Some(token) = self.token_to_renew() else { return Ok(Held::No) };
@@ -101,8 +104,8 @@ impl Lease {
         }
     }
 
-    /// Waits until no renewal is on its way, and prevents new ones. The wait has a limit: a renewal may be stuck on a blocked
-    /// runtime, and the store rejects it if it arrives after the end of its claim.
+    /// Waits until no renewal runs, and prevents new ones. The wait has a limit, because a renewal may be stuck on a
+    /// blocked runtime. The store rejects such a renewal if it arrives after the end of its claim.
     async fn after_renewals(&self) -> Option<RwLockWriteGuard<'_, ()>> {
         Deadline::after(self.store.limit()).bound(self.renewing.write()).await
     }
@@ -114,7 +117,7 @@ impl Lease {
         self.renewed(token, asked_at, renewed).await
     }
 
-    /// Handles the store's answer to a renewal that was sent at this time.
+    /// Handles the store's answer to a renewal that was sent at `asked_at`.
     pub(super) async fn renewed(
         &self,
         token: Token,
@@ -129,7 +132,7 @@ impl Lease {
             Held::No if self.may_reclaim(token) => {
                 let held = self.reclaim(token).await?;
                 if held == Held::Yes && !self.has_reclaimed() {
-                    // The handler has ended meanwhile, without it.
+                    // The handler has ended meanwhile, and did not know of this claim.
                     if self.store.release(&self.key, token).await.is_err() {
                         self.store.give_back(&self.key, &ClaimRequest { token, ..self.request });
                     }

@@ -1,9 +1,9 @@
-//! Renews the leases of a registry, when its schedule says so.
+//! Renews the leases of a registry when they are due.
 //!
-//! A thread of the library keeps the time. So a handler that blocks its thread delays no renewal, and neither does a runtime
-//! that ends or is no longer driven. A store gets few batches of renewals at a time, and what else is due waits, so that claims
-//! and completions go first. A lease whose batch got no answer in time is renewed alone from then on, a few at a time: if one
-//! key of a store hangs, the others are renewed.
+//! A thread of the library keeps the time. So renewals are not delayed by a handler that blocks its thread, or by a
+//! runtime that ends or is no longer driven. Each store gets only a few batches of renewals at a time, so that claims
+//! and completions go first; other leases that are due wait. If a batch gets no answer in time, each of its leases is
+//! renewed alone from then on, a few at a time. So if one key of a store hangs, the others are still renewed.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -27,11 +27,11 @@ use crate::sync::tokio::task::JoinHandle;
 use crate::sync::tokio::time::Instant;
 use crate::sync::{Mutex, clock_is_paused, lock, on_own_thread, tokio};
 
-/// Keeps the leases of one registry alive. Its thread ends with it.
+/// Keeps the leases of one registry alive. Its thread ends when this is dropped.
 #[derive(Default)]
 pub(crate) struct LeaseRenewer(Arc<Shared>);
 
-/// Keeps the lease alive until it is dropped.
+/// Keeps one lease alive until this is dropped.
 pub(crate) struct KeptLease {
     pub(super) renewer: Arc<LeaseRenewer>,
     pub(super) lease: Arc<Lease>,
@@ -47,7 +47,7 @@ impl std::ops::Deref for KeptLease {
 }
 
 impl KeptLease {
-    /// What is kept, for those who may outlive the claim.
+    /// The lease, for tasks that may live longer than the claim.
     pub(crate) fn share(&self) -> Arc<Lease> {
         Arc::clone(&self.lease)
     }
@@ -80,7 +80,7 @@ impl Lapse for KeptLease {
     }
 }
 
-/// What the thread has too.
+/// The state that the renewer shares with its thread.
 #[derive(Default)]
 pub(super) struct Shared {
     leases: Mutex<Leases>,
@@ -98,7 +98,7 @@ struct Leases {
 }
 
 impl LeaseRenewer {
-    /// Renews `lease` from now on until the answer is dropped; its claim was asked for at `asked_at`.
+    /// Renews `lease` until the returned value is dropped. The claim was sent to the store at `asked_at`.
     pub(crate) fn keep(self: &Arc<Self>, mut lease: Lease, asked_at: Instant) -> KeptLease {
         lock(&lease.state).confirmed_at = asked_at;
         lease.pending_claims = Some(self.0.pending_claims.of(&lease.key).clone());
@@ -111,7 +111,7 @@ impl LeaseRenewer {
         }
         self.0.wake(&mut leases, &lease, due);
         drop(leases);
-        // The thread does not see how the clock of a test goes on.
+        // The thread does not see the paused clock of a test.
         let on_paused_clock = clock_is_paused(lease.runtime.as_ref())
             .then(|| tokio::spawn(renew_on_paused_clock(Arc::clone(&self.0), Arc::clone(&lease))));
         KeptLease { renewer: Arc::clone(self), lease, on_paused_clock }
@@ -121,14 +121,15 @@ impl LeaseRenewer {
         lock(&self.0.leases).schedule.remove(lease);
     }
 
-    /// A request asks for a claim of `key`. To be held until its answer is decided on: a handler that ends under the key waits for
-    /// what it gets by [`hand_over`](Self::hand_over).
+    /// Registers a request that is about to claim `key`. Hold the result until the store's answer has been evaluated: a
+    /// handler that ends under the key waits for a possible [`hand_over`](Self::hand_over).
     pub(crate) fn asks(&self, key: &RecordKey) -> PendingClaim {
         self.0.pending_claims.begin(key)
     }
 
-    /// Gives the claim that a request has got to the handler of an earlier request with the key, if that runs in this process.
-    /// Its lease has expired, or the store has forgotten its claim, but it has not died.
+    /// Hands a request's new claim over to the handler of an earlier request with the key, if that handler runs in this
+    /// process. This happens if the handler's lease expired, or the store forgot its claim, although the handler still
+    /// runs.
     pub(crate) fn hand_over(
         &self,
         store: &StoreHandle,
@@ -142,7 +143,7 @@ impl LeaseRenewer {
         if !lease.accept(new_claim, running == RunningHandler::SameRequest) {
             return None;
         }
-        // The lease that it takes over may be shorter, and has begun some time ago.
+        // The lease of the new claim may be shorter, and has already begun.
         self.0.renew_at(&mut leases, &lease, Instant::now());
         Some(running)
     }
@@ -166,7 +167,7 @@ impl Drop for LeaseRenewer {
     }
 }
 
-/// Whether the thread runs. If it cannot be started, the next lease tries again.
+/// Starts the thread. Returns whether it runs; if it cannot be started, the next lease tries again.
 fn start(shared: &Arc<Shared>) -> bool {
     match on_own_thread("idempotent-leases", run(Arc::clone(shared))) {
         Ok(_) => true,
@@ -188,7 +189,8 @@ async fn run(shared: Arc<Shared>) {
             for batch in leases.schedule.take_due(now) {
                 tokio::spawn(renew(Arc::clone(&shared), batch));
             }
-            // A time that was set stays although its lease is gone: handlers that end at once would wake the thread each otherwise.
+            // A wake-up time that was set stays, even if its lease is gone: otherwise each handler that ends quickly
+            // would wake the thread.
             let already_set = leases.wakes_at.filter(|wakes_at| *wakes_at > now);
             leases.wakes_at = leases.schedule.next_due().into_iter().chain(already_set).min();
             leases.wakes_at
@@ -213,12 +215,12 @@ async fn renew_on_paused_clock(shared: Arc<Shared>, lease: Arc<Lease>) {
 /// Renews leases of one store, and lets the next batch of that store follow.
 async fn renew(shared: Arc<Shared>, Batch { leases: batch, is_alone }: Batch) {
     let Some(first) = batch.first().cloned() else { return };
-    // Dropped with the task, also where a store panics.
+    // It is dropped with the task, even if a store panics.
     let _under_way = UnderWay { shared: Arc::clone(&shared), first, is_alone };
     deliver(&shared, batch).await;
 }
 
-/// What keeps the next batch of its group waiting.
+/// While it exists, the next batch of its group waits.
 struct UnderWay {
     shared: Arc<Shared>,
     first: Arc<Lease>,
@@ -247,7 +249,7 @@ impl Renewing for Shared {
 impl Shared {
     /// Renews these leases, which are all of one store.
     async fn renew_all(&self, batch: Vec<Arc<Lease>>) {
-        // An end that is on its way has the lock to itself: there is nothing to renew.
+        // An end of the claim that is in progress holds the lock exclusively: then there is nothing to renew.
         let held: Vec<_> =
             batch.iter().filter_map(|lease| lease.renewing.try_read().ok().map(|guard| (lease, guard))).collect();
         let (leases, renewals): (Vec<_>, Vec<_>) = held
@@ -259,7 +261,7 @@ impl Shared {
             .unzip();
         let Some(first) = leases.first() else { return };
         let (asked_at, shortest) = (Instant::now(), leases.iter().map(|lease| lease.length).min().unwrap_or_default());
-        // A store that panics at one key must not end the leases of the others.
+        // If a store panics for one key, the leases of the other keys must not end.
         let asking = AssertUnwindSafe(first.store.renew_many(&renewals, shortest * 5 / 12)).catch_unwind();
         let panicked = |_| Err(StoreError::TimedOut(asked_at.elapsed()));
         match asking.await.unwrap_or_else(panicked) {
@@ -308,8 +310,8 @@ impl Shared {
         }
     }
 
-    /// Wakes the thread if it would sleep for too long. A lease whose batch has to wait is looked for when the one that is on
-    /// its way has ended.
+    /// Wakes the thread if it would sleep for too long. A lease whose batch must wait is handled when the running batch
+    /// has ended.
     fn wake(&self, leases: &mut Leases, lease: &Lease, due: Instant) {
         if leases.wakes_at.is_none_or(|wakes_at| due < wakes_at) && leases.schedule.may_go(lease) {
             leases.wakes_at = Some(due);

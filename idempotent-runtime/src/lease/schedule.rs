@@ -1,4 +1,4 @@
-//! The leases of a registry, by the time at which they are due and by their keys.
+//! The leases of a registry, ordered by the time at which they are due, and indexed by their keys.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -15,27 +15,27 @@ use crate::sync::{KeyHasher, RuntimeId, lock};
 /// How many leases one call of a store renews, at most.
 const BATCH: usize = 256;
 
-/// How many leases are looked at, at most, while the lock is held: those beyond them are seen when a batch has ended.
+/// How many leases are examined, at most, while the lock is held. The others are examined when a batch has ended.
 const LOOKED_AT: usize = 16 * BATCH;
 
-/// How many leases of a store are renewed alone at once, beside its batch.
+/// How many leases of one store are renewed alone at the same time, beside its batch.
 const ALONE: usize = 4;
 
-/// When the leases of a registry are renewed, and which of them together.
+/// When each lease of a registry is renewed, and which leases are renewed together.
 #[derive(Default)]
 pub(super) struct Schedule {
     of_stores: Vec<OfStore>,
     next_number: u64,
 }
 
-/// What goes to a store together.
+/// Leases that are sent to a store together.
 pub(super) struct Batch {
     pub(super) leases: Vec<Arc<Lease>>,
     pub(super) is_alone: bool,
 }
 
-/// Leases that are renewed together: of one runtime, which may be blocked, and about as long, since a batch may take as much
-/// time as its shortest lease allows. So no lease waits for those that have more time.
+/// Leases that are renewed together have the same runtime, which may be blocked, and a similar length, because a batch
+/// may take only as long as its shortest lease allows. So a short lease never waits for long ones.
 type Group = (Option<RuntimeId>, u32);
 
 fn group(lease: &Lease) -> Group {
@@ -46,9 +46,9 @@ struct OfStore {
     store: StoreHandle,
     by_due: BTreeMap<Slot, Arc<Lease>>,
     by_key: HashMap<RecordKey, Vec<Arc<Lease>>, KeyHasher>,
-    /// The batches that are on their way: what is due meanwhile and belongs to the same one waits for its end.
+    /// The groups that have a batch in flight. Leases of such a group that become due wait for its end.
     batches: HashSet<Group>,
-    /// How many are on their way alone.
+    /// How many leases are being renewed alone.
     alone: usize,
 }
 
@@ -68,10 +68,10 @@ impl Schedule {
         &mut self.of_stores[index]
     }
 
-    /// Inserts a lease whose claim was asked for at `asked_at`. Returns when it is due.
+    /// Inserts a lease whose claim was sent at `asked_at`. Returns when the lease is due.
     ///
-    /// The first renewal is due between a sixth and a third of the lease's length, the next ones after a third each: claims
-    /// that came at once do not come due at once.
+    /// The first renewal is due after a sixth to a third of the lease's length, and each later one after a third. So
+    /// claims that were made together do not become due together.
     pub(super) fn insert(&mut self, lease: &Arc<Lease>, asked_at: Instant) -> Instant {
         let due = asked_at + lease.length / 6 + spread(lease.length / 6, self.next_number);
         self.of(&lease.store).by_key.entry(lease.key.clone()).or_default().push(Arc::clone(lease));
@@ -90,13 +90,13 @@ impl Schedule {
         }
     }
 
-    /// The last one that has claimed this key and has not ended.
+    /// The newest lease with this key that has not ended.
     pub(super) fn running(&self, store: &StoreHandle, key: &RecordKey) -> Option<Arc<Lease>> {
         let leases = self.of_stores.iter().find(|leases| leases.store.is(store))?;
         leases.by_key.get(key)?.iter().rev().find(|lease| lease.is_running()).cloned()
     }
 
-    /// What can go to the stores now, already inserted again for the next renewal.
+    /// Takes the batches that can be sent now. Their leases are already scheduled for their next renewal.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<Batch> {
         let mut batches = Vec::new();
         for index in 0..self.of_stores.len() {
@@ -109,17 +109,18 @@ impl Schedule {
         batches
     }
 
-    /// When something can go next. What waits for an answer of its store is looked for again when that has come.
+    /// When the next lease can be sent. Leases that wait for the answer of their store are examined again when the
+    /// answer has come.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.of_stores.iter().filter_map(OfStore::next_due).min()
     }
 
-    /// Whether nothing of its store that must end first is on its way.
+    /// Whether the lease can be sent: nothing of its store is in flight that it must wait for.
     pub(super) fn may_go(&mut self, lease: &Lease) -> bool {
         self.of(&lease.store).may_go(lease)
     }
 
-    /// The store has answered a batch of which this is the first lease.
+    /// The store has answered the batch whose first lease is `first`.
     pub(super) fn returned(&mut self, first: &Lease, is_alone: bool) {
         let of_store = self.of(&first.store);
         if is_alone {
@@ -129,7 +130,7 @@ impl Schedule {
         }
     }
 
-    /// Moves the lease, if it is still kept.
+    /// Moves the lease to another time, if it is still kept.
     pub(super) fn place_again(&mut self, lease: &Arc<Lease>, due: Instant) -> bool {
         let is_kept = lock(&lease.slot).is_some();
         if is_kept {
@@ -138,7 +139,7 @@ impl Schedule {
         is_kept
     }
 
-    /// Moves the lease to where it is due at this time, or takes it out.
+    /// Moves the lease to the time at which it is due, or removes it.
     fn slot(&mut self, lease: &Arc<Lease>, due: Option<Instant>) {
         self.next_number += 1;
         let number = self.next_number;
@@ -186,9 +187,9 @@ impl OfStore {
     }
 }
 
-/// A part of `whole` for each number, so that numbers which follow each other lie apart: steps of the golden ratio.
+/// A fraction of `whole` for each number, such that consecutive numbers are far apart: multiples of the golden ratio.
 fn spread(whole: Duration, number: u64) -> Duration {
     let part = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-    // In two steps, since the product of both would not fit.
+    // In two steps, because the product of both would overflow.
     (whole / 4096) * u32::try_from(part >> 20).unwrap_or_default()
 }

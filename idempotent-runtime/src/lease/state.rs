@@ -14,7 +14,7 @@ use crate::sync::tokio::runtime::Handle;
 use crate::sync::tokio::time::Instant;
 use crate::sync::{Mutex, lock, tokio};
 
-/// When a lease is due. The number tells those apart that are due at the same moment.
+/// When a lease is due. The number distinguishes leases that are due at the same moment.
 pub(super) type Slot = (Instant, u64);
 
 /// A claim that this process holds.
@@ -22,27 +22,27 @@ pub(crate) struct Lease {
     pub(crate) store: StoreHandle,
     pub(crate) key: RecordKey,
     pub(crate) scope: Scope,
-    /// The request of the claim, for claiming again.
+    /// The request of the claim, with which the key can be claimed again.
     pub(super) request: ClaimRequest,
     pub(super) length: Duration,
     pub(super) state: Mutex<LeaseState>,
-    /// Claims of requests for something else, which must be released: they were made while the store had forgotten this one.
+    /// Claims of different requests that were made while the store had forgotten this one. They must be released.
     pub(super) others: Mutex<Vec<Token>>,
-    /// Its place among those that wait, which is changed under the lock of the renewer alone.
+    /// Its place in the schedule. It is changed only under the lock of the renewer.
     pub(super) slot: Mutex<Option<Slot>>,
-    /// The steps that this attempt has recorded, or has the results of.
+    /// The steps that this attempt has recorded, or whose results it has read.
     pub(super) steps: Mutex<Vec<RecordKey>>,
-    /// They are on their way with a renewal.
+    /// Whether a renewal is extending the steps.
     pub(super) is_extending_steps: AtomicBool,
     pub(super) is_counted_as_lost: AtomicBool,
-    /// The batch that it was renewed in got no answer in time.
+    /// Whether the last batch that contained it got no answer in time.
     pub(super) is_alone: AtomicBool,
-    /// Shared by renewals, since one may be stuck on a runtime that is blocked while another one does its work; exclusive for
-    /// what must come after them.
+    /// Renewals share this lock, because one may be stuck on a blocked runtime while another one does its work.
+    /// Operations that must come after the renewals take it exclusively.
     pub(super) renewing: tokio::sync::RwLock<()>,
     /// The runtime in which the key was claimed.
     pub(super) runtime: Option<Handle>,
-    /// The pending claims of the key, counted since this lease is kept.
+    /// The pending claims of the key, counted from the time when this lease was kept.
     pub(super) pending_claims: Option<Count>,
 }
 
@@ -54,22 +54,22 @@ pub(super) struct LeaseState {
     pub(super) phase: Phase,
     pub(super) may_change_hands: bool,
     pub(super) has_changed_hands: bool,
-    /// Its end is on its way to the store: a renewal that finds no claim proves nothing.
+    /// Whether the end of the claim is being sent to the store. If so, a renewal that finds no claim proves nothing.
     pub(super) is_ending: bool,
-    /// How often the key was claimed again for this handler: by another request of this process, which left its claim to it, or
-    /// by a renewal.
+    /// How often this handler got a new claim of its key: from another request of this process, which handed its claim
+    /// over, or from a renewal.
     pub(super) hand_overs: u32,
-    /// When the last claim or renewal that succeeded was asked for: its lease began then, or later.
+    /// When the last successful claim or renewal was sent. Its lease began then, or later.
     pub(super) confirmed_at: Instant,
-    /// Its handler takes steps, which must know when it has ended.
+    /// Whether the handler takes steps, which must know when the claim has ended.
     pub(super) takes_steps: bool,
-    /// When it has ended, with a record or without one. `None` while it is held, and after it has lapsed.
+    /// When the claim ended, with a record or without one. `None` while it is held, and after it has lapsed.
     pub(super) ended_at: Option<Instant>,
 }
 
 impl LeaseState {
-    /// Whether the claim is lost if a renewal by this token finds none. A claim that is ending may already be gone: the answer
-    /// to its end is on its way, or was lost.
+    /// Whether the claim is lost if a renewal with this token finds none. A claim that is ending may already be gone:
+    /// the answer to its end is on its way, or was lost.
     fn is_renewed_by(&self, token: Token) -> bool {
         self.phase == Phase::Held && self.token == token && self.may_change_hands && !self.is_ending
     }
@@ -78,11 +78,11 @@ impl LeaseState {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     Held,
-    /// Another attempt probably has it.
+    /// Another attempt probably has the key.
     Lost,
-    /// It is to lapse: no further renewal begins.
+    /// The claim will lapse: no further renewal begins.
     Lapsing,
-    /// It has ended, or its handler has no more use for it.
+    /// The claim has ended, or its handler no longer needs it.
     Over,
 }
 
@@ -128,15 +128,16 @@ impl Lease {
         lock(&self.state).token
     }
 
-    /// From now on, accepts no other claim: there is no response to record. Returns whether others have claimed the key so far;
-    /// their executions may be unknown.
+    /// From now on, no other claim is accepted, because there is no response to record. Returns whether other requests have
+    /// claimed the key so far: the outcome of their executions may be unknown.
     pub(crate) fn has_changed_hands_for_good(&self) -> bool {
         let mut state = lock(&self.state);
         state.may_change_hands = false;
         state.has_changed_hands
     }
 
-    /// Whether this answer, which was asked for after so many hand-overs, is final. If so, no further claim is handed over.
+    /// Whether the store's answer to the end of the claim is final. `hand_overs` is the number of hand-overs when the
+    /// call was sent. If the answer is final, no further claim is handed over.
     pub(super) fn is_over(&self, hand_overs: u32, held: Held) -> bool {
         let mut state = lock(&self.state);
         let is_over = held == Held::Yes || state.hand_overs == hand_overs;
@@ -150,7 +151,7 @@ impl Lease {
         is_over
     }
 
-    /// Accepts the claim that a duplicate has made in the store; false if this handler has already ended.
+    /// Accepts the claim that a duplicate has made in the store. Returns false if this handler has already ended.
     pub(super) fn accept(&self, new_claim: &NewClaim<'_>, is_same_request: bool) -> bool {
         let mut state = lock(&self.state);
         let is_accepted = state.phase != Phase::Over && state.may_change_hands;
@@ -165,8 +166,8 @@ impl Lease {
                 ..*state
             };
         } else if is_accepted {
-            // The store must have the claim of this handler's own request: the next renewal, or the end, releases the other
-            // claim and claims the key again.
+            // The store must hold the claim of this handler's own request. The next renewal, or the end, releases the
+            // other claim and claims the key again.
             state.phase = phase;
             lock(&self.others).push(new_claim.request.token);
         }
@@ -177,13 +178,15 @@ impl Lease {
         lock(&self.state).phase != Phase::Over
     }
 
-    /// Whether to claim again after the store has forgotten the claim: the handler may still have something to record.
+    /// Whether the key may be claimed again after the store has forgotten the claim: the handler may still have
+    /// something to record.
     pub(super) fn may_reclaim(&self, token: Token) -> bool {
         let state = lock(&self.state);
         state.is_renewed_by(token)
     }
 
-    /// A renewal has claimed the key again: an end that found it taken must look again. False if the handler has already ended.
+    /// Notes that a renewal has claimed the key again, so that an end that found the key taken checks again. Returns
+    /// false if the handler has already ended.
     pub(super) fn has_reclaimed(&self) -> bool {
         let mut state = lock(&self.state);
         let is_running = state.phase != Phase::Over;
@@ -202,13 +205,13 @@ impl Lease {
         confirmed_at.elapsed() > self.length
     }
 
-    /// The token to renew the claim by; `None` if it needs no renewal.
+    /// The token with which to renew the claim; `None` if the claim needs no renewal.
     pub(super) fn token_to_renew(&self) -> Option<Token> {
         let state = *lock(&self.state);
         (state.phase == Phase::Held).then_some(state.token)
     }
 
-    /// Whether the claim that was held by this token is lost.
+    /// Marks the claim with this token as lost. Returns whether it is.
     pub(super) fn has_lost(&self, token: Token) -> bool {
         let mut state = lock(&self.state);
         let has_lost = state.is_renewed_by(token);
@@ -218,7 +221,7 @@ impl Lease {
         has_lost
     }
 
-    /// Counts once, although both a renewal and the end of the handler may find it lost.
+    /// Counts a lost claim once, although both a renewal and the end of the handler may notice it.
     pub(crate) fn count_as_lost(&self) {
         if !self.is_counted_as_lost.swap(true, Ordering::Relaxed) {
             observe::lease_lost(&self.scope);
@@ -233,12 +236,12 @@ pub(crate) struct NewClaim<'a> {
     pub(crate) asked_at: Instant,
 }
 
-/// The handler that runs in this process under the key of a request.
+/// The handler that runs in this process under the key of a new request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RunningHandler {
     /// The handler of the same request.
     SameRequest,
-    /// The handler of another request, which has this fingerprint.
+    /// The handler of a different request, which has this fingerprint.
     AnotherRequest(Fingerprint),
 }
 

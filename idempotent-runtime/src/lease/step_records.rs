@@ -1,4 +1,5 @@
-//! The recorded steps of a handler, which live as long as its claim: a step must not run again while the key lives.
+//! The recorded steps of a handler. They live as long as its claim, because a step must not run again while the key
+//! lives.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,15 +14,15 @@ use crate::store::claim::ClaimRequest;
 use crate::sync::tokio::time::Instant;
 use crate::sync::{lock, tokio};
 
-/// How many are asked for at once: a handler may have thousands of steps.
+/// How many steps are extended at once: a handler may have thousands of steps.
 const AT_ONCE: usize = 8;
 
-/// How long a claim lives from its last renewal on.
+/// How long a claim lives after its last renewal.
 fn life_of(request: &ClaimRequest) -> Duration {
     if request.after_crash.may_rerun() { request.ttl } else { Duration::MAX }
 }
 
-/// The steps of a lease are on their way, until this is dropped: with its task, or with the runtime of its task.
+/// The steps of a lease are being extended until this is dropped: with its task, or with the runtime of its task.
 struct Extending(Arc<Lease>);
 
 impl Drop for Extending {
@@ -31,7 +32,7 @@ impl Drop for Extending {
 }
 
 impl Lease {
-    /// A step begins, and must know from now on when the claim has ended.
+    /// Notes that a step begins. From now on, the time when the claim ends must be kept.
     pub(crate) fn begin_step(&self) {
         lock(&self.state).takes_steps = true;
     }
@@ -41,7 +42,7 @@ impl Lease {
         lock(&self.state).ended_at
     }
 
-    /// How long a step lives from now on: as long as the claim, or for what is left of the ttl since the claim has ended.
+    /// How long a step lives from now on: as long as the claim, or, after the claim has ended, for the rest of its ttl.
     pub(crate) fn life_of_step(&self, ttl: Duration) -> Duration {
         match self.ended_at() {
             None => life_of(&self.request),
@@ -49,7 +50,7 @@ impl Lease {
         }
     }
 
-    /// The step has a record, which lives as long as the claim from now on.
+    /// Notes that the step has a record. From now on, the record lives as long as the claim.
     pub(crate) fn keep_step(&self, step: &RecordKey) {
         lock(&self.steps).push(step.clone());
     }
@@ -58,7 +59,7 @@ impl Lease {
         !lock(&self.steps).is_empty()
     }
 
-    /// The claim was renewed: its steps are kept for as long. Those of a claim that never expires are anyway.
+    /// Extends the steps after the claim was renewed. The steps of a claim that never expires do not expire either.
     pub(super) fn renew_steps(self: &Arc<Self>) {
         let is_renewed = self.request.after_crash.may_rerun() && self.has_steps();
         if is_renewed && !self.is_extending_steps.swap(true, Ordering::SeqCst) {
@@ -67,7 +68,7 @@ impl Lease {
         }
     }
 
-    /// The claim has ended, and its entry lives for so long: its steps do not live longer.
+    /// The claim has ended, and its entry lives for `ttl`: its steps must not live longer.
     pub(crate) fn end_steps(self: &Arc<Self>, ttl: Duration, counted: impl Send + 'static) {
         if life_of(&self.request) > ttl {
             let this = Arc::clone(self);

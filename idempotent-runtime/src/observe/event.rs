@@ -1,13 +1,13 @@
-//! What a registry reports to its observer. Only the feature `testing` has one.
+//! The events that a registry reports to its observer. Only the feature `testing` has an observer.
 
-/// Sees the events of one registry.
+/// Receives the events of one registry.
 pub(crate) trait Observer: Send + Sync + 'static {
     fn observe(&self, scope: &str, event: Event);
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Event {
-    /// The handler was let through.
+    /// The handler was run.
     Executed,
     /// A recorded response was sent.
     Replayed,

@@ -1,6 +1,6 @@
 //! The operations of a store, as metrics name them.
 
-/// What a store is asked for.
+/// An operation of a store.
 #[derive(Clone, Copy)]
 #[cfg_attr(
     not(any(feature = "postgres", feature = "sqlite")),
@@ -11,16 +11,16 @@ pub(crate) enum Op {
     Renew,
     Complete,
     Release,
-    /// By a waiter, or by an operator.
+    /// Called by waiting requests and by operators.
     Get,
     #[cfg(feature = "inspector")]
     Purge,
     #[cfg(feature = "operate")]
     Resolve,
-    /// The count of unknown outcomes.
+    /// Counts unknown outcomes.
     #[cfg(feature = "metrics")]
     Count,
-    /// For a handler's transaction, as `Record` and `Verify`.
+    /// Called for a handler's transaction, as are `Record` and `Verify`.
     Begin,
     Record,
     Verify,

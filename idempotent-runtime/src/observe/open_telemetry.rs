@@ -1,4 +1,4 @@
-//! The spans of OpenTelemetry, where the application's subscriber makes some.
+//! The spans of OpenTelemetry, if the application's subscriber creates them.
 
 use http::HeaderValue;
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
@@ -16,7 +16,7 @@ pub(super) fn of_span(span: &Span) -> Option<HeaderValue> {
     HeaderValue::from_str(&format!("00-{trace}-{span}-{flags:02x}")).ok()
 }
 
-/// Links the span to that with these numbers and flags.
+/// Links the span to the span with these ids and flags.
 pub(super) fn link(span: &Span, (trace, parent, flags): (&str, &str, &str)) {
     if let (Ok(trace), Ok(parent)) = (TraceId::from_hex(trace), SpanId::from_hex(parent)) {
         let flags = u8::from_str_radix(flags, 16).map(TraceFlags::new).unwrap_or_default();

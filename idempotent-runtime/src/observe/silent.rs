@@ -1,4 +1,4 @@
-//! Without the feature `metrics`: the same calls, and nothing is counted.
+//! The same functions without the feature `metrics`. They count nothing.
 
 use std::time::SystemTime;
 

@@ -15,14 +15,15 @@ use crate::rejection::problem::Rejection;
 use crate::store::error::StoreError;
 use crate::transaction::error::TransactionError;
 
-/// An event that tells which handler it is about.
+/// Logs an event with the handler that it is about.
 macro_rules! of_handler {
     ($level:ident, $policy:expr, $($event:tt)+) => {
         tracing::$level!(scope = $policy.scope(), handler = %$policy, $($event)+)
     };
 }
 
-/// The span of a guarded request; its outcome, and the trace of what it replays, are filled in when they are known.
+/// The span of a guarded request. Its outcome, and the trace of the response that it replays, are recorded when they
+/// are known.
 pub(crate) fn span(policy: &Policy) -> Span {
     tracing::info_span!(
         "idempotent",
@@ -39,13 +40,13 @@ pub(crate) enum Outcome {
     Recorded,
     /// The handler ran, and its policy does not record this response.
     NotRecorded,
-    /// The handler ran and its response is too large to record, has no end, or passes unrecorded.
+    /// The handler ran. Its response is too large to record, has no end, or is not recorded for another reason.
     TooLarge,
     /// The handler ran and the body of its response broke off.
     Broken,
     /// The handler ran and its response could not be recorded at once.
     RecordingFailed,
-    /// The handler ran, and another process holds its key by now.
+    /// The handler ran, and another process has its key now.
     ClaimLost,
     /// The handler ran beneath a layer, and its own guard decides what is recorded.
     LeftToHandler,
@@ -57,7 +58,7 @@ pub(crate) enum Outcome {
     Unguarded,
     /// The recorded response was sent.
     Replayed { recorded_at: SystemTime },
-    /// A rejection was sent, of this code.
+    /// A rejection with this code was sent.
     Rejected(&'static str),
 }
 
@@ -79,7 +80,7 @@ impl Outcome {
         }
     }
 
-    /// Counts the outcome and writes it to the request's span: once for each request.
+    /// Counts the outcome and writes it to the request's span. Called once for each request.
     pub(crate) fn report(self, span: &Span, policy: &Policy) {
         observe::outcome(policy.scope(), self.as_str());
         if let Self::Replayed { recorded_at } = self {
@@ -88,14 +89,14 @@ impl Outcome {
         self.correct(span);
     }
 
-    /// Writes to the span what has become of a request after its outcome was counted.
+    /// Writes the final outcome to the span of a request whose outcome was already counted.
     pub(crate) fn correct(self, span: &Span) {
         span.record("idempotency.outcome", self.as_str());
         tracing::debug!(parent: span, outcome = self.as_str(), "a guarded request has ended");
     }
 }
 
-/// A key came with another request than the first one. The header is logged by its name, never by its value.
+/// A key was used for another request. The event contains the name of the header, never its value.
 pub(crate) fn other_request(scope: &str, difference: &Difference) {
     let (differs, header) = (difference.as_str(), difference.header());
     observe::mismatched(scope, differs, header);
@@ -111,7 +112,7 @@ pub(crate) fn no_fingerprint(policy: &Policy, error: Unserialisable) {
     );
 }
 
-/// What `install` says of handlers without a caller under a registry without one.
+/// `install` was called with a registry that names no caller, for handlers that name none either.
 pub(crate) fn without_caller(policies: impl Iterator<Item = &'static Policy>) {
     let handlers: Vec<String> =
         policies.filter(|policy| !policy.partitioned_by_caller()).map(Policy::handler).collect();
@@ -124,7 +125,7 @@ pub(crate) fn without_caller(policies: impl Iterator<Item = &'static Policy>) {
     }
 }
 
-/// Handlers take their transactions from a pool of few connections.
+/// Handlers take their transactions from a pool with few connections.
 pub(crate) fn small_pool(store: &str, connections: u32, handlers: &[String]) {
     tracing::warn!(
         store,
@@ -149,7 +150,7 @@ pub(crate) fn claim_failed(policy: &Policy, store: &str, error: &StoreError) {
     of_handler!(error, policy, store, error = error as &dyn Error, "the store could not be asked for a claim");
 }
 
-/// What the handler has done is not written down yet.
+/// The handler ran, and the store has not yet accepted its result.
 pub(crate) fn settling_failed(
     policy: &Policy,
     store: &str,
@@ -167,7 +168,7 @@ pub(crate) fn settling_failed(
     );
 }
 
-/// The store takes no such record, now or later.
+/// The store will never accept this record.
 pub(crate) fn record_rejected(policy: &Policy, store: &str, error: &StoreError) {
     tracing::warn!(
         error = error as &dyn Error,
@@ -178,7 +179,7 @@ pub(crate) fn record_rejected(policy: &Policy, store: &str, error: &StoreError) 
     );
 }
 
-/// What a step has done is not written down yet.
+/// A step ran, and the store has not yet accepted its result.
 pub(crate) fn step_not_recorded(scope: &str, store: &str, step: &str, error: &StoreError) {
     tracing::error!(
         scope,
@@ -189,7 +190,7 @@ pub(crate) fn step_not_recorded(scope: &str, store: &str, step: &str, error: &St
     );
 }
 
-/// A handler in a transaction has answered, and what it has forwarded still runs.
+/// The handler of a transaction has answered, but a request that it forwarded still runs.
 pub(crate) fn commit_delayed(policy: &Policy) {
     tracing::warn!(
         scope = policy.scope(),
@@ -199,7 +200,7 @@ pub(crate) fn commit_delayed(policy: &Policy) {
     );
 }
 
-/// `Idempotency` was extracted from a request that may be another client's, beside a running handler.
+/// `Idempotency` was extracted from a request that may belong to another client than the running handler's request.
 pub(crate) fn unknown_handler() {
     tracing::error!(
         "`Idempotency` was extracted from a request that a handler has copied or made: it has no key and no steps, because the request \
@@ -219,7 +220,7 @@ pub(crate) fn step_failed(scope: &str, step: &str, rejection: &Rejection, reason
                 "the outcome of a step is unknown: it does not run again until a person decides"
             );
         }
-        // Logged where it is noticed, with what differs.
+        // Already logged where the difference was found.
         Rejection::KeyReused | Rejection::OtherCredentials => {}
         _ => tracing::warn!(scope, step, "a step has no result: {reason}"),
     }
@@ -235,7 +236,7 @@ pub(crate) fn claim_lost(policy: &Policy, store: &str) {
     of_handler!(error, policy, store, "the handler ran, but its claim was lost before its response could be recorded");
 }
 
-/// The store has given a key away whose handler still runs in this process.
+/// The store gave a key to another request while its handler still runs in this process.
 pub(crate) fn claim_handed_over(policy: &Policy, store: &str) {
     of_handler!(
         warn,
@@ -249,7 +250,7 @@ pub(crate) fn claim_handed_over(policy: &Policy, store: &str) {
 /// The handler's transaction could not be begun or committed.
 pub(crate) fn transaction_failed(policy: &Policy, store: &str, error: &TransactionError) {
     if let TransactionError::Conflict(_) = error {
-        // Part of the isolation that the application asks for: the client retries.
+        // Conflicts are part of the isolation that the application asks for: the client retries.
         return of_handler!(
             info,
             policy,
@@ -270,12 +271,12 @@ pub(crate) fn transaction_failed(policy: &Policy, store: &str, error: &Transacti
     of_handler!(error, policy, store, error = error as &dyn Error, "the handler's transaction failed");
 }
 
-/// The handler asks for two transactions, in different ways.
+/// The handler requests two transactions in different ways.
 pub(crate) fn second_transaction(policy: &Policy) {
     of_handler!(error, policy, "a handler has two arguments `Tx`, but one transaction; remove one of them");
 }
 
-/// A guard around it has claimed the very key under which the handler's transaction would record.
+/// A guard around this handler has claimed the key under which the handler's transaction would record.
 pub(crate) fn covered_transaction(policy: &Policy) {
     of_handler!(
         error,
@@ -294,7 +295,7 @@ pub(crate) fn second_run(policy: &Policy) {
     );
 }
 
-/// Two handlers whose keys meet, under a registry that was not installed.
+/// Two handlers share a scope, so their keys could collide, under a registry that was not installed.
 pub(crate) fn shared_scope(first: &Policy, second: &Policy) {
     tracing::error!(
         scope = first.scope(),
@@ -305,7 +306,7 @@ pub(crate) fn shared_scope(first: &Policy, second: &Policy) {
     );
 }
 
-/// No registry, or one that cannot serve this handler.
+/// There is no registry, or the registry cannot serve this handler.
 pub(crate) fn misconfigured(policy: &Policy, has_registry: bool) {
     match (policy.store(), has_registry) {
         (None, true) => tracing::error!(

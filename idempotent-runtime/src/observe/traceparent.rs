@@ -1,4 +1,4 @@
-//! The trace in which a handler ran: it is kept with the record, and its replays tell of it.
+//! The trace in which a handler ran. It is kept with the record, and replays refer to it.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tracing::Span;
@@ -6,11 +6,11 @@ use tracing::Span;
 #[cfg(feature = "opentelemetry")]
 use crate::observe::open_telemetry::{link, of_span};
 
-/// The header in which a request tells its trace, as W3C Trace Context has it.
+/// The header of W3C Trace Context that carries the trace of a request.
 const TRACEPARENT: &str = "traceparent";
 
-/// The line of a record that keeps it, among those of the response's headers: stores need not know of it, nor have the
-/// records from before it.
+/// The name under which the trace is kept among the headers of a record. So stores need no support for it, and older
+/// records without it stay valid.
 pub(crate) static RECORDED_BY: HeaderName = HeaderName::from_static("idempotency-recorded-by");
 
 /// A well-formed `traceparent`.
@@ -18,31 +18,31 @@ pub(crate) static RECORDED_BY: HeaderName = HeaderName::from_static("idempotency
 pub(crate) struct TraceParent(HeaderValue);
 
 impl TraceParent {
-    /// That of the request; none where it is malformed, as the specification asks for.
+    /// The `traceparent` of the request. `None` if it is malformed, as the specification requires.
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
         let mut lines = headers.get_all(TRACEPARENT).iter();
         let only = lines.next().filter(|_| lines.next().is_none())?;
         Self::new(only)
     }
 
-    /// That of the handler's own span where it has one, else that of its request.
+    /// The `traceparent` of the handler's span if the span has one, and of the request otherwise.
     pub(crate) fn of_handler(span: &Span, request: Option<Box<Self>>) -> Option<Box<Self>> {
         of_span(span).and_then(|value| Self::new(&value)).map(Box::new).or(request)
     }
 
-    /// The one among the lines of a record, which is taken out of them.
+    /// Removes the trace from the headers of a record.
     pub(crate) fn take(lines: &mut Vec<(HeaderName, HeaderValue)>) -> Option<Self> {
         let place = lines.iter().rposition(|(name, _)| *name == RECORDED_BY)?;
         Self::new(&lines.remove(place).1)
     }
 
-    /// Tells in the span of a replay where its response was made.
+    /// Records in the span of a replay where the response was made.
     pub(crate) fn link_to(&self, span: &Span) {
         span.record("idempotency.recorded_by", self.trace_id());
         link(span, self.parts());
     }
 
-    /// Only the parts of version 00, which every later version begins with.
+    /// Reads only the parts of version 00. Every later version begins with them.
     fn new(value: &HeaderValue) -> Option<Self> {
         const LENGTH: usize = 55;
         let (known, rest) = value.as_bytes().split_at_checked(LENGTH)?;
@@ -64,13 +64,13 @@ impl TraceParent {
         is_well_formed.then_some(Self(value))
     }
 
-    /// The number of the trace, in 32 hexadecimal digits.
+    /// The trace id, in 32 hexadecimal digits.
     fn trace_id(&self) -> &str {
-        // Well-formed, so that it is ASCII of this length.
+        // The value is well-formed, so it is ASCII of a fixed length.
         self.0.to_str().map_or("", |text| &text[3..35])
     }
 
-    /// The numbers of the trace and of the span, and the flags.
+    /// The trace id, the span id and the flags.
     fn parts(&self) -> (&str, &str, &str) {
         self.0.to_str().map_or(("", "", ""), |text| (&text[3..35], &text[36..52], &text[53..55]))
     }

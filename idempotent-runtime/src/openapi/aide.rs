@@ -1,4 +1,4 @@
-//! Says to aide what an annotated handler takes and answers.
+//! Documents annotated handlers for aide.
 
 use std::marker::PhantomData;
 
@@ -29,8 +29,8 @@ impl<M: Reading, const IDENTITY: u128, R> Reading for Documented<M, IDENTITY, R>
     const KEY_ELSEWHERE: bool = M::KEY_ELSEWHERE;
 }
 
-/// What tells one handler's policy from another's in a type: the FNV-1a hash of its place, and of its scope, by which handlers
-/// differ that a macro has emitted at one place.
+/// Identifies a handler's policy in a type: the FNV-1a hash of the handler's place and scope. The scope distinguishes
+/// handlers that a macro has emitted at one place.
 pub const fn identity(module: &str, function: &str, scope: &str, (file, line, column): (&str, u32, u32)) -> u128 {
     let mut hash = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     hash = hashed(hash, module.as_bytes());
@@ -47,7 +47,7 @@ const fn hashed(mut hash: u128, bytes: &[u8]) -> u128 {
         hash = (hash ^ bytes[index] as u128).wrapping_mul(0x0100_0000_0000_0000_0000_013b);
         index += 1;
     }
-    // No byte of UTF-8: two texts are told apart where the one ends.
+    // No byte of UTF-8 has this value, so it separates two texts.
     (hash ^ 0xff).wrapping_mul(0x0100_0000_0000_0000_0000_013b)
 }
 
@@ -74,7 +74,8 @@ impl<B: OperationInput, M, const IDENTITY: u128, R: OperationOutput> OperationIn
         }
     }
 
-    /// aide asks a handler's arguments after its return type, which is a plain response by now.
+    /// The responses that a handler's arguments may return early. aide asks the arguments after the return type, which
+    /// is already a plain response at that time.
     fn inferred_early_responses(context: &mut GenContext, operation: &mut Operation) -> Vec<(Option<u16>, Response)> {
         let inferred = R::inferred_responses(context, operation);
         let responses = operation.responses.get_or_insert_default();
@@ -145,7 +146,7 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     [get, put, post, delete, options, head, patch, trace].into_iter().flatten()
 }
 
-/// One component, unless the document is generated without components.
+/// A reference to one component, unless the document is generated without components.
 fn problem_schema(context: &mut GenContext) -> ProblemSchema {
     if context.schema.settings().inline_subschemas {
         return ProblemSchema::Inline;
@@ -171,8 +172,8 @@ fn mark_replays(responses: &mut Responses, recorded: &Recorded) {
     }
 }
 
-/// Adds to the documented response of the status. Copies the response of a range or of `default` first: a response of its own
-/// would hide it.
+/// Adds the rejection to the documented response of this status. If there is none, first copies the response of a range
+/// or of `default`: a separate response for the status would hide that one.
 fn reject(responses: &mut Responses, status: u16, rejection: Response) {
     let Responses { responses, default, .. } = responses;
     let key = StatusCode::Code(status);
@@ -180,7 +181,7 @@ fn reject(responses: &mut Responses, status: u16, rejection: Response) {
     let mut response = match documented.or(default.as_ref()) {
         None => rejection.clone(),
         Some(ReferenceOr::Item(response)) => response.clone(),
-        // A shared response, which other operations use too.
+        // A shared response, which other operations use too, is not changed.
         Some(ReferenceOr::Reference { .. }) => return,
     };
     add(&mut response, rejection);

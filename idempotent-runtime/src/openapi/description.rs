@@ -1,4 +1,4 @@
-//! What a policy adds to its operation, as the objects of OpenAPI 3.1, whatever framework asks.
+//! What a policy adds to its operation, as objects of OpenAPI 3.1. Used for every framework.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,11 +17,12 @@ use crate::policy::values::{
 use crate::registry::Registry;
 use crate::rejection::problem::Rejection;
 
-/// The extension of an operation that says how it is guarded.
+/// The name of the extension that describes the guard of an operation.
 pub(super) const EXTENSION: &str = "x-idempotency";
 
-/// What [`IdempotencyKey::from_header`] accepts: bare, or a String of RFC 9651 that is not blank. To say that beside its length
-/// takes a look-ahead, which not every validator has: so a String here does not begin with a space.
+/// The pattern of what [`IdempotencyKey::from_header`] accepts: a bare key, or a String of RFC 9651 that is not blank.
+/// To state both conditions with the length would need a look-ahead, which some validators do not support. So a String
+/// must not begin with a space here.
 fn key_pattern(min_length: usize) -> String {
     let (max, least_more) = (IdempotencyKey::MAX_LENGTH, min_length - 1);
     let most_more = max - 1;
@@ -30,17 +31,17 @@ fn key_pattern(min_length: usize) -> String {
     )
 }
 
-/// A UUID in quotes, which is no value of the format `uuid`.
+/// A UUID in quotes. The format `uuid` does not allow the quotes.
 const QUOTED_UUID: &str = r#"^"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"$"#;
 
-/// Two quotes, and an escape before each character.
+/// The longest value of the header: two quotes, and an escape before each character.
 const LONGEST_VALUE: usize = 2 * IdempotencyKey::MAX_LENGTH + 2;
 
 /// What a policy adds to its operation.
 pub(super) struct Description {
     /// The name of the header that carries the key, and its Parameter Object.
     pub(super) key: Option<(String, Value)>,
-    /// By status, a Response Object.
+    /// The Response Object of each status.
     pub(super) rejections: BTreeMap<u16, Value>,
     pub(super) recorded: Recorded,
     /// The value of [`EXTENSION`].
@@ -92,7 +93,7 @@ impl Description {
     }
 }
 
-/// The Header Object of the mark that a replay has.
+/// The Header Object of `idempotent-replayed`.
 pub(super) fn replay_header() -> Value {
     json!({
         "description": "Present on a replay: this is the recorded response of the first request with the same key.",
@@ -132,7 +133,7 @@ fn key_schema(policy: &Policy) -> Value {
     }
 }
 
-/// What clients of this handler may get in its place.
+/// The rejections that clients of this handler may get.
 fn rejections(policy: &Policy, registry: Option<&Registry>) -> Vec<Rejection> {
     let retry_after = Duration::ZERO;
     let has_claim = policy.database().is_none();
@@ -151,22 +152,22 @@ fn rejections(policy: &Policy, registry: Option<&Registry>) -> Vec<Rejection> {
     if matches!(policy.in_flight(), InFlight::Wait(_)) {
         rejections.push(Rejection::NotRecorded { retry_after });
     }
-    // The function of a registry may leave a request without a caller.
+    // The function of a registry may return no caller for a request.
     if !policy.partitioned_by_caller() {
         rejections.push(Rejection::OtherCredentials);
     }
-    // A transaction leaves nothing behind in a crash, and has no lease to lose.
+    // A transaction leaves nothing behind after a crash, and has no lease that could be lost.
     if has_claim {
         rejections.push(Rejection::ClaimLost { retry_after });
     }
     if has_claim && !policy.after_crash().may_rerun() {
         rejections.push(Rejection::OutcomeUnknown);
     }
-    // SQLite's transactions wait for each other instead.
+    // Transactions of SQLite wait for each other instead of conflicting.
     if policy.database() == Some("PostgreSQL") {
         rejections.push(Rejection::TransactionConflict);
     }
-    // A handler that has a claim may take steps, which its policy does not tell.
+    // A handler with a claim may take steps: the policy does not say whether it does.
     rejections.push(if has_claim { Rejection::StepFailed } else { Rejection::TransactionFailed });
     if matches!(policy.fingerprint(), FingerprintSource::Expression | FingerprintSource::Only) {
         rejections.push(Rejection::FingerprintFailed);
@@ -181,7 +182,7 @@ fn rejections(policy: &Policy, registry: Option<&Registry>) -> Vec<Rejection> {
     rejections
 }
 
-/// What a description adds where one operation describes guarded methods and others.
+/// The addition to a description if one operation describes guarded and unguarded methods.
 fn only_of(methods: Option<&[&str]>) -> String {
     methods.map_or_else(String::new, |methods| format!(" Only for {}.", methods.join(", ")))
 }
@@ -200,7 +201,7 @@ fn response(rejections: &[Rejection], schema: Option<Value>, only: Option<&[&str
     response
 }
 
-/// As the attribute takes it, such as `24h` or `1h30m`.
+/// In the format of the attribute, such as `24h` or `1h30m`.
 fn readable(duration: Duration) -> String {
     const HOUR: u64 = 60 * 60;
     let seconds = duration.as_secs();
@@ -210,7 +211,7 @@ fn readable(duration: Duration) -> String {
     humantime::format_duration(duration).to_string().replace(' ', "")
 }
 
-/// One of these values, as a type of the crate that makes the document.
+/// Converts the value to the type of the crate that makes the document.
 pub(super) fn object<T: DeserializeOwned>(object: Value) -> T {
     serde_json::from_value(object).expect("it is an object of OpenAPI 3.1")
 }

@@ -1,4 +1,4 @@
-//! The schema of a rejection: in each response, or as one component of the document.
+//! The schema of rejections: in each response, or as one component of the document.
 
 use http::StatusCode;
 use serde_json::{Map, Value, json};
@@ -11,18 +11,18 @@ pub(super) const PROBLEM: &str = "application/problem+json";
 /// The name of the component, and the title of the schema in a response.
 pub(super) const COMPONENT: &str = "IdempotencyProblem";
 
-/// How a response says what its rejections are.
+/// How a response describes its rejections.
 #[derive(Clone, Copy)]
 pub(super) enum ProblemSchema {
-    /// The whole schema.
+    /// With the whole schema.
     Inline,
-    /// What is special of the response, beside a reference to [`COMPONENT`].
+    /// With a reference to [`COMPONENT`], and what is specific to the response.
     #[cfg_attr(not(feature = "aide"), allow(dead_code, reason = "utoipa moves the schema there later"))]
     Component,
 }
 
 impl ProblemSchema {
-    /// The schema of these rejections, which have this status.
+    /// The schema of these rejections, all of which have this status.
     pub(super) fn of(self, status: StatusCode, rejections: &[Rejection]) -> Value {
         let codes: Vec<&str> = rejections.iter().map(Rejection::code).collect();
         let (status, codes) = (json!([status.as_u16()]), json!(codes));
@@ -36,7 +36,7 @@ impl ProblemSchema {
     }
 }
 
-/// The component: every rejection.
+/// The component, which covers every rejection.
 pub(super) fn component() -> Value {
     problem(None, &json!(CODES), true)
 }

@@ -1,4 +1,4 @@
-//! Which of an operation's documented responses may be replays.
+//! Finds the documented responses of an operation that may be replays.
 
 use serde_json::{Value, json};
 
@@ -6,11 +6,11 @@ use crate::policy::values::Cache;
 
 /// The statuses that a policy records.
 pub(super) enum Recorded {
-    /// Both ends included.
+    /// Ranges, both ends included.
     Ranges(Vec<(u16, u16)>),
-    /// Every one.
+    /// Every status.
     All,
-    /// Those that the handler's `cache_if` admits, which may be any.
+    /// The statuses that the handler's `cache_if` accepts. This may be any status.
     Predicate,
 }
 
@@ -26,7 +26,7 @@ impl Recorded {
         }
     }
 
-    /// As the extension says it: `[201, "4XX", "500-503"]`, `"all"` or `"cache_if"`.
+    /// In the format of the extension: `[201, "4XX", "500-503"]`, `"all"` or `"cache_if"`.
     pub(super) fn to_json(&self) -> Value {
         match self {
             Self::Ranges(ranges) => ranges.iter().copied().map(range_to_json).collect(),
@@ -35,7 +35,7 @@ impl Recorded {
         }
     }
 
-    /// What [`Recorded::to_json`] wrote.
+    /// Reads what [`Recorded::to_json`] wrote.
     #[cfg(feature = "aide")]
     pub(super) fn from_json(statuses: &Value) -> Option<Self> {
         match statuses {
@@ -46,12 +46,13 @@ impl Recorded {
         }
     }
 
-    /// Whether the response under `key` (`201`, `2XX` or `default`) may be a replay, among all that are `documented`.
+    /// Whether the response under `key` (`201`, `2XX` or `default`) may be a replay. `documented` contains the keys of
+    /// all documented responses.
     pub(super) fn may_be(&self, key: &str, documented: &[String]) -> bool {
         let Self::Ranges(ranges) = self else { return true };
         let is_documented = |key: &str| documented.iter().any(|documented| documented.eq_ignore_ascii_case(key));
         ranges.iter().flat_map(|&(low, high)| low..=high).any(|status| {
-            // The most precise key is that of the response.
+            // The most precise documented key is the one that describes the status.
             let keys = [status.to_string(), format!("{}XX", status / 100), "default".to_owned()];
             keys.iter().find(|key| is_documented(key)).is_some_and(|of_status| of_status.eq_ignore_ascii_case(key))
         })

@@ -11,7 +11,7 @@ use crate::openapi::problem::{COMPONENT, PROBLEM, ProblemSchema, component, refe
 use crate::policy::Policy;
 use crate::record::headers::REPLAYED;
 
-/// The operation of a handler, with what its policy adds: what the attribute's expansion calls.
+/// The operation of a handler, with the additions of its policy. The attribute's expansion calls it.
 pub fn operation<P: Path>(policy: &Policy) -> Operation {
     let mut operation = P::operation();
     if !is_of::<P>(policy) {
@@ -29,8 +29,9 @@ pub fn operation<P: Path>(policy: &Policy) -> Operation {
 
 /// Makes the schema of rejections one component of the document, to which each response refers with the codes of its status.
 ///
-/// utoipa lets a handler add no component of its own. So name it among the modifiers of the document, or call
-/// [`modify`](Modify::modify) where the document comes from `OpenApiRouter`. Import it with `use`: utoipa takes no path in `modifiers(…)`.
+/// A handler cannot add a component through utoipa. So name this type among the modifiers of the document, or call
+/// [`modify`](Modify::modify) if the document comes from `OpenApiRouter`. Import it with `use`, because utoipa accepts
+/// no path in `modifiers(…)`.
 ///
 /// ```
 /// use idempotent_runtime::{idempotent, openapi::ProblemComponent};
@@ -87,8 +88,8 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     [get, put, post, delete, options, head, patch, trace].into_iter().flatten()
 }
 
-/// Whether utoipa made the type for the policy's handler. `use elsewhere::*` can import the type of another handler with the
-/// same name.
+/// Whether utoipa made the type for this policy's handler. `use elsewhere::*` can import the type of another handler
+/// with the same name.
 fn is_of<P>(policy: &Policy) -> bool {
     let plain = |path: &str| path.replace("r#", "");
     let (module, function) = policy.module_and_function();
@@ -124,7 +125,7 @@ fn complete(operation: &mut Operation, description: Description) {
             parameters.push(RefOr::T(object(parameter)));
         }
     }
-    // OpenAPI requires a description, and utoipa leaves an empty one out.
+    // OpenAPI requires a description, but utoipa omits an empty one.
     for (status, response) in &mut operation.responses.responses {
         if let RefOr::T(response) = response
             && response.description.is_empty()
@@ -146,16 +147,16 @@ fn complete(operation: &mut Operation, description: Description) {
     }
 }
 
-/// The reason phrase of the status; for a class, `default` and an unknown status, the key itself says more than any word.
+/// The reason phrase of the status. For a class, `default` or an unknown status, the key itself says most.
 fn description_of(key: &str) -> String {
     let reason = key.parse().ok().and_then(|status: http::StatusCode| status.canonical_reason());
     reason.map_or_else(|| format!("Response {key}."), |reason| format!("{reason}."))
 }
 
-// aide has types of its own for these objects, so that this and its `reject` share no code.
+// aide has its own types for these objects, so this function and its `reject` share no code.
 
-/// Adds to the documented response of the status. Copies that of a range or of `default` first, which a response of its own
-/// would hide.
+/// Adds the rejection to the documented response of this status. If there is none, first copies the response of a range
+/// or of `default`: a separate response for the status would hide that one.
 fn reject(Responses { responses, .. }: &mut Responses, status: u16, rejection: Response) {
     let key = status.to_string();
     let range = format!("{}XX", status / 100);
@@ -163,7 +164,7 @@ fn reject(Responses { responses, .. }: &mut Responses, status: u16, rejection: R
     let mut response = match documented {
         None => rejection.clone(),
         Some(RefOr::T(response)) => response,
-        // A shared response, which other operations use too.
+        // A shared response, which other operations use too, is not changed.
         Some(RefOr::Ref(_)) => return,
     };
     for (name, header) in rejection.headers {

@@ -1,4 +1,4 @@
-//! Who has done what here: events for the log that is kept.
+//! The audit events: what operators did, and to which entry.
 
 use crate::key::RecordKey;
 use crate::operate::entry_view::State;
@@ -9,7 +9,7 @@ use crate::operate::masking::{masked, visible};
 /// | field | |
 /// |---|---|
 /// | `action` | `purge`, `resolve` or `reveal_keys` |
-/// | `outcome` | of a purge: `purged`, `nothing_there`, `failed`, `rejected: …`; of a resolution: `resolved_as_executed`, `resolved_as_not_executed`, `still_running`, `changed_hands`, and as of a purge; else `shown` |
+/// | `outcome` | of a purge: `purged`, `nothing_there`, `failed`, `rejected: …`. Of a resolution: `resolved_as_executed`, `resolved_as_not_executed`, `still_running`, `changed_hands`, and those of a purge. Of `reveal_keys`: `shown` |
 /// | `by` | the name of the operator, or `unknown` |
 /// | `store` | the name of the store in the registry |
 /// | `scope`, `caller_digest`, `key`, `id` | of a purge and a resolution: the entry. The key is [`masked`](crate::operate::masked). The caller is the digest of [`RecordKey::digested`](crate::RecordKey::digested), or as it is stored if the registry stores digests |
@@ -17,17 +17,17 @@ use crate::operate::masking::{masked, visible};
 /// | `reason`, `status` | of a resolution: why the operator says so, and the status that retries get from now on |
 pub const AUDIT_TARGET: &str = "idempotent::audit";
 
-/// A name or a reason for the log, always as one line.
+/// A name or a reason for the log, always on one line.
 pub(crate) fn line(text: Option<&str>) -> String {
     text.map_or_else(|| "unknown".to_owned(), visible)
 }
 
-/// The caller of the entry, as the audit has it.
+/// The digest of the entry's caller, as the audit events contain it.
 pub(crate) fn caller_digest(key: &RecordKey, keys_are_digests: bool) -> Option<String> {
     if keys_are_digests { key.caller().map(Into::into) } else { key.digested().caller().map(Into::into) }
 }
 
-/// What a resolution was asked for; its end is told by [`Resolving::ended`].
+/// A requested resolution. [`Resolving::ended`] logs how it ended.
 #[derive(Clone, Copy)]
 pub(crate) struct Resolving<'a> {
     pub(crate) by: Option<&'a str>,

@@ -22,9 +22,9 @@ pub enum State {
     OutcomeUnknown,
     /// The entry cannot be read. Requests with this key are rejected until it is purged.
     Damaged,
-    /// The process died in the handler, or is stopped. The next request with this key can run the handler again.
+    /// The handler's process died or is stopped. The next request with this key can run the handler again.
     PastLease,
-    /// A handler runs.
+    /// The handler runs.
     InFlight,
     /// A response is recorded.
     Completed,
@@ -88,7 +88,7 @@ impl fmt::Display for State {
     }
 }
 
-/// There is no such state. The message lists all states.
+/// The text names no state. The message lists all states.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("there is no state `{0}`: write one of {names}", names = State::ALL.map(State::as_str).join(", "))]
 pub struct UnknownState(String);
@@ -126,8 +126,9 @@ pub struct EntryView {
 }
 
 impl EntryView {
-    /// A view of this entry. A claim that never expires cannot be taken over, and the store itself says so. For a
-    /// claim from before the handler's policy was changed, pass the `after_crash` of the current policy, if it is known.
+    /// A view of this entry. The entry itself says whether its claim never expires: such a claim cannot be taken over.
+    /// A claim that was made before the handler's policy was changed does not say so: pass the `after_crash` of the
+    /// current policy, if it is known.
     pub fn new(entry: Entry, after_crash: Option<AfterCrash>) -> Self {
         let state = match entry.state {
             EntryState::Claimed { lease: Some(_), .. } => State::InFlight,
@@ -158,7 +159,7 @@ impl EntryView {
         self.found.as_ref().ok()
     }
 
-    /// Whether an operator can settle it: it is a claim whose lease has expired.
+    /// Whether an operator can resolve it: it is a claim whose lease has expired.
     pub fn is_resolvable(&self) -> bool {
         matches!(self.state, State::OutcomeUnknown | State::PastLease)
     }
@@ -183,8 +184,8 @@ impl EntryView {
         }
     }
 
-    /// A value that a purge must repeat, so that only the entry that was looked at is purged. Another claim, or another state
-    /// of the same claim, has another value.
+    /// A value that a purge must repeat, so that it purges only the entry that the operator looked at. Another claim,
+    /// or another state of the same claim, has another value.
     pub fn confirmation(&self) -> Option<String> {
         let which = match &self.found {
             Ok(Entry { state: EntryState::Claimed { token, .. }, .. }) => format!("{token:?}"),
@@ -278,7 +279,7 @@ impl fmt::Debug for EntryReport {
     }
 }
 
-/// In characters: names of scopes are not longer.
+/// The longest text in a listing, in characters. Names of scopes are never longer.
 const LONGEST_LISTED: usize = 255;
 
 impl EntryReport {

@@ -1,4 +1,4 @@
-//! How keys and other people's text are shown: neither an eye nor a terminal may be led astray by them.
+//! How keys and untrusted text are shown, so that they mislead neither a reader nor a terminal.
 
 use std::fmt::Write as _;
 
@@ -9,10 +9,10 @@ use icu_properties::{CodePointMapData, CodePointSetData};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Keys {
-    /// Only their beginning and their length.
+    /// Only their beginning and their length are shown.
     #[default]
     Masked,
-    /// Completely.
+    /// Complete keys are shown.
     Revealed,
 }
 
@@ -30,9 +30,10 @@ pub fn masked(key: &str) -> String {
     format!("{}… ({length})", visible(&beginning))
 }
 
-/// The text, with an escape for each backslash, for every character that is invisible, or that moves or reorders the characters
-/// around it, and for a space at either end. So two texts that differ in such a character look different, and text is on one
-/// line. Letters that look alike, such as those of two scripts, are shown as they are: the [`id`](super::EntryView::id) differs.
+/// The text, with an escape for each backslash, for each character that is invisible or that moves or reorders the
+/// characters around it, and for a space at either end. So two texts that differ in such a character look different,
+/// and the result is one line. Letters that look alike, such as letters of two scripts, are not escaped: compare the
+/// [`id`](super::EntryView::id).
 ///
 /// ```
 /// use idempotent_runtime::operate::visible;
@@ -59,8 +60,8 @@ pub fn visible(text: &str) -> String {
     })
 }
 
-/// JSON text of the same value, with an escape for every character that [`visible`] escapes in text, except spaces. A program
-/// reads the value as it is, and a terminal shows all of it.
+/// JSON text of the same value, with an escape for every character that [`visible`] escapes in text, except spaces. A
+/// program reads the original value, and a terminal shows all of it.
 ///
 /// ```
 /// use idempotent_runtime::operate::visible_json;
@@ -84,8 +85,9 @@ pub fn visible_json(json: &str) -> String {
     })
 }
 
-/// Whether the character is not seen, or not for what it is: those that Unicode lets a font ignore
-/// (`Default_Ignorable_Code_Point`), controls, formats, separators except the space, private and unassigned ones.
+/// Whether the character is invisible or misleading: those that Unicode lets a font ignore
+/// (`Default_Ignorable_Code_Point`), controls, formats, separators except the space, and private and unassigned
+/// characters.
 fn is_invisible(char: char) -> bool {
     if char.is_ascii() {
         return char.is_ascii_control();
@@ -97,5 +99,5 @@ fn is_invisible(char: char) -> bool {
         || char == BRAILLE_BLANK
 }
 
-/// A symbol without a dot.
+/// Looks like a space, although Unicode classifies it as a symbol.
 const BRAILLE_BLANK: char = '\u{2800}';

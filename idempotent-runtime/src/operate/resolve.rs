@@ -1,4 +1,4 @@
-//! Ends a claim whose lease has expired, as an operator says.
+//! Ends a claim whose lease has expired, with the outcome that an operator has found out.
 
 use crate::layer::made::policies_of_layers;
 use crate::operate::audit::Resolving;
@@ -10,18 +10,18 @@ use crate::store::entry::{Entry, EntryState};
 use crate::store::error::StoreError;
 use crate::store::resolution::{Resolution, Resolved};
 
-/// A key was not resolved, as far as is known.
+/// Why a key was not resolved, as far as is known.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ResolveError {
     /// The registry has no store of this name.
     #[error("the registry has no store named {0:?}")]
     UnknownStore(String),
-    /// The settlement is wrong. Nothing has changed.
+    /// The settlement is invalid. Nothing has changed.
     #[error(transparent)]
     Invalid(#[from] InvalidSettlement),
-    /// The store could not be asked, or did not take the response. After [`StoreError::Unavailable`] and
-    /// [`StoreError::TimedOut`] the key may be resolved or not: look at it again.
+    /// The store failed, or did not accept the response. After [`StoreError::Unavailable`] and [`StoreError::TimedOut`]
+    /// the key may or may not be resolved: look at it again.
     #[error("the store has failed")]
     Store(#[source] StoreError),
 }
@@ -30,29 +30,32 @@ impl Registry {
     /// Settles a request whose outcome is unknown: its retries get the response of the settlement, or the next retry runs the
     /// handler.
     ///
-    /// `store` is the name of the store; `None` means the default store. `entry` is the entry that the operator looked at, as the
-    /// store has it: [`StoreAdmin::get`](crate::store::StoreAdmin::get) and [`list`](crate::store::StoreAdmin::list) return it.
-    /// Only that claim is resolved, and only if its lease has expired by the store's clock: if another operator was faster, or the
-    /// claim was renewed or taken over since, nothing changes, and the answer says so. A claim under `after_crash = "rerun"` whose
-    /// lease has expired can be resolved too, before a retry runs its handler again.
+    /// `store` is the name of the store; `None` means the default store. `entry` is the entry that the operator looked
+    /// at, as [`StoreAdmin::get`](crate::store::StoreAdmin::get) or [`list`](crate::store::StoreAdmin::list) returned
+    /// it. Only that claim is resolved, and only if its lease has expired by the store's clock. If another operator was
+    /// faster, or the claim was renewed or taken over since, nothing changes, and the returned value says so. A claim
+    /// under `after_crash = "rerun"` whose lease has expired can be resolved too, before a retry runs its handler
+    /// again.
     ///
-    /// The response is recorded as that of the handler: under the fingerprint of the claim, so that another request with the key is
-    /// still rejected with 422, and sealed if the registry seals. A handler that comes back after that gets `claim_lost` for its
-    /// client, and its response is dropped. Requests that wait for the key are woken.
+    /// The response is recorded as if the handler had returned it. It gets the fingerprint of the claim, so that a
+    /// different request with the key is still rejected with 422, and it is sealed if the registry seals. If the
+    /// handler continues later, its client gets `claim_lost`, and its response is dropped. Requests that wait for the
+    /// key are woken.
     ///
-    /// A record is never changed, nor one without a body ([`State::ResponseNotRecorded`](crate::operate::State::ResponseNotRecorded)):
-    /// its outcome is known. A running handler with a `Tx` has no entry. If it holds a key whose claim is resolved as executed, it is
-    /// rolled back at its end. The claims of steps are resolved by their own keys, with the result of the step as JSON.
+    /// A record is never changed, not even a record without a body
+    /// ([`State::ResponseNotRecorded`](crate::operate::State::ResponseNotRecorded)): its outcome is known. A running
+    /// handler with a `Tx` has no entry. If it holds a key whose claim is resolved as executed, it is rolled back at
+    /// its end. The claims of steps are resolved by their own keys, with the result of the step as JSON.
     ///
     /// Every call is an event of the target [`AUDIT_TARGET`](crate::operate::AUDIT_TARGET).
     ///
     /// # Errors
     ///
-    /// [`ResolveError`] says what is wrong.
+    /// [`ResolveError`] says why the key was not resolved.
     ///
     /// # Cancel safety
     ///
-    /// A dropped call has settled the key or not: look at it again.
+    /// If the call is dropped, the key may or may not be resolved: look at it again.
     ///
     /// # Examples
     ///
@@ -127,13 +130,13 @@ impl Registry {
         let resolution: Resolution = settlement.resolution_at_rest(entry, store.name(), self.at_rest(), limits)?;
         let resolved = store.resolve(&entry.key, token, resolution).await.map_err(ResolveError::Store);
         if !matches!(resolved, Ok(Resolved::StillRunning)) {
-            // Even after an error, it may have ended.
+            // The claim may have ended even if the call failed.
             self.ended_claims().notify(&entry.key);
         }
         resolved
     }
 
-    /// The largest that the handlers of the scope have, or the defaults.
+    /// The largest limits of the scope's handlers, or the defaults.
     fn limits_of(&self, scope: &str) -> Limits {
         let of_layers = policies_of_layers();
         let policies = self.policies().chain(of_layers.iter().map(|policy| &**policy));

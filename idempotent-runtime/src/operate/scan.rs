@@ -1,4 +1,4 @@
-//! A look through a store, page by page and bounded: counts of everything, and of each state what is told first.
+//! Reads a store page by page, up to a limit: counts all entries, and keeps the most important entries of each state.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -9,10 +9,10 @@ use crate::operate::entry_view::{EntryView, State};
 use crate::policy::values::AfterCrash;
 use crate::store::entry::{Cursor, Entry, EntryState, Page};
 
-/// How many entries are asked for at once.
+/// How many entries one page has, at most.
 const PAGE: usize = 2_500;
 
-/// How far a listing has been read, and how far it shall be.
+/// How far a listing has been read, and where to stop.
 #[derive(Debug)]
 pub(crate) struct Pages {
     cursor: Option<Cursor>,
@@ -26,7 +26,7 @@ impl Pages {
         Self { cursor: None, is_at_end: false, most, seen: 0 }
     }
 
-    /// What to ask the store for.
+    /// The next cursor and limit to pass to the store; `None` at the end.
     pub(crate) fn next(&mut self) -> Option<(Option<Cursor>, usize)> {
         let wanted = self.most.saturating_sub(self.seen).min(PAGE);
         (wanted > 0 && !self.is_at_end).then(|| (self.cursor.take(), wanted))
@@ -73,9 +73,9 @@ impl Counts {
 
 /// Counts the entries of a store's listing, and keeps a bounded number of views of each state.
 ///
-/// It does not call the store: you pass what [`next`](Self::next) returns to the store, and the store's answer to
-/// [`add`](Self::add). Before that, you do the same with [`next_claims`](Self::next_claims) and
-/// [`add_claims`](Self::add_claims): then all claims are found, even where the listing is too long to be read to its end.
+/// It does not call the store. You pass what [`next`](Self::next) returns to the store, and the store's answer to
+/// [`add`](Self::add). Before that, do the same with [`next_claims`](Self::next_claims) and
+/// [`add_claims`](Self::add_claims): then all claims are found, even if the listing is too long to be read to its end.
 ///
 /// # Examples
 ///
@@ -100,12 +100,12 @@ impl Counts {
 /// ```
 #[derive(Debug)]
 pub struct Scan {
-    /// Of the store's index of claims.
+    /// The pages of the store's index of claims.
     claims: Pages,
-    /// The store has such an index.
+    /// Whether the store has such an index.
     has_claims: bool,
     only_claims: bool,
-    /// Their keys: the listing tells them again.
+    /// The keys that the index of claims has returned. The listing returns them again.
     told: HashSet<RecordKey>,
     pages: Pages,
     keep: usize,
@@ -139,19 +139,21 @@ impl Scan {
         self
     }
 
-    /// Looks at nothing but claims, where the store has an index of them.
+    /// Reads only claims, if the store has an index of them.
     #[must_use]
     pub fn of_claims(mut self) -> Self {
         self.only_claims = true;
         self
     }
 
-    /// What to ask the store's index of claims for, if anything.
+    /// The cursor and limit to pass to [`StoreAdmin::claims`](crate::store::StoreAdmin::claims); `None` if nothing is
+    /// left to read.
     pub fn next_claims(&mut self) -> Option<(Option<Cursor>, usize)> {
         self.claims.next()
     }
 
-    /// Adds the store's answer; `None` if it has no index of claims. `after_crash` as for [`add`](Self::add).
+    /// Adds the store's answer; `None` if the store has no index of claims. `after_crash` is the same as for
+    /// [`add`](Self::add).
     pub fn add_claims(&mut self, page: Option<Page>, after_crash: impl Fn(&str) -> Option<AfterCrash>) {
         let Some(mut page) = page else {
             self.claims.is_at_end = true;
@@ -159,14 +161,15 @@ impl Scan {
         };
         self.has_claims = true;
         self.claims.took(&mut page);
-        // Without its key, it would be told a second time by the listing.
+        // A claim whose key cannot be read would be counted again by the listing.
         page.damaged.retain(|damaged| self.only_claims || damaged.key.is_some());
         self.told.extend(page.entries.iter().map(|entry| entry.key.clone()));
         self.told.extend(page.damaged.iter().filter_map(|damaged| damaged.key.clone()));
         self.see_all(page, after_crash);
     }
 
-    /// What to ask the store for, if anything.
+    /// The cursor and limit to pass to [`StoreAdmin::list`](crate::store::StoreAdmin::list); `None` if nothing is left
+    /// to read.
     #[expect(clippy::should_implement_trait, reason = "what comes next depends on what is added")]
     pub fn next(&mut self) -> Option<(Option<Cursor>, usize)> {
         if self.is_of_claims() { None } else { self.pages.next() }
@@ -213,7 +216,7 @@ impl Scan {
         }
     }
 
-    /// How many entries were read, of all scopes.
+    /// How many entries were read, in all scopes.
     pub fn scanned(&self) -> usize {
         if self.is_of_claims() { self.claims.seen } else { self.pages.seen }
     }
@@ -223,13 +226,13 @@ impl Scan {
         if self.is_of_claims() { self.claims.is_at_end } else { self.pages.is_at_end }
     }
 
-    /// Whether all claims were read. If so, the counts of what runs and of what is stuck are exact although the scan is not
-    /// complete, except for damaged entries. Those of the recorded responses are then lower bounds.
+    /// Whether all claims were read. If so, the counts of running and stuck requests are exact even if the scan is not
+    /// complete, except for damaged entries. The counts of recorded responses are then lower bounds.
     pub fn has_all_claims(&self) -> bool {
         self.is_complete() || self.has_claims && self.claims.is_at_end
     }
 
-    /// How many there are in each state.
+    /// How many entries are in each state.
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
@@ -239,7 +242,7 @@ impl Scan {
         &self.scopes
     }
 
-    /// The views of this state: the oldest claims first, the newest records first.
+    /// The views of this state: claims with the oldest first, records with the newest first.
     pub fn in_state(&self, state: State) -> &[EntryView] {
         self.kept.get(&state).map_or(&[], Vec::as_slice)
     }

@@ -1,4 +1,4 @@
-//! What an operator says of a request whose outcome is unknown, checked as the engine checks a response.
+//! An operator's decision on a request whose outcome is unknown. It is validated as the engine validates a response.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,9 +14,9 @@ use crate::step::claim::headers_of_resolved;
 use crate::store::entry::{Entry, EntryState};
 use crate::store::resolution::Resolution;
 
-/// What an operator has found out about a request whose outcome is unknown, and why they say so.
+/// What an operator has found out about a request whose outcome is unknown, and the reason.
 ///
-/// [`Registry::resolve`](crate::Registry::resolve) and the program `idempotent` take it.
+/// It is passed to [`Registry::resolve`](crate::Registry::resolve). The program `idempotent` uses it too.
 ///
 /// # Examples
 ///
@@ -52,7 +52,7 @@ impl fmt::Debug for Settlement {
     }
 }
 
-/// What applies where the settlement says nothing.
+/// The limits that apply if the settlement names none.
 #[derive(Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) ttl: Duration,
@@ -89,19 +89,20 @@ impl Settlement {
         }
     }
 
-    /// How long retries get the response. By default [`Registry::resolve`](crate::Registry::resolve) takes the longest `ttl` of
-    /// the handlers of the scope, and [`resolution`](Self::resolution) 24 hours. A retry after that time runs the handler.
+    /// How long retries get the response. A retry after that time runs the handler. By default,
+    /// [`Registry::resolve`](crate::Registry::resolve) uses the longest `ttl` of the handlers of the scope, and
+    /// [`resolution`](Self::resolution) uses 24 hours.
     pub fn ttl(self, ttl: Duration) -> Self {
         Self { ttl: Some(ttl), ..self }
     }
 
-    /// The name of the operator, for the audit; `unknown` by default.
+    /// The name of the operator, for the audit events; `unknown` by default.
     pub fn by(self, operator: impl Into<String>) -> Self {
         Self { by: Some(operator.into()), ..self }
     }
 
-    /// The name that the store has in the registry; `default` by default. Where records are sealed, they are bound to it.
-    /// [`Registry::resolve`](crate::Registry::resolve) knows it.
+    /// The name of the store in the registry; `default` by default. Sealed records are bound to this name.
+    /// [`Registry::resolve`](crate::Registry::resolve) sets it itself.
     ///
     /// ```
     /// use idempotent_runtime::operate::Settlement;
@@ -120,7 +121,7 @@ impl Settlement {
         Self { sealing: Some(keys.into()), ..self }
     }
 
-    /// How the operator knows it.
+    /// How the operator knows the outcome.
     pub fn reason(&self) -> &str {
         &self.reason
     }
@@ -135,8 +136,8 @@ impl Settlement {
         self.response.as_ref().map(Response::status)
     }
 
-    /// The resolution of this entry, for [`StoreAdmin::resolve`](crate::store::StoreAdmin::resolve). Pass that method the key of the
-    /// entry and the token of its claim too.
+    /// The resolution of this entry, for [`StoreAdmin::resolve`](crate::store::StoreAdmin::resolve). That method also
+    /// needs the key of the entry and the token of its claim.
     ///
     /// # Errors
     ///
@@ -169,7 +170,7 @@ impl Settlement {
             None => headers_of(response)?,
             Some(_) => headers_of_step(response)?,
         };
-        // HTTP would drop the body, and a record cannot be changed.
+        // HTTP would drop the body, and a record cannot be changed afterwards.
         if matches!(response.status().as_u16(), 204 | 205 | 304) && !response.body().is_empty() {
             let problem = "a response with 204, 205 or 304 has no body: leave the body out, or give another status";
             return Err(InvalidSettlement::Status(problem));
@@ -180,7 +181,7 @@ impl Settlement {
         }
         let body = RecordedBody::Whole(response.body().clone());
         let record = Record::new(response.status(), headers, body, entry.fingerprint, now_in_millis());
-        // How long the result of a step is kept is said again when its handler ends.
+        // The result of a step gets its final lifetime when the handler ends, so none is set here.
         let told = entry.key.step_of().is_none().then_some(ttl);
         let record = at_rest.seal(Place { store, key: &entry.key }, &record, told).into_owned();
         Ok(Resolution::executed(record, ttl))
@@ -198,7 +199,7 @@ fn headers_of(response: &Response<Bytes>) -> Result<Vec<(HeaderName, HeaderValue
         .collect()
 }
 
-/// As the step itself records its result.
+/// Checks the headers, and returns those with which a step records its result.
 fn headers_of_step(response: &Response<Bytes>) -> Result<Vec<(HeaderName, HeaderValue)>, InvalidSettlement> {
     let json = HeaderValue::from_static("application/json");
     let is_result = response.status() == StatusCode::OK
@@ -207,14 +208,14 @@ fn headers_of_step(response: &Response<Bytes>) -> Result<Vec<(HeaderName, Header
     if is_result { Ok(headers_of_resolved()) } else { Err(InvalidSettlement::StepResult) }
 }
 
-/// Nothing was changed, because the settlement is wrong. The message says what to do.
+/// The settlement is invalid, and nothing was changed. The message says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidSettlement {
-    /// The audit needs a reason.
+    /// The reason is missing, which the audit needs.
     #[error("there is no reason: say how you know what became of the request")]
     NoReason,
-    /// The entry has a response, or says that it could not be recorded.
+    /// The entry is a record: it has a response, or says that the response could not be recorded.
     #[error("the entry is a record: it is known that its request was executed, and a record is never changed")]
     IsRecord,
     /// The status cannot be replayed.
@@ -223,19 +224,19 @@ pub enum InvalidSettlement {
     /// The header cannot be replayed.
     #[error("a header: {0}")]
     Header(String),
-    /// The time is too short or too long.
+    /// The `ttl` is too short or too long.
     #[error("the ttl {0}")]
     Ttl(String),
     /// The body is larger than a handler of this scope may record.
     #[error("the body has {bytes} bytes, and a recorded body has at most {most}")]
     #[non_exhaustive]
     BodyTooLarge {
-        /// How many it has.
+        /// The number of bytes in the body.
         bytes: usize,
-        /// How many it may have.
+        /// The number of bytes that are allowed.
         most: usize,
     },
-    /// A step has a result, and no response.
+    /// A step has a result instead of a response.
     #[error(
         "the entry is that of a step, which has a result and no response: give the status 200, no header, and the result as JSON in the body"
     )]

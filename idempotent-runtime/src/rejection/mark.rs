@@ -1,10 +1,10 @@
-//! The mark on a rejection that has become a response, by which every guard around recognises it.
+//! Marks rejections that have become responses, so that every outer guard recognises them.
 
 use axum::response::Response;
 use http::response::Parts;
 
-/// An answer of a guard, or of a step, in place of the handler's response. No guard records it, whatever its policy says of the
-/// status, and whatever the keys of the two requests are: after a while, a retry gets another answer.
+/// The response is an answer of a guard or of a step instead of the handler's response. No guard records it, whatever
+/// statuses its policy records and whichever keys the two requests have, because a later retry gets another answer.
 #[derive(Clone, Copy)]
 struct IsRejection;
 
@@ -13,7 +13,7 @@ pub(crate) fn marked(mut response: Response) -> Response {
     response
 }
 
-/// Marks what an inner guard has recognised by other means, for the guards around it.
+/// Marks a rejection that an inner guard has recognised in another way, for the outer guards.
 pub(crate) fn mark(parts: &mut Parts) {
     parts.extensions.insert(IsRejection);
 }

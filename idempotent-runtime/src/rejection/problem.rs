@@ -50,7 +50,7 @@ pub enum Rejection {
     /// The first request with this key still runs.
     #[non_exhaustive]
     InFlight {
-        /// When to ask again.
+        /// When the client should retry.
         retry_after: Duration,
     },
     /// This request waited for the first one (`in_flight = wait`), which ended without a recorded response. This request ran
@@ -60,54 +60,55 @@ pub enum Rejection {
         /// When to retry.
         retry_after: Duration,
     },
-    /// The process died in the handler, or the handler panicked, and the handler must not run twice.
+    /// The process died while the handler ran, or the handler panicked, and its policy forbids a second execution.
     OutcomeUnknown,
-    /// The handler ran, and another process may have run it too. Either the lease expired, because this process stood still
-    /// or could not reach the store, or an operator resolved the key, or purged it and another process claimed it. A retry gets
-    /// the response that counts.
+    /// The handler ran, and another process may have run it too. There are three causes: the lease expired because this
+    /// process was stopped or could not reach the store; an operator resolved the key; or an operator purged the key
+    /// and another process claimed it. A retry gets the response that was recorded.
     ///
     /// If the store has only forgotten the claim, the key is claimed again, and the response is recorded and sent.
     #[non_exhaustive]
     ClaimLost {
-        /// When to ask for it.
+        /// When the client should retry.
         retry_after: Duration,
     },
-    /// The first request is done, but its response was too large to record, had no end, or broke off; or its handler committed
-    /// the transaction of its `Tx` by itself.
+    /// The first request has ended, but its response cannot be replayed: it was too large to record, had no end, or
+    /// broke off, or the handler itself committed the transaction of its `Tx`.
     #[non_exhaustive]
     ResponseNotRecorded {
         /// The status of that response.
         status: StatusCode,
     },
-    /// The caller has as many operations in flight as the registry allows, or as many handlers run as the registry or the
-    /// scope allows.
+    /// The caller has as many operations in flight as the registry allows, or the registry or the scope has reached its
+    /// limit of running handlers.
     #[non_exhaustive]
     TooManyInFlight {
-        /// When to ask again.
+        /// When the client should retry.
         retry_after: Duration,
-        /// Whether it is the limit of the caller (429), and not that of the registry or the scope (503).
+        /// Whether the limit of the caller was reached (429), and not that of the registry or the scope (503).
         of_caller: bool,
     },
-    /// The store cannot be asked.
+    /// The store is unavailable.
     #[non_exhaustive]
     StoreUnavailable {
-        /// When to ask again.
+        /// When the client should retry.
         retry_after: Duration,
-        /// Whether the request may have taken effect: the store was lost while or after the handler ran.
+        /// Whether the request may have taken effect: the store became unavailable while or after the handler ran.
         may_have_run: bool,
     },
     /// The database aborted the handler's transaction because it conflicts with another one: a serialization failure or a
     /// deadlock. Nothing was kept, and a retry is likely to succeed.
     TransactionConflict,
-    /// The handler takes a `Tx` that its store does not have, that the handler did not give back, or that has ended; or a
-    /// deferred constraint failed at its end. The program must be changed.
+    /// The handler takes a `Tx` of another database than that of its store; or it did not give the `Tx` back; or the
+    /// transaction ended while the handler ran; or a deferred constraint failed at the end of the transaction. The
+    /// program must be changed.
     TransactionFailed,
     /// The value of `fingerprint = expr` has no digest, because it contains a float that is not finite, or its `Serialize`
     /// fails. The program must be changed.
     FingerprintFailed,
-    /// A step of the handler cannot be taken, or its result cannot be recorded or read. The program must be changed.
+    /// A step of the handler cannot run, or its result cannot be recorded or read. The program must be changed.
     ///
-    /// Only handlers give this answer, with a [`StepError`](crate::StepError).
+    /// Only handlers send this answer, through a [`StepError`](crate::StepError).
     StepFailed,
 }
 
@@ -171,7 +172,7 @@ impl Rejection {
         }
     }
 
-    /// What logs and metrics call it: the code, where no execution has an outcome of that name.
+    /// The name for logs and metrics: the code, except where an execution has an outcome of that name.
     pub(crate) fn outcome(&self) -> &'static str {
         match self {
             Self::NotRecorded { .. } => "waited_not_recorded",
@@ -179,7 +180,7 @@ impl Rejection {
         }
     }
 
-    /// The stable `type` of the problem: the address of its documentation.
+    /// The stable `type` of the problem: the URL of its documentation.
     /// [`RegistryBuilder::problem_types`](crate::RegistryBuilder::problem_types) replaces it.
     pub fn problem_type(&self) -> &'static str {
         macro_rules! documented_at {
@@ -209,7 +210,7 @@ impl Rejection {
         }
     }
 
-    /// [`problem_type`](Self::problem_type), or the code beneath this base.
+    /// [`problem_type`](Self::problem_type), or the code appended to this base.
     pub(super) fn problem_type_in(&self, base: Option<&str>) -> String {
         base.map_or_else(|| self.problem_type().to_owned(), |base| format!("{base}{code}", code = self.code()))
     }
@@ -311,7 +312,7 @@ impl Rejection {
         }
     }
 
-    /// For the header `Retry-After`: whole seconds, none of them too few.
+    /// The value of `Retry-After`: in whole seconds, rounded up.
     pub(crate) fn retry_after_seconds(&self) -> Option<HeaderValue> {
         let retry_after = self.retry_after()?;
         Some(HeaderValue::from(retry_after.as_secs().saturating_add(u64::from(retry_after.subsec_nanos() > 0))))
@@ -324,10 +325,11 @@ fn capitalised(reason: &InvalidKey) -> String {
     first.to_uppercase() + rest
 }
 
-/// How long a rejected client should wait: long enough to protect the server, and too short for people to notice.
+/// How long a rejected client should wait: long enough to protect the server, and short enough to be unnoticed by
+/// people.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// For a request that has run nothing.
+/// The store is unavailable, and the request has run nothing.
 pub(crate) const UNAVAILABLE: Rejection = Rejection::StoreUnavailable { retry_after: RETRY_AFTER, may_have_run: false };
 
 pub(crate) const UNAVAILABLE_AFTER_RUN: Rejection =

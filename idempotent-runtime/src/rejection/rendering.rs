@@ -18,7 +18,7 @@ struct Problem {
 }
 
 impl Rejection {
-    /// The response, with types beneath this base.
+    /// Renders the rejection, with problem types under this base.
     pub(crate) fn render(&self, problem_types: Option<&str>, accepts_json: bool) -> Response {
         let problem = Problem {
             r#type: self.problem_type_in(problem_types),

@@ -1,4 +1,4 @@
-//! Rejections in the shape of Stripe's API.
+//! Rejections in the format of Stripe's API.
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
@@ -7,14 +7,14 @@ use serde::Serialize;
 use crate::rejection::problem::Rejection;
 use crate::rejection::request::RejectedRequest;
 
-/// Stripe's SDKs obey it before they look at the status.
+/// Stripe's SDKs follow this header before they look at the status.
 static SHOULD_RETRY: HeaderName = HeaderName::from_static("stripe-should-retry");
 
 /// Renders a rejection in the format of Stripe's API, for [`render_rejections`](crate::RegistryBuilder::render_rejections).
 ///
-/// Stripe's own SDKs, and programs written for them, read errors only from the member `error` of the body. stripe-node takes
-/// every body without that member for a success, whatever its status: it makes a `PaymentIntent` even of a 409 with problem
-/// details.
+/// Stripe's own SDKs, and programs that are written for them, read errors only from the member `error` of the body.
+/// stripe-node treats every body without that member as a success, whatever the status: it even returns a 409 with
+/// problem details as a `PaymentIntent`.
 ///
 /// | rejection | status | `type` | `code` | raised by stripe-node, stripe-python | `Stripe-Should-Retry` |
 /// |---|---|---|---|---|---|
@@ -75,7 +75,7 @@ pub fn stripe(rejection: Rejection, request: &RejectedRequest) -> Response {
     response
 }
 
-/// Status, `type` and `code`.
+/// The status, `type` and `code` of Stripe's API.
 fn dialect(rejection: &Rejection) -> (StatusCode, &'static str, &'static str) {
     match rejection {
         Rejection::MissingKey { .. } | Rejection::InvalidKey { .. } => {

@@ -1,15 +1,16 @@
-//! Whether an argument of a handler is a `Tx`: what the attribute asks of types.
+//! Finds out at compile time whether an argument of a handler is a `Tx`, for the attribute.
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 use crate::transaction::tx::Tx;
 
-/// Tells whether an argument's type is a [`Tx`](crate::Tx): an inherent constant goes before that of the trait.
+/// Tells whether an argument's type is a [`Tx`](crate::Tx): an inherent constant takes precedence over the trait's
+/// constant.
 #[derive(Debug)]
 pub struct Argument<T>(std::marker::PhantomData<T>);
 
-/// What holds for every other type.
+/// The value for every other type.
 pub trait OtherArgument {
-    /// None.
+    /// No database.
     const DATABASE: Option<&'static str> = None;
 }
 
@@ -17,15 +18,15 @@ impl<T> OtherArgument for Argument<T> {}
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 impl<DB: sqlx::Database> Argument<Tx<DB>> {
-    /// As sqlx names it.
+    /// The name that sqlx gives the database.
     pub const DATABASE: Option<&'static str> = Some(DB::NAME);
 }
 
-/// Rejects a `Tx` after the claim, when the program is compiled.
+/// Rejects a `Tx` among the arguments after the claim, at compile time.
 ///
 /// # Panics
 ///
-/// If the argument is one.
+/// If the argument is a `Tx`.
 pub const fn check_extracted_after_claim(database: Option<&'static str>) {
     assert!(
         database.is_none(),

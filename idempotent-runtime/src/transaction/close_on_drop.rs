@@ -1,10 +1,10 @@
-//! A connection that its pool must not get back in the state in which it is.
+//! A connection that must not return to its pool in its current state.
 
 use std::ops::{Deref, DerefMut};
 
 use sqlx::Database;
 use sqlx::pool::PoolConnection;
-// sqlx does not export what counts the levels of a connection's transactions.
+// sqlx does not export the trait that counts the levels of a connection's transactions.
 use sqlx_core::transaction::TransactionManager as _;
 use tokio::runtime::Handle;
 
@@ -12,7 +12,8 @@ use crate::store::error::StoreError;
 use crate::transaction::begun::{Begun, OUTERMOST};
 use crate::transaction::error::Ended;
 
-/// A connection in a state that its pool must not get: unless it is given back, it is closed.
+/// A connection in a state in which it must not return to its pool. It is closed when dropped, unless it was given
+/// back.
 pub(crate) struct CloseOnDrop<DB: Database>(Option<PoolConnection<DB>>);
 
 impl<DB: Database> CloseOnDrop<DB> {
@@ -24,19 +25,21 @@ impl<DB: Database> CloseOnDrop<DB> {
         drop(self.0.take());
     }
 
-    /// Closes it without a word, which could not be sent. The pool may open another one at once.
+    /// Closes the connection without a farewell message, which could not be sent. The pool may open another one at
+    /// once.
     pub(super) fn abandon(mut self) {
         drop(self.0.take().map(PoolConnection::detach));
     }
 
     pub(super) async fn close(mut self) {
         if let Some(connection) = self.0.take() {
-            // What it was used for has ended in one way or another.
+            // The work on this connection has already ended, so an error is irrelevant.
             let _ = connection.close().await;
         }
     }
 
-    /// Rolls back before closing: a pooler keeps the server's connection, with its open transaction, for other clients.
+    /// Rolls back before closing: a pooler would keep the server's connection, with its open transaction, for other
+    /// clients.
     pub(super) async fn undo_and_close(mut self, begun: &dyn Begun<DB>) -> Result<(), StoreError> {
         let undone = begun.roll_back(&mut self).await;
         self.close().await;
@@ -47,8 +50,9 @@ impl<DB: Database> CloseOnDrop<DB> {
         DB::TransactionManager::get_transaction_depth(self)
     }
 
-    /// sqlx counts the levels of its own transactions. If a nested `begin` is dropped half way, its future rolls back the level
-    /// around it, which is ours. If it is forgotten, our COMMIT would only end a savepoint.
+    /// Checks that the engine's own transaction is the innermost level. sqlx counts the levels of its transactions. If
+    /// a nested `begin` is dropped while it runs, its future rolls back the enclosing level, which is the engine's
+    /// transaction. If a nested transaction is leaked, the engine's COMMIT would only end a savepoint.
     pub(super) fn outermost(&self) -> Result<(), StoreError> {
         if self.depth() == OUTERMOST { Ok(()) } else { Err(StoreError::unavailable(Ended)) }
     }

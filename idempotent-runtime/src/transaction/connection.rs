@@ -1,4 +1,4 @@
-//! The connection in the hands of a handler.
+//! The connection that a handler uses.
 
 use std::fmt;
 use std::future::ready;
@@ -14,21 +14,21 @@ use crate::transaction::open::{Open, WatchedConnection};
 
 /// The connection of a [`Tx`](crate::Tx). It remembers the error that aborted its transaction.
 ///
-/// `&mut *tx` is one, and so is `&mut *savepoint`. It is an [`Executor`] and an [`Acquire`] like the connection itself, and
-/// dereferences to the connection for functions that take one. [`begin`](Self::begin) takes precedence over that of `Acquire`,
-/// which returns a [`Transaction`] of sqlx: of what fails in that, the engine learns nothing. The engine sees the error of a statement that runs through it, so a
-/// serialization failure or a deadlock becomes 503 `transaction_conflict`. It does not see errors of statements on the
-/// connection itself. If that matters, let a function take an `impl Executor<'_, Database = Postgres>` instead of a `&mut
-/// PgConnection`.
+/// `&mut *tx` is a `TxConnection`, and so is `&mut *savepoint`. It is an [`Executor`] and an [`Acquire`] like the
+/// connection itself, and dereferences to the connection for functions that take one. The method [`begin`](Self::begin)
+/// takes precedence over `Acquire::begin`, which returns a [`Transaction`] of sqlx, whose errors the engine does not
+/// see. The engine sees the error of a statement that runs through the `TxConnection`, so a serialization failure or a
+/// deadlock becomes 503 `transaction_conflict`. It does not see errors of statements on the connection itself. If that
+/// matters, let a function take an `impl Executor<'_, Database = Postgres>` instead of a `&mut PgConnection`.
 ///
 /// # Errors
 ///
-/// If the transaction ended while the handler ran, each statement fails with [`sqlx::Error::InvalidArgument`], which says so.
-/// The statement is not sent.
+/// If the transaction ended while the handler ran, each statement fails with [`sqlx::Error::InvalidArgument`], whose
+/// message says so. The statement is not sent.
 ///
-/// On PostgreSQL, a statement that gets lost fails with [`sqlx::Error::Io`] within five seconds, and so does each later one. A
-/// statement is lost if PostgreSQL waits for one too, because the network between them drops everything. A slow
-/// statement has no limit. The guide's page [`transactions`](crate::guide::transactions) tells more.
+/// On PostgreSQL, a lost statement fails with [`sqlx::Error::Io`] within five seconds, and so does every later one. A
+/// statement counts as lost if PostgreSQL is waiting for a statement too: then the network between them drops
+/// everything. A slow statement has no limit. See the guide's page [`transactions`](crate::guide::transactions).
 ///
 /// # Examples
 ///
@@ -83,7 +83,8 @@ impl<DB: Database> fmt::Debug for TxConnection<DB> {
     }
 }
 
-/// Not for every database at once: that of a generic connection is none that the compiler can infer.
+/// A macro instead of a generic implementation: for a generic database, the compiler cannot infer the connection's
+/// type.
 macro_rules! executor {
     ($database:ty) => {
         impl<'c> Executor<'c> for &'c mut TxConnection<$database> {
@@ -169,7 +170,7 @@ macro_rules! executor {
                 Box::pin(async move {
                     let WatchedConnection { connection, mut watch, levels } = self.0.watched()?;
                     watch.leave_to_the_handler();
-                    // As for a savepoint of our own, for as long as we see it.
+                    // As for a savepoint of the engine, until the nested transaction has begun.
                     levels.are_lost = true;
                     let nested = watch.answer(Acquire::begin(connection)).await?;
                     levels.are_lost = false;

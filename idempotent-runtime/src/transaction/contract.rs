@@ -1,4 +1,4 @@
-//! What the pipeline asks of a handler's transaction, whatever its database is.
+//! The operations that the pipeline needs of a handler's transaction, for every database.
 
 use futures_util::future::BoxFuture;
 
@@ -10,10 +10,10 @@ use crate::store::handle::StoreHandle;
 use crate::transaction::error::TransactionError;
 use crate::transaction::transactions::Recording;
 
-/// What the engine does with a handler's transaction, whatever its database is.
+/// What the engine does with a handler's transaction, for every database.
 pub(crate) trait HandlerTransaction: Send + Sync {
-    /// Begins it and claims the key in it; nothing is begun unless the claim is acquired. `without_response` is recorded if the
-    /// handler commits the transaction itself.
+    /// Begins the transaction and claims the key in it. No transaction is begun unless the claim is acquired.
+    /// `without_response` is recorded if the handler commits the transaction itself.
     fn claim<'a>(
         &'a self,
         store: &'a StoreHandle,
@@ -23,26 +23,26 @@ pub(crate) trait HandlerTransaction: Send + Sync {
         without_response: Record,
     ) -> BoxFuture<'a, Result<Claim, TransactionError>>;
 
-    /// Begins it for a request that has no key.
+    /// Begins the transaction for a request without a key.
     fn begin<'a>(
         &'a self,
         store: &'a StoreHandle,
         isolation: Option<Isolation>,
     ) -> BoxFuture<'a, Result<(), TransactionError>>;
 
-    /// Commits what the handler wrote, and the record with it, once it is proven that both are still in the transaction that
-    /// was begun.
+    /// Commits the writes of the handler together with the record, after proving that both are still in the transaction
+    /// that was begun.
     fn commit<'a>(
         &'a self,
         store: &'a StoreHandle,
         recording: Option<&'a Recording>,
     ) -> BoxFuture<'a, Result<(), TransactionError>>;
 
-    /// Undoes what the handler wrote; fails only where the handler has committed it.
+    /// Undoes the writes of the handler. Fails only if the handler has committed them.
     fn roll_back<'a>(&'a self, store: &'a StoreHandle) -> BoxFuture<'a, Result<(), TransactionError>>;
 
-    /// Tells if the database has aborted it for the sake of another one. Where that was not seen, it counts as the cause of an
-    /// answer that tells of a failure, in a handler that asks for isolation. The same holds for one that was seen and undone by a
-    /// savepoint.
+    /// Returns the error of a transaction that the database aborted because of a conflict. If the handler's policy asks
+    /// for isolation, and the handler answers with a failure (`is_failure`), a conflict is assumed even if the engine
+    /// did not see one. The same holds if a conflict was seen but undone by a savepoint.
     fn conflict<'a>(&'a self, store: &'a StoreHandle, is_failure: bool) -> BoxFuture<'a, Option<TransactionError>>;
 }

@@ -84,44 +84,46 @@ impl TransactionError {
     }
 }
 
-/// Whether a store's error is one of those below.
+/// Whether a store's error has one of the source types below.
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(super) fn is<E: std::error::Error + 'static>(error: &StoreError) -> bool {
     matches!(error, StoreError::Unavailable(source) if source.is::<E>())
 }
 
-/// What a store answers when a statement has failed, so that the database only waits for the rollback.
+/// The source of a store's error if a statement has failed, so that the database accepts only a rollback.
 #[derive(Debug, thiserror::Error)]
 #[error("the transaction is aborted")]
 pub(crate) struct Aborted;
 
-/// What a store answers when the connection is not in the transaction that was begun, or not at its outermost level.
+/// The source of a store's error if the connection is not in the transaction that was begun, or not at its outermost
+/// level.
 #[derive(Debug, thiserror::Error)]
 #[error("the transaction has ended")]
 pub(crate) struct Ended;
 
-/// The connection of the transaction is dead, so nothing of the transaction is kept.
+/// The source of a store's error if the connection of the transaction is dead, so that nothing of the transaction is
+/// kept.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection of the transaction carries nothing any more")]
 pub(crate) struct Silent;
 
-/// What a store answers when it finds that the handler has committed the transaction. The store has seen to it that no retry
-/// runs the handler again.
+/// The source of a store's error if the handler has committed the transaction. The store has ensured that no retry runs
+/// the handler again.
 #[derive(Debug, thiserror::Error)]
 #[error("the transaction was committed by its handler")]
 pub(crate) struct Committed;
 
-/// What a store answers when a constraint fails that was deferred to the end of the transaction.
+/// The source of a store's error if a constraint fails that was deferred to the end of the transaction.
 #[derive(Debug, thiserror::Error)]
 #[error("a deferred constraint has failed")]
 pub(crate) struct Violated(#[source] pub(crate) Box<dyn std::error::Error + Send + Sync>);
 
-/// What a store answers when nothing can be written in the transaction, because the handler has said so.
+/// The source of a store's error if the handler has made the transaction read-only.
 #[derive(Debug, thiserror::Error)]
 #[error("the transaction is read-only")]
 pub(crate) struct ReadOnly(#[source] pub(crate) Box<dyn std::error::Error + Send + Sync>);
 
-/// What a store answers when the database has aborted the transaction for the sake of another one.
+/// The source of a store's error if the database has aborted the transaction because of a conflict with another one.
 #[derive(Debug, thiserror::Error)]
 #[error("the transaction conflicts with another one")]
 pub(crate) struct Conflict(#[source] pub(crate) Box<dyn std::error::Error + Send + Sync>);

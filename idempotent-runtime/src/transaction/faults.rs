@@ -1,11 +1,11 @@
-//! Where a test makes a transaction fail.
+//! Faults that a test injects into transactions.
 
 use std::sync::Arc;
 
 use crate::store::error::StoreError;
 use crate::transaction::transactions::{TransactionFaults, TransactionPhase};
 
-/// The faults of the store, if it has any.
+/// The injected faults of the store, if it has any.
 pub(super) struct Faults(pub(super) Option<Arc<dyn TransactionFaults>>);
 
 impl Faults {

@@ -2,29 +2,29 @@
 
 use crate::transaction::begun::{Failure, OUTERMOST};
 
-/// The savepoints of the handler.
+/// The state of the handler's savepoints.
 #[derive(Default)]
 pub(super) struct Levels {
-    /// Those that are open.
+    /// The number of open savepoints.
     pub(super) open: usize,
-    /// One was begun, so that its rollback may be queued.
+    /// A savepoint was begun, so its rollback may be queued.
     pub(super) were_used: bool,
-    /// The end or the begin of one is not known: sqlx may count too few levels, so that its COMMIT would be that of the whole
-    /// transaction.
+    /// It is unknown whether a savepoint has begun or ended. sqlx may count too few levels, and then its COMMIT would
+    /// commit the whole transaction.
     pub(super) are_lost: bool,
 }
 
 impl Levels {
-    /// What sqlx must count.
+    /// The depth that sqlx must count.
     pub(super) fn depth(&self) -> usize {
         OUTERMOST + self.open
     }
 }
 
-/// A savepoint that is open.
+/// An open savepoint.
 pub(super) struct Level {
     pub(super) number: usize,
-    /// What was seen before it.
+    /// The failure that was seen before the savepoint began.
     pub(super) failure: Option<Failure>,
 }
 

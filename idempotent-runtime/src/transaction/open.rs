@@ -1,11 +1,11 @@
-//! A transaction that has begun, on a connection that its pool gets back only in the state in which it was lent.
+//! A transaction that has begun. Its pool gets the connection back only in the state in which it was handed out.
 
 use std::any::Any;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use sqlx::{Database, Transaction};
-// sqlx does not export what counts the levels of a connection's transactions.
+// sqlx does not export the trait that counts the levels of a connection's transactions.
 use sqlx_core::transaction::TransactionManager as _;
 use tokio::runtime::Handle;
 
@@ -24,11 +24,11 @@ struct Inner<DB: Database> {
     source: Source<DB>,
     seen: Seen,
     levels: Levels,
-    /// The lock by which the store keeps others out; dropped after the transaction.
+    /// The lock by which the store excludes other transactions. It is dropped after the transaction.
     hold: Box<dyn Any + Send + Sync>,
 }
 
-/// A connection that is in its transaction, with what is known of both.
+/// A connection that is in its transaction, with the observations about both.
 pub(super) struct WatchedConnection<'a, DB: Database> {
     pub(super) connection: &'a mut DB::Connection,
     pub(super) watch: Watch<'a, DB>,
@@ -40,7 +40,7 @@ const HAS_ENDED: &str = "the transaction of this handler has ended, and nothing 
 
 enum Source<DB: Database> {
     Begun(CloseOnDrop<DB>, Arc<dyn Begun<DB>>),
-    /// Of a unit test that calls the handler.
+    /// The transaction of a unit test that calls the handler.
     Given(Transaction<'static, DB>),
 }
 
@@ -67,7 +67,7 @@ impl<DB: Database> Open<DB> {
         }))
     }
 
-    /// Adds to what keeps others out.
+    /// Adds a lock that excludes other transactions.
     #[cfg_attr(not(feature = "sqlite"), allow(dead_code, reason = "PostgreSQL's transaction holds its key itself"))]
     pub(crate) fn holding(mut self, more: impl Any + Send + Sync) -> Self {
         let inner = self.inner_mut();
@@ -76,7 +76,7 @@ impl<DB: Database> Open<DB> {
         self
     }
 
-    /// For the handler whose policy asks for this.
+    /// Sets the isolation that the handler's policy asks for.
     pub(super) fn isolated(mut self, isolation: Option<Isolation>) -> Self {
         self.inner_mut().seen.isolation = isolation;
         self
@@ -86,11 +86,11 @@ impl<DB: Database> Open<DB> {
         &self.0.as_ref().expect("it has not ended").seen
     }
 
-    /// For one statement of the handler, whose error is seen.
+    /// Returns the connection for one statement of the handler, and observes the statement's error.
     ///
     /// # Errors
     ///
-    /// When the transaction has ended: what follows would commit by itself. When its connection carries nothing any more.
+    /// When the transaction has ended, because the statement would commit by itself; and when the connection is dead.
     pub(super) fn watched(&mut self) -> Result<WatchedConnection<'_, DB>, sqlx::Error> {
         let Inner { source, seen, levels, .. } = self.inner_mut();
         if seen.is_silent() {
@@ -110,7 +110,7 @@ impl<DB: Database> Open<DB> {
         if lent.levels.are_lost { Err(has_ended()) } else { Ok(lent) }
     }
 
-    /// Begins a savepoint. Until it is known to have begun, the transaction counts as ended.
+    /// Begins a savepoint. The transaction counts as ended until the savepoint is known to have begun.
     pub(super) async fn begin_level(&mut self) -> Result<Level, sqlx::Error> {
         let WatchedConnection { connection, mut watch, levels } = self.watched()?;
         levels.are_lost = true;
@@ -121,7 +121,7 @@ impl<DB: Database> Open<DB> {
         Ok(Level { number: levels.open, failure: watch.seen.failure })
     }
 
-    /// Ends the innermost savepoint. On an error of the database, it is still open.
+    /// Ends the innermost savepoint. After an error of the database, the savepoint is still open.
     pub(super) async fn end_level(&mut self, level: &Level, end: End) -> Result<(), sqlx::Error> {
         let WatchedConnection { connection, mut watch, levels } = self.watched_in(level)?;
         levels.are_lost = true;
@@ -138,7 +138,7 @@ impl<DB: Database> Open<DB> {
         Ok(())
     }
 
-    /// Rolls the innermost savepoint back before the next statement.
+    /// Queues the rollback of the innermost savepoint, which runs before the next statement.
     pub(super) fn drop_level(&mut self, level: &Level) {
         if let Ok(WatchedConnection { connection, watch, levels }) = self.watched_in(level) {
             DB::TransactionManager::start_rollback(connection);
@@ -147,7 +147,8 @@ impl<DB: Database> Open<DB> {
         }
     }
 
-    /// For a savepoint, which must be the innermost one: what has ended out of turn counts as the end of the transaction.
+    /// Like [`watched`](Self::watched), for a savepoint. If it is not the innermost one, the transaction counts as
+    /// ended.
     fn watched_in(&mut self, level: &Level) -> Result<WatchedConnection<'_, DB>, sqlx::Error> {
         let is_innermost = self.inner_mut().levels.open == level.number;
         if !is_innermost || self.watched().is_err() {
@@ -156,7 +157,7 @@ impl<DB: Database> Open<DB> {
         self.watched()
     }
 
-    /// For what the handler does with the connection itself.
+    /// Hands out the connection itself, on which the engine does not see errors.
     pub(super) fn lend(&mut self) -> &mut DB::Connection {
         let Inner { source, seen, levels, .. } = self.inner_mut();
         seen.lend();
@@ -181,7 +182,7 @@ impl<DB: Database> Open<DB> {
         proven
     }
 
-    /// On an error, nothing is known of the transaction, and its connection is closed.
+    /// After an error, the outcome of the transaction is unknown, and its connection is closed.
     pub(crate) async fn commit(mut self) -> Result<(), StoreError> {
         match self.0.take() {
             Some(Inner { source: Source::Begun(mut connection, begun), hold, .. }) => {
@@ -202,7 +203,7 @@ impl<DB: Database> Open<DB> {
         }
     }
 
-    /// What cannot be rolled back is so when its connection closes.
+    /// If the rollback fails, closing the connection rolls the transaction back.
     pub(crate) async fn roll_back(mut self) -> Result<(), StoreError> {
         match self.0.take() {
             Some(inner) => inner.roll_back().await,
@@ -220,8 +221,8 @@ fn has_ended() -> sqlx::Error {
 }
 
 impl<DB: Database> Inner<DB> {
-    /// Resolves when what the handler has queued is done; fails where it has lost its transaction, as far as sqlx's count of
-    /// the levels tells.
+    /// Waits until everything that the handler has queued is done. Fails if the handler has lost its transaction, as
+    /// far as sqlx's count of the levels shows.
     async fn catch_up(&mut self) -> Result<(), StoreError> {
         let Self { source: Source::Begun(connection, begun), seen, levels, .. } = self else { return Ok(()) };
         if seen.is_silent() {
@@ -286,7 +287,7 @@ impl<DB: Database> DerefMut for Open<DB> {
 impl<DB: Database> Drop for Open<DB> {
     fn drop(&mut self) {
         let Some(inner) = self.0.take_if(|inner| matches!(inner.source, Source::Begun(..))) else { return };
-        // Without a runtime, the connection closes with `inner`.
+        // Without a runtime, the connection is closed when `inner` is dropped.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(inner.roll_back());
         }

@@ -8,11 +8,11 @@ use sqlx::Database;
 use crate::transaction::connection::TxConnection;
 use crate::transaction::levels::{End, Level};
 
-/// A savepoint in the transaction of a [`Tx`](crate::Tx), by [`TxConnection::begin`].
+/// A savepoint in the transaction of a [`Tx`](crate::Tx), made by [`TxConnection::begin`].
 ///
-/// Its [`commit`](Self::commit) and [`rollback`](Self::rollback) end the savepoint, and never the transaction. Dropping it
-/// rolls it back. It dereferences to the [`TxConnection`]: run statements on `&mut *savepoint`, and begin a savepoint inside
-/// of it by `savepoint.begin()`.
+/// Its [`commit`](Self::commit) and [`rollback`](Self::rollback) end the savepoint, and never the transaction. Dropping
+/// it rolls it back. It dereferences to the [`TxConnection`]: run statements on `&mut *savepoint`, and begin a
+/// savepoint inside it with `savepoint.begin()`.
 ///
 /// # Examples
 ///
@@ -21,7 +21,7 @@ use crate::transaction::levels::{End, Level};
 /// use idempotent_runtime::{Tx, idempotent};
 /// use sqlx::Sqlite;
 ///
-/// /// Records the 409 of a name that is taken. Only the savepoint is undone.
+/// /// Records the 409 if the name is taken. Only the savepoint is undone.
 /// #[idempotent(scope = "accounts", cache = [201, 409])]
 /// async fn create_account(mut tx: Tx<Sqlite>, name: String) -> Result<StatusCode, StatusCode> {
 ///     let failed = |_| StatusCode::INTERNAL_SERVER_ERROR;
@@ -48,7 +48,7 @@ impl<DB: Database> TxConnection<DB> {
     ///
     /// # Errors
     ///
-    /// The error of the database. The transaction has ended then, as if the future was dropped.
+    /// The error of the database. The transaction has then ended, as if the future had been dropped.
     ///
     /// # Cancel safety
     ///
@@ -60,12 +60,12 @@ impl<DB: Database> TxConnection<DB> {
 }
 
 impl<DB: Database> Savepoint<'_, DB> {
-    /// Keeps what was written since the savepoint, for as long as the transaction is kept.
+    /// Keeps what was written since the savepoint, if the transaction commits.
     ///
     /// # Errors
     ///
-    /// The error of the database; the savepoint is rolled back then. After the transaction has ended,
-    /// [`sqlx::Error::InvalidArgument`], which says so; nothing is sent.
+    /// The error of the database; the savepoint is then rolled back. After the transaction has ended,
+    /// [`sqlx::Error::InvalidArgument`], whose message says so; nothing is sent.
     ///
     /// # Cancel safety
     ///
@@ -78,11 +78,11 @@ impl<DB: Database> Savepoint<'_, DB> {
     ///
     /// # Errors
     ///
-    /// As those of [`commit`](Self::commit).
+    /// The same as those of [`commit`](Self::commit).
     ///
     /// # Cancel safety
     ///
-    /// As that of [`commit`](Self::commit).
+    /// The same as that of [`commit`](Self::commit).
     pub async fn rollback(self) -> Result<(), sqlx::Error> {
         self.end(End::RollBack).await
     }

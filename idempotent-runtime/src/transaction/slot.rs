@@ -1,4 +1,4 @@
-//! Where the transaction lies while the handler does not use it.
+//! Holds the transaction while the handler does not use it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,13 +23,13 @@ use crate::transaction::faults::Faults;
 use crate::transaction::open::Open;
 use crate::transaction::transactions::{CommittedRecords, Holder, Recording, TransactionPhase, Transactions};
 
-/// A store whose records can be written in the handler's transaction.
+/// A store that can write records in the handler's transaction.
 pub(crate) trait TransactionalStore<DB: Database>: Send + Sync + 'static {
     /// Begins a transaction.
     fn begin(&self, isolation: Option<Isolation>) -> BoxFuture<'_, Result<Open<DB>, StoreError>>;
 
-    /// Claims the key for the life of a transaction: no other request gets it before the transaction ends. If the handler commits
-    /// it by itself, `without_response` is recorded.
+    /// Claims the key until the transaction ends. No other request gets the key before that. If the handler commits the
+    /// transaction itself, `without_response` is recorded.
     fn claim<'a>(
         &'a self,
         key: &'a RecordKey,
@@ -38,14 +38,14 @@ pub(crate) trait TransactionalStore<DB: Database>: Send + Sync + 'static {
         without_response: Record,
     ) -> BoxFuture<'a, Result<ClaimInTransaction<DB>, StoreError>>;
 
-    /// Writes the record; [`Held::No`] if the key has another entry by now.
+    /// Writes the record. Returns [`Held::No`] if the key has another entry now.
     fn record<'a>(
         &'a self,
         open: &'a mut Open<DB>,
         recording: &'a Recording,
     ) -> BoxFuture<'a, Result<Held, StoreError>>;
 
-    /// Whether the key has the record of `token`. It is an error while its transaction may still run.
+    /// Whether the key has the record of `token`. Fails while the transaction of `token` may still run.
     fn is_recorded<'a>(&'a self, key: &'a RecordKey, token: Token) -> BoxFuture<'a, Result<bool, StoreError>>;
 }
 
@@ -93,7 +93,7 @@ impl<DB: Database> Slot<DB> {
     }
 }
 
-/// The transactions of a store whose database is this one.
+/// The transactions of a store that uses this database.
 struct Found<DB: Database> {
     transactions: Arc<dyn TransactionalStore<DB>>,
     faults: Faults,
@@ -167,7 +167,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
                 Err(error) => Some(conflict(&open, true, error).unwrap_or_else(TransactionError::hindered_by)),
             };
             if let Some(error) = hindered {
-                // `error` reports that the transaction has ended.
+                // `error` already reports that the transaction has ended.
                 let undone = store.bounded(Op::RollBack, open.roll_back()).await;
                 rolled_back(store, undone.or_else(|error| if is::<Ended>(&error) { Ok(()) } else { Err(error) }))?;
                 return Err(error);
@@ -178,7 +178,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
             };
             match (store.bounded(Op::Commit, committing).await, recording) {
                 (Ok(()), _) => {}
-                // The database has told that it is not committed.
+                // The database has reported that the transaction is not committed.
                 (Err(error), _) if is::<Conflict>(&error) || is::<Violated>(&error) => {
                     return Err(TransactionError::hindered_by(error));
                 }
@@ -208,7 +208,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
             if open.seen().is_conflict() || is_failure && open.seen().may_be_conflict() {
                 met = match store.bounded(Op::Verify, open.prove()).await {
                     Err(error) => conflict(&open, is_failure, error).ok(),
-                    // The handler went back to a savepoint, so that what was seen has aborted nothing.
+                    // The handler rolled back to a savepoint, so the conflict has not aborted the transaction.
                     Ok(()) if is_failure && open.seen().is_conflict() => {
                         Some(TransactionError::Conflict(StoreError::unavailable("a savepoint has undone it")))
                     }
@@ -222,7 +222,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
 }
 
 impl TransactionError {
-    /// Before COMMIT was sent.
+    /// The error of a step before COMMIT was sent.
     fn hindered_by(error: StoreError) -> Self {
         if is::<Aborted>(&error) {
             Self::Aborted
@@ -240,7 +240,8 @@ impl TransactionError {
     }
 }
 
-/// What the error says of a transaction that has met a conflict, or may have; otherwise the error itself.
+/// The transaction error, if the store's error comes from a conflict that was seen or is likely; otherwise the store's
+/// error itself.
 fn conflict<DB: Database>(
     open: &Open<DB>,
     is_failure: bool,
@@ -248,7 +249,7 @@ fn conflict<DB: Database>(
 ) -> Result<TransactionError, StoreError> {
     let seen = open.seen();
     let is_conflict = if seen.is_conflict() {
-        // One that was aborted may have ended by a nested `begin`, which fails then.
+        // A nested `begin` fails in an aborted transaction, and may then have ended it.
         is::<Aborted>(&error) || is::<Ended>(&error)
     } else {
         is::<Aborted>(&error) && is_failure && seen.may_be_conflict()
@@ -256,7 +257,7 @@ fn conflict<DB: Database>(
     if is_conflict { Ok(seen.conflict(error)) } else { Err(error) }
 }
 
-/// Fails only where the handler has committed the transaction.
+/// Fails only if the handler has committed the transaction.
 fn rolled_back(store: &StoreHandle, undone: Result<(), StoreError>) -> Result<(), TransactionError> {
     match undone {
         Ok(()) => Ok(()),
@@ -272,7 +273,7 @@ fn rolled_back(store: &StoreHandle, undone: Result<(), StoreError>) -> Result<()
     }
 }
 
-/// The answer to COMMIT was lost or was an error: only the record shows whether it took place.
+/// The answer to COMMIT was lost or was an error: only the record shows whether the transaction was committed.
 async fn look_up<DB: Database>(
     store: &StoreHandle,
     transactions: &dyn TransactionalStore<DB>,

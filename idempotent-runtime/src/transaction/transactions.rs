@@ -1,4 +1,4 @@
-//! The way from a store to the transactions of its database.
+//! Access to the transactions of a store's database.
 
 use std::any::Any;
 use std::fmt;
@@ -12,33 +12,33 @@ use crate::store::claim::ClaimRequest;
 use crate::store::error::StoreError;
 use crate::sync::tokio::time::Instant;
 
-/// The record of a claim that was made in a transaction.
+/// What is recorded for a claim that was made in a transaction.
 pub(crate) struct Recording {
     pub(crate) key: RecordKey,
     pub(crate) request: ClaimRequest,
     pub(crate) record: Record,
-    /// Whether a request in another process may wait for it.
+    /// Whether requests in other processes may wait for it.
     #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "SQLite has no way to tell another process"))]
     pub(crate) may_be_awaited: bool,
 }
 
-/// The way from a store to the transactions of its database, for [`Tx`](crate::Tx); opaque.
+/// Access to the transactions of a store's database, for [`Tx`](crate::Tx); opaque.
 ///
-/// A store that wraps one of this crate's stores returns what [`Store::transactions`](crate::store::Store::transactions) of
-/// that store returns.
+/// A store that wraps one of this crate's stores returns the result of the inner store's
+/// [`Store::transactions`](crate::store::Store::transactions).
 #[derive(Clone)]
 pub struct Transactions {
     pub(crate) database: &'static str,
     /// An `Arc<dyn TransactionalStore<DB>>`.
     pub(crate) store: Arc<dyn Any + Send + Sync>,
     pub(crate) holder: Arc<dyn Holder>,
-    /// Those of a test.
+    /// The faults of a test.
     #[cfg_attr(
         not(any(feature = "postgres", feature = "sqlite")),
         allow(dead_code, reason = "there are no transactions")
     )]
     pub(crate) faults: Option<Arc<dyn TransactionFaults>>,
-    /// What keeps the committed records in memory.
+    /// Keeps the committed records in memory, if the store does that.
     #[cfg_attr(
         not(any(feature = "postgres", feature = "sqlite")),
         allow(dead_code, reason = "there are no transactions")
@@ -46,18 +46,18 @@ pub struct Transactions {
     pub(crate) records: Option<Arc<dyn CommittedRecords>>,
 }
 
-/// The transactions of a store, whatever its database is.
+/// The transactions of a store, for every database.
 pub(crate) trait Holder: Send + Sync {
-    /// Whether a transaction holds the key, for which there is no row.
+    /// Whether an open transaction holds the key. Such a key has no row yet.
     fn holds<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<bool, StoreError>>;
 
-    /// How many connections the pool has from which handlers get their transactions, where it is the application's own.
+    /// The size of the pool from which handlers get their transactions, if the pool is the application's own.
     fn connections(&self) -> Option<u32>;
 }
 
 /// Keeps the records of committed transactions, and answers claims with them.
 pub(crate) trait CommittedRecords: Send + Sync {
-    /// The record of the key, if a claim can be answered with it without asking the database.
+    /// The record of the key, if it can be replayed without a query.
     fn at_hand(&self, key: &RecordKey) -> Option<Record>;
 
     /// Keeps a record whose COMMIT has succeeded. The COMMIT was sent at `asked_at`.
@@ -74,11 +74,11 @@ pub(crate) trait TransactionFaults: Send + Sync {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TransactionPhase {
-    /// Before it begins: the handler does not run.
+    /// Before the transaction begins: the handler does not run.
     Begin,
-    /// Before the record of its response is written: the handler has run, and nothing is kept.
+    /// Before the record of the response is written: the handler has run, and nothing is kept.
     Record,
-    /// Before it is committed: the handler has run, and nothing is kept.
+    /// Before the transaction is committed: the handler has run, and nothing is kept.
     Commit,
 }
 

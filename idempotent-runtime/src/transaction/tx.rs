@@ -19,33 +19,34 @@ use crate::transaction::slot::Slot;
 
 /// The transaction in which an annotated handler runs: its writes and the record of its response commit together.
 ///
-/// The engine begins the transaction with the claim. If the handler answers with a recorded status, the engine inserts the
-/// record and commits everything before it sends the response. After any other status, a panic or a crash, everything is
-/// rolled back, and the next attempt starts at once, because there is no lease to wait for. So the request is executed
-/// **exactly once**, as far as its effects are rows of this database. What the handler does elsewhere, such as a call to
-/// another API, needs [`Idempotency::downstream_key`](crate::Idempotency::downstream_key).
+/// The engine begins the transaction with the claim. If the handler answers with a recorded status, the engine inserts
+/// the record and commits everything before it sends the response. After any other status, a panic or a crash,
+/// everything is rolled back. The next attempt then starts at once, because there is no lease to wait for. So the
+/// effects that are rows of this database happen **exactly once**. Other effects, such as a call to another API, need
+/// [`Idempotency::downstream_key`](crate::Idempotency::downstream_key).
 ///
 /// It dereferences to the [connection](TxConnection), like sqlx's own [`Transaction`]; `tx.begin()` is a
-/// [`Savepoint`](crate::Savepoint). Run statements on `&mut *tx`; there is no `commit`, because the engine commits. The
-/// handler's store must be in this database: [`install`](crate::install) rejects another store, and under a registry's layer
-/// requests get 500. `install` knows the database if the argument's type is written as `Tx<Postgres>`, `Tx<Sqlite>` or an
-/// alias named `Tx`; requests of a handler with a generic `Tx<DB>` get 500. Without a key, the transaction commits on the same
-/// statuses, and nothing is recorded.
+/// [`Savepoint`](crate::Savepoint). Run statements on `&mut *tx`. There is no `commit`, because the engine commits. The
+/// handler's store must be in this database: [`install`](crate::install) rejects another store, and under a registry's
+/// layer requests get 500. `install` knows the database if the argument's type is written as `Tx<Postgres>`,
+/// `Tx<Sqlite>` or an alias named `Tx`. Requests of a handler with a generic `Tx<DB>` get 500 under a store in another
+/// database. Without a key, the transaction commits on the same statuses, and nothing is recorded.
 ///
-/// On PostgreSQL it takes a connection of the application's pool from the claim to the commit. If handlers take a second
-/// connection from the same pool, and as many of them run as the pool has connections, they all wait for each other. Write
-/// through the `Tx` only, or take the second connection from another pool. [`install`](crate::install) warns of pools of
-/// fewer than ten connections.
+/// On PostgreSQL, the transaction uses a connection of the application's pool from the claim to the commit. If handlers
+/// take a second connection from the same pool, and as many of them run as the pool has connections, they all wait for
+/// each other. Use only the `Tx` for writes, or take the second connection from another pool.
+/// [`install`](crate::install) warns of pools with fewer than ten connections.
 ///
-/// The transaction must stay open: the handler sends no `COMMIT` or `ROLLBACK`, and awaits a nested `begin` to its end. The
-/// guide's page [`transactions`](crate::guide::transactions) lists what else can end it, and documents `isolation`. If a
-/// transaction of PostgreSQL was committed by anything but the engine, its effects stay, and retries get 409
-/// `response_not_recorded`.
+/// The transaction must stay open: the handler must not send `COMMIT` or `ROLLBACK`, and must await a nested `begin` to
+/// its end. The guide's page [`transactions`](crate::guide::transactions) lists what else can end it, and documents
+/// `isolation`. If a transaction of PostgreSQL is committed by anything but the engine, its effects stay, and retries
+/// get 409 `response_not_recorded`.
 ///
-/// A crash leaves nothing behind, not even the count of [`Idempotency::attempt`](crate::Idempotency::attempt): `after_crash`
-/// only counts for claims of a version of the handler without a `Tx`. There is no lease: `lease` only limits how long the
-/// engine looks for a `COMMIT` whose answer was lost. `on_store_error = "run"` does not compile, nor do two arguments `Tx`, nor a
-/// `Tx` after the claim, with which its transaction begins:
+/// A crash leaves nothing behind, not even the count of [`Idempotency::attempt`](crate::Idempotency::attempt).
+/// `after_crash` matters only for claims that an earlier version of the handler, without a `Tx`, has made. There is no
+/// lease: `lease` only limits how long the engine looks for the outcome of a `COMMIT` whose answer was lost. Three
+/// things do not compile: `on_store_error = "run"`, two arguments `Tx`, and a `Tx` among the arguments after the claim,
+/// because the transaction begins with the claim:
 ///
 /// ```standalone_crate,compile_fail
 /// use axum::http::StatusCode;
@@ -83,12 +84,12 @@ use crate::transaction::slot::Slot;
 /// # Errors
 ///
 /// - If the commit fails, the client gets 503 instead of the handler's response, and the effects are gone.
-/// - If a statement of the handler gets lost on its way to PostgreSQL, the statement fails, and nothing is kept. If the handler
-///   answers with a recorded status, the client gets 503.
+/// - If a statement of the handler is lost on its way to PostgreSQL, the statement fails, and nothing is kept. If the
+///   handler answers with a recorded status, the client gets 503.
 /// - If the response to `COMMIT` is lost, the engine looks the outcome up first.
 /// - A serialization failure or a deadlock, at `COMMIT` or in a statement on the [`TxConnection`], is 503
-///   `transaction_conflict` with `Retry-After: 0`, whatever the handler answers. With `isolation`, so is an error that the
-///   engine did not see.
+///   `transaction_conflict` with `Retry-After: 0`, whatever the handler answers. With `isolation`, the same holds for an
+///   error that the engine did not see.
 /// - If the handler answers with a recorded status, the client gets 500 `transaction_failed` in three cases: the transaction
 ///   ended while the handler ran, another error aborted it, or a deferred constraint fails at its end.
 ///
@@ -112,7 +113,7 @@ use crate::transaction::slot::Slot;
 /// ```
 pub struct Tx<DB: Database> {
     slot: Arc<Slot<DB>>,
-    /// Out of the slot from the first use to the drop.
+    /// Taken out of the slot at the first use, and put back when this is dropped.
     open: OnceLock<TxConnection<DB>>,
 }
 
@@ -141,7 +142,7 @@ impl<DB: Database> Drop for Tx<DB> {
     }
 }
 
-/// For a unit test that calls the handler: what it writes is rolled back when the handler ends.
+/// For unit tests that call the handler. Its writes are rolled back when the handler ends.
 impl<DB: Database> From<Transaction<'static, DB>> for Tx<DB> {
     fn from(transaction: Transaction<'static, DB>) -> Self {
         Self { slot: Arc::default(), open: OnceLock::from(TxConnection(Open::given(transaction))) }

@@ -1,4 +1,4 @@
-//! What a handler's statements have met, as far as they ran where it can be seen.
+//! Observes the errors of a handler's statements, where they are visible.
 
 use std::future::pending;
 use std::task::{Poll, ready};
@@ -15,34 +15,34 @@ use crate::transaction::error::TransactionError;
 
 #[derive(Default)]
 pub(super) struct Seen {
-    /// Of the last statement that failed in a transaction in order.
+    /// The failure of the last statement that failed while the transaction was not yet aborted.
     pub(super) failure: Option<Failure>,
-    /// The connection itself was lent, where errors are not seen.
+    /// The connection itself was handed out. Errors on it are not seen.
     is_lent: bool,
-    /// The connection carries nothing any more, so that nothing may be awaited on it.
+    /// The connection is dead, so nothing may be awaited on it.
     is_silent: bool,
     pub(super) isolation: Option<Isolation>,
 }
 
 impl Seen {
-    /// What an aborted transaction was aborted by, as far as that was seen.
+    /// Whether a conflict was seen that aborted the transaction.
     pub(super) fn is_conflict(&self) -> bool {
         self.failure == Some(Failure::Conflict)
     }
 
-    /// Whether it may be a conflict that was not seen. Where the policy asks for isolation it is one as a rule; and a retry is
-    /// safe in any case.
+    /// Whether the transaction may have met a conflict that was not seen. If the policy asks for isolation, this is the
+    /// usual cause, and a retry is safe in any case.
     pub(super) fn may_be_conflict(&self) -> bool {
         self.failure.is_none() && self.is_lent && self.isolation.is_some()
     }
 
-    /// Of a transaction that was aborted by one, or may have been.
+    /// The error of a transaction that was aborted by a conflict, or may have been.
     pub(super) fn conflict(&self, aborted: StoreError) -> TransactionError {
         if self.is_conflict() { TransactionError::Conflict(aborted) } else { TransactionError::Unseen }
     }
 
-    /// What failed since the savepoint is undone, and has aborted nothing. A conflict remains: it may have doomed the
-    /// transaction, and explains a failure of the handler.
+    /// Forgets the failure since the savepoint, because it has not aborted the transaction. A conflict is not
+    /// forgotten: it may still make the commit fail, and it explains a failure of the handler.
     pub(super) fn roll_back_to(&mut self, before: Option<Failure>) {
         if !self.is_conflict() {
             self.failure = before;
@@ -62,14 +62,14 @@ impl Seen {
     }
 }
 
-/// Sees what one statement meets.
+/// Observes one statement.
 pub(super) struct Watch<'a, DB: Database> {
     pub(super) seen: &'a mut Seen,
     /// `None` in a unit test that calls the handler.
     pub(super) begun: Option<&'a dyn Begun<DB>>,
 }
 
-/// The error of the statement that has no answer, and of those after it.
+/// The error of a statement that will get no answer, and of every later statement.
 pub(super) fn silent() -> sqlx::Error {
     let what =
         "the connection of this handler's transaction carries nothing any more, and nothing that it writes is kept";
@@ -77,13 +77,13 @@ pub(super) fn silent() -> sqlx::Error {
 }
 
 impl<'a, DB: Database> Watch<'a, DB> {
-    /// The answer to a statement, however long it takes; an error if none can come any more.
+    /// Waits for the answer to a statement, however long it takes. Fails if no answer can come any more.
     pub(super) async fn answer<T>(
         &mut self,
         statement: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, sqlx::Error> {
         let answer = tokio::select! {
-            // An answer that is there counts.
+            // If the answer has arrived, use it.
             biased;
             answer = statement => answer,
             () = self.silence() => {
@@ -94,7 +94,7 @@ impl<'a, DB: Database> Watch<'a, DB> {
         answer.inspect_err(|error| self.note(error))
     }
 
-    /// The same of a statement that answers bit by bit. The handler may take its time for each.
+    /// The same for a statement that returns several rows. The handler may take its time for each row.
     pub(super) fn rows<T: Send + 'a>(
         mut self,
         mut rows: BoxStream<'a, Result<T, sqlx::Error>>,

@@ -1,4 +1,4 @@
-//! Whether the handlers kept their word, key by key.
+//! Checks for each key whether the handlers kept their guarantees.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
@@ -7,37 +7,37 @@ use std::time::Duration;
 use crate::LEASE;
 use crate::history::{Answer, Execution, Fault, FaultKind, Guarantee, History, Request};
 
-/// What must never be.
+/// What must never happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Rule {
-    /// The handler ran again without a reason that its policy names.
+    /// The handler ran again without a reason that its policy allows.
     RanAgain,
-    /// The handler ran twice at the same time, and nothing had taken the first one's claim.
+    /// The handler ran twice at the same time, although nothing had taken the claim of the first execution.
     RanAtOnce,
-    /// Two clients were told different things under one key.
+    /// Two clients got different answers under one key.
     TwoAnswers,
-    /// A client was told that something is done, and it is not.
+    /// A client was told that its request was executed, but its effect is missing.
     ToldWithoutEffect,
-    /// A client was told that something failed, and its effect stays.
+    /// A client was told that its request failed, but its effect remains.
     EffectStays,
-    /// Something was done, and no retry will ever tell.
+    /// The request had an effect, and no retry will ever report it.
     UnreportedEffect,
-    /// A key that no longer gets an answer.
+    /// The key no longer gets an answer.
     Stuck,
-    /// A record reached other credentials than those that it was made for, or was served for another target.
+    /// A record was sent for other credentials or another target than those that it was made for.
     AnothersRecord,
-    /// An answer that no document knows.
+    /// An answer that is not documented.
     UnknownAnswer,
 }
 
 /// One broken rule.
 #[derive(Clone, Debug)]
 pub struct Violation {
-    /// Which.
+    /// The broken rule.
     pub rule: Rule,
-    /// Of which key.
+    /// The key.
     pub key: String,
-    /// In words.
+    /// A description.
     pub what: String,
 }
 
@@ -89,7 +89,7 @@ fn anothers_record(request: &Request) -> Option<String> {
         .then(|| format!("a request as {} got {}, which ran as {}", request.origin, receipt.execution, receipt.origin))
 }
 
-/// All that is known of one key.
+/// Everything that is known of one key.
 struct Life<'a> {
     history: &'a History,
     key: &'a str,
@@ -138,8 +138,8 @@ impl Life<'_> {
         }
     }
 
-    /// In the process that runs the handler its key is taken, whatever the store has forgotten; in others as long as its
-    /// lease was renewed.
+    /// A key is taken as long as its handler runs, in the process that runs the handler, whatever the store has
+    /// forgotten. In other processes, it is taken as long as the lease was renewed.
     fn ran_at_once(&self) -> Option<String> {
         self.pairs().find_map(|(first, second)| {
             if second.begun_at >= self.end_of(first) || self.lost_its_transaction(first, second) {
@@ -153,7 +153,7 @@ impl Life<'_> {
         })
     }
 
-    /// Each execution with each later one.
+    /// Each execution paired with each later one.
     fn pairs(&self) -> impl Iterator<Item = (&'_ Execution, &'_ Execution)> {
         let later = |number| self.executions.iter().skip(number + 1);
         self.executions
@@ -162,7 +162,7 @@ impl Life<'_> {
             .flat_map(move |(number, first)| later(number).map(|second| (*first, *second)))
     }
 
-    /// By when nothing of it ran any more.
+    /// The time after which nothing of the execution ran any more.
     fn end_of(&self, execution: &Execution) -> u64 {
         let mut ends = self.history.faults.iter().filter(|fault| {
             let is_end = matches!(fault.kind, FaultKind::Died | FaultKind::RuntimeEnded);
@@ -171,9 +171,10 @@ impl Life<'_> {
         execution.ended_at.or_else(|| ends.next().map(|fault| fault.time.1)).unwrap_or(u64::MAX)
     }
 
-    /// A transaction has no lease: its key is free as soon as its connection or process is gone, or the database ends it.
+    /// A transaction has no lease: its key is free as soon as its connection or process is gone, or the database has
+    /// ended it.
     fn lost_its_transaction(&self, first: &Execution, second: &Execution) -> bool {
-        /// The death of a process is noted a moment after it.
+        /// The death of a process is recorded a moment after it.
         const NOTED: u64 = 1_000_000;
         matches!(self.guarantee, Guarantee::ExactlyOnce | Guarantee::Mixed)
             && self.history.faults.iter().any(|fault| {
@@ -181,9 +182,9 @@ impl Life<'_> {
             })
     }
 
-    /// Whether something happened between the two that takes a claim from its holder.
+    /// Whether something that takes a claim from its holder happened between the two executions.
     fn lost_its_lease(&self, first: &Execution, second: &Execution) -> bool {
-        // A lease is renewed at each third of its length, so that a pause of two thirds may be too long for it.
+        // A lease is renewed after each third of its length, so a pause of two thirds may be too long.
         let too_long = micros(LEASE) * 2 / 3;
         self.history.faults.iter().any(|fault| {
             let (from, to) = fault.time;
@@ -194,8 +195,8 @@ impl Life<'_> {
         })
     }
 
-    /// A response goes out without its record when the store is away for longer than it is waited for; and is forgotten if
-    /// the process dies before it could be recorded after all.
+    /// Whether a response may have been sent without its record. This happens if the store is away for longer than a
+    /// request waits for it. The response is then lost if the process dies before it could be recorded later.
     fn went_out_unrecorded(&self) -> bool {
         const WAITED_FOR: u64 = 1_500_000;
         let (Some(first), Some(last)) = (self.executions.first(), self.executions.last()) else { return false };
@@ -208,7 +209,7 @@ impl Life<'_> {
     fn two_answers(&self) -> Option<String> {
         match self.guarantee {
             Guarantee::AtLeastOnce | Guarantee::Mixed if self.went_out_unrecorded() => return None,
-            // What it is told is forgotten, and something else is done.
+            // The record expires soon, so a later request is executed and gets another answer.
             Guarantee::ShortTtl => return None,
             _ => {}
         }
@@ -243,10 +244,10 @@ impl Life<'_> {
             return (!is_told_unknown).then(|| format!("{last} is done, and its retry gets {finally}"));
         };
         if matches!(self.guarantee, Guarantee::ShortTtl | Guarantee::Mixed) {
-            // What is forgotten is not counted, and a transaction counts no attempts.
+            // Executions whose record has expired are not counted, and a transaction counts no attempts.
             return None;
         }
-        // Each attempt has at most one effect: the number tells a client how many there may be.
+        // Each attempt has at most one effect, so the attempt number tells a client how many effects there may be.
         let distinct: HashSet<&str> = self.effects.iter().copied().collect();
         (distinct.len() > receipt.attempt as usize)
             .then(|| format!("{} effects, and attempt {} is told", distinct.len(), receipt.attempt))
@@ -268,7 +269,8 @@ impl Life<'_> {
         self.answers.iter().find(|answer| !is_known(answer)).map(|answer| format!("{answer}: {}", answer.body))
     }
 
-    /// A client with other credentials must not be told that the key is used up: it would take a new one, and repeat all.
+    /// A client with other credentials must not be told that the key is used up: it would send the request again with a
+    /// new key.
     fn unknown_answer_to_another_client(&self) -> Option<String> {
         self.intrusions.iter().find_map(|request| {
             let answer = request.answer.as_ref()?;
@@ -284,19 +286,19 @@ impl Life<'_> {
     }
 }
 
-/// Within this much an entry may expire before its time, as the driver's clock has it.
+/// An entry may expire this much too early by the driver's clock.
 const CLOCKS_DIFFER: u64 = 100_000;
 
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Whether it was done to the place where the execution ran: a runtime, its process, or all of them.
+/// Whether the fault affected the place where the execution ran: a runtime, its process, or all processes.
 fn concerns(fault: &Fault, execution: &Execution) -> bool {
     fault.server.as_ref().is_none_or(|server| *server == execution.server || *server == process(&execution.server))
 }
 
-/// Of a runtime `s0.1/r2.0` the process `s0.1`.
+/// The process of a runtime: `s0.1` for `s0.1/r2.0`.
 fn process(server: &str) -> &str {
     server.split_once('/').map_or(server, |(process, _)| process)
 }

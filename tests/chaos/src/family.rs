@@ -1,21 +1,21 @@
-//! The kinds of trouble that a run can be limited to by `--only`.
+//! Families of faults, to which `--only` limits a run.
 
 use clap::ValueEnum;
 
 use crate::run::StoreKind;
 
-/// Keys that ask for one kind of trouble, and the faults that belong to it.
+/// Keys whose requests cause one kind of trouble, and the faults that belong to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Family {
-    /// Handlers that block their thread for longer than a lease, beside handlers that wait.
+    /// Handlers that block their thread for longer than a lease, beside handlers that only wait.
     BlockedThreads,
-    /// A current-thread runtime for each core; one of them blocks or ends.
+    /// One current-thread runtime for each core. One of them blocks or ends.
     SeveralRuntimes,
-    /// The disk of SQLite is full for a moment.
+    /// The disk of SQLite is full for a while.
     FullDisk,
-    /// A ttl that is no longer than the lease, and a store that is away for longer than both.
+    /// A ttl that is not longer than the lease, and a store that is away for longer than both.
     ShortTtl,
-    /// Transactions that the database or a dropped nested `begin` ends under their handler.
+    /// Transactions that end while their handler runs, because of the database or a dropped nested `begin`.
     EndedTransactions,
     /// Plain and `Tx` handlers of one scope, as in a rolling deploy.
     MixedScope,
@@ -26,10 +26,11 @@ pub enum Family {
 }
 
 impl Family {
-    /// Whether the family exists over this store.
+    /// Whether the family is possible with this store.
     pub fn fits(self, store: StoreKind) -> bool {
         match self {
-            // Connections live on the runtime that opened them: only SQLite has none, since its threads are its own.
+            // Connections belong to the runtime that opened them. Only SQLite has none, because it uses its own
+            // threads.
             Self::SeveralRuntimes | Self::FullDisk => store == StoreKind::Sqlite,
             Self::EndedTransactions | Self::MixedScope => matches!(store, StoreKind::Sqlite | StoreKind::Postgres),
             Self::BlockedThreads | Self::ShortTtl | Self::RotatedCredentials | Self::ForwardedRequests => {
@@ -38,7 +39,7 @@ impl Family {
         }
     }
 
-    /// All families over this store.
+    /// All families that are possible with this store.
     pub fn all(store: StoreKind) -> Vec<Self> {
         Self::value_variants().iter().copied().filter(|family| family.fits(store)).collect()
     }

@@ -1,4 +1,5 @@
-//! What happened in a run: requests and answers as the clients saw them, executions and effects as the ledger has them.
+//! The history of a run: requests and answers as the clients saw them, executions and effects as the ledger contains
+//! them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,15 +10,15 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Guarantee {
-    /// `after_crash = "rerun"`: again after a crash, and the attempt tells.
+    /// `after_crash = "rerun"`: the handler runs again after a crash, and the attempt number says so.
     AtLeastOnce,
-    /// `after_crash = "reject"`: never again after a crash.
+    /// `after_crash = "reject"`: the handler never runs again after a crash.
     AtMostOnce,
     /// A `Tx`: the effect and the record commit together.
     ExactlyOnce,
-    /// As `AtLeastOnce`, with a ttl as long as the lease: what was recorded is forgotten soon.
+    /// As `AtLeastOnce`, with a ttl as long as the lease: the record expires soon.
     ShortTtl,
-    /// Under one scope, some requests run with a `Tx` and others without.
+    /// Some requests run with a `Tx` and others without, in one scope.
     Mixed,
 }
 
@@ -34,44 +35,44 @@ impl Guarantee {
     }
 }
 
-/// One thing that was done to a server or the store.
+/// One fault of a server or of the store.
 #[derive(Clone, Debug)]
 pub struct Fault {
     /// When it began and ended.
     pub time: (u64, u64),
-    /// The server, unless it was done to all of them.
+    /// The server, unless the fault affected all of them.
     pub server: Option<String>,
-    /// What.
+    /// The kind of the fault.
     pub kind: FaultKind,
 }
 
-/// What was done.
+/// The kind of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
     /// The process died.
     Died,
     /// One of the process's runtimes ended, and its handlers with it.
     RuntimeEnded,
-    /// The process stood still.
+    /// The process was stopped.
     Stopped,
-    /// The store stood still.
+    /// The store was stopped.
     StorePaused,
     /// The store was killed and started again.
     StoreRestarted,
     /// A replica became the store's master.
     StoreDemoted,
-    /// The line to the store did not carry what it should.
+    /// The connection to the store was disturbed.
     LineBroken,
     /// The store's disk was full.
     DiskFull,
-    /// The machine itself ran no process, or its disk wrote nothing.
+    /// The machine itself ran no process, or its disk wrote nothing, for a while.
     MachineStalled,
 }
 
 /// One request, from the client's side.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// When it was sent, and when its end was known.
+    /// When it was sent, and when its end was observed.
     pub time: (u64, u64),
     /// The key.
     pub key: String,
@@ -79,13 +80,13 @@ pub struct Request {
     pub server: String,
     /// How the client behaved.
     pub manner: String,
-    /// With which credentials and for which target it was sent, where its handler tells.
+    /// With which credentials and for which target it was sent, if its handler reports that.
     pub origin: String,
-    /// What came back; `None` when the line broke or the client left.
+    /// The answer; `None` if the connection broke or the client left.
     pub answer: Option<Answer>,
 }
 
-/// A whole response.
+/// A complete response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// Its status.
@@ -96,27 +97,27 @@ pub struct Answer {
     pub is_replay: bool,
 }
 
-/// What the handlers answer.
+/// The body of the handlers' responses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
-    /// The execution that it tells of.
+    /// The execution that it reports.
     pub execution: String,
-    /// As that execution was told.
+    /// The attempt number of that execution.
     pub attempt: u32,
-    /// The credentials and the target that the handler saw, where it tells.
+    /// The credentials and the target that the handler saw, if it reports them.
     #[serde(default)]
     pub origin: String,
-    /// Makes the response large enough to be cut in the middle.
+    /// Makes the response large enough to be cut off in the middle.
     pub padding: String,
 }
 
 impl Answer {
-    /// The receipt of an execution that is told as done.
+    /// The receipt, if the answer reports a successful execution.
     pub fn receipt(&self) -> Option<Receipt> {
         (self.status == 201).then(|| serde_json::from_str(&self.body).ok()).flatten()
     }
 
-    /// Whether it is the handler's own and recorded: every other such answer must be the same.
+    /// Whether this is a recorded response of the handler: every other such answer must be equal.
     pub fn is_final(&self) -> bool {
         matches!(self.status, 201 | 402)
     }
@@ -128,53 +129,54 @@ impl Answer {
     }
 }
 
-/// The handler began to run.
+/// One execution of the handler.
 #[derive(Clone, Debug)]
 pub struct Execution {
-    /// Its name, unlike any other.
+    /// Its unique name.
     pub id: String,
     /// The client's key.
     pub key: String,
     /// The server's name.
     pub server: String,
-    /// As the handler was told.
+    /// The attempt number that the handler got.
     pub attempt: u32,
-    /// When.
+    /// When the handler began.
     pub begun_at: u64,
-    /// When its work was done; `None` when its process or runtime ended before, or something made it stop.
+    /// When its work was done; `None` if its process or runtime ended before, or something stopped the handler.
     pub ended_at: Option<u64>,
-    /// Whether it answered with a status that is not recorded, which frees the key and must leave no effect.
+    /// Whether the handler answered with a status that is not recorded. This frees the key, and there must be no
+    /// effect.
     pub gave_up: bool,
 }
 
-/// All of it.
+/// The history of a run.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    /// What each key's handler promises.
+    /// The guarantee of each key's handler.
     pub keys: BTreeMap<String, Guarantee>,
-    /// What is asked for under each key, for a person to read.
+    /// The order of each key, for people.
     pub orders: BTreeMap<String, String>,
-    /// In any order.
+    /// All requests, in any order.
     pub requests: Vec<Request>,
-    /// Requests under these keys that other clients sent, or that ask for something else. In any order.
+    /// Requests under these keys by other clients or for another target, in any order.
     pub intrusions: Vec<Request>,
-    /// In any order.
+    /// All executions, in any order.
     pub executions: Vec<Execution>,
     /// The execution of each effect, by key.
     pub effects: Vec<(String, String)>,
-    /// In any order.
+    /// All faults, in any order.
     pub faults: Vec<Fault>,
-    /// What each key's retry gets when everything is over; a key that is missing never got an answer.
+    /// What a retry of each key gets at the end of the run. A key that never got an answer is missing.
     pub finally: BTreeMap<String, Answer>,
 }
 
 impl History {
-    /// The effects of a key, by execution.
+    /// The effects of a key, by their executions.
     pub fn effects_of(&self, key: &str) -> Vec<&str> {
         self.effects.iter().filter(|(of, _)| of == key).map(|(_, execution)| execution.as_str()).collect()
     }
 
-    /// All that concerns one key, in the order in which it happened, for a person to follow.
+    /// Everything that concerns one key, in the order in which it happened, for people.
     pub fn of_key(&self, key: &str) -> String {
         let mut lines = Vec::new();
         let requests = self.requests.iter().chain(&self.intrusions);

@@ -1,4 +1,4 @@
-//! `chaos run` plays one run after the other; `chaos serve` is a server of such a run.
+//! `chaos run` plays one run after another; `chaos serve` is a server of such a run.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -55,10 +55,10 @@ enum Command {
     Serve(server::Options),
 }
 
-/// Short enough that every store has its turn in a run of minutes.
+/// Short enough that every store has its turn in a run of some minutes.
 const ROUND: Duration = Duration::from_secs(20);
 
-/// Two threads: where a handler blocks one of them, the other one has to do everything.
+/// Two threads: if a handler blocks one of them, the other one must do all the work.
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {

@@ -1,4 +1,4 @@
-//! The checker on histories made by hand: each broken rule is named, and what is allowed is let pass.
+//! Tests the checker with histories made by hand: it names each broken rule, and accepts what is allowed.
 
 use chaos::checker::{Rule, check};
 use chaos::history::{Answer, Execution, Fault, FaultKind, Guarantee, History, Receipt, Request};
@@ -29,7 +29,7 @@ fn execution(id: &str, attempt: u32, begun_at: u64) -> Execution {
     Execution { id, key, server, attempt, begun_at, ended_at, gave_up: false }
 }
 
-/// One execution, its effect, and a client that was told of it.
+/// One execution with its effect, and a client that got its receipt.
 fn sound(guarantee: Guarantee) -> History {
     History {
         keys: [(KEY.to_owned(), guarantee)].into(),
@@ -43,7 +43,7 @@ fn sound(guarantee: Guarantee) -> History {
     }
 }
 
-/// Executed again by another process, and told of that.
+/// Executed a second time by another process, whose receipt the client got.
 fn executed_again(guarantee: Guarantee, attempt: u32) -> History {
     let mut history = sound(guarantee);
     history.executions.push(execution("b", attempt, 4 * SECOND));
@@ -85,7 +85,7 @@ fn an_execution_without_a_reason_is_named() {
     let elsewhere = with_fault(again(), FaultKind::Died, Some("s1"), (SECOND, SECOND));
     assert_eq!(broken(&elsewhere), [Rule::RanAgain], "another process died");
     let afterwards = with_fault(again(), FaultKind::Died, Some("s0"), (5 * SECOND, 5 * SECOND));
-    assert_eq!(broken(&afterwards), [Rule::RanAgain], "it died when the second one ran already");
+    assert_eq!(broken(&afterwards), [Rule::RanAgain], "it died after the second one had begun");
     let for_a_moment = with_fault(again(), FaultKind::StorePaused, None, (SECOND, SECOND + SECOND / 2));
     assert_eq!(broken(&for_a_moment), [Rule::RanAgain], "no lease expires so soon");
     let for_long = with_fault(again(), FaultKind::StorePaused, None, (SECOND, 4 * SECOND));
@@ -121,7 +121,7 @@ fn a_success_without_its_effect_is_named() {
     assert_eq!(broken(&history), [Rule::ToldWithoutEffect]);
 }
 
-/// The second one begins while the first one runs.
+/// A history in which the second execution begins while the first one runs.
 fn executed_at_once(servers: [&str; 2]) -> History {
     let mut history = executed_again(Guarantee::AtLeastOnce, 2);
     history.executions[0].ended_at = Some(5 * SECOND);
@@ -175,7 +175,7 @@ fn an_effect_of_an_execution_that_failed_is_named() {
     assert_eq!(broken(&history), [Rule::EffectStays]);
 }
 
-/// Another client's request, and what it got.
+/// A history with another client's request and its answer.
 fn intruded(origin: &str, answer: Answer) -> History {
     let mut history = sound(Guarantee::AtLeastOnce);
     history.intrusions.push(Request { origin: origin.to_owned(), ..told(answer) });
@@ -200,7 +200,7 @@ fn an_effect_that_no_retry_tells_of_is_named() {
     let mut unknown = sound(Guarantee::AtMostOnce);
     unknown.requests.clear();
     unknown.finally = [(KEY.to_owned(), rejected(409, "outcome_unknown"))].into();
-    assert_eq!(broken(&unknown), [], "to be told that it is unknown is to be told");
+    assert_eq!(broken(&unknown), [], "an unknown outcome is reported as unknown");
 }
 
 #[test]

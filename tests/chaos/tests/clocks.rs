@@ -1,4 +1,4 @@
-//! The clock of the servers' machine is set by an hour, forth or back, while a handler runs: nothing comes of it.
+//! Sets the clock of the servers' machine forward or back by an hour while a handler runs. This must have no effect.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use chaos::server::Order;
 use idempotent_tests::eventually;
 use tempfile::TempDir;
 
-/// Long enough to set a clock in, and shorter than a lease.
+/// Long enough to set a clock meanwhile, and shorter than a lease.
 const ORDER: Order = Order::taking(1_500);
 const KEY: &str = "clock";
 
@@ -36,7 +36,7 @@ async fn clock_offset(stage: &Stage, server: usize) -> i64 {
     (said.cast_signed() - chaos::now().cast_signed()) / 1_000_000
 }
 
-/// Servers whose clock is what the file says, and a handler that runs on the first of them.
+/// Starts servers whose clock offset is in a file, and a handler on the first of them.
 async fn run_a_handler(
     store: StoreKind,
     servers: usize,
@@ -55,7 +55,7 @@ async fn run_a_handler(
 }
 
 fn set_clock(folder: &Path, jump: &str) {
-    // In one step: a server that reads in between would find nothing.
+    // Replaces the file in one step: otherwise a server could read an empty file.
     fs::write(folder.join("new"), jump).expect("the file is written");
     fs::rename(folder.join("new"), folder.join("offset")).expect("it takes the other's place");
 }

@@ -1,4 +1,4 @@
-//! Short runs: with every guard in place nothing is wrong, and with one of them taken out the checker says so.
+//! Short runs: with every guard, no rule is broken; without one of them, the checker reports it.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use chaos::checker::Rule;
 use chaos::run::{Outcome, Plan, StoreKind, play};
 use chaos::server::Guard;
 
-/// Of each other's load the runs would only become slower.
+/// More parallel runs would only slow each other down.
 static TURNS: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(3);
 
 async fn play_alone(plan: &Plan) -> Outcome {
@@ -16,7 +16,7 @@ async fn play_alone(plan: &Plan) -> Outcome {
     outcome
 }
 
-/// That of the environment, else another one in every run.
+/// The seed in the environment, or else a new one in every run.
 fn seed() -> u64 {
     match std::env::var("CHAOS_SEED") {
         Ok(seed) => seed.parse().expect("CHAOS_SEED is a number"),
@@ -45,7 +45,7 @@ async fn under_all_faults_nothing_is_wrong_over_postgres() {
     nothing_is_wrong_over(StoreKind::Postgres).await;
 }
 
-/// Some faults must come at the right moment, so that one run may not be enough.
+/// Plays several runs, because some faults must come at the right moment.
 async fn the_want_is_noticed(guard: Guard, store: StoreKind, rule: Rule) {
     let seed = seed();
     for round in 0..10 {

@@ -1,4 +1,4 @@
-//! A process that dies at each named step, for each store and guarantee; a restart needs no help.
+//! Kills a process at each named step, for each store and guarantee. After a restart, no manual repair is needed.
 
 use std::time::Duration;
 
@@ -26,8 +26,8 @@ fn key(guarantee: Guarantee, step: Step) -> String {
     format!("{guarantee:?}-{}", step.name())
 }
 
-/// What a retry gets after a death at this step: status or code, whether it is a replay, and of which attempt; and how
-/// many executions and effects there are then.
+/// What a retry gets after a death at this step: the status or code, whether it is a replay, and the attempt number;
+/// and how many executions and effects there are then.
 fn expected(guarantee: Guarantee, step: Step) -> (&'static str, bool, u32, usize, usize) {
     use Guarantee::{AtLeastOnce, AtMostOnce, ExactlyOnce};
     match (step, guarantee) {
@@ -49,7 +49,7 @@ async fn every_death_keeps_the_guarantee(store: StoreKind, guarantees: &[Guarant
     let stage = Stage::set(&plan, env!("CARGO_BIN_EXE_chaos").into()).await.expect("the servers start");
     for &guarantee in guarantees {
         for step in Step::ALL {
-            // A commit and its record are one step.
+            // A commit and its record happen at one step.
             let die_at =
                 if (step, guarantee) == (Step::Recorded, Guarantee::ExactlyOnce) { Step::BeforeSend } else { step };
             let before = stage.fleet.server(0).name;

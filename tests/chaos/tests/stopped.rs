@@ -1,5 +1,5 @@
-//! A process that stands still for longer than its lease and goes on: what it does late is fenced off, and its client is
-//! told the truth. And a store that is demoted or cut off: every process serves again soon.
+//! A process that is stopped for longer than its lease and then continues: its late writes are rejected, and its client
+//! gets the right answer. Also a store that is demoted or cut off: every process serves again soon.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use chaos::server::Order;
 use idempotent_tests::eventually;
 use tokio::task::JoinHandle;
 
-/// Long enough to be stopped in, and shorter than a lease.
+/// Long enough to be stopped meanwhile, and shorter than a lease.
 const ORDER: Order = Order::taking(700);
 const KEY: &str = "stopped";
 
@@ -22,7 +22,7 @@ async fn post(stage: &Stage, server: usize, guarantee: Guarantee) -> Answer {
     Answer { status, body: response.text().await.expect("a whole answer"), is_replay }
 }
 
-/// Two servers, the first one of which stands still in the middle of its handler.
+/// Starts two servers. The first one is stopped in the middle of its handler.
 async fn stop_one_in_its_handler(store: StoreKind, guarantee: Guarantee) -> (Arc<Stage>, JoinHandle<Answer>) {
     let plan = Plan::calm(0, Duration::ZERO, store, 2);
     let stage = Arc::new(Stage::set(&plan, env!("CARGO_BIN_EXE_chaos").into()).await.expect("the servers start"));
@@ -43,7 +43,7 @@ async fn effects(stage: &Stage) -> usize {
     stage.history().await.expect("the ledger is read").effects.len()
 }
 
-/// What the other server says when the lease has expired.
+/// The other server's answer once the lease has expired.
 async fn once_the_lease_is_over(stage: &Stage, guarantee: Guarantee) -> Answer {
     let ask = async || post(stage, 1, guarantee).await;
     eventually(ask, |answer| answer.code().as_deref() != Some("in_flight")).await
@@ -54,7 +54,7 @@ async fn at_least_once(store: StoreKind) {
     let second = once_the_lease_is_over(&stage, Guarantee::AtLeastOnce).await;
     assert_eq!(second.receipt().expect("it is done").attempt, 2);
     stage.fleet.continue_server(0);
-    let first = first.await.expect("the client is told");
+    let first = first.await.expect("the client gets an answer");
     assert_eq!((first.status, first.code().as_deref()), (409, Some("claim_lost")), "{first}");
     for server in [0, 1] {
         let retry = post(&stage, server, Guarantee::AtLeastOnce).await;
@@ -69,22 +69,22 @@ async fn at_most_once(store: StoreKind) {
     let second = once_the_lease_is_over(&stage, Guarantee::AtMostOnce).await;
     assert_eq!(second.code().as_deref(), Some("outcome_unknown"), "{second}");
     stage.fleet.continue_server(0);
-    let first = first.await.expect("the client is told");
+    let first = first.await.expect("the client gets an answer");
     assert!(first.receipt().is_some(), "no process has taken its claim: {first}");
     let retry = post(&stage, 1, Guarantee::AtMostOnce).await;
-    assert!(retry.is_replay, "the outcome is known by now");
+    assert!(retry.is_replay, "the outcome is known now");
     assert_eq!(retry.body, first.body);
     assert_eq!((executions(&stage).await, effects(&stage).await), (1, 1));
 }
 
 async fn exactly_once(store: StoreKind) {
     let (stage, first) = stop_one_in_its_handler(store, Guarantee::ExactlyOnce).await;
-    // Its transaction is open as long as its process lives: no lease can expire.
+    // The transaction stays open as long as its process lives: there is no lease that could expire.
     let second = post(&stage, 1, Guarantee::ExactlyOnce).await;
     let rejected = second.code().expect("it is rejected");
     assert!(["in_flight", "store_unavailable"].contains(&rejected.as_str()), "{second}");
     stage.fleet.continue_server(0);
-    let first = first.await.expect("the client is told");
+    let first = first.await.expect("the client gets an answer");
     assert_eq!(first.receipt().expect("it is done").attempt, 1);
     let ask = async || post(&stage, 1, Guarantee::ExactlyOnce).await;
     let retry = eventually(ask, |answer| answer.code().is_none()).await;

@@ -1,12 +1,12 @@
-//! One hostile client beside ten honest ones, once against a bare axum server and once against the same server with the guard:
-//! `hostile-client CONNECTIONS SECONDS`. Prints a table of the honest clients' success rate and latencies, without the hostile client
-//! and beside it.
+//! Measures honest clients beside one hostile client: `hostile-client CONNECTIONS SECONDS`. Runs once against a bare
+//! axum server and once against the same server with the guard. Prints a table of the success rate and the latencies of
+//! ten honest clients, first without the hostile client and then beside it.
 //!
-//! The hostile client opens so many connections, and keeps them open: a third of them with bodies that never end, a third with fresh keys
-//! for a handler that hangs, and a third that disconnect from that handler and come again.
+//! The hostile client opens CONNECTIONS connections and keeps them open. A third of them send bodies that never end, a
+//! third send fresh keys to a handler that hangs, and a third disconnect from that handler and connect again.
 //!
-//! Each server and the hostile client are processes of their own, as they are in the world: a process needs a file descriptor for each
-//! connection (`ulimit -n`), and what the hostile client does costs the server's process no memory but its own.
+//! Each server and the hostile client are separate processes, as in production. A process needs one file descriptor for
+//! each connection (`ulimit -n`). The memory that the hostile client needs is not part of the server's.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -84,13 +84,13 @@ async fn attack(address: SocketAddr, number: usize) {
             let _ = tokio::time::timeout(Duration::from_secs(1), connection.read(&mut answer)).await;
         } else {
             let _ = connection.read(&mut answer).await;
-            // Rejected: it stays connected, and comes again.
+            // The request was rejected: stay connected for a while, then connect again.
             tokio::time::sleep(Duration::from_secs(5)).await;
         }
     }
 }
 
-/// What the honest clients saw.
+/// What the honest clients observed.
 struct Seen {
     took: Vec<Duration>,
     failed: usize,
@@ -145,11 +145,11 @@ async fn measure(server: &str, connections: usize, phase: Duration) {
     let mut process = start(server, &[]);
     let mut line = String::new();
     let output = process.stdout.take().expect("it is piped");
-    BufReader::new(output).read_line(&mut line).await.expect("it says where it is");
+    BufReader::new(output).read_line(&mut line).await.expect("it prints its address");
     let address: SocketAddr = line.trim().parse().expect("an address");
     report(server, "alone", be_honest(address, "alone", Instant::now() + phase).await);
     let hostile = start("attack", &[address.to_string(), connections.to_string()]);
-    // The burst of connections is part of the attack.
+    // The burst of new connections is part of the attack, so the measurement begins at once.
     report(server, "beside the hostile client", be_honest(address, "beside", Instant::now() + phase).await);
     for mut child in [hostile, process] {
         child.kill().await.expect("it ends");

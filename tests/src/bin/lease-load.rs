@@ -1,8 +1,9 @@
-//! What many running handlers cost the others while their leases are renewed: `lease-load STORE HANDLERS LEASE_SECONDS`, where
-//! the store is `sqlite` or `postgres`. Prints how many responses were not recorded, and how long other requests took.
+//! Measures how many running handlers slow down other requests while their leases are renewed: `lease-load STORE
+//! HANDLERS LEASE_SECONDS`, where STORE is `sqlite` or `postgres`. Prints how many responses were not recorded, and how
+//! long other requests took.
 //!
-//! `lease-load STORE REQUESTS burst` sends so many requests at once, and prints how many were rejected, how long they took, and what
-//! PostgreSQL did for them.
+//! `lease-load STORE REQUESTS burst` sends REQUESTS requests at once. It prints how many were rejected, how long they
+//! took, and how many transactions PostgreSQL executed for them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -49,7 +50,7 @@ async fn measure(store: impl StoreAdmin, handlers: usize, lease: Duration) {
         .layer(layer)
         .with_state(held.clone());
 
-    // Begun little by little: what is measured is their renewal, and not the burst of their claims.
+    // Start the handlers gradually: the program measures their renewals, not a burst of claims.
     let mut started = held.started.subscribe();
     let mut running = Vec::with_capacity(handlers);
     while running.len() < handlers {
@@ -97,7 +98,7 @@ async fn measure(store: impl StoreAdmin, handlers: usize, lease: Duration) {
     println!("answered 201: {created}, 409: {lost}; recorded: {replayed}; still under way after a drain: {left}");
 }
 
-/// Requests that all come at once, of handlers that answer at once.
+/// Sends all requests at once, to handlers that respond immediately.
 async fn burst(store: impl StoreAdmin, requests: usize) {
     let layer = IdempotencyLayer::new(Policy::builder("load").build().expect("a policy"));
     let app =
@@ -123,10 +124,10 @@ async fn burst(store: impl StoreAdmin, requests: usize) {
     }
 }
 
-/// The transactions of a database so far; each statement of the store is one.
+/// The number of transactions of the database so far. Each statement of the store is one transaction.
 async fn transactions(pool: &PgPool) -> i64 {
     let count = "SELECT (xact_commit + xact_rollback)::bigint FROM pg_stat_database WHERE datname = current_database()";
-    // The server counts those of a connection once a second.
+    // PostgreSQL updates the counters of a connection at most once a second.
     tokio::time::sleep(Duration::from_secs(2)).await;
     sqlx::query_scalar(count).fetch_one(pool).await.expect("the server answers")
 }

@@ -1,7 +1,7 @@
-//! The server of the soak test, in a process of its own so that its readings are its own.
+//! The server of the soak test. It is a separate process, so that its readings include nothing of the test.
 //!
-//! The first line that it prints is its address. Every line that it reads is answered with a reading, as JSON; it ends when
-//! its input does.
+//! The first line that it prints is its address. It answers every line that it reads with a reading, as JSON. It ends
+//! when its input ends.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use tokio::runtime::Handle;
 struct Executions(Arc<AtomicU64>);
 
 impl Executions {
-    /// Long enough for duplicates to meet it.
+    /// Runs long enough for duplicates to arrive meanwhile.
     async fn run(&self, query: Option<String>) -> (StatusCode, String) {
         let number = self.0.fetch_add(1, Ordering::Relaxed) + 1;
         let milliseconds = query.and_then(|query| query.parse().ok()).unwrap_or(0);

@@ -1,6 +1,7 @@
-//! A server whose handler has two steps, and that dies or stops where a request says.
+//! A server whose handler has two steps. It dies or waits at the place that a request names.
 //!
-//! The first line that it prints is its address. What the steps do is a line each in the file of its second argument.
+//! The first line that it prints is its address. Each effect of a step is one line in the file that the second argument
+//! names.
 
 use std::fs::File;
 use std::io::Write;
@@ -25,7 +26,7 @@ use tokio::net::TcpListener;
 struct Effects(Arc<Path>);
 
 impl Effects {
-    /// One line, in one piece; the process that wrote it.
+    /// Writes one line in a single write, and returns the id of the process that wrote it.
     fn write(&self, what: &str, idempotency: &Idempotency) -> u32 {
         let mut file = File::options().append(true).create(true).open(&self.0).expect("the file can be opened");
         let line = format!("{what} {}\n", idempotency.key().unwrap_or_default());
@@ -38,7 +39,7 @@ async fn reach(place: Moment, headers: &HeaderMap, effects: &Effects, idempotenc
     let is_named_by = |name| headers.get(name).is_some_and(|value| value.as_bytes() == place.to_string().as_bytes());
     if is_named_by(DIE_AT) {
         kill_process(getpid(), Signal::KILL).expect("a process may kill itself");
-        // The signal may take a moment, in which nothing more may happen.
+        // The signal may arrive a moment later. Nothing more may happen until then.
         std::future::pending::<()>().await;
     }
     if is_named_by(WAIT_AT) {

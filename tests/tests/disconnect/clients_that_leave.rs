@@ -1,5 +1,5 @@
-//! A client goes away while it sends, while the handler runs, and while it reads, over HTTP/1.1 and HTTP/2: what was begun
-//! is done once and recorded, and the retry replays all of it.
+//! A client disconnects while it sends, while the handler runs, and while it reads, over HTTP/1.1 and HTTP/2. What was
+//! begun is done once and recorded, and the retry gets all of it as a replay.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-/// More than the buffers of a connection take, less than what is recorded.
+/// Larger than the buffers of a connection, and small enough to be recorded.
 const LARGE: usize = 3 * 1024 * 1024;
 
 #[idempotent(scope = "left-charges")]
@@ -26,7 +26,7 @@ async fn create_charge(State(runs): State<Runs>, body: String) -> (StatusCode, S
     (StatusCode::CREATED, format!("charge {} for {}", runs.run().await, body.len()))
 }
 
-/// Needs nothing of the body, neither for itself nor to know the request again.
+/// Does not need the body, neither in the handler nor for the fingerprint.
 #[idempotent(scope = "pings", fingerprint = none)]
 async fn ping(State(runs): State<Runs>) -> (StatusCode, String) {
     (StatusCode::CREATED, format!("ping {}", runs.run().await))
@@ -38,7 +38,7 @@ async fn report(State(runs): State<Runs>) -> (StatusCode, Vec<u8>) {
     (StatusCode::CREATED, (0..LARGE).map(|at| u8::try_from((at / 4096 + run) % 251).expect("below 251")).collect())
 }
 
-/// Tells when the server is done with a request, answered or not.
+/// Reports when the server has finished a request, with or without an answer.
 async fn tell_end(State(ended): State<watch::Sender<usize>>, request: Request, next: Next) -> Response {
     struct End(watch::Sender<usize>);
     impl Drop for End {
@@ -75,7 +75,7 @@ impl Service {
     async fn until_ended(&self, count: usize) {
         let mut ended = self.ended.subscribe();
         let waited = tokio::time::timeout(PATIENCE, ended.wait_for(|&ended| ended >= count)).await;
-        waited.expect("the server ends the request").expect("the sender lives");
+        waited.expect("the server ends the request").expect("the sender is not dropped");
     }
 
     async fn retry(&self, path: &str, key: &str, body: &'static str) -> Answer {
@@ -83,14 +83,14 @@ impl Service {
     }
 }
 
-/// What the log says when a client has left a request that goes on.
+/// The log line for a request that continues after its client has disconnected.
 const GOES_ON: &str = "the client disconnected: the handler continues";
 
 async fn until_left(logs: &Logs, clients: usize) {
     eventually(async || logs.text().matches(GOES_ON).count(), |&left| left == clients).await;
 }
 
-/// Closes without a farewell: the server's next read is an error.
+/// Resets the connection: the server's next read fails.
 fn reset(connection: &TcpStream) {
     connection.set_zero_linger().expect("the option is known");
 }
@@ -99,7 +99,7 @@ fn head(path: &str, key: &str, framing: &str) -> String {
     format!("POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nidempotency-key: {key}\r\n{framing}\r\n\r\n")
 }
 
-/// A request of which a half arrives: of a length that was announced, and in chunks.
+/// Requests of which only a half arrives: with an announced length, and in chunks.
 fn halves(path: &str) -> [String; 2] {
     [
         head(path, "k", "content-length: 1000") + "half of it",
@@ -107,7 +107,7 @@ fn halves(path: &str) -> [String; 2] {
     ]
 }
 
-/// A client that knows that the server speaks HTTP/2, with one connection for all its requests.
+/// A client that assumes HTTP/2, with one connection for all its requests.
 fn http2(address: &str) -> (reqwest::Client, String) {
     let client = reqwest::Client::builder().http2_prior_knowledge().retry(reqwest::retry::never()).build();
     (client.expect("a client without TLS"), format!("http://{address}"))
@@ -142,7 +142,7 @@ async fn http2_cut_off_in_the_body_executes_nothing() {
     let service = Service::start(Runs::free()).await;
     let (client, url) = http2(&service.server.address().to_string());
     let half = client.post(format!("{url}/charges")).header("idempotency-key", "k").body(half_a_body()).send();
-    // Dropped once the server has had the request long enough to answer another one: a reset of the stream.
+    // The request is dropped when the server has had it for long enough to answer another one. This resets the stream.
     tokio::select! {
         biased;
         answered = half => panic!("{answered:?}"),
@@ -151,7 +151,7 @@ async fn http2_cut_off_in_the_body_executes_nothing() {
         }
     }
     service.until_ended(2).await;
-    assert_eq!((service.runs.started(), service.store.len()), (1, 1), "the ping's alone");
+    assert_eq!((service.runs.started(), service.store.len()), (1, 1), "only the ping was executed");
     let retry = service.retry("/charges", "k", "all of it").await;
     assert_eq!((retry.text(), retry.is_replay()), ("charge 2 for 9", false));
 }
@@ -164,7 +164,8 @@ async fn cut_off_in_an_unread_body_executes_and_replays() {
         service.runs.until_started(1).await;
         reset(&connection);
         drop(connection);
-        // The server does not read on before the handler has ended, and so does not see that the client has left.
+        // The server does not read further until the handler has ended, so it does not see that the client has
+        // disconnected.
         service.runs.let_finish(1);
         service.until_ended(1).await;
         assert_eq!(service.registry.drain(PATIENCE).await, 0);
@@ -285,5 +286,5 @@ async fn assert_whole(service: &Service) {
     let first = (0..LARGE).map(|at| u8::try_from((at / 4096 + 1) % 251).expect("below 251"));
     assert!(retry.body.len() == LARGE && retry.body.iter().copied().eq(first), "the first execution's, byte for byte");
     assert_eq!(service.runs.started(), 1);
-    assert_eq!(service.registry.drain(Duration::ZERO).await, 0, "nothing goes on");
+    assert_eq!(service.registry.drain(Duration::ZERO).await, 0, "no request continues");
 }

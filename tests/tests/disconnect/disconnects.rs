@@ -1,4 +1,4 @@
-//! A request is executed and recorded although its client has left.
+//! A request is executed and recorded although its client has disconnected.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ async fn waits_for_failure(State(runs): State<Runs>) -> StatusCode {
     StatusCode::INTERNAL_SERVER_ERROR
 }
 
-/// Passes the request on, as a gateway in front of other handlers does.
+/// Forwards the request, like a gateway in front of other handlers.
 #[idempotent(scope = "forwards")]
 async fn forwards(State(runs): State<Runs>, idempotency: Idempotency, request: Request) -> (StatusCode, String) {
     let inner = Router::new().route("/forwards", post(waits)).with_state(runs);
@@ -64,7 +64,7 @@ async fn twenty_clients_that_hang_up_execute_and_replay_twenty() {
     }
     runs.until_started(20).await;
     drop(connections);
-    // Requests on new connections show that the server has seen the others close.
+    // Requests on new connections show that the server has seen the other connections close.
     for number in 0..20 {
         let duplicate = server.post_with_key("/charges", &format!("k{number}")).await;
         assert_eq!(duplicate.rejection(), "in_flight");
@@ -127,7 +127,7 @@ async fn a_drain_waits_for_handlers_that_outlived_their_client() {
     assert!(server.post_with_key("/charges", "k").await.is_replay());
 }
 
-/// The one that it waits for runs in another process.
+/// The handler for which the request waits runs in another process.
 #[tokio::test]
 async fn drain_counts_no_waiter_as_a_handler() {
     let (runs, store) = (Runs::held(), FaultyStore::new());
@@ -178,7 +178,7 @@ async fn a_waiter_that_hangs_up_leaves_the_claim_as_it_is() {
     assert_eq!(runs.started(), 1);
 }
 
-/// What the log says when a client has left a request that goes on.
+/// The log line for a request that continues after its client has disconnected.
 const GOES_ON: &str = "the client disconnected: the handler continues";
 
 #[tokio::test]
@@ -208,7 +208,7 @@ async fn handler_forwarding_to_a_guarded_one_survives_its_client() {
     let direct = tokio::spawn(answer(server.post("/waits").header("idempotency-key", "k")));
     runs.until_started(1).await;
     let forwarded = server.connect_and_send(&request("/forwards", "k")).await;
-    // A look of the inner one: it waits, and a mere waiter ends with its client.
+    // A look by the inner guard shows that it waits. A request that only waits ends with its client.
     eventually(async || store.looks(), |&looks| looks >= 1).await;
     drop(forwarded);
     eventually(async || logs.text(), |text| text.contains(GOES_ON)).await;

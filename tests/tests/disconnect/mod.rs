@@ -1,4 +1,4 @@
-//! A client that leaves: what runs, what is recorded, and what its retry gets.
+//! A client that disconnects: what still runs, what is recorded, and what its retry gets.
 
 mod clients_that_leave;
 mod disconnects;

@@ -122,7 +122,7 @@ async fn lose_the_first(State(lost): State<Arc<AtomicBool>>, request: Request, n
 fn with_script_of_the_page(call: &str) -> String {
     let page = page("browsers");
     let (_, script) = page.split_once("```js\n").expect("the page has a script");
-    let (script, _) = script.split_once("```").expect("which ends");
+    let (script, _) = script.split_once("```").expect("the block ends");
     let hurry = "const setTimeout = (go, pause) => window.setTimeout(go, pause / 50);";
     format!("(async () => {{ {hurry} {script} {call} }})()")
 }

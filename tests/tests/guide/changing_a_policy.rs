@@ -1,4 +1,4 @@
-//! Two versions of one handler over one store: each row of the page's table.
+//! Two versions of one handler with one store: each row of the table in the page.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,7 +13,7 @@ use idempotent_tests::sqlite::SqliteFile;
 use idempotent_tests::{Answer, PATIENCE, Runs, Server, answer, sealing_key};
 use sqlx::Sqlite;
 
-/// Handlers that differ only in their policy.
+/// Handlers that differ only in their policies.
 macro_rules! versions {
     ($($name:ident($($policy:tt)*))*) => {$(
         #[idempotent(shared_scope, $($policy)*)]
@@ -27,7 +27,7 @@ macro_rules! versions {
     )*};
 }
 
-/// Answers with the status that the order names, or 201.
+/// Answers with the status that the order names, or with 201.
 async fn create(runs: &Runs, order: &str) -> (StatusCode, String) {
     let status = order.parse().ok().and_then(|status| StatusCode::from_u16(status).ok());
     (status.unwrap_or(StatusCode::CREATED), format!("run {}", runs.run().await))
@@ -119,12 +119,12 @@ async fn order_of(server: &Server, order: &'static str, headers: &[(&str, &str)]
     answer(request.body(order)).await
 }
 
-/// If the request runs instead, it waits for the test: the limit turns that into a failure.
+/// If the request runs instead, it waits for the test: the time limit makes this a failure.
 async fn rejected_soon(request: impl Future<Output = Answer>) -> Answer {
     tokio::time::timeout(PATIENCE / 2, request).await.expect("it is rejected, and does not run")
 }
 
-/// Sends a request to the old version, then to the new one over the same store, and returns the second response.
+/// Sends a request to the old version, then to the new one with the same store. Returns the second response.
 async fn across(old: MethodRouter<Runs>, new: MethodRouter<Runs>) -> Answer {
     let registry = Registry::new(MemoryStore::new());
     across_registries(&registry, old, &registry, new).await
@@ -142,7 +142,7 @@ async fn across_registries(
     let across = order(&new).await;
     let has_run_again = across.text() == "run 2";
     assert_eq!(runs.started(), 1 + usize::from(has_run_again));
-    assert!(order(&old).await.is_replay(), "the old version is as it was");
+    assert!(order(&old).await.is_replay(), "the old version behaves as before");
     across
 }
 
@@ -268,7 +268,7 @@ async fn statuses_that_are_not_recorded_run_again_under_a_longer_list() {
     assert!(order_of(&more, "402", &[]).await.is_replay());
 }
 
-/// A registry for each version, over one store.
+/// A registry for each version, with one store.
 fn registries(
     one: impl FnOnce(Arc<MemoryStore>) -> Registry,
     other: impl FnOnce(Arc<MemoryStore>) -> Registry,
@@ -376,8 +376,8 @@ async fn bridge_does_not_carry_keys_back_to_the_old_version() {
     assert_runs_again(&order(&old).await);
 }
 
-/// The four versions of a rolling deploy in three steps: old, old with the new policy around it, new with the old policy
-/// around it, new.
+/// The four versions of a rolling deploy in three steps: old, old with the new policy around it, new with the old
+/// policy around it, new.
 fn steps_of_a_rolling_deploy() -> [MethodRouter<Runs>; 4] {
     let new_policy = Policy::builder("versions-2").cache([201]).build().expect("the policy is valid");
     let prepared = post(old).layer(IdempotencyLayer::new(new_policy));

@@ -1,4 +1,4 @@
-//! The table of versions, and SeaORM on a handler's transaction.
+//! The table of versions, and SeaORM with a handler's transaction.
 
 use std::collections::BTreeMap;
 use std::fs;

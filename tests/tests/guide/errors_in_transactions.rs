@@ -1,4 +1,4 @@
-//! Errors inside a `Tx`, over SQLite and over PostgreSQL.
+//! Errors inside a `Tx`, with SQLite and with PostgreSQL.
 
 use axum::Router;
 use axum::extract::State;
@@ -174,7 +174,8 @@ macro_rules! errors_over {
                 assert_eq!((count(&pool, CHARGES).await, runs.started()), (1, 2));
             }
 
-            /// A unique violation without a savepoint, answered with a 409 of `cache`: two responses and the rows that are kept.
+            /// A unique violation without a savepoint, answered with a 409 of `cache`. Returns two responses and the
+            /// number of rows that are kept.
             pub(super) async fn bare_violation() -> (Answer, Answer, i64) {
                 let (server, pool, _outlives) = serve(&Runs::free()).await;
                 assert_eq!(send(&server, "/bare", "first").await.status, StatusCode::CREATED);

@@ -1,4 +1,4 @@
-//! The picture of the layers, and each of the wrong orders.
+//! The order of the layers in the page, and each of the wrong orders.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,7 +22,7 @@ use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 use tower_http::timeout::TimeoutLayer;
 use tower_http::trace::TraceLayer;
 
-/// The state of the application's own layers, for the tests to read and set.
+/// The state of the application's own layers, which the tests read and set.
 #[derive(Clone, Default)]
 struct Gatekeeper {
     revoked: Arc<AtomicBool>,
@@ -80,7 +80,7 @@ async fn in_order(runs: &Runs, keeper: &Gatekeeper, store: FaultyStore, limit: u
     Server::start(Router::new().route("/charges", post(create_charge)).with_state(runs.clone()).layer(layers)).await
 }
 
-/// A server of a plain handler beneath an `IdempotencyLayer` and these layers, outermost first.
+/// A server of a plain handler inside of an `IdempotencyLayer` and these layers, the outermost first.
 macro_rules! beneath {
     ($policy:expr, $runs:expr, $($layer:expr),*) => {{
         let policy = $policy.cache([201]).build().expect("the policy is valid");
@@ -148,7 +148,7 @@ async fn timeout_around_the_guard_lets_the_retry_replay() {
     assert_eq!((retry.status, runs.started()), (StatusCode::CREATED, 1));
 }
 
-/// The client of the first request accepts gzip, and that of the retry does not.
+/// The client of the first request accepts gzip, and the client of the retry does not.
 #[tokio::test]
 async fn compression_beneath_the_layer_compresses_no_record() {
     let compression = || CompressionLayer::new().compress_when(SizeAbove::new(32));
@@ -162,10 +162,10 @@ async fn compression_beneath_the_layer_compresses_no_record() {
         }
     }
     let unkeyed = answer(server.post("/charges").header(GZIP.0, GZIP.1).body("tea")).await;
-    assert_eq!(encoding(&unkeyed.headers), Some("gzip"), "nothing is recorded of it");
+    assert_eq!(encoding(&unkeyed.headers), Some("gzip"), "a response that is not recorded is compressed");
 }
 
-/// As each client accepts it, replays too.
+/// Each client gets the encoding that it accepts, also for replays.
 #[tokio::test]
 async fn compression_around_the_layer_compresses_replays() {
     let runs = Runs::free();
@@ -240,7 +240,7 @@ async fn cors_around_the_layer_answers_each_origin() {
     assert!(!logs.text().contains("CorsLayer"), "{}", logs.text());
 }
 
-/// A policy that names them says that they are the same for all origins.
+/// A policy that keeps these headers declares that they are the same for all origins.
 #[tokio::test]
 async fn cors_beneath_the_layer_is_replayed_if_the_policy_keeps_it() {
     let (runs, logs) = (Runs::free(), Logs::collect());

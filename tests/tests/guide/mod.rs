@@ -1,4 +1,4 @@
-//! Pages of the guide, played over HTTP: each statement of a page, and what the page warns of.
+//! Plays the pages of the guide over HTTP: each statement of a page, and what the page warns of.
 
 mod browsers;
 mod changing_a_policy;

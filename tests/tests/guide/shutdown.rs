@@ -1,4 +1,4 @@
-//! SIGTERM for a server in a process of its own, while a handler runs whose client has left.
+//! SIGTERM for a server in a separate process, while a handler runs whose client has disconnected.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Runs until the test says go.
+/// Runs until the test tells it to continue.
 #[idempotent(scope = "slow-orders", shared_scope, cache = [201], lease = "2s")]
 async fn create_order(idempotency: Idempotency) -> (StatusCode, String) {
     tell("it runs");
@@ -26,7 +26,7 @@ async fn registry(path: &Path) -> Registry {
     Registry::new(SqliteStore::open(path).await.expect("the store opens"))
 }
 
-/// Serves and drains as the page shows it, and tells the test the result.
+/// Serves and drains as in the page, and reports the result to the test.
 async fn serve(path: &Path, limit: Duration) {
     let registry = registry(path).await;
     let app: Router = Router::new().route("/orders", post(create_order)).layer(registry.layer());
@@ -38,7 +38,8 @@ async fn serve(path: &Path, limit: Duration) {
     tell("the server has stopped");
     let left = registry.drain(limit).await;
     tell(&format!("left: {left}"));
-    // A handler that is left blocks a thread until the test says go, and the runtime would wait for that thread.
+    // A handler that is still running blocks a thread until the test tells it to continue, and the runtime would wait
+    // for that thread.
     std::process::exit(0);
 }
 

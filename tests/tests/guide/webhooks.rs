@@ -175,7 +175,7 @@ async fn deliver(server: &Server, path: &str, headers: Headers, body: &'static s
     answer(request.body(body)).await
 }
 
-/// Plays forged deliveries, the genuine one, its redelivery, and the forged ones again. The handler runs once.
+/// Sends forged deliveries, the genuine one, its redelivery, and the forged ones again. The handler runs once.
 async fn play(
     path: &str,
     scope: &str,
@@ -270,8 +270,9 @@ fn code_of_the_webhooks_page_is_what_is_played() {
     assert!(crate::guide::page("webhooks").contains(played));
 }
 
-/// Every recipe that takes its key from an event, in the guide, the other documents and the examples. A forged event that claims the
-/// id of a genuine one would suppress it, so each recipe is played: those of the page here, that of `charges` in its own tests.
+/// All recipes in the guide, the other documents and the examples whose key comes from an event. A forged event that
+/// claims the id of a genuine one would suppress it, so each recipe must be tested: those of this page here, and that
+/// of `charges` in its own tests.
 #[test]
 fn recipes_with_the_key_of_an_event_are_all_played() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");

@@ -1,4 +1,5 @@
-//! Extractors that ask for what their handler has, and send the request to another handler before the handler runs.
+//! Extractors that extract what belongs to their handler, and send the request to another handler before their handler
+//! runs.
 
 use std::convert::Infallible;
 use std::marker::PhantomData;
@@ -35,7 +36,7 @@ async fn authorize_in_tx(mut tx: Tx<Sqlite>, _: Bytes) -> &'static str {
     "yes"
 }
 
-/// Asks for its handler, and then forwards the request.
+/// Extracts its handler's `Idempotency`, and then forwards the request.
 struct Asks {
     idempotency: Idempotency,
     said: String,
@@ -75,7 +76,7 @@ async fn extractor_that_asks_and_forwards_has_its_own_handler() {
     assert!(store.get(&step).await.expect("the store answers").is_some());
 }
 
-/// Asks for its handler's transaction, and then forwards the request.
+/// Extracts its handler's transaction, and then forwards the request.
 struct AsksTx<const IN_TX: bool>(Tx<Sqlite>);
 
 impl<S: Sync, const IN_TX: bool> FromRequest<S> for AsksTx<IN_TX> {
@@ -142,7 +143,7 @@ async fn plain(idempotency: Idempotency) -> Result<String, Response> {
     idempotency.step("charge", async || Ok::<_, Response>("plain".to_owned())).await
 }
 
-/// What the handler `H` says of the request.
+/// What the handler `H` says about the request.
 struct Said<H>(String, PhantomData<H>);
 
 trait ForwardedTo: Send {

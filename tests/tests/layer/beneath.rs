@@ -1,4 +1,4 @@
-//! What handlers can and cannot do beneath an `IdempotencyLayer`: steps, and transactions of their own.
+//! What handlers inside of an `IdempotencyLayer` can and cannot do: steps, and their own transactions.
 
 use axum::Router;
 use axum::extract::State;
@@ -15,7 +15,7 @@ fn layer(scope: &str, registry: &Registry) -> IdempotencyLayer {
     IdempotencyLayer::new(policy).with_registry(registry.clone())
 }
 
-/// The first answer is not recorded, so that a retry runs the handler again.
+/// The first answer is not recorded, so a retry runs the handler again.
 async fn take_a_step(reservations: Runs, answers: Runs, idempotency: Idempotency) -> Result<String, Response> {
     let number = idempotency.step("reserve", || async { Ok::<_, Response>(reservations.run().await) }).await?;
     match answers.run().await {
@@ -43,7 +43,7 @@ async fn of_the_layers_scope(
     take_a_step(reservations, answers, idempotency).await
 }
 
-/// Under the claim whose key the handler is told: its own, or that of the nearest layer.
+/// A step belongs to the claim whose key the handler sees: its own claim, or that of the nearest layer.
 #[tokio::test]
 async fn step_is_recorded_under_the_claim_of_its_handler() {
     for (path, scope) in [("/plain", "api"), ("/annotated", "annotated"), ("/same", "api")] {
@@ -79,7 +79,7 @@ async fn in_a_transaction(State(runs): State<Runs>, _tx: Tx<Sqlite>) -> String {
     format!("charge {}", runs.run().await)
 }
 
-/// Its record would have to commit under a key that the layer holds.
+/// The record of the transaction would have to commit under a key that the layer holds.
 #[tokio::test]
 async fn a_transaction_needs_a_scope_of_its_own() {
     for scopes in [vec!["api"], vec!["api", "b"], vec!["api", "api"], vec!["b", "api", "b"]] {
@@ -93,7 +93,7 @@ async fn a_transaction_needs_a_scope_of_its_own() {
             .with_state(runs.clone())
             .layer(registry.layer());
         for scope in scopes.iter().rev() {
-            // It would record the rejection, if it recorded any.
+            // This policy would record the rejection if rejections were recorded.
             let policy = Policy::builder(*scope).cache_all().build().expect("the policy is valid");
             app = app.layer(IdempotencyLayer::new(policy).with_registry(registry.clone()));
         }
@@ -117,7 +117,8 @@ async fn a_transaction_needs_a_scope_of_its_own() {
     }
 }
 
-/// Guards around a guard of one key, from the outermost to the innermost, and whether the handler is one.
+/// The scopes of the guards of one key, from the outermost to the innermost. The path says whether the handler itself
+/// has a guard.
 #[tokio::test]
 async fn guards_of_one_scope_around_another_run_the_handler_once() {
     let chains = [
@@ -135,7 +136,7 @@ async fn guards_of_one_scope_around_another_run_the_handler_once() {
     ];
     for (scopes, path) in chains {
         let (reservations, answers, store) = (Runs::free(), Runs::free(), MemoryStore::new());
-        // So that the first answer is recorded.
+        // Makes the first answer a recorded one.
         answers.run().await;
         let registry = Registry::new(store.clone());
         let mut app = Router::new()
@@ -156,7 +157,7 @@ async fn guards_of_one_scope_around_another_run_the_handler_once() {
     }
 }
 
-/// The handler runs under the outermost claim, which no guard in between may leave without a record.
+/// The handler runs under the outermost claim. No guard in between may leave that claim without a record.
 #[tokio::test]
 async fn the_outermost_guard_of_a_key_records_what_ran_under_it() {
     let (reservations, answers, store) = (Runs::free(), Runs::free(), MemoryStore::new());

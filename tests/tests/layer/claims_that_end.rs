@@ -1,4 +1,5 @@
-//! A claim that ends while a request is forwarded under it: what has begun is waited for, and nothing begins too late.
+//! A claim that ends while a request is forwarded under it: runs that have begun are awaited, and no run begins too
+//! late.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -26,7 +27,7 @@ async fn text(response: Response) -> String {
     String::from_utf8(body.to_vec()).expect("it is text")
 }
 
-/// Runs when its body is read.
+/// A response whose body runs the work when it is read.
 fn run_in_body(runs: Runs) -> Response {
     let run = async move { Ok::<_, Infallible>(Bytes::from(format!("run {}", runs.run().await))) };
     Body::from_stream(futures_util::stream::once(run)).into_response()
@@ -55,7 +56,7 @@ async fn forwarded_late(State(runs): State<Runs>) -> String {
     format!("run {}", runs.run().await)
 }
 
-/// A retry may execute as soon as the store has freed the key, and its answer may be late or lost.
+/// A retry may run as soon as the store has freed the key. The store's answer may be late or lost.
 #[tokio::test]
 async fn run_that_would_begin_under_an_ending_claim_is_rejected() {
     for fault in [Fault::ArrivesLate, Fault::Unreachable] {
@@ -159,7 +160,7 @@ async fn answers(State(runs): State<Runs>) -> String {
     format!("run {}", runs.run().await)
 }
 
-/// The handler has ended, and a middleware that still works on its response is cut off.
+/// The handler has ended, and a middleware that still works on its response is dropped.
 #[tokio::test]
 async fn covered_answer_that_gets_lost_is_an_unknown_outcome() {
     let (runs, registry) = (Runs::free(), Registry::new(MemoryStore::new()));
@@ -248,7 +249,7 @@ async fn body_of_a_tx_handler_drives_what_it_forwarded() {
     assert!(server.post_with_key("/", "k").await.is_replay());
 }
 
-/// Waits for a moment, or sends the request to a task of its own.
+/// Waits a moment, or moves the request to another task.
 #[idempotent(scope = "ending-tx-cut", shared_scope, lease = "1s")]
 async fn forwards_in_tx(State(runs): State<Runs>, mut tx: Tx<Sqlite>, request: Request) -> StatusCode {
     sqlx::query("INSERT INTO charges (id) VALUES ('outer')").execute(&mut *tx).await.expect("it is inserted");
@@ -285,7 +286,7 @@ async fn tx_handler_answers_before_what_it_has_given_up() {
     let runs = Runs::held();
     let (file, server, registry) = serve_tx(&runs).await;
     assert_eq!(server.post_with_key("/", "k").await.status, StatusCode::GATEWAY_TIMEOUT);
-    // What was forwarded still runs, and nothing runs beside it.
+    // The forwarded request still runs, and no second one runs meanwhile.
     assert!(!server.post_with_key("/", "k").await.status.is_success());
     assert_eq!((runs.started(), runs.finished(), registry.drain(Duration::from_millis(10)).await), (1, 0, 1));
     runs.let_finish(1);

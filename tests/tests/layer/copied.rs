@@ -1,5 +1,5 @@
-//! What a middleware or a batch handler makes by cloning a request: each copy has a key, steps, a transaction and an end of its
-//! own, and copies of one key are executed once.
+//! Copies of a request that a middleware or a batch handler makes: each copy has its own key, steps, transaction and
+//! end, and copies with the same key are executed once.
 
 use axum::Router;
 use axum::body::Body;
@@ -36,7 +36,7 @@ fn slow() -> (FaultyStore, Registry) {
     (store.clone(), Registry::builder(store).store_timeout(PATIENCE).build())
 }
 
-/// Answers the last two claims when so many have been made, and later ones at once.
+/// Answers the last two claims when this many claims were made, and later claims at once.
 async fn answer_two_of(store: &FaultyStore, claims: usize) {
     eventually(async || store.claims(), |&made| made >= claims).await;
     store.on_claim(Fault::None);
@@ -50,7 +50,7 @@ async fn part(idempotency: Idempotency, body: String) -> Result<String, Response
     Ok(format!("{}: {charged}, {}", idempotency.key().unwrap_or("none"), idempotency.downstream_key("network")))
 }
 
-/// Each names its own key and has its own step; their downstream keys differ.
+/// Checks that each copy sees its own key and its own step, and that the downstream keys differ.
 fn assert_own(answer: &str) {
     let (a, b) = answer.split_once('|').expect("both have answered");
     let (a, b) = (a.strip_prefix("a: a charged, "), b.strip_prefix("b: b charged, "));
@@ -71,7 +71,7 @@ async fn copies_sent_at_once_have_their_own_keys_and_steps() {
     assert_own(answer.text());
 }
 
-/// It is not annotated, and asks for its `Idempotency` as annotated handlers do.
+/// Not annotated. It extracts `Idempotency` like annotated handlers.
 async fn batch(State(registry): State<Registry>, _: Idempotency, request: Request) -> String {
     let (parts, _) = request.into_parts();
     let inner: Router = Router::new().route("/", post(part)).layer(registry.layer());
@@ -125,7 +125,7 @@ async fn fails_once(State(runs): State<Runs>, idempotency: Idempotency) -> Resul
     if run == 1 { Err((StatusCode::SERVICE_UNAVAILABLE, said)) } else { Ok(said) }
 }
 
-/// What it asked for itself is that of the request, of which it sends copies.
+/// The middleware's own `Idempotency` belongs to the request of which it sends copies.
 #[tokio::test]
 async fn retries_in_a_middleware_are_attempts_of_one_key() {
     let runs = Runs::free();
@@ -147,7 +147,8 @@ fn layer(policy: PolicyBuilder, registry: &Registry) -> IdempotencyLayer {
     IdempotencyLayer::new(policy.build().expect("the policy is valid")).with_registry(registry.clone())
 }
 
-/// Two copies at once meet a layer and a handler of other scopes, sent in front of the layer or beneath it.
+/// Two simultaneous copies reach a layer and a handler with different scopes. They are sent outside or inside of the
+/// layer.
 #[tokio::test]
 async fn copies_meet_guards_of_two_scopes_and_run_once() {
     for beneath in [false, true] {
@@ -223,7 +224,7 @@ async fn serve_same_scope(runs: &Runs, between: bool, sends_second: bool, policy
     Server::start(app.layer(layer(policy, &registry))).await
 }
 
-/// A layer has claimed the key; what lies beneath it sends the request on twice to a handler of the same scope.
+/// A layer has claimed the key. A middleware inside of it sends the request twice to a handler of the same scope.
 #[tokio::test]
 async fn one_claim_lets_one_run_through_its_inner_guard() {
     for between in [false, true] {
@@ -237,7 +238,7 @@ async fn one_claim_lets_one_run_through_its_inner_guard() {
     }
 }
 
-/// What the first run has done is unknown to the layer, which gets the rejection of the second.
+/// The layer gets the rejection of the second run, so it does not know what the first run has done.
 #[tokio::test]
 async fn rejection_of_a_second_run_is_never_recorded() {
     let logs = Logs::collect();
@@ -253,7 +254,8 @@ async fn rejection_of_a_second_run_is_never_recorded() {
     assert!(logs.text().contains("something sent a request twice under one claim"), "{}", logs.text());
 }
 
-/// Sends two copies under one key, answers with the first response and drops the other copy, as a hedging middleware does.
+/// Sends two copies with one key, answers with the first response and drops the other copy, as a hedging middleware
+/// does.
 async fn race(_: Idempotency, request: Request, next: Next) -> Response {
     let (parts, _) = request.into_parts();
     let copies = [next.clone(), next].map(|next| Box::pin(next.run(copy(&parts, "k"))));
@@ -265,7 +267,8 @@ async fn raced(State(runs): State<Runs>, _: Idempotency) -> String {
     format!("run {}", runs.run().await)
 }
 
-/// The copy that gets 409 wins the race. The one that runs is dropped, and goes on; so it does if the client leaves.
+/// The copy that gets 409 wins the race. The running copy is dropped, and continues; it also continues if the client
+/// disconnects.
 #[tokio::test]
 async fn copy_that_loses_a_race_runs_to_its_end() {
     for client_leaves in [false, true] {

@@ -1,4 +1,5 @@
-//! What runs beneath a guard under its claim: the claim does not end before it has, and what was cut off is not forgotten.
+//! Runs under the claim of an outer guard: the claim does not end before they do, and a run that was cut off is not
+//! forgotten.
 
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ async fn covered_handler_that_is_cut_off_is_an_unknown_outcome() {
     let timeout = TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, Duration::from_millis(100));
     let server = Server::start(router.layer(timeout).layer(rejecting("covered-cut-off", &registry))).await;
     assert_eq!(server.post_with_key("/", "k").await.status, StatusCode::GATEWAY_TIMEOUT);
-    assert_eq!(server.post_with_key("/", "k").await.rejection(), "in_flight", "it goes on");
+    assert_eq!(server.post_with_key("/", "k").await.rejection(), "in_flight", "it continues");
     runs.let_finish(2);
     eventually(async || server.post_with_key("/", "k").await.rejection(), |code| code == "outcome_unknown").await;
     assert_eq!((runs.started(), runs.finished()), (1, 1));
@@ -47,7 +48,7 @@ async fn goes_on(State(runs): State<Runs>) -> String {
     format!("run {}", runs.run().await)
 }
 
-/// What lies between two guards of one scope drops what is beneath, a handler with a guard of its own or without one.
+/// A middleware between two guards of one scope drops the inner request, whose handler is annotated or not.
 #[tokio::test]
 async fn covered_handler_that_is_cut_off_goes_on_to_its_end() {
     for is_annotated in [true, false] {
@@ -69,7 +70,7 @@ async fn covered_handler_that_is_cut_off_goes_on_to_its_end() {
         runs.let_finish(2);
         runs.until_finished(1).await;
         assert_eq!(registry.drain(Duration::from_secs(10)).await, 0);
-        // Its answer reached no client, and what was sent in its place is not recorded.
+        // The answer of the dropped run reached no client, and the response in its place is not recorded.
         assert_eq!(server.post_with_key("/", "k").await.text(), "run 2", "annotated: {is_annotated}");
     }
 }
@@ -128,7 +129,7 @@ async fn buffered_steps(
     });
     let mut results = futures_util::stream::iter(steps).buffered(4);
     let run = runs.run().await;
-    // The first result is there; the other steps are under way, and nothing polls them.
+    // The first result is ready. The other steps have begun, and nothing polls them.
     results.next().await.expect("there are four").map_err(StatusCode::from)?;
     go_on.notified().await;
     while let Some(result) = results.next().await {
@@ -151,7 +152,7 @@ async fn steps_that_are_not_polled_end_no_lease() {
     let (first, second) = (Server::start(first).await, Server::start(second).await);
     let running = tokio::spawn(answer(first.post("/").header("idempotency-key", "k")));
     runs.until_started(1).await;
-    // For longer than a lease, each look finds it alive: two renewals at least have been due.
+    // For longer than a lease, every look finds the claim alive, so at least two renewals have succeeded.
     let is_alive = async || {
         let page = look.list(None, 100).await.expect("the store answers");
         let handler = page.entries.into_iter().find(|entry| !entry.key.as_str().contains("%0A"));
@@ -176,7 +177,7 @@ async fn dropped_elsewhere(State(runs): State<Runs>) -> String {
     format!("run {}", runs.run().await)
 }
 
-/// Where a request is dropped need not be where it ran.
+/// A request may be dropped in another runtime than the one in which it ran.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn request_dropped_in_another_runtime_goes_on_in_its_own() {
     let (runs, registry) = (Runs::held(), Registry::new(MemoryStore::new()));
@@ -195,6 +196,6 @@ async fn request_dropped_in_another_runtime_goes_on_in_its_own() {
     });
     dropping.join().expect("it is dropped");
     runs.let_finish(1);
-    assert_eq!(registry.drain(Duration::from_secs(10)).await, 0, "it goes on where it ran");
+    assert_eq!(registry.drain(Duration::from_secs(10)).await, 0, "it continues in its own runtime");
     assert_eq!((runs.started(), runs.finished()), (1, 1));
 }

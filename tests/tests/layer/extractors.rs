@@ -1,5 +1,5 @@
-//! Extractors that send the request on to another handler, and those that ask for their own: each handler has an execution of
-//! its own, and its extractors find it.
+//! Extractors that forward the request to another handler, and extractors that extract `Idempotency`: each handler has
+//! its own execution, which its extractors find.
 
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
@@ -14,7 +14,7 @@ use idempotent_tests::{Server, answer};
 use sqlx::Sqlite;
 use tower::ServiceExt;
 
-/// Takes its step, and tells its downstream key.
+/// Takes a step, and returns its result with the downstream key.
 async fn ask(idempotency: &Idempotency) -> Result<String, Response> {
     idempotency.step("ask", async || Ok::<_, Response>(idempotency.downstream_key("bank"))).await
 }
@@ -29,7 +29,7 @@ async fn authorize_last(idempotency: Idempotency) -> Result<String, Response> {
     ask(&idempotency).await
 }
 
-/// What both authorizing handlers say; each gets a request of its own.
+/// The work of both authorizing handlers. Each gets its own request.
 async fn authorized(request: Request, parts: Parts) -> String {
     let mut said = Vec::new();
     let copy = Request::from_parts(parts, Body::empty());
@@ -43,7 +43,7 @@ async fn authorized(request: Request, parts: Parts) -> String {
     said.join(" ")
 }
 
-/// Sends the request itself on.
+/// Forwards the request itself.
 struct Moved(String);
 
 impl<S: Sync> FromRequest<S> for Moved {
@@ -56,7 +56,7 @@ impl<S: Sync> FromRequest<S> for Moved {
     }
 }
 
-/// Sends copies on.
+/// Forwards copies of the request.
 struct Copied(String);
 
 impl<S: Sync> FromRequestParts<S> for Copied {
@@ -67,7 +67,7 @@ impl<S: Sync> FromRequestParts<S> for Copied {
     }
 }
 
-/// Tells whether the three handlers have three keys.
+/// Says whether the three handlers have three different keys.
 async fn tell(idempotency: &Idempotency, authorized: &str) -> Result<String, Response> {
     let own = ask(idempotency).await?;
     let mut keys: Vec<&str> = authorized.split(' ').chain([own.as_str()]).collect();
@@ -126,7 +126,7 @@ async fn extractor_that_forwards_leaves_each_handler_its_own() {
     }
 }
 
-/// All that a handler asks for, and the request beside it.
+/// Everything that a handler can extract, and the request.
 struct Context<const OF_A_COPY: bool> {
     idempotency: Idempotency,
     tx: Tx<Sqlite>,

@@ -1,4 +1,5 @@
-//! Requests that something beneath an `IdempotencyLayer` passes on, and what was extracted of them before it came to the layer.
+//! Requests that a service inside of an `IdempotencyLayer` forwards, and what was extracted from them before they
+//! reached the layer.
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -44,7 +45,7 @@ async fn pass_on(runs: &Both, request: Request) -> Response {
     router.oneshot(request).await.expect("a router answers")
 }
 
-/// Does its own, has another one do its own, and answers for both.
+/// Does its work, calls another handler, and answers for both.
 async fn answers_itself(State(runs): State<Both>, request: Request) -> (StatusCode, String) {
     let run = runs.outer.run().await;
     let passed_on = pass_on(&runs, request).await;
@@ -52,7 +53,7 @@ async fn answers_itself(State(runs): State<Both>, request: Request) -> (StatusCo
     (StatusCode::CREATED, format!("outer {run}"))
 }
 
-/// Does nothing that matters, as a middleware, and hands on what it gets.
+/// Has no effect of its own, like a middleware, and returns the response of the other handler.
 async fn hands_on(State(runs): State<Both>, request: Request) -> Response {
     runs.outer.run().await;
     pass_on(&runs, request).await
@@ -97,7 +98,7 @@ async fn alias(State((runs, store)): State<(Both, MemoryStore)>, request: Reques
     again.oneshot(request).await.expect("a router answers")
 }
 
-/// The layer that the request comes to a second time runs under the first one's claim.
+/// If a request reaches a layer a second time, the layer's second run belongs to the first claim.
 #[tokio::test]
 async fn handler_forwarding_through_its_own_layer_runs_once() {
     let (runs, store) = (Both::free(), MemoryStore::new());
@@ -115,7 +116,7 @@ async fn handler_forwarding_through_its_own_layer_runs_once() {
     let scopes = store.list(None, 10).await.expect("the store answers").entries;
     let mut scopes: Vec<_> = scopes.iter().map(|entry| entry.key.scope().into_owned()).collect();
     scopes.sort();
-    assert_eq!(scopes, ["alias", "inner"], "each guard has recorded its own handler, and the layer neither");
+    assert_eq!(scopes, ["alias", "inner"], "only the handlers' own guards have recorded");
 }
 
 async fn tell(State(runs): State<Both>, idempotency: Idempotency) -> Result<String, Response> {
@@ -133,7 +134,7 @@ async fn of_the_layers_scope(State(runs): State<Both>, _: Idempotency) -> String
     format!("run {}", runs.outer.run().await)
 }
 
-/// A middleware around the layer asks for the `Idempotency` first.
+/// A middleware around the layer extracts `Idempotency` first.
 #[tokio::test]
 async fn what_is_extracted_above_a_layer_does_not_hide_the_layer() {
     let (runs, store) = (Both::free(), MemoryStore::new());
@@ -169,7 +170,7 @@ async fn in_a_transaction(State(runs): State<Both>, _tx: Tx<Sqlite>) -> String {
     format!("run {}", runs.outer.run().await)
 }
 
-/// The layer has a key, the handler has none, and its store has no transactions.
+/// The layer has a key. The inner handler has none, and its store has no transactions.
 #[tokio::test]
 async fn layer_that_records_all_records_no_rejection_beneath_it() {
     let (runs, store) = (Both::free(), MemoryStore::new());
@@ -199,8 +200,8 @@ async fn part_of_batch(State(runs): State<Both>, idempotency: Idempotency) -> Re
     Ok(format!("{:?} {run}", idempotency.key()))
 }
 
-/// It runs under the outermost claim of its key, that of a layer or of the handler that forwards, and is recorded by the policy
-/// of that guard.
+/// The handler runs under the outermost claim of its key. This is the claim of a layer or of the forwarding handler,
+/// whose policy decides whether the response is recorded.
 #[tokio::test]
 async fn a_handler_that_is_forwarded_its_own_key_runs_once() {
     let chains = [vec![], vec!["other"], vec!["batches"], vec!["batches", "other"], vec!["batches", "batches"]];
@@ -253,7 +254,8 @@ async fn once(State(runs): State<Both>, _: Request) -> String {
     format!("run {}", runs.outer.run().await)
 }
 
-/// Both copies come with what the middleware has extracted, but only what a guard hands on is inside of it.
+/// Both copies contain what the middleware has extracted. But only a request that the guard passes on is inside of the
+/// guard.
 #[tokio::test]
 async fn a_request_that_a_middleware_sends_twice_is_executed_once() {
     let (runs, store) = (Both { outer: Runs::held(), inner: Runs::free() }, MemoryStore::new());
@@ -290,7 +292,7 @@ async fn keeps(State((runs, kept)): State<(Both, Kept)>, request: Request) -> St
     format!("run {}", runs.outer.run().await)
 }
 
-/// The claim that it would run under has ended.
+/// The claim to which the run would belong has ended.
 #[tokio::test]
 async fn a_request_forwarded_after_its_response_gets_a_replay() {
     let (runs, store, kept) = (Both::free(), MemoryStore::new(), Kept::default());

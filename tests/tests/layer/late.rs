@@ -13,7 +13,7 @@ use idempotent_runtime::{Idempotency, RecordKey, Registry, idempotent};
 use idempotent_tests::{Logs, Runs, Server, answer};
 use tower::ServiceExt;
 
-/// The key, the downstream key and the result of a step.
+/// Returns the key, the downstream key and the result of a step.
 async fn describe(runs: &Runs, idempotency: &Idempotency) -> Result<String, Response> {
     let step = idempotency.step("call", async || Ok::<_, Response>(runs.run().await)).await?;
     Ok(format!("{:?} {} {step}", idempotency.key(), idempotency.downstream_key("bank")))
@@ -76,14 +76,14 @@ async fn late_idempotency_is_that_of_the_running_handler() {
     }
 }
 
-/// Only the handler's arguments tell whose it is, and a copy of `Parts` has no link to its guard.
+/// Only the handler's arguments show to which caller a request belongs, and a copy of `Parts` has no link to its guard.
 #[tokio::test]
 async fn late_idempotency_of_an_unknown_caller_takes_no_step() {
     let (said, started, _) = attempts(post(of_parts_with_a_caller), false).await;
     assert_eq!((said, started), (["step_failed".to_owned(), "step_failed".to_owned()], 0));
 }
 
-/// What an extractor in front of the last argument finds in a copy of the head.
+/// An `Idempotency` that an extractor before the last argument gets from a copy of the head.
 struct OfCopy(Idempotency);
 
 impl<S: Sync> FromRequestParts<S> for OfCopy {
@@ -128,7 +128,7 @@ async fn batch(State(registry): State<Registry>, _: Bytes) -> String {
     String::from_utf8(said.expect("the body arrives").to_vec()).expect("it is text")
 }
 
-/// It is not known whose request it is, but it has a guard of its own.
+/// It is unknown to which caller the request belongs, but the request has its own guard.
 #[tokio::test]
 async fn part_with_a_key_of_its_own_logs_no_error() {
     let (logs, registry) = (Logs::collect(), Registry::new(MemoryStore::new()));

@@ -1,4 +1,4 @@
-//! Requests that a handler or a middleware makes anew, without what the guards have put into the one that it got: one of the
+//! Requests that a handler or a middleware builds anew, without the extensions of the guards. A new request with the
 //! same key runs under the claim of the guard that sends it.
 
 use std::convert::Infallible;
@@ -18,12 +18,12 @@ use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, RecordKey, Regis
 use idempotent_tests::{Logs, Runs, Server};
 use tower::ServiceExt;
 
-/// Axum copies `Parts` for an argument before the last one: before the guard has seen the request.
+/// axum copies `Parts` for an argument before the last one, before the guard has seen the request.
 fn copy(parts: &Parts) -> Request {
     Request::from_parts(parts.clone(), Body::empty())
 }
 
-/// The handler beneath, called as the application's code may call it.
+/// Calls the inner handler, as the application's code may do.
 async fn send(runs: &Runs, request: Request) -> Response {
     let router: Router =
         Router::new().route("/waits", post(beneath_waiting)).fallback(beneath).with_state(runs.clone());
@@ -69,7 +69,7 @@ async fn request_made_anew_runs_under_the_claim_of_its_sender() {
     }
 }
 
-/// As a middleware that talks to another version of the crate `http` makes it.
+/// Like a middleware that uses another version of the crate `http`.
 async fn rebuild(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let mut rebuilt = Request::new(body);
@@ -120,7 +120,8 @@ async fn sends_copy_to_itself(State(runs): State<Runs>, parts: Parts, _: Bytes) 
     router.oneshot(copy(&parts)).await.expect("a router answers").status().to_string()
 }
 
-/// A handler that polls what other clients have sent, as a batch may, must not take a duplicate for a part of itself.
+/// If a handler polls requests of other clients, as a batch may, a duplicate must not count as a part of the handler's
+/// own request.
 #[tokio::test]
 async fn request_made_anew_for_its_own_handler_is_a_duplicate() {
     let runs = Runs::free();
@@ -135,7 +136,7 @@ async fn sends_copy_in_a_task(State(runs): State<Runs>, parts: Parts, _: Bytes) 
     sending.await.expect("it answers").to_string()
 }
 
-/// Nothing tells it from another client's duplicate.
+/// Nothing distinguishes it from a duplicate of another client.
 #[tokio::test]
 async fn request_made_anew_in_another_task_is_a_duplicate() {
     let runs = Runs::free();
@@ -144,7 +145,7 @@ async fn request_made_anew_in_another_task_is_a_duplicate() {
     assert_eq!((server.post_with_key("/", "k").await.text(), runs.started()), ("409 Conflict", 0));
 }
 
-/// A response whose body sends the request to the handler beneath, in its first poll or a later one.
+/// A response whose body sends the request to the inner handler, in its first poll or in a later one.
 fn body_that_sends(runs: Runs, request: Request, yields: bool) -> Response {
     let sending = async move {
         if yields {
@@ -166,7 +167,7 @@ async fn sends_from_its_body(State(runs): State<Runs>, uri: Uri, parts: Parts, _
     body_that_sends(runs, request, uri.path() == "/yields")
 }
 
-/// The handler whose body sends runs under its claim.
+/// The inner handler whose body sends the request runs under the outer handler's claim.
 #[idempotent(scope = "anew-waits", shared_scope, in_flight = wait("20s"))]
 async fn sends_from_a_covered_body(State(runs): State<Runs>, parts: Parts, _: Bytes) -> Response {
     let request = copy(&parts);
@@ -237,7 +238,7 @@ async fn relays_once(State(runs): State<Runs>, method: Method, parts: Parts, _: 
     router.oneshot(request).await.expect("a router answers")
 }
 
-/// One policy may be that of several handlers.
+/// Several handlers may have one policy.
 #[tokio::test]
 async fn request_made_anew_for_another_handler_of_its_policy_runs() {
     for (path, expected) in
@@ -264,7 +265,7 @@ async fn request_made_anew_for_another_handler_of_its_policy_runs() {
     }
 }
 
-/// A request for this path, without what a layer has put into the first one.
+/// A request for this path, without the extensions of the layer.
 fn without_guards(parts: &Parts, path: &'static str) -> Request {
     let mut request = Request::new(Body::empty());
     (*request.method_mut(), *request.headers_mut()) = (parts.method.clone(), parts.headers.clone());
@@ -272,7 +273,7 @@ fn without_guards(parts: &Parts, path: &'static str) -> Request {
     request
 }
 
-/// The same handler on the same route: it may poll another client's duplicate.
+/// The same handler on the same route: it may be polling a duplicate of another client.
 #[tokio::test]
 async fn request_made_anew_for_its_own_layer_is_a_duplicate() {
     let (runs, registry) = (Runs::free(), Registry::new(MemoryStore::new()));

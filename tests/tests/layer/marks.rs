@@ -1,4 +1,4 @@
-//! The mark of a replay: only a replay of this very request has it, whatever a response comes with.
+//! The mark of a replay: only a replay of this very request has it, whatever headers a response contains.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ async fn upstream() -> &'static str {
 
 type Proxy = (Runs, Registry);
 
-/// Asks another handler under a key of its own, and returns the response as it is.
+/// Calls another handler with a different key, and returns the response unchanged.
 async fn forward((runs, registry): Proxy, parts: Parts) -> Response {
     runs.run().await;
     let own_key = HeaderValue::from_str(&parts.uri.path().replace('/', "-")).expect("a path");
@@ -47,7 +47,7 @@ async fn plain_proxy(State(proxy): State<Proxy>, parts: Parts, _: Bytes) -> Resp
     forward(proxy, parts).await
 }
 
-/// As the response of another service that replays.
+/// Looks like the response of another service that replays.
 async fn marked(State((runs, _)): State<Proxy>) -> Response {
     let run = runs.run().await;
     ([("idempotent-replayed", "true")], format!("run {run}")).into_response()
@@ -118,7 +118,7 @@ async fn layer_records_a_response_with_the_mark_of_another_request() {
     }
 }
 
-/// A middleware that hands the request on, as it is or made anew, has no part in it.
+/// A middleware that passes the request on, unchanged or built anew, does not change the mark.
 #[tokio::test]
 async fn replay_of_a_handler_beneath_a_layer_keeps_its_mark() {
     let rebuild = async |request: Request, next: Next| {
@@ -140,7 +140,7 @@ async fn replay_of_a_handler_beneath_a_layer_keeps_its_mark() {
     }
 }
 
-/// As the response of a service that calls itself idempotent.
+/// Looks like the response of a service that calls itself idempotent.
 async fn claims_to_be_a_replay() -> impl IntoResponse {
     ([("idempotent-replayed", "true"), ("idempotent-recorded", "false")], "done")
 }
@@ -195,7 +195,7 @@ async fn response_without_a_key_has_no_mark_of_its_own() {
     }
 }
 
-/// The handler's guard takes the key, and the layer has no part in it.
+/// The handler's guard takes the key. The layer does not guard the request.
 #[tokio::test]
 async fn replay_beneath_a_layer_that_lets_it_pass_keeps_its_mark() {
     let registry = Registry::new(MemoryStore::new());

@@ -58,7 +58,7 @@ async fn middleware_has_the_downstream_key_of_its_handler() {
     }
 }
 
-/// Takes a step when its handler has answered.
+/// Takes a step after its handler has answered.
 async fn audit(
     State(runs): State<Runs>,
     idempotency: Idempotency,

@@ -1,4 +1,4 @@
-//! `IdempotencyLayer`: around routers and services, and around annotated handlers.
+//! `IdempotencyLayer`: around routers, around services, and around annotated handlers.
 
 mod asking;
 mod beneath;

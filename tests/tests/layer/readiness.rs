@@ -1,4 +1,4 @@
-//! The readiness of the service beneath a layer: only a request that is going to call the service waits for it.
+//! The readiness of the service inside of a layer: only a request that will call the service waits for it.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ async fn text(response: Response) -> String {
     String::from_utf8(body.to_vec()).expect("it is text")
 }
 
-/// Handles one request at a time: it has a place for a request when it is ready, as `tower::limit::ConcurrencyLimit` does.
+/// Handles one request at a time. It reserves a permit when it is ready, as `tower::limit::ConcurrencyLimit` does.
 struct OneAtATime {
     runs: Runs,
     places: Arc<Semaphore>,
@@ -93,7 +93,7 @@ async fn waiting_duplicate_holds_no_place_of_the_service_beneath() {
     let duplicates: Vec<_> = (0..3).map(|_| tokio::spawn(send(service.clone(), Some("a")))).collect();
     let others = join(tokio::spawn(send(service.clone(), Some("b"))), tokio::spawn(send(service.clone(), None)));
     runs.let_finish(3);
-    let (b, unkeyed) = tokio::time::timeout(PATIENCE, others).await.expect("no duplicate holds the place");
+    let (b, unkeyed) = tokio::time::timeout(PATIENCE, others).await.expect("no duplicate holds the permit");
     assert_ne!(b.expect("it ends"), unkeyed.expect("it ends"));
     assert_eq!(first.await.expect("it ends"), "run 1");
     for duplicate in duplicates {
@@ -102,7 +102,7 @@ async fn waiting_duplicate_holds_no_place_of_the_service_beneath() {
     assert_eq!(runs.started(), 3);
 }
 
-/// A replay and a rejection call no service, and come although it is busy.
+/// A replay and a rejection do not call the service, so they are sent even while it is busy.
 #[tokio::test]
 async fn replay_does_not_wait_for_a_busy_service() {
     let runs = Runs::held();
@@ -119,7 +119,7 @@ async fn replay_does_not_wait_for_a_busy_service() {
     assert_eq!(running.await.expect("it ends"), "run 2");
 }
 
-/// A service that fails before it takes a request, as often as it says.
+/// A service that fails before it accepts a request, the given number of times.
 #[derive(Clone)]
 struct Unready(Runs, Arc<AtomicUsize>);
 
@@ -139,7 +139,7 @@ impl Service<Request> for Unready {
     }
 }
 
-/// Nothing has run, so its outcome is known under `after_crash = "reject"` too.
+/// Nothing has run, so the outcome is known, also with `after_crash = "reject"`.
 #[tokio::test]
 async fn service_that_never_became_ready_frees_the_key() {
     let runs = Runs::free();

@@ -1,4 +1,5 @@
-//! Requests that something between two guards has made anew: each guard knows the nearest one around it, whatever their keys.
+//! Requests that a middleware between two guards has built anew: each guard finds the nearest outer guard, whatever
+//! their keys are.
 
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ fn layer(policy: PolicyBuilder, registry: &Registry) -> IdempotencyLayer {
     IdempotencyLayer::new(policy.build().expect("a valid policy")).with_registry(registry.clone())
 }
 
-/// The same request, without what the guards have put into it.
+/// The same request, without the extensions of the guards.
 fn anew(parts: &Parts, body: Body) -> Request {
     let mut request = Request::new(body);
     (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) =
@@ -34,7 +35,7 @@ async fn rebuild(request: Request, next: Next) -> Response {
     next.run(anew(&parts, body)).await
 }
 
-/// The handler, beneath a middleware that rebuilds its request, beneath a layer.
+/// The handler inside of a middleware that rebuilds its request, inside of a layer.
 fn beneath(route: MethodRouter<Runs>, runs: &Runs, policy: PolicyBuilder, registry: &Registry) -> Router {
     let app = Router::new().route("/", route).with_state(runs.clone()).layer(registry.layer());
     app.layer(from_fn(rebuild)).layer(layer(policy, registry))
@@ -165,10 +166,10 @@ struct Leading {
     runs: Runs,
 }
 
-/// Polls what another client has sent, and fails.
+/// Polls the request of another client, and fails.
 #[idempotent(scope = "rebuilt-leader", shared_scope)]
 async fn leads(State(state): State<Leading>) -> StatusCode {
-    let (job, done) = state.jobs.lock().await.recv().await.expect("one comes");
+    let (job, done) = state.jobs.lock().await.recv().await.expect("a request comes");
     done.send(job.await).expect("its sender waits");
     StatusCode::BAD_GATEWAY
 }
@@ -178,7 +179,7 @@ async fn is_led(State(state): State<Leading>) -> String {
     format!("run {}", state.runs.run().await)
 }
 
-/// The leader runs under `lead` as alice, and polls what bob has sent.
+/// Runs the leader under `lead` as alice. The leader polls bob's request.
 async fn poll_for_bob(caller_is_named: bool, bob_has_key: bool, path: &str) -> (String, usize) {
     let (sender, jobs) = mpsc::channel::<Job>(1);
     let state = Leading { jobs: Arc::new(Mutex::new(jobs)), runs: Runs::free() };

@@ -1,4 +1,4 @@
-//! Rejections of one guard beneath another: the outer guard records none, whatever the keys of the two requests are.
+//! Rejections of an inner guard: the outer guard never records them, whatever the keys of the two requests are.
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -22,7 +22,7 @@ fn layer(scope: &str, registry: &Registry) -> IdempotencyLayer {
     IdempotencyLayer::new(policy).with_registry(registry.clone())
 }
 
-/// Gives each tenant keys of its own.
+/// Gives each tenant its own keys.
 fn prefix(request: &mut Request) {
     let key = request.headers()["idempotency-key"].to_str().expect("visible characters");
     let key = HeaderValue::from_str(&format!("a-{key}")).expect("a value");
@@ -71,7 +71,7 @@ async fn in_tx(State(state): State<Inner>, mut tx: Tx<Sqlite>, mut request: Requ
     inner_router(&state).oneshot(request).await.expect("a router answers")
 }
 
-/// What other guards are around the inner one, and its scope.
+/// The scope of each inner guard, and a router with the guards around it.
 fn apps(state: &Inner, sqlite: &SqliteStore) -> [(&'static str, Router); 5] {
     let registry = &state.1;
     let app = |route| Router::new().route("/", route).with_state(state.clone());
@@ -144,7 +144,7 @@ async fn rejection_that_a_handler_hands_on_is_not_committed() {
     assert_eq!(file.number("SELECT count(*) FROM charges").await, 0);
 }
 
-/// Has two parts of its own, and makes a response of what they answer.
+/// Calls the inner handler for two parts, and makes one response of both answers.
 #[idempotent(scope = "rejections-summary", cache = [200, 409])]
 async fn summarises(State(state): State<Inner>, mut request: Request) -> (StatusCode, &'static str) {
     prefix(&mut request);

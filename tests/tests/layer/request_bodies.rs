@@ -1,4 +1,4 @@
-//! How large the body of a keyed request may be beneath a layer: as large as that of a request without a key.
+//! How large the body of a request with a key may be inside of a layer: as large as that of a request without a key.
 
 use axum::Router;
 use axum::body::Bytes;

@@ -1,4 +1,4 @@
-//! A layer with `required` around the routes of a router: what no route takes is answered by the router.
+//! A layer with `required` around the routes of a router. If no route matches, the router itself answers.
 
 use axum::Router;
 use axum::http::{Method, StatusCode};
@@ -55,13 +55,13 @@ async fn required_layer_of_a_router_leaves_404_to_the_router() {
             assert_eq!(status(&server, Method::POST, unknown).await, StatusCode::NOT_FOUND, "{path} {unknown}");
         }
         assert_eq!(answer(server.post(path)).await.rejection(), "missing_key", "{path}");
-        // The layer cannot tell the router's 405 from a handler.
+        // The layer cannot distinguish the router's 405 from a handler.
         assert_eq!(answer(server.request(Method::DELETE, path)).await.rejection(), "missing_key", "{path}");
     }
     assert_eq!(runs.started(), 0);
 }
 
-/// The layer sees nothing of what the service beneath it would do.
+/// The layer does not know what the inner service would do with the request.
 #[tokio::test]
 async fn required_layer_around_a_service_lets_nothing_pass() {
     let runs = Runs::free();

@@ -1,4 +1,5 @@
-//! The engine as a tower layer: whole routers, services that are not axum's, and annotated handlers beneath.
+//! The engine as a tower layer: around whole routers, around services that are not axum's, and around annotated
+//! handlers.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -134,7 +135,7 @@ async fn a_request_goes_on_when_its_client_leaves() {
     assert_eq!((replay.text(), runs.started()), ("charge 1", 1));
 }
 
-/// What a handler without the attribute learns of the layer's claim.
+/// What a handler without the attribute learns about the layer's claim.
 #[tokio::test]
 async fn a_plain_handler_learns_its_key() {
     let key = async |idempotency: Idempotency| format!("{:?} {}", idempotency.key(), idempotency.attempt());
@@ -154,7 +155,8 @@ async fn of_the_same_scope(State(runs): State<Runs>) -> String {
     format!("charge {}", runs.run().await)
 }
 
-/// The handler's policy goes before the layer's, which records neither its response nor its replays and rejections.
+/// The handler's policy takes precedence over the layer's. The layer records neither the handler's response nor its
+/// replays and rejections.
 #[tokio::test]
 async fn annotated_handler_under_a_layer_is_recorded_once_by_itself() {
     let (runs, store) = (Runs::free(), MemoryStore::new());
@@ -164,7 +166,7 @@ async fn annotated_handler_under_a_layer_is_recorded_once_by_itself() {
         .with_state(runs.clone())
         .layer(Registry::new(store.clone()).layer())
         .layer(layer(Policy::builder("services-api").cache_all(), &store));
-    // The layer's registry is its own; the handler's comes from the router.
+    // The layer has its own registry. The handler uses the registry of the router.
     let server = Server::start(app).await;
     for is_replay in [false, true, true] {
         let answer = server.post_with_key("/annotated", "a").await;
@@ -231,7 +233,7 @@ fn failing_first(
     })
 }
 
-/// A tower service of its own error, which nothing records.
+/// A tower service with its own error type. Its errors are not recorded.
 #[tokio::test]
 async fn service_error_reaches_the_caller_unrecorded() {
     let calls = Arc::default();

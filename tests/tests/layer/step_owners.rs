@@ -1,4 +1,5 @@
-//! Whose step it is, under one claim, in one attempt and in several: no handler gets another one's result.
+//! To which handler a step belongs, under one claim, in one attempt and in several: no handler gets the result of
+//! another one.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -25,7 +26,7 @@ async fn step(runs: &Runs, idempotency: &Idempotency, what: &str) -> Result<Stri
     idempotency.step("call", async || Ok::<_, Response>(format!("{what} {}", runs.run().await))).await
 }
 
-/// The status and the text of what a handler answers.
+/// The status and the text of a handler's answer.
 async fn said(to: Router, request: Request) -> String {
     let response = to.oneshot(request).await.expect("a router answers");
     let status = response.status().as_u16();
@@ -45,7 +46,7 @@ async fn charge_item(State(runs): State<Runs>, idempotency: Idempotency, item: S
     step(&runs, &idempotency, &item).await
 }
 
-/// Without a key of its own, so that its steps are the layer's.
+/// The handler has no key of its own, so its steps belong to the layer's claim.
 #[idempotent(scope = "owners-item", header = "x-item")]
 async fn charge_guarded_item(State(runs): State<Runs>, idempotency: Idempotency, item: String) -> Result<String> {
     step(&runs, &idempotency, &item).await
@@ -93,7 +94,7 @@ fn is_first(request: &Request) -> bool {
     request.headers().get("x-attempt").is_some_and(|attempt| attempt == "1")
 }
 
-/// The first attempt of each path ends after a step of one handler; the second one runs another handler.
+/// The first attempt of each path ends after a step of one handler. The second attempt runs another handler.
 #[idempotent(scope = "owners-attempts", shared_scope)]
 async fn attempts(State(runs): State<Runs>, idempotency: Idempotency, request: Request) -> Result<String> {
     let (is_first, path) = (is_first(&request), request.uri().path().to_owned());
@@ -122,7 +123,7 @@ async fn other_inner(State(runs): State<Runs>, idempotency: Idempotency) -> Resu
     step(&runs, &idempotency, "other inner").await
 }
 
-/// Beneath a layer, to plain handlers: the target tells them apart.
+/// Plain handlers inside of a layer. They are distinguished by the target.
 async fn plain_attempts(State(runs): State<Runs>, mut request: Request) -> (StatusCode, String) {
     let is_first = is_first(&request);
     let to = if is_first || request.uri().path() == "/plain-same" { "/reserve" } else { "/charge" };
@@ -161,7 +162,7 @@ async fn step_of_another_handler_in_an_earlier_attempt_is_none() {
     }
 }
 
-/// Takes its step in a task of its own, when its response has been sent.
+/// Takes its step in a separate task, after its response was sent.
 fn step_later(later: &Later, idempotency: Idempotency) -> &'static str {
     let Later { runs, go, said } = later.clone();
     tokio::spawn(async move {
@@ -235,7 +236,7 @@ fn lock(seen: &Seen) -> MutexGuard<'_, Vec<String>> {
     seen.lock().expect("nothing panics")
 }
 
-/// Or the bank would take the second payment for a repetition of the first.
+/// Otherwise the bank would take the second payment for a repetition of the first one.
 #[tokio::test]
 async fn payments_under_one_claim_have_keys_of_their_own() {
     let (seen, registry) = (Seen::default(), Registry::new(MemoryStore::new()));

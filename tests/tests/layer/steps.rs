@@ -1,4 +1,4 @@
-//! Steps of handlers that run under one claim: no handler gets the result of another one's step.
+//! Steps of several handlers under one claim: no handler gets the result of another one's step.
 
 use axum::Router;
 use axum::body::Body;
@@ -17,7 +17,7 @@ use tower::ServiceExt;
 
 type Result<T, E = Response> = std::result::Result<T, E>;
 
-/// Takes a step of this name, and tells its result.
+/// Takes a step with this name, and returns its result.
 async fn charge(runs: &Runs, idempotency: &Idempotency, name: &str, who: &str) -> Result<String> {
     idempotency.step(name, async || Ok::<_, Response>(format!("{who} {}", runs.run().await))).await
 }
@@ -32,7 +32,8 @@ async fn forward(to: Router, request: Request) -> String {
     }
 }
 
-/// What its own step and the other handler's come to; the query tells the order and the step's name.
+/// Returns the results of its own step and of the other handler's step. The query gives the order and the name of the
+/// step.
 #[idempotent(scope = "steps-of-two", shared_scope)]
 async fn outer(State(runs): State<Runs>, idempotency: Idempotency, request: Request) -> Result<String> {
     let query = request.uri().query().unwrap_or_default().to_owned();
@@ -62,7 +63,7 @@ async fn recursive(State(runs): State<Runs>, idempotency: Idempotency, mut reque
     Ok(format!("{own}, {}", forward(Router::new().fallback(recursive).with_state(runs), request).await))
 }
 
-/// Beneath a layer, without a guard of its own.
+/// Inside of a layer, without a guard of its own.
 async fn unguarded(State(runs): State<Runs>, idempotency: Idempotency, request: Request) -> Result<String> {
     let own = charge(&runs, &idempotency, "charge", "unguarded").await?;
     let (parts, _) = request.into_parts();
@@ -102,7 +103,7 @@ async fn in_transaction(_tx: Tx<Sqlite>, State(runs): State<Runs>, request: Requ
     forward(Router::new().fallback(inner).with_state(runs), request).await
 }
 
-/// A rollback would undo what the step wrote, and leave its result.
+/// A rollback would undo the writes of the step but not its result.
 #[tokio::test]
 async fn handler_under_the_claim_of_a_tx_has_no_steps() {
     let (file, runs) = (SqliteFile::new(), Runs::free());
@@ -112,14 +113,14 @@ async fn handler_under_the_claim_of_a_tx_has_no_steps() {
     assert_eq!((server.post_with_key("/", "k").await.text(), runs.started()), (r#""step_failed""#, 0));
 }
 
-/// Its first run fails, after its step.
+/// Its first run fails after its step.
 async fn fails_once(State(runs): State<Runs>, idempotency: Idempotency) -> Result<String> {
     let first = runs.started() == 0;
     let charged = charge(&runs, &idempotency, "charge", "run").await?;
     if first { Err(Response::builder().status(503).body(Body::empty()).expect("a response")) } else { Ok(charged) }
 }
 
-/// Without a key of its own: the layer's counts.
+/// The handler has no key of its own, so the layer's key applies.
 #[idempotent(scope = "steps-unkeyed")]
 async fn fails_once_guarded(State(runs): State<Runs>, idempotency: Idempotency) -> Result<String> {
     let first = runs.started() == 0;
@@ -127,7 +128,7 @@ async fn fails_once_guarded(State(runs): State<Runs>, idempotency: Idempotency) 
     if first { Err(Response::builder().status(503).body(Body::empty()).expect("a response")) } else { Ok(charged) }
 }
 
-/// A middleware that calls a handler twice may have two parts of a batch for it.
+/// If a middleware calls a handler twice, these may be two parts of a batch.
 #[tokio::test]
 async fn handler_called_again_under_one_claim_repeats_no_step() {
     let retry = async |request: Request, next: Next| {

@@ -1,4 +1,4 @@
-//! What a Prometheus would read of this process.
+//! The metrics that a Prometheus would read from this process.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
@@ -14,9 +14,9 @@ pub(crate) struct Exposition {
     samples: Vec<Sample>,
 }
 
-/// One line.
+/// One line of the metrics.
 pub(crate) struct Sample {
-    /// With the suffix of a histogram's part.
+    /// The name, with the suffix of a histogram's part.
     pub(crate) name: String,
     /// The labels.
     pub(crate) labels: BTreeMap<String, String>,
@@ -25,7 +25,7 @@ pub(crate) struct Sample {
 }
 
 impl Exposition {
-    /// Installs the recorder: every test of a process does it first, and the first of them succeeds.
+    /// Installs the recorder. Every test of a process calls this first; only the first call installs it.
     ///
     /// # Panics
     ///
@@ -46,11 +46,11 @@ impl Exposition {
         });
     }
 
-    /// The present value of a series.
+    /// Reads the current metrics.
     ///
     /// # Panics
     ///
-    /// Before [`begin`](Self::begin), and when a line is not understood.
+    /// Before [`begin`](Self::begin), and when a line cannot be parsed.
     pub(crate) fn scrape() -> Self {
         let text = RECORDER.get().expect("the test has begun to record").render();
         let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
@@ -58,17 +58,17 @@ impl Exposition {
         Self { text, samples }
     }
 
-    /// All of it.
+    /// The text of the metrics.
     pub(crate) fn text(&self) -> &str {
         &self.text
     }
 
-    /// All of its lines.
+    /// The samples.
     pub(crate) fn samples(&self) -> &[Sample] {
         &self.samples
     }
 
-    /// The sum of the samples of this name that have these labels; `None` when there is none.
+    /// The sum of the samples with this name and these labels; `None` if there is none.
     pub(crate) fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let has =
             |sample: &Sample, (label, value): &(&str, &str)| sample.labels.get(*label).is_some_and(|v| v == value);
@@ -79,7 +79,7 @@ impl Exposition {
             .reduce(|a, b| a + b)
     }
 
-    /// The names of the labels of each sample's name.
+    /// The label names of each sample's name.
     pub(crate) fn labels(&self) -> BTreeMap<&str, BTreeSet<&str>> {
         let mut labels = BTreeMap::<&str, BTreeSet<&str>>::new();
         for sample in &self.samples {
@@ -89,7 +89,7 @@ impl Exposition {
     }
 }
 
-/// No label of ours needs to be escaped, so that one that is none of ours is not understood.
+/// Parses a line. Labels of this library never need escapes, so a line with an escape cannot be parsed.
 fn sample(line: &str) -> Option<Sample> {
     let (series, value) = line.rsplit_once(' ')?;
     let (name, labels) = match series.split_once('{') {

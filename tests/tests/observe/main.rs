@@ -1,7 +1,8 @@
-//! What the runtime tells those who run it: metrics, logs and traces, and what the pages make of them.
+//! What the runtime reports to operators, as metrics, logs and traces, and whether the pages for operators use it
+//! correctly.
 //!
-//! The first guarded request of a process decides whether it has metrics: each test that sends one calls
-//! `Exposition::begin` before.
+//! The first guarded request of a process decides whether the process has metrics. So each test that sends one first
+//! calls `Exposition::begin`.
 
 mod exposition;
 mod metrics;

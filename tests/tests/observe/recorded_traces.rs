@@ -1,4 +1,4 @@
-//! A record keeps the trace of the request that made it, in every store, and its replays tell of it.
+//! A record keeps the trace of the request that made it, in every store, and its replays refer to that trace.
 
 use axum::Router;
 use axum::extract::State;
@@ -37,10 +37,11 @@ async fn send(server: &Server, path: &str, key: &str, trace: &str) -> Answer {
     answer(server.post(path).header("idempotency-key", key).header("traceparent", trace)).await
 }
 
-/// The traces that the replays of these logs tell of.
+/// The traces to which the replays in these logs refer.
 fn told(logs: &Logs) -> Vec<String> {
     let text = logs.text();
-    // Not the lines of closed spans: sqlx's thread for SQLite keeps the span of each request, and may be the last to.
+    // Not the lines of closed spans: sqlx's thread for SQLite also holds the span of a request, and may be the last one
+    // to close it.
     let ended =
         text.lines().filter(|line| line.contains("idempotent{") && line.contains("a guarded request has ended"));
     let replays = ended.filter(|line| line.contains("idempotency.outcome=\"replayed\""));

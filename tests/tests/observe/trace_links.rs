@@ -16,7 +16,7 @@ use tracing_subscriber::layer::SubscriberExt;
 #[idempotent(scope = "linked-charges")]
 async fn create_charge() {}
 
-/// Each request is a trace of its own.
+/// Each request starts a new trace.
 async fn traced(request: Request, next: Next) -> Response {
     next.run(request).instrument(tracing::info_span!(parent: None, "request")).await
 }

@@ -1,4 +1,4 @@
-//! The span of a request goes on when its client has left and the handler is a task of its own.
+//! The span of a request continues after its client has disconnected and the handler has become a separate task.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -19,7 +19,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::{LookupSpan, Scope};
 
-/// An event, and the spans that it lies in, the outermost first.
+/// An event, and the spans around it, the outermost first.
 #[derive(Clone, Debug)]
 struct Seen {
     message: String,
@@ -35,7 +35,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Collector {
         event.record(&mut message);
         let spans = context.event_scope(event).into_iter().flat_map(Scope::from_root);
         let spans = spans.map(|span| (span.name(), span.id().into_u64())).collect();
-        self.0.lock().expect("no holder panics").push(Seen { message: message.0, spans });
+        self.0.lock().expect("not poisoned").push(Seen { message: message.0, spans });
     }
 }
 
@@ -50,7 +50,7 @@ impl Visit for Message {
     }
 }
 
-/// The one of this process.
+/// The collector of this process.
 fn collector() -> &'static Collector {
     static COLLECTOR: OnceLock<Collector> = OnceLock::new();
     COLLECTOR.get_or_init(|| {
@@ -61,9 +61,9 @@ fn collector() -> &'static Collector {
     })
 }
 
-/// The spans that these events of one request lie in, which must all have come.
+/// The spans around these events of one request. All of the events must have been logged.
 fn spans_of(messages: &[&str]) -> BTreeSet<Vec<(&'static str, u64)>> {
-    let seen = collector().0.lock().expect("no holder panics").clone();
+    let seen = collector().0.lock().expect("not poisoned").clone();
     let spans = messages.iter().map(|message| {
         let event = seen.iter().find(|seen| seen.message.contains(message));
         event.unwrap_or_else(|| panic!("no event `{message}` in {seen:#?}")).spans.clone()
@@ -71,7 +71,7 @@ fn spans_of(messages: &[&str]) -> BTreeSet<Vec<(&'static str, u64)>> {
     spans.collect()
 }
 
-/// As a router's middleware for traces does.
+/// Creates a span for each request, like a router's trace middleware.
 async fn traced(request: Request, next: Next) -> Response {
     next.run(request).instrument(tracing::info_span!("request")).await
 }
@@ -82,7 +82,7 @@ async fn create_charge(State(runs): State<Runs>) -> Body {
     runs.run().await;
     tracing::info!("the handler goes on");
     let parts = stream::unfold(0, |part| async move {
-        // The rest of the body is not there at once.
+        // The rest of the body is not ready at once.
         tokio::task::yield_now().await;
         tracing::info!("part {part} of the body is made");
         (part < 2).then(|| (Ok::<_, std::io::Error>(Bytes::from_static(b"part")), part + 1))
@@ -106,12 +106,7 @@ async fn handler_without_client_keeps_the_spans_of_its_request() {
     drop(connection);
     idempotent_tests::eventually(
         async || {
-            collector()
-                .0
-                .lock()
-                .expect("no holder panics")
-                .iter()
-                .any(|seen| seen.message.contains("client disconnected"))
+            collector().0.lock().expect("not poisoned").iter().any(|seen| seen.message.contains("client disconnected"))
         },
         |has_left| *has_left,
     )

@@ -1,4 +1,4 @@
-//! What aide's document says of annotated handlers.
+//! What a document of aide says about annotated handlers.
 
 use aide::axum::ApiRouter;
 use aide::axum::routing::{post, post_with};
@@ -58,7 +58,7 @@ impl aide::OperationOutput for ApiError {
     }
 }
 
-/// A handler in a module of its own, with these attributes.
+/// A handler in its own module, with these attributes.
 macro_rules! create_charge {
     ($module:ident, $(#$attribute:tt)*) => {
         mod $module {
@@ -83,7 +83,7 @@ macro_rules! create_charge {
 create_charge!(bare,);
 create_charge!(guarded, #[idempotent(scope = "charges", required, header = "x-request-id")]);
 
-/// Extractors of ours, and a return type that no argument's type could hold.
+/// A handler with this library's extractors, and a return type without a name.
 #[idempotent(scope = "aide-refunds", ttl = "90s", cache = [202, 409])]
 async fn refund(idempotency: Idempotency, _: Tx<Sqlite>, Json(order): Json<Order>) -> impl IntoResponse {
     let _ = (idempotency.attempt(), order.amount);

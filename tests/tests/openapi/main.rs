@@ -1,4 +1,4 @@
-//! What a document of OpenAPI says of annotated handlers.
+//! What OpenAPI documents say about annotated handlers.
 
 mod aide;
 mod utoipa;

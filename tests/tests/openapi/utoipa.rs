@@ -1,4 +1,4 @@
-//! What utoipa's document says of annotated handlers, in either order of the two attributes.
+//! What a document of utoipa says about annotated handlers, in either order of the two attributes.
 
 use axum::Json;
 use axum::extract::{Path, Query};
@@ -44,7 +44,7 @@ fn charge(order: &Order) -> Answer {
     (StatusCode::CREATED, Json(Charge { id }))
 }
 
-/// A handler in a module of its own, with these attributes above and below utoipa's.
+/// A handler in its own module, with these attributes above and below utoipa's.
 macro_rules! create_charge {
     ($module:ident, above: [$(#$above:tt)*], below: [$(#$below:tt)*]) => {
         mod $module {
@@ -107,7 +107,7 @@ fn codes<'a>(operation: &'a Value, status: &str) -> Vec<&'a str> {
     codes.into_iter().flatten().map(|code| code.as_str().expect("a word")).collect()
 }
 
-/// Whether all of `without` stands in `with`.
+/// Whether `with` contains all of `without`.
 fn keeps(with: &Value, without: &Value) -> bool {
     match (with, without) {
         (Value::Object(with), Value::Object(without)) => {
@@ -398,7 +398,7 @@ fn methods_that_are_not_guarded_are_documented_as_they_are() {
     }
 }
 
-/// `debug_handler` emits its function twice, wherever it stands.
+/// `debug_handler` emits its function twice, above or below the other attributes.
 mod checked {
     use super::*;
 
@@ -445,7 +445,7 @@ fn handlers_under_a_check_document_themselves_too() {
     assert_eq!(scopes, ["one", "two", "three", "four"]);
 }
 
-/// Two modules with a handler of one name, one of them not annotated.
+/// Two modules with a handler of the same name. One of them is not annotated.
 mod emitted {
     use super::*;
 
@@ -502,7 +502,7 @@ fn a_handler_whose_name_is_a_keyword_documents_itself() {
     let _: axum::Router = axum::Router::new().route("/raw", axum::routing::post(raw::r#type::r#match));
 }
 
-/// A handler without a document, in a module where the name of another one's is in sight.
+/// A handler without a document, in a module that imports the name of another handler's type.
 mod in_sight {
     use super::emitted::third::*;
     use super::*;

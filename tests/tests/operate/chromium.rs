@@ -1,4 +1,4 @@
-//! A Chromium without a window, in a profile of its own.
+//! A headless Chromium with its own profile.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use thirtyfour::{ChromiumLikeCapabilities as _, DesiredCapabilities, LoggingPrefsLogLevel, WebDriver};
 
-/// What a Chromium needs to run as root on a machine without a screen, and to speak only to our server.
+/// Allows Chromium to run as root on a machine without a screen, and to connect only to the test's server.
 const FLAGS: [&str; 10] = [
     "--headless",
     "--no-sandbox",
@@ -66,7 +66,7 @@ impl Chromium {
     }
 
     async fn ask(&self, command: &str, parameters: Value) -> Value {
-        self.driver.cdp().send_raw(command, parameters).await.expect("Chromium obeys")
+        self.driver.cdp().send_raw(command, parameters).await.expect("Chromium executes the command")
     }
 
     /// Sends this `Authorization` with every request from now on.
@@ -75,7 +75,7 @@ impl Chromium {
         self.ask("Network.setExtraHTTPHeaders", json!({"headers": {"authorization": authorization}})).await;
     }
 
-    /// Shows pages as on a screen of this width, to a reader who prefers this colour scheme.
+    /// Shows pages as on a screen of this width, for a reader who prefers this colour scheme.
     pub(crate) async fn look_like(&self, width: u32, scheme: &str) {
         let screen = json!({"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600});
         self.ask("Emulation.setDeviceMetricsOverride", screen).await;
@@ -83,7 +83,7 @@ impl Chromium {
         self.ask("Emulation.setEmulatedMedia", scheme).await;
     }
 
-    /// The whole page as a PNG.
+    /// A picture of the whole page, as PNG.
     pub(crate) async fn picture(&self) -> Vec<u8> {
         let metrics = self.ask("Page.getLayoutMetrics", json!({})).await;
         let size = &metrics["cssContentSize"];
@@ -93,19 +93,19 @@ impl Chromium {
         BASE64_STANDARD.decode(picture["data"].as_str().expect("text")).expect("base64")
     }
 
-    /// What a script says: the tests may run some, the page has none.
+    /// Runs a script and returns its result. Only the tests run scripts; the page has none.
     pub(crate) async fn evaluate(&self, script: &str) -> Value {
         let result = self.driver.execute(format!("return {script}"), Vec::new()).await.expect("the script runs");
         result.json().clone()
     }
 
-    /// What the console says, since it was last asked.
+    /// The messages on the console since the last call.
     pub(crate) async fn console(&self) -> Vec<String> {
         let entries = self.driver.browser_log().await.expect("a log");
         entries.into_iter().map(|entry| format!("{}: {}", entry.level, entry.message)).collect()
     }
 
-    /// What pages have requested, since it was last asked; without the browser's own page, with which it opens.
+    /// The requests of pages since the last call, without the page that the browser opens at the start.
     pub(crate) async fn requested(&self) -> Vec<String> {
         let entries = self.driver.get_log("performance").await.expect("a log");
         let events = entries.iter().map(|entry| serde_json::from_str::<Value>(&entry.message).expect("JSON"));

@@ -1,4 +1,4 @@
-//! Every test that the documents name exists, and so does every page that the README links.
+//! Every test that the documents name exists, and every page to which the README links exists.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +12,7 @@ fn read(name: &str) -> String {
     fs::read_to_string(root().join(name)).expect("the document is there")
 }
 
-/// Files of tests in backquotes, such as `tests/tests/request/keys.rs::a_name`, or without a name.
+/// Test files in backquotes, with or without the name of a test, such as `tests/tests/request/keys.rs::a_name`.
 fn quoted(document: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
     let quoted = document.split('`').skip(1).step_by(2);
     let of_tests = quoted
@@ -54,7 +54,7 @@ fn every_cell_of_the_guarantees_links_to_a_test_that_is_there() {
     assert_eq!(dangling, Vec::<&str>::new(), "cells without a link");
 }
 
-/// The code that a migration page removes is code that the benchmarks compile against the other crate.
+/// The code that a migration page replaces is the code that the benchmarks compile with the other crate.
 #[test]
 fn what_is_migrated_from_is_code_that_compiles() {
     let compiled = read("benches/src/peers.rs");
@@ -72,7 +72,7 @@ fn what_is_migrated_from_is_code_that_compiles() {
     }
 }
 
-/// Where the links of a page lead, in this repository.
+/// The links of a page to files of this repository.
 fn files(document: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
     let targets = document.split("](").skip(1).filter_map(|rest| rest.split_once(')').map(|(target, _)| target));
     let files = targets.filter(|target| !target.contains("://") && !target.starts_with('#'));
@@ -102,7 +102,7 @@ fn links_of_the_pages_lead_to_files_and_headings() {
     }
 }
 
-/// As they are rendered: their links lead to items of the API, which the sources do not show.
+/// The README links to the rendered pages, because their links lead to items of the API, which the sources do not show.
 #[test]
 fn readme_leads_to_every_page_of_the_guide() {
     const GUIDE: &str = "https://docs.rs/idempotent-runtime/latest/idempotent_runtime/guide/";
@@ -113,11 +113,11 @@ fn readme_leads_to_every_page_of_the_guide() {
     let pages: BTreeSet<&str> = pages.map(|(module, _)| module).collect();
     assert!(pages.len() > 20);
     assert_eq!(linked, pages);
-    assert!(readme.contains("](idempotent-runtime/src/guide)"), "docs.rs has no guide of what is not released");
+    assert!(readme.contains("](idempotent-runtime/src/guide)"), "docs.rs has no guide of an unreleased version");
 }
 
-/// A page of the guide links to items of the API by their paths in the program, which lead nowhere outside of the rendered guide. Only the
-/// README has one link to their folder, for readers of a version that docs.rs does not have.
+/// A page of the guide links to items of the API by their paths in the program. These links work only in the rendered
+/// guide. Only the README links to the folder of the pages, for readers of a version that docs.rs does not have.
 #[test]
 fn no_page_for_users_leads_to_a_source_of_the_guide() {
     for page in ["README.md", "SECURITY.md", "CHANGELOG.md", "docs/cookbook.md", "docs/guarantees.md"] {
@@ -129,7 +129,7 @@ fn no_page_for_users_leads_to_a_source_of_the_guide() {
     }
 }
 
-/// Whether the host is this machine or a placeholder, or the URL allows what it asks for. `cache` is another machine.
+/// Whether the host is this machine or a placeholder, or the URL is allowed. `cache` is the name of another machine.
 fn is_local_or_allowed(url: &str) -> bool {
     let authority = url.split(['/', '?']).next().unwrap_or_default();
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
@@ -160,7 +160,7 @@ fn readme_has_at_most_1200_words() {
     assert!(words <= 1_200, "{words} words: move details to the guide");
 }
 
-/// crates.io shows a part of the README, so that no statement has two wordings.
+/// crates.io shows a part of the README, so each statement must have only one wording.
 #[test]
 fn crate_readme_has_only_sections_of_the_readme() {
     let (readme, of_crate) = (read("README.md"), read("idempotent-runtime/README.md"));
@@ -171,14 +171,14 @@ fn crate_readme_has_only_sections_of_the_readme() {
     assert_eq!(files(&of_crate).count(), 0, "its links lead out of the crate");
 }
 
-/// The folders of the test programs, and those in them.
+/// The folders of the test programs, and their subfolders.
 fn folders(of: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(of).expect("the folder is there").flatten().map(|entry| entry.path());
     let within = entries.filter(|path| path.is_dir()).flat_map(|folder| folders(&folder));
     within.chain([of.to_owned()]).collect()
 }
 
-/// The compiler reports no file that no module names: its tests would silently not run.
+/// The compiler does not report a file that no module names: its tests would silently not run.
 #[test]
 fn every_test_file_belongs_to_one_of_twelve_programs() {
     let (tests, manifest) = (root().join("tests/tests"), read("tests/Cargo.toml"));
@@ -188,7 +188,7 @@ fn every_test_file_belongs_to_one_of_twelve_programs() {
         let sources = ["main.rs", "mod.rs"].map(|name| fs::read_to_string(folder.join(name)).unwrap_or_default());
         let files = fs::read_dir(&folder).expect("the folder is there").flatten().map(|entry| entry.path());
         for file in files.filter(|path| path != &tests.join("process")) {
-            let path = file.strip_prefix(&tests).expect("it is in there").to_str().expect("UTF-8").to_owned();
+            let path = file.strip_prefix(&tests).expect("it is in the folder").to_str().expect("UTF-8").to_owned();
             let is_source = file.extension().is_none_or(|extension| extension == "rs");
             let module = format!("mod {};", file.file_stem().and_then(|stem| stem.to_str()).expect("UTF-8"));
             if path.ends_with("/main.rs") || manifest.contains(&format!("path = \"tests/{path}\"")) {

@@ -1,6 +1,6 @@
-//! What operators look at and rely on: the inspector, the documents, and a load that leaves nothing behind.
+//! What operators use: the inspector and the documents. Also a load that must leave nothing behind.
 //!
-//! The program runs `guide` too.
+//! The program also contains the tests in `guide`.
 
 mod chromium;
 mod documents;

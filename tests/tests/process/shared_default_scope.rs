@@ -38,7 +38,7 @@ macro_rules! pays_with {
 
 pays_with!(Card Bank);
 
-/// The attribute that emits its function twice, above and below ours: that is no second handler.
+/// An attribute that emits its function twice, above and below `#[idempotent]`: this does not make a second handler.
 #[axum::debug_handler]
 #[idempotent]
 async fn debugged_above(_body: String) -> &'static str {
@@ -83,7 +83,7 @@ async fn layer_rejects_the_requests_as_it_cannot_reject_start_up() {
     assert_eq!(errors.len(), 2, "{errors:?}");
 }
 
-/// Module, function, file, line and column are the same for each.
+/// Module, function, file, line and column are the same for both handlers.
 #[tokio::test]
 async fn handlers_of_one_macro_call_with_one_default_scope_get_503() {
     let app = Router::new()

@@ -1,4 +1,4 @@
-//! Handlers with one explicit scope, of which one could replay the other's responses: both must say that they share it.
+//! Handlers with the same explicit scope: one could replay the other's responses, so both must declare `shared_scope`.
 
 use axum::Router;
 use axum::extract::State;
@@ -23,7 +23,7 @@ async fn charge(State(runs): State<Runs>) -> String {
     format!("charge {}", runs.run().await)
 }
 
-/// Its author does not know that there is another one.
+/// Its author does not know about the other handler.
 #[idempotent(scope = "payments", store = "elsewhere")]
 async fn refund(State(runs): State<Runs>) -> String {
     format!("refund {}", runs.run().await)
@@ -53,7 +53,7 @@ async fn install_rejects_equal_scopes_without_shared_scope() {
         assert!(message.contains(part), "{part} in {message}");
     }
     assert!(!message.contains("order"), "{message}");
-    // A store is asked for before scopes are compared.
+    // The stores are checked before the scopes are compared.
     let error = install(MemoryStore::new()).expect_err("there is no such store");
     assert!(matches!(error, InstallError::UnknownStore { .. }), "{error}");
 }
@@ -76,7 +76,7 @@ async fn layer_logs_equal_scopes_once_and_serves_them() {
     }
 }
 
-/// The second route of one operation replays what the first one has recorded.
+/// The second route of an operation replays what the first one has recorded.
 #[tokio::test]
 async fn handlers_that_share_a_scope_share_their_records() {
     let runs = Runs::free();

@@ -1,4 +1,4 @@
-//! A handler whose `Tx` its store cannot give is rejected at start-up.
+//! A handler with a `Tx` that its store does not support is rejected at start-up.
 
 use std::convert::Infallible;
 
@@ -32,11 +32,11 @@ impl<S: Sync, T> FromRequestParts<S> for others::Tx<T> {
     }
 }
 
-/// An extractor of the same name that has nothing to do with ours.
+/// An extractor of another crate with the same name.
 #[idempotent(scope = "others")]
 async fn with_the_tx_of_another_crate(_tx: others::Tx<Sqlite>) {}
 
-/// Its database is known when it is used.
+/// Its database is known only when it is used.
 #[idempotent(scope = "generic")]
 async fn generic<DB: Database>(tx: idempotent_runtime::Tx<DB>) {
     drop(tx);
@@ -45,7 +45,7 @@ async fn generic<DB: Database>(tx: idempotent_runtime::Tx<DB>) {
 struct Repository<DB>(std::marker::PhantomData<DB>);
 
 impl<DB: Database> Repository<DB> {
-    /// The same, and no attribute sees that its database is generic.
+    /// The same, but the attribute cannot see that its database is generic.
     #[idempotent(scope = "method")]
     async fn method(tx: idempotent_runtime::Tx<DB>) {
         drop(tx);
@@ -96,7 +96,7 @@ async fn install_names_the_handler_and_both_databases() {
     let error = wrong.expect_err("the store has no transactions");
     assert!(matches!(error, InstallError::NoTransactions { .. }), "{error}");
     let message = error.to_string();
-    // Any of those whose store has no transactions.
+    // The error names any of the handlers whose store has no transactions.
     assert!(["create_charge", "by_an_alias", "in_a_fragment"].iter().any(|name| message.contains(name)), "{message}");
     for part in ["transaction_install.rs:", "SQLite", "has none", "store = "] {
         assert!(message.contains(part), "{part} in {message}");
@@ -106,11 +106,11 @@ async fn install_names_the_handler_and_both_databases() {
         matches!(&missing, Err(InstallError::UnknownStore { name, .. }) if name == "embedded" || name == "pooled"),
         "{missing:?}"
     );
-    // An `Arc` of a store hands its transactions on.
+    // An `Arc` of a store passes its transactions on.
     let right = Registry::builder(MemoryStore::new()).store("embedded", std::sync::Arc::new(embedded));
     let logs = Logs::collect();
     right.store("pooled", pool(4)).build().install().expect("the stores have transactions");
-    // Four handlers of this one that take a second connection have none left.
+    // Four concurrent requests whose handlers take a second connection exhaust this pool.
     let warnings = logs.of_level("WARN").into_iter().filter(|line| line.contains("small pool")).collect::<Vec<_>>();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     for part in ["store=\"pooled\"", "connections=4", "from_a_pool"] {

@@ -1,4 +1,4 @@
-//! A limit on what one caller has under way, so that its flood leaves the others alone.
+//! A limit on the requests that one caller has in flight, so that a flood by one caller does not affect the others.
 
 use std::io;
 use std::sync::Arc;
@@ -50,7 +50,7 @@ async fn serve(runs: &Runs, store: MemoryStore, most: usize) -> Server {
 }
 
 fn request(server: &Server, path: &str, caller: &str, key: &str) -> RequestBuilder {
-    // Where a limit is missing, the handler is held.
+    // If the limit does not work, the handler is held, and the request times out.
     server.post(path).header("idempotency-key", key).body(caller.to_owned()).timeout(PATIENCE)
 }
 
@@ -75,7 +75,7 @@ async fn callers_each_have_their_number_of_requests_under_way() {
         let response = request.await.expect("the task ends").expect("the server answers");
         assert_eq!(response.status(), StatusCode::CREATED);
     }
-    // The rejected request ran nothing, and the places are free again.
+    // The rejected request ran nothing, and the permits are free again.
     assert_eq!(answer(request(&server, "/charges", "alice", "c")).await.text(), "charge 5");
     assert!(answer(request(&server, "/charges", "alice", "c")).await.is_replay());
 }
@@ -203,7 +203,7 @@ async fn spellings_of_a_scheme_are_one_caller_and_one_request() {
     assert_eq!(send("bearer t", "a").await.rejection(), "other_credentials");
 }
 
-/// Sends the first half of a body; the rest comes when the sender is dropped.
+/// Sends the first half of a body. The rest is sent when the sender is dropped.
 fn unfinished(request: RequestBuilder) -> (JoinHandle<Answer>, oneshot::Sender<()>) {
     let (sender, receiver) = oneshot::channel();
     let first = stream::iter([Ok::<_, io::Error>(vec![b'x'; 64 * 1024])]);
@@ -231,7 +231,7 @@ async fn unfinished_bodies_of_a_caller_are_not_read_beyond_its_limit() {
         let (answers, senders): (Vec<_>, Vec<_>) = (0..6)
             .map(|key| unfinished(request(&server, path, "", &key.to_string()).header("authorization", "Bearer T")))
             .unzip();
-        // Two are read, and can still finish.
+        // Two bodies are still being read, and can be completed.
         eventually(async || rejections.load(Ordering::SeqCst), |&rejected| rejected == 4).await;
         drop(senders);
         let mut rejected = 0;

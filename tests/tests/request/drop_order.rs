@@ -23,7 +23,7 @@ impl Noted {
 
 impl Drop for Noted {
     fn drop(&mut self) {
-        self.1.0.lock().expect("no holder panics").push(self.0);
+        self.1.0.lock().expect("not poisoned").push(self.0);
     }
 }
 
@@ -71,7 +71,7 @@ fn dropped(handler: impl Future, log: &Log, polls: usize) -> Vec<&'static str> {
         }
     }
     drop(handler);
-    std::mem::take(&mut *log.0.lock().expect("no holder panics"))
+    std::mem::take(&mut *log.0.lock().expect("not poisoned"))
 }
 
 macro_rules! compare {

@@ -1,4 +1,5 @@
-//! Arguments before and after the claim: what a replay runs of a handler's extractors, and what the key gets from one that fails.
+//! Arguments before and after the claim: which of a handler's extractors run for a replay, and what happens to the key
+//! if one fails.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +16,7 @@ use idempotent_runtime::{Registry, idempotent};
 use idempotent_tests::{Answer, Runs, Server, answer};
 use serde::{Deserialize, Deserializer};
 
-/// A shop with rows, and proofs that can be shown once.
+/// A shop with rows, and with proofs that can be used once.
 #[derive(Clone)]
 struct Shop {
     rows: Arc<Mutex<HashSet<u32>>>,
@@ -23,7 +24,7 @@ struct Shop {
     validations: Runs,
 }
 
-/// A client that has the token.
+/// A client with the right token.
 struct User;
 
 impl<S: Sync> FromRequestParts<S> for User {
@@ -34,7 +35,7 @@ impl<S: Sync> FromRequestParts<S> for User {
     }
 }
 
-/// The row that the path names, loaded.
+/// The row that the path names, loaded from the shop.
 struct Row(u32);
 
 impl FromRequestParts<Shop> for Row {
@@ -42,12 +43,12 @@ impl FromRequestParts<Shop> for Row {
 
     async fn from_request_parts(parts: &mut Parts, shop: &Shop) -> Result<Self, StatusCode> {
         let Path(id) = Path::<u32>::from_request_parts(parts, shop).await.map_err(|_| StatusCode::BAD_REQUEST)?;
-        let is_there = shop.rows.lock().expect("no holder panics").contains(&id);
+        let is_there = shop.rows.lock().expect("not poisoned").contains(&id);
         is_there.then_some(Self(id)).ok_or(StatusCode::NOT_FOUND)
     }
 }
 
-/// A captcha's answer, which counts once.
+/// The answer to a captcha, which can be used once.
 struct Proof;
 
 impl FromRequestParts<Shop> for Proof {
@@ -55,7 +56,7 @@ impl FromRequestParts<Shop> for Proof {
 
     async fn from_request_parts(parts: &mut Parts, shop: &Shop) -> Result<Self, StatusCode> {
         let proof = parts.headers.get("x-proof").and_then(|proof| proof.to_str().ok()).ok_or(StatusCode::FORBIDDEN)?;
-        let mut used = shop.used_proofs.lock().expect("no holder panics");
+        let mut used = shop.used_proofs.lock().expect("not poisoned");
         if used.iter().any(|one| one == proof) {
             return Err(StatusCode::FORBIDDEN);
         }
@@ -64,7 +65,7 @@ impl FromRequestParts<Shop> for Proof {
     }
 }
 
-/// A name that a query has found to be free.
+/// A name that is not taken, according to a query.
 struct FreeName(String);
 
 impl FromRequest<Shop> for FreeName {
@@ -79,13 +80,13 @@ impl FromRequest<Shop> for FreeName {
 
 #[idempotent(scope = "extraction-rows", claim_after = _user)]
 async fn remove(State(shop): State<Shop>, _user: User, Row(id): Row) -> StatusCode {
-    shop.rows.lock().expect("no holder panics").remove(&id);
+    shop.rows.lock().expect("not poisoned").remove(&id);
     StatusCode::NO_CONTENT
 }
 
 #[idempotent(scope = "extraction-rows-none", claim_after = none, cache = [204, 404])]
 async fn remove_in_any_case(Row(id): Row, State(shop): State<Shop>) -> StatusCode {
-    shop.rows.lock().expect("no holder panics").remove(&id);
+    shop.rows.lock().expect("not poisoned").remove(&id);
     StatusCode::NO_CONTENT
 }
 
@@ -126,7 +127,7 @@ async fn repeated_delete_whose_extractor_loads_replays_its_204() {
     let another = delete_row(&server, "/rows/7", "another").await;
     assert_eq!((another.status, another.is_replay()), (StatusCode::NOT_FOUND, false));
 
-    shop.rows.lock().expect("no holder panics").insert(7);
+    shop.rows.lock().expect("not poisoned").insert(7);
     let freed = delete_row(&server, "/rows/7", "another").await;
     assert_eq!((freed.status, freed.is_replay()), (StatusCode::NO_CONTENT, false), "404 has freed the key");
 }
@@ -135,7 +136,7 @@ async fn repeated_delete_whose_extractor_loads_replays_its_204() {
 async fn rejection_after_the_claim_is_recorded_by_its_status() {
     let (shop, server) = shop(Runs::free()).await;
     assert_eq!(delete_row(&server, "/any-rows/8", "k").await.status, StatusCode::NOT_FOUND);
-    shop.rows.lock().expect("no holder panics").insert(8);
+    shop.rows.lock().expect("not poisoned").insert(8);
     let replay = delete_row(&server, "/any-rows/8", "k").await;
     assert_eq!((replay.status, replay.is_replay()), (StatusCode::NOT_FOUND, true));
     assert_eq!(delete_row(&server, "/any-rows/8", "another").await.status, StatusCode::NO_CONTENT);
@@ -156,7 +157,7 @@ async fn single_use_proof_is_consumed_once() {
         assert_eq!((answer.status, answer.text(), answer.is_replay()), (StatusCode::CREATED, "ada", is_replay));
     }
     assert_eq!(sign_up("another").await.status, StatusCode::FORBIDDEN, "another request shows a proof that was used");
-    assert_eq!(*shop.used_proofs.lock().expect("no holder panics"), ["captcha"]);
+    assert_eq!(*shop.used_proofs.lock().expect("not poisoned"), ["captcha"]);
 }
 
 #[tokio::test]
@@ -187,7 +188,7 @@ async fn authentication_stands_before_every_replay() {
     assert_eq!((stranger.status, stranger.is_replay()), (StatusCode::UNAUTHORIZED, false));
     let stranger = answer(server.post("/users").header("idempotency-key", "k").header("x-proof", "p")).await;
     assert_eq!(stranger.status, StatusCode::UNAUTHORIZED);
-    assert!(shop.used_proofs.lock().expect("no holder panics").is_empty());
+    assert!(shop.used_proofs.lock().expect("not poisoned").is_empty());
 }
 
 #[tokio::test]
@@ -239,7 +240,7 @@ async fn replay_of_a_megabyte_parses_nothing() {
     assert!(untyped().await.is_replay(), "415 is on the list");
 }
 
-/// A body that its sender has signed. Its name is not what decides.
+/// A body with the signature of its sender. Handlers also use it under the name `Bytes`: the name must not matter.
 struct Bytes1(Bytes);
 
 mod own {
@@ -284,7 +285,7 @@ async fn own_late(own::Bytes(body): own::Bytes) -> Bytes {
     body
 }
 
-/// A store's entries after a request with a key, whose only extractor rejects it.
+/// The number of entries in a store after a request with a key that the handler's only extractor rejects.
 async fn entries_after(path: &str) -> usize {
     let store = MemoryStore::new();
     let app = Router::new()

@@ -1,4 +1,4 @@
-//! The extraction after the claim is a part of the guarded run: clients that leave, panics, steps, transactions.
+//! The extraction after the claim is part of the guarded run: clients that disconnect, panics, steps, transactions.
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -15,7 +15,7 @@ use sqlx::Sqlite;
 use tower::ServiceExt;
 use tower_http::catch_panic::CatchPanicLayer;
 
-/// Takes as long as its run.
+/// An argument whose extraction takes as long as its run.
 struct Checked(usize);
 
 impl FromRequestParts<Runs> for Checked {
@@ -63,7 +63,7 @@ async fn extraction_after_the_claim_survives_its_client() {
     runs.until_started(1).await;
     client.abort();
     assert!(client.await.is_err());
-    // For longer than its lease, which is renewed.
+    // The extraction takes longer than its lease, which is renewed.
     for _ in 0..3 {
         assert_eq!(post().await.rejection(), "in_flight");
         tokio::time::sleep(std::time::Duration::from_millis(60)).await;
@@ -110,7 +110,7 @@ async fn replay_asks_for_no_streamed_body() {
     assert!(without_key.starts_with("HTTP/1.1 400"), "{without_key}");
 }
 
-/// Takes a step while it is extracted.
+/// An argument that takes a step while it is extracted.
 struct Stepped(u64);
 
 impl FromRequestParts<Runs> for Stepped {

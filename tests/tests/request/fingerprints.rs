@@ -1,4 +1,4 @@
-//! What a reused key must repeat, and whose key it is.
+//! What a retry must repeat, and to which caller a key belongs.
 
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Multipart, Query, Request, State};
 use axum::http::StatusCode;
@@ -230,14 +230,15 @@ async fn a_multipart_body_is_compared_without_its_boundary() {
     };
     let first = form("aaaa", "5", false).await;
     assert_eq!(first.text(), "amount=5&note=not --aaaa a delimiter, run 1");
-    // Here the boundary stands in the content too, so the content differs: it is no delimiter in mid line.
+    // The content contains the boundary here too, but in the middle of a line, where it is no delimiter. So the content
+    // differs.
     assert_eq!(form("bbbb", "5", false).await.rejection(), "key_reused");
     assert!(form("aaaa", "5", true).await.is_replay());
     assert_eq!(form("aaaa", "6", false).await.rejection(), "key_reused");
     assert_eq!(runs.started(), 1);
 }
 
-/// axum takes the first boundary, and other readers the last one.
+/// axum uses the first boundary, and other readers use the last one.
 #[tokio::test]
 async fn media_type_with_two_boundaries_is_rejected() {
     let runs = Runs::free();
@@ -308,7 +309,7 @@ async fn the_default_body_limit_is_honoured_and_claims_nothing() {
 async fn unlimited_body_is_whole_unless_the_fingerprint_needs_it() {
     let runs = Runs::free();
     let server = serve(&runs).await;
-    // Axum's own limit is 2 MB.
+    // axum's own limit is 2 MB.
     let large = vec![b'x'; 3_000_000];
     let without_key = answer(server.post("/whole-request").body(large.clone())).await;
     assert_eq!(without_key.text(), "3000000 bytes, run 1");

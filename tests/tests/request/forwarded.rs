@@ -1,4 +1,4 @@
-//! Forwarded requests: a handler sends parts of its request through a router of its own.
+//! Forwarded requests: a handler sends parts of its request through its own router.
 
 use axum::Router;
 use axum::body::Body;
@@ -70,7 +70,7 @@ async fn a_forwarded_request_is_known_by_the_uri_that_was_routed() {
     }
 }
 
-/// An account's own route, beneath a prefix that is stripped.
+/// The route of one account, under a prefix that is stripped.
 async fn charge_in_nest(Path(account): Path<String>) -> String {
     format!("account {account} charged")
 }

@@ -1,4 +1,4 @@
-//! The attribute on handlers of every shape, under the strictest lints, called by axum and called directly.
+//! The attribute on handlers of every form, under the strictest lints, called by axum and called directly.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs, warnings, clippy::pedantic)]
@@ -28,7 +28,7 @@ impl FromRef<App> for Runs {
     }
 }
 
-/// One more than its body, with a concrete state.
+/// The number in the body plus one, with a concrete state.
 struct Next(u32);
 
 impl FromRequest<App> for Next {
@@ -42,7 +42,7 @@ impl FromRequest<App> for Next {
 
 type Answer = Result<(StatusCode, String), StatusCode>;
 
-/// Documented, as all of them are.
+/// Has documentation, as all handlers here.
 #[idempotent]
 pub async fn bare() {}
 
@@ -62,7 +62,7 @@ async fn form(Form(fields): Form<HashMap<String, String>>) -> impl IntoResponse 
     Json(fields)
 }
 
-/// Its author knows nothing of a `Completion`, which must be used too.
+/// Its author does not know `Completion`, which must be used too.
 #[idempotent(scope = "bytes")]
 #[must_use]
 async fn bytes(body: axum::body::Bytes) -> Vec<u8> {

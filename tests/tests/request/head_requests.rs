@@ -1,4 +1,4 @@
-//! The length that a response without a body tells: of a `HEAD` request, the length that a `GET` would have.
+//! The content length of a response without a body. For a `HEAD` request, it is the length that a `GET` would have.
 
 use axum::Router;
 use axum::body::Body;
@@ -11,7 +11,7 @@ use idempotent_runtime::{IdempotencyLayer, Policy, Registry, idempotent};
 use idempotent_tests::sqlite::SqliteFile;
 use idempotent_tests::{Answer, Runs, Server, answer};
 
-/// Knows the length of a file that it does not read.
+/// Returns the length of a file without reading the file.
 async fn file(State(runs): State<Runs>) -> impl IntoResponse {
     ([(header::CONTENT_LENGTH, "1234"), (header::ETAG, "\"v1\"")], runs.run().await.to_string())
 }

@@ -1,4 +1,4 @@
-//! What a handler may know about its key: the extractor.
+//! What the extractor `Idempotency` tells a handler about its key.
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -34,7 +34,7 @@ async fn as_last_argument(idempotency: Idempotency) -> axum::Json<Value> {
     describe(&idempotency)
 }
 
-/// Passes the request on, as a gateway in front of other handlers does.
+/// Forwards the request, like a gateway in front of other handlers.
 #[idempotent(scope = "forwards")]
 async fn forwards(request: Request) -> Response {
     let inner = Router::new().route("/forwards", post(as_last_argument));

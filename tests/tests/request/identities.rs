@@ -1,4 +1,4 @@
-//! Whose key it is, and which requests are the same one: callers, credentials, expressions, media types.
+//! To which caller a key belongs, and which requests are equal: callers, credentials, expressions, media types.
 
 use std::sync::Arc;
 
@@ -141,7 +141,7 @@ async fn lines_of_credentials_are_never_run_together() {
     }
 }
 
-/// Over HTTP/2 each may have a line of its own.
+/// With HTTP/2, each cookie may have its own header line.
 #[tokio::test]
 async fn cookies_in_several_lines_are_those_in_one() {
     let server = serve(&Runs::free()).await;
@@ -194,7 +194,7 @@ async fn registry_caller_partitions_keys_and_frees_credentials() {
     };
     let first = tokio::spawn(send(Some("acme"), "one", "k"));
     runs.until_started(1).await;
-    assert_eq!(send(Some("acme"), "two", "other").await.rejection(), "too_many_in_flight", "it counts by the caller");
+    assert_eq!(send(Some("acme"), "two", "other").await.rejection(), "too_many_in_flight", "counted by caller");
     let second = tokio::spawn(send(Some("globex"), "one", "k"));
     let third = tokio::spawn(send(None, "one", "k"));
     runs.until_started(3).await;
@@ -325,7 +325,7 @@ async fn the_content_coding_must_be_repeated() {
     let uncoded = answer(keyed(&server, "/charges").body("tea")).await;
     assert_eq!(uncoded.rejection(), "key_reused");
 
-    // What is coded is no JSON yet.
+    // An encoded body is not JSON yet.
     let json = async |body: &'static str| {
         let request =
             keyed(&server, "/json").header("content-type", "application/json").header("content-encoding", "x");

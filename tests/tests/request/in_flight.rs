@@ -171,7 +171,7 @@ async fn many_resting_waiters_cause_few_looks() {
     let waiters = join_all((0..300).map(|_| server.post_with_key("/waits", "k")));
     let finish = async {
         eventually(async || store.claims(), |&claims| claims > 300).await;
-        // A look comes every 250 ms at last, whatever the number of waiters is.
+        // In the end, each waiter looks every 250 ms, however many waiters there are.
         let (begun, before) = (std::time::Instant::now(), store.looks());
         eventually(async || store.looks(), |&looks| looks >= before + 12).await;
         let (looks, took) = (store.looks() - before, begun.elapsed());
@@ -208,7 +208,7 @@ async fn another_request_under_a_running_key_is_422_at_once() {
     }
 }
 
-/// Tells of no change, so that waiters depend on their own clocks.
+/// Reports no changes, so that waiters depend on their own timers.
 #[derive(Clone)]
 struct Silent(MemoryStore);
 
@@ -222,7 +222,7 @@ impl Wrapper for Silent {
     }
 }
 
-/// A runtime that serves until it is told to leave: it ends, or no thread drives it any more.
+/// A runtime that serves until it is told to leave. Then it ends, or no thread drives it any more.
 struct Leaving {
     address: SocketAddr,
     leave: oneshot::Sender<()>,
@@ -239,7 +239,7 @@ impl Leaving {
         std::thread::spawn(move || {
             let runtime = builder.enable_all().build().expect("a runtime");
             runtime.block_on(async move {
-                // On a worker, so that it ends with the runtime.
+                // Runs on a worker thread, so that it ends with the runtime.
                 let server = tokio::spawn(Server::start(app)).await.expect("the server starts");
                 listening.send(server.address()).expect("the test waits");
                 let _ = leaves.await;
@@ -259,7 +259,7 @@ impl Leaving {
     }
 }
 
-/// Two runtimes of one process have a waiter each for one key, and the runtime of the first waiter leaves.
+/// Each of two runtimes of one process has a waiter for the same key, and the runtime of the first waiter leaves.
 async fn waiter_outlives_the_first_waiters_runtime(builder: Builder, ends: bool) {
     let (runs, memory) = (Runs::held(), MemoryStore::new());
     let owner = serve(&runs, memory.clone()).await;
@@ -275,7 +275,7 @@ async fn waiter_outlives_the_first_waiters_runtime(builder: Builder, ends: bool)
     eventually(async || store.looks(), |&looks| looks > 1).await;
     let waiter = tokio::spawn(answer(staying.post("/waits").header("idempotency-key", "k")));
     eventually(async || store.claims(), |&claims| claims == 2).await;
-    // It has claimed, and waits from then on; nothing outside shows that.
+    // The request has claimed, and waits from then on. Only a further look shows that from outside.
     let looks = store.looks();
     eventually(async || store.looks(), |&now| now > looks).await;
     leaving.leave.send(()).expect("it serves");

@@ -1,4 +1,4 @@
-//! Policies that ask more of a key than the syntax does: `min_key_length` and `key_format`.
+//! Policies that require more of a key than its syntax: `min_key_length` and `key_format`.
 
 use axum::extract::State;
 use axum::http::StatusCode;

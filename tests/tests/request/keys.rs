@@ -1,4 +1,4 @@
-//! Which header values are keys, and which of them name the same one.
+//! Which header values are valid keys, and which values are the same key.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -145,7 +145,7 @@ async fn every_vector_of_the_key_syntax() {
         assert_eq!(server.post_with_key("/echo", &over).await.rejection(), "invalid_key");
     }
     assert_eq!(runs.started(), before, "a rejected key runs nothing");
-    // Counted in characters of the key, not of the header.
+    // The limit counts the characters of the key, not of the header.
     assert_eq!(server.post_with_key("/echo", &quoted_escapes).await.text(), "\"".repeat(255));
 }
 
@@ -236,7 +236,7 @@ async fn a_key_from_the_arguments_replaces_the_header() {
         .header("idempotency-key", "other")
         .header("content-type", "application/json")
         .body(r#"{"tea":1,"token":"t"}"#);
-    assert!(answer(with_header).await.is_replay(), "the header is not looked at");
+    assert!(answer(with_header).await.is_replay(), "the header is ignored");
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! What is bounded, and by what: durations and sizes of any length, calls that wait for a store, claims that are given back.
+//! What is limited, and by which setting: very long durations and sizes, calls that wait for a store, claims that are
+//! given back.
 
 use std::time::Duration;
 
@@ -51,7 +52,7 @@ fn layered(runs: &Runs, policy: Policy, registry: Registry) -> Router {
     Router::new().route("/", post(plain)).with_state(runs.clone()).layer(layer)
 }
 
-/// The largest number that each of them takes.
+/// Sets every limit to its largest value.
 fn boundless(registry: RegistryBuilder) -> Registry {
     let registry = registry.store_timeout(Duration::MAX).near_cache(usize::MAX, Duration::MAX);
     registry.max_in_flight_per_caller(usize::MAX).build()
@@ -178,7 +179,7 @@ async fn a_claim_that_arrives_after_its_lease_rejects_nothing() {
     assert_eq!(registry.drain(PATIENCE).await, 0, "it is not tried any more");
     store.on_claim(Fault::None);
     for _ in 0..2 {
-        // It runs on this thread before the answer to the next request does.
+        // The claim runs on this thread before the next request is answered.
         store.let_through();
     }
     assert_eq!(server.post_with_key("/briefly", "other").await.text(), "charge 1");
@@ -192,7 +193,7 @@ async fn a_claim_that_postgres_holds_up_rejects_nothing() {
     let store = PostgresStore::new(database.pool(4).await);
     store.migrate().await.expect("the tables are made");
     let mut other = sqlx::PgConnection::connect(&database.url()).await.expect("the server answers");
-    // As a row whose commit waits for a standby: it is there, and not visible.
+    // Like a row whose commit waits for a standby: the row exists, and is not visible yet.
     let key = RecordKey::new("briefly", None, "k");
     let insert =
         "INSERT INTO idempotency.records (digest, key, state, fingerprint, token, attempt, claim_ttl, expires_at)
@@ -212,7 +213,7 @@ async fn a_claim_that_postgres_holds_up_rejects_nothing() {
     assert_eq!(runs.started(), 1);
 }
 
-/// The claim arrives after another request had its key, and an operator purged what that one left.
+/// The claim arrives after another request has had its key and an operator has purged the record of that request.
 async fn late_claim_after_a_purge_rejects_nothing(store: impl StoreAdmin) {
     let (runs, store) = (Runs::free(), FaultyStore::around(store));
     let registry = Registry::builder(store.clone()).store_timeout(PATIENCE).build();
@@ -225,7 +226,7 @@ async fn late_claim_after_a_purge_rejects_nothing(store: impl StoreAdmin) {
     assert_eq!(server.post_with_key("/briefly", "k").await.text(), "charge 1");
     assert!(store.purge(&RecordKey::new("briefly", None, "k")).await.expect("the store purges"));
     store.let_through();
-    // Its claim is sent after the late one, over the same connection.
+    // This claim is sent after the late one, over the same connection.
     assert_eq!(server.post_with_key("/briefly", "other").await.text(), "charge 2");
     let next = server.post_with_key("/briefly", "k").await;
     assert_eq!((next.text(), runs.started()), ("charge 3", 3));
@@ -274,7 +275,7 @@ async fn a_claim_that_waited_for_a_connection_is_not_given_back() {
     let mut other = sqlx::PgConnection::connect(&database.url()).await.expect("the server answers");
     sqlx::raw_sql("BEGIN; LOCK TABLE idempotency.records").execute(&mut other).await.expect("it is locked");
     let (runs, store) = (Runs::free(), FaultyStore::around(store));
-    // The one that has the connection waits for the lock; the others for the connection.
+    // The claim that has the connection waits for the lock, and the others wait for the connection.
     let ends = given_back_after_twenty(&runs, &store).await;
     assert!(ends <= 5, "{ends} of 20 were given back");
 }
@@ -290,7 +291,7 @@ async fn a_claim_that_waited_for_the_writer_is_not_given_back() {
     assert_eq!(store.inner().list(None, 100).await.expect("it answers").entries, [], "none was claimed later");
 }
 
-/// How many of twenty claims are given back that do not come through.
+/// Returns how many of twenty claims that do not get through are given back.
 async fn given_back_after_twenty<S: StoreAdmin>(runs: &Runs, store: &FaultyStore<S>) -> usize {
     let registry = Registry::builder(store.clone()).store_timeout(Duration::from_millis(200)).build();
     let server = Server::start(app(runs, &registry)).await;
@@ -298,21 +299,21 @@ async fn given_back_after_twenty<S: StoreAdmin>(runs: &Runs, store: &FaultyStore
     for answer in join_all(keys.iter().map(|key| server.post_with_key("/charges", key))).await {
         assert_eq!(answer.rejection(), "store_unavailable");
     }
-    // What is given back at all is tried at once.
+    // Everything that is given back is tried at once.
     let _ = registry.drain(Duration::from_millis(20)).await;
-    // Each is looked for before it is ended.
+    // The store looks for each claim before it ends it.
     store.looks()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_overload_costs_what_it_serves_and_is_rejected_early() {
-    // A busy machine serves fewer within it, and what it rejects waits for no part of it.
+    // A busy machine serves fewer requests within the limit. The rejected ones do not wait for a part of the limit.
     const LIMIT: Duration = Duration::from_millis(1_500);
     const REQUESTS: usize = 600;
     let database = PostgresServer::shared().await.database().await;
     let store = PostgresStore::new(database.pool(2).await);
     store.migrate().await.expect("the tables are made");
-    // Each claim takes 20 ms: 100 a second, 150 within the limit.
+    // Each claim takes 20 ms: 100 claims per second, and 150 within the limit.
     let slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.02); RETURN NEW; END $$;
                 CREATE TRIGGER slow BEFORE INSERT ON idempotency.records FOR EACH ROW EXECUTE FUNCTION slow()";
     sqlx::raw_sql(slow).execute(store.pool()).await.expect("it is made");
@@ -331,7 +332,7 @@ async fn an_overload_costs_what_it_serves_and_is_rejected_early() {
         };
         join_all((0..REQUESTS).map(send).collect::<Vec<_>>())
     };
-    // The first burst teaches how fast the store is.
+    // During the first burst, the store's speed is measured.
     burst("first").await;
     let second = burst("second").await;
     let done = second.iter().filter(|(status, _)| *status == StatusCode::CREATED).count();
@@ -339,22 +340,22 @@ async fn an_overload_costs_what_it_serves_and_is_rejected_early() {
     let rejected: Vec<Duration> = rejected.map(|(_, after)| *after).collect();
     assert!(done > 0, "it serves what it can");
     assert!(rejected.len() > REQUESTS / 2, "{} rejected", rejected.len());
-    // A claim that the store has taken on waits for the whole limit.
+    // A claim that the store has accepted waits for the whole limit.
     let early = rejected.iter().filter(|after| **after < LIMIT).count();
     assert!(early > rejected.len() / 2, "{early} of {} are rejected early", rejected.len());
     let ends = store.ends();
     assert!(ends <= REQUESTS / 10, "{ends} claims were given back");
 }
 
-/// A store in PostgreSQL, over two connections, in which a claim takes some time; a claim that a store of this kind cannot
-/// serve within three seconds is rejected.
+/// A PostgreSQL store with two connections, in which a claim takes some time. Claims that such a store cannot serve
+/// within three seconds are rejected.
 struct Slow {
     store: PostgresStore,
     app: Router,
 }
 
 impl Slow {
-    /// `pause` is what each insertion waits for, in seconds, as an expression.
+    /// `pause` is an SQL expression: how many seconds each insertion waits.
     async fn new(pause: &str) -> Self {
         let database = PostgresServer::shared().await.database().await;
         let store = PostgresStore::new(database.pool(2).await);
@@ -376,7 +377,7 @@ impl Slow {
             .expect("it is dropped");
     }
 
-    /// How many of so many requests at once are rejected.
+    /// Sends this many requests at once, and returns how many are rejected.
     async fn rejected_of(&self, burst: &str, requests: usize) -> usize {
         let send = |number: usize| {
             let request = Request::post("/charges").header("idempotency-key", format!("{burst}-{number}"));
@@ -398,7 +399,8 @@ async fn a_slow_time_rejects_nothing_after_its_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_beginning_of_a_burst_rejects_nothing() {
-    // As while connections are opened: the first twenty claims take 0.5 s. At their pace, all of them would take 5 s.
+    // As while connections are being opened: the first twenty claims take 0.5 s. At that speed, all claims would take 5
+    // s.
     let slow = Slow::new("CASE WHEN nextval('inserted') <= 20 THEN 0.05 ELSE 0 END").await;
     assert_eq!(slow.rejected_of("burst", 200).await, 0);
 }

@@ -1,6 +1,7 @@
-//! A request with a key: whose key it is, what a retry must repeat, what it gets, and which handlers there may be.
+//! Requests with a key: to which caller a key belongs, what a retry must repeat, what it gets, and which handlers are
+//! possible.
 //!
-//! The program runs `layer` too.
+//! The program also contains the tests in `layer`.
 
 mod caller_limit;
 mod drop_order;

@@ -1,4 +1,4 @@
-//! The expressions of a policy are the handler's own code: they may wait, fail and panic, and claim nothing by it.
+//! The expressions of a policy are the handler's own code: they may wait, fail and panic. They claim nothing.
 
 use axum::Router;
 use axum::extract::State;
@@ -13,7 +13,7 @@ fn user(headers: &HeaderMap) -> Option<String> {
     headers.get("x-user")?.to_str().ok().map(str::to_owned)
 }
 
-/// Another task has to run before there is an answer.
+/// Another task must run before the result is ready.
 async fn looked_up(headers: &HeaderMap) -> String {
     let user = user(headers).unwrap_or_default();
     tokio::spawn(async move { user.to_uppercase() }).await.expect("it does not panic")

@@ -1,4 +1,4 @@
-//! What the registry's configuration puts over the policies of handlers.
+//! How the registry's configuration overrides the policies of handlers.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ async fn shared_charge() {}
 #[idempotent(scope = "override-shared", shared_scope)]
 async fn shared_refund() {}
 
-/// Sends its own request on to itself, under the registry around that router.
+/// Forwards its own request to itself, under the registry around that router.
 #[idempotent(scope = "override-forwards", fingerprint = none)]
 async fn forwards(State((runs, inner)): State<(Runs, Registry)>, request: Request) -> Response {
     let app = Router::new().route("/forwards", post(beneath)).with_state(runs.clone()).layer(inner.layer());
@@ -155,7 +155,8 @@ async fn handlers_with_one_scope_have_one_override() {
     }
 }
 
-/// One handler under two registries is still one handler: its request, sent on to itself, runs under its claim.
+/// A handler under two registries is still one handler: if its request is forwarded to it, the second run belongs to
+/// the first claim.
 #[tokio::test]
 async fn request_sent_on_under_another_registry_runs_once() {
     let runs = Runs::free();
@@ -202,7 +203,7 @@ fn override_that_no_handler_can_have_is_told() {
     }
 }
 
-/// The policy of a layer is not that of a handler, whether the layer is there yet or not.
+/// A layer's policy is not a handler's policy, whether the layer already exists or not.
 #[test]
 fn override_of_a_layer_is_told_where_to_set_it() {
     let policy = Policy::builder("override-layer").build().expect("a valid policy");
@@ -214,7 +215,7 @@ fn override_of_a_layer_is_told_where_to_set_it() {
     assert_eq!(layer.policy().ttl(), 24 * HOUR);
 }
 
-/// A program that returns the error from `main` prints it by `Debug`.
+/// If `main` returns the error, the program prints it with `Debug`.
 #[test]
 fn debug_of_an_invalid_policy_is_its_message() {
     let mistake = Policy::builder(" ").build().expect_err("it is blank");

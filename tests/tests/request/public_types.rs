@@ -1,4 +1,5 @@
-//! What every public type promises: it goes to another thread, and an error to `Box<dyn Error + Send + Sync>`.
+//! What every public type guarantees: it can be sent to another thread, and an error converts to `Box<dyn Error + Send
+//! + Sync>`.
 
 use std::error::Error;
 
@@ -17,7 +18,7 @@ use idempotent_runtime::{
 };
 use sqlx::{PgPool, Postgres, Sqlite};
 
-/// Calls the function with each type.
+/// Calls the function for each type.
 macro_rules! each {
     ($check:ident: $($type:ty),+ $(,)?) => { $($check::<$type>();)+ };
 }
@@ -57,7 +58,7 @@ async fn debug_text_of_builders_hides_credentials() {
     assert!(text.contains("payments:") && !text.contains("hunter2"), "{text}");
 }
 
-/// As logs name them.
+/// The names in logs.
 #[test]
 fn policies_are_shown_by_function_or_layer_and_their_line() {
     let layered = Policy::builder("public-types-layer").build().expect("a valid policy").to_string();

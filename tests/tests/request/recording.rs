@@ -1,4 +1,4 @@
-//! Which responses are recorded, and what of them is replayed.
+//! Which responses are recorded, and which parts of them are replayed.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use idempotent_runtime::store::MemoryStore;
 use idempotent_runtime::{Registry, idempotent};
 use idempotent_tests::{Answer, PATIENCE, Runs, Server, answer};
 
-/// A request that names the status of its response.
+/// A response with the status that the request names.
 async fn status_asked_for(runs: &Runs, body: &str) -> (StatusCode, String) {
     let status = body.parse().ok().and_then(|status| StatusCode::from_u16(status).ok());
     (status.unwrap_or(StatusCode::IM_A_TEAPOT), format!("run {}", runs.run().await))
@@ -297,7 +297,7 @@ async fn the_cap_is_the_largest_recorded_length() {
     assert!(send(&server, "/large", "a", "1024").await.is_replay());
     send(&server, "/large", "b", "1025").await;
     assert_eq!(send(&server, "/large", "b", "1025").await.rejection(), "response_not_recorded");
-    assert_eq!(send(&server, "/large", "b", "1").await.rejection(), "key_reused", "422 beats 409");
+    assert_eq!(send(&server, "/large", "b", "1").await.rejection(), "key_reused", "422 takes precedence over 409");
 }
 
 #[tokio::test]
@@ -335,11 +335,11 @@ async fn an_empty_response_is_replayed() {
 async fn broken_off_response_is_not_replayed_as_whole() {
     let runs = Runs::free();
     let server = serve(&runs).await;
-    // Where an oversize response may run again, this one may not: it says nothing of its size.
+    // Although an oversize response may run again with this policy, this one may not: it does not announce its size.
     for (path, run) in [("/broken-streams", 1), ("/broken-reruns", 2)] {
         let request = server.post(path).header("idempotency-key", "k");
         let read = async { request.send().await?.bytes().await };
-        assert!(read.await.is_err(), "the client sees it break off");
+        assert!(read.await.is_err(), "the client sees that it breaks off");
         assert_eq!(send(&server, path, "k", "").await.rejection(), "response_not_recorded");
         assert_eq!(runs.started(), run);
     }

@@ -1,4 +1,5 @@
-//! The format of a rejection: by what its client accepts, by the pages of the API, and by the application's own renderer.
+//! The format of a rejection: by what its client accepts, with the API's own problem types, and with the application's
+//! renderer.
 
 use axum::Router;
 use axum::extract::{FromRequestParts, State};
@@ -34,7 +35,7 @@ async fn steps(idempotency: Idempotency) -> Result<String, StepError> {
 #[idempotent(scope = "formats-tx")]
 async fn in_tx(_tx: Tx<Sqlite>) {}
 
-/// Two of them as arguments do not compile.
+/// Two arguments `Tx` do not compile, so this extractor contains both.
 #[derive(FromRequestParts)]
 struct TwoTransactions {
     _first: Tx<Sqlite>,
@@ -70,7 +71,7 @@ impl Bench {
         Self { server: Server::start(app.layer(registry.layer())).await }
     }
 
-    /// Each kind of rejection, by the stage that gives it, to requests with this header.
+    /// A rejection of each kind, named by the stage that sends it, for requests with this header.
     async fn rejections(&self, name: &str, value: &str) -> Vec<(&'static str, Answer)> {
         let with = |request: RequestBuilder| answer(request.header(name, value));
         let keyed = |path: &str, key: &str| self.server.post(path).header("idempotency-key", key.to_owned());
@@ -166,7 +167,7 @@ async fn renderer_sees_the_head_of_the_request() {
     );
 }
 
-/// After the handler, where the request itself is long gone.
+/// The rejection comes after the handler, when the request itself no longer exists.
 #[tokio::test]
 async fn rejection_after_the_run_is_rendered_for_its_client() {
     let (store, runs) = (FaultyStore::new(), Runs::held());

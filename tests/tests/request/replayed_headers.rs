@@ -1,4 +1,4 @@
-//! Which headers a replay repeats, and which ones it adds.
+//! Which headers a replay repeats, and which headers it adds.
 
 use axum::Router;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
@@ -8,7 +8,7 @@ use idempotent_runtime::{Registry, idempotent};
 use idempotent_tests::sqlite::SqliteFile;
 use idempotent_tests::{Answer, Server};
 
-/// Lines that belong to one exchange, one moment or one client.
+/// Header lines that belong to one exchange, one moment or one client.
 const NOT_REPEATED: [(&str, &str); 18] = [
     ("www-authenticate", "Digest nonce=\"7ypf\""),
     ("authentication-info", "nextnonce=\"47364c\""),
@@ -30,7 +30,7 @@ const NOT_REPEATED: [(&str, &str); 18] = [
     ("x-client-secret", "s3cret"),
 ];
 
-/// Lines whose names only look like the others.
+/// Header lines whose names only look similar to those.
 const REPEATED: [(&str, &str); 4] =
     [("x-token-count", "7"), ("x-announce", "soon"), ("x-nonces-left", "3"), ("location", "/charges/1")];
 
@@ -82,7 +82,7 @@ async fn drops_cache_control() -> (HeaderMap, &'static str) {
     (headers(&[("cache-control", "max-age=600")]), "charged")
 }
 
-/// A server, and the file in which its records are.
+/// A server, and the file with its records.
 async fn serve() -> (Server, SqliteFile) {
     let file = SqliteFile::new();
     let store = SqliteStore::open(file.path()).await.expect("the store opens");
@@ -171,7 +171,7 @@ async fn lines_planted_in_a_record_are_not_replayed() {
     }
 }
 
-/// The replay's age and what it says of caching, after the record was made 100 seconds earlier.
+/// The replay's `age` and `cache-control`, for a record that was made 100 seconds earlier.
 async fn aged(path: &str) -> (Option<u64>, Option<String>) {
     let (server, file) = serve().await;
     let first = server.post_with_key(path, "k").await;

@@ -1,4 +1,4 @@
-//! The nine cases of Rustango's middleware, as policies of ours.
+//! The nine cases of Rustango's middleware, as policies of this library.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -166,14 +166,14 @@ async fn submit_form(State(runs): State<Runs>, _form: Form<Vec<(String, String)>
     Redirect::to(&format!("/charges/{}", runs.run().await))
 }
 
-/// Redirects of other kinds say that nothing was done here.
+/// Other redirects say that nothing was done here.
 #[idempotent(scope = "moved")]
 async fn has_moved(State(runs): State<Runs>) -> Redirect {
     runs.run().await;
     Redirect::temporary("/elsewhere")
 }
 
-/// Rustango records 2xx alone, so that a form which is sent twice is executed twice.
+/// Rustango records only 2xx, so a form that is sent twice is executed twice.
 #[tokio::test]
 async fn form_answered_with_303_runs_once_and_replays_location() {
     let runs = Runs::free();
@@ -186,7 +186,7 @@ async fn form_answered_with_303_runs_once_and_replays_location() {
         .with_state(runs.clone())
         .layer(Registry::new(MemoryStore::new()).layer());
     let server = Server::start(app).await;
-    // As a browser, but for going where it is sent.
+    // Like a browser, except that it does not follow the redirect.
     let browser = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client");
     let submit = async |path: &str| {
         let request = browser.post(format!("http://{}{path}", server.address())).form(&[("amount", "5")]);

@@ -1,4 +1,4 @@
-//! What one principal learns of another, and what the logs and rejections learn of anybody.
+//! What one caller can learn about another, and what logs and rejections reveal.
 
 use axum::Router;
 use axum::extract::State;
@@ -85,10 +85,10 @@ async fn key_reused_by_another_principal_shows_nothing() {
     assert_eq!(rejected.rejection(), "other_credentials");
     assert!(!shows(&rejected, SECRET), "{rejected:?}");
     assert!(!rejected.is_replay());
-    // What mallory asks for makes no difference: nothing tells what alice has asked for.
+    // The answer does not depend on what mallory asks for: nothing reveals what alice has asked for.
     let another = send(&server, "/by-credentials", "k", "Bearer mallory", "coffee").await;
     assert_eq!((another.status, another.body), (rejected.status, rejected.body));
-    assert_eq!(store.claims(), before + 2, "one look at the store each, as a fresh key has");
+    assert_eq!(store.claims(), before + 2, "each asks the store once, as a fresh key does");
     assert_eq!(runs.started(), 1);
 }
 
@@ -100,7 +100,7 @@ async fn another_callers_key_is_a_key_of_its_own() {
     let before = store.claims();
     let mallory = send(&server, "/by-caller", "k", "mallory", "tea").await;
     assert!(!mallory.is_replay());
-    assert_ne!(mallory.text(), alice.text(), "it ran for mallory");
+    assert_ne!(mallory.text(), alice.text(), "the handler ran for mallory");
     assert_eq!(store.claims(), before + 1);
     assert_eq!(send(&server, "/by-caller", "k", "alice", "tea").await.text(), alice.text());
     assert_eq!(runs.started(), 2);
@@ -172,7 +172,7 @@ async fn no_rejection_and_no_log_shows_a_key_a_body_or_a_credential() {
     );
     for secret in ["planted-key", "planted,key", USER, BODY, SECRET] {
         assert!(rejections.iter().all(|rejection| !shows(rejection, secret)), "{secret} in {rejections:?}");
-        // What hyper says of its own buffers at TRACE is not ours.
+        // What hyper logs about its own buffers at TRACE is outside of this library.
         let text = logs.text();
         let ours = text.lines().filter(|line| line.contains("idempotent")).find(|line| line.contains(secret));
         assert_eq!(ours, None);

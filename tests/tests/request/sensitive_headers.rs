@@ -1,4 +1,5 @@
-//! Header values that a handler marks as sensitive: a replay has the mark too, so that no log and no HPACK table gets them.
+//! Header values that a handler marks as sensitive. A replay has the mark too, so that no log and no HPACK table gets
+//! the values.
 
 use axum::Router;
 use axum::body::Body;
@@ -42,7 +43,7 @@ async fn with_trailers() -> Response {
     Body::new(http_body_util::StreamBody::new(futures_util::stream::iter(frames))).into_response()
 }
 
-/// Tells which values are sensitive, as the layers around see them.
+/// Reports which values are marked as sensitive, as outer layers see them.
 async fn tell(response: Response) -> Response {
     use http_body_util::BodyExt;
 
@@ -69,7 +70,7 @@ async fn assert_keeps(registry: RegistryBuilder, store: &str) {
     }
 }
 
-/// As it is, and sealed.
+/// Checks the store without and with sealing.
 async fn assert_store_keeps<S: StoreAdmin + Clone + 'static>(store: impl AsyncFn() -> S, name: &str) {
     assert_keeps(Registry::builder(store().await), name).await;
     assert_keeps(Registry::builder(store().await).seal_with(sealing_key(1)), &format!("{name}, sealed")).await;

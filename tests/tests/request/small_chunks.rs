@@ -14,10 +14,10 @@ use idempotent_runtime::{Registry, idempotent};
 use idempotent_tests::alone;
 use tower::ServiceExt;
 
-/// In bytes, below axum's limit of 2 MiB.
+/// In bytes. Below axum's limit of 2 MiB.
 const SIZE: usize = 2_000_000;
 
-/// One byte at a time, made when it is asked for.
+/// A body of single bytes, each made when it is polled.
 fn bytes_of(size: usize) -> Body {
     Body::from_stream(stream::iter((0..size).map(|_| Ok::<_, Infallible>(Bytes::from_static(b"x")))))
 }

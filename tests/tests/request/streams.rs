@@ -1,4 +1,4 @@
-//! Responses of unknown length: their frames go out as they come, and only their end waits for the record.
+//! Responses of unknown length: their frames are sent as they are made, and only their end waits for the record.
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -16,7 +16,7 @@ use tower::ServiceExt;
 const FIRST: &str = "{\"line\":1}\n";
 const SECOND: &str = "{\"line\":2}\n";
 
-/// A line at once, and another one when the run may finish.
+/// Sends one line at once, and another one when the run may finish.
 fn lines(runs: Runs) -> Body {
     let second = stream::once(async move {
         runs.run().await;
@@ -30,7 +30,7 @@ async fn two_lines(State(runs): State<Runs>) -> Response {
     (StatusCode::CREATED, [(header::CONTENT_TYPE, "application/x-ndjson")], lines(runs)).into_response()
 }
 
-/// A line, and after a run the next one, without an end.
+/// Sends one line at once, and another one after each run, without an end.
 fn endless(runs: Runs) -> impl Stream<Item = Result<&'static str, std::io::Error>> {
     stream::unfold(runs, |runs| async move {
         runs.run().await;
@@ -69,7 +69,7 @@ async fn panics(State(runs): State<Runs>) -> Body {
     Body::from_stream(stream::iter([Ok::<_, std::io::Error>(FIRST)]).chain(second))
 }
 
-/// Its head says how long the stream is.
+/// The head announces the length of the stream.
 #[idempotent(scope = "streams-of-known-length")]
 async fn of_known_length(State(runs): State<Runs>) -> Response {
     ([(header::CONTENT_LENGTH, FIRST.len() + SECOND.len())], lines(runs)).into_response()
@@ -80,19 +80,19 @@ async fn events(State(runs): State<Runs>) -> Response {
     ([(header::CONTENT_TYPE, "Text/Event-Stream;;charset=utf-8")], lines(runs)).into_response()
 }
 
-/// Its head tells one byte more than the stream has.
+/// The head announces one byte more than the stream has.
 #[idempotent(scope = "streams-too-short")]
 async fn too_short(State(runs): State<Runs>) -> Response {
     ([(header::CONTENT_LENGTH, FIRST.len() + SECOND.len() + 1)], lines(runs)).into_response()
 }
 
-/// The same in one piece.
+/// The same, with the body in one frame.
 #[idempotent(scope = "streams-too-short-at-once")]
 async fn too_short_at_once() -> Response {
     ([(header::CONTENT_LENGTH, FIRST.len() + 1)], Body::from(FIRST)).into_response()
 }
 
-/// Frames without a byte, as fast as they are read.
+/// Empty frames, as fast as they are read.
 #[idempotent(scope = "streams-empty", lease = "1s")]
 async fn empty_frames(State(runs): State<Runs>) -> Body {
     runs.run().await;
@@ -127,14 +127,14 @@ fn client(speaks_http2: bool) -> reqwest::Client {
     client.build().expect("a client without TLS")
 }
 
-/// The response to a request of this path, begun.
+/// Sends a request to this path, and returns the response before its body.
 async fn begin(server: &Server, client: &reqwest::Client, path: &str) -> reqwest::Response {
     let request = client.post(format!("http://{}{path}", server.address())).header("idempotency-key", "k");
     tokio::time::timeout(PATIENCE, request.send()).await.expect("the head is sent at once").expect("the server answers")
 }
 
 async fn chunk(response: &mut reqwest::Response) -> Option<Bytes> {
-    tokio::time::timeout(PATIENCE, response.chunk()).await.expect("a frame goes out as it comes").expect("it is whole")
+    tokio::time::timeout(PATIENCE, response.chunk()).await.expect("a frame is sent at once").expect("it is whole")
 }
 
 async fn retry_begins(server: &Server, path: &str) -> StatusCode {
@@ -186,7 +186,7 @@ async fn stream_whose_claim_is_lost_ends_with_an_error() {
             while first.chunk().await?.is_some() {}
             Ok::<_, reqwest::Error>(())
         };
-        assert!(rest.await.is_err(), "no client takes it for complete");
+        assert!(rest.await.is_err(), "no client considers it complete");
     }
 }
 
@@ -279,14 +279,14 @@ async fn stream_that_panics_breaks_off_and_frees_its_key() {
     let runs = Runs::free();
     let server = serve(&runs, MemoryStore::new()).await;
     let first = begin(&server, &client(false), "/panics").await;
-    assert!(first.bytes().await.is_err(), "its client sees it break off");
+    assert!(first.bytes().await.is_err(), "its client sees that it breaks off");
     assert_eq!(retry(&server, "/panics").await.text(), format!("{FIRST}{SECOND}"));
     assert!(retry(&server, "/panics").await.is_replay());
     assert_eq!(runs.started(), 2);
 }
 
-/// Its client would take what it has for the whole: HTTP/1.0 ends a response with the connection, and a length that is known ends
-/// it with its last byte.
+/// The client would take an incomplete response as complete: HTTP/1.0 ends a response with the connection, and a
+/// response of known length ends with its last byte.
 #[tokio::test]
 async fn stream_whose_end_no_frame_tells_is_recorded_first() {
     for (path, scope, version) in [("/lines", "streams-lines", "1.0"), ("/known", "streams-of-known-length", "1.1")] {
@@ -306,7 +306,8 @@ async fn stream_whose_end_no_frame_tells_is_recorded_first() {
     }
 }
 
-/// HTTP/1.0 ends it with the connection, so it cannot be recorded while it goes out, and its client waits for the first event.
+/// HTTP/1.0 ends a response with the connection. So the stream cannot be recorded while it is sent, and the client
+/// would wait for the first event.
 #[tokio::test]
 async fn event_stream_of_odd_parameters_is_passed_to_http10() {
     let runs = Runs::free();
@@ -317,7 +318,7 @@ async fn event_stream_of_odd_parameters_is_passed_to_http10() {
     assert_eq!(retry(&server, "/events").await.rejection(), "response_not_recorded");
 }
 
-/// Its client sees that the response breaks off, so a replay must not be a complete one.
+/// The client sees that the response breaks off, so a replay must not be complete.
 #[tokio::test]
 async fn response_shorter_than_its_length_is_not_recorded() {
     for path in ["/too-short", "/too-short-at-once"] {
@@ -329,7 +330,7 @@ async fn response_shorter_than_its_length_is_not_recorded() {
     }
 }
 
-/// HTTP/1.0 ends a response with the connection, so it is collected first.
+/// HTTP/1.0 ends a response with the connection, so the response is collected first.
 #[tokio::test]
 async fn frames_that_are_always_ready_are_collected_for_one_lease() {
     let runs = Runs::free();
@@ -342,7 +343,7 @@ async fn frames_that_are_always_ready_are_collected_for_one_lease() {
     runs.until_started(1).await;
     let other = request("/lines", Version::HTTP_11).await.expect("a router answers");
     assert_eq!(other.status(), StatusCode::CREATED);
-    assert!(!first.is_finished(), "the only thread of the runtime is not kept from another request");
+    assert!(!first.is_finished(), "the only thread of the runtime also serves another request");
     let first = first.await.expect("no panic").expect("a router answers");
     assert_eq!(first.headers()["idempotent-recorded"], "false");
 }

@@ -1,4 +1,4 @@
-//! Every rejection in the shape of Stripe's API, provoked over real HTTP.
+//! Every rejection in the format of Stripe's API, caused over real HTTP.
 
 use axum::Router;
 use axum::extract::{FromRequestParts, State};
@@ -26,7 +26,7 @@ async fn transfer(_tx: Tx<Sqlite>) -> StatusCode {
     StatusCode::CREATED
 }
 
-/// Two of them as arguments do not compile.
+/// Two arguments `Tx` do not compile, so this extractor contains both.
 #[derive(FromRequestParts)]
 struct Transfers {
     _from: Tx<Sqlite>,
@@ -63,7 +63,7 @@ impl Bench {
         answer(self.server.post("/payments").header("idempotency-key", key).body(body))
     }
 
-    /// A first payment under the key `k`, while `meanwhile` happens.
+    /// Runs `meanwhile` while a first payment with the key `k` runs.
     async fn while_one_runs<T>(&self, meanwhile: impl Future<Output = T>) -> (Answer, T) {
         let first = tokio::spawn(self.payment("k", ""));
         self.runs.until_started(1).await;
@@ -73,7 +73,7 @@ impl Bench {
     }
 }
 
-/// What a client reads: `type`, `code`, and whether to ask again; the `message` names the rest.
+/// Checks what a client reads: `type`, `code`, and whether to retry. `message` explains the rest.
 #[track_caller]
 fn is_stripe_error(answer: &Answer, status: u16, kind: &str, code: &str, should_retry: bool) -> String {
     let body = answer.json();
@@ -140,7 +140,7 @@ async fn too_many_in_flight_is_a_rate_limit() {
     let crowd = async {
         bench.runs.until_started(2).await;
         let crowded = bench.payment("third", "").await;
-        // Whichever of the two began first.
+        // This ends whichever of the two requests began first.
         bench.runs.let_finish(1);
         crowded
     };
@@ -176,7 +176,7 @@ async fn executed_and_untold_is_an_api_error_not_to_retry() {
 #[tokio::test]
 async fn a_failed_transaction_is_an_api_error_not_to_retry() {
     let bench = Bench::new(Runs::free()).await;
-    // The store has no transactions, and no handler has two.
+    // The store has no transactions, and a handler can have only one.
     for path in ["/transfers", "/double-transfers"] {
         let failed = bench.server.post_with_key(path, "k").await;
         is_stripe_error(&failed, 500, "api_error", "transaction_failed", false);

@@ -1,4 +1,5 @@
-//! Requests whose URI a middleware has rewritten: what it has taken out of the URI still tells them apart.
+//! Requests whose URI a middleware has rewritten: they are still distinguished by the part that was removed from the
+//! URI.
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
@@ -25,7 +26,7 @@ async fn by_value(Extension(Tenant(tenant)): Extension<Tenant>, _: Bytes) -> Str
     format!("of {tenant}")
 }
 
-/// Takes the tenant out of the first segment of the path, the query, or the authority.
+/// Removes the tenant from the first segment of the path, the query, or the authority.
 async fn take_tenant(mut request: Request, next: Next) -> Response {
     let uri = request.uri();
     let in_query = uri.query().and_then(|query| query.strip_prefix("tenant="));
@@ -52,7 +53,7 @@ async fn tenants_in_a_rewritten_path_or_query_are_told_apart() {
     let server = Server::start(tenants()).await;
     for (path, others) in [
         ("/a/charges", "/b/charges"),
-        // It could be a nested router's, but for the query.
+        // Apart from the query, this could be the work of a nested router.
         ("/a/charge?tenant=c", "/b/charge?tenant=c"),
         ("/a/values?tenant=c", "/b/values?tenant=c"),
         ("/a/others", "/b/others"),
@@ -69,7 +70,7 @@ async fn tenants_in_a_rewritten_path_or_query_are_told_apart() {
     }
 }
 
-/// As in HTTP/2, where no header repeats the authority.
+/// As with HTTP/2, where no header repeats the authority.
 #[tokio::test]
 async fn tenants_in_a_rewritten_authority_are_told_apart() {
     let app = tenants();
@@ -87,7 +88,7 @@ async fn spelled(State(runs): State<Runs>, _: Bytes) -> String {
     format!("run {}", runs.run().await)
 }
 
-/// As a middleware that makes one spelling of all.
+/// A middleware that normalises the path.
 async fn normalise(mut request: Request, next: Next) -> Response {
     let path = request.uri().path().to_lowercase().replace("//", "/").replace("%7e", "~");
     let mut query: Vec<_> = request.uri().query().unwrap_or_default().split('&').collect();
@@ -120,7 +121,8 @@ async fn retry_in_another_spelling_of_a_normalised_path_replays() {
     }
 }
 
-/// Routers that strip a part of the path, beneath a middleware that normalises it: before the path is matched, or after.
+/// Routers that strip a part of the path, inside of a middleware that normalises it: before or after the path is
+/// matched.
 fn stripping(runs: &Runs) -> [(&'static str, bool, Router); 8] {
     let inner = || Router::new().route("/accounts/{id}", post(spelled)).with_state(runs.clone());
     let registry = Registry::new(MemoryStore::new());
@@ -168,7 +170,7 @@ async fn retry_in_another_spelling_beneath_a_prefix_replays() {
     }
 }
 
-/// Takes the tenant out of the first segment of the path, in front of a nested router.
+/// Removes the tenant from the first segment of the path, in front of a nested router.
 async fn replace_tenant(mut request: Request, next: Next) -> Response {
     let tenant = request.uri().path().split('/').nth(1).unwrap_or_default().to_owned();
     let path = request.uri().path().replacen(&tenant, "api", 1);
@@ -195,7 +197,7 @@ async fn tenants_in_front_of_a_nested_router_are_told_apart() {
             let answer = server.post_with_key("/a/charges", "k").await;
             assert_eq!((answer.text(), answer.is_replay()), ("of a", is_replay), "{number}");
         }
-        // Their cases may differ too.
+        // Paths that differ in case are different, too.
         for others in ["/b/charges", "/A/charges"] {
             assert_eq!(server.post_with_key(others, "k").await.rejection(), "key_reused", "{number} {others}");
         }

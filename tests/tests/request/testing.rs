@@ -1,4 +1,4 @@
-//! The tools of the feature `testing`: what they count, seed, break and leave bare.
+//! The tools of the feature `testing`: what they count, seed, break and disable.
 
 use std::time::Duration;
 
@@ -118,7 +118,7 @@ async fn a_code_that_is_none_is_no_zero() {
     testing::registry().rejections("charges", "inflight");
 }
 
-/// Handlers count nothing until there are requests, and neither do layers.
+/// The counts of handlers and layers are 0 before the first request. An unknown scope makes the call panic.
 #[tokio::test]
 #[should_panic(expected = "no handler and no layer has the scope \"charge\"; the scopes are {")]
 async fn scope_that_does_not_exist_is_no_zero() {
@@ -159,7 +159,7 @@ async fn a_seeded_claim_is_one_of_another_process() {
         assert_eq!(another.status(), StatusCode::UNPROCESSABLE_ENTITY, "it is a claim for the first request");
     }
     advance(Duration::from_hours(1)).await;
-    assert_eq!(post_to(&app, "/refunds", "released").await.status(), StatusCode::CONFLICT, "it is renewed over there");
+    assert_eq!(post_to(&app, "/refunds", "released").await.status(), StatusCode::CONFLICT, "its process renews it");
 
     released.release().await.expect("the store answers");
     assert_eq!(text(post_to(&app, "/refunds", "released").await).await, "refund 1");
@@ -317,7 +317,7 @@ async fn forwarded_to(State(runs): State<Runs>, idempotency: Idempotency) -> Str
     format!("run {} of {:?}", runs.run().await, idempotency.key())
 }
 
-/// Nothing is claimed, so that nothing runs under a claim, and no run is a second one.
+/// If nothing is claimed, no run belongs to a claim, and no run is a second one.
 #[tokio::test]
 async fn disabled_registry_runs_whatever_a_handler_forwards() {
     let runs = Runs::free();

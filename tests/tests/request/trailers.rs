@@ -30,7 +30,7 @@ async fn sum_of_upload(body: Body) -> String {
     sum_in(body).await
 }
 
-/// Those that a server may send.
+/// The trailers that the server announces.
 const ANNOUNCED: &str = "x-checksum, x-access-token, idempotent-replayed, idempotent-recorded";
 
 fn with_trailers(frames: usize) -> Response {

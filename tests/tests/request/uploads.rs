@@ -1,4 +1,4 @@
-//! Uploads whose requests are answered before their bodies were read: the client sends all of it, and then reads its answer.
+//! Uploads that are answered before their bodies were read. The client sends the whole body, and then reads its answer.
 
 use std::convert::Infallible;
 
@@ -15,7 +15,7 @@ use idempotent_tests::{Fault, FaultyStore, PATIENCE, Runs, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::ServiceExt;
 
-/// More than the buffers of a connection take, and than axum's limit for bodies.
+/// Larger than the buffers of a connection, and than axum's limit for bodies.
 const LARGE: usize = 16 * 1024 * 1024;
 
 #[idempotent(scope = "uploads-streamed", fingerprint = none)]
@@ -70,7 +70,7 @@ fn head(path: &str, more: &str) -> String {
     format!("POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\ncontent-length: {LARGE}\r\n{more}\r\n\r\n")
 }
 
-/// As a client does that reads nothing before it has sent everything.
+/// Sends like a client that reads nothing before it has sent everything.
 async fn send(server: &Server, path: &str) -> String {
     let mut connection = server.connect_and_send(head(path, "idempotency-key: k").as_bytes()).await;
     let chunk = vec![b'x'; 64 * 1024];
@@ -107,7 +107,7 @@ async fn upload_that_is_answered_unread_is_read_to_its_end() {
     }
 }
 
-/// The answer to a head without its body.
+/// The answer to a head without a body.
 async fn ask(server: &Server, path: &str, more: &str) -> String {
     let mut connection = server.connect_and_send(head(path, more).as_bytes()).await;
     let mut received = String::new();
@@ -158,7 +158,7 @@ async fn records_all(State(runs): State<Runs>, body: String) -> String {
     format!("run {}: {body}", runs.run().await)
 }
 
-/// Its extractor answers 400, as the policy records it. A retry sends the whole body.
+/// The extractor rejects the body with 400, which the policy records. A retry sends the whole body.
 #[tokio::test]
 async fn rejection_of_a_body_that_broke_off_is_not_recorded() {
     let runs = Runs::free();

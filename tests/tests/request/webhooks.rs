@@ -1,4 +1,4 @@
-//! Events that their sender signs: who verifies them, and when.
+//! Events with a signature of their sender: which part verifies it, and when.
 
 use axum::Router;
 use axum::body::Bytes;
@@ -22,7 +22,7 @@ struct Event {
     id: String,
 }
 
-/// As the guide writes it: an event whose sender knows the secret.
+/// As in the guide: an event whose sender knows the secret.
 struct Signed(Event);
 
 fn mac(secret: &[u8], body: &[u8]) -> Hmac<Sha256> {
@@ -46,7 +46,7 @@ async fn receive(State(runs): State<Runs>, Signed(event): Signed) -> String {
     format!("{} taken by run {}", event.id, runs.run().await)
 }
 
-/// The middleware that a layer needs around it.
+/// The middleware that must be around a layer.
 async fn verify(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let signature = parts.headers.get("x-signature").and_then(|value| BASE64_STANDARD.decode(value).ok());

@@ -1,4 +1,4 @@
-//! Steps of processes that die or stand still: what is recorded is not repeated, and no result is replaced.
+//! Steps of processes that die or are stopped: recorded steps are not repeated, and no result is replaced.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-/// A store, and what the steps did.
+/// A store, and the file with the effects of the steps.
 struct Bench {
     store: String,
     effects: PathBuf,
@@ -22,14 +22,14 @@ struct Bench {
     _folder: TempDir,
 }
 
-/// A process; killed when it is dropped.
+/// A server process, which is killed when this is dropped.
 struct Server {
     child: Child,
     address: String,
 }
 
 impl Bench {
-    /// On SQLite where no URL is given.
+    /// Uses SQLite if no URL is given.
     fn new(url: Option<String>) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let store = url.unwrap_or_else(|| folder.path().join("idempotency.db").display().to_string());
@@ -54,7 +54,7 @@ impl Bench {
         self.client.post(format!("http://{}/orders", server.address)).header("idempotency-key", key)
     }
 
-    /// What a client gets that repeats its request until the key is free.
+    /// Repeats the request until the key is free, and returns the answer.
     async fn settled(&self, server: &Server, key: &str) -> Answer {
         let ask = async || answer(self.post(server, key)).await;
         eventually(ask, |answer| answer.status != StatusCode::CONFLICT).await
@@ -72,7 +72,7 @@ impl Server {
     }
 }
 
-/// How often each step has had its effect after a death at this place and a retry.
+/// How often each step has had its effect, after a death at this place and a retry.
 fn expected_effects(place: Moment) -> (usize, usize) {
     match place {
         Moment::InReserve => (2, 1),
@@ -107,7 +107,8 @@ async fn what_is_recorded_is_not_repeated(bench: Bench) {
     }
 }
 
-/// A first attempt stands still at `place` until a second one has answered; what each client got, and the second answer.
+/// Stops the first attempt at `place` until a second one has answered. Returns the answers that the first and the
+/// second client got.
 async fn stand_still(bench: &Bench, place: Moment) -> (Answer, Answer) {
     let (stopped, other) = (bench.start().await, bench.start().await);
     let key = place.to_string();
@@ -115,13 +116,13 @@ async fn stand_still(bench: &Bench, place: Moment) -> (Answer, Answer) {
     eventually(async || bench.effects(WAITS, &key), |&waits| waits == 1).await;
     let signal = |signal| {
         let pid = Pid::from_raw(stopped.pid().cast_signed()).expect("a process has a number");
-        kill_process(pid, signal).expect("it lives");
+        kill_process(pid, signal).expect("it runs");
     };
     let ask = async || {
         signal(Signal::STOP);
         let answer = answer(bench.post(&other, &key)).await;
         if answer.status == StatusCode::SERVICE_UNAVAILABLE {
-            // Stopped in the middle of a write to a file, it holds all others up.
+            // A process that was stopped in the middle of a write to a file blocks all others.
             signal(Signal::CONT);
         }
         answer

@@ -14,7 +14,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 pub(super) type Result<T, E = Response> = std::result::Result<T, E>;
 
-/// Two sets of executions: of the handler's step, and of the handler.
+/// Two counters of executions: of the handler's step, and of the handler.
 #[derive(Clone)]
 pub(super) struct Executions {
     pub(super) step: Runs,
@@ -27,7 +27,7 @@ impl Executions {
     }
 }
 
-/// The number of the step's execution; the handler's first answer is not recorded.
+/// Returns the number of the step's execution. The handler's first answer is not recorded.
 #[idempotent(scope = "orders")]
 async fn fails_first(
     State(runs): State<Executions>,
@@ -45,7 +45,7 @@ async fn before_the_change(State(runs): State<Executions>, idempotency: Idempote
     Ok(run.to_string())
 }
 
-/// The same handler after a change of its code.
+/// The same handler after its code was changed.
 #[idempotent(scope = "changed", shared_scope, cache = [201], fingerprint = none)]
 async fn after_the_change(State(runs): State<Executions>, idempotency: Idempotency) -> Result<String> {
     let run = idempotency.step("reserve", || async { Ok::<_, StepError>(format!("run {}", runs.step.run().await)) });
@@ -81,7 +81,7 @@ async fn a_name_that_is_none(State(runs): State<Executions>, idempotency: Idempo
     Ok(run.to_string())
 }
 
-/// As many bytes of JSON as the request says.
+/// Returns as many bytes of JSON as the request asks for.
 #[idempotent(scope = "large-result", max_body = "1KiB")]
 async fn a_large_result(State(runs): State<Executions>, idempotency: Idempotency, bytes: String) -> Result<String> {
     let length = bytes.parse::<usize>().expect("the test sends a number") - "\"\"".len();
@@ -92,7 +92,7 @@ async fn a_large_result(State(runs): State<Executions>, idempotency: Idempotency
     Ok(idempotency.step("reserve", run).await?.len().to_string())
 }
 
-// No test would wait for the end of such a lease.
+// The lease is so long that a test which waited for its end would time out.
 #[idempotent(scope = "step-panics", lease = "1h")]
 async fn panics_in_its_step(State(runs): State<Executions>, idempotency: Idempotency) -> Result<String> {
     let run = idempotency.step("reserve", || async {
@@ -103,13 +103,13 @@ async fn panics_in_its_step(State(runs): State<Executions>, idempotency: Idempot
     Ok(format!("run {}", run.await?))
 }
 
-/// Gives the first step up, and takes one of the same name.
+/// Drops the first step, and then runs another one with the same name.
 async fn gives_up(runs: &Executions, idempotency: &Idempotency) -> Result<String> {
     let begun = Runs::held();
     let hangs = idempotency.step("reserve", || async { Ok::<_, Response>(begun.run().await) });
     tokio::select! {
         biased;
-        _ = hangs => unreachable!("it waits for ever"),
+        _ = hangs => unreachable!("it waits forever"),
         () = begun.until_started(1) => {}
     }
     let run = idempotency.step("reserve", || async { Ok::<_, Response>(runs.step.run().await) }).await?;

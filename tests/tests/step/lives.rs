@@ -14,7 +14,7 @@ use idempotent_runtime::{Idempotency, RecordKey, Registry, idempotent};
 use idempotent_tests::{PATIENCE, Runs, Server, eventually, stores};
 use tower_http::catch_panic::CatchPanicLayer;
 
-/// The executions of a step, and of what follows it.
+/// Counts the executions of a step, and of the code after it.
 #[derive(Clone)]
 struct Executions {
     step: Runs,
@@ -74,7 +74,7 @@ async fn step_lives_as_long_as_its_key(path: &str, scope: &str, store: impl Stor
     let key = RecordKey::new(scope, None, "k");
     let step = key.step("reserve");
     let lives = async || (left(&*store, &step).await, left(&*store, &key).await);
-    // Read one after the other: the record's time goes on meanwhile.
+    // The two lifetimes are read one after the other, and time passes in between.
     let slack = Duration::from_millis(100);
     eventually(lives, |&(step, record)| step <= record + slack && record > Duration::ZERO).await;
     eventually(lives, |&(step, record)| (step, record) == (Duration::ZERO, Duration::ZERO)).await;
@@ -105,7 +105,7 @@ async fn under_reject_a_step_lives_as_long_as_its_key() {
     on_every_store("/unique", "unique-orders").await;
 }
 
-/// The handler's process stands still for good: nothing renews, and the outcome stays unknown.
+/// The handler's process is stopped for good: nothing renews the lease, and the outcome stays unknown.
 #[tokio::test]
 async fn step_of_an_unknown_outcome_never_expires() {
     let store = MemoryStore::new();
@@ -162,7 +162,7 @@ async fn step_longer_than_its_ttl_runs_once(store: impl StoreAdmin) {
     let (server, runs, registry) = serve_short(store).await;
     for key in KEYS {
         let first = server.post_with_key("/slow", key).await;
-        // A drain waits until the store has been told how long the step is kept.
+        // A drain waits until the store knows how long the step is kept.
         assert_eq!(registry.drain(PATIENCE).await, 0);
         assert_eq!(server.post_with_key("/slow", key).await.text(), first.text());
     }
@@ -182,7 +182,7 @@ async fn on_every_store_a_step_longer_than_its_ttl_runs_once() {
     .await;
 }
 
-/// The end of the handler and the record of its step say at the same time how long the step is kept.
+/// The end of the handler and the record of its step set the step's lifetime at the same time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn step_right_before_the_end_of_its_handler_expires() {
     let store = MemoryStore::new();
@@ -199,7 +199,7 @@ async fn step_before_a_panic_never_expires(store: impl StoreAdmin) {
     for key in KEYS {
         assert_eq!(server.post_with_key("/broken", key).await.status, StatusCode::INTERNAL_SERVER_ERROR);
     }
-    // After a drain, no end of a handler shortens the life of a step any more.
+    // After a drain, the end of a handler no longer shortens the lifetime of a step.
     assert_eq!(registry.drain(PATIENCE).await, 0);
     for key in KEYS {
         let step = RecordKey::new("broken-orders", None, key).step("reserve");

@@ -1,4 +1,4 @@
-//! Steps of a handler: what a later attempt repeats.
+//! Steps of a handler: which of them a later attempt repeats.
 
 mod dead_processes;
 mod handlers;

@@ -1,4 +1,4 @@
-//! Steps in one process: what runs again and what does not, and what each mistake is told as.
+//! Steps in one process: which steps run again, and how each mistake is reported.
 
 use std::sync::Arc;
 
@@ -112,7 +112,7 @@ async fn a_name_that_is_none_is_an_error_and_the_step_does_not_run() {
     }
 }
 
-/// Eight of them would fill a store that the responses of the handler never could.
+/// Eight such results would fill a store that the responses of the handler could never fill.
 #[tokio::test]
 async fn result_over_max_body_is_not_kept_and_its_step_not_repeated() {
     let (runs, store) = (Executions::free(), MemoryStore::new());
@@ -126,7 +126,7 @@ async fn result_over_max_body_is_not_kept_and_its_step_not_repeated() {
     }
     assert_eq!(runs.step.started(), 2, "it ran once under each key");
     let entry = store.get(&RecordKey::new("large-result", None, "k").step("reserve")).await.expect("memory answers");
-    let state = entry.expect("that it ran is recorded").state;
+    let state = entry.expect("the execution is recorded").state;
     assert!(matches!(&state, EntryState::Completed { body_bytes: None, .. }), "{state:?}");
 }
 
@@ -135,7 +135,7 @@ async fn a_step_that_panics_may_have_run_and_runs_again_at_once() {
     let runs = Executions::free();
     let server = serve(&runs, &Registry::new(MemoryStore::new())).await;
     assert_eq!(server.post_with_key("/panics", "k").await.status, StatusCode::INTERNAL_SERVER_ERROR);
-    let second = timeout(PATIENCE, server.post_with_key("/panics", "k")).await.expect("no lease is waited for");
+    let second = timeout(PATIENCE, server.post_with_key("/panics", "k")).await.expect("it waits for no lease");
     assert_eq!(second.text(), "run 2");
 }
 
@@ -143,7 +143,7 @@ async fn a_step_that_panics_may_have_run_and_runs_again_at_once() {
 async fn a_step_that_is_given_up_runs_again_and_never_under_reject() {
     let runs = Executions::free();
     let server = serve(&runs, &Registry::new(MemoryStore::new())).await;
-    let given_up = timeout(PATIENCE, server.post_with_key("/gives-up", "k")).await.expect("no lease is waited for");
+    let given_up = timeout(PATIENCE, server.post_with_key("/gives-up", "k")).await.expect("it waits for no lease");
     assert_eq!(given_up.text(), "run 1");
     let rejected = server.post_with_key("/gives-up-once", "k").await;
     assert_eq!((rejected.status, rejected.rejection().as_str()), (StatusCode::CONFLICT, "outcome_unknown"));

@@ -1,4 +1,5 @@
-//! The rejection of a step is no response of the handler: it is never recorded, whatever has made a response of it.
+//! The rejection of a step is not a response of the handler: it is never recorded, even if other code makes a response
+//! of it.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use idempotent_tests::sqlite::SqliteFile;
 use idempotent_tests::{Fault, FaultyStore, Runs, Server, answer};
 use sqlx::Sqlite;
 
-/// The store is away for the first step, and there for the second attempt.
+/// The store is unavailable for the first step, and available for the second attempt.
 #[derive(Clone)]
 struct Away {
     store: FaultyStore,
@@ -53,7 +54,7 @@ async fn plain(State(away): State<Away>, idempotency: Idempotency) -> Result<Str
     Ok(away.charge(&idempotency).await?)
 }
 
-/// As a middleware that gives each tenant keys of its own.
+/// A middleware that gives each tenant its own keys.
 async fn rewrite_key(mut request: Request, next: Next) -> Response {
     request.headers_mut().insert("idempotency-key", HeaderValue::from_static("another"));
     next.run(request).await
@@ -117,7 +118,7 @@ async fn rejection_of_a_step_is_not_committed() {
     }
 }
 
-/// Its own response, although a step has failed.
+/// Answers with its own response, although a step has failed.
 #[idempotent(scope = "rejected-handled", cache = [200, 409])]
 async fn handles_it(State(away): State<Away>, idempotency: Idempotency) -> (StatusCode, &'static str) {
     match away.charge(&idempotency).await {

@@ -26,7 +26,7 @@ async fn look(store: &MemoryStore, key: &RecordKey) -> Entry {
     store.get(key).await.expect("the store answers").expect("the entry is there")
 }
 
-/// The claim is that of the layer, and the step is that of the handler beneath it.
+/// The claim belongs to the layer, and the step belongs to the inner handler.
 #[tokio::test]
 async fn resolved_step_beneath_a_layer_is_not_run() {
     let (runs, store) = (Runs::free(), MemoryStore::new());

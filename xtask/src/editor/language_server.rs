@@ -1,4 +1,4 @@
-//! rust-analyzer, as an editor talks to it: requests and notifications of JSON-RPC over its input and output.
+//! Talks to rust-analyzer as an editor does: with requests and notifications of JSON-RPC over its input and output.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -11,30 +11,30 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-/// How long it may build the project and its macros.
+/// How long rust-analyzer may take to build the project and its macros.
 const PATIENCE: Duration = Duration::from_mins(15);
 
-/// Both count from 0.
+/// A place in a document. Both numbers count from 0.
 #[derive(Clone, Copy)]
 pub(super) struct Position {
     pub(super) line: usize,
     pub(super) column: usize,
 }
 
-/// A running server, which ends with its value.
+/// A running server, which is ended when this is dropped.
 pub(super) struct LanguageServer {
     process: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
     requests: u64,
-    /// Whether it has read the project.
+    /// Whether it has finished reading the project.
     is_ready: bool,
     settings: Value,
     document: PathBuf,
 }
 
 impl LanguageServer {
-    /// Its log is `log` in the project's folder.
+    /// Starts the server. It writes its log to the file `log` in the project's folder.
     pub(super) fn start(program: &Path, project: &Path) -> io::Result<Self> {
         let log = File::create(project.join("log"))?;
         let mut command = Command::new(program);
@@ -81,7 +81,7 @@ impl LanguageServer {
         }
     }
 
-    /// What it offers at a place, sorted.
+    /// The completions at a place, sorted.
     pub(super) fn completions(&mut self, at: Position) -> io::Result<Vec<String>> {
         let answer = self.ask("textDocument/completion", &self.place(at))?;
         let items = answer["items"].as_array().or_else(|| answer.as_array()).cloned().unwrap_or_default();
@@ -89,13 +89,13 @@ impl LanguageServer {
         Ok(labels.into_iter().collect())
     }
 
-    /// What it shows of the word at a place.
+    /// The text that it shows for the word at a place.
     pub(super) fn hover(&mut self, at: Position) -> io::Result<String> {
         let answer = self.ask("textDocument/hover", &self.place(at))?;
         Ok(text(&answer["contents"]["value"]))
     }
 
-    /// The messages about these lines, each with the number of its line among them.
+    /// The messages about these lines. Each begins with the number of its line in the range.
     pub(super) fn errors(&mut self, lines: Range<usize>) -> io::Result<Vec<String>> {
         let line = |one: &Value| one["range"]["start"]["line"].as_u64().and_then(|line| usize::try_from(line).ok());
         let about = |one: &Value| {
@@ -116,7 +116,7 @@ impl LanguageServer {
         json!({ "textDocument": { "uri": uri(&self.document) }, "position": position })
     }
 
-    /// The answer to a request; what the server asks and tells meanwhile is answered as an editor would.
+    /// Sends a request and returns the answer. Meanwhile, answers the server's own requests as an editor does.
     fn ask(&mut self, method: &str, params: &Value) -> io::Result<Value> {
         self.requests += 1;
         let id = self.requests;

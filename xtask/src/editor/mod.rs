@@ -1,4 +1,4 @@
-//! What an editor shows in an annotated handler, beside the same handler without the attribute.
+//! Compares what an editor shows in an annotated handler and in the same handler without the attribute.
 
 mod language_server;
 
@@ -11,10 +11,10 @@ use crate::workspace::{root, target};
 
 const NAME: &str = "the handlers in an editor";
 
-/// Of rust-analyzer's releases on crates.io, the newest that a stable compiler builds.
+/// The newest release of rust-analyzer on crates.io that a stable compiler can build.
 const VERSION: &str = "0.0.328";
 
-/// Installs the language server, and compares what it says.
+/// Installs the language server, and compares its answers.
 pub(crate) fn check() -> Result<(), Failure> {
     let failed = |error: &dyn std::fmt::Display| Failure::of(NAME, error);
     let folder = target().join("editor");
@@ -38,7 +38,7 @@ pub(crate) fn check() -> Result<(), Failure> {
     Err(Failure::of(NAME, different.join("\n  ")))
 }
 
-/// A package of its own, which depends on this runtime.
+/// Writes a separate package that depends on this runtime.
 fn write_project(folder: &Path) -> std::io::Result<String> {
     fs::create_dir_all(folder.join("src"))?;
     let runtime = root().join("idempotent-runtime");
@@ -79,7 +79,7 @@ fn differences(server: &mut LanguageServer, text: &str) -> std::io::Result<Vec<S
     for (line, word) in [(1, "amount ="), (1, "order."), (1, "amount;"), (2, "amount}"), (2, "format!")] {
         let column = text.lines().nth(plain + line).and_then(|text| text.find(word)).unwrap_or(0);
         let mut hover = |first: usize| server.hover(Position { line: first + line, column });
-        // What the extractor gives is a variable in both, and the argument itself in one of them.
+        // The value of the extractor is a variable in the annotated handler, and the argument itself in the plain one.
         let (expected, found) = (hover(plain)?, hover(annotated)?.replace("let order: Order", "order: Order"));
         compare(&format!("documentation of `{word}`"), &expected, &found);
     }

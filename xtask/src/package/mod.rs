@@ -1,4 +1,4 @@
-//! What `cargo publish` would send, and whether it builds and passes its tests where this repository is not.
+//! Checks what `cargo publish` would send, and that it builds and passes its tests outside this repository.
 
 mod outside;
 
@@ -14,24 +14,24 @@ use crate::workspace::{Package, Workspace, root, target};
 
 const NAME: &str = "the packages";
 
-/// What every package holds beside its sources.
+/// The files that every package contains beside its sources.
 const BESIDE_SOURCES: [&str; 6] =
     ["Cargo.lock", "Cargo.toml", "Cargo.toml.orig", "LICENSE-APACHE", "LICENSE-MIT", "README.md"];
 
-/// Names the commit, where the sources come from a repository.
+/// The file that names the commit, if the sources come from a repository.
 const COMMIT: &str = ".cargo_vcs_info.json";
 
-/// Packages, checks what is in the archives, and tests them far from here.
+/// Packages the crates, checks the contents of the archives, and tests them outside this repository.
 pub(crate) fn run(workspace: &Workspace) -> Result<(), Failure> {
     check(workspace)?;
     Outside::unpack(&workspace.published())?.test()
 }
 
-/// Packages, and checks what is in the archives: in seconds.
+/// Packages the crates and checks the contents of the archives. Takes seconds.
 pub(crate) fn check(workspace: &Workspace) -> Result<(), Failure> {
     let packages = workspace.published();
     let names: Vec<_> = packages.iter().map(|package| format!("-p {}", package.name)).collect();
-    // What is not committed yet is checked too; `cargo publish` wants it committed.
+    // Changes that are not committed yet are checked too, although `cargo publish` requires a commit.
     let arguments = format!("package --no-verify --allow-dirty --quiet {}", names.join(" "));
     cargo(NAME, &arguments).within(root()).run()?;
     packages.into_iter().try_for_each(holds_its_sources_and_nothing_else)
@@ -55,7 +55,7 @@ fn holds_its_sources_and_nothing_else(package: &Package) -> Result<(), Failure> 
     Err(Failure::of(NAME, format!("{}\n  see `include` in {}/Cargo.toml", faults.join("\n  "), package.name)))
 }
 
-/// The files beneath a folder, named from `root`.
+/// The files under a folder, with paths relative to `root`.
 fn files(root: &Path, folder: &Path, found: &mut BTreeSet<String>) -> std::io::Result<()> {
     for entry in fs::read_dir(root.join(folder))? {
         let path = folder.join(entry?.file_name());

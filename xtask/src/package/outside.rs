@@ -1,4 +1,4 @@
-//! A folder where this repository is not: the unpacked archives, which are found in place of what crates.io has of them.
+//! A folder outside this repository with the unpacked archives, which cargo uses instead of the packages on crates.io.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use crate::cargo;
 use crate::step::{Failure, Step};
 use crate::workspace::{Package, root};
 
-/// Removed with all that was built in it, which is some gigabytes.
+/// The folder. It is removed together with everything that was built in it, which is some gigabytes.
 pub(crate) struct Outside<'a> {
     folder: TempDir,
     packages: &'a [&'a Package],
@@ -29,7 +29,7 @@ impl<'a> Outside<'a> {
         Ok(Self { folder, packages })
     }
 
-    /// The packages' own tests and examples, the program, and the quick start as its reader would type it.
+    /// Runs the packages' own tests and examples, the program, and the quick start as a reader would type it.
     pub(crate) fn test(&self) -> Result<(), Failure> {
         for (index, package) in self.packages.iter().enumerate() {
             let (label, known) = (package.label(), &self.packages[..index]);
@@ -64,7 +64,7 @@ impl<'a> Outside<'a> {
         self.folder.path().join(package.label())
     }
 
-    /// Cargo in one of the folders, which takes the `known` packages for those of crates.io.
+    /// Runs cargo in one of the folders, with the `known` packages in place of those on crates.io.
     fn cargo(&self, name: &str, arguments: &str, folder: &str, known: &[&Package]) -> Result<Step, Failure> {
         let patches = known.iter().map(|package| format!("{}.path = '{}'\n", package.name, self.of(package).display()));
         let patches: String = patches.collect();
@@ -81,7 +81,7 @@ impl<'a> Outside<'a> {
     }
 }
 
-/// The first block of a page in this language.
+/// The first code block in this language on a page.
 fn block<'a>(page: &'a str, language: &str) -> Option<&'a str> {
     Some(page.split_once(&format!("```{language}\n"))?.1.split_once("```")?.0)
 }

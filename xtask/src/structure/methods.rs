@@ -1,4 +1,5 @@
-//! Methods that lie in another file than their type: a call of one is a dependency that no import names.
+//! Finds methods that are in another file than their type. A call of such a method is a dependency that no import
+//! shows.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +11,7 @@ pub(super) struct Method<'a> {
     pub(super) file: &'a Module,
     of_type: String,
     name: String,
-    /// Otherwise nothing tells which function a call means, unless it is a call on `self`.
+    /// Whether no other method has this name. If another one has, only a call on `self` tells which of them is called.
     has_unique_name: bool,
 }
 
@@ -80,7 +81,7 @@ impl<'a> Header<'a> {
     }
 }
 
-/// Each line, with the `impl` that it is in.
+/// Each line, with the `impl` that contains it.
 fn lines_of_impls(code: &str) -> impl Iterator<Item = (Option<Header<'_>>, &str)> {
     code.lines().scan(None, |header, line| {
         match line {

@@ -1,8 +1,9 @@
-//! The structure of the runtime: data flows one way, so no file depends on itself by way of others, no folder imports one
-//! above it, and each import names the module that defines its item. No function of the runtime or the attribute is too long.
+//! Checks the structure of the runtime. Data flows in one direction: no file depends on itself through others, no
+//! folder imports a folder above it, and each import names the module that defines its item. No function of the
+//! runtime or the attribute is too long.
 //!
-//! A file depends on those that it imports, and on those in which methods that it calls lie: an `impl` of a type need not lie
-//! in the type's own file, and no import names it.
+//! A file depends on the files that it imports, and on the files that contain the methods that it calls. An `impl` can
+//! be in another file than its type, and then no import names that file.
 
 mod code;
 mod functions;
@@ -21,7 +22,7 @@ const NAME: &str = "the structure of the runtime";
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../idempotent-runtime/src");
 const SOURCES_OF_ATTRIBUTE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../idempotent-macros/src");
 
-/// A folder imports none of those that follow it. The others are `record`, `observe` and `transaction`, which `store` imports and
+/// A folder must not import the folders after it in this list. Not in the list are `record`, `observe` and `transaction`, which `store` imports and
 /// which import `store`; between files there is no circle there either.
 const LAYERS: [&str; 12] = [
     "fingerprint",
@@ -40,7 +41,7 @@ const LAYERS: [&str; 12] = [
 
 const CONCURRENCY_TESTS: &str = "concurrency_tests";
 
-/// A file's place in the tree of modules; the root of the crate has none.
+/// The path of a file in the module tree; empty for the root of the crate.
 type Module = Vec<String>;
 
 pub(crate) fn check() -> Result<(), Failure> {
@@ -64,7 +65,7 @@ fn read(folder: &Path, module: &[String], files: &mut BTreeMap<Module, String>) 
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let mut inner = module.to_vec();
         if path.is_dir() {
-            // They may look at whatever they test.
+            // These tests may import whatever they test.
             if stem != CONCURRENCY_TESTS {
                 inner.push(stem);
                 read(&path, &inner, files)?;
@@ -89,7 +90,7 @@ fn complaints(files: &BTreeMap<Module, String>) -> Vec<String> {
         let called = methods.iter().filter(|method| method.file != module && method.is_called_by(&code));
         let mut of_file: BTreeSet<Module> = called.map(|method| method.file.clone()).collect();
         for path in paths(&code) {
-            // In no build that users have.
+            // This folder is in no build that users have.
             if path.first().is_some_and(|first| first == CONCURRENCY_TESTS) {
                 continue;
             }
@@ -136,7 +137,7 @@ fn name(module: &[String]) -> String {
     module.join("/")
 }
 
-/// A way from a file back to itself, if there is one.
+/// A path from a file back to itself, if one exists.
 fn circle(dependencies: &BTreeMap<Module, BTreeSet<Module>>) -> Option<Vec<Module>> {
     let mut done = BTreeSet::new();
     dependencies.keys().find_map(|start| walk(dependencies, start, &mut Vec::new(), &mut done))

@@ -1,7 +1,7 @@
-//! What each store makes of the engine below it: first executions, replays and `Tx`, beside bare commands in the same run.
+//! Compares each store with its database: first executions, replays and `Tx`, beside bare commands in the same run.
 //!
-//! The first argument is how many seconds a contender runs in each round; the others name what is measured, of `redis`,
-//! `postgres`, `tx` and `sqlite`.
+//! The first argument is how many seconds a contender runs in each round. The others name what is measured: `redis`,
+//! `postgres`, `tx` or `sqlite`.
 
 mod transactions;
 

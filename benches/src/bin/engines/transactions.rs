@@ -1,4 +1,4 @@
-//! `Tx`: a handler whose row and record commit together, against the same handler with a transaction of its own.
+//! `Tx`: a handler whose row and record commit together, compared with the same handler that uses its own transaction.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -48,7 +48,7 @@ async fn bare_in_postgres(State(pool): State<PgPool>, Json(order): Json<Order>) 
     charge(order)
 }
 
-/// As many statements as `Tx` takes, and nothing in those that the handler has no use for.
+/// Runs as many statements as `Tx` does. The added ones do nothing useful.
 async fn padded_in_postgres(State(pool): State<PgPool>, Json(order): Json<Order>) -> (StatusCode, Json<Receipt>) {
     nothing(&pool).await;
     let mut transaction = pool.begin().await.expect("the database answers");
@@ -122,7 +122,7 @@ pub async fn measure(section: &mut Section, effort: Effort, server: &PostgresSer
     );
 }
 
-/// One connection, as the store has one for handlers: SQLite has one writer.
+/// One connection, because the store has one connection for handlers: SQLite allows only one writer.
 async fn create_in_sqlite(path: &std::path::Path) -> SqlitePool {
     let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
     let options = options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);

@@ -1,4 +1,4 @@
-//! What the OpenAPI document says beside the routes.
+//! The parts of the OpenAPI document that do not come from the routes.
 
 use std::collections::BTreeMap;
 
@@ -37,7 +37,7 @@ impl Modify for SecuritySchemes {
     }
 }
 
-/// How the extractors of a handler with a body reject it.
+/// The responses with which the extractors of a handler with a body reject it.
 pub(super) struct BodyErrors;
 
 impl IntoResponses for BodyErrors {

@@ -1,4 +1,4 @@
-//! Webhooks of the card network, which signs them: at least once, and the sender's id of the event is the key.
+//! Webhooks of the card network, which signs them: at least once. The key is the id that the network gives the event.
 
 use axum::extract::State;
 use axum::http::StatusCode;

@@ -22,21 +22,22 @@ use crate::network::{CardNetwork, NetworkCharge};
 use crate::signature::NetworkSecret;
 use crate::user::User;
 
-/// What the handlers share.
+/// The state that the handlers share.
 #[derive(Clone)]
 pub struct App {
-    /// Our own books.
+    /// The service's own books.
     pub ledger: Ledger,
-    /// The other company.
+    /// The card network, which is another company.
     pub network: CardNetwork,
-    /// What that company signs its events with.
+    /// The secret with which the card network signs its events.
     pub network_secret: NetworkSecret,
 }
 
 impl App {
-    /// Moves money, once for each reference; false when the card was declined.
+    /// Moves money, once for each reference. Returns false if the card was declined.
     ///
-    /// What the network answers is compared with what it was asked: to enter this amount because another one has moved would make
+    /// Compares the network's answer with the request. If the network has moved another amount under this reference,
+    /// entering the requested amount would make the ledger wrong.
     /// the ledger wrong.
     async fn move_money(&self, reference: &str, amount: i64, currency: &str) -> Result<bool, ApiError> {
         let charge = self.network.authorise(reference, amount, currency).await?;
@@ -45,19 +46,19 @@ impl App {
     }
 }
 
-/// Which database the handlers' transactions are of.
+/// The database of the handlers' transactions.
 #[derive(Clone, Copy)]
 pub enum Transactions {
-    /// The store's, where the ledger lies too: the charge and its record commit together.
+    /// The store's SQLite database, which contains the ledger too: the charge and its record commit together.
     Sqlite,
-    /// The same.
+    /// The store's PostgreSQL database, which contains the ledger too.
     Postgres,
-    /// The store has none.
+    /// The store has no transactions.
     None,
 }
 
-/// The routes, under whatever registry the router is given or the program has installed, with their document and a page
-/// that shows it.
+/// The routes, with their document and a page that shows it. They run under the registry that the router gets as a
+/// layer, or that the program has installed.
 pub fn router(app: App, transactions: Transactions) -> Router {
     let (schemas, paths, at_least_once) = routes!(charges::create_charge);
     let create_charge: MethodRouter<App> = match transactions {
@@ -70,7 +71,7 @@ pub fn router(app: App, transactions: Transactions) -> Router {
         .routes(routes!(show_charge))
         .routes(routes!(refunds::create_refund))
         .routes(routes!(events::receive_network_event))
-        // No part of the API: they show what the handlers did.
+        // These are not part of the API: they show what the handlers did.
         .route("/ledger", get(show_ledger))
         .route("/network", get(show_network))
         .split_for_parts();
@@ -98,7 +99,7 @@ async fn show_ledger(State(app): State<App>) -> Result<Json<Vec<Entry>>, ApiErro
     Ok(Json(app.ledger.entries().await?))
 }
 
-/// The other company's books, which a real service could not show: here they prove what a card was charged.
+/// The books of the card network. A real service could not show them; here they prove how often a card was charged.
 async fn show_network(State(app): State<App>) -> Result<Json<Vec<NetworkCharge>>, ApiError> {
     Ok(Json(app.network.books().await?))
 }

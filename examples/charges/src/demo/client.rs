@@ -24,7 +24,7 @@ pub(super) struct Operation<'a> {
     pub(super) body: &'a str,
 }
 
-/// What came back.
+/// The answer of the server.
 #[derive(Clone, Debug)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
@@ -42,7 +42,7 @@ impl Answer {
         self.code() == "in_flight"
     }
 
-    /// In one line, for people.
+    /// A summary in one line, for people.
     pub(super) fn summary(&self) -> String {
         let replayed = if self.replayed { ", replayed" } else { "" };
         let what = match (&self.body["id"], self.code()) {
@@ -55,7 +55,7 @@ impl Answer {
 }
 
 impl Operation<'_> {
-    /// Sends it and waits for the answer.
+    /// Sends the operation and waits for the answer.
     pub(super) async fn send(&self, client: &Client, server: &Server) -> anyhow::Result<Answer> {
         let request = client
             .post(format!("http://{}{}", server.address(), self.path))
@@ -66,7 +66,8 @@ impl Operation<'_> {
         answer(request).await
     }
 
-    /// Sends it again and again while the first one still runs, as a client that honours `Retry-After` does, in haste.
+    /// Sends the operation again while the first request still runs. A real client would wait as long as `Retry-After`
+    /// says; this one waits less.
     pub(super) async fn retry_until_settled(&self, client: &Client, server: &Server) -> anyhow::Result<Answer> {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
@@ -81,7 +82,7 @@ impl Operation<'_> {
         }
     }
 
-    /// Sends it on a connection of its own, and returns once its handler has asked the card network and waits for it.
+    /// Sends the operation on a separate connection. Returns when its handler waits for the card network.
     pub(super) async fn begin(&self, client: &Client, server: &Server) -> anyhow::Result<TcpStream> {
         let Self { user, path, key, body } = self;
         let mut connection = TcpStream::connect(server.address()).await?;
@@ -128,7 +129,7 @@ pub(super) async fn books(client: &Client, server: &Server) -> anyhow::Result<Ve
     Ok(books.error_for_status()?.json().await?)
 }
 
-/// A line of them.
+/// A line of the card network's books.
 #[derive(Deserialize)]
 pub(super) struct NetworkCharge {
     pub(super) reference: String,
@@ -137,7 +138,7 @@ pub(super) struct NetworkCharge {
     pub(super) times_asked: u64,
 }
 
-/// It is asked in the middle of a handler, so a higher number tells that one runs.
+/// How often the card network was asked. Handlers ask it before they end, so a higher number shows that a handler runs.
 fn times_asked(books: &[NetworkCharge]) -> u64 {
     books.iter().map(|charge| charge.times_asked).sum()
 }

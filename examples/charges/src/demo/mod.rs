@@ -1,4 +1,4 @@
-//! Plays what goes wrong between clients and servers, and checks that no customer is charged twice.
+//! Plays failures between clients and servers, and checks that no customer is charged twice.
 
 mod client;
 mod scenes;
@@ -16,7 +16,7 @@ use self::client::NetworkCharge;
 use self::scenes::Stage;
 use self::server::{Server, log_of};
 
-/// On a terminal.
+/// The style of titles on a terminal.
 const TITLE: Style = Style::new().bold();
 const ASIDE: Style = AnsiColor::BrightBlack.on_default();
 const HOLDS: Style = AnsiColor::Green.on_default();
@@ -86,7 +86,7 @@ fn print_ledger(ledger: &[Line], books: &[NetworkCharge]) {
     }
 }
 
-/// The keys that have more than one entry of one user and kind.
+/// The keys under which one user has several entries of one kind.
 fn charged_twice(ledger: &[Line]) -> Vec<String> {
     let mut times = BTreeMap::new();
     for Line { kind, user, key, .. } in ledger {

@@ -1,4 +1,4 @@
-//! What goes wrong, scene by scene, and what is expected of each.
+//! The failures, scene by scene, and the expected result of each.
 
 use anstream::println;
 use anyhow::Context;
@@ -10,7 +10,7 @@ use super::client::{Answer, NetworkCharge, Operation, books, deliver};
 use super::server::Server;
 use super::{ASIDE, BROKEN, HOLDS, Line, TITLE};
 
-/// The actors, and the score.
+/// The server and the client of the scenes, and the results so far.
 pub(super) struct Stage {
     client: Client,
     server: Option<Server>,
@@ -42,7 +42,7 @@ async fn a_response_is_lost(stage: &mut Stage) -> anyhow::Result<()> {
     stage.scene("A response is lost on its way");
     let operation = charge("alice", "lost-response");
     let connection = operation.begin(&stage.client, stage.server()?).await?;
-    // The server has written its response when the socket can be read; the client does not read it.
+    // When the socket can be read, the server has written its response. The client does not read it.
     connection.readable().await?;
     drop(connection);
     says("the charge is made, and the connection breaks before the client reads the response");

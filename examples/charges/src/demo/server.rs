@@ -10,10 +10,10 @@ use charges::signature::NetworkSecret;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-/// How long the pretended card network takes in the demo: long enough to be killed in.
+/// How long the simulated card network takes in the demo: long enough to kill a server meanwhile.
 const LATENCY: &str = "400ms";
 
-/// Where the server reads the secret of the card network's events.
+/// The variable from which the server reads the secret of the card network's events.
 const SECRET: &str = "CHARGES_NETWORK_SECRET";
 
 /// How long a process may take to start or to stop.
@@ -24,7 +24,7 @@ pub(super) struct Server {
     child: Child,
     address: String,
     data: PathBuf,
-    /// Held open: a server whose greeting is not read would fail to write the next line.
+    /// Kept open: without a reader, the server could not write its next line.
     _output: Lines<BufReader<ChildStdout>>,
 }
 
@@ -58,13 +58,13 @@ impl Server {
         self.child.id().unwrap_or_default()
     }
 
-    /// `kill -9`, and a new one over the same files.
+    /// Kills the server with SIGKILL, and starts a new one with the same files.
     pub(super) async fn killed_and_restarted(mut self) -> anyhow::Result<Self> {
         self.child.kill().await.context("the server cannot be killed")?;
         Self::start(&self.data).await
     }
 
-    /// A polite stop, and a new one over the same files.
+    /// Stops the server with SIGTERM, and starts a new one with the same files.
     pub(super) async fn stopped_and_restarted(mut self) -> anyhow::Result<Self> {
         let process = self.process().to_string();
         let sent = Command::new("kill").args(["-TERM", &process]).status().await?;

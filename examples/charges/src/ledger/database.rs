@@ -1,23 +1,25 @@
-//! What the ledger asks of a database: the statements are the same, the types and the tables are not.
+//! The ledger's operations on a database. The statements are the same for both databases; the types and the tables
+//! differ.
 
 use sqlx::{Database, Pool, Postgres, Sqlite};
 
 use super::{NewEntry, NewRefund};
 
 pub(crate) trait LedgerDatabase: Database {
-    /// Makes the tables where they are not there. Every process may call it, also all at once.
+    /// Creates the tables if they do not exist. Several processes may call it at the same time.
     fn migrate(pool: &Pool<Self>) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// Writes a settled entry; its id. An error if there is one of this reference.
+    /// Writes a settled entry and returns its id. Fails if an entry with this reference exists.
     fn enter(
         connection: &mut Self::Connection,
         entry: NewEntry<'_>,
     ) -> impl Future<Output = Result<i64, sqlx::Error>> + Send;
 
-    /// Writes a settled entry unless an earlier attempt has; its id.
+    /// Writes a settled entry unless an earlier attempt has written it. Returns its id.
     fn enter_once(pool: &Pool<Self>, entry: NewEntry<'_>) -> impl Future<Output = Result<i64, sqlx::Error>> + Send;
 
-    /// Takes the money out of what is left of the charge, if there is as much, unless an earlier attempt has.
+    /// Reserves the money from the rest of the charge, unless an earlier attempt has reserved it. Does nothing if the
+    /// rest is too small.
     fn reserve(
         pool: &Pool<Self>,
         refund: NewRefund<'_>,
@@ -31,7 +33,7 @@ macro_rules! insert_entry {
     };
 }
 
-/// A macro, because a query that returns rows has another type than one that does not.
+/// A macro, because a query that returns rows has another type than a query that returns none.
 macro_rules! values_of {
     ($insert:expr, $entry:expr) => {
         $insert
@@ -86,8 +88,8 @@ macro_rules! ledger_database {
                     let id = sqlx::query_scalar("SELECT id FROM entries WHERE reference = $1").bind(refund.reference);
                     return id.fetch_one(&mut *transaction).await.map(Some);
                 };
-                // Looked at and taken in one statement: another refund could see the same money in between. And as the last
-                // one: the other refunds of this charge wait until it is committed.
+                // The check and the update are one statement: otherwise another refund could see the same money in
+                // between. It is the last statement, because other refunds of this charge wait until it is committed.
                 let taken =
                     sqlx::query("UPDATE entries SET refundable = refundable - $1 WHERE id = $2 AND refundable >= $1")
                         .bind(refund.amount)
@@ -124,7 +126,7 @@ ledger_database!(
     "#
 );
 
-// Of two processes that make a table at once, PostgreSQL fails one, IF NOT EXISTS or not.
+// If two processes create a table at the same time, PostgreSQL fails one of them, even with IF NOT EXISTS.
 ledger_database!(
     Postgres,
     r#"

@@ -1,4 +1,4 @@
-//! The business data: who was charged and refunded, in the database of the application.
+//! The business data in the database of the application: who was charged and refunded.
 
 mod database;
 
@@ -9,12 +9,12 @@ use utoipa::ToSchema;
 pub(crate) use self::database::LedgerDatabase;
 use crate::error::ApiError;
 
-/// In SQLite or in PostgreSQL.
+/// The ledger, in SQLite or in PostgreSQL.
 #[derive(Clone)]
 pub enum Ledger {
-    /// In a file, of ours or of the store's.
+    /// In a SQLite file: the ledger's own file, or the store's.
     Sqlite(SqlitePool),
-    /// In the store's database.
+    /// In the store's PostgreSQL database.
     Postgres(PgPool),
 }
 
@@ -45,7 +45,7 @@ pub struct Entry {
     pub reference: String,
 }
 
-/// What a handler writes.
+/// An entry that a handler writes.
 pub(crate) struct NewEntry<'a> {
     pub(crate) kind: &'a str,
     pub(crate) user: &'a str,
@@ -54,24 +54,24 @@ pub(crate) struct NewEntry<'a> {
     pub(crate) charge: Option<i64>,
     pub(crate) key: Option<&'a str>,
     pub(crate) attempt: u32,
-    /// The same on every attempt of one request, so that it is entered once.
+    /// The same on every attempt of one request, so that the request is entered once.
     pub(crate) reference: &'a str,
 }
 
-/// Money that goes back to where a charge took it.
+/// A refund of a charge.
 pub(crate) struct NewRefund<'a> {
     pub(crate) user: &'a str,
-    /// Over 0.
+    /// The amount, greater than 0.
     pub(crate) amount: i64,
     pub(crate) currency: &'a str,
     pub(crate) charge: i64,
     pub(crate) key: Option<&'a str>,
     pub(crate) attempt: u32,
-    /// The same on every attempt of one request, so that it is entered once.
+    /// The same on every attempt of one request, so that the request is entered once.
     pub(crate) reference: &'a str,
 }
 
-/// The same on either database.
+/// Runs the same code on either database.
 macro_rules! on_pool {
     ($ledger:expr, $pool:ident => $does:expr) => {
         match $ledger {
@@ -82,7 +82,7 @@ macro_rules! on_pool {
 }
 
 impl Ledger {
-    /// Makes the tables where they are not there. Every process may call it, also all at once.
+    /// Creates the tables if they do not exist. Several processes may call it at the same time.
     ///
     /// # Errors
     ///
@@ -91,17 +91,18 @@ impl Ledger {
         on_pool!(self, pool => LedgerDatabase::migrate(pool).await)
     }
 
-    /// Writes a settled entry unless an earlier attempt has; the entry's id.
+    /// Writes a settled entry unless an earlier attempt has written it. Returns the entry's id.
     pub(crate) async fn enter_once(&self, entry: NewEntry<'_>) -> Result<i64, sqlx::Error> {
         on_pool!(self, pool => LedgerDatabase::enter_once(pool, entry).await)
     }
 
-    /// Writes an unsettled refund unless an earlier attempt has; the entry's id, or `None` when less is left of the charge.
+    /// Writes an unsettled refund unless an earlier attempt has written it. Returns the entry's id, or `None` if the
+    /// rest of the charge is too small.
     pub(crate) async fn reserve(&self, refund: NewRefund<'_>) -> Result<Option<i64>, sqlx::Error> {
         on_pool!(self, pool => LedgerDatabase::reserve(pool, refund).await)
     }
 
-    /// The card network has answered for the entry.
+    /// Marks the entry as settled: the card network has answered.
     pub(crate) async fn settle(&self, id: i64) -> Result<(), sqlx::Error> {
         let settle = "UPDATE entries SET settled = TRUE WHERE id = $1";
         on_pool!(self, pool => sqlx::query(settle).bind(id).execute(pool).await.map(drop))

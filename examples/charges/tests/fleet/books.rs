@@ -1,4 +1,4 @@
-//! What became of every key: in the ledger, and at the card network.
+//! The results of every key, in the ledger and at the card network.
 
 use std::collections::HashMap;
 
@@ -21,7 +21,7 @@ struct NetworkCharge {
 
 pub(crate) struct Books {
     ledger: HashMap<String, Vec<Line>>,
-    /// How often the network was asked, by reference.
+    /// How often the network was asked for each reference.
     network: HashMap<String, u32>,
 }
 
@@ -39,27 +39,27 @@ impl Books {
         self.ledger.get(key).map_or(&[], Vec::as_slice)
     }
 
-    /// How often the ledger has a charge under the key.
+    /// How many charges the ledger has under the key.
     pub(crate) fn charges(&self, key: &str) -> usize {
         self.lines(key).iter().filter(|line| line.kind == "charge").count()
     }
 
-    /// How often the ledger has a refund under the key.
+    /// How many refunds the ledger has under the key.
     pub(crate) fn refunds(&self, key: &str) -> usize {
         self.lines(key).iter().filter(|line| line.kind == "refund").count()
     }
 
-    /// How often the network was asked for what the ledger has under the key.
+    /// How often the network was asked for the entries that the ledger has under the key.
     pub(crate) fn times_asked(&self, key: &str) -> u32 {
         self.lines(key).iter().filter_map(|line| self.network.get(&line.reference)).sum()
     }
 
-    /// How often the network was asked for whatever it was asked for most.
+    /// The largest number of times that the network was asked for one reference.
     pub(crate) fn most_often_asked(&self) -> Option<u32> {
         self.network.values().copied().max()
     }
 
-    /// The references under which the network has moved money.
+    /// The number of references under which the network has moved money.
     pub(crate) fn money_moved(&self) -> usize {
         self.network.len()
     }

@@ -1,4 +1,4 @@
-//! The clients: every key many times, in no order, to any server, again until there is an answer.
+//! The clients: they send every key many times, in random order, to any server, and repeat until there is an answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,18 +16,18 @@ pub(crate) const KEYS: usize = 1_000;
 
 const REQUESTS: usize = 10_000;
 
-/// How many requests are under way at most.
+/// How many requests are in flight, at most.
 const CLIENTS: usize = 200;
 
-/// Far longer than a run takes: a limit for a key that never gets an answer.
+/// Far longer than a run takes. It only ends runs in which a key never gets an answer.
 const LIMIT: Duration = Duration::from_mins(2);
 
-/// What decides the order of the requests, who gets them and who is killed.
+/// The seed that decides the order of the requests, which server gets each of them, and which server is killed.
 #[derive(Clone, Copy)]
 pub(crate) struct Seed(u64);
 
 impl Seed {
-    /// That of the environment, else another one in every run.
+    /// The seed in the environment, or else a new one in every run.
     pub(crate) fn of_this_run() -> Self {
         let seed = match std::env::var("CHARGES_TEST_SEED") {
             Ok(seed) => seed.parse().expect("CHARGES_TEST_SEED is a number"),
@@ -37,7 +37,7 @@ impl Seed {
         Self(seed)
     }
 
-    /// A sequence of its own for each number.
+    /// A generator of random numbers that differs for each `number`.
     pub(crate) fn random(self, number: u64) -> Rng {
         Rng::with_seed(self.0.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
     }
@@ -51,9 +51,9 @@ impl fmt::Display for Seed {
 
 pub(crate) struct Requests {
     pub(crate) path: &'static str,
-    /// What is sent under the key of this number.
+    /// The body that is sent under the key with this number.
     pub(crate) body: Box<dyn Fn(usize) -> Value>,
-    /// How long it takes until the last one comes.
+    /// The time over which the requests are spread.
     pub(crate) over: Duration,
 }
 
@@ -65,7 +65,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// What a JSON body has under this name.
+    /// The member with this name in a JSON body.
     pub(crate) fn member(&self, name: &str) -> Value {
         let body: Value = serde_json::from_str(&self.body).unwrap_or_default();
         body[name].clone()
@@ -81,7 +81,7 @@ impl Answer {
 pub(crate) struct Outcome {
     seed: Seed,
     answers: BTreeMap<String, BTreeSet<Answer>>,
-    /// How often one was told that the first one still runs.
+    /// How many requests were told that the first one still runs.
     pub(crate) in_flight: usize,
 }
 
@@ -90,7 +90,7 @@ impl Requests {
         let (begun, in_flight) = (Instant::now(), AtomicUsize::new(0));
         let answers = stream::iter(order(seed).into_iter().zip(0_u32..))
             .then(|(key, number)| async move {
-                // Spread evenly, so that servers are killed among requests and not after them.
+                // Spread evenly, so that servers are killed while requests run and not after them.
                 tokio::time::sleep_until(begun + self.over * number / u32::try_from(REQUESTS).expect("it fits")).await;
                 (key, number)
             })
@@ -119,7 +119,7 @@ impl Requests {
         loop {
             let request = fleet.client.post(fleet.url(random.usize(..SERVERS), self.path)).bearer_auth("alice");
             let sent = request.header("idempotency-key", &key).json(&body).send().await;
-            // A connection that breaks tells nothing about what the server has done.
+            // A broken connection tells nothing about what the server has done.
             if let Ok(response) = sent {
                 let status = response.status().as_u16();
                 if let Ok(body) = response.text().await {
@@ -137,7 +137,8 @@ impl Requests {
     }
 }
 
-/// Every key equally often. Most duplicates come close to each other, as impatient retries do, and some much later.
+/// The keys in the order of their requests, each equally often. Most duplicates follow each other closely, like
+/// impatient retries, and some come much later.
 fn order(seed: Seed) -> Vec<usize> {
     let mut random = seed.random(u64::MAX);
     let mut places: Vec<(usize, usize)> = (0..REQUESTS)
@@ -155,7 +156,7 @@ fn order(seed: Seed) -> Vec<usize> {
 impl Outcome {
     /// # Panics
     ///
-    /// When two requests of one key got different ones.
+    /// When two requests with the same key got different answers.
     pub(crate) fn every_key_has_one_answer(&self) {
         for (key, answers) in &self.answers {
             assert_eq!(answers.len(), 1, "{key}: {answers:?}, {}", self.seed);

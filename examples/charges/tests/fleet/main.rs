@@ -1,6 +1,7 @@
-//! Three server processes over one store, and clients that repeat everything; then with one of them killed every second.
+//! Runs three server processes with one store, and clients that repeat every request. Then the same while one process
+//! is killed every second.
 //!
-//! A failure prints its seed; `CHARGES_TEST_SEED=<seed>` plays the same requests again.
+//! A failure prints its seed; `CHARGES_TEST_SEED=<seed>` sends the same requests again.
 
 mod books;
 mod clients;
@@ -18,7 +19,7 @@ use self::books::Books;
 use self::clients::{KEYS, Requests, Seed};
 use self::servers::Fleet;
 
-/// Of each other's load the runs would only become slower.
+/// Parallel runs would only slow each other down.
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 fn charges(over: Duration) -> Requests {
@@ -26,10 +27,11 @@ fn charges(over: Duration) -> Requests {
     Requests { path: "/charges", body: Box::new(move |_| order.clone()), over }
 }
 
-/// How long the requests take to come when processes are killed meanwhile: several times in the middle of handlers.
+/// The time over which the requests are spread in runs that kill processes: long enough for several kills during
+/// handlers.
 const KILLS: Duration = Duration::from_secs(8);
 
-/// Long enough to be killed in.
+/// A latency that is long enough for a server to be killed meanwhile.
 const LONG: &str = "100ms";
 
 #[tokio::test(flavor = "multi_thread")]

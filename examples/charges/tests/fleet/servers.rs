@@ -1,4 +1,4 @@
-//! The processes.
+//! The server processes.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,12 +20,12 @@ pub(crate) struct Fleet {
     options: Vec<String>,
     servers: Mutex<Vec<Process>>,
     pub(crate) client: Client,
-    // After the servers, which write into it.
+    // Dropped after the servers, which write into it.
     data: Arc<TempDir>,
 }
 
 impl Fleet {
-    /// Starts them all at once, over this store or the default one.
+    /// Starts all servers at once, with this store or the default one.
     pub(crate) async fn start(store: Option<String>, network_latency: &str) -> Self {
         let mut options = vec!["--network-latency".to_owned(), network_latency.to_owned()];
         if let Some(store) = store {
@@ -52,7 +52,7 @@ impl Fleet {
         starting.await.expect("the server starts")
     }
 
-    /// The URL of `path` on one of them, which may just have died.
+    /// The URL of `path` on one of the servers, which may just have died.
     pub(crate) fn url(&self, server: usize, path: &str) -> String {
         self.with_servers(|servers| format!("http://{}{path}", servers[server].address))
     }
@@ -62,7 +62,7 @@ impl Fleet {
         response.json().await.expect("what was asked for")
     }
 
-    /// The ids of so many charges that can be refunded.
+    /// Makes `count` charges that can be refunded, and returns their ids.
     pub(crate) async fn charges(&self, count: usize) -> Vec<Value> {
         let order = json!({ "amount": 100_000, "currency": "EUR", "card": "4242" });
         let charges = (0..count).map(async |number| {
@@ -92,9 +92,9 @@ impl Fleet {
         };
         let done = tokio::select! {
             done = work => done,
-            () = killing => unreachable!("it kills for ever"),
+            () = killing => unreachable!("it kills forever"),
         };
-        // The last one may have been killed and not replaced yet.
+        // The server that was killed last may not have been replaced yet.
         for server in 0..SERVERS {
             if self.with_servers(|servers| servers[server].child.try_wait().expect("it is a child")).is_some() {
                 let successor = self.new_server().await;

@@ -1,4 +1,4 @@
-//! A handler called as a function: what is tested is its body. Nothing is claimed or recorded.
+//! Calls a handler as a function: only its body is tested. Nothing is claimed or recorded.
 
 use axum::Json;
 use axum::body::to_bytes;
@@ -47,7 +47,8 @@ async fn second_attempt_asks_the_network_and_enters_one_charge() {
     assert_eq!(books.lines_and_times_asked().await, (1, 2));
 }
 
-/// As if the reference were used twice: the network replays the first charge, and the ledger must not have the second one.
+/// As if a reference were used twice: the network replays the first charge, and the ledger must not enter the second
+/// one.
 #[tokio::test]
 async fn answer_of_the_network_for_another_charge_is_not_booked() {
     let books = Books::open().await;

@@ -53,7 +53,7 @@ async fn forged_event_claims_nothing_and_the_genuine_one_runs() {
     let first = deliver(&router, Some(genuine)).await;
     assert_eq!(first.status(), StatusCode::NO_CONTENT);
     assert_not_replayed(first.headers());
-    // A redelivery has another time, and so another signature.
+    // A redelivery is signed at another time, so it has another signature.
     let again = secret(SECRET).sign_at(now - Duration::from_mins(4), EVENT.as_bytes());
     assert_replayed(deliver(&router, Some(again)).await.headers());
     for signature in forged {

@@ -1,4 +1,4 @@
-//! The handlers in this process, without a server: how an application tests its own.
+//! Tests the handlers in this process, without a server: this is how an application tests its handlers.
 
 mod direct_calls;
 mod events;
@@ -15,10 +15,10 @@ use charges::sqlite;
 use idempotent_runtime::Registry;
 use tempfile::TempDir;
 
-/// Of the card network's events.
+/// The secret of the card network's events.
 const SECRET: &str = "shared with the card network";
 
-/// Our books and the card network's, of one test's own.
+/// The service's books and the card network's, for one test.
 struct Books {
     app: App,
     _folder: TempDir,
@@ -39,7 +39,7 @@ impl Books {
         router(self.app.clone(), Transactions::None).layer(registry.layer())
     }
 
-    /// How many lines our ledger has, and how often the card network was asked.
+    /// How many lines the ledger has, and how often the card network was asked.
     async fn lines_and_times_asked(&self) -> (usize, i64) {
         let lines = self.app.ledger.entries().await.expect("the ledger is read").len();
         let books = self.app.network.books().await.expect("the network's books are read");

@@ -1,4 +1,4 @@
-//! The routes, under a registry of each test's own: retries, duplicates, a store that is away, time that passes.
+//! Tests the routes, under a registry for each test: retries, duplicates, an unavailable store, time that passes.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ async fn charge(router: &Router, key: &str, amount: i64) -> Response {
     router.clone().oneshot(request).await.expect("a router answers")
 }
 
-/// What the store keeps of a charge of Alice's under.
+/// The record key of a charge by Alice with this key.
 fn record_key(key: &str) -> RecordKey {
     RecordKey::new("charges", Some("alice"), key)
 }
@@ -83,7 +83,8 @@ async fn while_the_store_cannot_be_asked_nothing_is_charged() {
     let (books, registry) = (Books::open().await, testing::registry());
     let router = books.router(&registry);
     registry.store().on_claim(Fault::Hangs);
-    // Nothing but the store is waited for in here: the two seconds that it is given pass at once.
+    // The request waits only for the store. With the paused clock, the store's time limit of two seconds passes at
+    // once.
     tokio::time::pause();
     assert_eq!(charge(&router, "k", 1999).await.status(), StatusCode::SERVICE_UNAVAILABLE);
     tokio::time::resume();
@@ -120,7 +121,8 @@ async fn after_a_day_a_key_is_new() {
     }
 }
 
-/// What protects the customer when nothing is recorded: the references by which ledger and network recognise a repetition.
+/// Without records, the references protect the customer: by them, the ledger and the network recognise a repeated
+/// request.
 #[tokio::test]
 async fn retry_without_records_moves_no_money() {
     let books = Books::open().await;

@@ -1,4 +1,4 @@
-//! The same with axum-test.
+//! The same tests with axum-test.
 
 use axum::http::StatusCode;
 use axum_test::{TestRequest, TestServer};

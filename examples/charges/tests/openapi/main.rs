@@ -1,4 +1,4 @@
-//! The OpenAPI document of the running server: shown, linted, and held against what the server does.
+//! The OpenAPI document of the running server: displayed, linted, and compared with what the server does.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -65,7 +65,7 @@ async fn a_linter_and_a_validator_find_nothing_in_the_document() {
     let document = data.path().join("openapi.json");
     std::fs::write(&document, get(&server, "/openapi.json").await.bytes().await.expect("bytes")).expect("a file");
     let mut linter = tools::redocly();
-    // Two words of its own a run: what it can be upgraded to, and how it is used.
+    // Without this, the linter sends usage data and looks for updates in every run.
     linter.env("REDOCLY_TELEMETRY", "off").env("REDOCLY_SUPPRESS_UPDATE_NOTICE", "true");
     linter.current_dir(data.path()).args(["lint", "--extends=recommended-strict", "openapi.json"]);
     assert_finds_nothing(linter);
@@ -85,7 +85,7 @@ async fn made_up_requests_get_only_documented_answers() {
     let report = assert_finds_nothing(schemathesis);
     assert!(report.contains("Tested: 4") && report.contains("No issues found"), "{report}");
     let ledger: Vec<Value> = get(&server, "/ledger").await.json().await.expect("JSON");
-    assert!(ledger.iter().any(|line| line["user"] == "card network"), "the hook signs events, and they are taken");
+    assert!(ledger.iter().any(|line| line["user"] == "card network"), "the hook signs events that are accepted");
     let log = std::fs::read_to_string(data.path().join(LOG)).expect("a log");
     assert!(log.contains("a guarded request has ended") && !log.contains("ERROR"), "{log}");
 }

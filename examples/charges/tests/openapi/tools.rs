@@ -1,5 +1,5 @@
-//! The tools that read the document, in the versions that the files beside this one name. They are installed into the target
-//! folder, once.
+//! Installs the tools that read the document once, into the target folder. The lock files in this folder determine
+//! their versions.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ pub(crate) fn python(program: &str) -> Command {
     Command::new(folder.join("bin").join(program))
 }
 
-/// The folder of a tool, which holds its lock file when it is installed whole.
+/// The folder of a tool. It contains the tool's lock file if the tool is installed completely.
 fn installed(name: &str, lock: &str, install: impl FnOnce(&Path)) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let (wanted, whole) = (fs::read(lock).expect("a lock file"), folder.join("installed"));

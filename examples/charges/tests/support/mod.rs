@@ -1,24 +1,24 @@
-//! The server as a process.
+//! Runs the server as a process.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-/// What the servers of a folder say.
+/// The file in the data folder to which servers write their logs.
 pub(crate) const LOG: &str = "server.log";
 
 /// A running server; killed when it is dropped.
 pub(crate) struct Process {
     pub(crate) child: Child,
     pub(crate) address: String,
-    /// What it prints, up to the last command to try.
+    /// What the server prints, up to the last command to try.
     #[allow(dead_code, reason = "not each of the programs reads it")]
     pub(crate) greeting: String,
 }
 
 impl Process {
-    /// Starts one on a free port and returns when it listens.
+    /// Starts a server on a free port, and returns when it listens.
     pub(crate) fn start(data: &Path, options: &[&str]) -> Self {
         let log = File::options().create(true).append(true).open(data.join(LOG)).expect("a log file");
         let mut child = Command::new(env!("CARGO_BIN_EXE_charges"))
@@ -38,7 +38,7 @@ impl Process {
         let Some(address) = address.map(str::to_owned) else {
             panic!("the server did not start:\n{}", std::fs::read_to_string(data.join(LOG)).unwrap_or_default());
         };
-        // The rest of the output is read too: a closed pipe would fail the server's next line.
+        // Keep reading the output: if the pipe were closed, the server could not write its next line.
         std::thread::spawn(move || output.read_to_end(&mut Vec::new()));
         Self { child, address, greeting }
     }

@@ -1,4 +1,4 @@
-//! What docs/cookbook.md shows is what happens: its programs are these ones, and its commands answer as it says.
+//! Checks that docs/cookbook.md is true: it shows these programs, and its commands print what it says.
 
 mod page;
 mod session;
@@ -22,7 +22,7 @@ fn every_program_of_the_page_is_one_of_these() {
     for program in programs {
         let source = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(program));
         let source = source.unwrap_or_else(|error| panic!("{program}: {error}"));
-        // The page says in words what the first line says here.
+        // The first line of the program is a comment. The page has a sentence in its place.
         let (_, shown) = source.split_once("\n\n").expect("a line about the program, and the program");
         assert!(
             page.blocks("rust").any(|block| block == shown.trim_end()),

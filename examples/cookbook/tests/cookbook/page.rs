@@ -1,14 +1,14 @@
-//! The page as a reader sees it: blocks of code, and commands with what they answer.
+//! The page as a reader sees it: blocks of code, and commands with their output.
 
 use std::fs;
 
-/// docs/cookbook.md.
+/// The text of docs/cookbook.md.
 pub(crate) struct Page(String);
 
 /// A command of a `console` block.
 pub(crate) struct Command {
     pub(crate) text: String,
-    /// The lines that it answers with, as far as the page shows them.
+    /// The lines of its output that the page shows.
     pub(crate) output: Vec<String>,
 }
 
@@ -17,7 +17,7 @@ impl Page {
         Self(fs::read_to_string(format!("{}/docs/cookbook.md", super::ROOT)).expect("the page is there"))
     }
 
-    /// The blocks in a language, whatever stands behind its name.
+    /// The blocks in this language, whatever follows the name of the language.
     pub(crate) fn blocks(&self, language: &str) -> impl Iterator<Item = &str> {
         let blocks = self.0.split("\n```").skip(1).step_by(2);
         blocks.filter_map(move |block| {
@@ -50,7 +50,8 @@ impl Page {
 }
 
 impl Command {
-    /// Whether this is what the page shows; `…` stands for anything in a line, and alone for any number of lines.
+    /// Whether the page shows this output. `…` matches anything in a line, and alone on a line it matches any number of
+    /// lines.
     pub(crate) fn is_answered_by(&self, answer: &str) -> bool {
         let answer: Vec<&str> = answer.lines().map(|line| line.trim_end_matches('\r')).collect();
         let shown: Vec<&str> = self.output.iter().map(String::as_str).collect();

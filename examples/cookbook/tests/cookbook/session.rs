@@ -1,4 +1,4 @@
-//! A reader's terminal.
+//! Runs commands in a shell, as a reader does in a terminal.
 
 use std::fs;
 use std::net::TcpListener;
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::page::Command;
 
-/// A shell in a folder of its own, in which a server is started that listens where no other server does.
+/// A shell in a temporary folder. The server that it starts listens on a free port.
 pub(crate) struct Session {
     folder: TempDir,
     address: String,
@@ -17,9 +17,9 @@ pub(crate) struct Session {
     database: String,
 }
 
-/// `cargo run` becomes the program that it runs, so the number of its process is the server's there and here. The programs
-/// are those of this build: they need not be built again. And what is killed has left its port before the next command,
-/// which a reader types later and `cargo` takes longer to get to.
+/// In this shell, `cargo run` starts the built program with `exec`, so the process id of the command is that of the
+/// server, as with the real `cargo run`. The programs are not built again. A command after a kill begins only when the
+/// killed server has released its port: a reader types it later, and `cargo` needs longer.
 const BEGINNING: &str = r#"
 trap 'builtin kill -9 $(jobs -p) 2>/dev/null' EXIT
 kill() {
@@ -36,7 +36,7 @@ cargo() {
 }
 "#;
 
-/// Between the answers of two commands.
+/// Separates the outputs of two commands.
 const MARK: &str = "\u{1e}";
 
 impl Session {
@@ -47,7 +47,7 @@ impl Session {
         Self { folder, address, redis: redis.to_owned(), database: database.to_owned() }
     }
 
-    /// What each of the commands writes, pasted one after another.
+    /// Runs the commands one after another, and returns what each of them prints.
     pub(crate) fn play(&self, commands: &[Command]) -> Vec<String> {
         let texts: Vec<_> =
             commands.iter().map(|command| command.text.replace("127.0.0.1:3000", &self.address)).collect();
@@ -72,7 +72,7 @@ impl Session {
             .env("ADDRESS", &self.address)
             .env("REDIS_URL", &self.redis)
             .env("DATABASE_URL", &self.database);
-        // A proxy of the machine's would answer for the server.
+        // A proxy of the machine would answer in place of the server.
         for proxy in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
             bash.env_remove(proxy);
         }

@@ -1,4 +1,5 @@
-//! The API as the program serves it, with a card network that can be held, a store that can break, and a watch at the door.
+//! The API as the program serves it, with a card network that can be held, a store that can fail, and a record of all
+//! answers.
 
 use std::sync::Arc;
 
@@ -51,7 +52,7 @@ impl Bench {
     }
 }
 
-/// Authorises when the test lets it.
+/// A card network that authorises a charge when the test allows it.
 struct Held(Runs);
 
 impl CardNetwork for Held {
@@ -65,7 +66,7 @@ impl CardNetwork for Held {
     }
 }
 
-/// Sees every answer, and the key of its request as it came.
+/// Records every answer, and the key of its request as it was received.
 #[derive(Clone, Default)]
 pub(crate) struct Door(watch::Sender<Vec<(String, u16)>>);
 
@@ -74,17 +75,17 @@ impl Door {
         app.layer(middleware::from_fn_with_state(self.clone(), see))
     }
 
-    /// The key and the status of each answer.
+    /// The key and the status of each answer so far.
     pub(crate) fn seen(&self) -> Vec<(String, u16)> {
         self.0.borrow().clone()
     }
 
-    /// Waits until such an answer has passed.
+    /// Waits until an answer with this key and status has passed.
     pub(crate) async fn until_seen(&self, key: &str, status: u16) {
         let awaited = (key.to_owned(), status);
         let mut seen = self.0.subscribe();
         let seen = timeout(PATIENCE, seen.wait_for(|seen| seen.contains(&awaited))).await;
-        seen.unwrap_or_else(|_| panic!("no {awaited:?}, only {:?}", self.seen())).expect("the door stands");
+        seen.unwrap_or_else(|_| panic!("no {awaited:?}, only {:?}", self.seen())).expect("the door is not dropped");
     }
 }
 
@@ -96,7 +97,8 @@ async fn see(State(door): State<Door>, request: Request, next: Next) -> Response
     response
 }
 
-/// A line to a server that breaks when the first answer is on its way, and works from then on; where it begins.
+/// Starts a proxy to the server. The proxy breaks the connection when the first answer is on its way, and works from
+/// then on. Returns its address.
 pub(crate) async fn line_that_loses_the_first_answer(server: &Server) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
     let entrance = listener.local_addr().expect("a bound listener has an address").to_string();

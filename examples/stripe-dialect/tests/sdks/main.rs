@@ -1,5 +1,5 @@
-//! Stripe's own SDKs, from npm and PyPI, as clients of the API: what they send, what they retry, and what they make of the
-//! answers.
+//! Stripe's own SDKs, from npm and PyPI, as clients of the API: what they send, what they retry, and how they interpret
+//! the answers.
 
 mod bench;
 mod sdk;
@@ -54,7 +54,7 @@ fn payment() -> Value {
     })
 }
 
-/// One attempt, unless `retries` says otherwise.
+/// A payment with one attempt, unless `retries` says otherwise.
 fn pay(payment: &Value, key: &str, retries: u32) -> Value {
     json!({ "create": payment, "key": key, "retries": retries })
 }
@@ -80,7 +80,7 @@ async fn a_payment_intent_is_what_the_sdk_takes_it_for(sdk: Sdk) {
     assert_eq!((&intent["amount"], &intent["amount_received"]), (&json!(1999), &json!(1999)), "{paid}");
     assert_eq!(intent["metadata"], payment()["metadata"], "{paid}");
     assert_eq!((&paid["key"], &paid["replayed"]), (&json!("order-6735"), &json!(false)), "{paid}");
-    assert_eq!(bench.door.seen(), [("order-6735".to_owned(), 200)], "the key comes bare, without quotes");
+    assert_eq!(bench.door.seen(), [("order-6735".to_owned(), 200)], "the SDK sends the key without quotes");
 
     let found = client.does(json!({ "retrieve": intent["id"] })).await;
     assert_eq!(found["returned"], *intent);
@@ -112,7 +112,7 @@ async fn a_replay_is_seen(sdk: Sdk) {
     assert_eq!((bench.runs.started(), bench.payments().await), (1, 1));
 }
 
-/// The key is the SDK's own: it makes one for each call, and sends it with each attempt.
+/// The SDK makes the key itself: one for each call, which it sends with each attempt.
 async fn an_answer_that_is_lost_is_asked_for_again_and_paid_once(sdk: Sdk) {
     let bench = Bench::new(Runs::free()).await;
     let line = line_that_loses_the_first_answer(&bench.server).await;
@@ -225,7 +225,7 @@ async fn a_wrong_parameter_is_named_and_its_key_stays_free(sdk: Sdk) {
     assert_eq!((&corrected["returned"]["status"], &corrected["replayed"]), (&json!("succeeded"), &json!(false)));
 }
 
-/// Why rejections are rendered for these SDKs: this is what they make of problem details.
+/// Shows why rejections must be rendered for these SDKs: this is how they interpret problem details.
 #[tokio::test]
 async fn stripe_node_takes_problem_details_for_a_success() {
     for sdk in [Sdk::Node, Sdk::Python] {
@@ -244,12 +244,12 @@ async fn stripe_node_takes_problem_details_for_a_success() {
         for (status, code, outcome) in rejected {
             assert_eq!(outcome["status"], status, "{outcome}");
             match sdk {
-                // A "payment intent" of a payment that was rejected.
+                // A "payment intent", although the payment was rejected.
                 Sdk::Node => {
                     assert_eq!(outcome["returned"]["code"], code, "{outcome}");
                     assert!(outcome["returned"]["id"].is_null(), "{outcome}");
                 }
-                // An error at least, but one and the same for all.
+                // This SDK raises an error, but the same one for all rejections.
                 Sdk::Python => {
                     assert_eq!((&outcome["raised"], &outcome["code"]), (&json!("APIError"), &Value::Null), "{outcome}");
                 }

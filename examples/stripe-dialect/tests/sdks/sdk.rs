@@ -1,4 +1,4 @@
-//! Stripe's SDKs as they come from npm and PyPI, at the versions of their lock files, each in a process of its own.
+//! Stripe's SDKs from npm and PyPI, at the versions of their lock files, each in a separate process.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ pub(crate) enum Sdk {
 }
 
 impl Sdk {
-    /// A client of the server at `host:port`.
+    /// Starts a client of the server at `host:port`.
     pub(crate) fn client_of(self, address: impl std::fmt::Display) -> Client {
         let mut driver = self.script("driver", address);
         let mut driver = driver.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the interpreter starts");
@@ -28,12 +28,12 @@ impl Sdk {
         Client { tell, told, _driver: driver }
     }
 
-    /// What the script says that users are shown.
+    /// Runs the script that the documentation shows to users.
     pub(crate) async fn pay(self, address: impl std::fmt::Display) -> Output {
         timeout(PATIENCE, self.script("pay", address).output()).await.expect("it ends").expect("the interpreter starts")
     }
 
-    /// The class that is raised, by its name in both SDKs.
+    /// The class of the raised error in this SDK. `name` is the part of it that both SDKs share.
     pub(crate) fn error(self, name: &str) -> String {
         match self {
             Self::Node => format!("Stripe{name}Error"),
@@ -53,7 +53,7 @@ impl Sdk {
         command
     }
 
-    /// The folder of the scripts, beside the package that they use: once for each state of the lock file.
+    /// Installs the package and the scripts in one folder, once for each state of the lock file.
     fn install(self) -> PathBuf {
         let (name, lock_file, interpreter) = match self {
             Self::Node => ("node", "package-lock.json", "node"),
@@ -67,7 +67,7 @@ impl Sdk {
 
         for script in fs::read_dir(&scripts).expect("the scripts").map(|entry| entry.expect("an entry").path()) {
             let copy = folder.join(script.file_name().expect("a name"));
-            // Another test may be about to run it.
+            // Replace only a script that has changed: another test may be about to run it.
             if script.is_file() && fs::read(&copy).ok() != fs::read(&script).ok() {
                 fs::copy(&script, copy).expect("a copy");
             }
@@ -101,7 +101,7 @@ fn run(command: &mut process::Command) -> String {
     said.into_owned()
 }
 
-/// A process with an SDK, which does one thing at a time.
+/// A process with an SDK, which executes one command at a time.
 pub(crate) struct Client {
     tell: ChildStdin,
     told: Lines<BufReader<ChildStdout>>,
@@ -109,10 +109,10 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// What the SDK made of it: `returned` or `raised`, and what came with it.
+    /// What the SDK did: `returned` or `raised`, with the details.
     pub(crate) async fn does(&mut self, what: Value) -> Value {
         self.tell.write_all(format!("{what}\n").as_bytes()).await.expect("the driver reads");
         let line = timeout(PATIENCE, self.told.next_line()).await.expect("the driver answers");
-        serde_json::from_str(&line.expect("text").expect("the driver lives")).expect("JSON")
+        serde_json::from_str(&line.expect("text").expect("the driver runs")).expect("JSON")
     }
 }

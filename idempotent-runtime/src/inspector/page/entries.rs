@@ -1,4 +1,4 @@
-//! Entries: the table of a state, the form that looks one up, and the panel that shows and purges it.
+//! The entries: the table of a state, the form that looks up an entry, and the panel that shows and purges it.
 
 use std::time::Duration;
 
@@ -106,7 +106,7 @@ pub(super) fn panel(view: &View<'_>, panel: &Panel) -> Markup {
     }
 }
 
-/// What a person fills in who knows what became of the request.
+/// The form for a person who knows what happened to the request.
 fn resolution(view: &View<'_>, target: &Target, entry_view: &EntryView, confirmation: &str) -> Markup {
     let is_step = entry_view.key().is_some_and(|key| key.step_of().is_some());
     html! {
@@ -142,7 +142,7 @@ fn resolution(view: &View<'_>, target: &Target, entry_view: &EntryView, confirma
 fn named(target: &Target) -> Markup {
     html! { @match target {
         Target::Id(id) => input type="hidden" name="id" value=(id);,
-        // In the encoding of record keys: a form would change line breaks and control characters.
+        // In the encoding of record keys, because a form would change line breaks and control characters.
         Target::Key(key) => input type="hidden" name="record_key" value=(key.as_str());,
     } }
 }
@@ -185,7 +185,7 @@ fn found(view: &View<'_>, target: &Target, entry_view: &EntryView) -> Markup {
     }
 }
 
-/// What every form of the page hands on.
+/// The settings that every form of the page sends again.
 fn settings(view: &View<'_>) -> Markup {
     let selection = &view.service.selection;
     html! {

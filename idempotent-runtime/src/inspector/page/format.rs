@@ -1,4 +1,4 @@
-//! Figures, times and addresses as a person reads them.
+//! Formats numbers, times and addresses for people.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,10 +8,10 @@ use crate::inspector::query::{DEFAULT_LIMIT, Selection};
 use crate::operate::entry_view::{EntryView, State};
 use crate::operate::masking::{Keys, visible};
 
-/// How much of a text is shown: callers may be of any length.
+/// How many characters of a text are shown: callers may have any length.
 const LONGEST: usize = 120;
 
-/// Text of another party.
+/// Text from clients, made visible and shortened.
 pub(super) fn text(text: &str) -> String {
     let length = text.chars().count();
     if length <= LONGEST {
@@ -21,14 +21,14 @@ pub(super) fn text(text: &str) -> String {
     format!("{}… ({length} characters)", visible(&beginning))
 }
 
-/// `10,000`.
+/// A number such as `10,000`.
 pub(super) fn number(number: usize) -> String {
     let digits = number.to_string();
     let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
     groups.join(",")
 }
 
-/// A span in its two largest units.
+/// A duration in its two largest units.
 pub(super) fn span(span: Duration) -> String {
     const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3600, "h"), (60, "min"), (1, "s")];
     let seconds = span.as_secs();
@@ -42,9 +42,9 @@ pub(super) fn span(span: Duration) -> String {
     format!("{} {name}{rest}", seconds / unit)
 }
 
-/// How long ago, with the moment itself.
+/// How long ago, together with the exact time.
 pub(super) fn age(entry_view: &EntryView, stamp: Option<&str>) -> Markup {
-    // Another process's clock may be ahead of ours.
+    // The clock of another process may be ahead of this process's clock.
     let passed = entry_view.since().map(|since| SystemTime::now().duration_since(since).unwrap_or_default());
     let ago = if entry_view.state() == State::InFlight { "" } else { " ago" };
     html! {
@@ -66,7 +66,7 @@ pub(super) fn title(state: State) -> &'static str {
     }
 }
 
-/// What the next request with such a key gets.
+/// What happens to the next request with such a key.
 pub(super) fn meaning(state: State) -> &'static str {
     match state {
         State::OutcomeUnknown => {
@@ -82,12 +82,12 @@ pub(super) fn meaning(state: State) -> &'static str {
     }
 }
 
-/// A label whose colour is not all that it says.
+/// A label that is readable without its colour.
 pub(super) fn badge(state: State) -> Markup {
     html! { span class={ "badge " (state) } { (title(state)) } }
 }
 
-/// An address of the page itself, with these parameters instead of the present ones.
+/// A URL of the page, with these parameters instead of the current ones.
 pub(super) struct Link<'a> {
     pub(super) selection: &'a Selection,
     pub(super) store: Option<&'a str>,

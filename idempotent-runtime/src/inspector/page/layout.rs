@@ -1,4 +1,4 @@
-//! The frame of the page: head, choice of the store, overview, and the order of the sections.
+//! The frame of the page: the head, the choice of the store, the overview, and the order of the sections.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -44,7 +44,7 @@ pub(super) fn one_entry(view: &View<'_>, panel: &Panel) -> Markup {
     })
 }
 
-/// What is wrong with the request, where nothing else can be shown.
+/// The page for a request that failed, if nothing else can be shown.
 pub(super) fn failure(problem: &Problem) -> Markup {
     document(&html! {
         header { h1 { "Idempotency" } }
@@ -131,7 +131,7 @@ fn overview(view: &View<'_>, scan: &Scan) -> Markup {
     }
 }
 
-/// Whether the figures are the whole.
+/// Says whether the numbers cover the whole store.
 fn reach(view: &View<'_>, scan: &Scan) -> Markup {
     let selection = &view.service.selection;
     let scanned = number(scan.scanned());
@@ -152,11 +152,11 @@ fn reach(view: &View<'_>, scan: &Scan) -> Markup {
     }
 }
 
-/// The shares of the states; the list below says the same in figures.
+/// The shares of the states as a bar. The list below shows the same as numbers.
 fn bar(counts: &Counts) -> Markup {
     let all: usize = State::ALL.into_iter().map(|state| counts.in_state(state)).sum();
     let present = || State::ALL.into_iter().filter(|&state| counts.in_state(state) > 0);
-    // The smallest share must still be seen.
+    // Even the smallest share must be visible.
     let weight = |state: State| (counts.in_state(state) * 10_000 / all).max(150);
     let total: usize = present().map(weight).sum();
     let mut left = 0;

@@ -1,4 +1,4 @@
-//! The page: one document, without scripts and without anything from elsewhere.
+//! The page: one document, without scripts and without external resources.
 
 pub(crate) mod entries;
 pub(crate) mod format;
@@ -29,7 +29,7 @@ const STYLE: &str = include_str!("style.css");
 /// How many entries of each state are shown.
 const KEPT: usize = 100;
 
-/// Nothing but the page's own style, and forms to itself.
+/// Allows only the page's own style, and forms to the page itself.
 pub(super) fn content_security_policy() -> HeaderValue {
     static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
         let style = BASE64_STANDARD.encode(Sha256::digest(STYLE));
@@ -42,13 +42,13 @@ pub(super) fn content_security_policy() -> HeaderValue {
     POLICY.clone()
 }
 
-/// What every part of the page needs.
+/// The data that every part of the page needs.
 struct View<'a> {
     service: &'a Service<'a>,
     inspector: &'a Inspector,
 }
 
-/// About one entry.
+/// What the page shows about one entry.
 enum Panel {
     Found { target: Target, entry_view: EntryView },
     Purged(EntryView),
@@ -74,9 +74,9 @@ pub(super) async fn show(
     shown.await.unwrap_or_else(|problem| failed(&problem))
 }
 
-/// Looks one entry up, purges it, or resolves it.
+/// Looks up, purges or resolves one entry.
 ///
-/// It reads nothing else of the store: if a change took effect, no listing that takes too long may report a failure.
+/// Reads nothing else from the store: after a change took effect, a slow listing must not report a failure.
 pub(super) async fn act(
     Shared(inspector): Shared<Arc<Inspector>>,
     operator: Option<Extension<Operator>>,
@@ -86,7 +86,7 @@ pub(super) async fn act(
     let acted = async {
         let action = asked.as_ref().ok().and_then(|Form(asked)| asked.action.clone());
         let mut selection: Selection = super::api::in_body(asked)?;
-        // A form sends each line of its fields with a carriage return, which the operator has not typed.
+        // A form ends each line of its fields with a carriage return that the operator has not typed.
         selection.said.body = selection.said.body.map(|body| body.replace("\r\n", "\n"));
         let service = Service::open(&inspector, selection, super::api::who(operator.as_ref()))?;
         let target = super::api::target(&service)?;

@@ -1,9 +1,9 @@
-//! Counts a handler for as long as it runs, with its client and without.
+//! Counts running handlers, and requests that continue without their clients.
 
 use crate::observe::metrics::meters::METERS;
 use crate::observe::metrics::scope::Scope;
 
-/// One handler that runs, until it is dropped: however it ends.
+/// Counts one running handler until it is dropped, however the handler ends.
 pub(crate) struct InFlight {
     scope: &'static Scope,
     number: u64,
@@ -22,7 +22,7 @@ impl Drop for InFlight {
     }
 }
 
-/// One request that continues without its client, until it is dropped.
+/// Counts one request that continues without its client, until it is dropped.
 pub(crate) struct WithoutClient(&'static Scope);
 
 impl WithoutClient {

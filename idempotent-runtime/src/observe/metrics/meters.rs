@@ -1,4 +1,4 @@
-//! One meter for each scope of the process.
+//! The meters: one for each scope of the process.
 
 use std::collections::HashMap;
 use std::sync::{LazyLock, PoisonError, RwLock};
@@ -17,16 +17,16 @@ use crate::policy::registration::written_policies;
 
 static ASKED_FOR: LazyLock<watch::Sender<()>> = LazyLock::new(|| watch::Sender::new(()));
 
-/// Tells of each time when the numbers are about to be read.
+/// Changes each time the metrics are about to be read.
 pub(crate) fn asked_for() -> watch::Receiver<()> {
     ASKED_FOR.subscribe()
 }
 
-// One for the process: several registries may serve handlers of one scope.
+// One for the whole process, because several registries may serve handlers of one scope.
 pub(crate) static METERS: LazyLock<Meters> = LazyLock::new(Meters::of_all_policies);
 
 pub(crate) struct Meters {
-    /// As many as the program has scopes, which live as long as it does.
+    /// One entry for each scope of the program. Scopes live as long as the program.
     scopes: RwLock<HashMap<String, &'static Scope>>,
     replay_age: Histogram,
 }
@@ -35,7 +35,7 @@ impl Meters {
     fn of_all_policies() -> Self {
         describe();
         let meters = Self { scopes: RwLock::default(), replay_age: metrics::histogram!(REPLAY_AGE_SECONDS) };
-        // A counter that appears with its first event shows no increase.
+        // Begin the series at 0: a counter that first appears with its first event shows no increase.
         for policy in written_policies() {
             meters.scope(policy.scope());
         }
@@ -79,29 +79,29 @@ pub(super) fn describe() {
     describe_counter!(LEASE_LOST_TOTAL, Unit::Count, "Claims that were lost while their handler ran.");
 }
 
-/// A request has ended so.
+/// Counts a request that ended with this outcome.
 pub(crate) fn outcome(scope: &str, outcome: &'static str) {
     METERS.scope(scope).count(outcome);
 }
 
-/// A key came with another request.
+/// Counts a request whose key was used for another request.
 pub(crate) fn mismatched(scope: &str, differs: &'static str, header: &str) {
     METERS.scope(scope).mismatched(differs, header);
 }
 
-/// A step has no result.
+/// Counts a step that has no result.
 pub(crate) fn step_failed(scope: &str, outcome: &'static str) {
     METERS.scope(scope).step_failed(outcome);
 }
 
-/// A running handler has lost its claim.
+/// Counts a running handler that has lost its claim.
 pub(crate) fn lease_lost(scope: &str) {
     METERS.scope(scope).lease_lost();
 }
 
-/// A record of this time was sent.
+/// Records the age of a replayed record.
 pub(crate) fn replayed(recorded_at: SystemTime) {
-    // The process that recorded it may have a clock that is ahead of ours.
+    // The clock of the process that recorded it may be ahead of this process's clock.
     let age = SystemTime::now().duration_since(recorded_at).unwrap_or_default();
     METERS.replay_age.record(age);
 }

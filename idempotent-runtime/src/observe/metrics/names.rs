@@ -1,10 +1,10 @@
-//! The names of the metrics, and buckets for those that are histograms.
+//! The names of the metrics, and the buckets of the histograms.
 
 /// Counter: guarded requests that have ended.
 pub const REQUESTS_TOTAL: &str = "idempotency_requests_total";
 /// Gauge: handlers that run under a claim or in a transaction.
 pub const IN_FLIGHT: &str = "idempotency_in_flight";
-/// Gauge: those of these requests that continue although their clients have disconnected.
+/// Gauge: guarded requests that continue although their clients have disconnected.
 pub const WITHOUT_CLIENT: &str = "idempotency_without_client";
 /// Gauge: how long the oldest of these handlers has run.
 pub const OLDEST_IN_FLIGHT_SECONDS: &str = "idempotency_oldest_in_flight_seconds";

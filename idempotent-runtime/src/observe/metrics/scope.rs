@@ -1,4 +1,4 @@
-//! What is counted for one scope.
+//! The meters of one scope.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,10 +15,11 @@ use crate::sync::tokio::task::JoinHandle;
 use crate::sync::tokio::time::Instant;
 use crate::sync::{Mutex, MutexGuard, lock};
 
-/// How old the age of the oldest handler may be.
+/// How often the age of the oldest handler is updated, at least.
 const RESOLUTION: Duration = Duration::from_secs(5);
 
-/// Those that can be told beforehand, the frequent ones first; any other has a series from its first request on.
+/// The outcomes whose series begin at 0, the frequent ones first. The series of any other outcome begins with its first
+/// request.
 const OUTCOMES: [&str; 22] = [
     "recorded",
     "replayed",
@@ -60,10 +61,11 @@ pub(super) struct Scope {
 
 #[derive(Default)]
 struct BegunHandlers {
-    /// When each began, by its number: the first is the oldest.
+    /// When each running handler began, by its number. The first entry is the oldest.
     begun: BTreeMap<u64, Instant>,
     next_number: u64,
-    /// Updates the age of the oldest while a handler runs. No `BackgroundTask`: it ends under the lock that new handlers take.
+    /// Updates the age of the oldest handler while a handler runs. This is not a `BackgroundTask`, because the task
+    /// must end under the lock that new handlers take.
     task: Option<JoinHandle<()>>,
 }
 
@@ -78,7 +80,8 @@ impl Scope {
             without_client: gauge!(WITHOUT_CLIENT, "scope" => name.to_owned()),
             running: Mutex::default(),
         };
-        // A counter that appears with its first event shows no increase; the headers are not known here.
+        // A counter that first appears with its first event shows no increase. The credential headers are not known
+        // here.
         for differs in ["credentials", "target", "body"] {
             mismatches(name, differs, "").increment(0);
         }
@@ -119,14 +122,14 @@ impl Scope {
         self.show(&self.lock());
     }
 
-    /// The number of a handler that begins.
+    /// Counts a handler that begins, and returns its number.
     pub(super) fn begin(&'static self) -> u64 {
         let mut running = self.lock();
         let number = running.next_number;
         running.next_number += 1;
         running.begun.insert(number, Instant::now());
         self.show(&running);
-        // It dies with the runtime that it was spawned on, which need not be the last one of the process.
+        // The task dies with the runtime that it was spawned on. The process may have other runtimes.
         if running.task.as_ref().is_none_or(JoinHandle::is_finished)
             && let Ok(runtime) = Handle::try_current()
         {
@@ -154,14 +157,14 @@ impl Scope {
         }
     }
 
-    /// Under the lock, or a later value could be overtaken by an earlier one.
+    /// Must be called under the lock: otherwise an older value could overwrite a newer one.
     #[expect(clippy::cast_precision_loss, reason = "no process runs 2^52 handlers")]
     fn show(&self, running: &BegunHandlers) {
         self.in_flight.set(running.begun.len() as f64);
         self.oldest.set(running.begun.first_key_value().map_or(Duration::ZERO, |(_, begun)| begun.elapsed()));
     }
 
-    /// No code of ours panics while it holds this lock; a recorder might.
+    /// This crate's code does not panic while it holds the lock, but a metrics recorder might.
     fn lock(&self) -> MutexGuard<'_, BegunHandlers> {
         lock(&self.running)
     }

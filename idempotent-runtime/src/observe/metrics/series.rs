@@ -1,12 +1,12 @@
-//! The series that exist before their first event: a counter that appears with it shows no increase.
+//! Begins series before their first event: a counter that first appears with its first event shows no increase.
 
 use crate::observe::metrics::meters::describe;
 use crate::observe::metrics::scope::Scope;
 use crate::observe::metrics::store;
 use crate::policy::registration::written_policies;
 
-/// Begins the series of all annotated handlers, and those of failed calls to these stores, at 0. Those that have begun keep their
-/// values. No handle is kept: a recorder that is installed later gets the events too.
+/// Begins the series of all annotated handlers, and those of failed calls to these stores, at 0. Series that exist
+/// already keep their values. No handle is kept, so that a recorder that is installed later gets the events too.
 pub(crate) fn begin_series<'a>(stores: impl Iterator<Item = &'a str>) {
     describe();
     for policy in written_policies() {
@@ -17,7 +17,7 @@ pub(crate) fn begin_series<'a>(stores: impl Iterator<Item = &'a str>) {
     }
 }
 
-/// The same for the scope of a layer.
+/// Begins the series of a layer's scope.
 pub(crate) fn begin_series_of_scope(scope: &str) {
     drop(Scope::new(scope));
 }

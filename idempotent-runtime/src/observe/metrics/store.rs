@@ -47,7 +47,7 @@ impl Op {
     }
 }
 
-/// Begins the series of failed calls at 0, of the operations that every handler needs.
+/// Begins the series of failed calls at 0, for the operations that every handler needs.
 pub(super) fn begin_errors(store: &str) {
     for op in [Op::Claim, Op::Renew, Op::Complete, Op::Release] {
         counter!(STORE_ERRORS_TOTAL, "store" => store.to_owned(), "op" => op.name()).increment(0);
@@ -86,7 +86,7 @@ impl StoreMeter {
     }
 
     fn calls(&self, op: Op) -> Calls {
-        // The descriptions are registered with it.
+        // Creating the meters also registers the descriptions.
         LazyLock::force(&METERS);
         let (store, op) = (self.store.clone(), op.name());
         Calls {
@@ -96,8 +96,8 @@ impl StoreMeter {
     }
 }
 
-/// A statement of the handler's own has failed or ended its transaction, or two transactions conflict: the database is well. So is
-/// a store that one caller has used too much of.
+/// Whether the error is a fault of the store. The database is well if a statement of the handler has failed or ended
+/// its transaction, or if two transactions conflict. The store is also well if one caller has exceeded its quota.
 fn is_of_the_store(error: &StoreError) -> bool {
     match error {
         StoreError::OverQuota => false,

@@ -1,5 +1,5 @@
-//! The clients: every key several times, to any server, over both versions of HTTP, cut off anywhere, until there is an
-//! answer.
+//! The clients: they send every key several times, to any server, with both versions of HTTP, and are cut off anywhere,
+//! until there is an answer.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +20,7 @@ use crate::history::{Answer, Guarantee, Request};
 use crate::now;
 use crate::server::{DIE_AT, Step, VERSION, VERSIONS};
 
-/// Of all requests, how many name a step to die at, in per mille for each unit of its weight.
+/// How many requests name a step to die at, in per mille of all requests for each unit of the fault's weight.
 const DEATHS_PER_MILLE: u32 = 2;
 
 /// How long a client waits for an answer before it drops the connection: a stopped server does not answer.
@@ -28,14 +28,14 @@ const HEARS_NOTHING: Duration = Duration::from_secs(2);
 
 pub(super) struct Clients {
     plan: Plan,
-    /// From then on no client is cut off, and no server is told to die.
+    /// After this time, no client is cut off and no server is told to die.
     ends_at: Instant,
     is_ended: AtomicBool,
     fleet: Arc<Fleet>,
     book: Book,
     http1: Client,
     http2: Client,
-    /// Every key so far.
+    /// All keys so far.
     planned: Mutex<Vec<PlannedRequest>>,
 }
 
@@ -54,7 +54,7 @@ impl Clients {
         }
     }
 
-    /// No new keys from now on.
+    /// Begins no new keys from now on.
     pub(super) fn end(&self) {
         self.is_ended.store(true, Ordering::Relaxed);
     }
@@ -63,7 +63,7 @@ impl Clients {
         self.is_ended.load(Ordering::Relaxed) || Instant::now() >= self.ends_at
     }
 
-    /// New keys all the time, each with duplicates at once, soon and late.
+    /// Begins new keys until the end, each with duplicates at once, soon and late.
     pub(super) async fn play(&self) {
         let asking = stream::iter(std::iter::from_fn(|| (!self.is_calm()).then(|| self.next_key())));
         asking.for_each_concurrent(self.plan.keys_at_once, |(planned, random)| self.live(planned, random)).await;
@@ -82,7 +82,7 @@ impl Clients {
         (planned, random)
     }
 
-    /// The whole of a key's life: duplicates, then retries until one of them has an answer.
+    /// Plays everything of one key: duplicates, and then retries until one of them gets an answer.
     async fn live(&self, planned: PlannedRequest, mut random: Rng) {
         let duplicates = (0..random.usize(1..5)).map(|_| {
             let (delay, random) = (Duration::from_millis(random.u64(..150)), random.fork());
@@ -104,7 +104,7 @@ impl Clients {
         }
     }
 
-    /// The record is there by now, and not for this one.
+    /// Sends the intruder's request. The record exists now, and must not be sent to the intruder.
     async fn intrude(&self, planned: &PlannedRequest, intruder: &Origin, random: &mut Rng) {
         let server = self.fleet.server(random.usize(..self.fleet.len()));
         let sent = now();
@@ -114,7 +114,7 @@ impl Clients {
         self.book.write(|history| history.intrusions.push(request));
     }
 
-    /// `None` when it takes too long.
+    /// Retries until there is an answer; `None` if it takes too long.
     async fn until_answered(&self, planned: &PlannedRequest, mut random: Rng) -> Option<Answer> {
         let begun = Instant::now();
         while begun.elapsed() < self.plan.patience {
@@ -126,7 +126,8 @@ impl Clients {
         None
     }
 
-    /// When everything runs again, and for good: the truth that every key's retry gets from now on.
+    /// Asks for every key again when all faults are over. The answers are final: every later retry of a key gets the
+    /// same.
     pub(super) async fn ask_every_key_again(&self) {
         let planned = std::mem::take(&mut *self.planned.lock().unwrap_or_else(PoisonError::into_inner));
         stream::iter(planned.into_iter().zip(0..))
@@ -154,7 +155,7 @@ impl Clients {
             Manner::Http1LeavesAfter(time) => leave(time, ask_by(&self.http1)).await,
             Manner::Http2LeavesAfter(time) => leave(time, ask_by(&self.http2)).await,
             Manner::CutInRequest | Manner::CutInResponse => {
-                // What such a client hears it does not understand.
+                // This client does not evaluate the answer.
                 let _ = leave(HEARS_NOTHING, cut(&server, planned, manner)).await;
                 None
             }
@@ -202,7 +203,7 @@ impl Clients {
     }
 }
 
-/// Whether a client is content with it.
+/// Whether a client accepts the answer as final.
 fn is_an_end(answer: &Answer) -> bool {
     answer.is_final() || answer.code().as_deref() == Some("outcome_unknown")
 }
@@ -212,13 +213,13 @@ fn is_an_end(answer: &Answer) -> bool {
 enum Manner {
     Http1,
     Http2,
-    /// Its connection closes.
+    /// The connection closes after this time.
     Http1LeavesAfter(Duration),
-    /// Its stream is reset.
+    /// The stream is reset after this time.
     Http2LeavesAfter(Duration),
-    /// A part of the request is sent.
+    /// Only a part of the request is sent.
     CutInRequest,
-    /// A part of the response is read, and the connection is reset.
+    /// Only a part of the response is read, and the connection is reset.
     CutInResponse,
 }
 
@@ -258,6 +259,6 @@ async fn cut(server: &Server, planned: &PlannedRequest, manner: Manner) -> Optio
     }
     stream.write_all(request.as_bytes()).await.ok()?;
     stream.read_exact(&mut [0; 40]).await.ok()?;
-    // What is left unread is answered with a reset.
+    // Closing a socket with unread data resets the connection.
     Some(())
 }

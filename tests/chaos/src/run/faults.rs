@@ -1,4 +1,4 @@
-//! What is done to servers and store while the clients are at work.
+//! The faults of servers and store while the clients send requests.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::{Book, Fleet, Plan, TestedStore};
 use crate::history::FaultKind;
 use crate::{LEASE, now};
 
-/// Brings one fault after the other.
+/// Causes one fault after another.
 pub(super) struct Faults<'a> {
     pub(super) plan: &'a Plan,
     pub(super) fleet: &'a Fleet,
@@ -19,11 +19,11 @@ pub(super) struct Faults<'a> {
     pub(super) book: &'a Book,
 }
 
-/// Long enough to be felt, and too short for a lease to expire.
+/// Long enough to have an effect, and too short for a lease to expire.
 const MOMENT: std::ops::Range<u64> = 100..900;
 
 impl Faults<'_> {
-    /// Inflicts one fault after the other until the time of the plan is over. Each fault ends before the next one begins.
+    /// Causes one fault after another until the time of the plan is over. Each fault ends before the next one begins.
     pub(super) async fn inflict(&self) {
         let mut random = self.plan.random(1);
         let weights = &self.plan.faults;
@@ -92,7 +92,7 @@ impl Faults<'_> {
                 self.store.fill_disk(moment).await;
                 self.book.fault(FaultKind::DiskFull, None, (from, now()));
             }
-            // The server itself writes down which one it was.
+            // The server itself records which runtime has ended.
             Chosen::EndRuntime => self.fleet.end_a_runtime().await,
         }
     }
@@ -105,7 +105,7 @@ impl Faults<'_> {
         let time = (from, now());
         self.book.fault(FaultKind::Stopped, Some(&name), time);
         if !self.store.is_served() {
-            // A process that is stopped during a write to an embedded store blocks all other writes.
+            // If a process is stopped during a write to an embedded store, all other writes wait.
             self.book.fault(FaultKind::StorePaused, None, time);
         }
     }

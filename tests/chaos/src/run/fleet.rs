@@ -1,4 +1,4 @@
-//! The server processes: each is started again when it dies.
+//! The server processes. Each is started again when it dies.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -21,19 +21,19 @@ use crate::server::END_RUNTIME;
 pub struct Fleet {
     slots: Vec<Arc<Mutex<Server>>>,
     keepers: Vec<JoinHandle<()>>,
-    /// The first ones.
+    /// How many servers have several runtimes. They are the first ones.
     servers_with_runtimes: usize,
 }
 
-/// Of a server that has several.
+/// The number of runtimes of a server that has several.
 const RUNTIMES: usize = 3;
 
-/// What is known of a server that runs, or has just died.
+/// A server that runs, or that has just died.
 #[derive(Clone, Debug)]
 pub struct Server {
-    /// Unlike the name of any other process of the run.
+    /// A name that is unique in the run.
     pub name: String,
-    /// Where it listens.
+    /// The address on which it listens.
     pub address: String,
     pid: Option<Pid>,
 }
@@ -46,7 +46,7 @@ struct Launch {
     clock_offset: Option<PathBuf>,
 }
 
-/// Where Debian's package `faketime` puts the library that comes between a program and its clock.
+/// The library of Debian's package `faketime`, which changes what a program reads from its clock.
 fn faketime() -> anyhow::Result<PathBuf> {
     let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
     let libraries = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"));
@@ -68,7 +68,7 @@ impl Fleet {
         }
         let clock_offset = plan.clock_offset.clone();
         let command = Launch { program, arguments, ledger: ledger.to_owned(), clock_offset };
-        // Beside others, one such server is enough.
+        // With other families in the run, one such server is enough.
         let servers_with_runtimes = match plan.families.contains(&Family::SeveralRuntimes) {
             true if plan.is_limited => plan.servers,
             true => 1,
@@ -88,37 +88,37 @@ impl Fleet {
         Ok(Self { slots, keepers, servers_with_runtimes })
     }
 
-    /// How many there are.
+    /// The number of servers.
     pub fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no servers.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
 
-    /// The one in this place, which may just have died.
+    /// The server with this number, which may just have died.
     pub fn server(&self, number: usize) -> Server {
         self.slots[number].lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Stops one where it is.
+    /// Stops a server with SIGSTOP.
     pub fn stop_server(&self, number: usize) {
         self.signal(number, Signal::STOP);
     }
 
-    /// Kills one; another one takes its place.
+    /// Kills a server; a new one takes its place.
     pub fn kill_server(&self, number: usize) {
         self.signal(number, Signal::KILL);
     }
 
-    /// Lets a stopped one go on.
+    /// Continues a stopped server.
     pub fn continue_server(&self, number: usize) {
         self.signal(number, Signal::CONT);
     }
 
-    /// Sends a signal; nothing happens when it is dead already.
+    /// Sends a signal. Does nothing if the server is already dead.
     pub(crate) fn signal(&self, number: usize, signal: Signal) {
         if let Some(pid) = self.server(number).pid {
             let _ = kill_process(pid, signal);
@@ -130,7 +130,7 @@ impl Fleet {
         self.servers_with_runtimes > 0
     }
 
-    /// Ends one of those of a server that has several, unless the one that is asked is blocked.
+    /// Ends a runtime of a server that has several, unless the runtime that gets the request is blocked.
     pub(crate) async fn end_a_runtime(&self) {
         let server = self.server(fastrand::usize(..self.servers_with_runtimes));
         let ending = reqwest::Client::new().post(format!("http://{}{END_RUNTIME}", server.address));
@@ -141,7 +141,7 @@ impl Fleet {
         for keeper in &self.keepers {
             keeper.abort();
         }
-        // The children are killed with their keepers.
+        // Aborting the tasks also kills the child processes.
         for keeper in &self.keepers {
             while !keeper.is_finished() {
                 tokio::task::yield_now().await;
@@ -150,20 +150,20 @@ impl Fleet {
     }
 }
 
-/// Starts a successor for every server that dies.
+/// Starts a new process whenever the server dies.
 async fn keep(command: Launch, number: usize, mut child: Child, slot: Arc<Mutex<Server>>, book: Book) {
     for incarnation in 1.. {
         let _ = child.wait().await;
         let died_at = now();
         let name = {
             let mut server = slot.lock().unwrap_or_else(PoisonError::into_inner);
-            // The number may be another process's soon.
+            // Another process may soon have the same id.
             server.pid = None;
             server.name.clone()
         };
         book.fault(FaultKind::Died, Some(&name), (died_at, died_at));
         let (next, server) = loop {
-            // The store may be away.
+            // Starting fails while the store is away; then try again.
             if let Ok(started) = command.spawn(&format!("s{number}.{incarnation}")).await {
                 break started;
             }
@@ -179,7 +179,7 @@ impl Launch {
         command.args(&self.arguments).args(["--name", name, "--ledger"]).arg(&self.ledger);
         if let Some(file) = &self.clock_offset {
             command.env("LD_PRELOAD", faketime()?).env("FAKETIME_TIMESTAMP_FILE", file).env("FAKETIME_NO_CACHE", "1");
-            // Of the machine's clocks only the one on the wall can be set.
+            // Only the wall clock of a machine can be set, so the monotonic clock is not changed.
             command.env("DONT_FAKE_MONOTONIC", "1");
         }
         let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().context("a server starts")?;

@@ -1,4 +1,4 @@
-//! One run: servers over a store, clients that repeat everything, faults in between, and the check.
+//! One run: servers with a store, clients that repeat every request, faults meanwhile, and the check at the end.
 
 mod clients;
 mod faults;
@@ -28,36 +28,36 @@ use crate::history::{Fault, FaultKind, Guarantee, History};
 use crate::now;
 use crate::server::{Guard, Ledger, prepare};
 
-/// What is done in a run.
+/// What happens in a run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Decides keys, clients and faults; times are as they happen.
+    /// Determines keys, clients and faults. The exact times differ in each run.
     pub seed: u64,
-    /// How long requests and faults go on.
+    /// How long requests are sent and faults are caused.
     pub duration: Duration,
-    /// What the servers keep their records in.
+    /// The store of the servers' records.
     pub store: StoreKind,
-    /// How many servers.
+    /// The number of servers.
     pub servers: usize,
-    /// How often each fault comes, relative to the others.
+    /// How often each fault happens, relative to the others.
     pub faults: FaultWeights,
     /// How long a key may go without an answer.
     pub patience: Duration,
-    /// How much longer than their lease some handlers take, in per mille of all keys.
+    /// How many keys, in per mille, have a handler that takes longer than its lease.
     pub long_handlers: u32,
-    /// Where the servers read by how many seconds their wall clock is off, as libfaketime has it.
+    /// The file from which the servers read the offset of their wall clock in seconds, for libfaketime.
     pub clock_offset: Option<PathBuf>,
-    /// The families whose keys and faults there are.
+    /// The families whose keys and faults are used.
     pub families: Vec<Family>,
-    /// Whether there are no other keys.
+    /// Whether all keys belong to these families.
     pub is_limited: bool,
-    /// How many keys are asked for at once.
+    /// How many keys are played at the same time.
     pub keys_at_once: usize,
-    /// The guard that is taken out of the servers.
+    /// The guard that is disabled in the servers.
     pub without: Option<Guard>,
 }
 
-/// How often each fault comes, relative to the others; none at all when all are 0.
+/// How often each fault happens, relative to the others. If all are 0, there are no faults.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FaultWeights {
     /// SIGKILL at a random moment.
@@ -66,11 +66,11 @@ pub struct FaultWeights {
     pub die_at_step: u32,
     /// SIGSTOP for longer than a lease.
     pub long_stop: u32,
-    /// SIGSTOP for a moment.
+    /// A short SIGSTOP.
     pub short_stop: u32,
-    /// SIGSTOP of the store for a moment.
+    /// A short SIGSTOP of the store.
     pub pause_store: u32,
-    /// The line to the store delays, stops, loses answers or breaks for a moment.
+    /// The proxy to the store delays, stops, loses answers or breaks connections for a moment.
     pub break_line: u32,
     /// The store is killed and started again.
     pub restart_store: u32,
@@ -80,7 +80,7 @@ pub struct FaultWeights {
     pub fill_disk: u32,
     /// One of a process's runtimes ends.
     pub end_runtime: u32,
-    /// Of a hundred requests, how many are cut off by their client.
+    /// The percentage of requests that their client cuts off.
     pub cut_percent: u32,
 }
 
@@ -103,16 +103,16 @@ impl Plan {
         Self { faults, long_handlers: 5, families: Family::all(store), ..Self::calm(seed, duration, store, 3) }
     }
 
-    /// The keys and faults of one family, on three servers.
+    /// The keys and faults of one family, with three servers.
     pub fn only(family: Family, seed: u64, duration: Duration, store: StoreKind) -> Self {
         let none = FaultWeights::default();
         let (faults, keys_at_once) = match family {
-            // Few requests: on a busy runtime, a wake-up that is missing would not show.
+            // Few requests: a missing wake-up would not be noticed on a busy runtime.
             Family::BlockedThreads => (none, 6),
             Family::SeveralRuntimes => (FaultWeights { end_runtime: 1, ..none }, 12),
             Family::FullDisk => (FaultWeights { fill_disk: 1, ..none }, 8),
             Family::ShortTtl => (FaultWeights { long_outage: 1, ..none }, 12),
-            // A handler behind a slow line has the time to drop what it waits for.
+            // With a slow connection, the handler has the time to drop the future that it waits for.
             Family::EndedTransactions => (FaultWeights { break_line: 1, ..none }, 8),
             Family::MixedScope | Family::RotatedCredentials | Family::ForwardedRequests => (none, 8),
         };
@@ -120,7 +120,7 @@ impl Plan {
         Self { faults, families: vec![family], is_limited: true, keys_at_once, ..calm }
     }
 
-    /// No faults, on so many servers.
+    /// No faults, with this many servers.
     pub fn calm(seed: u64, duration: Duration, store: StoreKind, servers: usize) -> Self {
         let patience = Duration::from_secs(40);
         Self {
@@ -139,7 +139,7 @@ impl Plan {
         }
     }
 
-    /// The faults that the want of this guard shows under.
+    /// The faults under which a missing guard is noticed.
     pub fn against(guard: Guard, seed: u64, duration: Duration, store: StoreKind) -> Self {
         if let Some(family) = guard.family() {
             let patience = Duration::from_secs(10);
@@ -147,36 +147,36 @@ impl Plan {
         }
         let none = FaultWeights::default();
         let (faults, long_handlers) = match guard {
-            // In the middle of a handler, which the long ones make likely.
+            // The stop must happen in the middle of a handler, so handlers are long.
             Guard::Token => (FaultWeights { long_stop: 1, ..none }, 100),
             Guard::RecordFirst | Guard::RejectionAfterCrash | Guard::Transaction => {
                 (FaultWeights { kill: 1, die_at_step: 10, ..none }, 0)
             }
-            // A release is slow on a slow disk, and it must arrive while the handler still runs.
+            // A release is slow on a slow disk, and must arrive while the handler still runs.
             Guard::Disconnect => (FaultWeights { cut_percent: 50, ..none }, 100),
             _ => (none, 100),
         };
         let calm = Self::calm(seed, duration, store, 3);
-        // Without renewals some keys have no answer ever.
+        // Without renewals, some keys never get an answer.
         Self { faults, long_handlers, patience: Duration::from_secs(10), without: Some(guard), ..calm }
     }
 
-    /// A sequence of its own for each number.
+    /// A generator of random numbers that differs for each `number`.
     fn random(&self, number: u64) -> Rng {
         Rng::with_seed(self.seed.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
     }
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Outcome {
-    /// All that happened.
+    /// Everything that happened.
     pub history: History,
-    /// All that must not have.
+    /// The broken rules.
     pub violations: Vec<Violation>,
 }
 
-/// What all parts of a run write into.
+/// The history into which all parts of a run write.
 #[derive(Clone, Default)]
 pub(crate) struct Book(Arc<Mutex<History>>);
 
@@ -195,11 +195,11 @@ impl Book {
     }
 }
 
-/// Servers over a store, and the ledger of what they do.
+/// Servers with a store, and the ledger of what they do.
 pub struct Stage {
     /// The servers.
     pub fleet: Arc<Fleet>,
-    /// What they share.
+    /// The store that they share.
     pub store: TestedStore,
     ledger: PathBuf,
     book: Book,
@@ -207,7 +207,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Starts the plan's store and servers of this program.
+    /// Starts the store and the servers of the plan. The servers run this program.
     ///
     /// # Errors
     ///
@@ -218,7 +218,7 @@ impl Stage {
         Self::set_with(plan, program, store, folder).await
     }
 
-    /// The same over this store.
+    /// The same with this store.
     async fn set_with(plan: &Plan, program: PathBuf, store: TestedStore, folder: TempDir) -> anyhow::Result<Self> {
         let ledger = folder.path().join("ledger.db");
         prepare(store.url(), &ledger).await?;
@@ -227,7 +227,7 @@ impl Stage {
         Ok(Self { fleet, store, ledger, book, folder })
     }
 
-    /// All that happened until now, as far as servers and store know.
+    /// Everything that has happened so far, as far as the servers and the store know.
     ///
     /// # Errors
     ///
@@ -239,11 +239,11 @@ impl Stage {
     }
 }
 
-/// Plays the plan with servers of this program.
+/// Plays the plan with servers that run this program.
 ///
 /// # Errors
 ///
-/// As [`Stage::set`].
+/// The same as those of [`Stage::set`].
 pub async fn play(plan: &Plan, program: PathBuf) -> anyhow::Result<Outcome> {
     let stage = Stage::set(plan, program).await?;
     let watches = [
@@ -252,7 +252,7 @@ pub async fn play(plan: &Plan, program: PathBuf) -> anyhow::Result<Outcome> {
     ];
     let clients = Clients::new(plan.clone(), Arc::clone(&stage.fleet), stage.book.clone());
     let faults = Faults { plan, fleet: &stage.fleet, store: &stage.store, book: &stage.book };
-    // After its time a run only waits for the answers that are due.
+    // After the duration, the run only waits for outstanding answers.
     tokio::join!(clients.play(), faults.inflict());
     clients.ask_every_key_again().await;
     watches.iter().for_each(JoinHandle::abort);
@@ -264,7 +264,7 @@ pub async fn play(plan: &Plan, program: PathBuf) -> anyhow::Result<Outcome> {
 
 const TICK: Duration = Duration::from_millis(100);
 
-/// If the machine runs no process for a while, leases expire, and that is no fault of the engine.
+/// Records when the machine ran no process for a while. Leases then expire, which is no fault of the engine.
 async fn watch_the_machine(book: Book) {
     loop {
         let before = now();
@@ -273,8 +273,9 @@ async fn watch_the_machine(book: Book) {
     }
 }
 
-/// Neither is a disk that writes nothing, because it still has to write what a compiler has left: a process that commits then holds
-/// the lock of an embedded store meanwhile.
+/// Records when the disk wrote nothing for a while, because it still had to write data of other programs, such as a
+/// compiler. A process that commits at that time holds the lock of an embedded store meanwhile. This is no fault of the
+/// engine either.
 async fn watch_the_disk(book: Book, probe: PathBuf) {
     loop {
         let (before, probe) = (now(), probe.clone());
@@ -297,7 +298,7 @@ fn note_a_stall(book: &Book, before: u64) {
 }
 
 impl Outcome {
-    /// The figures of the run, in a line.
+    /// The numbers of the run, on one line.
     pub fn summary(&self) -> String {
         let history = &self.history;
         let answered = history.requests.iter().filter(|request| request.answer.is_some()).count();
@@ -328,7 +329,7 @@ impl Outcome {
         )
     }
 
-    /// Every violation, and the history of its key.
+    /// Every violation with the history of its key.
     pub fn report(&self) -> String {
         let broken = self.violations.iter();
         let told: Vec<String> =

@@ -1,4 +1,4 @@
-//! Outages of the store, one after the other, under load: how soon each process serves again, and what was executed twice.
+//! Outages of the store under load, one after another: how soon each process serves again, and what was executed twice.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,23 +20,23 @@ use crate::checker::{Violation, check};
 use crate::history::{FaultKind, Guarantee, History, Request};
 use crate::now;
 
-/// What is done to the store.
+/// What happens to the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Outage {
-    /// It is killed and started again; of SQLite, a process that uses it.
+    /// The store is killed and started again. For SQLite, a process that uses it is killed.
     Kill,
-    /// It stands still; of SQLite, another program has its lock.
+    /// The store is stopped. For SQLite, another program holds its lock.
     Pause,
-    /// Its replica becomes the master, and the former master keeps its connections.
+    /// The replica becomes the master, and the former master keeps its connections.
     Demote,
-    /// The network drops all packets of the connections that are there, and closes none.
+    /// The network drops all packets of open connections, and closes none of them.
     BlackHole,
-    /// It ends in order and is started again.
+    /// The store is shut down in order and started again.
     Restart,
 }
 
 impl Outage {
-    /// Those that the store can have.
+    /// The outages that are possible with this store.
     pub fn all(store: StoreKind) -> &'static [Self] {
         match store {
             StoreKind::Redis => Self::value_variants(),
@@ -50,15 +50,15 @@ impl Outage {
 /// How soon each process must serve again.
 const RECOVERY: Duration = Duration::from_secs(5);
 
-/// What came of all of them.
+/// The results of all outages.
 pub struct Outages {
-    /// All that must not have happened.
+    /// The broken rules.
     pub violations: Vec<Violation>,
     recoveries: BTreeMap<Outage, Vec<Duration>>,
     history: History,
 }
 
-/// The store fails `rounds` times, by each of these outages in turn.
+/// Makes the store fail `rounds` times, with each of these outages in turn.
 ///
 /// # Errors
 ///
@@ -101,10 +101,11 @@ pub async fn play_outages(
 }
 
 impl Stage {
-    /// How long it takes, once the store is there again, until each process has executed a new request.
+    /// Causes the outage. Returns how long it takes, after the store is available again, until each process has
+    /// executed a new request.
     async fn fail(&self, outage: Outage, random: &mut Rng) -> anyhow::Result<Duration> {
         tokio::time::sleep(Duration::from_millis(random.u64(200..800))).await;
-        // Shorter than what a lease allows: whatever is executed twice is a fault.
+        // Shorter than a lease allows, so any second execution is a fault of the engine.
         let moment = Duration::from_millis(random.u64(100..1_200));
         let from = now();
         let kind = match outage {
@@ -130,7 +131,7 @@ impl Stage {
             }
             Outage::BlackHole => {
                 if random.bool() {
-                    // New connections have to wait too.
+                    // New connections must wait too.
                     self.store.set_line(Mode::Stops);
                     tokio::time::sleep(moment).await;
                 }
@@ -142,13 +143,13 @@ impl Stage {
         let restored = now();
         let recovery = self.until_served_again(restored).await;
         if let Some(kind) = kind {
-            // For the requests under way, it lasts until their process has found its way.
+            // For requests in flight, the outage lasts until their process is connected again.
             self.book.fault(kind, None, (from, now()));
         }
         recovery.context("a process does not serve again")
     }
 
-    /// `None` when it takes a minute.
+    /// Waits until every process serves again; `None` after one minute.
     async fn until_served_again(&self, restored: u64) -> Option<Duration> {
         const TOO_LONG: Duration = Duration::from_mins(1);
 
@@ -181,12 +182,12 @@ fn is_first_success(request: &Request) -> bool {
 }
 
 impl Outages {
-    /// Whether each process served again in time each time.
+    /// Whether each process always served again in time.
     pub fn are_short(&self) -> bool {
         self.recoveries.values().flatten().all(|&recovery| recovery <= RECOVERY)
     }
 
-    /// Every violation, and the history of its key.
+    /// Every violation with the history of its key.
     pub fn report(&self) -> String {
         let broken = self.violations.iter();
         let told: Vec<String> =
@@ -194,7 +195,7 @@ impl Outages {
         told.concat()
     }
 
-    /// How many keys had so many executions, without those that gave their key back, and so many effects.
+    /// How many keys had so many executions and effects. Executions that gave their key back are not counted.
     fn keys_by_executions(&self) -> BTreeMap<(Guarantee, usize, usize), usize> {
         let history = &self.history;
         let mut executions = BTreeMap::<&str, usize>::new();
@@ -214,7 +215,7 @@ impl Outages {
     }
 }
 
-/// A table of the recoveries, and the executions.
+/// A table of the recovery times, and the numbers of executions.
 impl fmt::Display for Outages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "outage     rounds  seconds until each process served again: median, longest")?;

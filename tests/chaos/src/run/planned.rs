@@ -1,4 +1,4 @@
-//! What is asked for under one key, drawn at random.
+//! The request of one key, drawn at random.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::family::Family;
 use crate::history::Guarantee;
 use crate::server::{CREDENTIALS, Ending, FORWARD_TO, HowEnded, Order, Outcome};
 
-/// Of a hundred keys, how many belong to a family where there are others.
+/// The percentage of keys that belong to a family, in runs that have other keys too.
 const OF_FAMILIES: u32 = 40;
 
-/// One key and what is asked for under it.
+/// One key and its request.
 #[derive(Clone)]
 pub(super) struct PlannedRequest {
     pub(super) key: String,
@@ -21,15 +21,16 @@ pub(super) struct PlannedRequest {
     pub(super) path: &'static str,
     pub(super) order: Order,
     pub(super) owner: Origin,
-    /// The same key and body from another client, or for another target: never the owner's record.
+    /// The credentials and target of a request with the same key and body by another client, or for another target. It
+    /// must never get the owner's record.
     pub(super) intruder: Option<Origin>,
 }
 
-/// With which credentials and for which target a request is sent.
+/// The credentials and the target of a request.
 #[derive(Clone, Default)]
 pub(super) struct Origin {
     pub(super) headers: Vec<(&'static str, String)>,
-    /// As the handler tells it.
+    /// The same, as the handler reports it.
     pub(super) told: String,
 }
 
@@ -128,7 +129,8 @@ fn order(guarantee: Guarantee, plan: &Plan, random: &mut Rng) -> Order {
         8..16 => Outcome::FailsFirst,
         _ => Outcome::Done,
     };
-    // A transaction has no lease, and in SQLite it blocks all others: for longer than their leases, if it were so long.
+    // A transaction has no lease, and in SQLite it blocks all others. A long one would block them for longer than their
+    // leases.
     let may_be_long = guarantee != Guarantee::ExactlyOnce;
     let millis = match random.u32(..1_000) {
         long if may_be_long && long < plan.long_handlers => millis(LEASE * 3 / 2),

@@ -1,4 +1,4 @@
-//! The real stores, each of a run's own.
+//! The real stores, started for one run.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use tokio::task::spawn_blocking;
 
 use crate::LEASE;
 
-/// Which store.
+/// The kind of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum StoreKind {
-    /// Of one process, which dies with it: not for runs in which processes die.
+    /// In the memory of one process, and lost with it: not for runs in which processes die.
     #[value(skip)]
     Memory,
     /// One file.
@@ -30,7 +30,7 @@ pub enum StoreKind {
 }
 
 impl StoreKind {
-    /// As the command line has it.
+    /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Memory => "memory",
@@ -49,24 +49,24 @@ pub struct TestedStore {
     disk: Option<Arc<Tmpfs>>,
 }
 
-/// In MiB: enough for the records of a run.
+/// The size of the disk in MiB: enough for the records of a run.
 const DISK: u32 = 192;
 
-/// Between the servers and the store.
+/// The proxy between the servers and the store.
 struct Line {
     proxy: Proxy,
     url: String,
 }
 
 enum Server {
-    /// It lives in the processes that use it.
+    /// It runs in the processes that use it.
     Embedded,
     Redis(RedisServer),
     RedisPair(RedisPair),
     Postgres(PostgresServer),
 }
 
-/// A master and its replica, which change places.
+/// A master and its replica, which exchange their roles.
 struct RedisPair {
     servers: [RedisServer; 2],
     master: AtomicUsize,
@@ -74,11 +74,11 @@ struct RedisPair {
 
 impl RedisPair {
     async fn start() -> Self {
-        // Otherwise a server waits five seconds for more replicas than the one that asks.
+        // Otherwise, a master waits five seconds for further replicas before the first synchronisation.
         const AT_ONCE: &str = "--repl-diskless-sync-delay 0";
 
         let servers = [RedisServer::start(&[AT_ONCE]).await, RedisServer::start(&[AT_ONCE]).await];
-        // Not as a setting: a master that is started again must not follow its former replica.
+        // By command and not in the configuration: a master that is started again must not follow its former replica.
         let follow = format!("REPLICAOF {}", servers[0].address().replace(':', " "));
         let _: String = servers[1].command(&follow).await;
         Self { servers, master: AtomicUsize::new(0) }
@@ -88,7 +88,7 @@ impl RedisPair {
         &self.servers[self.master.load(Ordering::Relaxed)]
     }
 
-    /// As an orderly failover does it, which loses nothing. The former master keeps its connections.
+    /// Exchanges the roles in an orderly failover, which loses nothing. The former master keeps its connections.
     async fn change_places(&self) {
         let master = self.master.load(Ordering::Relaxed);
         let (former, next) = (&self.servers[master], &self.servers[1 - master]);
@@ -96,7 +96,7 @@ impl RedisPair {
         let is_master = async || {
             let replication = next.try_command::<String>("INFO replication").await.unwrap_or_default();
             if replication.contains("master_link_status:up") {
-                // Rejected while one is under way, or the replica is behind.
+                // Redis rejects it while a failover is in progress, or the replica lags behind.
                 let _ = former.try_command::<String>(&fail_over).await;
             }
             replication.contains("role:master")
@@ -134,7 +134,7 @@ impl TestedStore {
         Self { url: database.url(), server: Server::Postgres(server), line, disk: None }
     }
 
-    /// One that is set up for outages: Redis has a replica, and PostgreSQL ends transactions whose client is gone.
+    /// A store for outages: Redis has a replica, and PostgreSQL ends transactions of clients that are gone.
     pub(crate) async fn start_for_outages(kind: StoreKind, folder: &Path) -> Self {
         match kind {
             StoreKind::Redis => Self::start_redis_pair().await,
@@ -150,24 +150,24 @@ impl TestedStore {
         Self { url: pair.master().url(), server: Server::RedisPair(pair), line, disk: None }
     }
 
-    /// Where it is, past the line.
+    /// The URL of the store, without the proxy.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// As the servers take it.
+    /// The URL for the servers.
     pub(crate) fn url_of_servers(&self) -> &str {
         self.line.as_ref().map_or(&self.url, |line| &line.url)
     }
 
-    /// What the line does from now on, where there is one.
+    /// Sets the mode of the proxy, if there is one.
     pub(crate) fn set_line(&self, mode: Mode) {
         if let Some(line) = &self.line {
             line.proxy.set(mode);
         }
     }
 
-    /// Whether it has a process of its own.
+    /// Whether the store runs in a separate process.
     pub(crate) fn is_served(&self) -> bool {
         !matches!(self.server, Server::Embedded)
     }
@@ -181,7 +181,7 @@ impl TestedStore {
         }
     }
 
-    /// Nothing that it is asked is answered for this time.
+    /// Answers nothing for this time.
     pub(crate) async fn be_away(&self, time: Duration) {
         self.signal("STOP");
         let lock = self.lock().await;
@@ -190,7 +190,7 @@ impl TestedStore {
         self.signal("CONT");
     }
 
-    /// Of an embedded store the lock of its writers, which is as good as all of it.
+    /// Takes the writers' lock of an embedded store, which is almost the same as stopping it.
     async fn lock(&self) -> Option<SqliteConnection> {
         let path = self.url.strip_prefix("sqlite:")?;
         let options = SqliteConnectOptions::new().filename(path).busy_timeout(LEASE);
@@ -199,7 +199,7 @@ impl TestedStore {
         Some(connection)
     }
 
-    /// Whether its disk can be filled.
+    /// Whether the store's disk can be filled.
     pub(crate) fn has_a_small_disk(&self) -> bool {
         self.disk.is_some()
     }
@@ -229,14 +229,14 @@ impl TestedStore {
         }
     }
 
-    /// Its replica becomes master, and the line leads new connections there, as a virtual address does.
+    /// Makes the replica the master, and leads new connections there, as a virtual address does.
     pub(crate) async fn demote(&self) {
         let (Server::RedisPair(pair), Some(line)) = (&self.server, &self.line) else { return };
         pair.change_places().await;
         line.proxy.lead_to(pair.master().address());
     }
 
-    /// The connections that are there carry nothing any more, and none is closed.
+    /// Strands the open connections: they carry nothing any more, and none is closed.
     pub(crate) fn strand(&self) {
         if let Some(line) = &self.line {
             line.proxy.strand();

@@ -1,18 +1,18 @@
-//! What handlers do to themselves: they block their thread, and their transactions end under them.
+//! Faults inside of handlers: they block their thread, or their transactions end while they run.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Of all threads of the process, at most one is blocked at a time: the others must be able to go on.
+/// Ensures that at most one thread of the process is blocked at a time: the others must be able to run.
 #[derive(Default)]
 pub(super) struct BlockedThread(AtomicBool);
 
 impl BlockedThread {
-    /// Blocks this thread; where another one is blocked already, waits without blocking.
+    /// Blocks this thread. If another thread is already blocked, waits without blocking.
     pub(super) async fn block(&self, time: Duration) {
-        // What this task has just woken must not be kept from other threads.
+        // Yields first, so that tasks that this one has just woken can move to other threads.
         tokio::time::sleep(Duration::from_millis(1)).await;
         if self.0.swap(true, Ordering::AcqRel) {
             tokio::time::sleep(time).await;
@@ -27,23 +27,23 @@ impl BlockedThread {
     }
 }
 
-/// How a transaction ends under its handler, and what the handler, which does not notice, does then. The first execution
-/// of a key does so; all later ones behave.
+/// How a transaction ends while its handler runs, and what the handler does then, because it does not notice. This
+/// happens in the first execution of a key; all later ones run normally.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ending {
-    /// How it ends.
+    /// How the transaction ends.
     pub how: HowEnded,
-    /// Whether the effect comes before the end or after it.
+    /// Whether the effect happens before the end of the transaction or after it.
     pub effect_comes_first: bool,
-    /// What the handler answers: 201, or 502 as if a service that it calls were away.
+    /// The status of the handler's response: 201, or 502 as if a service that it calls were unavailable.
     pub status: u16,
 }
 
-/// How a transaction ends under its handler.
+/// How a transaction ends while its handler runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum HowEnded {
-    /// The handler says so to the database itself.
+    /// The handler sends `ROLLBACK` to the database itself.
     RawRollback,
     /// A nested `begin` is dropped before it is answered, as by a timeout around it.
     DroppedBegin,
@@ -56,12 +56,12 @@ pub enum HowEnded {
 }
 
 impl HowEnded {
-    /// Those of SQLite.
+    /// The ways that SQLite has.
     pub const OF_SQLITE: [Self; 4] = [Self::RawRollback, Self::DroppedBegin, Self::OnConflict, Self::Raise];
-    /// Those of PostgreSQL.
+    /// The ways that PostgreSQL has.
     pub const OF_POSTGRES: [Self; 3] = [Self::RawRollback, Self::DroppedBegin, Self::Terminated];
 
-    /// What does it; `None` where it is no statement.
+    /// The statement that ends the transaction; `None` if no statement does it.
     pub(super) fn statement(self) -> Option<&'static str> {
         match self {
             Self::RawRollback => Some("ROLLBACK"),

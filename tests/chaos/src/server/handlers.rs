@@ -1,4 +1,4 @@
-//! The guarded handlers without a transaction: one for each guarantee, alike in all but their policy.
+//! The guarded handlers without a transaction: one for each guarantee. Only their policies differ.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,39 +19,39 @@ use super::ledger::beginning;
 use super::steps::Step;
 use crate::history::Receipt;
 
-/// What a request asks for; the same in each retry.
+/// The body of a request. It is the same in each retry.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Order {
     /// How long the handler takes before its effect.
     pub millis: u64,
-    /// Whether it blocks its thread meanwhile.
+    /// Whether the handler blocks its thread meanwhile.
     pub blocks: bool,
-    /// What becomes of it.
+    /// The outcome of the order.
     pub outcome: Outcome,
     /// The length of the response.
     pub padding: usize,
-    /// How its transaction ends under it, if it does.
+    /// How the transaction ends while the handler runs, if it does.
     pub ending: Option<Ending>,
-    /// Whether its transaction writes so much that a full disk shows before the end.
+    /// Whether the transaction writes so much that a full disk is noticed before the end.
     pub bulky: bool,
 }
 
 impl Order {
-    /// One that takes so long and is done.
+    /// An order that takes this many milliseconds and succeeds.
     pub const fn taking(millis: u64) -> Self {
         Self { millis, blocks: false, outcome: Outcome::Done, padding: 0, ending: None, bulky: false }
     }
 }
 
-/// What becomes of an order.
+/// The outcome of an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// 201, with an effect.
     Done,
-    /// 402, without an effect; it is recorded too.
+    /// 402, without an effect. It is recorded too.
     Declined,
-    /// 500 without an effect in the first execution, which frees the key; then as `Done`.
+    /// 500 without an effect in the first execution, which frees the key. After that as `Done`.
     FailsFirst,
 }
 
@@ -77,7 +77,7 @@ async fn short_ttl(State(app): State<Arc<App>>, idempotency: Idempotency, Json(o
     execute(&app, &idempotency, &order, String::new()).await
 }
 
-/// The effect goes into the ledger, and so outside of any transaction.
+/// Executes the order. The effect is written to the ledger, and so outside of any transaction.
 pub(super) async fn execute(app: &App, idempotency: &Idempotency, order: &Order, origin: String) -> Response {
     let running = match Running::begin(app, idempotency, order, origin).await {
         Ok(running) => running,
@@ -87,16 +87,16 @@ pub(super) async fn execute(app: &App, idempotency: &Idempotency, order: &Order,
     running.done(app).await
 }
 
-/// An execution whose effect is to come.
+/// An execution before its effect.
 pub(super) struct Running {
     pub(super) key: String,
     pub(super) receipt: Receipt,
-    /// How its transaction ends.
+    /// How the transaction ends.
     pub(super) ending: Option<Ending>,
 }
 
 impl Running {
-    /// Up to the effect; a response where there is to be none.
+    /// Runs the handler up to the effect. Returns a response if there must be no effect.
     pub(super) async fn begin(
         app: &App,
         idempotency: &Idempotency,
@@ -132,13 +132,13 @@ impl Running {
         }
     }
 
-    /// The answer where the effect could not be made.
+    /// The response if the effect failed.
     pub(super) async fn failed(self, app: &App) -> Response {
         app.ledger.end(&self.receipt.execution).await;
         StatusCode::INTERNAL_SERVER_ERROR.into_response()
     }
 
-    /// The answer to what is done; or 502 where the order says so.
+    /// The response after the effect; 502 if the order says so.
     pub(super) async fn done(self, app: &App) -> Response {
         app.ledger.end(&self.receipt.execution).await;
         if self.ending.is_some_and(|ending| ending.status == 502) {
@@ -149,8 +149,8 @@ impl Running {
         let body = serde_json::to_vec(&self.receipt).expect("a receipt serialises");
         let steps = Arc::clone(&app.steps);
         let length = body.len();
-        // The engine reads the body when the handler has ended, and before it records. Its length is known, so that its head is sent
-        // after that.
+        // The engine reads the body after the handler has ended and before it records the response. The length of the
+        // body is known, so the head of the response is sent after that.
         let body = stream::once(async move {
             steps.reach(&self.key, Step::BeforeRecord);
             Ok::<_, std::convert::Infallible>(body)

@@ -1,4 +1,5 @@
-//! What the handlers have done, in a database that outlives them: one row an execution, one row an effect.
+//! What the handlers have done, in a database that outlives the servers: one row for each execution, and one for each
+//! effect.
 
 use std::path::Path;
 use std::time::Duration;
@@ -28,7 +29,7 @@ CREATE TABLE ended_runtimes (name TEXT NOT NULL, begun_at INTEGER NOT NULL, ende
 
 const EFFECTS: &str = "CREATE TABLE IF NOT EXISTS effects (key TEXT NOT NULL, execution TEXT NOT NULL)";
 
-/// What ends a transaction under its handler.
+/// Triggers that end a transaction while its handler runs.
 const TRAPS: &str = "
 CREATE TABLE bulk (bytes BLOB NOT NULL);
 CREATE TABLE traps (id INTEGER PRIMARY KEY ON CONFLICT ROLLBACK);
@@ -38,7 +39,7 @@ CREATE TRIGGER trap BEFORE UPDATE ON traps BEGIN SELECT RAISE(ROLLBACK, 'the tra
 
 const SELECT: &str = "SELECT key, execution FROM effects";
 
-/// How long a writer waits for another one that a signal has stopped.
+/// How long a writer waits for another one that is stopped by a signal.
 const BUSY: Duration = Duration::from_mins(1);
 
 /// The ledger of a run.
@@ -46,12 +47,12 @@ const BUSY: Duration = Duration::from_mins(1);
 pub struct Ledger(SqlitePool);
 
 fn options(path: &Path) -> SqliteConnectOptions {
-    // Processes die here, not the machine: what was written survives without being synchronised.
+    // Only processes die here, not the machine: written data survives without synchronisation.
     let options = SqliteConnectOptions::new().filename(path).busy_timeout(BUSY);
     options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Off)
 }
 
-/// Where the effects of transactions go: into the store's own database.
+/// Creates the table of effects that transactions write, in the store's own database.
 pub(super) async fn create_effects(store: &str) -> anyhow::Result<()> {
     if let Some(path) = store.strip_prefix("sqlite:") {
         let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
@@ -79,17 +80,17 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// When there is none.
+    /// When the ledger does not exist.
     pub async fn open(path: &Path) -> anyhow::Result<Self> {
         let pool = SqlitePoolOptions::new().max_connections(8).acquire_timeout(BUSY).connect_with(options(path)).await;
         Ok(Self(pool.context("the ledger")?))
     }
 
-    /// Writes down that an execution begins; how many of its key there are now.
+    /// Records that an execution begins. Returns how many executions its key has now.
     ///
     /// # Panics
     ///
-    /// As all methods here: without its ledger a run proves nothing.
+    /// If the ledger fails, as all methods here: without its ledger, a run proves nothing.
     pub(super) async fn begin(&self, execution: &Execution) -> i64 {
         let mut connection = self.0.acquire().await.expect("the ledger is there");
         sqlx::query("INSERT INTO executions (id, key, server, attempt, begun_at) VALUES (?, ?, ?, ?, ?)")
@@ -113,7 +114,7 @@ impl Ledger {
         gave_up.await.expect("the end is written down");
     }
 
-    /// Of several ends the first one counts.
+    /// Records the end. If an execution ends several times, the first end counts.
     pub(super) async fn end(&self, execution: &str) {
         let ended = sqlx::query("UPDATE executions SET ended_at = ? WHERE id = ? AND ended_at IS NULL")
             .bind(micros(now()))
@@ -132,7 +133,7 @@ impl Ledger {
         effect.execute(&self.0).await.expect("the effect is written down");
     }
 
-    /// Adds what it knows, and the effects in the store's own database, to the history.
+    /// Adds the contents of the ledger, and the effects in the store's own database, to the history.
     ///
     /// # Errors
     ///
@@ -178,5 +179,5 @@ pub(super) fn beginning(id: String, key: &str, server: &str, attempt: u32) -> Ex
 }
 
 fn micros(time: u64) -> i64 {
-    i64::try_from(time).expect("a time of this age")
+    i64::try_from(time).expect("the time fits")
 }

@@ -1,4 +1,4 @@
-//! One server process: guarded handlers, a ledger of what they did, and places to die at.
+//! One server process: guarded handlers, a ledger of what they did, and named steps at which it can die.
 
 mod fault_injection;
 mod handlers;
@@ -45,7 +45,7 @@ use self::weakened_store::WeakenedStore;
 use crate::family::Family;
 use crate::run::StoreKind;
 
-/// A guard of the engine that is taken out, to see that the checker notices.
+/// A guard of the engine that can be disabled, to test that the checker notices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Guard {
     /// Only the holder of the current token may complete.
@@ -56,7 +56,7 @@ pub enum Guard {
     Disconnect,
     /// A running handler's lease is renewed.
     Renewal,
-    /// A claim of a dead process is rejected where the policy says so.
+    /// A claim of a dead process is rejected if the policy says so.
     RejectionAfterCrash,
     /// The effect and the record commit together.
     Transaction,
@@ -64,9 +64,9 @@ pub enum Guard {
     BlockedRenewal,
     /// A lease is renewed while one of several runtimes is blocked or has ended.
     RuntimeRenewal,
-    /// A running handler's claim is remembered for longer than its ttl.
+    /// The claim of a running handler is remembered for longer than its ttl.
     ClaimOutlivesTtl,
-    /// Nothing is kept of a transaction that ended under its handler.
+    /// Nothing is kept of a transaction that ended while its handler ran.
     TransactionCheck,
     /// Handlers with and without a `Tx` see each other's claims.
     SharedClaims,
@@ -77,7 +77,7 @@ pub enum Guard {
 }
 
 impl Guard {
-    /// The keys and faults that its want shows under, where they are a family of their own.
+    /// The family in which a missing guard is noticed, if there is one.
     pub fn family(self) -> Option<Family> {
         match self {
             Self::BlockedRenewal => Some(Family::BlockedThreads),
@@ -91,7 +91,7 @@ impl Guard {
         }
     }
 
-    /// Whether there is something to take out over this store.
+    /// Whether the guard exists with this store.
     pub fn fits(self, store: StoreKind) -> bool {
         match self.family() {
             Some(family) => family.fits(store),
@@ -120,9 +120,9 @@ pub struct Options {
     pub runtimes: usize,
 }
 
-/// What the handlers share.
+/// The state that the handlers share.
 struct App {
-    /// The process, or one of its runtimes.
+    /// The name of the process, or of one of its runtimes.
     name: String,
     executions: AtomicU64,
     ledger: Ledger,
@@ -160,7 +160,7 @@ pub async fn serve(options: Options) -> anyhow::Result<()> {
     serve_over(store, transactional::postgres_router, options).await
 }
 
-/// Makes the table of the effects that commit with their records, once, before the servers start.
+/// Creates the table of the effects that commit with their records. Called once, before the servers start.
 ///
 /// # Errors
 ///
@@ -200,7 +200,7 @@ async fn serve_over<S: StoreAdmin>(
     Ok(())
 }
 
-/// All that the runtimes of a process share.
+/// The state that the runtimes of a process share.
 struct Site<S: StoreAdmin> {
     store: Arc<Wrapped<WeakenedStore<S>>>,
     registry: Registry,
@@ -212,14 +212,15 @@ struct Site<S: StoreAdmin> {
 }
 
 impl<S: StoreAdmin> Site<S> {
-    /// The handlers of the process, or of the runtime with this name; those with a `Tx` run on `elsewhere` if that is given.
+    /// The routes of the process, or of the runtime with this name. Handlers with a `Tx` run on `elsewhere` if that is
+    /// given.
     fn router(&self, name: String, elsewhere: Option<Handle>) -> Router {
         let mut transactional = match self.without {
             Some(Guard::Transaction | Guard::TransactionCheck) => transactional::router_without_transaction(),
             _ => (self.transactional)(),
         };
         if let Some(runtime) = elsewhere {
-            // Blocked in the middle of its transaction, a handler would hold up all writers of the file.
+            // If a handler were blocked in the middle of its transaction, it would block all writers of the file.
             transactional = transactional.layer(middleware::from_fn_with_state(runtime, runtimes::run_elsewhere));
         }
         let mut router = Router::new()
@@ -245,7 +246,7 @@ impl<S: StoreAdmin> Site<S> {
     }
 }
 
-/// All servers are one to their clients: a request looks the same, whichever of them gets it over whatever version of HTTP.
+/// Makes all servers look the same to the engine: a request does not depend on the server or on the version of HTTP.
 fn behind_a_balancer(
     router: Router,
 ) -> IntoMakeService<
@@ -260,7 +261,7 @@ fn behind_a_balancer(
     ServiceExt::<Request>::into_make_service(service)
 }
 
-/// The first and the last step of a request.
+/// Passes the first and the last step of a request.
 async fn pass_steps(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let Some(key) = steps::key_of(request.headers()) else { return next.run(request).await };
     app.steps.expect(&key, request.headers());
@@ -270,7 +271,7 @@ async fn pass_steps(State(app): State<Arc<App>>, request: Request, next: Next) -
     response
 }
 
-/// What a naive layer does.
+/// Releases the key if the client disconnects, as a naive layer does.
 async fn release_on_disconnect<S: StoreAdmin>(
     State(store): State<Arc<Wrapped<WeakenedStore<S>>>>,
     request: Request,

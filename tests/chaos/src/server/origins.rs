@@ -1,4 +1,5 @@
-//! Handlers that tell with which credentials and for which target they ran, so that a record in the wrong hands shows.
+//! Handlers that report with which credentials and for which target they ran, so that a record sent to the wrong client
+//! is noticed.
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use super::{App, Guard};
 /// The headers that identify a client.
 pub const CREDENTIALS: [&str; 3] = ["authorization", "x-api-key", "cookie"];
 
-/// Where the batch handler sends a request on to.
+/// The header that names the path to which the batch handler forwards a request.
 pub const FORWARD_TO: &str = "x-forward-to";
 
 pub(super) fn router() -> Router<Arc<App>> {
@@ -41,7 +42,7 @@ async fn with_credentials(
     execute(&app, &idempotency, &order, origin(&headers)).await
 }
 
-/// The same handler under a policy by which all clients are one; the attribute needs each handler whole.
+/// The same handler with a policy that does not distinguish credentials. The attribute needs each handler in full.
 #[idempotent(scope = "credentials", shared_scope, cache = [201, 402], lease = "3s", caller = "everyone")]
 async fn with_any_credentials(
     State(app): State<Arc<App>>,
@@ -56,7 +57,7 @@ fn origin(headers: &HeaderMap) -> String {
     CREDENTIALS.map(|name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("none")).join(", ")
 }
 
-/// Sends the request on to another path, with its head as it came but for the URI.
+/// Forwards the request to another path. Only the URI of its head changes.
 async fn batch(State(app): State<Arc<App>>, request: Request) -> Response {
     let target = request.headers().get(FORWARD_TO).and_then(|target| target.to_str().ok()?.parse::<Uri>().ok());
     let Some(target) = target else { return StatusCode::BAD_REQUEST.into_response() };
@@ -81,7 +82,7 @@ async fn to_target(
     execute(&app, &idempotency, &order, format!("/accounts/{account}")).await
 }
 
-/// All targets are one to it.
+/// A handler that does not distinguish targets.
 #[idempotent(scope = "forwarded", shared_scope, cache = [201, 402], lease = "3s", fingerprint = none)]
 async fn to_any_target(
     State(app): State<Arc<App>>,

@@ -22,12 +22,12 @@ use crate::now;
 /// Ends the runtime that gets the request.
 pub const END_RUNTIME: &str = "/end-runtime";
 
-/// Those of this process.
+/// The runtimes of this process.
 #[derive(Clone, Default)]
 pub(super) struct Runtimes(Arc<Mutex<Option<Handle>>>);
 
 impl Runtimes {
-    /// The one that renews all leases where the guard is taken out.
+    /// The runtime that renews all leases if the guard is disabled.
     pub(super) fn first(&self) -> Option<Handle> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -57,7 +57,7 @@ impl Runtimes {
         Ok(())
     }
 
-    /// One runtime after the other on this thread.
+    /// Runs one runtime after another on this thread.
     fn run<S: StoreAdmin>(&self, number: usize, site: &Site<S>, main: &Handle, connections: &Connections) {
         for incarnation in 0.. {
             let name = format!("{}/r{number}.{incarnation}", site.name);
@@ -67,7 +67,7 @@ impl Runtimes {
             }
             serve_until_ended(&runtime, &name, site, main, connections.clone());
             let begun_at = now();
-            // All that runs on it is dropped where it is.
+            // This drops everything that runs on the runtime.
             drop(runtime);
             main.block_on(site.ledger.runtime_ended(&name, begun_at));
         }
@@ -93,7 +93,7 @@ fn serve_until_ended<S: StoreAdmin>(
     });
 }
 
-/// What the accepting thread hands over.
+/// The connections that the accepting thread hands over.
 #[derive(Clone)]
 struct Connections {
     receiver: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<std::net::TcpStream>>>,
@@ -118,7 +118,7 @@ impl Listener for Connections {
     }
 }
 
-/// Runs what follows on another runtime than the one that serves the connection.
+/// Runs the rest of the request on another runtime than the one that serves the connection.
 pub(super) async fn run_elsewhere(State(runtime): State<Handle>, request: Request, next: Next) -> Response {
     let running = runtime.spawn(next.run(request));
     running.await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())

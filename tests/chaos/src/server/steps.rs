@@ -8,30 +8,30 @@ use axum::http::HeaderMap;
 use idempotent_runtime::IdempotencyKey;
 use rustix::process::{Signal, getpid, kill_process};
 
-/// The header by which a request names the step at which its server dies.
+/// A request names the step at which its server dies in this header.
 pub const DIE_AT: &str = "x-die-at";
 
-/// A place on the way of a request.
+/// A step of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// The request has arrived.
     BeforeClaim,
     /// The key is claimed and the handler has done nothing yet.
     Claimed,
-    /// The handler has begun, and its effect is to come.
+    /// The handler has begun, and has had no effect yet.
     InHandler,
-    /// The handler's effect is made.
+    /// The handler has had its effect.
     EffectDone,
     /// The handler has answered, and nothing is recorded.
     BeforeRecord,
     /// The response is recorded.
     Recorded,
-    /// The response is on its way out of the router.
+    /// The response leaves the router.
     BeforeSend,
 }
 
 impl Step {
-    /// In the order in which a request passes them.
+    /// All steps, in the order in which a request passes them.
     pub const ALL: [Self; 7] = [
         Self::BeforeClaim,
         Self::Claimed,
@@ -42,7 +42,7 @@ impl Step {
         Self::BeforeSend,
     ];
 
-    /// As the header has it.
+    /// The name in the header.
     pub fn name(self) -> &'static str {
         match self {
             Self::BeforeClaim => "before-claim",
@@ -64,7 +64,7 @@ impl FromStr for Step {
     }
 }
 
-/// Where the requests under way are to die, by key.
+/// The steps at which requests in flight are to die, by key.
 #[derive(Default)]
 pub(super) struct Steps(Mutex<HashMap<String, Step>>);
 
@@ -76,7 +76,8 @@ impl Steps {
         }
     }
 
-    /// As the kernel's out-of-memory killer or a power cut would: nothing is cleaned up.
+    /// Kills the process at this step if it is told to. Nothing is cleaned up, as after a power failure or the kernel's
+    /// out-of-memory killer.
     pub(super) fn reach(&self, key: &str, step: Step) {
         if self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key) == Some(&step) {
             kill_process(getpid(), Signal::KILL).expect("a process may kill itself");

@@ -1,4 +1,4 @@
-//! The guarded handlers with a `Tx`, and those that stand in for them.
+//! The guarded handlers with a `Tx`, and the handlers that replace them where a guard is disabled.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,16 +14,17 @@ use sqlx::{Postgres, Sqlite};
 use super::handlers::{Order, Running, execute};
 use super::{App, Guard};
 
-/// By which a request says whether the version with the transaction serves it, as a balancer does in a rolling deploy.
+/// The header that says which version of the handler serves the request, as a load balancer decides in a rolling
+/// deploy.
 pub const VERSION: &str = "x-version";
 
 /// The versions.
 pub const VERSIONS: [&str; 2] = ["plain", "tx"];
 
-/// Not too much for a small disk, and more than SQLite keeps in memory until COMMIT.
+/// Small enough for a small disk, and more than SQLite keeps in memory until COMMIT.
 const BULK: i64 = 3_000_000;
 
-/// How often a handler asks a full disk again.
+/// How often a handler tries again on a full disk.
 const TRIES: u32 = 40;
 
 macro_rules! in_transaction {
@@ -44,7 +45,7 @@ macro_rules! in_transaction {
                 effect.bind(running.key.clone()).bind(running.receipt.execution.clone())
             };
             if let Some(ending) = running.ending {
-                // The key may be free when the transaction has ended.
+                // The key may be free as soon as the transaction has ended.
                 app.ledger.end(&running.receipt.execution).await;
                 if ending.effect_comes_first {
                     let _ = effect().execute(&mut *tx).await;
@@ -60,7 +61,7 @@ macro_rules! in_transaction {
                 return running.done(&app).await;
             }
             if order.bulky {
-                // May end the transaction on a full disk; the handler does not notice.
+                // On a full disk, this may end the transaction, which the handler does not notice.
                 let _ =
                     sqlx::query("INSERT INTO bulk (bytes) VALUES (zeroblob($1))").bind(BULK).execute(&mut *tx).await;
             }
@@ -78,7 +79,7 @@ macro_rules! in_transaction {
             running.done(&app).await
         }
 
-        // Written out like the one above: the attribute needs each handler whole.
+        // Written in full like the one above: the attribute needs each handler in full.
         #[idempotent(scope = "mixed", shared_scope, cache = [201, 402], lease = "3s")]
         async fn $mixed_tx(
             mut tx: Tx<$database>,
@@ -98,7 +99,7 @@ macro_rules! in_transaction {
             }
         }
 
-        /// Either version, as the request says.
+        /// Runs the version that the request names.
         async fn $mixed(State(app): State<Arc<App>>, request: Request) -> Response {
             let is_plain = request.headers().get(VERSION).is_some_and(|version| version == VERSIONS[0]);
             match (is_plain, app.without) {

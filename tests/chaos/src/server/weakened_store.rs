@@ -1,4 +1,4 @@
-//! The store as the engine sees it: with a step to die at, and with one guard taken out if that is wanted.
+//! A store wrapper for the engine. It has a step at which it can die, and can disable one guard.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +16,7 @@ use super::runtimes::Runtimes;
 use super::steps::{Step, Steps};
 use crate::LEASE;
 
-/// Long enough to be killed in between.
+/// Long enough for the process to be killed meanwhile.
 const LATE: Duration = Duration::from_millis(400);
 
 pub(super) struct WeakenedStore<S> {
@@ -43,7 +43,7 @@ impl<S: StoreAdmin> WeakenedStore<S> {
         &self.steps
     }
 
-    /// Forgets the claim when its ttl has expired, whether its handler still runs or not.
+    /// Forgets the claim when its ttl has expired, even if its handler still runs.
     fn forget_after(&self, ttl: Duration, key: RecordKey, token: Token) {
         let store = Arc::clone(&self.store);
         tokio::spawn(async move {
@@ -128,7 +128,7 @@ impl<S: StoreAdmin> Wrapper for WeakenedStore<S> {
     }
 }
 
-/// Frees the key of a client that leaves.
+/// Frees the key of a client that disconnects.
 pub(super) struct Leaving<S: StoreAdmin> {
     store: Arc<Wrapped<WeakenedStore<S>>>,
     key: Option<String>,

@@ -1,4 +1,4 @@
-//! Without the feature, there are no metrics and no recorder.
+//! Without the feature `metrics`, there are no metrics and no recorder.
 
 use std::process::Command;
 

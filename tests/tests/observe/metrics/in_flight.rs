@@ -1,4 +1,4 @@
-//! The handlers that run are counted, however they end.
+//! Running handlers are counted, however they end.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::exposition::Exposition;
 
-/// A handler in a scope of its own: the gauges of one test are none of the others'.
+/// A handler in its own scope, so that the tests do not share gauges.
 macro_rules! handler {
     ($name:ident, $scope:literal $(, $policy:tt = $value:expr)*) => {
         #[idempotent(scope = $scope $(, $policy = $value)*)]
@@ -88,7 +88,7 @@ async fn handlers_that_end_are_not_in_flight_any_more() {
     let (first, second) = (send("first"), send("second"));
     runs.until_started(2).await;
     server.post_with_key("/ends", "first").await;
-    assert_eq!(in_flight("in-flight-ends"), Some(2.0), "a rejection is no handler that runs");
+    assert_eq!(in_flight("in-flight-ends"), Some(2.0), "a rejected request is no running handler");
     runs.let_finish(1);
     eventually(async || in_flight("in-flight-ends"), |running| *running == Some(1.0)).await;
     runs.let_finish(1);
@@ -106,7 +106,7 @@ async fn a_handler_whose_client_left_is_in_flight_until_it_has_ended() {
     runs.until_started(1).await;
     assert_eq!(without_client("in-flight-is-left"), Some(0.0));
     drop(connection);
-    // It shows that the server has seen the other connection close.
+    // The answer shows that the server has seen the other connection close.
     assert_eq!(server.post_with_key("/is-left", "k").await.rejection(), "in_flight");
     assert_eq!(in_flight("in-flight-is-left"), Some(1.0));
     eventually(async || without_client("in-flight-is-left"), |left| *left == Some(1.0)).await;
@@ -149,7 +149,8 @@ async fn handler_that_lost_its_claim_is_in_flight_until_its_end() {
 async fn a_handler_in_a_transaction_is_in_flight_and_has_an_age() {
     let (runs, file) = (Runs::held(), SqliteFile::new());
     let store = SqliteStore::open(file.path()).await.expect("the file can be opened");
-    // No call of this store is slow; the time limit would also be that of others which wait for the write lock.
+    // Without a short time limit: this store has no slow calls, and the limit would also apply to calls that wait for
+    // the write lock.
     let server = Server::start(app(&runs, store)).await;
     let running = tokio::spawn(answer(server.post("/transaction").header("idempotency-key", "k")));
     runs.until_started(1).await;
@@ -165,7 +166,7 @@ async fn a_handler_in_a_transaction_is_in_flight_and_has_an_age() {
     runs.let_finish(1);
     assert_eq!(running.await.expect("the request runs").status, 200);
     until_none_is_in_flight("in-flight-transaction").await;
-    // A transaction without a key runs as well.
+    // A transaction without a key counts too.
     let unkeyed = tokio::spawn(answer(server.post("/transaction")));
     runs.until_started(2).await;
     assert_eq!(in_flight("in-flight-transaction"), Some(1.0));
@@ -199,7 +200,7 @@ fn handler_dropped_outside_a_runtime_is_in_flight_to_its_end() {
     });
     assert_eq!(in_flight("in-flight-is-dropped"), Some(1.0));
     drop(call);
-    assert_eq!(in_flight("in-flight-is-dropped"), Some(1.0), "its runtime goes on with it");
+    assert_eq!(in_flight("in-flight-is-dropped"), Some(1.0), "its runtime continues it");
     runs.let_finish(1);
     runtime.block_on(until_none_is_in_flight("in-flight-is-dropped"));
 }

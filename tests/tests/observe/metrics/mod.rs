@@ -1,4 +1,4 @@
-//! What the runtime says of itself in numbers, as a Prometheus reads it.
+//! The runtime's metrics, as a Prometheus reads them.
 
 mod feature;
 mod in_flight;

@@ -70,7 +70,7 @@ async fn serve(runs: &Runs, registry: Registry) -> Server {
     Server::start(app).await
 }
 
-/// The outcomes of a scope that were counted, and how often.
+/// The outcomes of a scope that were counted, with their counts.
 fn counted(scope: &str) -> Vec<(String, f64)> {
     let exposition = Exposition::scrape();
     let of_scope = exposition.samples().iter().filter(|sample| sample.name == REQUESTS_TOTAL);
@@ -106,7 +106,7 @@ async fn every_outcome_is_counted_once() {
     post("large", "large").await;
     let broken = server.post("/").header("idempotency-key", "break").body("break");
     let read = async { broken.send().await?.bytes().await };
-    assert!(read.await.is_err(), "its connection breaks off with it");
+    assert!(read.await.is_err(), "its connection breaks too");
     post("panic", "panic").await;
     post("not,a,key", "charge").await;
     answer(server.post("/").body("charge")).await;
@@ -197,7 +197,7 @@ async fn a_replay_tells_how_old_its_record_is() {
     };
     let before = ages();
     assert!(server.post_with_key("/", "k").await.is_replay());
-    // Other tests replay records meanwhile, which are young.
+    // Other tests replay records meanwhile, but only young ones.
     let after = ages();
     assert!((TWO_HOURS..TWO_HOURS + 600.0).contains(&(after.0 - before.0)), "{before:?} {after:?}");
 }

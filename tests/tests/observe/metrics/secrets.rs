@@ -1,4 +1,4 @@
-//! No label carries anything of a request.
+//! No label contains data of a request.
 
 use axum::Router;
 use axum::extract::State;
@@ -41,7 +41,7 @@ async fn hostile_keys_callers_and_bodies_reach_no_label() {
             answer(request.body(body)).await;
         }
     }
-    // The stores are asked beside the requests.
+    // The stores are queried in the background, and not by the requests.
     let counted = async || {
         metrics::refresh();
         Exposition::scrape().value(metrics::UNKNOWN_OUTCOMES, &[("scope", "secrets")])

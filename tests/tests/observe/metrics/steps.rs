@@ -1,4 +1,4 @@
-//! A step without a result leaves a line in the log and is counted, whatever the handler makes of its error.
+//! A step without a result is logged and counted, whatever the handler does with its error.
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -30,7 +30,7 @@ async fn loses_its_store(store: axum::Extension<FaultyStore>, idempotency: Idemp
 #[idempotent(scope = "steps-that-may-have-run", after_crash = "reject")]
 async fn drops_its_step(runs: axum::Extension<Runs>, idempotency: Idempotency) -> StatusCode {
     if runs.run().await == 1 {
-        // Polled once and dropped, as by a timeout.
+        // The step is polled once and dropped, as by a timeout.
         let step = idempotency.step("reserve", async || std::future::pending::<Result<(), StepError>>().await);
         assert!(tokio::time::timeout(std::time::Duration::from_millis(50), step).await.is_err());
         return StatusCode::BAD_GATEWAY;

@@ -31,7 +31,7 @@ async fn in_transaction(mut tx: Tx<sqlx::Sqlite>) -> StatusCode {
     if failed { StatusCode::BAD_GATEWAY } else { StatusCode::OK }
 }
 
-/// How many calls were timed, and how many have failed.
+/// The numbers of calls that were timed and that failed.
 fn calls(store: &str, op: &str) -> (f64, f64) {
     let (exposition, labels) = (Exposition::scrape(), [("store", store), ("op", op)]);
     let timed = exposition.value(&format!("{STORE_DURATION_SECONDS}_count"), &labels).unwrap_or(0.0);

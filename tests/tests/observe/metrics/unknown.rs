@@ -1,4 +1,4 @@
-//! Unknown outcomes are counted in the stores: they are there after a restart too, and until an operator ends them.
+//! Unknown outcomes are counted in the stores: they are still counted after a restart, until an operator ends them.
 
 use axum::Router;
 use axum::routing::post;
@@ -13,7 +13,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::exposition::Exposition;
 
-/// A handler that is cut off, in a scope of its own: one process, one gauge.
+/// A handler that is cut off, in its own scope, so that the tests do not share gauges.
 macro_rules! cut_off {
     ($name:ident, $scope:literal) => {
         #[idempotent(scope = $scope, ttl = "1s", after_crash = "reject")]
@@ -50,7 +50,7 @@ async fn is_counted_until_it_is_purged<S: StoreAdmin + Clone>(
         assert_eq!(server.post_with_key("/", key).await.rejection(), "outcome_unknown");
     }
     until_shown(scope, 2.0).await;
-    // Another process begins, in which no request comes, and this one ends.
+    // This process ends. The next one, which begins below, gets no requests.
     drop((server, registry));
     until_shown(scope, 0.0).await;
     let store = reopened().await;

@@ -1,4 +1,4 @@
-//! The alerts fire when they must, and say where to read on.
+//! The alerts fire when they must, and link to their sections of the runbook.
 
 use super::promql::{check, exposition, promtool, unknown};
 use super::runbook::anchors;
@@ -12,14 +12,14 @@ struct Alert {
     runbook: Vec<String>,
 }
 
-/// The rules, as far as they are of interest here; Prometheus reads the rest.
+/// Reads the parts of the rules that these tests need. Prometheus reads the rest.
 fn alerts() -> Vec<Alert> {
     let text = read("alerts.yml");
     let rules = text.split("- alert: ").skip(1).map(|rule| {
-        let (name, rule) = rule.split_once('\n').expect("more follows");
+        let (name, rule) = rule.split_once('\n').expect("the alert has more lines");
         let expression = rule.split_once("expr: ").expect("it has an expression").1;
         let end = ["\n        for:", "\n        labels:"].iter().filter_map(|next| expression.find(next)).min();
-        let expression = expression[..end.expect("labels follow")].trim_start_matches('|').trim().to_owned();
+        let expression = expression[..end.expect("labels come next")].trim_start_matches('|').trim().to_owned();
         let runbook = rule.lines().filter_map(|line| line.trim().strip_prefix("runbook_url: ")).map(str::to_owned);
         Alert { name: name.to_owned(), expression, runbook: runbook.collect() }
     });

@@ -1,4 +1,4 @@
-//! The dashboard asks for what there is.
+//! The dashboard queries only metrics and labels that exist.
 
 use std::collections::BTreeSet;
 
@@ -26,7 +26,7 @@ fn text<'a>(value: &'a Value, member: &str) -> &'a str {
     value[member].as_str().expect("it is text")
 }
 
-/// Grafana fills its variables in before Prometheus sees the expression.
+/// Replaces variables as Grafana does before Prometheus gets the expression.
 fn filled_in(expression: &str) -> String {
     expression.replace("$__rate_interval", "5m").replace("$__range", "6h").replace("$scope", ".*")
 }
@@ -57,7 +57,7 @@ async fn every_panel_asks_prometheus_for_what_the_program_emits() {
     for target in &targets {
         let expression = filled_in(text(target, "expr"));
         assert_eq!(unknown(&expression, &emitted), [] as [&str; 0], "{expression}");
-        // What a legend shows must have survived the aggregation.
+        // A label in a legend must still exist after the aggregation.
         let legend = text(target, "legendFormat").split("{{").skip(1).filter_map(|rest| rest.split("}}").next());
         let grouped = expression.split("by (").nth(1).and_then(|rest| rest.split(')').next()).unwrap_or_default();
         let grouped: BTreeSet<&str> = grouped.split(", ").collect();

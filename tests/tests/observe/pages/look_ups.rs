@@ -1,4 +1,4 @@
-//! The lines by which the runbook looks a key up find it.
+//! The commands of the runbook that look up a key find it.
 
 use std::process::Command;
 
@@ -15,7 +15,7 @@ fn key() -> RecordKey {
     RecordKey::new("charges", Some("acct/7"), "8e03978e")
 }
 
-/// The code of the section, one block after the other.
+/// The code blocks of the section, in order.
 fn blocks(section: &str) -> Vec<String> {
     let page = read("runbook.md");
     let section = page.split_once(&format!("\n### {section}\n")).expect("the section is there").1;

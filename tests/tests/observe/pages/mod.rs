@@ -1,4 +1,5 @@
-//! The pages for operators say what is so: dashboard, alerts and runbook name what the program emits, and one another.
+//! The pages for operators are correct: dashboard, alerts and runbook use names that the program emits, and refer to
+//! each other.
 
 mod alerts;
 mod dashboard;

@@ -1,4 +1,4 @@
-//! What an expression of PromQL names, and what the program emits.
+//! The names in a PromQL expression, and the names that the program emits.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -12,20 +12,20 @@ use tempfile::TempDir;
 
 use crate::exposition::Exposition;
 
-/// What Prometheus itself adds to each sample that it reads.
+/// Labels that Prometheus itself adds to each sample.
 const OF_THE_SCRAPE: [&str; 2] = ["instance", "job"];
 
 #[idempotent(scope = "operations")]
 async fn create_charge() {}
 
-/// A process that has run and replayed a request.
+/// The metrics of a process that has run and replayed a request.
 pub(crate) async fn exposition() -> Exposition {
     Exposition::begin();
     let registry = Registry::new(MemoryStore::new());
     let server = Server::start(Router::new().route("/", post(create_charge)).layer(registry.layer())).await;
     server.post_with_key("/", "k").await;
     assert!(server.post_with_key("/", "k").await.is_replay());
-    // The stores are asked beside the requests.
+    // The stores are queried in the background, and not by the requests.
     let counted = async || {
         metrics::refresh();
         Exposition::scrape().value(metrics::UNKNOWN_OUTCOMES, &[])
@@ -34,7 +34,7 @@ pub(crate) async fn exposition() -> Exposition {
     Exposition::scrape()
 }
 
-/// Names and labels of an expression that are not those of the program.
+/// The names and labels of an expression that the program does not emit.
 pub(crate) fn unknown(expression: &str, emitted: &BTreeMap<&str, BTreeSet<&str>>) -> Vec<String> {
     let words = |text: &str| -> Vec<String> {
         let words = text.split(|char: char| !char.is_ascii_alphanumeric() && char != '_');
@@ -69,14 +69,14 @@ pub(crate) fn promtool(arguments: &[&str]) -> (bool, String) {
     (output.status.success(), String::from_utf8_lossy(&said).into_owned())
 }
 
-/// Whether Prometheus understands these expressions.
+/// Whether Prometheus can parse these expressions.
 pub(crate) fn check(expressions: &[String]) -> (bool, String) {
     let rules: Vec<_> =
         expressions.iter().map(|expr| serde_json::json!({ "record": "checked:expression", "expr": expr })).collect();
     let file = serde_json::json!({ "groups": [{ "name": "checked", "rules": rules }] });
     let folder = TempDir::new().expect("a temporary folder");
     let path = folder.path().join("rules.yml");
-    // JSON is YAML.
+    // The file may be JSON, because JSON is YAML.
     std::fs::write(&path, file.to_string()).expect("the file is written");
     promtool(&["check", "rules", "--lint=none", path.to_str().expect("the path is text")])
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::promql::exposition;
 use super::{path, read};
 
-/// Where a link into the page may lead, as GitHub names it.
+/// The anchors of the page, as GitHub names them.
 pub(crate) fn anchors(page: &str) -> BTreeSet<String> {
     let headings = page.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
     let kept = |char: &char| char.is_alphanumeric() || ['-', '_', ' '].contains(char);

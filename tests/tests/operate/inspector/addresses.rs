@@ -1,4 +1,4 @@
-//! What is asked for wrongly is told what would be right.
+//! Wrong requests get an answer that says what would be right.
 
 use axum::http::StatusCode;
 use idempotent_runtime::Registry;

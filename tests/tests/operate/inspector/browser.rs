@@ -16,7 +16,7 @@ use crate::inspector::shop::{AT, Shop};
 
 const HOURS: u64 = 3600;
 
-/// A claim or a record of some time ago.
+/// A claim or a record that was made some time ago.
 struct Past<'a> {
     scope: &'a str,
     caller: Option<&'a str>,
@@ -26,7 +26,7 @@ struct Past<'a> {
 
 impl Past<'_> {
     async fn claimed(&self, store: &impl StoreAdmin, lease: Duration) -> (RecordKey, Token) {
-        // The time that a token tells stands above the 38 bits of its counter.
+        // A token contains its time in the bits above the 38 bits of its counter.
         let token = Token::from_u128(Token::unique().as_u128() - (u128::from(self.seconds * 1000) << 38));
         let request = ClaimRequest::new(token, Fingerprint::from_bytes([7; 32]))
             .with_lease(lease)
@@ -50,7 +50,7 @@ impl Past<'_> {
     }
 }
 
-/// A day of a shop, with some trouble in it.
+/// Fills the store with the entries of a shop's day, some of which need an operator.
 async fn fill(store: &impl StoreAdmin, file: &SqliteFile) {
     let mut uuids = (1_u64..).map(|number| {
         let mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -80,7 +80,7 @@ async fn fill(store: &impl StoreAdmin, file: &SqliteFile) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operator_looks_a_key_up_reveals_keys_and_purges() {
     let chromium = Chromium::start().await;
-    // Whatever becomes of the test, the browser ends with it.
+    // The browser must end even if the test fails.
     let outcome = AssertUnwindSafe(visit(&chromium)).catch_unwind().await;
     chromium.driver.clone().quit().await.expect("Chromium ends");
     outcome.unwrap_or_else(|panic| resume_unwind(panic));
@@ -102,7 +102,7 @@ async fn visit(chromium: &Chromium) {
     assert_eq!(count(chromium, "completed").await, "120");
     assert_eq!(count(chromium, "outcome_unknown").await, "2");
     let styled = chromium.evaluate("getComputedStyle(document.querySelector('.states')).display").await;
-    assert_eq!(styled, "grid", "the policy of the page lets its own style through");
+    assert_eq!(styled, "grid", "the page's policy allows its own style");
     keep(chromium, "inspector.png").await;
 
     for (width, scheme, ground) in [(1100, "dark", "rgb(16, 20, 27)"), (390, "light", "rgb(246, 247, 249)")] {
@@ -131,7 +131,7 @@ async fn visit(chromium: &Chromium) {
     click(driver, ".entries tbody tr:last-child .open a").await;
     shows(driver, "#entry", &["One entry", "the-key-of-this-payout"]).await;
 
-    // One click alone purges nothing: the warning opens, and the box must be ticked.
+    // A single click purges nothing: it opens the warning, and then the box must be ticked.
     click(driver, ".purge summary").await;
     shows(driver, ".purge", &["a retry that reaches another process runs it a second time beside the first"]).await;
     click(driver, ".purge button").await;
@@ -164,9 +164,9 @@ async fn text(driver: &WebDriver, selector: &str) -> String {
     find(driver, selector).await.text().await.expect("it has a text")
 }
 
-/// Waits for the page on which all of this is shown.
+/// Waits for the page that shows all of these texts.
 async fn shows(driver: &WebDriver, selector: &str, wanted: &[&str]) {
-    // The element may be of the page before, which goes while it is read.
+    // The element may belong to the previous page, which vanishes while it is read.
     let shown = async || find(driver, selector).await.text().await.unwrap_or_default();
     eventually(shown, |shown| wanted.iter().all(|wanted| shown.contains(wanted))).await;
 }
@@ -180,7 +180,7 @@ async fn fill_in(driver: &WebDriver, name: &str, value: &str) {
     field.send_keys(value).await.expect("it takes a text");
 }
 
-/// The one that `cargo xtask picture` asks for, and beside it what else is looked at where `INSPECTOR_PICTURES` says so.
+/// Saves the picture that `cargo xtask picture` asks for, and other pictures if `INSPECTOR_PICTURES` asks for them.
 async fn keep(chromium: &Chromium, name: &str) {
     let picture = chromium.picture().await;
     assert!(picture.starts_with(b"\x89PNG"), "a picture");

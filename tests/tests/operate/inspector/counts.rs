@@ -1,4 +1,4 @@
-//! How many keys are in which state, which they are, and how far a look goes.
+//! How many keys are in which state, which keys these are, and how many entries are read.
 
 use std::time::Duration;
 
@@ -80,7 +80,7 @@ async fn claims_come_oldest_first_and_records_newest_first(store: impl StoreAdmi
     assert_eq!(keys(shop.json("/api/entries?state=completed&reveal=keys").await), newest_first);
 }
 
-/// What is told in whole milliseconds must differ.
+/// Waits for the next millisecond, because times that are shown in whole milliseconds must differ.
 fn until_the_clock_goes_on() {
     let now = || std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_millis();
     let before = now();
@@ -137,7 +137,7 @@ async fn handlers_are_told_with_their_policies() {
     assert_eq!(payouts.expect("it is annotated")["ttl_ms"], 3600 * 1000, "as the configuration says");
 }
 
-/// A layer is none of the handlers, and its policy counts like theirs.
+/// Layers are not in the list of handlers, but their policies count like those of handlers.
 #[tokio::test]
 async fn layer_claim_that_never_reruns_is_an_unknown_outcome() {
     let store = MemoryStore::new();
@@ -150,7 +150,7 @@ async fn layer_claim_that_never_reruns_is_an_unknown_outcome() {
     assert_eq!(shop.json("/api/summary").await["counts"]["outcome_unknown"], 1);
 }
 
-/// Records fill the part that is looked at, and the claims are found by their index.
+/// The part that is read contains only records, and the claims are found by their index.
 async fn claims_are_found_beyond_the_part(store: impl StoreAdmin + Clone) {
     let registry = Registry::new(store.clone());
     let shop = Shop::open(&registry, Inspector::new(&registry)).await;
@@ -198,7 +198,7 @@ async fn claims_in_a_cluster_are_found_beyond_the_part() {
     claims_are_found_beyond_the_part(stores::redis_cluster().await).await;
 }
 
-/// As a process leaves it that dies before the name is sent.
+/// A process that dies before it has sent the name of its claim leaves such a claim.
 #[tokio::test]
 async fn claim_in_redis_without_its_name_is_in_the_listing() {
     let (server, prefix) = (RedisServer::shared().await, stores::prefix());

@@ -1,4 +1,4 @@
-//! What cannot be read is shown, and can be purged.
+//! Entries that cannot be read are shown, and can be purged.
 
 use axum::http::StatusCode;
 use idempotent_runtime::Registry;

@@ -1,4 +1,4 @@
-//! Scopes, callers and keys are other people's text.
+//! Scopes, callers and keys may contain hostile text.
 
 use axum::http::StatusCode;
 use idempotent_runtime::inspector::Inspector;
@@ -22,7 +22,7 @@ const HOSTILE: [&str; 8] = [
     r"bob\u{e0041}\u{3164}\u{115f}\u{2028}\u{a0}",
 ];
 
-/// What neither a browser nor a terminal shows.
+/// Characters that neither a browser nor a terminal shows.
 const UNSEEN: [char; 12] = [
     '\0',
     '\u{1b}',
@@ -50,7 +50,7 @@ async fn hostile_text_is_shown_and_does_nothing(store: impl StoreAdmin + Clone) 
     let listed = shop.json("/api/entries?reveal=keys").await;
     let entries = listed["entries"].as_array().expect("a list");
     for text in HOSTILE {
-        let entry = entries.iter().find(|entry| entry["key"] == text).expect("JSON tells it as it is");
+        let entry = entries.iter().find(|entry| entry["key"] == text).expect("JSON contains the original text");
         assert_eq!((&entry["caller"], &entry["shortened"]), (&json!(text), &json!(false)));
     }
     for address in ["/api/entries?reveal=keys", "/api/summary", "/api/entries?store=%F3%A0%81%81%E2%80%AE"] {
@@ -84,7 +84,7 @@ async fn hostile_text_is_shown_and_does_nothing(store: impl StoreAdmin + Clone) 
     assert!(pages[0].text().contains("… (5000 characters)") && !pages[0].text().contains(&long));
     assert_eq!(listed["counts"]["past_lease"], json!(HOSTILE.len() + 1));
 
-    // What the page's own form sends still names the entry.
+    // The values in the page's own form still name the entry.
     for [record_key, confirm] in purges {
         let fields = [("action", "purge"), ("record_key", record_key.as_str()), ("confirm", &confirm)];
         assert_eq!(shop.form("", &fields).await.status, StatusCode::OK, "{record_key}");
@@ -114,7 +114,7 @@ async fn long_callers_are_shortened_in_a_listing() {
     assert_eq!((&whole["entry"]["key"], &whole["entry"]["shortened"]), (&json!(long), &json!(false)));
 }
 
-/// The fields of the form that purges.
+/// The fields of the form that purges an entry.
 fn purge_of(html: &str) -> [String; 2] {
     ["record_key", "confirm"].map(|name| {
         let (_, field) = html.split_once(&format!("name=\"{name}\" value=\"")).expect("the form has the field");

@@ -1,4 +1,4 @@
-//! One key, by scope, caller and key.
+//! Looks up one key, by scope, caller and key.
 
 use axum::http::StatusCode;
 use idempotent_runtime::Registry;
@@ -22,7 +22,7 @@ async fn a_key_is_found_by_scope_caller_and_key(store: impl StoreAdmin + Clone) 
     let told = found.json();
     assert_eq!((&told["entry"]["state"], &told["entry"]["caller"]), (&json!("completed"), &json!("alice")));
     assert_eq!(told["entry"]["fingerprint"].as_str().map(str::len), Some(16));
-    assert!(told["confirm"].is_null(), "what only shows says nothing of purging: {told}");
+    assert!(told["confirm"].is_null(), "a read-only inspector does not mention purging: {told}");
     let id = told["entry"]["id"].as_str().expect("an id");
     assert_eq!(shop.json(&format!("/api/entries/{id}")).await["entry"]["status"], 201);
 

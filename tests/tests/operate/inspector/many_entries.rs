@@ -1,6 +1,7 @@
-//! The first page of the inspector, and the first one of the claims, among many records.
+//! The time of the inspector's first page, and of the first page of claims, among many records.
 //!
-//! `IDEMPOTENT_ENTRIES=<number>` says among how many, a few by default; `cargo xtask entries` does it with millions.
+//! `IDEMPOTENT_ENTRIES=<number>` sets the number of records. By default there are few; `cargo xtask entries` uses
+//! millions.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -65,7 +66,7 @@ async fn first_page_tells_all_claims(name: &str, store: impl StoreAdmin + Clone)
     assert_eq!(page.entries.len(), 3 * CLAIMS_OF_A_KIND);
     let registry = Registry::new(store);
     let shop = Shop::open(&registry, Inspector::new(&registry)).await;
-    // The connection is made.
+    // This request opens the connection, so that it is not measured.
     assert_eq!(shop.get("/nowhere").await.status, StatusCode::NOT_FOUND);
     let began = Instant::now();
     let first = shop.get("").await;
@@ -100,8 +101,8 @@ async fn first_page_among_many_in_sqlite_tells_all_claims() {
          INSERT INTO idempotency_records (key, state, fingerprint, token, attempt, claim_ttl, expires_at, recorded_at, status, \
          headers, body) SELECT printf('charges//r%08d', number), 'completed', ?3, ?4, 1, 86400000, ?2, ?2 - 86400000, 201, '[]', \
          CAST('paid' AS BLOB) FROM numbers";
-    let filling = sqlx::query(records).bind(i64::try_from(entries()).expect("it is no more"));
-    let filling = filling.bind(i64::try_from(expires.as_millis()).expect("it is no more"));
+    let filling = sqlx::query(records).bind(i64::try_from(entries()).expect("it fits"));
+    let filling = filling.bind(i64::try_from(expires.as_millis()).expect("it fits"));
     let filling = filling.bind("01".repeat(32)).bind("0".repeat(32)).execute(&mut connection).await;
     filling.expect("the records are made");
     connection.close().await.expect("the connection ends");
@@ -117,9 +118,9 @@ async fn first_page_among_many_in_postgres_tells_all_claims() {
          delete_after, recorded_at, status, headers, body) SELECT sha256(convert_to(key, 'UTF8')), key, 'completed', \
          repeat('01', 32), repeat('0', 32), 1, 86400000, now() + interval '1 day', now() + interval '1 day', now(), 201, '[]', \
          'paid' FROM (SELECT 'charges//r' || number AS key FROM generate_series(1, $1) AS number) AS keys";
-    let filling = sqlx::query(records).bind(i32::try_from(entries()).expect("it is no more"));
+    let filling = sqlx::query(records).bind(i32::try_from(entries()).expect("it fits"));
     filling.execute(&pool).await.expect("the records are made");
-    // Records that arrive in the course of days have been looked at by the sweep for claims.
+    // Records that arrive over several days have already been visited by the search for claims.
     let swept = "INSERT INTO idempotency.records (digest, key, state, fingerprint, token, attempt, claim_ttl, expires_at, \
          delete_after) SELECT '', '', 'given back', '', '', 0, max(id), 'infinity', 'infinity' FROM idempotency.records \
          ON CONFLICT (digest) DO UPDATE SET claim_ttl = excluded.claim_ttl";
@@ -141,7 +142,7 @@ async fn first_page_among_many_in_redis_tells_all_claims() {
     for first in (0..entries()).step_by(5_000) {
         let mut filling = some.arg(first);
         let filling = filling.arg(entries().min(first + 5_000)).arg(&value);
-        // On a busy machine, the answer may be late: the same again.
+        // On a busy machine, the answer may be too late. Then send the same command again.
         let fill = async || filling.invoke_async::<()>(&mut connection.clone()).await;
         eventually(fill, Result::is_ok).await.expect("the server takes them");
     }

@@ -1,4 +1,4 @@
-//! Keys are shown to those who ask, and the audit knows who did.
+//! Complete keys are shown only on request, and the audit contains who asked.
 
 use axum::http::StatusCode;
 use idempotent_runtime::Registry;
@@ -30,7 +30,7 @@ async fn keys_are_masked_unless_asked_for(store: impl StoreAdmin + Clone) {
     }
     let entry = &shop.json(&format!("/api/entries/{id}")).await["entry"];
     assert_eq!((&entry["key"], &entry["key_hint"]), (&json!(null), &json!("runn… (16)")));
-    assert!(!logs.text().contains(AUDIT_TARGET), "a masked look is not audited");
+    assert!(!logs.text().contains(AUDIT_TARGET), "looking at masked keys is not audited");
 
     for path in ["?reveal=keys", "/api/entries?reveal=keys", &format!("/api/entries/{id}?reveal=keys")] {
         assert!(shop.get(path).await.text().contains("running-8e03978e"), "{path}");

@@ -1,4 +1,4 @@
-//! Where the inspector answers, and what comes with every answer.
+//! At which paths the inspector answers, and which headers every answer has.
 
 use axum::Router;
 use axum::extract::Request;
@@ -32,7 +32,7 @@ async fn inspector_answers_operators_only() {
         let paths = ["/", "/api/summary", "/api/entries/0", "/nothing-here"];
         for (method, path) in paths.map(|path| (Method::GET, path)).into_iter().chain([(Method::POST, "/api/purge")]) {
             let rejected = answer(server.request(method, &format!("{at}{path}"))).await;
-            // A nest leaves what it does not know to the router around it.
+            // A nested router passes requests that it does not know to the outer router.
             if rejected.status == StatusCode::NOT_FOUND && !path.starts_with("/api/") {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! A purge: rejected, confirmed, done, and told to the audit.
+//! A purge: rejected, confirmed, executed, and written to the audit.
 
 use std::time::Duration;
 
@@ -99,7 +99,7 @@ async fn what_was_purged_runs_again(store: impl StoreAdmin + Clone) {
     let confirm = found["confirm"].as_str().expect("it may be purged");
     let purged = answer(shop.asking(Method::DELETE, &format!("/api/entries/{id}?confirm={confirm}"))).await;
     assert_eq!(purged.status, StatusCode::OK, "{}", purged.text());
-    // The danger that it warns of: another process runs it again. In its own one the key stays claimed.
+    // The page warns of this: another process runs the handler again. In the first process, the key stays claimed.
     let elsewhere = Registry::new(store);
     let elsewhere = Shop::open(&elsewhere, Inspector::new(&elsewhere)).await;
     elsewhere.begin_payout("running-8e03978e").await;

@@ -1,4 +1,4 @@
-//! A resolution in the inspector: rejected, confirmed, done, and told to the audit.
+//! A resolution in the inspector: rejected, confirmed, executed, and written to the audit.
 
 use axum::http::StatusCode;
 use idempotent_runtime::inspector::{AUDIT_TARGET, Inspector};
@@ -96,7 +96,7 @@ async fn the_page_settles_what_was_not_executed() {
     assert!(page.contains("Settle this entry…") && !page.contains("Purge this entry…"), "{page}");
     let confirm = confirmation(&shop, &CUT_OFF).await;
     let form = [&CUT_OFF[..], &NOT_EXECUTED, &[("confirm", &confirm), ("action", "resolve")]].concat();
-    // As a browser sends it: with its empty fields.
+    // As a browser sends the form: with its empty fields.
     let form = [&form[..], &[("status", ""), ("headers", ""), ("body", ""), ("ttl", "")]].concat();
     let page = shop.form("", &form).await;
     assert!(page.text().contains("<h2>Settled</h2>"), "{}", page.text());

@@ -1,4 +1,4 @@
-//! Handlers that leave behind every state that there is, and an inspector beside them.
+//! Handlers whose requests leave every possible state, and an inspector beside them.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,10 +15,10 @@ use serde_json::Value;
 
 use crate::inspector::shop_handlers::routes;
 
-/// Where it is nested.
+/// The path of the inspector.
 pub(crate) const AT: &str = "/ops/idempotency";
 
-/// A server whose handlers are held in `payouts` until they may go on.
+/// A server. Its handlers in `payouts` are held until they may continue.
 pub(crate) struct Shop {
     pub(crate) server: Server,
     pub(crate) runs: Runs,
@@ -31,13 +31,13 @@ impl Shop {
         Self { server: Server::start(routes(registry, &runs).nest(AT, inspector)).await, runs }
     }
 
-    /// A charge that is answered.
+    /// Makes a charge that is answered.
     pub(crate) async fn charge(&self, caller: &str, key: &str) {
         let charge = self.server.post("/charges").header("x-caller", caller).header("idempotency-key", key);
         assert_eq!(answer(charge).await.status, StatusCode::CREATED);
     }
 
-    /// A payout that runs until the shop closes.
+    /// Begins a payout that runs until the shop closes.
     pub(crate) async fn begin_payout(&self, key: &str) {
         let payout = self.server.post("/payouts").header("idempotency-key", key);
         let before = self.runs.started();
@@ -56,30 +56,30 @@ impl Shop {
         leave_behind(store, &RecordKey::new("payouts", None, "left-behind-8e03978e")).await;
     }
 
-    /// What the operator gets.
+    /// Sends a GET as the operator.
     pub(crate) async fn get(&self, path: &str) -> Answer {
         answer(self.asking(Method::GET, path)).await
     }
 
-    /// The JSON that the operator gets.
+    /// Sends a GET as the operator, and returns the JSON of the answer.
     pub(crate) async fn json(&self, path: &str) -> Value {
         let answer = self.get(path).await;
         assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
         answer.json()
     }
 
-    /// A form that the operator sends.
+    /// Sends a form as the operator.
     pub(crate) async fn form(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
         answer(self.asking(Method::POST, path).form(fields)).await
     }
 
-    /// A request of the operator's, below the inspector.
+    /// A request by the operator to a path below the inspector.
     pub(crate) fn asking(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.server.request(method, &format!("{AT}{path}")).header("authorization", "Bearer of-alice")
     }
 }
 
-/// A claim of a process that died.
+/// Leaves the claim of a process that died.
 pub(crate) async fn leave_behind(store: &impl StoreAdmin, key: &RecordKey) {
     let request = ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([7; 32]))
         .with_lease(Duration::ZERO)
@@ -88,7 +88,7 @@ pub(crate) async fn leave_behind(store: &impl StoreAdmin, key: &RecordKey) {
     assert_eq!(store.claim(key, request).await.expect("the store answers"), Claim::Acquired { attempt: 1 });
 }
 
-/// A record of 201.
+/// Leaves a record with status 201.
 pub(crate) async fn complete(store: &impl StoreAdmin, key: &RecordKey) {
     let fingerprint = Fingerprint::from_bytes([7; 32]);
     let request = ClaimRequest::new(Token::unique(), fingerprint)

@@ -1,4 +1,4 @@
-//! Handlers whose requests leave behind every state of an entry. The tests of the inspector and of the CLI share this file.
+//! Handlers whose requests leave every state of an entry. The tests of the inspector and of the CLI share this file.
 
 use axum::Router;
 use axum::extract::State;
@@ -8,7 +8,7 @@ use idempotent_runtime::{Registry, idempotent};
 use idempotent_tests::Runs;
 use tower_http::catch_panic::CatchPanicLayer;
 
-/// The inspector and the CLI must never show it.
+/// A text in the bodies of responses. The inspector and the CLI must never show it.
 pub(crate) const BODY: &str = "the-secret-of-the-response";
 
 fn caller(headers: &HeaderMap) -> String {
@@ -36,7 +36,7 @@ async fn transfer() -> StatusCode {
     panic!("the handler was cut off")
 }
 
-/// All of the handlers, over the registry's stores. `runs` holds those in `payouts`.
+/// The routes of all handlers, with the registry's stores. `runs` holds the handlers in `payouts`.
 pub(crate) fn routes(registry: &Registry, runs: &Runs) -> Router {
     Router::new()
         .route("/charges", post(charge))

@@ -1,4 +1,4 @@
-//! A store that does not answer, or not all of the time.
+//! A store that does not answer, or that stops answering.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ async fn a_store_that_is_away_is_told() {
     assert!(page.text().contains("the store is unavailable"), "{}", page.text());
 }
 
-/// Lists one entry at a time, so many of them, and then nothing any more.
+/// Lists a limited number of entries, one at a time, and then does not answer any more.
 struct Tiring {
     store: MemoryStore,
     lists: usize,
@@ -82,8 +82,8 @@ async fn what_a_store_lists_in_time_is_told_as_a_part() {
     assert!(nothing["detail"].as_str().is_some_and(|detail| detail.contains("10s")), "{nothing}");
 }
 
-/// A purge that took effect must not be reported as failed: the operator would purge again, and a retry in between would run
-/// once more.
+/// A purge that took effect must not be reported as failed: the operator would purge again, and a retry in between
+/// would run once more.
 #[tokio::test]
 async fn purge_answers_although_the_store_lists_nothing() {
     let store = MemoryStore::new();
@@ -102,7 +102,7 @@ async fn purge_answers_although_the_store_lists_nothing() {
     assert_eq!(store.get(&RecordKey::new("payouts", None, "k")).await.expect("memory answers"), None);
 }
 
-/// Among many names of other programs, it finds none of its own.
+/// Its listing is empty and never ends, as if it contained only names of other programs.
 struct Fruitless(MemoryStore);
 
 impl Wrapper for Fruitless {

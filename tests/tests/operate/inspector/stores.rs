@@ -1,6 +1,6 @@
-//! Each test on each store, in a place of its own.
+//! Runs each test with each store. Every test gets a new store.
 
-/// Runs `async fn $rule(store: impl StoreAdmin + Clone)` on each of them.
+/// Runs `async fn $rule(store: impl StoreAdmin + Clone)` with each store.
 macro_rules! on_every_store {
     ($($rule:ident),+ $(,)?) => { $(
         mod $rule {

@@ -1,4 +1,4 @@
-//! One of the thousand: a connection, and a key after the other.
+//! One of the thousand clients: it has one connection, and sends one key after another.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::soak::tally::Tally;
 
-/// Far longer than any key takes: for one that never gets an answer.
+/// Far longer than any key takes. It only ends runs in which a key never gets an answer.
 const LIMIT: Duration = Duration::from_mins(1);
 
 pub(crate) struct Client {
@@ -26,7 +26,7 @@ pub(crate) struct Client {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Said {
-    /// The number of the execution, and whether it was replayed.
+    /// The number of the execution, and whether the response was a replay.
     Created(u64, bool),
     InFlight,
     /// The store is full or too slow.
@@ -34,14 +34,14 @@ enum Said {
 }
 
 impl Client {
-    /// One that pauses for up to `pause` between two keys.
+    /// A client that pauses for up to `pause` between two keys.
     pub(crate) fn new(address: SocketAddr, random: Rng, name: String, pause: Duration) -> Self {
         Self { address, random, name, pause, connection: None, tally: Tally::default() }
     }
 
-    /// Key after key until `end`; the last one is seen through.
+    /// Sends key after key until `end`. The last key is completed.
     pub(crate) async fn work(mut self, end: Instant) -> Tally {
-        // Spread over the pause between two keys, so that the connections do not march in step.
+        // Clients start at different times within one pause, so that they do not send at the same time.
         self.rest().await;
         while Instant::now() < end {
             let key = format!("{}-{}", self.name, self.tally.keys);
@@ -55,7 +55,7 @@ impl Client {
         tokio::time::sleep(self.pause.mul_f64(self.random.f64())).await;
     }
 
-    /// The life of one key: first execution, departures, duplicates, replays.
+    /// Everything that happens to one key: first execution, disconnects, duplicates, replays.
     async fn live(&mut self, key: &str) {
         let path = if self.random.bool() { "memory" } else { "sqlite" };
         let request = format!(
@@ -64,9 +64,9 @@ impl Client {
         );
         let mut begun = Instant::now();
         match self.random.u8(..4) {
-            // Leaves before the answer.
+            // Disconnects before the answer.
             0 => self.leave_behind(request.as_bytes()).await,
-            // Leaves in the middle of the request.
+            // Disconnects in the middle of the request.
             1 => {
                 let end = self.random.usize(..request.len());
                 self.leave_behind(&request.as_bytes()[..end]).await;
@@ -82,8 +82,8 @@ impl Client {
                 Said::Created(number, _) => break number,
                 Said::InFlight => self.pause(30).await,
                 Said::Unavailable => {
-                    // The memory store is full: nothing stands under the key, or it would have been told of it. The other
-                    // one has no bound, and was too slow: that says nothing.
+                    // The memory store is full and has no entry for the key, or the client would have got it. The other
+                    // store has no limit and was too slow, which proves nothing.
                     if path == "memory" {
                         begun = Instant::now();
                     }
@@ -115,7 +115,7 @@ impl Client {
         self.tally.left += 1;
     }
 
-    /// Three at once, each on a connection of its own; the execution that they agree on.
+    /// Sends three requests at once, each on a separate connection. Returns the execution that all of them report.
     async fn send_duplicates(&mut self, request: &str) -> Option<u64> {
         let begun = Instant::now();
         let duplicates = join_all((0..3).map(|_| send(self.address, None, request))).await;
@@ -124,7 +124,7 @@ impl Client {
             self.count(&said);
             if let Said::Created(number, _) = said {
                 let is_same = *seen.get_or_insert(number) == number;
-                // Behind a record's life, a duplicate that the machine held up runs again by right.
+                // If the machine delayed a duplicate for longer than the record lives, the duplicate may run again.
                 let passed = begun.elapsed();
                 assert!(is_same || passed >= TTL, "duplicates ran twice in {passed:?}: {request}");
             }

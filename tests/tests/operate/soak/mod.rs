@@ -1,6 +1,7 @@
-//! A thousand connections for a while, after which nothing may be left of them.
+//! A thousand connections for a while. After that, nothing may be left of them.
 //!
-//! `IDEMPOTENT_SOAK_SECONDS=<seconds>` says for how long, 30 by default; `cargo xtask chaos --soak` runs it for minutes.
+//! `IDEMPOTENT_SOAK_SECONDS=<seconds>` sets the duration, by default 30; `cargo xtask chaos --soak` runs it for
+//! minutes.
 
 mod client;
 mod server;
@@ -18,20 +19,23 @@ use self::tally::Tally;
 
 const CONNECTIONS: u64 = 1_000;
 
-/// Brings allocator, connections and caches to the size that the load can need at worst: no client pauses, so that a moment in
-/// which the machine is busy with other things, and requests pile up, takes no more memory later.
+/// Grows the allocator, connections and caches to the largest size that the load can need. No client pauses here. So if
+/// the machine is busy for a moment later and requests pile up, they need no more memory than now.
 const WARM_UP: Load = Load { length: Duration::from_secs(8), pause: Duration::ZERO };
 
-/// Between two keys, so that a machine of two processors keeps up and a key is done long before its record expires.
+/// The pause between two keys. It is long enough for a machine with two processors, and short enough that a key is done
+/// long before its record expires.
 const PAUSE: Duration = Duration::from_secs(3);
 
-/// How far resident memory may grow behind the warm-up, however long the load lasts.
+/// How much resident memory may grow after the warm-up, however long the load lasts.
 ///
-/// Above what the allocator keeps for itself, which the peak of the load decides and not its length; far below what a trace
-/// of each key would take: ten minutes are 270,000 keys, so that 93 bytes of each would show.
+/// The limit is above what the allocator keeps, which depends on the peak of the load and not on its length. It is far
+/// below what a leak for each key would take: in ten minutes there are 270,000 keys, so a leak of 93 bytes for each of
+/// them is noticed.
 const GROWTH_KIB: u64 = 24 * 1024;
 
-/// The SQLite store opens its four readers when they are first needed, which may be after the warm-up: up to three files each.
+/// The SQLite store opens its four readers when it first needs them, possibly after the warm-up. Each may open up to
+/// three files.
 const READERS_FILES: usize = 12;
 
 #[derive(Clone, Copy)]

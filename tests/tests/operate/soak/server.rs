@@ -1,4 +1,4 @@
-//! The process under load.
+//! The server process under load.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-/// It ends with the test, also with one that fails: its input does.
+/// The process ends with the test, even if the test fails, because its input closes.
 pub(crate) struct SoakServer {
     address: SocketAddr,
     orders: ChildStdin,
@@ -23,7 +23,7 @@ impl SoakServer {
         let folder = TempDir::new().expect("a folder can be made");
         let mut process = Command::new(env!("CARGO_BIN_EXE_soak-server"))
             .arg(folder.path().join("idempotency.db"))
-            // As many heaps as the machine happens to have processors would blur the readings.
+            // The number of heaps must not depend on the number of processors, or the readings would differ.
             .env("MALLOC_ARENA_MAX", "2")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -42,21 +42,21 @@ impl SoakServer {
         self.address
     }
 
-    /// What it holds now.
+    /// A reading of its current state.
     pub(crate) async fn reading(&mut self) -> Reading {
         self.orders.write_all(b"\n").await.expect("the server reads");
-        let line = self.readings.next_line().await.expect("it prints text").expect("the server lives");
+        let line = self.readings.next_line().await.expect("it prints text").expect("the server runs");
         serde_json::from_str(&line).expect("a reading is JSON")
     }
 
-    /// The first reading with nothing left of any request, and no more tasks than before the first client: the connections
-    /// of a thousand clients that have left go one by one.
+    /// The first reading with nothing left of any request and with no more tasks than before the first client. The
+    /// connections of a thousand clients that have disconnected end one by one.
     pub(crate) async fn at_rest(&mut self, idle: &Reading) -> Reading {
         eventually(async || self.reading().await, |reading| reading.is_at_rest() && reading.tasks <= idle.tasks).await
     }
 }
 
-/// Lets the process open `needed` descriptors, if it may not yet.
+/// Allows the process to open `needed` descriptors, if it may not yet.
 pub(crate) fn raise_descriptor_limit(process: u32, needed: u64) {
     let limits =
         std::fs::read_to_string(format!("/proc/{process}/limits")).expect("Linux shows the limits of a process");

@@ -1,21 +1,21 @@
-//! What the clients count.
+//! The counts of the clients.
 
 use std::iter::Sum;
 use std::ops::Add;
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tally {
-    /// Keys, each answered in the end.
+    /// Keys. Each of them got an answer in the end.
     pub(crate) keys: u64,
     pub(crate) requests: u64,
     pub(crate) replays: u64,
-    /// Rejected since the first one still ran.
+    /// Rejections because the first request still ran.
     pub(crate) in_flight: u64,
-    /// Rejected since the store was full, or too slow.
+    /// Rejections because the store was full or too slow.
     pub(crate) unavailable: u64,
-    /// Connections that were closed in the middle of a request, or before its answer.
+    /// Connections that the client closed in the middle of a request or before its answer.
     pub(crate) left: u64,
-    /// Keys that took longer than a record lives: they may have run again by right.
+    /// Keys that took longer than a record lives. They were allowed to run again.
     pub(crate) overdue: u64,
 }
 

@@ -1,4 +1,4 @@
-//! The installed registry: which requests find it, and what it changes in the document.
+//! The installed registry: which requests use it, and how it changes the OpenAPI document.
 
 mod openapi;
 mod overrides;

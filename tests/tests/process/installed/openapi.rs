@@ -1,4 +1,4 @@
-//! What an installed registry says of rejections stands in the document.
+//! The OpenAPI document contains what an installed registry says about rejections.
 
 use axum::http::StatusCode;
 use axum::response::IntoResponse;

@@ -1,4 +1,4 @@
-//! What an installed registry puts over a policy is what the program says of its handlers.
+//! If an installed registry overrides a policy, the program reports the overridden values of its handlers.
 
 use std::time::Duration;
 

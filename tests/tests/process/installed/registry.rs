@@ -1,6 +1,6 @@
-//! Which registry and store a request finds, and how rejections are rendered.
+//! Which registry and store a request uses, and how rejections are rendered.
 //!
-//! The installed registry is one for the process, so everything about it stands in one test.
+//! A process has only one installed registry, so one test covers everything about it.
 
 use axum::Router;
 use axum::extract::State;
@@ -38,7 +38,7 @@ async fn installed_registry_serves_routers_without_their_own() {
     let server = Server::start(router(&runs)).await;
     let logs = Logs::collect();
 
-    // Nothing is installed.
+    // No registry is installed.
     assert!(Registry::installed().is_none());
     for path in ["/default", "/named"] {
         let answer = server.post_with_key(path, "k").await;
@@ -71,7 +71,7 @@ async fn installed_registry_serves_routers_without_their_own() {
     }
     assert!(Registry::installed().is_none());
 
-    // It is there.
+    // The store exists.
     let payments = MemoryStore::new();
     let installed = Registry::builder(MemoryStore::new()).store("payments", payments.clone()).build().install();
     assert!(installed.is_ok(), "{installed:?}");
@@ -88,17 +88,17 @@ async fn installed_registry_serves_routers_without_their_own() {
     assert!(server.post_with_key("/default", "k").await.is_replay());
     assert_eq!(payments.len(), 1, "the default store is another one");
 
-    // A second one is an error.
+    // Installing a second registry is an error.
     let again = Registry::builder(MemoryStore::new()).store("payments", MemoryStore::new()).build().install();
     assert!(matches!(again, Err(InstallError::AlreadyInstalled)), "{again:?}");
 
-    // A layer goes before the installed one.
+    // A layer's registry takes precedence over the installed one.
     let own = MemoryStore::new();
     let layered = Server::start(router(&runs).layer(Registry::new(own.clone()).layer())).await;
     assert!(!layered.post_with_key("/default", "k").await.is_replay());
     assert_eq!(own.len(), 1);
 
-    // A layered registry without the named store is a rejection that the log explains.
+    // If a layer's registry lacks the named store, the request is rejected and the log says why.
     let answer = layered.post_with_key("/named", "k").await;
     assert_eq!(answer.rejection(), "store_unavailable");
     assert!(logs.of_level("ERROR").join("\n").contains("no registry with this store"));
@@ -126,7 +126,7 @@ fn two_stores_of_one_name_are_a_mistake() {
         .store("payments", MemoryStore::new());
 }
 
-/// A program that returns the error from `main` prints it by `Debug`.
+/// If `main` returns the error, the program prints it with `Debug`.
 #[test]
 fn debug_of_an_install_error_is_its_message() {
     let text = format!("{:?}", InstallError::AlreadyInstalled);

@@ -1,5 +1,5 @@
-//! Bodies: framing that contradicts itself, chunks that are none, too much, too little, too slowly, and one request
-//! behind the other.
+//! Bodies: contradictory framing, malformed chunks, too many bytes, too few, too slow ones, and one request after
+//! another.
 
 use std::fmt::Write as _;
 
@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::raw_requests::charges::{Charges, PATHS, SECRET, request};
 
-/// A request whose framing headers and body are these.
+/// A request with these framing headers and this body.
 fn framed(path: &str, key: &str, framing: &str, body: &str) -> Vec<u8> {
     format!(
         "POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\nidempotency-key: {key}\r\n{framing}\r\n\r\n{body}"
@@ -17,7 +17,7 @@ fn framed(path: &str, key: &str, framing: &str, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Rejected, and so without a trace that the key is free for a good request.
+/// The request is rejected and leaves nothing: a good request can use the key.
 async fn is_rejected_without_a_trace(charges: &Charges, number: usize, framing: &str, body: &str, status: u16) {
     let key = format!("{SECRET}-{status}-{number}");
     for path in PATHS {
@@ -50,7 +50,7 @@ async fn framing_that_contradicts_itself_is_rejected() {
     for (number, framing) in cases.into_iter().enumerate() {
         is_rejected_without_a_trace(&charges, number, framing, "body", 400).await;
     }
-    // The one number that hyper finds too large, and not malformed.
+    // hyper reports only this number as too large, and the others as malformed.
     is_rejected_without_a_trace(&charges, 0, "content-length: 18446744073709551615", "body", 431).await;
     let old = format!(
         "POST /charges HTTP/1.0\r\nidempotency-key: {SECRET}-old\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
@@ -75,7 +75,7 @@ async fn a_request_smuggled_behind_two_framings_does_not_run() {
         let key = format!("{SECRET}-outer-{number}");
         let smuggled =
             String::from_utf8(request("/charges", &format!("{SECRET}-smuggled-{number}"), b"")).expect("it is ASCII");
-        // Kept alive, were it not for the framing.
+        // Without the broken framing, the connection would be kept alive.
         let bytes = format!(
             "POST /charges HTTP/1.1\r\nhost: 127.0.0.1\r\nidempotency-key: {key}\r\n{framing}\r\n\r\n0\r\n\r\n{smuggled}"
         );
@@ -133,7 +133,7 @@ async fn chunks_that_are_none_are_rejected() {
 #[tokio::test]
 async fn body_over_its_limit_is_rejected_or_not_recorded() {
     let (logs, charges) = (Logs::collect(), Charges::start().await);
-    // Axum's `DefaultBodyLimit`.
+    // The limit is axum's `DefaultBodyLimit`.
     let too_large = "b".repeat(2 * 1024 * 1024 + 1);
     let announced = format!("content-length: {}", too_large.len());
     is_rejected_without_a_trace(&charges, 0, &announced, &too_large, 413).await;

@@ -1,4 +1,4 @@
-//! The server under attack: handlers that count their executions by key, and what must hold of every answer.
+//! The attacked server: handlers that count their executions by key, and what must hold for every answer.
 
 use axum::Router;
 use axum::body::Bytes;
@@ -10,10 +10,11 @@ use idempotent_runtime::{Idempotency, Registry, idempotent};
 use idempotent_tests::{Answer, Exchange, Executions, Logs, PATIENCE, Raw, Server};
 use tower_http::catch_panic::CatchPanicLayer;
 
-/// Stands in every key that is longer than a byte: in no answer and no line of the log.
+/// Part of every key that is longer than one byte. It must be in no answer and in no line of the log.
 pub(crate) const SECRET: &str = "hush";
 
-/// As many bytes as the body has: none of its own, since a broken request's key may have become part of its body.
+/// Returns only as many bytes as the body has, and nothing of the body: a broken request's key may have become a part
+/// of its body.
 #[idempotent(scope = "raw-charges", required, max_body = "1KiB")]
 async fn create_charge(
     State(executions): State<Executions>,
@@ -24,17 +25,17 @@ async fn create_charge(
     (StatusCode::CREATED, vec![b'.'; body.len()])
 }
 
-/// Does not ask for the body: what is wrong with it, the guard alone can see.
+/// Does not use the body, so only the guard can notice that the body is broken.
 #[idempotent(scope = "orders", required)]
 async fn create_order(State(executions): State<Executions>, idempotency: Idempotency) -> StatusCode {
     executions.count(&format!("order {}", idempotency.key().expect("the policy requires a key")));
     StatusCode::CREATED
 }
 
-/// Where the requests go.
+/// The paths of the handlers.
 pub(crate) const PATHS: [&str; 2] = ["/charges", "/orders"];
 
-/// A server of its own, with a store of its own.
+/// A server with its own store.
 pub(crate) struct Charges {
     server: Server,
     registry: Registry,
@@ -49,7 +50,7 @@ impl Charges {
             .route("/orders", post(create_order))
             .with_state(executions.clone())
             .layer(registry.layer())
-            // A panic becomes a 500, which no answer may be.
+            // A panic becomes a 500, which is never an allowed answer.
             .layer(CatchPanicLayer::new());
         Self { server: Server::start(app).await, registry, executions }
     }
@@ -62,7 +63,7 @@ impl Charges {
         self.executions.total()
     }
 
-    /// Sends these bytes; every answer that comes back is one of the documented ones and keeps the key to itself.
+    /// Sends these bytes. Every answer must be a documented one, and must not contain the key.
     pub(crate) async fn send(&self, raw: Raw, bytes: &[u8]) -> Exchange {
         let exchange = raw.send(self.server.address(), bytes).await;
         for answer in &exchange.answers {
@@ -72,14 +73,14 @@ impl Charges {
         exchange
     }
 
-    /// The one answer to these bytes, after which the server closes the connection.
+    /// The only answer to these bytes, after which the server closes the connection.
     pub(crate) async fn answer(&self, bytes: &[u8]) -> Answer {
         let mut exchange = self.send(Raw::UntilClosed, bytes).await;
         assert_eq!(exchange.answers.len(), 1, "{exchange:?}");
         exchange.answers.remove(0)
     }
 
-    /// Rejected with this status, and no handler has run.
+    /// The request is rejected with this status, and no handler has run.
     pub(crate) async fn is_rejected(&self, name: &str, bytes: &[u8], status: u16) -> Answer {
         let before = self.executions();
         let answer = self.answer(bytes).await;
@@ -88,7 +89,7 @@ impl Charges {
         answer
     }
 
-    /// Executed once, and replayed when it comes again.
+    /// The request is executed once, and replayed when it is sent again.
     pub(crate) async fn is_executed_once(&self, name: &str, bytes: &[u8]) {
         let before = self.executions();
         let first = self.answer(bytes).await;
@@ -99,13 +100,13 @@ impl Charges {
     }
 
     /// What must hold after all attacks: no handler still runs, no key ran twice, a good request is served, and the log
-    /// neither blames the server nor tells a key.
+    /// contains no error of the server and no key.
     pub(crate) async fn is_unharmed(&self, logs: &Logs) {
         assert_eq!(self.registry.drain(PATIENCE).await, 0);
         assert_eq!(self.executions.repeated(), []);
         self.is_executed_once("a good request", &request("/charges", &format!("{SECRET}-after-all"), b"")).await;
         assert_eq!(logs.of_level("ERROR"), [""; 0]);
-        assert!(!logs.text().contains(SECRET), "a key stands in the log");
+        assert!(!logs.text().contains(SECRET), "the log contains a key");
     }
 }
 
@@ -124,7 +125,7 @@ fn check(answer: &Answer) {
         400 => &["invalid_key", "missing_key"],
         409 => &["in_flight", "response_not_recorded"],
         422 => &["key_reused"],
-        // The handler's own; axum's and hyper's: no such path or method, body, path or head too large.
+        // The handler's own status, and those of axum and hyper: unknown path or method; body, path or head too large.
         201 | 404 | 405 | 413 | 414 | 431 => &[],
         _ => panic!("not documented: {answer:?}"),
     };
@@ -134,5 +135,5 @@ fn check(answer: &Answer) {
         assert!(!matches!(answer.status.as_u16(), 409 | 422), "not documented: {answer:?}");
     }
     let told = [answer.body.clone(), format!("{:?}", answer.headers).into_bytes()].concat();
-    assert!(!String::from_utf8_lossy(&told).contains(SECRET), "the key stands in {answer:?}");
+    assert!(!String::from_utf8_lossy(&told).contains(SECRET), "the key is in {answer:?}");
 }

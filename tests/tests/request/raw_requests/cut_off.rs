@@ -1,4 +1,4 @@
-//! Clients that leave behind every single byte of a good request, and of two.
+//! Clients that disconnect after each byte of a good request, and of two good requests.
 
 use axum::http::StatusCode;
 use idempotent_tests::{Logs, Raw};

@@ -8,15 +8,15 @@ use idempotent_tests::{Logs, Raw, Seed};
 
 use crate::raw_requests::charges::{Charges, PATHS, SECRET, request};
 
-/// Each has a server of its own, so that it can tell whose execution it sees.
+/// Each attacker has its own server, so that every execution it sees is its own.
 const ATTACKERS: u64 = 8;
 
 const REQUESTS: usize = 500;
 
-/// How long an attacker waits for an answer that may never come; what it asserts does not depend on it.
+/// How long an attacker waits for an answer that may never come. The assertions do not depend on it.
 const SILENCE: Duration = Duration::from_millis(20);
 
-/// What is inserted into a request or written over a part of it.
+/// Bytes that are inserted into a request, or that overwrite a part of it.
 const SPLINTERS: [&[u8]; 16] = [
     b"\r\n",
     b"\r\n\r\n",
@@ -50,7 +50,8 @@ async fn requests_broken_at_random_do_no_harm() {
             let exchange = charges.send(raw, &bytes).await;
             let ran = charges.executions() - before;
             let told = exchange.answers.iter().filter(|answer| answer.status == 201 && !answer.is_replay()).count();
-            // Who leaves may have been executed unseen; who stays is told of every execution.
+            // If the client closes first, a request may have been executed without its answer. If the client stays, it
+            // gets an answer for every execution.
             let is_consistent = if exchange.server_closed { ran == told } else { ran >= told };
             assert!(is_consistent, "{ran} executions, {seed}: {} got {exchange:?}", bytes.escape_ascii());
             executed += ran;
@@ -63,7 +64,7 @@ async fn requests_broken_at_random_do_no_harm() {
     let sent = outcomes.len() * REQUESTS;
     let (executed, rejected) = outcomes.into_iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
     println!("{sent} broken requests: {executed} executions, {rejected} rejections");
-    // Neither harmless nor all of them hopeless, or they would test one half alone.
+    // Some requests must be executed and some rejected, or the test would cover only one of the two.
     assert!(executed > 100 && rejected > 100, "{executed} executions, {rejected} rejections, {seed}");
 }
 
@@ -71,7 +72,7 @@ async fn requests_broken_at_random_do_no_harm() {
 fn attack(random: &mut Rng, number: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     for _ in 0..random.usize(1..=3) {
-        // Of the current key and the ones before: retries of what was rejected, and of what was executed.
+        // The current key or an earlier one: retries of rejected requests, and of executed ones.
         let key = format!("{SECRET}-{}", number.saturating_sub(random.usize(0..3)));
         let body = vec![b'b'; random.usize(0..64)];
         bytes.extend(good(random, &key, &body));

@@ -1,4 +1,4 @@
-//! Heads that are no HTTP, too many, too long or without an end.
+//! Heads that are not HTTP, have too many lines, are too long, or never end.
 
 use std::fmt::Write as _;
 
@@ -9,10 +9,10 @@ use crate::raw_requests::charges::{Charges, SECRET};
 
 const HEAD: &str = "POST /charges HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\ncontent-length: 0\r\n";
 
-/// Hyper's own limit.
+/// hyper's own limit.
 const MOST_HEADERS: usize = 100;
 
-/// A head of this many lines, the key among them.
+/// A head with this many lines, including the key.
 fn bomb(lines: usize) -> String {
     let mut head = format!("{HEAD}idempotency-key: {SECRET}-bomb\r\n");
     for number in 4..lines {
@@ -97,7 +97,7 @@ async fn garbage_behind_the_preface_of_http_2_closes_the_connection() {
         let bytes = [preface.as_slice(), &garbage].concat();
         let mut stream = charges.server().connect_and_send(&bytes).await;
         let mut received = Vec::new();
-        // The end may be a reset: the server closes with bytes of ours unread.
+        // The end may be a reset, because the server closes without having read all bytes.
         let end = tokio::time::timeout(idempotent_tests::PATIENCE, stream.read_to_end(&mut received)).await;
         assert!(end.is_ok(), "the connection stays open: {}", received.escape_ascii());
     }

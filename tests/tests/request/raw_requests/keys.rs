@@ -1,10 +1,10 @@
-//! Every byte as a key and in a key, bare and quoted; several lines of the header; broken quoting.
+//! Every byte as a key and in a key, bare and quoted; several header lines; broken quoting.
 
 use idempotent_tests::Logs;
 
 use crate::raw_requests::charges::{Charges, SECRET};
 
-/// The key as these bytes, on the last line of the head.
+/// A request whose last header line is the key with these bytes.
 fn request(key: &[u8]) -> Vec<u8> {
     lines(&[&[b"idempotency-key: ".as_slice(), key].concat()])
 }
@@ -45,13 +45,13 @@ enum Expected {
     Key,
     /// 400 `invalid_key`.
     Invalid,
-    /// 400 of hyper's: no HTTP header may hold this.
+    /// A 400 of hyper: no HTTP header may contain this byte.
     NotHttp,
 }
 
 fn bare(byte: u8, place: Position) -> Expected {
     match (byte, place) {
-        // A line may end without a carriage return: the empty key, and the key without that byte.
+        // A line may end without a carriage return. So the key is empty, or lacks that byte.
         (b'\n', Position::End) | (b' ' | b'\t', Position::Beginning | Position::End) => Expected::Key,
         (b'\n', Position::Whole)
         | (b' ' | b'\t', Position::Whole | Position::Middle)

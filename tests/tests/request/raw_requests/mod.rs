@@ -1,6 +1,7 @@
-//! Bad requests over a raw socket: the server goes on, says what is wrong, and runs no handler for what it rejects.
+//! Bad requests over a raw socket: the server continues, says what is wrong, and runs no handler for a rejected
+//! request.
 //!
-//! The generated ones print their seed; `IDEMPOTENT_TEST_SEED=<seed>` sends the same requests again.
+//! Tests with generated requests print their seed; `IDEMPOTENT_TEST_SEED=<seed>` sends the same requests again.
 
 mod bodies;
 mod charges;
