@@ -7,7 +7,7 @@ use idempotent_runtime::testing::decoders::body_fingerprint;
 use crate::source::Source;
 
 /// The same parts with another boundary have the same fingerprint. Other parts, other bytes under the same header, or
-/// another media type have another one.
+/// another media type have a different one.
 ///
 /// # Panics
 ///

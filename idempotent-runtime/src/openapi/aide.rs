@@ -74,8 +74,8 @@ impl<B: OperationInput, M, const IDENTITY: u128, R: OperationOutput> OperationIn
         }
     }
 
-    /// The responses that a handler's arguments may return early. aide asks the arguments after the return type, which
-    /// is already a plain response at that time.
+    /// The responses that a handler's arguments may return early. Also adds the responses of the return type that was
+    /// written: aide has asked the return type before, but that is already a plain response at that time.
     fn inferred_early_responses(context: &mut GenContext, operation: &mut Operation) -> Vec<(Option<u16>, Response)> {
         let inferred = R::inferred_responses(context, operation);
         let responses = operation.responses.get_or_insert_default();

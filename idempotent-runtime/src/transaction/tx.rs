@@ -88,8 +88,8 @@ use crate::transaction::slot::Slot;
 ///   handler answers with a recorded status, the client gets 503.
 /// - If the response to `COMMIT` is lost, the engine looks the outcome up first.
 /// - A serialization failure or a deadlock, at `COMMIT` or in a statement on the [`TxConnection`], is 503
-///   `transaction_conflict` with `Retry-After: 0`, whatever the handler answers. With `isolation`, the same holds for an
-///   error that the engine did not see.
+///   `transaction_conflict` with `Retry-After: 0`, whatever the handler answers. With `isolation`, so is an error that
+///   the engine did not see.
 /// - If the handler answers with a recorded status, the client gets 500 `transaction_failed` in three cases: the transaction
 ///   ended while the handler ran, another error aborted it, or a deferred constraint fails at its end.
 ///

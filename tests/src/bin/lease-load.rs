@@ -1,6 +1,6 @@
-//! Measures how many running handlers slow down other requests while their leases are renewed: `lease-load STORE
-//! HANDLERS LEASE_SECONDS`, where STORE is `sqlite` or `postgres`. Prints how many responses were not recorded, and how
-//! long other requests took.
+//! Measures how much many running handlers slow down other requests while their leases are renewed:
+//! `lease-load STORE HANDLERS LEASE_SECONDS`, where STORE is `sqlite` or `postgres`. Prints how many responses were not
+//! recorded, and how long other requests took.
 //!
 //! `lease-load STORE REQUESTS burst` sends REQUESTS requests at once. It prints how many were rejected, how long they
 //! took, and how many transactions PostgreSQL executed for them.

@@ -1,5 +1,5 @@
-//! What every public type guarantees: it can be sent to another thread, and an error converts to `Box<dyn Error + Send
-//! + Sync>`.
+//! What every public type guarantees: it can be sent to another thread, and an error converts to
+//! `Box<dyn Error + Send + Sync>`.
 
 use std::error::Error;
 

@@ -13,20 +13,20 @@ use crate::error::{ApiError, ErrorBody};
 use crate::ledger::NewEntry;
 use crate::user::User;
 
-/// What a client orders.
+/// The body of a request for a charge.
 #[derive(Clone, Deserialize, Serialize, ToSchema)]
 pub struct NewCharge {
-    /// In the smallest unit of the currency.
+    /// The amount, in the smallest unit of the currency.
     #[schema(minimum = 1)]
     pub amount: i64,
-    /// Such as `EUR`.
+    /// The currency, such as `EUR`.
     #[schema(pattern = "^[A-Z]{3}$")]
     pub currency: String,
-    /// The last four digits.
+    /// The last four digits of the card.
     pub card: String,
 }
 
-/// What a client gets.
+/// The body of the response.
 #[derive(Serialize, ToSchema)]
 pub struct Charge {
     id: i64,

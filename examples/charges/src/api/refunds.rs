@@ -16,7 +16,7 @@ use crate::user::User;
 #[derive(Deserialize, ToSchema)]
 pub(super) struct NewRefund {
     charge: i64,
-    /// In the smallest unit of the currency.
+    /// The amount, in the smallest unit of the currency.
     #[schema(minimum = 1)]
     amount: i64,
 }

@@ -21,27 +21,27 @@ pub enum Ledger {
 /// A line of the ledger.
 #[derive(FromRow, Serialize, ToSchema)]
 pub struct Entry {
-    /// Counted from 1.
+    /// The number of the line, counted from 1.
     pub id: i64,
-    /// Such as `charge`.
+    /// The kind of the entry, such as `charge`.
     pub kind: String,
-    /// Whose it is.
+    /// The user whose entry it is.
     pub user: String,
-    /// In the smallest unit of the currency; negative for a refund.
+    /// The amount, in the smallest unit of the currency; negative for a refund.
     pub amount: i64,
-    /// Of a charge and of its refunds.
+    /// The currency of a charge or of a refund.
     pub currency: Option<String>,
-    /// What is left of a charge after its refunds, those included whose outcome is unknown.
+    /// What is left of a charge after its refunds, including refunds whose outcome is unknown.
     pub refundable: i64,
     /// The charge that a refund or an event belongs to.
     pub charge: Option<i64>,
     /// The idempotency key of the request.
     pub key: Option<String>,
-    /// The attempt that wrote this line: 2 when the process died in the first one.
+    /// The attempt that wrote this line: 2 if the process died in the first one.
     pub attempt: i64,
-    /// Whether the card network has answered; a refund that stays unsettled is for a person to look into.
+    /// Whether the card network has answered. An operator must look into a refund that stays unsettled.
     pub settled: bool,
-    /// What the card network knows it by.
+    /// The reference, by which the card network knows the entry.
     pub reference: String,
 }
 
