@@ -1,4 +1,4 @@
-//! Measures how much many running handlers slow down other requests while their leases are renewed:
+//! Measures how much many running handlers delay other requests while their leases are renewed:
 //! `lease-load STORE HANDLERS LEASE_SECONDS`, where STORE is `sqlite` or `postgres`. Prints how many responses were not
 //! recorded, and how long other requests took.
 //!
