@@ -22,7 +22,7 @@ pub(crate) trait Begun<DB: Database>: Send + Sync + 'static {
 
     fn commit<'a>(&'a self, connection: &'a mut DB::Connection) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// Undoes what was written, and leaves the connection as the pool has lent it; fails with
+    /// Undoes what was written, and leaves the connection as the pool gave it out; fails with
     /// [`Committed`](crate::transaction::error::Committed) if the handler has committed it.
     fn roll_back<'a>(&'a self, connection: &'a mut DB::Connection) -> BoxFuture<'a, Result<(), StoreError>>;
 

@@ -17,8 +17,8 @@ use crate::transaction::error::TransactionError;
 pub(super) struct Seen {
     /// Of the last statement that failed in a transaction in order.
     pub(super) failure: Option<Failure>,
-    /// The connection itself was lent, where errors are not seen.
-    is_lent: bool,
+    /// The handler has used the connection itself, where errors are not seen.
+    is_used_directly: bool,
     /// The connection carries nothing any more, so that nothing may be awaited on it.
     is_silent: bool,
     pub(super) isolation: Option<Isolation>,
@@ -33,7 +33,7 @@ impl Seen {
     /// Whether it may be a conflict that was not seen. Where the policy asks for isolation it is one as a rule; and a retry is
     /// safe in any case.
     pub(super) fn may_be_conflict(&self) -> bool {
-        self.failure.is_none() && self.is_lent && self.isolation.is_some()
+        self.failure.is_none() && self.is_used_directly && self.isolation.is_some()
     }
 
     /// Of a transaction that was aborted by one, or may have been.
@@ -49,12 +49,12 @@ impl Seen {
         }
     }
 
-    pub(super) fn lend(&mut self) {
-        self.is_lent = true;
+    pub(super) fn note_direct_use(&mut self) {
+        self.is_used_directly = true;
     }
 
-    pub(super) fn is_lent(&self) -> bool {
-        self.is_lent
+    pub(super) fn is_used_directly(&self) -> bool {
+        self.is_used_directly
     }
 
     pub(super) fn is_silent(&self) -> bool {
@@ -132,6 +132,6 @@ impl<'a, DB: Database> Watch<'a, DB> {
     }
 
     pub(super) fn leave_to_the_handler(&mut self) {
-        self.seen.lend();
+        self.seen.note_direct_use();
     }
 }
