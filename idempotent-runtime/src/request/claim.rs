@@ -41,6 +41,7 @@ use crate::store::error::StoreError;
 use crate::store::handle::StoreHandle;
 use crate::sync::tokio::time::Instant;
 use crate::transaction::contract::HandlerTransaction;
+use crate::transaction::transactions::TxClaimRequest;
 
 /// A request with all that its claim takes.
 pub(super) struct Claiming {
@@ -131,16 +132,7 @@ impl Claiming {
                 };
                 self.decide(claimed, asked_at)
             }
-            Some(transaction) => match transaction
-                .claim(
-                    &self.store,
-                    &self.stored_key,
-                    self.request,
-                    self.admission.policy.isolation(),
-                    self.registry.at_rest().without_response(self.place(), self.fingerprints.first),
-                )
-                .await
-            {
+            Some(transaction) => match transaction.claim(&self.store, self.transaction_claim()).await {
                 Ok(Claim::Acquired { attempt }) => match self.running_here() {
                     None => match self.beyond_limit.take() {
                         None => return Ok(self.begun(attempt, transaction)),
@@ -166,6 +158,15 @@ impl Claiming {
         match self.follow(decision, asked_at) {
             ClaimOutcome::Now(outcome) => outcome,
             ClaimOutcome::Later(outcome) => outcome.await,
+        }
+    }
+
+    fn transaction_claim(&self) -> TxClaimRequest<'_> {
+        TxClaimRequest {
+            key: &self.stored_key,
+            request: self.request,
+            isolation: self.admission.policy.isolation(),
+            without_response: self.registry.at_rest().without_response(self.place(), self.fingerprints.first),
         }
     }
 
@@ -225,8 +226,8 @@ impl Claiming {
                 self.decide_beside(self.running_here().unwrap_or(Running::AnotherRequest(fingerprint)))
             }
             // Claimed with another secret of the registry: the store knows the request by that fingerprint alone.
-            Claim::Lapsed { fingerprint } if fingerprint != self.request.fingerprint => {
-                self.request.fingerprint = fingerprint;
+            Claim::Lapsed { fingerprint } if !self.request.is_same_as(fingerprint) => {
+                self.request.former_fingerprint = Some(fingerprint);
                 Decision::Again
             }
             Claim::Lapsed { .. } => match self.running_here() {

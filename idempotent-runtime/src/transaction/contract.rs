@@ -2,25 +2,19 @@
 
 use futures_util::future::BoxFuture;
 
-use crate::key::RecordKey;
 use crate::policy::values::Isolation;
-use crate::record::Record;
-use crate::store::claim::{Claim, ClaimRequest};
+use crate::store::claim::Claim;
 use crate::store::handle::StoreHandle;
 use crate::transaction::error::TransactionError;
-use crate::transaction::transactions::Recording;
+use crate::transaction::transactions::{Recording, TxClaimRequest};
 
 /// What the engine does with a handler's transaction, whatever its database is.
 pub(crate) trait HandlerTransaction: Send + Sync {
-    /// Begins it and claims the key in it; nothing is begun unless the claim is acquired. `without_response` is recorded if the
-    /// handler commits the transaction itself.
+    /// Begins it and claims the key in it; nothing is begun unless the claim is acquired.
     fn claim<'a>(
         &'a self,
         store: &'a StoreHandle,
-        key: &'a RecordKey,
-        request: ClaimRequest,
-        isolation: Option<Isolation>,
-        without_response: Record,
+        claim: TxClaimRequest<'a>,
     ) -> BoxFuture<'a, Result<Claim, TransactionError>>;
 
     /// Begins it for a request that has no key.
