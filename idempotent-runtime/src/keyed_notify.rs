@@ -13,14 +13,14 @@ use crate::sync::{KeyHasher, Mutex, lock};
 pub(crate) struct KeyedNotify {
     hasher: KeyHasher,
     waiting: AtomicUsize,
-    /// By the hash of the key, under a secret of the process: each key that is waited for has a bell of its own.
-    by_key: Mutex<HashMap<u64, Bell>>,
+    /// By the hash of the key, under a secret of the process: each key that is waited for has its own `Notify`.
+    by_key: Mutex<HashMap<u64, Waiters>>,
 }
 
 #[derive(Default)]
-struct Bell {
+struct Waiters {
     notify: Arc<Notify>,
-    waiters: usize,
+    count: usize,
 }
 
 impl KeyedNotify {
@@ -31,25 +31,25 @@ impl KeyedNotify {
             return;
         }
         let hash = self.hasher.hash_one(key);
-        let bell = lock(&self.by_key).get(&hash).map(|bell| Arc::clone(&bell.notify));
-        if let Some(bell) = bell {
-            bell.notify_waiters();
+        let notify = lock(&self.by_key).get(&hash).map(|waiters| Arc::clone(&waiters.notify));
+        if let Some(notify) = notify {
+            notify.notify_waiters();
         }
     }
 
     /// Wakes all waiters: it is not known what ended.
     #[cfg_attr(not(any(feature = "postgres", feature = "redis")), expect(dead_code, reason = "of listeners"))]
     pub(crate) fn notify_all(&self) {
-        let bells: Vec<_> = lock(&self.by_key).values().map(|bell| Arc::clone(&bell.notify)).collect();
-        for bell in bells {
-            bell.notify_waiters();
+        let all: Vec<_> = lock(&self.by_key).values().map(|waiters| Arc::clone(&waiters.notify)).collect();
+        for notify in all {
+            notify.notify_waiters();
         }
     }
 
     /// Resolves when `key` has been notified since the first poll.
     pub(crate) async fn notified(&self, key: &(impl Hash + ?Sized)) {
-        let (_waiting, bell) = Waiting::new(self, self.hasher.hash_one(key));
-        bell.notified().await;
+        let (_waiting, notify) = Waiting::new(self, self.hasher.hash_one(key));
+        notify.notified().await;
     }
 }
 
@@ -62,9 +62,9 @@ impl<'a> Waiting<'a> {
     fn new(all: &'a KeyedNotify, hash: u64) -> (Self, Arc<Notify>) {
         all.waiting.fetch_add(1, Ordering::SeqCst);
         let mut by_key = lock(&all.by_key);
-        let bell = by_key.entry(hash).or_default();
-        bell.waiters += 1;
-        let notify = Arc::clone(&bell.notify);
+        let waiters = by_key.entry(hash).or_default();
+        waiters.count += 1;
+        let notify = Arc::clone(&waiters.notify);
         drop(by_key);
         (Self { all, hash }, notify)
     }
@@ -73,9 +73,9 @@ impl<'a> Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut by_key = lock(&self.all.by_key);
-        if let Some(bell) = by_key.get_mut(&self.hash) {
-            bell.waiters -= 1;
-            if bell.waiters == 0 {
+        if let Some(waiters) = by_key.get_mut(&self.hash) {
+            waiters.count -= 1;
+            if waiters.count == 0 {
                 by_key.remove(&self.hash);
             }
         }

@@ -35,11 +35,20 @@ impl PgBouncer {
     ///
     /// When PgBouncer is not installed.
     pub fn in_front_of(server: &PostgresServer, connections: u32) -> Self {
+        Self::with_settings(server, connections, "")
+    }
+
+    /// The same with further lines of its settings.
+    ///
+    /// # Panics
+    ///
+    /// When PgBouncer is not installed.
+    pub fn with_settings(server: &PostgresServer, connections: u32, more: &str) -> Self {
         let folder = TempDir::with_prefix("pgbouncer").expect("a temporary folder").keep();
         let settings = format!(
             "[databases]\n* = host={server} port=5432\n[pgbouncer]\nlisten_port = 5432\nunix_socket_dir = {folder}\n\
              auth_type = any\npool_mode = transaction\ndefault_pool_size = {connections}\nmax_client_conn = 500\n\
-             ignore_startup_parameters = extra_float_digits\nlogfile = {folder}/log\npidfile = {folder}/pid\n",
+             ignore_startup_parameters = extra_float_digits\nlogfile = {folder}/log\npidfile = {folder}/pid\n{more}\n",
             server = server.folder().display(),
             folder = folder.display(),
         );

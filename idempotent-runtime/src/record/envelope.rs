@@ -131,7 +131,8 @@ mod sealed {
     }
 
     impl Content {
-        /// The expiry, the header lines and the trailers, each after its length, and the body.
+        /// The expiry, the header lines and the trailers, each after its length, and the body. Trailers are header lines, so that their
+        /// own section is empty. It stays: records that were sealed before have it, and a reader rejects one that it does not know.
         ///
         /// A `ttl` that is not known is one without an end.
         pub(crate) fn encode(record: &Record, ttl: Option<Duration>) -> Option<Vec<u8>> {

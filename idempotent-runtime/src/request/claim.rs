@@ -18,6 +18,7 @@ use crate::store::error::StoreError;
 use crate::store::handle::StoreHandle;
 use crate::sync::tokio::time::Instant;
 use crate::transaction::contract::HandlerTransaction;
+use crate::transaction::transactions::TxClaimRequest;
 
 /// What the store's answer means for the request.
 enum NextAction {
@@ -105,9 +106,7 @@ impl KeyedRequest {
         transaction: Arc<dyn HandlerTransaction>,
         asked_at: Instant,
     ) -> NextAction {
-        let isolation = self.admission.policy.isolation();
-        let unused = self.registry.at_rest().without_response(self.place(), self.fingerprints.first);
-        match transaction.claim(&self.store, &self.stored_key, self.request, isolation, unused).await {
+        match transaction.claim(&self.store, self.transaction_claim()).await {
             Ok(Claim::Acquired { attempt }) => match self.running_here() {
                 None => match self.beyond_limit.take() {
                     None => NextAction::RunInTransaction { attempt, transaction },
@@ -126,6 +125,15 @@ impl KeyedRequest {
             // Nothing outlives a transaction that did not begin, so there is nothing to release; and without one the handler
             // cannot run.
             Err(error) => NextAction::Answer(self.admission.reject_transaction(&self.store, &error)),
+        }
+    }
+
+    fn transaction_claim(&self) -> TxClaimRequest<'_> {
+        TxClaimRequest {
+            key: &self.stored_key,
+            request: self.request,
+            isolation: self.admission.policy.isolation(),
+            without_response: self.registry.at_rest().without_response(self.place(), self.fingerprints.first),
         }
     }
 
@@ -169,8 +177,8 @@ impl KeyedRequest {
                 self.decide_beside(self.running_here().unwrap_or(RunningHandler::AnotherRequest(fingerprint)))
             }
             // Claimed with another secret of the registry: the store knows the request by that fingerprint alone.
-            Claim::Lapsed { fingerprint } if fingerprint != self.request.fingerprint => {
-                self.request.fingerprint = fingerprint;
+            Claim::Lapsed { fingerprint } if !self.request.is_same_as(fingerprint) => {
+                self.request.former_fingerprint = Some(fingerprint);
                 NextAction::ClaimAgain
             }
             Claim::Lapsed { .. } => match self.running_here() {

@@ -64,6 +64,7 @@ pub(super) fn prepare(request: IdentifiedRequest) -> Prepared {
         request: ClaimRequest {
             token: Token::unique(),
             fingerprint: fingerprints.first,
+            former_fingerprint: None,
             lease: admission.policy.lease(),
             ttl: ClaimRequest::remembered_for(admission.policy.ttl(), admission.policy.lease()),
             after_crash: admission.policy.after_crash(),

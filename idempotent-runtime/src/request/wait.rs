@@ -27,6 +27,7 @@ use crate::store::handle::StoreHandle;
 use crate::sync::tokio::time::Instant;
 use crate::sync::{current_runtime, tokio};
 use crate::transaction::contract::HandlerTransaction;
+use crate::transaction::transactions::TxClaimRequest;
 
 impl KeyedRequest {
     /// Waits for the end of the request that runs: its response, or why there is none.
@@ -184,8 +185,13 @@ impl Watch {
         let request = ClaimRequest { token: Token::unique(), ..self.request };
         let _pending = self.registry.renewer().asks(&self.key);
         let place = Place { store: self.store.name(), key: &self.key };
-        let unused = self.registry.at_rest().without_response(place, request.fingerprint);
-        match transaction.claim(&self.store, &self.key, request, self.policy.isolation(), unused).await {
+        let claim = TxClaimRequest {
+            key: &self.key,
+            request,
+            isolation: self.policy.isolation(),
+            without_response: self.registry.at_rest().without_response(place, request.fingerprint),
+        };
+        match transaction.claim(&self.store, claim).await {
             Ok(Claim::Completed(record)) => Some(RequestEnd::Recorded(record)),
             Ok(Claim::InFlight { .. }) => None,
             Ok(Claim::Lapsed { .. }) => (!self.runs_here()).then_some(RequestEnd::Lapsed),

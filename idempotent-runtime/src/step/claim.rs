@@ -18,7 +18,7 @@ use crate::record::now_in_millis;
 use crate::record::{Record, RecordedBody};
 use crate::registry::Registry;
 use crate::step::error::StepErrorKind;
-use crate::store::claim::{Claim, ClaimRequest, Held, Token};
+use crate::store::claim::{Claim, ClaimRequest, Held};
 use crate::store::error::StoreError;
 use crate::store::handle::StoreHandle;
 use crate::sync::tokio;
@@ -28,20 +28,18 @@ use crate::sync::tokio::time::Instant;
 ///
 /// If it is dropped while its closure runs, the claim lapses at once, as if its process had died and its lease had expired.
 pub(crate) struct StepClaim {
-    registry: Registry,
-    store: StoreHandle,
-    scope: Scope,
-    key: RecordKey,
-    request: ClaimRequest,
-    /// Of the record. That of `request` may be an older one, of a claim that is taken over.
-    fingerprint: Fingerprint,
-    ttl: Duration,
-    max_result: usize,
+    pub(super) registry: Registry,
+    pub(super) store: StoreHandle,
+    pub(super) scope: Scope,
+    pub(super) key: RecordKey,
+    pub(super) request: ClaimRequest,
+    pub(super) ttl: Duration,
+    pub(super) max_result: usize,
     /// The claim of the handler, as long as which the result lives.
-    handler: Arc<Lease>,
+    pub(super) handler: Arc<Lease>,
     /// Of the handlers between it and its claim.
-    owner: Option<Box<str>>,
-    stage: Stage,
+    pub(super) owner: Option<Box<str>>,
+    pub(super) stage: Stage,
 }
 
 /// On the record of a step whose handler does not hold the claim, or which an operator has resolved.
@@ -62,7 +60,7 @@ fn headers_of_result(owner: Option<HeaderValue>) -> Vec<(HeaderName, HeaderValue
     headers
 }
 
-enum Stage {
+pub(super) enum Stage {
     /// The store has no claim of this step.
     Idle,
     /// The claim was sent and is unanswered: the store may have made it. Nothing runs under it.
@@ -74,31 +72,6 @@ enum Stage {
 }
 
 impl StepClaim {
-    pub(super) fn new(
-        registry: &Registry,
-        handler: &Arc<Lease>,
-        request: ClaimRequest,
-        ttl: Duration,
-        max_result: usize,
-        name: &str,
-        owner: Option<Box<str>>,
-    ) -> Self {
-        handler.begin_step();
-        Self {
-            registry: registry.clone(),
-            store: handler.store.clone(),
-            scope: handler.scope.clone(),
-            key: handler.key.step(name),
-            fingerprint: request.fingerprint,
-            request: ClaimRequest { token: Token::unique(), ..request },
-            ttl,
-            max_result,
-            handler: Arc::clone(handler),
-            owner,
-            stage: Stage::Idle,
-        }
-    }
-
     pub(super) fn place(&self) -> Place<'_> {
         Place { store: self.store.name(), key: &self.key }
     }
@@ -121,7 +94,11 @@ impl StepClaim {
 
     /// Asks by another digest of the same request from now on; false when it is the one that was asked by.
     pub(super) fn ask_as(&mut self, fingerprint: Fingerprint) -> bool {
-        std::mem::replace(&mut self.request.fingerprint, fingerprint) != fingerprint
+        let is_another = !self.request.is_same_as(fingerprint);
+        if is_another {
+            self.request.former_fingerprint = Some(fingerprint);
+        }
+        is_another
     }
 
     /// Keeps the lease of the claim that was acquired; false when it may have expired meanwhile.
@@ -143,7 +120,7 @@ impl StepClaim {
             status: StatusCode::OK,
             headers: headers_of_result(owner),
             body: RecordedBody::Whole(json.into()),
-            fingerprint: self.fingerprint,
+            fingerprint: self.request.fingerprint,
             recorded_at: now_in_millis(),
         };
         if record.body_bytes().is_none_or(|json| json.len() <= self.max_result) {

@@ -16,10 +16,10 @@ use crate::record::Record;
 use crate::record::envelope::Opened;
 use crate::record::fingerprints::{Compared, Fingerprints, incomparable};
 use crate::registry::Registry;
-use crate::step::claim::StepClaim;
+use crate::step::claim::{Stage, StepClaim};
 use crate::step::error::StepErrorKind;
 use crate::step::names::{Owner, Owners};
-use crate::store::claim::{Claim, ClaimRequest, Held};
+use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::sync::tokio::time::Instant;
 
 /// The steps of one handler that runs under a claim.
@@ -51,10 +51,25 @@ impl Steps {
         (self.registry.clone(), self.handler.scope.clone())
     }
 
+    fn claim_of(&self, name: &str, owner: &Owner) -> StepClaim {
+        self.handler.begin_step();
+        StepClaim {
+            registry: self.registry.clone(),
+            store: self.handler.store.clone(),
+            scope: self.handler.scope.clone(),
+            key: self.handler.key.step(name),
+            request: self.request.with_token(Token::unique()),
+            ttl: self.ttl,
+            max_result: self.max_result,
+            handler: Arc::clone(&self.handler),
+            owner: owner.digest.clone(),
+            stage: Stage::Idle,
+        }
+    }
+
     pub(crate) async fn begin(&self, name: &str, owner: &Owner) -> Result<Begun, StepErrorKind> {
         self.owners.take(name, owner)?;
-        let (handler, owner) = (&self.handler, owner.digest.clone());
-        let mut claim = StepClaim::new(&self.registry, handler, self.request, self.ttl, self.max_result, name, owner);
+        let mut claim = self.claim_of(name, owner);
         let mut backoff = Backoff::BETWEEN_LOOKS;
         loop {
             let asked_at = Instant::now();

@@ -1,4 +1,4 @@
-//! The keys of this process's handlers that run in a transaction: their claims stand in no row that others could see.
+//! The keys of this process's handlers that run in a transaction: their claims have no row that others could see.
 
 use std::collections::HashMap;
 use std::sync::Arc;

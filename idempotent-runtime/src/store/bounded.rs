@@ -17,6 +17,7 @@ use crate::store::contract::ImmediateStore;
 use crate::store::erased::ErasedStore;
 use crate::store::error::{StoreError, Waited};
 use crate::store::line::{Call, WaitingLine, Withdrawn};
+use crate::store::shortage;
 use crate::sync::tokio::time::Instant;
 use crate::transaction::transactions::Transactions;
 
@@ -148,14 +149,12 @@ impl BoundedStore {
     }
 
     /// An error of a call that writes proves nothing: no answer may have come because the process stood still or others hold a
-    /// lock, and a server that answers may take no writes. A look that reads only tells whether the store can be asked.
+    /// lock, and a server that answers may take no writes. A look that reads only tells whether the store can be asked; it tells
+    /// nothing if this process cannot open a connection.
     pub(crate) async fn look_after(&self, error: StoreError, key: &RecordKey) -> StoreError {
         match self.get(key).await {
-            Err(look) if look.is_unreachable() => error,
-            Ok(_) | Err(_) => match error {
-                StoreError::NotSent(source) => StoreError::busy_not_sent(source),
-                error => StoreError::busy(error),
-            },
+            Err(look) if look.is_unreachable() && !shortage::lacks_files() => error,
+            Ok(_) | Err(_) => error.into_busy(),
         }
     }
 

@@ -167,7 +167,7 @@ struct RecordCache {
     last_absences: [Mutex<Option<Instant>>; 64],
     groups: RandomState,
     /// When all entries were last looked at for those whose time is over.
-    swept_at: Mutex<Instant>,
+    deleted_at: Mutex<Instant>,
 }
 
 struct Kept {
@@ -194,7 +194,7 @@ impl RecordCache {
         Self {
             records: Cache::with_options(options, ByBytes, DefaultHashBuilder::default(), DefaultLifecycle::default()),
             max_age,
-            swept_at: Mutex::new(Instant::now()),
+            deleted_at: Mutex::new(Instant::now()),
             last_absences: std::array::from_fn(|_| Mutex::default()),
             groups: RandomState::new(),
         }
@@ -224,7 +224,7 @@ impl RecordCache {
             // The clock was set back meanwhile: the age is unknown.
             return;
         };
-        self.sweep();
+        self.delete_expired();
         let record = copied(record);
         let until = Deadline::after(ttl.min(self.max_age).saturating_sub(age));
         let last_absence = lock(self.last_absence(key));
@@ -235,14 +235,14 @@ impl RecordCache {
         self.records.insert(key.clone(), Arc::new(Kept { record, until }));
     }
 
-    /// Frees the entries whose time is over, at most once in so long that it costs little.
-    fn sweep(&self) {
+    /// Frees expired entries, at most once in so long that it costs little.
+    fn delete_expired(&self) {
         {
-            let mut swept_at = lock(&self.swept_at);
-            if swept_at.elapsed() < (self.max_age / 2).max(Duration::from_millis(100)) {
+            let mut deleted_at = lock(&self.deleted_at);
+            if deleted_at.elapsed() < (self.max_age / 2).max(Duration::from_millis(100)) {
                 return;
             }
-            *swept_at = Instant::now();
+            *deleted_at = Instant::now();
         }
         self.records.retain(|_, kept| !kept.until.is_over());
     }

@@ -33,6 +33,9 @@ pub struct ClaimRequest {
     pub token: Token,
     /// The fingerprint of the request.
     pub fingerprint: Fingerprint,
+    /// The fingerprint of the same request under an earlier secret of the registry. A claim that has it may be taken over as well, and
+    /// then has the new [`fingerprint`](Self::fingerprint).
+    pub former_fingerprint: Option<Fingerprint>,
     /// How long the claim is exclusive unless it is renewed.
     pub lease: Duration,
     /// How long the claim is kept after its last claim or renewal, under [`AfterCrash::Rerun`]. The engine asks for at least
@@ -52,6 +55,7 @@ impl ClaimRequest {
         Self {
             token,
             fingerprint,
+            former_fingerprint: None,
             lease: idempotent_policy::LEASE,
             ttl: idempotent_policy::TTL,
             after_crash: AfterCrash::Rerun,
@@ -70,6 +74,32 @@ impl ClaimRequest {
     #[must_use]
     pub const fn with_fingerprint(self, fingerprint: Fingerprint) -> Self {
         Self { fingerprint, ..self }
+    }
+
+    /// The same request with a [`former_fingerprint`](Self::former_fingerprint).
+    #[must_use]
+    pub const fn with_former_fingerprint(self, fingerprint: Fingerprint) -> Self {
+        Self { former_fingerprint: Some(fingerprint), ..self }
+    }
+
+    /// Whether a claim with this fingerprint is one of the same request.
+    ///
+    /// ```
+    /// use idempotent_runtime::Fingerprint;
+    /// use idempotent_runtime::store::{ClaimRequest, Token};
+    ///
+    /// let [new, former, other] = [1, 2, 3].map(|byte| Fingerprint::from_bytes([byte; 32]));
+    /// let request = ClaimRequest::new(Token::unique(), new).with_former_fingerprint(former);
+    /// assert!(request.is_same_as(new) && request.is_same_as(former) && !request.is_same_as(other));
+    /// ```
+    pub fn is_same_as(&self, stored: Fingerprint) -> bool {
+        stored == self.fingerprint || Some(stored) == self.former_fingerprint
+    }
+
+    /// The former fingerprint as an argument of a statement that compares both.
+    #[cfg(any(feature = "postgres", feature = "redis"))]
+    pub(crate) fn other_fingerprint(&self) -> Fingerprint {
+        self.former_fingerprint.unwrap_or(self.fingerprint)
     }
 
     /// The same request with another [`lease`](Self::lease).

@@ -5,37 +5,77 @@ use crate::policy::values::AfterCrash;
 use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Token};
 
-/// The entry of a key that has not expired.
-pub(crate) enum StoredState {
-    Claimed { fingerprint: Fingerprint, token: Token, attempt: u32, leased: bool, expires: bool },
+/// The entry of a key that has not expired, for [`decide`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoredState {
+    /// A claim.
+    Claimed {
+        /// The fingerprint of its request.
+        fingerprint: Fingerprint,
+        /// The token of its holder.
+        token: Token,
+        /// 1 for the first claim of the key.
+        attempt: u32,
+        /// Whether its lease has not expired.
+        leased: bool,
+        /// Whether the claim itself expires; one that was made under [`AfterCrash::Reject`] does not.
+        expires: bool,
+    },
+    /// A record.
     Completed(Record),
 }
 
 /// The answer to a claim, or how to store it.
-pub(super) enum Decision {
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "the store must answer or write as it says"]
+pub enum Decision {
     /// Nothing changes.
     Answer(Claim),
-    /// The claim of this token must not expire from now on: retries are rejected, and after the expiry one would run.
+    /// The existing claim, of this token, must not expire from now on; then the answer is [`Claim::Lapsed`]. The request is rejected,
+    /// and without that its retry would run once the claim has expired.
     Keep {
-        #[cfg_attr(
-            not(any(feature = "postgres", feature = "sqlite")),
-            expect(dead_code, reason = "the store in memory decides and keeps under one lock")
-        )]
+        /// The token of the existing claim.
         token: Token,
+        /// The fingerprint of the existing claim.
         fingerprint: Fingerprint,
     },
-    /// The request gets the key, as this attempt.
-    Take { attempt: u32 },
+    /// The request gets the key, as this attempt, unless its token was [released](crate::store::Store::release) before.
+    Take {
+        /// For [`Claim::Acquired`].
+        attempt: u32,
+    },
 }
 
-/// Reads and writes of a store share this rule; only writes may act on [`Decision::Take`].
-pub(super) fn decide(existing: Option<StoredState>, request: &ClaimRequest) -> Decision {
+/// What a store does with a claim, by the entry that the key has: the table of [`Store::claim`](crate::store::Store::claim).
+///
+/// Call it in the transaction, or under the lock, in which the store acts on the decision. Otherwise two requests can get one key.
+///
+/// # Examples
+///
+/// ```
+/// use idempotent_runtime::Fingerprint;
+/// use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, Decision, StoredState, Token, decide};
+///
+/// let fingerprint = Fingerprint::from_bytes([7; 32]);
+/// let request = ClaimRequest::new(Token::unique(), fingerprint);
+/// assert_eq!(decide(None, &request), Decision::Take { attempt: 1 });
+///
+/// let token = Token::unique();
+/// let claimed = |leased| StoredState::Claimed { fingerprint, token, attempt: 1, leased, expires: true };
+/// assert_eq!(decide(Some(claimed(true)), &request), Decision::Answer(Claim::InFlight { fingerprint }));
+/// assert_eq!(decide(Some(claimed(false)), &request), Decision::Take { attempt: 2 });
+///
+/// let never_again = request.with_after_crash(AfterCrash::Reject);
+/// assert_eq!(decide(Some(claimed(false)), &never_again), Decision::Keep { token, fingerprint });
+/// ```
+pub fn decide(existing: Option<StoredState>, request: &ClaimRequest) -> Decision {
     let Some(existing) = existing else { return Decision::Take { attempt: 1 } };
     Decision::Answer(match existing {
         StoredState::Completed(record) => Claim::Completed(record),
         StoredState::Claimed { token, attempt, .. } if token == request.token => Claim::Acquired { attempt },
         StoredState::Claimed { fingerprint, leased: true, .. } => Claim::InFlight { fingerprint },
-        StoredState::Claimed { fingerprint, .. } if fingerprint != request.fingerprint => Claim::Lapsed { fingerprint },
+        StoredState::Claimed { fingerprint, .. } if !request.is_same_as(fingerprint) => Claim::Lapsed { fingerprint },
         StoredState::Claimed { attempt, .. } if request.after_crash == AfterCrash::Rerun => {
             return Decision::Take { attempt: attempt.saturating_add(1) };
         }

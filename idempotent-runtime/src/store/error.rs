@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::store::shortage;
+
 /// Why a store could not answer.
 ///
 /// # Examples
@@ -91,6 +93,14 @@ impl StoreError {
         Self::not_sent(Busy(reason.into()))
     }
 
+    /// The same error, of a store that lives.
+    pub(crate) fn into_busy(self) -> Self {
+        match self {
+            Self::NotSent(source) => Self::busy_not_sent(source),
+            error => Self::busy(error),
+        }
+    }
+
     /// The store will never accept this record, for this reason. The engine records the outcome without the response instead.
     pub fn record_rejected(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::RecordRejected(source.into())
@@ -98,7 +108,8 @@ impl StoreError {
 
     /// Whether the store could not be asked, as far as that is known. One that is full, or that has something unreadable, was asked:
     /// a client could bring that about. So is one that answers others while a call waits, one that is short of connections, memory or
-    /// time for the call, and a Redis that evicts keys.
+    /// time for the call, and a Redis that evicts keys. The same holds if this process has no files, memory or ports left: an
+    /// [`io::Error`](std::io::Error) among the sources says so.
     ///
     /// ```
     /// use idempotent_runtime::store::StoreError;
@@ -109,7 +120,9 @@ impl StoreError {
     pub fn is_unreachable(&self) -> bool {
         match self {
             Self::TimedOut(_) => true,
-            Self::Unavailable(source) | Self::NotSent(source) => !self.is_busy() && !source.is::<TakesNoClaims>(),
+            Self::Unavailable(source) | Self::NotSent(source) => {
+                !self.is_busy() && !source.is::<TakesNoClaims>() && !shortage::is_cause_of(&**source)
+            }
             Self::Full | Self::OverQuota | Self::RecordRejected(_) | Self::Damaged(_) => false,
         }
     }
@@ -117,6 +130,12 @@ impl StoreError {
     /// Whether it is an error of [`busy`](Self::busy) or [`busy_not_sent`](Self::busy_not_sent).
     pub(crate) fn is_busy(&self) -> bool {
         matches!(self, Self::Unavailable(source) | Self::NotSent(source) if source.is::<Busy>())
+    }
+
+    /// The reason of an error of [`busy`](Self::busy), if it is of this type.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn is_busy_with<T: std::error::Error + 'static>(&self) -> bool {
+        matches!(self, Self::Unavailable(source) if source.downcast_ref::<Busy>().is_some_and(|busy| busy.0.is::<T>()))
     }
 
     /// The entry of the key cannot be read for this reason.

@@ -47,6 +47,30 @@ impl Call {
         call
     }
 
+    /// The call that this task makes for a registry.
+    #[cfg(any(feature = "postgres", feature = "redis"))]
+    pub(super) fn current() -> Option<Arc<Self>> {
+        CURRENT.try_with(Arc::clone).ok()
+    }
+
+    /// How long it may take.
+    #[cfg(any(feature = "postgres", feature = "redis"))]
+    pub(super) fn limit(&self) -> Duration {
+        self.line.limit
+    }
+
+    /// Whether the server has answered a call since then, or shortly before.
+    #[cfg(feature = "postgres")]
+    pub(super) fn is_server_alive(&self, since: Instant) -> bool {
+        self.line.is_moving(since)
+    }
+
+    /// The server has answered, if not this call: it lives.
+    #[cfg(any(feature = "postgres", feature = "redis"))]
+    pub(super) fn server_lives(&self) {
+        self.line.answered();
+    }
+
     /// It goes out; false when its caller has withdrawn it.
     #[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
     pub(super) fn send(&self) -> bool {

@@ -24,7 +24,6 @@ pub(crate) mod bounded;
 #[cfg(feature = "near-cache")]
 pub(crate) mod cache;
 pub(crate) mod claim;
-#[cfg(any(feature = "memory", feature = "postgres", feature = "sqlite"))]
 pub(crate) mod claim_decision;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
 pub(crate) mod columns;
@@ -47,12 +46,15 @@ pub(crate) mod redis;
 pub(crate) mod resolution;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) mod row;
+mod shared;
+mod shortage;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 pub(crate) mod unwanted_claims;
 
 pub use crate::policy::values::AfterCrash;
 pub use crate::store::claim::{Claim, ClaimRequest, Held, Owner, Renewal, Token};
+pub use crate::store::claim_decision::{Decision, StoredState, decide};
 pub use crate::store::contract::{ImmediateStore, Store, StoreAdmin};
 pub use crate::store::entry::{
     Cursor, DamagedEntry, Entry, EntryState, Page, UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes,

@@ -73,7 +73,7 @@ impl<DB: Database> Deref for TxConnection<DB> {
 
 impl<DB: Database> DerefMut for TxConnection<DB> {
     fn deref_mut(&mut self) -> &mut DB::Connection {
-        self.0.lend()
+        self.0.connection_mut()
     }
 }
 

@@ -2,25 +2,19 @@
 
 use futures_util::future::BoxFuture;
 
-use crate::key::RecordKey;
 use crate::policy::values::Isolation;
-use crate::record::Record;
-use crate::store::claim::{Claim, ClaimRequest};
+use crate::store::claim::Claim;
 use crate::store::handle::StoreHandle;
 use crate::transaction::error::TransactionError;
-use crate::transaction::transactions::Recording;
+use crate::transaction::transactions::{Recording, TxClaimRequest};
 
 /// What the engine does with a handler's transaction, for every database.
 pub(crate) trait HandlerTransaction: Send + Sync {
     /// Begins the transaction and claims the key in it. No transaction is begun unless the claim is acquired.
-    /// `without_response` is recorded if the handler commits the transaction itself.
     fn claim<'a>(
         &'a self,
         store: &'a StoreHandle,
-        key: &'a RecordKey,
-        request: ClaimRequest,
-        isolation: Option<Isolation>,
-        without_response: Record,
+        claim: TxClaimRequest<'a>,
     ) -> BoxFuture<'a, Result<Claim, TransactionError>>;
 
     /// Begins the transaction for a request without a key.

@@ -96,7 +96,7 @@ impl<DB: Database> Open<DB> {
         if seen.is_silent() {
             return Err(silent());
         }
-        let lent = match source {
+        let watched = match source {
             Source::Begun(connection, begun) if begun.has_ended(connection, levels.depth()) => return Err(has_ended()),
             Source::Begun(connection, begun) => WatchedConnection {
                 connection: &mut **connection,
@@ -107,7 +107,7 @@ impl<DB: Database> Open<DB> {
                 WatchedConnection { connection: &mut **transaction, watch: Watch { seen, begun: None }, levels }
             }
         };
-        if lent.levels.are_lost { Err(has_ended()) } else { Ok(lent) }
+        if watched.levels.are_lost { Err(has_ended()) } else { Ok(watched) }
     }
 
     /// Begins a savepoint. The transaction counts as ended until the savepoint is known to have begun.
@@ -157,10 +157,10 @@ impl<DB: Database> Open<DB> {
         self.watched()
     }
 
-    /// Hands out the connection itself, on which the engine does not see errors.
-    pub(super) fn lend(&mut self) -> &mut DB::Connection {
+    /// Returns the connection itself for the handler's use. The engine does not see its errors.
+    pub(super) fn connection_mut(&mut self) -> &mut DB::Connection {
         let Inner { source, seen, levels, .. } = self.inner_mut();
-        seen.lend();
+        seen.note_direct_use();
         match source {
             Source::Begun(connection, begun) => {
                 levels.are_lost |= connection.depth() < levels.depth();
@@ -228,7 +228,7 @@ impl<DB: Database> Inner<DB> {
         if seen.is_silent() {
             return Err(StoreError::unavailable(Silent));
         }
-        if seen.is_lent() || levels.were_used {
+        if seen.is_used_directly() || levels.were_used {
             begun.catch_up(connection).await?;
         }
         if levels.are_lost { Err(StoreError::unavailable(Ended)) } else { connection.outermost() }

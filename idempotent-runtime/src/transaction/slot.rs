@@ -12,8 +12,7 @@ use crate::deadline::Deadline;
 use crate::key::RecordKey;
 use crate::observe::op::Op;
 use crate::policy::values::Isolation;
-use crate::record::Record;
-use crate::store::claim::{Claim, ClaimRequest, Held, Token};
+use crate::store::claim::{Claim, Held, Token};
 use crate::store::error::StoreError;
 use crate::store::handle::StoreHandle;
 use crate::sync::{Mutex, lock};
@@ -21,22 +20,17 @@ use crate::transaction::contract::HandlerTransaction;
 use crate::transaction::error::{Aborted, Committed, Conflict, Ended, ReadOnly, TransactionError, Violated, is};
 use crate::transaction::faults::Faults;
 use crate::transaction::open::Open;
-use crate::transaction::transactions::{CommittedRecords, Holder, Recording, TransactionPhase, Transactions};
+use crate::transaction::transactions::{
+    CommittedRecords, Holder, Recording, TransactionPhase, Transactions, TxClaimRequest,
+};
 
 /// A store that can write records in the handler's transaction.
 pub(crate) trait TransactionalStore<DB: Database>: Send + Sync + 'static {
     /// Begins a transaction.
     fn begin(&self, isolation: Option<Isolation>) -> BoxFuture<'_, Result<Open<DB>, StoreError>>;
 
-    /// Claims the key until the transaction ends. No other request gets the key before that. If the handler commits the
-    /// transaction itself, `without_response` is recorded.
-    fn claim<'a>(
-        &'a self,
-        key: &'a RecordKey,
-        request: ClaimRequest,
-        isolation: Option<Isolation>,
-        without_response: Record,
-    ) -> BoxFuture<'a, Result<ClaimInTransaction<DB>, StoreError>>;
+    /// Claims the key until the transaction ends. No other request gets the key before that.
+    fn claim<'a>(&'a self, claim: TxClaimRequest<'a>) -> BoxFuture<'a, Result<ClaimInTransaction<DB>, StoreError>>;
 
     /// Writes the record. Returns [`Held::No`] if the key has another entry now.
     fn record<'a>(
@@ -104,19 +98,17 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
     fn claim<'a>(
         &'a self,
         store: &'a StoreHandle,
-        key: &'a RecordKey,
-        request: ClaimRequest,
-        isolation: Option<Isolation>,
-        without_response: Record,
+        claim: TxClaimRequest<'a>,
     ) -> BoxFuture<'a, Result<Claim, TransactionError>> {
         Box::pin(async move {
             let Found { transactions, faults, records } = Self::transactions(store)?;
-            if let Some(record) = records.and_then(|records| records.at_hand(key)) {
+            if let Some(record) = records.and_then(|records| records.at_hand(claim.key)) {
                 return Ok(Claim::Completed(record));
             }
+            let isolation = claim.isolation;
             let claiming = async {
                 faults.meet(TransactionPhase::Begin)?;
-                transactions.claim(key, request, isolation, without_response).await
+                transactions.claim(claim).await
             };
             match store.bounded_begin(Op::Claim, claiming).await? {
                 ClaimInTransaction::Existing(claim) => Ok(claim),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use crate::key::RecordKey;
+use crate::policy::values::Isolation;
 use crate::record::Record;
 use crate::store::claim::ClaimRequest;
 use crate::store::error::StoreError;
@@ -20,6 +21,16 @@ pub(crate) struct Recording {
     /// Whether requests in other processes may wait for it.
     #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "SQLite has no way to tell another process"))]
     pub(crate) may_be_awaited: bool,
+}
+
+/// What a claim in a transaction asks for.
+#[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code, reason = "there are no transactions"))]
+pub(crate) struct TxClaimRequest<'a> {
+    pub(crate) key: &'a RecordKey,
+    pub(crate) request: ClaimRequest,
+    pub(crate) isolation: Option<Isolation>,
+    /// Recorded if the handler commits the transaction itself.
+    pub(crate) without_response: Record,
 }
 
 /// Access to the transactions of a store's database, for [`Tx`](crate::Tx); opaque.

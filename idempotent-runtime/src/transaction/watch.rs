@@ -17,8 +17,8 @@ use crate::transaction::error::TransactionError;
 pub(super) struct Seen {
     /// The failure of the last statement that failed while the transaction was not yet aborted.
     pub(super) failure: Option<Failure>,
-    /// The connection itself was handed out. Errors on it are not seen.
-    is_lent: bool,
+    /// The handler has used the connection itself. Errors on it are not seen.
+    is_used_directly: bool,
     /// The connection is dead, so nothing may be awaited on it.
     is_silent: bool,
     pub(super) isolation: Option<Isolation>,
@@ -33,7 +33,7 @@ impl Seen {
     /// Whether the transaction may have met a conflict that was not seen. If the policy asks for isolation, this is the
     /// usual cause, and a retry is safe in any case.
     pub(super) fn may_be_conflict(&self) -> bool {
-        self.failure.is_none() && self.is_lent && self.isolation.is_some()
+        self.failure.is_none() && self.is_used_directly && self.isolation.is_some()
     }
 
     /// The error of a transaction that was aborted by a conflict, or may have been.
@@ -49,12 +49,12 @@ impl Seen {
         }
     }
 
-    pub(super) fn lend(&mut self) {
-        self.is_lent = true;
+    pub(super) fn note_direct_use(&mut self) {
+        self.is_used_directly = true;
     }
 
-    pub(super) fn is_lent(&self) -> bool {
-        self.is_lent
+    pub(super) fn is_used_directly(&self) -> bool {
+        self.is_used_directly
     }
 
     pub(super) fn is_silent(&self) -> bool {
@@ -132,6 +132,6 @@ impl<'a, DB: Database> Watch<'a, DB> {
     }
 
     pub(super) fn leave_to_the_handler(&mut self) {
-        self.seen.lend();
+        self.seen.note_direct_use();
     }
 }

@@ -1,4 +1,4 @@
-//! What stands in Redis, PostgreSQL or SQLite was damaged: its key is rejected with 503 and one ERROR line, never run again,
+//! An entry in Redis, PostgreSQL or SQLite is damaged: its key is rejected with 503 and one ERROR line, never run again,
 //! and an operator finds and purges it among the others.
 
 use axum::Router;

@@ -1,4 +1,4 @@
-//! Five hundred clients over a pool of two connections: everyone is answered, nothing stands still, nothing runs twice.
+//! Five hundred clients over a pool of two connections: every request is answered, nothing hangs, nothing runs twice.
 
 use std::time::Duration;
 
@@ -90,7 +90,7 @@ impl Service {
             answer(request.header("idempotency-key", key(client))).await
         };
         let all = tokio::time::timeout(6 * PATIENCE, join_all(clients.iter().copied().map(post)));
-        all.await.expect("every client is answered: nothing stands still")
+        all.await.expect("every client is answered")
     }
 
     /// Again and again, all that wait at once, until every client has its answer.

@@ -17,6 +17,7 @@ mod redis_failover;
 mod redis_faults;
 mod redis_sentinels;
 mod servers_that_pause;
+mod shortages;
 mod silent_stores;
 mod store_errors;
 

@@ -359,7 +359,7 @@ async fn the_claim_is_held_while_the_recording_is_tried_again() {
     // Longer than the lease of 200 ms: retries come at 50, 100, 200, 400 ms.
     eventually(async || store.completions(), |&tried| tried >= 5).await;
     let key = RecordKey::new("short-lease", None, "k");
-    let entry = store.get(&key).await.expect("the store answers").expect("the claim stands");
+    let entry = store.get(&key).await.expect("the store answers").expect("the key has an entry");
     assert!(matches!(entry.state, EntryState::Claimed { attempt: 1, lease: Some(_), .. }), "{entry:?}");
     store.on_complete(Fault::None);
     assert!(server.post_with_key("/short-lease", "k").await.is_replay());

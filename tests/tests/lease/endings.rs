@@ -149,7 +149,7 @@ fn runtime_ended_without_drain_leaves_a_claim_until_its_lease() {
     assert_eq!((runs.started(), runs.finished()), (1, 0), "it died in the handler");
     Runtime::new().expect("a runtime").block_on(async {
         let key = RecordKey::new("charges", None, "k");
-        let entry = store.get(&key).await.expect("the store answers").expect("the claim stands");
+        let entry = store.get(&key).await.expect("the store answers").expect("the key has an entry");
         assert!(matches!(entry.state, EntryState::Claimed { attempt: 1, .. }), "{entry:?}");
         runs.let_finish(1);
         // A waiter of a dead process is told when the lease has expired, and executes nothing.

@@ -105,7 +105,7 @@ async fn the_rejection_of_a_step_is_counted_in_the_handlers_scope() {
 }
 
 #[tokio::test]
-#[should_panic(expected = "a claim cannot be seeded under charges//k, where one stands")]
+#[should_panic(expected = "a claim cannot be seeded under charges//k, which has an entry")]
 async fn a_claim_is_not_seeded_where_something_stands() {
     let registry = testing::registry();
     post_to(&app(&Runs::free(), &registry), "/charges", "k").await;

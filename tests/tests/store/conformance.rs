@@ -60,6 +60,7 @@ stores!([
     a_claim_given_back_beside_another_does_not_arrive,
     a_release_beside_its_claim_leaves_no_claim,
     another_fingerprint_never_takes_over,
+    a_takeover_replaces_the_former_fingerprint,
     reject_never_takes_over,
     late_holder_completes_if_not_taken_over,
     a_release_frees_the_key_and_the_attempts,

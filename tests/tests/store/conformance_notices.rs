@@ -13,9 +13,9 @@ macro_rules! notices {
         async fn $rule() {
             for flaw in [$(Flaw::$flaw),+] {
                 let store = Flawed::new(flaw);
-                let judged = AssertUnwindSafe(rules::$rule(&store)).catch_unwind().await;
+                let outcome = AssertUnwindSafe(rules::$rule(&store)).catch_unwind().await;
                 let name = [$(stringify!($flaw)),+].join(" or ");
-                assert!(judged.is_err(), "one of {name} was not noticed");
+                assert!(outcome.is_err(), "one of {name} was not noticed");
             }
         })*
     };
@@ -41,6 +41,7 @@ notices! {
     a_claim_given_back_beside_another_does_not_arrive: ForgetsItBesideOthers;
     a_release_beside_its_claim_leaves_no_claim: ForgetsItForAMoment;
     another_fingerprint_never_takes_over: IgnoresFingerprints;
+    a_takeover_replaces_the_former_fingerprint: IgnoresFormerFingerprints, KeepsFormerFingerprints;
     reject_never_takes_over: IgnoresAfterCrash;
     late_holder_completes_if_not_taken_over: RejectsLateHolders;
     a_release_frees_the_key_and_the_attempts: KeepsAttemptsAfterRelease;

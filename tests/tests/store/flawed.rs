@@ -33,6 +33,8 @@ pub(crate) enum Flaw {
     RenewsAllForAsLong,
     TrustsStaleTokens,
     IgnoresFingerprints,
+    IgnoresFormerFingerprints,
+    KeepsFormerFingerprints,
     IgnoresAfterCrash,
     RejectsLateHolders,
     KeepsAttemptsAfterRelease,
@@ -146,6 +148,12 @@ impl Store for Flawed {
             && let Some(entry) = self.store.get(&key).await?
         {
             request.fingerprint = entry.fingerprint;
+        }
+        if self.has(Flaw::IgnoresFormerFingerprints) {
+            request.former_fingerprint = None;
+        }
+        if self.has(Flaw::KeepsFormerFingerprints) {
+            request.fingerprint = request.former_fingerprint.unwrap_or(request.fingerprint);
         }
         if self.has(Flaw::IgnoresAfterCrash) {
             request.after_crash = AfterCrash::Rerun;

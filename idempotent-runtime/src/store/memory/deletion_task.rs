@@ -70,3 +70,18 @@ impl DeletionTask {
         self.wakes_at.store(UNKNOWN, Ordering::SeqCst);
     }
 }
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scan_in_vain_is_followed_by_none_for_10_milliseconds() {
+        let (pace, at) = (ScanPace::default(), Moment::from_millis);
+        assert!(pace.may_scan(at(1)));
+        assert!(!pace.may_scan(at(1)) && !pace.may_scan(at(10)));
+        assert!(pace.may_scan(at(11)) && !pace.may_scan(at(11)));
+        pace.found();
+        assert!(pace.may_scan(at(11)));
+    }
+}

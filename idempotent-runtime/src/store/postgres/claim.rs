@@ -21,7 +21,7 @@ pub(super) async fn claim(inner: &Inner, key: &RecordKey, request: &ClaimRequest
     let (lock, (requests, asked_for)) = (inner.lock_of_key(key), inner.lock_of_request(key, request.fingerprint));
     let call = Call::hold_back();
     let _turn = inner.pools.turn().await?;
-    let mut connection = inner.pools.own().lend().await.map_err(store_error)?;
+    let mut connection = inner.pools.own().acquire().await.map_err(store_error)?;
     call.send();
     let mut may_be_lost = true;
     // If another claim commits after the snapshot of this statement, the statement neither inserts a row nor sees that
@@ -40,7 +40,8 @@ pub(super) async fn claim(inner: &Inner, key: &RecordKey, request: &ClaimRequest
             .bind(request.after_crash == AfterCrash::Rerun)
             .bind(requests)
             .bind(asked_for)
-            .bind(lock);
+            .bind(lock)
+            .bind(request.other_fingerprint().to_string());
         let row = match connection.fetch_optional(claim).await {
             Ok(Some(row)) => row,
             Ok(None) => continue,
@@ -49,7 +50,7 @@ pub(super) async fn claim(inner: &Inner, key: &RecordKey, request: &ClaimRequest
                 // Most often, the connection was idle for too long.
                 may_be_lost = false;
                 drop(connection);
-                connection = inner.pools.own().lend().await.map_err(store_error)?;
+                connection = inner.pools.own().acquire().await.map_err(store_error)?;
                 continue;
             }
             Err(error) => return Err(claim_error(error)),

@@ -80,15 +80,25 @@ pub(super) fn store_error(error: sqlx::Error) -> StoreError {
         // No connection was used.
         None if matches!(error, sqlx::Error::Configuration(_) | sqlx::Error::Tls(_)) => StoreError::not_sent(error),
         None if matches!(error, sqlx::Error::PoolTimedOut) => StoreError::unavailable(Waited(error.into())),
-        Some(code) if is_short_of_something(code) => StoreError::busy(error),
+        Some(_) if is_short_of_something(&error) || is_transient(&error) => StoreError::busy(error),
         _ => StoreError::unavailable(error),
     }
 }
 
 /// Whether the server was asked, and lacks memory, connections or time for the call: a client could bring that about.
-fn is_short_of_something(code: &str) -> bool {
+pub(super) fn is_short_of_something(error: &sqlx::Error) -> bool {
+    let Some(code) = code(error) else { return false };
     // insufficient_resources; query_canceled, as by `statement_timeout`; lock_not_available
-    code.starts_with("53") || matches!(code, "57014" | "55P03")
+    code.starts_with("53") || matches!(&*code, "57014" | "55P03") || (code == "08P01" && is_pooler_short(error))
+}
+
+/// Whether a pooler says that it has no place for a client, or no connection in time.
+fn is_pooler_short(error: &sqlx::Error) -> bool {
+    // As PgBouncer says it, of `max_client_conn` and other limits, and of `query_wait_timeout`.
+    const TOLD: [&str; 4] =
+        ["no more connections allowed", "connections exceeded", "query_wait_timeout", "query_timeout"];
+    let message = error.as_database_error().map_or("", |error| error.message());
+    TOLD.iter().any(|told| message.contains(told))
 }
 
 /// The error of a call that writes a record. The server rejects some records at every try.

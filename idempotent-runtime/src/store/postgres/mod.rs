@@ -1,7 +1,7 @@
 //! The store for many processes that have a PostgreSQL already.
 //!
 //! Claim, renewal, completion and release are one statement each, which commits by itself: a first execution costs two
-//! statements, a replay one. Behind a pooler each is a transaction (`pooler.rs`). All of them judge leases and expiry by
+//! statements, a replay one. Behind a pooler each is a transaction (`pooler.rs`). All of them decide about leases and expiry by
 //! `clock_timestamp()`, the clock of the database.
 //!
 //! A handler that takes a [`Tx`](crate::Tx) leaves no row while it runs. Its claim is a pair of advisory locks of its own
@@ -34,3 +34,4 @@ mod silent;
 pub(crate) mod statements;
 pub(crate) mod store;
 pub(crate) mod transactions;
+mod waiting;

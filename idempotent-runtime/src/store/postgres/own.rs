@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use crate::store::postgres::failure::{is_lost, is_read_only};
 use crate::store::postgres::in_clear::{encrypted, explained, is_only_preferred};
 use crate::store::postgres::pooler::{ALIVE_WITHIN, Pooler, Unnamed};
+use crate::store::postgres::waiting::Waiting;
 use crate::sync::{Mutex, lock};
 
 /// A connection that was used more recently is not pinged.
@@ -39,6 +40,7 @@ pub(super) struct OwnPool {
     followed: OnceLock<Followed>,
     pooler: Arc<Pooler>,
     distrust: Arc<Distrust>,
+    waiting: Waiting,
     /// Options of the application's pool that lead to an encrypted connection, or to none that needs it.
     tried: Mutex<Option<Arc<PgConnectOptions>>>,
 }
@@ -88,6 +90,7 @@ impl OwnPool {
             followed: OnceLock::new(),
             pooler,
             distrust: Arc::default(),
+            waiting: Waiting::default(),
             tried: Mutex::default(),
         }
     }
@@ -124,7 +127,7 @@ impl OwnPool {
         encrypted(&now)?;
         if is_only_preferred(&now) {
             // A connection of this pool insists on what those of the application's pool prefer.
-            drop(self.lend().await?);
+            drop(self.acquire().await?);
         }
         *lock(&self.tried) = Some(now);
         Ok(())
@@ -150,10 +153,10 @@ impl OwnPool {
     }
 
     /// Takes a connection for several statements, one after the other.
-    pub(super) async fn lend(&self) -> Result<OwnConnection, sqlx::Error> {
-        let connection = self.pool()?.acquire().await;
+    pub(super) async fn acquire(&self) -> Result<OwnConnection, sqlx::Error> {
+        let connection = self.waiting.acquire(self.pool()?).await;
         let connection = connection.map_err(|error| explained(error, &self.application.connect_options()))?;
-        let mut lent = OwnConnection {
+        let mut own = OwnConnection {
             connection: Some(connection),
             is_answered: true,
             pooler: Arc::clone(&self.pooler),
@@ -161,11 +164,11 @@ impl OwnPool {
         };
         if !self.pooler.is_known() {
             let (pooler, options) = (Arc::clone(&self.pooler), encrypted(&self.application.connect_options())?);
-            lent.is_answered = false;
-            pooler.recognise(lent.connection(), &options).await?;
-            lent.is_answered = true;
+            own.is_answered = false;
+            pooler.recognise(own.connection(), &options).await?;
+            own.is_answered = true;
         }
-        Ok(lent)
+        Ok(own)
     }
 }
 
@@ -204,7 +207,7 @@ impl OwnConnection {
     }
 
     fn connection(&mut self) -> &mut sqlx::PgConnection {
-        self.connection.as_mut().expect("it is lent until it is dropped")
+        self.connection.as_mut().expect("it has one until it is dropped")
     }
 }
 
@@ -239,7 +242,7 @@ impl<'p> Executor<'p> for &'p OwnPool {
         'p: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        let answer = async move { self.lend().await?.run(query).await };
+        let answer = async move { self.acquire().await?.run(query).await };
         answer.map_ok(|answer| stream::iter(answer.into_iter().map(Ok))).try_flatten_stream().boxed()
     }
 
@@ -248,7 +251,7 @@ impl<'p> Executor<'p> for &'p OwnPool {
         'p: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        async move { self.lend().await?.fetch_optional(query).await }.boxed()
+        async move { self.acquire().await?.fetch_optional(query).await }.boxed()
     }
 
     fn prepare_with<'e>(

@@ -113,7 +113,7 @@ impl Pools {
         begun: InTransaction,
     ) -> Result<Result<Open<Postgres>, sqlx::Error>, StoreError> {
         let call = Call::hold_back();
-        let connection = self.lend().await.map_err(store_error)?;
+        let connection = self.acquire().await.map_err(store_error)?;
         if !call.send() {
             return Err(StoreError::unavailable("the caller has stopped waiting"));
         }
@@ -144,11 +144,11 @@ impl Pools {
     }
 
     /// The pool tests a free connection without a limit.
-    async fn lend(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+    async fn acquire(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
         self.own.try_encryption().await?;
         while self.application.num_idle() > 0 {
-            if let Ok(lent) = timeout(ALIVE_WITHIN, self.application.acquire()).await {
-                return lent;
+            if let Ok(acquired) = timeout(ALIVE_WITHIN, self.application.acquire()).await {
+                return acquired;
             }
         }
         self.application.acquire().await

@@ -46,7 +46,7 @@ impl RecordStatement {
             .bind(&self.channel)
             .bind(may_be_awaited)
             // The claim's, which the record replaces: it may be of an earlier secret.
-            .bind(request.fingerprint.to_string());
+            .bind(request.other_fingerprint().to_string());
         let row = query.fetch_optional(executor).await.map_err(in_transaction)?;
         Ok(Held::of(row.is_some()))
     }

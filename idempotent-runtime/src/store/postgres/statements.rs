@@ -75,7 +75,7 @@ const CLAIM: &str = concat!(
     existing!(),
     "), turn AS MATERIALIZED (\
      SELECT pg_try_advisory_xact_lock_shared($10) AS is_free WHERE NOT EXISTS (SELECT FROM existing \
-     WHERE NOT ($7 AND state = 'claimed' AND NOT leased AND fingerprint = $3 AND token <> $4))), \
+     WHERE NOT ($7 AND state = 'claimed' AND NOT leased AND fingerprint IN ($3, $11) AND token <> $4))), \
      given_back AS MATERIALIZED (\
      SELECT FROM {schema}.records WHERE digest = $1 || decode($4, 'hex') AND expires_at > clock_timestamp()), claimed AS (\
      INSERT INTO {schema}.records AS r \
@@ -92,7 +92,7 @@ const CLAIM: &str = concat!(
      expires_at = excluded.expires_at, delete_after = excluded.delete_after, guards_token = excluded.guards_token, \
      lingers = true, recorded_at = NULL, status = NULL, headers = NULL, body = NULL \
      WHERE r.expires_at <= (SELECT now FROM moment) OR ($7 \
-     AND r.state = 'claimed' AND r.lease_until <= (SELECT now FROM moment) AND r.fingerprint = $3) \
+     AND r.state = 'claimed' AND r.lease_until <= (SELECT now FROM moment) AND r.fingerprint IN ($3, $11)) \
      RETURNING r.id, r.attempt) \
      SELECT id, 'claimed' AS state, NULL AS fingerprint, NULL AS token, attempt, true AS leased, \
      true AS expires, NULL::bigint AS recorded_at, NULL::integer AS status, NULL::text AS headers, NULL::bytea AS body, \

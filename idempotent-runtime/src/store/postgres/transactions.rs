@@ -7,8 +7,7 @@ use sqlx::postgres::Postgres;
 
 use crate::key::RecordKey;
 use crate::policy::values::Isolation;
-use crate::record::Record;
-use crate::store::claim::{Claim, ClaimRequest, Held, Token};
+use crate::store::claim::{Claim, Held, Token};
 use crate::store::claim_decision::{Decision, StoredState, decide};
 use crate::store::columns::token_text;
 use crate::store::error::StoreError;
@@ -23,7 +22,7 @@ use crate::store::postgres::store::PostgresStore;
 use crate::store::row::Columns as _;
 use crate::transaction::open::Open;
 use crate::transaction::slot::{ClaimInTransaction, TransactionalStore};
-use crate::transaction::transactions::{Holder, Recording};
+use crate::transaction::transactions::{Holder, Recording, TxClaimRequest};
 
 impl Holder for PostgresStore {
     fn holds<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<bool, StoreError>> {
@@ -51,10 +50,7 @@ impl TransactionalStore<Postgres> for PostgresStore {
 
     fn claim<'a>(
         &'a self,
-        key: &'a RecordKey,
-        request: ClaimRequest,
-        isolation: Option<Isolation>,
-        without_response: Record,
+        TxClaimRequest { key, request, isolation, without_response }: TxClaimRequest<'a>,
     ) -> BoxFuture<'a, Result<ClaimInTransaction<Postgres>, StoreError>> {
         Box::pin(async move {
             let in_flight = |fingerprint| Ok(ClaimInTransaction::Existing(Claim::InFlight { fingerprint }));

@@ -40,6 +40,15 @@ impl Connection {
         }
     }
 
+    /// As [`Reconnecting::is_without_places`]; not known of a Cluster.
+    pub(super) async fn is_without_places(&self) -> bool {
+        match self {
+            Self::Single(connection) => connection.is_without_places().await,
+            #[cfg(feature = "redis-cluster")]
+            Self::Cluster(_) => false,
+        }
+    }
+
     /// Sends a command that has the same effect if it is sent twice.
     pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
         match self.send(command).await {

@@ -1,22 +1,26 @@
 //! What all clones of a store share: the connections, the names, and how a script is run.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use redis::{FromRedisValue, RedisError};
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::key::RecordKey;
 use crate::store::claim::Token;
 use crate::store::entry::Entry;
 use crate::store::error::{StoreError, Waited};
 use crate::store::given_back::{REMEMBERED, RememberedTokens};
+use crate::store::line::Call;
 use crate::store::redis::connection::{Acknowledged, Argument, Connection};
 use crate::store::redis::eviction::EvictionWatch;
 use crate::store::redis::given_back;
 use crate::store::redis::listener::Listener;
 use crate::store::redis::names;
+use crate::store::redis::places::is_about_places;
 use crate::store::redis::scripts::{Scripts, Source};
 use crate::store::redis::value;
 
@@ -51,7 +55,7 @@ impl Inner {
 
     /// What a message says of the end of a claim. Channels have neither databases nor key patterns, so users who may not read the
     /// key may hear it: it is a digest of the name, 64 hexadecimal digits.
-    pub(super) fn bell(name: &[u8]) -> String {
+    pub(super) fn message_of(name: &[u8]) -> String {
         format!("{:x}", Bytes::from_owner(Sha256::digest(name)))
     }
 
@@ -117,6 +121,32 @@ impl Inner {
         Ok(answer)
     }
 
+    /// Makes a call of a registry, and finds out whether the server lives if no answer comes: it may have no place for a connection.
+    pub(super) async fn looking_for_places<T>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let Some(current) = Call::current() else { return call.await };
+        let mut calling = pin!(call);
+        match timeout(current.limit() / 2, &mut calling).await {
+            Ok(Err(error)) if error.is_unreachable() && self.connection.is_without_places().await => {
+                Err(error.into_busy())
+            }
+            Ok(answer) => answer,
+            Err(_) => {
+                let asking = async {
+                    if self.connection.is_without_places().await {
+                        current.server_lives();
+                    }
+                };
+                tokio::select! {
+                    answer = &mut calling => answer,
+                    () = asking => calling.await,
+                }
+            }
+        }
+    }
+
     pub(super) async fn look(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
         let (value, left, now): (Option<Vec<u8>>, i64, i64) =
             self.run(&self.scripts.look, &[self.name(key)], &[]).await?;
@@ -132,7 +162,7 @@ impl Inner {
             StoreError::Full
         } else if ["invalid bulk length", "proto-max-bulk-len"].iter().any(|what| text.contains(what)) {
             StoreError::record_rejected(error)
-        } else if text.contains("max number of clients reached") || is("BUSY") {
+        } else if is_about_places(&text) || is("BUSY") {
             StoreError::busy(error)
         } else if error.is_timeout() {
             StoreError::unavailable(Waited(error.into()))

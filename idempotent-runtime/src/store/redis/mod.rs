@@ -26,6 +26,7 @@ pub(crate) mod node;
 pub(crate) mod open;
 pub(crate) mod open_error;
 pub(crate) mod origin;
+mod places;
 pub(crate) mod reconnecting;
 pub(crate) mod record_limit;
 pub(crate) mod resolve;

@@ -12,6 +12,7 @@ use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, 
 
 use crate::backoff::Backoff;
 use crate::deadline::Deadline;
+use crate::store::redis::places::Places;
 use crate::store::redis::wire::{Way, Wire};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::tokio::time::Instant;
@@ -34,6 +35,7 @@ struct Inner {
     way: Option<Way>,
     silence: Arc<Silence>,
     current: Mutex<Current>,
+    places: Places,
 }
 
 /// When the last call was sent that had no answer for long: what drops the packets of one connection drops those of others to
@@ -85,7 +87,7 @@ impl Reconnecting {
     fn new(wire: Wire, way: Option<Way>, silence: Arc<Silence>) -> Self {
         let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         let current = Current { line: Line::new(wire), backoff, kept_until: Instant::now() };
-        Self(Arc::new(Inner { way, silence, current: Mutex::new(current) }))
+        Self(Arc::new(Inner { way, silence, current: Mutex::new(current), places: Places::default() }))
     }
 
     /// Another connection to the same server, made when it is needed; the same one where it is the application's.
@@ -115,6 +117,15 @@ impl Reconnecting {
         }
         call.is_over = true;
         answer
+    }
+
+    /// Whether the server rejects connections because it has too many; not known where the connection is the application's.
+    pub(super) async fn is_without_places(&self) -> bool {
+        let Some(way) = &self.0.way else { return false };
+        match way.address().await {
+            Ok(address) => self.0.places.are_taken(&address).await,
+            Err(_) => false,
+        }
     }
 
     /// The connection for the next call.

@@ -21,8 +21,8 @@ pub(super) async fn resolve(
     let (keys, token, script) = (inner.names_for_one_call(key), token_text(token), &inner.scripts.resolve);
     let (channel, index) = (Argument::Text(&inner.channel), Argument::Text(&inner.index));
     let claims = Argument::Text(inner.claims_of(&keys[0]));
-    let bell = Inner::bell(&keys[0]);
-    let bell = Argument::Text(&bell);
+    let message = Inner::message_of(&keys[0]);
+    let message = Argument::Text(&message);
     let (token, nothing) = (Argument::Text(&token), Argument::Text(""));
     let answer: u32 = match resolution {
         Resolution::Executed { token: own, record, ttl } => {
@@ -31,12 +31,12 @@ pub(super) async fn resolve(
             // A repeated call finds its own record.
             let kept = Argument::Millis(0);
             let arguments =
-                [token, Argument::Text(&value), Argument::span(*ttl), channel, index, own, claims, bell, kept];
+                [token, Argument::Text(&value), Argument::span(*ttl), channel, index, own, claims, message, kept];
             record_limit::write(inner, script, &keys, key, &value, &arguments).await?
         }
         Resolution::NotExecuted => {
             let kept = inner.answer_kept_for();
-            let arguments = [token, nothing, nothing, channel, index, nothing, claims, bell, kept];
+            let arguments = [token, nothing, nothing, channel, index, nothing, claims, message, kept];
             let answer = inner.connection.run_once(script, &keys, &arguments).await;
             answer.map_err(|error| inner.error(error))?
         }

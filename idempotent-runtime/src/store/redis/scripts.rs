@@ -83,7 +83,8 @@ end
 }
 
 /// Keys: the name, and the one that is there when the token was given back. Arguments: token, fingerprint, lease, ttl, whether a
-/// lapsed claim may be taken over, the set of those that never expire, the set of those that expire.
+/// lapsed claim may be taken over, the set of those that never expire, the set of those that expire, the former
+/// fingerprint or the same one.
 ///
 /// Returns the attempt of the claim that was made, as a number; or the existing value that is no claim, as a text; or three
 /// texts, of which the last one says whether the name must still be added to the set.
@@ -116,7 +117,7 @@ if claim.token == ARGV[1] then
     return {'acquired', string.format('%.0f', claim.attempt), 'enter'}
 end
 if claim.is_leased then return {'in_flight', claim.fingerprint, ''} end
-if claim.fingerprint ~= ARGV[2] then return {'lapsed', claim.fingerprint, ''} end
+if claim.fingerprint ~= ARGV[2] and claim.fingerprint ~= ARGV[8] then return {'lapsed', claim.fingerprint, ''} end
 if ttl then
     local taken_over = acquired(claim.attempt + 1)
     if type(taken_over) == 'number' and not claim.ttl then index('SREM', ARGV[6]) end

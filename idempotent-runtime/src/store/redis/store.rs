@@ -102,6 +102,60 @@ impl RedisStore {
         Ok(existing.filter(|existing| existing != claim.as_bytes()))
     }
 
+    async fn try_to_claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
+        if let Some(watch) = self.0.eviction.as_ref().filter(|_| !request.is_of_running) {
+            watch.check(&self.0.connection)?;
+        }
+        let token = token_text(request.token);
+        let expires = request.after_crash == AfterCrash::Rerun;
+        if self.0.claims_by_set && self.0.acknowledged.is_none() && expires {
+            match self.claim_by_set(key, &token, &request).await {
+                Ok(None) => {
+                    index::enter_expiring(&self.0, key, request.ttl).await;
+                    return Ok(Claim::Acquired { attempt: 1 });
+                }
+                Ok(Some(existing)) if !value::may_be_claim(&existing) => return value::existing(&existing),
+                // The server must decide whose claim it is and whether its lease has expired. A full server rejects the
+                // command even if it would only read.
+                Ok(Some(_)) | Err(StoreError::Full) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let (fingerprint, former) = (request.fingerprint.to_string(), request.other_fingerprint().to_string());
+        let keys = [self.0.name(key), self.0.name_of_given_back(key, request.token)];
+        let arguments = [
+            Argument::Text(&token),
+            Argument::Text(&fingerprint),
+            Argument::span(request.lease),
+            Argument::span(request.ttl),
+            Argument::Text(if expires { "1" } else { "0" }),
+            Argument::Text(&self.0.index),
+            Argument::Text(self.0.claims_of(&keys[0])),
+            Argument::Text(&former),
+        ];
+        let sent_twice = || {
+            if !expires {
+                self.0.sent_twice.remember(request.token);
+            }
+        };
+        let answer = match self.0.run_acknowledged(&self.0.scripts.claim, &keys, &arguments, sent_twice).await {
+            Err(StoreError::Full) => return Err(self.full(key, request.token).await),
+            Err(error) => return Err(self.withdraw(key, &request, error).await),
+            Ok(answer) => answer,
+        };
+        match answer {
+            Value::Int(attempt) => {
+                let attempt = attempt.try_into().map_err(|_| value::damaged("the attempt is out of range"))?;
+                if expires && self.0.is_cluster() {
+                    index::enter_expiring(&self.0, key, request.ttl).await;
+                }
+                Ok(Claim::Acquired { attempt })
+            }
+            Value::BulkString(existing) => value::existing(&existing),
+            other => self.claim_in_texts(key, other).await,
+        }
+    }
+
     /// What the script of a claim answers in three texts: what it found, its fingerprint or the attempt, and what is left to do.
     async fn claim_in_texts(&self, key: &RecordKey, answer: Value) -> Result<Claim, StoreError> {
         let unreadable = |_| value::damaged("the script's answer cannot be read");
@@ -142,7 +196,7 @@ impl RedisStore {
         }
         match self.0.look(key).await {
             Ok(Some(Entry { state: EntryState::Claimed { token: holder, .. }, .. })) if holder == token => {
-                StoreError::unavailable("the server is full, and an earlier try of the call has claimed the key")
+                StoreError::busy("the server is full, and an earlier try of the call has claimed the key")
             }
             Ok(_) => StoreError::Full,
             Err(error) => error,
@@ -158,56 +212,7 @@ impl fmt::Debug for RedisStore {
 
 impl Store for RedisStore {
     async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
-        if let Some(watch) = self.0.eviction.as_ref().filter(|_| !request.is_of_running) {
-            watch.check(&self.0.connection)?;
-        }
-        let token = token_text(request.token);
-        let expires = request.after_crash == AfterCrash::Rerun;
-        if self.0.claims_by_set && self.0.acknowledged.is_none() && expires {
-            match self.claim_by_set(key, &token, &request).await {
-                Ok(None) => {
-                    index::enter_expiring(&self.0, key, request.ttl).await;
-                    return Ok(Claim::Acquired { attempt: 1 });
-                }
-                Ok(Some(existing)) if !value::may_be_claim(&existing) => return value::existing(&existing),
-                // The server must decide whose claim it is and whether its lease has expired. A full server rejects the
-                // command even if it would only read.
-                Ok(Some(_)) | Err(StoreError::Full) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let fingerprint = request.fingerprint.to_string();
-        let keys = [self.0.name(key), self.0.name_of_given_back(key, request.token)];
-        let arguments = [
-            Argument::Text(&token),
-            Argument::Text(&fingerprint),
-            Argument::span(request.lease),
-            Argument::span(request.ttl),
-            Argument::Text(if expires { "1" } else { "0" }),
-            Argument::Text(&self.0.index),
-            Argument::Text(self.0.claims_of(&keys[0])),
-        ];
-        let sent_twice = || {
-            if !expires {
-                self.0.sent_twice.remember(request.token);
-            }
-        };
-        let answer = match self.0.run_acknowledged(&self.0.scripts.claim, &keys, &arguments, sent_twice).await {
-            Err(StoreError::Full) => return Err(self.full(key, request.token).await),
-            Err(error) => return Err(self.withdraw(key, &request, error).await),
-            Ok(answer) => answer,
-        };
-        match answer {
-            Value::Int(attempt) => {
-                let attempt = attempt.try_into().map_err(|_| value::damaged("the attempt is out of range"))?;
-                if expires && self.0.is_cluster() {
-                    index::enter_expiring(&self.0, key, request.ttl).await;
-                }
-                Ok(Claim::Acquired { attempt })
-            }
-            Value::BulkString(existing) => value::existing(&existing),
-            other => self.claim_in_texts(key, other).await,
-        }
+        self.0.looking_for_places(self.try_to_claim(key, request)).await
     }
 
     async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
@@ -240,9 +245,9 @@ impl Store for RedisStore {
         let (channel, index) = (Argument::Text(&self.0.channel), Argument::Text(&self.0.index));
         let name = [self.0.name(key)];
         let claims = Argument::Text(self.0.claims_of(&name[0]));
-        let bell = Inner::bell(&name[0]);
-        let (token, bell) = (Argument::Text(&token), Argument::Text(&bell));
-        let arguments = [token, Argument::Text(&value), Argument::span(ttl), channel, index, claims, bell];
+        let message = Inner::message_of(&name[0]);
+        let (token, message) = (Argument::Text(&token), Argument::Text(&message));
+        let arguments = [token, Argument::Text(&value), Argument::span(ttl), channel, index, claims, message];
         let ended = record_limit::write(&self.0, &self.0.scripts.complete, &name, key, &value, &arguments).await?;
         Ok(held(index::ended(&self.0, key, ended).await))
     }
@@ -259,10 +264,10 @@ impl Store for RedisStore {
         let token = token_text(token);
         let (channel, index) = (Argument::Text(&self.0.channel), Argument::Text(&self.0.index));
         let claims = Argument::Text(self.0.claims_of(&keys[0]));
-        let bell = Inner::bell(&keys[0]);
-        let (token, bell) = (Argument::Text(&token), Argument::Text(&bell));
+        let message = Inner::message_of(&keys[0]);
+        let (token, message) = (Argument::Text(&token), Argument::Text(&message));
         let (remembered, kept) = (Argument::span(REMEMBERED), Argument::span(SENT_AGAIN_WITHIN));
-        let arguments = [token, channel, index, remembered, may_arrive, claims, bell, kept];
+        let arguments = [token, channel, index, remembered, may_arrive, claims, message, kept];
         let ended = self.0.run(&self.0.scripts.release, &keys, &arguments).await?;
         Ok(held(index::ended(&self.0, key, ended).await))
     }
@@ -273,7 +278,7 @@ impl Store for RedisStore {
 
     async fn changed(&self, key: &RecordKey) {
         match &self.0.listener {
-            Some(listener) => listener.ended(Inner::bell(&self.0.name(key)).as_bytes()).await,
+            Some(listener) => listener.ended(Inner::message_of(&self.0.name(key)).as_bytes()).await,
             None => std::future::pending().await,
         }
     }
@@ -281,7 +286,7 @@ impl Store for RedisStore {
 
 impl StoreAdmin for RedisStore {
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
-        self.0.look(key).await
+        self.0.looking_for_places(self.0.look(key)).await
     }
 
     async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {

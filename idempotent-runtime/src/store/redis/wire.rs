@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, RedisResult};
+use redis::{Client, ConnectionAddr, RedisResult};
 
 #[cfg(feature = "redis-sentinel")]
 use crate::store::redis::sentinel::{Master, Watched};
@@ -46,6 +46,15 @@ impl Way {
             }
             #[cfg(feature = "redis-sentinel")]
             Self::Sentinels(watched) => Ok(Wire::Master(watched.connect())),
+        }
+    }
+
+    /// Where the next connection would lead.
+    pub(super) async fn address(&self) -> RedisResult<ConnectionAddr> {
+        match self {
+            Self::Server(server) => Ok(server.0.get_connection_info().addr().clone()),
+            #[cfg(feature = "redis-sentinel")]
+            Self::Sentinels(watched) => Ok(watched.master().await?.get_connection_info().addr().clone()),
         }
     }
 

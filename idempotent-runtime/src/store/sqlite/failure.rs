@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::store::error::{StoreError, Waited};
+use crate::store::shortage;
 
 /// The primary result codes of SQLite that have an answer of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +12,8 @@ pub(super) enum Cause {
     ReadOnly,
     Corrupt,
     Full,
+    /// There is no memory for the call, or no file can be opened or mapped.
+    Short,
     CannotOpen,
     /// A value is too long, or a constraint or a trigger rejects the row: it does so however often it is asked.
     Rejected,
@@ -20,9 +23,20 @@ pub(super) enum Cause {
 impl Cause {
     pub(super) fn of(error: &sqlx::Error) -> Self {
         let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        let code = code.and_then(|code| code.parse::<i32>().ok());
+        match code {
+            // SQLITE_IOERR_SHMSIZE: the log's index cannot grow.
+            Some(4874) => return Self::Full,
+            // SQLITE_IOERR_NOMEM, SQLITE_IOERR_SHMOPEN, SQLITE_IOERR_SHMMAP
+            Some(3082 | 4618 | 5386) => return Self::Short,
+            // SQLite does not say why it cannot open a file.
+            Some(code) if code & 0xff == 14 && shortage::lacks_files() => return Self::Short,
+            _ => {}
+        }
         // The extended code carries the primary one in its low byte.
-        match code.and_then(|code| code.parse::<i32>().ok()).map(|code| code & 0xff) {
+        match code.map(|code| code & 0xff) {
             Some(5 | 6) => Self::Locked,
+            Some(7) => Self::Short,
             Some(8) => Self::ReadOnly,
             Some(11 | 26) => Self::Corrupt,
             Some(13) => Self::Full,
@@ -38,8 +52,8 @@ pub(super) fn store_error(error: impl Into<Arc<sqlx::Error>>) -> StoreError {
     let error = error.into();
     match Cause::of(&error) {
         Cause::Corrupt => StoreError::damaged(error),
-        // By a transaction of another process, as a client could bring about.
-        Cause::Locked => StoreError::busy(error),
+        // By a transaction of another process, or by many entries or connections, as a client could bring about.
+        Cause::Locked | Cause::Full | Cause::Short => StoreError::busy(error),
         _ if matches!(*error, sqlx::Error::PoolTimedOut) => StoreError::unavailable(Waited(error.into())),
         _ => StoreError::unavailable(error),
     }

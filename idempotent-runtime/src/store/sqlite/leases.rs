@@ -88,7 +88,7 @@ struct InUse;
 
 /// Whether the writer must create a new file of leases.
 pub(super) fn is_lost(error: &StoreError) -> bool {
-    matches!(error, StoreError::Unavailable(source) if source.is::<Lost>())
+    error.is_busy_with::<Lost>()
 }
 
 pub(super) struct Leases {
@@ -137,7 +137,7 @@ impl Leases {
         let start = Instant::now();
         loop {
             match self.current(&self.renewing).await {
-                Err(error) if error.is_busy() && start.elapsed() < self.busy_timeout => {}
+                Err(error) if error.is_busy() && !is_lost(&error) && start.elapsed() < self.busy_timeout => {}
                 current => return current.map(Acquired::give_back),
             }
         }
@@ -159,7 +159,7 @@ impl Leases {
         let start = Instant::now();
         let renewed = loop {
             match self.try_renew(&list, turn).await {
-                Err(error) if error.is_busy() && start.elapsed() < wait => {}
+                Err(error) if error.is_busy() && !is_lost(&error) && start.elapsed() < wait => {}
                 renewed => break renewed,
             }
         };
@@ -187,7 +187,7 @@ impl Leases {
         let renewed: Vec<String> = renewed.fetch_all(acquired.connection()).await.map_err(store_error)?;
         // If another file took the place of this one meanwhile, the renewal has no effect.
         if !self.is_current(acquired.connection()).await? {
-            return Err(StoreError::unavailable(Lost));
+            return Err(StoreError::busy(Lost));
         }
         acquired.give_back();
         Ok(renewed.into_iter().collect())
@@ -309,7 +309,7 @@ impl Leases {
             drop(acquired);
             connections.close().await;
         }
-        Err(StoreError::unavailable(Lost))
+        Err(StoreError::busy(Lost))
     }
 
     async fn is_current(&self, connection: &mut SqliteConnection) -> Result<bool, StoreError> {
@@ -325,6 +325,6 @@ impl Leases {
 
     /// What is at its path may be no file of leases at all.
     fn or_lost(&self, error: StoreError) -> StoreError {
-        if self.is_lost() { StoreError::unavailable(Lost) } else { error }
+        if self.is_lost() { StoreError::busy(Lost) } else { error }
     }
 }

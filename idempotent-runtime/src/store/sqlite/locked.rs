@@ -142,7 +142,7 @@ pub(super) async fn decide_claim(
 pub(super) const MOST_LOOKS: usize = 3;
 
 pub(super) fn changing() -> StoreError {
-    StoreError::unavailable("the lease of the claim was renewed at each of three looks")
+    StoreError::busy("the lease of the claim was renewed at each of three looks")
 }
 
 /// Deletes a batch of what has expired, and says how many.

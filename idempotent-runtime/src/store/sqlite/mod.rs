@@ -16,7 +16,7 @@
 //!
 //! Leases are renewed in a second file, which no handler's transaction locks: `leases`.
 //!
-//! Leases and expiry are judged inside the statements by a clock that does not follow when the machine's is set: `clock`. The
+//! The statements decide about leases and expiry by a clock that does not follow when the machine's is set: `clock`. The
 //! lease of a process that has another clock ends when it was not renewed for as long as it lasts: `watch`.
 
 pub(crate) mod batch;
@@ -41,6 +41,7 @@ pub(crate) mod schema;
 pub(crate) mod settings;
 pub(crate) mod start;
 pub(crate) mod store;
+mod tables;
 #[cfg(test)]
 pub(crate) mod tests;
 pub(crate) mod transactions;

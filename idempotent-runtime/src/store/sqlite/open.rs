@@ -18,7 +18,7 @@ use crate::store::sqlite::failure::Cause;
 use crate::store::sqlite::leases::Leases;
 use crate::store::sqlite::leases_file;
 use crate::store::sqlite::open_error::SqliteOpenError;
-use crate::store::sqlite::schema;
+use crate::store::sqlite::tables;
 
 /// Collects the options of a [`SqliteStore`](crate::store::SqliteStore).
 #[derive(Clone, Debug)]
@@ -177,13 +177,13 @@ impl SqliteStoreBuilder {
     /// The path of the database and its clock. Dropping the connection half way rolls back.
     async fn migrate(&self, connection: &mut SqliteConnection) -> Result<(String, Clock), Obstacle> {
         connection.execute("BEGIN IMMEDIATE").await?;
-        if sqlx::query(schema::EXISTS).fetch_optional(&mut *connection).await?.is_none() {
-            execute_all(connection, schema::CREATE).await?;
+        if sqlx::query(tables::EXISTS).fetch_optional(&mut *connection).await?.is_none() {
+            execute_all(connection, tables::CREATE).await?;
         } else {
-            match sqlx::query_scalar::<_, i64>(schema::STORED_VERSION).fetch_optional(&mut *connection).await? {
-                Some(schema::VERSION) => connection.execute(schema::TOUCH).await.map(drop)?,
-                Some(1) => execute_all(connection, schema::FROM_1).await?,
-                Some(version) if version > schema::VERSION => return Err(Obstacle::NewerSchema(version)),
+            match sqlx::query_scalar::<_, i64>(tables::STORED_VERSION).fetch_optional(&mut *connection).await? {
+                Some(tables::VERSION) => connection.execute(tables::TOUCH).await.map(drop)?,
+                Some(1) => execute_all(connection, tables::FROM_1).await?,
+                Some(version) if version > tables::VERSION => return Err(Obstacle::NewerSchema(version)),
                 Some(_) | None => return Err(Obstacle::NoVersion),
             }
         }
@@ -226,7 +226,7 @@ impl SqliteStoreBuilder {
         let (path, error) = match obstacle {
             Obstacle::NewerSchema(found) => {
                 let path = self.path.clone();
-                return SqliteOpenError::NewerSchema { path, found, supported: schema::VERSION };
+                return SqliteOpenError::NewerSchema { path, found, supported: tables::VERSION };
             }
             Obstacle::NoVersion => {
                 let source = "idempotency_schema names no version".into();
@@ -254,7 +254,7 @@ impl SqliteStoreBuilder {
                     None => SqliteOpenError::Failed { path, source },
                 },
             },
-            Cause::Rejected | Cause::Other => SqliteOpenError::Failed { path, source },
+            Cause::Short | Cause::Rejected | Cause::Other => SqliteOpenError::Failed { path, source },
         }
     }
 }

@@ -68,7 +68,7 @@ use crate::transaction::transactions::Transactions;
 /// when it has seen no renewal for a whole lease since it was opened, or since it first saw the claim. So a retry after a
 /// crash can wait for one lease longer.
 ///
-/// Whether a record has expired is judged by the clock of the process that looks. Each clock starts with the time of the
+/// Whether a record has expired is decided by the clock of the process that looks. Each clock starts with the time of the
 /// system clock. If that is an hour ahead when a clock starts, records of other clocks expire an hour early, and a retry in
 /// that hour runs again. If it is behind, they expire late.
 ///

@@ -147,7 +147,7 @@ async fn renewed_lease_is_never_taken_over_by_another_clock() {
             assert!(other.unknown_outcomes().await.unwrap().is_empty());
             assert_eq!(other.delete_expired().await.unwrap(), 0);
         }
-        // Two hours: when it expires is judged by each clock, an hour early by one that is ahead.
+        // Two hours: when it expires is decided by each clock, an hour early by one that is ahead.
         assert_eq!(holder.complete(&rerun, first.token, record(Vec::new()), 2 * TTL).await.unwrap(), Held::Yes);
         assert_eq!(other.claim(&rerun, claim_request()).await.unwrap(), Claim::Completed(record(Vec::new())));
         assert_eq!(holder.release(&reject, at_most_once.token).await.unwrap(), Held::Yes);

@@ -5,8 +5,8 @@ use sqlx::sqlite::Sqlite;
 
 use crate::key::RecordKey;
 use crate::policy::values::Isolation;
-use crate::record::{Record, unix_millis};
-use crate::store::claim::{Claim, ClaimRequest, Held, Token};
+use crate::record::unix_millis;
+use crate::store::claim::{Claim, Held, Token};
 use crate::store::claim_decision::{Decision, decide};
 use crate::store::columns::{span_millis, token_text};
 use crate::store::error::StoreError;
@@ -19,7 +19,7 @@ use crate::store::sqlite::store::SqliteStore;
 use crate::store::sqlite::writes::keep;
 use crate::transaction::open::Open;
 use crate::transaction::slot::{ClaimInTransaction, TransactionalStore};
-use crate::transaction::transactions::{Holder, Recording};
+use crate::transaction::transactions::{Holder, Recording, TxClaimRequest};
 
 impl Holder for SqliteStore {
     /// In this process: nothing tells what a transaction of another one is about.
@@ -43,10 +43,7 @@ impl TransactionalStore<Sqlite> for SqliteStore {
 
     fn claim<'a>(
         &'a self,
-        key: &'a RecordKey,
-        request: ClaimRequest,
-        _: Option<Isolation>,
-        _: Record,
+        TxClaimRequest { key, request, .. }: TxClaimRequest<'a>,
     ) -> BoxFuture<'a, Result<ClaimInTransaction<Sqlite>, StoreError>> {
         Box::pin(async move {
             let in_flight = |fingerprint| Ok(ClaimInTransaction::Existing(Claim::InFlight { fingerprint }));
@@ -54,7 +51,7 @@ impl TransactionalStore<Sqlite> for SqliteStore {
             if let Some(fingerprint) = transactions.running.fingerprint(key) {
                 return in_flight(fingerprint);
             }
-            // As without a transaction: an expired lease is judged under the lock.
+            // As without a transaction: an expired lease is decided under the lock.
             if let Decision::Answer(claim) = decide(self.existing(key).await?, &request)
                 && !matches!(claim, Claim::Lapsed { .. })
             {

@@ -130,6 +130,25 @@ pub async fn another_fingerprint_never_takes_over<S: StoreAdmin>(store: &Arc<S>)
     assert_eq!(claim(store, &key, request()).await, Claim::Acquired { attempt: 2 });
 }
 
+/// A claim that was made under an earlier secret can be taken over by the same request, and has its new fingerprint from then on.
+///
+/// # Panics
+///
+/// When the store breaks the rule.
+pub async fn a_takeover_replaces_the_former_fingerprint<S: StoreAdmin>(store: &Arc<S>) {
+    let (key, first) = (unique_key("former-fingerprint"), request());
+    let _ = claim(store, &key, first).await;
+    let new = || ClaimRequest { fingerprint: fingerprint(2), ..request() };
+    let next = new().with_former_fingerprint(fingerprint(1));
+    assert_eq!(claim(store, &key, next).await, Claim::InFlight { fingerprint: fingerprint(1) });
+    lapse(store, &key, first.token).await;
+    assert_eq!(claim(store, &key, next).await, Claim::Acquired { attempt: 2 });
+    assert_eq!(get(store, &key).await.map(|entry| entry.fingerprint), Some(fingerprint(2)));
+    lapse(store, &key, next.token).await;
+    assert_eq!(claim(store, &key, request()).await, Claim::Lapsed { fingerprint: fingerprint(2) });
+    assert_eq!(claim(store, &key, new()).await, Claim::Acquired { attempt: 3 });
+}
+
 /// Under [`AfterCrash::Reject`] a claim with an expired lease stays as it is.
 ///
 /// # Panics

@@ -37,6 +37,19 @@
 //!     fn is_alive(&self) -> bool {
 //!         self.expires_at.is_none_or(|at| at > Instant::now())
 //!     }
+//!
+//!     fn state(&self) -> StoredState {
+//!         match &self.record {
+//!             Some(record) => StoredState::Completed(record.clone()),
+//!             None => StoredState::Claimed {
+//!                 fingerprint: self.fingerprint,
+//!                 token: self.token,
+//!                 attempt: self.attempt,
+//!                 leased: self.lease_until > Instant::now(),
+//!                 expires: self.expires_at.is_some(),
+//!             },
+//!         }
+//!     }
 //! }
 //!
 //! impl SimpleStore {
@@ -68,22 +81,17 @@
 //!     async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
 //!         let now = Instant::now();
 //!         let mut rows = self.0.lock().unwrap();
-//!         let attempt = match rows.get_mut(key).filter(|row| row.is_alive()) {
-//!             None if self.1.lock().unwrap().contains(&request.token) => {
+//!         let row = rows.get_mut(key).filter(|row| row.is_alive());
+//!         let attempt = match decide(row.as_deref().map(Row::state), &request) {
+//!             Decision::Answer(claim) => return Ok(claim),
+//!             Decision::Keep { fingerprint, .. } => {
+//!                 row.expect("it has a claim").expires_at = None;
+//!                 return Ok(Claim::Lapsed { fingerprint });
+//!             }
+//!             Decision::Take { .. } if self.1.lock().unwrap().contains(&request.token) => {
 //!                 return Err(StoreError::unavailable("the claim was released before it arrived"));
 //!             }
-//!             None => 1,
-//!             Some(Row { record: Some(record), .. }) => return Ok(Claim::Completed(record.clone())),
-//!             Some(row) if row.token == request.token => return Ok(Claim::Acquired { attempt: row.attempt }),
-//!             Some(row) if row.lease_until > now => return Ok(Claim::InFlight { fingerprint: row.fingerprint }),
-//!             Some(row) if row.fingerprint != request.fingerprint => {
-//!                 return Ok(Claim::Lapsed { fingerprint: row.fingerprint });
-//!             }
-//!             Some(row) if request.after_crash == AfterCrash::Reject => {
-//!                 row.expires_at = None;
-//!                 return Ok(Claim::Lapsed { fingerprint: row.fingerprint });
-//!             }
-//!             Some(row) => row.attempt + 1,
+//!             Decision::Take { attempt } => attempt,
 //!         };
 //!         let ClaimRequest { token, fingerprint, lease, ttl, after_crash, .. } = request;
 //!         let lease_until = now + lease;
@@ -219,6 +227,7 @@ pub async fn all<S: StoreAdmin>(store: S) {
     a_claim_given_back_beside_another_does_not_arrive(&store).await;
     a_release_beside_its_claim_leaves_no_claim(&store).await;
     another_fingerprint_never_takes_over(&store).await;
+    a_takeover_replaces_the_former_fingerprint(&store).await;
     reject_never_takes_over(&store).await;
     late_holder_completes_if_not_taken_over(&store).await;
     a_release_frees_the_key_and_the_attempts(&store).await;

@@ -40,17 +40,17 @@ pub async fn a_purge_removes_claims_and_records<S: StoreAdmin>(store: &Arc<S>) {
 pub async fn get_describes_entry<S: StoreAdmin>(store: &Arc<S>) {
     let (key, first) = (unique_key("entry"), ClaimRequest { lease: LONG / 2, ..request() });
     let _ = claim(store, &key, first).await;
-    let entry = get(store, &key).await.expect("the claim stands");
+    let entry = get(store, &key).await.expect("the key has an entry");
     assert_eq!((&entry.key, entry.fingerprint), (&key, fingerprint(1)));
     assert!(entry.expires_in.is_some_and(|left| left <= LONG && left > LONG / 2), "{entry:?}");
     let EntryState::Claimed { attempt: 1, lease: Some(lease), token } = entry.state else { panic!("{entry:?}") };
     assert!(lease <= LONG / 2 && lease > LONG / 4, "{lease:?}");
     assert_eq!(token, first.token, "an entry tells whose claim it is, and by that since when");
     lapse(store, &key, first.token).await;
-    let entry = get(store, &key).await.expect("the claim stands");
+    let entry = get(store, &key).await.expect("the key has an entry");
     assert_eq!(entry.state, EntryState::Claimed { attempt: 1, lease: None, token: first.token });
     let _ = complete(store, &key, first.token, &record(), LONG).await;
-    let entry = get(store, &key).await.expect("the record stands");
+    let entry = get(store, &key).await.expect("the key has an entry");
     let Record { status, recorded_at, .. } = record();
     assert_eq!(entry.state, EntryState::Completed { status, body_bytes: Some(4), recorded_at });
 }

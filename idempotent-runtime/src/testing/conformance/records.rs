@@ -125,19 +125,19 @@ pub async fn extend_moves_the_end_of_records_alone<S: StoreAdmin>(store: &Arc<S>
     let _ = claim(store, &key, request).await;
     lapse(store, &key, request.token).await;
     assert_eq!(extend(&key, 4 * LONG).await, Held::No, "a claim is no record");
-    let entry = get(store, &key).await.expect("the claim stands");
+    let entry = get(store, &key).await.expect("the key has an entry");
     assert!(matches!(entry.state, EntryState::Claimed { lease: None, .. }), "its lease has not begun again: {entry:?}");
     assert!(entry.expires_in.is_some_and(|left| left <= LONG), "{entry:?}");
     let _ = complete(store, &key, request.token, &record(), LONG / 4).await;
     if extend(&key, LONG).await == Held::No {
         return;
     }
-    let entry = get(store, &key).await.expect("the record stands");
+    let entry = get(store, &key).await.expect("the key has an entry");
     assert!(entry.expires_in.is_some_and(|left| left <= LONG && left > LONG / 2), "{entry:?}");
     assert_eq!(claim(store, &key, self::request()).await, Claim::Completed(record()));
     // The step of a handler under `AfterCrash::Reject`, until that handler ends.
     assert_eq!(extend(&key, Duration::MAX).await, Held::Yes, "`Duration::MAX` is a ttl too");
-    let entry = get(store, &key).await.expect("the record stands");
+    let entry = get(store, &key).await.expect("the key has an entry");
     assert!(entry.expires_in.is_none_or(|left| left > 1000 * LONG), "{entry:?}");
     assert_eq!(claim(store, &key, self::request()).await, Claim::Completed(record()));
     assert_eq!(extend(&key, Duration::from_millis(100)).await, Held::Yes);

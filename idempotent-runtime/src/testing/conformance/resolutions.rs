@@ -51,7 +51,7 @@ pub async fn a_resolution_records_what_was_executed<S: StoreAdmin>(store: &Arc<S
         }
         let other = ClaimRequest { fingerprint: fingerprint(2), ..for_good() };
         assert_eq!(claim(store, &key, other).await, Claim::Completed(record()));
-        let entry = get(store, &key).await.expect("the record stands");
+        let entry = get(store, &key).await.expect("the key has an entry");
         assert!(entry.expires_in.is_some_and(|left| left <= LONG && left > LONG / 2), "{entry:?}");
         assert!(!entry.is_unknown_outcome());
     }

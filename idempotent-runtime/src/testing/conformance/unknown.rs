@@ -42,14 +42,14 @@ pub async fn an_unknown_outcome_never_expires<S: StoreAdmin>(store: &Arc<S>) {
     for (key, request) in keys.iter().zip(requests) {
         let retry = claim(store, key, short(AfterCrash::Reject)).await;
         assert_eq!(retry, Claim::Lapsed { fingerprint: fingerprint(1) }, "after its ttl");
-        let entry = get(store, key).await.expect("the claim stands");
+        let entry = get(store, key).await.expect("the key has an entry");
         assert_eq!(entry.expires_in, None, "{entry:?}");
         assert_eq!(entry.state, EntryState::Claimed { attempt: 1, lease: None, token: request.token });
     }
     let [completed, released, purged, renewed] = keys;
     let [late, gone, _, back] = requests.map(|request| request.token);
     assert_eq!(complete(store, &completed, late, &record(), LONG).await, Held::Yes);
-    let entry = get(store, &completed).await.expect("the record stands");
+    let entry = get(store, &completed).await.expect("the key has an entry");
     assert!(entry.expires_in.is_some_and(|left| left <= LONG), "a record expires: {entry:?}");
     assert_eq!(release(store, &released, gone).await, Held::Yes);
     assert!(purge(store, &purged).await);
@@ -59,7 +59,11 @@ pub async fn an_unknown_outcome_never_expires<S: StoreAdmin>(store: &Arc<S>) {
     }
     assert_eq!(renew(store, &renewed, back, LONG).await, Held::Yes);
     assert_eq!(claim(store, &renewed, request()).await, Claim::InFlight { fingerprint: fingerprint(1) });
-    assert_eq!(get(store, &renewed).await.expect("the claim stands").expires_in, None, "a renewal changes that not");
+    assert_eq!(
+        get(store, &renewed).await.expect("the key has an entry").expires_in,
+        None,
+        "a renewal changes that not"
+    );
     assert!(purge(store, &renewed).await);
 }
 
@@ -74,7 +78,7 @@ pub async fn what_was_rejected_once_stays_rejected<S: StoreAdmin>(store: &Arc<S>
     let _ = claim(store, &running, request()).await;
     let duplicate = ClaimRequest { after_crash: AfterCrash::Reject, ..request() };
     assert_eq!(claim(store, &running, duplicate).await, Claim::InFlight { fingerprint: fingerprint(1) });
-    let entry = get(store, &running).await.expect("the claim stands");
+    let entry = get(store, &running).await.expect("the key has an entry");
     assert!(entry.expires_in.is_some(), "a duplicate of a running request has no say: {entry:?}");
     assert!(purge(store, &running).await);
     let (key, first) = (unique_key("rejected-once"), short(AfterCrash::Rerun));
@@ -82,7 +86,7 @@ pub async fn what_was_rejected_once_stays_rejected<S: StoreAdmin>(store: &Arc<S>
     lapse(store, &key, first.token).await;
     let another = ClaimRequest { fingerprint: fingerprint(2), ..short(AfterCrash::Reject) };
     assert_eq!(claim(store, &key, another).await, Claim::Lapsed { fingerprint: fingerprint(1) });
-    let entry = get(store, &key).await.expect("the claim stands");
+    let entry = get(store, &key).await.expect("the key has an entry");
     assert!(entry.expires_in.is_some(), "another request has no say: {entry:?}");
     for _ in 0..2 {
         let rejected = claim(store, &key, short(AfterCrash::Reject)).await;
@@ -104,7 +108,7 @@ pub async fn a_rerun_takes_an_unknown_outcome_over<S: StoreAdmin>(store: &Arc<S>
     assert_eq!(claim(store, &key, second).await, Claim::InFlight { fingerprint: fingerprint(1) });
     lapse(store, &key, first.token).await;
     assert_eq!(claim(store, &key, second).await, Claim::Acquired { attempt: 2 });
-    let entry = get(store, &key).await.expect("the claim stands");
+    let entry = get(store, &key).await.expect("the key has an entry");
     assert!(entry.expires_in.is_some_and(|left| left <= TTL), "{entry:?}");
     assert_eq!(complete(store, &key, first.token, &record(), LONG).await, Held::No, "it was followed");
     until(async || get(store, &key).await, Option::is_none).await;

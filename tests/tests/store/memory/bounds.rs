@@ -206,6 +206,31 @@ async fn a_full_store_makes_room_from_what_has_expired() {
     assert!(store.claim(&key(1_000_000), request()).await.is_ok());
 }
 
+/// The claims of a caller beyond its share have a pace of their own.
+#[tokio::test(start_paused = true)]
+async fn caller_beyond_its_share_keeps_no_room_from_others() {
+    let store = MemoryStore::builder().max_bytes(3_000).max_bytes_per_caller(1_000).build();
+    let claim = async |owner: u128, key: usize, ttl: u64| {
+        let ttl = Duration::from_secs(ttl);
+        let request = request().with_lease(ttl / 2).with_ttl(ttl).with_owner(Owner::from_u128(owner));
+        store.claim(&RecordKey::new("memory", Some(&owner.to_string()), &key.to_string()), request).await
+    };
+    let mut number = 0;
+    while claim(1, number, 60).await.is_ok() {
+        number += 1;
+    }
+    let mut others = 0;
+    while !matches!(claim(2 + others / 2, others as usize, 1).await, Err(StoreError::Full)) {
+        others += 1;
+    }
+    // No other task runs in between.
+    tokio::time::advance(Duration::from_secs(2)).await;
+    for _ in 0..3 {
+        assert!(matches!(claim(1, number, 60).await, Err(StoreError::OverQuota)));
+    }
+    assert!(claim(1_000, 0, 60).await.is_ok());
+}
+
 #[test]
 fn it_forgets_on_in_another_runtime_when_the_first_one_is_gone() {
     let store = MemoryStore::new();

@@ -71,6 +71,25 @@ async fn only_the_state_of_a_full_disk_is_a_full_store() {
     }
 }
 
+/// Under `AfterCrash::Reject`, a claim with an expired lease is made permanent before its retry is rejected.
+#[tokio::test]
+async fn claim_that_cannot_be_kept_for_conflicts_is_busy() {
+    use idempotent_runtime::store::{AfterCrash, ClaimRequest, Store as _, Token};
+
+    let pool = PostgresServer::shared().await.database().await.pool(4).await;
+    let store = store_of(&pool).await;
+    let claim = async |lease| {
+        let request = ClaimRequest::new(Token::unique(), "07".repeat(32).parse().expect("64 digits")).with_lease(lease);
+        let key = idempotent_runtime::RecordKey::new("answered-charges", None, "kept");
+        let after_crash = if lease.is_zero() { AfterCrash::Rerun } else { AfterCrash::Reject };
+        store.claim(&key, request.with_after_crash(after_crash)).await
+    };
+    claim(Duration::ZERO).await.expect("it claims");
+    execute(&pool, &fail_inserts("40001").replace("BEFORE INSERT", "BEFORE UPDATE")).await;
+    let error = claim(Duration::from_secs(30)).await.expect_err("it fails");
+    assert!(matches!(error, StoreError::Unavailable(_)) && !error.is_unreachable(), "{error:?}");
+}
+
 #[tokio::test]
 async fn a_full_disk_rejects_new_keys_and_replays_old_ones() {
     let pool = PostgresServer::shared().await.database().await.pool(4).await;

@@ -178,7 +178,7 @@ const RECORDS: &str = "INSERT INTO idempotency.records (digest, key, state, fing
      repeat('0', 32), 1, 86400000, now() + interval '1 day', now() + interval '1 day', now(), 201, '[]', 'paid' \
      FROM (SELECT 'charges//r' || number AS key FROM generate_series(1, 100000) AS number) AS keys";
 
-/// The claims are the first row, which a sweep marks, and the last one, which is found by its number.
+/// The claims are the first row, which the deletion of expired rows marks, and the last one, which is found by its number.
 #[tokio::test]
 async fn claims_among_100_000_records_are_found_without_a_scan() {
     let server = PostgresServer::start(&["autovacuum=off"]).await;

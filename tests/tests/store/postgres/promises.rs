@@ -175,7 +175,7 @@ async fn a_damaged_row_is_rejected_and_never_run_again() {
 async fn waiter_elsewhere_is_notified_and_holds_no_connection() {
     let database = PostgresServer::shared().await.database().await;
     let (here, there) = (migrated(&database.pool(1).await).await, PostgresStore::new(database.pool(1).await));
-    // The first time, the bell may ring because the listener has just come; later on only a notification rings it.
+    // The first time, the waiter may be woken because the listener has just come; later on only a notification wakes it.
     for (number, ends) in ["releases", "completes", "releases"].into_iter().enumerate() {
         let (key, claim) = (RecordKey::new("charges", None, &number.to_string()), claim_request());
         let _ = here.claim(&key, claim).await.expect("the store claims");

@@ -5,7 +5,8 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use idempotent_runtime::RecordKey;
 use idempotent_runtime::store::{
-    Claim, EntryState, Held, RedisOpenError, RedisStore, Resolution, Resolved, Store, StoreAdmin, StoreError,
+    AfterCrash, Claim, EntryState, Held, RedisOpenError, RedisStore, Resolution, Resolved, Store, StoreAdmin,
+    StoreError,
 };
 use idempotent_tests::redis::{RedisCluster, RedisServer};
 use idempotent_tests::stores::{claim_request, record};
@@ -163,7 +164,7 @@ async fn a_waiter_elsewhere_is_woken_by_the_message() {
     let pairs = [(connect(server).await, connect(server).await), (in_cluster().await, in_cluster().await)];
     for (here, there) in pairs {
         for ends in ["completes", "releases"] {
-            // Until it listens, nothing is heard; and when it begins to, every bell rings once.
+            // Until it listens, nothing is heard; and when it begins to, every waiter is woken once.
             let first = RecordKey::new("wakes", Some("first"), ends);
             let listens = async || {
                 loop {
@@ -177,20 +178,20 @@ async fn a_waiter_elsewhere_is_woken_by_the_message() {
                     }
                 }
             };
-            // Twice: the first time may be that ring.
+            // Twice: the first time may be that wake-up.
             for _ in 0..2 {
                 tokio::time::timeout(PATIENCE, listens()).await.expect("it listens");
             }
             let (key, claim) = (RecordKey::new("wakes", None, ends), claim_request());
             let _ = here.claim(&key, claim).await.expect("the store claims");
-            let mut bell = std::pin::pin!(there.changed(&key));
-            assert!(futures_util::poll!(bell.as_mut()).is_pending());
+            let mut changed = std::pin::pin!(there.changed(&key));
+            assert!(futures_util::poll!(changed.as_mut()).is_pending());
             let held = match ends {
                 "completes" => here.complete(&key, claim.token, record(b"paid"), claim.ttl).await,
                 _ => here.release(&key, claim.token).await,
             };
             assert_eq!(held.expect("the store answers"), Held::Yes);
-            tokio::time::timeout(PATIENCE, bell).await.expect("the waiter is woken");
+            tokio::time::timeout(PATIENCE, changed).await.expect("the waiter is woken");
         }
     }
 }
@@ -210,6 +211,21 @@ async fn server_that_cannot_save_is_full_and_not_unreachable() {
     let key = RecordKey::new("charges", None, "k");
     let error = store.claim(&key, claim_request()).await.expect_err("the server takes no writes");
     assert!(matches!(error, StoreError::Full), "{error:?}");
+}
+
+/// A Cluster's client sends a call again by itself, so a full server may have made the claim before.
+#[tokio::test]
+async fn claim_made_before_its_server_was_full_is_busy() {
+    let server = RedisServer::start_cluster_of_one().await;
+    let store = RedisStore::cluster([server.url()]).open().await.expect("the store opens");
+    let (key, claim) = (RecordKey::new("charges", None, "k"), claim_request().with_after_crash(AfterCrash::Reject));
+    assert_eq!(store.claim(&key, claim).await.expect("the store claims"), Claim::Acquired { attempt: 1 });
+    let () = server.command("CONFIG SET maxmemory 1").await;
+    let error = store.claim(&key, claim).await.expect_err("the server is full");
+    assert!(matches!(error, StoreError::Unavailable(_)) && !error.is_unreachable(), "{error:?}");
+    let (other, request) = (RecordKey::new("charges", None, "other"), claim_request());
+    let other = store.claim(&other, request).await.expect_err("the server is full");
+    assert!(matches!(other, StoreError::Full), "{other:?}");
 }
 
 /// A channel has no database and no key pattern: the users of others may subscribe to it.

@@ -136,11 +136,11 @@ fn in_transaction_of(server: &Server, status: &str) -> impl Future<Output = Answ
 async fn long_transaction(path: &str, status: &str) {
     let shop = Shop::new().await;
     let locked = async {
-        let judged = async {
+        let looks = async {
             shop.in_transaction.until_started(1).await;
             shop.executes_once(path, async { shop.in_transaction.let_finish(1) }).await;
         };
-        let (holder, ()) = tokio::join!(in_transaction_of(&shop.second, status), judged);
+        let (holder, ()) = tokio::join!(in_transaction_of(&shop.second, status), looks);
         assert_eq!(holder.status.as_str(), status);
     };
     shop.beside(path, locked).await;
@@ -165,13 +165,13 @@ async fn long_transaction_makes_no_outcome_unknown() {
 async fn long_transaction_that_panics_ends_no_lease() {
     let shop = Shop::new().await;
     let locked = async {
-        let judged = async {
+        let looks = async {
             shop.in_transaction.until_started(1).await;
             shop.executes_once("/plain", async { shop.in_transaction.let_finish(1) }).await;
         };
         let holder = shop.second.post("/in-transaction").header("idempotency-key", "tx").body("no status").send();
         // Its connection is closed.
-        let (holder, ()) = tokio::join!(holder, judged);
+        let (holder, ()) = tokio::join!(holder, looks);
         assert!(holder.is_err(), "{holder:?}");
     };
     shop.beside("/plain", locked).await;
@@ -181,12 +181,12 @@ async fn long_transaction_that_panics_ends_no_lease() {
 async fn transaction_that_sqlite_ends_ends_no_lease() {
     let shop = Shop::new().await;
     let locked = async {
-        let judged = async {
+        let looks = async {
             shop.in_transaction.until_started(1).await;
             shop.executes_once("/plain", async { shop.in_transaction.let_finish(1) }).await;
             shop.in_transaction.let_finish(1);
         };
-        let (holder, ()) = tokio::join!(shop.second.post_with_key("/ended", "tx"), judged);
+        let (holder, ()) = tokio::join!(shop.second.post_with_key("/ended", "tx"), looks);
         assert_eq!(holder.status, StatusCode::INTERNAL_SERVER_ERROR);
     };
     shop.beside("/plain", locked).await;

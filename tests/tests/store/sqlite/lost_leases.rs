@@ -2,11 +2,15 @@
 
 use std::fs;
 
-use idempotent_runtime::RecordKey;
+use axum::Router;
+use axum::extract::State;
+use axum::routing::post;
 use idempotent_runtime::store::{
     AfterCrash, Claim, ClaimRequest, EntryState, Held, SqliteStore, Store as _, StoreAdmin, Token,
 };
+use idempotent_runtime::{RecordKey, Registry, idempotent};
 use idempotent_tests::sqlite::{SqliteFile, acquire, claim_request, eventually, record, record_key};
+use idempotent_tests::{Runs, Server};
 use sqlx::Executor as _;
 
 use super::leases::{LONG, TTL, brief, leases_connection, open, renewed_leases};
@@ -177,5 +181,41 @@ async fn stays_in_flight(holder: &SqliteStore, other: &SqliteStore, key: &Record
         assert!(matches!(duplicate, Claim::InFlight { .. }), "{:?}: {duplicate:?}", begun.elapsed());
         let entry = other.get(key).await.expect("the store answers").expect("an entry");
         assert!(matches!(entry.state, EntryState::Claimed { lease: Some(_), .. }), "{entry:?}");
+    }
+}
+
+#[idempotent(scope = "unusable-leases", on_store_error = "run", fingerprint = none)]
+async fn runs_unguarded(State(runs): State<Runs>) -> String {
+    format!("run {}", runs.run().await)
+}
+
+/// The database can be asked, and knows of the handler.
+#[tokio::test]
+async fn unusable_file_of_leases_runs_no_duplicate_unguarded() {
+    for what in ["a folder", "another file"] {
+        let (file, runs) = (SqliteFile::new(), Runs::held());
+        let serve = async || {
+            let registry = Registry::builder(open(&file).await).build();
+            Server::start(
+                Router::new().route("/", post(runs_unguarded)).with_state(runs.clone()).layer(registry.layer()),
+            )
+            .await
+        };
+        let (one, other) = (serve().await, serve().await);
+        let duplicates = async {
+            runs.until_started(1).await;
+            fs::remove_file(file.leases()).unwrap();
+            if what == "a folder" {
+                fs::create_dir(file.leases()).unwrap();
+            } else {
+                fs::write(file.leases(), "no database").unwrap();
+            }
+            for _ in 0..3 {
+                assert_eq!(other.post_with_key("/", "k").await.rejection(), "store_unavailable", "{what}");
+            }
+            runs.let_finish(1);
+        };
+        let (_, ()) = tokio::join!(one.post_with_key("/", "k"), duplicates);
+        assert_eq!(runs.started(), 1, "{what}");
     }
 }
