@@ -51,7 +51,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_debug_implementations)]
 
-// The attribute names the crate, which the concurrency tests are a part of.
+// The attribute's expansion names the crate, and the concurrency tests are part of the crate.
 #[cfg(all(test, shuttle))]
 extern crate self as idempotent_runtime;
 
@@ -149,7 +149,7 @@ pub use crate::transaction::tx::Tx;
 #[doc(inline)]
 pub use idempotent_macros::idempotent;
 
-/// What the attribute's expansion names; no part of the public interface.
+/// The names that the attribute's expansion uses. They are not part of the public interface.
 #[doc(hidden)]
 pub mod __private {
     #[cfg(feature = "aide")]
@@ -184,7 +184,7 @@ pub mod __private {
     pub use crate::transaction::argument::{Argument, OtherArgument, check_extracted_after_claim};
 }
 
-/// What crates.io shows of this crate.
+/// The README that crates.io shows for this crate.
 #[cfg(all(doctest, feature = "macros", feature = "sqlite"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -41,7 +41,7 @@ use crate::sync::{Mutex, lock};
 
 /// Guards every service beneath it with one policy: it claims, records and replays as `#[idempotent]` does for one handler.
 ///
-/// An annotated handler beneath a layer keeps its own policy: it is written where it is reviewed. It can name the caller,
+/// An annotated handler beneath a layer keeps its own policy: it is written and reviewed there. It can name the caller,
 /// another key, or what a retry must repeat. If the handler's own guard takes a request, the layer keeps
 /// duplicates out meanwhile and records nothing. Nothing is recorded twice, and no layer of another scope weakens the
 /// policy of a handler.
@@ -218,7 +218,7 @@ impl IdempotencyLayer {
         self
     }
 
-    /// The policy.
+    /// Returns the policy.
     pub fn policy(&self) -> &Policy {
         &self.policy
     }
@@ -228,7 +228,7 @@ impl<S> Layer<S> for IdempotencyLayer {
     type Service = IdempotencyService<S>;
 
     fn layer(&self, inner: S) -> IdempotencyService<S> {
-        // By now the recorder is installed.
+        // The recorder of metrics is installed by now.
         self.series.call_once(|| begin_series_of_scope(self.policy.scope()));
         IdempotencyService { layer: self.clone(), inner }
     }
@@ -255,7 +255,7 @@ where
     type Error = S::Error;
     type Future = BoxFuture<'static, Result<Response, S::Error>>;
 
-    /// Always ready: most answers need no call of the service beneath, and a request that waits must not hold its place there.
+    /// Always ready: most answers need no call of the service, and a waiting request must not hold its permit.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         Poll::Ready(Ok(()))
     }
@@ -280,7 +280,7 @@ impl IdempotencyLayer {
             poll_fn(|cx| inner.poll_ready(cx)).await?;
             return inner.call(request).await.map(|response| without_foreign_headers(response.map(Body::new)));
         };
-        // A response that is encoded for this client may be replayed to another one.
+        // A response that is encoded for this client may be replayed to another client.
         request.headers_mut().remove(ACCEPT_ENCODING);
         let error = Arc::new(Mutex::new(None));
         let kept_error = Arc::clone(&error);
@@ -311,7 +311,7 @@ impl IdempotencyLayer {
         error.map_or(Ok(response), Err)
     }
 
-    /// The gate of a request that has a key or is rejected without one; `None` if the request passes unguarded.
+    /// Returns the gate of a request that has a key or needs one; `None` if the request passes unguarded.
     async fn gate(&self, request: &mut Request) -> Option<(Gate, Arc<Execution>)> {
         let policy = &self.policy;
         if !policy.guards(request.method()) {

@@ -44,8 +44,9 @@ pub enum InvalidKeyPolicy {
 pub enum KeyFormat {
     /// Any form.
     Any,
-    /// A UUID of any version, in its form with hyphens (RFC 9562). Upper and lower case are both valid, and name different keys,
-    /// because keys are compared byte for byte. The nil UUID is rejected: it is what a program sends that has no key.
+    /// A UUID of any version, in its form with hyphens (RFC 9562). Upper and lower case are both valid, and name
+    /// different keys, because keys are compared byte for byte. The nil UUID is rejected: a program without a key sends
+    /// it.
     Uuid,
 }
 
@@ -75,11 +76,11 @@ pub enum FingerprintSource {
     None,
 }
 
-/// What the fingerprint needs of a request before its handler's extractors have the body.
+/// The parts of a request that the fingerprint needs before the handler's extractors get the body.
 #[derive(Clone, Copy, Debug)]
 pub enum Reads {
     Nothing,
-    /// Without the query.
+    /// Method, authority and path, without the query.
     Target,
     Body,
     Json,
@@ -118,7 +119,7 @@ pub enum AfterCrash {
 }
 
 impl AfterCrash {
-    /// Whether a handler may run again although an earlier attempt may have run.
+    /// Returns whether a handler may run again although an earlier attempt may have run.
     pub(crate) const fn may_rerun(self) -> bool {
         matches!(self, Self::Rerun)
     }
@@ -140,7 +141,7 @@ pub enum Oversize {
 pub enum Stream {
     /// All of it, up to [`Policy::max_body`](crate::Policy::max_body) bytes, while it goes out.
     Record,
-    /// Nothing but its status. It ends with its client.
+    /// Only its status. The response ends when its client disconnects.
     Pass,
 }
 
@@ -169,7 +170,7 @@ pub enum Isolation {
 }
 
 impl Cache<'_> {
-    /// Whether a response of this status is recorded; `None` when only the predicate can tell.
+    /// Returns whether a response with this status is recorded; `None` if only the predicate can decide.
     pub(crate) fn admits(self, status: StatusCode) -> Option<bool> {
         match self {
             Self::All => Some(true),
@@ -186,7 +187,7 @@ impl Cache<'_> {
 #[derive(Clone, Copy)]
 pub struct HeaderNames<'a>(pub(super) Names<'a>);
 
-/// In the text of the program, or of a builder.
+/// The names, as constants of the program or as texts of a builder.
 #[derive(Clone, Copy)]
 pub(super) enum Names<'a> {
     Static(&'static [&'static str]),

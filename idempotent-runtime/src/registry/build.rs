@@ -201,12 +201,12 @@ impl RegistryBuilder {
         self
     }
 
-    /// How long one call to a store may take before the store counts as unreachable; 2 s by default. `Duration::MAX` means no
-    /// limit.
+    /// Sets how long one call to a store may take before the store counts as unreachable; 2 s by default.
+    /// `Duration::MAX` means no limit.
     ///
     /// # Panics
     ///
-    /// When it is zero.
+    /// If it is zero.
     pub fn store_timeout(mut self, limit: Duration) -> Self {
         assert!(!limit.is_zero(), "`store_timeout` must be greater than zero");
         self.store_timeout = limit;
@@ -253,9 +253,9 @@ impl RegistryBuilder {
         self
     }
 
-    /// The registry.
+    /// Builds the registry.
     pub fn build(self) -> Registry {
-        // Only a closed tracker can be waited for; it still counts.
+        // Only a closed tracker can be awaited. A closed tracker still counts new tasks.
         let running = TaskTracker::new();
         running.close();
         let bounded = |name: &str, store| {
@@ -294,12 +294,12 @@ impl RegistryBuilder {
 }
 
 impl Registry {
-    /// A registry with this default store and no options.
+    /// Creates a registry with this default store and no options.
     pub fn new(store: impl StoreAdmin) -> Self {
         Self::builder(store).build()
     }
 
-    /// A registry with this default store, and options to follow.
+    /// Begins a registry with this default store. Options can follow.
     pub fn builder(default_store: impl StoreAdmin) -> RegistryBuilder {
         RegistryBuilder::new(default_store)
     }

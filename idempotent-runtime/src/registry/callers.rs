@@ -1,4 +1,4 @@
-//! The settings of a registry that say whose request it is.
+//! The settings of a registry that identify the caller of a request.
 
 use std::sync::Arc;
 

@@ -16,8 +16,8 @@ use crate::registry::scopes;
 use crate::store::contract::StoreAdmin;
 use crate::sync::atomic::Ordering;
 
-/// As many as a pool of sqlx has unless told otherwise: a smaller one was chosen, perhaps without a thought of handlers that
-/// take two.
+/// The default size of a sqlx pool. A smaller size was chosen, perhaps without considering handlers that need two
+/// connections.
 const MANY_CONNECTIONS: u32 = 10;
 
 static INSTALLED: OnceLock<Registry> = OnceLock::new();
@@ -80,12 +80,12 @@ impl Registry {
         Ok(self)
     }
 
-    /// The installed registry.
+    /// Returns the installed registry.
     pub fn installed() -> Option<Self> {
         INSTALLED.get().cloned()
     }
 
-    /// The registry of a request: that of the layer around its route, or the installed one.
+    /// Returns the registry of a request: that of the layer around its route, or the installed one.
     pub(crate) fn serving(extensions: &Extensions) -> Option<Self> {
         extensions.get::<Self>().cloned().or_else(Self::installed)
     }
@@ -131,8 +131,8 @@ impl Registry {
         })
     }
 
-    /// A handler that holds the connection of its `Tx` while it waits for a second one of the pool stalls once as many of them
-    /// run as the pool has connections.
+    /// Warns about small pools. A handler holds the connection of its `Tx` while it waits for a second one of the same
+    /// pool. All of them stall when as many such handlers run as the pool has connections.
     fn warn_of_small_pools(&self, policies: impl Iterator<Item = &'static Policy>) {
         let mut by_store = BTreeMap::<_, Vec<_>>::new();
         for policy in policies.filter(|policy| policy.database().is_some()) {
@@ -152,7 +152,7 @@ impl Registry {
         observe::begin_series(stores.map(|store| store.name()));
     }
 
-    /// Says once what `install` would have said of explicit scopes.
+    /// Logs once the conflicts of explicit scopes that `install` would have reported.
     fn compare_scopes(&self) {
         if self.is_disabled() {
             return;
@@ -162,7 +162,7 @@ impl Registry {
         }
         self.begin_series();
         for (first, second) in scopes::conflicts(written_policies()) {
-            // Requests of those with one default scope are rejected, and each says why.
+            // Requests of handlers with the same default scope are rejected, and each rejection tells the reason.
             if !(first.has_default_scope() && second.has_default_scope()) {
                 telemetry::shared_scope(first, second);
             }

@@ -1,4 +1,4 @@
-//! The settings of a registry that say how many requests may run at a time.
+//! The settings of a registry that limit how many requests may run at a time.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The settings of a registry that say what a store gets to see.
+//! The settings of a registry that decide which data a store can read.
 
 use crate::registry::build::RegistryBuilder;
 

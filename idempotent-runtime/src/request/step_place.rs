@@ -139,7 +139,7 @@ impl Execution {
     }
 
     /// Returns the collection for rejections of steps that are taken through this execution. It belongs to the
-    /// execution that records the response, if one does.
+    /// guard that holds the claim. Without one, this execution keeps it if it has a transaction.
     pub(super) fn step_rejections(self: &Arc<Self>) -> Option<&Arc<StepRejections>> {
         // Without a key, the transaction belongs to no claim.
         let holder = self.claim_holder().or_else(|| self.transaction().map(|_| self));
