@@ -1,4 +1,5 @@
-//! The future that survives its caller, alone and under every schedule: it is polled by one task at a time, and to its end.
+//! The future that survives its caller, alone and under every schedule: one task at a time polls it, and it is polled
+//! to its end.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use crate::request::context::Execution;
 use crate::sync::tokio;
 use crate::sync::tokio::sync::oneshot;
 
-// What a future that is handed over with its place, and not begun anew, has to stand:
+// A future that is handed over at its current point, and not started again, must survive this:
 //   the client's task polls the handler, which waits for an answer
 //   the client leaves                             | the answer comes: it wakes the client's task
 //   the client's task drops the handler           |

@@ -42,8 +42,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 /// assert_eq!(fingerprint.to_string().parse(), Ok(fingerprint));
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-// Not divided into fields: reading at other offsets a value that was just written in words stalls the processor, as it
-// happens within an enum.
+// Aligned, because without this it would lie at odd offsets within an enum. Reading a value there that was just written
+// in words stalls the processor.
 #[repr(align(8))]
 pub struct Fingerprint([u8; 32]);
 
