@@ -1,4 +1,5 @@
-//! A handler that holds a claim runs to its end exactly once, whenever its client leaves, and all requests get its response.
+//! A handler that holds a claim runs to its end exactly once, whenever its client leaves, and all requests get its
+//! response.
 
 use std::pin::pin;
 use std::sync::Arc;

@@ -37,8 +37,8 @@ async fn panics(State(moments): State<Arc<Moments>>) {
 
 // This was once a bug:
 //   the renewal of A is due, and on its way to the store
-//   A panics under `after_crash = "reject"`: its lease is set to zero, so that a retry learns at once that the outcome is
-//     unknown
+//   A panics under `after_crash = "reject"`: its lease is set to zero, so that a retry learns at once that the outcome
+//     is unknown
 //   the renewal arrives: the lease is valid again, and a retry learns that A is still running
 #[test]
 fn claim_left_to_lapse_is_not_renewed_after_its_end() {

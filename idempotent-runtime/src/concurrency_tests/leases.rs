@@ -37,7 +37,7 @@ async fn keep(renewer: &Arc<LeaseRenewer>, lease: Lease) -> KeptLease {
 
 /// Checks two renewals, each when a third of the length is over.
 ///
-/// Time advances only when the call of the first one has ended. Otherwise, if time jumps by 10 s and a call may take 12.5 s:
+/// Time advances only when the call of the first one has ended. Otherwise, with jumps of 10 s and a call limit of 12.5 s:
 ///   at 10 s the renewer calls, and the store has not answered yet
 ///   at 20 s the store renews; its answer is on its way
 ///   at 30 s the call is over its limit: the renewer tries again in 3 s, and time does not advance any more
@@ -52,7 +52,7 @@ async fn assert_is_renewed(store: &CountingStore, key: &RecordKey, length: Durat
     assert!(matches!(claimed, Claim::InFlight { .. }), "{claimed:?}");
 }
 
-// The renewer's task ends when it has nothing to renew. If it did not say so under the lock of the leases, this could happen:
+// The renewer's task ends when it has nothing to renew. If it did not note this under the lock of the leases:
 //   the task finds no lease
 //   B is entered, and finds a task that is not finished: it spawns none
 //   the task ends: B is never renewed, and another request takes its key over while it runs
@@ -139,8 +139,8 @@ fn duplicate(
     })
 }
 
-// A duplicate takes over the claim of a handler of its own process while the handler ends. Without the loop around the end,
-// and the last decision under the lock of the token, this could happen:
+// A duplicate takes over the claim of a handler of its own process while the handler ends. Without the loop around the
+// end, and the last decision under the lock of the token, this could happen:
 //   the duplicate takes the claim over
 //   the handler completes under its own token: the store rejects
 //   the duplicate hands the claim back: its request waits for a handler that has ended, and the claim stays
@@ -165,11 +165,12 @@ async fn assert_is_recorded(store: &CountingStore, key: &RecordKey) {
     assert_eq!(claimed, Claim::Completed(record("charge 1")));
 }
 
-// The store has forgotten the claim of a handler that ends, while its renewal is due and a request of the same process claims
-// the key, with the same or another content. Three things prevent the steps below: the handler is looked up before a claim is
-// accepted, the handler waits for the store's answers to such requests, and it makes a new claim itself.
+// The store has forgotten the claim of a handler that ends, while its renewal is due and a request of the same process
+// claims the key, with the same or another content. Three things prevent the steps below: the handler is looked up before
+// a claim is accepted, the handler waits for the store's answers to such requests, and it makes a new claim itself.
 //   the other request gets the claim, and runs beside the handler
-//   the handler completes: the store knows no such token, and its response is lost although no other attempt took its place
+//   the handler completes: the store does not know the token, and the response is lost although no other attempt took its
+//     place
 #[test]
 fn a_forgotten_claim_goes_to_its_handler() {
     for seed in [7, 8] {
@@ -191,7 +192,7 @@ fn a_forgotten_claim_goes_to_its_handler() {
     }
 }
 
-// The same for a handler whose outcome is unknown and whose request may not run again. The wait for the answers also prevents:
+// The same for a handler whose outcome is unknown and whose request may not run again. The wait for the answers prevents:
 //   the duplicate gets the claim
 //   the handler finds its key taken, and ends
 //   the duplicate runs
@@ -231,8 +232,8 @@ fn of_a_forgotten_claim_and_another_process_one_records() {
     });
 }
 
-// The store has forgotten the claim of a handler whose response will not be recorded, while its renewal is due. If renewals
-// were not held up until the end, this could happen:
+// The store has forgotten the claim of a handler whose response will not be recorded, while its renewal is due. If
+// renewals were not held up until the end, this could happen:
 //   the renewal finds nothing
 //   the handler ends: there is nothing to release
 //   the renewal claims the key again, without a handler

@@ -15,8 +15,8 @@ use crate::policy::values::{
 };
 use crate::policy::{Built, CacheIf, Policy};
 
-/// Collects the options of a [`Policy`] for an [`IdempotencyLayer`](crate::IdempotencyLayer): those of the attribute, except
-/// the ones that need a handler's arguments.
+/// Collects the options of a [`Policy`] for an [`IdempotencyLayer`](crate::IdempotencyLayer): those of the attribute,
+/// except the ones that need a handler's arguments.
 ///
 /// # Examples
 ///
@@ -113,8 +113,8 @@ impl PolicyBuilder {
         self
     }
 
-    /// Sets the header that carries the key; `idempotency-key` by default. It cannot be one that identifies the client, such as
-    /// `authorization`, or one with another meaning in HTTP, such as `content-type`.
+    /// Sets the header that carries the key; `idempotency-key` by default. It cannot be one that identifies the client,
+    /// such as `authorization`, or one with another meaning in HTTP, such as `content-type`.
     pub fn header(mut self, header: impl AsRef<str>) -> Self {
         if let Some(header) = self.header_name("header", header.as_ref()) {
             let wrong = idempotent_policy::check_key_header(&header).err();
@@ -158,8 +158,8 @@ impl PolicyBuilder {
         self
     }
 
-    /// Sets the methods that are guarded; POST, PUT, PATCH and DELETE by default. The name of a method that HTTP does not define, such
-    /// as `QUERY`, stays in memory for as long as the program runs.
+    /// Sets the methods that are guarded; POST, PUT, PATCH and DELETE by default. The name of a method that HTTP does
+    /// not define, such as `QUERY`, stays in memory for as long as the program runs.
     pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
         self.built.methods.clear();
         for method in methods {
@@ -183,22 +183,22 @@ impl PolicyBuilder {
         self
     }
 
-    /// Compares a JSON body in its canonical form, so spaces and the order of members do not matter, like `fingerprint =
-    /// json` of the attribute.
+    /// Compares a JSON body in its canonical form, so spaces and the order of members do not matter, like `fingerprint
+    /// = json` of the attribute.
     pub fn json_fingerprint(mut self) -> Self {
         self.settings.fingerprint = FingerprintSource::Json;
         self
     }
 
-    /// A retry need not repeat method, path, query and body. The body then reaches the service as it arrives, whatever its
-    /// length.
+    /// A retry need not repeat method, path, query and body. The body then reaches the service as it arrives, whatever
+    /// its length.
     pub fn without_fingerprint(mut self) -> Self {
         self.settings.fingerprint = FingerprintSource::None;
         self
     }
 
-    /// Sets how a duplicate of a running request is answered; [`InFlight::Reject`] by default. `InFlight::Wait(Duration::MAX)`
-    /// waits without a limit.
+    /// Sets how a duplicate of a running request is answered; [`InFlight::Reject`] by default.
+    /// `InFlight::Wait(Duration::MAX)` waits without a limit.
     pub fn in_flight(mut self, in_flight: InFlight) -> Self {
         if let InFlight::Wait(limit) = in_flight
             && limit < SHORTEST_WAIT
@@ -212,8 +212,8 @@ impl PolicyBuilder {
         self
     }
 
-    /// Sets how long a dead process holds a key, at least 100 ms and at most 100 years; 30 seconds by default, or `ttl` if that is
-    /// shorter.
+    /// Sets how long a dead process holds a key, at least 100 ms and at most 100 years; 30 seconds by default, or `ttl`
+    /// if that is shorter.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.check("lease", idempotent_policy::check_lease(lease), ".lease(Duration::from_secs(30))");
         self.lease = Some(lease);
@@ -226,8 +226,8 @@ impl PolicyBuilder {
         self
     }
 
-    /// Sets how much is recorded of a response whose length is not known before its end; [`Stream::Record`] by default. See
-    /// [the guide](crate::guide::streaming).
+    /// Sets how much is recorded of a response whose length is not known before its end; [`Stream::Record`] by default.
+    /// See [the guide](crate::guide::streaming).
     ///
     /// # Examples
     ///
@@ -249,14 +249,15 @@ impl PolicyBuilder {
         self
     }
 
-    /// Sets what a retry gets if the first response was too large to record, has no end, or was passed on unrecorded; [`Oversize::Reject`] by default.
+    /// Sets what a retry gets if the first response was too large to record, has no end, or was passed on unrecorded;
+    /// [`Oversize::Reject`] by default.
     pub fn oversize(mut self, oversize: Oversize) -> Self {
         self.settings.oversize = oversize;
         self
     }
 
-    /// Records these headers although the default leaves them out because they belong to one moment or give one client a
-    /// secret: see [the guide](crate::guide::what_to_cache#what-is-recorded).
+    /// Records these headers although the default leaves them out because they belong to one moment or give one client
+    /// a secret: see [the guide](crate::guide::what_to_cache#what-is-recorded).
     pub fn keep_headers(mut self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         let names = self.header_names("keep_headers", names);
         let wrong = names.iter().filter_map(|name| idempotent_policy::check_kept_header(name).err());

@@ -33,26 +33,26 @@ use std::future::Future;
 /// }
 /// ```
 ///
-/// A clone of a request, for instance by a batch handler or a hedging middleware, is a separate request. Its handler gets
-/// an `Idempotency` with the key, the attempt and the steps of that clone. An `Idempotency` that was extracted from the
-/// original request knows nothing about its clones.
+/// A clone of a request, for instance by a batch handler or a hedging middleware, is a separate request. Its handler
+/// gets an `Idempotency` with the key, the attempt and the steps of that clone. An `Idempotency` that was extracted
+/// from the original request knows nothing about its clones.
 ///
-/// Make it an argument of the handler. A handler that extracts it while it runs must take it from the `Request` that is its last
-/// argument. A copy of `Parts` has no link to the guard. An `Idempotency` from such a copy is the handler's only if the handler's own
-/// task extracts it while the handler runs, and if no caller is named or the registry names the same one. Otherwise it has no key: in
-/// the handler's own task, its steps fail and an ERROR is logged; in another task, the library cannot notice it, and its steps are not
-/// recorded.
+/// Make it an argument of the handler. A handler that extracts it while it runs must take it from the `Request` that is
+/// its last argument. A copy of `Parts` has no link to the guard. An `Idempotency` from such a copy is the handler's
+/// only if the handler's own task extracts it while the handler runs, and if no caller is named or the registry names
+/// the same one. Otherwise it has no key: in the handler's own task, its steps fail and an ERROR is logged; in another
+/// task, the library cannot notice it, and its steps are not recorded.
 ///
-/// An extractor before the claim can use it too. A step that it takes is not recorded. An extractor after the claim has the
-/// handler's key, attempt and steps.
+/// An extractor before the claim can use it too. A step that it takes is not recorded. An extractor after the claim has
+/// the handler's key, attempt and steps.
 ///
-/// A middleware around a guarded handler gets the handler's key once the handler's guard has claimed it or has answered, on a replay
-/// too. Before that, it has the key of the layer around it, or else no key and a random [`downstream_key`](Self::downstream_key). Take its
-/// steps after the handler has answered: a step that it takes while the handler runs is recorded under the handler's claim, and runs
-/// again when a retry replays the handler.
+/// A middleware around a guarded handler gets the handler's key once the handler's guard has claimed it or has
+/// answered, on a replay too. Before that, it has the key of the layer around it, or else no key and a random
+/// [`downstream_key`](Self::downstream_key). Take its steps after the handler has answered: a step that it takes while
+/// the handler runs is recorded under the handler's claim, and runs again when a retry replays the handler.
 ///
-/// The same holds for a handler that extracts it from its `Request` and then forwards that request to a guarded handler: from then on,
-/// both handlers share one `Idempotency`. Let such a handler take it as an argument instead.
+/// The same holds for a handler that extracts it from its `Request` and then forwards that request to a guarded
+/// handler: from then on, both handlers share one `Idempotency`. Let such a handler take it as an argument instead.
 ///
 /// A unit test that calls the handler passes `Idempotency::default()`, which has no key.
 #[derive(Clone, Default)]
@@ -88,34 +88,36 @@ impl Idempotency {
         self.granted().map(|grant| grant.key.as_str())
     }
 
-    /// Returns the number of this attempt: 1 for the first claim of the key. If an attempt ends neither with a record nor with a release,
-    /// because its process died or lost the connection to the store, the next attempt has a number that is higher by one.
+    /// Returns the number of this attempt: 1 for the first claim of the key. If an attempt ends neither with a record
+    /// nor with a release, because its process died or lost the connection to the store, the next attempt has a number
+    /// that is higher by one.
     ///
-    /// From then on each further attempt has a higher number, even after an attempt whose status is not recorded, until a response
-    /// is recorded or the claim's ttl expires.
+    /// From then on each further attempt has a higher number, even after an attempt whose status is not recorded, until
+    /// a response is recorded or the claim's ttl expires.
     pub fn attempt(&self) -> u32 {
         self.execution().granted().map_or(1, |grant| grant.attempt)
     }
 
-    /// Returns a key for `api`, another service that this handler calls: 32 hexadecimal digits, derived from scope, caller, key and
-    /// all that the fingerprint covers.
+    /// Returns a key for `api`, another service that this handler calls: 32 hexadecimal digits, derived from scope,
+    /// caller, key and all that the fingerprint covers.
     ///
-    /// It is the same on every attempt of one request, so the other service detects a repetition: after a crash, after a response
-    /// that was not recorded, in another process, and after a rotation of the sealing keys. It is different for each
-    /// `api`, for each client and for each request. If a response was not recorded, the key is free again. If a
-    /// client then sends the key with another request or other credentials, the other service sees a new operation. With a caller, a client can renew
-    /// its credentials between attempts; without a caller, the credentials belong to the request.
+    /// It is the same on every attempt of one request, so the other service detects a repetition: after a crash, after
+    /// a response that was not recorded, in another process, and after a rotation of the sealing keys. It is different
+    /// for each `api`, for each client and for each request. If a response was not recorded, the key is free again. If
+    /// a client then sends the key with another request or other credentials, the other service sees a new operation.
+    /// With a caller, a client can renew its credentials between attempts; without a caller, the credentials belong to
+    /// the request.
     ///
-    /// With [`RegistryBuilder::digest_with`](crate::RegistryBuilder::digest_with) it is keyed by that secret, so only this
-    /// service can compute it. Without that secret, a person who knows the whole request, its credentials included if no caller
-    /// is named, can compute it too. In both cases, do not publish it, for instance as an address, and
+    /// With [`RegistryBuilder::digest_with`](crate::RegistryBuilder::digest_with) it is keyed by that secret, so only
+    /// this service can compute it. Without that secret, a person who knows the whole request, its credentials included
+    /// if no caller is named, can compute it too. In both cases, do not publish it, for instance as an address, and
     /// compare what the other service answers, such as the amount, with what the handler asked for.
     ///
     /// A request without a key gets a random key, because each such request is a separate execution. Under an
-    /// [`IdempotencyLayer`](crate::IdempotencyLayer), a handler without the attribute gets a key derived from the layer's. If a
-    /// guarded handler sends requests without keys to such handlers, each gets a key derived from the guard's key, and from the
-    /// method, path and query of its own request. Requests with one target get one key, even if their bodies differ: if each is an
-    /// separate operation, send each with its own key.
+    /// [`IdempotencyLayer`](crate::IdempotencyLayer), a handler without the attribute gets a key derived from the
+    /// layer's. If a guarded handler sends requests without keys to such handlers, each gets a key derived from the
+    /// guard's key, and from the method, path and query of its own request. Requests with one target get one key, even
+    /// if their bodies differ: if each is an separate operation, send each with its own key.
     pub fn downstream_key(&self, api: &str) -> String {
         // A record key contains no NUL, so NUL marks its end.
         let api = [b"\0", api.as_bytes()].concat();
@@ -132,10 +134,10 @@ impl Idempotency {
 
     /// Runs `run` once for this key, and records its result. An attempt after a crash gets the recorded result.
     ///
-    /// The result is stored as JSON in the handler's store, under [`RecordKey::step`](crate::RecordKey::step). It is kept as long as
-    /// the handler's claim, and then for the handler's `ttl`. If an attempt after a crash reads it, it is kept longer. The attempt that
-    /// produces it also reads it back from JSON, so all attempts see the same value. `digest_keys` and `seal_with` apply to it as to
-    /// responses. The name is readable, so do not put a secret into it.
+    /// The result is stored as JSON in the handler's store, under [`RecordKey::step`](crate::RecordKey::step). It is
+    /// kept as long as the handler's claim, and then for the handler's `ttl`. If an attempt after a crash reads it, it
+    /// is kept longer. The attempt that produces it also reads it back from JSON, so all attempts see the same value.
+    /// `digest_keys` and `seal_with` apply to it as to responses. The name is readable, so do not put a secret into it.
     ///
     /// # What it promises
     ///
@@ -163,13 +165,13 @@ impl Idempotency {
     /// | an operator purges the key | its steps stay until they are purged by their own keys |
     ///
     /// Each step of an execution needs its own name. The second step with a name is an error, also without a key. Steps
-    /// with different names can run concurrently. Beneath a layer, a handler without the attribute is known by the method and the path of
-    /// its request. Each step costs its store two writes and a renewal of the handler's claim.
+    /// with different names can run concurrently. Beneath a layer, a handler without the attribute is known by the
+    /// method and the path of its request. Each step costs its store two writes and a renewal of the handler's claim.
     ///
     /// # Errors
     ///
-    /// Returns the error of `run`, or a [`StepError`] if the step could not be taken, recorded or read. `E` can be the handler's own error
-    /// type: [`StepError`] has an example.
+    /// Returns the error of `run`, or a [`StepError`] if the step could not be taken, recorded or read. `E` can be the
+    /// handler's own error type: [`StepError`] has an example.
     ///
     /// # Cancel safety
     ///

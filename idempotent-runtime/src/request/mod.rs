@@ -33,8 +33,8 @@
 //!               a crash before the store has answered leaves the same; after that, every retry gets the record
 //! ```
 //!
-//! [`run`] drives the stages: its future polls the expressions, claims, polls the handler and settles. [`expansion`] contains
-//! the functions that the attribute calls around a handler's body.
+//! [`run`] drives the stages: its future polls the expressions, claims, polls the handler and settles. [`expansion`]
+//! contains the functions that the attribute calls around a handler's body.
 //!
 //! # What the stages share
 //!
@@ -52,8 +52,8 @@
 //!
 //! # Guards in guards
 //!
-//! A layer can be around an annotated handler, and a handler can send requests to other handlers. If they have one key, the inner
-//! handler runs under the claim of the outer guard.
+//! A layer can be around an annotated handler, and a handler can send requests to other handlers. If they have one key,
+//! the inner handler runs under the claim of the outer guard.
 //!
 //! | file | question that it answers |
 //! |---|---|
