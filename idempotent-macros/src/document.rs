@@ -31,8 +31,8 @@ pub(crate) fn operation(signature: &Signature, private: &Runtime) -> TokenStream
         const _: () = {
             use #private::utoipa::{self, openapi::path::{HttpMethod, Operation}};
 
-            // Used if utoipa has emitted no such type. Otherwise the name means utoipa's type: the inner block imports the
-            // names of the module, and these take precedence.
+            // Used if utoipa has emitted no such type. Otherwise the name means utoipa's type: the inner block imports
+            // the names of the module, and these take precedence.
             struct #path;
             impl utoipa::Path for #path {
                 fn methods() -> ::std::vec::Vec<HttpMethod> {

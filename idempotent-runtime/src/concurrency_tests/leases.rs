@@ -37,7 +37,7 @@ async fn keep(renewer: &Arc<LeaseRenewer>, lease: Lease) -> KeptLease {
 
 /// Checks two renewals, each when a third of the length is over.
 ///
-/// Time advances only when the call of the first one has ended. Otherwise, with jumps of 10 s and a call limit of 12.5 s:
+/// Time advances only when the call of the first one has ended. Otherwise, with jumps of 10 s and a limit of 12.5 s:
 ///   at 10 s the renewer calls, and the store has not answered yet
 ///   at 20 s the store renews; its answer is on its way
 ///   at 30 s the call is over its limit: the renewer tries again in 3 s, and time does not advance any more
@@ -166,11 +166,12 @@ async fn assert_is_recorded(store: &CountingStore, key: &RecordKey) {
 }
 
 // The store has forgotten the claim of a handler that ends, while its renewal is due and a request of the same process
-// claims the key, with the same or another content. Three things prevent the steps below: the handler is looked up before
-// a claim is accepted, the handler waits for the store's answers to such requests, and it makes a new claim itself.
+// claims the key, with the same or another content. Three things prevent the steps below: the handler is looked up
+// before a claim is accepted, the handler waits for the store's answers to such requests, and it makes a new claim
+// itself.
 //   the other request gets the claim, and runs beside the handler
-//   the handler completes: the store does not know the token, and the response is lost although no other attempt took its
-//     place
+//   the handler completes: the store does not know the token, and the response is lost although no other attempt took
+//     its place
 #[test]
 fn a_forgotten_claim_goes_to_its_handler() {
     for seed in [7, 8] {
@@ -192,7 +193,7 @@ fn a_forgotten_claim_goes_to_its_handler() {
     }
 }
 
-// The same for a handler whose outcome is unknown and whose request may not run again. The wait for the answers prevents:
+// The same for a handler whose outcome is unknown and whose request may not run again. Waiting for the answers prevents:
 //   the duplicate gets the claim
 //   the handler finds its key taken, and ends
 //   the duplicate runs

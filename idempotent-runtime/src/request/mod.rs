@@ -1,17 +1,19 @@
 //! The pipeline of one request, one file for each stage, in the order in which a request passes through.
 //!
 //! ```text
-//!  extract      Guarded takes the request from axum; input reads what the guard needs, digests target and body, and leaves the
-//!     │         body whole: body; deferred extracts the last arguments, unless they come after the claim: plain_body
+//!  extract      Guarded takes the request from axum; input reads what the guard needs, digests target and body, and
+//!     │         leaves the body whole: body; deferred extracts the last arguments, unless they come after the claim:
+//!     │         plain_body
 //!     │         a crash leaves nothing
 //!     ▼
 //!  identify     takes key and caller, and digests the value of `fingerprint = expr`, from the policy's expressions:
-//!     │         key_expression, caller_expression; a request without a key leaves the pipeline here: it runs unguarded,
-//!     │         or in its transaction
+//!     │         key_expression, caller_expression; a request without a key leaves the pipeline here: it runs
+//!     │         unguarded, or in its transaction
 //!     │         a crash leaves nothing
 //!     ▼
-//!  fingerprint  joins the digests of the request: identity; finds its store and its permits: keyed_request; rejects a request
-//!     │         that cannot claim: admission; a request under another guard's claim runs without its own claim: covered_run
+//!  fingerprint  joins the digests of the request: identity; finds its store and its permits: keyed_request; rejects a
+//!     │         request that cannot claim: admission; a request under another guard's claim runs without its own
+//!     │         claim: covered_run
 //!     │         a crash leaves nothing
 //!     ▼
 //!  claim        asks the store ───▶ completed: replay sends the record
@@ -20,12 +22,13 @@
 //!     │         a crash leaves a claim under which nothing ran: the next request takes it over when its lease has expired;
 //!     │         under `after_crash = "reject"` an operator resolves it
 //!     ▼
-//!  run          handler_run says how the handler may run, guarded_run is its state; extracts the arguments after the claim:
-//!     │         deferred; polls the handler; completion polls it in place, and spawns it if its client disconnects
+//!  run          handler_run says how the handler may run, guarded_run is its state; extracts the arguments after the
+//!     │         claim: deferred; polls the handler; completion polls it in place, and spawns it if its client
+//!     │         disconnects
 //!     │         a crash leaves a claim under which something may have run: attempt + 1, or `outcome_unknown`;
 //!     │         a transaction leaves nothing
 //!     ▼
-//!  respond      decides by the policy whether the response is recorded: response_body, response_mark; settle calls it first
+//!  respond      decides by the policy whether the response is recorded: response_body, response_mark; settle calls it
 //!     │            └──────────────▶ of unknown length: is sent from here on, and settled at its end: streaming
 //!     │         a crash leaves the same
 //!     ▼
@@ -45,7 +48,7 @@
 //! | [`link`] | Which execution does this request belong to? A clone of a request gets its own. |
 //! | [`context`] | What does each stage know about this execution: arrival, identity, claim, run, answer? |
 //! | [`ownership`] | An extractor created the execution: does the handler own it, or a handler that got the request? |
-//! | [`keyed_request`] | With which key, fingerprints and permits does a request claim? Does a fingerprint belong to it? |
+//! | [`keyed_request`] | With which key, fingerprints and permits does a request claim? Is a fingerprint its own? |
 //! | [`upload`] | Which bytes does a client still send when the request is answered without the handler? |
 //! | [`detach_state`] | Does the handler continue when its client disconnects, and where? |
 //! | [`idempotency`] | What does the handler see of its execution? |
@@ -60,8 +63,8 @@
 //! | [`guards_around`] | Which guard around this request has the same key? May the handler use its key and steps? |
 //! | [`coverage`] | Which guard is around a request without a link? The one whose handler this thread polls. |
 //! | [`client`], [`destination`] | Do two requests have the same client? Do they have the same handler? |
-//! | [`covered_run`], [`covered_runs`] | Which runs are in progress under another guard's claim? The claim ends after them. |
-//! | [`active_guard`] | Is the claim of a guard still open? When the active guard is dropped, nothing runs under it any more. |
+//! | [`covered_run`], [`covered_runs`] | Which runs are in progress under another guard's claim? It ends after them. |
+//! | [`active_guard`] | Is the claim of a guard open? When the active guard is dropped, nothing runs under it any more. |
 //! | [`step_place`], [`step_context`] | Under which claim is a step recorded, and what does the execution keep of its steps? |
 //! | [`response_mark`] | Which guard answers for this response? |
 
