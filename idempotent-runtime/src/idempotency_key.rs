@@ -108,14 +108,14 @@ impl IdempotencyKey {
         }
     }
 
-    /// The decoded key.
+    /// Returns the decoded key.
     #[expect(clippy::missing_panics_doc, reason = "a key is ASCII")]
     pub fn as_str(&self) -> &str {
         str::from_utf8(&self.0).expect("a key is ASCII")
     }
 }
 
-/// As [`IdempotencyKey::new`].
+/// Reads a key like [`IdempotencyKey::new`].
 ///
 /// ```
 /// use idempotent_runtime::{IdempotencyKey, InvalidKey};
@@ -176,7 +176,7 @@ fn is_syntax(byte: u8) -> bool {
     matches!(byte, b'"' | b',' | b';' | b'\\')
 }
 
-/// What is wrong with a key.
+/// The mistake in a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidKey {

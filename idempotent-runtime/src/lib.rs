@@ -41,7 +41,7 @@
 //! 3. The guard claims the key in the store. If the key has a record, the record is replayed. If another request with the key
 //!    still runs, this one waits or is rejected. If the key was used for another request, this one is rejected.
 //! 4. The arguments after the claim are extracted ([`extraction`](guide::extraction)), and the handler runs. Its claim has a lease that is renewed meanwhile. If the client disconnects or a timeout layer gives
-//!    up, the handler continues as a task of its own.
+//!    up, the handler continues as a separate task.
 //! 5. If the policy records the response's status, the response is recorded and then sent. Otherwise the key is free again.
 //!
 //! # Features

@@ -193,7 +193,7 @@ fn a_forgotten_claim_goes_to_its_handler() {
     }
 }
 
-// The same for a handler whose outcome is unknown and whose request may not run again. Waiting for the answers prevents:
+// The same, if the handler's outcome is unknown and its request may not run again. Waiting for the answers prevents:
 //   the duplicate gets the claim
 //   the handler finds its key taken, and ends
 //   the duplicate runs

@@ -70,25 +70,25 @@ use crate::sync::{Mutex, lock};
 ///   have different [credentials](crate::RegistryBuilder::credential_headers).
 /// - Responses of extractors, fallbacks and layers beneath it are recorded like those of handlers.
 /// - The body of a keyed request is read into memory before it is passed on, up to
-///   [`max_request_body`](Self::max_request_body); a longer body gets 413. The limits beneath the layer apply afterwards, as to a
-///   request without a key. With [`without_fingerprint`](crate::PolicyBuilder::without_fingerprint) the body is not read.
+///   [`max_request_body`](Self::max_request_body); a longer body gets 413. The limits beneath the layer apply
+///   afterwards, as to a request without a key. With [`without_fingerprint`](crate::PolicyBuilder::without_fingerprint)
+///   the body is not read.
 /// - A keyed request has no `Accept-Encoding` beneath the layer, so that no record is compressed for one client. A compression
 ///   around the layer compresses replays too.
 /// - A response with `Access-Control-*` is recorded without these headers, because a retry may come from another origin: put
 ///   CORS around the layer, or name the headers in [`keep_headers`](crate::PolicyBuilder::keep_headers). The first such
 ///   response logs a WARN.
-/// - The layer is always ready. It waits until the service beneath it is ready when it calls that service, so a replay, a
-///   rejection and a duplicate that waits take no place of a concurrency limit beneath it. A request that waits for such a place
-///   holds its key. To reject requests under load, put the limit and the load shedding around the layer. If the service fails to
-///   become ready, nothing has run, and the key is free.
-/// - If the policy is [`required`](crate::PolicyBuilder::required), the order decides what a request without a key gets if no route
-///   takes it: see the guide's page [`layer`](crate::guide::layer#required).
-/// - A layer *beneath* it, such as a timeout, may drop the service's future. This ends the handler in the middle of its work,
-///   and the response of that layer counts as the handler's. Put such layers around the
-///   `IdempotencyLayer`: then they cannot stop the service. A
-///   handler beneath it with a guard of its own continues without it; if that guard has the same scope, the claim lasts until
-///   that handler ends. If a response that the handler's policy records does not reach the layer, and the layer records no other
-///   one, the claim ends as after a crash.
+/// - The layer is always ready. It waits until the service beneath it is ready when it calls that service, so a replay,
+///   a rejection and a duplicate that waits hold no permit of a concurrency limit beneath it. A request that waits for
+///   such a permit holds its key. To reject requests under load, put the limit and the load shedding around the layer.
+///   If the service fails to become ready, nothing has run, and the key is free.
+/// - If the policy is [`required`](crate::PolicyBuilder::required), the order decides what a request without a key gets
+///   if no route takes it: see the guide's page [`layer`](crate::guide::layer#required).
+/// - A layer *beneath* it, such as a timeout, may drop the service's future. This ends the handler in the middle of its
+///   work, and the response of that layer counts as the handler's. Put such layers around the `IdempotencyLayer`: then
+///   they cannot stop the service. A handler with its own guard beneath the layer continues; if that guard has the same
+///   scope, the claim lasts until that handler ends. If a response that the handler's policy records does not reach the
+///   layer, and the layer records no other one, the claim ends as after a crash.
 /// - A middleware or a forwarding handler between the layer and a handler's own guard runs for each attempt. If it returns
 ///   the response as it is, the handler's guard records it. If it makes a response itself, or returns the response to a request
 ///   with another key, the layer records that one. It records no rejection of a guard beneath it, whatever the key, unless the

@@ -32,9 +32,9 @@ pub enum KeySource {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidKeyPolicy {
-    /// It gets 400.
+    /// The request gets 400.
     Reject,
-    /// It counts as a request without a key.
+    /// The request counts as one without a key.
     Ignore,
 }
 
@@ -54,7 +54,7 @@ pub enum KeyFormat {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Methods<'a> {
-    /// These, by their names.
+    /// The methods with these names.
     Only(&'a [&'static str]),
     /// Every method (`methods = any`).
     Any,
@@ -66,7 +66,7 @@ pub enum Methods<'a> {
 pub enum FingerprintSource {
     /// Method, authority, path, query, media type, content coding and body.
     Request,
-    /// The same, but a JSON body in its canonical form.
+    /// Like `Request`, but a JSON body counts in its canonical form.
     Json,
     /// Method, authority, path, and an expression over the handler's arguments instead of query and body.
     Expression,
@@ -103,8 +103,8 @@ impl FingerprintSource {
 pub enum InFlight {
     /// 409, at once.
     Reject,
-    /// The response of the running request, if it is recorded within this time. A request that waits never executes. If the
-    /// running request ends without a recorded response, the waiting one gets 409 `not_recorded`.
+    /// The response of the running request, if it is recorded within this time. A request that waits never executes. If
+    /// the running request ends without a recorded response, the waiting one gets 409 `not_recorded`.
     Wait(Duration),
 }
 
@@ -112,9 +112,10 @@ pub enum InFlight {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AfterCrash {
-    /// Run the handler again: at least once.
+    /// Run the handler again, so the handler runs at least once.
     Rerun,
-    /// It is rejected: at most once. The claim never expires, whatever the ttl, until it is completed, resolved or purged.
+    /// It is rejected, so the handler runs at most once. The claim never expires, whatever the ttl, until it is
+    /// completed, resolved or purged.
     Reject,
 }
 
@@ -125,7 +126,8 @@ impl AfterCrash {
     }
 }
 
-/// What a retry gets if the first response was too large to record, has no end, or was passed (`oversize`).
+/// What a retry gets if the first response was too large to record, has no end, or was passed on unrecorded
+/// (`oversize`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Oversize {
@@ -151,7 +153,7 @@ pub enum Stream {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnStoreError {
-    /// It gets 503.
+    /// The request gets 503.
     Reject,
     /// The handler runs unguarded.
     Run,
@@ -165,7 +167,7 @@ pub enum OnStoreError {
 pub enum Isolation {
     /// All statements see the database as it was when the transaction began.
     RepeatableRead,
-    /// As if it ran alone.
+    /// The transaction behaves as if it ran alone.
     Serializable,
 }
 
@@ -195,7 +197,7 @@ pub(super) enum Names<'a> {
 }
 
 impl<'a> HeaderNames<'a> {
-    /// The names, in the order in which they were given.
+    /// Returns the names, in the order in which they were given.
     pub fn iter(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         let (literals, built): (&'static [&'static str], &'a [String]) = match self.0 {
             Names::Static(names) => (names, &[]),
@@ -204,7 +206,7 @@ impl<'a> HeaderNames<'a> {
         literals.iter().copied().chain(built.iter().map(String::as_str))
     }
 
-    /// Whether this name, in lower case, is among them.
+    /// Returns whether this name, in lower case, is in the list.
     pub fn contains(&self, name: &str) -> bool {
         self.iter().any(|listed| listed == name)
     }

@@ -26,7 +26,7 @@ static INSTALLED: OnceLock<Registry> = OnceLock::new();
 ///
 /// # Errors
 ///
-/// As [`Registry::install`].
+/// The same as those of [`Registry::install`].
 ///
 /// # Examples
 ///
@@ -40,8 +40,8 @@ pub fn install(store: impl StoreAdmin) -> Result<Registry, InstallError> {
     Registry::new(store).install()
 }
 
-/// Every annotated handler of the program, in the order of module, name and place. The policies are those under the installed
-/// registry, if there is one: with what its [`policy`](crate::RegistryBuilder::policy) puts over them.
+/// Returns every annotated handler of the program, ordered by module, name and place. The policies are those under the
+/// installed registry, if there is one: with what its [`policy`](crate::RegistryBuilder::policy) puts over them.
 ///
 /// # Examples
 ///
@@ -54,7 +54,7 @@ pub fn policies() -> impl Iterator<Item = &'static Policy> {
 }
 
 impl Registry {
-    /// Makes this the registry of every annotated handler whose router has no registry of its own.
+    /// Makes this the registry of every annotated handler whose router has no own registry.
     ///
     /// With the feature `metrics`, the series of all annotated handlers begin at 0 now, if a recorder is installed.
     ///
@@ -67,8 +67,9 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// If a registry is already installed; if a handler names a store that this registry does not have; if two handlers have
-    /// one scope and not both say `shared_scope`. Two methods of one name in one module have the same default scope.
+    /// If a registry is already installed; if a handler names a store that this registry does not have; if two handlers
+    /// have one scope and not both say `shared_scope`. Two methods of one name in one module have the same default
+    /// scope.
     pub fn install(self) -> Result<Self, InstallError> {
         self.check(written_policies())?;
         INSTALLED.set(self.clone()).map_err(|_| InstallError::AlreadyInstalled)?;
@@ -92,8 +93,8 @@ impl Registry {
 
     /// A layer that gives this registry to the routes under it. It takes precedence over the installed registry.
     ///
-    /// It cannot reject what [`install`](Self::install) rejects. Handlers that have one scope without `shared_scope` on each
-    /// are logged at ERROR, once for each registry. Handlers that have the same default scope answer 503.
+    /// It cannot reject what [`install`](Self::install) rejects. Handlers that have one scope without `shared_scope` on
+    /// each are logged at ERROR, once for each registry. Handlers that have the same default scope answer 503.
     pub fn layer(&self) -> Extension<Self> {
         self.compare_scopes();
         Extension(self.clone())

@@ -92,17 +92,17 @@ pub(super) struct Inner {
 }
 
 impl Registry {
-    /// Waits until no guarded handler runs any more, including handlers whose clients have disconnected. Waits for at most
-    /// `limit`; `Duration::MAX` means no limit.
+    /// Waits until no guarded handler runs any more, including handlers whose clients have disconnected. Waits for at
+    /// most `limit`; `Duration::MAX` means no limit.
     ///
-    /// Call it at shutdown, after the server has stopped to accept requests. Returns how many handlers still run. When their
-    /// leases have expired, their retries run again or are rejected, as `after_crash` says.
+    /// Call it at shutdown, after the server has stopped accepting requests. Returns how many handlers still run. When
+    /// their leases have expired, their retries run again or are rejected, as `after_crash` says.
     ///
     /// It does not wait for a request that waits for another one (`in_flight = wait`), because such a request executes
     /// nothing.
     ///
-    /// It also waits until claims under which nothing ran are released, if the response to the claim was lost. They do not
-    /// count as handlers, but under `after_crash = "reject"` a claim that stays would reject its key.
+    /// It also waits until claims under which nothing ran are released, if the response to the claim was lost. They do
+    /// not count as handlers, but under `after_crash = "reject"` a claim that stays would reject its key.
     ///
     /// # Cancel safety
     ///

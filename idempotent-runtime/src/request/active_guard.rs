@@ -36,7 +36,7 @@ impl ActiveGuard {
         Arc::ptr_eq(&self.0, execution)
     }
 
-    /// Whether a response with this head is a rejection, which is never recorded.
+    /// Returns whether a response with this head is a rejection, which is never recorded.
     pub(super) fn is_rejection(&self, parts: &mut Parts) -> bool {
         self.0.is_rejection(parts)
     }

@@ -18,7 +18,7 @@ use crate::step::error::{StepError, StepErrorKind};
 use crate::step::steps::{Begun, Steps};
 use std::future::Future;
 
-/// What a handler can know about the key under which it runs.
+/// The information that a handler has about the key under which it runs.
 ///
 /// # Examples
 ///

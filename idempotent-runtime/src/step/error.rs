@@ -17,9 +17,10 @@ use crate::store::error::StoreError;
 
 /// Why [`Idempotency::step`](crate::Idempotency::step) has no result, although its closure returned no error.
 ///
-/// Implement `From<StepError>` for the handler's error type, so that `?` works. `anyhow::Error`, `Box<dyn Error + Send +
-/// Sync>`, [`StatusCode`] and [`Response`] work already. As a response it is [`StepError::rejection`], rendered as the
-/// registry renders rejections. As a [`StatusCode`] it is the status alone: the client gets no `code` and no `Retry-After`. Such a response is never recorded, whatever the policy says of its status: a response with that
+/// Implement `From<StepError>` for the handler's error type, so that `?` works. `anyhow::Error`, `Box<dyn Error + Send
+/// + Sync>`, [`StatusCode`] and [`Response`] work already. As a response it is [`StepError::rejection`], rendered as
+/// the registry renders rejections. As a [`StatusCode`] it is the status alone: the client gets no `code` and no
+/// `Retry-After`. Such a response is never recorded, whatever the policy says of its status: a response with that
 /// status, in the same attempt, counts as the rejection.
 ///
 /// # Examples
@@ -81,15 +82,15 @@ pub enum StepErrorKind {
     /// [`IdempotencyLayer`](crate::IdempotencyLayer), the step of a middleware is recorded under the layer's claim.
     #[error("no claim is held for it: the handler's guard has answered")]
     NoClaim,
-    /// Not run: the handler takes a `Tx`, or runs under the claim of a handler that does. A rollback would undo what the step
-    /// wrote, and the step would still count as done.
+    /// Not run: the handler takes a `Tx`, or runs under the claim of a handler that does. A rollback would undo what
+    /// the step wrote, and the step would still count as done.
     #[error("the handler takes a `Tx`, which has no steps: a rollback would undo their writes and leave their results")]
     InTransaction,
     /// Not run: the store cannot be asked whether the step ran before, or its entry cannot be read.
     #[error("the store cannot be asked for it")]
     Store(#[source] StoreError),
-    /// **Run**, and the result could not be recorded while the lease of the step was alive. Recording is tried again in the
-    /// background, and a later attempt waits for it. If this process dies before that, the step runs again.
+    /// **Run**, and the result could not be recorded while the lease of the step was alive. Recording is tried again in
+    /// the background, and a later attempt waits for it. If this process dies before that, the step runs again.
     #[error("it ran, but its result could not be recorded")]
     NotRecorded(#[source] StoreError),
     /// Another attempt has the key or the step, or may have it: this attempt was paused, or could not reach the store,
@@ -117,8 +118,8 @@ pub enum StepErrorKind {
          again"
     )]
     TooLarge,
-    /// Not run: the recorded result has another type, because the program has changed. If the step must run again, give it
-    /// another name.
+    /// Not run: the recorded result has another type, because the program has changed. If the step must run again, give
+    /// it another name.
     #[error("the recorded result is not of this type: the code was changed since it was recorded")]
     WrongType(#[source] serde_json::Error),
 }
