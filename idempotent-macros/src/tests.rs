@@ -39,7 +39,7 @@ fn items(arguments: &TokenStream, handler: &ItemFn) -> Vec<Item> {
 
 fn function(items: &[Item]) -> &ItemFn {
     let found = items.iter().rev().find_map(|item| if let Item::Fn(function) = item { Some(function) } else { None });
-    found.expect("the function is still there")
+    found.expect("the expansion contains the function")
 }
 
 fn text(tokens: &impl ToTokens) -> String {

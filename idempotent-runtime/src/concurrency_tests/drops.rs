@@ -32,7 +32,7 @@ fn a_handler_that_is_dropped_while_it_is_woken_ends_once() {
                 execution.run.detach_state.set_must_finish(true);
                 answered.await.expect("the answer comes");
                 ended.fetch_add(1, Ordering::Relaxed);
-                tell.send(()).expect("the proof waits for it");
+                tell.send(()).expect("the test waits for it");
                 Response::default()
             })
         };

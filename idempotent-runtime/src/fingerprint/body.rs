@@ -63,7 +63,7 @@ fn digest_codings(pieces: &mut Pieces, headers: &HeaderMap) -> bool {
     is_coded
 }
 
-/// Returns whether a multipart body can be divided in several ways: if a parameter occurs twice, readers differ in
+/// Returns whether a multipart body can be divided in several ways: if the boundary occurs twice, readers differ in
 /// which one they take.
 pub(crate) fn has_several_boundaries(headers: &HeaderMap) -> bool {
     let mut media_types = headers.get_all(header::CONTENT_TYPE).iter().filter_map(parsed);

@@ -190,8 +190,8 @@ impl PolicyBuilder {
         self
     }
 
-    /// A retry need not repeat method, path, query and body. The body then reaches the service as it arrives, whatever
-    /// its length.
+    /// Leaves method, path, query and body out of the fingerprint, so a retry need not repeat them. The body then
+    /// reaches the service as it arrives, whatever its length.
     pub fn without_fingerprint(mut self) -> Self {
         self.settings.fingerprint = FingerprintSource::None;
         self

@@ -10,7 +10,7 @@ impl RegistryBuilder {
     /// key are one operation: the one that runs, and all that wait for it.
     ///
     /// A request of another operation gets 429 with `Retry-After`. Retries of a recorded or a running request are
-    /// answered as ever; to find out, the store is read, and never written. So a flood of one caller takes only a
+    /// answered as usual. To find them, the store is read but never written, so a flood of one caller takes only a
     /// limited number of claims and handlers.
     ///
     /// The same number limits how many bodies of one caller the guard reads into memory at the same time, in all scopes
@@ -32,10 +32,10 @@ impl RegistryBuilder {
     }
 
     /// Limits how many guarded handlers can run at a time in this registry; 10,000 by default. Handlers whose clients
-    /// have disconnected count until they end, which no limit on connections or requests does.
+    /// have disconnected count until they end. A limit on connections or requests does not count them.
     ///
     /// A request beyond the limit gets 503 `too_many_in_flight` with `Retry-After`, and runs nothing. Retries of a
-    /// recorded or a running request are answered as ever. Each process counts separately. The default is far above
+    /// recorded or a running request are answered as usual. Each process counts separately. The default is far above
     /// what a healthy service runs at a time, and low enough that clients which leave cannot exhaust the memory: at 100
     /// KiB for each handler it is 1 GB.
     ///

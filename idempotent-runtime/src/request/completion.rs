@@ -26,6 +26,7 @@ use crate::sync::tokio::runtime::Handle;
 /// # Panics
 ///
 /// If the handler panics, this panics after the claim is settled.
+///
 /// # Examples
 ///
 /// ```

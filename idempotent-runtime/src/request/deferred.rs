@@ -18,12 +18,12 @@ use crate::sync::{Mutex, lock};
 /// When the arguments are extracted, relative to the claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extraction {
-    /// Before it. The response of an extractor that fails is sent as it is, and nothing is claimed.
+    /// Before the claim. The response of an extractor that fails is sent as it is, and nothing is claimed.
     BeforeClaim,
-    /// After it: the extractors are part of the guarded run.
+    /// After the claim: the extractors are part of the guarded run.
     UnderClaim,
-    /// After it, for a single body extractor of axum. If the body cannot be read, nothing can be claimed, and the
-    /// extractor answers.
+    /// After the claim, for a single body extractor of axum. If the body cannot be read, nothing can be claimed, and
+    /// the extractor answers.
     PlainBody,
 }
 

@@ -30,7 +30,7 @@ impl Execution {
         self.around_with(record_key).is_some_and(|around| !around.run.has_covered_run.swap(true, Ordering::AcqRel))
     }
 
-    /// Returns whether the handler of this execution has sent this request itself, as a new request with the same key.
+    /// Returns whether this request was sent by the handler that it has reached, as a new request with the same key.
     /// Such a request is a duplicate. A request with the same key for another handler is not.
     pub(super) fn is_sent_by_itself(&self, record_key: &RecordKey) -> bool {
         let (mut this, mut is_anew) = (self, false);

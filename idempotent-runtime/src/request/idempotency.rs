@@ -99,7 +99,7 @@ impl Idempotency {
     }
 
     /// Returns a key for `api`, another service that this handler calls: 32 hexadecimal digits, derived from scope,
-    /// caller, key and all that the fingerprint covers.
+    /// caller, key and everything that the fingerprint covers.
     ///
     /// It is the same on every attempt of one request, so the other service detects a repetition: after a crash, after
     /// a response that was not recorded, in another process, and after a rotation of the sealing keys. It is different
@@ -117,7 +117,7 @@ impl Idempotency {
     /// [`IdempotencyLayer`](crate::IdempotencyLayer), a handler without the attribute gets a key derived from the
     /// layer's. If a guarded handler sends requests without keys to such handlers, each gets a key derived from the
     /// guard's key, and from the method, path and query of its own request. Requests with one target get one key, even
-    /// if their bodies differ: if each is an separate operation, send each with its own key.
+    /// if their bodies differ: if each is a separate operation, send each with its own key.
     pub fn downstream_key(&self, api: &str) -> String {
         // A record key contains no NUL, so NUL marks its end.
         let api = [b"\0", api.as_bytes()].concat();

@@ -216,7 +216,7 @@ async fn read(request: &mut Request, form: BodyForm, limit: BodyLimit) -> InputB
 const SEVERAL_BOUNDARIES: &str = "the media type has more than one `boundary`, so readers may divide the body in different \
      ways: send one";
 
-/// In bytes. A body of this size or more is read only up to `DefaultBodyLimit`.
+/// In bytes. A larger body is read only up to `DefaultBodyLimit`.
 const SMALL_BODY: u64 = 4 * 1024;
 
 /// Reads the body, and puts the same bytes in its place.

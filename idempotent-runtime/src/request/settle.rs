@@ -127,8 +127,8 @@ impl Claimed {
         }
     }
 
-    /// Ends the claim without a record. It first waits for all runs beneath under this claim, because another attempt
-    /// would otherwise run beside them. The response does not wait for them. When nothing runs, nothing can begin any
+    /// Ends the claim without a record. It first waits for all runs beneath the guard, because another attempt would
+    /// otherwise run beside them. The response does not wait for them. When nothing runs, nothing can begin any
     /// more.
     pub(super) async fn end_without_record(self, is_unknown: bool, outcome: Outcome) {
         if self.run.guard.covered_runs().close() {

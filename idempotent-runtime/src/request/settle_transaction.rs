@@ -73,7 +73,7 @@ impl InTransaction {
         }
     }
 
-    /// Rolls back. It first waits for all runs beneath under this claim, because another attempt would otherwise run
+    /// Rolls back. It first waits for all runs beneath the guard, because another attempt would otherwise run
     /// beside them. The response does not wait for them.
     async fn roll_back(
         self: Box<Self>,

@@ -66,8 +66,9 @@ impl Execution {
         }
     }
 
-    /// Returns whether a guard may share its key and steps with this execution. This cannot be known if an extractor
-    /// asked for `Idempotency` with a copy of its request's head, before the guard had the request.
+    /// Returns whether a guard may share its key and steps with this execution although this is unknown. For example,
+    /// an extractor may have asked for `Idempotency` with a copy of its request's head, before the guard had the
+    /// request.
     pub(super) fn may_have_lost_its_guard(&self) -> bool {
         let is_extracted_alone = self.run.step_context.target.get().is_some()
             && self.around().is_none()

@@ -159,7 +159,7 @@ impl StepError {
         self.registry_and_scope.as_ref().map(|(_, scope)| &**scope)
     }
 
-    /// Returns the name of the step. A name that is too long is cut after 255 bytes.
+    /// Returns the name of the step. Of a name that is too long, only the first 255 bytes.
     pub fn step(&self) -> &str {
         &self.step
     }
