@@ -52,7 +52,7 @@ impl Difference {
 
 impl Fingerprint {
     /// Returns the part in which a request differs from this one. Both fingerprints must be made with the same secret.
-    /// `names` are the names of the credential headers; it is empty if a caller is named.
+    /// `names` are the names of the credential headers; the list is empty if a caller is named.
     pub(crate) fn difference(self, other: Self, names: &[HeaderName]) -> Difference {
         let differing: Vec<usize> = (0..SLOTS.len()).filter(|&slot| self.differs_in(other, &SLOTS[slot])).collect();
         match differing[..] {

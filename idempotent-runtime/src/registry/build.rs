@@ -137,13 +137,13 @@ impl RegistryBuilder {
     /// itself.
     ///
     /// A claim or a record keeps what it was made with. Processes of one deployment should have the same values. This
-    /// does not change the policy of an [`IdempotencyLayer`](crate::IdempotencyLayer). That one is made at run time:
-    /// give the configured values to its [`Policy::builder`](crate::Policy::builder).
+    /// does not change the policy of an [`IdempotencyLayer`](crate::IdempotencyLayer). Such a policy is made at run
+    /// time: give the configured values to its [`Policy::builder`](crate::Policy::builder).
     ///
     /// # Errors
     ///
-    /// If no annotated handler has the scope, as if only a layer has it. Or if a value is none that the attribute would
-    /// take: a lease that is longer than the ttl, or `wait` for a handler whose duplicates do not wait.
+    /// If no annotated handler has the scope, for example because only a layer has it. Or if the attribute would not
+    /// accept a value: a lease that is longer than the ttl, or `wait` for a handler whose duplicates do not wait.
     ///
     /// # Examples
     ///

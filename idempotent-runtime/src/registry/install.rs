@@ -41,7 +41,7 @@ pub fn install(store: impl StoreAdmin) -> Result<Registry, InstallError> {
 }
 
 /// Returns every annotated handler of the program, ordered by module, name and place. The policies are those under the
-/// installed registry, if there is one: with what its [`policy`](crate::RegistryBuilder::policy) puts over them.
+/// installed registry, if there is one: with the changes of its [`policy`](crate::RegistryBuilder::policy).
 ///
 /// # Examples
 ///
@@ -54,7 +54,7 @@ pub fn policies() -> impl Iterator<Item = &'static Policy> {
 }
 
 impl Registry {
-    /// Makes this the registry of every annotated handler whose router has no own registry.
+    /// Makes this the registry of every annotated handler whose router does not have its own registry.
     ///
     /// With the feature `metrics`, the series of all annotated handlers begin at 0 now, if a recorder is installed.
     ///

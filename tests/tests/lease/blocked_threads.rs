@@ -1,4 +1,5 @@
-//! Leases are renewed whatever the application does to its threads and runtimes. No second process gets a running key.
+//! Leases are renewed whatever the application does to its threads and runtimes: no second process gets a key while its
+//! handler runs.
 
 use std::future::pending;
 use std::ops::Deref;
@@ -377,8 +378,7 @@ impl Wrapper for OneKeyHangs {
             self.1.block();
         }
         if key.as_str().contains("panics") {
-            // Without the panic hook: its backtrace can block the thread, and so the renewals, for longer than the
-            // lease.
+            // Without the panic hook: its backtrace can block the thread, and so the renewals, for longer than a lease.
             resume_unwind(Box::new("a store of one's own may panic"));
         }
         self.0.renew(key, token, lease).await
