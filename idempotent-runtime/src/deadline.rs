@@ -1,5 +1,4 @@
-//! Deadlines. Only this file adds a duration to a clock's time: a deadline that the clock cannot represent is never
-//! reached.
+//! Deadlines for limits of any length: a deadline that the clock cannot represent is never reached.
 
 use std::future::{Future, pending};
 use std::time::Duration;
